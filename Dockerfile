@@ -1,0 +1,38 @@
+FROM python:3.11-slim
+
+# An extra package index for torch, such as PyTorch's own CPU index: makes the image small.
+ARG TORCH_INDEX=""
+
+WORKDIR /app
+
+# Dependencies first: they change seldom, and this layer is the large one.
+COPY pyproject.toml constraints.txt ./
+RUN python -c "import tomllib; print('\n'.join(tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']))" > requirements.txt \
+    && pip install --no-cache-dir -c constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -r requirements.txt
+
+COPY README.md LICENSE ./
+COPY core core
+COPY models models
+COPY store store
+COPY search search
+COPY indexer indexer
+COPY service service
+COPY cli cli
+COPY simile simile
+COPY migrations migrations
+RUN pip install --no-cache-dir --no-deps .
+
+# Captions of contact sheets: Pillow's own font has no letters beyond ASCII.
+RUN apt-get update && apt-get install -y --no-install-recommends fonts-dejavu-core && rm -rf /var/lib/apt/lists/*
+
+RUN useradd --create-home --uid 10001 simile && mkdir /data && chown simile /data
+USER simile
+WORKDIR /data
+ENV SIMILE_HOME=/data SIMILE_HOST=0.0.0.0 SIMILE_PORT=8000
+VOLUME /data
+EXPOSE 8000
+
+HEALTHCHECK --interval=30s --timeout=5s --start-period=30s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/livez', timeout=4)"]
+
+CMD ["simile", "serve"]
