@@ -1,0 +1,70 @@
+"""The training report: numbers as JSON and three pictures, written into the encoder's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from core.records import FloatArray
+from models import charts, drawing
+from models.checkpoints import write_json
+from models.encoder import TrainedEncoder
+from models.preprocessing import Pixels
+from models.training import Trained
+
+SHOWN = 16  # originals beside reconstructions
+SAMPLES = 36
+
+
+def write_report(folder: Path, trained: Trained, encoder: TrainedEncoder, seed: int) -> None:
+    """report.json, curves.png, reconstructions.png and samples.png."""
+    write_json(
+        folder / "report.json",
+        {
+            "fingerprint": encoder.fingerprint,
+            "best_epoch": trained.best_epoch,
+            "stopped": trained.stopped,
+            "warnings": trained.warnings,
+            "latent_dim": encoder.latent_dim,
+            "unit": "nats per picture; squared_error is the mean over values in [0, 1]",
+            "best": trained.history[trained.best_epoch - 1],
+            "epochs": trained.history,
+        },
+    )
+    (folder / "curves.png").write_bytes(_curves(trained))
+    (folder / "reconstructions.png").write_bytes(_reconstructions(trained.validation[:SHOWN], encoder))
+    (folder / "samples.png").write_bytes(_samples(encoder, seed))
+
+
+def _curves(trained: Trained) -> bytes:
+    series = {
+        f"{part}, {split}": [(float(epoch["epoch"]), float(epoch[split][part])) for epoch in trained.history]
+        for part in ("reconstruction", "kl")
+        for split in ("train", "validation")
+    }
+    return charts.curves(
+        series, title="Reconstruction log-likelihood and KL", x_label="epoch", y_label="nats per picture"
+    )
+
+
+def _reconstructions(originals: Pixels, encoder: TrainedEncoder) -> bytes:
+    decoded = encoder.decode(encoder.encode(originals).mu)
+    return drawing.pair_rows(_shown(originals, encoder), _from_decoded(decoded, encoder), columns=8)
+
+
+def _samples(encoder: TrainedEncoder, seed: int) -> bytes:
+    z = np.random.default_rng(seed).standard_normal((SAMPLES, encoder.latent_dim)).astype(np.float32)
+    return drawing.grid(_from_decoded(encoder.decode(z), encoder), columns=9)
+
+
+def _from_decoded(decoded: FloatArray, encoder: TrainedEncoder) -> Pixels:
+    _, _, height, width = encoder.preprocessing.content_box()
+    return np.stack([encoder.preprocessing.to_pixels(picture, width, height) for picture in decoded])
+
+
+def _shown(batch: Pixels, encoder: TrainedEncoder) -> Pixels:
+    """(n, S, S, C) as the content alone, (n, h, w, 3)."""
+    top, left, height, width = encoder.preprocessing.content_box()
+    inner = batch[:, top : top + height, left : left + width]
+    return np.ascontiguousarray(np.broadcast_to(inner, (*inner.shape[:3], 3)))

@@ -1,0 +1,257 @@
+"""Training, resuming after a kill, and what a checkpoint refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from core.errors import BadSetting, CheckpointDamaged, NoSuchEncoder, NotFinite, TooFewPictures
+from core.settings import Settings
+from models.encoder import TrainedEncoder
+from models.networks import VAE, Architecture
+from models.preprocessing import Pixels, Preprocessing
+from models.recipes import Recipe, load_recipe, recipe_names
+from models.training import Options, Trained, batch_size_for, split, train
+
+SPEC = Preprocessing(16, 1)
+
+
+def bars(count: int, seed: int = 0) -> Pixels:
+    """(n, 16, 16, 1): a white bar of random place and width on black, easy to learn."""
+    random = np.random.default_rng(seed)
+    pictures = np.zeros((count, 16, 16, 1), np.uint8)
+    for picture in pictures:
+        left = random.integers(0, 12)
+        picture[:, left : left + random.integers(2, 5)] = 255
+    return pictures
+
+
+def small(**overrides: object) -> Recipe:
+    return load_recipe("vae", **{"latent_dim": 4, "width": 8, "epochs": 6, "kl_warmup_steps": 20, **overrides})
+
+
+def run(pictures: Pixels, folder: Path, recipe: Recipe, **options: object) -> Trained:
+    return train(pictures, SPEC, recipe, Options(**{"started": time.monotonic(), **options}), folder, lambda _: None)
+
+
+@pytest.mark.parametrize("size", [16, 17, 28, 45, 64, 100, 128, 256])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_any_square_input_comes_back_in_its_shape(size: int, channels: int) -> None:
+    network = VAE(Architecture(size, channels, latent_dim=5, width=4)).eval()
+    with torch.inference_mode():
+        mu, log_variance = network.encode(torch.rand(2, channels, size, size))
+        assert mu.shape == log_variance.shape == (2, 5)
+        assert network.decode(mu).shape == (2, channels, size, size)
+
+
+def test_the_validation_elbo_rises(tmp_path: Path) -> None:
+    trained = run(bars(200), tmp_path, small(epochs=20))
+    elbos = [epoch["validation"]["elbo"] for epoch in trained.history]
+    assert elbos[trained.best_epoch - 1] == max(elbos)
+    assert max(elbos) > elbos[0] + 100
+
+
+def test_both_likelihoods_train(tmp_path: Path) -> None:
+    trained = run(bars(64), tmp_path, small(likelihood="bernoulli", epochs=3))
+    assert all(np.isfinite(epoch["validation"]["elbo"]) for epoch in trained.history)
+
+
+def test_the_same_seed_gives_the_same_losses_and_another_seed_others(tmp_path: Path) -> None:
+    first, second = (run(bars(64), tmp_path / name, small(epochs=2), seed=1) for name in "ab")
+    other = run(bars(64), tmp_path / "c", small(epochs=2), seed=2)
+    assert losses(first) == losses(second) != losses(other)
+
+
+def losses(trained: Trained) -> list[object]:
+    return [(epoch["train"], epoch["validation"]) for epoch in trained.history]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import test_training as t
+t.train(
+    t.bars(100), t.SPEC, t.small(), t.Options(seed=3), Path({folder!r}),
+    lambda at: os.kill(os.getpid(), signal.SIGKILL) if at.epoch == 4 and at.step % 3 == 1 else None)
+"""
+
+
+def test_resuming_after_a_kill_gives_equal_losses(tmp_path: Path) -> None:
+    whole = run(bars(100), tmp_path / "whole", small(), seed=3)
+    script = KILLED.format(tests=str(Path(__file__).parent), folder=str(tmp_path / "cut"))
+    killed = subprocess.run([sys.executable, "-c", script], check=False, cwd=Path(__file__).parent.parent)
+    assert killed.returncode == -signal.SIGKILL
+    resumed = run(bars(100), tmp_path / "cut", small(), seed=3, resume=True)
+    assert losses(resumed) == losses(whole)
+    for name, tensor in whole.network.state_dict().items():
+        assert torch.equal(tensor, resumed.network.state_dict()[name]), name
+
+
+def test_minutes_become_a_number_of_steps_that_is_stored(tmp_path: Path) -> None:
+    seen = []
+    options = Options(minutes=0.05, started=time.monotonic())
+    train(bars(100), SPEC, small(epochs=10_000), options, tmp_path, lambda at: seen.append(at.total_steps))
+    planned = {total for total in seen if total is not None}
+    assert len(planned) == 1
+    state = run(bars(100), tmp_path, small(epochs=10_000), minutes=0.05, resume=True)
+    assert state.history[-1]["step"] <= planned.pop()
+
+
+def test_resume_without_a_run_says_so(tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match="no unfinished training"):
+        run(bars(32), tmp_path, small(), resume=True)
+
+
+def test_resume_refuses_other_pictures_and_other_settings(tmp_path: Path) -> None:
+    run(bars(32), tmp_path, small(epochs=1))
+    with pytest.raises(BadSetting, match="other pictures"):
+        run(bars(32, seed=9), tmp_path, small(epochs=1), resume=True)
+    with pytest.raises(BadSetting, match="other recipe"):
+        run(bars(32), tmp_path, small(epochs=1, beta=2.0), resume=True)
+
+
+def test_early_stopping_ends_a_run_that_no_longer_gains(tmp_path: Path) -> None:
+    recipe = small(epochs=3000, patience_epochs=3, patience_steps=10, learning_rate=3e-3)
+    trained = run(bars(40), tmp_path, recipe)
+    assert "early stopping" in trained.stopped
+    assert len(trained.history) < 3000
+
+
+def test_nan_in_the_first_epoch_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(NotFinite, match="lower learning rate"):
+        run(bars(64), tmp_path, small(learning_rate=1e30, clip_norm=1e30))
+
+
+def test_nan_later_keeps_the_last_good_weights(tmp_path: Path) -> None:
+    recipe = small(epochs=30)
+
+    def spoil(at: object) -> None:
+        if at.epoch == 4:  # type: ignore[attr-defined]
+            for group in optimisers[0].param_groups:
+                for parameter in group["params"]:
+                    parameter.data.fill_(float("nan"))
+
+    optimisers: list[torch.optim.Optimizer] = []
+    hook = register_optimizer_step_post_hook(lambda optimiser, *_: optimisers.append(optimiser))
+    try:
+        trained = train(bars(64), SPEC, recipe, Options(), tmp_path, spoil)
+    finally:
+        hook.remove()
+    assert trained.stopped == "not finite"
+    assert len(trained.history) == 3
+    assert any("lower learning rate" in warning for warning in trained.warnings)
+    assert all(torch.isfinite(tensor).all() for tensor in trained.network.state_dict().values())
+
+
+def test_posterior_collapse_is_warned_of(tmp_path: Path) -> None:
+    trained = run(bars(64), tmp_path, small(beta=1e6, epochs=12, kl_warmup_steps=0, learning_rate=1e-2))
+    assert any("Posterior collapse" in warning for warning in trained.warnings)
+
+
+def test_fewer_than_16_pictures_are_refused_with_a_hint() -> None:
+    with pytest.raises(TooFewPictures, match="at least 16"):
+        split(bars(15), seed=0)
+
+
+@pytest.mark.parametrize(("count", "expected"), [(14, 8), (100, 8), (300, 32), (1617, 128), (60_000, 128)])
+def test_small_collections_get_smaller_batches(count: int, expected: int) -> None:
+    assert batch_size_for(count, load_recipe("vae")) == expected
+
+
+def test_every_recipe_loads_and_unknown_ones_are_named() -> None:
+    assert "vae" in recipe_names()
+    for name in recipe_names():
+        assert load_recipe(name).name == name
+    with pytest.raises(BadSetting, match="nonsense"):
+        load_recipe("nonsense")
+    with pytest.raises(BadSetting, match="tpyo"):
+        load_recipe("vae", tpyo=1)
+
+
+def encoder_folder(settings: Settings, tmp_path: Path) -> Path:
+    (source,) = (path for path in (settings.home / "encoders").iterdir() if not path.name.startswith("."))
+    return Path(shutil.copytree(source, tmp_path / "copy"))
+
+
+def test_the_encoders_folder_holds_a_report_a_person_can_look_at(home_with_digits: Settings, tmp_path: Path) -> None:
+    folder = encoder_folder(home_with_digits, tmp_path)
+    assert {path.name for path in folder.iterdir()} == {
+        "weights.safetensors",
+        "encoder.json",
+        "report.json",
+        "curves.png",
+        "reconstructions.png",
+        "samples.png",
+    }
+    report = json.loads((folder / "report.json").read_text())
+    assert {"reconstruction", "kl", "elbo", "squared_error", "active_units"} <= report["best"]["validation"].keys()
+    description = json.loads((folder / "encoder.json").read_text())
+    assert description["data"] == {"pictures": 120, "training": 108, "validation": 12, "set_aside": 0}
+
+
+def test_a_picture_alone_and_in_a_batch_gets_the_same_mu(home_with_digits: Settings, tmp_path: Path) -> None:
+    encoder = TrainedEncoder.load(encoder_folder(home_with_digits, tmp_path), "cpu")
+    size, channels = encoder.preprocessing.image_size, encoder.preprocessing.channels
+    batch = np.random.default_rng(0).integers(0, 256, (300, size, size, channels)).astype(np.uint8)
+    together = encoder.encode(batch).mu
+    alone = np.concatenate([encoder.encode(batch[n : n + 1]).mu for n in range(0, 300, 37)])
+    assert np.abs(alone - together[::37]).max() <= 1e-5 * np.abs(together).max()
+    assert np.array_equal(encoder.encode(batch).mu, together)
+
+
+def test_a_fresh_process_gives_equal_mu(home_with_digits: Settings, tmp_path: Path) -> None:
+    folder = encoder_folder(home_with_digits, tmp_path)
+    script = (
+        "import sys, numpy as np; from pathlib import Path; from models.encoder import TrainedEncoder\n"
+        "encoder = TrainedEncoder.load(Path(sys.argv[1]), 'cpu'); s = encoder.preprocessing\n"
+        "batch = np.arange(4 * s.image_size**2 * s.channels).reshape(4, s.image_size, s.image_size, s.channels)\n"
+        "np.save(sys.argv[2], encoder.encode((batch % 256).astype(np.uint8)).mu)"
+    )
+    for name in ("one.npy", "two.npy"):
+        subprocess.run([sys.executable, "-c", script, folder, tmp_path / name], check=True)
+    assert np.array_equal(np.load(tmp_path / "one.npy"), np.load(tmp_path / "two.npy"))
+
+
+def test_altered_weights_are_refused(home_with_digits: Settings, tmp_path: Path) -> None:
+    folder = encoder_folder(home_with_digits, tmp_path)
+    weights = load_file(folder / "weights.safetensors")
+    weights["variance"] = weights["variance"] + 1
+    save_file(weights, folder / "weights.safetensors")
+    with pytest.raises(CheckpointDamaged, match="do not belong together"):
+        TrainedEncoder.load(folder)
+
+
+def test_a_cut_off_weights_file_is_refused(home_with_digits: Settings, tmp_path: Path) -> None:
+    folder = encoder_folder(home_with_digits, tmp_path)
+    os.truncate(folder / "weights.safetensors", 1000)
+    with pytest.raises(CheckpointDamaged, match="can't be read"):
+        TrainedEncoder.load(folder)
+
+
+@pytest.mark.parametrize("change", [{"metric": "l2"}, {"seed": 5}, {"format": 99}])
+def test_an_altered_description_is_refused(
+    home_with_digits: Settings, tmp_path: Path, change: dict[str, object]
+) -> None:
+    folder = encoder_folder(home_with_digits, tmp_path)
+    body = json.loads((folder / "encoder.json").read_text())
+    (folder / "encoder.json").write_text(json.dumps({**body, **change}))
+    with pytest.raises(CheckpointDamaged):
+        TrainedEncoder.load(folder)
+
+
+def test_a_folder_without_an_encoder_says_so(tmp_path: Path) -> None:
+    with pytest.raises(NoSuchEncoder, match="holds no encoder"):
+        TrainedEncoder.load(tmp_path)
