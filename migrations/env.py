@@ -1,0 +1,39 @@
+"""Runs migrations on the home that store/schema.py hands in, or, from the command line, on the one in the settings."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from core.errors import HomeError
+from core.settings import load_settings
+from store.engine import broken_references, make_engine
+from store.home import Home
+from store.tables import Base
+
+
+def home() -> Home:
+    """The home to migrate."""
+    handed_in = context.config.attributes.get("home")
+    if isinstance(handed_in, Home):
+        return handed_in
+    settings = load_settings()
+    return Home(settings.home, settings.database_url).create()
+
+
+def migrate() -> None:
+    """All pending steps in one transaction: after a failure the catalogue is as it was."""
+    engine = make_engine(home(), foreign_keys=False).execution_options(writes=True)
+    try:
+        with engine.begin() as connection:
+            context.configure(
+                connection=connection, target_metadata=Base.metadata, render_as_batch=True, transactional_ddl=True
+            )
+            context.run_migrations()
+            broken = broken_references(connection)
+            if broken:
+                raise HomeError(f"The upgrade would lose rows: {broken[0]}. Nothing was changed; please report this.")
+    finally:
+        engine.dispose()
+
+
+migrate()

@@ -1,0 +1,1 @@
+"""The catalogue (SQL, the truth) and the vector index (a cache of it)."""

@@ -1,0 +1,108 @@
+"""Connections to the catalogue. The one place that knows SQLite from other databases."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, make_url, text
+
+from core.errors import HomeBusy, HomeError, HomeNotWritable
+from store.home import Home, writing
+
+BUSY_SECONDS = 30
+# What SQLite says when it can't write, in the words of its source (sqlite3ErrStr).
+NOT_WRITABLE = ("readonly database", "disk is full", "unable to open database file")
+DAMAGED = ("disk image is malformed", "file is not a database")
+
+
+def make_engine(home: Home, foreign_keys: bool = True) -> Engine:
+    """An engine on the home's catalogue. Migrations turn foreign keys off: SQLite alters a table by making it
+    anew, and dropping the old one would delete what points to it."""
+    engine = create_engine(home.url)
+    event.listen(engine, "handle_error", lambda context: _translate(home, context))
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", lambda connection, _: _prepare(connection, foreign_keys))
+        event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _prepare(connection: Any, foreign_keys: bool) -> None:
+    # The driver must not begin transactions by itself: it begins them late, and never for DDL or SELECT.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")  # a commit that was acknowledged survives a power cut
+    cursor.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
+    cursor.close()
+
+
+def _begin(connection: Connection) -> None:
+    """A writer takes the write lock at once: a reader that turns writer half-way fails instead of waiting."""
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _translate(home: Home, context: ExceptionContext) -> None:
+    """Raises the home's own errors for what the user can do something about; others pass as they are."""
+    reason = str(context.original_exception)
+    if any(words in reason for words in NOT_WRITABLE):
+        raise HomeNotWritable(f"Can't use {home.catalogue}: {reason}. Make space or give permission, and try again.")
+    if "database is locked" in reason:
+        raise HomeBusy(f"{home.catalogue} was busy for {BUSY_SECONDS} seconds. Stop the other writer, or try again.")
+    if any(words in reason for words in DAMAGED):
+        raise HomeError(f"{home.catalogue} is damaged: {reason}. Restore it from a backup.")
+
+
+def exists(home: Home) -> bool:
+    """Whether there can be a catalogue. Asked before connecting: SQLite makes an empty file for whoever connects."""
+    database = make_url(home.url)
+    if database.get_backend_name() != "sqlite":
+        return True
+    return database.database is not None and Path(database.database).is_file()
+
+
+def back_up(home: Home, revision: str) -> Path | None:
+    """Copies the catalogue to `<its name>.bak-<revision>` beside it and gives the copy's path.
+
+    None for a database other than SQLite: its own tools make its backups. Raises HomeNotWritable.
+    """
+    database = make_url(home.url)
+    if database.get_backend_name() != "sqlite" or database.database is None:
+        return None
+    source = Path(database.database)
+    target = source.with_name(f"{source.name}.bak-{revision}")
+    unfinished = target.with_name(f"{target.name}.tmp")
+    with writing(target):
+        unfinished.unlink(missing_ok=True)
+        _copy(source, unfinished)
+        os.replace(unfinished, target)  # noqa: PTH105  # atomic, and says so
+    return target
+
+
+def _copy(source: Path, target: Path) -> None:
+    live, copy = sqlite3.connect(source), sqlite3.connect(target)
+    try:
+        live.backup(copy)
+    finally:
+        copy.close()
+        live.close()
+
+
+def damage(connection: Connection) -> list[str]:
+    """What SQLite itself finds wrong with the file, one sentence each; nothing for other databases."""
+    if connection.dialect.name != "sqlite":
+        return []
+    lines = [str(row[0]) for row in connection.execute(text("PRAGMA integrity_check")) if row[0] != "ok"]
+    return lines + broken_references(connection)
+
+
+def broken_references(connection: Connection) -> list[str]:
+    """Rows that point to a row that isn't there, one sentence each; SQLite only, others can't hold any."""
+    if connection.dialect.name != "sqlite":
+        return []
+    rows = connection.execute(text("PRAGMA foreign_key_check"))
+    return [f"row {row[1]} of {row[0]} points to a row of {row[2]} that does not exist" for row in rows]

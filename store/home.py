@@ -1,0 +1,113 @@
+"""The home: one folder that holds catalogue, encoders, segments and uploads, and its lock."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+from core.errors import HomeBusy, HomeNotWritable
+
+NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST}
+
+
+class Home:
+    """Where everything lives. `database_url` puts the catalogue elsewhere than in `catalogue.sqlite`."""
+
+    def __init__(self, root: Path, database_url: str | None = None) -> None:
+        self.root = root.absolute()
+        self.database_url = database_url
+        self.holds_lock = False
+
+    @property
+    def catalogue(self) -> Path:
+        return self.root / "catalogue.sqlite"
+
+    @property
+    def url(self) -> str:
+        """The SQLAlchemy URL of the catalogue."""
+        return self.database_url or f"sqlite:///{self.catalogue}"
+
+    @property
+    def encoders(self) -> Path:
+        return self.root / "encoders"
+
+    @property
+    def segments(self) -> Path:
+        return self.root / "segments"
+
+    @property
+    def uploads(self) -> Path:
+        return self.root / "uploads"
+
+    def create(self) -> Home:
+        """Makes the folders that are missing. Raises HomeNotWritable."""
+        for folder in (self.root, self.encoders, self.segments, self.uploads):
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+        return self
+
+    @contextmanager
+    def lock(self, purpose: str, wait: float = 0) -> Iterator[None]:
+        """Holds the home for one writer; waits at most `wait` seconds for it.
+
+        The operating system frees the lock when the process ends, however it ends.
+        Raises HomeBusy, which names the holder, and HomeNotWritable.
+        """
+        path = self.create().root / "lock"
+        with writing(path):
+            file = path.open("a+", encoding="utf-8")
+        with file:
+            self._acquire(file, time.monotonic() + wait)
+            _sign(file, f"process {os.getpid()}, `{purpose}`, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
+            self.holds_lock = True
+            try:
+                yield
+            finally:
+                self.holds_lock = False
+                _sign(file, "")
+                fcntl.flock(file, fcntl.LOCK_UN)
+
+    def _acquire(self, file: IO[str], deadline: float) -> None:
+        while True:
+            try:
+                return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise self._busy(file) from None
+            time.sleep(0.05)
+
+    def _busy(self, file: IO[str]) -> HomeBusy:
+        file.seek(0)
+        holder = file.read() or "another process"
+        return HomeBusy(f"{self.root} is in use by {holder}. Wait until it has finished, or stop it, and try again.")
+
+
+def _sign(file: IO[str], text: str) -> None:
+    """Says who holds the lock. For people only: the lock itself is the kernel's, so a full disk may leave it out."""
+    try:
+        file.truncate(0)
+        file.write(text)
+        file.flush()
+    except OSError as error:
+        if error.errno not in NOT_WRITABLE:
+            raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns an OSError that means "no space" or "no permission" at `path` into HomeNotWritable."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NOT_WRITABLE:
+            raise
+        raise HomeNotWritable(
+            f"Can't write {path}: {error.strerror}. Make space or give permission, or choose another home with --home."
+        ) from error

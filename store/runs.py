@@ -1,0 +1,52 @@
+"""Runs: what long commands did, and the files they set aside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import insert, select, update
+
+from core.records import Failure
+from store.records import RunRecord
+from store.tables import FailureRow, RunRow, now
+from store.transactions import Transactions
+
+
+class Runs(Transactions):
+    """Verbs on runs. Nobody's search depends on them, so they don't count as changes."""
+
+    def start_run(self, kind: str, settings: dict[str, Any]) -> int:
+        """Notes that a run begins and gives its id. The caller holds the home's lock.
+
+        Because it does, any other run that still says it is running has died: it becomes `interrupted`.
+        """
+        run = {"kind": kind, "started_at": now(), "status": "running", "counts": {}, "settings": settings}
+        with self.noting() as connection:
+            connection.execute(update(RunRow).where(RunRow.status == "running").values(status="interrupted"))
+            return connection.execute(insert(RunRow).values(run).returning(RunRow.id)).scalar_one()
+
+    def finish_run(self, run_id: int, status: str, counts: dict[str, Any]) -> None:
+        """Notes how a run ended: `finished`, `failed` or `interrupted`."""
+        with self.noting() as connection:
+            values = {"status": status, "counts": counts, "finished_at": now()}
+            connection.execute(update(RunRow).where(RunRow.id == run_id).values(values))
+
+    def add_failures(self, run_id: int, failures: Sequence[Failure]) -> None:
+        """Notes files that a run set aside."""
+        rows = [{"run": run_id, "path": failure.path, "reason": failure.reason} for failure in failures]
+        if rows:
+            with self.noting() as connection:
+                connection.execute(insert(FailureRow), rows)
+
+    def runs(self, limit: int = 20) -> list[RunRecord]:
+        """The latest runs, the newest first."""
+        with self.reading() as connection:
+            rows = connection.execute(select(RunRow.__table__).order_by(RunRow.id.desc()).limit(limit))
+            return [RunRecord(**row._mapping) for row in rows]
+
+    def failures(self, run_id: int) -> list[Failure]:
+        """The files that a run set aside, in the order it met them."""
+        query = select(FailureRow.path, FailureRow.reason).where(FailureRow.run == run_id).order_by(FailureRow.id)
+        with self.reading() as connection:
+            return [Failure(*row) for row in connection.execute(query)]

@@ -1,0 +1,178 @@
+"""The catalogue's tables. These classes stay inside store/; frozen dataclasses (records.py) cross its border.
+
+Column types are portable: SQLite is the default, PostgreSQL must be possible. Vectors are float32,
+little-endian, without a header: `dimensions` of the encoder gives their length.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    LargeBinary,
+    MetaData,
+    String,
+    TypeDecorator,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+# Every constraint has a name, so that a later migration can drop it on any database.
+NAMES = {
+    "ix": "ix_%(column_0_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware datetime, kept in UTC. SQLite drops the zone, so it is put back on the way out."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return value if value is None or value.tzinfo else value.replace(tzinfo=UTC)
+
+
+def now() -> datetime:
+    """This moment, in UTC."""
+    return datetime.now(UTC)
+
+
+# Prefixes of paths are found by comparing bytes: SQLite's default, PostgreSQL's "C".
+Path = String().with_variant(String(collation="C"), "postgresql")
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(naming_convention=NAMES)
+    type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: UtcDateTime}
+
+
+class EncoderRow(Base):
+    """One trained encoder. `index_dims`: which dimensions of mu are indexed (null: all, n: the first n, or a list)."""
+
+    __tablename__ = "encoders"
+    __table_args__ = (CheckConstraint("metric IN ('l2', 'cosine')", name="metric"),)
+
+    fingerprint: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    recipe: Mapped[str]
+    dimensions: Mapped[int]
+    index_dims: Mapped[int | list[int] | None] = mapped_column(JSON(none_as_null=True))
+    metric: Mapped[str]
+    created_at: Mapped[datetime]
+
+
+class ImageRow(Base):
+    """One picture by its content. Its id is the id of its vector, and is never used again: AUTOINCREMENT."""
+
+    __tablename__ = "images"
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012  # SQLAlchemy declares it so
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    sha256: Mapped[str] = mapped_column(unique=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    format: Mapped[str]
+    width: Mapped[int]
+    height: Mapped[int]
+    created_at: Mapped[datetime]
+
+
+class LocationRow(Base):
+    """One file that holds a picture's bytes."""
+
+    __tablename__ = "locations"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    image_id: Mapped[int] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), index=True)
+    path: Mapped[str] = mapped_column(Path, unique=True)
+    mtime_ns: Mapped[int] = mapped_column(BigInteger)
+    size: Mapped[int] = mapped_column(BigInteger)
+
+
+class EmbeddingRow(Base):
+    """What one encoder says of one picture. `change`: the transaction that wrote it."""
+
+    __tablename__ = "embeddings"
+
+    image_id: Mapped[int] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), primary_key=True)
+    encoder: Mapped[str] = mapped_column(ForeignKey("encoders.fingerprint"), primary_key=True)
+    mu: Mapped[bytes] = mapped_column(LargeBinary)
+    log_variance: Mapped[bytes | None] = mapped_column(LargeBinary)
+    reconstruction_error: Mapped[float | None]
+    runtime: Mapped[str]
+    change: Mapped[int] = mapped_column(BigInteger, index=True)
+
+
+class RunRow(Base):
+    """One run of a long command."""
+
+    __tablename__ = "runs"
+    __table_args__ = (CheckConstraint("status IN ('running', 'finished', 'failed', 'interrupted')", name="status"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    started_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    status: Mapped[str]
+    counts: Mapped[dict[str, Any]] = mapped_column(JSON)
+    settings: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class FailureRow(Base):
+    """One file that a run set aside."""
+
+    __tablename__ = "failures"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run: Mapped[int] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), index=True)
+    path: Mapped[str]
+    reason: Mapped[str]
+
+
+class SegmentRow(Base):
+    """One published index file. `change`: every commit up to this number is in it."""
+
+    __tablename__ = "segments"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    encoder: Mapped[str] = mapped_column(ForeignKey("encoders.fingerprint"))
+    file: Mapped[str]
+    kind: Mapped[str]
+    rows: Mapped[int] = mapped_column(BigInteger)
+    change: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str]
+    created_at: Mapped[datetime]
+
+
+class DeletionRow(Base):
+    """An image that is gone, but may still stand in the current segment."""
+
+    __tablename__ = "deletions"
+
+    image_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    change: Mapped[int] = mapped_column(BigInteger, index=True)
+
+
+class StateRow(Base):
+    """The one row that says where the catalogue stands; made by the first migration."""
+
+    __tablename__ = "state"
+    __table_args__ = (CheckConstraint("id = 1", name="single_row"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    changes: Mapped[int] = mapped_column(BigInteger)
+    active_encoder: Mapped[str | None] = mapped_column(ForeignKey("encoders.fingerprint"))
+    segment_id: Mapped[int | None] = mapped_column(ForeignKey("segments.id"))

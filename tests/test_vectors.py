@@ -1,0 +1,150 @@
+"""The guarded index: exact distances, and none of what FAISS does in silence."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from core.errors import EncoderMismatch, IndexDamaged, NotFinite
+from store.distances import to_indexed
+from store.vectors import FEW, FlatIndex, VectorIndex
+
+
+def points(*rows: list[float]) -> np.ndarray:
+    return np.array(rows, np.float32)
+
+
+@pytest.fixture
+def index() -> VectorIndex:
+    """Three points on a line, at 0, 3 and 5 under the ids 10, 20 and 30."""
+    made = FlatIndex(2)
+    made.add([10, 20, 30], points([0, 0], [3, 0], [5, 0]))
+    return made
+
+
+def found(answer: tuple[np.ndarray, np.ndarray]) -> list[tuple[int, float]]:
+    return list(zip(answer[0].tolist(), answer[1].tolist(), strict=True))
+
+
+def test_distances_are_euclidean_and_ascending(index: VectorIndex) -> None:
+    assert found(index.search(points([0, 4]), 3)[0]) == [(10, 4.0), (20, 5.0), (30, np.sqrt(41))]
+
+
+def test_asking_for_more_than_there_is_gives_what_there_is(index: VectorIndex) -> None:
+    assert [hit[0] for hit in found(index.search(points([0, 0]), 100)[0])] == [10, 20, 30]
+    assert found(FlatIndex(2).search(points([0, 0]), 5)[0]) == []
+    assert found(FlatIndex(2).range(points([0, 0]), 5)[0]) == []
+
+
+@pytest.mark.parametrize("centre", [0, 1000])  # far from zero, BLAS loses the digits that matter
+def test_a_vector_is_at_exactly_zero_from_itself_in_a_large_batch(centre: float) -> None:
+    vectors = np.random.default_rng(0).normal(centre, 1, (3000, 16)).astype(np.float32)
+    index = FlatIndex(16)
+    index.add(np.arange(3000), vectors)
+    for number, (ids, distances) in enumerate(index.search(vectors, 2)):
+        assert (ids[0], distances[0]) == (number, 0.0)
+        difference = vectors[ids[1]].astype(np.float64) - vectors[number]
+        assert distances[1] == pytest.approx(np.linalg.norm(difference), rel=1e-14)
+
+
+@pytest.mark.parametrize("k", [3, 150])
+def test_ties_are_ordered_by_id_even_at_the_last_place(k: int) -> None:
+    index = FlatIndex(4)
+    index.add(np.arange(500)[::-1], np.zeros((500, 4), np.float32))
+    assert index.search(np.zeros((2, 4), np.float32), k)[1][0].tolist() == list(range(k))
+
+
+def test_a_range_includes_its_limit(index: VectorIndex) -> None:
+    assert found(index.range(points([0, 0]), 3)[0]) == [(10, 0.0), (20, 3.0)]
+    assert found(index.range(points([0, 0], [5, 0]), 0)[1]) == [(30, 0.0)]
+    assert found(index.range(points([0, 0]), 2.9999)[0]) == [(10, 0.0)]
+
+
+def test_a_range_far_from_zero_is_exact_in_a_large_batch() -> None:
+    vectors = np.random.default_rng(0).normal(1000, 1, (600, 16)).astype(np.float32)
+    index = FlatIndex(16)
+    index.add(np.arange(600), vectors)
+    for query, (ids, _) in zip(vectors, index.range(vectors, 3.5), strict=True):
+        distances = np.linalg.norm(vectors.astype(np.float64) - query, axis=1)
+        assert set(ids) == set(np.flatnonzero(distances <= 3.5))
+
+
+@pytest.mark.parametrize("count", [0, 1, FEW, FEW + 1, 900, 999, 1000])
+def test_exclusion_is_exact_at_any_share(count: int) -> None:
+    generator = np.random.default_rng(count)
+    vectors = generator.normal(size=(1000, 8)).astype(np.float32)
+    index = FlatIndex(8)
+    index.add(np.arange(1000), vectors)
+    hidden = generator.choice(1000, count, replace=False)
+    shown = np.setdiff1d(np.arange(1000), hidden)
+    for query, (ids, _) in zip(vectors, index.search(vectors, 10, hidden), strict=True):
+        distances = np.linalg.norm(vectors[shown].astype(np.float64) - query, axis=1)
+        assert ids.tolist() == shown[np.argsort(distances)][:10].tolist()
+    near = index.range(vectors[:5], 2.5, hidden)
+    assert [set(ids) for ids, _ in near] == [set(ids) - set(hidden) for ids, _ in index.range(vectors[:5], 2.5)]
+
+
+def test_excluding_unknown_ids_changes_nothing(index: VectorIndex) -> None:
+    assert len(index.search(points([0, 0]), 3, exclude=[11, 12, 13])[0][0]) == 3
+
+
+@pytest.mark.parametrize("vector", [[0.0], [0.0, 0.0, 0.0]])
+def test_a_wrong_length_names_both_lengths(index: VectorIndex, vector: list[float]) -> None:
+    for use in (lambda v: index.search(v, 1), lambda v: index.range(v, 1), lambda v: index.add([1], v)):
+        with pytest.raises(EncoderMismatch, match=rf"{len(vector)} numbers .* of 2\."):
+            use(points(vector))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nan_and_infinity_are_refused(index: VectorIndex, bad: float) -> None:
+    with pytest.raises(NotFinite):
+        index.add([1], points([0, bad]))
+    with pytest.raises(NotFinite):
+        index.search(points([bad, 0]), 1)
+    assert len(index) == 3
+
+
+@pytest.mark.parametrize("ids", [[20, 40], [40, 40]])
+def test_an_id_is_never_added_twice(index: VectorIndex, ids: list[int]) -> None:
+    with pytest.raises(IndexDamaged, match="twice"):
+        index.add(ids, points([1, 1], [2, 2]))
+    assert index.ids.tolist() == [10, 20, 30]
+
+
+def test_ids_and_vectors_must_be_of_one_number(index: VectorIndex) -> None:
+    with pytest.raises(IndexDamaged, match="2 ids came with 1 vectors"):
+        index.add([1, 2], points([1, 1]))
+
+
+def test_removed_ids_are_gone_and_unknown_ones_ignored(index: VectorIndex) -> None:
+    assert index.remove([20, 99]) == 1
+    assert found(index.search(points([3, 0]), 3)[0]) == [(30, 2.0), (10, 3.0)]
+    index.add([20], points([9, 9]))
+    assert index.vectors([20, 10]).tolist() == [[9, 9], [0, 0]]
+
+
+def test_a_saved_index_answers_the_same(index: VectorIndex, tmp_path) -> None:
+    index.save(tmp_path / "index.faiss")
+    loaded = FlatIndex.load(tmp_path / "index.faiss")
+    assert (len(loaded), loaded.dimensions, loaded.ids.tolist()) == (3, 2, [10, 20, 30])
+    assert found(loaded.search(points([1, 1]), 3, [20])[0]) == found(index.search(points([1, 1]), 3, [20])[0])
+    assert loaded.vectors([30]).tolist() == [[5, 0]]
+
+
+def test_a_file_that_is_no_index_is_damage(tmp_path) -> None:
+    (tmp_path / "index.faiss").write_bytes(b"not an index at all")
+    with pytest.raises(IndexDamaged, match="simile rebuild"):
+        FlatIndex.load(tmp_path / "index.faiss")
+
+
+def test_compared_are_the_chosen_dimensions() -> None:
+    mu = points([3, 4, 12], [0, 0, 7])
+    assert to_indexed(mu, None, "l2").tolist() == mu.tolist()
+    assert to_indexed(mu, 2, "l2").tolist() == [[3, 4], [0, 0]]
+    assert to_indexed(mu, [2, 0], "l2").tolist() == [[12, 3], [7, 0]]
+    with pytest.raises(EncoderMismatch, match="dimension 5"):
+        to_indexed(mu, (1, 5), "l2")
+
+
+def test_cosine_scales_to_length_one_and_leaves_zero() -> None:
+    assert np.allclose(to_indexed(points([3, 4, 12], [0, 0, 7]), 2, "cosine"), [[0.6, 0.8], [0, 0]])
