@@ -1,0 +1,146 @@
+"""Commands that work on many files: train, index, embed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli import options, output
+from cli.progress import Reporter
+from core.settings import Settings, load_settings
+
+DEFAULT_MINUTES = 10.0  # of training, where neither minutes nor epochs are given
+
+
+def train(
+    photos: options.Photos,
+    home: options.Home = None,
+    recipe: Annotated[str, typer.Option(help="Which system to train; files in models/recipes/.")] = "vae",
+    epochs: Annotated[int | None, typer.Option(min=1, help="At most so many; early stopping may come first.")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="Time budget, reading included. [default: 10 unless --epochs is given]"),
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=16, max=256, help="Side of the network's input. [default: by the pictures]")
+    ] = None,
+    fit: Annotated[
+        str | None, typer.Option(help="stretch, letterbox or crop other shapes into the square. [default: stretch]")
+    ] = None,
+    latent_dim: Annotated[int | None, typer.Option(min=1, max=4096, help="Length of μ. [default: 64]")] = None,
+    beta: Annotated[float | None, typer.Option(min=0, help="Weight of the KL term. [default: 1]")] = None,
+    likelihood: Annotated[str | None, typer.Option(help="gaussian or bernoulli. [default: gaussian]")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Pictures a step. [default: 128, fewer if few]")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=1e-9, help="At its highest. [default: 0.001]")] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, split and noise.")] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last epoch of a run that was cut off.")
+    ] = False,
+    device: options.Device = None,
+    json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Train an encoder on PHOTOS and put it into the home, with a report (curves, reconstructions, samples)."""
+    from indexer.training import TrainingRequest
+    from indexer.training_job import train_on
+
+    if minutes is None and epochs is None:
+        minutes = DEFAULT_MINUTES
+    overrides = {
+        "epochs": epochs,
+        "latent_dim": latent_dim,
+        "beta": beta,
+        "likelihood": likelihood,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+    }
+    request = TrainingRequest(recipe, overrides, minutes, image_size, fit, seed, resume)  # type: ignore[arg-type]
+    settings = load_settings(home=home, device=device)
+    with Reporter() as reporter:
+        trained = train_on(settings, photos, request, reporter.trained)
+    if json:
+        output.write_json(trained)
+        return
+    best = trained["best"]["validation"]
+    output.write(
+        f"encoder {trained['fingerprint']}{' (now in use)' if trained['active'] else ''}\n"
+        f"best epoch {trained['best_epoch']}: reconstruction {best['reconstruction']:,.1f}, KL {best['kl']:,.1f} nats, "
+        f"{best['active_units']} active units; stopped: {trained['stopped']}\nreport: {trained['folder']}"
+    )
+    if not trained["active"]:
+        output.write(f"another encoder is in use; switch with `simile index PHOTOS --encoder {trained['fingerprint']}`")
+
+
+def index(
+    photos: options.Photos,
+    home: options.Home = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Folder or fingerprint of the encoder to embed with. [default: the one in use]")
+    ] = None,
+    prune: Annotated[bool, typer.Option("--prune", help="Forget known files that are gone.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and store nothing.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if any file was set aside.")] = False,
+    minutes: Annotated[
+        float, typer.Option(min=0.01, help="Time budget of the training, where the home has no encoder yet.")
+    ] = DEFAULT_MINUTES,
+    device: options.Device = None,
+    json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Make PHOTOS searchable; run again, it only does what changed. Trains an encoder first if there is none."""
+    from indexer.job import IndexRequest
+    from indexer.job import index as run_index
+
+    settings = load_settings(home=home, device=device)
+    with Reporter() as reporter:
+        request = IndexRequest(encoder, prune, dry_run, minutes, reporter.trained, reporter.indexed)
+        try:
+            summary = run_index(settings, photos, request)
+        except KeyboardInterrupt:
+            output.note("Interrupted. What was stored is kept: run the same command again to go on.")
+            raise typer.Exit(130) from None
+    if json:
+        output.write_json(output.summary_json(summary))
+    else:
+        output.write(output.summary_text(summary, dry_run=dry_run))
+    if strict and summary.failures:
+        raise typer.Exit(1)
+
+
+def embed(
+    photos: options.Photos,
+    to: Annotated[Path, typer.Option("--output", "-o", help="The .npz file to write.")],
+    home: options.Home = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Folder or fingerprint of the encoder. [default: the one in use]")
+    ] = None,
+    device: options.Device = None,
+    json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Write vectors of PHOTOS to an .npz (paths, mu, sigma, vector); nothing is stored in the home."""
+    from indexer.embed import embed as run_embed
+
+    settings = load_settings(home=home, device=device)
+    embedded = run_embed(settings, photos, _encoder(settings, encoder))
+    embedded.save(to)
+    for failure in embedded.failures:
+        output.note(f"left out: {failure.path}: {failure.reason}")
+    if json:
+        failures = [vars(failure) for failure in embedded.failures]
+        output.write_json({"output": str(to), "pictures": len(embedded.paths), "failures": failures})
+    else:
+        output.write(f"{to}: {len(embedded.paths):,} vectors of {embedded.mu.shape[1]}")
+
+
+def _encoder(settings: Settings, reference: str | None) -> Any:
+    from search.encoders import find_encoder
+    from search.searcher import Searcher
+    from store.home import Home
+
+    if reference is not None:
+        return find_encoder(Home(settings.home, settings.database_url), reference, settings.device)
+    with Searcher(settings) as searcher:
+        return searcher.encoder()

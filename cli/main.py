@@ -1,0 +1,53 @@
+"""The table of commands, and the one place where errors become messages and exit codes.
+
+Exit codes: 0 done, 1 it failed or found something wrong, 2 the command line could not be understood, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import typer
+
+from cli import collection, look, serve, upkeep
+from core.errors import SimileError
+from core.logs import set_up
+
+app = typer.Typer(
+    name="simile",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Finds similar images with a variational autoencoder trained on your own pictures, and shows what it saw.",
+)
+
+app.command("train")(collection.train)
+app.command("index")(collection.index)
+app.command("search")(look.search)
+app.command("reconstruct")(look.reconstruct)
+app.command("embed")(collection.embed)
+app.command("serve")(serve.serve)
+app.command("demo")(serve.demo)
+app.command("status")(upkeep.status)
+app.command("verify")(upkeep.verify)
+app.command("rebuild")(upkeep.rebuild)
+
+
+def run() -> None:
+    """Entry point of the `simile` command."""
+    verbose = "--verbose" in sys.argv
+    set_up(verbose)
+    try:
+        app()
+    except SimileError as error:
+        if verbose:
+            logging.getLogger("simile").exception("what led to it:")
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        sys.exit(1)
+    except BrokenPipeError:  # `simile … | head`
+        sys.stderr.close()
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,65 @@
+"""Data on stdout: as text for people, as JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from core.records import Hit, IndexSummary
+
+if TYPE_CHECKING:
+    from search.searcher import Answer
+
+
+def write(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def note(text: str) -> None:
+    """Something for the person at the terminal, not data."""
+    sys.stderr.write(text + "\n")
+
+
+def write_json(body: Any) -> None:
+    write(json.dumps(body, ensure_ascii=False, default=str))
+
+
+def answer_json(answer: Answer) -> dict[str, Any]:
+    """{"query": {…}, "hits": [{"image_id", "distance", "score", "path", …}]}"""
+    query = {name: value for name, value in vars(answer.query).items() if name != "mu"}
+    return {"query": query, "hits": [hit_json(hit) for hit in answer.hits]}
+
+
+def hit_json(hit: Hit) -> dict[str, Any]:
+    return {**asdict(hit), "score": hit.score}
+
+
+def summary_json(summary: IndexSummary) -> dict[str, Any]:
+    return {**asdict(summary), "images_per_second": summary.images_per_second}
+
+
+def summary_text(summary: IndexSummary, *, dry_run: bool) -> str:
+    """A few lines: what was done, then each file that was set aside, with its reason."""
+    counts = {
+        "new": summary.new,
+        "changed": summary.changed,
+        "unchanged": summary.unchanged,
+        "moved": summary.moved,
+        "removed": summary.removed,
+        "unreadable": len(summary.failures),
+    }
+    lines = ["  ".join(f"{name} {count:,}" for name, count in counts.items())]
+    if summary.duplicates:
+        lines.append(f"{summary.duplicates:,} of them repeat a picture that is indexed already, byte for byte")
+    if summary.missing:
+        lines.append(f"{summary.missing:,} known files are gone; forget them with --prune")
+    if summary.ignored:
+        lines.append(f"{summary.ignored:,} files of other kinds passed over")
+    lines += [f"set aside: {failure.path}: {failure.reason}" for failure in summary.failures]
+    if dry_run:
+        lines.append("dry run: nothing was stored (judged by sizes and times, no file was opened)")
+    elif summary.embedded:
+        lines.append(f"embedded {summary.embedded:,} pictures at {summary.images_per_second:,.0f} images/s")
+    return "\n".join(lines)

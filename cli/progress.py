@@ -1,0 +1,72 @@
+"""Progress on stderr: a bar on a terminal, now and then a line elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+if TYPE_CHECKING:
+    from core.records import IndexSummary
+    from models.training import Progress as TrainingProgress
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Reporter:
+    """`with Reporter() as reporter: job(on_progress=reporter.indexed)`"""
+
+    def __init__(self) -> None:
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%  {task.fields[words]}"),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+            transient=True,
+        )
+        self._tasks = {name: self.bar.add_task(name, words="", visible=False) for name in ("training", "indexing")}
+        self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+
+    def __enter__(self) -> Reporter:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def trained(self, progress: TrainingProgress) -> None:
+        """One training step: both loss parts, speed, time left."""
+        words = (
+            f"epoch {progress.epoch}  reconstruction {progress.reconstruction:,.1f}  KL {progress.kl:,.1f} nats  "
+            f"{progress.images_per_second:,.0f} images/s  {_duration(progress.seconds_left)}"
+        )
+        self._show("training", progress.step, progress.total_steps, words)
+
+    def indexed(self, summary: IndexSummary, total: int) -> None:
+        """One stored batch."""
+        done = summary.embedded + summary.moved + summary.duplicates + len(summary.failures)
+        speed = summary.images_per_second
+        left = (total - done) / speed if speed else None
+        words = f"{done:,} of {total:,}  {speed:,.0f} images/s  bad {len(summary.failures)}  {_duration(left)}"
+        self._show("indexing", done, total, words)
+
+    def _show(self, name: str, done: int, total: int | None, words: str) -> None:
+        self.bar.update(self._tasks[name], completed=done, total=total, words=words, visible=True)
+        if self.bar.disable and time.monotonic() >= self._next_line:
+            share = f"{100 * done / total:.0f}%" if total else f"step {done}"
+            sys.stderr.write(f"{name} {share}  {words}\n")
+            self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "…"
+    minutes, rest = divmod(round(max(0.0, seconds)), 60)
+    return f"{minutes}:{rest:02d} left"

@@ -1,0 +1,61 @@
+"""Commands that serve the page and the API: serve, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import options, output
+from cli.progress import Reporter
+from core.settings import Settings, load_settings
+
+
+def serve(
+    home: options.Home = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on. [env: SIMILE_HOST; default: 127.0.0.1]")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on. [env: SIMILE_PORT; default: 8000]")] = None,
+    device: options.Device = None,
+    verbose: options.Verbose = False,
+) -> None:
+    """Serve the search page at / and the API at /v1 (described at /docs)."""
+    _listen(load_settings(home=home, host=host, port=port, device=device))
+
+
+def demo(
+    home: Annotated[Path, typer.Option("--home", help="Folder for the demo's pictures and index.")] = Path(
+        "simile-demo"
+    ),
+    dataset: Annotated[
+        str, typer.Option(help="digits (comes with scikit-learn), or fashion-mnist, mnist, cifar10 (downloads).")
+    ] = "digits",
+    images: Annotated[Path | None, typer.Option("--images", help="Your own folder instead of a dataset.")] = None,
+    minutes: Annotated[float, typer.Option(min=0.01, help="Time budget of the training.")] = 1.5,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on. [default: 8000]")] = None,
+    listen: Annotated[bool, typer.Option("--serve/--no-serve", help="Serve the page when done.")] = True,
+    device: options.Device = None,
+    verbose: options.Verbose = False,
+) -> None:
+    """See it work: write pictures, train, index, search three of them, serve the page."""
+    from indexer.demo import run_demo
+
+    settings = load_settings(home=home, host=host, port=port, device=device)
+    with Reporter() as reporter:
+        sheet, summary = run_demo(settings, dataset, images, minutes, reporter.trained, reporter.indexed)
+    output.write(output.summary_text(summary, dry_run=False))
+    output.write(f"three searches: {sheet}")
+    if listen:
+        _listen(settings)
+
+
+def _listen(settings: Settings) -> None:
+    import uvicorn
+
+    from service.app import create_app
+
+    output.note(f"simile on http://{settings.host}:{settings.port}  (Ctrl-C ends it)")
+    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_level="warning")

@@ -1,0 +1,1 @@
+"""From folders of pictures to rows and a segment: walking, training when needed, embedding, storing."""

@@ -1,0 +1,65 @@
+"""Vectors of files, with nothing stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from core.errors import BadSetting, UnreadableImage
+from core.records import Failure, FloatArray
+from core.settings import Settings
+from indexer.walk import walk
+from models.collection import Prepared, prepare_files
+from models.encoder import TrainedEncoder
+from models.images import Limits
+from store.distances import to_indexed
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """paths: absolute, sorted within each argument. mu, sigma: (n, d). vector: (n, d') as it would be indexed."""
+
+    paths: list[str]
+    mu: FloatArray
+    sigma: FloatArray
+    vector: FloatArray
+    failures: list[Failure]
+
+    def save(self, output: Path) -> None:
+        """Writes an .npz that loads without pickle. Raises BadSetting where it can't be written."""
+        try:
+            with output.open("wb") as file:
+                np.savez(file, paths=np.array(self.paths), mu=self.mu, sigma=self.sigma, vector=self.vector)
+        except OSError as error:
+            raise BadSetting(f"{output} can't be written: {error.strerror}. Name another --output.") from error
+
+
+def embed(settings: Settings, sources: Sequence[Path], encoder: TrainedEncoder) -> Embedded:
+    """Encodes every picture in `sources`; sigma is NaN where the encoder has none.
+
+    Raises NoSuchPath, and UnreadableImage where no picture can be read.
+    """
+    found = walk(sources)
+    limits = Limits(settings.max_pixels, settings.max_bytes)
+    results = prepare_files((file.path for file in found.files), encoder.preprocessing, limits, settings.workers)
+    pairs = zip((file.path for file in found.files), results, strict=True)
+    paths, failures = [], list(found.failures)
+    mus, sigmas = [], []
+    while batch := list(islice(pairs, settings.batch_size)):
+        failures += [result for _, result in batch if isinstance(result, Failure)]
+        good = [(path, result.array) for path, result in batch if isinstance(result, Prepared)]
+        if good:
+            latent = encoder.encode(np.stack([array for _, array in good]))
+            paths += [path for path, _ in good]
+            mus.append(latent.mu)
+            sigmas.append(np.full_like(latent.mu, np.nan) if latent.sigma is None else latent.sigma)
+    if not paths:
+        first = failures[0] if failures else Failure(", ".join(map(str, sources)), "no pictures there")
+        raise UnreadableImage(first.path, first.reason)
+    mu = np.concatenate(mus)
+    vector = to_indexed(mu, encoder.index_dims, encoder.metric)
+    return Embedded(paths, mu, np.concatenate(sigmas), vector, failures)

@@ -1,0 +1,280 @@
+"""The batch indexing job: what changed in these folders becomes rows, then a segment."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.errors import BadSetting
+from core.records import Failure, FileFacts, IndexSummary
+from core.settings import Settings
+from indexer.training import TrainingRequest, train_encoder
+from indexer.walk import Found, walk
+from models.collection import Prepared, prepare_files
+from models.encoder import RUNTIME, TrainedEncoder
+from models.images import Limits
+from models.training import Progress
+from search.encoders import adopt, find_encoder, load_encoder
+from store import schema
+from store.catalogue import Catalogue
+from store.home import Home
+from store.index import Index
+from store.records import KnownFile, NewPicture
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class IndexRequest:
+    """What a person may say about indexing. `minutes` bounds the training of a home without an encoder."""
+
+    encoder: str | None = None
+    prune: bool = False
+    dry_run: bool = False
+    minutes: float = 10.0
+    on_training: Callable[[Progress], None] = lambda _: None
+    on_progress: Callable[[IndexSummary, int], None] = lambda _summary, _total: None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What there is to do. `vanished`: known paths below the sources that are no longer there."""
+
+    found: Found
+    todo: list[FileFacts]
+    unchanged: int
+    known: dict[str, KnownFile] = field(default_factory=dict)
+    vanished: set[str] = field(default_factory=set)
+
+
+def index(settings: Settings, sources: Sequence[Path], request: IndexRequest) -> IndexSummary:
+    """Brings the home up to date with the files in `sources`.
+
+    A file that can't be used is listed in the summary and costs nothing else. Batches are stored one by one: after an
+    interruption of any kind the next run goes on from the last one. Raises NoSuchPath, HomeBusy, HomeNotWritable,
+    TooFewPictures (nothing trained and too little to train on) and NoSuchEncoder.
+    """
+    home = Home(settings.home, settings.database_url)
+    if request.dry_run:
+        return _dry_run(home, sources, request)
+    with home.lock("simile index"):
+        schema.upgrade(home)
+        with Catalogue(home) as catalogue:
+            return _Job(home, catalogue, settings, request).run(sources)
+
+
+def _dry_run(home: Home, sources: Sequence[Path], request: IndexRequest) -> IndexSummary:
+    """What a run would find, by sizes and times alone; nothing is written, not even a home."""
+    if schema.revision(home) is None:
+        plan = make_plan(home, None, sources, None)
+    else:
+        schema.check(home)
+        with Catalogue(home) as catalogue:
+            active = catalogue.active_encoder()
+            plan = make_plan(home, catalogue, sources, active.fingerprint if active else None)
+    summary = _summary(0, plan)
+    summary.changed = sum(file.path in plan.known for file in plan.todo)
+    summary.new = len(plan.todo) - summary.changed
+    return _count_vanished(summary, plan.vanished, request.prune)
+
+
+def make_plan(home: Home, catalogue: Catalogue | None, sources: Sequence[Path], fingerprint: str | None) -> Plan:
+    """Walks the sources and holds them against the catalogue: same path, size and mtime means unchanged."""
+    found = walk(sources, skip=[home.encoders, home.segments, home.uploads])
+    roots = [os.path.abspath(source) for source in sources]  # noqa: PTH100  # as in walk()
+    known = catalogue.known_locations(roots, fingerprint) if catalogue else {}
+    todo = [file for file in found.files if not _is_unchanged(file, known.get(file.path))]
+    present = {file.path for file in found.files}
+    vanished = {path for path in known.keys() - present if not os.path.lexists(path)}
+    return Plan(found, todo, len(found.files) - len(todo), known, vanished)
+
+
+def _is_unchanged(file: FileFacts, known: KnownFile | None) -> bool:
+    return known is not None and known.embedded and (known.size, known.mtime_ns) == (file.size, file.mtime_ns)
+
+
+def _summary(run_id: int, plan: Plan) -> IndexSummary:
+    return IndexSummary(
+        run_id, unchanged=plan.unchanged, ignored=plan.found.ignored, failures=list(plan.found.failures)
+    )
+
+
+def _count_vanished(summary: IndexSummary, vanished: set[str], prune: bool) -> IndexSummary:
+    if prune:
+        summary.removed = len(vanished)
+    else:
+        summary.missing = len(vanished)
+    return summary
+
+
+class _Job:
+    """One run, under the home's lock."""
+
+    def __init__(self, home: Home, catalogue: Catalogue, settings: Settings, request: IndexRequest) -> None:
+        self.home, self.catalogue, self.settings, self.request = home, catalogue, settings, request
+
+    def run(self, sources: Sequence[Path]) -> IndexSummary:
+        fingerprint = self._fingerprint()
+        plan = make_plan(self.home, self.catalogue, sources, fingerprint)
+        if not plan.found.files and not plan.known:
+            raise BadSetting(
+                f"{', '.join(map(str, sources))} holds no pictures{_why(plan.found)}. Name another folder."
+            )
+        settings = {"sources": [str(source) for source in sources], "prune": self.request.prune, "encoder": fingerprint}
+        summary = _summary(self.catalogue.start_run("index", settings), plan)
+        status = "failed"
+        try:
+            encoder = self._encoder(fingerprint, plan)
+            if plan.todo and encoder is not None:
+                self._embed_all(plan, encoder, summary)
+            self._forget(plan, summary)
+            self._publish(encoder.fingerprint if encoder else fingerprint)
+            status = "finished"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        finally:
+            self.catalogue.add_failures(summary.run_id, summary.failures)
+            counts = {name: value for name, value in asdict(summary).items() if isinstance(value, int | float)}
+            self.catalogue.finish_run(summary.run_id, status, counts | {"failed": len(summary.failures)})
+        return summary
+
+    def _fingerprint(self) -> str | None:
+        """The encoder asked for, else the active one, else None: it must be trained first."""
+        if self.request.encoder is not None:
+            return self._adopted(self.request.encoder)
+        active = self.catalogue.active_encoder()
+        return active.fingerprint if active else None
+
+    def _adopted(self, reference: str) -> str:
+        encoder = find_encoder(self.home, reference, self.settings.device)
+        adopt(self.home, self.catalogue, encoder, Path(reference))
+        return encoder.fingerprint
+
+    def _encoder(self, fingerprint: str | None, plan: Plan) -> TrainedEncoder | None:
+        """The network, loaded or trained; None when there is nothing to embed."""
+        if fingerprint is not None:
+            return load_encoder(self.home, fingerprint, self.settings.device) if plan.todo else None
+        request = TrainingRequest(minutes=self.request.minutes, resume=None)
+        log.info("no encoder yet: training one on these pictures, for at most %g minutes", self.request.minutes)
+        encoder = train_encoder(self.home, self.catalogue, self.settings, plan.todo, request, self.request.on_training)
+        self.catalogue.activate(encoder.fingerprint)
+        return encoder
+
+    def _embed_all(self, plan: Plan, encoder: TrainedEncoder, summary: IndexSummary) -> None:
+        started = time.monotonic()
+        limits = Limits(self.settings.max_pixels, self.settings.max_bytes)
+        prepared = prepare_files(
+            (file.path for file in plan.todo), encoder.preprocessing, limits, self.settings.workers
+        )
+        for batch in _batches(zip(plan.todo, prepared, strict=True), self.settings.batch_size):
+            summary.failures += [result for _, result in batch if isinstance(result, Failure)]
+            good = [(file, result) for file, result in batch if isinstance(result, Prepared)]
+            self._store(good, plan, encoder, summary)
+            summary.seconds = round(time.monotonic() - started, 3)
+            self.request.on_progress(summary, len(plan.todo))
+
+    def _store(
+        self, batch: list[tuple[FileFacts, Prepared]], plan: Plan, encoder: TrainedEncoder, summary: IndexSummary
+    ) -> None:
+        """Embeds what is new in the batch and commits it; known contents only gain, move or refresh a location."""
+        known = self.catalogue.images_by_sha((picture.sha256 for _, picture in batch), encoder.fingerprint)
+        embedded = {sha: image.image_id for sha, image in known.items() if image.embedded}
+        fresh = {picture.sha256: picture for _, picture in batch if picture.sha256 not in embedded}
+        pictures = self._new_pictures([pair for pair in batch if pair[1].sha256 in fresh], fresh, encoder)
+        self.catalogue.store_batch(pictures, encoder.fingerprint, RUNTIME)
+        summary.embedded += len(fresh)
+        seen_before = [(file, embedded[picture.sha256]) for file, picture in batch if picture.sha256 in embedded]
+        self._place(seen_before, plan, summary)
+        self._count(
+            [(file, picture.sha256 in known) for file, picture in batch if picture.sha256 in fresh], plan, summary
+        )
+        summary.duplicates += len(pictures) - len(fresh)
+
+    def _new_pictures(
+        self, pairs: list[tuple[FileFacts, Prepared]], fresh: dict[str, Prepared], encoder: TrainedEncoder
+    ) -> list[NewPicture]:
+        if not fresh:
+            return []
+        latent, errors = encoder.embed(np.stack([picture.array for picture in fresh.values()]))
+        log_variance = None if latent.sigma is None else 2 * np.log(latent.sigma)
+        row = {sha: number for number, sha in enumerate(fresh)}
+        return [
+            NewPicture(
+                sha256=picture.sha256,
+                size=picture.size,
+                format=picture.format,
+                width=picture.width,
+                height=picture.height,
+                facts=file,
+                mu=latent.mu[row[picture.sha256]],
+                log_variance=None if log_variance is None else log_variance[row[picture.sha256]],
+                reconstruction_error=float(errors[row[picture.sha256]]),
+            )
+            for file, picture in pairs
+        ]
+
+    def _place(self, files: list[tuple[FileFacts, int]], plan: Plan, summary: IndexSummary) -> None:
+        """Files whose content is embedded already: touched, moved, or one more copy."""
+        locations = self.catalogue.locations_of({image_id for _, image_id in files})
+        touched, added = [], []
+        for file, image_id in files:
+            before = plan.known.get(file.path)
+            left = [place.path for place in locations.get(image_id, ()) if place.path in plan.vanished]
+            if before is not None and before.image_id == image_id:
+                touched.append(file)
+                summary.unchanged += 1
+            elif before is None and left:
+                self.catalogue.move_location(left[0], file)
+                plan.vanished.discard(left[0])
+                summary.moved += 1
+            else:
+                added.append((image_id, file))
+                summary.duplicates += 1
+                self._count([(file, True)], plan, summary)
+        self.catalogue.touch_locations(touched)
+        self.catalogue.add_locations(added)
+
+    def _count(self, files: list[tuple[FileFacts, bool]], plan: Plan, summary: IndexSummary) -> None:
+        """New or changed, by whether the path was known; the same content under another encoder is neither."""
+        for file, content_known in files:
+            if file.path not in plan.known:
+                summary.new += 1
+            elif content_known and not plan.known[file.path].embedded:
+                summary.unchanged += 1
+            else:
+                summary.changed += 1
+
+    def _forget(self, plan: Plan, summary: IndexSummary) -> None:
+        if self.request.prune:
+            self.catalogue.forget_paths(sorted(plan.vanished))
+        _count_vanished(summary, plan.vanished, self.request.prune)
+
+    def _publish(self, fingerprint: str | None) -> None:
+        """Puts the encoder in use and folds new and deleted rows into a segment, where there are any."""
+        active = self.catalogue.active_encoder()
+        switched = fingerprint is not None and (active is None or active.fingerprint != fingerprint)
+        if switched and fingerprint is not None:
+            self.catalogue.activate(fingerprint)
+        vectors = Index(self.catalogue)
+        if switched or vectors.pending():
+            vectors.publish()
+
+
+def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    while batch := list(islice(items, size)):
+        yield batch
+
+
+def _why(found: Found) -> str:
+    if found.failures:
+        return f" that can be read ({found.failures[0].path}: {found.failures[0].reason})"
+    return f" ({found.ignored} files of other kinds)" if found.ignored else ""

@@ -1,0 +1,116 @@
+"""Which files a person means by "these folders": sorted, hidden ones left out, every oddity accounted for."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from core.errors import NoSuchPath
+from core.records import Failure, FileFacts
+from models.images import PICTURE_SUFFIXES, sniff
+
+
+@dataclass
+class Found:
+    """What a walk met. `ignored`: files that neither their name nor their first bytes call a picture."""
+
+    files: list[FileFacts] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    ignored: int = 0
+
+
+def walk(sources: Sequence[Path], skip: Sequence[Path] = ()) -> Found:
+    """Files of all sources, each once: sorted by path within a source, the sources in their order.
+
+    A source that is a file is always taken. In folders, hidden files are passed over, symbolic links are
+    followed (but a folder is entered once, and never one that holds the source, so loops end), and files of other
+    kinds are ignored. What can't be opened as a file (broken links, names that are not UTF-8) is a failure. `skip`:
+    folders not to enter, for the home may lie among the pictures. Raises NoSuchPath.
+    """
+    found = Found()
+    seen: set[str] = set()
+    skipped = _folders(folder for folder in skip if folder.is_dir())
+    for source in sources:
+        root = os.path.abspath(source)  # noqa: PTH100  # Path.absolute() keeps "..", resolve() follows links
+        if not os.path.lexists(root):
+            raise NoSuchPath(source)
+        for path in _entries(root, skipped):
+            if path not in seen:
+                seen.add(path)
+                _take(path, found, named=path == root)
+    return found
+
+
+def _entries(root: str, skipped: set[tuple[int, int]]) -> list[str]:
+    if not Path(root).is_dir():
+        return [root]
+    return sorted(_in_folder(root, skipped | _folders(Path(root).resolve().parents)))
+
+
+def _folders(paths: Iterable[Path]) -> set[tuple[int, int]]:
+    """Device and inode: what tells folders apart whatever they are called."""
+    return {(facts.st_dev, facts.st_ino) for facts in (path.stat() for path in paths)}
+
+
+def _in_folder(folder: str, entered: set[tuple[int, int]]) -> Iterator[str]:
+    """Every entry below `folder` that is not a folder, and folders that can't be read; always the same ones."""
+    try:
+        facts = Path(folder).stat()
+        if (facts.st_dev, facts.st_ino) in entered:
+            return
+        entered.add((facts.st_dev, facts.st_ino))
+        with os.scandir(folder) as listing:
+            # Sorted, so that of two links to one folder it is always the same one that is entered.
+            entries = sorted((entry for entry in listing if not entry.name.startswith(".")), key=lambda e: e.name)
+    except OSError:
+        yield folder  # `_take` finds out why and says so
+        return
+    for entry in entries:
+        if entry.is_dir():
+            yield from _in_folder(entry.path, entered)
+        else:
+            yield entry.path
+
+
+def _take(path: str, found: Found, *, named: bool) -> None:
+    if reason := _unusable(path):
+        found.failures.append(Failure(printable(path), reason))
+        return
+    try:
+        facts = Path(path).stat()
+        if stat.S_ISREG(facts.st_mode) and not named and not _is_picture(path):
+            found.ignored += 1
+            return
+        found.files.append(FileFacts(path, facts.st_size, facts.st_mtime_ns))
+    except OSError as error:
+        found.failures.append(Failure(printable(path), _reason(path, error)))
+
+
+def _unusable(path: str) -> str | None:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "the file's name is not valid UTF-8; rename it"
+    return "the folder can't be opened" if Path(path).is_dir() else None
+
+
+def _reason(path: str, error: OSError) -> str:
+    if Path(path).is_symlink():
+        return f"a broken symbolic link to {Path(path).readlink()}"
+    return error.strerror or "can't be opened"
+
+
+def _is_picture(path: str) -> bool:
+    """By its suffix; where that says nothing, by its first bytes."""
+    if Path(path).suffix.lower() in PICTURE_SUFFIXES:
+        return True
+    with Path(path).open("rb") as file:
+        return sniff(file.read(32))
+
+
+def printable(path: str) -> str:
+    """The path with bytes that are not UTF-8 written as escapes, so that it can be stored and shown."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -1,0 +1,50 @@
+"""Which encoder a person means, and where it lies."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from core.errors import NoSuchEncoder
+from models.checkpoints import DESCRIPTION
+from models.encoder import TrainedEncoder
+from store.catalogue import Catalogue
+from store.home import Home, writing
+
+
+def load_encoder(home: Home, fingerprint: str, device: str) -> TrainedEncoder:
+    """The encoder of this home with this fingerprint. Raises NoSuchEncoder or CheckpointDamaged."""
+    return TrainedEncoder.load(home.encoders / fingerprint, device)
+
+
+def find_encoder(home: Home, reference: str, device: str) -> TrainedEncoder:
+    """The encoder that `reference` means: a folder, a fingerprint of this home, or the start of one."""
+    if (Path(reference) / DESCRIPTION).is_file():
+        return TrainedEncoder.load(Path(reference), device)
+    matching = sorted(home.encoders.glob(f"{reference}*")) if reference.isalnum() else []
+    if len(matching) != 1:
+        known = ", ".join(sorted(path.name for path in home.encoders.glob("[0-9a-f]*"))) or "none"
+        raise NoSuchEncoder(
+            f"{reference!r} is neither an encoder's folder nor a fingerprint of this home (it has: {known})."
+        )
+    return TrainedEncoder.load(matching[0], device)
+
+
+def adopt(home: Home, catalogue: Catalogue, encoder: TrainedEncoder, folder: Path) -> None:
+    """Copies the encoder's folder into the home unless it is there, and registers it."""
+    target = home.encoders / encoder.fingerprint
+    if not target.exists():
+        arriving = home.encoders / f".arriving-{encoder.fingerprint}"
+        with writing(target):
+            shutil.rmtree(arriving, ignore_errors=True)
+            shutil.copytree(folder, arriving)
+            arriving.rename(target)
+    register(catalogue, encoder)
+
+
+def register(catalogue: Catalogue, encoder: TrainedEncoder) -> None:
+    """Makes the encoder known to the catalogue."""
+    recipe = encoder.description["recipe"]["name"]
+    catalogue.register_encoder(
+        encoder.fingerprint, recipe, recipe, encoder.latent_dim, encoder.index_dims, encoder.metric
+    )

@@ -1,0 +1,225 @@
+"""Search and reconstruction for every door: command line, service, Python."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.errors import EncoderMismatch, NoSuchImage, NotFinite, NothingIndexed
+from core.records import FloatArray, Hit
+from core.settings import Settings
+from models import drawing
+from models.collection import prepare_bytes
+from models.encoder import TrainedEncoder
+from models.images import Limits, Picture, decode, encode_png, media_type, read_bytes
+from models.preprocessing import Pixels
+from search.encoders import load_encoder
+from store import schema
+from store.catalogue import Catalogue
+from store.distances import to_indexed
+from store.home import Home
+from store.index import Index
+from store.records import EncoderRecord, ImageRecord
+
+
+@dataclass(frozen=True)
+class Query:
+    """What was asked. mu: (d,) float32. A vector has no name, id or size."""
+
+    mu: FloatArray
+    name: str | None = None
+    image_id: int | None = None
+    width: int | None = None
+    height: int | None = None
+    format: str | None = None
+    reconstruction_error: float | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A query and its hits, the nearest first."""
+
+    query: Query
+    hits: list[Hit]
+
+
+class Searcher:
+    """One home, open for questions. Safe to share between threads; the network loads with the first picture."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.home = Home(settings.home, settings.database_url)
+        schema.check(self.home)
+        self.catalogue = Catalogue(self.home)
+        self.index = Index(self.catalogue)
+        self.limits = Limits(settings.max_pixels, settings.max_bytes)
+        self._encoder: TrainedEncoder | None = None
+        self._loading = threading.Lock()
+
+    def __enter__(self) -> Searcher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.catalogue.close()
+
+    def by_file(self, source: Path | bytes, *, name: str, limit: int = 10, offset: int = 0) -> Answer:
+        """Neighbours of a picture that need not be indexed. Raises UnreadableImage, NothingIndexed."""
+        encoder = self.encoder()
+        query = self._look_at(self._bytes(source), name, encoder)
+        return Answer(query, self._nearest(query.mu, encoder.fingerprint, limit, offset))
+
+    def by_id(self, image_id: int, *, limit: int = 10, offset: int = 0) -> Answer:
+        """Neighbours of an indexed image, itself left out. Needs no network. Raises NoSuchImage."""
+        record, active = self.catalogue.image(image_id), self._active()
+        query = Query(
+            mu=self.catalogue.embedding(image_id, active.fingerprint).mu,
+            name=Path(record.paths[0]).name if record.paths else None,
+            image_id=image_id,
+            width=record.width,
+            height=record.height,
+            format=record.format,
+            reconstruction_error=record.reconstruction_error,
+        )
+        return Answer(query, self._nearest(query.mu, active.fingerprint, limit, offset, without=image_id))
+
+    def by_vector(self, vector: Sequence[float], *, limit: int = 10, offset: int = 0) -> Answer:
+        """Neighbours of a mu (d,) of the active encoder. Raises EncoderMismatch for another d, NotFinite."""
+        active = self._active()
+        mu = np.asarray(vector, dtype=np.float32)
+        if mu.shape != (active.dimensions,):
+            raise EncoderMismatch(
+                f"A vector of {mu.size} numbers can't be compared: "
+                f"encoder {active.fingerprint} has {active.dimensions}."
+            )
+        if not np.isfinite(mu).all():
+            raise NotFinite("The vector holds NaN or infinity, or a number beyond float32. Send finite numbers.")
+        return Answer(Query(mu), self._nearest(mu, active.fingerprint, limit, offset))
+
+    def reconstruct_file(self, source: Path | bytes, *, name: str) -> tuple[Pixels, Pixels, Query]:
+        """The picture as it is and as the decoder sees it, each (h, w, 3) uint8, and what was measured."""
+        data, encoder = self._bytes(source), self.encoder()
+        query = self._look_at(data, name, encoder)
+        original = decode(data, name=name, limits=self.limits, min_side=256)
+        return original.pixels, encoder.reconstruct(query.mu, original.width, original.height), query
+
+    def reconstruct_mu(self, mu: FloatArray, width: int, height: int) -> bytes:
+        """A PNG of the decoder's mean at mu (d,), in the aspect of a width x height picture. Raises NoDecoder."""
+        return encode_png(self.encoder().reconstruct(mu, width, height))
+
+    def reconstruct_id(self, image_id: int) -> bytes:
+        """A PNG decoded from the row of an indexed image; its file is not needed. Raises NoSuchImage, NoDecoder."""
+        return encode_png(self.reconstruction_pixels(image_id))
+
+    def reconstruction_pixels(self, image_id: int) -> Pixels:
+        """As `reconstruct_id`, (h, w, 3) uint8."""
+        record, encoder = self.catalogue.image(image_id), self.encoder()
+        mu = self.catalogue.embedding(image_id, encoder.fingerprint).mu
+        return encoder.reconstruct(mu, record.width, record.height)
+
+    def image(self, image_id: int) -> ImageRecord:
+        """What the catalogue knows of an image. Raises NoSuchImage."""
+        return self.catalogue.image(image_id)
+
+    def images(self, *, limit: int, offset: int = 0) -> list[ImageRecord]:
+        """A page of all images, by id."""
+        return self.catalogue.list_images(limit, offset)
+
+    def count(self) -> int:
+        """How many images the home holds."""
+        return self.catalogue.count_images()
+
+    def file(self, image_id: int) -> tuple[Path, str]:
+        """The first of the image's files that is still there, and its media type. Raises NoSuchImage."""
+        record = self.catalogue.image(image_id)
+        for path in map(Path, record.paths):
+            if path.is_file():
+                return path, media_type(record.format)
+        raise MissingFile(record)
+
+    def thumbnail(self, image_id: int) -> tuple[bytes, str]:
+        """A small version of the image's file, and its media type. Raises NoSuchImage, UnreadableImage."""
+        data = drawing.thumbnail(self._decoded(self.file(image_id)[0], 256))
+        return data, "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"
+
+    def pixels(self, image_id: int, side: int = 256) -> Pixels:
+        """The image's file, decoded to at least `side` pixels a side where it has them, (h, w, 3) uint8."""
+        return self._decoded(self.file(image_id)[0], side).pixels
+
+    def picture_of(self, query: Path | int | None, side: int = 256) -> Pixels:
+        """The picture behind a query by file or by id, (h, w, 3) uint8."""
+        if isinstance(query, Path):
+            return self._decoded(query, side).pixels
+        assert query is not None
+        return self.pixels(query, side)
+
+    def ready(self) -> dict[str, Any]:
+        """What a search needs: the encoder's fingerprint and the counts. Raises NothingIndexed."""
+        encoder = self.encoder()
+        return {"encoder": encoder.fingerprint, "images": self.count(), "recipe": encoder.description["recipe"]["name"]}
+
+    def encoder(self) -> TrainedEncoder:
+        """The active encoder, loaded once. Raises NothingIndexed, NoSuchEncoder, CheckpointDamaged."""
+        fingerprint = self._active().fingerprint
+        with self._loading:
+            if self._encoder is None or self._encoder.fingerprint != fingerprint:
+                self._encoder = load_encoder(self.home, fingerprint, self.settings.device)
+            return self._encoder
+
+    def _active(self) -> EncoderRecord:
+        active = self.catalogue.active_encoder()
+        if active is None:
+            raise NothingIndexed(f"{self.home.root} has no encoder yet. Run `simile index PHOTOS` first.")
+        return active
+
+    def _bytes(self, source: Path | bytes) -> bytes:
+        return read_bytes(source, self.limits) if isinstance(source, Path) else source
+
+    def _look_at(self, data: bytes, name: str, encoder: TrainedEncoder) -> Query:
+        prepared = prepare_bytes(data, name, encoder.preprocessing, self.limits)
+        latent, errors = encoder.embed(prepared.array[None])
+        return Query(
+            mu=latent.mu[0],
+            name=name,
+            width=prepared.width,
+            height=prepared.height,
+            format=prepared.format,
+            reconstruction_error=float(errors[0]),
+        )
+
+    def _decoded(self, path: Path, side: int) -> Picture:
+        return decode(read_bytes(path, self.limits), name=path, limits=self.limits, min_side=side)
+
+    def _nearest(
+        self, mu: FloatArray, fingerprint: str, limit: int, offset: int, without: int | None = None
+    ) -> list[Hit]:
+        """The one way from a vector to hits."""
+        record = self.catalogue.encoder(fingerprint)
+        vector = to_indexed(mu[None], record.index_dims, record.metric)
+        found = self.index.search(vector, limit + offset + (without is not None), fingerprint)[0]
+        wanted = [(image_id, distance) for image_id, distance in found if image_id != without][offset : offset + limit]
+        records = self.catalogue.images([image_id for image_id, _ in wanted])
+        return [_hit(records[image_id], distance) for image_id, distance in wanted if image_id in records]
+
+
+class MissingFile(NoSuchImage):
+    """The image is indexed, but none of its files is there any more."""
+
+    def __init__(self, record: ImageRecord) -> None:
+        super().__init__(record.id)
+        self.args = (
+            f"Image {record.id} is indexed, but its file is gone: {', '.join(record.paths)}. "
+            "Put it back, or forget it with `simile index --prune`.",
+        )
+
+
+def _hit(record: ImageRecord, distance: float) -> Hit:
+    path = record.paths[0] if record.paths else ""
+    return Hit(record.id, distance, path, record.width, record.height, record.format, record.paths)

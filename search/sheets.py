@@ -1,0 +1,94 @@
+"""Answers as pictures a person can judge: query, what the model saw, hits and their reconstructions."""
+
+from __future__ import annotations
+
+import base64
+from html import escape
+from pathlib import Path
+
+from core.errors import BadSetting, NoSuchImage, UnreadableImage
+from models.drawing import SheetRow, Tile, contact_sheets, side_by_side
+from models.images import encode_png
+from models.preprocessing import Pixels
+from search.searcher import Answer, Searcher
+
+
+def write_sheet(searcher: Searcher, answers: list[tuple[Answer, Pixels]], output: Path) -> None:
+    """Writes .html or .png, by the suffix; `answers` with each query's picture. Raises BadSetting."""
+    rows = [sheet_row(searcher, answer, picture) for answer, picture in answers]
+    if output.suffix.lower() == ".png":
+        data = contact_sheets(rows)
+    elif output.suffix.lower() in (".html", ".htm"):
+        data = _html(rows).encode()
+    else:
+        raise BadSetting(f"{output} can't be written: name a file that ends in .png or .html.")
+    _write(output, data)
+
+
+def write_reconstruction(searcher: Searcher, image: Path, output: Path) -> float:
+    """Original beside reconstruction, as a PNG; gives the mean squared error over values in [0, 1]."""
+    original, seen, query = searcher.reconstruct_file(image, name=str(image))
+    if output.suffix.lower() != ".png":
+        raise BadSetting(f"{output} can't be written: name a file that ends in .png.")
+    _write(output, side_by_side([original, seen], [image.name, "what the model saw"]))
+    assert query.reconstruction_error is not None
+    return query.reconstruction_error
+
+
+def _write(output: Path, data: bytes) -> None:
+    try:
+        output.write_bytes(data)
+    except OSError as error:
+        raise BadSetting(f"{output} can't be written: {error.strerror}. Name another --output.") from error
+
+
+def sheet_row(searcher: Searcher, answer: Answer, picture: Pixels) -> SheetRow:
+    """One query with its hits. A hit whose file is gone is shown by its reconstruction, and says so."""
+    query, encoder = answer.query, searcher.encoder()
+    seen = encoder.reconstruct(query.mu, query.width or 1, query.height or 1)
+    hits, reconstructions = [], []
+    for hit in answer.hits:
+        reconstruction = searcher.reconstruction_pixels(hit.image_id)
+        caption = f"{Path(hit.path).name}\ndistance {hit.distance:.3f}"
+        try:
+            hits.append(Tile(searcher.pixels(hit.image_id), caption))
+        except (UnreadableImage, NoSuchImage):
+            hits.append(Tile(reconstruction, f"{caption} (file gone)"))
+        reconstructions.append(Tile(reconstruction, ""))
+    return SheetRow(Tile(picture, query.name or "query"), Tile(seen, "what the model saw"), hits, reconstructions)
+
+
+def _html(rows: list[SheetRow]) -> str:
+    return _PAGE.format(sections="\n".join(map(_section, rows)))
+
+
+def _section(row: SheetRow) -> str:
+    asked = _figure(row.query) + (_figure(row.reconstruction) if row.reconstruction else "")
+    hits = "".join(
+        f"<li>{_figure(hit)}{_image(seen.pixels, 'reconstruction')}</li>"
+        for hit, seen in zip(row.hits, row.hit_reconstructions, strict=True)
+    )
+    title = "Nearest, each above its reconstruction"
+    return f"<section><h2>Query</h2><div class=asked>{asked}</div><h2>{title}</h2><ol>{hits}</ol></section>"
+
+
+def _figure(tile: Tile) -> str:
+    lines = "<br>".join(map(escape, tile.caption.split("\n")))
+    return f"<figure>{_image(tile.pixels, tile.caption)}<figcaption>{lines}</figcaption></figure>"
+
+
+def _image(pixels: Pixels, alt: str) -> str:
+    data = base64.b64encode(encode_png(pixels)).decode()
+    small = " class=small" if max(pixels.shape[:2]) <= 64 else ""
+    return f'<img{small} alt="{escape(alt, quote=True)}" src="data:image/png;base64,{data}">'
+
+
+_PAGE = """<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width">
+<title>simile</title><style>
+body{{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#1d2328;background:#fff}}
+h2{{font-size:1rem;font-weight:600;color:#5a6570;margin:1.5rem 0 .5rem}}
+.asked,ol{{display:flex;flex-wrap:wrap;gap:1rem;list-style:none;padding:0;margin:0}}
+figure{{margin:0 0 .5rem}}img{{width:8.5rem;display:block;border-radius:6px}}.small{{image-rendering:pixelated}}
+figcaption{{font-size:.8rem;color:#5a6570;max-width:8.5rem;overflow-wrap:anywhere}}
+</style>{sections}</html>
+"""

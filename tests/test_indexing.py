@@ -1,0 +1,296 @@
+"""`index`: what it stores, what it does the second time, and what no bad file or kill can cost."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.errors import BadSetting, HomeBusy, NoSuchEncoder, NoSuchPath, TooFewPictures
+from core.records import IndexSummary
+from core.settings import Settings, load_settings
+from indexer.job import IndexRequest, index
+from indexer.status import read_status, verify_home
+from indexer.training import TrainingRequest
+from indexer.training_job import train_on
+from models.images import encode_jpeg, encode_png
+from search.searcher import Searcher
+from store.home import Home
+
+SIMILE = str(Path(sys.executable).with_name("simile"))
+
+
+def go(settings: Settings, *sources: Path, **request: object) -> IndexSummary:
+    return index(settings, list(sources), IndexRequest(**request))  # type: ignore[arg-type]
+
+
+def picture(seed: int) -> bytes:
+    return encode_png(np.random.default_rng(seed).integers(0, 256, (20, 30, 3)).astype(np.uint8))
+
+
+def counts(summary: IndexSummary) -> tuple[int, int, int, int, int, int]:
+    return (
+        summary.new, summary.changed, summary.unchanged, summary.moved, summary.removed, len(summary.failures),
+    )  # fmt: skip
+
+
+def test_a_folder_becomes_searchable_in_one_step(tmp_path: Path, digits: Path) -> None:
+    settings = load_settings(home=tmp_path / "home", device="cpu")
+    summary = go(settings, digits, minutes=0.05)
+    assert counts(summary) == (120, 0, 0, 0, 0, 0)
+    query = sorted(digits.iterdir())[7]
+    with Searcher(settings) as searcher:
+        hits = searcher.by_file(query, name=query.name, limit=5).hits
+    assert (hits[0].path, hits[0].distance) == (str(query), pytest.approx(0, abs=1e-3))
+    assert len({hit.image_id for hit in hits}) == 5
+    assert verify_home(settings) == []
+
+
+def test_an_unchanged_folder_embeds_nothing(home_with_digits: Settings, tmp_path: Path) -> None:
+    photos = photos_of(home_with_digits)
+    summary = go(home_with_digits, photos)
+    assert counts(summary) == (0, 0, 120, 0, 0, 0)
+    assert summary.embedded == 0
+
+
+def photos_of(settings: Settings) -> Path:
+    with Searcher(settings) as searcher:
+        return Path(searcher.images(limit=1)[0].paths[0]).parent
+
+
+def test_moved_changed_copied_touched_and_vanished_files_are_told_apart(trained_home: Settings, digits: Path) -> None:
+    names = sorted(path.name for path in digits.iterdir())
+    go(trained_home, digits)
+    (digits / names[0]).rename(digits / "moved.png")
+    shutil.copy(digits / names[1], digits / "copied.png")
+    (digits / names[2]).write_bytes(picture(1))
+    os.utime(digits / names[3], (1, 1))
+    (digits / names[4]).unlink()
+    (digits / "new.png").write_bytes(picture(2))
+
+    planned = go(trained_home, digits, dry_run=True)
+    assert (planned.new, planned.changed, planned.missing) == (3, 2, 2)
+    summary = go(trained_home, digits)
+    assert counts(summary) == (2, 1, 117, 1, 0, 0)
+    assert (summary.missing, summary.duplicates, summary.embedded) == (1, 1, 2)
+    assert go(trained_home, digits, prune=True).removed == 1
+    assert counts(go(trained_home, digits, prune=True)) == (0, 0, 121, 0, 0, 0)
+    assert verify_home(trained_home) == []
+
+
+def test_a_moved_file_keeps_its_id(trained_home: Settings, digits: Path) -> None:
+    go(trained_home, digits)
+    first = sorted(digits.iterdir())[0]
+    with Searcher(trained_home) as searcher:
+        (before,) = (record.id for record in searcher.images(limit=500) if record.paths == (str(first),))
+        first.rename(digits / "elsewhere.png")
+        go(trained_home, digits)
+        assert searcher.image(before).paths == (str(digits / "elsewhere.png"),)
+
+
+def test_one_content_at_two_paths_is_one_image(trained_home: Settings, tmp_path: Path) -> None:
+    folder = tmp_path / "twice"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        (folder / name).write_bytes(picture(3))
+    assert counts(go(trained_home, folder)) == (2, 0, 0, 0, 0, 0)
+    with Searcher(trained_home) as searcher:
+        (record,) = searcher.images(limit=10)
+    assert record.paths == (str(folder / "a.png"), str(folder / "b.png"))
+
+
+def test_dry_run_writes_nothing(tmp_path: Path, digits: Path) -> None:
+    settings = load_settings(home=tmp_path / "nowhere")
+    assert go(settings, digits, dry_run=True).new == 120
+    assert not (tmp_path / "nowhere").exists()
+
+
+def bomb(side: int = 30_000) -> bytes:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(10_000)))
+        + chunk(b"IEND", b"")
+    )
+
+
+def add_bad_files(folder: Path) -> dict[str, str]:
+    """Writes one of each; gives the reason to expect for each name."""
+    jpeg = encode_jpeg(np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8), 90)
+    (folder / "text.jpg").write_text("this is no picture")
+    (folder / "cut.jpg").write_bytes(jpeg[: len(jpeg) // 2])
+    (folder / "zero.png").write_bytes(b"")
+    (folder / "bomb.png").write_bytes(bomb())
+    (folder / "broken.jpg").symlink_to(folder / "nothing.jpg")
+    os.mkfifo(folder / "pipe.jpg")
+    return {
+        "text.jpg": "not a picture",
+        "cut.jpg": "truncated",
+        "zero.png": "empty",
+        "bomb.png": "SIMILE_MAX_PIXELS",
+        "broken.jpg": "broken symbolic link",
+        "pipe.jpg": "FIFO",
+    }
+
+
+def test_bad_files_are_listed_with_their_reasons_and_cost_nothing_else(trained_home: Settings, digits: Path) -> None:
+    (digits / "Мой кот на окне.png").write_bytes(picture(5))
+    expected = add_bad_files(digits)
+    summary = go(trained_home, digits)
+    assert summary.new == 121
+    reasons = {Path(failure.path).name: failure.reason for failure in summary.failures}
+    assert reasons.keys() == expected.keys()
+    for name, reason in expected.items():
+        assert reason in reasons[name]
+    assert {f["path"] for f in read_status(trained_home)["runs"][0]["failures"]} == {str(digits / n) for n in expected}
+    again = go(trained_home, digits)
+    assert (again.unchanged, again.embedded, len(again.failures)) == (121, 0, 6)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_file_without_read_permission_is_set_aside(trained_home: Settings, digits: Path) -> None:
+    sorted(digits.iterdir())[0].chmod(0)
+    summary = go(trained_home, digits)
+    assert (summary.new, len(summary.failures)) == (119, 1)
+
+
+def test_a_file_that_turns_bad_keeps_its_old_row(trained_home: Settings, digits: Path) -> None:
+    go(trained_home, digits)
+    first = sorted(digits.iterdir())[0]
+    first.write_text("overwritten")
+    summary = go(trained_home, digits)
+    assert (summary.unchanged, len(summary.failures)) == (119, 1)
+    assert read_status(trained_home)["images"] == 120
+
+
+def test_too_few_pictures_and_nothing_to_index_say_what_to_do(tmp_path: Path, digits: Path) -> None:
+    settings = load_settings(home=tmp_path / "home", device="cpu")
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted(digits.iterdir())[:15]:
+        shutil.copy(path, few)
+    with pytest.raises(TooFewPictures, match="at least 16"):
+        go(settings, few)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadSetting, match="holds no pictures"):
+        go(settings, tmp_path / "empty")
+    with pytest.raises(NoSuchPath):
+        go(settings, tmp_path / "absent")
+    with pytest.raises(NoSuchEncoder):
+        go(settings, digits, encoder="feedfeed")
+
+
+def test_sixteen_pictures_are_enough(tmp_path: Path, digits: Path) -> None:
+    for path in sorted(digits.iterdir())[16:]:
+        path.unlink()
+    settings = load_settings(home=tmp_path / "home", device="cpu")
+    assert go(settings, digits, minutes=0.05).new == 16
+
+
+def test_a_second_writer_is_told_who_holds_the_home(trained_home: Settings, digits: Path) -> None:
+    with Home(trained_home.home).lock("a test"), pytest.raises(HomeBusy, match="a test"):
+        go(trained_home, digits)
+
+
+def test_another_encoder_takes_over_only_when_all_is_embedded(home_with_digits: Settings, tmp_path: Path) -> None:
+    photos = photos_of(home_with_digits)
+    request = TrainingRequest(overrides={"latent_dim": 5, "width": 4, "epochs": 2}, seed=1)
+    trained = train_on(home_with_digits, [photos], request, lambda _: None)
+    assert not trained["active"]
+    before = read_status(home_with_digits)["encoder"]["fingerprint"]
+    summary = go(home_with_digits, photos, encoder=trained["fingerprint"])
+    assert (summary.embedded, summary.unchanged) == (120, 120)
+    after = read_status(home_with_digits)
+    assert after["encoder"]["fingerprint"] == trained["fingerprint"] != before
+    assert (after["segment"]["rows"], after["pending"]) == (120, 0)
+    with Searcher(home_with_digits) as searcher:
+        assert len(searcher.by_id(1, limit=3).hits) == 3
+    assert verify_home(home_with_digits) == []
+
+
+def test_an_encoder_from_elsewhere_is_copied_into_the_home(
+    home_with_digits: Settings, tmp_path: Path, digits: Path
+) -> None:
+    (folder,) = (path for path in (home_with_digits.home / "encoders").iterdir() if not path.name.startswith("."))
+    other = load_settings(home=tmp_path / "other", device="cpu")
+    assert go(other, digits, encoder=str(folder)).new == 120
+    assert (other.home / "encoders" / folder.name / "weights.safetensors").is_file()
+    assert verify_home(other) == []
+
+
+def test_embedding_a_file_twice_gives_the_same_row(trained_home: Settings, digits: Path, tmp_path: Path) -> None:
+    go(trained_home, digits)
+    alone = load_settings(home=shutil.copytree(trained_home.home, tmp_path / "alone"), device="cpu", batch_size=1)
+    with Searcher(trained_home) as searcher, Searcher(alone) as single:
+        for record in searcher.images(limit=5):
+            path = Path(record.paths[0])
+            mu = single.by_file(path, name=path.name).query.mu
+            stored = searcher.catalogue.embedding(record.id, searcher.encoder().fingerprint).mu
+            assert np.abs(mu - stored).max() <= 1e-5 * np.abs(stored).max()
+
+
+def test_kill_minus_nine_loses_nothing_and_doubles_nothing(
+    trained_home: Settings, digits: Path, tmp_path: Path
+) -> None:
+    for number in range(120, 600):
+        (digits / f"{number}.png").write_bytes(picture(number))
+    environment = os.environ | {"SIMILE_BATCH_SIZE": "8", "SIMILE_HOME": str(trained_home.home)}
+    chance, stored = random.Random(7), 0
+    for _ in range(4):
+        job = subprocess.Popen(
+            [SIMILE, "index", str(digits)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 60
+        while job.poll() is None and images_in(trained_home) <= stored and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(chance.random() * 0.15)
+        job.send_signal(signal.SIGKILL)
+        job.wait()
+        assert images_in(trained_home) >= stored
+        stored = images_in(trained_home)
+        assert verify_home(trained_home) == []
+    summary = go(trained_home, digits)
+    assert summary.new + summary.unchanged == 600
+    assert summary.unchanged == stored > 0
+    assert verify_home(trained_home) == []
+    with Searcher(trained_home) as searcher:
+        shas = sorted(record.sha256 for record in searcher.images(limit=1000))
+    assert shas == sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in digits.iterdir())
+    assert "interrupted" in {run["status"] for run in read_status(trained_home)["runs"]}
+
+
+def images_in(settings: Settings) -> int:
+    with Searcher(settings) as searcher:
+        return searcher.count()
+
+
+def test_ctrl_c_keeps_what_was_stored_and_says_how_to_go_on(trained_home: Settings, digits: Path) -> None:
+    for number in range(120, 900):
+        (digits / f"{number}.png").write_bytes(picture(number))
+    environment = os.environ | {"SIMILE_BATCH_SIZE": "8", "SIMILE_HOME": str(trained_home.home)}
+    job = subprocess.Popen([SIMILE, "index", str(digits)], env=environment, stderr=subprocess.PIPE, text=True)
+    while images_in(trained_home) == 0:
+        time.sleep(0.01)
+    job.send_signal(signal.SIGINT)
+    _, said = job.communicate(timeout=60)
+    assert job.returncode == 130
+    assert "run the same command again" in said
+    assert "Traceback" not in said
+    assert 0 < images_in(trained_home) <= 900
+    assert read_status(trained_home)["runs"][0]["status"] == "interrupted"
+    assert verify_home(trained_home) == []
