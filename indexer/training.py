@@ -22,7 +22,7 @@ from models.preprocessing import Fit, Pixels, Preprocessing, choose
 from models.recipes import Recipe, load_recipe
 from models.report import write_report
 from models.training import FEWEST_PICTURES, Options, Progress, Trained, train
-from models.training_state import has_state
+from models.training_state import require_state
 from search.encoders import register
 from store.catalogue import Catalogue
 from store.home import Home, writing
@@ -35,7 +35,7 @@ MEMORY = 2_000_000_000  # bytes of prepared pictures to train on; of more, a see
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """What a person may say about training. `resume` None: go on if there is something to go on from."""
+    """What a person may say about training."""
 
     recipe: str = "vae"
     overrides: dict[str, Any] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class TrainingRequest:
     image_size: int | None = None
     fit: Fit | None = None
     seed: int = 0
-    resume: bool | None = False
+    resume: bool | None = False  # as in models.training.Options
 
 
 def train_encoder(
@@ -61,9 +61,10 @@ def train_encoder(
     started = time.monotonic()
     recipe = load_recipe(request.recipe, **request.overrides)
     state_folder = home.encoders / ".training"
+    if request.resume:
+        require_state(state_folder)
     pictures, preprocessing, failures = read_collection(settings, files, request)
-    resume = has_state(state_folder) if request.resume is None else request.resume
-    options = Options(request.seed, request.minutes, settings.device, resume, started)
+    options = Options(request.seed, request.minutes, settings.device, request.resume, started)
     log.info("training on %d pictures of %d px, recipe %s", len(pictures), preprocessing.image_size, recipe.name)
     with writing(home.encoders):
         trained = train(pictures, preprocessing, recipe, options, state_folder, on_progress)

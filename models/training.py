@@ -26,7 +26,7 @@ from models.objective import (
 )
 from models.preprocessing import Pixels, Preprocessing
 from models.recipes import Recipe
-from models.training_state import EpochState, load_state, save_state
+from models.training_state import EpochState, can_resume, load_state, save_state
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Options:
     seed: int = 0
     minutes: float | None = None
     device: str = "auto"
-    resume: bool = False
+    resume: bool | None = False  # None: if there is an unfinished run of these very pictures and settings
     started: float = 0.0
 
 
@@ -101,9 +101,10 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: one thing after another
     generator = torch.Generator().manual_seed(options.seed)
     identity = _identity(pictures, preprocessing, recipe, options.seed)
     at = EpochState()
-    if options.resume:
+    if options.resume or (options.resume is None and can_resume(state_folder, identity)):
         at = load_state(state_folder, identity, network, optimiser, generator)
-    resumed_after, started = at.seconds, time.monotonic() if options.resume else options.started
+        log.info("going on after epoch %d", at.epoch)
+    resumed_after, started = at.seconds, options.started if at.epoch == 0 else time.monotonic()
 
     validation_started = time.monotonic()
     validate(network, validation_set, preprocessing, recipe, autocast, options.seed)

@@ -74,6 +74,23 @@ def has_state(folder: Path) -> bool:
     return (folder / "state.safetensors").is_file()
 
 
+def can_resume(folder: Path, identity: dict[str, Any]) -> bool:
+    """Whether `folder` holds an unfinished training of these very pictures and settings."""
+    if not has_state(folder):
+        return False
+    try:
+        stored, _ = _read(folder)
+    except CheckpointDamaged:
+        return False
+    return _differing(json.loads(stored["identity"]), identity) == []
+
+
+def require_state(folder: Path) -> None:
+    """Raises BadSetting where there is nothing to resume."""
+    if not has_state(folder):
+        raise BadSetting(f"{folder} holds no unfinished training to resume. Leave out --resume.")
+
+
 def load_state(
     folder: Path,
     identity: dict[str, Any],
@@ -82,15 +99,8 @@ def load_state(
     generator: torch.Generator,
 ) -> EpochState:
     """Puts everything back and gives the numbers. Raises BadSetting where it is another run's, CheckpointDamaged."""
-    path = folder / "state.safetensors"
-    if not has_state(folder):
-        raise BadSetting(f"{folder} holds no unfinished training to resume. Leave out --resume.")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
-    except (SafetensorError, OSError) as error:
-        raise CheckpointDamaged(f"{path} can't be read ({error}). Leave out --resume to start again.") from None
+    require_state(folder)
+    metadata, tensors = _read(folder)
     _check_identity(folder, json.loads(metadata["identity"]), identity)
     network.load_state_dict(_under("model.", tensors))
     _load_optimiser(optimiser, _under("optimiser.", tensors))
@@ -98,6 +108,15 @@ def load_state(
     at = EpochState(**json.loads(metadata["at"]))
     at.best_weights = _under("best.", tensors) or None
     return at
+
+
+def _read(folder: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    path = folder / "state.safetensors"
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+    except (SafetensorError, OSError) as error:
+        raise CheckpointDamaged(f"{path} can't be read ({error}). Leave out --resume to start again.") from None
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -113,9 +132,12 @@ def _load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]
 
 
 def _check_identity(folder: Path, stored: dict[str, Any], given: dict[str, Any]) -> None:
-    differing = [name for name in given if stored.get(name) != json.loads(json.dumps(given[name]))]
-    if differing:
+    if differing := _differing(stored, given):
         raise BadSetting(
             f"The unfinished training in {folder} was started with other {' and '.join(differing)}. "
             "Give the same pictures and options, or leave out --resume to start again."
         )
+
+
+def _differing(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
+    return [name for name in given if stored.get(name) != json.loads(json.dumps(given[name]))]

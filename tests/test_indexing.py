@@ -294,3 +294,17 @@ def test_ctrl_c_keeps_what_was_stored_and_says_how_to_go_on(trained_home: Settin
     assert 0 < images_in(trained_home) <= 900
     assert read_status(trained_home)["runs"][0]["status"] == "interrupted"
     assert verify_home(trained_home) == []
+
+
+def test_an_index_that_was_cut_off_while_training_goes_on_or_starts_afresh(tmp_path: Path, digits: Path) -> None:
+    settings = load_settings(home=tmp_path / "home", device="cpu")
+    state = settings.home / "encoders" / ".training" / "state.safetensors"
+    environment = os.environ | {"SIMILE_HOME": str(settings.home), "SIMILE_DEVICE": "cpu"}
+    job = subprocess.Popen([SIMILE, "index", str(digits)], env=environment, stderr=subprocess.DEVNULL)
+    while not state.exists():
+        time.sleep(0.01)
+    job.kill()
+    job.wait()
+    (digits / "one more.png").write_bytes(picture(1))  # other pictures: the unfinished training is of no use
+    assert go(settings, digits, minutes=0.05).new == 121
+    assert not state.exists()

@@ -1,0 +1,1 @@
+"""The HTTP service and its page: schemas, routes, and one shape for every error."""

@@ -1,0 +1,45 @@
+"""The service, put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from fastapi import FastAPI
+from starlette.staticfiles import StaticFiles
+
+from core.settings import Settings
+from service import openapi, problems, urls
+from service.deps import Door
+from service.headers import SafeHeaders
+from service.limits import FORM_OVERHEAD, BodyLimit, EncodingPool
+from service.routes import health, images, page, search
+
+ROUTERS = (search.router, images.router, health.router, page.router)
+DESCRIPTION = "Finds similar images with a variational autoencoder, and shows what the model saw."
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The app for one home. It starts without one too, and says so until `simile index` has made it."""
+    app = FastAPI(
+        title="simile", version=version("simile"), description=DESCRIPTION, lifespan=_lifespan, redoc_url=None
+    )
+    app.state.settings = settings
+    for router in ROUTERS:
+        app.include_router(router)
+    app.mount(urls.STATIC, StaticFiles(directory=Path(__file__).parent / "static"), name="static")
+    app.add_middleware(BodyLimit, max_bytes=settings.max_bytes + FORM_OVERHEAD)
+    app.add_middleware(SafeHeaders)
+    problems.install(app)
+    openapi.install(app)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    app.state.door = Door(app.state.settings)
+    app.state.pool = EncodingPool(app.state.settings.workers)
+    yield
+    app.state.door.close()

@@ -1,0 +1,61 @@
+"""What handlers ask for, named so that their signatures read like sentences."""
+
+from __future__ import annotations
+
+import threading
+from typing import Annotated, cast
+
+from fastapi import Depends, Path, Query
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
+from core.settings import Settings
+from search.searcher import Searcher
+from service.bodies import SearchRequest, Upload, read_search, read_upload
+from service.limits import EncodingPool
+from service.schemas import MAX_ID, MAX_LIMIT, MAX_SEARCH_OFFSET
+
+
+class Door:
+    """The one Searcher of the process, opened by the first request that finds a home to search.
+
+    So a service may start before the first `simile index`: until then its answers say what is missing.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.searcher: Searcher | None = None
+        self._opening = threading.Lock()
+
+    def open(self) -> Searcher:
+        """The Searcher. Raises NothingIndexed where there is no catalogue yet, HomeOutdated, HomeTooNew."""
+        with self._opening:
+            self.searcher = self.searcher or Searcher(self.settings)
+            return self.searcher
+
+    def close(self) -> None:
+        """Closes it, if it was ever opened."""
+        if self.searcher is not None:
+            self.searcher.close()
+
+
+async def searcher_of(request: Request) -> Searcher:
+    """The Searcher of the app that got this request."""
+    door = cast(Door, request.app.state.door)
+    if door.searcher is None:
+        return await run_in_threadpool(door.open)
+    return door.searcher
+
+
+def _pool(request: Request) -> EncodingPool:
+    return cast(EncodingPool, request.app.state.pool)
+
+
+TheSearcher = Annotated[Searcher, Depends(searcher_of)]
+ThePool = Annotated[EncodingPool, Depends(_pool)]
+ImageId = Annotated[int, Path(ge=1, le=MAX_ID, description="The id of an indexed image.")]
+Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="How many to answer with.")]
+Offset = Annotated[int, Query(ge=0, le=MAX_ID, description="How many to leave out first.")]
+SearchOffset = Annotated[int, Query(ge=0, le=MAX_SEARCH_OFFSET, description="How many of the nearest to leave out.")]
+TheUpload = Annotated[Upload, Depends(read_upload)]
+TheSearch = Annotated[SearchRequest, Depends(read_search)]

@@ -1,0 +1,124 @@
+"""The collection: list, add, look at, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from fastapi import APIRouter
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from core.errors import UnreadableImage
+from indexer.uploads import add_upload, delete_image
+from service import urls
+from service.answers import image_out, search_out
+from service.deps import ImageId, Limit, Offset, SearchOffset, ThePool, TheSearcher, TheUpload
+from service.headers import FILE_POLICY, picture
+from service.openapi import Responses, errors, pictures, upload_body
+from service.schemas import ImageOut, ImagesOut, SearchOut
+
+router = APIRouter(prefix=f"{urls.API}/images", tags=["images"])
+
+_CHUNK = 256 * 1024
+_KNOWN: Responses = {200: {"model": ImageOut, "description": "These bytes were known"}}
+_GONE = errors(404, 409, 422, 503)
+
+
+@router.get("", responses=errors(409, 422, 503))
+def list_images(searcher: TheSearcher, limit: Limit = 100, offset: Offset = 0) -> ImagesOut:
+    """A page of the collection, by id."""
+    found = searcher.images(limit=limit, offset=offset)
+    return ImagesOut(images=[image_out(one) for one in found], total=searcher.count(), limit=limit, offset=offset)
+
+
+@router.post(
+    "",
+    status_code=201,
+    responses=_KNOWN | errors(400, 409, 413, 415, 422, 503),
+    openapi_extra=upload_body(),
+)
+async def add_image(upload: TheUpload, searcher: TheSearcher, pool: ThePool, response: Response) -> ImageOut:
+    """Add a picture (multipart field `file`). When this answers, the picture is stored and the next search finds it."""
+
+    def add() -> tuple[ImageOut, bool]:
+        image_id, created = add_upload(searcher, upload.read(), name=upload.name)
+        return image_out(searcher.image(image_id)), created
+
+    image, created = await pool.run(add)
+    response.headers["Location"] = urls.image(image.image_id)
+    response.status_code = 201 if created else 200
+    return image
+
+
+@router.get("/{image_id}", responses=_GONE)
+def show_image(image_id: ImageId, searcher: TheSearcher) -> ImageOut:
+    """What is known of an image."""
+    return image_out(searcher.image(image_id))
+
+
+@router.delete("/{image_id}", status_code=204, responses=_GONE)
+def forget_image(image_id: ImageId, searcher: TheSearcher) -> None:
+    """Forget an image. A file in a folder of yours stays where it is; one that was uploaded is removed."""
+    delete_image(searcher, image_id)
+
+
+@router.get("/{image_id}/file", response_class=Response, responses=pictures("image/*") | _GONE)
+def image_file(image_id: ImageId, searcher: TheSearcher) -> Response:
+    """The image's own file."""
+    path, media_type = searcher.file(image_id)
+    file = _open(path)
+    size = file.seek(0, 2)
+    file.seek(0)
+    headers = {
+        "Content-Length": str(size),
+        "Content-Security-Policy": FILE_POLICY,
+        "Cache-Control": "private, no-cache",
+    }
+    return StreamingResponse(_chunks(file), headers=headers, media_type=_harmless(media_type))
+
+
+@router.get("/{image_id}/thumbnail", response_class=Response, responses=pictures("image/jpeg", "image/png") | _GONE)
+def thumbnail(image_id: ImageId, request: Request, searcher: TheSearcher) -> Response:
+    """A small version of the image."""
+
+    def make() -> tuple[bytes, str]:
+        try:
+            return searcher.thumbnail(image_id)
+        except UnreadableImage as error:  # not the client's upload, but a file that has changed since it was indexed
+            raise HTTPException(404, str(error)) from error
+
+    return picture(request, f"{searcher.image(image_id).sha256}-thumbnail", make)
+
+
+@router.get("/{image_id}/reconstruction", response_class=Response, responses=pictures("image/png") | _GONE)
+def reconstruction(image_id: ImageId, request: Request, searcher: TheSearcher) -> Response:
+    """What the model saw in the image: its latent, decoded. Needs no file."""
+    tag = f"{searcher.image(image_id).sha256}-{searcher.encoder().fingerprint}"
+    return picture(request, tag, lambda: (searcher.reconstruct_id(image_id), "image/png"))
+
+
+@router.get("/{image_id}/neighbours", responses=_GONE)
+def neighbours(image_id: ImageId, searcher: TheSearcher, limit: Limit = 10, offset: SearchOffset = 0) -> SearchOut:
+    """The images most similar to this one, itself left out."""
+    return search_out(searcher, searcher.by_id(image_id, limit=limit, offset=offset), with_reconstruction=False)
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise HTTPException(404, f"{path} can't be read any more ({error.strerror}).") from error
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while chunk := file.read(_CHUNK):
+            yield chunk
+
+
+def _harmless(media_type: str) -> str:
+    """Only pictures are served as what they are: SVG and HTML could run scripts under this address."""
+    return media_type if media_type.startswith("image/") and "svg" not in media_type else "application/octet-stream"

@@ -1,0 +1,171 @@
+"""The command line as a person or a script meets it: streams, JSON, exit codes, messages."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from cli.main import app
+from core.settings import Settings
+from models.images import encode_png
+
+SIMILE = str(Path(sys.executable).with_name("simile"))
+
+
+def inside(*arguments: str | Path) -> Result:
+    """Runs a command in this process, which spares the seconds that importing torch takes."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+def outside(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([SIMILE, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_train_then_index_then_search_by_hand(tmp_path: Path, digits: Path) -> None:
+    home = tmp_path / "home"
+    trained = inside("train", digits, "--home", home, "--epochs", "2", "--latent-dim", "8", "--device", "cpu", "--json")
+    assert trained.exit_code == 0
+    report = json.loads(trained.stdout)
+    assert report["active"] and Path(report["folder"]).is_dir()
+    indexed = inside("index", digits, "--home", home, "--json")
+    assert json.loads(indexed.stdout.splitlines()[-1])["new"] == 120
+    query = sorted(digits.iterdir())[0]
+    answer = json.loads(inside("search", query, "--home", home, "-k", "3", "--json").stdout)
+    assert len(answer["hits"]) == 3
+    assert {"image_id", "distance", "score", "path"} <= answer["hits"][0].keys()
+    assert answer["hits"][0]["path"] == str(query)
+
+
+def test_train_with_resume_and_nothing_to_resume_says_so(tmp_path: Path, digits: Path) -> None:
+    result = outside("train", digits, "--home", tmp_path / "home", "--resume")
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith("BadSetting: ")
+    assert "Leave out --resume" in result.stderr
+
+
+def test_index_json_ends_with_the_promised_fields(trained_home: Settings, digits: Path) -> None:
+    (digits / "bad.jpg").write_text("no picture")
+    result = inside("index", digits, "--home", trained_home.home, "--json")
+    summary = json.loads(result.stdout.splitlines()[-1])
+    assert {"new", "unchanged", "moved", "removed", "failures", "images_per_second"} <= summary.keys()
+    assert summary["failures"] == [{"path": str(digits / "bad.jpg"), "reason": summary["failures"][0]["reason"]}]
+    assert result.exit_code == 0
+    assert inside("index", digits, "--home", trained_home.home, "--strict").exit_code == 1
+
+
+def test_search_prints_rank_distance_path(home_with_digits: Settings) -> None:
+    lines = inside("search", "--id", "1", "--home", home_with_digits.home, "-k", "4").stdout.splitlines()
+    assert len(lines) == 4
+    rank, distance, path = lines[0].split(maxsplit=2)
+    assert (rank, Path(path).is_file()) == ("1", True)
+    assert float(distance) > 0
+
+
+def test_search_and_reconstruct_write_pictures(home_with_digits: Settings, tmp_path: Path) -> None:
+    picture = tmp_path / "query.png"
+    picture.write_bytes(encode_png(np.full((40, 30, 3), 90, np.uint8)))
+    for output in ("sheet.png", "sheet.html"):
+        assert inside("search", picture, "--home", home_with_digits.home, "-o", output).exit_code == 0
+        assert (tmp_path / output).stat().st_size > 1000
+    result = inside("reconstruct", picture, "--home", home_with_digits.home, "--output", "both.png", "--json")
+    assert json.loads(result.stdout)["reconstruction_error"] > 0
+    assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_embed_needs_no_home_when_an_encoder_is_named(home_with_digits: Settings, tmp_path: Path) -> None:
+    (folder,) = (path for path in (home_with_digits.home / "encoders").iterdir() if not path.name.startswith("."))
+    (tmp_path / "black.png").write_bytes(encode_png(np.zeros((32, 32, 3), np.uint8)))
+    arguments = ("embed", "black.png", "--encoder", folder, "--home", tmp_path / "none", "--output", "v.npz")
+    assert inside(*arguments).exit_code == 0
+    assert np.load("v.npz")["mu"].shape == (1, 16)
+    assert not (tmp_path / "none").exists()
+
+
+def test_status_verify_and_rebuild_agree_on_a_whole_home(home_with_digits: Settings) -> None:
+    home = home_with_digits.home
+    assert json.loads(inside("status", "--home", home, "--json").stdout)["images"] == 120
+    assert "pictures   120" in inside("status", "--home", home).stdout
+    assert inside("verify", "--home", home).exit_code == 0
+    for segment in (home / "segments").iterdir():
+        segment.write_bytes(b"damaged")
+    broken = inside("verify", "--home", home)
+    assert broken.exit_code == 1
+    assert "simile rebuild" in broken.stdout
+    assert "120" in inside("rebuild", "--home", home).stdout
+    assert inside("verify", "--home", home, "--json").stdout.strip() == '{"problems": []}'
+
+
+def test_verify_finds_an_altered_encoder(home_with_digits: Settings) -> None:
+    (weights,) = home_with_digits.home.glob("encoders/[0-9a-f]*/weights.safetensors")
+    os.truncate(weights, 500)
+    result = inside("verify", "--home", home_with_digits.home)
+    assert result.exit_code == 1
+    assert "weights.safetensors" in result.stdout
+
+
+def test_errors_are_one_line_on_stderr_without_a_traceback(tmp_path: Path) -> None:
+    result = outside("search", "absent.png", "--home", tmp_path / "home")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert (
+        result.stderr == "NoSuchPath: absent.png does not exist. Check the spelling, or name another file or folder.\n"
+    )
+    assert "Traceback" in outside("search", "absent.png", "--verbose").stderr
+
+
+def test_a_command_line_that_makes_no_sense_exits_with_2() -> None:
+    assert outside("index").returncode == 2
+    assert outside("search", "x.png", "-k", "0").returncode == 2
+
+
+def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch, digits: Path) -> None:
+    monkeypatch.setenv("SIMILE_WORKERS", "many")
+    result = outside("index", digits)
+    assert result.returncode == 1
+    assert "workers (SIMILE_WORKERS) can't be 'many'" in result.stderr
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def test_the_demo_serves_its_page_and_ctrl_c_ends_it_cleanly(tmp_path: Path) -> None:
+    port = free_port()
+    command = [SIMILE, "demo", "--minutes", "0.05", "--port", str(port)]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
+        try:
+            page = wait_for(f"http://127.0.0.1:{port}/")
+        finally:
+            demo.send_signal(signal.SIGINT)
+        printed, said = demo.communicate(timeout=60)
+    assert demo.returncode == 0
+    assert "Traceback" not in said
+    assert "<title>" in page
+    assert (tmp_path / "simile-demo" / "searches.png").is_file()
+    assert len(list((tmp_path / "simile-demo" / "digits").glob("*.png"))) == 1797
+    assert "three searches: simile-demo/searches.png" in printed
+
+
+def wait_for(url: str) -> str:
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return str(answer.read().decode())
+        except (urllib.error.URLError, ConnectionError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
