@@ -42,7 +42,8 @@ class Index:
         snapshot = self._filled()
         if encoder is not None and encoder != snapshot.encoder.fingerprint:
             raise EncoderMismatch(
-                f"The query was made by encoder {encoder}, but {snapshot.encoder.fingerprint} is in use now. Search again."
+                f"The query was made by encoder {encoder}, but {snapshot.encoder.fingerprint} is in use now. "
+                "Search again."
             )
         return [_hits(answer) for answer in snapshot.search(queries, k)]
 
