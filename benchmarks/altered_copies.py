@@ -18,6 +18,7 @@ from search.searcher import Searcher
 from search.sheets import write_sheet
 
 HITS = 6
+LIMITS = Limits()
 
 
 def main() -> None:
@@ -32,13 +33,13 @@ def main() -> None:
             answer = searcher.by_file(data, name=name, limit=HITS)
             rank = next((n for n, hit in enumerate(answer.hits, 1) if Path(hit.path) == given.photo.absolute()), None)
             print(f"{name}: the original is {f'hit {rank}' if rank else f'not among the first {HITS}'}")
-            answers.append((answer, decode(data, name=name, limits=Limits()).pixels))
+            answers.append((answer, decode(data, name=name, limits=LIMITS).pixels))
         write_sheet(searcher, answers, given.output)
 
 
 def altered(photo: Path) -> Iterator[tuple[str, bytes]]:
     """Names and JPEG bytes of the copies."""
-    image = Image.open(photo).convert("RGB")
+    image = Image.fromarray(decode(photo.read_bytes(), name=photo, limits=LIMITS).pixels)
     width, height = image.size
     yield (
         "cropped to 78 %",

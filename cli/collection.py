@@ -58,7 +58,7 @@ def train(
     }
     request = TrainingRequest(recipe, overrides, minutes, image_size, fit, seed, resume)  # type: ignore[arg-type]
     settings = load_settings(home=home, device=device)
-    with Reporter() as reporter:
+    with Reporter("The last finished epoch is kept: go on with --resume.") as reporter:
         trained = train_on(settings, photos, request, reporter.trained)
     if json:
         output.write_json(trained)
@@ -94,13 +94,9 @@ def index(
     from indexer.job import index as run_index
 
     settings = load_settings(home=home, device=device)
-    with Reporter() as reporter:
+    with Reporter("What was stored is kept: run the same command again to go on.") as reporter:
         request = IndexRequest(encoder, prune, dry_run, minutes, reporter.trained, reporter.indexed)
-        try:
-            summary = run_index(settings, photos, request)
-        except KeyboardInterrupt:
-            output.note("Interrupted. What was stored is kept: run the same command again to go on.")
-            raise typer.Exit(130) from None
+        summary = run_index(settings, photos, request)
     if json:
         output.write_json(output.summary_json(summary))
     else:

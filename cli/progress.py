@@ -7,8 +7,11 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+
+from cli import output
 
 if TYPE_CHECKING:
     from core.records import IndexSummary
@@ -18,9 +21,10 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Reporter:
-    """`with Reporter() as reporter: job(on_progress=reporter.indexed)`"""
+    """`with Reporter("what Ctrl-C leaves behind") as reporter: job(on_progress=reporter.indexed)`"""
 
-    def __init__(self) -> None:
+    def __init__(self, when_interrupted: str) -> None:
+        self._when_interrupted = when_interrupted
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -40,6 +44,9 @@ class Reporter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.stop()
+        if kind is KeyboardInterrupt:
+            output.note(f"Interrupted. {self._when_interrupted}")
+            raise typer.Exit(130) from None
 
     def trained(self, progress: TrainingProgress) -> None:
         """One training step: both loss parts, speed, time left."""

@@ -44,7 +44,7 @@ def demo(
     from indexer.demo import run_demo
 
     settings = load_settings(home=home, host=host, port=port, device=device)
-    with Reporter() as reporter:
+    with Reporter("What was done is kept: run the same command again to go on.") as reporter:
         sheet, summary = run_demo(settings, dataset, images, minutes, reporter.trained, reporter.indexed)
     output.write(output.summary_text(summary, dry_run=False))
     output.write(f"three searches: {sheet}")

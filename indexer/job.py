@@ -1,4 +1,7 @@
-"""The batch indexing job: what changed in these folders becomes rows, then a segment."""
+"""The batch indexing job: what changed in these folders becomes rows, then a segment.
+
+Networks are imported where they are needed: a run that finds nothing to embed never waits for torch.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +12,25 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from core.errors import BadSetting
 from core.records import Failure, FileFacts, IndexSummary
 from core.settings import Settings
-from indexer.training import TrainingRequest, train_encoder
 from indexer.walk import Found, walk
 from models.collection import Prepared, prepare_files
-from models.encoder import RUNTIME, TrainedEncoder
 from models.images import Limits
-from models.training import Progress
-from search.encoders import adopt, find_encoder, load_encoder
 from store import schema
 from store.catalogue import Catalogue
 from store.home import Home
 from store.index import Index
 from store.records import KnownFile, NewPicture
+
+if TYPE_CHECKING:
+    from models.encoder import TrainedEncoder
+    from models.training import Progress
 
 log = logging.getLogger(__name__)
 
@@ -155,14 +158,21 @@ class _Job:
         return active.fingerprint if active else None
 
     def _adopted(self, reference: str) -> str:
+        from search.encoders import adopt, find_encoder  # noqa: PLC0415  # see the top
+
         encoder = find_encoder(self.home, reference, self.settings.device)
         adopt(self.home, self.catalogue, encoder, Path(reference))
         return encoder.fingerprint
 
     def _encoder(self, fingerprint: str | None, plan: Plan) -> TrainedEncoder | None:
         """The network, loaded or trained; None when there is nothing to embed."""
+        if fingerprint is not None and not plan.todo:
+            return None
+        from indexer.training import TrainingRequest, train_encoder  # noqa: PLC0415  # see the top
+        from search.encoders import load_encoder  # noqa: PLC0415
+
         if fingerprint is not None:
-            return load_encoder(self.home, fingerprint, self.settings.device) if plan.todo else None
+            return load_encoder(self.home, fingerprint, self.settings.device)
         request = TrainingRequest(minutes=self.request.minutes, resume=None)
         log.info("no encoder yet: training one on these pictures, for at most %g minutes", self.request.minutes)
         encoder = train_encoder(self.home, self.catalogue, self.settings, plan.todo, request, self.request.on_training)
@@ -190,7 +200,7 @@ class _Job:
         embedded = {sha: image.image_id for sha, image in known.items() if image.embedded}
         fresh = {picture.sha256: picture for _, picture in batch if picture.sha256 not in embedded}
         pictures = self._new_pictures([pair for pair in batch if pair[1].sha256 in fresh], fresh, encoder)
-        self.catalogue.store_batch(pictures, encoder.fingerprint, RUNTIME)
+        self.catalogue.store_batch(pictures, encoder.fingerprint, encoder.runtime)
         summary.embedded += len(fresh)
         seen_before = [(file, embedded[picture.sha256]) for file, picture in batch if picture.sha256 in embedded]
         self._place(seen_before, plan, summary)

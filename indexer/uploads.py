@@ -9,7 +9,6 @@ import numpy as np
 from core.records import FileFacts
 from models.checkpoints import write_durably
 from models.collection import prepare_bytes
-from models.encoder import RUNTIME
 from search.searcher import Searcher
 from store.home import writing
 from store.records import NewPicture
@@ -43,7 +42,7 @@ def add_upload(searcher: Searcher, data: bytes, *, name: str) -> tuple[int, bool
         log_variance=None if latent.sigma is None else 2 * np.log(latent.sigma[0]),
         reconstruction_error=float(errors[0]),
     )
-    return searcher.catalogue.store_batch([picture], encoder.fingerprint, RUNTIME)[0], True
+    return searcher.catalogue.store_batch([picture], encoder.fingerprint, encoder.runtime)[0], True
 
 
 def delete_image(searcher: Searcher, image_id: int) -> None:

@@ -33,19 +33,20 @@ def walk(sources: Sequence[Path], skip: Sequence[Path] = ()) -> Found:
     found = Found()
     seen: set[str] = set()
     skipped = _folders(folder for folder in skip if folder.is_dir())
-    for source in sources:
-        root = os.path.abspath(source)  # noqa: PTH100  # Path.absolute() keeps "..", resolve() follows links
+    # Path.absolute() would keep "..", resolve() would follow links.
+    roots = {os.path.abspath(source): source for source in sources}  # noqa: PTH100
+    for root, source in roots.items():
         if not os.path.lexists(root):
             raise NoSuchPath(source)
         for path in _entries(root, skipped):
             if path not in seen:
                 seen.add(path)
-                _take(path, found, named=path == root)
+                _take(path, found, named=path in roots)
     return found
 
 
 def _entries(root: str, skipped: set[tuple[int, int]]) -> list[str]:
-    if not Path(root).is_dir():
+    if not _is_folder(Path(root)):
         return [root]
     return sorted(_in_folder(root, skipped | _folders(Path(root).resolve().parents)))
 
@@ -55,24 +56,37 @@ def _folders(paths: Iterable[Path]) -> set[tuple[int, int]]:
     return {(facts.st_dev, facts.st_ino) for facts in (path.stat() for path in paths)}
 
 
-def _in_folder(folder: str, entered: set[tuple[int, int]]) -> Iterator[str]:
-    """Every entry below `folder` that is not a folder, and folders that can't be read; always the same ones."""
+def _is_folder(entry: os.DirEntry[str] | Path) -> bool:
+    """False too for links that lead in a circle, through a file or to where nobody may look: `_take` reports them."""
     try:
-        facts = Path(folder).stat()
-        if (facts.st_dev, facts.st_ino) in entered:
-            return
-        entered.add((facts.st_dev, facts.st_ino))
-        with os.scandir(folder) as listing:
-            # Sorted, so that of two links to one folder it is always the same one that is entered.
-            entries = sorted((entry for entry in listing if not entry.name.startswith(".")), key=lambda e: e.name)
+        return entry.is_dir()
     except OSError:
-        yield folder  # `_take` finds out why and says so
-        return
-    for entry in entries:
-        if entry.is_dir():
-            yield from _in_folder(entry.path, entered)
-        else:
-            yield entry.path
+        return False
+
+
+def _in_folder(root: str, entered: set[tuple[int, int]]) -> Iterator[str]:
+    """Every entry below `root` that is not a folder, and folders that can't be read; always the same ones."""
+    waiting = [root]  # not recursive: folders can be nested deeper than Python's calls
+    while waiting:
+        folder = waiting.pop()
+        try:
+            facts = Path(folder).stat()
+            if (facts.st_dev, facts.st_ino) in entered:
+                continue
+            entered.add((facts.st_dev, facts.st_ino))
+            with os.scandir(folder) as listing:
+                # Sorted, so that of two links to one folder it is always the same one that is entered.
+                entries = sorted((entry for entry in listing if not entry.name.startswith(".")), key=lambda e: e.name)
+        except OSError:
+            yield folder  # `_take` finds out why and says so
+            continue
+        folders = []
+        for entry in entries:
+            if _is_folder(entry):
+                folders.append(entry.path)
+            else:
+                yield entry.path
+        waiting += reversed(folders)
 
 
 def _take(path: str, found: Found, *, named: bool) -> None:
@@ -94,13 +108,14 @@ def _unusable(path: str) -> str | None:
         path.encode()
     except UnicodeEncodeError:
         return "the file's name is not valid UTF-8; rename it"
-    return "the folder can't be opened" if Path(path).is_dir() else None
+    return "the folder can't be opened" if _is_folder(Path(path)) else None
 
 
 def _reason(path: str, error: OSError) -> str:
-    if Path(path).is_symlink():
-        return f"a broken symbolic link to {Path(path).readlink()}"
-    return error.strerror or "can't be opened"
+    try:
+        return f"a broken symbolic link to {printable(str(Path(path).readlink()))}"
+    except OSError:  # no link, or in a folder that may be listed but not entered
+        return error.strerror or "can't be opened"
 
 
 def _is_picture(path: str) -> bool:

@@ -42,10 +42,10 @@ def write_dataset(name: str, folder: Path, download_to: Path) -> int:
 
     try:
         dataset = getattr(datasets, DOWNLOADS[name])(download_to, train=True, download=True)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError, AssertionError) as error:  # the last two: a file cut short
         raise DownloadFailed(
             f"{name} could not be downloaded to {download_to} ({error}). "
-            "Check the network, or use --images with a folder of your own."
+            f"Check the network, delete {download_to} to start afresh, or use --images with a folder of your own."
         ) from error
     labels = [dataset.classes[int(target)].split(" - ")[0].replace("/", "-") for target in dataset.targets]
     return _write(folder, (np.asarray(picture) for picture in dataset.data), labels)

@@ -18,11 +18,12 @@ from models.networks import VAE, Architecture
 from models.preprocessing import Pixels, Preprocessing, to_unit
 
 CHUNK = 256  # pictures in one forward pass: bounded memory, and no faster beyond
-RUNTIME = "torch-fp32"
 
 
 class TrainedEncoder:
     """Weights with the preprocessing they were trained with. Safe to use from several threads."""
+
+    runtime = "torch-fp32"  # noted in every row; the fingerprint does not depend on it
 
     def __init__(self, network: VAE, preprocessing: Preprocessing, description: dict[str, Any], device: str) -> None:
         self.device = pick_device(device)

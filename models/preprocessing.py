@@ -20,6 +20,7 @@ Pixels = NDArray[np.uint8]
 SIZES = (32, 64, 128)
 DEFAULT_LARGEST = 64  # larger inputs cost four times the time and are asked for by hand
 SMALLEST, LARGEST = 16, 256
+LONGEST_SHOWN = 4096  # pixels of a decoded picture's longer side: a 1 x 60,000 picture must not become 64 x 3,840,000
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Preprocessing:
         image = Image.fromarray(picture.pixels)
         size = self.image_size
         if self.fit == "letterbox":
-            array = self._letterboxed(image)
+            array = self._letterboxed(image, picture)
         elif self.fit == "crop":
             array = _resized(image, size, size, _central_square(image))
         elif self.fit == "pad":
@@ -87,7 +88,8 @@ class Preprocessing:
             raise CheckpointDamaged(
                 f"encoder.json has unusable preprocessing {values!r} ({error}). Train again."
             ) from None
-        if spec.fit not in get_args(Fit) or spec.channels not in (1, 3):
+        known = spec.fit in get_args(Fit) and spec.channels in (1, 3) and spec.image_size in range(1, LARGEST + 1)
+        if not known or (spec.fit == "pad") != (content is not None):
             raise CheckpointDamaged(f"encoder.json has preprocessing {values!r}, which this version does not know.")
         return spec
 
@@ -101,8 +103,9 @@ class Preprocessing:
         inner_height, inner_width = max(1, round(height * scale)), max(1, round(width * scale))
         return (self.image_size - inner_height) // 2, (self.image_size - inner_width) // 2, inner_height, inner_width
 
-    def _letterboxed(self, image: Image.Image) -> Pixels:
-        top, left, height, width = self._letterbox(image.width, image.height)
+    def _letterboxed(self, image: Image.Image, picture: Picture) -> Pixels:
+        # By the original's size, not the reduced one's: `to_pixels` must find the same bars.
+        top, left, height, width = self._letterbox(picture.width, picture.height)
         colour = tuple(bytes.fromhex(self.background[1:]))
         canvas = np.full((self.image_size, self.image_size, 3), colour, dtype=np.uint8)
         canvas[top : top + height, left : left + width] = _resized(image, width, height)
@@ -153,7 +156,7 @@ def _grey(array: Pixels) -> Pixels:
 
 
 def _in_aspect(array: Pixels, width: int, height: int) -> Pixels:
-    """Stretched back so that the longer side is to the shorter as in a width x height picture; nothing is shrunk."""
+    """Stretched back to the aspect of a width x height picture; nothing is shrunk, but by LONGEST_SHOWN."""
     rows, columns = array.shape[:2]
-    scale = max(rows / height, columns / width)
+    scale = min(max(rows / height, columns / width), LONGEST_SHOWN / max(width, height))
     return _resized(Image.fromarray(array), max(1, round(width * scale)), max(1, round(height * scale)))

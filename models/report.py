@@ -33,7 +33,8 @@ def write_report(folder: Path, trained: Trained, encoder: TrainedEncoder, seed: 
         },
     )
     (folder / "curves.png").write_bytes(_curves(trained))
-    (folder / "reconstructions.png").write_bytes(_reconstructions(trained.validation[:SHOWN], encoder))
+    spread = np.linspace(0, len(trained.validation) - 1, min(SHOWN, len(trained.validation))).astype(int)
+    (folder / "reconstructions.png").write_bytes(_reconstructions(trained.validation[spread], encoder))
     (folder / "samples.png").write_bytes(_samples(encoder, seed))
 
 

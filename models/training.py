@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from core.errors import NotFinite, TooFewPictures
@@ -30,11 +31,14 @@ from models.training_state import EpochState, can_resume, load_state, save_state
 
 log = logging.getLogger(__name__)
 
+Rows = NDArray[np.int64]
+
 FEWEST_PICTURES = 16
 LARGEST_VALIDATION = 5000  # more make the curve no smoother and each epoch longer
 LEARNING_RATE_WARMUP = 100  # steps
 UNTIMED_STEPS, TIMED_STEPS = 10, 50  # the first steps set up kernels and are slower than the rest
-PLANNED_SHARE = 0.92  # of the time budget; machines slow down, and the cosine should end before the time does
+PLANNED_SHARE = 0.9  # of the time budget; machines slow down, and the cosine should end before the time does
+LATEST_SHARE = 0.97  # whatever happens the last step is then, so that the report is written in time too
 
 
 @dataclass(frozen=True)
@@ -90,9 +94,10 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: one thing after another
     """
     device = pick_device(options.device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device))
-    train_set, validation_set = split(pictures, options.seed)
-    batch_size = batch_size_for(len(train_set), recipe)
-    steps_per_epoch = len(train_set) // batch_size
+    train_rows, validation_rows = split(len(pictures), options.seed)
+    validation_set = pictures[validation_rows]
+    batch_size = batch_size_for(len(train_rows), recipe)
+    steps_per_epoch = len(train_rows) // batch_size
 
     torch.manual_seed(options.seed)  # the initial weights; everything later draws from `generator`
     architecture = Architecture(preprocessing.image_size, preprocessing.channels, recipe.latent_dim, recipe.width)
@@ -115,13 +120,16 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: one thing after another
     stopped, timed, first_step, loop_started = "all steps done", 0.0, at.step, time.monotonic()
 
     while at.total_steps is None or at.step < at.total_steps:
+        if _out_of_patience(at, recipe):
+            stopped = "no better for a while (early stopping)"
+            break
         network.train()
         sums = torch.zeros(2, dtype=torch.float64)
-        order = torch.randperm(len(train_set), generator=generator)
+        order = torch.randperm(len(train_rows), generator=generator).numpy()
         steps_done = 0
-        for index in order[: steps_per_epoch * batch_size].view(steps_per_epoch, batch_size):
+        for batch in order[: steps_per_epoch * batch_size].reshape(steps_per_epoch, batch_size):
             step_started = time.monotonic()
-            x = _to_unit(train_set[index.numpy()], device)  # (b, C, S, S)
+            x = _to_unit(pictures[train_rows[batch]], device)  # (b, C, S, S)
             _set_learning_rate(optimiser, _learning_rate(at, recipe))
             with autocast:
                 mu, log_variance = network.encode(x)  # (b, d) each
@@ -151,7 +159,7 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: one thing after another
                     at.total_steps = _plan(at, options, seconds_per_step, longest)
                     log.info("%d steps fit into %g minutes", at.total_steps, options.minutes)
             on_progress(_progress(at, parts, batch_size, (now - loop_started) / (at.step - first_step)))
-            if options.minutes is not None and at.seconds > options.minutes * 60:
+            if options.minutes is not None and at.seconds > LATEST_SHARE * options.minutes * 60:
                 stopped = "out of time"
                 break
             if at.total_steps is not None and at.step >= at.total_steps:
@@ -159,16 +167,16 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: one thing after another
 
         if stopped == "not finite" or steps_done == 0:
             break
-        at.epoch += 1
         measured = validate(network, validation_set, preprocessing, recipe, autocast, options.seed)
+        if not math.isfinite(measured["elbo"]):  # the last step spoiled the weights
+            stopped = "not finite"
+            break
+        at.epoch += 1
         reached = _parts(sums[0].item() / steps_done, sums[1].item() / steps_done, recipe)
         schedule = {"learning_rate": _learning_rate(at, recipe), "beta": _beta(at, recipe)}
         at.add_epoch(reached, measured, schedule, network)
         save_state(state_folder, identity, network, optimiser, generator, at)
         if stopped == "out of time":
-            break
-        if _out_of_patience(at, recipe):
-            stopped = "no better for a while (early stopping)"
             break
 
     if at.best_weights is None:
@@ -177,19 +185,18 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: one thing after another
     warnings = _warnings(at, recipe, stopped)
     for warning in warnings:
         log.warning(warning)
-    return Trained(network.eval(), at.history, at.best_epoch, stopped, warnings, len(train_set), validation_set)
+    return Trained(network.eval(), at.history, at.best_epoch, stopped, warnings, len(train_rows), validation_set)
 
 
-def split(pictures: Pixels, seed: int) -> tuple[Pixels, Pixels]:
-    """Training and validation pictures: a seeded tenth is held out, at least 2, at most 5,000."""
-    count = len(pictures)
+def split(count: int, seed: int) -> tuple[Rows, Rows]:
+    """Rows to train on and rows to validate on: a seeded tenth is held out, at least 2, at most 5,000."""
     if count < FEWEST_PICTURES:
         raise TooFewPictures(
             f"{count} pictures are too few to train on: give at least {FEWEST_PICTURES}, better hundreds."
         )
     held_out = min(max(2, count // 10), LARGEST_VALIDATION)
     order = np.random.default_rng(seed).permutation(count)
-    return pictures[np.sort(order[held_out:])], pictures[np.sort(order[:held_out])]
+    return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
 def batch_size_for(count: int, recipe: Recipe) -> int:

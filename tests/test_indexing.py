@@ -308,3 +308,13 @@ def test_an_index_that_was_cut_off_while_training_goes_on_or_starts_afresh(tmp_p
     (digits / "one more.png").write_bytes(picture(1))  # other pictures: the unfinished training is of no use
     assert go(settings, digits, minutes=0.05).new == 121
     assert not state.exists()
+
+
+def test_a_run_with_nothing_to_embed_never_loads_torch(home_with_digits: Settings) -> None:
+    script = (
+        "import sys; from pathlib import Path; from core.settings import load_settings\n"
+        "from indexer.job import IndexRequest, index\n"
+        "summary = index(load_settings(home=Path(sys.argv[1])), [Path(sys.argv[2])], IndexRequest())\n"
+        "assert summary.unchanged == 120 and 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script, home_with_digits.home, photos_of(home_with_digits)], check=True)

@@ -163,7 +163,7 @@ def test_posterior_collapse_is_warned_of(tmp_path: Path) -> None:
 
 def test_fewer_than_16_pictures_are_refused_with_a_hint() -> None:
     with pytest.raises(TooFewPictures, match="at least 16"):
-        split(bars(15), seed=0)
+        split(15, seed=0)
 
 
 @pytest.mark.parametrize(("count", "expected"), [(14, 8), (100, 8), (300, 32), (1617, 128), (60_000, 128)])
