@@ -57,5 +57,5 @@ def _listen(settings: Settings) -> None:
 
     from service.app import create_app
 
-    output.note(f"simile on http://{settings.host}:{settings.port}  (Ctrl-C ends it)")
+    output.note(f"simile listens on http://{settings.host}:{settings.port}  (Ctrl-C ends it)")
     uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_level="warning")

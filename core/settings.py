@@ -34,7 +34,7 @@ class Settings(BaseSettings):
     )
     batch_size: int = Field(256, gt=0, le=65536, description="Pictures embedded and stored together.")
     host: str = Field("127.0.0.1", description="Address that `simile serve` listens on.")
-    port: int = Field(8000, ge=0, le=65535, description="Port that `simile serve` listens on.")
+    port: int = Field(8000, ge=1, le=65535, description="Port that `simile serve` listens on.")
 
 
 def load_settings(**overrides: object) -> Settings:
