@@ -73,7 +73,7 @@ def _section(row: SheetRow) -> str:
 
 
 def _figure(tile: Tile) -> str:
-    lines = "<br>".join(map(escape, tile.caption.split("\n")))
+    lines = "".join(f"<span>{escape(line)}</span>" for line in tile.caption.split("\n"))
     return f"<figure>{_image(tile.pixels, tile.caption)}<figcaption>{lines}</figcaption></figure>"
 
 
@@ -88,7 +88,9 @@ _PAGE = """<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport 
 body{{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#1d2328;background:#fff}}
 h2{{font-size:1rem;font-weight:600;color:#5a6570;margin:1.5rem 0 .5rem}}
 .asked,ol{{display:flex;flex-wrap:wrap;gap:1rem;list-style:none;padding:0;margin:0}}
-figure{{margin:0 0 .5rem}}img{{width:8.5rem;display:block;border-radius:6px}}.small{{image-rendering:pixelated}}
-figcaption{{font-size:.8rem;color:#5a6570;max-width:8.5rem;overflow-wrap:anywhere}}
+figure{{margin:0 0 .75rem}}img{{width:9rem;height:9rem;object-fit:contain;background:#f2f3f4;display:block}}
+img{{border-radius:6px}}.small{{image-rendering:pixelated}}
+figcaption{{font-size:.8rem;color:#5a6570;width:9rem}}
+figcaption span{{display:block;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}}
 </style>{sections}</html>
 """
