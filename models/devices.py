@@ -10,7 +10,7 @@ from core.errors import BadSetting
 def pick_device(name: str) -> torch.device:
     """The device for `auto`, `cpu`, `cuda` or `cuda:N`. Raises BadSetting where it does not exist."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -21,7 +21,15 @@ def pick_device(name: str) -> torch.device:
         raise BadSetting(
             f"device {name!r} is not there: torch sees {torch.cuda.device_count()} GPUs. Use --device auto."
         )
+    if device.type == "cuda":
+        _make_repeatable()
     return device
+
+
+def _make_repeatable() -> None:
+    """Equal losses after a resume, and the same vector for a picture alone and in a batch."""
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False  # TF32 keeps 10 bits, and convolutions use it by default
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

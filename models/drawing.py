@@ -20,7 +20,7 @@ Pixels = NDArray[np.uint8]
 
 INK, FAINT, RULE, MAT, PAPER = "#1f2328", "#6a717a", "#d9dde2", "#f3f4f6", "#ffffff"
 _SIDE, _GAP, _MARGIN = 160, 20, 32  # a tile, the space between tiles, around the sheet, in pixels
-_TEXT, _LINE, _TITLE = 13, 18, 22  # font size of captions, their line height, font size of titles
+_TEXT, _LINE = 13, 18  # font size of captions, their line height
 _COLUMNS = 8  # hits beside the query, before they go on below
 
 
@@ -70,16 +70,19 @@ def side_by_side(pictures: list[Pixels], captions: list[str]) -> bytes:
     return _png(canvas)
 
 
-def contact_sheet(
-    query: Tile, query_reconstruction: Tile | None, hits: list[Tile], *, title: str | None = None
-) -> bytes:
-    """PNG of one query (its reconstruction beneath) and its hits, nearest first."""
-    return _sheet([SheetRow(query, query_reconstruction, hits)], title)
-
-
 def contact_sheets(rows: list[SheetRow]) -> bytes:
-    """PNG of several queries below each other, a rule between them; reconstructions beneath their pictures."""
-    return _sheet(rows, None)
+    """PNG of queries below each other, a rule between them; reconstructions beneath their pictures."""
+    columns = max((min(len(row.hits), _COLUMNS) for row in rows), default=0)
+    bands = [_band(row, columns) for row in rows]
+    width = _SIDE + (2 * _GAP + columns * (_SIDE + _GAP) - _GAP if columns else 0)
+    canvas = _paper(width, sum(band.height + 2 * _GAP for band in bands) - 2 * _GAP)
+    top = _MARGIN
+    for number, band in enumerate(bands):
+        if number:
+            ImageDraw.Draw(canvas).line((_MARGIN, top - _GAP, _MARGIN + width - 1, top - _GAP), RULE)
+        canvas.paste(band, (_MARGIN, top))
+        top += band.height + 2 * _GAP
+    return _png(canvas)
 
 
 def grid(pictures: Pixels, columns: int) -> bytes:
@@ -111,23 +114,6 @@ def write(canvas: Image.Image, text: str, at: tuple[int, int], size: int, colour
     """Draw one line of text; `anchor` as in Pillow (left ascender by default)."""
     line, font = lettered(text, size)
     ImageDraw.Draw(canvas).text(at, line, colour, font, anchor=anchor)
-
-
-def _sheet(rows: list[SheetRow], title: str | None) -> bytes:
-    columns = max((min(len(row.hits), _COLUMNS) for row in rows), default=0)
-    head = _TITLE + 20 if title else 0
-    bands = [_band(row, columns) for row in rows]
-    width = _SIDE + (2 * _GAP + columns * (_SIDE + _GAP) - _GAP if columns else 0)
-    canvas = _paper(width, head + sum(band.height + 2 * _GAP for band in bands) - 2 * _GAP)
-    if title:
-        write(canvas, shortened(title, _TITLE, width), (_MARGIN, _MARGIN - 4), _TITLE, INK)
-    top = _MARGIN + head
-    for number, band in enumerate(bands):
-        if number:
-            ImageDraw.Draw(canvas).line((_MARGIN, top - _GAP, _MARGIN + width - 1, top - _GAP), RULE)
-        canvas.paste(band, (_MARGIN, top))
-        top += band.height + 2 * _GAP
-    return _png(canvas)
 
 
 def _band(row: SheetRow, columns: int) -> Image.Image:

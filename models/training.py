@@ -43,7 +43,10 @@ LATEST_SHARE = 0.97  # whatever happens the last step is then, so that the repor
 
 @dataclass(frozen=True)
 class Options:
-    """How long, where and from what seed. `started` is the time.monotonic() from which `minutes` count."""
+    """How long, where and from what seed. `started` is the time.monotonic() from which `minutes` count.
+
+    Without `minutes`, a run that is resumed keeps the budget that it was started with.
+    """
 
     seed: int = 0
     minutes: float | None = None
@@ -115,8 +118,10 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: one thing after another
     validate(network, validation_set, preprocessing, recipe, autocast, options.seed)
     epoch_overhead = time.monotonic() - validation_started
     longest = recipe.epochs * steps_per_epoch
-    if options.minutes is None and at.total_steps is None:
-        at.total_steps = longest
+    if options.minutes is not None:
+        at.minutes = options.minutes
+    if at.total_steps is None and (at.minutes is None or longest - at.step <= UNTIMED_STEPS + TIMED_STEPS):
+        at.total_steps = longest  # no budget, or over before it could be timed
     stopped, timed, first_step, loop_started = "all steps done", 0.0, at.step, time.monotonic()
 
     while at.total_steps is None or at.step < at.total_steps:
@@ -153,13 +158,13 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: one thing after another
             now = time.monotonic()
             at.seconds = resumed_after + now - started
             if at.total_steps is None:
-                timed += now - step_started if at.step > UNTIMED_STEPS else 0.0
-                if at.step >= UNTIMED_STEPS + TIMED_STEPS:
+                timed += now - step_started if at.step - first_step > UNTIMED_STEPS else 0.0
+                if at.step - first_step >= UNTIMED_STEPS + TIMED_STEPS:
                     seconds_per_step = timed / TIMED_STEPS + epoch_overhead / steps_per_epoch
-                    at.total_steps = _plan(at, options, seconds_per_step, longest)
-                    log.info("%d steps fit into %g minutes", at.total_steps, options.minutes)
+                    at.total_steps = _plan(at, seconds_per_step, longest)
+                    log.info("%d steps fit into %g minutes", at.total_steps, at.minutes)
             on_progress(_progress(at, parts, batch_size, (now - loop_started) / (at.step - first_step)))
-            if options.minutes is not None and at.seconds > LATEST_SHARE * options.minutes * 60:
+            if at.minutes is not None and at.seconds > LATEST_SHARE * at.minutes * 60:
                 stopped = "out of time"
                 break
             if at.total_steps is not None and at.step >= at.total_steps:
@@ -267,9 +272,9 @@ def _track_variance(network: VAE, x: Tensor, logits: Tensor) -> None:
     network.variance.lerp_(optimal_variance(x, torch.sigmoid(logits.detach())), 0.05)
 
 
-def _plan(at: EpochState, options: Options, seconds_per_step: float, longest: int) -> int:
-    assert options.minutes is not None
-    left = PLANNED_SHARE * options.minutes * 60 - at.seconds
+def _plan(at: EpochState, seconds_per_step: float, longest: int) -> int:
+    assert at.minutes is not None
+    left = PLANNED_SHARE * at.minutes * 60 - at.seconds
     return max(at.step + 1, min(longest, at.step + int(left / seconds_per_step)))
 
 

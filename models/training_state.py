@@ -19,11 +19,12 @@ from models.networks import VAE
 
 @dataclass
 class EpochState:
-    """Where a run stands at the end of an epoch. `seconds`: time used of the budget."""
+    """Where a run stands at the end of an epoch. `seconds`: time used of the budget of `minutes`."""
 
     step: int = 0
     epoch: int = 0
     total_steps: int | None = None
+    minutes: float | None = None
     seconds: float = 0.0
     best_epoch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)

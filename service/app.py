@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.staticfiles import StaticFiles
 
 from core.settings import Settings
 from service import openapi, problems, urls
-from service.deps import Door
+from service.deps import Door, refuse_cross_site
 from service.headers import SafeHeaders
 from service.limits import FORM_OVERHEAD, BodyLimit, EncodingPool
 from service.routes import health, images, page, search
@@ -24,7 +24,12 @@ DESCRIPTION = "Finds similar images with a variational autoencoder, and shows wh
 def create_app(settings: Settings) -> FastAPI:
     """The app for one home. It starts without one too, and says so until `simile index` has made it."""
     app = FastAPI(
-        title="simile", version=version("simile"), description=DESCRIPTION, lifespan=_lifespan, redoc_url=None
+        title="simile",
+        version=version("simile"),
+        description=DESCRIPTION,
+        dependencies=[Depends(refuse_cross_site)],
+        lifespan=_lifespan,
+        redoc_url=None,
     )
     app.state.settings = settings
     for router in ROUTERS:

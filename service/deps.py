@@ -7,6 +7,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Path, Query
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from core.settings import Settings
@@ -45,6 +46,12 @@ async def searcher_of(request: Request) -> Searcher:
     if door.searcher is None:
         return await run_in_threadpool(door.open)
     return door.searcher
+
+
+async def refuse_cross_site(request: Request) -> None:
+    """Nothing is added or deleted because somebody visits another site: browsers say where a request comes from."""
+    if request.method not in ("GET", "HEAD") and request.headers.get("sec-fetch-site") == "cross-site":
+        raise HTTPException(403, "The page of another site sent this. Only this service's own page may.")
 
 
 def _pool(request: Request) -> EncodingPool:

@@ -18,6 +18,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Match, Mount
 
 from core import errors
 from core.errors import SimileError
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 _TYPE_PREFIX = "urn:problem-type:simile:"
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _ERRORS_LISTED = 10  # a vector of 10,000 NaN is one mistake, not 10,000
 
 # The nearest class counts, so that a subclass needs no row. 409 for what the home lacks: the request was right, and
@@ -137,12 +139,23 @@ def _in_place(request: Request, problem: Problem) -> Problem:
     if problem.detail != problem.title:
         return problem
     if problem.status == 405:
-        detail = f"{request.method} is not possible here, only {problem.headers.get('Allow', 'other methods')}."
-    elif problem.status == 404:
+        allowed = _allowed(request, problem.headers.get("Allow", ""))
+        detail = f"{request.method} is not possible here, only {allowed}."
+        return Problem(problem.status, problem.title, detail, headers={"Allow": allowed})
+    if problem.status == 404:
         detail = f"There is nothing at this address. {urls.DOCS} lists what there is."
-    else:
-        return problem
-    return Problem(problem.status, problem.title, detail, headers=problem.headers)
+        return Problem(problem.status, problem.title, detail, headers=problem.headers)
+    return problem
+
+
+def _allowed(request: Request, known: str) -> str:
+    """Every method that the address takes. Starlette's own `Allow` is `known`: of one route alone."""
+    routes = [route for route in request.app.router.routes if not isinstance(route, Mount)]
+
+    def taken(method: str) -> bool:
+        return any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+
+    return ", ".join(method for method in _METHODS if method in known.split(", ") or taken(method))
 
 
 def _of_simile(error: SimileError) -> Problem:

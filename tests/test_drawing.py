@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from models.charts import curves, ticks
-from models.drawing import SheetRow, Tile, contact_sheet, contact_sheets, grid, pair_rows, side_by_side, thumbnail
+from models.drawing import SheetRow, Tile, contact_sheets, grid, pair_rows, side_by_side, thumbnail
 from models.images import Picture, decode
 from models.lettering import lettered, shortened
 
@@ -58,14 +58,14 @@ def test_side_by_side_has_pictures_of_one_height() -> None:
 
 def test_contact_sheet_grows_with_its_hits_and_goes_on_below() -> None:
     query = Tile(noise(28, 28), "query")
-    few, many = (pixels_of(contact_sheet(query, query, tiles(n), title="Найдено")).shape for n in (3, 8))
+    few, many = (pixels_of(contact_sheets([SheetRow(query, query, tiles(n))])).shape for n in (3, 8))
     assert many[1] - few[1] == 5 * 180 and many[0] == few[0]
-    assert pixels_of(contact_sheet(query, query, tiles(20))).shape[1] == many[1]
+    assert pixels_of(contact_sheets([SheetRow(query, query, tiles(20))])).shape[1] == many[1]
 
 
 def test_hits_of_one_sheet_are_placed_in_their_order() -> None:
     colours = [np.full((10, 10, 3), value, np.uint8) for value in (10, 60, 110, 160)]
-    sheet = pixels_of(contact_sheet(Tile(colours[0], "q"), None, [Tile(c, "") for c in colours[1:]]))
+    sheet = pixels_of(contact_sheets([SheetRow(Tile(colours[0], "q"), None, [Tile(c, "") for c in colours[1:]])]))
     seen = sheet[32 + 80, 32 + 80 :: 180][:1].tolist() + sheet[32 + 80, 32 + 200 + 80 :: 180][:3].tolist()
     assert seen == [[10] * 3, [60] * 3, [110] * 3, [160] * 3]
 
@@ -104,7 +104,7 @@ def test_reconstruction_stands_beneath_its_original() -> None:
 def test_captions_of_any_alphabet_are_drawn(name: str) -> None:
     line, font = lettered(name, 13)
     assert len(line) == len(name) and font.getlength(line) >= 0
-    assert contact_sheet(Tile(noise(4, 4), name), None, [Tile(noise(4, 4), name)], title=name)
+    assert contact_sheets([SheetRow(Tile(noise(4, 4), name), None, [Tile(noise(4, 4), name)])])
     assert side_by_side([noise(4, 4)], [name])
 
 

@@ -9,6 +9,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,15 @@ def test_upload_is_found_by_the_next_search_and_gone_after_delete(client: TestCl
     assert image_id not in {hit["image_id"] for hit in search(client, data, limit=1000).json()["hits"]}
 
 
+def test_the_same_bytes_sent_many_times_at_once_become_one_image(client: TestClient) -> None:
+    for seed in range(20, 24):
+        files = {"file": ("a.png", picture(seed))}
+        with ThreadPoolExecutor(16) as threads:
+            answers = list(threads.map(lambda _, files=files: client.post("/v1/images", files=files), range(16)))
+        assert {answer.status_code for answer in answers} <= {200, 201}
+        assert len({answer.json()["image_id"] for answer in answers}) == 1
+
+
 def test_deleted_id_is_never_reused(client: TestClient) -> None:
     first = client.post("/v1/images", files={"file": ("a.png", picture(3))}).json()["image_id"]
     client.delete(f"/v1/images/{first}")
@@ -281,6 +291,13 @@ def test_every_route_answers_errors_as_problem_documents(client: TestClient) -> 
     problem(client.get("/static/../app.py"), 404)
 
 
+def test_a_method_that_is_not_possible_is_answered_with_all_that_are(client: TestClient) -> None:
+    for path, methods in {"/": "GET, POST", "/v1/images/1": "GET, DELETE", "/static/page.css": "GET, HEAD"}.items():
+        refused = client.put(path)
+        assert refused.headers["allow"] == methods
+        assert f"only {methods}." in problem(refused, 405)["detail"]
+
+
 def test_openapi_documents_every_error_as_a_problem(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     described = [
@@ -333,6 +350,13 @@ def test_a_home_that_is_indexed_later_is_served_without_a_restart(
     home_with_digits.home.rename(home_with_digits.home.parent / "no-home-yet")
     ready = empty.get("/readyz").json()
     assert ready["status"] == "ready" and ready["images"] == 120
+
+
+def test_the_page_of_another_site_can_neither_add_nor_delete(client: TestClient) -> None:
+    elsewhere = {"Sec-Fetch-Site": "cross-site"}
+    for method, path in (("POST", "/v1/images"), ("POST", "/v1/search"), ("POST", "/"), ("DELETE", "/v1/images/1")):
+        problem(client.request(method, path, headers=elsewhere, files={"file": ("a.png", picture())}), 403)
+    assert client.get("/v1/images/1", headers=elsewhere).status_code == 200
 
 
 def test_no_other_site_may_read_answers_or_run_scripts(client: TestClient) -> None:

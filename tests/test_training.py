@@ -110,6 +110,18 @@ def test_minutes_become_a_number_of_steps_that_is_stored(tmp_path: Path) -> None
     assert state.history[-1]["step"] <= planned.pop()
 
 
+def test_epochs_end_a_run_whose_minutes_would_allow_more(tmp_path: Path) -> None:
+    trained = run(bars(32), tmp_path, small(epochs=2), minutes=5.0)
+    assert len(trained.history) == 2
+
+
+def test_a_run_that_is_resumed_without_minutes_keeps_its_budget(tmp_path: Path) -> None:
+    cut_off = Options(minutes=0.001, started=time.monotonic() - 60)  # it ends after its first step
+    train(bars(100), SPEC, small(epochs=10_000), cut_off, tmp_path, lambda _: None)
+    resumed = run(bars(100), tmp_path, small(epochs=10_000), resume=True)
+    assert resumed.stopped == "out of time" and len(resumed.history) == 2
+
+
 def test_resume_without_a_run_says_so(tmp_path: Path) -> None:
     with pytest.raises(BadSetting, match="no unfinished training"):
         run(bars(32), tmp_path, small(), resume=True)

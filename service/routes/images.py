@@ -37,7 +37,7 @@ def list_images(searcher: TheSearcher, limit: Limit = 100, offset: Offset = 0) -
 @router.post(
     "",
     status_code=201,
-    responses=_KNOWN | errors(400, 409, 413, 415, 422, 503),
+    responses=_KNOWN | errors(400, 403, 409, 413, 415, 422, 503),
     openapi_extra=upload_body(),
 )
 async def add_image(upload: TheUpload, searcher: TheSearcher, pool: ThePool, response: Response) -> ImageOut:
@@ -59,7 +59,7 @@ def show_image(image_id: ImageId, searcher: TheSearcher) -> ImageOut:
     return image_out(searcher.image(image_id))
 
 
-@router.delete("/{image_id}", status_code=204, responses=_GONE)
+@router.delete("/{image_id}", status_code=204, responses=_GONE | errors(403))
 def forget_image(image_id: ImageId, searcher: TheSearcher) -> None:
     """Forget an image. A file in a folder of yours stays where it is; one that was uploaded is removed."""
     delete_image(searcher, image_id)

@@ -15,7 +15,7 @@ from service.schemas import SearchOut
 router = APIRouter(prefix=urls.API, tags=["search"])
 
 
-@router.post("/search", responses=errors(400, 404, 409, 413, 415, 422, 503), openapi_extra=search_body())
+@router.post("/search", responses=errors(400, 403, 404, 409, 413, 415, 422, 503), openapi_extra=search_body())
 async def search(wanted: TheSearch, searcher: TheSearcher, pool: ThePool) -> SearchOut:
     """Find the images most similar to a picture (multipart field `file`), an `image_id` or a `vector` (JSON).
 
