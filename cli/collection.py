@@ -46,7 +46,7 @@ def train(
     from indexer.training import TrainingRequest
     from indexer.training_job import train_on
 
-    if minutes is None and epochs is None:
+    if minutes is None and epochs is None and not resume:  # a resumed run keeps its own budget
         minutes = DEFAULT_MINUTES
     overrides = {
         "epochs": epochs,

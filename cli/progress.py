@@ -33,7 +33,9 @@ class Reporter:
             disable=not sys.stderr.isatty(),
             transient=True,
         )
-        self._tasks = {name: self.bar.add_task(name, total=None, words="", visible=False) for name in ("training", "indexing")}
+        self._tasks = {
+            name: self.bar.add_task(name, total=None, words="", visible=False) for name in ("training", "indexing")
+        }
         self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
 
     def __enter__(self) -> Reporter:

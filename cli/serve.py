@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +11,7 @@ import typer
 
 from cli import options, output
 from cli.progress import Reporter
+from core.errors import BadSetting
 from core.settings import Settings, load_settings
 
 
@@ -57,5 +60,18 @@ def _listen(settings: Settings) -> None:
 
     from service.app import create_app
 
-    output.note(f"simile listens on http://{settings.host}:{settings.port}  (Ctrl-C ends it)")
-    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_level="warning")
+    listener = _bind(settings.host, settings.port)
+    output.note(f"simile listens on http://{settings.host}:{listener.getsockname()[1]}  (Ctrl-C ends it)")
+    server = uvicorn.Server(uvicorn.Config(create_app(settings), log_level="warning"))
+    with listener, suppress(KeyboardInterrupt):  # uvicorn has ended its work when it raises it
+        server.run(sockets=[listener])
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes any that is free. Raises BadSetting where it can't be had."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise BadSetting(
+            f"Can't listen on {host} port {port}: {error.strerror or error}. Choose another --port."
+        ) from None

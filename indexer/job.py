@@ -14,11 +14,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from core.errors import BadSetting
 from core.records import Failure, FileFacts, IndexSummary
 from core.settings import Settings
+from indexer.rows import embedded_rows
 from indexer.walk import Found, walk
 from models.collection import Prepared, prepare_files
 from models.images import Limits
@@ -26,7 +25,7 @@ from store import schema
 from store.catalogue import Catalogue
 from store.home import Home
 from store.index import Index
-from store.records import KnownFile, NewPicture
+from store.records import KnownFile
 
 if TYPE_CHECKING:
     from models.encoder import TrainedEncoder
@@ -198,39 +197,14 @@ class _Job:
         """Embeds what is new in the batch and commits it; known contents only gain, move or refresh a location."""
         known = self.catalogue.images_by_sha((picture.sha256 for _, picture in batch), encoder.fingerprint)
         embedded = {sha: image.image_id for sha, image in known.items() if image.embedded}
-        fresh = {picture.sha256: picture for _, picture in batch if picture.sha256 not in embedded}
-        pictures = self._new_pictures([pair for pair in batch if pair[1].sha256 in fresh], fresh, encoder)
-        self.catalogue.store_batch(pictures, encoder.fingerprint, encoder.runtime)
-        summary.embedded += len(fresh)
+        fresh = [(file, picture) for file, picture in batch if picture.sha256 not in embedded]
+        self.catalogue.store_batch(embedded_rows(fresh, encoder), encoder.fingerprint, encoder.runtime)
+        contents = {picture.sha256 for _, picture in fresh}
+        summary.embedded += len(contents)
+        summary.duplicates += len(fresh) - len(contents)
+        self._count([(file, picture.sha256 in known) for file, picture in fresh], plan, summary)
         seen_before = [(file, embedded[picture.sha256]) for file, picture in batch if picture.sha256 in embedded]
         self._place(seen_before, plan, summary)
-        self._count(
-            [(file, picture.sha256 in known) for file, picture in batch if picture.sha256 in fresh], plan, summary
-        )
-        summary.duplicates += len(pictures) - len(fresh)
-
-    def _new_pictures(
-        self, pairs: list[tuple[FileFacts, Prepared]], fresh: dict[str, Prepared], encoder: TrainedEncoder
-    ) -> list[NewPicture]:
-        if not fresh:
-            return []
-        latent, errors = encoder.embed(np.stack([picture.array for picture in fresh.values()]))
-        log_variance = None if latent.sigma is None else 2 * np.log(latent.sigma)
-        row = {sha: number for number, sha in enumerate(fresh)}
-        return [
-            NewPicture(
-                sha256=picture.sha256,
-                size=picture.size,
-                format=picture.format,
-                width=picture.width,
-                height=picture.height,
-                facts=file,
-                mu=latent.mu[row[picture.sha256]],
-                log_variance=None if log_variance is None else log_variance[row[picture.sha256]],
-                reconstruction_error=float(errors[row[picture.sha256]]),
-            )
-            for file, picture in pairs
-        ]
 
     def _place(self, files: list[tuple[FileFacts, int]], plan: Plan, summary: IndexSummary) -> None:
         """Files whose content is embedded already: touched, moved, or one more copy."""
@@ -274,9 +248,7 @@ class _Job:
         switched = fingerprint is not None and (active is None or active.fingerprint != fingerprint)
         if switched and fingerprint is not None:
             self.catalogue.activate(fingerprint)
-        vectors = Index(self.catalogue)
-        if switched or vectors.pending():
-            vectors.publish()
+        Index(self.catalogue).publish()
 
 
 def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:

@@ -2,47 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
-
-import numpy as np
-
 from core.records import FileFacts
+from indexer.rows import embedded_rows
 from models.checkpoints import write_durably
 from models.collection import prepare_bytes
 from search.searcher import Searcher
 from store.home import writing
-from store.records import NewPicture
 
 
 def add_upload(searcher: Searcher, data: bytes, *, name: str) -> tuple[int, bool]:
-    """Stores and indexes one picture; gives its id and whether it was new. The next search finds it.
+    """Stores and indexes one picture; gives its id and whether its content was new. The next search finds it.
 
-    The file is kept in the home under its content's hash; `name` is for messages only. Raises UnreadableImage,
-    NothingIndexed (no encoder yet) and HomeNotWritable.
+    The file is kept in the home under its content's hash, even where a folder holds the same picture: that one may
+    vanish. `name` is for messages only. Raises UnreadableImage, NothingIndexed (no encoder yet), HomeNotWritable.
     """
-    encoder = searcher.encoder()
-    sha256 = hashlib.sha256(data).hexdigest()
-    known = searcher.catalogue.images_by_sha([sha256], encoder.fingerprint).get(sha256)
-    if known is not None and known.embedded:
-        return known.image_id, False
+    encoder, catalogue = searcher.encoder(), searcher.catalogue
     prepared = prepare_bytes(data, name, encoder.preprocessing, searcher.limits)
-    latent, errors = encoder.embed(prepared.array[None])
-    path = searcher.home.uploads / f"{sha256}.{prepared.format}"
+    path = searcher.home.uploads / f"{prepared.sha256}.{prepared.format}"
     with writing(path):
-        write_durably(path, lambda temporary: temporary.write_bytes(data))
+        if not path.exists():
+            write_durably(path, lambda temporary: temporary.write_bytes(data))
         facts = path.stat()
-    picture = NewPicture(
-        sha256=sha256,
-        size=len(data),
-        format=prepared.format,
-        width=prepared.width,
-        height=prepared.height,
-        facts=FileFacts(str(path), facts.st_size, facts.st_mtime_ns),
-        mu=latent.mu[0],
-        log_variance=None if latent.sigma is None else 2 * np.log(latent.sigma[0]),
-        reconstruction_error=float(errors[0]),
-    )
-    return searcher.catalogue.store_batch([picture], encoder.fingerprint, encoder.runtime)[0], True
+    file = FileFacts(str(path), facts.st_size, facts.st_mtime_ns)
+    known = catalogue.images_by_sha([prepared.sha256], encoder.fingerprint).get(prepared.sha256)
+    if known is not None and known.embedded:
+        catalogue.add_locations([(known.image_id, file)])
+        return known.image_id, False
+    rows = embedded_rows([(file, prepared)], encoder)
+    return catalogue.store_batch(rows, encoder.fingerprint, encoder.runtime)[0], known is None
 
 
 def delete_image(searcher: Searcher, image_id: int) -> None:

@@ -169,3 +169,11 @@ def wait_for(url: str) -> str:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.2)
+
+
+def test_a_port_in_use_is_an_error_that_names_it(home_with_digits: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = outside("serve", "--home", home_with_digits.home, "--port", port)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith(f"BadSetting: Can't listen on 127.0.0.1 port {port}")

@@ -14,6 +14,8 @@ from PIL import Image
 from core.errors import EncoderMismatch, NoSuchImage, NotFinite, NothingIndexed, UnreadableImage
 from core.settings import Settings, load_settings
 from indexer.embed import embed
+from indexer.job import IndexRequest, index
+from indexer.status import verify_home
 from indexer.uploads import add_upload, delete_image
 from models.images import encode_png
 from search.searcher import Searcher
@@ -157,3 +159,23 @@ def test_embed_lists_what_it_left_out(home_with_digits: Settings, tmp_path: Path
         assert [Path(failure.path).name for failure in embedded.failures] == ["bad.jpg"]
         with pytest.raises(UnreadableImage, match="not a picture"):
             embed(home_with_digits, [tmp_path / "bad.jpg"], searcher.encoder())
+
+
+def test_an_upload_outlives_the_folder_that_held_the_same_picture(home_with_digits: Settings, tmp_path: Path) -> None:
+    photos = shutil.copytree(photos_of(home_with_digits), tmp_path / "photos")
+    extra = photos / "extra.png"
+    extra.write_bytes(encode_png(np.full((32, 32, 3), 77, np.uint8)))
+    index(home_with_digits, [photos], IndexRequest())
+    with Searcher(home_with_digits) as searcher:
+        data = extra.read_bytes()
+        image_id, created = add_upload(searcher, data, name="extra.png")
+        assert not created
+        extra.unlink()
+        index(home_with_digits, [photos], IndexRequest(prune=True))
+        assert searcher.file(image_id)[0].read_bytes() == data
+    assert verify_home(home_with_digits) == []
+
+
+def photos_of(settings: Settings) -> Path:
+    with Searcher(settings) as searcher:
+        return first_path(searcher).parent

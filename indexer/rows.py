@@ -1,0 +1,39 @@
+"""From prepared pictures to rows of the catalogue: the one place where both doors, folder and upload, embed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from core.records import FileFacts
+from models.collection import Prepared
+from store.records import NewPicture
+
+if TYPE_CHECKING:
+    from models.encoder import TrainedEncoder
+
+
+def embedded_rows(files: Sequence[tuple[FileFacts, Prepared]], encoder: TrainedEncoder) -> list[NewPicture]:
+    """One row for each file, in order; a content that occurs twice is embedded once. Raises NotFinite."""
+    contents = {picture.sha256: picture for _, picture in files}
+    if not contents:
+        return []
+    latent, errors = encoder.embed(np.stack([picture.array for picture in contents.values()]))
+    log_variance = None if latent.sigma is None else 2 * np.log(latent.sigma)
+    number = {sha256: number for number, sha256 in enumerate(contents)}
+    return [
+        NewPicture(
+            sha256=picture.sha256,
+            size=picture.size,
+            format=picture.format,
+            width=picture.width,
+            height=picture.height,
+            facts=file,
+            mu=latent.mu[number[picture.sha256]],
+            log_variance=None if log_variance is None else log_variance[number[picture.sha256]],
+            reconstruction_error=float(errors[number[picture.sha256]]),
+        )
+        for file, picture in files
+    ]
