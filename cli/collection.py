@@ -21,7 +21,9 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1, help="At most so many; early stopping may come first.")] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(min=0.01, help="Time budget, reading included. [default: 10 unless --epochs is given]"),
+        typer.Option(
+            min=0.01, max=options.LONGEST, help="Time budget, reading included. [default: 10 unless --epochs is given]"
+        ),
     ] = None,
     image_size: Annotated[
         int | None, typer.Option(min=16, max=256, help="Side of the network's input. [default: by the pictures]")
@@ -34,7 +36,7 @@ def train(
     likelihood: Annotated[str | None, typer.Option(help="gaussian or bernoulli. [default: gaussian]")] = None,
     batch_size: Annotated[int | None, typer.Option(min=2, help="Pictures a step. [default: 128, fewer if few]")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=1e-9, help="At its highest. [default: 0.001]")] = None,
-    seed: Annotated[int, typer.Option(help="Of weights, split and noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of weights, split and noise.")] = 0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last epoch of a run that was cut off.")
     ] = False,
@@ -83,7 +85,10 @@ def index(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and store nothing.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if any file was set aside.")] = False,
     minutes: Annotated[
-        float, typer.Option(min=0.01, help="Time budget of the training, where the home has no encoder yet.")
+        float,
+        typer.Option(
+            min=0.01, max=options.LONGEST, help="Time budget of the training, where the home has no encoder yet."
+        ),
     ] = DEFAULT_MINUTES,
     device: options.Device = None,
     json: options.Json = False,
@@ -117,8 +122,10 @@ def embed(
     verbose: options.Verbose = False,
 ) -> None:
     """Write vectors of PHOTOS to an .npz (paths, mu, sigma, vector); nothing is stored in the home."""
+    from indexer.embed import check_output
     from indexer.embed import embed as run_embed
 
+    check_output(to)
     settings = load_settings(home=home, device=device)
     embedded = run_embed(settings, photos, _encoder(settings, encoder))
     embedded.save(to)

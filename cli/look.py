@@ -14,7 +14,9 @@ from core.settings import load_settings
 
 def search(
     image: Annotated[Path | None, typer.Argument(help="A picture; it need not be indexed.", show_default=False)] = None,
-    image_id: Annotated[int | None, typer.Option("--id", help="Search by an indexed image instead.")] = None,
+    image_id: Annotated[
+        int | None, typer.Option("--id", max=2**63 - 1, help="Search by an indexed image instead.")
+    ] = None,
     limit: options.Limit = 10,
     to: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write query, hits and reconstructions as .html or .png.")
@@ -25,6 +27,7 @@ def search(
     verbose: options.Verbose = False,
 ) -> None:
     """Find the pictures most like IMAGE."""
+    from indexer.walk import printable
     from search.searcher import Searcher
     from search.sheets import write_sheet
 
@@ -34,7 +37,7 @@ def search(
         raise NoSuchPath(image)
     with Searcher(load_settings(home=home, device=device)) as searcher:
         if image is not None:
-            answer = searcher.by_file(image, name=str(image), limit=limit)
+            answer = searcher.by_file(image, name=printable(str(image)), limit=limit)
         else:
             assert image_id is not None
             answer = searcher.by_id(image_id, limit=limit)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 import sys
+from io import TextIOWrapper
 
 import typer
 
-from cli import collection, look, serve, upkeep
+from cli import collection, look, output, serve, upkeep
 from core.errors import SimileError
 from core.logs import set_up
 
@@ -37,16 +38,25 @@ def run() -> None:
     """Entry point of the `simile` command."""
     verbose = "--verbose" in sys.argv
     set_up(verbose)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that can't show a name shows its escapes
     try:
         app()
-    except SimileError as error:
-        if verbose:
-            logging.getLogger("simile").exception("what led to it:")
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        sys.exit(1)
     except BrokenPipeError:  # `simile … | head`
         sys.stderr.close()
         sys.exit(1)
+    except Exception as error:
+        if verbose:
+            logging.getLogger("simile").exception("what led to it:")
+        output.note(f"{type(error).__name__}: {error}{'' if isinstance(error, SimileError) else _next_step(error)}")
+        sys.exit(1)
+
+
+def _next_step(error: Exception) -> str:
+    """What to do about an error that simile did not raise itself."""
+    if isinstance(error, OSError):
+        return ". Check the permissions and the space there, and try again."
+    return ". This should not happen: run it again with --verbose, and report what that shows."
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+LONGEST = 525_600.0  # minutes: a year
+
 Home = Annotated[
     Path | None, typer.Option("--home", help="Folder that holds everything. [env: SIMILE_HOME; default: ./simile-home]")
 ]

@@ -23,7 +23,8 @@ def note(text: str) -> None:
 
 
 def write_json(body: Any) -> None:
-    write(json.dumps(body, ensure_ascii=False, default=str))
+    speaks_all = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+    write(json.dumps(body, ensure_ascii=not speaks_all, default=str))
 
 
 def answer_json(answer: Answer) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def demo(
         str, typer.Option(help="digits (comes with scikit-learn), or fashion-mnist, mnist, cifar10 (downloads).")
     ] = "digits",
     images: Annotated[Path | None, typer.Option("--images", help="Your own folder instead of a dataset.")] = None,
-    minutes: Annotated[float, typer.Option(min=0.01, help="Time budget of the training.")] = 1.5,
+    minutes: Annotated[float, typer.Option(min=0.01, max=options.LONGEST, help="Time budget of the training.")] = 1.5,
     host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on. [default: 8000]")] = None,
     listen: Annotated[bool, typer.Option("--serve/--no-serve", help="Serve the page when done.")] = True,

@@ -30,15 +30,17 @@ def status(
 
 def verify(home: options.Home = None, json: options.Json = False, verbose: options.Verbose = False) -> None:
     """Check rows, vectors, segments, encoders and files against each other; exit 1 if anything is wrong."""
-    from indexer.status import verify_home
+    from indexer.status import home_leftovers, verify_home
 
-    problems = verify_home(load_settings(home=home))
+    settings = load_settings(home=home)
+    problems = verify_home(settings)
+    left = home_leftovers(settings) if not problems else []
     if json:
-        output.write_json({"problems": [vars(problem) for problem in problems]})
-    elif not problems:
-        output.write("nothing lost, nothing twice: rows, vectors, segments and encoders agree")
+        output.write_json({"problems": list(map(vars, problems)), "leftovers": list(map(vars, left))})
     else:
-        for problem in problems:
+        if not problems:
+            output.write("nothing lost, nothing twice: rows, vectors, segments and encoders agree")
+        for problem in problems + left:
             output.write(f"{problem.kind}: {problem.what} {problem.next_step}")
     if problems:
         raise typer.Exit(1)

@@ -19,5 +19,5 @@ def set_up(verbose: bool = False) -> None:
     """Log to stderr: INFO and above, DEBUG with `verbose`."""
     level = logging.DEBUG if verbose else logging.INFO
     logging.basicConfig(level=level, handlers=[_CurrentStderr()], format="%(levelname)s %(name)s: %(message)s")
-    for noisy in ("PIL", "faiss", "alembic", "httpx2", "httpcore2", "asyncio", "python_multipart"):
+    for noisy in ("PIL", "faiss", "torch", "alembic", "httpx2", "httpcore2", "asyncio", "python_multipart"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.errors import BadSetting
@@ -36,6 +36,15 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address that `simile serve` listens on.")
     port: int = Field(8000, ge=1, le=65535, description="Port that `simile serve` listens on.")
 
+    @field_validator("home")
+    @classmethod
+    def _can_be_stored(cls, home: Path) -> Path:
+        try:
+            str(home.absolute()).encode()
+        except UnicodeEncodeError:
+            raise ValueError("the folder's name is not valid UTF-8") from None
+        return home
+
 
 def load_settings(**overrides: object) -> Settings:
     """Settings from the environment; `overrides` that are not None win. Raises BadSetting."""
@@ -45,7 +54,8 @@ def load_settings(**overrides: object) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"
+        reason = first["msg"].removeprefix("Value error, ")
         raise BadSetting(
-            f"{name} (SIMILE_{name.upper()}) can't be {first.get('input')!r}: {first['msg']}. "
+            f"{name} (SIMILE_{name.upper()}) can't be {str(first.get('input'))!r}: {reason}. "
             f"See docs/settings.md for what it takes."
         ) from None

@@ -17,6 +17,7 @@ from models.collection import Prepared, prepare_files
 from models.encoder import TrainedEncoder
 from models.images import Limits
 from store.distances import to_indexed
+from store.home import Home
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,20 @@ class Embedded:
             raise BadSetting(f"{output} can't be written: {error.strerror}. Name another --output.") from error
 
 
+def check_output(output: Path) -> None:
+    """Raises BadSetting before hours of work where `output` can't become a file."""
+    if output.is_dir() or not output.absolute().parent.is_dir():
+        reason = "it is a folder" if output.is_dir() else "its folder does not exist"
+        raise BadSetting(f"{output} can't be written: {reason}. Name another --output.")
+
+
 def embed(settings: Settings, sources: Sequence[Path], encoder: TrainedEncoder) -> Embedded:
     """Encodes every picture in `sources`; sigma is NaN where the encoder has none.
 
     Raises NoSuchPath, and UnreadableImage where no picture can be read.
     """
-    found = walk(sources)
+    encoders = Home(settings.home, settings.database_url).encoders
+    found = walk(sources, skip=[encoders])  # the home may lie among the pictures, and reports hold some too
     limits = Limits(settings.max_pixels, settings.max_bytes)
     results = prepare_files((file.path for file in found.files), encoder.preprocessing, limits, settings.workers)
     pairs = zip((file.path for file in found.files), results, strict=True)

@@ -18,7 +18,7 @@ from core.errors import BadSetting
 from core.records import Failure, FileFacts, IndexSummary
 from core.settings import Settings
 from indexer.rows import embedded_rows
-from indexer.walk import Found, walk
+from indexer.walk import Found, check_sources, is_gone, is_utf8, walk
 from models.collection import Prepared, prepare_files
 from models.images import Limits
 from store import schema
@@ -65,23 +65,27 @@ def index(settings: Settings, sources: Sequence[Path], request: IndexRequest) ->
     TooFewPictures (nothing trained and too little to train on) and NoSuchEncoder.
     """
     home = Home(settings.home, settings.database_url)
+    check_sources(sources)
     if request.dry_run:
-        return _dry_run(home, sources, request)
+        return _dry_run(home, sources, request, settings.device)
     with home.lock("simile index"):
         schema.upgrade(home)
         with Catalogue(home) as catalogue:
             return _Job(home, catalogue, settings, request).run(sources)
 
 
-def _dry_run(home: Home, sources: Sequence[Path], request: IndexRequest) -> IndexSummary:
+def _dry_run(home: Home, sources: Sequence[Path], request: IndexRequest, device: str) -> IndexSummary:
     """What a run would find, by sizes and times alone; nothing is written, not even a home."""
+    fingerprint = None if request.encoder is None else _found(home, request.encoder, device).fingerprint
     if schema.revision(home) is None:
         plan = make_plan(home, None, sources, None)
     else:
         schema.check(home)
         with Catalogue(home) as catalogue:
             active = catalogue.active_encoder()
-            plan = make_plan(home, catalogue, sources, active.fingerprint if active else None)
+            plan = make_plan(home, catalogue, sources, fingerprint or (active.fingerprint if active else None))
+    if request.prune:
+        _check_prune(plan, sources)
     summary = _summary(0, plan)
     summary.changed = sum(file.path in plan.known for file in plan.todo)
     summary.new = len(plan.todo) - summary.changed
@@ -92,11 +96,32 @@ def make_plan(home: Home, catalogue: Catalogue | None, sources: Sequence[Path], 
     """Walks the sources and holds them against the catalogue: same path, size and mtime means unchanged."""
     found = walk(sources, skip=[home.encoders, home.segments, home.uploads])
     roots = [os.path.abspath(source) for source in sources]  # noqa: PTH100  # as in walk()
-    known = catalogue.known_locations(roots, fingerprint) if catalogue else {}
+    # Nothing is known of what lies in a folder whose name is not UTF-8: each of its files is a failure.
+    known = catalogue.known_locations([*filter(is_utf8, roots)], fingerprint) if catalogue else {}
     todo = [file for file in found.files if not _is_unchanged(file, known.get(file.path))]
     present = {file.path for file in found.files}
-    vanished = {path for path in known.keys() - present if not os.path.lexists(path)}
-    return Plan(found, todo, len(found.files) - len(todo), known, vanished)
+    vanished = {path for path in known.keys() - present if is_gone(path)}
+    unchanged = len(found.files) - len(todo)
+    if catalogue and fingerprint:  # another encoder is coming into use: nobody can name uploads as a source
+        uploads = catalogue.known_locations([str(home.uploads)], fingerprint)
+        lacking = {path: file for path, file in uploads.items() if not file.embedded}
+        todo += [FileFacts(path, file.size, file.mtime_ns) for path, file in lacking.items()]
+        known |= lacking
+    return Plan(found, todo, unchanged, known, vanished)
+
+
+def _check_prune(plan: Plan, sources: Sequence[Path]) -> None:
+    """Raises BadSetting where a folder holds nothing of what is known in it: so looks a disk that is not mounted."""
+    there = [file.path for file in plan.found.files] + [failure.path for failure in plan.found.failures]
+    for source in filter(Path.is_dir, sources):
+        root = os.path.abspath(source)  # noqa: PTH100  # as in walk()
+        below = os.path.join(root, "")  # noqa: PTH118  # ends with the separator
+        gone = sum(path.startswith(below) for path in plan.vanished)
+        if gone and not any(path.startswith(below) for path in there):
+            raise BadSetting(
+                f"{source} holds no pictures now, but {gone:,} in it are known. If a disk is not mounted, mount it; "
+                f"to forget them, run `simile index {Path(root).parent} --prune`."
+            )
 
 
 def _is_unchanged(file: FileFacts, known: KnownFile | None) -> bool:
@@ -130,6 +155,8 @@ class _Job:
             raise BadSetting(
                 f"{', '.join(map(str, sources))} holds no pictures{_why(plan.found)}. Name another folder."
             )
+        if self.request.prune:
+            _check_prune(plan, sources)
         settings = {"sources": [str(source) for source in sources], "prune": self.request.prune, "encoder": fingerprint}
         summary = _summary(self.catalogue.start_run("index", settings), plan)
         status = "failed"
@@ -157,9 +184,9 @@ class _Job:
         return active.fingerprint if active else None
 
     def _adopted(self, reference: str) -> str:
-        from search.encoders import adopt, find_encoder  # noqa: PLC0415  # see the top
+        from search.encoders import adopt  # noqa: PLC0415  # see the top
 
-        encoder = find_encoder(self.home, reference, self.settings.device)
+        encoder = _found(self.home, reference, self.settings.device)
         adopt(self.home, self.catalogue, encoder, Path(reference))
         return encoder.fingerprint
 
@@ -249,6 +276,16 @@ class _Job:
         if switched and fingerprint is not None:
             self.catalogue.activate(fingerprint)
         Index(self.catalogue).publish()
+        hidden = self.catalogue.count_images() - self.catalogue.count_embeddings(fingerprint) if fingerprint else 0
+        if hidden > 0:
+            found_again = "no search finds them until `simile index` runs on their folders"
+            log.warning("%d pictures have no vector by the encoder now in use: %s", hidden, found_again)
+
+
+def _found(home: Home, reference: str, device: str) -> TrainedEncoder:
+    from search.encoders import find_encoder  # noqa: PLC0415  # see the top
+
+    return find_encoder(home, reference, device)
 
 
 def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:

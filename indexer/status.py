@@ -11,7 +11,7 @@ from store import schema
 from store.catalogue import Catalogue
 from store.home import Home
 from store.index import Index
-from store.verify import Problem, verify
+from store.verify import Problem, leftovers, verify
 
 RUNS_SHOWN = 5
 
@@ -46,16 +46,26 @@ def verify_home(settings: Settings) -> list[Problem]:
     problems = verify(home)
     with Catalogue(home) as catalogue:
         for encoder in catalogue.encoders():
+            folder = home.encoders / encoder.fingerprint
+            if not folder.is_dir():  # among the problems already
+                continue
             try:
-                load(home.encoders / encoder.fingerprint)
+                load(folder)
             except (CheckpointDamaged, NoSuchEncoder) as error:
                 problems.append(Problem("encoder", str(error), ""))
     return problems
 
 
+def home_leftovers(settings: Settings) -> list[Problem]:
+    """Files in the home that nothing points to: space to win back, nothing wrong."""
+    return leftovers(Home(settings.home, settings.database_url))
+
+
 def rebuild_index(settings: Settings) -> int:
     """A new segment from the rows alone; gives how many vectors it holds."""
     home = Home(settings.home, settings.database_url)
+    if schema.revision(home) is None:
+        schema.check(home)
     with home.lock("simile rebuild"):
         schema.upgrade(home)
         with Catalogue(home) as catalogue:

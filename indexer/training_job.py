@@ -9,7 +9,7 @@ from typing import Any
 
 from core.settings import Settings
 from indexer.training import TrainingRequest, train_encoder
-from indexer.walk import walk
+from indexer.walk import check_sources, walk
 from models.training import Progress
 from store import schema
 from store.catalogue import Catalogue
@@ -24,6 +24,7 @@ def train_on(
     A home that already holds vectors of another encoder keeps it in use: its vectors can't be compared with these.
     """
     home = Home(settings.home, settings.database_url)
+    check_sources(sources)
     with home.lock("simile train"):
         schema.upgrade(home)
         with Catalogue(home) as catalogue:

@@ -34,15 +34,32 @@ def walk(sources: Sequence[Path], skip: Sequence[Path] = ()) -> Found:
     seen: set[str] = set()
     skipped = _folders(folder for folder in skip if folder.is_dir())
     # Path.absolute() would keep "..", resolve() would follow links.
-    roots = {os.path.abspath(source): source for source in sources}  # noqa: PTH100
-    for root, source in roots.items():
-        if not os.path.lexists(root):
-            raise NoSuchPath(source)
+    roots = dict.fromkeys(os.path.abspath(source) for source in sources)  # noqa: PTH100
+    check_sources(sources)
+    for root in roots:
         for path in _entries(root, skipped):
             if path not in seen:
                 seen.add(path)
                 _take(path, found, named=path in roots)
     return found
+
+
+def check_sources(sources: Sequence[Path]) -> None:
+    """Raises NoSuchPath for the first source that does not exist."""
+    for source in sources:
+        if not os.path.lexists(os.path.abspath(source)):  # noqa: PTH100  # as in walk()
+            raise NoSuchPath(source)
+
+
+def is_gone(path: str) -> bool:
+    """Whether nothing has this path any more; what can't be looked at, behind a closed folder, may still be there."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _entries(root: str, skipped: set[tuple[int, int]]) -> list[str]:
@@ -104,9 +121,7 @@ def _take(path: str, found: Found, *, named: bool) -> None:
 
 
 def _unusable(path: str) -> str | None:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
+    if not is_utf8(path):
         return "the file's name is not valid UTF-8; rename it"
     return "the folder can't be opened" if _is_folder(Path(path)) else None
 
@@ -124,6 +139,15 @@ def _is_picture(path: str) -> bool:
         return True
     with Path(path).open("rb") as file:
         return sniff(file.read(32))
+
+
+def is_utf8(path: str) -> bool:
+    """Whether the name can be stored and shown."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def printable(path: str) -> str:

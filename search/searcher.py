@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from core.errors import EncoderMismatch, NoSuchImage, NotFinite, NothingIndexed
+from core.errors import EncoderMismatch, NoSuchImage, NotFinite, NothingIndexed, UnreadableImage
 from core.records import FloatArray, Hit
 from core.settings import Settings
 from models import drawing
@@ -154,11 +154,14 @@ class Searcher:
         return self._decoded(self.file(image_id)[0], side).pixels
 
     def picture_of(self, query: Path | int | None, side: int = 256) -> Pixels:
-        """The picture behind a query by file or by id, (h, w, 3) uint8."""
+        """The picture behind a query by file or by id, (h, w, 3) uint8: where an id's file is gone, what is known."""
         if isinstance(query, Path):
             return self._decoded(query, side).pixels
         assert query is not None
-        return self.pixels(query, side)
+        try:
+            return self.pixels(query, side)
+        except (UnreadableImage, MissingFile):
+            return self.reconstruction_pixels(query)
 
     def ready(self) -> dict[str, Any]:
         """What a search needs: the encoder's fingerprint and the counts. Raises NothingIndexed."""

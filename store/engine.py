@@ -7,26 +7,37 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError
 
-from core.errors import HomeBusy, HomeError, HomeNotWritable
+from core.errors import BadSetting, HomeBusy, HomeError, HomeNotWritable
 from store.home import Home, writing
 
 BUSY_SECONDS = 30
 # What SQLite says when it can't write, in the words of its source (sqlite3ErrStr).
-NOT_WRITABLE = ("readonly database", "disk is full", "unable to open database file")
-DAMAGED = ("disk image is malformed", "file is not a database")
+NOT_WRITABLE = ("readonly database", "disk is full", "unable to open database file", "disk I/O error")
+DAMAGED = ("disk image is malformed", "file is not a database", "no such table", "no such column")
 
 
 def make_engine(home: Home, foreign_keys: bool = True) -> Engine:
     """An engine on the home's catalogue. Migrations turn foreign keys off: SQLite alters a table by making it
     anew, and dropping the old one would delete what points to it."""
-    engine = create_engine(home.url)
+    try:
+        engine = create_engine(_url(home))
+    except ImportError as error:
+        raise BadSetting(f"SIMILE_DATABASE_URL needs {error.name}. Install it, or leave the variable out.") from error
     event.listen(engine, "handle_error", lambda context: _translate(home, context))
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", lambda connection, _: _prepare(connection, foreign_keys))
         event.listen(engine, "begin", _begin)
     return engine
+
+
+def _url(home: Home) -> URL:
+    try:
+        return make_url(home.url)
+    except ArgumentError:  # what it says may show the password
+        raise BadSetting("SIMILE_DATABASE_URL is no SQLAlchemy URL. Correct it, or leave it out for SQLite.") from None
 
 
 def _prepare(connection: Any, foreign_keys: bool) -> None:
@@ -59,7 +70,7 @@ def _translate(home: Home, context: ExceptionContext) -> None:
 
 def exists(home: Home) -> bool:
     """Whether there can be a catalogue. Asked before connecting: SQLite makes an empty file for whoever connects."""
-    database = make_url(home.url)
+    database = _url(home)
     if database.get_backend_name() != "sqlite":
         return True
     return database.database is not None and Path(database.database).is_file()
@@ -70,7 +81,7 @@ def back_up(home: Home, revision: str) -> Path | None:
 
     None for a database other than SQLite: its own tools make its backups. Raises HomeNotWritable.
     """
-    database = make_url(home.url)
+    database = _url(home)
     if database.get_backend_name() != "sqlite" or database.database is None:
         return None
     source = Path(database.database)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
+
+from sqlalchemy import URL
 
 from core.errors import HomeBusy, HomeNotWritable
 
@@ -32,7 +35,8 @@ class Home:
     @property
     def url(self) -> str:
         """The SQLAlchemy URL of the catalogue."""
-        return self.database_url or f"sqlite:///{self.catalogue}"
+        # Not pasted together: "?" and "%" in a folder's name mean something else in a URL.
+        return self.database_url or URL.create("sqlite", database=str(self.catalogue)).render_as_string()
 
     @property
     def encoders(self) -> Path:
@@ -62,7 +66,7 @@ class Home:
         """
         path = self.create().root / "lock"
         with writing(path):
-            file = path.open("a+", encoding="utf-8")
+            file = path.open("ab+", buffering=0)  # what a buffer still holds when the disk is full fails on closing
         with file:
             self._acquire(file, time.monotonic() + wait)
             _sign(file, f"process {os.getpid()}, `{purpose}`, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
@@ -74,7 +78,7 @@ class Home:
                 _sign(file, "")
                 fcntl.flock(file, fcntl.LOCK_UN)
 
-    def _acquire(self, file: IO[str], deadline: float) -> None:
+    def _acquire(self, file: IO[bytes], deadline: float) -> None:
         while True:
             try:
                 return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -83,18 +87,17 @@ class Home:
                     raise self._busy(file) from None
             time.sleep(0.05)
 
-    def _busy(self, file: IO[str]) -> HomeBusy:
+    def _busy(self, file: IO[bytes]) -> HomeBusy:
         file.seek(0)
-        holder = file.read() or "another process"
+        holder = file.read().decode() or "another process"
         return HomeBusy(f"{self.root} is in use by {holder}. Wait until it has finished, or stop it, and try again.")
 
 
-def _sign(file: IO[str], text: str) -> None:
+def _sign(file: IO[bytes], text: str) -> None:
     """Says who holds the lock. For people only: the lock itself is the kernel's, so a full disk may leave it out."""
     try:
         file.truncate(0)
-        file.write(text)
-        file.flush()
+        file.write(text.encode())
     except OSError as error:
         if error.errno not in NOT_WRITABLE:
             raise
@@ -102,12 +105,22 @@ def _sign(file: IO[str], text: str) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns an OSError that means "no space" or "no permission" at `path` into HomeNotWritable."""
+    """Turns an error that means "no space" or "no permission" at `path` into HomeNotWritable."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in NOT_WRITABLE:
+    except Exception as error:
+        number = _error_number(error)
+        if number not in NOT_WRITABLE:
             raise
         raise HomeNotWritable(
-            f"Can't write {path}: {error.strerror}. Make space or give permission, or choose another home with --home."
+            f"Can't write {path}: {os.strerror(number)}. "
+            "Make space or give permission, or choose another home with --home."
         ) from error
+
+
+def _error_number(error: Exception) -> int:
+    """The system's number for what went wrong, or 0. Libraries written in Rust only mention it in their message."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    mentioned = re.search(r"\(os error (\d+)\)", str(error))
+    return int(mentioned[1]) if mentioned else 0

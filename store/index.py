@@ -63,12 +63,14 @@ class Index:
         return self._current().pending
 
     def publish(self) -> None:
-        """Puts everything that is pending into a new segment; does nothing when nothing is.
+        """Puts everything that is pending into a new segment; clears away what a writer that died left in segments/.
 
         The caller holds the home's lock. Raises NothingIndexed if there is no encoder, HomeNotWritable.
         """
         if self._current().pending:
             self.rebuild()
+        else:
+            clear_segments(self._home, self._catalogue.segment_files())
 
     def rebuild(self) -> None:
         """Makes a new segment from the rows alone: without the pictures, without a network, without the old one.

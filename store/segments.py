@@ -44,6 +44,11 @@ class Segments(Transactions):
                 connection.execute(delete(DeletionRow).where(DeletionRow.change <= change))
             return _forget_old(connection)
 
+    def segment_files(self) -> set[str]:
+        """The files in segments/ that are in use."""
+        with self.reading() as connection:
+            return set(connection.scalars(select(SegmentRow.file)))
+
 
 def read_segment(connection: Connection, segment_id: int) -> SegmentRecord | None:
     row = connection.execute(select(SegmentRow.__table__).where(SegmentRow.id == segment_id)).one_or_none()

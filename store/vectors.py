@@ -167,7 +167,9 @@ class FlatIndex:
         return [(nearest[:k], distances[:k]) for nearest, distances in found]
 
     def save(self, path: Path) -> None:
-        faiss.write_index(self._index, str(path))
+        # Through Python's file: FAISS's own writer does not tell when the last bytes find no space.
+        with path.open("wb") as file:
+            faiss.write_index(self._index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
 
     @classmethod
     def load(cls, path: Path) -> Self:

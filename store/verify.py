@@ -47,8 +47,17 @@ def verify(home: Home) -> list[Problem]:
         broken = [Problem("database", sentence, RESTORE) for sentence in damage(connection)]
         if broken:  # what else is read from it would mean little
             return broken
-        checks = (_vectors, _images, _segment, _files, _encoders)
+        checks = (_vectors, _images, _segment, _encoders)
         return [problem for check in checks for problem in check(home, connection)]
+
+
+def leftovers(home: Home) -> list[Problem]:
+    """Files in the home that nothing points to, such as a writer leaves that was killed between file and row.
+
+    No search sees them and nobody was told that they are stored; an upload under way looks the same for a moment.
+    """
+    with Catalogue(home) as catalogue, catalogue.reading() as connection:
+        return list(_orphans_of(home, connection))
 
 
 def _vectors(_: Home, connection: Connection) -> Iterator[Problem]:
@@ -126,13 +135,14 @@ def _different(ids: list[int], stored: list[bytes], encoder: EncoderRecord, inde
     return [image_id for image_id, same in zip(ids, there, strict=True) if not same]
 
 
-def _files(home: Home, connection: Connection) -> Iterator[Problem]:
-    """Files in the home that nothing points to."""
+def _orphans_of(home: Home, connection: Connection) -> Iterator[Problem]:
     for path in _orphans(home.segments, set(connection.scalars(select(SegmentRow.file)))):
         yield Problem("orphan", f"{path} belongs to no segment.", f"{REBUILD[:-1]}, which removes it.")
     uploads = select(LocationRow.path).where(LocationRow.path.startswith(str(home.uploads), autoescape=True))
     for path in _orphans(home.uploads, {Path(path).name for path in connection.scalars(uploads)}):
-        yield Problem("orphan", f"{path} belongs to no image.", "Upload it again, or remove it.")
+        yield Problem(
+            "orphan", f"{path} belongs to no image.", "Its upload was never answered: remove it, or upload it again."
+        )
 
 
 def _orphans(folder: Path, known: set[str]) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,10 +14,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.errors import EncoderMismatch, HomeBusy, HomeError, HomeNotWritable, NoSuchEncoder, NoSuchImage, NotFinite
+from core.errors import (
+    BadSetting,
+    EncoderMismatch,
+    HomeBusy,
+    HomeError,
+    HomeNotWritable,
+    NoSuchEncoder,
+    NoSuchImage,
+    NotFinite,
+)
 from core.records import Failure, FileFacts
 from store.catalogue import Catalogue
-from store.home import Home
+from store.engine import make_engine
+from store.home import Home, writing
 from store.records import KnownFile, KnownImage, NewPicture
 from store.schema import upgrade
 
@@ -308,6 +319,35 @@ def test_a_home_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(HomeNotWritable, match=r"Can't write .*file/home: Not a directory"):
         Home(tmp_path / "file" / "home").create()
+
+
+def test_an_error_of_the_system_counts_whatever_its_class(tmp_path: Path) -> None:
+    with pytest.raises(HomeNotWritable, match=r"No space left on device\. Make space"), writing(tmp_path):
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+    with pytest.raises(RuntimeError, match="unrelated"), writing(tmp_path):
+        raise RuntimeError("unrelated")
+
+
+@pytest.mark.parametrize("name", ["who?", "50%41", "a#b", "Мой дом", "a;b"])
+def test_a_home_may_have_any_name(tmp_path: Path, name: str) -> None:
+    home = Home(tmp_path / name)
+    upgrade(home)
+    assert home.catalogue.is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_database_url_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match="SIMILE_DATABASE_URL is no SQLAlchemy URL"):
+        upgrade(Home(tmp_path, "catalogue.sqlite"))
+    with pytest.raises(BadSetting, match="SIMILE_DATABASE_URL needs pysqlcipher3"):
+        make_engine(Home(tmp_path, "sqlite+pysqlcipher://:secret@/x.sqlite"))
+
+
+def test_a_catalogue_that_lacks_a_table_is_named(catalogue: Catalogue, home: Home) -> None:
+    with sqlite3.connect(home.catalogue) as connection:
+        connection.execute("DROP TABLE embeddings")
+    with pytest.raises(HomeError, match="is damaged: no such table: embeddings"):
+        catalogue.count_embeddings(VAE)
 
 
 def test_a_catalogue_that_is_no_database_is_named(home: Home) -> None:

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from cli.main import app
+from cli.main import app, run
 from core.settings import Settings
+from indexer.job import IndexRequest, index
 from models.images import encode_png
 
 SIMILE = str(Path(sys.executable).with_name("simile"))
@@ -104,7 +105,7 @@ def test_status_verify_and_rebuild_agree_on_a_whole_home(home_with_digits: Setti
     assert broken.exit_code == 1
     assert "simile rebuild" in broken.stdout
     assert "120" in inside("rebuild", "--home", home).stdout
-    assert inside("verify", "--home", home, "--json").stdout.strip() == '{"problems": []}'
+    assert inside("verify", "--home", home, "--json").stdout.strip() == '{"problems": [], "leftovers": []}'
 
 
 def test_verify_finds_an_altered_encoder(home_with_digits: Settings) -> None:
@@ -127,6 +128,59 @@ def test_errors_are_one_line_on_stderr_without_a_traceback(tmp_path: Path) -> No
 def test_a_command_line_that_makes_no_sense_exits_with_2() -> None:
     assert outside("index").returncode == 2
     assert outside("search", "x.png", "-k", "0").returncode == 2
+
+
+def test_numbers_beyond_reason_exit_with_2(digits: Path) -> None:
+    assert inside("search", "--id", str(2**63)).exit_code == 2
+    assert inside("train", digits, "--seed", "-1").exit_code == 2
+    assert inside("train", digits, "--minutes", "inf").exit_code == 2
+
+
+def test_a_query_whose_name_is_not_utf8_is_shown_with_escapes(home_with_digits: Settings, tmp_path: Path) -> None:
+    picture = tmp_path / "odd\udcff.png"
+    picture.write_bytes(encode_png(np.full((40, 30, 3), 90, np.uint8)))
+    result = outside("search", picture, "--home", home_with_digits.home, "-o", "sheet.html", "--json")
+    assert json.loads(result.stdout)["query"]["name"] == str(tmp_path / "odd") + "\\xff.png"
+    assert "odd\\xff.png" in (tmp_path / "sheet.html").read_text()
+
+
+def test_names_that_the_terminal_cannot_show_come_as_escapes(
+    home_with_digits: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = tmp_path / "кот ü.png"
+    picture.write_bytes(encode_png(np.full((40, 30, 3), 90, np.uint8)))
+    index(home_with_digits, [picture], IndexRequest())
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    arguments = ("search", picture, "--home", home_with_digits.home, "-k", "1")
+    assert r"\u043a\u043e\u0442 \xfc.png" in outside(*arguments).stdout
+    assert json.loads(outside(*arguments, "--json").stdout)["hits"][0]["path"] == str(picture)
+
+
+def test_an_error_nobody_foresaw_is_one_line_too(
+    home_with_digits: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr("indexer.status.read_status", fail)
+    monkeypatch.setattr(sys, "argv", ["simile", "status", "--home", str(home_with_digits.home)])
+    with pytest.raises(SystemExit) as exit_:
+        run()
+    assert exit_.value.code == 1
+    assert capsys.readouterr().err == (
+        "RuntimeError: out of luck. This should not happen: run it again with --verbose, and report what that shows.\n"
+    )
+
+
+def test_embed_looks_at_its_output_before_it_works(digits: Path, tmp_path: Path) -> None:
+    result = outside("embed", digits, "--home", tmp_path / "none", "-o", "absent/vectors.npz")
+    assert result.stderr.startswith("BadSetting: absent/vectors.npz can't be written: its folder does not exist.")
+
+
+def test_a_demo_of_other_pictures_is_not_mixed_in(home_with_digits: Settings, tmp_path: Path) -> None:
+    result = outside("demo", "--home", home_with_digits.home, "--no-serve")
+    assert result.returncode == 1
+    assert "holds a demo of other pictures" in result.stderr
 
 
 def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch, digits: Path) -> None:

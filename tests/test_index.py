@@ -255,6 +255,17 @@ def test_publishing_keeps_two_segments_and_clears_the_rest(catalogue: Catalogue,
     assert sorted(path.name for path in home.segments.iterdir()) == names[-2:]
 
 
+def test_publishing_clears_what_a_killed_writer_left_though_nothing_is_new(
+    catalogue: Catalogue, index: Index, home: Home
+) -> None:
+    add(catalogue, 0)
+    index.publish()
+    in_use = {path.name for path in home.segments.iterdir()}
+    (home.segments / "000000000001-old.faiss").touch()  # killed after the pointer moved, before clearing
+    index.publish()
+    assert {path.name for path in home.segments.iterdir()} == in_use
+
+
 def test_a_segment_that_covers_less_never_takes_the_place_of_a_newer_one(catalogue: Catalogue, index: Index) -> None:
     add(catalogue, 0, 5)
     index.publish()

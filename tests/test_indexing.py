@@ -17,13 +17,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.errors import BadSetting, HomeBusy, NoSuchEncoder, NoSuchPath, TooFewPictures
+from core.errors import BadSetting, HomeBusy, NoSuchEncoder, NoSuchPath, NothingIndexed, TooFewPictures
 from core.records import IndexSummary
 from core.settings import Settings, load_settings
 from indexer.job import IndexRequest, index
-from indexer.status import read_status, verify_home
+from indexer.status import read_status, rebuild_index, verify_home
 from indexer.training import TrainingRequest
 from indexer.training_job import train_on
+from indexer.uploads import add_upload
 from models.images import encode_jpeg, encode_png
 from search.searcher import Searcher
 from store.home import Home
@@ -114,6 +115,48 @@ def test_dry_run_writes_nothing(tmp_path: Path, digits: Path) -> None:
     settings = load_settings(home=tmp_path / "nowhere")
     assert go(settings, digits, dry_run=True).new == 120
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_dry_run_counts_for_the_encoder_that_is_named(home_with_digits: Settings, tmp_path: Path) -> None:
+    photos = photos_of(home_with_digits)
+    request = TrainingRequest(overrides={"latent_dim": 5, "width": 4, "epochs": 1}, seed=1)
+    other = train_on(home_with_digits, [photos], request, lambda _: None)["fingerprint"]
+    assert go(home_with_digits, photos, dry_run=True).unchanged == 120
+    assert go(home_with_digits, photos, dry_run=True, encoder=other[:6]).unchanged == 0
+    with pytest.raises(NoSuchEncoder):
+        go(home_with_digits, photos, dry_run=True, encoder="nowhere")
+
+
+def test_a_folder_that_is_suddenly_empty_is_not_pruned(trained_home: Settings, digits: Path) -> None:
+    go(trained_home, digits)
+    digits.rename(digits.with_name("unmounted"))
+    digits.mkdir()
+    for dry_run in (False, True):
+        with pytest.raises(BadSetting, match=rf"120 in it are known.*simile index {digits.parent} --prune"):
+            go(trained_home, digits, prune=True, dry_run=dry_run)
+    assert go(trained_home, digits).missing == 120
+    digits.rmdir()
+    digits.with_name("unmounted").rename(digits)
+    assert go(trained_home, digits, prune=True).unchanged == 120
+
+
+def test_a_folder_whose_name_is_not_utf8_costs_nothing_else(trained_home: Settings, digits: Path) -> None:
+    odd = digits.with_name("odd\udcff")
+    odd.mkdir()
+    (odd / "a.png").write_bytes(picture(1))
+    summary = go(trained_home, odd, digits)
+    assert (summary.new, len(summary.failures)) == (120, 1)
+
+
+def test_a_mistyped_source_leaves_no_home_behind(tmp_path: Path) -> None:
+    settings = load_settings(home=tmp_path / "home")
+    with pytest.raises(NoSuchPath):
+        go(settings, tmp_path / "photso")
+    with pytest.raises(NoSuchPath):
+        train_on(settings, [tmp_path / "photso"], TrainingRequest(), lambda _: None)
+    with pytest.raises(NothingIndexed):
+        rebuild_index(settings)
+    assert not settings.home.exists()
 
 
 def bomb(side: int = 30_000) -> bytes:
@@ -221,6 +264,21 @@ def test_another_encoder_takes_over_only_when_all_is_embedded(home_with_digits: 
     with Searcher(home_with_digits) as searcher:
         assert len(searcher.by_id(1, limit=3).hits) == 3
     assert verify_home(home_with_digits) == []
+
+
+def test_uploads_follow_to_another_encoder_and_what_does_not_is_said(
+    home_with_digits: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Searcher(home_with_digits) as searcher:
+        uploaded, _ = add_upload(searcher, picture(5), name="upload.png")
+    one = shutil.copytree(photos_of(home_with_digits), tmp_path / "more")
+    request = TrainingRequest(overrides={"latent_dim": 5, "width": 4, "epochs": 1}, seed=1)
+    other = train_on(home_with_digits, [one], request, lambda _: None)["fingerprint"]
+    first = min(one.iterdir())
+    assert go(home_with_digits, first, encoder=other).embedded == 2
+    assert "119 pictures have no vector by the encoder now in use" in caplog.text
+    with Searcher(home_with_digits) as searcher:
+        assert len(searcher.by_id(uploaded).hits) == 1
 
 
 def test_an_encoder_from_elsewhere_is_copied_into_the_home(

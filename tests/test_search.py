@@ -179,3 +179,19 @@ def test_an_upload_outlives_the_folder_that_held_the_same_picture(home_with_digi
 def photos_of(settings: Settings) -> Path:
     with Searcher(settings) as searcher:
         return first_path(searcher).parent
+
+
+def test_embed_passes_over_the_reports_of_a_home_among_the_pictures(home_with_digits: Settings, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encode_png(np.zeros((32, 32, 3), np.uint8)))
+    with Searcher(home_with_digits) as searcher:
+        assert embed(home_with_digits, [tmp_path], searcher.encoder()).paths == [str(tmp_path / "a.png")]
+
+
+def test_an_image_whose_file_is_gone_is_shown_as_the_model_saw_it(home_with_digits: Settings, tmp_path: Path) -> None:
+    path = tmp_path / "gone.png"
+    path.write_bytes(encode_png(np.full((32, 32, 3), 70, np.uint8)))
+    index(home_with_digits, [path], IndexRequest())
+    path.unlink()
+    with Searcher(home_with_digits) as searcher:
+        newest = searcher.count()
+        assert np.array_equal(searcher.picture_of(newest), searcher.reconstruction_pixels(newest))

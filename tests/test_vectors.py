@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -148,3 +150,10 @@ def test_compared_are_the_chosen_dimensions() -> None:
 
 def test_cosine_scales_to_length_one_and_leaves_zero() -> None:
     assert np.allclose(to_indexed(points([3, 4, 12], [0, 0, 7]), 2, "cosine"), [[0.6, 0.8], [0, 0]])
+
+
+def test_a_full_disk_is_no_saved_index() -> None:
+    index = FlatIndex(2)
+    index.add([1], np.zeros((1, 2), np.float32))
+    with pytest.raises(OSError, match="No space left"):
+        index.save(Path("/dev/full"))

@@ -15,7 +15,7 @@ from store.home import Home
 from store.index import Index
 from store.records import NewPicture
 from store.schema import upgrade
-from store.verify import verify
+from store.verify import leftovers, verify
 
 VAE = "a" * 64
 
@@ -121,7 +121,8 @@ def test_orphaned_files_and_missing_encoders_are_found(home: Home) -> None:
     (home.segments / "left.tmp").touch()
     (home.uploads / "9.png").touch()
     (home.encoders / VAE).rmdir()
-    assert kinds(home) == ["orphan", "orphan", "encoder"]
+    assert kinds(home) == ["encoder"]
+    assert [problem.kind for problem in leftovers(home)] == ["orphan", "orphan"]  # space to win back, nothing wrong
 
 
 def test_references_into_nowhere_and_a_damaged_file_are_found(home: Home) -> None:

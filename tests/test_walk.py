@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import NoSuchPath
-from indexer.walk import Found, walk
+from indexer.walk import Found, is_gone, walk
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(24)
 
@@ -274,6 +274,14 @@ def test_files_of_a_folder_that_may_only_be_listed_are_set_aside(photos: Path) -
 
 
 # Folders to leave out
+
+
+def test_only_what_is_surely_not_there_is_gone(photos: Path) -> None:
+    file = put(photos / "a.png")
+    assert is_gone(str(photos / "b.png"))
+    assert is_gone(str(file / "b.png"))
+    assert not is_gone(str(file))
+    assert not is_gone(str(photos / ("x" * 5000)))  # the system can't say: as behind a folder that may not be opened
 
 
 def test_a_folder_to_skip_is_not_entered_whatever_leads_to_it(photos: Path) -> None:
