@@ -6,10 +6,9 @@ Networks are imported where they are needed: a run that finds nothing to embed n
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 from core.errors import BadSetting
 from core.records import Failure, FileFacts, IndexSummary
 from core.settings import Settings
+from indexer.plan import Plan, check_prune, make_plan
 from indexer.rows import embedded_rows
-from indexer.walk import Found, check_sources, is_gone, is_utf8, walk
+from indexer.walk import Found, check_sources
 from models.collection import Prepared, prepare_files
 from models.images import Limits
 from store import schema
 from store.catalogue import Catalogue
 from store.home import Home
 from store.index import Index
-from store.records import KnownFile
 
 if TYPE_CHECKING:
     from models.encoder import TrainedEncoder
@@ -44,17 +43,6 @@ class IndexRequest:
     minutes: float = 10.0
     on_training: Callable[[Progress], None] = lambda _: None
     on_progress: Callable[[IndexSummary, int], None] = lambda _summary, _total: None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What there is to do. `vanished`: known paths below the sources that are no longer there."""
-
-    found: Found
-    todo: list[FileFacts]
-    unchanged: int
-    known: dict[str, KnownFile] = field(default_factory=dict)
-    vanished: set[str] = field(default_factory=set)
 
 
 def index(settings: Settings, sources: Sequence[Path], request: IndexRequest) -> IndexSummary:
@@ -85,47 +73,11 @@ def _dry_run(home: Home, sources: Sequence[Path], request: IndexRequest, device:
             active = catalogue.active_encoder()
             plan = make_plan(home, catalogue, sources, fingerprint or (active.fingerprint if active else None))
     if request.prune:
-        _check_prune(plan, sources)
+        check_prune(plan, sources)
     summary = _summary(0, plan)
     summary.changed = sum(file.path in plan.known for file in plan.todo)
     summary.new = len(plan.todo) - summary.changed
     return _count_vanished(summary, plan.vanished, request.prune)
-
-
-def make_plan(home: Home, catalogue: Catalogue | None, sources: Sequence[Path], fingerprint: str | None) -> Plan:
-    """Walks the sources and holds them against the catalogue: same path, size and mtime means unchanged."""
-    found = walk(sources, skip=[home.encoders, home.segments, home.uploads])
-    roots = [os.path.abspath(source) for source in sources]  # noqa: PTH100  # as in walk()
-    # Nothing is known of what lies in a folder whose name is not UTF-8: each of its files is a failure.
-    known = catalogue.known_locations([*filter(is_utf8, roots)], fingerprint) if catalogue else {}
-    todo = [file for file in found.files if not _is_unchanged(file, known.get(file.path))]
-    present = {file.path for file in found.files}
-    vanished = {path for path in known.keys() - present if is_gone(path)}
-    unchanged = len(found.files) - len(todo)
-    if catalogue and fingerprint:  # another encoder is coming into use: nobody can name uploads as a source
-        uploads = catalogue.known_locations([str(home.uploads)], fingerprint)
-        lacking = {path: file for path, file in uploads.items() if not file.embedded}
-        todo += [FileFacts(path, file.size, file.mtime_ns) for path, file in lacking.items()]
-        known |= lacking
-    return Plan(found, todo, unchanged, known, vanished)
-
-
-def _check_prune(plan: Plan, sources: Sequence[Path]) -> None:
-    """Raises BadSetting where a folder holds nothing of what is known in it: so looks a disk that is not mounted."""
-    there = [file.path for file in plan.found.files] + [failure.path for failure in plan.found.failures]
-    for source in filter(Path.is_dir, sources):
-        root = os.path.abspath(source)  # noqa: PTH100  # as in walk()
-        below = os.path.join(root, "")  # noqa: PTH118  # ends with the separator
-        gone = sum(path.startswith(below) for path in plan.vanished)
-        if gone and not any(path.startswith(below) for path in there):
-            raise BadSetting(
-                f"{source} holds no pictures now, but {gone:,} in it are known. If a disk is not mounted, mount it; "
-                f"to forget them, run `simile index {Path(root).parent} --prune`."
-            )
-
-
-def _is_unchanged(file: FileFacts, known: KnownFile | None) -> bool:
-    return known is not None and known.embedded and (known.size, known.mtime_ns) == (file.size, file.mtime_ns)
 
 
 def _summary(run_id: int, plan: Plan) -> IndexSummary:
@@ -156,7 +108,7 @@ class _Job:
                 f"{', '.join(map(str, sources))} holds no pictures{_why(plan.found)}. Name another folder."
             )
         if self.request.prune:
-            _check_prune(plan, sources)
+            check_prune(plan, sources)
         settings = {"sources": [str(source) for source in sources], "prune": self.request.prune, "encoder": fingerprint}
         summary = _summary(self.catalogue.start_run("index", settings), plan)
         status = "failed"
