@@ -22,7 +22,9 @@ def train(
     minutes: Annotated[
         float | None,
         typer.Option(
-            min=0.01, max=options.LONGEST, help="Time budget, reading included. [default: 10 unless --epochs is given]"
+            min=0.01,
+            max=options.LONGEST,
+            help="Time budget; reading counts for a fifth at most. [default: 10 unless --epochs]",
         ),
     ] = None,
     image_size: Annotated[

@@ -19,11 +19,12 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from core.errors import BadSetting, CheckpointDamaged, NoSuchEncoder, NotFinite, TooFewPictures
 from core.settings import Settings
+from indexer.training import budget_start
 from models.encoder import TrainedEncoder
 from models.networks import VAE, Architecture
 from models.preprocessing import Pixels, Preprocessing
 from models.recipes import Recipe, load_recipe, recipe_names
-from models.training import Options, Trained, batch_size_for, split, train
+from models.training import Options, Progress, Trained, batch_size_for, split, train
 
 SPEC = Preprocessing(16, 1)
 
@@ -101,13 +102,31 @@ def test_resuming_after_a_kill_gives_equal_losses(tmp_path: Path) -> None:
 
 
 def test_minutes_become_a_number_of_steps_that_is_stored(tmp_path: Path) -> None:
-    seen = []
-    options = Options(minutes=0.05, started=time.monotonic())
-    train(bars(100), SPEC, small(epochs=10_000), options, tmp_path, lambda at: seen.append(at.total_steps))
-    planned = {total for total in seen if total is not None}
-    assert len(planned) == 1
-    state = run(bars(100), tmp_path, small(epochs=10_000), minutes=0.05, resume=True)
-    assert state.history[-1]["step"] <= planned.pop()
+    def planned(resume: bool) -> int:
+        """The plan as it stands two epochs after it was made."""
+        seen: list[int] = []
+
+        def watch(at: Progress) -> None:
+            seen.extend([at.epoch] if at.total_steps is not None else [])
+            if seen and at.epoch == seen[0] + 2:
+                raise Planned(at.total_steps)
+
+        options = Options(minutes=5.0, started=time.monotonic(), resume=resume)
+        with pytest.raises(Planned) as caught:
+            train(bars(100), SPEC, small(epochs=10_000), options, tmp_path, watch)
+        return int(caught.value.args[0])
+
+    assert planned(resume=False) == planned(resume=True)
+
+
+class Planned(Exception):
+    """Ends a training run from its progress report, as Ctrl-C does."""
+
+
+def test_reading_many_pictures_leaves_most_of_the_time_for_training() -> None:
+    assert budget_start(started=100.0, now=130.0, minutes=10) == 100.0
+    assert budget_start(started=100.0, now=5000.0, minutes=10) == 5000.0 - 120
+    assert budget_start(started=100.0, now=5000.0, minutes=None) == 100.0
 
 
 def test_epochs_end_a_run_whose_minutes_would_allow_more(tmp_path: Path) -> None:
