@@ -114,7 +114,7 @@ class _Job:
         status = "failed"
         try:
             encoder = self._encoder(fingerprint, plan)
-            if plan.todo and encoder is not None:
+            if encoder is not None:
                 self._embed_all(plan, encoder, summary)
             self._forget(plan, summary)
             self._publish(encoder.fingerprint if encoder else fingerprint)
@@ -224,8 +224,7 @@ class _Job:
     def _publish(self, fingerprint: str | None) -> None:
         """Puts the encoder in use and folds new and deleted rows into a segment, where there are any."""
         active = self.catalogue.active_encoder()
-        switched = fingerprint is not None and (active is None or active.fingerprint != fingerprint)
-        if switched and fingerprint is not None:
+        if fingerprint is not None and (active is None or active.fingerprint != fingerprint):
             self.catalogue.activate(fingerprint)
         Index(self.catalogue).publish()
         hidden = self.catalogue.count_images() - self.catalogue.count_embeddings(fingerprint) if fingerprint else 0

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from core.durable import write_durably
 from core.records import FileFacts
 from indexer.rows import embedded_rows
-from models.checkpoints import write_durably
 from models.collection import prepare_bytes
 from search.searcher import Searcher
 from store.home import writing

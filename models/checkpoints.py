@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from core.durable import write_durably
 from core.errors import CheckpointDamaged, NoSuchEncoder
 
 WEIGHTS = "weights.safetensors"
@@ -88,27 +87,6 @@ def write_json(path: Path, body: Mapping[str, Any]) -> None:
     """Readable JSON, durably."""
     text = json.dumps(body, indent=2, ensure_ascii=False) + "\n"
     write_durably(path, lambda target: target.write_text(text, encoding="utf-8"))
-
-
-def write_durably(path: Path, write: Any) -> None:
-    """`write(temporary path)`, then fsync and rename: after a crash the old file or the new one is there, whole."""
-    # A name of its own: two uploads of the same bytes write the same path at the same time.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        write(temporary)
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)  # the rename itself
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _canonical(body: Mapping[str, Any]) -> bytes:

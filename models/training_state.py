@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from core.durable import write_durably
 from core.errors import BadSetting, CheckpointDamaged
-from models.checkpoints import write_durably
 from models.networks import VAE
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import uuid
 from pathlib import Path
 
 from sqlalchemy import Connection, delete, insert, select, update
 
+from core.durable import sync
 from core.errors import IndexDamaged
 from store.home import Home, writing
 from store.records import EncoderRecord, SegmentRecord
@@ -71,11 +71,11 @@ def write_segment(home: Home, encoder: EncoderRecord, index: VectorIndex, change
     with writing(home.segments):
         try:
             index.save(unfinished)
-            _flush(unfinished)
+            sync(unfinished)
             sha256 = file_hash(unfinished)
             name = f"{change:012d}-{encoder.fingerprint[:12]}-{sha256[:12]}.faiss"
             unfinished.replace(home.segments / name)
-            _flush(home.segments)
+            sync(home.segments)
         finally:
             unfinished.unlink(missing_ok=True)
     return name, sha256
@@ -107,12 +107,3 @@ def file_hash(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Has the file, or the names in a folder, written to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

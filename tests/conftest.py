@@ -13,6 +13,10 @@ from indexer.job import IndexRequest, index
 from indexer.training import TrainingRequest
 from indexer.training_job import train_on
 from models.datasets import write_digits
+from search.encoders import find_encoder, register
+from store import schema
+from store.catalogue import Catalogue
+from store.home import Home
 
 COUNT = 120
 
@@ -61,11 +65,6 @@ def home_with_digits(tmp_path: Path, _trained: tuple[Path, Path]) -> Settings:
 @pytest.fixture
 def trained_home(tmp_path: Path, _trained: tuple[Path, Path]) -> Settings:
     """Settings of a home with an encoder in use and nothing indexed."""
-    from search.encoders import find_encoder, register
-    from store import schema
-    from store.catalogue import Catalogue
-    from store.home import Home
-
     settings = load_settings(home=tmp_path / "home", workers=2, device="cpu")
     home = Home(settings.home).create()
     shutil.copytree(_trained[0] / "encoders", home.encoders, dirs_exist_ok=True)
@@ -75,6 +74,14 @@ def trained_home(tmp_path: Path, _trained: tuple[Path, Path]) -> Settings:
         register(catalogue, encoder)
         catalogue.activate(encoder.fingerprint)
     return settings
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """An empty home with a current catalogue."""
+    home = Home(tmp_path / "home")
+    schema.upgrade(home)
+    return home
 
 
 def copy_some(source: Path, target: Path, count: int) -> Path:

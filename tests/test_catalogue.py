@@ -43,13 +43,6 @@ def picture(name: str, content: str | None = None, folder: str = "/photos") -> N
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
-    home = Home(tmp_path / "home")
-    upgrade(home)
-    return home
-
-
-@pytest.fixture
 def catalogue(home: Home) -> Iterator[Catalogue]:
     with Catalogue(home) as catalogue:
         catalogue.register_encoder(VAE, "first", "vae", dimensions=3)

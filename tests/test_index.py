@@ -18,16 +18,8 @@ from store.catalogue import Catalogue
 from store.home import Home
 from store.index import Hits, Index
 from store.records import NewPicture
-from store.schema import upgrade
 
 VAE, OTHER = "a" * 64, "b" * 64
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    home = Home(tmp_path / "home")
-    upgrade(home)
-    return home
 
 
 @pytest.fixture
