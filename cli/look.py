@@ -27,7 +27,7 @@ def search(
     verbose: options.Verbose = False,
 ) -> None:
     """Find the pictures most like IMAGE."""
-    from indexer.walk import printable
+    from models.walk import printable
     from search.searcher import Searcher
     from search.sheets import write_sheet
 

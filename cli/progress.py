@@ -51,11 +51,9 @@ class Reporter:
             raise typer.Exit(130) from None
 
     def trained(self, progress: TrainingProgress) -> None:
-        """One training step: both loss parts, speed, time left."""
-        words = (
-            f"epoch {progress.epoch}  reconstruction {progress.reconstruction:,.1f}  KL {progress.kl:,.1f} nats  "
-            f"{progress.images_per_second:,.0f} images/s  {_duration(progress.seconds_left)}"
-        )
+        """One training step: the parts of the loss, speed, time left."""
+        speed = f"{progress.images_per_second:,.0f} images/s"
+        words = f"epoch {progress.epoch}  {figures(progress.parts)}  {speed}  {_duration(progress.seconds_left)}"
         self._show("training", progress.step, progress.total_steps, words)
 
     def indexed(self, summary: IndexSummary, total: int) -> None:
@@ -72,6 +70,17 @@ class Reporter:
             share = f"{100 * done / total:.0f}%" if total else f"step {done}"
             sys.stderr.write(f"{name} {share}  {words}\n")
             self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+
+
+def figures(parts: dict[str, float]) -> str:
+    """Named figures in one line."""
+    return ", ".join(f"{name.replace('_', ' ')} {_figure(part)}" for name, part in parts.items())
+
+
+def _figure(value: float) -> str:
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.4g}"
 
 
 def _duration(seconds: float | None) -> str:

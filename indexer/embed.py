@@ -12,10 +12,10 @@ import numpy as np
 from core.errors import BadSetting, UnreadableImage
 from core.records import Failure, FloatArray
 from core.settings import Settings
-from indexer.walk import walk
 from models.collection import Prepared, prepare_files
 from models.encoder import TrainedEncoder
 from models.images import Limits
+from models.walk import walk
 from store.distances import to_indexed
 from store.home import Home
 

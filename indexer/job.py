@@ -18,9 +18,9 @@ from core.records import Failure, FileFacts, IndexSummary
 from core.settings import Settings
 from indexer.plan import Plan, check_prune, make_plan
 from indexer.rows import embedded_rows
-from indexer.walk import Found, check_sources
 from models.collection import Prepared, prepare_files
 from models.images import Limits
+from models.walk import Found, check_sources
 from store import schema
 from store.catalogue import Catalogue
 from store.home import Home
@@ -55,16 +55,16 @@ def index(settings: Settings, sources: Sequence[Path], request: IndexRequest) ->
     home = Home(settings.home, settings.database_url)
     check_sources(sources)
     if request.dry_run:
-        return _dry_run(home, sources, request, settings.device)
+        return _dry_run(home, sources, request, settings)
     with home.lock("simile index"):
         schema.upgrade(home)
         with Catalogue(home) as catalogue:
             return _Job(home, catalogue, settings, request).run(sources)
 
 
-def _dry_run(home: Home, sources: Sequence[Path], request: IndexRequest, device: str) -> IndexSummary:
+def _dry_run(home: Home, sources: Sequence[Path], request: IndexRequest, settings: Settings) -> IndexSummary:
     """What a run would find, by sizes and times alone; nothing is written, not even a home."""
-    fingerprint = None if request.encoder is None else _found(home, request.encoder, device).fingerprint
+    fingerprint = None if request.encoder is None else _found(home, request.encoder, settings).fingerprint
     if schema.revision(home) is None:
         plan = make_plan(home, None, sources, None)
     else:
@@ -138,7 +138,7 @@ class _Job:
     def _adopted(self, reference: str) -> str:
         from search.encoders import adopt  # noqa: PLC0415  # see the top
 
-        encoder = _found(self.home, reference, self.settings.device)
+        encoder = _found(self.home, reference, self.settings)
         adopt(self.home, self.catalogue, encoder, Path(reference))
         return encoder.fingerprint
 
@@ -150,7 +150,7 @@ class _Job:
         from search.encoders import load_encoder  # noqa: PLC0415
 
         if fingerprint is not None:
-            return load_encoder(self.home, fingerprint, self.settings.device)
+            return load_encoder(self.home, fingerprint, self.settings.device, self.settings.runtime)
         request = TrainingRequest(minutes=self.request.minutes, resume=None)
         log.info("no encoder yet: training one on these pictures, for at most %g minutes", self.request.minutes)
         encoder = train_encoder(self.home, self.catalogue, self.settings, plan.todo, request, self.request.on_training)
@@ -233,10 +233,10 @@ class _Job:
             log.warning("%d pictures have no vector by the encoder now in use: %s", hidden, found_again)
 
 
-def _found(home: Home, reference: str, device: str) -> TrainedEncoder:
+def _found(home: Home, reference: str, settings: Settings) -> TrainedEncoder:
     from search.encoders import find_encoder  # noqa: PLC0415  # see the top
 
-    return find_encoder(home, reference, device)
+    return find_encoder(home, reference, settings.device, settings.runtime)
 
 
 def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from core.errors import BadSetting
 from core.records import FileFacts
-from indexer.walk import Found, is_gone, is_utf8, walk
+from models.walk import Found, is_gone, is_utf8, walk
 from store.catalogue import Catalogue
 from store.home import Home
 from store.records import KnownFile

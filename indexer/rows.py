@@ -33,7 +33,7 @@ def embedded_rows(files: Sequence[tuple[FileFacts, Prepared]], encoder: TrainedE
             facts=file,
             mu=latent.mu[number[picture.sha256]],
             log_variance=None if log_variance is None else log_variance[number[picture.sha256]],
-            reconstruction_error=float(errors[number[picture.sha256]]),
+            reconstruction_error=None if errors is None else float(errors[number[picture.sha256]]),
         )
         for file, picture in files
     ]

@@ -9,8 +9,8 @@ from typing import Any
 
 from core.settings import Settings
 from indexer.training import TrainingRequest, train_encoder
-from indexer.walk import check_sources, walk
 from models.training import Progress
+from models.walk import check_sources, walk
 from store import schema
 from store.catalogue import Catalogue
 from store.home import Home
@@ -29,7 +29,7 @@ def train_on(
         schema.upgrade(home)
         with Catalogue(home) as catalogue:
             files = walk(sources, skip=[home.encoders, home.segments, home.uploads]).files
-            encoder = train_encoder(home, catalogue, settings, files, request, on_progress)
+            encoder = train_encoder(home, catalogue, settings, files, request, on_progress, roots=sources)
             active = catalogue.active_encoder()
             if active is None or catalogue.count_embeddings(active.fingerprint) == 0:
                 catalogue.activate(encoder.fingerprint)

@@ -51,6 +51,23 @@ def prepare_files(
     return in_threads(lambda path: _prepare_or_fail(path, preprocessing, limits), paths, workers)
 
 
+def read_arrays(
+    paths: Sequence[str], preprocessing: Preprocessing, limits: Limits, workers: int
+) -> tuple[Pixels, list[str], list[Failure]]:
+    """Pictures (n, S, S, C) uint8 in the order of their paths, the paths that could be read, and the failures."""
+    size, channels = preprocessing.image_size, preprocessing.channels
+    pictures = np.empty((len(paths), size, size, channels), np.uint8)
+    kept: list[str] = []
+    failures: list[Failure] = []
+    for path, result in zip(paths, prepare_files(paths, preprocessing, limits, workers), strict=True):
+        if isinstance(result, Prepared):
+            pictures[len(kept)] = result.array
+            kept.append(path)
+        else:
+            failures.append(result)
+    return pictures[: len(kept)], kept, failures
+
+
 def _prepare_or_fail(path: str, preprocessing: Preprocessing, limits: Limits) -> Prepared | Failure:
     try:
         return prepare_bytes(read_bytes(Path(path), limits), path, preprocessing, limits)

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from core.errors import BadSetting, CheckpointDamaged, EncoderMismatch, NotFinite
 from core.records import FloatArray, Latent
 from models import checkpoints
+from models.agreement import smooth_pictures
 from models.devices import pick_device
-from models.networks import VAE, Architecture
+from models.networks import Architecture, Network, adapt_weights
 from models.preprocessing import Pixels, Preprocessing, to_unit
+from models.runtimes import SAMPLE, Decoding, Encoding, RuntimeOnDemand
 
 CHUNK = 256  # pictures in one forward pass: bounded memory, and no faster beyond
 
@@ -23,9 +23,14 @@ CHUNK = 256  # pictures in one forward pass: bounded memory, and no faster beyon
 class TrainedEncoder:
     """Weights with the preprocessing they were trained with. Safe to use from several threads."""
 
-    runtime = "torch-fp32"  # noted in every row; the fingerprint does not depend on it
-
-    def __init__(self, network: VAE, preprocessing: Preprocessing, description: dict[str, Any], device: str) -> None:
+    def __init__(
+        self,
+        network: Network,
+        preprocessing: Preprocessing,
+        description: dict[str, Any],
+        device: str,
+        runtime: str = "auto",
+    ) -> None:
         self.device = pick_device(device)
         self.network = network.to(self.device).eval()
         self.preprocessing = preprocessing
@@ -34,26 +39,48 @@ class TrainedEncoder:
         self.metric: str = description["metric"]
         self.index_dims: int | None = description["index_dims"]
         self.latent_dim = network.architecture.latent_dim
+        self.has_decoder = network.architecture.decoder
+        self.has_variance = network.architecture.variational
+        self._encoding = RuntimeOnDemand(Encoding(self.network), self._sample, runtime, self.device)
+        self._decoding = RuntimeOnDemand(
+            Decoding(self.network), lambda: self._encoding.eager.run(self._sample())[0], runtime, self.device
+        )
+
+    @property
+    def runtime(self) -> str:
+        """What encoded last, as noted in every row; the fingerprint does not depend on it."""
+        return self._encoding.name
+
+    def prepare(self) -> None:
+        """Starts the faster runtimes now, and not after the first pictures: for a process that answers questions."""
+        self._encoding.prepare()
+        if self.has_decoder:
+            self._decoding.prepare()
 
     @classmethod
-    def load(cls, folder: Path, device: str = "auto") -> TrainedEncoder:
+    def load(cls, folder: Path, device: str = "auto", runtime: str = "auto") -> TrainedEncoder:
         """Rebuilds the encoder from its folder. Raises NoSuchEncoder or CheckpointDamaged."""
         weights, description = checkpoints.load(folder)
-        network = VAE(Architecture.from_dict(description["architecture"]))
+        network = Network(Architecture.from_dict(description["architecture"]))
         try:
-            network.load_state_dict(weights)
+            network.load_state_dict(adapt_weights(weights))
         except RuntimeError as error:
             raise CheckpointDamaged(f"{folder}: the weights do not fit the architecture ({error}).") from None
-        return cls(network, Preprocessing.from_dict(description["preprocessing"]), description, device)
+        return cls(network, Preprocessing.from_dict(description["preprocessing"]), description, device, runtime)
 
     def encode(self, batch: Pixels) -> Latent:
-        """Latent of n pictures (n, S, S, C) uint8, in float32. Raises NotFinite."""
+        """Latent of n pictures (n, S, S, C) uint8, in float32; sigma is None without a variance. Raises NotFinite."""
         mu, log_variance = self._forward(batch)
-        return Latent(mu.cpu().numpy(), torch.exp(0.5 * log_variance).cpu().numpy())
+        return Latent(mu, None if log_variance is None else np.exp(0.5 * log_variance))
 
-    def embed(self, batch: Pixels) -> tuple[Latent, FloatArray]:
-        """`encode`, and the mean squared error (n,) of decoding mu, over the picture's values in [0, 1]."""
+    def embed(self, batch: Pixels) -> tuple[Latent, FloatArray | None]:
+        """`encode`, and the mean squared error (n,) of decoding mu, over the picture's values in [0, 1].
+
+        Without a decoder the error is None.
+        """
         latent = self.encode(batch)
+        if not self.has_decoder:
+            return latent, None
         top, left, height, width = self.preprocessing.content_box()
         errors = np.empty(len(batch), dtype=np.float32)
         for part in _chunks(len(batch)):
@@ -62,35 +89,30 @@ class TrainedEncoder:
         return latent, errors
 
     def decode(self, mu: FloatArray) -> FloatArray:
-        """Mean pictures (n, C, S, S) in [0, 1] for mu (n, d). Raises EncoderMismatch for another d."""
+        """Mean pictures (n, C, S, S) in [0, 1] for mu (n, d). Raises NoDecoder, EncoderMismatch."""
         mu = np.asarray(mu, dtype=np.float32)
         if mu.ndim != 2 or mu.shape[1] != self.latent_dim:
             raise EncoderMismatch(
                 f"Encoder {self.fingerprint} decodes vectors of {self.latent_dim}, not {mu.shape[-1]}."
             )
-        parts = []
-        with torch.inference_mode():
-            for part in _chunks(len(mu)):
-                parts.append(torch.sigmoid(self.network.decode(torch.from_numpy(mu[part]).to(self.device))).cpu())
-        return torch.cat(parts).contiguous().numpy()
+        return np.concatenate([self._decoding.run(mu[part])[0] for part in _chunks(len(mu))])
 
     def reconstruct(self, mu: FloatArray, width: int, height: int) -> Pixels:
         """What one mu (d,) stands for, (h, w, 3) uint8 in the aspect of a width x height picture."""
         return self.preprocessing.to_pixels(self.decode(mu[None])[0], width, height)
 
-    def _forward(self, batch: Pixels) -> tuple[Tensor, Tensor]:
+    def _sample(self) -> FloatArray:
+        return smooth_pictures(SAMPLE, self.preprocessing.channels, self.preprocessing.image_size)
+
+    def _forward(self, batch: Pixels) -> tuple[FloatArray, FloatArray | None]:
         expected = (self.preprocessing.image_size, self.preprocessing.image_size, self.preprocessing.channels)
         if batch.shape[1:] != expected:
             raise BadSetting(f"Encoder {self.fingerprint} takes pictures of {expected}, not {batch.shape[1:]}.")
-        parts = []
-        with torch.inference_mode():
-            for part in _chunks(len(batch)):
-                x = torch.from_numpy(to_unit(batch[part])).to(self.device)  # (n, C, S, S)
-                parts.append(torch.stack(self.network.encode(x)))  # (2, n, d)
-        mu, log_variance = torch.cat(parts, dim=1)
-        if not torch.isfinite(mu).all() or not torch.isfinite(log_variance).all():
+        parts = [self._encoding.run(to_unit(batch[part])) for part in _chunks(len(batch))]  # of (mu, log sigma²)
+        outputs = [np.concatenate(chunks) for chunks in zip(*parts, strict=True)]
+        if not all(np.isfinite(output).all() for output in outputs):
             raise NotFinite(f"Encoder {self.fingerprint} gave NaN or infinity. Its training went wrong: train again.")
-        return mu, log_variance
+        return outputs[0], outputs[1] if len(outputs) > 1 else None
 
 
 def _chunks(count: int) -> Iterator[slice]:

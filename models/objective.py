@@ -9,15 +9,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Likelihood = Literal["gaussian", "bernoulli"]
+Likelihood = Literal["gaussian", "bernoulli", "l2", "l1"]
 
 # The variance of rounding to 8 bits: no picture is known better than this, and log(0) is never taken.
 SMALLEST_VARIANCE = (1 / 255) ** 2 / 12
 
 
+def kl_per_dimension(mu: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mu, sigma²) || N(0, 1)) of each dimension, (n, d), in nats: arXiv 1312.6114, appendix B."""
+    return 0.5 * (mu.square() + log_variance.exp() - 1 - log_variance)
+
+
 def kl_divergence(mu: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mu, sigma²) || N(0, 1)) per picture, (n,), in nats: arXiv 1312.6114, appendix B."""
-    return 0.5 * (mu.square() + log_variance.exp() - 1 - log_variance).sum(1)
+    """KL(N(mu, sigma²) || N(0, 1)) per picture, (n,), in nats."""
+    return kl_per_dimension(mu, log_variance).sum(1)
+
+
+def with_free_bits(kl: Tensor, free: float) -> Tensor:
+    """What of KL terms (n, d) is charged for, a scalar: no dimension pays for less than `free` nats on average.
+
+    Kingma et al., arXiv 1606.04934, appendix C.8, with every dimension a group of its own.
+    """
+    return kl.mean(0).clamp_min(free).sum()
 
 
 def optimal_variance(x: Tensor, mean: Tensor) -> Tensor:
@@ -39,10 +52,17 @@ def bernoulli_log_likelihood(x: Tensor, logits: Tensor) -> Tensor:
 def reconstruction_log_likelihood(
     x: Tensor, logits: Tensor, likelihood: Likelihood, variance: Tensor | None = None
 ) -> Tensor:
-    """log p(x|z) per picture, (n,). A Gaussian without a `variance` takes the optimal one of this batch."""
+    """log p(x|z) per picture, (n,). A Gaussian without a `variance` takes the optimal one of this batch.
+
+    "l2" and "l1" are an autoencoder's plain losses, minus the sum of squared or absolute differences: no densities.
+    """
     if likelihood == "bernoulli":
         return bernoulli_log_likelihood(x, logits)
     mean = torch.sigmoid(logits)
+    if likelihood == "l2":
+        return -(x - mean).square().flatten(1).sum(1)
+    if likelihood == "l1":
+        return -(x - mean).abs().flatten(1).sum(1)
     return gaussian_log_likelihood(x, mean, optimal_variance(x, mean) if variance is None else variance)
 
 

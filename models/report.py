@@ -33,19 +33,24 @@ def write_report(folder: Path, trained: Trained, encoder: TrainedEncoder, seed: 
         },
     )
     (folder / "curves.png").write_bytes(_curves(trained))
+    if not encoder.has_decoder:
+        return
     spread = np.linspace(0, len(trained.validation) - 1, min(SHOWN, len(trained.validation))).astype(int)
     (folder / "reconstructions.png").write_bytes(_reconstructions(trained.validation[spread], encoder))
-    (folder / "samples.png").write_bytes(_samples(encoder, seed))
+    if encoder.has_variance:
+        (folder / "samples.png").write_bytes(_samples(encoder, seed))
 
 
 def _curves(trained: Trained) -> bytes:
+    """Each part of the loss that was measured on both sides: where they part, the network over-fits."""
+    both = [part for part in trained.history[0]["train"] if part in trained.history[0]["validation"]]
     series = {
         f"{part}, {split}": [(float(epoch["epoch"]), float(epoch[split][part])) for epoch in trained.history]
-        for part in ("reconstruction", "kl")
+        for part in both
         for split in ("train", "validation")
     }
     return charts.curves(
-        series, title="Reconstruction log-likelihood and KL", x_label="epoch", y_label="nats per picture"
+        series, title="Parts of the loss, training against validation", x_label="epoch", y_label="nats per picture"
     )
 
 

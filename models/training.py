@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from core.errors import NotFinite, TooFewPictures
+from core.errors import BadSetting, NotFinite, TooFewPictures
+from models.backbones import Backbone, load_weights
 from models.devices import has_fast_bfloat16, pick_device
-from models.networks import VAE, Architecture, reparametrise
-from models.objective import (
-    active_units,
-    kl_divergence,
-    optimal_variance,
-    reconstruction_log_likelihood,
-)
+from models.edges import EdgeHead, Edges
+from models.networks import USUAL_WIDTHS, Architecture, Network
+from models.perception import Perception
 from models.preprocessing import Pixels, Preprocessing
 from models.recipes import Recipe
+from models.terms import ClassNumbers, Objective, make_batch
 from models.training_state import EpochState, can_resume, load_state, save_state
+from models.validation import validate
+from models.views import clean
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ Rows = NDArray[np.int64]
 
 FEWEST_PICTURES = 16
 LARGEST_VALIDATION = 5000  # more make the curve no smoother and each epoch longer
+SCALED_BY = 4000  # pictures: mean and deviation of features
 LEARNING_RATE_WARMUP = 100  # steps
 UNTIMED_STEPS, TIMED_STEPS = 10, 50  # the first steps set up kernels and are slower than the rest
 PLANNED_SHARE = 0.9  # of the time budget; machines slow down, and the cosine should end before the time does
@@ -56,14 +58,30 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Extras:
+    """What some recipes need beside pictures.
+
+    labels: (n,) class numbers for `classes`. perception: the features that the decoder must give back. frozen: an
+    encoder that stays as it is while a decoder is trained over it.
+    """
+
+    labels: ClassNumbers | None = None
+    classes: tuple[str, ...] = ()
+    perception: Perception | None = None
+    frozen: Network | None = None
+
+
+NO_EXTRAS = Extras()
+
+
+@dataclass(frozen=True)
 class Progress:
-    """Where training stands. Both loss parts in nats per picture."""
+    """Where training stands. `parts` of the loss: likelihoods, KL and cross-entropies in nats per picture."""
 
     epoch: int
     step: int
     total_steps: int | None
-    reconstruction: float
-    kl: float
+    parts: dict[str, float]
     images_per_second: float
     seconds_left: float | None
 
@@ -72,7 +90,7 @@ class Progress:
 class Trained:
     """The best network by validation, the history by epoch, why it stopped, and what to be warned of."""
 
-    network: VAE
+    network: Network
     history: list[dict[str, Any]]
     best_epoch: int
     stopped: str
@@ -88,8 +106,10 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: one thing after another
     options: Options,
     state_folder: Path,
     on_progress: Callable[[Progress], None],
+    *,
+    extras: Extras = NO_EXTRAS,
 ) -> Trained:
-    """Trains a VAE on pictures (n, S, S, C) uint8.
+    """Trains a network on pictures (n, R, R, C) uint8; R is the network's size, or twice that for crisp copies.
 
     Each epoch ends with a checkpoint in `state_folder`, from which `options.resume` goes on with equal losses (same
     machine and thread count). Raises TooFewPictures, NotFinite (before the first good epoch) and BadSetting
@@ -99,23 +119,34 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: one thing after another
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device))
     train_rows, validation_rows = split(len(pictures), options.seed)
     validation_set = pictures[validation_rows]
+    validation_labels = None if extras.labels is None else extras.labels[validation_rows]
     batch_size = batch_size_for(len(train_rows), recipe)
-    steps_per_epoch = len(train_rows) // batch_size
+    steps_per_pass = len(train_rows) // batch_size
+    steps_per_epoch = steps_per_pass * recipe.passes
 
     torch.manual_seed(options.seed)  # the initial weights; everything later draws from `generator`
-    architecture = Architecture(preprocessing.image_size, preprocessing.channels, recipe.latent_dim, recipe.width)
-    network = VAE(architecture).to(device)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    network = start_network(preprocessing, recipe, extras)
+    objective = start_objective(preprocessing, recipe, extras)
+    if extras.frozen is None:
+        fit_edges((network, objective), pictures[train_rows], preprocessing.image_size)
+    network, objective = network.to(device), objective.to(device)
+    averaged = copy.deepcopy(network).requires_grad_(False)  # what is validated and kept: steadier than the last step
+    trained = [weight for weight in [*network.parameters(), *objective.parameters()] if weight.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     generator = torch.Generator().manual_seed(options.seed)
-    identity = _identity(pictures, preprocessing, recipe, options.seed)
+    modules = {"model": network, "averaged": averaged, "objective": objective}
+    identity = _identity(pictures, preprocessing, recipe, options.seed, extras)
     at = EpochState()
     if options.resume or (options.resume is None and can_resume(state_folder, identity)):
-        at = load_state(state_folder, identity, network, optimiser, generator)
+        at = load_state(state_folder, identity, modules, optimiser, generator)
         log.info("going on after epoch %d", at.epoch)
     resumed_after, started = at.seconds, options.started if at.epoch == 0 else time.monotonic()
 
+    def measure() -> dict[str, float]:
+        return validate(averaged, objective, validation_set, validation_labels, autocast, options.seed)
+
     validation_started = time.monotonic()
-    validate(network, validation_set, preprocessing, recipe, autocast, options.seed)
+    measure()
     epoch_overhead = time.monotonic() - validation_started
     longest = recipe.epochs * steps_per_epoch
     if options.minutes is not None:
@@ -129,31 +160,36 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: one thing after another
             stopped = "no better for a while (early stopping)"
             break
         network.train()
-        sums = torch.zeros(2, dtype=torch.float64)
-        order = torch.randperm(len(train_rows), generator=generator).numpy()
+        objective.train()
+        if extras.frozen is not None:
+            network.encoder.eval()  # its batch norms must not move either
+        sums: dict[str, float] = {}
+        order = np.concatenate(
+            [
+                torch.randperm(len(train_rows), generator=generator).numpy()[: steps_per_pass * batch_size]
+                for _ in range(recipe.passes)
+            ]
+        )
         steps_done = 0
-        for batch in order[: steps_per_epoch * batch_size].reshape(steps_per_epoch, batch_size):
+        for rows in train_rows[order].reshape(steps_per_epoch, batch_size):
             step_started = time.monotonic()
-            x = _to_unit(pictures[train_rows[batch]], device)  # (b, C, S, S)
+            batch = make_batch(
+                pictures, extras.labels, rows, device, generator if recipe.binarise else None
+            )  # (b, C, R, R)
             _set_learning_rate(optimiser, _learning_rate(at, recipe))
             with autocast:
-                mu, log_variance = network.encode(x)  # (b, d) each
-                logits = network.decode(reparametrise(mu, log_variance, generator))  # (b, C, S, S)
-            inner, logits = _content(x, preprocessing), _content(logits, preprocessing)
-            reconstruction = reconstruction_log_likelihood(inner, logits, recipe.likelihood).mean()
-            kl = kl_divergence(mu, log_variance).mean()
-            loss = -(reconstruction - _beta(at, recipe) * kl) / inner[0].numel()
-            parts = (reconstruction.item(), kl.item())
-            if not all(map(math.isfinite, parts)):
+                terms = objective(network, batch, generator, _beta(at, recipe))
+            parts = {name: part.item() for name, part in terms.parts.items()}
+            if not all(map(math.isfinite, parts.values())):
                 stopped = "not finite"
                 break
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
+            terms.loss.backward()
+            nn.utils.clip_grad_norm_(trained, recipe.clip_norm)
             optimiser.step()
-            _track_variance(network, inner, logits)
+            _average(averaged, network, at.step, recipe.ema)
             at.step, steps_done = at.step + 1, steps_done + 1
-            sums += torch.tensor(parts, dtype=torch.float64)
+            sums = {name: sums.get(name, 0.0) + part for name, part in parts.items()}
 
             now = time.monotonic()
             at.seconds = resumed_after + now - started
@@ -172,25 +208,81 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: one thing after another
 
         if stopped == "not finite" or steps_done == 0:
             break
-        measured = validate(network, validation_set, preprocessing, recipe, autocast, options.seed)
-        if not math.isfinite(measured["elbo"]):  # the last step spoiled the weights
+        measured = measure()
+        if not math.isfinite(measured["objective"]):  # the last step spoiled the weights
             stopped = "not finite"
             break
         at.epoch += 1
-        reached = _parts(sums[0].item() / steps_done, sums[1].item() / steps_done, recipe)
+        reached = {name: total / steps_done for name, total in sums.items()}
         schedule = {"learning_rate": _learning_rate(at, recipe), "beta": _beta(at, recipe)}
-        at.add_epoch(reached, measured, schedule, network)
-        save_state(state_folder, identity, network, optimiser, generator, at)
+        at.add_epoch(reached, measured, schedule, averaged)
+        save_state(state_folder, identity, modules, optimiser, generator, at)
         if stopped == "out of time":
             break
 
     if at.best_weights is None:
         raise NotFinite("Training gave NaN or infinity in its first epoch. Try a lower learning rate.")
-    network.load_state_dict(at.best_weights)
+    averaged.load_state_dict(at.best_weights)
     warnings = _warnings(at, recipe, stopped)
     for warning in warnings:
         log.warning(warning)
-    return Trained(network.eval(), at.history, at.best_epoch, stopped, warnings, len(train_rows), validation_set)
+    shown = as_seen(validation_set, preprocessing.image_size)
+    return Trained(averaged.eval(), at.history, at.best_epoch, stopped, warnings, len(train_rows), shown)
+
+
+def start_network(preprocessing: Preprocessing, recipe: Recipe, extras: Extras) -> Network:
+    """The network as training begins: new weights, a backbone's own, or another encoder's, frozen."""
+    if extras.frozen is not None:
+        architecture = replace(extras.frozen.architecture, decoder=True)
+        network = Network(architecture)
+        network.encoder.load_state_dict(extras.frozen.encoder.state_dict())
+        network.encoder.requires_grad_(False)
+        return network
+    architecture = Architecture(
+        preprocessing.image_size,
+        preprocessing.channels,
+        recipe.latent_dim,
+        recipe.width or USUAL_WIDTHS.get(recipe.architecture, 32),
+        recipe.architecture,
+        recipe.bottleneck,
+        recipe.variational,
+        recipe.decoder,
+        len(extras.classes) if recipe.classifier else 0,
+        recipe.edges,
+        recipe.full_resolution,
+        recipe.content_dim if recipe.contrast_weight else 0,
+    )
+    network = Network(architecture)
+    if recipe.weights != "none":
+        if not isinstance(network.encoder.trunk, Backbone):
+            raise BadSetting(f"weights can't be given for architecture {recipe.architecture}. Name one of torchvision.")
+        load_weights(network.encoder.trunk, recipe.weights)
+    return network
+
+
+def start_objective(preprocessing: Preprocessing, recipe: Recipe, extras: Extras) -> Objective:
+    """The loss as training begins."""
+    head = EdgeHead(recipe.latent_dim, preprocessing.image_size) if recipe.features_from == "latent" else None
+    return Objective(recipe, preprocessing, extras.perception, head, frozen=extras.frozen is not None)
+
+
+def fit_edges(modules: Iterable[nn.Module], pictures: Pixels, image_size: int) -> None:
+    """Centres and scales oriented gradients, wherever modules use them, by a sample of the pictures (n, R, R, C)."""
+    edges = [part for module in modules for part in module.modules() if isinstance(part, Edges)]
+    if not edges:
+        return
+    rows = np.linspace(0, len(pictures) - 1, min(SCALED_BY, len(pictures))).astype(np.int64)
+    sample = make_batch(as_seen(pictures[rows], image_size), None, np.arange(len(rows)))
+    for part in edges:
+        part.fit(sample.pictures)
+
+
+def as_seen(pictures: Pixels, size: int) -> Pixels:
+    """Pictures (n, R, R, C) uint8 at the network's size, (n, S, S, C)."""
+    if pictures.shape[1] == size:
+        return pictures
+    x = clean(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255, size)
+    return np.asarray((x * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous())
 
 
 def split(count: int, seed: int) -> tuple[Rows, Rows]:
@@ -210,45 +302,15 @@ def batch_size_for(count: int, recipe: Recipe) -> int:
     return min(recipe.batch_size, count, eighth)
 
 
-def validate(
-    network: VAE, pictures: Pixels, preprocessing: Preprocessing, recipe: Recipe, autocast: Any, seed: int
-) -> dict[str, float]:
-    """Both parts of the ELBO in nats per picture, squared error at z = mu, active units; the same noise each time."""
-    network.eval()
-    generator = torch.Generator().manual_seed(seed)
-    device = network.variance.device
-    totals, means = torch.zeros(3, dtype=torch.float64), []
-    with torch.inference_mode(), autocast:
-        for start in range(0, len(pictures), 500):
-            x = _to_unit(pictures[start : start + 500], device)
-            mu, log_variance = network.encode(x)
-            logits = network.decode(reparametrise(mu, log_variance, generator))
-            inner = _content(x, preprocessing)
-            reconstruction = reconstruction_log_likelihood(
-                inner, _content(logits, preprocessing), recipe.likelihood, network.variance
-            )
-            at_mean = torch.sigmoid(_content(network.decode(mu), preprocessing))
-            squared_error = (at_mean - inner).square().flatten(1).mean(1)
-            sums = (reconstruction.sum(), kl_divergence(mu, log_variance).sum(), squared_error.sum())
-            totals += torch.stack([part.double().cpu() for part in sums])
-            means.append(mu.float().cpu())
-    reconstruction_mean, kl, error = (totals / len(pictures)).tolist()
-    measured = _parts(reconstruction_mean, kl, recipe)
-    return {**measured, "squared_error": error, "active_units": active_units(torch.cat(means))}
-
-
-def _parts(reconstruction: float, kl: float, recipe: Recipe) -> dict[str, float]:
-    return {"reconstruction": reconstruction, "kl": kl, "elbo": reconstruction - recipe.beta * kl}
-
-
-def _to_unit(batch: Pixels, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(batch)).to(device).permute(0, 3, 1, 2).float() / 255
-
-
-def _content(x: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """The part of (n, C, S, S) that is picture: padding is neither scored nor learned."""
-    top, left, height, width = preprocessing.content_box()
-    return x[:, :, top : top + height, left : left + width]
+@torch.no_grad()
+def _average(averaged: Network, network: Network, step: int, decay: float) -> None:
+    """An exponential moving average of weights and batch statistics, over fewer steps at the beginning."""
+    kept = min(decay, (step + 1) / (step + 10)) if decay else 0.0
+    for average, tensor in zip(averaged.state_dict().values(), network.state_dict().values(), strict=True):
+        if average.is_floating_point():
+            average.lerp_(tensor, 1 - kept)
+        else:
+            average.copy_(tensor)
 
 
 def _learning_rate(at: EpochState, recipe: Recipe) -> float:
@@ -266,21 +328,15 @@ def _beta(at: EpochState, recipe: Recipe) -> float:
     return recipe.beta * min(1.0, (at.step + 1) / max(1, recipe.kl_warmup_steps))
 
 
-@torch.no_grad()
-def _track_variance(network: VAE, x: Tensor, logits: Tensor) -> None:
-    """A running mean of the optimal variance, for scoring pictures outside training."""
-    network.variance.lerp_(optimal_variance(x, torch.sigmoid(logits.detach())), 0.05)
-
-
 def _plan(at: EpochState, seconds_per_step: float, longest: int) -> int:
     assert at.minutes is not None
     left = PLANNED_SHARE * at.minutes * 60 - at.seconds
     return max(at.step + 1, min(longest, at.step + int(left / seconds_per_step)))
 
 
-def _progress(at: EpochState, parts: tuple[float, float], batch_size: int, seconds_per_step: float) -> Progress:
+def _progress(at: EpochState, parts: dict[str, float], batch_size: int, seconds_per_step: float) -> Progress:
     left = None if at.total_steps is None else (at.total_steps - at.step) * seconds_per_step
-    return Progress(at.epoch + 1, at.step, at.total_steps, *parts, batch_size / max(seconds_per_step, 1e-9), left)
+    return Progress(at.epoch + 1, at.step, at.total_steps, parts, batch_size / max(seconds_per_step, 1e-9), left)
 
 
 def _out_of_patience(at: EpochState, recipe: Recipe) -> bool:
@@ -293,7 +349,7 @@ def _out_of_patience(at: EpochState, recipe: Recipe) -> bool:
 def _warnings(at: EpochState, recipe: Recipe, stopped: str) -> list[str]:
     found = []
     active = at.history[at.best_epoch - 1]["validation"]["active_units"]
-    if active < max(1, recipe.latent_dim // 10):
+    if recipe.variational and active < max(1, recipe.latent_dim // 10):
         found.append(
             f"Posterior collapse: only {active} of {recipe.latent_dim} latent dimensions tell pictures apart. "
             "Try a lower --beta, a smaller --latent-dim, or more pictures."
@@ -306,11 +362,25 @@ def _warnings(at: EpochState, recipe: Recipe, stopped: str) -> list[str]:
     return found
 
 
-def _identity(pictures: Pixels, preprocessing: Preprocessing, recipe: Recipe, seed: int) -> dict[str, Any]:
+def _identity(
+    pictures: Pixels, preprocessing: Preprocessing, recipe: Recipe, seed: int, extras: Extras
+) -> dict[str, Any]:
     """What must be the same for a run to be resumed."""
+    labels = None if extras.labels is None else [*extras.classes, hashlib.sha256(extras.labels.tobytes()).hexdigest()]
     return {
         "pictures": hashlib.sha256(np.ascontiguousarray(pictures).data).hexdigest(),
         "preprocessing": preprocessing.to_dict(),
         "recipe": recipe.to_dict(),
         "seed": seed,
+        "labels": labels,
+        "features": None if extras.perception is None else extras.perception.name,
+        "frozen encoder": None if extras.frozen is None else frozen_hash(extras.frozen),
     }
+
+
+def frozen_hash(network: Network) -> str:
+    """A hash over an encoder's weights."""
+    digest = hashlib.sha256()
+    for tensor in network.encoder.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.durable import write_durably
 from core.errors import BadSetting, CheckpointDamaged
-from models.networks import VAE
+from models.networks import Network
 
 
 @dataclass
@@ -31,9 +32,9 @@ class EpochState:
     best_weights: dict[str, Tensor] | None = None
 
     def add_epoch(
-        self, train: dict[str, float], measured: dict[str, float], schedule: dict[str, float], network: VAE
+        self, train: dict[str, float], measured: dict[str, float], schedule: dict[str, float], network: Network
     ) -> None:
-        """Notes an epoch, and keeps its weights if its validation ELBO is the best so far."""
+        """Notes an epoch, and keeps its weights if its validation objective is the best so far."""
         self.history.append(
             {
                 "epoch": self.epoch,
@@ -44,7 +45,7 @@ class EpochState:
                 "seconds": round(self.seconds, 2),
             }
         )
-        if self.best_epoch == 0 or measured["elbo"] > self.history[self.best_epoch - 1]["validation"]["elbo"]:
+        if self.best_epoch == 0 or measured["objective"] > self.history[self.best_epoch - 1]["validation"]["objective"]:
             self.best_epoch = self.epoch
             self.best_weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
@@ -52,14 +53,16 @@ class EpochState:
 def save_state(
     folder: Path,
     identity: dict[str, Any],
-    network: VAE,
+    modules: Mapping[str, nn.Module],
     optimiser: torch.optim.Optimizer,
     generator: torch.Generator,
     at: EpochState,
 ) -> None:
     """One file, so that tensors and numbers can't be of two epochs: the numbers are its metadata."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
+    tensors = {
+        f"{name}.{key}": tensor for name, module in modules.items() for key, tensor in module.state_dict().items()
+    }
     tensors |= {f"best.{name}": tensor for name, tensor in (at.best_weights or {}).items()}
     for index, values in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": value for name, value in values.items()}
@@ -95,7 +98,7 @@ def require_state(folder: Path) -> None:
 def load_state(
     folder: Path,
     identity: dict[str, Any],
-    network: VAE,
+    modules: Mapping[str, nn.Module],
     optimiser: torch.optim.Optimizer,
     generator: torch.Generator,
 ) -> EpochState:
@@ -103,7 +106,8 @@ def load_state(
     require_state(folder)
     metadata, tensors = _read(folder)
     _check_identity(folder, json.loads(metadata["identity"]), identity)
-    network.load_state_dict(_under("model.", tensors))
+    for name, module in modules.items():
+        module.load_state_dict(_under(f"{name}.", tensors))
     _load_optimiser(optimiser, _under("optimiser.", tensors))
     generator.set_state(tensors["generator"])
     at = EpochState(**json.loads(metadata["at"]))

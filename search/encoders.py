@@ -12,22 +12,22 @@ from store.catalogue import Catalogue
 from store.home import Home, writing
 
 
-def load_encoder(home: Home, fingerprint: str, device: str) -> TrainedEncoder:
+def load_encoder(home: Home, fingerprint: str, device: str, runtime: str = "auto") -> TrainedEncoder:
     """The encoder of this home with this fingerprint. Raises NoSuchEncoder or CheckpointDamaged."""
-    return TrainedEncoder.load(home.encoders / fingerprint, device)
+    return TrainedEncoder.load(home.encoders / fingerprint, device, runtime)
 
 
-def find_encoder(home: Home, reference: str, device: str) -> TrainedEncoder:
+def find_encoder(home: Home, reference: str, device: str, runtime: str = "auto") -> TrainedEncoder:
     """The encoder that `reference` means: a folder, a fingerprint of this home, or the start of one."""
     if (Path(reference) / DESCRIPTION).is_file():
-        return TrainedEncoder.load(Path(reference), device)
+        return TrainedEncoder.load(Path(reference), device, runtime)
     matching = sorted(home.encoders.glob(f"{reference}*")) if reference.isalnum() else []
     if len(matching) != 1:
         known = ", ".join(sorted(path.name for path in home.encoders.glob("[0-9a-f]*"))) or "none"
         raise NoSuchEncoder(
             f"{reference!r} is neither an encoder's folder nor a fingerprint of this home (it has: {known})."
         )
-    return TrainedEncoder.load(matching[0], device)
+    return TrainedEncoder.load(matching[0], device, runtime)
 
 
 def adopt(home: Home, catalogue: Catalogue, encoder: TrainedEncoder, folder: Path) -> None:

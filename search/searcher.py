@@ -173,7 +173,7 @@ class Searcher:
         fingerprint = self._active().fingerprint
         with self._loading:
             if self._encoder is None or self._encoder.fingerprint != fingerprint:
-                self._encoder = load_encoder(self.home, fingerprint, self.settings.device)
+                self._encoder = load_encoder(self.home, fingerprint, self.settings.device, self.settings.runtime)
             return self._encoder
 
     def _active(self) -> EncoderRecord:
@@ -194,7 +194,7 @@ class Searcher:
             width=prepared.width,
             height=prepared.height,
             format=prepared.format,
-            reconstruction_error=float(errors[0]),
+            reconstruction_error=None if errors is None else float(errors[0]),
         )
 
     def _decoded(self, path: Path, side: int) -> Picture:

@@ -6,7 +6,10 @@ import base64
 from html import escape
 from pathlib import Path
 
-from core.errors import BadSetting, NoSuchImage, UnreadableImage
+import numpy as np
+
+from core.errors import BadSetting, NoDecoder, NoSuchImage, UnreadableImage
+from core.records import Hit
 from models.drawing import SheetRow, Tile, contact_sheets, side_by_side
 from models.images import encode_png
 from models.preprocessing import Pixels
@@ -45,17 +48,26 @@ def _write(output: Path, data: bytes) -> None:
 def sheet_row(searcher: Searcher, answer: Answer, picture: Pixels) -> SheetRow:
     """One query with its hits. A hit whose file is gone is shown by its reconstruction, and says so."""
     query, encoder = answer.query, searcher.encoder()
-    seen = encoder.reconstruct(query.mu, query.width or 1, query.height or 1)
-    hits, reconstructions = [], []
-    for hit in answer.hits:
-        reconstruction = searcher.reconstruction_pixels(hit.image_id)
-        caption = f"{Path(hit.path).name}\ndistance {hit.distance:.3f}"
-        try:
-            hits.append(Tile(searcher.pixels(hit.image_id), caption))
-        except (UnreadableImage, NoSuchImage):
-            hits.append(Tile(reconstruction, f"{caption} (file gone)"))
-        reconstructions.append(Tile(reconstruction, ""))
-    return SheetRow(Tile(picture, query.name or "query"), Tile(seen, "what the model saw"), hits, reconstructions)
+    seen = None
+    if encoder.has_decoder:
+        seen = Tile(encoder.reconstruct(query.mu, query.width or 1, query.height or 1), "what the model saw")
+    hits = [_hit_tile(searcher, hit) for hit in answer.hits]
+    reconstructions = []
+    if encoder.has_decoder:
+        reconstructions = [Tile(searcher.reconstruction_pixels(hit.image_id), "") for hit in answer.hits]
+    return SheetRow(Tile(picture, query.name or "query"), seen, hits, reconstructions)
+
+
+def _hit_tile(searcher: Searcher, hit: Hit) -> Tile:
+    caption = f"{Path(hit.path).name}\ndistance {hit.distance:.3f}"
+    try:
+        return Tile(searcher.pixels(hit.image_id), caption)
+    except (UnreadableImage, NoSuchImage):
+        caption += " (file gone)"
+    try:
+        return Tile(searcher.reconstruction_pixels(hit.image_id), caption)
+    except NoDecoder:
+        return Tile(np.full((64, 64, 3), 255, np.uint8), caption)
 
 
 def _html(rows: list[SheetRow]) -> str:
@@ -64,11 +76,13 @@ def _html(rows: list[SheetRow]) -> str:
 
 def _section(row: SheetRow) -> str:
     asked = _figure(row.query) + (_figure(row.reconstruction) if row.reconstruction else "")
-    hits = "".join(
-        f"<li>{_figure(hit)}{_image(seen.pixels, 'reconstruction')}</li>"
-        for hit, seen in zip(row.hits, row.hit_reconstructions, strict=True)
-    )
-    title = "Nearest, each above its reconstruction"
+    shown = [_figure(hit) for hit in row.hits]
+    title = "Nearest"
+    if row.hit_reconstructions:
+        title = "Nearest, each above its reconstruction"
+        seen = [_image(tile.pixels, "reconstruction") for tile in row.hit_reconstructions]
+        shown = [hit + below for hit, below in zip(shown, seen, strict=True)]
+    hits = "".join(f"<li>{hit}</li>" for hit in shown)
     return f"<section><h2>Query</h2><div class=asked>{asked}</div><h2>{title}</h2><ol>{hits}</ol></section>"
 
 

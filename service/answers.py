@@ -15,8 +15,7 @@ from store.records import ImageRecord
 def search_out(searcher: Searcher, answer: Answer, *, with_reconstruction: bool) -> SearchOut:
     """The answer to a search. An encoder without a decoder has null where a reconstruction was asked for."""
     seen = reconstruction_of(searcher, answer.query) if with_reconstruction else None
-    # A vector has no size to be shown at, but the hits have.
-    shown = with_reconstruction and (seen is not None or answer.query.width is None)
+    shown = with_reconstruction and searcher.encoder().has_decoder
     return SearchOut(
         query=_query_out(answer.query, seen),
         hits=[_hit_out(hit, with_reconstruction=shown) for hit in answer.hits],

@@ -17,6 +17,7 @@ from models.objective import (
     kl_divergence,
     optimal_variance,
     reconstruction_log_likelihood,
+    with_free_bits,
 )
 
 
@@ -61,3 +62,16 @@ def test_active_units_are_the_dimensions_that_tell_pictures_apart() -> None:
     mu[:, 1] = torch.linspace(-1, 1, 100)
     mu[:, 2] = 5.0  # far from zero but the same for all
     assert active_units(mu) == 1
+
+
+def test_free_bits_charge_no_dimension_for_less_than_its_share() -> None:
+    kl = torch.tensor([[0.0, 2.0, 0.1], [0.2, 4.0, 0.1]])  # means 0.1, 3, 0.1
+    assert with_free_bits(kl, 0.0).item() == pytest.approx(kl.sum(1).mean().item())
+    assert with_free_bits(kl, 0.5).item() == pytest.approx(0.5 + 3 + 0.5)
+
+
+def test_plain_losses_are_sums_of_squared_and_absolute_differences() -> None:
+    x, logits = torch.rand(3, 1, 4, 4), torch.randn(3, 1, 4, 4)
+    difference = (x - torch.sigmoid(logits)).flatten(1)
+    torch.testing.assert_close(reconstruction_log_likelihood(x, logits, "l2"), -difference.square().sum(1))
+    torch.testing.assert_close(reconstruction_log_likelihood(x, logits, "l1"), -difference.abs().sum(1))

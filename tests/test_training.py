@@ -21,7 +21,7 @@ from core.errors import BadSetting, CheckpointDamaged, NoSuchEncoder, NotFinite,
 from core.settings import Settings
 from indexer.training import budget_start
 from models.encoder import TrainedEncoder
-from models.networks import VAE, Architecture
+from models.networks import Architecture, Network
 from models.preprocessing import Pixels, Preprocessing
 from models.recipes import Recipe, load_recipe, recipe_names
 from models.training import Options, Progress, Trained, batch_size_for, split, train
@@ -48,9 +48,9 @@ def run(pictures: Pixels, folder: Path, recipe: Recipe, **options: object) -> Tr
 
 
 @pytest.mark.parametrize("size", [16, 17, 28, 45, 64, 100, 128, 256])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_any_square_input_comes_back_in_its_shape(size: int, channels: int) -> None:
-    network = VAE(Architecture(size, channels, latent_dim=5, width=4)).eval()
+@pytest.mark.parametrize(("channels", "kind"), [(1, "convolutional"), (3, "patches"), (3, "residual"), (1, "dense")])
+def test_any_square_input_comes_back_in_its_shape(size: int, channels: int, kind: str) -> None:
+    network = Network(Architecture(size, channels, latent_dim=5, width=4, kind=kind, full_resolution=False)).eval()
     with torch.inference_mode():
         mu, log_variance = network.encode(torch.rand(2, channels, size, size))
         assert mu.shape == log_variance.shape == (2, 5)

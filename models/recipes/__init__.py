@@ -1,4 +1,7 @@
-"""Recipes: what `simile train` does, as TOML files beside this one."""
+"""Recipes: what `simile train` does, as TOML files beside this one.
+
+A file states what differs from the recipe that it names as its `base`; vae.toml states everything.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +11,59 @@ from importlib.resources import files
 from typing import Any, Literal
 
 from core.errors import BadSetting
+from models.corruption import parse_corruption
+from models.objective import Likelihood
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way to train an encoder. Field comments stand in vae.toml."""
+    """One way to train an encoder. What each field means stands in vae.toml."""
 
     name: str
-    likelihood: Literal["gaussian", "bernoulli"]
+    architecture: str
+    bottleneck: Literal["dense", "convolutional"]
+    variational: bool
+    classifier: bool
+    weights: str
     latent_dim: int
+    content_dim: int
     width: int
+    edges: bool
+    full_resolution: bool
+    likelihood: Likelihood
+    variance: str | float
+    binarise: bool
+    pixel_weight: float
     beta: float
+    free_bits: float
     kl_warmup_steps: int
+    corrupt: str
+    features: str
+    features_from: Literal["picture", "latent"]
+    feature_weight: float
+    contrast_weight: float
+    temperature: float
     batch_size: int
     learning_rate: float
     weight_decay: float
     clip_norm: float
+    ema: float
     epochs: int
+    passes: int
     patience_epochs: int
     patience_steps: int
     metric: Literal["l2", "cosine"]
+
+    @property
+    def decoder(self) -> bool:
+        """A classifier alone has none."""
+        return not self.classifier
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether training sees the pictures as they are and scores pixels and KL alone: the ELBO judges it."""
+        plain = self.corrupt == "none" and self.features == "none"
+        return plain and not self.classifier and not self.contrast_weight
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -42,10 +78,9 @@ def recipe_names() -> list[str]:
 
 def load_recipe(name: str, **overrides: object) -> Recipe:
     """The recipe `name`; `overrides` that are not None win. Raises BadSetting."""
-    if name not in recipe_names():
-        raise BadSetting(f"recipe can't be {name!r}. This version has: {', '.join(recipe_names())}.")
-    values = tomllib.loads((files(__name__) / f"{name}.toml").read_text(encoding="utf-8"))
-    values |= {key: value for key, value in overrides.items() if value is not None}
+    values = _read(name) | {key: value for key, value in overrides.items() if value is not None}
+    if values["features"] != "gradients" and "features_from" not in overrides:
+        values["features_from"] = "picture"  # only gradients can be had from the latent
     known = {field.name for field in fields(Recipe)}
     if unknown := (values.keys() | {"name"}) ^ known:
         raise BadSetting(f"recipe {name!r} has missing or unknown settings: {', '.join(sorted(unknown))}.")
@@ -54,11 +89,55 @@ def load_recipe(name: str, **overrides: object) -> Recipe:
     return recipe
 
 
+def _read(name: str) -> dict[str, Any]:
+    if name not in recipe_names():
+        raise BadSetting(f"recipe can't be {name!r}. This version has: {', '.join(recipe_names())}.")
+    values = tomllib.loads((files(__name__) / f"{name}.toml").read_text(encoding="utf-8"))
+    base = values.pop("base", None)
+    return values if base is None else _read(base) | values
+
+
 def _check(recipe: Recipe) -> None:
-    for setting in ("latent_dim", "epochs", "batch_size", "learning_rate"):
+    """Raises BadSetting naming the first setting that can't be used, or that contradicts another."""
+    for setting in ("latent_dim", "epochs", "batch_size", "learning_rate", "temperature"):
         if not getattr(recipe, setting) > 0:
             raise BadSetting(f"{setting} can't be {getattr(recipe, setting)}. Use a number above zero.")
-    if recipe.beta < 0:
-        raise BadSetting(f"beta can't be {recipe.beta}. Use zero or more; 1 is the evidence lower bound.")
-    if recipe.likelihood not in ("gaussian", "bernoulli"):
-        raise BadSetting(f"likelihood can't be {recipe.likelihood!r}. Use gaussian or bernoulli.")
+    for setting in ("beta", "free_bits", "pixel_weight", "feature_weight", "contrast_weight"):
+        if getattr(recipe, setting) < 0:
+            raise BadSetting(f"{setting} can't be {getattr(recipe, setting)}. Use zero or more.")
+    _check_choice(recipe, "likelihood", ("gaussian", "bernoulli", "l2", "l1"))
+    _check_choice(recipe, "features_from", ("picture", "latent"))
+    _check_choice(recipe, "metric", ("l2", "cosine"))
+    if recipe.features_from == "latent" and recipe.features != "gradients":
+        raise BadSetting(
+            f"features can't be {recipe.features!r} from the latent. Use gradients, or features_from picture."
+        )
+    if not 0 <= recipe.ema < 1:
+        raise BadSetting(f"ema can't be {recipe.ema}. Use 0 to 0.9999.")
+    if recipe.variational and recipe.likelihood in ("l2", "l1"):
+        raise BadSetting(
+            f"likelihood can't be {recipe.likelihood!r} in a variational recipe: it is no density. "
+            "Use gaussian (with --variance for a fixed one) or bernoulli, or the autoencoder recipe."
+        )
+    if not 0 <= recipe.content_dim < recipe.latent_dim:
+        raise BadSetting(f"content_dim can't be {recipe.content_dim}. Use 0 to {recipe.latent_dim - 1}.")
+    parse_variance(recipe.variance)
+    parse_corruption(recipe.corrupt)
+
+
+def _check_choice(recipe: Recipe, setting: str, choices: tuple[str, ...]) -> None:
+    if getattr(recipe, setting) not in choices:
+        raise BadSetting(f"{setting} can't be {getattr(recipe, setting)!r}. Use {' or '.join(choices)}.")
+
+
+def parse_variance(variance: str | float) -> float | None:
+    """The fixed variance, or None for "optimal" and "learned". Raises BadSetting."""
+    if variance in ("optimal", "learned"):
+        return None
+    try:
+        fixed = float(variance)
+    except ValueError:
+        fixed = 0.0
+    if not 0 < fixed < float("inf"):
+        raise BadSetting(f"variance can't be {variance!r}. Use optimal, learned, or a number above zero.")
+    return fixed

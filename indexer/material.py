@@ -1,0 +1,109 @@
+"""What a network is trained on: pictures as arrays, how they were made, and class numbers where a recipe wants them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from core.errors import BadSetting, TooFewPictures
+from core.records import Failure, FileFacts
+from core.settings import Settings
+from models.collection import read_arrays, sample_pictures
+from models.images import Limits, Picture
+from models.labels import Classes, read_labels
+from models.preprocessing import Fit, Pixels, Preprocessing, choose
+from models.recipes import Recipe
+from models.terms import ClassNumbers
+from models.training import FEWEST_PICTURES
+
+log = logging.getLogger(__name__)
+
+SAMPLED = 256  # pictures that decide on size and colour
+MEMORY = 2_000_000_000  # bytes of prepared pictures to train on; of more, a seeded sample is taken
+CRISP = 2  # pictures are kept at so many times the network's size where copies are cropped from them
+
+
+@dataclass(frozen=True)
+class Material:
+    """pictures: (n, R, R, C) uint8, R the network's size or CRISP times it. labels: (n,) numbers of `classes`."""
+
+    pictures: Pixels
+    preprocessing: Preprocessing
+    failures: list[Failure]
+    labels: ClassNumbers | None = None
+    classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How pictures are to be read. `preprocessing`: given where an encoder's own must be kept; else it is chosen."""
+
+    recipe: Recipe
+    seed: int = 0
+    image_size: int | None = None
+    fit: Fit | None = None
+    labels: str | None = None
+    roots: tuple[Path, ...] = ()
+    preprocessing: Preprocessing | None = None
+
+
+def read_material(settings: Settings, files: Sequence[FileFacts], wanted: Wanted) -> Material:
+    """Reads what to train on. Raises TooFewPictures and BadSetting (labels)."""
+    limits = Limits(settings.max_pixels, settings.max_bytes)
+    names = _labels([file.path for file in files], wanted)
+    paths = list(names)
+    sample = sample_pictures(paths, limits, settings.workers, SAMPLED, wanted.seed)
+    if len(sample) < FEWEST_PICTURES:
+        raise TooFewPictures(
+            f"{len(sample)} readable pictures among {len(files)} files are too few to train on: give at least "
+            f"{FEWEST_PICTURES}, better hundreds, or an encoder trained elsewhere with --encoder."
+        )
+    preprocessing = wanted.preprocessing or choose(
+        sample, image_size=wanted.image_size, fit=wanted.fit, background=settings.background
+    )
+    kept_at = _kept_at(preprocessing, sample, wanted.recipe)
+    paths = _within_memory(paths, kept_at, wanted.seed)
+    pictures, kept, failures = read_arrays(paths, kept_at, limits, settings.workers)
+    if not wanted.recipe.classifier:
+        return Material(pictures, preprocessing, failures)
+    classes = Classes.of(names[path] for path in kept)
+    numbers = classes.numbers([names[path] for path in kept])
+    return Material(pictures, preprocessing, failures, numbers, classes.names)
+
+
+def _labels(paths: list[str], wanted: Wanted) -> dict[str, str | None]:
+    """Each path with its label; a classifier is trained on the labelled ones alone."""
+    if not wanted.recipe.classifier:
+        return dict.fromkeys(paths)
+    if wanted.labels is None:
+        raise BadSetting(
+            f"recipe {wanted.recipe.name} learns from labels. Give --labels folders (the folders' names are the "
+            "classes) or --labels FILE.csv (a path and a label in each line)."
+        )
+    labelled = zip(paths, read_labels(wanted.labels, paths, wanted.roots), strict=True)
+    names = {path: label for path, label in labelled if label is not None}
+    if left := len(paths) - len(names):
+        log.warning("%d pictures without a label are left out", left)
+    return dict(names)
+
+
+def _kept_at(preprocessing: Preprocessing, sample: Sequence[Picture], recipe: Recipe) -> Preprocessing:
+    """Crops of pictures at the network's own size would be blurred, unlike crops of the files themselves."""
+    short_side = median(min(picture.width, picture.height) for picture in sample)
+    larger = CRISP * preprocessing.image_size
+    if not recipe.contrast_weight or preprocessing.fit == "pad" or short_side < larger:
+        return preprocessing
+    return replace(preprocessing, image_size=larger)
+
+
+def _within_memory(paths: list[str], kept_at: Preprocessing, seed: int) -> list[str]:
+    most = MEMORY // (kept_at.image_size**2 * kept_at.channels)
+    if len(paths) <= most:
+        return paths
+    log.warning("training on a sample of %d of %d pictures, to stay within memory", most, len(paths))
+    return [paths[index] for index in np.sort(np.random.default_rng(seed).permutation(len(paths))[:most])]

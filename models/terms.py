@@ -1,0 +1,201 @@
+"""What one step of training minimises: the terms of every recipe, one after another.
+
+input      clean, corrupted, or one or two altered copies (views)
+latent     mu, or z = mu + sigma·eps; with two views the content half of the time from the other one
+terms      pixel log-likelihood, KL, feature log-likelihood, contrast, cross-entropy of a classifier
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.contrast import exchanged, info_nce
+from models.corruption import corrupted, parse_corruption
+from models.edges import EdgeHead
+from models.networks import Network, reparametrise
+from models.objective import (
+    kl_divergence,
+    kl_per_dimension,
+    optimal_variance,
+    reconstruction_log_likelihood,
+    with_free_bits,
+)
+from models.perception import Perception
+from models.preprocessing import Pixels, Preprocessing
+from models.recipes import Recipe, parse_variance
+from models.views import Strength, clean, views
+
+ClassNumbers = NDArray[np.int64]
+CPU = torch.device("cpu")
+
+
+# The first view stands for the picture as it is indexed, the second for a copy that somebody made of it.
+MILD = Strength(smallest_crop=0.4, whole=0.5, each=0.06)
+LEFT_CLEAN = 0.5  # share of first views that are not altered at all
+REPAINTED = 64  # first views of a batch that are decoded: they teach the decoder enough, and cost as much as the rest
+
+
+@dataclass(frozen=True)
+class Batch:
+    """pictures: (b, C, R, R) in [0, 1], R the network's size or a multiple of it. labels: (b,) class numbers."""
+
+    pictures: Tensor
+    labels: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Terms:
+    """loss: a scalar per pixel value. parts: what is reported, in nats per picture where they are likelihoods."""
+
+    loss: Tensor
+    parts: dict[str, Tensor]
+
+
+class Objective(nn.Module):
+    """The loss of a recipe, with what it needs beside the network and does not keep: a learned variance, features."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        preprocessing: Preprocessing,
+        perception: Perception | None = None,
+        edge_head: EdgeHead | None = None,
+        *,
+        frozen: bool = False,
+    ) -> None:
+        super().__init__()
+        self.recipe, self.preprocessing, self.frozen = recipe, preprocessing, frozen
+        self.perception, self.edge_head = perception, edge_head
+        self.corruption = parse_corruption(recipe.corrupt)
+        self.fixed_variance = parse_variance(recipe.variance)
+        if recipe.variance == "learned":
+            self.log_variance = nn.Parameter(torch.tensor(-2.3))  # 0.1 to begin with
+        self.content_dim = recipe.content_dim or recipe.latent_dim
+        self.contrasts = recipe.contrast_weight > 0
+
+    def forward(self, network: Network, batch: Batch, generator: torch.Generator, beta: float) -> Terms:
+        """The terms of one batch; all noise is drawn from `generator`."""
+        with torch.autocast(batch.pictures.device.type, enabled=False):
+            seen, target = self._inputs(batch.pictures, generator)  # (v·b, C, S, S) with v views, (b, C, S, S)
+        mu, log_variance = network.encode(seen)  # (v·b, d) each
+        if self.frozen:
+            mu, log_variance = mu.detach(), None
+        if self.recipe.classifier:
+            return self._classified(network, mu, batch.labels)
+        z = mu if log_variance is None else reparametrise(mu, log_variance, generator)
+        if self.contrasts:
+            first, second = z.chunk(2)
+            z, target = exchanged(first, second, self.content_dim, generator)[:REPAINTED], target[:REPAINTED]
+        inner, logits = self.content(target), self.content(network.decode(z))
+        reconstruction = self.log_likelihood(inner, logits).mean()
+        parts = {"reconstruction": reconstruction}
+        gain = self.recipe.pixel_weight * reconstruction
+        if log_variance is not None:
+            kl = kl_per_dimension(mu, log_variance)  # (v·b, d)
+            parts["kl"] = kl.sum(1).mean()
+            gain = gain - beta * with_free_bits(kl, self.recipe.free_bits)
+        if self.perception is not None:
+            parts["features"] = self._features(self.perception, inner, logits)
+        if self.edge_head is not None:
+            parts["features"] = self.edge_head.log_likelihood(z, target)
+        if "features" in parts:
+            gain = gain + self.recipe.feature_weight * parts["features"]
+        loss = -gain / inner[0].numel()
+        if self.contrasts:
+            first, second = mu[:, : self.content_dim].chunk(2)
+            parts["contrast"] = info_nce(first, second, self.recipe.temperature)
+            loss = loss + self.recipe.contrast_weight * parts["contrast"]
+        self._track_variance(network, inner, logits)
+        return Terms(loss, parts)
+
+    def log_likelihood(self, x: Tensor, logits: Tensor) -> Tensor:
+        """log p(x|z) per picture, (n,), under the recipe's likelihood and variance."""
+        return reconstruction_log_likelihood(x, logits, self.recipe.likelihood, self._variance())
+
+    def content(self, x: Tensor) -> Tensor:
+        """The part of (n, C, S, S) that is picture: padding is neither scored nor learned."""
+        top, left, height, width = self.preprocessing.content_box()
+        return x[:, :, top : top + height, left : left + width]
+
+    @torch.no_grad()
+    def measured(
+        self, network: Network, x: Tensor, mu: Tensor, log_variance: Tensor | None, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Both parts of the ELBO in nats per picture, and the mean squared error at z = mu, of clean x (n, C, S, S).
+
+        A Gaussian is scored under the variance that the network keeps.
+        """
+        inner = self.content(x)
+        at_mean = self.content(network.decode(mu))
+        squared_error = (torch.sigmoid(at_mean) - inner).square().mean()
+        if log_variance is None or self.frozen:
+            logits, kl = at_mean, torch.zeros(())
+        else:
+            logits = self.content(network.decode(reparametrise(mu, log_variance, generator)))
+            kl = kl_divergence(mu, log_variance).mean()
+        reconstruction = reconstruction_log_likelihood(inner, logits, self.recipe.likelihood, network.variance)
+        return {"reconstruction": reconstruction.mean(), "kl": kl, "squared_error": squared_error}
+
+    def _inputs(self, pictures: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """What the encoder sees, (v·b, C, S, S), and what the decoder is asked for, (b, C, S, S)."""
+        size = self.preprocessing.image_size
+        shown = clean(pictures, size)
+        if not self.contrasts:
+            return corrupted(shown, self.corruption, generator), shown
+        drawn = torch.rand(len(shown), 1, 1, 1, generator=generator).to(shown.device)
+        first = torch.where(drawn < LEFT_CLEAN, shown, views(pictures, size, generator, MILD))
+        seen = torch.cat([first, views(pictures, size, generator)])
+        return corrupted(seen, self.corruption, generator), first
+
+    def _classified(self, network: Network, mu: Tensor, labels: Tensor | None) -> Terms:
+        assert labels is not None
+        logits = network.classifier(mu).float()  # (b, classes)
+        cross_entropy = F.cross_entropy(logits, labels)
+        accuracy = (logits.argmax(1) == labels).float().mean()
+        return Terms(cross_entropy, {"cross_entropy": cross_entropy, "accuracy": accuracy})
+
+    def _features(self, perception: Perception, inner: Tensor, logits: Tensor) -> Tensor:
+        """log-likelihood of the clean picture's features, optimal variance, up to a constant; a mean in nats.
+
+        They count as many values as the picture has, so that neither side drowns the other at any size.
+        """
+        distance = perception.distance(inner, torch.sigmoid(logits)).mean()
+        return -0.5 * logits[0].numel() * distance.clamp_min(1e-8).log()
+
+    def _variance(self) -> Tensor | None:
+        """Of the Gaussian p(x|z); None: the optimal one of the batch."""
+        if self.recipe.variance == "learned":
+            return self.log_variance.exp()
+        return None if self.fixed_variance is None else torch.tensor(self.fixed_variance)
+
+    @torch.no_grad()
+    def _track_variance(self, network: Network, x: Tensor, logits: Tensor) -> None:
+        """The variance for scoring pictures outside training; of the optimal one a running mean."""
+        if not network.training:
+            return
+        known = self._variance()
+        if known is not None:
+            network.variance.copy_(known)
+        else:
+            network.variance.lerp_(optimal_variance(x, torch.sigmoid(logits.detach())), 0.05)
+
+
+def make_batch(
+    pictures: Pixels,
+    labels: ClassNumbers | None,
+    rows: NDArray[np.int64],
+    device: torch.device = CPU,
+    binarise: torch.Generator | None = None,
+) -> Batch:
+    """Pictures (n, R, R, C) uint8 of `rows` as a batch; with a generator each value is drawn as 0 or 1."""
+    x = torch.from_numpy(np.ascontiguousarray(pictures[rows])).to(device).permute(0, 3, 1, 2).float() / 255
+    if binarise is not None:
+        x = (torch.rand(x.shape, generator=binarise).to(device) < x).float()
+    chosen = None if labels is None else torch.from_numpy(labels[rows]).to(device)
+    return Batch(x, chosen)
