@@ -16,6 +16,7 @@ COPY models models
 COPY store store
 COPY search search
 COPY indexer indexer
+COPY evaluation evaluation
 COPY service service
 COPY cli cli
 COPY simile simile

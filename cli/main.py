@@ -11,7 +11,7 @@ from io import TextIOWrapper
 
 import typer
 
-from cli import collection, look, output, serve, upkeep
+from cli import collection, evaluate, look, output, serve, upkeep
 from core.errors import SimileError
 from core.logs import set_up
 
@@ -27,6 +27,7 @@ app.command("index")(collection.index)
 app.command("search")(look.search)
 app.command("reconstruct")(look.reconstruct)
 app.command("embed")(collection.embed)
+app.command("evaluate")(evaluate.evaluate)
 app.command("serve")(serve.serve)
 app.command("demo")(serve.demo)
 app.command("status")(upkeep.status)

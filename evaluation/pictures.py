@@ -1,0 +1,130 @@
+"""The pictures of an evaluation: read and decoded once for every row, and split into queries and collection."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from core.errors import NotFinite, TooFewPictures, UnreadableImage
+from core.records import Failure
+from evaluation.neighbours import Rows
+from models.collection import in_threads
+from models.images import Limits, Picture, decode, read_bytes
+from models.labels import folds
+from models.preprocessing import Pixels, Preprocessing
+
+Arrays = dict[Preprocessing, Pixels]  # for each preprocessing (n, S, S, C) uint8
+OnProgress = Callable[[str, int, int], None]  # stage, done, total
+
+FEWEST = 12  # pictures; with fewer nothing can be said
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How files are read: limits, threads, and every preprocessing that some row of the ladder needs."""
+
+    limits: Limits
+    workers: int
+    specs: tuple[Preprocessing, ...]
+
+    @property
+    def bytes_per_picture(self) -> int:
+        return sum(spec.image_size**2 * spec.channels for spec in self.specs)
+
+    def decoded(self, data: bytes, name: str, min_side: int | None) -> dict[str, Picture]:
+        """The picture over each background that some preprocessing asks for. Raises UnreadableImage."""
+        backgrounds = {spec.background for spec in self.specs}
+        return {
+            background: decode(data, name=name, limits=self.limits, background=background, min_side=min_side)
+            for background in sorted(backgrounds)
+        }
+
+    def prepared(self, pictures: dict[str, Picture]) -> list[Pixels]:
+        """One array (S, S, C) for each preprocessing."""
+        return [spec.to_array(pictures[spec.background]) for spec in self.specs]
+
+    def empty(self, count: int) -> Arrays:
+        """Room for `count` pictures."""
+        return {
+            spec: np.empty((count, spec.image_size, spec.image_size, spec.channels), np.uint8) for spec in self.specs
+        }
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Pictures that could be read, in order. `digests`: SHA-256 of their files; exact duplicates are one picture."""
+
+    paths: list[str]
+    digests: list[str]
+    arrays: Arrays
+    failures: list[Failure]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows that ask, and rows that answer."""
+
+    queries: Rows
+    base: Rows
+
+
+def read(paths: Sequence[str], reading: Reading, on_progress: OnProgress) -> Collection:
+    """Every picture of `paths`, decoded once. A file that can't be used is set aside with its reason."""
+    arrays = reading.empty(len(paths))
+    kept: list[str] = []
+    digests: list[str] = []
+    failures: list[Failure] = []
+    results = in_threads(lambda path: _read_one(path, reading), paths, reading.workers)
+    for done, (path, result) in enumerate(zip(paths, results, strict=True), 1):
+        on_progress("reading", done, len(paths))
+        if isinstance(result, Failure):
+            failures.append(result)
+            continue
+        digest, prepared = result
+        for spec, array in zip(reading.specs, prepared, strict=True):
+            arrays[spec][len(kept)] = array
+        kept.append(path)
+        digests.append(digest)
+    return Collection(kept, digests, {spec: array[: len(kept)] for spec, array in arrays.items()}, failures)
+
+
+def _read_one(path: str, reading: Reading) -> tuple[str, list[Pixels]] | Failure:
+    try:
+        data = read_bytes(Path(path), reading.limits)
+        largest = max(spec.image_size for spec in reading.specs)
+        prepared = reading.prepared(reading.decoded(data, path, largest))
+    except UnreadableImage as error:
+        return Failure(path, error.reason)
+    except NotFinite as error:
+        return Failure(path, str(error))
+    return hashlib.sha256(data).hexdigest(), prepared
+
+
+def split(count: int, labels: Sequence[str | None], k: int, seed: int) -> list[Split]:
+    """k folds, classes spread evenly over them; each asks the rest. Raises BadSetting, TooFewPictures."""
+    check_count(count)
+    parts = folds(labels, k, seed)
+    return [Split(part, np.setdiff1d(np.arange(count), part)) for part in parts]
+
+
+def check_count(count: int) -> None:
+    """Raises TooFewPictures where there is too little to say anything."""
+    if count < FEWEST:
+        raise TooFewPictures(
+            f"{count} readable pictures are too few to evaluate on: give at least {FEWEST}, better hundreds."
+        )
+
+
+def sampled(paths: Sequence[str], limit: int, seed: int) -> list[str]:
+    """At most `limit` of the paths, drawn with `seed`, in their order."""
+    if len(paths) <= limit:
+        return list(paths)
+    chosen = np.random.default_rng(seed).choice(len(paths), limit, replace=False)
+    return [paths[row] for row in np.sort(chosen)]
