@@ -62,7 +62,7 @@ def _listen(settings: Settings) -> None:
 
     listener = _bind(settings.host, settings.port)
     output.note(f"simile listens on http://{settings.host}:{listener.getsockname()[1]}  (Ctrl-C ends it)")
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(create_app(settings, prepared=True), log_level="warning"))
     with listener, suppress(KeyboardInterrupt):  # uvicorn has ended its work when it raises it
         server.run(sockets=[listener])
 

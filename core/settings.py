@@ -7,11 +7,14 @@ Each comes from the environment as `SIMILE_` + its name in capitals. The setting
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.errors import BadSetting
+
+Runtime = Literal["auto", "torch", "openvino", "openvino-bf16", "onnxruntime", "compile"]
 
 
 class Settings(BaseSettings):
@@ -24,6 +27,9 @@ class Settings(BaseSettings):
         None, description="SQLAlchemy URL of the catalogue, instead of SQLite in the home."
     )
     device: str = Field("auto", description="Where networks run: auto (CUDA if there is one), cpu, cuda.")
+    runtime: Runtime = Field(
+        "auto", description="What runs networks on a CPU: auto is the fastest that keeps every nearest neighbour."
+    )
     workers: int = Field(0, ge=0, le=256, description="Threads that read and decode pictures; 0: one for each core.")
     max_pixels: int = Field(200_000_000, gt=0, description="A picture with more pixels is refused.")
     max_bytes: int = Field(50_000_000, gt=0, description="A file or upload with more bytes is refused.")

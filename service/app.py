@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -21,8 +22,11 @@ ROUTERS = (search.router, images.router, health.router, page.router)
 DESCRIPTION = "Finds similar images with a variational autoencoder, and shows what the model saw."
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The app for one home. It starts without one too, and says so until `simile index` has made it."""
+def create_app(settings: Settings, *, prepared: bool = False) -> FastAPI:
+    """The app for one home. It starts without one too, and says so until `simile index` has made it.
+
+    `prepared`: loads the encoder and its fast runtime as it starts, so that the first searches don't wait for them.
+    """
     app = FastAPI(
         title="simile",
         version=version("simile"),
@@ -31,7 +35,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=_lifespan,
         redoc_url=None,
     )
-    app.state.settings = settings
+    app.state.settings, app.state.prepared = settings, prepared
     for router in ROUTERS:
         app.include_router(router)
     app.mount(urls.STATIC, StaticFiles(directory=Path(__file__).parent / "static"), name="static")
@@ -45,6 +49,8 @@ def create_app(settings: Settings) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.door = Door(app.state.settings)
+    if app.state.prepared:
+        threading.Thread(target=app.state.door.prepare, name="prepare", daemon=True).start()
     app.state.pool = EncodingPool(app.state.settings.workers)
     yield
     app.state.door.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from typing import Annotated, cast
 
 from fastapi import Depends, Path, Query
@@ -10,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from core.errors import SimileError
 from core.settings import Settings
 from search.searcher import Searcher
 from service.bodies import SearchRequest, Upload, read_search, read_upload
@@ -33,6 +35,11 @@ class Door:
         with self._opening:
             self.searcher = self.searcher or Searcher(self.settings)
             return self.searcher
+
+    def prepare(self) -> None:
+        """Loads the encoder and its fast runtime. Where something is missing, the first request will say what."""
+        with suppress(SimileError):
+            self.open().encoder().prepare()
 
     def close(self) -> None:
         """Closes it, if it was ever opened."""
