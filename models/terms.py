@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.contrast import exchanged, info_nce
+from models.contrast import Contrast, exchanged
 from models.corruption import corrupted, parse_corruption
 from models.edges import EdgeHead
 from models.networks import Network, reparametrise
@@ -29,24 +29,28 @@ from models.objective import (
 from models.perception import Perception
 from models.preprocessing import Pixels, Preprocessing
 from models.recipes import Recipe, parse_variance
-from models.views import Strength, clean, views
+from models.views import MILD, Strength, clean, views
 
 ClassNumbers = NDArray[np.int64]
 CPU = torch.device("cpu")
 
-
 # The first view stands for the picture as it is indexed, the second for a copy that somebody made of it.
-MILD = Strength(smallest_crop=0.4, whole=0.5, each=0.06)
-LEFT_CLEAN = 0.5  # share of first views that are not altered at all
+LEFT_CLEAN = 0.6  # share of first views that are not altered at all
 REPAINTED = 64  # first views of a batch that are decoded: they teach the decoder enough, and cost as much as the rest
+# Copies are altered little at first, and fully after half of the training: what is hard can be learned after all.
+RAMP, GENTLE = 0.5, 0.25
 
 
 @dataclass(frozen=True)
 class Batch:
-    """pictures: (b, C, R, R) in [0, 1], R the network's size or a multiple of it. labels: (b,) class numbers."""
+    """pictures: (b, C, R, R) in [0, 1], R the network's size or a multiple of it. labels: (b,) class numbers.
+
+    rows: (b,) their numbers in the training set; None for pictures that are not in it.
+    """
 
     pictures: Tensor
     labels: Tensor | None = None
+    rows: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -66,30 +70,32 @@ class Objective(nn.Module):
         preprocessing: Preprocessing,
         perception: Perception | None = None,
         edge_head: EdgeHead | None = None,
+        contrast: Contrast | None = None,
         *,
         frozen: bool = False,
     ) -> None:
         super().__init__()
         self.recipe, self.preprocessing, self.frozen = recipe, preprocessing, frozen
-        self.perception, self.edge_head = perception, edge_head
+        self.perception, self.edge_head, self.contrast = perception, edge_head, contrast
         self.corruption = parse_corruption(recipe.corrupt)
         self.fixed_variance = parse_variance(recipe.variance)
         if recipe.variance == "learned":
             self.log_variance = nn.Parameter(torch.tensor(-2.3))  # 0.1 to begin with
         self.content_dim = recipe.content_dim or recipe.latent_dim
-        self.contrasts = recipe.contrast_weight > 0
 
-    def forward(self, network: Network, batch: Batch, generator: torch.Generator, beta: float) -> Terms:
-        """The terms of one batch; all noise is drawn from `generator`."""
+    def forward(
+        self, network: Network, batch: Batch, generator: torch.Generator, beta: float, done: float = 1.0
+    ) -> Terms:
+        """The terms of one batch, `done` (0 to 1) of the training behind it; all noise is drawn from `generator`."""
         with torch.autocast(batch.pictures.device.type, enabled=False):
-            seen, target = self._inputs(batch.pictures, generator)  # (v·b, C, S, S) with v views, (b, C, S, S)
+            seen, target = self._inputs(batch.pictures, generator, done)  # (v·b, C, S, S) with v views, (b, C, S, S)
         mu, log_variance = network.encode(seen)  # (v·b, d) each
         if self.frozen:
             mu, log_variance = mu.detach(), None
         if self.recipe.classifier:
             return self._classified(network, mu, batch.labels)
         z = mu if log_variance is None else reparametrise(mu, log_variance, generator)
-        if self.contrasts:
+        if self.contrast is not None:
             first, second = z.chunk(2)
             z, target = exchanged(first, second, self.content_dim, generator)[:REPAINTED], target[:REPAINTED]
         inner, logits = self.content(target), self.content(network.decode(z))
@@ -107,9 +113,9 @@ class Objective(nn.Module):
         if "features" in parts:
             gain = gain + self.recipe.feature_weight * parts["features"]
         loss = -gain / inner[0].numel()
-        if self.contrasts:
+        if self.contrast is not None:
             first, second = mu[:, : self.content_dim].chunk(2)
-            parts["contrast"] = info_nce(first, second, self.recipe.temperature)
+            parts["contrast"] = self.contrast(first, second, batch.rows)
             loss = loss + self.recipe.contrast_weight * parts["contrast"]
         self._track_variance(network, inner, logits)
         return Terms(loss, parts)
@@ -142,15 +148,16 @@ class Objective(nn.Module):
         reconstruction = reconstruction_log_likelihood(inner, logits, self.recipe.likelihood, network.variance)
         return {"reconstruction": reconstruction.mean(), "kl": kl, "squared_error": squared_error}
 
-    def _inputs(self, pictures: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _inputs(self, pictures: Tensor, generator: torch.Generator, done: float) -> tuple[Tensor, Tensor]:
         """What the encoder sees, (v·b, C, S, S), and what the decoder is asked for, (b, C, S, S)."""
         size = self.preprocessing.image_size
         shown = clean(pictures, size)
-        if not self.contrasts:
+        if self.contrast is None:
             return corrupted(shown, self.corruption, generator), shown
         drawn = torch.rand(len(shown), 1, 1, 1, generator=generator).to(shown.device)
         first = torch.where(drawn < LEFT_CLEAN, shown, views(pictures, size, generator, MILD))
-        seen = torch.cat([first, views(pictures, size, generator)])
+        strength = Strength().scaled(min(1.0, GENTLE + (1 - GENTLE) * done / RAMP))
+        seen = torch.cat([first, views(pictures, size, generator, strength)])
         return corrupted(seen, self.corruption, generator), first
 
     def _classified(self, network: Network, mu: Tensor, labels: Tensor | None) -> Terms:
@@ -198,4 +205,4 @@ def make_batch(
     if binarise is not None:
         x = (torch.rand(x.shape, generator=binarise).to(device) < x).float()
     chosen = None if labels is None else torch.from_numpy(labels[rows]).to(device)
-    return Batch(x, chosen)
+    return Batch(x, chosen, torch.from_numpy(rows).to(device))

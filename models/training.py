@@ -19,6 +19,7 @@ from torch import nn
 
 from core.errors import BadSetting, NotFinite, TooFewPictures
 from models.backbones import Backbone, load_weights
+from models.contrast import Contrast
 from models.devices import has_fast_bfloat16, pick_device
 from models.edges import EdgeHead, Edges
 from models.networks import USUAL_WIDTHS, Architecture, Network
@@ -38,6 +39,7 @@ FEWEST_PICTURES = 16
 LARGEST_VALIDATION = 5000  # more make the curve no smoother and each epoch longer
 SCALED_BY = 4000  # pictures: mean and deviation of features
 LEARNING_RATE_WARMUP = 100  # steps
+PROXY_FACTOR = 5.0  # of the learning rate
 UNTIMED_STEPS, TIMED_STEPS = 10, 50  # the first steps set up kernels and are slower than the rest
 PLANNED_SHARE = 0.9  # of the time budget; machines slow down, and the cosine should end before the time does
 LATEST_SHARE = 0.97  # whatever happens the last step is then, so that the report is written in time too
@@ -126,13 +128,12 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: one thing after another
 
     torch.manual_seed(options.seed)  # the initial weights; everything later draws from `generator`
     network = start_network(preprocessing, recipe, extras)
-    objective = start_objective(preprocessing, recipe, extras)
+    objective = start_objective(len(pictures), preprocessing, recipe, extras)
     if extras.frozen is None:
         fit_edges((network, objective), pictures[train_rows], preprocessing.image_size)
     network, objective = network.to(device), objective.to(device)
     averaged = copy.deepcopy(network).requires_grad_(False)  # what is validated and kept: steadier than the last step
-    trained = [weight for weight in [*network.parameters(), *objective.parameters()] if weight.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    optimiser = start_optimiser(network, objective, recipe)
     generator = torch.Generator().manual_seed(options.seed)
     modules = {"model": network, "averaged": averaged, "objective": objective}
     identity = _identity(pictures, preprocessing, recipe, options.seed, extras)
@@ -178,14 +179,14 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: one thing after another
             )  # (b, C, R, R)
             _set_learning_rate(optimiser, _learning_rate(at, recipe))
             with autocast:
-                terms = objective(network, batch, generator, _beta(at, recipe))
+                terms = objective(network, batch, generator, _beta(at, recipe), _done(at))
             parts = {name: part.item() for name, part in terms.parts.items()}
             if not all(map(math.isfinite, parts.values())):
                 stopped = "not finite"
                 break
             optimiser.zero_grad(set_to_none=True)
             terms.loss.backward()
-            nn.utils.clip_grad_norm_(trained, recipe.clip_norm)
+            nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
             optimiser.step()
             _average(averaged, network, at.step, recipe.ema)
             at.step, steps_done = at.step + 1, steps_done + 1
@@ -260,10 +261,22 @@ def start_network(preprocessing: Preprocessing, recipe: Recipe, extras: Extras) 
     return network
 
 
-def start_objective(preprocessing: Preprocessing, recipe: Recipe, extras: Extras) -> Objective:
-    """The loss as training begins."""
+def start_objective(pictures: int, preprocessing: Preprocessing, recipe: Recipe, extras: Extras) -> Objective:
+    """The loss as training begins, for so many pictures."""
     head = EdgeHead(recipe.latent_dim, preprocessing.image_size) if recipe.features_from == "latent" else None
-    return Objective(recipe, preprocessing, extras.perception, head, frozen=extras.frozen is not None)
+    contrast = None
+    if recipe.contrast_weight:
+        contrast = Contrast(pictures, recipe.content_dim or recipe.latent_dim, recipe.temperature)
+    return Objective(recipe, preprocessing, extras.perception, head, contrast, frozen=extras.frozen is not None)
+
+
+def start_optimiser(network: Network, objective: Objective, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW over what is trained; a proxy is met once a pass, so it takes larger steps, and it has no weight decay."""
+    proxies = [] if objective.contrast is None else [objective.contrast.proxies]
+    others = [weight for weight in [*network.parameters(), *objective.parameters()] if weight.requires_grad]
+    others = [weight for weight in others if not any(weight is proxy for proxy in proxies)]
+    groups = [{"params": others, "factor": 1.0}, {"params": proxies, "factor": PROXY_FACTOR, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
 
 
 def fit_edges(modules: Iterable[nn.Module], pictures: Pixels, image_size: int) -> None:
@@ -313,15 +326,19 @@ def _average(averaged: Network, network: Network, step: int, decay: float) -> No
             average.copy_(tensor)
 
 
+def _done(at: EpochState) -> float:
+    """How much of the training is over, 0 to 1."""
+    return min(1.0, at.step / at.total_steps) if at.total_steps else 0.0
+
+
 def _learning_rate(at: EpochState, recipe: Recipe) -> float:
-    done = at.step / at.total_steps if at.total_steps else 0.0
-    cosine = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    cosine = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * _done(at)))
     return recipe.learning_rate * cosine * min(1.0, (at.step + 1) / LEARNING_RATE_WARMUP)
 
 
 def _set_learning_rate(optimiser: torch.optim.Optimizer, learning_rate: float) -> None:
     for group in optimiser.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group["factor"]
 
 
 def _beta(at: EpochState, recipe: Recipe) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,8 @@ def validate(
             if network.decoder is not None:
                 sums.add(len(x), objective.measured(network, x, mu, log_variance, generator))
             if not recipe.is_plain:
-                terms = objective(network, batch, generator, recipe.beta)
+                unknown = replace(batch, rows=None)
+                terms = objective(network, unknown, generator, recipe.beta)
                 loss = {"loss": terms.loss}
                 sums.add(len(x), loss | {name: terms.parts[name] for name in terms.parts.keys() - ELBO_PARTS})
     found = sums.means()

@@ -20,13 +20,25 @@ from models.looks import Draw, fills, overlaid, recoloured, recompressed, soften
 class Strength:
     """How much is done to a view. Shares are probabilities per picture."""
 
-    smallest_crop: float = 0.16  # of the area
-    whole: float = 0.3  # share that is not cropped
-    quarter_turns: float = 0.3  # share turned by 90, 180 or 270 degrees
+    smallest_crop: float = 0.2  # of the area
+    whole: float = 0.35  # share that is not cropped
+    quarter_turns: float = 0.25  # share turned by 90, 180 or 270 degrees
     mirrored: float = 0.4  # share
     tilt: float = 22.0  # degrees, at most, to either side
     framed: float = 0.3  # share with a border, bars or padding
-    each: float = 0.15  # share of each thing done to sharpness or laid over; colours change up to four times as often
+    each: float = 0.12  # share of each thing done to sharpness or laid over; colours change up to four times as often
+
+    def scaled(self, factor: float) -> Strength:
+        """So much of it: 0 leaves pictures as they are."""
+        return Strength(
+            smallest_crop=self.smallest_crop**factor,
+            whole=1 - (1 - self.whole) * factor,
+            quarter_turns=self.quarter_turns * factor,
+            mirrored=self.mirrored,
+            tilt=self.tilt * factor,
+            framed=self.framed * factor,
+            each=self.each * factor,
+        )
 
 
 MILD = Strength(smallest_crop=0.4, whole=0.5, each=0.06)  # for the first view of a pair, where it is not clean
