@@ -22,7 +22,7 @@ from models.collection import in_threads
 from models.images import Picture, read_bytes
 from models.preprocessing import Pixels
 
-CANDIDATES = 10  # answers that each copy may give
+CANDIDATES = 1  # answers that each copy gives: look-alikes behind a right answer are no mistakes
 PRECISION = 0.99
 LARGEST_SIDE = 1024  # pixels; larger originals are reduced by whole factors before they are altered
 DECODED_SIDE = 512  # JPEGs are decoded at the smallest scale whose sides are both twice this

@@ -150,15 +150,18 @@ class Objective(nn.Module):
 
     def _inputs(self, pictures: Tensor, generator: torch.Generator, done: float) -> tuple[Tensor, Tensor]:
         """What the encoder sees, (v·b, C, S, S), and what the decoder is asked for, (b, C, S, S)."""
-        size = self.preprocessing.image_size
-        shown = clean(pictures, size)
+        size, device = self.preprocessing.image_size, pictures.device
         if self.contrast is None:
+            shown = clean(pictures, size)
             return corrupted(shown, self.corruption, generator), shown
-        drawn = torch.rand(len(shown), 1, 1, 1, generator=generator).to(shown.device)
-        first = torch.where(drawn < LEFT_CLEAN, shown, views(pictures, size, generator, MILD))
+        pictures = pictures.cpu()  # where copies are made, whatever the network runs on
+        first = clean(pictures, size).clone()
+        altered = (torch.rand(len(first), generator=generator) >= LEFT_CLEAN).nonzero()[:, 0]
+        if len(altered):
+            first[altered] = views(pictures[altered], size, generator, MILD)
         strength = Strength().scaled(min(1.0, GENTLE + (1 - GENTLE) * done / RAMP))
         seen = torch.cat([first, views(pictures, size, generator, strength)])
-        return corrupted(seen, self.corruption, generator), first
+        return corrupted(seen, self.corruption, generator).to(device), first.to(device)
 
     def _classified(self, network: Network, mu: Tensor, labels: Tensor | None) -> Terms:
         assert labels is not None
