@@ -29,28 +29,30 @@ from models.objective import (
 from models.perception import Perception
 from models.preprocessing import Pixels, Preprocessing
 from models.recipes import Recipe, parse_variance
-from models.views import MILD, Strength, clean, views
+from models.views import MILD, Strength, views
 
 ClassNumbers = NDArray[np.int64]
 CPU = torch.device("cpu")
 
 # The first view stands for the picture as it is indexed, the second for a copy that somebody made of it.
 LEFT_CLEAN = 0.6  # share of first views that are not altered at all
-REPAINTED = 64  # first views of a batch that are decoded: they teach the decoder enough, and cost as much as the rest
-# Copies are altered little at first, and fully after half of the training: what is hard can be learned after all.
-RAMP, GENTLE = 0.5, 0.25
+REPAINTED = 48  # first views of a batch that are decoded: they teach the decoder enough, and cost as much as the rest
+# Copies are altered little at first, and fully from a part of the training on: what is hard is learned after all.
+RAMP, GENTLE = 0.4, 0.25
 
 
 @dataclass(frozen=True)
 class Batch:
-    """pictures: (b, C, R, R) in [0, 1], R the network's size or a multiple of it. labels: (b,) class numbers.
+    """pictures: (b, C, S, S) in [0, 1], as the network sees them. labels: (b,) class numbers.
 
-    rows: (b,) their numbers in the training set; None for pictures that are not in it.
+    rows: (b,) their numbers in the training set; None for pictures that are not in it. large: (b, C, R, R), the same
+    pictures at a larger size that copies are made from, where they are kept.
     """
 
     pictures: Tensor
     labels: Tensor | None = None
     rows: Tensor | None = None
+    large: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Objective(nn.Module):
     ) -> Terms:
         """The terms of one batch, `done` (0 to 1) of the training behind it; all noise is drawn from `generator`."""
         with torch.autocast(batch.pictures.device.type, enabled=False):
-            seen, target = self._inputs(batch.pictures, generator, done)  # (v·b, C, S, S) with v views, (b, C, S, S)
+            seen, target = self._inputs(batch, generator, done)  # (v·b, C, S, S) with v views, (b, C, S, S)
         mu, log_variance = network.encode(seen)  # (v·b, d) each
         if self.frozen:
             mu, log_variance = mu.detach(), None
@@ -148,19 +150,19 @@ class Objective(nn.Module):
         reconstruction = reconstruction_log_likelihood(inner, logits, self.recipe.likelihood, network.variance)
         return {"reconstruction": reconstruction.mean(), "kl": kl, "squared_error": squared_error}
 
-    def _inputs(self, pictures: Tensor, generator: torch.Generator, done: float) -> tuple[Tensor, Tensor]:
+    def _inputs(self, batch: Batch, generator: torch.Generator, done: float) -> tuple[Tensor, Tensor]:
         """What the encoder sees, (v·b, C, S, S), and what the decoder is asked for, (b, C, S, S)."""
-        size, device = self.preprocessing.image_size, pictures.device
+        shown = batch.pictures
         if self.contrast is None:
-            shown = clean(pictures, size)
             return corrupted(shown, self.corruption, generator), shown
-        pictures = pictures.cpu()  # where copies are made, whatever the network runs on
-        first = clean(pictures, size).clone()
+        size, device = shown.shape[-1], shown.device
+        large = (shown if batch.large is None else batch.large).cpu()  # copies are made there, for any device
+        first = shown.cpu().clone()
         altered = (torch.rand(len(first), generator=generator) >= LEFT_CLEAN).nonzero()[:, 0]
         if len(altered):
-            first[altered] = views(pictures[altered], size, generator, MILD)
+            first[altered] = views(large[altered], size, generator, MILD)
         strength = Strength().scaled(min(1.0, GENTLE + (1 - GENTLE) * done / RAMP))
-        seen = torch.cat([first, views(pictures, size, generator, strength)])
+        seen = torch.cat([first, views(large, size, generator, strength)])
         return corrupted(seen, self.corruption, generator).to(device), first.to(device)
 
     def _classified(self, network: Network, mu: Tensor, labels: Tensor | None) -> Terms:
@@ -202,10 +204,16 @@ def make_batch(
     rows: NDArray[np.int64],
     device: torch.device = CPU,
     binarise: torch.Generator | None = None,
+    large: Pixels | None = None,
 ) -> Batch:
-    """Pictures (n, R, R, C) uint8 of `rows` as a batch; with a generator each value is drawn as 0 or 1."""
-    x = torch.from_numpy(np.ascontiguousarray(pictures[rows])).to(device).permute(0, 3, 1, 2).float() / 255
+    """Pictures (n, S, S, C) uint8 of `rows` as a batch; with a generator each value is drawn as 0 or 1."""
+    x = _unit(pictures, rows).to(device)
     if binarise is not None:
         x = (torch.rand(x.shape, generator=binarise).to(device) < x).float()
     chosen = None if labels is None else torch.from_numpy(labels[rows]).to(device)
-    return Batch(x, chosen, torch.from_numpy(rows).to(device))
+    return Batch(x, chosen, torch.from_numpy(rows).to(device), None if large is None else _unit(large, rows))
+
+
+def _unit(pictures: Pixels, rows: NDArray[np.int64]) -> Tensor:
+    """(n, S, S, C) uint8 of `rows` as (b, C, S, S) in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(pictures[rows])).permute(0, 3, 1, 2).float() / 255

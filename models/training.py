@@ -120,7 +120,9 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: one thing after another
     device = pick_device(options.device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device))
     train_rows, validation_rows = split(len(pictures), options.seed)
-    validation_set = pictures[validation_rows]
+    shown = as_seen(pictures, preprocessing.image_size)  # (n, S, S, C)
+    large = pictures if shown is not pictures else None  # for copies as sharp as those of the files
+    validation_set, validation_large = shown[validation_rows], None if large is None else large[validation_rows]
     validation_labels = None if extras.labels is None else extras.labels[validation_rows]
     batch_size = batch_size_for(len(train_rows), recipe)
     steps_per_pass = len(train_rows) // batch_size
@@ -130,12 +132,13 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: one thing after another
     network = start_network(preprocessing, recipe, extras)
     objective = start_objective(len(pictures), preprocessing, recipe, extras)
     if extras.frozen is None:
-        fit_edges((network, objective), pictures[train_rows], preprocessing.image_size)
+        fit_edges((network, objective), shown[train_rows])
     network, objective = network.to(device), objective.to(device)
     averaged = copy.deepcopy(network).requires_grad_(False)  # what is validated and kept: steadier than the last step
     optimiser = start_optimiser(network, objective, recipe)
     generator = torch.Generator().manual_seed(options.seed)
     modules = {"model": network, "averaged": averaged, "objective": objective}
+    binarising = generator if recipe.binarise else None
     identity = _identity(pictures, preprocessing, recipe, options.seed, extras)
     at = EpochState()
     if options.resume or (options.resume is None and can_resume(state_folder, identity)):
@@ -144,7 +147,9 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: one thing after another
     resumed_after, started = at.seconds, options.started if at.epoch == 0 else time.monotonic()
 
     def measure() -> dict[str, float]:
-        return validate(averaged, objective, validation_set, validation_labels, autocast, options.seed)
+        return validate(
+            averaged, objective, validation_set, validation_large, validation_labels, autocast, options.seed
+        )
 
     validation_started = time.monotonic()
     measure()
@@ -174,9 +179,7 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: one thing after another
         steps_done = 0
         for rows in train_rows[order].reshape(steps_per_epoch, batch_size):
             step_started = time.monotonic()
-            batch = make_batch(
-                pictures, extras.labels, rows, device, generator if recipe.binarise else None
-            )  # (b, C, R, R)
+            batch = make_batch(shown, extras.labels, rows, device, binarising, large)  # (b, C, S, S)
             _set_learning_rate(optimiser, _learning_rate(at, recipe))
             with autocast:
                 terms = objective(network, batch, generator, _beta(at, recipe), _done(at))
@@ -227,8 +230,7 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: one thing after another
     warnings = _warnings(at, recipe, stopped)
     for warning in warnings:
         log.warning(warning)
-    shown = as_seen(validation_set, preprocessing.image_size)
-    return Trained(averaged.eval(), at.history, at.best_epoch, stopped, warnings, len(train_rows), shown)
+    return Trained(averaged.eval(), at.history, at.best_epoch, stopped, warnings, len(train_rows), validation_set)
 
 
 def start_network(preprocessing: Preprocessing, recipe: Recipe, extras: Extras) -> Network:
@@ -279,13 +281,13 @@ def start_optimiser(network: Network, objective: Objective, recipe: Recipe) -> t
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
 
 
-def fit_edges(modules: Iterable[nn.Module], pictures: Pixels, image_size: int) -> None:
-    """Centres and scales oriented gradients, wherever modules use them, by a sample of the pictures (n, R, R, C)."""
+def fit_edges(modules: Iterable[nn.Module], pictures: Pixels) -> None:
+    """Centres and scales oriented gradients, wherever modules use them, by a sample of the pictures (n, S, S, C)."""
     edges = [part for module in modules for part in module.modules() if isinstance(part, Edges)]
     if not edges:
         return
     rows = np.linspace(0, len(pictures) - 1, min(SCALED_BY, len(pictures))).astype(np.int64)
-    sample = make_batch(as_seen(pictures[rows], image_size), None, np.arange(len(rows)))
+    sample = make_batch(pictures, None, rows)
     for part in edges:
         part.fit(sample.pictures)
 
@@ -294,8 +296,11 @@ def as_seen(pictures: Pixels, size: int) -> Pixels:
     """Pictures (n, R, R, C) uint8 at the network's size, (n, S, S, C)."""
     if pictures.shape[1] == size:
         return pictures
-    x = clean(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255, size)
-    return np.asarray((x * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous())
+    found = np.empty((len(pictures), size, size, pictures.shape[3]), np.uint8)
+    for start in range(0, len(pictures), 500):
+        x = torch.from_numpy(pictures[start : start + 500]).permute(0, 3, 1, 2).float() / 255
+        found[start : start + 500] = (clean(x, size) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return found
 
 
 def split(count: int, seed: int) -> tuple[Rows, Rows]:

@@ -13,7 +13,6 @@ from models.networks import Network
 from models.objective import active_units
 from models.preprocessing import Pixels
 from models.terms import ClassNumbers, Objective, make_batch
-from models.views import clean
 
 VALIDATED_TOGETHER = 500  # pictures in one forward pass
 ELBO_PARTS = {"reconstruction", "kl"}  # measured on clean pictures
@@ -23,6 +22,7 @@ def validate(
     network: Network,
     objective: Objective,
     pictures: Pixels,
+    large: Pixels | None,
     labels: ClassNumbers | None,
     autocast: Any,
     seed: int,
@@ -40,8 +40,8 @@ def validate(
     with torch.inference_mode(), autocast:
         for start in range(0, len(pictures), VALIDATED_TOGETHER):
             rows = np.arange(start, min(start + VALIDATED_TOGETHER, len(pictures)))
-            batch = make_batch(pictures, labels, rows, device, generator if recipe.binarise else None)
-            x = clean(batch.pictures, objective.preprocessing.image_size)
+            batch = make_batch(pictures, labels, rows, device, generator if recipe.binarise else None, large)
+            x = batch.pictures
             mu, log_variance = network.encode(x)
             means.append(mu.float().cpu())
             if network.decoder is not None:

@@ -21,8 +21,8 @@ class Strength:
     """How much is done to a view. Shares are probabilities per picture."""
 
     smallest_crop: float = 0.2  # of the area
-    whole: float = 0.35  # share that is not cropped
-    quarter_turns: float = 0.25  # share turned by 90, 180 or 270 degrees
+    whole: float = 0.3  # share that is not cropped
+    quarter_turns: float = 0.3  # share turned by 90, 180 or 270 degrees
     mirrored: float = 0.4  # share
     tilt: float = 22.0  # degrees, at most, to either side
     framed: float = 0.3  # share with a border, bars or padding
