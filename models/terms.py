@@ -29,7 +29,7 @@ from models.objective import (
 from models.perception import Perception
 from models.preprocessing import Pixels, Preprocessing
 from models.recipes import Recipe, parse_variance
-from models.views import CROPPED, MILD, Strength, views
+from models.views import MILD, Strength, views
 
 ClassNumbers = NDArray[np.int64]
 CPU = torch.device("cpu")
@@ -39,7 +39,6 @@ LEFT_CLEAN = 0.6  # share of first views that are not altered at all
 REPAINTED = 48  # first views of a batch that are decoded: they teach the decoder enough, and cost as much as the rest
 # Copies are altered little at first, and fully from a part of the training on: what is hard is learned after all.
 RAMP, GENTLE = 0.4, 0.25
-CROPS_ALONE = 3  # every third copy is cropped and little else: the hardest thing, and seldom learned among others
 
 
 @dataclass(frozen=True)
@@ -162,13 +161,8 @@ class Objective(nn.Module):
         altered = (torch.rand(len(first), generator=generator) >= LEFT_CLEAN).nonzero()[:, 0]
         if len(altered):
             first[altered] = views(large[altered], size, generator, MILD)
-        factor = min(1.0, GENTLE + (1 - GENTLE) * done / RAMP)
-        crops = len(large) // CROPS_ALONE
-        second = [
-            views(large[:crops], size, generator, CROPPED.scaled(factor)),
-            views(large[crops:], size, generator, Strength().scaled(factor)),
-        ]
-        seen = torch.cat([first, *second])
+        strength = Strength().scaled(min(1.0, GENTLE + (1 - GENTLE) * done / RAMP))
+        seen = torch.cat([first, views(large, size, generator, strength)])
         return corrupted(seen, self.corruption, generator).to(device), first.to(device)
 
     def _classified(self, network: Network, mu: Tensor, labels: Tensor | None) -> Terms:

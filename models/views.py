@@ -43,8 +43,6 @@ class Strength:
 
 MILD = Strength(smallest_crop=0.4, whole=0.5, each=0.06)  # for the first view of a pair, where it is not clean
 
-CROPPED = Strength(whole=0.0, quarter_turns=0.0, mirrored=0.1, tilt=0.0, framed=0.0, each=0.03)  # and little else
-
 
 def clean(pictures: Tensor, size: int) -> Tensor:
     """(n, C, R, R) in [0, 1] to (n, C, size, size): shrunk, otherwise as they are."""
