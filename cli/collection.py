@@ -11,7 +11,6 @@ from cli import options, output
 from cli.progress import Reporter, figures
 from core.settings import Settings, load_settings
 
-DEFAULT_RECIPE = "vae"
 DEFAULT_MINUTES = 10.0  # of training, where neither minutes nor epochs are given
 
 
@@ -20,7 +19,7 @@ def train(
     home: options.Home = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="vae, autoencoder, denoising, perceptual, supervised or invariant. [default: vae]"),
+        typer.Option(help="vae, autoencoder, denoising, perceptual, supervised or invariant. [default: perceptual]"),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="At most so many; early stopping may come first.")] = None,
     minutes: Annotated[
@@ -88,6 +87,7 @@ def train(
     """Train an encoder on PHOTOS and put it into the home, with a report (curves, reconstructions, samples)."""
     from indexer.training import TrainingRequest
     from indexer.training_job import train_on
+    from models.recipes import DEFAULT_RECIPE
 
     if minutes is None and epochs is None and not resume:  # a resumed run keeps its own budget
         minutes = DEFAULT_MINUTES

@@ -17,7 +17,7 @@ from models import checkpoints
 from models.encoder import TrainedEncoder
 from models.perception import Perception, make_perception
 from models.preprocessing import Fit, Preprocessing
-from models.recipes import Recipe, load_recipe
+from models.recipes import DEFAULT_RECIPE, Recipe, load_recipe
 from models.report import write_report
 from models.training import Extras, Options, Progress, Trained, train
 from models.training_state import require_state
@@ -34,7 +34,7 @@ READING_SHARE = 0.2  # of the time budget
 class TrainingRequest:
     """What a person may say about training."""
 
-    recipe: str = "vae"
+    recipe: str = DEFAULT_RECIPE
     overrides: dict[str, Any] = field(default_factory=dict)
     minutes: float | None = None
     image_size: int | None = None

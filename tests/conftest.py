@@ -44,7 +44,7 @@ def _trained(tmp_path_factory: pytest.TempPathFactory, _all_digits: Path) -> tup
     copy_some(_all_digits, photos, COUNT)
     settings = load_settings(home=root / "home", workers=2, device="cpu")
     overrides = {"latent_dim": 16, "width": 8, "epochs": 12, "kl_warmup_steps": 20}
-    train_on(settings, [photos], TrainingRequest(overrides=overrides), lambda _: None)
+    train_on(settings, [photos], TrainingRequest("vae", overrides), lambda _: None)
     index(settings, [photos], IndexRequest())
     return root / "home", photos
 
