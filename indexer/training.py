@@ -19,7 +19,8 @@ from models.perception import Perception, make_perception
 from models.preprocessing import Fit, Preprocessing
 from models.recipes import DEFAULT_RECIPE, Recipe, load_recipe
 from models.report import write_report
-from models.training import Extras, Options, Progress, Trained, train
+from models.start import Extras
+from models.training import Options, Progress, Trained, train
 from models.training_state import require_state
 from search.encoders import find_encoder, register
 from store.catalogue import Catalogue

@@ -7,8 +7,8 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,24 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from core.errors import BadSetting, NotFinite, TooFewPictures
-from models.backbones import Backbone, load_weights
-from models.contrast import Contrast
+from core.errors import NotFinite, TooFewPictures
 from models.devices import has_fast_bfloat16, pick_device
-from models.edges import EdgeHead, Edges
-from models.networks import USUAL_WIDTHS, Architecture, Network
-from models.perception import Perception
+from models.networks import Network
 from models.preprocessing import Pixels, Preprocessing
 from models.recipes import Recipe
-from models.terms import ClassNumbers, Objective, make_batch
+from models.start import (
+    NO_EXTRAS,
+    Extras,
+    as_seen,
+    fit_edges,
+    frozen_hash,
+    start_network,
+    start_objective,
+    start_optimiser,
+)
+from models.terms import make_batch
 from models.training_state import EpochState, can_resume, load_state, save_state
 from models.validation import validate
-from models.views import clean
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +42,7 @@ Rows = NDArray[np.int64]
 
 FEWEST_PICTURES = 16
 LARGEST_VALIDATION = 5000  # more make the curve no smoother and each epoch longer
-SCALED_BY = 4000  # pictures: mean and deviation of features
 LEARNING_RATE_WARMUP = 100  # steps
-PROXY_FACTOR = 5.0  # of the learning rate
 UNTIMED_STEPS, TIMED_STEPS = 10, 50  # the first steps set up kernels and are slower than the rest
 PLANNED_SHARE = 0.9  # of the time budget; machines slow down, and the cosine should end before the time does
 LATEST_SHARE = 0.97  # whatever happens the last step is then, so that the report is written in time too
@@ -57,23 +60,6 @@ class Options:
     device: str = "auto"
     resume: bool | None = False  # None: if there is an unfinished run of these very pictures and settings
     started: float = 0.0
-
-
-@dataclass(frozen=True)
-class Extras:
-    """What some recipes need beside pictures.
-
-    labels: (n,) class numbers for `classes`. perception: the features that the decoder must give back. frozen: an
-    encoder that stays as it is while a decoder is trained over it.
-    """
-
-    labels: ClassNumbers | None = None
-    classes: tuple[str, ...] = ()
-    perception: Perception | None = None
-    frozen: Network | None = None
-
-
-NO_EXTRAS = Extras()
 
 
 @dataclass(frozen=True)
@@ -233,76 +219,6 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: one thing after another
     return Trained(averaged.eval(), at.history, at.best_epoch, stopped, warnings, len(train_rows), validation_set)
 
 
-def start_network(preprocessing: Preprocessing, recipe: Recipe, extras: Extras) -> Network:
-    """The network as training begins: new weights, a backbone's own, or another encoder's, frozen."""
-    if extras.frozen is not None:
-        architecture = replace(extras.frozen.architecture, decoder=True)
-        network = Network(architecture)
-        network.encoder.load_state_dict(extras.frozen.encoder.state_dict())
-        network.encoder.requires_grad_(False)
-        return network
-    architecture = Architecture(
-        preprocessing.image_size,
-        preprocessing.channels,
-        recipe.latent_dim,
-        recipe.width or USUAL_WIDTHS.get(recipe.architecture, 32),
-        recipe.architecture,
-        recipe.bottleneck,
-        recipe.variational,
-        recipe.decoder,
-        len(extras.classes) if recipe.classifier else 0,
-        recipe.edges,
-        recipe.full_resolution,
-        recipe.content_dim if recipe.contrast_weight else 0,
-    )
-    network = Network(architecture)
-    if recipe.weights != "none":
-        if not isinstance(network.encoder.trunk, Backbone):
-            raise BadSetting(f"weights can't be given for architecture {recipe.architecture}. Name one of torchvision.")
-        load_weights(network.encoder.trunk, recipe.weights)
-    return network
-
-
-def start_objective(pictures: int, preprocessing: Preprocessing, recipe: Recipe, extras: Extras) -> Objective:
-    """The loss as training begins, for so many pictures."""
-    head = EdgeHead(recipe.latent_dim, preprocessing.image_size) if recipe.features_from == "latent" else None
-    contrast = None
-    if recipe.contrast_weight:
-        contrast = Contrast(pictures, recipe.content_dim or recipe.latent_dim, recipe.temperature)
-    return Objective(recipe, preprocessing, extras.perception, head, contrast, frozen=extras.frozen is not None)
-
-
-def start_optimiser(network: Network, objective: Objective, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW over what is trained; a proxy is met once a pass, so it takes larger steps, and it has no weight decay."""
-    proxies = [] if objective.contrast is None else [objective.contrast.proxies]
-    others = [weight for weight in [*network.parameters(), *objective.parameters()] if weight.requires_grad]
-    others = [weight for weight in others if not any(weight is proxy for proxy in proxies)]
-    groups = [{"params": others, "factor": 1.0}, {"params": proxies, "factor": PROXY_FACTOR, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-
-
-def fit_edges(modules: Iterable[nn.Module], pictures: Pixels) -> None:
-    """Centres and scales oriented gradients, wherever modules use them, by a sample of the pictures (n, S, S, C)."""
-    edges = [part for module in modules for part in module.modules() if isinstance(part, Edges)]
-    if not edges:
-        return
-    rows = np.linspace(0, len(pictures) - 1, min(SCALED_BY, len(pictures))).astype(np.int64)
-    sample = make_batch(pictures, None, rows)
-    for part in edges:
-        part.fit(sample.pictures)
-
-
-def as_seen(pictures: Pixels, size: int) -> Pixels:
-    """Pictures (n, R, R, C) uint8 at the network's size, (n, S, S, C)."""
-    if pictures.shape[1] == size:
-        return pictures
-    found = np.empty((len(pictures), size, size, pictures.shape[3]), np.uint8)
-    for start in range(0, len(pictures), 500):
-        x = torch.from_numpy(pictures[start : start + 500]).permute(0, 3, 1, 2).float() / 255
-        found[start : start + 500] = (clean(x, size) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    return found
-
-
 def split(count: int, seed: int) -> tuple[Rows, Rows]:
     """Rows to train on and rows to validate on: a seeded tenth is held out, at least 2, at most 5,000."""
     if count < FEWEST_PICTURES:
@@ -398,11 +314,3 @@ def _identity(
         "features": None if extras.perception is None else extras.perception.name,
         "frozen encoder": None if extras.frozen is None else frozen_hash(extras.frozen),
     }
-
-
-def frozen_hash(network: Network) -> str:
-    """A hash over an encoder's weights."""
-    digest = hashlib.sha256()
-    for tensor in network.encoder.state_dict().values():
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
