@@ -33,7 +33,7 @@ def run(data: Path, output: Path, minutes: float, work: Path) -> None:
     write_pictures(work / "train", images[: len(images) * 9 // 10])
     home = work / "home"
     if not (home / "catalogue.sqlite").exists():
-        simile("train", work / "train", "--latent-dim", "2", "--minutes", str(minutes), home=home)
+        simile("train", work / "train", "--recipe", "vae", "--latent-dim", "2", "--minutes", str(minutes), home=home)
     report = report_of(home)
     print(f"epoch {report['best_epoch']}: {report['best']['validation']}")
     encoder = ["--encoder", report["fingerprint"]]

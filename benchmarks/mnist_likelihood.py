@@ -55,7 +55,7 @@ def run(kind: str, data: Path, work: Path, budget: list[str], *, quick: bool) ->
     home = work / kind
     if not (home / "catalogue.sqlite").exists():
         common = ["--likelihood", "bernoulli", "--binarise", "--patience", "1000", *budget]
-        simile("train", work / "train", *OPTIONS[kind].split(), *common, home=home)
+        simile("train", work / "train", "--recipe", "vae", *OPTIONS[kind].split(), *common, home=home)
     report = report_of(home)
     epochs = report["epochs"]
     print(f"{kind}: {len(epochs)} epochs in {epochs[-1]['seconds'] / 60:.1f} minutes, the best {report['best_epoch']}")
