@@ -49,8 +49,11 @@ def create_app(settings: Settings, *, prepared: bool = False) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.door = Door(app.state.settings)
-    if app.state.prepared:
-        threading.Thread(target=app.state.door.prepare, name="prepare", daemon=True).start()
     app.state.pool = EncodingPool(app.state.settings.workers)
+    preparing = threading.Thread(target=app.state.door.prepare, name="prepare")
+    if app.state.prepared:
+        preparing.start()
     yield
+    if app.state.prepared:
+        preparing.join()  # a process that ends while a network is being converted is aborted
     app.state.door.close()

@@ -20,9 +20,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from core.errors import BadSetting, CheckpointDamaged, NoSuchEncoder, NotFinite, TooFewPictures
 from core.settings import Settings
 from indexer.training import budget_start
+from models import checkpoints
 from models.encoder import TrainedEncoder
 from models.networks import Architecture, Network
-from models.preprocessing import Pixels, Preprocessing
+from models.preprocessing import Pixels, Preprocessing, to_unit
 from models.recipes import Recipe, load_recipe, recipe_names
 from models.training import Options, Progress, Trained, batch_size_for, split, train
 
@@ -286,3 +287,23 @@ def test_an_altered_description_is_refused(
 def test_a_folder_without_an_encoder_says_so(tmp_path: Path) -> None:
     with pytest.raises(NoSuchEncoder, match="holds no encoder"):
         TrainedEncoder.load(tmp_path)
+
+
+def test_a_checkpoint_of_the_first_version_still_loads_with_its_fingerprint(tmp_path: Path) -> None:
+    network = Network(Architecture(16, 1, latent_dim=4, width=4)).eval()
+    old_names = {"encoder.head.1.weight": "encoder.head.weight", "encoder.head.1.bias": "encoder.head.bias"}
+    weights = {old_names.get(name, name): tensor for name, tensor in network.state_dict().items()}
+    architecture = {"image_size": 16, "channels": 1, "latent_dim": 4, "width": 4, "kind": "convolutional-vae"}
+    description = {
+        "architecture": architecture,
+        "preprocessing": SPEC.to_dict(),
+        "metric": "cosine",
+        "index_dims": None,
+    }
+    fingerprint = checkpoints.save(tmp_path / "old", weights, description)
+    encoder = TrainedEncoder.load(tmp_path / "old", "cpu")
+    assert encoder.fingerprint == fingerprint
+    with torch.inference_mode():
+        expected = network.encode(torch.from_numpy(to_unit(bars(3))))[0].numpy()
+    np.testing.assert_allclose(encoder.encode(bars(3)).mu, expected, rtol=1e-5, atol=1e-6)
+    assert encoder.decode(expected).shape == (3, 1, 16, 16)
