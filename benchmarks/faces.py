@@ -18,11 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from simile_runs import simile
+from simile_runs import encoder_of, simile
 
 from models.collection import read_arrays
 from models.drawing import grid
-from models.encoder import TrainedEncoder
 from models.images import Limits
 from models.ms_ssim import ssim
 from models.preprocessing import to_unit
@@ -80,11 +79,6 @@ def extract(archive: Path, work: Path) -> None:
                 content = file.read()
                 part = "test" if hashlib.sha256(content).digest()[0] % 5 == 0 else "train"
                 (work / part / f"{number:05d}.jpg").write_bytes(content)
-
-
-def encoder_of(home: Path) -> TrainedEncoder:
-    (description,) = home.glob("encoders/[0-9a-f]*/encoder.json")
-    return TrainedEncoder.load(description.parent, "cpu")
 
 
 def gradient(pictures: Floats) -> float:

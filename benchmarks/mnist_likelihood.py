@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from simile_runs import report_of, simile, write_pictures
+from simile_runs import encoder_of, report_of, simile, write_pictures
 
 from models.encoder import TrainedEncoder
 from models.likelihood import elbo, importance_weighted_log_likelihood
@@ -65,8 +65,7 @@ def run(kind: str, data: Path, work: Path, budget: list[str], *, quick: bool) ->
 
 
 def score(kind: str, home: Path, pictures: np.ndarray, count: int, samples: int) -> None:
-    (folder,) = (path.parent for path in home.glob("encoders/*/encoder.json"))
-    encoder = TrainedEncoder.load(folder, "cpu")
+    encoder = encoder_of(home)
     rows = np.sort(np.random.default_rng(SEED).permutation(len(pictures))[:count])
     x = torch.from_numpy(to_unit(padded(pictures[rows], encoder)))
     generator = torch.Generator().manual_seed(SEED)

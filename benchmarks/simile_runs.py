@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.encoder import TrainedEncoder
 from models.images import encode_png
 
 SIMILE = str(Path(sys.executable).with_name("simile"))
@@ -31,6 +32,12 @@ def simile(*arguments: str | Path, home: Path) -> None:
     started = time.monotonic()
     subprocess.run([SIMILE, *map(str, arguments), "--home", str(home)], check=True)
     print(f"simile {arguments[0]}: {time.monotonic() - started:.0f} s\n", flush=True)
+
+
+def encoder_of(home: Path) -> TrainedEncoder:
+    """The only encoder in a home, on the processor."""
+    (description,) = home.glob("encoders/[0-9a-f]*/encoder.json")
+    return TrainedEncoder.load(description.parent, "cpu")
 
 
 def report_of(home: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What one step of training minimises: the terms of every recipe, one after another.
 
-input      clean, corrupted, or one or two altered copies (views)
-latent     mu, or z = mu + sigma·eps; with two views the content half of the time from the other one
+input      clean or corrupted; or two views, altered copies of which the first is altered less
+latent     mu, or z = mu + sigma·eps; of the first view, its content some of the time from the second
 terms      pixel log-likelihood, KL, feature log-likelihood, contrast, cross-entropy of a classifier
 """
 
@@ -101,7 +101,8 @@ class Objective(nn.Module):
             first, second = z.chunk(2)
             z, target = exchanged(first, second, self.content_dim, generator)[:REPAINTED], target[:REPAINTED]
         inner, logits = self.content(target), self.content(network.decode(z))
-        reconstruction = self.log_likelihood(inner, logits).mean()
+        likelihood = self.recipe.likelihood
+        reconstruction = reconstruction_log_likelihood(inner, logits, likelihood, self._variance()).mean()
         parts = {"reconstruction": reconstruction}
         gain = self.recipe.pixel_weight * reconstruction
         if log_variance is not None:
@@ -121,10 +122,6 @@ class Objective(nn.Module):
             loss = loss + self.recipe.contrast_weight * parts["contrast"]
         self._track_variance(network, inner, logits)
         return Terms(loss, parts)
-
-    def log_likelihood(self, x: Tensor, logits: Tensor) -> Tensor:
-        """log p(x|z) per picture, (n,), under the recipe's likelihood and variance."""
-        return reconstruction_log_likelihood(x, logits, self.recipe.likelihood, self._variance())
 
     def content(self, x: Tensor) -> Tensor:
         """The part of (n, C, S, S) that is picture: padding is neither scored nor learned."""
