@@ -44,7 +44,7 @@ FEWEST_PICTURES = 16
 LARGEST_VALIDATION = 5000  # more make the curve no smoother and each epoch longer
 LEARNING_RATE_WARMUP = 100  # steps
 UNTIMED_STEPS, TIMED_STEPS = 10, 50  # the first steps set up kernels and are slower than the rest
-PLANNED_SHARE = 0.9  # of the time budget; machines slow down, and the cosine should end before the time does
+PLANNED_SHARE = 0.95  # of the time budget, as the cosine should end before the time does
 LATEST_SHARE = 0.97  # whatever happens the last step is then, so that the report is written in time too
 
 
@@ -146,6 +146,7 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: one thing after another
     if at.total_steps is None and (at.minutes is None or longest - at.step <= UNTIMED_STEPS + TIMED_STEPS):
         at.total_steps = longest  # no budget, or over before it could be timed
     stopped, timed, first_step, loop_started = "all steps done", 0.0, at.step, time.monotonic()
+    epoch_started = loop_started
 
     while at.total_steps is None or at.step < at.total_steps:
         if _out_of_patience(at, recipe):
@@ -206,6 +207,9 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: one thing after another
         reached = {name: total / steps_done for name, total in sums.items()}
         schedule = {"learning_rate": _learning_rate(at, recipe), "beta": _beta(at, recipe)}
         at.add_epoch(reached, measured, schedule, averaged)
+        if at.minutes is not None and at.step < (at.total_steps or 0):  # machines slow down, and get quiet again
+            epoch_took, epoch_started = time.monotonic() - epoch_started, time.monotonic()
+            at.total_steps = _plan(at, epoch_took / steps_done, longest)
         save_state(state_folder, identity, modules, optimiser, generator, at)
         if stopped == "out of time":
             break

@@ -106,7 +106,7 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class SegmentRecord:
-    """One published index file. `change`: every commit up to this number is in it."""
+    """One published index. `change`: every commit up to it is in it; `details`: how it was made, and measured."""
 
     id: int
     encoder: str
@@ -116,3 +116,4 @@ class SegmentRecord:
     change: int
     sha256: str
     created_at: datetime
+    details: dict[str, Any]

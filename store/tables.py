@@ -16,6 +16,7 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     ForeignKey,
+    Index,
     LargeBinary,
     MetaData,
     String,
@@ -102,6 +103,21 @@ class LocationRow(Base):
     size: Mapped[int] = mapped_column(BigInteger)
 
 
+class MetadataRow(Base):
+    """One thing that a manifest says of a file: `text` as written there, `number` if it is one."""
+
+    __tablename__ = "metadata"
+    __table_args__ = (
+        Index("ix_metadata_name_text", "name", "text"),
+        Index("ix_metadata_name_number", "name", "number"),
+    )
+
+    location_id: Mapped[int] = mapped_column(ForeignKey("locations.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    text: Mapped[str]
+    number: Mapped[float | None]
+
+
 class EmbeddingRow(Base):
     """What one encoder says of one picture. `change`: the transaction that wrote it."""
 
@@ -143,7 +159,7 @@ class FailureRow(Base):
 
 
 class SegmentRow(Base):
-    """One published index file. `change`: every commit up to this number is in it."""
+    """One published index. `change`: every commit up to it is in it; `details`: how it was made, and measured."""
 
     __tablename__ = "segments"
 
@@ -155,6 +171,7 @@ class SegmentRow(Base):
     change: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str]
     created_at: Mapped[datetime]
+    details: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict, server_default="{}")
 
 
 class DeletionRow(Base):
