@@ -87,7 +87,7 @@ def start_optimiser(network: Network, objective: Objective, recipe: Recipe) -> t
     others = [weight for weight in [*network.parameters(), *objective.parameters()] if weight.requires_grad]
     others = [weight for weight in others if not any(weight is proxy for proxy in proxies)]
     groups = [{"params": others, "factor": 1.0}, {"params": proxies, "factor": PROXY_FACTOR, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
 
 
 def fit_edges(modules: Iterable[nn.Module], pictures: Pixels) -> None:

@@ -129,9 +129,13 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, value_name = name.split(".", 1)
+        weight = weights[int(index)]
+        if tensor.shape == weight.shape:  # fused AdamW walks through memory, so both must lie in the same order
+            tensor = torch.empty_like(weight).copy_(tensor)  # noqa: PLW2901
         state.setdefault(int(index), {})[value_name] = tensor
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
