@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli import options, output
-from core.errors import BadSetting, NoSuchPath
+from cli import narrowing, options, output
+from core.conditions import make_filter
+from core.errors import BadSetting
 from core.settings import load_settings
+
+HITS = 10
 
 
 def search(
@@ -17,7 +21,19 @@ def search(
     image_id: Annotated[
         int | None, typer.Option("--id", max=2**63 - 1, help="Search by an indexed image instead.")
     ] = None,
-    limit: options.Limit = 10,
+    limit: narrowing.Limit = None,
+    within: narrowing.Within = None,
+    where: narrowing.Where = None,
+    under: narrowing.Under = None,
+    format: narrowing.Format = None,
+    min_bytes: narrowing.MinBytes = None,
+    max_bytes: narrowing.MaxBytes = None,
+    min_width: narrowing.MinWidth = None,
+    max_width: narrowing.MaxWidth = None,
+    min_height: narrowing.MinHeight = None,
+    max_height: narrowing.MaxHeight = None,
+    since: narrowing.Since = None,
+    until: narrowing.Until = None,
     to: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write query, hits and reconstructions as .html or .png.")
     ] = None,
@@ -26,21 +42,37 @@ def search(
     json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Find the pictures most like IMAGE."""
-    from models.walk import printable
+    """Find the pictures most like IMAGE, all of them or those that the options let through."""
+    from models.names import printable
+    from models.walk import check_file
     from search.searcher import Searcher
     from search.sheets import write_sheet
 
     if (image is None) == (image_id is None):
         raise BadSetting("Name either a picture or --id, not both and not neither.")
-    if image is not None and not image.exists() and not image.is_symlink():
-        raise NoSuchPath(image)
+    if image is not None:
+        check_file(image)
+    only = make_filter(
+        where=where or (),
+        under=None if under is None else os.path.abspath(under),  # noqa: PTH100  # as walk() names files
+        formats=format or (),
+        since=since,
+        until=until,
+        min_bytes=min_bytes,
+        max_bytes=max_bytes,
+        min_width=min_width,
+        max_width=max_width,
+        min_height=min_height,
+        max_height=max_height,
+    )
+    if limit is None and within is None:
+        limit = HITS
     with Searcher(load_settings(home=home, device=device)) as searcher:
         if image is not None:
-            answer = searcher.by_file(image, name=printable(str(image)), limit=limit)
+            answer = searcher.by_file(image, name=printable(str(image)), limit=limit, only=only, within=within)
         else:
             assert image_id is not None
-            answer = searcher.by_id(image_id, limit=limit)
+            answer = searcher.by_id(image_id, limit=limit, only=only, within=within)
         if to is not None:
             shown = searcher.picture_of(image if image is not None else image_id)
             write_sheet(searcher, [(answer, shown)], to)
@@ -62,11 +94,11 @@ def reconstruct(
     verbose: options.Verbose = False,
 ) -> None:
     """Write IMAGE beside what the decoder makes of its μ."""
+    from models.walk import check_file
     from search.searcher import Searcher
     from search.sheets import write_reconstruction
 
-    if not image.exists() and not image.is_symlink():
-        raise NoSuchPath(image)
+    check_file(image)
     with Searcher(load_settings(home=home, device=device)) as searcher:
         error = write_reconstruction(searcher, image, to)
     if json:

@@ -8,7 +8,8 @@
     │   │   └── ImageTooLarge      more pixels or bytes than allowed
     │   ├── NoSuchImage            an id that is not in the catalogue
     │   ├── NoSuchEncoder          a fingerprint or path that leads to no encoder
-    │   └── TooFewPictures         not enough to train on
+    │   ├── TooFewPictures         not enough to train on
+    │   └── BackupDamaged          a backup is incomplete, altered, or none of simile's
     ├── NotFinite                  NaN or infinity where numbers were expected
     ├── NoDecoder                  this encoder can't show what it saw
     ├── NothingIndexed             a search in an empty home
@@ -77,6 +78,10 @@ class NoSuchEncoder(InputError):
 
 class TooFewPictures(InputError):
     """Not enough pictures to train on."""
+
+
+class BackupDamaged(InputError):
+    """A backup is incomplete, altered, or none of simile's."""
 
 
 class NotFinite(SimileError):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +26,16 @@ class Latent:
         return len(self.mu)
 
 
-@dataclass(frozen=True)
-class FileFacts:
-    """What `stat` says of one file: `path` absolute, `mtime_ns` in nanoseconds, `size` in bytes."""
+class FileFacts(NamedTuple):
+    """What `stat` says of one file: `path` absolute, `mtime_ns` in nanoseconds, `size` in bytes.
+
+    A file in an archive has the archive's path before its own, and the archive's time; `position`: where it lies there.
+    """
 
     path: str
     size: int
     mtime_ns: int
+    position: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,21 +65,56 @@ class Hit:
 
 @dataclass
 class IndexSummary:
-    """What one run of the indexer did."""
+    """What one run of the indexer did.
+
+    new: paths that were not known; `copied` of them hold a picture that is known at another path, still there. moved:
+    known pictures whose old path is gone. missing: known files that are gone, and `removed` those that were forgotten.
+    duplicates: files, new or changed, that repeat a picture. done: files looked into so far. lacking: pictures without
+    a vector by the encoder that was asked for, which is not in use therefore.
+    """
 
     run_id: int
     new: int = 0
     changed: int = 0
     unchanged: int = 0
     moved: int = 0
+    copied: int = 0
     removed: int = 0
     missing: int = 0
     duplicates: int = 0
     ignored: int = 0
     embedded: int = 0
+    done: int = 0
+    lacking: int = 0
     seconds: float = 0.0
     failures: list[Failure] = field(default_factory=list)
 
     @property
     def images_per_second(self) -> float:
         return round(self.embedded / self.seconds, 1) if self.seconds > 0 else 0.0
+
+
+Condition = tuple[str, str, str]  # (name, one of = != < <= > >=, value)
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which images a search may give. An image matches if it and one of its files satisfy everything that is set.
+
+    where: on what a manifest says of the file; numbers compare as numbers, everything else as text, and `!=` takes
+    files that lack the name too. under: the file, or a folder or archive that it lies in, absolute. since, until: when
+    the file was last modified, both included, with a time zone. formats: lower case, as `Hit.format`. Bytes and
+    pixels: both ends included.
+    """
+
+    where: tuple[Condition, ...] = ()
+    under: str | None = None
+    formats: tuple[str, ...] = ()
+    min_bytes: int | None = None
+    max_bytes: int | None = None
+    min_width: int | None = None
+    max_width: int | None = None
+    min_height: int | None = None
+    max_height: int | None = None
+    since: datetime | None = None
+    until: datetime | None = None

@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from core.errors import BadSetting
 
 Runtime = Literal["auto", "torch", "openvino", "openvino-bf16", "onnxruntime", "compile"]
+IndexKind = Literal["auto", "exact", "ivf"]
 
 
 class Settings(BaseSettings):
@@ -30,15 +31,29 @@ class Settings(BaseSettings):
     runtime: Runtime = Field(
         "auto", description="What runs networks on a CPU: auto is the fastest that keeps every nearest neighbour."
     )
-    workers: int = Field(0, ge=0, le=256, description="Threads that read and decode pictures; 0: one for each core.")
+    workers: int = Field(0, ge=0, le=256, description="Processes that decode pictures; 0: one for each core.")
     max_pixels: int = Field(200_000_000, gt=0, description="A picture with more pixels is refused.")
     max_bytes: int = Field(50_000_000, gt=0, description="A file or upload with more bytes is refused.")
+    decode_seconds: float = Field(60.0, gt=0, le=3600, description="A picture that takes longer to decode is refused.")
     background: str = Field(
         "#ffffff",
         pattern="^#[0-9a-fA-F]{6}$",
         description="Colour under transparent pixels when an encoder is trained.",
     )
     batch_size: int = Field(256, gt=0, le=65536, description="Pictures embedded and stored together.")
+    index: IndexKind = Field(
+        "auto",
+        description="Kind of vector index: exact, ivf (inverted lists, approximate), or auto: what the count asks.",
+    )
+    index_memory: int = Field(
+        1 << 30, gt=0, description="Bytes that the vector index may take in memory; auto keeps to them."
+    )
+    recall: float = Field(
+        0.98,
+        gt=0,
+        le=1,
+        description="Share of the 10 nearest that an approximate index must find, measured as it is made.",
+    )
     host: str = Field("127.0.0.1", description="Address that `simile serve` listens on.")
     port: int = Field(8000, ge=1, le=65535, description="Port that `simile serve` listens on.")
 

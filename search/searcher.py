@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from core.errors import EncoderMismatch, NoSuchImage, NotFinite, NothingIndexed, UnreadableImage
-from core.records import FloatArray, Hit
+from core.errors import BadSetting, EncoderMismatch, NoSuchImage, NotFinite, NothingIndexed, UnreadableImage
+from core.records import Filter, FloatArray, Hit
 from core.settings import Settings
 from models import drawing
+from models.archives import is_there
 from models.collection import prepare_bytes
 from models.encoder import TrainedEncoder
 from models.images import Limits, Picture, decode, encode_png, media_type, read_bytes
@@ -25,6 +26,7 @@ from store.distances import to_indexed
 from store.home import Home
 from store.index import Index
 from store.records import EncoderRecord, ImageRecord
+from store.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,17 @@ class Query:
     height: int | None = None
     format: str | None = None
     reconstruction_error: float | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How much of an answer is wanted: see Searcher.by_file. `without`: an image that is left out."""
+
+    limit: int | None
+    offset: int
+    only: Filter | None
+    within: float | None
+    without: int | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +71,7 @@ class Searcher:
         self.catalogue = Catalogue(self.home)
         self.index = Index(self.catalogue)
         self.limits = Limits(settings.max_pixels, settings.max_bytes)
+        self._records: dict[str, EncoderRecord] = {}
         self._encoder: TrainedEncoder | None = None
         self._loading = threading.Lock()
 
@@ -68,19 +82,40 @@ class Searcher:
         self.close()
 
     def close(self) -> None:
+        self.index.close()
         self.catalogue.close()
 
-    def by_file(self, source: Path | bytes, *, name: str, limit: int = 10, offset: int = 0) -> Answer:
-        """Neighbours of a picture that need not be indexed. Raises UnreadableImage, NothingIndexed."""
-        encoder = self.encoder()
-        query = self._look_at(self._bytes(source), name, encoder)
-        return Answer(query, self._nearest(query.mu, encoder.fingerprint, limit, offset))
+    def by_file(
+        self,
+        source: Path | bytes,
+        *,
+        name: str,
+        limit: int | None = 10,
+        offset: int = 0,
+        only: Filter | None = None,
+        within: float | None = None,
+    ) -> Answer:
+        """Neighbours of a picture that need not be indexed, among those that the filter lets through.
 
-    def by_id(self, image_id: int, *, limit: int = 10, offset: int = 0) -> Answer:
-        """Neighbours of an indexed image, itself left out. Needs no network. Raises NoSuchImage."""
-        record, active = self.catalogue.image(image_id), self._active()
+        `within`: none that is farther. `limit` None: all, which only makes sense with it.
+        Raises UnreadableImage, NothingIndexed.
+        """
+        query, snapshot = self._looked_at(self._bytes(source), name)
+        return Answer(query, self._nearest(query.mu, snapshot, Asked(limit, offset, only, within)))
+
+    def by_id(
+        self,
+        image_id: int,
+        *,
+        limit: int | None = 10,
+        offset: int = 0,
+        only: Filter | None = None,
+        within: float | None = None,
+    ) -> Answer:
+        """Neighbours of an indexed image, itself left out; see by_file. Needs no network. Raises NoSuchImage."""
+        record, snapshot = self.catalogue.image(image_id), self.index.current()
         query = Query(
-            mu=self.catalogue.embedding(image_id, active.fingerprint).mu,
+            mu=self.catalogue.embedding(image_id, snapshot.encoder.fingerprint).mu,
             name=Path(record.paths[0]).name if record.paths else None,
             image_id=image_id,
             width=record.width,
@@ -88,12 +123,21 @@ class Searcher:
             format=record.format,
             reconstruction_error=record.reconstruction_error,
         )
-        return Answer(query, self._nearest(query.mu, active.fingerprint, limit, offset, without=image_id))
+        asked = Asked(limit, offset, only, within, without=image_id)
+        return Answer(query, self._nearest(query.mu, snapshot, asked))
 
-    def by_vector(self, vector: Sequence[float], *, limit: int = 10, offset: int = 0) -> Answer:
-        """Neighbours of a mu (d,) of the active encoder. Raises EncoderMismatch for another d, NotFinite."""
-        active = self._active()
-        mu = np.asarray(vector, dtype=np.float32)
+    def by_vector(
+        self,
+        vector: Sequence[float] | FloatArray,
+        *,
+        limit: int | None = 10,
+        offset: int = 0,
+        only: Filter | None = None,
+        within: float | None = None,
+    ) -> Answer:
+        """Neighbours of a mu (d,) of the active encoder; see by_file. Raises EncoderMismatch (another d), NotFinite."""
+        snapshot = self.index.current()
+        active, mu = snapshot.encoder, np.asarray(vector, dtype=np.float32)
         if mu.shape != (active.dimensions,):
             raise EncoderMismatch(
                 f"A vector of {mu.size} numbers can't be compared: "
@@ -101,7 +145,7 @@ class Searcher:
             )
         if not np.isfinite(mu).all():
             raise NotFinite("The vector holds NaN or infinity, or a number beyond float32. Send finite numbers.")
-        return Answer(Query(mu), self._nearest(mu, active.fingerprint, limit, offset))
+        return Answer(Query(mu), self._nearest(mu, snapshot, Asked(limit, offset, only, within)))
 
     def reconstruct_file(self, source: Path | bytes, *, name: str) -> tuple[Pixels, Pixels, Query]:
         """The picture as it is and as the decoder sees it, each (h, w, 3) uint8, and what was measured."""
@@ -140,7 +184,7 @@ class Searcher:
         """The first of the image's files that is still there, and its media type. Raises NoSuchImage."""
         record = self.catalogue.image(image_id)
         for path in map(Path, record.paths):
-            if path.is_file():
+            if is_there(str(path)):
                 return path, media_type(record.format)
         raise MissingFile(record)
 
@@ -177,13 +221,23 @@ class Searcher:
             return self._encoder
 
     def _active(self) -> EncoderRecord:
-        active = self.catalogue.active_encoder()
-        if active is None:
+        fingerprint = self.catalogue.state().active_encoder
+        if fingerprint is None:
             raise NothingIndexed(f"{self.home.root} has no encoder yet. Run `simile index PHOTOS` first.")
-        return active
+        return self._known(fingerprint)
 
     def _bytes(self, source: Path | bytes) -> bytes:
         return read_bytes(source, self.limits) if isinstance(source, Path) else source
+
+    def _looked_at(self, data: bytes, name: str) -> tuple[Query, Snapshot]:
+        """The picture as the encoder in use sees it, and what that encoder's vectors are now."""
+        encoder = self.encoder()
+        query = self._look_at(data, name, encoder)
+        try:
+            return query, self.index.current(encoder.fingerprint)
+        except EncoderMismatch:  # another one was put in use while this one looked
+            encoder = self.encoder()
+            return self._look_at(data, name, encoder), self.index.current(encoder.fingerprint)
 
     def _look_at(self, data: bytes, name: str, encoder: TrainedEncoder) -> Query:
         prepared = prepare_bytes(data, name, encoder.preprocessing, self.limits)
@@ -200,16 +254,29 @@ class Searcher:
     def _decoded(self, path: Path, side: int) -> Picture:
         return decode(read_bytes(path, self.limits), name=path, limits=self.limits, min_side=side)
 
-    def _nearest(
-        self, mu: FloatArray, fingerprint: str, limit: int, offset: int, without: int | None = None
-    ) -> list[Hit]:
+    def _nearest(self, mu: FloatArray, snapshot: Snapshot, asked: Asked) -> list[Hit]:
         """The one way from a vector to hits."""
-        record = self.catalogue.encoder(fingerprint)
-        vector = to_indexed(mu[None], record.index_dims, record.metric)
-        found = self.index.search(vector, limit + offset + (without is not None), fingerprint)[0]
-        wanted = [(image_id, distance) for image_id, distance in found if image_id != without][offset : offset + limit]
+        vector = to_indexed(mu[None], snapshot.encoder.index_dims, snapshot.encoder.metric)
+        among, more = self.index.matching(asked.only), asked.without is not None
+        if asked.within is not None:
+            if not 0 <= asked.within < np.inf:
+                raise BadSetting(f"within can't be {asked.within}. Give a distance: a number from 0 on.")
+            ids, distances = snapshot.range(vector, asked.within, among)[0]
+        else:
+            count = len(snapshot) if asked.limit is None else asked.limit + asked.offset + more
+            ids, distances = snapshot.search(vector, count, among)[0]
+        found = zip(ids.tolist(), distances.tolist(), strict=True)
+        others = [(image_id, distance) for image_id, distance in found if image_id != asked.without]
+        wanted = others[asked.offset :][: asked.limit]
         records = self.catalogue.images([image_id for image_id, _ in wanted])
         return [_hit(records[image_id], distance) for image_id, distance in wanted if image_id in records]
+
+    def _known(self, fingerprint: str) -> EncoderRecord:
+        """An encoder's row, which never changes: read once."""
+        record = self._records.get(fingerprint)
+        if record is None:
+            record = self._records[fingerprint] = self.catalogue.encoder(fingerprint)
+        return record
 
 
 class MissingFile(NoSuchImage):

@@ -23,6 +23,7 @@ MULTIPART = "multipart/form-data"
 JSON = "application/json"
 MAX_JSON_BYTES = 1 << 20  # 65,536 numbers need less
 _OPTIONS = frozenset(SearchOptions.model_fields)
+_LISTS = frozenset({"include", "where", "format"})  # fields that a form may repeat
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ async def read_search(request: Request, options: Annotated[SearchOptions, Query(
 @asynccontextmanager
 async def form_of(request: Request) -> AsyncIterator[FormData]:
     """The request's form; its temporary files are closed at the end."""
-    async with request.form(max_files=1, max_fields=16) as form:
+    async with request.form(max_files=1, max_fields=128) as form:
         yield form
 
 
@@ -98,9 +99,8 @@ def display_name(name: str) -> str:
 
 
 def _options_in(form: FormData, options: SearchOptions) -> SearchOptions:
-    given: dict[str, Any] = {name: form[name] for name in _OPTIONS & form.keys() if name != "include"}
-    if "include" in form:
-        given["include"] = form.getlist("include")
+    given: dict[str, Any] = {name: form[name] for name in (_OPTIONS - _LISTS) & form.keys()}
+    given |= {name: form.getlist(name) for name in _LISTS & form.keys()}
     try:
         return SearchOptions.model_validate(options.model_dump() | given)
     except ValidationError as error:

@@ -43,6 +43,7 @@ STATUS: dict[type[SimileError], int] = {
     errors.NoSuchImage: 404,
     errors.NoSuchEncoder: 503,
     errors.TooFewPictures: 422,
+    errors.BackupDamaged: 422,
     errors.NotFinite: 422,
     errors.NoDecoder: 409,
     errors.NothingIndexed: 409,

@@ -7,6 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from core.conditions import make_filter
+from core.records import Filter
+
 MAX_ID = 2**63 - 1  # what SQL calls BIGINT
 MAX_LIMIT = 1000
 MAX_SEARCH_OFFSET = 1_000_000  # the index finds offset + limit neighbours to show the last few
@@ -20,9 +23,45 @@ def _listed(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-class SearchOptions(BaseModel):
-    """How much of an answer is wanted."""
+Texts = Annotated[list[Annotated[str, Field(max_length=4096)]], BeforeValidator(_listed), Field(max_length=32)]
+Number = Annotated[int | None, Field(ge=0, le=MAX_ID)]
 
+
+class Narrowing(BaseModel):
+    """Which images may be found: those that satisfy everything that is given."""
+
+    where: Texts = Field(
+        [], description="Conditions on what a manifest says of the file: `class=shirt`, `price<10`. = != < <= > >=."
+    )
+    under: str | None = Field(None, max_length=4096, description="Files in this folder or archive; its whole path.")
+    format: Texts = Field([], description="Files of one of these formats: `jpeg`, `png` …")
+    min_bytes: Number = None
+    max_bytes: Number = None
+    min_width: Number = Field(None, description="Pixels, as all of these.")
+    max_width: Number = None
+    min_height: Number = None
+    max_height: Number = None
+    since: str | None = Field(None, max_length=64, description="Files modified then or later; ISO 8601.")
+    until: str | None = Field(
+        None, max_length=64, description="Files modified then or earlier; a bare date counts whole."
+    )
+
+    def only(self) -> Filter | None:
+        """The filter that is meant. Raises BadSetting."""
+        fields = {name: getattr(self, name) for name in Narrowing.model_fields}
+        return make_filter(formats=fields.pop("format"), **fields)
+
+
+class SearchOptions(Narrowing):
+    """How much of an answer is wanted, and which images may be in it."""
+
+    within: float | None = Field(
+        None,
+        ge=0,
+        le=1e18,
+        allow_inf_nan=False,
+        description="Only images at this distance or nearer; `limit` holds too.",
+    )
     limit: int = Field(10, ge=1, le=MAX_LIMIT, description="How many hits.")
     offset: int = Field(0, ge=0, le=MAX_SEARCH_OFFSET, description="How many of the nearest to leave out.")
     include: Annotated[list[Literal["reconstruction"]], BeforeValidator(_listed)] = Field(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, Select, bindparam, delete, func, insert, select
 
 from core.errors import EncoderMismatch, NoSuchImage, NotFinite
 from core.records import FloatArray
@@ -23,11 +23,8 @@ class Embeddings(Transactions):
 
     def embedding(self, image_id: int, encoder: str) -> Embedding:
         """What the encoder said of one picture. Raises NoSuchImage, and EncoderMismatch if it never saw it."""
-        query = select(ImageRow.id, EmbeddingRow.mu, EmbeddingRow.log_variance).outerjoin(
-            EmbeddingRow, (EmbeddingRow.image_id == ImageRow.id) & (EmbeddingRow.encoder == encoder)
-        )
         with self.reading() as connection:
-            row = connection.execute(query.where(ImageRow.id == image_id)).one_or_none()
+            row = connection.execute(_OF_IMAGE, {"image": image_id, "fingerprint": encoder}).one_or_none()
         if row is None:
             raise NoSuchImage(image_id)
         if row.mu is None:
@@ -51,20 +48,36 @@ class Embeddings(Transactions):
             return connection.execute(query).scalar_one()
 
 
+_OF_IMAGE = (  # put together once, as in images.py
+    select(ImageRow.id, EmbeddingRow.mu, EmbeddingRow.log_variance)
+    .outerjoin(
+        EmbeddingRow, (EmbeddingRow.image_id == ImageRow.id) & (EmbeddingRow.encoder == bindparam("fingerprint"))
+    )
+    .where(ImageRow.id == bindparam("image"))
+)
+
+
 def vectors_since(connection: Connection, encoder: EncoderRecord, change: int) -> Iterator[tuple[Any, FloatArray]]:
     """(ids (n,) int64, mu (n, d)) of the rows written after `change`, in chunks of ascending ids.
 
     Raises EncoderMismatch if a row's vector does not have the encoder's length.
     """
-    columns = select(EmbeddingRow.image_id, EmbeddingRow.mu)
-    query = columns.where(EmbeddingRow.encoder == encoder.fingerprint, EmbeddingRow.change > change)
-    for rows in connection.execute(
-        query.order_by(EmbeddingRow.image_id).execution_options(yield_per=ROWS)
-    ).partitions():
-        for image_id, mu in rows:
-            if len(mu) != 4 * encoder.dimensions:
-                raise EncoderMismatch(_wrong_length(f"The vector of image {image_id}", len(mu) // 4, encoder))
-        yield np.array([row.image_id for row in rows], np.int64), stack([row.mu for row in rows])
+    query = written_since(encoder.fingerprint, change).execution_options(yield_per=ROWS)
+    for rows in connection.execute(query).partitions():
+        ids, mus = zip(*rows, strict=True)
+        if set(map(len, mus)) != {4 * encoder.dimensions}:
+            wrong = next(row for row in rows if len(row.mu) != 4 * encoder.dimensions)
+            raise EncoderMismatch(_wrong_length(f"The vector of image {wrong.image_id}", len(wrong.mu) // 4, encoder))
+        yield np.array(ids, np.int64), stack(mus)
+
+
+def written_since(fingerprint: str, change: int) -> Select[int, bytes]:
+    """(image_id, mu) of an encoder's rows by ascending id. 0 asks for all."""
+    query = select(EmbeddingRow.image_id, EmbeddingRow.mu).where(EmbeddingRow.encoder == fingerprint)
+    if not change:
+        return query.order_by(EmbeddingRow.image_id)
+    # + 0: in the order of an index, SQLite would look at every row to spare itself the sorting of the newest few.
+    return query.where(EmbeddingRow.change > change).order_by(EmbeddingRow.image_id + 0)
 
 
 def write_embeddings(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
-from core.errors import NoSuchEncoder
+from core.errors import BadSetting, NoSuchEncoder
 from store.records import EncoderRecord
-from store.tables import EncoderRow, StateRow, now
+from store.tables import EmbeddingRow, EncoderRow, SegmentRow, StateRow, now
 from store.transactions import Transactions, read_state
 
 
@@ -55,6 +55,31 @@ class Encoders(Transactions):
             get_encoder(connection, fingerprint)
             connection.execute(update(StateRow).values(active_encoder=fingerprint))
 
+    def vectors_by_encoder(self) -> dict[str, int]:
+        """How many pictures each encoder has seen; those that have seen none are left out."""
+        query = select(EmbeddingRow.encoder, func.count()).group_by(EmbeddingRow.encoder)
+        with self.reading() as connection:
+            return dict(connection.execute(query).all())
+
+    def remove_encoder(self, fingerprint: str) -> int:
+        """Forgets an encoder with its vectors and segments; gives how many vectors there were.
+
+        Vectors go in portions, so that nobody waits long for a turn to write: after a crash some are left, and the
+        encoder is still known. Raises NoSuchEncoder, and BadSetting for the one in use.
+        """
+        removed = 0
+        while True:
+            with self.writing() as (connection, _):
+                _refuse_in_use(connection, fingerprint)
+                gone = _remove_some_vectors(connection, fingerprint)
+                removed += gone
+                if not gone:
+                    _remove_segments(connection, fingerprint)
+                    connection.execute(delete(EncoderRow).where(EncoderRow.fingerprint == fingerprint))
+                    return removed
+
+
+PORTION = 20_000  # vectors removed in one transaction: 20 MB of log at 128 dimensions
 
 _COLUMNS = select(EncoderRow.__table__)
 
@@ -72,6 +97,28 @@ def get_encoder(connection: Connection, fingerprint: str) -> EncoderRecord:
             f"The catalogue knows no encoder {fingerprint}. Run `simile encoders` to see those it knows."
         )
     return record
+
+
+def _refuse_in_use(connection: Connection, fingerprint: str) -> None:
+    get_encoder(connection, fingerprint)
+    if read_state(connection).active_encoder == fingerprint:
+        raise BadSetting(
+            f"Encoder {fingerprint} is in use and can't be removed. "
+            "Put another one in use first: `simile encoders activate FINGERPRINT`."
+        )
+
+
+def _remove_some_vectors(connection: Connection, fingerprint: str) -> int:
+    some = select(EmbeddingRow.image_id).where(EmbeddingRow.encoder == fingerprint).limit(PORTION)
+    of_encoder = (EmbeddingRow.encoder == fingerprint) & EmbeddingRow.image_id.in_(some)
+    return connection.execute(delete(EmbeddingRow).where(of_encoder)).rowcount
+
+
+def _remove_segments(connection: Connection, fingerprint: str) -> None:
+    """The rows; the files are cleared away with the next segment, or by whoever removes the encoder's folder."""
+    old = select(SegmentRow.id).where(SegmentRow.encoder == fingerprint)
+    connection.execute(update(StateRow).where(StateRow.segment_id.in_(old)).values(segment_id=None))
+    connection.execute(delete(SegmentRow).where(SegmentRow.encoder == fingerprint))
 
 
 def _record(row: Row[Any]) -> EncoderRecord:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, bindparam, delete, insert, or_, select, update
 
+from core.conditions import as_number
 from core.records import FileFacts
 from store.home import Home, writing
 from store.records import KnownFile
-from store.tables import DeletionRow, EmbeddingRow, ImageRow, LocationRow
+from store.tables import DeletionRow, EmbeddingRow, ImageRow, LocationRow, MetadataRow
 from store.transactions import Transactions, chunks
+
+KnownRow = tuple[str, int, int, int, bool]  # path, image id, size, mtime_ns, embedded
 
 STREAM = {"yield_per": 5000}  # rows fetched together, where there may be a million
 
@@ -26,16 +29,79 @@ class Files(Transactions):
 
         `embedded` speaks of the encoder with this fingerprint; it is False without one.
         """
-        known: dict[str, KnownFile] = {}
-        has_vector = EmbeddingRow.image_id.is_not(None)
-        join = and_(EmbeddingRow.image_id == LocationRow.image_id, EmbeddingRow.encoder == encoder)
-        files = select(LocationRow.path, LocationRow.image_id, LocationRow.size, LocationRow.mtime_ns, has_vector)
+        blocks = (block for prefix in prefixes for block in self.known_under(prefix, encoder))
+        return {row[0]: known_file(row) for block in blocks for row in block}
+
+    def known_under(self, prefix: str, encoder: str | None = None) -> Generator[list[KnownRow]]:
+        """(path, image id, size, mtime_ns, embedded) of the known files in a folder or archive, sorted by path.
+
+        As of the first, in lists of some thousands: there may be millions.
+        """
         with self.reading() as connection:
-            for prefix in prefixes:
-                query = files.select_from(LocationRow).outerjoin(EmbeddingRow, join).where(_under(prefix))
-                for path, image_id, size, mtime_ns, embedded in connection.execute(query, execution_options=STREAM):
-                    known[path] = KnownFile(image_id, size, mtime_ns, embedded)
+            result = connection.execute(_known(encoder).where(under(prefix)).order_by(LocationRow.path))
+            cursor = result.cursor
+            assert cursor is not None
+            while rows := cursor.fetchmany(STREAM["yield_per"]):  # plain tuples: half the time of SQLAlchemy's rows
+                yield list(rows)
+            result.close()
+
+    def known_at(self, paths: Iterable[str], encoder: str | None = None) -> dict[str, KnownFile]:
+        """Those of the files that are known, by path."""
+        known: dict[str, KnownFile] = {}
+        with self.reading() as connection:
+            for chunk in chunks(paths):
+                for row in connection.execute(_known(encoder).where(LocationRow.path.in_(chunk))):
+                    known[row.path] = known_file(row)
         return known
+
+    def lacking(self, encoder: str, prefix: str | None = None) -> Iterator[tuple[int, FileFacts]]:
+        """(image id, file) of all files of the images without a vector by this encoder, by id and path.
+
+        With `prefix`: only those in this folder.
+        """
+        columns = select(LocationRow.image_id, LocationRow.path, LocationRow.size, LocationRow.mtime_ns)
+        query = columns.outerjoin(EmbeddingRow, _by(encoder)).where(EmbeddingRow.image_id.is_(None))
+        if prefix is not None:
+            query = query.where(under(prefix))
+        with self.reading() as connection:
+            ordered = query.order_by(LocationRow.image_id, LocationRow.path)
+            for image_id, path, size, mtime_ns in connection.execute(ordered, execution_options=STREAM):
+                yield image_id, FileFacts(path, size, mtime_ns)
+
+    def metadata_of(self, paths: Iterable[str]) -> dict[str, dict[str, str]]:
+        """What manifests say of these files, by path; files without a word are left out."""
+        found: dict[str, dict[str, str]] = {}
+        query = select(LocationRow.path, MetadataRow.name, MetadataRow.text).join_from(
+            MetadataRow, LocationRow, MetadataRow.location_id == LocationRow.id
+        )
+        with self.reading() as connection:
+            for chunk in chunks(paths):
+                for path, name, text in connection.execute(query.where(LocationRow.path.in_(chunk))):
+                    found.setdefault(path, {})[name] = text
+        return found
+
+    def set_metadata(self, files: Mapping[str, Mapping[str, str]]) -> int:
+        """Notes what a manifest says of files, in place of what was said before; gives how many files that changed.
+
+        Paths that are not known are left out.
+        """
+        before = self.metadata_of(files)
+        new = {path: said for path, said in files.items() if before.get(path, {}) != dict(said)}
+        if not new:
+            return 0
+        with self.writing() as (connection, _):
+            for chunk in chunks(new):
+                at = select(LocationRow.path, LocationRow.id).where(LocationRow.path.in_(chunk))
+                ids = dict(connection.execute(at).all())
+                connection.execute(delete(MetadataRow).where(MetadataRow.location_id.in_(ids.values())))
+                rows = [
+                    {"location_id": location_id, "name": name, "text": text, "number": as_number(text)}
+                    for path, location_id in ids.items()
+                    for name, text in new[path].items()
+                ]
+                if rows:
+                    connection.execute(insert(MetadataRow), rows)
+        return len(new)
 
     def locations_of(self, image_ids: Iterable[int]) -> dict[int, tuple[FileFacts, ...]]:
         """The files of each image, sorted by path; ids that don't exist are left out."""
@@ -79,7 +145,24 @@ class Files(Transactions):
         return gone
 
 
-def _under(prefix: str) -> ColumnElement[bool]:
+def known_file(row: KnownRow | Row[str, int, int, int, bool]) -> KnownFile:
+    """The same with names."""
+    _, image_id, size, mtime_ns, embedded = row
+    return KnownFile(image_id, size, mtime_ns, bool(embedded))  # SQLite says 0 and 1
+
+
+def _known(encoder: str | None) -> Select[str, int, int, int, bool]:
+    has_vector = EmbeddingRow.image_id.is_not(None)
+    files = select(LocationRow.path, LocationRow.image_id, LocationRow.size, LocationRow.mtime_ns, has_vector)
+    return files.select_from(LocationRow).outerjoin(EmbeddingRow, _by(encoder))
+
+
+def _by(encoder: str | None) -> ColumnElement[bool]:
+    return and_(EmbeddingRow.image_id == LocationRow.image_id, EmbeddingRow.encoder == encoder)
+
+
+def under(prefix: str) -> ColumnElement[bool]:
+    """Whether a location is this file, or lies in this folder or archive."""
     # A range, because LIKE ignores case in SQLite and can't use the index there. The last character of the
     # upper end is the one that follows the separator.
     folder = prefix.rstrip(os.sep) + os.sep
@@ -87,25 +170,44 @@ def _under(prefix: str) -> ColumnElement[bool]:
     return or_(LocationRow.path == prefix, and_(LocationRow.path >= folder, LocationRow.path < end))
 
 
+# Put together once: every search asks it, and composing it takes as long as running it.
+_OF_IMAGES = (
+    select(LocationRow.image_id, LocationRow.path, LocationRow.size, LocationRow.mtime_ns)
+    .where(LocationRow.image_id.in_(bindparam("ids", expanding=True)))
+    .order_by(LocationRow.path)
+)
+
+
 def location_rows(connection: Connection, image_ids: Iterable[int]) -> list[Row[tuple[int, str, int, int]]]:
     """(image_id, path, size, mtime_ns) of these images' files, sorted by path within each chunk of ids."""
-    columns = select(LocationRow.image_id, LocationRow.path, LocationRow.size, LocationRow.mtime_ns)
     found: list[Row[tuple[int, str, int, int]]] = []
     for chunk in chunks(image_ids):
-        found += connection.execute(columns.where(LocationRow.image_id.in_(chunk)).order_by(LocationRow.path))
+        found += connection.execute(_OF_IMAGES, {"ids": chunk})
     return found
 
 
 def point(connection: Connection, files: Iterable[tuple[int, FileFacts]]) -> set[int]:
-    """Makes each path lead to its image; gives the images that lost a path by it."""
+    """Makes each path lead to its image; gives the images that may have lost a path by it.
+
+    A known path keeps its row, and with it what a manifest says of the file.
+    """
     wanted = {facts.path: (image_id, facts) for image_id, facts in files}  # the last one named wins
-    before = unpoint(connection, list(wanted))
+    before: dict[str, int] = {}
+    for chunk in chunks(wanted):
+        at = select(LocationRow.path, LocationRow.image_id).where(LocationRow.path.in_(chunk))
+        before.update((path, image_id) for path, image_id in connection.execute(at))
     rows = [
         {"image_id": image_id, "path": facts.path, "size": facts.size, "mtime_ns": facts.mtime_ns}
         for image_id, facts in wanted.values()
     ]
-    connection.execute(insert(LocationRow), rows)
-    return before
+    new = [row for row in rows if row["path"] not in before]
+    known = [{**row, "at": row["path"]} for row in rows if row["path"] in before]
+    if new:
+        connection.execute(insert(LocationRow), new)
+    if known:
+        values: dict[str, Any] = {name: bindparam(name) for name in ("image_id", "size", "mtime_ns")}
+        connection.execute(update(LocationRow).where(LocationRow.path == bindparam("at")).values(values), known)
+    return set(before.values())
 
 
 def unpoint(connection: Connection, paths: Iterable[str]) -> set[int]:

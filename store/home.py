@@ -17,7 +17,10 @@ from sqlalchemy import URL
 
 from core.errors import HomeBusy, HomeNotWritable
 
-NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST}
+NOT_WRITABLE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST),
+    errno.EFBIG,  # beyond what the file system, or `ulimit -f`, allows for one file
+}
 
 
 class Home:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, bindparam, delete, func, insert, select
 
 from core.errors import NoSuchImage
 from store.embeddings import check_vectors, write_embeddings
 from store.encoders import get_encoder
 from store.files import drop_images, location_rows, point, remove_uploads
 from store.records import ImageRecord, KnownImage, NewPicture
-from store.tables import EmbeddingRow, ImageRow, LocationRow, StateRow, now
+from store.tables import DeletionRow, EmbeddingRow, ImageRow, LocationRow, SegmentRow, StateRow, now
 from store.transactions import Transactions, chunks
 
 
@@ -82,6 +82,22 @@ class Images(Transactions):
             page = select(ImageRow.id).order_by(ImageRow.id).limit(limit).offset(offset)
             return list(_read_images(connection, list(connection.scalars(page))).values())
 
+    def is_published(self, encoder: str) -> bool:
+        """Whether the current segment holds everything that the encoder said: nothing is newer, nothing deleted."""
+        with self.reading() as connection:
+            segment = connection.execute(
+                select(SegmentRow.change)
+                .join(StateRow, StateRow.segment_id == SegmentRow.id)
+                .where(SegmentRow.encoder == encoder, StateRow.active_encoder == encoder)
+            ).one_or_none()
+            if segment is None:
+                return False
+            newer = select(EmbeddingRow.image_id).where(
+                EmbeddingRow.change > segment.change, EmbeddingRow.encoder == encoder
+            )
+            deleted = select(DeletionRow.image_id).where(DeletionRow.change > segment.change)
+            return all(connection.execute(query.limit(1)).one_or_none() is None for query in (newer, deleted))
+
     def count_images(self) -> int:
         """How many images the catalogue holds."""
         with self.reading() as connection:
@@ -112,18 +128,25 @@ def _row(picture: NewPicture) -> dict[str, Any]:
     }
 
 
-def _read_images(connection: Connection, image_ids: Sequence[int]) -> dict[int, ImageRecord]:
-    columns = select(ImageRow.__table__, EmbeddingRow.reconstruction_error).outerjoin(
+# Put together once: every search asks it, and composing it takes as long as running it.
+_BY_IDS = (
+    select(ImageRow.__table__, EmbeddingRow.reconstruction_error)
+    .outerjoin(
         EmbeddingRow,
         (EmbeddingRow.image_id == ImageRow.id)
         & (EmbeddingRow.encoder == select(StateRow.active_encoder).scalar_subquery()),
     )
+    .where(ImageRow.id.in_(bindparam("ids", expanding=True)))
+)
+
+
+def _read_images(connection: Connection, image_ids: Sequence[int]) -> dict[int, ImageRecord]:
     paths: dict[int, list[str]] = {}
     for location in location_rows(connection, image_ids):
         paths.setdefault(location.image_id, []).append(location.path)
     found = {
         row.id: ImageRecord(paths=tuple(paths.get(row.id, ())), **row._mapping)
         for chunk in chunks(image_ids)
-        for row in connection.execute(columns.where(ImageRow.id.in_(chunk)))
+        for row in connection.execute(_BY_IDS, {"ids": chunk})
     }
     return {image_id: found[image_id] for image_id in image_ids if image_id in found}  # IN (…) keeps no order

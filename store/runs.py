@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, select, update
 
 from core.records import Failure
 from store.records import RunRecord
@@ -45,8 +45,14 @@ class Runs(Transactions):
             rows = connection.execute(select(RunRow.__table__).order_by(RunRow.id.desc()).limit(limit))
             return [RunRecord(**row._mapping) for row in rows]
 
-    def failures(self, run_id: int) -> list[Failure]:
-        """The files that a run set aside, in the order it met them."""
+    def failures(self, run_id: int, limit: int | None = None) -> list[Failure]:
+        """The first `limit` of the files that a run set aside, in the order it met them; all without a limit."""
         query = select(FailureRow.path, FailureRow.reason).where(FailureRow.run == run_id).order_by(FailureRow.id)
         with self.reading() as connection:
-            return [Failure(*row) for row in connection.execute(query)]
+            return [Failure(*row) for row in connection.execute(query.limit(limit))]
+
+    def count_failures(self, run_id: int) -> int:
+        """How many files a run set aside."""
+        query = select(func.count()).select_from(FailureRow).where(FailureRow.run == run_id)
+        with self.reading() as connection:
+            return connection.execute(query).scalar_one()

@@ -51,7 +51,7 @@ def check(home: Home, scripts: Path = SCRIPTS, head: str = HEAD) -> None:
         return
     if found is None:
         raise NothingIndexed(f"{home.root} holds no catalogue. Run `simile index PHOTOS`, or name another --home.")
-    _refuse_unknown(home, found, scripts)
+    refuse_unknown(home, found, scripts)
     raise HomeOutdated(
         f"{home.root} was made by an older simile. Run `simile status --upgrade`: it makes a backup first."
     )
@@ -79,12 +79,13 @@ def _upgrade_alone(home: Home, scripts: Path, head: str) -> None:
     if found == head:
         return
     if found is not None:
-        _refuse_unknown(home, found, scripts)
+        refuse_unknown(home, found, scripts)
         log.info("Upgrading %s from %s to %s; backup: %s", home.root, found, head, back_up(home, found))
     command.upgrade(alembic_config(home, scripts), head)
 
 
-def _refuse_unknown(home: Home, found: str, scripts: Path) -> None:
+def refuse_unknown(home: Home, found: str, scripts: Path = SCRIPTS) -> None:
+    """Raises HomeTooNew for a schema that no migration here leads to."""
     from alembic.script import ScriptDirectory  # noqa: PLC0415  # as above
 
     known = {script.revision for script in ScriptDirectory.from_config(alembic_config(home, scripts)).walk_revisions()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,9 +11,12 @@ from sqlalchemy import Connection, select
 from core.records import FloatArray
 from store.distances import to_indexed
 from store.embeddings import vectors_since
+from store.newer import NewerRows
 from store.records import EncoderRecord, State
 from store.tables import DeletionRow
-from store.vectors import NO_IDS, FlatIndex, Ids, Neighbours, VectorIndex, merge
+from store.vectors import NO_IDS, Ids, Neighbours, VectorIndex, merge
+
+SMALL = 2048  # rows: a part takes 15 µs of each query whatever it holds, and copying so few takes 1 ms
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,14 @@ class Part:
         more = self.index.present(ids)
         return replace(self, masked=np.union1d(self.masked, more)) if len(more) else self
 
+    def nearer(self, query: FloatArray, best: Neighbours, k: int, only: Ids | None) -> Neighbours:
+        """The k nearest of a query (1, d) among `best` and what is here: only what is as near as the last of them."""
+        if len(best[0]) < k:
+            found = self.index.search(query, k, self.masked, only)[0]
+        else:
+            found = self.index.range(query, float(best[1][-1]), self.masked, only)[0]
+        return merge([best, found], k) if len(found[0]) else best
+
     def living(self) -> Ids:
         """The ids that are not masked, ascending."""
         return np.setdiff1d(self.index.ids, self.masked, assume_unique=True)
@@ -38,10 +49,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Never changes, so any number of threads may search it. `parts`: first the segment, then what is newer."""
+    """Never changes, so any number of threads may search it. `parts`: first the segment, then what is newer.
+
+    `base`: the segment's id. While a newer one is being opened, it is not that of `state`.
+    """
 
     state: State
     encoder: EncoderRecord
+    base: int | None
     parts: tuple[Part, ...]
 
     def __len__(self) -> int:
@@ -53,49 +68,45 @@ class Snapshot:
         segment, *newer = self.parts
         return len(segment.masked) + sum(map(len, newer))
 
-    def search(self, queries: FloatArray, k: int) -> list[Neighbours]:
-        """The k nearest of each query (n, d')."""
-        return self._ask(lambda part: part.index.search(queries, k, part.masked), k)
+    def search(self, queries: FloatArray, k: int, only: Ids | None = None) -> list[Neighbours]:
+        """The k nearest of each query (n, d'), among `only` these ids where they are given."""
+        segment, *newer = self.parts
+        found = segment.index.search(queries, k, segment.masked, only)
+        for part in newer:
+            found = [part.nearer(query[None], best, k, only) for query, best in zip(queries, found, strict=True)]
+        return found
 
-    def range(self, queries: FloatArray, radius: float) -> list[Neighbours]:
-        """All vectors within `radius` of each query (n, d')."""
-        return self._ask(lambda part: part.index.range(queries, radius, part.masked), None)
-
-    def _ask(self, question: Callable[[Part], list[Neighbours]], k: int | None) -> list[Neighbours]:
-        answers = [question(part) for part in self.parts]
-        return [merge(of_one_query, k) for of_one_query in zip(*answers, strict=True)]
+    def range(self, queries: FloatArray, radius: float, only: Ids | None = None) -> list[Neighbours]:
+        """All vectors within `radius` of each query (n, d'), among `only` these ids where they are given."""
+        answers = [part.index.range(queries, radius, part.masked, only) for part in self.parts]
+        return [merge(of_one_query) for of_one_query in zip(*answers, strict=True)]
 
     def extended(self, connection: Connection, state: State, since: int) -> Snapshot:
         """The snapshot at `state`, with what was committed after change `since`, read through `connection`."""
-        newer = read_index(connection, self.encoder, since)
+        newer = NewerRows.of(self.encoder.indexed_dimensions, indexed_vectors(connection, self.encoder, since))
         deletions = select(DeletionRow.image_id).where(DeletionRow.change > since)
         deleted = np.array(connection.scalars(deletions).all(), np.int64)
         outdated = np.union1d(newer.ids, deleted)
         parts = [part.without(outdated) for part in self.parts]
         if len(newer):
             parts.append(Part(newer, NO_IDS))
-        return Snapshot(state, self.encoder, _compacted(parts))
+        return replace(self, state=state, parts=_compacted(parts))
 
 
-def read_index(connection: Connection, encoder: EncoderRecord, since: int = 0) -> FlatIndex:
-    """The encoder's vectors that were written after change `since`, as they are compared."""
-    index = FlatIndex(encoder.indexed_dimensions)
+def indexed_vectors(connection: Connection, encoder: EncoderRecord, since: int = 0) -> Iterator[tuple[Ids, FloatArray]]:
+    """(ids (m,), vectors (m, d')) as they are compared, in chunks of ascending ids, written after change `since`."""
     for ids, mu in vectors_since(connection, encoder, since):
-        index.add(ids, to_indexed(mu, encoder.index_dims, encoder.metric))
-    return index
+        yield ids, to_indexed(mu, encoder.index_dims, encoder.metric)
 
 
 def _compacted(parts: list[Part]) -> tuple[Part, ...]:
-    """Joins the newest parts while one is not twice as large as the next.
+    """Joins the newest parts while they are small, or one is not twice as large as the next.
 
-    So there are at most log2(rows) of them, and a row is copied at most as many times. The segment stays as it is.
+    So there are at most log2(rows) of them, and a row is copied about as many times. The segment stays as it is.
     """
-    while len(parts) > 2 and len(parts[-2]) < 2 * len(parts[-1]):
+    while len(parts) > 2 and (len(parts[-2]) < 2 * len(parts[-1]) or len(parts[-2]) + len(parts[-1]) < SMALL):
         two = [parts.pop(), parts.pop()]
-        joined = FlatIndex(two[0].index.dimensions)
-        ids = [part.living() for part in two]
-        joined.add(
-            np.concatenate(ids), np.concatenate([part.index.vectors(i) for part, i in zip(two, ids, strict=True)])
-        )
-        parts.append(Part(joined, NO_IDS))
+        living = [(part.living(), part.index) for part in two]
+        rows = NewerRows.of(two[0].index.dimensions, ((ids, index.vectors(ids)) for ids, index in living))
+        parts.append(Part(rows, NO_IDS))
     return tuple(parts)

@@ -69,8 +69,11 @@ class Transactions:
         return self.state().changes
 
 
+_STATE = select(StateRow.changes, StateRow.active_encoder, StateRow.segment_id)  # put together once: see images.py
+
+
 def read_state(connection: Connection) -> State:
-    row = connection.execute(select(StateRow.changes, StateRow.active_encoder, StateRow.segment_id)).one()
+    row = connection.execute(_STATE).one()
     return State(row.changes, row.active_encoder, row.segment_id)
 
 

@@ -6,7 +6,7 @@ AssertionErrors. Nothing of that leaves this file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -29,6 +29,8 @@ faiss.cvar.distance_compute_min_k_reservoir = 1 << 30
 
 FEW = 100  # so many excluded ids are fetched and left out: a selector keeps FAISS from using BLAS
 SPARE = 16  # more neighbours than asked for, to see that rounding has hidden none
+MOST = 3e38  # float32 ends there
+CHUNK = 16384  # vectors compared together where each is looked at: 8 MB of 128 numbers
 
 NO_IDS: Ids = np.empty(0, np.int64)
 
@@ -36,19 +38,20 @@ NO_IDS: Ids = np.empty(0, np.int64)
 class VectorIndex(Protocol):
     """What an engine must do to stand behind a search. Distances are Euclidean, vectors of one length `dimensions`.
 
-    Many may read at once; whoever adds or removes makes sure that nobody reads meanwhile.
+    Any number of threads may ask at once.
     """
 
-    def add(self, ids: ArrayLike, vectors: FloatArray) -> None:
-        """Adds vectors (n, d) under ids (n,). Raises EncoderMismatch, NotFinite, IndexDamaged (an id twice)."""
+    def search(
+        self, queries: FloatArray, k: int, exclude: ArrayLike = NO_IDS, only: ArrayLike | None = None
+    ) -> list[Neighbours]:
+        """For each query (n, d) its k nearest: ids and distances, ascending, ties by id; fewer if there are fewer.
 
-    def remove(self, ids: ArrayLike) -> int:
-        """Removes these ids; those that aren't there don't matter. Gives how many were."""
+        `exclude` are left out; of `only`, where it is given, nothing but its ids can be found, and all of them can.
+        """
 
-    def search(self, queries: FloatArray, k: int, exclude: ArrayLike = NO_IDS) -> list[Neighbours]:
-        """For each query (n, d) its k nearest: ids and distances, ascending, ties by id; fewer if there are fewer."""
-
-    def range(self, queries: FloatArray, radius: float, exclude: ArrayLike = NO_IDS) -> list[Neighbours]:
+    def range(
+        self, queries: FloatArray, radius: float, exclude: ArrayLike = NO_IDS, only: ArrayLike | None = None
+    ) -> list[Neighbours]:
         """For each query (n, d) all vectors at a distance of at most `radius`, ordered as in `search`."""
 
     def present(self, ids: ArrayLike) -> Ids:
@@ -67,16 +70,19 @@ class VectorIndex(Protocol):
 
     def __len__(self) -> int: ...
 
-    def save(self, path: Path) -> None:
-        """Writes the index to a file."""
 
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Opens what `save` wrote. Raises IndexDamaged."""
+class GrowingIndex(VectorIndex, Protocol):
+    """An index that takes vectors in and lets them go, as the newest rows need. Nobody may search it meanwhile."""
+
+    def add(self, ids: ArrayLike, vectors: FloatArray) -> None:
+        """Adds vectors (n, d) under ids (n,). Raises EncoderMismatch, NotFinite, IndexDamaged (an id twice)."""
+
+    def remove(self, ids: ArrayLike) -> int:
+        """Removes these ids; those that aren't there don't matter. Gives how many were."""
 
 
 class FlatIndex:
-    """Compares each query with every vector: exact, nothing to train. See VectorIndex for the verbs."""
+    """Compares each query with every vector: exact, nothing to train. See GrowingIndex for the verbs."""
 
     def __init__(self, dimensions: int) -> None:
         self._index: Any = faiss.IndexIDMap2(faiss.IndexFlatL2(dimensions))
@@ -94,7 +100,7 @@ class FlatIndex:
         return self._ids
 
     def add(self, ids: ArrayLike, vectors: FloatArray) -> None:
-        wanted, vectors = np.asarray(ids, np.int64), self._checked(vectors)
+        wanted, vectors = np.asarray(ids, np.int64), checked(vectors, self.dimensions)
         if len(wanted) != len(vectors):
             raise IndexDamaged(f"{len(wanted)} ids came with {len(vectors)} vectors. Run `simile rebuild`.")
         merged = np.concatenate([self._ids, np.sort(wanted)])
@@ -103,8 +109,10 @@ class FlatIndex:
         twice = merged[1:][merged[1:] == merged[:-1]]
         if len(twice):
             raise IndexDamaged(f"Image {twice[0]} would stand in the index twice. Run `simile rebuild`.")
-        order = np.argsort(wanted)  # of equal distances FAISS keeps the first ones
-        self._index.add_with_ids(vectors[order], wanted[order])
+        if (wanted[1:] < wanted[:-1]).any():
+            order = np.argsort(wanted)  # of equal distances FAISS keeps the first ones
+            wanted, vectors = wanted[order], vectors[order]
+        self._index.add_with_ids(vectors, wanted)
         self._ids = merged
 
     def remove(self, ids: ArrayLike) -> int:
@@ -114,12 +122,8 @@ class FlatIndex:
         return len(gone)
 
     def present(self, ids: ArrayLike) -> Ids:
-        wanted: Ids = np.unique(np.asarray(ids, np.int64))
-        if not len(self._ids):
-            return NO_IDS
-        at = np.searchsorted(self._ids, wanted).clip(max=len(self._ids) - 1)
-        found: Ids = wanted[self._ids[at] == wanted]
-        return found
+        wanted = ascending(ids)
+        return wanted[among(wanted, self._ids)]
 
     def vectors(self, ids: ArrayLike) -> FloatArray:
         wanted = np.asarray(ids, np.int64)
@@ -128,8 +132,13 @@ class FlatIndex:
         found: FloatArray = self._index.reconstruct_batch(wanted)
         return found
 
-    def search(self, queries: FloatArray, k: int, exclude: ArrayLike = NO_IDS) -> list[Neighbours]:
-        queries, hidden = self._checked(queries), self.present(exclude)
+    def search(
+        self, queries: FloatArray, k: int, exclude: ArrayLike = NO_IDS, only: ArrayLike | None = None
+    ) -> list[Neighbours]:
+        queries, hidden = checked(queries, self.dimensions), self.present(exclude)
+        if only is not None:
+            shown = without(self.present(only), hidden)
+            return [scan(query, shown, self.vectors, k) for query in queries]
         k = min(k, len(self) - len(hidden))
         if k <= 0:
             return [(NO_IDS, np.empty(0))] * len(queries)
@@ -137,8 +146,10 @@ class FlatIndex:
             return self._search_slowly(queries, k, hidden)
         fetched = min(k + len(hidden) + SPARE, len(self))
         squares, ids = self._index.search(queries, fetched)
-        shown = (row[~np.isin(row, hidden)] for row in ids)
-        found = [self._exactly(query, row) for query, row in zip(queries, shown, strict=True)]
+        if ids.min(initial=0) < 0:  # squares beyond float32
+            return [scan(query, without(self._ids, hidden), self.vectors, k) for query in queries]
+        shown_rows = (row[~np.isin(row, hidden)] if len(hidden) else row for row in ids)
+        found = [self._exactly(query, row) for query, row in zip(queries, shown_rows, strict=True)]
         if fetched < len(self):
             reached = [distances[k - 1] for _, distances in found]
             unsure = np.flatnonzero(squares[:, -1] <= np.square(reached) + _rounding(queries, np.array(reached)))
@@ -146,15 +157,20 @@ class FlatIndex:
                 found[at] = better
         return [(nearest[:k], distances[:k]) for nearest, distances in found]
 
-    def range(self, queries: FloatArray, radius: float, exclude: ArrayLike = NO_IDS) -> list[Neighbours]:
-        queries, hidden = self._checked(queries), self.present(exclude)
+    def range(
+        self, queries: FloatArray, radius: float, exclude: ArrayLike = NO_IDS, only: ArrayLike | None = None
+    ) -> list[Neighbours]:
+        queries, hidden = checked(queries, self.dimensions), self.present(exclude)
         if not len(queries):
             return []
+        if only is not None:
+            shown = without(self.present(only), hidden)
+            return [scan(query, shown, self.vectors, None, radius) for query in queries]
         # FAISS leaves out what is exactly at the limit, and its squares are rounded: ask for more, and look.
         square = float(radius) ** 2 + float(_rounding(queries, np.array(radius)).max()) + 1e-30
-        limits, _, ids = self._index.range_search(queries, square)
-        shown = (row[~np.isin(row, hidden)] for row in np.split(ids, limits[1:-1].astype(np.int64)))
-        return [self._exactly(query, row, radius) for query, row in zip(queries, shown, strict=True)]
+        limits, _, ids = self._index.range_search(queries, min(square, MOST))
+        shown_rows = (row[~np.isin(row, hidden)] for row in np.split(ids, limits[1:-1].astype(np.int64)))
+        return [self._exactly(query, row, radius) for query, row in zip(queries, shown_rows, strict=True)]
 
     def _search_slowly(self, queries: FloatArray, k: int, hidden: Ids) -> list[Neighbours]:
         """As search, but always by difference: with a selector FAISS does not use BLAS."""
@@ -163,6 +179,8 @@ class FlatIndex:
         parameters = faiss.SearchParameters(sel=others)  # type: ignore[call-arg]  # its stubs lag
         fetched = min(k + SPARE, len(self) - len(hidden))
         _, ids = self._index.search(queries, fetched, params=parameters)
+        if ids.min(initial=0) < 0:  # as in search
+            return [scan(query, without(self._ids, hidden), self.vectors, k) for query in queries]
         found = [self._exactly(query, row) for query, row in zip(queries, ids, strict=True)]
         return [(nearest[:k], distances[:k]) for nearest, distances in found]
 
@@ -188,20 +206,69 @@ class FlatIndex:
         return loaded
 
     def _exactly(self, query: FloatArray, ids: Ids, radius: float = np.inf) -> Neighbours:
-        """The distances by difference, in float64: a vector is at exactly 0 from itself."""
-        difference = self.vectors(ids).astype(np.float64) - query
-        distances = np.sqrt(np.einsum("nd,nd->n", difference, difference))
-        return nearest_first(ids[distances <= radius], distances[distances <= radius])
+        return exactly(query, ids, self.vectors(ids), radius)
 
-    def _checked(self, vectors: FloatArray) -> FloatArray:
-        if vectors.ndim != 2 or vectors.shape[1] != self.dimensions:
-            raise EncoderMismatch(
-                f"A vector of {vectors.shape[-1]} numbers can't be compared with vectors of {self.dimensions}. "
-                "Use the encoder that the collection was indexed with."
-            )
-        if not np.isfinite(vectors).all():
-            raise NotFinite("A vector holds NaN or infinity. Run `simile verify` to see whether it is a stored one.")
-        return np.ascontiguousarray(vectors, np.float32)
+
+def checked(vectors: FloatArray, dimensions: int) -> FloatArray:
+    """Vectors (n, dimensions) as FAISS takes them. Raises EncoderMismatch, NotFinite."""
+    if vectors.ndim != 2 or vectors.shape[1] != dimensions:
+        raise EncoderMismatch(
+            f"A vector of {vectors.shape[-1]} numbers can't be compared with vectors of {dimensions}. "
+            "Use the encoder that the collection was indexed with."
+        )
+    if not np.isfinite(vectors).all():
+        raise NotFinite("A vector holds NaN or infinity. Run `simile verify` to see whether it is a stored one.")
+    return np.ascontiguousarray(vectors, np.float32)
+
+
+def ascending(ids: ArrayLike) -> Ids:
+    """The ids as (n,) int64, ascending, each once."""
+    wanted = np.asarray(ids, np.int64)
+    already = (wanted[1:] > wanted[:-1]).all()
+    unique: Ids = wanted if already else np.unique(wanted)
+    return unique
+
+
+def without(ids: Ids, hidden: Ids) -> Ids:
+    """Those of the ids that are not hidden; both ascending, each once."""
+    left: Ids = np.setdiff1d(ids, hidden, assume_unique=True) if len(hidden) else ids
+    return left
+
+
+def among(ids: Ids, known: Ids) -> NDArray[np.bool_]:
+    """Whether each of the ids (n,) is one of `known` (m,), ascending: by halving, so m may be large."""
+    if not len(known):
+        return np.zeros(len(ids), bool)
+    found: NDArray[np.bool_] = known[np.searchsorted(known, ids).clip(max=len(known) - 1)] == ids
+    return found
+
+
+def exactly(query: FloatArray, ids: Ids, vectors: FloatArray, radius: float = np.inf) -> Neighbours:
+    """The distances of a query (d,) to `vectors` (n, d) by difference, in float64: one is at exactly 0 from itself."""
+    difference = vectors.astype(np.float64) - query
+    distances = np.sqrt(np.einsum("nd,nd->n", difference, difference))
+    if radius != np.inf:
+        ids, distances = ids[distances <= radius], distances[distances <= radius]
+    return nearest_first(ids, distances)
+
+
+def scan(
+    query: FloatArray, ids: Ids, vectors: Callable[[Ids], FloatArray], k: int | None, radius: float = np.inf
+) -> Neighbours:
+    """The k nearest of a query (d,), or all (None), among these ids alone: each is looked at, some at a time."""
+    found: list[Neighbours] = [(NO_IDS, np.empty(0))]
+    for start in range(0, len(ids), CHUNK):
+        part = ids[start : start + CHUNK]
+        rows = vectors(part)  # (CHUNK, d)
+        if k is not None and radius == np.inf and k + SPARE < len(part):
+            # One query is below the threshold of BLAS: by difference, in float32.
+            nearest = np.sort(faiss.knn(query[None], rows, k + SPARE)[1][0])
+            if nearest[0] >= 0:  # else squares were beyond float32
+                part, rows = part[nearest], rows[nearest]
+        found.append(exactly(query, part, rows, radius))
+        if k is not None:  # else all are kept: sorting them once is enough
+            found = [merge(found, k)]
+    return merge(found, k)
 
 
 def _rounding(queries: FloatArray, reached: Distances) -> Distances:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Select, select
 
 from core.errors import IndexDamaged
 from store.catalogue import Catalogue
@@ -18,14 +20,15 @@ from store.engine import damage
 from store.files import STREAM
 from store.home import Home
 from store.records import EncoderRecord, SegmentRecord
-from store.segments import open_segment, read_segment
-from store.tables import DeletionRow, EmbeddingRow, EncoderRow, ImageRow, LocationRow, SegmentRow
+from store.segments import files_in_use, open_segment, read_segment
+from store.tables import DeletionRow, EmbeddingRow, EncoderRow, ImageRow, LocationRow, RunRow, StateRow
 from store.transactions import read_state
 from store.vectors import VectorIndex
 
 REBUILD = "Run `simile rebuild`."
 INDEX = "Run `simile index` on its folder again."
 RESTORE = "Restore the catalogue from a backup."
+LISTED = 20  # problems of one sort: a disk that is not mounted is one problem, not a million
 
 
 @dataclass(frozen=True)
@@ -40,15 +43,31 @@ class Problem:
 def verify(home: Home) -> list[Problem]:
     """Everything that is wrong with a home whose schema is current; empty when nothing is.
 
-    Reads every vector once. An interrupted run is no problem: the next one continues. Whether an encoder's
-    weights have been altered is checked where they are loaded.
+    Reads every vector once, as of one moment; others may go on writing. An interrupted run is no problem: the next one
+    continues. Whether an encoder's weights or pictures on the disk have been altered is checked where those are read
+    (indexer/verify.py).
     """
     with Catalogue(home) as catalogue, catalogue.reading() as connection:
         broken = [Problem("database", sentence, RESTORE) for sentence in damage(connection)]
         if broken:  # what else is read from it would mean little
             return broken
-        checks = (_vectors, _images, _segment, _encoders)
-        return [problem for check in checks for problem in check(home, connection)]
+        checks = (_vectors, _images, _uploads, _segment, _encoders)
+        return [problem for check in checks for problem in shortened(check(home, connection))]
+
+
+def shortened(problems: Iterator[Problem]) -> Iterator[Problem]:
+    """The first of them, and how many more there are."""
+    yield from islice(problems, LISTED)
+    more = list(problems)
+    if more:
+        yield Problem(more[-1].kind, f"{len(more):,} more like these.", more[-1].next_step)
+
+
+def stored_files(home: Home) -> Iterator[tuple[int, str, str]]:
+    """(image id, path, SHA-256) of every file that the catalogue knows, by image."""
+    columns = select(ImageRow.id, LocationRow.path, ImageRow.sha256).join(LocationRow)
+    with Catalogue(home) as catalogue, catalogue.reading() as connection:
+        yield from connection.execute(columns.order_by(ImageRow.id), execution_options=STREAM)
 
 
 def leftovers(home: Home) -> list[Problem]:
@@ -78,15 +97,47 @@ def _wrong_with(stored: bytes, dimensions: int) -> str | None:
 
 
 def _images(_: Home, connection: Connection) -> Iterator[Problem]:
-    """Images that no file holds, or that the active encoder never saw."""
+    """Images that no file holds, that the active encoder never saw, or that are deleted and there all the same."""
     lost = select(ImageRow.id).outerjoin(LocationRow).where(LocationRow.id.is_(None)).order_by(ImageRow.id)
     for image_id in connection.scalars(lost):
         yield Problem("image", f"Image {image_id} has no file.", f"Delete image {image_id}.")
-    encoder = read_state(connection).active_encoder
-    seen = (EmbeddingRow.image_id == ImageRow.id) & (EmbeddingRow.encoder == encoder)
+    seen = (EmbeddingRow.image_id == ImageRow.id) & EmbeddingRow.encoder.in_(_counting(connection))
     unseen = select(ImageRow.id).outerjoin(EmbeddingRow, seen).where(EmbeddingRow.image_id.is_(None))
     for image_id in connection.scalars(unseen.order_by(ImageRow.id)):
         yield Problem("image", f"Image {image_id} has no vector by the active encoder.", INDEX)
+    both = select(ImageRow.id).join(DeletionRow, DeletionRow.image_id == ImageRow.id)
+    for image_id in connection.scalars(both.order_by(ImageRow.id)):
+        yield Problem("image", f"Image {image_id} was deleted and is there all the same.", RESTORE)
+
+
+def _counting(connection: Connection) -> set[str | None]:
+    """The encoder in use, and the one that an unfinished run means to put in use: its set is still being made."""
+    last = connection.execute(select(RunRow.status, RunRow.settings).order_by(RunRow.id.desc()).limit(1)).one_or_none()
+    coming = last.settings.get("encoder") if last is not None and last.status != "finished" else None
+    return {read_state(connection).active_encoder, coming} - {None}
+
+
+def _uploads(home: Home, connection: Connection) -> Iterator[Problem]:
+    """Uploads whose file is gone: they lie nowhere else."""
+    for image_id, path in _known_uploads(home, connection):
+        if not path.is_file() and _now(home, select(LocationRow.id).where(LocationRow.path == str(path))) is not None:
+            yield Problem(
+                "upload", f"{path} of image {image_id} is missing.", f"Restore it, or delete image {image_id}."
+            )
+
+
+def _now(home: Home, query: Select[Any]) -> Any:
+    """What the catalogue says at this moment: a file may be gone because others have gone on since ours."""
+    with Catalogue(home) as catalogue, catalogue.reading() as connection:
+        return connection.scalar(query)
+
+
+def _known_uploads(home: Home, connection: Connection) -> Iterator[tuple[int, Path]]:
+    columns = select(LocationRow.image_id, LocationRow.path).where(
+        LocationRow.path.startswith(f"{home.uploads}/", autoescape=True)
+    )
+    for image_id, path in connection.execute(columns.order_by(LocationRow.image_id), execution_options=STREAM):
+        yield image_id, Path(path)
 
 
 def _segment(home: Home, connection: Connection) -> Iterator[Problem]:
@@ -101,8 +152,9 @@ def _segment(home: Home, connection: Connection) -> Iterator[Problem]:
         if index.dimensions != encoder.indexed_dimensions:
             raise IndexDamaged(f"{segment.file} holds vectors of {index.dimensions} numbers. {REBUILD}")
     except IndexDamaged as error:
-        what, _, next_step = str(error).partition(". ")
-        yield Problem("segment", f"{what}.", next_step)
+        if _now(home, select(StateRow.segment_id)) == segment_id:
+            what, _, next_step = str(error).partition(". ")
+            yield Problem("segment", f"{what}.", next_step)
     else:
         yield from _against_rows(connection, segment, encoder, index)
 
@@ -113,13 +165,15 @@ def _against_rows(
     """Covered rows that the segment lacks or holds otherwise, and ids that no row explains."""
     columns = select(EmbeddingRow.image_id, EmbeddingRow.mu, EmbeddingRow.change)
     query = columns.where(EmbeddingRow.encoder == encoder.fingerprint)
-    unexplained = set(index.ids.tolist()) - set(connection.scalars(select(DeletionRow.image_id)))
+    deleted = list(connection.scalars(select(DeletionRow.image_id)))
+    unexplained = np.isin(index.ids, deleted, invert=True)
     for rows in connection.execute(query, execution_options=STREAM).partitions():
-        unexplained.difference_update(row.image_id for row in rows)
+        there = index.present([row.image_id for row in rows])
+        unexplained[np.searchsorted(index.ids, there)] = False
         whole = [row for row in rows if row.change <= segment.change and len(row.mu) == 4 * encoder.dimensions]
         for image_id in _different([row.image_id for row in whole], [row.mu for row in whole], encoder, index):
             yield Problem("segment", f"{segment.file} lacks the vector of image {image_id}, or has another.", REBUILD)
-    for image_id in sorted(unexplained):
+    for image_id in index.ids[unexplained].tolist():
         yield Problem("segment", f"{segment.file} holds image {image_id}, which has no row.", REBUILD)
 
 
@@ -136,13 +190,18 @@ def _different(ids: list[int], stored: list[bytes], encoder: EncoderRecord, inde
 
 
 def _orphans_of(home: Home, connection: Connection) -> Iterator[Problem]:
-    for path in _orphans(home.segments, set(connection.scalars(select(SegmentRow.file)))):
-        yield Problem("orphan", f"{path} belongs to no segment.", f"{REBUILD[:-1]}, which removes it.")
-    uploads = select(LocationRow.path).where(LocationRow.path.startswith(str(home.uploads), autoescape=True))
-    for path in _orphans(home.uploads, {Path(path).name for path in connection.scalars(uploads)}):
+    for path in _orphans(home.segments, files_in_use(connection)):
+        yield Problem("orphan", f"{path} belongs to no segment.", "Run `simile compact`, which removes it.")
+    for path in _orphans(home.uploads, {path.name for _, path in _known_uploads(home, connection)}):
         yield Problem(
             "orphan", f"{path} belongs to no image.", "Its upload was never answered: remove it, or upload it again."
         )
+    encoders = set(connection.scalars(select(EncoderRow.fingerprint)))
+    for path in _orphans(home.encoders, {*encoders, ".training"}):  # training goes on from what lies in that one
+        remove = "Remove the folder." if path.name.startswith(".") else f"Run `simile encoders remove {path.name}`."
+        yield Problem("orphan", f"{path} is an encoder that the catalogue does not know.", remove)
+    for path in sorted([*home.root.glob(".restoring"), *home.root.glob("*.tmp")]):
+        yield Problem("orphan", f"{path} was left by a command that was cut short.", "Remove it.")
 
 
 def _orphans(folder: Path, known: set[str]) -> list[Path]:

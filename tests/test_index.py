@@ -18,6 +18,7 @@ from store.catalogue import Catalogue
 from store.home import Home
 from store.index import Hits, Index
 from store.records import NewPicture
+from store.segments import Written
 
 VAE, OTHER = "a" * 64, "b" * 64
 
@@ -241,7 +242,7 @@ def test_publishing_keeps_two_segments_and_clears_the_rest(catalogue: Catalogue,
         segment = catalogue.segment(catalogue.state().segment_id or 0)
         assert segment is not None
         names.append(segment.file)
-        assert (segment.encoder, segment.kind, segment.rows) == (VAE, "flat", x + 1)
+        assert (segment.encoder, segment.kind, segment.rows) == (VAE, "exact", x + 1)
     assert sorted(path.name for path in home.segments.iterdir()) == names[-2:]
     index.publish()  # nothing is pending
     assert sorted(path.name for path in home.segments.iterdir()) == names[-2:]
@@ -266,6 +267,6 @@ def test_a_segment_that_covers_less_never_takes_the_place_of_a_newer_one(catalog
     catalogue.delete_image(1)
     index.publish()
     before = catalogue.state().segment_id
-    catalogue.publish_segment(VAE, old.file, old.rows, old.change, old.sha256)
+    catalogue.publish_segment(VAE, Written(old.kind, old.file, old.rows, old.sha256, {}), old.change)
     assert catalogue.state().segment_id == before
     assert at(index, 0) == at(Index(catalogue), 0) == [(2, 5.0)]

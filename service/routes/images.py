@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,6 +14,7 @@ from starlette.responses import Response, StreamingResponse
 
 from core.errors import UnreadableImage
 from indexer.uploads import add_upload, delete_image
+from models.images import Limits, read_bytes
 from service import urls
 from service.answers import image_out, search_out
 from service.deps import ImageId, Limit, Offset, SearchOffset, ThePool, TheSearcher, TheUpload
@@ -69,7 +71,7 @@ def forget_image(image_id: ImageId, searcher: TheSearcher) -> None:
 def image_file(image_id: ImageId, searcher: TheSearcher) -> Response:
     """The image's own file."""
     path, media_type = searcher.file(image_id)
-    file = _open(path)
+    file = _open(path, searcher.limits)
     size = file.seek(0, 2)
     file.seek(0)
     headers = {
@@ -106,9 +108,14 @@ def neighbours(image_id: ImageId, searcher: TheSearcher, limit: Limit = 10, offs
     return search_out(searcher, searcher.by_id(image_id, limit=limit, offset=offset), with_reconstruction=False)
 
 
-def _open(path: Path) -> BinaryIO:
+def _open(path: Path, limits: Limits) -> BinaryIO:
     try:
         return path.open("rb")
+    except NotADirectoryError as error:  # a picture in an archive
+        try:
+            return BytesIO(read_bytes(path, limits))
+        except UnreadableImage as reason:
+            raise HTTPException(404, str(reason)) from error
     except OSError as error:
         raise HTTPException(404, f"{path} can't be read any more ({error.strerror}).") from error
 

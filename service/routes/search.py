@@ -29,9 +29,11 @@ def _search(searcher: Searcher, wanted: SearchRequest) -> SearchOut:
 
 
 def _find(searcher: Searcher, wanted: SearchRequest) -> Answer:
-    limit, offset = wanted.options.limit, wanted.options.offset
+    options = wanted.options
+    limit, offset, only, within = options.limit, options.offset, options.only(), options.within
     if wanted.upload is not None:
-        return searcher.by_file(wanted.upload.read(), name=wanted.upload.name, limit=limit, offset=offset)
+        data, name = wanted.upload.read(), wanted.upload.name
+        return searcher.by_file(data, name=name, limit=limit, offset=offset, only=only, within=within)
     if wanted.image_id is not None:
-        return searcher.by_id(wanted.image_id, limit=limit, offset=offset)
-    return searcher.by_vector(wanted.vector or [], limit=limit, offset=offset)
+        return searcher.by_id(wanted.image_id, limit=limit, offset=offset, only=only, within=within)
+    return searcher.by_vector(wanted.vector or [], limit=limit, offset=offset, only=only, within=within)
