@@ -11,7 +11,7 @@ from io import TextIOWrapper
 
 import typer
 
-from cli import collection, evaluate, look, output, serve, upkeep
+from cli import carry, collection, encoders, evaluate, look, output, serve, upkeep
 from core.errors import SimileError
 from core.logs import set_up
 
@@ -33,6 +33,11 @@ app.command("demo")(serve.demo)
 app.command("status")(upkeep.status)
 app.command("verify")(upkeep.verify)
 app.command("rebuild")(upkeep.rebuild)
+app.command("compact")(upkeep.compact)
+app.add_typer(encoders.app, name="encoders")
+app.command("export")(carry.export)
+app.command("backup")(carry.backup)
+app.command("restore")(carry.restore)
 
 
 def run() -> None:

@@ -1,23 +1,28 @@
-"""What a home holds, whether it is whole, and making its index again."""
+"""What a home holds: pictures, encoders, index and the latest runs."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from core.errors import CheckpointDamaged, NoSuchEncoder
 from core.settings import Settings
-from models.checkpoints import load
 from store import schema
 from store.catalogue import Catalogue
 from store.home import Home
 from store.index import Index
-from store.verify import Problem, leftovers, verify
+from store.records import EncoderRecord, RunRecord
 
 RUNS_SHOWN = 5
+UNDER_WAY = ("running", "interrupted", "failed")
 
 
-def read_status(settings: Settings, *, upgrade: bool = False) -> dict[str, Any]:
-    """Counts, the encoder in use, the segment and the latest runs with their failures, fit for JSON."""
+def read_status(
+    settings: Settings, *, upgrade: bool = False, runs: int = RUNS_SHOWN, failures: int | None = None
+) -> dict[str, Any]:
+    """Counts, the encoder in use and the others, the segment, and the latest runs, fit for JSON.
+
+    `failures`: so many of each run at most. Raises NothingIndexed, HomeOutdated, HomeTooNew.
+    """
     home = Home(settings.home, settings.database_url)
     if upgrade and schema.revision(home) is not None:
         schema.upgrade(home)
@@ -25,50 +30,42 @@ def read_status(settings: Settings, *, upgrade: bool = False) -> dict[str, Any]:
     with Catalogue(home) as catalogue:
         active, state = catalogue.active_encoder(), catalogue.state()
         segment = catalogue.segment(state.segment_id) if state.segment_id is not None else None
-        runs = [
-            {**vars(run), "failures": [vars(failure) for failure in catalogue.failures(run.id)]}
-            for run in catalogue.runs(RUNS_SHOWN)
-        ]
         return {
             "home": str(home.root),
+            "bytes": _bytes(home),
             "images": catalogue.count_images(),
             "encoder": vars(active) if active else None,
             "segment": vars(segment) if segment else None,
             "pending": Index(catalogue).pending() if active else 0,
-            "runs": runs,
+            "others": _others(catalogue, active),
+            "runs": [_run(catalogue, run, failures) for run in catalogue.runs(runs)],
         }
 
 
-def verify_home(settings: Settings) -> list[Problem]:
-    """Everything that is wrong with a home; empty when nothing is."""
-    home = Home(settings.home, settings.database_url)
-    schema.check(home)
-    problems = verify(home)
-    with Catalogue(home) as catalogue:
-        for encoder in catalogue.encoders():
-            folder = home.encoders / encoder.fingerprint
-            if not folder.is_dir():  # among the problems already
-                continue
-            try:
-                load(folder)
-            except (CheckpointDamaged, NoSuchEncoder) as error:
-                problems.append(Problem("encoder", str(error), ""))
-    return problems
+def _run(catalogue: Catalogue, run: RunRecord, limit: int | None) -> dict[str, Any]:
+    listed = [vars(failure) for failure in catalogue.failures(run.id, limit)]
+    return {**vars(run), "failed": catalogue.count_failures(run.id), "failures": listed}
 
 
-def home_leftovers(settings: Settings) -> list[Problem]:
-    """Files in the home that nothing points to: space to win back, nothing wrong."""
-    return leftovers(Home(settings.home, settings.database_url))
+def _others(catalogue: Catalogue, active: EncoderRecord | None) -> list[dict[str, Any]]:
+    """Encoders with vectors that are not in use; one of them is in the making where the last run was for it."""
+    in_use = active.fingerprint if active else None
+    last = next((run for run in catalogue.runs(1) if run.kind == "index" and run.status in UNDER_WAY), None)
+    wanted = last.settings.get("encoder") if last else None
+    return [
+        {"fingerprint": fingerprint, "vectors": vectors, "in_the_making": fingerprint == wanted}
+        for fingerprint, vectors in sorted(catalogue.vectors_by_encoder().items())
+        if fingerprint != in_use
+    ]
 
 
-def rebuild_index(settings: Settings) -> int:
-    """A new segment from the rows alone; gives how many vectors it holds."""
-    home = Home(settings.home, settings.database_url)
-    if schema.revision(home) is None:
-        schema.check(home)
-    with home.lock("simile rebuild"):
-        schema.upgrade(home)
-        with Catalogue(home) as catalogue:
-            vectors = Index(catalogue)
-            vectors.rebuild()
-            return len(vectors)
+def _bytes(home: Home) -> int:
+    """What the home takes on the disk; a file that is cleared away meanwhile counts for nothing."""
+    return sum(map(_size, home.root.rglob("*")))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size if path.is_file() else 0
+    except OSError:
+        return 0

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import re
+import shutil
+import tarfile
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sqlalchemy import text
+from typer.testing import CliRunner
 
+from cli.main import app
 from core.records import FileFacts
+from core.settings import Settings
+from indexer.job import IndexRequest, index
+from indexer.verify import verify_home
 from store.catalogue import Catalogue
 from store.home import Home
 from store.index import Index
@@ -123,6 +132,116 @@ def test_orphaned_files_and_missing_encoders_are_found(home: Home) -> None:
     (home.encoders / VAE).rmdir()
     assert kinds(home) == ["encoder"]
     assert [problem.kind for problem in leftovers(home)] == ["orphan", "orphan"]  # space to win back, nothing wrong
+
+
+def test_an_upload_whose_file_is_gone_is_found(home: Home) -> None:
+    (home.uploads / "2.png").unlink()
+    (problem,) = verify(home)
+    assert (problem.kind, problem.what) == ("upload", f"{home.uploads / '2.png'} of image 2 is missing.")
+
+
+def test_a_home_that_others_write_to_is_whole_at_every_moment(home: Home) -> None:
+    done = threading.Event()
+
+    def change() -> None:
+        with Catalogue(home) as catalogue:
+            number = 10
+            while not done.is_set():
+                path = home.uploads / f"{number}.png"
+                path.touch()
+                (image_id,) = catalogue.store_batch([picture(number, str(home.uploads))], VAE, "eager")
+                Index(catalogue).publish()
+                catalogue.delete_image(image_id)
+                number += 1
+
+    writer = threading.Thread(target=change)
+    writer.start()
+    try:
+        assert [verify(home) for _ in range(40)] == [[]] * 40
+    finally:
+        done.set()
+        writer.join()
+
+
+def test_an_image_that_is_deleted_and_there_is_found(home: Home) -> None:
+    execute(home, "INSERT INTO deletions VALUES (3, 99)")
+    assert [problem.what for problem in verify(home)] == ["Image 3 was deleted and is there all the same."]
+
+
+def test_many_problems_of_one_sort_are_shortened(home: Home) -> None:
+    with Catalogue(home) as catalogue:
+        catalogue.store_batch([picture(number) for number in range(4, 34)], VAE, "eager")
+    execute(home, "DELETE FROM embeddings WHERE image_id >= 4")
+    problems = verify(home)
+    assert len(problems) == 21
+    assert (problems[-1].kind, problems[-1].what) == ("image", "10 more like these.")
+
+
+def test_pictures_that_only_the_coming_encoder_has_seen_are_no_problem_while_it_is_coming(home: Home) -> None:
+    """`simile index --encoder` was interrupted: the next run goes on, and one that ends without them is a problem."""
+    with Catalogue(home) as catalogue:
+        catalogue.register_encoder("b" * 64, "second", "vae", dimensions=3)
+        (home.encoders / ("b" * 64)).mkdir()
+        run = catalogue.start_run("index", {"encoder": "b" * 64})
+        catalogue.store_batch([picture(4)], "b" * 64, "eager")
+        assert verify(home) == []
+        catalogue.finish_run(run, "interrupted", {})
+        assert verify(home) == []
+        catalogue.start_run("index", {"encoder": VAE})
+        assert [problem.what for problem in verify(home)] == ["Image 4 has no vector by the active encoder."]
+
+
+def test_leftovers_name_what_may_be_removed(home: Home) -> None:
+    (home.encoders / ".training").mkdir()
+    for name in (".arriving", "c" * 16):
+        (home.encoders / name).mkdir()
+    (home.root / ".restoring").mkdir()
+    (home.root / "catalogue.sqlite.bak-1.tmp").touch()
+    assert verify(home) == []
+    steps = [problem.next_step for problem in leftovers(home)]
+    assert steps == ["Remove the folder.", "Run `simile encoders remove cccccccccccccccc`.", "Remove it.", "Remove it."]
+
+
+def write_tar(path: Path, **members: bytes) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(f"{name}.png")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def test_files_are_read_and_compared_when_asked_for(trained_home: Settings, digits: Path, tmp_path: Path) -> None:
+    changed, gone, *others = sorted(digits.iterdir())
+    one, two = others[0].read_bytes(), others[1].read_bytes()
+    write_tar(tmp_path / "some.tar", one=one + b" ", two=two + b" ")
+    index(trained_home, [digits, tmp_path / "some.tar"], IndexRequest())
+    assert verify_home(trained_home, files=True) == []
+    changed.write_bytes(b"another picture")
+    gone.unlink()
+    write_tar(tmp_path / "some.tar", one=one + b" ", two=two + b"?")
+    assert verify_home(trained_home) == []
+    found = [problem.what for problem in verify_home(trained_home, files=True)]
+    assert len(found) == 3
+    assert found[0] == f"{changed} has changed since it was indexed as image 1."
+    assert found[1].startswith(f"{gone} of image 2 can't be read")
+    assert found[2].startswith(f"{tmp_path / 'some.tar' / 'two.png'} has changed")
+    result = CliRunner().invoke(app, ["verify", "--files", "--home", str(trained_home.home)])
+    assert (result.exit_code, len(result.stdout.splitlines())) == (1, 3)
+
+
+def test_a_row_that_says_something_else_than_its_encoder_is_found(home_with_digits: Settings) -> None:
+    execute(Home(home_with_digits.home), "UPDATE encoders SET metric = 'l2'")
+    assert any("compares ('cosine', None)" in problem.what for problem in verify_home(home_with_digits))
+
+
+def test_a_folder_that_holds_another_encoder_is_found(home_with_digits: Settings) -> None:
+    home = Home(home_with_digits.home)
+    with Catalogue(home) as catalogue:
+        catalogue.register_encoder("b" * 16, "second", "vae", dimensions=16, metric="cosine")
+    (folder,) = home.encoders.glob("[0-9a-f]*")
+    shutil.copytree(folder, home.encoders / ("b" * 16))
+    (problem,) = verify_home(home_with_digits)
+    assert problem.what == f"{home.encoders / ('b' * 16)} holds encoder {folder.name}."
 
 
 def test_references_into_nowhere_and_a_damaged_file_are_found(home: Home) -> None:
