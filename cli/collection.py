@@ -17,6 +17,8 @@ DEFAULT_MINUTES = 10.0  # of training, where neither minutes nor epochs are give
 def train(
     photos: options.Photos,
     home: options.Home = None,
+    include: options.Include = None,
+    exclude: options.Exclude = None,
     recipe: Annotated[
         str | None,
         typer.Option(help="vae, autoencoder, denoising, perceptual, supervised or invariant. [default: perceptual]"),
@@ -123,8 +125,9 @@ def train(
         decoder_only,
     )
     settings = load_settings(home=home, device=device)
-    with Reporter("The last finished epoch is kept: go on with --resume.") as reporter:
-        trained = train_on(settings, photos, request, reporter.trained)
+    patterns = options.patterns(include, exclude)
+    with Reporter("The last finished epoch is kept: go on with --resume.", json=json) as reporter:
+        trained = train_on(settings, photos, request, reporter.trained, patterns)
     if json:
         output.write_json(trained)
         return
@@ -147,6 +150,14 @@ def index(
     prune: Annotated[bool, typer.Option("--prune", help="Forget known files that are gone.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and store nothing.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if any file was set aside.")] = False,
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    wait: Annotated[
+        float, typer.Option(min=0, max=options.LONGEST, help="Seconds to wait for a home that another process holds.")
+    ] = 0.0,
+    kind: Annotated[
+        str | None, typer.Option("--index", help="auto, exact or ivf. [env: SIMILE_INDEX; default: auto]")
+    ] = None,
     minutes: Annotated[
         float,
         typer.Option(
@@ -157,13 +168,25 @@ def index(
     json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Make PHOTOS searchable; run again, it only does what changed. Trains an encoder first if there is none."""
+    """Make PHOTOS searchable; run again, it only does what changed. Trains an encoder first if there is none.
+
+    With --encoder of another one, all the home's pictures get its vectors while the old ones serve; then it takes over.
+    """
     from indexer.job import IndexRequest
     from indexer.job import index as run_index
 
-    settings = load_settings(home=home, device=device)
-    with Reporter("What was stored is kept: run the same command again to go on.") as reporter:
-        request = IndexRequest(encoder, prune, dry_run, minutes, reporter.trained, reporter.indexed)
+    settings = load_settings(home=home, device=device, index=kind)
+    with Reporter("What was stored is kept: run the same command again to go on.", json=json) as reporter:
+        request = IndexRequest(
+            encoder,
+            prune,
+            dry_run,
+            minutes,
+            reporter.trained,
+            reporter.indexed,
+            options.patterns(include, exclude),
+            wait,
+        )
         summary = run_index(settings, photos, request)
     if json:
         output.write_json(output.summary_json(summary))
@@ -180,6 +203,8 @@ def embed(
     encoder: Annotated[
         str | None, typer.Option(help="Folder or fingerprint of the encoder. [default: the one in use]")
     ] = None,
+    include: options.Include = None,
+    exclude: options.Exclude = None,
     device: options.Device = None,
     json: options.Json = False,
     verbose: options.Verbose = False,
@@ -190,7 +215,7 @@ def embed(
 
     check_output(to)
     settings = load_settings(home=home, device=device)
-    embedded = run_embed(settings, photos, _encoder(settings, encoder))
+    embedded = run_embed(settings, photos, _encoder(settings, encoder), options.patterns(include, exclude))
     embedded.save(to)
     for failure in embedded.failures:
         output.note(f"left out: {failure.path}: {failure.reason}")

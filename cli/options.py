@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from models.patterns import Patterns
+
+
+def patterns(include: list[str] | None, exclude: list[str] | None) -> Patterns:
+    """What --include and --exclude mean together."""
+    from models.patterns import Patterns
+
+    return Patterns(tuple(include or ()), tuple(exclude or ()))
+
 
 LONGEST = 525_600.0  # minutes: a year
 
@@ -16,6 +27,17 @@ Device = Annotated[str | None, typer.Option(help="auto (CUDA if there is one), c
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Log more, and show the traceback of an error.")]
 Photos = Annotated[
-    list[Path], typer.Argument(help="Folders or files. Hidden files are passed over.", show_default=False)
+    list[Path],
+    typer.Argument(
+        help="Folders, files, archives (.tar, .tar.gz, .zip …), manifests (.csv or .parquet with a column `path`), "
+        "patterns in quotes ('photos/**/*.jpg'), or - for a list on stdin. Hidden files are passed over.",
+        show_default=False,
+    ),
+]
+Include = Annotated[
+    list[str] | None, typer.Option(help="Only files that match this pattern, as in .gitignore; may be repeated.")
+]
+Exclude = Annotated[
+    list[str] | None, typer.Option(help="No files or folders that match this pattern; may be repeated.")
 ]
 Limit = Annotated[int, typer.Option("-k", "--limit", min=1, max=1000, help="How many hits.")]

@@ -48,12 +48,16 @@ def summary_text(summary: IndexSummary, *, dry_run: bool) -> str:
         "changed": summary.changed,
         "unchanged": summary.unchanged,
         "moved": summary.moved,
+        "copied": summary.copied,
         "removed": summary.removed,
         "unreadable": len(summary.failures),
     }
-    lines = ["  ".join(f"{name} {count:,}" for name, count in counts.items())]
+    run = "" if dry_run else f"run {summary.run_id}: "
+    lines = [run + "  ".join(f"{name} {count:,}" for name, count in counts.items())]
     if summary.duplicates:
         lines.append(f"{summary.duplicates:,} of them repeat a picture that is indexed already, byte for byte")
+    if summary.lacking:
+        lines.append(f"{summary.lacking:,} pictures could not be embedded: the encoder in use stays")
     if summary.missing:
         lines.append(f"{summary.missing:,} known files are gone; forget them with --prune")
     if summary.ignored:
@@ -64,3 +68,12 @@ def summary_text(summary: IndexSummary, *, dry_run: bool) -> str:
     elif summary.embedded:
         lines.append(f"embedded {summary.embedded:,} pictures at {summary.images_per_second:,.0f} images/s")
     return "\n".join(lines)
+
+
+def size(count: float) -> str:
+    """Bytes as a person reads them: 940 kB, 1.2 GB."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

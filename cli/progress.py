@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from json import dumps
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -18,25 +19,31 @@ if TYPE_CHECKING:
     from models.training import Progress as TrainingProgress
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_EVENTS = 1.0
 
 
 class Reporter:
-    """`with Reporter("what Ctrl-C leaves behind") as reporter: job(on_progress=reporter.indexed)`"""
+    """`with Reporter("what Ctrl-C leaves behind") as reporter: job(on_progress=reporter.indexed)`
 
-    def __init__(self, when_interrupted: str) -> None:
+    With `json`: one object in a line on stderr, {"event": "progress", "stage", "done", "total", "per_second",
+    "seconds_left", …}, at most one a second, and the last.
+    """
+
+    def __init__(self, when_interrupted: str, *, json: bool = False) -> None:
         self._when_interrupted = when_interrupted
+        self._json = json
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f}%  {task.fields[words]}"),
             console=Console(stderr=True),
-            disable=not sys.stderr.isatty(),
+            disable=json or not sys.stderr.isatty(),
             transient=True,
         )
         self._tasks = {
             name: self.bar.add_task(name, total=None, words="", visible=False) for name in ("training", "indexing")
         }
-        self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+        self._next_line = time.monotonic() + (0 if json else SECONDS_BETWEEN_LINES)
 
     def __enter__(self) -> Reporter:
         self.bar.start()
@@ -52,17 +59,35 @@ class Reporter:
 
     def trained(self, progress: TrainingProgress) -> None:
         """One training step: the parts of the loss, speed, time left."""
+        if self._json:
+            more = {"epoch": progress.epoch, **progress.parts}
+            self._event("training", progress.step, progress.total_steps, progress.images_per_second,
+                        progress.seconds_left, more)  # fmt: skip
+            return
         speed = f"{progress.images_per_second:,.0f} images/s"
         words = f"epoch {progress.epoch}  {figures(progress.parts)}  {speed}  {_duration(progress.seconds_left)}"
         self._show("training", progress.step, progress.total_steps, words)
 
     def indexed(self, summary: IndexSummary, total: int) -> None:
         """One stored batch."""
-        done = summary.embedded + summary.moved + summary.duplicates + len(summary.failures)
-        speed = summary.images_per_second
-        left = (total - done) / speed if speed else None
-        words = f"{done:,} of {total:,}  {speed:,.0f} images/s  bad {len(summary.failures)}  {_duration(left)}"
-        self._show("indexing", done, total, words)
+        speed = summary.done / summary.seconds if summary.seconds else 0.0
+        left = (total - summary.done) / speed if speed else None
+        bad = len(summary.failures)
+        if self._json:
+            self._event("indexing", summary.done, total, speed, left, {"run_id": summary.run_id, "failures": bad})
+            return
+        words = f"{summary.done:,} of {total:,}  {speed:,.0f} images/s  bad {bad}  {_duration(left)}"
+        self._show("indexing", summary.done, total, words)
+
+    def _event(
+        self, stage: str, done: int, total: int | None, speed: float, left: float | None, more: dict[str, Any]
+    ) -> None:
+        if time.monotonic() < self._next_line and done != total:
+            return
+        rounded = {"per_second": round(speed, 1), "seconds_left": None if left is None else round(left, 1)}
+        event = {"event": "progress", "stage": stage, "done": done, "total": total, **rounded, **more}
+        sys.stderr.write(dumps(event) + "\n")
+        self._next_line = time.monotonic() + SECONDS_BETWEEN_EVENTS
 
     def _show(self, name: str, done: int, total: int | None, words: str) -> None:
         self.bar.update(self._tasks[name], completed=done, total=total, words=words, visible=True)

@@ -15,7 +15,8 @@ from core.settings import Settings
 from models.collection import Prepared, prepare_files
 from models.encoder import TrainedEncoder
 from models.images import Limits
-from models.walk import walk
+from models.patterns import Patterns
+from models.walk import reading_order, walk
 from store.distances import to_indexed
 from store.home import Home
 
@@ -46,29 +47,35 @@ def check_output(output: Path) -> None:
         raise BadSetting(f"{output} can't be written: {reason}. Name another --output.")
 
 
-def embed(settings: Settings, sources: Sequence[Path], encoder: TrainedEncoder) -> Embedded:
+def embed(
+    settings: Settings, sources: Sequence[Path | str], encoder: TrainedEncoder, patterns: Patterns | None = None
+) -> Embedded:
     """Encodes every picture in `sources`; sigma is NaN where the encoder has none.
 
     Raises NoSuchPath, and UnreadableImage where no picture can be read.
     """
     encoders = Home(settings.home, settings.database_url).encoders
-    found = walk(sources, skip=[encoders])  # the home may lie among the pictures, and reports hold some too
-    limits = Limits(settings.max_pixels, settings.max_bytes)
-    results = prepare_files((file.path for file in found.files), encoder.preprocessing, limits, settings.workers)
-    pairs = zip((file.path for file in found.files), results, strict=True)
-    paths, failures = [], list(found.failures)
+    found = walk(sources, [encoders], patterns)  # the home may lie among the pictures, and reports hold some too
+    limits = Limits(settings.max_pixels, settings.max_bytes, settings.decode_seconds)
+    places = reading_order(found.files)
+    results = prepare_files((found.files[n].path for n in places), encoder.preprocessing, limits, settings.workers)
+    pairs = zip(places, results, strict=True)
+    kept: list[int] = []
+    failed: dict[int, Failure] = {}
     mus, sigmas = [], []
     while batch := list(islice(pairs, settings.batch_size)):
-        failures += [result for _, result in batch if isinstance(result, Failure)]
-        good = [(path, result.array) for path, result in batch if isinstance(result, Prepared)]
+        failed |= {place: result for place, result in batch if isinstance(result, Failure)}
+        good = [(place, result.array) for place, result in batch if isinstance(result, Prepared)]
         if good:
             latent = encoder.encode(np.stack([array for _, array in good]))
-            paths += [path for path, _ in good]
+            kept += [place for place, _ in good]
             mus.append(latent.mu)
             sigmas.append(np.full_like(latent.mu, np.nan) if latent.sigma is None else latent.sigma)
-    if not paths:
+    failures = [*found.failures, *(failed[place] for place in sorted(failed))]
+    if not kept:
         first = failures[0] if failures else Failure(", ".join(map(str, sources)), "no pictures there")
         raise UnreadableImage(first.path, first.reason)
-    mu = np.concatenate(mus)
+    order = np.argsort(kept)  # an archive was read in an order of its own
+    mu, sigma = np.concatenate(mus)[order], np.concatenate(sigmas)[order]
     vector = to_indexed(mu, encoder.index_dims, encoder.metric)
-    return Embedded(paths, mu, np.concatenate(sigmas), vector, failures)
+    return Embedded([found.files[place].path for place in sorted(kept)], mu, sigma, vector, failures)

@@ -20,6 +20,8 @@ from models.preprocessing import Fit, Pixels, Preprocessing, choose
 from models.recipes import Recipe
 from models.terms import ClassNumbers
 from models.training import FEWEST_PICTURES
+from models.walk import reading_order
+from models.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -54,10 +56,15 @@ class Wanted:
 
 def read_material(settings: Settings, files: Sequence[FileFacts], wanted: Wanted) -> Material:
     """Reads what to train on. Raises TooFewPictures and BadSetting (labels)."""
-    limits = Limits(settings.max_pixels, settings.max_bytes)
-    names = _labels([file.path for file in files], wanted)
+    limits = Limits(settings.max_pixels, settings.max_bytes, settings.decode_seconds)
+    with Workers(settings.workers, settings.decode_seconds, settings.max_pixels) as workers:
+        return _read(settings, files, wanted, limits, workers)
+
+
+def _read(settings: Settings, files: Sequence[FileFacts], wanted: Wanted, limits: Limits, workers: Workers) -> Material:
+    names = _labels([files[place].path for place in reading_order(files)], wanted)
     paths = list(names)
-    sample = sample_pictures(paths, limits, settings.workers, SAMPLED, wanted.seed)
+    sample = sample_pictures(paths, limits, workers, SAMPLED, wanted.seed)
     if len(sample) < FEWEST_PICTURES:
         raise TooFewPictures(
             f"{len(sample)} readable pictures among {len(files)} files are too few to train on: give at least "
@@ -68,7 +75,7 @@ def read_material(settings: Settings, files: Sequence[FileFacts], wanted: Wanted
     )
     kept_at = _kept_at(preprocessing, sample, wanted.recipe)
     paths = _within_memory(paths, kept_at, wanted.seed)
-    pictures, kept, failures = read_arrays(paths, kept_at, limits, settings.workers)
+    pictures, kept, failures = read_arrays(paths, kept_at, limits, workers)
     if not wanted.recipe.classifier:
         return Material(pictures, preprocessing, failures)
     classes = Classes.of(names[path] for path in kept)

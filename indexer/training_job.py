@@ -9,6 +9,7 @@ from typing import Any
 
 from core.settings import Settings
 from indexer.training import TrainingRequest, train_encoder
+from models.patterns import Patterns
 from models.training import Progress
 from models.walk import check_sources, walk
 from store import schema
@@ -17,7 +18,11 @@ from store.home import Home
 
 
 def train_on(
-    settings: Settings, sources: Sequence[Path], request: TrainingRequest, on_progress: Callable[[Progress], None]
+    settings: Settings,
+    sources: Sequence[Path],
+    request: TrainingRequest,
+    on_progress: Callable[[Progress], None],
+    patterns: Patterns | None = None,
 ) -> dict[str, Any]:
     """Trains on the pictures in `sources`; gives the report's head, the folder, and whether it is in use now.
 
@@ -28,7 +33,7 @@ def train_on(
     with home.lock("simile train"):
         schema.upgrade(home)
         with Catalogue(home) as catalogue:
-            files = walk(sources, skip=[home.encoders, home.segments, home.uploads]).files
+            files = walk(sources, [home.encoders, home.segments, home.uploads], patterns).files
             encoder = train_encoder(home, catalogue, settings, files, request, on_progress, roots=sources)
             active = catalogue.active_encoder()
             if active is None or catalogue.count_embeddings(active.fingerprint) == 0:

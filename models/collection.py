@@ -1,13 +1,14 @@
-"""Reading and decoding many files at once, in bounded memory, in the order they were given."""
+"""Reading and decoding many files at once, in worker processes, in bounded memory, in the order they were given."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,11 +16,16 @@ import numpy as np
 
 from core.errors import NotFinite, UnreadableImage
 from core.records import Failure
+from models.archives import MemberReader
 from models.images import Limits, Picture, decode, read_bytes
+from models.nursery import Lost
 from models.preprocessing import Pixels, Preprocessing
+from models.workers import Workers, worker_count
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+File = tuple[str, bytes | Failure | None]  # a path, with its bytes (or why not) where the job has read them already
 
 
 @dataclass(frozen=True)
@@ -45,14 +51,15 @@ def prepare_bytes(data: bytes, name: str, preprocessing: Preprocessing, limits: 
 
 
 def prepare_files(
-    paths: Iterable[str], preprocessing: Preprocessing, limits: Limits, workers: int
+    paths: Iterable[str], preprocessing: Preprocessing, limits: Limits, workers: int | Workers
 ) -> Iterator[Prepared | Failure]:
     """One result for each path, in order; a file that can't be used becomes a Failure and costs nothing else."""
-    return in_threads(lambda path: _prepare_or_fail(path, preprocessing, limits), paths, workers)
+    task = partial(_prepare_or_fail, preprocessing=preprocessing, limits=limits)
+    return _in_processes(task, paths, limits, workers)
 
 
 def read_arrays(
-    paths: Sequence[str], preprocessing: Preprocessing, limits: Limits, workers: int
+    paths: Sequence[str], preprocessing: Preprocessing, limits: Limits, workers: int | Workers
 ) -> tuple[Pixels, list[str], list[Failure]]:
     """Pictures (n, S, S, C) uint8 in the order of their paths, the paths that could be read, and the failures."""
     size, channels = preprocessing.image_size, preprocessing.channels
@@ -68,37 +75,81 @@ def read_arrays(
     return pictures[: len(kept)], kept, failures
 
 
-def _prepare_or_fail(path: str, preprocessing: Preprocessing, limits: Limits) -> Prepared | Failure:
+def sample_pictures(
+    paths: Sequence[str], limits: Limits, workers: int | Workers, count: int, seed: int
+) -> list[Picture]:
+    """Up to `count` pictures that can be read, drawn without replacement with `seed`; one pixel of each is kept.
+
+    In the order of `paths`: what is drawn from an archive is read in one go.
+    """
+    order = np.random.default_rng(seed).permutation(len(paths)).tolist()
+    chosen: dict[int, Picture] = {}
+    with pool_of(workers, limits) as pool:
+        while order and len(chosen) < count:
+            drawn = sorted(order[: count - len(chosen)])
+            order = order[len(drawn) :]
+            task = partial(_look_or_fail, limits=limits)
+            results = _in_processes(task, [paths[index] for index in drawn], limits, pool)
+            chosen |= {index: one for index, one in zip(drawn, results, strict=True) if isinstance(one, Picture)}
+    return [chosen[index] for index in sorted(chosen)]
+
+
+@contextmanager
+def pool_of(workers: int | Workers, limits: Limits) -> Iterator[Workers]:
+    """The workers that are running, or so many new ones that end with the block."""
+    if isinstance(workers, Workers):
+        yield workers
+    else:
+        with Workers(workers, limits.seconds, limits.max_pixels) as pool:
+            yield pool
+
+
+def _in_processes(
+    task: Callable[[File], Result], paths: Iterable[str], limits: Limits, workers: int | Workers
+) -> Iterator[Result | Failure]:
+    names: deque[str] = deque()
+    with pool_of(workers, limits) as pool, MemberReader(limits) as reader:
+        for result in pool.map(task, _files(paths, reader, names)):
+            path = names.popleft()
+            yield Failure(path, result.reason) if isinstance(result, Lost) else result
+
+
+def _files(paths: Iterable[str], reader: MemberReader, names: deque[str]) -> Iterator[File]:
+    """What travels to the workers. An archive is read here, from front to back: no worker could find its place."""
+    for path in paths:
+        names.append(path)
+        try:
+            yield path, reader.read(path)
+        except UnreadableImage as error:
+            yield path, Failure(path, error.reason)
+
+
+def _bytes(file: File, limits: Limits) -> bytes | Failure:
+    path, data = file
+    return read_bytes(Path(path), limits) if data is None else data
+
+
+def _prepare_or_fail(file: File, preprocessing: Preprocessing, limits: Limits) -> Prepared | Failure:
     try:
-        return prepare_bytes(read_bytes(Path(path), limits), path, preprocessing, limits)
+        data = _bytes(file, limits)
+        return data if isinstance(data, Failure) else prepare_bytes(data, file[0], preprocessing, limits)
     except UnreadableImage as error:
-        return Failure(path, error.reason)
+        return Failure(file[0], error.reason)
     except NotFinite as error:
-        return Failure(path, str(error))
+        return Failure(file[0], str(error))
+    except MemoryError:
+        return Failure(file[0], "there is not enough memory to decode it")
 
 
-def sample_pictures(paths: Sequence[str], limits: Limits, workers: int, count: int, seed: int) -> list[Picture]:
-    """Up to `count` pictures that can be read, drawn without replacement with `seed`."""
-    order = np.random.default_rng(seed).permutation(len(paths))
-    chosen: list[Picture] = []
-    for picture in in_threads(lambda index: _decode_or_none(paths[index], limits), order.tolist(), workers):
-        if picture is not None:
-            chosen.append(picture)
-        if len(chosen) == count:
-            break
-    return chosen
-
-
-def _decode_or_none(path: str, limits: Limits) -> Picture | None:
+def _look_or_fail(file: File, limits: Limits) -> Picture | Failure:
     try:
-        return decode(read_bytes(Path(path), limits), name=path, limits=limits, min_side=64)
-    except UnreadableImage:
-        return None
-
-
-def worker_count(workers: int) -> int:
-    """How many threads decode: `workers`, or one for each core that this process may use."""
-    return workers or len(os.sched_getaffinity(0))
+        data = _bytes(file, limits)
+        if isinstance(data, Failure):
+            return data
+        picture = decode(data, name=file[0], limits=limits, min_side=64)
+    except (UnreadableImage, MemoryError) as error:
+        return Failure(file[0], str(error))
+    return replace(picture, pixels=picture.pixels[:1, :1].copy())  # whole ones of hundreds would not fit in memory
 
 
 def in_threads(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:

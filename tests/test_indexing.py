@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -12,19 +13,23 @@ import subprocess
 import sys
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from core.errors import BadSetting, HomeBusy, NoSuchEncoder, NoSuchPath, NothingIndexed, TooFewPictures
 from core.records import IndexSummary
 from core.settings import Settings, load_settings
 from indexer.job import IndexRequest, index
-from indexer.status import read_status, rebuild_index, verify_home
+from indexer.status import read_status
 from indexer.training import TrainingRequest
 from indexer.training_job import train_on
+from indexer.upkeep import rebuild_index
 from indexer.uploads import add_upload
+from indexer.verify import verify_home
 from models.images import encode_jpeg, encode_png
 from search.searcher import Searcher
 from store.home import Home
@@ -84,7 +89,7 @@ def test_moved_changed_copied_touched_and_vanished_files_are_told_apart(trained_
     assert (planned.new, planned.changed, planned.missing) == (3, 2, 2)
     summary = go(trained_home, digits)
     assert counts(summary) == (2, 1, 117, 1, 0, 0)
-    assert (summary.missing, summary.duplicates, summary.embedded) == (1, 1, 2)
+    assert (summary.missing, summary.duplicates, summary.copied, summary.embedded) == (1, 1, 1, 2)
     assert go(trained_home, digits, prune=True).removed == 1
     assert counts(go(trained_home, digits, prune=True)) == (0, 0, 121, 0, 0, 0)
     assert verify_home(trained_home) == []
@@ -105,7 +110,8 @@ def test_one_content_at_two_paths_is_one_image(trained_home: Settings, tmp_path:
     folder.mkdir()
     for name in ("a.png", "b.png"):
         (folder / name).write_bytes(picture(3))
-    assert counts(go(trained_home, folder)) == (2, 0, 0, 0, 0, 0)
+    summary = go(trained_home, folder)
+    assert (*counts(summary), summary.copied) == (2, 0, 0, 0, 0, 0, 1)
     with Searcher(trained_home) as searcher:
         (record,) = searcher.images(limit=10)
     assert record.paths == (str(folder / "a.png"), str(folder / "b.png"))
@@ -266,19 +272,97 @@ def test_another_encoder_takes_over_only_when_all_is_embedded(home_with_digits: 
     assert verify_home(home_with_digits) == []
 
 
-def test_uploads_follow_to_another_encoder_and_what_does_not_is_said(
-    home_with_digits: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def other_encoder(settings: Settings, photos: Path) -> str:
+    """The fingerprint of a second, bad encoder."""
+    request = TrainingRequest(overrides={"latent_dim": 5, "width": 4, "epochs": 1}, seed=1)
+    return str(train_on(settings, [photos], request, lambda _: None)["fingerprint"])
+
+
+def in_use(settings: Settings) -> str:
+    return str(read_status(settings)["encoder"]["fingerprint"])
+
+
+def test_every_picture_of_the_home_and_every_upload_follows_to_another_encoder(
+    home_with_digits: Settings, tmp_path: Path
 ) -> None:
     with Searcher(home_with_digits) as searcher:
         uploaded, _ = add_upload(searcher, picture(5), name="upload.png")
-    one = shutil.copytree(photos_of(home_with_digits), tmp_path / "more")
-    request = TrainingRequest(overrides={"latent_dim": 5, "width": 4, "epochs": 1}, seed=1)
-    other = train_on(home_with_digits, [one], request, lambda _: None)["fingerprint"]
-    first = min(one.iterdir())
-    assert go(home_with_digits, first, encoder=other).embedded == 2
-    assert "119 pictures have no vector by the encoder now in use" in caplog.text
+    new = tmp_path / "new"
+    new.mkdir()
+    (new / "one.png").write_bytes(picture(6))
+    other = other_encoder(home_with_digits, photos_of(home_with_digits))
+    summary = go(home_with_digits, new, encoder=other)
+    assert (summary.new, summary.unchanged, summary.embedded, summary.lacking) == (1, 0, 122, 0)
+    assert in_use(home_with_digits) == other
     with Searcher(home_with_digits) as searcher:
-        assert len(searcher.by_id(uploaded).hits) == 1
+        assert len(searcher.by_id(uploaded, limit=500).hits) == 121
+    assert verify_home(home_with_digits) == []
+
+
+def test_the_old_encoder_stays_in_use_while_pictures_lack_the_new_ones_vector(
+    trained_home: Settings, digits: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    go(trained_home, digits)
+    before, other = in_use(trained_home), other_encoder(trained_home, digits)
+    first, second = sorted(digits.iterdir())[:2]
+    first.unlink()
+    second.write_text("no picture any more")
+    (digits / "new.png").write_bytes(picture(1))
+    summary = go(trained_home, digits, encoder=other)
+    assert (summary.embedded, summary.lacking, summary.missing, len(summary.failures)) == (119, 2, 1, 1)
+    assert in_use(trained_home) == before
+    assert f"simile encoders activate {other}" in caplog.text
+    second.write_bytes(picture(2))
+    summary = go(trained_home, digits, encoder=other, prune=True)
+    assert (summary.embedded, summary.changed, summary.removed, summary.lacking) == (1, 1, 1, 0)
+    assert in_use(trained_home) == other
+    assert verify_home(trained_home) == []
+
+
+def test_prune_forgets_lacking_pictures_only_where_their_folder_still_holds_something(
+    trained_home: Settings, digits: Path, tmp_path: Path
+) -> None:
+    disk, folder = tmp_path / "disk", tmp_path / "folder"
+    for place in (disk, folder):
+        place.mkdir()
+    (disk / "a.png").write_bytes(picture(1))
+    for name in "bc":
+        (folder / f"{name}.png").write_bytes(picture(ord(name)))
+    go(trained_home, digits, disk, folder)
+    other = other_encoder(trained_home, digits)
+    (disk / "a.png").unlink()  # as if it were not mounted
+    (folder / "b.png").unlink()
+    summary = go(trained_home, digits, encoder=other, prune=True)
+    assert (summary.embedded, summary.removed, summary.lacking) == (121, 1, 1)
+    assert in_use(trained_home) != other
+
+
+def test_a_picture_is_embedded_from_whichever_of_its_files_can_still_be_read(
+    trained_home: Settings, digits: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "three"
+    folder.mkdir()
+    for name in "abc":
+        (folder / f"{name}.png").write_bytes(picture(3))
+    go(trained_home, digits, folder)
+    other = other_encoder(trained_home, digits)
+    (folder / "a.png").unlink()
+    (folder / "b.png").write_text("no picture any more")
+    summary = go(trained_home, digits, encoder=other)
+    assert (summary.embedded, summary.lacking, len(summary.failures)) == (121, 0, 1)
+    assert in_use(trained_home) == other
+
+
+def test_moved_and_copied_are_told_apart_under_another_encoder_too(trained_home: Settings, digits: Path) -> None:
+    go(trained_home, digits)
+    other = other_encoder(trained_home, digits)
+    first, second = sorted(digits.iterdir())[:2]
+    first.rename(digits / "moved.png")
+    shutil.copy(second, digits / "copied.png")
+    summary = go(trained_home, digits, encoder=other)
+    assert (summary.moved, summary.copied, summary.new, summary.missing, summary.unchanged) == (1, 1, 1, 0, 119)
+    assert (read_status(trained_home)["images"], in_use(trained_home)) == (120, other)
+    assert verify_home(trained_home) == []
 
 
 def test_an_encoder_from_elsewhere_is_copied_into_the_home(
@@ -347,11 +431,71 @@ def test_ctrl_c_keeps_what_was_stored_and_says_how_to_go_on(trained_home: Settin
     job.send_signal(signal.SIGINT)
     _, said = job.communicate(timeout=60)
     assert job.returncode == 130
+    assert "finishing the batch in hand" in said
     assert "run the same command again" in said
     assert "Traceback" not in said
     assert 0 < images_in(trained_home) <= 900
     assert read_status(trained_home)["runs"][0]["status"] == "interrupted"
     assert verify_home(trained_home) == []
+
+
+def test_the_second_ctrl_c_stops_at_once_whatever_the_decoder_does(trained_home: Settings, digits: Path) -> None:
+    Image.new("RGB", (13_000, 13_000)).save(digits / "0.png", compress_level=1)  # takes seconds, and is read first
+    with subprocess.Popen(
+        [SIMILE, "index", str(digits), "--home", str(trained_home.home)], stderr=subprocess.PIPE, text=True
+    ) as job:
+        while not read_status(trained_home)["runs"] or read_status(trained_home)["runs"][0]["kind"] != "index":
+            time.sleep(0.01)
+        while not descendants(job.pid):
+            time.sleep(0.01)
+        time.sleep(0.5)
+        for _ in range(2):
+            job.send_signal(signal.SIGINT)
+            time.sleep(0.05)
+        _, said = job.communicate(timeout=30)
+    assert job.returncode == 130
+    assert "Traceback" not in said
+    assert verify_home(trained_home) == []
+
+
+def descendants(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_job_may_wait_for_a_home_that_is_in_use(trained_home: Settings, digits: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        with Home(trained_home.home).lock("a test"):
+            waiting = pool.submit(go, trained_home, digits, wait=60)
+            time.sleep(0.3)
+            assert not waiting.done()
+        assert waiting.result().new == 120
+
+
+def test_progress_comes_as_json_lines_on_stderr(trained_home: Settings, digits: Path) -> None:
+    (digits / "bad.png").write_text("no picture")
+    done = subprocess.run(
+        [SIMILE, "index", str(digits), "--home", str(trained_home.home), "--json"],
+        env=os.environ | {"SIMILE_BATCH_SIZE": "50"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    summary = json.loads(done.stdout)
+    events = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert events[-1] | {"per_second": 0, "seconds_left": 0} == {
+        "event": "progress", "stage": "indexing", "run_id": summary["run_id"], "done": 121, "total": 121,
+        "per_second": 0, "seconds_left": 0, "failures": 1,
+    }  # fmt: skip
+    assert events[-1]["per_second"] > 0
+    assert read_status(trained_home)["runs"][0]["id"] == summary["run_id"]
+
+
+def test_failures_are_noted_batch_by_batch(trained_home: Settings, digits: Path) -> None:
+    (digits / "bad.png").write_text("no picture")
+    noted: list[int] = []
+
+    def look(summary: IndexSummary, total: int) -> None:
+        noted.append(len(read_status(trained_home)["runs"][0]["failures"]))
+
+    go(trained_home, digits, on_progress=look)
+    assert noted == [1]
 
 
 def test_an_index_that_was_cut_off_while_training_goes_on_or_starts_afresh(tmp_path: Path, digits: Path) -> None:

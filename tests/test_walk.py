@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from core.errors import NoSuchPath
-from models.walk import Found, is_gone, walk
+from models.folders import Found
+from models.walk import is_gone, walk
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(24)
 

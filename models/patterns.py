@@ -1,0 +1,71 @@
+"""Patterns of paths, as .gitignore has them: which files a person wants and which not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """`include`: only what matches one of these; `exclude`: nothing that matches one of these.
+
+    Held against the path below the source that was named. A pattern without a slash matches a file or a folder at any
+    depth; with one it starts at the source. `*` and `?` stop at a slash, `**` does not; a slash at the end means a
+    folder. What lies in a folder that matches matches too.
+    """
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.include or self.exclude)
+
+    def takes(self, path: str) -> bool:
+        """Whether a file at this path, relative to its source, is wanted."""
+        if self._excluded is not None and self._excluded.match(path):
+            return False
+        return self._included is None or self._included.match(path) is not None
+
+    def enters(self, folder: str) -> bool:
+        """False for a folder of which no file can be wanted."""
+        return self._excluded is None or not self._excluded.match(folder + "/")
+
+    @cached_property
+    def _included(self) -> re.Pattern[str] | None:
+        return _any_of(self.include)
+
+    @cached_property
+    def _excluded(self) -> re.Pattern[str] | None:
+        return _any_of(self.exclude)
+
+
+def _any_of(patterns: Iterable[str]) -> re.Pattern[str] | None:
+    parts = [_anchored(pattern) for pattern in patterns]
+    return re.compile("|".join(parts), re.DOTALL) if parts else None
+
+
+def _anchored(pattern: str) -> str:
+    folder = pattern.endswith("/")
+    body = pattern.strip("/")
+    anywhere = "" if "/" in body or pattern.startswith("/") else "(?:.*/)?"
+    return f"{anywhere}{expression(body)}{'/' if folder else '(?:/|$)'}"
+
+
+def expression(pattern: str) -> str:
+    """The pattern as a regular expression, to be matched from the start of a path."""
+    made, at = "", 0
+    while at < len(pattern):
+        rest = pattern[at:]
+        if rest.startswith("**/"):
+            made, at = made + "(?:.*/)?", at + 3
+        elif rest.startswith("**"):
+            made, at = made + ".*", at + 2
+        elif found := re.match(r"\[(!?)([^/]+?)\]", rest):  # [a-z], [!0-9]
+            inside = found[2].replace("\\", r"\\").replace("^", r"\^").replace("[", r"\[")
+            made, at = f"{made}[{'^' if found[1] else ''}{inside}]", at + found.end()
+        else:
+            made, at = made + {"*": "[^/]*", "?": "[^/]"}.get(rest[0], re.escape(rest[0])), at + 1
+    return made
