@@ -15,12 +15,19 @@ if TYPE_CHECKING:
     from models.encoder import TrainedEncoder
 
 
-def embedded_rows(files: Sequence[tuple[FileFacts, Prepared]], encoder: TrainedEncoder) -> list[NewPicture]:
-    """One row for each file, in order; a content that occurs twice is embedded once. Raises NotFinite."""
+def embedded_rows(
+    files: Sequence[tuple[FileFacts, Prepared]], encoder: TrainedEncoder, *, with_errors: bool
+) -> list[NewPicture]:
+    """One row for each file, in order; a content that occurs twice is embedded once. Raises NotFinite.
+
+    `with_errors`: also decodes, for the reconstruction error. That takes longer than to encode, so the job leaves it
+    to whoever asks for a picture's (search/searcher.py).
+    """
     contents = {picture.sha256: picture for _, picture in files}
     if not contents:
         return []
-    latent, errors = encoder.embed(np.stack([picture.array for picture in contents.values()]))
+    batch = np.stack([picture.array for picture in contents.values()])
+    latent, errors = encoder.embed(batch) if with_errors else (encoder.encode(batch), None)
     log_variance = None if latent.sigma is None else 2 * np.log(latent.sigma)
     number = {sha256: number for number, sha256 in enumerate(contents)}
     return [

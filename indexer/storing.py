@@ -29,7 +29,7 @@ class Storing:
         known = self.catalogue.images_by_sha((picture.sha256 for _, picture in batch), self.encoder.fingerprint)
         embedded = {sha: image.image_id for sha, image in known.items() if image.embedded}
         fresh = [(task, picture) for task, picture in batch if picture.sha256 not in embedded]
-        rows = embedded_rows([(task.file, picture) for task, picture in fresh], self.encoder)
+        rows = embedded_rows([(task.file, picture) for task, picture in fresh], self.encoder, with_errors=False)
         self.catalogue.store_batch(rows, self.encoder.fingerprint, self.encoder.runtime)
         contents = {picture.sha256 for _, picture in fresh}
         self.summary.embedded += len(contents)

@@ -28,7 +28,7 @@ def add_upload(searcher: Searcher, data: bytes, *, name: str) -> tuple[int, bool
     if known is not None and known.embedded:
         catalogue.add_locations([(known.image_id, file)])
         return known.image_id, False
-    rows = embedded_rows([(file, prepared)], encoder)
+    rows = embedded_rows([(file, prepared)], encoder, with_errors=True)
     return catalogue.store_batch(rows, encoder.fingerprint, encoder.runtime)[0], known is None
 
 

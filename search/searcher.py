@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +171,19 @@ class Searcher:
     def image(self, image_id: int) -> ImageRecord:
         """What the catalogue knows of an image. Raises NoSuchImage."""
         return self.catalogue.image(image_id)
+
+    def measured(self, image_id: int) -> ImageRecord:
+        """As `image`, its reconstruction error measured now where the job left it out and a file is there."""
+        record, encoder = self.catalogue.image(image_id), self.encoder()
+        if record.reconstruction_error is not None or not encoder.has_decoder:
+            return record
+        try:
+            path = self.file(image_id)[0]
+            prepared = prepare_bytes(read_bytes(path, self.limits), str(path), encoder.preprocessing, self.limits)
+        except (UnreadableImage, NoSuchImage):
+            return record
+        errors = encoder.embed(prepared.array[None])[1]
+        return record if errors is None else replace(record, reconstruction_error=float(errors[0]))
 
     def images(self, *, limit: int, offset: int = 0) -> list[ImageRecord]:
         """A page of all images, by id."""

@@ -136,7 +136,9 @@ class ImageOut(BaseModel):
     size: int
     sha256: str
     created_at: datetime
-    reconstruction_error: float | None
+    reconstruction_error: float | None = Field(
+        description="Mean squared error of the reconstruction; null in lists until it has been measured."
+    )
     file_url: str
     thumbnail_url: str
     reconstruction_url: str

@@ -453,7 +453,7 @@ def test_the_second_ctrl_c_stops_at_once_whatever_the_decoder_does(trained_home:
             job.send_signal(signal.SIGINT)
             time.sleep(0.05)
         _, said = job.communicate(timeout=30)
-    assert job.returncode == 130
+    assert job.returncode in (130, -signal.SIGINT)  # the latter where Python was ending already; 130 to a shell
     assert "Traceback" not in said
     assert verify_home(trained_home) == []
 

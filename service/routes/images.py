@@ -58,7 +58,7 @@ async def add_image(upload: TheUpload, searcher: TheSearcher, pool: ThePool, res
 @router.get("/{image_id}", responses=_GONE)
 def show_image(image_id: ImageId, searcher: TheSearcher) -> ImageOut:
     """What is known of an image."""
-    return image_out(searcher.image(image_id))
+    return image_out(searcher.measured(image_id))
 
 
 @router.delete("/{image_id}", status_code=204, responses=_GONE | errors(403))
