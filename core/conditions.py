@@ -29,9 +29,9 @@ def make_filter(
     Raises BadSetting, which names what can't be understood.
     """
     made = Filter(
-        where=tuple(map(condition, where)),
-        under=None if under is None else _folder(under),
-        formats=tuple(sorted({_format(name) for name in formats})),
+        where=tuple(condition(_utf8(text, "where")) for text in where),
+        under=None if under is None else _folder(_utf8(under, "under")),
+        formats=tuple(sorted({_format(_utf8(name, "format")) for name in formats})),
         since=None if since is None else moment(since, "since"),
         until=None if until is None else moment(until, "until", end=True),
         **bounds,
@@ -71,11 +71,15 @@ def moment(text: str, name: str, *, end: bool = False) -> datetime:
         raise BadSetting(f"{name} can't be {text!r}. Write 2026-01-31, or 2026-01-31T18:00:00+01:00.") from None
 
 
-def _folder(path: str) -> str:
+def _utf8(text: str, name: str) -> str:
     try:
-        path.encode()
+        text.encode()
     except UnicodeEncodeError:
-        raise BadSetting(f"under can't be {path!r}: the name is not valid UTF-8, so nothing is known of it.") from None
+        raise BadSetting(f"{name} can't be {text!r}: it is not valid UTF-8, so nothing is known of it.") from None
+    return text
+
+
+def _folder(path: str) -> str:
     if not os.path.isabs(path):  # noqa: PTH117  # a text, whatever machine it comes from
         raise BadSetting(f"under can't be {path!r}. Give the folder's whole path, from / on.")
     return os.path.normpath(path)

@@ -21,7 +21,7 @@ from core.records import FileFacts
 from indexer.spool import Spool
 from models.folders import Found
 from models.names import is_utf8
-from models.walk import Part, Sources, is_gone
+from models.walk import Part, Sources, is_gone, is_stdin
 from store.catalogue import Catalogue
 from store.files import KnownRow, known_file
 from store.records import KnownFile
@@ -121,7 +121,9 @@ class _Comparison:
                 prefix, pattern = part.pattern
                 with closing(self._known_under(prefix)) as blocks:
                     for block in blocks:
-                        self._count_gone((path for path, *_ in block if pattern.match(path)), "")
+                        meant = [path for path, *_ in block if pattern.match(path)]
+                        self.plan.known += len(meant)
+                        self._count_gone(meant, "")
 
     def _known_under(self, root: str) -> Generator[list[KnownRow]]:
         # Nothing is known of what lies in a folder whose name is not UTF-8: each of its files is a failure.
@@ -197,4 +199,4 @@ def _without_collector() -> Iterator[None]:
 
 
 def describe(sources: Sequence[Path | str]) -> str:
-    return ", ".join(map(str, sources))
+    return ", ".join("the list on stdin" if is_stdin(source) else str(source) for source in sources)

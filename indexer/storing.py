@@ -9,6 +9,7 @@ from core.records import FileFacts, IndexSummary
 from indexer.plan import Plan, Task
 from indexer.rows import embedded_rows
 from models.collection import Prepared
+from models.walk import is_gone
 from store.catalogue import Catalogue
 
 if TYPE_CHECKING:
@@ -54,13 +55,15 @@ class Storing:
         touched: list[FileFacts] = []
         added: list[tuple[int, FileFacts]] = []
         left_behind: list[str] = []
+        taken: set[str] = set()
         for task, image_id in files:
-            places = [place.path for place in locations.get(image_id, ())]
-            left = next((path for path in places if path in self.plan.vanished), None)
+            places = [place.path for place in locations.get(image_id, ()) if place.path not in taken]
+            left = None if task.known else self._left(task.file.path, places)
             if task.known is not None and task.known.image_id == image_id:
                 touched.append(task.file)
                 self.summary.unchanged += task.named
-            elif task.known is None and left is not None:
+            elif left is not None:
+                taken.add(left)
                 self.plan.vanished.discard(left)
                 self.summary.moved += 1
                 if stored:
@@ -75,6 +78,11 @@ class Storing:
             self.catalogue.touch_locations(touched)
             self.catalogue.add_locations(added)
         self.catalogue.forget_paths(left_behind)
+
+    def _left(self, path: str, places: list[str]) -> str | None:
+        """The place that a picture has left for `path`: one of the sources', else any other where it no longer is."""
+        vanished = (place for place in places if place in self.plan.vanished)
+        return next(vanished, None) or next((place for place in places if place != path and is_gone(place)), None)
 
 
 def _count(task: Task, summary: IndexSummary, *, copied: bool) -> None:

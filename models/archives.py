@@ -57,11 +57,12 @@ class Member:
 
 @dataclass
 class Contents:
-    """What an archive holds: pictures by name, and what was set aside."""
+    """What an archive holds: pictures by name, and what was set aside. `whole`: its list could be read to the end."""
 
     members: dict[str, Member] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     ignored: int = 0
+    whole: bool = True
 
 
 def is_archive(path: str) -> bool:
@@ -94,6 +95,7 @@ def _contents(archive: str, _size: int, _mtime_ns: int) -> Contents:
             raise tarfile.ReadError("it is compressed with zstd, which is not read; pack it as .tar.gz or .zip")
         _list_zip(archive, found) if head.startswith(b"PK") else _list_tar(archive, found)
     except DAMAGE as error:
+        found.whole = False
         found.failures.append(Failure(printable(archive), f"the archive is cut off or damaged ({_words(error)})"))
     return found
 
@@ -161,6 +163,18 @@ def is_there(path: str) -> bool:
         return found[1] in contents(found[0]).members
     except OSError:
         return False
+
+
+def is_gone(path: str) -> bool:
+    """Whether an archive was in the way to this path and lacks it; one that is damaged may hold it still."""
+    found = split(path)
+    if found is None:
+        return True
+    try:
+        held = contents(found[0])
+    except OSError:
+        return False
+    return held.whole and found[1] not in held.members
 
 
 def _read(file: IO[bytes], member: Member) -> bytes:

@@ -64,8 +64,18 @@ def expression(pattern: str) -> str:
         elif rest.startswith("**"):
             made, at = made + ".*", at + 2
         elif found := re.match(r"\[(!?)([^/]+?)\]", rest):  # [a-z], [!0-9]
-            inside = found[2].replace("\\", r"\\").replace("^", r"\^").replace("[", r"\[")
-            made, at = f"{made}[{'^' if found[1] else ''}{inside}]", at + found.end()
+            made, at = made + _one_of(found[2], negated=bool(found[1])), at + found.end()
         else:
             made, at = made + {"*": "[^/]*", "?": "[^/]"}.get(rest[0], re.escape(rest[0])), at + 1
+    return made
+
+
+def _one_of(characters: str, *, negated: bool) -> str:
+    """One character of these, or none of these; a slash never. A range from back to front, [z-a], holds nothing."""
+    inside = characters.replace("\\", r"\\").replace("^", r"\^").replace("[", r"\[")
+    made = f"(?!/)[{'^' if negated else ''}{inside}]"
+    try:
+        re.compile(made)
+    except re.error:
+        return "[^/]" if negated else "(?!)"
     return made

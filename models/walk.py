@@ -17,7 +17,7 @@ import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -71,7 +71,7 @@ class Sources:
         self.given = list(
             dict.fromkeys(str(source) if _is_special(source) else _absolute(source) for source in sources)
         )
-        named = frozenset(path for path in self.given if _is_file(path))
+        named = frozenset(path for path in self.given if _is_file(path) and not _holds_files(path))
         skipped = identities(folder for folder in skip if folder.is_dir())
         self._folders = Folders(self.patterns, skipped, named)
         # Whether a file can come twice; a single folder's can't, and its paths need not be kept.
@@ -158,6 +158,9 @@ class Sources:
         if not is_utf8(path):
             self._fail(path, NOT_UTF8)
             return
+        if "\0" in path:
+            self._fail(path.replace("\0", "\\0"), "no file's name holds a NUL byte")
+            return
         try:
             facts = facts_of(path)
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -220,7 +223,7 @@ def is_gone(path: str) -> bool:
     except FileNotFoundError:
         return True
     except NotADirectoryError:  # below a file, which may be an archive
-        return not archives.is_there(path)
+        return archives.is_gone(path)
     except OSError:
         return False
     return False
@@ -261,6 +264,11 @@ def read_list(file: BinaryIO) -> Iterator[str]:
         yield _absolute(os.fsdecode(rest.rstrip(b"\r")))
 
 
+def _holds_files(path: str) -> bool:
+    """Whether it is a source for what is in it: the folder around it must not take it for a picture."""
+    return archives.is_archive(path) or is_manifest(path)
+
+
 def _is_special(source: Path | str) -> bool:
     return is_stdin(source) or is_pattern(source)
 
@@ -286,10 +294,13 @@ def _relative(path: str) -> str:
 
 def _fixed_part(pattern: str) -> tuple[str, re.Pattern[str]]:
     """The folder that everything a pattern matches lies in, and the pattern for absolute paths."""
-    absolute = _absolute(pattern)
-    parts = Path(absolute).parts
-    fixed = next(number for number, part in enumerate(parts) if glob.has_magic(part))
-    return str(Path(*parts[:fixed])), re.compile(f"{expression(absolute)}(?:/|$)", re.DOTALL)
+    parts, here = Path(_absolute(pattern)).parts, () if os.path.isabs(pattern) else Path.cwd().parts  # noqa: PTH117
+    # The folder that a relative pattern starts from means itself, whatever it is called.
+    literal = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(parts, here, strict=False)))
+    fixed = next((number for number in range(literal, len(parts)) if glob.has_magic(parts[number])), len(parts) - 1)
+    folder = str(Path(*parts[:fixed]))
+    below = re.escape(os.path.join(folder, "")) + expression(os.sep.join(parts[fixed:]))  # noqa: PTH118
+    return folder, re.compile(f"{below}(?:/|$)", re.DOTALL)
 
 
 def _no_such_file(path: str, error: OSError) -> str:

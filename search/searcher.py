@@ -282,7 +282,8 @@ class Searcher:
         others = [(image_id, distance) for image_id, distance in found if image_id != asked.without]
         wanted = others[asked.offset :][: asked.limit]
         records = self.catalogue.images([image_id for image_id, _ in wanted])
-        return [_hit(records[image_id], distance) for image_id, distance in wanted if image_id in records]
+        under = asked.only.under if asked.only else None
+        return [_hit(records[image_id], distance, under) for image_id, distance in wanted if image_id in records]
 
     def _known(self, fingerprint: str) -> EncoderRecord:
         """An encoder's row, which never changes: read once."""
@@ -303,6 +304,8 @@ class MissingFile(NoSuchImage):
         )
 
 
-def _hit(record: ImageRecord, distance: float) -> Hit:
-    path = record.paths[0] if record.paths else ""
+def _hit(record: ImageRecord, distance: float, under: str | None) -> Hit:
+    """`path` is the first of its files, of those in the folder that was asked for."""
+    asked_for = (path for path in record.paths if under and f"{path}/".startswith(f"{under.rstrip('/')}/"))
+    path = next(asked_for, record.paths[0] if record.paths else "")
     return Hit(record.id, distance, path, record.width, record.height, record.format, record.paths)

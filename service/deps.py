@@ -16,7 +16,7 @@ from core.settings import Settings
 from search.searcher import Searcher
 from service.bodies import SearchRequest, Upload, read_search, read_upload
 from service.limits import EncodingPool
-from service.schemas import MAX_ID, MAX_LIMIT, MAX_SEARCH_OFFSET
+from service.schemas import MAX_ID, MAX_LIMIT
 
 
 class Door:
@@ -70,6 +70,5 @@ ThePool = Annotated[EncodingPool, Depends(_pool)]
 ImageId = Annotated[int, Path(ge=1, le=MAX_ID, description="The id of an indexed image.")]
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="How many to answer with.")]
 Offset = Annotated[int, Query(ge=0, le=MAX_ID, description="How many to leave out first.")]
-SearchOffset = Annotated[int, Query(ge=0, le=MAX_SEARCH_OFFSET, description="How many of the nearest to leave out.")]
 TheUpload = Annotated[Upload, Depends(read_upload)]
 TheSearch = Annotated[SearchRequest, Depends(read_search)]

@@ -108,7 +108,7 @@ class HitOut(BaseModel):
     image_id: int
     distance: float
     score: float
-    path: str = Field(description="The image's first location on the server's disk.")
+    path: str = Field(description="The image's first location on the server's disk; with `under`, the first there.")
     width: int
     height: int
     format: str

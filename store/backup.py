@@ -56,6 +56,8 @@ def write_backup(home: Home, target: Path) -> Contents:
     source = catalogue_file(home)
     if source is None:
         raise BadSetting("SIMILE_DATABASE_URL names a database that is no SQLite file. Back it up with its own tools.")
+    if target.exists() and not target.is_file():  # a folder; or a device, which must not be replaced
+        raise BadSetting(f"{target} can't be written: it is not a regular file. Name another file.")
     schema.check(home)
     copied = Home(target.absolute().with_name(f".{target.name}.{uuid.uuid4().hex}"))
     with _writing(target):

@@ -122,8 +122,8 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def _error_number(error: Exception) -> int:
-    """The system's number for what went wrong, or 0. Libraries written in Rust only mention it in their message."""
-    if isinstance(error, OSError):
-        return error.errno or 0
-    mentioned = re.search(r"\(os error (\d+)\)", str(error))
+    """The system's number for what went wrong, or 0. Libraries written in Rust, and shutil, only mention it."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    mentioned = re.search(r"(?:\(os error|\[Errno) (\d+)[)\]]", str(error))
     return int(mentioned[1]) if mentioned else 0

@@ -36,6 +36,8 @@ def restore_backup(source: Path, home: Home) -> Contents:
     where they lie, so their rows get the new place. Raises BadSetting (not empty), NoSuchPath, BackupDamaged,
     HomeTooNew and HomeNotWritable.
     """
+    if source.is_dir():
+        raise BadSetting(f"{source} is a folder. Name the .tar that `simile backup` wrote.")
     if not source.is_file():
         raise NoSuchPath(source)
     if home.database_url is not None:

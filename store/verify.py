@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -193,15 +194,26 @@ def _orphans_of(home: Home, connection: Connection) -> Iterator[Problem]:
     for path in _orphans(home.segments, files_in_use(connection)):
         yield Problem("orphan", f"{path} belongs to no segment.", "Run `simile compact`, which removes it.")
     for path in _orphans(home.uploads, {path.name for _, path in _known_uploads(home, connection)}):
-        yield Problem(
-            "orphan", f"{path} belongs to no image.", "Its upload was never answered: remove it, or upload it again."
-        )
+        yield _unknown_upload(path, connection)
     encoders = set(connection.scalars(select(EncoderRow.fingerprint)))
     for path in _orphans(home.encoders, {*encoders, ".training"}):  # training goes on from what lies in that one
         remove = "Remove the folder." if path.name.startswith(".") else f"Run `simile encoders remove {path.name}`."
         yield Problem("orphan", f"{path} is an encoder that the catalogue does not know.", remove)
     for path in sorted([*home.root.glob(".restoring"), *home.root.glob("*.tmp")]):
         yield Problem("orphan", f"{path} was left by a command that was cut short.", "Remove it.")
+
+
+def _unknown_upload(path: Path, connection: Connection) -> Problem:
+    """Of a picture that nobody was told is stored; or of a home that was moved, where it may be the only copy."""
+    image_id = connection.scalar(
+        select(ImageRow.id).where(ImageRow.sha256 == path.stem)
+    )  # as indexer/uploads.py names it
+    if image_id is None:
+        return Problem(
+            "orphan", f"{path} belongs to no image.", "Its upload was never answered: remove it, or upload it again."
+        )
+    what = f"{path} holds image {image_id}, but the catalogue knows that at other places only: the home was moved?"
+    return Problem("orphan", what, f"Run `simile index {shlex.quote(str(path))}`.")
 
 
 def _orphans(folder: Path, known: set[str]) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 import tarfile
 import threading
@@ -214,11 +215,13 @@ def test_a_backup_that_finds_no_place_leaves_the_old_one(home: Home, tmp_path: P
     (tmp_path / "folder").mkdir()
     with pytest.raises(BadSetting, match=r"missing/backup\.tar can't be written"):
         write_backup(home, tmp_path / "missing" / "backup.tar")
-    with pytest.raises(BadSetting, match="folder can't be written"):
-        write_backup(home, tmp_path / "folder")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("folder", "pipe"):  # nothing but a file is replaced: think of /dev/null
+        with pytest.raises(BadSetting, match=f"{name} can't be written: it is not a regular file"):
+            write_backup(home, tmp_path / name)
     with pytest.raises(NothingIndexed):
         write_backup(Home(tmp_path / "none"), tmp_path / "backup.tar")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "home"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "home", "pipe"]
 
 
 def test_only_an_empty_home_takes_a_backup(home: Home, tmp_path: Path) -> None:
@@ -235,6 +238,8 @@ def test_only_an_empty_home_takes_a_backup(home: Home, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["1.jpg"]
     with pytest.raises(NoSuchPath):
         restore_backup(tmp_path / "none.tar", Home(tmp_path / "new"))
+    with pytest.raises(BadSetting, match="is a folder"):
+        restore_backup(tmp_path / "photos", Home(tmp_path / "new"))
     with pytest.raises(BadSetting, match="SIMILE_DATABASE_URL"):
         restore_backup(tmp_path / "backup.tar", Home(tmp_path / "new", "postgresql://nowhere/db"))
 

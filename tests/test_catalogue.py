@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -317,6 +318,8 @@ def test_a_home_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 def test_an_error_of_the_system_counts_whatever_its_class(tmp_path: Path) -> None:
     with pytest.raises(HomeNotWritable, match=r"No space left on device\. Make space"), writing(tmp_path):
         raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+    with pytest.raises(HomeNotWritable, match=r"File too large\. Make space"), writing(tmp_path):
+        raise shutil.Error([("from", "to", "[Errno 27] File too large: 'from' -> 'to'")])  # of copytree()
     with pytest.raises(RuntimeError, match="unrelated"), writing(tmp_path):
         raise RuntimeError("unrelated")
 

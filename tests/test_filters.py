@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
@@ -20,6 +21,7 @@ from core.conditions import condition, make_filter, moment
 from core.errors import BadSetting
 from core.records import FileFacts, Filter
 from core.settings import Settings
+from indexer.job import IndexRequest, index
 from search.searcher import Searcher
 from service.app import create_app
 from store.catalogue import Catalogue
@@ -209,8 +211,9 @@ def test_nothing_asked_is_no_filter_and_nonsense_is_refused() -> None:
     assert make_filter() is None
     with pytest.raises(BadSetting, match="from / on"):
         make_filter(under="photos")
-    with pytest.raises(BadSetting, match="UTF-8"):
-        make_filter(under="/odd\udcff")
+    for asked in ({"under": "/odd\udcff"}, {"where": ["a=\udcff"]}, {"where": ["\udcff=a"]}, {"formats": ["\udcff"]}):
+        with pytest.raises(BadSetting, match="UTF-8"):
+            make_filter(**asked)  # type: ignore[arg-type]
 
 
 # Doors
@@ -259,6 +262,17 @@ def test_the_command_line_narrows_and_bounds(home_with_digits: Settings) -> None
     assert search("--within", str(whole[29]["distance"]), "-k", "4") == whole[:4]
 
 
+def test_a_hit_shows_the_file_that_lies_where_it_was_looked_for(home_with_digits: Settings, tmp_path: Path) -> None:
+    with Searcher(home_with_digits) as searcher:
+        before = searcher.by_id(1, limit=1).hits[0]
+        copy = shutil.copy(before.path, tmp_path / "zz.png")
+        index(home_with_digits, [Path(copy)], IndexRequest())
+        assert searcher.by_id(1, limit=1).hits[0].path == min(before.path, str(copy))
+        for place in (Path(before.path), Path(copy)):
+            for under in (place, place.parent):
+                assert searcher.by_id(1, limit=1, only=make_filter(under=str(under))).hits[0].path == str(place)
+
+
 def test_the_service_narrows_by_address_form_and_json(home_with_digits: Settings) -> None:
     with TestClient(create_app(home_with_digits)) as client:
 
@@ -285,6 +299,15 @@ def test_the_service_narrows_by_address_form_and_json(home_with_digits: Settings
         fields = {"where": ["class!=x", "price!=3"], "format": ["png", "gif"], "within": "1e9", "limit": "3"}
         form = client.post("/v1/search", files={"file": ("q.png", data)}, data=fields)
         assert [hit["image_id"] for hit in form.json()["hits"]] == [1, *whole[:2]]
+
+        def neighbours(**asked: Any) -> list[int]:
+            answer = client.get("/v1/images/1/neighbours", params={"limit": 200, **asked})
+            return [hit["image_id"] for hit in answer.json()["hits"]]
+
+        assert neighbours(where=["class!=x", "price!=3"], format="png") == whole
+        assert neighbours(under=path) == neighbours(within=hits[0]["distance"]) == whole[:1]
+        assert neighbours(where="class=x") == []
+        assert client.get("/v1/images/1/neighbours?since=soon").status_code == 422
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,20 @@ def test_a_moved_file_keeps_its_id(trained_home: Settings, digits: Path) -> None
         assert searcher.image(before).paths == (str(digits / "elsewhere.png"),)
 
 
+def test_a_folder_with_another_name_is_moved(trained_home: Settings, digits: Path) -> None:
+    twice = shutil.copy(digits / sorted(path.name for path in digits.iterdir())[0], digits / "twice.png")
+    go(trained_home, digits)
+    shutil.copy(twice, digits / "thrice.png")
+    elsewhere = digits.rename(digits.with_name("elsewhere"))
+    summary = go(trained_home, elsewhere)
+    assert (*counts(summary), summary.copied) == (1, 0, 0, 121, 0, 0, 1)
+    assert go(trained_home, elsewhere).unchanged == 122
+    with Searcher(trained_home) as searcher:
+        shown = [path for record in searcher.images(limit=500) for path in record.paths]
+    assert sorted(shown) == sorted(str(path) for path in elsewhere.iterdir())
+    assert verify_home(trained_home, files=True) == []
+
+
 def test_one_content_at_two_paths_is_one_image(trained_home: Settings, tmp_path: Path) -> None:
     folder = tmp_path / "twice"
     folder.mkdir()

@@ -194,6 +194,25 @@ def test_the_folder_around_an_archive_does_not_take_its_pictures_for_gone(
     assert go(trained_home, folder, prune=True).removed == 1
 
 
+def test_what_a_damaged_archive_held_is_not_taken_for_gone(trained_home: Settings, tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "photos.zip", {f"{n}.png": picture(n) for n in range(3)})
+    (tmp_path / "a.png").write_bytes(picture(9))
+    go(trained_home, archive)
+    archive.write_bytes(archive.read_bytes()[:500])  # a download that was broken off
+    summary = go(trained_home, archive, tmp_path / "a.png", prune=True)
+    assert (summary.missing, summary.removed, len(summary.failures)) == (0, 0, 1)
+    zipped(archive, {"1.png": picture(1)})
+    assert go(trained_home, archive, prune=True).removed == 2
+
+
+def test_an_archive_and_a_manifest_may_be_named_with_the_folder_around_them(tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "photos.zip", {"b.png": picture(1)})
+    (tmp_path / "a.png").write_bytes(picture(2))
+    (tmp_path / "list.csv").write_text("path\na.png\n")
+    found = walk([tmp_path, archive, tmp_path / "list.csv"])
+    assert (names(found, tmp_path), found.failures) == (["a.png", "photos.zip/b.png"], [])
+
+
 def test_training_reads_archives_too(tmp_path: Path, digits: Path) -> None:
     archive = tar(tmp_path / "d.tar.gz", {path.name: path.read_bytes() for path in digits.iterdir()}, "w:gz")
     done = inside("train", archive, "--home", tmp_path / "home", "--epochs", "1", "--device", "cpu", "--json")
@@ -384,6 +403,8 @@ def test_a_listed_file_that_has_vanished_is_missing_then_pruned(trained_home: Se
         (tmp_path / f"{number}.png").unlink()
     with pytest.raises(BadSetting, match="None of the files that were listed is there, but 2 of them are known"):
         inside(*arguments, "--prune", stdin=listed)
+    with pytest.raises(BadSetting, match="the list on stdin holds no pictures"):
+        inside(*arguments, stdin=b"")
 
 
 # Patterns
@@ -432,6 +453,29 @@ def test_files_that_a_pattern_meant_and_that_are_gone_are_missing(trained_home: 
     assert go(trained_home, tree).missing == 1
 
 
+def test_a_pattern_whose_files_are_all_gone_says_so(trained_home: Settings, tree: Path) -> None:
+    pattern = str(tree / "*.jpg")
+    go(trained_home, pattern)
+    (tree / "b.jpg").unlink()
+    assert go(trained_home, pattern).missing == 1
+    with pytest.raises(BadSetting, match="None of the files that were listed is there"):
+        go(trained_home, pattern, prune=True)
+
+
+@pytest.mark.parametrize("pattern", ["*.png", "./../odd [x]/*.png", "../*/a.png", "../odd*/../odd [x]/a.png"])
+def test_a_relative_pattern_starts_from_a_folder_of_any_name(
+    pattern: str, trained_home: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder := tmp_path / "odd [x]").mkdir()
+    monkeypatch.chdir(folder)
+    (folder / "a.png").write_bytes(picture(1))
+    (folder / "b.jpg").write_bytes(picture(2))
+    assert go(trained_home, folder).new == 2
+    (folder / "a.png").unlink()
+    (folder / "b.jpg").unlink()
+    assert go(trained_home, pattern).missing == 1
+
+
 @pytest.mark.parametrize(
     ("include", "exclude", "expected"),
     [
@@ -443,6 +487,9 @@ def test_files_that_a_pattern_meant_and_that_are_gone_are_missing(trained_home: 
         (["june"], ["raw"], ["2024/june/d.png"]),
         (["/*.png"], ["[!b].png"], ["g[1].png"]),
         (["june/"], [], ["2024/june/d.png", "2024/june/raw/e.png"]),
+        (["[z-a].png"], [], []),
+        (["2024[!x]c.png"], [], []),
+        (["2024/[!z-a].png"], [], ["2024/c.png"]),
         (["a.png/"], [], []),
     ],
 )  # fmt: skip
@@ -487,6 +534,19 @@ def test_a_manifest_names_files_and_what_is_said_of_them(trained_home: Settings,
     assert (summary.new, reasons(summary)) == (2, {"absent.png": "there is no such file"})
     paths = (tree / "a.png", tree / "2024" / "c.png")
     assert metadata(trained_home, *paths) == {"a.png": {"class": "shirt", "price": "9.50"}, "c.png": {"class": "hat"}}
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.parquet"])
+def test_a_nul_byte_in_a_manifest_costs_its_line(name: str, tree: Path) -> None:
+    if name.endswith(".csv"):
+        (tree / name).write_bytes(b"path\nx\0y.png\na.png\n")
+    else:
+        write_parquet(tree / name, file=["x\0y.png", "a.png"])
+    found = walk([tree / name])
+    assert names(found, tree) == ["a.png"]
+    assert [(Path(one.path).name, one.reason) for one in found.failures] == [
+        (r"x\0y.png", "no file's name holds a NUL byte")
+    ]
 
 
 def test_what_a_manifest_says_is_brought_up_to_date_without_embedding(trained_home: Settings, tree: Path) -> None:

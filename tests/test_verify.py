@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 import shutil
 import tarfile
 import threading
@@ -18,7 +19,9 @@ from cli.main import app
 from core.records import FileFacts
 from core.settings import Settings
 from indexer.job import IndexRequest, index
-from indexer.verify import verify_home
+from indexer.uploads import add_upload
+from indexer.verify import home_leftovers, verify_home
+from search.searcher import Searcher
 from store.catalogue import Catalogue
 from store.home import Home
 from store.index import Index
@@ -200,6 +203,22 @@ def test_leftovers_name_what_may_be_removed(home: Home) -> None:
     assert verify(home) == []
     steps = [problem.next_step for problem in leftovers(home)]
     assert steps == ["Remove the folder.", "Run `simile encoders remove cccccccccccccccc`.", "Remove it.", "Remove it."]
+
+
+def test_the_uploads_of_a_home_that_was_moved_are_not_called_useless(
+    trained_home: Settings, digits: Path, tmp_path: Path
+) -> None:
+    index(trained_home, [digits], IndexRequest())
+    with Searcher(trained_home) as searcher:
+        data = (digits / sorted(path.name for path in digits.iterdir())[0]).read_bytes() + b" "
+        image_id, _ = add_upload(searcher, data, name="upload.png")
+    moved = trained_home.model_copy(update={"home": trained_home.home.rename(tmp_path / "the home")})
+    (problem,) = home_leftovers(moved)
+    assert f"holds image {image_id}" in problem.what
+    command = shlex.split(problem.next_step.split("`")[1])
+    assert command[:2] == ["simile", "index"]
+    assert index(moved, [Path(command[2])], IndexRequest()).moved == 1
+    assert home_leftovers(moved) == verify_home(moved, files=True) == []
 
 
 def write_tar(path: Path, **members: bytes) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Annotated, BinaryIO
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -17,10 +17,10 @@ from indexer.uploads import add_upload, delete_image
 from models.images import Limits, read_bytes
 from service import urls
 from service.answers import image_out, search_out
-from service.deps import ImageId, Limit, Offset, SearchOffset, ThePool, TheSearcher, TheUpload
+from service.deps import ImageId, Limit, Offset, ThePool, TheSearcher, TheUpload
 from service.headers import FILE_POLICY, picture
 from service.openapi import Responses, errors, pictures, upload_body
-from service.schemas import ImageOut, ImagesOut, SearchOut
+from service.schemas import ImageOut, ImagesOut, SearchOptions, SearchOut
 
 router = APIRouter(prefix=f"{urls.API}/images", tags=["images"])
 
@@ -103,9 +103,11 @@ def reconstruction(image_id: ImageId, request: Request, searcher: TheSearcher) -
 
 
 @router.get("/{image_id}/neighbours", responses=_GONE)
-def neighbours(image_id: ImageId, searcher: TheSearcher, limit: Limit = 10, offset: SearchOffset = 0) -> SearchOut:
+def neighbours(image_id: ImageId, searcher: TheSearcher, wanted: Annotated[SearchOptions, Query()]) -> SearchOut:
     """The images most similar to this one, itself left out."""
-    return search_out(searcher, searcher.by_id(image_id, limit=limit, offset=offset), with_reconstruction=False)
+    limit, offset, within = wanted.limit, wanted.offset, wanted.within
+    found = searcher.by_id(image_id, limit=limit, offset=offset, only=wanted.only(), within=within)
+    return search_out(searcher, found, with_reconstruction="reconstruction" in wanted.include)
 
 
 def _open(path: Path, limits: Limits) -> BinaryIO:
