@@ -38,13 +38,15 @@ def read_status(
             "segment": vars(segment) if segment else None,
             "pending": Index(catalogue).pending() if active else 0,
             "others": _others(catalogue, active),
-            "runs": [_run(catalogue, run, failures) for run in catalogue.runs(runs)],
+            "runs": [_run(home, catalogue, run, failures) for run in catalogue.runs(runs)],
         }
 
 
-def _run(catalogue: Catalogue, run: RunRecord, limit: int | None) -> dict[str, Any]:
+def _run(home: Home, catalogue: Catalogue, run: RunRecord, limit: int | None) -> dict[str, Any]:
+    """One that was killed could not say so: nobody holds its lock any more."""
     listed = [vars(failure) for failure in catalogue.failures(run.id, limit)]
-    return {**vars(run), "failed": catalogue.count_failures(run.id), "failures": listed}
+    status = "interrupted" if run.status == "running" and not home.is_held() else run.status
+    return {**vars(run), "status": status, "failed": catalogue.count_failures(run.id), "failures": listed}
 
 
 def _others(catalogue: Catalogue, active: EncoderRecord | None) -> list[dict[str, Any]]:

@@ -81,6 +81,17 @@ class Home:
                 _sign(file, "")
                 fcntl.flock(file, fcntl.LOCK_UN)
 
+    def is_held(self) -> bool:
+        """Whether a process holds the home's lock now."""
+        try:
+            with (self.root / "lock").open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # there is none, or nobody may look
+            return False
+        return False
+
     def _acquire(self, file: IO[bytes], deadline: float) -> None:
         while True:
             try:

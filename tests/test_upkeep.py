@@ -417,3 +417,10 @@ def test_two_processes_that_add_lose_and_double_nothing(settings: Settings, cata
     assert len(nearest(catalogue, 0, 0)) == 55
     compact_index(settings)
     assert verify(catalogue.home) == []
+
+
+def test_a_run_that_was_killed_is_not_shown_as_running(settings: Settings, catalogue: Catalogue) -> None:
+    catalogue.start_run("index", {})
+    with Home(settings.home).lock("a test"):
+        assert read_status(settings)["runs"][0]["status"] == "running"
+    assert read_status(settings)["runs"][0]["status"] == "interrupted"
