@@ -1,6 +1,6 @@
 """How near `simile index` comes to what decoding alone allows, and how much memory it takes.
 
-    python benchmarks/throughput.py [--data ../shared/data] [--pictures 5000] [--small 100000] [--work DIR]
+    python benchmarks/throughput.py [--data DIR] [--pictures 5000] [--small 100000] [--work DIR]
 
 Three folders, each left out where its source is missing: JPEGs of 1 to 2 megapixels (clothing-photos.tar, cut and
 enlarged; without it synthetic pictures), the clothing photos as they are, and small PNGs (the first of Fashion-MNIST,
@@ -47,7 +47,7 @@ TO_TRAIN = 400
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--data", type=Path, default=Path("../shared/data"))
+    options.add_argument("--data", type=Path, default=Path("data"))
     options.add_argument("--pictures", type=int, default=5000, help="JPEGs of 1 to 2 megapixels")
     options.add_argument("--small", type=int, default=100_000, help="small PNGs; 0: none")
     options.add_argument("--work", type=Path, help="folder for pictures and homes; kept, and used again")
