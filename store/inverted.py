@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from core.errors import IndexDamaged
 from core.records import FloatArray
 from store.vector_file import VectorFile
-from store.vectors import MOST, NO_IDS, Ids, Neighbours, ascending, checked, exactly, scan, without
+from store.vectors import MOST, NO_IDS, Ids, Neighbours, SortedRows, checked, exactly, scan, without
 
 VECTORS = ".vectors"  # suffix of the file of vectors beside the lists
 NEAREST = 10  # neighbours that `nprobe` is measured for
@@ -57,14 +57,15 @@ class _Choice:
     selector: Any
 
 
-class InvertedIndex:
+class InvertedIndex(SortedRows):
     """See VectorIndex for the verbs. Approximate in `search`, exact in all else.
 
     Arrays of ids that come again are known by being the same object: they must not have changed.
     """
 
     def __init__(self, lists: Any, file: VectorFile, effort: Effort) -> None:
-        self._lists, self._ids, self._vectors = lists, file.ids, file.vectors
+        super().__init__(file.ids, file.vectors)
+        self._lists = lists
         self.effort, self.narrow = effort, NARROW
         self._centres = lists.quantizer.reconstruct_n(0, lists.nlist)
         self._lately: tuple[_Choice, ...] = ()
@@ -86,28 +87,10 @@ class InvertedIndex:
         except (KeyError, TypeError) as error:
             raise IndexDamaged(f"{path} was made by another simile. Run `simile rebuild`.") from error
 
-    def __len__(self) -> int:
-        return len(self._ids)
-
     @property
     def lists(self) -> int:
         """How many lists there are."""
         return int(self._lists.nlist)
-
-    @property
-    def dimensions(self) -> int:
-        return int(self._vectors.shape[1])
-
-    @property
-    def ids(self) -> Ids:
-        return self._ids
-
-    def present(self, ids: ArrayLike) -> Ids:
-        return self._ids[self._rows(ids)]
-
-    def vectors(self, ids: ArrayLike) -> FloatArray:
-        found: FloatArray = self._vectors[np.searchsorted(self._ids, np.asarray(ids, np.int64))]
-        return found
 
     def search(
         self, queries: FloatArray, k: int, exclude: ArrayLike = NO_IDS, only: ArrayLike | None = None
@@ -216,15 +199,6 @@ class InvertedIndex:
             marked[shown] = True
         bits = np.packbits(marked, bitorder="little")
         return faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg, arg-type]  # its stubs lag
-
-    def _rows(self, ids: ArrayLike) -> Ids:
-        """Where those of the ids stand that are in the index, ascending."""
-        wanted = ascending(ids)
-        if not len(self) or not len(wanted):
-            return NO_IDS
-        rows = np.searchsorted(self._ids, wanted).clip(max=len(self) - 1)
-        found: Ids = rows[self._ids[rows] == wanted]
-        return found
 
     def _at(self, rows: Ids) -> FloatArray:
         found: FloatArray = self._vectors[rows]

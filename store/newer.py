@@ -9,14 +9,27 @@ from numpy.typing import ArrayLike
 
 from core.errors import IndexDamaged
 from core.records import FloatArray
-from store.vectors import MOST, NO_IDS, SPARE, Ids, Neighbours, among, ascending, checked, exactly, scan, without
+from store.vectors import (
+    MOST,
+    NO_IDS,
+    SPARE,
+    Ids,
+    Neighbours,
+    SortedRows,
+    among,
+    ascending,
+    checked,
+    exactly,
+    scan,
+    without,
+)
 
 HUGE = MOST / 8  # squared lengths
 LEADING = 16  # numbers of each vector, those that differ most: their share of a distance is never above it
 WORTH_LEADING = 2048  # rows; fewer are compared whole as fast
 
 
-class NewerRows:
+class NewerRows(SortedRows):
     """Exact, and never changes: more rows make another one. See VectorIndex for the verbs.
 
     FAISS would take as long to be asked as it takes to answer here. |a|²-2ab+|b|² says which rows are near, differences
@@ -26,7 +39,7 @@ class NewerRows:
     def __init__(self, ids: Ids, vectors: FloatArray) -> None:
         """ids: (n,). vectors: (n, d). Raises NotFinite, IndexDamaged (an id twice)."""
         order = np.argsort(ids)
-        self._ids, self._vectors = ids[order], checked(vectors, vectors.shape[1])[order]
+        super().__init__(ids[order], checked(vectors, vectors.shape[1])[order])
         if (self._ids[1:] == self._ids[:-1]).any():
             raise IndexDamaged("An image would stand in the index twice. Run `simile rebuild`.")
         squares = np.einsum("nd,nd->n", self._vectors, self._vectors, dtype=np.float64)
@@ -42,24 +55,6 @@ class NewerRows:
         """Of (ids (m,), vectors (m, dimensions)) in chunks."""
         parts = [(NO_IDS, np.empty((0, dimensions), np.float32)), *chunks]
         return cls(np.concatenate([ids for ids, _ in parts]), np.concatenate([vectors for _, vectors in parts]))
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    @property
-    def dimensions(self) -> int:
-        return int(self._vectors.shape[1])
-
-    @property
-    def ids(self) -> Ids:
-        return self._ids
-
-    def present(self, ids: ArrayLike) -> Ids:
-        return self._ids[self._rows(ids)]
-
-    def vectors(self, ids: ArrayLike) -> FloatArray:
-        found: FloatArray = self._vectors[np.searchsorted(self._ids, np.asarray(ids, np.int64))]
-        return found
 
     def search(
         self, queries: FloatArray, k: int, exclude: ArrayLike = NO_IDS, only: ArrayLike | None = None
@@ -123,14 +118,3 @@ class NewerRows:
     def _lost(self, length: float) -> float:
         """How far off a squared distance to a query of this squared length can be: see vectors._rounding."""
         return 4 * (self.dimensions + 4) * 2.0**-24 * (length + self._longest)
-
-    def _rows(self, ids: ArrayLike) -> Ids:
-        """Where those of the ids stand that are here, ascending."""
-        wanted = ascending(ids)
-        if len(wanted) > len(self):  # a filter may let half a million through
-            return np.flatnonzero(among(self._ids, wanted))
-        if not len(wanted):
-            return NO_IDS
-        rows = np.searchsorted(self._ids, wanted).clip(max=len(self) - 1)
-        found: Ids = rows[self._ids[rows] == wanted]
-        return found

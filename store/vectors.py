@@ -291,3 +291,40 @@ def nearest_first(ids: Ids, distances: Distances, k: int | None = None) -> Neigh
 def merge(answers: Sequence[Neighbours], k: int | None = None) -> Neighbours:
     """One answer from those of several indexes that share no id."""
     return nearest_first(np.concatenate([a[0] for a in answers]), np.concatenate([a[1] for a in answers]), k)
+
+
+class SortedRows:
+    """Vectors in rows of ascending ids, which never change: what two kinds of index look up alike. See VectorIndex."""
+
+    def __init__(self, ids: Ids, vectors: FloatArray) -> None:
+        """ids: (n,), ascending, each once. vectors: (n, d)."""
+        self._ids, self._vectors = ids, vectors
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @property
+    def dimensions(self) -> int:
+        return int(self._vectors.shape[1])
+
+    @property
+    def ids(self) -> Ids:
+        return self._ids
+
+    def present(self, ids: ArrayLike) -> Ids:
+        return self._ids[self._rows(ids)]
+
+    def vectors(self, ids: ArrayLike) -> FloatArray:
+        found: FloatArray = self._vectors[np.searchsorted(self._ids, np.asarray(ids, np.int64))]
+        return found
+
+    def _rows(self, ids: ArrayLike) -> Ids:
+        """Where those of the ids stand that are here, ascending."""
+        wanted = ascending(ids)
+        if len(wanted) > len(self):  # a filter may let half a million through
+            return np.flatnonzero(among(self._ids, wanted))
+        if not len(wanted):
+            return NO_IDS
+        rows = np.searchsorted(self._ids, wanted).clip(max=len(self) - 1)
+        found: Ids = rows[self._ids[rows] == wanted]
+        return found
