@@ -174,8 +174,11 @@ class Searcher:
 
     def measured(self, image_id: int) -> ImageRecord:
         """As `image`, its reconstruction error measured now where the job left it out and a file is there."""
-        record, encoder = self.catalogue.image(image_id), self.encoder()
-        if record.reconstruction_error is not None or not encoder.has_decoder:
+        record = self.catalogue.image(image_id)
+        if record.reconstruction_error is not None:  # no need of a network
+            return record
+        encoder = self.encoder()
+        if not encoder.has_decoder:
             return record
         try:
             path = self.file(image_id)[0]
