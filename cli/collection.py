@@ -21,7 +21,10 @@ def train(
     exclude: options.Exclude = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="vae, autoencoder, denoising, perceptual, supervised or invariant. [default: perceptual]"),
+        typer.Option(
+            help="vae, autoencoder, denoising, perceptual, supervised or invariant. "
+            "[default: invariant for photographs, perceptual for small pictures]"
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="At most so many; early stopping may come first.")] = None,
     minutes: Annotated[
@@ -89,7 +92,6 @@ def train(
     """Train an encoder on PHOTOS and put it into the home, with a report (curves, reconstructions, samples)."""
     from indexer.training import TrainingRequest
     from indexer.training_job import train_on
-    from models.recipes import DEFAULT_RECIPE
 
     if minutes is None and epochs is None and not resume:  # a resumed run keeps its own budget
         minutes = DEFAULT_MINUTES
@@ -114,7 +116,7 @@ def train(
         "patience_epochs": patience,
     }
     request = TrainingRequest(
-        recipe or ("decoder" if decoder_only else DEFAULT_RECIPE),
+        recipe,
         overrides,
         minutes,
         image_size,

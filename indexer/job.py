@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import BadSetting
+from core.interruption import finishing
 from core.records import Failure, FileFacts, IndexSummary
 from core.settings import Settings
-from indexer.interruption import finishing
 from indexer.plan import Plan, Task, check_prune, describe, make_plan
 from indexer.publishing import Publishing
 from indexer.spool import Spool

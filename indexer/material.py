@@ -32,20 +32,28 @@ CRISP = 2  # pictures are kept at so many times the network's size where copies 
 
 @dataclass(frozen=True)
 class Material:
-    """pictures: (n, R, R, C) uint8, R the network's size or CRISP times it. labels: (n,) numbers of `classes`."""
+    """pictures: (n, R, R, C) uint8, R the network's size or CRISP times it. labels: (n,) numbers of `classes`.
+
+    recipe: what they are to be trained by.
+    """
 
     pictures: Pixels
     preprocessing: Preprocessing
     failures: list[Failure]
+    recipe: Recipe
     labels: ClassNumbers | None = None
     classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """How pictures are to be read. `preprocessing`: given where an encoder's own must be kept; else it is chosen."""
+    """How pictures are to be read. `preprocessing`: given where an encoder's own must be kept; else it is chosen.
+
+    for_photos: the recipe that is taken instead where they turn out to be photographs.
+    """
 
     recipe: Recipe
+    for_photos: Recipe | None = None
     seed: int = 0
     image_size: int | None = None
     fit: Fit | None = None
@@ -73,14 +81,24 @@ def _read(settings: Settings, files: Sequence[FileFacts], wanted: Wanted, limits
     preprocessing = wanted.preprocessing or choose(
         sample, image_size=wanted.image_size, fit=wanted.fit, background=settings.background
     )
-    kept_at = _kept_at(preprocessing, sample, wanted.recipe)
+    recipe = wanted.for_photos if wanted.for_photos and is_photographic(preprocessing) else wanted.recipe
+    kept_at = _kept_at(preprocessing, sample, recipe)
     paths = _within_memory(paths, kept_at, wanted.seed)
     pictures, kept, failures = read_arrays(paths, kept_at, limits, workers)
-    if not wanted.recipe.classifier:
-        return Material(pictures, preprocessing, failures)
+    if not recipe.classifier:
+        return Material(pictures, preprocessing, failures, recipe)
     classes = Classes.of(names[path] for path in kept)
     numbers = classes.numbers([names[path] for path in kept])
-    return Material(pictures, preprocessing, failures, numbers, classes.names)
+    return Material(pictures, preprocessing, failures, recipe, numbers, classes.names)
+
+
+def is_photographic(preprocessing: Preprocessing) -> bool:
+    """Whether copies of such pictures are cropped, mirrored and written on: not of rows of tiny ones of one size.
+
+    On photographs `invariant` finds copies far better than `perceptual`, and neighbours nearly as well; on digits and
+    small garments, where a mirror image is another thing, it finds neighbours worse (docs/recipes.md).
+    """
+    return preprocessing.image_size >= 64 and preprocessing.fit != "pad"
 
 
 def _labels(paths: list[str], wanted: Wanted) -> dict[str, str | None]:

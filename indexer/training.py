@@ -17,7 +17,7 @@ from models import checkpoints
 from models.encoder import TrainedEncoder
 from models.perception import Perception, make_perception
 from models.preprocessing import Fit, Preprocessing
-from models.recipes import DEFAULT_RECIPE, Recipe, load_recipe
+from models.recipes import DEFAULT_RECIPE, PHOTO_RECIPE, Recipe, load_recipe
 from models.report import write_report
 from models.start import Extras
 from models.training import Options, Progress, Trained, train
@@ -33,9 +33,9 @@ READING_SHARE = 0.2  # of the time budget
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """What a person may say about training."""
+    """What a person may say about training. Without recipe and overrides the recipe is chosen by the pictures."""
 
-    recipe: str = DEFAULT_RECIPE
+    recipe: str | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     minutes: float | None = None
     image_size: int | None = None
@@ -61,13 +61,16 @@ def train_encoder(
     trained on all the same. `roots`: the folders that `files` were found in, for labels.
     """
     started = time.monotonic()
-    recipe = load_recipe(request.recipe, **request.overrides)
+    recipe = load_recipe(request.recipe or ("decoder" if request.decoder_only else DEFAULT_RECIPE), **request.overrides)
+    said = {name: value for name, value in request.overrides.items() if value is not None}
+    is_open = request.recipe is None and not request.decoder_only and not said
     state_folder = home.encoders / ".training"
     if request.resume:
         require_state(state_folder)
     frozen = find_encoder(home, request.decoder_only, settings.device) if request.decoder_only else None
     wanted = Wanted(
         recipe,
+        load_recipe(PHOTO_RECIPE) if is_open else None,
         request.seed,
         request.image_size,
         request.fit,
@@ -76,6 +79,7 @@ def train_encoder(
         frozen.preprocessing if frozen else None,
     )
     material = read_material(settings, files, wanted)
+    recipe = material.recipe
     perception = _perception(home, recipe, material.preprocessing)
     extras = Extras(material.labels, material.classes, perception, frozen.network if frozen else None)
     budget_from = budget_start(started, time.monotonic(), request.minutes)

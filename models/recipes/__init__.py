@@ -17,7 +17,7 @@ from models.objective import Likelihood
 # Neighbours of the same kind are what most searches are for, and of the recipes without labels it finds them best, on
 # photos and on Fashion-MNIST; the invariant recipe finds copies far better, but takes a turned or mirrored thing for
 # the same, which a 6 and a 9 are not.
-DEFAULT_RECIPE = "perceptual"
+DEFAULT_RECIPE, PHOTO_RECIPE = "perceptual", "invariant"  # where nothing is said; of photographs: see is_photographic
 
 
 @dataclass(frozen=True)
