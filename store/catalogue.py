@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from store.duplicates import Duplicates
 from store.embeddings import Embeddings
 from store.encoders import Encoders
 from store.files import Files
@@ -10,7 +11,7 @@ from store.runs import Runs
 from store.segments import Segments
 
 
-class Catalogue(Files, Images, Embeddings, Encoders, Runs, Segments):
+class Catalogue(Files, Images, Embeddings, Encoders, Runs, Segments, Duplicates):
     """What a home knows: `with Catalogue(home) as catalogue: …`. Safe to share between threads.
 
     The schema must be current: a writer calls store.schema.upgrade(home) first, a reader store.schema.check(home).

@@ -35,6 +35,11 @@ def matching(connection: Connection, wanted: Filter) -> Ids:
     return unique
 
 
+def conditions(wanted: Filter) -> list[ColumnElement[bool]]:
+    """What a file and its image must satisfy, in a query that joins the two: here each file stands for itself."""
+    return [*_of_image(wanted), *_of_file(wanted)]
+
+
 def _of_image(wanted: Filter) -> Iterator[ColumnElement[bool]]:
     """Conditions on the content: one row each."""
     if wanted.formats:

@@ -117,3 +117,38 @@ class SegmentRecord:
     sha256: str
     created_at: datetime
     details: dict[str, Any]
+
+
+class DuplicateRecord(NamedTuple):
+    """Two pictures that were found to be copies, or similar; first < second. `tier`: pixels, near or similar."""
+
+    first: int
+    second: int
+    tier: str
+    distance: float
+    agreement: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class DecisionRecord:
+    """What a person said of two pictures, by the hashes of their bytes; first_sha256 < second_sha256."""
+
+    first_sha256: str
+    second_sha256: str
+    same: bool
+    keep_sha256: str | None
+    decided_at: datetime
+
+
+class LocatedImage(NamedTuple):
+    """One file of a picture. `size` in bytes, `mtime_ns` since 1970, both of the file."""
+
+    image_id: int
+    sha256: str
+    width: int
+    height: int
+    format: str
+    path: str
+    size: int
+    mtime_ns: int

@@ -45,6 +45,13 @@ class Runs(Transactions):
             rows = connection.execute(select(RunRow.__table__).order_by(RunRow.id.desc()).limit(limit))
             return [RunRecord(**row._mapping) for row in rows]
 
+    def last_run(self, kind: str) -> RunRecord | None:
+        """The newest run of this kind that finished, None where none did."""
+        query = select(RunRow.__table__).where(RunRow.kind == kind, RunRow.status == "finished")
+        with self.reading() as connection:
+            row = connection.execute(query.order_by(RunRow.id.desc()).limit(1)).one_or_none()
+            return None if row is None else RunRecord(**row._mapping)
+
     def failures(self, run_id: int, limit: int | None = None) -> list[Failure]:
         """The first `limit` of the files that a run set aside, in the order it met them; all without a limit."""
         query = select(FailureRow.path, FailureRow.reason).where(FailureRow.run == run_id).order_by(FailureRow.id)

@@ -183,6 +183,37 @@ class DeletionRow(Base):
     change: Mapped[int] = mapped_column(BigInteger, index=True)
 
 
+class DuplicateRow(Base):
+    """Two pictures that the last `simile dedup` found to be copies, or similar; first < second."""
+
+    __tablename__ = "duplicates"
+    __table_args__ = (
+        CheckConstraint("tier IN ('pixels', 'near', 'similar')", name="tier"),
+        CheckConstraint("first < second", name="ordered"),
+    )
+
+    first: Mapped[int] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), primary_key=True)
+    second: Mapped[int] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), primary_key=True, index=True)
+    tier: Mapped[str] = mapped_column(index=True)
+    distance: Mapped[float]
+    agreement: Mapped[float | None]
+    reason: Mapped[str]
+    run: Mapped[int] = mapped_column(ForeignKey("runs.id"))
+
+
+class DecisionRow(Base):
+    """What a person said of two pictures, by the hashes of their bytes: it outlives their rows. first < second."""
+
+    __tablename__ = "decisions"
+    __table_args__ = (CheckConstraint("first_sha256 < second_sha256", name="ordered"),)
+
+    first_sha256: Mapped[str] = mapped_column(primary_key=True)
+    second_sha256: Mapped[str] = mapped_column(primary_key=True)
+    same: Mapped[bool]
+    keep_sha256: Mapped[str | None]
+    decided_at: Mapped[datetime]
+
+
 class StateRow(Base):
     """The one row that says where the catalogue stands; made by the first migration."""
 

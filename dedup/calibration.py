@@ -1,0 +1,213 @@
+"""The threshold, learned on the collection itself: copies are planted, and looked for as real ones are.
+
+A copy that is found at a distance and confirmed by its pixels is right; another picture that is confirmed as well is
+wrong, unless it is itself a copy of the original. What people said of earlier pairs counts in the same way.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import TooFewPictures
+from core.records import Failure
+from dedup.candidates import vectors_of
+from dedup.records import Calibration, CurvePoint
+from models.alterations import KINDS
+from models.comparing import Copy, compare_files, compare_planted, planted
+from models.encoder import TrainedEncoder
+from models.images import Limits
+from models.nursery import Lost
+from models.workers import Workers
+from store.distances import to_indexed
+from store.snapshot import Snapshot
+
+log = logging.getLogger(__name__)
+
+SAMPLE = 150  # pictures that copies are planted of
+EACH = 6  # kinds of copies of each, in turns
+BESIDE = 12  # nearest pictures, among which what two copies have in common is looked for
+OTHERS = 5  # nearest other pictures that each copy is held against
+FURTHEST = 0.985  # of the confirmed copies: further out, many look-alikes must be looked at for few copies
+POINTS = 60  # of the curve
+ENOUGH = 200  # copies, for a threshold that means something
+
+Doubles = NDArray[np.float64]
+OnProgress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One planted copy or decided pair: how far apart, whether its pixels agree, and whether it is right."""
+
+    distance: float
+    confirmed: bool
+    right: bool
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Copies with their originals' ids, and their vectors (n, d') as they are compared."""
+
+    copies: list[Copy]
+    originals: list[int]
+    vectors: NDArray[np.float32]
+
+
+class Planting:
+    """Plants copies of some pictures of a snapshot, and looks for them."""
+
+    def __init__(
+        self, snapshot: Snapshot, encoder: TrainedEncoder, workers: Workers, limits: Limits, on_progress: OnProgress
+    ) -> None:
+        self.snapshot, self.encoder, self.workers, self.limits = snapshot, encoder, workers, limits
+        self.on_progress = on_progress
+
+    def seen(self, files: dict[int, str], seed: int) -> list[Seen]:
+        """What becomes of copies of SAMPLE of these pictures (id to a file of each)."""
+        drawn = np.random.default_rng(seed).permutation(sorted(files))[:SAMPLE].tolist()
+        sampled = self._sampled([(image, files[image]) for image in drawn], seed)
+        if not sampled.copies:
+            return []
+        near = self.snapshot.search(sampled.vectors, OTHERS + 1)
+        others = [
+            [image for image in ids.tolist() if image != own and image in files][:OTHERS]
+            for own, (ids, _) in zip(sampled.originals, near, strict=True)
+        ]
+        return list(self._compared(sampled, others, files))
+
+    def _sampled(self, originals: Sequence[tuple[int, str]], seed: int) -> Sampled:
+        asked = [[Copy(path, kind, (seed, image)) for kind in _kinds(at)] for at, (image, path) in enumerate(originals)]
+        task = partial(planted, limits=self.limits, preprocessing=self.encoder.preprocessing)
+        copies, ids, arrays = [], [], []
+        for done, (own, made) in enumerate(zip(asked, self.workers.map(task, asked), strict=False)):
+            self.on_progress("planting copies", done + 1, len(asked))
+            if isinstance(made, Failure | Lost):
+                continue
+            copies += own
+            ids += [originals[done][0]] * len(own)
+            arrays.append(made)
+        if not arrays:
+            return Sampled([], [], np.empty((0, 0), np.float32))
+        mu = self.encoder.encode(np.concatenate(arrays)).mu
+        record = self.snapshot.encoder
+        return Sampled(copies, ids, to_indexed(mu, record.index_dims, record.metric))
+
+    def _compared(self, sampled: Sampled, others: list[list[int]], files: dict[int, str]) -> Iterator[Seen]:
+        asked = [
+            (copy, [files[other] for other in beside]) for copy, beside in zip(sampled.copies, others, strict=True)
+        ]
+        results = self.workers.map(partial(compare_planted, limits=self.limits), asked)
+        suspects: list[tuple[int, int, float]] = []
+        for at, found in enumerate(results):
+            self.on_progress("comparing copies", at + 1, len(asked))
+            if isinstance(found, Failure | Lost) or found[0] is None:
+                continue
+            own, beside = sampled.originals[at], others[at]
+            distances = self._distances(sampled.vectors[at], [own, *beside])
+            yield Seen(distances[0], found[0].same, right=True)
+            same = [one is not None and one.same for one in found[1:]]
+            suspects += [(own, two, far) for two, far, is_ in zip(beside, distances[1:], same, strict=True) if is_]
+        yield from self._real_copies_left_out(suspects, files)
+
+    def _real_copies_left_out(self, suspects: list[tuple[int, int, float]], files: dict[int, str]) -> Iterator[Seen]:
+        """Others that agree with a planted copy are wrong, unless they are copies of its original too.
+
+        Two crops of one picture may share nothing: a third picture that both agree with shows what they are.
+        """
+        pairs = sorted({(own, other) for own, other, _ in suspects})
+        real = self._agreeing(pairs, files)
+        beside = self._beside({image for pair in pairs for image in pair}, files)
+        between = {
+            (own, other): (beside[own] | beside[other]) - {own, other}
+            for own, other in pairs
+            if (own, other) not in real
+        }
+        sides = {tuple(sorted((end, third))) for pair, thirds in between.items() for third in thirds for end in pair}
+        agreeing = self._agreeing(sorted(sides), files)  # type: ignore[arg-type]  # of two each
+        for own, other, distance in suspects:
+            thirds = between.get((own, other), set())
+            shared = ({tuple(sorted((own, third))), tuple(sorted((other, third)))} <= agreeing for third in thirds)
+            if (own, other) not in real and not any(shared):
+                yield Seen(distance, confirmed=True, right=False)
+
+    def _agreeing(self, pairs: Sequence[tuple[int, int]], files: dict[int, str]) -> set[tuple[int, int]]:
+        """Those of the pairs whose pixels agree."""
+        asked = [(files[own], files[other]) for own, other in pairs]
+        found = self.workers.map(partial(compare_files, limits=self.limits), asked)
+        return {
+            pair
+            for pair, agreement in zip(pairs, found, strict=False)
+            if not isinstance(agreement, Failure | Lost) and agreement.same
+        }
+
+    def _beside(self, images: set[int], files: dict[int, str]) -> dict[int, set[int]]:
+        """The BESIDE nearest of each picture."""
+        ids = np.array(sorted(images), np.int64)
+        if not len(ids):
+            return {}
+        near = self.snapshot.search(vectors_of(self.snapshot, ids), BESIDE + 1)
+        return {
+            image: {other for other in found.tolist() if other != image and other in files}
+            for image, (found, _) in zip(ids.tolist(), near, strict=True)
+        }
+
+    def _distances(self, vector: NDArray[np.float32], ids: list[int]) -> list[float]:
+        vectors = vectors_of(self.snapshot, np.array(ids, np.int64)).astype(np.float64)
+        distances: list[float] = np.linalg.norm(vectors - vector, axis=1).tolist()
+        return distances
+
+
+def calibrate(seen: Iterable[Seen], precision: float, decided: Sequence[Seen] = ()) -> Calibration:
+    """The largest distance at which planted copies and decided pairs still reach this precision.
+
+    It is no larger than what takes in FURTHEST of the confirmed copies. Raises TooFewPictures.
+    """
+    everything = [*seen, *decided]
+    right = np.array([one.distance for one in everything if one.right and one.confirmed])
+    wrong = np.array([one.distance for one in everything if not one.right and one.confirmed])
+    copies = sum(one.right for one in everything)
+    if not copies:
+        raise TooFewPictures("No picture could be read to plant copies of. Give a distance with --threshold.")
+    if copies < ENOUGH:
+        log.warning("the threshold was learned from %d copies only: look at what is found", copies)
+    curve = _curve(right, wrong, copies)
+    fitting = [point for point in curve if point.precision >= precision]
+    chosen = fitting[-1] if fitting else CurvePoint(0.0, 1.0, 0.0)
+    if not fitting:
+        log.warning("no distance reaches a precision of %g: only what is certain is called a copy", precision)
+    return Calibration(
+        threshold=chosen.distance,
+        precision=precision,
+        reached_precision=chosen.precision,
+        reached_recall=chosen.recall,
+        copies=copies,
+        decisions=len(decided),
+        curve=tuple(curve),
+    )
+
+
+def _curve(right: Doubles, wrong: Doubles, copies: int) -> list[CurvePoint]:
+    """Precision and recall at distances up to that of FURTHEST of the confirmed copies."""
+    if not len(right):
+        return []
+    shares = np.linspace(0.02, 1.0, POINTS) * FURTHEST
+    points = []
+    for distance in np.unique(np.quantile(right, shares)):
+        found, mistaken = int((right <= distance).sum()), int((wrong <= distance).sum())
+        points.append(CurvePoint(float(distance), found / max(1, found + mistaken), found / copies))
+    return points
+
+
+def _ordered(one: int, other: int) -> tuple[int, int]:
+    return min(one, other), max(one, other)
+
+
+def _kinds(at: int) -> list[str]:
+    """EACH kinds for the at-th picture, all of them in turns."""
+    return [KINDS[(at * EACH + step) % len(KINDS)] for step in range(EACH)]
