@@ -17,6 +17,7 @@ COPY store store
 COPY search search
 COPY indexer indexer
 COPY evaluation evaluation
+COPY dedup dedup
 COPY service service
 COPY cli cli
 COPY simile simile

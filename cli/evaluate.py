@@ -65,7 +65,7 @@ def evaluate(
     _check(photos, picture, to)
     settings = load_settings(home=home, device=device)
     request = EvaluationRequest(labels, folds, test, tuple(encoder or ()), copies, samples, seed, limit)
-    reporter = EvaluationReporter("Nothing was written: run it again.")
+    reporter = Reporter("Nothing was written: run it again.")
     with reporter:
         drawn = _draw(picture, settings, photos or [], request, reporter)
         if picture is not None and to is not None and to.suffix == ".png":
@@ -98,7 +98,7 @@ def _check(photos: list[Path] | None, picture: str | None, to: Path | None) -> N
 
 
 def _draw(
-    picture: str | None, settings: Settings, photos: list[Path], request: Any, reporter: EvaluationReporter
+    picture: str | None, settings: Settings, photos: list[Path], request: Any, reporter: Reporter
 ) -> dict[str, bytes]:
     """The latent picture that was asked for, by its name."""
     from evaluation import latent_pictures
@@ -108,18 +108,6 @@ def _draw(
     if picture == "manifold":
         return {picture: latent_pictures.manifold(settings, request.encoders)}
     return {}
-
-
-class EvaluationReporter(Reporter):
-    """Progress of an evaluation: one bar for each stage."""
-
-    def measured(self, stage: str, done: int, total: int) -> None:
-        """`done` of `total` parts of a stage: reading, planting copies, or a row of the ladder."""
-        if stage not in self._tasks:
-            self._tasks[stage] = self.bar.add_task(stage, total=total, words="", visible=False)
-        self._show(stage, done, total, f"{done:,} of {total:,}")
-        if done == total:
-            self.bar.update(self._tasks[stage], visible=False)
 
 
 def _show(found: Evaluation) -> None:

@@ -11,7 +11,7 @@ from io import TextIOWrapper
 
 import typer
 
-from cli import carry, collection, encoders, evaluate, look, output, serve, upkeep
+from cli import carry, collection, dedup, encoders, evaluate, look, output, serve, upkeep
 from core.errors import SimileError
 from core.logs import set_up
 
@@ -19,6 +19,7 @@ app = typer.Typer(
     name="simile",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
     help="Finds similar images with a variational autoencoder trained on your own pictures, and shows what it saw.",
 )
 
@@ -28,6 +29,7 @@ app.command("search")(look.search)
 app.command("reconstruct")(look.reconstruct)
 app.command("embed")(collection.embed)
 app.command("evaluate")(evaluate.evaluate)
+app.add_typer(dedup.app, name="dedup")
 app.command("serve")(serve.serve)
 app.command("demo")(serve.demo)
 app.command("status")(upkeep.status)

@@ -43,6 +43,7 @@ class Reporter:
         self._tasks = {
             name: self.bar.add_task(name, total=None, words="", visible=False) for name in ("training", "indexing")
         }
+        self._begun: dict[str, float] = {}
         self._next_line = time.monotonic() + (0 if json else SECONDS_BETWEEN_LINES)
 
     def __enter__(self) -> Reporter:
@@ -78,6 +79,19 @@ class Reporter:
             return
         words = f"{summary.done:,} of {total:,}  {speed:,.0f} images/s  bad {bad}  {_duration(left)}"
         self._show("indexing", summary.done, total, words)
+
+    def measured(self, stage: str, done: int, total: int) -> None:
+        """`done` of `total` parts of a stage, whatever it is: each stage has a bar of its own, until it is done."""
+        begun = self._begun.setdefault(stage, time.monotonic())
+        if self._json:
+            speed = done / max(1e-3, time.monotonic() - begun)
+            self._event(stage, done, total, speed, (total - done) / speed if speed else None, {})
+            return
+        if stage not in self._tasks:
+            self._tasks[stage] = self.bar.add_task(stage, total=total, words="", visible=False)
+        self._show(stage, done, total, f"{done:,} of {total:,}")
+        if done == total:
+            self.bar.update(self._tasks[stage], visible=False)
 
     def _event(
         self, stage: str, done: int, total: int | None, speed: float, left: float | None, more: dict[str, Any]

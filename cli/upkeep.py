@@ -126,7 +126,7 @@ def _segment(found: dict[str, Any]) -> list[str]:
 def _run(run: dict[str, Any]) -> list[str]:
     counts = "  ".join(
         f"{name} {run['counts'][name]:,}"
-        for name in ("new", "changed", "moved", "copied", "removed", "failed")
+        for name in ("new", "changed", "moved", "copied", "removed", "failed", "pictures", "candidates", "pairs")
         if name in run["counts"]
     )
     head = f"run {run['id']:>4}   {run['kind']}  {run['status']}  {run['started_at']:%Y-%m-%d %H:%M:%S} UTC  {counts}"

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 SAMPLE = 150  # pictures that copies are planted of
 EACH = 6  # kinds of copies of each, in turns
+THIRDS = 6  # pictures that are tried in turns
 BESIDE = 12  # nearest pictures, among which what two copies have in common is looked for
 OTHERS = 5  # nearest other pictures that each copy is held against
 FURTHEST = 0.985  # of the confirmed copies: further out, many look-alikes must be looked at for few copies
@@ -120,20 +121,21 @@ class Planting:
 
         Two crops of one picture may share nothing: a third picture that both agree with shows what they are.
         """
-        pairs = sorted({(own, other) for own, other, _ in suspects})
-        real = self._agreeing(pairs, files)
-        beside = self._beside({image for pair in pairs for image in pair}, files)
-        between = {
-            (own, other): (beside[own] | beside[other]) - {own, other}
-            for own, other in pairs
-            if (own, other) not in real
-        }
-        sides = {tuple(sorted((end, third))) for pair, thirds in between.items() for third in thirds for end in pair}
-        agreeing = self._agreeing(sorted(sides), files)  # type: ignore[arg-type]  # of two each
+        pairs = sorted({_ordered(own, other) for own, other, _ in suspects})
+        agreeing = self._agreeing(pairs, files)
+        known = {pair: pair in agreeing for pair in pairs}
+        unsure = [pair for pair in pairs if not known[pair]]
+        beside = self._beside({image for pair in unsure for image in pair}, files)
+        for step in range(THIRDS):
+            ways = {pair: _way(pair, beside, step) for pair in unsure}
+            asked = sorted({side for sides in ways.values() for side in sides} - known.keys())
+            agreeing = self._agreeing(asked, files)
+            known |= {pair: pair in agreeing for pair in asked}
+            unsure = [pair for pair in unsure if not (ways[pair] and all(known[side] for side in ways[pair]))]
+            self.on_progress("looking for real copies", step + 1, THIRDS)
+        wrong = set(unsure)
         for own, other, distance in suspects:
-            thirds = between.get((own, other), set())
-            shared = ({tuple(sorted((own, third))), tuple(sorted((other, third)))} <= agreeing for third in thirds)
-            if (own, other) not in real and not any(shared):
+            if _ordered(own, other) in wrong:
                 yield Seen(distance, confirmed=True, right=False)
 
     def _agreeing(self, pairs: Sequence[tuple[int, int]], files: dict[int, str]) -> set[tuple[int, int]]:
@@ -146,14 +148,14 @@ class Planting:
             if not isinstance(agreement, Failure | Lost) and agreement.same
         }
 
-    def _beside(self, images: set[int], files: dict[int, str]) -> dict[int, set[int]]:
-        """The BESIDE nearest of each picture."""
+    def _beside(self, images: set[int], files: dict[int, str]) -> dict[int, list[int]]:
+        """The BESIDE nearest of each picture, the nearest first."""
         ids = np.array(sorted(images), np.int64)
         if not len(ids):
             return {}
         near = self.snapshot.search(vectors_of(self.snapshot, ids), BESIDE + 1)
         return {
-            image: {other for other in found.tolist() if other != image and other in files}
+            image: [other for other in found.tolist() if other != image and other in files]
             for image, (found, _) in zip(ids.tolist(), near, strict=True)
         }
 
@@ -202,6 +204,14 @@ def _curve(right: Doubles, wrong: Doubles, copies: int) -> list[CurvePoint]:
         found, mistaken = int((right <= distance).sum()), int((wrong <= distance).sum())
         points.append(CurvePoint(float(distance), found / max(1, found + mistaken), found / copies))
     return points
+
+
+def _way(pair: tuple[int, int], beside: dict[int, list[int]], step: int) -> set[tuple[int, int]]:
+    """The two sides that lead over the step-th third picture: those near both ends first. None after the last."""
+    first, second = (beside[end] for end in pair)
+    thirds = [third for third in first if third in second] + [third for third in first + second if third not in pair]
+    thirds = [third for third in dict.fromkeys(thirds) if third not in pair]
+    return {_ordered(end, thirds[step]) for end in pair} if step < len(thirds) else set()
 
 
 def _ordered(one: int, other: int) -> tuple[int, int]:

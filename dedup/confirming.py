@@ -67,7 +67,7 @@ def _judged(
             if min(similar[first], similar[second]) >= SIMILAR:
                 continue
             similar.update((first, second))
-        yield Pair(first, second, "near" if tier == "near" else "similar", distance, round(agreement.score, 4), reason)
+        yield Pair(first, second, "near" if tier == "near" else "similar", distance, round(agreement.alike, 4), reason)
 
 
 def _read(results: Path) -> tuple[int, list[Pair]]:

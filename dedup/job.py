@@ -165,8 +165,8 @@ class _Job:
         pixels = self._pixel_pairs(same)
         near = self._near(self._others(pairs, same), workers)
         tiers = [tier for tier in self.request.tiers if tier != "bytes"]
-        found = [pair for pair in chain(pixels, near) if pair.tier in tiers]
-        stored = self.catalogue.replace_duplicates(run, (DuplicateRecord(*vars(pair).values()) for pair in found), tiers)
+        found = (DuplicateRecord(*vars(pair).values()) for pair in chain(pixels, near) if pair.tier in tiers)
+        stored = self.catalogue.replace_duplicates(run, found, tiers)
         return {
             "encoder": self.snapshot.encoder.fingerprint,
             "calibration": calibration,

@@ -77,7 +77,7 @@ class _Asked:
         if self.size == (record.width, record.height) and digest_of(data, record.paths[0], self.limits) == self.digest:
             return _match(record, "pixels", distance, None, SAME_PIXELS)
         agreement = compare(portrait_of(data, record.paths[0], self.limits), self.portrait)
-        return _match(record, "near", distance, agreement.score, agreement.reason) if agreement.same else None
+        return _match(record, "near", distance, agreement.alike, agreement.reason) if agreement.same else None
 
 
 def _near(searcher: Searcher, asked: _Asked, mu: FloatArray, itself: int | None) -> Iterator[Match]:

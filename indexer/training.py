@@ -28,12 +28,13 @@ from store.home import Home, writing
 
 log = logging.getLogger(__name__)
 
+OF_ANY_RECIPE = {"epochs", "batch_size", "learning_rate", "patience_epochs"}  # settings that speak for none
 READING_SHARE = 0.2  # of the time budget
 
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """What a person may say about training. Without recipe and overrides the recipe is chosen by the pictures."""
+    """What a person may say about training. Where nothing speaks for a recipe, it is chosen by the pictures."""
 
     recipe: str | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
@@ -62,15 +63,15 @@ def train_encoder(
     """
     started = time.monotonic()
     recipe = load_recipe(request.recipe or ("decoder" if request.decoder_only else DEFAULT_RECIPE), **request.overrides)
-    said = {name: value for name, value in request.overrides.items() if value is not None}
-    is_open = request.recipe is None and not request.decoder_only and not said
+    said = {name for name, value in request.overrides.items() if value is not None}
+    is_open = request.recipe is None and not request.decoder_only and said <= OF_ANY_RECIPE
     state_folder = home.encoders / ".training"
     if request.resume:
         require_state(state_folder)
     frozen = find_encoder(home, request.decoder_only, settings.device) if request.decoder_only else None
     wanted = Wanted(
         recipe,
-        load_recipe(PHOTO_RECIPE) if is_open else None,
+        load_recipe(PHOTO_RECIPE, **request.overrides) if is_open else None,
         request.seed,
         request.image_size,
         request.fit,

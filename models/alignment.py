@@ -43,12 +43,13 @@ Window = tuple[int, int, int, int]  # left, top, right, bottom
 class Agreement:
     """What comparing two pictures gave. score: 0 to 1, how sure it is that one is a copy of the other.
 
-    matrix: (3, 3), from pixels of the second to pixels of the first, both as they were given; None where they could not
+    alike: 0 to 1, how much of what both show is the same. matrix: (3, 3), from pixels of the second to pixels of the first, both as they were given; None where they could not
     be laid on each other. reason: for people.
     """
 
     same: bool
     score: float
+    alike: float
     reason: str
     matrix: Matrix | None = None
     features: Features | None = None
@@ -64,13 +65,13 @@ def compare(first: Portrait, second: Portrait) -> Agreement:
         if best is not None and best[0].agreeing > SURE and best[0].score > 0.98:
             break
     if best is None:
-        return Agreement(False, 0.0, "they can't be laid on each other")
+        return Agreement(False, 0.0, 0.0, "they can't be laid on each other")
     features, matrix = best
     same, reason = judged(features)
     if same:
-        reason = "; ".join([*_said(matrix, first, second), reason])
+        reason = ", ".join(_said(matrix, first, second)) or reason
     between = np.linalg.inv(zoom(first.scale)) @ matrix @ zoom(second.scale)
-    return Agreement(same, features.score, reason, between, features)
+    return Agreement(same, features.score, features.details[-1], reason, between, features)
 
 
 def _guesses(first: Portrait, second: Portrait) -> Iterator[tuple[Matrix, int, int]]:

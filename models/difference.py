@@ -27,7 +27,7 @@ def difference(first: Pixels, second: Pixels) -> Pixels:
     if matrix is None:
         matrix = np.diag([first.shape[1] / second.shape[1], first.shape[0] / second.shape[0], 1.0])
     over = _warped(second, matrix, first.shape)
-    shown = _warped(np.full_like(second, 255), matrix, first.shape, cv2.BORDER_CONSTANT)[:, :, 0] > 250
+    shown = _warped(np.full_like(second, 255), matrix, first.shape, cv2.BORDER_CONSTANT)[:, :, 0] > 127
     differs = _differing(first.astype(np.float32), over.astype(np.float32), shown)[:, :, None]
     pale = 255 - 0.45 * (255 - cv2.cvtColor(first, cv2.COLOR_RGB2GRAY).astype(np.float32))
     mixed = pale[:, :, None] * (1 - differs) + np.array([214, 40, 57], np.float32) * differs

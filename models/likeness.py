@@ -132,8 +132,9 @@ def judged(features: Features) -> tuple[bool, str]:
         return False, f"{features.elsewise:.0%} of what both show is something else"
     if features.colour < OTHER_COLOURS:
         return False, "the same shapes in other colours"
-    agreed = f"{features.details[2]:.0%} of what both show agrees"
-    return features.score >= SAME, agreed
+    if features.score < SAME:
+        return False, f"only {features.details[-1]:.0%} of what both show is the same"
+    return True, "the same view"
 
 
 def _odds(correlation: float) -> float:

@@ -204,9 +204,9 @@ class Searcher:
                 return path, media_type(record.format)
         raise MissingFile(record)
 
-    def thumbnail(self, image_id: int) -> tuple[bytes, str]:
-        """A small version of the image's file, and its media type. Raises NoSuchImage, UnreadableImage."""
-        data = drawing.thumbnail(self._decoded(self.file(image_id)[0], 256))
+    def thumbnail(self, image_id: int, side: int = 256) -> tuple[bytes, str]:
+        """The image's file, at most side x side pixels, and its media type. Raises NoSuchImage, UnreadableImage."""
+        data = drawing.thumbnail(self._decoded(self.file(image_id)[0], side), side)
         return data, "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"
 
     def pixels(self, image_id: int, side: int = 256) -> Pixels:

@@ -24,7 +24,7 @@ def search_out(searcher: Searcher, answer: Answer, *, with_reconstruction: bool)
 
 def image_out(record: ImageRecord) -> ImageOut:
     """What is known of an indexed image."""
-    paths = [_shown(path) for path in record.paths]
+    paths = [shown(path) for path in record.paths]
     return ImageOut(
         image_id=record.id,
         path=paths[0] if paths else "",
@@ -74,7 +74,7 @@ def _hit_out(hit: Hit, *, with_reconstruction: bool) -> HitOut:
         image_id=hit.image_id,
         distance=hit.distance,
         score=hit.score,
-        path=_shown(hit.path),
+        path=shown(hit.path),
         width=hit.width,
         height=hit.height,
         format=hit.format,
@@ -84,6 +84,6 @@ def _hit_out(hit: Hit, *, with_reconstruction: bool) -> HitOut:
     )
 
 
-def _shown(path: str) -> str:
+def shown(path: str) -> str:
     """A path that JSON can carry: names on disk may be no valid Unicode."""
     return path.encode("utf-8", "replace").decode("utf-8")

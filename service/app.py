@@ -16,9 +16,10 @@ from service import openapi, problems, urls
 from service.deps import Door, refuse_cross_site
 from service.headers import SafeHeaders
 from service.limits import FORM_OVERHEAD, BodyLimit, EncodingPool
-from service.routes import health, images, page, search
+from service.reviews import Reviews
+from service.routes import duplicates, duplicates_page, health, images, page, search
 
-ROUTERS = (search.router, images.router, health.router, page.router)
+ROUTERS = (search.router, images.router, duplicates.router, health.router, page.router, duplicates_page.router)
 DESCRIPTION = "Finds similar images with a variational autoencoder, and shows what the model saw."
 
 
@@ -35,7 +36,7 @@ def create_app(settings: Settings, *, prepared: bool = False) -> FastAPI:
         lifespan=_lifespan,
         redoc_url=None,
     )
-    app.state.settings, app.state.prepared = settings, prepared
+    app.state.settings, app.state.prepared, app.state.reviews = settings, prepared, Reviews()
     for router in ROUTERS:
         app.include_router(router)
     app.mount(urls.STATIC, StaticFiles(directory=Path(__file__).parent / "static"), name="static")

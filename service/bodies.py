@@ -7,17 +7,19 @@ import unicodedata
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, TypeVar
 
 from fastapi import Query
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from service.limits import too_large
 from service.schemas import SearchBody, SearchOptions
+
+Body = TypeVar("Body", bound=BaseModel)
 
 MULTIPART = "multipart/form-data"
 JSON = "application/json"
@@ -63,11 +65,18 @@ async def read_search(request: Request, options: Annotated[SearchOptions, Query(
         async with form_of(request) as form:
             yield SearchRequest(options=_options_in(form, options), upload=upload_in(form))
     elif kind == JSON:
-        body = _parse(await _read_limited(request, MAX_JSON_BYTES))
+        body = _parse(await _read_limited(request, MAX_JSON_BYTES), SearchBody)
         chosen = options.model_copy(update=body.model_dump(include=set(_OPTIONS & body.model_fields_set)))
         yield SearchRequest(options=chosen, image_id=body.image_id, vector=body.vector)
     else:
         raise HTTPException(415, f"Send a picture as {MULTIPART} (field `file`), or image_id or vector as {JSON}.")
+
+
+async def read_json(request: Request, kind: type[Body]) -> Body:
+    """The request's JSON body. Raises what becomes 400, 413, 415 or 422."""
+    if _media_type(request) != JSON:
+        raise HTTPException(415, f"Send it as {JSON}.")
+    return _parse(await _read_limited(request, MAX_JSON_BYTES), kind)
 
 
 @asynccontextmanager
@@ -107,10 +116,10 @@ def _options_in(form: FormData, options: SearchOptions) -> SearchOptions:
         raise RequestValidationError(_in_body(error)) from None
 
 
-def _parse(data: bytes) -> SearchBody:
+def _parse(data: bytes, kind: type[Body]) -> Body:
     try:
         # Strict: "5", 5.0 and true are no ids.
-        return SearchBody.model_validate_json(data, strict=True)
+        return kind.model_validate_json(data, strict=True)
     except ValidationError as error:
         found = _in_body(error)
         if found[0]["type"] == "json_invalid":

@@ -16,6 +16,7 @@ from core.settings import Settings
 from search.searcher import Searcher
 from service.bodies import SearchRequest, Upload, read_search, read_upload
 from service.limits import EncodingPool
+from service.reviews import Reviews
 from service.schemas import MAX_ID, MAX_LIMIT
 
 
@@ -65,8 +66,13 @@ def _pool(request: Request) -> EncodingPool:
     return cast(EncodingPool, request.app.state.pool)
 
 
+def _reviews(request: Request) -> Reviews:
+    return cast(Reviews, request.app.state.reviews)
+
+
 TheSearcher = Annotated[Searcher, Depends(searcher_of)]
 ThePool = Annotated[EncodingPool, Depends(_pool)]
+TheReviews = Annotated[Reviews, Depends(_reviews)]
 ImageId = Annotated[int, Path(ge=1, le=MAX_ID, description="The id of an indexed image.")]
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="How many to answer with.")]
 Offset = Annotated[int, Query(ge=0, le=MAX_ID, description="How many to leave out first.")]

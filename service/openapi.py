@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 
 from service.bodies import JSON, MULTIPART
 from service.problems import MEDIA_TYPE
@@ -37,6 +38,11 @@ def search_body() -> dict[str, Any]:
     return _body({MULTIPART: _form(options), JSON: SearchBody.model_json_schema()})
 
 
+def json_body(kind: type[BaseModel]) -> dict[str, Any]:
+    """JSON of this shape."""
+    return _body({JSON: _inlined(kind.model_json_schema())})
+
+
 def install(app: FastAPI) -> None:
     """Makes the app's document name the media type that its errors really have."""
     plain = app.openapi
@@ -65,3 +71,17 @@ def _form(options: dict[str, Any]) -> dict[str, Any]:
 def _body(schemas: dict[str, dict[str, Any]]) -> dict[str, Any]:
     content = {kind: {"schema": schema} for kind, schema in schemas.items()}
     return {"requestBody": {"required": True, "content": content}}
+
+
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with what it refers to written out: a `$defs` inside a path is not where OpenAPI would look."""
+    definitions = schema.pop("$defs", {})
+
+    def resolved(part: Any) -> Any:
+        if isinstance(part, dict):
+            if "$ref" in part:
+                return resolved(definitions[part["$ref"].rpartition("/")[2]])
+            return {name: resolved(value) for name, value in part.items()}
+        return [resolved(one) for one in part] if isinstance(part, list) else part
+
+    return cast(dict[str, Any], resolved(schema))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +33,6 @@ TINY = 48  # pixels: below this, smoothing would blur a picture to fog
 _templates = Jinja2Templates(directory=Path(__file__).parent / "templates")
 _templates.env.globals |= {"urls": urls, "version": version("simile")}
 _templates.env.filters["file_name"] = lambda path: PurePath(path).name
-_templates.env.filters["distance"] = lambda value: f"{value:.3g}" if value >= 0.001 else "below 0.001"
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,16 @@ class View:
     hits: Sequence[HitOut] = ()
     more: str | None = None
     examples: Sequence[ImageOut] = ()
+
+
+def written_distance(value: float) -> str:
+    """For people. NaN where two pictures were never compared, 0 only where nothing differs."""
+    if math.isnan(value):
+        return "unknown"
+    return f"{value:.3g}" if value >= 0.001 or value == 0 else "below 0.001"
+
+
+_templates.env.filters["distance"] = written_distance
 
 
 def start(searcher: Searcher) -> View:
@@ -71,11 +81,16 @@ def by_file(searcher: Searcher, data: bytes, name: str) -> View:
 
 
 def render(request: Request, view: View, problem: Problem | None = None) -> Response:
-    """The page, with what went wrong if something did."""
+    """The page of searches, with what went wrong if something did."""
+    return render_page(request, "page.html", view, problem)
+
+
+def render_page(request: Request, template: str, view: object, problem: Problem | None = None) -> Response:
+    """A page that shows the view, with what went wrong if something did."""
     settings: Settings = request.app.state.settings
     context: dict[str, Any] = {"view": view, "problem": problem, "tiny": TINY, "max_bytes": settings.max_bytes}
     context["home_option"] = _home_option(settings)
-    response = _templates.TemplateResponse(request, "page.html", context, problem.status if problem else 200)
+    response = _templates.TemplateResponse(request, template, context, problem.status if problem else 200)
     response.headers["Content-Security-Policy"] = PAGE_POLICY
     response.headers["Cache-Control"] = "private, no-cache"
     return response

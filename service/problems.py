@@ -27,7 +27,7 @@ from service import urls
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-_TYPE_PREFIX = "urn:problem-type:simile:"
+TYPE_PREFIX = "urn:problem-type:simile:"
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _ERRORS_LISTED = 10  # a vector of 10,000 NaN is one mistake, not 10,000
 
@@ -61,7 +61,10 @@ _RETRY_AFTER: dict[type[SimileError], str] = {errors.HomeBusy: "5"}  # seconds
 
 @dataclass(frozen=True)
 class Problem:
-    """An error as a client sees it. `errors`: (field, what is wrong with it) of a request that was not understood."""
+    """An error as a client sees it. `errors`: (field, what is wrong with it) of a request that was not understood.
+
+    `more`: what a program needs beside the words, by name.
+    """
 
     status: int
     title: str
@@ -69,6 +72,7 @@ class Problem:
     type: str = "about:blank"
     errors: Sequence[tuple[str, str]] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 def body(problem: Problem, instance: str) -> dict[str, Any]:
@@ -82,6 +86,7 @@ def body(problem: Problem, instance: str) -> dict[str, Any]:
     - `instance`: the path that was asked for.
     - `errors`: only with 422 for a request that was not understood; a list of `{"field", "detail"}`, where
       `field` is the place in the request, such as `query.limit` or `body.vector.3`.
+    - `duplicates`: only with 409 `duplicate`; the pictures that an upload is a copy of.
     """
     document: dict[str, Any] = {
         "type": problem.type,
@@ -92,7 +97,7 @@ def body(problem: Problem, instance: str) -> dict[str, Any]:
     }
     if problem.errors:
         document["errors"] = [{"field": name, "detail": detail} for name, detail in problem.errors]
-    return document
+    return document | dict(problem.more)
 
 
 def problem_of(error: Exception) -> Problem:
@@ -163,9 +168,7 @@ def _of_simile(error: SimileError) -> Problem:
     kind = next(kind for kind in type(error).__mro__ if kind in STATUS)
     words = re.sub(r"(?<!^)(?=[A-Z])", " ", kind.__name__).lower()
     headers = {"Retry-After": _RETRY_AFTER[kind]} if kind in _RETRY_AFTER else {}
-    return Problem(
-        STATUS[kind], words.capitalize(), str(error), _TYPE_PREFIX + words.replace(" ", "-"), headers=headers
-    )
+    return Problem(STATUS[kind], words.capitalize(), str(error), TYPE_PREFIX + words.replace(" ", "-"), headers=headers)
 
 
 def _of_validation(error: RequestValidationError) -> Problem:

@@ -153,6 +153,26 @@ class ImagesOut(BaseModel):
     offset: int
 
 
+class MatchOut(BaseModel):
+    """A picture of the collection that an upload is a copy of."""
+
+    image_id: int
+    path: str
+    tier: str
+    distance: float
+    agreement: float | None
+    reason: str
+    file_url: str
+    thumbnail_url: str
+
+
+class AddedOut(ImageOut):
+    """A picture that was added, or that it is a copy of."""
+
+    duplicate_of: int | None = Field(None, description="With `if_duplicate=link`: the picture that stands for it.")
+    duplicates: list[MatchOut] | None = Field(None, description="What it is a copy of; only with `if_duplicate`.")
+
+
 class Liveness(BaseModel):
     """The process answers."""
 
@@ -183,3 +203,4 @@ class ProblemOut(BaseModel):
     detail: str
     instance: str
     errors: list[ProblemError] | None = None
+    duplicates: list[MatchOut] | None = None

@@ -7,28 +7,53 @@
 >>> with simile.open_home(settings) as home:
 ...     answer = home.by_file(Path("query.jpg"), name="query.jpg", limit=10)
 ...     shirts = home.by_id(1, only=simile.make_filter(where=["class=shirt"], since="2026-01-01"))
+
+Copies, and a plan of what could go; `simile dedup apply` acts on it:
+
+>>> simile.find_duplicates(settings, simile.DedupRequest(precision=0.99), lambda stage, done, total: None)
+>>> with simile.open_home(settings) as home:
+...     findings = simile.load_findings(home.catalogue)
+...     groups = simile.make_groups(findings, ["largest", "oldest"])
+>>> simile.write_plan(Path("plan.json"), simile.plan_of(findings, groups))
 """
 
 from core.conditions import make_filter
 from core.errors import SimileError
 from core.records import Filter, Hit, IndexSummary
 from core.settings import Settings, load_settings
+from dedup.findings import Findings, load_findings
+from dedup.groups import make_groups
+from dedup.job import DedupRequest, find_duplicates
+from dedup.plan import read_plan, write_plan
+from dedup.planning import plan_of
+from dedup.records import Group, Member, Plan
 from indexer.job import IndexRequest, index
 from search.searcher import Answer, Query, Searcher
 from search.searcher import Searcher as open_home  # noqa: N813  # reads as the verb it is
 
 __all__ = [
     "Answer",
+    "DedupRequest",
     "Filter",
+    "Findings",
+    "Group",
     "Hit",
     "IndexRequest",
     "IndexSummary",
+    "Member",
+    "Plan",
     "Query",
     "Searcher",
     "Settings",
     "SimileError",
+    "find_duplicates",
     "index",
+    "load_findings",
     "load_settings",
     "make_filter",
+    "make_groups",
     "open_home",
+    "plan_of",
+    "read_plan",
+    "write_plan",
 ]

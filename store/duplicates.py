@@ -42,7 +42,8 @@ class Duplicates(Transactions):
     ) -> int:
         """Puts these pairs in place of all of their tiers that were found before, in one transaction.
 
-        tiers: that were looked for; what was found of others before stays. Gives how many pairs were stored. Some thousands are in memory at a time. A pair whose picture was deleted meanwhile is left out.
+        tiers: that were looked for; what was found of others before stays. Gives how many pairs were stored. Some
+        thousands are in memory at a time. A pair whose picture was deleted meanwhile is left out.
         """
         count = 0
         with self.writing() as (connection, _):

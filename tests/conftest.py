@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from core.settings import Settings, load_settings
+from dedup.findings import calibration_json
+from dedup.records import Calibration, CurvePoint
 from indexer.job import IndexRequest, index
 from indexer.training import TrainingRequest
 from indexer.training_job import train_on
@@ -17,6 +22,7 @@ from search.encoders import find_encoder, register
 from store import schema
 from store.catalogue import Catalogue
 from store.home import Home
+from store.records import DuplicateRecord
 
 COUNT = 120
 
@@ -90,3 +96,63 @@ def copy_some(source: Path, target: Path, count: int) -> Path:
     for path in sorted(source.iterdir())[:count]:
         shutil.copy2(path, target)
     return target
+
+
+@dataclass(frozen=True)
+class Copies:
+    """A home in which copies were found. `settings` of it; `photos`: its folder; ids: image ids by path beneath it."""
+
+    settings: Settings
+    photos: Path
+    ids: dict[str, int]
+
+
+@pytest.fixture
+def copies(tmp_path: Path, trained_home: Settings) -> Copies:
+    """48 x 64 pictures: ten that have smaller copies as JPEG (00 has two), two with the same pixels as BMP, two with
+    the same bytes; 08 and 09 are only similar. What a run would have found stands in the home, at made-up distances.
+    """
+    photos = tmp_path / "photos"
+    write_copies(photos)
+    index(trained_home, [photos], IndexRequest())
+    with Catalogue(Home(trained_home.home)) as catalogue:
+        found = catalogue.known_locations([str(photos)])
+        ids = {Path(path).relative_to(photos).as_posix(): known.image_id for path, known in found.items()}
+        near = [(f"camera/{n:02}.png", f"phone/{n:02}.jpg", "near", 0.1 + n / 100) for n in range(10)]
+        near += [
+            ("camera/00.png", "phone/00 again.jpg", "near", 0.3),
+            ("phone/00.jpg", "phone/00 again.jpg", "near", 0.2),
+        ]
+        same = [(f"camera/{n}.png", f"scans/{n}.bmp", "pixels", 0.0) for n in (20, 21)]
+        alike = [("camera/08.png", "camera/09.png", "similar", 0.9)]
+        rows = [
+            DuplicateRecord(
+                *sorted((ids[one], ids[two])), tier, distance, None if tier == "pixels" else 0.9, f"a {tier} one"
+            )
+            for one, two, tier, distance in near + same + alike
+        ]
+        run = catalogue.start_run("dedup", {})
+        catalogue.replace_duplicates(run, rows)
+        curve = tuple(CurvePoint(n / 20, 1 - n / 1000, min(1, n / 10)) for n in range(1, 21))
+        calibration = calibration_json(Calibration(0.5, 0.99, 0.99, 1.0, 100, 0, curve))
+        encoder = catalogue.state().active_encoder
+        catalogue.finish_run(run, "finished", {"encoder": encoder, "calibration": calibration})
+    return Copies(trained_home, photos, ids)
+
+
+def write_copies(photos: Path) -> None:
+    """The pictures of the fixture `copies`."""
+    for folder in ("camera", "phone", "scans", "backup"):
+        (photos / folder).mkdir(parents=True)
+    for n in (*range(10), 20, 21, 30, 31):
+        noise = np.random.default_rng(n).integers(0, 256, (8, 6, 3), np.uint8)
+        picture = Image.fromarray(noise).resize((48, 64), Image.Resampling.BICUBIC)
+        picture.save(photos / f"camera/{n:02}.png")
+        if n < 10:
+            picture.resize((30, 40)).save(photos / f"phone/{n:02}.jpg", quality=80)
+        if n == 0:
+            picture.resize((24, 32)).save(photos / "phone/00 again.jpg", quality=70)
+        if n in (20, 21):
+            picture.save(photos / f"scans/{n}.bmp")
+        if n >= 30:
+            shutil.copy2(photos / f"camera/{n}.png", photos / f"backup/{n} of old.png")

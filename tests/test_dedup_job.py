@@ -26,7 +26,7 @@ from search.searcher import Searcher
 from store.catalogue import Catalogue
 from store.home import Home
 
-SCENES, BEDS = 16, 4
+SCENES, BEDS = 10, 3
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def nothing(*_: object) -> None:
 
 
 def write_photos(folder: Path) -> None:
-    """16 scenes and 4 garments on one bed, with copies of some of them, of each tier."""
+    """10 scenes and 3 garments on one bed, with copies of some of them, of each tier."""
     folder.mkdir()
     for seed in range(SCENES):
         Image.fromarray(scene(seed, 120, 160)).save(folder / f"scene{seed:02}.png")

@@ -180,8 +180,9 @@ def test_readme_mentions_every_command(command: str) -> None:
 
 
 def test_readme_shows_no_command_and_no_option_that_is_not_there() -> None:
-    options = {option for command in COMMANDS.values() for parameter in command.params for option in parameter.opts}
-    options |= {option for command in COMMANDS.values() for each in command.params for option in each.secondary_opts}
+    below = [command for group in COMMANDS.values() for command in getattr(group, "commands", {}).values()]
+    parameters = [parameter for command in [*COMMANDS.values(), *below] for parameter in command.params]
+    options = {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
     blocks = re.findall(r"```sh\n(.*?)```", text("README.md"), re.DOTALL)
     spans = re.findall(r"`simile .*", text("README.md"))
     lines = [line for line in [*"".join(blocks).splitlines(), *spans] if line.lstrip("`").startswith("simile ")]

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+from scenes import scene
 
 from core.errors import BadSetting, CheckpointDamaged, NoDecoder
 from core.settings import Settings, load_settings
@@ -217,3 +219,18 @@ def test_options_that_contradict_each_other_are_refused_by_name() -> None:
     ]:
         with pytest.raises(BadSetting, match=name):
             load_recipe("vae", **overrides)
+
+
+@pytest.mark.parametrize(
+    ("side", "overrides", "recipe"),
+    [(80, {}, "invariant"), (20, {}, "perceptual"), (80, {"latent_dim": 8}, "perceptual")],
+)
+def test_the_recipe_follows_the_pictures_where_nothing_speaks_for_one(tmp_path, side, overrides, recipe):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for seed in range(20):
+        Image.fromarray(scene(seed, side, side)).save(photos / f"{seed}.png")
+    settings = load_settings(home=tmp_path / "home", device="cpu")
+    trained = train_on(settings, [photos], TrainingRequest(overrides={"epochs": 1, **overrides}), lambda _: None)
+    description = json.loads((Path(trained["folder"]) / "encoder.json").read_text("utf-8"))
+    assert description["recipe"]["name"] == recipe

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, BinaryIO, Literal
 
 from fastapi import APIRouter, Query
 from starlette.exceptions import HTTPException
@@ -13,19 +13,27 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from core.errors import UnreadableImage
-from indexer.uploads import add_upload, delete_image
+from indexer.uploads import delete_image
 from models.images import Limits, read_bytes
 from service import urls
 from service.answers import image_out, search_out
 from service.deps import ImageId, Limit, Offset, ThePool, TheSearcher, TheUpload
 from service.headers import FILE_POLICY, picture
 from service.openapi import Responses, errors, pictures, upload_body
-from service.schemas import ImageOut, ImagesOut, SearchOptions, SearchOut
+from service.problems import respond
+from service.schemas import AddedOut, ImageOut, ImagesOut, SearchOptions, SearchOut
+from service.uploads import Added, add_picture
 
 router = APIRouter(prefix=f"{urls.API}/images", tags=["images"])
 
+IfDuplicate = Annotated[
+    Literal["reject", "link", "keep"] | None,
+    Query(description="What to do with a picture that is there already; not asked for, nobody looks."),
+]
+Side = Annotated[int, Query(ge=32, le=2048, description="Pixels of the longer side, at most.")]
+
 _CHUNK = 256 * 1024
-_KNOWN: Responses = {200: {"model": ImageOut, "description": "These bytes were known"}}
+_KNOWN: Responses = {200: {"model": AddedOut, "description": "These bytes were known, or it is linked to a copy"}}
 _GONE = errors(404, 409, 422, 503)
 
 
@@ -39,20 +47,35 @@ def list_images(searcher: TheSearcher, limit: Limit = 100, offset: Offset = 0) -
 @router.post(
     "",
     status_code=201,
+    response_model=AddedOut,
+    response_model_exclude_unset=True,
     responses=_KNOWN | errors(400, 403, 409, 413, 415, 422, 503),
     openapi_extra=upload_body(),
 )
-async def add_image(upload: TheUpload, searcher: TheSearcher, pool: ThePool, response: Response) -> ImageOut:
-    """Add a picture (multipart field `file`). When this answers, the picture is stored and the next search finds it."""
+async def add_image(
+    request: Request,
+    upload: TheUpload,
+    searcher: TheSearcher,
+    pool: ThePool,
+    response: Response,
+    if_duplicate: IfDuplicate = None,
+) -> AddedOut | Response:
+    """Add a picture (multipart field `file`). When this answers, the picture is stored and the next search finds it.
 
-    def add() -> tuple[ImageOut, bool]:
-        image_id, created = add_upload(searcher, upload.read(), name=upload.name)
-        return image_out(searcher.image(image_id)), created
+    With `if_duplicate` the collection is first asked whether it has a copy of it: the same bytes, the same pixels, or
+    a near copy that its pixels confirm. `reject`: 409, nothing is stored. `link`: the copy that is there, nothing is
+    stored. `keep`: stored, and the copies are named.
+    """
 
-    image, created = await pool.run(add)
-    response.headers["Location"] = urls.image(image.image_id)
-    response.status_code = 201 if created else 200
-    return image
+    def add() -> Added:
+        return add_picture(searcher, upload.read(), upload.name, if_duplicate)
+
+    added = await pool.run(add)
+    if added.refused is not None:
+        return respond(request, added.refused)
+    response.headers["Location"] = urls.image(added.image.image_id)
+    response.status_code = 201 if added.created else 200
+    return added.image
 
 
 @router.get("/{image_id}", responses=_GONE)
@@ -83,16 +106,16 @@ def image_file(image_id: ImageId, searcher: TheSearcher) -> Response:
 
 
 @router.get("/{image_id}/thumbnail", response_class=Response, responses=pictures("image/jpeg", "image/png") | _GONE)
-def thumbnail(image_id: ImageId, request: Request, searcher: TheSearcher) -> Response:
-    """A small version of the image."""
+def thumbnail(image_id: ImageId, request: Request, searcher: TheSearcher, side: Side = 256) -> Response:
+    """A small version of the image, at most `side` pixels wide and high."""
 
     def make() -> tuple[bytes, str]:
         try:
-            return searcher.thumbnail(image_id)
+            return searcher.thumbnail(image_id, side)
         except UnreadableImage as error:  # not the client's upload, but a file that has changed since it was indexed
             raise HTTPException(404, str(error)) from error
 
-    return picture(request, f"{searcher.image(image_id).sha256}-thumbnail", make)
+    return picture(request, f"{searcher.image(image_id).sha256}-thumbnail-{side}", make)
 
 
 @router.get("/{image_id}/reconstruction", response_class=Response, responses=pictures("image/png") | _GONE)

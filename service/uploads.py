@@ -1,0 +1,64 @@
+"""Adding a picture that may be there already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from dedup.lookup import Match, have_already
+from indexer.uploads import add_upload
+from search.searcher import Searcher
+from service.answers import image_out, shown
+from service.duplicate_answers import match_out
+from service.problems import TYPE_PREFIX, Problem
+from service.schemas import AddedOut, ImageOut
+
+_NAMED = 3  # copies in the words of a refusal; its `duplicates` has all
+
+
+@dataclass(frozen=True)
+class Added:
+    """The picture that stands for an upload now, and whether it was new; or why nothing was stored."""
+
+    image: AddedOut
+    created: bool
+    refused: Problem | None = None
+
+
+def add_picture(
+    searcher: Searcher, data: bytes, name: str, if_duplicate: Literal["reject", "link", "keep"] | None
+) -> Added:
+    """Stores an upload, unless it is a copy and the caller wants no copies. if_duplicate None: nobody looks for any.
+
+    Raises UnreadableImage, NothingIndexed (no encoder yet), HomeNotWritable.
+    """
+    copies = [] if if_duplicate is None else have_already(searcher, data, name)
+    if copies and if_duplicate != "keep":
+        image = image_out(searcher.image(copies[0].image_id))
+        out = _added(image, copies, copies[0].image_id)
+        return Added(out, False, _refusal(name, copies) if if_duplicate == "reject" else None)
+    image_id, created = add_upload(searcher, data, name=name)
+    image = image_out(searcher.image(image_id))
+    return Added(_added(image, None if if_duplicate is None else copies), created)
+
+
+def _added(image: ImageOut, copies: Sequence[Match] | None, duplicate_of: int | None = None) -> AddedOut:
+    """Only what was asked for is set."""
+    more: dict[str, object] = {} if copies is None else {"duplicates": [match_out(copy) for copy in copies]}
+    if duplicate_of is not None:
+        more["duplicate_of"] = duplicate_of
+    return AddedOut.model_validate(image.model_dump() | more)
+
+
+def _refusal(name: str, copies: Sequence[Match]) -> Problem:
+    named = ", ".join(f"image {copy.image_id} ({shown(copy.path)}: {copy.reason})" for copy in copies[:_NAMED])
+    more = f" and {len(copies) - _NAMED} more" if len(copies) > _NAMED else ""
+    return Problem(
+        409,
+        "Duplicate",
+        f"{name} is there already: {named}{more}. Nothing was stored. Use that picture, or send this one again with "
+        "if_duplicate=keep.",
+        TYPE_PREFIX + "duplicate",
+        more={"duplicates": [match_out(copy).model_dump() for copy in copies]},
+    )
