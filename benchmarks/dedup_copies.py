@@ -7,7 +7,11 @@ of altered copies are made and saved as JPEG of quality 92, all under names that
 5,500 files trains on them without labels; `simile dedup` finds pairs. Right are the 4,500 pairs of copy and original;
 two copies of one original count neither way; any other pair is wrong. Real copies that nobody planted are left out
 where dedup_real_copies.csv names them by the photos' names: all wrong pairs are listed, and drawn with --sheet, so that
-a person can tell. Other tools get the same files, and each its best threshold for that precision by the same count.
+a person can tell. Other tools get the same files, and each its best threshold for that precision by the same count;
+for them, in virtual environments of their own:
+
+    python -m venv V && V/bin/pip install -r benchmarks/peers/requirements.txt -c constraints.txt
+    python -m venv W && W/bin/pip install -r benchmarks/peers/fastdup.txt      # then --peers W/bin/python as well
 """
 
 from __future__ import annotations
@@ -177,7 +181,7 @@ def show(scores: dict[str, Score], truth: Truth) -> None:
     print(f"{'':<20}{'precision':>11}{'recall':>9}{'right':>8}{'wrong':>8}{'threshold':>12}")
     for name, found in scores.items():
         figures = f"{found.precision:>11.4f}{found.recall:>9.4f}{len(found.right):>8,}{found.wrong:>8,}"
-        print(f"{name:<20}{figures}{found.threshold:>12.4g}")
+        print(f"{name:<20}{figures}" + (f"{found.threshold:>12.4g}" if len(found.right) else f"{'never':>12}"))
     kinds = {name: recall_by_kind(found, truth) for name, found in scores.items()}
     print("\nrecall by kind".ljust(15) + "".join(f"{name.removeprefix('imagededup '):>16}" for name in scores))
     for kind in KINDS:

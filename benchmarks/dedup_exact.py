@@ -7,8 +7,8 @@ photos. Of each, three of these are planted: a byte copy in another folder, a re
 and EXIF around the same scan; a PNG packed otherwise, with text, with an opaque alpha channel, as lossless WebP, TIFF,
 BMP, turned with an EXIF tag that turns it back; and traps: one value of one pixel changed by 1, a part made half
 transparent, saved as JPEG. `simile index` and `simile dedup --tier bytes,pixels`; then pairs of each tier against the
-hashes of all files, and of all upright pictures as Pillow alone decodes them. A pixel pair is one of two contents,
-however often each lies there as a file.
+hashes of all files, and of all upright pictures as Pillow alone decodes them, on white and on black. A pixel pair is
+one of two contents, however often each lies there as a file.
 """
 
 from __future__ import annotations
@@ -69,14 +69,13 @@ def run(given: argparse.Namespace, work: Path) -> None:
 
 
 def shown(path: Path) -> str:
-    """A hash of what a person sees: upright, on white."""
+    """A hash of what a person sees: upright, on white and on black."""
     with Image.open(path) as image:
         upright = ImageOps.exif_transpose(image)
-        if upright.has_transparency_data:
-            colour = upright.convert("RGBA")
-            upright = Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour)
-        pixels = np.asarray(upright.convert("RGB"))
-    return hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
+        colour = upright.convert("RGBA")
+        grounds = (Image.new("RGBA", colour.size, ground) for ground in ("white", "black"))
+        pixels = [np.asarray(Image.alpha_composite(ground, colour).convert("RGB")) for ground in grounds]
+    return hashlib.sha256(f"{colour.size}".encode() + b"".join(map(np.ndarray.tobytes, pixels))).hexdigest()
 
 
 def equal_pairs(values: Mapping[str, Hashable]) -> set[Pair]:
@@ -110,7 +109,7 @@ def sources(data: Path | None, photos: Path | None) -> Iterator[tuple[str, bytes
     large = folder_of(photos) if photos is not None else packed(data)  # type: ignore[arg-type]
     tiny = iter(()) if data is None else small(data)
     for number, (suffix, content) in enumerate(large):
-        yield (suffix, content) if number % 2 else (".png", as_png(opened(content)))
+        yield (suffix, content) if number % 2 and suffix == ".jpg" else (".png", as_png(plain(opened(content))))
         yield from islice(tiny, 1)
     yield from tiny
 
@@ -118,7 +117,12 @@ def sources(data: Path | None, photos: Path | None) -> Iterator[tuple[str, bytes
 def folder_of(photos: Path) -> Iterator[tuple[str, bytes]]:
     for path in sorted(photos.rglob("*")):
         if path.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"}:
-            yield path.suffix.lower(), path.read_bytes()
+            yield path.suffix.lower().replace("jpeg", "jpg"), path.read_bytes()
+
+
+def plain(image: Image.Image) -> Image.Image:
+    """Grey or RGB, as every format here can hold it."""
+    return image if image.mode in {"L", "RGB"} else image.convert("RGB")
 
 
 def packed(data: Path) -> Iterator[tuple[str, bytes]]:

@@ -35,7 +35,7 @@ def rewrapped_jpeg(suffix: str, content: bytes, random: Random) -> Made:
     """Segments before the others; a comment alone where there is EXIF that may turn the picture."""
     comment = f"comment {random.integers(1 << 30)}".encode()
     segments = b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment
-    if not Image.open(io.BytesIO(content)).getexif():
+    if not opened(content).getexif():
         segments = exif_segment({0x010E: "another text"}) + segments
     return [(suffix, content[:2] + segments + content[2:])]
 
@@ -43,12 +43,11 @@ def rewrapped_jpeg(suffix: str, content: bytes, random: Random) -> Made:
 def turned_jpeg(suffix: str, content: bytes, random: Random) -> Made:
     """Turned by EXIF alone, and its PNG: these two are the same, the picture that they were made of is another."""
     turned = content[:2] + exif_segment({0x0112: int(random.integers(2, 9))}) + content[2:]
-    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(turned)))
-    return [(suffix, turned), (".png", as_png(upright))]
+    return [(suffix, turned), *decoded_jpeg(suffix, turned, random)]
 
 
 def decoded_jpeg(_: str, content: bytes, __: Random) -> Made:
-    return [(".png", as_png(ImageOps.exif_transpose(Image.open(io.BytesIO(content)))))]
+    return [(".png", as_png(ImageOps.exif_transpose(opened(content)).convert("RGB")))]
 
 
 def repacked_png(_: str, content: bytes, random: Random) -> Made:
@@ -119,7 +118,7 @@ def saved(image: Image.Image, format: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
-ANY, JPEG, PNG = {".jpg", ".jpeg", ".png"}, {".jpg", ".jpeg"}, {".png"}
+ANY, JPEG, PNG = {".jpg", ".png"}, {".jpg"}, {".png"}
 MAKE: dict[str, Callable[[str, bytes, Random], Made]] = {
     "byte copies": the_same,
     "renamed": the_same,

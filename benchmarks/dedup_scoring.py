@@ -165,7 +165,7 @@ def peers(pythons: list[Path], files: list[Path], work: Path) -> dict[str, NDArr
     pythons: of virtual environments, each of which may have some of the tools.
     """
     found, left_out = dict[str, NDArray[Any]](), dict[str, str]()
-    (work / "peers.txt").write_text("\n".join(map(str, files)), "utf-8")
+    (work / "peers.txt").write_text("\n".join(str(file.absolute()) for file in files), "utf-8")
     for number, python in enumerate(pythons):
         output, told = work / f"peers-{number}.npz", work / f"peers-{number}.json"
         if not told.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,6 +24,7 @@ app.command("undo")(dedup_acting.undo)
 app.command("journals")(dedup_acting.journals)
 
 DATASETS = "Datasets"
+FOR_VERBS = ("home", "verbose")  # options that may stand before apply, undo and journals
 STOPPED = "What was confirmed so far is kept: run the same command again to go on."
 
 
@@ -110,6 +112,7 @@ def dedup(
     Four tiers, never mixed: the same bytes, the same pixels, near copies (confirmed), and merely similar pictures.
     """
     if context.invoked_subcommand is not None:
+        _refuse_before(context, context.invoked_subcommand)
         context.obj = home  # `simile dedup --home H apply PLAN` means the same as with --home last
         return
     from dedup.keep import DEFAULT_RULES, read_rules
@@ -151,6 +154,17 @@ def dedup(
     dedup_results.show(found, to or [], plan, json=json)
 
 
+def _refuse_before(context: typer.Context, verb: str) -> None:
+    """Raises BadSetting for an option in front of a verb that would not hear of it."""
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if option.name not in FOR_VERBS and source is not None and source.name == "COMMANDLINE":
+            raise BadSetting(
+                f"{option.opts[0]} can't stand before {verb}: it would change nothing there. Leave it out, or write it "
+                f"behind {verb} if `simile dedup {verb} --help` lists it."
+            )
+
+
 def _check(
     wanted: Wanted, precision: float | None, to: list[Path], plan: Path | None, *, last: bool, for_pairs: bool
 ) -> None:
@@ -158,6 +172,8 @@ def _check(
     from dedup.datasets import Splits
     from dedup.outputs import SUFFIXES, check_output
 
+    if wanted.threshold is not None and not math.isfinite(wanted.threshold):
+        raise BadSetting(f"threshold can't be {wanted.threshold}. Give a distance: a number from 0 on.")
     if precision is not None and (wanted.threshold is not None or last):
         raise BadSetting(
             "--precision finds the threshold by a new run: it can't go with --threshold or --last. Leave one out."

@@ -72,7 +72,7 @@ def _near(results: Results) -> list[str]:
     calibration = results.findings.calibration
     if calibration is None:
         return [] if results.findings.run_id is not None else ["pixels and near copies were never looked for here"]
-    threshold = calibration.threshold if results.threshold is None else results.threshold
+    threshold = results.findings.reach(results.threshold)
     words = f"near copies: up to a distance of {threshold:.4f}"
     if threshold == calibration.threshold and calibration.reached_precision is not None:
         recall = f", recall {calibration.reached_recall:.3f}" if calibration.reached_recall is not None else ""

@@ -190,6 +190,7 @@ class _Applying:
             self.destinations.check(seen, keep)
         self.proof.check(seen, keep)
         self.earlier.check(path, seen.sha256, keep.sha256, self.proof)
+        self._check_links(seen)
         return seen, keep
 
     def _kept(self, removal: Removal) -> Sighting:
@@ -203,6 +204,15 @@ class _Applying:
         except SetAside as error:
             raise SetAside(f"the file to keep, {removal.keep_path}: {error.reason}") from None
         return keep
+
+    def _check_links(self, seen: Sighting) -> None:
+        """Raises SetAside for a file that another indexed path is a symbolic link to, unless a link takes its place."""
+        image_id = self.proof.ids.get(seen.sha256)
+        if image_id is None or self.request.action in ("hardlink", "symlink"):
+            return
+        for path in self.catalogue.image(image_id).paths:
+            if os.path.islink(path) and os.path.realpath(path) == str(seen.path):  # noqa: PTH114  # any text
+                raise SetAside(f"{path} is a symbolic link to it, and would lead nowhere")
 
     def _decide(self) -> None:
         """Stores the plan's decisions, but for those that would prove what nothing else does."""

@@ -29,12 +29,12 @@ from store.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 
-SAMPLE = 150  # pictures that copies are planted of
+SAMPLE = 120  # pictures that copies are planted of
 EACH = 6  # kinds of copies of each, in turns
 THIRDS = 6  # pictures that are tried in turns
 BESIDE = 12  # nearest pictures, among which what two copies have in common is looked for
-OTHERS = 5  # nearest other pictures that each copy is held against
-FURTHEST = 0.985  # of the confirmed copies: further out, many look-alikes must be looked at for few copies
+OTHERS = 3  # nearest other pictures that each copy is held against
+FURTHEST = 0.98  # of the confirmed copies: further out, many look-alikes must be looked at for few copies
 POINTS = 60  # of the curve
 ENOUGH = 200  # copies, for a threshold that means something
 
@@ -132,7 +132,6 @@ class Planting:
             agreeing = self._agreeing(asked, files)
             known |= {pair: pair in agreeing for pair in asked}
             unsure = [pair for pair in unsure if not (ways[pair] and all(known[side] for side in ways[pair]))]
-            self.on_progress("looking for real copies", step + 1, THIRDS)
         wrong = set(unsure)
         for own, other, distance in suspects:
             if _ordered(own, other) in wrong:
@@ -141,12 +140,12 @@ class Planting:
     def _agreeing(self, pairs: Sequence[tuple[int, int]], files: dict[int, str]) -> set[tuple[int, int]]:
         """Those of the pairs whose pixels agree."""
         asked = [(files[own], files[other]) for own, other in pairs]
-        found = self.workers.map(partial(compare_files, limits=self.limits), asked)
-        return {
-            pair
-            for pair, agreement in zip(pairs, found, strict=False)
-            if not isinstance(agreement, Failure | Lost) and agreement.same
-        }
+        agreeing = set()
+        for at, found in enumerate(self.workers.map(partial(compare_files, limits=self.limits), asked)):
+            if not isinstance(found, Failure | Lost) and found.same:
+                agreeing.add(pairs[at])
+            self.on_progress("looking for real copies", at + 1, len(asked))
+        return agreeing
 
     def _beside(self, images: set[int], files: dict[int, str]) -> dict[int, list[int]]:
         """The BESIDE nearest of each picture, the nearest first."""

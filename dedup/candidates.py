@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 
+from core.durable import sync
 from core.records import FloatArray
 from store.home import writing
 from store.snapshot import Snapshot
@@ -45,10 +46,12 @@ def write_candidates(
     *,
     only: Ids | None = None,
     neighbours: int = NEIGHBOURS,
+    anyway: int = 0,
 ) -> Written:
     """Writes all pairs within `radius` to `path`, each once, as NEAR records. Raises HomeNotWritable.
 
-    Memory: the ids, and two numbers for each picture.
+    anyway: so many nearest ones of each picture are written however far they are. Memory: the ids, and two numbers for
+    each picture.
     """
     ids = np.concatenate([part.living() for part in snapshot.parts])
     ids = np.sort(ids if only is None else np.intersect1d(ids, only, assume_unique=True))
@@ -59,16 +62,21 @@ def write_candidates(
             asking = ids[start : start + CHUNK]
             found = snapshot.search(vectors_of(snapshot, asking), neighbours + 1, only)
             for at, (near, distances) in enumerate(found, start):
-                others = (distances <= radius) & (near != ids[at])
-                if others.sum() >= neighbours:
-                    crowded += 1
-                    reached[at], last[at] = distances[-1], near[-1]
+                others = np.flatnonzero(near != ids[at])[:neighbours]
+                others = others[(distances[others] <= radius) | (np.arange(len(others)) < anyway)]
+                near, distances = near[others], distances[others]  # noqa: PLW2901  # those that are taken
+                is_full = len(near) == neighbours
+                crowded += is_full and distances[-1] <= radius
+                reached[at] = distances[-1] if is_full else max(radius, distances.max(initial=0))
+                if len(near) and reached[at] == distances[-1]:
+                    last[at] = near[-1]
                 places = np.searchsorted(ids, near)
                 missed = (distances > reached[places]) | ((distances == reached[places]) & (ids[at] > last[places]))
-                new = others & ((near > ids[at]) | missed)
+                new = (near > ids[at]) | missed
                 pairs += _append(file.write, ids[at], near[new], distances[new])
             on_progress(min(start + CHUNK, len(ids)), len(ids))
-    return Written(pairs, crowded)
+    sync(path)  # it counts as done from here on
+    return Written(pairs, int(crowded))
 
 
 def read_candidates(path: Path) -> Pairs:
@@ -92,6 +100,17 @@ def distance_between(snapshot: Snapshot, first: int, second: int) -> float:
     """Euclidean, between the indexed vectors of two pictures that the snapshot holds."""
     one, other = vectors_of(snapshot, np.array([first, second], np.int64)).astype(np.float64)
     return float(np.linalg.norm(one - other))
+
+
+def spread(snapshot: Snapshot, pairs: int = 200) -> float:
+    """The median distance between two pictures, of some pairs drawn with a seed; 0 of fewer than two pictures."""
+    ids = np.concatenate([part.living() for part in snapshot.parts])
+    if len(ids) < 2:
+        return 0.0
+    drawn = np.random.default_rng(0).choice(ids, (pairs, 2))
+    first, second = (vectors_of(snapshot, column).astype(np.float64) for column in drawn.T)
+    apart = np.linalg.norm(first - second, axis=1)[drawn[:, 0] != drawn[:, 1]]
+    return float(np.median(apart)) if len(apart) else 0.0
 
 
 def in_order(pairs: Pairs) -> Iterator[tuple[int, int, float]]:

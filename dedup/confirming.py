@@ -1,11 +1,13 @@
 """Confirming candidates by their pixels, in worker processes, so that a run that was stopped goes on where it was.
 
-Results go to a file, a line for each batch: how many candidates are done, and those of them that are copies or similar.
+Results go to a file, a line for each batch: of which candidates (a checksum of all) how many are done, and those of
+them that are copies or similar.
 """
 
 from __future__ import annotations
 
 import json
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -35,12 +37,15 @@ def confirmed(
     limits: Limits,
     results: Path,
     on_progress: Callable[[int, int], None],
+    on_failure: Callable[[Failure], None] = lambda _: None,
 ) -> Iterator[Pair]:
     """Those of the pairs (NEAR records) that are near copies, and some of the others, as similar.
 
-    files: a file of each picture. results: where they are kept as they are found. Raises HomeNotWritable.
+    files: a file of each picture; on_failure: gets those that can't be read any more. results: where they are kept as
+    they are found. Raises HomeNotWritable.
     """
-    done, kept = _read(results)
+    question = zlib.crc32(pairs.tobytes())  # they depend on files that may be gone for a while
+    done, kept = _read(results, question)
     yield from kept
     similar = Counter(end for pair in kept if pair.tier == "similar" for end in (pair.first, pair.second))
     todo = islice(in_order(pairs), done, None)
@@ -49,8 +54,12 @@ def confirmed(
         while batch := list(islice(todo, BATCH)):
             found = list(workers.map(task, [(files[first], files[second]) for first, second, _ in batch]))
             judged = list(_judged(batch, found, similar))
+            for one in found:
+                if isinstance(one, Failure):
+                    on_failure(one)
             done += len(batch)
-            file.write(json.dumps({"done": done, "pairs": [list(vars(pair).values()) for pair in judged]}) + "\n")
+            rows = [list(vars(pair).values()) for pair in judged]
+            file.write(json.dumps({"of": question, "done": done, "pairs": rows}) + "\n")
             file.flush()
             yield from judged
             on_progress(done, len(pairs))
@@ -70,8 +79,8 @@ def _judged(
         yield Pair(first, second, "near" if tier == "near" else "similar", distance, round(agreement.alike, 4), reason)
 
 
-def _read(results: Path) -> tuple[int, list[Pair]]:
-    """How many candidates were done before, and what came of them; a line that was cut off is taken away."""
+def _read(results: Path, question: int) -> tuple[int, list[Pair]]:
+    """How many candidates were done before, and what came of them. Cuts off a broken line, and what is of others."""
     if not results.exists():
         return 0, []
     done, kept, whole = 0, [], 0
@@ -80,6 +89,8 @@ def _read(results: Path) -> tuple[int, list[Pair]]:
             if not line.endswith(b"\n"):
                 break
             batch = json.loads(line)
+            if batch.get("of") != question:
+                break
             done, whole = batch["done"], whole + len(line)
             kept += [Pair(*row) for row in batch["pairs"]]
     with results.open("r+b") as file:

@@ -35,7 +35,7 @@ class Leak:
 
 @dataclass(frozen=True)
 class LeakCount:
-    """Leaks of one tier between two splits. files: how many of each split are in them, by its name."""
+    """Leaks of one tier between two splits. pairs: as listed. files: how many of each split are in them, by name."""
 
     first: str
     second: str
@@ -101,9 +101,10 @@ def _folders(path: str) -> list[str]:
 
 
 def find_leaks(findings: Findings, copies: Copies, splits: Splits) -> list[Leak]:
-    """Every pair of copies across two splits, tier by tier, the nearest first.
+    """Copies across two splits, tier by tier, the nearest first: every file that has one, beside one that it has.
 
-    Pictures with equal pixels are one picture to what is near to it: each of its files is.
+    So of a picture that lies a thousand times in both there are some two thousand leaks, not a million. Pictures with
+    equal pixels are one picture to what is near to it: each of its files is.
     """
     leaks = [leak for files in findings.files.values() if len(files) > 1 for leak in _within(files, splits)]
     held = dict(findings.files)
@@ -212,29 +213,53 @@ def _labelled(catalogue: Catalogue, spec: str, splits: Splits | None, only: Filt
 
 
 def _within(files: Sequence[PictureFile], splits: Splits) -> Iterator[Leak]:
-    """Files with the same bytes in several splits: each of a later split with the first of an earlier one."""
-    parts = _parts(files, splits)
-    for (one, first), (two, second) in combinations(parts.items(), 2):
-        for file in second:
-            yield Leak("bytes", first[0], file, one, two, 0.0, 1.0, SAME_BYTES)
+    """Files with the same bytes in several splits."""
+    for (one, first), (two, second) in combinations(_parts(files, splits).items(), 2):
+        for left, right in _beside(first, second):
+            yield Leak("bytes", left, right, one, two, 0.0, 1.0, SAME_BYTES)
 
 
 def _alike(files: Sequence[PictureFile], splits: Splits, pair: Pair) -> Iterator[Leak]:
-    """Pictures with equal pixels in several splits: each of a later split with the first other one of an earlier."""
+    """Pictures with equal pixels in several splits."""
     for (one, first), (two, second) in combinations(_parts(files, splits).items(), 2):
-        for file in {file.image_id: file for file in reversed(second)}.values():
-            other = next((other for other in first if other.image_id != file.image_id), None)
-            if other is not None:
-                yield Leak("pixels", other, file, one, two, pair.distance, pair.agreement, pair.reason)
+        for left, right in _beside(first, second, of_another=True):
+            yield Leak("pixels", left, right, one, two, pair.distance, pair.agreement, pair.reason)
 
 
 def _across(pair: Pair, ours: Sequence[PictureFile], theirs: Sequence[PictureFile], splits: Splits) -> Iterator[Leak]:
-    """One leak for every two splits that the two pictures lie in."""
+    """The files of two pictures in several splits."""
     first, second = _parts(ours, splits), _parts(theirs, splits)
     for one, two in combinations(splits.names, 2):
         for left, right in ((first, second), (second, first)):
-            if one in left and two in right:
-                yield Leak(pair.tier, left[one][0], right[two][0], one, two, pair.distance, pair.agreement, pair.reason)
+            for file, other in _beside(left.get(one, ()), right.get(two, ())):
+                yield Leak(pair.tier, file, other, one, two, pair.distance, pair.agreement, pair.reason)
+
+
+def _beside(
+    first: Sequence[PictureFile], second: Sequence[PictureFile], *, of_another: bool = False
+) -> Iterator[tuple[PictureFile, PictureFile]]:
+    """Every file of either side, beside one of the other side. of_another: beside one of another picture."""
+    shown = set()
+    partner = _partner(first, of_another=of_another)
+    for file in second:
+        other = partner(file)
+        if other is not None:
+            shown.add(other.path)
+            yield other, file
+    partner = _partner(second, of_another=of_another)
+    for file in first:
+        other = partner(file)
+        if other is not None and file.path not in shown:
+            yield file, other
+
+
+def _partner(files: Sequence[PictureFile], *, of_another: bool) -> Callable[[PictureFile], PictureFile | None]:
+    """What finds the first of the files that may stand beside one, at once however many there are."""
+    head = next(iter(files), None)
+    if head is None or not of_another:
+        return lambda _: head
+    other = next((file for file in files if file.image_id != head.image_id), None)
+    return lambda file: head if file.image_id != head.image_id else other
 
 
 def _parts(files: Sequence[PictureFile], splits: Splits) -> dict[str, list[PictureFile]]:

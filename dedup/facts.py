@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from dedup.keep import WITHOUT_LOSS
 from dedup.records import PictureFile
@@ -32,7 +31,7 @@ def facts_of(file: PictureFile, beside: PictureFile) -> list[Fact]:
         Fact(
             "Size", human_size(file.size), lossless[0] == lossless[1] and pixels == others and file.size > beside.size
         ),
-        Fact("Modified", when(file.mtime_ns), file.mtime_ns < beside.mtime_ns),
+        Fact("Modified", f"{file.modified:%Y-%m-%d %H:%M}", file.mtime_ns < beside.mtime_ns),
     ]
     return facts + [Fact(name, text) for name, text in sorted(file.labels.items())]
 
@@ -52,8 +51,3 @@ def human_size(count: int) -> str:
     while value >= 1000 and unit < len(_UNITS) - 1:
         value, unit = value / 1000, unit + 1
     return f"{count:,} bytes" if unit == 0 else f"{value:.{1 if value < 100 else 0}f} {_UNITS[unit]}"
-
-
-def when(mtime_ns: int) -> str:
-    """Date and time, UTC."""
-    return f"{datetime.fromtimestamp(mtime_ns / 1e9, UTC):%Y-%m-%d %H:%M}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from itertools import groupby, islice
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -30,6 +32,7 @@ class Findings:
     pairs: pixels and near, the nearest first; decisions are not applied to them yet, except that pictures which people
     called the same are a near pair though none was found. files: by image id, sorted by path, of all pictures in pairs
     or with several files. decisions: by first and second SHA-256. uploads: the folder of files that simile stored.
+    further_names: paths among `files` that are hard or symbolic links to another of the picture's files.
     """
 
     run_id: int | None
@@ -41,11 +44,24 @@ class Findings:
     decisions: Mapping[tuple[str, str], Decision]
     home: str
     uploads: str
+    further_names: frozenset[str] = frozenset()
 
     @property
     def threshold(self) -> float | None:
         """The distance up to which near pairs count as copies."""
         return None if self.calibration is None else self.calibration.threshold
+
+    def reach(self, threshold: float | None) -> float | None:
+        """The distance that a threshold comes to: the run's if it is None, and no more than that, for the run looked no
+        further.
+        """
+        if threshold is None or self.threshold is None:
+            return self.threshold if threshold is None else threshold
+        return min(threshold, self.threshold)
+
+    def independent(self, files: Sequence[PictureFile]) -> Sequence[PictureFile]:
+        """The files without further names of one of them: nothing could be gained by removing those."""
+        return [file for file in files if file.path not in self.further_names] if self.further_names else files
 
 
 @dataclass(frozen=True)
@@ -82,6 +98,7 @@ def load_findings(catalogue: Catalogue, only: Filter | None = None) -> Findings:
         decisions=decisions,
         home=str(catalogue.home.root),
         uploads=str(catalogue.home.uploads),
+        further_names=_further_names(files.values()),
     )
 
 
@@ -101,7 +118,7 @@ def similar_pairs(
 ) -> Iterator[FoundPair]:
     """Pairs that are near but not taken for copies, and not decided; the nearest first, streamed.
 
-    Near pairs beyond the threshold (the run's, unless one is given) are among them.
+    Near pairs beyond the threshold (the run's, unless a lower one is given) are among them.
     """
     pairs = islice(_undecided(catalogue, findings, threshold), offset, None if limit is None else offset + limit)
     yield from with_files(catalogue, pairs, only)
@@ -142,7 +159,7 @@ def calibration_from(body: Mapping[str, Any]) -> Calibration:
 
 
 def _undecided(catalogue: Catalogue, findings: Findings, threshold: float | None) -> Iterator[Pair]:
-    bound = findings.threshold if threshold is None else threshold
+    bound = findings.reach(threshold)
     decided = _decided_ids(catalogue, findings)
     for row in catalogue.duplicates(("similar",) if bound is None else ("similar", "near"), beyond=bound):
         if (row.first, row.second) not in decided:
@@ -169,6 +186,25 @@ def _files(rows: Iterable[LocatedImage], labels: Iterable[tuple[str, str, str]])
         image_id: tuple(_picture_file(row, said.get(row.path, nothing)) for row in held)
         for image_id, held in groupby(rows, key=lambda row: row.image_id)
     }
+
+
+def _further_names(pictures: Iterable[Sequence[PictureFile]]) -> frozenset[str]:
+    """The paths at which a picture's file is met once more, by hard or symbolic links; a link's target comes first."""
+    further = set()
+    for files in pictures:
+        if len(files) == 1:
+            continue
+        met: set[tuple[int, int]] = set()
+        for path in sorted((file.path for file in files), key=os.path.islink):
+            try:
+                status = Path(path).stat()
+            except OSError:  # gone, or in an archive
+                continue
+            identity = status.st_dev, status.st_ino
+            if identity in met:
+                further.add(path)
+            met.add(identity)
+    return frozenset(further)
 
 
 def _picture_file(row: LocatedImage, labels: Mapping[str, str]) -> PictureFile:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dedup.findings import SAID, Findings
 from dedup.keep import DEFAULT_RULES, Ranking
@@ -42,7 +42,7 @@ def sort_copies(
 ) -> Copies:
     """What groups are made of; see make_groups."""
     ranking = Ranking(rules, findings.uploads)
-    stands = {image_id: ranking.best(files) for image_id, files in findings.files.items() if files}
+    stands = {i: ranking.best(findings.independent(files)) for i, files in findings.files.items() if files}
     order = {i: place for place, i in enumerate(sorted(stands, key=lambda image_id: ranking.key(stands[image_id])))}
     pixels = _pixels(findings, decided_only=decided_only)
     alike = whole_stars(pixels, order)
@@ -59,7 +59,7 @@ def make_groups(
     *,
     decided_only: bool = False,
 ) -> list[Group]:
-    """Groups by tier, then the nearest first. threshold: of near pairs, the run's if it is None.
+    """Groups by tier, then the nearest first. threshold: of near pairs, the run's if it is None, or if it is lower.
 
     A picture with several files stands in a group of pixels or near copies with the file that its bytes group keeps;
     one that a group of equal pixels does not keep is stood for by the one that is kept, its near pairs count for that.
@@ -73,12 +73,25 @@ def groups_of(findings: Findings, copies: Copies, tiers: Collection[str] = GROUP
     """As make_groups."""
     groups: list[Group] = []
     if "bytes" in tiers:
-        groups += [_bytes_group(files, copies.ranking) for files in findings.files.values() if len(files) > 1]
+        own = map(findings.independent, findings.files.values())
+        groups += [_bytes_group(files, copies.ranking) for files in own if len(files) > 1]
     if "pixels" in tiers:
         groups += [_group("pixels", star, copies, copies.pixels) for star in copies.alike]
     if "near" in tiers:
         groups += [_group("near", star, copies, copies.near) for star in stars(copies.near, copies.order)]
     return sorted(groups, key=_place)
+
+
+def with_every_name(findings: Findings, copies: Copies, groups: Sequence[Group]) -> list[Group]:
+    """The groups, those of equal bytes with all names of their files: nothing is gained by a link, but it has a label.
+
+    What has several names and one file only is a group then too. A group that was one keeps its id.
+    """
+    ids = {group.keep.file.image_id: group.id for group in groups if group.tier == "bytes"}
+    linked = {i: files for i, files in findings.files.items() if len(findings.independent(files)) < len(files)}
+    named = {i: _bytes_group(files, copies.ranking) for i, files in linked.items()}
+    others = [group for group in groups if group.tier != "bytes" or group.keep.file.image_id not in named]
+    return sorted([*others, *(replace(group, id=ids.get(i, group.id)) for i, group in named.items())], key=_place)
 
 
 def _place(group: Group) -> tuple[int, float, str]:
@@ -96,7 +109,7 @@ def _pixels(findings: Findings, *, decided_only: bool) -> Matches:
 
 def _near(findings: Findings, stood_for: Mapping[int, int], threshold: float | None, *, decided_only: bool) -> Matches:
     matches = Matches(_decisions_by_id(findings), stood_for)
-    bound = findings.threshold if threshold is None else threshold
+    bound = findings.reach(threshold)
     for pair in findings.pairs:
         first, second = stood_for.get(pair.first, pair.first), stood_for.get(pair.second, pair.second)
         if pair.tier != "near" or first == second or matches.is_different(first, second):

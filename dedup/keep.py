@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cache, partial
 from typing import Any
 
@@ -87,7 +86,7 @@ def is_fixed(path: str, uploads: str) -> bool:
 
 def date_of(file: PictureFile) -> str:
     """When it was last modified, in UTC, to the second."""
-    return f"{datetime.fromtimestamp(file.mtime_ns // 10**9, UTC):%Y-%m-%d %H:%M:%S}"
+    return f"{file.modified:%Y-%m-%d %H:%M:%S}"
 
 
 def _parts(text: str) -> list[str]:

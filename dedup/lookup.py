@@ -12,11 +12,9 @@ from core.errors import NoSuchImage, NothingIndexed, UnreadableImage
 from core.records import FloatArray
 from dedup.findings import KIND, calibration_from
 from dedup.records import Tier
-from models.alignment import compare
 from models.collection import prepare_bytes
-from models.comparing import digest_of, portrait_of
+from models.comparing import Look, digest_of, look_at
 from models.images import Limits, read_bytes
-from models.portraits import Portrait
 from search.searcher import Searcher
 from store.distances import to_indexed
 from store.records import ImageRecord
@@ -54,8 +52,8 @@ def have_already(searcher: Searcher, data: bytes, name: str) -> list[Match]:
 
 def confirmed(first: Path, second: Path, limits: Limits) -> bool:
     """Whether one of two files shows a copy of the other. Raises UnreadableImage."""
-    ours, theirs = (portrait_of(read_bytes(path, limits), str(path), limits) for path in (first, second))
-    return compare(ours, theirs).same
+    ours, theirs = (look_at(read_bytes(path, limits), str(path), limits) for path in (first, second))
+    return ours.compared(theirs).same
 
 
 class _Asked:
@@ -69,14 +67,14 @@ class _Asked:
         return digest_of(self.data, self.name, self.limits)
 
     @cached_property
-    def portrait(self) -> Portrait:
-        return portrait_of(self.data, self.name, self.limits)
+    def look(self) -> Look:
+        return look_at(self.data, self.name, self.limits)
 
     def compared(self, record: ImageRecord, data: bytes, distance: float) -> Match | None:
         """The match with an indexed picture, whose file holds `data`; None where it is another picture."""
         if self.size == (record.width, record.height) and digest_of(data, record.paths[0], self.limits) == self.digest:
             return _match(record, "pixels", distance, None, SAME_PIXELS)
-        agreement = compare(portrait_of(data, record.paths[0], self.limits), self.portrait)
+        agreement = look_at(data, record.paths[0], self.limits).compared(self.look)
         return _match(record, "near", distance, agreement.alike, agreement.reason) if agreement.same else None
 
 

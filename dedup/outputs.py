@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +95,7 @@ def rest_json(results: Results) -> dict[str, Any]:
         "run_id": found.run_id,
         "found_at": None if found.found_at is None else found.found_at.isoformat(),
         "encoder": found.encoder,
-        "threshold": found.threshold if results.threshold is None else results.threshold,
+        "threshold": found.reach(results.threshold),
         "precision": None if calibration is None else calibration.precision,
         "calibration": None if calibration is None else calibration_json(calibration),
         "leaks": None if results.leaks is None else _leaks_json(results.leaks),
@@ -133,7 +132,6 @@ def member_json(member: Member) -> dict[str, Any]:
 
 def file_json(file: PictureFile) -> dict[str, Any]:
     """What is known of a file; mtime in UTC, to the second."""
-    mtime = datetime.fromtimestamp(file.mtime_ns // 10**9, UTC)
     return {
         "path": file.path,
         "image_id": file.image_id,
@@ -142,7 +140,7 @@ def file_json(file: PictureFile) -> dict[str, Any]:
         "width": file.width,
         "height": file.height,
         "format": file.format,
-        "mtime": mtime.isoformat(),
+        "mtime": file.modified.isoformat(timespec="seconds"),
         "labels": dict(file.labels),
     }
 

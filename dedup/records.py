@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 Tier = Literal["bytes", "pixels", "near", "similar"]
 
 TIERS: tuple[Tier, ...] = ("bytes", "pixels", "near", "similar")  # the surest first; never mixed
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 
 @dataclass(frozen=True)
 class PictureFile:
     """One file of a picture. image_id is None for a file that is not indexed; size in bytes, mtime_ns since 1970.
 
-    labels: what is known of it by name, from a manifest's columns. has_labels: whether a class is known.
+    labels: what is known of it by name, from a manifest's columns.
     """
 
     path: str
@@ -27,6 +30,14 @@ class PictureFile:
     height: int
     format: str
     labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def modified(self) -> datetime:
+        """mtime_ns as a moment, UTC. Before the year 1 or after 9999 it is the first or the last that there is."""
+        try:
+            return _EPOCH + timedelta(microseconds=self.mtime_ns // 1000)
+        except OverflowError:  # file systems know more years than calendars do
+            return (datetime.max if self.mtime_ns > 0 else datetime.min).replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)

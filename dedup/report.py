@@ -17,6 +17,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from core.durable import write_durably
+from core.errors import BadSetting
 from dedup.cards import Card, Drawer, shown_path
 from dedup.curves import curve_of
 from dedup.facts import human_size
@@ -53,9 +54,10 @@ def write_report(
 ) -> None:
     """Writes the report, whole or not at all. threshold: that the groups were made with, the run's if None.
 
-    on_progress: stage, groups done, groups in all. Pictures that can't be read any more are shown as missing.
+    on_progress: stage, groups done, groups in all. Pictures that can't be read any more are shown as missing. Raises
+    BadSetting where the file can't be written.
     """
-    threshold = findings.threshold if threshold is None else threshold
+    threshold = findings.reach(threshold)
     shown = sorted(groups, key=lambda group: _ORDER.index(group.tier))[:MOST_GROUPS]
     alike = [similar_case(one) for one in islice(similar, MOST_SIMILAR)]
     stream = _environment.get_template("report.html").stream(
@@ -64,11 +66,19 @@ def write_report(
         calibration=findings.calibration,
         curve=curve_of(findings.calibration, threshold) if findings.calibration and threshold is not None else None,
         threshold=threshold,
-        meta={"home": findings.home, "decisions": [asdict(said) for said in findings.decisions.values()]},
+        meta={
+            "home": findings.home,
+            "written": datetime.now(UTC).isoformat(timespec="microseconds"),
+            "decisions": [asdict(said) for said in findings.decisions.values()],
+        },
         version=version("simile"),
     )
     stream.enable_buffering(64)
-    write_durably(path, lambda at: stream.dump(str(at), encoding="utf-8", errors="replace"))
+    try:
+        write_durably(path, lambda at: stream.dump(str(at), encoding="utf-8", errors="replace"))
+    except OSError as error:
+        reason = error.strerror or error
+        raise BadSetting(f"{path} can't be written: {reason}. Make space, or name another file.") from error
 
 
 def _cards(

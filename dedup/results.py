@@ -9,7 +9,7 @@ from core.errors import BadSetting
 from core.records import Filter
 from dedup.datasets import Splits, check_labels, count_classes, count_splits, find_conflicts, find_leaks, label_reader
 from dedup.findings import count_similar, load_findings
-from dedup.groups import groups_of, sort_copies
+from dedup.groups import groups_of, sort_copies, with_every_name
 from dedup.keep import DEFAULT_RULES
 from dedup.outputs import Results
 from dedup.planning import freed, plan_of
@@ -19,8 +19,8 @@ from store.catalogue import Catalogue
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to make of the findings. threshold: of near pairs, the run's if None. between: names of splits; labels:
-    `folders` or a manifest's column. None: nobody asked.
+    """What to make of the findings. threshold: of near pairs, the run's if None or if that is lower. between: names of
+    splits; labels: `folders` or a manifest's column. None: nobody asked.
     """
 
     rules: Sequence[str] = DEFAULT_RULES
@@ -62,15 +62,19 @@ def collect(catalogue: Catalogue, wanted: Wanted) -> tuple[Results, Plan]:
     leaks = None
     if splits is not None:
         leaks = [leak for leak in find_leaks(findings, copies, splits) if leak.tier in wanted.tiers]
+    conflicts = None
+    if wanted.labels is not None:
+        named = with_every_name(findings, copies, groups) if "bytes" in wanted.tiers else groups
+        conflicts = find_conflicts(named, label_reader(wanted.labels, splits))
     results = Results(
         findings=findings,
         copies=copies,
         groups=groups,
         tiers=wanted.tiers,
-        threshold=wanted.threshold,
+        threshold=findings.reach(wanted.threshold),
         only=wanted.only,
         leaks=leaks,
-        conflicts=find_conflicts(groups, label_reader(wanted.labels, splits)) if wanted.labels is not None else None,
+        conflicts=conflicts,
         classes=count_classes(catalogue, wanted.labels, plan, splits, wanted.only)
         if wanted.labels is not None
         else None,

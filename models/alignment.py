@@ -43,8 +43,8 @@ Window = tuple[int, int, int, int]  # left, top, right, bottom
 class Agreement:
     """What comparing two pictures gave. score: 0 to 1, how sure it is that one is a copy of the other.
 
-    alike: 0 to 1, how much of what both show is the same. matrix: (3, 3), from pixels of the second to pixels of the first, both as they were given; None where they could not
-    be laid on each other. reason: for people.
+    alike: 0 to 1, how much of what both show is the same. matrix: (3, 3), from pixels of the second to pixels of the
+    first, both as they were given; None where they could not be laid on each other. reason: for people.
     """
 
     same: bool
@@ -108,8 +108,8 @@ def _examined(
     left, top, right, bottom = window
     both = coarse.mask.mean() * (right - left) * (bottom - top)
     covered = min(1.0, both / min(first.grey.size, area_of(matrix, second)))
-    slant = distortion(matrix, second)
-    return Features(details(fine), correlation(fine), elsewise(fine), colour(coarse), matches, agreeing, slant, covered), matrix
+    slant, colours = distortion(matrix, second), colour(coarse)
+    return Features(details(fine), elsewise(fine), colours, matches, agreeing, slant, covered), matrix
 
 
 def _window(first: Portrait, second: Portrait, matrix: Matrix) -> Window | None:

@@ -21,11 +21,12 @@ STICKER = 0.2  # share of what both show, whose colours may be anything
 ELSEWISE = 0.21  # of what both show: a part that shows something else, larger than any sticker or lettering
 COVERED = 0.5  # of the smaller picture: so much of it must lie on the other
 
-# Logistic regressions over Features.terms, as benchmarks/confirmation.py fits them: 36 kinds of copies of 70 clothing
-# photos, and 19 of 480 small pictures, against the nearest pictures that are no copies. For small pictures, which have
-# many near relations, the threshold is stricter by 2.
+# A logistic regression over Features.terms, as benchmarks/confirmation.py fits it: 36 kinds of copies of 70 clothing
+# photos against the nearest pictures that are no copies.
 WITH_KEYPOINTS = (5.16, 5.93, 0.94, 8.76, -2.3, -14.13)
-WITHOUT_KEYPOINTS = (2.08, 0.78, 0.53, -5.67 - 2.0)
+# Small pictures have many near relations, more the larger the collection is: of the 1,000 most alike pairs of 20,000
+# digits and garments one passed that was no copy. Coarse detail tells them best.
+WITHOUT_KEYPOINTS = (6.0, -29.6)
 SAME = 0.9  # score
 
 
@@ -42,16 +43,14 @@ class Laid:
 class Features:
     """What a verdict is made of.
 
-    details: the mean correlation of windows in each of BANDS, 0 to 1, windows without contrast left out. whole: the
-    correlation of all that both show, in grey. elsewise: the largest connected part that shows something
-    else, as a share of it. colour: the correlation of their colours, 1 where one of them has none.
-    matches: pairs of like keypoints; agreeing: of them, that lie where the homography says, both 0 where it was guessed
-    without. distortion: how far the homography is from turning and scaling. covered: share of the smaller picture that
-    lies on the other.
+    details: the mean correlation of windows in each of BANDS, 0 to 1, windows without contrast left out. elsewise: the
+    largest connected part that shows something else, as a share. colour: the correlation of their colours, 1 where one
+    of them has none. matches: pairs of like keypoints; agreeing: of them, that lie where the homography says, both 0
+    where it was guessed without. distortion: how far the homography is from turning and scaling. covered: share of the
+    smaller picture that lies on the other.
     """
 
     details: tuple[float, ...]
-    whole: float
     elsewise: float
     colour: float
     matches: int
@@ -62,16 +61,15 @@ class Features:
     @property
     def score(self) -> float:
         """0 to 1: how likely they are copies."""
-        weights = WITH_KEYPOINTS if self.agreeing else WITHOUT_KEYPOINTS
-        *factors, start = weights
+        *factors, start = WITH_KEYPOINTS if self.agreeing else WITHOUT_KEYPOINTS
         logit = start + float(np.dot(factors, self.terms()))
         return 1 / (1 + float(np.exp(-logit)))
 
     def terms(self) -> list[float]:
-        """What the regressions weigh."""
-        finest, fine, coarse = self.details
+        """What is weighed."""
+        _, fine, coarse = self.details
         if not self.agreeing:
-            return [_odds(finest), _odds(fine), _odds(self.whole)]
+            return [-float(np.log(1.003 - min(coarse, 1.0)))]  # how close it is to 1, without end
         return [fine, coarse, float(np.log(self.agreeing)), self.agreeing / self.matches, self.distortion]
 
 
@@ -135,11 +133,6 @@ def judged(features: Features) -> tuple[bool, str]:
     if features.score < SAME:
         return False, f"only {features.details[-1]:.0%} of what both show is the same"
     return True, "the same view"
-
-
-def _odds(correlation: float) -> float:
-    """How close it is to 1, without end."""
-    return -float(np.log(1.003 - min(correlation, 1.0)))
 
 
 def _windows(first: Floats, second: Floats, mask: Floats, inside: NDArray[np.bool_], side: int) -> float:

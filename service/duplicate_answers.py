@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from datetime import UTC, datetime
 
 from core.errors import NoSuchImage
 from dedup.findings import FoundPair, calibration_json
@@ -117,7 +116,7 @@ def _copy_out(file: PictureFile, *, reason: str, distance: float) -> CopyOut:
         width=file.width,
         height=file.height,
         format=file.format,
-        mtime=datetime.fromtimestamp(file.mtime_ns / 1e9, UTC),
+        mtime=file.modified,
         labels=dict(file.labels),
         file_url=None if file.image_id is None else urls.file(file.image_id),
         thumbnail_url=None if file.image_id is None else urls.thumbnail(file.image_id),

@@ -87,7 +87,10 @@ class Shown:
 
 @dataclass(frozen=True)
 class DuplicatesView:
-    """All that the page shows. `ahead`: addresses of pictures that will be wanted next."""
+    """All that the page shows. `beyond`: whether a threshold above the run's was asked for.
+
+    `ahead`: addresses of pictures that will be wanted next.
+    """
 
     total: int = 0
     where: Where | None = None
@@ -100,6 +103,7 @@ class DuplicatesView:
     run: bool = False
     found: bool = False
     threshold: float | None = None
+    beyond: bool = False
     calibration: Calibration | None = None
     curve: Curve | None = None
     plan_url: str = ""
@@ -115,7 +119,7 @@ def look(searcher: Searcher, reviews: Reviews, where: Where) -> DuplicatesView:
     at = place_of(review, cases, where)
     findings, calibration = review.findings, review.findings.calibration
     decided, waiting = review.progress()
-    threshold = findings.threshold if where.threshold is None else where.threshold
+    threshold = findings.reach(where.threshold)
     plain = {"tier": [tier for tier in where.tier if tier != "similar"], "threshold": where.threshold}
     return DuplicatesView(
         total=searcher.count(),
@@ -129,6 +133,7 @@ def look(searcher: Searcher, reviews: Reviews, where: Where) -> DuplicatesView:
         run=findings.run_id is not None,
         found=bool(review.cases),
         threshold=threshold,
+        beyond=where.threshold is not None and threshold is not None and where.threshold > threshold,
         calibration=calibration,
         curve=curve_of(calibration, threshold) if calibration and threshold is not None else None,
         plan_url=urls.plan(**plain),

@@ -79,7 +79,8 @@ class CalibrationOut(BaseModel):
 class DuplicatesOut(BaseModel):
     """A page of what `simile dedup` found. `run_id` null: it has not run yet, only same bytes are known; see `hint`.
 
-    `total`: groups, or pairs where similar ones were asked for, in the whole of it.
+    `threshold`: of near pairs, no more than the run's own. `total`: groups, or pairs where similar ones were asked for,
+    in the whole of it.
     """
 
     run_id: int | None

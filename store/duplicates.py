@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
-from sqlalchemy import ColumnElement, and_, bindparam, delete, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, insert, or_, select
 
 from core.errors import BadSetting
 from core.records import Filter
@@ -38,16 +38,21 @@ class Duplicates(Transactions):
     """Verbs on pairs of copies and on decisions. Both count as changes: what is kept of them elsewhere goes stale."""
 
     def replace_duplicates(
-        self, run_id: int, pairs: Iterable[DuplicateRecord], tiers: Sequence[str] = FOUND_TIERS
+        self,
+        run_id: int,
+        pairs: Iterable[DuplicateRecord],
+        tiers: Sequence[str] = FOUND_TIERS,
+        among: Collection[int] | None = None,
     ) -> int:
         """Puts these pairs in place of all of their tiers that were found before, in one transaction.
 
-        tiers: that were looked for; what was found of others before stays. Gives how many pairs were stored. Some
+        tiers: that were looked for; among: the ids of the pictures that were, None for all. What was found of others
+        before stays. Gives how many pairs were stored. Some
         thousands are in memory at a time. A pair whose picture was deleted meanwhile is left out.
         """
         count = 0
         with self.writing() as (connection, _):
-            connection.execute(delete(DuplicateRow).where(DuplicateRow.tier.in_(tiers)))
+            _forget(connection, tiers, among)
             for chunk in chunks(pairs, ROWS):
                 ids = {image_id for pair in chunk for image_id in (pair.first, pair.second)}
                 there: set[int] = set()
@@ -55,9 +60,7 @@ class Duplicates(Transactions):
                     there.update(connection.scalars(select(ImageRow.id).where(ImageRow.id.in_(part))))
                 rows = [{**pair._asdict(), "run": run_id} for pair in chunk if {pair.first, pair.second} <= there]
                 if rows:
-                    again = and_(DuplicateRow.first == bindparam("one"), DuplicateRow.second == bindparam("two"))
-                    ends = [{"one": row["first"], "two": row["second"]} for row in rows]
-                    connection.execute(delete(DuplicateRow).where(again), ends)  # found before, in another tier
+                    connection.execute(_ONE, [{"one": row["first"], "two": row["second"]} for row in rows])
                     connection.execute(insert(DuplicateRow), rows)
                 count += len(rows)
         return count
@@ -187,6 +190,21 @@ _LOCATED = (
     .join(LocationRow, LocationRow.image_id == ImageRow.id)
     .order_by(ImageRow.id, LocationRow.path)
 )
+
+
+_ONE = delete(DuplicateRow).where(DuplicateRow.first == bindparam("one"), DuplicateRow.second == bindparam("two"))
+
+
+def _forget(connection: Connection, tiers: Sequence[str], among: Collection[int] | None) -> None:
+    """Deletes the pairs of these tiers, those of two pictures in `among` where it is given."""
+    if among is None:
+        connection.execute(delete(DuplicateRow).where(DuplicateRow.tier.in_(tiers)))
+        return
+    pairs = select(DuplicateRow.first, DuplicateRow.second).where(DuplicateRow.tier.in_(tiers))
+    known = [{"one": first, "two": second} for first, second in connection.execute(pairs)]
+    gone = [pair for pair in known if pair["one"] in among and pair["two"] in among]
+    if gone:
+        connection.execute(_ONE, gone)
 
 
 def _suspected() -> ColumnElement[bool]:

@@ -79,6 +79,12 @@ def index_one(catalogue: Catalogue, path: Path) -> int:
     return catalogue.store_batch([picture], ENCODER, "eager")[0]
 
 
+def index_one_as(catalogue: Catalogue, path: Path, name: Path) -> None:
+    """Another name of an indexed file."""
+    image_id = catalogue.images_by_sha([look(path).sha256])[look(path).sha256].image_id
+    catalogue.add_locations([(image_id, FileFacts(str(name), path.stat().st_size, path.stat().st_mtime_ns))])
+
+
 def line(path: Path, keep: Path, tier: Any = "bytes") -> Removal:
     return Removal(str(path), look(path).sha256, str(keep), look(keep).sha256, tier, "g1", "same bytes")
 
@@ -304,6 +310,23 @@ def test_a_file_that_a_symbolic_link_was_made_to_stays(settings: Settings, photo
     applied(settings, plan_of(photos.parent, line(photos / "sub/copy.png", photos / "a.png")), "--symlink")
     body = applied(settings, plan_of(photos.parent, line(photos / "a.png", photos / "third.png")), "--trash")
     assert "is a symbolic link to it" in reasons(body)
+
+
+def test_a_file_that_an_indexed_symbolic_link_leads_to_stays_unless_a_link_takes_its_place(
+    settings: Settings, photos: Path
+) -> None:
+    copy, link = photos / "sub/copy.png", photos / "link.png"
+    link.symlink_to(copy)
+    with Catalogue(Home(settings.home)) as catalogue:
+        index_one_as(catalogue, copy, link)
+    plan = plan_of(photos.parent, line(copy, photos / "a.png"))
+    for action in ([], ["--trash"], ["--move-to", photos.parent / "gone"]):
+        assert f"{link} is a symbolic link to it" in reasons(applied(settings, plan, *action))
+    assert applied(settings, plan, "--hardlink")["applied"] == 1
+    assert look(link.resolve()).sha256 == look(photos / "a.png").sha256
+    assert simile(settings, "undo").exit_code == 0
+    link.unlink()
+    assert applied(settings, plan, "--trash")["applied"] == 1
 
 
 def test_pixels_go_on_from_one_to_the_next_but_nearness_does_not(

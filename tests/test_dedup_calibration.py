@@ -14,9 +14,9 @@ def copies(count, apart=1.0):
 
 def test_where_nothing_is_mistaken_the_threshold_takes_nearly_all_copies():
     found = calibrate(copies(1000), 0.99)
-    assert found.threshold == pytest.approx(0.984, abs=0.002)
+    assert found.threshold == pytest.approx(0.979, abs=0.002)
     assert found.reached_precision == 1.0
-    assert found.reached_recall == pytest.approx(0.985, abs=0.002)
+    assert found.reached_recall == pytest.approx(0.98, abs=0.002)
     assert (found.copies, found.decisions) == (1000, 0)
 
 
@@ -31,7 +31,7 @@ def test_mistakes_far_out_bring_it_down_to_where_the_precision_holds():
 def test_copies_whose_pixels_do_not_agree_lower_the_recall_alone():
     lost = [Seen(0.3, confirmed=False, right=True)] * 500
     found = calibrate(copies(500) + lost, 0.99)
-    assert found.reached_recall == pytest.approx(0.4925, abs=0.003)
+    assert found.reached_recall == pytest.approx(0.49, abs=0.003)
     assert found.reached_precision == 1.0
 
 

@@ -6,9 +6,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from PIL import Image
+from scenes import scene
 
-from dedup import candidates
+from dedup import candidates, confirming
 from dedup.candidates import NEAR, distance_between, in_order, read_candidates, vectors_of, write_candidates
+from models.images import Limits
 from store.catalogue import Catalogue
 from store.home import Home
 from store.index import Index
@@ -91,3 +94,43 @@ def test_a_distance_is_that_of_a_search(snapshot):
     ids = snapshot.parts[0].living()
     found, distances = snapshot.search(vectors_of(snapshot, ids[:1]), 3)[0]
     assert distance_between(snapshot, int(ids[0]), int(found[2])) == pytest.approx(distances[2], abs=1e-12)
+
+
+class InThisProcess:
+    """Instead of workers."""
+
+    map = staticmethod(map)
+
+
+def test_what_was_confirmed_of_other_pairs_is_not_taken_for_these(tmp_path, monkeypatch):
+    monkeypatch.setattr(confirming, "BATCH", 1)
+    files = {}
+    for image in range(1, 5):
+        files[image] = str(tmp_path / f"{image}.png")
+        Image.fromarray(scene(image // 3, 96, 96)).save(files[image])
+    pairs = np.array([(1, 2, 0.1), (1, 3, 0.2), (2, 3, 0.3), (3, 4, 0.4)], NEAR)
+
+    def found(wanted, stop_at=99):
+        def on_progress(done, _total):
+            if done == stop_at:
+                raise KeyboardInterrupt
+
+        every = confirming.confirmed(wanted, files, InThisProcess(), Limits(), tmp_path / "results", on_progress)
+        return {(pair.first, pair.second) for pair in every if pair.tier == "near"}
+
+    with pytest.raises(KeyboardInterrupt):
+        found(pairs[1:], stop_at=2)  # a file was away, and with it a pair
+    assert found(pairs) == found(pairs) == {(1, 2), (3, 4)}
+
+
+def test_the_nearest_of_each_picture_are_there_however_far(snapshot, tmp_path):
+    _, pairs = written(snapshot, 0.0, tmp_path, anyway=3)
+    ids = snapshot.parts[0].living()
+    near = snapshot.search(vectors_of(snapshot, ids), 4)
+    asked = [
+        (int(own), int(other))
+        for own, (others, _) in zip(ids, near, strict=True)
+        for other in [one for one in others if one != own][:3]
+    ]
+    assert len(pairs) == len(set(pairs))
+    assert set(pairs) == {(min(pair), max(pair)) for pair in asked}

@@ -110,9 +110,35 @@ def test_json_has_the_groups_and_the_counts_and_a_threshold_can_be_given(setting
     body = asked(settings, "--last")
     assert [group["tier"] for group in body["groups"]] == ["bytes", "pixels", "near"]
     assert (body["threshold"], body["precision"], body["tiers"]["similar"]["pairs"]) == (0.5, 0.99, 2)
-    wider = asked(settings, "--last", "--threshold", "0.8", "--tier", "near,similar")
-    assert [len(group["members"]) for group in wider["groups"]] == [2, 2]
-    assert wider["tiers"]["similar"]["pairs"] == 1
+    narrow = asked(settings, "--last", "--threshold", "0.2", "--tier", "near,similar")
+    assert (narrow["groups"], narrow["threshold"], narrow["tiers"]["similar"]["pairs"]) == ([], 0.2, 3)
+
+
+def test_a_threshold_beyond_that_of_the_last_run_comes_to_it_and_says_so(settings: Settings) -> None:
+    assert asked(settings, "--last", "--threshold", "100")["threshold"] == 0.5
+    result = inside("--home", settings.home, "--last", "--threshold", "100")
+    assert "near copies: up to a distance of 0.5000; precision 0.992" in result.stdout
+    assert "The last run looked up to a distance of 0.5000: run it without --last" in result.stderr
+    for quiet in (("--threshold", "0.4"), ("--threshold", "100", "--tier", "pixels")):
+        assert "looked up to" not in inside("--home", settings.home, "--last", *quiet).stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (("--threshold", "3"), "--threshold can't stand before apply"),
+        (("--last",), "--last can't stand before apply"),
+        (("-o", "groups.json"), "--output can't stand before apply"),
+        (("--json",), "--json can't stand before apply"),
+    ],
+)
+def test_an_option_in_front_of_a_verb_is_refused_by_name(option: tuple[str, ...], words: str) -> None:
+    with pytest.raises(BadSetting, match=words):
+        inside(*option, "apply", "plan.json")
+
+
+def test_the_home_may_stand_in_front_of_a_verb(settings: Settings) -> None:
+    assert "no plan was applied" in inside("--home", settings.home, "--verbose", "journals").stdout
 
 
 def test_filters_keep_to_the_files_that_they_let_through(settings: Settings, photos: Path) -> None:
@@ -199,6 +225,7 @@ def test_findings_of_an_encoder_that_is_no_longer_in_use_say_so(settings: Settin
     [
         (["--precision", "0.9", "--threshold", "0.1"], "--precision finds the threshold"),
         (["--precision", "0.9", "--last"], "--precision finds the threshold"),
+        (["--last", "--threshold", "inf"], "threshold can't be inf"),
         (["--against", "photos", "--labels", "folders"], "--against looks each file up"),
         (["--against", "photos", "--last"], "--against looks each file up"),
         (["--against", "photos", "-o", "pairs.parquet"], "name a file that ends in .json, .csv"),
@@ -276,6 +303,10 @@ def test_which_of_a_folders_pictures_does_the_home_have_already(
     assert applied.exit_code == 0, applied.output
     assert not (new / "known.png").exists()
     inside("--home", settings.home, "undo")
+    result = inside("--home", settings.home, "--against", new, "--plan", tmp_path / "a plan.json")
+    assert f"apply '{tmp_path / 'a plan.json'}' --root {new} --trash`" in result.stderr
+    result = inside("--home", settings.home, "--against", new / "known.png", "--plan", tmp_path / "plan.json")
+    assert f"--root {new} --trash`" in result.stderr
     text = inside("--home", settings.home, "--against", new).stdout
     assert "1 of 1 pictures are in the home, 0 are not" in text
 

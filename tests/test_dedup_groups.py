@@ -16,6 +16,7 @@ import pytest
 from core.conditions import make_filter
 from core.errors import BadSetting
 from core.records import FileFacts
+from dedup.facts import facts_of
 from dedup.findings import (
     Findings,
     calibration_from,
@@ -26,6 +27,7 @@ from dedup.findings import (
 )
 from dedup.groups import make_groups
 from dedup.keep import DEFAULT_RULES, Ranking, read_rules
+from dedup.outputs import file_json
 from dedup.planning import freed, plan_of
 from dedup.records import Calibration, CurvePoint, Decision, Group, Pair, PictureFile, Tier
 from store.catalogue import Catalogue
@@ -117,15 +119,26 @@ def test_equal_pixels_hold_through_a_third_so_that_any_of_them_can_be_kept() -> 
     assert made(said) == [("pixels", [2, 1]), ("near", [2, 9])]
 
 
+def test_further_names_of_one_file_are_no_copies_of_it() -> None:
+    files = (file(1, "/a/long/1.jpg"), file(1, "/a/link.jpg"), file(1, "/b/longer/1.jpg"), file(2))
+    found = replace(findings(near(1, 2), files=files), further_names=frozenset({"/a/link.jpg"}))
+    equal, alike = make_groups(found)
+    assert [member.file.path for member in equal.members] == ["/a/long/1.jpg", "/b/longer/1.jpg"]
+    assert [member.file.path for member in alike.members] == ["/a/long/1.jpg", "/photos/0002.jpg"]
+    assert made(replace(found, further_names=frozenset({"/a/link.jpg", "/b/longer/1.jpg"}))) == [("near", [1, 2])]
+
+
 def test_groups_of_a_tier_come_nearest_first() -> None:
     assert made(findings(near(1, 2, 0.4), near(3, 4, 0.1))) == [("near", [3, 4]), ("near", [1, 2])]
 
 
-def test_the_threshold_is_the_runs_unless_one_is_given() -> None:
+def test_the_threshold_is_the_runs_unless_a_lower_one_is_given() -> None:
     found = findings(near(1, 2, 0.4), near(3, 4, 0.6))
     assert made(found) == [("near", [1, 2])]
-    assert made(found, threshold=0.6) == [("near", [1, 2]), ("near", [3, 4])]
+    assert made(found, threshold=0.6) == [("near", [1, 2])]  # the run looked no further than 0.5
     assert made(found, threshold=0.1) == []
+    assert [found.reach(asked) for asked in (None, 0.1, 100.0)] == [0.5, 0.1, 0.5]
+    assert replace(found, calibration=None).reach(0.6) == 0.6
 
 
 def test_an_id_stays_as_long_as_the_files_are_the_same() -> None:
@@ -248,6 +261,16 @@ def test_without_loss_then_more_bytes_a_pixel() -> None:
     ranking = Ranking(("least-compressed",))
     assert ranking.sorted([coarse, fine]) == [fine, coarse]
     assert ranking.why(fine, coarse) == "less compressed: 3 bytes a pixel, not 1"
+
+
+@pytest.mark.parametrize(("mtime_ns", "day"), [(10**21, "9999-12-31"), (-(10**21), "1-01-01"), (10**30, "9999-12-31")])
+def test_a_time_that_no_calendar_has_is_shown_as_the_nearest_that_it_has(mtime_ns: int, day: str) -> None:
+    usual, odd = file(1), file(1, "/photos/odd.jpg", mtime_ns=mtime_ns)
+    ranking = Ranking(("oldest",))
+    assert day in ranking.why(*ranking.sorted([usual, odd]))
+    assert day in {fact.name: fact.text for fact in facts_of(odd, usual)}["Modified"]
+    assert day in file_json(odd)["mtime"]
+    assert file_json(file(1, mtime_ns=-1))["mtime"] == "1969-12-31T23:59:59+00:00"
 
 
 def test_files_that_no_rule_tells_apart_are_told_apart_by_their_paths() -> None:
@@ -415,7 +438,8 @@ def test_similar_pairs_are_the_unconfirmed_and_those_beyond_the_threshold_but_no
     ]
     assert (listed[0].first.path, listed[0].second.path) == ("/photos/4.jpg", "/photos/5.jpg")
     assert count_similar(catalogue, found) == 2
-    assert [one.pair.first for one in similar_pairs(catalogue, found, threshold=0.8)] == [4]
+    assert [one.pair.first for one in similar_pairs(catalogue, found, threshold=0.2)] == [2, 4, 3]
+    assert [one.pair.first for one in similar_pairs(catalogue, found, threshold=0.8)] == [4, 3]
     assert [one.pair.first for one in similar_pairs(catalogue, found, limit=1, offset=1)] == [3]
     catalogue.decide([Decision(sha(4), sha(5), same=False)])
     assert [one.pair.first for one in similar_pairs(catalogue, load_findings(catalogue))] == [3]

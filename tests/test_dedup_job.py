@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from scenes import on_bed, scene
 
 from core.errors import BadSetting, NothingIndexed
 from core.settings import Settings, load_settings
+from dedup.calibration import Planting, Seen
 from dedup.findings import load_findings
 from dedup.groups import make_groups
 from dedup.job import DedupRequest, find_duplicates
@@ -25,6 +28,7 @@ from models.images import Limits
 from search.searcher import Searcher
 from store.catalogue import Catalogue
 from store.home import Home
+from store.snapshot import Part
 
 SCENES, BEDS = 10, 3
 
@@ -142,7 +146,8 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(settings, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         find_duplicates(settings, DedupRequest(threshold=100.0), stop)
     assert found_groups(settings)["near"] == set()  # findings change all at once
-    find_duplicates(settings, DedupRequest(threshold=100.0), lambda stage, done, _: seen.append((stage, done)))
+    again = DedupRequest(threshold=100.0, wait=5.0)
+    find_duplicates(settings, again, lambda stage, done, _: seen.append((stage, done)))
     assert min(done for stage, done in seen if stage == "comparing pictures") > 64
     assert not any(stage == "looking for neighbours" for stage, _ in seen)
     assert found_groups(settings) == EXPECTED
@@ -191,6 +196,17 @@ def test_a_file_that_is_gone_costs_nothing_else(settings, _indexed, tmp_path):
     groups = found_groups(settings)
     assert groups["pixels"] == EXPECTED["pixels"]
     assert groups["near"] == {frozenset({"scene03.png", "jpeg-3003.png", "grey03.png"})}
+
+
+def test_further_names_of_one_file_are_no_copies(settings, tmp_path):
+    photos = tmp_path / "links"
+    photos.mkdir()
+    for name in ("a.png", "b.png"):
+        Image.fromarray(scene(50, 120, 160)).save(photos / name)
+    (photos / "hard.png").hardlink_to(photos / "a.png")
+    (photos / "0-soft.png").symlink_to(photos / "a.png")
+    index(settings, [photos], IndexRequest())
+    assert frozenset({"a.png", "b.png"}) in found_groups(settings)["bytes"]
 
 
 def test_decisions_are_heard_by_the_calibration(settings):
@@ -242,3 +258,44 @@ def test_two_files_are_confirmed_without_a_home(_indexed):
     photos = _indexed[1]
     assert confirmed(photos / "scene05.png", photos / "blur05.png", Limits())
     assert not confirmed(photos / "bed0.png", photos / "bed1.png", Limits())
+
+
+def test_others_may_write_while_pictures_are_compared(settings):
+    stored = []
+
+    def decide_meanwhile(stage: str, *_: int) -> None:
+        if stage == "comparing pictures" and not stored:
+            with closing(sqlite3.connect(settings.home / "catalogue.sqlite", timeout=0)) as other:
+                other.execute("BEGIN IMMEDIATE")  # raises at once where somebody writes
+                stored.append(other.in_transaction)
+
+    find_duplicates(settings, DedupRequest(threshold=100.0), decide_meanwhile)
+    assert stored == [True]
+
+
+def test_the_same_pixels_are_found_however_small_the_threshold_is(settings, tmp_path):
+    photos = tmp_path / "more"
+    photos.mkdir()
+    Image.fromarray(scene(77, 900, 1200)).save(photos / "large.jpg")  # decoded at a smaller scale to be indexed
+    Image.open(photos / "large.jpg").save(photos / "large.png")
+    index(settings, [photos], IndexRequest())
+    find_duplicates(settings, DedupRequest(threshold=0.0))
+    groups = found_groups(settings)
+    assert groups["pixels"] == EXPECTED["pixels"] | {frozenset({"large.jpg", "large.png"})}
+    assert groups["near"] == set()
+
+
+def test_pictures_that_the_encoder_has_not_seen_are_no_part_of_the_calibration(settings, monkeypatch):
+    asked = []
+
+    def seen(planting: Planting, files: dict[int, str], _seed: int) -> list[Seen]:
+        asked.extend(files)
+        return [Seen(0.1, confirmed=True, right=True)]
+
+    with Catalogue(Home(settings.home)) as catalogue:
+        assert {3, 4} <= {located.image_id for located in catalogue.located()}
+    monkeypatch.setattr(Planting, "seen", seen)
+    monkeypatch.setattr(Part, "living", lambda part: np.setdiff1d(part.index.ids, [3, 4]))
+    find_duplicates(settings, DedupRequest())
+    assert asked
+    assert not {3, 4} & set(asked)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from core.conditions import make_filter
 from core.errors import BadSetting
 from core.records import FileFacts
 from dedup.datasets import Splits, count_leaks, count_splits, find_leaks, label_reader
@@ -225,11 +226,70 @@ def test_leaks_are_copies_in_two_splits_tier_by_tier(catalogue: Catalogue) -> No
     assert body["pairs"][0]["paths"] == ["/set/train/cats/1.jpg", "/set/test/cats/1 again.jpg"]
 
 
-def test_a_pair_called_different_is_no_leak_and_one_beyond_the_threshold_only_on_demand(catalogue: Catalogue) -> None:
+def test_a_pair_called_different_is_no_leak_nor_one_beyond_the_threshold(catalogue: Catalogue) -> None:
     catalogue.decide([Decision(sha(3), sha(4), same=False)])
     results, _ = collect(catalogue, Wanted(between=("train", "test"), threshold=0.8))
     assert results.leaks is not None
-    assert [(leak.first.image_id, leak.second.image_id) for leak in results.leaks if leak.tier == "near"] == [(7, 6)]
+    assert [leak for leak in results.leaks if leak.tier == "near"] == []
+    assert groups_json(results)["threshold"] == 0.5, "the run looked no further"
+
+
+def test_every_file_with_a_copy_in_the_other_split_is_a_leak(catalogue: Catalogue) -> None:
+    more = ((1, "/set/train/cats/1 too.jpg"), (3, "/set/train/dogs/3 too.jpg"), (2, "/set/train/cats/2 too.jpg"))
+    catalogue.add_locations([(image_id, FileFacts(path, 100, 1)) for image_id, path in more])
+    results, _ = collect(catalogue, Wanted(between=("train", "test")))
+    assert results.leaks is not None
+    assert [(count.tier, count.pairs, count.files) for count in count_leaks(results.leaks)] == [
+        ("bytes", 2, {"train": 2, "test": 1}),
+        ("pixels", 2, {"train": 2, "test": 1}),
+        ("near", 2, {"train": 2, "test": 1}),
+    ]
+
+
+def test_leaks_grow_with_the_files_and_not_with_their_product(catalogue: Catalogue) -> None:
+    paths = [f"/set/{split}/blank/{number}.jpg" for split in ("train", "test") for number in range(3000)]
+    catalogue.add_locations([(1, FileFacts(path, 100, 1)) for path in paths])
+    results, _ = collect(catalogue, Wanted(between=("train", "test"), tiers=("bytes",)))
+    (count,) = count_leaks(results.leaks or ())
+    assert (count.files, count.pairs) == ({"train": 3001, "test": 3001}, 6001)
+
+
+def test_links_are_leaks_and_conflicts_though_no_copies(catalogue: Catalogue, tmp_path: Path) -> None:
+    names = [tmp_path / name for name in ("set/train/cats/a.jpg", "set/test/dogs/a.jpg", "set/train/cats/soft.jpg")]
+    for name in names:
+        name.parent.mkdir(parents=True, exist_ok=True)
+    names[0].write_bytes(b"one file")
+    names[1].hardlink_to(names[0])
+    names[2].symlink_to(names[0])
+    catalogue.store_batch(
+        [
+            NewPicture(sha(9), 8, "jpeg", 9, 9, FileFacts(str(name), 8, 10**18), np.zeros(2, np.float32))
+            for name in names
+        ],
+        VAE,
+        "torch",
+    )
+    wanted = Wanted(
+        between=("train", "test"), labels="folders", tiers=("bytes",), only=make_filter(under=str(tmp_path))
+    )
+    results, plan = collect(catalogue, wanted)
+    assert (list(results.groups), plan.removals) == ([], ())
+    assert results.leaks is not None and results.conflicts is not None
+    assert [(leak.first.path, leak.second.path) for leak in results.leaks] == [
+        (str(names[0]), str(names[1])),
+        (str(names[2]), str(names[1])),
+    ]
+    assert [dict(one.labels) for one in results.conflicts] == [
+        {"cats": (str(names[0]), str(names[2])), "dogs": (str(names[1]),)}
+    ]
+    (tmp_path / "set/test/birds").mkdir()
+    copy = tmp_path / "set/test/birds/a.jpg"
+    copy.write_bytes(b"one file")
+    catalogue.add_locations([(results.conflicts[0].group.keep.file.image_id or 0, FileFacts(str(copy), 8, 10**18))])
+    results, _ = collect(catalogue, wanted)
+    (group,), (conflict,) = results.groups, results.conflicts or ()
+    assert len(group.members) == 2 and conflict.group.id == group.id
+    assert conflict.labels.keys() == {"birds", "cats", "dogs"}
 
 
 def test_a_split_is_what_a_manifest_says_a_path_or_the_innermost_folder() -> None:
@@ -281,7 +341,7 @@ def test_a_leak_shows_through_a_third_picture_with_the_same_pixels(catalogue: Ca
     catalogue.replace_duplicates(catalogue.start_run("dedup", {}), pairs)
     catalogue.add_locations([(eighth, FileFacts("/set/val/8.png", 100, 1))])
     results, _ = collect(catalogue, Wanted(between=("test", "val"), tiers=("pixels",)))
-    assert [(leak.first.image_id, leak.second.image_id) for leak in results.leaks or ()] == [(4, eighth)]
+    assert [(leak.first.image_id, leak.second.image_id) for leak in results.leaks or ()] == [(4, eighth), (5, eighth)]
     results, _ = collect(catalogue, Wanted(between=("train", "val"), tiers=("near",)))
     assert [(leak.first.image_id, leak.second.image_id) for leak in results.leaks or ()] == [(3, eighth)]
 

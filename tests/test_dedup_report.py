@@ -7,12 +7,14 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Copies
 
+from core.errors import BadSetting
 from dedup import report
 from dedup.cards import MOST_MEMBERS
 from dedup.findings import Findings, load_findings, similar_pairs
@@ -232,6 +234,36 @@ def test_what_was_decided_before_is_known_to_the_report(browser: Any, copies: Co
 
 
 @needs_browser
+def test_a_plan_is_as_old_as_the_last_answer_and_carries_no_older_ones(
+    browser: Any, copies: Copies, tmp_path: Path
+) -> None:
+    with Searcher(copies.settings) as searcher:
+        shas = [searcher.image(copies.ids[name]).sha256 for name in ("camera/04.png", "phone/04.jpg")]
+    context = browser.new_context(accept_downloads=True)
+    page = context.new_page()
+    moments = []
+    for number in range(2):  # written again, of the same groups
+        before = datetime.now(UTC)
+        written(copies, tmp_path / "report.html", Decision(min(shas), max(shas), number == 0))
+        moments.append((before, datetime.now(UTC)))
+        page.goto((tmp_path / "report.html").as_uri())
+        assert page.inner_text("#progress").startswith("1 of 13 decided"), "the other answer is of another report"
+        plan = exported(page)
+        assert moments[number][0] <= datetime.fromisoformat(plan.created_at) <= moments[number][1]
+        assert plan.decisions == (), "the home knows them"
+        page.keyboard.press("j")
+        page.keyboard.press("y")
+        answered = datetime.now(UTC)
+        plan = exported(page)
+        assert moments[number][1] < datetime.fromisoformat(plan.created_at) <= answered
+        assert len(plan.decisions) == 1
+        page.reload()
+        assert exported(page).created_at == plan.created_at
+        assert page.inner_text("#progress").startswith("2 of 13 decided")
+    context.close()
+
+
+@needs_browser
 def test_the_report_can_be_read_without_javascript(browser: Any, copies: Copies, tmp_path: Path) -> None:
     written(copies, tmp_path / "report.html")
     context = browser.new_context(java_script_enabled=False)
@@ -240,3 +272,8 @@ def test_the_report_can_be_read_without_javascript(browser: Any, copies: Copies,
     assert visible(page) == 15 and not page.locator("#bar").is_visible()
     assert not any(button.is_visible() for button in page.get_by_role("button").all())
     context.close()
+
+
+def test_a_report_that_can_not_be_written_says_why(copies: Copies, tmp_path: Path) -> None:
+    with Searcher(copies.settings) as searcher, pytest.raises(BadSetting, match=r"gone/report\.html can't be written"):
+        write_report(tmp_path / "gone" / "report.html", searcher, load_findings(searcher.catalogue), [])

@@ -66,6 +66,11 @@ def test_tiers_threshold_and_pages_narrow_the_list(client: TestClient) -> None:
     assert kept(found(client, tier="pixels")) == ["scans/20.bmp", "scans/21.bmp"]
     assert found(client, tier=["bytes", "near"])["total"] == 12
     assert kept(found(client, tier="near", threshold=0.105)) == ["camera/00.png"]
+    beyond = found(client, tier="near", threshold=100)
+    assert (beyond["threshold"], beyond["total"]) == (0.5, 10), "the run looked no further than 0.5"
+    assert found(client, tier="near", threshold=0.105)["threshold"] == 0.105
+    assert "The last run looked no further than 0.5" in client.get("/duplicates?tier=near&threshold=100").text
+    assert "looked no further" not in client.get("/duplicates?tier=near&threshold=0.2").text
     pages = [found(client, tier="near", limit=4, offset=offset) for offset in (0, 4, 8, 12)]
     assert [len(page["groups"]) for page in pages] == [4, 4, 2, 0] and {page["total"] for page in pages} == {10}
     assert [name for page in pages for name in kept(page)] == kept(found(client, tier="near"))

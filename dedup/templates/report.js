@@ -11,27 +11,29 @@ const questions = cards.flatMap((card) =>
   card.asked ? card.others.map((node) => ({ card, node, place: Number(node.dataset.place) })) : [],
 );
 const TIERS = ["bytes", "pixels", "near"];
-const STORE = `simile-report ${meta.home} ${cards[0]?.data.id ?? ""} ${cards.length}`;
+const STORE = `simile-report ${meta.home} ${meta.written}`; // of this report alone: answers to an older one are older
 const bar = document.querySelector("#bar");
 const find = (name) => bar.querySelector(`[name="${name}"]`);
 
 // Decisions by the two hashes, the smaller first: { same, keep }. Those of the home come first, those of this page win.
 const key = (one, two) => (one < two ? `${one} ${two}` : `${two} ${one}`);
-const decisions = new Map(meta.decisions.map((said) => [key(said.first_sha256, said.second_sha256), { same: said.same, keep: said.keep_sha256 }]));
+const known = new Map(meta.decisions.map((said) => [key(said.first_sha256, said.second_sha256), { same: said.same, keep: said.keep_sha256 }]));
+const decisions = new Map(known);
 const past = [];
+let answered = meta.written; // when the last answer was given
 let here = -1;
 
 function stored() {
   try {
-    return JSON.parse(localStorage.getItem(STORE) ?? "[]");
+    return JSON.parse(localStorage.getItem(STORE)) ?? { answered, said: [] };
   } catch {
-    return []; // a browser may keep nothing for files
+    return { answered, said: [] }; // a browser may keep nothing for files
   }
 }
 
 function store() {
   try {
-    localStorage.setItem(STORE, JSON.stringify([...decisions]));
+    localStorage.setItem(STORE, JSON.stringify({ answered, said: [...decisions] }));
   } catch {
     // then they live as long as the page
   }
@@ -75,6 +77,12 @@ function removalsOf(card, { withBytes, withOpen }) {
   );
 }
 
+// What the home said itself is not told to it again: there, people may have thought better of it since.
+const isNews = ([pair, said]) => {
+  const before = known.get(pair);
+  return !before || before.same !== said.same || (before.keep ?? null) !== (said.keep ?? null);
+};
+
 function planOf(options) {
   const steps = new Map(cards.flatMap((card) => removalsOf(card, options)).map((line) => [line.path, line]));
   const removals = [...steps.values()].flatMap((line) => {
@@ -90,10 +98,10 @@ function planOf(options) {
   });
   return {
     simile_plan: 1,
-    created_at: new Date().toISOString().replace(/\.\d+Z$/, "+00:00"),
+    created_at: answered, // not when it is downloaded: what the home was told between the two is newer
     home: meta.home,
     removals,
-    decisions: [...decisions].map(([pair, said]) => {
+    decisions: [...decisions].filter(isNews).map(([pair, said]) => {
       const [first_sha256, second_sha256] = pair.split(" ");
       return { first_sha256, second_sha256, same: said.same, keep_sha256: said.keep ?? null };
     }),
@@ -143,6 +151,11 @@ function count() {
 function changed(touched) {
   touched.forEach(paint);
   count();
+}
+
+function heard(touched) {
+  answered = new Date().toISOString().replace("Z", "+00:00");
+  changed(touched);
   store();
 }
 
@@ -189,14 +202,14 @@ function onward() {
 function answer(asked, said) {
   past.push({ at: here, before: asked.map((question) => [pairOf(question), saidOf(question)]) });
   for (const question of asked) decisions.set(pairOf(question), said(question));
-  changed(new Set(asked.map((question) => question.card)));
+  heard(new Set(asked.map((question) => question.card)));
 }
 
 function undo() {
   const last = past.pop();
   if (!last) return;
   for (const [pair, said] of last.before) said ? decisions.set(pair, said) : decisions.delete(pair);
-  changed(new Set(cards.filter((card) => card.asked)));
+  heard(new Set(cards.filter((card) => card.asked)));
   if (last.at >= 0) go(last.at);
 }
 
@@ -255,7 +268,9 @@ bar.addEventListener("input", () => {
 
 const far = Math.max(0, ...cards.map(({ node }) => Number(node.dataset.distance))) || 1;
 Object.assign(find("distance"), { max: far, value: far });
-for (const [pair, said] of stored()) decisions.set(pair, said);
+const kept = stored();
+answered = kept.answered;
+for (const [pair, said] of kept.said) decisions.set(pair, said);
 bar.hidden = false;
 document.querySelectorAll(".answers").forEach((row) => (row.hidden = false));
 cards.forEach((card) => card.node.classList.toggle("many", card.data.files.length > 2));

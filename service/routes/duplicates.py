@@ -40,7 +40,10 @@ Tiers = Annotated[list[Tier], Query(description="One or more of bytes, pixels, n
 Threshold = Annotated[
     float | None,
     Query(
-        ge=0, le=1e18, allow_inf_nan=False, description="Near pairs up to this distance; the run's own if not given."
+        ge=0,
+        le=1e18,
+        allow_inf_nan=False,
+        description="Near pairs up to this distance; that of the run if not given, or if it is lower.",
     ),
 ]
 Decided = Annotated[bool | None, Query(description="Only groups that people have decided, or only the others.")]
@@ -79,7 +82,7 @@ def list_duplicates(
     return DuplicatesOut(
         run_id=findings.run_id,
         encoder=findings.encoder,
-        threshold=findings.threshold if threshold is None else threshold,
+        threshold=findings.reach(threshold),
         calibration=calibration_out(findings.calibration),
         groups=groups,
         pairs=pairs,
