@@ -47,6 +47,19 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value if value is None or value.tzinfo else value.replace(tzinfo=UTC)
 
 
+class Nanoseconds(TypeDecorator[int]):
+    """A time since 1970. Beyond 2116, or before 1823, it is the last or the first that all databases hold."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: int | None, dialect: Dialect) -> int | None:  # noqa: ARG002
+        return None if value is None else max(-FURTHEST, min(value, FURTHEST))
+
+
+FURTHEST = 2**62
+
+
 def now() -> datetime:
     """This moment, in UTC."""
     return datetime.now(UTC)
@@ -99,7 +112,7 @@ class LocationRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     image_id: Mapped[int] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), index=True)
     path: Mapped[str] = mapped_column(Path, unique=True)
-    mtime_ns: Mapped[int] = mapped_column(BigInteger)
+    mtime_ns: Mapped[int] = mapped_column(Nanoseconds)
     size: Mapped[int] = mapped_column(BigInteger)
 
 

@@ -242,9 +242,9 @@ def test_a_plan_is_as_old_as_the_last_answer_and_carries_no_older_ones(
     context = browser.new_context(accept_downloads=True)
     page = context.new_page()
     moments = []
-    for number in range(2):  # written again, of the same groups
+    for number in range(2):  # written again of the same groups
         before = datetime.now(UTC)
-        written(copies, tmp_path / "report.html", Decision(min(shas), max(shas), number == 0))
+        written(copies, tmp_path / "report.html", Decision(min(shas), max(shas), True))
         moments.append((before, datetime.now(UTC)))
         page.goto((tmp_path / "report.html").as_uri())
         assert page.inner_text("#progress").startswith("1 of 13 decided"), "the other answer is of another report"

@@ -534,3 +534,12 @@ def test_a_run_with_nothing_to_embed_never_loads_torch(home_with_digits: Setting
         "assert summary.unchanged == 120 and 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script, home_with_digits.home, photos_of(home_with_digits)], check=True)
+
+
+def test_a_file_from_the_far_future_costs_nothing(trained_home, digits):
+    path = next(digits.iterdir())
+    os.utime(path, ns=(10**19, 10**19))
+    if path.stat().st_mtime_ns < 2**63:
+        pytest.skip("this file system holds no such times")
+    assert index(trained_home, [digits], IndexRequest()).new == 120
+    assert index(trained_home, [digits], IndexRequest()).failures == []
