@@ -208,8 +208,8 @@ def _curve(right: Doubles, wrong: Doubles, copies: int) -> list[CurvePoint]:
 def _way(pair: tuple[int, int], beside: dict[int, list[int]], step: int) -> set[tuple[int, int]]:
     """The two sides that lead over the step-th third picture: those near both ends first. None after the last."""
     first, second = (beside[end] for end in pair)
-    thirds = [third for third in first if third in second] + [third for third in first + second if third not in pair]
-    thirds = [third for third in dict.fromkeys(thirds) if third not in pair]
+    shared = [third for third in first if third in second]
+    thirds = [third for third in dict.fromkeys(shared + first + second) if third not in pair]
     return {_ordered(end, thirds[step]) for end in pair} if step < len(thirds) else set()
 
 

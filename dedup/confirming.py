@@ -71,12 +71,12 @@ def _judged(
     for (first, second, distance), agreement in zip(batch, found, strict=True):
         if isinstance(agreement, Failure | Lost):  # gone or damaged since it was indexed: nothing can be said
             continue
-        tier, reason = ("near", agreement.reason) if agreement.same else ("similar", f"not a copy: {agreement.reason}")
-        if tier == "similar":
-            if min(similar[first], similar[second]) >= SIMILAR:
-                continue
+        alike = round(agreement.alike, 4)
+        if agreement.same:
+            yield Pair(first, second, "near", distance, alike, agreement.reason)
+        elif min(similar[first], similar[second]) < SIMILAR:
             similar.update((first, second))
-        yield Pair(first, second, "near" if tier == "near" else "similar", distance, round(agreement.alike, 4), reason)
+            yield Pair(first, second, "similar", distance, alike, f"not a copy: {agreement.reason}")
 
 
 def _read(results: Path, question: int) -> tuple[int, list[Pair]]:

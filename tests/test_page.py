@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import base64
-import shutil
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
+from browsing import launched, needs_browser, serving
 from starlette.testclient import TestClient
 
 from core.settings import Settings
@@ -19,39 +16,18 @@ from service.app import create_app
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page's tests need playwright")
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = [
-    "--no-sandbox",  # chromium refuses to run as root, as in a container, with it
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
-
 
 @pytest.fixture
 def address(home_with_digits: Settings) -> Iterator[str]:
-    """Where the service runs, in a thread of this process."""
-    server = uvicorn.Server(uvicorn.Config(create_app(home_with_digits), port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    """Where the service runs."""
+    with serving(home_with_digits) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with launched(playwright) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
