@@ -115,7 +115,7 @@ def dedup(
         _refuse_before(context, context.invoked_subcommand)
         context.obj = home  # `simile dedup --home H apply PLAN` means the same as with --home last
         return
-    from dedup.keep import DEFAULT_RULES, read_rules
+    from dedup.keep import read_rules
     from dedup.results import Wanted, read_tiers
 
     only = make_filter(
@@ -132,7 +132,7 @@ def dedup(
         max_height=max_height,
     )
     wanted = Wanted(
-        rules=read_rules(keep) if keep else DEFAULT_RULES,
+        rules=read_rules(keep) if keep else None,
         tiers=read_tiers(tier or ()),
         threshold=threshold,
         only=only,
@@ -214,6 +214,7 @@ def _find(
     settings: Settings, wanted: Wanted, precision: float | None, seed: int, wait: float, reporter: Reporter
 ) -> None:
     from dedup.job import DedupRequest, find_duplicates
+    from dedup.keep import DEFAULT_RULES
 
     request = DedupRequest(
         tiers=tuple(wanted.tiers),
@@ -222,5 +223,6 @@ def _find(
         only=wanted.only,
         seed=seed,
         wait=wait,
+        keep=tuple(wanted.rules or DEFAULT_RULES),
     )
     find_duplicates(settings, request, reporter.measured)

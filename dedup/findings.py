@@ -14,6 +14,7 @@ import numpy as np
 
 from core.errors import EncoderMismatch, NoSuchImage
 from core.records import Filter
+from dedup.keep import DEFAULT_RULES
 from dedup.matches import classes
 from dedup.records import Calibration, CurvePoint, Decision, Pair, PictureFile, Tier
 from store.catalogue import Catalogue
@@ -33,6 +34,7 @@ class Findings:
     called the same are a near pair though none was found. files: by image id, sorted by path, of all pictures in pairs
     or with several files. decisions: by first and second SHA-256. uploads: the folder of files that simile stored.
     further_names: paths among `files` that are hard or symbolic links to another of the picture's files.
+    keep: the rules that the run was given.
     """
 
     run_id: int | None
@@ -45,6 +47,7 @@ class Findings:
     home: str
     uploads: str
     further_names: frozenset[str] = frozenset()
+    keep: tuple[str, ...] = DEFAULT_RULES
 
     @property
     def threshold(self) -> float | None:
@@ -99,6 +102,7 @@ def load_findings(catalogue: Catalogue, only: Filter | None = None) -> Findings:
         home=str(catalogue.home.root),
         uploads=str(catalogue.home.uploads),
         further_names=_further_names(files.values()),
+        keep=DEFAULT_RULES if run is None else tuple(run.settings.get("keep", DEFAULT_RULES)),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dedup.findings import SAID, Findings
-from dedup.keep import DEFAULT_RULES, Ranking
+from dedup.keep import Ranking
 from dedup.matches import Matches, Star, stars, whole_stars
 from dedup.records import TIERS, Group, Member, Pair, PictureFile, Tier
 
@@ -35,13 +35,13 @@ class Copies:
 
 def sort_copies(
     findings: Findings,
-    rules: Sequence[str] = DEFAULT_RULES,
+    rules: Sequence[str] | None = None,
     threshold: float | None = None,
     *,
     decided_only: bool = False,
 ) -> Copies:
     """What groups are made of; see make_groups."""
-    ranking = Ranking(rules, findings.uploads)
+    ranking = Ranking(findings.keep if rules is None else rules, findings.uploads)
     stands = {i: ranking.best(findings.independent(files)) for i, files in findings.files.items() if files}
     order = {i: place for place, i in enumerate(sorted(stands, key=lambda image_id: ranking.key(stands[image_id])))}
     pixels = _pixels(findings, decided_only=decided_only)
@@ -53,13 +53,15 @@ def sort_copies(
 
 def make_groups(
     findings: Findings,
-    rules: Sequence[str] = DEFAULT_RULES,
+    rules: Sequence[str] | None = None,
     tiers: Collection[str] = GROUPED,
     threshold: float | None = None,
     *,
     decided_only: bool = False,
 ) -> list[Group]:
     """Groups by tier, then the nearest first. threshold: of near pairs, the run's if it is None, or if it is lower.
+
+    rules: what to keep, those of the run if it is None.
 
     A picture with several files stands in a group of pixels or near copies with the file that its bytes group keeps;
     one that a group of equal pixels does not keep is stood for by the one that is kept, its near pairs count for that.

@@ -33,6 +33,7 @@ from dedup.candidates import NEIGHBOURS, Pairs, distance_between, read_candidate
 from dedup.confirming import confirmed
 from dedup.findings import KIND, calibration_from, calibration_json
 from dedup.glance import worth_comparing
+from dedup.keep import DEFAULT_RULES, read_rules
 from dedup.records import TIERS, Calibration, Pair, Tier
 from models.comparing import pixel_digest
 from models.images import Limits
@@ -59,6 +60,7 @@ class DedupRequest:
     """What a person may say. precision: of near copies, by which the threshold is learned; or a threshold: a distance.
 
     only: pictures that are looked at. seed: of the planted copies. wait: seconds to wait for a home that is in use.
+    keep: the rules by which groups say what to keep, until another run (dedup/keep.py).
     """
 
     tiers: tuple[Tier, ...] = TIERS
@@ -67,6 +69,7 @@ class DedupRequest:
     only: Filter | None = None
     seed: int = 0
     wait: float = 0.0
+    keep: tuple[str, ...] = DEFAULT_RULES
 
 
 def find_duplicates(
@@ -141,7 +144,7 @@ class _Job:
     def _go_on_or_start(self, asked: dict[str, Any]) -> None:
         """Takes what an earlier run left if it was asked for the same of the same pictures, else clears it away."""
         pictures = zlib.crc32(json.dumps(sorted(self.files.items())).encode())  # their ids stand for their content
-        asked = {**asked, "wait": None, "limits": asdict(self.limits), "version": version("simile")}
+        asked = {**asked, "wait": None, "keep": None, "limits": asdict(self.limits), "version": version("simile")}
         identity = {"asked": asked, "encoder": self.snapshot.encoder.fingerprint, "pictures": pictures}
         identity = json.loads(json.dumps(identity))
         path = self.folder / "identity.json"
@@ -300,3 +303,4 @@ def _check(request: DedupRequest) -> None:
         raise BadSetting(f"precision can't be {request.precision}. Give a share above 0, up to 1.")
     if request.threshold is not None and not 0 <= request.threshold < math.inf:
         raise BadSetting(f"threshold can't be {request.threshold}. Give a distance: a number from 0 on.")
+    read_rules(request.keep)

@@ -10,7 +10,6 @@ from core.records import Filter
 from dedup.datasets import Splits, check_labels, count_classes, count_splits, find_conflicts, find_leaks, label_reader
 from dedup.findings import count_similar, load_findings
 from dedup.groups import groups_of, sort_copies, with_every_name
-from dedup.keep import DEFAULT_RULES
 from dedup.outputs import Results
 from dedup.planning import freed, plan_of
 from dedup.records import TIERS, Plan, Tier
@@ -23,7 +22,7 @@ class Wanted:
     splits; labels: `folders` or a manifest's column. None: nobody asked.
     """
 
-    rules: Sequence[str] = DEFAULT_RULES
+    rules: Sequence[str] | None = None
     tiers: Sequence[Tier] = TIERS
     threshold: float | None = None
     only: Filter | None = None

@@ -15,7 +15,7 @@ from pathlib import PurePath
 
 from dedup.findings import Findings, FoundPair, find_decision
 from dedup.groups import SAME_BYTES, make_groups
-from dedup.keep import DEFAULT_RULES, is_fixed
+from dedup.keep import is_fixed
 from dedup.records import Decision, Group, Member, Pair, PictureFile, Tier
 
 _NOT_COMPARED = "{} stays: it was not found to be a copy of the one that is kept now."
@@ -69,10 +69,8 @@ class Question:
 class Review:
     """The cases of one moment, and what was decided since. Safe to share between threads."""
 
-    def __init__(
-        self, findings: Findings, cases: Sequence[Case], threshold: float | None, rules: Sequence[str] = DEFAULT_RULES
-    ) -> None:
-        self.findings, self.cases, self.threshold, self.rules = findings, tuple(cases), threshold, tuple(rules)
+    def __init__(self, findings: Findings, cases: Sequence[Case], threshold: float | None) -> None:
+        self.findings, self.cases, self.threshold = findings, tuple(cases), threshold
         self.places = {case.id: at for at, case in enumerate(self.cases)}
         self._pairs: defaultdict[int, list[Pair]] = defaultdict(list)
         for pair in findings.pairs:
@@ -218,7 +216,7 @@ class Review:
             decisions={key: said for key, said in self._decisions.items() if set(key) <= shas},
         )
         tiers: tuple[Tier, ...] = ("pixels",) if case.tier == "pixels" else ("pixels", "near")
-        groups = make_groups(local, self.rules, tiers, self.threshold)
+        groups = make_groups(local, tiers=tiers, threshold=self.threshold)
         return [group for group in groups if case.tier != "near" or group.tier == "near"]
 
 

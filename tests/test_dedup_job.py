@@ -127,6 +127,16 @@ def test_a_second_run_takes_the_place_of_the_first_in_the_tiers_that_it_looks_fo
     assert found_groups(settings)["near"] == set()
 
 
+def test_what_to_keep_is_chosen_by_the_rules_of_the_last_run(settings):
+    for rules, kept in [(("oldest",), "scene01.png"), (("least-compressed",), "pixels01.png")]:
+        find_duplicates(settings, DedupRequest(tiers=("pixels",), threshold=1.0, keep=rules))
+        with Catalogue(Home(settings.home)) as catalogue:
+            names = {Path(group.keep.file.path).name for group in make_groups(load_findings(catalogue))}
+        assert kept in names
+    with pytest.raises(BadSetting, match="newest"):
+        find_duplicates(settings, DedupRequest(keep=("newest",)))
+
+
 def test_what_is_near_but_no_copy_is_similar(settings):
     find_duplicates(settings, DedupRequest(threshold=100.0), nothing)
     with Catalogue(Home(settings.home)) as catalogue:
