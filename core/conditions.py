@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, time
 
 from core.errors import BadSetting
@@ -55,6 +55,19 @@ def as_number(text: str) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) else None
+
+
+def as_said(said: Mapping[str, str]) -> dict[str, str | float]:
+    """Metadata as a program wants it: what is written as JSON writes a number is that number, all else is text."""
+    return {name: _number_said(text) for name, text in said.items()}
+
+
+def _number_said(text: str) -> str | float:
+    number = as_number(text)
+    if number is None:
+        return text
+    plain = int(number) if number.is_integer() and abs(number) < 2**53 else number
+    return plain if text in (str(plain), repr(number)) else text
 
 
 def moment(text: str, name: str, *, end: bool = False) -> datetime:

@@ -7,13 +7,19 @@
     │   ├── UnreadableImage        not a picture, or a damaged one
     │   │   └── ImageTooLarge      more pixels or bytes than allowed
     │   ├── NoSuchImage            an id that is not in the catalogue
+    │   ├── NoSuchJob              an id of no indexing job
+    │   ├── NoSuchRoot             a name of no folder that may be indexed over HTTP
     │   ├── NoSuchEncoder          a fingerprint or path that leads to no encoder
     │   ├── TooFewPictures         not enough to train on
     │   └── BackupDamaged          a backup is incomplete, altered, or none of simile's
     ├── NotFinite                  NaN or infinity where numbers were expected
     ├── NoDecoder                  this encoder can't show what it saw
+    ├── NoVariance                 this encoder can't say how sure it is
     ├── NothingIndexed             a search in an empty home
     ├── EncoderMismatch            vectors of two encoders met, or a vector of the wrong length
+    ├── BeingComputed              the answer takes longer than a request may: ask again
+    ├── JobRunning                 an indexing job is under way, and there is one at a time
+    ├── JobOver                    an indexing job has ended: it can't be stopped any more
     ├── CheckpointDamaged          an encoder's files don't belong together
     ├── IndexDamaged               a segment is missing, altered or inconsistent
     └── HomeError
@@ -28,6 +34,7 @@ the shell: service/problems.py gives each class its status, cli/main.py prints `
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -72,6 +79,23 @@ class NoSuchImage(InputError):
         self.image_id = image_id
 
 
+class NoSuchJob(InputError):
+    """An id of no indexing job."""
+
+    def __init__(self, job_id: int) -> None:
+        super().__init__(f"There is no job {job_id}. The list of jobs names those there are.")
+        self.job_id = job_id
+
+
+class NoSuchRoot(InputError):
+    """A name of no folder that may be indexed over HTTP; `known`: the names that are."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        given = f"Give one of: {', '.join(known)}" if known else "The operator gives names to folders with SIMILE_ROOTS"
+        super().__init__(f"There is no root {name!r}. {given}.")
+        self.name = name
+
+
 class NoSuchEncoder(InputError):
     """A fingerprint or path that leads to no encoder."""
 
@@ -92,12 +116,28 @@ class NoDecoder(SimileError):
     """This encoder can't show what it saw: it has no decoder."""
 
 
+class NoVariance(SimileError):
+    """This encoder can't say how sure it is: it has no variance."""
+
+
 class NothingIndexed(SimileError):
     """A search in a home that holds no vectors, or no encoder."""
 
 
 class EncoderMismatch(SimileError):
     """Vectors of two encoders met, or a vector of the wrong length came in."""
+
+
+class BeingComputed(SimileError):
+    """The answer takes longer than a request may: it is computed behind it, ask again."""
+
+
+class JobRunning(SimileError):
+    """An indexing job is under way, and there is one at a time."""
+
+
+class JobOver(SimileError):
+    """An indexing job has ended: it can't be stopped any more."""
 
 
 class CheckpointDamaged(SimileError):

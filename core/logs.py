@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+from datetime import UTC, datetime
 from typing import TextIO
+
+_NOISY = ("PIL", "faiss", "torch", "alembic", "httpx2", "httpcore2", "asyncio", "python_multipart")
 
 
 class _CurrentStderr(logging.StreamHandler[TextIO]):
@@ -15,9 +19,33 @@ class _CurrentStderr(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
-def set_up(verbose: bool = False) -> None:
-    """Log to stderr: INFO and above, DEBUG with `verbose`."""
-    level = logging.DEBUG if verbose else logging.INFO
-    logging.basicConfig(level=level, handlers=[_CurrentStderr()], format="%(levelname)s %(name)s: %(message)s")
-    for noisy in ("PIL", "faiss", "torch", "alembic", "httpx2", "httpcore2", "asyncio", "python_multipart"):
+class Lines(logging.Formatter):
+    """Text in one line: what a client sent may hold line ends, and must not look like a line of its own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
+        return super().formatMessage(record).replace("\r", "\\r").replace("\n", "\\n")
+
+
+class Json(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, and the fields that came with the record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        document = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            document["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(document, ensure_ascii=True, default=str)
+
+
+def set_up(verbose: bool = False, as_json: bool = False) -> None:
+    """Log to stderr: INFO and above, DEBUG with `verbose`; `as_json`: an object a line. May be called again."""
+    handler = _CurrentStderr()
+    handler.setFormatter(Json() if as_json else Lines("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=as_json)
+    for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)

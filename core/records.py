@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
@@ -48,7 +49,12 @@ class Failure:
 
 @dataclass(frozen=True)
 class Hit:
-    """One answer. `distance`: Euclidean between indexed vectors; `score` = 1 / (1 + distance)."""
+    """One answer. `distance`: Euclidean between indexed vectors.
+
+    expected: how many pictures of the collection lie as near to one of its pictures, on average; None: not measured.
+    spread: the standard deviation of the distance, the query being as uncertain as its σ says; None without a σ.
+    metadata: what is said of it, where that was asked for.
+    """
 
     image_id: int
     distance: float
@@ -57,10 +63,17 @@ class Hit:
     height: int
     format: str
     paths: tuple[str, ...] = ()
+    expected: float | None = None
+    spread: float | None = None
+    metadata: Mapping[str, str | float] | None = None
 
     @property
     def score(self) -> float:
-        return 1.0 / (1.0 + self.distance)
+        """1 / (1 + expected): 1 for what chance never brings, 0.5 for a usual nearest neighbour; see `expected`.
+
+        While nothing is measured, 1 / (1 + distance).
+        """
+        return 1.0 / (1.0 + (self.distance if self.expected is None else self.expected))
 
 
 @dataclass

@@ -9,13 +9,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.errors import BadSetting
+from core.origins import READERS
+from core.roots import parse_roots
 
 Runtime = Literal["auto", "torch", "openvino", "openvino-bf16", "onnxruntime", "compile"]
 IndexKind = Literal["auto", "exact", "ivf"]
+LogFormat = Literal["text", "json"]
 
 
 class Settings(BaseSettings):
@@ -56,6 +59,57 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address that `simile serve` listens on.")
     port: int = Field(8000, ge=1, le=65535, description="Port that `simile serve` listens on.")
+    serve_workers: int = Field(
+        1, ge=1, le=64, description="Processes that answer requests, each with its own copy of the index."
+    )
+    queue: int = Field(
+        128, ge=1, le=100_000, description="Requests with pictures that a process takes in at a time; the next get 503."
+    )
+    connections: int = Field(512, ge=1, le=100_000, description="Connections that a process holds; the next get 503.")
+    upload_seconds: float = Field(
+        30.0, gt=0, le=3600, description="An upload may take so long, and a second more for each 32 KiB of it."
+    )
+    answer_seconds: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        description="What is not answered after so long gets 503; a client that reads no answer is cut off.",
+    )
+    log: LogFormat = Field(
+        "text", description="How the service writes its log to stderr: text, or json, one object a line."
+    )
+    metrics_host: str = Field("127.0.0.1", description="Address for /metrics alone, if SIMILE_METRICS_PORT is given.")
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="Port for /metrics alone, where no key is asked for; 0: none."
+    )
+    insecure: bool = Field(False, description="Serve without keys to everybody who can reach the address.")
+    allowed_hosts: str | None = Field(
+        None, description="Names that the service is asked for by, beside localhost: photos.example,10.0.0.5."
+    )
+    cors_origins: str | None = Field(
+        None, description="Origins whose pages may use the API with a key: https://app.example."
+    )
+    trusted_proxies: str | None = Field(
+        None, description="Addresses of proxies whose X-Forwarded-For and -Proto are believed: 10.0.0.2,172.16.0.0/12."
+    )
+    rate: int = Field(
+        0, ge=0, le=1_000_000, description="Requests a minute for one key, and for one address; 0: as many as come."
+    )
+    roots: str | None = Field(
+        None, description="Folders that may be indexed over HTTP, by name: photos=/pictures,scans=/scans."
+    )
+
+    @field_validator("roots")
+    @classmethod
+    def _name_folders(cls, roots: str | None) -> str | None:
+        parse_roots(roots)
+        return roots
+
+    @field_validator("allowed_hosts", "cors_origins", "trusted_proxies")
+    @classmethod
+    def _can_be_read(cls, value: str | None, info: ValidationInfo) -> str | None:
+        READERS[str(info.field_name)](value)
+        return value
 
     @field_validator("home")
     @classmethod

@@ -124,7 +124,8 @@ def similar_pairs(
 
     Near pairs beyond the threshold (the run's, unless a lower one is given) are among them.
     """
-    pairs = islice(_undecided(catalogue, findings, threshold), offset, None if limit is None else offset + limit)
+    later = islice(_undecided(catalogue, findings, threshold), offset, None)
+    pairs = islice(later, limit)  # offset + limit may be more than it takes
     yield from with_files(catalogue, pairs, only)
 
 

@@ -49,6 +49,7 @@ class IndexRequest:
     """What a person may say about indexing.
 
     minutes: bound of the training of a home without an encoder. wait: seconds to wait for a home that is in use.
+    on_run: gets the run's id as soon as it has one.
     """
 
     encoder: str | None = None
@@ -59,6 +60,7 @@ class IndexRequest:
     on_progress: Callable[[IndexSummary, int], None] = lambda _summary, _total: None
     patterns: Patterns = field(default_factory=Patterns)
     wait: float = 0.0
+    on_run: Callable[[int], None] = lambda _: None
 
 
 def index(settings: Settings, sources: Sequence[Path | str], request: IndexRequest) -> IndexSummary:
@@ -129,6 +131,7 @@ class _Job:
         self.catalogue.add_failures(summary.run_id, summary.failures)
         status = "failed"
         try:
+            self.request.on_run(summary.run_id)
             self._do(plan, fingerprint, summary)
             status = "finished"
         except KeyboardInterrupt:

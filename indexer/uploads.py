@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from core.durable import write_durably
 from core.records import FileFacts
 from indexer.rows import embedded_rows
@@ -10,8 +12,12 @@ from search.searcher import Searcher
 from store.home import writing
 
 
-def add_upload(searcher: Searcher, data: bytes, *, name: str) -> tuple[int, bool]:
+def add_upload(
+    searcher: Searcher, data: bytes, *, name: str, said: Mapping[str, str] | None = None
+) -> tuple[int, bool]:
     """Stores and indexes one picture; gives its id and whether its content was new. The next search finds it.
+
+    `said`: metadata of it, in place of what was said of a picture that was known; None leaves that as it is.
 
     The file is kept in the home under its content's hash, even where a folder holds the same picture: that one may
     vanish. `name` is for messages only. Raises UnreadableImage, NothingIndexed (no encoder yet), HomeNotWritable.
@@ -27,9 +33,12 @@ def add_upload(searcher: Searcher, data: bytes, *, name: str) -> tuple[int, bool
     known = catalogue.images_by_sha([prepared.sha256], encoder.fingerprint).get(prepared.sha256)
     if known is not None and known.embedded:
         catalogue.add_locations([(known.image_id, file)])
+        if said is not None:
+            catalogue.set_image_metadata(known.image_id, said)
         return known.image_id, False
     rows = embedded_rows([(file, prepared)], encoder, with_errors=True)
-    return catalogue.store_batch(rows, encoder.fingerprint, encoder.runtime)[0], known is None
+    of_path = None if said is None else {file.path: said}
+    return catalogue.store_batch(rows, encoder.fingerprint, encoder.runtime, of_path)[0], known is None
 
 
 def delete_image(searcher: Searcher, image_id: int) -> None:

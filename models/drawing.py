@@ -7,6 +7,7 @@ pixels left square, so that what is shown is what the network saw.
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -85,6 +86,32 @@ def contact_sheets(rows: list[SheetRow]) -> bytes:
     return _png(canvas)
 
 
+def tile_grid(rows: list[list[Tile]]) -> bytes:
+    """PNG of captioned tiles, one list beneath the other."""
+    columns = max(map(len, rows), default=0)
+    heights = [_line_height(row) for row in rows]
+    canvas = _paper(max(0, columns * (_SIDE + _GAP) - _GAP), max(0, sum(heights) + _GAP * (len(rows) - 1)))
+    top = _MARGIN
+    for row, height in zip(rows, heights, strict=True):
+        for column, tile in enumerate(row):
+            _place(canvas, tile, _MARGIN + column * (_SIDE + _GAP), top)
+        top += height + _GAP
+    return _png(canvas)
+
+
+def animation(frames: Pixels, format: str, held: Sequence[int] = ()) -> bytes:
+    """GIF or WEBP of (n, H, W, 3) uint8 frames that starts again when it ends; it rests at the frames `held`."""
+    factor = max(1, round(256 / max(frames.shape[1:3])))
+    large = frames.repeat(factor, axis=1).repeat(factor, axis=2)
+    grey = bool((frames == frames[..., :1]).all())  # a GIF has 256 colours: all greys, or what is nearest
+    images = [Image.fromarray(np.ascontiguousarray(frame[..., 0] if grey else frame)) for frame in large]
+    durations = [700 if row in held else 80 for row in range(len(images))]  # milliseconds
+    file = io.BytesIO()
+    options = {"lossless": True} if format == "WEBP" else {"optimize": False}
+    images[0].save(file, format, save_all=True, append_images=images[1:], duration=durations, loop=0, **options)
+    return file.getvalue()
+
+
 def grid(pictures: Pixels, columns: int) -> bytes:
     """PNG of (n, H, W, C) uint8 pictures, C 1 or 3, in a plain grid of so many columns."""
     return _png(_mosaic(_colour(pictures), columns))
@@ -142,7 +169,7 @@ def _band(row: SheetRow, columns: int) -> Image.Image:
 
 
 def _line_height(tiles: list[Tile]) -> int:
-    lines = max(len(tile.caption.split("\n")) if tile.caption else 0 for tile in tiles)
+    lines = max((len(tile.caption.split("\n")) if tile.caption else 0 for tile in tiles), default=0)
     return _SIDE + (6 + lines * _LINE if lines else 0)
 
 

@@ -79,14 +79,18 @@ class TrainedEncoder:
         Without a decoder the error is None.
         """
         latent = self.encode(batch)
+        return latent, self.errors(batch, latent.mu)
+
+    def errors(self, batch: Pixels, mu: FloatArray) -> FloatArray | None:
+        """The errors (n,) of `embed`, of pictures (n, S, S, C) uint8 with a known mu (n, d); None without a decoder."""
         if not self.has_decoder:
-            return latent, None
+            return None
         top, left, height, width = self.preprocessing.content_box()
         errors = np.empty(len(batch), dtype=np.float32)
         for part in _chunks(len(batch)):
-            difference = self.decode(latent.mu[part]) - to_unit(batch[part])
+            difference = self.decode(mu[part]) - to_unit(batch[part])
             errors[part] = np.square(difference[:, :, top : top + height, left : left + width]).mean(axis=(1, 2, 3))
-        return latent, errors
+        return errors
 
     def decode(self, mu: FloatArray) -> FloatArray:
         """Mean pictures (n, C, S, S) in [0, 1] for mu (n, d). Raises NoDecoder, EncoderMismatch."""

@@ -1,79 +1,56 @@
-"""Search and reconstruction for every door: command line, service, Python."""
+"""Search for every door: command line, service, Python. All of them ask questions, and one way answers them."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from core.errors import BadSetting, EncoderMismatch, NoSuchImage, NotFinite, NothingIndexed, UnreadableImage
-from core.records import Filter, FloatArray, Hit
+from core.conditions import as_said
+from core.errors import NotFinite, SimileError
+from core.records import Filter, FloatArray
 from core.settings import Settings
-from models import drawing
-from models.archives import is_there
-from models.collection import prepare_bytes
+from models.collection import Prepared, prepare_bytes
 from models.encoder import TrainedEncoder
-from models.images import Limits, Picture, decode, encode_png, media_type, read_bytes
+from models.images import decode, encode_png, read_bytes
 from models.preprocessing import Pixels
-from search.encoders import load_encoder
-from store import schema
-from store.catalogue import Catalogue
-from store.distances import to_indexed
-from store.home import Home
+from search.answering import Answering, Observe, Seen
+from search.behind import Behind, Kind
+from search.certainty import mean_sigma
+from search.gallery import Gallery
+from search.gauge import Gauge
+from search.measuring import measure
+from search.questions import Answer, Asked, AskedPicture, Part, Query, Question
+from search.ranking import Ranking, rank
 from store.index import Index
-from store.records import EncoderRecord, ImageRecord
 from store.snapshot import Snapshot
 
-
-@dataclass(frozen=True)
-class Query:
-    """What was asked. mu: (d,) float32. A vector has no name, id or size."""
-
-    mu: FloatArray
-    name: str | None = None
-    image_id: int | None = None
-    width: int | None = None
-    height: int | None = None
-    format: str | None = None
-    reconstruction_error: float | None = None
+__all__ = ["Answer", "Asked", "Query", "Question", "Searcher"]
 
 
-@dataclass(frozen=True)
-class Asked:
-    """How much of an answer is wanted: see Searcher.by_file. `without`: an image that is left out."""
-
-    limit: int | None
-    offset: int
-    only: Filter | None
-    within: float | None
-    without: int | None = None
+def _nothing(_stage: str, _seconds: float) -> None:
+    """What observes where nobody does."""
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A query and its hits, the nearest first."""
-
-    query: Query
-    hits: list[Hit]
-
-
-class Searcher:
+class Searcher(Gallery):
     """One home, open for questions. Safe to share between threads; the network loads with the first picture."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.home = Home(settings.home, settings.database_url)
-        schema.check(self.home)
-        self.catalogue = Catalogue(self.home)
+    def __init__(self, settings: Settings, *, observe: Observe = _nothing, background: bool = False) -> None:
+        """observe: told of each stage (decode, encode, search, rows) how many seconds it took.
+
+        background: measures what is usual in the collection behind the searches, for a process that answers many.
+        """
+        super().__init__(settings)
         self.index = Index(self.catalogue)
-        self.limits = Limits(settings.max_pixels, settings.max_bytes)
-        self._records: dict[str, EncoderRecord] = {}
-        self._encoder: TrainedEncoder | None = None
-        self._loading = threading.Lock()
+        gauge = Kind("-gauge.json", self._measure, Gauge.save, Gauge.load)
+        self.gauges = Behind(self.home, gauge, always=background)
+        self.rankings = Behind(self.home, Kind("-unlike.npz", rank, Ranking.save, Ranking.load), always=False)
+        self._observe = observe
+        self._answering = Answering(self.catalogue, self.index, self._look, self.gauges.current, observe)
 
     def __enter__(self) -> Searcher:
         return self
@@ -82,6 +59,8 @@ class Searcher:
         self.close()
 
     def close(self) -> None:
+        self.gauges.close()
+        self.rankings.close()
         self.index.close()
         self.catalogue.close()
 
@@ -100,8 +79,7 @@ class Searcher:
         `within`: none that is farther. `limit` None: all, which only makes sense with it.
         Raises UnreadableImage, NothingIndexed.
         """
-        query, snapshot = self._looked_at(self._bytes(source), name)
-        return Answer(query, self._nearest(query.mu, snapshot, Asked(limit, offset, only, within)))
+        return self._ask(self.prepare(source, name), Asked(limit, offset, only, within))
 
     def by_id(
         self,
@@ -113,18 +91,7 @@ class Searcher:
         within: float | None = None,
     ) -> Answer:
         """Neighbours of an indexed image, itself left out; see by_file. Needs no network. Raises NoSuchImage."""
-        record, snapshot = self.catalogue.image(image_id), self.index.current()
-        query = Query(
-            mu=self.catalogue.embedding(image_id, snapshot.encoder.fingerprint).mu,
-            name=Path(record.paths[0]).name if record.paths else None,
-            image_id=image_id,
-            width=record.width,
-            height=record.height,
-            format=record.format,
-            reconstruction_error=record.reconstruction_error,
-        )
-        asked = Asked(limit, offset, only, within, without=image_id)
-        return Answer(query, self._nearest(query.mu, snapshot, asked))
+        return self._ask(image_id, Asked(limit, offset, only, within))
 
     def by_vector(
         self,
@@ -136,179 +103,144 @@ class Searcher:
         within: float | None = None,
     ) -> Answer:
         """Neighbours of a mu (d,) of the active encoder; see by_file. Raises EncoderMismatch (another d), NotFinite."""
-        snapshot = self.index.current()
-        active, mu = snapshot.encoder, np.asarray(vector, dtype=np.float32)
-        if mu.shape != (active.dimensions,):
-            raise EncoderMismatch(
-                f"A vector of {mu.size} numbers can't be compared: "
-                f"encoder {active.fingerprint} has {active.dimensions}."
-            )
-        if not np.isfinite(mu).all():
-            raise NotFinite("The vector holds NaN or infinity, or a number beyond float32. Send finite numbers.")
-        return Answer(Query(mu), self._nearest(mu, snapshot, Asked(limit, offset, only, within)))
+        return self._ask(np.asarray(vector, dtype=np.float32), Asked(limit, offset, only, within))
+
+    def prepare(self, source: Path | bytes, name: str) -> AskedPicture:
+        """A picture to ask with, decoded. Raises UnreadableImage, and NothingIndexed where there is no encoder yet.
+
+        By the encoder that was used last: should another have come into use, `answer` decodes it anew.
+        """
+        last = next(reversed(self._encoders.values()), None)
+        return self._prepared(self._bytes(source), name, self.encoder() if last is None else last)
+
+    def answer(self, questions: Sequence[Question]) -> list[Answer | SimileError]:
+        """One answer for each question, in order, or why there is none: a bad one costs the others nothing.
+
+        All pictures go through the network together, and questions of one shape through the index.
+        """
+        return self._answering.answer(questions)
+
+    def ask(self, question: Question) -> Answer:
+        """The answer to one question. Raises what `answer` would give."""
+        (found,) = self.answer([question])
+        if isinstance(found, SimileError):
+            raise found
+        return found
 
     def reconstruct_file(self, source: Path | bytes, *, name: str) -> tuple[Pixels, Pixels, Query]:
         """The picture as it is and as the decoder sees it, each (h, w, 3) uint8, and what was measured."""
         data, encoder = self._bytes(source), self.encoder()
-        query = self._look_at(data, name, encoder)
+        query = _looked_at([(self._prepared(data, name, encoder), True)], encoder)[0]
         original = decode(data, name=name, limits=self.limits, min_side=256)
         return original.pixels, encoder.reconstruct(query.mu, original.width, original.height), query
 
-    def reconstruct_mu(self, mu: FloatArray, width: int, height: int) -> bytes:
-        """A PNG of the decoder's mean at mu (d,), in the aspect of a width x height picture. Raises NoDecoder."""
-        return encode_png(self.encoder().reconstruct(mu, width, height))
-
-    def reconstruct_id(self, image_id: int) -> bytes:
-        """A PNG decoded from the row of an indexed image; its file is not needed. Raises NoSuchImage, NoDecoder."""
-        return encode_png(self.reconstruction_pixels(image_id))
-
-    def reconstruction_pixels(self, image_id: int) -> Pixels:
-        """As `reconstruct_id`, (h, w, 3) uint8."""
-        record, encoder = self.catalogue.image(image_id), self.encoder()
-        mu = self.catalogue.embedding(image_id, encoder.fingerprint).mu
-        return encoder.reconstruct(mu, record.width, record.height)
-
-    def image(self, image_id: int) -> ImageRecord:
-        """What the catalogue knows of an image. Raises NoSuchImage."""
-        return self.catalogue.image(image_id)
-
-    def measured(self, image_id: int) -> ImageRecord:
-        """As `image`, its reconstruction error measured now where the job left it out and a file is there."""
-        record = self.catalogue.image(image_id)
-        if record.reconstruction_error is not None:  # no need of a network
-            return record
+    def reconstruct_picture(self, picture: AskedPicture) -> tuple[bytes, str]:
+        """A PNG of what the model sees in it, in its own aspect, and a tag that names both. Raises NoDecoder."""
         encoder = self.encoder()
-        if not encoder.has_decoder:
-            return record
-        try:
-            path = self.file(image_id)[0]
-            prepared = prepare_bytes(read_bytes(path, self.limits), str(path), encoder.preprocessing, self.limits)
-        except (UnreadableImage, NoSuchImage):
-            return record
-        errors = encoder.embed(prepared.array[None])[1]
-        return record if errors is None else replace(record, reconstruction_error=float(errors[0]))
+        fitting = self._fitting(picture, encoder)
+        mu, prepared = encoder.encode(fitting.prepared.array[None]).mu[0], fitting.prepared
+        seen = encode_png(encoder.reconstruct(mu, prepared.width, prepared.height))
+        return seen, f"{prepared.sha256}-{encoder.fingerprint}"
 
-    def images(self, *, limit: int, offset: int = 0) -> list[ImageRecord]:
-        """A page of all images, by id."""
-        return self.catalogue.list_images(limit, offset)
+    def metadata(self, image_id: int) -> dict[str, str | float]:
+        """What is said of an image, {} for nothing; see core.conditions.as_said."""
+        return self.metadata_of([image_id]).get(image_id, {})
 
-    def count(self) -> int:
-        """How many images the home holds."""
-        return self.catalogue.count_images()
+    def metadata_of(self, image_ids: Sequence[int]) -> dict[int, dict[str, str | float]]:
+        """The same of several, by id; those of which nothing is said are left out."""
+        return {one: as_said(said) for one, said in self.catalogue.metadata_of_images(image_ids).items()}
 
-    def file(self, image_id: int) -> tuple[Path, str]:
-        """The first of the image's files that is still there, and its media type. Raises NoSuchImage."""
-        record = self.catalogue.image(image_id)
-        for path in map(Path, record.paths):
-            if is_there(str(path)):
-                return path, media_type(record.format)
-        raise MissingFile(record)
-
-    def thumbnail(self, image_id: int, side: int = 256) -> tuple[bytes, str]:
-        """The image's file, at most side x side pixels, and its media type. Raises NoSuchImage, UnreadableImage."""
-        data = drawing.thumbnail(self._decoded(self.file(image_id)[0], side), side)
-        return data, "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"
-
-    def pixels(self, image_id: int, side: int = 256) -> Pixels:
-        """The image's file, decoded to at least `side` pixels a side where it has them, (h, w, 3) uint8."""
-        return self._decoded(self.file(image_id)[0], side).pixels
-
-    def picture_of(self, query: Path | int | None, side: int = 256) -> Pixels:
-        """The picture behind a query by file or by id, (h, w, 3) uint8: where an id's file is gone, what is known."""
-        if isinstance(query, Path):
-            return self._decoded(query, side).pixels
-        assert query is not None
-        try:
-            return self.pixels(query, side)
-        except (UnreadableImage, MissingFile):
-            return self.reconstruction_pixels(query)
+    def sigma_of(self, image_id: int) -> float | None:
+        """The encoder's mean σ of an indexed image, over what is compared; None without one."""
+        state = self.catalogue.state()
+        if state.active_encoder is None:
+            return None
+        encoder = self.catalogue.encoder(state.active_encoder)
+        found = self.catalogue.embeddings([image_id], encoder.fingerprint).get(image_id)
+        if found is None or found.log_variance is None:
+            return None
+        return mean_sigma(np.exp(0.5 * found.log_variance), encoder)
 
     def ready(self) -> dict[str, Any]:
         """What a search needs: the encoder's fingerprint and the counts. Raises NothingIndexed."""
         encoder = self.encoder()
         return {"encoder": encoder.fingerprint, "images": self.count(), "recipe": encoder.description["recipe"]["name"]}
 
-    def encoder(self) -> TrainedEncoder:
-        """The active encoder, loaded once. Raises NothingIndexed, NoSuchEncoder, CheckpointDamaged."""
-        fingerprint = self._active().fingerprint
-        with self._loading:
-            if self._encoder is None or self._encoder.fingerprint != fingerprint:
-                self._encoder = load_encoder(self.home, fingerprint, self.settings.device, self.settings.runtime)
-            return self._encoder
-
-    def _active(self) -> EncoderRecord:
-        fingerprint = self.catalogue.state().active_encoder
-        if fingerprint is None:
-            raise NothingIndexed(f"{self.home.root} has no encoder yet. Run `simile index PHOTOS` first.")
-        return self._known(fingerprint)
+    def _ask(self, part: Part, asked: Asked) -> Answer:
+        return self.ask(Question((part,), asked=asked))
 
     def _bytes(self, source: Path | bytes) -> bytes:
         return read_bytes(source, self.limits) if isinstance(source, Path) else source
 
-    def _looked_at(self, data: bytes, name: str) -> tuple[Query, Snapshot]:
-        """The picture as the encoder in use sees it, and what that encoder's vectors are now."""
-        encoder = self.encoder()
-        query = self._look_at(data, name, encoder)
-        try:
-            return query, self.index.current(encoder.fingerprint)
-        except EncoderMismatch:  # another one was put in use while this one looked
-            encoder = self.encoder()
-            return self._look_at(data, name, encoder), self.index.current(encoder.fingerprint)
-
-    def _look_at(self, data: bytes, name: str, encoder: TrainedEncoder) -> Query:
+    def _prepared(self, data: bytes, name: str, encoder: TrainedEncoder) -> AskedPicture:
+        started = time.perf_counter()
         prepared = prepare_bytes(data, name, encoder.preprocessing, self.limits)
-        latent, errors = encoder.embed(prepared.array[None])
-        return Query(
-            mu=latent.mu[0],
-            name=name,
-            width=prepared.width,
-            height=prepared.height,
-            format=prepared.format,
-            reconstruction_error=None if errors is None else float(errors[0]),
-        )
+        self._observe("decode", time.perf_counter() - started)
+        return AskedPicture(name, data, encoder.fingerprint, prepared)
 
-    def _decoded(self, path: Path, side: int) -> Picture:
-        return decode(read_bytes(path, self.limits), name=path, limits=self.limits, min_side=side)
+    def _look(self, pictures: Sequence[AskedPicture], fingerprint: str, errors: Sequence[bool]) -> list[Seen]:
+        """What the encoder sees in each picture: in all together, or, where that fails, in each alone."""
+        encoder = self._encoder_of(fingerprint)
+        found: dict[int, Seen] = {}
+        fit: list[tuple[AskedPicture, bool]] = []
+        for place, (picture, error) in enumerate(zip(pictures, errors, strict=True)):
+            try:
+                fit.append((self._fitting(picture, encoder), error))
+            except SimileError as refusal:
+                found[place] = refusal
+        places = [place for place in range(len(pictures)) if place not in found]
+        found |= dict(zip(places, _each_looked_at(fit, encoder), strict=True))
+        return [found[place] for place in range(len(pictures))]
 
-    def _nearest(self, mu: FloatArray, snapshot: Snapshot, asked: Asked) -> list[Hit]:
-        """The one way from a vector to hits."""
-        vector = to_indexed(mu[None], snapshot.encoder.index_dims, snapshot.encoder.metric)
-        among, more = self.index.matching(asked.only), asked.without is not None
-        if asked.within is not None:
-            if not 0 <= asked.within < np.inf:
-                raise BadSetting(f"within can't be {asked.within}. Give a distance: a number from 0 on.")
-            ids, distances = snapshot.range(vector, asked.within, among)[0]
-        else:
-            count = len(snapshot) if asked.limit is None else asked.limit + asked.offset + more
-            ids, distances = snapshot.search(vector, count, among)[0]
-        found = zip(ids.tolist(), distances.tolist(), strict=True)
-        others = [(image_id, distance) for image_id, distance in found if image_id != asked.without]
-        wanted = others[asked.offset :][: asked.limit]
-        records = self.catalogue.images([image_id for image_id, _ in wanted])
-        under = asked.only.under if asked.only else None
-        return [_hit(records[image_id], distance, under) for image_id, distance in wanted if image_id in records]
+    def _fitting(self, picture: AskedPicture, encoder: TrainedEncoder) -> AskedPicture:
+        if picture.encoder == encoder.fingerprint:
+            return picture
+        return self._prepared(picture.data, picture.name, encoder)
 
-    def _known(self, fingerprint: str) -> EncoderRecord:
-        """An encoder's row, which never changes: read once."""
-        record = self._records.get(fingerprint)
-        if record is None:
-            record = self._records[fingerprint] = self.catalogue.encoder(fingerprint)
-        return record
+    def _measure(self, snapshot: Snapshot, stopping: threading.Event) -> Gauge | None:
+        encoder = self._encoder_of(snapshot.encoder.fingerprint)
+        error_of = self._error_of if encoder.has_decoder else None
+        return measure(self.catalogue, error_of, snapshot, stopping)
+
+    def _error_of(self, image_id: int) -> float | None:
+        try:
+            return self.measured(image_id).reconstruction_error
+        except SimileError:  # deleted meanwhile
+            return None
 
 
-class MissingFile(NoSuchImage):
-    """The image is indexed, but none of its files is there any more."""
-
-    def __init__(self, record: ImageRecord) -> None:
-        super().__init__(record.id)
-        self.args = (
-            f"Image {record.id} is indexed, but its file is gone: {', '.join(record.paths)}. "
-            "Put it back, or forget it with `simile index --prune`.",
-        )
+def _each_looked_at(pictures: list[tuple[AskedPicture, bool]], encoder: TrainedEncoder) -> list[Seen]:
+    try:
+        return list(_looked_at(pictures, encoder))
+    except NotFinite as error:
+        if len(pictures) == 1:
+            return [error]
+    return [seen for picture in pictures for seen in _each_looked_at([picture], encoder)]
 
 
-def _hit(record: ImageRecord, distance: float, under: str | None) -> Hit:
-    """`path` is the first of its files, of those in the folder that was asked for."""
-    asked_for = (path for path in record.paths if under and f"{path}/".startswith(f"{under.rstrip('/')}/"))
-    path = next(asked_for, record.paths[0] if record.paths else "")
-    return Hit(record.id, distance, path, record.width, record.height, record.format, record.paths)
+def _looked_at(pictures: list[tuple[AskedPicture, bool]], encoder: TrainedEncoder) -> list[Query]:
+    """What the encoder sees in these pictures, prepared for it, in one pass; of those that ask for it, the error."""
+    if not pictures:
+        return []
+    batch = np.stack([picture.prepared.array for picture, _ in pictures])
+    latent = encoder.encode(batch)
+    wanted = [place for place, (_, error) in enumerate(pictures) if error]
+    errors = encoder.errors(batch[wanted], latent.mu[wanted]) if wanted else None
+    measured = {} if errors is None else dict(zip(wanted, errors.tolist(), strict=True))
+    return [
+        _query(picture, latent.mu[place], None if latent.sigma is None else latent.sigma[place], measured.get(place))
+        for place, (picture, _) in enumerate(pictures)
+    ]
+
+
+def _query(picture: AskedPicture, mu: FloatArray, sigma: FloatArray | None, error: float | None) -> Query:
+    prepared: Prepared = picture.prepared
+    return Query(
+        mu=mu,
+        sigma=sigma,
+        name=picture.name,
+        width=prepared.width,
+        height=prepared.height,
+        format=prepared.format,
+        reconstruction_error=error,
+    )

@@ -7,11 +7,14 @@ from store.embeddings import Embeddings
 from store.encoders import Encoders
 from store.files import Files
 from store.images import Images
+from store.jobs import Jobs
+from store.keys import Keys
+from store.metadata import Metadata
 from store.runs import Runs
 from store.segments import Segments
 
 
-class Catalogue(Files, Images, Embeddings, Encoders, Runs, Segments, Duplicates):
+class Catalogue(Files, Metadata, Images, Embeddings, Encoders, Runs, Segments, Duplicates, Jobs, Keys):
     """What a home knows: `with Catalogue(home) as catalogue: …`. Safe to share between threads.
 
     The schema must be current: a writer calls store.schema.upgrade(home) first, a reader store.schema.check(home).

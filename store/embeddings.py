@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,18 @@ class Embeddings(Transactions):
         if row.mu is None:
             raise EncoderMismatch(f"Image {image_id} has no vector by encoder {encoder}. Run `simile index` on it.")
         return Embedding(unpack(row.mu), None if row.log_variance is None else unpack(row.log_variance))
+
+    def embeddings(self, image_ids: Iterable[int], encoder: str) -> dict[int, Embedding]:
+        """What the encoder said of these pictures, by id; those that it never saw are left out."""
+        columns = select(EmbeddingRow.image_id, EmbeddingRow.mu, EmbeddingRow.log_variance)
+        query = columns.where(EmbeddingRow.encoder == encoder)
+        found: dict[int, Embedding] = {}
+        with self.reading() as connection:
+            for chunk in chunks(image_ids):
+                for image_id, mu, log_variance in connection.execute(query.where(EmbeddingRow.image_id.in_(chunk))):
+                    known = None if log_variance is None else unpack(log_variance)
+                    found[image_id] = Embedding(unpack(mu), known)
+        return found
 
     def iterate_embeddings(self, encoder: str) -> Iterator[tuple[NDArray[np.int64], FloatArray, FloatArray | None]]:
         """(ids (n,), mu (n, d), log_variance (n, d) or None) in chunks of ascending ids, as of the first chunk."""

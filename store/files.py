@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, bindparam, delete, insert, or_, select, update
 
-from core.conditions import as_number
 from core.records import FileFacts
 from store.home import Home, writing
 from store.records import KnownFile
-from store.tables import DeletionRow, EmbeddingRow, ImageRow, LocationRow, MetadataRow
+from store.tables import DeletionRow, EmbeddingRow, ImageRow, LocationRow
 from store.transactions import Transactions, chunks
 
 KnownRow = tuple[str, int, int, int, bool]  # path, image id, size, mtime_ns, embedded
@@ -67,41 +66,6 @@ class Files(Transactions):
             ordered = query.order_by(LocationRow.image_id, LocationRow.path)
             for image_id, path, size, mtime_ns in connection.execute(ordered, execution_options=STREAM):
                 yield image_id, FileFacts(path, size, mtime_ns)
-
-    def metadata_of(self, paths: Iterable[str]) -> dict[str, dict[str, str]]:
-        """What manifests say of these files, by path; files without a word are left out."""
-        found: dict[str, dict[str, str]] = {}
-        query = select(LocationRow.path, MetadataRow.name, MetadataRow.text).join_from(
-            MetadataRow, LocationRow, MetadataRow.location_id == LocationRow.id
-        )
-        with self.reading() as connection:
-            for chunk in chunks(paths):
-                for path, name, text in connection.execute(query.where(LocationRow.path.in_(chunk))):
-                    found.setdefault(path, {})[name] = text
-        return found
-
-    def set_metadata(self, files: Mapping[str, Mapping[str, str]]) -> int:
-        """Notes what a manifest says of files, in place of what was said before; gives how many files that changed.
-
-        Paths that are not known are left out.
-        """
-        before = self.metadata_of(files)
-        new = {path: said for path, said in files.items() if before.get(path, {}) != dict(said)}
-        if not new:
-            return 0
-        with self.writing() as (connection, _):
-            for chunk in chunks(new):
-                at = select(LocationRow.path, LocationRow.id).where(LocationRow.path.in_(chunk))
-                ids = dict(connection.execute(at).all())
-                connection.execute(delete(MetadataRow).where(MetadataRow.location_id.in_(ids.values())))
-                rows = [
-                    {"location_id": location_id, "name": name, "text": text, "number": as_number(text)}
-                    for path, location_id in ids.items()
-                    for name, text in new[path].items()
-                ]
-                if rows:
-                    connection.execute(insert(MetadataRow), rows)
-        return len(new)
 
     def locations_of(self, image_ids: Iterable[int]) -> dict[int, tuple[FileFacts, ...]]:
         """The files of each image, sorted by path; ids that don't exist are left out."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select
@@ -11,7 +11,8 @@ from core.errors import NoSuchImage
 from store.embeddings import check_vectors, write_embeddings
 from store.encoders import get_encoder
 from store.files import drop_images, location_rows, point, remove_uploads
-from store.records import ImageRecord, KnownImage, NewPicture
+from store.metadata import say
+from store.records import HitFacts, ImageRecord, KnownImage, NewPicture
 from store.tables import DeletionRow, EmbeddingRow, ImageRow, LocationRow, SegmentRow, StateRow, now
 from store.transactions import Transactions, chunks
 
@@ -34,8 +35,14 @@ class Images(Transactions):
                     found[sha] = KnownImage(image_id, embedded)
         return found
 
-    def store_batch(self, pictures: Sequence[NewPicture], encoder: str, runtime: str) -> list[int]:
-        """Stores pictures with their vectors in one transaction; gives their ids in order.
+    def store_batch(
+        self,
+        pictures: Sequence[NewPicture],
+        encoder: str,
+        runtime: str,
+        said: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> list[int]:
+        """Stores pictures with their vectors, and what is `said` of their paths, in one transaction; gives their ids.
 
         Safe to repeat: a content that is known keeps its id and gains the location and the embedding. A path
         that held another image is re-pointed, and an image left without a file is deleted. When this returns,
@@ -52,6 +59,8 @@ class Images(Transactions):
             pairs = list(zip(ids, pictures, strict=True))
             write_embeddings(connection, change, made_by, runtime, pairs)
             drop_images(connection, change, point(connection, [(image_id, new.facts) for image_id, new in pairs]))
+            if said:
+                say(connection, said)
         return ids
 
     def delete_image(self, image_id: int) -> None:
@@ -76,11 +85,24 @@ class Images(Transactions):
         with self.reading() as connection:
             return _read_images(connection, image_ids)
 
+    def hit_facts(self, image_ids: Sequence[int]) -> dict[int, HitFacts]:
+        """What answers say of these images, by id, in no order; ids that don't exist are left out."""
+        with self.reading() as connection:
+            return _read_facts(connection, image_ids)
+
     def list_images(self, limit: int, offset: int = 0) -> list[ImageRecord]:
         """A page of all images, by ascending id."""
         with self.reading() as connection:
             page = select(ImageRow.id).order_by(ImageRow.id).limit(limit).offset(offset)
             return list(_read_images(connection, list(connection.scalars(page))).values())
+
+    def image_ids(self, limit: int, offset: int = 0, *, after: int | None = None, newest: bool = False) -> list[int]:
+        """Ids of images, ascending, or the newest first; from behind the id `after` on."""
+        page = select(ImageRow.id).order_by(ImageRow.id.desc() if newest else ImageRow.id)
+        if after is not None:
+            page = page.where(ImageRow.id < after if newest else ImageRow.id > after)
+        with self.reading() as connection:
+            return list(connection.scalars(page.limit(limit).offset(offset)))
 
     def is_published(self, encoder: str) -> bool:
         """Whether the current segment holds everything that the encoder said: nothing is newer, nothing deleted."""
@@ -138,6 +160,28 @@ _BY_IDS = (
     )
     .where(ImageRow.id.in_(bindparam("ids", expanding=True)))
 )
+
+
+# One row for each file; plain tuples, because naming the columns of each row would take longer than finding it.
+_FACTS_BY_IDS = (
+    select(ImageRow.id, ImageRow.width, ImageRow.height, ImageRow.format, LocationRow.path)
+    .outerjoin(LocationRow, LocationRow.image_id == ImageRow.id)
+    .where(ImageRow.id.in_(bindparam("ids", expanding=True)))
+    .order_by(LocationRow.path)
+)
+
+
+def _read_facts(connection: Connection, image_ids: Sequence[int]) -> dict[int, HitFacts]:
+    found: dict[int, HitFacts] = {}
+    for chunk in chunks(image_ids):
+        cursor: Any = connection.execute(_FACTS_BY_IDS, {"ids": chunk}).cursor
+        for image_id, width, height, format, path in cursor:
+            known = found.get(image_id)
+            if known is None:
+                found[image_id] = HitFacts(width, height, format, () if path is None else (path,))
+            else:
+                found[image_id] = known._replace(paths=(*known.paths, path))
+    return found
 
 
 def _read_images(connection: Connection, image_ids: Sequence[int]) -> dict[int, ImageRecord]:

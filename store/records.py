@@ -63,6 +63,15 @@ class ImageRecord:
     reconstruction_error: float | None
 
 
+class HitFacts(NamedTuple):
+    """What an answer says of an image: no more, because every search reads it. `paths`: sorted."""
+
+    width: int
+    height: int
+    format: str
+    paths: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Embedding:
     """What an encoder said of one picture. mu, log_variance: (d,) float32."""
@@ -102,6 +111,38 @@ class RunRecord:
     status: str
     counts: dict[str, Any]
     settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """One indexing job that was started over HTTP.
+
+    status: running, finished, failed, cancelled (somebody asked) or interrupted (its server ended). `version` grows
+    with every change of the row. done, total: files in indexing, steps in training. failed: files set aside. run: the
+    id of its run, once it has one.
+    """
+
+    id: int
+    version: int
+    root: str
+    prune: bool
+    status: str
+    cancelling: bool
+    stage: str
+    done: int
+    total: int | None
+    per_second: float | None
+    seconds_left: float | None
+    failed: int
+    message: str | None
+    result: dict[str, Any] | None
+    run: int | None
+    created_at: datetime
+    finished_at: datetime | None
+
+    @property
+    def is_over(self) -> bool:
+        return self.status != "running"
 
 
 @dataclass(frozen=True)

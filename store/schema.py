@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HEAD = "2026_11_25_duplicates"  # the newest file in migrations/versions
+HEAD = "2026_11_26_jobs"  # the newest file in migrations/versions
 SCRIPTS = Path(migrations.__file__).parent
 
 

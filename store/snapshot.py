@@ -81,6 +81,24 @@ class Snapshot:
         answers = [part.index.range(queries, radius, part.masked, only) for part in self.parts]
         return [merge(of_one_query) for of_one_query in zip(*answers, strict=True)]
 
+    def vectors(self, ids: Ids) -> tuple[Ids, FloatArray]:
+        """Those of the ids that a search can find, ascending, and what is compared of them (m, d')."""
+        found, vectors = [NO_IDS], [np.empty((0, self.encoder.indexed_dimensions), np.float32)]
+        for part in self.parts:
+            here = part.index.present(ids)
+            if len(part.masked):
+                here = np.setdiff1d(here, part.masked, assume_unique=True)
+            if len(here):
+                found.append(here)
+                vectors.append(part.index.vectors(here))
+        together = np.concatenate(found)
+        order = np.argsort(together)
+        return together[order], np.concatenate(vectors)[order]
+
+    def living(self) -> Ids:
+        """The ids that a search can find, ascending."""
+        return np.sort(np.concatenate([part.living() for part in self.parts]))
+
     def extended(self, connection: Connection, state: State, since: int) -> Snapshot:
         """The snapshot at `state`, with what was committed after change `since`, read through `connection`."""
         newer = NewerRows.of(self.encoder.indexed_dimensions, indexed_vectors(connection, self.encoder, since))

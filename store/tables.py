@@ -227,6 +227,65 @@ class DecisionRow(Base):
     decided_at: Mapped[datetime]
 
 
+class JobRow(Base):
+    """One indexing job that was started over HTTP. `version` counts what was noted of it; `run`: its row in runs."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        CheckConstraint("status IN ('running', 'finished', 'failed', 'cancelled', 'interrupted')", name="status"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    version: Mapped[int] = mapped_column(default=1)
+    root: Mapped[str]
+    prune: Mapped[bool]
+    status: Mapped[str] = mapped_column(default="running")
+    cancelling: Mapped[bool] = mapped_column(default=False)
+    stage: Mapped[str]
+    done: Mapped[int] = mapped_column(BigInteger, default=0)
+    total: Mapped[int | None] = mapped_column(BigInteger)
+    per_second: Mapped[float | None]
+    seconds_left: Mapped[float | None]
+    failed: Mapped[int] = mapped_column(BigInteger, default=0)
+    message: Mapped[str | None]
+    result: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    run: Mapped[int | None] = mapped_column(ForeignKey("runs.id", ondelete="SET NULL"))
+    created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+
+
+class KeyRow(Base):
+    """One key of the service. `prefix` is the part of it that may be seen; `rate`: requests a minute, null as usual."""
+
+    __tablename__ = "api_keys"
+    __table_args__ = (
+        CheckConstraint("scope IN ('search', 'write', 'admin')", name="scope"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    prefix: Mapped[str] = mapped_column(unique=True)
+    sha256: Mapped[str]
+    scope: Mapped[str]
+    rate: Mapped[int | None]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class SessionRow(Base):
+    """One browser that was signed in with a key; the hash of its cookie."""
+
+    __tablename__ = "sessions"
+
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    key_id: Mapped[int] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+
+
 class StateRow(Base):
     """The one row that says where the catalogue stands; made by the first migration."""
 

@@ -19,9 +19,8 @@ from indexer.training import TrainingRequest
 from indexer.training_job import train_on
 from indexer.uploads import add_upload, delete_image
 from indexer.verify import verify_home
-from models.encoder import TrainedEncoder
 from models.images import encode_png
-from search.searcher import Query, Searcher
+from search.searcher import Question, Searcher
 from search.sheets import write_reconstruction, write_sheet
 from store.distances import to_indexed
 
@@ -202,21 +201,12 @@ def test_an_image_whose_file_is_gone_is_shown_as_the_model_saw_it(home_with_digi
 
 def test_a_search_that_another_encoder_comes_between_is_made_with_that_one(home_with_digits: Settings) -> None:
     with Searcher(home_with_digits) as searcher:
-        photos, seen = first_path(searcher).parent, searcher.by_file(first_path(searcher), name="before")
-        looked: list[str] = []
-        really = searcher._look_at
-
-        def look(data: bytes, name: str, encoder: TrainedEncoder) -> Query:
-            looked.append(encoder.fingerprint)
-            query = really(data, name, encoder)
-            if len(looked) == 1:
-                overrides = {"latent_dim": 8, "width": 8, "epochs": 1}
-                other = train_on(home_with_digits, [photos], TrainingRequest("vae", overrides), lambda _: None)
-                index(home_with_digits, [photos], IndexRequest(encoder=other["fingerprint"]))
-            return query
-
-        searcher._look_at = look  # type: ignore[method-assign]
-        answer = searcher.by_file(first_path(searcher), name="between")
-    assert len(set(looked)) == 2
+        path = first_path(searcher)
+        seen, asked = searcher.by_file(path, name="before"), searcher.prepare(path, "between")
+        overrides = {"latent_dim": 8, "width": 8, "epochs": 1}
+        other = train_on(home_with_digits, [path.parent], TrainingRequest("vae", overrides), lambda _: None)
+        index(home_with_digits, [path.parent], IndexRequest(encoder=other["fingerprint"]))
+        answer = searcher.ask(Question((asked,)))
+    assert asked.encoder != other["fingerprint"]
     assert (len(seen.query.mu), len(answer.query.mu)) == (16, 8)
     assert answer.hits[0].image_id == seen.hits[0].image_id == 1
