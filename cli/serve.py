@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +11,10 @@ import typer
 from cli import options, output
 from cli.progress import Reporter
 from core.errors import BadSetting
+from core.logs import set_up
 from core.settings import Settings, load_settings
+
+BACKLOG = 1024  # connections that may wait to be taken; the kernel refuses more
 
 
 def serve(
@@ -21,11 +23,22 @@ def serve(
         str | None, typer.Option(help="Address to listen on. [env: SIMILE_HOST; default: 127.0.0.1]")
     ] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on. [env: SIMILE_PORT; default: 8000]")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that answer. [env: SIMILE_SERVE_WORKERS; default: 1]")
+    ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Port on 127.0.0.1 for /metrics, without a key. [env: SIMILE_METRICS_PORT]")
+    ] = None,
+    insecure: Annotated[
+        bool | None,
+        typer.Option("--insecure/--no-insecure", help="Serve others without keys. [env: SIMILE_INSECURE; default: no]"),
+    ] = None,
     device: options.Device = None,
     verbose: options.Verbose = False,
 ) -> None:
     """Serve the search page at / and the API at /v1 (described at /docs)."""
-    _listen(load_settings(home=home, host=host, port=port, device=device))
+    given = {"home": home, "host": host, "port": port, "device": device, "insecure": insecure}
+    _listen(load_settings(**given, serve_workers=workers, metrics_port=metrics_port), verbose)
 
 
 def demo(
@@ -47,30 +60,46 @@ def demo(
     from indexer.demo import run_demo
 
     settings = load_settings(home=home, host=host, port=port, device=device)
+    if listen:
+        _refuse_to_be_open(settings)  # before the training, not after it
     with Reporter("What was done is kept: run the same command again to go on.") as reporter:
         sheet, summary = run_demo(settings, dataset, images, minutes, reporter.trained, reporter.indexed)
     output.write(output.summary_text(summary, dry_run=False))
     output.write(f"three searches: {sheet}")
     if listen:
-        _listen(settings)
+        _listen(settings, verbose)
 
 
-def _listen(settings: Settings) -> None:
-    import uvicorn
+def _refuse_to_be_open(settings: Settings) -> None:
+    from service.binding import check_binding
 
-    from service.app import create_app
+    check_binding(settings)
 
+
+def _listen(settings: Settings, verbose: bool) -> None:
+    _refuse_to_be_open(settings)
+    set_up(verbose, settings.log == "json")
     listener = _bind(settings.host, settings.port)
-    output.note(f"simile listens on http://{settings.host}:{listener.getsockname()[1]}  (Ctrl-C ends it)")
-    server = uvicorn.Server(uvicorn.Config(create_app(settings, prepared=True), log_level="warning"))
-    with listener, suppress(KeyboardInterrupt):  # uvicorn has ended its work when it raises it
-        server.run(sockets=[listener])
+    output.note(f"simile listens on {_address(settings.host, listener)}  (Ctrl-C ends it)")
+    if settings.serve_workers > 1:
+        from service.workers import supervise
+
+        supervise(settings, listener, verbose)
+    else:
+        from service.serving import serve as serve_alone
+
+        serve_alone(settings, listener)
+
+
+def _address(host: str, listener: socket.socket) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
 
 
 def _bind(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes any that is free. Raises BadSetting where it can't be had."""
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise BadSetting(
             f"Can't listen on {host} port {port}: {error.strerror or error}. Choose another --port."

@@ -2,24 +2,65 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
+from core.origins import read_origins
 from core.settings import Settings
-from service import openapi, problems, urls
-from service.deps import Door, refuse_cross_site
-from service.headers import SafeHeaders
-from service.limits import FORM_OVERHEAD, BodyLimit, EncodingPool
+from service import openapi, problems, scopes, urls
+from service.access import Access
+from service.batching import Desk
+from service.door import Door
+from service.facts import Facts
+from service.headers import OTHER_SITES, SafeHeaders
+from service.job_events import JobEvents
+from service.jobs import Jobs
+from service.keyring import Keyring
+from service.limits import FORM_OVERHEAD, Admission, BodyLimit, EncodingPool, House
+from service.metrics import Metrics
+from service.rates import Buckets
+from service.request_logs import Requests
 from service.reviews import Reviews
-from service.routes import duplicates, duplicates_page, health, images, page, search
+from service.routes import (
+    collection_page,
+    duplicates,
+    duplicates_page,
+    encoders,
+    health,
+    images,
+    jobs,
+    jobs_page,
+    metrics,
+    page,
+    search,
+    signin,
+    status,
+)
 
-ROUTERS = (search.router, images.router, duplicates.router, health.router, page.router, duplicates_page.router)
+ROUTERS = (
+    search.router,
+    images.router,
+    duplicates.router,
+    encoders.router,
+    status.router,
+    jobs.router,
+    health.router,
+    metrics.router,
+    page.router,
+    collection_page.router,
+    duplicates_page.router,
+    jobs_page.router,
+    signin.router,
+)
 DESCRIPTION = "Finds similar images with a variational autoencoder, and shows what the model saw."
 
 
@@ -32,29 +73,57 @@ def create_app(settings: Settings, *, prepared: bool = False) -> FastAPI:
         title="simile",
         version=version("simile"),
         description=DESCRIPTION,
-        dependencies=[Depends(refuse_cross_site)],
         lifespan=_lifespan,
         redoc_url=None,
     )
     app.state.settings, app.state.prepared, app.state.reviews = settings, prepared, Reviews()
+    app.state.keyring, app.state.buckets = Keyring(settings), Buckets()
+    figures, house = Metrics(), House(settings.queue)
+    app.state.metrics, app.state.house = figures, house
     for router in ROUTERS:
         app.include_router(router)
     app.mount(urls.STATIC, StaticFiles(directory=Path(__file__).parent / "static"), name="static")
-    app.add_middleware(BodyLimit, max_bytes=settings.max_bytes + FORM_OVERHEAD)
+    # The last that is added is the first to see a request.
+    app.add_middleware(BodyLimit, settings.max_bytes + FORM_OVERHEAD, settings.upload_seconds, figures)
+    app.add_middleware(Admission, house, figures)
+    app.add_middleware(Access, settings=settings, keyring=app.state.keyring, buckets=app.state.buckets)
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, **OTHER_SITES, allow_origins=read_origins(settings.cors_origins))
     app.add_middleware(SafeHeaders)
+    app.add_middleware(Requests, figures, house)
+    app.state.drain = lambda: _drain(app)
     problems.install(app)
     openapi.install(app)
+    scopes.check(app)
     return app
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    app.state.door = Door(app.state.settings)
-    app.state.pool = EncodingPool(app.state.settings.workers)
-    preparing = threading.Thread(target=app.state.door.prepare, name="prepare")
-    if app.state.prepared:
-        preparing.start()
+    state, settings = app.state, app.state.settings
+    state.door = Door(settings, state.metrics.observe, background=state.prepared)
+    state.pool = EncodingPool(settings.workers, settings.answer_seconds)
+    state.desk = Desk(settings, lambda questions: state.door.open().answer(questions), state.pool, state.metrics)
+    state.jobs = Jobs(settings)
+    state.job_events = JobEvents(state.jobs)
+    state.facts = Facts(state.door, state.house, state.metrics)
+    watching = threading.Thread(target=state.facts.watch, name="facts")
+    if state.prepared:
+        watching.start()
+    else:
+        state.facts.prepared.set()
     yield
-    if app.state.prepared:
-        preparing.join()  # a process that ends while a network is being converted is aborted
-    app.state.door.close()
+    state.facts.ended.set()
+    if state.prepared:
+        watching.join()  # a process that ends while a network is being converted is aborted
+    gc.unfreeze()  # what Facts froze; runtimes that are never collected crash as the process ends
+    await run_in_threadpool(state.jobs.close)
+    await run_in_threadpool(state.desk.close)
+    state.door.close()
+    state.keyring.close()
+
+
+def _drain(app: FastAPI) -> None:
+    """No more pictures are taken in, and streams without an end get one: the process is about to stop."""
+    app.state.house.draining = True
+    app.state.jobs.drain()

@@ -12,20 +12,24 @@ from typing import Annotated, Any, BinaryIO, TypeVar
 from fastapi import Query
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from search.questions import Question
+from search.searcher import Searcher
 from service.limits import too_large
-from service.schemas import SearchBody, SearchOptions
+from service.schemas import MOST_ASKED, MOST_SEARCHES, BatchBody, MetadataIn, SearchBody, SearchForm, SearchOptions
 
 Body = TypeVar("Body", bound=BaseModel)
 
 MULTIPART = "multipart/form-data"
 JSON = "application/json"
 MAX_JSON_BYTES = 1 << 20  # 65,536 numbers need less
-_OPTIONS = frozenset(SearchOptions.model_fields)
-_LISTS = frozenset({"include", "where", "format"})  # fields that a form may repeat
+MAX_BATCH_BYTES = 8 << 20
+MAX_FIELDS = 192
+_LISTS = frozenset({"include", "where", "format", "positive_id", "negative_id"})  # fields that a form may repeat
 
 
 @dataclass(frozen=True)
@@ -41,13 +45,38 @@ class Upload:
 
 
 @dataclass(frozen=True)
-class SearchRequest:
-    """One search: exactly one of upload, image_id and vector, and how much of an answer is wanted."""
+class Addition:
+    """A picture to add. said: metadata of it; None: nothing is said."""
 
-    options: SearchOptions
-    upload: Upload | None = None
-    image_id: int | None = None
-    vector: list[float] | None = None
+    upload: Upload
+    said: dict[str, str] | None
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """One search. Of a form: its files, those to be unlike, and the rest of it; else `body`."""
+
+    body: SearchBody | SearchForm
+    files: tuple[Upload, ...] = ()
+    negatives: tuple[Upload, ...] = ()
+
+    @property
+    def include(self) -> frozenset[str]:
+        return self.body.included()
+
+    @property
+    def decodes(self) -> bool:
+        """Whether pictures have to be decoded for it."""
+        return bool(self.files or self.negatives)
+
+    def question(self, searcher: Searcher) -> Question:
+        """The same for a Searcher; decodes. Raises UnreadableImage, BadSetting, NothingIndexed."""
+        if isinstance(self.body, SearchBody):
+            return self.body.question()
+        asked = self.body.asked()
+        like = [searcher.prepare(one.read(), one.name) for one in self.files]
+        unlike = [searcher.prepare(one.read(), one.name) for one in self.negatives]
+        return Question((*like, *self.body.positive_id), (*unlike, *self.body.negative_id), asked)
 
 
 async def read_upload(request: Request) -> AsyncIterator[Upload]:
@@ -58,18 +87,43 @@ async def read_upload(request: Request) -> AsyncIterator[Upload]:
         yield upload_in(form)
 
 
+async def read_addition(request: Request) -> AsyncIterator[Addition]:
+    """Dependency: a picture to add, in a form's field `file`, and what to say of it, in its field `metadata`."""
+    if _media_type(request) != MULTIPART:
+        raise HTTPException(415, f"Send the picture as {MULTIPART}, in the field `file`.")
+    async with form_of(request) as form:
+        said = field_in(form, "metadata", MetadataIn)
+        yield Addition(upload_in(form), None if said is None else said.texts())
+
+
 async def read_search(request: Request, options: Annotated[SearchOptions, Query()]) -> AsyncIterator[SearchRequest]:
-    """Dependency: a search by file (form) or by id or vector (JSON). Options in the body win over the address."""
+    """Dependency: a search by files (form), or by id, vector or several ids (JSON). The body wins over the address."""
     kind = _media_type(request)
     if kind == MULTIPART:
-        async with form_of(request) as form:
-            yield SearchRequest(options=_options_in(form, options), upload=upload_in(form))
+        async with form_of(request, MOST_ASKED) as form:
+            yield _search_in(form, options)
     elif kind == JSON:
-        body = _parse(await _read_limited(request, MAX_JSON_BYTES), SearchBody)
-        chosen = options.model_copy(update=body.model_dump(include=set(_OPTIONS & body.model_fields_set)))
-        yield SearchRequest(options=chosen, image_id=body.image_id, vector=body.vector)
+        yield SearchRequest(_merged(_parse(await _read_limited(request, MAX_JSON_BYTES), SearchBody), options))
     else:
-        raise HTTPException(415, f"Send a picture as {MULTIPART} (field `file`), or image_id or vector as {JSON}.")
+        raise HTTPException(415, f"Send pictures as {MULTIPART} (field `file`), or image_id or vector as {JSON}.")
+
+
+async def read_batch(
+    request: Request, options: Annotated[SearchOptions, Query()]
+) -> AsyncIterator[list[SearchRequest]]:
+    """Dependency: several searches, each by one file (form), or as JSON."""
+    kind = _media_type(request)
+    if kind == MULTIPART:
+        async with form_of(request, MOST_SEARCHES) as form:
+            body = _form_body(form, options, SearchForm)
+            if body.positive_id or body.negative_id or form.getlist("negative"):
+                raise refused("negative", "each file of a batch is a search of its own")
+            yield [SearchRequest(body, (upload,)) for upload in uploads_in(form, needed=True)]
+    elif kind == JSON:
+        batch = _parse(await _read_limited(request, MAX_BATCH_BYTES), BatchBody)
+        yield [SearchRequest(_merged(body, options)) for body in batch.searches]
+    else:
+        raise HTTPException(415, f"Send pictures as {MULTIPART} (field `file`, repeated), or `searches` as {JSON}.")
 
 
 async def read_json(request: Request, kind: type[Body]) -> Body:
@@ -80,23 +134,46 @@ async def read_json(request: Request, kind: type[Body]) -> Body:
 
 
 @asynccontextmanager
-async def form_of(request: Request) -> AsyncIterator[FormData]:
-    """The request's form; its temporary files are closed at the end."""
-    async with request.form(max_files=1, max_fields=128) as form:
+async def form_of(request: Request, files: int = 1) -> AsyncIterator[FormData]:
+    """The request's form, with at most so many files; its temporary files are closed at the end."""
+    async with request.form(max_files=files, max_fields=MAX_FIELDS) as form:
         yield form
 
 
 def upload_in(form: FormData) -> Upload:
     """The form's field `file`. Raises RequestValidationError if it is no file, or no file was chosen."""
-    file = form.get("file")
-    if file is None:
+    return uploads_in(form, needed=True)[0]
+
+
+def uploads_in(form: FormData, field: str = "file", *, needed: bool = False) -> list[Upload]:
+    """The files of a field, without those that nobody chose. Raises RequestValidationError for text in their place.
+
+    needed: and where there is none.
+    """
+    values = form.getlist(field)
+    if any(not isinstance(value, UploadFile) for value in values):
+        raise refused(field, "it came as text: send it as a file, with a file name")
+    files = [value for value in values if isinstance(value, UploadFile) and (value.filename or value.size)]
+    if needed and not files:
         found = ", ".join(sorted(form)[:5]) or "no field at all"
-        raise _refused("file", f"the form has no field `file` (it has: {found})")
-    if not isinstance(file, UploadFile):
-        raise _refused("file", "it came as text: send it as a file, with a file name")
-    if not file.filename and not file.size:
-        raise _refused("file", "no file was chosen")
-    return Upload(display_name(file.filename or ""), file.file)
+        chosen = "no file was chosen" if values else f"the form has no field `{field}` (it has: {found})"
+        raise refused(field, chosen)
+    return [Upload(display_name(value.filename or ""), value.file) for value in files]
+
+
+def field_in(form: FormData, field: str, kind: type[Body]) -> Body | None:
+    """A field that holds JSON; None where there is none. Raises RequestValidationError."""
+    value = form.get(field)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise refused(field, "it came as a file: send it as text")
+    try:
+        return kind.model_validate({field: from_json(value)}, strict=True)
+    except ValidationError as error:
+        raise RequestValidationError(_in_body(error)) from None
+    except ValueError as error:
+        raise refused(field, f"it is no JSON: {error}") from None
 
 
 def display_name(name: str) -> str:
@@ -107,13 +184,30 @@ def display_name(name: str) -> str:
     return visible[:200] or "upload"
 
 
-def _options_in(form: FormData, options: SearchOptions) -> SearchOptions:
-    given: dict[str, Any] = {name: form[name] for name in (_OPTIONS - _LISTS) & form.keys()}
-    given |= {name: form.getlist(name) for name in _LISTS & form.keys()}
+def _search_in(form: FormData, options: SearchOptions) -> SearchRequest:
+    body = _form_body(form, options, SearchForm)
+    needed = not body.positive_id
+    files, negatives = uploads_in(form, needed=needed), uploads_in(form, "negative")
+    if len(files) + len(negatives) + len(body.positive_id) + len(body.negative_id) > MOST_ASKED:
+        raise refused("file", f"files and ids are more than {MOST_ASKED} pictures together")
+    return SearchRequest(body, tuple(files), tuple(negatives))
+
+
+def _form_body(form: FormData, options: SearchOptions, kind: type[Body]) -> Body:
+    """What the form says beside its files; what it leaves out, the address may say."""
+    fields = set(kind.model_fields) & form.keys()
+    given: dict[str, Any] = {name: form[name] for name in fields - _LISTS}
+    given |= {name: form.getlist(name) for name in fields & _LISTS}
     try:
-        return SearchOptions.model_validate(options.model_dump() | given)
+        return kind.model_validate(options.model_dump(exclude_unset=True) | given)
     except ValidationError as error:
         raise RequestValidationError(_in_body(error)) from None
+
+
+def _merged(body: SearchBody, options: SearchOptions) -> SearchBody:
+    """The body, with what only the address says."""
+    given = options.model_dump(exclude_unset=True)
+    return body.model_copy(update={name: one for name, one in given.items() if name not in body.model_fields_set})
 
 
 def _parse(data: bytes, kind: type[Body]) -> Body:
@@ -144,5 +238,6 @@ def _media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def _refused(name: str, reason: str) -> RequestValidationError:
+def refused(name: str, reason: str) -> RequestValidationError:
+    """The 422 for a field of the body."""
     return RequestValidationError([{"loc": ("body", name), "msg": reason, "type": "value_error"}])

@@ -1,8 +1,9 @@
-"""How much a request may send, and how many pictures are encoded at a time."""
+"""How much is let in: requests with pictures, bytes of a body, time for it, and pictures encoded at a time."""
 
 from __future__ import annotations
 
-import os
+import asyncio
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -10,24 +11,86 @@ import anyio.to_thread
 from anyio import CapacityLimiter
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from models.workers import worker_count
+from service.metrics import Metrics
+from service.problems import Refusal, problem_of, respond
 
 T = TypeVar("T")
 
 # What a form needs around its file: boundaries, headers of the parts, a few short fields.
 FORM_OVERHEAD = 64 * 1024
+SLOWEST = 32 * 1024  # bytes a second: an upload that brings fewer than these for long is cut off
+
+
+class House:
+    """How many requests with pictures are inside, and whether more are let in."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.inside = 0
+        self.draining = False
+
+    def refusal(self) -> Refusal | None:
+        """Why the next one is turned away, if it is."""
+        if self.draining:
+            return Refusal(503, "draining", "The service is about to stop. Send it again in a moment.", 5, close=True)
+        if self.inside >= self.room:
+            detail = f"{self.inside} requests with pictures are at work or waiting; no more are taken in. Try again."
+            return Refusal(503, "too-busy", detail, 1)
+        return None
+
+
+class Admission:
+    """ASGI middleware: no more requests with pictures than there is room for. The others get 503, their body unread."""
+
+    def __init__(self, app: ASGIApp, house: House, metrics: Metrics) -> None:
+        self.app = app
+        self.house = house
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not brings_pictures(scope):
+            return await self.app(scope, receive, send)
+        refusal = self.house.refusal()
+        if refusal is not None:
+            self.metrics.refused(refusal.kind)
+            response = respond(Request(scope), problem_of(refusal))
+            if Headers(scope=scope).get("expect"):  # the body may come or not: nobody could say where it ends
+                response.headers["Connection"] = "close"
+            return await response(scope, receive, send)
+        self._count(1)
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self._count(-1)
+
+    def _count(self, more: int) -> None:
+        self.house.inside += more
+        self.metrics.queue.set(self.house.inside)
+
+
+def brings_pictures(scope: Scope) -> bool:
+    """Whether a request comes with a form that may hold files."""
+    return any(
+        name == b"content-type" and value[:10].lower() == b"multipart/" for name, value in scope.get("headers", ())
+    )
 
 
 class BodyLimit:
-    """ASGI middleware: a body of more than `max_bytes` ends in a 413, raised where the body is read.
+    """ASGI middleware: a body of more than `max_bytes` ends in a 413, one that comes too slowly in a 408.
 
-    With a Content-Length nothing is read at all; without one (chunked), bytes are counted as they come. Raising
-    inside the app lets its handlers give the answer the usual shape.
+    Both are raised where the body is read. With a Content-Length nothing is read at all; without one (chunked), bytes
+    are counted as they come. Raising inside the app lets its handlers give the answer the usual shape.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, seconds: float, metrics: Metrics) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        self.seconds = seconds
+        self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -38,23 +101,45 @@ class BodyLimit:
         # Eighteen digits fit every real length; more would only be there to cost time.
         over = announced.isdecimal() and (len(announced) > 18 or int(announced) > self.max_bytes)
         received = self.max_bytes + 1 if over else 0
+        started, complete = 0.0, False
 
         async def counted() -> Message:
-            nonlocal received
+            nonlocal received, started, complete
+            if complete:
+                return await receive()  # for whoever wants to know when the client leaves
             if received > self.max_bytes:
                 raise too_large(self.max_bytes)
-            message = await receive()
+            started = started or time.monotonic()
+            message = await self._in_time(receive, started + self.seconds + received / SLOWEST)
             received += len(message.get("body", b""))
             if received > self.max_bytes:
                 raise too_large(self.max_bytes)
+            complete = not message.get("more_body", False)
+            if complete and received and message["type"] == "http.request":
+                self.metrics.observe("receive", time.monotonic() - started)
             return message
 
         return counted
+
+    async def _in_time(self, receive: Receive, deadline: float) -> Message:
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                return await receive()
+        except TimeoutError:
+            self.metrics.refused("upload-too-slow")
+            detail = "The upload came too slowly (SIMILE_UPLOAD_SECONDS). Send it again over a faster connection."
+            raise Refusal(408, "upload-too-slow", detail, close=True) from None
 
 
 def too_large(max_bytes: int) -> HTTPException:
     """The 413 for a body that is over the limit."""
     return HTTPException(413, f"The request is larger than the {max_bytes:,} bytes allowed here (SIMILE_MAX_BYTES).")
+
+
+def too_slow_to_answer(seconds: float) -> Refusal:
+    """The 503 for what could not be begun, or finished, in time."""
+    detail = f"No answer within {seconds:g} seconds (SIMILE_ANSWER_SECONDS). Try again when less is going on."
+    return Refusal(503, "too-slow-to-answer", detail, 5)
 
 
 class EncodingPool:
@@ -64,9 +149,23 @@ class EncodingPool:
     Make it inside a running event loop.
     """
 
-    def __init__(self, workers: int) -> None:
-        self._slots = CapacityLimiter(workers or os.cpu_count() or 1)
+    def __init__(self, workers: int, seconds: float = 30.0) -> None:
+        threads = worker_count(workers)
+        self._turns, self._threads = CapacityLimiter(threads), CapacityLimiter(threads)
+        self._seconds = seconds
 
     async def run(self, work: Callable[[], T]) -> T:
-        """What `work` returns, or raises, in a thread of its own."""
-        return await anyio.to_thread.run_sync(work, limiter=self._slots)
+        """What `work` returns, or raises, in a thread of its own. Raises Refusal where its turn does not come in time.
+
+        What has begun runs to its end: nobody is told that a picture was not stored which was.
+        """
+        turn = object()
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._turns.acquire_on_behalf_of(turn)
+        except TimeoutError:
+            raise too_slow_to_answer(self._seconds) from None
+        try:
+            return await anyio.to_thread.run_sync(work, limiter=self._threads)
+        finally:
+            self._turns.release_on_behalf_of(turn)

@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import deepcopy
 from http import HTTPStatus
 from typing import Any, cast
 
 from fastapi import FastAPI
 from pydantic import BaseModel
 
+from service import examples, scopes
 from service.bodies import JSON, MULTIPART
 from service.problems import MEDIA_TYPE
-from service.schemas import ProblemOut, SearchBody, SearchOptions
+from service.schemas import (
+    MOST_ASKED,
+    MOST_SEARCHES,
+    BatchBody,
+    MetadataIn,
+    ProblemOut,
+    SearchBody,
+    SearchForm,
+    SearchOptions,
+)
 
 Responses = dict[int | str, dict[str, Any]]
 
+# What can be wrong with a request of any kind, before its address is looked at.
+_OF_ANY_REQUEST = {
+    status: {
+        "description": HTTPStatus(int(status)).phrase,
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemOut"}}},
+    }
+    for status in ("400", "414", "431")
+}
 _FILE = {"type": "string", "format": "binary", "description": "The picture."}
+_FILES = {
+    "type": "array",
+    "items": {"type": "string", "format": "binary"},
+    "minItems": 1,
+    "maxItems": MOST_ASKED,
+    "description": "One picture, or several to be like together.",
+}
 
 
 def errors(*statuses: int) -> Responses:
@@ -22,20 +49,45 @@ def errors(*statuses: int) -> Responses:
     return {status: {"model": ProblemOut, "description": HTTPStatus(status).phrase} for status in statuses}
 
 
-def pictures(*media_types: str) -> Responses:
-    """A picture as the answer."""
-    return {200: {"content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in media_types}}}
+def answers(model: type[BaseModel]) -> Responses:
+    """JSON of this shape as the answer, for a route that writes it itself."""
+    return {200: {"model": model, "description": "Successful Response"}}
+
+
+def pictures(*media_types: str, keeps: bool = False) -> Responses:
+    """A picture as the answer. `keeps`: who has it under its ETag gets 304."""
+    content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in media_types}
+    kept: Responses = {304: {"description": "You have it: it is what If-None-Match names"}} if keeps else {}
+    return {200: {"description": "The picture", "content": content}} | kept
 
 
 def upload_body() -> dict[str, Any]:
     """A form with one file."""
-    return _body({MULTIPART: _form({})})
+    return _body({MULTIPART: _form(_FILE, {}, required=["file"])})
+
+
+def addition_body() -> dict[str, Any]:
+    """A form with one file, and what to say of it."""
+    said = _inlined(MetadataIn.model_json_schema())["properties"]["metadata"]
+    body = _body({MULTIPART: _form(_FILE, {"metadata": said}, required=["file"])})
+    body["requestBody"]["content"][MULTIPART]["encoding"] = {"metadata": {"contentType": JSON}}
+    return body
 
 
 def search_body() -> dict[str, Any]:
-    """A form with one file and options, or JSON."""
-    options = SearchOptions.model_json_schema()["properties"]
-    return _body({MULTIPART: _form(options), JSON: SearchBody.model_json_schema()})
+    """A form with files and options, or JSON."""
+    fields = SearchForm.model_json_schema()["properties"]
+    form = _form(_FILES, {"negative": _FILES | {"description": "Pictures to be unlike."}} | fields)
+    form["anyOf"] = [{"required": ["file"]}, {"required": ["positive_id"]}]
+    return _body({MULTIPART: form, JSON: SearchBody.model_json_schema()})
+
+
+def batch_body() -> dict[str, Any]:
+    """A form with files, each a search of its own, or JSON."""
+    fields = SearchOptions.model_json_schema()["properties"]
+    files = _FILES | {"maxItems": MOST_SEARCHES, "description": "Each picture is a search of its own."}
+    form = _form(files, fields, required=["file"])
+    return _body({MULTIPART: form, JSON: _inlined(BatchBody.model_json_schema())})
 
 
 def json_body(kind: type[BaseModel]) -> dict[str, Any]:
@@ -48,11 +100,16 @@ def install(app: FastAPI) -> None:
     plain = app.openapi
 
     def documented() -> dict[str, Any]:
-        document = plain()
-        for path in document["paths"].values():
-            for operation in path.values():
-                _rename_errors(operation["responses"])
-        return document
+        if app.openapi_schema is None:
+            document = plain()
+            for path in document["paths"].values():
+                for operation in path.values():
+                    operation["responses"] = deepcopy(_OF_ANY_REQUEST) | operation["responses"]
+                    _rename_errors(operation["responses"])
+            scopes.document(document)
+            examples.document(document)
+            app.openapi_schema = document
+        return app.openapi_schema
 
     app.openapi = documented  # type: ignore[method-assign]  # the way that FastAPI documents
 
@@ -64,8 +121,9 @@ def _rename_errors(responses: dict[str, Any]) -> None:
             content[MEDIA_TYPE] = content.pop(JSON)
 
 
-def _form(options: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "required": ["file"], "properties": {"file": _FILE, **options}}
+def _form(file: dict[str, Any], fields: dict[str, Any], required: Sequence[str] = ()) -> dict[str, Any]:
+    form = {"type": "object", "properties": {"file": file, **fields}}
+    return form | ({"required": list(required)} if required else {})
 
 
 def _body(schemas: dict[str, dict[str, Any]]) -> dict[str, Any]:

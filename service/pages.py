@@ -1,11 +1,9 @@
-"""What the page shows: plain data for the template, made from the same answers as the API's."""
+"""How pages are rendered: the templates, what all of them know, and words for numbers."""
 
 from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePath
 from typing import Any
@@ -14,37 +12,38 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.templating import Jinja2Templates
 
-from core.errors import SimileError
 from core.settings import Settings
-from models import drawing
-from models.images import decode
-from search.searcher import Answer, Searcher
 from service import urls
-from service.answers import data_url, image_out, search_out
 from service.headers import PAGE_POLICY
+from service.job_pages import job_words
 from service.problems import Problem
-from service.schemas import MAX_LIMIT, HitOut, ImageOut, QueryOut
+from service.schemas import MOST_ASKED, HitOut, ImageOut
 
-HITS = 24  # fills rows of 2, 3, 4, 6 and 8
-EXAMPLES = 12
-PREVIEW_SIDE = 256
 TINY = 48  # pixels: below this, smoothing would blur a picture to fog
 
+_PLACES = (
+    (urls.PAGE, "Search"),
+    (urls.COLLECTION_PAGE, "Collection"),
+    (urls.DUPLICATES_PAGE, "Duplicates"),
+    (urls.JOBS_PAGE, "Indexing"),
+    (urls.DOCS, "API"),
+)
+_FORMATS = ("jpeg", "png", "webp", "gif", "bmp", "tiff", "heif", "avif", "ppm", "jpeg2000", "ico", "qoi")
+
 _templates = Jinja2Templates(directory=Path(__file__).parent / "templates")
-_templates.env.globals |= {"urls": urls, "version": version("simile")}
-_templates.env.filters["file_name"] = lambda path: PurePath(path).name
+_templates.env.globals |= {
+    "urls": urls,
+    "version": version("simile"),
+    "formats": _FORMATS,
+    "tiny": TINY,
+    "max_files": MOST_ASKED,
+}
 
 
-@dataclass(frozen=True)
-class View:
-    """What there is to see. `preview`: address of the query picture; `more`: address of the same with more hits."""
-
-    total: int = 0
-    query: QueryOut | None = None
-    preview: str = ""
-    hits: Sequence[HitOut] = ()
-    more: str | None = None
-    examples: Sequence[ImageOut] = ()
+def called(picture: HitOut | ImageOut) -> str:
+    """What a picture is called: by its metadata, as an upload is, whose file is called by its content; or its file."""
+    name = (picture.metadata or {}).get("name")
+    return str(name or "") or PurePath(picture.path).name or f"Image {picture.image_id}"
 
 
 def written_distance(value: float) -> str:
@@ -54,69 +53,53 @@ def written_distance(value: float) -> str:
     return f"{value:.3g}" if value >= 0.001 or value == 0 else "below 0.001"
 
 
-_templates.env.filters["distance"] = written_distance
+def written_bytes(value: int) -> str:
+    """A size for people: 12 bytes, 3.4 kB, 56 MB."""
+    if value < 1000:
+        return f"{value} byte{'' if value == 1 else 's'}"
+    power = min(int(math.log10(value)) // 3, 4)
+    return f"{value / 1000**power:.3g} {'kMGT'[power - 1]}B"
 
 
-def start(searcher: Searcher) -> View:
-    """Nothing was searched yet: some indexed pictures to try."""
-    total = searcher.count()
-    return View(total=total, examples=_spread(searcher, total))
+def one_in(rate: float) -> str:
+    """A share for people: 0.01 is 1 in 100."""
+    return f"1 in {round(1 / rate):,}" if 0 < rate <= 1 else "none"
 
 
-def by_id(searcher: Searcher, image_id: int, limit: int) -> View:
-    """What is similar to an indexed image."""
-    answer = searcher.by_id(image_id, limit=limit)
-    total = searcher.count()
-    reachable = min(total - 1, MAX_LIMIT)  # itself is left out
-    more = urls.page_for(image_id, min(2 * limit, MAX_LIMIT)) if limit < reachable else None
-    return _results(searcher, answer, total, urls.thumbnail(image_id), more)
-
-
-def by_file(searcher: Searcher, data: bytes, name: str) -> View:
-    """What is similar to an uploaded picture. It comes back in the page, small: nothing of it is kept."""
-    answer = searcher.by_file(data, name=name, limit=HITS)
-    small = drawing.thumbnail(decode(data, name=name, limits=searcher.limits, min_side=PREVIEW_SIDE))
-    kind = "image/png" if small.startswith(b"\x89PNG") else "image/jpeg"
-    return _results(searcher, answer, searcher.count(), data_url(small, kind), None)
-
-
-def render(request: Request, view: View, problem: Problem | None = None) -> Response:
-    """The page of searches, with what went wrong if something did."""
-    return render_page(request, "page.html", view, problem)
+_templates.env.filters |= {
+    "called": called,
+    "distance": written_distance,
+    "bytes": written_bytes,
+    "one_in": one_in,
+    "job_words": job_words,
+}
 
 
 def render_page(request: Request, template: str, view: object, problem: Problem | None = None) -> Response:
     """A page that shows the view, with what went wrong if something did."""
     settings: Settings = request.app.state.settings
-    context: dict[str, Any] = {"view": view, "problem": problem, "tiny": TINY, "max_bytes": settings.max_bytes}
-    context["home_option"] = _home_option(settings)
+    visitor = getattr(request.state, "visitor", None)
+    scope = "admin" if visitor is None else visitor.scope  # without keys everybody may do everything
+    context: dict[str, Any] = {
+        "view": view,
+        "problem": problem,
+        "max_bytes": settings.max_bytes,
+        "home_option": _home_option(settings),
+        "here": request.url.path,
+        "visitor": visitor,
+        "places": [place for place in _PLACES if place[0] != urls.JOBS_PAGE or scope != "search"],
+        "may_write": scope in ("write", "admin"),
+        "may_admin": scope == "admin",
+    }
     response = _templates.TemplateResponse(request, template, context, problem.status if problem else 200)
     response.headers["Content-Security-Policy"] = PAGE_POLICY
     response.headers["Cache-Control"] = "private, no-cache"
+    if problem is not None:
+        response.headers.update({name: value for name, value in problem.headers.items() if name != "Content-Length"})
     return response
-
-
-def start_or_nothing(searcher: Searcher | None) -> View:
-    """For a page that says what went wrong, maybe with the home itself."""
-    try:
-        return start(searcher) if searcher else View()
-    except SimileError:
-        return View()
 
 
 def _home_option(settings: Settings) -> str:
     """What the command line needs to mean this home."""
     usual = settings.home == Settings.model_fields["home"].default
     return "" if usual else f" --home {shlex.quote(str(settings.home))}"
-
-
-def _results(searcher: Searcher, answer: Answer, total: int, preview: str, more: str | None) -> View:
-    found = search_out(searcher, answer, with_reconstruction=True)
-    return View(total=total, query=found.query, preview=preview, hits=found.hits, more=more)
-
-
-def _spread(searcher: Searcher, total: int) -> list[ImageOut]:
-    """Some images from all over the collection: neighbours in a folder are often alike."""
-    wanted = min(EXAMPLES, total)
-    found = [searcher.images(limit=1, offset=at * total // wanted) for at in range(wanted)]
-    return [image_out(record) for page in found for record in page]

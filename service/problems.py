@@ -41,13 +41,19 @@ STATUS: dict[type[SimileError], int] = {
     errors.UnreadableImage: 422,
     errors.ImageTooLarge: 413,
     errors.NoSuchImage: 404,
+    errors.NoSuchJob: 404,
+    errors.NoSuchRoot: 404,
+    errors.JobRunning: 409,
+    errors.JobOver: 409,
     errors.NoSuchEncoder: 503,
     errors.TooFewPictures: 422,
     errors.BackupDamaged: 422,
     errors.NotFinite: 422,
     errors.NoDecoder: 409,
+    errors.NoVariance: 409,
     errors.NothingIndexed: 409,
     errors.EncoderMismatch: 422,
+    errors.BeingComputed: 503,
     errors.CheckpointDamaged: 503,
     errors.IndexDamaged: 503,
     errors.HomeError: 503,
@@ -56,7 +62,7 @@ STATUS: dict[type[SimileError], int] = {
     errors.HomeTooNew: 503,
     errors.HomeNotWritable: 503,
 }
-_RETRY_AFTER: dict[type[SimileError], str] = {errors.HomeBusy: "5"}  # seconds
+_RETRY_AFTER: dict[type[SimileError], str] = {errors.HomeBusy: "5", errors.BeingComputed: "2"}  # seconds
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,18 @@ class Problem:
     errors: Sequence[tuple[str, str]] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
     more: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Refusal(HTTPException):
+    """A request that is turned away before any work is done; `kind` ends its type, such as `too-busy`.
+
+    retry_after: seconds. close: whether the connection ends with the answer.
+    """
+
+    def __init__(self, status: int, kind: str, detail: str, retry_after: int | None = None, close: bool = False):
+        headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+        super().__init__(status, detail, headers | ({"Connection": "close"} if close else {}))
+        self.kind = kind
 
 
 def body(problem: Problem, instance: str) -> dict[str, Any]:
@@ -106,6 +124,9 @@ def problem_of(error: Exception) -> Problem:
         return _of_simile(error)
     if isinstance(error, RequestValidationError):
         return _of_validation(error)
+    if isinstance(error, Refusal):
+        title = error.kind.replace("-", " ").capitalize()
+        return Problem(error.status_code, title, error.detail, TYPE_PREFIX + error.kind, headers=error.headers or {})
     if isinstance(error, HTTPException):
         return Problem(error.status_code, _phrase(error.status_code), str(error.detail), headers=error.headers or {})
     return Problem(500, _phrase(500), "The server failed in a way nobody foresaw. Its log says how.")

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
+import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.json_schema import SkipJsonSchema, WithJsonSchema
 
 from core.conditions import make_filter
 from core.records import Filter
+from search.questions import Asked, Question
 
 MAX_ID = 2**63 - 1  # what SQL calls BIGINT
 MAX_LIMIT = 1000
+MOST_ASKED = 32  # pictures that one search may be made of
+MOST_SEARCHES = 100  # in a batch
 MAX_SEARCH_OFFSET = 1_000_000  # the index finds offset + limit neighbours to show the last few
 
 ImageIdField = Annotated[int, Field(ge=1, le=MAX_ID, description="The id of an indexed image.")]
@@ -23,8 +29,25 @@ def _listed(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-Texts = Annotated[list[Annotated[str, Field(max_length=4096)]], BeforeValidator(_listed), Field(max_length=32)]
+Text = Annotated[str, Field(max_length=4096)]
+Listed = Annotated[list[Text], Field(max_length=32)]
+Texts = Annotated[Listed, BeforeValidator(_listed, json_schema_input_type=Listed | Text)]
 Number = Annotated[int | None, Field(ge=0, le=MAX_ID)]
+Distance = Annotated[float | None, Field(ge=0, le=1e18, allow_inf_nan=False)]
+Included = Annotated[str, Field(pattern="^(reconstruction|metadata)(,(reconstruction|metadata))*$", max_length=100)]
+
+Includes = Annotated[list[Included], Field(max_length=8)]
+
+# What is said of an image, by name: numbers where a text is one as JSON writes it.
+MetadataName = Annotated[str, Field(min_length=1, max_length=200, pattern="^[^!<>=\\s]([^!<>=]*[^!<>=\\s])?$")]
+MetadataValue = Annotated[
+    Annotated[str, Field(max_length=4096)]
+    | Annotated[int, Field(ge=-(2**53), le=2**53)]
+    | Annotated[float, Field(allow_inf_nan=False)]
+    | None,
+    WithJsonSchema({"type": ["string", "number", "null"], "maxLength": 4096}),
+]
+MetadataOut = dict[str, str | int | float]
 
 
 class Narrowing(BaseModel):
@@ -52,42 +75,119 @@ class Narrowing(BaseModel):
         return make_filter(formats=fields.pop("format"), **fields)
 
 
+class ListOptions(Narrowing):
+    """Which part of the collection is wanted."""
+
+    sort: Literal["id", "newest", "unlike"] = Field(
+        "id", description="`unlike`: the least like the rest first, by the distance to the 10th neighbour."
+    )
+    limit: int = Field(100, ge=1, le=MAX_LIMIT, description="How many to answer with.")
+    offset: int = Field(0, ge=0, le=MAX_ID, description="How many to leave out first, from the cursor on.")
+    cursor: str | None = Field(None, max_length=200, description="The `next` of the page before, with the same `sort`.")
+
+
 class SearchOptions(Narrowing):
     """How much of an answer is wanted, and which images may be in it."""
 
-    within: float | None = Field(
-        None,
-        ge=0,
-        le=1e18,
-        allow_inf_nan=False,
-        description="Only images at this distance or nearer; `limit` holds too.",
-    )
+    within: Distance = Field(None, description="Only images at this distance or nearer; `limit` holds too.")
+    distance: Distance = Field(None, description="The same as `within`.")
     limit: int = Field(10, ge=1, le=MAX_LIMIT, description="How many hits.")
     offset: int = Field(0, ge=0, le=MAX_SEARCH_OFFSET, description="How many of the nearest to leave out.")
-    include: Annotated[list[Literal["reconstruction"]], BeforeValidator(_listed)] = Field(
-        [], max_length=8, description="`reconstruction`: what the model saw, of the query and of every hit."
-    )
-
-
-class SearchBody(SearchOptions):
-    """A search by id or by vector."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    image_id: ImageIdField | None = None
-    vector: list[VectorValue] | None = Field(
-        None, min_length=1, max_length=65536, description="A mu of the active encoder, all of it."
+    include: Annotated[Includes, BeforeValidator(_listed, json_schema_input_type=Includes | Included)] = Field(
+        [],
+        description="`reconstruction`: what the model saw, of the query and of every hit. `metadata`: what is said of "
+        "every hit. Several times, or with commas.",
     )
 
     @model_validator(mode="after")
-    def _one_question(self) -> SearchBody:
-        if (self.image_id is None) == (self.vector is None):
-            raise ValueError("give exactly one of image_id and vector")
+    def _one_distance(self) -> Self:
+        if self.within is not None and self.distance is not None and self.within != self.distance:
+            raise ValueError("within and distance are two names of one option: give one of them")
         return self
+
+    certainty: Literal["full", "quick"] = Field(
+        "full",
+        description="`quick`: without a picture's reconstruction error, which takes most of the network's time: "
+        "`unlike` goes by distance and σ then.",
+    )
+
+    def included(self) -> frozenset[str]:
+        """What else is wanted."""
+        return frozenset(name for names in self.include for name in names.split(","))
+
+    def asked(self) -> Asked:
+        """The same for a Searcher. Raises BadSetting."""
+        within = self.distance if self.within is None else self.within
+        is_full = self.certainty == "full"
+        return Asked(self.limit, self.offset, self.only(), within, "metadata" in self.included(), is_full)
+
+
+class SearchBody(SearchOptions):
+    """A search by id, by vector, or by several indexed images. Exactly one of the three."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"oneOf": [{"required": [name]} for name in ("image_id", "vector", "positive")]},
+    )
+
+    image_id: ImageIdField | SkipJsonSchema[None] = None
+    vector: Annotated[list[VectorValue], Field(min_length=1, max_length=65536)] | SkipJsonSchema[None] = Field(
+        None, description="A mu of the active encoder, all of it."
+    )
+    positive: Annotated[list[ImageIdField], Field(min_length=1, max_length=MOST_ASKED)] | SkipJsonSchema[None] = Field(
+        None, description="Images to be like: by the mean of their mu …"
+    )
+    negative: list[ImageIdField] = Field(
+        [], max_length=MOST_ASKED, description="… less the mean of these. Only with `positive`; together at most 32."
+    )
+
+    @model_validator(mode="after")
+    def _one_question(self) -> Self:
+        given = self.model_fields_set & {"image_id", "vector", "positive"}
+        if len(given) != 1 or getattr(self, min(given)) is None:
+            raise ValueError("give exactly one of image_id, vector and positive")
+        if self.negative and self.positive is None:
+            raise ValueError("negative goes with positive only")
+        if len(self.positive or ()) + len(self.negative) > MOST_ASKED:
+            raise ValueError(f"positive and negative are more than {MOST_ASKED} images together")
+        return self
+
+    def question(self) -> Question:
+        """The same for a Searcher. Raises BadSetting."""
+        if self.vector is not None:
+            return Question((np.asarray(self.vector, np.float32),), asked=self.asked())
+        positives = (self.image_id,) if self.image_id is not None else tuple(self.positive or ())
+        return Question(positives, tuple(self.negative), self.asked())
+
+
+class SearchForm(SearchOptions):
+    """What a form says beside its files: `file`, to be like, and `negative`, to be unlike."""
+
+    positive_id: Annotated[list[ImageIdField], Field(max_length=MOST_ASKED)] = Field(
+        [], description="Indexed images to be like, beside the files."
+    )
+    negative_id: Annotated[list[ImageIdField], Field(max_length=MOST_ASKED)] = Field(
+        [], description="Indexed images to be unlike."
+    )
+
+
+class BatchBody(BaseModel):
+    """Several searches, each for itself."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    searches: list[SearchBody] = Field(min_length=1, max_length=MOST_SEARCHES)
+
+
+class AskedWithOut(BaseModel):
+    """One of several pictures that were asked with: an indexed image, or an upload by its name."""
+
+    image_id: int | None
+    name: str | None
 
 
 class QueryOut(BaseModel):
-    """What was asked. A vector has neither name nor size."""
+    """What was asked, and how far the answer can be trusted. A vector has neither name nor size."""
 
     name: str | None
     image_id: int | None
@@ -97,17 +197,40 @@ class QueryOut(BaseModel):
     reconstruction_error: float | None = Field(
         description="Mean squared error of the reconstruction, values in [0, 1]."
     )
+    error_percentile: float | None = Field(
+        None, description="Where that stands among the errors of this collection, 0 to 100; null while unknown."
+    )
+    sigma: float | None = Field(
+        None, description="The encoder's mean σ over what is compared: how unsure it is. Null without a variance."
+    )
+    unlike: bool | None = Field(
+        None,
+        description="Whether the picture is unlike this collection: by its reconstruction error, the distance of its "
+        "nearest neighbour, or its σ. Null while nothing is measured, and for several pictures.",
+    )
+    unlike_reason: str | None = None
+    false_alarm_rate: float | None = Field(
+        None, description="The share of this collection's own pictures of which `unlike` would be true as well."
+    )
+    positives: list[AskedWithOut] = Field([], description="With several: what the hits are to be like …")
+    negatives: list[AskedWithOut] = Field([], description="… and unlike.")
     reconstruction: str | None = Field(
         None, description="What the model saw, a PNG as a data URL; null if not asked for."
     )
 
 
 class HitOut(BaseModel):
-    """One similar image; `distance` is Euclidean between indexed vectors, `score` = 1 / (1 + distance)."""
+    """One similar image; `distance` is Euclidean between indexed vectors."""
 
     image_id: int
     distance: float
-    score: float
+    score: float = Field(
+        description="1 / (1 + E), where E pictures of this collection lie as near to one of its pictures on average: 1 "
+        "for what chance never brings, 0.5 for a usual nearest neighbour. 1 / (1 + distance) while not calibrated."
+    )
+    spread: float | None = Field(
+        None, description="The standard deviation of the distance, as unsure as the encoder is of the query."
+    )
     path: str = Field(description="The image's first location on the server's disk; with `under`, the first there.")
     width: int
     height: int
@@ -115,13 +238,15 @@ class HitOut(BaseModel):
     file_url: str
     thumbnail_url: str
     reconstruction_url: str | None = None
+    metadata: MetadataOut | None = Field(None, description="What is said of it; null if not asked for.")
 
 
 class SearchOut(BaseModel):
-    """The query and its hits, the nearest first."""
+    """The query and its hits, the nearest first. `score_calibrated`: whether scores are measured on this collection."""
 
     query: QueryOut
     hits: list[HitOut]
+    score_calibrated: bool = False
 
 
 class ImageOut(BaseModel):
@@ -139,18 +264,51 @@ class ImageOut(BaseModel):
     reconstruction_error: float | None = Field(
         description="Mean squared error of the reconstruction; null in lists until it has been measured."
     )
+    metadata: MetadataOut = Field({}, description="What is said of it; of several files, of the first.")
     file_url: str
     thumbnail_url: str
     reconstruction_url: str
 
 
-class ImagesOut(BaseModel):
-    """A page of the collection, by id. `total`: images in the whole of it."""
+class ImageDetailOut(ImageOut):
+    """An indexed image, and how unsure the encoder is of it."""
 
-    images: list[ImageOut]
+    sigma: float | None = Field(None, description="The encoder's mean σ over what is compared; null without one.")
+
+
+class ListedOut(ImageOut):
+    """An image in a list."""
+
+    unlike_distance: float | None = Field(
+        None, description="With `sort=unlike`: the distance to its 10th neighbour, the farther the less like the rest."
+    )
+
+
+class ImagesOut(BaseModel):
+    """A page of the collection. `total`: images that the filter lets through. `next`: the `cursor` of what follows."""
+
+    images: list[ListedOut]
     total: int
     limit: int
     offset: int
+    next: str | None = None
+
+
+class MetadataIn(BaseModel):
+    """What to say of an image, in place of all that was said before. Null, or left out: nothing under that name."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    metadata: dict[MetadataName, MetadataValue] = Field(max_length=100)
+
+    def texts(self) -> dict[str, str]:
+        """As the catalogue keeps it."""
+        return {name: written(value) for name, value in self.metadata.items() if value is not None}
+
+
+def written(value: str | float) -> str:
+    """A value as text; a number as JSON writes it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 class MatchOut(BaseModel):
@@ -204,3 +362,15 @@ class ProblemOut(BaseModel):
     instance: str
     errors: list[ProblemError] | None = None
     duplicates: list[MatchOut] | None = None
+
+
+class BatchProblemOut(BaseModel):
+    """Why one search of a batch has no answer."""
+
+    problem: ProblemOut
+
+
+class BatchOut(BaseModel):
+    """The answers to a batch, in the order of its searches."""
+
+    results: list[SearchOut | BatchProblemOut]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,20 +27,30 @@ class Added:
 
 
 def add_picture(
-    searcher: Searcher, data: bytes, name: str, if_duplicate: Literal["reject", "link", "keep"] | None
+    searcher: Searcher,
+    data: bytes,
+    name: str,
+    if_duplicate: Literal["reject", "link", "keep"] | None,
+    said: Mapping[str, str] | None = None,
 ) -> Added:
     """Stores an upload, unless it is a copy and the caller wants no copies. if_duplicate None: nobody looks for any.
+
+    `said`: metadata of it; of a picture that stands for it nothing new is said.
 
     Raises UnreadableImage, NothingIndexed (no encoder yet), HomeNotWritable.
     """
     copies = [] if if_duplicate is None else have_already(searcher, data, name)
     if copies and if_duplicate != "keep":
-        image = image_out(searcher.image(copies[0].image_id))
+        image = _image(searcher, copies[0].image_id)
         out = _added(image, copies, copies[0].image_id)
         return Added(out, False, _refusal(name, copies) if if_duplicate == "reject" else None)
-    image_id, created = add_upload(searcher, data, name=name)
-    image = image_out(searcher.image(image_id))
+    image_id, created = add_upload(searcher, data, name=name, said=said)
+    image = _image(searcher, image_id)
     return Added(_added(image, None if if_duplicate is None else copies), created)
+
+
+def _image(searcher: Searcher, image_id: int) -> ImageOut:
+    return image_out(searcher.image(image_id), searcher.metadata(image_id))
 
 
 def _added(image: ImageOut, copies: Sequence[Match] | None, duplicate_of: int | None = None) -> AddedOut:

@@ -5,8 +5,14 @@ from __future__ import annotations
 from urllib.parse import urlencode
 
 API = "/v1"
+SEARCH = f"{API}/search"
 PAGE = "/"
+COLLECTION_PAGE = "/collection"
+PICTURES_PAGE = "/pictures"
 DUPLICATES_PAGE = "/duplicates"
+JOBS_PAGE = "/jobs"
+SIGN_IN = "/signin"
+SIGN_OUT = "/signout"
 STATIC = "/static"
 DOCS = "/docs"
 
@@ -31,10 +37,50 @@ def reconstruction(image_id: int) -> str:
     return f"{image(image_id)}/reconstruction"
 
 
+def job(job_id: int) -> str:
+    """How an indexing job stands."""
+    return f"{API}/jobs/{job_id}"
+
+
+def job_events(job_id: int) -> str:
+    """The same as it goes on, as server-sent events."""
+    return f"{job(job_id)}/events"
+
+
+def job_cancel(job_id: int) -> str:
+    """Where it is asked to stop."""
+    return f"{job(job_id)}/cancel"
+
+
+def job_failures(job_id: int) -> str:
+    """The files that it set aside."""
+    return f"{job(job_id)}/failures"
+
+
+def metadata(image_id: int) -> str:
+    """What is noted of it."""
+    return f"{image(image_id)}/metadata"
+
+
 def page_for(image_id: int, limit: int | None = None) -> str:
     """The page that shows what is similar to an image."""
     given = {"image_id": image_id} | ({} if limit is None else {"limit": limit})
     return f"{PAGE}?{urlencode(given)}"
+
+
+def picture(image_id: int) -> str:
+    """The page of one picture."""
+    return f"{PICTURES_PAGE}/{image_id}"
+
+
+def search_page(**given: object) -> str:
+    """The page of a search."""
+    return f"{PAGE}{_asked(given)}"
+
+
+def collection_page(**given: object) -> str:
+    """The page of a stretch of the collection."""
+    return f"{COLLECTION_PAGE}{_asked(given)}"
 
 
 def difference(first: int, second: int, show: str | None = None) -> str:

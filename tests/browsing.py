@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
@@ -49,3 +50,51 @@ def launched(playwright: Any) -> Iterator[Any]:
         browser = running.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
         browser.close()
+
+
+@contextmanager
+def opened(browser: Any, address: str, *, expected: Sequence[str] = (), **context: Any) -> Iterator[Any]:
+    """A page of its own. At its end, nothing was asked of another server, and no script failed or complained.
+
+    expected: what the browser's console may say, such as of a request that is meant to be refused.
+    """
+    with closing(browser.new_context(base_url=address, **context)) as made:
+        made.set_default_timeout(10_000)
+        page = made.new_page()
+        failed: list[str] = []
+        page.on("pageerror", lambda error: failed.append(str(error)))
+        page.on("console", lambda said: _complaint(said, expected, failed))
+        page.on("request", lambda request: _only_this_server(request.url, address, failed))
+        yield page
+    assert failed == []
+
+
+def drop_or_paste(page: Any, kind: str, name: str, data: bytes) -> None:
+    """What the browser does when a person drops a file on the page, or pastes one."""
+    page.evaluate(
+        """([kind, name, data]) => {
+            const transfer = new DataTransfer();
+            const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+            transfer.items.add(new File([bytes], name, { type: "image/png" }));
+            const common = { bubbles: true, cancelable: true };
+            document.body.dispatchEvent(kind === "drop"
+                ? new DragEvent("drop", { ...common, dataTransfer: transfer })
+                : new ClipboardEvent("paste", { ...common, clipboardData: transfer }));
+        }""",
+        [kind, name, base64.b64encode(data).decode()],
+    )
+
+
+def loaded(image: Any) -> bool:
+    """Whether the picture of an <img> has arrived and could be drawn."""
+    return bool(image.evaluate("async (img) => { await img.decode(); return img.naturalWidth > 0 }"))
+
+
+def _complaint(said: Any, expected: Sequence[str], failed: list[str]) -> None:
+    if said.type in ("error", "warning") and not any(part in said.text for part in expected):
+        failed.append(said.text)
+
+
+def _only_this_server(url: str, address: str, failed: list[str]) -> None:
+    if not url.startswith((address, "data:")):
+        failed.append(f"asked {url}")

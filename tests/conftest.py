@@ -32,6 +32,7 @@ def _clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting of the person's own reaches a test, and what a test writes by accident lands in its folder."""
     for name in [name for name in os.environ if name.startswith("SIMILE_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("SIMILE_ALLOWED_HOSTS", "testserver")  # so starlette's test client calls the service
     monkeypatch.chdir(tmp_path)
 
 

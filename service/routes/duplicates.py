@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from itertools import islice
 from typing import Annotated, Literal
 
 import numpy as np
@@ -78,7 +77,7 @@ def list_duplicates(
     else:
         findings, all_groups = reviews.groups(searcher, chosen)
         wanted = [group for group in all_groups if decided is None or group.decided == decided]
-        total, groups = len(wanted), [group_out(group) for group in islice(wanted, offset, offset + limit)]
+        total, groups = len(wanted), [group_out(group) for group in wanted[offset : offset + limit]]
     return DuplicatesOut(
         run_id=findings.run_id,
         encoder=findings.encoder,
@@ -94,7 +93,7 @@ def list_duplicates(
 
 
 @router.post(
-    "/decisions", responses=errors(400, 403, 404, 409, 413, 415, 422, 503), openapi_extra=json_body(DecisionsIn)
+    "/decisions", responses=errors(400, 403, 404, 408, 409, 413, 415, 422, 503), openapi_extra=json_body(DecisionsIn)
 )
 async def decide(request: Request, searcher: TheSearcher) -> DecisionsOut:
     """Say of pairs whether they are the same picture. Remembered for good, by content; safe to repeat."""
@@ -121,7 +120,9 @@ def download_plan(
     return Response(document.encode(), headers=headers, media_type="application/json")
 
 
-@router.get("/difference", response_class=Response, responses=pictures("image/png") | errors(404, 409, 422, 503))
+@router.get(
+    "/difference", response_class=Response, responses=pictures("image/png", keeps=True) | errors(404, 409, 422, 503)
+)
 async def difference(
     request: Request,
     searcher: TheSearcher,

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
-from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
 
-from core.errors import SimileError
-from service.deps import searcher_of
+from service.deps import TheFacts
+from service.facts import NotReady
 from service.openapi import errors
+from service.problems import Refusal
 from service.schemas import Liveness, Readiness
 
 router = APIRouter(tags=["health"])
@@ -22,11 +20,14 @@ async def livez() -> Liveness:
 
 
 @router.get("/readyz", responses=errors(503))
-async def readyz(request: Request) -> Readiness:
-    """Searches can be answered; 503 with the reason when they can't, whatever the reason."""
+def readyz(facts: TheFacts) -> Readiness:
+    """A search sent now would be answered; 503 with every reason why not.
+
+    The encoder is loaded, the index is open, the catalogue can be read, there is room for another picture, and nobody
+    has told the process to stop.
+    """
     try:
-        searcher = await searcher_of(request)
-        found = await run_in_threadpool(searcher.ready)
-    except SimileError as error:
-        raise HTTPException(503, str(error)) from error
+        found = facts.ready()
+    except NotReady as error:
+        raise Refusal(503, "not-ready", str(error), retry_after=1) from error
     return Readiness(encoder=found["encoder"], images=found["images"])

@@ -1,27 +1,39 @@
-"""The collection: list, add, look at, delete."""
+"""The collection: list, add, look at, describe, delete."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from io import BytesIO
-from pathlib import Path
-from typing import Annotated, BinaryIO, Literal
+from functools import partial
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from core.errors import UnreadableImage
 from indexer.uploads import delete_image
-from models.images import Limits, read_bytes
+from search.browsing import Browse, browse
+from search.searcher import Question, Searcher
 from service import urls
-from service.answers import image_out, search_out
-from service.deps import ImageId, Limit, Offset, ThePool, TheSearcher, TheUpload
-from service.headers import FILE_POLICY, picture
-from service.openapi import Responses, errors, pictures, upload_body
+from service.access import demand
+from service.answers import image_fields, search_json
+from service.bodies import JSON, read_json
+from service.deps import ImageId, TheAddition, TheDesk, ThePool, TheSearcher
+from service.files import image_file_response
+from service.headers import picture
+from service.openapi import Responses, addition_body, answers, errors, json_body, pictures
 from service.problems import respond
-from service.schemas import AddedOut, ImageOut, ImagesOut, SearchOptions, SearchOut
+from service.schemas import (
+    AddedOut,
+    ImageDetailOut,
+    ImagesOut,
+    ListedOut,
+    ListOptions,
+    MetadataIn,
+    SearchOptions,
+    SearchOut,
+)
 from service.uploads import Added, add_picture
 
 router = APIRouter(prefix=f"{urls.API}/images", tags=["images"])
@@ -32,16 +44,36 @@ IfDuplicate = Annotated[
 ]
 Side = Annotated[int, Query(ge=32, le=2048, description="Pixels of the longer side, at most.")]
 
-_CHUNK = 256 * 1024
+Wanted = Annotated[
+    Literal["strip", "keep"],
+    Query(
+        alias="metadata",
+        description="`strip`: without what a camera wrote into it (EXIF with GPS, XMP, IPTC, comments); the pixels are "
+        "as they were. `keep`: the bytes as they are; needs the scope `write` where keys are used.",
+    ),
+]
+
+_MANY = 100  # hits; see search.py
 _KNOWN: Responses = {200: {"model": AddedOut, "description": "These bytes were known, or it is linked to a copy"}}
 _GONE = errors(404, 409, 422, 503)
+_BINARY = {"image/*": {"schema": {"type": "string", "format": "binary"}}}
+_PART: Responses = {206: {"content": _BINARY, "description": "The stretch that was asked for"}}
 
 
 @router.get("", responses=errors(409, 422, 503))
-def list_images(searcher: TheSearcher, limit: Limit = 100, offset: Offset = 0) -> ImagesOut:
-    """A page of the collection, by id."""
-    found = searcher.images(limit=limit, offset=offset)
-    return ImagesOut(images=[image_out(one) for one in found], total=searcher.count(), limit=limit, offset=offset)
+def list_images(searcher: TheSearcher, wanted: Annotated[ListOptions, Query()]) -> ImagesOut:
+    """A page of the collection: by id, the newest first, or those least like the rest first.
+
+    What is `unlike` the rest is computed at the first such question: until then 503 `being-computed`.
+    """
+    browsing = Browse(wanted.only(), wanted.sort, wanted.limit, wanted.offset, wanted.cursor)
+    page = browse(searcher, browsing)
+    said = searcher.metadata_of([record.id for record in page.images])
+    distances = page.distances or {}
+    listed = [
+        ListedOut(**image_fields(one, said.get(one.id)), unlike_distance=distances.get(one.id)) for one in page.images
+    ]
+    return ImagesOut(images=listed, total=page.total, limit=wanted.limit, offset=wanted.offset, next=page.next)
 
 
 @router.post(
@@ -49,12 +81,12 @@ def list_images(searcher: TheSearcher, limit: Limit = 100, offset: Offset = 0) -
     status_code=201,
     response_model=AddedOut,
     response_model_exclude_unset=True,
-    responses=_KNOWN | errors(400, 403, 409, 413, 415, 422, 503),
-    openapi_extra=upload_body(),
+    responses=_KNOWN | errors(400, 408, 409, 413, 415, 422, 503),
+    openapi_extra=addition_body(),
 )
 async def add_image(
     request: Request,
-    upload: TheUpload,
+    addition: TheAddition,
     searcher: TheSearcher,
     pool: ThePool,
     response: Response,
@@ -62,13 +94,15 @@ async def add_image(
 ) -> AddedOut | Response:
     """Add a picture (multipart field `file`). When this answers, the picture is stored and the next search finds it.
 
+    Safe to repeat: the same bytes are one image, and its id is answered again. `metadata`, JSON: what to say of it.
     With `if_duplicate` the collection is first asked whether it has a copy of it: the same bytes, the same pixels, or
     a near copy that its pixels confirm. `reject`: 409, nothing is stored. `link`: the copy that is there, nothing is
     stored. `keep`: stored, and the copies are named.
     """
 
     def add() -> Added:
-        return add_picture(searcher, upload.read(), upload.name, if_duplicate)
+        upload, said = addition.upload, addition.said
+        return add_picture(searcher, upload.read(), upload.name, if_duplicate, said)
 
     added = await pool.run(add)
     if added.refused is not None:
@@ -79,33 +113,51 @@ async def add_image(
 
 
 @router.get("/{image_id}", responses=_GONE)
-def show_image(image_id: ImageId, searcher: TheSearcher) -> ImageOut:
-    """What is known of an image."""
-    return image_out(searcher.measured(image_id))
+def show_image(image_id: ImageId, searcher: TheSearcher) -> ImageDetailOut:
+    """What is known of an image, and what is said of it."""
+    return _detail(searcher, image_id)
 
 
-@router.delete("/{image_id}", status_code=204, responses=_GONE | errors(403))
+@router.delete("/{image_id}", status_code=204, responses=_GONE)
 def forget_image(image_id: ImageId, searcher: TheSearcher) -> None:
     """Forget an image. A file in a folder of yours stays where it is; one that was uploaded is removed."""
     delete_image(searcher, image_id)
 
 
-@router.get("/{image_id}/file", response_class=Response, responses=pictures("image/*") | _GONE)
-def image_file(image_id: ImageId, searcher: TheSearcher) -> Response:
-    """The image's own file."""
-    path, media_type = searcher.file(image_id)
-    file = _open(path, searcher.limits)
-    size = file.seek(0, 2)
-    file.seek(0)
-    headers = {
-        "Content-Length": str(size),
-        "Content-Security-Policy": FILE_POLICY,
-        "Cache-Control": "private, no-cache",
-    }
-    return StreamingResponse(_chunks(file), headers=headers, media_type=_harmless(media_type))
+@router.put(
+    "/{image_id}/metadata",
+    responses=_GONE | errors(400, 408, 413, 415),
+    openapi_extra=json_body(MetadataIn),
+)
+async def replace_metadata(image_id: ImageId, request: Request, searcher: TheSearcher) -> ImageDetailOut:
+    """Say something of an image, in place of all that was said before. Searches with `where` find it by that.
+
+    A later `simile index` with a manifest that names the file replaces it.
+    """
+    said = (await read_json(request, MetadataIn)).texts()
+
+    def replace() -> ImageDetailOut:
+        searcher.catalogue.set_image_metadata(image_id, said)
+        return _detail(searcher, image_id)
+
+    return await run_in_threadpool(replace)
 
 
-@router.get("/{image_id}/thumbnail", response_class=Response, responses=pictures("image/jpeg", "image/png") | _GONE)
+@router.get(
+    "/{image_id}/file",
+    response_class=Response,
+    responses=pictures("image/*", keeps=True) | _PART | _GONE | errors(416),
+)
+def image_file(image_id: ImageId, request: Request, searcher: TheSearcher, wanted: Wanted = "strip") -> Response:
+    """The image's own file, or a stretch of it (`Range`)."""
+    if wanted == "keep":
+        demand(request, "write")
+    return image_file_response(request, searcher, image_id, keep=wanted == "keep")
+
+
+@router.get(
+    "/{image_id}/thumbnail", response_class=Response, responses=pictures("image/jpeg", "image/png", keeps=True) | _GONE
+)
 def thumbnail(image_id: ImageId, request: Request, searcher: TheSearcher, side: Side = 256) -> Response:
     """A small version of the image, at most `side` pixels wide and high."""
 
@@ -118,39 +170,29 @@ def thumbnail(image_id: ImageId, request: Request, searcher: TheSearcher, side: 
     return picture(request, f"{searcher.image(image_id).sha256}-thumbnail-{side}", make)
 
 
-@router.get("/{image_id}/reconstruction", response_class=Response, responses=pictures("image/png") | _GONE)
+@router.get("/{image_id}/reconstruction", response_class=Response, responses=pictures("image/png", keeps=True) | _GONE)
 def reconstruction(image_id: ImageId, request: Request, searcher: TheSearcher) -> Response:
     """What the model saw in the image: its latent, decoded. Needs no file."""
     tag = f"{searcher.image(image_id).sha256}-{searcher.encoder().fingerprint}"
     return picture(request, tag, lambda: (searcher.reconstruct_id(image_id), "image/png"))
 
 
-@router.get("/{image_id}/neighbours", responses=_GONE)
-def neighbours(image_id: ImageId, searcher: TheSearcher, wanted: Annotated[SearchOptions, Query()]) -> SearchOut:
+@router.get("/{image_id}/neighbours", response_class=Response, responses=answers(SearchOut) | _GONE)
+async def neighbours(
+    image_id: ImageId,
+    request: Request,
+    searcher: TheSearcher,
+    desk: TheDesk,
+    wanted: Annotated[SearchOptions, Query()],
+) -> Response:
     """The images most similar to this one, itself left out."""
-    limit, offset, within = wanted.limit, wanted.offset, wanted.within
-    found = searcher.by_id(image_id, limit=limit, offset=offset, only=wanted.only(), within=within)
-    return search_out(searcher, found, with_reconstruction="reconstruction" in wanted.include)
+    include = wanted.included()
+    render = partial(search_json, searcher, include=include)
+    heavy = "reconstruction" in include or wanted.limit > _MANY
+    data = await desk.ask(request, Question((image_id,), asked=wanted.asked()), render, heavy=heavy)
+    return Response(data, media_type=JSON)
 
 
-def _open(path: Path, limits: Limits) -> BinaryIO:
-    try:
-        return path.open("rb")
-    except NotADirectoryError as error:  # a picture in an archive
-        try:
-            return BytesIO(read_bytes(path, limits))
-        except UnreadableImage as reason:
-            raise HTTPException(404, str(reason)) from error
-    except OSError as error:
-        raise HTTPException(404, f"{path} can't be read any more ({error.strerror}).") from error
-
-
-def _chunks(file: BinaryIO) -> Iterator[bytes]:
-    with file:
-        while chunk := file.read(_CHUNK):
-            yield chunk
-
-
-def _harmless(media_type: str) -> str:
-    """Only pictures are served as what they are: SVG and HTML could run scripts under this address."""
-    return media_type if media_type.startswith("image/") and "svg" not in media_type else "application/octet-stream"
+def _detail(searcher: Searcher, image_id: int) -> ImageDetailOut:
+    fields = image_fields(searcher.measured(image_id), searcher.metadata(image_id))
+    return ImageDetailOut(**fields, sigma=searcher.sigma_of(image_id))

@@ -1,39 +1,80 @@
-"""A file, an id or a vector in; similar images out."""
+"""Pictures, ids or a vector in; similar images out. And what the model sees in a picture."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from collections.abc import Callable
+from functools import partial
 
-from search.searcher import Answer, Searcher
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from core.errors import SimileError
+from search.searcher import Answer, Question, Searcher
 from service import urls
-from service.answers import search_out
-from service.bodies import SearchRequest
-from service.deps import ThePool, TheSearch, TheSearcher
-from service.openapi import errors, search_body
-from service.schemas import SearchOut
+from service.answers import batch_json, search_json
+from service.bodies import JSON, SearchRequest
+from service.deps import TheBatch, TheDesk, ThePool, TheSearch, TheSearcher, TheUpload
+from service.headers import FILE_POLICY
+from service.openapi import answers, batch_body, errors, pictures, search_body, upload_body
+from service.problems import Problem, problem_of
+from service.schemas import BatchOut, SearchOut
 
 router = APIRouter(prefix=urls.API, tags=["search"])
 
+_MANY = 100  # hits; to write more takes longer than other answers should wait
+_ERRORS = errors(400, 404, 408, 409, 413, 415, 422, 503)
 
-@router.post("/search", responses=errors(400, 403, 404, 409, 413, 415, 422, 503), openapi_extra=search_body())
-async def search(wanted: TheSearch, searcher: TheSearcher, pool: ThePool) -> SearchOut:
-    """Find the images most similar to a picture (multipart field `file`), an `image_id` or a `vector` (JSON).
 
-    An indexed image is left out of its own neighbours. 409 while nothing is indexed.
+@router.post("/search", response_class=Response, responses=answers(SearchOut) | _ERRORS, openapi_extra=search_body())
+async def search(request: Request, wanted: TheSearch, searcher: TheSearcher, desk: TheDesk) -> Response:
+    """Find the images most similar to a picture, an indexed image, a vector, or several pictures together.
+
+    A form brings pictures in `file`; JSON has `image_id`, `vector`, or `positive` and `negative` ids. Several are asked
+    for by the mean of their latents, less the mean of the negatives'. Indexed images that are asked with are left out.
     """
-    return await pool.run(lambda: _search(searcher, wanted))
+    heavy = "reconstruction" in wanted.include or wanted.body.limit > _MANY
+    render = partial(search_json, searcher, include=wanted.include)
+    data = await desk.ask(request, _question(searcher, wanted), render, heavy=heavy)
+    return Response(data, media_type=JSON)
 
 
-def _search(searcher: Searcher, wanted: SearchRequest) -> SearchOut:
-    return search_out(searcher, _find(searcher, wanted), with_reconstruction="reconstruction" in wanted.options.include)
+@router.post(
+    "/search/batch",
+    response_class=Response,
+    responses=answers(BatchOut) | _ERRORS,
+    openapi_extra=batch_body(),
+)
+async def search_batch(
+    request: Request, wanted: TheBatch, searcher: TheSearcher, desk: TheDesk, pool: ThePool
+) -> Response:
+    """Several searches at once, each for itself: every `file` of a form, or `searches` in JSON.
+
+    The results stand in the order of the searches; one that can't be answered has a `problem` in its place.
+    """
+    found = await desk.ask_all(request, [partial(one.question, searcher) for one in wanted])
+    includes = [one.include for one in wanted]
+    data = await pool.run(lambda: batch_json(searcher, [_or_problem(answer) for answer in found], includes))
+    return Response(data, media_type=JSON)
 
 
-def _find(searcher: Searcher, wanted: SearchRequest) -> Answer:
-    options = wanted.options
-    limit, offset, only, within = options.limit, options.offset, options.only(), options.within
-    if wanted.upload is not None:
-        data, name = wanted.upload.read(), wanted.upload.name
-        return searcher.by_file(data, name=name, limit=limit, offset=offset, only=only, within=within)
-    if wanted.image_id is not None:
-        return searcher.by_id(wanted.image_id, limit=limit, offset=offset, only=only, within=within)
-    return searcher.by_vector(wanted.vector or [], limit=limit, offset=offset, only=only, within=within)
+@router.post(
+    "/reconstructions",
+    response_class=Response,
+    responses=pictures("image/png") | _ERRORS,
+    openapi_extra=upload_body(),
+)
+async def reconstruct(upload: TheUpload, searcher: TheSearcher, pool: ThePool) -> Response:
+    """What the model sees in a picture (multipart field `file`): its latent, decoded. Nothing of it is kept."""
+    data, tag = await pool.run(lambda: searcher.reconstruct_picture(searcher.prepare(upload.read(), upload.name)))
+    headers = {"ETag": f'"{tag}"', "Cache-Control": "no-store", "Content-Security-Policy": FILE_POLICY}
+    return Response(data, headers=headers, media_type="image/png")
+
+
+def _question(searcher: Searcher, wanted: SearchRequest) -> Question | Callable[[], Question]:
+    """The question, or what makes it where pictures have to be decoded."""
+    return partial(wanted.question, searcher) if wanted.decodes else wanted.question(searcher)
+
+
+def _or_problem(answer: Answer | SimileError) -> Answer | Problem:
+    return problem_of(answer) if isinstance(answer, SimileError) else answer

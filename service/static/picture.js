@@ -1,0 +1,161 @@
+// A picture opens in a sheet over the pictures it was found among. Its address is in the page's own, so that it can be
+// shared, and so that back closes it.
+
+import { ask, complain, parsed } from "./asking.js";
+
+const sheet = () => document.querySelector("dialog.sheet");
+const isOpen = () => Boolean(sheet()?.open);
+const links = () => [...document.querySelectorAll("#hits a[data-picture]")];
+const pictureIn = (state) => state?.picture ?? (location.hash.match(/^#picture-(\d+)$/)?.[1] || null);
+let asked = 0; // a newer picture ends the wait for an older one
+
+function handle(id) {
+  const order = links().map((link) => link.dataset.picture);
+  const at = order.indexOf(String(id));
+  const bar = Object.assign(document.createElement("div"), { className: "handle" });
+  const add = (text, label, key, target) => {
+    const button = Object.assign(document.createElement("button"), { type: "button", textContent: text, title: label });
+    button.setAttribute("aria-label", label);
+    button.dataset.go = key;
+    if (target === undefined) button.disabled = true;
+    else button.dataset.to = target;
+    bar.append(button);
+  };
+  if (at >= 0) {
+    add("‹", "Picture before (←)", "before", order[at - 1]);
+    add("›", "Next picture (→)", "next", order[at + 1]);
+  }
+  add("×", "Close (Esc)", "close", "");
+  return bar;
+}
+
+async function load(id) {
+  const mine = ++asked;
+  const search = document.querySelector("[data-search]")?.dataset.search ?? "";
+  try {
+    const page = await (await ask(`/pictures/${id}${search.includes("?") ? search.slice(search.indexOf("?")) : ""}`)).text();
+    const article = parsed(page).querySelector(".panel");
+    if (mine !== asked) return;
+    const less = article.querySelector("[data-step=less]");
+    if (less && document.querySelector("[data-uploads]")) less.hidden = false; // uploads are there to be like
+    sheet().replaceChildren(handle(id), article);
+    sheet().setAttribute("aria-labelledby", "picture-heading");
+    if (!isOpen()) sheet().showModal();
+    sheet().scrollTop = 0;
+    article.querySelector("h1").focus({ preventScroll: true });
+  } catch (error) {
+    if (mine !== asked) return;
+    close();
+    complain(error.message);
+  }
+}
+
+export function open(id, { replace = false } = {}) {
+  const { page: _page, ...state } = history.state ?? {};
+  const depth = replace ? state.depth ?? 0 : (state.depth ?? 0) + 1;
+  const address = `#picture-${id}`;
+  if (replace) history.replaceState({ ...state, picture: String(id), depth }, "", address);
+  else history.pushState({ ...state, picture: String(id), depth }, "", address);
+  return load(id);
+}
+
+// Back to where the first of the pictures was opened; one that was there from the start just goes.
+function close() {
+  asked += 1;
+  const { depth = 0, picture, ...state } = history.state ?? {};
+  const last = picture ?? pictureIn(null);
+  if (isOpen()) sheet().close();
+  if (depth > 0) history.go(-depth);
+  else if (location.hash) history.replaceState(state, "", location.pathname + location.search);
+  links().find((link) => link.dataset.picture === last)?.focus();
+}
+
+function follow(state) {
+  const id = pictureIn(state);
+  if (id && sheet()) load(id);
+  else if (isOpen()) {
+    asked += 1;
+    sheet().close();
+  }
+}
+
+export function go(direction) {
+  sheet()?.querySelector(`[data-go=${direction}]:not(:disabled)`)?.click();
+}
+
+function notesOf(text) {
+  const notes = {};
+  for (const line of text.split("\n").map((one) => one.trim()).filter(Boolean)) {
+    const at = line.indexOf(":");
+    if (at < 1) throw new Error(`“${line}” has no name. Write a name, a colon and a value.`);
+    const [name, value] = [line.slice(0, at).trim(), line.slice(at + 1).trim()];
+    notes[name] = value === "" ? null : String(Number(value)) === value ? Number(value) : value;
+  }
+  return notes;
+}
+
+async function save(form) {
+  const said = form.querySelector(".said");
+  try {
+    const metadata = notesOf(form.elements.notes.value);
+    const headers = { "Content-Type": "application/json" };
+    await ask(form.dataset.metadata, { method: "PUT", headers, body: JSON.stringify({ metadata }) });
+    const id = form.closest("[data-image]").dataset.image;
+    const fresh = parsed(await (await ask(`/pictures/${id}`)).text()).querySelector(".metadata");
+    const old = form.closest(".metadata");
+    fresh.querySelector("h2").append(Object.assign(document.createElement("span"), { className: "soft", textContent: " saved" }));
+    old.replaceWith(fresh);
+    fresh.querySelector("summary").focus();
+  } catch (error) {
+    said.textContent = error.message;
+  }
+}
+
+async function forget(button) {
+  const { image } = button.closest("[data-image]").dataset;
+  button.disabled = true;
+  try {
+    await ask(button.dataset.delete, { method: "DELETE" });
+    if (!isOpen()) return location.assign("/collection");
+    const after = links().findIndex((link) => link.dataset.picture === image);
+    close();
+    links()[after]?.closest("li").remove();
+    (links()[after] ?? links().at(-1))?.focus();
+  } catch (error) {
+    button.disabled = false;
+    button.parentElement.querySelector(".said").textContent = error.message;
+  }
+}
+
+document.addEventListener("click", (event) => {
+  if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+  const { target } = event;
+  const doing = target.closest("[data-delete]");
+  if (doing) return forget(doing);
+  const button = target.closest("[data-go]");
+  if (button?.dataset.go === "close" || target === sheet()) return close();
+  if (button) return open(button.dataset.to, { replace: true });
+  const link = target.closest("a[data-picture]");
+  if (!link || !sheet() || document.querySelector("main > .panel")) return;
+  event.preventDefault();
+  open(link.dataset.picture);
+});
+
+document.addEventListener("submit", (event) => {
+  if (!event.target.matches("[data-metadata]")) return;
+  event.preventDefault();
+  save(event.target);
+});
+
+document.addEventListener(
+  "cancel",
+  (event) => {
+    if (event.target !== sheet()) return;
+    event.preventDefault();
+    close();
+  },
+  true,
+);
+
+addEventListener("popstate", ({ state }) => follow(state));
+if (pictureIn(history.state) && sheet()) load(pictureIn(history.state));
