@@ -1,0 +1,217 @@
+"""The shapes of what goes in and comes out: JSON as it is, with names for its fields. A test holds them to OpenAPI."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypedDict
+
+Metadata = dict[str, str | int | float]
+
+
+class Narrowing(TypedDict, total=False):
+    """Which images may be found; see docs/api.md."""
+
+    where: list[str]
+    under: str
+    format: list[str]
+    min_bytes: int
+    max_bytes: int
+    min_width: int
+    max_width: int
+    min_height: int
+    max_height: int
+    since: str
+    until: str
+
+
+class Options(Narrowing, total=False):
+    """How much of an answer is wanted."""
+
+    limit: int
+    offset: int
+    within: float
+    include: list[str]
+    certainty: Literal["full", "quick"]
+
+
+class AskedWith(TypedDict):
+    image_id: int | None
+    name: str | None
+
+
+class Query(TypedDict):
+    """What was asked, and how far the answer can be trusted."""
+
+    name: str | None
+    image_id: int | None
+    width: int | None
+    height: int | None
+    format: str | None
+    reconstruction_error: float | None
+    error_percentile: float | None
+    sigma: float | None
+    unlike: bool | None
+    unlike_reason: str | None
+    false_alarm_rate: float | None
+    positives: list[AskedWith]
+    negatives: list[AskedWith]
+    reconstruction: str | None
+
+
+class Hit(TypedDict):
+    """One similar image."""
+
+    image_id: int
+    distance: float
+    score: float
+    spread: float | None
+    path: str
+    width: int
+    height: int
+    format: str
+    file_url: str
+    thumbnail_url: str
+    reconstruction_url: str | None
+    metadata: Metadata | None
+
+
+class SearchAnswer(TypedDict):
+    """The query and its hits, the nearest first."""
+
+    query: Query
+    hits: list[Hit]
+    score_calibrated: bool
+
+
+class Image(TypedDict):
+    """An indexed image."""
+
+    image_id: int
+    path: str
+    paths: list[str]
+    width: int
+    height: int
+    format: str
+    size: int
+    sha256: str
+    created_at: str
+    reconstruction_error: float | None
+    metadata: Metadata
+    file_url: str
+    thumbnail_url: str
+    reconstruction_url: str
+
+
+class ImageDetail(Image):
+    sigma: float | None
+
+
+class ListedImage(Image):
+    unlike_distance: float | None
+
+
+class AddedImage(Image, total=False):
+    """A picture that was added, or that it is a copy of; the last two only where that was asked for."""
+
+    duplicate_of: int | None
+    duplicates: list[dict[str, Any]] | None
+
+
+class ImagePage(TypedDict):
+    """Some of the collection; `next` is the `cursor` of what follows."""
+
+    images: list[ListedImage]
+    total: int
+    limit: int
+    offset: int
+    next: str | None
+
+
+class Decision(TypedDict):
+    """What a person says of two pictures; `same` None takes it back."""
+
+    first: int
+    second: int
+    same: bool | None
+    keep: int | None
+
+
+class Encoder(TypedDict):
+    fingerprint: str
+    recipe: str | None
+    metric: str | None
+    dimensions: int | None
+    created_at: str | None
+    active: bool
+    vectors: int
+    images: int
+    size: int
+
+
+class EncoderDetail(Encoder):
+    description: dict[str, Any] | None
+
+
+class Activated(TypedDict):
+    fingerprint: str
+    vectors: int
+    lacking: int
+
+
+class Status(TypedDict):
+    version: str
+    images: int
+    encoder: str | None
+    index: dict[str, Any] | None
+    gauge: dict[str, Any]
+    runs: list[dict[str, Any]]
+
+
+class Job(TypedDict):
+    """An indexing job."""
+
+    id: int
+    root: str
+    prune: bool
+    status: str
+    cancelling: bool
+    stage: str
+    done: int
+    total: int | None
+    per_second: float | None
+    seconds_left: float | None
+    failed: int
+    message: str | None
+    result: dict[str, Any] | None
+    created_at: str
+    finished_at: str | None
+    url: str
+    events_url: str
+    cancel_url: str
+    failures_url: str
+
+
+class Jobs(TypedDict):
+    jobs: list[Job]
+    roots: list[str]
+
+
+class Failures(TypedDict):
+    failures: list[dict[str, str]]
+    total: int
+    limit: int
+    offset: int
+
+
+class Duplicates(TypedDict):
+    """A page of what `simile dedup` found."""
+
+    run_id: int | None
+    encoder: str | None
+    threshold: float | None
+    calibration: dict[str, Any] | None
+    groups: list[dict[str, Any]]
+    pairs: list[dict[str, Any]]
+    total: int
+    limit: int
+    offset: int
+    hint: str | None

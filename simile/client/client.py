@@ -1,0 +1,253 @@
+"""Every operation of the service as a method."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, Unpack
+from urllib.parse import quote
+
+from simile.client.answers import (
+    Activated,
+    AddedImage,
+    Decision,
+    Duplicates,
+    Encoder,
+    EncoderDetail,
+    Failures,
+    ImageDetail,
+    ImagePage,
+    Job,
+    Jobs,
+    ListedImage,
+    Narrowing,
+    Options,
+    SearchAnswer,
+    Status,
+)
+from simile.client.errors import ClientError, Problem, Unavailable
+from simile.client.transport import Answer, Body, Fields, Picture, Transport, form_body, json_body, query
+
+Result = SearchAnswer | Problem
+
+
+class Client(Transport):
+    """A service at an address. Safe to share between threads. Close it, or use it in `with`.
+
+    Every method may raise Unreachable, and the Problem that the service answers with; see simile.client.errors.
+    """
+
+    def __init__(
+        self, url: str, key: str | None = None, timeout: float = 60.0, context: ssl.SSLContext | None = None
+    ) -> None:
+        """key: as `simile keys create` showed it. timeout: seconds without a byte. context: for https."""
+        super().__init__(url, key, timeout, context)
+
+    def search(
+        self,
+        *pictures: Picture,
+        image_id: int | None = None,
+        vector: Sequence[float] | None = None,
+        positive: Sequence[int] = (),
+        negative: Sequence[int] = (),
+        unlike: Sequence[Picture] = (),
+        **options: Unpack[Options],
+    ) -> SearchAnswer:
+        """The images most similar to pictures (together, with the images `positive`), an image, or a vector.
+
+        `unlike`, `negative`: pictures and images to be unlike.
+        """
+        place = "POST /v1/search"
+        if pictures or unlike:
+            files = [("file", one) for one in pictures] + [("negative", one) for one in unlike]
+            fields = {**options, "positive_id": list(positive), "negative_id": list(negative)}
+            return self._json(place, body=form_body(fields, files))
+        asked = {"image_id": image_id, "vector": None if vector is None else list(map(float, vector))}
+        asked |= {"positive": list(positive) or None, "negative": list(negative) or None}
+        given = {name: value for name, value in asked.items() if value is not None}
+        return self._json(place, body=json_body({**options, **given}))
+
+    def search_batch(
+        self, pictures: Sequence[Picture] = (), searches: Sequence[Mapping[str, Any]] = (), **options: Unpack[Options]
+    ) -> list[Result]:
+        """Several searches, each for itself: by pictures, or as JSON such as {"image_id": 17, "limit": 5}.
+
+        In order; a Problem, which is not raised, in place of what could not be answered.
+        """
+        if bool(pictures) == bool(searches):
+            raise ClientError("Give either pictures or searches.")
+        if pictures:
+            body = form_body(options, [("file", one) for one in pictures])
+        else:
+            body = json_body({"searches": [{**options, **one} for one in searches]})
+        found = self._json("POST /v1/search/batch", body=body)["results"]
+        return [Problem(one["problem"]["status"], one["problem"]) if "problem" in one else one for one in found]
+
+    def reconstruct(self, picture: Picture) -> bytes:
+        """What the model sees in a picture, a PNG."""
+        return self._send("POST /v1/reconstructions", body=form_body({}, [("file", picture)])).body
+
+    def images(
+        self,
+        sort: Literal["id", "newest", "unlike"] = "id",
+        limit: int = 100,
+        offset: int = 0,
+        cursor: str | None = None,
+        **narrowing: Unpack[Narrowing],
+    ) -> ImagePage:
+        """A page of the collection; its `next` is the `cursor` of what follows."""
+        asked = {"sort": sort, "limit": limit, "offset": offset, "cursor": cursor, **narrowing}
+        return self._json("GET /v1/images", asked=asked)
+
+    def every_image(
+        self, sort: Literal["id", "newest", "unlike"] = "id", **narrowing: Unpack[Narrowing]
+    ) -> Iterator[ListedImage]:
+        """The whole collection, image by image."""
+        cursor: str | None = None
+        while True:
+            page = self.images(sort, 1000, 0, cursor, **narrowing)
+            yield from page["images"]
+            cursor = page["next"]
+            if cursor is None:
+                return
+
+    def add_image(
+        self,
+        picture: Picture,
+        metadata: Mapping[str, str | float | None] | None = None,
+        if_duplicate: Literal["reject", "link", "keep"] | None = None,
+    ) -> AddedImage:
+        """Adds a picture. Safe to repeat: the same bytes are one image. Raises Conflict for a copy with `reject`."""
+        fields = {} if metadata is None else {"metadata": json.dumps(dict(metadata))}
+        body = form_body(fields, [("file", picture)])
+        return self._json("POST /v1/images", asked={"if_duplicate": if_duplicate}, body=body)
+
+    def image(self, image_id: int) -> ImageDetail:
+        """What is known of an image, and said of it."""
+        return self._json("GET /v1/images/{image_id}", image_id=image_id)
+
+    def delete_image(self, image_id: int) -> None:
+        """Forgets an image. A file in a folder of the user's stays where it is."""
+        self._send("DELETE /v1/images/{image_id}", image_id=image_id)
+
+    def set_metadata(self, image_id: int, metadata: Mapping[str, str | float | None]) -> ImageDetail:
+        """Says something of an image, in place of all that was said before."""
+        body = json_body({"metadata": dict(metadata)})
+        return self._json("PUT /v1/images/{image_id}/metadata", body=body, image_id=image_id)
+
+    def file(self, image_id: int, metadata: Literal["strip", "keep"] = "strip") -> bytes:
+        """The image's own file; `keep`: with what a camera wrote into it."""
+        asked = {"metadata": None if metadata == "strip" else metadata}
+        return self._send("GET /v1/images/{image_id}/file", asked=asked, image_id=image_id).body
+
+    def thumbnail(self, image_id: int, side: int = 256) -> bytes:
+        """A JPEG or PNG of at most `side` pixels a side."""
+        return self._send("GET /v1/images/{image_id}/thumbnail", asked={"side": side}, image_id=image_id).body
+
+    def reconstruction(self, image_id: int) -> bytes:
+        """What the model sees in an indexed image, a PNG."""
+        return self._send("GET /v1/images/{image_id}/reconstruction", image_id=image_id).body
+
+    def neighbours(self, image_id: int, **options: Unpack[Options]) -> SearchAnswer:
+        """The images most similar to an indexed one."""
+        return self._json("GET /v1/images/{image_id}/neighbours", asked=options, image_id=image_id)
+
+    def duplicates(
+        self,
+        tier: Sequence[Literal["bytes", "pixels", "near", "similar"]] = (),
+        threshold: float | None = None,
+        decided: bool | None = None,
+        limit: int = 100,
+        offset: int = 0,
+    ) -> Duplicates:
+        """Groups of copies, or similar pairs, that `simile dedup` found."""
+        asked = {"tier": list(tier), "threshold": threshold, "decided": decided, "limit": limit, "offset": offset}
+        return self._json("GET /v1/duplicates", asked=asked)
+
+    def decide(self, decisions: Sequence[Decision]) -> dict[str, int]:
+        """Says of pairs of pictures whether they are copies. Safe to repeat."""
+        return self._json("POST /v1/duplicates/decisions", body=json_body({"decisions": list(decisions)}))
+
+    def duplicate_plan(
+        self,
+        tier: Sequence[Literal["bytes", "pixels", "near"]] = (),
+        threshold: float | None = None,
+        everything: bool = False,
+    ) -> dict[str, Any]:
+        """What would be removed, for `simile dedup apply`: what people called the same, or all groups."""
+        asked = {"tier": list(tier), "threshold": threshold, "all": everything}
+        return self._json("GET /v1/duplicates/plan", asked=asked)
+
+    def difference(self, first: int, second: int, show: Literal["difference", "overlay"] = "difference") -> bytes:
+        """What differs between two images, a PNG."""
+        asked = {"first": first, "second": second, "show": show}
+        return self._send("GET /v1/duplicates/difference", asked=asked).body
+
+    def encoders(self) -> list[Encoder]:
+        """Every encoder of the home, the oldest first."""
+        found: list[Encoder] = self._json("GET /v1/encoders")["encoders"]
+        return found
+
+    def encoder(self, fingerprint: str) -> EncoderDetail:
+        """One encoder, with what its folder says of it."""
+        return self._json("GET /v1/encoders/{fingerprint}", fingerprint=fingerprint)
+
+    def activate_encoder(self, fingerprint: str) -> Activated:
+        """Puts an encoder in use."""
+        return self._json("POST /v1/encoders/{fingerprint}/activate", fingerprint=fingerprint)
+
+    def status(self) -> Status:
+        """How things stand."""
+        return self._json("GET /v1/status")
+
+    def jobs(self, limit: int = 20) -> Jobs:
+        """The latest indexing jobs, and the names of what can be indexed."""
+        return self._json("GET /v1/jobs", asked={"limit": limit})
+
+    def start_job(self, root: str, prune: bool = False) -> Job:
+        """Starts to index a folder that the operator has given this name. Raises Conflict while another job runs."""
+        return self._json("POST /v1/jobs", body=json_body({"root": root, "prune": prune}))
+
+    def job(self, job_id: int) -> Job:
+        """How a job stands."""
+        return self._json("GET /v1/jobs/{job_id}", job_id=job_id)
+
+    def cancel_job(self, job_id: int) -> Job:
+        """Asks a job to stop; it finishes what it has in hand. Raises Conflict for one that is over."""
+        return self._json("POST /v1/jobs/{job_id}/cancel", job_id=job_id)
+
+    def job_failures(self, job_id: int, limit: int = 100, offset: int = 0) -> Failures:
+        """Files that a job set aside, and why."""
+        asked = {"limit": limit, "offset": offset}
+        return self._json("GET /v1/jobs/{job_id}/failures", asked=asked, job_id=job_id)
+
+    def job_events(self, job_id: int) -> Iterator[Job]:
+        """A job each time that it has moved on, until its end."""
+        target = _target("GET /v1/jobs/{job_id}/events", {"job_id": job_id}, {})
+        for line in self.lines(target):
+            if line.startswith("data:"):
+                yield json.loads(line.removeprefix("data:"))
+
+    def is_alive(self) -> bool:
+        """Whether the process answers; it says nothing of the home."""
+        return bool(self._json("GET /livez")["status"] == "alive")
+
+    def is_ready(self) -> bool:
+        """Whether searches can be answered."""
+        try:
+            return bool(self._json("GET /readyz")["status"] == "ready")
+        except Unavailable:
+            return False
+
+    def _json(self, place: str, asked: Fields | None = None, body: Body | None = None, **path: object) -> Any:
+        return json.loads(self._send(place, asked, body, **path).body)
+
+    def _send(self, place: str, asked: Fields | None = None, body: Body | None = None, **path: object) -> Answer:
+        """place: method and address as OpenAPI writes them, with `path` for what stands in braces."""
+        return self.request(place.partition(" ")[0], _target(place, path, asked or {}), body)
+
+
+def _target(place: str, path: Fields, asked: Fields) -> str:
+    address = place.partition(" ")[2].format(**{name: quote(str(value), safe="") for name, value in path.items()})
+    return address + query(asked)

@@ -1,0 +1,157 @@
+"""Requests over one kept connection, with Python's own HTTP."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import local
+from typing import Any, Self
+from urllib.parse import urlencode, urlsplit
+
+from simile.client.errors import ClientError, Unreachable, problem
+
+Picture = Path | str | bytes  # a file's path, or the bytes of one
+Fields = Mapping[str, Any]
+Body = tuple[bytes, str]  # and its media type
+
+_BROKEN = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the service answered; `lines` of one that goes on and on, else `body`."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Transport:
+    """A service's address, a key, and a connection for each thread. Close it, or use it in `with`."""
+
+    def __init__(self, url: str, key: str | None, timeout: float, context: ssl.SSLContext | None) -> None:
+        address = urlsplit(url)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise ClientError(f"{url!r} is no address of a service. Write http://127.0.0.1:8000.")
+        self._address, self._timeout, self._context = address, timeout, context
+        self._base = address.path.rstrip("/")
+        self._headers = {"Accept": "application/json, image/*"} | ({} if key is None else {"X-API-Key": key})
+        self._threads = local()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes this thread's connection; the next request would open another."""
+        connection = self._threads.__dict__.pop("connection", None)
+        if connection is not None:
+            connection.close()
+
+    def request(self, method: str, target: str, body: Body | None = None) -> Answer:
+        """One request. Raises Unreachable, and the Problem that the service answers with."""
+        try:
+            answer = self._sent(method, target, body, self._threads.__dict__.get("connection"))
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            raise Unreachable(f"{self._address.geturl()} can't be reached: {error or type(error).__name__}.") from error
+        if answer.status >= 400:
+            raise problem(answer.status, answer.body, answer.headers.get("retry-after"))
+        return answer
+
+    def lines(self, target: str) -> Iterator[str]:
+        """The lines of an answer that goes on and on, over a connection of its own. Raises as `request`."""
+        connection = self._connect()
+        try:
+            connection.request("GET", self._base + target, headers={**self._headers, "Accept": "text/event-stream"})
+            response = connection.getresponse()
+            if response.status >= 400:
+                raise problem(response.status, response.read(), response.headers.get("retry-after"))
+            for line in response:
+                yield line.decode("utf-8").rstrip("\r\n")
+        except (OSError, http.client.HTTPException) as error:
+            raise Unreachable(f"{self._address.geturl()} broke off: {error or type(error).__name__}.") from error
+        finally:
+            connection.close()
+
+    def _sent(self, method: str, target: str, body: Body | None, kept: http.client.HTTPConnection | None) -> Answer:
+        connection = kept or self._connect()
+        headers = self._headers if body is None else {**self._headers, "Content-Type": body[1]}
+        try:
+            connection.request(method, self._base + target, None if body is None else body[0], headers)
+            response = connection.getresponse()
+        except _BROKEN:
+            if kept is None:
+                raise
+            # The service has closed a connection that nobody used for a while. Every verb is safe to repeat.
+            self.close()
+            return self._sent(method, target, body, None)
+        found = {name.lower(): value for name, value in response.getheaders()}
+        answer = Answer(response.status, found, response.read())
+        if response.will_close:
+            self.close()
+        else:
+            self._threads.connection = connection
+        return answer
+
+    def _connect(self) -> http.client.HTTPConnection:
+        host, port = self._address.hostname or "", self._address.port
+        if self._address.scheme == "https":
+            return http.client.HTTPSConnection(host, port, timeout=self._timeout, context=self._context)
+        return http.client.HTTPConnection(host, port, timeout=self._timeout)
+
+
+def json_body(value: Any) -> Body:
+    """A value as JSON."""
+    return json.dumps(value, allow_nan=False).encode(), "application/json"
+
+
+def form_body(fields: Fields, files: Sequence[tuple[str, Picture]]) -> Body:
+    """A form (RFC 7578) of fields and (field, picture). Raises ClientError where a file can't be read."""
+    boundary = uuid.uuid4().hex
+    parts = [_part(boundary, name, str(value).encode()) for name, value in _flat(fields)]
+    for name, picture in files:
+        data, file_name = _read(picture)
+        parts.append(_part(boundary, name, data, file_name))
+    return b"".join([*parts, f"--{boundary}--\r\n".encode()]), f"multipart/form-data; boundary={boundary}"
+
+
+def query(fields: Fields) -> str:
+    """`?a=1&b=2` of what is given."""
+    given = list(_flat(fields))
+    return f"?{urlencode(given)}" if given else ""
+
+
+def _flat(fields: Fields) -> Iterator[tuple[str, object]]:
+    """Each field once, a list once for each of its values; without those that are None."""
+    for name, value in fields.items():
+        values = value if isinstance(value, list | tuple) else [value]
+        for one in values:
+            if one is not None:
+                yield name, str(one).lower() if isinstance(one, bool) else one
+
+
+def _read(picture: Picture) -> tuple[bytes, str]:
+    if isinstance(picture, bytes):
+        return picture, "picture"
+    path = Path(picture)
+    try:
+        return path.read_bytes(), path.name
+    except OSError as error:
+        raise ClientError(f"{path} can't be read: {error.strerror}.") from error
+
+
+def _part(boundary: str, name: str, data: bytes, file_name: str | None = None) -> bytes:
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"'
+    if file_name is not None:
+        plain = file_name.encode("utf-8", "replace").decode().replace("\\", "_").replace('"', "%22")
+        plain = plain.replace("\r", "_").replace("\n", "_")
+        head += f'; filename="{plain}"\r\nContent-Type: application/octet-stream'
+    return f"{head}\r\n\r\n".encode() + data + b"\r\n"
