@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +13,9 @@ from cli import narrowing, options, output
 from core.conditions import make_filter
 from core.errors import BadSetting
 from core.settings import load_settings
+
+if TYPE_CHECKING:
+    from search.searcher import Answer, Asked, Searcher
 
 HITS = 10
 
@@ -21,6 +25,11 @@ def search(
     image_id: Annotated[
         int | None, typer.Option("--id", max=2**63 - 1, help="Search by an indexed image instead.")
     ] = None,
+    plus: Annotated[
+        list[str] | None, typer.Option(help="With more of this attribute (`simile attribute`); may be repeated.")
+    ] = None,
+    minus: Annotated[list[str] | None, typer.Option(help="With less of this attribute; may be repeated.")] = None,
+    strength: Annotated[float, typer.Option(help="Of --plus and --minus: how far.")] = 1.0,
     limit: narrowing.Limit = None,
     within: narrowing.Within = None,
     where: narrowing.Where = None,
@@ -45,7 +54,7 @@ def search(
     """Find the pictures most like IMAGE, all of them or those that the options let through."""
     from models.names import printable
     from models.walk import check_file
-    from search.searcher import Searcher
+    from search.searcher import Asked, Searcher
     from search.sheets import write_sheet
 
     if (image is None) == (image_id is None):
@@ -68,7 +77,11 @@ def search(
     if limit is None and within is None:
         limit = HITS
     with Searcher(load_settings(home=home, device=device)) as searcher:
-        if image is not None:
+        if plus or minus:
+            answer = _with_attributes(
+                searcher, image, image_id, plus or [], minus or [], strength, Asked(limit, 0, only, within)
+            )
+        elif image is not None:
             answer = searcher.by_file(image, name=printable(str(image)), limit=limit, only=only, within=within)
         else:
             assert image_id is not None
@@ -83,6 +96,32 @@ def search(
         output.write(f"{rank:>3}  {hit.distance:.4f}  {hit.path}")
     if to is not None:
         output.note(f"sheet: {to}")
+
+
+def _with_attributes(
+    searcher: Searcher,
+    image: Path | None,
+    image_id: int | None,
+    plus: list[str],
+    minus: list[str],
+    strength: float,
+    asked: Asked,
+) -> Answer:
+    """Neighbours of a picture that was never taken: "like this, but smiling". The picture itself is no hit by id."""
+    from explore.attribute_files import load
+    from explore.painting import pushed_from
+    from explore.parts import places_of
+
+    encoder = searcher.encoder().fingerprint
+    more, less = ([load(searcher.home, encoder, name) for name in names] for names in (plus, minus))
+    part = image if image is not None else image_id
+    assert part is not None
+    (place,) = places_of(searcher, [part])
+    mu = pushed_from(place.mu, more, less, strength)
+    limit = None if asked.limit is None else asked.limit + (image_id is not None)
+    answer = searcher.by_vector(mu, limit=limit, only=asked.only, within=asked.within)
+    query = replace(answer.query, name=place.name, width=place.width, height=place.height)
+    return replace(answer, query=query, hits=[hit for hit in answer.hits if hit.image_id != image_id][: asked.limit])
 
 
 def reconstruct(

@@ -11,7 +11,21 @@ from io import TextIOWrapper
 
 import typer
 
-from cli import carry, collection, dedup, encoders, evaluate, look, output, serve, upkeep
+from cli import (
+    attribute,
+    carry,
+    collection,
+    dedup,
+    encoders,
+    evaluate,
+    explore,
+    explore_measures,
+    keys,
+    look,
+    output,
+    serve,
+    upkeep,
+)
 from core.errors import SimileError
 from core.logs import set_up
 
@@ -29,9 +43,14 @@ app.command("search")(look.search)
 app.command("reconstruct")(look.reconstruct)
 app.command("embed")(collection.embed)
 app.command("evaluate")(evaluate.evaluate)
+app.command("morph")(explore.morph)
+app.command("generate")(explore.generate)
+app.add_typer(attribute.app, name="attribute")
+app.command("outliers")(explore_measures.outliers)
 app.add_typer(dedup.app, name="dedup")
 app.command("serve")(serve.serve)
 app.command("demo")(serve.demo)
+app.add_typer(keys.app, name="keys")
 app.command("status")(upkeep.status)
 app.command("verify")(upkeep.verify)
 app.command("rebuild")(upkeep.rebuild)

@@ -29,12 +29,15 @@ def write_json(body: Any) -> None:
 
 def answer_json(answer: Answer) -> dict[str, Any]:
     """{"query": {…}, "hits": [{"image_id", "distance", "score", "path", …}]}"""
-    query = {name: value for name, value in vars(answer.query).items() if name != "mu"}
-    return {"query": query, "hits": [hit_json(hit) for hit in answer.hits]}
+    left_out = ("mu", "sigma", "positives", "negatives")
+    query = {name: value for name, value in vars(answer.query).items() if name not in left_out}
+    query |= vars(answer.certainty)
+    return {"query": query, "hits": [hit_json(hit) for hit in answer.hits], "score_calibrated": answer.calibrated}
 
 
 def hit_json(hit: Hit) -> dict[str, Any]:
-    return {**asdict(hit), "score": hit.score}
+    shown = {name: value for name, value in asdict(hit).items() if name not in ("expected", "metadata")}
+    return {**shown, "score": hit.score}
 
 
 def summary_json(summary: IndexSummary) -> dict[str, Any]:

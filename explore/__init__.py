@@ -1,0 +1,1 @@
+"""What a latent space is for: morphs, attributes, samples, outliers, compression. Every function takes a Searcher."""

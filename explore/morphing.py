@@ -1,0 +1,136 @@
+"""Morphs: the way from one picture to the next through the latent space, decoded step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import BadSetting, NoDecoder, NoSuchImage, UnreadableImage
+from core.records import FloatArray, Hit
+from explore.outputs import write_output
+from explore.parts import decoded, nearest_to, places_of
+from models.drawing import Tile, animation, tile_grid
+from models.preprocessing import Pixels
+from search.searcher import Searcher
+
+Doubles = NDArray[np.float64]
+How = Literal["linear", "spherical"]
+SUFFIXES = (".gif", ".png", ".webp")
+MOST = 1000  # frames: each is decoded, and all are in memory
+
+
+@dataclass(frozen=True, eq=False)
+class Morph:
+    """n frames. latents: (n, d); frames: (n, h, w, 3) uint8; changes: (n - 1,), how much the picture changes from each
+    frame to the next, as the root mean square over values in [0, 1]. stops: rows at which the named pictures stand.
+    """
+
+    how: How
+    names: list[str]
+    stops: list[int]
+    latents: FloatArray
+    frames: Pixels
+    changes: FloatArray
+    nearest: list[Hit | None]
+
+
+def morph(searcher: Searcher, parts: Sequence[Path | int], steps: int = 16, how: How = "linear") -> Morph:
+    """The way through all the parts; `steps` frames from each to the next, both of them included.
+
+    Frames are in the first picture's aspect; those at the stops are reconstructions. Raises NoDecoder, BadSetting.
+    """
+    if how not in get_args(How):
+        raise BadSetting(f"how can't be {how!r}. Use linear or spherical.")
+    if len(parts) < 2:
+        raise BadSetting("A morph leads from one picture to another: name at least two.")
+    count = (len(parts) - 1) * (steps - 1) + 1
+    if steps < 2 or count > MOST:
+        raise BadSetting(f"{steps} steps for each of {len(parts) - 1} can't be: 2 at least, {MOST} frames in all.")
+    _check_decoder(searcher)
+    places = places_of(searcher, parts)
+    latents = path_through(np.stack([place.mu for place in places]), steps, how)
+    frames = decoded(searcher, latents, places[0].width, places[0].height)
+    stops = list(range(0, count, steps - 1))
+    names = [place.name for place in places]
+    return Morph(how, names, stops, latents, frames, _changes(frames), nearest_to(searcher, latents))
+
+
+def path_through(places: FloatArray, steps: int, how: How) -> FloatArray:
+    """The latents (n, d) on the way through places (m, d), `steps` from each to the next, ends included."""
+    between = _spherical if how == "spherical" else _linear
+    shares = np.linspace(0, 1, steps)[:, None]  # (steps, 1)
+    wide = places.astype(np.float64)
+    legs = [between(one, other, shares)[1:] for one, other in pairwise(wide)]
+    return np.concatenate([wide[:1], *legs]).astype(np.float32)
+
+
+def _linear(one: Doubles, other: Doubles, shares: Doubles) -> Doubles:
+    found: Doubles = (1 - shares) * one + shares * other
+    return found
+
+
+def _spherical(one: Doubles, other: Doubles, shares: Doubles) -> Doubles:
+    """The direction turns evenly (Shoemake 1985), the length grows evenly: what lies between does not shrink to the
+    middle, as on a straight line. Straight where the directions agree, are opposite, or are none.
+    """
+    lengths = np.linalg.norm(one), np.linalg.norm(other)
+    if not all(lengths):
+        return _linear(one, other, shares)
+    a, b = one / lengths[0], other / lengths[1]
+    angle = np.arccos(np.clip(a @ b, -1, 1))
+    if np.sin(angle) < 1e-6:
+        return _linear(one, other, shares)
+    direction = (np.sin((1 - shares) * angle) * a + np.sin(shares * angle) * b) / np.sin(angle)
+    found: Doubles = ((1 - shares) * lengths[0] + shares * lengths[1]) * direction
+    return found
+
+
+def write_morph(searcher: Searcher, made: Morph, output: Path) -> None:
+    """.gif and .webp: the frames, over and over. .png: a strip, the nearest real picture below each frame."""
+    suffix = output.suffix.lower()
+    if suffix == ".png":
+        data = tile_grid([row for leg in range(len(made.stops) - 1) for row in _strip(searcher, made, leg)])
+    else:
+        data = animation(made.frames, "GIF" if suffix == ".gif" else "WEBP", made.stops)
+    write_output(output, data)
+
+
+def _strip(searcher: Searcher, made: Morph, leg: int) -> list[list[Tile]]:
+    """Frames of one leg, and what is nearest to each."""
+    first, last = made.stops[leg], made.stops[leg + 1]
+    captions = {first: made.names[leg], last: made.names[leg + 1]}
+    rows = range(first, last + 1)
+    frames = [Tile(made.frames[row], captions.get(row, f"{(row - first) / (last - first):.0%}")) for row in rows]
+    return [frames, [_nearest_tile(searcher, made.nearest[row]) for row in rows]]
+
+
+def _nearest_tile(searcher: Searcher, hit: Hit | None) -> Tile:
+    if hit is None:
+        return Tile(np.full((64, 64, 3), 255, np.uint8), "nothing is indexed")
+    caption = f"nearest: {Path(hit.path).name}\ndistance {hit.distance:.3f}"
+    try:
+        return Tile(searcher.pixels(hit.image_id), caption)
+    except (UnreadableImage, NoSuchImage):
+        return Tile(searcher.reconstruction_pixels(hit.image_id), caption + " (file gone)")
+
+
+def _changes(frames: Pixels) -> FloatArray:
+    steps = np.diff(frames.astype(np.float32) / 255, axis=0)
+    changes: FloatArray = np.sqrt(np.square(steps).mean(axis=(1, 2, 3)))
+    return changes
+
+
+def _check_decoder(searcher: Searcher) -> None:
+    encoder = searcher.encoder()
+    if not encoder.has_decoder:
+        raise NoDecoder(
+            f"Encoder {encoder.fingerprint} has no decoder: it can search, but not show what lies between pictures. "
+            f"Train one over it with `simile train PHOTOS --decoder-only {encoder.fingerprint[:12]}`, or use another "
+            "recipe, such as vae."
+        )

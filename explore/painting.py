@@ -1,0 +1,81 @@
+"""What an attribute does to pictures: pushed along its direction, decoded, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from core.errors import BadSetting, NoDecoder
+from core.records import FloatArray
+from explore.attributes import Attribute
+from explore.parts import Place, decoded, places_of
+from models.drawing import Tile, tile_grid
+from models.preprocessing import Pixels
+from search.searcher import Searcher
+
+MOST = 31  # strengths in a sheet
+
+
+def read_strengths(text: str) -> list[float]:
+    """[-3, -2 … 3] of "-3..3", or the numbers of "-1.5,0,2". Raises BadSetting."""
+    try:
+        if ".." in text:
+            low, high = map(int, text.split(".."))
+            found = [float(number) for number in range(low, high + 1)]
+        else:
+            found = [float(number) for number in text.split(",")]
+    except ValueError:
+        found = []
+    if not 1 <= len(found) <= MOST or not np.isfinite(found).all():
+        raise BadSetting(f"strengths can't be {text!r}. Write -3..3, or up to {MOST} numbers such as -1.5,0,2.")
+    return found
+
+
+def paint(searcher: Searcher, attribute: Attribute, mu: FloatArray, strengths: Sequence[float], place: Place) -> Pixels:
+    """One mu (d,) at each strength, (n, h, w, 3) uint8 in the picture's aspect. Raises NoDecoder."""
+    check_decoder(searcher)
+    latents = np.stack([attribute.pushed(mu, strength) for strength in strengths])
+    return decoded(searcher, latents, place.width, place.height)
+
+
+def sheet(searcher: Searcher, attribute: Attribute, parts: Sequence[Path | int], strengths: Sequence[float]) -> bytes:
+    """PNG: a row for each picture: itself, then what the model sees at each strength. Raises NoDecoder."""
+    check_decoder(searcher)
+    rows = []
+    for part, place in zip(parts, places_of(searcher, parts), strict=True):
+        seen = paint(searcher, attribute, place.mu, strengths, place)
+        tiles = [
+            Tile(pixels, f"{attribute.name} {strength:+g}" if strength else "as it is")
+            for pixels, strength in zip(seen, strengths, strict=True)
+        ]
+        rows.append([Tile(searcher.picture_of(part), place.name), *tiles])
+    return tile_grid(rows)
+
+
+def pushed(
+    searcher: Searcher, part: Path | int, plus: Sequence[Attribute], minus: Sequence[Attribute], strength: float
+) -> FloatArray:
+    """The mu (d,) of a picture with more of some attributes and less of others: what to search by."""
+    (place,) = places_of(searcher, [part])
+    return pushed_from(place.mu, plus, minus, strength)
+
+
+def pushed_from(mu: FloatArray, plus: Sequence[Attribute], minus: Sequence[Attribute], strength: float) -> FloatArray:
+    """The same of a mu (d,). Raises EncoderMismatch."""
+    for sign, attributes in ((1, plus), (-1, minus)):
+        for attribute in attributes:
+            mu = attribute.pushed(mu, sign * strength)
+    return mu
+
+
+def check_decoder(searcher: Searcher) -> None:
+    """Raises NoDecoder, which says what to do and what works without."""
+    encoder = searcher.encoder()
+    if not encoder.has_decoder:
+        raise NoDecoder(
+            f"Encoder {encoder.fingerprint} has no decoder: an attribute can be learned and searched with, not shown. "
+            f"Train one over it with `simile train PHOTOS --decoder-only {encoder.fingerprint[:12]}`, or use another "
+            "recipe, such as vae."
+        )
