@@ -18,6 +18,7 @@ COPY search search
 COPY indexer indexer
 COPY evaluation evaluation
 COPY dedup dedup
+COPY explore explore
 COPY service service
 COPY cli cli
 COPY simile simile
@@ -30,11 +31,13 @@ RUN apt-get update && apt-get install -y --no-install-recommends fonts-dejavu-co
 RUN useradd --create-home --uid 10001 simile && mkdir /data && chown simile /data
 USER simile
 WORKDIR /data
-ENV SIMILE_HOME=/data SIMILE_HOST=0.0.0.0 SIMILE_PORT=8000
+ENV SIMILE_HOME=/data SIMILE_HOST=0.0.0.0 SIMILE_PORT=8000 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 VOLUME /data
 EXPOSE 8000
 
 HEALTHCHECK --interval=30s --timeout=5s --start-period=30s \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/livez', timeout=4)"]
+    CMD ["python", "-c", "from urllib.request import ProxyHandler, build_opener; build_opener(ProxyHandler({})).open('http://127.0.0.1:8000/livez', timeout=4)"]
 
+# It listens on all interfaces: without a key (`simile keys create`) or SIMILE_INSECURE=1 it refuses to. It writes to
+# /data and /tmp alone, so the rest may be read-only; SIGTERM lets it finish what it took in.
 CMD ["simile", "serve"]

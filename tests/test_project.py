@@ -165,7 +165,18 @@ def test_documented_bounds_are_taken_and_one_beyond_is_refused(name: str, monkey
             load_settings()
 
 
-@pytest.mark.parametrize("path", ["README.md", "Dockerfile", "docs/settings.md", "alembic.ini", "CONTRIBUTING.md"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "README.md",
+        "Dockerfile",
+        "compose.yaml",
+        "docs/settings.md",
+        "docs/security.md",
+        "alembic.ini",
+        "CONTRIBUTING.md",
+    ],
+)
 def test_every_variable_that_is_named_is_a_setting(path: str) -> None:
     named = set(re.findall(r"\bSIMILE_[A-Z_]+\b", text(path)))
     assert named <= {f"SIMILE_{name.upper()}" for name in Settings.model_fields}
@@ -276,6 +287,29 @@ def test_the_image_runs_a_command_that_exists_and_looks_after_it() -> None:
     port = of("EXPOSE")[0]
     assert f"SIMILE_PORT={port}" in of("ENV")[0].split()
     assert f":{port}/livez" in of("HEALTHCHECK")[0]
+
+
+def test_the_health_check_asks_no_shell_and_no_proxy() -> None:
+    command = of("HEALTHCHECK")[0].partition("CMD ")[2]
+    program, flag, code = json.loads(command)
+    assert (program, flag) == ("python", "-c") and "ProxyHandler({})" in code
+    compile(code, "the health check", "exec")
+
+
+def test_compose_publishes_on_loopback_only_and_lets_the_container_do_little() -> None:
+    yaml = pytest.importorskip("yaml", reason="pre-commit brings it")
+    found = yaml.safe_load(text("compose.yaml"))
+    service = found["services"]["simile"]
+    port = of("EXPOSE")[0]
+    assert service["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert service["read_only"] is True and service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert [place.partition(":")[0] for place in service["tmpfs"]] == ["/tmp"]
+    assert service["volumes"][0] == f"simile:{of('VOLUME')[0]}" and "simile" in found["volumes"]
+    assert all(place.endswith(":ro") for place in service["volumes"][1:])
+    assert not {"privileged", "network_mode", "user", "cap_add", "devices"} & service.keys()
+    known = {f"SIMILE_{name.upper()}" for name in Settings.model_fields}
+    assert set(service["environment"]) <= known and "SIMILE_INSECURE" not in service["environment"]
 
 
 # Recipes
