@@ -1,6 +1,6 @@
 """A smile: how well a direction learned on 80 % of the faces tells the other 20 % apart.
 
-    python benchmarks/attributes.py --data DIR --work DIR [--minutes 10] [--recipe perceptual] [--splits 3] [--output FILE.png]
+    python benchmarks/attributes.py --data DIR --work DIR [--minutes 10] [--recipe NAME] [--splits 3] [--output PNG]
 
 DIR holds smiles.tar.gz (grey faces of 64 x 64, in smiling/ and not-smiling/). For each split the encoder is trained on
 the 80 % without labels, then the direction is learned on them; the AUC is that of the other 20 %. Splits are seeded and

@@ -1,1 +1,1 @@
-"""What a latent space is for: morphs, attributes, samples, outliers, compression. Every function takes a Searcher."""
+"""What a latent space is for: morphs, attributes, samples, outliers. Every function takes a Searcher."""

@@ -60,7 +60,6 @@ def aggregate_of(searcher: Searcher) -> Aggregate:
 def no_variance(fingerprint: str) -> NoVariance:
     """What to raise where σ is asked of an encoder that has none."""
     return NoVariance(
-        f"Encoder {fingerprint} has no variance: it says where a picture lies, not how sure it is. Morphs, attributes, "
-        "outliers and compression work without one; for σ, samples and likelihood train another recipe: "
-        "`simile train PHOTOS --recipe vae`."
+        f"Encoder {fingerprint} has no variance: it says where a picture lies, not how sure it is. Morphs, attributes "
+        "and outliers work without one; for σ and samples train another recipe: `simile train PHOTOS --recipe vae`."
     )

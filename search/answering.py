@@ -180,7 +180,7 @@ class Answering:
             said = metadata if case.asked.metadata else None
             hits = list(_hits(case, facts, said, _spreads(case, snapshot), gauge))
             certainty = _certainty(case.question, case.query, case.nearest, snapshot, gauge)
-            answers.append(Answer(case.query, hits, certainty, gauge is not None))
+            answers.append(Answer(case.query, hits, certainty, gauge is not None, snapshot.encoder.fingerprint))
         return answers
 
     @contextmanager

@@ -36,9 +36,13 @@ class Gallery:
         self._encoders: dict[str, TrainedEncoder] = {}
         self._loading = threading.Lock()
 
-    def reconstruct_mu(self, mu: FloatArray, width: int, height: int) -> bytes:
-        """A PNG of the decoder's mean at mu (d,), in the aspect of a width x height picture. Raises NoDecoder."""
-        return encode_png(self.encoder().reconstruct(mu, width, height))
+    def reconstruct_mu(self, mu: FloatArray, width: int, height: int, fingerprint: str | None = None) -> bytes:
+        """A PNG of the decoder's mean at mu (d,), in the aspect of a width x height picture. Raises NoDecoder.
+
+        fingerprint: of the encoder that mu is of, where another may have come into use since.
+        """
+        encoder = self.encoder() if fingerprint is None else self._encoder_of(fingerprint)
+        return encode_png(encoder.reconstruct(mu, width, height))
 
     def reconstruct_id(self, image_id: int) -> bytes:
         """A PNG decoded from the row of an indexed image; its file is not needed. Raises NoSuchImage, NoDecoder."""

@@ -101,9 +101,13 @@ class Certainty:
 
 @dataclass(frozen=True)
 class Answer:
-    """A query and its hits, the nearest first. `calibrated`: whether scores are measured on this collection."""
+    """A query and its hits, the nearest first. `calibrated`: whether scores are measured on this collection.
+
+    encoder: the fingerprint of the encoder that the query's mu is of; None: the one in use.
+    """
 
     query: Query
     hits: list[Hit]
     certainty: Certainty = field(default_factory=Certainty)
     calibrated: bool = False
+    encoder: str | None = None

@@ -8,7 +8,7 @@ from typing import Any
 
 from core.errors import NoDecoder
 from core.records import Hit
-from search.searcher import Answer, Query, Searcher
+from search.searcher import Answer, Searcher
 from service import urls
 from service.problems import Problem, body
 from service.schemas import (
@@ -31,7 +31,7 @@ def search_out(searcher: Searcher, answer: Answer, include: Collection[str] = ()
     An encoder without a decoder has null where a reconstruction was asked for.
     """
     wanted = "reconstruction" in include
-    seen = reconstruction_of(searcher, answer.query) if wanted else None
+    seen = reconstruction_of(searcher, answer) if wanted else None
     shown = wanted and searcher.encoder().has_decoder
     return SearchOut(
         query=_query_out(answer, seen),
@@ -82,12 +82,13 @@ def image_fields(record: ImageRecord, metadata: Mapping[str, str | float] | None
     }
 
 
-def reconstruction_of(searcher: Searcher, query: Query) -> str | None:
+def reconstruction_of(searcher: Searcher, answer: Answer) -> str | None:
     """What the model saw in the query, as a data URL; None for an encoder without a decoder, or a bare vector."""
+    query = answer.query
     if query.width is None or query.height is None:
         return None
     try:
-        return data_url(searcher.reconstruct_mu(query.mu, query.width, query.height), "image/png")
+        return data_url(searcher.reconstruct_mu(query.mu, query.width, query.height, answer.encoder), "image/png")
     except NoDecoder:
         return None
 

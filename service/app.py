@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -116,7 +115,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state.facts.ended.set()
     if state.prepared:
         watching.join()  # a process that ends while a network is being converted is aborted
-    gc.unfreeze()  # what Facts froze; runtimes that are never collected crash as the process ends
     await run_in_threadpool(state.jobs.close)
     await run_in_threadpool(state.desk.close)
     state.door.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -54,8 +53,6 @@ class Facts:
         """Loads what searches need. What is missing, the first request will say."""
         try:
             self.door.prepare()
-            gc.collect()
-            gc.freeze()  # a million objects of libraries that stay: looking through them would stop every request
         finally:
             self.prepared.set()
         self.note()

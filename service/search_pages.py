@@ -152,7 +152,7 @@ def _middle(searcher: Searcher, answer: Answer, first: Like) -> str | None:
     """What the model draws for what was searched for, in the aspect of the first picture that was asked with."""
     if not searcher.encoder().has_decoder:
         return None
-    return data_url(searcher.reconstruct_mu(answer.query.mu, first.width, first.height), "image/png")
+    return data_url(searcher.reconstruct_mu(answer.query.mu, first.width, first.height, answer.encoder), "image/png")
 
 
 def _spread(searcher: Searcher, total: int) -> list[ImageOut]:
