@@ -39,7 +39,7 @@ def ask(connection: HTTPConnection, method: str, path: str, data: bytes | None =
     return (
         response.status,
         response.headers.get("x-request-id", "").split("-")[0],
-        json.loads(body) if "json" in kind else body,
+        json.loads(body) if body and "json" in kind else body,
     )
 
 
