@@ -63,7 +63,6 @@ class Searcher(Gallery):
         self.rankings.close()
         self.index.close()
         self.catalogue.close()
-        self._encoders = {}  # a runtime that is only freed as the process ends may crash it
 
     def by_file(
         self,
