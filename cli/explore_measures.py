@@ -1,4 +1,4 @@
-"""Commands that measure in the latent space: outliers, uncertainty, compress, decompress."""
+"""Commands that measure in the latent space: outliers."""
 
 from __future__ import annotations
 

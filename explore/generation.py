@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.mixture import GaussianMixture
 
-from core.errors import BadSetting, NoDecoder, TooFewPictures
+from core.errors import BadSetting, TooFewPictures
 from core.records import FloatArray
 from explore.aggregate import aggregate_of, no_variance
-from explore.parts import decoded, places_of
+from explore.parts import check_decoder, decoded, places_of
 from models.preprocessing import Pixels
 from search.searcher import Searcher
 
@@ -41,12 +41,8 @@ def generate(
     """
     if not 0 <= temperature < np.inf:
         raise BadSetting(f"temperature can't be {temperature}. Give a number from 0 on; 1 leaves the spread as it is.")
+    check_decoder(searcher, "nothing can be generated")
     encoder = searcher.encoder()
-    if not encoder.has_decoder:
-        raise NoDecoder(
-            f"Encoder {encoder.fingerprint} has no decoder: nothing can be generated. Train one over it with "
-            f"`simile train PHOTOS --decoder-only {encoder.fingerprint[:12]}`, or use another recipe, such as vae."
-        )
     _, _, height, width = encoder.preprocessing.content_box()
     if isinstance(source, str):
         if source not in SOURCES:

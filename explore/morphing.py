@@ -11,10 +11,10 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from core.errors import BadSetting, NoDecoder, NoSuchImage, UnreadableImage
+from core.errors import BadSetting, NoSuchImage, UnreadableImage
 from core.records import FloatArray, Hit
 from explore.outputs import write_output
-from explore.parts import decoded, nearest_to, places_of
+from explore.parts import check_decoder, decoded, nearest_to, places_of
 from models.drawing import Tile, animation, tile_grid
 from models.preprocessing import Pixels
 from search.searcher import Searcher
@@ -52,7 +52,7 @@ def morph(searcher: Searcher, parts: Sequence[Path | int], steps: int = 16, how:
     count = (len(parts) - 1) * (steps - 1) + 1
     if steps < 2 or count > MOST:
         raise BadSetting(f"{steps} steps for each of {len(parts) - 1} can't be: 2 at least, {MOST} frames in all.")
-    _check_decoder(searcher)
+    check_decoder(searcher, "it can search, but not show what lies between pictures")
     places = places_of(searcher, parts)
     latents = path_through(np.stack([place.mu for place in places]), steps, how)
     frames = decoded(searcher, latents, places[0].width, places[0].height)
@@ -124,13 +124,3 @@ def _changes(frames: Pixels) -> FloatArray:
     steps = np.diff(frames.astype(np.float32) / 255, axis=0)
     changes: FloatArray = np.sqrt(np.square(steps).mean(axis=(1, 2, 3)))
     return changes
-
-
-def _check_decoder(searcher: Searcher) -> None:
-    encoder = searcher.encoder()
-    if not encoder.has_decoder:
-        raise NoDecoder(
-            f"Encoder {encoder.fingerprint} has no decoder: it can search, but not show what lies between pictures. "
-            f"Train one over it with `simile train PHOTOS --decoder-only {encoder.fingerprint[:12]}`, or use another "
-            "recipe, such as vae."
-        )

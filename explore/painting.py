@@ -7,15 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from core.errors import BadSetting, NoDecoder
+from core.errors import BadSetting
 from core.records import FloatArray
 from explore.attributes import Attribute
-from explore.parts import Place, decoded, places_of
+from explore.parts import Place, check_decoder, decoded, places_of
 from models.drawing import Tile, tile_grid
 from models.preprocessing import Pixels
 from search.searcher import Searcher
 
 MOST = 31  # strengths in a sheet
+NOT_SHOWN = "an attribute can be learned and searched with, not shown"  # what is lacking without a decoder
 
 
 def read_strengths(text: str) -> list[float]:
@@ -35,14 +36,14 @@ def read_strengths(text: str) -> list[float]:
 
 def paint(searcher: Searcher, attribute: Attribute, mu: FloatArray, strengths: Sequence[float], place: Place) -> Pixels:
     """One mu (d,) at each strength, (n, h, w, 3) uint8 in the picture's aspect. Raises NoDecoder."""
-    check_decoder(searcher)
+    check_decoder(searcher, NOT_SHOWN)
     latents = np.stack([attribute.pushed(mu, strength) for strength in strengths])
     return decoded(searcher, latents, place.width, place.height)
 
 
 def sheet(searcher: Searcher, attribute: Attribute, parts: Sequence[Path | int], strengths: Sequence[float]) -> bytes:
     """PNG: a row for each picture: itself, then what the model sees at each strength. Raises NoDecoder."""
-    check_decoder(searcher)
+    check_decoder(searcher, NOT_SHOWN)
     rows = []
     for part, place in zip(parts, places_of(searcher, parts), strict=True):
         seen = paint(searcher, attribute, place.mu, strengths, place)
@@ -68,14 +69,3 @@ def pushed_from(mu: FloatArray, plus: Sequence[Attribute], minus: Sequence[Attri
         for attribute in attributes:
             mu = attribute.pushed(mu, sign * strength)
     return mu
-
-
-def check_decoder(searcher: Searcher) -> None:
-    """Raises NoDecoder, which says what to do and what works without."""
-    encoder = searcher.encoder()
-    if not encoder.has_decoder:
-        raise NoDecoder(
-            f"Encoder {encoder.fingerprint} has no decoder: an attribute can be learned and searched with, not shown. "
-            f"Train one over it with `simile train PHOTOS --decoder-only {encoder.fingerprint[:12]}`, or use another "
-            "recipe, such as vae."
-        )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.errors import SimileError
+from core.errors import NoDecoder, SimileError
 from core.records import FloatArray, Hit
 from models.names import printable
 from models.preprocessing import Pixels
@@ -53,6 +53,16 @@ def nearest_to(searcher: Searcher, latents: FloatArray) -> list[Hit | None]:
             raise answer
         found.append(answer.hits[0] if answer.hits else None)
     return found
+
+
+def check_decoder(searcher: Searcher, without: str) -> None:
+    """Raises NoDecoder, which says what can't be done without one, and what to do."""
+    encoder = searcher.encoder()
+    if not encoder.has_decoder:
+        raise NoDecoder(
+            f"Encoder {encoder.fingerprint} has no decoder: {without}. Train one over it with "
+            f"`simile train PHOTOS --decoder-only {encoder.fingerprint[:12]}`, or use another recipe, such as vae."
+        )
 
 
 def decoded(searcher: Searcher, latents: FloatArray, width: int, height: int) -> Pixels:
