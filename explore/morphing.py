@@ -11,13 +11,14 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from core.errors import BadSetting, NoSuchImage, UnreadableImage
+from core.errors import BadSetting
 from core.records import FloatArray, Hit
 from explore.outputs import write_output
 from explore.parts import check_decoder, decoded, nearest_to, places_of
 from models.drawing import Tile, animation, tile_grid
 from models.preprocessing import Pixels
 from search.searcher import Searcher
+from search.sheets import hit_tile
 
 Doubles = NDArray[np.float64]
 How = Literal["linear", "spherical"]
@@ -113,11 +114,7 @@ def _strip(searcher: Searcher, made: Morph, leg: int) -> list[list[Tile]]:
 def _nearest_tile(searcher: Searcher, hit: Hit | None) -> Tile:
     if hit is None:
         return Tile(np.full((64, 64, 3), 255, np.uint8), "nothing is indexed")
-    caption = f"nearest: {Path(hit.path).name}\ndistance {hit.distance:.3f}"
-    try:
-        return Tile(searcher.pixels(hit.image_id), caption)
-    except (UnreadableImage, NoSuchImage):
-        return Tile(searcher.reconstruction_pixels(hit.image_id), caption + " (file gone)")
+    return hit_tile(searcher, hit, "nearest: ")
 
 
 def _changes(frames: Pixels) -> FloatArray:

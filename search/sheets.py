@@ -51,15 +51,16 @@ def sheet_row(searcher: Searcher, answer: Answer, picture: Pixels) -> SheetRow:
     seen = None
     if encoder.has_decoder:
         seen = Tile(encoder.reconstruct(query.mu, query.width or 1, query.height or 1), "what the model saw")
-    hits = [_hit_tile(searcher, hit) for hit in answer.hits]
+    hits = [hit_tile(searcher, hit) for hit in answer.hits]
     reconstructions = []
     if encoder.has_decoder:
         reconstructions = [Tile(searcher.reconstruction_pixels(hit.image_id), "") for hit in answer.hits]
     return SheetRow(Tile(picture, query.name or "query"), seen, hits, reconstructions)
 
 
-def _hit_tile(searcher: Searcher, hit: Hit) -> Tile:
-    caption = f"{Path(hit.path).name}\ndistance {hit.distance:.3f}"
+def hit_tile(searcher: Searcher, hit: Hit, before: str = "") -> Tile:
+    """A hit with its name, `before` in front, and distance: its file, else its reconstruction, else an empty tile."""
+    caption = f"{before}{Path(hit.path).name}\ndistance {hit.distance:.3f}"
     try:
         return Tile(searcher.pixels(hit.image_id), caption)
     except (UnreadableImage, NoSuchImage):
