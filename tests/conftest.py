@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,6 +69,25 @@ def home_with_digits(tmp_path: Path, _trained: tuple[Path, Path]) -> Settings:
     """Settings of a home of one's own, with 120 digits indexed; its pictures are shared, so don't change them."""
     shutil.copytree(_trained[0], tmp_path / "home")
     return load_settings(home=tmp_path / "home", workers=2, device="cpu")
+
+
+@pytest.fixture
+def address(home_with_digits: Settings) -> Iterator[str]:
+    """Where a service of a home of one's own runs."""
+    from browsing import serving
+
+    with serving(home_with_digits) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, started once for a file of tests: no longer, for playwright's event loop would be in others' way."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="pages are looked at in a browser")
+    from browsing import launched
+
+    with launched(playwright) as browser:
+        yield browser
 
 
 @pytest.fixture

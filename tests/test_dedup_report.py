@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import needs_browser
 from conftest import Copies
 
 from core.errors import BadSetting
@@ -26,13 +26,6 @@ from dedup.report import write_report
 from indexer.job import IndexRequest, index
 from search.searcher import Searcher
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the report is looked at in a browser")
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
-
 
 def written(copies: Copies, to: Path, *decisions: Decision) -> Findings:
     """Writes the report of everything; gives what it was made of."""
@@ -42,14 +35,6 @@ def written(copies: Copies, to: Path, *decisions: Decision) -> Findings:
         similar = similar_pairs(searcher.catalogue, findings)
         write_report(to, searcher, findings, make_groups(findings), similar=similar)
     return findings
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import launched, needs_browser, serving
+from browsing import needs_browser, serving
 from conftest import Copies
 from starlette.testclient import TestClient
 
@@ -19,8 +19,6 @@ from dedup.records import Decision
 from service.app import create_app
 from store.catalogue import Catalogue
 from store.home import Home
-
-playwright = pytest.importorskip("playwright.sync_api", reason="the page's tests need playwright")
 
 OFFLINE = "ERR_INTERNET_DISCONNECTED"  # what chromium's console says of the test that asks for it
 
@@ -30,12 +28,6 @@ def address(copies: Copies) -> Iterator[str]:
     """Where the service runs."""
     with serving(copies.settings) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with launched(playwright) as browser:
-        yield browser
 
 
 @pytest.fixture

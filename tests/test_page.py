@@ -7,28 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import drop_or_paste, launched, loaded, needs_browser, opened, serving
+from browsing import drop_or_paste, loaded, needs_browser, opened
 from starlette.testclient import TestClient
 
 from core.settings import Settings
 from service.app import create_app
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the page's tests need playwright")
-
 REFUSED = ("status of 4", "ERR_INTERNET_DISCONNECTED")  # what chromium's console says of what is asked for here
-
-
-@pytest.fixture
-def address(home_with_digits: Settings) -> Iterator[str]:
-    """Where the service runs."""
-    with serving(home_with_digits) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with launched(playwright) as browser:
-        yield browser
 
 
 @pytest.fixture

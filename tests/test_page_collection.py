@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browsing import drop_or_paste, launched, loaded, needs_browser, opened, serving
+from browsing import drop_or_paste, loaded, needs_browser, opened, serving
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -20,22 +20,7 @@ from service.app import create_app
 from store.catalogue import Catalogue
 from store.home import Home
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the page's tests need playwright")
-
 REFUSED = ("status of 4", "status of 503")  # what chromium's console says of what is asked for here
-
-
-@pytest.fixture
-def address(home_with_digits: Settings) -> Iterator[str]:
-    """Where the service runs."""
-    with serving(home_with_digits) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with launched(playwright) as browser:
-        yield browser
 
 
 @pytest.fixture

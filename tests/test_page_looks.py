@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import drop_or_paste, launched, needs_browser, opened, serving
+from browsing import drop_or_paste, needs_browser, opened, serving
 from conftest import Copies
 
 from store.catalogue import Catalogue
 from store.home import Home
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the page's tests need playwright")
 axe_core = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
 
 SIZES = {"desk": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with launched(playwright) as browser:
-        yield browser
 
 
 def goes_to(address: str) -> Callable[[Any, Path], None]:
