@@ -10,8 +10,9 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/simile demo
 
+# Two at a time, a file of tests in one of them: most wait for a process or the disk half of the time.
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -42,6 +43,7 @@ def host_of(header: str) -> str:
     return "" if found is None else found[1].strip("[]").lower().rstrip(".")
 
 
+@lru_cache(1024)  # every request asks it of its Host
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach what listens on this address or name."""
     if host.lower().rstrip(".") == "localhost":

@@ -172,13 +172,13 @@ class Answering:
         described = [case for case in cases if case.asked.metadata]
         metadata = self.catalogue.metadata_of_images(_together(described)) if described else {}
         answers: list[Answer | SimileError] = []
-        for case in cases:
+        for case, spread in zip(cases, _spreads(cases, snapshot), strict=True):
             if case.query is None:
                 assert case.error is not None
                 answers.append(case.error)
                 continue
             said = metadata if case.asked.metadata else None
-            hits = list(_hits(case, facts, said, _spreads(case, snapshot), gauge))
+            hits = list(_hits(case, facts, said, spread, gauge))
             certainty = _certainty(case.question, case.query, case.nearest, snapshot, gauge)
             answers.append(Answer(case.query, hits, certainty, gauge is not None, snapshot.encoder.fingerprint))
         return answers
@@ -256,17 +256,28 @@ def _together(cases: Iterable[_Case]) -> list[int]:
     return found
 
 
-def _spreads(case: _Case, snapshot: Snapshot) -> list[float] | None:
-    """How uncertain the distance of each hit is, in the order of the hits."""
-    query = case.query
-    if query is None or query.sigma is None:
-        return None
-    found: list[float] = []
-    for start in range(0, len(case.ids), ROWS):
-        part = case.ids[start : start + ROWS]
-        ids, vectors = snapshot.vectors(np.sort(part))
-        known = spreads(query.mu, query.sigma, vectors, snapshot.encoder)
-        found += known[np.searchsorted(ids, part)].tolist()
+def _spreads(cases: Sequence[_Case], snapshot: Snapshot) -> list[list[float] | None]:
+    """For each case how uncertain the distance of each hit is, in the order of the hits; None without a σ."""
+    found: list[list[float] | None] = [None] * len(cases)
+    known = [
+        (at, case.query.mu, case.query.sigma)
+        for at, case in enumerate(cases)
+        if case.query is not None and case.query.sigma is not None
+    ]
+    if not known:
+        return found
+    places, mu, sigma = (list(column) for column in zip(*known, strict=True))
+    counts = [len(cases[at].ids) for at in places]
+    ids, rows = np.concatenate([cases[at].ids for at in places]), np.repeat(np.arange(len(places)), counts)
+    mus, sigmas = np.stack(mu), np.stack(sigma)  # (cases, d)
+    spread = np.empty(len(ids))
+    for start in range(0, len(ids), ROWS):
+        part = slice(start, start + ROWS)
+        here, vectors = snapshot.vectors(np.unique(ids[part]))
+        nearest = vectors[np.searchsorted(here, ids[part])]
+        spread[part] = spreads(mus[rows[part]], sigmas[rows[part]], nearest, snapshot.encoder)
+    for at, values in zip(places, np.split(spread, np.cumsum(counts)[:-1]), strict=True):
+        found[at] = values.tolist()
     return found
 
 

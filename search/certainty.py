@@ -18,30 +18,30 @@ def mean_sigma(sigma: FloatArray | None, encoder: EncoderRecord) -> float | None
 
 
 def spreads(mu: FloatArray, sigma: FloatArray, vectors: FloatArray, encoder: EncoderRecord) -> Doubles:
-    """The standard deviation (n,) of the distance between x ~ N(mu, diag(sigma²)), both (d,), and `vectors` (n, d').
+    """The standard deviation (n,) of the distance between x ~ N(mu, diag(sigma²)), both (n, d), and `vectors` (n, d').
 
     The delta method on the squared distance D, whose moments are known (Mathai and Provost, Quadratic Forms in Random
     Variables, 3.2b): with offset δ and covariance C, E D = δᵀδ + tr C and Var D = 4 δᵀCδ + 2 tr C². So it holds at
     distance 0 as well, where the distance itself has no derivative. For `cosine`, C is that of x / |x|, linearised.
     """
-    x, variance = (to_indexed(row[None], encoder.index_dims, "l2")[0].astype(np.float64) for row in (mu, sigma))
+    x, variance = (to_indexed(rows, encoder.index_dims, "l2").astype(np.float64) for rows in (mu, sigma))
     variance **= 2
-    length = float(np.linalg.norm(x))
-    if encoder.metric != "cosine" or length == 0:
-        offsets = vectors - x  # (n, d')
-        trace, squared = variance.sum(), np.square(variance).sum()
-        along = np.einsum("nd,d->n", np.square(offsets), variance)
+    if encoder.metric != "cosine":
+        offsets = across = vectors - x  # (n, d')
+        trace, squared = variance.sum(axis=1), np.square(variance).sum(axis=1)
     else:
+        length = np.linalg.norm(x, axis=1, keepdims=True)
+        length[length == 0] = 1  # zero stays zero: see to_indexed
         x /= length
         variance /= length**2
         offsets = vectors - x
-        across = offsets - np.outer(
-            np.einsum("nd,d->n", offsets, x), x
-        )  # the part at right angles to x: x / |x| does not move along x
+        # The part at right angles to x: x / |x| does not move along x.
+        across = offsets - np.einsum("nd,nd->n", offsets, x)[:, None] * x
         share = np.square(x) * variance
-        trace = variance.sum() - share.sum()
-        squared = np.square(variance).sum() - 2 * (share * variance).sum() + share.sum() ** 2
-        along = np.einsum("nd,d->n", np.square(across), variance)
+        along_x = share.sum(axis=1)
+        trace = variance.sum(axis=1) - along_x
+        squared = np.square(variance).sum(axis=1) - 2 * (share * variance).sum(axis=1) + along_x**2
+    along = np.einsum("nd,nd->n", np.square(across), variance)
     mean = np.square(offsets).sum(axis=1) + trace
     spread: Doubles = np.sqrt((4 * along + 2 * squared) / np.where(mean > 0, 4 * mean, 1))
     return spread

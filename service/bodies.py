@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
-from fastapi import Query
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
@@ -96,30 +95,32 @@ async def read_addition(request: Request) -> AsyncIterator[Addition]:
         yield Addition(upload_in(form), None if said is None else said.texts())
 
 
-async def read_search(request: Request, options: Annotated[SearchOptions, Query()]) -> AsyncIterator[SearchRequest]:
-    """Dependency: a search by files (form), or by id, vector or several ids (JSON). The body wins over the address."""
-    kind = _media_type(request)
+@asynccontextmanager
+async def read_search(request: Request) -> AsyncIterator[SearchRequest]:
+    """A search by files (form), or by id, vector or several ids (JSON). The body wins over the address."""
+    kind, said = _media_type(request), _address(request)
     if kind == MULTIPART:
         async with form_of(request, MOST_ASKED) as form:
-            yield _search_in(form, options)
+            yield _search_in(form, said)
     elif kind == JSON:
+        options = _options(said)
         yield SearchRequest(_merged(_parse(await _read_limited(request, MAX_JSON_BYTES), SearchBody), options))
     else:
         raise HTTPException(415, f"Send pictures as {MULTIPART} (field `file`), or image_id or vector as {JSON}.")
 
 
-async def read_batch(
-    request: Request, options: Annotated[SearchOptions, Query()]
-) -> AsyncIterator[list[SearchRequest]]:
-    """Dependency: several searches, each by one file (form), or as JSON."""
-    kind = _media_type(request)
+@asynccontextmanager
+async def read_batch(request: Request) -> AsyncIterator[list[SearchRequest]]:
+    """Several searches, each by one file (form), or as JSON."""
+    kind, said = _media_type(request), _address(request)
     if kind == MULTIPART:
         async with form_of(request, MOST_SEARCHES) as form:
-            body = _form_body(form, options, SearchForm)
+            body = _form_body(form, said)
             if body.positive_id or body.negative_id or form.getlist("negative"):
                 raise refused("negative", "each file of a batch is a search of its own")
             yield [SearchRequest(body, (upload,)) for upload in uploads_in(form, needed=True)]
     elif kind == JSON:
+        options = _options(said)
         batch = _parse(await _read_limited(request, MAX_BATCH_BYTES), BatchBody)
         yield [SearchRequest(_merged(body, options)) for body in batch.searches]
     else:
@@ -184,8 +185,22 @@ def display_name(name: str) -> str:
     return visible[:200] or "upload"
 
 
-def _search_in(form: FormData, options: SearchOptions) -> SearchRequest:
-    body = _form_body(form, options, SearchForm)
+def _address(request: Request) -> dict[str, Any]:
+    """The options that the address gives, as text. Read by hand: FastAPI takes longer over them than over the rest."""
+    said = request.query_params
+    names = said.keys() & SearchOptions.model_fields.keys()
+    return {name: said.getlist(name) if name in _LISTS else said[name] for name in names}
+
+
+def _options(said: dict[str, Any]) -> SearchOptions:
+    try:
+        return SearchOptions.model_validate(said)
+    except ValidationError as error:
+        raise RequestValidationError(_located(error, lambda _name: "query")) from None
+
+
+def _search_in(form: FormData, said: dict[str, Any]) -> SearchRequest:
+    body = _form_body(form, said)
     needed = not body.positive_id
     files, negatives = uploads_in(form, needed=needed), uploads_in(form, "negative")
     if len(files) + len(negatives) + len(body.positive_id) + len(body.negative_id) > MOST_ASKED:
@@ -193,15 +208,15 @@ def _search_in(form: FormData, options: SearchOptions) -> SearchRequest:
     return SearchRequest(body, tuple(files), tuple(negatives))
 
 
-def _form_body(form: FormData, options: SearchOptions, kind: type[Body]) -> Body:
+def _form_body(form: FormData, said: dict[str, Any]) -> SearchForm:
     """What the form says beside its files; what it leaves out, the address may say."""
-    fields = set(kind.model_fields) & form.keys()
-    given: dict[str, Any] = {name: form[name] for name in fields - _LISTS}
-    given |= {name: form.getlist(name) for name in fields & _LISTS}
+    fields = SearchForm.model_fields.keys() & form.keys()
+    given = {name: form.getlist(name) if name in _LISTS else form[name] for name in fields}
     try:
-        return kind.model_validate(options.model_dump(exclude_unset=True) | given)
+        return SearchForm.model_validate(said | given)
     except ValidationError as error:
-        raise RequestValidationError(_in_body(error)) from None
+        places = dict.fromkeys(said, "query") | dict.fromkeys(given, "body")
+        raise RequestValidationError(_located(error, lambda name: places.get(name, "body"))) from None
 
 
 def _merged(body: SearchBody, options: SearchOptions) -> SearchBody:
@@ -222,7 +237,15 @@ def _parse(data: bytes, kind: type[Body]) -> Body:
 
 
 def _in_body(error: ValidationError) -> list[Mapping[str, Any]]:
-    return [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False, include_input=False)]
+    return _located(error, lambda _name: "body")
+
+
+def _located(error: ValidationError, part_of: Callable[[str], str]) -> list[Mapping[str, Any]]:
+    """What is wrong, and where in the request: `part_of` says it of a field."""
+    return [
+        {**one, "loc": (part_of(str(next(iter(one["loc"]), ""))), *one["loc"])}
+        for one in error.errors(include_url=False, include_input=False)
+    ]
 
 
 async def _read_limited(request: Request, max_bytes: int) -> bytes:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from search.searcher import Searcher
 from service.batching import Desk
-from service.bodies import Addition, SearchRequest, Upload, read_addition, read_batch, read_search, read_upload
+from service.bodies import Addition, Upload, read_addition, read_upload
 from service.door import Door
 from service.facts import Facts
 from service.job_events import JobEvents
@@ -32,7 +32,8 @@ async def _pool(request: Request) -> EncodingPool:
     return cast(EncodingPool, request.app.state.pool)
 
 
-async def _desk(request: Request) -> Desk:
+async def desk_of(request: Request) -> Desk:
+    """Where the app that got this request answers questions."""
     return cast(Desk, request.app.state.desk)
 
 
@@ -54,7 +55,7 @@ async def _job_events(request: Request) -> JobEvents:
 
 TheSearcher = Annotated[Searcher, Depends(searcher_of)]
 ThePool = Annotated[EncodingPool, Depends(_pool)]
-TheDesk = Annotated[Desk, Depends(_desk)]
+TheDesk = Annotated[Desk, Depends(desk_of)]
 TheFacts = Annotated[Facts, Depends(_facts)]
 TheReviews = Annotated[Reviews, Depends(_reviews)]
 TheJobs = Annotated[Jobs, Depends(_jobs)]
@@ -64,6 +65,4 @@ ImageId = Annotated[int, Path(ge=1, le=MAX_ID, description="The id of an indexed
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="How many to answer with.")]
 Offset = Annotated[int, Query(ge=0, le=MAX_ID, description="How many to leave out first.")]
 TheUpload = Annotated[Upload, Depends(read_upload)]
-TheSearch = Annotated[SearchRequest, Depends(read_search)]
-TheBatch = Annotated[list[SearchRequest], Depends(read_batch)]
 TheAddition = Annotated[Addition, Depends(read_addition)]

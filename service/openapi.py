@@ -79,7 +79,7 @@ def search_body() -> dict[str, Any]:
     fields = SearchForm.model_json_schema()["properties"]
     form = _form(_FILES, {"negative": _FILES | {"description": "Pictures to be unlike."}} | fields)
     form["anyOf"] = [{"required": ["file"]}, {"required": ["positive_id"]}]
-    return _body({MULTIPART: form, JSON: SearchBody.model_json_schema()})
+    return _options() | _body({MULTIPART: form, JSON: SearchBody.model_json_schema()})
 
 
 def batch_body() -> dict[str, Any]:
@@ -87,7 +87,7 @@ def batch_body() -> dict[str, Any]:
     fields = SearchOptions.model_json_schema()["properties"]
     files = _FILES | {"maxItems": MOST_SEARCHES, "description": "Each picture is a search of its own."}
     form = _form(files, fields, required=["file"])
-    return _body({MULTIPART: form, JSON: _inlined(BatchBody.model_json_schema())})
+    return _options() | _body({MULTIPART: form, JSON: _inlined(BatchBody.model_json_schema())})
 
 
 def json_body(kind: type[BaseModel]) -> dict[str, Any]:
@@ -124,6 +124,18 @@ def _rename_errors(responses: dict[str, Any]) -> None:
 def _form(file: dict[str, Any], fields: dict[str, Any], required: Sequence[str] = ()) -> dict[str, Any]:
     form = {"type": "object", "properties": {"file": file, **fields}}
     return form | ({"required": list(required)} if required else {})
+
+
+def _options() -> dict[str, Any]:
+    """Those of a search, in its address."""
+    fields = SearchOptions.model_json_schema()["properties"]
+    return {
+        "parameters": [
+            {"name": name, "in": "query", "required": False, "schema": schema}
+            | ({"description": schema["description"]} if "description" in schema else {})
+            for name, schema in fields.items()
+        ]
+    }
 
 
 def _body(schemas: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -153,7 +153,8 @@ class FlatIndex:
         if fetched < len(self):
             reached = [distances[k - 1] for _, distances in found]
             unsure = np.flatnonzero(squares[:, -1] <= np.square(reached) + _rounding(queries, np.array(reached)))
-            for at, better in zip(unsure, self._search_slowly(queries[unsure], k, hidden), strict=True):
+            slow = self._search_slowly(queries[unsure], k, hidden) if len(unsure) else []
+            for at, better in zip(unsure, slow, strict=True):
                 found[at] = better
         return [(nearest[:k], distances[:k]) for nearest, distances in found]
 

@@ -182,7 +182,9 @@ def test_the_spread_of_a_distance_is_what_draws_from_the_posterior_show(metric: 
     draws = (mu + sigma * generator.normal(size=(40_000, 12))).astype(np.float32)
     drawn = to_indexed(draws, encoder.index_dims, metric)
     measured = [np.linalg.norm(drawn - vector, axis=1).std() for vector in vectors]
-    np.testing.assert_allclose(spreads(mu, sigma, vectors, encoder), measured, rtol=0.12)
+    np.testing.assert_allclose(
+        spreads(np.tile(mu, (4, 1)), np.tile(sigma, (4, 1)), vectors, encoder), measured, rtol=0.12
+    )
     assert mean_sigma(sigma, encoder) == pytest.approx(float(sigma[:8].mean()))
 
 
@@ -190,5 +192,6 @@ def test_an_encoder_that_is_sure_of_everything_spreads_nothing() -> None:
     encoder = EncoderRecord("f", "n", "r", 3, None, "cosine", now())
     mu = np.array([1.0, 2.0, 2.0], np.float32)
     vectors = np.stack([mu / 3, np.array([1.0, 0.0, 0.0], np.float32)])
-    assert spreads(mu, np.zeros(3, np.float32), vectors, encoder).tolist() == [0.0, 0.0]
-    assert spreads(np.zeros(3, np.float32), np.ones(3, np.float32), vectors, encoder).shape == (2,)
+    none, one = np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32)
+    assert spreads(np.stack([mu, mu]), none, vectors, encoder).tolist() == [0.0, 0.0]
+    assert np.isfinite(spreads(none, one, vectors, encoder)).all()
