@@ -105,7 +105,7 @@ def write_morph(searcher: Searcher, made: Morph, output: Path) -> None:
 def _strip(searcher: Searcher, made: Morph, leg: int) -> list[list[Tile]]:
     """Frames of one leg, and what is nearest to each."""
     first, last = made.stops[leg], made.stops[leg + 1]
-    captions = {first: made.names[leg], last: made.names[leg + 1]}
+    captions = {first: Path(made.names[leg]).name, last: Path(made.names[leg + 1]).name}
     rows = range(first, last + 1)
     frames = [Tile(made.frames[row], captions.get(row, f"{(row - first) / (last - first):.0%}")) for row in rows]
     return [frames, [_nearest_tile(searcher, made.nearest[row]) for row in rows]]

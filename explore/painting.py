@@ -51,7 +51,7 @@ def sheet(searcher: Searcher, attribute: Attribute, parts: Sequence[Path | int],
             Tile(pixels, f"{attribute.name} {strength:+g}" if strength else "as it is")
             for pixels, strength in zip(seen, strengths, strict=True)
         ]
-        rows.append([Tile(searcher.picture_of(part), place.name), *tiles])
+        rows.append([Tile(searcher.picture_of(part), Path(place.name).name), *tiles])
     return tile_grid(rows)
 
 
