@@ -19,7 +19,9 @@ from cli import (
     encoders,
     evaluate,
     explore,
+    explore_map,
     explore_measures,
+    explore_walks,
     keys,
     look,
     output,
@@ -45,8 +47,12 @@ app.command("embed")(collection.embed)
 app.command("evaluate")(evaluate.evaluate)
 app.command("morph")(explore.morph)
 app.command("generate")(explore.generate)
+app.command("traverse")(explore_walks.traverse)
+app.command("manifold")(explore_walks.manifold)
 app.add_typer(attribute.app, name="attribute")
+app.command("map")(explore_map.map_collection)
 app.command("outliers")(explore_measures.outliers)
+app.command("uncertainty")(explore_measures.uncertainty)
 app.add_typer(dedup.app, name="dedup")
 app.command("serve")(serve.serve)
 app.command("demo")(serve.demo)

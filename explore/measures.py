@@ -60,10 +60,13 @@ class Measures:
         return Measures(ids[order], error[order], detail[order])
 
 
+_NOTHING = Measures(np.empty(0, np.int64), np.empty(0), np.empty(0))
+
+
 def measures_of(searcher: Searcher, ids: Ids, on_progress: OnProgress) -> Measures:
     """Of these images, ascending, by the encoder in use; those that were not measured before are read now."""
     encoder = searcher.encoder()
-    path = _file(searcher, encoder)
+    path = _file(searcher, encoder.fingerprint)
     known = _load(path)
     missing = np.setdiff1d(ids, known.ids)
     if len(missing):
@@ -72,6 +75,12 @@ def measures_of(searcher: Searcher, ids: Ids, on_progress: OnProgress) -> Measur
         known = known.joined(Measures(missing[read], measured.error[read], measured.detail[read]))
         _save(path, known)
     return known.of(ids)
+
+
+def known_measures(searcher: Searcher, ids: Ids) -> Measures:
+    """Of these images what was measured before: nothing is read, and no network is needed."""
+    fingerprint = searcher.catalogue.state().active_encoder
+    return (_NOTHING if fingerprint is None else _load(_file(searcher, fingerprint))).of(ids)
 
 
 def detail_of(pictures: Pixels) -> Doubles:
@@ -123,8 +132,8 @@ def _read(searcher: Searcher, encoder: TrainedEncoder, ids: Ids, pool: Workers) 
     return np.array([row for row, _ in read], np.int64), pictures
 
 
-def _file(searcher: Searcher, encoder: TrainedEncoder) -> Path:
-    return searcher.home.root / "measures" / f"{encoder.fingerprint[:16]}.npz"
+def _file(searcher: Searcher, fingerprint: str) -> Path:
+    return searcher.home.root / "measures" / f"{fingerprint[:16]}.npz"
 
 
 def _load(path: Path) -> Measures:
@@ -132,7 +141,7 @@ def _load(path: Path) -> Measures:
         ids, error, detail = stored["ids"], stored["error"], stored["detail"]
         if len(ids) == len(error) == len(detail) and bool(np.all(np.diff(ids) > 0)):
             return Measures(ids, error, detail)
-    return Measures(np.empty(0, np.int64), np.empty(0), np.empty(0))
+    return _NOTHING
 
 
 def _save(path: Path, measures: Measures) -> None:

@@ -54,12 +54,12 @@ def thumbnail(picture: Picture, side: int = 256) -> bytes:
         return encode_png(picture.pixels.repeat(factor, axis=0).repeat(factor, axis=1))
     if factor == 1:
         return encode_jpeg(picture.pixels, 85)
-    return encode_jpeg(np.asarray(_fitted(picture.pixels, side, side)), 85)
+    return encode_jpeg(np.asarray(fitted(picture.pixels, side, side)), 85)
 
 
 def side_by_side(pictures: list[Pixels], captions: list[str]) -> bytes:
     """PNG of pictures in one row, all of the same height (256 pixels), each over its caption."""
-    shown = [_fitted(pixels, 4 * 256, 256) for pixels in pictures]
+    shown = [fitted(pixels, 4 * 256, 256) for pixels in pictures]
     lines = max((len(caption.split("\n")) for caption in captions), default=0)
     widths = [max(image.width, 96) for image in shown]  # a caption needs some room
     canvas = _paper(sum(widths) + _GAP * (len(shown) - 1), 256 + 8 + lines * _LINE)
@@ -175,7 +175,7 @@ def _line_height(tiles: list[Tile]) -> int:
 
 def _place(canvas: Image.Image, tile: Tile, left: int, top: int) -> None:
     """A tile on its mat: pictures of any shape stand in squares of one size, so that rows and columns align."""
-    image = _fitted(tile.pixels, _SIDE, _SIDE)
+    image = fitted(tile.pixels, _SIDE, _SIDE)
     ImageDraw.Draw(canvas).rectangle((left, top, left + _SIDE - 1, top + _SIDE - 1), MAT)
     canvas.paste(image, (left + (_SIDE - image.width) // 2, top + (_SIDE - image.height) // 2))
     _write_lines(canvas, tile.caption, left, top + _SIDE + 6, _SIDE)
@@ -188,7 +188,7 @@ def _write_lines(canvas: Image.Image, caption: str, left: int, top: int, width: 
         write(canvas, text, (left, top + number * _LINE), _TEXT, FAINT if number else INK)
 
 
-def _fitted(pixels: Pixels, width: int, height: int) -> Image.Image:
+def fitted(pixels: Pixels, width: int, height: int) -> Image.Image:
     """(H, W, 3) as large as it goes in width x height, in its own aspect.
 
     Enlarged by a whole factor with square pixels, then reduced to size: even pixels at any factor.

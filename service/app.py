@@ -25,6 +25,7 @@ from service.job_events import JobEvents
 from service.jobs import Jobs
 from service.keyring import Keyring
 from service.limits import FORM_OVERHEAD, Admission, BodyLimit, EncodingPool, House
+from service.maps import Maps
 from service.metrics import Metrics
 from service.rates import Buckets
 from service.request_logs import Requests
@@ -38,6 +39,8 @@ from service.routes import (
     images,
     jobs,
     jobs_page,
+    map,
+    map_page,
     metrics,
     page,
     search,
@@ -52,12 +55,14 @@ ROUTERS = (
     encoders.router,
     status.router,
     jobs.router,
+    map.router,
     health.router,
     metrics.router,
     page.router,
     collection_page.router,
     duplicates_page.router,
     jobs_page.router,
+    map_page.router,
     signin.router,
 )
 DESCRIPTION = "Finds similar images with a variational autoencoder, and shows what the model saw."
@@ -76,6 +81,7 @@ def create_app(settings: Settings, *, prepared: bool = False) -> FastAPI:
         redoc_url=None,
     )
     app.state.settings, app.state.prepared, app.state.reviews = settings, prepared, Reviews()
+    app.state.maps = Maps(settings)
     app.state.keyring, app.state.buckets = Keyring(settings), Buckets()
     figures, house = Metrics(), House(settings.queue)
     app.state.metrics, app.state.house = figures, house
@@ -116,6 +122,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     if state.prepared:
         watching.join()  # a process that ends while a network is being converted is aborted
     await run_in_threadpool(state.jobs.close)
+    await run_in_threadpool(state.maps.close)
     await run_in_threadpool(state.desk.close)
     state.door.close()
     state.keyring.close()

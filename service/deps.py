@@ -16,6 +16,7 @@ from service.facts import Facts
 from service.job_events import JobEvents
 from service.jobs import Jobs
 from service.limits import EncodingPool
+from service.maps import Maps
 from service.reviews import Reviews
 from service.schemas import MAX_ID, MAX_LIMIT
 
@@ -49,6 +50,10 @@ async def _jobs(request: Request) -> Jobs:
     return cast(Jobs, request.app.state.jobs)
 
 
+async def _maps(request: Request) -> Maps:
+    return cast(Maps, request.app.state.maps)
+
+
 async def _job_events(request: Request) -> JobEvents:
     return cast(JobEvents, request.app.state.job_events)
 
@@ -59,6 +64,7 @@ TheDesk = Annotated[Desk, Depends(desk_of)]
 TheFacts = Annotated[Facts, Depends(_facts)]
 TheReviews = Annotated[Reviews, Depends(_reviews)]
 TheJobs = Annotated[Jobs, Depends(_jobs)]
+TheMaps = Annotated[Maps, Depends(_maps)]
 TheJobEvents = Annotated[JobEvents, Depends(_job_events)]
 JobId = Annotated[int, Path(ge=1, le=MAX_ID, description="The id of an indexing job.")]
 ImageId = Annotated[int, Path(ge=1, le=MAX_ID, description="The id of an indexed image.")]

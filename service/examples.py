@@ -52,6 +52,14 @@ PROBLEMS: dict[int, list[Exception]] = {
     ],
 }
 
+_NO_MAP: dict[int, list[Exception]] = {
+    404: [Refusal(404, "no-such-map", "There is no map by umap yet. POST to /v1/map to have it computed.")],
+    503: [
+        errors.BeingComputed("The map is being computed. Ask again in some seconds."),
+        Refusal(503, "map-failed", "The map by pca could not be made. Try `simile map --layout pca`."),
+    ],
+}
+
 # Of one route, in place of the errors above.
 OF_ROUTE: dict[str, dict[int, list[Exception]]] = {
     "GET /v1/images": {503: [errors.BeingComputed("How unlike the rest each picture is, is being computed.")]},
@@ -60,6 +68,9 @@ OF_ROUTE: dict[str, dict[int, list[Exception]]] = {
         409: [errors.JobRunning("Job 7 is under way, and there is one at a time. Wait for its end, or cancel it.")],
     },
     "POST /v1/jobs/{job_id}/cancel": {409: [errors.JobOver("Job 7 has ended: it can't be stopped any more.")]},
+    "GET /v1/map": _NO_MAP,
+    "GET /v1/map/points": _NO_MAP,
+    "GET /v1/map/tiles/{tile}": _NO_MAP,
     "GET /readyz": {503: [Refusal(503, "not-ready", "The encoder is being loaded.")]},
 }
 _UNKNOWN: dict[str, Exception] = {
@@ -69,6 +80,7 @@ _UNKNOWN: dict[str, Exception] = {
 _PARAMETERS: dict[str, Any] = {
     "image_id": 17,
     "job_id": 7,
+    "tile": 3,
     "fingerprint": "7037831b0a56ace8",
     "first": 17,
     "second": 18,

@@ -24,6 +24,7 @@ TINY = 48  # pixels: below this, smoothing would blur a picture to fog
 _PLACES = (
     (urls.PAGE, "Search"),
     (urls.COLLECTION_PAGE, "Collection"),
+    (urls.MAP_PAGE, "Map"),
     (urls.DUPLICATES_PAGE, "Duplicates"),
     (urls.JOBS_PAGE, "Indexing"),
     (urls.DOCS, "API"),

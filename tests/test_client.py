@@ -56,6 +56,8 @@ SHAPES = {
     "Jobs": "JobsOut",
     "Failures": "FailuresOut",
     "Duplicates": "DuplicatesOut",
+    "CollectionMap": "MapOut",
+    "MapPoints": "PointsOut",
     "Narrowing": "Narrowing",
     "Options": "SearchOptions",
 }

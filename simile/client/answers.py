@@ -202,6 +202,38 @@ class Failures(TypedDict):
     offset: int
 
 
+class CollectionMap(TypedDict):
+    """The collection in a plane."""
+
+    layout: str
+    map: str
+    layouts: list[str]
+    images: int
+    newer: int
+    missing: int
+    method: str
+    clusters: list[dict[str, Any]]
+    labels: list[dict[str, Any]]
+    errors: int
+    tiles: int
+    tile_side: int
+    computing: dict[str, Any] | None
+    failed: str | None
+
+
+class MapPoints(TypedDict):
+    """Every picture of a map, in columns."""
+
+    ids: list[int]
+    x: list[float]
+    y: list[float]
+    place: list[int | None]
+    cluster: list[int | None]
+    density: list[float | None]
+    error: list[float | None]
+    label: list[int | None] | None
+
+
 class Duplicates(TypedDict):
     """A page of what `simile dedup` found."""
 

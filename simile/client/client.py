@@ -11,6 +11,7 @@ from urllib.parse import quote
 from simile.client.answers import (
     Activated,
     AddedImage,
+    CollectionMap,
     Decision,
     Duplicates,
     Encoder,
@@ -21,6 +22,7 @@ from simile.client.answers import (
     Job,
     Jobs,
     ListedImage,
+    MapPoints,
     Narrowing,
     Options,
     SearchAnswer,
@@ -30,6 +32,7 @@ from simile.client.errors import ClientError, Problem, Unavailable
 from simile.client.transport import Answer, Body, Fields, Picture, Transport, form_body, json_body, query
 
 Result = SearchAnswer | Problem
+Layout = Literal["pca", "umap", "tsne"]
 
 
 class Client(Transport):
@@ -196,6 +199,29 @@ class Client(Transport):
     def activate_encoder(self, fingerprint: str) -> Activated:
         """Puts an encoder in use."""
         return self._json("POST /v1/encoders/{fingerprint}/activate", fingerprint=fingerprint)
+
+    def map(self, layout: Layout = "pca") -> CollectionMap:
+        """The collection in a plane. Raises Unavailable while it is computed, NotFound where nobody asked for it."""
+        return self._json("GET /v1/map", asked={"layout": layout})
+
+    def make_map(
+        self,
+        layout: Layout = "pca",
+        clusters: Literal["kmeans", "hdbscan"] = "kmeans",
+        count: int | None = None,
+        seed: int = 0,
+    ) -> dict[str, Any]:
+        """Has a map made: what is being made. count: clusters of k-means, or pictures of HDBSCAN's smallest."""
+        wanted = {"layout": layout, "clusters": clusters, "count": count, "seed": seed}
+        return self._json("POST /v1/map", body=json_body(wanted))
+
+    def map_points(self, layout: Layout = "pca", label: str | None = None) -> MapPoints:
+        """Every picture of a map, with where it lies. label: one of the map's, to tell the pictures apart by."""
+        return self._json("GET /v1/map/points", asked={"layout": layout, "label": label})
+
+    def map_tile(self, tile: int, layout: Layout = "pca") -> bytes:
+        """256 thumbnails of a map, a WebP."""
+        return self._send("GET /v1/map/tiles/{tile}", asked={"layout": layout}, tile=tile).body
 
     def status(self) -> Status:
         """How things stand."""
