@@ -5,7 +5,7 @@
 DIR holds fashion-mnist.npz. Trained, indexed and laid out by the commands that a user types, then served by `simile
 serve` and opened at 1280 x 800. First paint: from the navigation to the first points on the screen, with the stored
 layout, in a fresh browser. Frames: the times between callbacks of requestAnimationFrame while a pointer drags the plane
-to and fro for some seconds, at three distances; it needs a machine with nothing else to do, and says how many of them
+to and fro for some seconds, at four distances; it needs a machine with nothing else to do, and says how many of them
 were long.
 """
 
@@ -33,7 +33,7 @@ from simile_runs import SIMILE, simile
 from models.images import encode_png
 
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
-DISTANCES = ((1, "all in sight"), (3, "3 times nearer"), (12, "12 times nearer"))
+DISTANCES = ((0, "all in sight"), (1, "a cluster"), (3, "a third of it"), (9, "a ninth of it"))
 SECONDS = 6.0
 LONG = 50.0  # milliseconds
 
@@ -137,10 +137,7 @@ def look(playwright: Any, address: str, picture: Path | None) -> None:
 
 def moved(page: Any, nearer: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Milliseconds between frames while the plane is dragged to and fro, after its thumbnails have come."""
-    page.get_by_role("button", name="All").click()
-    zoom(page, nearer)
-    page.wait_for_load_state("networkidle")
-    page.wait_for_timeout(1500)
+    approach(page, nearer)
     page.evaluate(RECORD)
     page.mouse.move(450, 420)
     page.mouse.down()
@@ -152,23 +149,27 @@ def moved(page: Any, nearer: int) -> np.ndarray[tuple[int], np.dtype[np.float64]
     return np.array(frames)
 
 
-def zoom(page: Any, nearer: int) -> None:
-    page.mouse.move(470, 420)
-    for _ in range(round(np.log(nearer) / 0.16)):
-        page.mouse.wheel(0, -100)
-        page.wait_for_timeout(30)
+def approach(page: Any, nearer: int) -> None:
+    """Has all in sight, or the third largest cluster, so many times nearer than all of it; waits for the thumbnails."""
+    page.get_by_role("button", name="All").click()
+    if nearer:
+        page.locator("button[data-cluster]").nth(2).click()
+        page.get_by_role("button", name="Clear").click()
+        page.mouse.move(494, 425)  # the middle of the plane
+        for _ in range(round(np.log(nearer) / 0.16)):
+            page.mouse.wheel(0, -100)
+            page.wait_for_timeout(30)
+    page.mouse.move(2, 2)
+    page.wait_for_load_state("networkidle")
+    page.wait_for_timeout(1500)
 
 
 def photograph(page: Any, picture: Path) -> None:
     """The page as a person sees it, side by side: all of the map, and a part of it from near."""
     page.get_by_label("Colour").select_option("label:folder")
     shots = []
-    for nearer in (1, 9):
-        page.get_by_role("button", name="All").click()
-        zoom(page, nearer)
-        page.mouse.move(2, 2)
-        page.wait_for_load_state("networkidle")
-        page.wait_for_timeout(1500)
+    for nearer in (0, 3):
+        approach(page, nearer)
         shots.append(Image.open(io.BytesIO(page.screenshot())).convert("RGB"))
     both = Image.new("RGB", (2 * shots[0].width, shots[0].height))
     for place, shot in enumerate(shots):

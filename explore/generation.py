@@ -66,22 +66,40 @@ def from_prior(searcher: Searcher, count: int, temperature: float, seed: int) ->
 
 
 def from_mixture(searcher: Searcher, count: int, temperature: float, seed: int) -> FloatArray:
-    """z (n, d) from a Gaussian mixture over the aggregate posterior. Needs no σ; raises TooFewPictures.
+    """z (n, d) from a Gaussian mixture over the aggregate posterior. Needs no σ; raises TooFewPictures."""
+    return mixture_of(searcher, seed).draw(count, temperature, seed)
 
-    Fitted to μ; the mean σ² is added to each component's variance, as q(z) is a mixture of the pictures' posteriors.
-    `temperature` scales each component's deviations, not the distances between components.
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """Of k Gaussians: weights (k,), means (k, d), roots (k, d, d): Cholesky factors of the covariances."""
+
+    weights: NDArray[np.float64]
+    means: NDArray[np.float64]
+    roots: NDArray[np.float64]
+
+    def draw(self, count: int, temperature: float, seed: int) -> FloatArray:
+        """z (n, d). `temperature` scales each component's deviations, not the distances between components."""
+        random = np.random.default_rng(seed)
+        chosen = random.choice(len(self.weights), count, p=self.weights)
+        noise = random.standard_normal((count, self.means.shape[1]))
+        drawn = self.means[chosen] + temperature * np.einsum("nij,nj->ni", self.roots[chosen], noise)
+        found: FloatArray = drawn.astype(np.float32)
+        return found
+
+
+def mixture_of(searcher: Searcher, seed: int) -> Mixture:
+    """Fitted to μ; the mean σ² is added to each component's variance, as q(z) is a mixture of the pictures' posteriors.
+
+    Raises TooFewPictures.
     """
     everything = aggregate_of(searcher).chosen(MOST, seed)
     if len(everything) < FEWEST:
         raise TooFewPictures(f"A mixture over {len(everything)} pictures says nothing: index at least {FEWEST}.")
     best = fit(everything.mu.astype(np.float64), seed)
     blur = 0.0 if everything.sigma is None else np.square(everything.sigma.astype(np.float64)).mean(axis=0)
-    random = np.random.default_rng(seed)
-    chosen = random.choice(len(best.weights_), count, p=best.weights_ / best.weights_.sum())
-    noise = random.standard_normal((count, best.means_.shape[1]))
     roots = [np.linalg.cholesky(one + np.diag(np.broadcast_to(blur, len(one)))) for one in best.covariances_]
-    drawn = [best.means_[k] + temperature * (roots[k] @ eps) for k, eps in zip(chosen, noise, strict=True)]
-    return np.stack(drawn).astype(np.float32)
+    return Mixture(best.weights_ / best.weights_.sum(), best.means_, np.stack(roots))
 
 
 def fit(mu: NDArray[np.float64], seed: int) -> GaussianMixture:

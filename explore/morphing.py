@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from core.errors import BadSetting
 from core.records import FloatArray, Hit
 from explore.outputs import write_output
-from explore.parts import check_decoder, decoded, nearest_to, places_of
+from explore.parts import Part, check_decoder, decoded, nearest_to, places_of
 from models.drawing import Tile, animation, tile_grid
 from models.preprocessing import Pixels
 from search.searcher import Searcher
@@ -41,7 +41,7 @@ class Morph:
     nearest: list[Hit | None]
 
 
-def morph(searcher: Searcher, parts: Sequence[Path | int], steps: int = 16, how: How = "linear") -> Morph:
+def morph(searcher: Searcher, parts: Sequence[Part], steps: int = 16, how: How = "linear") -> Morph:
     """The way through all the parts; `steps` frames from each to the next, both of them included.
 
     Frames are in the first picture's aspect; those at the stops are reconstructions. Raises NoDecoder, BadSetting.
@@ -64,11 +64,15 @@ def morph(searcher: Searcher, parts: Sequence[Path | int], steps: int = 16, how:
 
 def path_through(places: FloatArray, steps: int, how: How) -> FloatArray:
     """The latents (n, d) on the way through places (m, d), `steps` from each to the next, ends included."""
-    between = _spherical if how == "spherical" else _linear
     shares = np.linspace(0, 1, steps)[:, None]  # (steps, 1)
     wide = places.astype(np.float64)
-    legs = [between(one, other, shares)[1:] for one, other in pairwise(wide)]
+    legs = [between(one, other, shares, how)[1:] for one, other in pairwise(wide)]
     return np.concatenate([wide[:1], *legs]).astype(np.float32)
+
+
+def between(one: Doubles, other: Doubles, shares: Doubles, how: How) -> Doubles:
+    """The places (n, d) that are so far, shares (n, 1) from 0 to 1, on the way from one (d,) to the other."""
+    return (_spherical if how == "spherical" else _linear)(one, other, shares)
 
 
 def _linear(one: Doubles, other: Doubles, shares: Doubles) -> Doubles:
@@ -94,12 +98,14 @@ def _spherical(one: Doubles, other: Doubles, shares: Doubles) -> Doubles:
 
 def write_morph(searcher: Searcher, made: Morph, output: Path) -> None:
     """.gif and .webp: the frames, over and over. .png: a strip, the nearest real picture below each frame."""
-    suffix = output.suffix.lower()
-    if suffix == ".png":
-        data = tile_grid([row for leg in range(len(made.stops) - 1) for row in _strip(searcher, made, leg)])
-    else:
-        data = animation(made.frames, "GIF" if suffix == ".gif" else "WEBP", made.stops)
-    write_output(output, data)
+    write_output(output, draw_morph(searcher, made, output.suffix.lower().removeprefix(".")))
+
+
+def draw_morph(searcher: Searcher, made: Morph, format: str) -> bytes:
+    """The same as bytes; format: gif, webp or png."""
+    if format == "png":
+        return tile_grid([row for leg in range(len(made.stops) - 1) for row in _strip(searcher, made, leg)])
+    return animation(made.frames, format.upper(), made.stops)
 
 
 def _strip(searcher: Searcher, made: Morph, leg: int) -> list[list[Tile]]:

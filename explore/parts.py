@@ -12,8 +12,10 @@ from core.errors import NoDecoder, SimileError
 from core.records import FloatArray, Hit
 from models.names import printable
 from models.preprocessing import Pixels
-from search.questions import Asked, Question
+from search.questions import Asked, AskedPicture, Question
 from search.searcher import Searcher
+
+Part = Path | int | AskedPicture | FloatArray  # a file, an indexed image, an upload that was prepared, or a mu (d,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,11 +29,14 @@ class Place:
     height: int
 
 
-def places_of(searcher: Searcher, parts: Sequence[Path | int]) -> list[Place]:
-    """One place for each file or id, in order. Raises UnreadableImage, NoSuchImage, NothingIndexed."""
+def places_of(searcher: Searcher, parts: Sequence[Part]) -> list[Place]:
+    """One place for each part, in order; a mu has the shape of the network's own pictures.
+
+    Raises UnreadableImage, NoSuchImage, NothingIndexed, EncoderMismatch, NotFinite.
+    """
     asked = Asked(limit=1, error=False)
     questions = [
-        Question((part if isinstance(part, int) else searcher.prepare(part, printable(str(part))),), asked=asked)
+        Question((searcher.prepare(part, printable(str(part))) if isinstance(part, Path) else part,), asked=asked)
         for part in parts
     ]
     found = []
@@ -39,9 +44,16 @@ def places_of(searcher: Searcher, parts: Sequence[Path | int]) -> list[Place]:
         if isinstance(answer, SimileError):
             raise answer
         query = answer.query
-        assert query.width is not None and query.height is not None
-        found.append(Place(query.name or str(part), query.mu, query.sigma, query.width, query.height))
+        width, height = (query.width, query.height) if query.width and query.height else plain_size(searcher)
+        name = query.name or (str(part) if isinstance(part, Path | int) else "a vector")
+        found.append(Place(name, query.mu, query.sigma, width, height))
     return found
+
+
+def plain_size(searcher: Searcher) -> tuple[int, int]:
+    """(width, height) of the pictures that the network takes, without padding."""
+    _, _, height, width = searcher.encoder().preprocessing.content_box()
+    return width, height
 
 
 def nearest_to(searcher: Searcher, latents: FloatArray) -> list[Hit | None]:

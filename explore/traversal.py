@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from scipy.stats import norm
@@ -11,7 +10,7 @@ from scipy.stats import norm
 from core.errors import BadSetting
 from core.records import FloatArray, Hit
 from explore.aggregate import aggregate_of
-from explore.parts import Place, check_decoder, decoded, nearest_to, places_of
+from explore.parts import Part, Place, check_decoder, decoded, nearest_to, places_of, plain_size
 from models.drawing import Tile, grid, tile_grid
 from models.preprocessing import Pixels
 from search.searcher import Searcher
@@ -88,37 +87,23 @@ def read_dims(text: str, reach: Reach) -> list[int]:
 
 def traverse(
     searcher: Searcher,
-    part: Path | int | None = None,
+    part: Part | None = None,
     *,
     dims: str = "8",
     span: float = 3.0,
     steps: int = 9,
-    seed: int = 0,
+    reach: Reach | None = None,
     nearest: bool = True,
 ) -> Traversal:
     """From a picture, or from the mean of the collection, along each dimension: `span` deviations to either side.
 
-    A deviation is that of the dimension over the collection. Raises NoDecoder, BadSetting, NothingIndexed.
+    A deviation is that of the dimension over the collection; `reach`: where it is known already.
+    Raises NoDecoder, BadSetting, NothingIndexed.
     """
     check_decoder(searcher, "what a dimension stands for can't be shown")
-    place = None if part is None else places_of(searcher, [part])[0]
+    place: Place | None = None if part is None else places_of(searcher, [part])[0]
     name = "the mean of the collection" if place is None else place.name
-    return traverse_from(searcher, place, name, dims=dims, span=span, steps=steps, seed=seed, nearest=nearest)
-
-
-def traverse_from(
-    searcher: Searcher,
-    place: Place | None,
-    name: str,
-    *,
-    dims: str,
-    span: float,
-    steps: int,
-    seed: int = 0,
-    nearest: bool = True,
-) -> Traversal:
-    """The same from a place that is known; None: from the mean of the collection."""
-    reach = reach_of(searcher, seed)
+    reach = reach or reach_of(searcher)
     chosen = read_dims(dims, reach)
     if not 0 < span < np.inf or steps < 2 or steps * len(chosen) > MOST:
         raise BadSetting(
@@ -126,12 +111,13 @@ def traverse_from(
             "all, and a span above 0."
         )
     start = reach.centre if place is None else place.mu
+    size = plain_size(searcher) if place is None else (place.width, place.height)
     offsets = np.linspace(-span, span, steps).astype(np.float32)
     latents = np.tile(start, (len(chosen), steps, 1)).astype(np.float32)
     for row, dim in enumerate(chosen):
         latents[row, :, dim] += offsets * reach.deviation[dim]
     flat = latents.reshape(-1, latents.shape[-1])
-    frames = decoded(searcher, flat, *_size(searcher, place))
+    frames = decoded(searcher, flat, *size)
     hits = nearest_to(searcher, flat) if nearest else []
     rows = [hits[row * steps : (row + 1) * steps] for row in range(len(chosen))]
     return Traversal(name, chosen, offsets, latents, frames.reshape(*latents.shape[:2], *frames.shape[1:]), rows)
@@ -162,7 +148,7 @@ def manifold(searcher: Searcher, *, axes: str = "principal", size: int = 12, see
     places = norm.ppf(np.linspace(*SHARES, size)).astype(np.float32)
     right, below = np.meshgrid(places, places)
     latents = reach.centre + right.reshape(-1, 1) * across + below.reshape(-1, 1) * down
-    return Manifold(named, latents, decoded(searcher, latents, *_size(searcher, None)))
+    return Manifold(named, latents, decoded(searcher, latents, *plain_size(searcher)))
 
 
 def draw_manifold(made: Manifold) -> bytes:
@@ -186,11 +172,3 @@ def _plane(searcher: Searcher, axes: str, seed: int) -> tuple[FloatArray, FloatA
     values, vectors = np.linalg.eigh(wide.T @ wide / len(wide))
     one, other = (vectors[:, -at] * np.sqrt(max(values[-at], 0.0)) for at in (1, 2))
     return one.astype(np.float32), other.astype(np.float32), "the two directions of most variance"
-
-
-def _size(searcher: Searcher, place: Place | None) -> tuple[int, int]:
-    """(width, height) of what is shown."""
-    if place is not None:
-        return place.width, place.height
-    _, _, height, width = searcher.encoder().preprocessing.content_box()
-    return width, height

@@ -71,9 +71,9 @@ def uncertainty(
     Raises NoVariance, NoDecoder, BadSetting, UnreadableImage, NoSuchImage (also where an indexed image's file is gone).
     """
     path = searcher.file(part)[0] if isinstance(part, int) else part
-    image_id = part if isinstance(part, int) else None
+    picture = searcher.prepare(path, path.name)
     return uncertainty_of(
-        searcher, searcher.prepare(path, path.name), image_id, samples=samples, seed=seed, on_progress=on_progress
+        searcher, picture, part if isinstance(part, int) else None, samples=samples, seed=seed, on_progress=on_progress
     )
 
 
@@ -86,7 +86,7 @@ def uncertainty_of(
     seed: int = 0,
     on_progress: OnProgress | None = None,
 ) -> Uncertainty:
-    """The same of a picture that was prepared; `image_id`: it is indexed, and no neighbour of itself."""
+    """The same of a picture that was prepared; `image_id`: of an indexed one. Neither is a neighbour of itself."""
     if not 2 <= samples <= MOST:
         raise BadSetting(f"samples can't be {samples}. Draw 2 to {MOST}.")
     encoder = searcher.encoder()
@@ -99,11 +99,16 @@ def uncertainty_of(
     noise = np.random.default_rng(seed).standard_normal((samples, len(mu))).astype(np.float32)
     draws = mu + sigma * noise
     deviation = encoder.decode(draws).std(axis=0)  # (C, S, S)
-    largest = float(deviation.max())
-    shown = encoder.preprocessing.to_pixels(deviation / max(largest, 1e-12), prepared.width, prepared.height)
+    top, left, height, width = encoder.preprocessing.content_box()
+    of_picture = deviation[:, top : top + height, left : left + width]  # without padding
+    largest = float(of_picture.max())
+    scaled = np.minimum(deviation / max(largest, 1e-12), 1)
+    shown = encoder.preprocessing.to_pixels(scaled, prepared.width, prepared.height)
     nats = _log_likelihood(encoder, batch, max(samples, IMPORTANCE), seed)
     error = float(error_of(encoder, batch)[0])
-    same, overlap = _stability(searcher, mu, draws, image_id)
+    indexed = searcher.catalogue.images_by_sha([prepared.sha256]).get(prepared.sha256)
+    known = image_id if indexed is None else indexed.image_id
+    same, overlap = _stability(searcher, mu, draws, known)
     return Uncertainty(
         name=picture.name,
         mu=mu,
@@ -112,7 +117,7 @@ def uncertainty_of(
         samples=samples,
         seen=decoded(searcher, mu[None], prepared.width, prepared.height)[0],
         deviation=shown,
-        mean_deviation=float(deviation.mean()),
+        mean_deviation=float(of_picture.mean()),
         largest=largest,
         log_likelihood=nats,
         bits_per_value=None if nats is None else bits_per_dimension(nats, _values(encoder, batch), _density(encoder)),

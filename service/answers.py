@@ -35,7 +35,7 @@ def search_out(searcher: Searcher, answer: Answer, include: Collection[str] = ()
     shown = wanted and searcher.encoder().has_decoder
     return SearchOut(
         query=_query_out(answer, seen),
-        hits=[_hit_out(hit, with_reconstruction=shown) for hit in answer.hits],
+        hits=[hit_out(hit, with_reconstruction=shown) for hit in answer.hits],
         score_calibrated=answer.calibrated,
     )
 
@@ -118,7 +118,8 @@ def _query_out(answer: Answer, reconstruction: str | None) -> QueryOut:
     )
 
 
-def _hit_out(hit: Hit, *, with_reconstruction: bool) -> HitOut:
+def hit_out(hit: Hit, *, with_reconstruction: bool) -> HitOut:
+    """One similar image."""
     return HitOut(
         image_id=hit.image_id,
         distance=hit.distance,

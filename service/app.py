@@ -24,6 +24,7 @@ from service.headers import OTHER_SITES, SafeHeaders
 from service.job_events import JobEvents
 from service.jobs import Jobs
 from service.keyring import Keyring
+from service.latents import Latents
 from service.limits import FORM_OVERHEAD, Admission, BodyLimit, EncodingPool, House
 from service.maps import Maps
 from service.metrics import Metrics
@@ -31,6 +32,7 @@ from service.rates import Buckets
 from service.request_logs import Requests
 from service.reviews import Reviews
 from service.routes import (
+    attributes,
     collection_page,
     duplicates,
     duplicates_page,
@@ -39,6 +41,7 @@ from service.routes import (
     images,
     jobs,
     jobs_page,
+    latents,
     map,
     map_page,
     metrics,
@@ -50,6 +53,8 @@ from service.routes import (
 
 ROUTERS = (
     search.router,
+    latents.router,
+    attributes.router,
     images.router,
     duplicates.router,
     encoders.router,
@@ -110,6 +115,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state.pool = EncodingPool(settings.workers, settings.answer_seconds)
     state.desk = Desk(settings, lambda questions: state.door.open().answer(questions), state.pool, state.metrics)
     state.jobs = Jobs(settings)
+    state.latents = Latents()
     state.job_events = JobEvents(state.jobs)
     state.facts = Facts(state.door, state.house, state.metrics)
     watching = threading.Thread(target=state.facts.watch, name="facts")
@@ -122,6 +128,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     if state.prepared:
         watching.join()  # a process that ends while a network is being converted is aborted
     await run_in_threadpool(state.jobs.close)
+    await run_in_threadpool(state.latents.close)
     await run_in_threadpool(state.maps.close)
     await run_in_threadpool(state.desk.close)
     state.door.close()

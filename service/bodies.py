@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeVar
@@ -18,6 +18,7 @@ from starlette.requests import Request
 
 from search.questions import Question
 from search.searcher import Searcher
+from service.attribute_searches import pushed_question
 from service.limits import too_large
 from service.schemas import MOST_ASKED, MOST_SEARCHES, BatchBody, MetadataIn, SearchBody, SearchForm, SearchOptions
 
@@ -28,7 +29,9 @@ JSON = "application/json"
 MAX_JSON_BYTES = 1 << 20  # 65,536 numbers need less
 MAX_BATCH_BYTES = 8 << 20
 MAX_FIELDS = 192
-_LISTS = frozenset({"include", "where", "format", "positive_id", "negative_id"})  # fields that a form may repeat
+_LISTS = frozenset(
+    {"include", "plus", "minus", "where", "format", "positive_id", "negative_id"}
+)  # fields that a form may repeat
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,14 @@ class SearchRequest:
 
     @property
     def decodes(self) -> bool:
-        """Whether pictures have to be decoded for it."""
-        return bool(self.files or self.negatives)
+        """Whether pictures have to be decoded or encoded for it."""
+        return bool(self.files or self.negatives or self.body.plus or self.body.minus)
 
     def question(self, searcher: Searcher) -> Question:
         """The same for a Searcher; decodes. Raises UnreadableImage, BadSetting, NothingIndexed."""
+        return pushed_question(searcher, self._plain(searcher), self.body.plus, self.body.minus, self.body.strength)
+
+    def _plain(self, searcher: Searcher) -> Question:
         if isinstance(self.body, SearchBody):
             return self.body.question()
         asked = self.body.asked()
@@ -80,7 +86,7 @@ class SearchRequest:
 
 async def read_upload(request: Request) -> AsyncIterator[Upload]:
     """Dependency: the one file of a form's field `file`."""
-    if _media_type(request) != MULTIPART:
+    if media_type(request) != MULTIPART:
         raise HTTPException(415, f"Send the picture as {MULTIPART}, in the field `file`.")
     async with form_of(request) as form:
         yield upload_in(form)
@@ -88,7 +94,7 @@ async def read_upload(request: Request) -> AsyncIterator[Upload]:
 
 async def read_addition(request: Request) -> AsyncIterator[Addition]:
     """Dependency: a picture to add, in a form's field `file`, and what to say of it, in its field `metadata`."""
-    if _media_type(request) != MULTIPART:
+    if media_type(request) != MULTIPART:
         raise HTTPException(415, f"Send the picture as {MULTIPART}, in the field `file`.")
     async with form_of(request) as form:
         said = field_in(form, "metadata", MetadataIn)
@@ -98,7 +104,7 @@ async def read_addition(request: Request) -> AsyncIterator[Addition]:
 @asynccontextmanager
 async def read_search(request: Request) -> AsyncIterator[SearchRequest]:
     """A search by files (form), or by id, vector or several ids (JSON). The body wins over the address."""
-    kind, said = _media_type(request), _address(request)
+    kind, said = media_type(request), _address(request)
     if kind == MULTIPART:
         async with form_of(request, MOST_ASKED) as form:
             yield _search_in(form, said)
@@ -112,7 +118,7 @@ async def read_search(request: Request) -> AsyncIterator[SearchRequest]:
 @asynccontextmanager
 async def read_batch(request: Request) -> AsyncIterator[list[SearchRequest]]:
     """Several searches, each by one file (form), or as JSON."""
-    kind, said = _media_type(request), _address(request)
+    kind, said = media_type(request), _address(request)
     if kind == MULTIPART:
         async with form_of(request, MOST_SEARCHES) as form:
             body = _form_body(form, said)
@@ -129,7 +135,7 @@ async def read_batch(request: Request) -> AsyncIterator[list[SearchRequest]]:
 
 async def read_json(request: Request, kind: type[Body]) -> Body:
     """The request's JSON body. Raises what becomes 400, 413, 415 or 422."""
-    if _media_type(request) != JSON:
+    if media_type(request) != JSON:
         raise HTTPException(415, f"Send it as {JSON}.")
     return _parse(await _read_limited(request, MAX_JSON_BYTES), kind)
 
@@ -172,7 +178,7 @@ def field_in(form: FormData, field: str, kind: type[Body]) -> Body | None:
     try:
         return kind.model_validate({field: from_json(value)}, strict=True)
     except ValidationError as error:
-        raise RequestValidationError(_in_body(error)) from None
+        raise RequestValidationError(_located(error, "body")) from None
     except ValueError as error:
         raise refused(field, f"it is no JSON: {error}") from None
 
@@ -196,7 +202,7 @@ def _options(said: dict[str, Any]) -> SearchOptions:
     try:
         return SearchOptions.model_validate(said)
     except ValidationError as error:
-        raise RequestValidationError(_located(error, lambda _name: "query")) from None
+        raise RequestValidationError(_located(error, "query")) from None
 
 
 def _search_in(form: FormData, said: dict[str, Any]) -> SearchRequest:
@@ -210,13 +216,14 @@ def _search_in(form: FormData, said: dict[str, Any]) -> SearchRequest:
 
 def _form_body(form: FormData, said: dict[str, Any]) -> SearchForm:
     """What the form says beside its files; what it leaves out, the address may say."""
+    if said:
+        _options(said)  # wrong is wrong, though the form says otherwise
     fields = SearchForm.model_fields.keys() & form.keys()
     given = {name: form.getlist(name) if name in _LISTS else form[name] for name in fields}
     try:
         return SearchForm.model_validate(said | given)
     except ValidationError as error:
-        places = dict.fromkeys(said, "query") | dict.fromkeys(given, "body")
-        raise RequestValidationError(_located(error, lambda name: places.get(name, "body"))) from None
+        raise RequestValidationError(_located(error, "body")) from None
 
 
 def _merged(body: SearchBody, options: SearchOptions) -> SearchBody:
@@ -230,22 +237,15 @@ def _parse(data: bytes, kind: type[Body]) -> Body:
         # Strict: "5", 5.0 and true are no ids.
         return kind.model_validate_json(data, strict=True)
     except ValidationError as error:
-        found = _in_body(error)
+        found = _located(error, "body")
         if found[0]["type"] == "json_invalid":
             raise HTTPException(400, f"{found[0]['msg']}.") from None
         raise RequestValidationError(found) from None
 
 
-def _in_body(error: ValidationError) -> list[Mapping[str, Any]]:
-    return _located(error, lambda _name: "body")
-
-
-def _located(error: ValidationError, part_of: Callable[[str], str]) -> list[Mapping[str, Any]]:
-    """What is wrong, and where in the request: `part_of` says it of a field."""
-    return [
-        {**one, "loc": (part_of(str(next(iter(one["loc"]), ""))), *one["loc"])}
-        for one in error.errors(include_url=False, include_input=False)
-    ]
+def _located(error: ValidationError, part: str) -> list[Mapping[str, Any]]:
+    """What is wrong, and where in the request; part: `body` or `query`."""
+    return [{**one, "loc": (part, *one["loc"])} for one in error.errors(include_url=False, include_input=False)]
 
 
 async def _read_limited(request: Request, max_bytes: int) -> bytes:
@@ -257,7 +257,8 @@ async def _read_limited(request: Request, max_bytes: int) -> bytes:
     return bytes(data)
 
 
-def _media_type(request: Request) -> str:
+def media_type(request: Request) -> str:
+    """What the body is said to be, without parameters."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 

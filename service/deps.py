@@ -15,6 +15,7 @@ from service.door import Door
 from service.facts import Facts
 from service.job_events import JobEvents
 from service.jobs import Jobs
+from service.latents import Latents
 from service.limits import EncodingPool
 from service.maps import Maps
 from service.reviews import Reviews
@@ -58,6 +59,10 @@ async def _job_events(request: Request) -> JobEvents:
     return cast(JobEvents, request.app.state.job_events)
 
 
+async def _latents(request: Request) -> Latents:
+    return cast(Latents, request.app.state.latents)
+
+
 TheSearcher = Annotated[Searcher, Depends(searcher_of)]
 ThePool = Annotated[EncodingPool, Depends(_pool)]
 TheDesk = Annotated[Desk, Depends(desk_of)]
@@ -65,6 +70,7 @@ TheFacts = Annotated[Facts, Depends(_facts)]
 TheReviews = Annotated[Reviews, Depends(_reviews)]
 TheJobs = Annotated[Jobs, Depends(_jobs)]
 TheMaps = Annotated[Maps, Depends(_maps)]
+TheLatents = Annotated[Latents, Depends(_latents)]
 TheJobEvents = Annotated[JobEvents, Depends(_job_events)]
 JobId = Annotated[int, Path(ge=1, le=MAX_ID, description="The id of an indexing job.")]
 ImageId = Annotated[int, Path(ge=1, le=MAX_ID, description="The id of an indexed image.")]

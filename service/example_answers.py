@@ -124,6 +124,24 @@ _RUN: dict[str, Any] = {
     "failed": 2,
 }
 
+_PNG = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)
+_MU = [0.12, -1.4, 0.7]
+_FRAME: dict[str, Any] = {"mu": _MU, "picture": _PNG, "nearest": _HIT}
+_ATTRIBUTE: dict[str, Any] = {
+    "name": "smile",
+    "encoder": _ENCODER,
+    "auc": {"raw": 0.934, "whitened": 0.957},
+    "spread": {"raw": 0.006, "whitened": 0.004},
+    "positives": 2952,
+    "negatives": 7580,
+    "contradictory": 4,
+    "unreadable": 0,
+    "seed": 0,
+    "drags": [{"name": "glasses", "cosine": -0.11, "change": -0.08}],
+}
+
 # By route: what is sent, as a form or as JSON; files are left out.
 BODIES: dict[str, dict[str, dict[str, Any]]] = {
     "POST /v1/search": {
@@ -133,6 +151,23 @@ BODIES: dict[str, dict[str, dict[str, Any]]] = {
             "several": {"positive": [17, 18], "negative": [4], "where": ["class=shirt"]},
             "vector": {"vector": [0.12, -1.4, 0.7], "within": 0.5},
         },
+    },
+    "POST /v1/latents": {
+        "form": {"picture": {"file": "shirt.jpg"}},
+        "json": {
+            "mix": {"parts": [{"image_id": 17, "weight": 0.7}, {"image_id": 18, "weight": 0.3}], "nearest": 5},
+            "pushed": {"parts": [{"image_id": 17}], "attributes": {"smile": 1.5}, "dims": {"3": -2}},
+        },
+    },
+    "POST /v1/morphs": {"json": {"two": {"parts": [{"image_id": 17}, {"image_id": 18}], "steps": 16}}},
+    "POST /v1/samples": {"json": {"prior": {"count": 16}, "around": {"source": "image", "image_id": 17, "count": 4}}},
+    "POST /v1/traversals": {"json": {"most": {"dims": 8}, "of one": {"start": {"image_id": 17}, "dims": [3, 7]}}},
+    "POST /v1/uncertainty": {"form": {"picture": {"file": "shirt.jpg"}}, "json": {"image": {"image_id": 17}}},
+    "POST /v1/attributes": {
+        "json": {
+            "sets": {"name": "smile", "positive": [17, 18], "negative": [4, 5]},
+            "condition": {"name": "sold", "where": ["sold=yes"]},
+        }
     },
     "POST /v1/map": {"json": {"tsne": {"layout": "tsne", "clusters": "hdbscan"}, "fewer": {"count": 5}}},
     "POST /v1/search/batch": {
@@ -220,6 +255,66 @@ ANSWERS: dict[str, Any] = {
         "error": [0.3751, 0.9024],
         "label": [1, 0],
     },
+    "POST /v1/latents": {
+        "name": "shirt-1.jpg + shirt-2.jpg",
+        "mu": _MU,
+        "sigma": None,
+        "width": 400,
+        "height": 534,
+        "decoder": True,
+        "picture": _PNG,
+        "nearest": [_HIT],
+    },
+    "POST /v1/morphs": {
+        "how": "linear",
+        "names": ["shirt-1.jpg", "shirt-2.jpg"],
+        "stops": [0, 1],
+        "changes": [0.083],
+        "frames": [_FRAME, _FRAME],
+    },
+    "POST /v1/samples": {"samples": [{"mu": _MU, "picture": _PNG}]},
+    "POST /v1/traversals": {
+        "name": "shirt-1.jpg",
+        "steps": [-3.0, 3.0],
+        "dimensions": [{"dim": 3, "deviation": 0.94, "frames": [_FRAME, _FRAME]}],
+    },
+    "POST /v1/uncertainty": {
+        "name": "shirt-1.jpg",
+        "sigma": [0.18, 0.21, 0.19],
+        "spread_of_all": [0.94, 0.88, 0.97],
+        "samples": 32,
+        "mean_deviation": 0.021,
+        "largest": 0.134,
+        "log_likelihood": 6120.4,
+        "bits_per_value": 5.8,
+        "error": 0.0041,
+        "error_percentile": 37.5,
+        "same_nearest": 0.84,
+        "overlap": 0.91,
+        "seen": _PNG,
+        "deviation": _PNG,
+    },
+    "GET /v1/outliers": {
+        "outliers": [
+            {
+                "image_id": 18,
+                "path": "/pictures/shirt-2.jpg",
+                "score": 9.7,
+                "ranks": {"reconstruction": 0.62, "distance": 0.996, "density": 0.987},
+                "reason": "farther from its 35th neighbour than 99.6 % of the others",
+                "thumbnail_url": "/v1/images/18/thumbnail",
+                "reconstruction_url": "/v1/images/18/reconstruction",
+            }
+        ],
+        "images": 1389,
+        "neighbour": 35,
+        "total": 1000,
+        "limit": 1,
+        "offset": 0,
+    },
+    "GET /v1/attributes": {"attributes": [_ATTRIBUTE]},
+    "POST /v1/attributes": _ATTRIBUTE,
+    "GET /v1/attributes/{name}": _ATTRIBUTE,
     "GET /v1/encoders": {"encoders": [_ENCODER_OUT]},
     "GET /v1/encoders/{fingerprint}": _ENCODER_OUT | {"description": {"fingerprint": _ENCODER, "metric": "cosine"}},
     "POST /v1/encoders/{fingerprint}/activate": {"fingerprint": _ENCODER, "vectors": 1389, "lacking": 0},

@@ -55,9 +55,13 @@ PROBLEMS: dict[int, list[Exception]] = {
 _NO_MAP: dict[int, list[Exception]] = {
     404: [Refusal(404, "no-such-map", "There is no map by umap yet. POST to /v1/map to have it computed.")],
     503: [
-        errors.BeingComputed("The map is being computed. Ask again in some seconds."),
+        errors.BeingComputed("The map is being computed: laying out (pca), 0 of 1,389. Ask again in some seconds."),
         Refusal(503, "map-failed", "The map by pca could not be made. Try `simile map --layout pca`."),
     ],
+}
+
+_NO_ATTRIBUTE: dict[int, list[Exception]] = {
+    404: [Refusal(404, "no-such-attribute", "There is no attribute smile (known: none).")]
 }
 
 # Of one route, in place of the errors above.
@@ -71,6 +75,14 @@ OF_ROUTE: dict[str, dict[int, list[Exception]]] = {
     "GET /v1/map": _NO_MAP,
     "GET /v1/map/points": _NO_MAP,
     "GET /v1/map/tiles/{tile}": _NO_MAP,
+    "POST /v1/attributes": {
+        409: [
+            Refusal(409, "attribute-exists", "There is an attribute smile already. Delete it, or choose another name.")
+        ]
+    },
+    "GET /v1/attributes/{name}": _NO_ATTRIBUTE,
+    "DELETE /v1/attributes/{name}": _NO_ATTRIBUTE,
+    "GET /v1/outliers": {503: [errors.BeingComputed("Which pictures are least like the rest is being measured.")]},
     "GET /readyz": {503: [Refusal(503, "not-ready", "The encoder is being loaded.")]},
 }
 _UNKNOWN: dict[str, Exception] = {
@@ -81,6 +93,7 @@ _PARAMETERS: dict[str, Any] = {
     "image_id": 17,
     "job_id": 7,
     "tile": 3,
+    "name": "smile",
     "fingerprint": "7037831b0a56ace8",
     "first": 17,
     "second": 18,

@@ -39,6 +39,9 @@ class Computing:
     done: int = 0
     total: int = 0
 
+    def __str__(self) -> str:
+        return f"{self.stage}, {self.done:,} of {self.total:,}" if self.total else self.stage
+
 
 class Maps:
     """The maps of one home. Safe to share between threads; every verb may block on the disk."""
@@ -70,8 +73,8 @@ class Maps:
                 if layout != "pca":
                     detail = f"There is no map by {layout} yet. POST to {urls.MAP} to have it computed."
                     raise Refusal(404, "no-such-map", detail)
-                self.start(searcher, Wish())
-            raise BeingComputed("The map is being computed. Ask again in some seconds.")
+                at_work = self.start(searcher, Wish())
+            raise BeingComputed(f"The map is being computed: {at_work}. Ask again in some seconds.")
 
     def labels(self, searcher: Searcher, view: MapView) -> list[Labels]:
         """What tells the pictures of a view apart by name."""

@@ -90,6 +90,11 @@ def batch_body() -> dict[str, Any]:
     return _options() | _body({MULTIPART: form, JSON: _inlined(BatchBody.model_json_schema())})
 
 
+def picture_or_json_body(kind: type[BaseModel]) -> dict[str, Any]:
+    """A form with one picture, or JSON of this shape."""
+    return _body({MULTIPART: _form(_FILE, {}, required=["file"]), JSON: _inlined(kind.model_json_schema())})
+
+
 def json_body(kind: type[BaseModel]) -> dict[str, Any]:
     """JSON of this shape."""
     return _body({JSON: _inlined(kind.model_json_schema())})

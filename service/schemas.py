@@ -111,6 +111,16 @@ class SearchOptions(Narrowing):
         "`unlike` goes by distance and σ then.",
     )
 
+    plus: Texts = Field([], description="Attributes that the hits are to have more of than what is asked with.")
+    minus: Texts = Field([], description="Attributes that they are to have less of.")
+    strength: float = Field(
+        1.0,
+        ge=-100,
+        le=100,
+        allow_inf_nan=False,
+        description="How much; 1: from the average without it to that with it.",
+    )
+
     def included(self) -> frozenset[str]:
         """What else is wanted."""
         return frozenset(name for names in self.include for name in names.split(","))

@@ -58,6 +58,12 @@ SHAPES = {
     "Duplicates": "DuplicatesOut",
     "CollectionMap": "MapOut",
     "MapPoints": "PointsOut",
+    "Latent": "LatentOut",
+    "Morph": "MorphOut",
+    "Traversal": "TraversalOut",
+    "Attribute": "AttributeOut",
+    "Outliers": "OutliersOut",
+    "Uncertainty": "UncertaintyOut",
     "Narrowing": "Narrowing",
     "Options": "SearchOptions",
 }
@@ -72,6 +78,25 @@ def client(home_with_digits: Settings, digits: Path) -> Iterator[Client]:
     settings = home_with_digits.model_copy(update={"roots": f"digits={digits}"})
     with listening(settings) as server, Client(f"http://127.0.0.1:{server.port}", timeout=60) as found:
         yield found
+
+
+def test_the_latent_space_through_the_client(client: Client) -> None:
+    place = client.place(noise(1))
+    mixed = client.mix([3, place["mu"]], [1, 0], dims={2: 1.5}, nearest=2)
+    assert len(mixed["nearest"]) == 2 and mixed["picture"]
+    assert len(client.morph([3, place["mu"]], steps=3)["frames"]) == 3
+    assert len(client.samples("image", 4, count=2)) == 2 and len(client.samples(count=1)) == 1
+    assert [row["dim"] for row in client.traverse(3, [1, 2], steps=2)["dimensions"]] == [1, 2]
+    assert client.uncertainty(image_id=3, samples=4)["samples"] == 4
+    assert client.uncertainty(noise(1))["log_likelihood"]
+    learned = client.learn_attribute("late", range(61, 121), range(1, 61))
+    assert client.attributes() == [learned] and client.attribute("late") == learned
+    assert client.search(image_id=3, plus=["late"], strength=0.5)["hits"]
+    client.remove_attribute("late")
+    with pytest.raises(NotFound):
+        client.attribute("late")
+    with pytest.raises(Unavailable):
+        client.outliers()
 
 
 def test_every_operation_has_a_method_and_no_method_asks_for_what_is_not_there(tmp_path: Path) -> None:

@@ -51,6 +51,9 @@ COUNT = """() => {
     return words.reduce((count, word) => count + (word !== words[0]), 0);
 }"""
 
+# Two frames later: what was asked for has been drawn.
+FRAMES = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+
 # A pixel of some dot, in the page's own pixels.
 DOT = """() => {
     const canvas = document.querySelector("canvas");
@@ -72,6 +75,7 @@ def test_the_map_is_drawn_and_a_click_leads_to_the_picture_and_back(browser: Any
         page.keyboard.press("+")
         page.wait_for_function("() => location.hash.length > 4")
         page.get_by_role("button", name="All").click()
+        page.evaluate(FRAMES)
         x, y = page.evaluate(DOT)
         page.mouse.move(x, y)
         page.locator(".tip span").get_by_text("Picture").wait_for()

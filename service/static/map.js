@@ -19,7 +19,7 @@ class MapPage {
     this.at = root.dataset;
     this.find = (selector) => root.querySelector(selector);
     this.plane = new Plane(this.find("canvas"));
-    this.tiles = new Tiles(this.at.map, this.at.layout, this.at.tag, 48, () => this.redraw());
+    this.tiles = new Tiles(this.at.map, this.at.layout, this.at.tag, Number(this.at.side), () => this.redraw());
     this.chosen = null; // a byte for each row, or nothing selected
     this.under = -1; // the row under the pointer, or in the middle
   }
@@ -229,7 +229,7 @@ async function wait(address, layout, isDone, say) {
       say(total ? `${stage}: ${number(done)} of ${number(total)}` : `${stage} …`);
     } catch (error) {
       if (error.status !== 503 || error.response?.headers.get("retry-after") === "30") throw error;
-      say("computing …");
+      say(error.message);
     }
   }
 }
@@ -257,7 +257,7 @@ if (root) new MapPage(root).open().catch((error) => complain(error.message));
 const waiting = document.querySelector("[data-wait]");
 if (waiting) {
   const said = waiting.querySelector("[role=status]");
-  wait(waiting.dataset.wait, waiting.dataset.layout, () => true, () => {}).then(() => location.reload(), (error) => (said.textContent = error.message));
+  wait(waiting.dataset.wait, waiting.dataset.layout, () => true, (words) => (said.textContent = words)).then(() => location.reload(), (error) => (said.textContent = error.message));
 }
 
 document.addEventListener("click", ({ target }) => {

@@ -31,6 +31,9 @@ class Options(Narrowing, total=False):
     within: float
     include: list[str]
     certainty: Literal["full", "quick"]
+    plus: list[str]
+    minus: list[str]
+    strength: float
 
 
 class AskedWith(TypedDict):
@@ -232,6 +235,82 @@ class MapPoints(TypedDict):
     density: list[float | None]
     error: list[float | None]
     label: list[int | None] | None
+
+
+class Latent(TypedDict):
+    """A place in the latent space. `picture`: decoded, a PNG as a data URL."""
+
+    name: str
+    mu: list[float]
+    sigma: list[float] | None
+    width: int
+    height: int
+    decoder: bool
+    picture: str | None
+    nearest: list[Hit]
+
+
+class Morph(TypedDict):
+    """A way through the latent space; frames with `mu`, `picture` and the `nearest` image."""
+
+    how: str
+    names: list[str]
+    stops: list[int]
+    changes: list[float]
+    frames: list[dict[str, Any]]
+
+
+class Traversal(TypedDict):
+    """Single dimensions from low to high."""
+
+    name: str
+    steps: list[float]
+    dimensions: list[dict[str, Any]]
+
+
+class Attribute(TypedDict):
+    """What two sets of pictures differ by, and how well it tells them apart."""
+
+    name: str
+    encoder: str
+    auc: dict[str, float]
+    spread: dict[str, float]
+    positives: int
+    negatives: int
+    contradictory: int
+    unreadable: int
+    seed: int
+    drags: list[dict[str, Any]]
+
+
+class Outliers(TypedDict):
+    """The pictures least like the rest."""
+
+    outliers: list[dict[str, Any]]
+    images: int
+    neighbour: int
+    total: int
+    limit: int
+    offset: int
+
+
+class Uncertainty(TypedDict):
+    """How sure the encoder is of a picture."""
+
+    name: str
+    sigma: list[float]
+    spread_of_all: list[float]
+    samples: int
+    mean_deviation: float
+    largest: float
+    log_likelihood: float | None
+    bits_per_value: float | None
+    error: float
+    error_percentile: float | None
+    same_nearest: float | None
+    overlap: float | None
+    seen: str
+    deviation: str
 
 
 class Duplicates(TypedDict):

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from simile.client.answers import (
     Activated,
     AddedImage,
+    Attribute,
     CollectionMap,
     Decision,
     Duplicates,
@@ -21,18 +22,25 @@ from simile.client.answers import (
     ImagePage,
     Job,
     Jobs,
+    Latent,
     ListedImage,
     MapPoints,
+    Morph,
     Narrowing,
     Options,
+    Outliers,
     SearchAnswer,
     Status,
+    Traversal,
+    Uncertainty,
 )
 from simile.client.errors import ClientError, Problem, Unavailable
 from simile.client.transport import Answer, Body, Fields, Picture, Transport, form_body, json_body, query
 
 Result = SearchAnswer | Problem
 Layout = Literal["pca", "umap", "tsne"]
+How = Literal["linear", "spherical"]
+Part = int | Sequence[float]  # the id of an image, or a mu
 
 
 class Client(Transport):
@@ -223,6 +231,98 @@ class Client(Transport):
         """256 thumbnails of a map, a WebP."""
         return self._send("GET /v1/map/tiles/{tile}", asked={"layout": layout}, tile=tile).body
 
+    def place(self, picture: Picture) -> Latent:
+        """Where a picture lies in the latent space, what the model sees, and the images nearest to it."""
+        return self._json("POST /v1/latents", body=form_body({}, [("file", picture)]))
+
+    def mix(
+        self,
+        parts: Sequence[Part],
+        weights: Sequence[float] | None = None,
+        *,
+        how: How = "linear",
+        attributes: Mapping[str, float] | None = None,
+        dims: Mapping[int, float] | None = None,
+        nearest: int = 0,
+        picture: bool = True,
+    ) -> Latent:
+        """The place between images (ids) and mu (lists of numbers), pushed along attributes, moved along dimensions."""
+        named = [_part(one) for one in parts]
+        if weights is not None:
+            named = [{**one, "weight": weight} for one, weight in zip(named, weights, strict=True)]
+        moved = {str(dim): steps for dim, steps in (dims or {}).items()}
+        wanted = {"parts": named, "how": how, "attributes": dict(attributes or {}), "dims": moved}
+        return self._json("POST /v1/latents", body=json_body({**wanted, "nearest": nearest, "picture": picture}))
+
+    def morph(self, parts: Sequence[Part], steps: int = 16, how: How = "linear") -> Morph:
+        """The way from place to place, decoded step by step."""
+        wanted = {"parts": [_part(one) for one in parts], "steps": steps, "how": how}
+        return self._json("POST /v1/morphs", body=json_body(wanted))
+
+    def samples(
+        self,
+        source: Literal["prior", "mixture", "image"] = "prior",
+        image_id: int | None = None,
+        count: int = 16,
+        temperature: float = 1.0,
+        seed: int = 0,
+    ) -> list[dict[str, Any]]:
+        """Pictures that were never taken: each with its `mu`, and its `picture` as a data URL."""
+        wanted = {"source": source, "count": count, "temperature": temperature, "seed": seed}
+        given = wanted if image_id is None else {**wanted, "image_id": image_id}
+        return self._json("POST /v1/samples", body=json_body(given))["samples"]
+
+    def traverse(
+        self,
+        start: Part | None = None,
+        dims: int | Sequence[int] = 8,
+        span: float = 3.0,
+        steps: int = 9,
+        nearest: bool = True,
+    ) -> Traversal:
+        """Single dimensions from low to high; dims: how many, the most active ones, or which."""
+        chosen = dims if isinstance(dims, int) else list(dims)
+        wanted: dict[str, Any] = {"dims": chosen, "span": span, "steps": steps, "nearest": nearest}
+        given = wanted if start is None else {**wanted, "start": _part(start)}
+        return self._json("POST /v1/traversals", body=json_body(given))
+
+    def uncertainty(
+        self, picture: Picture | None = None, *, image_id: int | None = None, samples: int = 32, seed: int = 0
+    ) -> Uncertainty:
+        """How sure the encoder is of a picture, or of an image."""
+        place = "POST /v1/uncertainty"
+        if picture is not None:
+            return self._json(place, body=form_body({}, [("file", picture)]))
+        return self._json(place, body=json_body({"image_id": image_id, "samples": samples, "seed": seed}))
+
+    def outliers(self, limit: int = 50, offset: int = 0) -> Outliers:
+        """The images least like the rest. Raises Unavailable while they are measured."""
+        return self._json("GET /v1/outliers", asked={"limit": limit, "offset": offset})
+
+    def attributes(self) -> list[Attribute]:
+        """The attributes of the encoder in use."""
+        return self._json("GET /v1/attributes")["attributes"]
+
+    def learn_attribute(
+        self,
+        name: str,
+        positive: Sequence[int] = (),
+        negative: Sequence[int] = (),
+        where: Sequence[str] = (),
+        seed: int = 0,
+    ) -> Attribute:
+        """Learns what two sets of images differ by, or those that satisfy `where` and all others."""
+        wanted = {"name": name, "positive": list(positive), "negative": list(negative), "where": list(where)}
+        return self._json("POST /v1/attributes", body=json_body({**wanted, "seed": seed}))
+
+    def attribute(self, name: str) -> Attribute:
+        """One attribute, and which others it drags along."""
+        return self._json("GET /v1/attributes/{name}", name=name)
+
+    def remove_attribute(self, name: str) -> None:
+        """Removes an attribute."""
+        self._send("DELETE /v1/attributes/{name}", name=name)
+
     def status(self) -> Status:
         """How things stand."""
         return self._json("GET /v1/status")
@@ -272,6 +372,10 @@ class Client(Transport):
     def _send(self, place: str, asked: Fields | None = None, body: Body | None = None, **path: object) -> Answer:
         """place: method and address as OpenAPI writes them, with `path` for what stands in braces."""
         return self.request(place.partition(" ")[0], _target(place, path, asked or {}), body)
+
+
+def _part(part: Part) -> dict[str, Any]:
+    return {"image_id": part} if isinstance(part, int) else {"vector": list(map(float, part))}
 
 
 def _target(place: str, path: Fields, asked: Fields) -> str:

@@ -1,0 +1,98 @@
+"""Attributes: directions that two sets of pictures differ by, learned, listed, removed."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+from fastapi import APIRouter, Path
+from starlette.requests import Request
+from starlette.responses import Response
+
+from core.errors import NoSuchImage
+from explore import attribute_files
+from explore.aggregate import aggregate_of
+from explore.attributes import Examples, drags, learn
+from explore.examples import from_metadata
+from search.searcher import Searcher
+from service import urls
+from service.bodies import read_json
+from service.deps import ThePool, TheSearcher
+from service.latent_schemas import AttributeOut, AttributesOut, LearnIn, attribute_out
+from service.openapi import errors, json_body
+from service.problems import Refusal
+
+router = APIRouter(prefix=f"{urls.API}/attributes", tags=["latent space"])
+
+Name = Annotated[str, Path(pattern="^[a-z0-9][a-z0-9_-]{0,63}$", description="Of an attribute, such as `smile`.")]
+_GONE = errors(404, 409, 422, 503)
+
+
+@router.get("", responses=errors(409, 422, 503))
+def list_attributes(searcher: TheSearcher) -> AttributesOut:
+    """The attributes of the encoder in use."""
+    found = attribute_files.load_all(searcher.home, searcher.encoder().fingerprint)
+    return AttributesOut(attributes=[attribute_out(one, []) for one in found])
+
+
+@router.post(
+    "", status_code=201, responses=errors(400, 404, 408, 409, 413, 415, 422, 503), openapi_extra=json_body(LearnIn)
+)
+async def learn_attribute(request: Request, response: Response, searcher: TheSearcher, pool: ThePool) -> AttributeOut:
+    """Learn what two sets of indexed images differ by, and say how well it tells held-out ones apart."""
+    wanted = await read_json(request, LearnIn)
+
+    def work() -> AttributeOut:
+        encoder = searcher.encoder().fingerprint
+        if wanted.name in attribute_files.names(searcher.home, encoder):
+            detail = f"There is an attribute {wanted.name} already. Delete it, or choose another name."
+            raise Refusal(409, "attribute-exists", detail)
+        made = learn(wanted.name, encoder, _examples(searcher, wanted), wanted.seed)
+        others = attribute_files.load_all(searcher.home, encoder)
+        attribute_files.save(searcher.home, made)
+        return attribute_out(made, drags(made, others))
+
+    made = await pool.run(work)
+    response.headers["Location"] = f"{urls.API}/attributes/{made.name}"
+    return made
+
+
+@router.get("/{name}", responses=_GONE)
+def show_attribute(name: Name, searcher: TheSearcher) -> AttributeOut:
+    """How well it tells pictures apart, and which others it drags along."""
+    encoder = _known(searcher, name)
+    found = attribute_files.load(searcher.home, encoder, name)
+    others = [one for one in attribute_files.load_all(searcher.home, encoder) if one.name != name]
+    return attribute_out(found, drags(found, others))
+
+
+@router.delete("/{name}", status_code=204, responses=_GONE)
+def forget_attribute(name: Name, searcher: TheSearcher) -> None:
+    """Remove it. The pictures that it was learned from stay where they are."""
+    attribute_files.remove(searcher.home, _known(searcher, name), name)
+
+
+def _known(searcher: Searcher, name: str) -> str:
+    """The encoder in use. Raises the 404 where it has no such attribute."""
+    encoder = searcher.encoder().fingerprint
+    known = attribute_files.names(searcher.home, encoder)
+    if name not in known:
+        detail = (
+            f"There is no attribute {name} (known: {', '.join(known) or 'none'}). POST to /v1/attributes to learn it."
+        )
+        raise Refusal(404, "no-such-attribute", detail)
+    return encoder
+
+
+def _examples(searcher: Searcher, wanted: LearnIn) -> Examples:
+    """mu of the images on both sides. Raises NoSuchImage, BadSetting, NothingIndexed."""
+    if wanted.where:
+        return from_metadata(searcher, wanted.where)
+    everything = aggregate_of(searcher)
+    ids = np.array([*wanted.positive, *wanted.negative])
+    rows = np.searchsorted(everything.ids, ids).clip(max=len(everything) - 1)
+    missing = ids[everything.ids[rows] != ids]
+    if len(missing):
+        raise NoSuchImage(int(missing[0]))
+    has = np.repeat([True, False], [len(wanted.positive), len(wanted.negative)])
+    return Examples(everything.mu[rows], has, [str(image_id) for image_id in ids.tolist()])
