@@ -41,6 +41,7 @@ from service.routes import (
     images,
     jobs,
     jobs_page,
+    latent_page,
     latents,
     map,
     map_page,
@@ -68,6 +69,7 @@ ROUTERS = (
     duplicates_page.router,
     jobs_page.router,
     map_page.router,
+    latent_page.router,
     signin.router,
 )
 DESCRIPTION = "Finds similar images with a variational autoencoder, and shows what the model saw."

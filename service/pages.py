@@ -25,6 +25,7 @@ _PLACES = (
     (urls.PAGE, "Search"),
     (urls.COLLECTION_PAGE, "Collection"),
     (urls.MAP_PAGE, "Map"),
+    (urls.LATENT_PAGE, "Latent"),
     (urls.DUPLICATES_PAGE, "Duplicates"),
     (urls.JOBS_PAGE, "Indexing"),
     (urls.DOCS, "API"),

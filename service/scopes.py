@@ -30,6 +30,7 @@ SCOPES: dict[str, Wanted] = {
     "POST /duplicates": "write",
     "GET /jobs": "write",
     "GET /map": "search",
+    "GET /latent": "search",
     "GET /docs": "search",
     "GET /docs/oauth2-redirect": "search",
     "GET /openapi.json": "search",

@@ -46,7 +46,8 @@ class View:
     """What there is to see.
 
     more: address of the same with more hits; unfiltered: of the same without filters. scale: the distance that fills
-    a whole bar. middle: what the model draws for several pictures together. uploads: how many of them were uploaded.
+    a whole bar. mu: of what was searched for. middle: what the model draws for several pictures together. uploads: how
+    many of them were uploaded.
     """
 
     link: Asking
@@ -56,6 +57,7 @@ class View:
     like: Sequence[Like] = ()
     unlike: Sequence[Like] = ()
     middle: str | None = None
+    mu: Sequence[float] = ()
     hits: Sequence[HitOut] = ()
     scale: float = 1.0
     more: str | None = None
@@ -67,7 +69,7 @@ class View:
 def start(searcher: Searcher) -> View:
     """Nothing was searched yet: some indexed pictures to try."""
     total = searcher.count()
-    return View(Asking(), total=total, examples=_spread(searcher, total))
+    return View(Asking(), total=total, examples=spread(searcher, total))
 
 
 def start_or_nothing(searcher: Searcher | None) -> View:
@@ -107,6 +109,7 @@ def results(searcher: Searcher, link: Asking, uploads: Sequence[Named], answer: 
         like=like,
         unlike=unlike,
         middle=_middle(searcher, answer, like[0]) if len(like) + len(unlike) > 1 else None,
+        mu=[round(value, 5) for value in answer.query.mu.tolist()],
         hits=found.hits,
         scale=max((hit.distance for hit in found.hits), default=0.0) or 1.0,
         more=_more(link, total, len(found.hits)),
@@ -155,9 +158,9 @@ def _middle(searcher: Searcher, answer: Answer, first: Like) -> str | None:
     return data_url(searcher.reconstruct_mu(answer.query.mu, first.width, first.height, answer.encoder), "image/png")
 
 
-def _spread(searcher: Searcher, total: int) -> list[ImageOut]:
-    """Some images from all over the collection: neighbours in a folder are often alike."""
-    wanted = min(EXAMPLES, total)
+def spread(searcher: Searcher, total: int, most: int = EXAMPLES) -> list[ImageOut]:
+    """Some images from all over a collection of so many: neighbours in a folder are often alike."""
+    wanted = min(most, total)
     pages = [searcher.images(limit=1, offset=at * total // wanted) for at in range(wanted)]
     found = [record for page in pages for record in page]
     said = searcher.metadata_of([record.id for record in found])

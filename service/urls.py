@@ -13,6 +13,7 @@ DUPLICATES_PAGE = "/duplicates"
 JOBS_PAGE = "/jobs"
 MAP = f"{API}/map"
 MAP_PAGE = "/map"
+LATENT_PAGE = "/latent"
 SIGN_IN = "/signin"
 SIGN_OUT = "/signout"
 STATIC = "/static"
@@ -83,6 +84,11 @@ def search_page(**given: object) -> str:
 def collection_page(**given: object) -> str:
     """The page of a stretch of the collection."""
     return f"{COLLECTION_PAGE}{_asked(given)}"
+
+
+def latent_page(**given: object) -> str:
+    """The page of the latent space, between pictures a and b."""
+    return f"{LATENT_PAGE}{_asked(given)}"
 
 
 def difference(first: int, second: int, show: str | None = None) -> str:

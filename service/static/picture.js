@@ -2,6 +2,7 @@
 // shared, and so that back closes it.
 
 import { ask, complain, parsed } from "./asking.js";
+import { between } from "./between.js";
 
 const sheet = () => document.querySelector("dialog.sheet");
 const isOpen = () => Boolean(sheet()?.open);
@@ -42,6 +43,7 @@ async function load(id) {
     sheet().setAttribute("aria-labelledby", "picture-heading");
     if (!isOpen()) sheet().showModal();
     sheet().scrollTop = 0;
+    between(article);
     article.querySelector("h1").focus({ preventScroll: true });
   } catch (error) {
     if (mine !== asked) return;

@@ -1,0 +1,39 @@
+// A slider in a picture's panel: what the model draws on the way from what was searched for to the picture.
+
+import { ask } from "./asking.js";
+
+export function between(article) {
+  const section = article.querySelector(".between");
+  const mu = document.querySelector("[data-mu]")?.dataset.mu;
+  if (!section || !mu || mu === "[]") return;
+  const [slider, picture, said] = ["input", "img", ".minor"].map((one) => section.querySelector(one));
+  const [search, image] = [{ vector: JSON.parse(mu) }, { image_id: Number(article.dataset.image) }];
+  let [asking, waiting] = [false, false];
+
+  async function refresh() {
+    if (asking) {
+      waiting = true;
+      return;
+    }
+    asking = true;
+    const share = Number(slider.value);
+    const parts = [{ ...image, weight: share }, { ...search, weight: 1 - share }]; // the first gives the shape
+    try {
+      const body = JSON.stringify({ parts });
+      const answer = await ask("/v1/latents", { method: "POST", headers: { "Content-Type": "application/json" }, body });
+      picture.src = (await answer.json()).picture;
+      said.textContent = `${Math.round(100 * share)} % of the way to this picture`;
+      section.hidden = false;
+    } catch (error) {
+      said.textContent = error.message;
+    }
+    asking = false;
+    if (waiting) {
+      waiting = false;
+      refresh();
+    }
+  }
+
+  slider.addEventListener("input", refresh);
+  refresh();
+}

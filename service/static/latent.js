@@ -1,0 +1,281 @@
+// A place in the latent space under two hands: every slider asks for the picture there. At most one question is on its
+// way; what was moved meanwhile is asked next, and only the newest.
+
+import { ask, complain } from "./asking.js";
+
+document.documentElement.classList.add("js");
+
+const form = document.querySelector(".latent");
+const find = (selector) => document.querySelector(selector);
+const sliders = form ? [...form.querySelectorAll("input[type=range]")] : [];
+const ends = { a: {}, b: {} }; // each a part of a place: {image_id} or {vector}, and how it looks
+const NEAREST = 8;
+const KEPT = 50;
+const before = []; // states to go back to
+let made = null; // the place that is shown
+let picking = "a";
+let asking = false;
+let waiting = false;
+let settled = null;
+
+const json = (body) => ({ method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+const share = () => Number(form.elements.share.value);
+const how = () => (form.elements.how.checked ? "spherical" : "linear");
+const partOf = ({ image_id, vector }) => (vector ? { vector } : { image_id });
+
+function moved(prefix) {
+  const chosen = sliders.filter((one) => one.name.startsWith(prefix) && Number(one.value) !== 0);
+  return Object.fromEntries(chosen.map((one) => [one.name.slice(prefix.length), Number(one.value)]));
+}
+
+function wanted() {
+  const parts = [
+    { ...partOf(ends.a), weight: 1 - share() },
+    { ...partOf(ends.b), weight: share() },
+  ];
+  return { parts, how: how(), attributes: moved("attr."), dims: moved("dim."), nearest: NEAREST };
+}
+
+function tile({ image_id, thumbnail_url, distance, path }) {
+  const [item, link, picture, text] = ["li", "a", "img", "p"].map((name) => document.createElement(name));
+  link.className = "frame";
+  link.href = `${form.dataset.pictures}/${image_id}`;
+  picture.src = thumbnail_url;
+  picture.alt = path.split("/").pop();
+  link.append(picture);
+  text.className = "soft";
+  text.textContent = distance < 0.001 ? "below 0.001" : String(Number(distance.toPrecision(3)));
+  item.append(link, text);
+  return item;
+}
+
+function show(place) {
+  made = place;
+  const picture = find("[data-made]");
+  if (picture && place.picture) picture.src = place.picture;
+  find("[data-near]").replaceChildren(...place.nearest.map(tile));
+}
+
+async function refresh() {
+  if (asking) {
+    waiting = true;
+    return;
+  }
+  asking = true;
+  form.setAttribute("aria-busy", "true");
+  const started = performance.now();
+  try {
+    show(await (await ask(form.dataset.latents, json(wanted()))).json());
+    find("[data-said]").textContent = `made in ${Math.round(performance.now() - started)} ms`;
+  } catch (error) {
+    complain(error.message);
+  }
+  asking = false;
+  form.setAttribute("aria-busy", "false");
+  if (waiting) {
+    waiting = false;
+    refresh();
+  }
+}
+
+// What the address can say: uploads and made pictures have no address.
+function address() {
+  const said = new URLSearchParams();
+  for (const key of ["a", "b"]) if (ends[key].image_id) said.set(key, ends[key].image_id);
+  said.set("share", share());
+  if (how() === "spherical") said.set("how", how());
+  for (const one of sliders) if (one.name.includes(".") && Number(one.value) !== 0) said.set(one.name, one.value);
+  return `${location.pathname}?${said}`;
+}
+
+const state = () => ({ ends: { a: ends.a, b: ends.b }, how: how(), values: Object.fromEntries(sliders.map((one) => [one.name, one.value])) });
+
+function keep() {
+  const now = state();
+  if (settled && JSON.stringify(settled) !== JSON.stringify(now)) {
+    before.push(settled);
+    if (before.length > KEPT) before.shift();
+  }
+  settled = now;
+  find("[data-do=undo]").disabled = !before.length;
+  history.replaceState(null, "", address());
+}
+
+function say(input) {
+  const output = form.querySelector(`output[for="${CSS.escape(input.id)}"]`);
+  const value = Number(input.value);
+  output.textContent = input.id === "share" ? `${Math.round(100 * value)} %` : `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(1)}`;
+}
+
+function place(key, end) {
+  ends[key] = end;
+  const box = form.querySelector(`[data-end=${key}]`);
+  for (const picture of box.querySelectorAll("img")) {
+    picture.src = end.picture;
+    picture.alt = `${key === "a" ? "From" : "To"}: ${end.name}`;
+  }
+  box.querySelector("[data-name]").textContent = end.name;
+}
+
+function restore({ ends: kept, how: way, values }) {
+  place("a", kept.a);
+  place("b", kept.b);
+  form.elements.how.checked = way === "spherical";
+  for (const one of sliders) {
+    one.value = values[one.name];
+    say(one);
+  }
+}
+
+function pick(key) {
+  picking = key;
+  for (const button of document.querySelectorAll("[data-pick]")) button.setAttribute("aria-pressed", String(button.dataset.pick === key));
+}
+
+// Pages may show data: and nothing else that has no address.
+function dataUrl(blob) {
+  return new Promise((done) => {
+    const reader = new FileReader();
+    reader.addEventListener("load", () => done(reader.result));
+    reader.readAsDataURL(blob);
+  });
+}
+
+async function upload(input) {
+  const [file] = input.files;
+  if (!file) return;
+  const body = new FormData();
+  body.append("file", file);
+  try {
+    const found = await (await ask(form.dataset.latents, { method: "POST", body })).json();
+    place(input.dataset.upload, { vector: found.mu, name: found.name, picture: await dataUrl(file) });
+    keep();
+    refresh();
+  } catch (error) {
+    complain(error.message);
+  }
+  input.value = "";
+}
+
+async function generate() {
+  const said = find("[data-generated]");
+  said.textContent = "making them …";
+  const seed = Math.floor(Math.random() * 2 ** 32);
+  const wish = { source: find("[name=source]").value, temperature: Number(find("[name=temperature]").value), count: 12, seed };
+  try {
+    const { samples } = await (await ask(form.dataset.samples, json(wish))).json();
+    const tiles = samples.map(({ mu, picture }, at) => {
+      const [item, button, image] = ["li", "button", "img"].map((name) => document.createElement(name));
+      button.type = "button";
+      button.className = "frame";
+      button.title = "Go on from this picture";
+      image.src = picture;
+      image.alt = `Made picture ${at + 1} of seed ${seed}`;
+      button.append(image);
+      button.addEventListener("click", () => choose({ vector: mu, name: `made picture ${at + 1}`, picture }));
+      item.append(button);
+      return item;
+    });
+    find("[data-new]").replaceChildren(...tiles);
+    said.textContent = `seed ${seed}; click one to go on from it`;
+  } catch (error) {
+    said.textContent = error.message;
+  }
+}
+
+function choose(end) {
+  place(picking, end);
+  keep();
+  refresh();
+}
+
+function download(url, name) {
+  const link = Object.assign(document.createElement("a"), { href: url, download: name });
+  link.click();
+}
+
+async function loop() {
+  const wish = json({ parts: [partOf(ends.a), partOf(ends.b)], steps: 24, how: how() });
+  wish.headers.Accept = "image/gif";
+  try {
+    download(await dataUrl(await (await ask(form.dataset.morphs, wish)).blob()), "morph.gif");
+  } catch (error) {
+    complain(error.message);
+  }
+}
+
+async function search() {
+  const body = { vector: made?.mu ?? null, limit: 48 };
+  try {
+    if (!body.vector) await refresh();
+    const found = await (await ask(form.dataset.search, json({ ...body, vector: made.mu }))).json();
+    find("[data-near]").replaceChildren(...found.hits.map(tile));
+    find("#near-heading").scrollIntoView({ block: "start" });
+  } catch (error) {
+    complain(error.message);
+  }
+}
+
+const doing = {
+  swap() {
+    const { a, b } = ends;
+    place("a", b);
+    place("b", a);
+    form.elements.share.value = 1 - share();
+    say(form.elements.share);
+    keep();
+    refresh();
+  },
+  undo() {
+    if (!before.length) return;
+    settled = null;
+    restore(before.pop());
+    keep();
+    refresh();
+  },
+  reset() {
+    for (const one of sliders) {
+      one.value = one.id === "share" ? 0.5 : 0;
+      say(one);
+    }
+    keep();
+    refresh();
+  },
+  save: () => made?.picture && download(made.picture, "latent.png"),
+  loop,
+  search,
+  generate,
+};
+
+function start() {
+  for (const key of ["a", "b"]) {
+    const box = form.querySelector(`[data-end=${key}]`);
+    const name = box.querySelector("[data-name]").textContent;
+    ends[key] = { image_id: Number(form.elements[key].value), name, picture: box.querySelector("img").src };
+    form.elements[key].disabled = true; // what the address says is written here
+  }
+  pick("a");
+  keep();
+  refresh();
+  form.addEventListener("input", ({ target }) => {
+    if (target.type === "range") say(target);
+    if (target.type !== "file") refresh();
+  });
+  form.addEventListener("change", ({ target }) => (target.dataset.upload ? upload(target) : keep()));
+  form.addEventListener("submit", (event) => event.preventDefault());
+  document.addEventListener("click", ({ target }) => {
+    const button = target.closest("[data-do], [data-pick], [data-choose]");
+    if (!button) return;
+    const { do: what, pick: key, choose: id, called } = button.dataset;
+    if (what) doing[what]();
+    else if (key) pick(key);
+    else choose({ image_id: Number(id), name: called, picture: button.querySelector("img").src });
+  });
+  document.addEventListener("keydown", ({ key, target, ctrlKey, metaKey, altKey }) => {
+    if (ctrlKey || metaKey || altKey || target.matches("input:not([type=range]), select, textarea")) return;
+    if (key === "x") doing.swap();
+    if (key === "u") doing.undo();
+  });
+}
+
+if (form) start();
