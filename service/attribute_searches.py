@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from core.errors import BadSetting
 from explore.mixing import pushed
 from search.questions import Asked, Question
 from search.searcher import Searcher
@@ -19,6 +20,9 @@ def pushed_question(
     """
     if not (plus or minus):
         return question
+    both = set(plus) & set(minus)
+    if both:
+        raise BadSetting(f"{', '.join(sorted(both))} can't be both more and less. Name it in plus or in minus.")
     base = searcher.ask(Question(question.positives, question.negatives, Asked(limit=1, error=False))).query.mu
     wanted = dict.fromkeys(plus, strength) | dict.fromkeys(minus, -strength)
     return Question((pushed(searcher, base, wanted),), asked=question.asked)

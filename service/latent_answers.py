@@ -114,14 +114,15 @@ def traversal_out(made: Traversal, deviation: FloatArray) -> TraversalOut:
     return TraversalOut(name=shown(made.name), steps=made.steps.tolist(), dimensions=rows)
 
 
-def outliers_out(found: tuple[list[Outlier], Judged], limit: int, offset: int) -> OutliersOut:
+def outliers_out(searcher: Searcher, found: tuple[list[Outlier], Judged], limit: int, offset: int) -> OutliersOut:
     """A page of the outliers."""
     listed, judged = found
+    shows = searcher.encoder().has_decoder
     page = [
         OutlierOut(
             **{**vars(one), "path": shown(one.path)},
             thumbnail_url=urls.thumbnail(one.image_id),
-            reconstruction_url=urls.reconstruction(one.image_id),
+            reconstruction_url=urls.reconstruction(one.image_id) if shows else None,
         )
         for one in listed[offset : offset + limit]
     ]

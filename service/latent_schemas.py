@@ -250,7 +250,7 @@ class OutlierOut(BaseModel):
     ranks: dict[str, float]
     reason: str
     thumbnail_url: str
-    reconstruction_url: str
+    reconstruction_url: str | None
 
 
 class OutliersOut(BaseModel):

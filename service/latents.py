@@ -7,16 +7,17 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from core.errors import BeingComputed, SimileError
+from core.errors import BeingComputed, HomeError, SimileError
 from explore.generation import Mixture, mixture_of
 from explore.outliers import Judged, Outlier, find_outliers
 from explore.traversal import Reach, reach_of
+from search.gauge import GROWN
 from search.searcher import Searcher
+from store.records import State
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Key = tuple[str, int | None]  # the encoder, and the segment: what is newer changes little
 LISTED = 1000  # outliers
 
 
@@ -24,43 +25,68 @@ class _Closed(Exception):
     """The service is about to stop."""
 
 
+class _Kept:
+    """Things that hold for the vectors of one encoder until these have grown or shrunk a good deal."""
+
+    def __init__(self) -> None:
+        self._making = threading.Lock()  # a mixture takes seconds of all cores: nobody makes it twice
+        self._kept: dict[str, tuple[str, int | None, int, Any]] = {}
+
+    def get(self, searcher: Searcher, name: str, make: Callable[[], T]) -> T:
+        """What was made of this name, or what `make` makes."""
+        with self._making:
+            snapshot = searcher.index.current()
+            kept = self._kept.get(name)
+            if kept is not None:
+                encoder, base, images, made = kept
+                alike = images / GROWN <= len(snapshot) <= images * GROWN
+                if (encoder, base) == (snapshot.encoder.fingerprint, snapshot.base) and alike:
+                    found: T = made
+                    return found
+            fresh = make()
+            self._kept[name] = snapshot.encoder.fingerprint, snapshot.base, len(snapshot), fresh
+            return fresh
+
+
 class Latents:
     """Of one home. Safe to share between threads."""
 
     def __init__(self) -> None:
+        self._reaches, self._mixtures = _Kept(), _Kept()
         self._lock = threading.Lock()
-        self._kept: dict[str, tuple[Key, Any]] = {}
+        self._outliers: tuple[State, tuple[list[Outlier], Judged]] | None = None
+        self._failed: tuple[State, SimileError] | None = None
         self._at_work: threading.Thread | None = None
-        self._failed: tuple[Key, SimileError] | None = None
         self._closing = threading.Event()
 
     def reach(self, searcher: Searcher) -> Reach:
         """How far each dimension reaches. Raises NothingIndexed."""
-        return self._once(searcher, "reach", lambda: reach_of(searcher))
+        return self._reaches.get(searcher, "reach", lambda: reach_of(searcher))
 
     def mixture(self, searcher: Searcher) -> Mixture:
         """Gaussians fitted to the collection. Raises TooFewPictures, NothingIndexed."""
-        return self._once(searcher, "mixture", lambda: mixture_of(searcher, 0))
+        return self._mixtures.get(searcher, "mixture", lambda: mixture_of(searcher, 0))
 
     def outliers(self, searcher: Searcher) -> tuple[list[Outlier], Judged]:
         """The pictures least like the rest, at most LISTED; measured behind the searches.
 
-        Raises BeingComputed until then, NothingIndexed, TooFewPictures.
+        After a change they are measured anew, and until then those that are still there are listed as before.
+        Raises BeingComputed while nothing is known, NothingIndexed, TooFewPictures.
         """
-        key = _key(searcher)
+        state = searcher.index.current().state
         with self._lock:
-            kept = self._kept.get("outliers")
-            if kept is not None and kept[0] == key:
-                found: tuple[list[Outlier], Judged] = kept[1]
-                return found
-            if self._failed is not None and self._failed[0] == key:
-                failed, self._failed = self._failed[1], None
-                raise failed
-            if self._at_work is None or not self._at_work.is_alive():
-                self._at_work = threading.Thread(
-                    target=self._find_outliers, args=(searcher, key), name="outliers", daemon=True
-                )
-                self._at_work.start()
+            known, failed = self._outliers, self._failed
+            if known is not None and known[0].active_encoder != state.active_encoder:
+                known = None
+            fresh = known is not None and known[0] == state
+            if not fresh and (failed is None or failed[0] != state):
+                self._begin(searcher, state)
+        if known is not None:
+            listed, judged = known[1]
+            there = searcher.catalogue.images([one.image_id for one in listed])
+            return [one for one in listed if one.image_id in there], judged
+        if failed is not None and failed[0] == state:
+            raise failed[1]
         raise BeingComputed("Which pictures are least like the rest is being measured. Ask again in some seconds.")
 
     def close(self) -> None:
@@ -69,35 +95,30 @@ class Latents:
         if self._at_work is not None:
             self._at_work.join()
 
-    def _find_outliers(self, searcher: Searcher, key: Key) -> None:
+    def _begin(self, searcher: Searcher, state: State) -> None:
+        if self._at_work is None or not self._at_work.is_alive():
+            self._at_work = threading.Thread(
+                target=self._find_outliers, args=(searcher, state), name="outliers", daemon=True
+            )
+            self._at_work.start()
+
+    def _find_outliers(self, searcher: Searcher, state: State) -> None:
         try:
             found = find_outliers(searcher, LISTED, self._look_up)
         except _Closed:
             return
         except SimileError as error:
-            self._failed = key, error
+            with self._lock:
+                self._failed = state, error
         except Exception:
             log.exception("the outliers could not be measured")
+            with self._lock:
+                self._failed = state, HomeError("The outliers could not be measured; the log of the service says why.")
         else:
             with self._lock:
-                self._kept["outliers"] = key, found
+                self._outliers = state, found
 
     def _look_up(self, _stage: str, _done: int, _total: int) -> None:
         """Told of every step of a long piece of work."""
         if self._closing.is_set():
             raise _Closed
-
-    def _once(self, searcher: Searcher, name: str, make: Callable[[], T]) -> T:
-        key = _key(searcher)
-        kept = self._kept.get(name)
-        if kept is not None and kept[0] == key:
-            found: T = kept[1]
-            return found
-        made = make()
-        self._kept[name] = key, made
-        return made
-
-
-def _key(searcher: Searcher) -> Key:
-    snapshot = searcher.index.current()
-    return snapshot.encoder.fingerprint, snapshot.base

@@ -116,6 +116,7 @@ def test_an_attribute_is_learned_listed_pushed_searched_with_and_removed(client:
     assert client.delete("/v1/attributes/late").status_code == 204
     for gone in (client.get("/v1/attributes/late"), client.delete("/v1/attributes/late")):
         assert gone.status_code == 404 and gone.json()["type"].endswith("no-such-attribute")
+    assert "both" in post(client, "search", {"image_id": 3, "plus": ["x"], "minus": ["x"]}, 422)["detail"]
     refused = post(client, "search", {"image_id": 3, "plus": ["late"]}, 422)
     assert "no attribute late" in refused["detail"]
 
@@ -140,6 +141,12 @@ def test_outliers_are_measured_behind_the_requests(client: TestClient) -> None:
     assert found["images"] == 120 and found["total"] == 120 and len(found["outliers"]) == 5
     scores = [one["score"] for one in found["outliers"]]
     assert scores == sorted(scores, reverse=True) and found["outliers"][0]["reason"]
+    gone = found["outliers"][0]["image_id"]
+    assert client.delete(f"/v1/images/{gone}").status_code == 204
+    while (left := client.get("/v1/outliers").json())["images"] == 120:  # listed as before until measured anew
+        assert gone not in [one["image_id"] for one in left["outliers"]] and time.monotonic() < ended
+        time.sleep(0.1)
+    assert left["images"] == left["total"] == 119
 
 
 @pytest.mark.parametrize(

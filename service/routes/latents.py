@@ -148,7 +148,7 @@ def outliers(searcher: TheSearcher, kept: TheLatents, limit: Limit = 50, offset:
 
     Measured at the first such question: until then 503 `being-computed`.
     """
-    return outliers_out(kept.outliers(searcher), limit, offset)
+    return outliers_out(searcher, kept.outliers(searcher), limit, offset)
 
 
 async def _rendered(pool: EncodingPool, work: Callable[[], BaseModel]) -> Response:
