@@ -15,20 +15,15 @@ import argparse
 import io
 import os
 import shutil
-import socket
-import subprocess
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from playwright.sync_api import sync_playwright
-from simile_runs import SIMILE, simile
+from simile_runs import served, simile
 
 from models.images import encode_png
 
@@ -88,27 +83,6 @@ def write(folder: Path, data: Path, count: int) -> None:
         (folder / name).mkdir(parents=True, exist_ok=True)
     for row in np.random.default_rng(0).permutation(len(pictures))[:count]:
         (folder / CLASSES[labels[row]] / f"{row:05d}.png").write_bytes(encode_png(pictures[row]))
-
-
-@contextmanager
-def served(home: Path) -> Iterator[str]:
-    """Where `simile serve` answers."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    command = [SIMILE, "serve", "--home", str(home), "--port", str(port)]
-    server = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    try:
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz")
-                break
-            except OSError:
-                time.sleep(0.3)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait()
 
 
 def look(playwright: Any, address: str, picture: Path | None) -> None:

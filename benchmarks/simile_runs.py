@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +36,27 @@ def simile(*arguments: str | Path, home: Path) -> None:
     started = time.monotonic()
     subprocess.run([SIMILE, *map(str, arguments), "--home", str(home)], check=True)
     print(f"simile {arguments[0]}: {time.monotonic() - started:.0f} s\n", flush=True)
+
+
+@contextmanager
+def served(home: Path) -> Iterator[str]:
+    """Where `simile serve` answers."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    command = [SIMILE, "serve", "--home", str(home), "--port", str(port)]
+    server = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz")
+                break
+            except OSError:
+                time.sleep(0.3)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def encoder_of(home: Path) -> TrainedEncoder:

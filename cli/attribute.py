@@ -26,6 +26,15 @@ Ids = Annotated[list[int] | None, typer.Option("--id", max=2**63 - 1, help="An i
 @app.command()
 def learn(
     name: Name,
+    photos: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="PHOTOS…", help="Labelled pictures, with --labels.", show_default=False),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(help="Of PHOTOS: folders (named by class), or a CSV file. The class NAME against all others."),
+    ] = None,
+    of: Annotated[str | None, typer.Option(help="The class, where it isn't called NAME.", show_default=False)] = None,
     positive: Annotated[
         list[Path] | None, typer.Option(help="A folder, archive or file with it; may be repeated.", show_default=False)
     ] = None,
@@ -48,13 +57,18 @@ def learn(
     from explore import attribute_files, attributes, examples
     from search.searcher import Searcher
 
-    if bool(where) == bool(positive or negative) or bool(positive) != bool(negative):
-        raise BadSetting("Name both --positive and --negative, or --where alone.")
+    ways = [bool(positive or negative), bool(where), labels is not None]
+    if sum(ways) != 1 or bool(positive) != bool(negative):
+        raise BadSetting("Name both --positive and --negative, or --where alone, or --labels and PHOTOS.")
+    if bool(photos) != (labels is not None) or (of is not None and labels is None):
+        raise BadSetting("PHOTOS, --labels and --of belong together: name the pictures and where their labels are.")
     with Searcher(load_settings(home=home, device=device)) as searcher:
         encoder = searcher.encoder().fingerprint
         attribute_files.check_free(searcher.home, encoder, name)
         with Reporter("Nothing was stored: run it again.", json=json) as reporter:
-            if where:
+            if labels is not None:
+                found = examples.from_labels(searcher, photos or [], labels, of or name, reporter.measured)
+            elif where:
                 found = examples.from_metadata(searcher, where)
             else:
                 found = examples.from_files(searcher, positive or [], negative or [], reporter.measured)

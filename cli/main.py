@@ -19,6 +19,8 @@ from cli import (
     encoders,
     evaluate,
     explore,
+    explore_compress,
+    explore_continuity,
     explore_map,
     explore_measures,
     explore_walks,
@@ -50,9 +52,12 @@ app.command("generate")(explore.generate)
 app.command("traverse")(explore_walks.traverse)
 app.command("manifold")(explore_walks.manifold)
 app.add_typer(attribute.app, name="attribute")
+app.command("compress")(explore_compress.compress)
+app.command("decompress")(explore_compress.decompress)
 app.command("map")(explore_map.map_collection)
 app.command("outliers")(explore_measures.outliers)
 app.command("uncertainty")(explore_measures.uncertainty)
+app.command("continuity")(explore_continuity.continuity)
 app.add_typer(dedup.app, name="dedup")
 app.command("serve")(serve.serve)
 app.command("demo")(serve.demo)

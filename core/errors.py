@@ -108,6 +108,10 @@ class BackupDamaged(InputError):
     """A backup is incomplete, altered, or none of simile's."""
 
 
+class ArchiveDamaged(InputError):
+    """A file of compressed pictures is damaged, or none of simile's."""
+
+
 class NotFinite(SimileError):
     """NaN or infinity where numbers were expected."""
 

@@ -50,7 +50,7 @@ def load(home: Home, encoder: str, name: str) -> Attribute:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {which: stored[which] for which in ARRAYS}
             return Attribute(**json.loads(str(stored["about"])), **arrays)
-    except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise BadSetting(f"{path} is damaged ({error}). Remove the file, and learn the attribute anew.") from error
 
 
@@ -82,7 +82,7 @@ def _write(attribute: Attribute, path: Path) -> None:
 
 
 def _folder(home: Home, encoder: str) -> Path:
-    return home.root / "attributes" / encoder
+    return home.attributes / encoder
 
 
 def _path(home: Home, encoder: str, name: str) -> Path:

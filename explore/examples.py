@@ -1,4 +1,4 @@
-"""Where the examples of an attribute come from: two sets of folders, or a condition on what is said of the pictures."""
+"""Where the examples of an attribute come from: two sets of folders, a class of labels, or what is said of pictures."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from explore.attributes import Examples
 from models.collection import Prepared, prepare_files
 from models.encoder import CHUNK
 from models.images import Limits
+from models.labels import Classes, read_labels
 from models.walk import reading_order, walk
 from search.searcher import Searcher
 
@@ -29,10 +30,34 @@ def from_files(
 
     Raises NoSuchPath, TooFewPictures.
     """
-    sides = [_encoded(searcher, sources, on_progress) for sources in (positive, negative)]
-    mu = np.concatenate([side[0] for side in sides])
-    has = np.repeat([True, False], [len(side[0]) for side in sides])
-    return Examples(mu, has, [*sides[0][1], *sides[1][1]], sides[0][2] + sides[1][2])
+    sides = []
+    for sources in (positive, negative):
+        paths, lost = _listed(searcher, sources)
+        mu, digests = _encoded(searcher, paths, sources, on_progress)
+        sides.append((mu, digests, lost + len(paths) - len(digests)))
+    return _together(*sides)
+
+
+def from_labels(
+    searcher: Searcher, sources: Sequence[Path], labels: str, wanted: str, on_progress: OnProgress
+) -> Examples:
+    """The pictures of class `wanted` against those of all other classes; what has no label is left out.
+
+    labels: `folders` or a CSV file, as in models/labels.py. Raises BadSetting, NoSuchPath, TooFewPictures.
+    """
+    paths, lost = _listed(searcher, sources)
+    said = read_labels(labels, paths, sources)
+    classes = Classes.of(said).names
+    if wanted not in classes:
+        known = ", ".join(classes[:10]) + (" …" if len(classes) > 10 else "")
+        raise BadSetting(f"No picture has the label {wanted!r} (known: {known}). Name one of them with --of.")
+    sides = []
+    for side in (True, False):
+        chosen = [path for path, one in zip(paths, said, strict=True) if one is not None and (one == wanted) is side]
+        mu, digests = _encoded(searcher, chosen, sources, on_progress)
+        sides.append((mu, digests, len(chosen) - len(digests)))
+    found = _together(*sides)
+    return Examples(found.mu, found.has, found.digests, found.unreadable + lost)
 
 
 def from_metadata(searcher: Searcher, where: Sequence[str]) -> Examples:
@@ -47,12 +72,27 @@ def from_metadata(searcher: Searcher, where: Sequence[str]) -> Examples:
     return Examples(everything.mu, has, [str(image_id) for image_id in everything.ids.tolist()])  # ids: one a content
 
 
-def _encoded(searcher: Searcher, sources: Sequence[Path], on_progress: OnProgress) -> tuple[FloatArray, list[str], int]:
-    """mu (n, d) and SHA-256 of every picture, and how many could not be read."""
-    settings, encoder = searcher.settings, searcher.encoder()
+_Side = tuple[FloatArray, list[str], int]  # mu (n, d), SHA-256 of each, how many could not be read
+
+
+def _together(positive: _Side, negative: _Side) -> Examples:
+    mu = np.concatenate([positive[0], negative[0]])
+    has = np.repeat([True, False], [len(positive[0]), len(negative[0])])
+    return Examples(mu, has, [*positive[1], *negative[1]], positive[2] + negative[2])
+
+
+def _listed(searcher: Searcher, sources: Sequence[Path]) -> tuple[list[str], int]:
+    """The pictures there, in the order in which they are read fastest, and how many files are none."""
     found = walk(sources, [searcher.home.encoders])
+    return [found.files[row].path for row in reading_order(found.files)], len(found.failures)
+
+
+def _encoded(
+    searcher: Searcher, paths: Sequence[str], sources: Sequence[Path], on_progress: OnProgress
+) -> tuple[FloatArray, list[str]]:
+    """mu (n, d) and SHA-256 of every picture that can be read. Raises TooFewPictures where there is none."""
+    settings, encoder = searcher.settings, searcher.encoder()
     limits = Limits(settings.max_pixels, settings.max_bytes, settings.decode_seconds)
-    paths = [found.files[row].path for row in reading_order(found.files)]
     results = prepare_files(paths, encoder.preprocessing, limits, settings.workers)
     mus: list[FloatArray] = []
     digests: list[str] = []
@@ -67,4 +107,4 @@ def _encoded(searcher: Searcher, sources: Sequence[Path], on_progress: OnProgres
         on_progress(stage, done, len(paths))
     if not mus:
         raise TooFewPictures(f"{', '.join(map(str, sources))}: no picture there can be read. Name other folders.")
-    return np.concatenate(mus), digests, len(paths) - len(digests) + len(found.failures)
+    return np.concatenate(mus), digests

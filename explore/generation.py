@@ -12,11 +12,12 @@ from sklearn.mixture import GaussianMixture
 from core.errors import BadSetting, TooFewPictures
 from core.records import FloatArray
 from explore.aggregate import aggregate_of, no_variance
+from explore.mixture_files import Mixture, load_mixture, save_mixture, stand_of
 from explore.parts import check_decoder, decoded, places_of
 from models.preprocessing import Pixels
 from search.searcher import Searcher
 
-MOST = 10_000  # pictures that a mixture is fitted to, drawn with the seed
+MOST = 10_000  # pictures that a mixture is fitted to, always the same of a collection
 COMPONENTS = (1, 2, 5, 10, 20)  # tried, the best by the Bayesian information criterion is taken
 FEWEST = 50  # pictures
 SOURCES = ("prior", "mixture")
@@ -67,36 +68,29 @@ def from_prior(searcher: Searcher, count: int, temperature: float, seed: int) ->
 
 def from_mixture(searcher: Searcher, count: int, temperature: float, seed: int) -> FloatArray:
     """z (n, d) from a Gaussian mixture over the aggregate posterior. Needs no σ; raises TooFewPictures."""
-    return mixture_of(searcher, seed).draw(count, temperature, seed)
+    return mixture_of(searcher).draw(count, temperature, seed)
 
 
-@dataclass(frozen=True, eq=False)
-class Mixture:
-    """Of k Gaussians: weights (k,), means (k, d), roots (k, d, d): Cholesky factors of the covariances."""
-
-    weights: NDArray[np.float64]
-    means: NDArray[np.float64]
-    roots: NDArray[np.float64]
-
-    def draw(self, count: int, temperature: float, seed: int) -> FloatArray:
-        """z (n, d). `temperature` scales each component's deviations, not the distances between components."""
-        random = np.random.default_rng(seed)
-        chosen = random.choice(len(self.weights), count, p=self.weights)
-        noise = random.standard_normal((count, self.means.shape[1]))
-        drawn = self.means[chosen] + temperature * np.einsum("nij,nj->ni", self.roots[chosen], noise)
-        found: FloatArray = drawn.astype(np.float32)
-        return found
-
-
-def mixture_of(searcher: Searcher, seed: int) -> Mixture:
+def mixture_of(searcher: Searcher) -> Mixture:
     """Fitted to μ; the mean σ² is added to each component's variance, as q(z) is a mixture of the pictures' posteriors.
 
-    Raises TooFewPictures.
+    Fitted once, and kept in HOME/measures until the collection is another. Raises TooFewPictures, NothingIndexed.
     """
-    everything = aggregate_of(searcher).chosen(MOST, seed)
+    stand = stand_of(searcher)
+    kept = None if stand is None or stand.images < FEWEST else load_mixture(searcher, stand)
+    if kept is not None:
+        return kept
+    made = _fitted(searcher)
+    if stand is not None:
+        save_mixture(searcher, stand, made)
+    return made
+
+
+def _fitted(searcher: Searcher) -> Mixture:
+    everything = aggregate_of(searcher).chosen(MOST, 0)
     if len(everything) < FEWEST:
         raise TooFewPictures(f"A mixture over {len(everything)} pictures says nothing: index at least {FEWEST}.")
-    best = fit(everything.mu.astype(np.float64), seed)
+    best = fit(everything.mu.astype(np.float64), 0)
     blur = 0.0 if everything.sigma is None else np.square(everything.sigma.astype(np.float64)).mean(axis=0)
     roots = [np.linalg.cholesky(one + np.diag(np.broadcast_to(blur, len(one)))) for one in best.covariances_]
     return Mixture(best.weights_ / best.weights_.sum(), best.means_, np.stack(roots))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,7 +138,11 @@ def _file(searcher: Searcher, fingerprint: str) -> Path:
 
 
 def _load(path: Path) -> Measures:
-    with suppress(OSError, ValueError, KeyError), np.load(path, allow_pickle=False) as stored:
+    with (
+        suppress(OSError, EOFError, ValueError, KeyError, BadZipFile),
+        path.open("rb") as file,
+        np.load(file, allow_pickle=False) as stored,
+    ):
         ids, error, detail = stored["ids"], stored["error"], stored["detail"]
         if len(ids) == len(error) == len(detail) and bool(np.all(np.diff(ids) > 0)):
             return Measures(ids, error, detail)

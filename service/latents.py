@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from core.errors import BeingComputed, HomeError, SimileError
-from explore.generation import Mixture, mixture_of
+from explore.generation import mixture_of
+from explore.mixture_files import Mixture
 from explore.outliers import Judged, Outlier, find_outliers
 from explore.traversal import Reach, reach_of
 from search.gauge import GROWN
@@ -65,7 +66,7 @@ class Latents:
 
     def mixture(self, searcher: Searcher) -> Mixture:
         """Gaussians fitted to the collection. Raises TooFewPictures, NothingIndexed."""
-        return self._mixtures.get(searcher, "mixture", lambda: mixture_of(searcher, 0))
+        return self._mixtures.get(searcher, "mixture", lambda: mixture_of(searcher))
 
     def outliers(self, searcher: Searcher) -> tuple[list[Outlier], Judged]:
         """The pictures least like the rest, at most LISTED; measured behind the searches.

@@ -1,7 +1,8 @@
 """A whole home in one tar file, taken while others read and write it, and put back.
 
-Order in the tar: segments, encoders, uploads, the catalogue, and last `backup.json` with the SHA-256 of each of them: a
-backup without it was cut short. Only SQLite is copied; other databases have tools of their own.
+Order in the tar: segments, encoders with what was learned by them (attributes), uploads, the catalogue, and last
+`backup.json` with the SHA-256 of each of them: a backup without it was cut short. Only SQLite is copied; other
+databases have tools of their own.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from store.tables import SegmentRow, StateRow
 from store.transactions import read_state
 
 MANIFEST, CATALOGUE, FORMAT = "backup.json", "catalogue.sqlite", 1
-FOLDERS = ("segments", "encoders", "uploads")
+FOLDERS = ("segments", "encoders", "uploads", "attributes")
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ def write_backup(home: Home, target: Path) -> Contents:
 
     Needs no lock: the catalogue is copied in one moment, and every other file of a home never changes. One that is
     cleared away before it is copied (an old segment, an upload that somebody deletes) is left out of the copied
-    catalogue too. Raises BadSetting where `target` can't be written.
+    catalogue too; an attribute that somebody removes is in none. Raises BadSetting where `target` can't be
+    written.
     """
     source = catalogue_file(home)
     if source is None:
@@ -111,6 +113,8 @@ def _wanted(home: Home, catalogue: Catalogue) -> Iterator[Path]:
     for encoder in catalogue.encoders():
         folder = home.encoders / encoder.fingerprint
         yield from sorted(path for path in folder.rglob("*") if path.is_file()) or [folder]
+        attributes = (home.attributes / encoder.fingerprint).glob("[a-z0-9]*.npz")  # a temporary one begins with a dot
+        yield from sorted(attributes)
     yield from map(Path, sorted(catalogue.known_locations([str(home.uploads)])))
 
 

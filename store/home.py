@@ -53,6 +53,11 @@ class Home:
     def uploads(self) -> Path:
         return self.root / "uploads"
 
+    @property
+    def attributes(self) -> Path:
+        """A folder for each encoder that has some; none in a home without."""
+        return self.root / "attributes"
+
     def create(self) -> Home:
         """Makes the folders that are missing. Raises HomeNotWritable."""
         for folder in (self.root, self.encoders, self.segments, self.uploads):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tarfile
 from collections.abc import Iterator
@@ -23,13 +24,16 @@ from store.home import Home, writing
 from store.tables import LocationRow
 
 STAGING = ".restoring"
+DERIVED = ("maps", "measures", "gauges")  # measured of a home's pictures, and made again when somebody asks for it
+LOCKS = ("lock", "maps.lock", "jobs.lock")
+DERIVED_NAME = re.compile(r"\.?[0-9a-f]{16}[-.].+|tiles-[a-z]+|\.?[a-z.]+\.lock")  # encoder, and segment or kind
 BLOCK = 1 << 20
 MOST_MANIFEST = 1 << 30  # bytes: a line of 150 for each file
 AGAIN = "Take another backup, or copy this one again."
 
 
 def restore_backup(source: Path, home: Home) -> Contents:
-    """Makes `home`, which must be empty, of the backup `source`.
+    """Makes `home`, which must be empty but for what is derived from pictures, of the backup `source`.
 
     Every file is unpacked into a folder beside its place and held against its SHA-256 first; the catalogue is put in
     place last, so that after a crash there is no home yet, and the same command starts again. Uploads are known by
@@ -64,11 +68,19 @@ def restore_backup(source: Path, home: Home) -> Contents:
 def _refuse_used(home: Home) -> None:
     """Raises BadSetting unless the folder is missing, empty, or left by a restoration that was cut short."""
     there = {path.name for path in home.root.iterdir()} if home.root.is_dir() else set()
-    alien = there - {*FOLDERS, "lock", STAGING}
+    derived = {name for name in DERIVED if name in there and _is_derived(home.root / name)}
+    alien = there - {*FOLDERS, *LOCKS, *derived, STAGING}
     used = [name for name in FOLDERS if name in there and any((home.root / name).iterdir())]
     if alien or (used and STAGING not in there):
         found = ", ".join(sorted([*alien, *used])[:5])
         raise BadSetting(f"{home.root} is not empty (it holds {found}). Name an empty or new folder with --home.")
+
+
+def _is_derived(folder: Path) -> bool:
+    """Whether simile wrote all that lies in it: a person's own folder may be called maps."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    return all(DERIVED_NAME.fullmatch(path.name) for path in folder.iterdir())
 
 
 def _clear(home: Home) -> None:
@@ -158,5 +170,8 @@ def _settle(arriving: Home, home: Home, manifest: dict[str, Any]) -> None:
 
 def _put_in_place(arriving: Home, home: Home) -> None:
     os.sync()  # a hundred thousand uploads: one call instead of as many
+    for name in DERIVED:  # of other pictures with the same numbers
+        shutil.rmtree(home.root / name, ignore_errors=True)
     for name in FOLDERS:
-        (arriving.root / name).replace(home.root / name)  # an empty folder gives way
+        if (arriving.root / name).is_dir():  # a home, and older backups, may have no attributes
+            (arriving.root / name).replace(home.root / name)  # an empty folder gives way

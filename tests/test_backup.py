@@ -211,6 +211,79 @@ def test_what_the_home_lacks_is_named_and_the_rest_is_saved(home: Home, tmp_path
     assert sorted(problem.kind for problem in verify(restored)) == ["encoder", "upload"]
 
 
+def learned(home: Home, name: str, encoder: str = VAE) -> Path:
+    path = home.attributes / encoder / f"{name}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(name.encode())
+    return path
+
+
+def test_attributes_go_along_whole_ones_of_encoders_that_are_there(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smile, glasses = learned(home, "smile"), learned(home, "glasses")
+    learned(home, "smile", "f" * 16)  # of an encoder that was removed
+    (smile.parent / ".hat.npz.0123.tmp").touch()  # being written
+    disappearing(monkeypatch, glasses.unlink)
+    assert write_backup(home, tmp_path / "backup.tar").left_out == ()
+    restored = Home(tmp_path / "restored")
+    restore_backup(tmp_path / "backup.tar", restored)
+    assert {path.relative_to(restored.root).as_posix() for path in restored.attributes.rglob("*.*")} == {
+        f"attributes/{VAE}/smile.npz"
+    }
+    assert (restored.attributes / VAE / "smile.npz").read_bytes() == b"smile"
+    assert verify(restored) == leftovers(restored) == []
+
+
+def test_attributes_removed_between_listing_and_reading_are_no_loss(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, add = learned(home, "smile"), backup._Packer.add
+
+    def add_late(packer: backup._Packer, name: str, source: Path) -> bool:
+        if source == path:
+            path.unlink()
+        return add(packer, name, source)
+
+    monkeypatch.setattr(backup._Packer, "add", add_late)
+    assert write_backup(home, tmp_path / "backup.tar").left_out == ()
+    restored = Home(tmp_path / "restored")
+    restore_backup(tmp_path / "backup.tar", restored)
+    assert verify(restored) == [] and not restored.attributes.exists()
+
+
+def test_attributes_that_are_there_are_not_written_over(home: Home, tmp_path: Path) -> None:
+    write_backup(home, tmp_path / "backup.tar")
+    kept = Home(tmp_path / "kept")
+    learned(kept, "smile")
+    with pytest.raises(BadSetting, match="holds attributes"):
+        restore_backup(tmp_path / "backup.tar", kept)
+    assert (kept.attributes / VAE / "smile.npz").read_bytes() == b"smile"
+
+
+def test_what_was_derived_from_former_pictures_gives_way_and_a_persons_maps_do_not(home: Home, tmp_path: Path) -> None:
+    write_backup(home, tmp_path / "backup.tar")
+    cleared = Home(tmp_path / "cleared")
+    for name in (
+        "maps.lock",
+        "jobs.lock",
+        "gauges/gauge.json.lock",
+        f"gauges/{VAE}-1-gauge.json",
+        f"measures/{VAE}.npz",
+    ):
+        (cleared.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (cleared.root / name).touch()
+    (cleared.root / "maps" / "tiles-pca" / f"{VAE}-0").mkdir(parents=True)
+    restore_backup(tmp_path / "backup.tar", cleared)
+    assert verify(cleared) == []
+    assert not any((cleared.root / name).exists() for name in ("maps", "gauges", "measures"))
+    (tmp_path / "atlas" / "maps").mkdir(parents=True)
+    (tmp_path / "atlas" / "maps" / "rome.jpg").touch()
+    with pytest.raises(BadSetting, match="holds maps"):
+        restore_backup(tmp_path / "backup.tar", Home(tmp_path / "atlas"))
+    assert (tmp_path / "atlas" / "maps" / "rome.jpg").exists()
+
+
 def test_a_backup_that_finds_no_place_leaves_the_old_one(home: Home, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(BadSetting, match=r"missing/backup\.tar can't be written"):

@@ -15,7 +15,7 @@ from core.errors import BadSetting, EncoderMismatch, NoDecoder, TooFewPictures
 from core.settings import Settings
 from explore import attribute_files
 from explore.attributes import Attribute, Examples, drags, learn
-from explore.examples import from_files, from_metadata
+from explore.examples import from_files, from_labels, from_metadata
 from explore.painting import pushed, read_strengths, sheet
 from search.searcher import Searcher
 from store.home import Home
@@ -134,6 +134,30 @@ def test_examples_come_from_what_is_said_of_the_pictures(home_with_digits: Setti
             searcher.catalogue.set_image_metadata(image_id, {"smile": "yes"})
         examples = from_metadata(searcher, ["smile=yes"])
         assert examples.has.sum() == 30 and len(examples.mu) == 120
+
+
+def test_a_class_among_labels_is_learned_against_all_others(
+    home_with_digits: Settings, sides: tuple[Path, Path], tmp_path: Path
+) -> None:
+    names = [path.relative_to(tmp_path).as_posix() for side in sides for path in sorted(side.glob("*[0-9].png"))]
+    table = tmp_path / "labels.csv"  # three of them have no label
+    table.write_text("path,label\n" + "".join(f"{name},{name.split('/')[0].title()} Ink\n" for name in names[3:]))
+    with Searcher(home_with_digits) as searcher:
+        plain = from_files(searcher, [sides[0]], [sides[1]], lambda *_: None)
+        found = from_labels(searcher, sides, "folders", "much", lambda *_: None)
+        assert (found.has.sum(), len(found.mu), found.unreadable) == (30, 60, 1)
+        assert sorted(found.digests) == sorted(plain.digests)
+        with pytest.raises(BadSetting, match=r"label 'cat' \(known: little, much"):
+            from_labels(searcher, sides, "folders", "cat", lambda *_: None)
+    home = ["--home", str(home_with_digits.home), "--json"]
+    command = ["attribute", "learn", "ink", *map(str, sides), "--labels", str(table), "--of", "Much Ink", *home]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, (done.output, done.exception)
+    about = json.loads(done.stdout)
+    assert (about["positives"], about["negatives"]) == (27, 30) and about["auc"]["whitened"] > 0.8
+    for wrong in (["x", str(sides[0])], ["x", "--labels", "folders"], ["x", "--of", "y", "--where", "a=b"]):
+        refused = CliRunner().invoke(app, ["attribute", "learn", *wrong, *home])
+        assert isinstance(refused.exception, BadSetting), wrong
 
 
 def test_strengths_are_read_as_a_range_or_one_by_one() -> None:

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 from cli.main import app
 from core.errors import BadSetting, NoDecoder, NoVariance, TooFewPictures
 from core.settings import Settings
+from explore import generation
 from explore.aggregate import aggregate_of
-from explore.generation import fit, generate
+from explore.generation import fit, generate, mixture_of
 from indexer.uploads import delete_image
 from search.searcher import Searcher
 
@@ -37,6 +38,45 @@ def test_the_mixture_has_the_spread_of_the_aggregate_posterior(home_with_digits:
     wanted = everything.mu.var(axis=0) + np.square(everything.spread()).mean(axis=0)
     assert drawn.var(axis=0).sum() == pytest.approx(wanted.sum(), rel=0.15)
     assert np.linalg.norm(drawn.mean(0) - everything.mu.mean(0)) < 0.6
+
+
+def test_the_mixture_is_fitted_once_and_kept_until_the_collection_is_another(
+    home_with_digits: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[int] = []
+
+    def counted(mu: np.ndarray, seed: int) -> object:
+        fitted.append(len(mu))
+        return fit(mu, seed)
+
+    monkeypatch.setattr(generation, "fit", counted)
+    with Searcher(home_with_digits) as searcher:
+        made = generate(searcher, "mixture", 5, seed=1).latents
+    with Searcher(home_with_digits) as searcher:
+        assert (generate(searcher, "mixture", 5, seed=1).latents == made).all()
+        generate(searcher, "mixture", 5, seed=2)
+        assert fitted == [120]
+        (path,) = (searcher.home.root / "measures").glob("*-mixture.npz")
+        whole = path.read_bytes()
+        for damaged in (whole[: len(whole) // 2], b"", whole[:-200] + bytes(200)):
+            path.write_bytes(damaged)
+            mixture_of(searcher)
+        path.unlink()  # it may be deleted at any time
+        mixture_of(searcher)
+        assert fitted == [120] * 5
+        for image_id in range(1, 45):
+            delete_image(searcher, image_id)
+        mixture_of(searcher)
+        assert fitted[5:] == [76]
+        searcher.index.publish()
+        mixture_of(searcher)
+        assert fitted[5:] == [76, 76]
+
+
+def test_a_home_that_cannot_be_written_has_its_mixture_fitted_each_time(home_with_digits: Settings) -> None:
+    (home_with_digits.home / "measures").write_text("a file in the way")
+    with Searcher(home_with_digits) as searcher:
+        assert (mixture_of(searcher).means == mixture_of(searcher).means).all()
 
 
 def test_the_mixture_finds_as_many_clusters_as_there_are() -> None:

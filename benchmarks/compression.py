@@ -1,0 +1,183 @@
+"""How well do latents of few bytes stand for pictures, beside PCA, JPEG, WebP and AVIF?
+
+    python benchmarks/compression.py --data DIR --work WORK [--set fashion] [--minutes 9] [--pictures 300] [--plot PNG]
+
+DIR holds fashion-mnist.npz and smiles.tar.gz. For each set two encoders (recipe vae; 128 numbers for few bytes, 256
+with a smaller variance for many) are trained on the training pictures alone; held-out ones are compressed to 16, 32 and
+64 bytes on average, as `simile compress --effort 40` does. PCA, fitted on 10,000 training pictures, goes through the
+same quantiser and coder. Of JPEG, WebP and AVIF the bytes of a grey picture, their headers, are taken off. PSNR is the mean
+over pictures, SSIM over windows of 7 x 7.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from attributes import divide
+from numpy.typing import NDArray
+from PIL import Image
+from simile_runs import encoder_of, simile
+from sklearn.decomposition import PCA
+
+from explore.compression import compress, find_delta
+from explore.quantising import Quantiser, Tables
+from models.charts import curves
+from models.encoder import TrainedEncoder
+from models.images import Limits
+
+Pictures = NDArray[np.float64]  # (n, h, w) in [0, 1]
+LIMITS = Limits(200_000_000, 50_000_000)
+BYTES = (16, 32, 64)
+FITTED = 10_000  # pictures that PCA sees
+# (numbers, variance of the Gaussian): the smaller the variance, the more bits the latent holds.
+ENCODERS = {
+    "fashion": {16: (128, 0.004), 32: (128, 0.004), 64: (256, 0.0012)},
+    "smiles": {16: (128, 0.012), 32: (128, 0.012), 64: (256, 0.003)},
+}
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--data", type=Path, required=True)
+    options.add_argument("--work", type=Path, required=True, help="keeps pictures and homes, and goes on from them")
+    options.add_argument("--set", choices=ENCODERS, action="append", help="both by default")
+    options.add_argument("--minutes", type=float, default=9, help="of training for each encoder")
+    options.add_argument("--pictures", type=int, default=300, help="held out")
+    options.add_argument("--effort", type=int, default=40)
+    options.add_argument("--plot", type=Path, help="of the last set")
+    given = options.parse_args()
+    given.work.mkdir(parents=True, exist_ok=True)
+    for name in given.set or ENCODERS:
+        rows = measure(name, given)
+        if given.plot is not None:
+            series = {kind: [(size, psnr) for size, psnr, _ in points] for kind, points in rows.items()}
+            drawn = curves(series, title=name, x_label="bytes a picture", y_label="PSNR in dB")
+            given.plot.write_bytes(drawn)
+
+
+def measure(name: str, given: argparse.Namespace) -> dict[str, list[tuple[float, float, float]]]:
+    train, held_out = folders(name, given)
+    paths = sorted(held_out.rglob("*.*"))
+    paths = paths[:: max(1, len(paths) // given.pictures)][: given.pictures]
+    pictures = np.stack([grey(path) for path in paths])
+    rows: dict[str, list[tuple[float, float, float]]] = {"simile": [], "PCA": []}
+    print(f"\n{name}: {len(paths)} held-out pictures of {pictures.shape[2]} x {pictures.shape[1]}")
+    pca = fitted(sorted(train.rglob("*.*")))
+    print(f"PCA with {pca.n_components_} components: {pca.components_.astype('f2').nbytes / 1e6:.1f} MB as float16")
+    for size in BYTES:
+        encoder, weights = encoder_for(name, size, train, given)
+        made = compress(
+            encoder, [str(path) for path in paths], LIMITS, 0, lambda *_: None, per_picture=size, effort=given.effort
+        )
+        seen = encoder.decode(made.quantiser.latents(made.symbols))
+        top, left, height, width = encoder.preprocessing.content_box()
+        used = len(made.payload()) / len(paths)
+        rows["simile"].append((used, *quality(pictures, seen[:, 0, top : top + height, left : left + width])))
+        rows["PCA"].append(by_pca(pca, pictures, size))
+        for kind in ("simile", "PCA"):
+            used, psnr, ssim = rows[kind][-1]
+            note = f"  decoder and encoder {weights / 1e6:.1f} MB" if kind == "simile" else ""
+            print(f"{kind:<8}{used:7.1f} B  PSNR {psnr:6.2f} dB  SSIM {ssim:.4f}{note}", flush=True)
+    for kind, settings in (("JPEG", range(1, 60, 6)), ("WebP", range(0, 60, 6)), ("AVIF", range(0, 60, 6))):
+        rows[kind] = [by_file(pictures, kind, setting) for setting in settings]
+        best = min(rows[kind], key=lambda row: abs(row[0] - 64))
+        print(
+            f"{kind:<8}{best[0]:7.1f} B  PSNR {best[1]:6.2f} dB  SSIM {best[2]:.4f}  nearest to 64 B, without headers"
+        )
+    return rows
+
+
+def folders(name: str, given: argparse.Namespace) -> tuple[Path, Path]:
+    """Training pictures and held-out ones."""
+    folder = given.work / name
+    if name == "smiles":
+        divide(given.data / "smiles.tar.gz", folder, 0)
+    elif not folder.exists():
+        arrays = np.load(given.data / "fashion-mnist.npz")
+        for part, key, count in (("train", "x_train", 60_000), ("test", "x_test", 2000)):
+            (folder / part).mkdir(parents=True)
+            chosen = np.random.default_rng(0).permutation(len(arrays[key]))[:count]
+            for row, at in enumerate(chosen):
+                Image.fromarray(arrays[key][at]).save(folder / part / f"{row:05d}.png", compress_level=1)
+    return folder / "train", folder / "test"
+
+
+def encoder_for(name: str, size: int, train: Path, given: argparse.Namespace) -> tuple[TrainedEncoder, int]:
+    """The encoder for so many bytes, and the bytes of its weights."""
+    dims, variance = ENCODERS[name][size]
+    home = given.work / f"{name}-{variance}"
+    if not (home / "catalogue.sqlite").exists():
+        how = ["--recipe", "vae", "--latent-dim", dims, "--variance", variance, "--kl-warmup-steps", 100]
+        simile("train", train, *how, "--minutes", given.minutes, home=home)
+    (weights,) = home.glob("encoders/[0-9a-f]*/weights.safetensors")
+    return encoder_of(home), weights.stat().st_size
+
+
+def grey(path: Path) -> NDArray[np.float64]:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("L"), np.float64) / 255
+
+
+def fitted(paths: list[Path]) -> PCA:
+    chosen = np.random.default_rng(0).permutation(len(paths))[:FITTED]
+    pictures = np.stack([grey(paths[at]).ravel() for at in chosen]).astype(np.float32)
+    return PCA(min(512, pictures.shape[1]), svd_solver="randomized", random_state=0).fit(pictures)
+
+
+def by_pca(pca: PCA, pictures: Pictures, size: float) -> tuple[float, float, float]:
+    """(bytes, PSNR, SSIM) of PCA through the same quantiser and coder: a step changes a picture by delta in each."""
+    codes = pca.transform(pictures.reshape(len(pictures), -1)).astype(np.float32)
+    centre, even = np.zeros(codes.shape[1], np.float32), np.ones(codes.shape[1])
+
+    def bytes_at(delta: float) -> float:
+        symbols = Quantiser.of(centre, even, delta).symbols(codes)
+        return float(Tables.of(symbols).bits(symbols).mean() / 8)
+
+    quantiser = Quantiser.of(centre, even, find_delta(bytes_at, size))
+    symbols = quantiser.symbols(codes)
+    seen = pca.inverse_transform(quantiser.latents(symbols)).reshape(pictures.shape)
+    used = len(Tables.of(symbols).encode(symbols)) / len(pictures)
+    return (used, *quality(pictures, seen))
+
+
+def by_file(pictures: Pictures, kind: str, setting: int) -> tuple[float, float, float]:
+    """(bytes without headers, PSNR, SSIM) of a picture format at a quality."""
+    flat = np.full(pictures.shape[1:], 128, np.uint8)
+    headers = len(packed(flat, kind, setting))
+    files = [packed(np.rint(one * 255).astype(np.uint8), kind, setting) for one in pictures]
+    seen = np.stack([np.asarray(Image.open(io.BytesIO(data)).convert("L"), np.float64) / 255 for data in files])
+    return (float(np.mean([len(data) - headers for data in files])), *quality(pictures, seen))
+
+
+def packed(pixels: NDArray[np.uint8], kind: str, setting: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, quality=setting)
+    return file.getvalue()
+
+
+def quality(pictures: Pictures, seen: NDArray[Any]) -> tuple[float, float]:
+    """Mean PSNR in dB, and mean SSIM."""
+    seen = np.clip(seen.astype(np.float64), 0, 1)
+    errors = np.maximum(np.square(seen - pictures).mean(axis=(1, 2)), 1e-10)
+    return float((-10 * np.log10(errors)).mean()), float(ssim(pictures, seen))
+
+
+def ssim(one: Pictures, other: Pictures, side: int = 7) -> float:
+    """Wang et al. 2004, uniform windows, constants for values in [0, 1]."""
+
+    def window(values: Pictures) -> Pictures:
+        windows = np.lib.stride_tricks.sliding_window_view(values, (side, side), axis=(1, 2))
+        return np.asarray(windows.mean(axis=(3, 4)))
+
+    a, b = window(one), window(other)
+    aa, bb, ab = window(one * one) - a * a, window(other * other) - b * b, window(one * other) - a * b
+    found = (2 * a * b + 1e-4) * (2 * ab + 9e-4) / ((a * a + b * b + 1e-4) * (aa + bb + 9e-4))
+    return float(found.mean())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""Compression: the latents of pictures, quantised and entropy-coded; what the lecture calls a non-linear PCA.
+
+A picture comes back as its encoder remembers it: what the latent does not hold is lost, at any number of bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from core.errors import BadSetting, TooFewPictures
+from core.records import Failure, FloatArray
+from explore.measures import OnProgress
+from explore.quantising import LEAST_SCALE, Quantiser, Symbols, Tables, rounded
+from models.collection import Prepared, prepare_files
+from models.encoder import TrainedEncoder
+from models.images import Limits
+from models.preprocessing import Pixels, to_unit
+
+Doubles = NDArray[np.float64]
+
+SAMPLE = 32  # pictures on which a dimension's effect is measured
+TRIED = 128  # pictures on which delta is looked for
+HALVINGS = 9
+REFINED_HALVINGS = 4
+CHUNK = 128  # pictures refined together
+LEARNING_RATE = 0.1  # steps of the quantiser
+DELTA = 1.0  # where nothing else is asked for: a step changes a picture of values in [0, 1] by 1 in all
+
+
+@dataclass(frozen=True, eq=False)
+class Compressed:
+    """Pictures as an archive holds them. sizes: (width, height) of each. failures: files that could not be read."""
+
+    encoder: str
+    quantiser: Quantiser
+    tables: Tables
+    symbols: Symbols
+    names: Sequence[str]
+    sizes: Sequence[tuple[int, int]]
+    failures: Sequence[Failure] = ()
+
+    def payload(self) -> bytes:
+        """The latents of all pictures, coded."""
+        return self.tables.encode(self.symbols)
+
+
+def compress(
+    encoder: TrainedEncoder,
+    paths: Sequence[str],
+    limits: Limits,
+    workers: int,
+    on_progress: OnProgress,
+    *,
+    per_picture: float | None = None,
+    delta: float | None = None,
+    effort: int = 0,
+) -> Compressed:
+    """The pictures in at most `per_picture` bytes each on average, or with a step that changes a picture by `delta`.
+
+    effort: so many steps of gradient descent on each latent, for what it costs and what is lost together.
+    Raises NoDecoder (from decoding), TooFewPictures where no picture can be read, BadSetting.
+    """
+    if per_picture is not None and not 1 <= per_picture <= 65536:
+        raise BadSetting(f"bytes can't be {per_picture:g}. Give 1 to 65536 for each picture.")
+    if delta is not None and not 1e-3 <= delta <= 1e3:
+        raise BadSetting(f"step can't be {delta:g}. Give 0.001 to 1000; 1 is usual.")
+    pictures, names, sizes, failures = _read(encoder, paths, limits, workers, on_progress)
+    mu = encoder.encode(pictures).mu
+    centre, sensitivity = mu.mean(axis=0), sensitivity_of(encoder, mu[:SAMPLE])
+    if per_picture is not None:
+        sample = slice(None, TRIED)
+        plain = _fit(encoder, pictures[sample], mu[sample], centre, sensitivity, 0)
+        delta = find_delta(lambda step: plain(step)[2], per_picture)
+        if effort:  # what is refined costs less, at a finer step
+            tried = _fit(encoder, pictures[sample], mu[sample], centre, sensitivity, effort)
+            delta = find_delta(lambda step: tried(step)[2], per_picture, (delta / 2, 1.2 * delta), REFINED_HALVINGS)
+    fit = _fit(encoder, pictures, mu, centre, sensitivity, effort)
+    quantiser, symbols, _ = fit(DELTA if delta is None else delta)
+    return Compressed(encoder.fingerprint, quantiser, Tables.of(symbols), symbols, names, sizes, failures)
+
+
+def sensitivity_of(encoder: TrainedEncoder, mu: FloatArray) -> Doubles:
+    """By how much a picture changes with one unit of each dimension, (d,): the root of the summed squares, on average.
+
+    mu: (n, d) of some pictures; central differences over a tenth of the deviation of each dimension.
+    """
+    top, left, height, width = encoder.preprocessing.content_box()
+    found = np.zeros(mu.shape[1])
+    for dim, deviation in enumerate(mu.std(axis=0)):
+        if deviation < 1e-6:
+            continue
+        ends = np.concatenate([mu, mu])
+        step = np.float32(0.1 * deviation)
+        ends[: len(mu), dim] += step
+        ends[len(mu) :, dim] -= step
+        seen = encoder.decode(ends)[:, :, top : top + height, left : left + width].astype(np.float64)
+        change = (seen[: len(mu)] - seen[len(mu) :]) / (2 * float(step))
+        found[dim] = np.sqrt(np.square(change).sum(axis=(1, 2, 3)).mean())
+    return found
+
+
+def find_delta(
+    bytes_at: Callable[[float], float],
+    wanted: float,
+    within: tuple[float, float] = (1e-3, 1e3),
+    halvings: int = HALVINGS,
+) -> float:
+    """The smallest step of those tried by halving at which pictures take at most `wanted` bytes."""
+    low, high = np.log(within)
+    for _ in range(halvings):
+        middle = (low + high) / 2
+        if bytes_at(float(np.exp(middle))) > wanted:
+            low = middle
+        else:
+            high = middle
+    return float(np.exp(high))
+
+
+def _fit(
+    encoder: TrainedEncoder, pictures: Pixels, mu: FloatArray, centre: FloatArray, sensitivity: Doubles, effort: int
+) -> Callable[[float], tuple[Quantiser, Symbols, float]]:
+    """What comes of a delta: the quantiser, symbols (n, d), and bytes of a picture on average."""
+
+    def at(delta: float) -> tuple[Quantiser, Symbols, float]:
+        quantiser = Quantiser.of(centre, sensitivity, delta)
+        symbols = quantiser.symbols(mu)
+        if effort:
+            price = 2 * np.log(2) * delta**2 / 12  # of a bit, in squared error: the slope of a uniform quantiser
+            symbols = np.concatenate(
+                [
+                    _refined(
+                        encoder,
+                        pictures[start : start + CHUNK],
+                        quantiser,
+                        symbols,
+                        mu[start : start + CHUNK],
+                        price,
+                        effort,
+                    )
+                    for start in range(0, len(pictures), CHUNK)
+                ]
+            )
+        return quantiser, symbols, float(Tables.of(symbols).bits(symbols).mean() / 8)
+
+    return at
+
+
+def _refined(
+    encoder: TrainedEncoder,
+    pictures: Pixels,
+    quantiser: Quantiser,
+    all_symbols: Symbols,
+    mu: FloatArray,
+    price: float,
+    effort: int,
+) -> Symbols:
+    """Symbols (n, d) for which squared error + price x bits is smaller than at mu (Yang et al., arXiv 2006.04240).
+
+    The gradient passes rounding as if it were not there; in the first third noise stands for it.
+    """
+    device = encoder.network.variance.device
+    top, left, height, width = encoder.preprocessing.content_box()
+    wanted = torch.from_numpy(to_unit(pictures)).to(device)[:, :, top : top + height, left : left + width]
+    centre, steps = (torch.from_numpy(part).to(device) for part in (quantiser.centre, quantiser.steps))
+    scales = torch.from_numpy(np.maximum(np.abs(all_symbols).mean(axis=0), LEAST_SCALE)).float().to(device)
+    place = torch.from_numpy(quantiser.scaled(mu)).float().to(device).requires_grad_(True)
+    noise = torch.Generator().manual_seed(0)
+    optimiser = torch.optim.Adam([place], lr=LEARNING_RATE)
+    with torch.enable_grad():
+        for step in range(effort):
+            blurred = torch.rand(place.shape, generator=noise).to(device) - 0.5
+            shaken = place + (blurred if step < effort // 3 else (torch.round(place) - place).detach())
+            seen = torch.sigmoid(encoder.network.decode(centre + shaken * steps))
+            lost = (seen[:, :, top : top + height, left : left + width] - wanted).square().sum()
+            loss = lost + price * _laplace_bits(shaken, scales).sum()
+            (gradient,) = torch.autograd.grad(loss, [place])
+            place.grad = gradient
+            optimiser.step()
+    return rounded(cast(Doubles, place.detach().cpu().double().numpy()))
+
+
+def _laplace_bits(places: Tensor, scales: Tensor) -> Tensor:
+    """What places (n, d) would cost by tables of these scales (d,): as Tables, for any number."""
+    away = places.abs()
+    outer = torch.exp(-(away + 0.5) / scales)
+    inside = 1 - 0.5 * (outer + torch.exp(-(0.5 - away).clamp_min(0) / scales))
+    beyond = 0.5 * (torch.exp(-(away - 0.5).clamp_min(0) / scales) - outer)
+    return -torch.log2(torch.where(away < 0.5, inside, beyond).clamp_min(1e-9))
+
+
+def _read(
+    encoder: TrainedEncoder, paths: Sequence[str], limits: Limits, workers: int, on_progress: OnProgress
+) -> tuple[Pixels, list[str], list[tuple[int, int]], list[Failure]]:
+    arrays: list[Pixels] = []
+    names: list[str] = []
+    sizes: list[tuple[int, int]] = []
+    failures: list[Failure] = []
+    for path, found in zip(paths, prepare_files(paths, encoder.preprocessing, limits, workers), strict=True):
+        if isinstance(found, Prepared):
+            arrays.append(found.array)
+            names.append(Path(path).name)
+            sizes.append((found.width, found.height))
+        else:
+            failures.append(found)
+        on_progress("reading", len(arrays) + len(failures), len(paths))
+    if not arrays:
+        raise TooFewPictures("No picture can be read. Name other files or folders.")
+    return np.stack(arrays), names, sizes, failures
