@@ -77,7 +77,8 @@ def look(searcher: Searcher, latents: Latents, asked: Mapping[str, str]) -> Late
         ) from None
     encoder = searcher.encoder()
     known = attribute_files.load_all(searcher.home, encoder.fingerprint)
-    most = latents.reach(searcher).order[:SHOWN]
+    most = [str(dim) for dim in latents.reach(searcher).order[:SHOWN]]
+    shown = [*most, *(dim for dim in dims if dim not in most)]  # what the address moves has a slider, active or not
     return LatentPage(
         a=a,
         b=b,
@@ -85,7 +86,7 @@ def look(searcher: Searcher, latents: Latents, asked: Mapping[str, str]) -> Late
         how=how,
         made=made_place(searcher, latents, wanted),
         attributes=[Push(one.name, pushed.get(one.name, 0.0), f"AUC {one.auc['raw']:.2f}") for one in known],
-        dims=[Push(str(dim), dims.get(str(dim), 0.0)) for dim in most],
+        dims=[Push(dim, dims.get(dim, 0.0)) for dim in shown],
         choices=choices,
         total=total,
         has_decoder=encoder.has_decoder,

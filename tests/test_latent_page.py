@@ -15,6 +15,7 @@ from core.settings import Settings
 from explore import attribute_files
 from explore.aggregate import aggregate_of
 from explore.attributes import Examples, learn
+from explore.traversal import reach_of
 from search.searcher import Searcher
 from service.app import create_app
 
@@ -65,6 +66,7 @@ def test_sliders_make_pictures_and_the_address_says_where_one_is(browser: Any, l
         assert said["a"] == ["3"] and said["share"] == ["0.9"] and any(name.startswith("dim.") for name in said)
         page.reload()
         assert shown(page) == walked
+        page.get_by_text("nearest to it:").wait_for(state="attached")
         page.get_by_role("button", name="Reset").click()
         page.wait_for_function("() => !location.search.includes('attr')")
         page.get_by_role("button", name="Undo").click()
@@ -89,10 +91,22 @@ def test_pictures_are_chosen_uploaded_made_and_searched_from(browser: Any, laten
         page.locator("[data-new] button").first.click()
         page.get_by_text("made picture 1", exact=True).wait_for()
         page.get_by_role("button", name="Search from here").click()
-        page.locator("[data-near] li").nth(40).wait_for()
+        page.locator("[data-found] li").nth(40).wait_for()
+        assert page.get_by_text("no part of the address").is_visible()
         with page.expect_download() as saved:
             page.get_by_role("button", name="Morph as GIF").click()
         assert saved.value.path().read_bytes().startswith(b"GIF8")
+
+
+@needs_browser
+def test_a_dimension_that_the_address_moves_has_a_slider(browser: Any, latent: str, digits_home: Settings) -> None:
+    with Searcher(digits_home) as searcher:
+        last = reach_of(searcher).order[-1]
+    with opened(browser, latent, viewport=DESK) as page:
+        page.goto(f"/latent?a=3&b=9&dim.{last}=2.5")
+        shown(page)
+        assert f"dim.{last}=2.5" in page.url
+        assert page.get_by_label(f"Dimension {last}").input_value() == "2.5"
 
 
 @needs_browser

@@ -11,12 +11,14 @@ const sliders = form ? [...form.querySelectorAll("input[type=range]")] : [];
 const ends = { a: {}, b: {} }; // each a part of a place: {image_id} or {vector}, and how it looks
 const NEAREST = 8;
 const KEPT = 50;
+const PAUSE = 700; // ms
 const before = []; // states to go back to
 let made = null; // the place that is shown
 let picking = "a";
 let asking = false;
 let waiting = false;
 let settled = null;
+let speaking = 0; // what is said to those who listen waits until the slider rests
 
 const json = (body) => ({ method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
 const share = () => Number(form.elements.share.value);
@@ -54,6 +56,9 @@ function show(place) {
   const picture = find("[data-made]");
   if (picture && place.picture) picture.src = place.picture;
   find("[data-near]").replaceChildren(...place.nearest.map(tile));
+  clearTimeout(speaking);
+  const nearest = place.nearest[0]?.path.split("/").pop() ?? "none";
+  speaking = setTimeout(() => (find("[data-spoken]").textContent = `A new picture is shown; nearest to it: ${nearest}`), PAUSE);
 }
 
 async function refresh() {
@@ -98,6 +103,7 @@ function keep() {
   }
   settled = now;
   find("[data-do=undo]").disabled = !before.length;
+  find("[data-unshared]").hidden = !ends.a.vector && !ends.b.vector;
   history.replaceState(null, "", address());
 }
 
@@ -205,12 +211,13 @@ async function loop() {
 }
 
 async function search() {
-  const body = { vector: made?.mu ?? null, limit: 48 };
   try {
-    if (!body.vector) await refresh();
-    const found = await (await ask(form.dataset.search, json({ ...body, vector: made.mu }))).json();
-    find("[data-near]").replaceChildren(...found.hits.map(tile));
-    find("#near-heading").scrollIntoView({ block: "start" });
+    const { mu } = await (await ask(form.dataset.latents, json({ ...wanted(), nearest: 0, picture: false }))).json();
+    const { hits } = await (await ask(form.dataset.search, json({ vector: mu, limit: 48 }))).json();
+    const section = find("[data-found]");
+    section.querySelector("ol").replaceChildren(...hits.map(tile));
+    section.hidden = false;
+    section.querySelector("h2").focus();
   } catch (error) {
     complain(error.message);
   }
