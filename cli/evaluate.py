@@ -42,6 +42,9 @@ def evaluate(
     samples: Annotated[int, typer.Option(min=0, help="Draws for log p(x) of each picture; 0: not estimated.")] = 64,
     limit: Annotated[int, typer.Option(min=12, help="At most so many pictures, drawn with the seed.")] = 5000,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of folds, samples and copies.")] = 0,
+    posterior: Annotated[
+        bool, typer.Option("--posterior", help="Also compare whole posteriors, μ and σ, as a row for each encoder.")
+    ] = False,
     picture: Annotated[
         str | None,
         typer.Option(
@@ -64,7 +67,7 @@ def evaluate(
 
     _check(photos, picture, to)
     settings = load_settings(home=home, device=device)
-    request = EvaluationRequest(labels, folds, test, tuple(encoder or ()), copies, samples, seed, limit)
+    request = EvaluationRequest(labels, folds, test, tuple(encoder or ()), copies, samples, seed, limit, posterior)
     reporter = Reporter("Nothing was written: run it again.")
     with reporter:
         drawn = _draw(picture, settings, photos or [], request, reporter)

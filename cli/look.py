@@ -30,6 +30,9 @@ def search(
     ] = None,
     minus: Annotated[list[str] | None, typer.Option(help="With less of this attribute; may be repeated.")] = None,
     strength: Annotated[float, typer.Option(help="Of --plus and --minus: how far.")] = 1.0,
+    posterior: Annotated[
+        bool, typer.Option("--posterior", help="By the distance between whole posteriors: μ and σ, not μ alone.")
+    ] = False,
     limit: narrowing.Limit = None,
     within: narrowing.Within = None,
     where: narrowing.Where = None,
@@ -54,7 +57,7 @@ def search(
     """Find the pictures most like IMAGE, all of them or those that the options let through."""
     from models.names import printable
     from models.walk import check_file
-    from search.searcher import Asked, Searcher
+    from search.searcher import Asked, Question, Searcher
     from search.sheets import write_sheet
 
     if (image is None) == (image_id is None):
@@ -76,16 +79,17 @@ def search(
     )
     if limit is None and within is None:
         limit = HITS
+    if posterior and (plus or minus):
+        raise BadSetting("--posterior compares a picture's own σ: leave it out, or --plus and --minus.")
     with Searcher(load_settings(home=home, device=device)) as searcher:
         if plus or minus:
             answer = _with_attributes(
                 searcher, image, image_id, plus or [], minus or [], strength, Asked(limit, 0, only, within)
             )
-        elif image is not None:
-            answer = searcher.by_file(image, name=printable(str(image)), limit=limit, only=only, within=within)
         else:
-            assert image_id is not None
-            answer = searcher.by_id(image_id, limit=limit, only=only, within=within)
+            part = image_id if image is None else searcher.prepare(image, printable(str(image)))
+            assert part is not None
+            answer = searcher.ask(Question((part,), asked=Asked(limit, 0, only, within, posterior=posterior)))
         if to is not None:
             shown = searcher.picture_of(image if image is not None else image_id)
             write_sheet(searcher, [(answer, shown)], to)

@@ -16,7 +16,7 @@ from core.settings import Settings
 from evaluation import copies
 from evaluation.advice import advise
 from evaluation.ladder import Material, Row, measure
-from evaluation.methods import Encoded, Method, PerceptualHash, PrincipalComponents, RawPixels
+from evaluation.methods import Encoded, Method, PerceptualHash, Posteriors, PrincipalComponents, RawPixels
 from evaluation.neighbours import Rows
 from evaluation.pictures import Collection, OnProgress, Reading, Split, check_count, read, sampled, split
 from evaluation.reconstruction import LIKELIHOOD_PICTURES
@@ -41,7 +41,10 @@ MEMORY = 2_000_000_000  # bytes of prepared pictures
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What a person may say about an evaluation. `encoders`: references; empty for all of the home."""
+    """What a person may say about an evaluation. `encoders`: references; empty for all of the home.
+
+    posterior: also by the distance between whole posteriors, a row for each encoder.
+    """
 
     labels: str | None = None
     folds: int = 5
@@ -51,6 +54,7 @@ class EvaluationRequest:
     samples: int = 64
     seed: int = 0
     limit: int = 5000
+    posterior: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ def evaluate(
     if overlap := set(files) & set(asked):
         raise BadSetting(f"{min(overlap)} is among the pictures and in --test {request.test}. Keep them apart.")
     common = common_preprocessing(files, settings, request.seed)
-    methods = _methods(encoders, common, request.seed)
+    methods = _methods(encoders, common, request)
     specs = tuple(dict.fromkeys(method.preprocessing for method in methods))
     reading = Reading(Limits(settings.max_pixels, settings.max_bytes), settings.workers, specs)
     limit = min(request.limit, MEMORY // reading.bytes_per_picture)
@@ -146,13 +150,14 @@ def common_preprocessing(files: Sequence[str], settings: Settings, seed: int) ->
     return choose(sample, image_size=None, background=settings.background)
 
 
-def _methods(encoders: Sequence[TrainedEncoder], common: Preprocessing, seed: int) -> list[Method]:
+def _methods(encoders: Sequence[TrainedEncoder], common: Preprocessing, request: EvaluationRequest) -> list[Method]:
     """The rows in their order: what needs no training, then the encoders; a PCA as long as each of them."""
     dimensions = sorted({encoder.latent_dim for encoder in encoders}) or [DEFAULT_DIMENSION]
     methods: list[Method] = [RawPixels(common)]
-    methods += [PrincipalComponents(common, dimension, seed) for dimension in dimensions]
+    methods += [PrincipalComponents(common, dimension, request.seed) for dimension in dimensions]
     methods += [PerceptualHash()]
-    return methods + [Encoded(encoder) for encoder in encoders]
+    methods += [Encoded(encoder) for encoder in encoders]
+    return methods + [Posteriors(encoder) for encoder in encoders if request.posterior]
 
 
 def _labels(request: EvaluationRequest, collection: Collection, photos: Sequence[Path]) -> list[str | None]:

@@ -7,10 +7,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from core.errors import NoVariance
 from core.records import FloatArray
 from evaluation.neighbours import Vectors
 from models.encoder import TrainedEncoder
 from models.preprocessing import Pixels, Preprocessing, to_unit
+from search.posterior import indexed_sigma
 from store.distances import to_indexed
 
 HASH_INPUT = Preprocessing(32, 1)  # grey, stretched to 32 x 32
@@ -167,6 +169,38 @@ class Encoded:
         top, left, height, width = self.preprocessing.content_box()
         decoded = self.encoder.decode(self.encoder.encode(pictures).mu)
         return np.ascontiguousarray(decoded[:, :, top : top + height, left : left + width])
+
+
+class Posteriors:
+    """A trained encoder's whole posteriors: [mu, sigma], whose Euclidean distance is the 2-Wasserstein distance.
+
+    Raises NoVariance for an encoder without one.
+    """
+
+    encoder = None  # what is said of the encoder itself stands in its own row
+    fits = False
+
+    def __init__(self, encoder: TrainedEncoder) -> None:
+        if not encoder.has_variance:
+            raise NoVariance(f"Encoder {encoder.fingerprint} has no variance: leave --posterior out, or the encoder.")
+        means = Encoded(encoder)
+        self.name = f"{means.name} ±σ"
+        self.preprocessing = encoder.preprocessing
+        self.dimension, self.bytes_stored = 2 * means.dimension, means.bytes_stored
+        self.bytes_indexed = 2 * means.bytes_indexed
+        self._network = encoder
+
+    def fit(self, pictures: Pixels) -> None:
+        """Trained already."""
+
+    def vectors(self, pictures: Pixels) -> FloatArray:
+        latent = self._network.encode(pictures)
+        assert latent.sigma is not None  # as asked when it was made
+        mu = to_indexed(latent.mu, self._network.index_dims, self._network.metric)
+        return np.concatenate([mu, indexed_sigma(latent.mu, latent.sigma, self._network)], axis=1)
+
+    def reconstruct(self, pictures: Pixels) -> None:  # noqa: ARG002  # that of the encoder's own row
+        return None
 
 
 def originals(pictures: Pixels, preprocessing: Preprocessing) -> FloatArray:

@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from core.conditions import as_said
-from core.errors import BadSetting, EncoderMismatch, NoSuchImage, NotFinite, SimileError
+from core.errors import BadSetting, EncoderMismatch, NoSuchImage, NotFinite, NoVariance, SimileError
 from core.records import Filter, FloatArray, Hit
 from search.certainty import mean_sigma, spreads
 from search.gauge import Gauge
+from search.posterior import among_posteriors, nearest_posteriors, spread_from
 from search.questions import Answer, Asked, AskedPicture, Certainty, Part, Query, Question
 from store.catalogue import Catalogue
 from store.distances import to_indexed
@@ -136,7 +137,9 @@ class Answering:
     def _search(self, cases: Sequence[_Case], snapshot: Snapshot) -> None:
         shapes: dict[Shape, list[_Case]] = {}
         for case in cases:
-            if case.query is not None:
+            if case.query is not None and case.asked.posterior:
+                self._search_posterior(case, snapshot)
+            elif case.query is not None:
                 shapes.setdefault(_shape(case.question, len(snapshot)), []).append(case)
         for shape, alike in shapes.items():
             try:
@@ -156,6 +159,31 @@ class Answering:
         if not 0 <= within < np.inf:
             raise BadSetting(f"within can't be {within}. Give a distance: a number from 0 on.")
         return snapshot.range(vectors, within, among)
+
+    def _search_posterior(self, case: _Case, snapshot: Snapshot) -> None:
+        try:
+            _keep(case, self._nearest_posteriors(case, snapshot))
+            case.nearest = None  # what is usual is known of the means' distances alone
+        except SimileError as error:
+            case.error, case.query = error, None
+
+    def _nearest_posteriors(self, case: _Case, snapshot: Snapshot) -> Neighbours:
+        query, encoder = case.query, snapshot.encoder
+        assert query is not None
+        if not case.question.picture or isinstance(case.question.positives[0], np.ndarray):
+            raise BadSetting("Only one picture or indexed image has a σ to compare: leave `posterior` out for others.")
+        if query.sigma is None:
+            raise NoVariance(
+                f"Encoder {encoder.fingerprint} has no variance, so only means can be compared. Leave `posterior` out, "
+                "or train another recipe: `simile train PHOTOS --recipe vae`."
+            )
+        only, within, count = _shape(case.question, len(snapshot))
+        apart, vectors = spread_from(query.mu, query.sigma, self.catalogue, encoder), _vectors([case], snapshot)
+        if within is not None:
+            (found,) = self._found((only, within, 0), vectors, snapshot)
+            return among_posteriors(*found, apart, within)
+        among = self.index.matching(only)
+        return nearest_posteriors(count, lambda k: snapshot.search(vectors, k, among)[0], apart)
 
     def _find_nearest(self, cases: Sequence[_Case], snapshot: Snapshot) -> None:
         """The nearest of all images, for those whose hits don't begin with it."""
@@ -178,9 +206,10 @@ class Answering:
                 answers.append(case.error)
                 continue
             said = metadata if case.asked.metadata else None
-            hits = list(_hits(case, facts, said, spread, gauge))
+            of_hits = None if case.asked.posterior else gauge
+            hits = list(_hits(case, facts, said, spread, of_hits))
             certainty = _certainty(case.question, case.query, case.nearest, snapshot, gauge)
-            answers.append(Answer(case.query, hits, certainty, gauge is not None, snapshot.encoder.fingerprint))
+            answers.append(Answer(case.query, hits, certainty, of_hits is not None, snapshot.encoder.fingerprint))
         return answers
 
     @contextmanager
@@ -262,7 +291,7 @@ def _spreads(cases: Sequence[_Case], snapshot: Snapshot) -> list[list[float] | N
     known = [
         (at, case.query.mu, case.query.sigma)
         for at, case in enumerate(cases)
-        if case.query is not None and case.query.sigma is not None
+        if case.query is not None and case.query.sigma is not None and not case.asked.posterior
     ]
     if not known:
         return found

@@ -14,6 +14,7 @@ class Asked:
 
     limit None: all, which only makes sense with `within`: none that is farther. metadata: what is said of each hit.
     error: how badly a picture is reconstructed; without it the network takes less than half of the time.
+    posterior: by the distance between whole posteriors, see posterior.py; scores are not calibrated then.
     """
 
     limit: int | None = 10
@@ -22,6 +23,7 @@ class Asked:
     within: float | None = None
     metadata: bool = False
     error: bool = True
+    posterior: bool = False
 
 
 @dataclass(frozen=True, eq=False)

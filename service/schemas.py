@@ -111,6 +111,10 @@ class SearchOptions(Narrowing):
         "`unlike` goes by distance and σ then.",
     )
 
+    posterior: bool = Field(
+        False,
+        description="By the distance between whole posteriors (μ and σ), not between means; scores are not calibrated.",
+    )
     plus: Texts = Field([], description="Attributes that the hits are to have more of than what is asked with.")
     minus: Texts = Field([], description="Attributes that they are to have less of.")
     strength: float = Field(
@@ -129,7 +133,8 @@ class SearchOptions(Narrowing):
         """The same for a Searcher. Raises BadSetting."""
         within = self.distance if self.within is None else self.within
         is_full = self.certainty == "full"
-        return Asked(self.limit, self.offset, self.only(), within, "metadata" in self.included(), is_full)
+        said = "metadata" in self.included()
+        return Asked(self.limit, self.offset, self.only(), within, said, is_full, self.posterior)
 
 
 class SearchBody(SearchOptions):

@@ -35,6 +35,20 @@ CHUNK = 16384  # vectors compared together where each is looked at: 8 MB of 128 
 NO_IDS: Ids = np.empty(0, np.int64)
 
 
+def _search(index: Any, queries: FloatArray, count: int) -> tuple[FloatArray, Ids]:
+    """FAISS's answer. One query is compared by one thread anyway; waking others to number the hits took 10 ms where
+    other work held the cores, and 0.1 ms without (benchmarks/latent_steps.py).
+    """
+    if len(queries) > 1:
+        return index.search(queries, count)  # type: ignore[no-any-return]
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)  # it holds for the calling thread alone
+    try:
+        return index.search(queries, count)  # type: ignore[no-any-return]
+    finally:
+        faiss.omp_set_num_threads(threads)
+
+
 class VectorIndex(Protocol):
     """What an engine must do to stand behind a search. Distances are Euclidean, vectors of one length `dimensions`.
 
@@ -145,7 +159,7 @@ class FlatIndex:
         if len(hidden) > FEW:
             return self._search_slowly(queries, k, hidden)
         fetched = min(k + len(hidden) + SPARE, len(self))
-        squares, ids = self._index.search(queries, fetched)
+        squares, ids = _search(self._index, queries, fetched)
         if ids.min(initial=0) < 0:  # squares beyond float32
             return [scan(query, without(self._ids, hidden), self.vectors, k) for query in queries]
         shown_rows = (row[~np.isin(row, hidden)] if len(hidden) else row for row in ids)

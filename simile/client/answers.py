@@ -31,6 +31,7 @@ class Options(Narrowing, total=False):
     within: float
     include: list[str]
     certainty: Literal["full", "quick"]
+    posterior: bool
     plus: list[str]
     minus: list[str]
     strength: float
