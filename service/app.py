@@ -47,6 +47,7 @@ from service.routes import (
     map_page,
     metrics,
     page,
+    reference_page,
     search,
     signin,
     status,
@@ -65,6 +66,7 @@ ROUTERS = (
     health.router,
     metrics.router,
     page.router,
+    reference_page.router,
     collection_page.router,
     duplicates_page.router,
     jobs_page.router,
@@ -85,6 +87,7 @@ def create_app(settings: Settings, *, prepared: bool = False) -> FastAPI:
         version=version("simile"),
         description=DESCRIPTION,
         lifespan=_lifespan,
+        docs_url=None,  # its viewer would come from elsewhere: routes/reference_page.py has our own
         redoc_url=None,
     )
     app.state.settings, app.state.prepared, app.state.reviews = settings, prepared, Reviews()

@@ -32,7 +32,6 @@ SCOPES: dict[str, Wanted] = {
     "GET /map": "search",
     "GET /latent": "search",
     "GET /docs": "search",
-    "GET /docs/oauth2-redirect": "search",
     "GET /openapi.json": "search",
     "GET /metrics": "search",
     "GET /v1/status": "search",
