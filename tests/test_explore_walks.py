@@ -80,12 +80,13 @@ def test_uncertainty_is_measured_and_is_the_same_for_the_same_seed(home_with_dig
         file = uncertainty(searcher, Path(searcher.image(3).paths[0]), samples=8, seed=1)
     assert latent.sigma is not None and found.sigma == pytest.approx(latent.sigma, rel=1e-3)
     assert found.mean_deviation > 0 and found.deviation.max() == 255 and found.deviation.shape == found.seen.shape
-    assert (found.log_likelihood, found.error, found.overlap) == (again.log_likelihood, again.error, again.overlap)
+    one, other = ([each.log_likelihood, each.error, each.overlap] for each in (found, again))
+    assert one == pytest.approx(other, rel=1e-5)  # a faster runtime may have taken over between the two
     assert found.error_percentile is not None and 0 <= found.error_percentile <= 100
     assert found.overlap is not None and found.same_nearest is not None
     assert 0 <= found.same_nearest <= 1 and 0 < found.overlap <= 1
     # An indexed picture is no neighbour of itself, whether it is asked for by its file or by its id.
-    assert (file.log_likelihood, file.same_nearest) == (found.log_likelihood, found.same_nearest)
+    assert file.log_likelihood == pytest.approx(found.log_likelihood) and file.same_nearest == found.same_nearest
     with Searcher(home_with_digits) as searcher, pytest.raises(BadSetting, match="samples can't be 1"):
         uncertainty(searcher, 3, samples=1)
 
