@@ -34,7 +34,7 @@ def places_of(searcher: Searcher, parts: Sequence[Part]) -> list[Place]:
 
     Raises UnreadableImage, NoSuchImage, NothingIndexed, EncoderMismatch, NotFinite.
     """
-    asked = Asked(limit=1, error=False)
+    asked = Asked(limit=0, error=False)
     questions = [
         Question((searcher.prepare(part, printable(str(part))) if isinstance(part, Path) else part,), asked=asked)
         for part in parts

@@ -136,10 +136,11 @@ class Answering:
 
     def _search(self, cases: Sequence[_Case], snapshot: Snapshot) -> None:
         shapes: dict[Shape, list[_Case]] = {}
-        for case in cases:
-            if case.query is not None and case.asked.posterior:
+        wanted = [case for case in cases if case.query is not None and case.asked.limit != 0]
+        for case in wanted:
+            if case.asked.posterior:
                 self._search_posterior(case, snapshot)
-            elif case.query is not None:
+            else:
                 shapes.setdefault(_shape(case.question, len(snapshot)), []).append(case)
         for shape, alike in shapes.items():
             try:
@@ -149,7 +150,7 @@ class Answering:
             except SimileError as error:
                 for case in alike:
                     case.error, case.query = error, None
-        self._find_nearest([case for case in cases if case.query is not None and case.nearest is None], snapshot)
+        self._find_nearest([case for case in wanted if case.query is not None and case.nearest is None], snapshot)
 
     def _found(self, shape: Shape, vectors: FloatArray, snapshot: Snapshot) -> list[Neighbours]:
         only, within, count = shape

@@ -23,6 +23,6 @@ def pushed_question(
     both = set(plus) & set(minus)
     if both:
         raise BadSetting(f"{', '.join(sorted(both))} can't be both more and less. Name it in plus or in minus.")
-    base = searcher.ask(Question(question.positives, question.negatives, Asked(limit=1, error=False))).query.mu
+    base = searcher.ask(Question(question.positives, question.negatives, Asked(limit=0, error=False))).query.mu
     wanted = dict.fromkeys(plus, strength) | dict.fromkeys(minus, -strength)
     return Question((pushed(searcher, base, wanted),), asked=question.asked)
