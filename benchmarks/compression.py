@@ -100,9 +100,9 @@ def folders(name: str, given: argparse.Namespace) -> tuple[Path, Path]:
         arrays = np.load(given.data / "fashion-mnist.npz")
         for part, key, count in (("train", "x_train", 60_000), ("test", "x_test", 2000)):
             (folder / part).mkdir(parents=True)
-            chosen = np.random.default_rng(0).permutation(len(arrays[key]))[:count]
-            for row, at in enumerate(chosen):
-                Image.fromarray(arrays[key][at]).save(folder / part / f"{row:05d}.png", compress_level=1)
+            pixels = arrays[key]  # read once: an .npz is unpacked anew each time that it is asked
+            for row, at in enumerate(np.random.default_rng(0).permutation(len(pixels))[:count]):
+                Image.fromarray(pixels[at]).save(folder / part / f"{row:05d}.png", compress_level=1)
     return folder / "train", folder / "test"
 
 

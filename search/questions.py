@@ -12,7 +12,7 @@ from models.collection import Prepared
 class Asked:
     """How much of an answer is wanted.
 
-    limit None: all, which only makes sense with `within`: none that is farther; 0: the query alone, nothing is searched.
+    limit None: all, which only makes sense with `within`: none that is farther; 0: the query alone, without a search.
     metadata: what is said of each hit.
     error: how badly a picture is reconstructed; without it the network takes less than half of the time.
     posterior: by the distance between whole posteriors, see posterior.py; scores are not calibrated then.

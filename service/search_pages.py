@@ -46,8 +46,8 @@ class View:
     """What there is to see.
 
     more: address of the same with more hits; unfiltered: of the same without filters. scale: the distance that fills
-    a whole bar. mu: of what was searched for. middle: what the model draws for several pictures together. uploads: how
-    many of them were uploaded.
+    a whole bar. mu: of what was searched for. calibrated: whether scores are. middle: what the model draws for several
+    pictures together. uploads: how many of them were uploaded.
     """
 
     link: Asking
@@ -58,6 +58,7 @@ class View:
     unlike: Sequence[Like] = ()
     middle: str | None = None
     mu: Sequence[float] = ()
+    calibrated: bool = False
     hits: Sequence[HitOut] = ()
     scale: float = 1.0
     more: str | None = None
@@ -110,6 +111,7 @@ def results(searcher: Searcher, link: Asking, uploads: Sequence[Named], answer: 
         unlike=unlike,
         middle=_middle(searcher, answer, like[0]) if len(like) + len(unlike) > 1 else None,
         mu=[round(value, 5) for value in answer.query.mu.tolist()],
+        calibrated=found.score_calibrated,
         hits=found.hits,
         scale=max((hit.distance for hit in found.hits), default=0.0) or 1.0,
         more=_more(link, total, len(found.hits)),

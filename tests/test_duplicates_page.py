@@ -322,3 +322,15 @@ def test_answers_that_make_no_sense_change_nothing(copies: Copies) -> None:
         assert elsewhere.status_code == 403
         assert client.post(address, data={"answer": "undo"}).status_code == 200
     assert decisions(copies) == []
+
+
+def test_a_key_that_may_only_look_gets_no_buttons_to_answer_with(copies: Copies) -> None:
+    with Catalogue(Home(copies.settings.home)) as catalogue:
+        keys = {scope: catalogue.create_key(scope, scope)[0].text for scope in ("search", "write")}
+    with TestClient(create_app(copies.settings)) as client:
+        pages = {
+            scope: client.get("/duplicates?tier=near", headers={"Authorization": f"Bearer {key}"}).text
+            for scope, key in keys.items()
+        }
+    assert 'value="different"' in pages["write"] and "Answers need a key" not in pages["write"]
+    assert 'name="answer"' not in pages["search"] and "Answers need a key" in pages["search"]
