@@ -48,6 +48,7 @@ STATUS: dict[type[SimileError], int] = {
     errors.NoSuchEncoder: 503,
     errors.TooFewPictures: 422,
     errors.BackupDamaged: 422,
+    errors.ArchiveDamaged: 422,
     errors.NotFinite: 422,
     errors.NoDecoder: 409,
     errors.NoVariance: 409,

@@ -29,6 +29,13 @@ def _listed(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+def _plain(value: object) -> object:
+    if isinstance(value, str) and value not in ("true", "false"):
+        raise ValueError("write true or false")
+    return value
+
+
+Flag = Annotated[bool, BeforeValidator(_plain)]  # pydantic would take 1, yes and on as well
 Text = Annotated[str, Field(max_length=4096)]
 Listed = Annotated[list[Text], Field(max_length=32)]
 Texts = Annotated[Listed, BeforeValidator(_listed, json_schema_input_type=Listed | Text)]
@@ -111,7 +118,7 @@ class SearchOptions(Narrowing):
         "`unlike` goes by distance and σ then.",
     )
 
-    posterior: bool = Field(
+    posterior: Flag = Field(
         False,
         description="By the distance between whole posteriors (μ and σ), not between means; scores are not calibrated.",
     )
