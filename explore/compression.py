@@ -32,6 +32,7 @@ HALVINGS = 9
 REFINED_HALVINGS = 4
 CHUNK = 128  # pictures refined together
 LEARNING_RATE = 0.1  # steps of the quantiser
+COARSER, COARSEST = 1.1, 1e3  # where all pictures take more than those that were tried
 DELTA = 1.0  # where nothing else is asked for: a step changes a picture of values in [0, 1] by 1 in all
 
 
@@ -83,7 +84,11 @@ def compress(
             tried = _fit(encoder, pictures[sample], mu[sample], centre, sensitivity, effort)
             delta = find_delta(lambda step: tried(step)[2], per_picture, (delta / 2, 1.2 * delta), REFINED_HALVINGS)
     fit = _fit(encoder, pictures, mu, centre, sensitivity, effort)
-    quantiser, symbols, _ = fit(DELTA if delta is None else delta)
+    delta = DELTA if delta is None else delta
+    quantiser, symbols, used = fit(delta)
+    while per_picture is not None and used > per_picture and delta < COARSEST:  # the sample was easier than the whole
+        delta *= COARSER
+        quantiser, symbols, used = fit(delta)
     return Compressed(encoder.fingerprint, quantiser, Tables.of(symbols), symbols, names, sizes, failures)
 
 
