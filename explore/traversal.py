@@ -59,7 +59,10 @@ def reach_of(searcher: Searcher, seed: int = 0) -> Reach:
 
     Raises NothingIndexed.
     """
-    mu = aggregate_of(searcher).chosen(SAMPLE, seed).mu
+    return _reach(aggregate_of(searcher).chosen(SAMPLE, seed).mu)
+
+
+def _reach(mu: FloatArray) -> Reach:
     deviation = mu.std(axis=0)
     return Reach(mu.mean(axis=0), deviation, np.argsort(-deviation, kind="stable").tolist())
 
@@ -143,8 +146,9 @@ def manifold(searcher: Searcher, *, axes: str = "principal", size: int = 12, see
     check_decoder(searcher, "its space can't be shown")
     if not 2 <= size <= 30:
         raise BadSetting(f"size can't be {size}. Use 2 to 30 pictures a side.")
-    across, down, named = _plane(searcher, axes, seed)
-    reach = reach_of(searcher, seed)
+    mu = aggregate_of(searcher).chosen(SAMPLE, seed).mu
+    reach = _reach(mu)
+    across, down, named = _plane(mu, reach, axes)
     places = norm.ppf(np.linspace(*SHARES, size)).astype(np.float32)
     right, below = np.meshgrid(places, places)
     latents = reach.centre + right.reshape(-1, 1) * across + below.reshape(-1, 1) * down
@@ -156,11 +160,9 @@ def draw_manifold(made: Manifold) -> bytes:
     return grid(made.frames, round(len(made.frames) ** 0.5))
 
 
-def _plane(searcher: Searcher, axes: str, seed: int) -> tuple[FloatArray, FloatArray, str]:
+def _plane(mu: FloatArray, reach: Reach, axes: str) -> tuple[FloatArray, FloatArray, str]:
     """Two directions (d,), each as long as the collection's deviation along it, and what they are called."""
-    mu = aggregate_of(searcher).chosen(SAMPLE, seed).mu
     if axes != "principal":
-        reach = reach_of(searcher, seed)
         dims = read_dims(axes if "," in axes else f"{axes},", reach)
         if len(dims) != 2:
             raise BadSetting(f"axes can't be {axes!r}. Use principal, or two dimensions such as 3,7.")

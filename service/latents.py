@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Generic, TypeVar
 
 from core.errors import BeingComputed, HomeError, SimileError
 from explore.generation import mixture_of
-from explore.mixture_files import Mixture
+from explore.mixture_files import Mixture, Stand
 from explore.outliers import Judged, Outlier, find_outliers
 from explore.traversal import Reach, reach_of
-from search.gauge import GROWN
 from search.searcher import Searcher
 from store.records import State
 
@@ -26,34 +25,29 @@ class _Closed(Exception):
     """The service is about to stop."""
 
 
-class _Kept:
-    """Things that hold for the vectors of one encoder until these have grown or shrunk a good deal."""
+class _Kept(Generic[T]):
+    """Something that holds for the vectors of one encoder until these have grown or shrunk a good deal."""
 
-    def __init__(self) -> None:
+    def __init__(self, make: Callable[[Searcher], T]) -> None:
+        self._make = make
         self._making = threading.Lock()  # a mixture takes seconds of all cores: nobody makes it twice
-        self._kept: dict[str, tuple[str, int | None, int, Any]] = {}
+        self._kept: tuple[Stand, T] | None = None
 
-    def get(self, searcher: Searcher, name: str, make: Callable[[], T]) -> T:
-        """What was made of this name, or what `make` makes."""
+    def get(self, searcher: Searcher) -> T:
+        """What was made, or is made now."""
         with self._making:
             snapshot = searcher.index.current()
-            kept = self._kept.get(name)
-            if kept is not None:
-                encoder, base, images, made = kept
-                alike = images / GROWN <= len(snapshot) <= images * GROWN
-                if (encoder, base) == (snapshot.encoder.fingerprint, snapshot.base) and alike:
-                    found: T = made
-                    return found
-            fresh = make()
-            self._kept[name] = snapshot.encoder.fingerprint, snapshot.base, len(snapshot), fresh
-            return fresh
+            stand = Stand(snapshot.encoder.fingerprint, snapshot.base or 0, len(snapshot))
+            if self._kept is None or not self._kept[0].is_like(stand):
+                self._kept = stand, self._make(searcher)
+            return self._kept[1]
 
 
 class Latents:
     """Of one home. Safe to share between threads."""
 
     def __init__(self) -> None:
-        self._reaches, self._mixtures = _Kept(), _Kept()
+        self._reaches, self._mixtures = _Kept(reach_of), _Kept(mixture_of)
         self._lock = threading.Lock()
         self._outliers: tuple[State, tuple[list[Outlier], Judged]] | None = None
         self._failed: tuple[State, SimileError] | None = None
@@ -62,11 +56,11 @@ class Latents:
 
     def reach(self, searcher: Searcher) -> Reach:
         """How far each dimension reaches. Raises NothingIndexed."""
-        return self._reaches.get(searcher, "reach", lambda: reach_of(searcher))
+        return self._reaches.get(searcher)
 
     def mixture(self, searcher: Searcher) -> Mixture:
         """Gaussians fitted to the collection. Raises TooFewPictures, NothingIndexed."""
-        return self._mixtures.get(searcher, "mixture", lambda: mixture_of(searcher))
+        return self._mixtures.get(searcher)
 
     def outliers(self, searcher: Searcher) -> tuple[list[Outlier], Judged]:
         """The pictures least like the rest, at most LISTED; measured behind the searches.
