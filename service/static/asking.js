@@ -22,6 +22,25 @@ export async function ask(address, options = {}) {
   return response;
 }
 
+// A function that does `work`, which says itself what went wrong: one at a time. What is asked for while one is under
+// way is done once, after it: only the newest matters.
+export function newest(work) {
+  let [running, again] = [false, false];
+  return async function run() {
+    if (running) {
+      again = true;
+      return;
+    }
+    running = true;
+    await work();
+    running = false;
+    if (again) {
+      again = false;
+      run();
+    }
+  };
+}
+
 // The words of a problem: of a document for programs, or of a page that shows it.
 async function reason(response) {
   const text = await response.text();

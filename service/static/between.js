@@ -1,6 +1,6 @@
 // A slider in a picture's panel: what the model draws on the way from what was searched for to the picture.
 
-import { ask } from "./asking.js";
+import { ask, newest } from "./asking.js";
 
 export function between(article) {
   const section = article.querySelector(".between");
@@ -8,14 +8,8 @@ export function between(article) {
   if (!section || !mu || mu === "[]") return;
   const [slider, picture, said] = ["input", "img", ".minor"].map((one) => section.querySelector(one));
   const [search, image] = [{ vector: JSON.parse(mu) }, { image_id: Number(article.dataset.image) }];
-  let [asking, waiting] = [false, false];
 
-  async function refresh() {
-    if (asking) {
-      waiting = true;
-      return;
-    }
-    asking = true;
+  const refresh = newest(async () => {
     const share = Number(slider.value);
     const parts = [{ ...image, weight: share }, { ...search, weight: 1 - share }]; // the first gives the shape
     try {
@@ -27,12 +21,7 @@ export function between(article) {
     } catch (error) {
       said.textContent = error.message;
     }
-    asking = false;
-    if (waiting) {
-      waiting = false;
-      refresh();
-    }
-  }
+  });
 
   slider.addEventListener("input", refresh);
   refresh();

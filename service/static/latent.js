@@ -1,7 +1,7 @@
 // A place in the latent space under two hands: every slider asks for the picture there. At most one question is on its
 // way; what was moved meanwhile is asked next, and only the newest.
 
-import { ask, complain } from "./asking.js";
+import { ask, complain, newest } from "./asking.js";
 
 document.documentElement.classList.add("js");
 
@@ -15,8 +15,6 @@ const PAUSE = 700; // ms
 const before = []; // states to go back to
 let made = null; // the place that is shown
 let picking = "a";
-let asking = false;
-let waiting = false;
 let settled = null;
 let speaking = 0; // what is said to those who listen waits until the slider rests
 
@@ -61,12 +59,7 @@ function show(place) {
   speaking = setTimeout(() => (find("[data-spoken]").textContent = `A new picture is shown; nearest to it: ${nearest}`), PAUSE);
 }
 
-async function refresh() {
-  if (asking) {
-    waiting = true;
-    return;
-  }
-  asking = true;
+const refresh = newest(async () => {
   form.setAttribute("aria-busy", "true");
   const started = performance.now();
   try {
@@ -75,13 +68,8 @@ async function refresh() {
   } catch (error) {
     complain(error.message);
   }
-  asking = false;
   form.setAttribute("aria-busy", "false");
-  if (waiting) {
-    waiting = false;
-    refresh();
-  }
-}
+});
 
 // What the address can say: uploads and made pictures have no address.
 function address() {
