@@ -21,8 +21,9 @@ from explore.quantising import Quantiser, Symbols, Tables
 from models.encoder import TrainedEncoder
 from models.images import encode_png
 
-FORMAT = 1
+FORMAT = 2
 MOST_PICTURES = 10_000_000
+_TABLE_ARRAYS = ("powers", "rates", "low", "high")
 _ABOUT, _TABLES, _LATENTS = "pictures.json", "tables.npz", "latents.bin"
 
 
@@ -36,7 +37,7 @@ def write_archive(made: Compressed, path: Path) -> dict[str, int]:
         "symbols": _digest(made.symbols),
     }
     arrays: dict[str, Any] = {"centre": made.quantiser.centre, "steps": made.quantiser.steps}
-    arrays |= {name: getattr(made.tables, name) for name in ("scales", "low", "high")}
+    arrays |= {name: getattr(made.tables, name) for name in _TABLE_ARRAYS}
     tables = io.BytesIO()
     np.savez_compressed(tables, **arrays)
     parts = {_ABOUT: json.dumps(about).encode(), _TABLES: tables.getvalue(), _LATENTS: made.payload()}
@@ -55,10 +56,13 @@ def read_archive(path: Path) -> Compressed:
         with zipfile.ZipFile(path) as archive:
             about = json.loads(archive.read(_ABOUT))
             if about["simile_archive"] != FORMAT:
-                raise ArchiveDamaged(f"{path} is an archive of format {about['simile_archive']}: update simile.")
+                raise ArchiveDamaged(
+                    f"{path} is an archive of format {about['simile_archive']}, and this version of simile reads "
+                    f"{FORMAT}. Open it with the version that wrote it."
+                )
             with np.load(io.BytesIO(archive.read(_TABLES)), allow_pickle=False) as stored:
                 quantiser = Quantiser(stored["centre"], stored["steps"])
-                tables = Tables(stored["scales"], stored["low"], stored["high"])
+                tables = Tables(*(stored[name] for name in _TABLE_ARRAYS))
             names, sizes = _pictures(about)
             symbols = tables.decode(archive.read(_LATENTS), len(names))
     except (OSError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile, EOFError) as error:

@@ -5,6 +5,7 @@ A picture comes back as its encoder remembers it: what the latent does not hold 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor
 from core.errors import BadSetting, TooFewPictures
 from core.records import Failure, FloatArray
 from explore.measures import OnProgress
-from explore.quantising import LEAST_SCALE, Quantiser, Symbols, Tables, rounded
+from explore.quantising import PRICE, Quantiser, Symbols, Tables, rounded
 from models.collection import Prepared, prepare_files
 from models.encoder import TrainedEncoder
 from models.images import Limits
@@ -138,7 +139,6 @@ def _fit(
         quantiser = Quantiser.of(centre, sensitivity, delta)
         symbols = quantiser.symbols(mu)
         if effort:
-            price = 2 * np.log(2) * delta**2 / 12  # of a bit, in squared error: the slope of a uniform quantiser
             symbols = np.concatenate(
                 [
                     _refined(
@@ -147,7 +147,7 @@ def _fit(
                         quantiser,
                         symbols,
                         mu[start : start + CHUNK],
-                        price,
+                        PRICE * delta**2,
                         effort,
                     )
                     for start in range(0, len(pictures), CHUNK)
@@ -175,7 +175,7 @@ def _refined(
     top, left, height, width = encoder.preprocessing.content_box()
     wanted = torch.from_numpy(to_unit(pictures)).to(device)[:, :, top : top + height, left : left + width]
     centre, steps = (torch.from_numpy(part).to(device) for part in (quantiser.centre, quantiser.steps))
-    scales = torch.from_numpy(np.maximum(np.abs(all_symbols).mean(axis=0), LEAST_SCALE)).float().to(device)
+    rates, powers = (torch.from_numpy(part).float().to(device) for part in Tables.of(all_symbols).shapes())
     place = torch.from_numpy(quantiser.scaled(mu)).float().to(device).requires_grad_(True)
     noise = torch.Generator().manual_seed(0)
     optimiser = torch.optim.Adam([place], lr=LEARNING_RATE)
@@ -185,20 +185,18 @@ def _refined(
             shaken = place + (blurred if step < effort // 3 else (torch.round(place) - place).detach())
             seen = torch.sigmoid(encoder.network.decode(centre + shaken * steps))
             lost = (seen[:, :, top : top + height, left : left + width] - wanted).square().sum()
-            loss = lost + price * _laplace_bits(shaken, scales).sum()
+            loss = lost + price * _bits(shaken, rates, powers).sum()
             (gradient,) = torch.autograd.grad(loss, [place])
             place.grad = gradient
             optimiser.step()
     return rounded(cast(Doubles, place.detach().cpu().double().numpy()))
 
 
-def _laplace_bits(places: Tensor, scales: Tensor) -> Tensor:
-    """What places (n, d) would cost by tables of these scales (d,): as Tables, for any number."""
+def _bits(places: Tensor, rates: Tensor, powers: Tensor) -> Tensor:
+    """What places (n, d) cost beyond 0 by tables of these rates and powers (d,): straight from 0 to 1."""
     away = places.abs()
-    outer = torch.exp(-(away + 0.5) / scales)
-    inside = 1 - 0.5 * (outer + torch.exp(-(0.5 - away).clamp_min(0) / scales))
-    beyond = 0.5 * (torch.exp(-(away - 0.5).clamp_min(0) / scales) - outer)
-    return -torch.log2(torch.where(away < 0.5, inside, beyond).clamp_min(1e-9))
+    found: Tensor = torch.where(away < 1, away, away.clamp_min(1) ** powers) * rates / math.log(2)
+    return found
 
 
 def _read(

@@ -3,7 +3,8 @@
 mu --Quantiser--> symbols (n, d) --range coder, a table for each dimension--> bytes
 
 A step of a dimension is `delta` over how much the decoded picture changes with it, so that a step changes every
-picture about as much in every dimension, and one that the decoder doesn't look at costs nothing.
+picture about as much in every dimension, and one that the decoder doesn't look at costs nothing. Where a symbol nearer
+to 0 saves more bits than it costs in error, it is taken.
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ from core.records import FloatArray
 Symbols = NDArray[np.int32]
 Doubles = NDArray[np.float64]
 
-LEAST_SCALE = 0.05  # of a table, in steps: a dimension that never leaves its centre
+POWERS = (0.25, 0.375, 0.5, 0.75, 1.0, 1.5, 2.0)
+PRICE = 2 * np.log(2) / 12  # of a bit, in squared steps: the slope of a uniform quantiser's rate and distortion
+ROUNDS = 2  # cheaper symbols make other tables, and those other symbols
+OCTAVE = 8  # rates between a rate and its double
+SLOWEST, FASTEST = -32 * OCTAVE, 4 * OCTAVE  # rates: a spread of thousands of steps, and next to nothing beside 0
 FARTHEST = 32_000  # symbols: what lies beyond is cut off
 TOTAL = 1 << 16  # of the frequencies of a table
 
@@ -45,8 +50,12 @@ class Quantiser:
         return found
 
     def symbols(self, mu: FloatArray) -> Symbols:
-        """The nearest whole numbers of steps, (n, d)."""
-        return rounded(self.scaled(mu))
+        """Whole numbers of steps, (n, d): the nearest, or one nearer to 0 where that is cheaper in all."""
+        scaled = self.scaled(mu)
+        found = rounded(scaled)
+        for _ in range(ROUNDS):
+            found = Tables.of(found).cheapest(scaled)
+        return found
 
     def latents(self, symbols: Symbols) -> FloatArray:
         """mu (n, d) that symbols stand for."""
@@ -56,21 +65,30 @@ class Quantiser:
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """How frequent symbols are: a discretised Laplace distribution for each dimension.
+    """How frequent symbols are: for each dimension p(k) ~ exp(-rate |k|^power), from low to high.
 
-    scales (d,) float32 in steps; low, high (d,) int16: the symbols that occur.
+    Power 1 is a Laplace distribution, 2 a Gaussian; a smaller one has its mass at 0 and few symbols far away, as most
+    dimensions do where bytes are few. powers (d,) uint8: places in POWERS; rates (d,) int16: log2 of the rate in
+    steps of 1/OCTAVE; low, high (d,) int16: the symbols that occur.
     """
 
-    scales: FloatArray
+    powers: NDArray[np.uint8]
+    rates: NDArray[np.int16]
     low: NDArray[np.int16]
     high: NDArray[np.int16]
 
     @classmethod
     def of(cls, symbols: Symbols) -> Tables:
-        """Fitted to symbols (n, d): the mean distance from 0 is what a Laplace distribution's scale is."""
-        scales = np.maximum(np.abs(symbols).mean(axis=0), LEAST_SCALE).astype(np.float32)
+        """The likeliest for symbols (n, d)."""
         low, high = (limit.astype(np.int16) for limit in (symbols.min(axis=0), symbols.max(axis=0)))
-        return cls(scales, low, high)
+        powers, rates = np.zeros(len(low), np.uint8), np.zeros(len(low), np.int16)
+        for dim in np.flatnonzero(high > low):
+            powers[dim], rates[dim] = _likeliest(symbols[:, dim])
+        return cls(powers, rates, low, high)
+
+    def shapes(self) -> tuple[Doubles, Doubles]:
+        """rates (d,) in nats, powers (d,)."""
+        return np.exp2(self.rates / OCTAVE), np.array(POWERS)[self.powers]
 
     def bits(self, symbols: Symbols) -> Doubles:
         """What each of symbols (n, d) costs, (n,), by their frequencies; without what the coder adds."""
@@ -78,6 +96,20 @@ class Tables:
         for dim in self._used():
             shares = self._shares(dim)
             found -= np.log2(shares[symbols[:, dim] - int(self.low[dim])])
+        return found
+
+    def cheapest(self, scaled: Doubles) -> Symbols:
+        """Symbols (n, d) near scaled (n, d) for which squared error + PRICE x bits is smallest.
+
+        Those tried: the nearest, the next one nearer to 0, and 0 itself.
+        """
+        nearest = np.clip(rounded(scaled), self.low, self.high)
+        tried = np.stack([nearest, nearest - np.sign(nearest), np.zeros_like(nearest)])
+        tried = np.clip(tried, self.low, self.high)  # (3, n, d)
+        costs = np.square(tried - scaled)
+        for dim in self._used():
+            costs[:, :, dim] -= PRICE * np.log2(self._shares(dim))[tried[:, :, dim] - int(self.low[dim])]
+        found: Symbols = np.take_along_axis(tried, costs.argmin(axis=0)[None], axis=0)[0].astype(np.int32)
         return found
 
     def encode(self, symbols: Symbols) -> bytes:
@@ -107,11 +139,10 @@ class Tables:
 
     def _shares(self, dim: int) -> Doubles:
         """The frequency of each symbol from low to high, as whole numbers of TOTAL: the same on every machine."""
-        scale = float(self.scales[dim])
-        edges = np.arange(int(self.low[dim]), int(self.high[dim]) + 2) - 0.5
-        tails = 0.5 * np.exp(-np.abs(edges) / scale)
-        below = np.where(edges < 0, tails, 1 - tails)
-        counts = np.maximum(np.rint(np.diff(below) * TOTAL), 1)
+        rates, powers = self.shapes()
+        symbols = np.arange(int(self.low[dim]), int(self.high[dim]) + 1)
+        found = np.exp(-rates[dim] * np.abs(symbols) ** powers[dim])
+        counts = np.maximum(np.rint(found / found.sum() * TOTAL), 1)
         shares: Doubles = counts / counts.sum()
         return shares
 
@@ -122,3 +153,26 @@ class Tables:
 def rounded(scaled: Doubles) -> Symbols:
     """The nearest whole numbers, none beyond FARTHEST."""
     return np.clip(np.rint(scaled), -FARTHEST, FARTHEST).astype(np.int32)
+
+
+def _likeliest(symbols: Symbols) -> tuple[int, int]:
+    """(power, rate) as Tables write them, for one dimension (n,): for each power the rate, by halving.
+
+    The likelihood of an exponential family is concave in its rate: it is highest where the expected |k|^power is the
+    mean one.
+    """
+    size = np.abs(np.arange(int(symbols.min()), int(symbols.max()) + 1))
+    counts = np.bincount(symbols - symbols.min(), minlength=len(size))
+    best = (-np.inf, 0, 0)
+    for at, power in enumerate(POWERS):
+        away = size**power
+        wanted = float(counts @ away) / len(symbols)
+        low, high = SLOWEST, FASTEST
+        while high - low > 1:
+            middle = (low + high) // 2
+            shares = np.exp(-(2.0 ** (middle / OCTAVE)) * away)
+            low, high = (middle, high) if shares @ away > wanted * shares.sum() else (low, middle)
+        rate = 2.0 ** (high / OCTAVE)
+        likelihood = -rate * wanted - float(np.log(np.exp(-rate * away).sum()))
+        best = max(best, (likelihood, at, high))
+    return best[1:]

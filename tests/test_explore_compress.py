@@ -17,7 +17,7 @@ from core.errors import ArchiveDamaged, BadSetting, EncoderMismatch, NoDecoder, 
 from core.settings import Settings
 from explore.archive import read_archive, unpack, write_archive
 from explore.compression import Compressed, compress
-from explore.quantising import Quantiser, Tables, rounded
+from explore.quantising import PRICE, Quantiser, Symbols, Tables, rounded
 from models.encoder import TrainedEncoder
 from models.images import Limits
 from search.searcher import Searcher
@@ -57,9 +57,32 @@ def test_a_quantiser_is_off_by_half_a_step_at_most() -> None:
     mu = random.normal(3, 2, (200, 4)).astype(np.float32)
     sensitivity = np.array([1.0, 10.0, 0.0, 0.1])
     quantiser = Quantiser.of(mu.mean(axis=0), sensitivity, 0.5)
-    off = np.abs(quantiser.latents(quantiser.symbols(mu)) - mu)
+    off = np.abs(quantiser.latents(rounded(quantiser.scaled(mu))) - mu)
     assert off[:, 0].max() <= 0.2501 and off[:, 1].max() <= 0.02501 and off[:, 3].max() <= 2.501
     assert (quantiser.latents(quantiser.symbols(mu))[:, 2] == quantiser.centre[2]).all()
+
+
+def test_a_symbol_nearer_to_0_is_taken_where_that_is_cheaper_in_all() -> None:
+    scaled = np.random.default_rng(0).laplace(0, 0.3, (400, 5))
+    quantiser = Quantiser.of(np.zeros(5, np.float32), np.ones(5), 1.0)
+    nearest, chosen = rounded(scaled), quantiser.symbols(scaled.astype(np.float32))
+    assert (np.abs(chosen) <= np.abs(nearest)).all() and (chosen != nearest).any()
+
+    def cost(symbols: Symbols) -> float:
+        return float(np.square(symbols - scaled).sum() + PRICE * Tables.of(symbols).bits(symbols).sum())
+
+    assert cost(chosen) < 0.98 * cost(nearest)
+
+
+@pytest.mark.parametrize("power", [0.25, 0.5, 1.0, 2.0])
+def test_tables_cost_hardly_more_than_the_entropy_of_what_they_describe(power: float) -> None:
+    values = np.arange(-40, 41)
+    shares = np.exp(-(1.3 if power > 0.5 else 4.0) * np.abs(values) ** power)
+    shares /= shares.sum()
+    symbols = np.random.default_rng(0).choice(values, (4000, 3), p=shares).astype(np.int32)
+    occurring = shares[shares > 0]
+    entropy = -3 * float(occurring @ np.log2(occurring))
+    assert Tables.of(symbols).bits(symbols).mean() < 1.03 * entropy
 
 
 def test_as_few_bytes_as_are_asked_for_and_fewer_lose_more(encoder: TrainedEncoder, digits: Path) -> None:

@@ -171,7 +171,7 @@ def test_an_upload_keeps_its_picture_while_likes_and_filters_come_and_go(page: A
 @needs_browser
 def test_filters_narrow_a_search_down_in_an_address_that_can_be_shared(page: Any) -> None:
     page.goto("/?image_id=7")
-    nearest = page.locator("#hits .distance").nth(3).inner_text().split()[1]
+    nearest = (page.locator("#hits .distance").nth(3).text_content() or "").split()[1]  # painted or not yet
     page.locator(".filters summary").click()
     page.get_by_label("Distance, at most").fill(nearest)
     page.get_by_label("Format").select_option("png")
