@@ -40,6 +40,16 @@ class Prepared:
     array: Pixels
 
 
+@dataclass(frozen=True)
+class Arrays:
+    """Pictures (n, S, S, C) uint8 in the order of their paths, those that could be read; the SHA-256 of each file."""
+
+    pictures: Pixels
+    paths: list[str]
+    digests: list[str]
+    failures: list[Failure]
+
+
 def prepare_bytes(data: bytes, name: str, preprocessing: Preprocessing, limits: Limits) -> Prepared:
     """Hash, decode and scale one picture. Raises UnreadableImage or ImageTooLarge with `name`."""
     picture = decode(
@@ -58,21 +68,21 @@ def prepare_files(
     return _in_processes(task, paths, limits, workers)
 
 
-def read_arrays(
-    paths: Sequence[str], preprocessing: Preprocessing, limits: Limits, workers: int | Workers
-) -> tuple[Pixels, list[str], list[Failure]]:
-    """Pictures (n, S, S, C) uint8 in the order of their paths, the paths that could be read, and the failures."""
+def read_arrays(paths: Sequence[str], preprocessing: Preprocessing, limits: Limits, workers: int | Workers) -> Arrays:
+    """All of these files at once, in memory."""
     size, channels = preprocessing.image_size, preprocessing.channels
     pictures = np.empty((len(paths), size, size, channels), np.uint8)
     kept: list[str] = []
+    digests: list[str] = []
     failures: list[Failure] = []
     for path, result in zip(paths, prepare_files(paths, preprocessing, limits, workers), strict=True):
         if isinstance(result, Prepared):
             pictures[len(kept)] = result.array
             kept.append(path)
+            digests.append(result.sha256)
         else:
             failures.append(result)
-    return pictures[: len(kept)], kept, failures
+    return Arrays(pictures[: len(kept)], kept, digests, failures)
 
 
 def sample_pictures(

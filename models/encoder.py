@@ -16,6 +16,7 @@ from models.devices import pick_device
 from models.networks import Architecture, Network, adapt_weights
 from models.preprocessing import Pixels, Preprocessing, to_unit
 from models.runtimes import SAMPLE, Decoding, Encoding, RuntimeOnDemand
+from models.trained_on import TrainedOn
 
 CHUNK = 256  # pictures in one forward pass: bounded memory, and no faster beyond
 
@@ -30,11 +31,13 @@ class TrainedEncoder:
         description: dict[str, Any],
         device: str,
         runtime: str = "auto",
+        trained_on: TrainedOn | None = None,
     ) -> None:
         self.device = pick_device(device)
         self.network = network.to(self.device).eval()
         self.preprocessing = preprocessing
         self.description = description
+        self.trained_on = trained_on  # None: nobody knows
         self.fingerprint: str = description["fingerprint"]
         self.metric: str = description["metric"]
         self.index_dims: int | None = description["index_dims"]
@@ -66,7 +69,8 @@ class TrainedEncoder:
             network.load_state_dict(adapt_weights(weights))
         except RuntimeError as error:
             raise CheckpointDamaged(f"{folder}: the weights do not fit the architecture ({error}).") from None
-        return cls(network, Preprocessing.from_dict(description["preprocessing"]), description, device, runtime)
+        preprocessing = Preprocessing.from_dict(description["preprocessing"])
+        return cls(network, preprocessing, description, device, runtime, TrainedOn.load(folder))
 
     def encode(self, batch: Pixels) -> Latent:
         """Latent of n pictures (n, S, S, C) uint8, in float32; sigma is None without a variance. Raises NotFinite."""

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from core.errors import BadSetting, CheckpointDamaged, NoDecoder
 from models.backbones import Backbone, backbone_names
 from models.edges import Edges
+from models.linear_path import WithLinearPath
 
 LOG_VARIANCE_RANGE = (-12.0, 8.0)  # exp() of it stays far from float32's and bfloat16's limits
 KINDS = ("convolutional", "patches", "residual", "dense")
@@ -38,7 +39,7 @@ class Architecture:
     latent is a small feature map, flattened). `classes`: size of the classifier on top of mu, 0 for none. `edges`: the
     encoder's head sees oriented gradients too. `sphere`: so many of mu's first numbers are scaled to the length that
     the prior's have, √sphere. `full_resolution`: the decoder has feature maps of the picture's size;
-    without them it takes half the time.
+    without them it takes half the time. `linear`: a linear path beside both networks (models/linear_path.py).
     """
 
     image_size: int
@@ -53,6 +54,12 @@ class Architecture:
     edges: bool = False
     full_resolution: bool = True
     sphere: int = 0
+    linear: bool = False
+
+    @property
+    def pixels(self) -> int:
+        """Values of a picture."""
+        return self.channels * self.image_size**2
 
     @property
     def widths(self) -> list[int]:
@@ -100,6 +107,11 @@ class Architecture:
             if not isinstance(value, int) or not low <= value <= high:
                 raise BadSetting(f"{name} can't be {value!r}. Use {low} to {high}.")
         self._check_bottleneck()
+        if self.linear and (self.kind not in KINDS or self.bottleneck != "dense"):
+            raise BadSetting(
+                f"linear can't be true with architecture {self.kind} and bottleneck {self.bottleneck}. Use one of "
+                f"{', '.join(KINDS)} with a dense bottleneck."
+            )
 
     def _check_bottleneck(self) -> None:
         if self.bottleneck == "dense":
@@ -186,7 +198,9 @@ class Encoder(nn.Module):
         if architecture.edges:
             self.edges = Edges(architecture.image_size)
             self.edge_head = nn.Linear(self.edges.features, outputs)
-        self.has_edges = architecture.edges
+        self.has_edges, self.has_linear = architecture.edges, architecture.linear
+        if architecture.linear:
+            self.linear = nn.Linear(architecture.pixels, architecture.latent_dim)
         self.variational = architecture.variational
         self.sphere = architecture.sphere
         padded = architecture.inner_side << len(architecture.widths)
@@ -200,6 +214,8 @@ class Encoder(nn.Module):
         if self.has_edges:
             outputs = outputs + self.edge_head(self.edges(x)).float()
         mu, log_variance = outputs.chunk(2, dim=1) if self.variational else (outputs, None)  # (n, d) each
+        if self.has_linear:
+            mu = mu + self.linear(x.flatten(1)).float()
         if self.sphere:
             on_sphere = F.normalize(mu[:, : self.sphere], dim=1) * self.sphere**0.5
             mu = torch.cat([on_sphere, mu[:, self.sphere :]], 1)
@@ -228,8 +244,10 @@ def _trunk(architecture: Architecture) -> tuple[nn.Module, int]:
 
 def _dense_trunk(architecture: Architecture) -> nn.Sequential:
     """Two hidden layers of tanh units: the network of arXiv 1509.00519, section 5."""
-    pixels = architecture.channels * architecture.image_size**2
-    first, second = nn.Linear(pixels, architecture.width), nn.Linear(architecture.width, architecture.width)
+    first, second = (
+        nn.Linear(architecture.pixels, architecture.width),
+        nn.Linear(architecture.width, architecture.width),
+    )
     return nn.Sequential(nn.Flatten(), _xavier(first), nn.Tanh(), _xavier(second), nn.Tanh())
 
 
@@ -279,7 +297,7 @@ class DenseDecoder(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         shape = (architecture.channels, architecture.image_size, architecture.image_size)
-        width, pixels = architecture.width, architecture.channels * architecture.image_size**2
+        width, pixels = architecture.width, architecture.pixels
         first, second, last = (
             nn.Linear(architecture.latent_dim, width),
             nn.Linear(width, width),
@@ -310,6 +328,8 @@ class Network(nn.Module):
         self.decoder: nn.Module | None = None
         if architecture.decoder:
             self.decoder = DenseDecoder(architecture) if architecture.kind == "dense" else ConvDecoder(architecture)
+            if architecture.linear:
+                self.decoder = WithLinearPath(self.decoder, architecture.latent_dim, architecture.pixels)
         if architecture.classes:
             self.classifier = nn.Linear(architecture.latent_dim, architecture.classes)
         self.register_buffer("variance", torch.tensor(0.1))  # of pixels in [0, 1], before anything is known

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import nn
 
 from core.errors import BadSetting
 from models.backbones import Backbone, load_weights
 from models.contrast import Contrast
 from models.edges import EdgeHead, Edges
+from models.linear_path import fit_linear_path
 from models.networks import USUAL_WIDTHS, Architecture, Network
 from models.perception import Perception
 from models.preprocessing import Pixels, Preprocessing
-from models.recipes import Recipe
+from models.recipes import Recipe, parse_variance
 from models.terms import ClassNumbers, Objective, make_batch
 from models.views import clean
 
-SCALED_BY = 4000  # pictures: mean and deviation of features
+SAMPLE = 4000  # pictures: mean and deviation of features, principal components
 PROXY_FACTOR = 5.0  # of the learning rate
 
 
@@ -63,6 +62,7 @@ def start_network(preprocessing: Preprocessing, recipe: Recipe, extras: Extras) 
         recipe.edges,
         recipe.full_resolution,
         recipe.content_dim if recipe.contrast_weight else 0,
+        recipe.linear,
     )
     network = Network(architecture)
     if recipe.weights != "none":
@@ -90,15 +90,17 @@ def start_optimiser(network: Network, objective: Objective, recipe: Recipe) -> t
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
 
 
-def fit_edges(modules: Iterable[nn.Module], pictures: Pixels) -> None:
-    """Centres and scales oriented gradients, wherever modules use them, by a sample of the pictures (n, S, S, C)."""
-    edges = [part for module in modules for part in module.modules() if isinstance(part, Edges)]
-    if not edges:
+def fit_to(network: Network, objective: Objective, pictures: Pixels, recipe: Recipe) -> None:
+    """Sets what a sample of the pictures (n, S, S, C) says at once: scales of oriented gradients, the linear path."""
+    edges = [part for module in (network, objective) for part in module.modules() if isinstance(part, Edges)]
+    if not edges and not recipe.linear:
         return
-    rows = np.linspace(0, len(pictures) - 1, min(SCALED_BY, len(pictures))).astype(np.int64)
-    sample = make_batch(pictures, None, rows)
+    rows = np.linspace(0, len(pictures) - 1, min(SAMPLE, len(pictures))).astype(np.int64)
+    sample = make_batch(pictures, None, rows).pictures
     for part in edges:
-        part.fit(sample.pictures)
+        part.fit(sample)
+    if recipe.linear:
+        fit_linear_path(network, sample, parse_variance(recipe.variance))
 
 
 def as_seen(pictures: Pixels, size: int) -> Pixels:

@@ -26,7 +26,7 @@ from models.start import (
     NO_EXTRAS,
     Extras,
     as_seen,
-    fit_edges,
+    fit_to,
     frozen_hash,
     start_network,
     start_objective,
@@ -118,7 +118,7 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: one thing after another
     network = start_network(preprocessing, recipe, extras)
     objective = start_objective(len(pictures), preprocessing, recipe, extras)
     if extras.frozen is None:
-        fit_edges((network, objective), shown[train_rows])
+        fit_to(network, objective, shown[train_rows], recipe)
     network, objective = network.to(device), objective.to(device)
     averaged = copy.deepcopy(network).requires_grad_(False)  # what is validated and kept: steadier than the last step
     optimiser = start_optimiser(network, objective, recipe)

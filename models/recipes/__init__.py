@@ -34,6 +34,7 @@ class Recipe:
     content_dim: int
     width: int
     edges: bool
+    linear: bool
     full_resolution: bool
     likelihood: Likelihood
     variance: str | float
