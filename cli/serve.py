@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -77,6 +79,8 @@ def _refuse_to_be_open(settings: Settings) -> None:
 
 
 def _listen(settings: Settings, verbose: bool) -> None:
+    # Until the server has its own way to end: the first process of a container hears no signal without a handler.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     _refuse_to_be_open(settings)
     set_up(verbose, settings.log == "json")
     listener = _bind(settings.host, settings.port)

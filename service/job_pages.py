@@ -46,7 +46,7 @@ def latest(jobs: Jobs) -> JobsView:
 def job_words(job: JobOut) -> str:
     """How a job stands, for people; static/jobs.js says the same of one that runs."""
     if job.status != "running":
-        return _did(job.result) if job.result else f"{job.done:,} files looked into"
+        return _did(job.result) if job.result else f"{job.done:,} files looked into" if job.done else ""
     parts = [_STAGES[job.stage]]
     if job.total:
         parts.append(f"{job.done:,} of {job.total:,}")

@@ -1,6 +1,7 @@
 // Indexing jobs as they go on.
 
 import { ask, complain, parsed } from "./asking.js";
+import { localTimes } from "./times.js";
 
 document.documentElement.classList.add("js");
 
@@ -31,19 +32,46 @@ function update(card, job) {
   if (stop && job.cancelling) Object.assign(stop, { disabled: true, textContent: "Stopping …" });
 }
 
+const cards = () => [...document.querySelectorAll(".job")];
+const running = () => document.querySelector("[data-events]");
+
+// The cards as the server has them now. What a person is choosing, has opened or has the focus on stays.
 async function refresh() {
   const fresh = parsed(await (await ask(location.href)).text());
-  document.querySelector("main").replaceWith(fresh.querySelector("main"));
+  const focused = document.activeElement?.closest(".job")?.dataset.job;
+  const opened = cards().filter((card) => !("events" in card.dataset) && card.querySelector("details[open]"));
+  document.querySelector(".jobs-so-far").replaceWith(fresh.querySelector(".jobs-so-far"));
+  for (const old of opened) {
+    const [now, details] = [cards().find(({ dataset }) => dataset.job === old.dataset.job), old.querySelector("details")];
+    now?.querySelector("details")?.replaceWith(details);
+  }
+  const button = document.querySelector("[data-jobs] button");
+  if (button) button.disabled = Boolean(running());
+  cards().find(({ dataset }) => dataset.job === focused)?.querySelector("h2").focus({ preventScroll: true });
   listen();
 }
 
+// Said aloud by screen readers: the list itself is quiet while its numbers run.
+function announce(job) {
+  const card = cards().find(({ dataset }) => dataset.job === job);
+  const said = ["h2", ".state", ".words"].map((part) => card?.querySelector(part)?.textContent ?? "");
+  document.querySelector("#job-news").textContent = `${said[0]}: ${said[1]}, ${said[2]}`;
+}
+
 function listen() {
+  localTimes(document);
   for (const card of document.querySelectorAll("[data-events]")) {
     const events = new EventSource(card.dataset.events);
-    events.addEventListener("progress", ({ data }) => card.isConnected && update(card, JSON.parse(data)));
-    events.addEventListener("end", () => {
+    events.addEventListener("progress", ({ data }) => card.isConnected ? update(card, JSON.parse(data)) : events.close());
+    events.addEventListener("end", async () => {
       events.close();
-      if (card.isConnected) refresh().catch((error) => complain(error.message));
+      if (!card.isConnected) return;
+      try {
+        await refresh();
+        announce(card.dataset.job);
+      } catch (error) {
+        complain(error.message);
+      }
     });
     addEventListener("pagehide", () => events.close());
   }
@@ -57,14 +85,17 @@ async function start(form) {
     const headers = { "Content-Type": "application/json" };
     await ask(form.dataset.jobs, { method: "POST", headers, body: JSON.stringify({ root, prune }) });
     await refresh();
-    document.querySelector("[data-events] h2")?.scrollIntoView({ block: "nearest" });
+    said.textContent = "";
+    running()?.querySelector("h2").focus();
   } catch (error) {
     said.textContent = error.message;
+    if (error.status === 409) await refresh(); // another one runs, which this page has not seen yet
   }
 }
 
 async function cancel(button) {
   Object.assign(button, { disabled: true, textContent: "Stopping …" });
+  button.closest(".job").querySelector("h2").focus({ preventScroll: true });
   try {
     await ask(button.dataset.cancel, { method: "POST" });
   } catch (error) {
@@ -72,24 +103,27 @@ async function cancel(button) {
   }
 }
 
+function lineOf({ path, reason }) {
+  const item = Object.assign(document.createElement("li"), { textContent: path });
+  item.append(Object.assign(document.createElement("span"), { textContent: reason }));
+  return item;
+}
+
+// The next files that were set aside, and a button for those after them.
 async function list(details) {
-  if (!details.open || details.querySelector("ul")) return;
-  const shown = document.createElement("ul");
-  details.append(shown);
+  const shown = details.querySelector("ul");
+  const [more, before] = [details.querySelector("[data-more]"), shown.children.length];
+  more.disabled = true;
   try {
-    const { failures, total } = await (await ask(`${details.dataset.failures}?limit=100`)).json();
-    for (const { path, reason } of failures) {
-      const item = Object.assign(document.createElement("li"), { textContent: path });
-      item.append(Object.assign(document.createElement("span"), { textContent: reason }));
-      shown.append(item);
-    }
-    if (total > failures.length) {
-      shown.append(Object.assign(document.createElement("li"), { textContent: `and ${number(total - failures.length)} more` }));
-    }
+    const address = `${details.dataset.failures}?limit=100&offset=${before}`;
+    const { failures, total } = await (await ask(address)).json();
+    shown.append(...failures.map(lineOf));
+    more.textContent = `Show more of ${number(total)}`;
+    more.hidden = !failures.length || shown.children.length >= total;
   } catch (error) {
-    shown.remove();
     complain(error.message);
   }
+  more.disabled = false;
 }
 
 document.addEventListener("submit", (event) => {
@@ -101,8 +135,16 @@ document.addEventListener("submit", (event) => {
 document.addEventListener("click", ({ target }) => {
   const button = target.closest("[data-cancel]");
   if (button) cancel(button);
+  const more = target.closest(".failures [data-more]");
+  if (more) list(more.parentElement);
 });
 
-document.addEventListener("toggle", ({ target }) => target.matches?.(".failures") && list(target), true);
+const isNews = (target) => target.matches?.(".failures[open]") && !target.querySelector("li");
+document.addEventListener("toggle", ({ target }) => isNews(target) && list(target), true);
+
+// Whoever comes back to the page sees what was begun elsewhere meanwhile.
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden && document.querySelector(".jobs-so-far") && !running()) refresh().catch((error) => complain(error.message));
+});
 
 listen();

@@ -3,6 +3,7 @@
 
 import { ask, complain, parsed } from "./asking.js";
 import { between } from "./between.js";
+import { localTimes } from "./times.js";
 
 const sheet = () => document.querySelector("dialog.sheet");
 const isOpen = () => Boolean(sheet()?.open);
@@ -44,6 +45,7 @@ async function load(id) {
     if (!isOpen()) sheet().showModal();
     sheet().scrollTop = 0;
     between(article);
+    localTimes(article);
     article.querySelector("h1").focus({ preventScroll: true });
   } catch (error) {
     if (mine !== asked) return;
@@ -161,3 +163,4 @@ document.addEventListener(
 
 addEventListener("popstate", ({ state }) => follow(state));
 if (pictureIn(history.state) && sheet()) load(pictureIn(history.state));
+localTimes(document);
