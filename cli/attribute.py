@@ -175,8 +175,8 @@ def _draw(
 ) -> None:
     from explore import attribute_files
     from explore.outputs import check_output, write_output
-    from explore.painting import pushed
     from explore.painting import sheet as draw_sheet
+    from explore.parts import places_of
     from models.walk import check_file
     from search.searcher import Searcher
 
@@ -192,7 +192,8 @@ def _draw(
         if to is not None:
             write_output(to, draw_sheet(searcher, attribute, parts, strengths))
         if json:
-            rows = [[pushed(searcher, part, [attribute], [], one).tolist() for one in strengths] for part in parts]
+            places = places_of(searcher, parts)
+            rows = [[attribute.pushed(place.mu, one).tolist() for one in strengths] for place in places]
             body = {"attribute": name, "strengths": strengths, "mu": rows}
             output.write_json({**body, "output": None if to is None else str(to)})
             return

@@ -102,9 +102,9 @@ def generate(
     if to is not None:
         write_output(to, grid(made.pictures, max(1, round(count**0.5))))
     if json:
-        output.write_json({"mu": made.latents.tolist(), "output": None if to is None else str(to)})
+        output.write_json({"seed": seed, "mu": made.latents.tolist(), "output": None if to is None else str(to)})
     else:
-        output.write(f"{to}: {count} pictures")
+        output.write(f"{to}: {count} pictures of seed {seed}")
 
 
 def _morph_json(made: Morph, to: Path | None) -> dict[str, Any]:

@@ -24,7 +24,13 @@ def map_collection(
         str,
         typer.Option(help="pca: at once. tsne, umap: by neighbourhoods, in minutes; umap needs `simile[map]`."),
     ] = "pca",
-    clusters: Annotated[str, typer.Option(help="kmeans: each picture in one. hdbscan: thick places only.")] = "kmeans",
+    clusters: Annotated[
+        str,
+        typer.Option(
+            help="kmeans: each picture in one. hdbscan: thick places only, among 10,000 pictures at most: others go "
+            "with their nearest of them."
+        ),
+    ] = "kmeans",
     count: Annotated[
         int | None,
         typer.Option(min=2, help="kmeans: how many clusters [12]. hdbscan: pictures of the smallest [1 %]."),

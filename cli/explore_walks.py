@@ -68,6 +68,9 @@ def manifold(
         typer.Option("--dims", help="principal: the two directions of most variance; or two dimensions, such as 3,7."),
     ] = "principal",
     size: Annotated[int, typer.Option(min=2, max=30, help="Pictures a side.")] = 12,
+    nearest: Annotated[
+        bool, typer.Option("--nearest", help="With the real picture nearest to each, a row below each row.")
+    ] = False,
     to: Annotated[Path | None, typer.Option("--output", "-o", help="The .png to write.", show_default=False)] = None,
     home: options.Home = None,
     device: options.Device = None,
@@ -86,10 +89,11 @@ def manifold(
     if to is not None:
         check_output(to, (".png",))
     with Searcher(load_settings(home=home, device=device)) as searcher:
-        made = spread(searcher, axes=axes, size=size)
-    if to is not None:
-        write_output(to, draw_manifold(made))
+        made = spread(searcher, axes=axes, size=size, nearest=nearest)
+        if to is not None:
+            write_output(to, draw_manifold(searcher, made))
     if json:
-        output.write_json({"axes": made.axes, "mu": made.latents.tolist(), "output": to and str(to)})
+        found = {"nearest": [hit and output.hit_json(hit) for hit in made.nearest]} if nearest else {}
+        output.write_json({"axes": made.axes, "mu": made.latents.tolist(), **found, "output": to and str(to)})
     else:
         output.write(f"{to}: {size} x {size} pictures of {made.axes}")

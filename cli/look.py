@@ -15,7 +15,7 @@ from core.errors import BadSetting
 from core.settings import load_settings
 
 if TYPE_CHECKING:
-    from search.searcher import Answer, Asked, Searcher
+    from search.searcher import Answer, Question, Searcher
 
 HITS = 10
 
@@ -79,17 +79,14 @@ def search(
     )
     if limit is None and within is None:
         limit = HITS
-    if posterior and (plus or minus):
-        raise BadSetting("--posterior compares a picture's own σ: leave it out, or --plus and --minus.")
     with Searcher(load_settings(home=home, device=device)) as searcher:
+        part = image_id if image is None else searcher.prepare(image, printable(str(image)))
+        assert part is not None
+        question = Question((part,), asked=Asked(limit, 0, only, within, posterior=posterior))
         if plus or minus:
-            answer = _with_attributes(
-                searcher, image, image_id, plus or [], minus or [], strength, Asked(limit, 0, only, within)
-            )
+            answer = _pushed(searcher, question, plus or [], minus or [], strength)
         else:
-            part = image_id if image is None else searcher.prepare(image, printable(str(image)))
-            assert part is not None
-            answer = searcher.ask(Question((part,), asked=Asked(limit, 0, only, within, posterior=posterior)))
+            answer = searcher.ask(question)
         if to is not None:
             shown = searcher.picture_of(image if image is not None else image_id)
             write_sheet(searcher, [(answer, shown)], to)
@@ -102,30 +99,14 @@ def search(
         output.note(f"sheet: {to}")
 
 
-def _with_attributes(
-    searcher: Searcher,
-    image: Path | None,
-    image_id: int | None,
-    plus: list[str],
-    minus: list[str],
-    strength: float,
-    asked: Asked,
-) -> Answer:
-    """Neighbours of a picture that was never taken: "like this, but smiling". The picture itself is no hit by id."""
-    from explore.attribute_files import load
-    from explore.painting import pushed_from
+def _pushed(searcher: Searcher, question: Question, plus: list[str], minus: list[str], strength: float) -> Answer:
+    """Neighbours of a picture that was never taken, called by the name of the one that it was made of."""
+    from explore.attribute_searches import pushed_question  # more to load than most searches need
     from explore.parts import places_of
 
-    encoder = searcher.encoder().fingerprint
-    more, less = ([load(searcher.home, encoder, name) for name in names] for names in (plus, minus))
-    part = image if image is not None else image_id
-    assert part is not None
-    (place,) = places_of(searcher, [part])
-    mu = pushed_from(place.mu, more, less, strength)
-    limit = None if asked.limit is None else asked.limit + (image_id is not None)
-    answer = searcher.by_vector(mu, limit=limit, only=asked.only, within=asked.within)
-    query = replace(answer.query, name=place.name, width=place.width, height=place.height)
-    return replace(answer, query=query, hits=[hit for hit in answer.hits if hit.image_id != image_id][: asked.limit])
+    answer = searcher.ask(pushed_question(searcher, question, plus, minus, strength))
+    (place,) = places_of(searcher, question.positives)
+    return replace(answer, query=replace(answer.query, name=place.name, width=place.width, height=place.height))
 
 
 def reconstruct(

@@ -21,7 +21,7 @@ Numbers = NDArray[np.int32]
 USUAL, MOST = 12, 200  # clusters of k-means
 PER_CLUSTER = 5  # pictures, below which there are fewer clusters than asked for
 SMALLEST = 0.01  # share of the collection that the smallest cluster of HDBSCAN has, unless it is said
-DRAWN = 10_000  # pictures that HDBSCAN looks at, as it compares each with each; others go with their nearest of them
+DRAWN = 10_000  # pictures that HDBSCAN looks at: it compares each with each, 8 s; others go with their nearest of them
 NONE = -1  # the number of what belongs to no cluster
 BLOCK = 1024
 

@@ -78,11 +78,7 @@ def find_outliers(
     if count < 1:
         raise BadSetting(f"count can't be {count}. Ask for one or more.")
     collection = aggregate_of(searcher)
-    if len(collection) < FEWEST:
-        raise TooFewPictures(
-            f"{searcher.home.root} holds {len(collection)} pictures: among fewer than {FEWEST} nothing is unusual. "
-            "Run `simile index` on more."
-        )
+    check_enough(searcher, len(collection))
     measures = measures_of(searcher, collection.ids, on_progress)
     judged = judge(collection, measures, on_progress, seed=seed)
     order = np.lexsort((judged.ids, -judged.score))[:count]
@@ -92,6 +88,15 @@ def find_outliers(
         for row, image_id in zip(order.tolist(), judged.ids[order].tolist(), strict=True)
         if image_id in records  # it may have been deleted meanwhile
     ], judged
+
+
+def check_enough(searcher: Searcher, images: int) -> None:
+    """Raises TooFewPictures where nothing can be called usual."""
+    if images < FEWEST:
+        raise TooFewPictures(
+            f"{searcher.home.root} holds {images} pictures: among fewer than {FEWEST} nothing is unusual. "
+            "Run `simile index` on more."
+        )
 
 
 def judge(collection: Aggregate, measures: Measures, on_progress: OnProgress, *, seed: int) -> Judged:

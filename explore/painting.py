@@ -10,7 +10,7 @@ import numpy as np
 from core.errors import BadSetting
 from core.records import FloatArray
 from explore.attributes import Attribute
-from explore.parts import Place, check_decoder, decoded, places_of
+from explore.parts import Part, Place, check_decoder, decoded, places_of
 from models.drawing import Tile, tile_grid
 from models.preprocessing import Pixels
 from search.searcher import Searcher
@@ -46,26 +46,19 @@ def sheet(searcher: Searcher, attribute: Attribute, parts: Sequence[Path | int],
     check_decoder(searcher, NOT_SHOWN)
     rows = []
     for part, place in zip(parts, places_of(searcher, parts), strict=True):
-        seen = paint(searcher, attribute, place.mu, strengths, place)
-        tiles = [
-            Tile(pixels, f"{attribute.name} {strength:+g}" if strength else "as it is")
-            for pixels, strength in zip(seen, strengths, strict=True)
-        ]
-        rows.append([Tile(searcher.picture_of(part), Path(place.name).name), *tiles])
+        itself = Tile(searcher.picture_of(part), Path(place.name).name)
+        rows.append([itself, *_tiles(searcher, attribute, place, strengths)])
     return tile_grid(rows)
 
 
-def pushed(
-    searcher: Searcher, part: Path | int, plus: Sequence[Attribute], minus: Sequence[Attribute], strength: float
-) -> FloatArray:
-    """The mu (d,) of a picture with more of some attributes and less of others: what to search by."""
+def strip(searcher: Searcher, attribute: Attribute, part: Part, strengths: Sequence[float]) -> bytes:
+    """PNG: what the model sees at each strength, side by side. Raises NoDecoder."""
     (place,) = places_of(searcher, [part])
-    return pushed_from(place.mu, plus, minus, strength)
+    return tile_grid([_tiles(searcher, attribute, place, strengths)])
 
 
-def pushed_from(mu: FloatArray, plus: Sequence[Attribute], minus: Sequence[Attribute], strength: float) -> FloatArray:
-    """The same of a mu (d,). Raises EncoderMismatch."""
-    for sign, attributes in ((1, plus), (-1, minus)):
-        for attribute in attributes:
-            mu = attribute.pushed(mu, sign * strength)
-    return mu
+def _tiles(searcher: Searcher, attribute: Attribute, place: Place, strengths: Sequence[float]) -> list[Tile]:
+    return [
+        Tile(pixels, f"{attribute.name} {strength:+g}" if strength else "as it is")
+        for pixels, strength in zip(paint(searcher, attribute, place.mu, strengths, place), strengths, strict=True)
+    ]

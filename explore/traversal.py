@@ -47,11 +47,15 @@ class Traversal:
 
 @dataclass(frozen=True, eq=False)
 class Manifold:
-    """size x size pictures of a plane, top left first. latents: (size², d); frames: (size², h, w, 3) uint8."""
+    """size x size pictures of a plane, top left first. latents: (size², d); frames: (size², h, w, 3) uint8.
+
+    nearest: the real picture nearest to each; [] where that was not asked for.
+    """
 
     axes: str
     latents: FloatArray
     frames: Pixels
+    nearest: list[Hit | None]
 
 
 def reach_of(searcher: Searcher, seed: int = 0) -> Reach:
@@ -136,7 +140,9 @@ def draw_traversal(searcher: Searcher, made: Traversal) -> bytes:
     return tile_grid([line for line in lines if line])
 
 
-def manifold(searcher: Searcher, *, axes: str = "principal", size: int = 12, seed: int = 0) -> Manifold:
+def manifold(
+    searcher: Searcher, *, axes: str = "principal", size: int = 12, seed: int = 0, nearest: bool = False
+) -> Manifold:
     """size x size pictures of a plane through the mean of the collection, evenly by its normal distribution there.
 
     axes: `principal`, the two directions in which mu varies most, whatever they mix; or two dimensions, "3,7". An
@@ -152,12 +158,21 @@ def manifold(searcher: Searcher, *, axes: str = "principal", size: int = 12, see
     places = norm.ppf(np.linspace(*SHARES, size)).astype(np.float32)
     right, below = np.meshgrid(places, places)
     latents = reach.centre + right.reshape(-1, 1) * across + below.reshape(-1, 1) * down
-    return Manifold(named, latents, decoded(searcher, latents, *plain_size(searcher)))
+    hits = nearest_to(searcher, latents) if nearest else []
+    return Manifold(named, latents, decoded(searcher, latents, *plain_size(searcher)), hits)
 
 
-def draw_manifold(made: Manifold) -> bytes:
-    """PNG: the pictures edge to edge."""
-    return grid(made.frames, round(len(made.frames) ** 0.5))
+def draw_manifold(searcher: Searcher, made: Manifold) -> bytes:
+    """PNG: the pictures edge to edge, or where these are known, each row above the real pictures nearest to it."""
+    size = round(len(made.frames) ** 0.5)
+    if not made.nearest:
+        return grid(made.frames, size)
+    lines = []
+    for start in range(0, len(made.frames), size):
+        lines.append([Tile(frame, "") for frame in made.frames[start : start + size]])
+        found = made.nearest[start : start + size]
+        lines.append([hit_tile(searcher, hit, "nearest: ") for hit in found if hit is not None])
+    return tile_grid([line for line in lines if line])
 
 
 def _plane(mu: FloatArray, reach: Reach, axes: str) -> tuple[FloatArray, FloatArray, str]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
+from zipfile import BadZipFile
 
 from core.durable import write_durably
 from core.errors import SimileError
@@ -38,18 +39,24 @@ class Measured(Protocol):
 M = TypeVar("M", bound=Measured)
 
 
+def _of_as_many(measured: Measured, snapshot: Snapshot) -> bool:
+    return measured.fits(len(snapshot))
+
+
 @dataclass(frozen=True)
 class Kind(Generic[M]):
     """How something is measured, written and read. suffix: of its files.
 
-    measure: takes what to measure and an event that says stop, and gives None then. load: may raise OSError,
-    ValueError, KeyError or TypeError for what is no such file.
+    measure: takes what to measure and an event that says stop, and gives None then. load: may raise OSError, EOFError,
+    BadZipFile, ValueError, KeyError or TypeError for what is no such file. holds: whether what was measured of this
+    segment still holds, where its `fits` can't say.
     """
 
     suffix: str
     measure: Callable[[Snapshot, threading.Event], M | None]
     save: Callable[[M, Path], object]
     load: Callable[[Path], M]
+    holds: Callable[[M, Snapshot], bool] = _of_as_many
 
 
 class Behind(Generic[M]):
@@ -70,7 +77,7 @@ class Behind(Generic[M]):
     def current(self, snapshot: Snapshot) -> M | None:
         """What is known of these vectors now. One of before their segment was made serves until there is another."""
         known = self._known
-        if known is None or not _fits(known, snapshot):
+        if known is None or not self._fits(known, snapshot):
             now = time.monotonic()
             if now >= self._look_at:
                 self._look_at = now + LOOKED
@@ -108,7 +115,7 @@ class Behind(Generic[M]):
         found = self._read(snapshot)
         if found is not None:
             self._known = found
-        if self._always and (found is None or not _fits(found, snapshot)):
+        if self._always and (found is None or not self._fits(found, snapshot)):
             self.start(snapshot)
 
     def _make(self, snapshot: Snapshot) -> None:
@@ -117,7 +124,7 @@ class Behind(Generic[M]):
                 if not alone:  # another process is at it
                     return
                 found = self._read(snapshot)
-                if found is None or not _fits(found, snapshot):
+                if found is None or not self._fits(found, snapshot):
                     found = self._kind.measure(snapshot, self._stopping)
                     if found is not None:
                         self._write(found)
@@ -150,9 +157,13 @@ class Behind(Generic[M]):
     def _path(self, encoder: str, segment: int | None) -> Path:
         return self._folder / f"{encoder[:16]}-{segment or 0}{self._kind.suffix}"
 
+    def _fits(self, measured: M, snapshot: Snapshot) -> bool:
+        same = (measured.encoder, measured.segment) == (snapshot.encoder.fingerprint, snapshot.base)
+        return same and self._kind.holds(measured, snapshot)
+
     def _read(self, snapshot: Snapshot) -> M | None:
         encoder = snapshot.encoder.fingerprint
-        with suppress(OSError, ValueError, KeyError, TypeError):
+        with suppress(OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile):
             found = self._kind.load(self._path(encoder, snapshot.base))
             return found if (found.encoder, found.segment) == (encoder, snapshot.base) else None
         return None
@@ -167,8 +178,3 @@ class Behind(Generic[M]):
                         old.unlink(missing_ok=True)
         except SimileError as error:  # it stays in memory
             log.info("%s", error)
-
-
-def _fits(measured: Measured, snapshot: Snapshot) -> bool:
-    same = (measured.encoder, measured.segment) == (snapshot.encoder.fingerprint, snapshot.base)
-    return same and measured.fits(len(snapshot))

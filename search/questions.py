@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from core.records import Filter, FloatArray, Hit
 from models.collection import Prepared
@@ -37,6 +38,7 @@ class AskedPicture:
     prepared: Prepared
 
 
+Among = Literal["new", "own"]
 Part = AskedPicture | int | FloatArray  # a picture, the id of an indexed image, or a mu (d,)
 
 
@@ -44,12 +46,13 @@ Part = AskedPicture | int | FloatArray  # a picture, the id of an indexed image,
 class Question:
     """One search. Several parts: by the mean of `positives` less the mean of `negatives`, both of mu.
 
-    Images that are asked with are no hits.
+    Images that are asked with are no hits. hidden: others that are none either, such as what a vector was made of.
     """
 
     positives: tuple[Part, ...]
     negatives: tuple[Part, ...] = ()
     asked: Asked = field(default_factory=Asked)
+    hidden: frozenset[int] = frozenset()
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -58,8 +61,8 @@ class Question:
 
     @property
     def ids(self) -> set[int]:
-        """The indexed images that are asked with."""
-        return {part for part in self.parts if isinstance(part, int)}
+        """The indexed images that are no hits: those that are asked with, and the hidden ones."""
+        return {part for part in self.parts if isinstance(part, int)} | self.hidden
 
     @property
     def picture(self) -> bool:
@@ -92,7 +95,8 @@ class Certainty:
 
     sigma: the query's mean σ over the indexed dimensions. error_percentile: 0 to 100, where its reconstruction error
     stands among those of the collection. unlike: whether it is unlike this collection, and the `reason`;
-    false_alarm_rate: the share of the collection's own pictures of which the same would be said. None: unknown.
+    false_alarm_rate: the share of pictures that belong there of which the same would be said; `among`: "new" ones, that
+    the encoder was not trained on, or the collection's "own", where too few are known to be new. None: unknown.
     """
 
     sigma: float | None = None
@@ -100,6 +104,7 @@ class Certainty:
     unlike: bool | None = None
     reason: str | None = None
     false_alarm_rate: float | None = None
+    among: Among | None = None
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from explore.attribute_searches import pushed_question
 from search.questions import Question
 from search.searcher import Searcher
-from service.attribute_searches import pushed_question
 from service.limits import too_large
 from service.schemas import MOST_ASKED, MOST_SEARCHES, BatchBody, MetadataIn, SearchBody, SearchForm, SearchOptions
 
@@ -178,7 +178,7 @@ def field_in(form: FormData, field: str, kind: type[Body]) -> Body | None:
     try:
         return kind.model_validate({field: from_json(value)}, strict=True)
     except ValidationError as error:
-        raise RequestValidationError(_located(error, "body")) from None
+        raise RequestValidationError(located(error, "body")) from None
     except ValueError as error:
         raise refused(field, f"it is no JSON: {error}") from None
 
@@ -202,7 +202,7 @@ def _options(said: dict[str, Any]) -> SearchOptions:
     try:
         return SearchOptions.model_validate(said)
     except ValidationError as error:
-        raise RequestValidationError(_located(error, "query")) from None
+        raise RequestValidationError(located(error, "query")) from None
 
 
 def _search_in(form: FormData, said: dict[str, Any]) -> SearchRequest:
@@ -223,7 +223,7 @@ def _form_body(form: FormData, said: dict[str, Any]) -> SearchForm:
     try:
         return SearchForm.model_validate(said | given)
     except ValidationError as error:
-        raise RequestValidationError(_located(error, "body")) from None
+        raise RequestValidationError(located(error, "body")) from None
 
 
 def _merged(body: SearchBody, options: SearchOptions) -> SearchBody:
@@ -237,13 +237,13 @@ def _parse(data: bytes, kind: type[Body]) -> Body:
         # Strict: "5", 5.0 and true are no ids.
         return kind.model_validate_json(data, strict=True)
     except ValidationError as error:
-        found = _located(error, "body")
+        found = located(error, "body")
         if found[0]["type"] == "json_invalid":
             raise HTTPException(400, f"{found[0]['msg']}.") from None
         raise RequestValidationError(found) from None
 
 
-def _located(error: ValidationError, part: str) -> list[Mapping[str, Any]]:
+def located(error: ValidationError, part: str) -> list[Mapping[str, Any]]:
     """What is wrong, and where in the request; part: `body` or `query`."""
     return [{**one, "loc": (part, *one["loc"])} for one in error.errors(include_url=False, include_input=False)]
 

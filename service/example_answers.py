@@ -33,6 +33,7 @@ _QUERY: dict[str, Any] = {
     "unlike": False,
     "unlike_reason": None,
     "false_alarm_rate": 0.0097,
+    "false_alarm_among": "new",
     "positives": [],
     "negatives": [],
     "reconstruction": None,
@@ -153,21 +154,38 @@ BODIES: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "POST /v1/latents": {
-        "form": {"picture": {"file": "shirt.jpg"}},
+        "form": {
+            "picture": {"file": ["shirt.jpg"]},
+            "pushed": {"file": ["shirt.jpg"], "attributes": {"smile": 1.5}, "nearest": 5},
+            "mixed": {"file": ["shirt.jpg", "shoe.jpg"], "weights": [0.7, 0.3], "parts": [{"image_id": 17}]},
+        },
         "json": {
             "mix": {"parts": [{"image_id": 17, "weight": 0.7}, {"image_id": 18, "weight": 0.3}], "nearest": 5},
             "pushed": {"parts": [{"image_id": 17}], "attributes": {"smile": 1.5}, "dims": {"3": -2}},
         },
     },
-    "POST /v1/morphs": {"json": {"two": {"parts": [{"image_id": 17}, {"image_id": 18}], "steps": 16}}},
-    "POST /v1/samples": {"json": {"prior": {"count": 16}, "around": {"source": "image", "image_id": 17, "count": 4}}},
-    "POST /v1/traversals": {"json": {"most": {"dims": 8}, "of one": {"start": {"image_id": 17}, "dims": [3, 7]}}},
+    "POST /v1/morphs": {
+        "form": {"two": {"file": ["shirt.jpg", "shoe.jpg"], "steps": 16}},
+        "json": {"two": {"parts": [{"image_id": 17}, {"image_id": 18}], "steps": 16}},
+    },
+    "POST /v1/samples": {
+        "form": {"around": {"file": "shirt.jpg", "count": 4, "seed": 7}},
+        "json": {"prior": {"count": 16}, "around": {"source": "image", "image_id": 17, "count": 4}},
+    },
+    "POST /v1/traversals": {
+        "form": {"of one": {"file": "shirt.jpg", "dims": [3, 7]}},
+        "json": {"most": {"dims": 8}, "of one": {"start": {"image_id": 17}, "dims": [3, 7]}},
+    },
     "POST /v1/uncertainty": {"form": {"picture": {"file": "shirt.jpg"}}, "json": {"image": {"image_id": 17}}},
     "POST /v1/attributes": {
         "json": {
             "sets": {"name": "smile", "positive": [17, 18], "negative": [4, 5]},
             "condition": {"name": "sold", "where": ["sold=yes"]},
         }
+    },
+    "POST /v1/attributes/{name}/apply": {
+        "form": {"picture": {"file": "face.jpg", "strengths": [-1, 0, 1]}},
+        "json": {"image": {"image_id": 17, "strengths": [-1, 0, 1]}},
     },
     "POST /v1/map": {"json": {"tsne": {"layout": "tsne", "clusters": "hdbscan"}, "fewer": {"count": 5}}},
     "POST /v1/search/batch": {
@@ -272,7 +290,7 @@ ANSWERS: dict[str, Any] = {
         "changes": [0.083],
         "frames": [_FRAME, _FRAME],
     },
-    "POST /v1/samples": {"samples": [{"mu": _MU, "picture": _PNG}]},
+    "POST /v1/samples": {"seed": 0, "samples": [{"mu": _MU, "picture": _PNG}]},
     "POST /v1/traversals": {
         "name": "shirt-1.jpg",
         "steps": [-3.0, 3.0],
@@ -315,6 +333,13 @@ ANSWERS: dict[str, Any] = {
     "GET /v1/attributes": {"attributes": [_ATTRIBUTE]},
     "POST /v1/attributes": _ATTRIBUTE,
     "GET /v1/attributes/{name}": _ATTRIBUTE,
+    "POST /v1/attributes/{name}/apply": {
+        "attribute": "smile",
+        "name": "face.jpg",
+        "width": 400,
+        "height": 534,
+        "pictures": [{"strength": 1.0, "mu": _MU, "picture": _PNG}],
+    },
     "GET /v1/encoders": {"encoders": [_ENCODER_OUT]},
     "GET /v1/encoders/{fingerprint}": _ENCODER_OUT | {"description": {"fingerprint": _ENCODER, "metric": "cosine"}},
     "POST /v1/encoders/{fingerprint}/activate": {"fingerprint": _ENCODER, "vectors": 1389, "lacking": 0},
@@ -330,7 +355,7 @@ ANSWERS: dict[str, Any] = {
             "memory_bytes": 366696,
             "created_at": "2026-11-26T09:10:41Z",
         },
-        "gauge": {"status": "ready", "images": 1389, "false_alarm_rate": 0.0097},
+        "gauge": {"status": "ready", "images": 1389, "false_alarm_rate": 0.0097, "false_alarm_among": "new"},
         "runs": [_RUN],
     },
     "GET /v1/jobs": {"jobs": [_JOB], "roots": ["photos", "scans"]},

@@ -82,6 +82,7 @@ OF_ROUTE: dict[str, dict[int, list[Exception]]] = {
     },
     "GET /v1/attributes/{name}": _NO_ATTRIBUTE,
     "DELETE /v1/attributes/{name}": _NO_ATTRIBUTE,
+    "POST /v1/attributes/{name}/apply": _NO_ATTRIBUTE,
     "GET /v1/outliers": {503: [errors.BeingComputed("Which pictures are least like the rest is being measured.")]},
     "GET /readyz": {503: [Refusal(503, "not-ready", "The encoder is being loaded.")]},
 }

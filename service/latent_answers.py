@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 from core.records import FloatArray, Hit
+from explore.attributes import Attribute
 from explore.generation import around, from_prior
 from explore.mixing import mix, moved, pushed
 from explore.morphing import Morph
-from explore.outliers import Judged, Outlier
+from explore.outlier_files import Listing
+from explore.painting import paint
 from explore.parts import Part, Place, check_decoder, decoded, places_of, plain_size
 from explore.traversal import Traversal
 from explore.uncertainty import Uncertainty
 from models.images import encode_png
 from models.preprocessing import Pixels
-from search.questions import Asked, Question
+from search.questions import Asked, AskedPicture, Question
 from search.searcher import Searcher
 from service import urls
 from service.answers import hit_out, shown
+from service.latent_requests import Draws, Moves, SamplesIn
 from service.latent_schemas import (
+    AppliedOut,
+    ApplyOut,
     DimensionOut,
     FrameOut,
-    LatentIn,
     LatentOut,
     MorphOut,
     OutlierOut,
     OutliersOut,
     SampleOut,
-    SamplesIn,
     SamplesOut,
     StepOut,
     TraversalOut,
@@ -38,9 +42,15 @@ from service.latents import Latents
 from service.schemas import HitOut
 
 
-def made_place(searcher: Searcher, latents: Latents, wanted: LatentIn) -> LatentOut:
-    """The place that is wanted, decoded where that can be. Raises as explore/mixing.py does."""
-    place = mix(searcher, [one.part() for one in wanted.parts], [one.weight for one in wanted.parts], wanted.how)
+def made_place(
+    searcher: Searcher, latents: Latents, wanted: Moves, pictures: Sequence[tuple[AskedPicture, float]] = ()
+) -> LatentOut:
+    """The place that is wanted, decoded where that can be; pictures, each with its weight, come before its parts.
+
+    Raises as explore/mixing.py does.
+    """
+    parts = [*pictures, *((one.part(), one.weight) for one in wanted.parts)]
+    place = mix(searcher, [part for part, _ in parts], [weight for _, weight in parts], wanted.how)
     mu = pushed(searcher, place.mu, wanted.attributes)
     if wanted.dims:
         mu = moved(mu, {int(dim): steps for dim, steps in wanted.dims.items()}, latents.reach(searcher))
@@ -48,11 +58,6 @@ def made_place(searcher: Searcher, latents: Latents, wanted: LatentIn) -> Latent
     return place_out(
         searcher, Place(place.name, mu, kept, place.width, place.height), wanted.nearest, show=wanted.picture
     )
-
-
-def place_of(searcher: Searcher, part: Part, nearest: int) -> LatentOut:
-    """The place of one picture."""
-    return place_out(searcher, places_of(searcher, [part])[0], nearest, show=True)
 
 
 def place_out(searcher: Searcher, place: Place, nearest: int, *, show: bool) -> LatentOut:
@@ -82,23 +87,39 @@ def morph_out(made: Morph) -> MorphOut:
     return MorphOut(how=made.how, names=names, stops=made.stops, changes=made.changes.tolist(), frames=frames)
 
 
-def samples_out(searcher: Searcher, latents: Latents, wanted: SamplesIn) -> SamplesOut:
-    """Pictures that were never taken. Raises NoDecoder, NoVariance, TooFewPictures, NoSuchImage."""
+def samples_out(searcher: Searcher, latents: Latents, wanted: Draws, picture: AskedPicture | None = None) -> SamplesOut:
+    """Pictures that were never taken, around a picture where there is one, or from where `wanted` says.
+
+    Raises NoDecoder, NoVariance, TooFewPictures, NoSuchImage.
+    """
     check_decoder(searcher, "nothing can be generated")
-    width, height = plain_size(searcher)
+    size = plain_size(searcher)
     mu: FloatArray
-    if wanted.source == "prior":
-        mu = from_prior(searcher, wanted.count, wanted.temperature, wanted.seed)
-    elif wanted.source == "mixture":
-        mu = latents.mixture(searcher).draw(wanted.count, wanted.temperature, wanted.seed)
+    drawn = wanted.count, wanted.temperature, wanted.seed
+    middle: Part | None = picture or (wanted.image_id if isinstance(wanted, SamplesIn) else None)
+    if middle is not None:
+        (place,) = places_of(searcher, [middle])
+        mu, size = around(searcher, place.mu, place.sigma, *drawn), (place.width, place.height)
+    elif isinstance(wanted, SamplesIn) and wanted.source == "mixture":
+        mu = latents.mixture(searcher).draw(*drawn)
     else:
-        assert wanted.image_id is not None
-        (place,) = places_of(searcher, [wanted.image_id])
-        mu = around(searcher, place.mu, place.sigma, wanted.count, wanted.temperature, wanted.seed)
-        width, height = place.width, place.height
-    pictures = decoded(searcher, mu, width, height)
+        mu = from_prior(searcher, *drawn)
+    pictures = decoded(searcher, mu, *size)
     found = [SampleOut(mu=one.tolist(), picture=data_url(seen)) for one, seen in zip(mu, pictures, strict=True)]
-    return SamplesOut(samples=found)
+    return SamplesOut(seed=wanted.seed, samples=found)
+
+
+def applied(searcher: Searcher, attribute: Attribute, part: Part, strengths: Sequence[float]) -> ApplyOut:
+    """A picture pushed along an attribute. Raises NoDecoder, and as places_of."""
+    (place,) = places_of(searcher, [part])
+    seen = paint(searcher, attribute, place.mu, strengths, place)
+    made = [
+        AppliedOut(strength=strength, mu=attribute.pushed(place.mu, strength).tolist(), picture=data_url(pixels))
+        for strength, pixels in zip(strengths, seen, strict=True)
+    ]
+    return ApplyOut(
+        attribute=attribute.name, name=shown(place.name), width=place.width, height=place.height, pictures=made
+    )
 
 
 def traversal_out(made: Traversal, deviation: FloatArray) -> TraversalOut:
@@ -114,9 +135,8 @@ def traversal_out(made: Traversal, deviation: FloatArray) -> TraversalOut:
     return TraversalOut(name=shown(made.name), steps=made.steps.tolist(), dimensions=rows)
 
 
-def outliers_out(searcher: Searcher, found: tuple[list[Outlier], Judged], limit: int, offset: int) -> OutliersOut:
+def outliers_out(searcher: Searcher, found: Listing, limit: int, offset: int) -> OutliersOut:
     """A page of the outliers."""
-    listed, judged = found
     shows = searcher.encoder().has_decoder
     page = [
         OutlierOut(
@@ -124,9 +144,9 @@ def outliers_out(searcher: Searcher, found: tuple[list[Outlier], Judged], limit:
             thumbnail_url=urls.thumbnail(one.image_id),
             reconstruction_url=urls.reconstruction(one.image_id) if shows else None,
         )
-        for one in listed[offset : offset + limit]
+        for one in found.outliers[offset : offset + limit]
     ]
-    counts: dict[str, Any] = {"images": len(judged.ids), "neighbour": judged.neighbour, "total": len(listed)}
+    counts: dict[str, Any] = {"images": len(found.ids), "neighbour": found.neighbour, "total": len(found.outliers)}
     return OutliersOut(outliers=page, limit=limit, offset=offset, **counts)
 
 

@@ -13,7 +13,8 @@ from search.searcher import Searcher
 from service import urls
 from service.answers import image_out
 from service.latent_answers import made_place
-from service.latent_schemas import LatentIn, LatentOut
+from service.latent_requests import LatentIn
+from service.latent_schemas import LatentOut
 from service.latents import Latents
 from service.schemas import ImageOut
 from service.search_pages import spread

@@ -1,74 +1,12 @@
-"""What goes in and out as JSON about places in the latent space."""
+"""What goes out as JSON about places in the latent space."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
-
-import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic.json_schema import SkipJsonSchema
+from pydantic import BaseModel
 
 from explore.attributes import Attribute, Drag
-from explore.parts import Part
-from service.schemas import MAX_ID, HitOut, ImageIdField, Text, VectorValue
-
-MOST_PARTS = 8
-MOST_FRAMES = 64
-MOST_SAMPLES = 64
-MOST_STEPS = 400  # pictures of a traversal
-
-How = Literal["linear", "spherical"]
-Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]{0,63}$", description="Of an attribute, such as `smile`.")]
-Strength = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1, description="The same for the same seed.")]
-Vector = Annotated[list[VectorValue], Field(min_length=1, max_length=65536)]
-
-
-class PartIn(BaseModel):
-    """An indexed image, or a mu."""
-
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"oneOf": [{"required": [name]} for name in ("image_id", "vector")]}
-    )
-
-    image_id: ImageIdField | SkipJsonSchema[None] = None
-    vector: Vector | SkipJsonSchema[None] = Field(None, description="A mu of the active encoder, all of it.")
-
-    @model_validator(mode="after")
-    def _one_place(self) -> Self:
-        given = self.model_fields_set & {"image_id", "vector"}
-        if len(given) != 1 or getattr(self, min(given)) is None:
-            raise ValueError("give exactly one of image_id and vector")
-        return self
-
-    def part(self) -> Part:
-        """The same for explore/."""
-        if self.image_id is not None:
-            return self.image_id
-        return np.asarray(self.vector, np.float32)
-
-
-class WeighedIn(PartIn):
-    """An indexed image, or a mu, and how much of it."""
-
-    weight: float = Field(1.0, ge=0, le=1e6, allow_inf_nan=False)
-
-
-class LatentIn(BaseModel):
-    """A place to be put together: parts mixed, then attributes pushed, then single dimensions moved."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    parts: list[WeighedIn] = Field(min_length=1, max_length=MOST_PARTS, description="Mixed by their weights.")
-    how: How = Field("linear", description="`spherical`: of two parts; the direction turns, the length grows evenly.")
-    attributes: dict[Name, Strength] = Field(
-        {}, max_length=50, description="By name how far each is pushed; 1: from the average without it to that with it."
-    )
-    dims: dict[Annotated[str, Field(pattern="^[0-9]{1,5}$")], Strength] = Field(
-        {}, max_length=500, description="By dimension how far it is moved, in deviations of the collection."
-    )
-    nearest: int = Field(0, ge=0, le=100, description="So many of the real pictures nearest to it.")
-    picture: bool = Field(True, description="Whether it is to be decoded.")
+from explore.morphing import How
+from service.schemas import HitOut
 
 
 class LatentOut(BaseModel):
@@ -85,16 +23,6 @@ class LatentOut(BaseModel):
     decoder: bool
     picture: str | None
     nearest: list[HitOut]
-
-
-class MorphIn(BaseModel):
-    """A way through two places or more."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    parts: list[PartIn] = Field(min_length=2, max_length=MOST_PARTS)
-    steps: int = Field(16, ge=2, le=MOST_FRAMES, description="Frames from each to the next, both included.")
-    how: How = "linear"
 
 
 class FrameOut(BaseModel):
@@ -115,27 +43,6 @@ class MorphOut(BaseModel):
     frames: list[FrameOut]
 
 
-class SamplesIn(BaseModel):
-    """Pictures that were never taken."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    source: Literal["prior", "mixture", "image"] = Field(
-        "prior", description="`mixture`: Gaussians fitted to the collection. `image`: around `image_id`."
-    )
-    image_id: ImageIdField | SkipJsonSchema[None] = None
-    count: int = Field(16, ge=1, le=MOST_SAMPLES)
-    temperature: float = Field(1.0, ge=0, le=100, allow_inf_nan=False, description="Below 1: more usual pictures.")
-    seed: Seed = 0
-
-    @model_validator(mode="after")
-    def _image_or_not(self) -> Self:
-        given = "image_id" in self.model_fields_set
-        if (self.source == "image") != given or (given and self.image_id is None):
-            raise ValueError("give image_id with the source image, and only then")
-        return self
-
-
 class SampleOut(BaseModel):
     """One of them."""
 
@@ -144,32 +51,10 @@ class SampleOut(BaseModel):
 
 
 class SamplesOut(BaseModel):
+    """The same for the same `seed`, which was asked for or is 0, by the same encoder and collection."""
+
+    seed: int
     samples: list[SampleOut]
-
-
-class TraversalIn(BaseModel):
-    """Single dimensions from low to high."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    start: PartIn | None = Field(None, description="Left out: the mean of the collection.")
-    dims: int | list[Annotated[int, Field(ge=0, le=65535)]] = Field(
-        8, description="How many, the most active ones first; or which."
-    )
-    span: float = Field(3.0, gt=0, le=100, description="To either side, in deviations of the collection.")
-    steps: int = Field(9, ge=2, le=100)
-    nearest: bool = True
-
-    @model_validator(mode="after")
-    def _not_too_many(self) -> Self:
-        count = self.dims if isinstance(self.dims, int) else len(self.dims)
-        if not 1 <= count <= 1000 or count * self.steps > MOST_STEPS:
-            raise ValueError(f"at least one dimension, and dimensions times steps at most {MOST_STEPS}")
-        return self
-
-    def text(self) -> str:
-        """dims as explore/ reads them."""
-        return str(self.dims) if isinstance(self.dims, int) else ",".join(map(str, self.dims)) + ","
 
 
 class StepOut(BaseModel):
@@ -194,24 +79,6 @@ class TraversalOut(BaseModel):
     name: str
     steps: list[float]
     dimensions: list[DimensionOut]
-
-
-class LearnIn(BaseModel):
-    """What an attribute is to be learned from: images with and without it, or a condition on what is said of them."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: Name
-    positive: list[ImageIdField] = Field([], max_length=100_000)
-    negative: list[ImageIdField] = Field([], max_length=100_000)
-    where: list[Text] = Field([], max_length=32, description="Images that satisfy these, against all others.")
-    seed: Seed = 0
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if bool(self.where) == bool(self.positive or self.negative) or bool(self.positive) != bool(self.negative):
-            raise ValueError("give both positive and negative, or where alone")
-        return self
 
 
 class DragOut(BaseModel):
@@ -241,6 +108,24 @@ class AttributesOut(BaseModel):
     attributes: list[AttributeOut]
 
 
+class AppliedOut(BaseModel):
+    """A place pushed along an attribute, once for each strength, decoded."""
+
+    strength: float
+    mu: list[float]
+    picture: str
+
+
+class ApplyOut(BaseModel):
+    """`name`: of the picture; `pictures` in the order of the strengths, in its aspect."""
+
+    attribute: str
+    name: str
+    width: int
+    height: int
+    pictures: list[AppliedOut]
+
+
 class OutlierOut(BaseModel):
     """A picture little like the rest. `score`: evidence in nats; `ranks`: of each signal, 1 the least like it."""
 
@@ -262,16 +147,6 @@ class OutliersOut(BaseModel):
     total: int
     limit: int
     offset: int
-
-
-class UncertaintyIn(BaseModel):
-    """Of which indexed image."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    image_id: int = Field(ge=1, le=MAX_ID)
-    samples: int = Field(32, ge=2, le=256)
-    seed: Seed = 0
 
 
 class UncertaintyOut(BaseModel):

@@ -5,24 +5,23 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 from core.errors import BeingComputed, HomeError, SimileError
 from explore.generation import mixture_of
 from explore.mixture_files import Mixture, Stand
-from explore.outliers import Judged, Outlier, find_outliers
+from explore.outlier_files import Listing, listing_kind
+from explore.outliers import check_enough
 from explore.traversal import Reach, reach_of
+from search.behind import Behind, Kind
 from search.searcher import Searcher
 from store.records import State
+from store.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-LISTED = 1000  # outliers
-
-
-class _Closed(Exception):
-    """The service is about to stop."""
 
 
 class _Kept(Generic[T]):
@@ -49,10 +48,8 @@ class Latents:
     def __init__(self) -> None:
         self._reaches, self._mixtures = _Kept(reach_of), _Kept(mixture_of)
         self._lock = threading.Lock()
-        self._outliers: tuple[State, tuple[list[Outlier], Judged]] | None = None
+        self._outliers: Behind[Listing] | None = None
         self._failed: tuple[State, SimileError] | None = None
-        self._at_work: threading.Thread | None = None
-        self._closing = threading.Event()
 
     def reach(self, searcher: Searcher) -> Reach:
         """How far each dimension reaches. Raises NothingIndexed."""
@@ -62,58 +59,48 @@ class Latents:
         """Gaussians fitted to the collection. Raises TooFewPictures, NothingIndexed."""
         return self._mixtures.get(searcher)
 
-    def outliers(self, searcher: Searcher) -> tuple[list[Outlier], Judged]:
-        """The pictures least like the rest, at most LISTED; measured behind the searches.
+    def outliers(self, searcher: Searcher) -> Listing:
+        """The pictures least like the rest, of those that are still there; measured behind the searches, and kept.
 
-        After a change they are measured anew, and until then those that are still there are listed as before.
+        After a change they are measured anew, and until then listed as before.
         Raises BeingComputed while nothing is known, NothingIndexed, TooFewPictures.
         """
-        state = searcher.index.current().state
-        with self._lock:
-            known, failed = self._outliers, self._failed
-            if known is not None and known[0].active_encoder != state.active_encoder:
-                known = None
-            fresh = known is not None and known[0] == state
-            if not fresh and (failed is None or failed[0] != state):
-                self._begin(searcher, state)
+        snapshot = searcher.index.current()
+        check_enough(searcher, len(snapshot))
+        known = self._behind(searcher).current(snapshot)
         if known is not None:
-            listed, judged = known[1]
-            there = searcher.catalogue.images([one.image_id for one in listed])
-            return [one for one in listed if one.image_id in there], judged
-        if failed is not None and failed[0] == state:
-            raise failed[1]
+            there = searcher.catalogue.images([one.image_id for one in known.outliers])
+            return replace(known, outliers=[one for one in known.outliers if one.image_id in there])
+        if self._failed is not None and self._failed[0] == snapshot.state:
+            raise self._failed[1]
         raise BeingComputed("Which pictures are least like the rest is being measured. Ask again in some seconds.")
 
     def close(self) -> None:
         """Ends what is being measured: what was measured so far is kept on the disk."""
-        self._closing.set()
-        if self._at_work is not None:
-            self._at_work.join()
+        if self._outliers is not None:
+            self._outliers.close()
 
-    def _begin(self, searcher: Searcher, state: State) -> None:
-        if self._at_work is None or not self._at_work.is_alive():
-            self._at_work = threading.Thread(
-                target=self._find_outliers, args=(searcher, state), name="outliers", daemon=True
-            )
-            self._at_work.start()
+    def _behind(self, searcher: Searcher) -> Behind[Listing]:
+        with self._lock:
+            if self._outliers is None:
+                kind = listing_kind(searcher)
+                self._outliers = Behind(searcher.home, replace(kind, measure=self._guarded(kind)), always=True)
+            return self._outliers
 
-    def _find_outliers(self, searcher: Searcher, state: State) -> None:
-        try:
-            found = find_outliers(searcher, LISTED, self._look_up)
-        except _Closed:
-            return
-        except SimileError as error:
-            with self._lock:
-                self._failed = state, error
-        except Exception:
-            log.exception("the outliers could not be measured")
-            with self._lock:
-                self._failed = state, HomeError("The outliers could not be measured; the log of the service says why.")
-        else:
-            with self._lock:
-                self._outliers = state, found
+    def _guarded(self, kind: Kind[Listing]) -> Callable[[Snapshot, threading.Event], Listing | None]:
+        """The same, but what failed is not tried again before something has changed."""
 
-    def _look_up(self, _stage: str, _done: int, _total: int) -> None:
-        """Told of every step of a long piece of work."""
-        if self._closing.is_set():
-            raise _Closed
+        def measure(snapshot: Snapshot, stopping: threading.Event) -> Listing | None:
+            if self._failed is not None and self._failed[0] == snapshot.state:
+                return None
+            try:
+                return kind.measure(snapshot, stopping)
+            except SimileError as error:
+                self._failed = snapshot.state, error
+            except Exception:
+                log.exception("the outliers could not be measured")
+                said = HomeError("The outliers could not be measured; the log of the service says why.")
+                self._failed = snapshot.state, said
+            return None
+
+        return measure

@@ -34,6 +34,7 @@ _OF_ANY_REQUEST = {
     }
     for status in ("400", "414", "431")
 }
+_PLAIN = ("string", "integer", "number", "boolean")
 _FILE = {"type": "string", "format": "binary", "description": "The picture."}
 _FILES = {
     "type": "array",
@@ -90,9 +91,15 @@ def batch_body() -> dict[str, Any]:
     return _options() | _body({MULTIPART: form, JSON: _inlined(BatchBody.model_json_schema())})
 
 
-def picture_or_json_body(kind: type[BaseModel]) -> dict[str, Any]:
-    """A form with one picture, or JSON of this shape."""
-    return _body({MULTIPART: _form(_FILE, {}, required=["file"]), JSON: _inlined(kind.model_json_schema())})
+def picture_or_json_body(kind: type[BaseModel], beside: type[BaseModel], files: int = 1) -> dict[str, Any]:
+    """A form with one picture or up to so many, and what it says beside them; or JSON of this shape."""
+    fields = _inlined(beside.model_json_schema())["properties"]
+    file = _FILE if files == 1 else _FILES | {"maxItems": files, "description": "One picture, or several."}
+    form = _form(file, fields, required=["file"]) | {"additionalProperties": False}
+    body = _body({MULTIPART: form, JSON: _inlined(kind.model_json_schema())})
+    nested = [name for name, schema in fields.items() if schema.get("type") not in _PLAIN]
+    body["requestBody"]["content"][MULTIPART]["encoding"] = {name: {"contentType": JSON} for name in nested}
+    return body
 
 
 def json_body(kind: type[BaseModel]) -> dict[str, Any]:

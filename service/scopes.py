@@ -48,6 +48,7 @@ SCOPES: dict[str, Wanted] = {
     "POST /v1/attributes": "write",
     "GET /v1/attributes/{name}": "search",
     "DELETE /v1/attributes/{name}": "write",
+    "POST /v1/attributes/{name}/apply": "search",
     "GET /v1/images": "search",
     "POST /v1/images": "write",
     "GET /v1/images/{image_id}": "search",

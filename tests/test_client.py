@@ -62,6 +62,7 @@ SHAPES = {
     "Morph": "MorphOut",
     "Traversal": "TraversalOut",
     "Attribute": "AttributeOut",
+    "Applied": "ApplyOut",
     "Outliers": "OutliersOut",
     "Uncertainty": "UncertaintyOut",
     "Narrowing": "Narrowing",
@@ -90,6 +91,13 @@ def test_the_latent_space_through_the_client(client: Client) -> None:
     assert client.uncertainty(image_id=3, samples=4)["samples"] == 4
     assert client.uncertainty(noise(1))["log_likelihood"]
     learned = client.learn_attribute("late", range(61, 121), range(1, 61))
+    for painted in (client.apply_attribute("late", part=3), client.apply_attribute("late", noise(1), strengths=[0])):
+        assert [one["strength"] for one in painted["pictures"]] in ([1.0], [0.0]) and painted["attribute"] == "late"
+    assert client.place(noise(1), noise(2), weights=[1, 0], attributes={"late": 0.5}, nearest=1)["mu"] != place["mu"]
+    assert len(client.morph([3], 3, "spherical", pictures=[noise(1), noise(2)])["frames"]) == 5
+    assert len(client.samples(count=2, picture=noise(1))) == 2
+    assert client.traverse(dims=[2], steps=3, picture=noise(1))["name"] == "picture"
+    assert client.uncertainty(noise(1), samples=4)["samples"] == 4
     assert client.attributes() == [learned] and client.attribute("late") == learned
     assert client.search(image_id=3, plus=["late"], strength=0.5)["hits"]
     client.remove_attribute("late")

@@ -16,7 +16,7 @@ from core.settings import Settings
 from explore import attribute_files
 from explore.attributes import Attribute, Examples, drags, learn
 from explore.examples import from_files, from_labels, from_metadata
-from explore.painting import pushed, read_strengths, sheet
+from explore.painting import read_strengths, sheet
 from search.searcher import Searcher
 from store.home import Home
 
@@ -118,9 +118,10 @@ def test_more_of_an_attribute_is_seen_and_found(home_with_digits: Settings, side
         assert (len(examples.mu), examples.unreadable) == (60, 1)
         made = learn("ink", searcher.encoder().fingerprint, examples)
         assert made.auc["whitened"] > 0.8
-        brightness = [searcher.encoder().decode(pushed(searcher, 1, [made], [], s)[None]).mean() for s in (-2, 0, 2)]
+        mu = searcher.by_id(1).query.mu
+        brightness = [searcher.encoder().decode(made.pushed(mu, s)[None]).mean() for s in (-2, 0, 2)]
         assert brightness[0] < brightness[1] < brightness[2]
-        assert pushed(searcher, 1, [made], [made], 1.0) == pytest.approx(searcher.by_id(1).query.mu, abs=1e-5)
+        assert made.pushed(made.pushed(mu, 1.0), -1.0) == pytest.approx(mu, abs=1e-5)
         drawn = sheet(searcher, made, [1, 2], read_strengths("-1..1"))
         assert drawn.startswith(b"\x89PNG")
         searcher.encoder().has_decoder = False

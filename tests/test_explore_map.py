@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from cli.main import app as cli
 from core.errors import BadSetting, NoDecoder, NothingIndexed, TooFewPictures
 from core.settings import Settings
-from explore.clusters import NONE, check_clusters, find_clusters, typical
+from explore.clusters import DRAWN, NONE, check_clusters, find_clusters, typical
 from explore.layouts import beside, check_layout, lay_out, principal
 from explore.map_pictures import PER_TILE, map_picture, tile_bytes, tile_of
 from explore.map_views import all_labels, clusters_of, errors_of, view_of
@@ -24,6 +24,7 @@ from explore.maps import Map, Wish, along_curve, make_map, measure_errors, share
 from indexer.uploads import delete_image
 from models.mosaics import GREY, PALETTE, atlas, palette_colours, ramp_colours
 from search.searcher import Searcher
+from service.map_schemas import MapIn
 
 RANDOM = np.random.default_rng(0)
 BLOBS = np.concatenate([RANDOM.normal(at, 0.1, (60, 8)) for at in (0.0, 2.0, -2.0)]).astype(np.float32)
@@ -109,6 +110,18 @@ def test_clusters_are_found_and_the_largest_comes_first(method: Any) -> None:
 
 def test_the_typical_picture_lies_nearest_to_the_middle() -> None:
     assert typical(np.array([[0, 0], [9, 9], [4, 5]], np.float32), np.zeros(3, np.int32)).tolist() == [2]
+
+
+def test_hdbscan_looks_at_so_many_and_says_so() -> None:
+    """Two thick places and more pictures than are looked at: each goes with those around it, looked at or not."""
+    generator = np.random.default_rng(0)
+    middles = np.repeat(np.array([[0], [9]], np.float32), DRAWN // 2 + 300, axis=0)
+    vectors = middles + generator.uniform(-1, 1, middles.shape).astype(np.float32)
+    found = find_clusters(vectors, "hdbscan", 100, 0)
+    half = len(found) // 2
+    assert len(set(found[:half])) == len(set(found[half:])) == 1 and set(found) == {0, 1}
+    said = CliRunner().invoke(cli, ["map", "--help"]).output
+    assert f"{DRAWN:,}" in said and f"{DRAWN:,}" in str(MapIn.model_json_schema()["properties"]["clusters"])
 
 
 def test_hdbscan_leaves_out_what_lies_alone_and_all_where_there_is_nothing_thick() -> None:

@@ -68,6 +68,10 @@ def test_a_manifold_spans_the_plane_of_most_variance_or_the_one_that_is_asked_fo
         chosen = manifold(searcher, axes="3,7", size=3)
         moved = np.abs(chosen.latents - mu.mean(axis=0)).max(axis=0)
         assert np.flatnonzero(moved > 1e-4).tolist() == [3, 7]
+        assert made.nearest == []
+        found = manifold(searcher, size=5, nearest=True).nearest
+        for mu, hit in zip(made.latents, found, strict=True):
+            assert hit is not None and hit.image_id == searcher.by_vector(mu, limit=1).hits[0].image_id
         for wrong in ("3", "1,2,3", "plane"):
             with pytest.raises(BadSetting):
                 manifold(searcher, axes=wrong)
@@ -106,7 +110,11 @@ def test_the_commands_write_pictures_and_json(home_with_digits: Settings, tmp_pa
     walked = json.loads(run("traverse", "--id", 3, "--dims", "2", "--steps", 3, "--json", "-o", "t.png", *home).stdout)
     assert [len(row["frames"]) for row in walked["rows"]] == [3, 3] and walked["rows"][0]["frames"][1]["nearest"]
     spread = json.loads(run("manifold", "--size", 3, "--json", "-o", "m.png", *home).stdout)
-    assert len(spread["mu"]) == 9
+    assert len(spread["mu"]) == 9 and "nearest" not in spread
+    named = json.loads(run("manifold", "--size", 3, "--nearest", "--json", "-o", "n.png", *home).stdout)
+    assert named["mu"] == spread["mu"] and all(hit["path"] for hit in named["nearest"])
+    with Image.open("n.png") as image:  # six rows of three tiles
+        assert image.height > 1.5 * image.width > 500
     sure = json.loads(run("uncertainty", "--id", 3, "--json", "-o", "u.png", *home).stdout)
     assert len(sure["sigma"]) == 16 and sure["bits_per_value"] < 8
     for name in ("t.png", "m.png", "u.png"):

@@ -14,18 +14,29 @@ from explore import attribute_files
 from explore.aggregate import aggregate_of
 from explore.attributes import Examples, drags, learn
 from explore.examples import from_metadata
+from explore.painting import strip
 from search.searcher import Searcher
 from service import urls
-from service.bodies import read_json
+from service.bodies import JSON, read_json
 from service.deps import ThePool, TheSearcher
-from service.latent_schemas import AttributeOut, AttributesOut, LearnIn, attribute_out
-from service.openapi import errors, json_body
+from service.latent_answers import applied
+from service.latent_forms import read_wanted
+from service.latent_requests import ApplyIn, LearnIn, Strengths
+from service.latent_schemas import ApplyOut, AttributeOut, AttributesOut, attribute_out
+from service.openapi import Responses, errors, json_body, picture_or_json_body
 from service.problems import Refusal
 
 router = APIRouter(prefix=f"{urls.API}/attributes", tags=["latent space"])
 
 Name = Annotated[str, Path(pattern="^[a-z0-9][a-z0-9_-]{0,63}$", description="Of an attribute, such as `smile`.")]
 _GONE = errors(404, 409, 422, 503)
+_APPLIED: Responses = {
+    200: {
+        "model": ApplyOut,
+        "description": "A picture for each strength. Asked for as `image/png`: all of them side by side.",
+        "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
 
 
 @router.get("", responses=errors(409, 422, 503))
@@ -70,6 +81,30 @@ def show_attribute(name: Name, searcher: TheSearcher) -> AttributeOut:
 def forget_attribute(name: Name, searcher: TheSearcher) -> None:
     """Remove it. The pictures that it was learned from stay where they are."""
     attribute_files.remove(searcher.home, _known(searcher, name), name)
+
+
+@router.post(
+    "/{name}/apply",
+    response_class=Response,
+    responses=_APPLIED | errors(400, 404, 408, 409, 413, 415, 422, 503),
+    openapi_extra=picture_or_json_body(ApplyIn, Strengths),
+)
+async def apply_attribute(name: Name, request: Request, searcher: TheSearcher, pool: ThePool) -> Response:
+    """A picture (multipart field `file`), an indexed image or a mu, with more or less of an attribute: one picture for
+    each of `strengths`, as the model sees it.
+    """
+    as_strip = "image/png" in request.headers.get("accept", "")
+    async with read_wanted(request, ApplyIn, Strengths) as wanted:
+        said = wanted.said
+
+        def paint() -> bytes:
+            attribute = attribute_files.load(searcher.home, _known(searcher, name), name)
+            (part,) = [said.part()] if isinstance(said, ApplyIn) else wanted.pictures(searcher)
+            if as_strip:
+                return strip(searcher, attribute, part, said.strengths)
+            return applied(searcher, attribute, part, said.strengths).model_dump_json().encode()
+
+        return Response(await pool.run(paint), media_type="image/png" if as_strip else JSON)
 
 
 def _known(searcher: Searcher, name: str) -> str:

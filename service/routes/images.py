@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from core.errors import UnreadableImage
+from explore.attribute_searches import pushed_question
 from indexer.uploads import delete_image
 from search.browsing import Browse, browse
 from search.searcher import Question, Searcher
@@ -189,7 +190,10 @@ async def neighbours(
     include = wanted.included()
     render = partial(search_json, searcher, include=include)
     heavy = "reconstruction" in include or wanted.limit > _MANY
-    data = await desk.ask(request, Question((image_id,), asked=wanted.asked()), render, heavy=heavy)
+    question = Question((image_id,), asked=wanted.asked())
+    pushed = partial(pushed_question, searcher, question, wanted.plus, wanted.minus, wanted.strength)
+    is_pushed = bool(wanted.plus or wanted.minus)
+    data = await desk.ask(request, pushed if is_pushed else question, render, heavy=heavy)
     return Response(data, media_type=JSON)
 
 

@@ -56,6 +56,7 @@ class Query(TypedDict):
     unlike: bool | None
     unlike_reason: str | None
     false_alarm_rate: float | None
+    false_alarm_among: Literal["new", "own"] | None
     positives: list[AskedWith]
     negatives: list[AskedWith]
     reconstruction: str | None
@@ -282,6 +283,16 @@ class Attribute(TypedDict):
     unreadable: int
     seed: int
     drags: list[dict[str, Any]]
+
+
+class Applied(TypedDict):
+    """A picture pushed along an attribute; `pictures` with `strength`, `mu` and `picture`."""
+
+    attribute: str
+    name: str
+    width: int
+    height: int
+    pictures: list[dict[str, Any]]
 
 
 class Outliers(TypedDict):

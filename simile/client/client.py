@@ -11,6 +11,7 @@ from urllib.parse import quote
 from simile.client.answers import (
     Activated,
     AddedImage,
+    Applied,
     Attribute,
     CollectionMap,
     Decision,
@@ -231,9 +232,18 @@ class Client(Transport):
         """256 thumbnails of a map, a WebP."""
         return self._send("GET /v1/map/tiles/{tile}", asked={"layout": layout}, tile=tile).body
 
-    def place(self, picture: Picture) -> Latent:
-        """Where a picture lies in the latent space, what the model sees, and the images nearest to it."""
-        return self._json("POST /v1/latents", body=form_body({}, [("file", picture)]))
+    def place(
+        self,
+        *pictures: Picture,
+        weights: Sequence[float] | None = None,
+        attributes: Mapping[str, float] | None = None,
+        dims: Mapping[int, float] | None = None,
+        nearest: int = 10,
+    ) -> Latent:
+        """Where a picture lies in the latent space, or the middle of several, pushed and moved as in `mix`."""
+        moved = {str(dim): steps for dim, steps in (dims or {}).items()}
+        said = {"weights": list(weights or []), "attributes": dict(attributes or {}), "dims": moved, "nearest": nearest}
+        return self._json("POST /v1/latents", body=_pictures_body(pictures, said))
 
     def mix(
         self,
@@ -254,10 +264,12 @@ class Client(Transport):
         wanted = {"parts": named, "how": how, "attributes": dict(attributes or {}), "dims": moved}
         return self._json("POST /v1/latents", body=json_body({**wanted, "nearest": nearest, "picture": picture}))
 
-    def morph(self, parts: Sequence[Part], steps: int = 16, how: How = "linear") -> Morph:
-        """The way from place to place, decoded step by step."""
+    def morph(
+        self, parts: Sequence[Part] = (), steps: int = 16, how: How = "linear", *, pictures: Sequence[Picture] = ()
+    ) -> Morph:
+        """The way from place to place, decoded step by step; pictures come before the parts."""
         wanted = {"parts": [_part(one) for one in parts], "steps": steps, "how": how}
-        return self._json("POST /v1/morphs", body=json_body(wanted))
+        return self._json("POST /v1/morphs", body=_pictures_body(pictures, wanted))
 
     def samples(
         self,
@@ -266,11 +278,17 @@ class Client(Transport):
         count: int = 16,
         temperature: float = 1.0,
         seed: int = 0,
+        picture: Picture | None = None,
     ) -> list[dict[str, Any]]:
-        """Pictures that were never taken: each with its `mu`, and its `picture` as a data URL."""
-        wanted = {"source": source, "count": count, "temperature": temperature, "seed": seed}
-        given = wanted if image_id is None else {**wanted, "image_id": image_id}
-        return self._json("POST /v1/samples", body=json_body(given))["samples"]
+        """Pictures that were never taken: each with its `mu`, and its `picture` as a data URL.
+
+        picture: around it, in place of a source. The same for the same seed.
+        """
+        wanted: dict[str, Any] = {"count": count, "temperature": temperature, "seed": seed}
+        if picture is None:
+            wanted |= {"source": source} | ({} if image_id is None else {"image_id": image_id})
+        body = _pictures_body([] if picture is None else [picture], wanted)
+        return self._json("POST /v1/samples", body=body)["samples"]
 
     def traverse(
         self,
@@ -279,21 +297,22 @@ class Client(Transport):
         span: float = 3.0,
         steps: int = 9,
         nearest: bool = True,
+        picture: Picture | None = None,
     ) -> Traversal:
-        """Single dimensions from low to high; dims: how many, the most active ones, or which."""
+        """Single dimensions from low to high; dims: how many, the most active ones, or which. picture: the start."""
         chosen = dims if isinstance(dims, int) else list(dims)
         wanted: dict[str, Any] = {"dims": chosen, "span": span, "steps": steps, "nearest": nearest}
         given = wanted if start is None else {**wanted, "start": _part(start)}
-        return self._json("POST /v1/traversals", body=json_body(given))
+        return self._json("POST /v1/traversals", body=_pictures_body([] if picture is None else [picture], given))
 
     def uncertainty(
         self, picture: Picture | None = None, *, image_id: int | None = None, samples: int = 32, seed: int = 0
     ) -> Uncertainty:
         """How sure the encoder is of a picture, or of an image."""
-        place = "POST /v1/uncertainty"
-        if picture is not None:
-            return self._json(place, body=form_body({}, [("file", picture)]))
-        return self._json(place, body=json_body({"image_id": image_id, "samples": samples, "seed": seed}))
+        wanted: dict[str, Any] = {"samples": samples, "seed": seed}
+        if picture is None:
+            wanted["image_id"] = image_id
+        return self._json("POST /v1/uncertainty", body=_pictures_body([] if picture is None else [picture], wanted))
 
     def outliers(self, limit: int = 50, offset: int = 0) -> Outliers:
         """The images least like the rest. Raises Unavailable while they are measured."""
@@ -322,6 +341,19 @@ class Client(Transport):
     def remove_attribute(self, name: str) -> None:
         """Removes an attribute."""
         self._send("DELETE /v1/attributes/{name}", name=name)
+
+    def apply_attribute(
+        self,
+        name: str,
+        picture: Picture | None = None,
+        *,
+        part: Part | None = None,
+        strengths: Sequence[float] = (1.0,),
+    ) -> Applied:
+        """A picture, or a part (an image's id, a mu), with more or less of an attribute: one for each strength."""
+        wanted: dict[str, Any] = {"strengths": list(strengths)} | ({} if part is None else _part(part))
+        body = _pictures_body([] if picture is None else [picture], wanted)
+        return self._json("POST /v1/attributes/{name}/apply", body=body, name=name)
 
     def status(self) -> Status:
         """How things stand."""
@@ -372,6 +404,15 @@ class Client(Transport):
     def _send(self, place: str, asked: Fields | None = None, body: Body | None = None, **path: object) -> Answer:
         """place: method and address as OpenAPI writes them, with `path` for what stands in braces."""
         return self.request(place.partition(" ")[0], _target(place, path, asked or {}), body)
+
+
+def _pictures_body(pictures: Sequence[Picture], said: Mapping[str, Any]) -> Body:
+    """A form with pictures and JSON beside them; without any JSON alone."""
+    if not pictures:
+        return json_body(dict(said))
+    fields = {name: json.dumps(one, allow_nan=False) for name, one in said.items() if not isinstance(one, str)}
+    texts = {name: one for name, one in said.items() if isinstance(one, str)}
+    return form_body(fields | texts, [("file", one) for one in pictures])
 
 
 def _part(part: Part) -> dict[str, Any]:
