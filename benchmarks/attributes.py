@@ -87,10 +87,10 @@ def examples(folder: Path, home: Path) -> Examples:
     digests: list[str] = []
     counts = []
     for side in SIDES:
-        pictures, kept, _ = read_arrays(sorted(map(str, (folder / side).iterdir())), encoder.preprocessing, Limits(), 0)
-        mus.append(encoder.encode(pictures).mu)
-        digests += [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in kept]
-        counts.append(len(kept))
+        read = read_arrays(sorted(map(str, (folder / side).iterdir())), encoder.preprocessing, Limits(), 0)
+        mus.append(encoder.encode(read.pictures).mu)
+        digests += read.digests
+        counts.append(len(read.paths))
     return Examples(np.concatenate(mus), np.repeat([True, False], counts), digests)
 
 

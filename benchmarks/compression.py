@@ -2,11 +2,12 @@
 
     python benchmarks/compression.py --data DIR --work WORK [--set fashion] [--minutes 9] [--pictures 300] [--plot PNG]
 
-DIR holds fashion-mnist.npz and smiles.tar.gz. For each set two encoders (recipe vae; 128 numbers for few bytes, 256
-with a smaller variance for many) are trained on the training pictures alone; held-out ones are compressed to 16, 32 and
-64 bytes on average, as `simile compress --effort 40` does. PCA, fitted on 10,000 training pictures, goes through the
-same quantiser and coder. Of JPEG, WebP and AVIF the bytes of a grey picture, their headers, are taken off. PSNR is the
-mean over pictures, SSIM over windows of 7 x 7.
+DIR holds fashion-mnist.npz and smiles.tar.gz. For each set and rate an encoder (recipe compression, the smaller the
+variance, the more bytes) is trained on the training pictures alone; held-out ones are compressed to 16, 32 and 64 bytes
+on average, as `simile compress --effort 40` does. PCA, fitted on 10,000 training pictures, goes through the same
+quantiser, which takes the symbols that are cheapest in error and bits together, and the same coder. Of JPEG, WebP and
+AVIF the bytes of a grey picture, their headers, are taken off. PSNR is the mean over pictures, SSIM over windows of
+7 x 7. What the tables of each take, once for all pictures of an archive, is said beside it.
 """
 
 from __future__ import annotations

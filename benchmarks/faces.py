@@ -56,7 +56,7 @@ def run(data: Path, output: Path, minutes: float, work: Path) -> None:
         if not (work / name / "catalogue.sqlite").exists():
             simile("train", work / "train", *options, "--minutes", str(minutes), home=work / name)
         encoder = encoder_of(work / name)
-        pictures, _, _ = read_arrays(paths, encoder.preprocessing, Limits(), 0)
+        pictures = read_arrays(paths, encoder.preprocessing, Limits(), 0).pictures
         decoded[name] = encoder.decode(encoder.encode(pictures).mu)
     originals = to_unit(pictures)
     print(f"{'trained':<12}{'squared error':>15}{'SSIM':>8}{'sharpness':>11}")

@@ -77,7 +77,7 @@ def judged(home: Path) -> dict[str, float]:
         paths = [records[image_id].paths[0] for image_id in found.ids.tolist()]
         encoder = searcher.encoder()
         error = measures_of(searcher, found.ids, lambda *_: None).error
-        pictures, _, _ = read_arrays(paths, encoder.preprocessing, searcher.limits, 0)
+        pictures = read_arrays(paths, encoder.preprocessing, searcher.limits, 0).pictures
     is_strange = np.array([Path(path).parent.name == "strange" for path in paths])
     signals = {
         "outliers": found.score,

@@ -133,7 +133,7 @@ def reconstructions(found: Evaluation, photos: Path) -> None:
 
 def flat_pixels(encoder: TrainedEncoder, folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """As the network takes them, (n, S, S, C), and flat in [0, 1], (n, C·S·S)."""
-    pictures, _, _ = read_arrays(sorted(map(str, folder.iterdir())), encoder.preprocessing, Limits(), 0)
+    pictures = read_arrays(sorted(map(str, folder.iterdir())), encoder.preprocessing, Limits(), 0).pictures
     return pictures, to_unit(pictures).reshape(len(pictures), -1)
 
 

@@ -92,7 +92,7 @@ def load(
     if photos is None:
         return encoder.network, indexed, smooth_pictures(1024, spec.channels, spec.image_size)
     paths = [file.path for file in walk([photos]).files][:MOST_PICTURES]
-    return encoder.network, indexed, to_unit(read_arrays(paths, spec, Limits(), 0)[0])
+    return encoder.network, indexed, to_unit(read_arrays(paths, spec, Limits(), 0).pictures)
 
 
 def report(

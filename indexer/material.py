@@ -34,10 +34,11 @@ CRISP = 2  # pictures are kept at so many times the network's size where copies 
 class Material:
     """pictures: (n, R, R, C) uint8, R the network's size or CRISP times it. labels: (n,) numbers of `classes`.
 
-    recipe: what they are to be trained by.
+    digests: the SHA-256 of each. recipe: what they are to be trained by.
     """
 
     pictures: Pixels
+    digests: list[str]
     preprocessing: Preprocessing
     failures: list[Failure]
     recipe: Recipe
@@ -84,12 +85,12 @@ def _read(settings: Settings, files: Sequence[FileFacts], wanted: Wanted, limits
     recipe = wanted.for_photos if wanted.for_photos and is_photographic(preprocessing) else wanted.recipe
     kept_at = _kept_at(preprocessing, sample, recipe)
     paths = _within_memory(paths, kept_at, wanted.seed)
-    pictures, kept, failures = read_arrays(paths, kept_at, limits, workers)
+    read = read_arrays(paths, kept_at, limits, workers)
     if not recipe.classifier:
-        return Material(pictures, preprocessing, failures, recipe)
-    classes = Classes.of(names[path] for path in kept)
-    numbers = classes.numbers([names[path] for path in kept])
-    return Material(pictures, preprocessing, failures, recipe, numbers, classes.names)
+        return Material(read.pictures, read.digests, preprocessing, read.failures, recipe)
+    classes = Classes.of(names[path] for path in read.paths)
+    numbers = classes.numbers([names[path] for path in read.paths])
+    return Material(read.pictures, read.digests, preprocessing, read.failures, recipe, numbers, classes.names)
 
 
 def is_photographic(preprocessing: Preprocessing) -> bool:

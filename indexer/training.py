@@ -20,7 +20,8 @@ from models.preprocessing import Fit, Preprocessing
 from models.recipes import DEFAULT_RECIPE, PHOTO_RECIPE, Recipe, load_recipe
 from models.report import write_report
 from models.start import Extras
-from models.training import Options, Progress, Trained, train
+from models.trained_on import TrainedOn
+from models.training import Options, Progress, Trained, split, train
 from models.training_state import require_state
 from search.encoders import find_encoder, register
 from store.catalogue import Catalogue
@@ -144,9 +145,20 @@ def _save(
     arriving = home.encoders / ".arriving"
     shutil.rmtree(arriving, ignore_errors=True)
     fingerprint = checkpoints.save(arriving, trained.network.state_dict(), description)
+    trained_on = _trained_on(material, request.seed, frozen)
+    if trained_on is not None:
+        trained_on.save(arriving)
     encoder = TrainedEncoder.load(arriving, settings.device, settings.runtime)
     write_report(arriving, trained, encoder, request.seed)
     target = home.encoders / fingerprint
     shutil.rmtree(target, ignore_errors=True)  # the same weights, trained before
     arriving.rename(target)
     return encoder
+
+
+def _trained_on(material: Material, seed: int, frozen: TrainedEncoder | None) -> TrainedOn | None:
+    """Of a decoder over an encoder of which nobody knows it, nobody knows it either."""
+    known = TrainedOn.of(material.digests, *split(len(material.pictures), seed))
+    if frozen is None:
+        return known
+    return None if frozen.trained_on is None else known.joined(frozen.trained_on)

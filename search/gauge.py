@@ -16,11 +16,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from search.questions import Certainty
+from search.questions import Among, Certainty
 
 Doubles = NDArray[np.float64]
 
-RATE = 0.01  # share of the collection's own pictures that may be called unlike it
+RATE = 0.01  # share of the pictures that belong there that may be called unlike it
 MOST_RATE = 0.1  # a small sample can't say it at that share, and beyond this one it says nothing
 GROWN = 1.5  # times as many pictures, or as few: measured anew
 STEPS = 256  # distances at which the expectation is kept
@@ -47,7 +47,7 @@ class Gauge:
 
     ordered: of each signal its values, ascending. cuts: of signals, joined by commas, (cut, rate): a picture of which
     these are known is unlike the collection if its rank in one of them, from 0 to 1, is above the cut, as it is for
-    that rate of the collection's own.
+    that rate of what it was measured among: see Certainty.
     """
 
     encoder: str
@@ -57,6 +57,7 @@ class Gauge:
     expected: Doubles
     ordered: dict[str, Doubles] = field(default_factory=dict)
     cuts: dict[str, tuple[float, float]] = field(default_factory=dict)
+    among: Among = "own"
 
     @property
     def rate(self) -> float | None:
@@ -71,11 +72,12 @@ class Gauge:
         images: int,
         expectation: tuple[Doubles, Doubles],
         usual: Usual,
+        among: Among = "own",
     ) -> Self:
-        """expectation: see `expectation`."""
+        """expectation: see `expectation`. among: what the pictures of `usual` are."""
         signals = usual.signals()
         ordered = {name: np.sort(values[np.isfinite(values)]) for name, values in signals.items()}
-        return cls(encoder, segment, images, *expectation, ordered, _cuts(signals))
+        return cls(encoder, segment, images, *expectation, ordered, _cuts(signals), among)
 
     def expect(self, distances: Doubles) -> Doubles:
         """How many pictures lie as near to one of the collection on average, (n,) for distances (n,)."""
@@ -98,7 +100,7 @@ class Gauge:
         highest = max(ranks, key=lambda name: ranks[name])
         unlike = ranks[highest] > cut
         reason = _reason(highest, ranks[highest]) if unlike else None
-        return Certainty(sigma, percentile, unlike, reason, rate)
+        return Certainty(sigma, percentile, unlike, reason, rate, self.among)
 
     def fits(self, images: int) -> bool:
         """Whether it still holds for so many pictures."""
@@ -122,7 +124,7 @@ class Gauge:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Self:
         """What to_json wrote. Raises KeyError, TypeError or ValueError for anything else."""
-        fields = {name: document[name] for name in ("encoder", "segment", "images")}
+        fields = {name: document[name] for name in ("encoder", "segment", "images", "among")}
         fields["cuts"] = {name: (float(cut), float(rate)) for name, (cut, rate) in document["cuts"].items()}
         fields |= {name: np.asarray(document[name], np.float64) for name in ("distances", "expected")}
         ordered = {name: np.asarray(values, np.float64) for name, values in document["ordered"].items()}

@@ -63,8 +63,8 @@ class Ranking:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Reads it. Raises OSError, KeyError or ValueError for anything else."""
-        with np.load(path, allow_pickle=False) as stored:
+        """Reads it. Raises OSError, EOFError, BadZipFile, KeyError or ValueError for anything else."""
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             segment = int(stored["segment"])
             return cls(str(stored["encoder"]), None if segment < 0 else segment, stored["ids"], stored["distances"])
 

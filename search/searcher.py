@@ -200,7 +200,7 @@ class Searcher(Gallery):
     def _measure(self, snapshot: Snapshot, stopping: threading.Event) -> Gauge | None:
         encoder = self._encoder_of(snapshot.encoder.fingerprint)
         error_of = self._error_of if encoder.has_decoder else None
-        return measure(self.catalogue, error_of, snapshot, stopping)
+        return measure(self.catalogue, error_of, encoder.trained_on, snapshot, stopping)
 
     def _error_of(self, image_id: int) -> float | None:
         try:

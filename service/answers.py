@@ -112,6 +112,7 @@ def _query_out(answer: Answer, reconstruction: str | None) -> QueryOut:
         unlike=certainty.unlike,
         unlike_reason=certainty.reason,
         false_alarm_rate=certainty.false_alarm_rate,
+        false_alarm_among=certainty.among,
         positives=[AskedWithOut(image_id=one.image_id, name=one.name) for one in query.positives],
         negatives=[AskedWithOut(image_id=one.image_id, name=one.name) for one in query.negatives],
         reconstruction=reconstruction,

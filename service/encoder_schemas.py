@@ -59,6 +59,7 @@ class GaugeOut(BaseModel):
     status: Literal["ready", "measuring", "unknown"]
     images: int | None = Field(None, description="How many pictures the collection held when it was measured.")
     false_alarm_rate: float | None = None
+    false_alarm_among: Literal["new", "own"] | None = Field(None, description="As in the answer to a search.")
 
 
 class RunOut(BaseModel):

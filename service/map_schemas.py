@@ -15,7 +15,10 @@ class MapIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     layout: LayoutName = Field("pca", description="`pca`: in seconds. `tsne`, `umap`: in minutes for many pictures.")
-    clusters: Literal["kmeans", "hdbscan"] = "kmeans"
+    clusters: Literal["kmeans", "hdbscan"] = Field(
+        "kmeans",
+        description="`hdbscan`: thick places only, among 10,000 pictures at most; others go with the nearest of them.",
+    )
     count: int | None = Field(
         None, ge=2, le=1_000_000, description="kmeans: how many clusters, up to 200; hdbscan: pictures of the smallest."
     )

@@ -232,7 +232,12 @@ class QueryOut(BaseModel):
     )
     unlike_reason: str | None = None
     false_alarm_rate: float | None = Field(
-        None, description="The share of this collection's own pictures of which `unlike` would be true as well."
+        None, description="The share of pictures that belong here of which `unlike` would be true as well."
+    )
+    false_alarm_among: Literal["new", "own"] | None = Field(
+        None,
+        description="What that was measured on: `new`, pictures of this collection that the encoder was not trained on; "
+        "`own`, any of them, where fewer than 40 are known to be new: then new ones are flagged more often.",
     )
     positives: list[AskedWithOut] = Field([], description="With several: what the hits are to be like …")
     negatives: list[AskedWithOut] = Field([], description="… and unlike.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -226,8 +227,9 @@ def test_members_are_read_in_the_order_of_their_bytes(tmp_path: Path) -> None:
     files = walk([tmp_path / "alone.png", archive]).files
     order = [Path(files[place].path).stem for place in reading_order(files)]
     assert order == ["alone", "3", "1", "2"]
-    pictures, kept, failures = read_arrays([file.path for file in files], Preprocessing(32, 3), Limits(), 1)
-    assert (len(pictures), len(kept), failures) == (4, 4, [])
+    read = read_arrays([file.path for file in files], Preprocessing(32, 3), Limits(), 1)
+    assert (len(read.pictures), read.paths, read.failures) == (4, [file.path for file in files], [])
+    assert read.digests == [hashlib.sha256(picture(n)).hexdigest() for n in (9, 3, 1, 2)]
 
 
 def test_names_that_lead_out_and_links_are_set_aside(tmp_path: Path) -> None:
