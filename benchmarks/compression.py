@@ -24,6 +24,7 @@ from PIL import Image
 from simile_runs import encoder_of, simile
 from sklearn.decomposition import PCA
 
+from explore.archive import packed_tables
 from explore.compression import compress, find_delta
 from explore.quantising import Quantiser, Tables
 from models.charts import curves
@@ -31,14 +32,16 @@ from models.encoder import TrainedEncoder
 from models.images import Limits
 
 Pictures = NDArray[np.float64]  # (n, h, w) in [0, 1]
+Point = tuple[float, float, float]  # bytes, PSNR, SSIM
 LIMITS = Limits(200_000_000, 50_000_000)
 BYTES = (16, 32, 64)
 FITTED = 10_000  # pictures that PCA sees
 # (numbers, variance of the Gaussian): the smaller the variance, the more bits the latent holds.
 ENCODERS = {
-    "fashion": {16: (128, 0.004), 32: (128, 0.004), 64: (256, 0.0012)},
-    "smiles": {16: (128, 0.012), 32: (128, 0.012), 64: (256, 0.003)},
+    "fashion": {16: (128, 0.01), 32: (192, 0.004), 64: (256, 0.0014)},
+    "smiles": {16: (192, 0.03), 32: (256, 0.012), 64: (448, 0.0045)},
 }
+WIDTHS = {"fashion": 32, "smiles": 16}  # more steps in the same time for the larger pictures
 
 
 def main() -> None:
@@ -60,15 +63,15 @@ def main() -> None:
             given.plot.write_bytes(drawn)
 
 
-def measure(name: str, given: argparse.Namespace) -> dict[str, list[tuple[float, float, float]]]:
+def measure(name: str, given: argparse.Namespace) -> dict[str, list[Point]]:
     train, held_out = folders(name, given)
     paths = sorted(held_out.rglob("*.*"))
     paths = paths[:: max(1, len(paths) // given.pictures)][: given.pictures]
     pictures = np.stack([grey(path) for path in paths])
-    rows: dict[str, list[tuple[float, float, float]]] = {"simile": [], "PCA": []}
+    rows: dict[str, list[Point]] = {"simile": [], "PCA": []}
     print(f"\n{name}: {len(paths)} held-out pictures of {pictures.shape[2]} x {pictures.shape[1]}")
     pca = fitted(sorted(train.rglob("*.*")))
-    print(f"PCA with {pca.n_components_} components: {pca.components_.astype('f2').nbytes / 1e6:.1f} MB as float16")
+    components = 2 * pca.components_.size  # as float16
     for size in BYTES:
         encoder, weights = encoder_for(name, size, train, given)
         made = compress(
@@ -76,20 +79,22 @@ def measure(name: str, given: argparse.Namespace) -> dict[str, list[tuple[float,
         )
         seen = encoder.decode(made.quantiser.latents(made.symbols))
         top, left, height, width = encoder.preprocessing.content_box()
-        used = len(made.payload()) / len(paths)
+        used, tables = len(made.payload()) / len(paths), len(packed_tables(made.quantiser, made.tables))
         rows["simile"].append((used, *quality(pictures, seen[:, 0, top : top + height, left : left + width])))
-        rows["PCA"].append(by_pca(pca, pictures, size))
-        for kind in ("simile", "PCA"):
-            used, psnr, ssim = rows[kind][-1]
-            note = f"  decoder and encoder {weights / 1e6:.1f} MB" if kind == "simile" else ""
-            print(f"{kind:<8}{used:7.1f} B  PSNR {psnr:6.2f} dB  SSIM {ssim:.4f}{note}", flush=True)
+        note = f"  tables {tables / 1e3:.1f} kB, encoder and decoder {weights / 1e6:.1f} MB"
+        print_row("simile", rows["simile"][-1], note)
+        point, tables = by_pca(pca, pictures, size)
+        rows["PCA"].append(point)
+        print_row("PCA", point, f"  tables {tables / 1e3:.1f} kB, components {components / 1e6:.1f} MB")
     for kind, settings in (("JPEG", range(1, 60, 6)), ("WebP", range(0, 60, 6)), ("AVIF", range(0, 60, 6))):
         rows[kind] = [by_file(pictures, kind, setting) for setting in settings]
-        best = min(rows[kind], key=lambda row: abs(row[0] - 64))
-        print(
-            f"{kind:<8}{best[0]:7.1f} B  PSNR {best[1]:6.2f} dB  SSIM {best[2]:.4f}  nearest to 64 B, without headers"
-        )
+        print_row(kind, min(rows[kind], key=lambda row: abs(row[0] - 64)), "  nearest to 64 B, without headers")
     return rows
+
+
+def print_row(kind: str, point: Point, note: str) -> None:
+    used, psnr, ssim = point
+    print(f"{kind:<8}{used:7.1f} B  PSNR {psnr:6.2f} dB  SSIM {ssim:.4f}{note}", flush=True)
 
 
 def folders(name: str, given: argparse.Namespace) -> tuple[Path, Path]:
@@ -110,9 +115,9 @@ def folders(name: str, given: argparse.Namespace) -> tuple[Path, Path]:
 def encoder_for(name: str, size: int, train: Path, given: argparse.Namespace) -> tuple[TrainedEncoder, int]:
     """The encoder for so many bytes, and the bytes of its weights."""
     dims, variance = ENCODERS[name][size]
-    home = given.work / f"{name}-{variance}"
+    home = given.work / f"{name}-{variance}-{dims}"
     if not (home / "catalogue.sqlite").exists():
-        how = ["--recipe", "vae", "--latent-dim", dims, "--variance", variance, "--kl-warmup-steps", 100]
+        how = ["--recipe", "compression", "--latent-dim", dims, "--variance", variance, "--width", WIDTHS[name]]
         simile("train", train, *how, "--minutes", given.minutes, home=home)
     (weights,) = home.glob("encoders/[0-9a-f]*/weights.safetensors")
     return encoder_of(home), weights.stat().st_size
@@ -129,8 +134,8 @@ def fitted(paths: list[Path]) -> PCA:
     return PCA(min(512, pictures.shape[1]), svd_solver="randomized", random_state=0).fit(pictures)
 
 
-def by_pca(pca: PCA, pictures: Pictures, size: float) -> tuple[float, float, float]:
-    """(bytes, PSNR, SSIM) of PCA through the same quantiser and coder: a step changes a picture by delta in each."""
+def by_pca(pca: PCA, pictures: Pictures, size: float) -> tuple[Point, int]:
+    """PCA through the same quantiser and coder, a step changes a picture by delta in each; and the tables' bytes."""
     codes = pca.transform(pictures.reshape(len(pictures), -1)).astype(np.float32)
     centre, even = np.zeros(codes.shape[1], np.float32), np.ones(codes.shape[1])
 
@@ -141,12 +146,13 @@ def by_pca(pca: PCA, pictures: Pictures, size: float) -> tuple[float, float, flo
     quantiser = Quantiser.of(centre, even, find_delta(bytes_at, size))
     symbols = quantiser.symbols(codes)
     seen = pca.inverse_transform(quantiser.latents(symbols)).reshape(pictures.shape)
-    used = len(Tables.of(symbols).encode(symbols)) / len(pictures)
-    return (used, *quality(pictures, seen))
+    tables = Tables.of(symbols)
+    used = len(tables.encode(symbols)) / len(pictures)
+    return (used, *quality(pictures, seen)), len(packed_tables(quantiser, tables))
 
 
-def by_file(pictures: Pictures, kind: str, setting: int) -> tuple[float, float, float]:
-    """(bytes without headers, PSNR, SSIM) of a picture format at a quality."""
+def by_file(pictures: Pictures, kind: str, setting: int) -> Point:
+    """Without headers, of a picture format at a quality."""
     flat = np.full(pictures.shape[1:], 128, np.uint8)
     headers = len(packed(flat, kind, setting))
     files = [packed(np.rint(one * 255).astype(np.uint8), kind, setting) for one in pictures]

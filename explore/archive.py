@@ -36,11 +36,8 @@ def write_archive(made: Compressed, path: Path) -> dict[str, int]:
         "sizes": [list(size) for size in made.sizes],
         "symbols": _digest(made.symbols),
     }
-    arrays: dict[str, Any] = {"centre": made.quantiser.centre, "steps": made.quantiser.steps}
-    arrays |= {name: getattr(made.tables, name) for name in _TABLE_ARRAYS}
-    tables = io.BytesIO()
-    np.savez_compressed(tables, **arrays)
-    parts = {_ABOUT: json.dumps(about).encode(), _TABLES: tables.getvalue(), _LATENTS: made.payload()}
+    tables = packed_tables(made.quantiser, made.tables)
+    parts = {_ABOUT: json.dumps(about).encode(), _TABLES: tables, _LATENTS: made.payload()}
     whole = io.BytesIO()
     with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in parts.items():
@@ -48,6 +45,15 @@ def write_archive(made: Compressed, path: Path) -> dict[str, int]:
     write_output(path, whole.getvalue())
     sizes = {"latents": len(parts[_LATENTS]), "tables": len(parts[_TABLES])}
     return sizes | {"names": len(whole.getvalue()) - sum(sizes.values()), "all": len(whole.getvalue())}
+
+
+def packed_tables(quantiser: Quantiser, tables: Tables) -> bytes:
+    """What all pictures of an archive share, as it lies in it."""
+    arrays: dict[str, Any] = {"centre": quantiser.centre, "steps": quantiser.steps}
+    arrays |= {name: getattr(tables, name) for name in _TABLE_ARRAYS}
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
 
 
 def read_archive(path: Path) -> Compressed:

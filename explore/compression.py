@@ -32,7 +32,8 @@ TRIED = 128  # pictures on which delta is looked for
 HALVINGS = 9
 REFINED_HALVINGS = 4
 CHUNK = 128  # pictures refined together
-LEARNING_RATE = 0.1  # steps of the quantiser
+LEARNING_RATE, MOMENTUM = 0.05, 0.9  # in units of what would reach the bottom in one step
+NEARLY_HALF = 0.45  # of a step: what is farther from its symbol was moved there for its bits
 COARSER, COARSEST = 1.1, 1e3  # where all pictures take more than those that were tried
 DELTA = 1.0  # where nothing else is asked for: a step changes a picture of values in [0, 1] by 1 in all
 
@@ -139,20 +140,12 @@ def _fit(
         quantiser = Quantiser.of(centre, sensitivity, delta)
         symbols = quantiser.symbols(mu)
         if effort:
-            symbols = np.concatenate(
-                [
-                    _refined(
-                        encoder,
-                        pictures[start : start + CHUNK],
-                        quantiser,
-                        symbols,
-                        mu[start : start + CHUNK],
-                        PRICE * delta**2,
-                        effort,
-                    )
-                    for start in range(0, len(pictures), CHUNK)
-                ]
+            tables, parts = Tables.of(symbols), [slice(at, at + CHUNK) for at in range(0, len(mu), CHUNK)]
+            found = (
+                _refined(encoder, pictures[part], mu[part], quantiser, symbols[part], tables, delta, effort)
+                for part in parts
             )
+            symbols = np.concatenate(list(found))
         return quantiser, symbols, float(Tables.of(symbols).bits(symbols).mean() / 8)
 
     return at
@@ -161,35 +154,40 @@ def _fit(
 def _refined(
     encoder: TrainedEncoder,
     pictures: Pixels,
-    quantiser: Quantiser,
-    all_symbols: Symbols,
     mu: FloatArray,
-    price: float,
+    quantiser: Quantiser,
+    symbols: Symbols,
+    tables: Tables,
+    delta: float,
     effort: int,
 ) -> Symbols:
-    """Symbols (n, d) for which squared error + price x bits is smaller than at mu (Yang et al., arXiv 2006.04240).
+    """Symbols (n, d) for which squared error + price x bits is smaller: those given, where nothing better is found.
 
-    The gradient passes rounding as if it were not there; in the first third noise stands for it.
+    Gradient descent on each latent (Yang et al., arXiv 2006.04240); the gradient passes rounding as if it were not
+    there. A step of the quantiser changes a picture by delta, so the error's curvature is 2 delta² in each dimension.
     """
     device = encoder.network.variance.device
     top, left, height, width = encoder.preprocessing.content_box()
     wanted = torch.from_numpy(to_unit(pictures)).to(device)[:, :, top : top + height, left : left + width]
     centre, steps = (torch.from_numpy(part).to(device) for part in (quantiser.centre, quantiser.steps))
-    rates, powers = (torch.from_numpy(part).float().to(device) for part in Tables.of(all_symbols).shapes())
-    place = torch.from_numpy(quantiser.scaled(mu)).float().to(device).requires_grad_(True)
-    noise = torch.Generator().manual_seed(0)
-    optimiser = torch.optim.Adam([place], lr=LEARNING_RATE)
+    rates, powers = (torch.from_numpy(part).float().to(device) for part in tables.shapes())
+    start = symbols + np.clip(quantiser.scaled(mu) - symbols, -NEARLY_HALF, NEARLY_HALF)  # rounded, it is these symbols
+    place = torch.from_numpy(start).float().to(device).requires_grad_(True)
+    best, lowest = torch.round(place.detach()), torch.full((len(symbols),), torch.inf, device=device)
+    optimiser = torch.optim.SGD([place], momentum=MOMENTUM)
     with torch.enable_grad():
-        for step in range(effort):
-            blurred = torch.rand(place.shape, generator=noise).to(device) - 0.5
-            shaken = place + (blurred if step < effort // 3 else (torch.round(place) - place).detach())
-            seen = torch.sigmoid(encoder.network.decode(centre + shaken * steps))
-            lost = (seen[:, :, top : top + height, left : left + width] - wanted).square().sum()
-            loss = lost + price * _bits(shaken, rates, powers).sum()
-            (gradient,) = torch.autograd.grad(loss, [place])
-            place.grad = gradient
+        for step in range(effort + 1):
+            whole = place + (torch.round(place) - place).detach()
+            seen = torch.sigmoid(encoder.network.decode(centre + whole * steps))
+            lost = (seen[:, :, top : top + height, left : left + width] - wanted).square().sum((1, 2, 3))
+            cost = lost + PRICE * delta**2 * _bits(whole, rates, powers).sum(1)  # (n,)
+            is_better = cost.detach() < lowest
+            lowest[is_better], best[is_better] = cost.detach()[is_better], whole.detach()[is_better]
+            (place.grad,) = torch.autograd.grad(cost.sum(), [place])
+            cosine = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / effort))
+            optimiser.param_groups[0]["lr"] = LEARNING_RATE * cosine / (2 * delta**2)
             optimiser.step()
-    return rounded(cast(Doubles, place.detach().cpu().double().numpy()))
+    return rounded(cast(Doubles, best.cpu().double().numpy()))
 
 
 def _bits(places: Tensor, rates: Tensor, powers: Tensor) -> Tensor:
