@@ -46,6 +46,7 @@ class LatentPage:
     dims: Sequence[Push] = ()
     choices: Sequence[ImageOut] = ()
     total: int = 0
+    encoder: str = ""
     has_decoder: bool = True
     has_variance: bool = True
 
@@ -90,6 +91,7 @@ def look(searcher: Searcher, latents: Latents, asked: Mapping[str, str]) -> Late
         dims=[Push(dim, dims.get(dim, 0.0)) for dim in shown],
         choices=choices,
         total=total,
+        encoder=encoder.fingerprint,
         has_decoder=encoder.has_decoder,
         has_variance=encoder.has_variance,
     )

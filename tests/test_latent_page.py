@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from explore.attributes import Examples, learn
 from explore.traversal import reach_of
 from search.searcher import Searcher
 from service.app import create_app
+from store.catalogue import Catalogue
+from store.home import Home
 
 DESK = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
@@ -89,7 +92,7 @@ def test_pictures_are_chosen_uploaded_made_and_searched_from(browser: Any, laten
         page.get_by_role("button", name="Make twelve").click()
         page.locator("[data-new] button").nth(11).wait_for()
         page.locator("[data-new] button").first.click()
-        page.get_by_text("made picture 1", exact=True).wait_for()
+        page.get_by_text("made picture 1 of seed", exact=False).wait_for()
         page.get_by_role("button", name="Search from here").click()
         page.locator("[data-found] li").nth(40).wait_for()
         assert page.get_by_text("no part of the address").is_visible()
@@ -123,14 +126,106 @@ def test_the_way_to_a_hit_is_a_slider_in_its_panel(browser: Any, latent: str) ->
 
 
 @needs_browser
+@pytest.mark.parametrize("shape", [DESK, PHONE], ids=["desk", "phone"])
+def test_an_attribute_is_learned_from_marked_pictures_pushed_and_forgotten(
+    browser: Any, latent: str, shape: dict[str, int]
+) -> None:
+    with opened(browser, latent, expected=["status of 409"], viewport=shape, reduced_motion="reduce") as page:
+        page.goto("/latent?a=3&b=9&attr.late=1")
+        page.locator("#learn summary").click()
+        candidates = page.locator("[data-candidates] button")
+        candidates.nth(47).wait_for()
+        learn = page.get_by_role("button", name="Learn it")
+        page.get_by_label("Called").fill("Tall one")
+        for number in range(10):
+            candidates.nth(number).click()
+        assert learn.is_disabled()
+        page.get_by_role("button", name="without it", exact=True).click()
+        candidates.nth(20).click()
+        candidates.nth(21).click()
+        candidates.nth(21).click()  # taken back
+        page.get_by_text("1 of at least 10").wait_for()
+        page.get_by_role("button", name="Show more like those with it").click()
+        page.wait_for_function("() => !document.querySelector('[data-candidates] [data-side=with]')")
+        page.get_by_role("button", name="All else here is without it").click()
+        assert page.locator("[data-marked=with] li").count() == 10
+        page.get_by_label("Called").press("Enter")
+        page.get_by_text("tall-one is learned from 10 with it and").wait_for()
+        assert re.search(r"told apart with AUC [01]\.\d\d ± 0\.\d\d", page.locator("[data-learned]").inner_text())
+        assert page.get_by_label("late", exact=False).first.input_value() == "1"
+        pushed = move(page, "tall-one", "2")
+        page.wait_for_function("() => location.search.includes('attr.tall-one=2')")
+        page.reload()
+        assert shown(page) == pushed
+        page.locator("#learn summary").click()
+        gone = page.locator("[data-known] li", has_text="tall-one").get_by_role("button")
+        gone.click()
+        gone.click()
+        page.get_by_text("tall-one is forgotten").wait_for()
+        page.wait_for_function("() => !location.search.includes('tall-one') && location.search.includes('attr.late=1')")
+
+
+@needs_browser
+def test_only_a_key_that_may_write_learns(browser: Any, digits_home: Settings) -> None:
+    with Catalogue(Home(digits_home.home)) as catalogue:
+        keys = {scope: catalogue.create_key(f"may {scope}", scope)[0].text for scope in ("search", "write")}
+    with serving(digits_home) as address:
+        for scope, sections in (("search", 0), ("write", 1)):
+            with opened(browser, address) as page:
+                page.goto("/latent")
+                page.get_by_label("Your key").fill(keys[scope])
+                page.get_by_role("button", name="Sign in").click()
+                shown(page)
+                assert page.get_by_text("Learn an attribute").count() == sections
+
+
+@needs_browser
+def test_a_seed_makes_the_same_pictures_again_and_what_is_kept_stays_for_the_tab(browser: Any, latent: str) -> None:
+    def dozen() -> list[str]:
+        page.locator("[data-new] button").nth(11).wait_for()
+        page.get_by_text("seed 77; click one").wait_for()
+        return [str(one.get_attribute("src")) for one in page.locator("[data-new] img").all()]
+
+    with opened(browser, latent, viewport=DESK) as page:
+        page.goto("/latent?a=3&b=9")
+        first = shown(page)
+        page.get_by_label("Seed").fill("77")
+        page.get_by_role("button", name="Make twelve").click()
+        made = dozen()
+        page.wait_for_function("() => location.search.includes('seed=77')")
+        page.get_by_role("button", name="Keep", exact=True).click()
+        page.locator("[data-new] button").nth(3).click()
+        page.get_by_text("made picture 4 of seed 77", exact=True).wait_for()
+        shown(page)
+        page.keyboard.press("k")
+        page.reload()
+        assert dozen() == made
+        kept = page.locator("[data-kept] li")
+        assert kept.count() == 2 and kept.first.locator("img").get_attribute("src") == first
+        kept.first.get_by_title("Go on from this picture").click()
+        page.get_by_text("kept picture 1", exact=True).wait_for()
+        page.get_by_role("button", name="Keep kept picture 1 no longer").click()
+        assert kept.count() == 1
+        other = page.context.new_page()
+        other.goto(page.url)
+        shown(other)
+        assert other.locator("[data-kept] li").count() == 0
+
+
+@needs_browser
 @pytest.mark.parametrize(("viewport", "scheme"), [(DESK, "dark"), (PHONE, "light")])
 def test_axe_finds_nothing_and_nothing_scrolls_sideways(
     browser: Any, latent: str, viewport: dict[str, int], scheme: str
 ) -> None:
     axe_core = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
     with opened(browser, latent, viewport=viewport, color_scheme=scheme, reduced_motion="reduce") as page:
-        page.goto("/latent")
+        page.goto("/latent?seed=7")
         shown(page)
+        page.locator("[data-new] button").nth(11).wait_for()
+        page.get_by_role("button", name="Keep", exact=True).click()
+        page.locator("#learn summary").click()
+        page.locator("[data-candidates] button").first.click()
+        page.get_by_role("button", name="All else here is without it").click()
         found = axe_core.Axe().run(page).response["violations"]
         assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -304,3 +304,14 @@ def test_whether_scores_are_calibrated_is_said_in_words(home_with_digits: Settin
         searcher.gauges.start(searcher.index.current())
         searcher.gauges._thread.join()
         assert "Scores are calibrated on this collection" in client.get("/?image_id=3").text
+
+
+def test_a_page_of_many_hits_comes_small_to_who_can_unpack_it(home_with_digits: Settings) -> None:
+    with TestClient(create_app(home_with_digits)) as client:
+        asked = {"image_id": 7, "limit": 1000}
+        plain = client.get("/", params=asked, headers={"Accept-Encoding": "identity"})
+        packed = client.get("/", params=asked, headers={"Accept-Encoding": "gzip"})
+        assert "content-encoding" not in plain.headers and packed.headers["content-encoding"] == "gzip"
+        assert int(packed.headers["content-length"]) < len(plain.content) / 8
+        assert packed.text == plain.text and plain.text.count('<li class="tile">') == 119
+        assert packed.headers["vary"] == plain.headers["vary"] == "Accept-Encoding"

@@ -15,6 +15,8 @@ from store.home import Home
 
 axe_core = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
 
+OTHER = {"light": "dark", "dark": "light"}
+CONTRAST = "() => axe.run({ runOnly: ['color-contrast'] }).then((found) => found.violations)"  # all that colours change
 SIZES = {"desk": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
 
 
@@ -78,6 +80,11 @@ PAGES: dict[str, Callable[[Any, Path], None]] = {
 }
 
 
+def told(name: str, violations: list[dict[str, Any]]) -> list[tuple[str, str, list[str]]]:
+    """What axe found: where, which rule, and the elements."""
+    return [(name, one["id"], [node["html"] for node in one["nodes"]]) for one in violations]
+
+
 @needs_browser
 @pytest.mark.parametrize(("size", "scheme"), [("desk", "light"), ("phone", "dark")])
 def test_axe_finds_nothing_and_nothing_scrolls_sideways(browser: Any, copies: Copies, size: str, scheme: str) -> None:
@@ -89,12 +96,12 @@ def test_axe_finds_nothing_and_nothing_scrolls_sideways(browser: Any, copies: Co
         for name, go in PAGES.items():
             go(page, copies.photos)
             page.wait_for_load_state("networkidle")
-            answer = axe.run(page)
-            found += [
-                (name, one["id"], [node["html"] for node in one["nodes"]]) for one in answer.response["violations"]
-            ]
+            found += told(name, axe.run(page).response["violations"])
             if (width := page.evaluate("document.documentElement.scrollWidth")) != SIZES[size]["width"]:
                 found.append((name, "scrolls sideways", [str(width)]))
+            page.emulate_media(color_scheme=OTHER[scheme])
+            found += told(f"{name}, {OTHER[scheme]}", page.evaluate(CONTRAST))
+            page.emulate_media(color_scheme=scheme)
     assert not found, found
 
 

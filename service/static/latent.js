@@ -2,12 +2,14 @@
 // way; what was moved meanwhile is asked next, and only the newest.
 
 import { ask, complain, newest } from "./asking.js";
+import { learning } from "./learning.js";
+import { keeping, making } from "./making.js";
 
 document.documentElement.classList.add("js");
 
 const form = document.querySelector(".latent");
 const find = (selector) => document.querySelector(selector);
-const sliders = form ? [...form.querySelectorAll("input[type=range]")] : [];
+const sliders = () => [...form.querySelectorAll("input[type=range]")];
 const ends = { a: {}, b: {} }; // each a part of a place: {image_id} or {vector}, and how it looks
 const NEAREST = 8;
 const KEPT = 50;
@@ -16,6 +18,8 @@ const before = []; // states to go back to
 let made = null; // the place that is shown
 let picking = "a";
 let settled = null;
+const maker = form && making(form, choose);
+const tray = form && keeping(form, choose);
 let speaking = 0; // what is said to those who listen waits until the slider rests
 
 const json = (body) => ({ method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
@@ -24,7 +28,7 @@ const how = () => (form.elements.how.checked ? "spherical" : "linear");
 const partOf = ({ image_id, vector }) => (vector ? { vector } : { image_id });
 
 function moved(prefix) {
-  const chosen = sliders.filter((one) => one.name.startsWith(prefix) && Number(one.value) !== 0);
+  const chosen = sliders().filter((one) => one.name.startsWith(prefix) && Number(one.value) !== 0);
   return Object.fromEntries(chosen.map((one) => [one.name.slice(prefix.length), Number(one.value)]));
 }
 
@@ -71,17 +75,19 @@ const refresh = newest(async () => {
   form.setAttribute("aria-busy", "false");
 });
 
-// What the address can say: uploads and made pictures have no address.
-function address() {
-  const said = new URLSearchParams();
+// What the address can say: uploads and made pictures have no address, only the seed of a dozen. without: an attribute
+// that is no more.
+function address(without) {
+  const said = new URLSearchParams(maker.said());
   for (const key of ["a", "b"]) if (ends[key].image_id) said.set(key, ends[key].image_id);
   said.set("share", share());
   if (how() === "spherical") said.set("how", how());
-  for (const one of sliders) if (one.name.includes(".") && Number(one.value) !== 0) said.set(one.name, one.value);
+  const pushed = sliders().filter((one) => one.name.includes(".") && Number(one.value) !== 0);
+  for (const one of pushed) if (one.name !== `attr.${without}`) said.set(one.name, one.value);
   return `${location.pathname}?${said}`;
 }
 
-const state = () => ({ ends: { a: ends.a, b: ends.b }, how: how(), values: Object.fromEntries(sliders.map((one) => [one.name, one.value])) });
+const state = () => ({ ends: { a: ends.a, b: ends.b }, how: how(), values: Object.fromEntries(sliders().map((one) => [one.name, one.value])) });
 
 function keep() {
   const now = state();
@@ -115,8 +121,8 @@ function restore({ ends: kept, how: way, values }) {
   place("a", kept.a);
   place("b", kept.b);
   form.elements.how.checked = way === "spherical";
-  for (const one of sliders) {
-    one.value = values[one.name];
+  for (const one of sliders()) {
+    one.value = values[one.name] ?? 0; // it was learned since
     say(one);
   }
 }
@@ -149,32 +155,6 @@ async function upload(input) {
     complain(error.message);
   }
   input.value = "";
-}
-
-async function generate() {
-  const said = find("[data-generated]");
-  said.textContent = "making them …";
-  const seed = Math.floor(Math.random() * 2 ** 32);
-  const wish = { source: find("[name=source]").value, temperature: Number(find("[name=temperature]").value), count: 12, seed };
-  try {
-    const { samples } = await (await ask(form.dataset.samples, json(wish))).json();
-    const tiles = samples.map(({ mu, picture }, at) => {
-      const [item, button, image] = ["li", "button", "img"].map((name) => document.createElement(name));
-      button.type = "button";
-      button.className = "frame";
-      button.title = "Go on from this picture";
-      image.src = picture;
-      image.alt = `Made picture ${at + 1} of seed ${seed}`;
-      button.append(image);
-      button.addEventListener("click", () => choose({ vector: mu, name: `made picture ${at + 1}`, picture }));
-      item.append(button);
-      return item;
-    });
-    find("[data-new]").replaceChildren(...tiles);
-    said.textContent = `seed ${seed}; click one to go on from it`;
-  } catch (error) {
-    said.textContent = error.message;
-  }
 }
 
 function choose(end) {
@@ -229,7 +209,7 @@ const doing = {
     refresh();
   },
   reset() {
-    for (const one of sliders) {
+    for (const one of sliders()) {
       one.value = one.id === "share" ? 0.5 : 0;
       say(one);
     }
@@ -237,10 +217,22 @@ const doing = {
     refresh();
   },
   save: () => made?.picture && download(made.picture, "latent.png"),
+  keep: () => made?.picture && tray.keep(made),
   loop,
   search,
-  generate,
+  async generate() {
+    await maker.generate();
+    keep();
+  },
 };
+
+// There is an attribute more or less: the sliders are those of the page as it is now.
+function relearned(page) {
+  form.querySelector("[data-attributes]").replaceWith(page.querySelector("[data-attributes]"));
+  settled = state(); // nothing was moved that could be undone
+  keep();
+  refresh();
+}
 
 function start() {
   for (const key of ["a", "b"]) {
@@ -249,9 +241,12 @@ function start() {
     ends[key] = { image_id: Number(form.elements[key].value), name, picture: box.querySelector("img").src };
     form.elements[key].disabled = true; // what the address says is written here
   }
+  const asked = new URLSearchParams(location.search);
   pick("a");
   keep();
   refresh();
+  if (asked.has("seed")) maker.again(asked).then(keep);
+  learning(address, relearned);
   form.addEventListener("input", ({ target }) => {
     if (target.type === "range") say(target);
     if (target.type !== "file") refresh();
@@ -270,6 +265,7 @@ function start() {
     if (ctrlKey || metaKey || altKey || target.matches("input:not([type=range]), select, textarea")) return;
     if (key === "x") doing.swap();
     if (key === "u") doing.undo();
+    if (key === "k") doing.keep();
   });
 }
 

@@ -1,0 +1,176 @@
+// An attribute is learned from pictures that a person marks: with it, and without it.
+
+import { ask, parsed } from "./asking.js";
+
+const AT_ONCE = 48;
+const RUN = 4; // neighbours in a folder are alike: so few of each place
+const FEWEST = 10;
+const MOST_ASKED = 32;
+const MOST_HITS = 1000;
+const SIDES = { with: "with it", without: "without it" };
+
+const box = document.querySelector(".learn");
+const find = (selector) => box.querySelector(selector);
+const marked = new Map(); // by id: the side, and the picture as it is listed
+let brush = "with";
+
+const name = () => find("[name=attribute]").value.trim().toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "");
+const idsOf = (side) => [...marked].filter(([, one]) => one.side === side).map(([id]) => id);
+const json = (body) => ({ method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+const called = ({ path, metadata }) => metadata?.name || path.split("/").pop();
+
+function say(text, alarm = false) {
+  const said = find("[data-learned]");
+  said.textContent = text;
+  said.classList.toggle("alarm", alarm);
+}
+
+function tile(image, title, act) {
+  const [item, button, picture] = ["li", "button", "img"].map((tag) => document.createElement(tag));
+  Object.assign(button, { type: "button", className: "frame", title });
+  Object.assign(picture, { src: image.thumbnail_url, alt: called(image), loading: "lazy" });
+  button.append(picture);
+  button.addEventListener("click", act);
+  item.append(button);
+  return item;
+}
+
+function candidate(image) {
+  const item = tile(image, called(image), () => mark(image, marked.get(image.image_id)?.side === brush ? null : brush));
+  Object.assign(item.firstElementChild, { image }).dataset.mark = image.image_id;
+  return item;
+}
+
+function mark(image, side) {
+  if (side) marked.set(image.image_id, { side, image });
+  else marked.delete(image.image_id);
+  show();
+}
+
+function show() {
+  for (const button of box.querySelectorAll("[data-mark]")) {
+    const side = marked.get(Number(button.dataset.mark))?.side ?? "";
+    button.dataset.side = side;
+    button.setAttribute("aria-pressed", String(Boolean(side)));
+    const { alt } = button.firstElementChild;
+    button.setAttribute("aria-label", side ? `${alt}: ${SIDES[side]}` : alt);
+  }
+  for (const side of Object.keys(SIDES)) {
+    const chosen = idsOf(side);
+    find(`[data-count=${side}]`).textContent = chosen.length < FEWEST ? `${chosen.length} of at least ${FEWEST}` : chosen.length;
+    find(`[data-marked=${side}]`).replaceChildren(...chosen.map((id) => chip(marked.get(id).image)));
+  }
+  const missing = Object.keys(SIDES).some((side) => idsOf(side).length < FEWEST);
+  find("[data-learn]").disabled = missing || !name();
+  find("[data-show=alike]").disabled = !idsOf("with").length;
+}
+
+function chip(image) {
+  return tile(image, `Take ${called(image)} away`, () => {
+    mark(image, null);
+    (find("[data-marked] button") ?? find("[data-brush]")).focus();
+  });
+}
+
+// From all over the collection: a few from somewhere in each of its stretches.
+async function others() {
+  const images = async (query) => (await (await ask(`${box.dataset.images}?${query}`)).json()).images;
+  const total = Number(box.dataset.total);
+  if (total <= AT_ONCE) return images(`limit=${AT_ONCE}`);
+  const stretch = total / (AT_ONCE / RUN);
+  const places = Array.from({ length: AT_ONCE / RUN }, (_, at) => Math.floor(at * stretch + Math.random() * (stretch - RUN)));
+  return (await Promise.all(places.map((at) => images(`limit=${RUN}&offset=${at}`)))).flat();
+}
+
+async function alike() {
+  const wish = { positive: idsOf("with").slice(-MOST_ASKED), limit: Math.min(AT_ONCE + marked.size, MOST_HITS), include: ["metadata"] };
+  const { hits } = await (await ask(box.dataset.search, json(wish))).json();
+  return hits.filter((hit) => !marked.has(hit.image_id)).slice(0, AT_ONCE);
+}
+
+async function list(look) {
+  const shown = find("[data-candidates]");
+  shown.setAttribute("aria-busy", "true");
+  try {
+    shown.replaceChildren(...(await look()).map(candidate));
+    show();
+  } catch (error) {
+    say(error.message, true);
+  }
+  shown.removeAttribute("aria-busy");
+}
+
+function rest() {
+  for (const { image } of box.querySelectorAll("[data-mark]")) {
+    if (!marked.has(image.image_id)) marked.set(image.image_id, { side: "without", image });
+  }
+  show();
+}
+
+const score = (made, which) => `${made.auc[which].toFixed(2)} ± ${made.spread[which].toFixed(2)}`;
+
+async function learn(added) {
+  find("[data-learn]").disabled = true;
+  say("learning …");
+  try {
+    const wish = { name: name(), positive: idsOf("with"), negative: idsOf("without") };
+    const made = await (await ask(box.dataset.attributesUrl, json(wish))).json();
+    const along = made.drags.filter((one) => Math.abs(one.change) >= 0.25).map((one) => `${one.name} by ${one.change.toFixed(1)}`);
+    const moves = along.length ? ` A step of it moves ${along.join(", ")} too.` : "";
+    const from = `from ${made.positives} with it and ${made.negatives} without`;
+    const auc = `AUC ${score(made, "whitened")} (ranked by it), ${score(made, "raw")} (along its slider)`;
+    say(`${made.name} is learned ${from}. Held-out pictures are told apart with ${auc}; 0.5 would be chance, 1 never wrong.${moves}`);
+    await added();
+  } catch (error) {
+    say(error.message, true);
+  }
+  show();
+}
+
+async function forget(button, removed) {
+  const { forget: gone } = button.dataset;
+  if (!("sure" in button.dataset)) {
+    button.dataset.sure = "";
+    button.textContent = `Forget ${gone}? Press again`;
+    return;
+  }
+  try {
+    await ask(`${box.dataset.attributesUrl}/${gone}`, { method: "DELETE" });
+    say(`${gone} is forgotten.`);
+    await removed(gone);
+  } catch (error) {
+    say(error.message, true);
+  }
+}
+
+// address: of this page, without the attribute of that name. changed: what is done when there is one more or less; it
+// gets the page as it is now.
+export function learning(address, changed) {
+  if (!box) return;
+  const renew = async (without) => {
+    const fresh = parsed(await (await ask(address(without))).text());
+    find("[data-known]").replaceWith(fresh.querySelector("[data-known]"));
+    changed(fresh);
+  };
+  box.addEventListener("toggle", () => box.open && !find("[data-candidates] li") && list(others), true);
+  box.addEventListener("input", show);
+  box.addEventListener("submit", (event) => {
+    event.preventDefault();
+    learn(renew);
+  });
+  document.addEventListener("click", ({ target }) => {
+    if (target.closest("a[href='#learn']")) box.open = true;
+  });
+  box.addEventListener("click", ({ target }) => {
+    const button = target.closest("button");
+    if (!button) return;
+    const { brush: side, show: what } = button.dataset;
+    if (side) {
+      brush = side;
+      for (const one of box.querySelectorAll("[data-brush]")) one.setAttribute("aria-pressed", String(one.dataset.brush === side));
+    } else if (what) list(what === "alike" ? alike : others);
+    else if ("rest" in button.dataset) rest();
+    else if ("forget" in button.dataset) forget(button, renew);
+  });
+  show();
+}

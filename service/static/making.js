@@ -1,0 +1,98 @@
+// Pictures that were never taken: a dozen from a seed, and those that a person keeps while the tab is open.
+
+import { ask } from "./asking.js";
+
+const find = (selector) => document.querySelector(selector);
+const MOST_KEPT = 48;
+const SEEDS = 2 ** 32;
+
+function tile({ picture, title, alt }, act) {
+  const [item, button, image] = ["li", "button", "img"].map((name) => document.createElement(name));
+  Object.assign(button, { type: "button", className: "frame", title });
+  Object.assign(image, { src: picture, alt });
+  button.append(image);
+  button.addEventListener("click", act);
+  item.append(button);
+  return item;
+}
+
+// choose: what is done with a place that was clicked. Gives what is asked for, for the address, and ways to ask for it.
+export function making(form, choose) {
+  const [source, temperature, seed] = ["source", "temperature", "seed"].map((name) => find(`.generate [name=${name}]`));
+  let made = null;
+
+  async function generate() {
+    const said = find("[data-generated]");
+    const drawn = seed.value === "" ? Math.floor(Math.random() * SEEDS) : Number(seed.value);
+    const wish = { source: source.value, temperature: Number(temperature.value), count: 12, seed: drawn };
+    said.textContent = "making them …";
+    try {
+      const headers = { "Content-Type": "application/json" };
+      const answer = await ask(form.dataset.samples, { method: "POST", headers, body: JSON.stringify(wish) });
+      const { samples } = await answer.json();
+      const tiles = samples.map(({ mu, picture }, at) => {
+        const name = `made picture ${at + 1} of seed ${drawn}`;
+        const shown = { picture, title: "Go on from this picture", alt: name };
+        return tile(shown, () => choose({ vector: mu, name, picture }));
+      });
+      find("[data-new]").replaceChildren(...tiles);
+      made = wish;
+      said.textContent = `seed ${drawn}; click one to go on from it`;
+    } catch (error) {
+      said.textContent = error.message;
+    }
+  }
+
+  // Makes the dozen again that the address names.
+  async function again(asked) {
+    if (!source) return;
+    seed.value = asked.get("seed");
+    if ([...source.options].some((one) => one.value === asked.get("source"))) source.value = asked.get("source");
+    if (asked.has("temperature")) temperature.value = asked.get("temperature");
+    await generate();
+  }
+
+  const said = () => (made ? { source: made.source, temperature: made.temperature, seed: made.seed } : {});
+  return { generate, again, said };
+}
+
+// The tray of kept pictures. It lasts as long as the tab does; places of another encoder are not shown.
+export function keeping(form, choose) {
+  const name = `simile kept ${form.dataset.encoder}`;
+  const read = () => JSON.parse(sessionStorage.getItem(name) ?? "[]");
+
+  function write(kept) {
+    try {
+      sessionStorage.setItem(name, JSON.stringify(kept));
+    } catch {
+      sessionStorage.setItem(name, JSON.stringify(kept.slice(-MOST_KEPT / 2))); // the older half made room
+    }
+    show();
+  }
+
+  function show() {
+    const tiles = read().map((one) => {
+      const item = tile({ ...one, title: "Go on from this picture", alt: one.name }, () => choose(one));
+      const drop = Object.assign(document.createElement("button"), { type: "button", className: "drop", textContent: "×" });
+      drop.title = "Keep it no longer";
+      drop.setAttribute("aria-label", `Keep ${one.name} no longer`);
+      drop.addEventListener("click", () => {
+        write(read().filter(({ name: other }) => other !== one.name));
+        (find("[data-kept] .drop") ?? find("[data-do=keep]"))?.focus();
+      });
+      item.append(drop);
+      return item;
+    });
+    find("[data-kept]").replaceChildren(...tiles);
+    find("[data-tray]").hidden = !tiles.length;
+  }
+
+  function keep({ mu, picture }) {
+    const kept = read();
+    const last = Math.max(0, ...kept.map((one) => Number(one.name.split(" ").at(-1))));
+    write([...kept, { vector: mu, picture, name: `kept picture ${last + 1}` }].slice(-MOST_KEPT));
+  }
+
+  if (find("[data-kept]")) show();
+  return { keep };
+}
