@@ -26,6 +26,7 @@ from models.images import Limits
 from models.preprocessing import Pixels, to_unit
 
 Doubles = NDArray[np.float64]
+Fit = Callable[[float], tuple[Quantiser, Symbols, float]]
 
 SAMPLE = 32  # pictures on which a dimension's effect is measured
 TRIED = 128  # pictures on which delta is looked for
@@ -34,7 +35,9 @@ REFINED_HALVINGS = 4
 CHUNK = 128  # pictures refined together
 LEARNING_RATE, MOMENTUM = 0.05, 0.9  # in units of what would reach the bottom in one step
 NEARLY_HALF = 0.45  # of a step: what is farther from its symbol was moved there for its bits
-COARSER, COARSEST = 1.1, 1e3  # where all pictures take more than those that were tried
+CORRECTIONS = 4  # of delta, by what all pictures take
+CLOSE, AIM = 0.985, 0.995  # of the bytes wanted: near enough, and what a correction is for
+COARSER, COARSEST = 1.1, 1e3  # where no correction was enough
 DELTA = 1.0  # where nothing else is asked for: a step changes a picture of values in [0, 1] by 1 in all
 
 
@@ -86,11 +89,11 @@ def compress(
             tried = _fit(encoder, pictures[sample], mu[sample], centre, sensitivity, effort)
             delta = find_delta(lambda step: tried(step)[2], per_picture, (delta / 2, 1.2 * delta), REFINED_HALVINGS)
     fit = _fit(encoder, pictures, mu, centre, sensitivity, effort)
-    delta = DELTA if delta is None else delta
-    quantiser, symbols, used = fit(delta)
-    while per_picture is not None and used > per_picture and delta < COARSEST:  # the sample was easier than the whole
-        delta *= COARSER
-        quantiser, symbols, used = fit(delta)
+    if per_picture is None:
+        quantiser, symbols, _ = fit(DELTA if delta is None else delta)
+    else:
+        assert delta is not None
+        quantiser, symbols = _within(fit, delta, per_picture)
     return Compressed(encoder.fingerprint, quantiser, Tables.of(symbols), symbols, names, sizes, failures)
 
 
@@ -131,9 +134,27 @@ def find_delta(
     return float(np.exp(high))
 
 
+def _within(fit: Fit, delta: float, wanted: float) -> tuple[Quantiser, Symbols]:
+    """The best of the steps tried from delta on, which a sample says roughly: all take at most `wanted` bytes each."""
+    kept: tuple[float, Quantiser, Symbols] | None = None
+    for _ in range(CORRECTIONS):
+        quantiser, symbols, used = fit(delta)
+        if used <= wanted and (kept is None or used > kept[0]):
+            kept = used, quantiser, symbols
+        if CLOSE * wanted <= used <= wanted:
+            break
+        delta *= min(2.0, max(0.5, used / (AIM * wanted)))  # bytes are about as 1 / delta
+    while kept is None:
+        delta *= COARSER
+        quantiser, symbols, used = fit(delta)
+        if used <= wanted or delta > COARSEST:
+            kept = used, quantiser, symbols
+    return kept[1], kept[2]
+
+
 def _fit(
     encoder: TrainedEncoder, pictures: Pixels, mu: FloatArray, centre: FloatArray, sensitivity: Doubles, effort: int
-) -> Callable[[float], tuple[Quantiser, Symbols, float]]:
+) -> Fit:
     """What comes of a delta: the quantiser, symbols (n, d), and bytes of a picture on average."""
 
     def at(delta: float) -> tuple[Quantiser, Symbols, float]:
