@@ -5,7 +5,8 @@
 
 DIR holds fashion-mnist.npz and mnist.npz. 5,000 pictures of Fashion-MNIST are trained on and indexed by the commands
 that a user types; then 2,000 of its test pictures are asked with, which belong there and are new, and 500 digits, which
-do not. The table: the rate that is stated, and the share that was flagged, by each set of signals that may be known.
+do not. The table: the rate that is stated, and the share that was flagged, by each set of signals that may be known;
+and the same by a gauge that was measured on any pictures of the collection, which the encoder knows better.
 
 With --home, an indexed home, of which a copy is used: seconds from the first search of a service that has just started
 to the first calibrated score, and from the first question for `sort=unlike` to its first page; then the pages behind
@@ -24,6 +25,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,7 @@ from core.settings import load_settings
 from models.images import encode_png
 from models.preprocessing import Pixels
 from search.gauge import Gauge
+from search.measuring import measure
 from search.questions import Answer, Asked, Question
 from search.searcher import Searcher
 
@@ -85,13 +88,23 @@ def rates(data: Path, recipe: str, minutes: float, seed: int, work: Path) -> Non
     with Searcher(load_settings(home=home, device="cpu"), background=True) as searcher:
         searcher.by_id(1)
         searcher.gauges.wait()
-        gauge = searcher.gauges.current(searcher.index.current())
-        assert gauge is not None
+        snapshot = searcher.index.current()
+        gauges = [
+            searcher.gauges.current(snapshot),
+            measure(searcher.catalogue, error_in(searcher), None, snapshot, Event()),
+        ]
         of_new, of_strange = signals_of(searcher, new), signals_of(searcher, strange)
-    print(f"\n{recipe}, seed {seed}\n{'':<32}{'stated':>9}{'new':>9}{'strange':>9}")
-    for names in (one for one in SETS if one in gauge.cuts):
-        shares = [np.mean([one.flagged(gauge, names) for one in found]) for found in (of_new, of_strange)]
-        print(f"{names:<32}" + "".join(f"{100 * one:>7.2f} %" for one in (gauge.cuts[names][1], *shares)))
+    for gauge in gauges:
+        assert gauge is not None
+        title = f"{recipe}, seed {seed}, measured on {gauge.among}"
+        print(f"\n{title:<40}{'stated':>9}{'new':>9}{'strange':>9}")
+        for names in (one for one in SETS if one in gauge.cuts):
+            shares = [np.mean([one.flagged(gauge, names) for one in found]) for found in (of_new, of_strange)]
+            print(f"{names:<40}" + "".join(f"{100 * one:>7.2f} %" for one in (gauge.cuts[names][1], *shares)))
+
+
+def error_in(searcher: Searcher) -> Callable[[int], float | None]:
+    return lambda image_id: searcher.measured(image_id).reconstruction_error
 
 
 def chosen(pictures: Pixels, count: int, random: np.random.Generator) -> Pixels:

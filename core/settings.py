@@ -37,7 +37,9 @@ class Settings(BaseSettings):
     workers: int = Field(0, ge=0, le=256, description="Processes that decode pictures; 0: one for each core.")
     max_pixels: int = Field(200_000_000, gt=0, description="A picture with more pixels is refused.")
     max_bytes: int = Field(50_000_000, gt=0, description="A file or upload with more bytes is refused.")
-    decode_seconds: float = Field(60.0, gt=0, le=3600, description="A picture that takes longer to decode is refused.")
+    decode_seconds: float = Field(
+        60.0, gt=0, le=3600, description="A picture that takes longer to decode in a worker process is refused."
+    )
     background: str = Field(
         "#ffffff",
         pattern="^#[0-9a-fA-F]{6}$",
@@ -64,6 +66,12 @@ class Settings(BaseSettings):
     )
     queue: int = Field(
         128, ge=1, le=100_000, description="Requests with pictures that a process takes in at a time; the next get 503."
+    )
+    queue_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="Share of those places that one address may hold, this machine's own aside; 1: all.",
     )
     connections: int = Field(512, ge=1, le=100_000, description="Connections that a process holds; the next get 503.")
     upload_seconds: float = Field(

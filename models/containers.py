@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 
@@ -21,6 +22,25 @@ def riff(data: bytes) -> Iterator[tuple[bytes, bytes]]:
             raise NotUnderstood
         yield kind, data[at + 8 : at + 8 + length]
         at += 8 + length + length % 2
+
+
+_JPEG_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])")  # but for those without a length, and stuffed bytes
+
+
+def has_more_scans(data: bytes, most: int) -> bool:
+    """Whether a JPEG goes through its pixels more than `most` times before it ends, as libjpeg reads it.
+
+    A scan takes some thirty bytes and as long as all pixels: thousands of them make a small file work for hours
+    (https://bugzilla.redhat.com/show_bug.cgi?id=1344214).
+    """
+    if data.count(b"\xff\xda") <= most:  # what else may look like one (a preview, a film behind the picture) included
+        return False
+    scans, found = 0, _JPEG_MARKER.search(data, 2)
+    while found and found[1] != b"\xd9" and scans <= most:
+        scans += found[1] == b"\xda"
+        length = int.from_bytes(data[found.end() : found.end() + 2], "big")
+        found = _JPEG_MARKER.search(data, found.end() + max(length, 2))
+    return scans > most
 
 
 def sub_blocks(data: bytes, at: int) -> int:

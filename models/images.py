@@ -39,6 +39,7 @@ from PIL import (
 )
 
 from core.errors import ImageTooLarge, UnreadableImage
+from models.containers import has_more_scans
 
 Pixels = NDArray[np.uint8]
 
@@ -60,6 +61,8 @@ _FORMATS = {
     "QOI": ("image/qoi", ".qoi"),
 }
 PICTURE_SUFFIXES = frozenset(suffix for _, suffixes in _FORMATS.values() for suffix in suffixes.split())
+
+MOST_SCANS = 100  # of a JPEG; progressive ones have about ten. libtiff stops at as many
 
 _MAGIC = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF.{4}WEBP|II[*+]\0|MM\0[*+]|P[1-6]\s+[#\d]|Pf\s|qoif"
@@ -207,6 +210,8 @@ def _decode(data: bytes, name: str | Path, limits: Limits, background: str, min_
             _check_size(size, name, limits)
     with Image.open(io.BytesIO(data), formats=tuple(_FORMATS)) as im:
         _check_size(im.size, name, limits)
+        if im.format in ("JPEG", "MPO") and has_more_scans(data, MOST_SCANS):
+            raise UnreadableImage(name, f"it is coded in more than {MOST_SCANS} scans, as no picture needs to be")
         original = im.size
         if min_side is not None and im.format in ("JPEG", "MPO"):
             im.draft(None, (2 * min_side, 2 * min_side))

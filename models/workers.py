@@ -76,6 +76,7 @@ class Workers:
     """`with Workers(2) as workers: for result in workers.map(function, items): …`
 
     `seconds`: how long one item may take. `max_pixels`: of the largest picture, which bounds a worker's memory.
+    Several threads may call `map` at a time.
     """
 
     def __init__(self, workers: int = 0, seconds: float = 60.0, max_pixels: int = 200_000_000) -> None:
@@ -84,6 +85,7 @@ class Workers:
         self._queue: queue.Queue[_Group | None] = queue.Queue()
         self._numbers = iter(range(1, sys.maxsize))
         self._stewards: list[threading.Thread] = []
+        self._starting = threading.Lock()
         self._error: BaseException | None = None
         self._stopped = self._closed = False
         self._nursery = Nursery()
@@ -150,10 +152,11 @@ class Workers:
         yield from group.results
 
     def _start_stewards(self) -> None:
-        while len(self._stewards) < self._count:
-            steward = threading.Thread(target=self._serve, name=f"worker {len(self._stewards)}", daemon=True)
-            self._stewards.append(steward)
-            steward.start()
+        with self._starting:
+            while len(self._stewards) < self._count:
+                steward = threading.Thread(target=self._serve, name=f"worker {len(self._stewards)}", daemon=True)
+                self._stewards.append(steward)
+                steward.start()
 
     def _serve(self) -> None:
         """A steward's life: one worker, and the groups that it holds."""

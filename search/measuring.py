@@ -15,6 +15,7 @@ from search.gauge import Doubles, Gauge, Usual, expectation
 from search.questions import Among
 from store.catalogue import Catalogue
 from store.snapshot import Snapshot
+from store.threads import search_on_one_core
 from store.vectors import Ids
 
 SAMPLE = 512
@@ -38,8 +39,9 @@ def measure(
 ) -> Gauge | None:
     """The gauge of these vectors; None if it was told to stop. `error_of` None: an encoder without a decoder.
 
-    Rests as long as it works, so that it takes at most half of one core from those who search.
+    In a thread of its own. Rests as long as it works, so that it takes at most half of one core from those who search.
     """
+    search_on_one_core()
     living = snapshot.living()
     if len(living) < 2:
         return None

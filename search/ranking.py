@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -15,10 +16,11 @@ import numpy as np
 
 from core.records import FloatArray
 from store.snapshot import Snapshot
+from store.threads import search_on_one_core
 from store.vectors import Distances, Ids
 
 NEIGHBOUR = 10  # the k: a handful of copies of one picture do not hide it
-TOGETHER = 32  # queries in one call
+TOGETHER = 128  # queries in one call: of so many the distances are one product of matrices
 FEW = 256  # pictures that are newer are ranked while somebody waits
 
 
@@ -73,15 +75,19 @@ class Ranking:
         return replace(self, ids=ids[order], distances=distances[order])
 
 
-def rank(snapshot: Snapshot, stopping: threading.Event) -> Ranking | None:
-    """The ranking of these vectors; None if it was told to stop. Rests as long as it works."""
+def rank(snapshot: Snapshot, stopping: threading.Event, is_busy: Callable[[], bool]) -> Ranking | None:
+    """The ranking of these vectors; None if it was told to stop. In a thread of its own, of which it takes one core.
+
+    Rests as long as it works while others search.
+    """
+    search_on_one_core()
     ids = snapshot.living()
     distances = np.empty(len(ids))
     for start in range(0, len(ids), TOGETHER):
         began = time.monotonic()
         part, vectors = snapshot.vectors(ids[start : start + TOGETHER])
         distances[start : start + TOGETHER] = _apart(part, vectors, snapshot)
-        if stopping.wait(min(time.monotonic() - began, 1.0)):
+        if stopping.wait(min(time.monotonic() - began, 1.0) if is_busy() else 0):
             return None
     made = Ranking(snapshot.encoder.fingerprint, snapshot.base, ids, distances)
     return made._ordered(ids, distances)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ from search.ranking import Ranking, rank
 from store.index import Index
 from store.snapshot import Snapshot
 
+BUSY = 1.0  # seconds from the last search on, in which work behind the searches leaves them half of a core
+Prove = Callable[[bytes, str], None]  # (data, name)
+
 __all__ = ["Answer", "Asked", "Query", "Question", "Searcher"]
 
 
@@ -36,20 +39,29 @@ def _nothing(_stage: str, _seconds: float) -> None:
     """What observes where nobody does."""
 
 
+def _trusted(_data: bytes, _name: str) -> None:
+    """What proves uploads where there are none but the person's own."""
+
+
 class Searcher(Gallery):
     """One home, open for questions. Safe to share between threads; the network loads with the first picture."""
 
-    def __init__(self, settings: Settings, *, observe: Observe = _nothing, background: bool = False) -> None:
+    def __init__(
+        self, settings: Settings, *, observe: Observe = _nothing, background: bool = False, prove: Prove = _trusted
+    ) -> None:
         """observe: told of each stage (decode, encode, search, rows) how many seconds it took.
 
         background: measures what is usual in the collection behind the searches, for a process that answers many.
+        prove: raises UnreadableImage for bytes from elsewhere that are not safe to decode here (models/proving.py).
         """
         super().__init__(settings)
         self.index = Index(self.catalogue)
         gauge = Kind("-gauge.json", self._measure, Gauge.save, Gauge.load)
         self.gauges = Behind(self.home, gauge, always=background)
-        self.rankings = Behind(self.home, Kind("-unlike.npz", rank, Ranking.save, Ranking.load), always=False)
+        self.rankings = Behind(self.home, Kind("-unlike.npz", self._rank, Ranking.save, Ranking.load), always=False)
         self._observe = observe
+        self.prove = prove
+        self._asked_at = -BUSY
         self._answering = Answering(self.catalogue, self.index, self._look, self.gauges.current, observe)
 
     def __enter__(self) -> Searcher:
@@ -111,6 +123,8 @@ class Searcher(Gallery):
         By the encoder that was used last: should another have come into use, `answer` decodes it anew.
         """
         last = next(reversed(self._encoders.values()), None)
+        if isinstance(source, bytes):
+            self.prove(source, name)
         return self._prepared(self._bytes(source), name, self.encoder() if last is None else last)
 
     def answer(self, questions: Sequence[Question]) -> list[Answer | SimileError]:
@@ -118,6 +132,7 @@ class Searcher(Gallery):
 
         All pictures go through the network together, and questions of one shape through the index.
         """
+        self._asked_at = time.monotonic()
         return self._answering.answer(questions)
 
     def ask(self, question: Question) -> Answer:
@@ -201,6 +216,9 @@ class Searcher(Gallery):
         encoder = self._encoder_of(snapshot.encoder.fingerprint)
         error_of = self._error_of if encoder.has_decoder else None
         return measure(self.catalogue, error_of, encoder.trained_on, snapshot, stopping)
+
+    def _rank(self, snapshot: Snapshot, stopping: threading.Event) -> Ranking | None:
+        return rank(snapshot, stopping, lambda: time.monotonic() - self._asked_at < BUSY)
 
     def _error_of(self, image_id: int) -> float | None:
         try:

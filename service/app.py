@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
-from core.origins import read_origins
+from core.origins import read_networks, read_origins
 from core.settings import Settings
 from service import openapi, problems, scopes, urls
 from service.access import Access
@@ -93,14 +93,14 @@ def create_app(settings: Settings, *, prepared: bool = False) -> FastAPI:
     app.state.settings, app.state.prepared, app.state.reviews = settings, prepared, Reviews()
     app.state.maps = Maps(settings)
     app.state.keyring, app.state.buckets = Keyring(settings), Buckets()
-    figures, house = Metrics(), House(settings.queue)
+    figures, house = Metrics(), House(settings.queue, settings.queue_share)
     app.state.metrics, app.state.house = figures, house
     for router in ROUTERS:
         app.include_router(router)
     app.mount(urls.STATIC, StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     # The last that is added is the first to see a request.
     app.add_middleware(BodyLimit, settings.max_bytes + FORM_OVERHEAD, settings.upload_seconds, figures)
-    app.add_middleware(Admission, house, figures)
+    app.add_middleware(Admission, house, figures, read_networks(settings.trusted_proxies))
     app.add_middleware(Access, settings=settings, keyring=app.state.keyring, buckets=app.state.buckets)
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, **OTHER_SITES, allow_origins=read_origins(settings.cors_origins))

@@ -7,6 +7,8 @@ from contextlib import suppress
 
 from core.errors import SimileError
 from core.settings import Settings
+from models.images import Limits
+from models.proving import Proving
 from search.answering import Observe
 from search.searcher import Searcher
 
@@ -23,12 +25,17 @@ class Door:
         self.searcher: Searcher | None = None
         self._observe, self._background = observe, background
         self._opening = threading.Lock()
+        limits = Limits(settings.max_pixels, settings.max_bytes, settings.decode_seconds)
+        # Nobody waits for an answer longer than that, whatever indexing allows.
+        self._proving = Proving(settings.workers, min(settings.decode_seconds, settings.answer_seconds), limits)
 
     def open(self) -> Searcher:
         """The Searcher. Raises NothingIndexed where there is no catalogue yet, HomeOutdated, HomeTooNew."""
         with self._opening:
             if self.searcher is None:
-                self.searcher = Searcher(self.settings, observe=self._observe, background=self._background)
+                self.searcher = Searcher(
+                    self.settings, observe=self._observe, background=self._background, prove=self._proving.check
+                )
             return self.searcher
 
     def prepare(self) -> None:
@@ -38,5 +45,6 @@ class Door:
 
     def close(self) -> None:
         """Closes it, if it was ever opened."""
+        self._proving.close()
         if self.searcher is not None:
             self.searcher.close()

@@ -44,7 +44,10 @@ PROBLEMS: dict[int, list[Exception]] = {
         ),
         errors.EncoderMismatch("A vector of 3 numbers can't be compared: encoder 7037831b0a56ace8 has 64."),
     ],
-    429: [Refusal(429, "too-many-requests", "Too many requests. Wait 7 s, then go on more slowly.")],
+    429: [
+        Refusal(429, "too-many-requests", "Too many requests. Wait 7 s, then go on more slowly."),
+        Refusal(429, "too-many-at-once", "64 requests with pictures of this address are at work or waiting."),
+    ],
     431: [Refusal(431, "header-too-large", "The headers are larger than the 32,768 bytes allowed here.")],
     503: [
         Refusal(503, "too-busy", "128 requests with pictures are at work or waiting, and no more are taken in."),

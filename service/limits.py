@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import anyio.to_thread
@@ -14,9 +15,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from core.origins import Network
 from models.workers import worker_count
 from service.metrics import Metrics
 from service.problems import Refusal, problem_of, respond
+from service.proxies import address_of, is_one_client
 
 T = TypeVar("T")
 
@@ -26,17 +29,39 @@ SLOWEST = 32 * 1024  # bytes a second: an upload that brings fewer than these fo
 
 
 class House:
-    """How many requests with pictures are inside, and whether more are let in."""
+    """How many requests with pictures are inside, and whether more are let in. share: of the room, for one address."""
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, room: int, share: float = 1.0) -> None:
         self.room = room
         self.inside = 0
         self.draining = False
+        self._most_of_one = max(1, int(room * share))
+        self._of: Counter[str] = Counter()
 
-    def refusal(self) -> Refusal | None:
+    def enter(self, address: str | None) -> None:
+        """One more is inside; `address` None: of nobody in particular."""
+        self.inside += 1
+        if address is not None:
+            self._of[address] += 1
+
+    def leave(self, address: str | None) -> None:
+        """It is done."""
+        self.inside -= 1
+        if address is not None:
+            self._of[address] -= 1
+            if not self._of[address]:
+                del self._of[address]
+
+    def refusal(self, address: str | None = None) -> Refusal | None:
         """Why the next one is turned away, if it is."""
         if self.draining:
             return Refusal(503, "draining", "The service is about to stop. Send it again in a moment.", 5, close=True)
+        if address is not None and self._of[address] >= self._most_of_one:
+            detail = (
+                f"{self._of[address]} requests with pictures of this address are at work or waiting, and one address "
+                "gets no more places (SIMILE_QUEUE_SHARE). Wait for an answer, then send it again."
+            )
+            return Refusal(429, "too-many-at-once", detail, 1)
         if self.inside >= self.room:
             detail = f"{self.inside} requests with pictures are at work or waiting; no more are taken in. Try again."
             return Refusal(503, "too-busy", detail, 1)
@@ -44,32 +69,35 @@ class House:
 
 
 class Admission:
-    """ASGI middleware: no more requests with pictures than there is room for. The others get 503, their body unread."""
+    """ASGI middleware: no more requests with pictures than there is room for. The others are refused, unread.
 
-    def __init__(self, app: ASGIApp, house: House, metrics: Metrics) -> None:
+    Nor may those who send slowly from one address hold all the places: it gets its share of them (429).
+    """
+
+    def __init__(self, app: ASGIApp, house: House, metrics: Metrics, proxies: Sequence[Network] = ()) -> None:
         self.app = app
         self.house = house
         self.metrics = metrics
+        self.proxies = proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not brings_pictures(scope):
             return await self.app(scope, receive, send)
-        refusal = self.house.refusal()
+        address = address_of(scope) if is_one_client(scope, self.proxies) else None
+        refusal = self.house.refusal(address)
         if refusal is not None:
             self.metrics.refused(refusal.kind)
             response = respond(Request(scope), problem_of(refusal))
             if Headers(scope=scope).get("expect"):  # the body may come or not: nobody could say where it ends
                 response.headers["Connection"] = "close"
             return await response(scope, receive, send)
-        self._count(1)
+        self.house.enter(address)
+        self.metrics.queue.set(self.house.inside)
         try:
             await self.app(scope, receive, send)
         finally:
-            self._count(-1)
-
-    def _count(self, more: int) -> None:
-        self.house.inside += more
-        self.metrics.queue.set(self.house.inside)
+            self.house.leave(address)
+            self.metrics.queue.set(self.house.inside)
 
 
 def brings_pictures(scope: Scope) -> bool:

@@ -49,6 +49,16 @@ def is_near(scope: Scope) -> bool:
     return address is None or address.is_loopback
 
 
+def is_one_client(scope: Scope, trusted: Sequence[Network]) -> bool:
+    """Whether the address is that of one client: neither this machine's own, nor a proxy's that does not say for whom.
+
+    Programs on this machine are few and known, or a proxy, and through a proxy many clients come.
+    """
+    client = scope.get("client")
+    address = _parsed(client[0]) if client else None
+    return address is not None and not address.is_loopback and not _within(str(address), trusted)
+
+
 def _within(address: str, networks: Sequence[Network]) -> bool:
     parsed = _parsed(address)
     return parsed is not None and any(parsed in network for network in networks)

@@ -236,8 +236,8 @@ class QueryOut(BaseModel):
     )
     false_alarm_among: Literal["new", "own"] | None = Field(
         None,
-        description="What that was measured on: `new`, pictures of this collection that the encoder was not trained on; "
-        "`own`, any of them, where fewer than 40 are known to be new: then new ones are flagged more often.",
+        description="What that was measured on: `new`, pictures of this collection that the encoder was not trained "
+        "on; `own`, any of them, where fewer than 40 are known to be new: then new ones are flagged more often.",
     )
     positives: list[AskedWithOut] = Field([], description="With several: what the hits are to be like …")
     negatives: list[AskedWithOut] = Field([], description="… and unlike.")

@@ -39,6 +39,7 @@ def add_picture(
 
     Raises UnreadableImage, NothingIndexed (no encoder yet), HomeNotWritable.
     """
+    searcher.prove(data, name)
     copies = [] if if_duplicate is None else have_already(searcher, data, name)
     if copies and if_duplicate != "keep":
         image = _image(searcher, copies[0].image_id)

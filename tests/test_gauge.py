@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 
@@ -14,8 +17,8 @@ from indexer.uploads import add_upload, delete_image
 from models.images import encode_png
 from search.browsing import Browse, browse, ranking_of
 from search.gauge import RATE, Gauge, Usual, expectation
-from search.ranking import Ranking
-from search.searcher import Asked, Question, Searcher
+from search.ranking import Ranking, rank
+from search.searcher import BUSY, Asked, Question, Searcher
 from store.distances import to_indexed
 
 
@@ -197,3 +200,28 @@ def test_pages_by_id_and_newest_first_go_through_all_once_and_skip_what_is_gone(
 def test_a_ranking_goes_on_behind_a_picture_that_is_gone() -> None:
     ranking = Ranking("f", 1, np.array([5, 2, 9]), np.array([3.0, 1.0, 1.0]))
     assert [ranking.after(3.0, 5), ranking.after(1.0, 2), ranking.after(1.0, 4), ranking.after(0.5, 1)] == [1, 2, 2, 3]
+
+
+class Waits(threading.Event):
+    """Never set; remembers how long it was waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.seconds.append(timeout or 0.0)
+        return False
+
+
+def test_ranking_rests_only_while_others_search_and_keeps_to_one_core(home_with_digits: Settings) -> None:
+    with Searcher(home_with_digits) as searcher, ThreadPoolExecutor(1) as behind:
+        snapshot, cores = searcher.index.current(), faiss.omp_get_max_threads()
+        for is_busy in (lambda: True, lambda: False):
+            waits = Waits()
+            found = behind.submit(rank, snapshot, waits, is_busy).result()
+            assert found is not None and (max(waits.seconds) > 0) is is_busy()
+        assert behind.submit(faiss.omp_get_max_threads).result() == 1
+        assert faiss.omp_get_max_threads() == cores
+        searcher.by_id(1)
+        assert time.monotonic() - searcher._asked_at < BUSY

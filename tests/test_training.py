@@ -227,6 +227,7 @@ def test_the_encoders_folder_holds_a_report_a_person_can_look_at(home_with_digit
         "curves.png",
         "reconstructions.png",
         "samples.png",
+        "trained_on.npz",
     }
     report = json.loads((folder / "report.json").read_text())
     assert {"reconstruction", "kl", "elbo", "squared_error", "active_units"} <= report["best"]["validation"].keys()

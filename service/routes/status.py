@@ -54,9 +54,7 @@ def _index(searcher: Searcher, snapshot: Snapshot) -> IndexOut:
 def _gauge(searcher: Searcher, snapshot: Snapshot) -> GaugeOut:
     known = searcher.gauges.current(snapshot)
     if known is not None:
-        return GaugeOut(
-            status="ready", images=known.images, false_alarm_rate=known.rate, false_alarm_among=known.among
-        )
+        return GaugeOut(status="ready", images=known.images, false_alarm_rate=known.rate, false_alarm_among=known.among)
     return GaugeOut(status="measuring" if searcher.gauges.is_measuring else "unknown", images=None)
 
 
