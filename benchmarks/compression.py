@@ -39,7 +39,7 @@ FITTED = 10_000  # pictures that PCA sees
 # (numbers, variance of the Gaussian): the smaller the variance, the more bits the latent holds.
 ENCODERS = {
     "fashion": {16: (128, 0.01), 32: (192, 0.004), 64: (256, 0.0014)},
-    "smiles": {16: (192, 0.03), 32: (256, 0.012), 64: (448, 0.0045)},
+    "smiles": {16: (192, 0.03), 32: (256, 0.02), 64: (256, 0.012)},
 }
 WIDTHS = {"fashion": 32, "smiles": 16}  # more steps in the same time for the larger pictures
 
