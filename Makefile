@@ -12,7 +12,7 @@ demo: .venv/installed
 
 # Two at a time, a file of tests in one of them: most wait for a process or the disk half of the time.
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/installed
 	$(BIN)/ruff check .

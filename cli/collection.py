@@ -22,7 +22,7 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="vae, autoencoder, denoising, perceptual, supervised or invariant. "
+            help="vae, autoencoder, denoising, perceptual, supervised, invariant or compression. "
             "[default: invariant for photographs, perceptual for small pictures]"
         ),
     ] = None,

@@ -290,7 +290,8 @@ def test_every_route_answers_errors_as_problem_documents(client: TestClient) -> 
                     listed = problem(client.request(method, path.format(image_id=wrong)), 422)["errors"]
                     assert listed[0]["field"] == "path.image_id"
             elif method == "POST" and "{" in path:
-                problem(client.post(path.format(job_id=424242, fingerprint="ffff")), 404)
+                body = {"json": {"image_id": 1}} if "{name}" in path else {}
+                problem(client.post(path.format(job_id=424242, fingerprint="ffff", name="nobody"), **body), 404)
             elif method == "POST" and path.startswith("/v1"):  # pages show their errors as a page
                 problem(client.post(path, content="x", headers={"content-type": "text/plain"}), 415)
     for path in ("/v1/images?limit=0", "/v1/images?offset=-1", "/v1/images/1/neighbours?limit=x"):
