@@ -139,9 +139,9 @@ class Tables:
 
     def _shares(self, dim: int) -> Doubles:
         """The frequency of each symbol from low to high, as whole numbers of TOTAL: the same on every machine."""
-        rates, powers = self.shapes()
+        rate, power = np.exp2(self.rates[dim] / OCTAVE), POWERS[self.powers[dim]]  # as in shapes, of this one alone
         symbols = np.arange(int(self.low[dim]), int(self.high[dim]) + 1)
-        found = np.exp(-rates[dim] * np.abs(symbols) ** powers[dim])
+        found = np.exp(-rate * np.abs(symbols) ** power)
         counts = np.maximum(np.rint(found / found.sum() * TOTAL), 1)
         shares: Doubles = counts / counts.sum()
         return shares
