@@ -56,7 +56,7 @@ def compress(
     settings = load_settings(home=home, device=device)
     network = _encoder(settings, encoder)
     found = walk(photos)
-    limits = Limits(settings.max_pixels, settings.max_bytes, settings.decode_seconds)
+    limits = Limits.from_settings(settings)
     with Reporter("Nothing was written: run it again.", json=json) as reporter:
         made = make(
             network,

@@ -98,7 +98,7 @@ class _Job:
     ) -> None:
         self.home, self.catalogue, self.settings, self.request = home, catalogue, settings, request
         self.on_progress = on_progress
-        self.limits = Limits(settings.max_pixels, settings.max_bytes, settings.decode_seconds)
+        self.limits = Limits.from_settings(settings)
         self.interrupted = threading.Event()
         self.index = Index(catalogue)
         self.snapshot = self.index.current()

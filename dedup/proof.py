@@ -75,7 +75,7 @@ class Proof:
         from dedup.lookup import confirmed  # noqa: PLC0415  # only for files that the home does not know
 
         try:
-            same = confirmed(path, keep_path, Limits(self.settings.max_pixels, self.settings.max_bytes))
+            same = confirmed(path, keep_path, Limits.from_settings(self.settings))
         except UnreadableImage as error:
             raise SetAside(f"it can't be compared with the file to keep: {error.name}: {error.reason}") from None
         if not same:

@@ -103,7 +103,7 @@ def evaluate(
     common = common_preprocessing(files, settings, request.seed)
     methods = _methods(encoders, common, request)
     specs = tuple(dict.fromkeys(method.preprocessing for method in methods))
-    reading = Reading(Limits(settings.max_pixels, settings.max_bytes), settings.workers, specs)
+    reading = Reading(Limits.from_settings(settings), settings.workers, specs)
     limit = min(request.limit, MEMORY // reading.bytes_per_picture)
     chosen, chosen_asked = sampled(files, limit, request.seed), sampled(asked, limit, request.seed)
     notes = (
@@ -145,7 +145,7 @@ def find_files(sources: Sequence[Path], home: Home) -> tuple[list[str], list[Fai
 
 def common_preprocessing(files: Sequence[str], settings: Settings, seed: int) -> Preprocessing:
     """What pixels and PCA are given."""
-    sample = sample_pictures(files, Limits(settings.max_pixels, settings.max_bytes), settings.workers, SAMPLED, seed)
+    sample = sample_pictures(files, Limits.from_settings(settings), settings.workers, SAMPLED, seed)
     check_count(len(sample))
     return choose(sample, image_size=None, background=settings.background)
 

@@ -54,7 +54,7 @@ def losses(
     """
     files = find_files(photos, Home(settings.home, settings.database_url))[0]
     common = common_preprocessing(files, settings, request.seed)
-    reading = Reading(Limits(settings.max_pixels, settings.max_bytes), settings.workers, (common,))
+    reading = Reading(Limits.from_settings(settings), settings.workers, (common,))
     collection = read(sampled(files, request.limit, request.seed), reading, on_progress)
     pictures, count = collection.arrays[common], len(collection)
     labels = [None] * count if request.labels is None else read_labels(request.labels, collection.paths, photos)

@@ -157,7 +157,7 @@ def _examples(found: Evaluation, settings: Settings) -> list[Example]:
 
 def _thumbnails(found: Evaluation, rows: list[int], settings: Settings) -> dict[int, str]:
     """Data URLs of small copies of these rows."""
-    limits, paths = Limits(settings.max_pixels, settings.max_bytes), found.material.collection.paths
+    limits, paths = Limits.from_settings(settings), found.material.collection.paths
 
     def small(row: int) -> str:
         data = read_bytes(Path(paths[row]), limits)

@@ -92,7 +92,7 @@ def _encoded(
 ) -> tuple[FloatArray, list[str]]:
     """mu (n, d) and SHA-256 of every picture that can be read. Raises TooFewPictures where there is none."""
     settings, encoder = searcher.settings, searcher.encoder()
-    limits = Limits(settings.max_pixels, settings.max_bytes, settings.decode_seconds)
+    limits = Limits.from_settings(settings)
     results = prepare_files(paths, encoder.preprocessing, limits, settings.workers)
     mus: list[FloatArray] = []
     digests: list[str] = []

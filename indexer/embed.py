@@ -56,7 +56,7 @@ def embed(
     """
     encoders = Home(settings.home, settings.database_url).encoders
     found = walk(sources, [encoders], patterns)  # the home may lie among the pictures, and reports hold some too
-    limits = Limits(settings.max_pixels, settings.max_bytes, settings.decode_seconds)
+    limits = Limits.from_settings(settings)
     places = reading_order(found.files)
     results = prepare_files((found.files[n].path for n in places), encoder.preprocessing, limits, settings.workers)
     pairs = zip(places, results, strict=True)

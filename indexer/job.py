@@ -117,7 +117,7 @@ class _Job:
 
     def __init__(self, home: Home, catalogue: Catalogue, settings: Settings, request: IndexRequest) -> None:
         self.home, self.catalogue, self.settings, self.request = home, catalogue, settings, request
-        self.limits = Limits(settings.max_pixels, settings.max_bytes, settings.decode_seconds)
+        self.limits = Limits.from_settings(settings)
 
     def run(self, sources: Sources) -> IndexSummary:
         fingerprint = self._fingerprint()

@@ -65,7 +65,7 @@ class Wanted:
 
 def read_material(settings: Settings, files: Sequence[FileFacts], wanted: Wanted) -> Material:
     """Reads what to train on. Raises TooFewPictures and BadSetting (labels)."""
-    limits = Limits(settings.max_pixels, settings.max_bytes, settings.decode_seconds)
+    limits = Limits.from_settings(settings)
     with Workers(settings.workers, settings.decode_seconds, settings.max_pixels) as workers:
         return _read(settings, files, wanted, limits, workers)
 

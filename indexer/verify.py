@@ -31,7 +31,7 @@ def verify_home(settings: Settings, *, files: bool = False) -> list[Problem]:
         encoders = catalogue.encoders()
     problems += [problem for encoder in encoders for problem in _encoder(home, encoder)]
     if files:
-        problems += shortened(_files(home, Limits(settings.max_pixels, settings.max_bytes)))
+        problems += shortened(_files(home, Limits.from_settings(settings)))
     return problems
 
 

@@ -18,7 +18,7 @@ import stat
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pillow_heif
@@ -40,6 +40,9 @@ from PIL import (
 
 from core.errors import ImageTooLarge, UnreadableImage
 from models.containers import has_more_scans
+
+if TYPE_CHECKING:  # worker processes load this module, and no pydantic
+    from core.settings import Settings
 
 Pixels = NDArray[np.uint8]
 
@@ -95,6 +98,11 @@ class Limits:
     max_pixels: int = 200_000_000
     max_bytes: int = 50_000_000
     seconds: float = 60.0
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Limits:
+        """Return the limits that the settings ask for. Nothing else in the product makes Limits from settings."""
+        return cls(settings.max_pixels, settings.max_bytes, settings.decode_seconds)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ class Gallery:
         self.home = Home(settings.home, settings.database_url)
         schema.check(self.home)
         self.catalogue = Catalogue(self.home)
-        self.limits = Limits(settings.max_pixels, settings.max_bytes)
+        self.limits = Limits.from_settings(settings)
         self._encoders: dict[str, TrainedEncoder] = {}
         self._loading = threading.Lock()
 

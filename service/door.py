@@ -25,7 +25,7 @@ class Door:
         self.searcher: Searcher | None = None
         self._observe, self._background = observe, background
         self._opening = threading.Lock()
-        limits = Limits(settings.max_pixels, settings.max_bytes, settings.decode_seconds)
+        limits = Limits.from_settings(settings)
         # Nobody waits for an answer longer than that, whatever indexing allows.
         self._proving = Proving(settings.workers, min(settings.decode_seconds, settings.answer_seconds), limits)
 

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from core.errors import ImageTooLarge, UnreadableImage
+from core.settings import Settings
 from models.images import (
     PICTURE_SUFFIXES,
     Limits,
@@ -432,3 +433,8 @@ def test_file_without_permission_says_so(tmp_path: Path) -> None:
     path.write_bytes(b"x")
     path.chmod(0)
     assert why_not_read(path) == "no permission to read it"
+
+
+def test_limits_take_every_setting_that_bounds_a_picture() -> None:
+    settings = Settings(max_pixels=1000, max_bytes=2000, decode_seconds=3.5)
+    assert Limits.from_settings(settings) == Limits(1000, 2000, 3.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -71,6 +72,16 @@ def test_the_command_line_starts_without_the_heavy_libraries() -> None:
     code = f"import sys, cli.main; print([name for name in {heavy} if name in sys.modules])"
     done = run(sys.executable, "-W", "error", "-c", code)
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+
+
+def test_limits_are_made_from_the_settings_in_one_place() -> None:
+    by_hand = []
+    for package in packages():
+        for path in (ROOT / package.replace(".", "/")).glob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "Limits":
+                    by_hand += [f"{path.relative_to(ROOT)}:{node.lineno}"] if node.args or node.keywords else []
+    assert by_hand == []
 
 
 # Packages
