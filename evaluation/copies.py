@@ -7,20 +7,23 @@ that fits all. Recall at precision 0.99: share of copies found before more than 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from core.records import Failure
 from evaluation import noise
 from evaluation.neighbours import Doubles, Neighbours, Rows
 from evaluation.pictures import Arrays, OnProgress, Reading
 from models.alterations import KINDS, altered
-from models.collection import in_threads
-from models.images import Picture, read_bytes
+from models.images import Picture
 from models.preprocessing import Pixels
+
+log = logging.getLogger(__name__)
 
 CANDIDATES = 1  # answers that each copy gives: look-alikes behind a right answer are no mistakes
 PRECISION = 0.99
@@ -51,24 +54,39 @@ class CopyScores:
 def plant(
     paths: Sequence[str], rows: Rows, reading: Reading, seed: int, on_progress: OnProgress, kinds: Sequence[str] = KINDS
 ) -> Planted:
-    """One copy of each kind of the pictures `rows` of `paths`; the same seed gives the same copies."""
+    """One copy of each kind of the pictures `rows` of `paths`; the same seed gives the same copies.
+
+    A picture that can't be decoded has no copies: the log says why.
+    """
     arrays = reading.empty(len(rows) * len(kinds))
-    made = in_threads(lambda row: _copies(paths[row], int(row), kinds, reading, seed), rows.tolist(), reading.workers)
-    for done, copies in enumerate(made):
-        on_progress("planting copies", done + 1, len(rows))
+    wanted = {paths[row]: int(row) for row in rows}
+    task = partial(_copies, rows=wanted, kinds=kinds, reading=reading.without_workers, seed=seed)
+    originals: list[int] = []
+    for done, (path, copies) in enumerate(zip(wanted, reading.each(task, list(wanted)), strict=True), 1):
+        on_progress("planting copies", done, len(wanted))
+        if isinstance(copies, Failure):
+            log.warning("no copies of %s are planted: %s", path, copies.reason)
+            continue
         for number, prepared in enumerate(copies):
             for spec, array in zip(reading.specs, prepared, strict=True):
-                arrays[spec][done * len(kinds) + number] = array
-    return Planted(arrays, np.repeat(rows, len(kinds)), list(kinds) * len(rows))
+                arrays[spec][len(originals) * len(kinds) + number] = array
+        originals.append(wanted[path])
+    count = len(originals) * len(kinds)
+    planted = np.repeat(np.array(originals, np.int64), len(kinds))
+    return Planted({spec: array[:count] for spec, array in arrays.items()}, planted, list(kinds) * len(originals))
 
 
-def _copies(path: str, row: int, kinds: Sequence[str], reading: Reading, seed: int) -> list[list[Pixels]]:
-    pictures = reading.decoded(read_bytes(Path(path), reading.limits), path, DECODED_SIDE)
+def _copies(
+    data: bytes, path: str, rows: dict[str, int], kinds: Sequence[str], reading: Reading, seed: int
+) -> list[list[Pixels]]:
+    pictures = reading.decoded(data, path, DECODED_SIDE)
     reduced = {
         background: replace(picture, pixels=_reduced(picture.pixels)) for background, picture in pictures.items()
     }
     return [
-        reading.prepared({name: _altered(picture, kind, [seed, row, number]) for name, picture in reduced.items()})
+        reading.prepared(
+            {name: _altered(picture, kind, [seed, rows[path], number]) for name, picture in reduced.items()}
+        )
         for number, kind in enumerate(kinds)
     ]
 

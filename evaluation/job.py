@@ -22,7 +22,7 @@ from evaluation.pictures import Collection, OnProgress, Reading, Split, check_co
 from evaluation.reconstruction import LIKELIHOOD_PICTURES
 from models.alterations import KINDS
 from models.checkpoints import DESCRIPTION
-from models.collection import sample_pictures
+from models.collection import pool_of, sample_pictures
 from models.encoder import TrainedEncoder
 from models.images import Limits
 from models.labels import Classes, read_labels
@@ -103,15 +103,17 @@ def evaluate(
     common = common_preprocessing(files, settings, request.seed)
     methods = _methods(encoders, common, request)
     specs = tuple(dict.fromkeys(method.preprocessing for method in methods))
-    reading = Reading(Limits.from_settings(settings), settings.workers, specs)
-    limit = min(request.limit, MEMORY // reading.bytes_per_picture)
+    limits = Limits.from_settings(settings)
+    limit = min(request.limit, MEMORY // Reading(limits, settings.workers, specs).bytes_per_picture)
     chosen, chosen_asked = sampled(files, limit, request.seed), sampled(asked, limit, request.seed)
     notes = (
         [] if len(chosen) == len(files) else [f"measured on a seeded sample of {limit:,} of {len(files):,} pictures"]
     )
-    collection = read([*chosen, *chosen_asked], reading, on_progress)
-    labels = _labels(request, collection, photos)
-    material = _material(request, collection, labels, set(chosen_asked), reading, on_progress)
+    with pool_of(settings.workers, limits) as workers:
+        reading = Reading(limits, workers, specs)
+        collection = read([*chosen, *chosen_asked], reading, on_progress)
+        labels = _labels(request, collection, photos)
+        material = _material(request, collection, labels, set(chosen_asked), reading, on_progress)
     for note in notes:
         log.info(note)
     rows = [measure(method, material, on_progress) for method in methods]
@@ -206,7 +208,8 @@ def _planted(
     most = MEMORY // (reading.bytes_per_picture * len(KINDS))
     count = min(request.copies, len(searched), most)
     rows = np.sort(np.random.default_rng(request.seed).choice(searched, count, replace=False))
-    return copies.plant(collection.paths, rows, reading, request.seed, on_progress)
+    planted = copies.plant(collection.paths, rows, reading, request.seed, on_progress)
+    return planted if planted.kinds else None
 
 
 def _queries(request: EvaluationRequest, splits: Sequence[Split], labels: Sequence[str | None]) -> Rows:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
-from core.errors import NotFinite, TooFewPictures, UnreadableImage
+from core.errors import TooFewPictures
 from core.records import Failure
 from evaluation.neighbours import Rows
-from models.collection import in_threads
-from models.images import Limits, Picture, decode, read_bytes
+from models.collection import decode_files
+from models.drawing import thumbnail
+from models.images import Limits, Picture, decode
 from models.labels import folds
 from models.preprocessing import Pixels, Preprocessing
+from models.workers import Workers
 
 Arrays = dict[Preprocessing, Pixels]  # for each preprocessing (n, S, S, C) uint8
+Result = TypeVar("Result")
 OnProgress = Callable[[str, int, int], None]  # stage, done, total
 
 FEWEST = 12  # pictures; with fewer nothing can be said
@@ -25,11 +29,23 @@ FEWEST = 12  # pictures; with fewer nothing can be said
 
 @dataclass(frozen=True)
 class Reading:
-    """How files are read: limits, threads, and every preprocessing that some row of the ladder needs."""
+    """How files are read: limits, processes, and every preprocessing that some row of the ladder needs.
+
+    workers: those that are running, or how many start for each call; 0: one for each core.
+    """
 
     limits: Limits
-    workers: int
+    workers: int | Workers
     specs: tuple[Preprocessing, ...]
+
+    @property
+    def without_workers(self) -> Reading:
+        """The same for a worker process, to which running workers can't be sent."""
+        return replace(self, workers=1)
+
+    def each(self, function: Callable[[bytes, str], Result], paths: Sequence[str]) -> Iterator[Result | Failure]:
+        """See models.collection.decode_files."""
+        return decode_files(function, paths, self.limits, self.workers)
 
     @property
     def bytes_per_picture(self) -> int:
@@ -81,7 +97,7 @@ def read(paths: Sequence[str], reading: Reading, on_progress: OnProgress) -> Col
     kept: list[str] = []
     digests: list[str] = []
     failures: list[Failure] = []
-    results = in_threads(lambda path: _read_one(path, reading), paths, reading.workers)
+    results = reading.each(partial(_prepare, reading=reading.without_workers), paths)
     for done, (path, result) in enumerate(zip(paths, results, strict=True), 1):
         on_progress("reading", done, len(paths))
         if isinstance(result, Failure):
@@ -95,16 +111,19 @@ def read(paths: Sequence[str], reading: Reading, on_progress: OnProgress) -> Col
     return Collection(kept, digests, {spec: array[: len(kept)] for spec, array in arrays.items()}, failures)
 
 
-def _read_one(path: str, reading: Reading) -> tuple[str, list[Pixels]] | Failure:
-    try:
-        data = read_bytes(Path(path), reading.limits)
-        largest = max(spec.image_size for spec in reading.specs)
-        prepared = reading.prepared(reading.decoded(data, path, largest))
-    except UnreadableImage as error:
-        return Failure(path, error.reason)
-    except NotFinite as error:
-        return Failure(path, str(error))
+def _prepare(data: bytes, path: str, reading: Reading) -> tuple[str, list[Pixels]]:
+    largest = max(spec.image_size for spec in reading.specs)
+    prepared = reading.prepared(reading.decoded(data, path, largest))
     return hashlib.sha256(data).hexdigest(), prepared
+
+
+def thumbnails(paths: Sequence[str], reading: Reading, side: int) -> Iterator[bytes | Failure]:
+    """Yield the file of a small copy of each picture, or why there is none."""
+    return reading.each(partial(_thumbnail, limits=reading.limits, side=side), paths)
+
+
+def _thumbnail(data: bytes, path: str, limits: Limits, side: int) -> bytes:
+    return thumbnail(decode(data, name=path, limits=limits, min_side=side), side)
 
 
 def split(count: int, labels: Sequence[str | None], k: int, seed: int) -> list[Split]:

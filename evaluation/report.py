@@ -13,16 +13,18 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader
 
 from core.durable import write_durably
+from core.errors import UnreadableImage
+from core.records import Failure
 from core.settings import Settings
 from evaluation import noise
 from evaluation.columns import Column, Group, present, with_figures, written
 from evaluation.job import Evaluation
 from evaluation.ladder import Row
 from evaluation.methods import Method, content
+from evaluation.pictures import Reading, thumbnails
 from models import drawing
-from models.collection import in_threads
 from models.encoder import TrainedEncoder
-from models.images import Limits, decode, read_bytes
+from models.images import Limits
 from models.preprocessing import Pixels
 
 THUMBNAIL = 96  # pixels
@@ -157,14 +159,14 @@ def _examples(found: Evaluation, settings: Settings) -> list[Example]:
 
 def _thumbnails(found: Evaluation, rows: list[int], settings: Settings) -> dict[int, str]:
     """Data URLs of small copies of these rows."""
-    limits, paths = Limits.from_settings(settings), found.material.collection.paths
-
-    def small(row: int) -> str:
-        data = read_bytes(Path(paths[row]), limits)
-        made = drawing.thumbnail(decode(data, name=paths[row], limits=limits, min_side=THUMBNAIL), THUMBNAIL)
-        return data_url(made, "png" if made.startswith(b"\x89PNG") else "jpeg")
-
-    return dict(zip(rows, in_threads(small, rows, settings.workers), strict=True))
+    reading = Reading(Limits.from_settings(settings), settings.workers, ())
+    paths = [found.material.collection.paths[row] for row in rows]
+    sources: dict[int, str] = {}
+    for row, path, made in zip(rows, paths, thumbnails(paths, reading, THUMBNAIL), strict=True):
+        if isinstance(made, Failure):  # it could be read when it was measured
+            raise UnreadableImage(path, made.reason)
+        sources[row] = data_url(made, "png" if made.startswith(b"\x89PNG") else "jpeg")
+    return sources
 
 
 def _shown(method: Method, found: Evaluation) -> Shown | None:

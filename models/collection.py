@@ -64,8 +64,18 @@ def prepare_files(
     paths: Iterable[str], preprocessing: Preprocessing, limits: Limits, workers: int | Workers
 ) -> Iterator[Prepared | Failure]:
     """One result for each path, in order; a file that can't be used becomes a Failure and costs nothing else."""
-    task = partial(_prepare_or_fail, preprocessing=preprocessing, limits=limits)
-    return _in_processes(task, paths, limits, workers)
+    return decode_files(partial(prepare_bytes, preprocessing=preprocessing, limits=limits), paths, limits, workers)
+
+
+def decode_files(
+    function: Callable[[bytes, str], Result], paths: Iterable[str], limits: Limits, workers: int | Workers
+) -> Iterator[Result | Failure]:
+    """Call `function` with the bytes and the path of each file, in worker processes; one result for each, in order.
+
+    `function` can be imported, or is a partial of such. A file becomes a Failure when the function raises
+    UnreadableImage, NotFinite or MemoryError, takes more than `limits.seconds`, or ends its process.
+    """
+    return _in_processes(partial(_call_or_fail, function=function, limits=limits), paths, limits, workers)
 
 
 def read_arrays(paths: Sequence[str], preprocessing: Preprocessing, limits: Limits, workers: int | Workers) -> Arrays:
@@ -98,8 +108,7 @@ def sample_pictures(
         while order and len(chosen) < count:
             drawn = sorted(order[: count - len(chosen)])
             order = order[len(drawn) :]
-            task = partial(_look_or_fail, limits=limits)
-            results = _in_processes(task, [paths[index] for index in drawn], limits, pool)
+            results = decode_files(partial(_look, limits=limits), [paths[index] for index in drawn], limits, pool)
             chosen |= {index: one for index, one in zip(drawn, results, strict=True) if isinstance(one, Picture)}
     return [chosen[index] for index in sorted(chosen)]
 
@@ -139,10 +148,10 @@ def _bytes(file: File, limits: Limits) -> bytes | Failure:
     return read_bytes(Path(path), limits) if data is None else data
 
 
-def _prepare_or_fail(file: File, preprocessing: Preprocessing, limits: Limits) -> Prepared | Failure:
+def _call_or_fail(file: File, function: Callable[[bytes, str], Result], limits: Limits) -> Result | Failure:
     try:
         data = _bytes(file, limits)
-        return data if isinstance(data, Failure) else prepare_bytes(data, file[0], preprocessing, limits)
+        return data if isinstance(data, Failure) else function(data, file[0])
     except UnreadableImage as error:
         return Failure(file[0], error.reason)
     except NotFinite as error:
@@ -151,14 +160,8 @@ def _prepare_or_fail(file: File, preprocessing: Preprocessing, limits: Limits) -
         return Failure(file[0], "there is not enough memory to decode it")
 
 
-def _look_or_fail(file: File, limits: Limits) -> Picture | Failure:
-    try:
-        data = _bytes(file, limits)
-        if isinstance(data, Failure):
-            return data
-        picture = decode(data, name=file[0], limits=limits, min_side=64)
-    except (UnreadableImage, MemoryError) as error:
-        return Failure(file[0], str(error))
+def _look(data: bytes, name: str, limits: Limits) -> Picture:
+    picture = decode(data, name=name, limits=limits, min_side=64)
     return replace(picture, pixels=picture.pixels[:1, :1].copy())  # whole ones of hundreds would not fit in memory
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score
 from sklearn.neighbors import KNeighborsClassifier
@@ -18,6 +20,7 @@ from typer.testing import CliRunner
 
 from cli.evaluate import evaluate as command
 from core.errors import BadSetting, NoSuchEncoder, TooFewPictures
+from core.records import Failure
 from core.settings import Settings, load_settings
 from evaluation import copies, noise
 from evaluation.advice import advise
@@ -35,7 +38,7 @@ from evaluation.neighbours import (
     squared_distances,
     vote,
 )
-from evaluation.pictures import Reading, read, sampled, split
+from evaluation.pictures import Reading, read, sampled, split, thumbnails
 from evaluation.reconstruction import measure_likelihood, measure_reconstruction
 from models.alterations import KINDS
 from models.encoder import TrainedEncoder
@@ -228,6 +231,38 @@ def test_large_originals_are_reduced_before_they_are_altered(tmp_path: Path) -> 
     made = copies.plant([str(tmp_path / "large.jpg")], np.array([0]), Reading(Limits(), 1, (SPEC,)), 0, quiet, ["grey"])
     whole = read([str(tmp_path / "large.jpg")], Reading(Limits(), 1, (SPEC,)), quiet).arrays[SPEC]
     assert np.abs(made.arrays[SPEC].astype(int) - whole).mean() < 3
+
+
+def test_a_file_that_takes_too_long_is_set_aside_and_costs_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.png", "c.png"):
+        (tmp_path / name).write_bytes(encode_png(wavy(30, 30, 1)))
+    Image.new("RGB", (9000, 9000)).save(tmp_path / "b.png", compress_level=1)
+    paths, reading = sorted(map(str, tmp_path.iterdir())), Reading(Limits(seconds=0.05), 1, (SPEC,))
+    reason = "decoding it took more than 0.05 seconds (SIMILE_DECODE_SECONDS)"
+    collection = read(paths, reading, quiet)
+    assert collection.paths == [paths[0], paths[2]]
+    assert [(failure.path, failure.reason) for failure in collection.failures] == [(paths[1], reason)]
+    made = copies.plant(paths, np.arange(3), reading, 0, quiet, ["grey", "mirror"])
+    assert made.originals.tolist() == [0, 0, 2, 2] and made.kinds == ["grey", "mirror"] * 2
+    assert len(made.arrays[SPEC]) == 4 and f"no copies of {paths[1]} are planted: {reason}" in caplog.messages
+    assert [isinstance(one, bytes) for one in thumbnails(paths, reading, 32)] == [True, False, True]
+
+
+def test_a_file_that_ends_its_process_is_set_aside(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(b"crash" if number == 1 else encode_png(wavy(30, 30, number)))
+    paths = sorted(map(str, tmp_path.iterdir()))
+    first, crashed, last = Reading(Limits(), 1, (SPEC,)).each(abort_on_crash, paths)
+    assert (first, last) == (paths[0], paths[2])
+    assert isinstance(crashed, Failure) and "the decoder crashed on it (SIGABRT)" in crashed.reason
+
+
+def abort_on_crash(data: bytes, path: str) -> str:
+    if data == b"crash":
+        os.abort()
+    return path
 
 
 # Splits and files
