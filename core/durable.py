@@ -1,11 +1,14 @@
-"""Files that are whole after a crash: the old one or the new one, never a part."""
+"""Files and folders that are whole after a crash: the old one or the new one, never a part."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+
+REPLACED = ".replaced-"  # how the name of a folder begins while another one takes its place
 
 
 def write_durably(path: Path, write: Callable[[Path], object]) -> None:
@@ -28,3 +31,27 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def replace_folder(arriving: Path, target: Path) -> None:
+    """Put the folder `arriving` in the place of `target`, which need not exist. Both lie in the same folder.
+
+    A kill at any moment leaves the old folder or the new one, whole; `finish_replacing` then gives it its name back.
+    """
+    aside = target.with_name(REPLACED + target.name)
+    if target.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        target.rename(aside)
+    arriving.rename(target)
+    sync(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def finish_replacing(folder: Path) -> None:
+    """Clear away what a killed `replace_folder` left in `folder`. Nobody else may be replacing there."""
+    for aside in folder.glob(f"{REPLACED}*"):
+        target = aside.with_name(aside.name.removeprefix(REPLACED))
+        if target.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.rename(target)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from core.durable import replace_folder
 from core.records import FileFacts
 from core.settings import Settings
 from indexer.material import Material, Wanted, read_material
@@ -150,9 +151,7 @@ def _save(
         trained_on.save(arriving)
     encoder = TrainedEncoder.load(arriving, settings.device, settings.runtime)
     write_report(arriving, trained, encoder, request.seed)
-    target = home.encoders / fingerprint
-    shutil.rmtree(target, ignore_errors=True)  # the same weights, trained before
-    arriving.rename(target)
+    replace_folder(arriving, home.encoders / fingerprint)  # which is there where the same weights were trained before
     return encoder
 
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from core.durable import REPLACED
 from core.errors import CheckpointDamaged, NoSuchEncoder, UnreadableImage
 from core.settings import Settings
 from models.checkpoints import load
@@ -24,6 +25,8 @@ def verify_home(settings: Settings, *, files: bool = False) -> list[Problem]:
     """Everything that is wrong with a home; empty when nothing is. `files`: every picture is read and hashed too."""
     home = Home(settings.home, settings.database_url)
     schema.check(home)
+    if any(home.encoders.glob(f"{REPLACED}*")):
+        home.recover()
     problems = verify(home)
     if any(problem.kind == "database" for problem in problems):
         return problems

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from core.durable import REPLACED
 from core.errors import NoSuchEncoder
 from models.checkpoints import DESCRIPTION
 from models.encoder import TrainedEncoder
@@ -14,7 +15,10 @@ from store.home import Home, writing
 
 def load_encoder(home: Home, fingerprint: str, device: str, runtime: str = "auto") -> TrainedEncoder:
     """The encoder of this home with this fingerprint. Raises NoSuchEncoder or CheckpointDamaged."""
-    return TrainedEncoder.load(home.encoders / fingerprint, device, runtime)
+    folder = home.encoders / fingerprint
+    if not folder.exists() and folder.with_name(REPLACED + fingerprint).exists():
+        home.recover()
+    return TrainedEncoder.load(folder, device, runtime)
 
 
 def find_encoder(home: Home, reference: str, device: str, runtime: str = "auto") -> TrainedEncoder:

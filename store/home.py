@@ -8,13 +8,14 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
 from sqlalchemy import URL
 
+from core.durable import finish_replacing
 from core.errors import HomeBusy, HomeNotWritable
 
 NOT_WRITABLE = {
@@ -80,11 +81,18 @@ class Home:
             _sign(file, f"process {os.getpid()}, `{purpose}`, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
             self.holds_lock = True
             try:
+                with writing(self.encoders):
+                    finish_replacing(self.encoders)
                 yield
             finally:
                 self.holds_lock = False
                 _sign(file, "")
                 fcntl.flock(file, fcntl.LOCK_UN)
+
+    def recover(self) -> None:
+        """Clear away what a killed writer left, unless another writer holds the home or it can't be written."""
+        with suppress(HomeBusy, HomeNotWritable), self.lock("recovery"):  # the lock itself does it
+            pass
 
     def is_held(self) -> bool:
         """Whether a process holds the home's lock now."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, Select, select
 
+from core.durable import REPLACED
 from core.errors import IndexDamaged
 from store.catalogue import Catalogue
 from store.distances import to_indexed
@@ -197,6 +198,8 @@ def _orphans_of(home: Home, connection: Connection) -> Iterator[Problem]:
         yield _unknown_upload(path, connection)
     encoders = set(connection.scalars(select(EncoderRow.fingerprint)))
     for path in _orphans(home.encoders, {*encoders, ".training"}):  # training goes on from what lies in that one
+        if path.name.startswith(REPLACED) and not path.with_name(path.name.removeprefix(REPLACED)).exists():
+            continue  # no leftover: the next command that writes gives it its name back
         remove = "Remove the folder." if path.name.startswith(".") else f"Run `simile encoders remove {path.name}`."
         yield Problem("orphan", f"{path} is an encoder that the catalogue does not know.", remove)
     for path in sorted([*home.root.glob(".restoring"), *home.root.glob("*.tmp")]):

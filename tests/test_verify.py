@@ -16,11 +16,13 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from cli.main import app
+from core.durable import replace_folder
 from core.records import FileFacts
 from core.settings import Settings
 from indexer.job import IndexRequest, index
 from indexer.uploads import add_upload
 from indexer.verify import home_leftovers, verify_home
+from search.encoders import load_encoder
 from search.searcher import Searcher
 from store.catalogue import Catalogue
 from store.home import Home
@@ -203,6 +205,56 @@ def test_leftovers_name_what_may_be_removed(home: Home) -> None:
     assert verify(home) == []
     steps = [problem.next_step for problem in leftovers(home)]
     assert steps == ["Remove the folder.", "Run `simile encoders remove cccccccccccccccc`.", "Remove it.", "Remove it."]
+
+
+@pytest.mark.parametrize("killed_at", ["before the swap", "after the swap"])
+def test_a_kill_while_an_encoder_is_replaced_costs_no_encoder(
+    trained_home: Settings, killed_at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(trained_home.home)
+    (folder,) = home.encoders.glob("[0-9a-f]*")
+    arriving = home.encoders / ".arriving"
+    shutil.copytree(folder, arriving)
+    (arriving / "new").touch()
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        rename = Path.rename
+        if killed_at == "before the swap":
+            patched.setattr(Path, "rename", lambda self, to: killed() if self == arriving else rename(self, to))
+        else:
+            patched.setattr("core.durable.sync", killed)
+        with pytest.raises(KeyboardInterrupt):
+            replace_folder(arriving, folder)
+    aside = home.encoders / f".replaced-{folder.name}"
+    assert aside.exists() and folder.exists() == (killed_at == "after the swap")
+    if killed_at == "before the swap":
+        assert str(aside) not in str(leftovers(home))
+        load_encoder(home, folder.name, "cpu")
+    assert verify_home(trained_home) == []
+    assert folder.exists() and not aside.exists()
+    assert (folder / "new").exists() == (killed_at == "after the swap")
+
+
+def test_a_folder_is_replaced_without_a_moment_in_which_none_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "content").write_text(name)
+    seen = []
+    rmtree = shutil.rmtree
+
+    def look(path: Path, **options: object) -> None:
+        seen.append({file.read_text() for file in tmp_path.rglob("content")})
+        rmtree(path, ignore_errors=True)
+
+    monkeypatch.setattr(shutil, "rmtree", look)
+    replace_folder(tmp_path / "new", tmp_path / "old")
+    assert all("old" in contents for contents in seen)
+    assert (tmp_path / "old" / "content").read_text() == "new" and [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
 def test_the_uploads_of_a_home_that_was_moved_are_not_called_useless(
