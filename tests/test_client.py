@@ -33,6 +33,7 @@ from simile.client import (
     Unreachable,
     answers,
 )
+from simile.client.transport import Transport
 from store.catalogue import Catalogue
 from store.home import Home
 from tests.listening import listening
@@ -282,3 +283,63 @@ def test_names_of_files_and_odd_answers_break_nothing(client: Client, tmp_path: 
     odd.write_bytes(noise(4))
     answer: Any = client.search(odd, limit=1)
     assert "X: y.png" in answer["query"]["name"]
+
+
+# Kept connections that end
+
+
+class Ending:
+    """A service that answers the first request of each connection, and ends the connection in one of two ways.
+
+    when: "idle", right after the answer; "asked", when the next request has been read whole.
+    """
+
+    def __init__(self, when: str) -> None:
+        self.when, self.asked = when, list[str]()
+        self.ended = threading.Event()
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            with connection, connection.makefile("rb") as lines:
+                self._read(lines)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+                if self.when == "asked":
+                    self._read(lines)
+            self.ended.set()
+
+    def _read(self, lines: Any) -> None:
+        head = list(iter(lines.readline, b"\r\n"))
+        if head and head[0]:
+            self.asked.append(head[0].split()[0].decode())
+
+
+@pytest.fixture(params=["idle", "asked"])
+def ending(request: pytest.FixtureRequest) -> Iterator[Ending]:
+    service = Ending(request.param)
+    yield service
+    service.close()
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "POST", "PUT"])
+def test_only_a_request_that_was_not_sent_or_changes_nothing_is_repeated(ending: Ending, method: str) -> None:
+    with Transport(ending.url, None, 30, None) as transport:
+        transport.request("GET", "/")
+        if ending.when == "idle":
+            assert ending.ended.wait(30)
+        elif method not in ("GET", "HEAD"):
+            with pytest.raises(Unreachable):
+                transport.request(method, "/")
+            assert ending.asked == ["GET", method]
+            return
+        assert transport.request(method, "/").status == 200
+    assert ending.asked == ["GET", method] + ([method] if ending.when == "asked" else [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import selectors
 import ssl
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ Fields = Mapping[str, Any]
 Body = tuple[bytes, str]  # and its media type
 
 _BROKEN = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
+_SAFE = ("GET", "HEAD")
 
 
 @dataclass(frozen=True)
@@ -82,15 +84,21 @@ class Transport:
             connection.close()
 
     def _sent(self, method: str, target: str, body: Body | None, kept: http.client.HTTPConnection | None) -> Answer:
+        if kept is not None and _is_closed(kept):
+            self.close()
+            kept = None
         connection = kept or self._connect()
         headers = self._headers if body is None else {**self._headers, "Content-Type": body[1]}
+        is_sent = False
         try:
             connection.request(method, self._base + target, None if body is None else body[0], headers)
+            is_sent = True
             response = connection.getresponse()
         except _BROKEN:
-            if kept is None:
+            # The service may have closed a kept connection at this moment. A request that was sent may have been done,
+            # so it is repeated only if it changes nothing: a second DELETE would give 404, a second POST of a job 409.
+            if kept is None or (is_sent and method not in _SAFE):
                 raise
-            # The service has closed a connection that nobody used for a while. Every verb is safe to repeat.
             self.close()
             return self._sent(method, target, body, None)
         found = {name.lower(): value for name, value in response.getheaders()}
@@ -106,6 +114,15 @@ class Transport:
         if self._address.scheme == "https":
             return http.client.HTTPSConnection(host, port, timeout=self._timeout, context=self._context)
         return http.client.HTTPConnection(host, port, timeout=self._timeout)
+
+
+def _is_closed(connection: http.client.HTTPConnection) -> bool:
+    """Return whether the service has closed this idle connection: an end or unasked data waits to be read."""
+    if connection.sock is None:
+        return True
+    with selectors.DefaultSelector() as selector:
+        selector.register(connection.sock, selectors.EVENT_READ)
+        return bool(selector.select(0))
 
 
 def json_body(value: Any) -> Body:
