@@ -216,8 +216,10 @@ class Answering:
     @contextmanager
     def _measured(self, stage: str) -> Iterator[None]:
         started = time.perf_counter()
-        yield
-        self.observe(stage, time.perf_counter() - started)
+        try:
+            yield
+        finally:  # failures take time too
+            self.observe(stage, time.perf_counter() - started)
 
 
 def _seen(part: Part, seen: dict[int, Seen], known: dict[int, Seen], snapshot: Snapshot) -> Query:

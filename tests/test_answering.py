@@ -97,6 +97,16 @@ def test_all_pictures_of_a_batch_go_through_the_network_and_the_index_together(h
     assert seen[4:] == ["encode", "search", "rows"]
 
 
+def test_a_stage_that_fails_is_timed_too(home_with_digits: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    with Searcher(home_with_digits, observe=lambda stage, _: seen.append(stage)) as searcher:
+        searcher.ask(Question((1,)))
+        monkeypatch.setattr(searcher.catalogue, "hit_facts", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            searcher.ask(Question((1,)))
+    assert seen == ["encode", "search", "rows"] * 2
+
+
 def test_the_reconstruction_error_is_measured_where_it_is_asked_for(home_with_digits: Settings) -> None:
     with Searcher(home_with_digits) as searcher:
         one, other = (searcher.prepare(path, path.name) for path in paths(searcher, 2))
