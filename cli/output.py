@@ -31,7 +31,10 @@ def answer_json(answer: Answer) -> dict[str, Any]:
     """{"query": {…}, "hits": [{"image_id", "distance", "score", "path", …}]}"""
     left_out = ("mu", "sigma", "positives", "negatives")
     query = {name: value for name, value in vars(answer.query).items() if name not in left_out}
-    query |= vars(answer.certainty)
+    certainty = vars(answer.certainty)
+    query |= certainty
+    # The names of the API. `reason` and `among` are the names of version 0.1, and go with the next one.
+    query |= {"unlike_reason": certainty["reason"], "false_alarm_among": certainty["among"]}
     return {"query": query, "hits": [hit_json(hit) for hit in answer.hits], "score_calibrated": answer.calibrated}
 
 

@@ -18,9 +18,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli.main import app, run
+from cli.output import answer_json
 from core.settings import Settings
 from indexer.job import IndexRequest, index
 from models.images import encode_png
+from search.questions import Answer, Certainty, Query
+from service.schemas import QueryOut
 
 SIMILE = str(Path(sys.executable).with_name("simile"))
 
@@ -47,6 +50,14 @@ def test_train_then_index_then_search_by_hand(tmp_path: Path, digits: Path) -> N
     assert len(answer["hits"]) == 3
     assert {"image_id", "distance", "score", "path"} <= answer["hits"][0].keys()
     assert answer["hits"][0]["path"] == str(query)
+
+
+def test_search_json_names_its_fields_as_the_api_does_and_keeps_the_old_names() -> None:
+    certainty = Certainty(unlike=True, reason="odd", false_alarm_rate=0.01, among="new")
+    query = answer_json(Answer(Query(np.zeros(2, np.float32)), [], certainty, False))["query"]
+    assert (query["unlike_reason"], query["false_alarm_among"]) == ("odd", "new")
+    assert (query["reason"], query["among"]) == ("odd", "new")
+    assert query.keys() - {"reason", "among"} <= QueryOut.model_fields.keys()
 
 
 def test_train_with_resume_and_nothing_to_resume_says_so(tmp_path: Path, digits: Path) -> None:
