@@ -9,7 +9,7 @@ import typer
 
 from cli import options, output
 from cli.progress import Reporter
-from core.errors import BadSetting
+from core.errors import BadUsage
 from core.settings import load_settings
 
 if TYPE_CHECKING:
@@ -59,9 +59,9 @@ def learn(
 
     ways = [bool(positive or negative), bool(where), labels is not None]
     if sum(ways) != 1 or bool(positive) != bool(negative):
-        raise BadSetting("Name both --positive and --negative, or --where alone, or --labels and PHOTOS.")
+        raise BadUsage("Name both --positive and --negative, or --where alone, or --labels and PHOTOS.")
     if bool(photos) != (labels is not None) or (of is not None and labels is None):
-        raise BadSetting("PHOTOS, --labels and --of belong together: name the pictures and where their labels are.")
+        raise BadUsage("PHOTOS, --labels and --of belong together: name the pictures and where their labels are.")
     with Searcher(load_settings(home=home, device=device)) as searcher:
         encoder = searcher.encoder().fingerprint
         attribute_files.check_free(searcher.home, encoder, name)
@@ -136,7 +136,7 @@ def apply(
 ) -> None:
     """Write a picture beside what the model sees of it, without and with the attribute."""
     if (picture is None) == (image_id is None):
-        raise BadSetting("Name either a picture or --id, not both and not neither.")
+        raise BadUsage("Name either a picture or --id, not both and not neither.")
     parts = [picture if picture is not None else image_id]
     _draw(name, parts, [0.0, strength], to, home, device, json=json)
 
@@ -159,7 +159,7 @@ def sheet(
     from explore.painting import read_strengths
 
     if not pictures and not image_id:
-        raise BadSetting("Name at least one picture, or an indexed one with --id.")
+        raise BadUsage("Name at least one picture, or an indexed one with --id.")
     _draw(name, [*(pictures or []), *(image_id or [])], read_strengths(strengths), to, home, device, json=json)
 
 
@@ -181,7 +181,7 @@ def _draw(
     from search.searcher import Searcher
 
     if to is None and not json:
-        raise BadSetting("Name a .png with --output, or ask for the vectors with --json.")
+        raise BadUsage("Name a .png with --output, or ask for the vectors with --json.")
     if to is not None:
         check_output(to, (".png",))
     for part in parts:

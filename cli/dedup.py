@@ -12,7 +12,7 @@ import typer
 from cli import dedup_acting, dedup_results, narrowing, options
 from cli.progress import Reporter
 from core.conditions import make_filter
-from core.errors import BadSetting
+from core.errors import BadUsage
 from core.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -155,11 +155,11 @@ def dedup(
 
 
 def _refuse_before(context: typer.Context, verb: str) -> None:
-    """Raises BadSetting for an option in front of a verb that would not hear of it."""
+    """Raises BadUsage for an option in front of a verb that would not hear of it."""
     for option in context.command.params:
         source = context.get_parameter_source(option.name or "")
         if option.name not in FOR_VERBS and source is not None and source.name == "COMMANDLINE":
-            raise BadSetting(
+            raise BadUsage(
                 f"{option.opts[0]} can't stand before {verb}: it would change nothing there. Leave it out, or write it "
                 f"behind {verb} if `simile dedup {verb} --help` lists it."
             )
@@ -168,14 +168,14 @@ def _refuse_before(context: typer.Context, verb: str) -> None:
 def _check(
     wanted: Wanted, precision: float | None, to: list[Path], plan: Path | None, *, last: bool, for_pairs: bool
 ) -> None:
-    """Raises BadSetting for what can't be asked for together, before anything is read."""
+    """Raises BadUsage for what can't be asked for together, and BadSetting, before anything is read."""
     from dedup.datasets import Splits
     from dedup.outputs import SUFFIXES, check_output
 
     if wanted.threshold is not None and not math.isfinite(wanted.threshold):
-        raise BadSetting(f"threshold can't be {wanted.threshold}. Give a distance: a number from 0 on.")
+        raise BadUsage(f"threshold can't be {wanted.threshold}. Give a distance: a number from 0 on.")
     if precision is not None and (wanted.threshold is not None or last):
-        raise BadSetting(
+        raise BadUsage(
             "--precision finds the threshold by a new run: it can't go with --threshold or --last. Leave one out."
         )
     if wanted.between is not None:
@@ -186,12 +186,12 @@ def _check(
         check_output(plan, (".json",))
     files = [path.absolute() for path in (*to, plan) if path is not None]
     if len(set(files)) < len(files):
-        raise BadSetting("--output and --plan name the same file twice. Give each file a name of its own.")
+        raise BadUsage("--output and --plan name the same file twice. Give each file a name of its own.")
 
 
 def _refuse_beside_against(*given: object) -> None:
     if any(one is not None for one in given):
-        raise BadSetting(
+        raise BadUsage(
             "--against looks each file up in the whole home: of the other options only --output, --plan and --json go "
             "with it. Leave the rest out."
         )

@@ -10,7 +10,7 @@ import typer
 
 from cli import options, output
 from cli.progress import Reporter
-from core.errors import BadSetting
+from core.errors import BadUsage
 from core.settings import load_settings
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _action(move_to: Path | None, *, hardlink: bool, symlink: bool, trash: bool)
     given += ["symlink"] if symlink else []
     given += ["trash"] if trash else []
     if len(given) > 1:
-        raise BadSetting(ONE_ACTION)
+        raise BadUsage(ONE_ACTION)
     return given[0] if given else None
 
 

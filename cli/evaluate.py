@@ -12,7 +12,7 @@ from rich.table import Table
 
 from cli import options, output
 from cli.progress import Reporter
-from core.errors import BadSetting
+from core.errors import BadSetting, BadUsage
 from core.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -87,17 +87,17 @@ def evaluate(
 
 
 def _check(photos: list[Path] | None, picture: str | None, to: Path | None) -> None:
-    """Raises BadSetting for what can't be asked for together, before anything is read."""
+    """Raises BadUsage for what can't be asked for together, and BadSetting, before anything is read."""
     if picture is not None and picture not in PICTURES:
-        raise BadSetting(f"picture can't be {picture!r}. Use {' or '.join(PICTURES)}.")
+        raise BadUsage(f"picture can't be {picture!r}. Use {' or '.join(PICTURES)}.")
     if picture is not None and (to is None or to.suffix not in (".png", ".html")):
-        raise BadSetting("--picture needs --output FILE.png for the picture alone, or FILE.html for the whole report.")
+        raise BadUsage("--picture needs --output FILE.png for the picture alone, or FILE.html for the whole report.")
     if picture is None and to is not None and to.suffix != ".html":
-        raise BadSetting(f"output can't be {to}. Name a file that ends in .html.")
+        raise BadUsage(f"output can't be {to}. Name a file that ends in .html.")
     if to is not None and not to.absolute().parent.is_dir():
         raise BadSetting(f"{to.absolute().parent} is no folder. Make it, or name another file with --output.")
     if not photos and not (picture == "manifold" and to is not None and to.suffix == ".png"):
-        raise BadSetting("Name the pictures: `simile evaluate PHOTOS`.")
+        raise BadUsage("Name the pictures: `simile evaluate PHOTOS`.")
 
 
 def _draw(

@@ -37,7 +37,7 @@ def morph(
     verbose: options.Verbose = False,
 ) -> None:
     """Walk from one picture to the next through the latent space, and show what the model sees on the way."""
-    from core.errors import BadSetting
+    from core.errors import BadUsage
     from explore.morphing import SUFFIXES, write_morph
     from explore.morphing import morph as make_morph
     from explore.outputs import check_output
@@ -45,7 +45,9 @@ def morph(
     from search.searcher import Searcher
 
     if to is None and not json:
-        raise BadSetting("Name a file with --output (.gif, .webp or .png), or ask for the data with --json.")
+        raise BadUsage("Name a file with --output (.gif, .webp or .png), or ask for the data with --json.")
+    if len(pictures or []) + len(image_id or []) < 2:
+        raise BadUsage("A morph leads from one picture to another: name at least two.")
     if to is not None:
         check_output(to, SUFFIXES)
     for picture in pictures or []:
@@ -82,7 +84,7 @@ def generate(
     verbose: options.Verbose = False,
 ) -> None:
     """Make pictures that were never taken, as a grid."""
-    from core.errors import BadSetting
+    from core.errors import BadUsage
     from explore.generation import SOURCES
     from explore.generation import generate as make
     from explore.outputs import check_output, write_output
@@ -91,7 +93,7 @@ def generate(
     from search.searcher import Searcher
 
     if to is None and not json:
-        raise BadSetting("Name a .png with --output, or ask for the latents with --json.")
+        raise BadUsage("Name a .png with --output, or ask for the latents with --json.")
     if to is not None:
         check_output(to, (".png",))
     around = image_id if image_id is not None else source if source in SOURCES else Path(source)

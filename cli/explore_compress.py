@@ -43,7 +43,7 @@ def compress(
     verbose: options.Verbose = False,
 ) -> None:
     """Keep PHOTOS as quantised, entropy-coded latents in one file. What the encoder doesn't remember is lost."""
-    from core.errors import BadSetting
+    from core.errors import BadUsage
     from explore.archive import write_archive
     from explore.compression import compress as make
     from explore.outputs import check_output
@@ -51,7 +51,7 @@ def compress(
     from models.walk import walk
 
     if per_picture is not None and step is not None:
-        raise BadSetting("Give --bytes or --step, not both.")
+        raise BadUsage("Give --bytes or --step, not both.")
     check_output(to, ())
     settings = load_settings(home=home, device=device)
     network = _encoder(settings, encoder)

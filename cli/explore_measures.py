@@ -72,7 +72,7 @@ def uncertainty(
     verbose: options.Verbose = False,
 ) -> None:
     """Say how sure the encoder is of a picture: σ, spread of reconstructions, log p(x), error, stable neighbours."""
-    from core.errors import BadSetting
+    from core.errors import BadUsage
     from explore.outputs import check_output, write_output
     from explore.uncertainty import draw_uncertainty
     from explore.uncertainty import uncertainty as ask
@@ -80,7 +80,7 @@ def uncertainty(
     from search.searcher import Searcher
 
     if (picture is None) == (image_id is None):
-        raise BadSetting("Name one picture: a file, or an indexed image with --id.")
+        raise BadUsage("Name one picture: a file, or an indexed image with --id.")
     if to is not None:
         check_output(to, (".png",))
     if picture is not None:

@@ -31,7 +31,7 @@ def traverse(
     verbose: options.Verbose = False,
 ) -> None:
     """Show what single dimensions stand for: one at a time from low to high, all others as they are."""
-    from core.errors import BadSetting
+    from core.errors import BadUsage
     from explore.outputs import check_output, write_output
     from explore.traversal import draw_traversal
     from explore.traversal import traverse as walk
@@ -39,9 +39,9 @@ def traverse(
     from search.searcher import Searcher
 
     if picture is not None and image_id is not None:
-        raise BadSetting("Start from a file or from --id, not from both.")
+        raise BadUsage("Start from a file or from --id, not from both.")
     if to is None and not json:
-        raise BadSetting("Name a .png with --output, or ask for the data with --json.")
+        raise BadUsage("Name a .png with --output, or ask for the data with --json.")
     if to is not None:
         check_output(to, (".png",))
     if picture is not None:
@@ -78,14 +78,14 @@ def manifold(
     verbose: options.Verbose = False,
 ) -> None:
     """Show a plane of the latent space as a grid of pictures."""
-    from core.errors import BadSetting
+    from core.errors import BadUsage
     from explore.outputs import check_output, write_output
     from explore.traversal import draw_manifold
     from explore.traversal import manifold as spread
     from search.searcher import Searcher
 
     if to is None and not json:
-        raise BadSetting("Name a .png with --output, or ask for the latents with --json.")
+        raise BadUsage("Name a .png with --output, or ask for the latents with --json.")
     if to is not None:
         check_output(to, (".png",))
     with Searcher(load_settings(home=home, device=device)) as searcher:

@@ -11,7 +11,7 @@ import typer
 
 from cli import narrowing, options, output
 from core.conditions import make_filter
-from core.errors import BadSetting
+from core.errors import BadUsage
 from core.settings import load_settings
 
 if TYPE_CHECKING:
@@ -61,7 +61,9 @@ def search(
     from search.sheets import write_sheet
 
     if (image is None) == (image_id is None):
-        raise BadSetting("Name either a picture or --id, not both and not neither.")
+        raise BadUsage("Name either a picture or --id, not both and not neither.")
+    if posterior and (plus or minus):
+        raise BadUsage("Only one picture or indexed image has a σ to compare: give --posterior or --plus and --minus.")
     if image is not None:
         check_file(image)
     only = make_filter(

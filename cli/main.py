@@ -30,7 +30,7 @@ from cli import (
     serve,
     upkeep,
 )
-from core.errors import SimileError
+from core.errors import BadUsage, SimileError
 from core.logs import set_up
 
 app = typer.Typer(
@@ -87,7 +87,7 @@ def run() -> None:
         if verbose:
             logging.getLogger("simile").exception("what led to it:")
         output.note(f"{type(error).__name__}: {error}{'' if isinstance(error, SimileError) else _next_step(error)}")
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, BadUsage) else 1)
 
 
 def _next_step(error: Exception) -> str:

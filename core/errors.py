@@ -3,6 +3,7 @@
     SimileError
     ├── InputError                 what was handed in is at fault
     │   ├── BadSetting             a setting or an argument has a value that can't be used
+    │   │   └── BadUsage           options of a command that can't be given together, or that are lacking
     │   ├── NoSuchPath             a path that was named does not exist
     │   ├── UnreadableImage        not a picture, or a damaged one
     │   │   └── ImageTooLarge      more pixels or bytes than allowed
@@ -48,6 +49,10 @@ class InputError(SimileError):
 
 class BadSetting(InputError):
     """A setting or an argument has a value that can't be used."""
+
+
+class BadUsage(BadSetting):
+    """A command line makes no sense as a whole: the command ends with exit code 2, as for an unknown option."""
 
 
 class NoSuchPath(InputError):

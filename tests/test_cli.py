@@ -67,6 +67,48 @@ def test_train_with_resume_and_nothing_to_resume_says_so(tmp_path: Path, digits:
     assert "Leave out --resume" in result.stderr
 
 
+NONSENSE = {
+    "search": "Name either a picture or --id, not both and not neither.",
+    "search a.png --id 1": "Name either a picture or --id, not both and not neither.",
+    "search --id 1 --posterior --plus smile": "give --posterior or --plus and --minus.",
+    "morph a.png -o a.gif": "name at least two.",
+    "morph --id 1 --id 2": "Name a file with --output (.gif, .webp or .png), or ask for the data with --json.",
+    "generate": "Name a .png with --output, or ask for the latents with --json.",
+    "traverse a.png --id 1 -o a.png": "Start from a file or from --id, not from both.",
+    "traverse --id 1": "Name a .png with --output, or ask for the data with --json.",
+    "manifold": "Name a .png with --output, or ask for the latents with --json.",
+    "compress . -o a.simile --bytes 9 --step 0.1": "Give --bytes or --step, not both.",
+    "uncertainty": "Name one picture: a file, or an indexed image with --id.",
+    "attribute learn x": "Name both --positive and --negative, or --where alone, or --labels and PHOTOS.",
+    "attribute learn x --labels folders": "PHOTOS, --labels and --of belong together",
+    "attribute apply x": "Name either a picture or --id, not both and not neither.",
+    "attribute sheet x -o a.png": "Name at least one picture, or an indexed one with --id.",
+    "evaluate": "Name the pictures: `simile evaluate PHOTOS`.",
+    "evaluate . --picture round": "picture can't be 'round'.",
+    "evaluate . --picture manifold": "--picture needs --output FILE.png",
+    "evaluate . -o a.txt": "Name a file that ends in .html.",
+    "dedup --precision 0.99 --last": "Leave one out.",
+    "dedup --output a.json --plan a.json": "Give each file a name of its own.",
+    "dedup --last apply a.json": "--last can't stand before apply",
+    "dedup apply a.json --hardlink --trash": "exclude each other. Choose one.",
+}
+
+
+@pytest.mark.parametrize("line", NONSENSE)
+def test_a_command_line_that_makes_no_sense_exits_with_2_before_anything_is_read(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SIMILE_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["simile", *line.split()])
+    with pytest.raises(SystemExit) as exit_:
+        run()
+    message = capsys.readouterr().err
+    assert (exit_.value.code, message.startswith("BadUsage: ")) == (2, True), message
+    assert NONSENSE[line] in message and len(message.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_index_json_ends_with_the_promised_fields(trained_home: Settings, digits: Path) -> None:
     (digits / "bad.jpg").write_text("no picture")
     result = inside("index", digits, "--home", trained_home.home, "--json")
