@@ -8,11 +8,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from core.errors import BadSetting, NoSuchEncoder
+from core.errors import BadSetting
 from core.settings import Settings
 from indexer.upkeep import index_wishes
 from store import schema
 from store.catalogue import Catalogue
+from store.encoders import encoder_folders, find_fingerprint
 from store.home import Home, writing
 from store.index import Index
 from store.segments import clear_segments
@@ -30,7 +31,7 @@ def list_encoders(settings: Settings) -> list[dict[str, Any]]:
         active, counts, images = catalogue.active_encoder(), catalogue.vectors_by_encoder(), catalogue.count_images()
         known = {record.fingerprint: vars(record) for record in catalogue.encoders()}
     listed = []
-    for fingerprint in [*known, *sorted(_folders(home) - known.keys())]:
+    for fingerprint in [*known, *sorted(encoder_folders(home) - known.keys())]:
         described = known.get(fingerprint) or _described(home, fingerprint)
         listed.append(
             {
@@ -53,8 +54,9 @@ def activate_encoder(settings: Settings, reference: str) -> dict[str, Any]:
     home = Home(settings.home, settings.database_url)
     schema.check(home)
     with home.lock("simile encoders activate"), Catalogue(home) as catalogue:
-        fingerprint = find_fingerprint(home, catalogue, reference)
-        if fingerprint not in {record.fingerprint for record in catalogue.encoders()}:
+        known = {record.fingerprint for record in catalogue.encoders()}
+        fingerprint = find_fingerprint(home, reference, known)
+        if fingerprint not in known:
             _register(home, catalogue, fingerprint)
         seen, images = catalogue.count_embeddings(fingerprint), catalogue.count_images()
         if images and not seen:
@@ -71,8 +73,9 @@ def remove_encoder(settings: Settings, reference: str) -> dict[str, Any]:
     home = Home(settings.home, settings.database_url)
     schema.check(home)
     with home.lock("simile encoders remove"), Catalogue(home) as catalogue:
-        fingerprint = find_fingerprint(home, catalogue, reference)
-        known = fingerprint in {record.fingerprint for record in catalogue.encoders()}
+        records = {record.fingerprint for record in catalogue.encoders()}
+        fingerprint = find_fingerprint(home, reference, records)
+        known = fingerprint in records
         _leave_its_segment(catalogue, fingerprint, settings)
         # Rows first: a folder without rows is a leftover, rows without a folder would be damage.
         vectors = catalogue.remove_encoder(fingerprint) if known else 0
@@ -90,24 +93,6 @@ def _leave_its_segment(catalogue: Catalogue, fingerprint: str, settings: Setting
     segment = None if state.segment_id is None else catalogue.segment(state.segment_id)
     if segment is not None and segment.encoder == fingerprint != state.active_encoder:
         Index(catalogue).rebuild(**index_wishes(settings))
-
-
-def find_fingerprint(home: Home, catalogue: Catalogue, reference: str) -> str:
-    """The one fingerprint of this home that is `reference` or starts with it. Raises NoSuchEncoder."""
-    known = {record.fingerprint for record in catalogue.encoders()} | _folders(home)
-    matching = sorted(name for name in known if reference and name.startswith(reference))
-    if reference in known or len(matching) == 1:
-        return reference if reference in known else matching[0]
-    listed = ", ".join(sorted(known)) or "none"
-    which = f"{reference!r} is the start of several encoders" if matching else f"This home has no encoder {reference!r}"
-    raise NoSuchEncoder(f"{which} (it has: {listed}). `simile encoders` lists them.")
-
-
-def _folders(home: Home) -> set[str]:
-    """Names of the encoders' folders; what is still being written starts with a dot."""
-    if not home.encoders.is_dir():
-        return set()
-    return {path.name for path in home.encoders.iterdir() if path.is_dir() and not path.name.startswith(".")}
 
 
 def _files(folder: Path) -> list[Path]:

@@ -9,10 +9,10 @@ from typing import Any
 from core.durable import write_durably
 from core.errors import BadSetting, NothingIndexed
 from core.settings import Settings
-from indexer.encoders import find_fingerprint
 from indexer.export_formats import write_csv, write_npz, write_parquet
 from store import schema
 from store.catalogue import Catalogue
+from store.encoders import find_fingerprint
 from store.home import Home
 from store.listing import Listing, listing
 
@@ -62,7 +62,7 @@ def _writer(output: Path) -> Callable[[Listing, Path], None]:
 
 def _fingerprint(home: Home, catalogue: Catalogue, reference: str | None) -> str:
     if reference is not None:
-        return find_fingerprint(home, catalogue, reference)
+        return find_fingerprint(home, reference, (record.fingerprint for record in catalogue.encoders()))
     active = catalogue.active_encoder()
     if active is None:
         raise NothingIndexed(f"{home.root} has no encoder yet. Run `simile index PHOTOS` first.")

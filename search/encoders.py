@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 
 from core.durable import REPLACED
-from core.errors import NoSuchEncoder
 from models.checkpoints import DESCRIPTION
 from models.encoder import TrainedEncoder
 from store.catalogue import Catalogue
+from store.encoders import find_fingerprint
 from store.home import Home, writing
 
 
@@ -22,16 +22,13 @@ def load_encoder(home: Home, fingerprint: str, device: str, runtime: str = "auto
 
 
 def find_encoder(home: Home, reference: str, device: str, runtime: str = "auto") -> TrainedEncoder:
-    """The encoder that `reference` means: a folder, a fingerprint of this home, or the start of one."""
+    """Load the encoder that `reference` means: a folder, a fingerprint of this home, or the start of one.
+
+    Raises NoSuchEncoder, CheckpointDamaged.
+    """
     if (Path(reference) / DESCRIPTION).is_file():
         return TrainedEncoder.load(Path(reference), device, runtime)
-    matching = sorted(home.encoders.glob(f"{reference}*")) if reference.isalnum() else []
-    if len(matching) != 1:
-        known = ", ".join(sorted(path.name for path in home.encoders.glob("[0-9a-f]*"))) or "none"
-        raise NoSuchEncoder(
-            f"{reference!r} is neither an encoder's folder nor a fingerprint of this home (it has: {known})."
-        )
-    return TrainedEncoder.load(matching[0], device, runtime)
+    return load_encoder(home, find_fingerprint(home, reference), device, runtime)
 
 
 def adopt(home: Home, catalogue: Catalogue, encoder: TrainedEncoder, folder: Path) -> None:

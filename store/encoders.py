@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
+from core.durable import REPLACED
 from core.errors import BadSetting, NoSuchEncoder
+from store.home import Home
 from store.records import EncoderRecord
 from store.tables import EmbeddingRow, EncoderRow, SegmentRow, StateRow, now
 from store.transactions import Transactions, read_state
@@ -82,6 +85,33 @@ class Encoders(Transactions):
 PORTION = 20_000  # vectors removed in one transaction: 20 MB of log at 128 dimensions
 
 _COLUMNS = select(EncoderRow.__table__)
+
+
+def find_fingerprint(home: Home, reference: str, known: Iterable[str] = ()) -> str:
+    """Return the fingerprint that `reference` is or starts, of the home's folders and of `known`.
+
+    This is the only place that decides which encoder a person means. Raises NoSuchEncoder.
+    """
+    if any(home.encoders.glob(f"{REPLACED}*")):
+        home.recover()
+    names = {*known, *encoder_folders(home)}
+    matching = sorted(name for name in names if reference and name.startswith(reference))
+    if reference in names or len(matching) == 1:
+        return reference if reference in names else matching[0]
+    if matching:
+        raise NoSuchEncoder(
+            f"{reference!r} is the start of several encoders: {', '.join(matching)}. "
+            "Give more of the fingerprint. `simile encoders` lists them."
+        )
+    listed = ", ".join(sorted(names)) or "none"
+    raise NoSuchEncoder(f"This home has no encoder {reference!r} (it has: {listed}). `simile encoders` lists them.")
+
+
+def encoder_folders(home: Home) -> set[str]:
+    """Return the names of the encoders' folders; the name of an unfinished one starts with a dot."""
+    if not home.encoders.is_dir():
+        return set()
+    return {path.name for path in home.encoders.iterdir() if path.is_dir() and not path.name.startswith(".")}
 
 
 def find_encoder(connection: Connection, fingerprint: str) -> EncoderRecord | None:

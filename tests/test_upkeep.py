@@ -21,8 +21,10 @@ from core.errors import BadSetting, EncoderMismatch, HomeBusy, NoSuchEncoder
 from core.records import Failure, FileFacts
 from core.settings import Settings, load_settings
 from indexer.encoders import activate_encoder, list_encoders, remove_encoder
+from indexer.export import export
 from indexer.status import read_status
 from indexer.upkeep import compact_index, rebuild_index
+from search.encoders import find_encoder
 from store import encoders as store_encoders
 from store.catalogue import Catalogue
 from store.home import Home
@@ -82,6 +84,22 @@ def test_encoders_are_listed_with_what_they_have_seen(settings: Settings) -> Non
     assert text[0].startswith(f"* {OLD}  vae  μ of 2, l2  10 of 10 pictures  10 bytes")
     assert text[3].endswith("a folder that is not in use")
     assert len(json.loads(command("encoders", "--home", settings.home, "--json").stdout)["encoders"]) == 4
+
+
+def test_every_command_says_the_same_of_a_fingerprint_that_is_cut_too_short_or_unknown(
+    settings: Settings, tmp_path: Path
+) -> None:
+    home = Home(settings.home)
+    several = "'a' is the start of several encoders: .*Give more of the fingerprint"
+    for reference, words in (("a", several), ("f", "This home has no encoder 'f' .it has: ")):
+        for find in (
+            lambda: find_encoder(home, reference, "cpu"),  # noqa: B023
+            lambda: export(settings, tmp_path / "all.csv", encoder=reference),  # noqa: B023
+            lambda: activate_encoder(settings, reference),  # noqa: B023
+            lambda: remove_encoder(settings, reference),  # noqa: B023
+        ):
+            with pytest.raises(NoSuchEncoder, match=words):
+                find()
 
 
 def test_another_encoder_is_put_in_use_with_its_index_at_once(settings: Settings, catalogue: Catalogue) -> None:
