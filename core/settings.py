@@ -46,6 +46,11 @@ class Settings(BaseSettings):
         description="Colour under transparent pixels when an encoder is trained.",
     )
     batch_size: int = Field(256, gt=0, le=65536, description="Pictures embedded and stored together.")
+    train_memory: int = Field(
+        2_000_000_000,
+        ge=0,
+        description="Bytes of images that training holds in memory; more are read from a temporary file in the home.",
+    )
     index: IndexKind = Field(
         "auto",
         description="Kind of vector index: exact, ivf (inverted lists, approximate), or auto: what the count asks.",

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
-import numpy as np
-
 from core.errors import BadSetting, TooFewPictures
 from core.records import Failure, FileFacts
 from core.settings import Settings
@@ -26,7 +24,6 @@ from models.workers import Workers
 log = logging.getLogger(__name__)
 
 SAMPLED = 256  # pictures that decide on size and colour
-MEMORY = 2_000_000_000  # bytes of prepared pictures to train on; of more, a seeded sample is taken
 CRISP = 2  # pictures are kept at so many times the network's size where copies are cropped from them
 
 
@@ -64,7 +61,7 @@ class Wanted:
 
 
 def read_material(settings: Settings, files: Sequence[FileFacts], wanted: Wanted) -> Material:
-    """Reads what to train on. Raises TooFewPictures and BadSetting (labels)."""
+    """Reads what to train on. Raises TooFewPictures, BadSetting (labels) and HomeNotWritable."""
     limits = Limits.from_settings(settings)
     with Workers(settings.workers, settings.decode_seconds, settings.max_pixels) as workers:
         return _read(settings, files, wanted, limits, workers)
@@ -84,8 +81,7 @@ def _read(settings: Settings, files: Sequence[FileFacts], wanted: Wanted, limits
     )
     recipe = wanted.for_photos if wanted.for_photos and is_photographic(preprocessing) else wanted.recipe
     kept_at = _kept_at(preprocessing, sample, recipe)
-    paths = _within_memory(paths, kept_at, wanted.seed)
-    read = read_arrays(paths, kept_at, limits, workers)
+    read = read_arrays(paths, kept_at, limits, workers, _folder_for(len(paths), kept_at, settings))
     if not recipe.classifier:
         return Material(read.pictures, read.digests, preprocessing, read.failures, recipe)
     classes = Classes.of(names[path] for path in read.paths)
@@ -127,9 +123,14 @@ def _kept_at(preprocessing: Preprocessing, sample: Sequence[Picture], recipe: Re
     return replace(preprocessing, image_size=larger)
 
 
-def _within_memory(paths: list[str], kept_at: Preprocessing, seed: int) -> list[str]:
-    most = MEMORY // (kept_at.image_size**2 * kept_at.channels)
-    if len(paths) <= most:
-        return paths
-    log.warning("training on a sample of %d of %d pictures, to stay within memory", most, len(paths))
-    return [paths[index] for index in np.sort(np.random.default_rng(seed).permutation(len(paths))[:most])]
+def _folder_for(count: int, kept_at: Preprocessing, settings: Settings) -> Path | None:
+    """Return where images that are too many for memory are kept in a file; None if they fit."""
+    size = count * kept_at.image_size**2 * kept_at.channels
+    if size <= settings.train_memory:
+        return None
+    folder = settings.home.absolute()
+    log.info(
+        "%d images are %.1f GB, more than SIMILE_TRAIN_MEMORY: all are used, from a temporary file in %s",
+        *(count, size / 1e9, folder),
+    )
+    return folder

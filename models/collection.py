@@ -17,6 +17,7 @@ import numpy as np
 from core.errors import NotFinite, UnreadableImage
 from core.records import Failure
 from models.archives import MemberReader
+from models.image_file import empty_images
 from models.images import Limits, Picture, decode, read_bytes
 from models.nursery import Lost
 from models.preprocessing import Pixels, Preprocessing
@@ -78,10 +79,16 @@ def decode_files(
     return _in_processes(partial(_call_or_fail, function=function, limits=limits), paths, limits, workers)
 
 
-def read_arrays(paths: Sequence[str], preprocessing: Preprocessing, limits: Limits, workers: int | Workers) -> Arrays:
-    """All of these files at once, in memory."""
+def read_arrays(
+    paths: Sequence[str],
+    preprocessing: Preprocessing,
+    limits: Limits,
+    workers: int | Workers,
+    folder: Path | None = None,
+) -> Arrays:
+    """All of these files at once, in memory, or in a temporary file in `folder`. Raises HomeNotWritable."""
     size, channels = preprocessing.image_size, preprocessing.channels
-    pictures = np.empty((len(paths), size, size, channels), np.uint8)
+    pictures = empty_images((len(paths), size, size, channels), folder)
     kept: list[str] = []
     digests: list[str] = []
     failures: list[Failure] = []

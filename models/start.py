@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from core.errors import BadSetting
 from models.backbones import Backbone, load_weights
 from models.contrast import Contrast
 from models.edges import EdgeHead, Edges
+from models.image_file import empty_images, is_in_file
 from models.linear_path import fit_linear_path
 from models.networks import USUAL_WIDTHS, Architecture, Network
 from models.perception import Perception
@@ -19,6 +22,8 @@ from models.preprocessing import Pixels, Preprocessing
 from models.recipes import Recipe, parse_variance
 from models.terms import ClassNumbers, Objective, make_batch
 from models.views import clean
+
+Rows = NDArray[np.int64]
 
 SAMPLE = 4000  # pictures: mean and deviation of features, principal components
 PROXY_FACTOR = 5.0  # of the learning rate
@@ -90,24 +95,25 @@ def start_optimiser(network: Network, objective: Objective, recipe: Recipe) -> t
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
 
 
-def fit_to(network: Network, objective: Objective, pictures: Pixels, recipe: Recipe) -> None:
-    """Sets what a sample of the pictures (n, S, S, C) says at once: scales of oriented gradients, the linear path."""
+def fit_to(network: Network, objective: Objective, pictures: Pixels, rows: Rows, recipe: Recipe) -> None:
+    """Fit the scales of oriented gradients and the linear path to a sample of the `rows` of pictures (n, S, S, C)."""
     edges = [part for module in (network, objective) for part in module.modules() if isinstance(part, Edges)]
     if not edges and not recipe.linear:
         return
-    rows = np.linspace(0, len(pictures) - 1, min(SAMPLE, len(pictures))).astype(np.int64)
-    sample = make_batch(pictures, None, rows).pictures
+    places = np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(np.int64)
+    sample = make_batch(pictures, None, rows[places]).pictures
     for part in edges:
         part.fit(sample)
     if recipe.linear:
         fit_linear_path(network, sample, parse_variance(recipe.variance))
 
 
-def as_seen(pictures: Pixels, size: int) -> Pixels:
-    """Pictures (n, R, R, C) uint8 at the network's size, (n, S, S, C)."""
+def as_seen(pictures: Pixels, size: int, folder: Path) -> Pixels:
+    """Pictures (n, R, R, C) uint8 at the network's size, (n, S, S, C); in a file in `folder` if they are in one."""
     if pictures.shape[1] == size:
         return pictures
-    found = np.empty((len(pictures), size, size, pictures.shape[3]), np.uint8)
+    shape = (len(pictures), size, size, pictures.shape[3])
+    found = empty_images(shape, folder if is_in_file(pictures) else None)
     for start in range(0, len(pictures), 500):
         x = torch.from_numpy(pictures[start : start + 500]).permute(0, 3, 1, 2).float() / 255
         found[start : start + 500] = (clean(x, size) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()

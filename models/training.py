@@ -106,7 +106,7 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: one thing after another
     device = pick_device(options.device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device))
     train_rows, validation_rows = split(len(pictures), options.seed)
-    shown = as_seen(pictures, preprocessing.image_size)  # (n, S, S, C)
+    shown = as_seen(pictures, preprocessing.image_size, state_folder.parent)  # (n, S, S, C)
     large = pictures if shown is not pictures else None  # for copies as sharp as those of the files
     validation_set, validation_large = shown[validation_rows], None if large is None else large[validation_rows]
     validation_labels = None if extras.labels is None else extras.labels[validation_rows]
@@ -118,7 +118,7 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: one thing after another
     network = start_network(preprocessing, recipe, extras)
     objective = start_objective(len(pictures), preprocessing, recipe, extras)
     if extras.frozen is None:
-        fit_to(network, objective, shown[train_rows], recipe)
+        fit_to(network, objective, shown, train_rows, recipe)
     network, objective = network.to(device), objective.to(device)
     averaged = copy.deepcopy(network).requires_grad_(False)  # what is validated and kept: steadier than the last step
     optimiser = start_optimiser(network, objective, recipe)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,15 +18,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from core.errors import BadSetting, CheckpointDamaged, NoSuchEncoder, NotFinite, TooFewPictures
-from core.settings import Settings
+from core.errors import BadSetting, CheckpointDamaged, HomeNotWritable, NoSuchEncoder, NotFinite, TooFewPictures
+from core.settings import Settings, load_settings
+from indexer.material import Wanted, read_material
 from indexer.training import budget_start
 from models import checkpoints
 from models.encoder import TrainedEncoder
+from models.image_file import empty_images, is_in_file
 from models.networks import Architecture, Network
 from models.preprocessing import Pixels, Preprocessing, to_unit
 from models.recipes import Recipe, load_recipe, recipe_names
+from models.start import as_seen
 from models.training import Options, Progress, Trained, batch_size_for, split, train
+from models.walk import walk
+from store.home import Home
 
 SPEC = Preprocessing(16, 1)
 
@@ -78,6 +84,58 @@ def test_the_same_seed_gives_the_same_losses_and_another_seed_others(tmp_path: P
 
 def losses(trained: Trained) -> list[object]:
     return [(epoch["train"], epoch["validation"]) for epoch in trained.history]
+
+
+# More images than memory should hold
+
+
+def in_file(pictures: Pixels, folder: Path) -> Pixels:
+    folder.mkdir(exist_ok=True)
+    kept = empty_images(pictures.shape, folder)
+    kept[:] = pictures
+    return kept
+
+
+def test_images_in_a_file_are_trained_on_as_those_in_memory(tmp_path: Path) -> None:
+    pictures = bars(100)
+    kept = in_file(pictures, tmp_path / "home")
+    assert is_in_file(kept) and not is_in_file(pictures)
+    recipe = small(epochs=2, linear=True)
+    one, other = run(pictures, tmp_path / "a", recipe, seed=1), run(kept, tmp_path / "b", recipe, seed=1)
+    assert losses(one) == losses(other)
+    larger = pictures.repeat(2, axis=1).repeat(2, axis=2)
+    shown = as_seen(in_file(larger, tmp_path / "home"), 16, tmp_path / "home")
+    assert is_in_file(shown) and np.array_equal(shown, as_seen(larger, 16, tmp_path / "home"))
+    assert list((tmp_path / "home").iterdir()) == []  # the files have no name: nothing can be left behind
+
+
+def test_no_image_is_left_out_however_little_memory_training_may_take(
+    tmp_path: Path, digits: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (digits / "bad.png").write_bytes(b"no picture")
+    settings = load_settings(home=tmp_path / "home", workers=1, device="cpu")
+    Home(settings.home).create()
+    before = sorted(settings.home.rglob("*"))
+    files = walk([digits]).files
+    with caplog.at_level("INFO"):
+        whole, little = (
+            read_material(settings.model_copy(update={"train_memory": limit}), files, Wanted(small()))
+            for limit in (2_000_000_000, 1000)
+        )
+    assert not is_in_file(whole.pictures) and is_in_file(little.pictures)
+    assert len(little.pictures) == 120 and np.array_equal(whole.pictures, little.pictures)
+    assert [failure.path for failure in little.failures] == [str(digits / "bad.png")]
+    assert sum("all are used, from a temporary file" in message for message in caplog.messages) == 1
+    assert sorted(settings.home.rglob("*")) == before
+
+
+def test_too_little_space_for_the_images_is_an_error_that_says_how_much_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000_000))
+    words = r"50,000 images to train on need 0\.6 GB in .*: No space left on device.*SIMILE_TRAIN_MEMORY"
+    with pytest.raises(HomeNotWritable, match=words):
+        empty_images((50_000, 64, 64, 3), tmp_path)
 
 
 KILLED = """
