@@ -43,7 +43,7 @@ def run_demo(
         chosen = np.random.default_rng(SEED).choice(len(records), min(SEARCHES, len(records)), replace=False)
         answers = [(searcher.by_id(records[n].id, limit=HITS), searcher.pixels(records[n].id)) for n in chosen]
         write_sheet(searcher, answers, sheet)
-        # The page is fast from the first search on; a Ctrl-C while a network is converted in another thread may crash.
+        # The page is fast from the first search on.
         searcher.encoder().prepare()
     return sheet, summary
 

@@ -7,7 +7,7 @@ import warnings
 from importlib import import_module
 from threading import Lock
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,15 @@ from torch import Tensor, nn
 from core.records import FloatArray
 
 _CONVERSION_TOOL = "openvino.tools.ovc"
+_core: Any = None
+_making_core = Lock()
 
 
 class OpenvinoRuntime:
     """Runs a module's graph with any number of inputs. Raises ImportError without openvino."""
 
     def __init__(self, module: nn.Module, sample: Tensor, precision: Literal["fp32", "bf16"]) -> None:
-        openvino = import_openvino()
+        core = shared_core()
         self.name = f"openvino-{precision}"
         settings = {
             "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],  # its own choice may be bf16
@@ -29,7 +31,7 @@ class OpenvinoRuntime:
             "PERFORMANCE_HINT": "LATENCY",
             "ENABLE_CPU_PINNING": False,  # or two processes sit on the same core
         }
-        compiled = openvino.Core().compile_model(_converted(module, sample), "CPU", settings)
+        compiled = core.compile_model(_converted(module, sample), "CPU", settings)
         self._outputs = len(compiled.outputs)
         self._request = compiled.create_infer_request()
         self._lock = Lock()  # a request holds one set of inputs and outputs
@@ -38,6 +40,21 @@ class OpenvinoRuntime:
         with self._lock:
             found = self._request.infer([x], share_inputs=True)  # outputs are copies
             return tuple(found[position] for position in range(self._outputs))
+
+
+def shared_core() -> Any:
+    """The only `openvino.Core` of the process, which is kept until the process ends. Raises ImportError.
+
+    A core's CPU plugin gives the thread that loads it an alternate signal stack, and frees that memory with the core.
+    Where another thread drops the core, or two cores are dropped in the order in which they were made, the kernel
+    would still write the next signal's frame to the freed address: Ctrl-C then ends the process with SIGSEGV.
+    """
+    global _core  # noqa: PLW0603  # one for each process
+    openvino = import_openvino()
+    with _making_core:
+        if _core is None:
+            _core = openvino.Core()
+        return _core
 
 
 def import_openvino() -> ModuleType:

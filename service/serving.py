@@ -41,6 +41,8 @@ class Server(uvicorn.Server):
         while self.app.state.house.inside and time.monotonic() < until and not self.force_exit:
             await asyncio.sleep(0.02)
         await super().shutdown(sockets)
+        if self.force_exit:  # uvicorn then leaves out what ends the app's threads, which the interpreter waits for
+            await self.lifespan.shutdown()
 
 
 def make_server(settings: Settings, *, prepared: bool = True, header_seconds: float = HEADER_SECONDS) -> Server:

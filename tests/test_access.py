@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -217,12 +217,22 @@ def test_a_revoked_key_opens_nothing_a_second_later_in_any_worker_nor_does_its_c
             assert client.get("/v1/secrets", headers=bearer(keys["search"])).status_code == 404
 
 
-def test_a_key_ends_at_its_moment_though_it_is_remembered(settings: Settings, keys: dict[str, str]) -> None:
+class InAnHour(datetime):
+    """A clock that is an hour ahead."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Any:
+        return datetime.now(tz) + timedelta(hours=1)
+
+
+def test_a_key_ends_at_its_moment_though_it_is_remembered(
+    settings: Settings, keys: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Catalogue(home_of(settings)) as catalogue:
-        key = catalogue.create_key("short", "search", lifetime=timedelta(seconds=0.4))[0].text
+        key = catalogue.create_key("short", "search", lifetime=timedelta(hours=1))[0].text
     with serving(settings) as client:
         assert client.get("/v1/secrets", headers=bearer(key)).status_code == 404
-        time.sleep(0.4)
+        monkeypatch.setattr("service.keyring.datetime", InAnHour)
         refused(client.get("/v1/secrets", headers=bearer(key)), 401, "key-refused")
 
 
@@ -500,10 +510,17 @@ def test_a_stream_of_events_ends_when_its_key_is_revoked(settings: Settings, key
 # Rates
 
 
+def frozen(client: TestClient) -> TestClient:
+    """The client of a service whose rates are measured at one moment, however long the requests take."""
+    client.app.state.buckets._clock = lambda: 1000.0  # type: ignore[attr-defined]
+    return client
+
+
 def test_a_key_has_its_own_measure_and_is_told_when_to_come_again(settings: Settings, keys: dict[str, str]) -> None:
     with Catalogue(home_of(settings)) as catalogue:
         slow = catalogue.create_key("slow", "search", rate=3)[0].text
     with serving(settings.model_copy(update={"rate": 100})) as client:
+        frozen(client)
         statuses = [client.get("/v1/secrets", headers=bearer(slow)).status_code for _ in range(5)]
         assert statuses == [404, 404, 404, 429, 429]
         waits = refused(client.get("/v1/secrets", headers=bearer(slow)), 429, "too-many-requests")
@@ -514,6 +531,7 @@ def test_a_key_has_its_own_measure_and_is_told_when_to_come_again(settings: Sett
 
 def test_an_address_is_measured_whatever_keys_it_has(settings: Settings, keys: dict[str, str]) -> None:
     with serving(settings.model_copy(update={"rate": 4})) as client:
+        frozen(client)
         statuses = [client.get("/v1/secrets", headers=bearer(key)).status_code for key in [*keys.values()] * 2]
         assert statuses == [404] * 4 + [429] * 2
 
@@ -523,7 +541,7 @@ def test_without_a_rate_as_many_come_as_like(client: TestClient, keys: dict[str,
 
 
 def test_guessing_keys_ends_soon_and_costs_those_nothing_who_have_one(client: TestClient, keys: dict[str, str]) -> None:
-    assert client.get("/v1/secrets", headers=bearer(keys["search"])).status_code == 404
+    assert frozen(client).get("/v1/secrets", headers=bearer(keys["search"])).status_code == 404
     guesses = [client.get("/v1/secrets", headers=bearer(f"guess {n}")).status_code for n in range(WRONG_KEYS + 5)]
     assert guesses == [401] * WRONG_KEYS + [429] * 5
     time.sleep(0.6)  # what is known of a good key has to be asked again
@@ -531,7 +549,7 @@ def test_guessing_keys_ends_soon_and_costs_those_nothing_who_have_one(client: Te
 
 
 def test_signing_in_is_measured_more_strictly(client: TestClient, keys: dict[str, str]) -> None:
-    statuses = [sign_in(client, f"guess {n}").status_code for n in range(ATTEMPTS + 2)]
+    statuses = [sign_in(frozen(client), f"guess {n}").status_code for n in range(ATTEMPTS + 2)]
     assert statuses == [403] * ATTEMPTS + [429] * 2
     late = sign_in(client, keys["search"])
     assert late.status_code == 429 and COOKIE not in client.cookies and "Wait" in late.text

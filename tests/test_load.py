@@ -24,6 +24,7 @@ from service.connections import CONNECTION
 from service.limits import EncodingPool
 from service.metrics import Metrics
 from service.problems import Refusal
+from service.serving import make_server
 from tests.listening import Listening, form, get, head, is_closed, listening, read_reply, upload
 
 
@@ -349,6 +350,22 @@ def test_a_server_that_stops_answers_what_it_took_in_and_refuses_the_rest(
         assert read_reply(taken).status == 200
         serving.thread.join(timeout=10)
         assert not serving.thread.is_alive()
+
+
+def test_a_server_that_is_forced_to_end_ends_its_threads(tmp_path: Path) -> None:
+    """A second Ctrl-C: the interpreter waited for ever for the thread that notes the facts of the index."""
+    before = set(threading.enumerate())
+    server = make_server(load_settings(home=tmp_path / "none"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        assert "facts" in {one.name for one in threading.enumerate()}
+        server.force_exit = server.should_exit = True
+        thread.join(timeout=60)
+    left = {one.name for one in set(threading.enumerate()) - before}
+    assert not left & {"facts", "batches"}
 
 
 def test_a_service_that_still_loads_its_encoder_says_so(home_with_digits: Settings) -> None:

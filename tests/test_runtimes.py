@@ -272,6 +272,32 @@ def test_openvino_reports_nothing_says_nothing_and_leaves_no_file(tmp_path: Path
     assert list(tmp_path.rglob("*")) == []
 
 
+DROPPED = """
+import gc, signal, threading
+import torch
+from models.openvino_runtime import OpenvinoRuntime
+runtimes = [OpenvinoRuntime(torch.nn.Sequential(torch.nn.Linear(4, 3)).eval(), torch.zeros(2, 4), "fp32") for _ in "ab"]
+caught = []
+signal.signal(signal.SIGINT, lambda number, frame: caught.append(number))
+def drop():
+    while runtimes:
+        runtimes.pop(0)  # in the order in which they were made
+        gc.collect()
+{drop}
+signal.raise_signal(signal.SIGINT)
+print(caught == [signal.SIGINT])
+"""
+
+
+@pytest.mark.parametrize("drop", ["drop()", "thread = threading.Thread(target=drop); thread.start(); thread.join()"])
+def test_a_signal_reaches_a_process_that_has_dropped_its_openvino_runtimes(drop: str) -> None:
+    """The plugin frees the signal stack of the thread that loaded it: Ctrl-C ended the demo with SIGSEGV."""
+    root = Path(__file__).resolve().parents[1]
+    code = DROPPED.format(drop=drop)
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
 def test_agreement_is_measured_as_its_limits_are_meant() -> None:
     eager = np.array([[1.0, 0.0], [0.0, 2.0]], dtype=np.float32)
     moved = eager + np.array([[0.0, 0.0], [0.0, 0.1]], dtype=np.float32)

@@ -33,7 +33,10 @@ def free_port() -> int:
 
 @dataclass
 class Served:
-    """`simile serve`, and a connection to each of its workers by the letters that their ids begin with."""
+    """`simile serve`, and a connection to each of its workers by the letters that their ids begin with.
+
+    The service closes a connection that is idle for IDLE_SECONDS: a test calls `connect` before it uses them.
+    """
 
     process: subprocess.Popen[str]
     port: int
@@ -42,9 +45,9 @@ class Served:
     connections: dict[str, HTTPConnection] = field(default_factory=dict)
 
     def connect(self, workers: int, seconds: float = 90) -> None:
-        """Opens connections until it has one to each worker."""
+        """Opens connections until it has an open one to each worker."""
         until = time.monotonic() + seconds
-        while len(self.connections) < workers:
+        while self._open() < workers:
             assert time.monotonic() < until and self.process.poll() is None, self.log.read_text()
             connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
             try:
@@ -56,6 +59,15 @@ class Served:
                 self.connections[worker] = connection
             else:
                 connection.close()
+
+    def _open(self) -> int:
+        """Uses each connection once, forgets those that the service has closed, and counts the others."""
+        for worker, connection in list(self.connections.items()):
+            try:
+                ask(connection, "GET", "/livez")
+            except OSError:
+                self.connections.pop(worker).close()
+        return len(self.connections)
 
     def disconnect(self) -> None:
         for connection in self.connections.values():
@@ -83,6 +95,11 @@ def ask(connection: HTTPConnection, method: str, path: str, data: bytes | None =
     return response.status, response.headers["x-request-id"].split("-")[0], json.loads(response.read() or b"null")
 
 
+def complete_lines(log: Path) -> str:
+    """The log without a last line that is still being written."""
+    return log.read_text().rpartition("\n")[0]
+
+
 def start(home: Path, log: Path, *arguments: str, **environment: str) -> Served:
     port, metrics_port = free_port(), free_port()
     command = [SIMILE, "serve", "--home", home, "--port", port, "--metrics-port", metrics_port, *arguments]
@@ -107,6 +124,7 @@ def served(_trained: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
 
 
 def test_what_one_worker_stores_the_other_finds_at_once(served: Served) -> None:
+    served.connect(2)
     one, other = served.connections.values()
     for seed in range(100, 110):
         data = picture(seed)
@@ -127,6 +145,7 @@ def test_the_figures_of_all_workers_are_added_up_at_an_address_of_their_own(serv
         name = 'simile_requests_total{method="GET",route="/v1/images/{image_id}",status="200"}'
         return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
+    served.connect(2)
     before = counted()
     for connection in served.connections.values():
         assert ask(connection, "GET", "/v1/images/7")[0] == 200
@@ -150,18 +169,30 @@ def test_a_worker_that_dies_is_replaced_and_the_other_goes_on(served: Served) ->
 
 
 def test_every_line_of_the_log_is_an_object_that_names_its_request(served: Served) -> None:
-    connection = next(iter(served.connections.values()))
-    connection.request("GET", "/v1/images/7?token=secret", headers={"X-Request-Id": "mine-7", "X-API-Key": "secret"})
-    response = connection.getresponse()
-    response.read()
+    with closing(HTTPConnection("127.0.0.1", served.port, timeout=30)) as connection:
+        headers = {"X-Request-Id": "mine-7", "X-API-Key": "secret"}
+        connection.request("GET", "/v1/images/7?token=secret", headers=headers)
+        response = connection.getresponse()
+        response.read()
     assert response.headers["x-request-id"] == "mine-7"
-    time.sleep(0.2)
-    text = served.log.read_text()
+    until = time.monotonic() + 30
+    while '"mine-7"' not in (text := complete_lines(served.log)):  # a line is written when the answer has been sent
+        assert time.monotonic() < until, text
+        time.sleep(0.02)
     lines = [json.loads(line) for line in text.splitlines() if not line.startswith("simile listens")]
     (mine,) = [line for line in lines if line.get("id") == "mine-7"]
     assert (mine["method"], mine["route"], mine["status"]) == ("GET", "/v1/images/{image_id}", 200)
     assert mine["ms"] > 0 and mine["bytes_out"] > 100 and mine["key"] is None
     assert "secret" not in text
+
+
+def test_connections_that_were_closed_meanwhile_are_opened_anew(served: Served) -> None:
+    served.connect(2)
+    for connection in served.connections.values():
+        assert connection.sock is not None
+        connection.sock.shutdown(socket.SHUT_RDWR)  # as if the service had closed it
+    served.connect(2)
+    assert [ask(one, "GET", "/livez")[0] for one in served.connections.values()] == [200, 200]
 
 
 def test_sigterm_ends_all_workers_and_the_command_says_it_went_well(served: Served) -> None:
