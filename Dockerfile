@@ -11,7 +11,9 @@ RUN python -c "import tomllib; print('\n'.join(tomllib.load(open('pyproject.toml
     && pip install --no-cache-dir -c constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -r requirements.txt
 
 COPY README.md LICENSE ./
+COPY src src
 COPY core core
+COPY images images
 COPY models models
 COPY store store
 COPY search search
@@ -21,7 +23,6 @@ COPY dedup dedup
 COPY explore explore
 COPY service service
 COPY cli cli
-COPY simile simile
 COPY migrations migrations
 RUN pip install --no-cache-dir --no-deps .
 

@@ -23,12 +23,12 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import numpy as np
+
 from serving_home import ask, free_port, serve_command, started, wait_until_ready
+from simile.core.settings import load_settings
+from simile.indexer.maintenance.verify import home_leftovers, verify_home
 from simile_runs import simile
 from two_workers import drawn
-
-from core.settings import load_settings
-from indexer.verify import home_leftovers, verify_home
 
 CLIENTS = 4
 

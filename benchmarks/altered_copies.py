@@ -12,10 +12,11 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from core.settings import load_settings
-from models.images import Limits, decode
-from search.searcher import Searcher
-from search.sheets import write_sheet
+from simile.core.settings import load_settings
+from simile.images.decoding import decode
+from simile.images.formats import Limits
+from simile.search.contact_sheet import write_sheet
+from simile.search.searcher import Searcher
 
 HITS = 6
 LIMITS = Limits()

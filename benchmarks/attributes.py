@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from simile_runs import encoder_of, simile
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
-from explore.attributes import Examples, learn
-from models.collection import read_arrays
-from models.images import Limits
+from simile.explore.attributes.directions import Examples, learn
+from simile.images.formats import Limits
+from simile.images.loading.loader import read_arrays
+from simile_runs import encoder_of, simile
 
 SIDES = ("smiling", "not-smiling")
 SHOWN = 16

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import pillow_heif
 from PIL import Image
+
 from throughput import Peak
 
 SIMILE = str(Path(sys.executable).with_name("simile"))

@@ -18,18 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from attributes import divide
 from numpy.typing import NDArray
 from PIL import Image
-from simile_runs import encoder_of, simile
 from sklearn.decomposition import PCA
 
-from explore.archive import packed_tables
-from explore.compression import compress, find_delta
-from explore.quantising import Quantiser, Tables
-from models.charts import curves
-from models.encoder import TrainedEncoder
-from models.images import Limits
+from attributes import divide
+from simile.explore.compression.archive import packed_tables
+from simile.explore.compression.codec import compress, find_delta
+from simile.explore.compression.quantization import Quantiser, Tables
+from simile.images.formats import Limits
+from simile.images.rendering.line_chart import curves
+from simile.models.inference.encoder import TrainedEncoder
+from simile_runs import encoder_of, simile
 
 Pictures = NDArray[np.float64]  # (n, h, w) in [0, 1]
 Point = tuple[float, float, float]  # bytes, PSNR, SSIM

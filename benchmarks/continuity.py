@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from simile_runs import simile, write_pictures
 
-from core.settings import load_settings
-from explore.continuity import Continuity, continuity
-from explore.morphing import path_through
-from models.preprocessing import Pixels
-from search.searcher import Searcher
+from simile.core.settings import load_settings
+from simile.explore.latent.interpolation import path_through
+from simile.explore.latent.smoothness import Continuity, continuity
+from simile.images.transforms import Pixels
+from simile.search.searcher import Searcher
+from simile_runs import simile, write_pictures
 
 TRAINED, HELD_OUT, DRAWN = 20_000, 5000, 5000  # digits to train on, to walk between, and in the picture
 STEPS = 16

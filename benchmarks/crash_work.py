@@ -10,19 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
-from core.settings import Settings, load_settings
-from indexer.job import IndexRequest, index
-from indexer.training import TrainingRequest
-from indexer.training_job import train_on
-from indexer.upkeep import compact_index
-from indexer.uploads import add_upload, delete_image
-from models import checkpoints
-from models.datasets import write_digits
-from models.images import encode_png
-from search.encoders import load_encoder, register
-from search.searcher import Searcher
-from store.catalogue import Catalogue
-from store.home import Home
+from simile.core.settings import Settings, load_settings
+from simile.images.encoding import encode_png
+from simile.indexer.maintenance.rebuild import compact_index
+from simile.indexer.pipeline.job import IndexRequest, index
+from simile.indexer.pipeline.uploads import add_upload, delete_image
+from simile.indexer.training.train import TrainingRequest, train_on
+from simile.models.checkpoints import checkpoint
+from simile.models.demo_datasets import write_digits
+from simile.search.encoder_registry import load_encoder, register
+from simile.search.searcher import Searcher
+from simile.store.catalogue.catalogue import Catalogue
+from simile.store.home import Home
 
 Say = Callable[..., None]
 LONGEST = 60.0  # seconds after which a process hangs
@@ -200,8 +199,8 @@ def make_world(folder: Path, home: Path, trained: Path | None, seed: int, many: 
 
 def another_encoder(folder: Path, fingerprint: str) -> str:
     """The same network with other weights."""
-    weights, description = checkpoints.load(folder / fingerprint)
+    weights, description = checkpoint.load(folder / fingerprint)
     described = {name: value for name, value in description.items() if name not in ("format", "fingerprint")}
-    made = checkpoints.save(folder / ".new", {name: 1.1 * tensor for name, tensor in weights.items()}, described)
+    made = checkpoint.save(folder / ".new", {name: 1.1 * tensor for name, tensor in weights.items()}, described)
     (folder / ".new").rename(folder / made)
     return made

@@ -29,15 +29,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from crash_work import KINDS, LONGEST, PAIRS, Work, World, contents, make_world, rows
-
-from core.errors import HomeNotWritable
-from indexer.job import IndexRequest, index
-from indexer.upkeep import compact_index
-from indexer.verify import home_leftovers, verify_home
-from store.catalogue import Catalogue
-from store.distances import to_indexed
-from store.home import Home
-from store.index import Index
+from simile.core.errors import HomeNotWritable
+from simile.indexer.maintenance.rebuild import compact_index
+from simile.indexer.maintenance.verify import home_leftovers, verify_home
+from simile.indexer.pipeline.job import IndexRequest, index
+from simile.store.catalogue.catalogue import Catalogue
+from simile.store.home import Home
+from simile.store.index.index import Index
+from simile.store.index.metric import to_indexed
 
 SHOWN = 50  # flaws: one is enough to go after
 

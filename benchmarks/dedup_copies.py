@@ -30,6 +30,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
 from dedup_scoring import (
     Score,
     Truth,
@@ -43,12 +46,9 @@ from dedup_scoring import (
     timed,
 )
 from dedup_sheets import upright
-from numpy.typing import NDArray
-from PIL import Image
-
-from models.alterations import KINDS, altered
-from models.drawing import SheetRow, Tile, contact_sheets
-from models.walk import walk
+from simile.images.distortions import KINDS, altered
+from simile.images.rendering.sheets import SheetRow, Tile, contact_sheets
+from simile.images.sources.sources import walk
 
 COLLECTION, ORIGINALS, QUALITY = 1000, 250, 92
 REAL = Path(__file__).with_name("dedup_real_copies.csv")

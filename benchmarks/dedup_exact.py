@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dedup_rewrapped import KINDS, MAKE, as_png, opened
 from PIL import Image, ImageOps
+
+from dedup_rewrapped import KINDS, MAKE, as_png, opened
 from simile_runs import simile
 
 EACH = 3  # planted beside each picture

@@ -23,14 +23,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
 from dedup_plans import MALICIOUS
 from dedup_world import World, differences, lost, make_world, tree
-
-from core.errors import BadSetting, SimileError
-from dedup.apply import Applied, ApplyRequest, apply_plan
-from dedup.journal import Action, all_journals
-from dedup.sighting import exists
-from dedup.undo import undo
+from simile.core.errors import BadSetting, SimileError
+from simile.dedup.cleanup.apply import Applied, ApplyRequest, apply_plan
+from simile.dedup.cleanup.file_identity import exists
+from simile.dedup.cleanup.journal import Action, all_journals
+from simile.dedup.cleanup.undo import undo
 
 STEPS = {
     "os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.chmod", "os.chown",

@@ -23,15 +23,15 @@ import time
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
 from dedup_rows import many_rows
 from dedup_scoring import Score, Truth, make_truth, read_pairs, recall_by_kind, score
 from dedup_sheets import draw_pairs, least_sure
-from numpy.typing import NDArray
+from simile.images.distortions import altered
+from simile.images.encoding import encode_png
 from simile_runs import SIMILE
 from throughput import Peak
-
-from models.alterations import altered
-from models.images import encode_png
 
 KINDS = ("jpeg-30", "resize-50", "crop-90", "mirror", "turn-90", "colour", "blur", "noise", "border")
 PARTS = "x_train", "x_test"

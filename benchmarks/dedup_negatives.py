@@ -24,10 +24,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from dedup_sheets import draw_pairs, least_sure
-from simile_runs import simile
 
-from models.images import encode_png
+from dedup_sheets import draw_pairs, least_sure
+from simile.images.encoding import encode_png
+from simile_runs import simile
 
 BLOCK = 100  # frames
 

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from dedup_world import World, index, sha256_of
-
-from dedup.apply import ApplyRequest, apply_plan
-from dedup.plan import plan_json
-from dedup.records import Decision, Plan, Removal
-from store.catalogue import Catalogue
-from store.records import DuplicateRecord
+from simile.dedup.cleanup.apply import ApplyRequest, apply_plan
+from simile.dedup.cleanup.plan import plan_json
+from simile.dedup.records import Decision, Plan, Removal
+from simile.store.catalogue.catalogue import Catalogue
+from simile.store.catalogue.records import DuplicateRecord
 
 Maker = Callable[[World], list[Path]]
 MALICIOUS: dict[str, Maker] = {}

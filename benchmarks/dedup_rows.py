@@ -12,14 +12,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+from simile.dedup.detection.candidates import NEAR, vectors_of, write_candidates
+from simile.store.catalogue.catalogue import Catalogue
+from simile.store.home import Home
+from simile.store.index.index import Index
+from simile.store.index.snapshot import Snapshot
 from simile_runs import SIMILE
 from synthetic_rows import add_rows, aggregate_posterior, made_home
-
-from dedup.candidates import NEAR, vectors_of, write_candidates
-from store.catalogue import Catalogue
-from store.home import Home
-from store.index import Index
-from store.snapshot import Snapshot
 
 WANTED = 10  # neighbours of a row
 SAMPLE = 1000  # rows, by which the radius is found

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from simile_runs import simile
 
 BLOCK = 500  # rows of the matrix of distances at a time

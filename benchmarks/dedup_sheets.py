@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from models.drawing import write
-from models.images import encode_png
+from simile.images.encoding import encode_png
+from simile.images.rendering.sheets import write
 
 ACROSS, GAP = 6, 24  # pairs side by side, pixels between them
 SHOWN = 60  # pairs of a sheet

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from core.records import FileFacts
-from core.settings import Settings, load_settings
-from dedup.plan import write_plan
-from dedup.records import Decision, Plan, Removal
-from models.images import encode_png
-from store import schema
-from store.catalogue import Catalogue
-from store.home import Home
-from store.records import DuplicateRecord, NewPicture
+from simile.core.records import FileFacts
+from simile.core.settings import Settings, load_settings
+from simile.dedup.cleanup.plan import write_plan
+from simile.dedup.records import Decision, Plan, Removal
+from simile.images.encoding import encode_png
+from simile.store.catalogue.catalogue import Catalogue
+from simile.store.catalogue.records import DuplicateRecord, NewPicture
+from simile.store.database import schema
+from simile.store.home import Home
 
 ENCODER = "d" * 64
 Facts = tuple[str, str, int, int]  # kind, hash or where a link leads, mtime_ns, mode

@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from simile_runs import encoder_of, simile
 
-from models.collection import read_arrays
-from models.drawing import grid
-from models.images import Limits
-from models.ms_ssim import ssim
-from models.preprocessing import to_unit
+from simile.images.formats import Limits
+from simile.images.loading.loader import read_arrays
+from simile.images.rendering.sheets import grid
+from simile.images.transforms import to_unit
+from simile.models.losses.ssim import ssim
+from simile_runs import encoder_of, simile
 
 RUNS = {
     "vae": ["--recipe", "vae"],

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from simile_runs import simile, write_pictures
 from sklearn.decomposition import PCA
 
-from core.settings import load_settings
-from search.searcher import Searcher
+from simile.core.settings import load_settings
+from simile.search.searcher import Searcher
+from simile_runs import simile, write_pictures
 
 NEIGHBOURS, VOTERS, DIMENSIONS = 10, 5, 64
 CHUNK = 500

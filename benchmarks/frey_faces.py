@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+
 from simile_runs import report_of, simile, write_pictures
 
 

@@ -29,15 +29,15 @@ from threading import Event
 from typing import Any
 
 import numpy as np
-from simile_runs import served, simile, write_pictures
 
-from core.settings import load_settings
-from models.images import encode_png
-from models.preprocessing import Pixels
-from search.gauge import Gauge
-from search.measuring import measure
-from search.questions import Answer, Asked, Question
-from search.searcher import Searcher
+from simile.core.settings import load_settings
+from simile.images.encoding import encode_png
+from simile.images.transforms import Pixels
+from simile.search.calibration.calibration import Gauge
+from simile.search.calibration.estimate import measure
+from simile.search.queries import Answer, Asked, Question
+from simile.search.searcher import Searcher
+from simile_runs import served, simile, write_pictures
 
 OWN, NEW, STRANGE, TOGETHER = 5000, 2000, 500, 50
 SETS = ("reconstruction,distance,sigma", "distance,sigma", "reconstruction", "distance", "sigma")

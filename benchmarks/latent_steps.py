@@ -24,21 +24,22 @@ from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
-from simile_runs import served
 
-from core.records import FloatArray
-from core.settings import load_settings
-from explore import attribute_files
-from explore.aggregate import aggregate_of
-from explore.attributes import Examples, learn
-from explore.generation import generate
-from explore.mixing import mix, moved, pushed
-from explore.morphing import morph
-from explore.parts import Place, decoded
-from explore.traversal import Reach, reach_of
-from models.images import encode_png
-from search.questions import Asked, Question
-from search.searcher import Searcher
+from simile.core.records import FloatArray
+from simile.core.settings import load_settings
+from simile.explore.attributes.directions import Examples, learn
+from simile.explore.latent.aggregate_posterior import aggregate_of
+from simile.explore.latent.arithmetic import mix, moved
+from simile.explore.latent.inputs import Place, decoded
+from simile.explore.latent.interpolation import morph
+from simile.explore.latent.sampling import generate
+from simile.explore.latent.traversal import Reach, reach_of
+from simile.images.encoding import encode_png
+from simile.search import attributes
+from simile.search.attributes import pushed
+from simile.search.queries import Asked, Question
+from simile.search.searcher import Searcher
+from simile_runs import served
 
 Step = Callable[[int, int], object]  # of two images
 Timed = dict[str, NDArray[np.float64]]  # milliseconds, by step
@@ -75,7 +76,7 @@ def prepared(searcher: Searcher) -> list[int]:
     most = everything.mu[:, reach_of(searcher).order[0]]
     digests = [str(image_id) for image_id in everything.ids.tolist()]
     examples = Examples(everything.mu, most > np.median(most), digests)
-    attribute_files.save(searcher.home, learn(ATTRIBUTE, everything.encoder.fingerprint, examples))
+    attributes.save(searcher.home, learn(ATTRIBUTE, everything.encoder.fingerprint, examples))
     found: list[int] = everything.ids.tolist()
     return found
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from load_home import encoder_folder, loop, make_pictures, make_rows, read_seen, write_vectors
 from serving_home import ask, free_port, serve_command, started, wait_until_ready
 

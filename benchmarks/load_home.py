@@ -11,14 +11,16 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+
 from serving_home import form
+from simile.images.decoding import decode
+from simile.images.encoding import encode_jpeg
+from simile.images.formats import Limits
+from simile.images.loading.loader import prepare_bytes
+from simile.store.catalogue.catalogue import Catalogue
+from simile.store.home import Home
 from simile_runs import encoder_of, simile
 from synthetic_rows import add_rows, made_home
-
-from models.collection import prepare_bytes
-from models.images import Limits, decode, encode_jpeg
-from store.catalogue import Catalogue
-from store.home import Home
 
 SIZE = (400, 533)  # width and height of what is uploaded
 LIMITS = Limits(200_000_000, 50_000_000)
@@ -27,8 +29,8 @@ LIMITS = Limits(200_000_000, 50_000_000)
 LOOP = """if True:
     import pickle, sys, time; from pathlib import Path
     import numpy as np
-    from models.collection import prepare_bytes; from models.encoder import TrainedEncoder
-    from models.images import Limits
+    from simile.images.loading.loader import prepare_bytes; from simile.models.inference.encoder import TrainedEncoder
+    from simile.images.formats import Limits
     folder, pictures, runtime, batch, seconds, whole = sys.argv[1:]
     encoder = TrainedEncoder.load(Path(folder), 'cpu', runtime); encoder.prepare()
     data, limits, done = pickle.loads(Path(pictures).read_bytes()), Limits(200_000_000, 50_000_000), 0

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from playwright.sync_api import sync_playwright
-from simile_runs import served, simile
 
-from models.images import encode_png
+from simile.images.encoding import encode_png
+from simile_runs import served, simile
 
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 DISTANCES = ((0, "all in sight"), (1, "a cluster"), (3, "a third of it"), (9, "a ninth of it"))

@@ -24,25 +24,25 @@ from typing import Any
 import faiss
 import numpy as np
 from numpy.typing import NDArray
+
+from simile.core.records import Filter
+from simile.core.settings import load_settings
+from simile.search.searcher import Searcher
+from simile.store.catalogue.catalogue import Catalogue
+from simile.store.home import Home
+from simile.store.index.flat import FlatIndex, Neighbours
+from simile.store.index.index import Index
+from simile.store.index.ivf import SPARE, InvertedIndex
+from simile.store.index.metric import to_indexed
 from simile_runs import SIMILE, simile
 from synthetic_rows import Floats, add_rows, aggregate_posterior, drawn, made_home, path_of
-
-from core.records import Filter
-from core.settings import load_settings
-from search.searcher import Searcher
-from store.catalogue import Catalogue
-from store.distances import to_indexed
-from store.home import Home
-from store.index import Index
-from store.inverted import SPARE, InvertedIndex
-from store.vectors import FlatIndex, Neighbours
 
 K = 10
 # In a process of its own, so that time and memory are those of opening alone.
 OPEN = """if True:
     import re, sys, time; from pathlib import Path
     import numpy as np
-    from store.catalogue import Catalogue; from store.home import Home; from store.index import Index
+    from simile.store.catalogue.catalogue import Catalogue; from simile.store.home import Home; from simile.store.index.index import Index
     def megabytes(kind): return int(re.search(rf'{kind}:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) / 1e3
     with Catalogue(Home(Path(sys.argv[1]))) as catalogue:
         catalogue.state()

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from simile_runs import encoder_of, report_of, simile, write_pictures
 
-from models.encoder import TrainedEncoder
-from models.likelihood import elbo, importance_weighted_log_likelihood
-from models.objective import active_units
-from models.preprocessing import to_unit
+from simile.images.transforms import to_unit
+from simile.models.inference.encoder import TrainedEncoder
+from simile.models.losses.elbo import active_units
+from simile.models.losses.likelihood import elbo, importance_weighted_log_likelihood
+from simile_runs import encoder_of, report_of, simile, write_pictures
 
 SAMPLES, SEED = 5000, 0
 OPTIONS = {

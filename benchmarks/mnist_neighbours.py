@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.decomposition import PCA
 
-from evaluation.neighbours import Rows, Vectors, nearest, vote
+from simile.evaluation.neighbours import Rows, Vectors, nearest, vote
 
 PUBLISHED = {"vote of 4, by 1/distance": 97.14, "vote of 5": 96.88}
 

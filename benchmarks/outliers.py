@@ -16,17 +16,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from simile_runs import simile, write_pictures
 from sklearn.metrics import roc_auc_score
 
-from core.settings import load_settings
-from explore.measures import measures_of
-from explore.outliers import find_outliers
-from models.collection import read_arrays
-from models.encoder import TrainedEncoder
-from models.likelihood import importance_weighted_log_likelihood
-from models.preprocessing import Pixels, to_unit
-from search.searcher import Searcher
+from simile.core.settings import load_settings
+from simile.explore.latent.measurements import measures_of
+from simile.explore.outliers.detector import find_outliers
+from simile.images.loading.loader import read_arrays
+from simile.images.transforms import Pixels, to_unit
+from simile.models.inference.encoder import TrainedEncoder
+from simile.models.losses.likelihood import importance_weighted_log_likelihood
+from simile.search.searcher import Searcher
+from simile_runs import simile, write_pictures
 
 USUAL, STRANGE, SAMPLES = 5000, 100, 32
 COLUMNS = ("outliers", "reconstruction", "distance", "density", "raw error", "raw likelihood", "first 100")

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from map import LONG, RECORD, STOP
 from numpy.typing import NDArray
 from playwright.sync_api import sync_playwright
+
+from map import LONG, RECORD, STOP
 from simile_runs import served
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]

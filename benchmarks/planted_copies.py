@@ -18,20 +18,20 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from simile_runs import simile
 from sklearn.decomposition import PCA
 
-from core.settings import load_settings
-from evaluation import copies
-from evaluation.job import Evaluation, EvaluationRequest, evaluate
-from evaluation.methods import Encoded, Method, PerceptualHash
-from evaluation.neighbours import nearest
-from evaluation.pictures import Reading
-from models.alterations import UNLISTED_KINDS
-from models.collection import read_arrays
-from models.encoder import TrainedEncoder
-from models.images import Limits
-from models.preprocessing import to_unit
+from simile.core.settings import load_settings
+from simile.evaluation import copy_retrieval
+from simile.evaluation.baselines import Encoded, Method, PerceptualHash
+from simile.evaluation.dataset import Reading
+from simile.evaluation.job import Evaluation, EvaluationRequest, evaluate
+from simile.evaluation.neighbours import nearest
+from simile.images.distortions import UNLISTED_KINDS
+from simile.images.formats import Limits
+from simile.images.loading.loader import read_arrays
+from simile.images.transforms import to_unit
+from simile.models.inference.encoder import TrainedEncoder
+from simile_runs import simile
 
 COLLECTION, ORIGINALS = 1000, 250
 
@@ -96,7 +96,7 @@ def unlisted(found: Evaluation, seed: int) -> None:
     rows = np.unique(material.planted.originals)
     specs = tuple(material.collection.arrays)
     reading = Reading(Limits(), 0, specs)
-    planted = copies.plant(material.collection.paths, rows, reading, seed, lambda *_: None, UNLISTED_KINDS)
+    planted = copy_retrieval.plant(material.collection.paths, rows, reading, seed, lambda *_: None, UNLISTED_KINDS)
     identity = np.unique(material.collection.digests, return_inverse=True)[1]
     print(f"\nkinds that the list does not have ({', '.join(UNLISTED_KINDS)}):")
     for method in found.methods:
@@ -107,11 +107,11 @@ def unlisted(found: Evaluation, seed: int) -> None:
 
 
 def score(
-    method: Method, found: Evaluation, planted: copies.Planted, identity: NDArray[np.int64], seed: int
-) -> copies.CopyScores:
+    method: Method, found: Evaluation, planted: copy_retrieval.Planted, identity: NDArray[np.int64], seed: int
+) -> copy_retrieval.CopyScores:
     base = method.vectors(found.material.collection.arrays[method.preprocessing])
     asked = method.vectors(planted.arrays[method.preprocessing])
-    return copies.score(nearest(base, asked, copies.CANDIDATES), planted, identity, seed)
+    return copy_retrieval.score(nearest(base, asked, copy_retrieval.CANDIDATES), planted, identity, seed)
 
 
 def reconstructions(found: Evaluation, photos: Path) -> None:

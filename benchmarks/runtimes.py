@@ -23,17 +23,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from core.records import FloatArray
-from models.agreement import compare, smooth_pictures
-from models.collection import read_arrays
-from models.devices import has_fast_bfloat16
-from models.encoder import TrainedEncoder
-from models.images import Limits
-from models.networks import Architecture, Network
-from models.preprocessing import to_unit
-from models.runtimes import SAMPLE, Decoding, Encoding, Runtime, TorchRuntime, candidates, make_runtime
-from models.walk import walk
-from store.distances import to_indexed
+from simile.core.records import FloatArray
+from simile.images.formats import Limits
+from simile.images.loading.loader import read_arrays
+from simile.images.sources.sources import walk
+from simile.images.transforms import to_unit
+from simile.models.inference.devices import has_fast_bfloat16
+from simile.models.inference.encoder import TrainedEncoder
+from simile.models.inference.parity import compare, smooth_pictures
+from simile.models.inference.runtimes import SAMPLE, Decoding, Encoding, Runtime, TorchRuntime, candidates, make_runtime
+from simile.models.networks.architecture import Architecture
+from simile.models.networks.vae import Network
+from simile.store.index.metric import to_indexed
 
 CPU = torch.device("cpu")
 BATCH, SINGLES, QUERIES, MOST_PICTURES = 256, 40, 1000, 10_000

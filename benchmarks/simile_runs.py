@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.encoder import TrainedEncoder
-from models.images import encode_png
+from simile.images.encoding import encode_png
+from simile.models.inference.encoder import TrainedEncoder
 
 SIMILE = str(Path(sys.executable).with_name("simile"))
 

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from simile_runs import encoder_of, simile, write_pictures
 
-from core.records import FileFacts
-from search.encoders import adopt
-from store.catalogue import Catalogue
-from store.home import Home
-from store.records import NewPicture
-from store.schema import upgrade
+from simile.core.records import FileFacts
+from simile.search.encoder_registry import adopt
+from simile.store.catalogue.catalogue import Catalogue
+from simile.store.catalogue.records import NewPicture
+from simile.store.database.schema import upgrade
+from simile.store.home import Home
+from simile_runs import encoder_of, simile, write_pictures
 
 BATCH = 5000
 Floats = NDArray[np.float32]

@@ -33,13 +33,13 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
-from simile_runs import write_pictures
 
-from models.collection import prepare_files
-from models.encoder import TrainedEncoder
-from models.images import Limits
-from models.walk import walk
-from models.workers import Workers
+from simile.images.formats import Limits
+from simile.images.loading.loader import prepare_files
+from simile.images.loading.worker_pool import Workers
+from simile.images.sources.sources import walk
+from simile.models.inference.encoder import TrainedEncoder
+from simile_runs import write_pictures
 
 SIMILE = str(Path(sys.executable).with_name("simile"))
 TO_TRAIN = 400

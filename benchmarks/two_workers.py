@@ -18,10 +18,10 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import numpy as np
-from serving_home import ask, free_port, serve_command, started, wait_until_ready
-from simile_runs import simile
 
-from models.images import encode_png
+from serving_home import ask, free_port, serve_command, started, wait_until_ready
+from simile.images.encoding import encode_png
+from simile_runs import simile
 
 WITHIN = 1.0  # seconds
 

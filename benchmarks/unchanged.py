@@ -23,8 +23,8 @@ import zlib
 from pathlib import Path
 from statistics import median
 
-from core.settings import load_settings
-from indexer.job import IndexRequest, index
+from simile.core.settings import load_settings
+from simile.indexer.pipeline.job import IndexRequest, index
 
 SIMILE = str(Path(sys.executable).with_name("simile"))
 TO_TRAIN = 64  # pictures of the training that makes an encoder at all

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import options, output
-from core.settings import load_settings
+from simile.cli import options, output
+from simile.core.settings import load_settings
 
 app = typer.Typer(help="List the home's encoders; put another one in use, or remove one.")
 
@@ -25,7 +25,7 @@ def encoders(
     if context.invoked_subcommand is not None:
         context.obj = home  # `simile encoders --home H activate F` means the same as with --home last
         return
-    from indexer.encoders import list_encoders
+    from simile.indexer.maintenance.encoders import list_encoders
 
     found = list_encoders(load_settings(home=home))
     if json:
@@ -43,7 +43,7 @@ def activate(
     verbose: options.Verbose = False,
 ) -> None:
     """Put an encoder in use, with an index of the vectors that it made; searches change over in one moment."""
-    from indexer.encoders import activate_encoder
+    from simile.indexer.maintenance.encoders import activate_encoder
 
     done = activate_encoder(load_settings(home=home or context.obj), encoder)
     if json:
@@ -65,7 +65,7 @@ def remove(
     verbose: options.Verbose = False,
 ) -> None:
     """Remove an encoder with the vectors that it made; the one in use can't be removed."""
-    from indexer.encoders import remove_encoder
+    from simile.indexer.maintenance.encoders import remove_encoder
 
     done = remove_encoder(load_settings(home=home or context.obj), encoder)
     if json:

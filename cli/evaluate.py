@@ -10,13 +10,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cli import options, output
-from cli.progress import Reporter
-from core.errors import BadSetting, BadUsage
-from core.settings import Settings, load_settings
+from simile.cli import options, output
+from simile.cli.progress import Reporter
+from simile.core.errors import BadSetting, BadUsage
+from simile.core.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from evaluation.job import Evaluation
+    from simile.evaluation.job import Evaluation
 
 PICTURES = ("losses", "manifold")
 ROOM_FOR_ERRORS = 116  # characters that the table needs with standard errors in it
@@ -61,9 +61,9 @@ def evaluate(
     verbose: options.Verbose = False,
 ) -> None:
     """Measure every encoder on PHOTOS beside raw pixels, PCA and a perceptual hash, and say which to use."""
-    from evaluation.job import EvaluationRequest
-    from evaluation.job import evaluate as run_evaluation
-    from evaluation.report import write_report
+    from simile.evaluation.job import EvaluationRequest
+    from simile.evaluation.job import evaluate as run_evaluation
+    from simile.evaluation.report import write_report
 
     _check(photos, picture, to)
     settings = load_settings(home=home, device=device)
@@ -104,12 +104,12 @@ def _draw(
     picture: str | None, settings: Settings, photos: list[Path], request: Any, reporter: Reporter
 ) -> dict[str, bytes]:
     """The latent picture that was asked for, by its name."""
-    from evaluation import latent_pictures
+    from simile.evaluation import latent_figures
 
     if picture == "losses":
-        return {picture: latent_pictures.losses(settings, photos, request, reporter.measured)}
+        return {picture: latent_figures.losses(settings, photos, request, reporter.measured)}
     if picture == "manifold":
-        return {picture: latent_pictures.manifold(settings, request.encoders)}
+        return {picture: latent_figures.manifold(settings, request.encoders)}
     return {}
 
 
@@ -128,7 +128,7 @@ def _show(found: Evaluation) -> None:
 
 
 def _tables(found: Evaluation, *, with_errors: bool) -> list[Table]:
-    from evaluation.columns import present, with_figures, written
+    from simile.evaluation.metric_table import present, with_figures, written
 
     tables = []
     for group, columns in present(found.rows):

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import options, output
-from core.settings import load_settings
+from simile.cli import options, output
+from simile.core.settings import load_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from store.catalogue import Catalogue
-    from store.keys import KeyRecord
+    from simile.store.catalogue.catalogue import Catalogue
+    from simile.store.catalogue.keys import KeyRecord
 
 app = typer.Typer(help="Make, list and revoke keys of the service.", no_args_is_help=True)
 
@@ -82,9 +82,9 @@ def forget(
 
 def _catalogue(home: Path | None, *, make: bool = True) -> Catalogue:
     """The home's catalogue, brought up to date; with `make`, a home that is not there yet is made."""
-    from store import schema
-    from store.catalogue import Catalogue
-    from store.home import Home
+    from simile.store.catalogue.catalogue import Catalogue
+    from simile.store.database import schema
+    from simile.store.home import Home
 
     settings = load_settings(home=home)
     found = Home(settings.home, settings.database_url)

@@ -11,27 +11,11 @@ from io import TextIOWrapper
 
 import typer
 
-from cli import (
-    attribute,
-    carry,
-    collection,
-    dedup,
-    encoders,
-    evaluate,
-    explore,
-    explore_compress,
-    explore_continuity,
-    explore_map,
-    explore_measures,
-    explore_walks,
-    keys,
-    look,
-    output,
-    serve,
-    upkeep,
-)
-from core.errors import BadUsage, SimileError
-from core.logs import set_up
+from simile.cli import backup, embed, encoders, evaluate, index, keys, maintenance, output, search, serve, train
+from simile.cli.dedup import command
+from simile.cli.explore import attribute, compress, continuity, generate, map, measure, traverse
+from simile.core.errors import BadUsage, SimileError
+from simile.core.logs import set_up
 
 app = typer.Typer(
     name="simile",
@@ -41,35 +25,35 @@ app = typer.Typer(
     help="Finds similar images with a variational autoencoder trained on your own pictures, and shows what it saw.",
 )
 
-app.command("train")(collection.train)
-app.command("index")(collection.index)
-app.command("search")(look.search)
-app.command("reconstruct")(look.reconstruct)
-app.command("embed")(collection.embed)
+app.command("train")(train.train)
+app.command("index")(index.index)
+app.command("search")(search.search)
+app.command("reconstruct")(search.reconstruct)
+app.command("embed")(embed.embed)
 app.command("evaluate")(evaluate.evaluate)
-app.command("morph")(explore.morph)
-app.command("generate")(explore.generate)
-app.command("traverse")(explore_walks.traverse)
-app.command("manifold")(explore_walks.manifold)
+app.command("morph")(generate.morph)
+app.command("generate")(generate.generate)
+app.command("traverse")(traverse.traverse)
+app.command("manifold")(traverse.manifold)
 app.add_typer(attribute.app, name="attribute")
-app.command("compress")(explore_compress.compress)
-app.command("decompress")(explore_compress.decompress)
-app.command("map")(explore_map.map_collection)
-app.command("outliers")(explore_measures.outliers)
-app.command("uncertainty")(explore_measures.uncertainty)
-app.command("continuity")(explore_continuity.continuity)
-app.add_typer(dedup.app, name="dedup")
+app.command("compress")(compress.compress)
+app.command("decompress")(compress.decompress)
+app.command("map")(map.map_collection)
+app.command("outliers")(measure.outliers)
+app.command("uncertainty")(measure.uncertainty)
+app.command("continuity")(continuity.continuity)
+app.add_typer(command.app, name="dedup")
 app.command("serve")(serve.serve)
 app.command("demo")(serve.demo)
 app.add_typer(keys.app, name="keys")
-app.command("status")(upkeep.status)
-app.command("verify")(upkeep.verify)
-app.command("rebuild")(upkeep.rebuild)
-app.command("compact")(upkeep.compact)
+app.command("status")(maintenance.status)
+app.command("verify")(maintenance.verify)
+app.command("rebuild")(maintenance.rebuild)
+app.command("compact")(maintenance.compact)
 app.add_typer(encoders.app, name="encoders")
-app.command("export")(carry.export)
-app.command("backup")(carry.backup)
-app.command("restore")(carry.restore)
+app.command("export")(backup.export)
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
 
 
 def run() -> None:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from models.patterns import Patterns
+    from simile.images.sources.gitignore import Patterns
 
 
 def patterns(include: list[str] | None, exclude: list[str] | None) -> Patterns:
     """What --include and --exclude mean together."""
-    from models.patterns import Patterns
+    from simile.images.sources.gitignore import Patterns
 
     return Patterns(tuple(include or ()), tuple(exclude or ()))
 

@@ -7,10 +7,10 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from core.records import Hit, IndexSummary
+from simile.core.records import Hit, IndexSummary
 
 if TYPE_CHECKING:
-    from search.searcher import Answer
+    from simile.search.searcher import Answer
 
 
 def write(text: str) -> None:

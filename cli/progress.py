@@ -12,11 +12,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from cli import output
+from simile.cli import output
 
 if TYPE_CHECKING:
-    from core.records import IndexSummary
-    from models.training import Progress as TrainingProgress
+    from simile.core.records import IndexSummary
+    from simile.models.training.loop import Progress as TrainingProgress
 
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BETWEEN_EVENTS = 1.0

@@ -10,11 +10,11 @@ from typing import Annotated
 
 import typer
 
-from cli import options, output
-from cli.progress import Reporter
-from core.errors import BadSetting
-from core.logs import set_up
-from core.settings import Settings, load_settings
+from simile.cli import options, output
+from simile.cli.progress import Reporter
+from simile.core.errors import BadSetting
+from simile.core.logs import set_up
+from simile.core.settings import Settings, load_settings
 
 BACKLOG = 1024  # connections that may wait to be taken; the kernel refuses more
 
@@ -59,7 +59,7 @@ def demo(
     verbose: options.Verbose = False,
 ) -> None:
     """See it work: write pictures, train, index, search three of them, serve the page."""
-    from indexer.demo import run_demo
+    from simile.indexer.demo import run_demo
 
     settings = load_settings(home=home, host=host, port=port, device=device)
     if listen:
@@ -73,7 +73,7 @@ def demo(
 
 
 def _refuse_to_be_open(settings: Settings) -> None:
-    from service.binding import check_binding
+    from simile.service.server.server import check_binding
 
     check_binding(settings)
 
@@ -86,11 +86,11 @@ def _listen(settings: Settings, verbose: bool) -> None:
     listener = _bind(settings.host, settings.port)
     output.note(f"simile listens on {_address(settings.host, listener)}  (Ctrl-C ends it)")
     if settings.serve_workers > 1:
-        from service.workers import supervise
+        from simile.service.server.supervisor import supervise
 
         supervise(settings, listener, verbose)
     else:
-        from service.serving import serve as serve_alone
+        from simile.service.server.server import serve as serve_alone
 
         serve_alone(settings, listener)
 

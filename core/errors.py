@@ -38,6 +38,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+pass
+
 
 class SimileError(Exception):
     """Base of all errors that simile raises on purpose; `str()` of it is fit for a user."""
@@ -175,3 +177,7 @@ class HomeTooNew(HomeError):
 
 class HomeNotWritable(HomeError):
     """No space left, or no permission to write."""
+
+
+class DownloadFailed(SimileError):
+    """A dataset could not be fetched."""

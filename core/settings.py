@@ -12,9 +12,9 @@ from typing import Literal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from core.errors import BadSetting
-from core.origins import READERS
-from core.roots import parse_roots
+from simile.core.errors import BadSetting
+from simile.core.hosts import READERS
+from simile.core.index_roots import parse_roots
 
 Runtime = Literal["auto", "torch", "openvino", "openvino-bf16", "onnxruntime", "compile"]
 IndexKind = Literal["auto", "exact", "ivf"]

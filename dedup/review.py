@@ -13,10 +13,10 @@ from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
-from dedup.findings import Findings, FoundPair, find_decision
-from dedup.groups import SAME_BYTES, make_groups
-from dedup.keep import is_fixed
-from dedup.records import Decision, Group, Member, Pair, PictureFile, Tier
+from simile.dedup.grouping.findings import Findings, FoundPair, find_decision
+from simile.dedup.grouping.groups import SAME_BYTES, make_groups
+from simile.dedup.grouping.keep_rules import is_fixed
+from simile.dedup.records import Decision, Group, Member, Pair, PictureFile, Tier
 
 _NOT_COMPARED = "{} stays: it was not found to be a copy of the one that is kept now."
 _FIXED = "Both stay: {} lies in an archive or was uploaded, and no plan touches such files."

@@ -10,26 +10,26 @@ from typing import Any
 
 import numpy as np
 
-from core.errors import BadSetting, CheckpointDamaged
-from core.records import Failure
-from core.settings import Settings
-from evaluation import copies
-from evaluation.advice import advise
-from evaluation.ladder import Material, Row, measure
-from evaluation.methods import Encoded, Method, PerceptualHash, Posteriors, PrincipalComponents, RawPixels
-from evaluation.neighbours import Rows
-from evaluation.pictures import Collection, OnProgress, Reading, Split, check_count, read, sampled, split
-from evaluation.reconstruction import LIKELIHOOD_PICTURES
-from models.alterations import KINDS
-from models.checkpoints import DESCRIPTION
-from models.collection import pool_of, sample_pictures
-from models.encoder import TrainedEncoder
-from models.images import Limits
-from models.labels import Classes, read_labels
-from models.preprocessing import Preprocessing, choose
-from models.walk import check_sources, walk
-from search.encoders import find_encoder, load_encoder
-from store.home import Home
+from simile.core.errors import BadSetting, CheckpointDamaged
+from simile.core.records import Failure
+from simile.core.settings import Settings
+from simile.evaluation import copy_retrieval
+from simile.evaluation.baselines import Encoded, Method, PerceptualHash, Posteriors, PrincipalComponents, RawPixels
+from simile.evaluation.benchmark import Material, Row, measure
+from simile.evaluation.dataset import Collection, OnProgress, Reading, Split, check_count, read, sampled, split
+from simile.evaluation.neighbours import Rows
+from simile.evaluation.recommendation import advise
+from simile.evaluation.reconstruction import LIKELIHOOD_PICTURES
+from simile.images.distortions import KINDS
+from simile.images.formats import Limits
+from simile.images.loading.loader import pool_of, sample_pictures
+from simile.images.sources.labels import Classes, read_labels
+from simile.images.sources.sources import check_sources, walk
+from simile.images.transforms import Preprocessing, choose
+from simile.models.checkpoints.checkpoint import DESCRIPTION
+from simile.models.inference.encoder import TrainedEncoder
+from simile.search.encoder_registry import find_encoder, load_encoder
+from simile.store.home import Home
 
 log = logging.getLogger(__name__)
 
@@ -202,13 +202,13 @@ def _material(
 
 def _planted(
     request: EvaluationRequest, collection: Collection, searched: Rows, reading: Reading, on_progress: OnProgress
-) -> copies.Planted | None:
+) -> copy_retrieval.Planted | None:
     if not request.copies:
         return None
     most = MEMORY // (reading.bytes_per_picture * len(KINDS))
     count = min(request.copies, len(searched), most)
     rows = np.sort(np.random.default_rng(request.seed).choice(searched, count, replace=False))
-    planted = copies.plant(collection.paths, rows, reading, request.seed, on_progress)
+    planted = copy_retrieval.plant(collection.paths, rows, reading, request.seed, on_progress)
     return planted if planted.kinds else None
 
 

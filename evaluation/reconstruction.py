@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.records import FloatArray
-from evaluation.methods import Method, chunks, originals
-from evaluation.neighbours import Doubles, Rows
-from models.encoder import TrainedEncoder
-from models.likelihood import Density, bits_per_dimension, elbo, importance_weighted_log_likelihood
-from models.ms_ssim import WINDOW, ssim
-from models.objective import active_units
-from models.preprocessing import Pixels, to_unit
+from simile.core.records import FloatArray
+from simile.evaluation.baselines import Method, chunks, originals
+from simile.evaluation.neighbours import Doubles, Rows
+from simile.images.transforms import Pixels, to_unit
+from simile.models.inference.encoder import TrainedEncoder
+from simile.models.losses.elbo import active_units
+from simile.models.losses.likelihood import Density, bits_per_dimension, elbo, importance_weighted_log_likelihood
+from simile.models.losses.ssim import WINDOW, ssim
 
 LIKELIHOOD_PICTURES = 128  # that log p(x) is estimated on; each costs `samples` decoded pictures
 DECODED_TOGETHER = 256
@@ -34,7 +34,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Means over pictures in nats, with standard errors; bits by models.likelihood.bits_per_dimension."""
+    """Means over pictures in nats, with standard errors; bits by simile.models.losses.likelihood.bits_per_dimension."""
 
     elbo: float
     elbo_error: float

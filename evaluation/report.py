@@ -12,20 +12,20 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader
 
-from core.durable import write_durably
-from core.errors import UnreadableImage
-from core.records import Failure
-from core.settings import Settings
-from evaluation import noise
-from evaluation.columns import Column, Group, present, with_figures, written
-from evaluation.job import Evaluation
-from evaluation.ladder import Row
-from evaluation.methods import Method, content
-from evaluation.pictures import Reading, thumbnails
-from models import drawing
-from models.encoder import TrainedEncoder
-from models.images import Limits
-from models.preprocessing import Pixels
+from simile.core.atomic_write import write_durably
+from simile.core.errors import UnreadableImage
+from simile.core.records import Failure
+from simile.core.settings import Settings
+from simile.evaluation import bootstrap
+from simile.evaluation.baselines import Method, content
+from simile.evaluation.benchmark import Row
+from simile.evaluation.dataset import Reading, thumbnails
+from simile.evaluation.job import Evaluation
+from simile.evaluation.metric_table import Column, Group, present, with_figures, written
+from simile.images.formats import Limits
+from simile.images.rendering import sheets
+from simile.images.transforms import Pixels
+from simile.models.inference.encoder import TrainedEncoder
 
 THUMBNAIL = 96  # pixels
 SHOWN = 8  # originals beside reconstructions
@@ -128,7 +128,7 @@ def _comparable(column: Column, rows: list[Row]) -> bool:
 def _led(row: Row, top: Row, column: Column) -> bool:
     gap = abs(top.figures[column.key] - row.figures[column.key])
     if column.key in row.draws:
-        return noise.leads(top.draws[column.key], row.draws[column.key], gap)
+        return bootstrap.leads(top.draws[column.key], row.draws[column.key], gap)
     return column.written.format(row.figures[column.key]) != column.written.format(top.figures[column.key])
 
 
@@ -177,7 +177,7 @@ def _shown(method: Method, found: Evaluation) -> Shown | None:
     back = method.reconstruct(chosen)
     if back is None:
         return None
-    pairs = drawing.pair_rows(content(chosen, method.preprocessing), _pixels(back), COLUMNS)
+    pairs = sheets.pair_rows(content(chosen, method.preprocessing), _pixels(back), COLUMNS)
     samples = _samples(method.encoder, found.request.seed) if method.encoder is not None else None
     return Shown(method.name, data_url(pairs, "png"), samples)
 
@@ -189,7 +189,7 @@ def _samples(encoder: TrainedEncoder, seed: int) -> str | None:
     z = np.random.default_rng(seed).standard_normal((SAMPLES, encoder.latent_dim)).astype(np.float32)
     top, left, height, width = encoder.preprocessing.content_box()
     decoded = encoder.decode(z)[:, :, top : top + height, left : left + width]
-    return data_url(drawing.grid(_pixels(decoded), COLUMNS), "png")
+    return data_url(sheets.grid(_pixels(decoded), COLUMNS), "png")
 
 
 def _pixels(pictures: Any) -> Pixels:

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from core.errors import BadSetting
-from core.records import IndexSummary
-from core.settings import Settings
-from indexer.job import IndexRequest, index
-from models.datasets import write_dataset, write_digits
-from models.training import Progress
-from search.searcher import Searcher
-from search.sheets import write_sheet
-from store import schema
-from store.catalogue import Catalogue
-from store.home import Home
-from store.records import ImageRecord
+from simile.core.errors import BadSetting
+from simile.core.records import IndexSummary
+from simile.core.settings import Settings
+from simile.indexer.pipeline.job import IndexRequest, index
+from simile.models.demo_datasets import write_dataset, write_digits
+from simile.models.training.loop import Progress
+from simile.search.contact_sheet import write_sheet
+from simile.search.searcher import Searcher
+from simile.store.catalogue.catalogue import Catalogue
+from simile.store.catalogue.records import ImageRecord
+from simile.store.database import schema
+from simile.store.home import Home
 
 SEARCHES, HITS, SEED = 3, 8, 4
 

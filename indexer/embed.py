@@ -9,16 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from core.errors import BadSetting, UnreadableImage
-from core.records import Failure, FloatArray
-from core.settings import Settings
-from models.collection import Prepared, prepare_files
-from models.encoder import TrainedEncoder
-from models.images import Limits
-from models.patterns import Patterns
-from models.walk import reading_order, walk
-from store.distances import to_indexed
-from store.home import Home
+from simile.core.errors import BadSetting, UnreadableImage
+from simile.core.records import Failure, FloatArray
+from simile.core.settings import Settings
+from simile.images.formats import Limits
+from simile.images.loading.loader import Prepared, prepare_files
+from simile.images.sources.gitignore import Patterns
+from simile.images.sources.sources import reading_order, walk
+from simile.models.inference.encoder import TrainedEncoder
+from simile.store.home import Home
+from simile.store.index.metric import to_indexed
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from alembic import context
 
-from core.errors import HomeError
-from core.settings import load_settings
-from store.engine import broken_references, make_engine
-from store.home import Home
-from store.tables import Base
+from simile.core.errors import HomeError
+from simile.core.settings import load_settings
+from simile.store.database.engine import broken_references, make_engine
+from simile.store.database.tables import Base
+from simile.store.home import Home
 
 
 def home() -> Home:

@@ -10,24 +10,26 @@ from typing import Any
 
 import numpy as np
 
-from core.conditions import as_said
-from core.errors import NotFinite, SimileError
-from core.records import Filter, FloatArray
-from core.settings import Settings
-from models.collection import Prepared, prepare_bytes
-from models.encoder import TrainedEncoder
-from models.images import decode, encode_png, read_bytes
-from models.preprocessing import Pixels
-from search.answering import Answering, Observe, Seen
-from search.behind import Behind, Kind
-from search.certainty import mean_sigma
-from search.gallery import Gallery
-from search.gauge import Gauge
-from search.measuring import measure
-from search.questions import Answer, Asked, AskedPicture, Part, Query, Question
-from search.ranking import Ranking, rank
-from store.index import Index
-from store.snapshot import Snapshot
+from simile.core.errors import NotFinite, SimileError
+from simile.core.filter_parser import as_said
+from simile.core.records import Filter, FloatArray
+from simile.core.settings import Settings
+from simile.images.decoding import decode
+from simile.images.encoding import encode_png
+from simile.images.loading.loader import Prepared, prepare_bytes
+from simile.images.sources.reader import read_bytes
+from simile.images.transforms import Pixels
+from simile.models.inference.encoder import TrainedEncoder
+from simile.search.background import Behind, Kind
+from simile.search.calibration.calibration import Gauge
+from simile.search.calibration.estimate import measure
+from simile.search.engine import Answering, Observe, Seen
+from simile.search.library import Gallery
+from simile.search.outlier_ranking import Ranking, rank
+from simile.search.posterior import mean_sigma
+from simile.search.queries import Answer, Asked, AskedPicture, Part, Query, Question
+from simile.store.index.index import Index
+from simile.store.index.snapshot import Snapshot
 
 BUSY = 1.0  # seconds from the last search on, in which work behind the searches leaves them half of a core
 Prove = Callable[[bytes, str], None]  # (data, name)
@@ -158,7 +160,7 @@ class Searcher(Gallery):
         return seen, f"{prepared.sha256}-{encoder.fingerprint}"
 
     def metadata(self, image_id: int) -> dict[str, str | float]:
-        """What is said of an image, {} for nothing; see core.conditions.as_said."""
+        """What is said of an image, {} for nothing; see simile.core.filter_parser.as_said."""
         return self.metadata_of([image_id]).get(image_id, {})
 
     def metadata_of(self, image_ids: Sequence[int]) -> dict[int, dict[str, str | float]]:

@@ -13,48 +13,36 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
-from core.origins import read_networks, read_origins
-from core.settings import Settings
-from service import openapi, problems, scopes, urls
-from service.access import Access
-from service.batching import Desk
-from service.door import Door
-from service.facts import Facts
-from service.headers import OTHER_SITES, SafeHeaders
-from service.job_events import JobEvents
-from service.jobs import Jobs
-from service.keyring import Keyring
-from service.latents import Latents
-from service.limits import FORM_OVERHEAD, Admission, BodyLimit, EncodingPool, House
-from service.maps import Maps
-from service.metrics import Metrics
-from service.rates import Buckets
-from service.request_logs import Requests
-from service.reviews import Reviews
-from service.routes import (
-    attributes,
-    collection_page,
-    duplicates,
-    duplicates_page,
-    encoders,
-    health,
-    images,
-    jobs,
-    jobs_page,
-    latent_page,
-    latents,
-    map,
-    map_page,
-    metrics,
-    page,
-    reference_page,
-    search,
-    signin,
-    status,
-)
+from simile.core.hosts import read_networks, read_origins
+from simile.core.settings import Settings
+from simile.service import errors, urls
+from simile.service.api import attributes, duplicates, encoders, health, images, jobs, latents, map, status
+from simile.service.api import health as api_health
+from simile.service.api import search as api_search
+from simile.service.middleware.headers import OTHER_SITES, SafeHeaders
+from simile.service.middleware.limits import FORM_OVERHEAD, Admission, BodyLimit, House
+from simile.service.middleware.request_log import Requests
+from simile.service.observability.metrics import Metrics
+from simile.service.openapi import install
+from simile.service.security import scopes
+from simile.service.security.api_keys import Keyring
+from simile.service.security.authorization import Access, Buckets
+from simile.service.state.batcher import Desk
+from simile.service.state.encoding_pool import EncodingPool
+from simile.service.state.job_events import JobEvents
+from simile.service.state.job_manager import Jobs
+from simile.service.state.latent_cache import Latents
+from simile.service.state.map_cache import Maps
+from simile.service.state.readiness import Facts
+from simile.service.state.review_cache import Reviews
+from simile.service.state.searcher_provider import Door
+from simile.service.web import collection, latent, login, reference, search
+from simile.service.web import duplicates as web_duplicates
+from simile.service.web import jobs as web_jobs
+from simile.service.web import map as web_map
 
 ROUTERS = (
-    search.router,
+    api_search.router,
     latents.router,
     attributes.router,
     images.router,
@@ -64,15 +52,15 @@ ROUTERS = (
     jobs.router,
     map.router,
     health.router,
-    metrics.router,
-    page.router,
-    reference_page.router,
-    collection_page.router,
-    duplicates_page.router,
-    jobs_page.router,
-    map_page.router,
-    latent_page.router,
-    signin.router,
+    api_health.router,
+    search.router,
+    reference.router,
+    collection.router,
+    web_duplicates.router,
+    web_jobs.router,
+    web_map.router,
+    latent.router,
+    login.router,
 )
 DESCRIPTION = "Finds similar images with a variational autoencoder, and shows what the model saw."
 
@@ -107,8 +95,8 @@ def create_app(settings: Settings, *, prepared: bool = False) -> FastAPI:
     app.add_middleware(SafeHeaders)
     app.add_middleware(Requests, figures, house)
     app.state.drain = lambda: _drain(app)
-    problems.install(app)
-    openapi.install(app)
+    errors.install(app)
+    install.install(app)
     scopes.check(app)
     return app
 

@@ -15,8 +15,8 @@ from typing import IO
 
 from sqlalchemy import URL
 
-from core.durable import finish_replacing
-from core.errors import HomeBusy, HomeNotWritable
+from simile.core.atomic_write import finish_replacing
+from simile.core.errors import HomeBusy, HomeNotWritable
 
 NOT_WRITABLE = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST),

@@ -13,18 +13,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.settings import Settings, load_settings
-from dedup.findings import calibration_json
-from dedup.records import Calibration, CurvePoint
-from indexer.job import IndexRequest, index
-from indexer.training import TrainingRequest
-from indexer.training_job import train_on
-from models.datasets import write_digits
-from search.encoders import find_encoder, register
-from store import schema
-from store.catalogue import Catalogue
-from store.home import Home
-from store.records import DuplicateRecord
+from simile.core.settings import Settings, load_settings
+from simile.dedup.grouping.findings import calibration_json
+from simile.dedup.records import Calibration, CurvePoint
+from simile.indexer.pipeline.job import IndexRequest, index
+from simile.indexer.training.train import TrainingRequest, train_on
+from simile.models.demo_datasets import write_digits
+from simile.search.encoder_registry import find_encoder, register
+from simile.store.catalogue.catalogue import Catalogue
+from simile.store.catalogue.records import DuplicateRecord
+from simile.store.database import schema
+from simile.store.home import Home
 
 COUNT = 120
 
@@ -74,7 +73,7 @@ def home_with_digits(tmp_path: Path, _trained: tuple[Path, Path]) -> Settings:
 @pytest.fixture
 def address(home_with_digits: Settings) -> Iterator[str]:
     """Where a service of a home of one's own runs."""
-    from browsing import serving
+    from tests.support.browser import serving
 
     with serving(home_with_digits) as address:
         yield address
@@ -84,7 +83,7 @@ def address(home_with_digits: Settings) -> Iterator[str]:
 def browser() -> Iterator[Any]:
     """Chromium, started once for a file of tests: no longer, for playwright's event loop would be in others' way."""
     playwright = pytest.importorskip("playwright.sync_api", reason="pages are looked at in a browser")
-    from browsing import launched
+    from tests.support.browser import launched
 
     with launched(playwright) as browser:
         yield browser

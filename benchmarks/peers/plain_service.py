@@ -18,7 +18,7 @@ import uvicorn
 from fastapi import FastAPI, UploadFile
 from PIL import Image
 
-from models.encoder import TrainedEncoder
+from simile.models.inference.encoder import TrainedEncoder
 
 folder, vectors, port = sys.argv[1:]
 encoder = TrainedEncoder.load(Path(folder), "cpu", "torch")

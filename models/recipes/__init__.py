@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, fields
 from importlib.resources import files
 from typing import Any, Literal
 
-from core.errors import BadSetting
-from models.corruption import parse_corruption
-from models.objective import Likelihood
+from simile.core.errors import BadSetting
+from simile.models.augmentation.corruption import parse_corruption
+from simile.models.losses.elbo import Likelihood
 
 # Neighbours of the same kind are what most searches are for, and of the recipes without labels it finds them best, on
 # photos and on Fashion-MNIST; the invariant recipe finds copies far better, but takes a turned or mirrored thing for

@@ -1,0 +1,191 @@
+"""Walks along single dimensions of the latent space, and grids over two of them: what each number stands for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import norm
+
+from simile.core.errors import BadSetting
+from simile.core.records import FloatArray, Hit
+from simile.explore.latent.aggregate_posterior import aggregate_of
+from simile.explore.latent.inputs import Part, Place, check_decoder, decoded, nearest_to, places_of, plain_size
+from simile.images.rendering.sheets import Tile, grid, tile_grid
+from simile.images.transforms import Pixels
+from simile.search.contact_sheet import hit_tile
+from simile.search.searcher import Searcher
+
+MOST = 1000  # pictures of one walk or grid
+SAMPLE = 10_000  # pictures that tell how far a dimension reaches
+SHARES = (0.02, 0.98)  # of the normal distribution, from edge to edge of a manifold
+
+
+@dataclass(frozen=True, eq=False)
+class Reach:
+    """Where the collection lies: centre, deviation (d,) of mu; order (d,): dimensions, the most active first."""
+
+    centre: FloatArray
+    deviation: FloatArray
+    order: list[int]
+
+
+@dataclass(frozen=True, eq=False)
+class Traversal:
+    """A row for each dimension, a column for each step. steps: (s,), in deviations from where the walk starts.
+
+    latents: (r, s, d); frames: (r, s, h, w, 3) uint8; nearest: the real picture nearest to each, row by row.
+    """
+
+    name: str
+    dims: list[int]
+    steps: FloatArray
+    latents: FloatArray
+    frames: Pixels
+    nearest: list[list[Hit | None]]
+
+
+@dataclass(frozen=True, eq=False)
+class Manifold:
+    """size x size pictures of a plane, top left first. latents: (size², d); frames: (size², h, w, 3) uint8.
+
+    nearest: the real picture nearest to each; [] where that was not asked for.
+    """
+
+    axes: str
+    latents: FloatArray
+    frames: Pixels
+    nearest: list[Hit | None]
+
+
+def reach_of(searcher: Searcher, seed: int = 0) -> Reach:
+    """By how much mu varies in each dimension: one that the encoder doesn't use stays where it is.
+
+    Raises NothingIndexed.
+    """
+    return _reach(aggregate_of(searcher).chosen(SAMPLE, seed).mu)
+
+
+def _reach(mu: FloatArray) -> Reach:
+    deviation = mu.std(axis=0)
+    return Reach(mu.mean(axis=0), deviation, np.argsort(-deviation, kind="stable").tolist())
+
+
+def read_dims(text: str, reach: Reach) -> list[int]:
+    """The dimensions of "1,5,7" ("5," for one alone), or for a bare number the so many most active ones.
+
+    Raises BadSetting.
+    """
+    count = len(reach.order)
+    try:
+        numbers = [int(number) for number in text.removesuffix(",").split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 1 and "," not in text:
+        if numbers[0] >= 1:
+            return reach.order[: numbers[0]]
+    elif numbers and len(set(numbers)) == len(numbers) and all(0 <= number < count for number in numbers):
+        return numbers
+    raise BadSetting(
+        f"dims can't be {text!r}. Give how many (the most active ones), or different numbers from 0 to {count - 1}: "
+        "1,5,7, or 5, for one alone."
+    )
+
+
+def traverse(
+    searcher: Searcher,
+    part: Part | None = None,
+    *,
+    dims: str = "8",
+    span: float = 3.0,
+    steps: int = 9,
+    reach: Reach | None = None,
+    nearest: bool = True,
+) -> Traversal:
+    """From a picture, or from the mean of the collection, along each dimension: `span` deviations to either side.
+
+    A deviation is that of the dimension over the collection; `reach`: where it is known already.
+    Raises NoDecoder, BadSetting, NothingIndexed.
+    """
+    check_decoder(searcher, "what a dimension stands for can't be shown")
+    place: Place | None = None if part is None else places_of(searcher, [part])[0]
+    name = "the mean of the collection" if place is None else place.name
+    reach = reach or reach_of(searcher)
+    chosen = read_dims(dims, reach)
+    if not 0 < span < np.inf or steps < 2 or steps * len(chosen) > MOST:
+        raise BadSetting(
+            f"{len(chosen)} dimensions of {steps} steps over ±{span} can't be: 2 steps at least, {MOST} pictures in "
+            "all, and a span above 0."
+        )
+    start = reach.centre if place is None else place.mu
+    size = plain_size(searcher) if place is None else (place.width, place.height)
+    offsets = np.linspace(-span, span, steps).astype(np.float32)
+    latents = np.tile(start, (len(chosen), steps, 1)).astype(np.float32)
+    for row, dim in enumerate(chosen):
+        latents[row, :, dim] += offsets * reach.deviation[dim]
+    flat = latents.reshape(-1, latents.shape[-1])
+    frames = decoded(searcher, flat, *size)
+    hits = nearest_to(searcher, flat) if nearest else []
+    rows = [hits[row * steps : (row + 1) * steps] for row in range(len(chosen))]
+    return Traversal(name, chosen, offsets, latents, frames.reshape(*latents.shape[:2], *frames.shape[1:]), rows)
+
+
+def draw_traversal(searcher: Searcher, made: Traversal) -> bytes:
+    """PNG: a line for each dimension, below it the nearest real pictures."""
+    lines = []
+    for dim, frames, hits in zip(made.dims, made.frames, made.nearest, strict=True):
+        captions = [f"dimension {dim}\n{step:+.1f}" for step in made.steps]
+        lines.append([Tile(frame, caption) for frame, caption in zip(frames, captions, strict=True)])
+        lines.append([hit_tile(searcher, hit, "nearest: ") for hit in hits if hit is not None])
+    return tile_grid([line for line in lines if line])
+
+
+def manifold(
+    searcher: Searcher, *, axes: str = "principal", size: int = 12, seed: int = 0, nearest: bool = False
+) -> Manifold:
+    """size x size pictures of a plane through the mean of the collection, evenly by its normal distribution there.
+
+    axes: `principal`, the two directions in which mu varies most, whatever they mix; or two dimensions, "3,7". An
+    encoder of two dimensions has the whole of its space in it (Kingma and Welling, arXiv 1312.6114, figure 4).
+    Raises NoDecoder, BadSetting, NothingIndexed.
+    """
+    check_decoder(searcher, "its space can't be shown")
+    if not 2 <= size <= 30:
+        raise BadSetting(f"size can't be {size}. Use 2 to 30 pictures a side.")
+    mu = aggregate_of(searcher).chosen(SAMPLE, seed).mu
+    reach = _reach(mu)
+    across, down, named = _plane(mu, reach, axes)
+    places = norm.ppf(np.linspace(*SHARES, size)).astype(np.float32)
+    right, below = np.meshgrid(places, places)
+    latents = reach.centre + right.reshape(-1, 1) * across + below.reshape(-1, 1) * down
+    hits = nearest_to(searcher, latents) if nearest else []
+    return Manifold(named, latents, decoded(searcher, latents, *plain_size(searcher)), hits)
+
+
+def draw_manifold(searcher: Searcher, made: Manifold) -> bytes:
+    """PNG: the pictures edge to edge, or where these are known, each row above the real pictures nearest to it."""
+    size = round(len(made.frames) ** 0.5)
+    if not made.nearest:
+        return grid(made.frames, size)
+    lines = []
+    for start in range(0, len(made.frames), size):
+        lines.append([Tile(frame, "") for frame in made.frames[start : start + size]])
+        found = made.nearest[start : start + size]
+        lines.append([hit_tile(searcher, hit, "nearest: ") for hit in found if hit is not None])
+    return tile_grid([line for line in lines if line])
+
+
+def _plane(mu: FloatArray, reach: Reach, axes: str) -> tuple[FloatArray, FloatArray, str]:
+    """Two directions (d,), each as long as the collection's deviation along it, and what they are called."""
+    if axes != "principal":
+        dims = read_dims(axes if "," in axes else f"{axes},", reach)
+        if len(dims) != 2:
+            raise BadSetting(f"axes can't be {axes!r}. Use principal, or two dimensions such as 3,7.")
+        one, other = (np.eye(len(reach.centre), dtype=np.float32)[dim] * reach.deviation[dim] for dim in dims)
+        return one, other, f"dimensions {dims[0]} and {dims[1]}"
+    if mu.shape[1] < 2:
+        raise BadSetting("An encoder of one dimension has no plane. Use `simile traverse`.")
+    wide = mu.astype(np.float64) - mu.mean(axis=0)
+    values, vectors = np.linalg.eigh(wide.T @ wide / len(wide))
+    one, other = (vectors[:, -at] * np.sqrt(max(values[-at], 0.0)) for at in (1, 2))
+    return one.astype(np.float32), other.astype(np.float32), "the two directions of most variance"

@@ -1,0 +1,103 @@
+"""Outliers as a sheet (.png), a page that needs nothing else (.html), or a table (.csv)."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from collections.abc import Sequence
+from contextlib import suppress
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from simile.core.atomic_write import write_output
+from simile.core.errors import NoDecoder, NoSuchImage, UnreadableImage
+from simile.explore.outliers.detector import Outlier
+from simile.images.encoding import encode_png
+from simile.images.rendering.sheets import Tile, tile_grid
+from simile.images.transforms import Pixels
+from simile.search.searcher import Searcher
+
+SUFFIXES = (".png", ".html", ".csv")
+COLUMNS = 8
+SIGNALS = ("reconstruction", "distance", "density")
+
+
+def write_outliers(searcher: Searcher, outliers: Sequence[Outlier], output: Path) -> None:
+    """By the suffix of `output`, which was checked before. Raises BadSetting."""
+    suffix = output.suffix.lower()
+    if suffix == ".csv":
+        data = _csv(outliers).encode()
+    elif suffix == ".html":
+        data = _html(searcher, outliers).encode()
+    else:
+        tiles = [_tile(searcher, one) for one in outliers]
+        data = tile_grid([tiles[start : start + COLUMNS] for start in range(0, len(tiles), COLUMNS)])
+    write_output(output, data)
+
+
+def _csv(outliers: Sequence[Outlier]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["rank", "image_id", "path", "score", *(f"{name}_rank" for name in SIGNALS), "reason"])
+    for rank, one in enumerate(outliers, 1):
+        ranks = [f"{one.ranks[name]:.6f}" if name in one.ranks else "" for name in SIGNALS]
+        writer.writerow([rank, one.image_id, one.path, f"{one.score:.4f}", *ranks, one.reason])
+    return text.getvalue()
+
+
+def _tile(searcher: Searcher, one: Outlier) -> Tile:
+    strongest = sorted(one.ranks, key=lambda name: -one.ranks[name])[:2]
+    said = [f"{name} {100 * one.ranks[name]:.1f} %" for name in strongest]
+    return Tile(_pixels(searcher, one.image_id), "\n".join([Path(one.path).name, *said]))
+
+
+def _pixels(searcher: Searcher, image_id: int) -> Pixels:
+    """The picture; its reconstruction where the file is gone; white where neither is there."""
+    try:
+        return searcher.picture_of(image_id)
+    except (NoDecoder, NoSuchImage, UnreadableImage):
+        return np.full((64, 64, 3), 255, np.uint8)
+
+
+def _html(searcher: Searcher, outliers: Sequence[Outlier]) -> str:
+    shown = "\n".join(_figure(searcher, rank, one) for rank, one in enumerate(outliers, 1))
+    return _PAGE.format(figures=shown, count=len(outliers))
+
+
+def _figure(searcher: Searcher, rank: int, one: Outlier) -> str:
+    pictures = _image(_pixels(searcher, one.image_id), Path(one.path).name)
+    with suppress(NoDecoder, NoSuchImage):
+        pictures += _image(searcher.reconstruction_pixels(one.image_id), "what the model saw of it")
+    bars = "".join(
+        f'<tr><th>{name}<td><meter min=0 max=1 value="{one.ranks[name]:.4f}"></meter><td>{100 * one.ranks[name]:.1f} %'
+        for name in SIGNALS
+        if name in one.ranks
+    )
+    return (
+        f"<figure><div>{pictures}</div><figcaption><b>{rank}. {escape(Path(one.path).name)}</b>"
+        f"<p>{escape(one.reason)}</p><table>{bars}</table><small>{escape(one.path)}</small></figcaption></figure>"
+    )
+
+
+def _image(pixels: Pixels, alt: str) -> str:
+    data = base64.b64encode(encode_png(pixels)).decode()
+    small = " class=small" if max(pixels.shape[:2]) <= 64 else ""
+    return f'<img{small} alt="{escape(alt, quote=True)}" src="data:image/png;base64,{data}">'
+
+
+_PAGE = """<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width">
+<title>simile: least like the rest</title><style>
+body{{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:75rem;padding:0 1rem;color:#1d2328;background:#fff}}
+main{{display:grid;grid-template-columns:repeat(auto-fill,minmax(20rem,1fr));gap:1.5rem}}
+figure{{margin:0;border-top:1px solid #d9dde2;padding-top:.75rem}}figure div{{display:flex;gap:.5rem}}
+img{{width:8rem;height:8rem;object-fit:contain;background:#f2f3f4;border-radius:6px}}
+.small{{image-rendering:pixelated}}
+p{{margin:.25rem 0}}th{{font-weight:400;text-align:left;padding-right:.5rem}}td,th,small{{font-size:.8rem;color:#567}}
+small{{overflow-wrap:anywhere}}
+</style><h1>The {count} pictures least like the rest</h1>
+<p>Per cent: how many of the collection's pictures stand out less, by each signal. The two strongest decide.</p>
+<main>{figures}</main></html>
+"""

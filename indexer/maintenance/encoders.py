@@ -1,0 +1,116 @@
+"""The encoders of a home: which there are, which one is in use, and removing those that are no longer needed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from simile.core.errors import BadSetting
+from simile.core.settings import Settings
+from simile.indexer.maintenance.rebuild import index_wishes
+from simile.store.catalogue.catalogue import Catalogue
+from simile.store.catalogue.encoders import encoder_folders, find_fingerprint
+from simile.store.database import schema
+from simile.store.home import Home, writing
+from simile.store.index.index import Index
+from simile.store.index.segments import clear_segments
+
+log = logging.getLogger(__name__)
+
+DESCRIPTION = "encoder.json"
+
+
+def list_encoders(settings: Settings) -> list[dict[str, Any]]:
+    """Every encoder that the catalogue knows or that has a folder in the home, the oldest first, fit for JSON."""
+    home = Home(settings.home, settings.database_url)
+    schema.check(home)
+    with Catalogue(home) as catalogue:
+        active, counts, images = catalogue.active_encoder(), catalogue.vectors_by_encoder(), catalogue.count_images()
+        known = {record.fingerprint: vars(record) for record in catalogue.encoders()}
+    listed = []
+    for fingerprint in [*known, *sorted(encoder_folders(home) - known.keys())]:
+        described = known.get(fingerprint) or _described(home, fingerprint)
+        listed.append(
+            {
+                **described,
+                "active": active is not None and active.fingerprint == fingerprint,
+                "vectors": counts.get(fingerprint, 0),
+                "images": images,
+                "bytes": sum(file.stat().st_size for file in _files(home.encoders / fingerprint)),
+            }
+        )
+    return listed
+
+
+def activate_encoder(settings: Settings, reference: str) -> dict[str, Any]:
+    """Puts an encoder of this home in use, with an index of its vectors, in one transaction.
+
+    Pictures that it has not seen are found by no search until they are indexed again: their number is `lacking`.
+    Raises NoSuchEncoder, and BadSetting for one that has seen none of them.
+    """
+    home = Home(settings.home, settings.database_url)
+    schema.check(home)
+    with home.lock("simile encoders activate"), Catalogue(home) as catalogue:
+        known = {record.fingerprint for record in catalogue.encoders()}
+        fingerprint = find_fingerprint(home, reference, known)
+        if fingerprint not in known:
+            _register(home, catalogue, fingerprint)
+        seen, images = catalogue.count_embeddings(fingerprint), catalogue.count_images()
+        if images and not seen:
+            raise BadSetting(
+                f"Encoder {fingerprint} has seen none of the {images:,} pictures. "
+                f"Run `simile index PHOTOS --encoder {fingerprint}`: it embeds them, then puts it in use."
+            )
+        Index(catalogue).switch(fingerprint, **index_wishes(settings))
+    return {"fingerprint": fingerprint, "vectors": seen, "lacking": images - seen}
+
+
+def remove_encoder(settings: Settings, reference: str) -> dict[str, Any]:
+    """Removes an encoder that is not in use, with its vectors, segments and folder. NoSuchEncoder, BadSetting."""
+    home = Home(settings.home, settings.database_url)
+    schema.check(home)
+    with home.lock("simile encoders remove"), Catalogue(home) as catalogue:
+        records = {record.fingerprint for record in catalogue.encoders()}
+        fingerprint = find_fingerprint(home, reference, records)
+        known = fingerprint in records
+        _leave_its_segment(catalogue, fingerprint, settings)
+        # Rows first: a folder without rows is a leftover, rows without a folder would be damage.
+        vectors = catalogue.remove_encoder(fingerprint) if known else 0
+        with writing(home.encoders):
+            if (home.encoders / fingerprint).exists():
+                shutil.rmtree(home.encoders / fingerprint)
+        if known:
+            clear_segments(home, catalogue.segment_files())
+    return {"fingerprint": fingerprint, "vectors": vectors}
+
+
+def _leave_its_segment(catalogue: Catalogue, fingerprint: str, settings: Settings) -> None:
+    """Where the current segment is still of this encoder, makes one of the encoder in use."""
+    state = catalogue.state()
+    segment = None if state.segment_id is None else catalogue.segment(state.segment_id)
+    if segment is not None and segment.encoder == fingerprint != state.active_encoder:
+        Index(catalogue).rebuild(**index_wishes(settings))
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def _described(home: Home, fingerprint: str) -> dict[str, Any]:
+    """What can be said of a folder that the catalogue does not know."""
+    recipe = None
+    try:
+        description = json.loads((home.encoders / fingerprint / DESCRIPTION).read_text(encoding="utf-8"))
+        recipe = description["recipe"]["name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        log.warning("%s can't be read", home.encoders / fingerprint / DESCRIPTION)
+    return {"fingerprint": fingerprint, "recipe": recipe}
+
+
+def _register(home: Home, catalogue: Catalogue, fingerprint: str) -> None:
+    from simile.search.encoder_registry import load_encoder, register  # noqa: PLC0415  # torch, for what was never registered
+
+    register(catalogue, load_encoder(home, fingerprint, "cpu", "torch"))

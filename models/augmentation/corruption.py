@@ -1,0 +1,103 @@
+"""Corruption of inputs for denoising: the network sees the corrupted picture and is asked for the clean one.
+
+Vincent et al., "Extracting and Composing Robust Features with Denoising Autoencoders" (ICML 2008).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from simile.core.errors import BadSetting
+
+Corruption = list[tuple[str, float]]
+
+PATCHES = 8  # a mask covers cells of a grid of 8 x 8
+
+
+def parse_corruption(text: str) -> Corruption:
+    """`noise=0.3,mask` as names and amounts; "none" is empty. Raises BadSetting."""
+    if text == "none":
+        return []
+    return [_parse_one(part.strip(), text) for part in text.split(",")]
+
+
+def _parse_one(part: str, text: str) -> tuple[str, float]:
+    name, equals, amount = part.partition("=")
+    if name not in KINDS:
+        raise BadSetting(f"corrupt can't be {text!r}. Use none, or some of {', '.join(KINDS)}, such as noise=0.2,mask.")
+    usual, largest, _ = KINDS[name]
+    try:
+        value = float(amount) if equals else usual
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= largest:
+        raise BadSetting(f"corrupt can't have {part!r}. Use a number above zero, at most {largest:g}.")
+    return name, value
+
+
+def corrupted(x: Tensor, corruption: Corruption, generator: torch.Generator) -> Tensor:
+    """(n, C, S, S) in [0, 1] after each corruption in turn; all noise is drawn from `generator`."""
+    for name, amount in corruption:
+        x = KINDS[name][2](x, amount, generator)
+    return x
+
+
+def _noise(x: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(x.shape, generator=generator).to(x.device)
+    return (x + deviation * noise).clamp(0, 1)
+
+
+def _mask(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Grey patches over about `share` of the picture."""
+    covered = torch.rand(len(x), 1, PATCHES, PATCHES, generator=generator) < share
+    cover = F.interpolate(covered.float(), x.shape[-2:], mode="nearest").to(x.device)
+    return x * (1 - cover) + 0.5 * cover
+
+
+def _salt(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """So large a share of the pixels black or white."""
+    drawn = torch.rand(len(x), 1, *x.shape[-2:], generator=generator).to(x.device)
+    return torch.where(drawn < share / 2, 0.0, torch.where(drawn > 1 - share / 2, 1.0, x))
+
+
+def _blur(x: Tensor, largest: float, generator: torch.Generator) -> Tensor:
+    """A Gaussian blur of each picture, its standard deviation drawn up to `largest` pixels."""
+    sigma = (0.1 + largest * torch.rand(len(x), 1, generator=generator)).to(x.device)
+    radius = max(1, round(2 * largest))
+    offsets = torch.arange(-radius, radius + 1, device=x.device)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(x.shape[1], 0)  # (n·C, 2·radius + 1)
+    rows = x.reshape(1, -1, *x.shape[-2:])
+    padded = F.pad(rows, (radius, radius, radius, radius), mode="replicate")
+    across = F.conv2d(padded, kernel[:, None, None, :], groups=len(kernel))
+    return F.conv2d(across, kernel[:, None, :, None], groups=len(kernel)).reshape(x.shape)
+
+
+def _shift(x: Tensor, largest: float, generator: torch.Generator) -> Tensor:
+    """Moved and scaled by up to `largest` of the side, edges repeated."""
+    drawn = (2 * torch.rand(len(x), 3, generator=generator) - 1).to(x.device)
+    scale, zero = 1 + largest * drawn[:, 0], torch.zeros(len(x), device=x.device)
+    rows = [scale, zero, 2 * largest * drawn[:, 1], zero, scale, 2 * largest * drawn[:, 2]]
+    grid = F.affine_grid(torch.stack(rows, 1).reshape(-1, 2, 3), list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+
+
+def _mirror(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """So large a share of the pictures mirrored left to right."""
+    mirrored = (torch.rand(len(x), 1, 1, 1, generator=generator) < share).to(x.device)
+    return torch.where(mirrored, x.flip(3), x)
+
+
+# The usual amount, the largest that makes sense, and what does it.
+KINDS: dict[str, tuple[float, float, Callable[[Tensor, float, torch.Generator], Tensor]]] = {
+    "noise": (0.2, 2.0, _noise),
+    "mask": (0.25, 0.95, _mask),
+    "salt": (0.1, 1.0, _salt),
+    "blur": (1.5, 8.0, _blur),
+    "shift": (0.06, 0.5, _shift),
+    "mirror": (0.5, 1.0, _mirror),
+}

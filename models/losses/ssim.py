@@ -1,0 +1,98 @@
+"""Structural similarity, at one scale and at several: how alike two pictures look, from -1 to 1.
+
+SSIM: Wang, Bovik, Sheikh & Simoncelli, "Image Quality Assessment: From Error Visibility to Structural Similarity"
+(2004). Multi-scale SSIM: Wang, Simoncelli & Bovik, "Multiscale Structural Similarity for Image Quality Assessment"
+(2003). Both are differentiable, so that 1 - MS-SSIM is a loss.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from simile.core.errors import BadSetting
+
+WINDOW, WINDOW_SIGMA = 11, 1.5  # pixels
+STABILISERS = (0.01**2, 0.03**2)  # (K·L)² with L = 1, the range of the pixels
+SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # the 2003 paper's, finest scale first
+SMALLEST_STRUCTURE = 1e-4  # a negative one has no power; 0 would have no slope
+
+
+def ssim(x: Tensor, y: Tensor) -> Tensor:
+    """SSIM per picture, (n,), of pictures x and y (n, C, S, S) in [0, 1]: the mean over pixels and channels.
+
+    Gaussian window of 11 px (sigma 1.5), only where it lies fully inside the pictures, population variances: what
+    scikit-image gives with gaussian_weights=True, use_sample_covariance=False. Raises BadSetting if the shapes
+    differ or a side has fewer than 11 pixels.
+    """
+    _check(x, y)
+    with torch.autocast(x.device.type, enabled=False):  # differences of squares cancel, more than bfloat16 bears
+        luminance, structure = _terms(x.float(), y.float())
+        return (luminance * structure).flatten(1).mean(1)
+
+
+def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
+    """MS-SSIM per picture, (n,), of pictures x and y (n, C, S, S) in [0, 1]: the mean over channels.
+
+    The paper's five scales from 161 pixels on. Smaller pictures have as many scales as the window fits into, with the
+    weights of those scaled to sum 1: 4 from 81, 3 from 41, 2 from 21, 1 (which is SSIM) from 11 pixels. Structure
+    below 0.0001 counts as 0.0001. Raises BadSetting if the shapes differ or a side has fewer than 11 pixels.
+    """
+    _check(x, y)
+    count = scales(min(x.shape[-2:]))
+    if count == 1:
+        return ssim(x, y)
+    weights = [weight / sum(SCALE_WEIGHTS[:count]) for weight in SCALE_WEIGHTS[:count]]
+    with torch.autocast(x.device.type, enabled=False):
+        x, y = x.float(), y.float()
+        product = torch.ones(x.shape[:2], device=x.device)  # (n, C)
+        for level, weight in enumerate(weights):
+            luminance, structure = _terms(x, y)  # (n, C, S', S') each
+            factor = structure if level < count - 1 else luminance * structure
+            product = product * factor.mean((2, 3)).clamp_min(SMALLEST_STRUCTURE).pow(weight)
+            x, y = _halve(x), _halve(y)
+        return product.mean(1)
+
+
+def scales(side: int) -> int:
+    """How many scales MS-SSIM has for pictures whose shorter side has `side` pixels, 0 to 5."""
+    # After k halvings, rounded up, the window must still fit.
+    return sum((side - 1 >> level) + 1 >= WINDOW for level in range(len(SCALE_WEIGHTS)))
+
+
+def _check(x: Tensor, y: Tensor) -> None:
+    if x.shape != y.shape:
+        raise BadSetting(f"Pictures of shape {tuple(x.shape)} can't be compared with {tuple(y.shape)}.")
+    if min(x.shape[-2:]) < WINDOW:
+        raise BadSetting(f"SSIM needs pictures of {WINDOW} px or more, and these are {tuple(x.shape[-2:])}.")
+
+
+def _terms(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Luminance and contrast-structure at every place of the window, (n, C, S-10, S-10) each."""
+    # Five local means in one convolution: x, y, x², y², xy.
+    means = _blur(torch.cat([x, y, x * x, y * y, x * y], dim=1))
+    mean_x, mean_y, square_x, square_y, product = means.chunk(5, dim=1)
+    variances = square_x - mean_x.square() + square_y - mean_y.square()
+    covariance = product - mean_x * mean_y
+    c1, c2 = STABILISERS
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x.square() + mean_y.square() + c1)
+    return luminance, (2 * covariance + c2) / (variances + c2)
+
+
+def _blur(maps: Tensor) -> Tensor:
+    """Gaussian means of (n, m, S, S) where the window lies fully inside, (n, m, S-10, S-10)."""
+    offsets = torch.arange(WINDOW, device=maps.device, dtype=maps.dtype) - WINDOW // 2
+    bell = torch.exp(-offsets.square() / (2 * WINDOW_SIGMA**2))
+    bell = bell / bell.sum()
+    count = maps.shape[1]
+    rows = F.conv2d(maps, bell.view(1, 1, -1, 1).expand(count, 1, -1, 1), groups=count)
+    return F.conv2d(rows, bell.view(1, 1, 1, -1).expand(count, 1, 1, -1), groups=count)
+
+
+def _halve(pictures: Tensor) -> Tensor:
+    """Means of 2×2 pixels; an odd last row or column counts twice, so that nothing darkens at the border."""
+    height, width = pictures.shape[-2:]
+    if height % 2 or width % 2:
+        pictures = F.pad(pictures, (0, width % 2, 0, height % 2), mode="replicate")
+    return F.avg_pool2d(pictures, 2)

@@ -1,0 +1,152 @@
+"""What a training run needs to go on after a kill: safetensors + JSON, written whole at the end of each epoch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from simile.core.atomic_write import write_durably
+from simile.core.errors import BadSetting, CheckpointDamaged
+from simile.models.networks.vae import Network
+
+
+@dataclass
+class EpochState:
+    """Where a run stands at the end of an epoch. `seconds`: time used of the budget of `minutes`."""
+
+    step: int = 0
+    epoch: int = 0
+    total_steps: int | None = None
+    minutes: float | None = None
+    seconds: float = 0.0
+    best_epoch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_weights: dict[str, Tensor] | None = None
+
+    def add_epoch(
+        self, train: dict[str, float], measured: dict[str, float], schedule: dict[str, float], network: Network
+    ) -> None:
+        """Notes an epoch, and keeps its weights if its validation objective is the best so far."""
+        self.history.append(
+            {
+                "epoch": self.epoch,
+                "step": self.step,
+                "train": train,
+                "validation": measured,
+                **schedule,
+                "seconds": round(self.seconds, 2),
+            }
+        )
+        if self.best_epoch == 0 or measured["objective"] > self.history[self.best_epoch - 1]["validation"]["objective"]:
+            self.best_epoch = self.epoch
+            self.best_weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+
+def save_state(
+    folder: Path,
+    identity: dict[str, Any],
+    modules: Mapping[str, nn.Module],
+    optimiser: torch.optim.Optimizer,
+    generator: torch.Generator,
+    at: EpochState,
+) -> None:
+    """One file, so that tensors and numbers can't be of two epochs: the numbers are its metadata."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        f"{name}.{key}": tensor for name, module in modules.items() for key, tensor in module.state_dict().items()
+    }
+    tensors |= {f"best.{name}": tensor for name, tensor in (at.best_weights or {}).items()}
+    for index, values in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{index}.{name}": value for name, value in values.items()}
+    tensors["generator"] = generator.get_state()
+    numbers = {name: value for name, value in vars(at).items() if name != "best_weights"}
+    metadata = {"identity": json.dumps(identity), "at": json.dumps(numbers)}
+    flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    write_durably(folder / "state.safetensors", lambda path: save_file(flat, path, metadata))
+
+
+def has_state(folder: Path) -> bool:
+    """Whether `folder` holds an unfinished training."""
+    return (folder / "state.safetensors").is_file()
+
+
+def can_resume(folder: Path, identity: dict[str, Any]) -> bool:
+    """Whether `folder` holds an unfinished training of these very pictures and settings."""
+    if not has_state(folder):
+        return False
+    try:
+        stored, _ = _read(folder)
+    except CheckpointDamaged:
+        return False
+    return _differing(json.loads(stored["identity"]), identity) == []
+
+
+def require_state(folder: Path) -> None:
+    """Raises BadSetting where there is nothing to resume."""
+    if not has_state(folder):
+        raise BadSetting(f"{folder} holds no unfinished training to resume. Leave out --resume.")
+
+
+def load_state(
+    folder: Path,
+    identity: dict[str, Any],
+    modules: Mapping[str, nn.Module],
+    optimiser: torch.optim.Optimizer,
+    generator: torch.Generator,
+) -> EpochState:
+    """Puts everything back and gives the numbers. Raises BadSetting where it is another run's, CheckpointDamaged."""
+    require_state(folder)
+    metadata, tensors = _read(folder)
+    _check_identity(folder, json.loads(metadata["identity"]), identity)
+    for name, module in modules.items():
+        module.load_state_dict(_under(f"{name}.", tensors))
+    _load_optimiser(optimiser, _under("optimiser.", tensors))
+    generator.set_state(tensors["generator"])
+    at = EpochState(**json.loads(metadata["at"]))
+    at.best_weights = _under("best.", tensors) or None
+    return at
+
+
+def _read(folder: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    path = folder / "state.safetensors"
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+    except (SafetensorError, OSError) as error:
+        raise CheckpointDamaged(f"{path} can't be read ({error}). Leave out --resume to start again.") from None
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, value_name = name.split(".", 1)
+        weight = weights[int(index)]
+        if tensor.shape == weight.shape:  # fused AdamW walks through memory, so both must lie in the same order
+            tensor = torch.empty_like(weight).copy_(tensor)  # noqa: PLW2901
+        state.setdefault(int(index), {})[value_name] = tensor
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def _check_identity(folder: Path, stored: dict[str, Any], given: dict[str, Any]) -> None:
+    if differing := _differing(stored, given):
+        raise BadSetting(
+            f"The unfinished training in {folder} was started with other {' and '.join(differing)}. "
+            "Give the same pictures and options, or leave out --resume to start again."
+        )
+
+
+def _differing(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
+    return [name for name in given if stored.get(name) != json.loads(json.dumps(given[name]))]

@@ -1,0 +1,100 @@
+"""Every request gets an id, a line in the log and its place in the figures."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import re
+import time
+from typing import Any
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from simile.service.middleware.limits import House
+from simile.service.observability.metrics import Metrics
+
+ID_HEADER = "X-Request-Id"
+_SANE = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}")
+_ROUTINE = frozenset({"/livez", "/readyz", "/metrics"})  # asked every few seconds: logged only when they fail
+
+log = logging.getLogger("simile.requests")
+
+
+class Requests:
+    """ASGI middleware around everything: id, log line, figures.
+
+    The id is the client's own X-Request-Id if that is short and plain, else made here. Ids that this process makes
+    begin with the same eight letters. What is logged: method, path, route, status, time, bytes, the key's name; never
+    a key, an address's query, or anything of a picture.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, house: House) -> None:
+        self.app = app
+        self.metrics = metrics
+        self.house = house
+        self._process = os.urandom(4).hex()
+        self._numbers = itertools.count(1)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        request_id = _given(scope) or f"{self._process}-{next(self._numbers):x}"
+        scope.setdefault("state", {})["request_id"] = request_id
+        started, status, came, went = time.perf_counter(), 500, 0, 0
+
+        async def counted_receive() -> Message:
+            nonlocal came
+            message = await receive()
+            came += len(message.get("body", b""))
+            return message
+
+        async def noted_send(message: Message) -> None:
+            nonlocal status, went
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers[ID_HEADER] = request_id
+                if self.house.draining:
+                    headers["Connection"] = "close"
+            else:
+                went += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self.app(scope, counted_receive, noted_send)
+        finally:
+            self._note(scope, status, time.perf_counter() - started, came, went)
+
+    def _note(self, scope: Scope, status: int, seconds: float, came: int, went: int) -> None:
+        route = getattr(scope.get("route"), "path", None) or "none"
+        self.metrics.observe("total", seconds)
+        self.metrics.answered(route, scope["method"] if route != "none" else "any", status)
+        level = logging.DEBUG if scope["path"] in _ROUTINE and status < 400 else logging.INFO
+        if log.isEnabledFor(level):
+            fields = _fields(scope, route, status, seconds, came, went)
+            log.log(level, "%(method)s %(path)s %(status)d %(ms).1f ms %(id)s", fields, extra={"fields": fields})
+
+
+def _fields(scope: Scope, route: str, status: int, seconds: float, came: int, went: int) -> dict[str, Any]:
+    visitor = scope["state"].get("visitor")
+    return {
+        "id": scope["state"]["request_id"],
+        "method": scope["method"],
+        "path": scope["path"].encode("ascii", "backslashreplace").decode()[:1024],
+        "route": route,
+        "status": status,
+        "ms": round(seconds * 1000, 2),
+        "bytes_in": came,
+        "bytes_out": went,
+        "key": getattr(visitor, "name", None),
+    }
+
+
+def _given(scope: Scope) -> str | None:
+    """The client's own id for the request, where it is fit to be repeated."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            return value.decode("ascii") if _SANE.fullmatch(value) else None
+    return None

@@ -1,0 +1,139 @@
+"""What each route asks of a key: one table. A route that is not in it keeps the app from starting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
+from starlette.routing import BaseRoute, compile_path
+
+from simile.core.keys import Scope
+
+Wanted = Scope | Literal["public"]
+
+# public: no key. search: to look and to find. write: to add, describe, decide and delete. admin: what costs the
+# machine hours, or changes what every search sees. HEAD asks what GET asks.
+SCOPES: dict[str, Wanted] = {
+    "GET /livez": "public",
+    "GET /readyz": "public",
+    "GET /signin": "public",
+    "POST /signin": "public",
+    "POST /signout": "public",
+    "GET /static": "public",
+    "GET /": "search",
+    "POST /": "search",
+    "GET /pictures/{image_id}": "search",
+    "GET /collection": "search",
+    "GET /duplicates": "search",
+    "POST /duplicates": "write",
+    "GET /jobs": "write",
+    "GET /map": "search",
+    "GET /latent": "search",
+    "GET /docs": "search",
+    "GET /openapi.json": "search",
+    "GET /metrics": "search",
+    "GET /v1/status": "search",
+    "POST /v1/search": "search",
+    "POST /v1/search/batch": "search",
+    "POST /v1/reconstructions": "search",
+    "POST /v1/latents": "search",
+    "POST /v1/morphs": "search",
+    "POST /v1/samples": "search",
+    "POST /v1/traversals": "search",
+    "POST /v1/uncertainty": "search",
+    "GET /v1/outliers": "search",
+    "GET /v1/attributes": "search",
+    "POST /v1/attributes": "write",
+    "GET /v1/attributes/{name}": "search",
+    "DELETE /v1/attributes/{name}": "write",
+    "POST /v1/attributes/{name}/apply": "search",
+    "GET /v1/images": "search",
+    "POST /v1/images": "write",
+    "GET /v1/images/{image_id}": "search",
+    "DELETE /v1/images/{image_id}": "write",
+    "PUT /v1/images/{image_id}/metadata": "write",
+    "GET /v1/images/{image_id}/file": "search",
+    "GET /v1/images/{image_id}/thumbnail": "search",
+    "GET /v1/images/{image_id}/reconstruction": "search",
+    "GET /v1/images/{image_id}/neighbours": "search",
+    "GET /v1/duplicates": "search",
+    "GET /v1/duplicates/plan": "search",
+    "GET /v1/duplicates/difference": "search",
+    "POST /v1/duplicates/decisions": "write",
+    "GET /v1/map": "search",
+    "POST /v1/map": "write",
+    "GET /v1/map/points": "search",
+    "GET /v1/map/tiles/{tile}": "search",
+    "GET /v1/encoders": "search",
+    "GET /v1/encoders/{fingerprint}": "search",
+    "POST /v1/encoders/{fingerprint}/activate": "admin",
+    "GET /v1/jobs": "write",
+    "POST /v1/jobs": "admin",
+    "GET /v1/jobs/{job_id}": "write",
+    "POST /v1/jobs/{job_id}/cancel": "admin",
+    "GET /v1/jobs/{job_id}/failures": "write",
+    "GET /v1/jobs/{job_id}/events": "write",
+}
+
+# The patterns that the router itself goes by: "/v1/jobs\n" is "/v1/jobs" to it.
+_PATTERNS = [
+    (method, compile_path(path)[0], wanted)
+    for (method, _, path), wanted in ((place.partition(" "), wanted) for place, wanted in SCOPES.items())
+]
+_REFUSALS = {"401": "Unauthorized", "403": "Forbidden", "421": "Misdirected Request", "429": "Too Many Requests"}
+_SECURITY = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "A key made by `simile keys create`."},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key."},
+    "cookie": {"type": "apiKey", "in": "cookie", "name": "simile_session", "description": "The page's, of /signin."},
+}
+
+
+def wanted_of(method: str, path: str) -> Wanted:
+    """What a request asks of a key. An address that no route has needs one too: nobody else learns that."""
+    method = "GET" if method == "HEAD" else method
+    if path.startswith("/static/"):
+        return "public"
+    exact = SCOPES.get(f"{method} {path}")
+    if exact is not None:
+        return exact
+    found = (wanted for known, pattern, wanted in _PATTERNS if known == method and pattern.match(path))
+    return next(found, "search")
+
+
+def check(app: FastAPI) -> None:
+    """Raises RuntimeError for a route that the table does not know."""
+    missing = [place for place in places(app.router.routes) if place not in SCOPES]
+    if missing:
+        raise RuntimeError(f"No scope for {', '.join(missing)}. Say in service/scopes.py what each asks of a key.")
+
+
+def places(routes: Iterable[BaseRoute]) -> list[str]:
+    """`METHOD /path` of every route, as the table writes it; a mounted app takes GET alone."""
+    return [
+        f"{method} {context.path}"
+        for context in iter_route_contexts(list(routes))
+        for method in sorted((context.methods or {"GET"}) - {"HEAD"})
+    ]
+
+
+def document(document: dict[str, Any]) -> None:
+    """Writes into an OpenAPI document what keys are needed, and how requests without one are refused."""
+    document.setdefault("components", {})["securitySchemes"] = _SECURITY
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            wanted = wanted_of(method.upper(), path)
+            if wanted == "public":
+                operation["security"] = []
+                continue
+            operation["security"] = [{name: []} for name in _SECURITY] + [{}]
+            said = operation.get("description", "").rstrip()
+            operation["description"] = f"{said}\n\nNeeds the scope `{wanted}` where keys are used.".strip()
+            for status, phrase in _REFUSALS.items():
+                operation["responses"].setdefault(status, _refusal(phrase))
+
+
+def _refusal(phrase: str) -> dict[str, Any]:
+    schema = {"$ref": "#/components/schemas/ProblemOut"}
+    return {"description": phrase, "content": {"application/problem+json": {"schema": schema}}}

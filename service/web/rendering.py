@@ -1,0 +1,166 @@
+"""How pages are rendered: the templates, what all of them know, and words for numbers."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import shlex
+from importlib.metadata import version
+from pathlib import Path, PurePath
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.templating import Jinja2Templates
+
+from simile.core.settings import Settings
+from simile.service import urls
+from simile.service.middleware.headers import PAGE_POLICY
+from simile.service.schemas.jobs import JobOut, JobResult
+
+pass
+from simile.service.errors import Problem
+from simile.service.schemas.search import MOST_ASKED, HitOut, ImageOut
+
+_STAGES = {
+    "looking": "Looking at the folder",
+    "training": "Training",
+    "indexing": "Indexing",
+    "publishing": "Putting it in use",
+}
+_DID = (
+    ("new", "new"),
+    ("changed", "changed"),
+    ("moved", "moved"),
+    ("removed", "forgotten"),
+    ("missing", "whose files are gone"),
+    ("unchanged", "unchanged"),
+)
+
+
+def job_words(job: JobOut) -> str:
+    """How a job stands, for people; static/jobs.js says the same of one that runs."""
+    if job.status != "running":
+        return _did(job.result) if job.result else f"{job.done:,} files looked into" if job.done else ""
+    parts = [_STAGES[job.stage]]
+    if job.total:
+        parts.append(f"{job.done:,} of {job.total:,}")
+    elif job.done:
+        parts.append(f"{job.done:,}")
+    if job.per_second:
+        parts.append(f"{job.per_second:,.0f} a second")
+    return " · ".join(parts)
+
+
+def _did(result: JobResult) -> str:
+    counts = [(getattr(result, name), words) for name, words in _DID]
+    done = ", ".join(f"{count:,} {words}" for count, words in counts if count) or "no pictures there"
+    return f"{done} · {_duration(result.seconds)}" if result.seconds >= 0.1 else done
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+PACKED_FROM = 16_000  # bytes of a page: smaller ones gain too little
+TINY = 48  # pixels: below this, smoothing would blur a picture to fog
+
+_PLACES = (
+    (urls.PAGE, "Search"),
+    (urls.COLLECTION_PAGE, "Collection"),
+    (urls.MAP_PAGE, "Map"),
+    (urls.LATENT_PAGE, "Latent"),
+    (urls.DUPLICATES_PAGE, "Duplicates"),
+    (urls.JOBS_PAGE, "Indexing"),
+    (urls.DOCS, "API"),
+)
+_FORMATS = ("jpeg", "png", "webp", "gif", "bmp", "tiff", "heif", "avif", "ppm", "jpeg2000", "ico", "qoi")
+
+_templates = Jinja2Templates(directory=Path(__file__).parents[1] / "templates")
+_templates.env.globals |= {
+    "urls": urls,
+    "version": version("simile"),
+    "formats": _FORMATS,
+    "tiny": TINY,
+    "max_files": MOST_ASKED,
+}
+
+
+def called(picture: HitOut | ImageOut) -> str:
+    """What a picture is called: by its metadata, as an upload is, whose file is called by its content; or its file."""
+    name = (picture.metadata or {}).get("name")
+    return str(name or "") or PurePath(picture.path).name or f"Image {picture.image_id}"
+
+
+def written_distance(value: float) -> str:
+    """For people. NaN where two pictures were never compared, 0 only where nothing differs."""
+    if math.isnan(value):
+        return "unknown"
+    return f"{value:.3g}" if value >= 0.001 or value == 0 else "below 0.001"
+
+
+def written_bytes(value: int) -> str:
+    """A size for people: 12 bytes, 3.4 kB, 56 MB."""
+    if value < 1000:
+        return f"{value} byte{'' if value == 1 else 's'}"
+    power = min(int(math.log10(value)) // 3, 4)
+    return f"{value / 1000**power:.3g} {'kMGT'[power - 1]}B"
+
+
+def one_in(rate: float) -> str:
+    """A share for people: 0.01 is 1 in 100."""
+    return f"1 in {round(1 / rate):,}" if 0 < rate <= 1 else "none"
+
+
+_templates.env.filters |= {
+    "called": called,
+    "distance": written_distance,
+    "bytes": written_bytes,
+    "one_in": one_in,
+    "job_words": job_words,
+}
+
+
+def render_page(request: Request, template: str, view: object, problem: Problem | None = None) -> Response:
+    """A page that shows the view, with what went wrong if something did."""
+    settings: Settings = request.app.state.settings
+    visitor = getattr(request.state, "visitor", None)
+    scope = "admin" if visitor is None else visitor.scope  # without keys everybody may do everything
+    context: dict[str, Any] = {
+        "view": view,
+        "problem": problem,
+        "max_bytes": settings.max_bytes,
+        "home_option": _home_option(settings),
+        "here": request.url.path,
+        "visitor": visitor,
+        "places": [place for place in _PLACES if place[0] != urls.JOBS_PAGE or scope != "search"],
+        "may_write": scope in ("write", "admin"),
+        "may_admin": scope == "admin",
+    }
+    response = _templates.TemplateResponse(request, template, context, problem.status if problem else 200)
+    response.headers["Content-Security-Policy"] = PAGE_POLICY
+    response.headers["Cache-Control"] = "private, no-cache"
+    if problem is not None:
+        response.headers.update({name: value for name, value in problem.headers.items() if name != "Content-Length"})
+    return _packed(request, response)
+
+
+def _packed(request: Request, response: Response) -> Response:
+    """The same, compressed for who can read that: a thousand hits are 1.8 MB that shrink to a twentieth.
+
+    A page that mixes secrets with what a stranger chose would tell of them by its size (BREACH): there is none in it,
+    and no other site can ask with a person's cookie, which is SameSite=Strict.
+    """
+    response.headers["Vary"] = "Accept-Encoding"
+    if len(response.body) >= PACKED_FROM and "gzip" in request.headers.get("accept-encoding", ""):
+        response.body = gzip.compress(response.body, 1, mtime=0)
+        response.headers.update({"Content-Encoding": "gzip", "Content-Length": str(len(response.body))})
+    return response
+
+
+def _home_option(settings: Settings) -> str:
+    """What the command line needs to mean this home."""
+    usual = settings.home == Settings.model_fields["home"].default
+    return "" if usual else f" --home {shlex.quote(str(settings.home))}"

@@ -1,0 +1,146 @@
+"""Keys of the service, and the sessions of browsers that were signed in with them. Only hashes are kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, delete, exists, func, insert, inspect, literal, select, update
+from sqlalchemy.exc import IntegrityError
+
+from simile.core.errors import BadSetting
+from simile.core.keys import SCOPES, NewKey, Scope, check_name, digest, make_key, make_token
+from simile.store.database.tables import KeyRow, SessionRow, UtcDateTime, now
+from simile.store.database.transactions import Transactions
+
+SESSIONS = 100  # of one key; the oldest ones beyond end
+
+
+@dataclass(frozen=True)
+class KeyRecord:
+    """What is known of a key. `rate`: requests a minute, None for the service's own; `sha256` is no secret to keep."""
+
+    id: int
+    name: str
+    prefix: str
+    sha256: str
+    scope: Scope
+    rate: int | None
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+    def usable(self, at: datetime) -> bool:
+        """Neither revoked nor expired at that moment."""
+        return self.revoked_at is None and (self.expires_at is None or at < self.expires_at)
+
+
+class Keys(Transactions):
+    """Verbs on keys and sessions. No search depends on them, so they don't count as changes."""
+
+    def has_keys(self) -> bool:
+        """Whether the home has keys, be they revoked or expired: then every request needs one.
+
+        A home of a simile that knew no keys has none.
+        """
+        with self.reading() as connection:
+            if not inspect(connection).has_table(KeyRow.__tablename__):
+                return False
+            return bool(connection.scalar(select(exists(select(KeyRow.id)))))
+
+    def create_key(
+        self, name: str, scope: Scope, *, rate: int | None = None, lifetime: timedelta | None = None
+    ) -> tuple[NewKey, KeyRecord]:
+        """A new key. Its text is here and nowhere else. Raises BadSetting, also for a name that is taken."""
+        if scope not in SCOPES:
+            raise BadSetting(f"There is no scope {scope!r}. Take one of {', '.join(SCOPES)}.")
+        key, made = make_key(), now()
+        row: dict[str, object] = {
+            "name": check_name(name),
+            "prefix": key.prefix,
+            "sha256": digest(key.text),
+            "scope": scope,
+        }
+        row |= {"rate": rate, "created_at": made, "expires_at": None if lifetime is None else made + lifetime}
+        try:
+            with self.noting() as connection:
+                made_row = connection.execute(insert(KeyRow).values(row).returning(KeyRow.__table__)).one()
+                return key, _record(made_row)
+        except IntegrityError:
+            raise BadSetting(
+                f"There is a key {name!r} already. Take another name, or `simile keys forget` that one first."
+            ) from None
+
+    def all_keys(self) -> list[KeyRecord]:
+        """Every key, the oldest first."""
+        with self.reading() as connection:
+            return [_record(row) for row in connection.execute(_KEYS.order_by(KeyRow.id))]
+
+    def key_of(self, prefix: str) -> KeyRecord | None:
+        """The key with this prefix."""
+        return self._one(_KEYS.where(KeyRow.prefix == prefix))
+
+    def revoke_key(self, name: str) -> KeyRecord:
+        """Ends a key and the sessions that were opened with it. Raises BadSetting where there is none of this name."""
+        with self.noting() as connection:
+            for column in (KeyRow.name, KeyRow.prefix):
+                ended = update(KeyRow).where(column == name).returning(KeyRow.__table__)
+                first = func.coalesce(KeyRow.revoked_at, literal(now(), UtcDateTime))  # the first time counts
+                row = connection.execute(ended.values(revoked_at=first)).one_or_none()
+                if row is not None:
+                    connection.execute(delete(SessionRow).where(SessionRow.key_id == row.id))
+                    return _record(row)
+        raise _no_key(name)
+
+    def forget_key(self, name: str) -> None:
+        """Removes what is known of a key that was revoked. Raises BadSetting for one that is in use, or unknown."""
+        with self.noting() as connection:
+            found = connection.execute(_KEYS.where((KeyRow.name == name) | (KeyRow.prefix == name))).first()
+            if found is None:
+                raise _no_key(name)
+            if _record(found).usable(now()):
+                raise BadSetting(f"The key {name!r} is in use. Revoke it first: `simile keys revoke {name}`.")
+            connection.execute(delete(KeyRow).where(KeyRow.id == found.id))
+
+    def open_session(self, key_id: int, lifetime: timedelta) -> str:
+        """A new session of a key; gives the token for the cookie. Sessions that are over go, and the oldest beyond."""
+        token, made = make_token(), now()
+        row = {"sha256": digest(token), "key_id": key_id, "created_at": made, "expires_at": made + lifetime}
+        with self.noting() as connection:
+            connection.execute(delete(SessionRow).where(SessionRow.expires_at <= made))
+            connection.execute(insert(SessionRow).values(row))
+            connection.execute(delete(SessionRow).where(SessionRow.sha256.in_(_beyond(connection, key_id))))
+        return token
+
+    def session_key(self, token: str) -> KeyRecord | None:
+        """The key that this token's session was opened with; None if there is no such session, or it is over."""
+        alive = (SessionRow.sha256 == digest(token)) & (SessionRow.expires_at > now())
+        return self._one(_KEYS.join(SessionRow, SessionRow.key_id == KeyRow.id).where(alive))
+
+    def close_session(self, token: str) -> None:
+        """Ends a session; one that is over or unknown stays so."""
+        with self.noting() as connection:
+            connection.execute(delete(SessionRow).where(SessionRow.sha256 == digest(token)))
+
+    def _one(self, query: Select[Any]) -> KeyRecord | None:
+        with self.reading() as connection:
+            row = connection.execute(query).one_or_none()
+            return None if row is None else _record(row)
+
+
+_KEYS = select(KeyRow.__table__)
+
+
+def _beyond(connection: Connection, key_id: int) -> list[str]:
+    """Hashes of a key's sessions, without the newest ones."""
+    newest = select(SessionRow.sha256).where(SessionRow.key_id == key_id).order_by(SessionRow.created_at.desc())
+    return list(connection.scalars(newest.offset(SESSIONS).limit(SESSIONS)))
+
+
+def _no_key(name: str) -> BadSetting:
+    return BadSetting(f"There is no key {name!r}. `simile keys list` names those there are.")
+
+
+def _record(row: Row[Any]) -> KeyRecord:
+    return KeyRecord(**row._mapping)

@@ -1,0 +1,286 @@
+"""The command line as a person or a script meets it: streams, JSON, exit codes, messages."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from simile.cli.main import app, run
+from simile.cli.output import answer_json
+from simile.core.settings import Settings
+from simile.images.encoding import encode_png
+from simile.indexer.pipeline.job import IndexRequest, index
+from simile.search.queries import Answer, Certainty, Query
+from simile.service.schemas.search import QueryOut
+
+SIMILE = str(Path(sys.executable).with_name("simile"))
+
+
+def inside(*arguments: str | Path) -> Result:
+    """Runs a command in this process, which spares the seconds that importing torch takes."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+def outside(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([SIMILE, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_train_then_index_then_search_by_hand(tmp_path: Path, digits: Path) -> None:
+    home = tmp_path / "home"
+    trained = inside("train", digits, "--home", home, "--epochs", "2", "--latent-dim", "8", "--device", "cpu", "--json")
+    assert trained.exit_code == 0
+    report = json.loads(trained.stdout)
+    assert report["active"] and Path(report["folder"]).is_dir()
+    indexed = inside("index", digits, "--home", home, "--json")
+    assert json.loads(indexed.stdout.splitlines()[-1])["new"] == 120
+    query = sorted(digits.iterdir())[0]
+    answer = json.loads(inside("search", query, "--home", home, "-k", "3", "--json").stdout)
+    assert len(answer["hits"]) == 3
+    assert {"image_id", "distance", "score", "path"} <= answer["hits"][0].keys()
+    assert answer["hits"][0]["path"] == str(query)
+
+
+def test_search_json_names_its_fields_as_the_api_does_and_keeps_the_old_names() -> None:
+    certainty = Certainty(unlike=True, reason="odd", false_alarm_rate=0.01, among="new")
+    query = answer_json(Answer(Query(np.zeros(2, np.float32)), [], certainty, False))["query"]
+    assert (query["unlike_reason"], query["false_alarm_among"]) == ("odd", "new")
+    assert (query["reason"], query["among"]) == ("odd", "new")
+    assert query.keys() - {"reason", "among"} <= QueryOut.model_fields.keys()
+
+
+def test_train_with_resume_and_nothing_to_resume_says_so(tmp_path: Path, digits: Path) -> None:
+    result = outside("train", digits, "--home", tmp_path / "home", "--resume")
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith("BadSetting: ")
+    assert "Leave out --resume" in result.stderr
+
+
+NONSENSE = {
+    "search": "Name either a picture or --id, not both and not neither.",
+    "search a.png --id 1": "Name either a picture or --id, not both and not neither.",
+    "search --id 1 --posterior --plus smile": "give --posterior or --plus and --minus.",
+    "morph a.png -o a.gif": "name at least two.",
+    "morph --id 1 --id 2": "Name a file with --output (.gif, .webp or .png), or ask for the data with --json.",
+    "generate": "Name a .png with --output, or ask for the latents with --json.",
+    "traverse a.png --id 1 -o a.png": "Start from a file or from --id, not from both.",
+    "traverse --id 1": "Name a .png with --output, or ask for the data with --json.",
+    "manifold": "Name a .png with --output, or ask for the latents with --json.",
+    "compress . -o a.simile --bytes 9 --step 0.1": "Give --bytes or --step, not both.",
+    "uncertainty": "Name one picture: a file, or an indexed image with --id.",
+    "attribute learn x": "Name both --positive and --negative, or --where alone, or --labels and PHOTOS.",
+    "attribute learn x --labels folders": "PHOTOS, --labels and --of belong together",
+    "attribute apply x": "Name either a picture or --id, not both and not neither.",
+    "attribute sheet x -o a.png": "Name at least one picture, or an indexed one with --id.",
+    "evaluate": "Name the pictures: `simile evaluate PHOTOS`.",
+    "evaluate . --picture round": "picture can't be 'round'.",
+    "evaluate . --picture manifold": "--picture needs --output FILE.png",
+    "evaluate . -o a.txt": "Name a file that ends in .html.",
+    "dedup --precision 0.99 --last": "Leave one out.",
+    "dedup --output a.json --plan a.json": "Give each file a name of its own.",
+    "dedup --last apply a.json": "--last can't stand before apply",
+    "dedup apply a.json --hardlink --trash": "exclude each other. Choose one.",
+}
+
+
+@pytest.mark.parametrize("line", NONSENSE)
+def test_a_command_line_that_makes_no_sense_exits_with_2_before_anything_is_read(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SIMILE_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["simile", *line.split()])
+    with pytest.raises(SystemExit) as exit_:
+        run()
+    message = capsys.readouterr().err
+    assert (exit_.value.code, message.startswith("BadUsage: ")) == (2, True), message
+    assert NONSENSE[line] in message and len(message.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_index_json_ends_with_the_promised_fields(trained_home: Settings, digits: Path) -> None:
+    (digits / "bad.jpg").write_text("no picture")
+    result = inside("index", digits, "--home", trained_home.home, "--json")
+    summary = json.loads(result.stdout.splitlines()[-1])
+    assert {"new", "unchanged", "moved", "removed", "failures", "images_per_second"} <= summary.keys()
+    assert summary["failures"] == [{"path": str(digits / "bad.jpg"), "reason": summary["failures"][0]["reason"]}]
+    assert result.exit_code == 0
+    assert inside("index", digits, "--home", trained_home.home, "--strict").exit_code == 1
+
+
+def test_search_prints_rank_distance_path(home_with_digits: Settings) -> None:
+    lines = inside("search", "--id", "1", "--home", home_with_digits.home, "-k", "4").stdout.splitlines()
+    assert len(lines) == 4
+    rank, distance, path = lines[0].split(maxsplit=2)
+    assert (rank, Path(path).is_file()) == ("1", True)
+    assert float(distance) > 0
+
+
+def test_search_and_reconstruct_write_pictures(home_with_digits: Settings, tmp_path: Path) -> None:
+    picture = tmp_path / "query.png"
+    picture.write_bytes(encode_png(np.full((40, 30, 3), 90, np.uint8)))
+    for output in ("sheet.png", "sheet.html"):
+        assert inside("search", picture, "--home", home_with_digits.home, "-o", output).exit_code == 0
+        assert (tmp_path / output).stat().st_size > 1000
+    result = inside("reconstruct", picture, "--home", home_with_digits.home, "--output", "both.png", "--json")
+    assert json.loads(result.stdout)["reconstruction_error"] > 0
+    assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_embed_needs_no_home_when_an_encoder_is_named(home_with_digits: Settings, tmp_path: Path) -> None:
+    (folder,) = (path for path in (home_with_digits.home / "encoders").iterdir() if not path.name.startswith("."))
+    (tmp_path / "black.png").write_bytes(encode_png(np.zeros((32, 32, 3), np.uint8)))
+    arguments = ("embed", "black.png", "--encoder", folder, "--home", tmp_path / "none", "--output", "v.npz")
+    assert inside(*arguments).exit_code == 0
+    assert np.load("v.npz")["mu"].shape == (1, 16)
+    assert not (tmp_path / "none").exists()
+
+
+def test_status_verify_and_rebuild_agree_on_a_whole_home(home_with_digits: Settings) -> None:
+    home = home_with_digits.home
+    assert json.loads(inside("status", "--home", home, "--json").stdout)["images"] == 120
+    assert "pictures   120" in inside("status", "--home", home).stdout
+    assert inside("verify", "--home", home).exit_code == 0
+    for segment in (home / "segments").iterdir():
+        segment.write_bytes(b"damaged")
+    broken = inside("verify", "--home", home)
+    assert broken.exit_code == 1
+    assert "simile rebuild" in broken.stdout
+    assert "120" in inside("rebuild", "--home", home).stdout
+    assert inside("verify", "--home", home, "--json").stdout.strip() == '{"problems": [], "leftovers": []}'
+
+
+def test_verify_finds_an_altered_encoder(home_with_digits: Settings) -> None:
+    (weights,) = home_with_digits.home.glob("encoders/[0-9a-f]*/weights.safetensors")
+    os.truncate(weights, 500)
+    result = inside("verify", "--home", home_with_digits.home)
+    assert result.exit_code == 1
+    assert "weights.safetensors" in result.stdout
+
+
+def test_errors_are_one_line_on_stderr_without_a_traceback(tmp_path: Path) -> None:
+    result = outside("search", "absent.png", "--home", tmp_path / "home")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert (
+        result.stderr == "NoSuchPath: absent.png does not exist. Check the spelling, or name another file or folder.\n"
+    )
+    assert "Traceback" in outside("search", "absent.png", "--verbose").stderr
+
+
+def test_a_command_line_that_makes_no_sense_exits_with_2() -> None:
+    assert outside("index").returncode == 2
+    assert outside("search", "x.png", "-k", "0").returncode == 2
+
+
+def test_numbers_beyond_reason_exit_with_2(digits: Path) -> None:
+    assert inside("search", "--id", str(2**63)).exit_code == 2
+    assert inside("train", digits, "--seed", "-1").exit_code == 2
+    assert inside("train", digits, "--minutes", "inf").exit_code == 2
+
+
+def test_a_query_whose_name_is_not_utf8_is_shown_with_escapes(home_with_digits: Settings, tmp_path: Path) -> None:
+    picture = tmp_path / "odd\udcff.png"
+    picture.write_bytes(encode_png(np.full((40, 30, 3), 90, np.uint8)))
+    result = outside("search", picture, "--home", home_with_digits.home, "-o", "sheet.html", "--json")
+    assert json.loads(result.stdout)["query"]["name"] == str(tmp_path / "odd") + "\\xff.png"
+    assert "odd\\xff.png" in (tmp_path / "sheet.html").read_text()
+
+
+def test_names_that_the_terminal_cannot_show_come_as_escapes(
+    home_with_digits: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = tmp_path / "кот ü.png"
+    picture.write_bytes(encode_png(np.full((40, 30, 3), 90, np.uint8)))
+    index(home_with_digits, [picture], IndexRequest())
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    arguments = ("search", picture, "--home", home_with_digits.home, "-k", "1")
+    assert r"\u043a\u043e\u0442 \xfc.png" in outside(*arguments).stdout
+    assert json.loads(outside(*arguments, "--json").stdout)["hits"][0]["path"] == str(picture)
+
+
+def test_an_error_nobody_foresaw_is_one_line_too(
+    home_with_digits: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr("simile.indexer.maintenance.status.read_status", fail)
+    monkeypatch.setattr(sys, "argv", ["simile", "status", "--home", str(home_with_digits.home)])
+    with pytest.raises(SystemExit) as exit_:
+        run()
+    assert exit_.value.code == 1
+    assert capsys.readouterr().err == (
+        "RuntimeError: out of luck. This should not happen: run it again with --verbose, and report what that shows.\n"
+    )
+
+
+def test_embed_looks_at_its_output_before_it_works(digits: Path, tmp_path: Path) -> None:
+    result = outside("embed", digits, "--home", tmp_path / "none", "-o", "absent/vectors.npz")
+    assert result.stderr.startswith("BadSetting: absent/vectors.npz can't be written: its folder does not exist.")
+
+
+def test_a_demo_of_other_pictures_is_not_mixed_in(home_with_digits: Settings, tmp_path: Path) -> None:
+    result = outside("demo", "--home", home_with_digits.home, "--no-serve")
+    assert result.returncode == 1
+    assert "holds a demo of other pictures" in result.stderr
+
+
+def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch, digits: Path) -> None:
+    monkeypatch.setenv("SIMILE_WORKERS", "many")
+    result = outside("index", digits)
+    assert result.returncode == 1
+    assert "workers (SIMILE_WORKERS) can't be 'many'" in result.stderr
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def test_the_demo_serves_its_page_and_ctrl_c_ends_it_cleanly(tmp_path: Path) -> None:
+    port = free_port()
+    command = [SIMILE, "demo", "--minutes", "0.05", "--port", str(port)]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
+        try:
+            page = wait_for(f"http://127.0.0.1:{port}/")
+        finally:
+            demo.send_signal(signal.SIGINT)
+        printed, said = demo.communicate(timeout=60)
+    assert demo.returncode == 0
+    assert "Traceback" not in said
+    assert "<title>" in page
+    assert (tmp_path / "simile-demo" / "searches.png").is_file()
+    assert len(list((tmp_path / "simile-demo" / "digits").glob("*.png"))) == 1797
+    assert "three searches: simile-demo/searches.png" in printed
+
+
+def wait_for(url: str) -> str:
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return str(answer.read().decode())
+        except (urllib.error.URLError, ConnectionError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def test_a_port_in_use_is_an_error_that_names_it(home_with_digits: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = outside("serve", "--home", home_with_digits.home, "--port", port)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith(f"BadSetting: Can't listen on 127.0.0.1 port {port}")

@@ -1,0 +1,143 @@
+"""Pairs that are near in the latent space, of a whole home: each once, in bounded memory."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from simile.dedup.detection import candidates, verification
+from simile.dedup.detection.candidates import (
+    NEAR,
+    distance_between,
+    in_order,
+    read_candidates,
+    vectors_of,
+    write_candidates,
+)
+from simile.images.formats import Limits
+from simile.store.catalogue.catalogue import Catalogue
+from simile.store.home import Home
+from simile.store.index.index import Index
+from tests.support.synthetic_images import scene
+
+
+@pytest.fixture
+def snapshot(home_with_digits):
+    with Catalogue(Home(home_with_digits.home)) as catalogue:
+        index = Index(catalogue)
+        yield index.current()
+        index.close()
+
+
+def all_pairs(snapshot, radius, only=None):
+    ids = snapshot.parts[0].living() if only is None else only
+    vectors = vectors_of(snapshot, ids).astype(np.float64)
+    apart = np.linalg.norm(vectors[:, None] - vectors[None], axis=2)
+    return {
+        (int(ids[a]), int(ids[b])) for a in range(len(ids)) for b in range(a + 1, len(ids)) if apart[a, b] <= radius
+    }
+
+
+def written(snapshot, radius, tmp_path, **options):
+    found = write_candidates(snapshot, radius, tmp_path / "pairs", lambda *_: None, **options)
+    pairs = read_candidates(tmp_path / "pairs")
+    assert found.pairs == len(pairs)
+    return found, [(int(a), int(b)) for a, b in zip(pairs["first"], pairs["second"], strict=True)]
+
+
+@pytest.mark.parametrize("chunk", [7, 512])
+def test_they_are_all_pairs_within_the_radius_each_once(snapshot, tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(candidates, "CHUNK", chunk)
+    radius = float(
+        np.median([d for _, far in snapshot.search(vectors_of(snapshot, snapshot.parts[0].living()), 8) for d in far])
+    )
+    _, pairs = written(snapshot, radius, tmp_path)
+    assert len(pairs) == len(set(pairs)) > 50
+    assert set(pairs) == all_pairs(snapshot, radius)
+
+
+def test_of_a_crowd_each_picture_takes_its_nearest(snapshot, tmp_path):
+    found, pairs = written(snapshot, np.inf, tmp_path, neighbours=5)
+    ids = snapshot.parts[0].living()
+    near = snapshot.search(vectors_of(snapshot, ids), 6)
+    expected = {
+        tuple(sorted((int(own), int(n)))) for own, (ns, _) in zip(ids, near, strict=True) for n in ns if n != own
+    }
+    assert set(pairs) == expected
+    assert len(pairs) == len(set(pairs))
+    assert found.crowded == len(ids)
+
+
+def test_a_filter_leaves_pairs_of_its_own_pictures(snapshot, tmp_path):
+    only = snapshot.parts[0].living()[10:40]
+    _, pairs = written(snapshot, 2.0, tmp_path, only=only)
+    assert set(pairs) == all_pairs(snapshot, 2.0, only)
+
+
+def test_nothing_within_the_radius_is_an_empty_file(snapshot, tmp_path):
+    _, pairs = written(snapshot, 0.0, tmp_path)
+    assert pairs == []
+    assert list(in_order(read_candidates(tmp_path / "pairs"))) == []
+
+
+def test_the_order_keeps_neighbourhoods_together_and_loses_no_pair():
+    random = np.random.default_rng(0)
+    rows = []
+    for clique in range(20):  # cliques of five, their ids strewn over the collection
+        members = sorted(random.choice(10_000, 5, replace=False).tolist())
+        rows += [(a, b, clique) for at, a in enumerate(members) for b in members[at + 1 :]]
+    random.shuffle(rows)
+    pairs = np.array(rows, NEAR)
+    ordered = list(in_order(pairs))
+    assert sorted(ordered) == sorted((int(a), int(b), float(d)) for a, b, d in rows)
+    changes = sum(one[2] != two[2] for one, two in pairwise(ordered))
+    assert changes == 19
+
+
+def test_a_distance_is_that_of_a_search(snapshot):
+    ids = snapshot.parts[0].living()
+    found, distances = snapshot.search(vectors_of(snapshot, ids[:1]), 3)[0]
+    assert distance_between(snapshot, int(ids[0]), int(found[2])) == pytest.approx(distances[2], abs=1e-12)
+
+
+class InThisProcess:
+    """Instead of workers."""
+
+    map = staticmethod(map)
+
+
+def test_what_was_confirmed_of_other_pairs_is_not_taken_for_these(tmp_path, monkeypatch):
+    monkeypatch.setattr(verification, "BATCH", 1)
+    files = {}
+    for image in range(1, 5):
+        files[image] = str(tmp_path / f"{image}.png")
+        Image.fromarray(scene(image // 3, 96, 96)).save(files[image])
+    pairs = np.array([(1, 2, 0.1), (1, 3, 0.2), (2, 3, 0.3), (3, 4, 0.4)], NEAR)
+
+    def found(wanted, stop_at=99):
+        def on_progress(done, _total):
+            if done == stop_at:
+                raise KeyboardInterrupt
+
+        every = verification.confirmed(wanted, files, InThisProcess(), Limits(), tmp_path / "results", on_progress)
+        return {(pair.first, pair.second) for pair in every if pair.tier == "near"}
+
+    with pytest.raises(KeyboardInterrupt):
+        found(pairs[1:], stop_at=2)  # a file was away, and with it a pair
+    assert found(pairs) == found(pairs) == {(1, 2), (3, 4)}
+
+
+def test_the_nearest_of_each_picture_are_there_however_far(snapshot, tmp_path):
+    _, pairs = written(snapshot, 0.0, tmp_path, anyway=3)
+    ids = snapshot.parts[0].living()
+    near = snapshot.search(vectors_of(snapshot, ids), 4)
+    asked = [
+        (int(own), int(other))
+        for own, (others, _) in zip(ids, near, strict=True)
+        for other in [one for one in others if one != own][:3]
+    ]
+    assert len(pairs) == len(set(pairs))
+    assert set(pairs) == {(min(pair), max(pair)) for pair in asked}

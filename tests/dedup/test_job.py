@@ -1,0 +1,310 @@
+"""`simile dedup` on real files: what it finds, what it leaves alone, and how it goes on after a stop."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from simile.core.errors import BadSetting, NothingIndexed
+from simile.core.settings import Settings, load_settings
+from simile.dedup.detection.job import DedupRequest, find_duplicates
+from simile.dedup.detection.lookup import confirmed, have_already
+from simile.dedup.detection.threshold import Planting, Seen
+from simile.dedup.grouping.findings import load_findings
+from simile.dedup.grouping.groups import make_groups
+from simile.dedup.records import Decision
+from simile.images.distortions import altered
+from simile.images.formats import Limits
+from simile.indexer.pipeline.job import IndexRequest, index
+from simile.indexer.training.train import TrainingRequest, train_on
+from simile.search.searcher import Searcher
+from simile.store.catalogue.catalogue import Catalogue
+from simile.store.home import Home
+from simile.store.index.snapshot import Part
+from tests.support.synthetic_images import on_bed, scene
+
+SCENES, BEDS = 10, 3
+
+
+@pytest.fixture(autouse=True)
+def _few_planted_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simile.dedup.detection.threshold.SAMPLE", 12)
+
+
+def nothing(*_: object) -> None:
+    pass
+
+
+def write_photos(folder: Path) -> None:
+    """10 scenes and 3 garments on one bed, with copies of some of them, of each tier."""
+    folder.mkdir()
+    for seed in range(SCENES):
+        Image.fromarray(scene(seed, 120, 160)).save(folder / f"scene{seed:02}.png")
+    for garment in range(BEDS):
+        Image.fromarray(on_bed(garment, 0, 120, 160)).save(folder / f"bed{garment}.png")
+    shutil.copy(folder / "scene00.png", folder / "bytes00.png")
+    Image.open(folder / "scene01.png").save(folder / "pixels01.webp", lossless=True)
+    Image.open(folder / "scene01.png").convert("RGBA").save(folder / "pixels01.png", compress_level=1)
+    turned = Image.open(folder / "scene02.png").transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned back
+    turned.save(folder / "pixels02.png", exif=exif)
+    for seed, kind in ((3, "jpeg-30"), (4, "crop-90"), (5, "blur"), (3, "grey")):
+        copy = altered(scene(seed, 120, 160), kind, np.random.default_rng(seed))
+        Image.fromarray(copy).save(folder / f"{kind}{seed:02}.png")
+
+
+@pytest.fixture(scope="module")
+def _indexed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("copies")
+    write_photos(root / "photos")
+    settings = load_settings(home=root / "home", workers=2, device="cpu")
+    train_on(settings, [root / "photos"], TrainingRequest("vae", {"latent_dim": 16, "width": 8, "epochs": 4}), nothing)
+    index(settings, [root / "photos"], IndexRequest())
+    return root / "home", root / "photos"
+
+
+@pytest.fixture
+def settings(tmp_path: Path, _indexed: tuple[Path, Path]) -> Settings:
+    """Of a home of one's own; the photos are shared: they are only read."""
+    shutil.copytree(_indexed[0], tmp_path / "home")
+    return load_settings(home=tmp_path / "home", workers=2, device="cpu")
+
+
+def found_groups(settings: Settings) -> dict[str, set[frozenset[str]]]:
+    """Names of the files in each group, by tier."""
+    groups: dict[str, set[frozenset[str]]] = {"bytes": set(), "pixels": set(), "near": set()}
+    with Catalogue(Home(settings.home)) as catalogue:
+        for group in make_groups(load_findings(catalogue)):
+            groups[group.tier].add(frozenset(Path(member.file.path).name for member in group.members))
+    return groups
+
+
+EXPECTED = {
+    "bytes": {frozenset({"scene00.png", "bytes00.png"})},
+    "pixels": {frozenset({"scene01.png", "pixels01.webp", "pixels01.png"}), frozenset({"scene02.png", "pixels02.png"})},
+    "near": {
+        frozenset({"scene03.png", "jpeg-3003.png", "grey03.png"}),
+        frozenset({"scene04.png", "crop-9004.png"}),
+        frozenset({"scene05.png", "blur05.png"}),
+    },
+}
+
+
+def test_each_copy_is_found_in_its_own_tier_and_nothing_else(settings):
+    find_duplicates(settings, DedupRequest(threshold=100.0), nothing)
+    assert found_groups(settings) == EXPECTED
+
+
+def test_the_threshold_is_learned_and_kept_with_the_run(settings):
+    run = find_duplicates(settings, DedupRequest(precision=0.95), nothing)
+    with Catalogue(Home(settings.home)) as catalogue:
+        findings = load_findings(catalogue)
+        kept = catalogue.last_run("dedup")
+    assert kept.id == run == findings.run_id
+    assert kept.counts["encoder"] == findings.encoder
+    assert findings.calibration.precision == 0.95
+    assert findings.calibration.reached_precision >= 0.95
+    assert findings.calibration.copies == 12 * 6
+    groups = found_groups(settings)
+    assert groups["bytes"] == EXPECTED["bytes"]
+    assert groups["pixels"] == EXPECTED["pixels"]
+    assert not any("bed" in name for group in groups["near"] for name in group)
+
+
+def test_a_second_run_takes_the_place_of_the_first_in_the_tiers_that_it_looks_for(settings):
+    find_duplicates(settings, DedupRequest(threshold=100.0))
+    find_duplicates(settings, DedupRequest(tiers=("pixels",), threshold=100.0))
+    assert found_groups(settings) == EXPECTED
+    find_duplicates(settings, DedupRequest(tiers=("pixels", "near"), threshold=0.0))
+    assert found_groups(settings)["near"] == set()
+
+
+def test_what_to_keep_is_chosen_by_the_rules_of_the_last_run(settings):
+    for rules, kept in [(("oldest",), "scene01.png"), (("least-compressed",), "pixels01.png")]:
+        find_duplicates(settings, DedupRequest(tiers=("pixels",), threshold=1.0, keep=rules))
+        with Catalogue(Home(settings.home)) as catalogue:
+            names = {Path(group.keep.file.path).name for group in make_groups(load_findings(catalogue))}
+        assert kept in names
+    with pytest.raises(BadSetting, match="newest"):
+        find_duplicates(settings, DedupRequest(keep=("newest",)))
+
+
+def test_what_is_near_but_no_copy_is_similar(settings):
+    find_duplicates(settings, DedupRequest(threshold=100.0), nothing)
+    with Catalogue(Home(settings.home)) as catalogue:
+        similar = list(catalogue.duplicates(("similar",)))
+    assert similar
+    assert all(pair.reason.startswith("not a copy: ") for pair in similar)
+
+
+def test_a_run_that_was_stopped_goes_on_where_it_was(settings, monkeypatch):
+    monkeypatch.setattr("simile.dedup.detection.verification.BATCH", 32)
+    seen = []
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == "comparing pictures" and done >= 64:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        find_duplicates(settings, DedupRequest(threshold=100.0), stop)
+    assert found_groups(settings)["near"] == set()  # findings change all at once
+    again = DedupRequest(threshold=100.0, wait=5.0)
+    find_duplicates(settings, again, lambda stage, done, _: seen.append((stage, done)))
+    assert min(done for stage, done in seen if stage == "comparing pictures") > 64
+    assert not any(stage == "looking for neighbours" for stage, _ in seen)
+    assert found_groups(settings) == EXPECTED
+    assert not (settings.home / "dedup" / "unfinished").exists()
+
+
+def test_a_line_that_was_cut_off_is_done_again(settings, monkeypatch):
+    monkeypatch.setattr("simile.dedup.detection.verification.BATCH", 32)
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == "comparing pictures" and done >= 96:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        find_duplicates(settings, DedupRequest(threshold=100.0), stop)
+    results = settings.home / "dedup" / "unfinished" / "confirmed.jsonl"
+    results.write_bytes(results.read_bytes()[:-20])
+    find_duplicates(settings, DedupRequest(threshold=100.0), nothing)
+    assert found_groups(settings) == EXPECTED
+
+
+def test_another_question_starts_anew(settings):
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == "comparing pictures":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        find_duplicates(settings, DedupRequest(threshold=100.0), stop)
+    stages = set()
+    find_duplicates(settings, DedupRequest(threshold=0.0), lambda stage, *_: stages.add(stage))
+    assert "looking for neighbours" in stages
+    assert found_groups(settings)["near"] == set()
+
+
+def test_a_file_that_is_gone_costs_nothing_else(settings, _indexed, tmp_path):
+    photos = tmp_path / "own"
+    shutil.copytree(_indexed[1], photos)
+    shutil.rmtree(settings.home)
+    shutil.copytree(_indexed[0], settings.home)
+    index(settings, [photos], IndexRequest())
+    with Catalogue(Home(settings.home)) as catalogue:
+        catalogue.forget_paths([str(path) for path in sorted(_indexed[1].iterdir())])
+    (photos / "blur05.png").unlink()
+    (photos / "scene04.png").write_bytes(b"no picture any more")
+    find_duplicates(settings, DedupRequest(threshold=100.0), nothing)
+    groups = found_groups(settings)
+    assert groups["pixels"] == EXPECTED["pixels"]
+    assert groups["near"] == {frozenset({"scene03.png", "jpeg-3003.png", "grey03.png"})}
+
+
+def test_further_names_of_one_file_are_no_copies(settings, tmp_path):
+    photos = tmp_path / "links"
+    photos.mkdir()
+    for name in ("a.png", "b.png"):
+        Image.fromarray(scene(50, 120, 160)).save(photos / name)
+    (photos / "hard.png").hardlink_to(photos / "a.png")
+    (photos / "0-soft.png").symlink_to(photos / "a.png")
+    index(settings, [photos], IndexRequest())
+    assert frozenset({"a.png", "b.png"}) in found_groups(settings)["bytes"]
+
+
+def test_decisions_are_heard_by_the_calibration(settings):
+    with Searcher(settings) as searcher:
+        shas = sorted(record.sha256 for record in searcher.images(limit=2))
+        searcher.catalogue.decide([Decision(*shas, same=False)])
+    find_duplicates(settings, DedupRequest(), nothing)
+    with Catalogue(Home(settings.home)) as catalogue:
+        assert load_findings(catalogue).calibration.decisions == 1
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        (DedupRequest(precision=1.5), "precision"),
+        (DedupRequest(threshold=-1), "threshold"),
+        (DedupRequest(threshold=float("nan")), "threshold"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings, request_, said):
+    with pytest.raises(BadSetting, match=said):
+        find_duplicates(settings, request_, nothing)
+
+
+def test_a_home_that_is_not_there_is_not_made(tmp_path):
+    with pytest.raises(NothingIndexed, match="simile index"):
+        find_duplicates(load_settings(home=tmp_path / "none"), DedupRequest(), nothing)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_file_is_looked_up_in_the_home(settings, _indexed):
+    photos = _indexed[1]
+    with Searcher(settings) as searcher:
+
+        def tiers(name: str, data: bytes) -> list[tuple[str, str]]:
+            return [(match.tier, Path(match.path).name) for match in have_already(searcher, data, name)]
+
+        assert tiers("x", (photos / "scene00.png").read_bytes())[0] == ("bytes", "bytes00.png")
+        rewrapped = photos.parent / "again.webp"
+        Image.open(photos / "scene06.png").save(rewrapped, lossless=True)
+        assert tiers("x", rewrapped.read_bytes()) == [("pixels", "scene06.png")]
+        Image.fromarray(altered(scene(7, 120, 160), "jpeg-30", np.random.default_rng(0))).save(rewrapped)
+        assert tiers("x", rewrapped.read_bytes()) == [("near", "scene07.png")]
+        Image.fromarray(scene(99, 120, 160)).save(rewrapped)
+        assert tiers("x", rewrapped.read_bytes()) == []
+
+
+def test_two_files_are_confirmed_without_a_home(_indexed):
+    photos = _indexed[1]
+    assert confirmed(photos / "scene05.png", photos / "blur05.png", Limits())
+    assert not confirmed(photos / "bed0.png", photos / "bed1.png", Limits())
+
+
+def test_others_may_write_while_pictures_are_compared(settings):
+    stored = []
+
+    def decide_meanwhile(stage: str, *_: int) -> None:
+        if stage == "comparing pictures" and not stored:
+            with closing(sqlite3.connect(settings.home / "catalogue.sqlite", timeout=0)) as other:
+                other.execute("BEGIN IMMEDIATE")  # raises at once where somebody writes
+                stored.append(other.in_transaction)
+
+    find_duplicates(settings, DedupRequest(threshold=100.0), decide_meanwhile)
+    assert stored == [True]
+
+
+def test_the_same_pixels_are_found_however_small_the_threshold_is(settings, tmp_path):
+    photos = tmp_path / "more"
+    photos.mkdir()
+    Image.fromarray(scene(77, 900, 1200)).save(photos / "large.jpg")  # decoded at a smaller scale to be indexed
+    Image.open(photos / "large.jpg").save(photos / "large.png")
+    index(settings, [photos], IndexRequest())
+    find_duplicates(settings, DedupRequest(threshold=0.0))
+    groups = found_groups(settings)
+    assert groups["pixels"] == EXPECTED["pixels"] | {frozenset({"large.jpg", "large.png"})}
+    assert groups["near"] == set()
+
+
+def test_pictures_that_the_encoder_has_not_seen_are_no_part_of_the_calibration(settings, monkeypatch):
+    asked = []
+
+    def seen(planting: Planting, files: dict[int, str], _seed: int) -> list[Seen]:
+        asked.extend(files)
+        return [Seen(0.1, confirmed=True, right=True)]
+
+    with Catalogue(Home(settings.home)) as catalogue:
+        assert {3, 4} <= {located.image_id for located in catalogue.located()}
+    monkeypatch.setattr(Planting, "seen", seen)
+    monkeypatch.setattr(Part, "living", lambda part: np.setdiff1d(part.index.ids, [3, 4]))
+    find_duplicates(settings, DedupRequest())
+    assert asked
+    assert not {3, 4} & set(asked)

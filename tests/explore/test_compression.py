@@ -1,0 +1,188 @@
+"""Compression: whole numbers there and back, rates that hold, archives that notice damage, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from simile.cli.main import app
+from simile.core.errors import ArchiveDamaged, BadSetting, EncoderMismatch, NoDecoder, TooFewPictures
+from simile.core.settings import Settings
+from simile.explore.compression.archive import read_archive, unpack, write_archive
+from simile.explore.compression.codec import Compressed, compress
+from simile.explore.compression.quantization import PRICE, Quantiser, Symbols, Tables, rounded
+from simile.images.formats import Limits
+from simile.models.inference.encoder import TrainedEncoder
+from simile.search.searcher import Searcher
+
+LIMITS = Limits(200_000_000, 50_000_000)
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+@pytest.fixture
+def encoder(home_with_digits: Settings) -> TrainedEncoder:
+    with Searcher(home_with_digits) as searcher:
+        return searcher.encoder()
+
+
+def pack(encoder: TrainedEncoder, photos: Path, **how: Any) -> Compressed:
+    paths = sorted(map(str, photos.iterdir()))
+    return compress(encoder, paths, LIMITS, 0, lambda *_: None, **how)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.3, 4.0, 400.0])
+def test_symbols_come_back_and_cost_what_their_tables_say(spread: float) -> None:
+    random = np.random.default_rng(0)
+    symbols = rounded(random.laplace(0, spread + 1e-9, (500, 6)))
+    symbols[:, 3] = 7  # a dimension in which nothing differs costs nothing
+    tables = Tables.of(symbols)
+    data = tables.encode(symbols)
+    assert (tables.decode(data, len(symbols)) == symbols).all()
+    assert len(data) <= tables.bits(symbols).sum() / 8 * 1.01 + 8
+    assert (Tables.of(symbols[:, :3]).bits(symbols[:, :3]) <= tables.bits(symbols) + 1e-9).all()
+
+
+def test_a_quantiser_is_off_by_half_a_step_at_most() -> None:
+    random = np.random.default_rng(0)
+    mu = random.normal(3, 2, (200, 4)).astype(np.float32)
+    sensitivity = np.array([1.0, 10.0, 0.0, 0.1])
+    quantiser = Quantiser.of(mu.mean(axis=0), sensitivity, 0.5)
+    off = np.abs(quantiser.latents(rounded(quantiser.scaled(mu))) - mu)
+    assert off[:, 0].max() <= 0.2501 and off[:, 1].max() <= 0.02501 and off[:, 3].max() <= 2.501
+    assert (quantiser.latents(quantiser.symbols(mu))[:, 2] == quantiser.centre[2]).all()
+
+
+def test_a_symbol_nearer_to_0_is_taken_where_that_is_cheaper_in_all() -> None:
+    scaled = np.random.default_rng(0).laplace(0, 0.3, (400, 5))
+    quantiser = Quantiser.of(np.zeros(5, np.float32), np.ones(5), 1.0)
+    nearest, chosen = rounded(scaled), quantiser.symbols(scaled.astype(np.float32))
+    assert (np.abs(chosen) <= np.abs(nearest)).all() and (chosen != nearest).any()
+
+    def cost(symbols: Symbols) -> float:
+        return float(np.square(symbols - scaled).sum() + PRICE * Tables.of(symbols).bits(symbols).sum())
+
+    assert cost(chosen) < 0.98 * cost(nearest)
+
+
+@pytest.mark.parametrize("power", [0.25, 0.5, 1.0, 2.0])
+def test_tables_cost_hardly_more_than_the_entropy_of_what_they_describe(power: float) -> None:
+    values = np.arange(-40, 41)
+    shares = np.exp(-(1.3 if power > 0.5 else 4.0) * np.abs(values) ** power)
+    shares /= shares.sum()
+    symbols = np.random.default_rng(0).choice(values, (4000, 3), p=shares).astype(np.int32)
+    occurring = shares[shares > 0]
+    entropy = -3 * float(occurring @ np.log2(occurring))
+    assert Tables.of(symbols).bits(symbols).mean() < 1.03 * entropy
+
+
+def test_as_few_bytes_as_are_asked_for_and_fewer_lose_more(encoder: TrainedEncoder, digits: Path) -> None:
+    losses = []
+    for wanted in (2.0, 4.0, 8.0):
+        made = pack(encoder, digits, per_picture=wanted)
+        assert 0.6 * wanted <= len(made.payload()) / len(made.names) <= wanted + 0.1
+        seen = encoder.decode(made.quantiser.latents(made.symbols))
+        pictures = np.stack([np.asarray(Image.open(path).convert("L")) for path in sorted(digits.iterdir())])
+        losses.append(float(np.square(seen[:, 0] - pictures / 255).mean()))
+    assert losses == sorted(losses, reverse=True) and losses[0] > 1.1 * losses[2]
+
+
+def test_effort_makes_it_better_at_the_same_cost(encoder: TrainedEncoder, digits: Path) -> None:
+    def cost(made: Compressed) -> float:
+        seen = encoder.decode(made.quantiser.latents(made.symbols))
+        pictures = np.stack([np.asarray(Image.open(path).convert("L")) for path in sorted(digits.iterdir())])
+        lost = float(np.square(seen[:, 0] - pictures / 255).sum() / len(pictures))
+        return lost + 2 * np.log(2) / 12 * 8 * len(made.payload()) / len(pictures)
+
+    plain, refined = (pack(encoder, digits, delta=1.0, effort=effort) for effort in (0, 40))
+    assert cost(refined) < cost(plain)
+
+
+def test_an_archive_comes_back_as_pictures_of_their_size(encoder: TrainedEncoder, digits: Path, tmp_path: Path) -> None:
+    made = pack(encoder, digits, delta=0.5)
+    sizes = write_archive(made, tmp_path / "a.simile")
+    assert sizes["all"] == (tmp_path / "a.simile").stat().st_size and sizes["latents"] == len(made.payload())
+    stored = read_archive(tmp_path / "a.simile")
+    assert (stored.symbols == made.symbols).all() and stored.names == made.names
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / made.names[0]).write_text("mine")
+    written = unpack(encoder, stored, tmp_path / "out")
+    assert (tmp_path / "out" / made.names[0]).read_text() == "mine"
+    assert len(set(written)) == 120 and written[0].name == f"{Path(made.names[0]).stem}-2.png"
+    with Image.open(written[5]) as image:
+        assert image.size == (32, 32)
+
+
+def test_what_an_archive_calls_its_pictures_is_never_a_path(
+    encoder: TrainedEncoder, digits: Path, tmp_path: Path
+) -> None:
+    made = pack(encoder, digits, delta=2.0)
+    names = ["../../evil.png", "/etc/passwd", "..", "a\\b\\c.png", "\0\n.png", "", *made.names[6:]]
+    bad = Compressed(made.encoder, made.quantiser, made.tables, made.symbols, names, made.sizes)
+    write_archive(bad, tmp_path / "a.simile")
+    (tmp_path / "out").mkdir()
+    written = unpack(encoder, read_archive(tmp_path / "a.simile"), tmp_path / "out")
+    assert {path.parent for path in written} == {tmp_path / "out"}
+    assert [path.name for path in written[:4]] == ["evil.png", "passwd.png", "picture.png", "c.png"]
+
+
+def test_damage_is_noticed_wherever_it_is(encoder: TrainedEncoder, digits: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.simile"
+    write_archive(pack(encoder, digits, delta=1.0), path)
+    whole = path.read_bytes()
+    for at in range(0, len(whole), len(whole) // 60):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
+        try:  # a few bytes of a ZIP's headers say nothing
+            read = read_archive(path)
+        except ArchiveDamaged as error:
+            assert str(path) in str(error)
+        else:
+            assert len(read.names) == 120
+        path.write_bytes(whole[:at])
+        with pytest.raises(ArchiveDamaged):
+            read_archive(path)
+    with zipfile.ZipFile(path, "w") as other:
+        other.writestr("hello.txt", "no archive of simile")
+    with pytest.raises(ArchiveDamaged, match="pictures"):
+        read_archive(path)
+
+
+def test_the_commands_go_there_and_back(home_with_digits: Settings, digits: Path, tmp_path: Path) -> None:
+    home = ("--home", home_with_digits.home)
+    (digits / "broken.png").write_bytes(b"no picture")
+    packed = run("compress", digits, "--bytes", 6, "--json", "-o", "a.simile", *home)
+    assert packed.exit_code == 0, packed.output
+    said = json.loads(packed.stdout)
+    assert said["pictures"] == 120 and said["bytes_per_picture"] <= 6.1
+    assert [Path(one["path"]).name for one in said["failures"]] == ["broken.png"]
+    opened = run("decompress", "a.simile", "-o", "out", "--json", *home)
+    assert opened.exit_code == 0 and len(json.loads(opened.stdout)["pictures"]) == 120
+    assert "needed to open it" in run("compress", digits, "-o", "b.simile", *home).stdout
+    both = run("compress", digits, "--bytes", 6, "--step", 1, "-o", "b.simile", *home)
+    assert isinstance(both.exception, BadSetting)
+    for wrong in (("--bytes", 0.5), ("--step", 0)):
+        assert isinstance(run("compress", digits, *wrong, "-o", "b.simile", *home).exception, BadSetting)
+
+
+def test_another_encoder_or_none_is_refused(
+    home_with_digits: Settings, encoder: TrainedEncoder, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = pack(encoder, digits, delta=1.0)
+    other = Compressed("0" * 16, made.quantiser, made.tables, made.symbols, made.names, made.sizes)
+    with pytest.raises(EncoderMismatch, match="--encoder"):
+        unpack(encoder, other, tmp_path)
+    with pytest.raises(TooFewPictures):
+        compress(encoder, [str(tmp_path / "none.png")], LIMITS, 0, lambda *_: None)
+    monkeypatch.setattr(Searcher, "encoder", lambda _: encoder)
+    monkeypatch.setattr(encoder, "has_decoder", False)
+    refused = run("compress", digits, "-o", "c.simile", "--home", home_with_digits.home)
+    assert isinstance(refused.exception, NoDecoder) and "--decoder-only" in str(refused.exception)

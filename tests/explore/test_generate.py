@@ -1,0 +1,128 @@
+"""Pictures that were never taken: from the prior, from a mixture over the collection, around one picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from simile.cli.main import app
+from simile.core.errors import BadSetting, NoDecoder, NoVariance, TooFewPictures
+from simile.core.settings import Settings
+from simile.explore.latent import sampling
+from simile.explore.latent.aggregate_posterior import aggregate_of
+from simile.explore.latent.sampling import fit, generate, mixture_of
+from simile.indexer.pipeline.uploads import delete_image
+from simile.search.searcher import Searcher
+
+
+@pytest.mark.parametrize("source", ["prior", "mixture", 3])
+def test_the_same_seed_makes_the_same_pictures_and_another_others(
+    home_with_digits: Settings, source: str | int
+) -> None:
+    with Searcher(home_with_digits) as searcher:
+        made, again, other = (generate(searcher, source, 5, seed=seed) for seed in (1, 1, 2))
+    assert made.pictures.shape == (5, 32, 32, 3) and made.latents.shape == (5, 16)
+    assert (made.latents == again.latents).all() and (made.pictures == again.pictures).all()
+    assert not (made.latents == other.latents).all()
+
+
+def test_the_mixture_has_the_spread_of_the_aggregate_posterior(home_with_digits: Settings) -> None:
+    with Searcher(home_with_digits) as searcher:
+        everything = aggregate_of(searcher)
+        drawn = generate(searcher, "mixture", 400).latents
+    wanted = everything.mu.var(axis=0) + np.square(everything.spread()).mean(axis=0)
+    assert drawn.var(axis=0).sum() == pytest.approx(wanted.sum(), rel=0.15)
+    assert np.linalg.norm(drawn.mean(0) - everything.mu.mean(0)) < 0.6
+
+
+def test_the_mixture_is_fitted_once_and_kept_until_the_collection_is_another(
+    home_with_digits: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[int] = []
+
+    def counted(mu: np.ndarray, seed: int) -> object:
+        fitted.append(len(mu))
+        return fit(mu, seed)
+
+    monkeypatch.setattr(sampling, "fit", counted)
+    with Searcher(home_with_digits) as searcher:
+        made = generate(searcher, "mixture", 5, seed=1).latents
+    with Searcher(home_with_digits) as searcher:
+        assert (generate(searcher, "mixture", 5, seed=1).latents == made).all()
+        generate(searcher, "mixture", 5, seed=2)
+        assert fitted == [120]
+        (path,) = (searcher.home.root / "measures").glob("*-mixture.npz")
+        whole = path.read_bytes()
+        for damaged in (whole[: len(whole) // 2], b"", whole[:-200] + bytes(200)):
+            path.write_bytes(damaged)
+            mixture_of(searcher)
+        path.unlink()  # it may be deleted at any time
+        mixture_of(searcher)
+        assert fitted == [120] * 5
+        for image_id in range(1, 45):
+            delete_image(searcher, image_id)
+        mixture_of(searcher)
+        assert fitted[5:] == [76]
+        searcher.index.publish()
+        mixture_of(searcher)
+        assert fitted[5:] == [76, 76]
+
+
+def test_a_home_that_cannot_be_written_has_its_mixture_fitted_each_time(home_with_digits: Settings) -> None:
+    (home_with_digits.home / "measures").write_text("a file in the way")
+    with Searcher(home_with_digits) as searcher:
+        assert (mixture_of(searcher).means == mixture_of(searcher).means).all()
+
+
+def test_the_mixture_finds_as_many_clusters_as_there_are() -> None:
+    random = np.random.default_rng(0)
+    clusters = np.concatenate([random.normal(size=(200, 2)) + centre for centre in ([0, 0], [20, 0])])
+    assert fit(clusters, 0).n_components == 2
+
+
+def test_without_temperature_everything_is_the_picture_itself(home_with_digits: Settings) -> None:
+    with Searcher(home_with_digits) as searcher:
+        made = generate(searcher, 3, 2, temperature=0)
+        mu = searcher.by_id(3).query.mu
+        assert np.abs(made.latents - mu).max() == 0
+        assert np.abs(generate(searcher, "prior", 2, temperature=0).latents).max() == 0
+
+
+def test_what_an_encoder_cannot_do_is_said(home_with_digits: Settings) -> None:
+    with Searcher(home_with_digits) as searcher:
+        with pytest.raises(BadSetting, match="temperature"):
+            generate(searcher, temperature=float("nan"))
+        with pytest.raises(BadSetting, match="prior, mixture"):
+            generate(searcher, "posterior")
+        encoder = searcher.encoder()
+        encoder.has_variance = False
+        with pytest.raises(NoVariance, match="--recipe vae"):
+            generate(searcher)
+        encoder.has_decoder = False
+        with pytest.raises(NoDecoder, match="--decoder-only"):
+            generate(searcher)
+
+
+def test_a_mixture_needs_a_collection(home_with_digits: Settings) -> None:
+    with Searcher(home_with_digits) as searcher:
+        for image_id in range(1, 80):
+            delete_image(searcher, image_id)
+        with pytest.raises(TooFewPictures, match="41 pictures"):
+            generate(searcher, "mixture")
+
+
+def test_the_command_writes_a_grid(home_with_digits: Settings, tmp_path: Path) -> None:
+    home = ["--home", str(home_with_digits.home), "--device", "cpu", "-o", str(tmp_path / "grid.png")]
+    for source in (["--from", "mixture"], ["--id", "2"], []):
+        done = CliRunner().invoke(app, ["generate", "--count", "9", *source, "--json", *home])
+        assert done.exit_code == 0, (done.output, done.exception)
+        assert len(json.loads(done.stdout)["mu"]) == 9
+        with Image.open(tmp_path / "grid.png") as image:
+            assert image.width == image.height == 3 * 96 + 2 * 4
+    refused = CliRunner().invoke(app, ["generate", "--from", "postcard", *home])
+    assert "postcard" in str(refused.exception)

@@ -1,0 +1,238 @@
+"""Outliers: what each signal says on made-up pictures, and the command on real ones with strangers among them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer import Typer
+from typer.testing import CliRunner
+
+from simile.cli.explore.measure import outliers as command
+from simile.core.atomic_write import check_output
+from simile.core.errors import BadSetting, NothingIndexed, NoVariance, TooFewPictures
+from simile.core.settings import Settings, load_settings
+from simile.explore.latent.aggregate_posterior import aggregate_of
+from simile.explore.latent.measurements import detail_of, measures_of
+from simile.explore.outliers.detector import (
+    combined,
+    find_outliers,
+    neighbour_distance,
+    reason,
+    relative_error,
+    surprise,
+)
+from simile.indexer.pipeline.job import IndexRequest, index
+from simile.indexer.training.train import TrainingRequest, train_on
+from simile.search.searcher import Searcher
+
+RANDOM = np.random.default_rng(0)
+CLOUD = RANDOM.normal(size=(400, 6)).astype(np.float32)
+
+
+def quiet(stage: str, done: int, total: int) -> None:
+    pass
+
+
+def uncounted(rows: int) -> None:
+    pass
+
+
+def run(*arguments: str | Path) -> Any:
+    app = Typer()
+    app.command()(command)
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+@pytest.fixture
+def with_strangers(tmp_path: Path, home_with_digits: Settings) -> Settings:
+    """120 digits and four pictures of nothing but noise, stranger-0.png to stranger-3.png."""
+    folder = tmp_path / "strangers"
+    folder.mkdir()
+    for number in range(4):
+        noise = np.random.default_rng(number).integers(0, 256, (32, 32), np.uint8)
+        Image.fromarray(noise).save(folder / f"stranger-{number}.png")
+    index(home_with_digits, [folder], IndexRequest())
+    return home_with_digits
+
+
+# Signals
+
+
+def test_a_bunch_of_strangers_smaller_than_the_neighbour_asked_for_does_not_hide_itself() -> None:
+    bunch = 8 + 0.01 * RANDOM.normal(size=(8, 6)).astype(np.float32)
+    distances, neighbour = neighbour_distance(np.concatenate([CLOUD, bunch]), 0, uncounted)
+    assert neighbour == 10
+    assert distances[400:].min() > np.quantile(distances[:400], 0.99)
+
+
+def test_the_distance_to_the_kth_neighbour_is_exact() -> None:
+    distances, neighbour = neighbour_distance(CLOUD, 0, uncounted)
+    apart = np.sort(np.linalg.norm(CLOUD[:, None].astype(float) - CLOUD[None], axis=2), axis=1)
+    np.testing.assert_allclose(distances, apart[:, neighbour], rtol=1e-4)  # place 0 is the picture itself
+
+
+def test_strangers_do_not_bend_the_density_to_themselves() -> None:
+    bunch = 6 + 0.05 * RANDOM.normal(size=(8, 6)).astype(np.float32)
+    found = surprise(np.concatenate([CLOUD, bunch]), None, 0)
+    assert found[400:].min() > np.quantile(found[:400], 0.99)
+
+
+def test_a_dimension_that_the_encoder_is_not_sure_of_does_not_make_a_picture_strange() -> None:
+    silent = 1e-3 * RANDOM.normal(size=(400, 1)).astype(np.float32)  # as a collapsed dimension has it: μ ≈ 0, σ ≈ 1
+    silent[7] = 0.02
+    mu = np.concatenate([CLOUD, silent], axis=1)
+    sigma = np.concatenate([np.full_like(CLOUD, 0.1), np.ones_like(silent)], axis=1)
+    assert surprise(mu, None, 0).argmax() == 7
+    assert (surprise(mu, sigma, 0) < surprise(mu, sigma, 0)[7]).mean() < 0.9
+
+
+def test_an_error_that_the_detail_explains_is_not_strange() -> None:
+    detail = RANDOM.uniform(0.01, 1, 200)
+    error = 0.1 * detail * np.exp(0.05 * RANDOM.normal(size=200))
+    plain = detail.argmin()
+    error[plain] *= 5  # badly reconstructed for so plain a picture, yet below the largest errors
+    assert error.argmax() != plain
+    assert relative_error(error, detail).argmax() == plain
+
+
+def test_pictures_that_could_not_be_read_have_no_error_and_cost_the_others_nothing() -> None:
+    error, detail = RANDOM.uniform(0.01, 1, 100), RANDOM.uniform(0.01, 1, 100)
+    error[3] = np.nan
+    found = relative_error(error, detail)
+    assert np.isnan(found[3]) and np.isfinite(np.delete(found, 3)).all()
+
+
+def test_equal_pictures_have_finite_signals() -> None:
+    same = np.ones((50, 4), np.float32)
+    assert np.isfinite(surprise(same, None, 0)).all()
+    assert np.isfinite(relative_error(np.full(50, 0.1), np.full(50, 0.2))).all()
+    assert neighbour_distance(same, 0, uncounted)[0].max() == pytest.approx(0, abs=1e-3)
+
+
+def test_the_two_strongest_signals_decide_and_a_missing_one_counts_for_nothing() -> None:
+    ranks = {"a": np.array([0.99, 0.99, 0.5]), "b": np.array([0.99, np.nan, 0.5]), "c": np.array([0.1, 0.1, 0.5])}
+    score = combined(ranks)
+    np.testing.assert_allclose(score[0], -2 * np.log(0.01))
+    np.testing.assert_allclose(score[1], -np.log(0.01) - np.log(0.9))
+    assert score.argmax() == 0
+
+
+def test_the_reason_names_the_strongest_signals_only() -> None:
+    assert reason({"distance": 0.999, "density": 0.3, "reconstruction": 0.2}, 22) == (
+        "Farther from its 22nd neighbour than 99.90 % of the others."
+    )
+    assert " and lies where" in reason({"distance": 0.99, "density": 0.95, "reconstruction": 0.2}, 113)
+
+
+def test_detail_is_the_mean_squared_gradient() -> None:
+    ramp = np.tile(np.arange(0, 255, 51, np.uint8), (5, 1))[None, :, :, None]  # 0.2 a pixel, to the right
+    assert detail_of(ramp)[0] == pytest.approx(0.04, rel=1e-5)
+    assert detail_of(np.full((1, 5, 5, 1), 9, np.uint8))[0] == 0
+
+
+# A collection
+
+
+def test_noise_among_digits_stands_out(with_strangers: Settings) -> None:
+    with Searcher(with_strangers) as searcher:
+        found, judged = find_outliers(searcher, 10, quiet)
+        again, _ = find_outliers(searcher, 10, quiet)
+    assert {f"stranger-{n}.png" for n in range(4)} <= {Path(one.path).name for one in found}
+    assert set(judged.ranks) == {"reconstruction", "distance", "density"} and len(judged.ids) == 124
+    assert all(one.reason.endswith(".") for one in found)
+    assert found == again
+
+
+def test_pictures_are_read_once_and_measured_again_where_the_file_is_damaged(with_strangers: Settings) -> None:
+    stages: list[str] = []
+    with Searcher(with_strangers) as searcher:
+        find_outliers(searcher, 1, lambda *said: stages.append(said[0]))
+        assert "looking at the pictures" in stages
+        stages.clear()
+        find_outliers(searcher, 1, lambda *said: stages.append(said[0]))
+        assert "looking at the pictures" not in stages
+        (kept,) = (with_strangers.home / "measures").iterdir()
+        kept.write_bytes(b"no archive of numpy's")
+        find_outliers(searcher, 1, lambda *said: stages.append(said[0]))
+        assert "looking at the pictures" in stages
+
+
+def test_a_file_that_is_gone_is_judged_by_the_other_signals(with_strangers: Settings, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "strangers")
+    with Searcher(with_strangers) as searcher:
+        found, judged = find_outliers(searcher, 124, quiet)
+        gone = [one for one in found if "stranger" in one.path]
+        measures = measures_of(searcher, judged.ids, quiet)
+    assert len(gone) == 4 and all(set(one.ranks) == {"distance", "density"} for one in gone)
+    assert np.isnan(measures.detail).sum() == 4
+
+
+def test_an_empty_home_and_a_tiny_one_are_refused_with_a_reason(trained_home: Settings, digits: Path) -> None:
+    with Searcher(trained_home) as searcher, pytest.raises(NothingIndexed, match="simile index"):
+        find_outliers(searcher, 5, quiet)
+    index(trained_home, sorted(digits.iterdir())[:5], IndexRequest())
+    with Searcher(trained_home) as searcher:
+        with pytest.raises(TooFewPictures, match="holds 5 pictures"):
+            find_outliers(searcher, 5, quiet)
+        with pytest.raises(BadSetting, match="count can't be 0"):
+            find_outliers(searcher, 0, quiet)
+
+
+def test_an_encoder_without_a_decoder_and_without_a_variance_judges_by_the_other_signals(
+    tmp_path: Path, digits: Path
+) -> None:
+    for number, path in enumerate(sorted(digits.iterdir())):
+        (digits / str(number % 2)).mkdir(exist_ok=True)
+        path.rename(digits / str(number % 2) / path.name)
+    settings = load_settings(home=tmp_path / "supervised", workers=2, device="cpu")
+    overrides = {"latent_dim": 8, "width": 4, "epochs": 1}
+    train_on(settings, [digits], TrainingRequest("supervised", overrides, labels="folders"), lambda _: None)
+    index(settings, [digits], IndexRequest())
+    with Searcher(settings) as searcher:
+        assert not searcher.encoder().has_decoder and aggregate_of(searcher).sigma is None
+        found, judged = find_outliers(searcher, 5, quiet)
+        with pytest.raises(NoVariance, match=r"has no variance.*--recipe vae"):
+            aggregate_of(searcher).spread()
+    assert len(found) == 5 and set(judged.ranks) == {"distance", "density"}
+    for name in ("sheet.png", "page.html"):
+        done = run("--home", settings.home, "--device", "cpu", "--count", "5", "--output", tmp_path / name)
+        assert done.exit_code == 0, done.output
+    assert "what the model saw" not in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+# The command
+
+
+def test_the_command_writes_a_sheet_a_page_and_a_table(with_strangers: Settings, tmp_path: Path) -> None:
+    home = ["--home", with_strangers.home, "--device", "cpu", "--count", "9"]
+    for name in ("sheet.png", "page.html", "table.csv"):
+        done = run(*home, "--output", tmp_path / name)
+        assert done.exit_code == 0, done.output
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > sheet.height > 400
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count("<figure>") == 9 and page.count("what the model saw of it") == 9 and "stranger-0.png" in page
+    with (tmp_path / "table.csv").open(encoding="utf-8") as table:
+        rows = list(csv.DictReader(table))
+    assert [row["rank"] for row in rows] == [str(rank) for rank in range(1, 10)]
+    assert all(0 < float(row["density_rank"]) < 1 for row in rows)
+
+
+def test_the_command_gives_json(with_strangers: Settings) -> None:
+    done = run("--home", with_strangers.home, "--device", "cpu", "--count", "2", "--json")
+    body = json.loads(done.stdout)
+    assert len(body["outliers"]) == 2 and body["images"] == 124 and body["neighbour"] == 10
+    assert {"image_id", "path", "score", "ranks", "reason"} == set(body["outliers"][0])
+
+
+def test_an_output_that_can_t_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
+    for path in (tmp_path / "a.txt", tmp_path / "missing" / "a.png", tmp_path):
+        with pytest.raises(BadSetting, match=r"can't be written|no folder"):
+            check_output(path, (".png", ".csv", ".html"))

@@ -1,0 +1,25 @@
+"""Killed at any moment, on a full disk, two at a time: nothing acknowledged is lost. A hundred rounds: benchmarks/."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from simile.core.settings import Settings
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "crashes.py"
+
+
+def test_what_was_acknowledged_survives_a_kill_at_any_moment(home_with_digits: Settings) -> None:
+    """Index, prune, add, delete, compact and switch, each to its end and then killed; pairs; full disks."""
+    arguments = ["--rounds", "10", "--pictures", "12", "--seed", "1", "--encoder", str(home_with_digits.home)]
+    done = subprocess.run(
+        [sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = {
+        line[:22].strip(): [int(figure) for figure in line[22:].split()] for line in done.stdout.splitlines()[1:-1]
+    }
+    killed, refused = sum(row[1] for row in table.values()), sum(row[2] for row in table.values())
+    assert killed >= 3 and refused >= 1, done.stdout

@@ -1,0 +1,333 @@
+"""What the project says of itself is true: walls, packages, settings, README, Dockerfile, pins, recipes."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from typer.main import get_command
+
+import simile
+from simile.cli.main import app
+from simile.core.errors import BadSetting
+from simile.core.settings import Settings, load_settings
+
+ROOT = Path(__file__).resolve().parents[2]
+OUTSIDE_THE_WALLS = {"tests", "benchmarks", "build", "dist"}
+FOR_DEVELOPERS = {"migrations/script.py.mako"}  # what `alembic revision` makes a new migration from
+COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+
+
+def text(path: str) -> str:
+    return (ROOT / path).read_text()
+
+
+def pyproject() -> dict[str, Any]:
+    return tomllib.loads(text("pyproject.toml"))
+
+
+def packages() -> list[str]:
+    return pyproject()["tool"]["setuptools"]["packages"]
+
+
+def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(arguments, cwd=cwd, capture_output=True, text=True, check=False, timeout=120)
+
+
+def folders_with(pattern: str) -> set[str]:
+    """Folders of the product, as dotted names, that hold a file like this."""
+    found = {path.parent.relative_to(ROOT) for path in ROOT.glob(f"[!.]*/**/{pattern}")}
+    return {".".join(folder.parts) for folder in found if folder.parts[0] not in OUTSIDE_THE_WALLS}
+
+
+# Walls
+
+
+def test_imports_keep_to_their_floors_and_walls() -> None:
+    done = run(str(Path(sys.executable).with_name("lint-imports")), "--no-cache")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 broken" in done.stdout
+
+
+def test_every_package_stands_within_the_walls() -> None:
+    roots = {name.split(".")[0] for name in packages()}
+    assert set(pyproject()["tool"]["importlinter"]["root_packages"]) == roots
+    assert set(pyproject()["tool"]["mypy"]["packages"]) == roots
+
+
+def test_the_command_line_starts_without_the_heavy_libraries() -> None:
+    heavy = ["torch", "torchvision", "faiss", "sqlalchemy", "alembic", "PIL", "fastapi", "sklearn", "scipy"]
+    code = f"import sys, simile.cli.main; print([name for name in {heavy} if name in sys.modules])"
+    done = run(sys.executable, "-W", "error", "-c", code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+
+
+def test_limits_are_made_from_the_settings_in_one_place() -> None:
+    by_hand = []
+    for package in packages():
+        for path in (ROOT / package.replace(".", "/")).glob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "Limits":
+                    by_hand += [f"{path.relative_to(ROOT)}:{node.lineno}"] if node.args or node.keywords else []
+    assert by_hand == []
+
+
+# Packages
+
+
+def test_the_list_of_packages_is_what_lies_on_disk() -> None:
+    assert len(packages()) == len(set(packages()))
+    assert folders_with("__init__.py") == set(packages())
+    assert folders_with("*.py") == set(packages())
+
+
+def test_the_command_that_is_installed_exists() -> None:
+    module, function = pyproject()["project"]["scripts"]["simile"].split(":")
+    assert callable(getattr(sys.modules[module], function))
+
+
+def test_a_wheel_made_of_what_the_dockerfile_copies_holds_every_file_of_every_package(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools", minversion="77", reason="pip install 'setuptools>=77' to build a wheel")
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in copied():
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, source)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-deps", "--no-build-isolation"]
+    built = run(*pip, "--no-index", "--wheel-dir", str(tmp_path / "wheels"), ".", cwd=source)
+    assert built.returncode == 0, built.stderr
+    with zipfile.ZipFile(next((tmp_path / "wheels").glob("simile-*.whl"))) as wheel:
+        inside = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    files = {
+        path.relative_to(ROOT).as_posix()
+        for package in packages()
+        for path in (ROOT / package.replace(".", "/")).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert inside == files - FOR_DEVELOPERS
+    assert {"models/recipes/vae.toml", "service/templates/page.html", "service/static/page.css"} <= inside
+
+
+# Pins
+
+
+def pins() -> dict[str, str]:
+    lines = (line.split("#")[0].strip() for line in text("constraints.txt").splitlines())
+    named = (line.partition("==") for line in lines if line)
+    return {canonicalize_name(name): version for name, _, version in named}
+
+
+def test_every_pin_is_exact() -> None:
+    assert {name for name, version in pins().items() if not re.fullmatch(r"[\w.+]+", version)} == set()
+    assert {"torch", "torchvision"} <= pins().keys()
+
+
+def test_every_dependency_is_pinned_within_its_own_bounds() -> None:
+    project = pyproject()["project"]
+    for line in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+        required = Requirement(line)
+        pinned = pins().get(canonicalize_name(required.name))
+        assert pinned is not None and required.specifier.contains(pinned), f"{line}, pinned to {pinned}"
+
+
+# Settings
+
+
+def documented_settings() -> dict[str, tuple[str, str, str]]:
+    """By the variable's name: default, what it takes, help."""
+    rows = re.findall(r"^\| `(SIMILE_\w+)` \| (.*?) \| (.*?) \| (.*?) \|$", text("docs/settings.md"), re.MULTILINE)
+    assert len(rows) == len({row[0] for row in rows})
+    return {name: (default, takes, sentence) for name, default, takes, sentence in rows}
+
+
+def test_every_setting_is_documented_with_its_default_and_help_and_nothing_else_is() -> None:
+    expected = {
+        f"SIMILE_{name.upper()}": ("none" if field.default is None else f"`{field.default}`", field.description)
+        for name, field in Settings.model_fields.items()
+    }
+    assert {name: (default, help) for name, (default, _, help) in documented_settings().items()} == expected
+    assert list(documented_settings()) == list(expected), "the table keeps the order of core/settings.py"
+
+
+@pytest.mark.parametrize("name", ["workers", "batch_size", "port"])
+def test_documented_bounds_are_taken_and_one_beyond_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    variable = f"SIMILE_{name.upper()}"
+    low, high = map(int, re.findall(r"^(\d+) to (\d+)", documented_settings()[variable][1])[0])
+    for value in (low, high):
+        monkeypatch.setenv(variable, str(value))
+        assert getattr(load_settings(), name) == value
+    for value in (low - 1, high + 1):
+        monkeypatch.setenv(variable, str(value))
+        with pytest.raises(BadSetting, match=variable):
+            load_settings()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "README.md",
+        "Dockerfile",
+        "compose.yaml",
+        "docs/settings.md",
+        "docs/security.md",
+        "alembic.ini",
+        "CONTRIBUTING.md",
+    ],
+)
+def test_every_variable_that_is_named_is_a_setting(path: str) -> None:
+    named = set(re.findall(r"\bSIMILE_[A-Z_]+\b", text(path)))
+    assert named <= {f"SIMILE_{name.upper()}" for name in Settings.model_fields}
+
+
+# README, CI, changelog
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_readme_mentions_every_command(command: str) -> None:
+    assert re.search(rf"simile {command}\b", text("README.md"))
+
+
+def test_readme_shows_no_command_and_no_option_that_is_not_there() -> None:
+    below = [command for group in COMMANDS.values() for command in getattr(group, "commands", {}).values()]
+    parameters = [parameter for command in [*COMMANDS.values(), *below] for parameter in command.params]
+    options = {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
+    blocks = re.findall(r"```sh\n(.*?)```", text("README.md"), re.DOTALL)
+    spans = re.findall(r"`simile .*", text("README.md"))
+    lines = [line for line in [*"".join(blocks).splitlines(), *spans] if line.lstrip("`").startswith("simile ")]
+    assert {command for line in lines for command in re.findall(r"(?:^|`)simile ([a-z]+)", line)} <= COMMANDS.keys()
+    assert {option for line in lines for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", line)} <= options
+
+
+def test_readme_shows_only_names_that_the_python_api_has() -> None:
+    code = "\n".join(re.findall(r"```python\n(.*?)```", text("README.md"), re.DOTALL))
+    names = set(re.findall(r"\bsimile\.(\w+)", code))
+    assert names and names <= set(simile.__all__)
+
+
+def test_readme_leads_to_files_that_are_there() -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", text("README.md"))
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_readme_and_ci_use_the_same_commands() -> None:
+    ci = [line.strip() for line in text(".ci/run").splitlines()]
+    assert "make test" in ci and "make check" in ci
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    targets = set(re.findall(r"^([a-z]+):", text("Makefile"), re.MULTILINE))
+    assert {"demo", "test"} <= set(re.findall(r"^make ([a-z]+)", text("README.md"), re.MULTILINE)) <= targets
+
+
+def test_the_changelog_has_this_version() -> None:
+    version = pyproject()["project"]["version"]
+    assert re.search(rf"^## {re.escape(version)}\b", text("CHANGELOG.md"), re.MULTILINE)
+
+
+# Dockerfile
+
+
+def instructions() -> list[tuple[str, str]]:
+    """Each instruction with what follows it; comments left out, continued lines joined."""
+    lines = [line for line in text("Dockerfile").splitlines() if not line.lstrip().startswith("#")]
+    joined = "\n".join(lines).replace("\\\n", " ").splitlines()
+    return [(word.upper(), rest.strip()) for word, _, rest in (line.partition(" ") for line in joined if line.strip())]
+
+
+def of(word: str) -> list[str]:
+    return [rest for found, rest in instructions() if found == word]
+
+
+def copied() -> list[str]:
+    """The sources of every COPY."""
+    return [name for rest in of("COPY") for name in rest.split()[:-1] if not name.startswith("--")]
+
+
+def test_the_image_gets_files_that_exist_and_are_not_ignored() -> None:
+    assert [name for name in copied() if not (ROOT / name).exists()] == []
+    assert set(copied()).isdisjoint(text(".dockerignore").split())
+
+
+def test_the_image_gets_every_package_under_its_name() -> None:
+    targets = {tuple(rest.split()) for rest in of("COPY")}
+    for name in {package.split(".")[0] for package in packages()}:
+        assert (name, name) in targets
+
+
+def test_the_image_installs_dependencies_before_code_so_that_code_changes_stay_cheap() -> None:
+    steps = instructions()
+    install = next(at for at, (word, rest) in enumerate(steps) if word == "RUN" and "-r requirements.txt" in rest)
+    before = {name for word, rest in steps[:install] if word == "COPY" for name in rest.split()[:-1]}
+    assert before == {"pyproject.toml", "constraints.txt"}
+    assert "-c constraints.txt" in steps[install][1]
+    assert any(word == "RUN" and "--no-deps ." in rest for word, rest in steps[install:])
+
+
+def test_the_image_takes_an_extra_index_for_torch() -> None:
+    assert 'TORCH_INDEX=""' in of("ARG")
+    assert any("--extra-index-url" in rest and "$TORCH_INDEX" in rest for rest in of("RUN"))
+    assert "--extra-index-url $(TORCH_INDEX)" in text("Makefile")
+
+
+def test_the_image_runs_as_a_user_of_its_own_that_owns_the_data() -> None:
+    user = of("USER")[-1]
+    assert user not in ("root", "0")
+    made = next(rest for rest in of("RUN") if "useradd" in rest)
+    assert f"chown {user} /data" in made and made.split("&&")[0].split()[-1] == user
+    words = [word for word, _ in instructions()]
+    assert words.index("USER") < words.index("VOLUME"), "what is done to a volume after VOLUME is lost"
+    assert of("VOLUME") == ["/data"]
+    assert "SIMILE_HOME=/data" in of("ENV")[0].split()
+
+
+def test_the_image_runs_a_command_that_exists_and_looks_after_it() -> None:
+    program, command = json.loads(of("CMD")[0])
+    assert program in pyproject()["project"]["scripts"] and command in COMMANDS
+    port = of("EXPOSE")[0]
+    assert f"SIMILE_PORT={port}" in of("ENV")[0].split()
+    assert f":{port}/livez" in of("HEALTHCHECK")[0]
+
+
+def test_the_health_check_asks_no_shell_and_no_proxy() -> None:
+    command = of("HEALTHCHECK")[0].partition("CMD ")[2]
+    program, flag, code = json.loads(command)
+    assert (program, flag) == ("python", "-c") and "ProxyHandler({})" in code
+    compile(code, "the health check", "exec")
+
+
+def test_compose_publishes_on_loopback_only_and_lets_the_container_do_little() -> None:
+    yaml = pytest.importorskip("yaml", reason="pre-commit brings it")
+    found = yaml.safe_load(text("compose.yaml"))
+    service = found["services"]["simile"]
+    port = of("EXPOSE")[0]
+    assert service["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert service["read_only"] is True and service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert [place.partition(":")[0] for place in service["tmpfs"]] == ["/tmp"]
+    assert service["volumes"][0] == f"simile:{of('VOLUME')[0]}" and "simile" in found["volumes"]
+    assert all(place.endswith(":ro") for place in service["volumes"][1:])
+    assert not {"privileged", "network_mode", "user", "cap_add", "devices"} & service.keys()
+    known = {f"SIMILE_{name.upper()}" for name in Settings.model_fields}
+    assert set(service["environment"]) <= known and "SIMILE_INSECURE" not in service["environment"]
+
+
+# Recipes
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "models" / "recipes").glob("*.toml")), ids=lambda path: path.stem)
+def test_every_value_of_a_recipe_has_its_reason_beside_it(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    bare = [line.split("=")[0].strip() for line in lines if re.match(r"\w+\s*=", line) and "#" not in line]
+    assert bare == []

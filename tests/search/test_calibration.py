@@ -1,0 +1,229 @@
+"""What is usual in a collection: calibrated scores, pictures unlike it, and the least like the rest."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+
+from simile.core.errors import BadSetting, BeingComputed
+from simile.core.settings import Settings
+from simile.images.encoding import encode_png
+from simile.indexer.pipeline.uploads import add_upload, delete_image
+from simile.search.calibration.calibration import RATE, Gauge, Usual, expectation
+from simile.search.outlier_ranking import Ranking, rank
+from simile.search.pagination import Browse, browse, ranking_of
+from simile.search.searcher import BUSY, Asked, Question, Searcher
+from simile.store.index.metric import to_indexed
+
+
+def noise(seed: int) -> bytes:
+    return encode_png(np.random.default_rng(seed).integers(0, 256, (32, 32, 3)).astype(np.uint8))
+
+
+def gauge_of(values: np.ndarray, errors: np.ndarray | None = None) -> Gauge:
+    """Of points on a line."""
+    apart = np.abs(values[:, None] - values[None])
+    nearest = [np.sort(np.delete(row, place)) for place, row in enumerate(apart)]
+    nothing = np.full(len(values), np.nan)
+    usual = Usual(nothing if errors is None else errors, np.array([row[0] for row in nearest]), nothing)
+    return Gauge.of("f", 1, len(values), expectation(nearest, apart, len(values)), usual)
+
+
+def test_expected_neighbours_are_counted_by_hand() -> None:
+    gauge = gauge_of(np.array([0.0, 1.0, 3.0]))  # distances 1, 3, 2
+    assert gauge.expect(np.array([0.0, 1.0, 2.0, 3.0, 99.0])).tolist() == pytest.approx([0, 2 / 3, 4 / 3, 2, 2])
+
+
+def test_beyond_the_known_neighbours_the_sample_stands_for_the_collection() -> None:
+    generator = np.random.default_rng(0)
+    points, images = generator.normal(size=(4000, 3)), 4000
+    sample = points[:200]
+    apart = np.linalg.norm(sample[:, None] - sample[None], axis=2)
+    others = np.sort(np.linalg.norm(sample[:, None] - points[None], axis=2), axis=1)[:, 1:]
+    known = expectation([row[:20] for row in others], apart, images)
+    gauge = Gauge("f", 1, images, *known)
+    for distance in (0.05, 0.2, 0.5, 1.0, 2.0):
+        exact = (others <= distance).sum(axis=1).mean()
+        assert gauge.expect(np.array([distance]))[0] == pytest.approx(exact, rel=0.25, abs=0.3)
+    assert (np.diff(gauge.expected) >= 0).all()
+
+
+def test_so_many_of_the_collections_own_pictures_are_called_unlike_it() -> None:
+    generator = np.random.default_rng(1)
+    errors = generator.gamma(2, size=512)
+    gauge = gauge_of(generator.normal(size=512), errors)
+    assert gauge.rate is not None and gauge.rate <= RATE
+    fresh = generator.gamma(2, size=20_000)
+    flagged = [gauge.judge(error, 0.0, None).unlike for error in fresh]
+    assert np.mean(flagged) <= 2 * RATE
+    far = gauge.judge(float(np.median(errors)), 50.0, None)
+    assert far.unlike and far.false_alarm_rate == gauge.rate and "nearest neighbour" in (far.reason or "")
+    bad = gauge.judge(100.0, 0.0, None)
+    assert bad.unlike and bad.error_percentile == 100 and "reconstructed worse" in (bad.reason or "")
+    usual = gauge.judge(float(np.median(errors)), 0.0, 0.3)
+    assert usual.unlike is False and usual.reason is None and usual.error_percentile == pytest.approx(50, abs=0.5)
+    assert gauge.judge(None, None, None).unlike is None
+    quick = gauge.judge(None, 50.0, None)  # what is not measured has no say
+    assert quick.unlike and quick.false_alarm_rate is not None and quick.error_percentile is None
+
+
+def test_a_small_collection_is_told_less_or_nothing() -> None:
+    generator = np.random.default_rng(2)
+    assert gauge_of(generator.normal(size=12)).judge(None, 99.0, None).unlike is None
+    some = gauge_of(generator.normal(size=60), generator.gamma(2, size=60))
+    assert some.rate is not None and RATE < some.rate <= 0.1
+    assert gauge_of(np.array([0.0, 1.0])).expect(np.array([0.5]))[0] <= 1
+
+
+def test_a_gauge_reads_as_it_was_written(tmp_path: Path) -> None:
+    gauge = gauge_of(np.random.default_rng(3).normal(size=100))
+    gauge.save(tmp_path / "gauge.json")
+    read = Gauge.load(tmp_path / "gauge.json")
+    assert read.to_json() == gauge.to_json()
+    (tmp_path / "bad.json").write_text('{"encoder": 1}')
+    with pytest.raises(KeyError):
+        Gauge.load(tmp_path / "bad.json")
+
+
+def test_a_service_measures_behind_its_searches_and_others_read_what_it_found(home_with_digits: Settings) -> None:
+    with Searcher(home_with_digits, background=True) as searcher:
+        first = searcher.by_id(1)
+        assert not first.calibrated and first.hits[0].score == 1 / (1 + first.hits[0].distance)
+        searcher.gauges.wait()
+        answer = searcher.by_id(1, limit=100)
+        scores = [hit.score for hit in answer.hits]
+        assert answer.calibrated and scores == sorted(scores, reverse=True)
+        assert 0.2 < np.median([searcher.by_id(n, limit=1).hits[0].score for n in range(1, 40)]) < 0.8
+        assert scores[-1] < 0.05
+    with Searcher(home_with_digits) as other:
+        same = other.by_id(1, limit=100)
+        assert same.calibrated and not other.gauges.is_measuring
+        assert [hit.score for hit in same.hits] == scores
+        strange = other.by_file(noise(1), name="noise.png")
+        assert strange.certainty.unlike and strange.certainty.error_percentile == 100
+        assert strange.certainty.sigma is not None
+        path = other.file(5)[0]
+        own = other.by_file(path, name="own.png")
+        assert own.certainty.unlike is False and own.certainty.false_alarm_rate is not None
+        filtered = other.ask(Question((other.prepare(noise(1), "n"),), asked=Asked(offset=3, within=3.0)))
+        assert filtered.certainty == strange.certainty
+
+
+def test_a_search_never_waits_for_the_gauge_and_closing_stops_it(home_with_digits: Settings) -> None:
+    with Searcher(home_with_digits, background=True) as searcher:
+        really, begun = searcher.measured, threading.Event()
+
+        def measured(image_id: int) -> object:
+            begun.set()
+            return really(image_id)
+
+        searcher.measured = measured  # type: ignore[method-assign, assignment]
+        searcher.by_id(1)
+        assert begun.wait(30)
+        assert not searcher.by_id(1).calibrated
+    assert not list((home_with_digits.home / "gauges").glob("*.json"))
+
+
+def test_a_home_that_cannot_be_written_is_measured_all_the_same(home_with_digits: Settings) -> None:
+    (home_with_digits.home / "gauges").write_text("in the way")
+    with Searcher(home_with_digits, background=True) as searcher:
+        searcher.by_id(1)
+        searcher.gauges.wait()
+        assert searcher.by_id(1).calibrated
+
+
+def brute_force(searcher: Searcher) -> list[tuple[float, int]]:
+    encoder = searcher.encoder()
+    ids = [record.id for record in searcher.images(limit=1000)]
+    mus = np.stack([searcher.catalogue.embedding(n, encoder.fingerprint).mu for n in ids])
+    vectors = to_indexed(mus, encoder.index_dims, encoder.metric).astype(np.float64)
+    apart = np.sort(np.linalg.norm(vectors[:, None] - vectors[None], axis=2), axis=1)[:, 10]
+    return sorted((-distance, image_id) for distance, image_id in zip(apart, ids, strict=True))
+
+
+def test_the_least_like_the_rest_come_first_page_by_page(home_with_digits: Settings) -> None:
+    with Searcher(home_with_digits) as searcher:
+        with pytest.raises(BeingComputed):
+            browse(searcher, Browse(sort="unlike"))
+        searcher.rankings.wait()
+        expected = brute_force(searcher)
+        found: list[int] = []
+        page = browse(searcher, Browse(sort="unlike", limit=50))
+        assert page.total == 120 and page.distances is not None
+        assert page.distances[page.images[0].id] == pytest.approx(-expected[0][0], abs=1e-5)
+        while True:
+            found += [record.id for record in page.images]
+            if page.next is None:
+                break
+            page = browse(searcher, Browse(sort="unlike", limit=50, after=page.next))
+        assert found == [image_id for _, image_id in expected]
+
+
+def test_what_is_added_or_deleted_later_is_ranked_too(home_with_digits: Settings) -> None:
+    with Searcher(home_with_digits) as searcher:
+        with pytest.raises(BeingComputed):
+            ranking_of(searcher)
+        searcher.rankings.wait()
+        added, _ = add_upload(searcher, noise(5), name="noise.png")
+        delete_image(searcher, 7)
+        page = browse(searcher, Browse(sort="unlike", limit=200))
+        ids = [record.id for record in page.images]
+        assert added in ids[:5] and 7 not in ids and len(ids) == page.total == 120
+
+
+def test_pages_by_id_and_newest_first_go_through_all_once_and_skip_what_is_gone(home_with_digits: Settings) -> None:
+    with Searcher(home_with_digits) as searcher:
+        for sort in ("id", "newest"):
+            found: list[int] = []
+            after = None
+            while True:
+                page = browse(searcher, Browse(sort=sort, limit=17, after=after))  # type: ignore[arg-type]
+                found += [record.id for record in page.images]
+                if page.next is None:
+                    break
+                after = page.next
+            assert sorted(found) == list(range(1, 121))
+            assert found == sorted(found, reverse=sort == "newest")
+        with pytest.raises(BadSetting, match="cursor"):
+            browse(searcher, Browse(sort="id", after=after))
+        for bad in ("", "!", "AAAA", "WyJpZCIsIC0xXQ", "é", "WyJpZCIsIDFlOTk5XQ"):
+            with pytest.raises(BadSetting, match="cursor"):
+                browse(searcher, Browse(sort="id", after=bad))
+
+
+def test_a_ranking_goes_on_behind_a_picture_that_is_gone() -> None:
+    ranking = Ranking("f", 1, np.array([5, 2, 9]), np.array([3.0, 1.0, 1.0]))
+    assert [ranking.after(3.0, 5), ranking.after(1.0, 2), ranking.after(1.0, 4), ranking.after(0.5, 1)] == [1, 2, 2, 3]
+
+
+class Waits(threading.Event):
+    """Never set; remembers how long it was waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.seconds.append(timeout or 0.0)
+        return False
+
+
+def test_ranking_rests_only_while_others_search_and_keeps_to_one_core(home_with_digits: Settings) -> None:
+    with Searcher(home_with_digits) as searcher, ThreadPoolExecutor(1) as behind:
+        snapshot, cores = searcher.index.current(), faiss.omp_get_max_threads()
+        for is_busy in (lambda: True, lambda: False):
+            waits = Waits()
+            found = behind.submit(rank, snapshot, waits, is_busy).result()
+            assert found is not None and (max(waits.seconds) > 0) is is_busy()
+        assert behind.submit(faiss.omp_get_max_threads).result() == 1
+        assert faiss.omp_get_max_threads() == cores
+        before = time.monotonic()
+        assert before - searcher._asked_at >= BUSY
+        searcher.by_id(1)
+        assert before <= searcher._asked_at <= time.monotonic()

@@ -1,0 +1,135 @@
+"""Neighbours by the distance between whole posteriors: as brute force over [mu, sigma] has them, whatever is asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from typer.testing import CliRunner
+
+from simile.cli.main import app
+from simile.core.errors import BadSetting, NoVariance
+from simile.core.filter_parser import make_filter
+from simile.core.settings import Settings
+from simile.evaluation.baselines import Posteriors
+from simile.indexer.pipeline.uploads import delete_image
+from simile.search.posterior import indexed_sigma, nearest_posteriors
+from simile.search.queries import Asked, Question
+from simile.search.searcher import Searcher
+from simile.service.app import create_app
+from simile.store.catalogue.records import EncoderRecord
+from simile.store.database.tables import now
+from simile.store.index.metric import to_indexed
+
+
+@pytest.fixture
+def searcher(home_with_digits: Settings) -> Iterator[Searcher]:
+    with Searcher(home_with_digits) as found:
+        yield found
+
+
+def brute_force(searcher: Searcher, image_id: int) -> tuple[list[int], Any]:
+    """Ids and distances of all others, the nearest first."""
+    encoder = searcher.index.current().encoder
+    rows = list(searcher.catalogue.iterate_embeddings(encoder.fingerprint))
+    ids = np.concatenate([row[0] for row in rows])
+    mu, variance = (np.concatenate([row[at] for row in rows]) for at in (1, 2))  # type: ignore[misc]
+    sigma = np.exp(0.5 * variance)
+    both = np.concatenate(
+        [to_indexed(mu, encoder.index_dims, encoder.metric), indexed_sigma(mu, sigma, encoder)], axis=1
+    ).astype(np.float64)
+    apart = np.linalg.norm(both - both[ids == image_id], axis=1)
+    order = np.lexsort((ids, apart))
+    order = order[ids[order] != image_id]
+    return ids[order].tolist(), apart[order]
+
+
+def ask(searcher: Searcher, part: Any, **asked: Any) -> tuple[list[int], Any]:
+    answer = searcher.ask(Question((part,), asked=Asked(posterior=True, **asked)))
+    assert not answer.calibrated
+    return [hit.image_id for hit in answer.hits], np.array([hit.distance for hit in answer.hits])
+
+
+def test_it_is_the_distance_over_mu_and_sigma(searcher: Searcher) -> None:
+    ids, apart = brute_force(searcher, 3)
+    found, distances = ask(searcher, 3, limit=7)
+    assert found == ids[:7] and distances == pytest.approx(apart[:7], abs=1e-5)
+    plain = searcher.by_id(3, limit=7)
+    assert (distances > [hit.distance for hit in plain.hits]).all()
+    assert ask(searcher, 3, limit=5, offset=4)[0] == ids[4:9]
+    assert ask(searcher, 3, limit=None, within=float(apart[11]) + 1e-6)[0] == ids[:12]
+    everything = ask(searcher, 3, limit=500)[0]
+    assert everything == ids
+
+
+def test_filters_files_and_changes_are_followed(searcher: Searcher) -> None:
+    ids, _ = brute_force(searcher, 3)
+    for image_id in range(1, 121, 2):
+        searcher.catalogue.set_image_metadata(image_id, {"kind": "odd"})
+    only = make_filter(where=["kind=odd"])
+    assert ask(searcher, 3, limit=6, only=only)[0] == [one for one in ids if one % 2][:6]
+    file = Path(searcher.image(3).paths[0])
+    assert ask(searcher, searcher.prepare(file, "three.png"), limit=4)[0] == [3, *ids[:3]]
+    delete_image(searcher, ids[0])
+    assert ask(searcher, 3, limit=4)[0] == ids[1:5]
+
+
+def test_more_is_fetched_until_none_could_be_nearer() -> None:
+    """The nearest mean of many has the farthest σ: it must not push out what lies behind the first that are fetched."""
+    means = np.linspace(0, 1, 1000)
+    gaps = np.where(np.arange(1000) < 500, 4.0, 0.0)
+    asked: list[int] = []
+
+    def nearest(count: int) -> tuple[Any, Any]:
+        asked.append(count)
+        return np.arange(min(count, 1000)), means[: min(count, 1000)]
+
+    ids, distances = nearest_posteriors(3, nearest, lambda ids: gaps[ids])
+    assert ids.tolist() == [500, 501, 502] and distances == pytest.approx(means[500:503])
+    assert asked == [32, 128, 512]
+
+
+def test_cosine_divides_both_by_the_length_of_mu() -> None:
+    encoder = EncoderRecord("f", "n", "r", 3, 2, "cosine", now())
+    mu, sigma = np.array([[3.0, 4.0, 9.0], [0, 0, 1]], np.float32), np.array([[1.0, 2.0, 5.0]] * 2, np.float32)
+    np.testing.assert_allclose(indexed_sigma(mu, sigma, encoder), [[0.2, 0.4], [1, 2]], rtol=1e-6)
+    assert indexed_sigma(mu, sigma, replace(encoder, metric="l2")).tolist() == [[1, 2], [1, 2]]
+
+
+def test_what_has_no_sigma_is_refused(searcher: Searcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    for parts in ((np.zeros(16, np.float32),), (1, 2)):
+        with pytest.raises(BadSetting, match="one picture"):
+            searcher.ask(Question(parts, asked=Asked(posterior=True)))
+    known = searcher.catalogue.embeddings
+    monkeypatch.setattr(
+        searcher.catalogue,
+        "embeddings",
+        lambda *asked: {one: replace(found, log_variance=None) for one, found in known(*asked).items()},
+    )
+    with pytest.raises(NoVariance, match="--recipe vae"):
+        ask(searcher, 3)
+
+
+def test_the_command_the_service_and_the_ladder_have_it(home_with_digits: Settings) -> None:
+    with Searcher(home_with_digits) as searcher:
+        ids, apart = brute_force(searcher, 3)
+        encoder = searcher.encoder()
+        files = [Path(searcher.image(one).paths[0]) for one in (3, ids[0])]
+        pictures = np.stack([searcher.prepare(file, "a").prepared.array for file in files])
+        one, other = Posteriors(encoder).vectors(pictures)
+        assert np.linalg.norm(one - other) == pytest.approx(apart[0], rel=1e-3)
+    home = ["--home", str(home_with_digits.home), "--json"]
+    done = CliRunner().invoke(app, ["search", "--id", "3", "--posterior", "-k", "5", *home])
+    assert [hit["image_id"] for hit in json.loads(done.stdout)["hits"]] == ids[:5]
+    refused = CliRunner().invoke(app, ["search", "--id", "3", "--posterior", "--plus", "x", *home])
+    assert isinstance(refused.exception, BadSetting)
+    with TestClient(create_app(home_with_digits)) as client:
+        found = client.post("/v1/search", json={"image_id": 3, "limit": 5, "posterior": True}).json()
+        assert [hit["image_id"] for hit in found["hits"]] == ids[:5] and not found["score_calibrated"]
+        assert client.post("/v1/search", json={"vector": [0.0] * 16, "posterior": True}).status_code == 422

@@ -1,0 +1,56 @@
+"""No address holds all the places for requests with pictures, however slowly it sends."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from simile.core.hosts import read_networks
+from simile.core.settings import Settings
+from simile.service.middleware.limits import House
+from simile.service.security.proxies import is_one_client
+from tests.support.server import form, head, listening, read_reply, upload
+
+
+def sent_for(address: str, data: bytes) -> tuple[bytes, bytes]:
+    """An upload that a proxy passes on, but for its last bytes, and those."""
+    body = form(data)
+    whole = head("/v1/search", len(body), f"X-Forwarded-For: {address}") + body
+    return whole[:-20], whole[-20:]
+
+
+def test_one_address_that_sends_slowly_leaves_places_for_others(home_with_digits: Settings, digits: Path) -> None:
+    pictures = [path.read_bytes() for path in sorted(digits.iterdir())[:2]]
+    shared = home_with_digits.model_copy(update={"queue": 4, "trusted_proxies": "127.0.0.1", "insecure": True})
+    start, rest = sent_for("203.0.113.5", pictures[0])
+    with listening(shared) as serving, serving.connect() as first, serving.connect() as second:
+        inside = serving.server.app.state.house
+        for connection in (first, second):
+            connection.sendall(start)
+        until = time.monotonic() + 10
+        while inside.inside < 2 and time.monotonic() < until:
+            time.sleep(0.005)
+        third = serving.answer(start)
+        assert third.status == 429 and third.headers["retry-after"] == "1"
+        assert third.json()["type"] == "urn:problem-type:simile:too-many-at-once"
+        assert serving.answer(b"".join(sent_for("203.0.113.6", pictures[1]))).status == 200
+        assert serving.answer(upload("/v1/search", pictures[1])).status == 200  # a proxy that names nobody
+        first.sendall(rest)
+        assert read_reply(first).status == 200
+        assert serving.answer(start + rest).status == 200
+        second.sendall(rest)
+        assert read_reply(second).status == 200
+        registry = serving.server.app.state.metrics.registry
+        assert registry.get_sample_value("simile_refused_total", {"reason": "too-many-at-once"}) == 1
+        assert inside.inside == 0 and not inside._of
+
+
+def test_this_machine_is_nobody_in_particular() -> None:
+    proxies = read_networks("10.0.0.0/8")
+    for address, is_one in (("203.0.113.5", True), ("127.0.0.1", False), ("::1", False), ("10.1.2.3", False)):
+        assert is_one_client({"type": "http", "client": (address, 1)}, proxies) is is_one
+    assert not is_one_client({"type": "http", "client": None}, proxies)
+    house = House(1, 0.5)
+    assert house.refusal("203.0.113.5") is None  # at least one place
+    house.enter("203.0.113.5")
+    assert house.refusal("203.0.113.5").status_code == 429  # type: ignore[union-attr]

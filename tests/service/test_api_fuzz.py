@@ -1,0 +1,42 @@
+"""The OpenAPI document held against the service, by schemathesis. At length: benchmarks/api_fuzz.py."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from simile.core.settings import Settings
+from simile.service.app import create_app
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "api_fuzz.py"
+
+
+ALL = "examples,coverage,fuzzing"
+
+
+# What only the document asks for is asked once; all rounds with all phases: benchmarks/api_fuzz.py.
+@pytest.mark.parametrize(("name", "phases"), [("open", ALL), ("write", "fuzzing"), ("no key", "fuzzing")])
+def test_the_service_keeps_to_its_document(name: str, phases: str, home_with_digits: Settings) -> None:
+    """No 5xx, nothing outside the schema, no other status: open on this machine, with a key, and without one."""
+    short = ["--examples", "2", "--phases", phases, "--rounds", name]
+    command = [sys.executable, SCRIPT, "--home", home_with_digits.home, *short]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = re.findall(r"(?:Selected|Tested): (\d+)(?:/(\d+))?", done.stdout)
+    assert len({count for found in counts for count in found if count}) == 1 and int(counts[0][0]) > 20, done.stdout
+
+
+def test_what_it_found(home_with_digits: Settings) -> None:
+    """Each was a 500: a question given beside one that is null, and an offset that no number of C's holds."""
+    with TestClient(create_app(home_with_digits)) as client:
+        one = {"image_id": 1, "positive": None}
+        assert client.post("/v1/search", json=one).status_code == 422
+        assert client.post("/v1/search/batch", json={"searches": [one]}).status_code == 422
+        for tier in ("pixels", "similar"):
+            answer = client.get("/v1/duplicates", params={"tier": tier, "offset": 2**63 - 1, "decided": True})
+            assert answer.status_code == 200 and answer.json()["groups"] == answer.json()["pairs"] == []

@@ -1,0 +1,138 @@
+"""Outliers over HTTP: measured once behind the requests, kept in the home, shared by processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi.testclient import TestClient
+
+from simile.core.settings import Settings
+from simile.explore.outliers.cache import Listing, holds
+from simile.search.searcher import Searcher
+from simile.service.app import create_app
+
+PATIENCE = 60  # seconds
+
+
+@contextmanager
+def served(settings: Settings) -> Iterator[TestClient]:
+    with TestClient(create_app(settings)) as client:
+        yield client
+
+
+def listed(client: TestClient, images: int = 120, **asked: int) -> Any:
+    """The answer, once it is there and about so many images."""
+    ended = time.monotonic() + PATIENCE
+    while True:
+        answer = client.get("/v1/outliers", params=asked)
+        if answer.status_code == 503:
+            assert answer.json()["type"].endswith("being-computed") and answer.headers["retry-after"]
+        elif answer.json()["images"] == images:
+            return answer.json()
+        assert time.monotonic() < ended, answer.text
+        time.sleep(0.1)
+
+
+def kept(settings: Settings) -> list[Path]:
+    return list((settings.home / "gauges").glob("*-outliers.npz"))
+
+
+def test_outliers_are_measured_behind_the_requests(home_with_digits: Settings) -> None:
+    with served(home_with_digits) as client:
+        assert client.get("/v1/outliers").status_code == 503
+        found = listed(client, limit=5, offset=1)
+        assert found["total"] == 120 and len(found["outliers"]) == 5
+        scores = [one["score"] for one in found["outliers"]]
+        assert scores == sorted(scores, reverse=True) and found["outliers"][0]["reason"]
+        gone = found["outliers"][0]["image_id"]
+        assert client.delete(f"/v1/images/{gone}").status_code == 204
+        before = client.get("/v1/outliers", params={"limit": 120}).json()  # as before, until measured anew
+        assert gone not in [one["image_id"] for one in before["outliers"]] and before["total"] == 119
+        assert listed(client, 119)["total"] == 119
+
+
+def test_a_restart_and_a_second_process_find_what_is_kept(home_with_digits: Settings) -> None:
+    with served(home_with_digits) as first:
+        found = listed(first)
+        (file,) = kept(home_with_digits)
+        made_at = file.stat().st_mtime_ns
+        with served(home_with_digits) as second:
+            assert second.get("/v1/outliers").json() == found
+            told = {"metadata": {"class": "digit"}}  # what is said of a picture changes nothing of this
+            assert second.put("/v1/images/1/metadata", json=told).status_code == 200
+            second.delete("/v1/images/2")
+            assert listed(second, 119)
+        assert listed(first, 119) and len(kept(home_with_digits)) == 1
+    with served(home_with_digits) as again:
+        answer = again.get("/v1/outliers")
+        assert answer.status_code == 200 and answer.json()["images"] == 119
+        assert kept(home_with_digits)[0].stat().st_mtime_ns > made_at
+
+
+def test_a_listing_holds_for_just_the_pictures_that_were_judged(home_with_digits: Settings) -> None:
+    with served(home_with_digits) as client:
+        listed(client)
+        (file,) = kept(home_with_digits)
+        listing = Listing.load(file)
+        data = client.get("/v1/images/7/file").content
+        with Searcher(home_with_digits) as searcher:
+            assert holds(listing, searcher.index.current())
+            client.put("/v1/images/1/metadata", json={"metadata": {"class": "digit"}})
+            assert holds(listing, searcher.index.current())
+            client.delete("/v1/images/7")
+            client.post("/v1/images", files={"file": ("seven.png", data)})  # as many as before, but one is another
+            assert searcher.count() == 120 and not holds(listing, searcher.index.current())
+        ended = time.monotonic() + PATIENCE
+        while Listing.load(file).ids[-1] != 121:
+            client.get("/v1/outliers")
+            assert time.monotonic() < ended
+            time.sleep(0.1)
+
+
+def test_a_damaged_file_is_made_anew(home_with_digits: Settings) -> None:
+    with served(home_with_digits) as client:
+        found = listed(client)
+    (file,) = kept(home_with_digits)
+    file.write_bytes(file.read_bytes()[:200])
+    with served(home_with_digits) as client:
+        assert client.get("/v1/outliers").status_code == 503
+        assert listed(client)["outliers"] == found["outliers"]
+
+
+def test_a_damaged_ranking_is_none(home_with_digits: Settings) -> None:
+    """Its zip archive ended early: that was an error of another kind, and reached whoever asked."""
+    with Searcher(home_with_digits) as searcher:
+        searcher.rankings.start(searcher.index.current())
+        searcher.rankings.wait()
+        assert searcher.rankings.current(searcher.index.current()) is not None
+    (file,) = (home_with_digits.home / "gauges").glob("*-unlike.npz")
+    file.write_bytes(file.read_bytes()[:200])
+    with Searcher(home_with_digits) as searcher:
+        assert searcher.rankings.current(searcher.index.current()) is None
+
+
+def test_too_few_pictures_are_refused_at_once(home_with_digits: Settings) -> None:
+    with served(home_with_digits) as client:
+        for image_id in range(1, 105):
+            client.delete(f"/v1/images/{image_id}")
+        refused = client.get("/v1/outliers")
+        assert refused.status_code == 422 and "16 pictures" in refused.json()["detail"]
+
+
+def test_what_fails_is_said_and_not_tried_at_every_request(home_with_digits: Settings) -> None:
+    with served(home_with_digits) as client:
+        for weights in (home_with_digits.home / "encoders").rglob("*.safetensors"):
+            weights.unlink()
+        ended = time.monotonic() + PATIENCE
+        while (answer := client.get("/v1/outliers")).json()["type"].endswith("being-computed"):
+            assert time.monotonic() < ended
+            time.sleep(0.1)
+        assert answer.json()["detail"] and answer.status_code >= 400
+        latents = client.app.state.latents  # type: ignore[attr-defined]
+        failed = latents._failed
+        time.sleep(2.2)  # a file of another process is looked for again
+        assert client.get("/v1/outliers").json()["type"] == answer.json()["type"] and latents._failed is failed

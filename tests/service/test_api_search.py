@@ -1,0 +1,159 @@
+"""POST /v1/search and its neighbours over HTTP: what goes in, what comes out, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from simile.core.settings import Settings
+from simile.images.encoding import encode_png
+from simile.service.app import create_app
+
+Files = list[tuple[str, tuple[str, bytes]]]
+
+
+def noise(seed: int) -> bytes:
+    return encode_png(np.random.default_rng(seed).integers(0, 256, (32, 32, 3)).astype(np.uint8))
+
+
+@pytest.fixture
+def client(home_with_digits: Settings) -> Iterator[TestClient]:
+    with TestClient(create_app(home_with_digits)) as found:
+        yield found
+
+
+@pytest.fixture
+def pictures(client: TestClient) -> list[bytes]:
+    shown = [client.get(f"/v1/images/{n}").json() for n in (1, 2, 3)]
+    return [Path(one["path"]).read_bytes() for one in shown]
+
+
+def sent(*data: bytes, field: str = "file") -> Files:
+    return [(field, (f"{n}.png", one)) for n, one in enumerate(data)]
+
+
+def ids(answer: Any) -> list[int]:
+    return [hit["image_id"] for hit in answer.json()["hits"]]
+
+
+def test_several_pictures_are_one_question_and_negatives_turn_it_away(
+    client: TestClient, pictures: list[bytes]
+) -> None:
+    together = client.post("/v1/search", files=sent(*pictures[:2]), data={"limit": "119"})
+    by_ids = client.post("/v1/search", json={"positive": [1, 2], "limit": 118})
+    assert [one for one in ids(together) if one > 2][:50] == ids(by_ids)[:50]
+    turned = client.post("/v1/search", files=sent(pictures[0]) + sent(pictures[2], field="negative"))
+    mixed = client.post("/v1/search", files=sent(pictures[0]), data={"negative_id": ["3"], "positive_id": ["5", "7"]})
+    assert turned.status_code == mixed.status_code == 200
+    assert not {3, 5, 7} & set(ids(mixed))
+    query = mixed.json()["query"]
+    assert query["positives"] == [
+        {"image_id": None, "name": "0.png"},
+        *({"image_id": n, "name": client.get(f"/v1/images/{n}").json()["path"].rpartition("/")[2]} for n in (5, 7)),
+    ]
+    assert len(query["negatives"]) == 1 and query["unlike"] is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"image_id": 1, "positive": [2]},
+        {"image_id": None},
+        {"negative": [1]},
+        {"positive": []},
+        {"image_id": 1, "negative": [2]},
+        {"positive": list(range(1, 31)), "negative": [31, 32, 33]},
+        {"image_id": 1, "include": ["everything"]},
+        {"image_id": 1, "within": 1.0, "distance": 2.0},
+        {"image_id": 1, "certainty": "some"},
+        {"image_id": 1, "where": ["shirt"]},
+    ],
+)
+def test_a_question_that_makes_no_sense_is_refused(client: TestClient, body: dict[str, Any]) -> None:
+    assert client.post("/v1/search", json=body).status_code == 422
+
+
+def test_too_many_pictures_and_text_in_their_place_are_refused(client: TestClient, pictures: list[bytes]) -> None:
+    many = client.post("/v1/search", files=sent(*pictures), data={"positive_id": [str(n) for n in range(1, 31)]})
+    assert many.status_code == 422 and "32" in many.json()["detail"]
+    assert client.post("/v1/search", files=sent(*[b"x"] * 40)).status_code == 400
+    text = client.post("/v1/search", files=sent(pictures[0]), data={"negative": "text"})
+    assert text.json()["errors"][0]["field"] == "body.negative"
+
+
+def test_options_stand_anywhere_and_the_body_wins(client: TestClient, pictures: list[bytes]) -> None:
+    asked = "/v1/search?limit=3&include=metadata,reconstruction"
+    by_json = client.post(asked, json={"image_id": 1})
+    assert len(ids(by_json)) == 3
+    assert by_json.json()["hits"][0]["metadata"] == {} and by_json.json()["hits"][0]["reconstruction_url"]
+    assert len(ids(client.post(asked, json={"image_id": 1, "limit": 2}))) == 2
+    assert len(ids(client.post(asked, files=sent(pictures[0]), data={"limit": "4"}))) == 4
+    for name in ("within", "distance"):
+        near = client.post("/v1/search", json={"image_id": 1, "limit": 50, name: 0.4}).json()["hits"]
+        assert near and all(hit["distance"] <= 0.4 for hit in near)
+    plain = client.post("/v1/search", json={"image_id": 1}).json()["hits"][0]
+    assert plain["metadata"] is None and plain["spread"] > 0
+
+
+def test_a_batch_answers_in_order_and_a_bad_picture_costs_nothing_else(
+    client: TestClient, pictures: list[bytes]
+) -> None:
+    found = client.post("/v1/search/batch", files=sent(pictures[0], b"bad", pictures[1]), data={"limit": "2"}).json()
+    first, bad, last = found["results"]
+    assert (first["hits"][0]["image_id"], last["hits"][0]["image_id"]) == (1, 2) and len(last["hits"]) == 2
+    assert bad["problem"]["status"] == 422 and bad["problem"]["type"].endswith("unreadable-image")
+    alone = client.post("/v1/search", files=sent(pictures[0]), data={"limit": "2"}).json()
+    np.testing.assert_allclose(
+        [hit["distance"] for hit in first["hits"]], [hit["distance"] for hit in alone["hits"]], atol=1e-5
+    )
+    asked = [{"image_id": 1}, {"image_id": 4242}, {"image_id": 2, "where": ["?"]}, {"positive": [1, 2], "limit": 1}]
+    results = client.post("/v1/search/batch?limit=3", json={"searches": asked}).json()["results"]
+    assert [len(one.get("hits", ())) for one in results] == [3, 0, 0, 1]
+    assert [one["problem"]["status"] for one in results if "problem" in one] == [404, 422]
+
+
+def test_a_batch_that_is_no_batch_is_refused(client: TestClient, pictures: list[bytes]) -> None:
+    for body in ({"searches": []}, {"searches": [{"image_id": 1}] * 101}, {"searches": [{}]}, []):
+        assert client.post("/v1/search/batch", json=body).status_code == 422
+    assert client.post("/v1/search/batch", files=sent(pictures[0]), data={"positive_id": "1"}).status_code == 422
+    assert client.post("/v1/search/batch", files=sent(pictures[0], field="other")).status_code == 422
+    assert client.post("/v1/search/batch", content=b"x", headers={"content-type": "image/png"}).status_code == 415
+
+
+def test_any_picture_is_reconstructed_under_a_tag_of_its_content(client: TestClient, pictures: list[bytes]) -> None:
+    one, again, other = (client.post("/v1/reconstructions", files=sent(data)) for data in (*pictures[:1] * 2, noise(1)))
+    assert one.headers["content-type"] == "image/png" and one.content.startswith(b"\x89PNG")
+    assert one.headers["etag"] == again.headers["etag"] != other.headers["etag"]
+    assert one.content == client.get("/v1/images/1/reconstruction").content
+    assert client.post("/v1/reconstructions", files=sent(b"bad")).status_code == 422
+
+
+def test_scores_are_calibrated_by_a_service_that_measures(home_with_digits: Settings, pictures: list[bytes]) -> None:
+    with TestClient(create_app(home_with_digits, prepared=True)) as client:
+        client.post("/v1/search", json={"image_id": 1})
+        client.app.state.door.open().gauges.wait()  # type: ignore[attr-defined]
+        answer = client.post("/v1/search", files=sent(noise(1))).json()
+        assert answer["score_calibrated"] and answer["query"]["unlike"] is True
+        assert answer["query"]["error_percentile"] == 100 and "%" in answer["query"]["unlike_reason"]
+        every = [client.get(f"/v1/images/{n}/file").content for n in range(1, 121)]
+        batches = [client.post("/v1/search/batch", files=sent(*every[at : at + 60])).json() for at in (0, 60)]
+        own = [one["query"] for batch in batches for one in batch["results"]]
+        rate = own[0]["false_alarm_rate"]
+        assert 0 < rate <= 0.1 and sum(query["unlike"] for query in own) <= rate * 120
+        quick = client.post("/v1/search?certainty=quick", files=sent(noise(1))).json()["query"]
+        assert quick["reconstruction_error"] is None and quick["false_alarm_rate"] is not None
+        assert client.get("/v1/status").json()["gauge"]["status"] == "ready"
+
+
+def test_an_answer_is_json_whatever_files_are_called(client: TestClient, home_with_digits: Settings) -> None:
+    added = client.post("/v1/images", files={"file": ("a.png", noise(9))}, data={"metadata": '{"artist": "Ada ✓"}'})
+    found = client.post("/v1/search?include=metadata", json={"image_id": added.json()["image_id"], "limit": 1})
+    assert json.loads(found.content)["hits"]
+    assert client.get(added.headers["location"]).json()["metadata"] == {"artist": "Ada ✓"}

@@ -1,0 +1,377 @@
+"""Many clients, slow clients, clients that leave: a real server on a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from starlette.requests import ClientDisconnect, Request
+from starlette.testclient import TestClient
+
+from simile.core.settings import Settings, load_settings
+from simile.search.queries import Answer, Query, Question
+from simile.service.app import create_app
+from simile.service.errors import Refusal
+from simile.service.observability.metrics import Metrics
+from simile.service.server.connections import CONNECTION
+from simile.service.server.server import make_server
+from simile.service.state.batcher import Desk
+from simile.service.state.encoding_pool import EncodingPool
+from tests.support.server import Listening, form, get, head, is_closed, listening, read_reply, upload
+
+
+@pytest.fixture
+def pictures(digits: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(digits.iterdir())[:24]]
+
+
+@pytest.fixture
+def small(home_with_digits: Settings) -> Settings:
+    """A house with room for one, and little patience."""
+    return home_with_digits.model_copy(update={"queue": 1, "upload_seconds": 1.0})
+
+
+def sample(metrics: Metrics, name: str, **labels: str) -> float:
+    return metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+def stripped(answer: Any) -> Any:
+    """The ids and distances, and what the query is, without its name."""
+    return [(hit["image_id"], pytest.approx(hit["distance"], abs=1e-5)) for hit in answer["hits"]]
+
+
+# Batches
+
+
+def test_searches_that_come_together_are_answered_together_and_as_alone(
+    home_with_digits: Settings, pictures: list[bytes]
+) -> None:
+    with listening(home_with_digits) as serving:
+        alone = [serving.answer(upload("/v1/search", data)).json() for data in pictures]
+        metrics = serving.server.app.state.metrics
+        before = sample(metrics, "simile_batch_size_count")
+        with ThreadPoolExecutor(len(pictures)) as clients:
+            replies = list(clients.map(lambda data: serving.answer(upload("/v1/search", data)), pictures))
+        batches = sample(metrics, "simile_batch_size_count") - before
+    assert [stripped(reply.json()) for reply in replies] == [stripped(one) for one in alone]
+    assert batches < len(pictures)
+    assert sample(metrics, "simile_batch_size_sum") == 2 * len(pictures)
+
+
+def test_a_bad_picture_among_many_costs_no_other(home_with_digits: Settings, pictures: list[bytes]) -> None:
+    sent = [data if at % 3 else data[:60] for at, data in enumerate(pictures)]
+    with listening(home_with_digits) as serving, ThreadPoolExecutor(len(sent)) as clients:
+        replies = list(clients.map(lambda data: serving.answer(upload("/v1/search", data)), sent))
+    assert [reply.status for reply in replies] == [200 if at % 3 else 422 for at in range(len(sent))]
+
+
+# A desk whose answers take as long as a test wants
+
+
+class Slow:
+    """Answers when it is told to, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.go, self.asked = threading.Event(), threading.Semaphore(0)
+        self.batches: list[list[float]] = []
+
+    def __call__(self, questions: Sequence[Question]) -> list[Answer]:
+        self.batches.append([float(np.asarray(question.positives[0])[0]) for question in questions])
+        self.asked.release()
+        assert self.go.wait(10)
+        return [Answer(Query(np.zeros(2, np.float32)), []) for _ in questions]
+
+
+class Left:
+    """A connection whose client is gone."""
+
+    @staticmethod
+    def is_closed() -> bool:
+        return True
+
+
+def question(number: float) -> Question:
+    return Question((np.array([number, 0], np.float32),))
+
+
+def request(connection: object = None) -> Request:
+    return Request({"type": "http", CONNECTION: connection} if connection else {"type": "http"})
+
+
+def at_a_desk(slow: Slow, settings: Settings, work: Any) -> Metrics:
+    """Runs `work(desk)` at a desk whose answers are `slow`."""
+    metrics = Metrics()
+
+    async def run() -> None:
+        desk = Desk(settings, slow, EncodingPool(1), metrics)
+        try:
+            await work(desk)
+        finally:
+            slow.go.set()
+            await asyncio.to_thread(desk.close)
+
+    asyncio.run(run())
+    return metrics
+
+
+def test_work_that_was_not_begun_is_dropped_when_its_client_leaves() -> None:
+    slow = Slow()
+
+    async def work(desk: Desk) -> None:
+        first = asyncio.ensure_future(desk.ask(request(), question(1), lambda _: "one"))
+        await asyncio.to_thread(slow.asked.acquire)
+        gone = asyncio.ensure_future(desk.ask(request(Left()), question(2), lambda _: "two"))
+        stays = asyncio.ensure_future(desk.ask(request(), question(3), lambda _: "three"))
+        await asyncio.sleep(0)
+        slow.go.set()
+        assert await first == "one" and await stays == "three"
+        with pytest.raises(ClientDisconnect):
+            await gone
+
+    metrics = at_a_desk(slow, load_settings(), work)
+    assert slow.batches == [[1.0], [3.0]]
+    assert sample(metrics, "simile_clients_gone_total") == 1
+
+
+def test_what_waits_while_a_batch_is_answered_becomes_the_next_batch() -> None:
+    slow = Slow()
+
+    async def work(desk: Desk) -> None:
+        first = asyncio.ensure_future(desk.ask(request(), question(0), lambda _: 0))
+        await asyncio.to_thread(slow.asked.acquire)
+        others = [asyncio.ensure_future(desk.ask(request(), question(n), lambda _, n=n: n)) for n in range(1, 101)]
+        await asyncio.sleep(0)
+        slow.go.set()
+        assert await asyncio.gather(first, *others) == list(range(101))
+
+    at_a_desk(slow, load_settings(), work)
+    assert [len(batch) for batch in slow.batches] == [1, 64, 36]
+
+
+def test_a_question_that_is_not_answered_in_time_is_refused_and_never_begun() -> None:
+    slow = Slow()
+
+    async def work(desk: Desk) -> None:
+        asked = [asyncio.ensure_future(desk.ask(request(), question(1), lambda _: 1))]
+        await asyncio.to_thread(slow.asked.acquire)
+        asked.append(asyncio.ensure_future(desk.ask(request(), question(2), lambda _: 2)))
+        for one in asked:
+            with pytest.raises(Refusal) as refused:
+                await one
+            assert (refused.value.status_code, refused.value.kind) == (503, "too-slow-to-answer")
+
+    at_a_desk(slow, load_settings(answer_seconds=0.2), work)
+    assert slow.batches == [[1.0]]
+
+
+def test_an_answer_that_can_t_be_written_is_the_error_of_its_own_request() -> None:
+    slow = Slow()
+    slow.go.set()
+
+    async def work(desk: Desk) -> None:
+        def fails(answer: Answer) -> int:
+            raise ValueError("no")
+
+        with pytest.raises(ValueError, match="no"):
+            await desk.ask(request(), question(1), fails)
+        assert await desk.ask(request(), question(2), lambda _: 2, heavy=True) == 2
+
+    at_a_desk(slow, load_settings(), work)
+
+
+# A full house
+
+
+@pytest.fixture
+def house(small: Settings) -> Iterator[Listening]:
+    with listening(small.model_copy(update={"upload_seconds": 30.0})) as serving:
+        yield serving
+
+
+def begun(serving: Listening, data: bytes) -> socket.socket:
+    """A connection whose upload has begun and is let in, but for its last bytes."""
+    connection = serving.connect()
+    body = form(data)
+    connection.sendall(head("/v1/search", len(body)) + body[:-20])
+    until = time.monotonic() + 10
+    while not serving.server.app.state.house.inside and time.monotonic() < until:
+        time.sleep(0.005)
+    return connection
+
+
+def test_a_full_house_refuses_at_once_and_reads_nothing(house: Listening, pictures: list[bytes]) -> None:
+    with begun(house, pictures[0]) as first:
+        started = time.monotonic()
+        reply = house.answer(head("/v1/images", 40_000_000))  # of which not a byte is sent
+        assert time.monotonic() - started < 2
+        assert reply.status == 503 and reply.headers["retry-after"] == "1"
+        assert reply.json()["type"] == "urn:problem-type:simile:too-busy"
+        assert house.answer(get("/readyz")).json()["type"].endswith("not-ready")
+        for path in ("/livez", "/v1/images?limit=1", "/v1/images/1/thumbnail", "/metrics"):
+            assert house.answer(get(path)).status == 200
+        first.sendall(form(pictures[0])[-20:])
+        assert read_reply(first).status == 200
+    assert house.answer(upload("/v1/search", pictures[0])).status == 200
+    assert house.answer(get("/readyz")).status == 200
+    assert sample(house.server.app.state.metrics, "simile_refused_total", reason="too-busy") == 1
+
+
+def test_after_a_refusal_the_connection_goes_on(house: Listening, pictures: list[bytes]) -> None:
+    with begun(house, pictures[0]) as first, house.connect() as other:
+        other.sendall(upload("/v1/search", pictures[1]))
+        assert read_reply(other).status == 503
+        first.sendall(form(pictures[0])[-20:])
+        assert read_reply(first).status == 200
+        other.sendall(upload("/v1/search", pictures[1]))
+        assert read_reply(other).status == 200
+
+
+def test_whoever_asks_before_sending_is_refused_and_the_connection_ends(
+    house: Listening, pictures: list[bytes]
+) -> None:
+    with begun(house, pictures[0]), house.connect() as other:
+        other.sendall(head("/v1/search", 40_000, "Expect: 100-continue"))
+        reply = read_reply(other)
+        assert reply.status == 503 and reply.headers["connection"] == "close"
+        assert is_closed(other)
+
+
+# Slow and half-open
+
+
+def test_an_upload_that_stands_still_is_cut_off(small: Settings, pictures: list[bytes]) -> None:
+    with listening(small) as serving, begun(serving, pictures[0]) as connection:
+        reply = read_reply(connection)
+        assert reply.status == 408 and reply.json()["type"].endswith("upload-too-slow")
+        assert is_closed(connection)
+        assert serving.answer(upload("/v1/search", pictures[0])).status == 200
+
+
+def test_an_upload_that_drips_is_cut_off_too(small: Settings, pictures: list[bytes]) -> None:
+    body = form(pictures[0])
+    with listening(small) as serving, serving.connect() as connection:
+        connection.sendall(head("/v1/search", len(body)))
+        with pytest.raises(OSError):
+            for byte in body:
+                connection.sendall(bytes([byte]))
+                time.sleep(0.02)
+        assert serving.answer(upload("/v1/search", pictures[0])).status == 200
+
+
+def test_half_a_header_and_none_at_all_are_cut_off(home_with_digits: Settings) -> None:
+    with (
+        listening(home_with_digits, header_seconds=0.5) as serving,
+        serving.connect() as half,
+        serving.connect() as mute,
+    ):
+        half.sendall(b"GET /livez HTTP/1.1\r\nHost: 127.0.")
+        for connection in (half, mute):
+            reply = read_reply(connection)
+            assert reply.status == 408 and reply.json()["type"].endswith("header-too-slow")
+            assert is_closed(connection)
+        with serving.connect() as fine:
+            for _ in range(2):
+                fine.sendall(get("/livez"))
+                assert read_reply(fine).status == 200
+
+
+def test_headers_without_an_end_are_cut_off(home_with_digits: Settings) -> None:
+    with listening(home_with_digits) as serving:
+        reply = serving.answer(b"GET /livez HTTP/1.1\r\n" + b"X-Much: " + b"a" * 100_000)
+        assert reply.status == 431 and reply.json()["type"].endswith("header-too-large")
+
+
+def test_what_is_no_http_gets_a_problem_document(home_with_digits: Settings) -> None:
+    with listening(home_with_digits) as serving:
+        reply = serving.answer(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 hello\r\n\r\n")
+        assert reply.status == 400 and reply.headers["content-type"] == "application/problem+json"
+
+
+def test_a_body_that_is_refused_is_not_read_to_its_end(home_with_digits: Settings) -> None:
+    with listening(home_with_digits) as serving, serving.connect() as connection:
+        connection.sendall(head("/v1/search", 10_000_000_000))
+        assert read_reply(connection).status == 413
+        sent = 0
+        with pytest.raises(OSError):
+            while sent < 200_000_000:
+                connection.sendall(bytes(100_000))
+                sent += 100_000
+
+
+def test_more_connections_than_allowed_are_refused(home_with_digits: Settings) -> None:
+    settings = home_with_digits.model_copy(update={"connections": 2})
+    with listening(settings) as serving, serving.connect() as one, serving.connect() as two:
+        for connection in (one, two):
+            connection.sendall(get("/livez"))
+            assert read_reply(connection).status == 200
+        with serving.connect() as third:
+            reply = read_reply(third)
+        assert reply.status == 503 and reply.json()["type"].endswith("too-many-connections")
+        one.close()
+        time.sleep(0.1)
+        assert serving.answer(get("/livez")).status == 200
+
+
+def test_a_client_that_does_not_read_its_answer_is_cut_off(home_with_digits: Settings) -> None:
+    settings = home_with_digits.model_copy(update={"answer_seconds": 0.5})
+    with listening(settings) as serving, serving.connect() as connection:
+        for _ in range(200):  # 200 answers of 60 kB: more than the system keeps for a reader who may come back
+            connection.sendall(get("/v1/images?limit=120"))
+        until = time.monotonic() + 10
+        while serving.server.server_state.connections and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not serving.server.server_state.connections
+
+
+# The end
+
+
+def test_a_server_that_stops_answers_what_it_took_in_and_refuses_the_rest(
+    home_with_digits: Settings, pictures: list[bytes]
+) -> None:
+    with listening(home_with_digits) as serving, begun(serving, pictures[0]) as taken:
+        serving.server.should_exit = True
+        while not serving.server.app.state.house.draining:
+            time.sleep(0.01)
+        ready = serving.answer(get("/readyz"))
+        assert ready.status == 503 and "about to stop" in ready.json()["detail"]
+        refused = serving.answer(upload("/v1/search", pictures[1]))
+        assert refused.status == 503 and refused.json()["type"].endswith("draining")
+        assert refused.headers["connection"] == "close" and refused.headers["retry-after"]
+        taken.sendall(form(pictures[0])[-20:])
+        assert read_reply(taken).status == 200
+        serving.thread.join(timeout=10)
+        assert not serving.thread.is_alive()
+
+
+def test_a_server_that_is_forced_to_end_ends_its_threads(tmp_path: Path) -> None:
+    """A second Ctrl-C: the interpreter waited for ever for the thread that notes the facts of the index."""
+    before = set(threading.enumerate())
+    server = make_server(load_settings(home=tmp_path / "none"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        assert "facts" in {one.name for one in threading.enumerate()}
+        server.force_exit = server.should_exit = True
+        thread.join(timeout=60)
+    left = {one.name for one in set(threading.enumerate()) - before}
+    assert not left & {"facts", "batches"}
+
+
+def test_a_service_that_still_loads_its_encoder_says_so(home_with_digits: Settings) -> None:
+    with TestClient(create_app(home_with_digits)) as client:
+        facts = client.app.state.facts  # type: ignore[attr-defined]
+        facts.prepared.clear()
+        assert "being loaded" in client.get("/readyz").json()["detail"]
+        facts.prepared.set()
+        assert client.get("/readyz").json()["status"] == "ready"

@@ -1,0 +1,474 @@
+"""A backup is the home of one moment, taken while it is in use; it comes back whole, elsewhere too, or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import tarfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from simile.cli.main import app
+from simile.core.errors import (
+    BackupDamaged,
+    BadSetting,
+    HomeBusy,
+    HomeNotWritable,
+    HomeTooNew,
+    NoSuchPath,
+    NothingIndexed,
+)
+from simile.core.records import FileFacts
+from simile.store.backup import create
+from simile.store.backup.create import write_backup
+from simile.store.backup.restore import restore_backup
+from simile.store.backup.verify import leftovers, verify
+from simile.store.catalogue.catalogue import Catalogue
+from simile.store.catalogue.records import NewPicture
+from simile.store.database.schema import HEAD, revision
+from simile.store.home import Home
+from simile.store.index.index import Index
+
+VAE = "a" * 16
+
+
+@pytest.fixture
+def home(home: Home) -> Home:
+    """Four pictures, 3 and 4 of them uploads; the first three in a segment."""
+    (home.encoders / VAE).mkdir()
+    (home.encoders / VAE / "encoder.json").write_text("{}")
+    (home.encoders / VAE / "pictures").mkdir()
+    (home.encoders / VAE / "pictures" / "curve.png").write_bytes(b"curve")
+    with Catalogue(home) as catalogue:
+        catalogue.register_encoder(VAE, "first", "vae", dimensions=2)
+        catalogue.activate(VAE)
+        catalogue.store_batch([picture(1), picture(2), upload(home, 3)], VAE, "eager")
+        Index(catalogue).publish()
+        catalogue.store_batch([upload(home, 4)], VAE, "eager")
+    return home
+
+
+def picture(number: int, path: str = "") -> NewPicture:
+    facts = FileFacts(path or f"/photos/{number}.png", 1, 1)
+    return NewPicture(f"{number:064}", 1, "PNG", 8, 8, facts, np.array([number, 0], np.float32))
+
+
+def upload(home: Home, number: int) -> NewPicture:
+    path = home.uploads / f"{number:064}.png"
+    path.write_bytes(f"picture {number}".encode())
+    return picture(number, str(path))
+
+
+def found(home: Home) -> list[tuple[int, float]]:
+    with Catalogue(home) as catalogue:
+        return Index(catalogue).search(np.zeros((1, 2), np.float32), 100)[0]
+
+
+def names(path: Path) -> list[str]:
+    with tarfile.open(path) as tar:
+        return tar.getnames()
+
+
+def test_a_backup_comes_back_at_another_place_with_its_uploads(home: Home, tmp_path: Path) -> None:
+    contents = write_backup(home, tmp_path / "backup.tar")
+    assert (contents.images, contents.left_out) == (4, ())
+    shutil.rmtree(home.root)
+    other = Home(tmp_path / "elsewhere" / "home")
+    restored = restore_backup(tmp_path / "backup.tar", other)
+    assert (restored.images, restored.files) == (contents.images, contents.files)
+    assert verify(other) == leftovers(other) == []
+    assert found(other) == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0)]
+    with Catalogue(other) as catalogue:
+        assert catalogue.image(4).paths == (str(other.uploads / f"{4:064}.png"),)
+        assert catalogue.image(1).paths == ("/photos/1.png",)
+        catalogue.delete_image(4)  # and the upload goes with it
+        assert catalogue.store_batch([picture(5)], VAE, "eager") == [5]
+    assert [path.name for path in other.uploads.iterdir()] == [f"{3:064}.png"]
+    assert (other.encoders / VAE / "pictures" / "curve.png").read_bytes() == b"curve"
+    assert sorted(path.name for path in other.root.iterdir()) == [
+        "catalogue.sqlite",
+        "encoders",
+        "lock",
+        "segments",
+        "uploads",
+    ]
+
+
+def test_what_is_unfinished_or_orphaned_stays_behind(home: Home, tmp_path: Path) -> None:
+    (home.encoders / ".training").mkdir()
+    (home.encoders / ".training" / "state").touch()
+    (home.uploads / "orphan.png").touch()
+    (home.segments / "old.faiss").touch()
+    (home.root / "catalogue.sqlite.bak-old").touch()
+    write_backup(home, tmp_path / "backup.tar")
+    kept = " ".join(names(tmp_path / "backup.tar"))
+    assert [word for word in ("old", "orphan", ".training", "bak") if word in kept] == []
+
+
+def test_a_home_that_others_write_to_is_backed_up_as_of_one_moment(home: Home, tmp_path: Path) -> None:
+    """One thread adds and deletes uploads, another makes segments; each backup is a home without a flaw."""
+    done = threading.Event()
+
+    def change() -> None:
+        with Catalogue(home) as catalogue:
+            number = 5
+            while not done.is_set():
+                (image_id,) = catalogue.store_batch([upload(home, number)], VAE, "eager")
+                if number % 3:
+                    catalogue.delete_image(image_id)
+                number += 1
+
+    def publish() -> None:
+        with Catalogue(home) as catalogue:
+            while not done.is_set():
+                with home.lock("simile compact"):
+                    Index(catalogue).publish()
+
+    threads = [threading.Thread(target=work) for work in (change, publish)]
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(6):
+            assert write_backup(home, tmp_path / f"{number}.tar").left_out == ()
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    for number in range(6):
+        restored = Home(tmp_path / f"restored-{number}")
+        restore_backup(tmp_path / f"{number}.tar", restored)
+        assert verify(restored) == []
+        assert [image_id for image_id, _ in found(restored)][:4] == [1, 2, 3, 4]
+
+
+def disappearing(monkeypatch: pytest.MonkeyPatch, vanish: Callable[[], None]) -> None:
+    """`vanish` happens after the catalogue is copied, before any other file is."""
+    copy = create.copy_catalogue
+
+    def copy_then_vanish(source: Path, target: Path) -> None:
+        copy(source, target)
+        vanish()
+
+    monkeypatch.setattr(create, "copy_catalogue", copy_then_vanish)
+
+
+def test_an_upload_deleted_meanwhile_is_deleted_in_the_backup_too(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Catalogue(home) as catalogue:
+        disappearing(monkeypatch, lambda: catalogue.delete_image(3))
+        assert write_backup(home, tmp_path / "backup.tar").images == 3
+    restored = Home(tmp_path / "restored")
+    restore_backup(tmp_path / "backup.tar", restored)
+    assert verify(restored) == []
+    assert [image_id for image_id, _ in found(restored)] == [1, 2, 4]
+
+
+def test_an_encoder_removed_meanwhile_is_not_in_the_backup_either(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Catalogue(home) as catalogue:
+        catalogue.register_encoder("b" * 16, "second", "vae", dimensions=2)
+        (home.encoders / ("b" * 16)).mkdir()
+        (home.encoders / ("b" * 16) / "encoder.json").touch()
+
+        def remove() -> None:
+            catalogue.remove_encoder("b" * 16)
+            shutil.rmtree(home.encoders / ("b" * 16))
+
+        disappearing(monkeypatch, remove)
+        assert write_backup(home, tmp_path / "backup.tar").left_out == ()
+    restored = Home(tmp_path / "restored")
+    restore_backup(tmp_path / "backup.tar", restored)
+    assert verify(restored) == leftovers(restored) == []
+    with Catalogue(restored) as catalogue:
+        assert [record.fingerprint for record in catalogue.encoders()] == [VAE]
+
+
+def test_a_segment_cleared_away_meanwhile_is_made_again_from_rows(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def clear() -> None:
+        for path in home.segments.iterdir():
+            path.unlink()
+
+    disappearing(monkeypatch, clear)
+    write_backup(home, tmp_path / "backup.tar")
+    restored = Home(tmp_path / "restored")
+    restore_backup(tmp_path / "backup.tar", restored)
+    assert verify(restored) == []
+    assert [image_id for image_id, _ in found(restored)] == [1, 2, 3, 4]
+
+
+def test_what_the_home_lacks_is_named_and_the_rest_is_saved(home: Home, tmp_path: Path) -> None:
+    lost = home.uploads / f"{3:064}.png"
+    lost.unlink()
+    shutil.rmtree(home.encoders / VAE)
+    left_out = write_backup(home, tmp_path / "backup.tar").left_out
+    assert sorted(left_out) == sorted([str(lost), str(home.encoders / VAE)])
+    restored = Home(tmp_path / "restored")
+    restore_backup(tmp_path / "backup.tar", restored)
+    assert sorted(problem.kind for problem in verify(restored)) == ["encoder", "upload"]
+
+
+def learned(home: Home, name: str, encoder: str = VAE) -> Path:
+    path = home.attributes / encoder / f"{name}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(name.encode())
+    return path
+
+
+def test_attributes_go_along_whole_ones_of_encoders_that_are_there(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smile, glasses = learned(home, "smile"), learned(home, "glasses")
+    learned(home, "smile", "f" * 16)  # of an encoder that was removed
+    (smile.parent / ".hat.npz.0123.tmp").touch()  # being written
+    disappearing(monkeypatch, glasses.unlink)
+    assert write_backup(home, tmp_path / "backup.tar").left_out == ()
+    restored = Home(tmp_path / "restored")
+    restore_backup(tmp_path / "backup.tar", restored)
+    assert {path.relative_to(restored.root).as_posix() for path in restored.attributes.rglob("*.*")} == {
+        f"attributes/{VAE}/smile.npz"
+    }
+    assert (restored.attributes / VAE / "smile.npz").read_bytes() == b"smile"
+    assert verify(restored) == leftovers(restored) == []
+
+
+def test_attributes_removed_between_listing_and_reading_are_no_loss(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, add = learned(home, "smile"), create._Packer.add
+
+    def add_late(packer: create._Packer, name: str, source: Path) -> bool:
+        if source == path:
+            path.unlink()
+        return add(packer, name, source)
+
+    monkeypatch.setattr(create._Packer, "add", add_late)
+    assert write_backup(home, tmp_path / "backup.tar").left_out == ()
+    restored = Home(tmp_path / "restored")
+    restore_backup(tmp_path / "backup.tar", restored)
+    assert verify(restored) == [] and not restored.attributes.exists()
+
+
+def test_attributes_that_are_there_are_not_written_over(home: Home, tmp_path: Path) -> None:
+    write_backup(home, tmp_path / "backup.tar")
+    kept = Home(tmp_path / "kept")
+    learned(kept, "smile")
+    with pytest.raises(BadSetting, match="holds attributes"):
+        restore_backup(tmp_path / "backup.tar", kept)
+    assert (kept.attributes / VAE / "smile.npz").read_bytes() == b"smile"
+
+
+def test_what_was_derived_from_former_pictures_gives_way_and_a_persons_maps_do_not(home: Home, tmp_path: Path) -> None:
+    write_backup(home, tmp_path / "backup.tar")
+    cleared = Home(tmp_path / "cleared")
+    for name in (
+        "maps.lock",
+        "jobs.lock",
+        "gauges/gauge.json.lock",
+        f"gauges/{VAE}-1-gauge.json",
+        f"measures/{VAE}.npz",
+    ):
+        (cleared.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (cleared.root / name).touch()
+    (cleared.root / "maps" / "tiles-pca" / f"{VAE}-0").mkdir(parents=True)
+    restore_backup(tmp_path / "backup.tar", cleared)
+    assert verify(cleared) == []
+    assert not any((cleared.root / name).exists() for name in ("maps", "gauges", "measures"))
+    (tmp_path / "atlas" / "maps").mkdir(parents=True)
+    (tmp_path / "atlas" / "maps" / "rome.jpg").touch()
+    with pytest.raises(BadSetting, match="holds maps"):
+        restore_backup(tmp_path / "backup.tar", Home(tmp_path / "atlas"))
+    assert (tmp_path / "atlas" / "maps" / "rome.jpg").exists()
+
+
+def test_a_backup_that_finds_no_place_leaves_the_old_one(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(BadSetting, match=r"missing/backup\.tar can't be written"):
+        write_backup(home, tmp_path / "missing" / "backup.tar")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("folder", "pipe"):  # nothing but a file is replaced: think of /dev/null
+        with pytest.raises(BadSetting, match=f"{name} can't be written: it is not a regular file"):
+            write_backup(home, tmp_path / name)
+    with pytest.raises(NothingIndexed):
+        write_backup(Home(tmp_path / "none"), tmp_path / "backup.tar")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "home", "pipe"]
+
+
+def test_only_an_empty_home_takes_a_backup(home: Home, tmp_path: Path) -> None:
+    write_backup(home, tmp_path / "backup.tar")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "1.jpg").touch()
+    for used, words in ((home, "holds catalogue.sqlite"), (Home(tmp_path / "photos"), "holds 1.jpg")):
+        with pytest.raises(BadSetting, match=words):
+            restore_backup(tmp_path / "backup.tar", used)
+    trained = Home(tmp_path / "trained").create()
+    (trained.encoders / VAE).mkdir()
+    with pytest.raises(BadSetting, match="holds encoders"):
+        restore_backup(tmp_path / "backup.tar", trained)
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["1.jpg"]
+    with pytest.raises(NoSuchPath):
+        restore_backup(tmp_path / "none.tar", Home(tmp_path / "new"))
+    with pytest.raises(BadSetting, match="is a folder"):
+        restore_backup(tmp_path / "photos", Home(tmp_path / "new"))
+    with pytest.raises(BadSetting, match="SIMILE_DATABASE_URL"):
+        restore_backup(tmp_path / "backup.tar", Home(tmp_path / "new", "postgresql://nowhere/db"))
+
+
+def test_a_busy_home_says_who_holds_it(home: Home, tmp_path: Path) -> None:
+    write_backup(home, tmp_path / "backup.tar")
+    new = Home(tmp_path / "new")
+    with Home(new.root).lock("simile index"), pytest.raises(HomeBusy, match="simile index"):
+        restore_backup(tmp_path / "backup.tar", new)
+
+
+def rewritten(source: Path, target: Path, change: Callable[[str, bytes], bytes | None]) -> None:
+    """The tar with each member's bytes as `change` gives them; None leaves a member out."""
+    with tarfile.open(source) as old, tarfile.open(target, "w") as new:
+        for member in old:
+            file = old.extractfile(member)
+            assert file is not None
+            data = change(member.name, file.read())
+            if data is not None:
+                member.size = len(data)
+                new.addfile(member, io.BytesIO(data))
+
+
+def flipped(data: bytes) -> bytes:
+    return bytes([data[0] ^ 1]) + data[1:]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda name, data: flipped(data) if name.startswith("uploads/") else data, "uploads/0*3.png has been altered"),
+        (lambda name, data: flipped(data) if name.startswith("segments/") else data, "has been altered"),
+        (lambda name, data: None if name.startswith("segments/") else data, r"\.\w+ is missing"),
+        (lambda name, data: None if name == "catalogue.sqlite" else data, "catalogue.sqlite is missing"),
+        (lambda name, data: None if name == "backup.json" else data, "no backup.json"),
+        (lambda name, data: b"[]" if name == "backup.json" else data, "not one that this version knows"),
+    ],
+)
+def test_an_altered_backup_is_refused_and_nothing_is_there(
+    home: Home, tmp_path: Path, change: Callable[[str, bytes], bytes | None], words: str
+) -> None:
+    write_backup(home, tmp_path / "backup.tar")
+    rewritten(tmp_path / "backup.tar", tmp_path / "altered.tar", change)
+    new = Home(tmp_path / "new")
+    with pytest.raises(BackupDamaged, match=words):
+        restore_backup(tmp_path / "altered.tar", new)
+    assert revision(new) is None
+    restore_backup(tmp_path / "backup.tar", new)  # the place is still good
+    assert verify(new) == []
+
+
+def test_a_backup_cut_short_anywhere_is_refused(home: Home, tmp_path: Path) -> None:
+    write_backup(home, tmp_path / "backup.tar")
+    whole = (tmp_path / "backup.tar").read_bytes()
+    for share in (0, 0.01, 0.3, 0.6, 0.9):
+        (tmp_path / "short.tar").write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(BackupDamaged):
+            restore_backup(tmp_path / "short.tar", Home(tmp_path / "new"))
+    (tmp_path / "short.tar").write_bytes(b"no tar at all" * 1000)
+    with pytest.raises(BackupDamaged, match="tar"):
+        restore_backup(tmp_path / "short.tar", Home(tmp_path / "new"))
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) in (
+        ["encoders", "lock", "segments", "uploads"],
+        ["lock"],
+    )
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, link
+    return info
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        member("../outside"),
+        member("uploads/../../outside"),
+        member("/tmp/outside"),
+        member("uploads//x"),
+        member("stranger"),
+        member("uploads"),
+        member("uploads/link", tarfile.SYMTYPE, "/etc/passwd"),
+        member("uploads/link", tarfile.LNKTYPE, "catalogue.sqlite"),
+        member("uploads/pipe", tarfile.FIFOTYPE),
+    ],
+)
+def test_a_tar_with_what_no_backup_holds_is_refused(tmp_path: Path, entry: tarfile.TarInfo) -> None:
+    with tarfile.open(tmp_path / "evil.tar", "w") as tar:
+        tar.addfile(entry)
+    with pytest.raises(BackupDamaged, match="does not belong there"):
+        restore_backup(tmp_path / "evil.tar", Home(tmp_path / "a" / "new"))
+    assert not list(tmp_path.rglob("outside"))
+
+
+def test_a_restoration_cut_short_is_started_again(home: Home, tmp_path: Path) -> None:
+    write_backup(home, tmp_path / "backup.tar")
+    new = Home(tmp_path / "new").create()
+    (new.root / ".restoring").mkdir()
+    (new.uploads / "half of it.png").touch()
+    restore_backup(tmp_path / "backup.tar", new)
+    assert verify(new) == leftovers(new) == []
+
+
+def test_a_backup_of_a_newer_simile_is_refused(home: Home, tmp_path: Path) -> None:
+    write_backup(home, tmp_path / "backup.tar")
+
+    def newer(name: str, data: bytes) -> bytes:
+        if name == "catalogue.sqlite":
+            data = data.replace(HEAD.encode(), b"2099".ljust(len(HEAD), b"x"))
+            hashes[name] = hashlib.sha256(data).hexdigest()
+        elif name == "backup.json":
+            data = json.dumps({**json.loads(data), "files": json.loads(data)["files"] | hashes}).encode()
+        return data
+
+    hashes: dict[str, str] = {}
+    rewritten(tmp_path / "backup.tar", tmp_path / "newer.tar", newer)
+    with pytest.raises(HomeTooNew, match="2099x"):
+        restore_backup(tmp_path / "newer.tar", Home(tmp_path / "new"))
+    assert not (tmp_path / "new" / "catalogue.sqlite").exists()
+
+
+def test_a_catalogue_that_lies_elsewhere_is_in_the_backup_too(home: Home, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "catalogues" / "one.sqlite"
+    elsewhere.parent.mkdir()
+    home.catalogue.rename(elsewhere)
+    write_backup(Home(home.root, f"sqlite:///{elsewhere}"), tmp_path / "backup.tar")
+    restore_backup(tmp_path / "backup.tar", Home(tmp_path / "new"))
+    assert [image_id for image_id, _ in found(Home(tmp_path / "new"))] == [1, 2, 3, 4]
+    with pytest.raises(BadSetting, match="no SQLite file"):
+        write_backup(Home(tmp_path / "other", "sqlite://"), tmp_path / "backup.tar")
+
+
+def test_the_commands_say_what_they_did(home: Home, tmp_path: Path) -> None:
+    def simile(*arguments: str) -> Result:
+        return CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+    (home.uploads / f"{3:064}.png").unlink()
+    done = simile("backup", "--home", str(home.root), "backup.tar")
+    assert done.stdout.startswith("backup.tar: 4 pictures' rows, 5 files, ")
+    assert done.stderr == f"left out: {home.uploads / f'{3:064}.png'} is missing. `simile verify` says what to do.\n"
+    assert simile("restore", "--home", "new", "backup.tar").stdout == "new: 4 pictures, 5 files checked and in place\n"
+    body = json.loads(simile("backup", "--home", "new", "again.tar", "--json").stdout)
+    assert (body["output"], body["images"], body["files"], len(body["left_out"])) == ("again.tar", 4, 5, 1)
+
+
+def test_a_home_that_cannot_be_made_says_so(home: Home, tmp_path: Path) -> None:
+    write_backup(home, tmp_path / "backup.tar")
+    (tmp_path / "file").touch()
+    with pytest.raises(HomeNotWritable):
+        restore_backup(tmp_path / "backup.tar", Home(tmp_path / "file" / "home"))

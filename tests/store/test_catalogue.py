@@ -1,0 +1,372 @@
+"""The catalogue: what is stored, what is forgotten, and what survives."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from simile.core.errors import (
+    BadSetting,
+    EncoderMismatch,
+    HomeBusy,
+    HomeError,
+    HomeNotWritable,
+    NoSuchEncoder,
+    NoSuchImage,
+    NotFinite,
+)
+from simile.core.records import Failure, FileFacts
+from simile.store.catalogue.catalogue import Catalogue
+from simile.store.catalogue.records import KnownFile, KnownImage, NewPicture
+from simile.store.database.engine import make_engine
+from simile.store.database.schema import upgrade
+from simile.store.home import Home, writing
+
+VAE, OTHER = "a" * 64, "b" * 64
+
+
+def picture(name: str, content: str | None = None, folder: str = "/photos") -> NewPicture:
+    """A picture whose mu is made from its content, so that it can be told by it."""
+    content = content or name
+    mu = np.full(3, sum(map(ord, content)), np.float32)
+    facts = FileFacts(f"{folder}/{name}", size=len(content), mtime_ns=1_000_000_007)
+    return NewPicture(content.rjust(64, "0"), len(content), "PNG", 8, 6, facts, mu, -mu, 0.25)
+
+
+@pytest.fixture
+def catalogue(home: Home) -> Iterator[Catalogue]:
+    with Catalogue(home) as catalogue:
+        catalogue.register_encoder(VAE, "first", "vae", dimensions=3)
+        catalogue.activate(VAE)
+        yield catalogue
+
+
+def store(catalogue: Catalogue, *pictures: NewPicture) -> list[int]:
+    return catalogue.store_batch(pictures, VAE, "eager")
+
+
+def python(code: str, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_stored_picture_is_read_back_whole(catalogue: Catalogue) -> None:
+    before = datetime.now(UTC)
+    (image_id,) = store(catalogue, picture("cat.png"))
+    image = catalogue.image(image_id)
+    assert (image.sha256, image.size, image.format, image.width, image.height) == (
+        "cat.png".rjust(64, "0"),
+        7,
+        "PNG",
+        8,
+        6,
+    )
+    assert (image.paths, image.reconstruction_error) == (("/photos/cat.png",), 0.25)
+    assert before <= image.created_at <= datetime.now(UTC)
+    embedding = catalogue.embedding(image_id, VAE)
+    assert embedding.mu.tolist() == picture("cat.png").mu.tolist()
+    assert embedding.mu.dtype == np.float32
+    assert embedding.log_variance is not None
+    assert embedding.log_variance.tolist() == (-embedding.mu).tolist()
+
+
+def test_an_encoder_without_a_variance_stores_none(catalogue: Catalogue) -> None:
+    new = picture("cat.png")
+    plain = NewPicture(new.sha256, new.size, "PNG", 8, 6, new.facts, new.mu)
+    (image_id,) = store(catalogue, plain)
+    assert catalogue.embedding(image_id, VAE).log_variance is None
+    assert [(ids.tolist(), variance) for ids, _, variance in catalogue.iterate_embeddings(VAE)] == [([image_id], None)]
+
+
+def test_storing_again_keeps_the_id(catalogue: Catalogue) -> None:
+    first = store(catalogue, picture("a.png"), picture("b.png"))
+    assert store(catalogue, picture("b.png"), picture("a.png")) == first[::-1]
+    assert catalogue.count_images() == 2
+    assert catalogue.count_embeddings(VAE) == 2
+
+
+def test_one_content_at_two_paths_is_one_image(catalogue: Catalogue) -> None:
+    ids = store(catalogue, picture("b.png", "same"), picture("a.png", "same"))
+    assert ids[0] == ids[1]
+    assert catalogue.image(ids[0]).paths == ("/photos/a.png", "/photos/b.png")
+
+
+def test_a_changed_file_leaves_its_old_image_and_deletes_it_if_it_was_the_last(catalogue: Catalogue) -> None:
+    old, kept = store(catalogue, picture("a.png", "old"), picture("b.png", "kept"))
+    store(catalogue, picture("copy.png", "kept"))
+    (new,) = store(catalogue, picture("a.png", "new"))
+    store(catalogue, picture("b.png", "newer"))
+    with pytest.raises(NoSuchImage):
+        catalogue.image(old)
+    assert catalogue.image(new).paths == ("/photos/a.png",)
+    assert catalogue.image(kept).paths == ("/photos/copy.png",)
+
+
+def test_deleted_id_is_never_reused(catalogue: Catalogue) -> None:
+    (last,) = store(catalogue, picture("a.png"))
+    catalogue.delete_image(last)
+    assert store(catalogue, picture("a.png")) == [last + 1]
+
+
+def test_a_deleted_image_takes_everything_with_it(catalogue: Catalogue) -> None:
+    ids = store(catalogue, picture("a.png"), picture("b.png"))
+    catalogue.delete_image(ids[0])
+    for verb in (catalogue.image, catalogue.delete_image, lambda i: catalogue.embedding(i, VAE)):
+        with pytest.raises(NoSuchImage, match=f"no image {ids[0]}"):
+            verb(ids[0])
+    assert list(catalogue.known_locations(["/"])) == ["/photos/b.png"]
+    assert catalogue.count_embeddings(VAE) == 1
+
+
+def test_only_uploads_are_removed_from_disk(catalogue: Catalogue, home: Home, tmp_path: Path) -> None:
+    own, upload, pruned = tmp_path / "own.png", home.uploads / "up.png", home.uploads / "pruned.png"
+    ids = []
+    for path in (own, upload, pruned):
+        path.write_bytes(b"x")
+        ids += store(catalogue, picture(path.name, folder=str(path.parent)))
+    catalogue.delete_image(ids[0])
+    catalogue.delete_image(ids[1])
+    catalogue.forget_paths([str(pruned)])
+    assert own.exists()
+    assert list(home.uploads.iterdir()) == []
+
+
+def test_a_batch_with_one_bad_vector_stores_nothing(catalogue: Catalogue) -> None:
+    before = catalogue.changes()
+    good, bad = picture("good.png"), picture("bad.png")
+    for mu, error in ((np.zeros(4, np.float32), EncoderMismatch), (np.full(3, np.nan, np.float32), NotFinite)):
+        wrong = NewPicture(bad.sha256, bad.size, "PNG", 8, 6, bad.facts, mu)
+        with pytest.raises(error, match=r"/photos/bad\.png"):
+            store(catalogue, good, wrong)
+    assert (catalogue.count_images(), catalogue.changes()) == (0, before)
+
+
+def test_each_write_counts_once_and_reading_never(catalogue: Catalogue) -> None:
+    before = catalogue.changes()
+    store(catalogue, *(picture(f"{i}.png") for i in range(20)))
+    assert catalogue.changes() == before + 1
+    catalogue.finish_run(catalogue.start_run("index", {}), "finished", {})
+    catalogue.list_images(5)
+    assert catalogue.changes() == before + 1
+
+
+def test_known_files_are_those_under_the_prefixes(catalogue: Catalogue) -> None:
+    store(catalogue, picture("x.png"), picture("X.png", folder="/photos/sub"), picture("y.png", folder="/photos2"))
+    store(catalogue, picture("z_.png", folder="/ph%tos"))
+    assert set(catalogue.known_locations(["/photos"])) == {"/photos/x.png", "/photos/sub/X.png"}
+    assert set(catalogue.known_locations(["/photos/"])) == {"/photos/x.png", "/photos/sub/X.png"}
+    assert set(catalogue.known_locations(["/photos/x.png", "/ph%tos"])) == {"/photos/x.png", "/ph%tos/z_.png"}
+    assert set(catalogue.known_locations(["/PHOTOS", "/photo"])) == set()
+    assert len(catalogue.known_locations(["/"])) == 4
+
+
+def test_embedded_speaks_of_the_asked_encoder(catalogue: Catalogue) -> None:
+    (image_id,) = store(catalogue, picture("a.png"))
+    catalogue.register_encoder(OTHER, "second", "vae", dimensions=3)
+    assert catalogue.known_locations(["/"], VAE)["/photos/a.png"] == KnownFile(image_id, 5, 1_000_000_007, True)
+    assert not catalogue.known_locations(["/"], OTHER)["/photos/a.png"].embedded
+    assert not catalogue.known_locations(["/"])["/photos/a.png"].embedded
+    sha = picture("a.png").sha256
+    assert catalogue.images_by_sha([sha, "unknown"], VAE) == {sha: KnownImage(image_id, True)}
+    assert catalogue.images_by_sha([sha], OTHER) == {sha: KnownImage(image_id, False)}
+    with pytest.raises(EncoderMismatch, match="no vector by encoder b"):
+        catalogue.embedding(image_id, OTHER)
+
+
+def test_paths_follow_their_files(catalogue: Catalogue) -> None:
+    ids = store(catalogue, picture("a.png"), picture("b.png"))
+    catalogue.touch_locations([FileFacts("/photos/a.png", 99, 5)])
+    catalogue.move_location("/photos/b.png", FileFacts("/new/b.png", 7, 8))
+    assert catalogue.add_locations([(ids[0], FileFacts("/copy.png", 1, 2))]) == 0
+    assert catalogue.locations_of([*ids, 77]) == {
+        ids[0]: (FileFacts("/copy.png", 1, 2), FileFacts("/photos/a.png", 99, 5)),
+        ids[1]: (FileFacts("/new/b.png", 7, 8),),
+    }
+    assert catalogue.forget_paths(["/photos/a.png", "/unknown"]) == 0
+    assert catalogue.add_locations([(ids[0], FileFacts("/new/b.png", 1, 2))]) == 1
+    assert catalogue.forget_paths(["/copy.png", "/new/b.png"]) == 1
+    assert catalogue.count_images() == 0
+
+
+def test_images_come_in_the_order_asked_for(catalogue: Catalogue) -> None:
+    ids = store(catalogue, *(picture(f"{i:04}.png") for i in range(1200)))
+    assert ids == sorted(ids)
+    asked = [*ids[::-1], 99999]
+    assert list(catalogue.images(asked)) == ids[::-1]
+    assert [image.id for image in catalogue.list_images(limit=3, offset=1100)] == ids[1100:1103]
+    assert np.concatenate([chunk for chunk, _, _ in catalogue.iterate_embeddings(VAE)]).tolist() == ids
+
+
+def test_encoders_are_known_by_fingerprint_and_used_when_activated(catalogue: Catalogue) -> None:
+    made = catalogue.register_encoder(OTHER, "second", "supervised", 8, index_dims=[1, 2], metric="cosine")
+    assert (made.index_dims, made.indexed_dimensions, made.metric) == ((1, 2), 2, "cosine")
+    assert catalogue.register_encoder(OTHER, "again", "vae", 9) == made
+    assert [encoder.fingerprint for encoder in catalogue.encoders()] == [VAE, OTHER]
+    assert catalogue.active_encoder() == catalogue.encoder(VAE)
+    catalogue.activate(OTHER)
+    assert catalogue.active_encoder() == made
+    for verb in (catalogue.encoder, catalogue.activate):
+        with pytest.raises(NoSuchEncoder, match="simile encoders"):
+            verb("unknown")
+    assert catalogue.active_encoder() == made
+
+
+def test_runs_remember_what_they_did(catalogue: Catalogue) -> None:
+    run = catalogue.start_run("index", {"workers": 2})
+    catalogue.add_failures(run, [Failure("/b", "truncated"), Failure("/a", "no picture")])
+    catalogue.finish_run(run, "finished", {"new": 3})
+    (record,) = catalogue.runs()
+    assert (record.kind, record.status, record.counts, record.settings) == (
+        "index",
+        "finished",
+        {"new": 3},
+        {"workers": 2},
+    )
+    assert record.finished_at is not None
+    assert record.finished_at >= record.started_at
+    assert catalogue.failures(run) == [Failure("/b", "truncated"), Failure("/a", "no picture")]
+
+
+def test_a_run_that_died_is_interrupted_when_the_next_starts(catalogue: Catalogue) -> None:
+    catalogue.start_run("index", {})
+    catalogue.start_run("index", {})
+    assert [run.status for run in catalogue.runs()] == ["running", "interrupted"]
+
+
+STORE_AND_HANG = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from tests.store.test_catalogue import *
+home = Home(Path(sys.argv[1]))
+with home.lock("index"), Catalogue(home) as catalogue:
+    print(store(catalogue, picture("a.png"), picture("b.png")), flush=True)
+    with catalogue.writing() as (connection, change):
+        print("holding", flush=True)
+        time.sleep(60)
+"""
+
+
+def test_what_was_acknowledged_survives_kill_nine_and_frees_the_lock(catalogue: Catalogue, home: Home) -> None:
+    with python(STORE_AND_HANG, home.root, Path(__file__).parents[2]) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "[1, 2]\n"
+        assert other.stdout.readline() == "holding\n"
+        with pytest.raises(HomeBusy, match=rf"process {other.pid}, `index`, since 20.*Wait until"), home.lock("prune"):
+            pass
+        assert catalogue.count_images() == 2  # a reader does not wait for a writer
+        os.kill(other.pid, signal.SIGKILL)
+        other.wait()
+    with home.lock("prune"):
+        assert home.holds_lock
+        assert store(catalogue, picture("c.png")) == [3]
+    assert not home.holds_lock
+
+
+def test_the_lock_can_be_waited_for(home: Home) -> None:
+    code = "import sys, time; from pathlib import Path; from simile.store.home import Home\n"
+    code += "with Home(Path(sys.argv[1])).lock('index'): print('held', flush=True); sys.stdin.read(1)"
+    command = [sys.executable, "-c", code, str(home.root)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(HomeBusy), home.lock("prune", wait=0.1):
+            pass
+        other.communicate("x")
+        with home.lock("prune", wait=10):
+            assert "prune" in (home.root / "lock").read_text()
+
+
+def test_writers_in_several_processes_queue(catalogue: Catalogue, home: Home) -> None:
+    code = "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); from tests.store.test_catalogue import *\n"
+    code += "with Catalogue(Home(Path(sys.argv[1]))) as c:\n"
+    code += "    for i in range(20): store(c, picture(f'{sys.argv[3]}-{i}.png'))"
+    before = catalogue.changes()
+    processes = [python(code, home.root, Path(__file__).parents[2], number) for number in range(2)]
+    for process in processes:
+        process.communicate()
+    assert [process.returncode for process in processes] == [0, 0]
+    assert (catalogue.count_images(), catalogue.changes()) == (40, before + 40)
+
+
+def test_a_full_disk_is_named(catalogue: Catalogue) -> None:
+    big = [picture(f"{i}.png", folder="/" + "x" * 1000) for i in range(500)]
+    with catalogue.reading() as connection:
+        connection.exec_driver_sql("PRAGMA max_page_count = 40")  # as full as SQLite can be made without root
+        connection.rollback()
+    with pytest.raises(HomeNotWritable, match=r"catalogue\.sqlite: database or disk is full"):
+        store(catalogue, *big)
+    assert catalogue.count_images() == 0
+
+
+def test_a_home_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(HomeNotWritable, match=r"Can't write .*file/home: Not a directory"):
+        Home(tmp_path / "file" / "home").create()
+
+
+def test_an_error_of_the_system_counts_whatever_its_class(tmp_path: Path) -> None:
+    with pytest.raises(HomeNotWritable, match=r"No space left on device\. Make space"), writing(tmp_path):
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+    with pytest.raises(HomeNotWritable, match=r"File too large\. Make space"), writing(tmp_path):
+        raise shutil.Error([("from", "to", "[Errno 27] File too large: 'from' -> 'to'")])  # of copytree()
+    with pytest.raises(RuntimeError, match="unrelated"), writing(tmp_path):
+        raise RuntimeError("unrelated")
+
+
+@pytest.mark.parametrize("name", ["who?", "50%41", "a#b", "Мой дом", "a;b"])
+def test_a_home_may_have_any_name(tmp_path: Path, name: str) -> None:
+    home = Home(tmp_path / name)
+    upgrade(home)
+    assert home.catalogue.is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_database_url_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match="SIMILE_DATABASE_URL is no SQLAlchemy URL"):
+        upgrade(Home(tmp_path, "catalogue.sqlite"))
+    with pytest.raises(BadSetting, match="SIMILE_DATABASE_URL needs pysqlcipher3"):
+        make_engine(Home(tmp_path, "sqlite+pysqlcipher://:secret@/x.sqlite"))
+
+
+def test_a_catalogue_that_lacks_a_table_is_named(catalogue: Catalogue, home: Home) -> None:
+    with sqlite3.connect(home.catalogue) as connection:
+        connection.execute("DROP TABLE embeddings")
+    with pytest.raises(HomeError, match="is damaged: no such table: embeddings"):
+        catalogue.count_embeddings(VAE)
+
+
+def test_a_catalogue_that_is_no_database_is_named(home: Home) -> None:
+    home.catalogue.write_bytes(b"overwritten" * 1000)
+    for suffix in ("-wal", "-shm"):
+        Path(f"{home.catalogue}{suffix}").unlink(missing_ok=True)
+    with Catalogue(home) as catalogue, pytest.raises(HomeError, match="is damaged: file is not a database"):
+        catalogue.changes()
+
+
+def test_acknowledged_writes_are_flushed_and_foreign_keys_hold(catalogue: Catalogue) -> None:
+    with catalogue.reading() as connection:
+        pragmas = [
+            connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys")
+        ]
+    assert pragmas == ["wal", 2, 1]
+
+
+def test_a_reader_sees_one_state_until_it_ends(catalogue: Catalogue) -> None:
+    store(catalogue, picture("a.png"))
+    rows = catalogue.iterate_embeddings(VAE)
+    ids, _, _ = next(rows)
+    store(catalogue, picture("b.png"))
+    assert ids.tolist() == [1]
+    assert list(rows) == []

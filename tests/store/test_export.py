@@ -1,0 +1,163 @@
+"""What leaves a home in an export is what the catalogue holds, whatever the format."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pyarrow import parquet
+from sqlalchemy import text
+from typer.testing import CliRunner
+
+from simile.cli.main import app
+from simile.core.errors import BadSetting, NoSuchEncoder, NothingIndexed
+from simile.core.records import FileFacts
+from simile.core.settings import Settings, load_settings
+from simile.indexer.maintenance.export import export
+from simile.store.backup import export_rows
+from simile.store.catalogue.catalogue import Catalogue
+from simile.store.catalogue.records import NewPicture
+from simile.store.home import Home
+
+VAE, PLAIN = "a" * 16, "b" * 16
+
+
+@pytest.fixture
+def settings(home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    """Five pictures by a VAE, the third in two files; two of them by an encoder without a variance; read in twos."""
+    monkeypatch.setattr(export_rows, "ROWS", 2)
+    with Catalogue(home) as catalogue:
+        catalogue.register_encoder(VAE, "vae", "vae", dimensions=3)
+        catalogue.register_encoder(PLAIN, "ae", "autoencoder", dimensions=2)
+        catalogue.activate(VAE)
+        catalogue.store_batch([picture(n) for n in (1, 2, 3, 4, 5)], VAE, "eager")
+        catalogue.store_batch([plain(n) for n in (2, 5)], PLAIN, "eager")
+        catalogue.add_locations([(3, FileFacts("/photos/a copy, ü.png", 1, 1))])
+        with catalogue.noting() as connection:
+            for path, name, said, number in (
+                ("/photos/1.png", "class", "shirt", None),
+                ("/photos/3.png", "class", "shoe, left", None),
+                ("/photos/1.png", "price", "12.50", 12.5),
+            ):
+                place = connection.scalar(text("SELECT id FROM locations WHERE path = :path"), {"path": path})
+                values = {"place": place, "name": name, "said": said, "number": number}
+                connection.execute(text("INSERT INTO metadata VALUES (:place, :name, :said, :number)"), values)
+    yield load_settings(home=home.root)
+
+
+def picture(number: int) -> NewPicture:
+    mu = np.array([number / 3, 1e-8, -2], np.float32)
+    facts = FileFacts(f"/photos/{number}.png", 1, 1)
+    return NewPicture(f"{number:064}", 10 * number, "PNG", 8, 9, facts, mu, -mu)
+
+
+def plain(number: int) -> NewPicture:
+    facts = FileFacts(f"/photos/{number}.png", 1, 1)
+    return NewPicture(f"{number:064}", 1, "PNG", 8, 9, facts, np.array([number, 0], np.float32))
+
+
+MU = np.array([[n / 3, 1e-8, -2] for n in (1, 2, 3, 4, 5)], np.float32)
+FIRST = ["/photos/1.png", "/photos/2.png", "/photos/3.png", "/photos/4.png", "/photos/5.png"]
+CLASSES = ["shirt", "", "shoe, left", "", ""]
+
+
+def test_npz_holds_arrays_of_one_length_without_pickle(settings: Settings) -> None:
+    done = export(settings, Path("all.npz"))
+    assert (done["pictures"], done["lacking"], done["encoder"]) == (5, 0, VAE)
+    arrays = np.load("all.npz")
+    assert arrays["ids"].tolist() == [1, 2, 3, 4, 5]
+    assert arrays["paths"].tolist() == FIRST
+    assert arrays["sha256"].tolist() == [f"{n:064}" for n in (1, 2, 3, 4, 5)]
+    assert np.array_equal(arrays["mu"], MU) and np.array_equal(arrays["log_variance"], -MU)
+    assert arrays["metadata.class"].tolist() == CLASSES
+    assert arrays["metadata.price"].tolist() == ["12.50", "", "", "", ""]
+
+
+def test_parquet_has_lists_of_float32_and_numbers_where_all_are(settings: Settings) -> None:
+    export(settings, Path("all.parquet"))
+    table = parquet.read_table("all.parquet")
+    rows: list[dict[str, Any]] = table.to_pylist()
+    assert [row["image_id"] for row in rows] == [1, 2, 3, 4, 5]
+    assert rows[2]["path"] == "/photos/3.png"
+    assert rows[2]["paths"] == ["/photos/3.png", "/photos/a copy, ü.png"]
+    assert np.array_equal(np.array([row["mu"] for row in rows], np.float32), MU)
+    assert np.array_equal(np.array([row["log_variance"] for row in rows], np.float32), -MU)
+    assert [row["metadata.class"] for row in rows] == ["shirt", None, "shoe, left", None, None]
+    assert [row["metadata.price"] for row in rows] == [12.5, None, None, None, None]
+    assert [(row["format"], row["bytes"], row["width"], row["height"]) for row in rows[:1]] == [("PNG", 10, 8, 9)]
+    assert str(table.schema.field("mu").type) == "fixed_size_list<element: float>[3]"
+    assert table.schema.metadata[b"encoder"] == VAE.encode()
+
+
+def test_csv_gives_back_every_float(settings: Settings) -> None:
+    export(settings, Path("all.csv"))
+    with Path("all.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == FIRST
+    assert json.loads(rows[2]["paths"]) == ["/photos/3.png", "/photos/a copy, ü.png"]
+    assert [row["metadata.class"] for row in rows] == CLASSES
+    for name, expected in (("mu", MU), ("log_variance", -MU)):
+        found = np.array([[row[f"{name}_{n}"] for n in range(3)] for row in rows], np.float32)
+        assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".parquet", ".csv"])
+def test_another_encoder_is_named_by_the_start_of_its_fingerprint(settings: Settings, suffix: str) -> None:
+    output = Path("plain").with_suffix(suffix)
+    done = export(settings, output, encoder="bb")
+    assert (done["encoder"], done["pictures"], done["lacking"]) == (PLAIN, 2, 3)
+    if suffix == ".npz":
+        assert np.load(output)["mu"].tolist() == [[2, 0], [5, 0]]
+        assert "log_variance" not in np.load(output)
+    else:
+        columns = parquet.read_schema(output).names if suffix == ".parquet" else output.read_text().splitlines()[0]
+        assert "log_variance" not in str(columns)
+
+
+def test_a_row_without_a_variance_among_others_is_empty(settings: Settings) -> None:
+    with Catalogue(Home(settings.home)) as catalogue, catalogue.noting() as connection:
+        connection.execute(text("UPDATE embeddings SET log_variance = NULL WHERE image_id = 2"))
+    export(settings, Path("all.parquet"))
+    export(settings, Path("all.csv"))
+    export(settings, Path("all.npz"))
+    assert parquet.read_table("all.parquet")["log_variance"].to_pylist()[1] is None
+    assert Path("all.csv").read_text().splitlines()[2].endswith(",,,")
+    assert np.isnan(np.load("all.npz")["log_variance"][1]).all()
+
+
+def test_what_cannot_be_written_is_named_and_leaves_nothing(settings: Settings, tmp_path: Path) -> None:
+    Path("old.csv").write_text("old")
+    for output, words in (("all.txt", "ends in .parquet, .npz, .csv"), ("no/all.csv", "No such file or directory")):
+        with pytest.raises(BadSetting, match=words):
+            export(settings, Path(output))
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))\n"
+        "from pathlib import Path; from simile.core.settings import load_settings; from simile.indexer.maintenance.export import export\n"
+        "export(load_settings(home=sys.argv[1]), Path('old.csv'))"
+    )
+    with Catalogue(Home(settings.home)) as catalogue:
+        catalogue.changes()  # SQLite's own small files are there, so the limit hits the output alone
+        done = subprocess.run([sys.executable, "-c", code, settings.home], capture_output=True, text=True, check=False)
+    assert "BadSetting: old.csv can't be written: File too large." in done.stderr
+    assert Path("old.csv").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "old.csv"]
+
+
+def test_an_encoder_that_is_not_there_and_an_empty_home_say_so(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(NoSuchEncoder, match="simile encoders"):
+        export(settings, Path("all.csv"), encoder="c")
+    with pytest.raises(NothingIndexed):
+        export(load_settings(home=tmp_path / "none"), Path("all.csv"))
+
+
+def test_the_command_says_what_it_wrote(settings: Settings) -> None:
+    arguments = ["export", "--home", str(settings.home), "-o", "all.csv"]
+    assert CliRunner().invoke(app, arguments).stdout == f"all.csv: 5 pictures by encoder {VAE}\n"
+    assert json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)["metadata"] == ["class", "price"]

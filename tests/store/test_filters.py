@@ -1,0 +1,337 @@
+"""Filters: what they let through, read from words, from SQL, and on every door."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import insert, select
+from starlette.testclient import TestClient
+from typer.testing import CliRunner
+
+from simile.cli.main import app
+from simile.core.errors import BadSetting
+from simile.core.filter_parser import condition, make_filter, moment
+from simile.core.records import FileFacts, Filter
+from simile.core.settings import Settings
+from simile.indexer.pipeline.job import IndexRequest, index
+from simile.search.searcher import Searcher
+from simile.service.app import create_app
+from simile.store.catalogue.catalogue import Catalogue
+from simile.store.catalogue.records import NewPicture
+from simile.store.database.tables import LocationRow, MetadataRow
+from simile.store.home import Home
+from simile.store.index.index import FILTERS_KEPT, Index
+
+VAE = "a" * 64
+FIRST = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def catalogue(home: Home) -> Iterator[Catalogue]:
+    """Ten pictures, on a line at 1 to 10, of days 1 to 10; the tenth lies in two folders.
+
+    Odd ones are PNGs of 100 x 50 in /photos/odd, even ones JPEGs of 200 x 100 in /photos/even. Picture n has n kB.
+    """
+    with Catalogue(home) as catalogue:
+        catalogue.register_encoder(VAE, "first", "vae", dimensions=2)
+        catalogue.activate(VAE)
+        catalogue.store_batch([picture(n) for n in range(1, 11)], VAE, "eager")
+        catalogue.add_locations([(10, FileFacts("/photos/odd/copy.jpg", 1, nanoseconds(FIRST)))])
+        yield catalogue
+
+
+def picture(n: int) -> NewPicture:
+    side, kind, suffix = (100, "odd", "png") if n % 2 else (200, "even", "jpeg")
+    facts = FileFacts(f"/photos/{kind}/{n}.{suffix}", n * 1000, nanoseconds(FIRST + timedelta(days=n - 1)))
+    return NewPicture(f"{n:064}", n * 1000, suffix, side, side // 2, facts, np.array([n, 0], np.float32))
+
+
+def nanoseconds(moment: datetime) -> int:
+    return int(moment.timestamp()) * 10**9
+
+
+def say(catalogue: Catalogue, path: str, **said: str | float) -> None:
+    """Notes metadata of a file as a manifest's row would."""
+    with catalogue.writing() as (connection, _):
+        location = connection.execute(select(LocationRow.id).where(LocationRow.path == path)).scalar_one()
+        for name, value in said.items():
+            number = None if isinstance(value, str) else value
+            row = {"location_id": location, "name": name, "text": str(value), "number": number}
+            connection.execute(insert(MetadataRow).values(row))
+
+
+def found(catalogue: Catalogue, **words: Any) -> list[int]:
+    """The ids that a filter lets through, by the vectors' nearness to 0: in order."""
+    only = make_filter(**words)
+    assert only is not None
+    hits = Index(catalogue).search(np.zeros((1, 2), np.float32), 100, only=only)[0]
+    assert [distance for _, distance in hits] == [float(image_id) for image_id, _ in hits]
+    return [image_id for image_id, _ in hits]
+
+
+def test_sizes_and_formats(catalogue: Catalogue) -> None:
+    assert found(catalogue, formats=["PNG"]) == [1, 3, 5, 7, 9]
+    assert found(catalogue, formats=["jpg", ".png"]) == list(range(1, 11))
+    assert found(catalogue, formats=["gif"]) == []
+    assert found(catalogue, min_bytes=3000, max_bytes=5000) == [3, 4, 5]
+    assert found(catalogue, min_width=101) == found(catalogue, min_height=51) == [2, 4, 6, 8, 10]
+    assert found(catalogue, max_width=100, max_height=50, min_bytes=6000) == [7, 9]
+
+
+def test_a_folder_means_what_lies_in_it_and_not_its_namesakes(catalogue: Catalogue) -> None:
+    assert found(catalogue, under="/photos/odd") == [1, 3, 5, 7, 9, 10]
+    assert found(catalogue, under="/photos/odd/") == found(catalogue, under="/photos/x/../odd")
+    assert found(catalogue, under="/photos/od") == []
+    assert found(catalogue, under="/photos/odd/3.png") == [3]
+    assert found(catalogue, under="/") == list(range(1, 11))
+
+
+def test_dates_include_both_ends_and_a_bare_one_counts_whole(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    assert found(catalogue, since="2026-01-03", until="2026-01-05") == [3, 4, 5]
+    assert found(catalogue, until="2026-01-03T00:00:00Z") == [1, 2, 3, 10]  # its other file is of the first day
+    assert found(catalogue, until="2026-01-03T00:00:00+01:00") == [1, 2, 10]
+    assert found(catalogue, since="2026-01-10T00:00:00.000001+00:00") == []
+
+
+def test_one_file_must_satisfy_all_that_is_asked_of_files(catalogue: Catalogue) -> None:
+    assert found(catalogue, under="/photos/odd", until="2026-01-01T12:00:00Z") == [1, 10]
+    assert found(catalogue, under="/photos/even", until="2026-01-01T12:00:00Z") == []
+    say(catalogue, "/photos/even/10.jpeg", colour="red")
+    assert found(catalogue, where=["colour=red"]) == [10]
+    assert found(catalogue, where=["colour=red"], under="/photos/odd") == []
+    assert found(catalogue, where=["colour=red"], under="/photos/even", formats=["jpeg"]) == [10]
+    assert found(catalogue, where=["colour=red"], formats=["png"]) == []
+
+
+def test_numbers_compare_as_numbers_and_words_as_words(catalogue: Catalogue) -> None:
+    for n in range(1, 11):
+        kind, suffix = ("odd", "png") if n % 2 else ("even", "jpeg")
+        say(catalogue, f"/photos/{kind}/{n}.{suffix}", price=float(n), day=f"2026-01-{n:02}")
+    assert found(catalogue, where=["price<10"]) == list(range(1, 10))  # as text, "10" < "9"
+    assert found(catalogue, where=["price >= 9"]) == [9, 10]
+    assert found(catalogue, where=["price>2", "price<=4"]) == [3, 4]
+    assert found(catalogue, where=["price=7"]) == found(catalogue, where=["price = 7.00"]) == [7]
+    assert found(catalogue, where=["day>2026-01-08"]) == [9, 10]
+    assert found(catalogue, where=["day<=2026-01-02", "price!=2"]) == [1]
+    assert found(catalogue, where=["price<cheap"]) == list(range(1, 11))  # "1.0" < "cheap", as words
+    assert found(catalogue, where=["price<nan"]) == list(range(1, 11))
+
+
+def test_unequal_takes_files_that_say_nothing(catalogue: Catalogue) -> None:
+    say(catalogue, "/photos/odd/1.png", label="shirt")
+    say(catalogue, "/photos/odd/3.png", label="Shirt")
+    assert found(catalogue, where=["label=shirt"]) == [1]
+    assert found(catalogue, where=["label!=shirt"]) == list(range(2, 11))
+    assert found(catalogue, where=["label!=shirt", "label!=Shirt"], under="/photos/odd") == [5, 7, 9, 10]
+
+
+def test_values_are_values_and_no_sql(catalogue: Catalogue) -> None:
+    for value in ("'; DROP TABLE images; --", "%", "_", "x' OR '1'='1"):
+        assert found(catalogue, where=[f"label={value}"]) == []
+    assert found(catalogue, under="/photos/%") == []
+
+
+@pytest.mark.parametrize("kind", ["exact", "ivf"])
+@pytest.mark.parametrize("published", [0, 5, 10])
+def test_any_number_that_a_filter_lets_through_is_found_wherever_it_is(
+    catalogue: Catalogue, kind: str, published: int
+) -> None:
+    """Of 600 more pictures some stand in the segment, some came later, some are deleted."""
+    more = [picture(n) for n in range(11, 611)]
+    catalogue.store_batch(more[: published * 60], VAE, "eager")
+    Index(catalogue).publish(kind=kind)
+    catalogue.store_batch(more[published * 60 :], VAE, "eager")
+    catalogue.delete_image(11)
+    catalogue.delete_image(600)
+    assert found(catalogue, min_bytes=599_000) == [599, *range(601, 611)]
+    assert found(catalogue, max_bytes=12_000, formats=["png"]) == [1, 3, 5, 7, 9]
+    for count in (1, 2, 5, 50):
+        only = make_filter(max_bytes=count * 1000)
+        hits = Index(catalogue).search(np.full((1, 2), 1e6, np.float32), 5, only=only)[0]
+        assert len(hits) == min(5, count - (count >= 11))
+
+
+def test_a_filter_is_read_again_after_a_change_and_only_then(catalogue: Catalogue) -> None:
+    index, only = Index(catalogue), make_filter(formats=["png"])
+    before = index.matching(only)
+    assert index.matching(only) is before
+    catalogue.store_batch([picture(11)], VAE, "eager")
+    after = index.matching(only)
+    assert after is index.matching(only)
+    assert (len(before), len(after)) == (5, 6)
+    for n in range(FILTERS_KEPT):
+        index.matching(Filter(min_bytes=n))
+    assert index.matching(only) is not after  # a few are kept, not all
+
+
+def test_a_range_keeps_to_the_filter(catalogue: Catalogue) -> None:
+    hits = Index(catalogue).range(np.zeros((1, 2), np.float32), 7, only=make_filter(formats=["png"]))[0]
+    assert hits == [(1, 1.0), (3, 3.0), (5, 5.0), (7, 7.0)]
+
+
+# Words
+
+
+def test_conditions_are_read() -> None:
+    assert condition("class=shirt") == ("class", "=", "shirt")
+    assert condition(" price <= 10 ") == ("price", "<=", "10")
+    assert condition("a!=b=c") == ("a", "!=", "b=c")
+    assert condition("empty=") == ("empty", "=", "")
+    for text in ("shirt", "=shirt", "", "   =x", "!x"):
+        with pytest.raises(BadSetting, match="where can't be"):
+            condition(text)
+
+
+def test_moments_are_read() -> None:
+    assert moment("2026-01-31T18:00:00+02:00", "since") == datetime(
+        2026, 1, 31, 18, tzinfo=timezone(timedelta(hours=2))
+    )
+    assert moment("2026-01-31", "since").tzinfo is not None
+    assert moment("20260131", "until", end=True) - moment("2026-01-31", "since") == timedelta(days=1, microseconds=-1)
+    for text in ("yesterday", "2026-13-01", "", "0001-01-01", "9999-12-31T23:59"):
+        try:
+            assert moment(text, "since").tzinfo is not None
+        except BadSetting as error:
+            assert "since can't be" in str(error)
+
+
+def test_nothing_asked_is_no_filter_and_nonsense_is_refused() -> None:
+    assert make_filter() is None
+    with pytest.raises(BadSetting, match="from / on"):
+        make_filter(under="photos")
+    for asked in ({"under": "/odd\udcff"}, {"where": ["a=\udcff"]}, {"where": ["\udcff=a"]}, {"formats": ["\udcff"]}):
+        with pytest.raises(BadSetting, match="UTF-8"):
+            make_filter(**asked)  # type: ignore[arg-type]
+
+
+# Doors
+
+
+def test_a_searcher_narrows_every_kind_of_query(home_with_digits: Settings) -> None:
+    with Searcher(home_with_digits) as searcher:
+        first = searcher.image(1)
+        mu = searcher.catalogue.embedding(1, searcher.encoder().fingerprint).mu
+        only = make_filter(under=str(Path(first.paths[0]).parent), max_bytes=first.size)
+        for answer in (
+            searcher.by_id(1, limit=200, only=only),
+            searcher.by_vector(mu, limit=200, only=only),
+            searcher.by_file(Path(first.paths[0]), name="q", limit=200, only=only),
+        ):
+            assert answer.hits and all(searcher.image(hit.image_id).size <= first.size for hit in answer.hits)
+        assert searcher.by_id(1, only=make_filter(under="/nowhere")).hits == []
+
+
+def test_a_searcher_finds_all_within_a_distance(home_with_digits: Settings) -> None:
+    with Searcher(home_with_digits) as searcher:
+        whole = searcher.by_id(1, limit=200).hits
+        radius = whole[19].distance
+        assert searcher.by_id(1, limit=None, within=radius).hits == whole[:20]
+        assert searcher.by_id(1, limit=5, offset=3, within=radius).hits == whole[3:8]
+        assert searcher.by_id(1, limit=None, within=0).hits == []
+        assert searcher.by_id(1, limit=None, within=1e30).hits == whole
+        for bad in (-1.0, float("nan"), float("inf")):
+            with pytest.raises(BadSetting, match="within can't be"):
+                searcher.by_id(1, within=bad)
+
+
+def test_the_command_line_narrows_and_bounds(home_with_digits: Settings) -> None:
+    def search(*options: str) -> list[dict[str, Any]]:
+        arguments = ["search", "--id", "1", "--home", str(home_with_digits.home), "--json", *options]
+        done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        return list(json.loads(done.stdout)["hits"])
+
+    whole = search("-k", "119")
+    assert len(whole) == 119 and len(search()) == 10
+    folder = str(Path(whole[0]["path"]).parent)
+    assert search("--under", folder, "--format", "png", "--min-width", "32", "--where", "class!=x") == whole[:10]
+    assert search("--under", folder + "x") == search("--format", "gif") == search("--where", "class=x") == []
+    assert search("--until", "1999-12-31") == search("--min-bytes", "100000") == []
+    assert search("--within", str(whole[29]["distance"])) == whole[:30]
+    assert search("--within", str(whole[29]["distance"]), "-k", "4") == whole[:4]
+
+
+def test_a_hit_shows_the_file_that_lies_where_it_was_looked_for(home_with_digits: Settings, tmp_path: Path) -> None:
+    with Searcher(home_with_digits) as searcher:
+        before = searcher.by_id(1, limit=1).hits[0]
+        copy = shutil.copy(before.path, tmp_path / "zz.png")
+        index(home_with_digits, [Path(copy)], IndexRequest())
+        assert searcher.by_id(1, limit=1).hits[0].path == min(before.path, str(copy))
+        for place in (Path(before.path), Path(copy)):
+            for under in (place, place.parent):
+                assert searcher.by_id(1, limit=1, only=make_filter(under=str(under))).hits[0].path == str(place)
+
+
+def test_the_service_narrows_by_address_form_and_json(home_with_digits: Settings) -> None:
+    with TestClient(create_app(home_with_digits)) as client:
+
+        def search(address: str = "", **body: Any) -> list[int]:
+            answer = client.post(f"/v1/search{address}", json={"image_id": 1, "limit": 200, **body})
+            assert answer.status_code == 200, answer.text
+            return [hit["image_id"] for hit in answer.json()["hits"]]
+
+        whole = search()
+        path = client.get(f"/v1/images/{whole[0]}").json()["path"]
+        assert search(under=path) == search(f"?under={path}") == whole[:1]
+        assert search(format="png") == search("?format=png&format=gif") == search(format=["gif", "png"]) == whole
+        assert (
+            search(where="class=x")
+            == search("?where=class%3Dx")
+            == search(max_bytes=1)
+            == search(since="2999-01-01")
+            == []
+        )
+        assert search(where=["class!=x", "price!=3"], min_width=1, max_height=64, since="1999-01-01") == whole
+        hits = client.post("/v1/search", json={"image_id": 1, "limit": 20}).json()["hits"]
+        assert search(within=hits[-1]["distance"]) == whole[:20]
+        data = client.get("/v1/images/1/file").content
+        fields = {"where": ["class!=x", "price!=3"], "format": ["png", "gif"], "within": "1e9", "limit": "3"}
+        form = client.post("/v1/search", files={"file": ("q.png", data)}, data=fields)
+        assert [hit["image_id"] for hit in form.json()["hits"]] == [1, *whole[:2]]
+
+        def neighbours(**asked: Any) -> list[int]:
+            answer = client.get("/v1/images/1/neighbours", params={"limit": 200, **asked})
+            return [hit["image_id"] for hit in answer.json()["hits"]]
+
+        assert neighbours(where=["class!=x", "price!=3"], format="png") == whole
+        assert neighbours(under=path) == neighbours(within=hits[0]["distance"]) == whole[:1]
+        assert neighbours(where="class=x") == []
+        assert client.get("/v1/images/1/neighbours?since=soon").status_code == 422
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"where": "shirt"},
+        {"under": "photos"},
+        {"since": "soon"},
+        {"within": -1},
+        {"min_bytes": -1},
+        {"max_width": 2**63},
+    ],
+)
+def test_what_the_service_cannot_understand_is_a_422(home_with_digits: Settings, body: dict[str, Any]) -> None:
+    with TestClient(create_app(home_with_digits)) as client:
+        answer = client.post("/v1/search", json={"image_id": 1, **body})
+        assert answer.status_code == 422
+        assert next(iter(body)) in answer.text
+
+
+@pytest.mark.parametrize("text", ["a=\\ud800", "\\ud800=a", "a=\\u0000", "a<\\u0000"])
+def test_letters_that_are_none_are_no_fault_of_the_service(home_with_digits: Settings, text: str) -> None:
+    with TestClient(create_app(home_with_digits)) as client:
+        for field in ("where", "under", "since"):
+            body = f'{{"image_id": 1, "{field}": "{"/" if field == "under" else ""}{text}"}}'
+            answer = client.post("/v1/search", content=body, headers={"content-type": "application/json"})
+            assert answer.status_code in (200, 400, 422), answer.text
