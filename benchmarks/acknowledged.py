@@ -26,7 +26,7 @@ import numpy as np
 
 from serving_home import ask, free_port, serve_command, started, wait_until_ready
 from simile.core.settings import load_settings
-from simile.indexer.maintenance.verify import home_leftovers, verify_home
+from simile.indexer.maintenance.verify import find_home_leftovers, verify_home
 from simile_runs import simile
 from two_workers import drawn
 
@@ -91,8 +91,10 @@ def wrong_after(home: Path, log: Path, said: dict[int, int], sent: set[int]) -> 
         process.terminate()
         process.wait()
     settings = load_settings(home=home)
-    wrong += [f"verify: {problem.what}" for problem in verify_home(settings)]
-    return wrong + [f"left over: {left.what}" for left in home_leftovers(settings) if "uploads" not in left.what]
+    wrong += [f"verify: {problem.description}" for problem in verify_home(settings)]
+    return wrong + [
+        f"left over: {left.description}" for left in find_home_leftovers(settings) if "uploads" not in left.description
+    ]
 
 
 def main() -> int:

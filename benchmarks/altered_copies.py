@@ -13,9 +13,9 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from simile.core.settings import load_settings
-from simile.images.decoding import decode
+from simile.images.decoding import decode_image
 from simile.images.formats import Limits
-from simile.search.contact_sheet import write_sheet
+from simile.search.contact_sheet import write_contact_sheet
 from simile.search.searcher import Searcher
 
 HITS = 6
@@ -34,13 +34,13 @@ def main() -> None:
             answer = searcher.by_file(data, name=name, limit=HITS)
             rank = next((n for n, hit in enumerate(answer.hits, 1) if Path(hit.path) == given.photo.absolute()), None)
             print(f"{name}: the original is {f'hit {rank}' if rank else f'not among the first {HITS}'}")
-            answers.append((answer, decode(data, name=name, limits=LIMITS).pixels))
-        write_sheet(searcher, answers, given.output)
+            answers.append((answer, decode_image(data, name=name, limits=LIMITS).pixels))
+        write_contact_sheet(searcher, answers, given.output)
 
 
 def altered(photo: Path) -> Iterator[tuple[str, bytes]]:
     """Names and JPEG bytes of the copies."""
-    image = Image.fromarray(decode(photo.read_bytes(), name=photo, limits=LIMITS).pixels)
+    image = Image.fromarray(decode_image(photo.read_bytes(), name=photo, limits=LIMITS).pixels)
     width, height = image.size
     yield (
         "cropped to 78 %",

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
-from simile.explore.attributes.directions import Examples, learn
+from simile.explore.attributes.directions import AttributeExamples, learn_attribute
 from simile.images.formats import Limits
 from simile.images.loading.loader import read_arrays
 from simile_runs import encoder_of, simile
@@ -75,23 +75,25 @@ def divide(archive: Path, folder: Path, number: int) -> None:
 
 def measure(folder: Path, home: Path) -> dict[str, float]:
     """The AUC of both directions on the held-out faces."""
-    made = learn("smile", "", examples(folder / "train", home))
+    made = learn_attribute("smile", "", examples(folder / "train", home))
     asked = examples(folder / "test", home)
     directions = {"raw": made.raw, "whitened": made.whitened}
-    return {name: float(roc_auc_score(asked.has, asked.mu @ direction)) for name, direction in directions.items()}
+    return {
+        name: float(roc_auc_score(asked.is_positive, asked.mu @ direction)) for name, direction in directions.items()
+    }
 
 
-def examples(folder: Path, home: Path) -> Examples:
+def examples(folder: Path, home: Path) -> AttributeExamples:
     encoder = encoder_of(home)
     mus: list[NDArray[np.float32]] = []
     digests: list[str] = []
     counts = []
     for side in SIDES:
         read = read_arrays(sorted(map(str, (folder / side).iterdir())), encoder.preprocessing, Limits(), 0)
-        mus.append(encoder.encode(read.pictures).mu)
+        mus.append(encoder.encode(read.images).mu)
         digests += read.digests
         counts.append(len(read.paths))
-    return Examples(np.concatenate(mus), np.repeat([True, False], counts), digests)
+    return AttributeExamples(np.concatenate(mus), np.repeat([True, False], counts), digests)
 
 
 def draw(folder: Path, home: Path, output: Path) -> None:

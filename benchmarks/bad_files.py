@@ -110,7 +110,7 @@ def written() -> Iterator[tuple[str, str, bytes]]:
             file = io.BytesIO()
             try:
                 smooth.convert("I" if mode == "I;16" else mode).convert(mode).save(file, format)
-            except Exception:  # noqa: BLE001  # formats differ in the modes they take
+            except Exception:  # formats differ in the modes they take  # noqa: BLE001
                 continue
             if file.tell():
                 yield format, mode, file.getvalue()

@@ -23,11 +23,11 @@ from PIL import Image
 from sklearn.decomposition import PCA
 
 from attributes import divide
-from simile.explore.compression.archive import packed_tables
-from simile.explore.compression.codec import compress, find_delta
-from simile.explore.compression.quantization import Quantiser, Tables
+from simile.explore.compression.archive import pack_tables
+from simile.explore.compression.codec import compress_images, find_delta
+from simile.explore.compression.quantization import FrequencyTables, LatentQuantiser
 from simile.images.formats import Limits
-from simile.images.rendering.line_chart import curves
+from simile.images.rendering.line_chart import draw_line_chart
 from simile.models.inference.encoder import TrainedEncoder
 from simile_runs import encoder_of, simile
 
@@ -59,7 +59,7 @@ def main() -> None:
         rows = measure(name, given)
         if given.plot is not None:
             series = {kind: [(size, psnr) for size, psnr, _ in points] for kind, points in rows.items()}
-            drawn = curves(series, title=name, x_label="bytes a picture", y_label="PSNR in dB")
+            drawn = draw_line_chart(series, title=name, x_label="bytes a picture", y_label="PSNR in dB")
             given.plot.write_bytes(drawn)
 
 
@@ -74,12 +74,18 @@ def measure(name: str, given: argparse.Namespace) -> dict[str, list[Point]]:
     components = 2 * pca.components_.size  # as float16
     for size in BYTES:
         encoder, weights = encoder_for(name, size, train, given)
-        made = compress(
-            encoder, [str(path) for path in paths], LIMITS, 0, lambda *_: None, per_picture=size, effort=given.effort
+        made = compress_images(
+            encoder,
+            [str(path) for path in paths],
+            LIMITS,
+            0,
+            lambda *_: None,
+            bytes_per_image=size,
+            effort=given.effort,
         )
-        seen = encoder.decode(made.quantiser.latents(made.symbols))
+        seen = encoder.decode(made.quantiser.dequantise(made.symbols))
         top, left, height, width = encoder.preprocessing.content_box()
-        used, tables = len(made.payload()) / len(paths), len(packed_tables(made.quantiser, made.tables))
+        used, tables = len(made.encode_latents()) / len(paths), len(pack_tables(made.quantiser, made.tables))
         rows["simile"].append((used, *quality(pictures, seen[:, 0, top : top + height, left : left + width])))
         note = f"  tables {tables / 1e3:.1f} kB, encoder and decoder {weights / 1e6:.1f} MB"
         print_row("simile", rows["simile"][-1], note)
@@ -140,15 +146,15 @@ def by_pca(pca: PCA, pictures: Pictures, size: float) -> tuple[Point, int]:
     centre, even = np.zeros(codes.shape[1], np.float32), np.ones(codes.shape[1])
 
     def bytes_at(delta: float) -> float:
-        symbols = Quantiser.of(centre, even, delta).symbols(codes)
-        return float(Tables.of(symbols).bits(symbols).mean() / 8)
+        symbols = LatentQuantiser.from_sensitivity(centre, even, delta).quantise(codes)
+        return float(FrequencyTables.fit(symbols).count_bits(symbols).mean() / 8)
 
-    quantiser = Quantiser.of(centre, even, find_delta(bytes_at, size))
-    symbols = quantiser.symbols(codes)
-    seen = pca.inverse_transform(quantiser.latents(symbols)).reshape(pictures.shape)
-    tables = Tables.of(symbols)
+    quantiser = LatentQuantiser.from_sensitivity(centre, even, find_delta(bytes_at, size))
+    symbols = quantiser.quantise(codes)
+    seen = pca.inverse_transform(quantiser.dequantise(symbols)).reshape(pictures.shape)
+    tables = FrequencyTables.fit(symbols)
     used = len(tables.encode(symbols)) / len(pictures)
-    return (used, *quality(pictures, seen)), len(packed_tables(quantiser, tables))
+    return (used, *quality(pictures, seen)), len(pack_tables(quantiser, tables))
 
 
 def by_file(pictures: Pictures, kind: str, setting: int) -> Point:

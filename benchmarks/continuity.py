@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simile.core.settings import load_settings
-from simile.explore.latent.interpolation import path_through
-from simile.explore.latent.smoothness import Continuity, continuity
+from simile.explore.latent.interpolation import interpolate_path
+from simile.explore.latent.smoothness import LatentContinuity, measure_continuity
 from simile.images.transforms import Pixels
 from simile.search.searcher import Searcher
 from simile_runs import simile, write_pictures
@@ -72,20 +72,20 @@ def drawn(rows: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
 def judged(home: Path, recipe: str, pairs: int, real: Pixels) -> str:
     """One row of the table."""
     with Searcher(load_settings(home=home, device="cpu")) as searcher:
-        found = continuity(searcher, pairs, steps=STEPS)
+        found = measure_continuity(searcher, pairs, steps=STEPS)
         further = distances(searcher, found, real)
-    figures = [0.0 if figure is None else figure[0] for figure in found.summary().values()]
+    figures = [0.0 if figure is None else figure[0] for figure in found.summarise().values()]
     return f"{recipe:<14}" + "".join(f"{value:>13.4f}" for value in figures) + f"{np.median(further):>15.4f}"
 
 
-def distances(searcher: Searcher, found: Continuity, real: Pixels) -> Doubles:
+def distances(searcher: Searcher, found: LatentContinuity, real: Pixels) -> Doubles:
     """How far the steps between the ends are from the nearest of `real` (m, h, w), by how far the ends are: (n,)."""
-    encoder, flat = searcher.encoder(), real.reshape(len(real), -1).astype(np.float32) / 255
+    encoder, flat = searcher.get_encoder(), real.reshape(len(real), -1).astype(np.float32) / 255
     top, left, height, width = encoder.preprocessing.content_box()
     lengths, answers = np.square(flat).sum(1), []
-    stored = searcher.catalogue.embeddings(found.pairs.ravel().tolist(), encoder.fingerprint)
+    stored = searcher.catalogue.embeddings.get_many(found.pairs.ravel().tolist(), encoder.fingerprint)
     for one, other in found.pairs.tolist():
-        way = path_through(np.stack([stored[one].mu, stored[other].mu]), STEPS, found.how)
+        way = interpolate_path(np.stack([stored[one].mu, stored[other].mu]), STEPS, found.interpolation)
         made = encoder.decode(way)[:, 0, top : top + height, left : left + width].reshape(STEPS, -1)
         squared = np.square(made).sum(1)[:, None] - 2 * made @ flat.T + lengths
         nearest = np.sqrt(np.maximum(squared.min(1), 0))

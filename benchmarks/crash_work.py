@@ -15,10 +15,10 @@ from simile.images.encoding import encode_png
 from simile.indexer.maintenance.rebuild import compact_index
 from simile.indexer.pipeline.job import IndexRequest, index
 from simile.indexer.pipeline.uploads import add_upload, delete_image
-from simile.indexer.training.train import TrainingRequest, train_on
+from simile.indexer.training.train import TrainingRequest, train_on_sources
 from simile.models.checkpoints import checkpoint
 from simile.models.demo_datasets import write_digits
-from simile.search.encoder_registry import load_encoder, register
+from simile.search.encoder_registry import load_encoder, register_encoder
 from simile.search.searcher import Searcher
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.home import Home
@@ -102,7 +102,7 @@ def adding(world: World) -> Work:
 def deleting(world: World) -> Work:
     """Uploads, for a picture in a folder would be new again to the next run."""
     with Catalogue(Home(world.settings.home)) as catalogue:
-        known = catalogue.known_locations([str(world.settings.home / "uploads")])
+        known = catalogue.files.find_under([str(world.settings.home / "uploads")])
     ids = sorted(file.image_id for file in known.values())
     chosen = [int(n) for n in world.random.permutation(ids)[: world.many // 2]]
 
@@ -133,7 +133,7 @@ def switching(world: World) -> Work:
     """
     index(world.settings, [world.photos], IndexRequest(prune=True))
     with Catalogue(Home(world.settings.home)) as catalogue:
-        active = catalogue.active_encoder()
+        active = catalogue.encoders.find_active()
     assert active is not None
     other = next(one for one in world.encoders if one != active.fingerprint)
 
@@ -171,7 +171,7 @@ PAIRS = (("index", "add"), ("compact", "add"), ("switch", "delete"), ("index", "
 def rows(world: World) -> dict[int, str]:
     """SHA-256 by id of every image."""
     with Catalogue(Home(world.settings.home)) as catalogue:
-        return {image.id: image.sha256 for image in catalogue.list_images(10**9)}
+        return {image.id: image.sha256 for image in catalogue.images.get_page(10**9)}
 
 
 def make_world(folder: Path, home: Path, trained: Path | None, seed: int, many: int) -> World:
@@ -185,12 +185,12 @@ def make_world(folder: Path, home: Path, trained: Path | None, seed: int, many: 
     else:
         write_digits(folder / "digits")
         small = {"latent_dim": 16, "width": 8, "epochs": 2}
-        train_on(settings, [folder / "digits"], TrainingRequest("vae", small), lambda _: None)
+        train_on_sources(settings, [folder / "digits"], TrainingRequest("vae", small), lambda _: None)
     with Catalogue(Home(settings.home)) as catalogue:
-        active = catalogue.active_encoder()
+        active = catalogue.encoders.find_active()
         assert active is not None
         second = another_encoder(settings.home / "encoders", active.fingerprint)
-        register(catalogue, load_encoder(Home(settings.home), second, "cpu", "torch"))
+        register_encoder(catalogue, load_encoder(Home(settings.home), second, "cpu", "torch"))
     world = World(settings, photos, [active.fingerprint, second], np.random.default_rng(seed), many)
     world.new_photos()
     index(settings, [photos], IndexRequest())
@@ -199,8 +199,10 @@ def make_world(folder: Path, home: Path, trained: Path | None, seed: int, many: 
 
 def another_encoder(folder: Path, fingerprint: str) -> str:
     """The same network with other weights."""
-    weights, description = checkpoint.load(folder / fingerprint)
+    weights, description = checkpoint.load_checkpoint(folder / fingerprint)
     described = {name: value for name, value in description.items() if name not in ("format", "fingerprint")}
-    made = checkpoint.save(folder / ".new", {name: 1.1 * tensor for name, tensor in weights.items()}, described)
+    made = checkpoint.save_checkpoint(
+        folder / ".new", {name: 1.1 * tensor for name, tensor in weights.items()}, described
+    )
     (folder / ".new").rename(folder / made)
     return made

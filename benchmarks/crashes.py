@@ -31,12 +31,12 @@ from pathlib import Path
 from crash_work import KINDS, LONGEST, PAIRS, Work, World, contents, make_world, rows
 from simile.core.errors import HomeNotWritable
 from simile.indexer.maintenance.rebuild import compact_index
-from simile.indexer.maintenance.verify import home_leftovers, verify_home
+from simile.indexer.maintenance.verify import find_home_leftovers, verify_home
 from simile.indexer.pipeline.job import IndexRequest, index
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.home import Home
 from simile.store.index.index import Index
-from simile.store.index.metric import to_indexed
+from simile.store.index.metric import make_index_vectors
 
 SHOWN = 50  # flaws: one is enough to go after
 
@@ -89,7 +89,7 @@ def _run(work: Work, out: int, limit: int | None) -> int:
         work.do(say)
     except HomeNotWritable:
         return 3
-    except BaseException as error:  # noqa: BLE001  # whatever it is, it belongs into the report
+    except BaseException as error:  # whatever it is, it belongs into the report  # noqa: BLE001
         say("failed", f"{type(error).__name__}: {error}")
         return 1
     return 0
@@ -181,7 +181,7 @@ def _filled_up(disk: Path | None, left: int) -> Iterator[None]:
 def _flaws(world: World, before: dict[int, str], works: list[Work], said: list[list[list[str]]]) -> Iterator[str]:
     after = rows(world)
     for problem in verify_home(world.settings):
-        yield f"verify: {problem.what}"
+        yield f"verify: {problem.description}"
     may_go = set().union(*(work.may_go for work in works))
     for image_id in before.keys() - after.keys() - may_go:
         yield f"image {image_id} is lost"
@@ -202,7 +202,7 @@ def _broken_words(
 ) -> Iterator[str]:
     """What was acknowledged and is not so."""
     with Catalogue(Home(world.settings.home)) as catalogue:
-        known, active = catalogue.known_locations([str(world.photos)]), catalogue.active_encoder()
+        known, active = catalogue.files.find_under([str(world.photos)]), catalogue.encoders.find_active()
     for kind, *words in lines:
         if kind == "done":
             yield from (f"{path} is lost" for path in work.paths[: int(words[0])] if str(path) not in known)
@@ -217,12 +217,12 @@ def _broken_words(
 def _not_found(world: World, after: dict[int, str]) -> Iterator[str]:
     """Rows that a search for their own vector does not find exactly once."""
     with Catalogue(Home(world.settings.home)) as catalogue:
-        searched, active = Index(catalogue), catalogue.active_encoder()
+        searched, active = Index(catalogue), catalogue.encoders.find_active()
         assert active is not None
         if len(searched) != len(after):
             yield f"a search compares {len(searched)} vectors, but there are {len(after)} images"
-        for ids, mu, _ in catalogue.iterate_embeddings(active.fingerprint):
-            vectors = to_indexed(mu, active.index_dims, active.metric)
+        for ids, mu, _ in catalogue.embeddings.iterate_chunks(active.fingerprint):
+            vectors = make_index_vectors(mu, active.index_dims, active.metric)
             for image_id, hits in zip(ids.tolist(), searched.range(vectors, 1e-5), strict=True):
                 if [found for found, _ in hits].count(image_id) != 1:
                     yield f"a search finds image {image_id} {[found for found, _ in hits].count(image_id)} times"
@@ -232,9 +232,9 @@ def finish(world: World) -> list[str]:
     """Runs everything to its end: nothing may be left over, and every content is there once."""
     index(world.settings, [world.photos], IndexRequest(prune=True))
     compact_index(world.settings)
-    wrong = [problem.what for problem in verify_home(world.settings)]
+    wrong = [problem.description for problem in verify_home(world.settings)]
     uploads = world.settings.home / "uploads"
-    wrong += [left.what for left in home_leftovers(world.settings) if str(uploads) not in left.what]
+    wrong += [left.description for left in find_home_leftovers(world.settings) if str(uploads) not in left.description]
     there = set(map(contents, world.photos.rglob("*.png")))
     missing = there - set(rows(world).values())
     return wrong + [f"{len(missing)} contents of the folder have no row"] * bool(missing)

@@ -46,9 +46,9 @@ from dedup_scoring import (
     timed,
 )
 from dedup_sheets import upright
-from simile.images.distortions import KINDS, altered
-from simile.images.rendering.sheets import SheetRow, Tile, contact_sheets
-from simile.images.sources.sources import walk
+from simile.images.distortions import DISTORTION_KINDS, distort
+from simile.images.rendering.sheets import SheetRow, SheetTile, draw_contact_sheets
+from simile.images.sources.sources import walk_sources
 
 COLLECTION, ORIGINALS, QUALITY = 1000, 250, 92
 REAL = Path(__file__).with_name("dedup_real_copies.csv")
@@ -126,7 +126,9 @@ def drawn(given: argparse.Namespace, work: Path) -> dict[str, Path]:
     if given.photos is None and not source.exists():
         with tarfile.open(given.data / "clothing-photos.tar") as packed:
             packed.extractall(source, filter="data")
-    found = {str(Path(file.path).relative_to(source.absolute())): Path(file.path) for file in walk([source]).files}
+    found = {
+        str(Path(file.path).relative_to(source.absolute())): Path(file.path) for file in walk_sources([source]).files
+    }
     names = sorted(name for name in found if given.photos or name.endswith(".jpg"))
     chosen = sorted(np.random.default_rng(given.seed).permutation(len(names))[: given.collection].tolist())
     return {Path(names[at]).name if given.photos is None else names[at]: found[names[at]] for at in chosen}
@@ -146,7 +148,7 @@ def plant(photos: dict[str, Path], folder: Path, originals: int, seed: int) -> P
         same = shown.setdefault(hashlib.sha256(upright(file).tobytes()).hexdigest(), name)
         if same != name:
             equal[name] = same
-    asked = [(row, photos[names[row]], [f"{next(free):05d}.jpg" for _ in KINDS]) for row in rows]
+    asked = [(row, photos[names[row]], [f"{next(free):05d}.jpg" for _ in DISTORTION_KINDS]) for row in rows]
     with ProcessPoolExecutor() as pool:
         for row, made in zip(rows, pool.map(partial(write_copies, folder, seed), asked, chunksize=4), strict=True):
             files |= {name: (names[row], kind) for name, kind in made.items()}
@@ -156,10 +158,10 @@ def plant(photos: dict[str, Path], folder: Path, originals: int, seed: int) -> P
 def write_copies(folder: Path, seed: int, asked: tuple[int, Path, list[str]]) -> dict[str, str]:
     row, file, names = asked
     pixels = upright(file)
-    for number, (name, kind) in enumerate(zip(names, KINDS, strict=True)):
-        copy = altered(pixels, kind, np.random.default_rng([seed, row, number]))
+    for number, (name, kind) in enumerate(zip(names, DISTORTION_KINDS, strict=True)):
+        copy = distort(pixels, kind, np.random.default_rng([seed, row, number]))
         Image.fromarray(copy).save(folder / name, quality=QUALITY)
-    return dict(zip(names, KINDS, strict=True))
+    return dict(zip(names, DISTORTION_KINDS, strict=True))
 
 
 def pixels(files: list[Path]) -> NDArray[np.float32]:
@@ -184,7 +186,7 @@ def show(scores: dict[str, Score], truth: Truth) -> None:
         print(f"{name:<20}{figures}" + (f"{found.threshold:>12.4g}" if len(found.right) else f"{'never':>12}"))
     kinds = {name: recall_by_kind(found, truth) for name, found in scores.items()}
     print("\nrecall by kind".ljust(15) + "".join(f"{name.removeprefix('imagededup '):>16}" for name in scores))
-    for kind in KINDS:
+    for kind in DISTORTION_KINDS:
         print(f"{kind:<14}" + "".join(f"{by_kind.get(kind, 0):>16.3f}" for by_kind in kinds.values()))
 
 
@@ -210,7 +212,7 @@ def list_wrong(
         print(f"{len(pairs):>5}  {'  '.join(photos)}")
     if sheet is not None and most:
         originals = {truth.photos[row]: row for row in np.flatnonzero(~truth.copies).tolist()}
-        sheet.write_bytes(contact_sheets(list(sheet_rows(most, originals, truth, files))))
+        sheet.write_bytes(draw_contact_sheets(list(sheet_rows(most, originals, truth, files))))
 
 
 def sheet_rows(
@@ -223,9 +225,9 @@ def sheet_rows(
     for photos, pairs in most:
         one, other, line = pairs[0]
         found = f"distance {float(line['distance']):.3f}\nagreement {line['agreement']}"
-        tiles = [Tile(upright(files[row]), truth.kinds[row] or "original") for row in (one, other)]
-        whole = [Tile(upright(files[originals[photo]]), f"{len(pairs)} pairs\n{photo}") for photo in photos]
-        yield SheetRow(Tile(tiles[0].pixels, f"{tiles[0].caption}\n{found}"), None, [tiles[1], *whole])
+        tiles = [SheetTile(upright(files[row]), truth.kinds[row] or "original") for row in (one, other)]
+        whole = [SheetTile(upright(files[originals[photo]]), f"{len(pairs)} pairs\n{photo}") for photo in photos]
+        yield SheetRow(SheetTile(tiles[0].pixels, f"{tiles[0].caption}\n{found}"), None, [tiles[1], *whole])
 
 
 if __name__ == "__main__":

@@ -27,10 +27,10 @@ import numpy as np
 from dedup_plans import MALICIOUS
 from dedup_world import World, differences, lost, make_world, tree
 from simile.core.errors import BadSetting, SimileError
-from simile.dedup.cleanup.apply import Applied, ApplyRequest, apply_plan
-from simile.dedup.cleanup.file_identity import exists
-from simile.dedup.cleanup.journal import Action, all_journals
-from simile.dedup.cleanup.undo import undo
+from simile.dedup.cleanup.apply import ApplyRequest, ApplyResult, apply_plan
+from simile.dedup.cleanup.file_identity import path_exists
+from simile.dedup.cleanup.journal import CleanupAction, read_journals
+from simile.dedup.cleanup.undo import undo_journal
 
 STEPS = {
     "os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.chmod", "os.chown",
@@ -93,7 +93,7 @@ class Rounds:
             try:
                 do()
                 os._exit(0)
-            except BaseException as error:  # noqa: BLE001  # whatever it is, it belongs into the report
+            except BaseException as error:  # whatever it is, it belongs into the report  # noqa: BLE001
                 print(f"{work}: {type(error).__name__}: {error}", file=sys.stderr)
                 os._exit(1)
         deadline = started + (60.0 if moment is None else moment)
@@ -133,9 +133,9 @@ def _kill_before(step: int | None) -> None:
     sys.addaudithook(count)
 
 
-def apply_world(world: World, action: str) -> Applied:
+def apply_world(world: World, action: str) -> ApplyResult:
     """Applies what this action may do of the world's plan; `far` moves to another disk."""
-    kinds: dict[str, Action] = {
+    kinds: dict[str, CleanupAction] = {
         "far": "move",
         "move": "move",
         "hardlink": "hardlink",
@@ -152,7 +152,7 @@ def undo_world(world: World) -> list[str]:
     wrong: list[str] = []
     while True:
         try:
-            done = undo(world.settings)
+            done = undo_journal(world.settings)
         except BadSetting:  # nothing is left to undo
             return wrong
         wrong += [f"not undone: {one.path}: {one.reason}" for one in done.set_aside]
@@ -168,7 +168,7 @@ def _inconsistent(world: World) -> list[str]:
     """Journals that do not say that all is as before."""
     return [
         f"journal {journal.name}: operation {number} is {entry.state}"
-        for journal in all_journals(world.home)
+        for journal in read_journals(world.home)
         for number, entry in journal.entries.items()
         if entry.state not in ("undone", "cancelled")
     ]
@@ -205,7 +205,7 @@ def _attempt(world: World, make: Callable[[World], list[Path]], action: str) -> 
                 continue
     wrong = list(lost(world, photos, stays=[] if target else [world.moved]))
     outside = {p: f for p, f in before.items() if not p.startswith((str(world.photos), str(world.settings.home)))}
-    wrong += [f"{path} outside the roots was touched" for path in outside if not exists(Path(path))]
+    wrong += [f"{path} outside the roots was touched" for path in outside if not path_exists(Path(path))]
     return wrong
 
 

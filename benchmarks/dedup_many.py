@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from dedup_rows import many_rows
 from dedup_scoring import Score, Truth, make_truth, read_pairs, recall_by_kind, score
 from dedup_sheets import draw_pairs, least_sure
-from simile.images.distortions import altered
+from simile.images.distortions import distort
 from simile.images.encoding import encode_png
 from simile_runs import SIMILE
 from throughput import Peak
@@ -138,7 +138,7 @@ def write_pictures(data: Path, folder: Path, count: int, seed: int) -> dict[str,
         files[name] = name, ""
     for number, row in enumerate(random.permutation(len(pictures))[:copies].tolist()):
         kind, name = KINDS[number % len(KINDS)], names[len(pictures) + number]
-        copy = altered(np.repeat(pictures[row][:, :, None], 3, axis=2), kind, np.random.default_rng([seed, row]))
+        copy = distort(np.repeat(pictures[row][:, :, None], 3, axis=2), kind, np.random.default_rng([seed, row]))
         (folder / name).write_bytes(encode_png(grey(copy)))
         files[name] = names[row], kind
     return files

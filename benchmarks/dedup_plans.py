@@ -12,8 +12,8 @@ from typing import Any
 
 from dedup_world import World, index, sha256_of
 from simile.dedup.cleanup.apply import ApplyRequest, apply_plan
-from simile.dedup.cleanup.plan import plan_json
-from simile.dedup.records import Decision, Plan, Removal
+from simile.dedup.cleanup.plan import plan_to_json
+from simile.dedup.records import CleanupPlan, Decision, Removal
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import DuplicateRecord
 
@@ -43,7 +43,7 @@ def second(world: World, lines: list[Removal], decisions: list[Decision] | None 
 
 def raw(world: World, **changes: Any) -> Path:
     """A plan file of one true line with fields changed."""
-    body = plan_json(Plan((world.removals[0],)))
+    body = plan_to_json(CleanupPlan((world.removals[0],)))
     body["removals"][0] |= {name: value for name, value in changes.items() if name in body["removals"][0]}
     body |= {name: value for name, value in changes.items() if name in body}
     path = world.folder / "plan-raw.json"
@@ -54,15 +54,15 @@ def raw(world: World, **changes: Any) -> Path:
 def plant(world: World, *pairs: tuple[Path, Path]) -> None:
     """Has the home find these to be near copies too."""
     with Catalogue(world.home) as catalogue:
-        rows = list(catalogue.duplicates())
+        rows = list(catalogue.duplicates.iterate_pairs())
         for one, other in pairs:
             shas = (sha256_of(one), sha256_of(other))
-            ids = {known.image_id for known in catalogue.images_by_sha(shas).values()}
+            ids = {known.image_id for known in catalogue.images.find_by_sha256(shas).values()}
             rows.append(DuplicateRecord(min(ids), max(ids), "near", 0.1, 0.9, "planted"))
             world.matches |= {shas, (shas[1], shas[0])}
-        run = catalogue.start_run("dedup", {})
-        catalogue.replace_duplicates(run, rows)
-        catalogue.finish_run(run, "finished", {})
+        run = catalogue.runs.start("dedup", {})
+        catalogue.duplicates.replace(run, rows)
+        catalogue.runs.finish(run, "finished", {})
 
 
 def unindexed(world: World, name: str, data: bytes) -> Path:
@@ -180,7 +180,7 @@ def _(world: World) -> list[Path]:
     one, other = at(world, "near"), at(world, "kept")
     shas = sorted((sha256_of(one), sha256_of(other)))
     with Catalogue(world.home) as catalogue:
-        catalogue.decide([Decision(shas[0], shas[1], False)])
+        catalogue.duplicates.save_decisions([Decision(shas[0], shas[1], False)])
     world.matches -= {(shas[0], shas[1]), (shas[1], shas[0])}
     return [second(world, [world.line(one, other, "near")], [Decision(shas[0], shas[1], True)])] * 2
 
@@ -224,9 +224,9 @@ def _(world: World) -> list[Path]:
     with Catalogue(world.home) as catalogue:  # as if they had been pictures once
         for path in (Path("/dev/zero"), pipe, world.photos / "0"):
             true = at(world, "kept")
-            image_id = catalogue.images_by_sha([sha256_of(true)])[sha256_of(true)].image_id
-            facts = next(iter(catalogue.locations_of([image_id])[image_id]))
-            catalogue.add_locations([(image_id, facts._replace(path=str(path)))])
+            image_id = catalogue.images.find_by_sha256([sha256_of(true)])[sha256_of(true)].image_id
+            facts = next(iter(catalogue.files.get_for_images([image_id])[image_id]))
+            catalogue.files.add([(image_id, facts._replace(path=str(path)))])
     sha = sha256_of(at(world, "kept"))
     odd = [Path("/dev/zero"), pipe, world.photos / "0"]
     lines = [world.line(path, at(world, "kept"), sha256=sha) for path in odd]
@@ -241,7 +241,7 @@ def _(world: World) -> list[Path]:
     shutil.copy2(at(world, "alone"), upload)
     with Catalogue(world.home) as catalogue:
         index(catalogue, upload)
-    lines = [world.line(upload, at(world, "alone")), world.line(world.home.catalogue, at(world, "alone"))]
+    lines = [world.line(upload, at(world, "alone")), world.line(world.home.catalogue_path, at(world, "alone"))]
     return [second(world, lines), second(world, [world.line(at(world, "alone"), upload)])]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from simile.dedup.detection.candidates import NEAR, vectors_of, write_candidates
+from simile.dedup.detection.candidates import PAIR_DTYPE, get_vectors, write_candidates
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.home import Home
 from simile.store.index.index import Index
@@ -42,12 +42,12 @@ def main() -> None:
     root, output = Path(sys.argv[1]), Path(sys.argv[2])
     with Catalogue(Home(root)) as catalogue:
         index = Index(catalogue)
-        snapshot, started = index.current(), time.perf_counter()
+        snapshot, started = index.get_snapshot(), time.perf_counter()
         radius = radius_of(snapshot)
         written = write_candidates(snapshot, radius, output, lambda _done, _total: None)
         seconds, rows = time.perf_counter() - started, len(index)
         index.close()
-    if output.stat().st_size != written.pairs * NEAR.itemsize:
+    if output.stat().st_size != written.pairs * PAIR_DTYPE.itemsize:
         raise SystemExit(f"{output} has not {written.pairs} pairs")
     print(
         f"{rows:>10,}{radius:>9.3f}{written.pairs:>12,}{2 * written.pairs / rows:>7.1f}{written.crowded:>9,}"
@@ -58,9 +58,9 @@ def main() -> None:
 
 def radius_of(snapshot: Snapshot) -> float:
     """The distance within which a row has WANTED neighbours on average."""
-    ids = np.concatenate([part.living() for part in snapshot.parts])
+    ids = np.concatenate([part.get_live_ids() for part in snapshot.segments])
     asking = np.sort(np.random.default_rng(0).permutation(ids)[:SAMPLE])
-    found = snapshot.search(vectors_of(snapshot, asking), 20 * WANTED)
+    found = snapshot.search(get_vectors(snapshot, asking), 20 * WANTED)
     distances = np.concatenate([far[near != own] for own, (near, far) in zip(asking, found, strict=True)])
     return float(np.sort(distances)[WANTED * len(asking)])
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from simile.images.encoding import encode_png
-from simile.images.rendering.sheets import write
+from simile.images.rendering.sheets import draw_text
 
 ACROSS, GAP = 6, 24  # pairs side by side, pixels between them
 SHOWN = 60  # pairs of a sheet
@@ -40,8 +40,8 @@ def draw_pairs(lines: Sequence[dict[str, str]], captions: Sequence[str], sheet: 
         for place, key in enumerate(("path_a", "path_b")):
             canvas.paste(fitted(upright(line[key]), side), (left + place * (side + 2), top))
         said = f"{at + 1}  distance {line['distance'][:5]}  agreement {line['agreement'][:5]}"
-        write(canvas, said, (left, top + side + 2), 13, "#1f2328")
-        write(canvas, caption[:48], (left, top + side + 19), 12, "#6a717a")
+        draw_text(canvas, said, (left, top + side + 2), 13, "#1f2328")
+        draw_text(canvas, caption[:48], (left, top + side + 19), 12, "#6a717a")
     sheet.write_bytes(encode_png(np.asarray(canvas)))
 
 

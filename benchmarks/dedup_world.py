@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from simile.core.records import FileFacts
+from simile.core.records import FileStat
 from simile.core.settings import Settings, load_settings
 from simile.dedup.cleanup.plan import write_plan
-from simile.dedup.records import Decision, Plan, Removal
+from simile.dedup.records import CleanupPlan, Decision, Removal
 from simile.images.encoding import encode_png
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.records import DuplicateRecord, NewPicture
+from simile.store.catalogue.records import DuplicateRecord, NewImage
 from simile.store.database import schema
 from simile.store.home import Home
 
@@ -50,7 +50,9 @@ class World:
         return self.folder / "data" / "Trash"
 
     def save(self, removals: Sequence[Removal], decisions: Sequence[Decision] = ()) -> Path:
-        write_plan(self.plan, Plan(tuple(removals), tuple(decisions), "2999-01-01T00:00:00+00:00", str(self.home.root)))
+        write_plan(
+            self.plan, CleanupPlan(tuple(removals), tuple(decisions), "2999-01-01T00:00:00+00:00", str(self.home.root))
+        )
         return self.plan
 
     def line(self, path: Path, keep: Path, tier: str = "bytes", sha256: str = "", keep_sha256: str = "") -> Removal:
@@ -65,16 +67,16 @@ def make_world(folder: Path, elsewhere: Path, groups: int = 4) -> World:
     settings = load_settings(home=folder / "home", device="cpu")
     world = World(settings, folder, folder / "photos", elsewhere, folder / "plan.json")
     random = np.random.default_rng(5)
-    schema.upgrade(world.home)
+    schema.upgrade_schema(world.home)
     with Catalogue(world.home) as catalogue:
-        catalogue.register_encoder(ENCODER, "toy", "vae", dimensions=2)
-        catalogue.activate(ENCODER)
+        catalogue.encoders.register(ENCODER, "toy", "vae", dimensions=2)
+        catalogue.encoders.activate(ENCODER)
         pairs: list[tuple[str, str, str]] = []
         for number in range(groups):
             pairs += _group(world, catalogue, number, random)
         _find(catalogue, pairs)
-        run = catalogue.start_run("index", {"sources": [str(world.photos)]})
-        catalogue.finish_run(run, "finished", {})
+        run = catalogue.runs.start("index", {"sources": [str(world.photos)]})
+        catalogue.runs.finish(run, "finished", {})
     world.save(world.removals)
     return world
 
@@ -106,22 +108,23 @@ def _group(world: World, catalogue: Catalogue, number: int, random: np.random.Ge
 def index(catalogue: Catalogue, path: Path) -> None:
     """Stores a file as `simile index` would, with a vector that nobody looks at."""
     facts = path.stat()
-    file = FileFacts(str(path), facts.st_size, facts.st_mtime_ns)
+    file = FileStat(str(path), facts.st_size, facts.st_mtime_ns)
     mu = np.zeros(2, np.float32)
-    picture = NewPicture(sha256_of(path), facts.st_size, "png", 12, 12, file, mu)
-    catalogue.store_batch([picture], ENCODER, "eager")
+    picture = NewImage(sha256_of(path), facts.st_size, "png", 12, 12, file, mu)
+    catalogue.images.add_batch([picture], ENCODER, "eager")
 
 
 def _find(catalogue: Catalogue, pairs: list[tuple[str, str, str]]) -> None:
     ids = {
-        sha: known.image_id for sha, known in catalogue.images_by_sha({sha for one in pairs for sha in one[:2]}).items()
+        sha: known.image_id
+        for sha, known in catalogue.images.find_by_sha256({sha for one in pairs for sha in one[:2]}).items()
     }
-    run = catalogue.start_run("dedup", {})
+    run = catalogue.runs.start("dedup", {})
     rows = [
         DuplicateRecord(*sorted((ids[one], ids[other])), tier, 0.1, 0.9, "planted") for one, other, tier in pairs
     ]  # fmt: skip
-    catalogue.replace_duplicates(run, rows)
-    catalogue.finish_run(run, "finished", {})
+    catalogue.duplicates.replace(run, rows)
+    catalogue.runs.finish(run, "finished", {})
 
 
 def sha256_of(path: Path) -> str:

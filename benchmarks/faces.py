@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from simile.images.formats import Limits
 from simile.images.loading.loader import read_arrays
-from simile.images.rendering.sheets import grid
-from simile.images.transforms import to_unit
+from simile.images.rendering.sheets import draw_image_grid
+from simile.images.transforms import scale_to_unit
 from simile.models.losses.ssim import ssim
 from simile_runs import encoder_of, simile
 
@@ -56,9 +56,9 @@ def run(data: Path, output: Path, minutes: float, work: Path) -> None:
         if not (work / name / "catalogue.sqlite").exists():
             simile("train", work / "train", *options, "--minutes", str(minutes), home=work / name)
         encoder = encoder_of(work / name)
-        pictures = read_arrays(paths, encoder.preprocessing, Limits(), 0).pictures
+        pictures = read_arrays(paths, encoder.preprocessing, Limits(), 0).images
         decoded[name] = encoder.decode(encoder.encode(pictures).mu)
-    originals = to_unit(pictures)
+    originals = scale_to_unit(pictures)
     print(f"{'trained':<12}{'squared error':>15}{'SSIM':>8}{'sharpness':>11}")
     for name, seen in decoded.items():
         error = float(np.square(seen - originals).mean())
@@ -67,7 +67,7 @@ def run(data: Path, output: Path, minutes: float, work: Path) -> None:
     rows = [originals, *decoded.values()]
     chosen = np.linspace(0, len(originals) - 1, SHOWN).astype(int)
     shown = np.concatenate([np.rint(row[chosen] * 255).astype(np.uint8).transpose(0, 2, 3, 1) for row in rows])
-    output.write_bytes(grid(shown, SHOWN))
+    output.write_bytes(draw_image_grid(shown, SHOWN))
     print(f"{output}: above the originals, then {', then '.join(RUNS)}")
 
 

@@ -99,8 +99,10 @@ def by_simile(home: Path, test: Floats) -> tuple[NDArray[np.int64], float | None
     embedded = np.load(home / "test.npz")
     assert [int(Path(path).stem) for path in embedded["paths"]] == list(range(len(test)))
     with Searcher(load_settings(home=home)) as searcher:
-        encoder = searcher.encoder()
-        rows = {record.id: int(Path(record.paths[0]).stem) for record in searcher.images(limit=searcher.count())}
+        encoder = searcher.get_encoder()
+        rows = {
+            record.id: int(Path(record.paths[0]).stem) for record in searcher.list_images(limit=searcher.count_images())
+        }
         found, errors = [], []
         for part in parts(len(test)):
             hits = searcher.index.search(embedded["vector"][part], NEIGHBOURS)

@@ -33,9 +33,9 @@ import numpy as np
 from simile.core.settings import load_settings
 from simile.images.encoding import encode_png
 from simile.images.transforms import Pixels
-from simile.search.calibration.calibration import Gauge
-from simile.search.calibration.estimate import measure
-from simile.search.queries import Answer, Asked, Question
+from simile.search.calibration.calibration import ScoreCalibration
+from simile.search.calibration.estimate import estimate_calibration
+from simile.search.queries import SearchParams, SearchQuery, SearchResult
 from simile.search.searcher import Searcher
 from simile_runs import served, simile, write_pictures
 
@@ -51,10 +51,10 @@ class Signals:
     distance: float | None
     sigma: float | None
 
-    def flagged(self, gauge: Gauge, names: str) -> bool:
+    def flagged(self, gauge: ScoreCalibration, names: str) -> bool:
         """Whether these signals alone call it unlike the collection."""
         known = {name: getattr(self, name) if name in names.split(",") else None for name in vars(self)}
-        return bool(gauge.judge(**known).unlike)
+        return bool(gauge.compute_confidence(**known).unlike)
 
 
 def main() -> None:
@@ -87,11 +87,11 @@ def rates(data: Path, recipe: str, minutes: float, seed: int, work: Path) -> Non
         simile("index", photos, home=home)
     with Searcher(load_settings(home=home, device="cpu"), background=True) as searcher:
         searcher.by_id(1)
-        searcher.gauges.wait()
-        snapshot = searcher.index.current()
+        searcher.calibrations.wait()
+        snapshot = searcher.index.get_snapshot()
         gauges = [
-            searcher.gauges.current(snapshot),
-            measure(searcher.catalogue, error_in(searcher), None, snapshot, Event()),
+            searcher.calibrations.get(snapshot),
+            estimate_calibration(searcher.catalogue, error_in(searcher), None, snapshot, Event()),
         ]
         of_new, of_strange = signals_of(searcher, new), signals_of(searcher, strange)
     for gauge in gauges:
@@ -104,7 +104,7 @@ def rates(data: Path, recipe: str, minutes: float, seed: int, work: Path) -> Non
 
 
 def error_in(searcher: Searcher) -> Callable[[int], float | None]:
-    return lambda image_id: searcher.measured(image_id).reconstruction_error
+    return lambda image_id: searcher.get_image_with_error(image_id).reconstruction_error
 
 
 def chosen(pictures: Pixels, count: int, random: np.random.Generator) -> Pixels:
@@ -115,10 +115,10 @@ def signals_of(searcher: Searcher, pictures: Pixels) -> list[Signals]:
     """Of each picture what a search with it finds."""
     found: list[Signals] = []
     for start in range(0, len(pictures), TOGETHER):
-        asked = [searcher.prepare(encode_png(one), "picture") for one in pictures[start : start + TOGETHER]]
-        for answer in searcher.answer([Question((one,), asked=Asked(limit=1)) for one in asked]):
-            assert isinstance(answer, Answer), answer
-            query, certainty = answer.query, answer.certainty
+        asked = [searcher.prepare_query_image(encode_png(one), "picture") for one in pictures[start : start + TOGETHER]]
+        for answer in searcher.search_many([SearchQuery((one,), params=SearchParams(limit=1)) for one in asked]):
+            assert isinstance(answer, SearchResult), answer
+            query, certainty = answer.query, answer.confidence
             found.append(Signals(query.reconstruction_error, answer.hits[0].distance, certainty.sigma))
     return found
 

@@ -27,17 +27,17 @@ from numpy.typing import NDArray
 
 from simile.core.records import FloatArray
 from simile.core.settings import load_settings
-from simile.explore.attributes.directions import Examples, learn
-from simile.explore.latent.aggregate_posterior import aggregate_of
-from simile.explore.latent.arithmetic import mix, moved
-from simile.explore.latent.inputs import Place, decoded
-from simile.explore.latent.interpolation import morph
-from simile.explore.latent.sampling import generate
-from simile.explore.latent.traversal import Reach, reach_of
+from simile.explore.attributes.directions import AttributeExamples, learn_attribute
+from simile.explore.latent.aggregate_posterior import load_aggregate_posterior
+from simile.explore.latent.arithmetic import mix_latents, offset_dimensions
+from simile.explore.latent.inputs import LatentPoint, decode_latents
+from simile.explore.latent.interpolation import make_morph
+from simile.explore.latent.sampling import generate_images
+from simile.explore.latent.traversal import LatentRange, measure_latent_range
 from simile.images.encoding import encode_png
 from simile.search import attributes
-from simile.search.attributes import pushed
-from simile.search.queries import Asked, Question
+from simile.search.attributes import with_attributes
+from simile.search.queries import SearchParams, SearchQuery
 from simile.search.searcher import Searcher
 from simile_runs import served
 
@@ -63,7 +63,7 @@ def main() -> None:
             ids = prepared(searcher)
             pairs = np.random.default_rng(0).choice(ids, (given.repeats, 2))
             inside = timed(library_steps(searcher), pairs)
-            print(f"{len(ids):,} pictures, {searcher.encoder().latent_dim} numbers, {os.cpu_count()} processors")
+            print(f"{len(ids):,} pictures, {searcher.get_encoder().latent_dim} numbers, {os.cpu_count()} processors")
         with served(home) as address:
             outside = timed(http_steps(address, home), pairs)
     print(f"load {os.getloadavg()[0]:.1f}")
@@ -72,11 +72,11 @@ def main() -> None:
 
 def prepared(searcher: Searcher) -> list[int]:
     """The ids of all pictures; an attribute is learned: what has more of the most active dimension."""
-    everything = aggregate_of(searcher)
-    most = everything.mu[:, reach_of(searcher).order[0]]
+    everything = load_aggregate_posterior(searcher)
+    most = everything.mu[:, measure_latent_range(searcher).activity_order[0]]
     digests = [str(image_id) for image_id in everything.ids.tolist()]
-    examples = Examples(everything.mu, most > np.median(most), digests)
-    attributes.save(searcher.home, learn(ATTRIBUTE, everything.encoder.fingerprint, examples))
+    examples = AttributeExamples(everything.mu, most > np.median(most), digests)
+    attributes.save_attribute(searcher.home, learn_attribute(ATTRIBUTE, everything.encoder.fingerprint, examples))
     found: list[int] = everything.ids.tolist()
     return found
 
@@ -100,33 +100,33 @@ def timed(steps: dict[str, Step], pairs: NDArray[np.int64]) -> Timed:
 
 def library_steps(searcher: Searcher) -> dict[str, Step]:
     """By name what is done for each step."""
-    reach = reach_of(searcher)
+    reach = measure_latent_range(searcher)
 
-    def show(place: Place, mu: FloatArray) -> None:
-        encode_png(decoded(searcher, mu[None], place.width, place.height)[0])
+    def show(place: LatentPoint, mu: FloatArray) -> None:
+        encode_png(decode_latents(searcher, mu[None], place.width, place.height)[0])
         look(mu)
 
     def look(mu: FloatArray) -> None:
-        searcher.ask(Question((mu,), asked=Asked(limit=NEAREST)))
+        searcher.search(SearchQuery((mu,), params=SearchParams(limit=NEAREST)))
 
     def mixed(one: int, other: int) -> None:
-        place = mix(searcher, [one, other], [0.6, 0.4])
+        place = mix_latents(searcher, [one, other], [0.6, 0.4])
         show(place, place.mu)
 
     def pushed_on(one: int, _: int) -> None:
-        place = mix(searcher, [one])
-        show(place, pushed(searcher, place.mu, {ATTRIBUTE: 1.5}))
+        place = mix_latents(searcher, [one])
+        show(place, with_attributes(searcher, place.mu, {ATTRIBUTE: 1.5}))
 
     def walked(one: int, _: int) -> None:
-        place = mix(searcher, [one])
-        show(place, moved(place.mu, {reach.order[0]: 2.0}, reach))
+        place = mix_latents(searcher, [one])
+        show(place, offset_dimensions(place.mu, {reach.activity_order[0]: 2.0}, reach))
 
     def made(source: str, seed: int) -> None:
-        for picture in generate(searcher, source, 1, seed=seed).pictures:
+        for picture in generate_images(searcher, source, 1, seed=seed).images:
             encode_png(picture)
 
     def morphed(one: int, other: int) -> None:
-        for frame in morph(searcher, [one, other], FRAMES).frames:
+        for frame in make_morph(searcher, [one, other], FRAMES).frames:
             encode_png(frame)
 
     made_up = made_latents(reach)
@@ -145,8 +145,8 @@ def http_steps(address: str, home: Path) -> dict[str, Step]:
     """By name what is asked for each step, as the page asks for it."""
     connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
     with Searcher(load_settings(home=home, device="cpu")) as searcher:
-        reach = reach_of(searcher)
-    dim = str(reach.order[0])
+        reach = measure_latent_range(searcher)
+    dim = str(reach.activity_order[0])
 
     def post(path: str, body: dict[str, Any]) -> None:
         connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
@@ -178,11 +178,11 @@ def http_steps(address: str, home: Path) -> dict[str, Step]:
     }
 
 
-def made_latents(reach: Reach) -> Iterator[FloatArray]:
+def made_latents(reach: LatentRange) -> Iterator[FloatArray]:
     """Places (d,) that no picture has, as wide as the collection."""
     random = np.random.default_rng(1)
     while True:
-        yield (reach.centre + reach.deviation * random.standard_normal(len(reach.centre))).astype(np.float32)
+        yield (reach.mean + reach.deviation * random.standard_normal(len(reach.mean))).astype(np.float32)
 
 
 def tell(inside: Timed, outside: Timed) -> None:

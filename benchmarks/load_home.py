@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from serving_home import form
-from simile.images.decoding import decode
+from simile.images.decoding import decode_image
 from simile.images.encoding import encode_jpeg
 from simile.images.formats import Limits
-from simile.images.loading.loader import prepare_bytes
+from simile.images.loading.loader import prepare_image
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.home import Home
 from simile_runs import encoder_of, simile
@@ -29,7 +29,7 @@ LIMITS = Limits(200_000_000, 50_000_000)
 LOOP = """if True:
     import pickle, sys, time; from pathlib import Path
     import numpy as np
-    from simile.images.loading.loader import prepare_bytes; from simile.models.inference.encoder import TrainedEncoder
+    from simile.images.loading.loader import prepare_image; from simile.models.inference.encoder import TrainedEncoder
     from simile.images.formats import Limits
     folder, pictures, runtime, batch, seconds, whole = sys.argv[1:]
     encoder = TrainedEncoder.load(Path(folder), 'cpu', runtime); encoder.prepare()
@@ -37,7 +37,7 @@ LOOP = """if True:
     work = encoder.embed if whole == 'whole' else encoder.encode
     def step(done):
         chosen = [data[(done + at) % len(data)] for at in range(int(batch))]
-        work(np.stack([prepare_bytes(one, 'q', encoder.preprocessing, limits).array for one in chosen]))
+        work(np.stack([prepare_image(one, 'q', encoder.preprocessing, limits).array for one in chosen]))
     step(0); started = time.perf_counter()
     while time.perf_counter() - started < float(seconds):
         step(done); done += int(batch)
@@ -60,7 +60,7 @@ def make_pictures(data: Path, work: Path, count: int = 512) -> list[bytes]:
 
 def _resized(data: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """(533, 400, 3), the nearest pixels."""
-    pixels = decode(data, name="photo", limits=LIMITS).pixels
+    pixels = decode_image(data, name="photo", limits=LIMITS).pixels
     rows = np.linspace(0, pixels.shape[0] - 1, SIZE[1]).round().astype(int)
     columns = np.linspace(0, pixels.shape[1] - 1, SIZE[0]).round().astype(int)
     return np.ascontiguousarray(pixels[rows][:, columns])
@@ -74,7 +74,7 @@ def make_rows(data: Path, work: Path, encoder: Path | None, pictures: list[bytes
     if not home.exists():
         made_home(home, trained)
         network = encoder_of(trained)
-        arrays = [prepare_bytes(one, "picture", network.preprocessing, LIMITS).array for one in pictures]
+        arrays = [prepare_image(one, "picture", network.preprocessing, LIMITS).array for one in pictures]
         latent = network.encode(np.stack(arrays))
         assert latent.sigma is not None, "an encoder without a variance has no posterior to draw rows from"
         labels = np.zeros(len(arrays), np.int64)
@@ -87,9 +87,9 @@ def make_rows(data: Path, work: Path, encoder: Path | None, pictures: list[bytes
 def write_vectors(home: Path, target: Path) -> None:
     """All vectors of a home, (n, d), for the peer's own index."""
     with Catalogue(Home(home)) as catalogue:
-        active = catalogue.active_encoder()
+        active = catalogue.encoders.find_active()
         assert active is not None
-        np.save(target, np.concatenate([mu for _, mu, _ in catalogue.iterate_embeddings(active.fingerprint)]))
+        np.save(target, np.concatenate([mu for _, mu, _ in catalogue.embeddings.iterate_chunks(active.fingerprint)]))
 
 
 def encoder_folder(home: Path) -> Path:

@@ -32,8 +32,8 @@ from simile.store.catalogue.catalogue import Catalogue
 from simile.store.home import Home
 from simile.store.index.flat import FlatIndex, Neighbours
 from simile.store.index.index import Index
-from simile.store.index.ivf import SPARE, InvertedIndex
-from simile.store.index.metric import to_indexed
+from simile.store.index.ivf import SPARE_CANDIDATES, IvfIndex
+from simile.store.index.metric import make_index_vectors
 from simile_runs import SIMILE, simile
 from synthetic_rows import Floats, add_rows, aggregate_posterior, drawn, made_home, path_of
 
@@ -85,16 +85,16 @@ def run(given: argparse.Namespace, work: Path) -> None:
     subprocess.run([sys.executable, "-c", OPEN, str(home)], check=True)
     mu = next(drawn(posterior, given.queries, seed=1, size=given.queries))[1]
     with Searcher(load_settings(home=home, index=given.index)) as searcher:
-        encoder = searcher.index.current().encoder
-        queries = to_indexed(mu, encoder.index_dims, encoder.metric)
+        encoder = searcher.index.get_snapshot().encoder
+        queries = make_index_vectors(mu, encoder.index_dims, encoder.metric)
         truth = exact(searcher, queries[:1000])
         beside_raw_faiss(searcher, queries, truth)
         more_neighbours(searcher, queries[:200])
         whole_searches(searcher, mu, queries)
         filters(searcher, queries[:100])
         ranges(searcher, queries[:100], truth)
-        add_rows(home, posterior, 1000, seed=searcher.catalogue.changes() + 2)
-        searcher.catalogue.forget_paths([path_of(0, number) for number in range(1, 1001)])
+        add_rows(home, posterior, 1000, seed=searcher.catalogue.count_changes() + 2)
+        searcher.catalogue.files.delete([path_of(0, number) for number in range(1, 1001)])
         beside_raw_faiss(searcher, queries, None)
         under_writes(searcher, mu, queries, posterior, given)
         beside_raw_faiss(searcher, queries, None)
@@ -109,18 +109,18 @@ def build(home: Path, kind: str) -> None:
     process.returncode = 0
     print(f"building: {time.perf_counter() - started:.1f} s in all, at most {usage.ru_maxrss / 1024:.0f} MB of memory")
     with Catalogue(Home(home)) as catalogue:
-        segment = catalogue.segment(catalogue.state().segment_id or 0)
+        segment = catalogue.segments.find(catalogue.get_state().segment_id or 0)
         assert segment is not None
         print("segment:", {name: value for name, value in segment.details.items() if name != "files"}, flush=True)
 
 
 def exact(searcher: Searcher, queries: Floats) -> list[Neighbours]:
     """The truth, by looking at every row: of the whole snapshot at once."""
-    snapshot = searcher.index.current()
+    snapshot = searcher.index.get_snapshot()
     flat = FlatIndex(snapshot.encoder.indexed_dimensions)
-    for part in snapshot.parts:
-        ids = part.living()
-        flat.add(ids, part.index.vectors(ids))
+    for part in snapshot.segments:
+        ids = part.get_live_ids()
+        flat.add(ids, part.index.get_vectors(ids))
     return [answer for start in range(0, len(queries), 100) for answer in flat.search(queries[start : start + 100], K)]
 
 
@@ -131,17 +131,15 @@ def recall(found: list[Neighbours], truth: list[Neighbours]) -> float:
 
 
 def beside_raw_faiss(searcher: Searcher, queries: Floats, truth: list[Neighbours] | None) -> None:
-    searcher.index.pending()  # waits until the newest segment is open
-    snapshot = searcher.index.current()
-    segment = snapshot.parts[0]
+    searcher.index.count_pending()  # waits until the newest segment is open
+    snapshot = searcher.index.get_snapshot()
+    segment = snapshot.segments[0]
     peer = raw_peer(searcher, segment.index)
     ours, raw = [], []
     for query in queries:  # in turns, so that what else the machine does costs both the same
         ours.append(clock(lambda q=query[None]: snapshot.search(q, K)))
         raw.append(clock(lambda q=query[None]: peer(q)))
-    pending = (
-        f"{len(segment.masked):,} masked, {snapshot.pending - len(segment.masked):,} newer in {len(snapshot.parts) - 1}"
-    )
+    pending = f"{len(segment.masked_ids):,} masked, {snapshot.pending_count - len(segment.masked_ids):,} newer in {len(snapshot.segments) - 1}"
     print(f"\nvector layer ({len(segment.index):,} rows, {pending} parts)")
     show("vector layer", ours)
     show("raw FAISS + numpy", raw)
@@ -155,16 +153,16 @@ def beside_raw_faiss(searcher: Searcher, queries: Floats, truth: list[Neighbours
 
 def raw_peer(searcher: Searcher, index: Any) -> Callable[[Floats], Any]:
     """The same file opened by FAISS alone, searched with the same effort, re-ranked by numpy."""
-    segment = searcher.catalogue.segment(searcher.catalogue.state().segment_id or 0)
+    segment = searcher.catalogue.segments.find(searcher.catalogue.get_state().segment_id or 0)
     assert segment is not None
     raw = faiss.read_index(str(searcher.home.segments / segment.file), faiss.IO_FLAG_MMAP_IFC)
-    if not isinstance(index, InvertedIndex):
+    if not isinstance(index, IvfIndex):
         return lambda query: np.sqrt(raw.search(query, K)[0])
-    vectors, ids = index.vectors(index.ids), index.ids
-    parameters = faiss.SearchParametersIVF(nprobe=index.effort.nprobe)
+    vectors, ids = index.get_vectors(index.ids), index.ids
+    parameters = faiss.SearchParametersIVF(nprobe=index.tuning.nprobe)
 
     def search(query: Floats) -> tuple[NDArray[Any], NDArray[Any]]:
-        rows = raw.search(query, 2 * K + SPARE, params=parameters)[1][0]
+        rows = raw.search(query, 2 * K + SPARE_CANDIDATES, params=parameters)[1][0]
         distances = np.linalg.norm(vectors[rows] - query, axis=1)
         order = np.argsort(distances)[:K]
         return ids[rows[order]], distances[order]
@@ -173,8 +171,8 @@ def raw_peer(searcher: Searcher, index: Any) -> Callable[[Floats], Any]:
 
 
 def more_neighbours(searcher: Searcher, queries: Floats) -> None:
-    snapshot = searcher.index.current()
-    everything = np.sort(np.concatenate([part.living() for part in snapshot.parts]))
+    snapshot = searcher.index.get_snapshot()
+    everything = np.sort(np.concatenate([part.get_live_ids() for part in snapshot.segments]))
     for k in (100, 1000):
         times = [clock(lambda q=query[None], k=k: snapshot.search(q, k)) for query in queries]
         some = queries[:20]
@@ -185,7 +183,7 @@ def more_neighbours(searcher: Searcher, queries: Floats) -> None:
 
 def scan_all(searcher: Searcher, query: Floats, k: int, ids: NDArray[np.int64]) -> Neighbours:
     """Exact, whatever the index: a range that reaches the k-th of the neighbours that were found."""
-    snapshot = searcher.index.current()
+    snapshot = searcher.index.get_snapshot()
     reach = snapshot.search(query[None], k)[0][1][-1]
     rows, distances = snapshot.range(query[None], reach)[0]
     assert np.isin(rows, ids).all()
@@ -195,7 +193,7 @@ def scan_all(searcher: Searcher, query: Floats, k: int, ids: NDArray[np.int64]) 
 def whole_searches(searcher: Searcher, mu: Floats, queries: Floats) -> None:
     layer, whole = [], []
     for latent, query in zip(mu, queries, strict=True):
-        snapshot = searcher.index.current()
+        snapshot = searcher.index.get_snapshot()
         layer.append(clock(lambda q=query[None], s=snapshot: s.search(q, K)))
         whole.append(clock(lambda q=latent: searcher.by_vector(q, limit=K)))
     print("\nwhole searches, with the rows of the hits")
@@ -206,14 +204,14 @@ def whole_searches(searcher: Searcher, mu: Floats, queries: Floats) -> None:
 
 
 def filters(searcher: Searcher, queries: Floats) -> None:
-    total, snapshot = searcher.count(), searcher.index.current()
+    total, snapshot = searcher.count_images(), searcher.index.get_snapshot()
     print("\nfilters: by size (a share of all) and by class (depends on the content); the first of each reads the ids")
     wanted = [(f"{n:,} rows", Filter(max_bytes=n)) for n in (5, total // 1000, total // 100, total // 10, total // 2)]
     wanted += [("class 3", Filter(min_width=4, max_width=4)), ("classes 0 to 4", Filter(max_width=5))]
     for name, only in wanted:
-        ids = searcher.index.matching(only)
+        ids = searcher.index.find_matching_ids(only)
         assert ids is not None
-        first = clock(lambda only=only: searcher.index.matching(Filter(**{**vars(only), "min_height": 1})))
+        first = clock(lambda only=only: searcher.index.find_matching_ids(Filter(**{**vars(only), "min_height": 1})))
         times = [clock(lambda q=query[None], only=ids: snapshot.search(q, K, only)) for query in queries]
         found = [snapshot.search(query[None], K, ids)[0] for query in queries[:20]]
         truth = [within(snapshot.range(q[None], f[1][-1], ids)[0], K) for q, f in zip(queries, found, strict=False)]
@@ -226,7 +224,7 @@ def within(answer: Neighbours, k: int) -> Neighbours:
 
 
 def ranges(searcher: Searcher, queries: Floats, truth: list[Neighbours]) -> None:
-    snapshot = searcher.index.current()
+    snapshot = searcher.index.get_snapshot()
     times = []
     for query, (ids, distances) in zip(queries, truth, strict=False):
         times.append(clock(lambda q=query[None], r=distances[-1]: snapshot.range(q, r)))
@@ -237,11 +235,11 @@ def ranges(searcher: Searcher, queries: Floats, truth: list[Neighbours]) -> None
 
 def under_writes(searcher: Searcher, mu: Floats, queries: Floats, posterior: Path, given: argparse.Namespace) -> None:
     """Queries while another process adds rows, and then while one folds them into a new segment."""
-    script, seed = Path(__file__).with_name("synthetic_rows.py"), searcher.catalogue.changes() + 2
+    script, seed = Path(__file__).with_name("synthetic_rows.py"), searcher.catalogue.count_changes() + 2
     add = [sys.executable, script, searcher.home.root, posterior, given.added, seed, 100]
     compact = [SIMILE, "rebuild", "--index", given.index, "--home", searcher.home.root]
     for name, command in (("rows are added", add), ("a new segment is made", compact)):
-        before, pending, times = searcher.count(), searcher.index.current().pending, []
+        before, pending, times = searcher.count_images(), searcher.index.get_snapshot().pending_count, []
         with subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE) as process:
             while process.poll() is None:
                 latent = mu[len(times) % len(mu)]
@@ -249,7 +247,9 @@ def under_writes(searcher: Searcher, mu: Floats, queries: Floats, posterior: Pat
                 if name.startswith("rows"):
                     time.sleep(0.001)
         assert process.returncode == 0
-        print(f"\nwhole searches while {name}: {searcher.count() - before:,} rows more, {pending:,} pending before")
+        print(
+            f"\nwhole searches while {name}: {searcher.count_images() - before:,} rows more, {pending:,} pending before"
+        )
         show("whole search", times)
         if name.startswith("rows"):
             beside_raw_faiss(searcher, queries[:500], None)

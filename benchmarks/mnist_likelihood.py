@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from simile.images.transforms import to_unit
+from simile.images.transforms import scale_to_unit
 from simile.models.inference.encoder import TrainedEncoder
-from simile.models.losses.elbo import active_units
+from simile.models.losses.elbo import count_active_units
 from simile.models.losses.likelihood import elbo, importance_weighted_log_likelihood
 from simile_runs import encoder_of, report_of, simile, write_pictures
 
@@ -67,7 +67,7 @@ def run(kind: str, data: Path, work: Path, budget: list[str], *, quick: bool) ->
 def score(kind: str, home: Path, pictures: np.ndarray, count: int, samples: int) -> None:
     encoder = encoder_of(home)
     rows = np.sort(np.random.default_rng(SEED).permutation(len(pictures))[:count])
-    x = torch.from_numpy(to_unit(padded(pictures[rows], encoder)))
+    x = torch.from_numpy(scale_to_unit(padded(pictures[rows], encoder)))
     generator = torch.Generator().manual_seed(SEED)
     x = (torch.rand(x.shape, generator=generator) < x).float()
     box, started = encoder.preprocessing.content_box(), time.monotonic()
@@ -76,7 +76,7 @@ def score(kind: str, home: Path, pictures: np.ndarray, count: int, samples: int)
         encoder.network, x, likelihood="bernoulli", samples=samples, generator=generator, content_box=box
     )
     with torch.inference_mode():
-        active = active_units(encoder.network.encode(x)[0])
+        active = count_active_units(encoder.network.encode(x)[0])
     print(f"{'network':<10}{'pictures':>9}{'samples':>9}{'ELBO':>10}{'log p(x)':>10}{'std. error':>12}{'active':>8}")
     error = found.std().item() / len(found) ** 0.5
     figures = f"{bound.mean().item():>10.2f}{found.mean().item():>10.2f}{error:>12.2f}{active:>8}"

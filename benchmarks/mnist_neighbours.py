@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.decomposition import PCA
 
-from simile.evaluation.neighbours import Rows, Vectors, nearest, vote
+from simile.evaluation.neighbours import RowIndices, VectorArray, compute_majority_vote, find_nearest
 
 PUBLISHED = {"vote of 4, by 1/distance": 97.14, "vote of 5": 96.88}
 
@@ -39,12 +39,12 @@ def main() -> None:
 COLUMNS = (("vote of 4, by 1/distance", 26), ("vote of 5", 12))
 
 
-def report(name: str, base: Vectors, queries: Vectors, labels: Rows, truth: Rows) -> None:
+def report(name: str, base: VectorArray, queries: VectorArray, labels: RowIndices, truth: RowIndices) -> None:
     started = time.monotonic()
-    found = nearest(base, queries, 5)
+    found = find_nearest(base, queries, 5)
     near = labels[found.rows]  # (n, 5)
-    weighted = vote(near[:, :4], found.distances[:, :4])
-    shares = [100 * (voted == truth).mean() for voted in (weighted, vote(near))]
+    weighted = compute_majority_vote(near[:, :4], found.distances[:, :4])
+    shares = [100 * (voted == truth).mean() for voted in (weighted, compute_majority_vote(near))]
     cells = "".join(f"{share:>{width}.2f}" for share, (_, width) in zip(shares, COLUMNS, strict=True))
     print(f"{name:<10}{cells}{time.monotonic() - started:>10.0f}", flush=True)
 

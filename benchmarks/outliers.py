@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from simile.core.settings import load_settings
-from simile.explore.latent.measurements import measures_of
+from simile.explore.latent.measurements import measure_images
 from simile.explore.outliers.detector import find_outliers
 from simile.images.loading.loader import read_arrays
-from simile.images.transforms import Pixels, to_unit
+from simile.images.transforms import Pixels, scale_to_unit
 from simile.models.inference.encoder import TrainedEncoder
 from simile.models.losses.likelihood import importance_weighted_log_likelihood
 from simile.search.searcher import Searcher
@@ -73,27 +73,27 @@ def judged(home: Path) -> dict[str, float]:
     """The areas, and how many of the first 100 are strangers."""
     with Searcher(load_settings(home=home, device="cpu")) as searcher:
         _, found = find_outliers(searcher, STRANGE, lambda *_: None)
-        records = searcher.catalogue.images(found.ids.tolist())
+        records = searcher.catalogue.images.get_many(found.ids.tolist())
         paths = [records[image_id].paths[0] for image_id in found.ids.tolist()]
-        encoder = searcher.encoder()
-        error = measures_of(searcher, found.ids, lambda *_: None).error
-        pictures = read_arrays(paths, encoder.preprocessing, searcher.limits, 0).pictures
+        encoder = searcher.get_encoder()
+        error = measure_images(searcher, found.ids, lambda *_: None).error
+        pictures = read_arrays(paths, encoder.preprocessing, searcher.limits, 0).images
     is_strange = np.array([Path(path).parent.name == "strange" for path in paths])
     signals = {
-        "outliers": found.score,
+        "outliers": found.scores,
         **found.ranks,
         "raw error": error,
         "raw likelihood": surprise(encoder, pictures),
     }
     areas = {name: float(roc_auc_score(is_strange, values)) for name, values in signals.items()}
-    return areas | {"first 100": float(is_strange[np.argsort(-found.score)[:STRANGE]].sum())}
+    return areas | {"first 100": float(is_strange[np.argsort(-found.scores)[:STRANGE]].sum())}
 
 
 def surprise(encoder: TrainedEncoder, pictures: Pixels) -> NDArray[np.float64]:
     """-log p(x) of pictures (n, S, S, C), (n,) in nats."""
     found = importance_weighted_log_likelihood(
         encoder.network,
-        torch.from_numpy(to_unit(pictures)),
+        torch.from_numpy(scale_to_unit(pictures)),
         likelihood="gaussian",
         samples=SAMPLES,
         generator=torch.Generator().manual_seed(0),

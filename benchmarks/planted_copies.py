@@ -22,14 +22,14 @@ from sklearn.decomposition import PCA
 
 from simile.core.settings import load_settings
 from simile.evaluation import copy_retrieval
-from simile.evaluation.baselines import Encoded, Method, PerceptualHash
-from simile.evaluation.dataset import Reading
+from simile.evaluation.baselines import EmbeddingMethod, EncoderMethod, PerceptualHash
+from simile.evaluation.dataset import ImageReader
 from simile.evaluation.job import Evaluation, EvaluationRequest, evaluate
-from simile.evaluation.neighbours import nearest
-from simile.images.distortions import UNLISTED_KINDS
+from simile.evaluation.neighbours import find_nearest
+from simile.images.distortions import HELD_OUT_DISTORTION_KINDS
 from simile.images.formats import Limits
 from simile.images.loading.loader import read_arrays
-from simile.images.transforms import to_unit
+from simile.images.transforms import scale_to_unit
 from simile.models.inference.encoder import TrainedEncoder
 from simile_runs import simile
 
@@ -62,7 +62,7 @@ def run(data: Path, recipes: list[str], minutes: float, seed: int, work: Path) -
     found = evaluate(load_settings(home=home), [photos / "collection"], request, lambda *_: None)
     print(f"{'vectors':<14}{'recall@1':>10}{'muAP':>8}{'recall at precision 0.99':>26}")
     for row in found.rows:
-        show(row.name, [row.figures[key] for key in ("copy_recall", "micro_ap", "recall_at_precision")])
+        show(row.name, [row.metrics[key] for key in ("copy_recall", "micro_ap", "recall_at_precision")])
     unlisted(found, seed)
     for row in found.rows:
         if row.encoder is not None:
@@ -91,27 +91,35 @@ def extract(archive: Path, photos: Path, seed: int) -> None:
 
 def unlisted(found: Evaluation, seed: int) -> None:
     """The same search with copies of kinds that the list of 18 does not have."""
-    material = found.material
-    assert material.planted is not None
-    rows = np.unique(material.planted.originals)
-    specs = tuple(material.collection.arrays)
-    reading = Reading(Limits(), 0, specs)
-    planted = copy_retrieval.plant(material.collection.paths, rows, reading, seed, lambda *_: None, UNLISTED_KINDS)
-    identity = np.unique(material.collection.digests, return_inverse=True)[1]
-    print(f"\nkinds that the list does not have ({', '.join(UNLISTED_KINDS)}):")
+    material = found.benchmark_data
+    assert material.planted_copies is not None
+    rows = np.unique(material.planted_copies.originals)
+    specs = tuple(material.dataset.arrays)
+    reading = ImageReader(Limits(), 0, specs)
+    planted = copy_retrieval.plant_copies(
+        material.dataset.paths, rows, reading, seed, lambda *_: None, HELD_OUT_DISTORTION_KINDS
+    )
+    identity = np.unique(material.dataset.digests, return_inverse=True)[1]
+    print(f"\nkinds that the list does not have ({', '.join(HELD_OUT_DISTORTION_KINDS)}):")
     for method in found.methods:
-        if not isinstance(method, Encoded | PerceptualHash):
+        if not isinstance(method, EncoderMethod | PerceptualHash):
             continue
         scores = score(method, found, planted, identity, seed)
         show(method.name, [scores.recall, scores.micro_ap, scores.recall_at_precision])
 
 
 def score(
-    method: Method, found: Evaluation, planted: copy_retrieval.Planted, identity: NDArray[np.int64], seed: int
+    method: EmbeddingMethod,
+    found: Evaluation,
+    planted: copy_retrieval.PlantedCopies,
+    identity: NDArray[np.int64],
+    seed: int,
 ) -> copy_retrieval.CopyScores:
-    base = method.vectors(found.material.collection.arrays[method.preprocessing])
-    asked = method.vectors(planted.arrays[method.preprocessing])
-    return copy_retrieval.score(nearest(base, asked, copy_retrieval.CANDIDATES), planted, identity, seed)
+    base = method.embed(found.benchmark_data.dataset.arrays[method.preprocessing])
+    asked = method.embed(planted.arrays[method.preprocessing])
+    return copy_retrieval.score_copies(
+        find_nearest(base, asked, copy_retrieval.COPY_CANDIDATES), planted, identity, seed
+    )
 
 
 def reconstructions(found: Evaluation, photos: Path) -> None:
@@ -133,8 +141,8 @@ def reconstructions(found: Evaluation, photos: Path) -> None:
 
 def flat_pixels(encoder: TrainedEncoder, folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """As the network takes them, (n, S, S, C), and flat in [0, 1], (n, C·S·S)."""
-    pictures = read_arrays(sorted(map(str, folder.iterdir())), encoder.preprocessing, Limits(), 0).pictures
-    return pictures, to_unit(pictures).reshape(len(pictures), -1)
+    pictures = read_arrays(sorted(map(str, folder.iterdir())), encoder.preprocessing, Limits(), 0).images
+    return pictures, scale_to_unit(pictures).reshape(len(pictures), -1)
 
 
 if __name__ == "__main__":

@@ -26,15 +26,23 @@ from numpy.typing import NDArray
 from simile.core.records import FloatArray
 from simile.images.formats import Limits
 from simile.images.loading.loader import read_arrays
-from simile.images.sources.sources import walk
-from simile.images.transforms import to_unit
+from simile.images.sources.sources import walk_sources
+from simile.images.transforms import scale_to_unit
 from simile.models.inference.devices import has_fast_bfloat16
 from simile.models.inference.encoder import TrainedEncoder
-from simile.models.inference.parity import compare, smooth_pictures
-from simile.models.inference.runtimes import SAMPLE, Decoding, Encoding, Runtime, TorchRuntime, candidates, make_runtime
+from simile.models.inference.parity import compare_outputs, make_smooth_images
+from simile.models.inference.runtimes import (
+    RUNTIME_SAMPLE_SIZE,
+    DecoderModule,
+    EncoderModule,
+    Runtime,
+    TorchRuntime,
+    get_runtime_candidates,
+    make_runtime,
+)
 from simile.models.networks.architecture import Architecture
 from simile.models.networks.vae import Network
-from simile.store.index.metric import to_indexed
+from simile.store.index.metric import make_index_vectors
 
 CPU = torch.device("cpu")
 BATCH, SINGLES, QUERIES, MOST_PICTURES = 256, 40, 1000, 10_000
@@ -67,13 +75,13 @@ def main() -> None:
     bfloat16 = "with" if has_fast_bfloat16(CPU) else "without"
     print(f"{len(x)} pictures {x.shape[1:]}, {torch.get_num_threads()} threads, {bfloat16} bfloat16 instructions")
 
-    encoding = Encoding(network)
+    encoding = EncoderModule(network)
     print(f"\nencoding: {count_parameters(network.encoder)} parameters")
     report(encoding, x, names, given.repeats, indexed)
     if network.architecture.decoder:
         mu = np.concatenate([TorchRuntime(encoding, CPU).run(x[part])[0] for part in parts(len(x))])
         print("\ndecoding")
-        report(Decoding(network), mu, names, given.repeats)
+        report(DecoderModule(network), mu, names, given.repeats)
 
 
 def load(
@@ -83,32 +91,32 @@ def load(
     if folder is None:
         torch.manual_seed(0)
         network = Network(Architecture(64, 3, 128, kind=architecture)).eval()
-        return network, lambda mu: mu, smooth_pictures(1024, 3, 64)
+        return network, lambda mu: mu, make_smooth_images(1024, 3, 64)
     encoder = TrainedEncoder.load(folder, "cpu")
     spec = encoder.preprocessing
 
     def indexed(mu: FloatArray) -> FloatArray:
-        return to_indexed(mu, encoder.index_dims, encoder.metric)
+        return make_index_vectors(mu, encoder.index_dims, encoder.metric)
 
     if photos is None:
-        return encoder.network, indexed, smooth_pictures(1024, spec.channels, spec.image_size)
-    paths = [file.path for file in walk([photos]).files][:MOST_PICTURES]
-    return encoder.network, indexed, to_unit(read_arrays(paths, spec, Limits(), 0).pictures)
+        return encoder.network, indexed, make_smooth_images(1024, spec.channels, spec.image_size)
+    paths = [file.path for file in walk_sources([photos]).files][:MOST_PICTURES]
+    return encoder.network, indexed, scale_to_unit(read_arrays(paths, spec, Limits(), 0).images)
 
 
 def report(
-    module: Encoding | Decoding,
+    module: EncoderModule | DecoderModule,
     inputs: FloatArray,
     names: tuple[str, ...],
     repeats: int,
     indexed: Callable[[FloatArray], FloatArray] | None = None,
 ) -> None:
     """One table. `indexed`: from the first output to the vectors that a search compares."""
-    rows = [row for row in (start(module, inputs[:SAMPLE], name) for name in names) if row is not None]
+    rows = [row for row in (start(module, inputs[:RUNTIME_SAMPLE_SIZE], name) for name in names) if row is not None]
     for _ in range(repeats):
         for row in rows:
             measure(row, inputs)
-    chosen = make_runtime(module, inputs[:SAMPLE], "auto", CPU).name
+    chosen = make_runtime(module, inputs[:RUNTIME_SAMPLE_SIZE], "auto", CPU).name
     eager = rows[0]
     expected = outputs(eager.runtime, inputs)
     print(
@@ -117,7 +125,7 @@ def report(
     )
     for row in rows:
         found = outputs(row.runtime, inputs)
-        agreement = compare([expected], [found])
+        agreement = compare_outputs([expected], [found])
         moved = "" if indexed is None else f"{agreement.displacement:.1e}"
         same = "" if indexed is None else f"{same_neighbour(indexed(expected), indexed(found)):.1%}"
         print(
@@ -131,17 +139,17 @@ def report(
     print("* chosen by `auto`")
 
 
-def start(module: Encoding | Decoding, sample: FloatArray, name: str) -> Row | None:
+def start(module: EncoderModule | DecoderModule, sample: FloatArray, name: str) -> Row | None:
     """The runtime, even where it is not exact enough to be chosen; None where it is missing."""
     began = time.perf_counter()
     if name == "torch":
         return Row(TorchRuntime(module, CPU), 0.0)
     try:
-        runtime = candidates(name, CPU)[0].make(module, torch.from_numpy(sample[:2]))
+        runtime = get_runtime_candidates(name, CPU)[0].make(module, torch.from_numpy(sample[:2]))
     except ImportError as error:
         print(f"left out: {name} ({error})")
         return None
-    compare(TorchRuntime(module, CPU).run(sample), runtime.run(sample))  # as it is checked before it is used
+    compare_outputs(TorchRuntime(module, CPU).run(sample), runtime.run(sample))  # as it is checked before it is used
     return Row(runtime, time.perf_counter() - began)
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from simile.core.records import FileFacts
-from simile.search.encoder_registry import adopt
+from simile.core.records import FileStat
+from simile.search.encoder_registry import import_encoder
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.records import NewPicture
-from simile.store.database.schema import upgrade
+from simile.store.catalogue.records import NewImage
+from simile.store.database.schema import upgrade_schema
 from simile.store.home import Home
 from simile_runs import encoder_of, simile, write_pictures
 
@@ -53,10 +53,10 @@ def aggregate_posterior(
 def made_home(root: Path, trained: Path) -> Home:
     """An empty home with the trained encoder in use."""
     home, encoder = Home(root), encoder_of(trained)
-    upgrade(home)
+    upgrade_schema(home)
     with Catalogue(home) as catalogue:
-        adopt(home, catalogue, encoder, trained / "encoders" / encoder.fingerprint)
-        catalogue.activate(encoder.fingerprint)
+        import_encoder(home, catalogue, encoder, trained / "encoders" / encoder.fingerprint)
+        catalogue.encoders.activate(encoder.fingerprint)
     return home
 
 
@@ -76,16 +76,16 @@ def drawn(
 def add_rows(root: Path, posterior: Path, count: int, seed: int, batch: int = BATCH) -> None:
     """Stores rows as the indexing job does. The class shows as the width, for filters that depend on the content."""
     with Catalogue(Home(root)) as catalogue:
-        encoder, number = catalogue.state().active_encoder, 0
+        encoder, number = catalogue.get_state().active_encoder, 0
         assert encoder is not None
         for labels, z, log_variance in drawn(posterior, count, seed, batch):
             pictures = []
             for label, mu, variance in zip(labels.tolist(), z, log_variance, strict=True):
                 number += 1
                 name = f"{seed:032x}{number:032x}"
-                facts = FileFacts(path_of(seed, number), number, number)
-                pictures.append(NewPicture(name, number, "png", 1 + label, 28, facts, mu, variance))
-            catalogue.store_batch(pictures, encoder, "synthetic")
+                facts = FileStat(path_of(seed, number), number, number)
+                pictures.append(NewImage(name, number, "png", 1 + label, 28, facts, mu, variance))
+            catalogue.images.add_batch(pictures, encoder, "synthetic")
 
 
 def path_of(seed: int, number: int) -> str:

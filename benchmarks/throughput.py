@@ -36,8 +36,8 @@ from PIL import Image, ImageFilter
 
 from simile.images.formats import Limits
 from simile.images.loading.loader import prepare_files
-from simile.images.loading.worker_pool import Workers
-from simile.images.sources.sources import walk
+from simile.images.loading.worker_pool import WorkerPool
+from simile.images.sources.sources import walk_sources
 from simile.models.inference.encoder import TrainedEncoder
 from simile_runs import write_pictures
 
@@ -123,7 +123,7 @@ def synthetic(seed: int) -> Image.Image:
 
 
 def report(folder: Path, home: Path, repeats: int) -> None:
-    files = [file.path for file in walk([folder]).files]
+    files = [file.path for file in walk_sources([folder]).files]
     encoder = trained(files, home)
     limits, pipelines, commands, memory = [], [], [], []
     decode_only(files, encoder)  # not counted: the first reads from the disk
@@ -155,7 +155,7 @@ def trained(files: list[str], home: Path) -> TrainedEncoder:
 
 def decode_only(files: list[str], encoder: TrainedEncoder) -> float:
     """Pictures a second, from the first result to the last."""
-    with Workers() as workers:
+    with WorkerPool() as workers:
         results = prepare_files(iter(files), encoder.preprocessing, Limits(), workers)
         next(results)
         started = time.perf_counter()

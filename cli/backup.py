@@ -12,31 +12,31 @@ from simile.core.settings import load_settings
 
 
 def export(
-    to: Annotated[Path, typer.Option("--output", "-o", help="The .parquet, .npz or .csv to write.")],
-    home: options.Home = None,
+    output_path: Annotated[Path, typer.Option("--output", "-o", help="The .parquet, .npz or .csv to write.")],
+    home: options.HomeOption = None,
     encoder: Annotated[
         str | None, typer.Option(help="Fingerprint of the encoder, or its start. [default: the one in use]")
     ] = None,
-    json: options.Json = False,
-    verbose: options.Verbose = False,
+    json: options.JsonOption = False,
+    verbose: options.VerboseOption = False,
 ) -> None:
     """Write id, paths, hash, metadata, μ and log-variance of every picture, as Parquet, npz or CSV."""
-    from simile.indexer.maintenance.export import export as run_export
+    from simile.indexer.maintenance.export import export_embeddings as run_export
 
-    done = run_export(load_settings(home=home), to, encoder)
+    done = run_export(load_settings(home=home), output_path, encoder)
     if json:
         output.write_json(done)
     else:
-        output.write(f"{to}: {done['pictures']:,} pictures by encoder {done['encoder']}")
+        output.write(f"{output_path}: {done['pictures']:,} pictures by encoder {done['encoder']}")
     if done["lacking"]:
         output.note(f"{done['lacking']:,} pictures have no vector by this encoder and are left out")
 
 
 def backup(
-    to: Annotated[Path, typer.Argument(metavar="FILE", help="The .tar to write.", show_default=False)],
-    home: options.Home = None,
-    json: options.Json = False,
-    verbose: options.Verbose = False,
+    output_path: Annotated[Path, typer.Argument(metavar="FILE", help="The .tar to write.", show_default=False)],
+    home: options.HomeOption = None,
+    json: options.JsonOption = False,
+    verbose: options.VerboseOption = False,
 ) -> None:
     """Copy the whole home into one tar FILE, as it stands at this moment; others may use it meanwhile.
 
@@ -44,20 +44,22 @@ def backup(
     """
     from simile.indexer.maintenance.rebuild import back_up_home
 
-    done = back_up_home(load_settings(home=home), to)
+    done = back_up_home(load_settings(home=home), output_path)
     if json:
-        output.write_json({"output": str(to), **vars(done)})
+        output.write_json({"output": str(output_path), **vars(done)})
     else:
-        output.write(f"{to}: {done.images:,} pictures' rows, {done.files:,} files, {output.size(done.bytes)}")
-    for path in done.left_out:
+        output.write(
+            f"{output_path}: {done.images:,} pictures' rows, {done.files:,} files, {output.format_size(done.total_bytes)}"
+        )
+    for path in done.missing_files:
         output.note(f"left out: {path} is missing. `simile verify` says what to do.")
 
 
 def restore(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="What `simile backup` wrote.", show_default=False)],
-    home: options.Home = None,
-    json: options.Json = False,
-    verbose: options.Verbose = False,
+    home: options.HomeOption = None,
+    json: options.JsonOption = False,
+    verbose: options.VerboseOption = False,
 ) -> None:
     """Make an empty home of the backup FILE; everything in it is checked before anything is in place."""
     from simile.indexer.maintenance.rebuild import restore_home

@@ -11,16 +11,16 @@ from rich.console import Console
 from rich.table import Table
 
 from simile.cli import options, output
-from simile.cli.progress import Reporter
+from simile.cli.progress import ProgressReporter
 from simile.core.errors import BadSetting, BadUsage
 from simile.core.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from simile.evaluation.job import Evaluation
 
-PICTURES = ("losses", "manifold")
-ROOM_FOR_ERRORS = 116  # characters that the table needs with standard errors in it
-WIDTH_OF_FILES = 120  # characters, where the table goes into a file or a pipe
+LATENT_FIGURES = ("losses", "manifold")
+MIN_WIDTH_WITH_ERRORS = 116  # characters that the table needs with standard errors in it
+FILE_OUTPUT_WIDTH = 120  # characters, where the table goes into a file or a pipe
 
 
 def evaluate(
@@ -52,93 +52,94 @@ def evaluate(
             "encoder decodes over its latent plane. Alone with --output FILE.png, or as part of a report."
         ),
     ] = None,
-    to: Annotated[
+    output_path: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write a report as .html (or the --picture as .png).")
     ] = None,
-    home: options.Home = None,
-    device: options.Device = None,
-    json: options.Json = False,
-    verbose: options.Verbose = False,
+    home: options.HomeOption = None,
+    device: options.DeviceOption = None,
+    json: options.JsonOption = False,
+    verbose: options.VerboseOption = False,
 ) -> None:
     """Measure every encoder on PHOTOS beside raw pixels, PCA and a perceptual hash, and say which to use."""
     from simile.evaluation.job import EvaluationRequest
     from simile.evaluation.job import evaluate as run_evaluation
-    from simile.evaluation.report import write_report
+    from simile.evaluation.report import write_evaluation_report
 
-    _check(photos, picture, to)
+    _check_evaluate_options(photos, picture, output_path)
     settings = load_settings(home=home, device=device)
     request = EvaluationRequest(labels, folds, test, tuple(encoder or ()), copies, samples, seed, limit, posterior)
-    reporter = Reporter("Nothing was written: run it again.")
+    reporter = ProgressReporter("Nothing was written: run it again.")
     with reporter:
-        drawn = _draw(picture, settings, photos or [], request, reporter)
-        if picture is not None and to is not None and to.suffix == ".png":
-            to.write_bytes(drawn[picture])
-            output.write_json({"output": str(to)}) if json else output.write(str(to))
+        drawn = _draw_latent_figure(picture, settings, photos or [], request, reporter)
+        if picture is not None and output_path is not None and output_path.suffix == ".png":
+            output_path.write_bytes(drawn[picture])
+            output.write_json({"output": str(output_path)}) if json else output.write(str(output_path))
             return
-        found = run_evaluation(settings, photos or [], request, reporter.measured)
-        if to is not None:
-            write_report(found, settings, to, drawn)
+        found = run_evaluation(settings, photos or [], request, reporter.on_stage)
+        if output_path is not None:
+            write_evaluation_report(found, settings, output_path, drawn)
     if json:
-        output.write_json({**found.to_dict(), "output": None if to is None else str(to)})
+        output.write_json({**found.to_dict(), "output": None if output_path is None else str(output_path)})
         return
-    _show(found)
-    if to is not None:
-        output.note(f"report: {to}")
+    _show_evaluation(found)
+    if output_path is not None:
+        output.note(f"report: {output_path}")
 
 
-def _check(photos: list[Path] | None, picture: str | None, to: Path | None) -> None:
+def _check_evaluate_options(photos: list[Path] | None, figure: str | None, output_path: Path | None) -> None:
     """Raises BadUsage for what can't be asked for together, and BadSetting, before anything is read."""
-    if picture is not None and picture not in PICTURES:
-        raise BadUsage(f"picture can't be {picture!r}. Use {' or '.join(PICTURES)}.")
-    if picture is not None and (to is None or to.suffix not in (".png", ".html")):
+    if figure is not None and figure not in LATENT_FIGURES:
+        raise BadUsage(f"picture can't be {figure!r}. Use {' or '.join(LATENT_FIGURES)}.")
+    if figure is not None and (output_path is None or output_path.suffix not in (".png", ".html")):
         raise BadUsage("--picture needs --output FILE.png for the picture alone, or FILE.html for the whole report.")
-    if picture is None and to is not None and to.suffix != ".html":
-        raise BadUsage(f"output can't be {to}. Name a file that ends in .html.")
-    if to is not None and not to.absolute().parent.is_dir():
-        raise BadSetting(f"{to.absolute().parent} is no folder. Make it, or name another file with --output.")
-    if not photos and not (picture == "manifold" and to is not None and to.suffix == ".png"):
+    if figure is None and output_path is not None and output_path.suffix != ".html":
+        raise BadUsage(f"output can't be {output_path}. Name a file that ends in .html.")
+    if output_path is not None and not output_path.absolute().parent.is_dir():
+        raise BadSetting(f"{output_path.absolute().parent} is no folder. Make it, or name another file with --output.")
+    if not photos and not (figure == "manifold" and output_path is not None and output_path.suffix == ".png"):
         raise BadUsage("Name the pictures: `simile evaluate PHOTOS`.")
 
 
-def _draw(
-    picture: str | None, settings: Settings, photos: list[Path], request: Any, reporter: Reporter
+def _draw_latent_figure(
+    figure: str | None, settings: Settings, photos: list[Path], request: Any, reporter: ProgressReporter
 ) -> dict[str, bytes]:
     """The latent picture that was asked for, by its name."""
     from simile.evaluation import latent_figures
 
-    if picture == "losses":
-        return {picture: latent_figures.losses(settings, photos, request, reporter.measured)}
-    if picture == "manifold":
-        return {picture: latent_figures.manifold(settings, request.encoders)}
+    if figure == "losses":
+        return {figure: latent_figures.draw_losses(settings, photos, request, reporter.on_stage)}
+    if figure == "manifold":
+        return {figure: latent_figures.draw_home_manifold(settings, request.encoders)}
     return {}
 
 
-def _show(found: Evaluation) -> None:
+def _show_evaluation(evaluation: Evaluation) -> None:
     """Tables, then the advice, then what to know about them."""
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDTH_OF_FILES, highlight=False)
-    for table in _tables(found, with_errors=console.width >= ROOM_FOR_ERRORS):
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else FILE_OUTPUT_WIDTH, highlight=False)
+    for table in _make_tables(evaluation, with_errors=console.width >= MIN_WIDTH_WITH_ERRORS):
         console.print(table)
         console.print()
-    console.print(found.advice, style="bold")
-    notes = [*found.notes, *(f"{row.name}: {note}" for row in found.rows for note in row.notes)]
+    console.print(evaluation.advice, style="bold")
+    notes = [*evaluation.notes, *(f"{row.name}: {note}" for row in evaluation.rows for note in row.notes)]
     for note in notes:
         console.print(f"note: {note}", markup=False)
-    for failure in found.failures:
+    for failure in evaluation.failures:
         console.print(f"set aside: {failure.path}: {failure.reason}", markup=False, soft_wrap=True)
 
 
-def _tables(found: Evaluation, *, with_errors: bool) -> list[Table]:
-    from simile.evaluation.metric_table import present, with_figures, written
+def _make_tables(evaluation: Evaluation, *, with_errors: bool) -> list[Table]:
+    from simile.evaluation.metric_table import format_metric, get_columns_with_values, select_rows_with_values
 
     tables = []
-    for group, columns in present(found.rows):
+    for group, columns in get_columns_with_values(evaluation.rows):
         table = Table(title=group.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
         table.add_column("", no_wrap=True)
         for column in columns:
             table.add_column(column.heading, justify="right")
-        for row in with_figures(found.rows, columns):
+        for row in select_rows_with_values(evaluation.rows, columns):
             table.add_row(
-                row.name, *(written(column, row.figures, row.errors if with_errors else {}) for column in columns)
+                row.name,
+                *(format_metric(column, row.metrics, row.standard_errors if with_errors else {}) for column in columns),
             )
         tables.append(table)
     return tables

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-MOST = 2**63 - 1  # what SQL calls BIGINT
-PANEL = "Narrowing down"
+MAX_BIGINT = 2**63 - 1  # what SQL calls BIGINT
+FILTER_PANEL = "Narrowing down"
 
-Limit = Annotated[
+LimitOption = Annotated[
     int | None,
     typer.Option(
         "-k",
@@ -20,34 +20,49 @@ Limit = Annotated[
         show_default=False,
     ),
 ]
-Within = Annotated[
+RadiusOption = Annotated[
     float | None,
-    typer.Option(min=0, help="Only pictures at this distance or nearer.", rich_help_panel=PANEL),
+    typer.Option(min=0, help="Only pictures at this distance or nearer.", rich_help_panel=FILTER_PANEL),
 ]
-Where = Annotated[
+WhereOption = Annotated[
     list[str] | None,
     typer.Option(
         help='A condition on what a manifest says, such as "class=shirt" or "price<10"; may be given several times. '
         "Signs: = != < <= > >=.",
-        rich_help_panel=PANEL,
+        rich_help_panel=FILTER_PANEL,
     ),
 ]
-Under = Annotated[
-    str | None, typer.Option(help="Only files in this folder or archive.", rich_help_panel=PANEL, show_default=False)
+UnderOption = Annotated[
+    str | None,
+    typer.Option(help="Only files in this folder or archive.", rich_help_panel=FILTER_PANEL, show_default=False),
 ]
-Format = Annotated[
+FormatOption = Annotated[
     list[str] | None,
-    typer.Option(help="Only files of this format, such as jpeg; may be given several times.", rich_help_panel=PANEL),
+    typer.Option(
+        help="Only files of this format, such as jpeg; may be given several times.", rich_help_panel=FILTER_PANEL
+    ),
 ]
-Since = Annotated[
-    str | None, typer.Option(help="Only files modified on or after this day or time.", rich_help_panel=PANEL)
+SinceOption = Annotated[
+    str | None, typer.Option(help="Only files modified on or after this day or time.", rich_help_panel=FILTER_PANEL)
 ]
-Until = Annotated[
-    str | None, typer.Option(help="Only files modified on or before this day or time.", rich_help_panel=PANEL)
+UntilOption = Annotated[
+    str | None, typer.Option(help="Only files modified on or before this day or time.", rich_help_panel=FILTER_PANEL)
 ]
-MinBytes = Annotated[int | None, typer.Option(min=0, max=MOST, help="Least size of a file.", rich_help_panel=PANEL)]
-MaxBytes = Annotated[int | None, typer.Option(min=0, max=MOST, help="Greatest size of a file.", rich_help_panel=PANEL)]
-MinWidth = Annotated[int | None, typer.Option(min=0, max=MOST, help="In pixels.", rich_help_panel=PANEL)]
-MaxWidth = Annotated[int | None, typer.Option(min=0, max=MOST, help="In pixels.", rich_help_panel=PANEL)]
-MinHeight = Annotated[int | None, typer.Option(min=0, max=MOST, help="In pixels.", rich_help_panel=PANEL)]
-MaxHeight = Annotated[int | None, typer.Option(min=0, max=MOST, help="In pixels.", rich_help_panel=PANEL)]
+MinBytesOption = Annotated[
+    int | None, typer.Option(min=0, max=MAX_BIGINT, help="Least size of a file.", rich_help_panel=FILTER_PANEL)
+]
+MaxBytesOption = Annotated[
+    int | None, typer.Option(min=0, max=MAX_BIGINT, help="Greatest size of a file.", rich_help_panel=FILTER_PANEL)
+]
+MinWidthOption = Annotated[
+    int | None, typer.Option(min=0, max=MAX_BIGINT, help="In pixels.", rich_help_panel=FILTER_PANEL)
+]
+MaxWidthOption = Annotated[
+    int | None, typer.Option(min=0, max=MAX_BIGINT, help="In pixels.", rich_help_panel=FILTER_PANEL)
+]
+MinHeightOption = Annotated[
+    int | None, typer.Option(min=0, max=MAX_BIGINT, help="In pixels.", rich_help_panel=FILTER_PANEL)
+]
+MaxHeightOption = Annotated[
+    int | None, typer.Option(min=0, max=MAX_BIGINT, help="In pixels.", rich_help_panel=FILTER_PANEL)
+]

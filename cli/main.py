@@ -15,7 +15,7 @@ from simile.cli import backup, embed, encoders, evaluate, index, keys, maintenan
 from simile.cli.dedup import command
 from simile.cli.explore import attribute, compress, continuity, generate, map, measure, traverse
 from simile.core.errors import BadUsage, SimileError
-from simile.core.logs import set_up
+from simile.core.logs import configure_logging
 
 app = typer.Typer(
     name="simile",
@@ -34,19 +34,19 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("morph")(generate.morph)
 app.command("generate")(generate.generate)
 app.command("traverse")(traverse.traverse)
-app.command("manifold")(traverse.manifold)
+app.command("manifold")(traverse.show_manifold)
 app.add_typer(attribute.app, name="attribute")
 app.command("compress")(compress.compress)
 app.command("decompress")(compress.decompress)
 app.command("map")(map.map_collection)
-app.command("outliers")(measure.outliers)
-app.command("uncertainty")(measure.uncertainty)
-app.command("continuity")(continuity.continuity)
+app.command("outliers")(measure.show_outliers)
+app.command("uncertainty")(measure.show_uncertainty)
+app.command("continuity")(continuity.show_continuity)
 app.add_typer(command.app, name="dedup")
 app.command("serve")(serve.serve)
-app.command("demo")(serve.demo)
+app.command("demo")(serve.run_demo_command)
 app.add_typer(keys.app, name="keys")
-app.command("status")(maintenance.status)
+app.command("status")(maintenance.show_status)
 app.command("verify")(maintenance.verify)
 app.command("rebuild")(maintenance.rebuild)
 app.command("compact")(maintenance.compact)
@@ -59,7 +59,7 @@ app.command("restore")(backup.restore)
 def run() -> None:
     """Entry point of the `simile` command."""
     verbose = "--verbose" in sys.argv
-    set_up(verbose)
+    configure_logging(verbose)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that can't show a name shows its escapes
     try:
@@ -70,11 +70,11 @@ def run() -> None:
     except Exception as error:
         if verbose:
             logging.getLogger("simile").exception("what led to it:")
-        output.note(f"{type(error).__name__}: {error}{'' if isinstance(error, SimileError) else _next_step(error)}")
+        output.note(f"{type(error).__name__}: {error}{'' if isinstance(error, SimileError) else _get_next_step(error)}")
         sys.exit(2 if isinstance(error, BadUsage) else 1)
 
 
-def _next_step(error: Exception) -> str:
+def _get_next_step(error: Exception) -> str:
     """What to do about an error that simile did not raise itself."""
     if isinstance(error, OSError):
         return ". Check the permissions and the space there, and try again."

@@ -8,25 +8,27 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from simile.images.sources.gitignore import Patterns
+    from simile.images.sources.gitignore import PathPatterns
 
 
-def patterns(include: list[str] | None, exclude: list[str] | None) -> Patterns:
+def make_patterns(include: list[str] | None, exclude: list[str] | None) -> PathPatterns:
     """What --include and --exclude mean together."""
-    from simile.images.sources.gitignore import Patterns
+    from simile.images.sources.gitignore import PathPatterns
 
-    return Patterns(tuple(include or ()), tuple(exclude or ()))
+    return PathPatterns(tuple(include or ()), tuple(exclude or ()))
 
 
-LONGEST = 525_600.0  # minutes: a year
+MAX_DURATION = 525_600.0  # minutes: a year
 
-Home = Annotated[
+HomeOption = Annotated[
     Path | None, typer.Option("--home", help="Folder that holds everything. [env: SIMILE_HOME; default: ./simile-home]")
 ]
-Device = Annotated[str | None, typer.Option(help="auto (CUDA if there is one), cpu or cuda. [env: SIMILE_DEVICE]")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Log more, and show the traceback of an error.")]
-Photos = Annotated[
+DeviceOption = Annotated[
+    str | None, typer.Option(help="auto (CUDA if there is one), cpu or cuda. [env: SIMILE_DEVICE]")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", help="Log more, and show the traceback of an error.")]
+PhotosArgument = Annotated[
     list[Path],
     typer.Argument(
         help="Folders, files, archives (.tar, .tar.gz, .zip …), manifests (.csv or .parquet with a column `path`), "
@@ -34,10 +36,10 @@ Photos = Annotated[
         show_default=False,
     ),
 ]
-Include = Annotated[
+IncludeOption = Annotated[
     list[str] | None, typer.Option(help="Only files that match this pattern, as in .gitignore; may be repeated.")
 ]
-Exclude = Annotated[
+ExcludeOption = Annotated[
     list[str] | None, typer.Option(help="No files or folders that match this pattern; may be repeated.")
 ]
-Limit = Annotated[int, typer.Option("-k", "--limit", min=1, max=1000, help="How many hits.")]
+HitLimitOption = Annotated[int, typer.Option("-k", "--limit", min=1, max=1000, help="How many hits.")]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from simile.core.records import Hit, IndexSummary
 
 if TYPE_CHECKING:
-    from simile.search.searcher import Answer
+    from simile.search.searcher import SearchResult
 
 
 def write(text: str) -> None:
@@ -27,27 +27,31 @@ def write_json(body: Any) -> None:
     write(json.dumps(body, ensure_ascii=not speaks_all, default=str))
 
 
-def answer_json(answer: Answer) -> dict[str, Any]:
+def make_search_result_json(result: SearchResult) -> dict[str, Any]:
     """{"query": {…}, "hits": [{"image_id", "distance", "score", "path", …}]}"""
     left_out = ("mu", "sigma", "positives", "negatives")
-    query = {name: value for name, value in vars(answer.query).items() if name not in left_out}
-    certainty = vars(answer.certainty)
+    query = {name: value for name, value in vars(result.query).items() if name not in left_out}
+    certainty = vars(result.confidence)
     query |= certainty
     # The names of the API. `reason` and `among` are the names of version 0.1, and go with the next one.
     query |= {"unlike_reason": certainty["reason"], "false_alarm_among": certainty["among"]}
-    return {"query": query, "hits": [hit_json(hit) for hit in answer.hits], "score_calibrated": answer.calibrated}
+    return {
+        "query": query,
+        "hits": [make_hit_json(hit) for hit in result.hits],
+        "score_calibrated": result.is_calibrated,
+    }
 
 
-def hit_json(hit: Hit) -> dict[str, Any]:
+def make_hit_json(hit: Hit) -> dict[str, Any]:
     shown = {name: value for name, value in asdict(hit).items() if name not in ("expected", "metadata")}
     return {**shown, "score": hit.score}
 
 
-def summary_json(summary: IndexSummary) -> dict[str, Any]:
+def make_summary_json(summary: IndexSummary) -> dict[str, Any]:
     return {**asdict(summary), "images_per_second": summary.images_per_second}
 
 
-def summary_text(summary: IndexSummary, *, dry_run: bool) -> str:
+def format_summary(summary: IndexSummary, *, dry_run: bool) -> str:
     """A few lines: what was done, then each file that was set aside, with its reason."""
     counts = {
         "new": summary.new,
@@ -76,7 +80,7 @@ def summary_text(summary: IndexSummary, *, dry_run: bool) -> str:
     return "\n".join(lines)
 
 
-def size(count: float) -> str:
+def format_size(count: float) -> str:
     """Bytes as a person reads them: 940 kB, 1.2 GB."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:

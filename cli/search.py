@@ -15,9 +15,9 @@ from simile.core.filter_parser import make_filter
 from simile.core.settings import load_settings
 
 if TYPE_CHECKING:
-    from simile.search.searcher import Answer, Question, Searcher
+    from simile.search.searcher import Searcher, SearchQuery, SearchResult
 
-HITS = 10
+DEFAULT_HITS = 10
 
 
 def search(
@@ -33,32 +33,32 @@ def search(
     posterior: Annotated[
         bool, typer.Option("--posterior", help="By the distance between whole posteriors: μ and σ, not μ alone.")
     ] = False,
-    limit: filters.Limit = None,
-    within: filters.Within = None,
-    where: filters.Where = None,
-    under: filters.Under = None,
-    format: filters.Format = None,
-    min_bytes: filters.MinBytes = None,
-    max_bytes: filters.MaxBytes = None,
-    min_width: filters.MinWidth = None,
-    max_width: filters.MaxWidth = None,
-    min_height: filters.MinHeight = None,
-    max_height: filters.MaxHeight = None,
-    since: filters.Since = None,
-    until: filters.Until = None,
-    to: Annotated[
+    limit: filters.LimitOption = None,
+    within: filters.RadiusOption = None,
+    where: filters.WhereOption = None,
+    under: filters.UnderOption = None,
+    format: filters.FormatOption = None,
+    min_bytes: filters.MinBytesOption = None,
+    max_bytes: filters.MaxBytesOption = None,
+    min_width: filters.MinWidthOption = None,
+    max_width: filters.MaxWidthOption = None,
+    min_height: filters.MinHeightOption = None,
+    max_height: filters.MaxHeightOption = None,
+    since: filters.SinceOption = None,
+    until: filters.UntilOption = None,
+    output_path: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write query, hits and reconstructions as .html or .png.")
     ] = None,
-    home: options.Home = None,
-    device: options.Device = None,
-    json: options.Json = False,
-    verbose: options.Verbose = False,
+    home: options.HomeOption = None,
+    device: options.DeviceOption = None,
+    json: options.JsonOption = False,
+    verbose: options.VerboseOption = False,
 ) -> None:
     """Find the pictures most like IMAGE, all of them or those that the options let through."""
-    from simile.images.paths import printable
+    from simile.images.paths import make_printable
     from simile.images.sources.sources import check_file
-    from simile.search.contact_sheet import write_sheet
-    from simile.search.searcher import Asked, Question, Searcher
+    from simile.search.contact_sheet import write_contact_sheet
+    from simile.search.searcher import Searcher, SearchParams, SearchQuery
 
     if (image is None) == (image_id is None):
         raise BadUsage("Name either a picture or --id, not both and not neither.")
@@ -80,44 +80,46 @@ def search(
         max_height=max_height,
     )
     if limit is None and within is None:
-        limit = HITS
+        limit = DEFAULT_HITS
     with Searcher(load_settings(home=home, device=device)) as searcher:
-        part = image_id if image is None else searcher.prepare(image, printable(str(image)))
+        part = image_id if image is None else searcher.prepare_query_image(image, make_printable(str(image)))
         assert part is not None
-        question = Question((part,), asked=Asked(limit, 0, only, within, posterior=posterior))
+        question = SearchQuery((part,), params=SearchParams(limit, 0, only, within, use_posterior=posterior))
         if plus or minus:
-            answer = _pushed(searcher, question, plus or [], minus or [], strength)
+            answer = _search_with_attributes(searcher, question, plus or [], minus or [], strength)
         else:
-            answer = searcher.ask(question)
-        if to is not None:
-            shown = searcher.picture_of(image if image is not None else image_id)
-            write_sheet(searcher, [(answer, shown)], to)
+            answer = searcher.search(question)
+        if output_path is not None:
+            shown = searcher.get_query_pixels(image if image is not None else image_id)
+            write_contact_sheet(searcher, [(answer, shown)], output_path)
     if json:
-        output.write_json(output.answer_json(answer))
+        output.write_json(output.make_search_result_json(answer))
         return
     for rank, hit in enumerate(answer.hits, 1):
         output.write(f"{rank:>3}  {hit.distance:.4f}  {hit.path}")
-    if to is not None:
-        output.note(f"sheet: {to}")
+    if output_path is not None:
+        output.note(f"sheet: {output_path}")
 
 
-def _pushed(searcher: Searcher, question: Question, plus: list[str], minus: list[str], strength: float) -> Answer:
+def _search_with_attributes(
+    searcher: Searcher, search_query: SearchQuery, plus: list[str], minus: list[str], strength: float
+) -> SearchResult:
     """Neighbours of a picture that was never taken, called by the name of the one that it was made of."""
-    from simile.explore.latent.inputs import places_of
-    from simile.search.attributes import pushed_question  # more to load than most searches need
+    from simile.explore.latent.inputs import encode_inputs
+    from simile.search.attributes import make_attribute_query  # more to load than most searches need
 
-    answer = searcher.ask(pushed_question(searcher, question, plus, minus, strength))
-    (place,) = places_of(searcher, question.positives)
+    answer = searcher.search(make_attribute_query(searcher, search_query, plus, minus, strength))
+    (place,) = encode_inputs(searcher, search_query.positives)
     return replace(answer, query=replace(answer.query, name=place.name, width=place.width, height=place.height))
 
 
 def reconstruct(
     image: Annotated[Path, typer.Argument(help="A picture; it need not be indexed.", show_default=False)],
-    to: Annotated[Path, typer.Option("--output", "-o", help="The .png to write.")],
-    home: options.Home = None,
-    device: options.Device = None,
-    json: options.Json = False,
-    verbose: options.Verbose = False,
+    output_path: Annotated[Path, typer.Option("--output", "-o", help="The .png to write.")],
+    home: options.HomeOption = None,
+    device: options.DeviceOption = None,
+    json: options.JsonOption = False,
+    verbose: options.VerboseOption = False,
 ) -> None:
     """Write IMAGE beside what the decoder makes of its μ."""
     from simile.images.sources.sources import check_file
@@ -126,8 +128,8 @@ def reconstruct(
 
     check_file(image)
     with Searcher(load_settings(home=home, device=device)) as searcher:
-        error = write_reconstruction(searcher, image, to)
+        error = write_reconstruction(searcher, image, output_path)
     if json:
-        output.write_json({"output": str(to), "reconstruction_error": error})
+        output.write_json({"output": str(output_path), "reconstruction_error": error})
     else:
-        output.write(f"{to}: mean squared error {error:.5f}")
+        output.write(f"{output_path}: mean squared error {error:.5f}")

@@ -11,16 +11,16 @@ from typing import Annotated
 import typer
 
 from simile.cli import options, output
-from simile.cli.progress import Reporter
+from simile.cli.progress import ProgressReporter
 from simile.core.errors import BadSetting
-from simile.core.logs import set_up
+from simile.core.logs import configure_logging
 from simile.core.settings import Settings, load_settings
 
-BACKLOG = 1024  # connections that may wait to be taken; the kernel refuses more
+LISTEN_BACKLOG = 1024  # connections that may wait to be taken; the kernel refuses more
 
 
 def serve(
-    home: options.Home = None,
+    home: options.HomeOption = None,
     host: Annotated[
         str | None, typer.Option(help="Address to listen on. [env: SIMILE_HOST; default: 127.0.0.1]")
     ] = None,
@@ -35,15 +35,15 @@ def serve(
         bool | None,
         typer.Option("--insecure/--no-insecure", help="Serve others without keys. [env: SIMILE_INSECURE; default: no]"),
     ] = None,
-    device: options.Device = None,
-    verbose: options.Verbose = False,
+    device: options.DeviceOption = None,
+    verbose: options.VerboseOption = False,
 ) -> None:
     """Serve the search page at / and the API at /v1 (described at /docs)."""
     given = {"home": home, "host": host, "port": port, "device": device, "insecure": insecure}
-    _listen(load_settings(**given, serve_workers=workers, metrics_port=metrics_port), verbose)
+    _run_server(load_settings(**given, serve_workers=workers, metrics_port=metrics_port), verbose)
 
 
-def demo(
+def run_demo_command(
     home: Annotated[Path, typer.Option("--home", help="Folder for the demo's pictures and index.")] = Path(
         "simile-demo"
     ),
@@ -51,40 +51,42 @@ def demo(
         str, typer.Option(help="digits (comes with scikit-learn), or fashion-mnist, mnist, cifar10 (downloads).")
     ] = "digits",
     images: Annotated[Path | None, typer.Option("--images", help="Your own folder instead of a dataset.")] = None,
-    minutes: Annotated[float, typer.Option(min=0.01, max=options.LONGEST, help="Time budget of the training.")] = 1.5,
+    minutes: Annotated[
+        float, typer.Option(min=0.01, max=options.MAX_DURATION, help="Time budget of the training.")
+    ] = 1.5,
     host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on. [default: 8000]")] = None,
     listen: Annotated[bool, typer.Option("--serve/--no-serve", help="Serve the page when done.")] = True,
-    device: options.Device = None,
-    verbose: options.Verbose = False,
+    device: options.DeviceOption = None,
+    verbose: options.VerboseOption = False,
 ) -> None:
     """See it work: write pictures, train, index, search three of them, serve the page."""
     from simile.indexer.demo import run_demo
 
     settings = load_settings(home=home, host=host, port=port, device=device)
     if listen:
-        _refuse_to_be_open(settings)  # before the training, not after it
-    with Reporter("What was done is kept: run the same command again to go on.") as reporter:
-        sheet, summary = run_demo(settings, dataset, images, minutes, reporter.trained, reporter.indexed)
-    output.write(output.summary_text(summary, dry_run=False))
+        _check_settings_binding(settings)  # before the training, not after it
+    with ProgressReporter("What was done is kept: run the same command again to go on.") as reporter:
+        sheet, summary = run_demo(settings, dataset, images, minutes, reporter.on_training, reporter.on_indexing)
+    output.write(output.format_summary(summary, dry_run=False))
     output.write(f"three searches: {sheet}")
     if listen:
-        _listen(settings, verbose)
+        _run_server(settings, verbose)
 
 
-def _refuse_to_be_open(settings: Settings) -> None:
+def _check_settings_binding(settings: Settings) -> None:
     from simile.service.server.server import check_binding
 
     check_binding(settings)
 
 
-def _listen(settings: Settings, verbose: bool) -> None:
+def _run_server(settings: Settings, verbose: bool) -> None:
     # Until the server has its own way to end: the first process of a container hears no signal without a handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    _refuse_to_be_open(settings)
-    set_up(verbose, settings.log == "json")
-    listener = _bind(settings.host, settings.port)
-    output.note(f"simile listens on {_address(settings.host, listener)}  (Ctrl-C ends it)")
+    _check_settings_binding(settings)
+    configure_logging(verbose, settings.log == "json")
+    listener = _bind_socket(settings.host, settings.port)
+    output.note(f"simile listens on {_make_server_url(settings.host, listener)}  (Ctrl-C ends it)")
     if settings.serve_workers > 1:
         from simile.service.server.supervisor import supervise
 
@@ -95,15 +97,15 @@ def _listen(settings: Settings, verbose: bool) -> None:
         serve_alone(settings, listener)
 
 
-def _address(host: str, listener: socket.socket) -> str:
+def _make_server_url(host: str, listener: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def _bind_socket(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes any that is free. Raises BadSetting where it can't be had."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=LISTEN_BACKLOG)
     except OSError as error:
         raise BadSetting(
             f"Can't listen on {host} port {port}: {error.strerror or error}. Choose another --port."

@@ -7,17 +7,17 @@ from typing import Annotated, Any
 import typer
 
 from simile.cli import options, output
-from simile.cli.progress import Reporter, figures
+from simile.cli.progress import ProgressReporter, format_figures
 from simile.core.settings import Settings, load_settings
 
-DEFAULT_MINUTES = 10.0  # of training, where neither minutes nor epochs are given
+DEFAULT_TRAINING_MINUTES = 10.0  # of training, where neither minutes nor epochs are given
 
 
 def train(
-    photos: options.Photos,
-    home: options.Home = None,
-    include: options.Include = None,
-    exclude: options.Exclude = None,
+    photos: options.PhotosArgument,
+    home: options.HomeOption = None,
+    include: options.IncludeOption = None,
+    exclude: options.ExcludeOption = None,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -30,7 +30,7 @@ def train(
         float | None,
         typer.Option(
             min=0.01,
-            max=options.LONGEST,
+            max=options.MAX_DURATION,
             help="Time budget; reading counts for a fifth at most. [default: 10 unless --epochs]",
         ),
     ] = None,
@@ -84,15 +84,15 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last epoch of a run that was cut off.")
     ] = False,
-    device: options.Device = None,
-    json: options.Json = False,
-    verbose: options.Verbose = False,
+    device: options.DeviceOption = None,
+    json: options.JsonOption = False,
+    verbose: options.VerboseOption = False,
 ) -> None:
     """Train an encoder on PHOTOS and put it into the home, with a report (curves, reconstructions, samples)."""
-    from simile.indexer.training.train import TrainingRequest, train_on
+    from simile.indexer.training.train import TrainingRequest, train_on_sources
 
     if minutes is None and epochs is None and not resume:  # a resumed run keeps its own budget
-        minutes = DEFAULT_MINUTES
+        minutes = DEFAULT_TRAINING_MINUTES
     overrides = {
         "epochs": epochs,
         "latent_dim": latent_dim,
@@ -125,23 +125,23 @@ def train(
         decoder_only,
     )
     settings = load_settings(home=home, device=device)
-    patterns = options.patterns(include, exclude)
-    with Reporter("The last finished epoch is kept: go on with --resume.", json=json) as reporter:
-        trained = train_on(settings, photos, request, reporter.trained, patterns)
+    patterns = options.make_patterns(include, exclude)
+    with ProgressReporter("The last finished epoch is kept: go on with --resume.", json=json) as reporter:
+        trained = train_on_sources(settings, photos, request, reporter.on_training, patterns)
     if json:
         output.write_json(trained)
         return
     best = trained["best"]["validation"]
     output.write(
         f"encoder {trained['fingerprint']}{' (now in use)' if trained['active'] else ''}\n"
-        f"best epoch {trained['best_epoch']}: {figures(best)}; stopped: {trained['stopped']}\n"
+        f"best epoch {trained['best_epoch']}: {format_figures(best)}; stopped: {trained['stopped']}\n"
         f"report: {trained['folder']}"
     )
     if not trained["active"]:
         output.write(f"another encoder is in use; switch with `simile index PHOTOS --encoder {trained['fingerprint']}`")
 
 
-def _encoder(settings: Settings, reference: str | None) -> Any:
+def _load_named_or_active_encoder(settings: Settings, reference: str | None) -> Any:
     from simile.search.encoder_registry import find_encoder
     from simile.search.searcher import Searcher
     from simile.store.home import Home
@@ -149,4 +149,4 @@ def _encoder(settings: Settings, reference: str | None) -> Any:
     if reference is not None:
         return find_encoder(Home(settings.home, settings.database_url), reference, settings.device, settings.runtime)
     with Searcher(settings) as searcher:
-        return searcher.encoder()
+        return searcher.get_encoder()

@@ -8,26 +8,27 @@ import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-pass
 from simile.core.errors import BadSetting
+
+pass
 
 REPLACED = ".replaced-"  # how the name of a folder begins while another one takes its place
 
 
-def write_durably(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """`write(temporary path)`, then fsync and rename: after a crash the old file or the new one is there, whole."""
     # A name of its own: two uploads of the same bytes write the same path at the same time.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         write(temporary)
-        sync(temporary)
+        fsync_path(temporary)
         temporary.replace(path)
-        sync(path.parent)  # the rename itself
+        fsync_path(path.parent)  # the rename itself
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def sync(path: Path) -> None:
+def fsync_path(path: Path) -> None:
     """Has the file, or the names in a folder, written to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -46,7 +47,7 @@ def replace_folder(arriving: Path, target: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
         target.rename(aside)
     arriving.rename(target)
-    sync(target.parent)
+    fsync_path(target.parent)
     shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -60,7 +61,7 @@ def finish_replacing(folder: Path) -> None:
             aside.rename(target)
 
 
-def check_output(path: Path, suffixes: Sequence[str]) -> None:
+def check_output_path(path: Path, suffixes: Sequence[str]) -> None:
     """Raises BadSetting for a file that can't be written; `suffixes` in lower case, none for any."""
     if suffixes and path.suffix.lower() not in suffixes:
         raise BadSetting(f"{path} can't be written: name a file that ends in {', '.join(suffixes)}.")
@@ -70,10 +71,10 @@ def check_output(path: Path, suffixes: Sequence[str]) -> None:
         raise BadSetting(f"{path.absolute().parent} is no folder. Make it, or name another file.")
 
 
-def write_output(path: Path, data: bytes) -> None:
+def write_output_file(path: Path, data: bytes) -> None:
     """Raises BadSetting where there is no space or no permission."""
     try:
-        write_durably(path, lambda temporary: temporary.write_bytes(data))
+        write_atomically(path, lambda temporary: temporary.write_bytes(data))
     except OSError as error:
         reason = error.strerror or error
         raise BadSetting(f"{path} can't be written: {reason}. Make space, or name another file.") from error

@@ -97,8 +97,12 @@ class NoSuchJob(InputError):
 class NoSuchRoot(InputError):
     """A name of no folder that may be indexed over HTTP; `known`: the names that are."""
 
-    def __init__(self, name: str, known: Sequence[str]) -> None:
-        given = f"Give one of: {', '.join(known)}" if known else "The operator gives names to folders with SIMILE_ROOTS"
+    def __init__(self, name: str, known_names: Sequence[str]) -> None:
+        given = (
+            f"Give one of: {', '.join(known_names)}"
+            if known_names
+            else "The operator gives names to folders with SIMILE_ROOTS"
+        )
         super().__init__(f"There is no root {name!r}. {given}.")
         self.name = name
 

@@ -8,36 +8,36 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_HOST = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?|[0-9a-f:.]*:[0-9a-f:.]*")
-_ORIGIN = re.compile(r"https?://([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:\d{1,5})?")
+_HOST_PATTERN = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?|[0-9a-f:.]*:[0-9a-f:.]*")
+_ORIGIN_PATTERN = re.compile(r"https?://([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:\d{1,5})?")
 
 
-def read_hosts(text: str | None) -> frozenset[str]:
+def parse_hosts(text: str | None) -> frozenset[str]:
     """Host names and addresses, lower case, without ports and brackets. Raises ValueError."""
-    hosts = [name.strip("[]") for name in _listed(text)]
+    hosts = [name.strip("[]") for name in _split_list(text)]
     for name in hosts:
-        if not _HOST.fullmatch(name):
+        if not _HOST_PATTERN.fullmatch(name):
             raise ValueError(f"{name!r} is no host name; give names or addresses, without a scheme or a port")
     return frozenset(hosts)
 
 
-def read_origins(text: str | None) -> tuple[str, ...]:
+def parse_origins(text: str | None) -> tuple[str, ...]:
     """Origins as browsers send them. Raises ValueError; also for `*`: whoever may read answers has a name."""
-    origins = tuple(_listed(text))
+    origins = tuple(_split_list(text))
     for origin in origins:
-        if not _ORIGIN.fullmatch(origin):
+        if not _ORIGIN_PATTERN.fullmatch(origin):
             raise ValueError(f"{origin!r} is no origin; give https://HOST or http://HOST:PORT, nothing behind it")
     return origins
 
 
-def read_networks(text: str | None) -> tuple[Network, ...]:
+def parse_networks(text: str | None) -> tuple[IpNetwork, ...]:
     """Addresses and networks. Raises ValueError."""
-    return tuple(ipaddress.ip_network(one) for one in _listed(text))
+    return tuple(ipaddress.ip_network(one) for one in _split_list(text))
 
 
-def host_of(header: str) -> str:
+def parse_host_header(header: str) -> str:
     """The name in a Host header, lower case, without port and brackets; empty for what is no host."""
     found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]/@\s]+)(?::\d{1,5})?", header)
     return "" if found is None else found[1].strip("[]").lower().rstrip(".")
@@ -54,12 +54,12 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _listed(text: str | None) -> list[str]:
+def _split_list(text: str | None) -> list[str]:
     return [one.strip().lower() for one in (text or "").split(",") if one.strip()]
 
 
-READERS: Mapping[str, Callable[[str | None], Any]] = {
-    "allowed_hosts": read_hosts,
-    "cors_origins": read_origins,
-    "trusted_proxies": read_networks,
+SETTING_PARSERS: Mapping[str, Callable[[str | None], Any]] = {
+    "allowed_hosts": parse_hosts,
+    "cors_origins": parse_origins,
+    "trusted_proxies": parse_networks,
 }

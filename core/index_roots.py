@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_ROOT_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 def parse_roots(text: str | None) -> dict[str, Path]:
@@ -15,7 +15,7 @@ def parse_roots(text: str | None) -> dict[str, Path]:
         name, _, folder = (part.strip() for part in pair.partition("="))
         if not folder:
             raise ValueError(f"{pair!r} is not NAME=FOLDER (and no folder's name may hold a comma)")
-        if not _NAME.fullmatch(name):
+        if not _ROOT_NAME_PATTERN.fullmatch(name):
             raise ValueError(f"{name!r} is no name: letters, digits, - and _, at most 64")
         if name in roots:
             raise ValueError(f"{name!r} is there twice")

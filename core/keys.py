@@ -22,8 +22,8 @@ from simile.core.errors import BadSetting
 Scope = Literal["search", "write", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)  # each may do what those before it may
 
-_FORM = re.compile(r"simile_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9 ._@-]{0,63}")
+_KEY_PATTERN = re.compile(r"simile_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
+_KEY_NAME_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9 ._@-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -40,35 +40,35 @@ def make_key() -> NewKey:
     return NewKey(prefix, f"simile_{prefix}_{secrets.token_urlsafe(32)}")
 
 
-def make_token() -> str:
+def make_session_token() -> str:
     """256 random bits for a cookie."""
     return secrets.token_urlsafe(32)
 
 
-def digest(text: str) -> str:
+def hash_secret(text: str) -> str:
     """What is kept of a key or a cookie: SHA-256, hexadecimal."""
     return sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
-def prefix_of(text: str) -> str | None:
+def parse_key_prefix(text: str) -> str | None:
     """The prefix of what may be a key; None for what can't be one."""
-    found = _FORM.fullmatch(text)
+    found = _KEY_PATTERN.fullmatch(text)
     return None if found is None else found[1]
 
 
-def same(text: str, kept: str) -> bool:
+def matches_digest(text: str, expected_digest: str) -> bool:
     """Whether `kept` is the digest of `text`; takes equally long wherever they differ."""
-    return hmac.compare_digest(digest(text), kept)
+    return hmac.compare_digest(hash_secret(text), expected_digest)
 
 
-def covers(scope: Scope, wanted: Scope) -> bool:
+def scope_allows(scope: Scope, required: Scope) -> bool:
     """Whether a key of this scope may do what asks for the other."""
-    return SCOPES.index(scope) >= SCOPES.index(wanted)
+    return SCOPES.index(scope) >= SCOPES.index(required)
 
 
-def check_name(name: str) -> str:
+def check_key_name(name: str) -> str:
     """The name of a key, as people will read it in logs. Raises BadSetting."""
-    if not _NAME.fullmatch(name):
+    if not _KEY_NAME_PATTERN.fullmatch(name):
         raise BadSetting(
             f"A key can't be called {name!r}. Take up to 64 letters, digits, spaces and . _ @ -; begin with a letter."
         )

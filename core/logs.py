@@ -8,10 +8,10 @@ import sys
 from datetime import UTC, datetime
 from typing import TextIO
 
-_NOISY = ("PIL", "faiss", "torch", "alembic", "httpx2", "httpcore2", "asyncio", "python_multipart")
+_NOISY_LOGGERS = ("PIL", "faiss", "torch", "alembic", "httpx2", "httpcore2", "asyncio", "python_multipart")
 
 
-class _CurrentStderr(logging.StreamHandler[TextIO]):
+class _CurrentStderrHandler(logging.StreamHandler[TextIO]):
     """Writes to what sys.stderr is at that moment: a progress bar puts itself there to keep lines apart."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -19,14 +19,14 @@ class _CurrentStderr(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
-class Lines(logging.Formatter):
+class SingleLineFormatter(logging.Formatter):
     """Text in one line: what a client sent may hold line ends, and must not look like a line of its own."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
         return super().formatMessage(record).replace("\r", "\\r").replace("\n", "\\n")
 
 
-class Json(logging.Formatter):
+class JsonLinesFormatter(logging.Formatter):
     """One JSON object a line: time, level, logger, message, and the fields that came with the record."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -42,10 +42,12 @@ class Json(logging.Formatter):
         return json.dumps(document, ensure_ascii=True, default=str)
 
 
-def set_up(verbose: bool = False, as_json: bool = False) -> None:
+def configure_logging(verbose: bool = False, json_lines: bool = False) -> None:
     """Log to stderr: INFO and above, DEBUG with `verbose`; `as_json`: an object a line. May be called again."""
-    handler = _CurrentStderr()
-    handler.setFormatter(Json() if as_json else Lines("%(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=as_json)
-    for noisy in _NOISY:
+    handler = _CurrentStderrHandler()
+    handler.setFormatter(
+        JsonLinesFormatter() if json_lines else SingleLineFormatter("%(levelname)s %(name)s: %(message)s")
+    )
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=json_lines)
+    for noisy in _NOISY_LOGGERS:
         logging.getLogger(noisy).setLevel(logging.WARNING)

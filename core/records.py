@@ -27,7 +27,7 @@ class Latent:
         return len(self.mu)
 
 
-class FileFacts(NamedTuple):
+class FileStat(NamedTuple):
     """What `stat` says of one file: `path` absolute, `mtime_ns` in nanoseconds, `size` in bytes.
 
     A file in an archive has the archive's path before its own, and the archive's time; `position`: where it lies there.
@@ -63,7 +63,7 @@ class Hit:
     height: int
     format: str
     paths: tuple[str, ...] = ()
-    expected: float | None = None
+    expected_matches: float | None = None
     spread: float | None = None
     metadata: Mapping[str, str | float] | None = None
 
@@ -73,7 +73,7 @@ class Hit:
 
         While nothing is measured, 1 / (1 + distance).
         """
-        return 1.0 / (1.0 + (self.distance if self.expected is None else self.expected))
+        return 1.0 / (1.0 + (self.distance if self.expected_matches is None else self.expected_matches))
 
 
 @dataclass
@@ -107,7 +107,7 @@ class IndexSummary:
         return round(self.embedded / self.seconds, 1) if self.seconds > 0 else 0.0
 
 
-Condition = tuple[str, str, str]  # (name, one of = != < <= > >=, value)
+MetadataCondition = tuple[str, str, str]  # (name, one of = != < <= > >=, value)
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Filter:
     pixels: both ends included.
     """
 
-    where: tuple[Condition, ...] = ()
+    where: tuple[MetadataCondition, ...] = ()
     under: str | None = None
     formats: tuple[str, ...] = ()
     min_bytes: int | None = None

@@ -13,10 +13,10 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from simile.core.errors import BadSetting
-from simile.core.hosts import READERS
+from simile.core.hosts import SETTING_PARSERS
 from simile.core.index_roots import parse_roots
 
-Runtime = Literal["auto", "torch", "openvino", "openvino-bf16", "onnxruntime", "compile"]
+RuntimeName = Literal["auto", "torch", "openvino", "openvino-bf16", "onnxruntime", "compile"]
 IndexKind = Literal["auto", "exact", "ivf"]
 LogFormat = Literal["text", "json"]
 
@@ -31,7 +31,7 @@ class Settings(BaseSettings):
         None, description="SQLAlchemy URL of the catalogue, instead of SQLite in the home."
     )
     device: str = Field("auto", description="Where networks run: auto (CUDA if there is one), cpu, cuda.")
-    runtime: Runtime = Field(
+    runtime: RuntimeName = Field(
         "auto", description="What runs networks on a CPU: auto is the fastest that keeps every nearest neighbour."
     )
     workers: int = Field(0, ge=0, le=256, description="Processes that decode pictures; 0: one for each core.")
@@ -114,19 +114,19 @@ class Settings(BaseSettings):
 
     @field_validator("roots")
     @classmethod
-    def _name_folders(cls, roots: str | None) -> str | None:
+    def _check_roots(cls, roots: str | None) -> str | None:
         parse_roots(roots)
         return roots
 
     @field_validator("allowed_hosts", "cors_origins", "trusted_proxies")
     @classmethod
-    def _can_be_read(cls, value: str | None, info: ValidationInfo) -> str | None:
-        READERS[str(info.field_name)](value)
+    def _check_lists(cls, value: str | None, info: ValidationInfo) -> str | None:
+        SETTING_PARSERS[str(info.field_name)](value)
         return value
 
     @field_validator("home")
     @classmethod
-    def _can_be_stored(cls, home: Path) -> Path:
+    def _check_home(cls, home: Path) -> Path:
         try:
             str(home.absolute()).encode()
         except UnicodeEncodeError:

@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def finishing(stop: Callable[[], None]) -> Iterator[threading.Event]:
+def stop_on_interrupt(request_stop: Callable[[], None]) -> Iterator[threading.Event]:
     """Within the block the first Ctrl-C calls `stop` and sets the event; the next one is a KeyboardInterrupt.
 
     Only the main thread hears signals: elsewhere the event stays unset.
@@ -26,7 +26,7 @@ def finishing(stop: Callable[[], None]) -> Iterator[threading.Event]:
     def first(_number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, before)
         asked.set()
-        stop()
+        request_stop()
         log.warning("finishing the batch in hand; Ctrl-C again stops at once")
 
     before = signal.getsignal(signal.SIGINT) or signal.default_int_handler

@@ -15,7 +15,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
-class PictureFile:
+class ImageFile:
     """One file of a picture. image_id is None for a file that is not indexed; size in bytes, mtime_ns since 1970.
 
     labels: what is known of it by name, from a manifest's columns.
@@ -32,7 +32,7 @@ class PictureFile:
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def modified(self) -> datetime:
+    def modified_at(self) -> datetime:
         """mtime_ns as a moment, UTC. Before the year 1 or after 9999 it is the first or the last that there is."""
         try:
             return _EPOCH + timedelta(microseconds=self.mtime_ns // 1000)
@@ -41,7 +41,7 @@ class PictureFile:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ImagePair:
     """Two indexed pictures that are copies, or are similar. first < second: image ids.
 
     distance: Euclidean between their indexed vectors. agreement: 0 to 1, how much of what both show is the same once
@@ -66,7 +66,7 @@ class CurvePoint:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class ThresholdCalibration:
     """How the threshold was found. `precision`: that was asked for, None where the threshold was given.
 
     reached_precision, reached_recall: at the threshold, of planted copies. copies, decisions: how many were measured.
@@ -95,14 +95,14 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Member:
+class GroupMember:
     """A file of a group. distance, agreement, reason: how it goes with the one that is kept (itself: 0, None, "").
 
     keep_reason: why it is kept, or why the kept one was preferred to it.
     """
 
-    file: PictureFile
-    keep: bool
+    file: ImageFile
+    is_kept: bool
     distance: float
     agreement: float | None
     reason: str
@@ -110,7 +110,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Group:
+class DuplicateGroup:
     """Copies of one tier: the kept one first. Each matches the kept one directly; `matched` of `possible` pairs do.
 
     id: the same as long as its members are the same. decided: whether people have spoken of every pair with the kept
@@ -119,13 +119,13 @@ class Group:
 
     id: str
     tier: Tier
-    members: tuple[Member, ...]
+    members: tuple[GroupMember, ...]
     matched: int
     possible: int
     decided: bool = False
 
     @property
-    def keep(self) -> Member:
+    def kept_member(self) -> GroupMember:
         return self.members[0]
 
 
@@ -143,7 +143,7 @@ class Removal:
 
 
 @dataclass(frozen=True)
-class Plan:
+class CleanupPlan:
     """What would be done: nothing is, before it is applied. created_at: ISO 8601. home: where it was made."""
 
     removals: tuple[Removal, ...]

@@ -14,29 +14,45 @@ from simile.core.errors import BadSetting, CheckpointDamaged
 from simile.core.records import Failure
 from simile.core.settings import Settings
 from simile.evaluation import copy_retrieval
-from simile.evaluation.baselines import Encoded, Method, PerceptualHash, Posteriors, PrincipalComponents, RawPixels
-from simile.evaluation.benchmark import Material, Row, measure
-from simile.evaluation.dataset import Collection, OnProgress, Reading, Split, check_count, read, sampled, split
-from simile.evaluation.neighbours import Rows
-from simile.evaluation.recommendation import advise
-from simile.evaluation.reconstruction import LIKELIHOOD_PICTURES
-from simile.images.distortions import KINDS
+from simile.evaluation.baselines import (
+    EmbeddingMethod,
+    EncoderMethod,
+    PerceptualHash,
+    PosteriorMethod,
+    PrincipalComponents,
+    RawPixels,
+)
+from simile.evaluation.benchmark import BenchmarkData, BenchmarkRow, benchmark_method
+from simile.evaluation.dataset import (
+    EvaluationDataset,
+    ImageReader,
+    OnProgress,
+    QuerySplit,
+    check_image_count,
+    make_query_splits,
+    read_dataset,
+    sample_paths,
+)
+from simile.evaluation.neighbours import RowIndices
+from simile.evaluation.recommendation import recommend_encoder
+from simile.evaluation.reconstruction import MAX_LIKELIHOOD_IMAGES
+from simile.images.distortions import DISTORTION_KINDS
 from simile.images.formats import Limits
-from simile.images.loading.loader import pool_of, sample_pictures
-from simile.images.sources.labels import Classes, read_labels
-from simile.images.sources.sources import check_sources, walk
-from simile.images.transforms import Preprocessing, choose
-from simile.models.checkpoints.checkpoint import DESCRIPTION
+from simile.images.loading.loader import open_worker_pool, sample_images
+from simile.images.sources.labels import LabelClasses, read_labels
+from simile.images.sources.sources import check_sources, walk_sources
+from simile.images.transforms import Preprocessing, choose_preprocessing
+from simile.models.checkpoints.checkpoint import DESCRIPTION_FILE
 from simile.models.inference.encoder import TrainedEncoder
 from simile.search.encoder_registry import find_encoder, load_encoder
 from simile.store.home import Home
 
 log = logging.getLogger(__name__)
 
-SAMPLED = 256  # pictures that decide on size and colour of the common preprocessing
-DEFAULT_DIMENSION = 64  # of PCA, where there is no encoder to be as long as
-EXAMPLES = 4  # queries whose neighbours the report shows
-MEMORY = 2_000_000_000  # bytes of prepared pictures
+COMMON_PREPROCESSING_SAMPLE_SIZE = 256  # pictures that decide on size and colour of the common preprocessing
+DEFAULT_PCA_DIMENSION = 64  # of PCA, where there is no encoder to be as long as
+EXAMPLE_QUERIES = 4  # queries whose neighbours the report shows
+MAX_EVALUATION_BYTES = 2_000_000_000  # bytes of prepared pictures
 
 
 @dataclass(frozen=True)
@@ -62,22 +78,24 @@ class Evaluation:
     """Everything that was found. `labels` (n): of `material.collection`'s pictures."""
 
     request: EvaluationRequest
-    rows: list[Row]
-    methods: list[Method]
+    rows: list[BenchmarkRow]
+    methods: list[EmbeddingMethod]
     advice: str
     notes: list[str]
-    material: Material
+    benchmark_data: BenchmarkData
     labels: list[str | None]
     failures: list[Failure] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
-            "pictures": len(self.material.collection),
-            "queries": len(self.material.asked),
+            "pictures": len(self.benchmark_data.dataset),
+            "queries": len(self.benchmark_data.query_rows),
             "labelled": sum(label is not None for label in self.labels),
             "classes": len({label for label in self.labels if label is not None}),
-            "copies": 0 if self.material.planted is None else len(self.material.planted.kinds),
+            "copies": 0
+            if self.benchmark_data.planted_copies is None
+            else len(self.benchmark_data.planted_copies.kinds),
             "samples": self.request.samples,
             "rows": [row.to_dict() for row in self.rows],
             "advice": self.advice,
@@ -95,43 +113,43 @@ def evaluate(
     """
     check_sources(photos if request.test is None else [*photos, request.test])
     home = Home(settings.home, settings.database_url)
-    encoders, damaged = find_encoders(home, request.encoders, settings)
-    files, failures = find_files(photos, home)
-    asked, asked_failures = find_files([request.test], home) if request.test is not None else ([], [])
+    encoders, damaged = load_encoders(home, request.encoders, settings)
+    files, failures = find_image_files(photos, home)
+    asked, asked_failures = find_image_files([request.test], home) if request.test is not None else ([], [])
     if overlap := set(files) & set(asked):
         raise BadSetting(f"{min(overlap)} is among the pictures and in --test {request.test}. Keep them apart.")
-    common = common_preprocessing(files, settings, request.seed)
-    methods = _methods(encoders, common, request)
+    common = choose_common_preprocessing(files, settings, request.seed)
+    methods = _make_methods(encoders, common, request)
     specs = tuple(dict.fromkeys(method.preprocessing for method in methods))
     limits = Limits.from_settings(settings)
-    limit = min(request.limit, MEMORY // Reading(limits, settings.workers, specs).bytes_per_picture)
-    chosen, chosen_asked = sampled(files, limit, request.seed), sampled(asked, limit, request.seed)
+    limit = min(request.limit, MAX_EVALUATION_BYTES // ImageReader(limits, settings.workers, specs).bytes_per_image)
+    chosen, chosen_asked = sample_paths(files, limit, request.seed), sample_paths(asked, limit, request.seed)
     notes = (
         [] if len(chosen) == len(files) else [f"measured on a seeded sample of {limit:,} of {len(files):,} pictures"]
     )
-    with pool_of(settings.workers, limits) as workers:
-        reading = Reading(limits, workers, specs)
-        collection = read([*chosen, *chosen_asked], reading, on_progress)
-        labels = _labels(request, collection, photos)
-        material = _material(request, collection, labels, set(chosen_asked), reading, on_progress)
+    with open_worker_pool(settings.workers, limits) as workers:
+        reading = ImageReader(limits, workers, specs)
+        collection = read_dataset([*chosen, *chosen_asked], reading, on_progress)
+        labels = _read_image_labels(request, collection, photos)
+        material = _make_benchmark_data(request, collection, labels, set(chosen_asked), reading, on_progress)
     for note in notes:
         log.info(note)
-    rows = [measure(method, material, on_progress) for method in methods]
-    seen = [row for row, encoder in _encoded(rows, encoders) if _has_seen(encoder, len(files))]
-    for row, encoder in _encoded(rows, encoders):
-        row.knows_labels = row in seen and request.test is None and encoder.network.architecture.classes > 0
-    notes += _notes(rows, seen, damaged, settings)
+    rows = [benchmark_method(method, material, on_progress) for method in methods]
+    seen = [row for row, encoder in _get_encoder_rows(rows, encoders) if _is_trained_on(encoder, len(files))]
+    for row, encoder in _get_encoder_rows(rows, encoders):
+        row.is_trained_on_labels = row in seen and request.test is None and encoder.network.architecture.classes > 0
+    notes += _make_notes(rows, seen, damaged, settings)
     failures = [*failures, *asked_failures, *collection.failures]
-    return Evaluation(request, rows, methods, advise(rows), notes, material, labels, failures)
+    return Evaluation(request, rows, methods, recommend_encoder(rows), notes, material, labels, failures)
 
 
-def find_encoders(home: Home, references: Sequence[str], settings: Settings) -> tuple[list[TrainedEncoder], list[str]]:
+def load_encoders(home: Home, references: Sequence[str], settings: Settings) -> tuple[list[TrainedEncoder], list[str]]:
     """The encoders that were named, or all of the home, sorted; and what is wrong with those that can't be loaded."""
     if references:
         return [find_encoder(home, name, settings.device, settings.runtime) for name in dict.fromkeys(references)], []
     found, damaged = [], []
     for folder in sorted(home.encoders.glob("[0-9a-f]*")):
-        if not (folder / DESCRIPTION).is_file():
+        if not (folder / DESCRIPTION_FILE).is_file():
             continue
         try:
             found.append(load_encoder(home, folder.name, settings.device, settings.runtime))
@@ -140,99 +158,115 @@ def find_encoders(home: Home, references: Sequence[str], settings: Settings) -> 
     return sorted(found, key=lambda encoder: (encoder.description["recipe"]["name"], encoder.fingerprint)), damaged
 
 
-def find_files(sources: Sequence[Path], home: Home) -> tuple[list[str], list[Failure]]:
-    found = walk(sources, skip=[home.encoders, home.segments, home.uploads])
+def find_image_files(sources: Sequence[Path], home: Home) -> tuple[list[str], list[Failure]]:
+    found = walk_sources(sources, skip=[home.encoders, home.segments, home.uploads])
     return [file.path for file in found.files], found.failures
 
 
-def common_preprocessing(files: Sequence[str], settings: Settings, seed: int) -> Preprocessing:
+def choose_common_preprocessing(files: Sequence[str], settings: Settings, seed: int) -> Preprocessing:
     """What pixels and PCA are given."""
-    sample = sample_pictures(files, Limits.from_settings(settings), settings.workers, SAMPLED, seed)
-    check_count(len(sample))
-    return choose(sample, image_size=None, background=settings.background)
+    sample = sample_images(
+        files, Limits.from_settings(settings), settings.workers, COMMON_PREPROCESSING_SAMPLE_SIZE, seed
+    )
+    check_image_count(len(sample))
+    return choose_preprocessing(sample, image_size=None, background=settings.background)
 
 
-def _methods(encoders: Sequence[TrainedEncoder], common: Preprocessing, request: EvaluationRequest) -> list[Method]:
+def _make_methods(
+    encoders: Sequence[TrainedEncoder], common: Preprocessing, request: EvaluationRequest
+) -> list[EmbeddingMethod]:
     """The rows in their order: what needs no training, then the encoders; a PCA as long as each of them."""
-    dimensions = sorted({encoder.latent_dim for encoder in encoders}) or [DEFAULT_DIMENSION]
-    methods: list[Method] = [RawPixels(common)]
+    dimensions = sorted({encoder.latent_dim for encoder in encoders}) or [DEFAULT_PCA_DIMENSION]
+    methods: list[EmbeddingMethod] = [RawPixels(common)]
     methods += [PrincipalComponents(common, dimension, request.seed) for dimension in dimensions]
     methods += [PerceptualHash()]
-    methods += [Encoded(encoder) for encoder in encoders]
-    return methods + [Posteriors(encoder) for encoder in encoders if request.posterior]
+    methods += [EncoderMethod(encoder) for encoder in encoders]
+    return methods + [PosteriorMethod(encoder) for encoder in encoders if request.posterior]
 
 
-def _labels(request: EvaluationRequest, collection: Collection, photos: Sequence[Path]) -> list[str | None]:
+def _read_image_labels(
+    request: EvaluationRequest, dataset: EvaluationDataset, photos: Sequence[Path]
+) -> list[str | None]:
     if request.labels is None:
-        return [None] * len(collection)
+        return [None] * len(dataset)
     roots = [*photos, *([request.test] if request.test is not None else [])]
-    labels = read_labels(request.labels, collection.paths, roots)
-    Classes.of(labels)  # raises where there is nothing to tell apart
+    labels = read_labels(request.labels, dataset.paths, roots)
+    LabelClasses.from_labels(labels)  # raises where there is nothing to tell apart
     return labels
 
 
-def _material(
+def _make_benchmark_data(
     request: EvaluationRequest,
-    collection: Collection,
+    dataset: EvaluationDataset,
     labels: list[str | None],
-    asked: set[str],
-    reading: Reading,
+    query_paths: set[str],
+    reader: ImageReader,
     on_progress: OnProgress,
-) -> Material:
-    rows = np.arange(len(collection))
-    is_query = np.array([path in asked for path in collection.paths], bool)
+) -> BenchmarkData:
+    rows = np.arange(len(dataset))
+    is_query = np.array([path in query_paths for path in dataset.paths], bool)
     if request.test is None:
-        splits, searched = split(len(collection), labels, request.folds, request.seed), rows
+        splits, searched = make_query_splits(len(dataset), labels, request.folds, request.seed), rows
     else:
-        check_count(int((~is_query).sum()))
+        check_image_count(int((~is_query).sum()))
         if not is_query.any():
             raise BadSetting(f"--test {request.test} holds no picture that can be read. Name another folder.")
-        splits, searched = [Split(rows[is_query], rows[~is_query])], rows[~is_query]
-    return Material(
-        collection,
+        splits, searched = [QuerySplit(rows[is_query], rows[~is_query])], rows[~is_query]
+    return BenchmarkData(
+        dataset,
         splits,
-        Classes.of(labels).numbers(labels) if any(labels) else np.full(len(rows), -1),
-        _planted(request, collection, searched, reading, on_progress),
+        LabelClasses.from_labels(labels).to_numbers(labels) if any(labels) else np.full(len(rows), -1),
+        _plant_copies(request, dataset, searched, reader, on_progress),
         searched,
-        _queries(request, splits, labels),
+        _choose_example_queries(request, splits, labels),
         request.samples,
         request.seed,
     )
 
 
-def _planted(
-    request: EvaluationRequest, collection: Collection, searched: Rows, reading: Reading, on_progress: OnProgress
-) -> copy_retrieval.Planted | None:
+def _plant_copies(
+    request: EvaluationRequest,
+    dataset: EvaluationDataset,
+    base_rows: RowIndices,
+    reader: ImageReader,
+    on_progress: OnProgress,
+) -> copy_retrieval.PlantedCopies | None:
     if not request.copies:
         return None
-    most = MEMORY // (reading.bytes_per_picture * len(KINDS))
-    count = min(request.copies, len(searched), most)
-    rows = np.sort(np.random.default_rng(request.seed).choice(searched, count, replace=False))
-    planted = copy_retrieval.plant(collection.paths, rows, reading, request.seed, on_progress)
+    most = MAX_EVALUATION_BYTES // (reader.bytes_per_image * len(DISTORTION_KINDS))
+    count = min(request.copies, len(base_rows), most)
+    rows = np.sort(np.random.default_rng(request.seed).choice(base_rows, count, replace=False))
+    planted = copy_retrieval.plant_copies(dataset.paths, rows, reader, request.seed, on_progress)
     return planted if planted.kinds else None
 
 
-def _queries(request: EvaluationRequest, splits: Sequence[Split], labels: Sequence[str | None]) -> Rows:
+def _choose_example_queries(
+    request: EvaluationRequest, splits: Sequence[QuerySplit], labels: Sequence[str | None]
+) -> RowIndices:
     """Example queries, of as many classes as there are."""
     asked = np.concatenate([part.queries for part in splits])
     order = np.random.default_rng(request.seed).permutation(asked)
     seen: dict[str | None, int] = {}
     place = [seen.update({labels[row]: seen.get(labels[row], 0) + 1}) or seen[labels[row]] for row in order]
-    return np.sort(order[np.argsort(place, kind="stable")][:EXAMPLES])
+    return np.sort(order[np.argsort(place, kind="stable")][:EXAMPLE_QUERIES])
 
 
-def _encoded(rows: Sequence[Row], encoders: Sequence[TrainedEncoder]) -> list[tuple[Row, TrainedEncoder]]:
+def _get_encoder_rows(
+    rows: Sequence[BenchmarkRow], encoders: Sequence[TrainedEncoder]
+) -> list[tuple[BenchmarkRow, TrainedEncoder]]:
     """The rows of encoders, which come last, with their encoders."""
     return list(zip(rows[len(rows) - len(encoders) :], encoders, strict=True))
 
 
-def _has_seen(encoder: TrainedEncoder, found: int) -> bool:
+def _is_trained_on(encoder: TrainedEncoder, file_count: int) -> bool:
     """Whether it was trained on these pictures, as far as encoder.json tells: on exactly as many files."""
     data = encoder.description.get("data", {})
-    return bool(data.get("pictures", 0) + data.get("set_aside", 0) == found)
+    return bool(data.get("pictures", 0) + data.get("set_aside", 0) == file_count)
 
 
-def _notes(rows: Sequence[Row], seen: Sequence[Row], damaged: Sequence[str], settings: Settings) -> list[str]:
+def _make_notes(
+    rows: Sequence[BenchmarkRow], trained_rows: Sequence[BenchmarkRow], damaged: Sequence[str], settings: Settings
+) -> list[str]:
     """What a reader of the table must know."""
     notes = [f"left out: {reason}" for reason in damaged]
     if all(row.encoder is None for row in rows):
@@ -240,13 +274,13 @@ def _notes(rows: Sequence[Row], seen: Sequence[Row], damaged: Sequence[str], set
             f"{settings.home} has no encoder, so there are only rows that need no training. "
             "Train one with `simile train PHOTOS`, then evaluate again."
         )
-    if seen:
+    if trained_rows:
         notes.append(
-            f"trained on as many pictures as these, so probably on these very ones: {', '.join(r.name for r in seen)}. "
+            f"trained on as many pictures as these, so probably on these very ones: {', '.join(r.name for r in trained_rows)}. "
             "What an encoder has seen it reconstructs and finds better than new pictures; for those, use --test DIR."
         )
-    if any(row.figures["log_likelihood"] is not None for row in rows):
-        notes.append(f"log p(x) is measured on at most {LIKELIHOOD_PICTURES} pictures, drawn with the seed.")
-    if len({row.figures["input"] for row in rows if row.figures["mse"] is not None}) > 1:
+    if any(row.metrics["log_likelihood"] is not None for row in rows):
+        notes.append(f"log p(x) is measured on at most {MAX_LIKELIHOOD_IMAGES} pictures, drawn with the seed.")
+    if len({row.metrics["input"] for row in rows if row.metrics["mse"] is not None}) > 1:
         notes.append("Inputs differ in size: MSE, PSNR and SSIM compare only rows with the same input.")
     return notes

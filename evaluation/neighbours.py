@@ -14,32 +14,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Vectors = NDArray[Any]  # (n, d), any real type
-Rows = NDArray[np.int64]
-Doubles = NDArray[np.float64]
+VectorArray = NDArray[Any]  # (n, d), any real type
+RowIndices = NDArray[np.int64]
+Float64Array = NDArray[np.float64]
 
-BLOCK_BYTES = 64 << 20  # of distances at a time
-SLICE_BYTES = 32 << 20  # of vectors as float64 at a time
+DISTANCE_BLOCK_BYTES = 64 << 20  # of distances at a time
+VECTOR_BLOCK_BYTES = 32 << 20  # of vectors as float64 at a time
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class NearestRows:
     """The nearest rows of each query, nearest first: `rows` (n, k), `distances` (n, k) Euclidean."""
 
-    rows: Rows
-    distances: Doubles
+    rows: RowIndices
+    distances: Float64Array
 
 
-def squared_distances(base: Vectors, queries: Vectors) -> Iterator[tuple[slice, Doubles]]:
+def compute_squared_distances(base: VectorArray, queries: VectorArray) -> Iterator[tuple[slice, Float64Array]]:
     """Squared Euclidean distances to all of `base` (m, d), for one slice of `queries` (n, d) after another: (q, m)."""
-    norms = _squared_norms(base)
-    together = max(1, BLOCK_BYTES // (8 * max(1, len(base))))
-    together = min(together, max(1, SLICE_BYTES // (8 * max(1, queries.shape[1]))))
+    norms = _compute_squared_norms(base)
+    together = max(1, DISTANCE_BLOCK_BYTES // (8 * max(1, len(base))))
+    together = min(together, max(1, VECTOR_BLOCK_BYTES // (8 * max(1, queries.shape[1]))))
     for start in range(0, len(queries), together):
         part = slice(start, start + together)
         wide = queries[part].astype(np.float64)  # (q, d)
         block = np.empty((len(wide), len(base)))  # (q, m)
-        for columns in _slices(base):
+        for columns in _make_vector_slices(base):
             np.matmul(wide, base[columns].astype(np.float64).T, out=block[:, columns])
         block *= -2
         block += norms
@@ -47,16 +47,16 @@ def squared_distances(base: Vectors, queries: Vectors) -> Iterator[tuple[slice, 
         yield part, np.maximum(block, 0, out=block)  # rounding may have gone below zero
 
 
-def nearest(base: Vectors, queries: Vectors, k: int) -> Neighbours:
+def find_nearest(base: VectorArray, queries: VectorArray, k: int) -> NearestRows:
     """The k rows of `base` (m, d) nearest to each of `queries` (n, d); all m where there are fewer."""
     k = min(k, len(base))
     rows, distances = np.empty((len(queries), k), np.int64), np.empty((len(queries), k))
-    for part, block in squared_distances(base, queries):
-        rows[part], distances[part] = _smallest(block, k)
-    return Neighbours(rows, np.sqrt(distances))
+    for part, block in compute_squared_distances(base, queries):
+        rows[part], distances[part] = _select_smallest(block, k)
+    return NearestRows(rows, np.sqrt(distances))
 
 
-def _smallest(block: Doubles, k: int) -> tuple[Rows, Doubles]:
+def _select_smallest(block: Float64Array, k: int) -> tuple[RowIndices, Float64Array]:
     """Columns and values (q, k) of the k smallest of each row of (q, m), by value, then by column."""
     limit = np.partition(block, k - 1, axis=1)[:, k - 1 : k]  # the k-th smallest; several columns may hold it
     row, column = np.nonzero(block <= limit)
@@ -67,34 +67,34 @@ def _smallest(block: Doubles, k: int) -> tuple[Rows, Doubles]:
     return column[chosen], value[chosen]
 
 
-def vote(labels: Rows, distances: Doubles | None = None) -> Rows:
+def compute_majority_vote(labels: RowIndices, distances: Float64Array | None = None) -> RowIndices:
     """The class (n,) that most of the k neighbours have, `labels` (n, k); among equals the smallest number.
 
     With `distances` (n, k) each neighbour weighs 1/distance; where one lies at zero, only those at zero count.
     Both conventions are scikit-learn's.
     """
-    weights = np.ones(labels.shape) if distances is None else _inverse(distances)
+    weights = np.ones(labels.shape) if distances is None else _compute_inverse_weights(distances)
     classes = int(labels.max(initial=0)) + 1
     tally = np.zeros((len(labels), classes))
     np.add.at(tally, (np.arange(len(labels))[:, None], labels), weights)
-    most: Rows = tally.argmax(1)
+    most: RowIndices = tally.argmax(1)
     return most
 
 
-def _inverse(distances: Doubles) -> Doubles:
+def _compute_inverse_weights(distances: Float64Array) -> Float64Array:
     at_zero = distances == 0
     weights = 1 / np.where(at_zero, 1, distances)
-    chosen: Doubles = np.where(at_zero.any(1, keepdims=True), at_zero, weights)
+    chosen: Float64Array = np.where(at_zero.any(1, keepdims=True), at_zero, weights)
     return chosen
 
 
-def average_precision(relevant: NDArray[np.bool_]) -> Doubles:
+def compute_average_precision(relevant: NDArray[np.bool_]) -> Float64Array:
     """Mean of the precision at each relevant rank, (n,), of rankings (n, m); NaN where nothing is relevant."""
     ranks = np.arange(1, relevant.shape[1] + 1)
     precision = np.cumsum(relevant, axis=1) / ranks
     count = relevant.sum(1)
     none = np.full(len(relevant), np.nan)
-    found: Doubles = np.divide((precision * relevant).sum(1), count, out=none, where=count > 0)
+    found: Float64Array = np.divide((precision * relevant).sum(1), count, out=none, where=count > 0)
     return found
 
 
@@ -102,33 +102,38 @@ def average_precision(relevant: NDArray[np.bool_]) -> Doubles:
 class LabelScores:
     """How far neighbours share a query's label; each (n,), one number for each query."""
 
-    vote: Doubles  # 1 where the vote of the nearest is right
-    precision: Doubles  # share of the nearest ten that have the label
-    average_precision: Doubles  # over the ranking of the whole collection
+    vote: Float64Array  # 1 where the vote of the nearest is right
+    precision: Float64Array  # share of the nearest ten that have the label
+    average_precision: Float64Array  # over the ranking of the whole collection
 
 
-def label_scores(
-    base: Vectors, base_labels: Rows, queries: Vectors, query_labels: Rows, voters: int = 5, shown: int = 10
+def compute_label_scores(
+    base: VectorArray,
+    base_labels: RowIndices,
+    queries: VectorArray,
+    query_labels: RowIndices,
+    vote_neighbours: int = 5,
+    precision_neighbours: int = 10,
 ) -> LabelScores:
     """Scores of `queries` (n, d) against `base` (m, d), with class numbers (n,) and (m,), in one pass over both."""
     scores = LabelScores(*(np.empty(len(queries)) for _ in range(3)))
-    for part, block in squared_distances(base, queries):
+    for part, block in compute_squared_distances(base, queries):
         order = np.argsort(block, axis=1, kind="stable")  # (q, m): by distance, then by row
         ranked, truth = base_labels[order], query_labels[part]
         relevant = ranked == truth[:, None]
-        scores.vote[part] = vote(ranked[:, :voters]) == truth
-        scores.precision[part] = relevant[:, :shown].mean(1)
-        scores.average_precision[part] = average_precision(relevant)
+        scores.vote[part] = compute_majority_vote(ranked[:, :vote_neighbours]) == truth
+        scores.precision[part] = relevant[:, :precision_neighbours].mean(1)
+        scores.average_precision[part] = compute_average_precision(relevant)
     return scores
 
 
-def _squared_norms(vectors: Vectors) -> Doubles:
+def _compute_squared_norms(vectors: VectorArray) -> Float64Array:
     norms = np.empty(len(vectors))
-    for part in _slices(vectors):
+    for part in _make_vector_slices(vectors):
         norms[part] = np.square(vectors[part].astype(np.float64)).sum(1)
     return norms
 
 
-def _slices(vectors: Vectors) -> Iterator[slice]:
-    together = max(1, SLICE_BYTES // (8 * max(1, vectors.shape[1])))
+def _make_vector_slices(vectors: VectorArray) -> Iterator[slice]:
+    together = max(1, VECTOR_BLOCK_BYTES // (8 * max(1, vectors.shape[1])))
     return (slice(start, start + together) for start in range(0, len(vectors), together))

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from simile.evaluation import bootstrap
-from simile.evaluation.benchmark import Row
+from simile.evaluation.benchmark import BenchmarkRow
 
-SEARCH, SEARCH_UNLABELLED, DUPLICATES = "precision", "micro_ap", "recall_at_precision"
-NAMES = {"precision": "precision at 10", "micro_ap": "μAP of copies", "recall_at_precision": "recall at precision 0.99"}
+SEARCH_METRIC, UNLABELLED_SEARCH_METRIC, DUPLICATES_METRIC = "precision", "micro_ap", "recall_at_precision"
+METRIC_NAMES = {
+    "precision": "precision at 10",
+    "micro_ap": "μAP of copies",
+    "recall_at_precision": "recall at precision 0.99",
+}
 
 
-def advise(rows: Sequence[Row]) -> str:
+def recommend_encoder(rows: Sequence[BenchmarkRow]) -> str:
     """One sentence on rows that are all measured on the same queries; a lead within the noise is not called one.
 
     Search is judged by precision at 10. Without labels nothing says what is alike, and search is judged by how well
@@ -19,59 +23,67 @@ def advise(rows: Sequence[Row]) -> str:
     were trained on the labels themselves are left aside where labels judge.
     """
     parts = []
-    if judged := [row for row in _measured(rows, SEARCH) if not row.knows_labels]:
-        learnt = [row.name for row in _measured(rows, SEARCH) if row.knows_labels]
+    if judged := [row for row in _select_rows_with(rows, SEARCH_METRIC) if not row.is_trained_on_labels]:
+        learnt = [row.name for row in _select_rows_with(rows, SEARCH_METRIC) if row.is_trained_on_labels]
         aside = f" ({' and '.join(learnt)}, trained on these very labels, left aside)" if learnt else ""
-        parts.append(f"for search {_verdict(judged, SEARCH)}{aside}")
-    elif _measured(rows, SEARCH_UNLABELLED):
+        parts.append(f"for search {_recommend_for_metric(judged, SEARCH_METRIC)}{aside}")
+    elif _select_rows_with(rows, UNLABELLED_SEARCH_METRIC):
         doubt = "judged by altered copies alone, for want of --labels"
-        parts.append(f"for search {_verdict(rows, SEARCH_UNLABELLED)} ({doubt})")
-    if _measured(rows, DUPLICATES):
-        parts.append(f"for duplicates {_verdict(rows, DUPLICATES)}")
+        parts.append(f"for search {_recommend_for_metric(rows, UNLABELLED_SEARCH_METRIC)} ({doubt})")
+    if _select_rows_with(rows, DUPLICATES_METRIC):
+        parts.append(f"for duplicates {_recommend_for_metric(rows, DUPLICATES_METRIC)}")
     if not parts:
         return "Nothing was measured that could tell the rows apart: give --labels, or --copies above 0."
     sentence = "; ".join(parts)
     return f"{sentence[0].upper()}{sentence[1:]}."
 
 
-def _measured(rows: Sequence[Row], key: str) -> list[Row]:
-    return [row for row in rows if row.figures.get(key) is not None]
+def _select_rows_with(rows: Sequence[BenchmarkRow], key: str) -> list[BenchmarkRow]:
+    return [row for row in rows if row.metrics.get(key) is not None]
 
 
-def _verdict(rows: Sequence[Row], key: str) -> str:
+def _recommend_for_metric(rows: Sequence[BenchmarkRow], key: str) -> str:
     """What to use, in words that fit after "for search"."""
-    ranked = sorted(_measured(rows, key), key=lambda row: -_figure(row, key))  # stable: the simpler row first
+    ranked = sorted(
+        _select_rows_with(rows, key), key=lambda row: -_get_row_metric(row, key)
+    )  # stable: the simpler row first
     plain = next((row for row in ranked if row.encoder is None), None)
     best = next((row for row in ranked if row.encoder is not None), None)
     if best is None:
         assert plain is not None
-        return f"{_shown(plain, key)} does best of what needs no training{_level(ranked, plain, key)}"
-    if plain is None or _leads(best, plain, key):
-        against = f", against {_number(plain, key)} of {plain.name}" if plain is not None else ""
-        return f"use {_shown(best, key)}{against}{_level(ranked, best, key)}"
-    doubt = "" if _leads(plain, best, key) else " beyond chance"
-    return f"no encoder beats {_shown(plain, key)}{doubt}: the best, {best.name}, has {_number(best, key)}"
+        return f"{_format_row(plain, key)} does best of what needs no training{_describe_ties(ranked, plain, key)}"
+    if plain is None or _is_better(best, plain, key):
+        against = f", against {_format_row_metric(plain, key)} of {plain.name}" if plain is not None else ""
+        return f"use {_format_row(best, key)}{against}{_describe_ties(ranked, best, key)}"
+    doubt = "" if _is_better(plain, best, key) else " beyond chance"
+    return (
+        f"no encoder beats {_format_row(plain, key)}{doubt}: the best, {best.name}, has {_format_row_metric(best, key)}"
+    )
 
 
-def _level(ranked: Sequence[Row], best: Row, key: str) -> str:
+def _describe_ties(ranked: Sequence[BenchmarkRow], best: BenchmarkRow, key: str) -> str:
     """Others, trained or not as the best is, that it does not lead beyond chance."""
     alike = [row for row in ranked if row is not best and (row.encoder is None) == (best.encoder is None)]
-    level = [row.name for row in alike if not _leads(best, row, key)]
+    level = [row.name for row in alike if not _is_better(best, row, key)]
     return f" ({' and '.join(level)} may be as good: within the noise)" if level else ""
 
 
-def _leads(better: Row, worse: Row, key: str) -> bool:
-    return bootstrap.leads(better.draws[key], worse.draws[key], _figure(better, key) - _figure(worse, key))
+def _is_better(better: BenchmarkRow, worse: BenchmarkRow, key: str) -> bool:
+    return bootstrap.is_significant_lead(
+        better.bootstrap_values[key],
+        worse.bootstrap_values[key],
+        _get_row_metric(better, key) - _get_row_metric(worse, key),
+    )
 
 
-def _shown(row: Row, key: str) -> str:
-    return f"{row.name} ({NAMES[key]} {_number(row, key)})"
+def _format_row(row: BenchmarkRow, key: str) -> str:
+    return f"{row.name} ({METRIC_NAMES[key]} {_format_row_metric(row, key)})"
 
 
-def _number(row: Row, key: str) -> str:
-    error = row.errors.get(key)
-    return f"{_figure(row, key):.3f}" + (f" ± {error:.3f}" if error is not None else "")
+def _format_row_metric(row: BenchmarkRow, key: str) -> str:
+    error = row.standard_errors.get(key)
+    return f"{_get_row_metric(row, key):.3f}" + (f" ± {error:.3f}" if error is not None else "")
 
 
-def _figure(row: Row, key: str) -> float:
-    return float(row.figures[key])
+def _get_row_metric(row: BenchmarkRow, key: str) -> float:
+    return float(row.metrics[key])

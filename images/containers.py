@@ -7,19 +7,19 @@ import struct
 from collections.abc import Iterator
 
 
-class NotUnderstood(Exception):
+class UnsupportedContainer(Exception):
     """A container of a variant, or with damage, that can't be taken apart."""
 
 
-def riff(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+def iterate_riff_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """(kind, body) of each chunk. Raises NotUnderstood where one is cut short."""
     at = 0
     while at < len(data):
         if at + 8 > len(data):
-            raise NotUnderstood
+            raise UnsupportedContainer
         kind, length = struct.unpack_from("<4sI", data, at)
         if at + 8 + length > len(data):
-            raise NotUnderstood
+            raise UnsupportedContainer
         yield kind, data[at + 8 : at + 8 + length]
         at += 8 + length + length % 2
 
@@ -27,40 +27,42 @@ def riff(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 _JPEG_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])")  # but for those without a length, and stuffed bytes
 
 
-def has_more_scans(data: bytes, most: int) -> bool:
+def has_more_scans(data: bytes, max_scans: int) -> bool:
     """Whether a JPEG goes through its pixels more than `most` times before it ends, as libjpeg reads it.
 
     A scan takes some thirty bytes and as long as all pixels: thousands of them make a small file work for hours
     (https://bugzilla.redhat.com/show_bug.cgi?id=1344214).
     """
-    if data.count(b"\xff\xda") <= most:  # what else may look like one (a preview, a film behind the picture) included
+    if (
+        data.count(b"\xff\xda") <= max_scans
+    ):  # what else may look like one (a preview, a film behind the picture) included
         return False
     scans, found = 0, _JPEG_MARKER.search(data, 2)
-    while found and found[1] != b"\xd9" and scans <= most:
+    while found and found[1] != b"\xd9" and scans <= max_scans:
         scans += found[1] == b"\xda"
         length = int.from_bytes(data[found.end() : found.end() + 2], "big")
         found = _JPEG_MARKER.search(data, found.end() + max(length, 2))
-    return scans > most
+    return scans > max_scans
 
 
-def sub_blocks(data: bytes, at: int) -> int:
+def find_sub_blocks_end(data: bytes, offset: int) -> int:
     """Where GIF's blocks of at most 255 bytes end that begin at `at`. Raises IndexError where they are cut short."""
-    while data[at]:
-        at += 1 + data[at]
-    return at + 1
+    while data[offset]:
+        offset += 1 + data[offset]
+    return offset + 1
 
 
-def boxes(data: bytes | bytearray, at: int, end: int) -> Iterator[tuple[bytes, int, int, int]]:
+def iterate_boxes(data: bytes | bytearray, offset: int, end: int) -> Iterator[tuple[bytes, int, int, int]]:
     """(kind, start, start of the body, end) of each box of an ISO media file. Raises NotUnderstood."""
-    while at < end:
-        if at + 8 > end:
-            raise NotUnderstood
-        length, kind = struct.unpack_from(">I4s", data, at)
-        body = at + 8
+    while offset < end:
+        if offset + 8 > end:
+            raise UnsupportedContainer
+        length, kind = struct.unpack_from(">I4s", data, offset)
+        body = offset + 8
         if length == 1:
             length, body = struct.unpack_from(">Q", data, body)[0], body + 8
-        length = length or end - at  # 0: up to the end
-        if length < body - at or at + length > end:
-            raise NotUnderstood
-        yield kind, at, body, at + length
-        at += length
+        length = length or end - offset  # 0: up to the end
+        if length < body - offset or offset + length > end:
+            raise UnsupportedContainer
+        yield kind, offset, body, offset + length
+        offset += length

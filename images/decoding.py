@@ -40,9 +40,9 @@ from simile.images.containers import has_more_scans
 
 if TYPE_CHECKING:  # worker processes load this module, and no pydantic
     pass
-from simile.images.formats import _DEFAULT_LIMITS, _FORMATS, Limits, Pixels, check_bytes, sniff
+from simile.images.formats import _DEFAULT_LIMITS, _FORMATS, Limits, Pixels, check_byte_count, has_image_signature
 
-MOST_SCANS = 100  # of a JPEG; progressive ones have about ten. libtiff stops at as many
+MAX_JPEG_SCANS = 100  # of a JPEG; progressive ones have about ten. libtiff stops at as many
 
 # Pillow's own guard is one number for the whole process, and it only warns up to twice that number. Here each
 # call brings its limit, checked against the header before any pixel is decoded (_check_size).
@@ -58,7 +58,7 @@ logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
-class Picture:
+class DecodedImage:
     """A decoded picture. `pixels`: (H, W, 3) uint8 RGB, possibly reduced by whole factors.
 
     `width` and `height` are the original's, upright. `grey`: it shows no colour, whatever its mode.
@@ -68,36 +68,36 @@ class Picture:
     width: int
     height: int
     format: str
-    grey: bool
+    is_grey: bool
 
 
-def decode(
+def decode_image(
     data: bytes,
     *,
     name: str | Path,
     limits: Limits = _DEFAULT_LIMITS,
     background: str = "#ffffff",
     min_side: int | None = None,
-) -> Picture:
+) -> DecodedImage:
     """Decode the first frame: upright by its EXIF orientation, RGB, what is transparent laid over `background`.
 
     `name` is used in errors only. With `min_side`, a JPEG is decoded at the smallest scale (1/2, 1/4, 1/8) whose
     sides are both at least 2 * min_side: much faster, and still enough to scale down from.
     Raises UnreadableImage; ImageTooLarge when it is over the limits, before any pixel is decoded.
     """
-    check_bytes(len(data), name, limits)
+    check_byte_count(len(data), name, limits)
     if not data:
         raise UnreadableImage(name, "the file is empty")
-    _hush()
+    _ignore_decoder_warnings()
     try:
-        return _decode(data, name, limits, background, min_side)
+        return _decode_first_frame(data, name, limits, background, min_side)
     except UnreadableImage:
         raise
     except Exception as error:  # a dozen parsers, most of them in C, raise anything on a damaged file
-        raise UnreadableImage(name, _why_not_decoded(error, data)) from error
+        raise UnreadableImage(name, _get_decode_failure_reason(error, data)) from error
 
 
-def _hush() -> None:
+def _ignore_decoder_warnings() -> None:
     """Ignore the warnings of the parsers: where warnings are errors, they would cost good pictures.
 
     Looked at on each call, because whoever installs filters later (a test runner) puts them in front of ours.
@@ -109,30 +109,32 @@ def _hush() -> None:
         warnings.filterwarnings("ignore", module=quiet)
 
 
-def _decode(data: bytes, name: str | Path, limits: Limits, background: str, min_side: int | None) -> Picture:
+def _decode_first_frame(
+    data: bytes, name: str | Path, limits: Limits, background: str, min_side: int | None
+) -> DecodedImage:
     if data.startswith(b"\0\0\1\0"):
-        for size in _sizes_in_icon(data):
-            _check_size(size, name, limits)
+        for size in _read_icon_sizes(data):
+            _check_pixel_count(size, name, limits)
     with Image.open(io.BytesIO(data), formats=tuple(_FORMATS)) as im:
-        _check_size(im.size, name, limits)
-        if im.format in ("JPEG", "MPO") and has_more_scans(data, MOST_SCANS):
-            raise UnreadableImage(name, f"it is coded in more than {MOST_SCANS} scans, as no picture needs to be")
+        _check_pixel_count(im.size, name, limits)
+        if im.format in ("JPEG", "MPO") and has_more_scans(data, MAX_JPEG_SCANS):
+            raise UnreadableImage(name, f"it is coded in more than {MAX_JPEG_SCANS} scans, as no picture needs to be")
         original = im.size
         if min_side is not None and im.format in ("JPEG", "MPO"):
             im.draft(None, (2 * min_side, 2 * min_side))
         reduced = im.size != original
         _scale_transparent_grey(im)
         im.load()
-        orientation = _orientation(im)
-        pixels = _turned(np.array(_rgb(im, name, background), dtype=np.uint8), orientation)
+        orientation = _read_orientation(im)
+        pixels = _apply_orientation(np.array(_to_rgb(im, name, background), dtype=np.uint8), orientation)
         format = "jpeg" if im.format == "MPO" else str(im.format).lower()
     height, width = pixels.shape[:2]
     if reduced:
         width, height = original if orientation < 5 else original[::-1]
-    return Picture(pixels, width, height, format, _shows_no_colour(pixels))
+    return DecodedImage(pixels, width, height, format, _is_colourless(pixels))
 
 
-def _sizes_in_icon(data: bytes) -> list[tuple[int, int]]:
+def _read_icon_sizes(data: bytes) -> list[tuple[int, int]]:
     """Sizes of the pictures that an icon wraps: its own header says 256 at most, and Pillow decodes on opening."""
     sizes = []
     for at in range(6, 6 + 16 * int.from_bytes(data[4:6], "little"), 16):
@@ -154,7 +156,7 @@ def _scale_transparent_grey(im: Image.Image) -> None:
         im.info["transparency"] *= {"L;2": 85, "L;4": 17}.get(str(im.tile[0].args), 1)
 
 
-def _check_size(size: tuple[int, int], name: str | Path, limits: Limits) -> None:
+def _check_pixel_count(size: tuple[int, int], name: str | Path, limits: Limits) -> None:
     width, height = size
     if width < 1 or height < 1:
         raise UnreadableImage(name, "it has no pixels")
@@ -163,7 +165,7 @@ def _check_size(size: tuple[int, int], name: str | Path, limits: Limits) -> None
         raise ImageTooLarge(name, reason)
 
 
-def _orientation(im: Image.Image) -> int:
+def _read_orientation(im: Image.Image) -> int:
     """EXIF orientation, 1 to 8, still to be applied. HEIF and TIFF come out of `load` upright."""
     if im.format in ("HEIF", "TIFF"):
         return 1
@@ -174,7 +176,7 @@ def _orientation(im: Image.Image) -> int:
         return 1
 
 
-def _turned(pixels: Pixels, orientation: int) -> Pixels:
+def _apply_orientation(pixels: Pixels, orientation: int) -> Pixels:
     """(H, W, 3) made upright. The eight orientations are a transpose (5 to 8), then a flip of rows or columns."""
     if orientation >= 5:
         pixels = pixels.transpose(1, 0, 2)
@@ -185,9 +187,9 @@ def _turned(pixels: Pixels, orientation: int) -> Pixels:
     return np.ascontiguousarray(pixels)
 
 
-def _rgb(im: Image.Image, name: str | Path, background: str) -> Image.Image:
+def _to_rgb(im: Image.Image, name: str | Path, background: str) -> Image.Image:
     if im.mode in ("I", "F") or im.mode.startswith("I;16"):
-        im = _eight_bits(im, name)
+        im = _to_eight_bits(im, name)
     if im.mode in ("La", "RGBa"):  # colour already multiplied by alpha
         im = im.convert({"La": "LA", "RGBa": "RGBA"}[im.mode])
     if not im.has_transparency_data:
@@ -198,16 +200,16 @@ def _rgb(im: Image.Image, name: str | Path, background: str) -> Image.Image:
     return canvas
 
 
-def _eight_bits(im: Image.Image, name: str | Path) -> Image.Image:
+def _to_eight_bits(im: Image.Image, name: str | Path) -> Image.Image:
     """Grey of more than 8 bits as "L", or as "LA" where one of its values means transparent."""
     values = np.asarray(im)
-    levels = Image.fromarray(_levels(values, im, name))
+    levels = Image.fromarray(_scale_to_uint8(values, im, name))
     if "transparency" in im.info:
         levels.putalpha(Image.fromarray(np.where(values == im.info["transparency"], 0, 255).astype(np.uint8)))
     return levels
 
 
-def _levels(values: NDArray[Any], im: Image.Image, name: str | Path) -> Pixels:
+def _scale_to_uint8(values: NDArray[Any], im: Image.Image, name: str | Path) -> Pixels:
     """(H, W) of uint16, int32 or float32 to uint8: 16 bits / 257, floats in [0, 1] x 255, others min to max."""
     if im.mode.startswith("I;16") or (im.format in ("PNG", "PPM") and im.mode == "I"):
         return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
@@ -220,7 +222,7 @@ def _levels(values: NDArray[Any], im: Image.Image, name: str | Path) -> Pixels:
     return np.rint((values - np.float64(low)) * scale).astype(np.uint8)
 
 
-def _shows_no_colour(pixels: Pixels) -> bool:
+def _is_colourless(pixels: Pixels) -> bool:
     """Whether max - min of R, G, B is below 1 of 255 on average, over at most some 250,000 pixels of a grid."""
     step = max(1, round((pixels.shape[0] * pixels.shape[1] / 250_000) ** 0.5))
     red, green, blue = np.moveaxis(pixels[::step, ::step], 2, 0)
@@ -229,18 +231,18 @@ def _shows_no_colour(pixels: Pixels) -> bool:
     return float(spread.mean()) < 1.0
 
 
-def _why_not_decoded(error: Exception, data: bytes) -> str:
+def _get_decode_failure_reason(error: Exception, data: bytes) -> str:
     if isinstance(error, MemoryError):
         return "there is not enough memory to decode it"
-    if not sniff(data[:32]):
+    if not has_image_signature(data[:32]):
         return "not a picture (or of a kind that simile does not read)"
     signs = ("truncated", "end of file", "eof", "not enough", "only got", "broken data stream", "unpack", "buffer")
-    if _cut_short(data) or any(sign in str(error).lower() for sign in signs):
+    if _is_truncated(data) or any(sign in str(error).lower() for sign in signs):
         return "the file is truncated"
     return "the picture is damaged, or of a variant that simile does not read"
 
 
-def _cut_short(data: bytes) -> bool:
+def _is_truncated(data: bytes) -> bool:
     """Whether a WebP or a TIFF says of itself that it goes on: their parsers only say that they can't go on."""
     if data.startswith(b"RIFF"):
         return len(data) < 8 + int.from_bytes(data[4:8], "little")

@@ -14,23 +14,34 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 
 Pixels = NDArray[np.uint8]
 Colour = tuple[int, int, int]
-Alteration = Callable[[Image.Image, np.random.Generator], Image.Image]
+Distortion = Callable[[Image.Image, np.random.Generator], Image.Image]
 
-_WORDS = ("the best day ever", "SALE", "2024", "sold", "not mine", "look at this", "free", "@home", "# new", "size M")
+_SAMPLE_TEXTS = (
+    "the best day ever",
+    "SALE",
+    "2024",
+    "sold",
+    "not mine",
+    "look at this",
+    "free",
+    "@home",
+    "# new",
+    "size M",
+)
 
 
-def altered(pixels: Pixels, kind: str, random: np.random.Generator) -> Pixels:
+def distort(pixels: Pixels, kind: str, random: np.random.Generator) -> Pixels:
     """One altered copy (h, w, 3) uint8 of a picture (H, W, 3) uint8; the same state of `random` gives the same copy.
 
     `kind` is one of KINDS or UNLISTED_KINDS. Raises ValueError for another.
     """
-    if kind not in _ALTERATIONS:
-        raise ValueError(f"no alteration is called {kind!r}: {', '.join(_ALTERATIONS)}")
+    if kind not in _DISTORTIONS:
+        raise ValueError(f"no alteration is called {kind!r}: {', '.join(_DISTORTIONS)}")
     image = Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
-    return np.asarray(_ALTERATIONS[kind](image, random).convert("RGB"))
+    return np.asarray(_DISTORTIONS[kind](image, random).convert("RGB"))
 
 
-def _saved(format: str, quality: int) -> Alteration:
+def _make_recompression(format: str, quality: int) -> Distortion:
     def alter(image: Image.Image, _: np.random.Generator) -> Image.Image:
         file = io.BytesIO()
         image.save(file, format, quality=quality)
@@ -39,15 +50,15 @@ def _saved(format: str, quality: int) -> Alteration:
     return alter
 
 
-def _resized(across: float, down: float) -> Alteration:
+def _make_resize(scale_x: float, scale_y: float) -> Distortion:
     def alter(image: Image.Image, _: np.random.Generator) -> Image.Image:
-        size = max(1, round(image.width * across)), max(1, round(image.height * down))
+        size = max(1, round(image.width * scale_x)), max(1, round(image.height * scale_y))
         return image.resize(size, Image.Resampling.BICUBIC)
 
     return alter
 
 
-def _cropped(area: float) -> Alteration:
+def _make_crop(area: float) -> Distortion:
     """A rectangle of this share of the area, in the picture's own aspect, anywhere."""
 
     def alter(image: Image.Image, random: np.random.Generator) -> Image.Image:
@@ -59,91 +70,93 @@ def _cropped(area: float) -> Alteration:
     return alter
 
 
-def _transposed(method: Image.Transpose) -> Alteration:
+def _make_transpose(method: Image.Transpose) -> Distortion:
     return lambda image, _: image.transpose(method)
 
 
-def _turned(least: float, most: float) -> Alteration:
+def _make_rotation(min_degrees: float, max_degrees: float) -> Distortion:
     """Turned to either side by so many degrees, with plain corners, the frame kept or grown."""
 
     def alter(image: Image.Image, random: np.random.Generator) -> Image.Image:
-        degrees = float(random.uniform(least, most)) * _sign(random)
+        degrees = float(random.uniform(min_degrees, max_degrees)) * _random_sign(random)
         fill = (0, 0, 0) if random.random() < 0.5 else (255, 255, 255)
         return image.rotate(degrees, Image.Resampling.BICUBIC, expand=bool(random.random() < 0.5), fillcolor=fill)
 
     return alter
 
 
-def _grey(image: Image.Image, _: np.random.Generator) -> Image.Image:
+def _to_greyscale(image: Image.Image, _: np.random.Generator) -> Image.Image:
     return image.convert("L").convert("RGB")
 
 
-def _coloured(image: Image.Image, random: np.random.Generator) -> Image.Image:
+def _jitter_colours(image: Image.Image, random: np.random.Generator) -> Image.Image:
     for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
         image = enhance(image).enhance(float(random.uniform(0.6, 1.5)))
     gains = random.uniform(0.8, 1.2, 3)  # a warmer or a colder light
     return Image.fromarray(np.clip(np.asarray(image) * gains, 0, 255).astype(np.uint8))
 
 
-def _blurred(image: Image.Image, random: np.random.Generator) -> Image.Image:
+def _blur_image(image: Image.Image, random: np.random.Generator) -> Image.Image:
     return image.filter(ImageFilter.GaussianBlur(float(random.uniform(0.01, 0.02)) * min(image.size)))
 
 
-def _noisy(image: Image.Image, random: np.random.Generator) -> Image.Image:
+def _add_image_noise(image: Image.Image, random: np.random.Generator) -> Image.Image:
     noise = random.normal(0, random.uniform(15, 40), (image.height, image.width, 3))
     return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
 
 
-def _written(image: Image.Image, random: np.random.Generator) -> Image.Image:
+def _add_text(image: Image.Image, random: np.random.Generator) -> Image.Image:
     """One to three lines of words across it, outlined so that they can be read."""
     image = image.copy()
     size = max(6, round(float(random.uniform(0.07, 0.14)) * min(image.size)))
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(size)
-    ink, outline = ((255, 255, 255), (0, 0, 0)) if random.random() < 0.6 else (_colour(random), (255, 255, 255))
+    ink, outline = ((255, 255, 255), (0, 0, 0)) if random.random() < 0.6 else (_random_colour(random), (255, 255, 255))
     x, y = float(random.uniform(0.02, 0.3)) * image.width, float(random.uniform(0.02, 0.7)) * image.height
     for line in range(int(random.integers(1, 4))):
-        words = " ".join(random.choice(_WORDS, 4))
+        words = " ".join(random.choice(_SAMPLE_TEXTS, 4))
         at = (x, y + 1.2 * line * size)
         draw.text(at, words, fill=ink, font=font, stroke_width=max(1, size // 12), stroke_fill=outline)
     return image
 
 
-def _bordered(image: Image.Image, random: np.random.Generator) -> Image.Image:
+def _add_border(image: Image.Image, random: np.random.Generator) -> Image.Image:
     width = max(1, round(float(random.uniform(0.04, 0.12)) * min(image.size)))
-    fill = _colour(random) if random.random() < 0.4 else ((0, 0, 0) if random.random() < 0.5 else (255, 255, 255))
+    fill = (
+        _random_colour(random) if random.random() < 0.4 else ((0, 0, 0) if random.random() < 0.5 else (255, 255, 255))
+    )
     return ImageOps.expand(image, width, fill)
 
 
-def _stickered(image: Image.Image, random: np.random.Generator) -> Image.Image:
+def _add_sticker(image: Image.Image, random: np.random.Generator) -> Image.Image:
     """A face on a disc, or a lettered label, over some 5 % to 10 % of the picture."""
     image = image.copy()
     draw = ImageDraw.Draw(image)
     side = float(random.uniform(0.25, 0.36)) * min(image.size)
     x, y = (float(random.uniform(0, length - side)) for length in image.size)
     if random.random() < 0.5:
-        draw.ellipse((x, y, x + side, y + side), _colour(random))
+        draw.ellipse((x, y, x + side, y + side), _random_colour(random))
         for eye in (0.3, 0.6):
             draw.ellipse((x + eye * side, y + 0.3 * side, x + (eye + 0.1) * side, y + 0.45 * side), (30, 30, 30))
         draw.arc((x + 0.25 * side, y + 0.35 * side, x + 0.75 * side, y + 0.8 * side), 20, 160, (30, 30, 30), 3)
     else:
-        draw.rounded_rectangle((x, y, x + side, y + side), side / 6, _colour(random))
+        draw.rounded_rectangle((x, y, x + side, y + side), side / 6, _random_colour(random))
         font = ImageFont.load_default(max(6, round(side / 4)))
-        draw.text((x + side / 8, y + side / 3), str(random.choice(_WORDS)), _colour(random), font)
+        draw.text((x + side / 8, y + side / 3), str(random.choice(_SAMPLE_TEXTS)), _random_colour(random), font)
     return image
 
 
-def _chained(image: Image.Image, random: np.random.Generator) -> Image.Image:
+def _chain_distortions(image: Image.Image, random: np.random.Generator) -> Image.Image:
     """Four in a row, as when a picture goes from hand to hand: another frame, other colours, something on it, saved."""
     frame = ("crop-90", "crop-60", "mirror", "turn-5")
     look = ("grey", "colour", "blur", "noise")
     extra = ("text", "border", "sticker")
     saving = ("jpeg-30", "resize-50")
     for choices in (frame, look, extra, saving):
-        image = _ALTERATIONS[str(random.choice(choices))](image, random)
+        image = _DISTORTIONS[str(random.choice(choices))](image, random)
     return image
 
 
-def _in_perspective(image: Image.Image, random: np.random.Generator) -> Image.Image:
+def _warp_perspective(image: Image.Image, random: np.random.Generator) -> Image.Image:
     """Each corner moved inwards by up to a seventh of the side: seen from the side."""
     width, height = image.size
     corners = np.array([(0, 0), (0, height), (width, height), (width, 0)], dtype=float)
@@ -153,42 +166,42 @@ def _in_perspective(image: Image.Image, random: np.random.Generator) -> Image.Im
     return image.transform(image.size, Image.Transform.QUAD, quad, Image.Resampling.BICUBIC)
 
 
-def _pixelated(image: Image.Image, random: np.random.Generator) -> Image.Image:
+def _pixelate(image: Image.Image, random: np.random.Generator) -> Image.Image:
     across = int(random.integers(24, 48))
     small = image.resize((across, max(1, round(across * image.height / image.width))), Image.Resampling.BOX)
     return small.resize(image.size, Image.Resampling.NEAREST)
 
 
-def _with_gamma(image: Image.Image, random: np.random.Generator) -> Image.Image:
-    gamma = float(random.uniform(1.5, 2.2)) ** _sign(random)
+def _adjust_gamma(image: Image.Image, random: np.random.Generator) -> Image.Image:
+    gamma = float(random.uniform(1.5, 2.2)) ** _random_sign(random)
     return image.point([round(255 * (level / 255) ** gamma) for level in range(256)] * 3)
 
 
-def _posterised(image: Image.Image, random: np.random.Generator) -> Image.Image:
+def _posterise(image: Image.Image, random: np.random.Generator) -> Image.Image:
     return ImageOps.posterize(image, int(random.integers(2, 4)))
 
 
-def _letterboxed(image: Image.Image, random: np.random.Generator) -> Image.Image:
+def _letterbox_square(image: Image.Image, random: np.random.Generator) -> Image.Image:
     """Centred on a plain square, as for a profile."""
     side = max(image.size)
     if image.width == image.height:
-        return ImageOps.expand(image, (image.width // 6, 0), _colour(random))
-    return ImageOps.pad(image, (side, side), color=_colour(random) if random.random() < 0.5 else (0, 0, 0))
+        return ImageOps.expand(image, (image.width // 6, 0), _random_colour(random))
+    return ImageOps.pad(image, (side, side), color=_random_colour(random) if random.random() < 0.5 else (0, 0, 0))
 
 
-def _watermarked(image: Image.Image, random: np.random.Generator) -> Image.Image:
+def _add_watermark(image: Image.Image, random: np.random.Generator) -> Image.Image:
     """Half-transparent words, repeated over the whole picture."""
     size = max(6, min(image.size) // 14)
     layer = Image.new("RGBA", image.size)
     draw, font = ImageDraw.Draw(layer), ImageFont.load_default(size)
-    words = " ".join(random.choice(_WORDS, 2))
+    words = " ".join(random.choice(_SAMPLE_TEXTS, 2))
     for row, y in enumerate(range(0, image.height, 3 * size)):
         for x in range(-size * (row % 2) * 3, image.width, round(font.getlength(words)) + 2 * size):
             draw.text((x, y), words, (255, 255, 255, 130), font)
     return Image.alpha_composite(image.convert("RGBA"), layer)
 
 
-def _as_screenshot(image: Image.Image, random: np.random.Generator) -> Image.Image:
+def _make_screenshot(image: Image.Image, random: np.random.Generator) -> Image.Image:
     """On a telephone's screen: bars with marks above and below."""
     dark = random.random() < 0.5
     bar = round(float(random.uniform(0.06, 0.14)) * image.height)
@@ -199,31 +212,31 @@ def _as_screenshot(image: Image.Image, random: np.random.Generator) -> Image.Ima
     draw.text((image.width * 0.05, bar * 0.2), "12:47   Photos", ink, ImageFont.load_default(max(6, bar * 0.5)))
     for place in (0.12, 0.37, 0.62, 0.87):
         x, y, radius = place * image.width, screen.height - below / 2, below * 0.2
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), _colour(random))
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), _random_colour(random))
     return screen
 
 
-def _sharpened(image: Image.Image, _: np.random.Generator) -> Image.Image:
+def _sharpen(image: Image.Image, _: np.random.Generator) -> Image.Image:
     return image.filter(ImageFilter.UnsharpMask(3, 250, 0))
 
 
-def _vignetted(image: Image.Image, random: np.random.Generator) -> Image.Image:
+def _add_vignette(image: Image.Image, random: np.random.Generator) -> Image.Image:
     y, x = np.ogrid[-1 : 1 : image.height * 1j, -1 : 1 : image.width * 1j]
     light = 1 - float(random.uniform(0.35, 0.5)) * (x * x + y * y)
     return Image.fromarray((np.asarray(image) * np.clip(light, 0, 1)[:, :, None]).astype(np.uint8))
 
 
-def _sepia(image: Image.Image, _: np.random.Generator) -> Image.Image:
+def _to_sepia(image: Image.Image, _: np.random.Generator) -> Image.Image:
     return ImageOps.colorize(image.convert("L"), (30, 15, 0), (255, 240, 200))
 
 
-def _sheared(image: Image.Image, random: np.random.Generator) -> Image.Image:
-    slope = float(random.uniform(0.08, 0.2)) * _sign(random)
+def _shear(image: Image.Image, random: np.random.Generator) -> Image.Image:
+    slope = float(random.uniform(0.08, 0.2)) * _random_sign(random)
     shape = (1, slope, -slope * image.height / 2, 0, 1, 0)
     return image.transform(image.size, Image.Transform.AFFINE, shape, Image.Resampling.BICUBIC)
 
 
-def _stretched(image: Image.Image, random: np.random.Generator) -> Image.Image:
+def _crop_aspect(image: Image.Image, random: np.random.Generator) -> Image.Image:
     """Another aspect by cutting: half to three quarters of one side."""
     share = float(random.uniform(0.5, 0.75))
     across, down = (share, 1.0) if random.random() < 0.5 else (1.0, share)
@@ -233,56 +246,58 @@ def _stretched(image: Image.Image, random: np.random.Generator) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
-def _colour(random: np.random.Generator) -> Colour:
+def _random_colour(random: np.random.Generator) -> Colour:
     red, green, blue = (int(level) for level in random.integers(0, 256, 3))
     return red, green, blue
 
 
-def _sign(random: np.random.Generator) -> int:
+def _random_sign(random: np.random.Generator) -> int:
     return 1 if random.random() < 0.5 else -1
 
 
-_LISTED: dict[str, Alteration] = {
-    "jpeg-30": _saved("JPEG", 30),
-    "jpeg-8": _saved("JPEG", 8),
-    "resize-50": _resized(0.5, 0.5),
-    "resize-15": _resized(0.15, 0.15),
-    "crop-90": _cropped(0.9),
-    "crop-60": _cropped(0.6),
-    "crop-30": _cropped(0.3),
-    "mirror": _transposed(Image.Transpose.FLIP_LEFT_RIGHT),
-    "turn-5": _turned(5, 5),
-    "turn-90": _transposed(Image.Transpose.ROTATE_90),
-    "grey": _grey,
-    "colour": _coloured,
-    "blur": _blurred,
-    "noise": _noisy,
-    "text": _written,
-    "border": _bordered,
-    "sticker": _stickered,
-    "chain": _chained,
+_STANDARD_DISTORTIONS: dict[str, Distortion] = {
+    "jpeg-30": _make_recompression("JPEG", 30),
+    "jpeg-8": _make_recompression("JPEG", 8),
+    "resize-50": _make_resize(0.5, 0.5),
+    "resize-15": _make_resize(0.15, 0.15),
+    "crop-90": _make_crop(0.9),
+    "crop-60": _make_crop(0.6),
+    "crop-30": _make_crop(0.3),
+    "mirror": _make_transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    "turn-5": _make_rotation(5, 5),
+    "turn-90": _make_transpose(Image.Transpose.ROTATE_90),
+    "grey": _to_greyscale,
+    "colour": _jitter_colours,
+    "blur": _blur_image,
+    "noise": _add_image_noise,
+    "text": _add_text,
+    "border": _add_border,
+    "sticker": _add_sticker,
+    "chain": _chain_distortions,
 }
-_UNLISTED: dict[str, Alteration] = {
-    "perspective": _in_perspective,
-    "pixelate": _pixelated,
-    "gamma": _with_gamma,
-    "posterise": _posterised,
-    "letterbox": _letterboxed,
-    "flip": _transposed(Image.Transpose.FLIP_TOP_BOTTOM),
-    "watermark": _watermarked,
-    "aspect": _resized(1.0, 0.6),
-    "cut": _stretched,
-    "screenshot": _as_screenshot,
-    "sharpen": _sharpened,
-    "vignette": _vignetted,
-    "sepia": _sepia,
-    "shear": _sheared,
-    "webp-5": _saved("WEBP", 5),
-    "turn-20": _turned(10, 20),
-    "turn-180": _transposed(Image.Transpose.ROTATE_180),
-    "turn-270": _transposed(Image.Transpose.ROTATE_270),
+_HELD_OUT_DISTORTIONS: dict[str, Distortion] = {
+    "perspective": _warp_perspective,
+    "pixelate": _pixelate,
+    "gamma": _adjust_gamma,
+    "posterise": _posterise,
+    "letterbox": _letterbox_square,
+    "flip": _make_transpose(Image.Transpose.FLIP_TOP_BOTTOM),
+    "watermark": _add_watermark,
+    "aspect": _make_resize(1.0, 0.6),
+    "cut": _crop_aspect,
+    "screenshot": _make_screenshot,
+    "sharpen": _sharpen,
+    "vignette": _add_vignette,
+    "sepia": _to_sepia,
+    "shear": _shear,
+    "webp-5": _make_recompression("WEBP", 5),
+    "turn-20": _make_rotation(10, 20),
+    "turn-180": _make_transpose(Image.Transpose.ROTATE_180),
+    "turn-270": _make_transpose(Image.Transpose.ROTATE_270),
 }
-_ALTERATIONS = _LISTED | _UNLISTED
+_DISTORTIONS = _STANDARD_DISTORTIONS | _HELD_OUT_DISTORTIONS
 
-KINDS: tuple[str, ...] = tuple(_LISTED)  # what evaluation plants by default
-UNLISTED_KINDS: tuple[str, ...] = tuple(_UNLISTED)  # a check that an encoder learned more than the list
+DISTORTION_KINDS: tuple[str, ...] = tuple(_STANDARD_DISTORTIONS)  # what evaluation plants by default
+HELD_OUT_DISTORTION_KINDS: tuple[str, ...] = tuple(
+    _HELD_OUT_DISTORTIONS
+)  # a check that an encoder learned more than the list

@@ -25,15 +25,15 @@ from simile.images.formats import Pixels
 
 def encode_png(pixels: Pixels) -> bytes:
     """(H, W, 3) or (H, W) uint8 as a PNG."""
-    return _encode(pixels, "PNG", optimize=True)
+    return _encode_image(pixels, "PNG", optimize=True)
 
 
 def encode_jpeg(pixels: Pixels, quality: int = 85) -> bytes:
     """(H, W, 3) or (H, W) uint8 as a JPEG; `quality` 1 to 95."""
-    return _encode(pixels, "JPEG", quality=quality)
+    return _encode_image(pixels, "JPEG", quality=quality)
 
 
-def _encode(pixels: Pixels, format: str, **options: Any) -> bytes:
+def _encode_image(pixels: Pixels, format: str, **options: Any) -> bytes:
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(file, format, **options)
     return file.getvalue()

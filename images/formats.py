@@ -45,9 +45,9 @@ _FORMATS = {
     "ICO": ("image/x-icon", ".ico"),
     "QOI": ("image/qoi", ".qoi"),
 }
-PICTURE_SUFFIXES = frozenset(suffix for _, suffixes in _FORMATS.values() for suffix in suffixes.split())
+IMAGE_SUFFIXES = frozenset(suffix for _, suffixes in _FORMATS.values() for suffix in suffixes.split())
 
-_MAGIC = re.compile(
+_MAGIC_BYTES = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF.{4}WEBP|II[*+]\0|MM\0[*+]|P[1-6]\s+[#\d]|Pf\s|qoif"
     rb"|\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n|\0\0\x01\0[^\0]\0.{3}\0"
     rb"|.{4}ftyp(?:avi[fs]|hei[csmx]|hev[cmsx]|mif1|msf1)"
@@ -76,17 +76,17 @@ class Limits:
 _DEFAULT_LIMITS = Limits()
 
 
-def sniff(head: bytes) -> bool:
+def has_image_signature(head: bytes) -> bool:
     """Whether these first 32 bytes look like a picture of a format that `decode` reads."""
-    return _MAGIC.match(head) is not None
+    return _MAGIC_BYTES.match(head) is not None
 
 
-def media_type(format: str) -> str:
+def get_media_type(format: str) -> str:
     """The media type of a `Picture.format`."""
     return _FORMATS[format.upper()][0] if format.upper() in _FORMATS else "application/octet-stream"
 
 
-def check_bytes(size: int, name: str | Path, limits: Limits) -> None:
+def check_byte_count(size: int, name: str | Path, limits: Limits) -> None:
     """Raises ImageTooLarge where a file has more bytes than allowed."""
     if size > limits.max_bytes:
         reason = f"{size:,} bytes are more than the limit of {limits.max_bytes:,} (SIMILE_MAX_BYTES)"

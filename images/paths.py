@@ -14,6 +14,6 @@ def is_utf8(path: str) -> bool:
     return True
 
 
-def printable(path: str) -> str:
+def make_printable(path: str) -> str:
     """The path with bytes that are not UTF-8 written as escapes, so that it can be stored and shown."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -6,12 +6,12 @@ from alembic import context
 
 from simile.core.errors import HomeError
 from simile.core.settings import load_settings
-from simile.store.database.engine import broken_references, make_engine
+from simile.store.database.engine import find_broken_references, make_engine
 from simile.store.database.tables import Base
 from simile.store.home import Home
 
 
-def home() -> Home:
+def get_home() -> Home:
     """The home to migrate."""
     handed_in = context.config.attributes.get("home")
     if isinstance(handed_in, Home):
@@ -20,20 +20,20 @@ def home() -> Home:
     return Home(settings.home, settings.database_url).create()
 
 
-def migrate() -> None:
+def run_migrations() -> None:
     """All pending steps in one transaction: after a failure the catalogue is as it was."""
-    engine = make_engine(home(), foreign_keys=False).execution_options(writes=True)
+    engine = make_engine(get_home(), foreign_keys=False).execution_options(writes=True)
     try:
         with engine.begin() as connection:
             context.configure(
                 connection=connection, target_metadata=Base.metadata, render_as_batch=True, transactional_ddl=True
             )
             context.run_migrations()
-            broken = broken_references(connection)
+            broken = find_broken_references(connection)
             if broken:
                 raise HomeError(f"The upgrade would lose rows: {broken[0]}. Nothing was changed; please report this.")
     finally:
         engine.dispose()
 
 
-migrate()
+run_migrations()

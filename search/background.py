@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 from zipfile import BadZipFile
 
-from simile.core.atomic_write import write_durably
+from simile.core.atomic_write import write_atomically
 from simile.core.errors import SimileError
-from simile.store.home import Home, writing
+from simile.store.home import Home, translate_write_errors
 from simile.store.index.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 
-LOOKED = 2.0  # seconds until a file that another process may have written is looked for again
+FILE_CHECK_SECONDS = 2.0  # seconds until a file that another process may have written is looked for again
 
 
-class Measured(Protocol):
+class CacheEntry(Protocol):
     """Something that holds for the vectors of one encoder, in one segment and what was newer."""
 
     @property
@@ -36,15 +36,15 @@ class Measured(Protocol):
         """Whether it still holds for so many pictures."""
 
 
-M = TypeVar("M", bound=Measured)
+EntryT = TypeVar("EntryT", bound=CacheEntry)
 
 
-def _of_as_many(measured: Measured, snapshot: Snapshot) -> bool:
-    return measured.fits(len(snapshot))
+def _fits_snapshot(entry: CacheEntry, snapshot: Snapshot) -> bool:
+    return entry.fits(len(snapshot))
 
 
 @dataclass(frozen=True)
-class Kind(Generic[M]):
+class CacheSpec(Generic[EntryT]):
     """How something is measured, written and read. suffix: of its files.
 
     measure: takes what to measure and an event that says stop, and gives None then. load: may raise OSError, EOFError,
@@ -53,43 +53,43 @@ class Kind(Generic[M]):
     """
 
     suffix: str
-    measure: Callable[[Snapshot, threading.Event], M | None]
-    save: Callable[[M, Path], object]
-    load: Callable[[Path], M]
-    holds: Callable[[M, Snapshot], bool] = _of_as_many
+    measure: Callable[[Snapshot, threading.Event], EntryT | None]
+    save: Callable[[EntryT, Path], object]
+    load: Callable[[Path], EntryT]
+    is_valid: Callable[[EntryT, Snapshot], bool] = _fits_snapshot
 
 
-class Behind(Generic[M]):
+class BackgroundCache(Generic[EntryT]):
     """One thing that is measured of the vectors in use. Safe to share between threads; nobody ever waits for it.
 
     `always`: has it measured as soon as somebody asks for it; else only what another process has measured is known,
     until `start`.
     """
 
-    def __init__(self, home: Home, kind: Kind[M], *, always: bool) -> None:
-        self._home, self._kind, self._always = home, kind, always
-        self._known: M | None = None
-        self._look_at = 0.0  # time.monotonic() from which a file is looked for again
-        self._stopping = threading.Event()
-        self._starting = threading.Lock()
+    def __init__(self, home: Home, spec: CacheSpec[EntryT], *, compute_on_demand: bool) -> None:
+        self._home, self._spec, self._compute_on_demand = home, spec, compute_on_demand
+        self._entry: EntryT | None = None
+        self._next_file_check = 0.0  # time.monotonic() from which a file is looked for again
+        self._stop_event = threading.Event()
+        self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def current(self, snapshot: Snapshot) -> M | None:
+    def get(self, snapshot: Snapshot) -> EntryT | None:
         """What is known of these vectors now. One of before their segment was made serves until there is another."""
-        known = self._known
-        if known is None or not self._fits(known, snapshot):
+        known = self._entry
+        if known is None or not self._is_valid(known, snapshot):
             now = time.monotonic()
-            if now >= self._look_at:
-                self._look_at = now + LOOKED
-                self._look(snapshot)
-        known = self._known
+            if now >= self._next_file_check:
+                self._next_file_check = now + FILE_CHECK_SECONDS
+                self._reload(snapshot)
+        known = self._entry
         return known if known is not None and known.encoder == snapshot.encoder.fingerprint else None
 
     def start(self, snapshot: Snapshot) -> None:
         """Has it measured, unless that is under way."""
-        with self._starting:
-            if not self.is_measuring and not self._stopping.is_set():
-                self._thread = threading.Thread(target=self._make, args=(snapshot,), name="measure", daemon=True)
+        with self._start_lock:
+            if not self.is_measuring and not self._stop_event.is_set():
+                self._thread = threading.Thread(target=self._compute, args=(snapshot,), name="measure", daemon=True)
                 self._thread.start()
 
     @property
@@ -104,41 +104,41 @@ class Behind(Generic[M]):
 
     def close(self) -> None:
         """Stops measuring. What was not finished is begun anew by whoever needs it next."""
-        self._stopping.set()
+        self._stop_event.set()
         self.wait()
 
-    def keep(self, measured: M) -> None:
+    def put(self, entry: EntryT) -> None:
         """Makes this what is known, in this process."""
-        self._known = measured
+        self._entry = entry
 
-    def _look(self, snapshot: Snapshot) -> None:
-        found = self._read(snapshot)
+    def _reload(self, snapshot: Snapshot) -> None:
+        found = self._load_entry(snapshot)
         if found is not None:
-            self._known = found
-        if self._always and (found is None or not self._fits(found, snapshot)):
+            self._entry = found
+        if self._compute_on_demand and (found is None or not self._is_valid(found, snapshot)):
             self.start(snapshot)
 
-    def _make(self, snapshot: Snapshot) -> None:
+    def _compute(self, snapshot: Snapshot) -> None:
         try:
-            with self._alone() as alone:
+            with self._try_lock() as alone:
                 if not alone:  # another process is at it
                     return
-                found = self._read(snapshot)
-                if found is None or not self._fits(found, snapshot):
-                    found = self._kind.measure(snapshot, self._stopping)
+                found = self._load_entry(snapshot)
+                if found is None or not self._is_valid(found, snapshot):
+                    found = self._spec.measure(snapshot, self._stop_event)
                     if found is not None:
-                        self._write(found)
+                        self._save_entry(found)
             if found is not None:
-                self._known = found
+                self._entry = found
         except SimileError as error:  # such as an encoder that was removed meanwhile
             log.warning("What is usual in this collection could not be measured: %s", error)
 
     @contextmanager
-    def _alone(self) -> Iterator[bool]:
+    def _try_lock(self) -> Iterator[bool]:
         """Whether no other process measures this now. Where nothing can be written, everybody does."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            file = (self._folder / f"{self._kind.suffix.strip('-')}.lock").open("wb")
+            file = (self._folder / f"{self._spec.suffix.strip('-')}.lock").open("wb")
         except OSError:
             yield True
             return
@@ -154,26 +154,26 @@ class Behind(Generic[M]):
     def _folder(self) -> Path:
         return self._home.root / "gauges"
 
-    def _path(self, encoder: str, segment: int | None) -> Path:
-        return self._folder / f"{encoder[:16]}-{segment or 0}{self._kind.suffix}"
+    def _get_path(self, encoder: str, segment: int | None) -> Path:
+        return self._folder / f"{encoder[:16]}-{segment or 0}{self._spec.suffix}"
 
-    def _fits(self, measured: M, snapshot: Snapshot) -> bool:
-        same = (measured.encoder, measured.segment) == (snapshot.encoder.fingerprint, snapshot.base)
-        return same and self._kind.holds(measured, snapshot)
+    def _is_valid(self, entry: EntryT, snapshot: Snapshot) -> bool:
+        same = (entry.encoder, entry.segment) == (snapshot.encoder.fingerprint, snapshot.base_segment_id)
+        return same and self._spec.is_valid(entry, snapshot)
 
-    def _read(self, snapshot: Snapshot) -> M | None:
+    def _load_entry(self, snapshot: Snapshot) -> EntryT | None:
         encoder = snapshot.encoder.fingerprint
         with suppress(OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile):
-            found = self._kind.load(self._path(encoder, snapshot.base))
-            return found if (found.encoder, found.segment) == (encoder, snapshot.base) else None
+            found = self._spec.load(self._get_path(encoder, snapshot.base_segment_id))
+            return found if (found.encoder, found.segment) == (encoder, snapshot.base_segment_id) else None
         return None
 
-    def _write(self, measured: M) -> None:
-        path = self._path(measured.encoder, measured.segment)
+    def _save_entry(self, entry: EntryT) -> None:
+        path = self._get_path(entry.encoder, entry.segment)
         try:
-            with writing(path):
-                write_durably(path, lambda temporary: self._kind.save(measured, temporary))
-                for old in self._folder.glob(f"{measured.encoder[:16]}-*{self._kind.suffix}"):
+            with translate_write_errors(path):
+                write_atomically(path, lambda temporary: self._spec.save(entry, temporary))
+                for old in self._folder.glob(f"{entry.encoder[:16]}-*{self._spec.suffix}"):
                     if old != path:
                         old.unlink(missing_ok=True)
         except SimileError as error:  # it stays in memory

@@ -6,11 +6,11 @@ import shutil
 from pathlib import Path
 
 from simile.core.atomic_write import REPLACED
-from simile.models.checkpoints.checkpoint import DESCRIPTION
+from simile.models.checkpoints.checkpoint import DESCRIPTION_FILE
 from simile.models.inference.encoder import TrainedEncoder
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.encoders import find_fingerprint
-from simile.store.home import Home, writing
+from simile.store.home import Home, translate_write_errors
 
 
 def load_encoder(home: Home, fingerprint: str, device: str, runtime: str = "auto") -> TrainedEncoder:
@@ -26,26 +26,26 @@ def find_encoder(home: Home, reference: str, device: str, runtime: str = "auto")
 
     Raises NoSuchEncoder, CheckpointDamaged.
     """
-    if (Path(reference) / DESCRIPTION).is_file():
+    if (Path(reference) / DESCRIPTION_FILE).is_file():
         return TrainedEncoder.load(Path(reference), device, runtime)
     return load_encoder(home, find_fingerprint(home, reference), device, runtime)
 
 
-def adopt(home: Home, catalogue: Catalogue, encoder: TrainedEncoder, folder: Path) -> None:
+def import_encoder(home: Home, catalogue: Catalogue, encoder: TrainedEncoder, folder: Path) -> None:
     """Copies the encoder's folder into the home unless it is there, and registers it."""
     target = home.encoders / encoder.fingerprint
     if not target.exists():
         arriving = home.encoders / f".arriving-{encoder.fingerprint}"
-        with writing(target):
+        with translate_write_errors(target):
             shutil.rmtree(arriving, ignore_errors=True)
             shutil.copytree(folder, arriving)
             arriving.rename(target)
-    register(catalogue, encoder)
+    register_encoder(catalogue, encoder)
 
 
-def register(catalogue: Catalogue, encoder: TrainedEncoder) -> None:
+def register_encoder(catalogue: Catalogue, encoder: TrainedEncoder) -> None:
     """Makes the encoder known to the catalogue."""
     recipe = encoder.description["recipe"]["name"]
-    catalogue.register_encoder(
+    catalogue.encoders.register(
         encoder.fingerprint, recipe, recipe, encoder.latent_dim, encoder.index_dims, encoder.metric
     )

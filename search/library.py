@@ -9,12 +9,12 @@ from pathlib import Path
 from simile.core.errors import NoSuchImage, NothingIndexed, UnreadableImage
 from simile.core.records import FloatArray
 from simile.core.settings import Settings
-from simile.images.decoding import Picture, decode
+from simile.images.decoding import DecodedImage, decode_image
 from simile.images.encoding import encode_png
-from simile.images.formats import Limits, media_type
-from simile.images.loading.loader import prepare_bytes
+from simile.images.formats import Limits, get_media_type
+from simile.images.loading.loader import prepare_image
 from simile.images.rendering import sheets
-from simile.images.sources.archives import is_there
+from simile.images.sources.archives import is_regular_file
 from simile.images.sources.reader import read_bytes
 from simile.images.transforms import Pixels
 from simile.models.inference.encoder import TrainedEncoder
@@ -24,118 +24,118 @@ from simile.store.catalogue.records import ImageRecord
 from simile.store.database import schema
 from simile.store.home import Home
 
-ENCODERS_KEPT = 2  # the one in use, and the one before it for whoever still answers with it
+MAX_LOADED_ENCODERS = 2  # the one in use, and the one before it for whoever still answers with it
 
 
-class Gallery:
+class ImageLibrary:
     """One home, open for looking. Safe to share between threads; the network loads with the first picture."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.home = Home(settings.home, settings.database_url)
-        schema.check(self.home)
+        schema.check_schema(self.home)
         self.catalogue = Catalogue(self.home)
         self.limits = Limits.from_settings(settings)
         self._encoders: dict[str, TrainedEncoder] = {}
-        self._loading = threading.Lock()
+        self._loading_lock = threading.Lock()
 
-    def reconstruct_mu(self, mu: FloatArray, width: int, height: int, fingerprint: str | None = None) -> bytes:
+    def reconstruct_latent(self, mu: FloatArray, width: int, height: int, fingerprint: str | None = None) -> bytes:
         """A PNG of the decoder's mean at mu (d,), in the aspect of a width x height picture. Raises NoDecoder.
 
         fingerprint: of the encoder that mu is of, where another may have come into use since.
         """
-        encoder = self.encoder() if fingerprint is None else self._encoder_of(fingerprint)
+        encoder = self.get_encoder() if fingerprint is None else self._get_encoder_by_fingerprint(fingerprint)
         return encode_png(encoder.reconstruct(mu, width, height))
 
-    def reconstruct_id(self, image_id: int) -> bytes:
+    def reconstruct_image(self, image_id: int) -> bytes:
         """A PNG decoded from the row of an indexed image; its file is not needed. Raises NoSuchImage, NoDecoder."""
-        return encode_png(self.reconstruction_pixels(image_id))
+        return encode_png(self.get_reconstruction_pixels(image_id))
 
-    def reconstruction_pixels(self, image_id: int) -> Pixels:
+    def get_reconstruction_pixels(self, image_id: int) -> Pixels:
         """As `reconstruct_id`, (h, w, 3) uint8."""
-        record, encoder = self.catalogue.image(image_id), self.encoder()
-        mu = self.catalogue.embedding(image_id, encoder.fingerprint).mu
+        record, encoder = self.catalogue.images.get(image_id), self.get_encoder()
+        mu = self.catalogue.embeddings.get(image_id, encoder.fingerprint).mu
         return encoder.reconstruct(mu, record.width, record.height)
 
-    def image(self, image_id: int) -> ImageRecord:
+    def get_image(self, image_id: int) -> ImageRecord:
         """What the catalogue knows of an image. Raises NoSuchImage."""
-        return self.catalogue.image(image_id)
+        return self.catalogue.images.get(image_id)
 
-    def measured(self, image_id: int) -> ImageRecord:
+    def get_image_with_error(self, image_id: int) -> ImageRecord:
         """As `image`, its reconstruction error measured now where the job left it out and a file is there."""
-        record = self.catalogue.image(image_id)
+        record = self.catalogue.images.get(image_id)
         if record.reconstruction_error is not None:  # no need of a network
             return record
-        encoder = self.encoder()
+        encoder = self.get_encoder()
         if not encoder.has_decoder:
             return record
         try:
-            path = self.file(image_id)[0]
-            prepared = prepare_bytes(read_bytes(path, self.limits), str(path), encoder.preprocessing, self.limits)
+            path = self.get_file(image_id)[0]
+            prepared = prepare_image(read_bytes(path, self.limits), str(path), encoder.preprocessing, self.limits)
         except (UnreadableImage, NoSuchImage):
             return record
-        errors = encoder.embed(prepared.array[None])[1]
+        errors = encoder.encode_with_errors(prepared.array[None])[1]
         return record if errors is None else replace(record, reconstruction_error=float(errors[0]))
 
-    def images(self, *, limit: int, offset: int = 0) -> list[ImageRecord]:
+    def list_images(self, *, limit: int, offset: int = 0) -> list[ImageRecord]:
         """A page of all images, by id."""
-        return self.catalogue.list_images(limit, offset)
+        return self.catalogue.images.get_page(limit, offset)
 
-    def count(self) -> int:
+    def count_images(self) -> int:
         """How many images the home holds."""
-        return self.catalogue.count_images()
+        return self.catalogue.images.count()
 
-    def file(self, image_id: int) -> tuple[Path, str]:
+    def get_file(self, image_id: int) -> tuple[Path, str]:
         """The first of the image's files that is still there, and its media type. Raises NoSuchImage."""
-        record = self.catalogue.image(image_id)
+        record = self.catalogue.images.get(image_id)
         for path in map(Path, record.paths):
-            if is_there(str(path)):
-                return path, media_type(record.format)
-        raise MissingFile(record)
+            if is_regular_file(str(path)):
+                return path, get_media_type(record.format)
+        raise ImageFileMissing(record)
 
-    def thumbnail(self, image_id: int, side: int = 256) -> tuple[bytes, str]:
+    def get_thumbnail(self, image_id: int, side: int = 256) -> tuple[bytes, str]:
         """The image's file, at most side x side pixels, and its media type. Raises NoSuchImage, UnreadableImage."""
-        data = sheets.thumbnail(self._decoded(self.file(image_id)[0], side), side)
+        data = sheets.encode_thumbnail(self._decode_file(self.get_file(image_id)[0], side), side)
         return data, "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"
 
-    def pixels(self, image_id: int, side: int = 256) -> Pixels:
+    def get_pixels(self, image_id: int, side: int = 256) -> Pixels:
         """The image's file, decoded to at least `side` pixels a side where it has them, (h, w, 3) uint8."""
-        return self._decoded(self.file(image_id)[0], side).pixels
+        return self._decode_file(self.get_file(image_id)[0], side).pixels
 
-    def picture_of(self, query: Path | int | None, side: int = 256) -> Pixels:
+    def get_query_pixels(self, query: Path | int | None, side: int = 256) -> Pixels:
         """The picture behind a query by file or by id, (h, w, 3) uint8: where an id's file is gone, what is known."""
         if isinstance(query, Path):
-            return self._decoded(query, side).pixels
+            return self._decode_file(query, side).pixels
         assert query is not None
         try:
-            return self.pixels(query, side)
-        except (UnreadableImage, MissingFile):
-            return self.reconstruction_pixels(query)
+            return self.get_pixels(query, side)
+        except (UnreadableImage, ImageFileMissing):
+            return self.get_reconstruction_pixels(query)
 
-    def encoder(self) -> TrainedEncoder:
+    def get_encoder(self) -> TrainedEncoder:
         """The active encoder, loaded once. Raises NothingIndexed, NoSuchEncoder, CheckpointDamaged."""
-        fingerprint = self.catalogue.state().active_encoder
+        fingerprint = self.catalogue.get_state().active_encoder
         if fingerprint is None:
             raise NothingIndexed(f"{self.home.root} has no encoder yet. Run `simile index PHOTOS` first.")
-        return self._encoder_of(fingerprint)
+        return self._get_encoder_by_fingerprint(fingerprint)
 
-    def _encoder_of(self, fingerprint: str) -> TrainedEncoder:
+    def _get_encoder_by_fingerprint(self, fingerprint: str) -> TrainedEncoder:
         """The encoder with this fingerprint, loaded once while it is one of the last that were asked for."""
         found = self._encoders.get(fingerprint)
         if found is None:
-            with self._loading:
+            with self._loading_lock:
                 found = self._encoders.get(fingerprint) or load_encoder(
                     self.home, fingerprint, self.settings.device, self.settings.runtime
                 )
-                kept = list(self._encoders.items())[-(ENCODERS_KEPT - 1) :]
+                kept = list(self._encoders.items())[-(MAX_LOADED_ENCODERS - 1) :]
                 self._encoders = dict([*kept, (fingerprint, found)])  # a new one: other threads may be reading
         return found
 
-    def _decoded(self, path: Path, side: int) -> Picture:
-        return decode(read_bytes(path, self.limits), name=path, limits=self.limits, min_side=side)
+    def _decode_file(self, path: Path, side: int) -> DecodedImage:
+        return decode_image(read_bytes(path, self.limits), name=path, limits=self.limits, min_side=side)
 
 
-class MissingFile(NoSuchImage):
+class ImageFileMissing(NoSuchImage):
     """The image is indexed, but none of its files is there any more."""
 
     def __init__(self, record: ImageRecord) -> None:

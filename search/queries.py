@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from simile.core.records import Filter, FloatArray, Hit
-from simile.images.loading.loader import Prepared
+from simile.images.loading.loader import PreparedImage
 
 
 @dataclass(frozen=True)
-class Asked:
+class SearchParams:
     """How much of an answer is wanted.
 
     limit None: all, which only makes sense with `within`: none that is farther; 0: the query alone, without a search.
@@ -21,57 +21,57 @@ class Asked:
 
     limit: int | None = 10
     offset: int = 0
-    only: Filter | None = None
-    within: float | None = None
-    metadata: bool = False
-    error: bool = True
-    posterior: bool = False
+    filter: Filter | None = None
+    radius: float | None = None
+    include_metadata: bool = False
+    include_error: bool = True
+    use_posterior: bool = False
 
 
 @dataclass(frozen=True, eq=False)
-class AskedPicture:
+class QueryImage:
     """A picture that need not be indexed, decoded for one encoder; `data`, its bytes, should another come into use."""
 
     name: str
     data: bytes
     encoder: str
-    prepared: Prepared
+    prepared_image: PreparedImage
 
 
-Among = Literal["new", "own"]
-Part = AskedPicture | int | FloatArray  # a picture, the id of an indexed image, or a mu (d,)
+ReferencePopulation = Literal["new", "own"]
+QueryTerm = QueryImage | int | FloatArray  # a picture, the id of an indexed image, or a mu (d,)
 
 
 @dataclass(frozen=True, eq=False)
-class Question:
+class SearchQuery:
     """One search. Several parts: by the mean of `positives` less the mean of `negatives`, both of mu.
 
     Images that are asked with are no hits. hidden: others that are none either, such as what a vector was made of.
     """
 
-    positives: tuple[Part, ...]
-    negatives: tuple[Part, ...] = ()
-    asked: Asked = field(default_factory=Asked)
-    hidden: frozenset[int] = frozenset()
+    positives: tuple[QueryTerm, ...]
+    negatives: tuple[QueryTerm, ...] = ()
+    params: SearchParams = field(default_factory=SearchParams)
+    hidden_ids: frozenset[int] = frozenset()
 
     @property
-    def parts(self) -> tuple[Part, ...]:
+    def terms(self) -> tuple[QueryTerm, ...]:
         """All of them."""
         return self.positives + self.negatives
 
     @property
-    def ids(self) -> set[int]:
+    def excluded_ids(self) -> set[int]:
         """The indexed images that are no hits: those that are asked with, and the hidden ones."""
-        return {part for part in self.parts if isinstance(part, int)} | self.hidden
+        return {part for part in self.terms if isinstance(part, int)} | self.hidden_ids
 
     @property
-    def picture(self) -> bool:
+    def is_single_image(self) -> bool:
         """Whether it asks with one picture, as it is: not with a point between several."""
         return len(self.positives) == 1 and not self.negatives
 
 
 @dataclass(frozen=True)
-class Query:
+class EncodedQuery:
     """What was asked. mu, sigma: (d,) float32; sigma None without a variance. A vector has no name, id or size.
 
     positives, negatives: what it was made of, where that was more than one picture.
@@ -85,12 +85,12 @@ class Query:
     height: int | None = None
     format: str | None = None
     reconstruction_error: float | None = None
-    positives: tuple[Query, ...] = ()
-    negatives: tuple[Query, ...] = ()
+    positives: tuple[EncodedQuery, ...] = ()
+    negatives: tuple[EncodedQuery, ...] = ()
 
 
 @dataclass(frozen=True)
-class Certainty:
+class Confidence:
     """How far an answer can be trusted.
 
     sigma: the query's mean σ over the indexed dimensions. error_percentile: 0 to 100, where its reconstruction error
@@ -104,18 +104,18 @@ class Certainty:
     unlike: bool | None = None
     reason: str | None = None
     false_alarm_rate: float | None = None
-    among: Among | None = None
+    among: ReferencePopulation | None = None
 
 
 @dataclass(frozen=True)
-class Answer:
+class SearchResult:
     """A query and its hits, the nearest first. `calibrated`: whether scores are measured on this collection.
 
     encoder: the fingerprint of the encoder that the query's mu is of; None: the one in use.
     """
 
-    query: Query
+    query: EncodedQuery
     hits: list[Hit]
-    certainty: Certainty = field(default_factory=Certainty)
-    calibrated: bool = False
+    confidence: Confidence = field(default_factory=Confidence)
+    is_calibrated: bool = False
     encoder: str | None = None

@@ -9,72 +9,72 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from simile.search.searcher import Searcher
-from simile.service.requests.search import Addition, Upload, read_addition, read_upload
+from simile.service.requests.search import ImageUpload, Upload, read_image_upload, read_upload
 from simile.service.schemas.search import MAX_ID, MAX_LIMIT
-from simile.service.state.batcher import Desk
+from simile.service.state.batcher import SearchBatcher
 from simile.service.state.encoding_pool import EncodingPool
-from simile.service.state.job_events import JobEvents
-from simile.service.state.job_manager import Jobs
-from simile.service.state.latent_cache import Latents
-from simile.service.state.map_cache import Maps
-from simile.service.state.readiness import Facts
-from simile.service.state.review_cache import Reviews
-from simile.service.state.searcher_provider import Door
+from simile.service.state.job_events import JobEventBroker
+from simile.service.state.job_manager import JobManager
+from simile.service.state.latent_cache import LatentCache
+from simile.service.state.map_cache import MapCache
+from simile.service.state.readiness import Readiness
+from simile.service.state.review_cache import ReviewCache
+from simile.service.state.searcher_provider import SearcherProvider
 
 
-async def searcher_of(request: Request) -> Searcher:
+async def get_searcher(request: Request) -> Searcher:
     """The Searcher of the app that got this request."""
-    door = cast(Door, request.app.state.door)
+    door = cast(SearcherProvider, request.app.state.searcher_provider)
     if door.searcher is None:
-        return await run_in_threadpool(door.open)
+        return await run_in_threadpool(door.get_searcher)
     return door.searcher
 
 
-async def _pool(request: Request) -> EncodingPool:
+async def _get_encoding_pool(request: Request) -> EncodingPool:
     return cast(EncodingPool, request.app.state.pool)
 
 
-async def desk_of(request: Request) -> Desk:
+async def get_batcher(request: Request) -> SearchBatcher:
     """Where the app that got this request answers questions."""
-    return cast(Desk, request.app.state.desk)
+    return cast(SearchBatcher, request.app.state.batcher)
 
 
-async def _facts(request: Request) -> Facts:
-    return cast(Facts, request.app.state.facts)
+async def _get_readiness(request: Request) -> Readiness:
+    return cast(Readiness, request.app.state.readiness)
 
 
-async def _reviews(request: Request) -> Reviews:
-    return cast(Reviews, request.app.state.reviews)
+async def _get_review_cache(request: Request) -> ReviewCache:
+    return cast(ReviewCache, request.app.state.review_cache)
 
 
-async def _jobs(request: Request) -> Jobs:
-    return cast(Jobs, request.app.state.jobs)
+async def _get_job_manager(request: Request) -> JobManager:
+    return cast(JobManager, request.app.state.job_manager)
 
 
-async def _maps(request: Request) -> Maps:
-    return cast(Maps, request.app.state.maps)
+async def _get_map_cache(request: Request) -> MapCache:
+    return cast(MapCache, request.app.state.map_cache)
 
 
-async def _job_events(request: Request) -> JobEvents:
-    return cast(JobEvents, request.app.state.job_events)
+async def _get_job_events(request: Request) -> JobEventBroker:
+    return cast(JobEventBroker, request.app.state.event_broker)
 
 
-async def _latents(request: Request) -> Latents:
-    return cast(Latents, request.app.state.latents)
+async def _get_latent_cache(request: Request) -> LatentCache:
+    return cast(LatentCache, request.app.state.latent_cache)
 
 
-TheSearcher = Annotated[Searcher, Depends(searcher_of)]
-ThePool = Annotated[EncodingPool, Depends(_pool)]
-TheDesk = Annotated[Desk, Depends(desk_of)]
-TheFacts = Annotated[Facts, Depends(_facts)]
-TheReviews = Annotated[Reviews, Depends(_reviews)]
-TheJobs = Annotated[Jobs, Depends(_jobs)]
-TheMaps = Annotated[Maps, Depends(_maps)]
-TheLatents = Annotated[Latents, Depends(_latents)]
-TheJobEvents = Annotated[JobEvents, Depends(_job_events)]
-JobId = Annotated[int, Path(ge=1, le=MAX_ID, description="The id of an indexing job.")]
-ImageId = Annotated[int, Path(ge=1, le=MAX_ID, description="The id of an indexed image.")]
-Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="How many to answer with.")]
-Offset = Annotated[int, Query(ge=0, le=MAX_ID, description="How many to leave out first.")]
-TheUpload = Annotated[Upload, Depends(read_upload)]
-TheAddition = Annotated[Addition, Depends(read_addition)]
+SearcherDep = Annotated[Searcher, Depends(get_searcher)]
+EncodingPoolDep = Annotated[EncodingPool, Depends(_get_encoding_pool)]
+BatcherDep = Annotated[SearchBatcher, Depends(get_batcher)]
+ReadinessDep = Annotated[Readiness, Depends(_get_readiness)]
+ReviewCacheDep = Annotated[ReviewCache, Depends(_get_review_cache)]
+JobManagerDep = Annotated[JobManager, Depends(_get_job_manager)]
+MapCacheDep = Annotated[MapCache, Depends(_get_map_cache)]
+LatentCacheDep = Annotated[LatentCache, Depends(_get_latent_cache)]
+JobEventsDep = Annotated[JobEventBroker, Depends(_get_job_events)]
+JobIdParam = Annotated[int, Path(ge=1, le=MAX_ID, description="The id of an indexing job.")]
+ImageIdParam = Annotated[int, Path(ge=1, le=MAX_ID, description="The id of an indexed image.")]
+LimitParam = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="How many to answer with.")]
+OffsetParam = Annotated[int, Query(ge=0, le=MAX_ID, description="How many to leave out first.")]
+UploadDep = Annotated[Upload, Depends(read_upload)]
+ImageUploadDep = Annotated[ImageUpload, Depends(read_image_upload)]

@@ -29,14 +29,14 @@ pass
 
 logger = logging.getLogger(__name__)
 
-MEDIA_TYPE = "application/problem+json"
+PROBLEM_MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:problem-type:simile:"
-_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-_ERRORS_LISTED = 10  # a vector of 10,000 NaN is one mistake, not 10,000
+_HTTP_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+_MAX_LISTED_ERRORS = 10  # a vector of 10,000 NaN is one mistake, not 10,000
 
 # The nearest class counts, so that a subclass needs no row. 409 for what the home lacks: the request was right, and
 # repeating it helps only after somebody has indexed pictures. 503 for what an operator has to put right.
-STATUS: dict[type[SimileError], int] = {
+STATUS_BY_ERROR: dict[type[SimileError], int] = {
     errors.SimileError: 500,
     errors.InputError: 422,
     errors.BadSetting: 422,
@@ -70,7 +70,7 @@ _RETRY_AFTER: dict[type[SimileError], str] = {errors.HomeBusy: "5", errors.Being
 
 
 @dataclass(frozen=True)
-class Problem:
+class ProblemDetails:
     """An error as a client sees it. `errors`: (field, what is wrong with it) of a request that was not understood.
 
     `more`: what a program needs beside the words, by name.
@@ -82,22 +82,24 @@ class Problem:
     type: str = "about:blank"
     errors: Sequence[tuple[str, str]] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
-    more: Mapping[str, Any] = field(default_factory=dict)
+    extensions: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Refusal(HTTPException):
+class ProblemException(HTTPException):
     """A request that is turned away before any work is done; `kind` ends its type, such as `too-busy`.
 
     retry_after: seconds. close: whether the connection ends with the answer.
     """
 
-    def __init__(self, status: int, kind: str, detail: str, retry_after: int | None = None, close: bool = False):
+    def __init__(
+        self, status: int, problem_kind: str, detail: str, retry_after: int | None = None, close: bool = False
+    ):
         headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
         super().__init__(status, detail, headers | ({"Connection": "close"} if close else {}))
-        self.kind = kind
+        self.problem_kind = problem_kind
 
 
-def body(problem: Problem, instance: str) -> dict[str, Any]:
+def make_problem_body(problem: ProblemDetails, instance: str) -> dict[str, Any]:
     """The body of every error that the service answers with.
 
     - `type`: `urn:problem-type:simile:` + the error's name (`no-such-image`), to tell errors apart in a program;
@@ -119,101 +121,107 @@ def body(problem: Problem, instance: str) -> dict[str, Any]:
     }
     if problem.errors:
         document["errors"] = [{"field": name, "detail": detail} for name, detail in problem.errors]
-    return document | dict(problem.more)
+    return document | dict(problem.extensions)
 
 
-def problem_of(error: Exception) -> Problem:
+def make_problem(error: Exception) -> ProblemDetails:
     """The problem that an exception is to a client. What was not foreseen says nothing of the inside."""
     if isinstance(error, SimileError):
-        return _of_simile(error)
+        return _make_simile_problem(error)
     if isinstance(error, RequestValidationError):
-        return _of_validation(error)
-    if isinstance(error, Refusal):
-        title = error.kind.replace("-", " ").capitalize()
-        return Problem(error.status_code, title, error.detail, TYPE_PREFIX + error.kind, headers=error.headers or {})
+        return _make_validation_problem(error)
+    if isinstance(error, ProblemException):
+        title = error.problem_kind.replace("-", " ").capitalize()
+        return ProblemDetails(
+            error.status_code, title, error.detail, TYPE_PREFIX + error.problem_kind, headers=error.headers or {}
+        )
     if isinstance(error, HTTPException):
-        return Problem(error.status_code, _phrase(error.status_code), str(error.detail), headers=error.headers or {})
-    return Problem(500, _phrase(500), "The server failed in a way nobody foresaw. Its log says how.")
+        return ProblemDetails(
+            error.status_code, _get_status_phrase(error.status_code), str(error.detail), headers=error.headers or {}
+        )
+    return ProblemDetails(500, _get_status_phrase(500), "The server failed in a way nobody foresaw. Its log says how.")
 
 
-def respond(request: Request, problem: Problem) -> Response:
+def make_problem_response(request: Request, problem: ProblemDetails) -> Response:
     """The problem as an HTTP response."""
-    document = json.dumps(body(problem, request.url.path), ensure_ascii=False)
+    document = json.dumps(make_problem_body(problem, request.url.path), ensure_ascii=False)
     # A file name on disk may be no valid Unicode: "replace" keeps the answer an answer.
-    return Response(document.encode("utf-8", "replace"), problem.status, dict(problem.headers), MEDIA_TYPE)
+    return Response(document.encode("utf-8", "replace"), problem.status, dict(problem.headers), PROBLEM_MEDIA_TYPE)
 
 
-def install(app: FastAPI) -> None:
+def install_error_handlers(app: FastAPI) -> None:
     """Makes every error of the app a problem document."""
     for kind in (SimileError, RequestValidationError, HTTPException):
-        app.add_exception_handler(kind, _handle)
+        app.add_exception_handler(kind, _handle_error)
     app.add_exception_handler(ClientDisconnect, _handle_disconnect)
-    app.add_exception_handler(Exception, _handle_unforeseen)
+    app.add_exception_handler(Exception, _handle_unexpected)
 
 
-async def _handle(request: Request, error: Exception) -> Response:
-    return respond(request, _in_place(request, problem_of(error)))
+async def _handle_error(request: Request, error: Exception) -> Response:
+    return make_problem_response(request, _explain_routing_error(request, make_problem(error)))
 
 
 async def _handle_disconnect(_request: Request, _error: Exception) -> Response:
     return Response(status_code=400)  # nobody is left to read it
 
 
-async def _handle_unforeseen(request: Request, error: Exception) -> Response:
+async def _handle_unexpected(request: Request, error: Exception) -> Response:
     # Starlette raises it once more after this answer, and the server prints the traceback.
     logger.error("%s %s failed: %s", request.method, request.url.path, type(error).__name__)
-    return respond(request, problem_of(error))
+    return make_problem_response(request, make_problem(error))
 
 
-def _in_place(request: Request, problem: Problem) -> Problem:
+def _explain_routing_error(request: Request, problem: ProblemDetails) -> ProblemDetails:
     """Starlette's own 404 and 405 say only their name: here they say where, and what would do."""
     if problem.detail != problem.title:
         return problem
     if problem.status == 405:
-        allowed = _allowed(request, problem.headers.get("Allow", ""))
+        allowed = _get_allowed_methods(request, problem.headers.get("Allow", ""))
         detail = f"{request.method} is not possible here, only {allowed}."
-        return Problem(problem.status, problem.title, detail, headers={"Allow": allowed})
+        return ProblemDetails(problem.status, problem.title, detail, headers={"Allow": allowed})
     if problem.status == 404:
         detail = f"There is nothing at this address. {urls.DOCS} lists what there is."
-        return Problem(problem.status, problem.title, detail, headers=problem.headers)
+        return ProblemDetails(problem.status, problem.title, detail, headers=problem.headers)
     return problem
 
 
-def _allowed(request: Request, known: str) -> str:
+def _get_allowed_methods(request: Request, allow_header: str) -> str:
     """Every method that the address takes. Starlette's own `Allow` is `known`: of one route alone."""
     routes = [route for route in request.app.router.routes if not isinstance(route, Mount)]
 
     def taken(method: str) -> bool:
         return any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
 
-    return ", ".join(method for method in _METHODS if method in known.split(", ") or taken(method))
+    return ", ".join(method for method in _HTTP_METHODS if method in allow_header.split(", ") or taken(method))
 
 
-def _of_simile(error: SimileError) -> Problem:
-    kind = next(kind for kind in type(error).__mro__ if kind in STATUS)
+def _make_simile_problem(error: SimileError) -> ProblemDetails:
+    kind = next(kind for kind in type(error).__mro__ if kind in STATUS_BY_ERROR)
     words = re.sub(r"(?<!^)(?=[A-Z])", " ", kind.__name__).lower()
     headers = {"Retry-After": _RETRY_AFTER[kind]} if kind in _RETRY_AFTER else {}
-    return Problem(STATUS[kind], words.capitalize(), str(error), TYPE_PREFIX + words.replace(" ", "-"), headers=headers)
+    return ProblemDetails(
+        STATUS_BY_ERROR[kind], words.capitalize(), str(error), TYPE_PREFIX + words.replace(" ", "-"), headers=headers
+    )
 
 
-def _of_validation(error: RequestValidationError) -> Problem:
+def _make_validation_problem(error: RequestValidationError) -> ProblemDetails:
     found = [(".".join(map(str, one["loc"])), str(one["msg"])) for one in error.errors()]
     first_field, first_detail = found[0] if found else ("request", "it was not understood")
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     detail = f"{first_field}: {first_detail}{more}."
-    return Problem(422, _phrase(422), detail, errors=found[:_ERRORS_LISTED])
+    return ProblemDetails(422, _get_status_phrase(422), detail, errors=found[:_MAX_LISTED_ERRORS])
 
 
-def _phrase(status: int) -> str:
+def _get_status_phrase(status: int) -> str:
     return HTTPStatus(status).phrase
 
 
-def too_large(max_bytes: int) -> HTTPException:
+def make_too_large_error(max_bytes: int) -> HTTPException:
     """The 413 for a body that is over the limit."""
     return HTTPException(413, f"The request is larger than the {max_bytes:,} bytes allowed here (SIMILE_MAX_BYTES).")
 
 
-def too_slow_to_answer(seconds: float) -> Refusal:
+def make_timeout_error(seconds: float) -> ProblemException:
     """The 503 for what could not be begun, or finished, in time."""
     detail = f"No answer within {seconds:g} seconds (SIMILE_ANSWER_SECONDS). Try again when less is going on."
-    return Refusal(503, "too-slow-to-answer", detail, 5)
+    return ProblemException(503, "too-slow-to-answer", detail, 5)

@@ -6,9 +6,9 @@ from urllib.parse import urlencode
 
 API = "/v1"
 SEARCH = f"{API}/search"
-PAGE = "/"
+SEARCH_PAGE = "/"
 COLLECTION_PAGE = "/collection"
-PICTURES_PAGE = "/pictures"
+IMAGE_PAGES = "/pictures"
 DUPLICATES_PAGE = "/duplicates"
 JOBS_PAGE = "/jobs"
 MAP = f"{API}/map"
@@ -65,30 +65,30 @@ def metadata(image_id: int) -> str:
     return f"{image(image_id)}/metadata"
 
 
-def page_for(image_id: int, limit: int | None = None) -> str:
+def similar_page(image_id: int, limit: int | None = None) -> str:
     """The page that shows what is similar to an image."""
     given = {"image_id": image_id} | ({} if limit is None else {"limit": limit})
-    return f"{PAGE}?{urlencode(given)}"
+    return f"{SEARCH_PAGE}?{urlencode(given)}"
 
 
-def picture(image_id: int) -> str:
+def image_page(image_id: int) -> str:
     """The page of one picture."""
-    return f"{PICTURES_PAGE}/{image_id}"
+    return f"{IMAGE_PAGES}/{image_id}"
 
 
-def search_page(**given: object) -> str:
+def search_page(**params: object) -> str:
     """The page of a search."""
-    return f"{PAGE}{_asked(given)}"
+    return f"{SEARCH_PAGE}{_make_query_string(params)}"
 
 
-def collection_page(**given: object) -> str:
+def collection_page(**params: object) -> str:
     """The page of a stretch of the collection."""
-    return f"{COLLECTION_PAGE}{_asked(given)}"
+    return f"{COLLECTION_PAGE}{_make_query_string(params)}"
 
 
-def latent_page(**given: object) -> str:
+def latent_page(**params: object) -> str:
     """The page of the latent space, between pictures a and b."""
-    return f"{LATENT_PAGE}{_asked(given)}"
+    return f"{LATENT_PAGE}{_make_query_string(params)}"
 
 
 def difference(first: int, second: int, show: str | None = None) -> str:
@@ -97,17 +97,17 @@ def difference(first: int, second: int, show: str | None = None) -> str:
     return f"{API}/duplicates/difference?{urlencode(given)}"
 
 
-def plan(**given: object) -> str:
+def plan(**params: object) -> str:
     """The plan of what was decided, as a file to download."""
-    return f"{API}/duplicates/plan{_asked(given)}"
+    return f"{API}/duplicates/plan{_make_query_string(params)}"
 
 
-def duplicates_page(**given: object) -> str:
+def duplicates_page(**params: object) -> str:
     """The page on which copies are reviewed."""
-    return f"{DUPLICATES_PAGE}{_asked(given)}"
+    return f"{DUPLICATES_PAGE}{_make_query_string(params)}"
 
 
-def _asked(given: dict[str, object]) -> str:
+def _make_query_string(params: dict[str, object]) -> str:
     """`?a=1&b=2` of what is given; a list stands once for each of its values."""
-    known = {name: value for name, value in given.items() if value not in (None, "", (), [])}
+    known = {name: value for name, value in params.items() if value not in (None, "", (), [])}
     return f"?{urlencode(known, doseq=True)}" if known else ""

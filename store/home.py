@@ -18,7 +18,7 @@ from sqlalchemy import URL
 from simile.core.atomic_write import finish_replacing
 from simile.core.errors import HomeBusy, HomeNotWritable
 
-NOT_WRITABLE = {
+NOT_WRITABLE_ERRNOS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST),
     errno.EFBIG,  # beyond what the file system, or `ulimit -f`, allows for one file
 }
@@ -33,14 +33,14 @@ class Home:
         self.holds_lock = False
 
     @property
-    def catalogue(self) -> Path:
+    def catalogue_path(self) -> Path:
         return self.root / "catalogue.sqlite"
 
     @property
     def url(self) -> str:
         """The SQLAlchemy URL of the catalogue."""
         # Not pasted together: "?" and "%" in a folder's name mean something else in a URL.
-        return self.database_url or URL.create("sqlite", database=str(self.catalogue)).render_as_string()
+        return self.database_url or URL.create("sqlite", database=str(self.catalogue_path)).render_as_string()
 
     @property
     def encoders(self) -> Path:
@@ -62,7 +62,7 @@ class Home:
     def create(self) -> Home:
         """Makes the folders that are missing. Raises HomeNotWritable."""
         for folder in (self.root, self.encoders, self.segments, self.uploads):
-            with writing(folder):
+            with translate_write_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)
         return self
 
@@ -74,19 +74,21 @@ class Home:
         Raises HomeBusy, which names the holder, and HomeNotWritable.
         """
         path = self.create().root / "lock"
-        with writing(path):
+        with translate_write_errors(path):
             file = path.open("ab+", buffering=0)  # what a buffer still holds when the disk is full fails on closing
         with file:
-            self._acquire(file, time.monotonic() + wait)
-            _sign(file, f"process {os.getpid()}, `{purpose}`, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
+            self._acquire_lock(file, time.monotonic() + wait)
+            _write_lock_holder(
+                file, f"process {os.getpid()}, `{purpose}`, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+            )
             self.holds_lock = True
             try:
-                with writing(self.encoders):
+                with translate_write_errors(self.encoders):
                     finish_replacing(self.encoders)
                 yield
             finally:
                 self.holds_lock = False
-                _sign(file, "")
+                _write_lock_holder(file, "")
                 fcntl.flock(file, fcntl.LOCK_UN)
 
     def recover(self) -> None:
@@ -94,7 +96,7 @@ class Home:
         with suppress(HomeBusy, HomeNotWritable), self.lock("recovery"):  # the lock itself does it
             pass
 
-    def is_held(self) -> bool:
+    def is_locked(self) -> bool:
         """Whether a process holds the home's lock now."""
         try:
             with (self.root / "lock").open("rb") as file:
@@ -105,39 +107,39 @@ class Home:
             return False
         return False
 
-    def _acquire(self, file: IO[bytes], deadline: float) -> None:
+    def _acquire_lock(self, file: IO[bytes], deadline: float) -> None:
         while True:
             try:
                 return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if time.monotonic() >= deadline:
-                    raise self._busy(file) from None
+                    raise self._make_busy_error(file) from None
             time.sleep(0.05)
 
-    def _busy(self, file: IO[bytes]) -> HomeBusy:
+    def _make_busy_error(self, file: IO[bytes]) -> HomeBusy:
         file.seek(0)
         holder = file.read().decode() or "another process"
         return HomeBusy(f"{self.root} is in use by {holder}. Wait until it has finished, or stop it, and try again.")
 
 
-def _sign(file: IO[bytes], text: str) -> None:
+def _write_lock_holder(file: IO[bytes], text: str) -> None:
     """Says who holds the lock. For people only: the lock itself is the kernel's, so a full disk may leave it out."""
     try:
         file.truncate(0)
         file.write(text.encode())
     except OSError as error:
-        if error.errno not in NOT_WRITABLE:
+        if error.errno not in NOT_WRITABLE_ERRNOS:
             raise
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def translate_write_errors(path: Path) -> Iterator[None]:
     """Turns an error that means "no space" or "no permission" at `path` into HomeNotWritable."""
     try:
         yield
     except Exception as error:
-        number = _error_number(error)
-        if number not in NOT_WRITABLE:
+        number = _find_errno(error)
+        if number not in NOT_WRITABLE_ERRNOS:
             raise
         raise HomeNotWritable(
             f"Can't write {path}: {os.strerror(number)}. "
@@ -145,7 +147,7 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _error_number(error: Exception) -> int:
+def _find_errno(error: Exception) -> int:
     """The system's number for what went wrong, or 0. Libraries written in Rust, and shutil, only mention it."""
     if isinstance(error, OSError) and error.errno:
         return error.errno

@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 
 from simile.core.settings import Settings, load_settings
-from simile.dedup.grouping.findings import calibration_json
-from simile.dedup.records import Calibration, CurvePoint
+from simile.dedup.grouping.findings import calibration_to_json
+from simile.dedup.records import CurvePoint, ThresholdCalibration
 from simile.indexer.pipeline.job import IndexRequest, index
-from simile.indexer.training.train import TrainingRequest, train_on
+from simile.indexer.training.train import TrainingRequest, train_on_sources
 from simile.models.demo_datasets import write_digits
-from simile.search.encoder_registry import find_encoder, register
+from simile.search.encoder_registry import find_encoder, register_encoder
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import DuplicateRecord
 from simile.store.database import schema
@@ -52,7 +52,7 @@ def _trained(tmp_path_factory: pytest.TempPathFactory, _all_digits: Path) -> tup
     copy_some(_all_digits, photos, COUNT)
     settings = load_settings(home=root / "home", workers=2, device="cpu")
     overrides = {"latent_dim": 16, "width": 8, "epochs": 12, "kl_warmup_steps": 20}
-    train_on(settings, [photos], TrainingRequest("vae", overrides), lambda _: None)
+    train_on_sources(settings, [photos], TrainingRequest("vae", overrides), lambda _: None)
     index(settings, [photos], IndexRequest())
     return root / "home", photos
 
@@ -95,11 +95,11 @@ def trained_home(tmp_path: Path, _trained: tuple[Path, Path]) -> Settings:
     settings = load_settings(home=tmp_path / "home", workers=2, device="cpu")
     home = Home(settings.home).create()
     shutil.copytree(_trained[0] / "encoders", home.encoders, dirs_exist_ok=True)
-    schema.upgrade(home)
+    schema.upgrade_schema(home)
     encoder = find_encoder(home, next(home.encoders.glob("[0-9a-f]*")).name, "cpu")
     with Catalogue(home) as catalogue:
-        register(catalogue, encoder)
-        catalogue.activate(encoder.fingerprint)
+        register_encoder(catalogue, encoder)
+        catalogue.encoders.activate(encoder.fingerprint)
     return settings
 
 
@@ -107,7 +107,7 @@ def trained_home(tmp_path: Path, _trained: tuple[Path, Path]) -> Settings:
 def home(tmp_path: Path) -> Home:
     """An empty home with a current catalogue."""
     home = Home(tmp_path / "home")
-    schema.upgrade(home)
+    schema.upgrade_schema(home)
     return home
 
 
@@ -137,7 +137,7 @@ def copies(tmp_path: Path, trained_home: Settings) -> Copies:
     write_copies(photos)
     index(trained_home, [photos], IndexRequest())
     with Catalogue(Home(trained_home.home)) as catalogue:
-        found = catalogue.known_locations([str(photos)])
+        found = catalogue.files.find_under([str(photos)])
         ids = {Path(path).relative_to(photos).as_posix(): known.image_id for path, known in found.items()}
         near = [(f"camera/{n:02}.png", f"phone/{n:02}.jpg", "near", 0.1 + n / 100) for n in range(10)]
         near += [
@@ -152,12 +152,12 @@ def copies(tmp_path: Path, trained_home: Settings) -> Copies:
             )
             for one, two, tier, distance in near + same + alike
         ]
-        run = catalogue.start_run("dedup", {})
-        catalogue.replace_duplicates(run, rows)
+        run = catalogue.runs.start("dedup", {})
+        catalogue.duplicates.replace(run, rows)
         curve = tuple(CurvePoint(n / 20, 1 - n / 1000, min(1, n / 10)) for n in range(1, 21))
-        calibration = calibration_json(Calibration(0.5, 0.99, 0.99, 1.0, 100, 0, curve))
-        encoder = catalogue.state().active_encoder
-        catalogue.finish_run(run, "finished", {"encoder": encoder, "calibration": calibration})
+        calibration = calibration_to_json(ThresholdCalibration(0.5, 0.99, 0.99, 1.0, 100, 0, curve))
+        encoder = catalogue.get_state().active_encoder
+        catalogue.runs.finish(run, "finished", {"encoder": encoder, "calibration": calibration})
     return Copies(trained_home, photos, ids)
 
 

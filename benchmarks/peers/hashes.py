@@ -30,7 +30,7 @@ def main() -> None:
         started = time.monotonic()
         try:
             arrays[name] = method(files)
-        except Exception as error:  # noqa: BLE001  # whatever a tool fails with, the others are measured
+        except Exception as error:  # whatever a tool fails with, the others are measured  # noqa: BLE001
             left_out[name] = f"{type(error).__name__}: {error}".splitlines()[0]
             continue
         seconds[name] = round(time.monotonic() - started, 1)

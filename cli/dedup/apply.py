@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from simile.cli import options, output
-from simile.cli.progress import Reporter
+from simile.cli.progress import ProgressReporter
 from simile.core.errors import BadUsage
 from simile.core.settings import load_settings
 
 if TYPE_CHECKING:
-    from simile.dedup.cleanup.apply import Applied
-    from simile.dedup.cleanup.journal import Action
+    from simile.dedup.cleanup.apply import ApplyResult
+    from simile.dedup.cleanup.journal import CleanupAction
 
-Wait = Annotated[
-    float, typer.Option(min=0, max=options.LONGEST, help="Seconds to wait for a home that another process holds.")
+WaitOption = Annotated[
+    float, typer.Option(min=0, max=options.MAX_DURATION, help="Seconds to wait for a home that another process holds.")
 ]
-ONE_ACTION = "--move-to, --hardlink, --symlink and --trash exclude each other. Choose one."
-PAST = {"move": "moved", "hardlink": "replaced by a hard link", "symlink": "replaced by a symbolic link",
+EXCLUSIVE_ACTIONS_ERROR = "--move-to, --hardlink, --symlink and --trash exclude each other. Choose one."
+ACTION_PAST_TENSE = {"move": "moved", "hardlink": "replaced by a hard link", "symlink": "replaced by a symbolic link",
         "trash": "put into the trash", None: "removed"}  # fmt: skip
 
 
@@ -43,10 +43,10 @@ def apply(
         typer.Option(help="Folder whose files may be touched though they are not indexed; may be repeated."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and touch nothing.")] = False,
-    wait: Wait = 0.0,
-    home: options.Home = None,
-    json: options.Json = False,
-    verbose: options.Verbose = False,
+    wait: WaitOption = 0.0,
+    home: options.HomeOption = None,
+    json: options.JsonOption = False,
+    verbose: options.VerboseOption = False,
 ) -> None:
     """Do what a PLAN says, one of four ways; without one of them, only say what would happen.
 
@@ -54,14 +54,14 @@ def apply(
     """
     from simile.dedup.cleanup.apply import ApplyRequest, apply_plan
 
-    action = _action(move_to, hardlink=hardlink, symlink=symlink, trash=trash)
+    action = _get_action(move_to, hardlink=hardlink, symlink=symlink, trash=trash)
     request = ApplyRequest(action, move_to, tuple(root or ()), dry_run, wait)
-    with Reporter("What was done stands; `simile dedup undo` takes it back.", json=json) as reporter:
-        done = apply_plan(load_settings(home=home or context.obj), plan, request, reporter.measured)
+    with ProgressReporter("What was done stands; `simile dedup undo` takes it back.", json=json) as reporter:
+        done = apply_plan(load_settings(home=home or context.obj), plan, request, reporter.on_stage)
     if json:
         output.write_json({**asdict(done), "action": action})
     else:
-        output.write(_applied(done, action))
+        output.write(_format_applied(done, action))
     if done.set_aside:
         raise typer.Exit(1)
 
@@ -69,16 +69,16 @@ def apply(
 def undo(
     context: typer.Context,
     journal: Annotated[str | None, typer.Argument(help="Its name or number. [default: the newest]")] = None,
-    wait: Wait = 0.0,
-    home: options.Home = None,
-    json: options.Json = False,
-    verbose: options.Verbose = False,
+    wait: WaitOption = 0.0,
+    home: options.HomeOption = None,
+    json: options.JsonOption = False,
+    verbose: options.VerboseOption = False,
 ) -> None:
     """Take back what `apply` did: every file is where it was, with its bytes, mode and time. Overwrites nothing."""
-    from simile.dedup.cleanup.undo import undo as take_back
+    from simile.dedup.cleanup.undo import undo_journal as take_back
 
-    with Reporter("What is back is back: run the same command again to go on.", json=json) as reporter:
-        done = take_back(load_settings(home=home or context.obj), journal, wait, reporter.measured)
+    with ProgressReporter("What is back is back: run the same command again to go on.", json=json) as reporter:
+        done = take_back(load_settings(home=home or context.obj), journal, wait, reporter.on_stage)
     if json:
         output.write_json(asdict(done))
     else:
@@ -88,8 +88,11 @@ def undo(
         raise typer.Exit(1)
 
 
-def journals(
-    context: typer.Context, home: options.Home = None, json: options.Json = False, verbose: options.Verbose = False
+def show_journals(
+    context: typer.Context,
+    home: options.HomeOption = None,
+    json: options.JsonOption = False,
+    verbose: options.VerboseOption = False,
 ) -> None:
     """List what plans did, the newest first."""
     from simile.dedup.cleanup.journal import list_journals
@@ -100,36 +103,36 @@ def journals(
     if json:
         output.write_json({"journals": found})
     else:
-        output.write("\n".join(map(_line, found)) or "no plan was applied in this home")
+        output.write("\n".join(map(_format_journal, found)) or "no plan was applied in this home")
 
 
-def _action(move_to: Path | None, *, hardlink: bool, symlink: bool, trash: bool) -> Action | None:
-    given: list[Action] = []
+def _get_action(move_to: Path | None, *, hardlink: bool, symlink: bool, trash: bool) -> CleanupAction | None:
+    given: list[CleanupAction] = []
     given += ["move"] if move_to is not None else []
     given += ["hardlink"] if hardlink else []
     given += ["symlink"] if symlink else []
     given += ["trash"] if trash else []
     if len(given) > 1:
-        raise BadUsage(ONE_ACTION)
+        raise BadUsage(EXCLUSIVE_ACTIONS_ERROR)
     return given[0] if given else None
 
 
-def _applied(done: Applied, action: Action | None) -> str:
-    size = output.size(done.bytes_freed)
-    if done.dry_run:
-        lines = [f"{done.applied:,} files would be {PAST[action]}, {size}; nothing was touched"]
+def _format_applied(result: ApplyResult, action: CleanupAction | None) -> str:
+    size = output.format_size(result.bytes_freed)
+    if result.dry_run:
+        lines = [f"{result.applied:,} files would be {ACTION_PAST_TENSE[action]}, {size}; nothing was touched"]
         if action is None:
             lines.append("choose how with --move-to DIR, --hardlink, --symlink or --trash")
     else:
-        lines = [f"{done.applied:,} files {PAST[action]}, {size}"]
-        lines += [f"take it back with `simile dedup undo` (journal {done.journal})"] if done.journal else []
-        if done.applied and action in ("move", "trash"):
+        lines = [f"{result.applied:,} files {ACTION_PAST_TENSE[action]}, {size}"]
+        lines += [f"take it back with `simile dedup undo` (journal {result.journal})"] if result.journal else []
+        if result.applied and action in ("move", "trash"):
             lines.append("the index still lists them: run `simile index … --prune` on their folders")
-    lines += [f"{done.already:,} lines of the plan were done before"] if done.already else []
-    return "\n".join(lines + [f"set aside: {left.path}: {left.reason}" for left in done.set_aside])
+    lines += [f"{result.already:,} lines of the plan were done before"] if result.already else []
+    return "\n".join(lines + [f"set aside: {left.path}: {left.reason}" for left in result.set_aside])
 
 
-def _line(journal: dict[str, Any]) -> str:
-    parts = [f"{journal['done']:,} {PAST.get(journal['action'], 'changed')}"] if journal["done"] else []
+def _format_journal(journal: dict[str, Any]) -> str:
+    parts = [f"{journal['done']:,} {ACTION_PAST_TENSE.get(journal['action'], 'changed')}"] if journal["done"] else []
     parts += [f"{journal[state]:,} {state}" for state in ("undone", "unfinished", "unclear") if journal[state]]
     return f"{journal['journal']}  {', '.join(parts) or 'nothing done'}  {journal['plan'] or ''}".rstrip()

@@ -10,130 +10,153 @@ from typing import TYPE_CHECKING, Any
 
 from simile.cli import output
 from simile.cli.dedup import text
-from simile.cli.progress import Reporter
+from simile.cli.progress import ProgressReporter
 from simile.core.settings import Settings
 
 if TYPE_CHECKING:
-    from simile.dedup.records import Plan
-    from simile.dedup.reporting.exports import Results
-    from simile.dedup.reporting.results import TierCount, Wanted
+    from simile.dedup.records import CleanupPlan
+    from simile.dedup.reporting.exports import DedupResults
+    from simile.dedup.reporting.results import DedupResultOptions, DedupTierCount
     from simile.search.searcher import Searcher
 
 
 @dataclass(frozen=True)
-class Found:
+class DedupOutput:
     """What is shown. `active`: the encoder in use. `asked`: the threshold that was asked for, None where none was."""
 
-    results: Results
-    plan: Plan
-    counts: dict[str, TierCount]
-    active: str | None
-    asked: float | None
+    results: DedupResults
+    plan: CleanupPlan
+    counts: dict[str, DedupTierCount]
+    active_encoder: str | None
+    threshold: float | None
 
 
-def collect(settings: Settings, wanted: Wanted, to: list[Path], plan: Path | None, reporter: Reporter) -> Found:
+def collect_output(
+    settings: Settings,
+    results_spec: DedupResultOptions,
+    output_paths: list[Path],
+    plan: Path | None,
+    reporter: ProgressReporter,
+) -> DedupOutput:
     """Everything that was asked for, the files written."""
-    from simile.dedup.reporting.results import collect as collect_all
+    from simile.dedup.reporting.results import collect_results as collect_all
     from simile.dedup.reporting.results import count_tiers
     from simile.search.searcher import Searcher
 
     with Searcher(settings) as searcher:
-        results, planned = collect_all(searcher.catalogue, wanted)
-        for path in to:
-            _write(path, results, searcher, reporter)
-        _write_plan(plan, planned)
+        results, planned = collect_all(searcher.catalogue, results_spec)
+        for path in output_paths:
+            _write_output_file(path, results, searcher, reporter)
+        _write_plan_file(plan, planned)
         counts = count_tiers(searcher.catalogue, results, planned)
-        return Found(results, planned, counts, searcher.catalogue.state().active_encoder, wanted.threshold)
+        return DedupOutput(
+            results, planned, counts, searcher.catalogue.get_state().active_encoder, results_spec.threshold
+        )
 
 
-def _write(path: Path, results: Results, searcher: Searcher, reporter: Reporter) -> None:
-    from simile.dedup.grouping.findings import similar_pairs
-    from simile.dedup.reporting.exports import write_output
+def _write_output_file(path: Path, results: DedupResults, searcher: Searcher, reporter: ProgressReporter) -> None:
+    from simile.dedup.grouping.findings import find_similar_pairs
+    from simile.dedup.reporting.exports import write_dedup_output
 
     if path.suffix.lower() != ".html":
-        write_output(path, results, searcher.catalogue)
+        write_dedup_output(path, results, searcher.catalogue)
         return
-    from simile.dedup.reporting.html_report import write_report
+    from simile.dedup.reporting.html_report import write_html_report
 
-    similar = similar_pairs(searcher.catalogue, results.findings, only=results.only, threshold=results.threshold)
-    write_report(
+    similar = find_similar_pairs(
+        searcher.catalogue, results.findings, filter=results.filter, threshold=results.threshold
+    )
+    write_html_report(
         path,
         searcher,
         results.findings,
         results.groups,
-        similar=similar if "similar" in results.tiers else (),
+        similar_file_pairs=similar if "similar" in results.tiers else (),
         threshold=results.threshold,
-        on_progress=reporter.measured,
+        on_progress=reporter.on_stage,
     )
 
 
-def show(found: Found, to: list[Path], plan: Path | None, *, json: bool) -> None:
-    from simile.dedup.reporting.exports import groups_json
+def show_output(dedup_output: DedupOutput, output_paths: list[Path], plan: Path | None, *, json: bool) -> None:
+    from simile.dedup.reporting.exports import groups_to_json
 
-    results = found.results
+    results = dedup_output.results
     if json:
-        tiers = {name: vars(count) for name, count in found.counts.items()}
-        output.write_json({**groups_json(results), "tiers": tiers, **_written(to, plan)})
+        tiers = {name: vars(count) for name, count in dedup_output.counts.items()}
+        output.write_json({**groups_to_json(results), "tiers": tiers, **_make_written_json(output_paths, plan)})
         return
-    output.write(text.results_text(results, found.counts))
-    if results.findings.encoder not in (None, found.active):
+    output.write(text.format_results(results, dedup_output.counts))
+    if results.findings.encoder not in (None, dedup_output.active_encoder):
         output.note(f"Another encoder ({results.findings.encoder}) found these: run `simile dedup` without --last.")
-    _say_reach(results, found.asked)
-    _say_where(to, plan, found.plan)
-    if plan is None and found.plan.removals:
+    _note_reach(results, dedup_output.threshold)
+    _note_written_files(output_paths, plan, dedup_output.plan)
+    if plan is None and dedup_output.plan.removals:
         output.note("Nothing was touched. Look at them with `simile serve` (/duplicates) or --output report.html.")
 
 
-def compare(
-    settings: Settings, against: Path, to: list[Path], plan: Path | None, reporter: Reporter, *, json: bool
+def compare_against(
+    settings: Settings,
+    against: Path,
+    output_paths: list[Path],
+    plan: Path | None,
+    reporter: ProgressReporter,
+    *,
+    json: bool,
 ) -> None:
-    from simile.dedup.reporting.compare_with import compare_with, comparison_json, plan_against, write_comparison
+    from simile.dedup.reporting.compare_with import (
+        compare_source,
+        comparison_to_json,
+        make_source_plan,
+        write_comparison,
+    )
     from simile.search.searcher import Searcher
 
     with Searcher(settings) as searcher, reporter:
-        comparison = compare_with(searcher, against, reporter.measured)
-        planned = plan_against(comparison, searcher)
-        for path in to:
+        comparison = compare_source(searcher, against, reporter.on_stage)
+        planned = make_source_plan(comparison, searcher)
+        for path in output_paths:
             write_comparison(path, comparison)
-        _write_plan(plan, planned)
+        _write_plan_file(plan, planned)
     if json:
-        output.write_json({**comparison_json(comparison), **_written(to, plan)})
+        output.write_json({**comparison_to_json(comparison), **_make_written_json(output_paths, plan)})
         return
-    output.write(text.comparison_text(comparison))
-    _say_where(to, plan, planned, root=_root(against, planned))
+    output.write(text.format_comparison(comparison))
+    _note_written_files(output_paths, plan, planned, root_option=_get_root_option(against, planned))
 
 
-def _write_plan(path: Path | None, plan: Plan) -> None:
+def _write_plan_file(path: Path | None, plan: CleanupPlan) -> None:
     if path is not None:
         from simile.dedup.cleanup.plan import write_plan
 
         write_plan(path, plan)
 
 
-def _written(to: list[Path], plan: Path | None) -> dict[str, Any]:
-    return {"outputs": [str(path) for path in to], "plan": None if plan is None else str(plan)}
+def _make_written_json(output_paths: list[Path], plan: Path | None) -> dict[str, Any]:
+    return {"outputs": [str(path) for path in output_paths], "plan": None if plan is None else str(plan)}
 
 
-def _say_reach(results: Results, asked: float | None) -> None:
-    used = results.findings.reach(asked)
-    if asked is not None and used is not None and used < asked and {"near", "similar"} & set(results.tiers):
+def _note_reach(results: DedupResults, threshold: float | None) -> None:
+    used = results.findings.get_effective_threshold(threshold)
+    if threshold is not None and used is not None and used < threshold and {"near", "similar"} & set(results.tiers):
         output.note(f"The last run looked up to a distance of {used:.4f}: run it without --last to look further.")
 
 
-def _say_where(to: list[Path], plan: Path | None, planned: Plan, root: str = "") -> None:
+def _note_written_files(
+    output_paths: list[Path], plan: Path | None, cleanup_plan: CleanupPlan, root_option: str = ""
+) -> None:
     """root: an option that `apply` wants besides, with a space behind it."""
-    for path in to:
+    for path in output_paths:
         output.note(f"written: {path}")
     if plan is not None:
         output.note(
-            f"plan: {plan}, {len(planned.removals):,} files could go; nothing was touched. "
-            f"Next: `simile dedup apply {shlex.quote(str(plan))} {root}--trash` (or --move-to, --hardlink, --symlink)."
+            f"plan: {plan}, {len(cleanup_plan.removals):,} files could go; nothing was touched. "
+            f"Next: `simile dedup apply {shlex.quote(str(plan))} {root_option}--trash` (or --move-to, --hardlink, --symlink)."
         )
 
 
-def _root(against: Path, planned: Plan) -> str:
+def _get_root_option(against: Path, cleanup_plan: CleanupPlan) -> str:
     """The option that lets `apply` touch files that are not indexed: the folder that was looked through, or theirs."""
-    folders = [os.path.dirname(removal.path) for removal in planned.removals]  # noqa: PTH120  # paths as they are noted
+    folders = [os.path.dirname(removal.path) for removal in cleanup_plan.removals]  # noqa: PTH120  # paths as they are noted
     if not folders:
         return ""
     inside = f"{os.path.abspath(against)}{os.sep}"  # noqa: PTH100  # as walk() names files

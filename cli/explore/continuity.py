@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from simile.cli import options, output
-from simile.cli.progress import Reporter
+from simile.cli.progress import ProgressReporter
 from simile.core.settings import load_settings
 
 if TYPE_CHECKING:
-    from simile.explore.latent.smoothness import Continuity
+    from simile.explore.latent.smoothness import LatentContinuity
 
-MEANINGS = {
+FIGURE_MEANINGS = {
     "path": "times the straight distance between the ends, in picture space",
     "jump": "times the mean step is the largest one",
     "strangeness": "lost when it looks at its own pictures on the way",
@@ -24,45 +24,50 @@ MEANINGS = {
 }
 
 
-def continuity(
+def show_continuity(
     pairs: Annotated[int, typer.Option(min=1, max=10_000, help="Ways between two pictures drawn at random.")] = 100,
     steps: Annotated[int, typer.Option(min=3, max=256, help="Places on each way, both ends included.")] = 16,
     how: Annotated[
         str, typer.Option(help="linear: straight. spherical: the direction turns, the length grows evenly.")
     ] = "linear",
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same pairs for the same seed.")] = 0,
-    home: options.Home = None,
-    device: options.Device = None,
-    json: options.Json = False,
-    verbose: options.Verbose = False,
+    home: options.HomeOption = None,
+    device: options.DeviceOption = None,
+    json: options.JsonOption = False,
+    verbose: options.VerboseOption = False,
 ) -> None:
     """Measure how smooth the latent space is: along the ways between random pairs of the collection."""
-    from simile.explore.latent.smoothness import continuity as measure
+    from simile.explore.latent.smoothness import measure_continuity as measure
     from simile.search.searcher import Searcher
 
     with (
         Searcher(load_settings(home=home, device=device)) as searcher,
-        Reporter("Nothing was kept: run it again.", json=json) as reporter,
+        ProgressReporter("Nothing was kept: run it again.", json=json) as reporter,
     ):
-        found = measure(searcher, pairs, steps=steps, how=how, seed=seed, on_progress=reporter.measured)  # type: ignore[arg-type]
+        found = measure(searcher, pairs, steps=steps, interpolation=how, seed=seed, on_progress=reporter.on_stage)  # type: ignore[arg-type]
     if json:
-        output.write_json(_json(found))
+        output.write_json(_make_continuity_json(found))
         return
-    for line in _lines(found):
+    for line in _format_continuity(found):
         output.write(line)
 
 
-def _json(found: Continuity) -> dict[str, Any]:
+def _make_continuity_json(result: LatentContinuity) -> dict[str, Any]:
     figures = {
         name: None if figure is None else {"median": figure[0], "p90": figure[1]}
-        for name, figure in found.summary().items()
+        for name, figure in result.summarise().items()
     }
-    ends = {"encoder": found.fingerprint, "how": found.how, "steps": found.steps, "pairs": found.pairs.tolist()}
+    ends = {
+        "encoder": result.fingerprint,
+        "how": result.interpolation,
+        "steps": result.steps,
+        "pairs": result.pairs.tolist(),
+    }
     return {**ends, **figures}
 
 
-def _lines(found: Continuity) -> Iterator[str]:
-    yield f"{len(found.pairs):,} pairs, {found.steps} steps, {found.how}      median  worst tenth"
-    for name, figure in found.summary().items():
+def _format_continuity(result: LatentContinuity) -> Iterator[str]:
+    yield f"{len(result.pairs):,} pairs, {result.steps} steps, {result.interpolation}      median  worst tenth"
+    for name, figure in result.summarise().items():
         figures = "      –            –" if figure is None else f"{figure[0]:>8.4f} {figure[1]:>12.4f}"
-        yield f"{name:<12} {figures}  {MEANINGS[name]}"
+        yield f"{name:<12} {figures}  {FIGURE_MEANINGS[name]}"

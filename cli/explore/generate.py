@@ -11,11 +11,11 @@ from simile.cli import options, output
 from simile.core.settings import load_settings
 
 if TYPE_CHECKING:
-    from simile.explore.latent.interpolation import Morph
+    from simile.explore.latent.interpolation import LatentMorph
 
 
 def morph(
-    pictures: Annotated[
+    images: Annotated[
         list[Path] | None,
         typer.Argument(help="Pictures, in order; they need not be indexed.", metavar="A B [C …]", show_default=False),
     ] = None,
@@ -27,39 +27,38 @@ def morph(
     how: Annotated[
         str, typer.Option(help="linear: straight. spherical: the direction turns, the length grows evenly.")
     ] = "linear",
-    to: Annotated[
+    output_path: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="A loop as .gif or .webp, or a strip with the nearest pictures as .png."),
     ] = None,
-    home: options.Home = None,
-    device: options.Device = None,
-    json: options.Json = False,
-    verbose: options.Verbose = False,
+    home: options.HomeOption = None,
+    device: options.DeviceOption = None,
+    json: options.JsonOption = False,
+    verbose: options.VerboseOption = False,
 ) -> None:
     """Walk from one picture to the next through the latent space, and show what the model sees on the way."""
-    from simile.core.atomic_write import check_output
+    from simile.core.atomic_write import check_output_path
     from simile.core.errors import BadUsage
-    from simile.explore.latent.interpolation import SUFFIXES, write_morph
-    from simile.explore.latent.interpolation import morph as make_morph
+    from simile.explore.latent.interpolation import MORPH_SUFFIXES, make_morph, write_morph
     from simile.images.sources.sources import check_file
     from simile.search.searcher import Searcher
 
-    if to is None and not json:
+    if output_path is None and not json:
         raise BadUsage("Name a file with --output (.gif, .webp or .png), or ask for the data with --json.")
-    if len(pictures or []) + len(image_id or []) < 2:
+    if len(images or []) + len(image_id or []) < 2:
         raise BadUsage("A morph leads from one picture to another: name at least two.")
-    if to is not None:
-        check_output(to, SUFFIXES)
-    for picture in pictures or []:
+    if output_path is not None:
+        check_output_path(output_path, MORPH_SUFFIXES)
+    for picture in images or []:
         check_file(picture)
     with Searcher(load_settings(home=home, device=device)) as searcher:
-        made = make_morph(searcher, [*(pictures or []), *(image_id or [])], steps, how)  # type: ignore[arg-type]
-        if to is not None:
-            write_morph(searcher, made, to)
+        made = make_morph(searcher, [*(images or []), *(image_id or [])], steps, how)  # type: ignore[arg-type]
+        if output_path is not None:
+            write_morph(searcher, made, output_path)
     if json:
-        output.write_json(_morph_json(made, to))
+        output.write_json(_make_morph_json(made, output_path))
     else:
-        output.write(f"{to}: {len(made.frames)} frames from {' to '.join(made.names)}")
+        output.write(f"{output_path}: {len(made.frames)} frames from {' to '.join(made.input_names)}")
 
 
 def generate(
@@ -77,48 +76,52 @@ def generate(
         float, typer.Option(min=0, help="Below 1: more usual pictures; above: stranger ones.")
     ] = 1.0,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same pictures for the same seed.")] = 0,
-    to: Annotated[Path | None, typer.Option("--output", "-o", help="The .png to write.", show_default=False)] = None,
-    home: options.Home = None,
-    device: options.Device = None,
-    json: options.Json = False,
-    verbose: options.Verbose = False,
+    output_path: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The .png to write.", show_default=False)
+    ] = None,
+    home: options.HomeOption = None,
+    device: options.DeviceOption = None,
+    json: options.JsonOption = False,
+    verbose: options.VerboseOption = False,
 ) -> None:
     """Make pictures that were never taken, as a grid."""
-    from simile.core.atomic_write import check_output, write_output
+    from simile.core.atomic_write import check_output_path, write_output_file
     from simile.core.errors import BadUsage
-    from simile.explore.latent.sampling import SOURCES
-    from simile.explore.latent.sampling import generate as make
-    from simile.images.rendering.sheets import grid
+    from simile.explore.latent.sampling import SAMPLE_SOURCES
+    from simile.explore.latent.sampling import generate_images as make
+    from simile.images.rendering.sheets import draw_image_grid
     from simile.images.sources.sources import check_file
     from simile.search.searcher import Searcher
 
-    if to is None and not json:
+    if output_path is None and not json:
         raise BadUsage("Name a .png with --output, or ask for the latents with --json.")
-    if to is not None:
-        check_output(to, (".png",))
-    around = image_id if image_id is not None else source if source in SOURCES else Path(source)
+    if output_path is not None:
+        check_output_path(output_path, (".png",))
+    around = image_id if image_id is not None else source if source in SAMPLE_SOURCES else Path(source)
     if isinstance(around, Path):
         check_file(around)
     with Searcher(load_settings(home=home, device=device)) as searcher:
         made = make(searcher, around, count, temperature, seed)
-    if to is not None:
-        write_output(to, grid(made.pictures, max(1, round(count**0.5))))
+    if output_path is not None:
+        write_output_file(output_path, draw_image_grid(made.images, max(1, round(count**0.5))))
     if json:
-        output.write_json({"seed": seed, "mu": made.latents.tolist(), "output": None if to is None else str(to)})
+        output.write_json(
+            {"seed": seed, "mu": made.latents.tolist(), "output": None if output_path is None else str(output_path)}
+        )
     else:
-        output.write(f"{to}: {count} pictures of seed {seed}")
+        output.write(f"{output_path}: {count} pictures of seed {seed}")
 
 
-def _morph_json(made: Morph, to: Path | None) -> dict[str, Any]:
+def _make_morph_json(result: LatentMorph, output_path: Path | None) -> dict[str, Any]:
     frames = [
-        {"mu": mu.tolist(), "nearest": None if hit is None else output.hit_json(hit)}
-        for mu, hit in zip(made.latents, made.nearest, strict=True)
+        {"mu": mu.tolist(), "nearest": None if hit is None else output.make_hit_json(hit)}
+        for mu, hit in zip(result.latents, result.nearest_hits, strict=True)
     ]
     return {
-        "how": made.how,
-        "names": made.names,
-        "stops": made.stops,
+        "how": result.interpolation,
+        "names": result.input_names,
+        "stops": result.input_rows,
         "frames": frames,
-        "changes": made.changes.tolist(),
-        "output": None if to is None else str(to),
+        "changes": result.changes.tolist(),
+        "output": None if output_path is None else str(output_path),
     }

@@ -22,47 +22,54 @@ def traverse(
     ] = "8",
     span: Annotated[float, typer.Option(help="How far to either side, in deviations of the collection.")] = 3.0,
     steps: Annotated[int, typer.Option(min=2, max=100, help="Pictures of each dimension.")] = 9,
-    to: Annotated[
+    output_path: Annotated[
         Path | None, typer.Option("--output", "-o", help="The .png to write, the nearest real pictures below each.")
     ] = None,
-    home: options.Home = None,
-    device: options.Device = None,
-    json: options.Json = False,
-    verbose: options.Verbose = False,
+    home: options.HomeOption = None,
+    device: options.DeviceOption = None,
+    json: options.JsonOption = False,
+    verbose: options.VerboseOption = False,
 ) -> None:
     """Show what single dimensions stand for: one at a time from low to high, all others as they are."""
-    from simile.core.atomic_write import check_output, write_output
+    from simile.core.atomic_write import check_output_path, write_output_file
     from simile.core.errors import BadUsage
     from simile.explore.latent.traversal import draw_traversal
-    from simile.explore.latent.traversal import traverse as walk
+    from simile.explore.latent.traversal import traverse_latents as walk
     from simile.images.sources.sources import check_file
     from simile.search.searcher import Searcher
 
     if picture is not None and image_id is not None:
         raise BadUsage("Start from a file or from --id, not from both.")
-    if to is None and not json:
+    if output_path is None and not json:
         raise BadUsage("Name a .png with --output, or ask for the data with --json.")
-    if to is not None:
-        check_output(to, (".png",))
+    if output_path is not None:
+        check_output_path(output_path, (".png",))
     if picture is not None:
         check_file(picture)
     with Searcher(load_settings(home=home, device=device)) as searcher:
         made = walk(searcher, picture if image_id is None else image_id, dims=dims, span=span, steps=steps)
-        if to is not None:
-            write_output(to, draw_traversal(searcher, made))
+        if output_path is not None:
+            write_output_file(output_path, draw_traversal(searcher, made))
     if json:
         rows = [
-            {"dim": dim, "frames": [{"mu": mu.tolist(), "nearest": hit and output.hit_json(hit)} for mu, hit in frames]}
+            {
+                "dim": dim,
+                "frames": [{"mu": mu.tolist(), "nearest": hit and output.make_hit_json(hit)} for mu, hit in frames],
+            }
             for dim, frames in zip(
-                made.dims, (zip(*row, strict=True) for row in zip(made.latents, made.nearest, strict=True)), strict=True
+                made.dims,
+                (zip(*row, strict=True) for row in zip(made.latents, made.nearest_hits, strict=True)),
+                strict=True,
             )
         ]
-        output.write_json({"from": made.name, "steps": made.steps.tolist(), "rows": rows, "output": to and str(to)})
+        output.write_json(
+            {"from": made.name, "steps": made.steps.tolist(), "rows": rows, "output": output_path and str(output_path)}
+        )
     else:
-        output.write(f"{to}: dimensions {', '.join(map(str, made.dims))} from {made.name}")
+        output.write(f"{output_path}: dimensions {', '.join(map(str, made.dims))} from {made.name}")
 
 
-def manifold(
+def show_manifold(
     axes: Annotated[
         str,
         typer.Option("--dims", help="principal: the two directions of most variance; or two dimensions, such as 3,7."),
@@ -71,29 +78,33 @@ def manifold(
     nearest: Annotated[
         bool, typer.Option("--nearest", help="With the real picture nearest to each, a row below each row.")
     ] = False,
-    to: Annotated[Path | None, typer.Option("--output", "-o", help="The .png to write.", show_default=False)] = None,
-    home: options.Home = None,
-    device: options.Device = None,
-    json: options.Json = False,
-    verbose: options.Verbose = False,
+    output_path: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The .png to write.", show_default=False)
+    ] = None,
+    home: options.HomeOption = None,
+    device: options.DeviceOption = None,
+    json: options.JsonOption = False,
+    verbose: options.VerboseOption = False,
 ) -> None:
     """Show a plane of the latent space as a grid of pictures."""
-    from simile.core.atomic_write import check_output, write_output
+    from simile.core.atomic_write import check_output_path, write_output_file
     from simile.core.errors import BadUsage
     from simile.explore.latent.traversal import draw_manifold
-    from simile.explore.latent.traversal import manifold as spread
+    from simile.explore.latent.traversal import make_manifold as spread
     from simile.search.searcher import Searcher
 
-    if to is None and not json:
+    if output_path is None and not json:
         raise BadUsage("Name a .png with --output, or ask for the latents with --json.")
-    if to is not None:
-        check_output(to, (".png",))
+    if output_path is not None:
+        check_output_path(output_path, (".png",))
     with Searcher(load_settings(home=home, device=device)) as searcher:
-        made = spread(searcher, axes=axes, size=size, nearest=nearest)
-        if to is not None:
-            write_output(to, draw_manifold(searcher, made))
+        made = spread(searcher, axes=axes, size=size, with_nearest=nearest)
+        if output_path is not None:
+            write_output_file(output_path, draw_manifold(searcher, made))
     if json:
-        found = {"nearest": [hit and output.hit_json(hit) for hit in made.nearest]} if nearest else {}
-        output.write_json({"axes": made.axes, "mu": made.latents.tolist(), **found, "output": to and str(to)})
+        found = {"nearest": [hit and output.make_hit_json(hit) for hit in made.nearest_hits]} if nearest else {}
+        output.write_json(
+            {"axes": made.axes, "mu": made.latents.tolist(), **found, "output": output_path and str(output_path)}
+        )
     else:
-        output.write(f"{to}: {size} x {size} pictures of {made.axes}")
+        output.write(f"{output_path}: {size} x {size} pictures of {made.axes}")

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from simile.core.errors import InputError
 
-BLOCK = 1 << 20  # bytes read at a time
+READ_BLOCK_BYTES = 1 << 20  # bytes read at a time
 
 
-class SetAside(InputError):
+class SkippedFile(InputError):
     """A file is left as it is. `reason`: a phrase without a full stop."""
 
     def __init__(self, reason: str) -> None:
@@ -22,7 +22,7 @@ class SetAside(InputError):
 
 
 @dataclass(frozen=True)
-class Sighting:
+class FileIdentity:
     """A regular file as it was when its bytes were hashed. Times in nanoseconds since 1970, `links`: its names."""
 
     path: Path
@@ -35,7 +35,7 @@ class Sighting:
     gid: int
     device: int
     inode: int
-    links: int
+    link_count: int
 
     def is_at(self, path: Path) -> bool:
         """Whether this very file, not written to since, is what the path leads to (a link is not followed)."""
@@ -47,32 +47,32 @@ class Sighting:
         return now == (self.device, self.inode, self.size, self.mtime_ns, True)
 
 
-def look(path: Path) -> Sighting:
+def identify_file(path: Path) -> FileIdentity:
     """Opens a regular file without following a link, and hashes it. Raises SetAside."""
     try:
         if not stat.S_ISREG(path.lstat().st_mode):  # before opening it: to open a device may do something
-            raise SetAside(_kind(path))
+            raise SkippedFile(_describe_file_type(path))
         # Never waits for a fifo that came to be there this moment.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise SetAside(why_not(error)) from None
+        raise SkippedFile(describe_os_error(error)) from None
     try:
-        return _read(path, descriptor)
+        return _identify_open_file(path, descriptor)
     except OSError as error:
-        raise SetAside(why_not(error)) from None
+        raise SkippedFile(describe_os_error(error)) from None
     finally:
         os.close(descriptor)
 
 
-def holds(path: Path, sha256: str) -> bool:
+def has_content(path: Path, sha256: str) -> bool:
     """Whether a regular file with these bytes is there."""
     try:
-        return look(path).sha256 == sha256
-    except SetAside:
+        return identify_file(path).sha256 == sha256
+    except SkippedFile:
         return False
 
 
-def one_file(path: Path, other: Path) -> bool:
+def is_same_file(path: Path, other: Path) -> bool:
     """Whether two paths are names of one file; links are not followed."""
     try:
         facts, others = path.lstat(), other.lstat()
@@ -81,36 +81,38 @@ def one_file(path: Path, other: Path) -> bool:
     return (facts.st_dev, facts.st_ino) == (others.st_dev, others.st_ino)
 
 
-def exists(path: Path) -> bool:
+def path_exists(path: Path) -> bool:
     """Whether anything has this name, a broken link too."""
     return os.path.lexists(path)
 
 
-def why_not(error: OSError) -> str:
+def describe_os_error(error: OSError) -> str:
     """What the system says, as a phrase."""
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return "it does not exist"
     return f"the system says: {error.strerror or error}"
 
 
-def _read(path: Path, descriptor: int) -> Sighting:
+def _identify_open_file(path: Path, descriptor: int) -> FileIdentity:
     facts = os.fstat(descriptor)
     if not stat.S_ISREG(facts.st_mode):
-        raise SetAside("it is not a regular file")
+        raise SkippedFile("it is not a regular file")
     digest, size = hashlib.sha256(), 0
-    while size <= facts.st_size and (block := os.read(descriptor, BLOCK)):  # one that grows for ever ends too
+    while size <= facts.st_size and (
+        block := os.read(descriptor, READ_BLOCK_BYTES)
+    ):  # one that grows for ever ends too
         digest.update(block)
         size += len(block)
     after = os.fstat(descriptor)
     if (size, facts.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise SetAside("it is being written to")
-    return Sighting(
+        raise SkippedFile("it is being written to")
+    return FileIdentity(
         path, digest.hexdigest(), size, stat.S_IMODE(facts.st_mode), facts.st_mtime_ns, facts.st_atime_ns,
         facts.st_uid, facts.st_gid, facts.st_dev, facts.st_ino, facts.st_nlink,
     )  # fmt: skip
 
 
-def _kind(path: Path) -> str:
+def _describe_file_type(path: Path) -> str:
     if path.is_symlink():
         return "it is a symbolic link, which is not followed"
     return "it is a folder" if path.is_dir() else "it is not a regular file"

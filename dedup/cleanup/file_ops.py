@@ -9,54 +9,54 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from simile.core.atomic_write import sync
-from simile.dedup.cleanup.file_identity import BLOCK, SetAside, Sighting, look
-from simile.dedup.cleanup.journal import Operation
+from simile.core.atomic_write import fsync_path
+from simile.dedup.cleanup.file_identity import READ_BLOCK_BYTES, FileIdentity, SkippedFile, identify_file
+from simile.dedup.cleanup.journal import FileOperation
 
 # File systems without hard links say one of these.
-EXCHANGE = 2  # RENAME_EXCHANGE of linux/fs.h
-NO_SYNC = {errno.EINVAL, errno.EOPNOTSUPP, errno.EACCES}
-NO_SWAP = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
-NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES}
+RENAME_EXCHANGE = 2  # RENAME_EXCHANGE of linux/fs.h
+SYNC_UNSUPPORTED_ERRNOS = {errno.EINVAL, errno.EOPNOTSUPP, errno.EACCES}
+EXCHANGE_UNSUPPORTED_ERRNOS = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
+LINK_UNSUPPORTED_ERRNOS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES}
 
 
-def reserve(path: Path) -> None:
+def reserve_name(path: Path) -> None:
     """Makes an empty file, so that nobody else takes the name. Raises FileExistsError."""
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
-def place(source: Path, path: Path) -> None:
+def rename_without_overwrite(source: Path, target: Path) -> None:
     """Gives a file another name in its file system. Raises FileExistsError where there is something already.
 
     In between it has both names, or (without hard links) the new one is an empty file: nothing is ever without a name.
     """
     try:
-        os.link(source, path, follow_symlinks=False)
+        os.link(source, target, follow_symlinks=False)
     except OSError as error:
-        if error.errno not in NO_LINKS:
+        if error.errno not in LINK_UNSUPPORTED_ERRNOS:
             raise
-        reserve(path)
+        reserve_name(target)
         try:
-            source.replace(path)
+            source.replace(target)
         except OSError:
-            path.unlink()  # the empty file of this moment
+            target.unlink()  # the empty file of this moment
             raise
     else:
         source.unlink()
-    sync_names(path.parent, source.parent)
+    sync_folders(target.parent, source.parent)
 
 
-def sync_names(*folders: Path) -> None:
+def sync_folders(*folders: Path) -> None:
     """Has the names in folders written to the disk, where the file system takes such a request."""
     for folder in set(folders):
         try:
-            sync(folder)
+            fsync_path(folder)
         except OSError as error:
-            if error.errno not in NO_SYNC:
+            if error.errno not in SYNC_UNSUPPORTED_ERRNOS:
                 raise
 
 
-def swap(one: Path, other: Path) -> None:
+def exchange_files(first: Path, second: Path) -> None:
     """Puts each of two files at the other's name, in one step: whatever is there at this moment gets a name.
 
     Where the system can't, `one` is put at the other's name, and what was there loses it.
@@ -64,36 +64,36 @@ def swap(one: Path, other: Path) -> None:
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
     except AttributeError:
-        one.replace(other)
+        first.replace(second)
         return
     here = -100  # AT_FDCWD: relative to this folder, though both are absolute
-    if rename(here, os.fsencode(one), here, os.fsencode(other), EXCHANGE) == 0:
+    if rename(here, os.fsencode(first), here, os.fsencode(second), RENAME_EXCHANGE) == 0:
         return
     number = ctypes.get_errno()
-    if number not in NO_SWAP:
-        raise OSError(number, os.strerror(number), str(other))
-    one.replace(other)
+    if number not in EXCHANGE_UNSUPPORTED_ERRNOS:
+        raise OSError(number, os.strerror(number), str(second))
+    first.replace(second)
 
 
-def copy(source: Path, target: Path, operation: Operation) -> None:
+def copy_file(source: Path, target: Path, operation: FileOperation) -> None:
     """Copies the file of an operation to a new name: bytes, checked, and what it was like. Raises SetAside, OSError."""
     target.unlink(missing_ok=True)  # left by this very operation, when it was cut short
     descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        _write_out(descriptor, target)
+        _copy_bytes(descriptor, target)
     except OSError:  # the disk is full, or gone
         target.unlink(missing_ok=True)
         raise
     finally:
         os.close(descriptor)
-    if look(target).sha256 != operation.sha256:
+    if identify_file(target).sha256 != operation.sha256:
         target.unlink()
-        raise SetAside(f"{source} does not hold its bytes any more")
-    _make_like(target, operation)
-    sync_names(target.parent)
+        raise SkippedFile(f"{source} does not hold its bytes any more")
+    _restore_file_attributes(target, operation)
+    sync_folders(target.parent)
 
 
-def attributes_of(path: Path) -> dict[str, str]:
+def read_extended_attributes(path: Path) -> dict[str, str]:
     """The extended attributes of a file, base64; what can't be read is left out."""
     found: dict[str, str] = {}
     with suppress(OSError, AttributeError):  # not on every system
@@ -103,23 +103,23 @@ def attributes_of(path: Path) -> dict[str, str]:
     return found
 
 
-def operation_facts(seen: Sighting, keep: Sighting) -> dict[str, object]:
+def make_operation_fields(identity: FileIdentity, kept_file: FileIdentity) -> dict[str, object]:
     """What an operation notes of the two files, so that the one can be made again."""
     names = ("sha256", "size", "mode", "mtime_ns", "atime_ns", "uid", "gid", "device", "inode")
-    return {name: getattr(seen, name) for name in names} | {
-        "path": str(seen.path),
-        "attributes": attributes_of(seen.path),
-        "keep_path": str(keep.path),
-        "keep_sha256": keep.sha256,
-        "keep_device": keep.device,
-        "keep_inode": keep.inode,
+    return {name: getattr(identity, name) for name in names} | {
+        "path": str(identity.path),
+        "attributes": read_extended_attributes(identity.path),
+        "keep_path": str(kept_file.path),
+        "keep_sha256": kept_file.sha256,
+        "keep_device": kept_file.device,
+        "keep_inode": kept_file.inode,
     }
 
 
-def _write_out(source: int, target: Path) -> None:
+def _copy_bytes(source: int, target: Path) -> None:
     out = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        while block := os.read(source, BLOCK):
+        while block := os.read(source, READ_BLOCK_BYTES):
             rest = memoryview(block)
             while rest:
                 rest = rest[os.write(out, rest) :]
@@ -128,7 +128,7 @@ def _write_out(source: int, target: Path) -> None:
         os.close(out)
 
 
-def _make_like(path: Path, operation: Operation) -> None:
+def _restore_file_attributes(path: Path, operation: FileOperation) -> None:
     """Owner, attributes, mode and times as they were, so far as this user may set them."""
     with suppress(PermissionError):
         os.chown(path, operation.uid, operation.gid)
@@ -138,4 +138,4 @@ def _make_like(path: Path, operation: Operation) -> None:
     with suppress(PermissionError):  # FAT knows hardly any modes
         path.chmod(operation.mode)
     os.utime(path, ns=(operation.atime_ns, operation.mtime_ns))
-    sync(path)
+    fsync_path(path)

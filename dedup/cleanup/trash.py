@@ -10,8 +10,8 @@ from itertools import count
 from pathlib import Path
 from urllib.parse import quote
 
-from simile.core.atomic_write import sync
-from simile.dedup.cleanup.file_identity import SetAside, exists, why_not
+from simile.core.atomic_write import fsync_path
+from simile.dedup.cleanup.file_identity import SkippedFile, describe_os_error, path_exists
 
 
 @dataclass(frozen=True)
@@ -19,51 +19,51 @@ class Trash:
     """One trash folder. `top`: the folder of its disk, to which its paths are relative; None: they are absolute."""
 
     folder: Path
-    top: Path | None = None
+    top_folder: Path | None = None
 
-    def free_names(self, path: Path) -> tuple[Path, Path]:
+    def find_free_names(self, path: Path) -> tuple[Path, Path]:
         """Where the file would lie, and its .trashinfo: names that nothing has."""
         for number in count(1):
             name = path.name if number == 1 else f"{path.stem}.{number}{path.suffix}"
             target, info = self.folder / "files" / name, self.folder / "info" / f"{name}.trashinfo"
-            if not exists(target) and not exists(info):
+            if not path_exists(target) and not path_exists(info):
                 return target, info
         raise AssertionError
 
     def write_info(self, info: Path, path: Path) -> None:
         """Says where the file came from. Raises FileExistsError where the name was taken meanwhile."""
-        named = path if self.top is None else path.relative_to(self.top)
+        named = path if self.top_folder is None else path.relative_to(self.top_folder)
         text = f"[Trash Info]\nPath={quote(os.fsencode(named))}\nDeletionDate={datetime.now():%Y-%m-%dT%H:%M:%S}\n"
         with info.open("x", encoding="ascii") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        sync(info.parent)
+        fsync_path(info.parent)
 
 
-def trash_for(path: Path) -> Trash:
+def open_trash(path: Path) -> Trash:
     """The trash of the disk that the file is on, made if there is none. Raises SetAside."""
-    own = _own_trash()
+    own = _get_home_trash()
     try:
-        if _device(own) == path.lstat().st_dev:
-            return _made(Trash(own))
-        top = _top(path)
+        if _get_device(own) == path.lstat().st_dev:
+            return _create_trash(Trash(own))
+        top = _find_top_folder(path)
         for folder in (top / ".Trash" / str(os.getuid()), top / f".Trash-{os.getuid()}"):
-            if folder.parent == top or _is_shared(folder.parent):
-                return _made(Trash(folder, top))
+            if folder.parent == top or _is_shared_trash(folder.parent):
+                return _create_trash(Trash(folder, top))
     except OSError as error:
-        raise SetAside(f"there is no trash for it: {why_not(error)}") from None
+        raise SkippedFile(f"there is no trash for it: {describe_os_error(error)}") from None
     raise AssertionError
 
 
 def is_in_trash(path: Path) -> bool:
     """Whether it lies in somebody's trash, to be thrown away any day; by the names that the specification gives."""
-    if _own_trash() in path.parents:
+    if _get_home_trash() in path.parents:
         return True
     return any(folder == ".Trash" or folder.startswith(".Trash-") for folder in path.parts[:-1])
 
 
-def is_of(info: Path, path: Path) -> bool:
+def is_info_for(info: Path, path: Path) -> bool:
     """Whether a .trashinfo speaks of this file, or of none yet: others may have used the name meanwhile."""
     try:
         lines = info.read_text(encoding="ascii").splitlines()
@@ -76,20 +76,20 @@ def is_of(info: Path, path: Path) -> bool:
     return bool(said) and (wanted == said or wanted.endswith(f"/{said}"))
 
 
-def _own_trash() -> Path:
+def _get_home_trash() -> Path:
     data = os.environ.get("XDG_DATA_HOME", "")
     folder = Path(data) if data.startswith(os.sep) else Path.home() / ".local" / "share"
     return Path(os.path.realpath(folder)) / "Trash"
 
 
-def _device(folder: Path) -> int:
+def _get_device(folder: Path) -> int:
     """The disk that the folder is on, or would be."""
     while not folder.is_dir():
         folder = folder.parent
     return folder.stat().st_dev
 
 
-def _top(path: Path) -> Path:
+def _find_top_folder(path: Path) -> Path:
     """The topmost folder above the file on the same disk."""
     folder, device = path.parent, path.lstat().st_dev
     while folder.parent != folder and folder.parent.stat().st_dev == device:
@@ -97,7 +97,7 @@ def _top(path: Path) -> Path:
     return folder
 
 
-def _is_shared(folder: Path) -> bool:
+def _is_shared_trash(folder: Path) -> bool:
     """Whether an administrator made it for everybody: a real folder with the sticky bit. The rest is a trap."""
     try:
         mode = folder.lstat().st_mode
@@ -106,9 +106,9 @@ def _is_shared(folder: Path) -> bool:
     return stat.S_ISDIR(mode) and bool(mode & stat.S_ISVTX)
 
 
-def _made(trash: Trash) -> Trash:
+def _create_trash(trash: Trash) -> Trash:
     for folder in (trash.folder, trash.folder / "files", trash.folder / "info"):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if folder.is_symlink():
-            raise SetAside(f"the trash {folder} is a symbolic link")
+            raise SkippedFile(f"the trash {folder} is a symbolic link")
     return trash

@@ -19,119 +19,129 @@ from functools import cache, partial
 from typing import Any
 
 from simile.core.errors import BadSetting
-from simile.dedup.records import PictureFile
+from simile.dedup.records import ImageFile
 from simile.images.sources import archives
 
-DEFAULT_RULES = ("largest", "least-compressed", "oldest")
-WITHOUT_LOSS = frozenset({"png", "bmp", "tiff", "ppm", "qoi", "tga", "pcx"})
-UNDER = "under:"
+DEFAULT_KEEP_RULES = ("largest", "least-compressed", "oldest")
+LOSSLESS_FORMATS = frozenset({"png", "bmp", "tiff", "ppm", "qoi", "tga", "pcx"})
+UNDER_PREFIX = "under:"
 
 
 @dataclass(frozen=True)
-class Rule:
+class KeepRule:
     """One question. key: the smaller, the better. words: what is better about the first of two files."""
 
-    key: Callable[[PictureFile], Any]
-    words: Callable[[PictureFile, PictureFile], str]
+    get_key: Callable[[ImageFile], Any]
+    explain: Callable[[ImageFile, ImageFile], str]
 
 
-class Ranking:
+class KeepRanking:
     """The order in which files of a group are kept. `uploads`: the folder of files that simile stored itself."""
 
-    def __init__(self, rules: Sequence[str] = DEFAULT_RULES, uploads: str = "") -> None:
+    def __init__(self, rules: Sequence[str] = DEFAULT_KEEP_RULES, uploads: str = "") -> None:
         """Raises BadSetting for a rule that is none."""
-        fixed = cache(partial(is_fixed, uploads=uploads))  # asked again and again
-        loose = Rule(lambda file: fixed(file.path), lambda *_: "a file of its own, outside archives")
-        self._rules = [loose, *(_rule(name) for name in read_rules(rules)), _SHORTEST, _ALPHABET]
+        fixed = cache(partial(is_protected, uploads_folder=uploads))  # asked again and again
+        loose = KeepRule(lambda file: fixed(file.path), lambda *_: "a file of its own, outside archives")
+        self._rules = [
+            loose,
+            *(_find_rule(name) for name in parse_keep_rules(rules)),
+            _SHORTEST_PATH_RULE,
+            _ALPHABETICAL_RULE,
+        ]
 
-    def key(self, file: PictureFile) -> tuple[Any, ...]:
+    def get_sort_key(self, file: ImageFile) -> tuple[Any, ...]:
         """For sorting: the one to keep comes first."""
-        return tuple(rule.key(file) for rule in self._rules)
+        return tuple(rule.get_key(file) for rule in self._rules)
 
-    def sorted(self, files: Iterable[PictureFile]) -> list[PictureFile]:
+    def sort(self, files: Iterable[ImageFile]) -> list[ImageFile]:
         """The files, the one to keep first."""
-        return sorted(files, key=self.key)
+        return sorted(files, key=self.get_sort_key)
 
-    def best(self, files: Sequence[PictureFile]) -> PictureFile:
+    def choose_kept(self, files: Sequence[ImageFile]) -> ImageFile:
         """The one to keep, of one at least."""
-        return files[0] if len(files) == 1 else min(files, key=self.key)
+        return files[0] if len(files) == 1 else min(files, key=self.get_sort_key)
 
-    def why(self, kept: PictureFile, other: PictureFile) -> str:
+    def explain(self, kept_file: ImageFile, other_file: ImageFile) -> str:
         """Why the one is kept rather than the other: the first rule that tells them apart."""
         for rule in self._rules:
-            if rule.key(kept) < rule.key(other):
-                return rule.words(kept, other)
-            if rule.key(kept) > rule.key(other):
+            if rule.get_key(kept_file) < rule.get_key(other_file):
+                return rule.explain(kept_file, other_file)
+            if rule.get_key(kept_file) > rule.get_key(other_file):
                 break
         return "it matches all the others directly"  # the rules would keep the other one, which does not
 
 
-def read_rules(texts: Iterable[str]) -> tuple[str, ...]:
+def parse_keep_rules(texts: Iterable[str]) -> tuple[str, ...]:
     """The rules that are named, one by one or several behind commas. Raises BadSetting."""
     rules: list[str] = []
-    for part in (part for text in texts for part in _parts(text)):
-        rule = UNDER + os.path.abspath(part.removeprefix(UNDER)) if part.startswith(UNDER) else part  # noqa: PTH100
-        if not part.startswith(UNDER) and part not in _RULES:
-            raise BadSetting(f"keep can't be {part!r}. Use {', '.join(_RULES)} or {UNDER}FOLDER.")
-        if part == UNDER:
-            raise BadSetting(f"keep can't be {part!r}: it names no folder. Write {UNDER}FOLDER.")
+    for part in (part for text in texts for part in _split_rules(text)):
+        rule = (
+            UNDER_PREFIX + os.path.abspath(part.removeprefix(UNDER_PREFIX)) if part.startswith(UNDER_PREFIX) else part  # noqa: PTH100
+        )
+        if not part.startswith(UNDER_PREFIX) and part not in _KEEP_RULES:
+            raise BadSetting(f"keep can't be {part!r}. Use {', '.join(_KEEP_RULES)} or {UNDER_PREFIX}FOLDER.")
+        if part == UNDER_PREFIX:
+            raise BadSetting(f"keep can't be {part!r}: it names no folder. Write {UNDER_PREFIX}FOLDER.")
         rules.append(rule)
     return tuple(dict.fromkeys(rules))
 
 
-def is_fixed(path: str, uploads: str) -> bool:
+def is_protected(path: str, uploads_folder: str) -> bool:
     """Whether no plan may touch the file: it lies in an archive, or simile stored it itself."""
-    return os.path.dirname(path) == uploads or archives.split(path) is not None  # noqa: PTH120  # for every file
+    return os.path.dirname(path) == uploads_folder or archives.split_member_path(path) is not None  # noqa: PTH120  # for every file
 
 
-def date_of(file: PictureFile) -> str:
+def format_modified_time(file: ImageFile) -> str:
     """When it was last modified, in UTC, to the second."""
-    return f"{file.modified:%Y-%m-%d %H:%M:%S}"
+    return f"{file.modified_at:%Y-%m-%d %H:%M:%S}"
 
 
-def _parts(text: str) -> list[str]:
+def _split_rules(text: str) -> list[str]:
     """What stands between the commas; behind `under:` a comma may belong to the folder's name."""
     parts: list[str] = []
     for part in text.split(","):
-        known = part.strip() in _RULES or part.strip().startswith(UNDER)
-        if parts and parts[-1].startswith(UNDER) and not known:
+        known = part.strip() in _KEEP_RULES or part.strip().startswith(UNDER_PREFIX)
+        if parts and parts[-1].startswith(UNDER_PREFIX) and not known:
             parts[-1] += "," + part
         elif part.strip():
             parts.append(part.strip())
     return parts
 
 
-def _rule(name: str) -> Rule:
-    return _under(name.removeprefix(UNDER)) if name.startswith(UNDER) else _RULES[name]
+def _find_rule(name: str) -> KeepRule:
+    return _make_under_rule(name.removeprefix(UNDER_PREFIX)) if name.startswith(UNDER_PREFIX) else _KEEP_RULES[name]
 
 
-def _under(folder: str) -> Rule:
+def _make_under_rule(folder: str) -> KeepRule:
     inside = folder.rstrip(os.sep) + os.sep
-    return Rule(lambda file: not f"{file.path}{os.sep}".startswith(inside), lambda *_: f"in {folder}")
+    return KeepRule(lambda file: not f"{file.path}{os.sep}".startswith(inside), lambda *_: f"in {folder}")
 
 
-def _bytes_per_pixel(file: PictureFile) -> float:
+def _compute_bytes_per_pixel(file: ImageFile) -> float:
     return file.size / max(1, file.width * file.height)
 
 
-def _compressed(file: PictureFile) -> tuple[bool, float]:
-    return file.format not in WITHOUT_LOSS, -_bytes_per_pixel(file)
+def _get_compression_key(file: ImageFile) -> tuple[bool, float]:
+    return file.format not in LOSSLESS_FORMATS, -_compute_bytes_per_pixel(file)
 
 
-def _less_compressed(kept: PictureFile, other: PictureFile) -> str:
-    if _compressed(kept)[0] != _compressed(other)[0]:
-        return f"without loss: {kept.format}, not {other.format}"
-    return f"less compressed: {_bytes_per_pixel(kept):.3g} bytes a pixel, not {_bytes_per_pixel(other):.3g}"
+def _explain_compression(kept_file: ImageFile, other_file: ImageFile) -> str:
+    if _get_compression_key(kept_file)[0] != _get_compression_key(other_file)[0]:
+        return f"without loss: {kept_file.format}, not {other_file.format}"
+    return f"less compressed: {_compute_bytes_per_pixel(kept_file):.3g} bytes a pixel, not {_compute_bytes_per_pixel(other_file):.3g}"
 
 
-_RULES = {
-    "largest": Rule(
+_KEEP_RULES = {
+    "largest": KeepRule(
         lambda file: -file.width * file.height,
         lambda kept, other: f"larger: {kept.width}×{kept.height}, not {other.width}×{other.height}",
     ),
-    "least-compressed": Rule(_compressed, _less_compressed),
-    "oldest": Rule(lambda file: file.mtime_ns, lambda kept, other: f"older: {date_of(kept)}, not {date_of(other)}"),
-    "labelled": Rule(lambda file: not file.labels, lambda *_: "a manifest says something of it"),
+    "least-compressed": KeepRule(_get_compression_key, _explain_compression),
+    "oldest": KeepRule(
+        lambda file: file.mtime_ns,
+        lambda kept, other: f"older: {format_modified_time(kept)}, not {format_modified_time(other)}",
+    ),
+    "labelled": KeepRule(lambda file: not file.labels, lambda *_: "a manifest says something of it"),
 }
-_SHORTEST = Rule(lambda file: len(file.path), lambda *_: "shorter path")
-_ALPHABET = Rule(lambda file: file.path, lambda *_: "first by the alphabet")
+_SHORTEST_PATH_RULE = KeepRule(lambda file: len(file.path), lambda *_: "shorter path")
+_ALPHABETICAL_RULE = KeepRule(lambda file: file.path, lambda *_: "first by the alphabet")

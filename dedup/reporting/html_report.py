@@ -16,38 +16,38 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
-from simile.core.atomic_write import write_durably
+from simile.core.atomic_write import write_atomically
 from simile.core.errors import BadSetting
-from simile.dedup.cleanup.plan import freed, plan_of
-from simile.dedup.detection.threshold import curve_of
-from simile.dedup.grouping.findings import Findings, FoundPair
-from simile.dedup.grouping.groups import GROUPED
-from simile.dedup.records import Group, Tier
-from simile.dedup.reporting.cards import Card, Drawer, human_size, shown_path
-from simile.dedup.review import Case, cases_of, similar_case
-from simile.images.loading.loader import in_threads
+from simile.dedup.cleanup.plan import count_freed_bytes, plan_of
+from simile.dedup.detection.threshold import make_curve
+from simile.dedup.grouping.findings import FilePair, Findings
+from simile.dedup.grouping.groups import GROUP_TIERS
+from simile.dedup.records import DuplicateGroup, Tier
+from simile.dedup.reporting.cards import CardRenderer, ReportCard, format_path, format_size
+from simile.dedup.review import ReviewCase, make_cases, make_similar_case
+from simile.images.loading.loader import map_in_threads
 from simile.search.searcher import Searcher
 
-MOST_GROUPS = 1000  # shown; all of them are in groups.json
-MOST_SIMILAR = 200
+MAX_REPORT_GROUPS = 1000  # shown; all of them are in groups.json
+MAX_REPORT_SIMILAR = 200
 
-_ORDER: tuple[Tier, ...] = ("pixels", "near", "bytes")  # first what can be decided
-_environment = Environment(
+_TIER_ORDER: tuple[Tier, ...] = ("pixels", "near", "bytes")  # first what can be decided
+_template_environment = Environment(
     loader=FileSystemLoader(Path(__file__).parents[1] / "templates"), autoescape=select_autoescape(), trim_blocks=True
 )
-_environment.filters |= {
+_template_environment.filters |= {
     "distance": lambda value: "unknown" if math.isnan(value) else f"{value:.3g}",
-    "human_size": human_size,
+    "human_size": format_size,
 }
 
 
-def write_report(
+def write_html_report(
     path: Path,
     searcher: Searcher,
     findings: Findings,
-    groups: Sequence[Group],
+    groups: Sequence[DuplicateGroup],
     *,
-    similar: Iterable[FoundPair] = (),
+    similar_file_pairs: Iterable[FilePair] = (),
     threshold: float | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> None:
@@ -56,14 +56,14 @@ def write_report(
     on_progress: stage, groups done, groups in all. Pictures that can't be read any more are shown as missing. Raises
     BadSetting where the file can't be written.
     """
-    threshold = findings.reach(threshold)
-    shown = sorted(groups, key=lambda group: _ORDER.index(group.tier))[:MOST_GROUPS]
-    alike = [similar_case(one) for one in islice(similar, MOST_SIMILAR)]
-    stream = _environment.get_template("report.html").stream(
-        summary=_summary(findings, groups, len(shown), len(alike)),
-        cards=_cards(searcher, findings, shown, alike, on_progress),
+    threshold = findings.get_effective_threshold(threshold)
+    shown = sorted(groups, key=lambda group: _TIER_ORDER.index(group.tier))[:MAX_REPORT_GROUPS]
+    alike = [make_similar_case(one) for one in islice(similar_file_pairs, MAX_REPORT_SIMILAR)]
+    stream = _template_environment.get_template("report.html").stream(
+        summary=_make_summary(findings, groups, len(shown), len(alike)),
+        cards=_make_cards(searcher, findings, shown, alike, on_progress),
         calibration=findings.calibration,
-        curve=curve_of(findings.calibration, threshold) if findings.calibration and threshold is not None else None,
+        curve=make_curve(findings.calibration, threshold) if findings.calibration and threshold is not None else None,
         threshold=threshold,
         meta={
             "home": findings.home,
@@ -74,40 +74,42 @@ def write_report(
     )
     stream.enable_buffering(64)
     try:
-        write_durably(path, lambda at: stream.dump(str(at), encoding="utf-8", errors="replace"))
+        write_atomically(path, lambda at: stream.dump(str(at), encoding="utf-8", errors="replace"))
     except OSError as error:
         reason = error.strerror or error
         raise BadSetting(f"{path} can't be written: {reason}. Make space, or name another file.") from error
 
 
-def _cards(
+def _make_cards(
     searcher: Searcher,
     findings: Findings,
-    groups: Sequence[Group],
-    alike: Sequence[Case],
+    groups: Sequence[DuplicateGroup],
+    similar_cases: Sequence[ReviewCase],
     on_progress: Callable[[str, int, int], None] | None,
-) -> Iterator[Card]:
+) -> Iterator[ReportCard]:
     """Card by card: threads read and compare pictures only a little ahead of the writing."""
-    drawer = Drawer(searcher, findings, frozenset((pair.first, pair.second) for pair in findings.pairs))
-    wanted = [(case, group.matched, group.possible) for case, group in zip(cases_of(groups), groups, strict=True)]
-    wanted += [(case, 0, 1) for case in alike]
-    made = in_threads(lambda one: drawer.card(*one), wanted, searcher.settings.workers)
+    drawer = CardRenderer(searcher, findings, frozenset((pair.first, pair.second) for pair in findings.pairs))
+    wanted = [(case, group.matched, group.possible) for case, group in zip(make_cases(groups), groups, strict=True)]
+    wanted += [(case, 0, 1) for case in similar_cases]
+    made = map_in_threads(lambda one: drawer.make_card(*one), wanted, searcher.settings.workers)
     for done, card in enumerate(made, 1):
         if on_progress is not None:
             on_progress("report", done, len(wanted))
         yield card
 
 
-def _summary(findings: Findings, groups: Sequence[Group], shown: int, alike: int) -> dict[str, Any]:
-    tiers = {tier: sum(group.tier == tier for group in groups) for tier in (*_ORDER, *GROUPED)}
+def _make_summary(
+    findings: Findings, groups: Sequence[DuplicateGroup], group_count: int, similar_count: int
+) -> dict[str, Any]:
+    tiers = {tier: sum(group.tier == tier for group in groups) for tier in (*_TIER_ORDER, *GROUP_TIERS)}
     plan = plan_of(findings, groups)
     return {
-        "tiers": tiers | {"similar": alike},
+        "tiers": tiers | {"similar": similar_count},
         "groups": len(groups),
-        "shown": shown,
+        "shown": group_count,
         "removable": len(plan.removals),
-        "bytes": sum(freed(plan, groups).values()),
+        "bytes": sum(count_freed_bytes(plan, groups).values()),
         "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        "home": shown_path(findings.home),
+        "home": format_path(findings.home),
         "run": findings.run_id,
     }

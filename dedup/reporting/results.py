@@ -7,25 +7,25 @@ from dataclasses import dataclass
 
 from simile.core.errors import BadSetting
 from simile.core.records import Filter
-from simile.dedup.cleanup.plan import freed, plan_of
-from simile.dedup.grouping.findings import count_similar, load_findings
-from simile.dedup.grouping.groups import groups_of, sort_copies, with_every_name
-from simile.dedup.records import TIERS, Plan, Tier
+from simile.dedup.cleanup.plan import count_freed_bytes, plan_of
+from simile.dedup.grouping.findings import count_similar_pairs, load_findings
+from simile.dedup.grouping.groups import add_linked_names, build_groups, match_copies
+from simile.dedup.records import TIERS, CleanupPlan, Tier
 from simile.dedup.reporting.dataset_checks import (
-    Splits,
+    DatasetSplits,
     check_labels,
     count_classes,
     count_splits,
-    find_conflicts,
+    find_label_conflicts,
     find_leaks,
-    label_reader,
+    make_label_reader,
 )
-from simile.dedup.reporting.exports import Results
+from simile.dedup.reporting.exports import DedupResults
 from simile.store.catalogue.catalogue import Catalogue
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DedupResultOptions:
     """What to make of the findings. threshold: of near pairs, the run's if None or if that is lower. between: names of
     splits; labels: `folders` or a manifest's column. None: nobody asked.
     """
@@ -33,13 +33,13 @@ class Wanted:
     rules: Sequence[str] | None = None
     tiers: Sequence[Tier] = TIERS
     threshold: float | None = None
-    only: Filter | None = None
-    between: Sequence[str] | None = None
-    labels: str | None = None
+    filter: Filter | None = None
+    split_names: Sequence[str] | None = None
+    label_source: str | None = None
 
 
 @dataclass(frozen=True)
-class TierCount:
+class DedupTierCount:
     """groups, files: of a tier. removable, bytes: files that could go, and what they take up. pairs: similar ones."""
 
     groups: int = 0
@@ -49,55 +49,55 @@ class TierCount:
     pairs: int = 0
 
 
-def check_names(catalogue: Catalogue, wanted: Wanted) -> None:
+def check_dataset_names(catalogue: Catalogue, options: DedupResultOptions) -> None:
     """Raises BadSetting for a split or a column that no file has: not a dataset without leaks, but a wrong name."""
-    splits = None if wanted.between is None else Splits(wanted.between)
+    splits = None if options.split_names is None else DatasetSplits(options.split_names)
     if splits is not None:
-        count_splits(catalogue, splits, wanted.only)
-    if wanted.labels is not None:
-        check_labels(catalogue, wanted.labels, splits, wanted.only)
+        count_splits(catalogue, splits, options.filter)
+    if options.label_source is not None:
+        check_labels(catalogue, options.label_source, splits, options.filter)
 
 
-def collect(catalogue: Catalogue, wanted: Wanted) -> tuple[Results, Plan]:
+def collect_results(catalogue: Catalogue, options: DedupResultOptions) -> tuple[DedupResults, CleanupPlan]:
     """The results, and the plan of all the groups. Nothing is touched. Raises BadSetting."""
-    check_names(catalogue, wanted)
-    splits = None if wanted.between is None else Splits(wanted.between)
-    findings = load_findings(catalogue, wanted.only)
-    copies = sort_copies(findings, wanted.rules, wanted.threshold)
-    groups = groups_of(findings, copies, wanted.tiers)
+    check_dataset_names(catalogue, options)
+    splits = None if options.split_names is None else DatasetSplits(options.split_names)
+    findings = load_findings(catalogue, options.filter)
+    copies = match_copies(findings, options.rules, options.threshold)
+    groups = build_groups(findings, copies, options.tiers)
     plan = plan_of(findings, groups)
     leaks = None
     if splits is not None:
-        leaks = [leak for leak in find_leaks(findings, copies, splits) if leak.tier in wanted.tiers]
+        leaks = [leak for leak in find_leaks(findings, copies, splits) if leak.tier in options.tiers]
     conflicts = None
-    if wanted.labels is not None:
-        named = with_every_name(findings, copies, groups) if "bytes" in wanted.tiers else groups
-        conflicts = find_conflicts(named, label_reader(wanted.labels, splits))
-    results = Results(
+    if options.label_source is not None:
+        named = add_linked_names(findings, copies, groups) if "bytes" in options.tiers else groups
+        conflicts = find_label_conflicts(named, make_label_reader(options.label_source, splits))
+    results = DedupResults(
         findings=findings,
         copies=copies,
         groups=groups,
-        tiers=wanted.tiers,
-        threshold=findings.reach(wanted.threshold),
-        only=wanted.only,
+        tiers=options.tiers,
+        threshold=findings.get_effective_threshold(options.threshold),
+        filter=options.filter,
         leaks=leaks,
         conflicts=conflicts,
-        classes=count_classes(catalogue, wanted.labels, plan, splits, wanted.only)
-        if wanted.labels is not None
+        class_counts=count_classes(catalogue, options.label_source, plan, splits, options.filter)
+        if options.label_source is not None
         else None,
     )
     return results, plan
 
 
-def count_tiers(catalogue: Catalogue, results: Results, plan: Plan) -> dict[str, TierCount]:
+def count_tiers(catalogue: Catalogue, results: DedupResults, plan: CleanupPlan) -> dict[str, DedupTierCount]:
     """What each tier that was asked for comes to. A file that could go is counted in the weakest tier it needs."""
-    sizes = freed(plan, results.groups)
+    sizes = count_freed_bytes(plan, results.groups)
     counts = {}
     similar = "similar" in results.tiers
-    pairs = count_similar(catalogue, results.findings, results.threshold, results.only) if similar else 0
+    pairs = count_similar_pairs(catalogue, results.findings, results.threshold, results.filter) if similar else 0
     for tier in results.tiers:
         of_tier = [group for group in results.groups if group.tier == tier]
-        counts[tier] = TierCount(
+        counts[tier] = DedupTierCount(
             groups=len(of_tier),
             files=sum(len(group.members) for group in of_tier),
             removable=sum(removal.tier == tier for removal in plan.removals),
@@ -107,7 +107,7 @@ def count_tiers(catalogue: Catalogue, results: Results, plan: Plan) -> dict[str,
     return counts
 
 
-def read_tiers(texts: Sequence[str]) -> tuple[Tier, ...]:
+def parse_tiers(texts: Sequence[str]) -> tuple[Tier, ...]:
     """The tiers that are named, one by one or several behind commas; all where none is. Raises BadSetting."""
     named = [part.strip() for text in texts for part in text.split(",") if part.strip()]
     for name in named:

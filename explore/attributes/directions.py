@@ -19,24 +19,24 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from simile.core.errors import TooFewPictures
 from simile.core.records import FloatArray
-from simile.search.attributes import Attribute, Doubles, check_name
+from simile.search.attributes import Attribute, Float64Array, check_attribute_name
 
-FOLDS = 5
-FEWEST = 2 * FOLDS  # different pictures on each side: two for each fold
+CROSS_VALIDATION_FOLDS = 5
+MIN_EXAMPLES_PER_SIDE = 2 * CROSS_VALIDATION_FOLDS  # different pictures on each side: two for each fold
 
 
 @dataclass(frozen=True, eq=False)
-class Examples:
+class AttributeExamples:
     """Pictures with and without something. mu: (n, d); has: (n,) bool; digests: SHA-256 of each, for copies."""
 
     mu: FloatArray
-    has: NDArray[np.bool_]
+    is_positive: NDArray[np.bool_]
     digests: Sequence[str]
     unreadable: int = 0
 
 
 @dataclass(frozen=True)
-class Drag:
+class AttributeEntanglement:
     """What else moves. cosine: of the raw directions, measured by the covariance, -1 to 1. change: by how much the
     other's score changes when this one is pushed by 1.
     """
@@ -46,19 +46,19 @@ class Drag:
     change: float
 
 
-def learn(name: str, encoder: str, examples: Examples, seed: int = 0) -> Attribute:
+def learn_attribute(name: str, encoder: str, examples: AttributeExamples, seed: int = 0) -> Attribute:
     """The attribute that tells the examples apart. Raises BadSetting, TooFewPictures."""
-    check_name(name)
-    kept, contradictory = _without_contradictions(examples)
+    check_attribute_name(name)
+    kept, contradictory = _remove_contradictions(examples)
     mu, has, groups = kept
     for which, side in (("positive", has), ("negative", ~has)):
         count = len(np.unique(groups[side]))
-        if count < FEWEST:
+        if count < MIN_EXAMPLES_PER_SIDE:
             raise TooFewPictures(
-                f"{count} different {which} pictures are too few: give at least {FEWEST} of each side."
+                f"{count} different {which} pictures are too few: give at least {MIN_EXAMPLES_PER_SIDE} of each side."
             )
-    found = _held_out(mu, has, groups, seed)
-    raw, whitened, centre = directions(mu, has)
+    found = _cross_validate(mu, has, groups, seed)
+    raw, whitened, centre = compute_directions(mu, has)
     return Attribute(
         name=name,
         encoder=encoder,
@@ -75,42 +75,46 @@ def learn(name: str, encoder: str, examples: Examples, seed: int = 0) -> Attribu
     )
 
 
-def directions(mu: Doubles, has: NDArray[np.bool_]) -> tuple[Doubles, Doubles, Doubles]:
+def compute_directions(
+    mu: Float64Array, is_positive: NDArray[np.bool_]
+) -> tuple[Float64Array, Float64Array, Float64Array]:
     """The raw and the whitened direction, and the centre, (d,) each, of mu (n, d)."""
-    with_it, without = mu[has].mean(0), mu[~has].mean(0)
-    within = np.where(has[:, None], mu - with_it, mu - without)
+    with_it, without = mu[is_positive].mean(0), mu[~is_positive].mean(0)
+    within = np.where(is_positive[:, None], mu - with_it, mu - without)
     covariance = LedoitWolf(assume_centered=True).fit(within).covariance_
     raw = with_it - without
     return raw, np.linalg.solve(covariance, raw), (with_it + without) / 2
 
 
-def drags(attribute: Attribute, others: Sequence[Attribute]) -> list[Drag]:
+def find_entangled_attributes(attribute: Attribute, others: Sequence[Attribute]) -> list[AttributeEntanglement]:
     """What of the others moves when this one is pushed, the strongest first."""
     found = []
     for other in others:
         length = np.sqrt((attribute.raw @ attribute.whitened) * (other.raw @ other.whitened))
         along = attribute.raw @ other.whitened
         cosine = float(np.clip(along / length, -1, 1))
-        found.append(Drag(other.name, cosine, float(along / (other.raw @ other.whitened))))
+        found.append(AttributeEntanglement(other.name, cosine, float(along / (other.raw @ other.whitened))))
     return sorted(found, key=lambda drag: -abs(drag.change))
 
 
-def _without_contradictions(
-    examples: Examples,
-) -> tuple[tuple[Doubles, NDArray[np.bool_], NDArray[np.int64]], int]:
+def _remove_contradictions(
+    examples: AttributeExamples,
+) -> tuple[tuple[Float64Array, NDArray[np.bool_], NDArray[np.int64]], int]:
     """(mu, has, group of copies) without pictures that stand on both sides, and how many those are."""
     _, groups = np.unique(np.asarray(examples.digests), return_inverse=True)
-    both = np.intersect1d(groups[examples.has], groups[~examples.has])
+    both = np.intersect1d(groups[examples.is_positive], groups[~examples.is_positive])
     kept = ~np.isin(groups, both)
-    return (examples.mu[kept].astype(np.float64), examples.has[kept], groups[kept]), len(both)
+    return (examples.mu[kept].astype(np.float64), examples.is_positive[kept], groups[kept]), len(both)
 
 
-def _held_out(mu: Doubles, has: NDArray[np.bool_], groups: NDArray[np.int64], seed: int) -> dict[str, list[float]]:
+def _cross_validate(
+    mu: Float64Array, is_positive: NDArray[np.bool_], groups: NDArray[np.int64], seed: int
+) -> dict[str, list[float]]:
     """The area under the ROC curve of each direction in each fold, learned on the others; copies are never parted."""
     found: dict[str, list[float]] = {"raw": [], "whitened": []}
-    parts = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
-    for known, asked in parts.split(mu, has, groups):
-        raw, whitened, _ = directions(mu[known], has[known])
+    parts = StratifiedGroupKFold(CROSS_VALIDATION_FOLDS, shuffle=True, random_state=seed)
+    for known, asked in parts.split(mu, is_positive, groups):
+        raw, whitened, _ = compute_directions(mu[known], is_positive[known])
         for which, direction in (("raw", raw), ("whitened", whitened)):
-            found[which].append(float(roc_auc_score(has[asked], mu[asked] @ direction)))
+            found[which].append(float(roc_auc_score(is_positive[asked], mu[asked] @ direction)))
     return found

@@ -14,40 +14,40 @@ from typing import Any
 
 import numpy as np
 
-from simile.core.atomic_write import write_output
+from simile.core.atomic_write import write_output_file
 from simile.core.errors import ArchiveDamaged, EncoderMismatch
-from simile.explore.compression.codec import Compressed
-from simile.explore.compression.quantization import Quantiser, Symbols, Tables
+from simile.explore.compression.codec import CompressedImages
+from simile.explore.compression.quantization import FrequencyTables, LatentQuantiser, Symbols
 from simile.images.encoding import encode_png
 from simile.models.inference.encoder import TrainedEncoder
 
-FORMAT = 2
-MOST_PICTURES = 10_000_000
+ARCHIVE_FORMAT = 2
+MAX_ARCHIVE_ENTRIES = 10_000_000
 _TABLE_ARRAYS = ("powers", "rates", "low", "high")
-_ABOUT, _TABLES, _LATENTS = "pictures.json", "tables.npz", "latents.bin"
+_HEADER_ENTRY, _TABLES_ENTRY, _LATENTS_ENTRY = "pictures.json", "tables.npz", "latents.bin"
 
 
-def write_archive(made: Compressed, path: Path) -> dict[str, int]:
+def write_archive(images: CompressedImages, path: Path) -> dict[str, int]:
     """Writes it whole or not at all; gives the bytes of its parts: latents, tables, names, all."""
     about = {
-        "simile_archive": FORMAT,
-        "encoder": made.encoder,
-        "names": list(made.names),
-        "sizes": [list(size) for size in made.sizes],
-        "symbols": _digest(made.symbols),
+        "simile_archive": ARCHIVE_FORMAT,
+        "encoder": images.encoder,
+        "names": list(images.names),
+        "sizes": [list(size) for size in images.sizes],
+        "symbols": _compute_symbols_digest(images.symbols),
     }
-    tables = packed_tables(made.quantiser, made.tables)
-    parts = {_ABOUT: json.dumps(about).encode(), _TABLES: tables, _LATENTS: made.payload()}
+    tables = pack_tables(images.quantiser, images.tables)
+    parts = {_HEADER_ENTRY: json.dumps(about).encode(), _TABLES_ENTRY: tables, _LATENTS_ENTRY: images.encode_latents()}
     whole = io.BytesIO()
     with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in parts.items():
-            archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_STORED if name != _ABOUT else None)
-    write_output(path, whole.getvalue())
-    sizes = {"latents": len(parts[_LATENTS]), "tables": len(parts[_TABLES])}
+            archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_STORED if name != _HEADER_ENTRY else None)
+    write_output_file(path, whole.getvalue())
+    sizes = {"latents": len(parts[_LATENTS_ENTRY]), "tables": len(parts[_TABLES_ENTRY])}
     return sizes | {"names": len(whole.getvalue()) - sum(sizes.values()), "all": len(whole.getvalue())}
 
 
-def packed_tables(quantiser: Quantiser, tables: Tables) -> bytes:
+def pack_tables(quantiser: LatentQuantiser, tables: FrequencyTables) -> bytes:
     """What all pictures of an archive share, as it lies in it."""
     arrays: dict[str, Any] = {"centre": quantiser.centre, "steps": quantiser.steps}
     arrays |= {name: getattr(tables, name) for name in _TABLE_ARRAYS}
@@ -56,31 +56,31 @@ def packed_tables(quantiser: Quantiser, tables: Tables) -> bytes:
     return file.getvalue()
 
 
-def read_archive(path: Path) -> Compressed:
+def read_archive(path: Path) -> CompressedImages:
     """What an archive holds. Raises ArchiveDamaged for a file that is damaged, or none of simile's."""
     try:
         with zipfile.ZipFile(path) as archive:
-            about = json.loads(archive.read(_ABOUT))
-            if about["simile_archive"] != FORMAT:
+            about = json.loads(archive.read(_HEADER_ENTRY))
+            if about["simile_archive"] != ARCHIVE_FORMAT:
                 raise ArchiveDamaged(
                     f"{path} is an archive of format {about['simile_archive']}, and this version of simile reads "
-                    f"{FORMAT}. Open it with the version that wrote it."
+                    f"{ARCHIVE_FORMAT}. Open it with the version that wrote it."
                 )
-            with np.load(io.BytesIO(archive.read(_TABLES)), allow_pickle=False) as stored:
-                quantiser = Quantiser(stored["centre"], stored["steps"])
-                tables = Tables(*(stored[name] for name in _TABLE_ARRAYS))
-            names, sizes = _pictures(about)
-            symbols = tables.decode(archive.read(_LATENTS), len(names))
+            with np.load(io.BytesIO(archive.read(_TABLES_ENTRY)), allow_pickle=False) as stored:
+                quantiser = LatentQuantiser(stored["centre"], stored["steps"])
+                tables = FrequencyTables(*(stored[name] for name in _TABLE_ARRAYS))
+            names, sizes = _parse_header(about)
+            symbols = tables.decode(archive.read(_LATENTS_ENTRY), len(names))
     except (OSError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile, EOFError) as error:
         raise ArchiveDamaged(f"{path} can't be read as an archive of simile: {error}.") from error
     except ArchiveDamaged as error:
         raise error if str(path) in str(error) else ArchiveDamaged(f"{path}: {error}") from None
-    if _digest(symbols) != about["symbols"]:
+    if _compute_symbols_digest(symbols) != about["symbols"]:
         raise ArchiveDamaged(f"{path} does not hold what was written into it. Take another copy of it.")
-    return Compressed(str(about["encoder"]), quantiser, tables, symbols, names, sizes)
+    return CompressedImages(str(about["encoder"]), quantiser, tables, symbols, names, sizes)
 
 
-def unpack(encoder: TrainedEncoder, stored: Compressed, folder: Path) -> list[Path]:
+def extract_images(encoder: TrainedEncoder, stored: CompressedImages, folder: Path) -> list[Path]:
     """Writes every picture into the folder as a PNG, none over another file. Raises EncoderMismatch, BadSetting."""
     if encoder.fingerprint != stored.encoder:
         raise EncoderMismatch(
@@ -90,32 +90,32 @@ def unpack(encoder: TrainedEncoder, stored: Compressed, folder: Path) -> list[Pa
     taken = {path.name for path in folder.iterdir()}
     written = []
     for name, size, symbols in zip(stored.names, stored.sizes, stored.symbols, strict=True):
-        target = folder / _free(name, taken)
-        mu = stored.quantiser.latents(symbols[None])[0]
-        write_output(target, encode_png(encoder.reconstruct(mu, *size)))
+        target = folder / _make_free_name(name, taken)
+        mu = stored.quantiser.dequantise(symbols[None])[0]
+        write_output_file(target, encode_png(encoder.reconstruct(mu, *size)))
         written.append(target)
     return written
 
 
-def _pictures(about: dict[str, Any]) -> tuple[list[str], list[tuple[int, int]]]:
-    names = [str(name) for name in about["names"]]
-    sizes = [(int(width), int(height)) for width, height in about["sizes"]]
-    if len(names) != len(sizes) or not 0 < len(names) <= MOST_PICTURES or min(map(min, sizes)) < 1:
+def _parse_header(header: dict[str, Any]) -> tuple[list[str], list[tuple[int, int]]]:
+    names = [str(name) for name in header["names"]]
+    sizes = [(int(width), int(height)) for width, height in header["sizes"]]
+    if len(names) != len(sizes) or not 0 < len(names) <= MAX_ARCHIVE_ENTRIES or min(map(min, sizes)) < 1:
         raise ValueError("its list of pictures makes no sense")
     return names, sizes
 
 
-def _free(name: str, taken: set[str]) -> str:
+def _make_free_name(name: str, used_names: set[str]) -> str:
     """A name that no file has: what an archive says is never a path."""
     stem = PurePosixPath(name.replace("\\", "/")).stem.strip(". \0") or "picture"
     stem = "".join(letter for letter in stem if letter.isprintable())[:100] or "picture"
     candidate, number = f"{stem}.png", 1
-    while candidate in taken:
+    while candidate in used_names:
         number += 1
         candidate = f"{stem}-{number}.png"
-    taken.add(candidate)
+    used_names.add(candidate)
     return candidate
 
 
-def _digest(symbols: Symbols) -> str:
+def _compute_symbols_digest(symbols: Symbols) -> str:
     return hashlib.sha256(np.ascontiguousarray(symbols, "<i4").tobytes()).hexdigest()

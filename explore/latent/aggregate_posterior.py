@@ -11,11 +11,11 @@ from simile.core.records import FloatArray
 from simile.search.searcher import Searcher
 from simile.store.catalogue.records import EncoderRecord
 from simile.store.index.flat import Ids
-from simile.store.index.metric import to_indexed
+from simile.store.index.metric import make_index_vectors
 
 
 @dataclass(frozen=True)
-class Aggregate:
+class AggregatePosterior:
     """ids (n,) ascending; mu, sigma (n, d) float32, sigma None for an encoder without a variance."""
 
     encoder: EncoderRecord
@@ -26,38 +26,42 @@ class Aggregate:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def indexed(self) -> FloatArray:
+    def get_index_vectors(self) -> FloatArray:
         """What is compared in a search, (n, d')."""
-        return to_indexed(self.mu, self.encoder.index_dims, self.encoder.metric)
+        return make_index_vectors(self.mu, self.encoder.index_dims, self.encoder.metric)
 
-    def spread(self) -> FloatArray:
+    def get_sigma(self) -> FloatArray:
         """sigma (n, d). Raises NoVariance."""
         if self.sigma is None:
-            raise no_variance(self.encoder.fingerprint)
+            raise make_no_variance_error(self.encoder.fingerprint)
         return self.sigma
 
-    def chosen(self, most: int, seed: int) -> Aggregate:
+    def sample(self, max_count: int, seed: int) -> AggregatePosterior:
         """At most so many of them, drawn with `seed`, by ascending id."""
-        if len(self) <= most:
+        if len(self) <= max_count:
             return self
-        rows = np.sort(np.random.default_rng(seed).choice(len(self), most, replace=False))
-        return Aggregate(self.encoder, self.ids[rows], self.mu[rows], None if self.sigma is None else self.sigma[rows])
+        rows = np.sort(np.random.default_rng(seed).choice(len(self), max_count, replace=False))
+        return AggregatePosterior(
+            self.encoder, self.ids[rows], self.mu[rows], None if self.sigma is None else self.sigma[rows]
+        )
 
 
-def aggregate_of(searcher: Searcher) -> Aggregate:
+def load_aggregate_posterior(searcher: Searcher) -> AggregatePosterior:
     """Read from the rows; needs neither pictures nor a network. Raises NothingIndexed."""
-    fingerprint = searcher.catalogue.state().active_encoder
+    fingerprint = searcher.catalogue.get_state().active_encoder
     if fingerprint is None:
         raise NothingIndexed(f"{searcher.home.root} has no encoder yet. Run `simile index PHOTOS` first.")
-    parts = list(searcher.catalogue.iterate_embeddings(fingerprint))
+    parts = list(searcher.catalogue.embeddings.iterate_chunks(fingerprint))
     if not parts:
         raise NothingIndexed(f"{searcher.home.root} holds no pictures yet. Run `simile index PHOTOS` first.")
     ids, mus, variances = zip(*parts, strict=True)
     sigma = None if any(one is None for one in variances) else np.exp(0.5 * np.concatenate(variances))
-    return Aggregate(searcher.catalogue.encoder(fingerprint), np.concatenate(ids), np.concatenate(mus), sigma)
+    return AggregatePosterior(
+        searcher.catalogue.encoders.get(fingerprint), np.concatenate(ids), np.concatenate(mus), sigma
+    )
 
 
-def no_variance(fingerprint: str) -> NoVariance:
+def make_no_variance_error(fingerprint: str) -> NoVariance:
     """What to raise where σ is asked of an encoder that has none."""
     return NoVariance(
         f"Encoder {fingerprint} has no variance: it says where a picture lies, not how sure it is. Morphs, attributes "

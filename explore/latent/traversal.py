@@ -9,29 +9,37 @@ from scipy.stats import norm
 
 from simile.core.errors import BadSetting
 from simile.core.records import FloatArray, Hit
-from simile.explore.latent.aggregate_posterior import aggregate_of
-from simile.explore.latent.inputs import Part, Place, check_decoder, decoded, nearest_to, places_of, plain_size
-from simile.images.rendering.sheets import Tile, grid, tile_grid
+from simile.explore.latent.aggregate_posterior import load_aggregate_posterior
+from simile.explore.latent.inputs import (
+    LatentInput,
+    LatentPoint,
+    check_decoder,
+    decode_latents,
+    encode_inputs,
+    find_nearest_images,
+    get_content_size,
+)
+from simile.images.rendering.sheets import SheetTile, draw_image_grid, draw_tile_grid
 from simile.images.transforms import Pixels
-from simile.search.contact_sheet import hit_tile
+from simile.search.contact_sheet import make_hit_tile
 from simile.search.searcher import Searcher
 
-MOST = 1000  # pictures of one walk or grid
-SAMPLE = 10_000  # pictures that tell how far a dimension reaches
-SHARES = (0.02, 0.98)  # of the normal distribution, from edge to edge of a manifold
+MAX_TRAVERSAL_IMAGES = 1000  # pictures of one walk or grid
+RANGE_SAMPLE_SIZE = 10_000  # pictures that tell how far a dimension reaches
+MANIFOLD_QUANTILES = (0.02, 0.98)  # of the normal distribution, from edge to edge of a manifold
 
 
 @dataclass(frozen=True, eq=False)
-class Reach:
+class LatentRange:
     """Where the collection lies: centre, deviation (d,) of mu; order (d,): dimensions, the most active first."""
 
-    centre: FloatArray
+    mean: FloatArray
     deviation: FloatArray
-    order: list[int]
+    activity_order: list[int]
 
 
 @dataclass(frozen=True, eq=False)
-class Traversal:
+class LatentTraversal:
     """A row for each dimension, a column for each step. steps: (s,), in deviations from where the walk starts.
 
     latents: (r, s, d); frames: (r, s, h, w, 3) uint8; nearest: the real picture nearest to each, row by row.
@@ -42,11 +50,11 @@ class Traversal:
     steps: FloatArray
     latents: FloatArray
     frames: Pixels
-    nearest: list[list[Hit | None]]
+    nearest_hits: list[list[Hit | None]]
 
 
 @dataclass(frozen=True, eq=False)
-class Manifold:
+class LatentManifold:
     """size x size pictures of a plane, top left first. latents: (size², d); frames: (size², h, w, 3) uint8.
 
     nearest: the real picture nearest to each; [] where that was not asked for.
@@ -55,35 +63,35 @@ class Manifold:
     axes: str
     latents: FloatArray
     frames: Pixels
-    nearest: list[Hit | None]
+    nearest_hits: list[Hit | None]
 
 
-def reach_of(searcher: Searcher, seed: int = 0) -> Reach:
+def measure_latent_range(searcher: Searcher, seed: int = 0) -> LatentRange:
     """By how much mu varies in each dimension: one that the encoder doesn't use stays where it is.
 
     Raises NothingIndexed.
     """
-    return _reach(aggregate_of(searcher).chosen(SAMPLE, seed).mu)
+    return _compute_latent_range(load_aggregate_posterior(searcher).sample(RANGE_SAMPLE_SIZE, seed).mu)
 
 
-def _reach(mu: FloatArray) -> Reach:
+def _compute_latent_range(mu: FloatArray) -> LatentRange:
     deviation = mu.std(axis=0)
-    return Reach(mu.mean(axis=0), deviation, np.argsort(-deviation, kind="stable").tolist())
+    return LatentRange(mu.mean(axis=0), deviation, np.argsort(-deviation, kind="stable").tolist())
 
 
-def read_dims(text: str, reach: Reach) -> list[int]:
+def parse_dims(text: str, latent_range: LatentRange) -> list[int]:
     """The dimensions of "1,5,7" ("5," for one alone), or for a bare number the so many most active ones.
 
     Raises BadSetting.
     """
-    count = len(reach.order)
+    count = len(latent_range.activity_order)
     try:
         numbers = [int(number) for number in text.removesuffix(",").split(",")]
     except ValueError:
         numbers = []
     if len(numbers) == 1 and "," not in text:
         if numbers[0] >= 1:
-            return reach.order[: numbers[0]]
+            return latent_range.activity_order[: numbers[0]]
     elif numbers and len(set(numbers)) == len(numbers) and all(0 <= number < count for number in numbers):
         return numbers
     raise BadSetting(
@@ -92,57 +100,57 @@ def read_dims(text: str, reach: Reach) -> list[int]:
     )
 
 
-def traverse(
+def traverse_latents(
     searcher: Searcher,
-    part: Part | None = None,
+    latent_input: LatentInput | None = None,
     *,
     dims: str = "8",
     span: float = 3.0,
     steps: int = 9,
-    reach: Reach | None = None,
-    nearest: bool = True,
-) -> Traversal:
+    latent_range: LatentRange | None = None,
+    with_nearest: bool = True,
+) -> LatentTraversal:
     """From a picture, or from the mean of the collection, along each dimension: `span` deviations to either side.
 
     A deviation is that of the dimension over the collection; `reach`: where it is known already.
     Raises NoDecoder, BadSetting, NothingIndexed.
     """
     check_decoder(searcher, "what a dimension stands for can't be shown")
-    place: Place | None = None if part is None else places_of(searcher, [part])[0]
+    place: LatentPoint | None = None if latent_input is None else encode_inputs(searcher, [latent_input])[0]
     name = "the mean of the collection" if place is None else place.name
-    reach = reach or reach_of(searcher)
-    chosen = read_dims(dims, reach)
-    if not 0 < span < np.inf or steps < 2 or steps * len(chosen) > MOST:
+    latent_range = latent_range or measure_latent_range(searcher)
+    chosen = parse_dims(dims, latent_range)
+    if not 0 < span < np.inf or steps < 2 or steps * len(chosen) > MAX_TRAVERSAL_IMAGES:
         raise BadSetting(
-            f"{len(chosen)} dimensions of {steps} steps over ±{span} can't be: 2 steps at least, {MOST} pictures in "
+            f"{len(chosen)} dimensions of {steps} steps over ±{span} can't be: 2 steps at least, {MAX_TRAVERSAL_IMAGES} pictures in "
             "all, and a span above 0."
         )
-    start = reach.centre if place is None else place.mu
-    size = plain_size(searcher) if place is None else (place.width, place.height)
+    start = latent_range.mean if place is None else place.mu
+    size = get_content_size(searcher) if place is None else (place.width, place.height)
     offsets = np.linspace(-span, span, steps).astype(np.float32)
     latents = np.tile(start, (len(chosen), steps, 1)).astype(np.float32)
     for row, dim in enumerate(chosen):
-        latents[row, :, dim] += offsets * reach.deviation[dim]
+        latents[row, :, dim] += offsets * latent_range.deviation[dim]
     flat = latents.reshape(-1, latents.shape[-1])
-    frames = decoded(searcher, flat, *size)
-    hits = nearest_to(searcher, flat) if nearest else []
+    frames = decode_latents(searcher, flat, *size)
+    hits = find_nearest_images(searcher, flat) if with_nearest else []
     rows = [hits[row * steps : (row + 1) * steps] for row in range(len(chosen))]
-    return Traversal(name, chosen, offsets, latents, frames.reshape(*latents.shape[:2], *frames.shape[1:]), rows)
+    return LatentTraversal(name, chosen, offsets, latents, frames.reshape(*latents.shape[:2], *frames.shape[1:]), rows)
 
 
-def draw_traversal(searcher: Searcher, made: Traversal) -> bytes:
+def draw_traversal(searcher: Searcher, traversal: LatentTraversal) -> bytes:
     """PNG: a line for each dimension, below it the nearest real pictures."""
     lines = []
-    for dim, frames, hits in zip(made.dims, made.frames, made.nearest, strict=True):
-        captions = [f"dimension {dim}\n{step:+.1f}" for step in made.steps]
-        lines.append([Tile(frame, caption) for frame, caption in zip(frames, captions, strict=True)])
-        lines.append([hit_tile(searcher, hit, "nearest: ") for hit in hits if hit is not None])
-    return tile_grid([line for line in lines if line])
+    for dim, frames, hits in zip(traversal.dims, traversal.frames, traversal.nearest_hits, strict=True):
+        captions = [f"dimension {dim}\n{step:+.1f}" for step in traversal.steps]
+        lines.append([SheetTile(frame, caption) for frame, caption in zip(frames, captions, strict=True)])
+        lines.append([make_hit_tile(searcher, hit, "nearest: ") for hit in hits if hit is not None])
+    return draw_tile_grid([line for line in lines if line])
 
 
-def manifold(
-    searcher: Searcher, *, axes: str = "principal", size: int = 12, seed: int = 0, nearest: bool = False
-) -> Manifold:
+def make_manifold(
+    searcher: Searcher, *, axes: str = "principal", size: int = 12, seed: int = 0, with_nearest: bool = False
+) -> LatentManifold:
     """size x size pictures of a plane through the mean of the collection, evenly by its normal distribution there.
 
     axes: `principal`, the two directions in which mu varies most, whatever they mix; or two dimensions, "3,7". An
@@ -152,36 +160,38 @@ def manifold(
     check_decoder(searcher, "its space can't be shown")
     if not 2 <= size <= 30:
         raise BadSetting(f"size can't be {size}. Use 2 to 30 pictures a side.")
-    mu = aggregate_of(searcher).chosen(SAMPLE, seed).mu
-    reach = _reach(mu)
-    across, down, named = _plane(mu, reach, axes)
-    places = norm.ppf(np.linspace(*SHARES, size)).astype(np.float32)
+    mu = load_aggregate_posterior(searcher).sample(RANGE_SAMPLE_SIZE, seed).mu
+    reach = _compute_latent_range(mu)
+    across, down, named = _make_plane(mu, reach, axes)
+    places = norm.ppf(np.linspace(*MANIFOLD_QUANTILES, size)).astype(np.float32)
     right, below = np.meshgrid(places, places)
-    latents = reach.centre + right.reshape(-1, 1) * across + below.reshape(-1, 1) * down
-    hits = nearest_to(searcher, latents) if nearest else []
-    return Manifold(named, latents, decoded(searcher, latents, *plain_size(searcher)), hits)
+    latents = reach.mean + right.reshape(-1, 1) * across + below.reshape(-1, 1) * down
+    hits = find_nearest_images(searcher, latents) if with_nearest else []
+    return LatentManifold(named, latents, decode_latents(searcher, latents, *get_content_size(searcher)), hits)
 
 
-def draw_manifold(searcher: Searcher, made: Manifold) -> bytes:
+def draw_manifold(searcher: Searcher, latent_manifold: LatentManifold) -> bytes:
     """PNG: the pictures edge to edge, or where these are known, each row above the real pictures nearest to it."""
-    size = round(len(made.frames) ** 0.5)
-    if not made.nearest:
-        return grid(made.frames, size)
+    size = round(len(latent_manifold.frames) ** 0.5)
+    if not latent_manifold.nearest_hits:
+        return draw_image_grid(latent_manifold.frames, size)
     lines = []
-    for start in range(0, len(made.frames), size):
-        lines.append([Tile(frame, "") for frame in made.frames[start : start + size]])
-        found = made.nearest[start : start + size]
-        lines.append([hit_tile(searcher, hit, "nearest: ") for hit in found if hit is not None])
-    return tile_grid([line for line in lines if line])
+    for start in range(0, len(latent_manifold.frames), size):
+        lines.append([SheetTile(frame, "") for frame in latent_manifold.frames[start : start + size]])
+        found = latent_manifold.nearest_hits[start : start + size]
+        lines.append([make_hit_tile(searcher, hit, "nearest: ") for hit in found if hit is not None])
+    return draw_tile_grid([line for line in lines if line])
 
 
-def _plane(mu: FloatArray, reach: Reach, axes: str) -> tuple[FloatArray, FloatArray, str]:
+def _make_plane(mu: FloatArray, latent_range: LatentRange, axes: str) -> tuple[FloatArray, FloatArray, str]:
     """Two directions (d,), each as long as the collection's deviation along it, and what they are called."""
     if axes != "principal":
-        dims = read_dims(axes if "," in axes else f"{axes},", reach)
+        dims = parse_dims(axes if "," in axes else f"{axes},", latent_range)
         if len(dims) != 2:
             raise BadSetting(f"axes can't be {axes!r}. Use principal, or two dimensions such as 3,7.")
-        one, other = (np.eye(len(reach.centre), dtype=np.float32)[dim] * reach.deviation[dim] for dim in dims)
+        one, other = (
+            np.eye(len(latent_range.mean), dtype=np.float32)[dim] * latent_range.deviation[dim] for dim in dims
+        )
         return one, other, f"dimensions {dims[0]} and {dims[1]}"
     if mu.shape[1] < 2:
         raise BadSetting("An encoder of one dimension has no plane. Use `simile traverse`.")

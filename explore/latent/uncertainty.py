@@ -18,26 +18,26 @@ import torch
 
 from simile.core.errors import BadSetting
 from simile.core.records import FloatArray
-from simile.explore.latent.aggregate_posterior import aggregate_of, no_variance
-from simile.explore.latent.inputs import check_decoder, decoded
-from simile.explore.latent.measurements import OnProgress, content, error_of, measures_of
-from simile.images.rendering.sheets import Tile, tile_grid
-from simile.images.transforms import Pixels, to_unit
+from simile.explore.latent.aggregate_posterior import load_aggregate_posterior, make_no_variance_error
+from simile.explore.latent.inputs import check_decoder, decode_latents
+from simile.explore.latent.measurements import OnProgress, compute_reconstruction_error, crop_padding, measure_images
+from simile.images.rendering.sheets import SheetTile, draw_tile_grid
+from simile.images.transforms import Pixels, scale_to_unit
 from simile.models.inference.encoder import TrainedEncoder
 from simile.models.losses.likelihood import Density, bits_per_dimension, importance_weighted_log_likelihood
-from simile.search.queries import AskedPicture
+from simile.search.queries import QueryImage
 from simile.search.searcher import Searcher
 from simile.store.index.flat import Ids, Neighbours
-from simile.store.index.metric import to_indexed
+from simile.store.index.metric import make_index_vectors
 
-MOST = 1000  # samples
-COMPARED = 512  # pictures of the collection whose errors a picture's is compared with
-NEIGHBOURS = 10
-IMPORTANCE = 64  # samples of log p(x), at least
+MAX_POSTERIOR_SAMPLES = 1000  # samples
+ERROR_SAMPLE_SIZE = 512  # pictures of the collection whose errors a picture's is compared with
+STABILITY_NEIGHBOURS = 10
+MIN_IMPORTANCE_SAMPLES = 64  # samples of log p(x), at least
 
 
 @dataclass(frozen=True, eq=False)
-class Uncertainty:
+class EncodingUncertainty:
     """What is known of one picture.
 
     mu, sigma, spread_of_all: (d,), the last the standard deviation of mu over the collection. seen: the reconstruction,
@@ -63,38 +63,48 @@ class Uncertainty:
     overlap: float | None
 
 
-def uncertainty(
-    searcher: Searcher, part: Path | int, *, samples: int = 32, seed: int = 0, on_progress: OnProgress | None = None
-) -> Uncertainty:
+def measure_uncertainty(
+    searcher: Searcher,
+    latent_input: Path | int,
+    *,
+    samples: int = 32,
+    seed: int = 0,
+    on_progress: OnProgress | None = None,
+) -> EncodingUncertainty:
     """Of a file or an indexed image. The same for the same seed.
 
     Raises NoVariance, NoDecoder, BadSetting, UnreadableImage, NoSuchImage (also where an indexed image's file is gone).
     """
-    path = searcher.file(part)[0] if isinstance(part, int) else part
-    picture = searcher.prepare(path, path.name)
-    return uncertainty_of(
-        searcher, picture, part if isinstance(part, int) else None, samples=samples, seed=seed, on_progress=on_progress
+    path = searcher.get_file(latent_input)[0] if isinstance(latent_input, int) else latent_input
+    picture = searcher.prepare_query_image(path, path.name)
+    return measure_image_uncertainty(
+        searcher,
+        picture,
+        latent_input if isinstance(latent_input, int) else None,
+        samples=samples,
+        seed=seed,
+        on_progress=on_progress,
     )
 
 
-def uncertainty_of(
+def measure_image_uncertainty(
     searcher: Searcher,
-    picture: AskedPicture,
+    image: QueryImage,
     image_id: int | None = None,
     *,
     samples: int = 32,
     seed: int = 0,
     on_progress: OnProgress | None = None,
-) -> Uncertainty:
+) -> EncodingUncertainty:
     """The same of a picture that was prepared; `image_id`: of an indexed one. Neither is a neighbour of itself."""
-    if not 2 <= samples <= MOST:
-        raise BadSetting(f"samples can't be {samples}. Draw 2 to {MOST}.")
-    encoder = searcher.encoder()
+    if not 2 <= samples <= MAX_POSTERIOR_SAMPLES:
+        raise BadSetting(f"samples can't be {samples}. Draw 2 to {MAX_POSTERIOR_SAMPLES}.")
+    encoder = searcher.get_encoder()
     check_decoder(searcher, "how sure it is of a picture can't be shown")
-    batch, prepared = picture.prepared.array[None], picture.prepared
+    batch, prepared = image.prepared_image.array[None], image.prepared_image
     latent = encoder.encode(batch)
     if latent.sigma is None:
-        raise no_variance(encoder.fingerprint)
+        raise make_no_variance_error(encoder.fingerprint)
     mu, sigma = latent.mu[0], latent.sigma[0]
     noise = np.random.default_rng(seed).standard_normal((samples, len(mu))).astype(np.float32)
     draws = mu + sigma * noise
@@ -104,52 +114,64 @@ def uncertainty_of(
     largest = float(of_picture.max())
     scaled = np.minimum(deviation / max(largest, 1e-12), 1)
     shown = encoder.preprocessing.to_pixels(scaled, prepared.width, prepared.height)
-    nats = _log_likelihood(encoder, batch, max(samples, IMPORTANCE), seed)
-    error = float(error_of(encoder, batch)[0])
-    indexed = searcher.catalogue.images_by_sha([prepared.sha256]).get(prepared.sha256)
+    nats = _compute_log_likelihood(encoder, batch, max(samples, MIN_IMPORTANCE_SAMPLES), seed)
+    error = float(compute_reconstruction_error(encoder, batch)[0])
+    indexed = searcher.catalogue.images.find_by_sha256([prepared.sha256]).get(prepared.sha256)
     known = image_id if indexed is None else indexed.image_id
-    same, overlap = _stability(searcher, mu, draws, known)
-    return Uncertainty(
-        name=picture.name,
+    same, overlap = _compute_neighbour_stability(searcher, mu, draws, known)
+    return EncodingUncertainty(
+        name=image.name,
         mu=mu,
         sigma=sigma,
-        spread_of_all=aggregate_of(searcher).chosen(10_000, seed).mu.std(axis=0),
+        spread_of_all=load_aggregate_posterior(searcher).sample(10_000, seed).mu.std(axis=0),
         samples=samples,
-        seen=decoded(searcher, mu[None], prepared.width, prepared.height)[0],
+        seen=decode_latents(searcher, mu[None], prepared.width, prepared.height)[0],
         deviation=shown,
         mean_deviation=float(of_picture.mean()),
         largest=largest,
         log_likelihood=nats,
-        bits_per_value=None if nats is None else bits_per_dimension(nats, _values(encoder, batch), _density(encoder)),
+        bits_per_value=None
+        if nats is None
+        else bits_per_dimension(nats, _count_values(encoder, batch), _get_likelihood_name(encoder)),
         error=error,
-        error_percentile=_percentile(searcher, error, seed, on_progress),
+        error_percentile=_compute_error_percentile(searcher, error, seed, on_progress),
         same_nearest=same,
         overlap=overlap,
     )
 
 
-def draw_uncertainty(found: Uncertainty, picture: Pixels) -> bytes:
+def draw_uncertainty(encoding_uncertainty: EncodingUncertainty, image: Pixels) -> bytes:
     """PNG: the picture (h, w, 3), what the model sees, and where it can't decide."""
-    percentile = "" if found.error_percentile is None else f"\nworse than {found.error_percentile:.0f} % here"
-    return tile_grid(
+    percentile = (
+        ""
+        if encoding_uncertainty.error_percentile is None
+        else f"\nworse than {encoding_uncertainty.error_percentile:.0f} % here"
+    )
+    return draw_tile_grid(
         [
             [
-                Tile(picture, found.name),
-                Tile(found.seen, f"what the model sees\nerror {found.error:.4f}{percentile}"),
-                Tile(found.deviation, f"spread of {found.samples} draws\nwhite: ±{found.largest:.3f}"),
+                SheetTile(image, encoding_uncertainty.name),
+                SheetTile(
+                    encoding_uncertainty.seen,
+                    f"what the model sees\nerror {encoding_uncertainty.error:.4f}{percentile}",
+                ),
+                SheetTile(
+                    encoding_uncertainty.deviation,
+                    f"spread of {encoding_uncertainty.samples} draws\nwhite: ±{encoding_uncertainty.largest:.3f}",
+                ),
             ]
         ]
     )
 
 
-def _log_likelihood(encoder: TrainedEncoder, batch: Pixels, samples: int, seed: int) -> float | None:
+def _compute_log_likelihood(encoder: TrainedEncoder, batch: Pixels, samples: int, seed: int) -> float | None:
     """None where the decoder was trained with a loss that is no density."""
-    if _density(encoder) not in ("gaussian", "bernoulli"):
+    if _get_likelihood_name(encoder) not in ("gaussian", "bernoulli"):
         return None
     found = importance_weighted_log_likelihood(
         encoder.network,
-        torch.from_numpy(to_unit(batch)),
-        likelihood=_density(encoder),
+        torch.from_numpy(scale_to_unit(batch)),
+        likelihood=_get_likelihood_name(encoder),
         samples=samples,
         generator=torch.Generator().manual_seed(seed),
         content_box=encoder.preprocessing.content_box(),
@@ -157,29 +179,31 @@ def _log_likelihood(encoder: TrainedEncoder, batch: Pixels, samples: int, seed: 
     return float(found[0])
 
 
-def _density(encoder: TrainedEncoder) -> Density:
+def _get_likelihood_name(encoder: TrainedEncoder) -> Density:
     return cast(Density, encoder.description["recipe"]["likelihood"])
 
 
-def _values(encoder: TrainedEncoder, batch: Pixels) -> int:
+def _count_values(encoder: TrainedEncoder, batch: Pixels) -> int:
     """How many numbers a picture is, without padding."""
-    return int(np.prod(content(encoder, batch).shape[1:]))
+    return int(np.prod(crop_padding(encoder, batch).shape[1:]))
 
 
-def _percentile(searcher: Searcher, error: float, seed: int, on_progress: OnProgress | None) -> float | None:
-    ids = aggregate_of(searcher).chosen(COMPARED, seed).ids
-    others = measures_of(searcher, ids, on_progress or (lambda *_: None)).error
+def _compute_error_percentile(
+    searcher: Searcher, error: float, seed: int, on_progress: OnProgress | None
+) -> float | None:
+    ids = load_aggregate_posterior(searcher).sample(ERROR_SAMPLE_SIZE, seed).ids
+    others = measure_images(searcher, ids, on_progress or (lambda *_: None)).error
     others = others[np.isfinite(others)]
     return None if not len(others) else float(100 * (others < error).mean())
 
 
-def _stability(
+def _compute_neighbour_stability(
     searcher: Searcher, mu: FloatArray, draws: FloatArray, image_id: int | None
 ) -> tuple[float | None, float | None]:
     """(share of draws with the same nearest, mean share of the ten nearest that they have in common with mu)."""
-    snapshot = searcher.index.current()
-    asked = to_indexed(np.concatenate([mu[None], draws]), snapshot.encoder.index_dims, snapshot.encoder.metric)
-    found = [_others(one, image_id) for one in snapshot.search(asked, NEIGHBOURS + 1)]
+    snapshot = searcher.index.get_snapshot()
+    asked = make_index_vectors(np.concatenate([mu[None], draws]), snapshot.encoder.index_dims, snapshot.encoder.metric)
+    found = [_exclude_image(one, image_id) for one in snapshot.search(asked, STABILITY_NEIGHBOURS + 1)]
     usual, drawn = found[0], found[1:]
     if len(usual) < 1:
         return None, None
@@ -187,6 +211,6 @@ def _stability(
     return same, float(np.mean([len(np.intersect1d(one, usual)) / len(usual) for one in drawn]))
 
 
-def _others(neighbours: Neighbours, image_id: int | None) -> Ids:
+def _exclude_image(neighbours: Neighbours, image_id: int | None) -> Ids:
     ids = neighbours[0]
-    return ids[ids != image_id][:NEIGHBOURS] if image_id is not None else ids[:NEIGHBOURS]
+    return ids[ids != image_id][:STABILITY_NEIGHBOURS] if image_id is not None else ids[:STABILITY_NEIGHBOURS]

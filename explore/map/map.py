@@ -17,49 +17,55 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from simile.core.atomic_write import write_durably
+from simile.core.atomic_write import write_atomically
 from simile.core.records import FloatArray
-from simile.explore.latent.aggregate_posterior import Aggregate, aggregate_of
-from simile.explore.latent.measurements import OnProgress, measures_of
-from simile.explore.map.clustering import Method, Numbers, check_clusters, find_clusters, typical
-from simile.explore.map.projection import LayoutName, check_layout, lay_out
-from simile.explore.outliers.detector import neighbour_distance
+from simile.explore.latent.aggregate_posterior import AggregatePosterior, load_aggregate_posterior
+from simile.explore.latent.measurements import OnProgress, measure_images
+from simile.explore.map.clustering import (
+    ClusterMethod,
+    ClusterNumbers,
+    check_cluster_settings,
+    find_clusters,
+    find_typical_rows,
+)
+from simile.explore.map.projection import LayoutName, check_layout, compute_layout
+from simile.explore.outliers.detector import compute_neighbour_distances
 from simile.search.searcher import Searcher
-from simile.store.home import writing
+from simile.store.home import translate_write_errors
 from simile.store.index.flat import Ids
 
-BITS = 10  # of each coordinate on the curve along which pictures are numbered
+HILBERT_BITS = 10  # of each coordinate on the curve along which pictures are numbered
 
 
 @dataclass(frozen=True)
-class Wish:
+class MapSettings:
     """What map is wanted. count: see find_clusters; None for what is usual."""
 
     layout: LayoutName = "pca"
-    clusters: Method = "kmeans"
+    clusters: ClusterMethod = "kmeans"
     count: int | None = None
     seed: int = 0
 
     def check(self, images: int) -> None:
         """Raises BadSetting, TooFewPictures."""
         check_layout(self.layout, images)
-        check_clusters(self.clusters, self.count)
+        check_cluster_settings(self.clusters, self.count)
 
 
 @dataclass(frozen=True, eq=False)
-class Map:
+class LatentMap:
     """ids (n,), neighbours in the plane near each other in the list, too; points (n, 2) float32 within [-1, 1].
 
     clusters: (n,), see find_clusters. density: (n,) float32, the share of pictures that lie less thickly, NaN for a
     lone one. typical: the id (c,) of each cluster's most typical picture.
     """
 
-    wish: Wish
+    settings: MapSettings
     encoder: str
     segment: int | None
     ids: Ids
     points: FloatArray
-    clusters: Numbers
+    clusters: ClusterNumbers
     density: FloatArray
     typical: Ids
 
@@ -71,7 +77,7 @@ class Map:
 
     def save(self, path: Path) -> None:
         """Writes it as an .npz without pickle."""
-        wish = self.wish
+        wish = self.settings
         with path.open("wb") as file:
             np.savez(
                 file,
@@ -89,10 +95,12 @@ class Map:
             )
 
     @classmethod
-    def load(cls, path: Path) -> Map:
+    def load(cls, path: Path) -> LatentMap:
         """Reads it. Raises OSError, EOFError, KeyError, ValueError or BadZipFile for anything else."""
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            wish = Wish(str(stored["layout"]), str(stored["method"]), int(stored["count"]) or None, int(stored["seed"]))  # type: ignore[arg-type]
+            layout, method = str(stored["layout"]), str(stored["method"])
+            count, seed = int(stored["count"]) or None, int(stored["seed"])
+            wish = MapSettings(layout, method, count, seed)  # type: ignore[arg-type]
             segment = int(stored["segment"])
             made = cls(
                 wish,
@@ -106,91 +114,105 @@ class Map:
         return made
 
 
-def make_map(searcher: Searcher, wish: Wish, on_progress: OnProgress) -> Map:
+def make_map(searcher: Searcher, map_settings: MapSettings, on_progress: OnProgress) -> LatentMap:
     """The map of all pictures, kept for the next time; the one that is kept, if it is of just these pictures.
 
     Raises NothingIndexed, BadSetting, TooFewPictures, HomeNotWritable.
     """
-    collection = aggregate_of(searcher)
-    wish.check(len(collection))
-    segment = searcher.index.current().base
-    known = stored_map(searcher, wish.layout)
+    collection = load_aggregate_posterior(searcher)
+    map_settings.check(len(collection))
+    segment = searcher.index.get_snapshot().base_segment_id
+    known = load_stored_map(searcher, map_settings.layout)
     same = known is not None and np.array_equal(np.sort(known.ids), collection.ids)
-    if known is not None and same and known.wish == wish:
+    if known is not None and same and known.settings == map_settings:
         return known
-    made = _made(collection, segment, wish, known if same else None, on_progress)
-    store_map(searcher, made)
+    made = _compute_map(collection, segment, map_settings, known if same else None, on_progress)
+    save_map(searcher, made)
     return made
 
 
-def measure_errors(searcher: Searcher, ids: Ids, on_progress: OnProgress) -> None:
+def measure_reconstruction_errors(searcher: Searcher, ids: Ids, on_progress: OnProgress) -> None:
     """Has every picture's reconstruction error measured and kept; does nothing without a decoder."""
-    if searcher.encoder().has_decoder:
-        measures_of(searcher, np.sort(ids), on_progress)
+    if searcher.get_encoder().has_decoder:
+        measure_images(searcher, np.sort(ids), on_progress)
 
 
-def stored_map(searcher: Searcher, layout: LayoutName) -> Map | None:
+def load_stored_map(searcher: Searcher, layout: LayoutName) -> LatentMap | None:
     """The map of this layout by the encoder in use: of the current segment, or else the last that was made."""
-    path = stored_path(searcher, layout)
+    path = find_map_path(searcher, layout)
     if path is not None:
         with suppress(OSError, EOFError, KeyError, ValueError, BadZipFile):
-            return Map.load(path)
+            return LatentMap.load(path)
     return None
 
 
-def stored_path(searcher: Searcher, layout: LayoutName) -> Path | None:
+def find_map_path(searcher: Searcher, layout: LayoutName) -> Path | None:
     """Where that map lies, if there is one."""
-    encoder = searcher.catalogue.state().active_encoder
-    paths = [] if encoder is None else list(_paths(searcher, encoder, layout))
-    return max(paths, key=_made_at, default=None)
+    encoder = searcher.catalogue.get_state().active_encoder
+    paths = [] if encoder is None else list(_find_map_paths(searcher, encoder, layout))
+    return max(paths, key=_get_modification_time, default=None)
 
 
-def store_map(searcher: Searcher, made: Map) -> None:
+def save_map(searcher: Searcher, latent_map: LatentMap) -> None:
     """Keeps it in place of others of its encoder and layout. Raises HomeNotWritable."""
-    path = folder_of(searcher) / f"{made.encoder[:16]}-{made.segment or 0}-{made.wish.layout}.npz"
-    old = set(_paths(searcher, made.encoder, made.wish.layout)) - {path}
-    with writing(path):
+    path = (
+        get_maps_folder(searcher)
+        / f"{latent_map.encoder[:16]}-{latent_map.segment or 0}-{latent_map.settings.layout}.npz"
+    )
+    old = set(_find_map_paths(searcher, latent_map.encoder, latent_map.settings.layout)) - {path}
+    with translate_write_errors(path):
         path.parent.mkdir(exist_ok=True)
-        write_durably(path, made.save)
+        write_atomically(path, latent_map.save)
         for one in old:
             one.unlink(missing_ok=True)
-    tiles = folder_of(searcher) / f"tiles-{made.wish.layout}"
-    for other in tiles.glob(f"{made.encoder[:16]}-*"):
-        if other.name != f"{made.encoder[:16]}-{made.tag}":
+    tiles = get_maps_folder(searcher) / f"tiles-{latent_map.settings.layout}"
+    for other in tiles.glob(f"{latent_map.encoder[:16]}-*"):
+        if other.name != f"{latent_map.encoder[:16]}-{latent_map.tag}":
             shutil.rmtree(other, ignore_errors=True)
 
 
-def folder_of(searcher: Searcher) -> Path:
+def get_maps_folder(searcher: Searcher) -> Path:
     """Where maps and their tiles are kept."""
     return searcher.home.root / "maps"
 
 
-def _made(collection: Aggregate, segment: int | None, wish: Wish, known: Map | None, on_progress: OnProgress) -> Map:
+def _compute_map(
+    posterior: AggregatePosterior,
+    segment: int | None,
+    map_settings: MapSettings,
+    known_map: LatentMap | None,
+    on_progress: OnProgress,
+) -> LatentMap:
     """A new map; where `known` is of the same pictures, what they have in common is taken from it."""
-    vectors, count = collection.indexed(), len(collection)
-    if known is not None and (known.wish.layout, known.wish.seed) == (wish.layout, wish.seed):
-        order = np.searchsorted(collection.ids, known.ids)
-        points, density = known.points, known.density
+    vectors, count = posterior.get_index_vectors(), len(posterior)
+    if known_map is not None and (known_map.settings.layout, known_map.settings.seed) == (
+        map_settings.layout,
+        map_settings.seed,
+    ):
+        order = np.searchsorted(posterior.ids, known_map.ids)
+        points, density = known_map.points, known_map.density
     else:
-        on_progress(f"laying out ({wish.layout})", 0, count)
-        placed = lay_out(vectors, wish.layout, wish.seed)
-        order = along_curve(placed)
-        points, density = placed[order], _density(vectors, wish.seed, on_progress)[order]
-    on_progress(f"finding clusters ({wish.clusters})", 0, count)
-    clusters = find_clusters(vectors, wish.clusters, wish.count, wish.seed)
-    ids = collection.ids
-    stands_for = ids[typical(vectors, clusters)]
-    return Map(wish, collection.encoder.fingerprint, segment, ids[order], points, clusters[order], density, stands_for)
+        on_progress(f"laying out ({map_settings.layout})", 0, count)
+        placed = compute_layout(vectors, map_settings.layout, map_settings.seed)
+        order = compute_hilbert_order(placed)
+        points, density = placed[order], _compute_density_ranks(vectors, map_settings.seed, on_progress)[order]
+    on_progress(f"finding clusters ({map_settings.clusters})", 0, count)
+    clusters = find_clusters(vectors, map_settings.clusters, map_settings.count, map_settings.seed)
+    ids = posterior.ids
+    stands_for = ids[find_typical_rows(vectors, clusters)]
+    return LatentMap(
+        map_settings, posterior.encoder.fingerprint, segment, ids[order], points, clusters[order], density, stands_for
+    )
 
 
-def _density(vectors: FloatArray, seed: int, on_progress: OnProgress) -> FloatArray:
+def _compute_density_ranks(vectors: FloatArray, seed: int, on_progress: OnProgress) -> FloatArray:
     if len(vectors) < 2:
         return np.full(len(vectors), np.nan, np.float32)
-    distances, _ = neighbour_distance(vectors, seed, lambda done: on_progress("comparing", done, len(vectors)))
-    return shares(-distances)
+    distances, _ = compute_neighbour_distances(vectors, seed, lambda done: on_progress("comparing", done, len(vectors)))
+    return compute_percentile_ranks(-distances)
 
 
-def shares(values: NDArray[np.float64]) -> FloatArray:
+def compute_percentile_ranks(values: NDArray[np.float64]) -> FloatArray:
     """The share of the others (n,) that are smaller, from 0 to 1; NaN stays NaN and counts for nothing."""
     known = np.isfinite(values)
     found = np.full(len(values), np.nan, np.float32)
@@ -199,15 +221,15 @@ def shares(values: NDArray[np.float64]) -> FloatArray:
     return found
 
 
-def along_curve(points: FloatArray) -> NDArray[np.int64]:
+def compute_hilbert_order(points: FloatArray) -> NDArray[np.int64]:
     """The order (n,) in which a curve that fills the plane comes by points (n, 2): near in it means near in the plane.
 
     Hilbert, 1891; by the loop over bits of https://en.wikipedia.org/wiki/Hilbert_curve.
     """
-    last = (1 << BITS) - 1
+    last = (1 << HILBERT_BITS) - 1
     x, y = np.clip(np.round((points.T + 1) / 2 * last), 0, last).astype(np.int64)
     along = np.zeros(len(points), np.int64)
-    for bit in range(BITS - 1, -1, -1):
+    for bit in range(HILBERT_BITS - 1, -1, -1):
         side = 1 << bit
         right, upper = (x & side) > 0, (y & side) > 0
         along += side * side * ((3 * right) ^ upper)
@@ -217,11 +239,11 @@ def along_curve(points: FloatArray) -> NDArray[np.int64]:
     return np.argsort(along, kind="stable")
 
 
-def _paths(searcher: Searcher, encoder: str, layout: str) -> Iterator[Path]:
-    return folder_of(searcher).glob(f"{encoder[:16]}-*-{layout}.npz")
+def _find_map_paths(searcher: Searcher, encoder: str, layout: str) -> Iterator[Path]:
+    return get_maps_folder(searcher).glob(f"{encoder[:16]}-*-{layout}.npz")
 
 
-def _made_at(path: Path) -> float:
+def _get_modification_time(path: Path) -> float:
     try:
         return path.stat().st_mtime
     except OSError:  # another process has just made a newer one

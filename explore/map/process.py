@@ -16,25 +16,25 @@ from pathlib import Path
 from typing import IO, Any
 
 from simile.core.errors import SimileError
-from simile.core.logs import set_up
+from simile.core.logs import configure_logging
 from simile.core.settings import Settings, load_settings
-from simile.explore.map.map import Wish, make_map, measure_errors
+from simile.explore.map.map import MapSettings, make_map, measure_reconstruction_errors
 from simile.search.searcher import Searcher
-from simile.store.home import writing
+from simile.store.home import translate_write_errors
 
-NICENESS = 10  # searches come first
-LOCK = "maps.lock"  # in the home: held while a map is made
+MAP_PROCESS_NICENESS = 10  # searches come first
+MAP_LOCK_NAME = "maps.lock"  # in the home: held while a map is made
 
 
-def order_of(wish: Wish, settings: Settings) -> bytes:
+def encode_map_request(map_settings: MapSettings, settings: Settings) -> bytes:
     """One line of JSON, as `main` takes it from stdin: its settings may hold a password, so it is no argument."""
-    return json.dumps({"wish": asdict(wish), "settings": settings.model_dump(mode="json")}).encode() + b"\n"
+    return json.dumps({"wish": asdict(map_settings), "settings": settings.model_dump(mode="json")}).encode() + b"\n"
 
 
-def is_held(home: Path) -> bool:
+def is_map_running(home: Path) -> bool:
     """Whether some process makes a map in this home."""
     try:
-        with (home / LOCK).open("rb") as file:
+        with (home / MAP_LOCK_NAME).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -46,29 +46,29 @@ def is_held(home: Path) -> bool:
 def main() -> None:
     """The whole life of the process. Lines on stdout: {"stage", "done", "total"}, and last of all maybe {"failed"}."""
     order = json.loads(sys.stdin.buffer.readline())
-    set_up()
-    os.nice(NICENESS)
-    threading.Thread(target=_end_with_starter, daemon=True).start()
+    configure_logging()
+    os.nice(MAP_PROCESS_NICENESS)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
-        _make(Wish(**order["wish"]), load_settings(**order["settings"]))
+        _compute_map(MapSettings(**order["wish"]), load_settings(**order["settings"]))
     except SimileError as error:
-        _say(failed=str(error))
+        _write_message(failed=str(error))
     os._exit(0)  # what is left to tear down takes a second, and nobody needs it
 
 
-def _make(wish: Wish, settings: Settings) -> None:
-    path = settings.home / LOCK
-    with writing(path):
+def _compute_map(map_settings: MapSettings, settings: Settings) -> None:
+    path = settings.home / MAP_LOCK_NAME
+    with translate_write_errors(path):
         file = path.open("wb")
     with file:
-        if not _taken(file):  # another one is at it, and was asked first
+        if not _acquire_lock(file):  # another one is at it, and was asked first
             return
         with Searcher(settings) as searcher:
-            made = make_map(searcher, wish, _progress)
-            measure_errors(searcher, made.ids, _progress)
+            made = make_map(searcher, map_settings, _report_progress)
+            measure_reconstruction_errors(searcher, made.ids, _report_progress)
 
 
-def _taken(file: IO[bytes]) -> bool:
+def _acquire_lock(file: IO[bytes]) -> bool:
     """Whether the lock was free. Who only looks whether it is holds it for a moment, too."""
     for _ in range(20):
         try:
@@ -80,15 +80,15 @@ def _taken(file: IO[bytes]) -> bool:
     return False
 
 
-def _progress(stage: str, done: int, total: int) -> None:
-    _say(stage=stage, done=done, total=total)
+def _report_progress(stage: str, done: int, total: int) -> None:
+    _write_message(stage=stage, done=done, total=total)
 
 
-def _say(**said: Any) -> None:
-    sys.stdout.write(json.dumps(said) + "\n")
+def _write_message(**fields: Any) -> None:
+    sys.stdout.write(json.dumps(fields) + "\n")
     sys.stdout.flush()
 
 
-def _end_with_starter() -> None:
+def _exit_with_parent() -> None:
     sys.stdin.buffer.read()
     os._exit(0)

@@ -12,17 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simile.core.records import FloatArray
-from simile.explore.latent.measurements import known_measures
-from simile.explore.map.clustering import Numbers
-from simile.explore.map.map import Map, shares
-from simile.explore.map.projection import beside
+from simile.explore.latent.measurements import load_measurements
+from simile.explore.map.clustering import ClusterNumbers
+from simile.explore.map.map import LatentMap, compute_percentile_ranks
+from simile.explore.map.projection import interpolate_points
 from simile.search.searcher import Searcher
 from simile.store.index.flat import Ids
 
-FOLDER = "folder"  # what labels by folder are called
-MOST_NEWER = 2000  # pictures that are put beside others while somebody waits: below a second
-MOST_LABELS = 20  # that have a name and a colour of their own, the commonest
-MOST_TEXTS = 60  # different texts beyond which something said of pictures is no label
+FOLDER_LABEL = "folder"  # what labels by folder are called
+MAX_NEWER_IMAGES = 2000  # pictures that are put beside others while somebody waits: below a second
+MAX_LABEL_NAMES = 20  # that have a name and a colour of their own, the commonest
+MAX_LABEL_VALUES = 60  # different texts beyond which something said of pictures is no label
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,28 +33,28 @@ class MapView:
     the catalogue.
     """
 
-    map: Map
-    change: int
+    map: LatentMap
+    catalogue_changes: int
     ids: Ids
-    place: Ids
+    map_rows: Ids
     points: FloatArray
-    clusters: Numbers
+    clusters: ClusterNumbers
     density: FloatArray
-    newer: int
-    missing: int
+    newer_count: int
+    missing_count: int
 
 
 @dataclass(frozen=True, eq=False)
-class Labels:
+class MapLabels:
     """What pictures are called by something that is said of them. index (n,) into names, -1 for none of them."""
 
-    by: str
+    source: str
     names: tuple[str, ...]
-    index: Numbers
+    label_ids: ClusterNumbers
 
 
 @dataclass(frozen=True)
-class Cluster:
+class MapCluster:
     """Pictures that go together: how many, the most typical one, the middle of them, and their commonest label."""
 
     number: int
@@ -65,45 +65,45 @@ class Cluster:
     label: str | None
 
 
-def view_of(searcher: Searcher, made: Map) -> MapView:
+def make_map_view(searcher: Searcher, latent_map: LatentMap) -> MapView:
     """The map as of now. Raises NothingIndexed."""
-    snapshot = searcher.index.current()
-    living = snapshot.living()
-    kept = np.flatnonzero(np.isin(made.ids, living, assume_unique=True))
-    newer = np.setdiff1d(living, made.ids, assume_unique=True)
-    shown = newer[:MOST_NEWER] if len(kept) else newer[:0]
-    points, clusters, density = made.points[kept], made.clusters[kept], made.density[kept]
+    snapshot = searcher.index.get_snapshot()
+    living = snapshot.get_live_ids()
+    kept = np.flatnonzero(np.isin(latent_map.ids, living, assume_unique=True))
+    newer = np.setdiff1d(living, latent_map.ids, assume_unique=True)
+    shown = newer[:MAX_NEWER_IMAGES] if len(kept) else newer[:0]
+    points, clusters, density = latent_map.points[kept], latent_map.clusters[kept], latent_map.density[kept]
     if len(shown):
-        ids, vectors = snapshot.vectors(shown)
-        _, known_vectors = snapshot.vectors(np.sort(made.ids[kept]))
-        order = np.argsort(made.ids[kept])
-        places = beside(vectors, known_vectors, points[order])
-        nearest = _nearest(vectors, known_vectors)
+        ids, vectors = snapshot.get_vectors(shown)
+        _, known_vectors = snapshot.get_vectors(np.sort(latent_map.ids[kept]))
+        order = np.argsort(latent_map.ids[kept])
+        places = interpolate_points(vectors, known_vectors, points[order])
+        nearest = _find_nearest_rows(vectors, known_vectors)
         clusters = np.append(clusters, clusters[order][nearest])
         points = np.concatenate([points, places])
         density = np.append(density, np.full(len(ids), np.nan, np.float32))
     return MapView(
-        map=made,
-        change=snapshot.state.changes,
-        ids=np.append(made.ids[kept], shown),
-        place=np.append(kept, np.full(len(shown), -1)),
+        map=latent_map,
+        catalogue_changes=snapshot.state.changes,
+        ids=np.append(latent_map.ids[kept], shown),
+        map_rows=np.append(kept, np.full(len(shown), -1)),
         points=points,
         clusters=clusters,
         density=density,
-        newer=len(shown),
-        missing=len(newer) - len(shown),
+        newer_count=len(shown),
+        missing_count=len(newer) - len(shown),
     )
 
 
-def errors_of(searcher: Searcher, view: MapView) -> FloatArray:
+def compute_error_ranks(searcher: Searcher, view: MapView) -> FloatArray:
     """The share (n,) of pictures that are reconstructed better; NaN where the error was never measured."""
-    measured = known_measures(searcher, np.sort(view.ids))
+    measured = load_measurements(searcher, np.sort(view.ids))
     found = np.empty(len(view.ids))
     found[np.argsort(view.ids)] = measured.error
-    return shares(found)
+    return compute_percentile_ranks(found)
 
 
-def clusters_of(view: MapView, labels: Labels | None) -> list[Cluster]:
+def make_clusters(view: MapView, labels: MapLabels | None) -> list[MapCluster]:
     """Every cluster that still has pictures, the largest first."""
     found = []
     for number, typical in enumerate(view.map.typical.tolist()):
@@ -112,34 +112,34 @@ def clusters_of(view: MapView, labels: Labels | None) -> list[Cluster]:
             x, y = np.median(view.points[members], axis=0).tolist()
             is_there = bool((view.ids[members] == typical).any())
             stands_for = typical if is_there else int(view.ids[members[0]])
-            found.append(Cluster(number, len(members), stands_for, x, y, _commonest(labels, members)))
+            found.append(MapCluster(number, len(members), stands_for, x, y, _find_commonest_label(labels, members)))
     return sorted(found, key=lambda one: (-one.size, one.number))
 
 
-def all_labels(searcher: Searcher, ids: Ids) -> list[Labels]:
+def load_labels(searcher: Searcher, ids: Ids) -> list[MapLabels]:
     """Everything that tells the pictures apart by name: their folder, and what is said of them, few texts each."""
     wanted = ids.tolist()
-    facts = searcher.catalogue.hit_facts(sorted(wanted))  # half a second for 50,000, as a page waits for it
+    facts = searcher.catalogue.images.get_summaries(sorted(wanted))  # half a second for 50,000, as a page waits for it
     folders = {image_id: one.paths[0].rpartition(os.sep)[0] for image_id, one in facts.items() if one.paths}
-    said = searcher.catalogue.metadata_of_images(sorted(wanted))
-    texts: dict[str, dict[int, str]] = {FOLDER: _shortened(folders)}
+    said = searcher.catalogue.metadata.get_for_images(sorted(wanted))
+    texts: dict[str, dict[int, str]] = {FOLDER_LABEL: _shorten_folders(folders)}
     for image_id, one in said.items():
         for name, text in one.items():
-            texts.setdefault(name if name != FOLDER else "metadata folder", {})[image_id] = text
-    found = [_labels(name, of_ids, wanted) for name, of_ids in texts.items()]
+            texts.setdefault(name if name != FOLDER_LABEL else "metadata folder", {})[image_id] = text
+    found = [_make_labels(name, of_ids, wanted) for name, of_ids in texts.items()]
     return [one for one in found if one is not None]
 
 
-def _labels(by: str, texts: Mapping[int, str], ids: Sequence[int]) -> Labels | None:
+def _make_labels(source: str, texts: Mapping[int, str], ids: Sequence[int]) -> MapLabels | None:
     counts = Counter(texts.values())
-    if len(counts) < 2 or (by != FOLDER and len(counts) > MOST_TEXTS):
+    if len(counts) < 2 or (source != FOLDER_LABEL and len(counts) > MAX_LABEL_VALUES):
         return None
-    names = tuple(sorted(name for name, _ in counts.most_common(MOST_LABELS)))
+    names = tuple(sorted(name for name, _ in counts.most_common(MAX_LABEL_NAMES)))
     number = {name: place for place, name in enumerate(names)}
-    return Labels(by, names, np.array([number.get(texts.get(one, ""), -1) for one in ids], np.int32))
+    return MapLabels(source, names, np.array([number.get(texts.get(one, ""), -1) for one in ids], np.int32))
 
 
-def _shortened(folders: Mapping[int, str]) -> dict[int, str]:
+def _shorten_folders(folders: Mapping[int, str]) -> dict[int, str]:
     """Without what all of them have in common."""
     different = set(folders.values())
     try:
@@ -150,11 +150,11 @@ def _shortened(folders: Mapping[int, str]) -> dict[int, str]:
     return {image_id: short[folder] for image_id, folder in folders.items()}
 
 
-def _commonest(labels: Labels | None, members: NDArray[np.int64]) -> str | None:
+def _find_commonest_label(labels: MapLabels | None, members: NDArray[np.int64]) -> str | None:
     """The label of at least half of these rows."""
     if labels is None:
         return None
-    known = labels.index[members]
+    known = labels.label_ids[members]
     known = known[known >= 0]
     if not len(known):
         return None
@@ -162,8 +162,8 @@ def _commonest(labels: Labels | None, members: NDArray[np.int64]) -> str | None:
     return labels.names[int(counts.argmax())] if 2 * counts.max() >= len(members) else None
 
 
-def _nearest(vectors: FloatArray, known: FloatArray) -> NDArray[np.int64]:
+def _find_nearest_rows(vectors: FloatArray, known_vectors: FloatArray) -> NDArray[np.int64]:
     """The row (m,) of known (n, d) nearest to each of vectors (m, d)."""
-    squares = np.square(known).sum(axis=1)
+    squares = np.square(known_vectors).sum(axis=1)
     blocks = [vectors[start : start + 256] for start in range(0, len(vectors), 256)]
-    return np.concatenate([(squares - 2 * block @ known.T).argmin(axis=1) for block in blocks])
+    return np.concatenate([(squares - 2 * block @ known_vectors.T).argmin(axis=1) for block in blocks])

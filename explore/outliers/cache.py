@@ -15,16 +15,16 @@ from typing import Self
 import numpy as np
 
 from simile.explore.outliers.detector import Outlier, find_outliers
-from simile.search.background import Kind
+from simile.search.background import CacheSpec
 from simile.search.searcher import Searcher
 from simile.store.index.flat import Ids
 from simile.store.index.snapshot import Snapshot
 
-LISTED = 1000
+MAX_STORED_OUTLIERS = 1000
 
 
 @dataclass(frozen=True, eq=False)
-class Listing:
+class OutlierListing:
     """The pictures least like the rest, the strangest first, at most LISTED.
 
     ids (n,): all that were judged, ascending. changes: where the catalogue stood then. neighbour: the k whose distance
@@ -57,19 +57,25 @@ class Listing:
             return cls(**json.loads(str(stored["about"])), ids=stored["ids"], outliers=listed)
 
 
-def holds(listing: Listing, snapshot: Snapshot) -> bool:
+def is_current(listing: OutlierListing, snapshot: Snapshot) -> bool:
     """Whether just these pictures were judged, though something else may have been said of them since."""
     if listing.changes == snapshot.state.changes:
         return True
-    return listing.fits(len(snapshot)) and np.array_equal(listing.ids, snapshot.living())
+    return listing.fits(len(snapshot)) and np.array_equal(listing.ids, snapshot.get_live_ids())
 
 
-def listing_kind(searcher: Searcher) -> Kind[Listing]:
+def make_outlier_cache_spec(searcher: Searcher) -> CacheSpec[OutlierListing]:
     """How outliers are measured behind the searches, written and read."""
-    return Kind("-outliers.npz", lambda *asked: measure(searcher, *asked), Listing.save, Listing.load, holds)
+    return CacheSpec(
+        "-outliers.npz",
+        lambda *asked: measure_outliers(searcher, *asked),
+        OutlierListing.save,
+        OutlierListing.load,
+        is_current,
+    )
 
 
-def measure(searcher: Searcher, snapshot: Snapshot, stopping: threading.Event) -> Listing | None:
+def measure_outliers(searcher: Searcher, snapshot: Snapshot, stopping: threading.Event) -> OutlierListing | None:
     """The listing of what is indexed now; None where it was told to stop, or another encoder has come into use.
 
     What was measured of single pictures until then is kept. Raises TooFewPictures, NothingIndexed.
@@ -77,18 +83,18 @@ def measure(searcher: Searcher, snapshot: Snapshot, stopping: threading.Event) -
 
     def look_up(_stage: str, _done: int, _total: int) -> None:
         if stopping.is_set():
-            raise _Stopped
+            raise _MeasurementStopped
 
-    changes = searcher.catalogue.state().changes
+    changes = searcher.catalogue.get_state().changes
     try:
-        found, judged = find_outliers(searcher, LISTED, look_up)
-    except _Stopped:
+        found, judged = find_outliers(searcher, MAX_STORED_OUTLIERS, look_up)
+    except _MeasurementStopped:
         return None
     encoder = snapshot.encoder.fingerprint
-    if searcher.catalogue.state().active_encoder != encoder:
+    if searcher.catalogue.get_state().active_encoder != encoder:
         return None
-    return Listing(encoder, snapshot.base, changes, np.sort(judged.ids), judged.neighbour, found)
+    return OutlierListing(encoder, snapshot.base_segment_id, changes, np.sort(judged.ids), judged.neighbour, found)
 
 
-class _Stopped(Exception):
+class _MeasurementStopped(Exception):
     """Whoever wanted it is about to end."""

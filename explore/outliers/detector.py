@@ -13,37 +13,35 @@ by the two strongest together: one signal that says nothing of a collection cost
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
 
 from simile.core.errors import BadSetting, TooFewPictures
 from simile.core.records import FloatArray
-from simile.explore.latent.aggregate_posterior import Aggregate, aggregate_of
-
-pass
-import warnings
-from typing import Any
-
-from scipy.linalg import solve_triangular
-
-from simile.explore.latent.measurements import Measures, OnProgress, measures_of
+from simile.explore.latent.aggregate_posterior import AggregatePosterior, load_aggregate_posterior
+from simile.explore.latent.measurements import ImageMeasurements, OnProgress, measure_images
 from simile.search.searcher import Searcher
 from simile.store.index.flat import Ids
 
-Doubles = NDArray[np.float64]
+pass
 
-FEWEST = 20  # pictures: among fewer, nothing is usual
-NEIGHBOUR_SHARE = 0.025  # which neighbour, as a share of the collection ...
-LEAST_NEIGHBOUR = 10  # ... and at least
-REFERENCES = 20_000  # pictures that stand for all as neighbours
-BLOCK = 512  # pictures whose distances to all references are in memory: 40 MB
-SMALLEST = 1e-8  # error or detail: a flat picture's logarithm must be finite
-STRONGEST = 2  # signals that count
-WORTH_A_WORD = 0.9  # rank from which on a second signal is named
-REASONS = {
+Float64Array = NDArray[np.float64]
+
+MIN_OUTLIER_IMAGES = 20  # pictures: among fewer, nothing is usual
+NEIGHBOUR_FRACTION = 0.025  # which neighbour, as a share of the collection ...
+MIN_NEIGHBOUR = 10  # ... and at least
+MAX_REFERENCE_IMAGES = 20_000  # pictures that stand for all as neighbours
+OUTLIER_BLOCK_ROWS = 512  # pictures whose distances to all references are in memory: 40 MB
+MIN_LOG_ARGUMENT = 1e-8  # error or detail: a flat picture's logarithm must be finite
+COMBINED_SIGNAL_COUNT = 2  # signals that count
+MIN_MENTIONED_RANK = 0.9  # rank from which on a second signal is named
+REASON_TEMPLATES = {
     "reconstruction": "reconstructed worse than {share} % of the others, for how much there is to it",
     "distance": "farther from its {neighbour} neighbour than {share} % of the others",
     "density": "lies where the collection is thinner than for {share} % of the others",
@@ -62,64 +60,70 @@ class Outlier:
 
 
 @dataclass(frozen=True)
-class Judged:
+class OutlierScores:
     """All pictures: ids, score (n,). ranks: of each signal (n,), NaN where it could not be measured.
 
     neighbour: the k whose distance counts.
     """
 
     ids: Ids
-    score: Doubles
-    ranks: dict[str, Doubles]
+    scores: Float64Array
+    ranks: dict[str, Float64Array]
     neighbour: int
 
 
 def find_outliers(
     searcher: Searcher, count: int, on_progress: OnProgress, *, seed: int = 0
-) -> tuple[list[Outlier], Judged]:
+) -> tuple[list[Outlier], OutlierScores]:
     """The `count` pictures least like the rest, the strangest first, and what all are judged by.
 
     Raises NothingIndexed, TooFewPictures, BadSetting.
     """
     if count < 1:
         raise BadSetting(f"count can't be {count}. Ask for one or more.")
-    collection = aggregate_of(searcher)
-    check_enough(searcher, len(collection))
-    measures = measures_of(searcher, collection.ids, on_progress)
-    judged = judge(collection, measures, on_progress, seed=seed)
-    order = np.lexsort((judged.ids, -judged.score))[:count]
-    records = searcher.catalogue.images(judged.ids[order].tolist())
+    collection = load_aggregate_posterior(searcher)
+    check_enough_images(searcher, len(collection))
+    measures = measure_images(searcher, collection.ids, on_progress)
+    judged = score_outliers(collection, measures, on_progress, seed=seed)
+    order = np.lexsort((judged.ids, -judged.scores))[:count]
+    records = searcher.catalogue.images.get_many(judged.ids[order].tolist())
     return [
-        _outlier(judged, row, records[image_id].paths)
+        _make_outlier(judged, row, records[image_id].paths)
         for row, image_id in zip(order.tolist(), judged.ids[order].tolist(), strict=True)
         if image_id in records  # it may have been deleted meanwhile
     ], judged
 
 
-def check_enough(searcher: Searcher, images: int) -> None:
+def check_enough_images(searcher: Searcher, images: int) -> None:
     """Raises TooFewPictures where nothing can be called usual."""
-    if images < FEWEST:
+    if images < MIN_OUTLIER_IMAGES:
         raise TooFewPictures(
-            f"{searcher.home.root} holds {images} pictures: among fewer than {FEWEST} nothing is unusual. "
+            f"{searcher.home.root} holds {images} pictures: among fewer than {MIN_OUTLIER_IMAGES} nothing is unusual. "
             "Run `simile index` on more."
         )
 
 
-def judge(collection: Aggregate, measures: Measures, on_progress: OnProgress, *, seed: int) -> Judged:
+def score_outliers(
+    posterior: AggregatePosterior, measurements: ImageMeasurements, on_progress: OnProgress, *, seed: int
+) -> OutlierScores:
     """How unlike the rest each picture of the collection is. measures: of the same ids."""
-    distance, neighbour = neighbour_distance(
-        collection.indexed(), seed, lambda done: on_progress("comparing", done, len(collection))
+    distance, neighbour = compute_neighbour_distances(
+        posterior.get_index_vectors(), seed, lambda done: on_progress("comparing", done, len(posterior))
     )
     signals = {
-        "reconstruction": relative_error(measures.error, measures.detail),
+        "reconstruction": compute_relative_error(measurements.error, measurements.detail),
         "distance": distance,
-        "density": surprise(collection.mu, collection.sigma, seed),
+        "density": compute_negative_log_density(posterior.mu, posterior.sigma, seed),
     }
-    ranks = {name: _ranks(values) for name, values in signals.items() if np.isfinite(values).sum() >= FEWEST}
-    return Judged(collection.ids, combined(ranks), ranks, neighbour)
+    ranks = {
+        name: _compute_ranks(values)
+        for name, values in signals.items()
+        if np.isfinite(values).sum() >= MIN_OUTLIER_IMAGES
+    }
+    return OutlierScores(posterior.ids, combine_ranks(ranks), ranks, neighbour)
 
 
-def relative_error(error: Doubles, detail: Doubles) -> Doubles:
+def compute_relative_error(error: Float64Array, detail: Float64Array) -> Float64Array:
     """log(error) less the line through log(detail) that most pictures follow, (n,); NaN stays NaN.
 
     Pictures of much detail are reconstructed worse by any network, plain ones better: only the rest says something.
@@ -129,9 +133,9 @@ def relative_error(error: Doubles, detail: Doubles) -> Doubles:
 
     left = np.full(len(error), np.nan)
     known = np.isfinite(error) & np.isfinite(detail)
-    if known.sum() < FEWEST:
+    if known.sum() < MIN_OUTLIER_IMAGES:
         return left
-    y, x = np.log(np.maximum(error[known], SMALLEST)), np.log(np.maximum(detail[known], SMALLEST))
+    y, x = np.log(np.maximum(error[known], MIN_LOG_ARGUMENT)), np.log(np.maximum(detail[known], MIN_LOG_ARGUMENT))
     if x.std() < 1e-9 or y.std() < 1e-9:
         left[known] = y - np.median(y)
         return left
@@ -141,38 +145,42 @@ def relative_error(error: Doubles, detail: Doubles) -> Doubles:
     return left
 
 
-def neighbour_distance(vectors: FloatArray, seed: int, on_rows: Callable[[int], None]) -> tuple[Doubles, int]:
+def compute_neighbour_distances(
+    vectors: FloatArray, seed: int, on_progress: Callable[[int], None]
+) -> tuple[Float64Array, int]:
     """Distance (n,) of each of vectors (n, d) to its k-th nearest other, and the k.
 
     Of more than REFERENCES vectors so many, drawn with the seed, stand for all, and k is as much smaller.
     """
     count = len(vectors)
-    chosen = np.sort(np.random.default_rng(seed).permutation(count)[:REFERENCES])
+    chosen = np.sort(np.random.default_rng(seed).permutation(count)[:MAX_REFERENCE_IMAGES])
     references = vectors[chosen]
     squares = np.square(references, dtype=np.float64).sum(axis=1).astype(np.float32)
-    k = min(max(LEAST_NEIGHBOUR, round(NEIGHBOUR_SHARE * len(chosen))), len(chosen) - 1)
+    k = min(max(MIN_NEIGHBOUR, round(NEIGHBOUR_FRACTION * len(chosen))), len(chosen) - 1)
     itself = np.isin(np.arange(count), chosen)
     found = np.empty(count)
-    for start in range(0, count, BLOCK):
-        block = vectors[start : start + BLOCK]
+    for start in range(0, count, OUTLIER_BLOCK_ROWS):
+        block = vectors[start : start + OUTLIER_BLOCK_ROWS]
         apart = squares - 2 * block @ references.T  # (b, m), less the block's own squares
         nearest = np.partition(apart, (k - 1, k), axis=1)[:, k - 1 : k + 1]
         own = np.square(block, dtype=np.float64).sum(axis=1)
-        rows = itself[start : start + BLOCK].astype(np.int64)  # one more, where the picture itself is among them
+        rows = itself[start : start + OUTLIER_BLOCK_ROWS].astype(
+            np.int64
+        )  # one more, where the picture itself is among them
         squared = nearest[np.arange(len(block)), rows] + own
-        found[start : start + BLOCK] = np.sqrt(np.maximum(squared, 0))
-        on_rows(min(start + BLOCK, count))
+        found[start : start + OUTLIER_BLOCK_ROWS] = np.sqrt(np.maximum(squared, 0))
+        on_progress(min(start + OUTLIER_BLOCK_ROWS, count))
     return found, round(k * count / len(chosen))
 
 
-def combined(ranks: dict[str, Doubles]) -> Doubles:
+def combine_ranks(ranks: dict[str, Float64Array]) -> Float64Array:
     """The evidence of the two strongest signals of each picture together, (n,) in nats; ranks (n,) each."""
     evidence = np.stack([-np.log1p(-np.where(np.isfinite(one), one, 0.0)) for one in ranks.values()])  # (signals, n)
-    strongest: Doubles = np.sort(evidence, axis=0)[-STRONGEST:].sum(axis=0)
+    strongest: Float64Array = np.sort(evidence, axis=0)[-COMBINED_SIGNAL_COUNT:].sum(axis=0)
     return strongest
 
 
-def _ranks(values: Doubles) -> Doubles:
+def _compute_ranks(values: Float64Array) -> Float64Array:
     """From 0 to 1, both left out, the larger the value the higher; equal values share theirs. NaN stays NaN."""
     known = np.isfinite(values)
     ordered = np.sort(values[known])
@@ -182,41 +190,48 @@ def _ranks(values: Doubles) -> Doubles:
     return ranks
 
 
-def _outlier(judged: Judged, row: int, paths: tuple[str, ...]) -> Outlier:
-    ranks = {name: float(values[row]) for name, values in judged.ranks.items() if np.isfinite(values[row])}
+def _make_outlier(outlier_scores: OutlierScores, row: int, paths: tuple[str, ...]) -> Outlier:
+    ranks = {name: float(values[row]) for name, values in outlier_scores.ranks.items() if np.isfinite(values[row])}
     path = paths[0] if paths else ""
-    return Outlier(int(judged.ids[row]), path, float(judged.score[row]), ranks, reason(ranks, judged.neighbour))
+    return Outlier(
+        int(outlier_scores.ids[row]),
+        path,
+        float(outlier_scores.scores[row]),
+        ranks,
+        make_outlier_reason(ranks, outlier_scores.neighbour),
+    )
 
 
-def reason(ranks: dict[str, float], neighbour: int) -> str:
+def make_outlier_reason(ranks: dict[str, float], neighbour: int) -> str:
     """What the strongest signals say, as a sentence."""
-    strongest = sorted(ranks, key=lambda name: -ranks[name])[:STRONGEST]
-    named = [name for at, name in enumerate(strongest) if at == 0 or ranks[name] >= WORTH_A_WORD]
-    said = [REASONS[name].format(share=_share(ranks[name]), neighbour=_ordinal(neighbour)) for name in named]
+    strongest = sorted(ranks, key=lambda name: -ranks[name])[:COMBINED_SIGNAL_COUNT]
+    named = [name for at, name in enumerate(strongest) if at == 0 or ranks[name] >= MIN_MENTIONED_RANK]
+    said = [
+        REASON_TEMPLATES[name].format(share=_format_percentage(ranks[name]), neighbour=_format_ordinal(neighbour))
+        for name in named
+    ]
     return " and ".join(said).capitalize() + "."
 
 
-def _share(rank: float) -> str:
+def _format_percentage(rank: float) -> str:
     return f"{100 * rank:.1f}".removesuffix(".0") if rank < 0.999 else f"{min(100 * rank, 99.99):.2f}"
 
 
-def _ordinal(number: int) -> str:
+def _format_ordinal(number: int) -> str:
     ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number:,}{ending}"
 
 
-Doubles = NDArray[np.float64]
-
-COMPONENTS = 3  # with more of them a bunch of strangers gets one of its own
-PER_COMPONENT = 10  # pictures for each dimension, below which there are fewer components
-TRIMMED = 0.1  # share that has no say
-LEAST = 0.03  # of the weights, for a component that counts
-ROUNDS = 3
-MOST_FITTED = 20_000  # pictures; more make it no better
-REGULARISED = 1e-3  # of a dimension's variance
+MAX_DENSITY_COMPONENTS = 3  # with more of them a bunch of strangers gets one of its own
+MIN_IMAGES_PER_DIMENSION = 10  # pictures for each dimension, below which there are fewer components
+TRIM_FRACTION = 0.1  # share that has no say
+MIN_COMPONENT_WEIGHT = 0.03  # of the weights, for a component that counts
+TRIM_ROUNDS = 3
+MAX_DENSITY_SAMPLES = 20_000  # pictures; more make it no better
+COVARIANCE_REGULARISATION = 1e-3  # of a dimension's variance
 
 
-def surprise(mu: FloatArray, sigma: FloatArray | None, seed: int) -> Doubles:
+def compute_negative_log_density(mu: FloatArray, sigma: FloatArray | None, seed: int) -> Float64Array:
     """-log of the density at each picture of mu (n, d), (n,) in nats but for a constant.
 
     The pictures' own mean σ² is added to each component's: so the mixture is that of the aggregate posterior, and
@@ -225,40 +240,44 @@ def surprise(mu: FloatArray, sigma: FloatArray | None, seed: int) -> Doubles:
     scale = np.maximum(mu.std(axis=0, dtype=np.float64), 1e-6 * max(float(mu.std()), 1e-12))
     scaled = (mu - mu.mean(axis=0, dtype=np.float64)) / scale  # (n, d) float64
     own = np.zeros(mu.shape[1]) if sigma is None else np.square(sigma, dtype=np.float64).mean(axis=0) / scale**2
-    chosen = np.random.default_rng(seed).permutation(len(mu))[:MOST_FITTED]
+    chosen = np.random.default_rng(seed).permutation(len(mu))[:MAX_DENSITY_SAMPLES]
     fitted_on, kept = scaled[chosen], np.ones(len(chosen), bool)
-    for _ in range(ROUNDS):
-        mixture = _fitted(fitted_on[kept], seed)
-        among = _surprise(fitted_on, mixture, own)
-        kept = among <= np.quantile(among, 1 - TRIMMED)
-    return _surprise(scaled, mixture, own)
+    for _ in range(TRIM_ROUNDS):
+        mixture = _fit_density(fitted_on[kept], seed)
+        among = _compute_mixture_negative_log_density(fitted_on, mixture, own)
+        kept = among <= np.quantile(among, 1 - TRIM_FRACTION)
+    return _compute_mixture_negative_log_density(scaled, mixture, own)
 
 
-def _fitted(points: Doubles, seed: int) -> Any:
+def _fit_density(points: Float64Array, seed: int) -> Any:
     from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415  # a second, and only here
     from sklearn.mixture import GaussianMixture  # noqa: PLC0415
 
-    components = int(np.clip(len(points) // (PER_COMPONENT * points.shape[1]), 1, COMPONENTS))
+    components = int(np.clip(len(points) // (MIN_IMAGES_PER_DIMENSION * points.shape[1]), 1, MAX_DENSITY_COMPONENTS))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the next round goes on from better pictures anyhow
-        return GaussianMixture(components, reg_covar=REGULARISED, random_state=seed, max_iter=50).fit(points)
+        return GaussianMixture(components, reg_covar=COVARIANCE_REGULARISATION, random_state=seed, max_iter=50).fit(
+            points
+        )
 
 
-def _surprise(points: Doubles, mixture: Any, own: Doubles) -> Doubles:
-    counted = mixture.weights_ >= min(LEAST, mixture.weights_.max())
+def _compute_mixture_negative_log_density(
+    points: Float64Array, mixture: Any, mean_variance: Float64Array
+) -> Float64Array:
+    counted = mixture.weights_ >= min(MIN_COMPONENT_WEIGHT, mixture.weights_.max())
     parts = [
-        np.log(weight) + _log_density(points, mean, covariance + np.diag(own))
+        np.log(weight) + _compute_log_density(points, mean, covariance + np.diag(mean_variance))
         for weight, mean, covariance in zip(
             mixture.weights_[counted], mixture.means_[counted], mixture.covariances_[counted], strict=True
         )
     ]
-    found: Doubles = -np.logaddexp.reduce(parts, axis=0)
+    found: Float64Array = -np.logaddexp.reduce(parts, axis=0)
     return found
 
 
-def _log_density(points: Doubles, mean: Doubles, covariance: Doubles) -> Doubles:
+def _compute_log_density(points: Float64Array, mean: Float64Array, covariance: Float64Array) -> Float64Array:
     """log N(points; mean, covariance), (n,), but for the constant."""
     root = np.linalg.cholesky(covariance)
     whitened = solve_triangular(root, (points - mean).T, lower=True)  # (d, n)
-    found: Doubles = -0.5 * np.square(whitened).sum(axis=0) - np.log(np.diag(root)).sum()
+    found: Float64Array = -0.5 * np.square(whitened).sum(axis=0) - np.log(np.diag(root)).sum()
     return found

@@ -12,83 +12,85 @@ from pathlib import Path
 
 import numpy as np
 
-from simile.core.atomic_write import write_output
+from simile.core.atomic_write import write_output_file
 from simile.core.errors import NoDecoder, NoSuchImage, UnreadableImage
 from simile.explore.outliers.detector import Outlier
 from simile.images.encoding import encode_png
-from simile.images.rendering.sheets import Tile, tile_grid
+from simile.images.rendering.sheets import SheetTile, draw_tile_grid
 from simile.images.transforms import Pixels
 from simile.search.searcher import Searcher
 
-SUFFIXES = (".png", ".html", ".csv")
-COLUMNS = 8
-SIGNALS = ("reconstruction", "distance", "density")
+OUTLIER_SUFFIXES = (".png", ".html", ".csv")
+OUTLIER_SHEET_COLUMNS = 8
+OUTLIER_SIGNALS = ("reconstruction", "distance", "density")
 
 
 def write_outliers(searcher: Searcher, outliers: Sequence[Outlier], output: Path) -> None:
     """By the suffix of `output`, which was checked before. Raises BadSetting."""
     suffix = output.suffix.lower()
     if suffix == ".csv":
-        data = _csv(outliers).encode()
+        data = _make_csv(outliers).encode()
     elif suffix == ".html":
-        data = _html(searcher, outliers).encode()
+        data = _make_html(searcher, outliers).encode()
     else:
-        tiles = [_tile(searcher, one) for one in outliers]
-        data = tile_grid([tiles[start : start + COLUMNS] for start in range(0, len(tiles), COLUMNS)])
-    write_output(output, data)
+        tiles = [_make_tile(searcher, one) for one in outliers]
+        data = draw_tile_grid(
+            [tiles[start : start + OUTLIER_SHEET_COLUMNS] for start in range(0, len(tiles), OUTLIER_SHEET_COLUMNS)]
+        )
+    write_output_file(output, data)
 
 
-def _csv(outliers: Sequence[Outlier]) -> str:
+def _make_csv(outliers: Sequence[Outlier]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["rank", "image_id", "path", "score", *(f"{name}_rank" for name in SIGNALS), "reason"])
+    writer.writerow(["rank", "image_id", "path", "score", *(f"{name}_rank" for name in OUTLIER_SIGNALS), "reason"])
     for rank, one in enumerate(outliers, 1):
-        ranks = [f"{one.ranks[name]:.6f}" if name in one.ranks else "" for name in SIGNALS]
+        ranks = [f"{one.ranks[name]:.6f}" if name in one.ranks else "" for name in OUTLIER_SIGNALS]
         writer.writerow([rank, one.image_id, one.path, f"{one.score:.4f}", *ranks, one.reason])
     return text.getvalue()
 
 
-def _tile(searcher: Searcher, one: Outlier) -> Tile:
-    strongest = sorted(one.ranks, key=lambda name: -one.ranks[name])[:2]
-    said = [f"{name} {100 * one.ranks[name]:.1f} %" for name in strongest]
-    return Tile(_pixels(searcher, one.image_id), "\n".join([Path(one.path).name, *said]))
+def _make_tile(searcher: Searcher, outlier: Outlier) -> SheetTile:
+    strongest = sorted(outlier.ranks, key=lambda name: -outlier.ranks[name])[:2]
+    said = [f"{name} {100 * outlier.ranks[name]:.1f} %" for name in strongest]
+    return SheetTile(_get_pixels(searcher, outlier.image_id), "\n".join([Path(outlier.path).name, *said]))
 
 
-def _pixels(searcher: Searcher, image_id: int) -> Pixels:
+def _get_pixels(searcher: Searcher, image_id: int) -> Pixels:
     """The picture; its reconstruction where the file is gone; white where neither is there."""
     try:
-        return searcher.picture_of(image_id)
+        return searcher.get_query_pixels(image_id)
     except (NoDecoder, NoSuchImage, UnreadableImage):
         return np.full((64, 64, 3), 255, np.uint8)
 
 
-def _html(searcher: Searcher, outliers: Sequence[Outlier]) -> str:
-    shown = "\n".join(_figure(searcher, rank, one) for rank, one in enumerate(outliers, 1))
-    return _PAGE.format(figures=shown, count=len(outliers))
+def _make_html(searcher: Searcher, outliers: Sequence[Outlier]) -> str:
+    shown = "\n".join(_make_figure(searcher, rank, one) for rank, one in enumerate(outliers, 1))
+    return _PAGE_TEMPLATE.format(figures=shown, count=len(outliers))
 
 
-def _figure(searcher: Searcher, rank: int, one: Outlier) -> str:
-    pictures = _image(_pixels(searcher, one.image_id), Path(one.path).name)
+def _make_figure(searcher: Searcher, rank: int, outlier: Outlier) -> str:
+    pictures = _make_image_tag(_get_pixels(searcher, outlier.image_id), Path(outlier.path).name)
     with suppress(NoDecoder, NoSuchImage):
-        pictures += _image(searcher.reconstruction_pixels(one.image_id), "what the model saw of it")
+        pictures += _make_image_tag(searcher.get_reconstruction_pixels(outlier.image_id), "what the model saw of it")
     bars = "".join(
-        f'<tr><th>{name}<td><meter min=0 max=1 value="{one.ranks[name]:.4f}"></meter><td>{100 * one.ranks[name]:.1f} %'
-        for name in SIGNALS
-        if name in one.ranks
+        f'<tr><th>{name}<td><meter min=0 max=1 value="{outlier.ranks[name]:.4f}"></meter><td>{100 * outlier.ranks[name]:.1f} %'
+        for name in OUTLIER_SIGNALS
+        if name in outlier.ranks
     )
     return (
-        f"<figure><div>{pictures}</div><figcaption><b>{rank}. {escape(Path(one.path).name)}</b>"
-        f"<p>{escape(one.reason)}</p><table>{bars}</table><small>{escape(one.path)}</small></figcaption></figure>"
+        f"<figure><div>{pictures}</div><figcaption><b>{rank}. {escape(Path(outlier.path).name)}</b>"
+        f"<p>{escape(outlier.reason)}</p><table>{bars}</table><small>{escape(outlier.path)}</small></figcaption></figure>"
     )
 
 
-def _image(pixels: Pixels, alt: str) -> str:
+def _make_image_tag(pixels: Pixels, alt: str) -> str:
     data = base64.b64encode(encode_png(pixels)).decode()
     small = " class=small" if max(pixels.shape[:2]) <= 64 else ""
     return f'<img{small} alt="{escape(alt, quote=True)}" src="data:image/png;base64,{data}">'
 
 
-_PAGE = """<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width">
+_PAGE_TEMPLATE = """<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width">
 <title>simile: least like the rest</title><style>
 body{{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:75rem;padding:0 1rem;color:#1d2328;background:#fff}}
 main{{display:grid;grid-template-columns:repeat(auto-fill,minmax(20rem,1fr));gap:1.5rem}}

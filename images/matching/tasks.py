@@ -14,21 +14,23 @@ from PIL import Image
 
 from simile.core.errors import UnreadableImage
 from simile.core.records import Failure
-from simile.images.decoding import Picture, decode
-from simile.images.distortions import altered
+from simile.images.decoding import DecodedImage, decode_image
+from simile.images.distortions import distort
 from simile.images.formats import Limits
-from simile.images.matching.alignment import Agreement, compare
-from simile.images.matching.features import SIDE, Floats, Pixels, Portrait
+from simile.images.matching.alignment import AlignmentResult, align_images
+from simile.images.matching.features import KEYPOINT_SIDE, Float32Array, ImageFeatures, Pixels
 from simile.images.sources.reader import read_bytes
 from simile.images.transforms import Preprocessing
 
-KEPT = 800  # portraits in each process: 250 MB
-OPAQUE = ("jpeg", "bmp")  # formats without transparency
-LARGEST = 512  # pixels of the shorter side that copies are planted in: larger JPEGs are decoded at a smaller scale
+FEATURE_CACHE_SIZE = 800  # portraits in each process: 250 MB
+OPAQUE_FORMATS = ("jpeg", "bmp")  # formats without transparency
+MAX_COPY_SIDE = (
+    512  # pixels of the shorter side that copies are planted in: larger JPEGs are decoded at a smaller scale
+)
 
 
 @dataclass(frozen=True)
-class Copy:
+class CopySpec:
     """A copy to be made of a file: the same seed makes the same one."""
 
     path: str
@@ -36,116 +38,124 @@ class Copy:
     seed: tuple[int, ...]
 
 
-def pixel_digest(path: str, limits: Limits) -> str | Failure:
+def compute_file_digest(path: str, limits: Limits) -> str | Failure:
     """`digest_of` a file."""
     try:
-        return digest_of(read_bytes(Path(path), limits), path, limits)
+        return compute_pixel_digest(read_bytes(Path(path), limits), path, limits)
     except (UnreadableImage, MemoryError) as error:
         return Failure(path, str(error))
 
 
-def digest_of(data: bytes, name: str, limits: Limits) -> str:
+def compute_pixel_digest(data: bytes, name: str, limits: Limits) -> str:
     """SHA-256 of a whole picture as it is shown, upright, 8 bits a channel, whatever holds it. Raises UnreadableImage.
 
     Over white and over black, so that what is transparent counts too; with what is not shown: further frames and pages,
     and more than 8 bits.
     """
-    white = decode(data, name=name, limits=limits)
-    black = white if white.format in OPAQUE else decode(data, name=name, limits=limits, background="#000000")
-    unseen = b"" if white.format in OPAQUE else _unseen(data, name, white.format)
-    return hashlib.sha256(_digest(white.pixels) + _digest(black.pixels) + unseen).hexdigest()
+    white = decode_image(data, name=name, limits=limits)
+    black = (
+        white if white.format in OPAQUE_FORMATS else decode_image(data, name=name, limits=limits, background="#000000")
+    )
+    unseen = b"" if white.format in OPAQUE_FORMATS else _hash_hidden_content(data, name, white.format)
+    return hashlib.sha256(_hash_pixels(white.pixels) + _hash_pixels(black.pixels) + unseen).hexdigest()
 
 
-def square_of(path: str, limits: Limits) -> Floats | Failure:
+def compute_thumbnail_descriptor(path: str, limits: Limits) -> Float32Array | Failure:
     """A picture's `square` (models/portraits.py), to see roughly whether others are like it."""
     try:
-        return _look(path, limits).portrait.square
+        return _load_comparable_image(path, limits).features.thumbnail_descriptor
     except (UnreadableImage, MemoryError) as error:
         return Failure(path, str(error))
 
 
-def compare_files(paths: tuple[str, str], limits: Limits) -> Agreement | Failure:
+def compare_files(paths: tuple[str, str], limits: Limits) -> AlignmentResult | Failure:
     """Whether one of two files shows a copy of the other. A file that can't be read any more is a Failure."""
     try:
-        first, second = (_look(path, limits) for path in paths)
+        first, second = (_load_comparable_image(path, limits) for path in paths)
     except UnreadableImage as error:
         return Failure(paths[0] if str(error).startswith(paths[0]) else paths[1], error.reason)
     except MemoryError:
         return Failure(paths[0], "there is not enough memory to compare it")
-    return first.compared(second)
+    return first.compare(second)
 
 
 @dataclass(frozen=True)
-class Look:
+class ComparableImage:
     """What is kept of a file to compare it. has_more: it has frames or pages beyond the first, which is compared."""
 
-    portrait: Portrait
-    has_more: bool
+    features: ImageFeatures
+    has_more_frames: bool
 
-    def compared(self, other: Look) -> Agreement:
+    def compare(self, other: ComparableImage) -> AlignmentResult:
         """As alignment.compare; pictures with further frames are no copies because of their first ones."""
-        found = replace(compare(self.portrait, other.portrait), features=None)
-        if found.same and (self.has_more or other.has_more):
-            return replace(found, same=False, reason="only the first of several frames is the same view")
+        found = replace(align_images(self.features, other.features), features=None)
+        if found.is_copy and (self.has_more_frames or other.has_more_frames):
+            return replace(found, is_copy=False, reason="only the first of several frames is the same view")
         return found
 
 
-def look_at(data: bytes, name: str, limits: Limits) -> Look:
+def make_comparable_image(data: bytes, name: str, limits: Limits) -> ComparableImage:
     """What is kept of a picture to compare it. Raises UnreadableImage."""
-    picture = decode(data, name=name, limits=limits, min_side=SIDE)
-    return Look(Portrait(picture.pixels), picture.format not in OPAQUE and _frames(data, picture.format) > 1)
+    picture = decode_image(data, name=name, limits=limits, min_side=KEYPOINT_SIDE)
+    return ComparableImage(
+        ImageFeatures(picture.pixels), picture.format not in OPAQUE_FORMATS and _count_frames(data, picture.format) > 1
+    )
 
 
-def planted(copies: Sequence[Copy], limits: Limits, preprocessing: Preprocessing) -> Pixels | Failure:
+def make_copies(copies: Sequence[CopySpec], limits: Limits, preprocessing: Preprocessing) -> Pixels | Failure:
     """Copies of one file as the network takes them, (n, S, S, C)."""
     try:
-        picture = _reduced(copies[0].path, limits, preprocessing.background)
+        picture = _decode_reduced(copies[0].path, limits, preprocessing.background)
     except (UnreadableImage, MemoryError) as error:
         return Failure(copies[0].path, str(error))
-    return np.stack([preprocessing.to_array(_made(picture, copy)) for copy in copies])
+    return np.stack([preprocessing.to_array(_make_copy(picture, copy)) for copy in copies])
 
 
-def compare_planted(asked: tuple[Copy, Sequence[str]], limits: Limits) -> list[Agreement | None] | Failure:
+def compare_copy(
+    copy_and_others: tuple[CopySpec, Sequence[str]], limits: Limits
+) -> list[AlignmentResult | None] | Failure:
     """How a planted copy agrees with its original, and with each of the other files (None: can't be read)."""
-    copy, others = asked
+    copy, others = copy_and_others
     try:
-        made = Portrait(_made(_reduced(copy.path, limits), copy).pixels)
-        found: list[Agreement | None] = [replace(compare(_look(copy.path, limits).portrait, made), features=None)]
+        made = ImageFeatures(_make_copy(_decode_reduced(copy.path, limits), copy).pixels)
+        found: list[AlignmentResult | None] = [
+            replace(align_images(_load_comparable_image(copy.path, limits).features, made), features=None)
+        ]
     except (UnreadableImage, MemoryError) as error:
         return Failure(copy.path, str(error))
     for other in others:
         try:
-            found.append(replace(compare(_look(other, limits).portrait, made), features=None))
+            found.append(replace(align_images(_load_comparable_image(other, limits).features, made), features=None))
         except (UnreadableImage, MemoryError):
             found.append(None)
     return found
 
 
-@lru_cache(maxsize=KEPT)
-def _look(path: str, limits: Limits) -> Look:
-    return look_at(read_bytes(Path(path), limits), path, limits)
+@lru_cache(maxsize=FEATURE_CACHE_SIZE)
+def _load_comparable_image(path: str, limits: Limits) -> ComparableImage:
+    return make_comparable_image(read_bytes(Path(path), limits), path, limits)
 
 
-def _reduced(path: str, limits: Limits, background: str = "#ffffff") -> Picture:
+def _decode_reduced(path: str, limits: Limits, background: str = "#ffffff") -> DecodedImage:
     data = read_bytes(Path(path), limits)
-    return decode(data, name=path, limits=limits, background=background, min_side=LARGEST)
+    return decode_image(data, name=path, limits=limits, background=background, min_side=MAX_COPY_SIDE)
 
 
-def _made(picture: Picture, copy: Copy) -> Picture:
-    pixels = altered(picture.pixels, copy.kind, np.random.default_rng(copy.seed))
-    return replace(picture, pixels=pixels, width=pixels.shape[1], height=pixels.shape[0])
+def _make_copy(image: DecodedImage, copy: CopySpec) -> DecodedImage:
+    pixels = distort(image.pixels, copy.kind, np.random.default_rng(copy.seed))
+    return replace(image, pixels=pixels, width=pixels.shape[1], height=pixels.shape[0])
 
 
-def _frames(data: bytes, format: str) -> int:
+def _count_frames(data: bytes, format: str) -> int:
     """How many frames or pages a file has; 1 where that can't be told."""
     try:
         with Image.open(io.BytesIO(data), formats=(format.upper(),)) as im:
             return int(getattr(im, "n_frames", 1))
-    except Exception:  # noqa: BLE001  # parsers raise anything, and the first frame was decoded
+    except Exception:  # parsers raise anything, and the first frame was decoded  # noqa: BLE001
         return 1
 
 
-def _unseen(data: bytes, name: str, format: str) -> bytes:
+def _hash_hidden_content(data: bytes, name: str, format: str) -> bytes:
     """A hash of what `decode` does not show, b"" where it shows all. Raises UnreadableImage."""
     try:
         with Image.open(io.BytesIO(data), formats=(format.upper(),)) as im:
@@ -163,6 +173,6 @@ def _unseen(data: bytes, name: str, format: str) -> bytes:
         raise UnreadableImage(name, "a further frame or page of it can't be decoded") from error
 
 
-def _digest(pixels: Pixels) -> bytes:
+def _hash_pixels(pixels: Pixels) -> bytes:
     shape = np.array(pixels.shape, "<i8").tobytes()
     return hashlib.sha256(shape + np.ascontiguousarray(pixels).tobytes()).digest()

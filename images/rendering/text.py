@@ -8,7 +8,7 @@ from PIL import ImageFont
 
 # Pillow's own font has the letters of ASCII only. File names have others: then the first of these that is installed
 # and has them draws the line (Linux, macOS, Windows; the last ones for Chinese, Japanese and Korean).
-_WIDER_FONTS = (
+_FALLBACK_FONTS = (
     "DejaVuSans.ttf",
     "NotoSans-Regular.ttf",
     "Arial.ttf",
@@ -21,9 +21,9 @@ _WIDER_FONTS = (
 
 
 @lru_cache(maxsize=64)
-def _fonts(size: int) -> tuple[ImageFont.FreeTypeFont, ...]:
+def _load_fonts(size: int) -> tuple[ImageFont.FreeTypeFont, ...]:
     found = [ImageFont.load_default(size)]
-    for name in _WIDER_FONTS:
+    for name in _FALLBACK_FONTS:
         try:
             found.append(ImageFont.truetype(name, round(size * 0.92)))  # they run wider than the default
         except OSError:
@@ -32,31 +32,31 @@ def _fonts(size: int) -> tuple[ImageFont.FreeTypeFont, ...]:
 
 
 @lru_cache(maxsize=4096)
-def _has(font: ImageFont.FreeTypeFont, letter: str) -> bool:
+def _has_glyph(font: ImageFont.FreeTypeFont, letter: str) -> bool:
     """Whether the font draws this letter, not its box for letters that are missing."""
     missing, mask = font.getmask("\uffff"), font.getmask(letter)
     return letter.isspace() or mask.size != missing.size or bytes(mask) != bytes(missing)
 
 
-def lettered(text: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
+def choose_font(text: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
     """`text` (one line) and the font to draw it with; letters that no installed font has become "?"."""
     printable = "".join(letter if letter.isprintable() else "?" for letter in text)
-    fonts = _fonts(size)
-    best = max(fonts, key=lambda font: sum(_has(font, letter) for letter in printable))
-    return "".join(letter if _has(best, letter) else "?" for letter in printable), best
+    fonts = _load_fonts(size)
+    best = max(fonts, key=lambda font: sum(_has_glyph(font, letter) for letter in printable))
+    return "".join(letter if _has_glyph(best, letter) else "?" for letter in printable), best
 
 
-def shortened(text: str, size: int, width: int) -> str:
+def truncate_text(text: str, size: int, width: int) -> str:
     """`text` cut in the middle to at most `width` pixels: the beginning and the end of a file name both tell."""
-    line, font = lettered(text, size)
+    line, font = choose_font(text, size)
     if font.getlength(line) <= width:
         return line
     few, many = 0, len(line)
     while few < many:  # the most letters that fit
         kept = (few + many + 1) // 2
-        few, many = (kept, many) if font.getlength(_cut(line, kept)) <= width else (few, kept - 1)
-    return _cut(line, few)
+        few, many = (kept, many) if font.getlength(_truncate_middle(line, kept)) <= width else (few, kept - 1)
+    return _truncate_middle(line, few)
 
 
-def _cut(line: str, kept: int) -> str:
-    return line[: (kept + 1) // 2] + "…" + line[len(line) - kept // 2 :]
+def _truncate_middle(line: str, length: int) -> str:
+    return line[: (length + 1) // 2] + "…" + line[len(line) - length // 2 :]

@@ -28,75 +28,81 @@ from typing import IO, Self, cast
 
 from simile.core.errors import UnreadableImage
 from simile.core.records import Failure
-from simile.images.formats import PICTURE_SUFFIXES, Limits, check_bytes, sniff
-from simile.images.paths import is_utf8, printable
+from simile.images.formats import IMAGE_SUFFIXES, Limits, check_byte_count, has_image_signature
+from simile.images.paths import is_utf8, make_printable
 
-_INSIDE = re.compile(r"\.(?:tar(?:\.(?:gz|bz2|xz|zst))?|tgz|tbz2?|txz|zip|cbz)(?=/|$)", re.IGNORECASE)
-_OPENERS: dict[bytes, Callable[[str, str], object]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
-_ZSTD = b"\x28\xb5\x2f\xfd"
-LARGEST_HEADER = 16 << 20  # bytes that tarfile may want at once: names and their extensions take a few hundred
-MOST_INFLATED = 1 << 30  # bytes of a compressed tar before its ratio is looked at
-MOST_RATIO = 200  # inflated to stored, beyond that size; pictures are near 1, text near 10
+_ARCHIVE_SUFFIX = re.compile(r"\.(?:tar(?:\.(?:gz|bz2|xz|zst))?|tgz|tbz2?|txz|zip|cbz)(?=/|$)", re.IGNORECASE)
+_OPENERS_BY_MAGIC: dict[bytes, Callable[[str, str], object]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZ": bz2.open,
+    b"\xfd7": lzma.open,
+}
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+MAX_HEADER_BYTES = 16 << 20  # bytes that tarfile may want at once: names and their extensions take a few hundred
+MAX_INFLATED_BYTES = 1 << 30  # bytes of a compressed tar before its ratio is looked at
+MAX_INFLATION_RATIO = 200  # inflated to stored, beyond that size; pictures are near 1, text near 10
 # What the readers raise on archives that are cut off or damaged.
-DAMAGE = (
+ARCHIVE_ERRORS = (
     tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, struct.error,
     NotImplementedError, UnicodeError, OverflowError,
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Member:
+class ArchiveMember:
     """Where a file's bytes are. `offset`: in the archive, inflated if it is a tar; `stored`: bytes there."""
 
     size: int
     offset: int
-    stored: int
+    compressed_size: int
     method: int = zipfile.ZIP_STORED
     crc: int | None = None
 
 
 @dataclass
-class Contents:
+class ArchiveContents:
     """What an archive holds: pictures by name, and what was set aside. `whole`: its list could be read to the end."""
 
-    members: dict[str, Member] = field(default_factory=dict)
+    members: dict[str, ArchiveMember] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
-    ignored: int = 0
-    whole: bool = True
+    ignored_count: int = 0
+    is_complete: bool = True
 
 
 def is_archive(path: str) -> bool:
     """Whether its name calls it an archive."""
-    found = [match.end() for match in _INSIDE.finditer(path)]
+    found = [match.end() for match in _ARCHIVE_SUFFIX.finditer(path)]
     return bool(found) and found[-1] == len(path)
 
 
-def split(path: str) -> tuple[str, str] | None:
+def split_member_path(path: str) -> tuple[str, str] | None:
     """(archive, member's name) of a path that leads into an archive, else None."""
-    for match in _INSIDE.finditer(path):
+    for match in _ARCHIVE_SUFFIX.finditer(path):
         if match.end() < len(path) and os.path.isfile(path[: match.end()]):  # noqa: PTH113  # called for every file
             return path[: match.end()], path[match.end() + 1 :]
     return None
 
 
-def contents(archive: str) -> Contents:
+def read_contents(archive: str) -> ArchiveContents:
     """What the archive holds; the last few are remembered until their files change. Raises OSError."""
     facts = Path(archive).stat()
-    return _contents(archive, facts.st_size, facts.st_mtime_ns)
+    return _read_contents_cached(archive, facts.st_size, facts.st_mtime_ns)
 
 
 @lru_cache(maxsize=4)
-def _contents(archive: str, _size: int, _mtime_ns: int) -> Contents:
-    found = Contents()
+def _read_contents_cached(archive: str, _size: int, _mtime_ns: int) -> ArchiveContents:
+    found = ArchiveContents()
     try:
         with Path(archive).open("rb") as file:
             head = file.read(4)
-        if head.startswith(_ZSTD):
+        if head.startswith(_ZSTD_MAGIC):
             raise tarfile.ReadError("it is compressed with zstd, which is not read; pack it as .tar.gz or .zip")
-        _list_zip(archive, found) if head.startswith(b"PK") else _list_tar(archive, found)
-    except DAMAGE as error:
-        found.whole = False
-        found.failures.append(Failure(printable(archive), f"the archive is cut off or damaged ({_words(error)})"))
+        _list_zip_members(archive, found) if head.startswith(b"PK") else _list_tar_members(archive, found)
+    except ARCHIVE_ERRORS as error:
+        found.is_complete = False
+        found.failures.append(
+            Failure(make_printable(archive), f"the archive is cut off or damaged ({_describe_error(error)})")
+        )
     return found
 
 
@@ -116,68 +122,68 @@ class MemberReader:
 
     def read(self, path: str) -> bytes | None:
         """The bytes of a member, None for a path outside archives. Raises UnreadableImage, ImageTooLarge."""
-        found = split(path)
+        found = split_member_path(path)
         if found is None:
             return None
         archive, name = found
         try:
-            member = contents(archive).members.get(name)
+            member = read_contents(archive).members.get(name)
             if member is None:
                 raise UnreadableImage(path, "there is no such picture in the archive")
-            check_bytes(member.size, path, self._limits)
-            data = _read(self._opened(archive), member)
-        except DAMAGE as error:
+            check_byte_count(member.size, path, self._limits)
+            data = _read_member_bytes(self._open(archive), member)
+        except ARCHIVE_ERRORS as error:
             self._close()
-            raise UnreadableImage(path, f"it can't be read from the archive ({_words(error)})") from error
+            raise UnreadableImage(path, f"it can't be read from the archive ({_describe_error(error)})") from error
         if not data:
             raise UnreadableImage(path, "the file is empty")
         return data
 
-    def _opened(self, archive: str) -> IO[bytes]:
+    def _open(self, archive: str) -> IO[bytes]:
         if self._file is None or archive != self._archive:
             self._close()
-            self._archive, self._file = archive, _stream(archive)
+            self._archive, self._file = archive, _open_stream(archive)
         return self._file
 
     def _close(self) -> None:
         if self._file is not None:
-            with suppress(*DAMAGE):
+            with suppress(*ARCHIVE_ERRORS):
                 self._file.close()
         self._file = None
 
 
-def read_member(path: str, limits: Limits) -> bytes | None:
+def read_archive_member(path: str, limits: Limits) -> bytes | None:
     """The bytes of one member, None for a path outside archives. Raises UnreadableImage, ImageTooLarge."""
     with MemberReader(limits) as reader:
         return reader.read(path)
 
 
-def is_there(path: str) -> bool:
+def is_regular_file(path: str) -> bool:
     """Whether the path leads to a regular file, in a folder or in an archive."""
-    if os.path.isfile(path):  # noqa: PTH113  # a path with a NUL in it must not raise
+    if os.path.isfile(path):  # a path with a NUL in it must not raise  # noqa: PTH113
         return True
-    found = split(path)
+    found = split_member_path(path)
     if found is None:
         return False
     try:
-        return found[1] in contents(found[0]).members
+        return found[1] in read_contents(found[0]).members
     except OSError:
         return False
 
 
-def is_gone(path: str) -> bool:
+def is_member_missing(path: str) -> bool:
     """Whether an archive was in the way to this path and lacks it; one that is damaged may hold it still."""
-    found = split(path)
+    found = split_member_path(path)
     if found is None:
         return True
     try:
-        held = contents(found[0])
+        held = read_contents(found[0])
     except OSError:
         return False
-    return held.whole and found[1] not in held.members
+    return held.is_complete and found[1] not in held.members
 
 
-def _read(file: IO[bytes], member: Member) -> bytes:
+def _read_member_bytes(file: IO[bytes], member: ArchiveMember) -> bytes:
     """The member's bytes; raises one of DAMAGE where they are not what the archive says."""
     if member.crc is None:  # a tar
         file.seek(member.offset)
@@ -190,7 +196,7 @@ def _read(file: IO[bytes], member: Member) -> bytes:
     if len(header) != 30 or not header.startswith(b"PK\3\4"):
         raise zipfile.BadZipFile("no member where one should be")
     file.seek(sum(struct.unpack("<HH", header[26:])), io.SEEK_CUR)
-    data = file.read(member.stored)
+    data = file.read(member.compressed_size)
     if member.method == zipfile.ZIP_DEFLATED:
         # One byte more than it should be, to see that it is more: what it says of its size may be a lie.
         data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, member.size + 1)
@@ -202,23 +208,23 @@ def _read(file: IO[bytes], member: Member) -> bytes:
 # Zip
 
 
-def _list_zip(archive: str, found: Contents) -> None:
+def _list_zip_members(archive: str, contents: ArchiveContents) -> None:
     with zipfile.ZipFile(archive) as packed, Path(archive).open("rb") as file:
         infos = [info for info in packed.infolist() if not info.is_dir()]
-        _refuse_overlap(infos)
+        _check_overlap(infos)
         for info in infos:
-            if (name := _name(archive, info.filename, found)) is None:
+            if (name := _clean_member_name(archive, info.filename, contents)) is None:
                 continue
-            member = Member(info.file_size, info.header_offset, info.compress_size, info.compress_type, info.CRC)
-            if reason := _why_not(info):
-                _set_aside(archive, name, reason, found)
-            elif _is_picture(file, name, member):
-                found.members[name] = member
+            member = ArchiveMember(info.file_size, info.header_offset, info.compress_size, info.compress_type, info.CRC)
+            if reason := _get_zip_rejection_reason(info):
+                _skip_member(archive, name, reason, contents)
+            elif _is_image_member(file, name, member):
+                contents.members[name] = member
             else:
-                found.ignored += 1
+                contents.ignored_count += 1
 
 
-def _refuse_overlap(infos: list[zipfile.ZipInfo]) -> None:
+def _check_overlap(infos: list[zipfile.ZipInfo]) -> None:
     """Members that share their bytes are the work of somebody who wants a small file to be endless."""
     placed = sorted(infos, key=lambda info: info.header_offset)
     for one, other in pairwise(placed):
@@ -226,7 +232,7 @@ def _refuse_overlap(infos: list[zipfile.ZipInfo]) -> None:
             raise zipfile.BadZipFile("its members overlap")
 
 
-def _why_not(info: zipfile.ZipInfo) -> str | None:
+def _get_zip_rejection_reason(info: zipfile.ZipInfo) -> str | None:
     if info.flag_bits & 0x1:
         return "it is encrypted; unpack the archive with its password first"
     if stat.S_ISLNK(info.external_attr >> 16):
@@ -239,67 +245,67 @@ def _why_not(info: zipfile.ZipInfo) -> str | None:
 # Tar
 
 
-def _list_tar(archive: str, found: Contents) -> None:
-    with _stream(archive) as stream:
-        guarded = _Guarded(stream, Path(archive).stat().st_size)
+def _list_tar_members(archive: str, contents: ArchiveContents) -> None:
+    with _open_stream(archive) as stream:
+        guarded = _BoundedStream(stream, Path(archive).stat().st_size)
         with tarfile.TarFile(fileobj=cast(IO[bytes], guarded), encoding="utf-8", errors="surrogateescape") as tar:
-            for info in _headers(tar):
-                _take(archive, info, stream, found)
-            _check_end(guarded.last)
+            for info in _iterate_headers(tar):
+                _add_tar_member(archive, info, stream, contents)
+            _check_end_block(guarded.last_block)
 
 
-def _headers(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+def _iterate_headers(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     while (info := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined]  # or a million of them stay in memory
         yield info
 
 
-def _take(archive: str, info: tarfile.TarInfo, stream: IO[bytes], found: Contents) -> None:
-    if info.isdir() or (name := _name(archive, info.name, found)) is None:
+def _add_tar_member(archive: str, info: tarfile.TarInfo, stream: IO[bytes], contents: ArchiveContents) -> None:
+    if info.isdir() or (name := _clean_member_name(archive, info.name, contents)) is None:
         return
-    member = Member(info.size, info.offset_data, info.size)
-    found.members.pop(name, None)  # the last of several by one name counts, as when they are unpacked
+    member = ArchiveMember(info.size, info.offset_data, info.size)
+    contents.members.pop(name, None)  # the last of several by one name counts, as when they are unpacked
     if info.issym() or info.islnk():
-        _set_aside(archive, name, "a link in an archive is not followed", found)
+        _skip_member(archive, name, "a link in an archive is not followed", contents)
     elif not info.isreg() or info.issparse():
-        _set_aside(archive, name, "not a regular file", found)
-    elif _is_picture(stream, name, member):
-        found.members[name] = member
+        _skip_member(archive, name, "not a regular file", contents)
+    elif _is_image_member(stream, name, member):
+        contents.members[name] = member
     else:
-        found.ignored += 1
+        contents.ignored_count += 1
 
 
-def _check_end(last: bytes) -> None:
+def _check_end_block(last_block: bytes) -> None:
     """tarfile takes a damaged header for the end; a real end is a block of zeros, or of nothing."""
-    if last not in (b"", bytes(tarfile.BLOCKSIZE)):
+    if last_block not in (b"", bytes(tarfile.BLOCKSIZE)):
         raise tarfile.ReadError("a header makes no sense")
 
 
-def _stream(archive: str) -> IO[bytes]:
+def _open_stream(archive: str) -> IO[bytes]:
     """The archive's bytes, inflated if it is a compressed tar."""
     with Path(archive).open("rb") as file:
         head = file.read(2)
-    opened = _OPENERS.get(head, open)(archive, "rb")
+    opened = _OPENERS_BY_MAGIC.get(head, open)(archive, "rb")
     return cast(IO[bytes], opened)
 
 
-class _Guarded:
+class _BoundedStream:
     """A stream that refuses what only a bomb asks for."""
 
-    def __init__(self, stream: IO[bytes], stored: int) -> None:
+    def __init__(self, stream: IO[bytes], compressed_size: int) -> None:
         self._stream = stream
-        self._most = max(MOST_INFLATED, MOST_RATIO * stored)
-        self.last = b""
+        self._max_offset = max(MAX_INFLATED_BYTES, MAX_INFLATION_RATIO * compressed_size)
+        self.last_block = b""
 
     def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= LARGEST_HEADER:
+        if not 0 <= size <= MAX_HEADER_BYTES:
             raise tarfile.ReadError(f"a header of {size:,} bytes")
-        self.last = self._stream.read(size)
-        return self.last
+        self.last_block = self._stream.read(size)
+        return self.last_block
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        if offset > self._most:
-            raise tarfile.ReadError(f"it inflates to more than {MOST_RATIO} times its size")
+        if offset > self._max_offset:
+            raise tarfile.ReadError(f"it inflates to more than {MAX_INFLATION_RATIO} times its size")
         return self._stream.seek(offset, whence)
 
     def tell(self) -> int:
@@ -309,52 +315,52 @@ class _Guarded:
 # Both
 
 
-def _name(archive: str, raw: str, found: Contents) -> str | None:
+def _clean_member_name(archive: str, raw_name: str, contents: ArchiveContents) -> str | None:
     """The member's name below the archive; None for a hidden one, and for one that can't be used (a failure)."""
-    parts = [part for part in raw.split("/") if part not in ("", ".")]
+    parts = [part for part in raw_name.split("/") if part not in ("", ".")]
     reason = None
-    if raw.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:[\\/]", raw):
+    if raw_name.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:[\\/]", raw_name):
         reason = "its name leads out of the archive"
-    elif not parts or "\0" in raw:
+    elif not parts or "\0" in raw_name:
         reason = "it has no name"
-    elif not is_utf8(raw):
+    elif not is_utf8(raw_name):
         reason = "the file's name is not valid UTF-8; rename it"
     if reason is not None:
-        found.failures.append(Failure(f"{archive}/{printable(raw)}".replace("\0", "\\0"), reason))
+        contents.failures.append(Failure(f"{archive}/{make_printable(raw_name)}".replace("\0", "\\0"), reason))
         return None
     return None if any(part.startswith(".") for part in parts) else "/".join(parts)
 
 
-def _set_aside(archive: str, name: str, reason: str, found: Contents) -> None:
+def _skip_member(archive: str, name: str, reason: str, contents: ArchiveContents) -> None:
     """A failure if its name calls it a picture; what else an archive holds is passed over."""
-    if _has_suffix(name):
-        found.failures.append(Failure(f"{archive}/{name}", reason))
+    if _has_image_suffix(name):
+        contents.failures.append(Failure(f"{archive}/{name}", reason))
     else:
-        found.ignored += 1
+        contents.ignored_count += 1
 
 
-def _is_picture(file: IO[bytes], name: str, member: Member) -> bool:
-    if _has_suffix(name):
+def _is_image_member(file: IO[bytes], name: str, member: ArchiveMember) -> bool:
+    if _has_image_suffix(name):
         return True
     try:
-        return sniff(_head(file, member))
+        return has_image_signature(_read_member_head(file, member))
     except (zlib.error, struct.error):
         return False
 
 
-def _head(file: IO[bytes], member: Member) -> bytes:
+def _read_member_head(file: IO[bytes], member: ArchiveMember) -> bytes:
     """The first 32 bytes."""
     file.seek(member.offset)
     if member.crc is None:
         return file.read(min(32, member.size))
     file.seek(sum(struct.unpack("<HH", file.read(30)[26:])), io.SEEK_CUR)
-    data = file.read(min(1024, member.stored))
+    data = file.read(min(1024, member.compressed_size))
     return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, 32) if member.method else data[:32]
 
 
-def _has_suffix(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES  # noqa: PTH122  # for every member
+def _has_image_suffix(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122  # for every member
 
 
-def _words(error: BaseException) -> str:
-    return printable(str(getattr(error, "strerror", None) or error or type(error).__name__)).rstrip(".")
+def _describe_error(error: BaseException) -> str:
+    return make_printable(str(getattr(error, "strerror", None) or error or type(error).__name__)).rstrip(".")

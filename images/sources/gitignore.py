@@ -9,7 +9,7 @@ from functools import cached_property
 
 
 @dataclass(frozen=True)
-class Patterns:
+class PathPatterns:
     """`include`: only what matches one of these; `exclude`: nothing that matches one of these.
 
     Held against the path below the source that was named. A pattern without a slash matches a file or a folder at any
@@ -23,38 +23,38 @@ class Patterns:
     def __bool__(self) -> bool:
         return bool(self.include or self.exclude)
 
-    def takes(self, path: str) -> bool:
+    def allows_file(self, path: str) -> bool:
         """Whether a file at this path, relative to its source, is wanted."""
-        if self._excluded is not None and self._excluded.match(path):
+        if self._exclude_regex is not None and self._exclude_regex.match(path):
             return False
-        return self._included is None or self._included.match(path) is not None
+        return self._include_regex is None or self._include_regex.match(path) is not None
 
-    def enters(self, folder: str) -> bool:
+    def allows_folder(self, folder: str) -> bool:
         """False for a folder of which no file can be wanted."""
-        return self._excluded is None or not self._excluded.match(folder + "/")
+        return self._exclude_regex is None or not self._exclude_regex.match(folder + "/")
 
     @cached_property
-    def _included(self) -> re.Pattern[str] | None:
-        return _any_of(self.include)
+    def _include_regex(self) -> re.Pattern[str] | None:
+        return _compile_any(self.include)
 
     @cached_property
-    def _excluded(self) -> re.Pattern[str] | None:
-        return _any_of(self.exclude)
+    def _exclude_regex(self) -> re.Pattern[str] | None:
+        return _compile_any(self.exclude)
 
 
-def _any_of(patterns: Iterable[str]) -> re.Pattern[str] | None:
-    parts = [_anchored(pattern) for pattern in patterns]
+def _compile_any(patterns: Iterable[str]) -> re.Pattern[str] | None:
+    parts = [_anchor_pattern(pattern) for pattern in patterns]
     return re.compile("|".join(parts), re.DOTALL) if parts else None
 
 
-def _anchored(pattern: str) -> str:
+def _anchor_pattern(pattern: str) -> str:
     folder = pattern.endswith("/")
     body = pattern.strip("/")
     anywhere = "" if "/" in body or pattern.startswith("/") else "(?:.*/)?"
-    return f"{anywhere}{expression(body)}{'/' if folder else '(?:/|$)'}"
+    return f"{anywhere}{pattern_to_regex(body)}{'/' if folder else '(?:/|$)'}"
 
 
-def expression(pattern: str) -> str:
+def pattern_to_regex(pattern: str) -> str:
     """The pattern as a regular expression, to be matched from the start of a path."""
     made, at = "", 0
     while at < len(pattern):
@@ -64,13 +64,13 @@ def expression(pattern: str) -> str:
         elif rest.startswith("**"):
             made, at = made + ".*", at + 2
         elif found := re.match(r"\[(!?)([^/]+?)\]", rest):  # [a-z], [!0-9]
-            made, at = made + _one_of(found[2], negated=bool(found[1])), at + found.end()
+            made, at = made + _make_character_class(found[2], negated=bool(found[1])), at + found.end()
         else:
             made, at = made + {"*": "[^/]*", "?": "[^/]"}.get(rest[0], re.escape(rest[0])), at + 1
     return made
 
 
-def _one_of(characters: str, *, negated: bool) -> str:
+def _make_character_class(characters: str, *, negated: bool) -> str:
     """One character of these, or none of these; a slash never. A range from back to front, [z-a], holds nothing."""
     inside = characters.replace("\\", r"\\").replace("^", r"\^").replace("[", r"\[")
     made = f"(?!/)[{'^' if negated else ''}{inside}]"

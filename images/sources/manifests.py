@@ -15,28 +15,28 @@ from typing import Any
 
 from simile.core.errors import BadSetting
 
-SUFFIXES = (".csv", ".tsv", ".parquet")
-PATH_COLUMNS = ("path", "filepath", "file_path", "image_path", "file", "filename", "file_name", "image")
-DELIMITERS = ",;\t"
-ROWS = 2000  # of a Parquet file in memory at once
+MANIFEST_SUFFIXES = (".csv", ".tsv", ".parquet")
+MANIFEST_PATH_COLUMNS = ("path", "filepath", "file_path", "image_path", "file", "filename", "file_name", "image")
+MANIFEST_DELIMITERS = ",;\t"
+PARQUET_BATCH_ROWS = 2000  # of a Parquet file in memory at once
 
-Listed = tuple[str, dict[str, str]]  # an absolute path, and what the other columns say by their names
+ManifestEntry = tuple[str, dict[str, str]]  # an absolute path, and what the other columns say by their names
 
 
 def is_manifest(path: str) -> bool:
     """Whether its name calls it a manifest."""
-    return path.lower().endswith(SUFFIXES)
+    return path.lower().endswith(MANIFEST_SUFFIXES)
 
 
-def read_manifest(manifest: str) -> Iterator[Listed]:
+def read_manifest(manifest: str) -> Iterator[ManifestEntry]:
     """Every row, in order, never the whole file in memory. Empty cells are left out.
 
     Raises BadSetting where the file can't be understood, naming the line.
     """
     folder = str(Path(manifest).parent)
-    rows = _parquet(manifest) if manifest.lower().endswith(".parquet") else _csv(manifest)
+    rows = _read_parquet_rows(manifest) if manifest.lower().endswith(".parquet") else _read_csv_rows(manifest)
     header, _ = next(rows)
-    key = _path_column(manifest, header)
+    key = _find_path_column(manifest, header)
     names = [name.strip() for name in header]
     for cells, where in rows:
         path = cells[key]
@@ -47,31 +47,31 @@ def read_manifest(manifest: str) -> Iterator[Listed]:
         yield os.path.abspath(os.path.join(folder, path)), {name: cell for name, cell in said.items() if cell}  # noqa: PTH100, PTH118
 
 
-def _path_column(manifest: str, header: Sequence[str]) -> int:
+def _find_path_column(manifest: str, header: Sequence[str]) -> int:
     names = [name.strip().lower() for name in header]
-    for name in PATH_COLUMNS:
+    for name in MANIFEST_PATH_COLUMNS:
         if name in names:
             return names.index(name)
     raise BadSetting(f"{manifest} has no column `path`, only {', '.join(header)}. Name the column of paths so.")
 
 
-Row = tuple[list[str], str]  # cells, and where they stand: for messages
+ManifestRow = tuple[list[str], str]  # cells, and where they stand: for messages
 
 
-def _csv(manifest: str) -> Iterator[Row]:
+def _read_csv_rows(manifest: str) -> Iterator[ManifestRow]:
     try:
         with Path(manifest).open(encoding="utf-8-sig", newline="") as file:
             first = next((line for line in file if line.strip()), "")
             file.seek(0)
-            reader = csv.reader(file, delimiter=max(DELIMITERS, key=first.count), strict=True)
-            yield from _checked(manifest, reader)
+            reader = csv.reader(file, delimiter=max(MANIFEST_DELIMITERS, key=first.count), strict=True)
+            yield from _check_rows(manifest, reader)
     except OSError as error:
         raise BadSetting(f"{manifest} can't be read ({error.strerror}). Name another file.") from None
     except UnicodeDecodeError:
         raise BadSetting(f"{manifest} is not UTF-8 text. Save it as CSV in UTF-8.") from None
 
 
-def _checked(manifest: str, reader: Any) -> Iterator[Row]:
+def _check_rows(manifest: str, reader: Any) -> Iterator[ManifestRow]:
     columns = 0
     try:
         for cells in reader:
@@ -91,23 +91,23 @@ def _checked(manifest: str, reader: Any) -> Iterator[Row]:
         raise BadSetting(f"{manifest} is empty. Write a header with a column `path`, and a line for each picture.")
 
 
-def _parquet(manifest: str) -> Iterator[Row]:
-    import pyarrow  # noqa: PLC0415  # a tenth of a second that only a Parquet file needs
+def _read_parquet_rows(manifest: str) -> Iterator[ManifestRow]:
+    import pyarrow  # a tenth of a second that only a Parquet file needs  # noqa: PLC0415
     import pyarrow.parquet  # noqa: PLC0415
 
     try:
         with pyarrow.parquet.ParquetFile(manifest) as table:
             yield list(table.schema_arrow.names), "the header"
             number = 0
-            for batch in table.iter_batches(batch_size=ROWS):
+            for batch in table.iter_batches(batch_size=PARQUET_BATCH_ROWS):
                 for cells in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                     number += 1
-                    yield [_text(cell) for cell in cells], f"row {number}"
+                    yield [_format_cell(cell) for cell in cells], f"row {number}"
     except (pyarrow.ArrowException, OSError) as error:
         raise BadSetting(f"{manifest} can't be read as Parquet ({str(error).splitlines()[0]}).") from None
 
 
-def _text(cell: Any) -> str:
+def _format_cell(cell: Any) -> str:
     """A cell as a person would write it; nothing for null and NaN."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return ""
@@ -118,5 +118,5 @@ def _text(cell: Any) -> str:
     if isinstance(cell, float) and cell.is_integer():
         return str(int(cell))
     if isinstance(cell, Iterable) and not isinstance(cell, str | bytes | dict):
-        return ", ".join(map(_text, cell))
+        return ", ".join(map(_format_cell, cell))
     return cell.decode("utf-8", "backslashreplace") if isinstance(cell, bytes) else str(cell)

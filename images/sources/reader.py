@@ -22,7 +22,7 @@ from simile.core.errors import UnreadableImage
 
 if TYPE_CHECKING:  # worker processes load this module, and no pydantic
     pass
-from simile.images.formats import Limits, check_bytes
+from simile.images.formats import Limits, check_byte_count
 
 
 def read_bytes(path: Path, limits: Limits) -> bytes:
@@ -34,38 +34,38 @@ def read_bytes(path: Path, limits: Limits) -> bytes:
         # O_NONBLOCK: opening a pipe that nobody writes to would wait for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            data = _read_regular(descriptor, path, limits)
+            data = _read_regular_file(descriptor, path, limits)
         finally:
             os.close(descriptor)
     except NotADirectoryError as error:
-        from simile.images.sources.archives import read_member  # noqa: PLC0415  # it needs what is defined here
+        from simile.images.sources.archives import read_archive_member  # noqa: PLC0415  # it needs what is defined here
 
-        if (member := read_member(str(path), limits)) is not None:
+        if (member := read_archive_member(str(path), limits)) is not None:
             return member
-        raise UnreadableImage(path, _why_not_opened(path, error)) from error
+        raise UnreadableImage(path, _get_open_failure_reason(path, error)) from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise UnreadableImage(path, _why_not_opened(path, error)) from error
-    check_bytes(len(data), path, limits)  # it may have grown meanwhile
+        raise UnreadableImage(path, _get_open_failure_reason(path, error)) from error
+    check_byte_count(len(data), path, limits)  # it may have grown meanwhile
     if not data:
         raise UnreadableImage(path, "the file is empty")
     return data
 
 
-def _read_regular(descriptor: int, path: Path, limits: Limits) -> bytes:
+def _read_regular_file(descriptor: int, path: Path, limits: Limits) -> bytes:
     facts = os.fstat(descriptor)
     if not stat.S_ISREG(facts.st_mode):
-        raise UnreadableImage(path, f"not a regular file: {_kind(facts.st_mode)}")
-    check_bytes(facts.st_size, path, limits)
+        raise UnreadableImage(path, f"not a regular file: {_get_file_kind(facts.st_mode)}")
+    check_byte_count(facts.st_size, path, limits)
     with os.fdopen(descriptor, "rb", closefd=False) as file:
         return file.read(min(facts.st_size, limits.max_bytes) + 1)
 
 
-def _kind(mode: int) -> str:
+def _get_file_kind(mode: int) -> str:
     kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
     return kinds.get(stat.S_IFMT(mode), "device")
 
 
-def _why_not_opened(path: Path, error: OSError | ValueError) -> str:
+def _get_open_failure_reason(path: Path, error: OSError | ValueError) -> str:
     code = error.errno if isinstance(error, OSError) else None
     if code == errno.ENOENT:
         return "a link that leads nowhere" if path.is_symlink() else "there is no such file"

@@ -10,36 +10,40 @@ from typing import Any
 
 from simile.core.errors import BadSetting
 from simile.core.settings import Settings
-from simile.indexer.maintenance.rebuild import index_wishes
+from simile.indexer.maintenance.rebuild import get_index_options
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.encoders import encoder_folders, find_fingerprint
 from simile.store.database import schema
-from simile.store.home import Home, writing
+from simile.store.home import Home, translate_write_errors
 from simile.store.index.index import Index
-from simile.store.index.segments import clear_segments
+from simile.store.index.segments import delete_unused_segment_files
 
 log = logging.getLogger(__name__)
 
-DESCRIPTION = "encoder.json"
+DESCRIPTION_FILE = "encoder.json"
 
 
 def list_encoders(settings: Settings) -> list[dict[str, Any]]:
     """Every encoder that the catalogue knows or that has a folder in the home, the oldest first, fit for JSON."""
     home = Home(settings.home, settings.database_url)
-    schema.check(home)
+    schema.check_schema(home)
     with Catalogue(home) as catalogue:
-        active, counts, images = catalogue.active_encoder(), catalogue.vectors_by_encoder(), catalogue.count_images()
-        known = {record.fingerprint: vars(record) for record in catalogue.encoders()}
+        active, counts, images = (
+            catalogue.encoders.find_active(),
+            catalogue.encoders.count_embeddings(),
+            catalogue.images.count(),
+        )
+        known = {record.fingerprint: vars(record) for record in catalogue.encoders.get_all()}
     listed = []
     for fingerprint in [*known, *sorted(encoder_folders(home) - known.keys())]:
-        described = known.get(fingerprint) or _described(home, fingerprint)
+        described = known.get(fingerprint) or _describe_unknown_encoder(home, fingerprint)
         listed.append(
             {
                 **described,
                 "active": active is not None and active.fingerprint == fingerprint,
                 "vectors": counts.get(fingerprint, 0),
                 "images": images,
-                "bytes": sum(file.stat().st_size for file in _files(home.encoders / fingerprint)),
+                "bytes": sum(file.stat().st_size for file in _list_folder_files(home.encoders / fingerprint)),
             }
         )
     return listed
@@ -52,65 +56,65 @@ def activate_encoder(settings: Settings, reference: str) -> dict[str, Any]:
     Raises NoSuchEncoder, and BadSetting for one that has seen none of them.
     """
     home = Home(settings.home, settings.database_url)
-    schema.check(home)
+    schema.check_schema(home)
     with home.lock("simile encoders activate"), Catalogue(home) as catalogue:
-        known = {record.fingerprint for record in catalogue.encoders()}
+        known = {record.fingerprint for record in catalogue.encoders.get_all()}
         fingerprint = find_fingerprint(home, reference, known)
         if fingerprint not in known:
-            _register(home, catalogue, fingerprint)
-        seen, images = catalogue.count_embeddings(fingerprint), catalogue.count_images()
+            _register_encoder_folder(home, catalogue, fingerprint)
+        seen, images = catalogue.embeddings.count(fingerprint), catalogue.images.count()
         if images and not seen:
             raise BadSetting(
                 f"Encoder {fingerprint} has seen none of the {images:,} pictures. "
                 f"Run `simile index PHOTOS --encoder {fingerprint}`: it embeds them, then puts it in use."
             )
-        Index(catalogue).switch(fingerprint, **index_wishes(settings))
+        Index(catalogue).switch_encoder(fingerprint, **get_index_options(settings))
     return {"fingerprint": fingerprint, "vectors": seen, "lacking": images - seen}
 
 
 def remove_encoder(settings: Settings, reference: str) -> dict[str, Any]:
     """Removes an encoder that is not in use, with its vectors, segments and folder. NoSuchEncoder, BadSetting."""
     home = Home(settings.home, settings.database_url)
-    schema.check(home)
+    schema.check_schema(home)
     with home.lock("simile encoders remove"), Catalogue(home) as catalogue:
-        records = {record.fingerprint for record in catalogue.encoders()}
+        records = {record.fingerprint for record in catalogue.encoders.get_all()}
         fingerprint = find_fingerprint(home, reference, records)
         known = fingerprint in records
-        _leave_its_segment(catalogue, fingerprint, settings)
+        _replace_segment_of(catalogue, fingerprint, settings)
         # Rows first: a folder without rows is a leftover, rows without a folder would be damage.
-        vectors = catalogue.remove_encoder(fingerprint) if known else 0
-        with writing(home.encoders):
+        vectors = catalogue.encoders.delete(fingerprint) if known else 0
+        with translate_write_errors(home.encoders):
             if (home.encoders / fingerprint).exists():
                 shutil.rmtree(home.encoders / fingerprint)
         if known:
-            clear_segments(home, catalogue.segment_files())
+            delete_unused_segment_files(home, catalogue.segments.get_file_names())
     return {"fingerprint": fingerprint, "vectors": vectors}
 
 
-def _leave_its_segment(catalogue: Catalogue, fingerprint: str, settings: Settings) -> None:
+def _replace_segment_of(catalogue: Catalogue, fingerprint: str, settings: Settings) -> None:
     """Where the current segment is still of this encoder, makes one of the encoder in use."""
-    state = catalogue.state()
-    segment = None if state.segment_id is None else catalogue.segment(state.segment_id)
+    state = catalogue.get_state()
+    segment = None if state.segment_id is None else catalogue.segments.find(state.segment_id)
     if segment is not None and segment.encoder == fingerprint != state.active_encoder:
-        Index(catalogue).rebuild(**index_wishes(settings))
+        Index(catalogue).rebuild(**get_index_options(settings))
 
 
-def _files(folder: Path) -> list[Path]:
+def _list_folder_files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def _described(home: Home, fingerprint: str) -> dict[str, Any]:
+def _describe_unknown_encoder(home: Home, fingerprint: str) -> dict[str, Any]:
     """What can be said of a folder that the catalogue does not know."""
     recipe = None
     try:
-        description = json.loads((home.encoders / fingerprint / DESCRIPTION).read_text(encoding="utf-8"))
+        description = json.loads((home.encoders / fingerprint / DESCRIPTION_FILE).read_text(encoding="utf-8"))
         recipe = description["recipe"]["name"]
     except (OSError, ValueError, KeyError, TypeError):
-        log.warning("%s can't be read", home.encoders / fingerprint / DESCRIPTION)
+        log.warning("%s can't be read", home.encoders / fingerprint / DESCRIPTION_FILE)
     return {"fingerprint": fingerprint, "recipe": recipe}
 
 
-def _register(home: Home, catalogue: Catalogue, fingerprint: str) -> None:
-    from simile.search.encoder_registry import load_encoder, register  # noqa: PLC0415  # torch, for what was never registered
+def _register_encoder_folder(home: Home, catalogue: Catalogue, fingerprint: str) -> None:
+    from simile.search.encoder_registry import load_encoder, register_encoder  # noqa: PLC0415  # torch, for what was never registered
 
-    register(catalogue, load_encoder(home, fingerprint, "cpu", "torch"))
+    register_encoder(catalogue, load_encoder(home, fingerprint, "cpu", "torch"))

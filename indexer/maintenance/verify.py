@@ -11,76 +11,85 @@ from simile.core.errors import CheckpointDamaged, NoSuchEncoder, UnreadableImage
 from simile.core.settings import Settings
 from simile.images.formats import Limits
 from simile.images.sources.reader import read_bytes
-from simile.models.checkpoints.checkpoint import load
-from simile.store.backup.verify import INDEX, Problem, leftovers, shortened, stored_files, verify
+from simile.models.checkpoints.checkpoint import load_checkpoint
+from simile.store.backup.verify import (
+    INDEX_HINT,
+    IntegrityProblem,
+    find_leftovers,
+    find_problems,
+    iterate_stored_files,
+    limit_problems,
+)
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import EncoderRecord
 from simile.store.database import schema
 from simile.store.home import Home
-from simile.store.index.segments import file_hash
+from simile.store.index.segments import hash_file
 
-PRUNE = "Put it back, or run `simile index --prune` on its folder."
+PRUNE_HINT = "Put it back, or run `simile index --prune` on its folder."
 
 
-def verify_home(settings: Settings, *, files: bool = False) -> list[Problem]:
+def verify_home(settings: Settings, *, files: bool = False) -> list[IntegrityProblem]:
     """Everything that is wrong with a home; empty when nothing is. `files`: every picture is read and hashed too."""
     home = Home(settings.home, settings.database_url)
-    schema.check(home)
+    schema.check_schema(home)
     if any(home.encoders.glob(f"{REPLACED}*")):
         home.recover()
-    problems = verify(home)
+    problems = find_problems(home)
     if any(problem.kind == "database" for problem in problems):
         return problems
     with Catalogue(home) as catalogue:
-        encoders = catalogue.encoders()
-    problems += [problem for encoder in encoders for problem in _encoder(home, encoder)]
+        encoders = catalogue.encoders.get_all()
+    problems += [problem for encoder in encoders for problem in _check_encoder(home, encoder)]
     if files:
-        problems += shortened(_files(home, Limits.from_settings(settings)))
+        problems += limit_problems(_check_image_files(home, Limits.from_settings(settings)))
     return problems
 
 
-def home_leftovers(settings: Settings) -> list[Problem]:
+def find_home_leftovers(settings: Settings) -> list[IntegrityProblem]:
     """Files in the home that nothing points to: space to win back, nothing wrong."""
-    return leftovers(Home(settings.home, settings.database_url))
+    return find_leftovers(Home(settings.home, settings.database_url))
 
 
-def _encoder(home: Home, encoder: EncoderRecord) -> Iterator[Problem]:
+def _check_encoder(home: Home, encoder: EncoderRecord) -> Iterator[IntegrityProblem]:
     """Weights that were altered, or a folder that is another encoder than its name and its row say."""
     folder = home.encoders / encoder.fingerprint
     if not folder.is_dir():  # among the problems already
         return
     try:
-        _, description = load(folder)
+        _, description = load_checkpoint(folder)
     except (CheckpointDamaged, NoSuchEncoder) as error:
-        yield Problem("encoder", str(error), "")
+        yield IntegrityProblem("encoder", str(error), "")
         return
     if description["fingerprint"] != encoder.fingerprint:
-        yield Problem(
+        yield IntegrityProblem(
             "encoder", f"{folder} holds encoder {description['fingerprint']}.", "Put its own folder back from a backup."
         )
     dims = description.get("index_dims")
     said = (description["metric"], tuple(dims) if isinstance(dims, list) else dims)
     if said != (encoder.metric, encoder.index_dims):
-        yield Problem(
+        yield IntegrityProblem(
             "encoder",
             f"Encoder {encoder.fingerprint} compares {said}, but its row says {(encoder.metric, encoder.index_dims)}.",
             "Restore the catalogue from a backup.",
         )
 
 
-def _files(home: Home, limits: Limits) -> Iterator[Problem]:
+def _check_image_files(home: Home, limits: Limits) -> Iterator[IntegrityProblem]:
     """Files that are gone, or hold another picture than when they were indexed."""
-    for image_id, path, sha256 in stored_files(home):
+    for image_id, path, sha256 in iterate_stored_files(home):
         try:
-            found = _hash(Path(path), limits)
+            found = _hash_image_file(Path(path), limits)
         except (OSError, UnreadableImage) as error:
             reason = error.reason if isinstance(error, UnreadableImage) else error.strerror
-            yield Problem("file", f"{path} of image {image_id} can't be read: {reason}.", PRUNE)
+            yield IntegrityProblem("file", f"{path} of image {image_id} can't be read: {reason}.", PRUNE_HINT)
         else:
             if found != sha256:
-                yield Problem("file", f"{path} has changed since it was indexed as image {image_id}.", INDEX)
+                yield IntegrityProblem(
+                    "file", f"{path} has changed since it was indexed as image {image_id}.", INDEX_HINT
+                )
 
 
-def _hash(path: Path, limits: Limits) -> str:
+def _hash_image_file(path: Path, limits: Limits) -> str:
     """Of a file, or of a member of an archive."""
-    return file_hash(path) if path.is_file() else hashlib.sha256(read_bytes(path, limits)).hexdigest()
+    return hash_file(path) if path.is_file() else hashlib.sha256(read_bytes(path, limits)).hexdigest()

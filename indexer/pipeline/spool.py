@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-BLOCK = 5000  # items kept in memory, and written together: a megabyte of paths
+SPOOL_BLOCK_SIZE = 5000  # items kept in memory, and written together: a megabyte of paths
 
 
 class Spool(Generic[T]):
@@ -17,7 +17,7 @@ class Spool(Generic[T]):
 
     def __init__(self, items: Iterable[T] = ()) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  # as long as the spool lives
-        self._last: list[T] = []
+        self._tail: list[T] = []
         self._count = self._blocks = 0
         self.extend(items)
 
@@ -26,11 +26,11 @@ class Spool(Generic[T]):
             self.append(item)
 
     def append(self, item: T) -> None:
-        self._last.append(item)
+        self._tail.append(item)
         self._count += 1
-        if len(self._last) == BLOCK:
-            pickle.dump(self._last, self._file, protocol=5)
-            self._last = []
+        if len(self._tail) == SPOOL_BLOCK_SIZE:
+            pickle.dump(self._tail, self._file, protocol=5)
+            self._tail = []
             self._blocks += 1
 
     def __len__(self) -> int:
@@ -41,7 +41,7 @@ class Spool(Generic[T]):
         for _ in range(self._blocks):
             block: list[T] = pickle.load(self._file)
             yield from block
-        yield from self._last
+        yield from self._tail
 
     def close(self) -> None:
         """Frees the file."""

@@ -12,34 +12,32 @@ from pathlib import Path
 from typing import Any
 
 from simile.core.atomic_write import replace_folder
-from simile.core.records import FileFacts
+from simile.core.records import FileStat
 from simile.core.settings import Settings
-from simile.images.transforms import Fit, Preprocessing
-from simile.indexer.training.dataset import Material, Wanted, read_material
+from simile.images.sources.gitignore import PathPatterns
+from simile.images.sources.sources import check_sources, walk_sources
+from simile.images.transforms import FitMode, Preprocessing
+from simile.indexer.training.dataset import DatasetSpec, TrainingSet, read_training_set
 from simile.models.checkpoints import checkpoint
-from simile.models.checkpoints.training_set import TrainedOn
+from simile.models.checkpoints.training_set import TrainingDigests
 from simile.models.inference.encoder import TrainedEncoder
-from simile.models.losses.perceptual import Perception, make_perception
+from simile.models.losses.perceptual import PerceptualDistance, make_perceptual_distance
 from simile.models.recipes import DEFAULT_RECIPE, PHOTO_RECIPE, Recipe, load_recipe
-from simile.models.training.loop import Options, Progress, Trained, split, train
-from simile.models.training.report import write_report
-from simile.models.training.resume import require_state
-from simile.models.training.setup import Extras
-from simile.search.encoder_registry import find_encoder, register
+from simile.models.training.loop import TrainingOptions, TrainingProgress, TrainingResult, split_train_validation, train
+from simile.models.training.report import write_training_report
+from simile.models.training.resume import require_training_state
+from simile.models.training.setup import TrainingExtras
+from simile.search.encoder_registry import find_encoder, register_encoder
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.home import Home, writing
+from simile.store.database import schema
+from simile.store.home import Home, translate_write_errors
 
 pass
-from simile.images.sources.gitignore import Patterns
-from simile.images.sources.sources import check_sources, walk
-from simile.models.training.loop import Progress
-from simile.store.database import schema
-from simile.store.home import Home
 
 log = logging.getLogger(__name__)
 
-OF_ANY_RECIPE = {"epochs", "batch_size", "learning_rate", "patience_epochs"}  # settings that speak for none
-READING_SHARE = 0.2  # of the time budget
+RECIPE_NEUTRAL_SETTINGS = {"epochs", "batch_size", "learning_rate", "patience_epochs"}  # settings that speak for none
+READING_BUDGET_SHARE = 0.2  # of the time budget
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class TrainingRequest:
     overrides: dict[str, Any] = field(default_factory=dict)
     minutes: float | None = None
     image_size: int | None = None
-    fit: Fit | None = None
+    fit: FitMode | None = None
     seed: int = 0
     resume: bool | None = False  # as in models.training.Options
     labels: str | None = None  # folders, or a CSV file
@@ -61,9 +59,9 @@ def train_encoder(
     home: Home,
     catalogue: Catalogue,
     settings: Settings,
-    files: Sequence[FileFacts],
+    files: Sequence[FileStat],
     request: TrainingRequest,
-    on_progress: Callable[[Progress], None],
+    on_progress: Callable[[TrainingProgress], None],
     roots: Sequence[Path] = (),
 ) -> TrainedEncoder:
     """Trains on `files`, saves the encoder with its report, registers it. The caller holds the home's lock.
@@ -74,12 +72,12 @@ def train_encoder(
     started = time.monotonic()
     recipe = load_recipe(request.recipe or ("decoder" if request.decoder_only else DEFAULT_RECIPE), **request.overrides)
     said = {name for name, value in request.overrides.items() if value is not None}
-    is_open = request.recipe is None and not request.decoder_only and said <= OF_ANY_RECIPE
+    is_open = request.recipe is None and not request.decoder_only and said <= RECIPE_NEUTRAL_SETTINGS
     state_folder = home.encoders / ".training"
     if request.resume:
-        require_state(state_folder)
+        require_training_state(state_folder)
     frozen = find_encoder(home, request.decoder_only, settings.device) if request.decoder_only else None
-    wanted = Wanted(
+    wanted = DatasetSpec(
         recipe,
         load_recipe(PHOTO_RECIPE, **request.overrides) if is_open else None,
         request.seed,
@@ -89,94 +87,96 @@ def train_encoder(
         tuple(roots),
         frozen.preprocessing if frozen else None,
     )
-    material = read_material(settings, files, wanted)
+    material = read_training_set(settings, files, wanted)
     recipe = material.recipe
-    perception = _perception(home, recipe, material.preprocessing)
-    extras = Extras(material.labels, material.classes, perception, frozen.network if frozen else None)
-    budget_from = budget_start(started, time.monotonic(), request.minutes)
-    options = Options(request.seed, request.minutes, settings.device, request.resume, budget_from)
+    perception = _make_perceptual_distance(home, recipe, material.preprocessing)
+    extras = TrainingExtras(material.labels, material.classes, perception, frozen.network if frozen else None)
+    budget_from = get_budget_start(started, time.monotonic(), request.minutes)
+    options = TrainingOptions(request.seed, request.minutes, settings.device, request.resume, budget_from)
     size = material.preprocessing.image_size
-    log.info("training on %d pictures of %d px, recipe %s", len(material.pictures), size, recipe.name)
-    with writing(home.encoders):
+    log.info("training on %d pictures of %d px, recipe %s", len(material.images), size, recipe.name)
+    with translate_write_errors(home.encoders):
         trained = train(
-            material.pictures, material.preprocessing, recipe, options, state_folder, on_progress, extras=extras
+            material.images, material.preprocessing, recipe, options, state_folder, on_progress, extras=extras
         )
-        encoder = _save(home, settings, request, recipe, material, trained, frozen)
-    register(catalogue, encoder)
+        encoder = _save_trained_encoder(home, settings, request, recipe, material, trained, frozen)
+    register_encoder(catalogue, encoder)
     shutil.rmtree(state_folder, ignore_errors=True)
     return encoder
 
 
-def budget_start(started: float, now: float, minutes: float | None) -> float:
+def get_budget_start(started_at: float, now: float, minutes: float | None) -> float:
     """When the time budget began, in seconds: with the reading, unless that took more than its share."""
-    return started if minutes is None else max(started, now - READING_SHARE * minutes * 60)
+    return started_at if minutes is None else max(started_at, now - READING_BUDGET_SHARE * minutes * 60)
 
 
-def _perception(home: Home, recipe: Recipe, preprocessing: Preprocessing) -> Perception | None:
+def _make_perceptual_distance(home: Home, recipe: Recipe, preprocessing: Preprocessing) -> PerceptualDistance | None:
     """The features that the decoder must give back; those of an encoder of this home by its fingerprint."""
     if recipe.features == "none" or recipe.features_from == "latent":
         return None
     folder = home.encoders / recipe.features
     features = str(folder) if recipe.features.isalnum() and folder.is_dir() else recipe.features
     _, _, height, width = preprocessing.content_box()
-    return make_perception(features, preprocessing.channels, min(height, width))
+    return make_perceptual_distance(features, preprocessing.channels, min(height, width))
 
 
-def _save(
+def _save_trained_encoder(
     home: Home,
     settings: Settings,
     request: TrainingRequest,
     recipe: Recipe,
-    material: Material,
-    trained: Trained,
-    frozen: TrainedEncoder | None,
+    training_set: TrainingSet,
+    training_result: TrainingResult,
+    base_encoder: TrainedEncoder | None,
 ) -> TrainedEncoder:
     """Writes weights, encoder.json and the report beside the encoders, then renames the folder into place."""
     description: dict[str, Any] = {
-        "architecture": trained.network.architecture.to_dict(),
-        "preprocessing": material.preprocessing.to_dict(),
+        "architecture": training_result.network.architecture.to_dict(),
+        "preprocessing": training_set.preprocessing.to_dict(),
         "metric": recipe.metric,
         "index_dims": recipe.content_dim or None,
         "recipe": recipe.to_dict(),
-        "classes": list(material.classes),
+        "classes": list(training_set.classes),
         "seed": request.seed,
         "data": {
-            "pictures": len(material.pictures),
-            "training": trained.train_count,
-            "validation": len(trained.validation),
-            "set_aside": len(material.failures),
+            "pictures": len(training_set.images),
+            "training": training_result.train_count,
+            "validation": len(training_result.validation_images),
+            "set_aside": len(training_set.failures),
         },
     }
-    if frozen is not None:  # what is searched by is the encoder that the decoder was trained over
-        kept = {name: frozen.description[name] for name in ("metric", "index_dims", "recipe")}
-        kept["classes"] = frozen.description.get("classes", [])
-        description |= kept | {"decoder": {"over": frozen.fingerprint, "recipe": recipe.to_dict()}}
+    if base_encoder is not None:  # what is searched by is the encoder that the decoder was trained over
+        kept = {name: base_encoder.description[name] for name in ("metric", "index_dims", "recipe")}
+        kept["classes"] = base_encoder.description.get("classes", [])
+        description |= kept | {"decoder": {"over": base_encoder.fingerprint, "recipe": recipe.to_dict()}}
     arriving = home.encoders / ".arriving"
     shutil.rmtree(arriving, ignore_errors=True)
-    fingerprint = checkpoint.save(arriving, trained.network.state_dict(), description)
-    trained_on = _trained_on(material, request.seed, frozen)
+    fingerprint = checkpoint.save_checkpoint(arriving, training_result.network.state_dict(), description)
+    trained_on = _make_training_record(training_set, request.seed, base_encoder)
     if trained_on is not None:
         trained_on.save(arriving)
     encoder = TrainedEncoder.load(arriving, settings.device, settings.runtime)
-    write_report(arriving, trained, encoder, request.seed)
+    write_training_report(arriving, training_result, encoder, request.seed)
     replace_folder(arriving, home.encoders / fingerprint)  # which is there where the same weights were trained before
     return encoder
 
 
-def _trained_on(material: Material, seed: int, frozen: TrainedEncoder | None) -> TrainedOn | None:
+def _make_training_record(
+    training_set: TrainingSet, seed: int, base_encoder: TrainedEncoder | None
+) -> TrainingDigests | None:
     """Of a decoder over an encoder of which nobody knows it, nobody knows it either."""
-    known = TrainedOn.of(material.digests, *split(len(material.pictures), seed))
-    if frozen is None:
+    known = TrainingDigests.from_rows(training_set.digests, *split_train_validation(len(training_set.images), seed))
+    if base_encoder is None:
         return known
-    return None if frozen.trained_on is None else known.joined(frozen.trained_on)
+    return None if base_encoder.training_digests is None else known.merge(base_encoder.training_digests)
 
 
-def train_on(
+def train_on_sources(
     settings: Settings,
     sources: Sequence[Path],
     request: TrainingRequest,
-    on_progress: Callable[[Progress], None],
-    patterns: Patterns | None = None,
+    on_progress: Callable[[TrainingProgress], None],
+    patterns: PathPatterns | None = None,
 ) -> dict[str, Any]:
     """Trains on the pictures in `sources`; gives the report's head, the folder, and whether it is in use now.
 
@@ -185,14 +185,14 @@ def train_on(
     home = Home(settings.home, settings.database_url)
     check_sources(sources)
     with home.lock("simile train"):
-        schema.upgrade(home)
+        schema.upgrade_schema(home)
         with Catalogue(home) as catalogue:
-            files = walk(sources, [home.encoders, home.segments, home.uploads], patterns).files
+            files = walk_sources(sources, [home.encoders, home.segments, home.uploads], patterns).files
             encoder = train_encoder(home, catalogue, settings, files, request, on_progress, roots=sources)
-            active = catalogue.active_encoder()
-            if active is None or catalogue.count_embeddings(active.fingerprint) == 0:
-                catalogue.activate(encoder.fingerprint)
-            in_use = catalogue.active_encoder()
+            active = catalogue.encoders.find_active()
+            if active is None or catalogue.embeddings.count(active.fingerprint) == 0:
+                catalogue.encoders.activate(encoder.fingerprint)
+            in_use = catalogue.encoders.find_active()
     folder = home.encoders / encoder.fingerprint
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     del report["epochs"]

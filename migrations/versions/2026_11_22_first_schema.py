@@ -8,8 +8,8 @@ from alembic import op
 revision = "2026_11_22_first_schema"
 down_revision = None
 
-path = sa.String().with_variant(sa.String(collation="C"), "postgresql")
-moment = sa.DateTime(timezone=True)
+path_type = sa.String().with_variant(sa.String(collation="C"), "postgresql")
+timestamp_type = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
@@ -21,7 +21,7 @@ def upgrade() -> None:
         sa.Column("dimensions", sa.Integer(), nullable=False),
         sa.Column("index_dims", sa.JSON(), nullable=True),
         sa.Column("metric", sa.String(), nullable=False),
-        sa.Column("created_at", moment, nullable=False),
+        sa.Column("created_at", timestamp_type, nullable=False),
         sa.PrimaryKeyConstraint("fingerprint", name="pk_encoders"),
         sa.CheckConstraint("metric IN ('l2', 'cosine')", name=op.f("ck_encoders_metric")),
     )
@@ -33,7 +33,7 @@ def upgrade() -> None:
         sa.Column("format", sa.String(), nullable=False),
         sa.Column("width", sa.Integer(), nullable=False),
         sa.Column("height", sa.Integer(), nullable=False),
-        sa.Column("created_at", moment, nullable=False),
+        sa.Column("created_at", timestamp_type, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_images"),
         sa.UniqueConstraint("sha256", name="uq_images_sha256"),
         sqlite_autoincrement=True,
@@ -42,7 +42,7 @@ def upgrade() -> None:
         "locations",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("image_id", sa.Integer(), nullable=False),
-        sa.Column("path", path, nullable=False),
+        sa.Column("path", path_type, nullable=False),
         sa.Column("mtime_ns", sa.BigInteger(), nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_locations"),
@@ -68,8 +68,8 @@ def upgrade() -> None:
         "runs",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("kind", sa.String(), nullable=False),
-        sa.Column("started_at", moment, nullable=False),
-        sa.Column("finished_at", moment, nullable=True),
+        sa.Column("started_at", timestamp_type, nullable=False),
+        sa.Column("finished_at", timestamp_type, nullable=True),
         sa.Column("status", sa.String(), nullable=False),
         sa.Column("counts", sa.JSON(), nullable=False),
         sa.Column("settings", sa.JSON(), nullable=False),
@@ -95,7 +95,7 @@ def upgrade() -> None:
         sa.Column("rows", sa.BigInteger(), nullable=False),
         sa.Column("change", sa.BigInteger(), nullable=False),
         sa.Column("sha256", sa.String(), nullable=False),
-        sa.Column("created_at", moment, nullable=False),
+        sa.Column("created_at", timestamp_type, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_segments"),
         sa.ForeignKeyConstraint(["encoder"], ["encoders.fingerprint"], name="fk_segments_encoder_encoders"),
     )

@@ -8,7 +8,7 @@ from alembic import op
 revision = "2026_11_26_keys"
 down_revision = "2026_11_25_duplicates"
 
-moment = sa.DateTime(timezone=True)
+timestamp_type = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
@@ -20,9 +20,9 @@ def upgrade() -> None:
         sa.Column("sha256", sa.String(), nullable=False),
         sa.Column("scope", sa.String(), nullable=False),
         sa.Column("rate", sa.Integer(), nullable=True),
-        sa.Column("created_at", moment, nullable=False),
-        sa.Column("expires_at", moment, nullable=True),
-        sa.Column("revoked_at", moment, nullable=True),
+        sa.Column("created_at", timestamp_type, nullable=False),
+        sa.Column("expires_at", timestamp_type, nullable=True),
+        sa.Column("revoked_at", timestamp_type, nullable=True),
         sa.PrimaryKeyConstraint("id", name="pk_api_keys"),
         sa.UniqueConstraint("name", name="uq_api_keys_name"),
         sa.UniqueConstraint("prefix", name="uq_api_keys_prefix"),
@@ -33,8 +33,8 @@ def upgrade() -> None:
         "sessions",
         sa.Column("sha256", sa.String(), nullable=False),
         sa.Column("key_id", sa.Integer(), nullable=False),
-        sa.Column("created_at", moment, nullable=False),
-        sa.Column("expires_at", moment, nullable=False),
+        sa.Column("created_at", timestamp_type, nullable=False),
+        sa.Column("expires_at", timestamp_type, nullable=False),
         sa.PrimaryKeyConstraint("sha256", name="pk_sessions"),
         sa.ForeignKeyConstraint(["key_id"], ["api_keys.id"], name="fk_sessions_key_id_api_keys", ondelete="CASCADE"),
     )

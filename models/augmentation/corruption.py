@@ -15,56 +15,58 @@ from simile.core.errors import BadSetting
 
 Corruption = list[tuple[str, float]]
 
-PATCHES = 8  # a mask covers cells of a grid of 8 x 8
+MASK_GRID_SIZE = 8  # a mask covers cells of a grid of 8 x 8
 
 
 def parse_corruption(text: str) -> Corruption:
     """`noise=0.3,mask` as names and amounts; "none" is empty. Raises BadSetting."""
     if text == "none":
         return []
-    return [_parse_one(part.strip(), text) for part in text.split(",")]
+    return [_parse_corruption_term(part.strip(), text) for part in text.split(",")]
 
 
-def _parse_one(part: str, text: str) -> tuple[str, float]:
-    name, equals, amount = part.partition("=")
-    if name not in KINDS:
-        raise BadSetting(f"corrupt can't be {text!r}. Use none, or some of {', '.join(KINDS)}, such as noise=0.2,mask.")
-    usual, largest, _ = KINDS[name]
+def _parse_corruption_term(term: str, text: str) -> tuple[str, float]:
+    name, equals, amount = term.partition("=")
+    if name not in CORRUPTION_KINDS:
+        raise BadSetting(
+            f"corrupt can't be {text!r}. Use none, or some of {', '.join(CORRUPTION_KINDS)}, such as noise=0.2,mask."
+        )
+    usual, largest, _ = CORRUPTION_KINDS[name]
     try:
         value = float(amount) if equals else usual
     except ValueError:
         value = -1.0
     if not 0 < value <= largest:
-        raise BadSetting(f"corrupt can't have {part!r}. Use a number above zero, at most {largest:g}.")
+        raise BadSetting(f"corrupt can't have {term!r}. Use a number above zero, at most {largest:g}.")
     return name, value
 
 
-def corrupted(x: Tensor, corruption: Corruption, generator: torch.Generator) -> Tensor:
+def apply_corruption(x: Tensor, corruption: Corruption, generator: torch.Generator) -> Tensor:
     """(n, C, S, S) in [0, 1] after each corruption in turn; all noise is drawn from `generator`."""
     for name, amount in corruption:
-        x = KINDS[name][2](x, amount, generator)
+        x = CORRUPTION_KINDS[name][2](x, amount, generator)
     return x
 
 
-def _noise(x: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
+def _add_gaussian_noise(x: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
     noise = torch.randn(x.shape, generator=generator).to(x.device)
     return (x + deviation * noise).clamp(0, 1)
 
 
-def _mask(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
+def _mask_patches(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Grey patches over about `share` of the picture."""
-    covered = torch.rand(len(x), 1, PATCHES, PATCHES, generator=generator) < share
+    covered = torch.rand(len(x), 1, MASK_GRID_SIZE, MASK_GRID_SIZE, generator=generator) < share
     cover = F.interpolate(covered.float(), x.shape[-2:], mode="nearest").to(x.device)
     return x * (1 - cover) + 0.5 * cover
 
 
-def _salt(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
+def _add_salt_and_pepper(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """So large a share of the pixels black or white."""
     drawn = torch.rand(len(x), 1, *x.shape[-2:], generator=generator).to(x.device)
     return torch.where(drawn < share / 2, 0.0, torch.where(drawn > 1 - share / 2, 1.0, x))
 
 
-def _blur(x: Tensor, largest: float, generator: torch.Generator) -> Tensor:
+def _blur_randomly(x: Tensor, largest: float, generator: torch.Generator) -> Tensor:
     """A Gaussian blur of each picture, its standard deviation drawn up to `largest` pixels."""
     sigma = (0.1 + largest * torch.rand(len(x), 1, generator=generator)).to(x.device)
     radius = max(1, round(2 * largest))
@@ -77,7 +79,7 @@ def _blur(x: Tensor, largest: float, generator: torch.Generator) -> Tensor:
     return F.conv2d(across, kernel[:, None, :, None], groups=len(kernel)).reshape(x.shape)
 
 
-def _shift(x: Tensor, largest: float, generator: torch.Generator) -> Tensor:
+def _shift_randomly(x: Tensor, largest: float, generator: torch.Generator) -> Tensor:
     """Moved and scaled by up to `largest` of the side, edges repeated."""
     drawn = (2 * torch.rand(len(x), 3, generator=generator) - 1).to(x.device)
     scale, zero = 1 + largest * drawn[:, 0], torch.zeros(len(x), device=x.device)
@@ -86,18 +88,18 @@ def _shift(x: Tensor, largest: float, generator: torch.Generator) -> Tensor:
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
-def _mirror(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
+def _mirror_randomly(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """So large a share of the pictures mirrored left to right."""
     mirrored = (torch.rand(len(x), 1, 1, 1, generator=generator) < share).to(x.device)
     return torch.where(mirrored, x.flip(3), x)
 
 
 # The usual amount, the largest that makes sense, and what does it.
-KINDS: dict[str, tuple[float, float, Callable[[Tensor, float, torch.Generator], Tensor]]] = {
-    "noise": (0.2, 2.0, _noise),
-    "mask": (0.25, 0.95, _mask),
-    "salt": (0.1, 1.0, _salt),
-    "blur": (1.5, 8.0, _blur),
-    "shift": (0.06, 0.5, _shift),
-    "mirror": (0.5, 1.0, _mirror),
+CORRUPTION_KINDS: dict[str, tuple[float, float, Callable[[Tensor, float, torch.Generator], Tensor]]] = {
+    "noise": (0.2, 2.0, _add_gaussian_noise),
+    "mask": (0.25, 0.95, _mask_patches),
+    "salt": (0.1, 1.0, _add_salt_and_pepper),
+    "blur": (1.5, 8.0, _blur_randomly),
+    "shift": (0.06, 0.5, _shift_randomly),
+    "mirror": (0.5, 1.0, _mirror_randomly),
 }

@@ -7,7 +7,7 @@ import torch
 from simile.core.errors import BadSetting
 
 
-def pick_device(name: str) -> torch.device:
+def select_device(name: str) -> torch.device:
     """The device for `auto`, `cpu`, `cuda` or `cuda:N`. Raises BadSetting where it does not exist."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -22,11 +22,11 @@ def pick_device(name: str) -> torch.device:
             f"device {name!r} is not there: torch sees {torch.cuda.device_count()} GPUs. Use --device auto."
         )
     if device.type == "cuda":
-        _make_repeatable()
+        _make_deterministic()
     return device
 
 
-def _make_repeatable() -> None:
+def _make_deterministic() -> None:
     """Equal losses after a resume, and the same vector for a picture alone and in a batch."""
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = False  # TF32 keeps 10 bits, and convolutions use it by default

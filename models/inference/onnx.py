@@ -29,14 +29,14 @@ class OnnxRuntime:
         # Idle threads would keep the cores from those that decode pictures.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(
-            _exported(module, sample), options, providers=["CPUExecutionProvider"]
+            _export_module(module, sample), options, providers=["CPUExecutionProvider"]
         )
 
     def run(self, x: FloatArray) -> tuple[FloatArray, ...]:
         return tuple(self._session.run(None, {"x": x}))
 
 
-def _exported(module: nn.Module, sample: Tensor) -> bytes:
+def _export_module(module: nn.Module, sample: Tensor) -> bytes:
     """The module in ONNX's format, with a free number of inputs."""
     with torch.no_grad():
         outputs = [f"output{position}" for position in range(len(module(sample)))]

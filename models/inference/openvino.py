@@ -31,15 +31,15 @@ class OpenvinoRuntime:
             "PERFORMANCE_HINT": "LATENCY",
             "ENABLE_CPU_PINNING": False,  # or two processes sit on the same core
         }
-        compiled = core.compile_model(_converted(module, sample), "CPU", settings)
-        self._outputs = len(compiled.outputs)
+        compiled = core.compile_model(_convert_module(module, sample), "CPU", settings)
+        self._output_count = len(compiled.outputs)
         self._request = compiled.create_infer_request()
         self._lock = Lock()  # a request holds one set of inputs and outputs
 
     def run(self, x: FloatArray) -> tuple[FloatArray, ...]:
         with self._lock:
             found = self._request.infer([x], share_inputs=True)  # outputs are copies
-            return tuple(found[position] for position in range(self._outputs))
+            return tuple(found[position] for position in range(self._output_count))
 
 
 def shared_core() -> Any:
@@ -49,7 +49,7 @@ def shared_core() -> Any:
     Where another thread drops the core, or two cores are dropped in the order in which they were made, the kernel
     would still write the next signal's frame to the freed address: Ctrl-C then ends the process with SIGSEGV.
     """
-    global _core  # noqa: PLW0603  # one for each process
+    global _core  # one for each process  # noqa: PLW0603
     openvino = import_openvino()
     with _making_core:
         if _core is None:
@@ -68,7 +68,7 @@ def import_openvino() -> ModuleType:
     return import_module("openvino")
 
 
-def _converted(module: nn.Module, sample: Tensor) -> object:
+def _convert_module(module: nn.Module, sample: Tensor) -> object:
     """OpenVINO's model of `module`, with a free number of inputs."""
     frontend = import_module("openvino.frontend").FrontEndManager().load_by_framework("pytorch")
     decoders = import_module("openvino.frontend.pytorch.ts_decoder")

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from simile.core.records import FloatArray
 
-LARGEST_DIFFERENCE = 2e-2
-LOWEST_COSINE = 0.9999
+MAX_RELATIVE_DIFFERENCE = 2e-2
+MIN_COSINE = 0.9999
 # A search compares distances, so what counts is how far a vector moves against how far apart vectors are. In bfloat16
 # they move by 3e-3 to 5e-3 of that, and about 1 % of nearest neighbours change; a tenth of it keeps 99.9 % of them.
-LARGEST_DISPLACEMENT = 4e-4
+MAX_DISPLACEMENT = 4e-4
 
 
 @dataclass(frozen=True)
-class Agreement:
+class RuntimeParity:
     """Outputs of two runtimes for the same inputs.
 
     difference: the largest |fast - eager| over the largest |eager|, the worst of all outputs. cosine: the lowest
@@ -32,29 +32,29 @@ class Agreement:
     cosine: float
     displacement: float
 
-    def refusal(self, exact: bool) -> str | None:
+    def get_rejection_reason(self, exact: bool) -> str | None:
         """Why this is not good enough, or None. `exact`: nearest neighbours have to stay the same, too."""
-        if not self.difference <= LARGEST_DIFFERENCE:  # also NaN
-            return f"differs from eager torch by {self.difference:.2g}, more than {LARGEST_DIFFERENCE}"
-        if not self.cosine >= LOWEST_COSINE:
-            return f"has cosine {self.cosine:.6f} to eager torch, less than {LOWEST_COSINE}"
-        if exact and not self.displacement <= LARGEST_DISPLACEMENT:
-            return f"moves vectors by {self.displacement:.2g} of their distances, more than {LARGEST_DISPLACEMENT}"
+        if not self.difference <= MAX_RELATIVE_DIFFERENCE:  # also NaN
+            return f"differs from eager torch by {self.difference:.2g}, more than {MAX_RELATIVE_DIFFERENCE}"
+        if not self.cosine >= MIN_COSINE:
+            return f"has cosine {self.cosine:.6f} to eager torch, less than {MIN_COSINE}"
+        if exact and not self.displacement <= MAX_DISPLACEMENT:
+            return f"moves vectors by {self.displacement:.2g} of their distances, more than {MAX_DISPLACEMENT}"
         return None
 
 
-def compare(eager: Sequence[FloatArray], fast: Sequence[FloatArray]) -> Agreement:
+def compare_outputs(eager: Sequence[FloatArray], fast: Sequence[FloatArray]) -> RuntimeParity:
     """Agreement of the outputs `fast` with `eager`, arrays (n, …) in the same order, n at least 2."""
     pairs = list(zip(eager, fast, strict=True))
-    difference = max(_largest(one - other) / max(_largest(one), _TINY) for one, other in pairs)
+    difference = max(_max_abs(one - other) / max(_max_abs(one), _EPSILON) for one, other in pairs)
     one, other = (array.reshape(len(array), -1).astype(np.float64, copy=False) for array in pairs[0])  # (n, k)
     lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    cosine = float(((one * other).sum(1) / np.maximum(lengths, _TINY)).min())
+    cosine = float(((one * other).sum(1) / np.maximum(lengths, _EPSILON)).min())
     moved = float(np.linalg.norm(other - one, axis=1).max())
-    return Agreement(float(difference), cosine, moved / max(_median_distance(one), _TINY))
+    return RuntimeParity(float(difference), cosine, moved / max(_compute_median_distance(one), _EPSILON))
 
 
-def smooth_pictures(count: int, channels: int, size: int) -> FloatArray:
+def make_smooth_images(count: int, channels: int, size: int) -> FloatArray:
     """(count, channels, size, size) smooth random pictures in [0, 1], always the same ones.
 
     Sums of noise at several scales whose amplitude falls as 1/frequency, as it does in photographs (Field 1987).
@@ -68,14 +68,14 @@ def smooth_pictures(count: int, channels: int, size: int) -> FloatArray:
     return pictures
 
 
-_TINY = 1e-30  # instead of a division by zero where a network gives zeros
+_EPSILON = 1e-30  # instead of a division by zero where a network gives zeros
 
 
-def _largest(array: FloatArray) -> float:
+def _max_abs(array: FloatArray) -> float:
     return float(np.abs(array).max())
 
 
-def _median_distance(rows: NDArray[np.float64]) -> float:
+def _compute_median_distance(rows: NDArray[np.float64]) -> float:
     """Of all pairs among the first 256 rows (n, k)."""
     rows = rows[:256]
     squares = np.square(rows).sum(1)

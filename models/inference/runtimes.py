@@ -29,14 +29,14 @@ from simile.core.records import FloatArray
 from simile.models.inference.devices import has_fast_bfloat16
 from simile.models.inference.onnx import OnnxRuntime
 from simile.models.inference.openvino import OpenvinoRuntime
-from simile.models.inference.parity import compare
+from simile.models.inference.parity import compare_outputs
 from simile.models.inference.torch_compile import CompiledRuntime
 from simile.models.networks.vae import Network
 
 logger = logging.getLogger(__name__)
 
-SAMPLE = 8  # inputs that a runtime is checked on
-EAGER_FIRST = 128  # inputs that torch has done by the time that a faster runtime has started (0.4 s)
+RUNTIME_SAMPLE_SIZE = 8  # inputs that a runtime is checked on
+EAGER_INPUT_COUNT = 128  # inputs that torch has done by the time that a faster runtime has started (0.4 s)
 
 
 class Runtime(Protocol):
@@ -52,10 +52,10 @@ class Runtime(Protocol):
         ...
 
 
-class Encoding(nn.Module):
+class EncoderModule(nn.Module):
     """Pictures (n, C, S, S) to (mu, log sigma²), each (n, d), or to (mu,) without a variance."""
 
-    searched = True  # by distance, so that a runtime has to keep nearest neighbours
+    is_searched = True  # by distance, so that a runtime has to keep nearest neighbours
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -66,10 +66,10 @@ class Encoding(nn.Module):
         return (mu,) if log_variance is None else (mu, log_variance)
 
 
-class Decoding(nn.Module):
+class DecoderModule(nn.Module):
     """z (n, d) to the mean picture (n, C, S, S) in [0, 1]."""
 
-    searched = False
+    is_searched = False
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class TorchRuntime:
 
     name = "torch-fp32"
 
-    def __init__(self, module: Encoding | Decoding, device: torch.device) -> None:
+    def __init__(self, module: EncoderModule | DecoderModule, device: torch.device) -> None:
         self.module = module.eval()
         self._device = device
 
@@ -95,23 +95,23 @@ class TorchRuntime:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class RuntimeCandidate:
     """A faster runtime. `exact`: what is searched has to keep its nearest neighbours; bfloat16 is asked for by name."""
 
     name: str
     make: Callable[[nn.Module, Tensor], Runtime]
     exact: bool = True
-    bfloat16: bool = False
+    needs_bfloat16: bool = False
 
 
-_OPENVINO = Candidate("openvino-fp32", lambda module, sample: OpenvinoRuntime(module, sample, "fp32"))
-_OPENVINO_BF16 = Candidate(
-    "openvino-bf16", lambda module, sample: OpenvinoRuntime(module, sample, "bf16"), exact=False, bfloat16=True
+_OPENVINO = RuntimeCandidate("openvino-fp32", lambda module, sample: OpenvinoRuntime(module, sample, "fp32"))
+_OPENVINO_BF16 = RuntimeCandidate(
+    "openvino-bf16", lambda module, sample: OpenvinoRuntime(module, sample, "bf16"), exact=False, needs_bfloat16=True
 )
-_ONNXRUNTIME = Candidate("onnxruntime-fp32", OnnxRuntime)
-_COMPILED = Candidate("compile-bf16", CompiledRuntime, exact=False, bfloat16=True)
+_ONNXRUNTIME = RuntimeCandidate("onnxruntime-fp32", OnnxRuntime)
+_COMPILED = RuntimeCandidate("compile-bf16", CompiledRuntime, exact=False, needs_bfloat16=True)
 
-CHOICES: dict[str, tuple[Candidate, ...]] = {
+RUNTIME_CHOICES: dict[str, tuple[RuntimeCandidate, ...]] = {
     "auto": (_OPENVINO, _ONNXRUNTIME),
     "torch": (),
     "openvino": (_OPENVINO, _ONNXRUNTIME),
@@ -121,27 +121,29 @@ CHOICES: dict[str, tuple[Candidate, ...]] = {
 }
 
 
-def candidates(wanted: str, device: torch.device) -> tuple[Candidate, ...]:
+def get_runtime_candidates(runtime_name: str, device: torch.device) -> tuple[RuntimeCandidate, ...]:
     """What to try before torch, in order. Raises BadSetting for a name that is not in CHOICES."""
-    if wanted not in CHOICES:
-        raise BadSetting(f"runtime can't be {wanted!r}. Use {', '.join(CHOICES)}.")
-    return CHOICES[wanted] if device.type == "cpu" else ()
+    if runtime_name not in RUNTIME_CHOICES:
+        raise BadSetting(f"runtime can't be {runtime_name!r}. Use {', '.join(RUNTIME_CHOICES)}.")
+    return RUNTIME_CHOICES[runtime_name] if device.type == "cpu" else ()
 
 
-def make_runtime(module: Encoding | Decoding, sample: FloatArray, wanted: str, device: torch.device) -> Runtime:
+def make_runtime(
+    module: EncoderModule | DecoderModule, sample: FloatArray, runtime_name: str, device: torch.device
+) -> Runtime:
     """The first of `candidates` that gives what torch gives on `sample` (n, …), n at least 2, or torch itself.
 
     Raises BadSetting for an unknown name.
     """
     eager = TorchRuntime(module, device)
-    tried = candidates(wanted, device)
+    tried = get_runtime_candidates(runtime_name, device)
     expected = eager.run(sample) if tried else ()
     if not all(np.isfinite(output).all() for output in expected):
         return eager  # a broken network: there is nothing to agree with, and its caller says so
     refused: list[str] = []
     chosen: Runtime = eager
     for candidate in tried:
-        made = _checked(candidate, eager, sample, expected)
+        made = _check_candidate(candidate, eager, sample, expected)
         if not isinstance(made, str):
             chosen = made
             break
@@ -151,30 +153,30 @@ def make_runtime(module: Encoding | Decoding, sample: FloatArray, wanted: str, d
     return chosen
 
 
-def _checked(
-    candidate: Candidate, eager: TorchRuntime, sample: FloatArray, expected: Sequence[FloatArray]
+def _check_candidate(
+    candidate: RuntimeCandidate, eager: TorchRuntime, sample: FloatArray, expected: Sequence[FloatArray]
 ) -> Runtime | str:
     """The runtime, or why it can't be used."""
-    if candidate.bfloat16 and not has_fast_bfloat16(torch.device("cpu")):
+    if candidate.needs_bfloat16 and not has_fast_bfloat16(torch.device("cpu")):
         return "would be slow: this processor has no bfloat16 instructions"
     try:
         runtime = candidate.make(eager.module, torch.from_numpy(sample[:2]))
         together, first, others = (runtime.run(part) for part in (sample, sample[:1], sample[1:]))
     except ImportError as error:
         return f"is not installed ({error})"
-    except Exception as error:  # noqa: BLE001  # converters raise anything; the log says it, the next candidate goes on
-        return f"can't run it ({type(error).__name__}: {_first_line(error)})"
+    except Exception as error:  # converters raise anything; the log says it, the next candidate goes on  # noqa: BLE001
+        return f"can't run it ({type(error).__name__}: {_get_first_line(error)})"
     apart = [np.concatenate(pair) for pair in zip(first, others, strict=True)]
-    exact = candidate.exact and eager.module.searched
-    refusals = (compare(expected, outputs).refusal(exact) for outputs in (together, apart))
+    exact = candidate.exact and eager.module.is_searched
+    refusals = (compare_outputs(expected, outputs).get_rejection_reason(exact) for outputs in (together, apart))
     return next((refusal for refusal in refusals if refusal), runtime)
 
 
-def _first_line(error: Exception) -> str:
+def _get_first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), "")
 
 
-class RuntimeOnDemand:
+class LazyRuntime:
     """Torch for the first inputs, then what `make_runtime` gives, made when it is needed.
 
     Starting a faster runtime takes about half a second: a command that embeds one picture is done before. A
@@ -182,29 +184,33 @@ class RuntimeOnDemand:
     """
 
     def __init__(
-        self, module: Encoding | Decoding, sample: Callable[[], FloatArray], wanted: str, device: torch.device
+        self,
+        module: EncoderModule | DecoderModule,
+        sample: Callable[[], FloatArray],
+        runtime_name: str,
+        device: torch.device,
     ) -> None:
         self.eager = TorchRuntime(module, device)
-        self._make: Callable[[], Runtime] = lambda: make_runtime(module, sample(), wanted, device)
-        self._made: Runtime | None = None if candidates(wanted, device) else self.eager
-        self._left = EAGER_FIRST if wanted == "auto" else 0
+        self._make_runtime: Callable[[], Runtime] = lambda: make_runtime(module, sample(), runtime_name, device)
+        self._runtime: Runtime | None = None if get_runtime_candidates(runtime_name, device) else self.eager
+        self._eager_inputs_left = EAGER_INPUT_COUNT if runtime_name == "auto" else 0
         self._lock = Lock()
 
     @property
     def name(self) -> str:
         """Of what ran last; before the first input, torch."""
-        return (self._made or self.eager).name
+        return (self._runtime or self.eager).name
 
     def run(self, x: FloatArray) -> tuple[FloatArray, ...]:
-        if self._made is None:
+        if self._runtime is None:
             with self._lock:
-                self._left -= len(x)
-        runtime = self.eager if self._made is None and self._left >= 0 else self.prepare()
+                self._eager_inputs_left -= len(x)
+        runtime = self.eager if self._runtime is None and self._eager_inputs_left >= 0 else self.start()
         return runtime.run(x)
 
-    def prepare(self) -> Runtime:
+    def start(self) -> Runtime:
         """Makes the runtime now: for a process that will be asked for one picture after another."""
         with self._lock:
-            if self._made is None:
-                self._made = self._make()
-            return self._made
+            if self._runtime is None:
+                self._runtime = self._make_runtime()
+            return self._runtime

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-EXCHANGED = 0.4  # share of contents that are taken from the other view
-MOST_PROXIES = 50_000  # pictures with a place of their own: more would cost more than the network
+CONTENT_SWAP_RATE = 0.4  # share of contents that are taken from the other view
+MAX_PROXIES = 50_000  # pictures with a place of their own: more would cost more than the network
 
 
-class Contrast(nn.Module):
+class ContrastiveLoss(nn.Module):
     """How surprising it is that two views are of one picture, in nats: among the batch, and among all pictures.
 
     Every picture of the training set has a proxy, a learned direction that its views are drawn to. Looked at together
@@ -18,10 +18,10 @@ class Contrast(nn.Module):
     (Dosovitskiy et al., arXiv 1406.6909, with directions as in Wu et al., arXiv 1805.01978).
     """
 
-    def __init__(self, pictures: int, dimensions: int, temperature: float) -> None:
+    def __init__(self, image_count: int, dimensions: int, temperature: float) -> None:
         super().__init__()
         self.temperature = temperature
-        self.proxies = nn.Parameter(0.1 * torch.randn(min(pictures, MOST_PROXIES), dimensions))
+        self.proxies = nn.Parameter(0.1 * torch.randn(min(image_count, MAX_PROXIES), dimensions))
 
     def forward(self, first: Tensor, second: Tensor, rows: Tensor | None) -> Tensor:
         """A scalar, of the contents (b, c) of two views of the pictures numbered `rows` (b,), None for unknown ones."""
@@ -47,11 +47,11 @@ def info_nce(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     return 0.5 * (F.cross_entropy(likeness, same) + F.cross_entropy(likeness.T, same))
 
 
-def exchanged(first: Tensor, second: Tensor, content_dim: int, generator: torch.Generator) -> Tensor:
+def swap_content(first: Tensor, second: Tensor, content_dim: int, generator: torch.Generator) -> Tensor:
     """z of the first view (b, d), its first `content_dim` numbers some of the time taken from the second view.
 
     The decoder must then repaint a view from the other view's content: what the views share goes there.
     """
-    other = (torch.rand(len(first), 1, generator=generator) < EXCHANGED).to(first.device)
+    other = (torch.rand(len(first), 1, generator=generator) < CONTENT_SWAP_RATE).to(first.device)
     content = torch.where(other, second[:, :content_dim], first[:, :content_dim])
     return torch.cat([content, first[:, content_dim:]], 1)

@@ -12,7 +12,7 @@ from torch import Tensor
 Likelihood = Literal["gaussian", "bernoulli", "l2", "l1"]
 
 # The variance of rounding to 8 bits: no picture is known better than this, and log(0) is never taken.
-SMALLEST_VARIANCE = (1 / 255) ** 2 / 12
+MIN_VARIANCE = (1 / 255) ** 2 / 12
 
 
 def kl_per_dimension(mu: Tensor, log_variance: Tensor) -> Tensor:
@@ -25,17 +25,17 @@ def kl_divergence(mu: Tensor, log_variance: Tensor) -> Tensor:
     return kl_per_dimension(mu, log_variance).sum(1)
 
 
-def with_free_bits(kl: Tensor, free: float) -> Tensor:
+def apply_free_bits(kl: Tensor, free_bits: float) -> Tensor:
     """What of KL terms (n, d) is charged for, a scalar: no dimension pays for less than `free` nats on average.
 
     Kingma et al., arXiv 1606.04934, appendix C.8, with every dimension a group of its own.
     """
-    return kl.mean(0).clamp_min(free).sum()
+    return kl.mean(0).clamp_min(free_bits).sum()
 
 
 def optimal_variance(x: Tensor, mean: Tensor) -> Tensor:
     """The one variance under which x is likeliest: the mean squared error (Rybkin et al., arXiv 2006.13202)."""
-    return (x - mean).square().mean().clamp_min(SMALLEST_VARIANCE)
+    return (x - mean).square().mean().clamp_min(MIN_VARIANCE)
 
 
 def gaussian_log_likelihood(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
@@ -66,6 +66,6 @@ def reconstruction_log_likelihood(
     return gaussian_log_likelihood(x, mean, optimal_variance(x, mean) if variance is None else variance)
 
 
-def active_units(mu: Tensor, threshold: float = 0.01) -> int:
+def count_active_units(mu: Tensor, threshold: float = 0.01) -> int:
     """How many latent dimensions tell pictures apart: variance of mu above `threshold` (arXiv 1509.00519)."""
     return int((mu.var(dim=0) > threshold).sum())

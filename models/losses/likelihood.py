@@ -20,14 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from simile.core.errors import BadSetting
-from simile.models.losses.elbo import SMALLEST_VARIANCE, kl_divergence
+from simile.models.losses.elbo import MIN_VARIANCE, kl_divergence
 from simile.models.networks.vae import Network
 
 Density = Literal["gaussian", "bernoulli"]
-Box = tuple[int, int, int, int]  # (top, left, height, width) of what is scored, as Preprocessing.content_box()
+ContentBox = tuple[int, int, int, int]  # (top, left, height, width) of what is scored, as Preprocessing.content_box()
 
-CHUNK = 1024  # pictures decoded together
-LEVELS = 256  # of a pixel
+DECODE_CHUNK_SIZE = 1024  # pictures decoded together
+PIXEL_LEVELS = 256  # of a pixel
 
 
 def importance_weighted_log_likelihood(
@@ -37,8 +37,8 @@ def importance_weighted_log_likelihood(
     likelihood: Density,
     samples: int,
     generator: torch.Generator,
-    content_box: Box | None = None,
-    chunk: int = CHUNK,
+    content_box: ContentBox | None = None,
+    chunk: int = DECODE_CHUNK_SIZE,
 ) -> Tensor:
     """log p̂(x) of pictures (n, C, S, S) in [0, 1], (n,) float64 in nats; the noise comes from a CPU generator.
 
@@ -46,7 +46,7 @@ def importance_weighted_log_likelihood(
     without a variance, NoDecoder for one without a decoder.
     """
     found = torch.full((len(x),), -math.inf, dtype=torch.float64)
-    for rows, log_weights in _log_weights(network, x, likelihood, samples, generator, content_box, chunk):
+    for rows, log_weights in _iterate_log_weights(network, x, likelihood, samples, generator, content_box, chunk):
         found[rows] = torch.logaddexp(found[rows], torch.logsumexp(log_weights, dim=1))
     return found - math.log(samples)
 
@@ -58,20 +58,20 @@ def elbo(
     likelihood: Density,
     generator: torch.Generator,
     samples: int = 1,
-    content_box: Box | None = None,
-    chunk: int = CHUNK,
+    content_box: ContentBox | None = None,
+    chunk: int = DECODE_CHUNK_SIZE,
 ) -> Tensor:
     """The evidence lower bound of pictures (n, C, S, S) in [0, 1], (n,) float64 in nats.
 
     The reconstruction term is averaged over `samples` draws from q(z|x), the KL term is exact. Raises as above.
     """
     found = torch.zeros(len(x), dtype=torch.float64)
-    for rows, mu, log_variance in _encoded(network, x, chunk):
+    for rows, mu, log_variance in _iterate_posteriors(network, x, chunk):
         found[rows] = -kl_divergence(mu, log_variance).double().cpu()
-        scored = _scored(network, x[rows], likelihood, content_box)
-        for count in _batches(samples, max(1, chunk // len(mu))):
-            z = _draw(mu, log_variance, count, generator)[0]
-            found[rows] += _log_p_of_x(network, scored, z, likelihood, content_box).sum(1).cpu() / samples
+        scored = _select_values(network, x[rows], likelihood, content_box)
+        for count in _split_samples(samples, max(1, chunk // len(mu))):
+            z = _sample_posterior(mu, log_variance, count, generator)[0]
+            found[rows] += _compute_log_likelihood(network, scored, z, likelihood, content_box).sum(1).cpu() / samples
     return found
 
 
@@ -82,35 +82,35 @@ def bits_per_dimension(nats: float, dimensions: int, likelihood: Density) -> flo
     Bernoulli: - nats / (D ln 2).
     """
     bits = -nats / (dimensions * math.log(2))
-    return bits + math.log2(LEVELS) if likelihood == "gaussian" else bits
+    return bits + math.log2(PIXEL_LEVELS) if likelihood == "gaussian" else bits
 
 
-def _log_weights(
+def _iterate_log_weights(
     network: Network,
     x: Tensor,
     likelihood: Density,
     samples: int,
     generator: torch.Generator,
-    content_box: Box | None,
+    content_box: ContentBox | None,
     chunk: int,
 ) -> Iterator[tuple[slice, Tensor]]:
     """log p(x, z) - log q(z|x) of some pictures and some of their samples at a time: (g, s) float64."""
     together = max(1, chunk // samples)  # pictures, where all samples of several fit
-    for rows, mu, log_variance in _encoded(network, x, together):
-        scored = _scored(network, x[rows], likelihood, content_box)
-        for count in _batches(samples, max(1, chunk // len(mu))):
+    for rows, mu, log_variance in _iterate_posteriors(network, x, together):
+        scored = _select_values(network, x[rows], likelihood, content_box)
+        for count in _split_samples(samples, max(1, chunk // len(mu))):
             with torch.inference_mode():
-                z, noise = _draw(mu, log_variance, count, generator)
+                z, noise = _sample_posterior(mu, log_variance, count, generator)
                 # log p(z) - log q(z|x); the constants cancel.
                 ratio = 0.5 * (noise.square() + log_variance[:, None] - z.square()).sum(2).double()  # (g, s)
-                log_weights = (_log_p_of_x(network, scored, z, likelihood, content_box) + ratio).cpu()
+                log_weights = (_compute_log_likelihood(network, scored, z, likelihood, content_box) + ratio).cpu()
             yield rows, log_weights  # not inside: the mode would reach the caller
 
 
-def _encoded(network: Network, x: Tensor, together: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+def _iterate_posteriors(network: Network, x: Tensor, batch_size: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Slices of the pictures with mu and log sigma², (g, d) each."""
-    for start in range(0, len(x), together):
-        rows = slice(start, min(start + together, len(x)))
+    for start in range(0, len(x), batch_size):
+        rows = slice(start, min(start + batch_size, len(x)))
         with torch.inference_mode():
             mu, log_variance = network.encode(x[rows].to(network.variance.device))
         if log_variance is None:
@@ -118,39 +118,43 @@ def _encoded(network: Network, x: Tensor, together: int) -> Iterator[tuple[slice
         yield rows, mu.float(), log_variance.float()
 
 
-def _draw(mu: Tensor, log_variance: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _sample_posterior(
+    mu: Tensor, log_variance: Tensor, count: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """`count` samples z of q(z|x) for each picture, and the noise they are made of: (g, s, d) each."""
     noise = torch.randn((len(mu), count, mu.shape[1]), generator=generator).to(mu.device)
     return mu[:, None] + noise * torch.exp(0.5 * log_variance)[:, None], noise
 
 
-def _scored(network: Network, x: Tensor, likelihood: Density, box: Box | None) -> Tensor:
+def _select_values(network: Network, x: Tensor, likelihood: Density, box: ContentBox | None) -> Tensor:
     """The values that count, (g, D), of pictures (g, C, S, S)."""
     if likelihood not in ("gaussian", "bernoulli"):
         raise BadSetting(f"likelihood can't be {likelihood!r} here: it is no density. Use gaussian or bernoulli.")
-    return _cropped(x.to(network.variance.device), box).flatten(1)
+    return _crop_to_box(x.to(network.variance.device), box).flatten(1)
 
 
-def _log_p_of_x(network: Network, x: Tensor, z: Tensor, likelihood: Density, box: Box | None) -> Tensor:
+def _compute_log_likelihood(
+    network: Network, x: Tensor, z: Tensor, likelihood: Density, box: ContentBox | None
+) -> Tensor:
     """log p(x|z) of pictures (g, D) for samples (g, s, d), (g, s) float64."""
     with torch.inference_mode():
-        logits = _cropped(network.decode(z.flatten(0, 1)), box).reshape(*z.shape[:2], -1)  # (g, s, D)
+        logits = _crop_to_box(network.decode(z.flatten(0, 1)), box).reshape(*z.shape[:2], -1)  # (g, s, D)
         if likelihood == "bernoulli":
             # x·log p + (1 - x)·log(1 - p) = x·l - log(1 + e^l)
             shown = torch.bmm(logits, x[:, :, None])[:, :, 0]  # (g, s)
             return shown.double() - F.softplus(logits).sum(2).double()
-        variance = network.variance.double().clamp_min(SMALLEST_VARIANCE)
+        variance = network.variance.double().clamp_min(MIN_VARIANCE)
         squared_error = (torch.sigmoid(logits) - x[:, None]).square_().sum(2).double()
         return -0.5 * (squared_error / variance + x.shape[1] * torch.log(2 * math.pi * variance))
 
 
-def _cropped(pictures: Tensor, box: Box | None) -> Tensor:
+def _crop_to_box(images: Tensor, box: ContentBox | None) -> Tensor:
     if box is None:
-        return pictures
+        return images
     top, left, height, width = box
-    return pictures[:, :, top : top + height, left : left + width]
+    return images[:, :, top : top + height, left : left + width]
 
 
-def _batches(samples: int, most: int) -> Iterator[int]:
+def _split_samples(samples: int, max_size: int) -> Iterator[int]:
     """`samples` in parts of at most `most`."""
-    return (min(most, samples - start) for start in range(0, samples, most))
+    return (min(max_size, samples - start) for start in range(0, samples, max_size))

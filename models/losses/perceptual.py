@@ -26,15 +26,15 @@ from torch import Tensor, nn
 from simile.core.errors import BadSetting, NoSuchPath
 from simile.images.transforms import Preprocessing
 from simile.models.inference.encoder import TrainedEncoder
-from simile.models.losses.ssim import WINDOW, ms_ssim
-from simile.models.networks.backbones import PUBLISHED, Backbone, backbone_names, load_weights
-from simile.models.networks.hog import oriented_gradients
+from simile.models.losses.ssim import SSIM_WINDOW, ms_ssim
+from simile.models.networks.backbones import PUBLISHED_WEIGHTS, Backbone, list_backbones, load_backbone_weights
+from simile.models.networks.hog import compute_hog
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow turns colours to grey
-SMALLEST_ENERGY = 1e-4  # maps are about 1; where one is 0 everywhere the slope must stay finite
+LUMA_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow turns colours to grey
+MIN_MAP_ENERGY = 1e-4  # maps are about 1; where one is 0 everywhere the slope must stay finite
 
 
-class Perception(Protocol):
+class PerceptualDistance(Protocol):
     """What a decoder is compared by, beside pixels. `name` tells apart what gives other distances."""
 
     @property
@@ -48,23 +48,23 @@ class Perception(Protocol):
         ...
 
 
-def make_perception(spec: str, channels: int, image_size: int) -> Perception:
+def make_perceptual_distance(spec: str, channels: int, image_size: int) -> PerceptualDistance:
     """The distance that `spec` names, for pictures whose shorter side has `image_size` pixels.
 
     Raises BadSetting for what can't be named or can't be used at this size, NoSuchPath, NoSuchEncoder,
     CheckpointDamaged and DownloadFailed.
     """
     if spec == "gradients":
-        return _gradients(image_size)
+        return _make_hog_distance(image_size)
     if spec == "ms-ssim":
-        if image_size < WINDOW:
-            raise BadSetting(f"features can't be ms-ssim for pictures of {image_size} px: it needs {WINDOW}.")
-        return SimilarityDistance()
+        if image_size < SSIM_WINDOW:
+            raise BadSetting(f"features can't be ms-ssim for pictures of {image_size} px: it needs {SSIM_WINDOW}.")
+        return MsSsimDistance()
     name, colon, file = spec.partition(":")
-    if name in backbone_names() and bool(colon) == bool(file):
-        return _of_backbone(name, file or PUBLISHED, channels, image_size)
+    if name in list_backbones() and bool(colon) == bool(file):
+        return _make_backbone_distance(name, file or PUBLISHED_WEIGHTS, channels, image_size)
     if spec and Path(spec).is_dir():
-        return _of_encoder(Path(spec))
+        return _make_encoder_distance(Path(spec))
     if "/" in spec:
         raise NoSuchPath(spec)
     raise BadSetting(
@@ -74,18 +74,18 @@ def make_perception(spec: str, channels: int, image_size: int) -> Perception:
 
 
 @dataclass(frozen=True)
-class GradientDistance:
+class HogDistance:
     """Oriented gradients in cells of `cell` pixels, of the picture and of `halvings` smaller ones; their mean.
 
     Cells of halved pictures are larger ones of the picture itself, at a quarter of the cost.
     """
 
-    cell: int
+    cell_size: int
     halvings: int
 
     @property
     def name(self) -> str:
-        return f"gradients in cells of {', '.join(str(self.cell << level) for level in range(self.halvings + 1))}"
+        return f"gradients in cells of {', '.join(str(self.cell_size << level) for level in range(self.halvings + 1))}"
 
     def distance(self, clean: Tensor, decoded: Tensor) -> Tensor:
         parts = []
@@ -93,18 +93,18 @@ class GradientDistance:
             if level:
                 clean, decoded = (F.avg_pool2d(pictures, 2, ceil_mode=True) for pictures in (clean, decoded))
             with torch.no_grad():
-                target = oriented_gradients(clean, self.cell)  # (n, k)
-            parts.append((oriented_gradients(decoded, self.cell) - target).square().mean(1))
+                target = compute_hog(clean, self.cell_size)  # (n, k)
+            parts.append((compute_hog(decoded, self.cell_size) - target).square().mean(1))
         return torch.stack(parts).mean(0)  # (n,)
 
 
-def _gradients(image_size: int) -> GradientDistance:
+def _make_hog_distance(image_size: int) -> HogDistance:
     """Cells of 4 and 8 pixels where they fit, and larger ones as long as a picture has 4 by 4 of them."""
     largest = min(image_size, max(8, image_size // 4))
-    return GradientDistance(min(4, image_size), sum(cell <= largest for cell in (8, 16, 32, 64)))
+    return HogDistance(min(4, image_size), sum(cell <= largest for cell in (8, 16, 32, 64)))
 
 
-class SimilarityDistance:
+class MsSsimDistance:
     """1 - MS-SSIM, which is 0 for equal pictures as a squared difference is."""
 
     name = "ms-ssim"
@@ -113,7 +113,7 @@ class SimilarityDistance:
         return 1 - ms_ssim(clean.detach(), decoded)
 
 
-class FeatureDistance:
+class FeatureMapDistance:
     """Feature maps of a frozen network, one at each resolution, each scaled to length 1 over its channels.
 
     No module, so that it is neither trained, nor saved, nor switched to training with what it is used by.
@@ -122,40 +122,40 @@ class FeatureDistance:
     def __init__(self, label: str, prepare: nn.Module, layers: Iterable[nn.Module]) -> None:
         self.prepare = prepare.eval().requires_grad_(False)
         self.layers = nn.ModuleList(layers).eval().requires_grad_(False)
-        self.name = f"{label} {_digest(self.layers)}"
+        self.name = f"{label} {_hash_layers(self.layers)}"
 
     def distance(self, clean: Tensor, decoded: Tensor) -> Tensor:
         self.prepare.to(decoded.device)
         self.layers.to(decoded.device)
         with torch.no_grad():
-            targets = list(self.maps(clean))
+            targets = list(self.iterate_feature_maps(clean))
         parts = [
             (found - target).square().sum(1).flatten(1).mean(1)  # over channels, then over places; where there are any
-            for found, target in zip(self.maps(decoded), targets, strict=True)
+            for found, target in zip(self.iterate_feature_maps(decoded), targets, strict=True)
         ]
         return torch.stack(parts).mean(0)  # (n,)
 
-    def maps(self, x: Tensor) -> Iterator[Tensor]:
+    def iterate_feature_maps(self, x: Tensor) -> Iterator[Tensor]:
         """The last map of each resolution, (n, k, s, s), or (n, k, 1) where there are no places; fp32."""
         before: Tensor | None = None
         x = self.prepare(x)
         for layer in self.layers:
             x = layer(x)
             if before is not None and x.shape[2:] != before.shape[2:]:
-                yield _unit(before)
+                yield _normalise_channels(before)
             before = x
-        yield _unit(x)
+        yield _normalise_channels(x)
 
 
-def _unit(maps: Tensor) -> Tensor:
+def _normalise_channels(maps: Tensor) -> Tensor:
     """Scaled to length 1 over the channels; in fp32, for bfloat16 knows lengths to a hundredth only."""
     maps = maps.float()
     if maps.ndim == 2:
         maps = maps[:, :, None]
-    return maps / (maps.square().sum(1, keepdim=True) + SMALLEST_ENERGY).sqrt()
+    return maps / (maps.square().sum(1, keepdim=True) + MIN_MAP_ENERGY).sqrt()
 
 
-def _digest(layers: nn.Module) -> str:
+def _hash_layers(layers: nn.Module) -> str:
     """Over all weights, so that a training is not resumed with other features."""
     digest = hashlib.sha256()
     for tensor in layers.state_dict().values():
@@ -163,25 +163,25 @@ def _digest(layers: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _of_backbone(name: str, source: str, channels: int, image_size: int) -> FeatureDistance:
+def _make_backbone_distance(name: str, source: str, channels: int, image_size: int) -> FeatureMapDistance:
     backbone = Backbone(name, channels, image_size)
     backbone.drop_classifier()
-    load_weights(backbone, source)
-    return FeatureDistance(name, backbone.prepare, backbone.map_layers())
+    load_backbone_weights(backbone, source)
+    return FeatureMapDistance(name, backbone.prepare, backbone.get_feature_layers())
 
 
-def _of_encoder(folder: Path) -> FeatureDistance:
+def _make_encoder_distance(folder: Path) -> FeatureMapDistance:
     """Of an encoder that simile trained, all the layers before its head."""
     encoder = TrainedEncoder.load(folder, "cpu")
     trunk = encoder.network.encoder.trunk
     prepare: nn.Module = EncoderInput(encoder.preprocessing, encoder.network.encoder.padding)
     if isinstance(trunk, Backbone):
         prepare = nn.Sequential(prepare, trunk.prepare)
-        layers = trunk.map_layers()
+        layers = trunk.get_feature_layers()
     else:
         assert isinstance(trunk, nn.Sequential)
         layers = list(trunk)
-    return FeatureDistance(f"encoder {encoder.fingerprint}", prepare, layers)
+    return FeatureMapDistance(f"encoder {encoder.fingerprint}", prepare, layers)
 
 
 class EncoderInput(nn.Module):
@@ -191,13 +191,13 @@ class EncoderInput(nn.Module):
         super().__init__()
         top, left, height, width = preprocessing.content_box()
         bottom, right = preprocessing.image_size - top - height, preprocessing.image_size - left - width
-        self.channels, self.content = preprocessing.channels, (height, width)
+        self.channels, self.content_size = preprocessing.channels, (height, width)
         self.padding = (left, right + padding, top, bottom + padding)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[1] == 3 and self.channels == 1:
-            x = (x * x.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+            x = (x * x.new_tensor(LUMA_WEIGHTS).view(1, 3, 1, 1)).sum(1, keepdim=True)
         x = x.expand(-1, self.channels, -1, -1)
-        if x.shape[-2:] != self.content:
-            x = F.interpolate(x, self.content, mode="bilinear", antialias=True)
+        if x.shape[-2:] != self.content_size:
+            x = F.interpolate(x, self.content_size, mode="bilinear", antialias=True)
         return F.pad(x, self.padding, mode="replicate")  # (n, C, S, S), as preprocessing pads

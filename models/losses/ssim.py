@@ -13,10 +13,10 @@ from torch import Tensor
 
 from simile.core.errors import BadSetting
 
-WINDOW, WINDOW_SIGMA = 11, 1.5  # pixels
-STABILISERS = (0.01**2, 0.03**2)  # (K·L)² with L = 1, the range of the pixels
+SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # pixels
+SSIM_STABILISERS = (0.01**2, 0.03**2)  # (K·L)² with L = 1, the range of the pixels
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # the 2003 paper's, finest scale first
-SMALLEST_STRUCTURE = 1e-4  # a negative one has no power; 0 would have no slope
+MIN_STRUCTURE = 1e-4  # a negative one has no power; 0 would have no slope
 
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:
@@ -26,9 +26,9 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     scikit-image gives with gaussian_weights=True, use_sample_covariance=False. Raises BadSetting if the shapes
     differ or a side has fewer than 11 pixels.
     """
-    _check(x, y)
+    _check_image_shapes(x, y)
     with torch.autocast(x.device.type, enabled=False):  # differences of squares cancel, more than bfloat16 bears
-        luminance, structure = _terms(x.float(), y.float())
+        luminance, structure = _compute_luminance_and_structure(x.float(), y.float())
         return (luminance * structure).flatten(1).mean(1)
 
 
@@ -39,8 +39,8 @@ def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
     weights of those scaled to sum 1: 4 from 81, 3 from 41, 2 from 21, 1 (which is SSIM) from 11 pixels. Structure
     below 0.0001 counts as 0.0001. Raises BadSetting if the shapes differ or a side has fewer than 11 pixels.
     """
-    _check(x, y)
-    count = scales(min(x.shape[-2:]))
+    _check_image_shapes(x, y)
+    count = count_scales(min(x.shape[-2:]))
     if count == 1:
         return ssim(x, y)
     weights = [weight / sum(SCALE_WEIGHTS[:count]) for weight in SCALE_WEIGHTS[:count]]
@@ -48,51 +48,51 @@ def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
         x, y = x.float(), y.float()
         product = torch.ones(x.shape[:2], device=x.device)  # (n, C)
         for level, weight in enumerate(weights):
-            luminance, structure = _terms(x, y)  # (n, C, S', S') each
+            luminance, structure = _compute_luminance_and_structure(x, y)  # (n, C, S', S') each
             factor = structure if level < count - 1 else luminance * structure
-            product = product * factor.mean((2, 3)).clamp_min(SMALLEST_STRUCTURE).pow(weight)
-            x, y = _halve(x), _halve(y)
+            product = product * factor.mean((2, 3)).clamp_min(MIN_STRUCTURE).pow(weight)
+            x, y = _downsample(x), _downsample(y)
         return product.mean(1)
 
 
-def scales(side: int) -> int:
+def count_scales(side: int) -> int:
     """How many scales MS-SSIM has for pictures whose shorter side has `side` pixels, 0 to 5."""
     # After k halvings, rounded up, the window must still fit.
-    return sum((side - 1 >> level) + 1 >= WINDOW for level in range(len(SCALE_WEIGHTS)))
+    return sum((side - 1 >> level) + 1 >= SSIM_WINDOW for level in range(len(SCALE_WEIGHTS)))
 
 
-def _check(x: Tensor, y: Tensor) -> None:
+def _check_image_shapes(x: Tensor, y: Tensor) -> None:
     if x.shape != y.shape:
         raise BadSetting(f"Pictures of shape {tuple(x.shape)} can't be compared with {tuple(y.shape)}.")
-    if min(x.shape[-2:]) < WINDOW:
-        raise BadSetting(f"SSIM needs pictures of {WINDOW} px or more, and these are {tuple(x.shape[-2:])}.")
+    if min(x.shape[-2:]) < SSIM_WINDOW:
+        raise BadSetting(f"SSIM needs pictures of {SSIM_WINDOW} px or more, and these are {tuple(x.shape[-2:])}.")
 
 
-def _terms(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def _compute_luminance_and_structure(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Luminance and contrast-structure at every place of the window, (n, C, S-10, S-10) each."""
     # Five local means in one convolution: x, y, x², y², xy.
-    means = _blur(torch.cat([x, y, x * x, y * y, x * y], dim=1))
+    means = _compute_gaussian_means(torch.cat([x, y, x * x, y * y, x * y], dim=1))
     mean_x, mean_y, square_x, square_y, product = means.chunk(5, dim=1)
     variances = square_x - mean_x.square() + square_y - mean_y.square()
     covariance = product - mean_x * mean_y
-    c1, c2 = STABILISERS
+    c1, c2 = SSIM_STABILISERS
     luminance = (2 * mean_x * mean_y + c1) / (mean_x.square() + mean_y.square() + c1)
     return luminance, (2 * covariance + c2) / (variances + c2)
 
 
-def _blur(maps: Tensor) -> Tensor:
+def _compute_gaussian_means(maps: Tensor) -> Tensor:
     """Gaussian means of (n, m, S, S) where the window lies fully inside, (n, m, S-10, S-10)."""
-    offsets = torch.arange(WINDOW, device=maps.device, dtype=maps.dtype) - WINDOW // 2
-    bell = torch.exp(-offsets.square() / (2 * WINDOW_SIGMA**2))
+    offsets = torch.arange(SSIM_WINDOW, device=maps.device, dtype=maps.dtype) - SSIM_WINDOW // 2
+    bell = torch.exp(-offsets.square() / (2 * SSIM_SIGMA**2))
     bell = bell / bell.sum()
     count = maps.shape[1]
     rows = F.conv2d(maps, bell.view(1, 1, -1, 1).expand(count, 1, -1, 1), groups=count)
     return F.conv2d(rows, bell.view(1, 1, 1, -1).expand(count, 1, 1, -1), groups=count)
 
 
-def _halve(pictures: Tensor) -> Tensor:
+def _downsample(images: Tensor) -> Tensor:
     """Means of 2×2 pixels; an odd last row or column counts twice, so that nothing darkens at the border."""
-    height, width = pictures.shape[-2:]
+    height, width = images.shape[-2:]
     if height % 2 or width % 2:
-        pictures = F.pad(pictures, (0, width % 2, 0, height % 2), mode="replicate")
-    return F.avg_pool2d(pictures, 2)
+        images = F.pad(images, (0, width % 2, 0, height % 2), mode="replicate")
+    return F.avg_pool2d(images, 2)

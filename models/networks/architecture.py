@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from simile.core.errors import BadSetting, CheckpointDamaged
-from simile.models.networks.backbones import backbone_names
+from simile.models.networks.backbones import list_backbones
 
 LOG_VARIANCE_RANGE = (-12.0, 8.0)  # exp() of it stays far from float32's and bfloat16's limits
-KINDS = ("convolutional", "patches", "residual", "dense")
-SPATIAL = ("convolutional", "residual")  # whose trunk ends in a map
-USUAL_WIDTHS = {"dense": 200}  # 200 as in arXiv 1509.00519
+NETWORK_KINDS = ("convolutional", "patches", "residual", "dense")
+SPATIAL_KINDS = ("convolutional", "residual")  # whose trunk ends in a map
+DEFAULT_WIDTHS = {"dense": 200}  # 200 as in arXiv 1509.00519
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Architecture:
     linear: bool = False
 
     @property
-    def pixels(self) -> int:
+    def value_count(self) -> int:
         """Values of a picture."""
         return self.channels * self.image_size**2
 
@@ -51,14 +51,14 @@ class Architecture:
         return [self.width * min(1 << level, 8) for level in range(halvings)]
 
     @property
-    def inner_side(self) -> int:
+    def bottleneck_side(self) -> int:
         """Side of the smallest feature map; inputs are padded to inner_side · 2^halvings inside the network."""
         return -(-self.image_size // (1 << len(self.widths)))
 
     @property
-    def inner_channels(self) -> int:
+    def bottleneck_channels(self) -> int:
         """Channels of a convolutional bottleneck."""
-        return self.latent_dim // self.inner_side**2
+        return self.latent_dim // self.bottleneck_side**2
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -79,9 +79,9 @@ class Architecture:
 
     def check(self) -> None:
         """Raises BadSetting naming the first value that can't be built."""
-        if self.kind not in KINDS and self.kind not in backbone_names():
+        if self.kind not in NETWORK_KINDS and self.kind not in list_backbones():
             raise BadSetting(
-                f"architecture can't be {self.kind!r}. Use {', '.join(KINDS)}, or a classifier of torchvision "
+                f"architecture can't be {self.kind!r}. Use {', '.join(NETWORK_KINDS)}, or a classifier of torchvision "
                 "such as resnet18."
             )
         limits = {"image_size": (16, 256), "channels": (1, 3), "latent_dim": (1, 65536), "width": (4, 4096)}
@@ -90,23 +90,23 @@ class Architecture:
             if not isinstance(value, int) or not low <= value <= high:
                 raise BadSetting(f"{name} can't be {value!r}. Use {low} to {high}.")
         self._check_bottleneck()
-        if self.linear and (self.kind not in KINDS or self.bottleneck != "dense"):
+        if self.linear and (self.kind not in NETWORK_KINDS or self.bottleneck != "dense"):
             raise BadSetting(
                 f"linear can't be true with architecture {self.kind} and bottleneck {self.bottleneck}. Use one of "
-                f"{', '.join(KINDS)} with a dense bottleneck."
+                f"{', '.join(NETWORK_KINDS)} with a dense bottleneck."
             )
 
     def _check_bottleneck(self) -> None:
         if self.bottleneck == "dense":
             return
-        if self.bottleneck != "convolutional" or self.kind not in SPATIAL:
+        if self.bottleneck != "convolutional" or self.kind not in SPATIAL_KINDS:
             raise BadSetting(
                 f"bottleneck can't be {self.bottleneck!r} with architecture {self.kind}. Use dense, or convolutional "
-                f"with one of {', '.join(SPATIAL)}."
+                f"with one of {', '.join(SPATIAL_KINDS)}."
             )
-        cells = self.inner_side**2
+        cells = self.bottleneck_side**2
         if self.latent_dim % cells:
             raise BadSetting(
-                f"latent_dim can't be {self.latent_dim} with a convolutional bottleneck of {self.inner_side} x "
-                f"{self.inner_side} cells. Use a multiple of {cells}."
+                f"latent_dim can't be {self.latent_dim} with a convolutional bottleneck of {self.bottleneck_side} x "
+                f"{self.bottleneck_side} cells. Use a multiple of {cells}."
             )

@@ -21,36 +21,36 @@ from torch import Tensor, nn
 from simile.core.errors import BadSetting, CheckpointDamaged, DownloadFailed, NoSuchPath
 from simile.models.networks.torchvision_shim import import_torchvision
 
-PUBLISHED = "published"
-CLASSES = 1000  # of ImageNet: what the last layer of every one of these networks tells apart
+PUBLISHED_WEIGHTS = "published"
+IMAGENET_CLASS_COUNT = 1000  # of ImageNet: what the last layer of every one of these networks tells apart
 
 # Of these networks torch's own file format keeps a version number without which they refuse to be loaded.
-_UNLOADABLE = ("mnasnet",)
-_AFTER_MAPS = ("avgpool", "dropout", "fc", "classifier")  # children that come after the last feature map
-_AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # second classifiers, for training alone
-_BUILD = {"googlenet": {"init_weights": True, "aux_logits": False}}
-_BUILD["inception_v3"] = _BUILD["googlenet"]
+_UNLOADABLE_PREFIXES = ("mnasnet",)
+_HEAD_LAYER_NAMES = ("avgpool", "dropout", "fc", "classifier")  # children that come after the last feature map
+_AUXILIARY_PREFIXES = ("AuxLogits.", "aux1.", "aux2.")  # second classifiers, for training alone
+_BUILD_OPTIONS = {"googlenet": {"init_weights": True, "aux_logits": False}}
+_BUILD_OPTIONS["inception_v3"] = _BUILD_OPTIONS["googlenet"]
 # These two were trained on pictures in [-1, 1]; torchvision turns its usual normalisation back into that one.
-_MEAN_AND_STD = dict.fromkeys(_BUILD, ([0.5] * 3, [0.5] * 3))
-_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")  # names in the published files
+_MEAN_AND_STD = dict.fromkeys(_BUILD_OPTIONS, ([0.5] * 3, [0.5] * 3))
+_OLD_DENSENET_NAME = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")  # names in the published files
 
 
 @cache
-def backbone_names() -> tuple[str, ...]:
+def list_backbones() -> tuple[str, ...]:
     """Every classifier of the torchvision that is installed and can be an encoder, sorted."""
     torchvision = import_torchvision()
     names = torchvision.models.list_models(module=torchvision.models)
-    return tuple(sorted(name for name in names if not name.startswith(_UNLOADABLE)))
+    return tuple(sorted(name for name in names if not name.startswith(_UNLOADABLE_PREFIXES)))
 
 
-def check_name(name: str) -> None:
+def check_backbone_name(name: str) -> None:
     """Raises BadSetting, with names that look alike, for what is no backbone."""
-    if name not in backbone_names():
-        near = difflib.get_close_matches(name, backbone_names(), n=4, cutoff=0.5) or ["resnet18", "mobilenet_v3_small"]
+    if name not in list_backbones():
+        near = difflib.get_close_matches(name, list_backbones(), n=4, cutoff=0.5) or ["resnet18", "mobilenet_v3_small"]
         raise BadSetting(f"backbone can't be {name!r}: torchvision has no such classifier. Try {', '.join(near)}.")
 
 
-class Prepare(nn.Module):
+class BackboneInput(nn.Module):
     """Pictures (n, 1 or 3, h, w) in [0, 1] as a network wants them: three channels, its size, its normalisation.
 
     any_size: what is `side` or larger stays; else everything is brought to side x side.
@@ -59,9 +59,9 @@ class Prepare(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, side: int, any_size: bool, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, side: int, accepts_any_size: bool, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self.side, self.any_size = side, any_size
+        self.side, self.accepts_any_size = side, accepts_any_size
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
 
@@ -69,7 +69,7 @@ class Prepare(nn.Module):
         if x.shape[1] == 1:
             x = x.expand(-1, 3, -1, -1)
         height, width = x.shape[-2:]
-        fits = min(height, width) >= self.side if self.any_size else (height, width) == (self.side, self.side)
+        fits = min(height, width) >= self.side if self.accepts_any_size else (height, width) == (self.side, self.side)
         if not fits:
             shrunk = max(height, width) > self.side
             x = F.interpolate(x, (self.side, self.side), mode="bilinear", antialias=shrunk)
@@ -86,35 +86,38 @@ class Backbone(nn.Module):
 
     def __init__(self, name: str, channels: int, image_size: int) -> None:
         super().__init__()
-        check_name(name)
+        check_backbone_name(name)
         models = import_torchvision().models
         published = models.get_model_weights(name).DEFAULT
         transform = published.transforms()
         smallest = max(published.meta["min_size"])
         # Transformers are published with the size of their pictures as the smallest one.
-        self.any_size: bool = smallest < min(transform.crop_size)
+        self.accepts_any_size: bool = smallest < min(transform.crop_size)
         self.name, self.channels = name, channels
-        side = max(image_size, smallest) if self.any_size else smallest
+        side = max(image_size, smallest) if self.accepts_any_size else smallest
         mean, std = _MEAN_AND_STD.get(name, (transform.mean, transform.std))
-        self.prepare = Prepare(side, self.any_size, mean, std)
-        self.body: nn.Module = models.get_model(name, weights=None, **_BUILD.get(name, {}))
-        last, self.features = _take_off_last(self.body)
-        self.left_out: tuple[str, ...] = (f"{last}.", *_AUXILIARY)  # beginnings of names that a file may have beside
+        self.prepare = BackboneInput(side, self.accepts_any_size, mean, std)
+        self.body: nn.Module = models.get_model(name, weights=None, **_BUILD_OPTIONS.get(name, {}))
+        last, self.num_features = _remove_classifier(self.body)
+        self.ignored_prefixes: tuple[str, ...] = (
+            f"{last}.",
+            *_AUXILIARY_PREFIXES,
+        )  # beginnings of names that a file may have beside
 
     def forward(self, x: Tensor) -> Tensor:
         features: Tensor = self.body(self.prepare(x))
         return features.flatten(1)  # (n, features)
 
-    def map_layers(self) -> list[nn.Module]:
+    def get_feature_layers(self) -> list[nn.Module]:
         """The layers that give feature maps, to be called one after another on what `prepare` gives.
 
         A transformer is one layer, whose only map is the penultimate activations.
         """
-        if not self.any_size:
+        if not self.accepts_any_size:
             return [self.body]
         layers: list[nn.Module] = []
         for name, child in self.body.named_children():
-            if name not in _AFTER_MAPS:
+            if name not in _HEAD_LAYER_NAMES:
                 layers += list(child) if type(child) is nn.Sequential else [child]
         while isinstance(layers[-1], nn.MaxPool2d):  # what comes before it says more
             layers.pop()
@@ -122,18 +125,18 @@ class Backbone(nn.Module):
 
     def drop_classifier(self) -> None:
         """Leaves the layers that `map_layers` gives: of vgg16 a tenth. `load_weights` then asks for those alone."""
-        for name, _ in list(self.body.named_children()) if self.any_size else []:
-            if name in _AFTER_MAPS:
+        for name, _ in list(self.body.named_children()) if self.accepts_any_size else []:
+            if name in _HEAD_LAYER_NAMES:
                 setattr(self.body, name, nn.Identity())
-                self.left_out += (f"{name}.",)
+                self.ignored_prefixes += (f"{name}.",)
 
 
-def _take_off_last(body: nn.Module) -> tuple[str, int]:
+def _remove_classifier(body: nn.Module) -> tuple[str, int]:
     """Replaces the layer that tells ImageNet's classes apart; gives its name and how many numbers it was given."""
     for name, layer in reversed(list(body.named_modules())):
-        if isinstance(layer, nn.Linear) and layer.out_features == CLASSES:
+        if isinstance(layer, nn.Linear) and layer.out_features == IMAGENET_CLASS_COUNT:
             features = layer.in_features
-        elif isinstance(layer, nn.Conv2d) and layer.out_channels == CLASSES:  # squeezenet
+        elif isinstance(layer, nn.Conv2d) and layer.out_channels == IMAGENET_CLASS_COUNT:  # squeezenet
             features = layer.in_channels
         else:
             continue
@@ -141,39 +144,39 @@ def _take_off_last(body: nn.Module) -> tuple[str, int]:
         setattr(body.get_submodule(parent), child, nn.Identity())
         return name, features
     raise BadSetting(
-        f"backbone can't be {type(body).__name__}: it has no last layer of {CLASSES} classes. Try resnet18."
+        f"backbone can't be {type(body).__name__}: it has no last layer of {IMAGENET_CLASS_COUNT} classes. Try resnet18."
     )
 
 
-def load_weights(backbone: Backbone, source: str) -> None:
+def load_backbone_weights(backbone: Backbone, source: str) -> None:
     """Puts weights into a backbone: "published" ones, downloaded once, or those of a .safetensors, .pt or .pth file.
 
     A file has torchvision's names for the weights, with or without those of the classifier. Raises DownloadFailed,
     NoSuchPath, CheckpointDamaged (no file of weights) and BadSetting (weights of another network).
     """
-    weights = _published(backbone.name) if source == PUBLISHED else _read(Path(source))
-    _put(backbone, weights, source)
+    weights = _download_weights(backbone.name) if source == PUBLISHED_WEIGHTS else _read_weights_file(Path(source))
+    _apply_weights(backbone, weights, source)
 
 
-def _published(name: str) -> Mapping[str, Tensor]:
+def _download_weights(name: str) -> Mapping[str, Tensor]:
     weights = import_torchvision().models.get_model_weights(name).DEFAULT
     kept = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
     try:
         state: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except Exception as error:  # what a network or a damaged file leads to has no common type
         raise DownloadFailed(
-            f"The published weights of {name} could not be had from {weights.url} ({_reason(error)}). Check the "
+            f"The published weights of {name} could not be had from {weights.url} ({_get_error_reason(error)}). Check the "
             f"network and delete {kept} if it is there, or download that address elsewhere and name the file."
         ) from error
     return state
 
 
-def _read(path: Path) -> Mapping[str, Tensor]:
+def _read_weights_file(path: Path) -> Mapping[str, Tensor]:
     """Tensors by name, from a file without pickled code."""
     if not path.exists():
         raise NoSuchPath(path)
     if path.suffix not in (".safetensors", ".pt", ".pth"):
-        raise BadSetting(f"weights can't be {path}. Use {PUBLISHED}, or a .safetensors, .pt or .pth file.")
+        raise BadSetting(f"weights can't be {path}. Use {PUBLISHED_WEIGHTS}, or a .safetensors, .pt or .pth file.")
     try:
         loaded: Any = (
             load_file(path)
@@ -182,7 +185,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         )
     except Exception as error:  # damaged bytes make torch's unpickler fail in every way there is
         raise CheckpointDamaged(
-            f"{path} can't be read as weights ({_reason(error)}). Get it again, or save model.state_dict() alone."
+            f"{path} can't be read as weights ({_get_error_reason(error)}). Get it again, or save model.state_dict() alone."
         ) from error
     for wrapped in ("state_dict", "model"):  # what training scripts put around it
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapped), dict):
@@ -192,27 +195,27 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     return loaded
 
 
-def _put(backbone: Backbone, weights: Mapping[str, Tensor], source: str) -> None:
-    state = {_OLD_DENSENET.sub(r"\1\2", name): tensor for name, tensor in weights.items()}
-    state = {name: tensor for name, tensor in state.items() if not name.startswith(backbone.left_out)}
+def _apply_weights(backbone: Backbone, weights: Mapping[str, Tensor], source: str) -> None:
+    state = {_OLD_DENSENET_NAME.sub(r"\1\2", name): tensor for name, tensor in weights.items()}
+    state = {name: tensor for name, tensor in state.items() if not name.startswith(backbone.ignored_prefixes)}
     try:
         missing, unexpected = backbone.body.load_state_dict(state, strict=False)
     except RuntimeError as error:  # other shapes
-        raise BadSetting(_misfit(backbone, source, str(error).splitlines()[1].strip())) from None
+        raise BadSetting(_make_mismatch_message(backbone, source, str(error).splitlines()[1].strip())) from None
     if missing or unexpected:
-        named = f"it lacks {_some(missing)}" if missing else f"it has {_some(unexpected)} too"
-        raise BadSetting(_misfit(backbone, source, named))
+        named = f"it lacks {_format_names(missing)}" if missing else f"it has {_format_names(unexpected)} too"
+        raise BadSetting(_make_mismatch_message(backbone, source, named))
 
 
-def _misfit(backbone: Backbone, source: str, how: str) -> str:
-    return f"{source} does not fit {backbone.name}: {how}. Name a file of {backbone.name}, or the network it is of."
+def _make_mismatch_message(backbone: Backbone, source: str, reason: str) -> str:
+    return f"{source} does not fit {backbone.name}: {reason}. Name a file of {backbone.name}, or the network it is of."
 
 
-def _some(names: list[str]) -> str:
+def _format_names(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _reason(error: Exception) -> str:
+def _get_error_reason(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError):  # torch's own message tells how to run the code in a file
         return "damaged, or more in it than tensors"
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

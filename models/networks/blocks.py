@@ -24,7 +24,7 @@ class ResidualBlock(nn.Module):
         return x + change
 
 
-def _xavier(layer: nn.Linear) -> nn.Linear:
+def _init_xavier(layer: nn.Linear) -> nn.Linear:
     """Glorot and Bengio's initial weights, made for tanh."""
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)

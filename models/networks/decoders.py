@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from simile.models.networks.architecture import Architecture
-from simile.models.networks.blocks import ResidualBlock, _xavier
+from simile.models.networks.blocks import ResidualBlock, _init_xavier
 
 
 class ConvDecoder(nn.Module):
@@ -14,12 +14,14 @@ class ConvDecoder(nn.Module):
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        widths, side = architecture.widths, architecture.inner_side
+        widths, side = architecture.widths, architecture.bottleneck_side
         self.image_size = architecture.image_size
         self.root: nn.Module
         if architecture.bottleneck == "convolutional":
-            shape = (architecture.inner_channels, side, side)
-            self.root = nn.Sequential(nn.Unflatten(1, shape), nn.Conv2d(architecture.inner_channels, widths[-1], 1))
+            shape = (architecture.bottleneck_channels, side, side)
+            self.root = nn.Sequential(
+                nn.Unflatten(1, shape), nn.Conv2d(architecture.bottleneck_channels, widths[-1], 1)
+            )
         else:
             self.root = nn.Sequential(
                 nn.Linear(architecture.latent_dim, widths[-1] * side**2), nn.Unflatten(1, (widths[-1], side, side))
@@ -48,13 +50,13 @@ class DenseDecoder(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         shape = (architecture.channels, architecture.image_size, architecture.image_size)
-        width, pixels = architecture.width, architecture.pixels
+        width, pixels = architecture.width, architecture.value_count
         first, second, last = (
             nn.Linear(architecture.latent_dim, width),
             nn.Linear(width, width),
             nn.Linear(width, pixels),
         )
-        self.layers = nn.Sequential(_xavier(first), nn.Tanh(), _xavier(second), nn.Tanh(), _xavier(last))
+        self.layers = nn.Sequential(_init_xavier(first), nn.Tanh(), _init_xavier(second), nn.Tanh(), _init_xavier(last))
         self.shape = nn.Unflatten(1, shape)
 
     def forward(self, z: Tensor) -> Tensor:

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from simile.models.networks.architecture import KINDS, LOG_VARIANCE_RANGE, SPATIAL, Architecture
+from simile.models.networks.architecture import LOG_VARIANCE_RANGE, NETWORK_KINDS, SPATIAL_KINDS, Architecture
 from simile.models.networks.backbones import Backbone
-from simile.models.networks.blocks import ResidualBlock, _xavier
-from simile.models.networks.hog_layers import Edges
+from simile.models.networks.blocks import ResidualBlock, _init_xavier
+from simile.models.networks.hog_layers import HogFeatures
 
 
 class PatchTrunk(nn.Module):
@@ -22,21 +22,23 @@ class PatchTrunk(nn.Module):
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        self.colour = architecture.channels == 3
+        self.has_colour = architecture.channels == 3
         first, *widths = architecture.widths[1:]
-        layers: list[nn.Module] = [nn.Conv2d(architecture.channels + self.colour, first, 4, 4, bias=False)]
+        layers: list[nn.Module] = [nn.Conv2d(architecture.channels + self.has_colour, first, 4, 4, bias=False)]
         for width in widths:
             layers += [nn.BatchNorm2d(first), nn.SiLU(), nn.Conv2d(first, width, 3, 2, 1, bias=False)]
             first = width
         self.layers = nn.Sequential(*layers, nn.BatchNorm2d(first), nn.SiLU())
-        self.features = first * (architecture.inner_side**2 + 2)
+        self.num_features = first * (architecture.bottleneck_side**2 + 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.layers(torch.cat([x, _lightness(x)], 1) if self.colour else x)  # (n, width, side, side)
+        hidden = self.layers(
+            torch.cat([x, _compute_relative_luma(x)], 1) if self.has_colour else x
+        )  # (n, width, side, side)
         return torch.cat([hidden.flatten(1), hidden.mean((2, 3)), hidden.amax((2, 3))], 1)
 
 
-def _lightness(x: Tensor) -> Tensor:
+def _compute_relative_luma(x: Tensor) -> Tensor:
     """(n, 1, S, S) of colours (n, 3, S, S): ITU-R 601, brought to one mean and deviation in every picture."""
     light = 0.299 * x[:, :1] + 0.587 * x[:, 1:2] + 0.114 * x[:, 2:]
     centred = light - light.mean((2, 3), keepdim=True)
@@ -49,26 +51,26 @@ class Encoder(nn.Module):
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        self.trunk, features = _trunk(architecture)  # to (n, width, side, side), or (n, width)
+        self.trunk, features = _build_trunk(architecture)  # to (n, width, side, side), or (n, width)
         outputs = architecture.latent_dim * (2 if architecture.variational else 1)
         self.head: nn.Module
         if architecture.bottleneck == "convolutional":
-            cells = architecture.inner_side**2
+            cells = architecture.bottleneck_side**2
             self.head = nn.Sequential(nn.Conv2d(features // cells, outputs // cells, 1), nn.Flatten())
-        elif features == outputs and architecture.kind not in KINDS:
+        elif features == outputs and architecture.kind not in NETWORK_KINDS:
             self.head = nn.Flatten()  # a backbone's own penultimate layer is the embedding
         else:
             self.head = nn.Sequential(nn.Flatten(), nn.Linear(features, outputs))
         if architecture.edges:
-            self.edges = Edges(architecture.image_size)
-            self.edge_head = nn.Linear(self.edges.features, outputs)
+            self.edges = HogFeatures(architecture.image_size)
+            self.edge_head = nn.Linear(self.edges.num_features, outputs)
         self.has_edges, self.has_linear = architecture.edges, architecture.linear
         if architecture.linear:
-            self.linear = nn.Linear(architecture.pixels, architecture.latent_dim)
+            self.linear = nn.Linear(architecture.value_count, architecture.latent_dim)
         self.variational = architecture.variational
-        self.sphere = architecture.sphere
-        padded = architecture.inner_side << len(architecture.widths)
-        self.padding = padded - architecture.image_size if architecture.kind in (*SPATIAL, "patches") else 0
+        self.content_dim = architecture.sphere
+        padded = architecture.bottleneck_side << len(architecture.widths)
+        self.padding = padded - architecture.image_size if architecture.kind in (*SPATIAL_KINDS, "patches") else 0
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -80,22 +82,22 @@ class Encoder(nn.Module):
         mu, log_variance = outputs.chunk(2, dim=1) if self.variational else (outputs, None)  # (n, d) each
         if self.has_linear:
             mu = mu + self.linear(x.flatten(1)).float()
-        if self.sphere:
-            on_sphere = F.normalize(mu[:, : self.sphere], dim=1) * self.sphere**0.5
-            mu = torch.cat([on_sphere, mu[:, self.sphere :]], 1)
+        if self.content_dim:
+            on_sphere = F.normalize(mu[:, : self.content_dim], dim=1) * self.content_dim**0.5
+            mu = torch.cat([on_sphere, mu[:, self.content_dim :]], 1)
         return mu, None if log_variance is None else log_variance.clamp(*LOG_VARIANCE_RANGE)
 
 
-def _trunk(architecture: Architecture) -> tuple[nn.Module, int]:
+def _build_trunk(architecture: Architecture) -> tuple[nn.Module, int]:
     """Everything before the head, and how many numbers it gives."""
     if architecture.kind == "dense":
-        return _dense_trunk(architecture), architecture.width
-    if architecture.kind not in KINDS:
+        return _build_dense_trunk(architecture), architecture.width
+    if architecture.kind not in NETWORK_KINDS:
         backbone = Backbone(architecture.kind, architecture.channels, architecture.image_size)
-        return backbone, backbone.features
+        return backbone, backbone.num_features
     if architecture.kind == "patches":
         patches = PatchTrunk(architecture)
-        return patches, patches.features
+        return patches, patches.num_features
     layers: list[nn.Module] = []
     channels = architecture.channels
     for width in architecture.widths:
@@ -103,13 +105,13 @@ def _trunk(architecture: Architecture) -> tuple[nn.Module, int]:
         layers += [nn.Conv2d(channels, width, 4, 2, 1, bias=False), nn.BatchNorm2d(width), nn.SiLU()]
         layers += [ResidualBlock(width)] if architecture.kind == "residual" else []
         channels = width
-    return nn.Sequential(*layers), channels * architecture.inner_side**2
+    return nn.Sequential(*layers), channels * architecture.bottleneck_side**2
 
 
-def _dense_trunk(architecture: Architecture) -> nn.Sequential:
+def _build_dense_trunk(architecture: Architecture) -> nn.Sequential:
     """Two hidden layers of tanh units: the network of arXiv 1509.00519, section 5."""
     first, second = (
-        nn.Linear(architecture.pixels, architecture.width),
+        nn.Linear(architecture.value_count, architecture.width),
         nn.Linear(architecture.width, architecture.width),
     )
-    return nn.Sequential(nn.Flatten(), _xavier(first), nn.Tanh(), _xavier(second), nn.Tanh())
+    return nn.Sequential(nn.Flatten(), _init_xavier(first), nn.Tanh(), _init_xavier(second), nn.Tanh())

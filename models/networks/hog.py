@@ -16,16 +16,16 @@ from torch import Tensor
 
 from simile.core.errors import BadSetting
 
-Contrast = Literal["none", "local", "both"]
+ContrastMode = Literal["none", "local", "both"]
 
 # A gradient below this has no direction worth a vote; it also keeps every root away from its infinite slope at 0.
-SMALLEST_GRADIENT = 1e-4
-SMALLEST_ENERGY = 1e-6
+MIN_GRADIENT = 1e-4
+MIN_CELL_ENERGY = 1e-6
 # Contrast below this is noise and is not enlarged to full strength (roots of mean gradients, so 0.1 is weak).
-FLAT_CONTRAST = 0.1
+MIN_CONTRAST = 0.1
 
 
-def oriented_gradients(x: Tensor, cell: int, bins: int = 8, contrast: Contrast = "local") -> Tensor:
+def compute_hog(x: Tensor, cell_size: int, bins: int = 8, contrast: ContrastMode = "local") -> Tensor:
     """Histograms of gradient directions in cells of `cell` pixels, (n, k), of pictures x (n, C, S, S) in [0, 1].
 
     k = bins · ⌈S / cell⌉², direction by direction, in each the cells row by row; twice that for contrast "both".
@@ -41,16 +41,18 @@ def oriented_gradients(x: Tensor, cell: int, bins: int = 8, contrast: Contrast =
     unless 1 <= cell <= S and bins >= 2.
     """
     side = min(x.shape[-2:])
-    if not 1 <= cell <= side or bins < 2:
-        raise BadSetting(f"Cells of {cell} px in {bins} directions don't fit pictures of {side} px.")
+    if not 1 <= cell_size <= side or bins < 2:
+        raise BadSetting(f"Cells of {cell_size} px in {bins} directions don't fit pictures of {side} px.")
     with torch.autocast(x.device.type, enabled=False):  # roots of small sums lose too much in bfloat16
-        votes = _votes(*_strongest_gradient(x.float()), bins)  # (n, bins, S, S)
-        roots = (_pool(votes, cell) + SMALLEST_ENERGY).sqrt()  # (n, bins, cells, cells)
-        parts = {"none": [roots], "local": [_normalise(roots)], "both": [roots, _normalise(roots)]}[contrast]
+        votes = _vote_for_bins(*_compute_strongest_gradient(x.float()), bins)  # (n, bins, S, S)
+        roots = (_pool_cells(votes, cell_size) + MIN_CELL_ENERGY).sqrt()  # (n, bins, cells, cells)
+        parts = {"none": [roots], "local": [_normalise_contrast(roots)], "both": [roots, _normalise_contrast(roots)]}[
+            contrast
+        ]
         return torch.cat([part.flatten(1) for part in parts], dim=1)
 
 
-def _strongest_gradient(x: Tensor) -> tuple[Tensor, Tensor]:
+def _compute_strongest_gradient(x: Tensor) -> tuple[Tensor, Tensor]:
     """Central differences to the right and down, (n, S, S) each, of the channel where they are largest."""
     around = F.pad(x, (1, 1, 1, 1), mode="replicate")
     right = around[:, :, 1:-1, 2:] - around[:, :, 1:-1, :-2]  # (n, C, S, S)
@@ -61,14 +63,14 @@ def _strongest_gradient(x: Tensor) -> tuple[Tensor, Tensor]:
     return right.gather(1, strongest)[:, 0], down.gather(1, strongest)[:, 0]
 
 
-def _votes(right: Tensor, down: Tensor, bins: int) -> Tensor:
+def _vote_for_bins(right: Tensor, down: Tensor, bins: int) -> Tensor:
     """The gradient's length shared between the directions near its own, (n, bins, S, S).
 
     A direction that is off a bin's centre by a gets max(0, cos 2a)^p: smooth, without the arc tangent, whose slope
     explodes in flat places. p, a power of two and 4 for 8 bins, makes a bell about as wide as linear interpolation
     between two bins is.
     """
-    squared = right.square() + down.square() + SMALLEST_GRADIENT**2  # (n, S, S)
+    squared = right.square() + down.square() + MIN_GRADIENT**2  # (n, S, S)
     # Twice the angle makes a direction and its opposite one.
     double = torch.stack([right.square() - down.square(), 2 * right * down], 1) / squared[:, None]  # (n, 2, S, S)
     centres = torch.arange(bins, device=right.device) * (2 * math.pi / bins)
@@ -79,22 +81,22 @@ def _votes(right: Tensor, down: Tensor, bins: int) -> Tensor:
     return share * squared.sqrt()[:, None]
 
 
-def _pool(votes: Tensor, cell: int) -> Tensor:
+def _pool_cells(votes: Tensor, cell_size: int) -> Tensor:
     """Weighted means over windows twice as wide as a cell and centred on it, (n, bins, cells down, cells across)."""
-    down, across = (_tents(side, cell, votes) for side in votes.shape[-2:])
+    down, across = (_make_tent_weights(side, cell_size, votes) for side in votes.shape[-2:])
     return down @ votes @ across.T
 
 
-def _tents(side: int, cell: int, like: Tensor) -> Tensor:
+def _make_tent_weights(side: int, cell_size: int, like: Tensor) -> Tensor:
     """What each pixel along a side counts in each cell, (cells, side): most in the middle, 0 a cell away from it."""
-    cells = -(-side // cell)
-    middles = (torch.arange(cells, device=like.device, dtype=like.dtype) + 0.5) * cell
+    cells = -(-side // cell_size)
+    middles = (torch.arange(cells, device=like.device, dtype=like.dtype) + 0.5) * cell_size
     pixels = torch.arange(side, device=like.device, dtype=like.dtype) + 0.5
-    return (1 - (middles[:, None] - pixels).abs() / cell).clamp_min(0) / cell
+    return (1 - (middles[:, None] - pixels).abs() / cell_size).clamp_min(0) / cell_size
 
 
-def _normalise(roots: Tensor) -> Tensor:
+def _normalise_contrast(roots: Tensor) -> Tensor:
     """Every cell divided by the contrast around it: values are free of lighting."""
     energy = roots.square().sum(1, keepdim=True)  # (n, 1, cells, cells)
     around = F.avg_pool2d(energy, 3, stride=1, padding=1, count_include_pad=False)
-    return roots / (around + FLAT_CONTRAST**2).sqrt()
+    return roots / (around + MIN_CONTRAST**2).sqrt()

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     pass
 
 
-class WithLinearPath(nn.Module):
+class LinearPathDecoder(nn.Module):
     """Logits (n, C, S, S) of a decoder, plus a linear map of z (n, d)."""
 
-    def __init__(self, decoder: nn.Module, latent_dim: int, pixels: int) -> None:
+    def __init__(self, decoder: nn.Module, latent_dim: int, value_count: int) -> None:
         super().__init__()
         self.decoder = decoder
-        self.linear = nn.Linear(latent_dim, pixels)
+        self.linear = nn.Linear(latent_dim, value_count)
 
     def forward(self, z: Tensor) -> Tensor:
         logits: Tensor = self.decoder(z)

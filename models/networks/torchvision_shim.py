@@ -19,7 +19,7 @@ _library: torch.library.Library | None = None
 def import_torchvision() -> ModuleType:
     """The torchvision package, with its operators declared where they are missing."""
     try:
-        import torchvision  # noqa: PLC0415  # costs a second; only datasets need it
+        import torchvision  # costs a second; only datasets need it  # noqa: PLC0415
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
@@ -29,7 +29,7 @@ def import_torchvision() -> ModuleType:
 
 
 def _declare_operators() -> None:
-    global _library  # noqa: PLW0603  # torch forgets the definitions when the Library object dies
+    global _library  # torch forgets the definitions when the Library object dies  # noqa: PLW0603
     _library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for name in _OPERATORS:
         _library.define(f"{name}{_SIGNATURE}")  # type: ignore[no-untyped-call]

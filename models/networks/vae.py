@@ -20,7 +20,7 @@ from simile.core.errors import NoDecoder
 from simile.models.networks.architecture import Architecture
 from simile.models.networks.decoders import ConvDecoder, DenseDecoder
 from simile.models.networks.encoders import Encoder
-from simile.models.networks.linear_path import WithLinearPath
+from simile.models.networks.linear_path import LinearPathDecoder
 
 
 class Network(nn.Module):
@@ -41,7 +41,7 @@ class Network(nn.Module):
         if architecture.decoder:
             self.decoder = DenseDecoder(architecture) if architecture.kind == "dense" else ConvDecoder(architecture)
             if architecture.linear:
-                self.decoder = WithLinearPath(self.decoder, architecture.latent_dim, architecture.pixels)
+                self.decoder = LinearPathDecoder(self.decoder, architecture.latent_dim, architecture.value_count)
         if architecture.classes:
             self.classifier = nn.Linear(architecture.latent_dim, architecture.classes)
         self.register_buffer("variance", torch.tensor(0.1))  # of pixels in [0, 1], before anything is known
@@ -62,7 +62,7 @@ class Network(nn.Module):
         return logits
 
 
-def adapt_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def rename_legacy_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights under today's names: the first version's head was a bare linear layer."""
     renamed = {"encoder.head.weight": "encoder.head.1.weight", "encoder.head.bias": "encoder.head.1.bias"}
     return {renamed.get(name, name): tensor for name, tensor in weights.items()}

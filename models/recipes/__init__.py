@@ -61,7 +61,7 @@ class Recipe:
     metric: Literal["l2", "cosine"]
 
     @property
-    def decoder(self) -> bool:
+    def has_decoder(self) -> bool:
         """A classifier alone has none."""
         return not self.classifier
 
@@ -75,7 +75,7 @@ class Recipe:
         return asdict(self)
 
 
-def recipe_names() -> list[str]:
+def list_recipes() -> list[str]:
     """The recipes that this version brings, sorted."""
     return sorted(
         entry.name.removesuffix(".toml") for entry in files(__name__).iterdir() if entry.name.endswith(".toml")
@@ -84,26 +84,26 @@ def recipe_names() -> list[str]:
 
 def load_recipe(name: str, **overrides: object) -> Recipe:
     """The recipe `name`; `overrides` that are not None win. Raises BadSetting."""
-    values = _read(name) | {key: value for key, value in overrides.items() if value is not None}
+    values = _read_recipe(name) | {key: value for key, value in overrides.items() if value is not None}
     if values["features"] != "gradients" and "features_from" not in overrides:
         values["features_from"] = "picture"  # only gradients can be had from the latent
     known = {field.name for field in fields(Recipe)}
     if unknown := (values.keys() | {"name"}) ^ known:
         raise BadSetting(f"recipe {name!r} has missing or unknown settings: {', '.join(sorted(unknown))}.")
     recipe = Recipe(name=name, **values)
-    _check(recipe)
+    _check_recipe(recipe)
     return recipe
 
 
-def _read(name: str) -> dict[str, Any]:
-    if name not in recipe_names():
-        raise BadSetting(f"recipe can't be {name!r}. This version has: {', '.join(recipe_names())}.")
+def _read_recipe(name: str) -> dict[str, Any]:
+    if name not in list_recipes():
+        raise BadSetting(f"recipe can't be {name!r}. This version has: {', '.join(list_recipes())}.")
     values = tomllib.loads((files(__name__) / f"{name}.toml").read_text(encoding="utf-8"))
     base = values.pop("base", None)
-    return values if base is None else _read(base) | values
+    return values if base is None else _read_recipe(base) | values
 
 
-def _check(recipe: Recipe) -> None:
+def _check_recipe(recipe: Recipe) -> None:
     """Raises BadSetting naming the first setting that can't be used, or that contradicts another."""
     for setting in ("latent_dim", "epochs", "batch_size", "learning_rate", "temperature"):
         if not getattr(recipe, setting) > 0:
@@ -111,9 +111,9 @@ def _check(recipe: Recipe) -> None:
     for setting in ("beta", "free_bits", "pixel_weight", "feature_weight", "contrast_weight"):
         if getattr(recipe, setting) < 0:
             raise BadSetting(f"{setting} can't be {getattr(recipe, setting)}. Use zero or more.")
-    _check_choice(recipe, "likelihood", ("gaussian", "bernoulli", "l2", "l1"))
-    _check_choice(recipe, "features_from", ("picture", "latent"))
-    _check_choice(recipe, "metric", ("l2", "cosine"))
+    _check_recipe_choice(recipe, "likelihood", ("gaussian", "bernoulli", "l2", "l1"))
+    _check_recipe_choice(recipe, "features_from", ("picture", "latent"))
+    _check_recipe_choice(recipe, "metric", ("l2", "cosine"))
     if recipe.features_from == "latent" and recipe.features != "gradients":
         raise BadSetting(
             f"features can't be {recipe.features!r} from the latent. Use gradients, or features_from picture."
@@ -131,7 +131,7 @@ def _check(recipe: Recipe) -> None:
     parse_corruption(recipe.corrupt)
 
 
-def _check_choice(recipe: Recipe, setting: str, choices: tuple[str, ...]) -> None:
+def _check_recipe_choice(recipe: Recipe, setting: str, choices: tuple[str, ...]) -> None:
     if getattr(recipe, setting) not in choices:
         raise BadSetting(f"{setting} can't be {getattr(recipe, setting)!r}. Use {' or '.join(choices)}.")
 

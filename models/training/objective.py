@@ -16,43 +16,45 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from simile.images.transforms import Pixels, Preprocessing
-from simile.models.augmentation.corruption import corrupted, parse_corruption
-from simile.models.augmentation.geometric import MILD, Strength, views
-from simile.models.losses.contrastive import Contrast, exchanged
+from simile.models.augmentation.corruption import apply_corruption, parse_corruption
+from simile.models.augmentation.geometric import MILD_STRENGTH, AugmentationStrength, augment
+from simile.models.losses.contrastive import ContrastiveLoss, swap_content
 from simile.models.losses.elbo import (
+    apply_free_bits,
     kl_divergence,
     kl_per_dimension,
     optimal_variance,
     reconstruction_log_likelihood,
-    with_free_bits,
 )
-from simile.models.losses.perceptual import Perception
-from simile.models.networks.hog_layers import EdgeHead
+from simile.models.losses.perceptual import PerceptualDistance
+from simile.models.networks.hog_layers import HogHead
 from simile.models.networks.vae import Network, reparametrise
 from simile.models.recipes import Recipe, parse_variance
 
 ClassNumbers = NDArray[np.int64]
-CPU = torch.device("cpu")
+CPU_DEVICE = torch.device("cpu")
 
 # The first view stands for the picture as it is indexed, the second for a copy that somebody made of it.
-LEFT_CLEAN = 0.6  # share of first views that are not altered at all
-REPAINTED = 48  # first views of a batch that are decoded: they teach the decoder enough, and cost as much as the rest
+CLEAN_VIEW_RATE = 0.6  # share of first views that are not altered at all
+MAX_DECODED_VIEWS = (
+    48  # first views of a batch that are decoded: they teach the decoder enough, and cost as much as the rest
+)
 # Copies are altered little at first, and fully from a part of the training on: what is hard is learned after all.
-RAMP, GENTLE = 0.4, 0.25
+STRENGTH_RAMP, INITIAL_STRENGTH = 0.4, 0.25
 
 
 @dataclass(frozen=True)
-class Batch:
+class TrainingBatch:
     """pictures: (b, C, S, S) in [0, 1], as the network sees them. labels: (b,) class numbers.
 
     rows: (b,) their numbers in the training set; None for pictures that are not in it. large: (b, C, R, R), the same
     pictures at a larger size that copies are made from, where they are kept.
     """
 
-    pictures: Tensor
+    images: Tensor
     labels: Tensor | None = None
     rows: Tensor | None = None
-    large: Tensor | None = None
+    large_images: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -70,15 +72,15 @@ class Objective(nn.Module):
         self,
         recipe: Recipe,
         preprocessing: Preprocessing,
-        perception: Perception | None = None,
-        edge_head: EdgeHead | None = None,
-        contrast: Contrast | None = None,
+        perceptual_distance: PerceptualDistance | None = None,
+        edge_head: HogHead | None = None,
+        contrast: ContrastiveLoss | None = None,
         *,
-        frozen: bool = False,
+        freeze_encoder: bool = False,
     ) -> None:
         super().__init__()
-        self.recipe, self.preprocessing, self.frozen = recipe, preprocessing, frozen
-        self.perception, self.edge_head, self.contrast = perception, edge_head, contrast
+        self.recipe, self.preprocessing, self.freeze_encoder = recipe, preprocessing, freeze_encoder
+        self.perceptual_distance, self.edge_head, self.contrast = perceptual_distance, edge_head, contrast
         self.corruption = parse_corruption(recipe.corrupt)
         self.fixed_variance = parse_variance(recipe.variance)
         if recipe.variance == "learned":
@@ -86,31 +88,34 @@ class Objective(nn.Module):
         self.content_dim = recipe.content_dim or recipe.latent_dim
 
     def forward(
-        self, network: Network, batch: Batch, generator: torch.Generator, beta: float, done: float = 1.0
+        self, network: Network, batch: TrainingBatch, generator: torch.Generator, beta: float, progress: float = 1.0
     ) -> Terms:
         """The terms of one batch, `done` (0 to 1) of the training behind it; all noise is drawn from `generator`."""
-        with torch.autocast(batch.pictures.device.type, enabled=False):
-            seen, target = self._inputs(batch, generator, done)  # (v·b, C, S, S) with v views, (b, C, S, S)
+        with torch.autocast(batch.images.device.type, enabled=False):
+            seen, target = self._make_inputs(batch, generator, progress)  # (v·b, C, S, S) with v views, (b, C, S, S)
         mu, log_variance = network.encode(seen)  # (v·b, d) each
-        if self.frozen:
+        if self.freeze_encoder:
             mu, log_variance = mu.detach(), None
         if self.recipe.classifier:
-            return self._classified(network, mu, batch.labels)
+            return self._compute_classification_terms(network, mu, batch.labels)
         z = mu if log_variance is None else reparametrise(mu, log_variance, generator)
         if self.contrast is not None:
             first, second = z.chunk(2)
-            z, target = exchanged(first, second, self.content_dim, generator)[:REPAINTED], target[:REPAINTED]
-        inner, logits = self.content(target), self.content(network.decode(z))
+            z, target = (
+                swap_content(first, second, self.content_dim, generator)[:MAX_DECODED_VIEWS],
+                target[:MAX_DECODED_VIEWS],
+            )
+        inner, logits = self.crop_content(target), self.crop_content(network.decode(z))
         likelihood = self.recipe.likelihood
-        reconstruction = reconstruction_log_likelihood(inner, logits, likelihood, self._variance()).mean()
+        reconstruction = reconstruction_log_likelihood(inner, logits, likelihood, self._get_variance()).mean()
         parts = {"reconstruction": reconstruction}
         gain = self.recipe.pixel_weight * reconstruction
         if log_variance is not None:
             kl = kl_per_dimension(mu, log_variance)  # (v·b, d)
             parts["kl"] = kl.sum(1).mean()
-            gain = gain - beta * with_free_bits(kl, self.recipe.free_bits)
-        if self.perception is not None:
-            parts["features"] = self._features(self.perception, inner, logits)
+            gain = gain - beta * apply_free_bits(kl, self.recipe.free_bits)
+        if self.perceptual_distance is not None:
+            parts["features"] = self._compute_feature_log_likelihood(self.perceptual_distance, inner, logits)
         if self.edge_head is not None:
             parts["features"] = self.edge_head.log_likelihood(z, target)
         if "features" in parts:
@@ -123,61 +128,67 @@ class Objective(nn.Module):
         self._track_variance(network, inner, logits)
         return Terms(loss, parts)
 
-    def content(self, x: Tensor) -> Tensor:
+    def crop_content(self, x: Tensor) -> Tensor:
         """The part of (n, C, S, S) that is picture: padding is neither scored nor learned."""
         top, left, height, width = self.preprocessing.content_box()
         return x[:, :, top : top + height, left : left + width]
 
     @torch.no_grad()
-    def measured(
+    def measure_elbo(
         self, network: Network, x: Tensor, mu: Tensor, log_variance: Tensor | None, generator: torch.Generator
     ) -> dict[str, Tensor]:
         """Both parts of the ELBO in nats per picture, and the mean squared error at z = mu, of clean x (n, C, S, S).
 
         A Gaussian is scored under the variance that the network keeps.
         """
-        inner = self.content(x)
-        at_mean = self.content(network.decode(mu))
+        inner = self.crop_content(x)
+        at_mean = self.crop_content(network.decode(mu))
         squared_error = (torch.sigmoid(at_mean) - inner).square().mean()
-        if log_variance is None or self.frozen:
+        if log_variance is None or self.freeze_encoder:
             logits, kl = at_mean, torch.zeros(())
         else:
-            logits = self.content(network.decode(reparametrise(mu, log_variance, generator)))
+            logits = self.crop_content(network.decode(reparametrise(mu, log_variance, generator)))
             kl = kl_divergence(mu, log_variance).mean()
         reconstruction = reconstruction_log_likelihood(inner, logits, self.recipe.likelihood, network.variance)
         return {"reconstruction": reconstruction.mean(), "kl": kl, "squared_error": squared_error}
 
-    def _inputs(self, batch: Batch, generator: torch.Generator, done: float) -> tuple[Tensor, Tensor]:
+    def _make_inputs(self, batch: TrainingBatch, generator: torch.Generator, progress: float) -> tuple[Tensor, Tensor]:
         """What the encoder sees, (v·b, C, S, S), and what the decoder is asked for, (b, C, S, S)."""
-        shown = batch.pictures
+        shown = batch.images
         if self.contrast is None:
-            return corrupted(shown, self.corruption, generator), shown
+            return apply_corruption(shown, self.corruption, generator), shown
         size, device = shown.shape[-1], shown.device
-        large = (shown if batch.large is None else batch.large).cpu()  # copies are made there, for any device
+        large = (
+            shown if batch.large_images is None else batch.large_images
+        ).cpu()  # copies are made there, for any device
         first = shown.cpu().clone()
-        altered = (torch.rand(len(first), generator=generator) >= LEFT_CLEAN).nonzero()[:, 0]
+        altered = (torch.rand(len(first), generator=generator) >= CLEAN_VIEW_RATE).nonzero()[:, 0]
         if len(altered):
-            first[altered] = views(large[altered], size, generator, MILD)
-        strength = Strength().scaled(min(1.0, GENTLE + (1 - GENTLE) * done / RAMP))
-        seen = torch.cat([first, views(large, size, generator, strength)])
-        return corrupted(seen, self.corruption, generator).to(device), first.to(device)
+            first[altered] = augment(large[altered], size, generator, MILD_STRENGTH)
+        strength = AugmentationStrength().scale(
+            min(1.0, INITIAL_STRENGTH + (1 - INITIAL_STRENGTH) * progress / STRENGTH_RAMP)
+        )
+        seen = torch.cat([first, augment(large, size, generator, strength)])
+        return apply_corruption(seen, self.corruption, generator).to(device), first.to(device)
 
-    def _classified(self, network: Network, mu: Tensor, labels: Tensor | None) -> Terms:
+    def _compute_classification_terms(self, network: Network, mu: Tensor, labels: Tensor | None) -> Terms:
         assert labels is not None
         logits = network.classifier(mu).float()  # (b, classes)
         cross_entropy = F.cross_entropy(logits, labels)
         accuracy = (logits.argmax(1) == labels).float().mean()
         return Terms(cross_entropy, {"cross_entropy": cross_entropy, "accuracy": accuracy})
 
-    def _features(self, perception: Perception, inner: Tensor, logits: Tensor) -> Tensor:
+    def _compute_feature_log_likelihood(
+        self, perceptual_distance: PerceptualDistance, inner: Tensor, logits: Tensor
+    ) -> Tensor:
         """log-likelihood of the clean picture's features, optimal variance, up to a constant; a mean in nats.
 
         They count as many values as the picture has, so that neither side drowns the other at any size.
         """
-        distance = perception.distance(inner, torch.sigmoid(logits)).mean()
+        distance = perceptual_distance.distance(inner, torch.sigmoid(logits)).mean()
         return -0.5 * logits[0].numel() * distance.clamp_min(1e-8).log()
 
-    def _variance(self) -> Tensor | None:
+    def _get_variance(self) -> Tensor | None:
         """Of the Gaussian p(x|z); None: the optimal one of the batch."""
         if self.recipe.variance == "learned":
             return self.log_variance.exp()
@@ -188,7 +199,7 @@ class Objective(nn.Module):
         """The variance for scoring pictures outside training; of the optimal one a running mean."""
         if not network.training:
             return
-        known = self._variance()
+        known = self._get_variance()
         if known is not None:
             network.variance.copy_(known)
         else:
@@ -196,21 +207,26 @@ class Objective(nn.Module):
 
 
 def make_batch(
-    pictures: Pixels,
+    images: Pixels,
     labels: ClassNumbers | None,
     rows: NDArray[np.int64],
-    device: torch.device = CPU,
+    device: torch.device = CPU_DEVICE,
     binarise: torch.Generator | None = None,
-    large: Pixels | None = None,
-) -> Batch:
+    large_images: Pixels | None = None,
+) -> TrainingBatch:
     """Pictures (n, S, S, C) uint8 of `rows` as a batch; with a generator each value is drawn as 0 or 1."""
-    x = _unit(pictures, rows).to(device)
+    x = _to_unit_tensor(images, rows).to(device)
     if binarise is not None:
         x = (torch.rand(x.shape, generator=binarise).to(device) < x).float()
     chosen = None if labels is None else torch.from_numpy(labels[rows]).to(device)
-    return Batch(x, chosen, torch.from_numpy(rows).to(device), None if large is None else _unit(large, rows))
+    return TrainingBatch(
+        x,
+        chosen,
+        torch.from_numpy(rows).to(device),
+        None if large_images is None else _to_unit_tensor(large_images, rows),
+    )
 
 
-def _unit(pictures: Pixels, rows: NDArray[np.int64]) -> Tensor:
+def _to_unit_tensor(images: Pixels, rows: NDArray[np.int64]) -> Tensor:
     """(n, S, S, C) uint8 of `rows` as (b, C, S, S) in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pictures[rows])).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(np.ascontiguousarray(images[rows])).permute(0, 3, 1, 2).float() / 255

@@ -11,65 +11,69 @@ from simile.images.rendering import line_chart, sheets
 from simile.images.transforms import Pixels
 from simile.models.checkpoints.checkpoint import write_json
 from simile.models.inference.encoder import TrainedEncoder
-from simile.models.training.loop import Trained
+from simile.models.training.loop import TrainingResult
 
-SHOWN = 16  # originals beside reconstructions
-SAMPLES = 36
+REPORT_RECONSTRUCTION_COUNT = 16  # originals beside reconstructions
+REPORT_SAMPLE_COUNT = 36
 
 
-def write_report(folder: Path, trained: Trained, encoder: TrainedEncoder, seed: int) -> None:
+def write_training_report(folder: Path, result: TrainingResult, encoder: TrainedEncoder, seed: int) -> None:
     """report.json, curves.png, reconstructions.png and samples.png."""
     write_json(
         folder / "report.json",
         {
             "fingerprint": encoder.fingerprint,
-            "best_epoch": trained.best_epoch,
-            "stopped": trained.stopped,
-            "warnings": trained.warnings,
+            "best_epoch": result.best_epoch,
+            "stopped": result.stop_reason,
+            "warnings": result.warnings,
             "latent_dim": encoder.latent_dim,
             "unit": "nats per picture; squared_error is the mean over values in [0, 1]",
-            "best": trained.history[trained.best_epoch - 1],
-            "epochs": trained.history,
+            "best": result.history[result.best_epoch - 1],
+            "epochs": result.history,
         },
     )
-    (folder / "curves.png").write_bytes(_curves(trained))
+    (folder / "curves.png").write_bytes(_draw_loss_curves(result))
     if not encoder.has_decoder:
         return
-    spread = np.linspace(0, len(trained.validation) - 1, min(SHOWN, len(trained.validation))).astype(int)
-    (folder / "reconstructions.png").write_bytes(_reconstructions(trained.validation[spread], encoder))
+    spread = np.linspace(
+        0, len(result.validation_images) - 1, min(REPORT_RECONSTRUCTION_COUNT, len(result.validation_images))
+    ).astype(int)
+    (folder / "reconstructions.png").write_bytes(_draw_reconstructions(result.validation_images[spread], encoder))
     if encoder.has_variance:
-        (folder / "samples.png").write_bytes(_samples(encoder, seed))
+        (folder / "samples.png").write_bytes(_draw_samples(encoder, seed))
 
 
-def _curves(trained: Trained) -> bytes:
+def _draw_loss_curves(result: TrainingResult) -> bytes:
     """Each part of the loss that was measured on both sides: where they part, the network over-fits."""
-    both = [part for part in trained.history[0]["train"] if part in trained.history[0]["validation"]]
+    both = [part for part in result.history[0]["train"] if part in result.history[0]["validation"]]
     series = {
-        f"{part}, {split}": [(float(epoch["epoch"]), float(epoch[split][part])) for epoch in trained.history]
+        f"{part}, {split}": [(float(epoch["epoch"]), float(epoch[split][part])) for epoch in result.history]
         for part in both
         for split in ("train", "validation")
     }
-    return line_chart.curves(
+    return line_chart.draw_line_chart(
         series, title="Parts of the loss, training against validation", x_label="epoch", y_label="nats per picture"
     )
 
 
-def _reconstructions(originals: Pixels, encoder: TrainedEncoder) -> bytes:
+def _draw_reconstructions(originals: Pixels, encoder: TrainedEncoder) -> bytes:
     decoded = encoder.decode(encoder.encode(originals).mu)
-    return sheets.pair_rows(_shown(originals, encoder), _from_decoded(decoded, encoder), columns=8)
+    return sheets.draw_reconstruction_pairs(
+        _crop_to_content(originals, encoder), _convert_decoded(decoded, encoder), columns=8
+    )
 
 
-def _samples(encoder: TrainedEncoder, seed: int) -> bytes:
-    z = np.random.default_rng(seed).standard_normal((SAMPLES, encoder.latent_dim)).astype(np.float32)
-    return sheets.grid(_from_decoded(encoder.decode(z), encoder), columns=9)
+def _draw_samples(encoder: TrainedEncoder, seed: int) -> bytes:
+    z = np.random.default_rng(seed).standard_normal((REPORT_SAMPLE_COUNT, encoder.latent_dim)).astype(np.float32)
+    return sheets.draw_image_grid(_convert_decoded(encoder.decode(z), encoder), columns=9)
 
 
-def _from_decoded(decoded: FloatArray, encoder: TrainedEncoder) -> Pixels:
+def _convert_decoded(decoded: FloatArray, encoder: TrainedEncoder) -> Pixels:
     _, _, height, width = encoder.preprocessing.content_box()
     return np.stack([encoder.preprocessing.to_pixels(picture, width, height) for picture in decoded])
 
 
-def _shown(batch: Pixels, encoder: TrainedEncoder) -> Pixels:
+def _crop_to_content(batch: Pixels, encoder: TrainedEncoder) -> Pixels:
     """(n, S, S, C) as the content alone, (n, h, w, 3)."""
     top, left, height, width = encoder.preprocessing.content_box()
     inner = batch[:, top : top + height, left : left + width]

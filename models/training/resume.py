@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from simile.core.atomic_write import write_durably
+from simile.core.atomic_write import write_atomically
 from simile.core.errors import BadSetting, CheckpointDamaged
 from simile.models.networks.vae import Network
 
@@ -32,70 +32,77 @@ class EpochState:
     best_weights: dict[str, Tensor] | None = None
 
     def add_epoch(
-        self, train: dict[str, float], measured: dict[str, float], schedule: dict[str, float], network: Network
+        self,
+        train_means: dict[str, float],
+        validation_means: dict[str, float],
+        schedule: dict[str, float],
+        network: Network,
     ) -> None:
         """Notes an epoch, and keeps its weights if its validation objective is the best so far."""
         self.history.append(
             {
                 "epoch": self.epoch,
                 "step": self.step,
-                "train": train,
-                "validation": measured,
+                "train": train_means,
+                "validation": validation_means,
                 **schedule,
                 "seconds": round(self.seconds, 2),
             }
         )
-        if self.best_epoch == 0 or measured["objective"] > self.history[self.best_epoch - 1]["validation"]["objective"]:
+        if (
+            self.best_epoch == 0
+            or validation_means["objective"] > self.history[self.best_epoch - 1]["validation"]["objective"]
+        ):
             self.best_epoch = self.epoch
             self.best_weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
 
-def save_state(
+def save_training_state(
     folder: Path,
     identity: dict[str, Any],
     modules: Mapping[str, nn.Module],
     optimiser: torch.optim.Optimizer,
     generator: torch.Generator,
-    at: EpochState,
+    state: EpochState,
 ) -> None:
     """One file, so that tensors and numbers can't be of two epochs: the numbers are its metadata."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         f"{name}.{key}": tensor for name, module in modules.items() for key, tensor in module.state_dict().items()
     }
-    tensors |= {f"best.{name}": tensor for name, tensor in (at.best_weights or {}).items()}
+    tensors |= {f"best.{name}": tensor for name, tensor in (state.best_weights or {}).items()}
     for index, values in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": value for name, value in values.items()}
     tensors["generator"] = generator.get_state()
-    numbers = {name: value for name, value in vars(at).items() if name != "best_weights"}
+    numbers = {name: value for name, value in vars(state).items() if name != "best_weights"}
     metadata = {"identity": json.dumps(identity), "at": json.dumps(numbers)}
     flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_durably(folder / "state.safetensors", lambda path: save_file(flat, path, metadata))
+    write_atomically(folder / "state.safetensors", lambda path: save_file(flat, path, metadata))
 
 
-def has_state(folder: Path) -> bool:
+def has_training_state(folder: Path) -> bool:
     """Whether `folder` holds an unfinished training."""
     return (folder / "state.safetensors").is_file()
 
 
 def can_resume(folder: Path, identity: dict[str, Any]) -> bool:
     """Whether `folder` holds an unfinished training of these very pictures and settings."""
-    if not has_state(folder):
+    if not has_training_state(folder):
         return False
     try:
-        stored, _ = _read(folder)
+        stored, _ = _read_state_file(folder)
     except CheckpointDamaged:
         return False
-    return _differing(json.loads(stored["identity"]), identity) == []
+    return _find_differences(json.loads(stored["identity"]), identity) == []
 
 
-def require_state(folder: Path) -> None:
+def require_training_state(folder: Path) -> None:
     """Raises BadSetting where there is nothing to resume."""
-    if not has_state(folder):
+    if not has_training_state(folder):
         raise BadSetting(f"{folder} holds no unfinished training to resume. Leave out --resume.")
 
 
-def load_state(
+def load_training_state(
     folder: Path,
     identity: dict[str, Any],
     modules: Mapping[str, nn.Module],
@@ -103,19 +110,19 @@ def load_state(
     generator: torch.Generator,
 ) -> EpochState:
     """Puts everything back and gives the numbers. Raises BadSetting where it is another run's, CheckpointDamaged."""
-    require_state(folder)
-    metadata, tensors = _read(folder)
+    require_training_state(folder)
+    metadata, tensors = _read_state_file(folder)
     _check_identity(folder, json.loads(metadata["identity"]), identity)
     for name, module in modules.items():
-        module.load_state_dict(_under(f"{name}.", tensors))
-    _load_optimiser(optimiser, _under("optimiser.", tensors))
+        module.load_state_dict(_select_prefix(f"{name}.", tensors))
+    _load_optimiser_state(optimiser, _select_prefix("optimiser.", tensors))
     generator.set_state(tensors["generator"])
     at = EpochState(**json.loads(metadata["at"]))
-    at.best_weights = _under("best.", tensors) or None
+    at.best_weights = _select_prefix("best.", tensors) or None
     return at
 
 
-def _read(folder: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+def _read_state_file(folder: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     path = folder / "state.safetensors"
     try:
         with safe_open(path, "pt") as file:
@@ -124,11 +131,11 @@ def _read(folder: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         raise CheckpointDamaged(f"{path} can't be read ({error}). Leave out --resume to start again.") from None
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _select_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def _load_optimiser_state(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     weights = [weight for group in optimiser.param_groups for weight in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -140,13 +147,13 @@ def _load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
-def _check_identity(folder: Path, stored: dict[str, Any], given: dict[str, Any]) -> None:
-    if differing := _differing(stored, given):
+def _check_identity(folder: Path, stored: dict[str, Any], expected: dict[str, Any]) -> None:
+    if differing := _find_differences(stored, expected):
         raise BadSetting(
             f"The unfinished training in {folder} was started with other {' and '.join(differing)}. "
             "Give the same pictures and options, or leave out --resume to start again."
         )
 
 
-def _differing(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
-    return [name for name in given if stored.get(name) != json.loads(json.dumps(given[name]))]
+def _find_differences(stored: dict[str, Any], expected: dict[str, Any]) -> list[str]:
+    return [name for name in expected if stored.get(name) != json.loads(json.dumps(expected[name]))]

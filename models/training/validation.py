@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 
 from simile.images.transforms import Pixels
-from simile.models.losses.elbo import active_units
+from simile.models.losses.elbo import count_active_units
 from simile.models.networks.vae import Network
 from simile.models.training.objective import ClassNumbers, Objective, make_batch
 
-VALIDATED_TOGETHER = 500  # pictures in one forward pass
+VALIDATION_BATCH_SIZE = 500  # pictures in one forward pass
 ELBO_PARTS = {"reconstruction", "kl"}  # measured on clean pictures
 
 
 def validate(
     network: Network,
     objective: Objective,
-    pictures: Pixels,
-    large: Pixels | None,
+    images: Pixels,
+    large_images: Pixels | None,
     labels: ClassNumbers | None,
     autocast: Any,
     seed: int,
@@ -36,29 +36,29 @@ def validate(
     objective.eval()
     generator = torch.Generator().manual_seed(seed)
     device, recipe = network.variance.device, objective.recipe
-    sums, means = Sums(), []
+    sums, means = RunningMeans(), []
     with torch.inference_mode(), autocast:
-        for start in range(0, len(pictures), VALIDATED_TOGETHER):
-            rows = np.arange(start, min(start + VALIDATED_TOGETHER, len(pictures)))
-            batch = make_batch(pictures, labels, rows, device, generator if recipe.binarise else None, large)
-            x = batch.pictures
+        for start in range(0, len(images), VALIDATION_BATCH_SIZE):
+            rows = np.arange(start, min(start + VALIDATION_BATCH_SIZE, len(images)))
+            batch = make_batch(images, labels, rows, device, generator if recipe.binarise else None, large_images)
+            x = batch.images
             mu, log_variance = network.encode(x)
             means.append(mu.float().cpu())
             if network.decoder is not None:
-                sums.add(len(x), objective.measured(network, x, mu, log_variance, generator))
+                sums.add(len(x), objective.measure_elbo(network, x, mu, log_variance, generator))
             if not recipe.is_plain:
                 unknown = replace(batch, rows=None)
                 terms = objective(network, unknown, generator, recipe.beta)
                 loss = {"loss": terms.loss}
                 sums.add(len(x), loss | {name: terms.parts[name] for name in terms.parts.keys() - ELBO_PARTS})
-    found = sums.means()
+    found = sums.compute_means()
     if "reconstruction" in found:
         found["elbo"] = found["reconstruction"] - recipe.beta * found["kl"]
     found["objective"] = found["elbo"] if recipe.is_plain else -found["loss"]
-    return {**found, "active_units": active_units(torch.cat(means))}
+    return {**found, "active_units": count_active_units(torch.cat(means))}
 
 
-class Sums:
+class RunningMeans:
     """Running sums of per-picture figures."""
 
     def __init__(self) -> None:
@@ -71,6 +71,6 @@ class Sums:
             self.totals[name] = self.totals.get(name, 0.0) + count * figure.double().item()
             self.counts[name] = self.counts.get(name, 0) + count
 
-    def means(self) -> dict[str, float]:
+    def compute_means(self) -> dict[str, float]:
         """The mean of each figure over all pictures."""
         return {name: total / self.counts[name] for name, total in self.totals.items()}

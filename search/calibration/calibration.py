@@ -16,33 +16,33 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from simile.search.queries import Among, Certainty
+from simile.search.queries import Confidence, ReferencePopulation
 
-Doubles = NDArray[np.float64]
+Float64Array = NDArray[np.float64]
 
-RATE = 0.01  # share of the pictures that belong there that may be called unlike it
-MOST_RATE = 0.1  # a small sample can't say it at that share, and beyond this one it says nothing
-GROWN = 1.5  # times as many pictures, or as few: measured anew
-STEPS = 256  # distances at which the expectation is kept
-SIGNALS = ("reconstruction", "distance", "sigma")
+FALSE_ALARM_RATE = 0.01  # share of the pictures that belong there that may be called unlike it
+MAX_FALSE_ALARM_RATE = 0.1  # a small sample can't say it at that share, and beyond this one it says nothing
+MAX_GROWTH_FACTOR = 1.5  # times as many pictures, or as few: measured anew
+EXPECTATION_GRID_STEPS = 256  # distances at which the expectation is kept
+CALIBRATION_SIGNALS = ("reconstruction", "distance", "sigma")
 
 
 @dataclass(frozen=True)
-class Usual:
+class CalibrationSample:
     """One signal of the sample's pictures, (m,) float64; NaN where it could not be measured."""
 
-    reconstruction: Doubles
-    distance: Doubles  # to the nearest other picture
-    sigma: Doubles
+    reconstruction: Float64Array
+    distance: Float64Array  # to the nearest other picture
+    sigma: Float64Array
 
-    def signals(self) -> dict[str, Doubles]:
+    def get_usable_signals(self) -> dict[str, Float64Array]:
         """Those that enough pictures have."""
-        known = {name: getattr(self, name) for name in SIGNALS}
+        known = {name: getattr(self, name) for name in CALIBRATION_SIGNALS}
         return {name: values for name, values in known.items() if np.isfinite(values).mean() >= 0.5}
 
 
 @dataclass(frozen=True)
-class Gauge:
+class ScoreCalibration:
     """A collection as measured when it held `images` pictures. distances, expected: (n,), both ascending.
 
     ordered: of each signal its values, ascending. cuts: of signals, joined by commas, (cut, rate): a picture of which
@@ -53,38 +53,40 @@ class Gauge:
     encoder: str
     segment: int | None
     images: int
-    distances: Doubles
-    expected: Doubles
-    ordered: dict[str, Doubles] = field(default_factory=dict)
+    distances: Float64Array
+    expected: Float64Array
+    ordered: dict[str, Float64Array] = field(default_factory=dict)
     cuts: dict[str, tuple[float, float]] = field(default_factory=dict)
-    among: Among = "own"
+    among: ReferencePopulation = "own"
 
     @property
-    def rate(self) -> float | None:
+    def false_alarm_rate(self) -> float | None:
         """Of all signals together; None where it can't be said."""
         return self.cuts.get(",".join(self.ordered), (None, None))[1]
 
     @classmethod
-    def of(
+    def from_sample(
         cls,
         encoder: str,
         segment: int | None,
         images: int,
-        expectation: tuple[Doubles, Doubles],
-        usual: Usual,
-        among: Among = "own",
+        expectation: tuple[Float64Array, Float64Array],
+        sample: CalibrationSample,
+        population: ReferencePopulation = "own",
     ) -> Self:
         """expectation: see `expectation`. among: what the pictures of `usual` are."""
-        signals = usual.signals()
+        signals = sample.get_usable_signals()
         ordered = {name: np.sort(values[np.isfinite(values)]) for name, values in signals.items()}
-        return cls(encoder, segment, images, *expectation, ordered, _cuts(signals), among)
+        return cls(encoder, segment, images, *expectation, ordered, _compute_conformal_cuts(signals), population)
 
-    def expect(self, distances: Doubles) -> Doubles:
+    def compute_expected_counts(self, distances: Float64Array) -> Float64Array:
         """How many pictures lie as near to one of the collection on average, (n,) for distances (n,)."""
-        expected: Doubles = np.interp(distances, self.distances, self.expected)
+        expected: Float64Array = np.interp(distances, self.distances, self.expected)
         return expected
 
-    def judge(self, reconstruction: float | None, distance: float | None, sigma: float | None) -> Certainty:
+    def compute_confidence(
+        self, reconstruction: float | None, distance: float | None, sigma: float | None
+    ) -> Confidence:
         """What to think of a picture with this reconstruction error, nearest neighbour and mean σ; None: unknown."""
         asked = {"reconstruction": reconstruction, "distance": distance, "sigma": sigma}
         ranks = {
@@ -95,16 +97,16 @@ class Gauge:
         percentile = 100 * ranks["reconstruction"] if "reconstruction" in ranks else None
         known = self.cuts.get(",".join(ranks))
         if known is None:
-            return Certainty(sigma, percentile)
+            return Confidence(sigma, percentile)
         cut, rate = known
         highest = max(ranks, key=lambda name: ranks[name])
         unlike = ranks[highest] > cut
-        reason = _reason(highest, ranks[highest]) if unlike else None
-        return Certainty(sigma, percentile, unlike, reason, rate, self.among)
+        reason = _get_outlier_reason(highest, ranks[highest]) if unlike else None
+        return Confidence(sigma, percentile, unlike, reason, rate, self.among)
 
     def fits(self, images: int) -> bool:
         """Whether it still holds for so many pictures."""
-        return self.images / GROWN <= images <= self.images * GROWN
+        return self.images / MAX_GROWTH_FACTOR <= images <= self.images * MAX_GROWTH_FACTOR
 
     def save(self, path: Path) -> None:
         """Writes it as JSON."""
@@ -131,44 +133,49 @@ class Gauge:
         return cls(**fields, ordered=ordered)
 
 
-def expectation(nearest: Sequence[Doubles], apart: Doubles, images: int) -> tuple[Doubles, Doubles]:
+def compute_expectation(
+    nearest_distances: Sequence[Float64Array], pairwise_distances: Float64Array, image_count: int
+) -> tuple[Float64Array, Float64Array]:
     """Distances (n,) and how many other pictures lie within each of them, on average over a sample of m.
 
     nearest: of each picture of the sample the distances of its nearest others, ascending. apart: (m, m) distances
     within the sample, which stand for all `images` beyond the last of those that are known.
     """
-    others = images - 1
-    scale = others / max(len(apart) - 1, 1)
-    far = [np.sort(np.delete(row, place)) for place, row in enumerate(apart)]
-    grid = _grid(np.concatenate([*nearest, *far])) if others else np.zeros(1)
+    others = image_count - 1
+    scale = others / max(len(pairwise_distances) - 1, 1)
+    far = [np.sort(np.delete(row, place)) for place, row in enumerate(pairwise_distances)]
+    grid = _make_distance_grid(np.concatenate([*nearest_distances, *far])) if others else np.zeros(1)
     counts = np.zeros(len(grid))
-    for known, spaced in zip(nearest, far, strict=True):
+    for known, spaced in zip(nearest_distances, far, strict=True):
         within = np.searchsorted(known, grid, side="right").astype(np.float64)
         if len(known) < others:
             beyond = grid > (known[-1] if len(known) else -1.0)
             guessed = np.maximum(len(known), scale * np.searchsorted(spaced, grid, side="right"))
             within = np.where(beyond, np.minimum(guessed, others), within)
         counts += within
-    return grid, counts / max(len(nearest), 1)
+    return grid, counts / max(len(nearest_distances), 1)
 
 
-def _grid(distances: Doubles) -> Doubles:
+def _make_distance_grid(distances: Float64Array) -> Float64Array:
     """Up to 2 STEPS of the distances, ascending, from 0 on: the nearest ones as close as those in the middle."""
     ordered = np.sort(distances)
-    evenly = np.linspace(0, len(ordered) - 1, STEPS)
-    closely = np.geomspace(1, len(ordered), STEPS) - 1
-    grid: Doubles = np.unique(np.concatenate([[0.0], ordered[np.concatenate([evenly, closely]).astype(np.int64)]]))
+    evenly = np.linspace(0, len(ordered) - 1, EXPECTATION_GRID_STEPS)
+    closely = np.geomspace(1, len(ordered), EXPECTATION_GRID_STEPS) - 1
+    grid: Float64Array = np.unique(np.concatenate([[0.0], ordered[np.concatenate([evenly, closely]).astype(np.int64)]]))
     return grid
 
 
-def _cuts(signals: dict[str, Doubles]) -> dict[str, tuple[float, float]]:
+def _compute_conformal_cuts(signals: dict[str, Float64Array]) -> dict[str, tuple[float, float]]:
     """See Gauge: of all sets of signals of which it can be said."""
     sets = chain.from_iterable(combinations(signals, count) for count in range(1, len(signals) + 1))
-    found = {",".join(names): _cut(_highest_ranks({name: signals[name] for name in names})) for names in sets}
+    found = {
+        ",".join(names): _compute_conformal_cut(_compute_highest_ranks({name: signals[name] for name in names}))
+        for names in sets
+    }
     return {names: cut for names, cut in found.items() if cut is not None}
 
 
-def _highest_ranks(signals: dict[str, Doubles]) -> Doubles:
+def _compute_highest_ranks(signals: dict[str, Float64Array]) -> Float64Array:
     """For each picture that has all signals the highest of its ranks among the others, from 0 to 1; descending."""
     if not signals:
         return np.empty(0)
@@ -180,20 +187,24 @@ def _highest_ranks(signals: dict[str, Doubles]) -> Doubles:
     return np.sort(ranks.max(axis=0))[::-1]
 
 
-def _cut(highest: Doubles) -> tuple[float, float] | None:
+def _compute_conformal_cut(highest_ranks: Float64Array) -> tuple[float, float] | None:
     """(cut, rate): so few of the sample lie above `cut` that a new one does at most at `rate`. None: too few are known.
 
     A picture like those of the sample is above the j+1-th highest of m with a chance of (j+1) / (m+1): so conformal
     prediction has it (Vovk, Gammerman and Shafer, 2005). Those at the very top have to be passed over in any case.
     """
-    if not len(highest):
+    if not len(highest_ranks):
         return None
-    passed = max(int(RATE * (len(highest) + 1)) - 1, int((highest == highest[0]).sum()))
-    rate = (passed + 1) / (len(highest) + 1)
-    return (float(highest[passed]), round(rate, 4)) if rate <= MOST_RATE and passed < len(highest) else None
+    passed = max(int(FALSE_ALARM_RATE * (len(highest_ranks) + 1)) - 1, int((highest_ranks == highest_ranks[0]).sum()))
+    rate = (passed + 1) / (len(highest_ranks) + 1)
+    return (
+        (float(highest_ranks[passed]), round(rate, 4))
+        if rate <= MAX_FALSE_ALARM_RATE and passed < len(highest_ranks)
+        else None
+    )
 
 
-def _reason(signal: str, rank: float) -> str:
+def _get_outlier_reason(signal: str, rank: float) -> str:
     share = f"{100 * rank:.1f}".removesuffix(".0")
     return {
         "reconstruction": f"It is reconstructed worse than {share} % of this collection's own pictures.",

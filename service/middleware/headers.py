@@ -15,10 +15,10 @@ PAGE_POLICY = (
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 FILE_POLICY = "default-src 'none'; sandbox"
-_NO_POLICY = "default-src 'none'; frame-ancestors 'none'"  # of answers that show and run nothing
+_DEFAULT_POLICY = "default-src 'none'; frame-ancestors 'none'"  # of answers that show and run nothing
 
 # What pages of the origins in SIMILE_CORS_ORIGINS may do. They bring a key; cookies are for the service's own page.
-OTHER_SITES: dict[str, Any] = {
+CORS_OPTIONS: dict[str, Any] = {
     "allow_methods": ["GET", "POST", "PUT", "DELETE"],
     "allow_headers": ["Authorization", "X-API-Key", "Content-Type", "If-None-Match", "Last-Event-ID"],
     "expose_headers": ["ETag", "Location", "Retry-After", "X-Request-Id"],
@@ -26,10 +26,10 @@ OTHER_SITES: dict[str, Any] = {
 }
 
 # A picture may be deleted, and a home may change its encoder: browsers keep the bytes, and ask whether they still hold.
-KEEP_AND_ASK = "private, no-cache"
+CACHE_AND_REVALIDATE = "private, no-cache"
 
 
-class SafeHeaders:
+class SecurityHeadersMiddleware:
     """ASGI middleware: no answer is taken for another type than it says, none tells other sites where it was."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -45,7 +45,7 @@ class SafeHeaders:
                 headers.setdefault("Cross-Origin-Opener-Policy", "same-origin")
                 headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
                 if not headers.get("Content-Type", "").startswith("text/html"):  # pages bring a policy of their own
-                    headers.setdefault("Content-Security-Policy", _NO_POLICY)
+                    headers.setdefault("Content-Security-Policy", _DEFAULT_POLICY)
                 if not scope["path"].startswith("/static/"):
                     headers.setdefault("Cache-Control", "private, no-cache")
             await send(message)
@@ -53,17 +53,17 @@ class SafeHeaders:
         await self.app(scope, receive, with_headers if scope["type"] == "http" else send)
 
 
-def picture(request: Request, tag: str, make: Callable[[], tuple[bytes, str]]) -> Response:
+def make_etag_response(request: Request, tag: str, make: Callable[[], tuple[bytes, str]]) -> Response:
     """A picture (bytes, media type) under an ETag that names its content; 304, and nothing made, for a known tag."""
     etag = f'"{tag}"'
-    kept = {"ETag": etag, "Cache-Control": KEEP_AND_ASK, "Content-Security-Policy": FILE_POLICY}
-    if is_known(request, etag):
+    kept = {"ETag": etag, "Cache-Control": CACHE_AND_REVALIDATE, "Content-Security-Policy": FILE_POLICY}
+    if is_not_modified(request, etag):
         return Response(status_code=304, headers=kept)
     data, media_type = make()
     return Response(data, headers=kept, media_type=media_type)
 
 
-def is_known(request: Request, etag: str) -> bool:
+def is_not_modified(request: Request, etag: str) -> bool:
     """Whether the client has what this ETag names."""
     known = [one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")]
     return etag in known or "*" in known

@@ -12,17 +12,17 @@ from typing import Any
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from simile.service.middleware.limits import House
-from simile.service.observability.metrics import Metrics
+from simile.service.middleware.limits import UploadLimiter
+from simile.service.observability.metrics import ServiceMetrics
 
-ID_HEADER = "X-Request-Id"
-_SANE = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}")
-_ROUTINE = frozenset({"/livez", "/readyz", "/metrics"})  # asked every few seconds: logged only when they fail
+REQUEST_ID_HEADER = "X-Request-Id"
+_REQUEST_ID_PATTERN = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}")
+_QUIET_PATHS = frozenset({"/livez", "/readyz", "/metrics"})  # asked every few seconds: logged only when they fail
 
 log = logging.getLogger("simile.requests")
 
 
-class Requests:
+class RequestLogMiddleware:
     """ASGI middleware around everything: id, log line, figures.
 
     The id is the client's own X-Request-Id if that is short and plain, else made here. Ids that this process makes
@@ -30,17 +30,17 @@ class Requests:
     a key, an address's query, or anything of a picture.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, house: House) -> None:
+    def __init__(self, app: ASGIApp, metrics: ServiceMetrics, upload_limiter: UploadLimiter) -> None:
         self.app = app
         self.metrics = metrics
-        self.house = house
-        self._process = os.urandom(4).hex()
-        self._numbers = itertools.count(1)
+        self.upload_limiter = upload_limiter
+        self._process_id = os.urandom(4).hex()
+        self._request_counter = itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        request_id = _given(scope) or f"{self._process}-{next(self._numbers):x}"
+        request_id = _get_client_request_id(scope) or f"{self._process_id}-{next(self._request_counter):x}"
         scope.setdefault("state", {})["request_id"] = request_id
         started, status, came, went = time.perf_counter(), 500, 0, 0
 
@@ -55,8 +55,8 @@ class Requests:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                headers[ID_HEADER] = request_id
-                if self.house.draining:
+                headers[REQUEST_ID_HEADER] = request_id
+                if self.upload_limiter.is_draining:
                     headers["Connection"] = "close"
             else:
                 went += len(message.get("body", b""))
@@ -65,19 +65,21 @@ class Requests:
         try:
             await self.app(scope, counted_receive, noted_send)
         finally:
-            self._note(scope, status, time.perf_counter() - started, came, went)
+            self._log_request(scope, status, time.perf_counter() - started, came, went)
 
-    def _note(self, scope: Scope, status: int, seconds: float, came: int, went: int) -> None:
+    def _log_request(self, scope: Scope, status: int, seconds: float, bytes_in: int, bytes_out: int) -> None:
         route = getattr(scope.get("route"), "path", None) or "none"
-        self.metrics.observe("total", seconds)
-        self.metrics.answered(route, scope["method"] if route != "none" else "any", status)
-        level = logging.DEBUG if scope["path"] in _ROUTINE and status < 400 else logging.INFO
+        self.metrics.observe_stage("total", seconds)
+        self.metrics.count_response(route, scope["method"] if route != "none" else "any", status)
+        level = logging.DEBUG if scope["path"] in _QUIET_PATHS and status < 400 else logging.INFO
         if log.isEnabledFor(level):
-            fields = _fields(scope, route, status, seconds, came, went)
+            fields = _make_log_fields(scope, route, status, seconds, bytes_in, bytes_out)
             log.log(level, "%(method)s %(path)s %(status)d %(ms).1f ms %(id)s", fields, extra={"fields": fields})
 
 
-def _fields(scope: Scope, route: str, status: int, seconds: float, came: int, went: int) -> dict[str, Any]:
+def _make_log_fields(
+    scope: Scope, route: str, status: int, seconds: float, bytes_in: int, bytes_out: int
+) -> dict[str, Any]:
     visitor = scope["state"].get("visitor")
     return {
         "id": scope["state"]["request_id"],
@@ -86,15 +88,15 @@ def _fields(scope: Scope, route: str, status: int, seconds: float, came: int, we
         "route": route,
         "status": status,
         "ms": round(seconds * 1000, 2),
-        "bytes_in": came,
-        "bytes_out": went,
+        "bytes_in": bytes_in,
+        "bytes_out": bytes_out,
         "key": getattr(visitor, "name", None),
     }
 
 
-def _given(scope: Scope) -> str | None:
+def _get_client_request_id(scope: Scope) -> str | None:
     """The client's own id for the request, where it is fit to be repeated."""
     for name, value in scope["headers"]:
         if name == b"x-request-id":
-            return value.decode("ascii") if _SANE.fullmatch(value) else None
+            return value.decode("ascii") if _REQUEST_ID_PATTERN.fullmatch(value) else None
     return None

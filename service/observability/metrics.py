@@ -19,15 +19,15 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from simile.core.errors import BadSetting
 from simile.core.settings import Settings
 
-MEDIA_TYPE = CONTENT_TYPE_LATEST
-FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client as it is imported
-STAGES = ("receive", "decode", "encode", "search", "rows", "render", "total")
+METRICS_MEDIA_TYPE = CONTENT_TYPE_LATEST
+MULTIPROC_DIR_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client as it is imported
+REQUEST_STAGES = ("receive", "decode", "encode", "search", "rows", "render", "total")
 
-_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
-_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+_SECONDS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+_BATCH_SIZE_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
 
-class Metrics:
+class ServiceMetrics:
     """The figures of one app."""
 
     def __init__(self) -> None:
@@ -36,25 +36,29 @@ class Metrics:
             "simile_stage_seconds",
             "Time of each stage: encode, search and rows once a batch, the others once a request.",
             ["stage"],
-            buckets=_SECONDS,
+            buckets=_SECONDS_BUCKETS,
             registry=registry,
         )
-        self._stages = {stage: stages.labels(stage) for stage in STAGES}
+        self._stages = {stage: stages.labels(stage) for stage in REQUEST_STAGES}
         self._requests = Counter(
             "simile_requests", "Requests that were answered.", ["route", "method", "status"], registry=registry
         )
-        self._answered: dict[tuple[str, str, int], Counter] = {}
-        self.batches = Histogram(
-            "simile_batch_size", "Searches that were answered together.", buckets=_SIZES, registry=registry
+        self._request_counters: dict[tuple[str, str, int], Counter] = {}
+        self.batch_size = Histogram(
+            "simile_batch_size", "Searches that were answered together.", buckets=_BATCH_SIZE_BUCKETS, registry=registry
         )
-        self._refused = Counter(
+        self._refusals = Counter(
             "simile_refused", "Requests that were turned away before any work.", ["reason"], registry=registry
         )
-        self.gone = Counter("simile_clients_gone", "Searches dropped because their client had left.", registry=registry)
-        self.queue = _gauge("simile_queue_depth", "Requests with pictures in the house.", registry, "livesum")
-        self.waiting = _gauge("simile_batch_waiting", "Searches that wait for a batch.", registry, "livesum")
-        self._facts = {
-            name: _gauge(f"simile_index_{name}", text, registry, "livemax")
+        self.client_disconnects = Counter(
+            "simile_clients_gone", "Searches dropped because their client had left.", registry=registry
+        )
+        self.queue_depth = _make_gauge(
+            "simile_queue_depth", "Requests with pictures in the house.", registry, "livesum"
+        )
+        self.batch_waiting = _make_gauge("simile_batch_waiting", "Searches that wait for a batch.", registry, "livesum")
+        self._index_gauges = {
+            name: _make_gauge(f"simile_index_{name}", text, registry, "livemax")
             for name, text in (
                 ("images", "Images in the catalogue."),
                 ("pending", "Rows that are newer than the segment."),
@@ -62,57 +66,59 @@ class Metrics:
                 ("recall", "Share of the 10 nearest that the index finds, as measured when it was made."),
             )
         }
-        self._info = _gauge(
+        self._index_info = _make_gauge(
             "simile_index_info", "The encoder and the kind of index in use.", registry, "livemax", "encoder", "kind"
         )
-        self._shown: tuple[str, str] | None = None
-        build = _gauge("simile_build_info", "Versions.", registry, "livemax", "version", "python")
+        self._index_labels: tuple[str, str] | None = None
+        build = _make_gauge("simile_build_info", "Versions.", registry, "livemax", "version", "python")
         build.labels(version("simile"), platform.python_version()).set(1)
 
-    def observe(self, stage: str, seconds: float) -> None:
+    def observe_stage(self, stage: str, seconds: float) -> None:
         """Notes how long a stage took."""
         self._stages[stage].observe(seconds)
 
-    def answered(self, route: str, method: str, status: int) -> None:
+    def count_response(self, route: str, method: str, status: int) -> None:
         """Counts an answer. `route`: the template of the path, never the path itself."""
         key = route, method, status
-        counter = self._answered.get(key)
+        counter = self._request_counters.get(key)
         if counter is None:  # `labels` takes five times as long as counting
-            counter = self._answered[key] = self._requests.labels(route, method, str(status))
+            counter = self._request_counters[key] = self._requests.labels(route, method, str(status))
         counter.inc()
 
-    def refused(self, reason: str) -> None:
+    def count_refusal(self, reason: str) -> None:
         """Counts a request that was turned away."""
-        self._refused.labels(reason).inc()
+        self._refusals.labels(reason).inc()
 
-    def note_index(self, images: int, pending: int, rows: int, recall: float, encoder: str, kind: str) -> None:
+    def set_index_metrics(self, images: int, pending: int, rows: int, recall: float, encoder: str, kind: str) -> None:
         """The facts of the index, as they are now."""
         for name, value in (("images", images), ("pending", pending), ("segment_rows", rows), ("recall", recall)):
-            self._facts[name].set(value)
-        if self._shown is not None and self._shown != (encoder, kind):
-            self._info.labels(*self._shown).set(0)  # labels can't be taken back where several processes count
-        self._shown = encoder, kind
-        self._info.labels(encoder, kind).set(1)
+            self._index_gauges[name].set(value)
+        if self._index_labels is not None and self._index_labels != (encoder, kind):
+            self._index_info.labels(*self._index_labels).set(
+                0
+            )  # labels can't be taken back where several processes count
+        self._index_labels = encoder, kind
+        self._index_info.labels(encoder, kind).set(1)
 
-    def text(self) -> bytes:
+    def render(self) -> bytes:
         """Everything, as Prometheus reads it."""
-        return generate_latest(all_processes() if FOLDER in os.environ else self.registry)
+        return generate_latest(make_multiprocess_registry() if MULTIPROC_DIR_VARIABLE in os.environ else self.registry)
 
 
-def all_processes() -> CollectorRegistry:
+def make_multiprocess_registry() -> CollectorRegistry:
     """The figures of all processes that write into the folder, added up when somebody asks."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return registry
 
 
-def forget_process(pid: int) -> None:
+def mark_worker_dead(pid: int) -> None:
     """A process of several has ended: what it counted stays, what it only showed goes."""
     mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 @contextmanager
-def metrics_listener(settings: Settings, registry: CollectorRegistry) -> Iterator[None]:
+def serve_metrics(settings: Settings, registry: CollectorRegistry) -> Iterator[None]:
     """/metrics at an address of its own, if there is one for it. Raises BadSetting where it can't be had."""
     if not settings.metrics_port:
         yield
@@ -132,6 +138,6 @@ def metrics_listener(settings: Settings, registry: CollectorRegistry) -> Iterato
         thread.join()
 
 
-def _gauge(name: str, text: str, registry: CollectorRegistry, among_many: str, *labels: str) -> Gauge:
+def _make_gauge(name: str, text: str, registry: CollectorRegistry, multiprocess_mode: str, *labels: str) -> Gauge:
     """`among_many`: how the gauges of several processes become one."""
-    return Gauge(name, text, labels, registry=registry, multiprocess_mode=among_many)  # type: ignore[arg-type]
+    return Gauge(name, text, labels, registry=registry, multiprocess_mode=multiprocess_mode)  # type: ignore[arg-type]

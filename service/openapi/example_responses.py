@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from simile.service.schemas.jobs import EXAMPLE as _JOB
+from simile.service.schemas.jobs import JOB_EXAMPLE as _JOB
 
-_ENCODER = "7037831b0a56ace8"
+_FINGERPRINT = "7037831b0a56ace8"
 _HIT: dict[str, Any] = {
     "image_id": 18,
     "distance": 0.214,
@@ -38,8 +38,8 @@ _QUERY: dict[str, Any] = {
     "negatives": [],
     "reconstruction": None,
 }
-_SEARCH: dict[str, Any] = {"query": _QUERY, "hits": [_HIT], "score_calibrated": True}
-_OF_STORED = {**_QUERY, "name": "shirt-1.jpg", "image_id": 17}
+_SEARCH_RESPONSE: dict[str, Any] = {"query": _QUERY, "hits": [_HIT], "score_calibrated": True}
+_STORED_QUERY = {**_QUERY, "name": "shirt-1.jpg", "image_id": 17}
 _IMAGE: dict[str, Any] = {
     "image_id": 17,
     "path": "/pictures/shirt-1.jpg",
@@ -56,7 +56,7 @@ _IMAGE: dict[str, Any] = {
     "thumbnail_url": "/v1/images/17/thumbnail",
     "reconstruction_url": "/v1/images/17/reconstruction",
 }
-_DETAIL = {**_IMAGE, "sigma": 0.182}
+_IMAGE_DETAIL = {**_IMAGE, "sigma": 0.182}
 _PROBLEM = {
     "type": "urn:problem-type:simile:unreadable-image",
     "title": "Unreadable image",
@@ -64,7 +64,7 @@ _PROBLEM = {
     "detail": "notes.jpg: not a picture (or of a kind that simile does not read). Replace the file, or leave it out.",
     "instance": "/v1/search",
 }
-_COPY: dict[str, Any] = {
+_DUPLICATE_FILE: dict[str, Any] = {
     "image_id": 17,
     "path": "/pictures/shirt-1.jpg",
     "keep": True,
@@ -83,7 +83,7 @@ _COPY: dict[str, Any] = {
     "thumbnail_url": "/v1/images/17/thumbnail",
     "difference_url": None,
 }
-_OTHER_COPY = _COPY | {
+_OTHER_DUPLICATE_FILE = _DUPLICATE_FILE | {
     "image_id": 18,
     "path": "/pictures/shirt-1 small.jpg",
     "keep": False,
@@ -95,18 +95,18 @@ _OTHER_COPY = _COPY | {
     "thumbnail_url": "/v1/images/18/thumbnail",
     "difference_url": "/v1/duplicates/difference?first=17&second=18",
 }
-_GROUP: dict[str, Any] = {
+_DUPLICATE_GROUP: dict[str, Any] = {
     "id": "9f86d081884c7d65",
     "tier": "near",
     "keep": "/pictures/shirt-1.jpg",
     "keep_reason": "the largest",
-    "members": [_COPY, _OTHER_COPY],
+    "members": [_DUPLICATE_FILE, _OTHER_DUPLICATE_FILE],
     "matched": 1,
     "possible": 1,
     "decided": False,
 }
-_ENCODER_OUT: dict[str, Any] = {
-    "fingerprint": _ENCODER,
+_ENCODER_RESPONSE: dict[str, Any] = {
+    "fingerprint": _FINGERPRINT,
     "recipe": "invariant",
     "metric": "cosine",
     "dimensions": 64,
@@ -125,14 +125,14 @@ _RUN: dict[str, Any] = {
     "failed": 2,
 }
 
-_PNG = (
+_PNG_DATA_URL = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 )
 _MU = [0.12, -1.4, 0.7]
-_FRAME: dict[str, Any] = {"mu": _MU, "picture": _PNG, "nearest": _HIT}
+_FRAME: dict[str, Any] = {"mu": _MU, "picture": _PNG_DATA_URL, "nearest": _HIT}
 _ATTRIBUTE: dict[str, Any] = {
     "name": "smile",
-    "encoder": _ENCODER,
+    "encoder": _FINGERPRINT,
     "auc": {"raw": 0.934, "whitened": 0.957},
     "spread": {"raw": 0.006, "whitened": 0.004},
     "positives": 2952,
@@ -144,7 +144,7 @@ _ATTRIBUTE: dict[str, Any] = {
 }
 
 # By route: what is sent, as a form or as JSON; files are left out.
-BODIES: dict[str, dict[str, dict[str, Any]]] = {
+REQUEST_EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
     "POST /v1/search": {
         "form": {"picture": {"file": ["shirt.jpg"], "limit": 10, "include": ["metadata"]}},
         "json": {
@@ -202,9 +202,9 @@ BODIES: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 # By route: what is answered when all goes well.
-ANSWERS: dict[str, Any] = {
-    "POST /v1/search": _SEARCH,
-    "POST /v1/search/batch": {"results": [_SEARCH, {"problem": _PROBLEM}]},
+RESPONSE_EXAMPLES: dict[str, Any] = {
+    "POST /v1/search": _SEARCH_RESPONSE,
+    "POST /v1/search/batch": {"results": [_SEARCH_RESPONSE, {"problem": _PROBLEM}]},
     "GET /v1/images": {
         "images": [_IMAGE | {"unlike_distance": None}],
         "total": 1389,
@@ -213,15 +213,15 @@ ANSWERS: dict[str, Any] = {
         "next": "WyJpZCIsIDE3XQ",
     },
     "POST /v1/images": _IMAGE,
-    "GET /v1/images/{image_id}": _DETAIL,
-    "PUT /v1/images/{image_id}/metadata": _DETAIL,
-    "GET /v1/images/{image_id}/neighbours": _SEARCH | {"query": _OF_STORED},
+    "GET /v1/images/{image_id}": _IMAGE_DETAIL,
+    "PUT /v1/images/{image_id}/metadata": _IMAGE_DETAIL,
+    "GET /v1/images/{image_id}/neighbours": _SEARCH_RESPONSE | {"query": _STORED_QUERY},
     "GET /v1/duplicates": {
         "run_id": 4,
-        "encoder": _ENCODER,
+        "encoder": _FINGERPRINT,
         "threshold": 0.21,
         "calibration": None,
-        "groups": [_GROUP],
+        "groups": [_DUPLICATE_GROUP],
         "pairs": [],
         "total": 1,
         "limit": 100,
@@ -280,7 +280,7 @@ ANSWERS: dict[str, Any] = {
         "width": 400,
         "height": 534,
         "decoder": True,
-        "picture": _PNG,
+        "picture": _PNG_DATA_URL,
         "nearest": [_HIT],
     },
     "POST /v1/morphs": {
@@ -290,7 +290,7 @@ ANSWERS: dict[str, Any] = {
         "changes": [0.083],
         "frames": [_FRAME, _FRAME],
     },
-    "POST /v1/samples": {"seed": 0, "samples": [{"mu": _MU, "picture": _PNG}]},
+    "POST /v1/samples": {"seed": 0, "samples": [{"mu": _MU, "picture": _PNG_DATA_URL}]},
     "POST /v1/traversals": {
         "name": "shirt-1.jpg",
         "steps": [-3.0, 3.0],
@@ -309,8 +309,8 @@ ANSWERS: dict[str, Any] = {
         "error_percentile": 37.5,
         "same_nearest": 0.84,
         "overlap": 0.91,
-        "seen": _PNG,
-        "deviation": _PNG,
+        "seen": _PNG_DATA_URL,
+        "deviation": _PNG_DATA_URL,
     },
     "GET /v1/outliers": {
         "outliers": [
@@ -338,15 +338,16 @@ ANSWERS: dict[str, Any] = {
         "name": "face.jpg",
         "width": 400,
         "height": 534,
-        "pictures": [{"strength": 1.0, "mu": _MU, "picture": _PNG}],
+        "pictures": [{"strength": 1.0, "mu": _MU, "picture": _PNG_DATA_URL}],
     },
-    "GET /v1/encoders": {"encoders": [_ENCODER_OUT]},
-    "GET /v1/encoders/{fingerprint}": _ENCODER_OUT | {"description": {"fingerprint": _ENCODER, "metric": "cosine"}},
-    "POST /v1/encoders/{fingerprint}/activate": {"fingerprint": _ENCODER, "vectors": 1389, "lacking": 0},
+    "GET /v1/encoders": {"encoders": [_ENCODER_RESPONSE]},
+    "GET /v1/encoders/{fingerprint}": _ENCODER_RESPONSE
+    | {"description": {"fingerprint": _FINGERPRINT, "metric": "cosine"}},
+    "POST /v1/encoders/{fingerprint}/activate": {"fingerprint": _FINGERPRINT, "vectors": 1389, "lacking": 0},
     "GET /v1/status": {
         "version": "0.1.0",
         "images": 1389,
-        "encoder": _ENCODER,
+        "encoder": _FINGERPRINT,
         "index": {
             "kind": "exact",
             "rows": 1389,
@@ -369,5 +370,5 @@ ANSWERS: dict[str, Any] = {
         "offset": 0,
     },
     "GET /livez": {"status": "alive"},
-    "GET /readyz": {"status": "ready", "encoder": _ENCODER, "images": 1389},
+    "GET /readyz": {"status": "ready", "encoder": _FINGERPRINT, "images": 1389},
 }

@@ -18,77 +18,79 @@ from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from simile.search.queries import AskedPicture
+from simile.search.queries import QueryImage
 from simile.search.searcher import Searcher
 from simile.service.requests.search import (
-    JSON,
-    MULTIPART,
+    JSON_MEDIA_TYPE,
+    MULTIPART_MEDIA_TYPE,
     Upload,
-    form_of,
-    located,
-    media_type,
+    get_media_type,
+    get_uploads,
+    locate_errors,
+    make_field_error,
+    open_form,
     read_json,
-    refused,
-    uploads_in,
 )
 
-FILE = "file"
+FILE_FIELD = "file"
 
-Said = TypeVar("Said", bound=BaseModel)
+RequestModel = TypeVar("RequestModel", bound=BaseModel)
 
 
 @dataclass(frozen=True)
-class Wanted(Generic[Said]):
+class LatentRequestData(Generic[RequestModel]):
     """What a request wants. uploads: the pictures of a form; none with JSON."""
 
-    said: Said
+    params: RequestModel
     uploads: Sequence[Upload] = ()
 
-    def pictures(self, searcher: Searcher) -> list[AskedPicture]:
+    def prepare_images(self, searcher: Searcher) -> list[QueryImage]:
         """The uploads, decoded. Raises UnreadableImage, NothingIndexed."""
-        return [searcher.prepare(one.read(), one.name) for one in self.uploads]
+        return [searcher.prepare_query_image(one.read(), one.name) for one in self.uploads]
 
 
 @asynccontextmanager
-async def read_wanted(
-    request: Request, of_json: type[Said], of_form: type[Said], files: int = 1
-) -> AsyncIterator[Wanted[Said]]:
+async def read_latent_request(
+    request: Request, json_model: type[RequestModel], form_model: type[RequestModel], max_files: int = 1
+) -> AsyncIterator[LatentRequestData[RequestModel]]:
     """JSON, or a form with one to `files` pictures in its field `file`. Raises what becomes 400, 413, 415 or 422."""
-    kind = media_type(request)
-    if kind == MULTIPART:
-        async with form_of(request, files) as form:
-            yield Wanted(said_in(form, of_form), uploads_in(form, needed=True))
-    elif kind == JSON:
-        yield Wanted(await read_json(request, of_json))
+    kind = get_media_type(request)
+    if kind == MULTIPART_MEDIA_TYPE:
+        async with open_form(request, max_files) as form:
+            yield LatentRequestData(parse_form(form, form_model), get_uploads(form, required=True))
+    elif kind == JSON_MEDIA_TYPE:
+        yield LatentRequestData(await read_json(request, json_model))
     else:
-        raise HTTPException(415, f"Send pictures as {MULTIPART} (field `file`), or what is indexed as {JSON}.")
+        raise HTTPException(
+            415, f"Send pictures as {MULTIPART_MEDIA_TYPE} (field `file`), or what is indexed as {JSON_MEDIA_TYPE}."
+        )
 
 
-def said_in(form: FormData, kind: type[Said]) -> Said:
+def parse_form(form: FormData, model: type[RequestModel]) -> RequestModel:
     """What a form says beside its files. Raises RequestValidationError, also for a field that nobody knows."""
-    given = {name: _value(form, name, kind) for name in form if name != FILE}
+    given = {name: _get_form_value(form, name, model) for name in form if name != FILE_FIELD}
     try:
-        return kind.model_validate(given, strict=True)
+        return model.model_validate(given, strict=True)
     except ValidationError as error:
-        raise RequestValidationError(located(error, "body")) from None
+        raise RequestValidationError(locate_errors(error, "body")) from None
 
 
-def _value(form: FormData, name: str, kind: type[BaseModel]) -> Any:
-    values = [_read(name, one) for one in form.getlist(name)]
-    if len(values) == 1 and (isinstance(values[0], list) or not _holds_list(kind, name)):
+def _get_form_value(form: FormData, name: str, model: type[BaseModel]) -> Any:
+    values = [_parse_form_text(name, one) for one in form.getlist(name)]
+    if len(values) == 1 and (isinstance(values[0], list) or not _is_list_field(model, name)):
         return values[0]
     return values
 
 
-def _read(name: str, value: Any) -> Any:
+def _parse_form_text(name: str, value: Any) -> Any:
     if not isinstance(value, str):
-        raise refused(name, "it came as a file: send it as text")
+        raise make_field_error(name, "it came as a file: send it as text")
     try:
         return from_json(value, allow_inf_nan=False)
     except ValueError:
         return value
 
 
-def _holds_list(kind: type[BaseModel], name: str) -> bool:
-    field = kind.model_fields.get(name)
+def _is_list_field(model: type[BaseModel], name: str) -> bool:
+    field = model.model_fields.get(name)
     return field is not None and get_origin(field.annotation) is list

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from simile.service.schemas.search import MAX_LIMIT, ImageIdField
 
 
-class CopyOut(BaseModel):
+class DuplicateFileResponse(BaseModel):
     """A file of a group. `distance`, `agreement` (0 to 1), `reason`: how it goes with the one that is kept."""
 
     image_id: int | None
@@ -32,31 +32,31 @@ class CopyOut(BaseModel):
     difference_url: str | None = Field(description="What differs from the kept one, a PNG.")
 
 
-class GroupOut(BaseModel):
+class DuplicateGroupResponse(BaseModel):
     """Copies of one tier, the kept one first; each matches it directly. `matched` of `possible` pairs do."""
 
     id: str
     tier: Literal["bytes", "pixels", "near"]
     keep: str
     keep_reason: str
-    members: list[CopyOut]
+    members: list[DuplicateFileResponse]
     matched: int
     possible: int
     decided: bool
 
 
-class PairOut(BaseModel):
+class SimilarPairResponse(BaseModel):
     """Two pictures that are only similar: nobody says that one is a copy of the other."""
 
     tier: Literal["similar"] = "similar"
-    first: CopyOut
-    second: CopyOut
+    first: DuplicateFileResponse
+    second: DuplicateFileResponse
     distance: float
     agreement: float | None
     reason: str
 
 
-class CurvePointOut(BaseModel):
+class CurvePointResponse(BaseModel):
     """Precision and recall of planted copies at this distance."""
 
     distance: float
@@ -64,7 +64,7 @@ class CurvePointOut(BaseModel):
     recall: float
 
 
-class CalibrationOut(BaseModel):
+class ThresholdCalibrationResponse(BaseModel):
     """How the threshold was found: on planted copies of the collection's own pictures, and on earlier decisions."""
 
     threshold: float
@@ -73,10 +73,10 @@ class CalibrationOut(BaseModel):
     reached_recall: float | None
     copies: int
     decisions: int
-    curve: list[CurvePointOut]
+    curve: list[CurvePointResponse]
 
 
-class DuplicatesOut(BaseModel):
+class DuplicateListResponse(BaseModel):
     """A page of what `simile dedup` found. `run_id` null: it has not run yet, only same bytes are known; see `hint`.
 
     `threshold`: of near pairs, no more than the run's own. `total`: groups, or pairs where similar ones were asked for,
@@ -86,16 +86,16 @@ class DuplicatesOut(BaseModel):
     run_id: int | None
     encoder: str | None
     threshold: float | None
-    calibration: CalibrationOut | None
-    groups: list[GroupOut]
-    pairs: list[PairOut]
+    calibration: ThresholdCalibrationResponse | None
+    groups: list[DuplicateGroupResponse]
+    pairs: list[SimilarPairResponse]
     total: int
     limit: int
     offset: int
     hint: str | None = None
 
 
-class DecisionIn(BaseModel):
+class DecisionRequest(BaseModel):
     """What a person says of two pictures. `same` null takes it back. `keep`: one of the two; null: by the rules."""
 
     model_config = ConfigDict(extra="forbid")
@@ -106,7 +106,7 @@ class DecisionIn(BaseModel):
     keep: ImageIdField | None = None
 
     @model_validator(mode="after")
-    def _of_two(self) -> DecisionIn:
+    def _check_two_images(self) -> DecisionRequest:
         if self.first == self.second:
             raise ValueError("first and second are the same picture")
         if self.keep is not None and self.keep not in (self.first, self.second):
@@ -114,15 +114,15 @@ class DecisionIn(BaseModel):
         return self
 
 
-class DecisionsIn(BaseModel):
+class DecisionListRequest(BaseModel):
     """Some decisions. Of one pair the last one counts."""
 
     model_config = ConfigDict(extra="forbid")
 
-    decisions: list[DecisionIn] = Field(min_length=1, max_length=MAX_LIMIT)
+    decisions: list[DecisionRequest] = Field(min_length=1, max_length=MAX_LIMIT)
 
 
-class DecisionsOut(BaseModel):
+class DecisionListResponse(BaseModel):
     """How many decisions were stored, and how many taken back."""
 
     stored: int

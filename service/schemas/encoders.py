@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 
-class EncoderOut(BaseModel):
+class EncoderResponse(BaseModel):
     """One encoder; it has seen `vectors` of `images`. Null: its folder is there, but nobody has used it yet."""
 
     fingerprint: str
@@ -22,19 +22,19 @@ class EncoderOut(BaseModel):
     size: int = Field(description="Bytes of its folder.")
 
 
-class EncodersOut(BaseModel):
+class EncoderListResponse(BaseModel):
     """Every encoder of the home, the oldest first."""
 
-    encoders: list[EncoderOut]
+    encoders: list[EncoderResponse]
 
 
-class EncoderDetailOut(EncoderOut):
+class EncoderDetailResponse(EncoderResponse):
     """One encoder, with all that its folder says of it: architecture, preprocessing, recipe, training."""
 
     description: dict[str, Any] | None
 
 
-class ActivatedOut(BaseModel):
+class ActivateEncoderResponse(BaseModel):
     """The encoder in use now. `lacking`: pictures it has not seen, which no search finds until indexed again."""
 
     fingerprint: str
@@ -42,7 +42,7 @@ class ActivatedOut(BaseModel):
     lacking: int
 
 
-class IndexOut(BaseModel):
+class IndexStatusResponse(BaseModel):
     """What is searched. `pending`: rows that are newer than the segment, or gone from it; searches know of them."""
 
     kind: str | None = Field(description="exact or ivf; null while there is no segment.")
@@ -53,7 +53,7 @@ class IndexOut(BaseModel):
     created_at: datetime | None
 
 
-class GaugeOut(BaseModel):
+class ScoreCalibrationResponse(BaseModel):
     """What is known to be usual in this collection, for scores and for `unlike`."""
 
     status: Literal["ready", "measuring", "unknown"]
@@ -62,7 +62,7 @@ class GaugeOut(BaseModel):
     false_alarm_among: Literal["new", "own"] | None = Field(None, description="As in the answer to a search.")
 
 
-class RunOut(BaseModel):
+class RunResponse(BaseModel):
     """One run of a long command. `failed`: files that it set aside."""
 
     id: int
@@ -73,12 +73,12 @@ class RunOut(BaseModel):
     failed: int
 
 
-class StatusOut(BaseModel):
+class StatusResponse(BaseModel):
     """How things stand."""
 
     version: str
     images: int
     encoder: str | None = Field(description="The fingerprint of the encoder in use.")
-    index: IndexOut | None
-    gauge: GaugeOut
-    runs: list[RunOut]
+    index: IndexStatusResponse | None
+    gauge: ScoreCalibrationResponse
+    runs: list[RunResponse]

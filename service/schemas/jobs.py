@@ -8,14 +8,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from simile.service import urls
-from simile.service.serializers.search import shown
+from simile.service.serializers.search import replace_surrogates
 from simile.store.catalogue.records import JobRecord
 
-Status = Literal["running", "finished", "failed", "cancelled", "interrupted"]
-Stage = Literal["looking", "training", "indexing", "publishing"]
-Count = Annotated[int, Field(ge=0)]
+JobStatus = Literal["running", "finished", "failed", "cancelled", "interrupted"]
+JobStage = Literal["looking", "training", "indexing", "publishing"]
+CountField = Annotated[int, Field(ge=0)]
 
-EXAMPLE: dict[str, Any] = {
+JOB_EXAMPLE: dict[str, Any] = {
     "id": 3,
     "root": "photos",
     "prune": False,
@@ -38,7 +38,7 @@ EXAMPLE: dict[str, Any] = {
 }
 
 
-class JobIn(BaseModel):
+class JobRequest(BaseModel):
     """What to index."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"root": "photos", "prune": False}]})
@@ -47,44 +47,44 @@ class JobIn(BaseModel):
     prune: bool = Field(False, description="Forget known files of that folder that are gone.")
 
 
-class JobResult(BaseModel):
+class JobResultResponse(BaseModel):
     """What a finished job did, in files; as `simile index --json` says it."""
 
-    new: Count
-    changed: Count
-    unchanged: Count
-    moved: Count
-    copied: Count
-    removed: Count
-    missing: Count
-    duplicates: Count
-    ignored: Count
-    embedded: Count
-    done: Count
-    lacking: Count
-    failed: Count
+    new: CountField
+    changed: CountField
+    unchanged: CountField
+    moved: CountField
+    copied: CountField
+    removed: CountField
+    missing: CountField
+    duplicates: CountField
+    ignored: CountField
+    embedded: CountField
+    done: CountField
+    lacking: CountField
+    failed: CountField
     seconds: float
     images_per_second: float
 
 
-class JobOut(BaseModel):
+class JobResponse(BaseModel):
     """An indexing job. `done` of `total`: files while indexing, steps while training. `failed`: files set aside."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+    model_config = ConfigDict(json_schema_extra={"examples": [JOB_EXAMPLE]})
 
     id: int
     root: str
     prune: bool
-    status: Status = Field(description="cancelled: somebody asked for it. interrupted: its server ended.")
+    status: JobStatus = Field(description="cancelled: somebody asked for it. interrupted: its server ended.")
     cancelling: bool = Field(description="It was asked to stop, and finishes what it has in hand.")
-    stage: Stage
-    done: Count
-    total: Count | None
+    stage: JobStage
+    done: CountField
+    total: CountField | None
     per_second: float | None = Field(description="Pictures a second.")
     seconds_left: float | None
-    failed: Count
+    failed: CountField
     message: str | None = Field(description="Why it did not finish, and what to do.")
-    result: JobResult | None
+    result: JobResultResponse | None
     created_at: datetime
     finished_at: datetime | None
     url: str
@@ -93,23 +93,23 @@ class JobOut(BaseModel):
     failures_url: str
 
 
-class JobsOut(BaseModel):
+class JobListResponse(BaseModel):
     """The latest jobs, the newest first, and the names of the folders that can be indexed."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"jobs": [EXAMPLE], "roots": ["photos", "scans"]}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"jobs": [JOB_EXAMPLE], "roots": ["photos", "scans"]}]})
 
-    jobs: list[JobOut]
+    jobs: list[JobResponse]
     roots: list[str]
 
 
-class FailureOut(BaseModel):
+class FileFailureResponse(BaseModel):
     """A file that was set aside."""
 
     path: str
     reason: str
 
 
-class FailuresOut(BaseModel):
+class FailureListResponse(BaseModel):
     """Some of the files that a job set aside, in the order it met them. `total`: all of them."""
 
     model_config = ConfigDict(
@@ -125,19 +125,19 @@ class FailuresOut(BaseModel):
         }
     )
 
-    failures: list[FailureOut]
+    failures: list[FileFailureResponse]
     total: int
     limit: int
     offset: int
 
 
-def job_out(job: JobRecord) -> JobOut:
+def make_job_response(job: JobRecord) -> JobResponse:
     """A job as it goes over the wire."""
-    same = JobOut.model_fields.keys() & vars(job).keys()
+    same = JobResponse.model_fields.keys() & vars(job).keys()
     given = {name: getattr(job, name) for name in same}
     given["cancelling"] = job.cancelling and not job.is_over
-    given["message"] = job.message and shown(job.message)
-    return JobOut(
+    given["message"] = job.message and replace_surrogates(job.message)
+    return JobResponse(
         **given,
         url=urls.job(job.id),
         events_url=urls.job_events(job.id),

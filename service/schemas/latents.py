@@ -9,14 +9,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
-from simile.explore.attributes.directions import Drag
-from simile.explore.latent.inputs import Part
-from simile.explore.latent.interpolation import How
+from simile.explore.attributes.directions import AttributeEntanglement
+from simile.explore.latent.inputs import LatentInput
+from simile.explore.latent.interpolation import InterpolationMethod
 from simile.search.attributes import Attribute
-from simile.service.schemas.search import MAX_ID, HitOut, ImageIdField, Text, VectorValue
+from simile.service.schemas.search import MAX_ID, HitResponse, ImageIdField, TextParam, VectorValue
 
 
-class LatentOut(BaseModel):
+class LatentResponse(BaseModel):
     """A place. `sigma`: of a single picture that was not moved. `picture`: decoded, a PNG as a data URL.
 
     Null where it was not asked for, or the encoder has no decoder: `decoder` says which.
@@ -29,66 +29,66 @@ class LatentOut(BaseModel):
     height: int
     decoder: bool
     picture: str | None
-    nearest: list[HitOut]
+    nearest: list[HitResponse]
 
 
-class FrameOut(BaseModel):
+class FrameResponse(BaseModel):
     """One decoded place, and the real picture nearest to it."""
 
     mu: list[float]
     picture: str
-    nearest: HitOut | None
+    nearest: HitResponse | None
 
 
-class MorphOut(BaseModel):
+class MorphResponse(BaseModel):
     """The frames; `stops`: at which of them the parts stand. `changes`: root mean square from each to the next."""
 
-    how: How
+    how: InterpolationMethod
     names: list[str]
     stops: list[int]
     changes: list[float]
-    frames: list[FrameOut]
+    frames: list[FrameResponse]
 
 
-class SampleOut(BaseModel):
+class SampleResponse(BaseModel):
     """One of them."""
 
     mu: list[float]
     picture: str
 
 
-class SamplesOut(BaseModel):
+class SampleListResponse(BaseModel):
     """The same for the same `seed`, which was asked for or is 0, by the same encoder and collection."""
 
     seed: int
-    samples: list[SampleOut]
+    samples: list[SampleResponse]
 
 
-class StepOut(BaseModel):
+class TraversalStepResponse(BaseModel):
     """One step of a dimension."""
 
     mu: list[float]
     picture: str
-    nearest: HitOut | None
+    nearest: HitResponse | None
 
 
-class DimensionOut(BaseModel):
+class TraversalDimensionResponse(BaseModel):
     """One dimension. `deviation`: of mu over the collection."""
 
     dim: int
     deviation: float
-    frames: list[StepOut]
+    frames: list[TraversalStepResponse]
 
 
-class TraversalOut(BaseModel):
+class TraversalResponse(BaseModel):
     """`steps`: where the frames of each dimension stand, in deviations."""
 
     name: str
     steps: list[float]
-    dimensions: list[DimensionOut]
+    dimensions: list[TraversalDimensionResponse]
 
 
-class DragOut(BaseModel):
+class AttributeEffectResponse(BaseModel):
     """By how much another attribute's score changes when this one is pushed by 1."""
 
     name: str
@@ -96,7 +96,7 @@ class DragOut(BaseModel):
     change: float
 
 
-class AttributeOut(BaseModel):
+class AttributeResponse(BaseModel):
     """A stored attribute. auc, spread: on held-out pictures, of the `raw` direction and of the `whitened` one."""
 
     name: str
@@ -108,14 +108,14 @@ class AttributeOut(BaseModel):
     contradictory: int
     unreadable: int
     seed: int
-    drags: list[DragOut]
+    drags: list[AttributeEffectResponse]
 
 
-class AttributesOut(BaseModel):
-    attributes: list[AttributeOut]
+class AttributeListResponse(BaseModel):
+    attributes: list[AttributeResponse]
 
 
-class AppliedOut(BaseModel):
+class AttributeImageResponse(BaseModel):
     """A place pushed along an attribute, once for each strength, decoded."""
 
     strength: float
@@ -123,17 +123,17 @@ class AppliedOut(BaseModel):
     picture: str
 
 
-class ApplyOut(BaseModel):
+class ApplyAttributeResponse(BaseModel):
     """`name`: of the picture; `pictures` in the order of the strengths, in its aspect."""
 
     attribute: str
     name: str
     width: int
     height: int
-    pictures: list[AppliedOut]
+    pictures: list[AttributeImageResponse]
 
 
-class OutlierOut(BaseModel):
+class OutlierResponse(BaseModel):
     """A picture little like the rest. `score`: evidence in nats; `ranks`: of each signal, 1 the least like it."""
 
     image_id: int
@@ -145,10 +145,10 @@ class OutlierOut(BaseModel):
     reconstruction_url: str | None
 
 
-class OutliersOut(BaseModel):
+class OutlierListResponse(BaseModel):
     """The strangest first. `total`: how many are listed at all; `neighbour`: the k whose distance counts."""
 
-    outliers: list[OutlierOut]
+    outliers: list[OutlierResponse]
     images: int
     neighbour: int
     total: int
@@ -156,7 +156,7 @@ class OutliersOut(BaseModel):
     offset: int
 
 
-class UncertaintyOut(BaseModel):
+class UncertaintyResponse(BaseModel):
     """How sure the encoder is of a picture; docs/explore.md says what each figure is.
 
     seen, deviation: PNGs as data URLs: what the model sees, and where draws from the posterior differ (white: by
@@ -179,27 +179,29 @@ class UncertaintyOut(BaseModel):
     deviation: str
 
 
-def attribute_out(attribute: Attribute, drags: list[Drag]) -> AttributeOut:
+def make_attribute_response(attribute: Attribute, drags: list[AttributeEntanglement]) -> AttributeResponse:
     """What is known of a stored attribute, but for its directions."""
-    about = {name: getattr(attribute, name) for name in AttributeOut.model_fields if name != "drags"}
-    return AttributeOut(**about, drags=[DragOut(**vars(drag)) for drag in drags])
+    about = {name: getattr(attribute, name) for name in AttributeResponse.model_fields if name != "drags"}
+    return AttributeResponse(**about, drags=[AttributeEffectResponse(**vars(drag)) for drag in drags])
 
 
-MOST_PARTS = 8
-MOST_FRAMES = 64
-MOST_SAMPLES = 64
-MOST_STEPS = 400  # pictures of a traversal
-MOST_STRENGTHS = 31
-NEAREST = 10  # of an upload
+MAX_LATENT_INPUTS = 8
+MAX_MORPH_FRAMES = 64
+MAX_LATENT_SAMPLES = 64
+MAX_TRAVERSAL_FRAMES = 400  # pictures of a traversal
+MAX_STRENGTHS = 31
+DEFAULT_NEAREST_COUNT = 10  # of an upload
 
-Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]{0,63}$", description="Of an attribute, such as `smile`.")]
-Strength = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1, description="The same for the same seed.")]
-Vector = Annotated[list[VectorValue], Field(min_length=1, max_length=65536)]
-Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+AttributeNameField = Annotated[
+    str, Field(pattern="^[a-z0-9][a-z0-9_-]{0,63}$", description="Of an attribute, such as `smile`.")
+]
+StrengthField = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+SeedField = Annotated[int, Field(ge=0, le=2**32 - 1, description="The same for the same seed.")]
+VectorField = Annotated[list[VectorValue], Field(min_length=1, max_length=65536)]
+WeightField = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 
 
-class PartIn(BaseModel):
+class LatentInputRequest(BaseModel):
     """An indexed image, or a mu."""
 
     model_config = ConfigDict(
@@ -207,92 +209,102 @@ class PartIn(BaseModel):
     )
 
     image_id: ImageIdField | SkipJsonSchema[None] = None
-    vector: Vector | SkipJsonSchema[None] = Field(None, description="A mu of the active encoder, all of it.")
+    vector: VectorField | SkipJsonSchema[None] = Field(None, description="A mu of the active encoder, all of it.")
 
     @model_validator(mode="after")
-    def _one_place(self) -> Self:
+    def _check_one_input(self) -> Self:
         given = self.model_fields_set & {"image_id", "vector"}
         if len(given) != 1 or getattr(self, min(given)) is None:
             raise ValueError("give exactly one of image_id and vector")
         return self
 
-    def part(self) -> Part:
+    def to_latent_input(self) -> LatentInput:
         """The same for explore/."""
         if self.image_id is not None:
             return self.image_id
         return np.asarray(self.vector, np.float32)
 
 
-class WeighedIn(PartIn):
+class WeightedInputRequest(LatentInputRequest):
     """An indexed image, or a mu, and how much of it."""
 
-    weight: Weight = 1.0
+    weight: WeightField = 1.0
 
 
-class Moves(BaseModel):
+class LatentArithmeticParams(BaseModel):
     """How a place is put together: parts mixed, then attributes pushed, then single dimensions moved."""
 
     model_config = ConfigDict(extra="forbid")
 
-    how: How = Field("linear", description="`spherical`: of two parts; the direction turns, the length grows evenly.")
-    attributes: dict[Name, Strength] = Field(
+    how: InterpolationMethod = Field(
+        "linear", description="`spherical`: of two parts; the direction turns, the length grows evenly."
+    )
+    attributes: dict[AttributeNameField, StrengthField] = Field(
         {}, max_length=50, description="By name how far each is pushed; 1: from the average without it to that with it."
     )
-    dims: dict[Annotated[str, Field(pattern="^[0-9]{1,5}$")], Strength] = Field(
+    dims: dict[Annotated[str, Field(pattern="^[0-9]{1,5}$")], StrengthField] = Field(
         {}, max_length=500, description="By dimension how far it is moved, in deviations of the collection."
     )
     nearest: int = Field(0, ge=0, le=100, description="So many of the real pictures nearest to it.")
     picture: bool = Field(True, description="Whether it is to be decoded.")
-    parts: Sequence[WeighedIn] = ()
+    parts: Sequence[WeightedInputRequest] = ()
 
 
-class LatentIn(Moves):
+class LatentRequest(LatentArithmeticParams):
     """A place put together from indexed images and mus."""
 
-    parts: list[WeighedIn] = Field(min_length=1, max_length=MOST_PARTS, description="Mixed by their weights.")
+    parts: list[WeightedInputRequest] = Field(
+        min_length=1, max_length=MAX_LATENT_INPUTS, description="Mixed by their weights."
+    )
 
 
-class LatentForm(Moves):
+class LatentForm(LatentArithmeticParams):
     """The same from pictures, and from others behind them."""
 
-    parts: list[WeighedIn] = Field([], max_length=MOST_PARTS - 1, description="To be mixed with the files.")
-    weights: list[Weight] = Field([], max_length=MOST_PARTS, description="Of the files, in order; left out: 1 each.")
-    nearest: int = Field(NEAREST, ge=0, le=100, description="So many of the real pictures nearest to it.")
+    parts: list[WeightedInputRequest] = Field(
+        [], max_length=MAX_LATENT_INPUTS - 1, description="To be mixed with the files."
+    )
+    weights: list[WeightField] = Field(
+        [], max_length=MAX_LATENT_INPUTS, description="Of the files, in order; left out: 1 each."
+    )
+    nearest: int = Field(DEFAULT_NEAREST_COUNT, ge=0, le=100, description="So many of the real pictures nearest to it.")
 
 
-class Way(BaseModel):
+class MorphParams(BaseModel):
     """How a morph goes."""
 
     model_config = ConfigDict(extra="forbid")
 
-    steps: int = Field(16, ge=2, le=MOST_FRAMES, description="Frames from each to the next, both included.")
-    how: How = "linear"
-    parts: Sequence[PartIn] = ()
+    steps: int = Field(16, ge=2, le=MAX_MORPH_FRAMES, description="Frames from each to the next, both included.")
+    how: InterpolationMethod = "linear"
+    parts: Sequence[LatentInputRequest] = ()
 
 
-class MorphIn(Way):
+class MorphRequest(MorphParams):
     """A way through two places or more."""
 
-    parts: list[PartIn] = Field(min_length=2, max_length=MOST_PARTS)
+    parts: list[LatentInputRequest] = Field(min_length=2, max_length=MAX_LATENT_INPUTS)
 
 
-class MorphForm(Way):
+class MorphForm(MorphParams):
     """The same through pictures, and through others behind them."""
 
-    parts: list[PartIn] = Field([], max_length=MOST_PARTS - 1, description="Where it leads after the files.")
+    parts: list[LatentInputRequest] = Field(
+        [], max_length=MAX_LATENT_INPUTS - 1, description="Where it leads after the files."
+    )
 
 
-class Draws(BaseModel):
+class SampleParams(BaseModel):
     """How many pictures that were never taken, and how unusual."""
 
     model_config = ConfigDict(extra="forbid")
 
-    count: int = Field(16, ge=1, le=MOST_SAMPLES)
+    count: int = Field(16, ge=1, le=MAX_LATENT_SAMPLES)
     temperature: float = Field(1.0, ge=0, le=100, allow_inf_nan=False, description="Below 1: more usual pictures.")
-    seed: Seed = 0
+    seed: SeedField = 0
 
 
-class SamplesIn(Draws):
+class SampleRequest(SampleParams):
     """Pictures that were never taken."""
 
     source: Literal["prior", "mixture", "image"] = Field(
@@ -301,14 +313,14 @@ class SamplesIn(Draws):
     image_id: ImageIdField | SkipJsonSchema[None] = None
 
     @model_validator(mode="after")
-    def _image_or_not(self) -> Self:
+    def _check_image_id(self) -> Self:
         given = "image_id" in self.model_fields_set
         if (self.source == "image") != given or (given and self.image_id is None):
             raise ValueError("give image_id with the source image, and only then")
         return self
 
 
-class Walk(BaseModel):
+class TraversalParams(BaseModel):
     """Single dimensions from low to high."""
 
     model_config = ConfigDict(extra="forbid")
@@ -321,68 +333,68 @@ class Walk(BaseModel):
     nearest: bool = True
 
     @model_validator(mode="after")
-    def _not_too_many(self) -> Self:
+    def _check_frame_count(self) -> Self:
         count = self.dims if isinstance(self.dims, int) else len(self.dims)
-        if not 1 <= count <= 1000 or count * self.steps > MOST_STEPS:
-            raise ValueError(f"at least one dimension, and dimensions times steps at most {MOST_STEPS}")
+        if not 1 <= count <= 1000 or count * self.steps > MAX_TRAVERSAL_FRAMES:
+            raise ValueError(f"at least one dimension, and dimensions times steps at most {MAX_TRAVERSAL_FRAMES}")
         return self
 
-    def text(self) -> str:
+    def format_dims(self) -> str:
         """dims as explore/ reads them."""
         return str(self.dims) if isinstance(self.dims, int) else ",".join(map(str, self.dims)) + ","
 
 
-class TraversalIn(Walk):
+class TraversalRequest(TraversalParams):
     """The same, and where it starts."""
 
-    start: PartIn | None = Field(None, description="Left out: the mean of the collection.")
+    start: LatentInputRequest | None = Field(None, description="Left out: the mean of the collection.")
 
 
-class LearnIn(BaseModel):
+class LearnAttributeRequest(BaseModel):
     """What an attribute is to be learned from: images with and without it, or a condition on what is said of them."""
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Name
+    name: AttributeNameField
     positive: list[ImageIdField] = Field([], max_length=100_000)
     negative: list[ImageIdField] = Field([], max_length=100_000)
-    where: list[Text] = Field([], max_length=32, description="Images that satisfy these, against all others.")
-    seed: Seed = 0
+    where: list[TextParam] = Field([], max_length=32, description="Images that satisfy these, against all others.")
+    seed: SeedField = 0
 
     @model_validator(mode="after")
-    def _one_source(self) -> Self:
+    def _check_one_source(self) -> Self:
         if bool(self.where) == bool(self.positive or self.negative) or bool(self.positive) != bool(self.negative):
             raise ValueError("give both positive and negative, or where alone")
         return self
 
 
-class Strengths(BaseModel):
+class StrengthParams(BaseModel):
     """How far an attribute is pushed."""
 
     model_config = ConfigDict(extra="forbid")
 
-    strengths: list[Strength] = Field(
+    strengths: list[StrengthField] = Field(
         [1.0],
         min_length=1,
-        max_length=MOST_STRENGTHS,
+        max_length=MAX_STRENGTHS,
         description="A picture for each; 1: from the average without it to that with it; below 0: less of it.",
     )
 
 
-class ApplyIn(Strengths, PartIn):
+class ApplyAttributeRequest(StrengthParams, LatentInputRequest):
     """Of which place, and how far an attribute is pushed from there."""
 
 
-class Sampling(BaseModel):
+class UncertaintyParams(BaseModel):
     """How an encoder's doubt is measured."""
 
     model_config = ConfigDict(extra="forbid")
 
     samples: int = Field(32, ge=2, le=256)
-    seed: Seed = 0
+    seed: SeedField = 0
 
 
-class UncertaintyIn(Sampling):
+class UncertaintyRequest(UncertaintyParams):
     """Of which indexed image."""
 
     image_id: int = Field(ge=1, le=MAX_ID)

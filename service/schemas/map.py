@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from simile.explore.map.projection import LayoutName
 
 
-class MapIn(BaseModel):
+class MapRequest(BaseModel):
     """What map is to be made."""
 
     model_config = ConfigDict(extra="forbid")
@@ -25,7 +25,7 @@ class MapIn(BaseModel):
     seed: int = Field(0, ge=0, le=2**32 - 1)
 
 
-class ComputingOut(BaseModel):
+class MapProgressResponse(BaseModel):
     """A map that is being made. `total` 0: nobody can say."""
 
     layout: str
@@ -34,7 +34,7 @@ class ComputingOut(BaseModel):
     total: int
 
 
-class ClusterOut(BaseModel):
+class ClusterResponse(BaseModel):
     """Pictures that go together. `label`: what at least half of them are called. x, y: the middle of them."""
 
     cluster: int
@@ -46,14 +46,14 @@ class ClusterOut(BaseModel):
     thumbnail_url: str
 
 
-class LabelsOut(BaseModel):
+class MapLabelsResponse(BaseModel):
     """Names that tell pictures apart: of their folders, or of what is said of them. At most 20, the commonest."""
 
     by: str
     names: list[str]
 
 
-class MapOut(BaseModel):
+class MapResponse(BaseModel):
     """A map as of now. Coordinates lie within [-1, 1].
 
     `newer`: pictures that came after it was made, put beside those they are like; `missing`: not shown, as they are too
@@ -67,16 +67,16 @@ class MapOut(BaseModel):
     newer: int
     missing: int
     method: Literal["kmeans", "hdbscan"]
-    clusters: list[ClusterOut]
-    labels: list[LabelsOut]
+    clusters: list[ClusterResponse]
+    labels: list[MapLabelsResponse]
     errors: int
     tiles: int = Field(description="Of thumbnails: the picture at `place` p is in tile p // 256, as its p % 256 th.")
     tile_side: int = Field(description="Pixels of a thumbnail; there are 16 beside each other.")
-    computing: ComputingOut | None
+    computing: MapProgressResponse | None
     failed: str | None = Field(description="Why the last map of this layout could not be made.")
 
 
-class PointsOut(BaseModel):
+class MapPointsResponse(BaseModel):
     """Every picture of a map, in columns. null: of no cluster, not known, or of none of the label's names.
 
     `density`: the share of pictures that lie less thickly. `error`: the share that are reconstructed better.

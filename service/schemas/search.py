@@ -12,12 +12,12 @@ from pydantic.json_schema import SkipJsonSchema, WithJsonSchema
 
 from simile.core.filter_parser import make_filter
 from simile.core.records import Filter
-from simile.search.queries import Asked, Question
+from simile.search.queries import SearchParams, SearchQuery
 
 MAX_ID = 2**63 - 1  # what SQL calls BIGINT
 MAX_LIMIT = 1000
-MOST_ASKED = 32  # pictures that one search may be made of
-MOST_SEARCHES = 100  # in a batch
+MAX_QUERY_IMAGES = 32  # pictures that one search may be made of
+MAX_BATCH_SEARCHES = 100  # in a batch
 MAX_SEARCH_OFFSET = 1_000_000  # the index finds offset + limit neighbours to show the last few
 
 ImageIdField = Annotated[int, Field(ge=1, le=MAX_ID, description="The id of an indexed image.")]
@@ -25,25 +25,25 @@ ImageIdField = Annotated[int, Field(ge=1, le=MAX_ID, description="The id of an i
 VectorValue = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
 
 
-def _listed(value: object) -> object:
+def _wrap_in_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-def _plain(value: object) -> object:
+def _check_bool_text(value: object) -> object:
     if isinstance(value, str) and value not in ("true", "false"):
         raise ValueError("write true or false")
     return value
 
 
-Flag = Annotated[bool, BeforeValidator(_plain)]  # pydantic would take 1, yes and on as well
-Text = Annotated[str, Field(max_length=4096)]
-Listed = Annotated[list[Text], Field(max_length=32)]
-Texts = Annotated[Listed, BeforeValidator(_listed, json_schema_input_type=Listed | Text)]
-Number = Annotated[int | None, Field(ge=0, le=MAX_ID)]
-Distance = Annotated[float | None, Field(ge=0, le=1e18, allow_inf_nan=False)]
-Included = Annotated[str, Field(pattern="^(reconstruction|metadata)(,(reconstruction|metadata))*$", max_length=100)]
+BoolParam = Annotated[bool, BeforeValidator(_check_bool_text)]  # pydantic would take 1, yes and on as well
+TextParam = Annotated[str, Field(max_length=4096)]
+TextList = Annotated[list[TextParam], Field(max_length=32)]
+TextListParam = Annotated[TextList, BeforeValidator(_wrap_in_list, json_schema_input_type=TextList | TextParam)]
+NonNegativeIntParam = Annotated[int | None, Field(ge=0, le=MAX_ID)]
+DistanceParam = Annotated[float | None, Field(ge=0, le=1e18, allow_inf_nan=False)]
+IncludeItem = Annotated[str, Field(pattern="^(reconstruction|metadata)(,(reconstruction|metadata))*$", max_length=100)]
 
-Includes = Annotated[list[Included], Field(max_length=8)]
+IncludeList = Annotated[list[IncludeItem], Field(max_length=8)]
 
 # What is said of an image, by name: numbers where a text is one as JSON writes it.
 MetadataName = Annotated[str, Field(min_length=1, max_length=200, pattern="^[^!<>=\\s]([^!<>=]*[^!<>=\\s])?$")]
@@ -54,35 +54,35 @@ MetadataValue = Annotated[
     | None,
     WithJsonSchema({"type": ["string", "number", "null"], "maxLength": 4096}),
 ]
-MetadataOut = dict[str, str | int | float]
+MetadataResponse = dict[str, str | int | float]
 
 
-class Narrowing(BaseModel):
+class FilterParams(BaseModel):
     """Which images may be found: those that satisfy everything that is given."""
 
-    where: Texts = Field(
+    where: TextListParam = Field(
         [], description="Conditions on what a manifest says of the file: `class=shirt`, `price<10`. = != < <= > >=."
     )
     under: str | None = Field(None, max_length=4096, description="Files in this folder or archive; its whole path.")
-    format: Texts = Field([], description="Files of one of these formats: `jpeg`, `png` …")
-    min_bytes: Number = None
-    max_bytes: Number = None
-    min_width: Number = Field(None, description="Pixels, as all of these.")
-    max_width: Number = None
-    min_height: Number = None
-    max_height: Number = None
+    format: TextListParam = Field([], description="Files of one of these formats: `jpeg`, `png` …")
+    min_bytes: NonNegativeIntParam = None
+    max_bytes: NonNegativeIntParam = None
+    min_width: NonNegativeIntParam = Field(None, description="Pixels, as all of these.")
+    max_width: NonNegativeIntParam = None
+    min_height: NonNegativeIntParam = None
+    max_height: NonNegativeIntParam = None
     since: str | None = Field(None, max_length=64, description="Files modified then or later; ISO 8601.")
     until: str | None = Field(
         None, max_length=64, description="Files modified then or earlier; a bare date counts whole."
     )
 
-    def only(self) -> Filter | None:
+    def to_filter(self) -> Filter | None:
         """The filter that is meant. Raises BadSetting."""
-        fields = {name: getattr(self, name) for name in Narrowing.model_fields}
+        fields = {name: getattr(self, name) for name in FilterParams.model_fields}
         return make_filter(formats=fields.pop("format"), **fields)
 
 
-class ListOptions(Narrowing):
+class ImageListOptions(FilterParams):
     """Which part of the collection is wanted."""
 
     sort: Literal["id", "newest", "unlike"] = Field(
@@ -93,21 +93,23 @@ class ListOptions(Narrowing):
     cursor: str | None = Field(None, max_length=200, description="The `next` of the page before, with the same `sort`.")
 
 
-class SearchOptions(Narrowing):
+class SearchOptions(FilterParams):
     """How much of an answer is wanted, and which images may be in it."""
 
-    within: Distance = Field(None, description="Only images at this distance or nearer; `limit` holds too.")
-    distance: Distance = Field(None, description="The same as `within`.")
+    within: DistanceParam = Field(None, description="Only images at this distance or nearer; `limit` holds too.")
+    distance: DistanceParam = Field(None, description="The same as `within`.")
     limit: int = Field(10, ge=1, le=MAX_LIMIT, description="How many hits.")
     offset: int = Field(0, ge=0, le=MAX_SEARCH_OFFSET, description="How many of the nearest to leave out.")
-    include: Annotated[Includes, BeforeValidator(_listed, json_schema_input_type=Includes | Included)] = Field(
+    include: Annotated[
+        IncludeList, BeforeValidator(_wrap_in_list, json_schema_input_type=IncludeList | IncludeItem)
+    ] = Field(
         [],
         description="`reconstruction`: what the model saw, of the query and of every hit. `metadata`: what is said of "
         "every hit. Several times, or with commas.",
     )
 
     @model_validator(mode="after")
-    def _one_distance(self) -> Self:
+    def _check_distance_aliases(self) -> Self:
         if self.within is not None and self.distance is not None and self.within != self.distance:
             raise ValueError("within and distance are two names of one option: give one of them")
         return self
@@ -118,12 +120,12 @@ class SearchOptions(Narrowing):
         "`unlike` goes by distance and σ then.",
     )
 
-    posterior: Flag = Field(
+    posterior: BoolParam = Field(
         False,
         description="By the distance between whole posteriors (μ and σ), not between means; scores are not calibrated.",
     )
-    plus: Texts = Field([], description="Attributes that the hits are to have more of than what is asked with.")
-    minus: Texts = Field([], description="Attributes that they are to have less of.")
+    plus: TextListParam = Field([], description="Attributes that the hits are to have more of than what is asked with.")
+    minus: TextListParam = Field([], description="Attributes that they are to have less of.")
     strength: float = Field(
         1.0,
         ge=-100,
@@ -132,19 +134,19 @@ class SearchOptions(Narrowing):
         description="How much; 1: from the average without it to that with it.",
     )
 
-    def included(self) -> frozenset[str]:
+    def get_includes(self) -> frozenset[str]:
         """What else is wanted."""
         return frozenset(name for names in self.include for name in names.split(","))
 
-    def asked(self) -> Asked:
+    def to_search_params(self) -> SearchParams:
         """The same for a Searcher. Raises BadSetting."""
         within = self.distance if self.within is None else self.within
         is_full = self.certainty == "full"
-        said = "metadata" in self.included()
-        return Asked(self.limit, self.offset, self.only(), within, said, is_full, self.posterior)
+        said = "metadata" in self.get_includes()
+        return SearchParams(self.limit, self.offset, self.to_filter(), within, said, is_full, self.posterior)
 
 
-class SearchBody(SearchOptions):
+class SearchRequest(SearchOptions):
     """A search by id, by vector, or by several indexed images. Exactly one of the three."""
 
     model_config = ConfigDict(
@@ -156,59 +158,61 @@ class SearchBody(SearchOptions):
     vector: Annotated[list[VectorValue], Field(min_length=1, max_length=65536)] | SkipJsonSchema[None] = Field(
         None, description="A mu of the active encoder, all of it."
     )
-    positive: Annotated[list[ImageIdField], Field(min_length=1, max_length=MOST_ASKED)] | SkipJsonSchema[None] = Field(
-        None, description="Images to be like: by the mean of their mu …"
+    positive: Annotated[list[ImageIdField], Field(min_length=1, max_length=MAX_QUERY_IMAGES)] | SkipJsonSchema[None] = (
+        Field(None, description="Images to be like: by the mean of their mu …")
     )
     negative: list[ImageIdField] = Field(
-        [], max_length=MOST_ASKED, description="… less the mean of these. Only with `positive`; together at most 32."
+        [],
+        max_length=MAX_QUERY_IMAGES,
+        description="… less the mean of these. Only with `positive`; together at most 32.",
     )
 
     @model_validator(mode="after")
-    def _one_question(self) -> Self:
+    def _check_one_query(self) -> Self:
         given = self.model_fields_set & {"image_id", "vector", "positive"}
         if len(given) != 1 or getattr(self, min(given)) is None:
             raise ValueError("give exactly one of image_id, vector and positive")
         if self.negative and self.positive is None:
             raise ValueError("negative goes with positive only")
-        if len(self.positive or ()) + len(self.negative) > MOST_ASKED:
-            raise ValueError(f"positive and negative are more than {MOST_ASKED} images together")
+        if len(self.positive or ()) + len(self.negative) > MAX_QUERY_IMAGES:
+            raise ValueError(f"positive and negative are more than {MAX_QUERY_IMAGES} images together")
         return self
 
-    def question(self) -> Question:
+    def to_query(self) -> SearchQuery:
         """The same for a Searcher. Raises BadSetting."""
         if self.vector is not None:
-            return Question((np.asarray(self.vector, np.float32),), asked=self.asked())
+            return SearchQuery((np.asarray(self.vector, np.float32),), params=self.to_search_params())
         positives = (self.image_id,) if self.image_id is not None else tuple(self.positive or ())
-        return Question(positives, tuple(self.negative), self.asked())
+        return SearchQuery(positives, tuple(self.negative), self.to_search_params())
 
 
 class SearchForm(SearchOptions):
     """What a form says beside its files: `file`, to be like, and `negative`, to be unlike."""
 
-    positive_id: Annotated[list[ImageIdField], Field(max_length=MOST_ASKED)] = Field(
+    positive_id: Annotated[list[ImageIdField], Field(max_length=MAX_QUERY_IMAGES)] = Field(
         [], description="Indexed images to be like, beside the files."
     )
-    negative_id: Annotated[list[ImageIdField], Field(max_length=MOST_ASKED)] = Field(
+    negative_id: Annotated[list[ImageIdField], Field(max_length=MAX_QUERY_IMAGES)] = Field(
         [], description="Indexed images to be unlike."
     )
 
 
-class BatchBody(BaseModel):
+class SearchBatchRequest(BaseModel):
     """Several searches, each for itself."""
 
     model_config = ConfigDict(extra="forbid")
 
-    searches: list[SearchBody] = Field(min_length=1, max_length=MOST_SEARCHES)
+    searches: list[SearchRequest] = Field(min_length=1, max_length=MAX_BATCH_SEARCHES)
 
 
-class AskedWithOut(BaseModel):
+class QueryImageResponse(BaseModel):
     """One of several pictures that were asked with: an indexed image, or an upload by its name."""
 
     image_id: int | None
     name: str | None
 
 
-class QueryOut(BaseModel):
+class QueryResponse(BaseModel):
     """What was asked, and how far the answer can be trusted. A vector has neither name nor size."""
 
     name: str | None
@@ -239,14 +243,14 @@ class QueryOut(BaseModel):
         description="What that was measured on: `new`, pictures of this collection that the encoder was not trained "
         "on; `own`, any of them, where fewer than 40 are known to be new: then new ones are flagged more often.",
     )
-    positives: list[AskedWithOut] = Field([], description="With several: what the hits are to be like …")
-    negatives: list[AskedWithOut] = Field([], description="… and unlike.")
+    positives: list[QueryImageResponse] = Field([], description="With several: what the hits are to be like …")
+    negatives: list[QueryImageResponse] = Field([], description="… and unlike.")
     reconstruction: str | None = Field(
         None, description="What the model saw, a PNG as a data URL; null if not asked for."
     )
 
 
-class HitOut(BaseModel):
+class HitResponse(BaseModel):
     """One similar image; `distance` is Euclidean between indexed vectors."""
 
     image_id: int
@@ -265,18 +269,18 @@ class HitOut(BaseModel):
     file_url: str
     thumbnail_url: str
     reconstruction_url: str | None = None
-    metadata: MetadataOut | None = Field(None, description="What is said of it; null if not asked for.")
+    metadata: MetadataResponse | None = Field(None, description="What is said of it; null if not asked for.")
 
 
-class SearchOut(BaseModel):
+class SearchResponse(BaseModel):
     """The query and its hits, the nearest first. `score_calibrated`: whether scores are measured on this collection."""
 
-    query: QueryOut
-    hits: list[HitOut]
+    query: QueryResponse
+    hits: list[HitResponse]
     score_calibrated: bool = False
 
 
-class ImageOut(BaseModel):
+class ImageResponse(BaseModel):
     """An indexed image. `size` in bytes; `paths`: every place where the same bytes lie."""
 
     image_id: int
@@ -291,19 +295,19 @@ class ImageOut(BaseModel):
     reconstruction_error: float | None = Field(
         description="Mean squared error of the reconstruction; null in lists until it has been measured."
     )
-    metadata: MetadataOut = Field({}, description="What is said of it; of several files, of the first.")
+    metadata: MetadataResponse = Field({}, description="What is said of it; of several files, of the first.")
     file_url: str
     thumbnail_url: str
     reconstruction_url: str
 
 
-class ImageDetailOut(ImageOut):
+class ImageDetailResponse(ImageResponse):
     """An indexed image, and how unsure the encoder is of it."""
 
     sigma: float | None = Field(None, description="The encoder's mean σ over what is compared; null without one.")
 
 
-class ListedOut(ImageOut):
+class ImageListItemResponse(ImageResponse):
     """An image in a list."""
 
     unlike_distance: float | None = Field(
@@ -311,34 +315,34 @@ class ListedOut(ImageOut):
     )
 
 
-class ImagesOut(BaseModel):
+class ImageListResponse(BaseModel):
     """A page of the collection. `total`: images that the filter lets through. `next`: the `cursor` of what follows."""
 
-    images: list[ListedOut]
+    images: list[ImageListItemResponse]
     total: int
     limit: int
     offset: int
     next: str | None = None
 
 
-class MetadataIn(BaseModel):
+class MetadataRequest(BaseModel):
     """What to say of an image, in place of all that was said before. Null, or left out: nothing under that name."""
 
     model_config = ConfigDict(extra="forbid")
 
     metadata: dict[MetadataName, MetadataValue] = Field(max_length=100)
 
-    def texts(self) -> dict[str, str]:
+    def to_texts(self) -> dict[str, str]:
         """As the catalogue keeps it."""
-        return {name: written(value) for name, value in self.metadata.items() if value is not None}
+        return {name: format_metadata_value(value) for name, value in self.metadata.items() if value is not None}
 
 
-def written(value: str | float) -> str:
+def format_metadata_value(value: str | float) -> str:
     """A value as text; a number as JSON writes it."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
-class MatchOut(BaseModel):
+class DuplicateMatchResponse(BaseModel):
     """A picture of the collection that an upload is a copy of."""
 
     image_id: int
@@ -351,20 +355,22 @@ class MatchOut(BaseModel):
     thumbnail_url: str
 
 
-class AddedOut(ImageOut):
+class AddImageResponse(ImageResponse):
     """A picture that was added, or that it is a copy of."""
 
     duplicate_of: int | None = Field(None, description="With `if_duplicate=link`: the picture that stands for it.")
-    duplicates: list[MatchOut] | None = Field(None, description="What it is a copy of; only with `if_duplicate`.")
+    duplicates: list[DuplicateMatchResponse] | None = Field(
+        None, description="What it is a copy of; only with `if_duplicate`."
+    )
 
 
-class Liveness(BaseModel):
+class LivenessResponse(BaseModel):
     """The process answers."""
 
     status: Literal["alive"] = "alive"
 
 
-class Readiness(BaseModel):
+class ReadinessResponse(BaseModel):
     """Searches can be answered. `encoder`: the fingerprint of the active encoder."""
 
     status: Literal["ready"] = "ready"
@@ -372,14 +378,14 @@ class Readiness(BaseModel):
     images: int
 
 
-class ProblemError(BaseModel):
+class ProblemFieldError(BaseModel):
     """One field that was not understood."""
 
     field: str
     detail: str
 
 
-class ProblemOut(BaseModel):
+class ProblemResponse(BaseModel):
     """RFC 9457 problem details; see service/problems.py."""
 
     type: str
@@ -387,17 +393,17 @@ class ProblemOut(BaseModel):
     status: int
     detail: str
     instance: str
-    errors: list[ProblemError] | None = None
-    duplicates: list[MatchOut] | None = None
+    errors: list[ProblemFieldError] | None = None
+    duplicates: list[DuplicateMatchResponse] | None = None
 
 
-class BatchProblemOut(BaseModel):
+class SearchBatchProblemResponse(BaseModel):
     """Why one search of a batch has no answer."""
 
-    problem: ProblemOut
+    problem: ProblemResponse
 
 
-class BatchOut(BaseModel):
+class SearchBatchResponse(BaseModel):
     """The answers to a batch, in the order of its searches."""
 
-    results: list[SearchOut | BatchProblemOut]
+    results: list[SearchResponse | SearchBatchProblemResponse]

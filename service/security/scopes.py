@@ -11,11 +11,11 @@ from starlette.routing import BaseRoute, compile_path
 
 from simile.core.keys import Scope
 
-Wanted = Scope | Literal["public"]
+RequiredScope = Scope | Literal["public"]
 
 # public: no key. search: to look and to find. write: to add, describe, decide and delete. admin: what costs the
 # machine hours, or changes what every search sees. HEAD asks what GET asks.
-SCOPES: dict[str, Wanted] = {
+ROUTE_SCOPES: dict[str, RequiredScope] = {
     "GET /livez": "public",
     "GET /readyz": "public",
     "GET /signin": "public",
@@ -78,38 +78,38 @@ SCOPES: dict[str, Wanted] = {
 }
 
 # The patterns that the router itself goes by: "/v1/jobs\n" is "/v1/jobs" to it.
-_PATTERNS = [
+_SCOPE_PATTERNS = [
     (method, compile_path(path)[0], wanted)
-    for (method, _, path), wanted in ((place.partition(" "), wanted) for place, wanted in SCOPES.items())
+    for (method, _, path), wanted in ((place.partition(" "), wanted) for place, wanted in ROUTE_SCOPES.items())
 ]
-_REFUSALS = {"401": "Unauthorized", "403": "Forbidden", "421": "Misdirected Request", "429": "Too Many Requests"}
-_SECURITY = {
+_REFUSAL_PHRASES = {"401": "Unauthorized", "403": "Forbidden", "421": "Misdirected Request", "429": "Too Many Requests"}
+_SECURITY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "A key made by `simile keys create`."},
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key."},
     "cookie": {"type": "apiKey", "in": "cookie", "name": "simile_session", "description": "The page's, of /signin."},
 }
 
 
-def wanted_of(method: str, path: str) -> Wanted:
+def get_required_scope(method: str, path: str) -> RequiredScope:
     """What a request asks of a key. An address that no route has needs one too: nobody else learns that."""
     method = "GET" if method == "HEAD" else method
     if path.startswith("/static/"):
         return "public"
-    exact = SCOPES.get(f"{method} {path}")
+    exact = ROUTE_SCOPES.get(f"{method} {path}")
     if exact is not None:
         return exact
-    found = (wanted for known, pattern, wanted in _PATTERNS if known == method and pattern.match(path))
+    found = (wanted for known, pattern, wanted in _SCOPE_PATTERNS if known == method and pattern.match(path))
     return next(found, "search")
 
 
-def check(app: FastAPI) -> None:
+def check_routes(app: FastAPI) -> None:
     """Raises RuntimeError for a route that the table does not know."""
-    missing = [place for place in places(app.router.routes) if place not in SCOPES]
+    missing = [place for place in list_routes(app.router.routes) if place not in ROUTE_SCOPES]
     if missing:
         raise RuntimeError(f"No scope for {', '.join(missing)}. Say in service/scopes.py what each asks of a key.")
 
 
-def places(routes: Iterable[BaseRoute]) -> list[str]:
+def list_routes(routes: Iterable[BaseRoute]) -> list[str]:
     """`METHOD /path` of every route, as the table writes it; a mounted app takes GET alone."""
     return [
         f"{method} {context.path}"
@@ -118,22 +118,22 @@ def places(routes: Iterable[BaseRoute]) -> list[str]:
     ]
 
 
-def document(document: dict[str, Any]) -> None:
+def add_security(document: dict[str, Any]) -> None:
     """Writes into an OpenAPI document what keys are needed, and how requests without one are refused."""
-    document.setdefault("components", {})["securitySchemes"] = _SECURITY
+    document.setdefault("components", {})["securitySchemes"] = _SECURITY_SCHEMES
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            wanted = wanted_of(method.upper(), path)
+            wanted = get_required_scope(method.upper(), path)
             if wanted == "public":
                 operation["security"] = []
                 continue
-            operation["security"] = [{name: []} for name in _SECURITY] + [{}]
+            operation["security"] = [{name: []} for name in _SECURITY_SCHEMES] + [{}]
             said = operation.get("description", "").rstrip()
             operation["description"] = f"{said}\n\nNeeds the scope `{wanted}` where keys are used.".strip()
-            for status, phrase in _REFUSALS.items():
-                operation["responses"].setdefault(status, _refusal(phrase))
+            for status, phrase in _REFUSAL_PHRASES.items():
+                operation["responses"].setdefault(status, _make_refusal_response(phrase))
 
 
-def _refusal(phrase: str) -> dict[str, Any]:
+def _make_refusal_response(phrase: str) -> dict[str, Any]:
     schema = {"$ref": "#/components/schemas/ProblemOut"}
     return {"description": phrase, "content": {"application/problem+json": {"schema": schema}}}

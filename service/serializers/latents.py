@@ -7,164 +7,203 @@ from collections.abc import Sequence
 from typing import Any
 
 from simile.core.records import FloatArray, Hit
-from simile.explore.attributes.render import paint
-from simile.explore.latent.arithmetic import mix, moved
-from simile.explore.latent.inputs import Part, Place, check_decoder, decoded, places_of, plain_size
-from simile.explore.latent.interpolation import Morph
-from simile.explore.latent.sampling import around, from_prior
-from simile.explore.latent.traversal import Traversal
-from simile.explore.latent.uncertainty import Uncertainty
-from simile.explore.outliers.cache import Listing
+from simile.explore.attributes.render import render_attribute
+from simile.explore.latent.arithmetic import mix_latents, offset_dimensions
+from simile.explore.latent.inputs import (
+    LatentInput,
+    LatentPoint,
+    check_decoder,
+    decode_latents,
+    encode_inputs,
+    get_content_size,
+)
+from simile.explore.latent.interpolation import LatentMorph
+from simile.explore.latent.sampling import sample_posterior, sample_prior
+from simile.explore.latent.traversal import LatentTraversal
+from simile.explore.latent.uncertainty import EncodingUncertainty
+from simile.explore.outliers.cache import OutlierListing
 from simile.images.encoding import encode_png
 from simile.images.transforms import Pixels
-from simile.search.attributes import Attribute, pushed
-from simile.search.queries import Asked, AskedPicture, Question
+from simile.search.attributes import Attribute, with_attributes
+from simile.search.queries import QueryImage, SearchParams, SearchQuery
 from simile.search.searcher import Searcher
 from simile.service import urls
 from simile.service.schemas.latents import (
-    AppliedOut,
-    ApplyOut,
-    DimensionOut,
-    Draws,
-    FrameOut,
-    LatentOut,
-    MorphOut,
-    Moves,
-    OutlierOut,
-    OutliersOut,
-    SampleOut,
-    SamplesIn,
-    SamplesOut,
-    StepOut,
-    TraversalOut,
-    UncertaintyOut,
+    ApplyAttributeResponse,
+    AttributeImageResponse,
+    FrameResponse,
+    LatentArithmeticParams,
+    LatentResponse,
+    MorphResponse,
+    OutlierListResponse,
+    OutlierResponse,
+    SampleListResponse,
+    SampleParams,
+    SampleRequest,
+    SampleResponse,
+    TraversalDimensionResponse,
+    TraversalResponse,
+    TraversalStepResponse,
+    UncertaintyResponse,
 )
-from simile.service.schemas.search import HitOut
-from simile.service.serializers.search import hit_out, shown
-from simile.service.state.latent_cache import Latents
+from simile.service.schemas.search import HitResponse
+from simile.service.serializers.search import make_hit_response, replace_surrogates
+from simile.service.state.latent_cache import LatentCache
 
 
-def made_place(
-    searcher: Searcher, latents: Latents, wanted: Moves, pictures: Sequence[tuple[AskedPicture, float]] = ()
-) -> LatentOut:
+def compute_latent_response(
+    searcher: Searcher,
+    latent_cache: LatentCache,
+    arithmetic: LatentArithmeticParams,
+    images: Sequence[tuple[QueryImage, float]] = (),
+) -> LatentResponse:
     """The place that is wanted, decoded where that can be; pictures, each with its weight, come before its parts.
 
     Raises as explore/mixing.py does.
     """
-    parts = [*pictures, *((one.part(), one.weight) for one in wanted.parts)]
-    place = mix(searcher, [part for part, _ in parts], [weight for _, weight in parts], wanted.how)
-    mu = pushed(searcher, place.mu, wanted.attributes)
-    if wanted.dims:
-        mu = moved(mu, {int(dim): steps for dim, steps in wanted.dims.items()}, latents.reach(searcher))
+    parts = [*images, *((one.to_latent_input(), one.weight) for one in arithmetic.parts)]
+    place = mix_latents(searcher, [part for part, _ in parts], [weight for _, weight in parts], arithmetic.how)
+    mu = with_attributes(searcher, place.mu, arithmetic.attributes)
+    if arithmetic.dims:
+        mu = offset_dimensions(
+            mu, {int(dim): steps for dim, steps in arithmetic.dims.items()}, latent_cache.get_ranges(searcher)
+        )
     kept = place.sigma if mu is place.mu else None
-    return place_out(
-        searcher, Place(place.name, mu, kept, place.width, place.height), wanted.nearest, show=wanted.picture
+    return make_latent_response(
+        searcher,
+        LatentPoint(place.name, mu, kept, place.width, place.height),
+        arithmetic.nearest,
+        decode_image=arithmetic.picture,
     )
 
 
-def place_out(searcher: Searcher, place: Place, nearest: int, *, show: bool) -> LatentOut:
+def make_latent_response(
+    searcher: Searcher, latent: LatentPoint, nearest: int, *, decode_image: bool
+) -> LatentResponse:
     """A place, decoded where that is asked for and can be."""
-    has_decoder = searcher.encoder().has_decoder
-    picture = decoded(searcher, place.mu[None], place.width, place.height)[0] if show and has_decoder else None
-    hits = searcher.ask(Question((place.mu,), asked=Asked(limit=nearest))).hits if nearest else []
-    return LatentOut(
-        name=shown(place.name),
-        mu=place.mu.tolist(),
-        sigma=None if place.sigma is None else place.sigma.tolist(),
-        width=place.width,
-        height=place.height,
+    has_decoder = searcher.get_encoder().has_decoder
+    picture = (
+        decode_latents(searcher, latent.mu[None], latent.width, latent.height)[0]
+        if decode_image and has_decoder
+        else None
+    )
+    hits = searcher.search(SearchQuery((latent.mu,), params=SearchParams(limit=nearest))).hits if nearest else []
+    return LatentResponse(
+        name=replace_surrogates(latent.name),
+        mu=latent.mu.tolist(),
+        sigma=None if latent.sigma is None else latent.sigma.tolist(),
+        width=latent.width,
+        height=latent.height,
         decoder=has_decoder,
-        picture=None if picture is None else data_url(picture),
-        nearest=[hit_out(hit, with_reconstruction=False) for hit in hits],
+        picture=None if picture is None else make_png_data_url(picture),
+        nearest=[make_hit_response(hit, with_reconstruction=False) for hit in hits],
     )
 
 
-def morph_out(made: Morph) -> MorphOut:
+def make_morph_response(result: LatentMorph) -> MorphResponse:
     """A morph, its frames as pictures."""
     frames = [
-        FrameOut(mu=mu.tolist(), picture=data_url(frame), nearest=_hit(hit))
-        for mu, frame, hit in zip(made.latents, made.frames, made.nearest, strict=True)
+        FrameResponse(mu=mu.tolist(), picture=make_png_data_url(frame), nearest=_make_optional_hit(hit))
+        for mu, frame, hit in zip(result.latents, result.frames, result.nearest_hits, strict=True)
     ]
-    names = [shown(name) for name in made.names]
-    return MorphOut(how=made.how, names=names, stops=made.stops, changes=made.changes.tolist(), frames=frames)
+    names = [replace_surrogates(name) for name in result.input_names]
+    return MorphResponse(
+        how=result.interpolation, names=names, stops=result.input_rows, changes=result.changes.tolist(), frames=frames
+    )
 
 
-def samples_out(searcher: Searcher, latents: Latents, wanted: Draws, picture: AskedPicture | None = None) -> SamplesOut:
+def make_samples_response(
+    searcher: Searcher, latent_cache: LatentCache, params: SampleParams, image: QueryImage | None = None
+) -> SampleListResponse:
     """Pictures that were never taken, around a picture where there is one, or from where `wanted` says.
 
     Raises NoDecoder, NoVariance, TooFewPictures, NoSuchImage.
     """
     check_decoder(searcher, "nothing can be generated")
-    size = plain_size(searcher)
+    size = get_content_size(searcher)
     mu: FloatArray
-    drawn = wanted.count, wanted.temperature, wanted.seed
-    middle: Part | None = picture or (wanted.image_id if isinstance(wanted, SamplesIn) else None)
+    drawn = params.count, params.temperature, params.seed
+    middle: LatentInput | None = image or (params.image_id if isinstance(params, SampleRequest) else None)
     if middle is not None:
-        (place,) = places_of(searcher, [middle])
-        mu, size = around(searcher, place.mu, place.sigma, *drawn), (place.width, place.height)
-    elif isinstance(wanted, SamplesIn) and wanted.source == "mixture":
-        mu = latents.mixture(searcher).draw(*drawn)
+        (place,) = encode_inputs(searcher, [middle])
+        mu, size = sample_posterior(searcher, place.mu, place.sigma, *drawn), (place.width, place.height)
+    elif isinstance(params, SampleRequest) and params.source == "mixture":
+        mu = latent_cache.get_mixture(searcher).sample(*drawn)
     else:
-        mu = from_prior(searcher, *drawn)
-    pictures = decoded(searcher, mu, *size)
-    found = [SampleOut(mu=one.tolist(), picture=data_url(seen)) for one, seen in zip(mu, pictures, strict=True)]
-    return SamplesOut(seed=wanted.seed, samples=found)
+        mu = sample_prior(searcher, *drawn)
+    pictures = decode_latents(searcher, mu, *size)
+    found = [
+        SampleResponse(mu=one.tolist(), picture=make_png_data_url(seen)) for one, seen in zip(mu, pictures, strict=True)
+    ]
+    return SampleListResponse(seed=params.seed, samples=found)
 
 
-def applied(searcher: Searcher, attribute: Attribute, part: Part, strengths: Sequence[float]) -> ApplyOut:
+def make_apply_response(
+    searcher: Searcher, attribute: Attribute, latent_input: LatentInput, strengths: Sequence[float]
+) -> ApplyAttributeResponse:
     """A picture pushed along an attribute. Raises NoDecoder, and as places_of."""
-    (place,) = places_of(searcher, [part])
-    seen = paint(searcher, attribute, place.mu, strengths, place)
+    (place,) = encode_inputs(searcher, [latent_input])
+    seen = render_attribute(searcher, attribute, place.mu, strengths, place)
     made = [
-        AppliedOut(strength=strength, mu=attribute.pushed(place.mu, strength).tolist(), picture=data_url(pixels))
+        AttributeImageResponse(
+            strength=strength, mu=attribute.shift(place.mu, strength).tolist(), picture=make_png_data_url(pixels)
+        )
         for strength, pixels in zip(strengths, seen, strict=True)
     ]
-    return ApplyOut(
-        attribute=attribute.name, name=shown(place.name), width=place.width, height=place.height, pictures=made
+    return ApplyAttributeResponse(
+        attribute=attribute.name,
+        name=replace_surrogates(place.name),
+        width=place.width,
+        height=place.height,
+        pictures=made,
     )
 
 
-def traversal_out(made: Traversal, deviation: FloatArray) -> TraversalOut:
+def make_traversal_response(traversal: LatentTraversal, deviation: FloatArray) -> TraversalResponse:
     """A traversal; deviation: (d,), of the collection."""
     rows = []
-    for row, dim in enumerate(made.dims):
-        hits = made.nearest[row] or [None] * len(made.steps)
+    for row, dim in enumerate(traversal.dims):
+        hits = traversal.nearest_hits[row] or [None] * len(traversal.steps)
         frames = [
-            StepOut(mu=mu.tolist(), picture=data_url(frame), nearest=_hit(hit))
-            for mu, frame, hit in zip(made.latents[row], made.frames[row], hits, strict=True)
+            TraversalStepResponse(mu=mu.tolist(), picture=make_png_data_url(frame), nearest=_make_optional_hit(hit))
+            for mu, frame, hit in zip(traversal.latents[row], traversal.frames[row], hits, strict=True)
         ]
-        rows.append(DimensionOut(dim=dim, deviation=float(deviation[dim]), frames=frames))
-    return TraversalOut(name=shown(made.name), steps=made.steps.tolist(), dimensions=rows)
+        rows.append(TraversalDimensionResponse(dim=dim, deviation=float(deviation[dim]), frames=frames))
+    return TraversalResponse(name=replace_surrogates(traversal.name), steps=traversal.steps.tolist(), dimensions=rows)
 
 
-def outliers_out(searcher: Searcher, found: Listing, limit: int, offset: int) -> OutliersOut:
+def make_outliers_response(searcher: Searcher, listing: OutlierListing, limit: int, offset: int) -> OutlierListResponse:
     """A page of the outliers."""
-    shows = searcher.encoder().has_decoder
+    shows = searcher.get_encoder().has_decoder
     page = [
-        OutlierOut(
-            **{**vars(one), "path": shown(one.path)},
+        OutlierResponse(
+            **{**vars(one), "path": replace_surrogates(one.path)},
             thumbnail_url=urls.thumbnail(one.image_id),
             reconstruction_url=urls.reconstruction(one.image_id) if shows else None,
         )
-        for one in found.outliers[offset : offset + limit]
+        for one in listing.outliers[offset : offset + limit]
     ]
-    counts: dict[str, Any] = {"images": len(found.ids), "neighbour": found.neighbour, "total": len(found.outliers)}
-    return OutliersOut(outliers=page, limit=limit, offset=offset, **counts)
+    counts: dict[str, Any] = {
+        "images": len(listing.ids),
+        "neighbour": listing.neighbour,
+        "total": len(listing.outliers),
+    }
+    return OutlierListResponse(outliers=page, limit=limit, offset=offset, **counts)
 
 
-def uncertainty_out(found: Uncertainty) -> UncertaintyOut:
+def make_uncertainty_response(uncertainty: EncodingUncertainty) -> UncertaintyResponse:
     """How sure the encoder is, with its two pictures."""
-    pictures = {name: data_url(getattr(found, name)) for name in ("seen", "deviation")}
-    arrays = {name: getattr(found, name).tolist() for name in ("sigma", "spread_of_all")}
-    rest = UncertaintyOut.model_fields.keys() - pictures.keys() - arrays.keys()
-    known = {name: getattr(found, name) for name in rest} | {"name": shown(found.name)}
-    return UncertaintyOut(**known, **arrays, **pictures)
+    pictures = {name: make_png_data_url(getattr(uncertainty, name)) for name in ("seen", "deviation")}
+    arrays = {name: getattr(uncertainty, name).tolist() for name in ("sigma", "spread_of_all")}
+    rest = UncertaintyResponse.model_fields.keys() - pictures.keys() - arrays.keys()
+    known = {name: getattr(uncertainty, name) for name in rest} | {"name": replace_surrogates(uncertainty.name)}
+    return UncertaintyResponse(**known, **arrays, **pictures)
 
 
-def data_url(pixels: Pixels) -> str:
+def make_png_data_url(pixels: Pixels) -> str:
     """A picture (h, w, 3) inside a document."""
     return f"data:image/png;base64,{base64.b64encode(encode_png(pixels)).decode()}"
 
 
-def _hit(hit: Hit | None) -> HitOut | None:
-    return None if hit is None else hit_out(hit, with_reconstruction=False)
+def _make_optional_hit(hit: Hit | None) -> HitResponse | None:
+    return None if hit is None else make_hit_response(hit, with_reconstruction=False)

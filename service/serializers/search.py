@@ -8,62 +8,64 @@ from typing import Any
 
 from simile.core.errors import NoDecoder
 from simile.core.records import Hit
-from simile.search.searcher import Answer, Searcher
+from simile.search.searcher import Searcher, SearchResult
 from simile.service import urls
-from simile.service.errors import Problem, body
+from simile.service.errors import ProblemDetails, make_problem_body
 from simile.service.schemas.search import (
-    AskedWithOut,
-    BatchOut,
-    BatchProblemOut,
-    HitOut,
-    ImageOut,
-    MetadataOut,
-    ProblemOut,
-    QueryOut,
-    SearchOut,
+    HitResponse,
+    ImageResponse,
+    MetadataResponse,
+    ProblemResponse,
+    QueryImageResponse,
+    QueryResponse,
+    SearchBatchProblemResponse,
+    SearchBatchResponse,
+    SearchResponse,
 )
 from simile.store.catalogue.records import ImageRecord
 
 
-def search_out(searcher: Searcher, answer: Answer, include: Collection[str] = ()) -> SearchOut:
+def make_search_response(searcher: Searcher, result: SearchResult, include: Collection[str] = ()) -> SearchResponse:
     """The answer to a search; include: `reconstruction`, `metadata`.
 
     An encoder without a decoder has null where a reconstruction was asked for.
     """
     wanted = "reconstruction" in include
-    seen = reconstruction_of(searcher, answer) if wanted else None
-    shown = wanted and searcher.encoder().has_decoder
-    return SearchOut(
-        query=_query_out(answer, seen),
-        hits=[hit_out(hit, with_reconstruction=shown) for hit in answer.hits],
-        score_calibrated=answer.calibrated,
+    seen = make_reconstruction_data_url(searcher, result) if wanted else None
+    shown = wanted and searcher.get_encoder().has_decoder
+    return SearchResponse(
+        query=_make_query_response(result, seen),
+        hits=[make_hit_response(hit, with_reconstruction=shown) for hit in result.hits],
+        score_calibrated=result.is_calibrated,
     )
 
 
-def search_json(searcher: Searcher, answer: Answer, include: Collection[str] = ()) -> bytes:
+def dump_search_json(searcher: Searcher, result: SearchResult, include: Collection[str] = ()) -> bytes:
     """The same as it goes over the wire."""
-    return search_out(searcher, answer, include).model_dump_json().encode()
+    return make_search_response(searcher, result, include).model_dump_json().encode()
 
 
-def batch_json(searcher: Searcher, answers: Sequence[Answer | Problem], includes: Sequence[Collection[str]]) -> bytes:
+def dump_batch_json(
+    searcher: Searcher, search_results: Sequence[SearchResult | ProblemDetails], includes: Sequence[Collection[str]]
+) -> bytes:
     """The answers of a batch, or what was wrong with each, in order."""
     results = [
-        BatchProblemOut(problem=ProblemOut.model_validate(body(found, urls.SEARCH)))
-        if isinstance(found, Problem)
-        else search_out(searcher, found, include)
-        for found, include in zip(answers, includes, strict=True)
+        SearchBatchProblemResponse(problem=ProblemResponse.model_validate(make_problem_body(found, urls.SEARCH)))
+        if isinstance(found, ProblemDetails)
+        else make_search_response(searcher, found, include)
+        for found, include in zip(search_results, includes, strict=True)
     ]
-    return BatchOut(results=results).model_dump_json().encode()
+    return SearchBatchResponse(results=results).model_dump_json().encode()
 
 
-def image_out(record: ImageRecord, metadata: Mapping[str, str | float] | None = None) -> ImageOut:
+def make_image_response(record: ImageRecord, metadata: Mapping[str, str | float] | None = None) -> ImageResponse:
     """What is known of an indexed image, and said of it."""
-    return ImageOut(**image_fields(record, metadata))
+    return ImageResponse(**make_image_fields(record, metadata))
 
 
-def image_fields(record: ImageRecord, metadata: Mapping[str, str | float] | None = None) -> dict[str, Any]:
+def make_image_fields(record: ImageRecord, metadata: Mapping[str, str | float] | None = None) -> dict[str, Any]:
     """The fields of an ImageOut, for what has more."""
-    paths = [shown(path) for path in record.paths]
+    paths = [replace_surrogates(path) for path in record.paths]
     return {
         "image_id": record.id,
         "path": paths[0] if paths else "",
@@ -75,32 +77,34 @@ def image_fields(record: ImageRecord, metadata: Mapping[str, str | float] | None
         "sha256": record.sha256,
         "created_at": record.created_at,
         "reconstruction_error": record.reconstruction_error,
-        "metadata": said(metadata or {}),
+        "metadata": make_metadata_response(metadata or {}),
         "file_url": urls.file(record.id),
         "thumbnail_url": urls.thumbnail(record.id),
         "reconstruction_url": urls.reconstruction(record.id),
     }
 
 
-def reconstruction_of(searcher: Searcher, answer: Answer) -> str | None:
+def make_reconstruction_data_url(searcher: Searcher, result: SearchResult) -> str | None:
     """What the model saw in the query, as a data URL; None for an encoder without a decoder, or a bare vector."""
-    query = answer.query
+    query = result.query
     if query.width is None or query.height is None:
         return None
     try:
-        return data_url(searcher.reconstruct_mu(query.mu, query.width, query.height, answer.encoder), "image/png")
+        return make_data_url(
+            searcher.reconstruct_latent(query.mu, query.width, query.height, result.encoder), "image/png"
+        )
     except NoDecoder:
         return None
 
 
-def data_url(data: bytes, media_type: str) -> str:
+def make_data_url(data: bytes, media_type: str) -> str:
     """A picture written into the text itself."""
     return f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def _query_out(answer: Answer, reconstruction: str | None) -> QueryOut:
-    query, certainty = answer.query, answer.certainty
-    return QueryOut(
+def _make_query_response(result: SearchResult, reconstruction: str | None) -> QueryResponse:
+    query, certainty = result.query, result.confidence
+    return QueryResponse(
         name=query.name,
         image_id=query.image_id,
         width=query.width,
@@ -113,35 +117,38 @@ def _query_out(answer: Answer, reconstruction: str | None) -> QueryOut:
         unlike_reason=certainty.reason,
         false_alarm_rate=certainty.false_alarm_rate,
         false_alarm_among=certainty.among,
-        positives=[AskedWithOut(image_id=one.image_id, name=one.name) for one in query.positives],
-        negatives=[AskedWithOut(image_id=one.image_id, name=one.name) for one in query.negatives],
+        positives=[QueryImageResponse(image_id=one.image_id, name=one.name) for one in query.positives],
+        negatives=[QueryImageResponse(image_id=one.image_id, name=one.name) for one in query.negatives],
         reconstruction=reconstruction,
     )
 
 
-def hit_out(hit: Hit, *, with_reconstruction: bool) -> HitOut:
+def make_hit_response(hit: Hit, *, with_reconstruction: bool) -> HitResponse:
     """One similar image."""
-    return HitOut(
+    return HitResponse(
         image_id=hit.image_id,
         distance=hit.distance,
         score=hit.score,
         spread=hit.spread,
-        path=shown(hit.path),
+        path=replace_surrogates(hit.path),
         width=hit.width,
         height=hit.height,
         format=hit.format,
         file_url=urls.file(hit.image_id),
         thumbnail_url=urls.thumbnail(hit.image_id),
         reconstruction_url=urls.reconstruction(hit.image_id) if with_reconstruction else None,
-        metadata=None if hit.metadata is None else said(hit.metadata),
+        metadata=None if hit.metadata is None else make_metadata_response(hit.metadata),
     )
 
 
-def said(metadata: Mapping[str, str | float]) -> MetadataOut:
+def make_metadata_response(metadata: Mapping[str, str | float]) -> MetadataResponse:
     """Metadata that JSON can carry."""
-    return {shown(name): shown(value) if isinstance(value, str) else value for name, value in metadata.items()}
+    return {
+        replace_surrogates(name): replace_surrogates(value) if isinstance(value, str) else value
+        for name, value in metadata.items()
+    }
 
 
-def shown(path: str) -> str:
+def replace_surrogates(text: str) -> str:
     """A path that JSON can carry: names on disk may be no valid Unicode."""
-    return path.encode("utf-8", "replace").decode("utf-8")
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -16,44 +16,44 @@ from typing import Any
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from simile.service.errors import MEDIA_TYPE, TYPE_PREFIX, Problem, body
+from simile.service.errors import PROBLEM_MEDIA_TYPE, TYPE_PREFIX, ProblemDetails, make_problem_body
 
-CONNECTION = "simile.connection"  # in the scope of every request
-MOST_HEADER_BYTES = 64 * 1024
+CONNECTION_KEY = "simile.connection"  # in the scope of every request
+MAX_RAW_HEADER_BYTES = 64 * 1024
 HEADER_SECONDS = 10.0
 LINGER_SECONDS = 5.0  # for a client to take its last answer, or to end a body that nobody reads
 LINGER_BYTES = 1 << 20  # of such a body: less is read to its end, so that the connection can go on
 
 
 @dataclass(frozen=True)
-class Guard:
+class ConnectionLimits:
     """What a connection may take. `most`: how many there may be; `unread_seconds`: for a client to read its answer."""
 
-    most: int
+    max_connections: int
     unread_seconds: float
     header_seconds: float
 
 
-def has_left(scope: Scope) -> Callable[[], bool]:
+def make_disconnect_check(scope: Scope) -> Callable[[], bool]:
     """What says, in any thread, whether the client of a request has closed its connection."""
-    connection = scope.get(CONNECTION)
-    return _stays if connection is None else connection.is_closed
+    connection = scope.get(CONNECTION_KEY)
+    return _never_disconnected if connection is None else connection.is_closed
 
 
-def _stays() -> bool:
+def _never_disconnected() -> bool:
     return False
 
 
 class GuardedConnection(HttpToolsProtocol):
     """uvicorn's connection, with an end to every wait."""
 
-    def __init__(self, *arguments: Any, guard: Guard, **named: Any) -> None:
+    def __init__(self, *arguments: Any, limits: ConnectionLimits, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self._guard = guard
+        self._limits = limits
         self._timer: asyncio.TimerHandle | None = None
-        self._unread: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
         self._in_header = False
-        self._header_bytes = self._surplus = 0
+        self._header_bytes = self._unread_bytes = 0
 
     def is_closed(self) -> bool:
         """Whether the client is gone, or about to be sent away."""
@@ -61,15 +61,15 @@ class GuardedConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
-        if len(self.connections) > self._guard.most:
-            detail = f"{self._guard.most} connections are open (SIMILE_CONNECTIONS), and no more are taken. Try again."
-            self._end(503, "too-many-connections", detail, {"Retry-After": "1"})
+        if len(self.connections) > self._limits.max_connections:
+            detail = f"{self._limits.max_connections} connections are open (SIMILE_CONNECTIONS), and no more are taken. Try again."
+            self._reject(503, "too-many-connections", detail, {"Retry-After": "1"})
         else:
-            self._within(self._guard.header_seconds, self._header_is_late)
+            self._start_timer(self._limits.header_seconds, self._on_header_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._calm()
-        self._is_read()
+        self._cancel_timer()
+        self._cancel_write_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -78,44 +78,44 @@ class GuardedConnection(HttpToolsProtocol):
         super().data_received(data)
         if self._in_header:
             self._header_bytes += len(data)
-            if self._header_bytes > MOST_HEADER_BYTES:
-                self._end(431, "header-too-large", f"The headers are larger than {MOST_HEADER_BYTES:,} bytes.")
+            if self._header_bytes > MAX_RAW_HEADER_BYTES:
+                self._reject(431, "header-too-large", f"The headers are larger than {MAX_RAW_HEADER_BYTES:,} bytes.")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope[CONNECTION] = self  # type: ignore[literal-required]  # a scope may hold more
-        self._in_header, self._header_bytes, self._surplus = True, 0, 0
-        self._within(self._guard.header_seconds, self._header_is_late)
+        self.scope[CONNECTION_KEY] = self  # type: ignore[literal-required]  # a scope may hold more
+        self._in_header, self._header_bytes, self._unread_bytes = True, 0, 0
+        self._start_timer(self._limits.header_seconds, self._on_header_timeout)
 
     def on_headers_complete(self) -> None:
         self._in_header = False
-        self._calm()
+        self._cancel_timer()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         if self.cycle.response_complete:
-            self._surplus += len(body)
-            if self._surplus > LINGER_BYTES:
+            self._unread_bytes += len(body)
+            if self._unread_bytes > LINGER_BYTES:
                 self._close()
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._calm()
+        self._cancel_timer()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         left_over = self.cycle.response_complete and self.cycle.more_body
         super().on_response_complete()
         if left_over:
-            self._within(LINGER_SECONDS, self._close)
+            self._start_timer(LINGER_SECONDS, self._close)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._unread = self._unread or self.loop.call_later(self._guard.unread_seconds, self.transport.abort)
+        self._write_timer = self._write_timer or self.loop.call_later(self._limits.unread_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._is_read()
+        self._cancel_write_timer()
 
     def shutdown(self) -> None:
         super().shutdown()
@@ -126,43 +126,54 @@ class GuardedConnection(HttpToolsProtocol):
         self._close()
 
     def send_400_response(self, msg: str) -> None:
-        self._end(400, None, f"{msg} Send HTTP/1.1.")
+        self._reject(400, None, f"{msg} Send HTTP/1.1.")
 
-    def _header_is_late(self) -> None:
-        detail = f"The headers were not complete within {self._guard.header_seconds:g} seconds."
-        self._end(408, "header-too-slow", detail)
+    def _on_header_timeout(self) -> None:
+        detail = f"The headers were not complete within {self._limits.header_seconds:g} seconds."
+        self._reject(408, "header-too-slow", detail)
 
-    def _end(self, status: int, kind: str | None, detail: str, headers: dict[str, str] | None = None) -> None:
+    def _reject(
+        self, status: int, problem_kind: str | None, detail: str, headers: dict[str, str] | None = None
+    ) -> None:
         """Says why, unless an answer is under way, and closes."""
         if not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete):
-            self.transport.write(_answer(status, kind, detail, headers or {}))
+            self.transport.write(_make_error_bytes(status, problem_kind, detail, headers or {}))
         self._close()
 
     def _close(self) -> None:
         """Closes when everything is sent, or a little later."""
-        self._calm()
+        self._cancel_timer()
         self.transport.close()
         self._timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
 
-    def _within(self, seconds: float, otherwise: Callable[[], None]) -> None:
-        self._calm()
-        self._timer = self.loop.call_later(seconds, otherwise)
+    def _start_timer(self, seconds: float, callback: Callable[[], None]) -> None:
+        self._cancel_timer()
+        self._timer = self.loop.call_later(seconds, callback)
 
-    def _calm(self) -> None:
+    def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _is_read(self) -> None:
-        if self._unread is not None:
-            self._unread.cancel()
-            self._unread = None
+    def _cancel_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
 
-def _answer(status: int, kind: str | None, detail: str, headers: dict[str, str]) -> bytes:
+def _make_error_bytes(status: int, problem_kind: str | None, detail: str, headers: dict[str, str]) -> bytes:
     phrase = HTTPStatus(status).phrase
-    title, name = (phrase, "about:blank") if kind is None else (kind.replace("-", " ").capitalize(), TYPE_PREFIX + kind)
-    document = json.dumps(body(Problem(status, title, detail, name), "")).encode()
-    fields = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(document)), "Connection": "close", **headers}
+    title, name = (
+        (phrase, "about:blank")
+        if problem_kind is None
+        else (problem_kind.replace("-", " ").capitalize(), TYPE_PREFIX + problem_kind)
+    )
+    document = json.dumps(make_problem_body(ProblemDetails(status, title, detail, name), "")).encode()
+    fields = {
+        "Content-Type": PROBLEM_MEDIA_TYPE,
+        "Content-Length": str(len(document)),
+        "Connection": "close",
+        **headers,
+    }
     lines = [f"HTTP/1.1 {status} {phrase}", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
     return "\r\n".join(lines).encode() + document

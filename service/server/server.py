@@ -22,18 +22,18 @@ from simile.core.errors import BadSetting
 from simile.core.hosts import is_loopback
 from simile.core.settings import Settings
 from simile.service.app import create_app
-from simile.service.observability.metrics import metrics_listener
-from simile.service.server.connections import HEADER_SECONDS, Guard, GuardedConnection
+from simile.service.observability.metrics import serve_metrics
+from simile.service.server.connections import HEADER_SECONDS, ConnectionLimits, GuardedConnection
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.database.engine import exists
+from simile.store.database.engine import catalogue_exists
 from simile.store.home import Home
 
 DRAIN_SECONDS = 20.0  # for what was taken in to be answered
 CLOSE_SECONDS = 5  # for connections to end
-IDLE_SECONDS = 15  # of a connection between two requests
+KEEP_ALIVE_SECONDS = 15  # of a connection between two requests
 
 
-class Server(uvicorn.Server):
+class DrainingServer(uvicorn.Server):
     """A server that drains before it closes."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
@@ -43,24 +43,24 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.app.state.drain()
         until = time.monotonic() + DRAIN_SECONDS
-        while self.app.state.house.inside and time.monotonic() < until and not self.force_exit:
+        while self.app.state.upload_limiter.inside and time.monotonic() < until and not self.force_exit:
             await asyncio.sleep(0.02)
         await super().shutdown(sockets)
         if self.force_exit:  # uvicorn then leaves out what ends the app's threads, which the interpreter waits for
             await self.lifespan.shutdown()
 
 
-def make_server(settings: Settings, *, prepared: bool = True, header_seconds: float = HEADER_SECONDS) -> Server:
+def make_server(settings: Settings, *, preload: bool = True, header_seconds: float = HEADER_SECONDS) -> DrainingServer:
     """A server of the home, not yet listening. `prepared`: see create_app."""
-    app = create_app(settings, prepared=prepared)
-    guard = Guard(settings.connections, settings.answer_seconds, header_seconds)
+    app = create_app(settings, preload=preload)
+    guard = ConnectionLimits(settings.connections, settings.answer_seconds, header_seconds)
     connections: Any = partial(GuardedConnection, guard=guard)  # called as the class is
     config = uvicorn.Config(
         app,
         http=connections,
         loop="uvloop",
         ws="none",
-        timeout_keep_alive=IDLE_SECONDS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=CLOSE_SECONDS,
         proxy_headers=False,  # uvicorn would believe anyone on this machine; service/access.py asks the settings
         server_header=False,
@@ -68,19 +68,19 @@ def make_server(settings: Settings, *, prepared: bool = True, header_seconds: fl
         log_config=None,
         log_level="warning",
     )
-    return Server(config, app)
+    return DrainingServer(config, app)
 
 
 def serve(settings: Settings, listener: socket.socket) -> None:
     """Serves until SIGTERM or Ctrl-C, and returns when everything that was taken in is answered."""
     server = make_server(settings)
     registry = server.app.state.metrics.registry
-    with listener, metrics_listener(settings, registry), ending_quietly():
+    with listener, serve_metrics(settings, registry), suppress_final_signal():
         server.run(sockets=[listener])
 
 
 @contextmanager
-def ending_quietly() -> Iterator[None]:
+def suppress_final_signal() -> Iterator[None]:
     """A server sends itself the signal that ended it once more: here it ends a block, not the process."""
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
@@ -103,7 +103,7 @@ def check_binding(settings: Settings) -> None:
 
 def _has_keys(settings: Settings) -> bool:
     home = Home(settings.home, settings.database_url)
-    if not exists(home):
+    if not catalogue_exists(home):
         return False
     with Catalogue(home) as catalogue:
-        return catalogue.has_keys()
+        return catalogue.keys.has_any()

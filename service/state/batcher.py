@@ -20,53 +20,55 @@ from starlette.requests import ClientDisconnect, Request
 
 from simile.core.errors import SimileError
 from simile.core.settings import Settings
-from simile.images.loading.worker_pool import worker_count
-from simile.search.queries import Answer, Question
-from simile.service.errors import too_slow_to_answer
-from simile.service.observability.metrics import Metrics
-from simile.service.server.connections import has_left
+from simile.images.loading.worker_pool import get_worker_count
+from simile.search.queries import SearchQuery, SearchResult
+from simile.service.errors import make_timeout_error
+from simile.service.observability.metrics import ServiceMetrics
+from simile.service.server.connections import make_disconnect_check
 from simile.service.state.encoding_pool import EncodingPool
 
 T = TypeVar("T")
-Answers = Callable[[Sequence[Question]], Sequence[Answer | SimileError]]
+SearchFunction = Callable[[Sequence[SearchQuery]], Sequence[SearchResult | SimileError]]
 
-MOST = 64  # questions in a batch: more would keep the first waiting, and are hardly faster each
-WAIT = 0.005  # seconds that a batch waits for pictures that are being decoded
-LONG = 0.005  # seconds of rendering after which the answers that are ready go out
+MAX_SEARCH_BATCH_SIZE = 64  # questions in a batch: more would keep the first waiting, and are hardly faster each
+MAX_DECODE_WAIT_SECONDS = 0.005  # seconds that a batch waits for pictures that are being decoded
+RENDER_FLUSH_SECONDS = 0.005  # seconds of rendering after which the answers that are ready go out
 
 
 @dataclass(eq=False)
-class _Case:
+class PendingSearch:
     """One question on its way. `left`: whether its client is gone."""
 
-    question: Question | Callable[[], Question]
-    render: Callable[[Answer], Any]
+    query: SearchQuery | Callable[[], SearchQuery]
+    render: Callable[[SearchResult], Any]
     future: asyncio.Future[Any]
-    left: Callable[[], bool]
+    has_client_left: Callable[[], bool]
 
     @property
-    def dropped(self) -> bool:
+    def is_dropped(self) -> bool:
         """Whether nobody waits for the answer any more."""
-        return self.future.cancelled() or self.left()
+        return self.future.cancelled() or self.has_client_left()
 
 
-class Desk:
+class SearchBatcher:
     """Where questions are handed in. Make it inside a running event loop, and close it."""
 
-    def __init__(self, settings: Settings, answer: Answers, pool: EncodingPool, metrics: Metrics) -> None:
-        threads = worker_count(settings.workers)
-        self._answer, self._pool, self._metrics = answer, pool, metrics
-        self._seconds = settings.answer_seconds
+    def __init__(
+        self, settings: Settings, search_many: SearchFunction, pool: EncodingPool, metrics: ServiceMetrics
+    ) -> None:
+        threads = get_worker_count(settings.workers)
+        self._search_many, self._pool, self._metrics = search_many, pool, metrics
+        self._timeout_seconds = settings.answer_seconds
         self._loop = asyncio.get_running_loop()
-        self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        self._alone = ThreadPoolExecutor(threads, thread_name_prefix="alone")
-        self._batches = _Batches(self._serve, metrics)
+        self._decode_executor = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._single_executor = ThreadPoolExecutor(threads, thread_name_prefix="alone")
+        self._batch_queue = BatchQueue(self._process_batch, metrics)
 
-    async def ask(
+    async def search(
         self,
         request: Request,
-        question: Question | Callable[[], Question],
-        render: Callable[[Answer], T],
+        query: SearchQuery | Callable[[], SearchQuery],
+        render: Callable[[SearchResult], T],
         *,
         heavy: bool = False,
     ) -> T:
@@ -77,179 +79,181 @@ class Desk:
         ClientDisconnect if the client left before the work was begun.
         """
         if heavy:
-            answer = await self._answered(request, question, _as_it_is)
+            answer = await self._submit(request, query, _identity)
             return await self._pool.run(lambda: render(answer))
-        return cast(T, await self._answered(request, question, render))
+        return cast(T, await self._submit(request, query, render))
 
-    async def ask_all(
-        self, request: Request, questions: Sequence[Question | Callable[[], Question]]
-    ) -> list[Answer | SimileError]:
+    async def search_many(
+        self, request: Request, queries: Sequence[SearchQuery | Callable[[], SearchQuery]]
+    ) -> list[SearchResult | SimileError]:
         """The answer to each, in order; what is wrong with one costs no other."""
-        asked = (self._answered(request, question, _as_it_is) for question in questions)
+        asked = (self._submit(request, question, _identity) for question in queries)
         answers = await asyncio.gather(*asked, return_exceptions=True)
         for answer in answers:
             if isinstance(answer, BaseException) and not isinstance(answer, SimileError):
                 raise answer
-        return cast(list[Answer | SimileError], answers)
+        return cast(list[SearchResult | SimileError], answers)
 
     def close(self) -> None:
         """Ends the threads, after what they are at."""
-        self._decoders.shutdown(cancel_futures=True)
-        self._alone.shutdown(cancel_futures=True)
-        self._batches.close()
+        self._decode_executor.shutdown(cancel_futures=True)
+        self._single_executor.shutdown(cancel_futures=True)
+        self._batch_queue.close()
 
-    async def _answered(
-        self, request: Request, question: Question | Callable[[], Question], render: Callable[[Answer], Any]
+    async def _submit(
+        self, request: Request, query: SearchQuery | Callable[[], SearchQuery], render: Callable[[SearchResult], Any]
     ) -> Any:
-        case = _Case(question, render, self._loop.create_future(), has_left(request.scope))
-        if isinstance(question, Question):
-            self._sort(case)
+        case = PendingSearch(query, render, self._loop.create_future(), make_disconnect_check(request.scope))
+        if isinstance(query, SearchQuery):
+            self._dispatch(case)
         else:
-            self._batches.expect()
-            self._decoders.submit(self._decode, case)
+            self._batch_queue.begin_decoding()
+            self._decode_executor.submit(self._decode, case)
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(self._timeout_seconds):
                 return await case.future
         except TimeoutError:
-            self._metrics.refused("too-slow-to-answer")
-            raise too_slow_to_answer(self._seconds) from None
+            self._metrics.count_refusal("too-slow-to-answer")
+            raise make_timeout_error(self._timeout_seconds) from None
 
-    def _decode(self, case: _Case) -> None:
+    def _decode(self, pending: PendingSearch) -> None:
         try:
-            if case.dropped:
-                return self._send([(case, ClientDisconnect())])
-            assert not isinstance(case.question, Question)
-            case.question = case.question()
-        except Exception as error:  # noqa: BLE001  # whatever it is, it is the answer to this one question
-            self._send([(case, error)])
+            if pending.is_dropped:
+                return self._send_results([(pending, ClientDisconnect())])
+            assert not isinstance(pending.query, SearchQuery)
+            pending.query = pending.query()
+        except Exception as error:  # whatever it is, it is the answer to this one question  # noqa: BLE001
+            self._send_results([(pending, error)])
         else:
-            self._sort(case)
+            self._dispatch(pending)
         finally:
-            self._batches.expected()
+            self._batch_queue.end_decoding()
 
-    def _sort(self, case: _Case) -> None:
+    def _dispatch(self, pending: PendingSearch) -> None:
         """To the batches, or to a thread of its own where a filter or a distance may make it slow."""
-        assert isinstance(case.question, Question)
-        if case.question.asked.only is not None or case.question.asked.within is not None:
-            self._alone.submit(self._serve, [case])
+        assert isinstance(pending.query, SearchQuery)
+        if pending.query.params.filter is not None or pending.query.params.radius is not None:
+            self._single_executor.submit(self._process_batch, [pending])
         else:
-            self._batches.put(case)
+            self._batch_queue.put(pending)
 
-    def _serve(self, cases: Sequence[_Case]) -> None:
+    def _process_batch(self, batch: Sequence[PendingSearch]) -> None:
         """Answers together; in the thread of whoever calls."""
-        live: list[_Case] = []
-        gone: list[tuple[_Case, Any]] = []
-        for case in cases:
-            if case.dropped:
+        live: list[PendingSearch] = []
+        gone: list[tuple[PendingSearch, Any]] = []
+        for case in batch:
+            if case.is_dropped:
                 gone.append((case, ClientDisconnect()))
             else:
                 live.append(case)
-        self._send(gone)
+        self._send_results(gone)
         if live:
-            self._answer_together(live)
+            self._search_batch(live)
 
-    def _answer_together(self, live: Sequence[_Case]) -> None:
-        self._metrics.batches.observe(len(live))
+    def _search_batch(self, batch: Sequence[PendingSearch]) -> None:
+        self._metrics.batch_size.observe(len(batch))
         try:
-            answers = self._answer([cast(Question, case.question) for case in live])
-        except Exception as error:  # noqa: BLE001  # the thread goes on; each request says what happened
-            self._send([(case, error) for case in live])
+            answers = self._search_many([cast(SearchQuery, case.query) for case in batch])
+        except Exception as error:  # the thread goes on; each request says what happened  # noqa: BLE001
+            self._send_results([(case, error) for case in batch])
         else:
-            self._render(live, answers)
+            self._render_batch(batch, answers)
 
-    def _render(self, cases: Sequence[_Case], answers: Sequence[Answer | SimileError]) -> None:
-        ready: list[tuple[_Case, Any]] = []
+    def _render_batch(self, batch: Sequence[PendingSearch], results: Sequence[SearchResult | SimileError]) -> None:
+        ready: list[tuple[PendingSearch, Any]] = []
         sent = time.perf_counter()
-        for case, answer in zip(cases, answers, strict=True):
+        for case, answer in zip(batch, results, strict=True):
             started = time.perf_counter()
-            ready.append((case, answer if isinstance(answer, SimileError) else _rendered(case, answer)))
+            ready.append((case, answer if isinstance(answer, SimileError) else _render_or_error(case, answer)))
             ended = time.perf_counter()
-            self._metrics.observe("render", ended - started)
-            if ended - sent > LONG:
-                self._send(ready)
+            self._metrics.observe_stage("render", ended - started)
+            if ended - sent > RENDER_FLUSH_SECONDS:
+                self._send_results(ready)
                 ready, sent = [], ended
-        self._send(ready)
+        self._send_results(ready)
 
-    def _send(self, results: list[tuple[_Case, Any]]) -> None:
+    def _send_results(self, results: list[tuple[PendingSearch, Any]]) -> None:
         if not results:
             return
         for _, result in results:
             if isinstance(result, ClientDisconnect):
-                self._metrics.gone.inc()
+                self._metrics.client_disconnects.inc()
         try:
-            self._loop.call_soon_threadsafe(_deliver, results)
+            self._loop.call_soon_threadsafe(_deliver_results, results)
         except RuntimeError:  # the loop has ended, and all that waited for it
             return
 
 
-class _Batches:
+class BatchQueue:
     """A thread that takes what has come in, at most MOST at a time, and waits WAIT for what is being decoded."""
 
-    def __init__(self, serve: Callable[[Sequence[_Case]], None], metrics: Metrics) -> None:
-        self._serve, self._metrics = serve, metrics
-        self._waiting: deque[_Case] = deque()
-        self._expected = 0
-        self._idle, self._closed = True, False
-        self._changed = threading.Condition()
+    def __init__(self, process_batch: Callable[[Sequence[PendingSearch]], None], metrics: ServiceMetrics) -> None:
+        self._process_batch, self._metrics = process_batch, metrics
+        self._pending_searches: deque[PendingSearch] = deque()
+        self._decoding_count = 0
+        self._is_idle, self._is_closed = True, False
+        self._condition = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="batches", daemon=True)
         self._thread.start()
 
-    def expect(self) -> None:
+    def begin_decoding(self) -> None:
         """A picture is being decoded: a batch may wait for it."""
-        with self._changed:
-            self._expected += 1
+        with self._condition:
+            self._decoding_count += 1
 
-    def expected(self) -> None:
+    def end_decoding(self) -> None:
         """It has been decoded, or could not be."""
-        with self._changed:
-            self._expected -= 1
-            if not self._expected and self._waiting:
-                self._changed.notify()
+        with self._condition:
+            self._decoding_count -= 1
+            if not self._decoding_count and self._pending_searches:
+                self._condition.notify()
 
-    def put(self, case: _Case) -> None:
-        with self._changed:
-            self._waiting.append(case)
-            if self._idle or len(self._waiting) == MOST or not self._expected:
-                self._changed.notify()
+    def put(self, pending: PendingSearch) -> None:
+        with self._condition:
+            self._pending_searches.append(pending)
+            if self._is_idle or len(self._pending_searches) == MAX_SEARCH_BATCH_SIZE or not self._decoding_count:
+                self._condition.notify()
 
     def close(self) -> None:
         """Ends the thread after its batch."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
+        with self._condition:
+            self._is_closed = True
+            self._condition.notify()
         self._thread.join()
 
     def _run(self) -> None:
-        while cases := self._gathered():
-            self._serve(cases)
+        while cases := self._take_batch():
+            self._process_batch(cases)
 
-    def _gathered(self) -> list[_Case]:
-        with self._changed:
-            self._idle = True
-            self._changed.wait_for(lambda: self._waiting or self._closed)
-            self._idle = False
-            if not self._closed:
-                self._changed.wait_for(self._is_complete, WAIT)
-            taken = [self._waiting.popleft() for _ in range(min(MOST, len(self._waiting)))]
-            self._metrics.waiting.set(len(self._waiting))
+    def _take_batch(self) -> list[PendingSearch]:
+        with self._condition:
+            self._is_idle = True
+            self._condition.wait_for(lambda: self._pending_searches or self._is_closed)
+            self._is_idle = False
+            if not self._is_closed:
+                self._condition.wait_for(self._is_complete, MAX_DECODE_WAIT_SECONDS)
+            taken = [
+                self._pending_searches.popleft() for _ in range(min(MAX_SEARCH_BATCH_SIZE, len(self._pending_searches)))
+            ]
+            self._metrics.batch_waiting.set(len(self._pending_searches))
             return taken
 
     def _is_complete(self) -> bool:
-        return self._closed or len(self._waiting) >= MOST or not self._expected
+        return self._is_closed or len(self._pending_searches) >= MAX_SEARCH_BATCH_SIZE or not self._decoding_count
 
 
-def _as_it_is(answer: Answer) -> Answer:
-    return answer
+def _identity(result: SearchResult) -> SearchResult:
+    return result
 
 
-def _rendered(case: _Case, answer: Answer) -> Any:
+def _render_or_error(pending: PendingSearch, result: SearchResult) -> Any:
     try:
-        return case.render(answer)
-    except Exception as error:  # noqa: BLE001  # the answer to this one question
+        return pending.render(result)
+    except Exception as error:  # the answer to this one question  # noqa: BLE001
         return error
 
 
-def _deliver(results: Sequence[tuple[_Case, Any]]) -> None:
+def _deliver_results(results: Sequence[tuple[PendingSearch, Any]]) -> None:
     """In the event loop: wakes up who waits."""
     for case, result in results:
         if case.future.done():

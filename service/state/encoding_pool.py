@@ -9,8 +9,8 @@ from typing import TypeVar
 import anyio.to_thread
 from anyio import CapacityLimiter
 
-from simile.images.loading.worker_pool import worker_count
-from simile.service.errors import too_slow_to_answer
+from simile.images.loading.worker_pool import get_worker_count
+from simile.service.errors import make_timeout_error
 
 T = TypeVar("T")
 
@@ -22,10 +22,10 @@ class EncodingPool:
     Make it inside a running event loop.
     """
 
-    def __init__(self, workers: int, seconds: float = 30.0) -> None:
-        threads = worker_count(workers)
-        self._turns, self._threads = CapacityLimiter(threads), CapacityLimiter(threads)
-        self._seconds = seconds
+    def __init__(self, workers: int, timeout_seconds: float = 30.0) -> None:
+        threads = get_worker_count(workers)
+        self._slot_limiter, self._thread_limiter = CapacityLimiter(threads), CapacityLimiter(threads)
+        self._timeout_seconds = timeout_seconds
 
     async def run(self, work: Callable[[], T]) -> T:
         """What `work` returns, or raises, in a thread of its own. Raises Refusal where its turn does not come in time.
@@ -34,11 +34,11 @@ class EncodingPool:
         """
         turn = object()
         try:
-            async with asyncio.timeout(self._seconds):
-                await self._turns.acquire_on_behalf_of(turn)
+            async with asyncio.timeout(self._timeout_seconds):
+                await self._slot_limiter.acquire_on_behalf_of(turn)
         except TimeoutError:
-            raise too_slow_to_answer(self._seconds) from None
+            raise make_timeout_error(self._timeout_seconds) from None
         try:
-            return await anyio.to_thread.run_sync(work, limiter=self._threads)
+            return await anyio.to_thread.run_sync(work, limiter=self._thread_limiter)
         finally:
-            self._turns.release_on_behalf_of(turn)
+            self._slot_limiter.release_on_behalf_of(turn)

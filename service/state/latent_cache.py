@@ -9,13 +9,13 @@ from dataclasses import replace
 from typing import Generic, TypeVar
 
 from simile.core.errors import BeingComputed, HomeError, SimileError
-from simile.explore.latent.sampling import Mixture, Stand, mixture_of
-from simile.explore.latent.traversal import Reach, reach_of
-from simile.explore.outliers.cache import Listing, listing_kind
-from simile.explore.outliers.detector import check_enough
-from simile.search.background import Behind, Kind
+from simile.explore.latent.sampling import LatentMixture, MixtureBasis, get_mixture
+from simile.explore.latent.traversal import LatentRange, measure_latent_range
+from simile.explore.outliers.cache import OutlierListing, make_outlier_cache_spec
+from simile.explore.outliers.detector import check_enough_images
+from simile.search.background import BackgroundCache, CacheSpec
 from simile.search.searcher import Searcher
-from simile.store.catalogue.records import State
+from simile.store.catalogue.records import CatalogueState
 from simile.store.index.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
@@ -23,83 +23,87 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class _Kept(Generic[T]):
+class SnapshotCache(Generic[T]):
     """Something that holds for the vectors of one encoder until these have grown or shrunk a good deal."""
 
-    def __init__(self, make: Callable[[Searcher], T]) -> None:
-        self._make = make
-        self._making = threading.Lock()  # a mixture takes seconds of all cores: nobody makes it twice
-        self._kept: tuple[Stand, T] | None = None
+    def __init__(self, compute: Callable[[Searcher], T]) -> None:
+        self._compute = compute
+        self._compute_lock = threading.Lock()  # a mixture takes seconds of all cores: nobody makes it twice
+        self._entry: tuple[MixtureBasis, T] | None = None
 
     def get(self, searcher: Searcher) -> T:
         """What was made, or is made now."""
-        with self._making:
-            snapshot = searcher.index.current()
-            stand = Stand(snapshot.encoder.fingerprint, snapshot.base or 0, len(snapshot))
-            if self._kept is None or not self._kept[0].is_like(stand):
-                self._kept = stand, self._make(searcher)
-            return self._kept[1]
+        with self._compute_lock:
+            snapshot = searcher.index.get_snapshot()
+            stand = MixtureBasis(snapshot.encoder.fingerprint, snapshot.base_segment_id or 0, len(snapshot))
+            if self._entry is None or not self._entry[0].is_compatible(stand):
+                self._entry = stand, self._compute(searcher)
+            return self._entry[1]
 
 
-class Latents:
+class LatentCache:
     """Of one home. Safe to share between threads."""
 
     def __init__(self) -> None:
-        self._reaches, self._mixtures = _Kept(reach_of), _Kept(mixture_of)
+        self._range_cache, self._mixture_cache = SnapshotCache(measure_latent_range), SnapshotCache(get_mixture)
         self._lock = threading.Lock()
-        self._outliers: Behind[Listing] | None = None
-        self._failed: tuple[State, SimileError] | None = None
+        self._outlier_cache: BackgroundCache[OutlierListing] | None = None
+        self._last_failure: tuple[CatalogueState, SimileError] | None = None
 
-    def reach(self, searcher: Searcher) -> Reach:
+    def get_ranges(self, searcher: Searcher) -> LatentRange:
         """How far each dimension reaches. Raises NothingIndexed."""
-        return self._reaches.get(searcher)
+        return self._range_cache.get(searcher)
 
-    def mixture(self, searcher: Searcher) -> Mixture:
+    def get_mixture(self, searcher: Searcher) -> LatentMixture:
         """Gaussians fitted to the collection. Raises TooFewPictures, NothingIndexed."""
-        return self._mixtures.get(searcher)
+        return self._mixture_cache.get(searcher)
 
-    def outliers(self, searcher: Searcher) -> Listing:
+    def get_outliers(self, searcher: Searcher) -> OutlierListing:
         """The pictures least like the rest, of those that are still there; measured behind the searches, and kept.
 
         After a change they are measured anew, and until then listed as before.
         Raises BeingComputed while nothing is known, NothingIndexed, TooFewPictures.
         """
-        snapshot = searcher.index.current()
-        check_enough(searcher, len(snapshot))
-        known = self._behind(searcher).current(snapshot)
+        snapshot = searcher.index.get_snapshot()
+        check_enough_images(searcher, len(snapshot))
+        known = self._get_outlier_cache(searcher).get(snapshot)
         if known is not None:
-            there = searcher.catalogue.images([one.image_id for one in known.outliers])
+            there = searcher.catalogue.images.get_many([one.image_id for one in known.outliers])
             return replace(known, outliers=[one for one in known.outliers if one.image_id in there])
-        if self._failed is not None and self._failed[0] == snapshot.state:
-            raise self._failed[1]
+        if self._last_failure is not None and self._last_failure[0] == snapshot.state:
+            raise self._last_failure[1]
         raise BeingComputed("Which pictures are least like the rest is being measured. Ask again in some seconds.")
 
     def close(self) -> None:
         """Ends what is being measured: what was measured so far is kept on the disk."""
-        if self._outliers is not None:
-            self._outliers.close()
+        if self._outlier_cache is not None:
+            self._outlier_cache.close()
 
-    def _behind(self, searcher: Searcher) -> Behind[Listing]:
+    def _get_outlier_cache(self, searcher: Searcher) -> BackgroundCache[OutlierListing]:
         with self._lock:
-            if self._outliers is None:
-                kind = listing_kind(searcher)
-                self._outliers = Behind(searcher.home, replace(kind, measure=self._guarded(kind)), always=True)
-            return self._outliers
+            if self._outlier_cache is None:
+                kind = make_outlier_cache_spec(searcher)
+                self._outlier_cache = BackgroundCache(
+                    searcher.home, replace(kind, measure=self._make_guarded_measure(kind)), compute_on_demand=True
+                )
+            return self._outlier_cache
 
-    def _guarded(self, kind: Kind[Listing]) -> Callable[[Snapshot, threading.Event], Listing | None]:
+    def _make_guarded_measure(
+        self, spec: CacheSpec[OutlierListing]
+    ) -> Callable[[Snapshot, threading.Event], OutlierListing | None]:
         """The same, but what failed is not tried again before something has changed."""
 
-        def measure(snapshot: Snapshot, stopping: threading.Event) -> Listing | None:
-            if self._failed is not None and self._failed[0] == snapshot.state:
+        def measure(snapshot: Snapshot, stopping: threading.Event) -> OutlierListing | None:
+            if self._last_failure is not None and self._last_failure[0] == snapshot.state:
                 return None
             try:
-                return kind.measure(snapshot, stopping)
+                return spec.measure(snapshot, stopping)
             except SimileError as error:
-                self._failed = snapshot.state, error
+                self._last_failure = snapshot.state, error
             except Exception:
                 log.exception("the outliers could not be measured")
                 said = HomeError("The outliers could not be measured; the log of the service says why.")
-                self._failed = snapshot.state, said
+                self._last_failure = snapshot.state, said
             return None
 
         return measure

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from simile.core.errors import SimileError
-from simile.service.middleware.limits import House
-from simile.service.observability.metrics import Metrics
-from simile.service.state.searcher_provider import Door
+from simile.service.middleware.limits import UploadLimiter
+from simile.service.observability.metrics import ServiceMetrics
+from simile.service.state.searcher_provider import SearcherProvider
 
-EVERY = 15.0  # seconds between two looks at the index
+INDEX_REFRESH_SECONDS = 15.0  # seconds between two looks at the index
 
 
 class NotReady(Exception):
@@ -23,25 +23,25 @@ class NotReady(Exception):
 
 
 @dataclass
-class Facts:
+class Readiness:
     """One process's knowledge of itself. `prepared`: set when the encoder and its runtime have been loaded."""
 
-    door: Door
-    house: House
-    metrics: Metrics
-    prepared: threading.Event = field(default_factory=threading.Event)
-    ended: threading.Event = field(default_factory=threading.Event)
+    searcher_provider: SearcherProvider
+    upload_limiter: UploadLimiter
+    metrics: ServiceMetrics
+    loaded_event: threading.Event = field(default_factory=threading.Event)
+    stop_event: threading.Event = field(default_factory=threading.Event)
 
-    def ready(self) -> dict[str, Any]:
+    def check(self) -> dict[str, Any]:
         """The encoder's fingerprint and the count of images, both asked for now. Raises NotReady."""
-        refusal, found = self.house.refusal(), None
+        refusal, found = self.upload_limiter.get_refusal(), None
         reasons = [] if refusal is None else [str(refusal.detail)]
-        if not self.prepared.is_set():
+        if not self.loaded_event.is_set():
             reasons.append("The encoder and its runtime are being loaded.")
         else:
             try:
-                searcher = self.door.open()
-                found = searcher.ready()  # loads the encoder, and counts in the catalogue
+                searcher = self.searcher_provider.get_searcher()
+                found = searcher.check_ready()  # loads the encoder, and counts in the catalogue
                 len(searcher.index)  # opens the index
             except SimileError as error:
                 reasons.append(str(error))
@@ -49,27 +49,29 @@ class Facts:
             raise NotReady(reasons)
         return found
 
-    def prepare(self) -> None:
+    def preload(self) -> None:
         """Loads what searches need. What is missing, the first request will say."""
         try:
-            self.door.prepare()
+            self.searcher_provider.preload()
         finally:
-            self.prepared.set()
-        self.note()
+            self.loaded_event.set()
+        self.update_index_metrics()
 
-    def note(self) -> None:
+    def update_index_metrics(self) -> None:
         """Writes the facts of the index into the figures; says nothing where there is no index yet."""
         try:
-            searcher = self.door.open()
-            snapshot = searcher.index.current()
-            segment = None if snapshot.base is None else searcher.catalogue.segment(snapshot.base)
-            images = searcher.count()
+            searcher = self.searcher_provider.get_searcher()
+            snapshot = searcher.index.get_snapshot()
+            segment = (
+                None if snapshot.base_segment_id is None else searcher.catalogue.segments.find(snapshot.base_segment_id)
+            )
+            images = searcher.count_images()
         except SimileError:
             return
         details = {} if segment is None else segment.details
-        self.metrics.note_index(
+        self.metrics.set_index_metrics(
             images=images,
-            pending=snapshot.pending,
+            pending=snapshot.pending_count,
             rows=0 if segment is None else segment.rows,
             recall=float(details.get("recall") or 1.0),
             encoder=snapshot.encoder.fingerprint,
@@ -78,6 +80,6 @@ class Facts:
 
     def watch(self) -> None:
         """Prepares, then notes the facts every now and then, until it ends."""
-        self.prepare()
-        while not self.ended.wait(EVERY):
-            self.note()
+        self.preload()
+        while not self.stop_event.wait(INDEX_REFRESH_SECONDS):
+            self.update_index_metrics()

@@ -2,80 +2,78 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
 from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from simile.core.errors import NothingIndexed, SimileError
+from simile.core.errors import BeingComputed, NothingIndexed, SimileError
+from simile.search.pagination import ImagePageRequest, ImagePageResult, get_image_page
+from simile.search.queries import SearchParams, SearchQuery
+from simile.search.searcher import Searcher
 from simile.service import urls
+from simile.service.dependencies import EncodingPoolDep, get_searcher
+from simile.service.errors import make_problem
+from simile.service.schemas.search import MAX_ID, HitResponse, ImageListItemResponse, ImageResponse
+from simile.service.serializers.search import make_image_fields, make_image_response, make_search_response
 from simile.service.web import collection as pages
-from simile.service.web.query_params import Asking, Shelf
+from simile.service.web.query_params import COLLECTION_PAGE_SIZE, CollectionPageParams, SearchPageParams
+from simile.service.web.rendering import get_image_name, render_page
 
 pass
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-
-from simile.core.errors import BeingComputed, NothingIndexed
-from simile.search.pagination import Browse, Page, browse
-from simile.search.queries import Asked, Question
-from simile.search.searcher import Searcher
-from simile.service.dependencies import ThePool, searcher_of
-from simile.service.errors import problem_of
-from simile.service.schemas.search import MAX_ID, HitOut, ImageOut, ListedOut
-from simile.service.serializers.search import image_fields, image_out, search_out
-from simile.service.web.query_params import SHELF, Asking, Shelf
-from simile.service.web.rendering import called, render_page
 
 router = APIRouter(include_in_schema=False)
 
-_SHOWN = (SimileError, HTTPException, RequestValidationError)
+_COLLECTION_PAGE_ERRORS = (SimileError, HTTPException, RequestValidationError)
 
 
 @router.get(urls.COLLECTION_PAGE)
-async def show_collection(request: Request, pool: ThePool) -> Response:
+async def show_collection(request: Request, pool: EncodingPoolDep) -> Response:
     """A stretch of the collection, in the order and with the filters that the address names."""
     try:
-        link = Shelf.read(request.query_params)
-        searcher = await searcher_of(request)
-        view = await pool.run(lambda: pages.shelf(searcher, link))
+        link = CollectionPageParams.from_params(request.query_params)
+        searcher = await get_searcher(request)
+        view = await pool.run(lambda: pages.make_collection_view(searcher, link))
         return render_page(request, "collection.html", view)
     except NothingIndexed:
         return render_page(request, "collection.html", CollectionView())
-    except _SHOWN as error:
-        return render_page(request, "collection.html", CollectionView(Shelf()), problem_of(error))
+    except _COLLECTION_PAGE_ERRORS as error:
+        return render_page(request, "collection.html", CollectionView(CollectionPageParams()), make_problem(error))
 
 
-@router.get(urls.PICTURES_PAGE + "/{image_id}")
-async def show_picture(request: Request, image_id: str, pool: ThePool) -> Response:
+@router.get(urls.IMAGE_PAGES + "/{image_id}")
+async def show_image_page(request: Request, image_id: str, pool: EncodingPoolDep) -> Response:
     """One picture with everything that is known of it. The rest of the address: the search it was opened from."""
     try:
-        number, link = _id(image_id), Asking.read(request.query_params)
-        searcher = await searcher_of(request)
-        view = await pool.run(lambda: pages.picture(searcher, number, link))
+        number, link = _parse_image_id(image_id), SearchPageParams.from_params(request.query_params)
+        searcher = await get_searcher(request)
+        view = await pool.run(lambda: pages.make_image_view(searcher, number, link))
         return render_page(request, "picture.html", view)
-    except _SHOWN as error:
-        return render_page(request, "picture.html", NoPicture(), problem_of(error))
+    except _COLLECTION_PAGE_ERRORS as error:
+        return render_page(request, "picture.html", MissingImageView(), make_problem(error))
 
 
-def _id(text: str) -> int:
+def _parse_image_id(text: str) -> int:
     """A picture's number. Not declared as one: its errors are to be pages."""
     if text.isascii() and text.isdecimal() and len(text) < 20 and 1 <= int(text) <= MAX_ID:
         return int(text)
     raise HTTPException(404, f"{text} is no picture's number.")
 
 
-LARGE = 1024  # pixels of the longer side that an opened picture is shown at
-NEIGHBOURS = 8
-RETRY = 2  # seconds until a page asks again for what is being computed
+IMAGE_PAGE_SIDE = 1024  # pixels of the longer side that an opened picture is shown at
+MAX_PAGE_NEIGHBOURS = 8
+RETRY_SECONDS = 2  # seconds until a page asks again for what is being computed
 
-_SORTS = (("newest", "Newest"), ("id", "Oldest"), ("unlike", "Least like the rest"))
+_SORT_LABELS = (("newest", "Newest"), ("id", "Oldest"), ("unlike", "Least like the rest"))
 
 
 @dataclass(frozen=True)
-class Sorting:
+class SortLink:
     """An order of the collection, and its address."""
 
     text: str
@@ -87,86 +85,91 @@ class Sorting:
 class CollectionView:
     """A stretch of the collection. ready: pictures can be added. pending: seconds until the order may be known."""
 
-    link: Shelf | None = None
-    ready: bool = False
+    params: CollectionPageParams | None = None
+    has_encoder: bool = False
     total: int = 0
-    images: Sequence[ListedOut] = ()
-    sorts: Sequence[Sorting] = ()
-    more: str | None = None
-    pending: int | None = None
+    images: Sequence[ImageListItemResponse] = ()
+    sorts: Sequence[SortLink] = ()
+    next_url: str | None = None
+    retry_seconds: int | None = None
 
 
 @dataclass(frozen=True)
-class PictureView:
+class ImagePageView:
     """One picture. link: the search that it was opened from. uploaded: its file is the service's own."""
 
-    link: Asking
-    image: ImageOut
+    params: SearchPageParams
+    image: ImageResponse
     name: str
-    large: str
+    large_url: str
     error_percentile: float | None
     sigma: float | None
     has_decoder: bool
     metadata: Mapping[str, object]
-    neighbours: Sequence[HitOut]
-    uploaded: bool
+    neighbours: Sequence[HitResponse]
+    is_upload: bool
 
 
 @dataclass(frozen=True)
-class NoPicture:
+class MissingImageView:
     """A picture that isn't there."""
 
     image: None = None
     name: str = ""
 
 
-def shelf(searcher: Searcher, link: Shelf) -> CollectionView:
+def make_collection_view(searcher: Searcher, params: CollectionPageParams) -> CollectionView:
     """A stretch of the collection. Raises BadSetting for a filter or a cursor that can't be understood."""
-    sorts = [Sorting(text, link.address(sort=sort), sort == link.sort) for sort, text in _SORTS]
-    ready = _is_ready(searcher)
+    sorts = [SortLink(text, params.make_url(sort=sort), sort == params.sort) for sort, text in _SORT_LABELS]
+    ready = _has_encoder(searcher)
     try:
-        page = browse(searcher, Browse(link.only(), link.sort, SHELF, after=link.cursor))
+        page = get_image_page(
+            searcher, ImagePageRequest(params.to_filter(), params.sort, COLLECTION_PAGE_SIZE, cursor=params.cursor)
+        )
     except BeingComputed:
-        return CollectionView(link, ready, searcher.count(), sorts=sorts, pending=RETRY)
+        return CollectionView(params, ready, searcher.count_images(), sorts=sorts, retry_seconds=RETRY_SECONDS)
     except NothingIndexed:
-        return CollectionView(link, ready)
-    more = link.address(cursor=page.next) if page.next else None
-    return CollectionView(link, ready, page.total, _listed(searcher, page), sorts, more)
+        return CollectionView(params, ready)
+    more = params.make_url(cursor=page.next_cursor) if page.next_cursor else None
+    return CollectionView(params, ready, page.total, _make_list_items(searcher, page), sorts, more)
 
 
-def picture(searcher: Searcher, image_id: int, link: Asking) -> PictureView:
+def make_image_view(searcher: Searcher, image_id: int, params: SearchPageParams) -> ImagePageView:
     """Everything about one picture. Raises NoSuchImage."""
-    record = searcher.measured(image_id)
-    found = searcher.ask(Question((image_id,), asked=Asked(limit=NEIGHBOURS, metadata=True)))
-    near = search_out(searcher, found, {"metadata"})
-    image = image_out(record, searcher.metadata(image_id))
+    record = searcher.get_image_with_error(image_id)
+    found = searcher.search(
+        SearchQuery((image_id,), params=SearchParams(limit=MAX_PAGE_NEIGHBOURS, include_metadata=True))
+    )
+    near = make_search_response(searcher, found, {"metadata"})
+    image = make_image_response(record, searcher.get_metadata(image_id))
     own = searcher.home.uploads
-    return PictureView(
-        link=link,
+    return ImagePageView(
+        params=params,
         image=image,
-        name=called(image),
-        large=urls.thumbnail(image_id, LARGE),
-        error_percentile=_percentile(searcher, record.reconstruction_error),
+        name=get_image_name(image),
+        large_url=urls.thumbnail(image_id, IMAGE_PAGE_SIDE),
+        error_percentile=_get_error_percentile(searcher, record.reconstruction_error),
         sigma=near.query.sigma,
-        has_decoder=searcher.encoder().has_decoder,
+        has_decoder=searcher.get_encoder().has_decoder,
         metadata=image.metadata,
         neighbours=near.hits,
-        uploaded=all(Path(path).is_relative_to(own) for path in record.paths),
+        is_upload=all(Path(path).is_relative_to(own) for path in record.paths),
     )
 
 
-def _percentile(searcher: Searcher, error: float | None) -> float | None:
+def _get_error_percentile(searcher: Searcher, error: float | None) -> float | None:
     """Where a reconstruction error stands among those of the collection, 0 to 100; None while that is unknown."""
-    gauge = searcher.gauges.current(searcher.index.current())
-    return None if gauge is None else gauge.judge(error, None, None).error_percentile
+    gauge = searcher.calibrations.get(searcher.index.get_snapshot())
+    return None if gauge is None else gauge.compute_confidence(error, None, None).error_percentile
 
 
-def _listed(searcher: Searcher, page: Page) -> list[ListedOut]:
-    distances, said = page.distances or {}, searcher.metadata_of([one.id for one in page.images])
+def _make_list_items(searcher: Searcher, page: ImagePageResult) -> list[ImageListItemResponse]:
+    distances, said = page.distances or {}, searcher.get_metadata_by_id([one.id for one in page.images])
     return [
-        ListedOut(**image_fields(one, said.get(one.id)), unlike_distance=distances.get(one.id)) for one in page.images
+        ImageListItemResponse(**make_image_fields(one, said.get(one.id)), unlike_distance=distances.get(one.id))
+        for one in page.images
     ]
 
 
-def _is_ready(searcher: Searcher) -> bool:
-    return searcher.catalogue.state().active_encoder is not None
+def _has_encoder(searcher: Searcher) -> bool:
+    return searcher.catalogue.get_state().active_encoder is not None

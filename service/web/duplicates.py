@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Literal
+
 from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
@@ -10,152 +15,170 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from simile.core.errors import NothingIndexed, SimileError
-from simile.dedup.review import Case, Question, Review
+from simile.dedup.detection.threshold import PrecisionRecallCurve, make_curve
+from simile.dedup.records import ImageFile, ThresholdCalibration, Tier
+from simile.dedup.reporting.cards import FileProperty, compare_file_properties, shorten_folder
+from simile.dedup.review import DuplicateReview, ReviewCase, ReviewQuestion
 from simile.search.searcher import Searcher
 from simile.service import urls
-from simile.service.dependencies import ThePool, TheReviews, searcher_of
-from simile.service.requests.search import form_of
+from simile.service.dependencies import EncodingPoolDep, ReviewCacheDep, get_searcher
+from simile.service.errors import make_problem
+from simile.service.requests.search import open_form
+from simile.service.schemas.duplicates import DecisionRequest
 from simile.service.serializers.duplicates import store_decisions
+from simile.service.serializers.search import replace_surrogates
+from simile.service.state.review_cache import COPY_TIERS, ReviewCache
 from simile.service.web import duplicates as pages
+from simile.service.web.duplicates_state import (
+    ReviewPageParams,
+    filter_cases,
+    find_case_index,
+    find_question,
+    format_undo,
+    parse_undo,
+)
+from simile.service.web.rendering import render_page
 
 pass
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import PurePath
-from typing import Literal
-
-from simile.dedup.detection.threshold import Curve, curve_of
-from simile.dedup.records import Calibration, PictureFile, Tier
-from simile.dedup.reporting.cards import Fact, facts_of, folders_of
-from simile.service.errors import problem_of
-from simile.service.schemas.duplicates import DecisionIn
-from simile.service.serializers.search import shown
-from simile.service.state.review_cache import COPIES, Reviews
-from simile.service.web.duplicates_state import Where, listed, parse_undo, place_of, question_at, undo_of
-from simile.service.web.rendering import render_page
 
 router = APIRouter(include_in_schema=False)
 
-_SHOWN = (SimileError, HTTPException, RequestValidationError)
+_DUPLICATES_PAGE_ERRORS = (SimileError, HTTPException, RequestValidationError)
 _TEMPLATE = "duplicates.html"
 
 
 @router.get(urls.DUPLICATES_PAGE)
-async def show_duplicates(request: Request, pool: ThePool, reviews: TheReviews) -> Response:
+async def show_duplicates(request: Request, pool: EncodingPoolDep, review_cache: ReviewCacheDep) -> Response:
     """The pair that the address names, or the first that waits for an answer."""
     try:
-        where = _where(request)
-        searcher = await searcher_of(request)
-        view = await pool.run(lambda: pages.look(searcher, reviews, where))
+        where = _parse_page_params(request)
+        searcher = await get_searcher(request)
+        view = await pool.run(lambda: pages.make_duplicates_view(searcher, review_cache, where))
         return render_page(request, _TEMPLATE, view)
     except NothingIndexed:
         return render_page(request, _TEMPLATE, DuplicatesView())
-    except _SHOWN as error:
-        return render_page(request, _TEMPLATE, DuplicatesView(), problem_of(error))
+    except _DUPLICATES_PAGE_ERRORS as error:
+        return render_page(request, _TEMPLATE, DuplicatesView(), make_problem(error))
 
 
 @router.post(urls.DUPLICATES_PAGE)
-async def answer_duplicates(request: Request, pool: ThePool, reviews: TheReviews) -> Response:
+async def submit_decision(request: Request, pool: EncodingPoolDep, review_cache: ReviewCacheDep) -> Response:
     """Takes an answer, and leads to the next pair."""
     try:
-        where = _where(request)
-        searcher = await searcher_of(request)
-        async with form_of(request) as form:
+        where = _parse_page_params(request)
+        searcher = await get_searcher(request)
+        async with open_form(request) as form:
             given = {name: value for name, value in form.items() if isinstance(value, str)}
-            address = await pool.run(lambda: _answer(searcher, reviews, where, given))
+            address = await pool.run(lambda: _apply_answer(searcher, review_cache, where, given))
         return RedirectResponse(address, 303)
-    except _SHOWN as error:
-        return render_page(request, _TEMPLATE, DuplicatesView(), problem_of(error))
+    except _DUPLICATES_PAGE_ERRORS as error:
+        return render_page(request, _TEMPLATE, DuplicatesView(), make_problem(error))
 
 
-def _answer(searcher: Searcher, reviews: Reviews, where: Where, given: dict[str, str]) -> str:
+def _apply_answer(
+    searcher: Searcher, review_cache: ReviewCache, params: ReviewPageParams, fields: dict[str, str]
+) -> str:
     """Stores it; gives the address of what is to be seen next."""
-    answer = given.get("answer", "")
+    answer = fields.get("answer", "")
     if answer == "undo":
-        before = parse_undo(given.get("undo", ""))
-        store_decisions(searcher, [_said(first, second, same, keep) for first, second, same, keep in before])
-        return where.address(group=where.group, pair=where.pair)
-    review = reviews.review(searcher, where.chosen, afresh=False)
-    case = next((one for one in review.cases if one.id == where.group), None)
+        before = parse_undo(fields.get("undo", ""))
+        store_decisions(
+            searcher, [_make_decision_request(first, second, same, keep) for first, second, same, keep in before]
+        )
+        return params.make_url(group=params.group, pair=params.pair)
+    review = review_cache.get_review(searcher, params.selection, refresh=False)
+    case = next((one for one in review.cases if one.id == params.group), None)
     if case is None:
         raise HTTPException(404, "This group is not in the list any more. Open the page again.")
-    questions = [question for question in review.questions(case) if question.matters]
-    asked = _asked(questions, given, everyone=answer.endswith("-all"))
-    undo = undo_of(asked)
-    store_decisions(searcher, [_decision(question, answer.removesuffix("-all")) for question in asked])
-    return _onwards(reviews.review(searcher, where.chosen, afresh=False), where, answer, undo, asked)
+    questions = [question for question in review.get_questions(case) if question.needs_decision]
+    asked = _select_questions(questions, fields, all_open=answer.endswith("-all"))
+    undo = format_undo(asked)
+    store_decisions(searcher, [_make_decision(question, answer.removesuffix("-all")) for question in asked])
+    return _make_next_url(
+        review_cache.get_review(searcher, params.selection, refresh=False), params, answer, undo, asked
+    )
 
 
-def _asked(questions: list[Question], given: dict[str, str], *, everyone: bool) -> list[Question]:
-    if everyone:
-        return [question for question in questions if question.open]
-    ids = {given.get("first", ""), given.get("second", "")}
-    asked = [one for one in questions if {str(one.kept.image_id), str(one.other.image_id)} == ids]
+def _select_questions(
+    questions: list[ReviewQuestion], fields: dict[str, str], *, all_open: bool
+) -> list[ReviewQuestion]:
+    if all_open:
+        return [question for question in questions if question.is_open]
+    ids = {fields.get("first", ""), fields.get("second", "")}
+    asked = [one for one in questions if {str(one.kept_file.image_id), str(one.other_file.image_id)} == ids]
     if not asked:
         raise HTTPException(409, "These two do not stand beside each other any more. Open the page again.")
     return asked
 
 
-def _decision(question: Question, answer: str) -> DecisionIn:
-    kept, other = question.kept.image_id, question.other.image_id
+def _make_decision(question: ReviewQuestion, answer: str) -> DecisionRequest:
+    kept, other = question.kept_file.image_id, question.other_file.image_id
     if answer == "swap":
-        return _said(kept, other, True, other)
+        return _make_decision_request(kept, other, True, other)
     if answer == "same":
         chosen = question.decision.keep_sha256 if question.decision else None
-        return _said(kept, other, True, kept if chosen == question.kept.sha256 else None)
+        return _make_decision_request(kept, other, True, kept if chosen == question.kept_file.sha256 else None)
     if answer == "different":
-        return _said(kept, other, False, None)
+        return _make_decision_request(kept, other, False, None)
     if answer == "open":
-        return _said(kept, other, None, None)
+        return _make_decision_request(kept, other, None, None)
     raise HTTPException(422, "answer: one of same, different, swap, open, same-all, different-all, undo.")
 
 
-def _onwards(review: Review, where: Where, answer: str, undo: str, asked: list[Question]) -> str:
+def _make_next_url(
+    review: DuplicateReview, params: ReviewPageParams, answer: str, undo: str, questions: list[ReviewQuestion]
+) -> str:
     """The next pair that waits for an answer: in this group, behind it, or before it; at last the page that says so."""
-    cases = listed(review, where)
-    at = next((at for at, case in enumerate(cases) if case.id == where.group), 0)
-    back = {"undo": undo, "back": f"{where.group}.{asked[0].position}" if asked else None}
+    cases = filter_cases(review, params)
+    at = next((at for at, case in enumerate(cases) if case.id == params.group), 0)
+    back = {"undo": undo, "back": f"{params.group}.{questions[0].position}" if questions else None}
     if answer in ("swap", "open"):
-        turned = asked[0].position if answer == "open" else _turned(review, cases[at], asked[0])
-        return where.address(group=where.group, pair=turned, **back)
-    if where.state != "open" and not any(question.open for question in asked):  # an answer was changed: look at it
-        return where.address(group=where.group, pair=where.pair, **back)
+        turned = questions[0].position if answer == "open" else _find_position(review, cases[at], questions[0])
+        return params.make_url(group=params.group, pair=turned, **back)
+    if params.state != "open" and not any(
+        question.is_open for question in questions
+    ):  # an answer was changed: look at it
+        return params.make_url(group=params.group, pair=params.pair, **back)
     for case in (*cases[at:], *cases[:at]):
         if review.is_open(case):
-            position = next(one.position for one in review.questions(case) if one.open)
-            return where.address(group=case.id, pair=position, **back)
-    return where.address(**back)
+            position = next(one.position for one in review.get_questions(case) if one.is_open)
+            return params.make_url(group=case.id, pair=position, **back)
+    return params.make_url(**back)
 
 
-def _turned(review: Review, case: Case, asked: Question) -> int:
+def _find_position(review: DuplicateReview, case: ReviewCase, question: ReviewQuestion) -> int:
     """Where the pair stands now that the other one of it is kept."""
-    ids = {asked.kept.image_id, asked.other.image_id}
-    found = (one.position for one in review.questions(case) if {one.kept.image_id, one.other.image_id} == ids)
-    return next(found, asked.position)
+    ids = {question.kept_file.image_id, question.other_file.image_id}
+    found = (
+        one.position for one in review.get_questions(case) if {one.kept_file.image_id, one.other_file.image_id} == ids
+    )
+    return next(found, question.position)
 
 
-def _said(first: int | None, second: int | None, same: bool | None, keep: int | None) -> DecisionIn:
+def _make_decision_request(
+    first: int | None, second: int | None, same: bool | None, keep: int | None
+) -> DecisionRequest:
     try:
-        return DecisionIn(first=first or 0, second=second or 0, same=same, keep=keep)
+        return DecisionRequest(first=first or 0, second=second or 0, same=same, keep=keep)
     except ValidationError as error:
         raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
 
 
-def _where(request: Request) -> Where:
+def _parse_page_params(request: Request) -> ReviewPageParams:
     query = request.query_params
     given: dict[str, object] = {name: value for name, value in query.items() if value != ""}
     try:
-        return Where.model_validate(given | {"tier": query.getlist("tier")})
+        return ReviewPageParams.model_validate(given | {"tier": query.getlist("tier")})
     except ValidationError as error:
         raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
 
 
-LARGE = 1024  # pixels of the longer side that pictures are shown at
-STRIP = 40  # members of a group that are shown as small pictures at a time
+REVIEW_IMAGE_SIDE = 1024  # pixels of the longer side that pictures are shown at
+MAX_STRIP_IMAGES = 40  # members of a group that are shown as small pictures at a time
 
-Fate = Literal["kept", "removed", "stays"]
+FileOutcome = Literal["kept", "removed", "stays"]
 
-_TABS: tuple[tuple[str, tuple[Tier, ...]], ...] = (
+_TIER_TABS: tuple[tuple[str, tuple[Tier, ...]], ...] = (
     ("All copies", ()),
     ("Near copies", ("near",)),
     ("Same pixels", ("pixels",)),
@@ -165,7 +188,7 @@ _TABS: tuple[tuple[str, tuple[Tier, ...]], ...] = (
 
 
 @dataclass(frozen=True)
-class Tab:
+class ReviewTab:
     name: str
     url: str
     count: int | None
@@ -173,23 +196,23 @@ class Tab:
 
 
 @dataclass(frozen=True)
-class Panel:
+class ReviewPanel:
     """One of the two pictures. title: its name, with the folder where both have the same. fate: what becomes of it."""
 
-    file: PictureFile
+    file: ImageFile
     name: str
     title: str
     folder: str
     path: str
-    facts: list[Fact]
-    fate: Fate
-    picture_url: str
+    facts: list[FileProperty]
+    outcome: FileOutcome
+    image_url: str
     file_url: str
     page_url: str
 
 
 @dataclass(frozen=True)
-class Small:
+class GroupThumbnail:
     """A member of a group in its strip. state: kept, same, different, open."""
 
     name: str
@@ -200,22 +223,22 @@ class Small:
 
 
 @dataclass(frozen=True)
-class Shown:
+class PairView:
     """One pair on the page."""
 
-    case: Case
-    question: Question
-    panels: list[Panel]
-    outcome: str
-    members: list[Small]
+    case: ReviewCase
+    question: ReviewQuestion
+    panels: list[ReviewPanel]
+    explanation: str
+    members: list[GroupThumbnail]
     number: int
-    action: str
-    previous: str | None
-    next: str | None
+    form_url: str
+    previous_url: str | None
+    next_url: str | None
     difference_url: str | None
     overlay_url: str | None
-    said: str
-    ask_all: int
+    decision_label: str
+    open_count: int
 
 
 @dataclass(frozen=True)
@@ -226,164 +249,168 @@ class DuplicatesView:
     """
 
     total: int = 0
-    where: Where | None = None
-    tabs: Sequence[Tab] = ()
-    states: Sequence[Tab] = ()
-    shown: Shown | None = None
-    cases: int = 0
-    decided: int = 0
-    waiting: int = 0
-    run: bool = False
-    found: bool = False
+    params: ReviewPageParams | None = None
+    tabs: Sequence[ReviewTab] = ()
+    states: Sequence[ReviewTab] = ()
+    pair: PairView | None = None
+    case_count: int = 0
+    decided_count: int = 0
+    open_count: int = 0
+    has_run: bool = False
+    has_cases: bool = False
     threshold: float | None = None
-    beyond: bool = False
-    calibration: Calibration | None = None
-    curve: Curve | None = None
+    is_beyond_run: bool = False
+    calibration: ThresholdCalibration | None = None
+    curve: PrecisionRecallCurve | None = None
     plan_url: str = ""
     whole_plan_url: str = ""
-    undo_action: str = ""
-    ahead: Sequence[str] = ()
+    undo_url: str = ""
+    prefetch_urls: Sequence[str] = ()
 
 
-def look(searcher: Searcher, reviews: Reviews, where: Where) -> DuplicatesView:
+def make_duplicates_view(searcher: Searcher, review_cache: ReviewCache, params: ReviewPageParams) -> DuplicatesView:
     """The page for an address."""
-    review = reviews.review(searcher, where.chosen, afresh=not where.group)
-    cases = listed(review, where)
-    at = place_of(review, cases, where)
+    review = review_cache.get_review(searcher, params.selection, refresh=not params.group)
+    cases = filter_cases(review, params)
+    at = find_case_index(review, cases, params)
     findings, calibration = review.findings, review.findings.calibration
-    decided, waiting = review.progress()
-    threshold = findings.reach(where.threshold)
-    plain = {"tier": [tier for tier in where.tier if tier != "similar"], "threshold": where.threshold}
+    decided, waiting = review.get_progress()
+    threshold = findings.get_effective_threshold(params.threshold)
+    plain = {"tier": [tier for tier in params.tier if tier != "similar"], "threshold": params.threshold}
     return DuplicatesView(
-        total=searcher.count(),
-        where=where,
-        tabs=_tabs(searcher, reviews, where),
-        states=_states(where),
-        shown=None if at is None else _shown(review, cases, at, where),
-        cases=len(cases),
-        decided=decided,
-        waiting=waiting,
-        run=findings.run_id is not None,
-        found=bool(review.cases),
+        total=searcher.count_images(),
+        params=params,
+        tabs=_make_tier_tabs(searcher, review_cache, params),
+        states=_make_state_tabs(params),
+        pair=None if at is None else _make_pair_view(review, cases, at, params),
+        case_count=len(cases),
+        decided_count=decided,
+        open_count=waiting,
+        has_run=findings.run_id is not None,
+        has_cases=bool(review.cases),
         threshold=threshold,
-        beyond=where.threshold is not None and threshold is not None and where.threshold > threshold,
+        is_beyond_run=params.threshold is not None and threshold is not None and params.threshold > threshold,
         calibration=calibration,
-        curve=curve_of(calibration, threshold) if calibration and threshold is not None else None,
+        curve=make_curve(calibration, threshold) if calibration and threshold is not None else None,
         plan_url=urls.plan(**plain),
         whole_plan_url=urls.plan(**plain, all="true"),
-        undo_action=_back(where),
-        ahead=[] if at is None else _ahead(cases, at),
+        undo_url=_make_undo_url(params),
+        prefetch_urls=[] if at is None else _list_prefetch_urls(cases, at),
     )
 
 
-def _back(where: Where) -> str:
+def _make_undo_url(params: ReviewPageParams) -> str:
     """Where the last answer was given."""
-    group, _, pair = where.back.partition(".")
-    return where.address(group=group, pair=pair)
+    group, _, pair = params.back.partition(".")
+    return params.make_url(group=group, pair=pair)
 
 
-def _tabs(searcher: Searcher, reviews: Reviews, where: Where) -> list[Tab]:
+def _make_tier_tabs(searcher: Searcher, review_cache: ReviewCache, params: ReviewPageParams) -> list[ReviewTab]:
     """Counts are of all groups, decided or not, of when the list was opened."""
-    count = reviews.counts(searcher, where.threshold, afresh=not where.group)
+    count = review_cache.get_counts(searcher, params.threshold, refresh=not params.group)
     return [
-        Tab(
+        ReviewTab(
             name,
-            urls.duplicates_page(tier=tiers, threshold=where.threshold),
-            sum(count[tier] for tier in tiers or COPIES),
-            tuple(where.tier) == tiers,
+            urls.duplicates_page(tier=tiers, threshold=params.threshold),
+            sum(count[tier] for tier in tiers or COPY_TIERS),
+            tuple(params.tier) == tiers,
         )
-        for name, tiers in _TABS
+        for name, tiers in _TIER_TABS
     ]
 
 
-def _states(where: Where) -> list[Tab]:
-    if where.tier == ["bytes"]:
+def _make_state_tabs(params: ReviewPageParams) -> list[ReviewTab]:
+    if params.tier == ["bytes"]:
         return []
     names = {"open": "To decide", "decided": "Decided", "all": "All"}
     tabs = []
     for state, name in names.items():
-        url = where.address(show=None if state == "open" else state)
-        tabs.append(Tab(name, url, None, where.show == state))
+        url = params.make_url(show=None if state == "open" else state)
+        tabs.append(ReviewTab(name, url, None, params.show == state))
     return tabs
 
 
-def _shown(review: Review, cases: Sequence[Case], at: int, where: Where) -> Shown:
-    case = cases[at]
-    question = question_at(review, case, where.pair)
-    questions = review.questions(case)
+def _make_pair_view(
+    review: DuplicateReview, cases: Sequence[ReviewCase], index: int, params: ReviewPageParams
+) -> PairView:
+    case = cases[index]
+    question = find_question(review, case, params.pair)
+    questions = review.get_questions(case)
     turn = questions.index(question)
-    ids = question.kept.image_id, question.other.image_id
+    ids = question.kept_file.image_id, question.other_file.image_id
     distinct = bool(ids[0] and ids[1] and ids[0] != ids[1])
-    return Shown(
+    return PairView(
         case=case,
         question=question,
-        panels=_panels(question, questions),
-        outcome=_outcome(question, experienced=review.progress()[0] > 0),
-        members=_members(review, case, question, where) if len(case.members) > 2 else [],
-        number=at + 1,
-        action=where.address(group=case.id, pair=question.position),
-        previous=_neighbour(review, cases, at, turn - 1, where),
-        next=_neighbour(review, cases, at, turn + 1, where),
+        panels=_make_panels(question, questions),
+        explanation=_explain_outcome(question, has_decided=review.get_progress()[0] > 0),
+        members=_make_thumbnails(review, case, question, params) if len(case.members) > 2 else [],
+        number=index + 1,
+        form_url=params.make_url(group=case.id, pair=question.position),
+        previous_url=_make_adjacent_url(review, cases, index, turn - 1, params),
+        next_url=_make_adjacent_url(review, cases, index, turn + 1, params),
         difference_url=urls.difference(*ids) if distinct else None,  # type: ignore[arg-type]
         overlay_url=urls.difference(*ids, show="overlay") if distinct else None,  # type: ignore[arg-type]
-        said=_said(question),
-        ask_all=sum(one.open for one in questions),
+        decision_label=_label_decision(question),
+        open_count=sum(one.is_open for one in questions),
     )
 
 
-def _neighbour(review: Review, cases: Sequence[Case], at: int, turn: int, where: Where) -> str | None:
+def _make_adjacent_url(
+    review: DuplicateReview, cases: Sequence[ReviewCase], index: int, question_index: int, params: ReviewPageParams
+) -> str | None:
     """The address of the pair before or after: in the same group, or in the next one."""
-    questions = review.questions(cases[at])
-    if 0 <= turn < len(questions):
-        return where.address(group=cases[at].id, pair=questions[turn].position)
-    beside = at + (1 if turn > 0 else -1)
+    questions = review.get_questions(cases[index])
+    if 0 <= question_index < len(questions):
+        return params.make_url(group=cases[index].id, pair=questions[question_index].position)
+    beside = index + (1 if question_index > 0 else -1)
     if not 0 <= beside < len(cases):
         return None
-    return where.address(group=cases[beside].id, pair=None if turn > 0 else len(cases[beside].members) - 1)
+    return params.make_url(group=cases[beside].id, pair=None if question_index > 0 else len(cases[beside].members) - 1)
 
 
-def _panels(question: Question, questions: Sequence[Question]) -> list[Panel]:
+def _make_panels(question: ReviewQuestion, questions: Sequence[ReviewQuestion]) -> list[ReviewPanel]:
     """The two of a pair; what becomes of them may follow from other pairs of the group."""
-    removed = {one.other.path for one in questions if one.removed}
-    kept = {one.kept.path for one in questions if one.removed}
+    removed = {one.other_file.path for one in questions if one.is_removed}
+    kept = {one.kept_file.path for one in questions if one.is_removed}
 
-    def fate(file: PictureFile) -> Fate:
+    def fate(file: ImageFile) -> FileOutcome:
         return "removed" if file.path in removed else "kept" if file.path in kept else "stays"
 
-    two = question.kept, question.other
-    return [_panel(one, other, fate(one)) for one, other in (two, two[::-1])]
+    two = question.kept_file, question.other_file
+    return [_make_panel(one, other, fate(one)) for one, other in (two, two[::-1])]
 
 
-def _panel(file: PictureFile, beside: PictureFile, fate: Fate) -> Panel:
+def _make_panel(file: ImageFile, other_file: ImageFile, outcome: FileOutcome) -> ReviewPanel:
     image_id = file.image_id or 0
-    path, other = shown(file.path), shown(beside.path)
-    name, folder = PurePath(path).name, folders_of(path, other)
-    return Panel(
+    path, other = replace_surrogates(file.path), replace_surrogates(other_file.path)
+    name, folder = PurePath(path).name, shorten_folder(path, other)
+    return ReviewPanel(
         file=file,
         name=name,
         title=f"{folder}{name}" if name == PurePath(other).name else name,
         folder=folder,
         path=path,
-        facts=facts_of(file, beside),
-        fate=fate,
-        picture_url=urls.thumbnail(image_id, LARGE),
+        facts=compare_file_properties(file, other_file),
+        outcome=outcome,
+        image_url=urls.thumbnail(image_id, REVIEW_IMAGE_SIDE),
         file_url=urls.file(image_id),
-        page_url=urls.page_for(image_id),
+        page_url=urls.similar_page(image_id),
     )
 
 
-def _outcome(question: Question, *, experienced: bool) -> str:
+def _explain_outcome(question: ReviewQuestion, *, has_decided: bool) -> str:
     """What is to be said of the two beside their fates."""
     if question.note:
         return question.note
-    if not question.matters:
+    if not question.needs_decision:
         return "There is nothing to decide: the plan for the same bytes, and that for everything, take them along."
     if question.decision is None and question.tier == "similar":
         return "Only similar: both stay, unless you call them the same."
     if question.decision is None:
         return (
             ""
-            if experienced
+            if has_decided
             else "Nothing goes into the plan before you decide, nothing is touched before you apply it."
         )
     if not question.decision.same:
@@ -391,7 +418,7 @@ def _outcome(question: Question, *, experienced: bool) -> str:
     return ""
 
 
-def _said(question: Question) -> str:
+def _label_decision(question: ReviewQuestion) -> str:
     if question.decision is None:
         return ""
     if not question.decision.same:
@@ -399,20 +426,26 @@ def _said(question: Question) -> str:
     return "same, keeper chosen" if question.decision.keep_sha256 else "same"
 
 
-def _members(review: Review, case: Case, current: Question, where: Where) -> list[Small]:
+def _make_thumbnails(
+    review: DuplicateReview, case: ReviewCase, current: ReviewQuestion, params: ReviewPageParams
+) -> list[GroupThumbnail]:
     """Small pictures of the group, those around the current one if it is long."""
-    by_place = {question.position: question for question in review.questions(case)}
-    start = max(0, min(current.position - STRIP // 2, len(case.members) - STRIP))
+    by_place = {question.position: question for question in review.get_questions(case)}
+    start = max(0, min(current.position - MAX_STRIP_IMAGES // 2, len(case.members) - MAX_STRIP_IMAGES))
     smalls = []
-    for place, file in list(enumerate(case.files))[start : start + STRIP]:
+    for place, file in list(enumerate(case.files))[start : start + MAX_STRIP_IMAGES]:
         question = by_place.get(place)
-        state = "kept" if question is None else (_said(question).partition(",")[0] or "open")
-        url = where.address(group=case.id, pair=place or None)
-        name = PurePath(shown(file.path)).name
-        smalls.append(Small(name, url, urls.thumbnail(file.image_id or 0), state, question is current))
+        state = "kept" if question is None else (_label_decision(question).partition(",")[0] or "open")
+        url = params.make_url(group=case.id, pair=place or None)
+        name = PurePath(replace_surrogates(file.path)).name
+        smalls.append(GroupThumbnail(name, url, urls.thumbnail(file.image_id or 0), state, question is current))
     return smalls
 
 
-def _ahead(cases: Sequence[Case], at: int) -> list[str]:
+def _list_prefetch_urls(cases: Sequence[ReviewCase], index: int) -> list[str]:
     """Pictures of the next case, so that they are there when it is."""
-    return [urls.thumbnail(file.image_id or 0, LARGE) for case in cases[at + 1 : at + 2] for file in case.files[:2]]
+    return [
+        urls.thumbnail(file.image_id or 0, REVIEW_IMAGE_SIDE)
+        for case in cases[index + 1 : index + 2]
+        for file in case.files[:2]
+    ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -9,46 +12,45 @@ from starlette.responses import Response
 
 from simile.core.errors import NothingIndexed, SimileError
 from simile.service import urls
-from simile.service.dependencies import TheJobs
+from simile.service.dependencies import JobManagerDep
+from simile.service.errors import make_problem
+from simile.service.schemas.jobs import JobResponse, make_job_response
+from simile.service.state.job_manager import JobManager
+from simile.service.web.rendering import render_page
 
 pass
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-from simile.service.errors import problem_of
-from simile.service.schemas.jobs import JobOut, job_out
-from simile.service.state.job_manager import Jobs
-from simile.service.web.rendering import render_page
 
 router = APIRouter(include_in_schema=False)
 
 
 @router.get(urls.JOBS_PAGE)
-async def show_jobs(request: Request, jobs: TheJobs) -> Response:
+async def show_jobs(request: Request, job_manager: JobManagerDep) -> Response:
     """The latest indexing jobs, and the folders that can be indexed from here."""
     try:
-        return render_page(request, "jobs.html", await run_in_threadpool(latest, jobs))
+        return render_page(request, "jobs.html", await run_in_threadpool(make_job_list_view, job_manager))
     except NothingIndexed:
-        return render_page(request, "jobs.html", JobsView(roots=sorted(jobs.roots)))
+        return render_page(request, "jobs.html", JobListView(roots=sorted(job_manager.roots)))
     except SimileError as error:
-        return render_page(request, "jobs.html", JobsView(), problem_of(error))
+        return render_page(request, "jobs.html", JobListView(), make_problem(error))
 
 
-SHOWN = 20
+MAX_PAGE_JOBS = 20
 
 
 @dataclass(frozen=True)
-class JobsView:
+class JobListView:
     """The latest jobs, the newest first, and the folders that can be indexed from here."""
 
-    jobs: Sequence[JobOut] = ()
+    jobs: Sequence[JobResponse] = ()
     roots: Sequence[str] = ()
 
     @property
-    def running(self) -> bool:
+    def is_running(self) -> bool:
         return any(job.status == "running" for job in self.jobs)
 
 
-def latest(jobs: Jobs) -> JobsView:
+def make_job_list_view(job_manager: JobManager) -> JobListView:
     """The latest jobs. Raises what keeps the home from being read."""
-    return JobsView([job_out(job) for job in jobs.latest(SHOWN)], sorted(jobs.roots))
+    return JobListView(
+        [make_job_response(job) for job in job_manager.list_latest(MAX_PAGE_JOBS)], sorted(job_manager.roots)
+    )

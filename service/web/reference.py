@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from starlette.requests import Request
@@ -12,11 +17,6 @@ from simile.service import urls
 from simile.service.web.rendering import render_page
 
 pass
-import json
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
 
 router = APIRouter(include_in_schema=False)
 
@@ -24,35 +24,35 @@ router = APIRouter(include_in_schema=False)
 @router.get(urls.DOCS)
 def show_reference(request: Request) -> Response:
     """Every operation, what it takes, and what it answers."""
-    return render_page(request, "reference.html", _reference(request.app))
+    return render_page(request, "reference.html", _get_reference(request.app))
 
 
 @lru_cache(4)
-def _reference(app: FastAPI) -> Reference:
-    return reference(app.openapi())
+def _get_reference(app: FastAPI) -> ApiReference:
+    return make_reference(app.openapi())
 
 
 @dataclass(frozen=True)
-class Field:
+class ReferenceField:
     """A parameter, or a field of a body."""
 
     name: str
-    kind: str
-    needed: bool
+    type: str
+    required: bool
     text: str
 
 
 @dataclass(frozen=True)
-class Body:
+class ReferenceBody:
     """What is sent, as one media type. examples: JSON, by name."""
 
     media_type: str
-    fields: list[Field]
+    fields: list[ReferenceField]
     examples: list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Response:
+class ReferenceResponse:
     """An answer. example: JSON, of one that went well."""
 
     status: str
@@ -62,7 +62,7 @@ class Response:
 
 
 @dataclass(frozen=True)
-class Operation:
+class ReferenceOperation:
     """One method of one address. anchor: of its place in the page."""
 
     method: str
@@ -70,87 +70,96 @@ class Operation:
     anchor: str
     title: str
     text: str
-    parameters: list[Field]
-    bodies: list[Body]
-    responses: list[Response]
+    parameters: list[ReferenceField]
+    bodies: list[ReferenceBody]
+    responses: list[ReferenceResponse]
 
 
 @dataclass(frozen=True)
-class Reference:
+class ApiReference:
     """All operations, by what they are about."""
 
-    groups: list[tuple[str, list[Operation]]]
+    groups: list[tuple[str, list[ReferenceOperation]]]
 
 
-def reference(document: Mapping[str, Any]) -> Reference:
+def make_reference(document: Mapping[str, Any]) -> ApiReference:
     """The page of an OpenAPI document."""
-    groups: dict[str, list[Operation]] = {}
+    groups: dict[str, list[ReferenceOperation]] = {}
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             about = (operation.get("tags") or ["service"])[0]
-            groups.setdefault(about, []).append(_operation(method.upper(), path, operation, document))
-    return Reference(list(groups.items()))
+            groups.setdefault(about, []).append(_make_operation(method.upper(), path, operation, document))
+    return ApiReference(list(groups.items()))
 
 
-def _operation(method: str, path: str, said: Mapping[str, Any], document: Mapping[str, Any]) -> Operation:
-    bodies = said.get("requestBody", {}).get("content", {})
-    return Operation(
+def _make_operation(
+    method: str, path: str, operation: Mapping[str, Any], document: Mapping[str, Any]
+) -> ReferenceOperation:
+    bodies = operation.get("requestBody", {}).get("content", {})
+    return ReferenceOperation(
         method,
         path,
         re.sub(r"[^a-z0-9]+", "-", f"{method} {path}".lower()).strip("-"),
-        said.get("summary", ""),
-        said.get("description", ""),
-        [_parameter(one) for one in said.get("parameters", [])],
-        [_body(kind, content, document) for kind, content in bodies.items()],
-        [_response(status, response) for status, response in said["responses"].items()],
+        operation.get("summary", ""),
+        operation.get("description", ""),
+        [_make_parameter(one) for one in operation.get("parameters", [])],
+        [_make_body(kind, content, document) for kind, content in bodies.items()],
+        [_make_response(status, response) for status, response in operation["responses"].items()],
     )
 
 
-def _parameter(said: Mapping[str, Any]) -> Field:
-    return Field(said["name"], _kind(said.get("schema", {})), bool(said.get("required")), said.get("description", ""))
+def _make_parameter(parameter: Mapping[str, Any]) -> ReferenceField:
+    return ReferenceField(
+        parameter["name"],
+        _format_type(parameter.get("schema", {})),
+        bool(parameter.get("required")),
+        parameter.get("description", ""),
+    )
 
 
-def _body(media_type: str, said: Mapping[str, Any], document: Mapping[str, Any]) -> Body:
-    schema = _resolved(said.get("schema", {}), document)
+def _make_body(media_type: str, content: Mapping[str, Any], document: Mapping[str, Any]) -> ReferenceBody:
+    schema = _resolve_ref(content.get("schema", {}), document)
     needed = schema.get("required", [])
     fields = [
-        Field(name, _kind(one), name in needed, one.get("description", ""))
+        ReferenceField(name, _format_type(one), name in needed, one.get("description", ""))
         for name, one in schema.get("properties", {}).items()
     ]
-    examples = [(name, _pretty(one["value"])) for name, one in said.get("examples", {}).items()]
-    return Body(media_type, fields, examples)
+    examples = [(name, _format_json(one["value"])) for name, one in content.get("examples", {}).items()]
+    return ReferenceBody(media_type, fields, examples)
 
 
-def _response(status: str, said: Mapping[str, Any]) -> Response:
-    content = said.get("content", {})
+def _make_response(status: str, response: Mapping[str, Any]) -> ReferenceResponse:
+    content = response.get("content", {})
     examples = [one["example"] for one in content.values() if "example" in one]
-    return Response(status, said.get("description", ""), list(content), _pretty(examples[0]) if examples else None)
+    return ReferenceResponse(
+        status, response.get("description", ""), list(content), _format_json(examples[0]) if examples else None
+    )
 
 
-def _resolved(schema: Mapping[str, Any], document: Mapping[str, Any]) -> Mapping[str, Any]:
+def _resolve_ref(schema: Mapping[str, Any], document: Mapping[str, Any]) -> Mapping[str, Any]:
     if "$ref" not in schema:
         return schema
     found: Mapping[str, Any] = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
     return found
 
 
-def _kind(schema: Mapping[str, Any]) -> str:
+def _format_type(schema: Mapping[str, Any]) -> str:
     """A type in words: `integer`, `array of string`, `a or b`; with its default where there is one."""
-    said = " or ".join(dict.fromkeys(_kinds(schema))) or "any"
+    said = " or ".join(dict.fromkeys(_iter_types(schema))) or "any"
     default = schema.get("default")
     return said if default in (None, [], {}) else f"{said} = {json.dumps(default)}"
 
 
-def _kinds(schema: Mapping[str, Any]) -> Iterator[str]:
+def _iter_types(schema: Mapping[str, Any]) -> Iterator[str]:
     if "enum" in schema:
         yield " | ".join(map(str, schema["enum"]))
     elif "$ref" in schema:
         yield schema["$ref"].rpartition("/")[2]
     elif "anyOf" in schema:
         for one in schema["anyOf"]:
-            yield from _kinds(one)
+            yield from _iter_types(one)
     elif schema.get("type") == "array":
-        yield f"array of {' or '.join(_kinds(schema.get('items', {}))) or 'any'}"
+        yield f"array of {' or '.join(_iter_types(schema.get('items', {}))) or 'any'}"
     elif schema.get("format") == "binary":
         yield "file"
     elif schema.get("type") != "null":
@@ -158,6 +167,6 @@ def _kinds(schema: Mapping[str, Any]) -> Iterator[str]:
         yield " or ".join(kind) if isinstance(kind, list) else str(kind)
 
 
-def _pretty(value: Any) -> str:
+def _format_json(value: Any) -> str:
     text = json.dumps(value, indent=2, ensure_ascii=False)
     return re.sub(r"(data:image/png;base64,.{12})[^\"]*", r"\1…", text)

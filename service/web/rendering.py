@@ -15,20 +15,20 @@ from starlette.templating import Jinja2Templates
 
 from simile.core.settings import Settings
 from simile.service import urls
+from simile.service.errors import ProblemDetails
 from simile.service.middleware.headers import PAGE_POLICY
-from simile.service.schemas.jobs import JobOut, JobResult
+from simile.service.schemas.jobs import JobResponse, JobResultResponse
+from simile.service.schemas.search import MAX_QUERY_IMAGES, HitResponse, ImageResponse
 
 pass
-from simile.service.errors import Problem
-from simile.service.schemas.search import MOST_ASKED, HitOut, ImageOut
 
-_STAGES = {
+_STAGE_LABELS = {
     "looking": "Looking at the folder",
     "training": "Training",
     "indexing": "Indexing",
     "publishing": "Putting it in use",
 }
-_DID = (
+_RESULT_LABELS = (
     ("new", "new"),
     ("changed", "changed"),
     ("moved", "moved"),
@@ -38,11 +38,11 @@ _DID = (
 )
 
 
-def job_words(job: JobOut) -> str:
+def describe_job(job: JobResponse) -> str:
     """How a job stands, for people; static/jobs.js says the same of one that runs."""
     if job.status != "running":
-        return _did(job.result) if job.result else f"{job.done:,} files looked into" if job.done else ""
-    parts = [_STAGES[job.stage]]
+        return _describe_result(job.result) if job.result else f"{job.done:,} files looked into" if job.done else ""
+    parts = [_STAGE_LABELS[job.stage]]
     if job.total:
         parts.append(f"{job.done:,} of {job.total:,}")
     elif job.done:
@@ -52,23 +52,23 @@ def job_words(job: JobOut) -> str:
     return " · ".join(parts)
 
 
-def _did(result: JobResult) -> str:
-    counts = [(getattr(result, name), words) for name, words in _DID]
+def _describe_result(result: JobResultResponse) -> str:
+    counts = [(getattr(result, name), words) for name, words in _RESULT_LABELS]
     done = ", ".join(f"{count:,} {words}" for count, words in counts if count) or "no pictures there"
-    return f"{done} · {_duration(result.seconds)}" if result.seconds >= 0.1 else done
+    return f"{done} · {_format_duration(result.seconds)}" if result.seconds >= 0.1 else done
 
 
-def _duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-PACKED_FROM = 16_000  # bytes of a page: smaller ones gain too little
-TINY = 48  # pixels: below this, smoothing would blur a picture to fog
+MIN_GZIP_BYTES = 16_000  # bytes of a page: smaller ones gain too little
+MAX_TINY_SIDE = 48  # pixels: below this, smoothing would blur a picture to fog
 
-_PLACES = (
-    (urls.PAGE, "Search"),
+_NAVIGATION = (
+    (urls.SEARCH_PAGE, "Search"),
     (urls.COLLECTION_PAGE, "Collection"),
     (urls.MAP_PAGE, "Map"),
     (urls.LATENT_PAGE, "Latent"),
@@ -76,32 +76,32 @@ _PLACES = (
     (urls.JOBS_PAGE, "Indexing"),
     (urls.DOCS, "API"),
 )
-_FORMATS = ("jpeg", "png", "webp", "gif", "bmp", "tiff", "heif", "avif", "ppm", "jpeg2000", "ico", "qoi")
+_FILTER_FORMATS = ("jpeg", "png", "webp", "gif", "bmp", "tiff", "heif", "avif", "ppm", "jpeg2000", "ico", "qoi")
 
 _templates = Jinja2Templates(directory=Path(__file__).parents[1] / "templates")
 _templates.env.globals |= {
     "urls": urls,
     "version": version("simile"),
-    "formats": _FORMATS,
-    "tiny": TINY,
-    "max_files": MOST_ASKED,
+    "formats": _FILTER_FORMATS,
+    "tiny": MAX_TINY_SIDE,
+    "max_files": MAX_QUERY_IMAGES,
 }
 
 
-def called(picture: HitOut | ImageOut) -> str:
+def get_image_name(image: HitResponse | ImageResponse) -> str:
     """What a picture is called: by its metadata, as an upload is, whose file is called by its content; or its file."""
-    name = (picture.metadata or {}).get("name")
-    return str(name or "") or PurePath(picture.path).name or f"Image {picture.image_id}"
+    name = (image.metadata or {}).get("name")
+    return str(name or "") or PurePath(image.path).name or f"Image {image.image_id}"
 
 
-def written_distance(value: float) -> str:
+def format_distance(value: float) -> str:
     """For people. NaN where two pictures were never compared, 0 only where nothing differs."""
     if math.isnan(value):
         return "unknown"
     return f"{value:.3g}" if value >= 0.001 or value == 0 else "below 0.001"
 
 
-def written_bytes(value: int) -> str:
+def format_bytes(value: int) -> str:
     """A size for people: 12 bytes, 3.4 kB, 56 MB."""
     if value < 1000:
         return f"{value} byte{'' if value == 1 else 's'}"
@@ -109,21 +109,21 @@ def written_bytes(value: int) -> str:
     return f"{value / 1000**power:.3g} {'kMGT'[power - 1]}B"
 
 
-def one_in(rate: float) -> str:
+def format_one_in(rate: float) -> str:
     """A share for people: 0.01 is 1 in 100."""
     return f"1 in {round(1 / rate):,}" if 0 < rate <= 1 else "none"
 
 
 _templates.env.filters |= {
-    "called": called,
-    "distance": written_distance,
-    "bytes": written_bytes,
-    "one_in": one_in,
-    "job_words": job_words,
+    "called": get_image_name,
+    "distance": format_distance,
+    "bytes": format_bytes,
+    "one_in": format_one_in,
+    "job_words": describe_job,
 }
 
 
-def render_page(request: Request, template: str, view: object, problem: Problem | None = None) -> Response:
+def render_page(request: Request, template: str, view: object, problem: ProblemDetails | None = None) -> Response:
     """A page that shows the view, with what went wrong if something did."""
     settings: Settings = request.app.state.settings
     visitor = getattr(request.state, "visitor", None)
@@ -132,10 +132,10 @@ def render_page(request: Request, template: str, view: object, problem: Problem 
         "view": view,
         "problem": problem,
         "max_bytes": settings.max_bytes,
-        "home_option": _home_option(settings),
+        "home_option": _make_home_option(settings),
         "here": request.url.path,
         "visitor": visitor,
-        "places": [place for place in _PLACES if place[0] != urls.JOBS_PAGE or scope != "search"],
+        "places": [place for place in _NAVIGATION if place[0] != urls.JOBS_PAGE or scope != "search"],
         "may_write": scope in ("write", "admin"),
         "may_admin": scope == "admin",
     }
@@ -144,23 +144,23 @@ def render_page(request: Request, template: str, view: object, problem: Problem 
     response.headers["Cache-Control"] = "private, no-cache"
     if problem is not None:
         response.headers.update({name: value for name, value in problem.headers.items() if name != "Content-Length"})
-    return _packed(request, response)
+    return _compress_response(request, response)
 
 
-def _packed(request: Request, response: Response) -> Response:
+def _compress_response(request: Request, response: Response) -> Response:
     """The same, compressed for who can read that: a thousand hits are 1.8 MB that shrink to a twentieth.
 
     A page that mixes secrets with what a stranger chose would tell of them by its size (BREACH): there is none in it,
     and no other site can ask with a person's cookie, which is SameSite=Strict.
     """
     response.headers["Vary"] = "Accept-Encoding"
-    if len(response.body) >= PACKED_FROM and "gzip" in request.headers.get("accept-encoding", ""):
+    if len(response.body) >= MIN_GZIP_BYTES and "gzip" in request.headers.get("accept-encoding", ""):
         response.body = gzip.compress(response.body, 1, mtime=0)
         response.headers.update({"Content-Encoding": "gzip", "Content-Length": str(len(response.body))})
     return response
 
 
-def _home_option(settings: Settings) -> str:
+def _make_home_option(settings: Settings) -> str:
     """What the command line needs to mean this home."""
     usual = settings.home == Settings.model_fields["home"].default
     return "" if usual else f" --home {shlex.quote(str(settings.home))}"

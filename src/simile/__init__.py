@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from simile.dedup.detection.job import DedupRequest, find_duplicates
     from simile.dedup.grouping.findings import Findings, load_findings
     from simile.dedup.grouping.groups import make_groups
-    from simile.dedup.records import Group, Member, Plan
+    from simile.dedup.records import CleanupPlan, DuplicateGroup, GroupMember
     from simile.indexer.pipeline.job import IndexRequest, index
-    from simile.search.queries import Answer, Asked, Query, Question
+    from simile.search.queries import EncodedQuery, SearchParams, SearchQuery, SearchResult
     from simile.search.searcher import Searcher
     from simile.search.searcher import Searcher as open_home  # noqa: N813  # reads as the verb it is
 
 # Where each comes from: fetched when it is first asked for, so that `simile.client` starts without a network's library.
-_HOMES = {
+_EXPORTS = {
     "simile.core.filter_parser": ("make_filter",),
     "simile.core.errors": ("SimileError",),
     "simile.core.records": ("Filter", "Hit", "IndexSummary"),
@@ -44,29 +44,28 @@ _HOMES = {
     "simile.dedup.grouping.findings": ("Findings", "load_findings"),
     "simile.dedup.grouping.groups": ("make_groups",),
     "simile.dedup.detection.job": ("DedupRequest", "find_duplicates"),
-    "simile.dedup.cleanup.plan": ("read_plan", "write_plan"),
-    "simile.dedup.cleanup.plan": ("plan_of",),
-    "simile.dedup.records": ("Group", "Member", "Plan"),
+    "simile.dedup.cleanup.plan": ("plan_of", "read_plan", "write_plan"),
+    "simile.dedup.records": ("DuplicateGroup", "GroupMember", "CleanupPlan"),
     "simile.indexer.pipeline.job": ("IndexRequest", "index"),
-    "simile.search.queries": ("Answer", "Asked", "Query", "Question"),
+    "simile.search.queries": ("SearchResult", "SearchParams", "EncodedQuery", "SearchQuery"),
     "simile.search.searcher": ("Searcher",),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_EXPORT_MODULES = {name: home for home, names in _EXPORTS.items() for name in names}
 
 __all__ = [
-    "Answer",
-    "Asked",
+    "CleanupPlan",
     "DedupRequest",
+    "DuplicateGroup",
+    "EncodedQuery",
     "Filter",
     "Findings",
-    "Group",
+    "GroupMember",
     "Hit",
     "IndexRequest",
     "IndexSummary",
-    "Member",
-    "Plan",
-    "Query",
-    "Question",
+    "SearchParams",
+    "SearchQuery",
+    "SearchResult",
     "Searcher",
     "Settings",
     "SimileError",
@@ -85,9 +84,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     asked = "Searcher" if name == "open_home" else name
-    if asked not in _HOME_OF:
+    if asked not in _EXPORT_MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(_HOME_OF[asked]), asked)
+    found = globals()[name] = getattr(import_module(_EXPORT_MODULES[asked]), asked)
     return found
 
 

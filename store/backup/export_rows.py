@@ -13,16 +13,16 @@ from sqlalchemy import Connection, Row, func, select
 
 from simile.core.records import FloatArray
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.embeddings import unpack
-from simile.store.catalogue.encoders import get_encoder
+from simile.store.catalogue.embeddings import unpack_vector
+from simile.store.catalogue.encoders import get_encoder_record
 from simile.store.catalogue.records import EncoderRecord
 from simile.store.database.tables import EmbeddingRow, ImageRow, LocationRow, MetadataRow
 
-ROWS = 4096  # rows at a time: 4 MB of mu and log-variance at 128 dimensions
+EXPORT_CHUNK_ROWS = 4096  # rows at a time: 4 MB of mu and log-variance at 128 dimensions
 
 
 @dataclass(frozen=True)
-class Rows:
+class ExportRows:
     """Some pictures, by ascending id. mu, log_variance: (n, d); log_variance is NaN where the encoder has none.
 
     paths: of each picture all its files, sorted. metadata: of each picture name to text; where its files disagree, what
@@ -45,7 +45,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Listing:
+class ExportReader:
     """The pictures that one encoder has seen, `count` of them. names: of metadata, and whether all of it is numbers.
 
     longest: the most characters that a path, or the text under a name, has.
@@ -54,29 +54,29 @@ class Listing:
     encoder: EncoderRecord
     count: int
     has_variance: bool
-    names: dict[str, bool]
-    longest: dict[str, int]
+    numeric_by_name: dict[str, bool]
+    max_lengths: dict[str, int]
     _connection: Connection
 
-    def chunks(self) -> Iterator[Rows]:
+    def iterate_chunks(self) -> Iterator[ExportRows]:
         """All of them, some at a time, in bounded memory."""
         last = 0
-        while rows := self._read_after(last):
+        while rows := self._read_rows_after(last):
             last = rows[-1].id
-            yield self._complete(rows)
+            yield self._make_export_rows(rows)
 
-    def _read_after(self, last: int) -> list[Row[Any]]:
+    def _read_rows_after(self, last_id: int) -> list[Row[Any]]:
         columns = select(ImageRow.__table__, EmbeddingRow.mu, EmbeddingRow.log_variance).join(
             EmbeddingRow, EmbeddingRow.image_id == ImageRow.id
         )
-        query = columns.where(EmbeddingRow.encoder == self.encoder.fingerprint, ImageRow.id > last)
-        return list(self._connection.execute(query.order_by(ImageRow.id).limit(ROWS)))
+        query = columns.where(EmbeddingRow.encoder == self.encoder.fingerprint, ImageRow.id > last_id)
+        return list(self._connection.execute(query.order_by(ImageRow.id).limit(EXPORT_CHUNK_ROWS)))
 
-    def _complete(self, rows: list[Row[Any]]) -> Rows:
+    def _make_export_rows(self, rows: list[Row[Any]]) -> ExportRows:
         between = LocationRow.image_id.between(rows[0].id, rows[-1].id)
         nothing = np.full(self.encoder.dimensions, np.nan, np.float32)
-        paths, metadata = self._paths(between), self._metadata(between)
-        return Rows(
+        paths, metadata = self._read_paths(between), self._read_metadata(between)
+        return ExportRows(
             ids=np.array([row.id for row in rows], np.int64),
             sha256=[row.sha256 for row in rows],
             formats=[row.format for row in rows],
@@ -85,45 +85,45 @@ class Listing:
             heights=[row.height for row in rows],
             paths=[tuple(paths.get(row.id, ())) for row in rows],
             metadata=[metadata.get(row.id, {}) for row in rows],
-            mu=np.stack([unpack(row.mu) for row in rows]),
-            log_variance=np.stack([unpack(row.log_variance) if row.log_variance else nothing for row in rows]),
+            mu=np.stack([unpack_vector(row.mu) for row in rows]),
+            log_variance=np.stack([unpack_vector(row.log_variance) if row.log_variance else nothing for row in rows]),
         )
 
-    def _paths(self, between: Any) -> dict[int, list[str]]:
+    def _read_paths(self, in_range: Any) -> dict[int, list[str]]:
         found: dict[int, list[str]] = {}
-        query = select(LocationRow.image_id, LocationRow.path).where(between).order_by(LocationRow.path)
+        query = select(LocationRow.image_id, LocationRow.path).where(in_range).order_by(LocationRow.path)
         for image_id, path in self._connection.execute(query):
             found.setdefault(image_id, []).append(path)
         return found
 
-    def _metadata(self, between: Any) -> dict[int, dict[str, str]]:
+    def _read_metadata(self, in_range: Any) -> dict[int, dict[str, str]]:
         found: dict[int, dict[str, str]] = {}
-        if self.names:
+        if self.numeric_by_name:
             columns = select(LocationRow.image_id, MetadataRow.name, MetadataRow.text).join(
                 MetadataRow, MetadataRow.location_id == LocationRow.id
             )
-            for image_id, name, text in self._connection.execute(columns.where(between).order_by(LocationRow.path)):
+            for image_id, name, text in self._connection.execute(columns.where(in_range).order_by(LocationRow.path)):
                 found.setdefault(image_id, {}).setdefault(name, text)
         return found
 
 
 @contextmanager
-def listing(catalogue: Catalogue, fingerprint: str) -> Iterator[Listing]:
+def open_export_reader(catalogue: Catalogue, fingerprint: str) -> Iterator[ExportReader]:
     """What an encoder has seen, as of now: others may write meanwhile. Raises NoSuchEncoder."""
-    with catalogue.reading() as connection:
-        encoder = get_encoder(connection, fingerprint)
+    with catalogue.begin_read() as connection:
+        encoder = get_encoder_record(connection, fingerprint)
         of_encoder = select(func.count(), func.count(EmbeddingRow.log_variance)).where(
             EmbeddingRow.encoder == fingerprint
         )
         count, with_variance = connection.execute(of_encoder).one()
-        found = _names(connection)
+        found = _read_metadata_stats(connection)
         names = {name: known == numbers for name, known, numbers, _ in found}
         longest = {name: length for name, _, _, length in found}
         longest["path"] = connection.scalar(select(func.max(func.length(LocationRow.path)))) or 1
-        yield Listing(encoder, count, with_variance > 0, names, longest, connection)
+        yield ExportReader(encoder, count, with_variance > 0, names, longest, connection)
 
 
-def _names(connection: Connection) -> list[Row[str, int, int, int]]:
+def _read_metadata_stats(connection: Connection) -> list[Row[str, int, int, int]]:
     """(name, how many files have it, for how many it is a number, the longest text)."""
     columns = select(
         MetadataRow.name, func.count(), func.count(MetadataRow.number), func.max(func.length(MetadataRow.text))

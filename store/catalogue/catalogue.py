@@ -1,22 +1,41 @@
-"""The catalogue: all verbs on one object."""
+"""The catalogue: one repository for each kind of row, on one database."""
 
 from __future__ import annotations
 
-from simile.store.catalogue.duplicates import Duplicates
-from simile.store.catalogue.embeddings import Embeddings
-from simile.store.catalogue.encoders import Encoders
-from simile.store.catalogue.files import Files
-from simile.store.catalogue.images import Images
-from simile.store.catalogue.jobs import Jobs
-from simile.store.catalogue.keys import Keys
-from simile.store.catalogue.metadata import Metadata
-from simile.store.catalogue.runs import Runs
-from simile.store.index.segments import Segments
+from simile.store.catalogue.duplicates import DuplicateRepository
+from simile.store.catalogue.embeddings import EmbeddingRepository
+from simile.store.catalogue.encoders import EncoderRepository
+from simile.store.catalogue.files import FileRepository
+from simile.store.catalogue.images import ImageRepository
+from simile.store.catalogue.jobs import JobRepository
+from simile.store.catalogue.keys import KeyRepository
+from simile.store.catalogue.metadata import MetadataRepository
+from simile.store.catalogue.runs import RunRepository
+from simile.store.database.transactions import Database
+from simile.store.home import Home
+from simile.store.index.segments import SegmentRepository
 
 
-class Catalogue(Files, Metadata, Images, Embeddings, Encoders, Runs, Segments, Duplicates, Jobs, Keys):
-    """What a home knows: `with Catalogue(home) as catalogue: …`. Safe to share between threads.
+class Catalogue(Database):
+    """The catalogue of a home: `with Catalogue(home) as catalogue: …`. Safe to share between threads.
 
-    The schema must be current: a writer calls simile.store.database.schema.upgrade(home) first, a reader simile.store.database.schema.check(home).
-    Every verb may raise HomeNotWritable (no space, no permission) or HomeBusy (another writer took too long).
+    The schema must be current: a writer calls `upgrade_schema(home)` of store/database/schema.py first, a reader
+    `check_schema(home)`. Every method of a repository may raise HomeNotWritable (no space, no permission) or HomeBusy
+    (another writer took too long).
+
+    Args:
+        home: The home whose catalogue is opened.
     """
+
+    def __init__(self, home: Home) -> None:
+        super().__init__(home)
+        self.images = ImageRepository(self)
+        self.files = FileRepository(self)
+        self.metadata = MetadataRepository(self)
+        self.embeddings = EmbeddingRepository(self)
+        self.encoders = EncoderRepository(self)
+        self.segments = SegmentRepository(self)
+        self.runs = RunRepository(self)
+        self.duplicates = DuplicateRepository(self)
+        self.jobs = JobRepository(self)
+        self.keys = KeyRepository(self)

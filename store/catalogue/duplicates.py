@@ -10,18 +10,18 @@ from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func,
 
 from simile.core.errors import BadSetting
 from simile.core.records import Filter
-from simile.store.catalogue.files import STREAM
-from simile.store.catalogue.filters import conditions
-from simile.store.catalogue.records import DecisionRecord, DuplicateRecord, LocatedImage
-from simile.store.database.tables import DecisionRow, DuplicateRow, ImageRow, LocationRow, MetadataRow, now
-from simile.store.database.transactions import Transactions, chunks
+from simile.store.catalogue.files import STREAM_OPTIONS
+from simile.store.catalogue.filters import make_filter_conditions
+from simile.store.catalogue.records import DecisionRecord, DuplicateRecord, ImageLocation
+from simile.store.database.tables import DecisionRow, DuplicateRow, ImageRow, LocationRow, MetadataRow, utc_now
+from simile.store.database.transactions import Repository, split_chunks
 
-SHA256 = re.compile("[0-9a-f]{64}")
-FOUND_TIERS = ("pixels", "near", "similar")  # copies byte for byte are never stored: the locations tell them
-ROWS = 5000  # rows written together
+SHA256_PATTERN = re.compile("[0-9a-f]{64}")
+STORED_TIERS = ("pixels", "near", "similar")  # copies byte for byte are never stored: the locations tell them
+DUPLICATE_INSERT_ROWS = 5000  # rows written together
 
 
-class Decided(Protocol):
+class DecisionLike(Protocol):
     """What `decide` takes: two hashes in order, and what was said of the pictures."""
 
     @property
@@ -34,15 +34,15 @@ class Decided(Protocol):
     def keep_sha256(self) -> str | None: ...
 
 
-class Duplicates(Transactions):
+class DuplicateRepository(Repository):
     """Verbs on pairs of copies and on decisions. Both count as changes: what is kept of them elsewhere goes stale."""
 
-    def replace_duplicates(
+    def replace(
         self,
         run_id: int,
         pairs: Iterable[DuplicateRecord],
-        tiers: Sequence[str] = FOUND_TIERS,
-        among: Collection[int] | None = None,
+        tiers: Sequence[str] = STORED_TIERS,
+        image_ids: Collection[int] | None = None,
     ) -> int:
         """Puts these pairs in place of all of their tiers that were found before, in one transaction.
 
@@ -51,124 +51,133 @@ class Duplicates(Transactions):
         thousands are in memory at a time. A pair whose picture was deleted meanwhile is left out.
         """
         count = 0
-        with self.writing() as (connection, _):
-            _forget(connection, tiers, among)
-            for chunk in chunks(pairs, ROWS):
+        with self.database.begin_write() as (connection, _):
+            _delete_pairs(connection, tiers, image_ids)
+            for chunk in split_chunks(pairs, DUPLICATE_INSERT_ROWS):
                 ids = {image_id for pair in chunk for image_id in (pair.first, pair.second)}
                 there: set[int] = set()
-                for part in chunks(ids):
+                for part in split_chunks(ids):
                     there.update(connection.scalars(select(ImageRow.id).where(ImageRow.id.in_(part))))
                 rows = [{**pair._asdict(), "run": run_id} for pair in chunk if {pair.first, pair.second} <= there]
                 if rows:
-                    connection.execute(_ONE, [{"one": row["first"], "two": row["second"]} for row in rows])
+                    connection.execute(_DELETE_PAIR, [{"one": row["first"], "two": row["second"]} for row in rows])
                     connection.execute(insert(DuplicateRow), rows)
                 count += len(rows)
         return count
 
-    def duplicates(
-        self, tiers: Sequence[str] = FOUND_TIERS, *, beyond: float | None = None
+    def iterate_pairs(
+        self, tiers: Sequence[str] = STORED_TIERS, *, min_near_distance: float | None = None
     ) -> Iterator[DuplicateRecord]:
         """The pairs of these tiers, the nearest first, as of the first; streamed. `beyond`: only near pairs farther
         apart than that, next to all of the other tiers.
         """
-        query = _FOUND.where(DuplicateRow.tier.in_(tiers))
-        if beyond is not None:
-            query = query.where(or_(DuplicateRow.tier != "near", DuplicateRow.distance > beyond))
+        query = _PAIRS_QUERY.where(DuplicateRow.tier.in_(tiers))
+        if min_near_distance is not None:
+            query = query.where(or_(DuplicateRow.tier != "near", DuplicateRow.distance > min_near_distance))
         ordered = query.order_by(DuplicateRow.distance, DuplicateRow.first, DuplicateRow.second)
-        with self.reading() as connection:
-            for row in connection.execute(ordered, execution_options=STREAM):
+        with self.database.begin_read() as connection:
+            for row in connection.execute(ordered, execution_options=STREAM_OPTIONS):
                 yield DuplicateRecord(*row)
 
-    def count_duplicates(self) -> dict[str, int]:
+    def count_by_tier(self) -> dict[str, int]:
         """How many pairs were found, by tier; a tier without any is left out."""
-        with self.reading() as connection:
+        with self.database.begin_read() as connection:
             query = select(DuplicateRow.tier, func.count()).group_by(DuplicateRow.tier)
             return dict(connection.execute(query).all())
 
-    def duplicate_tier(self, one_sha256: str, other_sha256: str) -> str | None:
+    def find_tier(self, first_sha256: str, second_sha256: str) -> str | None:
         """The tier at which two pictures were found to be alike, None where they were not."""
-        ids = select(ImageRow.id).where(ImageRow.sha256.in_((one_sha256, other_sha256))).order_by(ImageRow.id)
-        with self.reading() as connection:
+        ids = select(ImageRow.id).where(ImageRow.sha256.in_((first_sha256, second_sha256))).order_by(ImageRow.id)
+        with self.database.begin_read() as connection:
             found = list(connection.scalars(ids))
             if len(found) != 2:
                 return None
             pair = and_(DuplicateRow.first == found[0], DuplicateRow.second == found[1])
             return connection.scalar(select(DuplicateRow.tier).where(pair))
 
-    def decide(self, decisions: Iterable[Decided]) -> int:
+    def save_decisions(self, decisions: Iterable[DecisionLike]) -> int:
         """Stores what people said of pairs, in place of what they said before; gives how many pairs.
 
         Safe to repeat. Raises BadSetting, which names the pair; nothing is stored then.
         """
-        rows = {(one.first_sha256, one.second_sha256): _decision_row(one) for one in decisions}
+        rows = {(one.first_sha256, one.second_sha256): _make_decision_row(one) for one in decisions}
         if not rows:
             return 0
-        with self.writing() as (connection, _):
-            for chunk in chunks(rows, 200):  # two parameters each
-                connection.execute(delete(DecisionRow).where(_one_of(chunk)))
+        with self.database.begin_write() as (connection, _):
+            for chunk in split_chunks(rows, 200):  # two parameters each
+                connection.execute(delete(DecisionRow).where(_make_pairs_condition(chunk)))
                 connection.execute(insert(DecisionRow), [rows[pair] for pair in chunk])
         return len(rows)
 
-    def undecide(self, pairs: Iterable[tuple[str, str]]) -> int:
+    def delete_decisions(self, pairs: Iterable[tuple[str, str]]) -> int:
         """Forgets what was said of these pairs of hashes, in either order; gives how many there were."""
         ordered = {(min(pair), max(pair)) for pair in pairs}
         if not ordered:
             return 0
-        with self.writing() as (connection, _):
-            gone = [connection.execute(delete(DecisionRow).where(_one_of(chunk))) for chunk in chunks(ordered, 200)]
+        with self.database.begin_write() as (connection, _):
+            gone = [
+                connection.execute(delete(DecisionRow).where(_make_pairs_condition(chunk)))
+                for chunk in split_chunks(ordered, 200)
+            ]
             return sum(result.rowcount for result in gone)
 
-    def decisions(self) -> list[DecisionRecord]:
+    def get_decisions(self) -> list[DecisionRecord]:
         """All that people said, by the hashes."""
         ordered = select(DecisionRow.__table__).order_by(DecisionRow.first_sha256, DecisionRow.second_sha256)
-        with self.reading() as connection:
+        with self.database.begin_read() as connection:
             return [DecisionRecord(**row._mapping) for row in connection.execute(ordered)]
 
-    def decision(self, one_sha256: str, other_sha256: str) -> DecisionRecord | None:
+    def find_decision(self, first_sha256: str, second_sha256: str) -> DecisionRecord | None:
         """What was said of two pictures, None where nothing was."""
-        pair = (min(one_sha256, other_sha256), max(one_sha256, other_sha256))
-        with self.reading() as connection:
-            row = connection.execute(select(DecisionRow.__table__).where(_one_of([pair]))).one_or_none()
+        pair = (min(first_sha256, second_sha256), max(first_sha256, second_sha256))
+        with self.database.begin_read() as connection:
+            row = connection.execute(select(DecisionRow.__table__).where(_make_pairs_condition([pair]))).one_or_none()
             return None if row is None else DecisionRecord(**row._mapping)
 
-    def suspects(self, only: Filter | None = None) -> Iterator[LocatedImage]:
+    def iterate_candidate_files(self, filter: Filter | None = None) -> Iterator[ImageLocation]:
         """The files of every picture with several files, in a pair of copies, or decided on, by image id and path.
 
         `only`: those that satisfy it, each file for itself.
         """
-        yield from self._located(_suspected(), only)
+        yield from self._iterate_locations(_make_candidate_condition(), filter)
 
-    def located(self, image_ids: Iterable[int] | None = None, only: Filter | None = None) -> Iterator[LocatedImage]:
+    def iterate_files(
+        self, image_ids: Iterable[int] | None = None, filter: Filter | None = None
+    ) -> Iterator[ImageLocation]:
         """The files of these pictures, or of all, by image id and path; `only` as in `suspects`."""
         if image_ids is None:
-            yield from self._located(None, only)
+            yield from self._iterate_locations(None, filter)
             return
-        for chunk in chunks(sorted(set(image_ids))):
-            yield from self._located(ImageRow.id.in_(chunk), only)
+        for chunk in split_chunks(sorted(set(image_ids))):
+            yield from self._iterate_locations(ImageRow.id.in_(chunk), filter)
 
-    def _located(self, wanted: ColumnElement[bool] | None, only: Filter | None) -> Iterator[LocatedImage]:
-        query = _LOCATED if wanted is None else _LOCATED.where(wanted)
-        if only is not None:
-            query = query.where(*conditions(only))
-        with self.reading() as connection:
-            for row in connection.execute(query, execution_options=STREAM):
-                yield LocatedImage(*row)
+    def _iterate_locations(
+        self, condition: ColumnElement[bool] | None, filter: Filter | None
+    ) -> Iterator[ImageLocation]:
+        query = _IMAGE_LOCATIONS_QUERY if condition is None else _IMAGE_LOCATIONS_QUERY.where(condition)
+        if filter is not None:
+            query = query.where(*make_filter_conditions(filter))
+        with self.database.begin_read() as connection:
+            for row in connection.execute(query, execution_options=STREAM_OPTIONS):
+                yield ImageLocation(*row)
 
-    def labels(self, name: str | None = None, *, suspects: bool = False) -> Iterator[tuple[str, str, str]]:
+    def iterate_labels(
+        self, name: str | None = None, *, candidates_only: bool = False
+    ) -> Iterator[tuple[str, str, str]]:
         """(path, name, text) of what manifests say of files, under one name or all; of `suspects`, or of every file."""
         query = select(LocationRow.path, MetadataRow.name, MetadataRow.text).join_from(
             MetadataRow, LocationRow, MetadataRow.location_id == LocationRow.id
         )
         if name is not None:
             query = query.where(MetadataRow.name == name)
-        if suspects:
-            query = query.join(ImageRow, ImageRow.id == LocationRow.image_id).where(_suspected())
-        with self.reading() as connection:
-            for row in connection.execute(query, execution_options=STREAM):
+        if candidates_only:
+            query = query.join(ImageRow, ImageRow.id == LocationRow.image_id).where(_make_candidate_condition())
+        with self.database.begin_read() as connection:
+            for row in connection.execute(query, execution_options=STREAM_OPTIONS):
                 yield row.path, row.name, row.text
 
 
-_FOUND = select(
+_PAIRS_QUERY = select(
     DuplicateRow.first,
     DuplicateRow.second,
     DuplicateRow.tier,
@@ -176,7 +185,7 @@ _FOUND = select(
     DuplicateRow.agreement,
     DuplicateRow.reason,
 )
-_LOCATED = (
+_IMAGE_LOCATIONS_QUERY = (
     select(
         ImageRow.id,
         ImageRow.sha256,
@@ -192,22 +201,24 @@ _LOCATED = (
 )
 
 
-_ONE = delete(DuplicateRow).where(DuplicateRow.first == bindparam("one"), DuplicateRow.second == bindparam("two"))
+_DELETE_PAIR = delete(DuplicateRow).where(
+    DuplicateRow.first == bindparam("one"), DuplicateRow.second == bindparam("two")
+)
 
 
-def _forget(connection: Connection, tiers: Sequence[str], among: Collection[int] | None) -> None:
+def _delete_pairs(connection: Connection, tiers: Sequence[str], image_ids: Collection[int] | None) -> None:
     """Deletes the pairs of these tiers, those of two pictures in `among` where it is given."""
-    if among is None:
+    if image_ids is None:
         connection.execute(delete(DuplicateRow).where(DuplicateRow.tier.in_(tiers)))
         return
     pairs = select(DuplicateRow.first, DuplicateRow.second).where(DuplicateRow.tier.in_(tiers))
     known = [{"one": first, "two": second} for first, second in connection.execute(pairs)]
-    gone = [pair for pair in known if pair["one"] in among and pair["two"] in among]
+    gone = [pair for pair in known if pair["one"] in image_ids and pair["two"] in image_ids]
     if gone:
-        connection.execute(_ONE, gone)
+        connection.execute(_DELETE_PAIR, gone)
 
 
-def _suspected() -> ColumnElement[bool]:
+def _make_candidate_condition() -> ColumnElement[bool]:
     copies = DuplicateRow.tier.in_(("pixels", "near"))
     return ImageRow.id.in_(
         select(DuplicateRow.first)
@@ -221,16 +232,16 @@ def _suspected() -> ColumnElement[bool]:
     )
 
 
-def _one_of(pairs: Iterable[tuple[str, str]]) -> ColumnElement[bool]:
+def _make_pairs_condition(pairs: Iterable[tuple[str, str]]) -> ColumnElement[bool]:
     return or_(
         *(and_(DecisionRow.first_sha256 == first, DecisionRow.second_sha256 == second) for first, second in pairs)
     )
 
 
-def _decision_row(said: Decided) -> dict[str, Any]:
+def _make_decision_row(decision: DecisionLike) -> dict[str, Any]:
     """Raises BadSetting for what can't be a decision."""
-    first, second, keep = said.first_sha256, said.second_sha256, said.keep_sha256
-    if not (SHA256.fullmatch(first) and SHA256.fullmatch(second)):
+    first, second, keep = decision.first_sha256, decision.second_sha256, decision.keep_sha256
+    if not (SHA256_PATTERN.fullmatch(first) and SHA256_PATTERN.fullmatch(second)):
         raise BadSetting(f"A decision can't be on {first!r} and {second!r}. Give the SHA-256 of two pictures.")
     if first >= second:
         raise BadSetting(f"A decision can't be on {first} and {second}. Name two pictures, the smaller hash first.")
@@ -239,7 +250,7 @@ def _decision_row(said: Decided) -> dict[str, Any]:
     return {
         "first_sha256": first,
         "second_sha256": second,
-        "same": said.same,
-        "keep_sha256": keep if said.same else None,  # of different pictures both stay
-        "decided_at": now(),
+        "same": decision.same,
+        "keep_sha256": keep if decision.same else None,  # of different pictures both stay
+        "decided_at": utc_now(),
     }

@@ -10,15 +10,15 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from simile.core.atomic_write import REPLACED
 from simile.core.errors import BadSetting, NoSuchEncoder
 from simile.store.catalogue.records import EncoderRecord
-from simile.store.database.tables import EmbeddingRow, EncoderRow, SegmentRow, StateRow, now
-from simile.store.database.transactions import Transactions, read_state
+from simile.store.database.tables import EmbeddingRow, EncoderRow, SegmentRow, StateRow, utc_now
+from simile.store.database.transactions import Repository, read_state
 from simile.store.home import Home
 
 
-class Encoders(Transactions):
+class EncoderRepository(Repository):
     """Verbs on encoders. A fingerprint names weights, architecture and preprocessing together."""
 
-    def register_encoder(
+    def register(
         self,
         fingerprint: str,
         name: str,
@@ -28,43 +28,43 @@ class Encoders(Transactions):
         metric: str = "l2",
     ) -> EncoderRecord:
         """Notes an encoder; one that is known already stays as it is. It is not in use until `activate`."""
-        with self.writing() as (connection, _):
-            if find_encoder(connection, fingerprint) is None:
+        with self.database.begin_write() as (connection, _):
+            if find_encoder_record(connection, fingerprint) is None:
                 row = {"fingerprint": fingerprint, "name": name, "recipe": recipe, "dimensions": dimensions}
-                row |= {"index_dims": index_dims, "metric": metric, "created_at": now()}
+                row |= {"index_dims": index_dims, "metric": metric, "created_at": utc_now()}
                 connection.execute(insert(EncoderRow).values(row))
-            return get_encoder(connection, fingerprint)
+            return get_encoder_record(connection, fingerprint)
 
-    def encoders(self) -> list[EncoderRecord]:
+    def get_all(self) -> list[EncoderRecord]:
         """Every encoder, the oldest first."""
-        with self.reading() as connection:
-            rows = connection.execute(_COLUMNS.order_by(EncoderRow.created_at, EncoderRow.fingerprint))
-            return [_record(row) for row in rows]
+        with self.database.begin_read() as connection:
+            rows = connection.execute(_ENCODERS_QUERY.order_by(EncoderRow.created_at, EncoderRow.fingerprint))
+            return [_make_encoder_record(row) for row in rows]
 
-    def encoder(self, fingerprint: str) -> EncoderRecord:
+    def get(self, fingerprint: str) -> EncoderRecord:
         """One encoder. Raises NoSuchEncoder."""
-        with self.reading() as connection:
-            return get_encoder(connection, fingerprint)
+        with self.database.begin_read() as connection:
+            return get_encoder_record(connection, fingerprint)
 
-    def active_encoder(self) -> EncoderRecord | None:
+    def find_active(self) -> EncoderRecord | None:
         """The encoder in use, or None in a home that has none yet."""
-        with self.reading() as connection:
+        with self.database.begin_read() as connection:
             fingerprint = read_state(connection).active_encoder
-            return None if fingerprint is None else get_encoder(connection, fingerprint)
+            return None if fingerprint is None else get_encoder_record(connection, fingerprint)
 
     def activate(self, fingerprint: str) -> None:
         """Puts the encoder in use: queries that start from now on see its vectors only. Raises NoSuchEncoder."""
-        with self.writing() as (connection, _):
-            get_encoder(connection, fingerprint)
+        with self.database.begin_write() as (connection, _):
+            get_encoder_record(connection, fingerprint)
             connection.execute(update(StateRow).values(active_encoder=fingerprint))
 
-    def vectors_by_encoder(self) -> dict[str, int]:
+    def count_embeddings(self) -> dict[str, int]:
         """How many pictures each encoder has seen; those that have seen none are left out."""
         query = select(EmbeddingRow.encoder, func.count()).group_by(EmbeddingRow.encoder)
-        with self.reading() as connection:
+        with self.database.begin_read() as connection:
             return dict(connection.execute(query).all())
 
-    def remove_encoder(self, fingerprint: str) -> int:
+    def delete(self, fingerprint: str) -> int:
         """Forgets an encoder with its vectors and segments; gives how many vectors there were.
 
         Vectors go in portions, so that nobody waits long for a turn to write: after a crash some are left, and the
@@ -72,19 +72,19 @@ class Encoders(Transactions):
         """
         removed = 0
         while True:
-            with self.writing() as (connection, _):
-                _refuse_in_use(connection, fingerprint)
-                gone = _remove_some_vectors(connection, fingerprint)
+            with self.database.begin_write() as (connection, _):
+                _refuse_active_encoder(connection, fingerprint)
+                gone = _delete_vector_batch(connection, fingerprint)
                 removed += gone
                 if not gone:
-                    _remove_segments(connection, fingerprint)
+                    _delete_encoder_segments(connection, fingerprint)
                     connection.execute(delete(EncoderRow).where(EncoderRow.fingerprint == fingerprint))
                     return removed
 
 
-PORTION = 20_000  # vectors removed in one transaction: 20 MB of log at 128 dimensions
+VECTOR_DELETE_ROWS = 20_000  # vectors removed in one transaction: 20 MB of log at 128 dimensions
 
-_COLUMNS = select(EncoderRow.__table__)
+_ENCODERS_QUERY = select(EncoderRow.__table__)
 
 
 def find_fingerprint(home: Home, reference: str, known: Iterable[str] = ()) -> str:
@@ -114,14 +114,14 @@ def encoder_folders(home: Home) -> set[str]:
     return {path.name for path in home.encoders.iterdir() if path.is_dir() and not path.name.startswith(".")}
 
 
-def find_encoder(connection: Connection, fingerprint: str) -> EncoderRecord | None:
-    row = connection.execute(_COLUMNS.where(EncoderRow.fingerprint == fingerprint)).one_or_none()
-    return None if row is None else _record(row)
+def find_encoder_record(connection: Connection, fingerprint: str) -> EncoderRecord | None:
+    row = connection.execute(_ENCODERS_QUERY.where(EncoderRow.fingerprint == fingerprint)).one_or_none()
+    return None if row is None else _make_encoder_record(row)
 
 
-def get_encoder(connection: Connection, fingerprint: str) -> EncoderRecord:
+def get_encoder_record(connection: Connection, fingerprint: str) -> EncoderRecord:
     """As find_encoder, but raises NoSuchEncoder."""
-    record = find_encoder(connection, fingerprint)
+    record = find_encoder_record(connection, fingerprint)
     if record is None:
         raise NoSuchEncoder(
             f"The catalogue knows no encoder {fingerprint}. Run `simile encoders` to see those it knows."
@@ -129,8 +129,8 @@ def get_encoder(connection: Connection, fingerprint: str) -> EncoderRecord:
     return record
 
 
-def _refuse_in_use(connection: Connection, fingerprint: str) -> None:
-    get_encoder(connection, fingerprint)
+def _refuse_active_encoder(connection: Connection, fingerprint: str) -> None:
+    get_encoder_record(connection, fingerprint)
     if read_state(connection).active_encoder == fingerprint:
         raise BadSetting(
             f"Encoder {fingerprint} is in use and can't be removed. "
@@ -138,20 +138,20 @@ def _refuse_in_use(connection: Connection, fingerprint: str) -> None:
         )
 
 
-def _remove_some_vectors(connection: Connection, fingerprint: str) -> int:
-    some = select(EmbeddingRow.image_id).where(EmbeddingRow.encoder == fingerprint).limit(PORTION)
+def _delete_vector_batch(connection: Connection, fingerprint: str) -> int:
+    some = select(EmbeddingRow.image_id).where(EmbeddingRow.encoder == fingerprint).limit(VECTOR_DELETE_ROWS)
     of_encoder = (EmbeddingRow.encoder == fingerprint) & EmbeddingRow.image_id.in_(some)
     return connection.execute(delete(EmbeddingRow).where(of_encoder)).rowcount
 
 
-def _remove_segments(connection: Connection, fingerprint: str) -> None:
+def _delete_encoder_segments(connection: Connection, fingerprint: str) -> None:
     """The rows; the files are cleared away with the next segment, or by whoever removes the encoder's folder."""
     old = select(SegmentRow.id).where(SegmentRow.encoder == fingerprint)
     connection.execute(update(StateRow).where(StateRow.segment_id.in_(old)).values(segment_id=None))
     connection.execute(delete(SegmentRow).where(SegmentRow.encoder == fingerprint))
 
 
-def _record(row: Row[Any]) -> EncoderRecord:
+def _make_encoder_record(row: Row[Any]) -> EncoderRecord:
     values = dict(row._mapping)
     if isinstance(values["index_dims"], list):
         values["index_dims"] = tuple(values["index_dims"])

@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, Select, or_, select
 
-from simile.core.filter_parser import as_number
-from simile.core.records import Condition, Filter
-from simile.store.catalogue.files import under
+from simile.core.filter_parser import parse_number
+from simile.core.records import Filter, MetadataCondition
+from simile.store.catalogue.files import make_under_condition
 from simile.store.database.tables import ImageRow, LocationRow, MetadataRow
 from simile.store.index.flat import Ids
 
-MOST = 2**62
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MAX_FILTER_NANOSECONDS = 2**62
+UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def matching(connection: Connection, wanted: Filter) -> Ids:
+def find_matching_ids(connection: Connection, filter: Filter) -> Ids:
     """The ids (n,) of the images that satisfy the filter, ascending, each once."""
-    of_image, of_file = list(_of_image(wanted)), list(_of_file(wanted))
+    of_image, of_file = list(_make_image_conditions(filter)), list(_make_file_conditions(filter))
     query: Select[int] = select(ImageRow.id).where(*of_image)
     if of_file:
         # Without the images' own conditions the locations tell everything.
@@ -35,19 +35,19 @@ def matching(connection: Connection, wanted: Filter) -> Ids:
     return unique
 
 
-def conditions(wanted: Filter) -> list[ColumnElement[bool]]:
+def make_filter_conditions(filter: Filter) -> list[ColumnElement[bool]]:
     """What a file and its image must satisfy, in a query that joins the two: here each file stands for itself."""
-    return [*_of_image(wanted), *_of_file(wanted)]
+    return [*_make_image_conditions(filter), *_make_file_conditions(filter)]
 
 
-def _of_image(wanted: Filter) -> Iterator[ColumnElement[bool]]:
+def _make_image_conditions(filter: Filter) -> Iterator[ColumnElement[bool]]:
     """Conditions on the content: one row each."""
-    if wanted.formats:
-        yield ImageRow.format.in_(wanted.formats)
+    if filter.formats:
+        yield ImageRow.format.in_(filter.formats)
     bounds: tuple[tuple[Any, int | None, int | None], ...] = (
-        (ImageRow.size, wanted.min_bytes, wanted.max_bytes),
-        (ImageRow.width, wanted.min_width, wanted.max_width),
-        (ImageRow.height, wanted.min_height, wanted.max_height),
+        (ImageRow.size, filter.min_bytes, filter.max_bytes),
+        (ImageRow.width, filter.min_width, filter.max_width),
+        (ImageRow.height, filter.min_height, filter.max_height),
     )
     for column, least, most in bounds:
         if least is not None:
@@ -56,29 +56,29 @@ def _of_image(wanted: Filter) -> Iterator[ColumnElement[bool]]:
             yield column <= most
 
 
-def _of_file(wanted: Filter) -> Iterator[ColumnElement[bool]]:
+def _make_file_conditions(filter: Filter) -> Iterator[ColumnElement[bool]]:
     """Conditions that one of the image's files must satisfy, all of them."""
-    if wanted.under is not None:
-        yield under(wanted.under)
-    if wanted.since is not None:
-        yield LocationRow.mtime_ns >= _nanoseconds(wanted.since)
-    if wanted.until is not None:
-        yield LocationRow.mtime_ns < _nanoseconds(wanted.until) + 1000  # the whole of that microsecond
-    for condition in wanted.where:
-        yield _metadata(condition)
+    if filter.under is not None:
+        yield make_under_condition(filter.under)
+    if filter.since is not None:
+        yield LocationRow.mtime_ns >= _to_nanoseconds(filter.since)
+    if filter.until is not None:
+        yield LocationRow.mtime_ns < _to_nanoseconds(filter.until) + 1000  # the whole of that microsecond
+    for condition in filter.where:
+        yield _make_metadata_condition(condition)
 
 
-def _metadata(condition: Condition) -> ColumnElement[bool]:
+def _make_metadata_condition(condition: MetadataCondition) -> ColumnElement[bool]:
     # IN, not EXISTS: so a narrow condition starts from its index instead of looking at every location.
     name, sign, value = condition
     positive = "=" if sign == "!=" else sign
-    rows = select(MetadataRow.location_id).where(MetadataRow.name == name, _compared(positive, value))
+    rows = select(MetadataRow.location_id).where(MetadataRow.name == name, _make_comparison(positive, value))
     return LocationRow.id.not_in(rows) if sign == "!=" else LocationRow.id.in_(rows)
 
 
-def _compared(sign: str, value: str) -> ColumnElement[bool]:
-    number = as_number(value)
-    if sign == "=":
+def _make_comparison(operator: str, value: str) -> ColumnElement[bool]:
+    number = parse_number(value)
+    if operator == "=":
         same = MetadataRow.text == value
         return same if number is None else or_(same, MetadataRow.number == number)
     column: Any = MetadataRow.text if number is None else MetadataRow.number
@@ -89,10 +89,10 @@ def _compared(sign: str, value: str) -> ColumnElement[bool]:
         ">": column > left,
         ">=": column >= left,
     }
-    return compared[sign]
+    return compared[operator]
 
 
-def _nanoseconds(moment: datetime) -> int:
+def _to_nanoseconds(timestamp: datetime) -> int:
     """Since 1970, whole: a float would lose the last digits. What no file's time can be is cut to what SQL can hold."""
-    exact = (moment - EPOCH) // timedelta(microseconds=1) * 1000
-    return max(-MOST, min(exact, MOST))
+    exact = (timestamp - UNIX_EPOCH) // timedelta(microseconds=1) * 1000
+    return max(-MAX_FILTER_NANOSECONDS, min(exact, MAX_FILTER_NANOSECONDS))

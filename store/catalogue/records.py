@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from simile.core.records import FileFacts, FloatArray
+from simile.core.records import FileStat, FloatArray
 
 
 class KnownFile(NamedTuple):  # a dataclass takes three times as long, and there are half a million of them
@@ -25,7 +25,7 @@ class KnownImage(NamedTuple):
     embedded: bool
 
 
-class State(NamedTuple):
+class CatalogueState(NamedTuple):
     """Where the catalogue stands: the change counter, the encoder in use, the current segment."""
 
     changes: int
@@ -34,7 +34,7 @@ class State(NamedTuple):
 
 
 @dataclass(frozen=True)
-class NewPicture:
+class NewImage:
     """One picture to store. mu: (d,) float32; log_variance: (d,) float32, or None without a variance."""
 
     sha256: str
@@ -42,7 +42,7 @@ class NewPicture:
     format: str
     width: int
     height: int
-    facts: FileFacts
+    file: FileStat
     mu: FloatArray
     log_variance: FloatArray | None = None
     reconstruction_error: float | None = None
@@ -63,7 +63,7 @@ class ImageRecord:
     reconstruction_error: float | None
 
 
-class HitFacts(NamedTuple):
+class ImageSummary(NamedTuple):
     """What an answer says of an image: no more, because every search reads it. `paths`: sorted."""
 
     width: int
@@ -182,7 +182,7 @@ class DecisionRecord:
     decided_at: datetime
 
 
-class LocatedImage(NamedTuple):
+class ImageLocation(NamedTuple):
     """One file of a picture. `size` in bytes, `mtime_ns` since 1970, both of the file."""
 
     image_id: int

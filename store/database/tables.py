@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 # Every constraint has a name, so that a later migration can drop it on any database.
-NAMES = {
+NAMING_CONVENTION = {
     "ix": "ix_%(column_0_label)s",
     "uq": "uq_%(table_name)s_%(column_0_name)s",
     "ck": "ck_%(table_name)s_%(constraint_name)s",
@@ -54,23 +54,23 @@ class Nanoseconds(TypeDecorator[int]):
     cache_ok = True
 
     def process_bind_param(self, value: int | None, dialect: Dialect) -> int | None:  # noqa: ARG002
-        return None if value is None else max(-FURTHEST, min(value, FURTHEST))
+        return None if value is None else max(-MAX_NANOSECONDS, min(value, MAX_NANOSECONDS))
 
 
-FURTHEST = 2**62
+MAX_NANOSECONDS = 2**62
 
 
-def now() -> datetime:
+def utc_now() -> datetime:
     """This moment, in UTC."""
     return datetime.now(UTC)
 
 
 # Prefixes of paths are found by comparing bytes: SQLite's default, PostgreSQL's "C".
-Path = String().with_variant(String(collation="C"), "postgresql")
+PathType = String().with_variant(String(collation="C"), "postgresql")
 
 
 class Base(DeclarativeBase):
-    metadata = MetaData(naming_convention=NAMES)
+    metadata = MetaData(naming_convention=NAMING_CONVENTION)
     type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: UtcDateTime}
 
 
@@ -111,7 +111,7 @@ class LocationRow(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     image_id: Mapped[int] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), index=True)
-    path: Mapped[str] = mapped_column(Path, unique=True)
+    path: Mapped[str] = mapped_column(PathType, unique=True)
     mtime_ns: Mapped[int] = mapped_column(Nanoseconds)
     size: Mapped[int] = mapped_column(BigInteger)
 

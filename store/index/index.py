@@ -10,33 +10,33 @@ from dataclasses import replace
 from simile.core.errors import EncoderMismatch, IndexDamaged, NothingIndexed, SimileError
 from simile.core.records import Filter, FloatArray
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.encoders import get_encoder
-from simile.store.catalogue.filters import matching
-from simile.store.catalogue.records import EncoderRecord, SegmentRecord, State
+from simile.store.catalogue.encoders import get_encoder_record
+from simile.store.catalogue.filters import find_matching_ids
+from simile.store.catalogue.records import CatalogueState, EncoderRecord, SegmentRecord
 from simile.store.database.transactions import read_state
-from simile.store.home import writing
-from simile.store.index.build import Wanted
-from simile.store.index.delta import NewerRows
+from simile.store.home import translate_write_errors
+from simile.store.index.build import IndexOptions
+from simile.store.index.delta import DeltaIndex
 from simile.store.index.flat import NO_IDS, Ids, Neighbours, VectorIndex
 from simile.store.index.segments import (
-    HASHED,
-    clear_segments,
-    deletions_since,
+    MAX_HASHED_BYTES,
+    delete_unused_segment_files,
+    find_segment_record,
+    get_first_tracked_deletion,
+    make_temporary_file,
     open_segment,
-    read_segment,
-    unfinished,
     write_segment,
 )
-from simile.store.index.snapshot import Part, Snapshot, indexed_vectors
-from simile.store.index.vector_file import write_vectors
+from simile.store.index.snapshot import IndexSegment, Snapshot, iterate_index_vectors
+from simile.store.index.vector_file import write_vector_file
 
 log = logging.getLogger(__name__)
 
-Hits = list[tuple[int, float]]
+ImageDistances = list[tuple[int, float]]
 
-LARGE = 20_000  # rows: a segment of fewer is made again in a second, however little has changed
-LARGE_SHARE = 0.01  # of a larger segment: more changes would double the time of a search
-FILTERS_KEPT = 8
+LARGE_SEGMENT_ROWS = 20_000  # rows: a segment of fewer is made again in a second, however little has changed
+LARGE_SEGMENT_CHANGE_SHARE = 0.01  # of a larger segment: more changes would double the time of a search
+FILTER_CACHE_SIZE = 8
 
 
 class Index:
@@ -50,71 +50,75 @@ class Index:
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
         self._home = catalogue.home
-        self._refreshing = threading.Lock()
+        self._refresh_lock = threading.Lock()
         self._snapshot: Snapshot | None = None
-        self._opening: threading.Thread | None = None
-        self.large = LARGE
-        self._filters: dict[tuple[int, Filter], Ids] = {}
+        self._opener_thread: threading.Thread | None = None
+        self.large_segment_rows = LARGE_SEGMENT_ROWS
+        self._filter_cache: dict[tuple[int, Filter], Ids] = {}
 
     def close(self) -> None:
         """Waits for what is being opened. The index may be used again; the catalogue must still be open."""
-        if self._opening is not None:
-            self._opening.join()
+        if self._opener_thread is not None:
+            self._opener_thread.join()
 
-    def current(self, encoder: str | None = None) -> Snapshot:
+    def get_snapshot(self, encoder_fingerprint: str | None = None) -> Snapshot:
         """What a search that starts now searches. Raises NothingIndexed, in a home without pictures too.
 
         `encoder`: the fingerprint that made the queries. Raises EncoderMismatch if another one is in use by now.
         """
-        snapshot = self._current()
+        snapshot = self._get_current_snapshot()
         if not len(snapshot):
             raise NothingIndexed(f"{self._home.root} holds no pictures yet. Run `simile index PHOTOS`.")
-        if encoder not in (None, snapshot.encoder.fingerprint):
+        if encoder_fingerprint not in (None, snapshot.encoder.fingerprint):
             raise EncoderMismatch(
-                f"The query was made by encoder {encoder}, but {snapshot.encoder.fingerprint} is in use now. "
+                f"The query was made by encoder {encoder_fingerprint}, but {snapshot.encoder.fingerprint} is in use now. "
                 "Search again."
             )
         return snapshot
 
-    def search(self, queries: FloatArray, k: int, encoder: str | None = None, only: Filter | None = None) -> list[Hits]:
+    def search(
+        self, queries: FloatArray, k: int, encoder_fingerprint: str | None = None, filter: Filter | None = None
+    ) -> list[ImageDistances]:
         """For each query (n, d'), as distances.to_indexed gives it, its k nearest (image id, Euclidean distance).
 
         `encoder`: the fingerprint that made the queries; another one may have been put in use meanwhile.
         Ascending, ties by id; fewer if there are fewer. Raises NothingIndexed, EncoderMismatch, NotFinite.
         """
-        snapshot = self.current(encoder)
-        return [_hits(answer) for answer in snapshot.search(queries, k, self.matching(only))]
+        snapshot = self.get_snapshot(encoder_fingerprint)
+        return [_make_image_distances(answer) for answer in snapshot.search(queries, k, self.find_matching_ids(filter))]
 
     def range(
-        self, queries: FloatArray, radius: float, encoder: str | None = None, only: Filter | None = None
-    ) -> list[Hits]:
+        self, queries: FloatArray, radius: float, encoder_fingerprint: str | None = None, filter: Filter | None = None
+    ) -> list[ImageDistances]:
         """As search, but all images at a distance of at most `radius`, whatever the kind of index."""
-        snapshot = self.current(encoder)
-        return [_hits(answer) for answer in snapshot.range(queries, radius, self.matching(only))]
+        snapshot = self.get_snapshot(encoder_fingerprint)
+        return [
+            _make_image_distances(answer) for answer in snapshot.range(queries, radius, self.find_matching_ids(filter))
+        ]
 
-    def matching(self, only: Filter | None) -> Ids | None:
+    def find_matching_ids(self, filter: Filter | None) -> Ids | None:
         """The ids of the images that satisfy the filter, as of now, ascending; None where there is no filter."""
-        if only is None:
+        if filter is None:
             return None
-        with self._catalogue.reading() as connection:
-            key = read_state(connection).changes, only
-            if key not in self._filters:
-                found = matching(connection, only)
-                newest = list(self._filters.items())[1 - FILTERS_KEPT :]
-                self._filters = dict([*newest, (key, found)])  # a new one: other threads may be reading
+        with self._catalogue.begin_read() as connection:
+            key = read_state(connection).changes, filter
+            if key not in self._filter_cache:
+                found = find_matching_ids(connection, filter)
+                newest = list(self._filter_cache.items())[1 - FILTER_CACHE_SIZE :]
+                self._filter_cache = dict([*newest, (key, found)])  # a new one: other threads may be reading
                 return found
-            return self._filters[key]
+            return self._filter_cache[key]
 
     def __len__(self) -> int:
         """How many images a search would compare."""
         try:
-            return len(self._current())
+            return len(self._get_current_snapshot())
         except NothingIndexed:
             return 0
 
-    def pending(self) -> int:
+    def count_pending(self) -> int:
         """How many rows are new, changed or deleted since the current segment. Raises NothingIndexed."""
-        return self._on_the_newest().pending
+        return self._get_newest_snapshot().pending_count
 
     def publish(
         self, *, kind: str = "auto", recall: float = 0.98, memory: int = 1 << 30, if_large: bool = False
@@ -125,124 +129,134 @@ class Index:
         large segment for later; searches find them all the same. The caller holds the home's lock.
         Raises NothingIndexed if there is no encoder, HomeNotWritable.
         """
-        snapshot = self._on_the_newest()
-        least = LARGE_SHARE * len(snapshot) if if_large and len(snapshot.parts[0]) > self.large else 0
-        if snapshot.pending > least:
+        snapshot = self._get_newest_snapshot()
+        least = (
+            LARGE_SEGMENT_CHANGE_SHARE * len(snapshot)
+            if if_large and len(snapshot.segments[0]) > self.large_segment_rows
+            else 0
+        )
+        if snapshot.pending_count > least:
             self.rebuild(kind=kind, recall=recall, memory=memory)
         else:
-            clear_segments(self._home, self._catalogue.segment_files())
+            delete_unused_segment_files(self._home, self._catalogue.segments.get_file_names())
 
     def rebuild(self, *, kind: str = "auto", recall: float = 0.98, memory: int = 1 << 30) -> None:
         """Makes a new segment from the rows alone: without the pictures, without a network, without the old one.
 
         The caller holds the home's lock. Parameters and errors as in publish.
         """
-        self._build(_active(self._catalogue.state()), Wanted(kind, recall, memory), activate=False)
+        self._build_segment(
+            _get_active_fingerprint(self._catalogue.get_state()), IndexOptions(kind, recall, memory), activate=False
+        )
 
-    def switch(self, fingerprint: str, *, kind: str = "auto", recall: float = 0.98, memory: int = 1 << 30) -> None:
+    def switch_encoder(
+        self, fingerprint: str, *, kind: str = "auto", recall: float = 0.98, memory: int = 1 << 30
+    ) -> None:
         """Makes a segment of all rows of another encoder while the one in use serves, then puts it in use.
 
         The segment, the pointer to it and the encoder in use change in one transaction. The caller holds the home's
         lock. Raises NoSuchEncoder, HomeNotWritable; parameters as in publish.
         """
-        self._build(fingerprint, Wanted(kind, recall, memory), activate=True)
+        self._build_segment(fingerprint, IndexOptions(kind, recall, memory), activate=True)
 
-    def _build(self, fingerprint: str, wanted: Wanted, *, activate: bool) -> None:
+    def _build_segment(self, fingerprint: str, options: IndexOptions, *, activate: bool) -> None:
         started = time.monotonic()
-        with writing(self._home.segments), unfinished(self._home) as vectors:
-            with self._catalogue.reading() as connection:  # ends before the index is made, which takes longer
+        with translate_write_errors(self._home.segments), make_temporary_file(self._home) as vectors:
+            with self._catalogue.begin_read() as connection:  # ends before the index is made, which takes longer
                 change = read_state(connection).changes
-                encoder = get_encoder(connection, fingerprint)
-                write_vectors(vectors, encoder.indexed_dimensions, indexed_vectors(connection, encoder))
-            written = write_segment(self._home, encoder, vectors, change, wanted)
+                encoder = get_encoder_record(connection, fingerprint)
+                write_vector_file(vectors, encoder.indexed_dimensions, iterate_index_vectors(connection, encoder))
+            written = write_segment(self._home, encoder, vectors, change, options)
         seconds = {"build_seconds": round(time.monotonic() - started, 2)}
         written = replace(written, details=written.details | seconds)
-        clear_segments(self._home, self._catalogue.publish_segment(fingerprint, written, change, activate=activate))
+        delete_unused_segment_files(
+            self._home, self._catalogue.segments.publish(fingerprint, written, change, activate=activate)
+        )
 
-    def _current(self) -> Snapshot:
+    def _get_current_snapshot(self) -> Snapshot:
         """A snapshot that holds every commit made before this call."""
-        state, snapshot = self._catalogue.state(), self._snapshot
+        state, snapshot = self._catalogue.get_state(), self._snapshot
         if snapshot is None or snapshot.state != state:
-            with self._refreshing:
-                snapshot = self._snapshot = self._refreshed(self._snapshot)
-                if self._is_behind(snapshot):
-                    self._open_behind()
+            with self._refresh_lock:
+                snapshot = self._snapshot = self._refresh_snapshot(self._snapshot)
+                if self._is_outdated(snapshot):
+                    self._open_in_background()
         return snapshot
 
-    def _on_the_newest(self) -> Snapshot:
+    def _get_newest_snapshot(self) -> Snapshot:
         """The current snapshot, on the current segment."""
-        if self._is_behind(self._current()):
+        if self._is_outdated(self._get_current_snapshot()):
             self.close()
-        snapshot = self._current()
-        return self._opened() if self._is_behind(snapshot) else snapshot
+        snapshot = self._get_current_snapshot()
+        return self._open_snapshot() if self._is_outdated(snapshot) else snapshot
 
     @staticmethod
-    def _is_behind(snapshot: Snapshot) -> bool:
-        return snapshot.base != snapshot.state.segment_id
+    def _is_outdated(snapshot: Snapshot) -> bool:
+        return snapshot.base_segment_id != snapshot.state.segment_id
 
-    def _open_behind(self) -> None:
+    def _open_in_background(self) -> None:
         """Has the current segment opened by a thread of its own, unless one is at it already."""
-        if self._opening is None or not self._opening.is_alive():
-            self._opening = threading.Thread(target=self._swap, name="open-segment", daemon=True)
-            self._opening.start()
+        if self._opener_thread is None or not self._opener_thread.is_alive():
+            self._opener_thread = threading.Thread(target=self._open_and_swap, name="open-segment", daemon=True)
+            self._opener_thread.start()
 
-    def _swap(self) -> None:
+    def _open_and_swap(self) -> None:
         try:
-            opened = self._opened()
-            with self._refreshing:
-                self._snapshot = self._refreshed(opened)  # with what was committed meanwhile
+            opened = self._open_snapshot()
+            with self._refresh_lock:
+                self._snapshot = self._refresh_snapshot(opened)  # with what was committed meanwhile
         except SimileError as error:
             log.warning("The new segment could not be opened: %s", error)
 
-    def _refreshed(self, old: Snapshot | None) -> Snapshot:
+    def _refresh_snapshot(self, old: Snapshot | None) -> Snapshot:
         """The snapshot brought up to date; one that can't be is opened anew."""
         if old is not None:
-            with self._catalogue.reading() as connection:
+            with self._catalogue.begin_read() as connection:
                 state = read_state(connection)
                 if old.state == state:  # another thread was faster
                     return old
-                segment = None if state.segment_id is None else read_segment(connection, state.segment_id)
-                if _continues(old.state, state, segment):
-                    return old.extended(connection, state, old.state.changes)
-        return self._opened()
+                segment = None if state.segment_id is None else find_segment_record(connection, state.segment_id)
+                if _can_extend(old.state, state, segment):
+                    return old.extend(connection, state, old.state.changes)
+        return self._open_snapshot()
 
-    def _opened(self) -> Snapshot:
+    def _open_snapshot(self) -> Snapshot:
         """A snapshot of the current segment, and of what is newer."""
-        with self._catalogue.reading() as connection:
+        with self._catalogue.begin_read() as connection:
             state = read_state(connection)
-            encoder = get_encoder(connection, _active(state))
-            segment = None if state.segment_id is None else read_segment(connection, state.segment_id)
-            index = self._open(encoder, segment)
+            encoder = get_encoder_record(connection, _get_active_fingerprint(state))
+            segment = None if state.segment_id is None else find_segment_record(connection, state.segment_id)
+            index = self._open_segment_index(encoder, segment)
             covered = 0 if segment is None or index is None else segment.change
-            base = Part(NewerRows.of(encoder.indexed_dimensions) if index is None else index, NO_IDS)
-            return Snapshot(state, encoder, state.segment_id, (base,)).extended(connection, state, covered)
+            base = IndexSegment(DeltaIndex.from_chunks(encoder.indexed_dimensions) if index is None else index, NO_IDS)
+            return Snapshot(state, encoder, state.segment_id, (base,)).extend(connection, state, covered)
 
-    def _open(self, encoder: EncoderRecord, segment: SegmentRecord | None) -> VectorIndex | None:
+    def _open_segment_index(self, encoder: EncoderRecord, segment: SegmentRecord | None) -> VectorIndex | None:
         """The segment's index, or None if there is no usable one: then the rows are searched, slower to load."""
         if segment is None or segment.encoder != encoder.fingerprint:
             return None
         try:
-            return open_segment(self._home, segment, hashed=HASHED)
+            return open_segment(self._home, segment, max_hashed_bytes=MAX_HASHED_BYTES)
         except IndexDamaged as error:
             # A file that vanished because a newer segment took its place is no damage.
-            if self._catalogue.state().segment_id == segment.id:
+            if self._catalogue.get_state().segment_id == segment.id:
                 log.warning("%s Until then searches read the vectors from the catalogue.", error)
             return None
 
 
-def _active(state: State) -> str:
+def _get_active_fingerprint(state: CatalogueState) -> str:
     if state.active_encoder is None:
         raise NothingIndexed("The home has no encoder in use yet. Run `simile index PHOTOS`.")
     return state.active_encoder
 
 
-def _continues(old: State, new: State, segment: SegmentRecord | None) -> bool:
+def _can_extend(old: CatalogueState, new: CatalogueState, segment: SegmentRecord | None) -> bool:
     """Whether everything that happened since `old` is still known: the segment of `new` says which deletions are."""
     if old.active_encoder != new.active_encoder:
         return False
-    return old.segment_id is None if segment is None else old.changes >= deletions_since(segment)
+    return old.segment_id is None if segment is None else old.changes >= get_first_tracked_deletion(segment)
 
 
-def _hits(answer: Neighbours) -> Hits:
-    ids, distances = answer
+def _make_image_distances(neighbours: Neighbours) -> ImageDistances:
+    ids, distances = neighbours
     return list(zip(ids.tolist(), distances.tolist(), strict=True))

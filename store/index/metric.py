@@ -8,7 +8,7 @@ from simile.core.errors import EncoderMismatch
 from simile.core.records import FloatArray
 
 
-def to_indexed(mu: FloatArray, index_dims: int | tuple[int, ...] | list[int] | None, metric: str) -> FloatArray:
+def make_index_vectors(mu: FloatArray, index_dims: int | tuple[int, ...] | list[int] | None, metric: str) -> FloatArray:
     """The vectors that are compared, (n, d') float32, of latent means (n, d).
 
     `index_dims`: None for all of mu, n for the first n dimensions, or a list of them. `metric`: "l2", or "cosine",

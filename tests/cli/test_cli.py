@@ -18,12 +18,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from simile.cli.main import app, run
-from simile.cli.output import answer_json
+from simile.cli.output import make_search_result_json
 from simile.core.settings import Settings
 from simile.images.encoding import encode_png
 from simile.indexer.pipeline.job import IndexRequest, index
-from simile.search.queries import Answer, Certainty, Query
-from simile.service.schemas.search import QueryOut
+from simile.search.queries import Confidence, EncodedQuery, SearchResult
+from simile.service.schemas.search import QueryResponse
 
 SIMILE = str(Path(sys.executable).with_name("simile"))
 
@@ -53,11 +53,11 @@ def test_train_then_index_then_search_by_hand(tmp_path: Path, digits: Path) -> N
 
 
 def test_search_json_names_its_fields_as_the_api_does_and_keeps_the_old_names() -> None:
-    certainty = Certainty(unlike=True, reason="odd", false_alarm_rate=0.01, among="new")
-    query = answer_json(Answer(Query(np.zeros(2, np.float32)), [], certainty, False))["query"]
+    certainty = Confidence(unlike=True, reason="odd", false_alarm_rate=0.01, among="new")
+    query = make_search_result_json(SearchResult(EncodedQuery(np.zeros(2, np.float32)), [], certainty, False))["query"]
     assert (query["unlike_reason"], query["false_alarm_among"]) == ("odd", "new")
     assert (query["reason"], query["among"]) == ("odd", "new")
-    assert query.keys() - {"reason", "among"} <= QueryOut.model_fields.keys()
+    assert query.keys() - {"reason", "among"} <= QueryResponse.model_fields.keys()
 
 
 def test_train_with_resume_and_nothing_to_resume_says_so(tmp_path: Path, digits: Path) -> None:

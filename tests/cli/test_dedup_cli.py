@@ -17,15 +17,15 @@ import simile
 from simile.cli.main import app
 from simile.core.errors import BadSetting, NoSuchPath
 from simile.core.settings import Settings
-from simile.dedup.grouping.findings import calibration_json
-from simile.dedup.records import Calibration, CurvePoint, Decision
+from simile.dedup.grouping.findings import calibration_to_json
+from simile.dedup.records import CurvePoint, Decision, ThresholdCalibration
 from simile.indexer.pipeline.job import IndexRequest, index
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import DuplicateRecord
 from simile.store.home import Home
 
 SIMILE = str(Path(sys.executable).with_name("simile"))
-CURVE = Calibration(
+CURVE = ThresholdCalibration(
     0.5, 0.99, 0.992, 0.95, 800, 3, tuple(CurvePoint(n / 20, 1 - n / 1000, n / 20) for n in range(1, 21))
 )
 
@@ -57,21 +57,21 @@ def settings(trained_home: Settings, photos: Path) -> Settings:
     """The pictures indexed, and a run that found: 6 has the pixels of 4, 8 is near 10, 12 is like 14."""
     index(trained_home, [photos], IndexRequest())
     with Catalogue(Home(trained_home.home)) as catalogue:
-        found = catalogue.known_locations([str(photos)])
+        found = catalogue.files.find_under([str(photos)])
         ids = {int(Path(path).stem[-3:]): known.image_id for path, known in found.items()}
         rows = [(4, 6, "pixels", 0.0), (8, 10, "near", 0.25), (16, 18, "near", 0.75), (12, 14, "similar", 0.5)]
-        run = catalogue.start_run("dedup", {})
-        catalogue.replace_duplicates(
+        run = catalogue.runs.start("dedup", {})
+        catalogue.duplicates.replace(
             run,
             [
                 DuplicateRecord(*sorted((ids[one], ids[two])), tier, distance, 0.9, f"made {tier}")
                 for one, two, tier, distance in rows
             ],
         )
-        encoder = catalogue.active_encoder()
+        encoder = catalogue.encoders.find_active()
         assert encoder is not None
-        counts = {"encoder": encoder.fingerprint, "calibration": calibration_json(CURVE)}
-        catalogue.finish_run(run, "finished", counts)
+        counts = {"encoder": encoder.fingerprint, "calibration": calibration_to_json(CURVE)}
+        catalogue.runs.finish(run, "finished", counts)
     return trained_home
 
 
@@ -164,7 +164,7 @@ def test_a_split_or_column_that_nothing_has_is_refused_before_the_work(settings:
         with pytest.raises(BadSetting, match=f"can't be '{wrong[-1]}'"):
             inside("--home", settings.home, *wrong)
     with Catalogue(Home(settings.home)) as catalogue:
-        assert [run.kind for run in catalogue.runs()] == ["dedup", "index"]
+        assert [run.kind for run in catalogue.runs.get_latest()] == ["dedup", "index"]
 
 
 def test_outputs_are_chosen_by_their_names(settings: Settings, tmp_path: Path) -> None:
@@ -207,15 +207,15 @@ def test_what_people_decided_is_remembered_by_the_next_look(settings: Settings) 
     group = asked(settings, "--last", "--tier", "near")["groups"][0]
     shas = sorted(member["sha256"] for member in group["members"])
     with Catalogue(Home(settings.home)) as catalogue:
-        catalogue.decide([Decision(shas[0], shas[1], same=False)])
+        catalogue.duplicates.save_decisions([Decision(shas[0], shas[1], same=False)])
     assert asked(settings, "--last", "--tier", "near")["groups"] == []
     assert "decisions remembered: 0 same, 1 different" in inside("--home", settings.home, "--last").stdout
 
 
 def test_findings_of_an_encoder_that_is_no_longer_in_use_say_so(settings: Settings) -> None:
     with Catalogue(Home(settings.home)) as catalogue:
-        catalogue.register_encoder("b" * 64, "new", "vae", dimensions=16)
-        catalogue.activate("b" * 64)
+        catalogue.encoders.register("b" * 64, "new", "vae", dimensions=16)
+        catalogue.encoders.activate("b" * 64)
     result = inside("--home", settings.home, "--last")
     assert "Another encoder" in result.stderr and "without --last" in result.stderr
 
@@ -322,7 +322,7 @@ def test_another_home_is_looked_through_by_its_files(settings: Settings, photos:
     other = tmp_path / "other home"
     shutil.copytree(settings.home, other)
     with Catalogue(Home(other)) as catalogue:
-        catalogue.forget_paths([str(path) for path in photos.rglob("*.png")])
+        catalogue.files.delete([str(path) for path in photos.rglob("*.png")])
     index(Settings(home=other, workers=1, device="cpu"), [tmp_path / "theirs"], IndexRequest())
     body = asked(settings, "--against", other)
     assert (body["found"], body["not_found"]) == (40, 0)

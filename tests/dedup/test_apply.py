@@ -20,17 +20,17 @@ from typer.testing import CliRunner, Result
 
 from simile.cli.main import app
 from simile.core.errors import BadSetting, HomeBusy, NoSuchPath
-from simile.core.records import FileFacts
+from simile.core.records import FileStat
 from simile.core.settings import Settings, load_settings
 from simile.dedup.cleanup.apply import ApplyRequest, apply_plan
-from simile.dedup.cleanup.file_identity import look
-from simile.dedup.cleanup.journal import all_journals, journals_folder
-from simile.dedup.cleanup.plan import parse_plan, plan_json, read_plan, write_plan
-from simile.dedup.records import Decision, Plan, Removal
+from simile.dedup.cleanup.file_identity import identify_file
+from simile.dedup.cleanup.journal import get_journals_folder, read_journals
+from simile.dedup.cleanup.plan import parse_plan, plan_to_json, read_plan, write_plan
+from simile.dedup.records import CleanupPlan, Decision, Removal
 from simile.images.encoding import encode_png
 from simile.indexer.pipeline.job import IndexRequest, index
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.records import DuplicateRecord, NewPicture
+from simile.store.catalogue.records import DuplicateRecord, NewImage
 from simile.store.home import Home
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -63,35 +63,37 @@ def photos(tmp_path: Path) -> Path:
 def settings(home: Home, photos: Path) -> Iterator[Settings]:
     """The home in which they are indexed, and in which a.png and near.png were found to be near copies."""
     with Catalogue(home) as catalogue:
-        catalogue.register_encoder(ENCODER, "toy", "vae", dimensions=1)
-        catalogue.activate(ENCODER)
+        catalogue.encoders.register(ENCODER, "toy", "vae", dimensions=1)
+        catalogue.encoders.activate(ENCODER)
         ids = {path.name: index_one(catalogue, path) for path in sorted(photos.rglob("*.png"))}
-        run = catalogue.start_run("dedup", {})
+        run = catalogue.runs.start("dedup", {})
         pair = sorted((ids["a.png"], ids["near.png"]))
-        catalogue.replace_duplicates(run, [DuplicateRecord(pair[0], pair[1], "near", 0.1, 0.9, "planted")])
-        catalogue.finish_run(run, "finished", {})
+        catalogue.duplicates.replace(run, [DuplicateRecord(pair[0], pair[1], "near", 0.1, 0.9, "planted")])
+        catalogue.runs.finish(run, "finished", {})
     yield load_settings(home=home.root, device="cpu")
 
 
 def index_one(catalogue: Catalogue, path: Path) -> int:
-    facts = FileFacts(str(path), path.stat().st_size, path.stat().st_mtime_ns)
-    picture = NewPicture(look(path).sha256, facts.size, "png", 9, 9, facts, np.zeros(1, np.float32))
-    return catalogue.store_batch([picture], ENCODER, "eager")[0]
+    facts = FileStat(str(path), path.stat().st_size, path.stat().st_mtime_ns)
+    picture = NewImage(identify_file(path).sha256, facts.size, "png", 9, 9, facts, np.zeros(1, np.float32))
+    return catalogue.images.add_batch([picture], ENCODER, "eager")[0]
 
 
 def index_one_as(catalogue: Catalogue, path: Path, name: Path) -> None:
     """Another name of an indexed file."""
-    image_id = catalogue.images_by_sha([look(path).sha256])[look(path).sha256].image_id
-    catalogue.add_locations([(image_id, FileFacts(str(name), path.stat().st_size, path.stat().st_mtime_ns))])
+    image_id = catalogue.images.find_by_sha256([identify_file(path).sha256])[identify_file(path).sha256].image_id
+    catalogue.files.add([(image_id, FileStat(str(name), path.stat().st_size, path.stat().st_mtime_ns))])
 
 
 def line(path: Path, keep: Path, tier: Any = "bytes") -> Removal:
-    return Removal(str(path), look(path).sha256, str(keep), look(keep).sha256, tier, "g1", "same bytes")
+    return Removal(
+        str(path), identify_file(path).sha256, str(keep), identify_file(keep).sha256, tier, "g1", "same bytes"
+    )
 
 
 def plan_of(folder: Path, *lines: Removal, decisions: tuple[Decision, ...] = ()) -> Path:
     path = folder / "plan.json"
-    write_plan(path, Plan(lines, decisions, "2026-11-25T00:00:00+00:00", "/home"))
+    write_plan(path, CleanupPlan(lines, decisions, "2026-11-25T00:00:00+00:00", "/home"))
     return path
 
 
@@ -124,7 +126,7 @@ def test_without_an_action_nothing_is_touched_but_everything_is_checked(settings
         assert (body["applied"], body["dry_run"], body["journal"]) == (1, True, None)
         assert "does not know the two as copies" in reasons(body)
     assert (photos / "sub/copy.png").is_file() and not (photos.parent / "new").exists()
-    assert not journals_folder(Home(settings.home)).exists()
+    assert not get_journals_folder(Home(settings.home)).exists()
 
 
 def test_move_keeps_folders_times_and_modes_and_overwrites_nothing(settings: Settings, photos: Path) -> None:
@@ -133,17 +135,17 @@ def test_move_keeps_folders_times_and_modes_and_overwrites_nothing(settings: Set
     wanted = gone / copy.relative_to("/")
     wanted.parent.mkdir(parents=True)
     wanted.write_text("was here before")
-    before = look(copy)
+    before = identify_file(copy)
     body = applied(settings, plan_of(photos.parent, line(copy, photos / "a.png")), "--move-to", gone)
     assert (body["applied"], body["set_aside"], body["bytes_freed"]) == (1, [], before.size)
-    moved = look(wanted.with_name("copy-2.png"))
+    moved = identify_file(wanted.with_name("copy-2.png"))
     assert (moved.sha256, moved.mtime_ns, moved.mode) == (before.sha256, before.mtime_ns, before.mode)
     assert wanted.read_text() == "was here before" and not copy.exists()
 
 
 def test_moved_files_lie_relative_to_the_folder_that_was_indexed(settings: Settings, photos: Path) -> None:
     with Catalogue(Home(settings.home)) as catalogue:
-        catalogue.start_run("index", {"sources": [str(photos)]})
+        catalogue.runs.start("index", {"sources": [str(photos)]})
     applied(settings, plan_of(photos.parent, line(photos / "sub/copy.png", photos / "a.png")), "--move-to", "gone")
     assert Path("gone/sub/copy.png").is_file()
 
@@ -182,15 +184,15 @@ def test_a_file_on_another_disk_goes_and_comes_back_as_a_checked_copy(settings: 
     other = Path("/dev/shm")
     if not os.access(other, os.W_OK) or other.stat().st_dev == photos.stat().st_dev:
         pytest.skip("there is no second disk at /dev/shm")
-    copy, before = photos / "sub/copy.png", look(photos / "sub/copy.png")
+    copy, before = photos / "sub/copy.png", identify_file(photos / "sub/copy.png")
     target = other / f"simile-test-{os.getpid()}"
     try:
         applied(settings, plan_of(photos.parent, line(copy, photos / "a.png")), "--move-to", target)
-        away = look(next(target.rglob("copy.png")))
+        away = identify_file(next(target.rglob("copy.png")))
         assert (away.sha256, away.mtime_ns, away.mode) == (before.sha256, before.mtime_ns, before.mode)
         assert not copy.exists()
         assert simile(settings, "undo").exit_code == 0
-        back = look(copy)
+        back = identify_file(copy)
         assert (back.sha256, back.mtime_ns, back.mode) == (before.sha256, before.mtime_ns, before.mode)
         assert not any(path.is_file() for path in target.rglob("*"))
     finally:
@@ -241,7 +243,7 @@ def test_a_root_may_be_reached_by_a_link_that_was_named(settings: Settings, phot
 
 
 def test_decisions_of_a_plan_are_kept_but_prove_nothing(settings: Settings, photos: Path) -> None:
-    near, other, kept = (look(photos / name).sha256 for name in ("near.png", "other.png", "a.png"))
+    near, other, kept = (identify_file(photos / name).sha256 for name in ("near.png", "other.png", "a.png"))
     said = [
         Decision(min(near, kept), max(near, kept), True, kept),
         Decision(min(other, kept), max(other, kept), True, None),
@@ -252,26 +254,28 @@ def test_decisions_of_a_plan_are_kept_but_prove_nothing(settings: Settings, phot
         assert (body["applied"], body["decisions"]) == (0, stored)
         assert "say it on the page" in reasons(body)
     with Catalogue(Home(settings.home)) as catalogue:
-        assert [(one.first_sha256, one.keep_sha256) for one in catalogue.decisions()] == [(min(near, kept), kept)]
-        catalogue.decide([said[1]])  # by a person, on the page
+        assert [(one.first_sha256, one.keep_sha256) for one in catalogue.duplicates.get_decisions()] == [
+            (min(near, kept), kept)
+        ]
+        catalogue.duplicates.save_decisions([said[1]])  # by a person, on the page
     assert applied(settings, plan, "--trash")["applied"] == 1
 
 
 def test_a_plan_older_than_what_people_decided_does_not_change_it(settings: Settings, photos: Path) -> None:
-    near, kept = (look(photos / name).sha256 for name in ("near.png", "a.png"))
+    near, kept = (identify_file(photos / name).sha256 for name in ("near.png", "a.png"))
     said = Decision(min(near, kept), max(near, kept), True, kept)
     with Catalogue(Home(settings.home)) as catalogue:
-        catalogue.decide([said])
+        catalogue.duplicates.save_decisions([said])
         for created_at, stands in (
             ("2000-01-01T00:00:00+00:00", True),
             ("soon", True),
             ("2999-01-01T00:00:00Z", False),
         ):
             write_plan(
-                photos.parent / "plan.json", Plan((), (replace(said, same=False, keep_sha256=None),), created_at)
+                photos.parent / "plan.json", CleanupPlan((), (replace(said, same=False, keep_sha256=None),), created_at)
             )
             assert applied(settings, photos.parent / "plan.json", "--trash")["decisions"] == (not stands)
-            assert catalogue.decisions()[0].same == stands
+            assert catalogue.duplicates.get_decisions()[0].same == stands
 
 
 def test_links_that_can_not_be_are_set_aside_before_anything_is_done(settings: Settings, photos: Path) -> None:
@@ -282,7 +286,7 @@ def test_links_that_can_not_be_are_set_aside_before_anything_is_done(settings: S
     try:
         shutil.copy2(photos / "a.png", away)
         body = applied(settings, plan_of(photos.parent, line(away, photos / "a.png")), "--hardlink", "--root", other)
-        assert "use --symlink" in reasons(body) and not journals_folder(Home(settings.home)).exists()
+        assert "use --symlink" in reasons(body) and not get_journals_folder(Home(settings.home)).exists()
         assert away.is_file()
     finally:
         away.unlink(missing_ok=True)
@@ -292,8 +296,8 @@ def test_what_was_kept_for_another_file_stays(settings: Settings, photos: Path) 
     with Catalogue(Home(settings.home)) as catalogue:
         ids = {name: index_one(catalogue, photos / name) for name in ("a.png", "near.png", "other.png")}
         pairs = [sorted((ids["a.png"], ids["near.png"])), sorted((ids["near.png"], ids["other.png"]))]
-        run = catalogue.start_run("dedup", {})
-        catalogue.replace_duplicates(run, [DuplicateRecord(*pair, "near", 0.1, 0.9, "") for pair in pairs])
+        run = catalogue.runs.start("dedup", {})
+        catalogue.duplicates.replace(run, [DuplicateRecord(*pair, "near", 0.1, 0.9, "") for pair in pairs])
     assert applied(settings, plan_of(photos.parent, line(photos / "a.png", photos / "near.png", "near")), "--trash")[
         "applied"
     ]
@@ -323,7 +327,7 @@ def test_a_file_that_an_indexed_symbolic_link_leads_to_stays_unless_a_link_takes
     for action in ([], ["--trash"], ["--move-to", photos.parent / "gone"]):
         assert f"{link} is a symbolic link to it" in reasons(applied(settings, plan, *action))
     assert applied(settings, plan, "--hardlink")["applied"] == 1
-    assert look(link.resolve()).sha256 == look(photos / "a.png").sha256
+    assert identify_file(link.resolve()).sha256 == identify_file(photos / "a.png").sha256
     assert simile(settings, "undo").exit_code == 0
     link.unlink()
     assert applied(settings, plan, "--trash")["applied"] == 1
@@ -343,8 +347,8 @@ def test_pixels_go_on_from_one_to_the_next_but_nearness_does_not(
             (*sorted((ids["a"], ids["b"])), "near"),
             (ids["b"], ids["d"], "near"),
         ]
-        run = catalogue.start_run("dedup", {})
-        catalogue.replace_duplicates(run, [DuplicateRecord(one, two, tier, 0.1, 0.9, "") for one, two, tier in rows])
+        run = catalogue.runs.start("dedup", {})
+        catalogue.duplicates.replace(run, [DuplicateRecord(one, two, tier, 0.1, 0.9, "") for one, two, tier in rows])
     lines = [line(photos / f"{name}.png", photos / "a.png", "near") for name in "cd"]
     body = applied(settings, plan_of(tmp_path, *lines), "--trash")
     assert body["applied"] == 1 and body["set_aside"][0]["path"].endswith("d.png")
@@ -377,14 +381,14 @@ def test_the_text_says_what_was_done_and_what_to_do_next(settings: Settings, pho
     assert "1 files put into the trash" in said and "--prune" in said and "simile dedup undo" in said
     assert f"set aside: {photos / 'other.png'}: the home does not know" in said
     listed = CliRunner().invoke(app, ["dedup", "journals", "--home", str(settings.home)]).stdout
-    assert listed.startswith(all_journals(Home(settings.home))[0].name) and "1 put into the trash" in listed
+    assert listed.startswith(read_journals(Home(settings.home))[0].name) and "1 put into the trash" in listed
 
 
 def test_found_planned_applied_pruned_and_undone(trained_home: Settings, digits: Path, tmp_path: Path) -> None:
     """The whole way on a real home: the copies go, the index forgets them, and knows them again after undo."""
     for number, path in enumerate(sorted(digits.iterdir())[:5]):
         shutil.copy2(path, digits / f"again {number}.png")
-    before = {path.name: look(path).sha256 for path in digits.iterdir()}
+    before = {path.name: identify_file(path).sha256 for path in digits.iterdir()}
     index(trained_home, [digits], IndexRequest())
     made = simile(trained_home, "--tier", "bytes", "--plan", tmp_path / "plan.json")
     assert made.exit_code == 0 and len(read_plan(tmp_path / "plan.json").removals) == 5
@@ -393,7 +397,7 @@ def test_found_planned_applied_pruned_and_undone(trained_home: Settings, digits:
     assert index(trained_home, [digits], IndexRequest(prune=True)).removed == 5
     assert len(read_after(trained_home, tmp_path)) == 0
     assert simile(trained_home, "undo").exit_code == 0
-    assert {path.name: look(path).sha256 for path in digits.iterdir()} == before
+    assert {path.name: identify_file(path).sha256 for path in digits.iterdir()} == before
     assert index(trained_home, [digits], IndexRequest()).copied == 5
 
 
@@ -405,9 +409,9 @@ def read_after(settings: Settings, folder: Path) -> tuple[Removal, ...]:
 
 def test_plans_are_read_as_they_were_written(tmp_path: Path) -> None:
     lines = (Removal("/p/ä.png", "a" * 64, "/p/b.png", "b" * 64, "near", "g", "cropped"),)
-    plan = Plan(lines, (Decision("a" * 64, "b" * 64, True, "b" * 64),), "2026-11-25", "/home")
+    plan = CleanupPlan(lines, (Decision("a" * 64, "b" * 64, True, "b" * 64),), "2026-11-25", "/home")
     write_plan(tmp_path / "plan.json", plan)
-    assert read_plan(tmp_path / "plan.json") == plan == parse_plan(plan_json(plan), "body")
+    assert read_plan(tmp_path / "plan.json") == plan == parse_plan(plan_to_json(plan), "body")
 
 
 @pytest.mark.parametrize(
@@ -423,7 +427,7 @@ def test_plans_are_read_as_they_were_written(tmp_path: Path) -> None:
     ],
 )
 def test_a_plan_that_is_none_names_what_is_wrong(changes: dict[str, Any], words: str) -> None:
-    body = plan_json(Plan(())) | changes
+    body = plan_to_json(CleanupPlan(())) | changes
     with pytest.raises(BadSetting, match=words):
         parse_plan(body, "plan.json")
 
@@ -437,7 +441,7 @@ def test_a_plan_that_is_none_names_what_is_wrong(changes: dict[str, Any], words:
     ],
 )  # fmt: skip
 def test_a_line_that_is_none_is_named(field: str, value: object) -> None:
-    good = plan_json(Plan((Removal("/p/a.png", "a" * 64, "/p/b.png", "b" * 64, "near", "g", ""),)))
+    good = plan_to_json(CleanupPlan((Removal("/p/a.png", "a" * 64, "/p/b.png", "b" * 64, "near", "g", ""),)))
     good["removals"].append({**good["removals"][0], field: value})
     with pytest.raises(BadSetting, match=r"removals\[1\]"):
         parse_plan(good, "plan.json")
@@ -447,7 +451,7 @@ def test_a_decision_that_is_none_is_named() -> None:
     good = Decision("a" * 64, "b" * 64, True, None)
     for bad in (replace(good, first_sha256="c" * 64), replace(good, keep_sha256="d" * 64), replace(good, same=1)):  # type: ignore[arg-type]
         with pytest.raises(BadSetting, match=r"decisions\[0\]"):
-            parse_plan(plan_json(Plan((), (bad,))), "plan.json")
+            parse_plan(plan_to_json(CleanupPlan((), (bad,))), "plan.json")
 
 
 def test_killed_at_any_moment_and_asked_to_destroy_nothing_is_lost() -> None:

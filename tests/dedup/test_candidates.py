@@ -10,11 +10,11 @@ from PIL import Image
 
 from simile.dedup.detection import candidates, verification
 from simile.dedup.detection.candidates import (
-    NEAR,
-    distance_between,
-    in_order,
+    PAIR_DTYPE,
+    compute_distance,
+    get_vectors,
+    iterate_in_locality_order,
     read_candidates,
-    vectors_of,
     write_candidates,
 )
 from simile.images.formats import Limits
@@ -28,13 +28,13 @@ from tests.support.synthetic_images import scene
 def snapshot(home_with_digits):
     with Catalogue(Home(home_with_digits.home)) as catalogue:
         index = Index(catalogue)
-        yield index.current()
+        yield index.get_snapshot()
         index.close()
 
 
 def all_pairs(snapshot, radius, only=None):
     ids = snapshot.parts[0].living() if only is None else only
-    vectors = vectors_of(snapshot, ids).astype(np.float64)
+    vectors = get_vectors(snapshot, ids).astype(np.float64)
     apart = np.linalg.norm(vectors[:, None] - vectors[None], axis=2)
     return {
         (int(ids[a]), int(ids[b])) for a in range(len(ids)) for b in range(a + 1, len(ids)) if apart[a, b] <= radius
@@ -50,9 +50,9 @@ def written(snapshot, radius, tmp_path, **options):
 
 @pytest.mark.parametrize("chunk", [7, 512])
 def test_they_are_all_pairs_within_the_radius_each_once(snapshot, tmp_path, monkeypatch, chunk):
-    monkeypatch.setattr(candidates, "CHUNK", chunk)
+    monkeypatch.setattr(candidates, "QUERY_BATCH_SIZE", chunk)
     radius = float(
-        np.median([d for _, far in snapshot.search(vectors_of(snapshot, snapshot.parts[0].living()), 8) for d in far])
+        np.median([d for _, far in snapshot.search(get_vectors(snapshot, snapshot.parts[0].living()), 8) for d in far])
     )
     _, pairs = written(snapshot, radius, tmp_path)
     assert len(pairs) == len(set(pairs)) > 50
@@ -62,7 +62,7 @@ def test_they_are_all_pairs_within_the_radius_each_once(snapshot, tmp_path, monk
 def test_of_a_crowd_each_picture_takes_its_nearest(snapshot, tmp_path):
     found, pairs = written(snapshot, np.inf, tmp_path, neighbours=5)
     ids = snapshot.parts[0].living()
-    near = snapshot.search(vectors_of(snapshot, ids), 6)
+    near = snapshot.search(get_vectors(snapshot, ids), 6)
     expected = {
         tuple(sorted((int(own), int(n)))) for own, (ns, _) in zip(ids, near, strict=True) for n in ns if n != own
     }
@@ -80,7 +80,7 @@ def test_a_filter_leaves_pairs_of_its_own_pictures(snapshot, tmp_path):
 def test_nothing_within_the_radius_is_an_empty_file(snapshot, tmp_path):
     _, pairs = written(snapshot, 0.0, tmp_path)
     assert pairs == []
-    assert list(in_order(read_candidates(tmp_path / "pairs"))) == []
+    assert list(iterate_in_locality_order(read_candidates(tmp_path / "pairs"))) == []
 
 
 def test_the_order_keeps_neighbourhoods_together_and_loses_no_pair():
@@ -90,8 +90,8 @@ def test_the_order_keeps_neighbourhoods_together_and_loses_no_pair():
         members = sorted(random.choice(10_000, 5, replace=False).tolist())
         rows += [(a, b, clique) for at, a in enumerate(members) for b in members[at + 1 :]]
     random.shuffle(rows)
-    pairs = np.array(rows, NEAR)
-    ordered = list(in_order(pairs))
+    pairs = np.array(rows, PAIR_DTYPE)
+    ordered = list(iterate_in_locality_order(pairs))
     assert sorted(ordered) == sorted((int(a), int(b), float(d)) for a, b, d in rows)
     changes = sum(one[2] != two[2] for one, two in pairwise(ordered))
     assert changes == 19
@@ -99,8 +99,8 @@ def test_the_order_keeps_neighbourhoods_together_and_loses_no_pair():
 
 def test_a_distance_is_that_of_a_search(snapshot):
     ids = snapshot.parts[0].living()
-    found, distances = snapshot.search(vectors_of(snapshot, ids[:1]), 3)[0]
-    assert distance_between(snapshot, int(ids[0]), int(found[2])) == pytest.approx(distances[2], abs=1e-12)
+    found, distances = snapshot.search(get_vectors(snapshot, ids[:1]), 3)[0]
+    assert compute_distance(snapshot, int(ids[0]), int(found[2])) == pytest.approx(distances[2], abs=1e-12)
 
 
 class InThisProcess:
@@ -110,19 +110,21 @@ class InThisProcess:
 
 
 def test_what_was_confirmed_of_other_pairs_is_not_taken_for_these(tmp_path, monkeypatch):
-    monkeypatch.setattr(verification, "BATCH", 1)
+    monkeypatch.setattr(verification, "VERIFICATION_BATCH_SIZE", 1)
     files = {}
     for image in range(1, 5):
         files[image] = str(tmp_path / f"{image}.png")
         Image.fromarray(scene(image // 3, 96, 96)).save(files[image])
-    pairs = np.array([(1, 2, 0.1), (1, 3, 0.2), (2, 3, 0.3), (3, 4, 0.4)], NEAR)
+    pairs = np.array([(1, 2, 0.1), (1, 3, 0.2), (2, 3, 0.3), (3, 4, 0.4)], PAIR_DTYPE)
 
     def found(wanted, stop_at=99):
         def on_progress(done, _total):
             if done == stop_at:
                 raise KeyboardInterrupt
 
-        every = verification.confirmed(wanted, files, InThisProcess(), Limits(), tmp_path / "results", on_progress)
+        every = verification.verify_candidates(
+            wanted, files, InThisProcess(), Limits(), tmp_path / "results", on_progress
+        )
         return {(pair.first, pair.second) for pair in every if pair.tier == "near"}
 
     with pytest.raises(KeyboardInterrupt):
@@ -133,7 +135,7 @@ def test_what_was_confirmed_of_other_pairs_is_not_taken_for_these(tmp_path, monk
 def test_the_nearest_of_each_picture_are_there_however_far(snapshot, tmp_path):
     _, pairs = written(snapshot, 0.0, tmp_path, anyway=3)
     ids = snapshot.parts[0].living()
-    near = snapshot.search(vectors_of(snapshot, ids), 4)
+    near = snapshot.search(get_vectors(snapshot, ids), 4)
     asked = [
         (int(own), int(other))
         for own, (others, _) in zip(ids, near, strict=True)

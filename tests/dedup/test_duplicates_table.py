@@ -11,10 +11,10 @@ import pytest
 
 from simile.core.errors import BadSetting
 from simile.core.filter_parser import make_filter
-from simile.core.records import FileFacts
+from simile.core.records import FileStat
 from simile.dedup.records import Decision
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.records import DuplicateRecord, NewPicture
+from simile.store.catalogue.records import DuplicateRecord, NewImage
 from simile.store.home import Home
 
 VAE = "a" * 64
@@ -24,94 +24,98 @@ def sha(number: int) -> str:
     return f"{number:064x}"
 
 
-def picture(number: int, path: str, mtime_ns: int = 10**18) -> NewPicture:
-    return NewPicture(sha(number), 100, "jpeg", 40, 30, FileFacts(path, 100, mtime_ns), np.zeros(2, np.float32))
+def picture(number: int, path: str, mtime_ns: int = 10**18) -> NewImage:
+    return NewImage(sha(number), 100, "jpeg", 40, 30, FileStat(path, 100, mtime_ns), np.zeros(2, np.float32))
 
 
 @pytest.fixture
 def catalogue(home: Home) -> Iterator[Catalogue]:
     """Pictures 1 to 4, each with a file; of the first there is a copy."""
     with Catalogue(home) as catalogue:
-        catalogue.register_encoder(VAE, "vae", "vae", dimensions=2)
+        catalogue.encoders.register(VAE, "vae", "vae", dimensions=2)
         pictures = [picture(number, f"/photos/{number}.jpg") for number in range(1, 5)]
-        catalogue.store_batch([*pictures, picture(1, "/copies/one.jpg")], VAE, "torch")
+        catalogue.images.add_batch([*pictures, picture(1, "/copies/one.jpg")], VAE, "torch")
         yield catalogue
 
 
 def run_of(catalogue: Catalogue) -> int:
-    return catalogue.start_run("dedup", {})
+    return catalogue.runs.start("dedup", {})
 
 
 def test_a_run_replaces_all_that_was_found_before_and_the_nearest_come_first(catalogue: Catalogue) -> None:
     first, second = run_of(catalogue), run_of(catalogue)
-    catalogue.replace_duplicates(first, [DuplicateRecord(1, 2, "near", 0.5, 0.9, "cropped")])
+    catalogue.duplicates.replace(first, [DuplicateRecord(1, 2, "near", 0.5, 0.9, "cropped")])
     pairs = [
         DuplicateRecord(2, 3, "near", 0.4, 0.8, "mirrored"),
         DuplicateRecord(1, 4, "pixels", 0.0, None, "the same pixels"),
         DuplicateRecord(3, 4, "similar", 0.4, None, "near"),
     ]
-    assert catalogue.replace_duplicates(second, iter(pairs)) == 3
-    assert list(catalogue.duplicates()) == [pairs[1], pairs[0], pairs[2]]
-    assert catalogue.count_duplicates() == {"near": 1, "pixels": 1, "similar": 1}
-    assert [pair.tier for pair in catalogue.duplicates(("near", "similar"), beyond=0.45)] == ["similar"]
-    assert catalogue.duplicate_tier(sha(3), sha(2)) == "near"
-    assert catalogue.duplicate_tier(sha(1), sha(2)) is None
-    assert catalogue.duplicate_tier(sha(1), sha(9)) is None
+    assert catalogue.duplicates.replace(second, iter(pairs)) == 3
+    assert list(catalogue.duplicates.iterate_pairs()) == [pairs[1], pairs[0], pairs[2]]
+    assert catalogue.duplicates.count_by_tier() == {"near": 1, "pixels": 1, "similar": 1}
+    assert [pair.tier for pair in catalogue.duplicates.iterate_pairs(("near", "similar"), min_near_distance=0.45)] == [
+        "similar"
+    ]
+    assert catalogue.duplicates.find_tier(sha(3), sha(2)) == "near"
+    assert catalogue.duplicates.find_tier(sha(1), sha(2)) is None
+    assert catalogue.duplicates.find_tier(sha(1), sha(9)) is None
 
 
 def test_a_run_that_fails_on_the_way_leaves_what_was_there(catalogue: Catalogue) -> None:
     pair = DuplicateRecord(1, 2, "near", 0.5, 0.9, "cropped")
-    catalogue.replace_duplicates(run_of(catalogue), [pair])
+    catalogue.duplicates.replace(run_of(catalogue), [pair])
 
     def broken() -> Iterator[DuplicateRecord]:
         yield DuplicateRecord(1, 3, "near", 0.5, 0.9, "cropped")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        catalogue.replace_duplicates(run_of(catalogue), broken())
-    assert list(catalogue.duplicates()) == [pair]
+        catalogue.duplicates.replace(run_of(catalogue), broken())
+    assert list(catalogue.duplicates.iterate_pairs()) == [pair]
 
 
 def test_thousands_of_pairs_go_in_and_come_out_and_count_as_one_change(catalogue: Catalogue) -> None:
     pictures = [picture(number, f"/many/{number}.jpg") for number in range(100, 250)]
-    ids = catalogue.store_batch(pictures, VAE, "torch")
-    before = catalogue.changes()
+    ids = catalogue.images.add_batch(pictures, VAE, "torch")
+    before = catalogue.count_changes()
     pairs = [
         DuplicateRecord(one, two, "similar", 0.1, None, "near")
         for place, one in enumerate(ids)
         for two in ids[place + 1 :]
     ]
     assert len(pairs) > 2 * 5000
-    assert catalogue.replace_duplicates(run_of(catalogue), iter(pairs)) == len(pairs)
-    assert catalogue.changes() == before + 1
-    assert sum(1 for _ in catalogue.duplicates(("similar",))) == len(pairs)
+    assert catalogue.duplicates.replace(run_of(catalogue), iter(pairs)) == len(pairs)
+    assert catalogue.count_changes() == before + 1
+    assert sum(1 for _ in catalogue.duplicates.iterate_pairs(("similar",))) == len(pairs)
 
 
 def test_pairs_of_a_deleted_picture_go_with_it_and_are_not_stored_afterwards(catalogue: Catalogue) -> None:
     pairs = [DuplicateRecord(1, 2, "near", 0.5, 0.9, "cropped"), DuplicateRecord(3, 4, "near", 0.1, 0.9, "cropped")]
-    catalogue.replace_duplicates(run_of(catalogue), pairs)
-    catalogue.forget_paths(["/photos/2.jpg"])
-    assert list(catalogue.duplicates()) == [pairs[1]]
-    assert catalogue.replace_duplicates(run_of(catalogue), pairs) == 1
-    assert list(catalogue.duplicates()) == [pairs[1]]
+    catalogue.duplicates.replace(run_of(catalogue), pairs)
+    catalogue.files.delete(["/photos/2.jpg"])
+    assert list(catalogue.duplicates.iterate_pairs()) == [pairs[1]]
+    assert catalogue.duplicates.replace(run_of(catalogue), pairs) == 1
+    assert list(catalogue.duplicates.iterate_pairs()) == [pairs[1]]
 
 
 def test_a_decision_is_kept_by_content_replaced_by_a_later_one_and_forgotten_on_demand(catalogue: Catalogue) -> None:
-    before, changes = datetime.now(UTC), catalogue.changes()
-    assert catalogue.decide([Decision(sha(1), sha(2), same=True, keep_sha256=sha(2))]) == 1
-    assert catalogue.changes() == changes + 1
-    catalogue.forget_paths(["/photos/2.jpg"])
-    said = catalogue.decision(sha(2), sha(1))
+    before, changes = datetime.now(UTC), catalogue.count_changes()
+    assert catalogue.duplicates.save_decisions([Decision(sha(1), sha(2), same=True, keep_sha256=sha(2))]) == 1
+    assert catalogue.count_changes() == changes + 1
+    catalogue.files.delete(["/photos/2.jpg"])
+    said = catalogue.duplicates.find_decision(sha(2), sha(1))
     assert said is not None
     assert (said.same, said.keep_sha256) == (True, sha(2))
     assert before <= said.decided_at <= datetime.now(UTC)
-    catalogue.decide([Decision(sha(1), sha(2), same=False, keep_sha256=sha(1)), Decision(sha(1), sha(3), same=True)])
-    assert [(one.second_sha256, one.same, one.keep_sha256) for one in catalogue.decisions()] == [
+    catalogue.duplicates.save_decisions(
+        [Decision(sha(1), sha(2), same=False, keep_sha256=sha(1)), Decision(sha(1), sha(3), same=True)]
+    )
+    assert [(one.second_sha256, one.same, one.keep_sha256) for one in catalogue.duplicates.get_decisions()] == [
         (sha(2), False, None),
         (sha(3), True, None),
     ]
-    assert catalogue.undecide([(sha(3), sha(1)), (sha(1), sha(9))]) == 1
-    assert catalogue.decision(sha(1), sha(3)) is None
+    assert catalogue.duplicates.delete_decisions([(sha(3), sha(1)), (sha(1), sha(9))]) == 1
+    assert catalogue.duplicates.find_decision(sha(1), sha(3)) is None
 
 
 @pytest.mark.parametrize(
@@ -128,55 +132,63 @@ def test_what_can_not_be_a_decision_is_refused_by_name_and_nothing_is_stored(
     catalogue: Catalogue, wrong: Decision
 ) -> None:
     with pytest.raises(BadSetting, match=wrong.first_sha256[-5:]):
-        catalogue.decide([Decision(sha(3), sha(4), same=True), wrong])
-    assert catalogue.decisions() == []
+        catalogue.duplicates.save_decisions([Decision(sha(3), sha(4), same=True), wrong])
+    assert catalogue.duplicates.get_decisions() == []
 
 
 def test_many_decisions_at_once(catalogue: Catalogue) -> None:
     said = [Decision(sha(1), sha(number), same=True) for number in range(2, 1002)]
-    assert catalogue.decide(said) == 1000
-    assert catalogue.decide(said) == 1000
-    assert len(catalogue.decisions()) == 1000
-    assert catalogue.undecide((one.first_sha256, one.second_sha256) for one in said) == 1000
+    assert catalogue.duplicates.save_decisions(said) == 1000
+    assert catalogue.duplicates.save_decisions(said) == 1000
+    assert len(catalogue.duplicates.get_decisions()) == 1000
+    assert catalogue.duplicates.delete_decisions((one.first_sha256, one.second_sha256) for one in said) == 1000
 
 
 def test_the_database_itself_refuses_a_pair_the_wrong_way_round(catalogue: Catalogue, home: Home) -> None:
-    with sqlite3.connect(home.catalogue) as connection, pytest.raises(sqlite3.IntegrityError, match="ordered"):
+    with sqlite3.connect(home.catalogue_path) as connection, pytest.raises(sqlite3.IntegrityError, match="ordered"):
         connection.execute("INSERT INTO duplicates VALUES (2, 1, 'near', 0.1, NULL, 'x', 1)")
     connection.close()
 
 
 def test_suspects_are_pictures_with_several_files_in_pairs_or_decided_on(catalogue: Catalogue) -> None:
-    assert [(row.image_id, row.path) for row in catalogue.suspects()] == [(1, "/copies/one.jpg"), (1, "/photos/1.jpg")]
-    catalogue.replace_duplicates(run_of(catalogue), [DuplicateRecord(2, 4, "similar", 0.5, None, "near")])
-    assert {row.image_id for row in catalogue.suspects()} == {1}
-    catalogue.replace_duplicates(run_of(catalogue), [DuplicateRecord(1, 2, "pixels", 0.0, None, "the same pixels")])
-    catalogue.decide([Decision(sha(4), sha(9), same=False)])
-    assert {row.image_id for row in catalogue.suspects()} == {1, 2, 4}
+    assert [(row.image_id, row.path) for row in catalogue.duplicates.iterate_candidate_files()] == [
+        (1, "/copies/one.jpg"),
+        (1, "/photos/1.jpg"),
+    ]
+    catalogue.duplicates.replace(run_of(catalogue), [DuplicateRecord(2, 4, "similar", 0.5, None, "near")])
+    assert {row.image_id for row in catalogue.duplicates.iterate_candidate_files()} == {1}
+    catalogue.duplicates.replace(run_of(catalogue), [DuplicateRecord(1, 2, "pixels", 0.0, None, "the same pixels")])
+    catalogue.duplicates.save_decisions([Decision(sha(4), sha(9), same=False)])
+    assert {row.image_id for row in catalogue.duplicates.iterate_candidate_files()} == {1, 2, 4}
 
 
 def test_a_filter_lets_each_file_through_for_itself(catalogue: Catalogue) -> None:
-    found = list(catalogue.suspects(make_filter(under="/photos")))
+    found = list(catalogue.duplicates.iterate_candidate_files(make_filter(under="/photos")))
     assert [(row.path, row.size, row.mtime_ns, row.width) for row in found] == [("/photos/1.jpg", 100, 10**18, 40)]
-    assert list(catalogue.located(only=make_filter(formats=["png"]))) == []
-    assert [row.path for row in catalogue.located([3, 99, 1], make_filter(under="/photos"))] == [
+    assert list(catalogue.duplicates.iterate_files(filter=make_filter(formats=["png"]))) == []
+    assert [row.path for row in catalogue.duplicates.iterate_files([3, 99, 1], make_filter(under="/photos"))] == [
         "/photos/1.jpg",
         "/photos/3.jpg",
     ]
 
 
 def test_labels_are_read_by_name_and_of_suspects_only_on_demand(catalogue: Catalogue) -> None:
-    catalogue.set_metadata({"/photos/1.jpg": {"class": "cat", "split": "train"}, "/photos/3.jpg": {"class": "dog"}})
-    assert set(catalogue.labels("class")) == {("/photos/1.jpg", "class", "cat"), ("/photos/3.jpg", "class", "dog")}
-    assert {path for path, _, _ in catalogue.labels(suspects=True)} == {"/photos/1.jpg"}
+    catalogue.metadata.set_for_files(
+        {"/photos/1.jpg": {"class": "cat", "split": "train"}, "/photos/3.jpg": {"class": "dog"}}
+    )
+    assert set(catalogue.duplicates.iterate_labels("class")) == {
+        ("/photos/1.jpg", "class", "cat"),
+        ("/photos/3.jpg", "class", "dog"),
+    }
+    assert {path for path, _, _ in catalogue.duplicates.iterate_labels(candidates_only=True)} == {"/photos/1.jpg"}
 
 
 def test_the_last_run_of_a_kind_is_the_newest_that_finished(catalogue: Catalogue) -> None:
-    assert catalogue.last_run("dedup") is None
+    assert catalogue.runs.find_last_finished("dedup") is None
     finished = run_of(catalogue)
-    catalogue.finish_run(finished, "finished", {"pairs": 3})
-    catalogue.finish_run(run_of(catalogue), "interrupted", {})
-    catalogue.finish_run(catalogue.start_run("index", {}), "finished", {})
-    found = catalogue.last_run("dedup")
+    catalogue.runs.finish(finished, "finished", {"pairs": 3})
+    catalogue.runs.finish(run_of(catalogue), "interrupted", {})
+    catalogue.runs.finish(catalogue.runs.start("index", {}), "finished", {})
+    found = catalogue.runs.find_last_finished("dedup")
     assert found is not None
     assert (found.id, found.counts) == (finished, {"pairs": 3})

@@ -14,18 +14,30 @@ import pytest
 
 from simile.core.errors import BadSetting
 from simile.core.filter_parser import make_filter
-from simile.core.records import FileFacts
-from simile.dedup.grouping.findings import calibration_json
-from simile.dedup.records import Calibration, CurvePoint, Decision, PictureFile
-from simile.dedup.reporting.dataset_checks import Splits, count_leaks, count_splits, find_leaks, label_reader
-from simile.dedup.reporting.exports import COLUMNS, check_output, groups_json, pair_rows, write_output
-from simile.dedup.reporting.results import Wanted, collect, count_tiers, read_tiers
+from simile.core.records import FileStat
+from simile.dedup.grouping.findings import calibration_to_json
+from simile.dedup.records import CurvePoint, Decision, ImageFile, ThresholdCalibration
+from simile.dedup.reporting.dataset_checks import (
+    DatasetSplits,
+    count_leaks,
+    count_splits,
+    find_leaks,
+    make_label_reader,
+)
+from simile.dedup.reporting.exports import (
+    PAIR_COLUMNS,
+    check_dedup_output,
+    groups_to_json,
+    iterate_file_pairs,
+    write_dedup_output,
+)
+from simile.dedup.reporting.results import DedupResultOptions, collect_results, count_tiers, parse_tiers
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.records import DuplicateRecord, NewPicture
+from simile.store.catalogue.records import DuplicateRecord, NewImage
 from simile.store.home import Home
 
 VAE = "a" * 64
-CURVE = Calibration(0.5, 0.99, 0.992, 0.95, 800, 3, (CurvePoint(0.1, 1.0, 0.6), CurvePoint(0.5, 0.992, 0.95)))
+CURVE = ThresholdCalibration(0.5, 0.99, 0.992, 0.95, 800, 3, (CurvePoint(0.1, 1.0, 0.6), CurvePoint(0.5, 0.992, 0.95)))
 FILES = {  # path -> picture; the lower the number the larger the picture
     "/set/train/cats/1.jpg": 1,
     "/set/test/cats/1 again.jpg": 1,
@@ -52,19 +64,19 @@ def sha(number: int) -> str:
 @pytest.fixture
 def catalogue(home: Home) -> Iterator[Catalogue]:
     with Catalogue(home) as catalogue:
-        catalogue.register_encoder(VAE, "vae", "vae", dimensions=2)
-        catalogue.activate(VAE)
-        catalogue.store_batch(
+        catalogue.encoders.register(VAE, "vae", "vae", dimensions=2)
+        catalogue.encoders.activate(VAE)
+        catalogue.images.add_batch(
             [
-                NewPicture(sha(n), 100, "jpeg", 100 - n, 30, FileFacts(path, 100, 10**18), np.zeros(2, np.float32))
+                NewImage(sha(n), 100, "jpeg", 100 - n, 30, FileStat(path, 100, 10**18), np.zeros(2, np.float32))
                 for path, n in FILES.items()
             ],
             VAE,
             "torch",
         )
-        run = catalogue.start_run("dedup", {})
-        catalogue.replace_duplicates(run, PAIRS)
-        catalogue.finish_run(run, "finished", {"encoder": VAE, "calibration": calibration_json(CURVE)})
+        run = catalogue.runs.start("dedup", {})
+        catalogue.duplicates.replace(run, PAIRS)
+        catalogue.runs.finish(run, "finished", {"encoder": VAE, "calibration": calibration_to_json(CURVE)})
         yield catalogue
 
 
@@ -76,10 +88,10 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def test_groups_json_has_three_tiers_and_all_that_scripts_rely_on(catalogue: Catalogue, tmp_path: Path) -> None:
-    results, _ = collect(catalogue, Wanted())
-    write_output(tmp_path / "groups.json", results, catalogue)
+    results, _ = collect_results(catalogue, DedupResultOptions())
+    write_dedup_output(tmp_path / "groups.json", results, catalogue)
     body = read(tmp_path / "groups.json")
-    assert body == groups_json(results)
+    assert body == groups_to_json(results)
     assert [group["tier"] for group in body["groups"]] == ["bytes", "pixels", "near", "near"]
     group = body["groups"][2]
     assert group["keep"] == "/set/train/dogs/3.jpg" == group["members"][0]["path"]
@@ -110,30 +122,30 @@ def test_groups_json_has_three_tiers_and_all_that_scripts_rely_on(catalogue: Cat
 
 def test_groups_json_without_any_group_is_json_too(home: Home, tmp_path: Path) -> None:
     with Catalogue(home) as catalogue:
-        results, _ = collect(catalogue, Wanted())
-        write_output(tmp_path / "groups.json", results, catalogue)
+        results, _ = collect_results(catalogue, DedupResultOptions())
+        write_dedup_output(tmp_path / "groups.json", results, catalogue)
     assert read(tmp_path / "groups.json")["groups"] == []
     assert read(tmp_path / "groups.json")["threshold"] is None
 
 
 def test_a_distance_that_nobody_knows_is_null(catalogue: Catalogue, tmp_path: Path) -> None:
-    catalogue.decide([Decision(sha(2), sha(7), same=True)])
-    catalogue.register_encoder("b" * 64, "new", "vae", dimensions=2)
-    catalogue.activate("b" * 64)
-    results, _ = collect(catalogue, Wanted())
+    catalogue.duplicates.save_decisions([Decision(sha(2), sha(7), same=True)])
+    catalogue.encoders.register("b" * 64, "new", "vae", dimensions=2)
+    catalogue.encoders.activate("b" * 64)
+    results, _ = collect_results(catalogue, DedupResultOptions())
     assert math.isnan(results.findings.pairs[-1].distance)
-    write_output(tmp_path / "groups.json", results, catalogue)
+    write_dedup_output(tmp_path / "groups.json", results, catalogue)
     members = [member for group in read(tmp_path / "groups.json")["groups"] for member in group["members"]]
     assert [member["distance"] for member in members if member["image_id"] == 7] == [None]
 
 
 def test_pairs_csv_has_every_pair_once_with_similar_ones_nearest_first(catalogue: Catalogue, tmp_path: Path) -> None:
-    catalogue.decide([Decision(sha(3), sha(4), same=True)])
-    results, _ = collect(catalogue, Wanted())
-    write_output(tmp_path / "pairs.csv", results, catalogue)
+    catalogue.duplicates.save_decisions([Decision(sha(3), sha(4), same=True)])
+    results, _ = collect_results(catalogue, DedupResultOptions())
+    write_dedup_output(tmp_path / "pairs.csv", results, catalogue)
     with (tmp_path / "pairs.csv").open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
-    assert tuple(header) == COLUMNS
+    assert tuple(header) == PAIR_COLUMNS
     assert [(row[0], row[3], row[4]) for row in rows] == [
         ("bytes", "1", "1"),
         ("pixels", "1", "2"),
@@ -149,9 +161,11 @@ def test_pairs_csv_has_every_pair_once_with_similar_ones_nearest_first(catalogue
 
 
 def test_pairs_that_people_called_different_never_appear_again(catalogue: Catalogue) -> None:
-    catalogue.decide([Decision(sha(one), sha(two), same=False) for one, two in ((1, 2), (3, 4), (4, 5), (6, 7))])
-    results, _ = collect(catalogue, Wanted())
-    assert [(found.pair.tier, found.pair.first) for found in pair_rows(catalogue, results)] == [
+    catalogue.duplicates.save_decisions(
+        [Decision(sha(one), sha(two), same=False) for one, two in ((1, 2), (3, 4), (4, 5), (6, 7))]
+    )
+    results, _ = collect_results(catalogue, DedupResultOptions())
+    assert [(found.pair.tier, found.pair.first) for found in iterate_file_pairs(catalogue, results)] == [
         ("bytes", 1),
         ("near", 5),
     ]
@@ -160,10 +174,10 @@ def test_pairs_that_people_called_different_never_appear_again(catalogue: Catalo
 def test_parquet_has_the_rows_of_the_csv_with_their_types(catalogue: Catalogue, tmp_path: Path) -> None:
     from pyarrow import parquet
 
-    results, _ = collect(catalogue, Wanted())
-    write_output(tmp_path / "pairs.parquet", results, catalogue)
+    results, _ = collect_results(catalogue, DedupResultOptions())
+    write_dedup_output(tmp_path / "pairs.parquet", results, catalogue)
     table = parquet.read_table(tmp_path / "pairs.parquet")
-    assert tuple(table.column_names) == COLUMNS
+    assert tuple(table.column_names) == PAIR_COLUMNS
     assert len(table) == 6
     assert table["distance"].to_pylist() == [0.0, 0.0, 0.25, 0.375, 0.5, 0.75]
     assert table["agreement"].to_pylist() == [1.0, None, 0.9, 0.8, None, 0.8]
@@ -171,14 +185,14 @@ def test_parquet_has_the_rows_of_the_csv_with_their_types(catalogue: Catalogue, 
 
 
 def test_only_the_tiers_that_are_asked_for_are_written(catalogue: Catalogue) -> None:
-    results, plan = collect(catalogue, Wanted(tiers=("near",), threshold=0.3))
-    assert [found.pair.tier for found in pair_rows(catalogue, results)] == ["near"]
+    results, plan = collect_results(catalogue, DedupResultOptions(tiers=("near",), threshold=0.3))
+    assert [found.pair.tier for found in iterate_file_pairs(catalogue, results)] == ["near"]
     assert [removal.path for removal in plan.removals] == ["/set/test/dogs/4.jpg"]
-    assert groups_json(results)["threshold"] == 0.3
+    assert groups_to_json(results)["threshold"] == 0.3
 
 
 def test_tiers_are_counted_with_what_could_be_freed(catalogue: Catalogue) -> None:
-    results, plan = collect(catalogue, Wanted())
+    results, plan = collect_results(catalogue, DedupResultOptions())
     counts = count_tiers(catalogue, results, plan)
     assert [(tier, count.groups, count.files, count.removable, count.bytes) for tier, count in counts.items()] == [
         ("bytes", 1, 2, 1, 100),
@@ -193,21 +207,21 @@ def test_a_file_that_can_not_be_written_is_refused_before_anything_is_read(tmp_p
     (tmp_path / "folder.json").mkdir()
     for name in ("groups.txt", "folder.json", "nowhere/groups.json"):
         with pytest.raises(BadSetting, match=r"can't be written|is no folder"):
-            check_output(tmp_path / name)
+            check_dedup_output(tmp_path / name)
 
 
 def test_tiers_are_read_with_commas_and_in_their_order() -> None:
-    assert read_tiers([]) == ("bytes", "pixels", "near", "similar")
-    assert read_tiers(["near,bytes", "near"]) == ("bytes", "near")
+    assert parse_tiers([]) == ("bytes", "pixels", "near", "similar")
+    assert parse_tiers(["near,bytes", "near"]) == ("bytes", "near")
     with pytest.raises(BadSetting, match="tier can't be 'exact'"):
-        read_tiers(["exact"])
+        parse_tiers(["exact"])
 
 
 # Datasets
 
 
 def test_leaks_are_copies_in_two_splits_tier_by_tier(catalogue: Catalogue) -> None:
-    results, _ = collect(catalogue, Wanted(between=("train", "test")))
+    results, _ = collect_results(catalogue, DedupResultOptions(split_names=("train", "test")))
     assert results.leaks is not None
     assert [(leak.tier, leak.first.path, leak.second.path) for leak in results.leaks] == [
         ("bytes", "/set/train/cats/1.jpg", "/set/test/cats/1 again.jpg"),
@@ -215,7 +229,7 @@ def test_leaks_are_copies_in_two_splits_tier_by_tier(catalogue: Catalogue) -> No
         ("near", "/set/train/dogs/3.jpg", "/set/test/dogs/4.jpg"),
     ]
     assert all((leak.first_split, leak.second_split) == ("train", "test") for leak in results.leaks)
-    body = groups_json(results)["leaks"]
+    body = groups_to_json(results)["leaks"]
     assert body["counts"][2] == {
         "first": "train",
         "second": "test",
@@ -227,17 +241,17 @@ def test_leaks_are_copies_in_two_splits_tier_by_tier(catalogue: Catalogue) -> No
 
 
 def test_a_pair_called_different_is_no_leak_nor_one_beyond_the_threshold(catalogue: Catalogue) -> None:
-    catalogue.decide([Decision(sha(3), sha(4), same=False)])
-    results, _ = collect(catalogue, Wanted(between=("train", "test"), threshold=0.8))
+    catalogue.duplicates.save_decisions([Decision(sha(3), sha(4), same=False)])
+    results, _ = collect_results(catalogue, DedupResultOptions(split_names=("train", "test"), threshold=0.8))
     assert results.leaks is not None
     assert [leak for leak in results.leaks if leak.tier == "near"] == []
-    assert groups_json(results)["threshold"] == 0.5, "the run looked no further"
+    assert groups_to_json(results)["threshold"] == 0.5, "the run looked no further"
 
 
 def test_every_file_with_a_copy_in_the_other_split_is_a_leak(catalogue: Catalogue) -> None:
     more = ((1, "/set/train/cats/1 too.jpg"), (3, "/set/train/dogs/3 too.jpg"), (2, "/set/train/cats/2 too.jpg"))
-    catalogue.add_locations([(image_id, FileFacts(path, 100, 1)) for image_id, path in more])
-    results, _ = collect(catalogue, Wanted(between=("train", "test")))
+    catalogue.files.add([(image_id, FileStat(path, 100, 1)) for image_id, path in more])
+    results, _ = collect_results(catalogue, DedupResultOptions(split_names=("train", "test")))
     assert results.leaks is not None
     assert [(count.tier, count.pairs, count.files) for count in count_leaks(results.leaks)] == [
         ("bytes", 2, {"train": 2, "test": 1}),
@@ -248,8 +262,8 @@ def test_every_file_with_a_copy_in_the_other_split_is_a_leak(catalogue: Catalogu
 
 def test_leaks_grow_with_the_files_and_not_with_their_product(catalogue: Catalogue) -> None:
     paths = [f"/set/{split}/blank/{number}.jpg" for split in ("train", "test") for number in range(3000)]
-    catalogue.add_locations([(1, FileFacts(path, 100, 1)) for path in paths])
-    results, _ = collect(catalogue, Wanted(between=("train", "test"), tiers=("bytes",)))
+    catalogue.files.add([(1, FileStat(path, 100, 1)) for path in paths])
+    results, _ = collect_results(catalogue, DedupResultOptions(split_names=("train", "test"), tiers=("bytes",)))
     (count,) = count_leaks(results.leaks or ())
     assert (count.files, count.pairs) == ({"train": 3001, "test": 3001}, 6001)
 
@@ -261,18 +275,15 @@ def test_links_are_leaks_and_conflicts_though_no_copies(catalogue: Catalogue, tm
     names[0].write_bytes(b"one file")
     names[1].hardlink_to(names[0])
     names[2].symlink_to(names[0])
-    catalogue.store_batch(
-        [
-            NewPicture(sha(9), 8, "jpeg", 9, 9, FileFacts(str(name), 8, 10**18), np.zeros(2, np.float32))
-            for name in names
-        ],
+    catalogue.images.add_batch(
+        [NewImage(sha(9), 8, "jpeg", 9, 9, FileStat(str(name), 8, 10**18), np.zeros(2, np.float32)) for name in names],
         VAE,
         "torch",
     )
-    wanted = Wanted(
-        between=("train", "test"), labels="folders", tiers=("bytes",), only=make_filter(under=str(tmp_path))
+    wanted = DedupResultOptions(
+        split_names=("train", "test"), label_source="folders", tiers=("bytes",), filter=make_filter(under=str(tmp_path))
     )
-    results, plan = collect(catalogue, wanted)
+    results, plan = collect_results(catalogue, wanted)
     assert (list(results.groups), plan.removals) == ([], ())
     assert results.leaks is not None and results.conflicts is not None
     assert [(leak.first.path, leak.second.path) for leak in results.leaks] == [
@@ -285,8 +296,8 @@ def test_links_are_leaks_and_conflicts_though_no_copies(catalogue: Catalogue, tm
     (tmp_path / "set/test/birds").mkdir()
     copy = tmp_path / "set/test/birds/a.jpg"
     copy.write_bytes(b"one file")
-    catalogue.add_locations([(results.conflicts[0].group.keep.file.image_id or 0, FileFacts(str(copy), 8, 10**18))])
-    results, _ = collect(catalogue, wanted)
+    catalogue.files.add([(results.conflicts[0].group.kept_member.file.image_id or 0, FileStat(str(copy), 8, 10**18))])
+    results, _ = collect_results(catalogue, wanted)
     (group,), (conflict,) = results.groups, results.conflicts or ()
     assert len(group.members) == 2 and conflict.group.id == group.id
     assert conflict.labels.keys() == {"birds", "cats", "dogs"}
@@ -295,9 +306,9 @@ def test_links_are_leaks_and_conflicts_though_no_copies(catalogue: Catalogue, tm
 def test_a_split_is_what_a_manifest_says_a_path_or_the_innermost_folder() -> None:
     def at(path: str, split: str | None = None) -> str | None:
         labels = {} if split is None else {"split": split}
-        return splits.of(PictureFile(path, 1, sha(1), 1, 1, 1, 1, "png", labels))
+        return splits.get_split(ImageFile(path, 1, sha(1), 1, 1, 1, 1, "png", labels))
 
-    splits = Splits(["train", "test", "/other/val"])
+    splits = DatasetSplits(["train", "test", "/other/val"])
     assert at("/set/train/a.png") == "train"
     assert at("/test/set/train/x/a.png") == "train"
     assert at("/set/train/a.png", "test") == "test"
@@ -310,73 +321,71 @@ def test_a_split_is_what_a_manifest_says_a_path_or_the_innermost_folder() -> Non
 def test_splits_that_can_not_be_told_apart_or_hold_nothing_are_refused(catalogue: Catalogue) -> None:
     for names in (["train"], ["train", "train"], []):
         with pytest.raises(BadSetting, match="between can't be"):
-            Splits(names)
+            DatasetSplits(names)
     with pytest.raises(BadSetting, match="between can't be 'validation'"):
-        collect(catalogue, Wanted(between=("train", "validation")))
-    assert count_splits(catalogue, Splits(["train", "test"])) == {"train": 4, "test": 4}
+        collect_results(catalogue, DedupResultOptions(split_names=("train", "validation")))
+    assert count_splits(catalogue, DatasetSplits(["train", "test"])) == {"train": 4, "test": 4}
 
 
 def test_a_picture_with_files_in_three_splits_leaks_between_each_two(catalogue: Catalogue) -> None:
-    catalogue.add_locations([(1, FileFacts("/set/val/1.jpg", 100, 1)), (1, FileFacts("/set/val/2.jpg", 100, 1))])
-    results, _ = collect(catalogue, Wanted(between=("train", "test", "val"), tiers=("bytes",)))
+    catalogue.files.add([(1, FileStat("/set/val/1.jpg", 100, 1)), (1, FileStat("/set/val/2.jpg", 100, 1))])
+    results, _ = collect_results(catalogue, DedupResultOptions(split_names=("train", "test", "val"), tiers=("bytes",)))
     assert results.leaks is not None
     assert [(count.first, count.second, count.pairs, count.files) for count in count_leaks(results.leaks)] == [
         ("train", "test", 1, {"train": 1, "test": 1}),
         ("train", "val", 2, {"train": 1, "val": 2}),
         ("test", "val", 2, {"test": 1, "val": 2}),
     ]
-    assert find_leaks(results.findings, results.copies, Splits(["train", "elsewhere"])) == []
+    assert find_leaks(results.findings, results.copies, DatasetSplits(["train", "elsewhere"])) == []
 
 
 def test_a_leak_shows_through_a_third_picture_with_the_same_pixels(catalogue: Catalogue) -> None:
-    third = NewPicture(
-        sha(8), 100, "png", 99, 30, FileFacts("/set/test/cats/8.png", 100, 10**18), np.zeros(2, np.float32)
-    )
-    (eighth,) = catalogue.store_batch([third], VAE, "torch")
+    third = NewImage(sha(8), 100, "png", 99, 30, FileStat("/set/test/cats/8.png", 100, 10**18), np.zeros(2, np.float32))
+    (eighth,) = catalogue.images.add_batch([third], VAE, "torch")
     pairs = [
         DuplicateRecord(4, 5, "pixels", 0.0, None, "the same pixels"),  # both of the test set …
         DuplicateRecord(4, eighth, "pixels", 0.0, None, "the same pixels"),
         DuplicateRecord(3, 5, "near", 0.25, 0.9, "cropped"),
     ]
-    catalogue.replace_duplicates(catalogue.start_run("dedup", {}), pairs)
-    catalogue.add_locations([(eighth, FileFacts("/set/val/8.png", 100, 1))])
-    results, _ = collect(catalogue, Wanted(between=("test", "val"), tiers=("pixels",)))
+    catalogue.duplicates.replace(catalogue.runs.start("dedup", {}), pairs)
+    catalogue.files.add([(eighth, FileStat("/set/val/8.png", 100, 1))])
+    results, _ = collect_results(catalogue, DedupResultOptions(split_names=("test", "val"), tiers=("pixels",)))
     assert [(leak.first.image_id, leak.second.image_id) for leak in results.leaks or ()] == [(4, eighth), (5, eighth)]
-    results, _ = collect(catalogue, Wanted(between=("train", "val"), tiers=("near",)))
+    results, _ = collect_results(catalogue, DedupResultOptions(split_names=("train", "val"), tiers=("near",)))
     assert [(leak.first.image_id, leak.second.image_id) for leak in results.leaks or ()] == [(3, eighth)]
 
 
 def test_conflicting_labels_among_copies_by_class_folder(catalogue: Catalogue) -> None:
-    catalogue.add_locations([(3, FileFacts("/set/train/cats/3.jpg", 100, 1))])
-    results, _ = collect(catalogue, Wanted(labels="folders", between=("train", "test")))
+    catalogue.files.add([(3, FileStat("/set/train/cats/3.jpg", 100, 1))])
+    results, _ = collect_results(catalogue, DedupResultOptions(label_source="folders", split_names=("train", "test")))
     assert results.conflicts is not None
     assert [(one.group.tier, dict(one.labels)) for one in results.conflicts] == [
         ("bytes", {"cats": ("/set/train/cats/3.jpg",), "dogs": ("/set/train/dogs/3.jpg",)}),
         ("near", {"cats": ("/set/train/cats/3.jpg",), "dogs": ("/set/test/dogs/4.jpg",)}),
     ]
-    assert groups_json(results)["conflicts"][0]["labels"] == {
+    assert groups_to_json(results)["conflicts"][0]["labels"] == {
         "cats": ["/set/train/cats/3.jpg"],
         "dogs": ["/set/train/dogs/3.jpg"],
     }
 
 
 def test_classes_are_counted_before_and_after_by_folder_and_by_column(catalogue: Catalogue) -> None:
-    results, plan = collect(catalogue, Wanted(labels="folders"))
+    results, plan = collect_results(catalogue, DedupResultOptions(label_source="folders"))
     assert len(plan.removals) == 4
-    assert groups_json(results)["classes"] == {"cats": {"before": 3, "after": 1}, "dogs": {"before": 5, "after": 3}}
-    catalogue.set_metadata({path: {"kind": "odd" if n % 2 else "even"} for path, n in FILES.items() if n < 7})
-    results, _ = collect(catalogue, Wanted(labels="kind"))
-    assert groups_json(results)["classes"] == {"even": {"before": 3, "after": 0}, "odd": {"before": 4, "after": 3}}
+    assert groups_to_json(results)["classes"] == {"cats": {"before": 3, "after": 1}, "dogs": {"before": 5, "after": 3}}
+    catalogue.metadata.set_for_files({path: {"kind": "odd" if n % 2 else "even"} for path, n in FILES.items() if n < 7})
+    results, _ = collect_results(catalogue, DedupResultOptions(label_source="kind"))
+    assert groups_to_json(results)["classes"] == {"even": {"before": 3, "after": 0}, "odd": {"before": 4, "after": 3}}
     assert [len(one.labels) for one in results.conflicts or ()] == [2, 2, 2]
     with pytest.raises(BadSetting, match="labels can't be 'species'"):
-        collect(catalogue, Wanted(labels="species"))
+        collect_results(catalogue, DedupResultOptions(label_source="species"))
 
 
 def test_a_class_folder_lies_below_the_split_and_else_it_is_the_pictures_own(tmp_path: Path) -> None:
-    def label(path: str, splits: Splits | None = None) -> str | None:
-        return label_reader("folders", splits)(PictureFile(path, 1, sha(1), 1, 1, 1, 1, "png"))
+    def label(path: str, splits: DatasetSplits | None = None) -> str | None:
+        return make_label_reader("folders", splits)(ImageFile(path, 1, sha(1), 1, 1, 1, 1, "png"))
 
-    splits = Splits(["train", "/a/test"])
+    splits = DatasetSplits(["train", "/a/test"])
     assert label("/a/train/cats/indoors/1.png") == "indoors"
     assert label("/a/train/cats/indoors/1.png", splits) == "cats"
     assert label("/a/test/dogs/1.png", splits) == "dogs"

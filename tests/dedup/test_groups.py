@@ -15,26 +15,26 @@ import pytest
 
 from simile.core.errors import BadSetting
 from simile.core.filter_parser import make_filter
-from simile.core.records import FileFacts
-from simile.dedup.cleanup.plan import freed, plan_of
+from simile.core.records import FileStat
+from simile.dedup.cleanup.plan import count_freed_bytes, plan_of
 from simile.dedup.grouping.findings import (
     Findings,
-    calibration_from,
-    calibration_json,
-    count_similar,
+    calibration_from_json,
+    calibration_to_json,
+    count_similar_pairs,
+    find_similar_pairs,
     load_findings,
-    similar_pairs,
 )
 from simile.dedup.grouping.groups import make_groups
-from simile.dedup.grouping.keep_rules import DEFAULT_RULES, Ranking, read_rules
-from simile.dedup.records import Calibration, CurvePoint, Decision, Group, Pair, PictureFile, Tier
-from simile.dedup.reporting.cards import facts_of
-from simile.dedup.reporting.exports import file_json
+from simile.dedup.grouping.keep_rules import DEFAULT_KEEP_RULES, KeepRanking, parse_keep_rules
+from simile.dedup.records import CurvePoint, Decision, DuplicateGroup, ImageFile, ImagePair, ThresholdCalibration, Tier
+from simile.dedup.reporting.cards import compare_file_properties
+from simile.dedup.reporting.exports import file_to_json
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.records import DuplicateRecord, NewPicture
+from simile.store.catalogue.records import DuplicateRecord, NewImage
 from simile.store.home import Home
 
-CURVE = Calibration(0.5, 0.99, 0.992, 0.95, 800, 3, (CurvePoint(0.1, 1.0, 0.6), CurvePoint(0.5, 0.992, 0.95)))
+CURVE = ThresholdCalibration(0.5, 0.99, 0.992, 0.95, 800, 3, (CurvePoint(0.1, 1.0, 0.6), CurvePoint(0.5, 0.992, 0.95)))
 Said = Mapping[tuple[int, int], tuple[bool, int | None]]
 
 
@@ -42,18 +42,18 @@ def sha(number: int) -> str:
     return f"{number:064x}"
 
 
-def file(number: int, path: str | None = None, **more: object) -> PictureFile:
+def file(number: int, path: str | None = None, **more: object) -> ImageFile:
     """A file of picture `number`: the lower, the larger, so that the lowest number is kept."""
     facts: dict[str, object] = {"size": 1000, "mtime_ns": 10**18, "width": 10_000 - number, "height": 10}
     facts |= {"format": "jpeg", **more}
-    return PictureFile(path or f"/photos/{number:04}.jpg", number, sha(number), **facts)  # type: ignore[arg-type]
+    return ImageFile(path or f"/photos/{number:04}.jpg", number, sha(number), **facts)  # type: ignore[arg-type]
 
 
-def near(first: int, second: int, distance: float = 0.1, tier: Tier = "near") -> Pair:
-    return Pair(min(first, second), max(first, second), tier, distance, 0.9, f"{tier} {first} {second}")
+def near(first: int, second: int, distance: float = 0.1, tier: Tier = "near") -> ImagePair:
+    return ImagePair(min(first, second), max(first, second), tier, distance, 0.9, f"{tier} {first} {second}")
 
 
-def findings(*pairs: Pair, files: tuple[PictureFile, ...] = (), said: Said | None = None) -> Findings:
+def findings(*pairs: ImagePair, files: tuple[ImageFile, ...] = (), said: Said | None = None) -> Findings:
     """What is known of these pairs. files: in place of, or beside, the one that each picture has."""
     said = said or {}
     numbers = {number for pair in pairs for number in (pair.first, pair.second)} | {n for ids in said for n in ids}
@@ -67,7 +67,7 @@ def findings(*pairs: Pair, files: tuple[PictureFile, ...] = (), said: Said | Non
     return Findings(7, datetime(2026, 1, 1, tzinfo=UTC), "a" * 64, CURVE, pairs, known, decisions, "/home", "/home/up")
 
 
-def numbers(group: Group) -> list[int | None]:
+def numbers(group: DuplicateGroup) -> list[int | None]:
     """Ids of its pictures, the kept one first."""
     return [member.file.image_id for member in group.members]
 
@@ -83,10 +83,10 @@ def test_copies_that_all_match_are_one_group_whose_first_by_the_rules_is_kept() 
     (group,) = make_groups(findings(near(3, 1, 0.3), near(2, 3, 0.2), near(1, 2, 0.1)))
     assert numbers(group) == [1, 2, 3]
     assert (group.matched, group.possible, group.decided) == (3, 3, False)
-    assert [member.keep for member in group.members] == [True, False, False]
+    assert [member.is_kept for member in group.members] == [True, False, False]
     assert [member.distance for member in group.members] == [0.0, 0.1, 0.3]
     assert group.members[2].reason == "near 3 1"
-    assert group.keep.keep_reason == "larger: 9999×10, not 9998×10"
+    assert group.kept_member.keep_reason == "larger: 9999×10, not 9998×10"
     assert group.members[2].keep_reason == "larger: 9999×10, not 9997×10"
 
 
@@ -94,7 +94,7 @@ def test_a_chain_is_not_one_group_unless_its_ends_match_the_one_that_is_kept() -
     assert made(findings(near(1, 2), near(2, 3), near(3, 4))) == [("near", [2, 1, 3])]  # 4 only matches 3
     (group,) = make_groups(findings(near(1, 2), near(2, 3)))
     assert (group.matched, group.possible) == (2, 3)
-    assert group.keep.keep_reason == "it matches all the others directly"
+    assert group.kept_member.keep_reason == "it matches all the others directly"
 
 
 def test_tiers_never_mix_and_a_picture_with_equal_pixels_stands_once() -> None:
@@ -121,11 +121,11 @@ def test_equal_pixels_hold_through_a_third_so_that_any_of_them_can_be_kept() -> 
 
 def test_further_names_of_one_file_are_no_copies_of_it() -> None:
     files = (file(1, "/a/long/1.jpg"), file(1, "/a/link.jpg"), file(1, "/b/longer/1.jpg"), file(2))
-    found = replace(findings(near(1, 2), files=files), further_names=frozenset({"/a/link.jpg"}))
+    found = replace(findings(near(1, 2), files=files), link_paths=frozenset({"/a/link.jpg"}))
     equal, alike = make_groups(found)
     assert [member.file.path for member in equal.members] == ["/a/long/1.jpg", "/b/longer/1.jpg"]
     assert [member.file.path for member in alike.members] == ["/a/long/1.jpg", "/photos/0002.jpg"]
-    assert made(replace(found, further_names=frozenset({"/a/link.jpg", "/b/longer/1.jpg"}))) == [("near", [1, 2])]
+    assert made(replace(found, link_paths=frozenset({"/a/link.jpg", "/b/longer/1.jpg"}))) == [("near", [1, 2])]
 
 
 def test_groups_of_a_tier_come_nearest_first() -> None:
@@ -137,8 +137,8 @@ def test_the_threshold_is_the_runs_unless_a_lower_one_is_given() -> None:
     assert made(found) == [("near", [1, 2])]
     assert made(found, threshold=0.6) == [("near", [1, 2])]  # the run looked no further than 0.5
     assert made(found, threshold=0.1) == []
-    assert [found.reach(asked) for asked in (None, 0.1, 100.0)] == [0.5, 0.1, 0.5]
-    assert replace(found, calibration=None).reach(0.6) == 0.6
+    assert [found.get_effective_threshold(asked) for asked in (None, 0.1, 100.0)] == [0.5, 0.1, 0.5]
+    assert replace(found, calibration=None).get_effective_threshold(0.6) == 0.6
 
 
 def test_an_id_stays_as_long_as_the_files_are_the_same() -> None:
@@ -146,7 +146,7 @@ def test_an_id_stays_as_long_as_the_files_are_the_same() -> None:
     (swapped,) = make_groups(findings(near(1, 2), said={(1, 2): (True, 2)}))
     (other,) = make_groups(findings(near(1, 3)))
     assert first.id == swapped.id != other.id
-    assert first.keep != swapped.keep
+    assert first.kept_member != swapped.kept_member
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -233,7 +233,7 @@ def test_only_decided_pairs_make_groups_on_demand() -> None:
 @pytest.mark.parametrize(
     ("rules", "kept", "reason"),
     [
-        (DEFAULT_RULES, "/p/large.png", "larger: 200×100, not 100×100"),
+        (DEFAULT_KEEP_RULES, "/p/large.png", "larger: 200×100, not 100×100"),
         (("least-compressed",), "/p/large.png", "without loss: png, not jpeg"),
         (("oldest",), "/p/old.jpg", "older: 2001-09-09 01:46:40, not 2033-05-18 03:33:20"),
         (("under:/q",), "/q/label.jpg", "in /q"),
@@ -250,45 +250,45 @@ def test_each_rule_decides_and_says_why(rules: tuple[str, ...], kept: str, reaso
         file(3, "/p/small.jpg", **usual),
         file(4, "/q/label.jpg", **usual, labels={"class": "cat"}),
     ]
-    ranking = Ranking(rules)
-    first, second, *_ = ranking.sorted(files)
+    ranking = KeepRanking(rules)
+    first, second, *_ = ranking.sort(files)
     assert first.path == kept
-    assert ranking.why(first, second) == reason
+    assert ranking.explain(first, second) == reason
 
 
 def test_without_loss_then_more_bytes_a_pixel() -> None:
     coarse, fine = file(1, size=1000, width=100), file(2, size=3000, width=100)
-    ranking = Ranking(("least-compressed",))
-    assert ranking.sorted([coarse, fine]) == [fine, coarse]
-    assert ranking.why(fine, coarse) == "less compressed: 3 bytes a pixel, not 1"
+    ranking = KeepRanking(("least-compressed",))
+    assert ranking.sort([coarse, fine]) == [fine, coarse]
+    assert ranking.explain(fine, coarse) == "less compressed: 3 bytes a pixel, not 1"
 
 
 @pytest.mark.parametrize(("mtime_ns", "day"), [(10**21, "9999-12-31"), (-(10**21), "1-01-01"), (10**30, "9999-12-31")])
 def test_a_time_that_no_calendar_has_is_shown_as_the_nearest_that_it_has(mtime_ns: int, day: str) -> None:
     usual, odd = file(1), file(1, "/photos/odd.jpg", mtime_ns=mtime_ns)
-    ranking = Ranking(("oldest",))
-    assert day in ranking.why(*ranking.sorted([usual, odd]))
-    assert day in {fact.name: fact.text for fact in facts_of(odd, usual)}["Modified"]
-    assert day in file_json(odd)["mtime"]
-    assert file_json(file(1, mtime_ns=-1))["mtime"] == "1969-12-31T23:59:59+00:00"
+    ranking = KeepRanking(("oldest",))
+    assert day in ranking.explain(*ranking.sort([usual, odd]))
+    assert day in {fact.name: fact.text for fact in compare_file_properties(odd, usual)}["Modified"]
+    assert day in file_to_json(odd)["mtime"]
+    assert file_to_json(file(1, mtime_ns=-1))["mtime"] == "1969-12-31T23:59:59+00:00"
 
 
 def test_files_that_no_rule_tells_apart_are_told_apart_by_their_paths() -> None:
     one, two = file(1, "/photos/a.jpg"), file(1, "/photos/b.jpg")
-    assert Ranking().why(one, two) == "first by the alphabet"
-    assert Ranking().sorted([two, one]) == [one, two]
+    assert KeepRanking().explain(one, two) == "first by the alphabet"
+    assert KeepRanking().sort([two, one]) == [one, two]
 
 
 def test_rules_are_read_with_commas_and_relative_folders(tmp_path: Path) -> None:
-    assert read_rules(["oldest, largest", "labelled", "oldest"]) == ("oldest", "largest", "labelled")
-    assert read_rules(["under:best,largest"]) == (f"under:{tmp_path}/best", "largest")
-    assert read_rules(["under:/my, photos,oldest"]) == ("under:/my, photos", "oldest")
+    assert parse_keep_rules(["oldest, largest", "labelled", "oldest"]) == ("oldest", "largest", "labelled")
+    assert parse_keep_rules(["under:best,largest"]) == (f"under:{tmp_path}/best", "largest")
+    assert parse_keep_rules(["under:/my, photos,oldest"]) == ("under:/my, photos", "oldest")
 
 
 @pytest.mark.parametrize("text", ["newest", "under:", "largest,,smallest", "under"])
 def test_a_rule_that_is_none_is_refused_by_name(text: str) -> None:
     with pytest.raises(BadSetting, match=r"keep can't be .*largest.*under:FOLDER|names no folder"):
-        read_rules([text])
+        parse_keep_rules([text])
 
 
 # Plans
@@ -308,7 +308,7 @@ def test_a_plan_removes_what_groups_do_not_keep_and_never_what_another_line_keep
     assert (plan.removals[1].sha256, plan.removals[1].keep_sha256) == (sha(2), sha(1))
     assert plan.home == "/home"
     assert datetime.fromisoformat(plan.created_at).tzinfo is not None
-    assert freed(plan, make_groups(found)) == {"pixels": 2000, "near": 1000}
+    assert count_freed_bytes(plan, make_groups(found)) == {"pixels": 2000, "near": 1000}
 
 
 def test_a_plan_of_decisions_only_takes_what_people_called_the_same_beside_equal_bytes() -> None:
@@ -330,12 +330,12 @@ def test_files_in_archives_and_uploads_are_neither_removed_nor_relied_on(tmp_pat
     files = (file(1, inside), file(1, "/home/up/1.jpg"), file(1, "/photos/a longer name.jpg"), file(1, "/photos/1.jpg"))
     found = findings(near(1, 2, 0.2), files=(*files, file(2, f"{archive}/2.jpg"), file(3, "/a.jpg")))
     (group, second) = make_groups(found)
-    assert group.keep.file.path == "/photos/1.jpg"
+    assert group.kept_member.file.path == "/photos/1.jpg"
     assert group.members[3].keep_reason == "a file of its own, outside archives"
     assert [line.path for line in plan_of(found, [group, second]).removals] == ["/photos/a longer name.jpg"]
     kept_inside = findings(near(1, 2), files=(file(1, inside), file(2)), said={(1, 2): (True, 1)})
     (group,) = make_groups(kept_inside)
-    assert group.keep.file.path == inside
+    assert group.kept_member.file.path == inside
     assert plan_of(kept_inside, [group]).removals == ()
 
 
@@ -363,31 +363,31 @@ def test_no_plan_ever_takes_the_last_file_of_a_picture_away(seed: int) -> None:
 def catalogue(home: Home) -> Catalogue:
     """Pictures 1 to 6 with vectors on a line, one unit apart; of the first there is a copy; a run found pairs."""
     catalogue = Catalogue(home)
-    catalogue.register_encoder("a" * 64, "vae", "vae", dimensions=2)
-    catalogue.activate("a" * 64)
+    catalogue.encoders.register("a" * 64, "vae", "vae", dimensions=2)
+    catalogue.encoders.activate("a" * 64)
     paths = [(1, "/photos/1.jpg"), *((n, f"/photos/{n}.jpg") for n in range(2, 7)), (1, "/copies/1.jpg")]
-    catalogue.store_batch(
+    catalogue.images.add_batch(
         [
-            NewPicture(sha(n), 100, "jpeg", 40, 30, FileFacts(path, 100, 10**18), np.array([n, 0], np.float32))
+            NewImage(sha(n), 100, "jpeg", 40, 30, FileStat(path, 100, 10**18), np.array([n, 0], np.float32))
             for n, path in paths
         ],
         "a" * 64,
         "torch",
     )
-    run = catalogue.start_run("dedup", {})
+    run = catalogue.runs.start("dedup", {})
     pairs = [
         DuplicateRecord(1, 2, "pixels", 0.0, None, "the same pixels"),
         DuplicateRecord(2, 3, "near", 0.3, 0.9, "cropped"),
         DuplicateRecord(3, 4, "near", 0.7, 0.9, "mirrored"),
         DuplicateRecord(4, 5, "similar", 0.4, None, "alike"),
     ]
-    catalogue.replace_duplicates(run, pairs)
-    catalogue.finish_run(run, "finished", {"encoder": "a" * 64, "calibration": calibration_json(CURVE)})
+    catalogue.duplicates.replace(run, pairs)
+    catalogue.runs.finish(run, "finished", {"encoder": "a" * 64, "calibration": calibration_to_json(CURVE)})
     return catalogue
 
 
 def test_findings_hold_the_pairs_their_files_and_how_the_threshold_came_about(catalogue: Catalogue) -> None:
-    catalogue.set_metadata({"/photos/3.jpg": {"class": "cat"}})
+    catalogue.metadata.set_for_files({"/photos/3.jpg": {"class": "cat"}})
     found = load_findings(catalogue)
     assert [(pair.first, pair.second, pair.tier) for pair in found.pairs] == [
         (1, 2, "pixels"),
@@ -404,12 +404,12 @@ def test_findings_hold_the_pairs_their_files_and_how_the_threshold_came_about(ca
 def test_copies_byte_for_byte_are_known_without_any_run(home: Home) -> None:
     with Catalogue(home) as catalogue:
         assert make_groups(load_findings(catalogue)) == []
-        catalogue.register_encoder("a" * 64, "vae", "vae", dimensions=2)
+        catalogue.encoders.register("a" * 64, "vae", "vae", dimensions=2)
         pictures = [
-            NewPicture(sha(1), 9, "png", 4, 3, FileFacts(path, 9, 10**18), np.zeros(2, np.float32))
+            NewImage(sha(1), 9, "png", 4, 3, FileStat(path, 9, 10**18), np.zeros(2, np.float32))
             for path in ("/b.png", "/a.png")
         ]
-        catalogue.store_batch(pictures, "a" * 64, "torch")
+        catalogue.images.add_batch(pictures, "a" * 64, "torch")
         found = load_findings(catalogue)
         assert (found.run_id, found.threshold) == (None, None)
         (group,) = make_groups(found)
@@ -424,29 +424,31 @@ def test_a_filter_keeps_to_the_files_that_satisfy_it_and_to_pairs_of_two_such_pi
     assert [one.path for one in found.files[1]] == ["/photos/1.jpg"]
     assert made(found) == [("pixels", [1, 2]), ("near", [1, 3])]
     assert made(load_findings(catalogue, make_filter(under="/photos/2.jpg"))) == []
-    assert list(similar_pairs(catalogue, found, only=make_filter(under="/copies"))) == []
+    assert list(find_similar_pairs(catalogue, found, filter=make_filter(under="/copies"))) == []
 
 
 def test_similar_pairs_are_the_unconfirmed_and_those_beyond_the_threshold_but_none_that_was_decided(
     catalogue: Catalogue,
 ) -> None:
     found = load_findings(catalogue)
-    listed = list(similar_pairs(catalogue, found))
+    listed = list(find_similar_pairs(catalogue, found))
     assert [(one.pair.first, one.pair.second, one.pair.tier) for one in listed] == [
         (4, 5, "similar"),
         (3, 4, "similar"),
     ]
     assert (listed[0].first.path, listed[0].second.path) == ("/photos/4.jpg", "/photos/5.jpg")
-    assert count_similar(catalogue, found) == 2
-    assert [one.pair.first for one in similar_pairs(catalogue, found, threshold=0.2)] == [2, 4, 3]
-    assert [one.pair.first for one in similar_pairs(catalogue, found, threshold=0.8)] == [4, 3]
-    assert [one.pair.first for one in similar_pairs(catalogue, found, limit=1, offset=1)] == [3]
-    catalogue.decide([Decision(sha(4), sha(5), same=False)])
-    assert [one.pair.first for one in similar_pairs(catalogue, load_findings(catalogue))] == [3]
+    assert count_similar_pairs(catalogue, found) == 2
+    assert [one.pair.first for one in find_similar_pairs(catalogue, found, threshold=0.2)] == [2, 4, 3]
+    assert [one.pair.first for one in find_similar_pairs(catalogue, found, threshold=0.8)] == [4, 3]
+    assert [one.pair.first for one in find_similar_pairs(catalogue, found, limit=1, offset=1)] == [3]
+    catalogue.duplicates.save_decisions([Decision(sha(4), sha(5), same=False)])
+    assert [one.pair.first for one in find_similar_pairs(catalogue, load_findings(catalogue))] == [3]
 
 
 def test_pictures_called_the_same_are_near_copies_though_no_run_found_them(catalogue: Catalogue) -> None:
-    catalogue.decide([Decision(sha(2), sha(6), same=True, keep_sha256=sha(6)), Decision(sha(5), sha(9), same=True)])
+    catalogue.duplicates.save_decisions(
+        [Decision(sha(2), sha(6), same=True, keep_sha256=sha(6)), Decision(sha(5), sha(9), same=True)]
+    )
     found = load_findings(catalogue)
     pair = found.pairs[-1]
     assert (pair.first, pair.second, pair.tier, pair.distance) == (2, 6, "near", 4.0)
@@ -455,7 +457,9 @@ def test_pictures_called_the_same_are_near_copies_though_no_run_found_them(catal
 
 
 def test_a_decision_on_one_of_equal_pixels_is_as_the_pair_that_another_of_them_is_in(catalogue: Catalogue) -> None:
-    catalogue.decide([Decision(sha(1), sha(3), same=True)])  # the run found 2 and 3, and 1 has the pixels of 2
+    catalogue.duplicates.save_decisions(
+        [Decision(sha(1), sha(3), same=True)]
+    )  # the run found 2 and 3, and 1 has the pixels of 2
     found = load_findings(catalogue)
     pair = found.pairs[-1]
     assert (pair.first, pair.second, pair.tier, pair.distance, pair.reason) == (
@@ -470,4 +474,4 @@ def test_a_decision_on_one_of_equal_pixels_is_as_the_pair_that_another_of_them_i
 
 
 def test_a_calibration_survives_the_way_through_json() -> None:
-    assert calibration_from(calibration_json(CURVE)) == CURVE
+    assert calibration_from_json(calibration_to_json(CURVE)) == CURVE

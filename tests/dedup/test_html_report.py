@@ -14,12 +14,12 @@ import pytest
 
 from simile.core.errors import BadSetting
 from simile.dedup.cleanup.plan import parse_plan, plan_of
-from simile.dedup.grouping.findings import Findings, load_findings, similar_pairs
+from simile.dedup.grouping.findings import Findings, find_similar_pairs, load_findings
 from simile.dedup.grouping.groups import make_groups
-from simile.dedup.records import Decision, Plan
+from simile.dedup.records import CleanupPlan, Decision
 from simile.dedup.reporting import html_report
-from simile.dedup.reporting.cards import MOST_MEMBERS
-from simile.dedup.reporting.html_report import write_report
+from simile.dedup.reporting.cards import MAX_CARD_MEMBERS
+from simile.dedup.reporting.html_report import write_html_report
 from simile.indexer.pipeline.job import IndexRequest, index
 from simile.search.searcher import Searcher
 from tests.conftest import Copies
@@ -29,10 +29,10 @@ from tests.support.browser import needs_browser
 def written(copies: Copies, to: Path, *decisions: Decision) -> Findings:
     """Writes the report of everything; gives what it was made of."""
     with Searcher(copies.settings) as searcher:
-        searcher.catalogue.decide(decisions)
+        searcher.catalogue.duplicates.save_decisions(decisions)
         findings = load_findings(searcher.catalogue)
-        similar = similar_pairs(searcher.catalogue, findings)
-        write_report(to, searcher, findings, make_groups(findings), similar=similar)
+        similar = find_similar_pairs(searcher.catalogue, findings)
+        write_html_report(to, searcher, findings, make_groups(findings), similar_file_pairs=similar)
     return findings
 
 
@@ -50,7 +50,7 @@ def page(browser: Any, copies: Copies, tmp_path: Path) -> Iterator[Any]:
     assert failed == []
 
 
-def exported(page: Any) -> Plan:
+def exported(page: Any) -> CleanupPlan:
     """The plan that the page hands out."""
     with page.expect_download() as download:
         page.keyboard.press("e")
@@ -58,7 +58,7 @@ def exported(page: Any) -> Plan:
     return parse_plan(json.loads(Path(download.value.path()).read_text()), "the plan")
 
 
-def lines(plan: Plan) -> list[tuple[str, ...]]:
+def lines(plan: CleanupPlan) -> list[tuple[str, ...]]:
     """What a plan would do, without its words."""
     return [(line.path, line.keep_path, line.sha256, line.keep_sha256, line.tier) for line in plan.removals]
 
@@ -98,12 +98,14 @@ def test_names_are_text_in_the_report(copies: Copies, tmp_path: Path) -> None:
 def test_of_many_groups_the_first_are_shown_and_progress_is_told(
     copies: Copies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(html_report, "MOST_GROUPS", 5)
+    monkeypatch.setattr(html_report, "MAX_REPORT_GROUPS", 5)
     told: list[tuple[str, int, int]] = []
     with Searcher(copies.settings) as searcher:
         findings = load_findings(searcher.catalogue)
         groups = make_groups(findings)
-        write_report(tmp_path / "report.html", searcher, findings, groups, on_progress=lambda *step: told.append(step))
+        write_html_report(
+            tmp_path / "report.html", searcher, findings, groups, on_progress=lambda *step: told.append(step)
+        )
     page = (tmp_path / "report.html").read_text()
     assert page.count("<article") == 5 and "Shown: 5 of 14 groups" in page
     assert told[-1] == ("report", 5, 5)
@@ -115,14 +117,16 @@ def test_a_huge_group_shows_its_first_members(copies: Copies, tmp_path: Path) ->
         group = next(one for one in make_groups(findings) if one.tier == "near")
         other = group.members[1]
         many = [replace(other, file=replace(other.file, path=f"/photos/{n}.jpg")) for n in range(30)]
-        write_report(tmp_path / "report.html", searcher, findings, [replace(group, members=(group.members[0], *many))])
+        write_html_report(
+            tmp_path / "report.html", searcher, findings, [replace(group, members=(group.members[0], *many))]
+        )
     page = (tmp_path / "report.html").read_text()
-    assert page.count("data-place=") == MOST_MEMBERS and f"{31 - MOST_MEMBERS} more are not shown" in page
+    assert page.count("data-place=") == MAX_CARD_MEMBERS and f"{31 - MAX_CARD_MEMBERS} more are not shown" in page
 
 
 def test_a_home_without_copies_says_so(copies: Copies, tmp_path: Path) -> None:
     with Searcher(copies.settings) as searcher:
-        write_report(tmp_path / "report.html", searcher, load_findings(searcher.catalogue), [])
+        write_html_report(tmp_path / "report.html", searcher, load_findings(searcher.catalogue), [])
     assert "No copies were found." in (tmp_path / "report.html").read_text()
 
 
@@ -204,7 +208,7 @@ def test_filters_hide_what_does_not_fit(page: Any) -> None:
 @needs_browser
 def test_what_was_decided_before_is_known_to_the_report(browser: Any, copies: Copies, tmp_path: Path) -> None:
     with Searcher(copies.settings) as searcher:
-        shas = [searcher.image(copies.ids[name]).sha256 for name in ("camera/04.png", "phone/04.jpg")]
+        shas = [searcher.get_image(copies.ids[name]).sha256 for name in ("camera/04.png", "phone/04.jpg")]
     written(copies, tmp_path / "report.html", Decision(min(shas), max(shas), True))
     context = browser.new_context(viewport={"width": 390, "height": 800}, accept_downloads=True)
     page = context.new_page()
@@ -222,7 +226,7 @@ def test_a_plan_is_as_old_as_the_last_answer_and_carries_no_older_ones(
     browser: Any, copies: Copies, tmp_path: Path
 ) -> None:
     with Searcher(copies.settings) as searcher:
-        shas = [searcher.image(copies.ids[name]).sha256 for name in ("camera/04.png", "phone/04.jpg")]
+        shas = [searcher.get_image(copies.ids[name]).sha256 for name in ("camera/04.png", "phone/04.jpg")]
     context = browser.new_context(accept_downloads=True)
     page = context.new_page()
     moments = []
@@ -260,4 +264,4 @@ def test_the_report_can_be_read_without_javascript(browser: Any, copies: Copies,
 
 def test_a_report_that_can_not_be_written_says_why(copies: Copies, tmp_path: Path) -> None:
     with Searcher(copies.settings) as searcher, pytest.raises(BadSetting, match=r"gone/report\.html can't be written"):
-        write_report(tmp_path / "gone" / "report.html", searcher, load_findings(searcher.catalogue), [])
+        write_html_report(tmp_path / "gone" / "report.html", searcher, load_findings(searcher.catalogue), [])

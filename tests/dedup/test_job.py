@@ -14,19 +14,19 @@ from PIL import Image
 from simile.core.errors import BadSetting, NothingIndexed
 from simile.core.settings import Settings, load_settings
 from simile.dedup.detection.job import DedupRequest, find_duplicates
-from simile.dedup.detection.lookup import confirmed, have_already
-from simile.dedup.detection.threshold import Planting, Seen
+from simile.dedup.detection.lookup import find_existing_copies, verify_copy
+from simile.dedup.detection.threshold import CalibrationExample, CopyPlanter
 from simile.dedup.grouping.findings import load_findings
 from simile.dedup.grouping.groups import make_groups
 from simile.dedup.records import Decision
-from simile.images.distortions import altered
+from simile.images.distortions import distort
 from simile.images.formats import Limits
 from simile.indexer.pipeline.job import IndexRequest, index
-from simile.indexer.training.train import TrainingRequest, train_on
+from simile.indexer.training.train import TrainingRequest, train_on_sources
 from simile.search.searcher import Searcher
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.home import Home
-from simile.store.index.snapshot import Part
+from simile.store.index.snapshot import IndexSegment
 from tests.support.synthetic_images import on_bed, scene
 
 SCENES, BEDS = 10, 3
@@ -34,7 +34,7 @@ SCENES, BEDS = 10, 3
 
 @pytest.fixture(autouse=True)
 def _few_planted_copies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simile.dedup.detection.threshold.SAMPLE", 12)
+    monkeypatch.setattr("simile.dedup.detection.threshold.PLANTED_ORIGINALS", 12)
 
 
 def nothing(*_: object) -> None:
@@ -56,7 +56,7 @@ def write_photos(folder: Path) -> None:
     exif[0x0112] = 6  # to be shown turned back
     turned.save(folder / "pixels02.png", exif=exif)
     for seed, kind in ((3, "jpeg-30"), (4, "crop-90"), (5, "blur"), (3, "grey")):
-        copy = altered(scene(seed, 120, 160), kind, np.random.default_rng(seed))
+        copy = distort(scene(seed, 120, 160), kind, np.random.default_rng(seed))
         Image.fromarray(copy).save(folder / f"{kind}{seed:02}.png")
 
 
@@ -65,7 +65,9 @@ def _indexed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     root = tmp_path_factory.mktemp("copies")
     write_photos(root / "photos")
     settings = load_settings(home=root / "home", workers=2, device="cpu")
-    train_on(settings, [root / "photos"], TrainingRequest("vae", {"latent_dim": 16, "width": 8, "epochs": 4}), nothing)
+    train_on_sources(
+        settings, [root / "photos"], TrainingRequest("vae", {"latent_dim": 16, "width": 8, "epochs": 4}), nothing
+    )
     index(settings, [root / "photos"], IndexRequest())
     return root / "home", root / "photos"
 
@@ -106,7 +108,7 @@ def test_the_threshold_is_learned_and_kept_with_the_run(settings):
     run = find_duplicates(settings, DedupRequest(precision=0.95), nothing)
     with Catalogue(Home(settings.home)) as catalogue:
         findings = load_findings(catalogue)
-        kept = catalogue.last_run("dedup")
+        kept = catalogue.runs.find_last_finished("dedup")
     assert kept.id == run == findings.run_id
     assert kept.counts["encoder"] == findings.encoder
     assert findings.calibration.precision == 0.95
@@ -130,7 +132,7 @@ def test_what_to_keep_is_chosen_by_the_rules_of_the_last_run(settings):
     for rules, kept in [(("oldest",), "scene01.png"), (("least-compressed",), "pixels01.png")]:
         find_duplicates(settings, DedupRequest(tiers=("pixels",), threshold=1.0, keep=rules))
         with Catalogue(Home(settings.home)) as catalogue:
-            names = {Path(group.keep.file.path).name for group in make_groups(load_findings(catalogue))}
+            names = {Path(group.kept_member.file.path).name for group in make_groups(load_findings(catalogue))}
         assert kept in names
     with pytest.raises(BadSetting, match="newest"):
         find_duplicates(settings, DedupRequest(keep=("newest",)))
@@ -139,13 +141,13 @@ def test_what_to_keep_is_chosen_by_the_rules_of_the_last_run(settings):
 def test_what_is_near_but_no_copy_is_similar(settings):
     find_duplicates(settings, DedupRequest(threshold=100.0), nothing)
     with Catalogue(Home(settings.home)) as catalogue:
-        similar = list(catalogue.duplicates(("similar",)))
+        similar = list(catalogue.duplicates.iterate_pairs(("similar",)))
     assert similar
     assert all(pair.reason.startswith("not a copy: ") for pair in similar)
 
 
 def test_a_run_that_was_stopped_goes_on_where_it_was(settings, monkeypatch):
-    monkeypatch.setattr("simile.dedup.detection.verification.BATCH", 32)
+    monkeypatch.setattr("simile.dedup.detection.verification.VERIFICATION_BATCH_SIZE", 32)
     seen = []
 
     def stop(stage: str, done: int, total: int) -> None:
@@ -164,7 +166,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(settings, monkeypatch):
 
 
 def test_a_line_that_was_cut_off_is_done_again(settings, monkeypatch):
-    monkeypatch.setattr("simile.dedup.detection.verification.BATCH", 32)
+    monkeypatch.setattr("simile.dedup.detection.verification.VERIFICATION_BATCH_SIZE", 32)
 
     def stop(stage: str, done: int, total: int) -> None:
         if stage == "comparing pictures" and done >= 96:
@@ -198,7 +200,7 @@ def test_a_file_that_is_gone_costs_nothing_else(settings, _indexed, tmp_path):
     shutil.copytree(_indexed[0], settings.home)
     index(settings, [photos], IndexRequest())
     with Catalogue(Home(settings.home)) as catalogue:
-        catalogue.forget_paths([str(path) for path in sorted(_indexed[1].iterdir())])
+        catalogue.files.delete([str(path) for path in sorted(_indexed[1].iterdir())])
     (photos / "blur05.png").unlink()
     (photos / "scene04.png").write_bytes(b"no picture any more")
     find_duplicates(settings, DedupRequest(threshold=100.0), nothing)
@@ -220,8 +222,8 @@ def test_further_names_of_one_file_are_no_copies(settings, tmp_path):
 
 def test_decisions_are_heard_by_the_calibration(settings):
     with Searcher(settings) as searcher:
-        shas = sorted(record.sha256 for record in searcher.images(limit=2))
-        searcher.catalogue.decide([Decision(*shas, same=False)])
+        shas = sorted(record.sha256 for record in searcher.list_images(limit=2))
+        searcher.catalogue.duplicates.save_decisions([Decision(*shas, same=False)])
     find_duplicates(settings, DedupRequest(), nothing)
     with Catalogue(Home(settings.home)) as catalogue:
         assert load_findings(catalogue).calibration.decisions == 1
@@ -251,13 +253,13 @@ def test_a_file_is_looked_up_in_the_home(settings, _indexed):
     with Searcher(settings) as searcher:
 
         def tiers(name: str, data: bytes) -> list[tuple[str, str]]:
-            return [(match.tier, Path(match.path).name) for match in have_already(searcher, data, name)]
+            return [(match.tier, Path(match.path).name) for match in find_existing_copies(searcher, data, name)]
 
         assert tiers("x", (photos / "scene00.png").read_bytes())[0] == ("bytes", "bytes00.png")
         rewrapped = photos.parent / "again.webp"
         Image.open(photos / "scene06.png").save(rewrapped, lossless=True)
         assert tiers("x", rewrapped.read_bytes()) == [("pixels", "scene06.png")]
-        Image.fromarray(altered(scene(7, 120, 160), "jpeg-30", np.random.default_rng(0))).save(rewrapped)
+        Image.fromarray(distort(scene(7, 120, 160), "jpeg-30", np.random.default_rng(0))).save(rewrapped)
         assert tiers("x", rewrapped.read_bytes()) == [("near", "scene07.png")]
         Image.fromarray(scene(99, 120, 160)).save(rewrapped)
         assert tiers("x", rewrapped.read_bytes()) == []
@@ -265,8 +267,8 @@ def test_a_file_is_looked_up_in_the_home(settings, _indexed):
 
 def test_two_files_are_confirmed_without_a_home(_indexed):
     photos = _indexed[1]
-    assert confirmed(photos / "scene05.png", photos / "blur05.png", Limits())
-    assert not confirmed(photos / "bed0.png", photos / "bed1.png", Limits())
+    assert verify_copy(photos / "scene05.png", photos / "blur05.png", Limits())
+    assert not verify_copy(photos / "bed0.png", photos / "bed1.png", Limits())
 
 
 def test_others_may_write_while_pictures_are_compared(settings):
@@ -297,14 +299,14 @@ def test_the_same_pixels_are_found_however_small_the_threshold_is(settings, tmp_
 def test_pictures_that_the_encoder_has_not_seen_are_no_part_of_the_calibration(settings, monkeypatch):
     asked = []
 
-    def seen(planting: Planting, files: dict[int, str], _seed: int) -> list[Seen]:
+    def seen(planting: CopyPlanter, files: dict[int, str], _seed: int) -> list[CalibrationExample]:
         asked.extend(files)
-        return [Seen(0.1, confirmed=True, right=True)]
+        return [CalibrationExample(0.1, is_match=True, is_copy=True)]
 
     with Catalogue(Home(settings.home)) as catalogue:
-        assert {3, 4} <= {located.image_id for located in catalogue.located()}
-    monkeypatch.setattr(Planting, "seen", seen)
-    monkeypatch.setattr(Part, "living", lambda part: np.setdiff1d(part.index.ids, [3, 4]))
+        assert {3, 4} <= {located.image_id for located in catalogue.duplicates.iterate_files()}
+    monkeypatch.setattr(CopyPlanter, "measure_copies", seen)
+    monkeypatch.setattr(IndexSegment, "get_live_ids", lambda part: np.setdiff1d(part.index.ids, [3, 4]))
     find_duplicates(settings, DedupRequest())
     assert asked
     assert not {3, 4} & set(asked)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from simile.images.formats import Limits
-from simile.images.matching.tasks import compare_files, digest_of
+from simile.images.matching.tasks import compare_files, compute_pixel_digest
 from tests.support.synthetic_images import scene
 
 COVER, OTHER, THIRD = (
@@ -21,7 +21,7 @@ COVER, OTHER, THIRD = (
 def digest(picture: Image.Image, format: str, **options: Any) -> str:
     file = io.BytesIO()
     picture.save(file, format, **options)
-    return digest_of(file.getvalue(), "picture", Limits())
+    return compute_pixel_digest(file.getvalue(), "picture", Limits())
 
 
 def test_the_container_does_not_count() -> None:
@@ -54,6 +54,6 @@ def test_animations_that_begin_alike_are_no_near_copies(tmp_path):
         first.save(tmp_path / name, save_all=True, append_images=[Image.fromarray(scene(then))], quality=90)
     first.save(still)
     found = compare_files((str(tmp_path / "a.webp"), str(tmp_path / "b.webp")), Limits())
-    assert not found.same
+    assert not found.is_copy
     assert found.reason == "only the first of several frames is the same view"
-    assert not compare_files((str(still), str(tmp_path / "a.webp")), Limits()).same
+    assert not compare_files((str(still), str(tmp_path / "a.webp")), Limits()).is_copy

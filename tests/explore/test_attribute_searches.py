@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from simile.cli.main import app
 from simile.core.errors import BadSetting
 from simile.core.settings import Settings
-from simile.explore.attributes.directions import Examples, learn
-from simile.explore.latent.aggregate_posterior import aggregate_of
+from simile.explore.attributes.directions import AttributeExamples, learn_attribute
+from simile.explore.latent.aggregate_posterior import load_aggregate_posterior
 from simile.search import attributes
 from simile.search.searcher import Searcher
 from simile.service.app import create_app
@@ -26,10 +26,12 @@ from simile.service.app import create_app
 def home(home_with_digits: Settings) -> Settings:
     """With two attributes: of the second half of the pictures, and of every other one."""
     with Searcher(home_with_digits) as searcher:
-        everything = aggregate_of(searcher)
+        everything = load_aggregate_posterior(searcher)
         for name, has in (("late", everything.ids > 60), ("odd", everything.ids % 2 == 1)):
-            examples = Examples(everything.mu, has, [str(one) for one in everything.ids.tolist()])
-            attributes.save(searcher.home, learn(name, searcher.encoder().fingerprint, examples))
+            examples = AttributeExamples(everything.mu, has, [str(one) for one in everything.ids.tolist()])
+            attributes.save_attribute(
+                searcher.home, learn_attribute(name, searcher.get_encoder().fingerprint, examples)
+            )
     return home_with_digits
 
 
@@ -42,7 +44,7 @@ def client(home: Settings) -> Iterator[TestClient]:
 @pytest.fixture
 def picture(home: Settings) -> Path:
     with Searcher(home) as searcher:
-        return Path(searcher.image(5).paths[0])
+        return Path(searcher.get_image(5).paths[0])
 
 
 def at_the_command_line(home: Settings, *arguments: str) -> dict[str, Any]:
@@ -109,7 +111,7 @@ def test_several_pictures_are_pushed_from_the_middle_of_them(home: Settings, cli
     assert {5, 70}.isdisjoint(dict(hits(answer))) and len(answer["hits"]) == 118
     with Searcher(home) as searcher:
         middle = np.mean([searcher.by_id(one).query.mu for one in (5, 70)], axis=0)
-        mu = attributes.load(searcher.home, searcher.encoder().fingerprint, "odd").pushed(middle, 1.0)
+        mu = attributes.load_attribute(searcher.home, searcher.get_encoder().fingerprint, "odd").shift(middle, 1.0)
         assert [hit.image_id for hit in searcher.by_vector(mu, limit=120).hits if hit.image_id not in (5, 70)] == [
             image_id for image_id, _ in hits(answer)
         ]

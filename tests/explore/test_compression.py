@@ -15,9 +15,15 @@ from typer.testing import CliRunner
 from simile.cli.main import app
 from simile.core.errors import ArchiveDamaged, BadSetting, EncoderMismatch, NoDecoder, TooFewPictures
 from simile.core.settings import Settings
-from simile.explore.compression.archive import read_archive, unpack, write_archive
-from simile.explore.compression.codec import Compressed, compress
-from simile.explore.compression.quantization import PRICE, Quantiser, Symbols, Tables, rounded
+from simile.explore.compression.archive import extract_images, read_archive, write_archive
+from simile.explore.compression.codec import CompressedImages, compress_images
+from simile.explore.compression.quantization import (
+    BIT_PRICE,
+    FrequencyTables,
+    LatentQuantiser,
+    Symbols,
+    round_to_symbols,
+)
 from simile.images.formats import Limits
 from simile.models.inference.encoder import TrainedEncoder
 from simile.search.searcher import Searcher
@@ -32,44 +38,46 @@ def run(*arguments: object) -> Any:
 @pytest.fixture
 def encoder(home_with_digits: Settings) -> TrainedEncoder:
     with Searcher(home_with_digits) as searcher:
-        return searcher.encoder()
+        return searcher.get_encoder()
 
 
-def pack(encoder: TrainedEncoder, photos: Path, **how: Any) -> Compressed:
+def pack(encoder: TrainedEncoder, photos: Path, **how: Any) -> CompressedImages:
     paths = sorted(map(str, photos.iterdir()))
-    return compress(encoder, paths, LIMITS, 0, lambda *_: None, **how)
+    return compress_images(encoder, paths, LIMITS, 0, lambda *_: None, **how)
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.3, 4.0, 400.0])
 def test_symbols_come_back_and_cost_what_their_tables_say(spread: float) -> None:
     random = np.random.default_rng(0)
-    symbols = rounded(random.laplace(0, spread + 1e-9, (500, 6)))
+    symbols = round_to_symbols(random.laplace(0, spread + 1e-9, (500, 6)))
     symbols[:, 3] = 7  # a dimension in which nothing differs costs nothing
-    tables = Tables.of(symbols)
+    tables = FrequencyTables.fit(symbols)
     data = tables.encode(symbols)
     assert (tables.decode(data, len(symbols)) == symbols).all()
-    assert len(data) <= tables.bits(symbols).sum() / 8 * 1.01 + 8
-    assert (Tables.of(symbols[:, :3]).bits(symbols[:, :3]) <= tables.bits(symbols) + 1e-9).all()
+    assert len(data) <= tables.count_bits(symbols).sum() / 8 * 1.01 + 8
+    assert (FrequencyTables.fit(symbols[:, :3]).count_bits(symbols[:, :3]) <= tables.count_bits(symbols) + 1e-9).all()
 
 
 def test_a_quantiser_is_off_by_half_a_step_at_most() -> None:
     random = np.random.default_rng(0)
     mu = random.normal(3, 2, (200, 4)).astype(np.float32)
     sensitivity = np.array([1.0, 10.0, 0.0, 0.1])
-    quantiser = Quantiser.of(mu.mean(axis=0), sensitivity, 0.5)
-    off = np.abs(quantiser.latents(rounded(quantiser.scaled(mu))) - mu)
+    quantiser = LatentQuantiser.from_sensitivity(mu.mean(axis=0), sensitivity, 0.5)
+    off = np.abs(quantiser.dequantise(round_to_symbols(quantiser.scale(mu))) - mu)
     assert off[:, 0].max() <= 0.2501 and off[:, 1].max() <= 0.02501 and off[:, 3].max() <= 2.501
-    assert (quantiser.latents(quantiser.symbols(mu))[:, 2] == quantiser.centre[2]).all()
+    assert (quantiser.dequantise(quantiser.quantise(mu))[:, 2] == quantiser.centre[2]).all()
 
 
 def test_a_symbol_nearer_to_0_is_taken_where_that_is_cheaper_in_all() -> None:
     scaled = np.random.default_rng(0).laplace(0, 0.3, (400, 5))
-    quantiser = Quantiser.of(np.zeros(5, np.float32), np.ones(5), 1.0)
-    nearest, chosen = rounded(scaled), quantiser.symbols(scaled.astype(np.float32))
+    quantiser = LatentQuantiser.from_sensitivity(np.zeros(5, np.float32), np.ones(5), 1.0)
+    nearest, chosen = round_to_symbols(scaled), quantiser.quantise(scaled.astype(np.float32))
     assert (np.abs(chosen) <= np.abs(nearest)).all() and (chosen != nearest).any()
 
     def cost(symbols: Symbols) -> float:
-        return float(np.square(symbols - scaled).sum() + PRICE * Tables.of(symbols).bits(symbols).sum())
+        return float(
+            np.square(symbols - scaled).sum() + BIT_PRICE * FrequencyTables.fit(symbols).count_bits(symbols).sum()
+        )
 
     assert cost(chosen) < 0.98 * cost(nearest)
 
@@ -82,26 +90,26 @@ def test_tables_cost_hardly_more_than_the_entropy_of_what_they_describe(power: f
     symbols = np.random.default_rng(0).choice(values, (4000, 3), p=shares).astype(np.int32)
     occurring = shares[shares > 0]
     entropy = -3 * float(occurring @ np.log2(occurring))
-    assert Tables.of(symbols).bits(symbols).mean() < 1.03 * entropy
+    assert FrequencyTables.fit(symbols).count_bits(symbols).mean() < 1.03 * entropy
 
 
 def test_as_few_bytes_as_are_asked_for_and_fewer_lose_more(encoder: TrainedEncoder, digits: Path) -> None:
     losses = []
     for wanted in (2.0, 4.0, 8.0):
         made = pack(encoder, digits, per_picture=wanted)
-        assert 0.6 * wanted <= len(made.payload()) / len(made.names) <= wanted + 0.1
-        seen = encoder.decode(made.quantiser.latents(made.symbols))
+        assert 0.6 * wanted <= len(made.encode_latents()) / len(made.names) <= wanted + 0.1
+        seen = encoder.decode(made.quantiser.dequantise(made.symbols))
         pictures = np.stack([np.asarray(Image.open(path).convert("L")) for path in sorted(digits.iterdir())])
         losses.append(float(np.square(seen[:, 0] - pictures / 255).mean()))
     assert losses == sorted(losses, reverse=True) and losses[0] > 1.1 * losses[2]
 
 
 def test_effort_makes_it_better_at_the_same_cost(encoder: TrainedEncoder, digits: Path) -> None:
-    def cost(made: Compressed) -> float:
-        seen = encoder.decode(made.quantiser.latents(made.symbols))
+    def cost(made: CompressedImages) -> float:
+        seen = encoder.decode(made.quantiser.dequantise(made.symbols))
         pictures = np.stack([np.asarray(Image.open(path).convert("L")) for path in sorted(digits.iterdir())])
         lost = float(np.square(seen[:, 0] - pictures / 255).sum() / len(pictures))
-        return lost + 2 * np.log(2) / 12 * 8 * len(made.payload()) / len(pictures)
+        return lost + 2 * np.log(2) / 12 * 8 * len(made.encode_latents()) / len(pictures)
 
     plain, refined = (pack(encoder, digits, delta=1.0, effort=effort) for effort in (0, 40))
     assert cost(refined) < cost(plain)
@@ -110,12 +118,12 @@ def test_effort_makes_it_better_at_the_same_cost(encoder: TrainedEncoder, digits
 def test_an_archive_comes_back_as_pictures_of_their_size(encoder: TrainedEncoder, digits: Path, tmp_path: Path) -> None:
     made = pack(encoder, digits, delta=0.5)
     sizes = write_archive(made, tmp_path / "a.simile")
-    assert sizes["all"] == (tmp_path / "a.simile").stat().st_size and sizes["latents"] == len(made.payload())
+    assert sizes["all"] == (tmp_path / "a.simile").stat().st_size and sizes["latents"] == len(made.encode_latents())
     stored = read_archive(tmp_path / "a.simile")
     assert (stored.symbols == made.symbols).all() and stored.names == made.names
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / made.names[0]).write_text("mine")
-    written = unpack(encoder, stored, tmp_path / "out")
+    written = extract_images(encoder, stored, tmp_path / "out")
     assert (tmp_path / "out" / made.names[0]).read_text() == "mine"
     assert len(set(written)) == 120 and written[0].name == f"{Path(made.names[0]).stem}-2.png"
     with Image.open(written[5]) as image:
@@ -127,10 +135,10 @@ def test_what_an_archive_calls_its_pictures_is_never_a_path(
 ) -> None:
     made = pack(encoder, digits, delta=2.0)
     names = ["../../evil.png", "/etc/passwd", "..", "a\\b\\c.png", "\0\n.png", "", *made.names[6:]]
-    bad = Compressed(made.encoder, made.quantiser, made.tables, made.symbols, names, made.sizes)
+    bad = CompressedImages(made.encoder, made.quantiser, made.tables, made.symbols, names, made.sizes)
     write_archive(bad, tmp_path / "a.simile")
     (tmp_path / "out").mkdir()
-    written = unpack(encoder, read_archive(tmp_path / "a.simile"), tmp_path / "out")
+    written = extract_images(encoder, read_archive(tmp_path / "a.simile"), tmp_path / "out")
     assert {path.parent for path in written} == {tmp_path / "out"}
     assert [path.name for path in written[:4]] == ["evil.png", "passwd.png", "picture.png", "c.png"]
 
@@ -177,11 +185,11 @@ def test_another_encoder_or_none_is_refused(
     home_with_digits: Settings, encoder: TrainedEncoder, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = pack(encoder, digits, delta=1.0)
-    other = Compressed("0" * 16, made.quantiser, made.tables, made.symbols, made.names, made.sizes)
+    other = CompressedImages("0" * 16, made.quantiser, made.tables, made.symbols, made.names, made.sizes)
     with pytest.raises(EncoderMismatch, match="--encoder"):
-        unpack(encoder, other, tmp_path)
+        extract_images(encoder, other, tmp_path)
     with pytest.raises(TooFewPictures):
-        compress(encoder, [str(tmp_path / "none.png")], LIMITS, 0, lambda *_: None)
+        compress_images(encoder, [str(tmp_path / "none.png")], LIMITS, 0, lambda *_: None)
     monkeypatch.setattr(Searcher, "encoder", lambda _: encoder)
     monkeypatch.setattr(encoder, "has_decoder", False)
     refused = run("compress", digits, "-o", "c.simile", "--home", home_with_digits.home)

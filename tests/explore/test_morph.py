@@ -14,19 +14,19 @@ from typer.testing import CliRunner
 from simile.cli.main import app
 from simile.core.errors import BadSetting, NoDecoder
 from simile.core.settings import Settings
-from simile.explore.latent.interpolation import morph, path_through, write_morph
+from simile.explore.latent.interpolation import interpolate_path, make_morph, write_morph
 from simile.images.encoding import encode_png
-from simile.images.rendering.sheets import animation
+from simile.images.rendering.sheets import encode_animation
 from simile.search.searcher import Searcher
 
 
 def test_a_straight_way_is_even_and_ends_where_it_should() -> None:
-    way = path_through(np.array([[0, 0], [4, 2], [4, 0]], np.float32), 3, "linear")
+    way = interpolate_path(np.array([[0, 0], [4, 2], [4, 0]], np.float32), 3, "linear")
     assert way.tolist() == [[0, 0], [2, 1], [4, 2], [4, 1], [4, 0]]
 
 
 def test_a_spherical_way_turns_evenly_and_its_length_grows_evenly() -> None:
-    way = path_through(np.array([[1, 0], [0, 3]], np.float32), 4, "spherical")
+    way = interpolate_path(np.array([[1, 0], [0, 3]], np.float32), 4, "spherical")
     assert np.linalg.norm(way, axis=1) == pytest.approx([1, 5 / 3, 7 / 3, 3], abs=1e-6)
     assert np.degrees(np.arctan2(way[:, 1], way[:, 0])) == pytest.approx([0, 30, 60, 90], abs=1e-4)
 
@@ -34,28 +34,28 @@ def test_a_spherical_way_turns_evenly_and_its_length_grows_evenly() -> None:
 @pytest.mark.parametrize("other", [[2, 2], [-1, -1], [0, 0]])
 def test_where_no_direction_turns_the_spherical_way_is_straight(other: list[float]) -> None:
     ends = np.array([[1, 1], other], np.float32)
-    assert np.allclose(path_through(ends, 5, "spherical"), path_through(ends, 5, "linear"))
+    assert np.allclose(interpolate_path(ends, 5, "spherical"), interpolate_path(ends, 5, "linear"))
 
 
 def test_a_morph_begins_and_ends_at_the_reconstructions_and_knows_its_neighbours(home_with_digits: Settings) -> None:
     with Searcher(home_with_digits) as searcher:
-        file = Path(searcher.image(5).paths[0])
-        made = morph(searcher, [file, 9, 12], steps=4)
-        assert made.stops == [0, 3, 6] and made.frames.shape == (7, 32, 32, 3)
-        for row, image_id in zip(made.stops, (5, 9, 12), strict=True):
-            seen = searcher.reconstruction_pixels(image_id).astype(int)
+        file = Path(searcher.get_image(5).paths[0])
+        made = make_morph(searcher, [file, 9, 12], steps=4)
+        assert made.input_rows == [0, 3, 6] and made.frames.shape == (7, 32, 32, 3)
+        for row, image_id in zip(made.input_rows, (5, 9, 12), strict=True):
+            seen = searcher.get_reconstruction_pixels(image_id).astype(int)
             assert np.abs(made.frames[row] - seen).max() <= 1
-            hit = made.nearest[row]
+            hit = made.nearest_hits[row]
             assert hit is not None and hit.image_id == image_id and hit.distance < 1e-3
         assert len(made.changes) == 6 and (made.changes > 0).all()
-        again = morph(searcher, [file, 9, 12], steps=4)
+        again = make_morph(searcher, [file, 9, 12], steps=4)
         assert (again.frames == made.frames).all()
 
 
 @pytest.mark.parametrize("how", ["linear", "spherical"])
 def test_a_morph_is_written_as_a_loop_and_as_a_strip(home_with_digits: Settings, tmp_path: Path, how: str) -> None:
     with Searcher(home_with_digits) as searcher:
-        made = morph(searcher, [1, 2], steps=5, how=how)  # type: ignore[arg-type]
+        made = make_morph(searcher, [1, 2], steps=5, interpolation=how)  # type: ignore[arg-type]
         for suffix in ("gif", "webp", "png"):
             write_morph(searcher, made, tmp_path / f"out.{suffix}")
     for suffix in ("gif", "webp"):
@@ -68,7 +68,7 @@ def test_a_morph_is_written_as_a_loop_and_as_a_strip(home_with_digits: Settings,
 def test_the_colours_of_an_animation_are_those_of_its_frames() -> None:
     frames = np.zeros((3, 16, 16, 3), np.uint8)
     frames[0, ..., 0], frames[1, ..., 1], frames[2, ..., 2] = 200, 150, 100
-    with Image.open(io.BytesIO(animation(frames, "WEBP", [0, 2]))) as image:
+    with Image.open(io.BytesIO(encode_animation(frames, "WEBP", [0, 2]))) as image:
         image.seek(1)
         assert np.asarray(image.convert("RGB"))[128, 128].tolist() == [0, 150, 0]
 
@@ -78,9 +78,9 @@ def test_a_picture_whose_file_is_gone_stands_in_the_strip_all_the_same(
 ) -> None:
     picture = tmp_path / "one.png"
     with Searcher(home_with_digits) as searcher:
-        picture.write_bytes(encode_png(searcher.pixels(3)))
-        made = morph(searcher, [picture, 4], steps=2)
-        searcher.pixels = _gone  # type: ignore[method-assign]
+        picture.write_bytes(encode_png(searcher.get_pixels(3)))
+        made = make_morph(searcher, [picture, 4], steps=2)
+        searcher.get_pixels = _gone  # type: ignore[method-assign]
         write_morph(searcher, made, tmp_path / "out.png")
     assert (tmp_path / "out.png").stat().st_size > 1000
 
@@ -94,14 +94,14 @@ def _gone(image_id: int, side: int = 256) -> np.ndarray:
 def test_what_cannot_be_morphed_is_refused_by_name(home_with_digits: Settings) -> None:
     with Searcher(home_with_digits) as searcher:
         with pytest.raises(BadSetting, match="at least two"):
-            morph(searcher, [1])
+            make_morph(searcher, [1])
         with pytest.raises(BadSetting, match="linear or spherical"):
-            morph(searcher, [1, 2], how="round")  # type: ignore[arg-type]
+            make_morph(searcher, [1, 2], interpolation="round")  # type: ignore[arg-type]
         with pytest.raises(BadSetting, match="1000 frames"):
-            morph(searcher, [1, 2, 3], steps=600)
-        searcher.encoder().has_decoder = False
+            make_morph(searcher, [1, 2, 3], steps=600)
+        searcher.get_encoder().has_decoder = False
         with pytest.raises(NoDecoder, match="--decoder-only"):
-            morph(searcher, [1, 2])
+            make_morph(searcher, [1, 2])
 
 
 def test_the_command_writes_the_picture_and_its_data(home_with_digits: Settings, tmp_path: Path) -> None:

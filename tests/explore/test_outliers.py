@@ -14,22 +14,22 @@ from PIL import Image
 from typer import Typer
 from typer.testing import CliRunner
 
-from simile.cli.explore.measure import outliers as command
-from simile.core.atomic_write import check_output
+from simile.cli.explore.measure import show_outliers as command
+from simile.core.atomic_write import check_output_path
 from simile.core.errors import BadSetting, NothingIndexed, NoVariance, TooFewPictures
 from simile.core.settings import Settings, load_settings
-from simile.explore.latent.aggregate_posterior import aggregate_of
-from simile.explore.latent.measurements import detail_of, measures_of
+from simile.explore.latent.aggregate_posterior import load_aggregate_posterior
+from simile.explore.latent.measurements import compute_detail, measure_images
 from simile.explore.outliers.detector import (
-    combined,
+    combine_ranks,
+    compute_negative_log_density,
+    compute_neighbour_distances,
+    compute_relative_error,
     find_outliers,
-    neighbour_distance,
-    reason,
-    relative_error,
-    surprise,
+    make_outlier_reason,
 )
 from simile.indexer.pipeline.job import IndexRequest, index
-from simile.indexer.training.train import TrainingRequest, train_on
+from simile.indexer.training.train import TrainingRequest, train_on_sources
 from simile.search.searcher import Searcher
 
 RANDOM = np.random.default_rng(0)
@@ -67,20 +67,20 @@ def with_strangers(tmp_path: Path, home_with_digits: Settings) -> Settings:
 
 def test_a_bunch_of_strangers_smaller_than_the_neighbour_asked_for_does_not_hide_itself() -> None:
     bunch = 8 + 0.01 * RANDOM.normal(size=(8, 6)).astype(np.float32)
-    distances, neighbour = neighbour_distance(np.concatenate([CLOUD, bunch]), 0, uncounted)
+    distances, neighbour = compute_neighbour_distances(np.concatenate([CLOUD, bunch]), 0, uncounted)
     assert neighbour == 10
     assert distances[400:].min() > np.quantile(distances[:400], 0.99)
 
 
 def test_the_distance_to_the_kth_neighbour_is_exact() -> None:
-    distances, neighbour = neighbour_distance(CLOUD, 0, uncounted)
+    distances, neighbour = compute_neighbour_distances(CLOUD, 0, uncounted)
     apart = np.sort(np.linalg.norm(CLOUD[:, None].astype(float) - CLOUD[None], axis=2), axis=1)
     np.testing.assert_allclose(distances, apart[:, neighbour], rtol=1e-4)  # place 0 is the picture itself
 
 
 def test_strangers_do_not_bend_the_density_to_themselves() -> None:
     bunch = 6 + 0.05 * RANDOM.normal(size=(8, 6)).astype(np.float32)
-    found = surprise(np.concatenate([CLOUD, bunch]), None, 0)
+    found = compute_negative_log_density(np.concatenate([CLOUD, bunch]), None, 0)
     assert found[400:].min() > np.quantile(found[:400], 0.99)
 
 
@@ -89,8 +89,8 @@ def test_a_dimension_that_the_encoder_is_not_sure_of_does_not_make_a_picture_str
     silent[7] = 0.02
     mu = np.concatenate([CLOUD, silent], axis=1)
     sigma = np.concatenate([np.full_like(CLOUD, 0.1), np.ones_like(silent)], axis=1)
-    assert surprise(mu, None, 0).argmax() == 7
-    assert (surprise(mu, sigma, 0) < surprise(mu, sigma, 0)[7]).mean() < 0.9
+    assert compute_negative_log_density(mu, None, 0).argmax() == 7
+    assert (compute_negative_log_density(mu, sigma, 0) < compute_negative_log_density(mu, sigma, 0)[7]).mean() < 0.9
 
 
 def test_an_error_that_the_detail_explains_is_not_strange() -> None:
@@ -99,42 +99,42 @@ def test_an_error_that_the_detail_explains_is_not_strange() -> None:
     plain = detail.argmin()
     error[plain] *= 5  # badly reconstructed for so plain a picture, yet below the largest errors
     assert error.argmax() != plain
-    assert relative_error(error, detail).argmax() == plain
+    assert compute_relative_error(error, detail).argmax() == plain
 
 
 def test_pictures_that_could_not_be_read_have_no_error_and_cost_the_others_nothing() -> None:
     error, detail = RANDOM.uniform(0.01, 1, 100), RANDOM.uniform(0.01, 1, 100)
     error[3] = np.nan
-    found = relative_error(error, detail)
+    found = compute_relative_error(error, detail)
     assert np.isnan(found[3]) and np.isfinite(np.delete(found, 3)).all()
 
 
 def test_equal_pictures_have_finite_signals() -> None:
     same = np.ones((50, 4), np.float32)
-    assert np.isfinite(surprise(same, None, 0)).all()
-    assert np.isfinite(relative_error(np.full(50, 0.1), np.full(50, 0.2))).all()
-    assert neighbour_distance(same, 0, uncounted)[0].max() == pytest.approx(0, abs=1e-3)
+    assert np.isfinite(compute_negative_log_density(same, None, 0)).all()
+    assert np.isfinite(compute_relative_error(np.full(50, 0.1), np.full(50, 0.2))).all()
+    assert compute_neighbour_distances(same, 0, uncounted)[0].max() == pytest.approx(0, abs=1e-3)
 
 
 def test_the_two_strongest_signals_decide_and_a_missing_one_counts_for_nothing() -> None:
     ranks = {"a": np.array([0.99, 0.99, 0.5]), "b": np.array([0.99, np.nan, 0.5]), "c": np.array([0.1, 0.1, 0.5])}
-    score = combined(ranks)
+    score = combine_ranks(ranks)
     np.testing.assert_allclose(score[0], -2 * np.log(0.01))
     np.testing.assert_allclose(score[1], -np.log(0.01) - np.log(0.9))
     assert score.argmax() == 0
 
 
 def test_the_reason_names_the_strongest_signals_only() -> None:
-    assert reason({"distance": 0.999, "density": 0.3, "reconstruction": 0.2}, 22) == (
+    assert make_outlier_reason({"distance": 0.999, "density": 0.3, "reconstruction": 0.2}, 22) == (
         "Farther from its 22nd neighbour than 99.90 % of the others."
     )
-    assert " and lies where" in reason({"distance": 0.99, "density": 0.95, "reconstruction": 0.2}, 113)
+    assert " and lies where" in make_outlier_reason({"distance": 0.99, "density": 0.95, "reconstruction": 0.2}, 113)
 
 
 def test_detail_is_the_mean_squared_gradient() -> None:
     ramp = np.tile(np.arange(0, 255, 51, np.uint8), (5, 1))[None, :, :, None]  # 0.2 a pixel, to the right
-    assert detail_of(ramp)[0] == pytest.approx(0.04, rel=1e-5)
-    assert detail_of(np.full((1, 5, 5, 1), 9, np.uint8))[0] == 0
+    assert compute_detail(ramp)[0] == pytest.approx(0.04, rel=1e-5)
+    assert compute_detail(np.full((1, 5, 5, 1), 9, np.uint8))[0] == 0
 
 
 # A collection
@@ -169,7 +169,7 @@ def test_a_file_that_is_gone_is_judged_by_the_other_signals(with_strangers: Sett
     with Searcher(with_strangers) as searcher:
         found, judged = find_outliers(searcher, 124, quiet)
         gone = [one for one in found if "stranger" in one.path]
-        measures = measures_of(searcher, judged.ids, quiet)
+        measures = measure_images(searcher, judged.ids, quiet)
     assert len(gone) == 4 and all(set(one.ranks) == {"distance", "density"} for one in gone)
     assert np.isnan(measures.detail).sum() == 4
 
@@ -193,13 +193,13 @@ def test_an_encoder_without_a_decoder_and_without_a_variance_judges_by_the_other
         path.rename(digits / str(number % 2) / path.name)
     settings = load_settings(home=tmp_path / "supervised", workers=2, device="cpu")
     overrides = {"latent_dim": 8, "width": 4, "epochs": 1}
-    train_on(settings, [digits], TrainingRequest("supervised", overrides, labels="folders"), lambda _: None)
+    train_on_sources(settings, [digits], TrainingRequest("supervised", overrides, labels="folders"), lambda _: None)
     index(settings, [digits], IndexRequest())
     with Searcher(settings) as searcher:
-        assert not searcher.encoder().has_decoder and aggregate_of(searcher).sigma is None
+        assert not searcher.get_encoder().has_decoder and load_aggregate_posterior(searcher).sigma is None
         found, judged = find_outliers(searcher, 5, quiet)
         with pytest.raises(NoVariance, match=r"has no variance.*--recipe vae"):
-            aggregate_of(searcher).spread()
+            load_aggregate_posterior(searcher).get_sigma()
     assert len(found) == 5 and set(judged.ranks) == {"distance", "density"}
     for name in ("sheet.png", "page.html"):
         done = run("--home", settings.home, "--device", "cpu", "--count", "5", "--output", tmp_path / name)
@@ -235,4 +235,4 @@ def test_the_command_gives_json(with_strangers: Settings) -> None:
 def test_an_output_that_can_t_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
     for path in (tmp_path / "a.txt", tmp_path / "missing" / "a.png", tmp_path):
         with pytest.raises(BadSetting, match=r"can't be written|no folder"):
-            check_output(path, (".png", ".csv", ".html"))
+            check_output_path(path, (".png", ".csv", ".html"))

@@ -14,7 +14,7 @@ from simile.cli.main import app
 from simile.core.errors import BadSetting, NoDecoder, NothingIndexed
 from simile.core.records import FloatArray, Latent
 from simile.core.settings import Settings
-from simile.explore.latent.smoothness import continuity, ways_between
+from simile.explore.latent.smoothness import measure_continuity, measure_paths
 from simile.images.transforms import Pixels, Preprocessing
 from simile.indexer.pipeline.job import IndexRequest, index
 from simile.models.inference.encoder import TrainedEncoder
@@ -38,7 +38,7 @@ class Plain:
 
 def ways(encoder: Plain, start: float, end: float, steps: int = 6) -> dict[str, float]:
     ends = (np.array([[value]], np.float32) for value in (start, end))
-    found = ways_between(cast(TrainedEncoder, encoder), *ends, steps=steps, how="linear")
+    found = measure_paths(cast(TrainedEncoder, encoder), *ends, steps=steps, interpolation="linear")
     return {name: float(values[0]) for name, values in vars(found).items()}
 
 
@@ -68,33 +68,33 @@ def test_ends_that_look_the_same_have_no_path() -> None:
 def test_pairs_are_of_different_pictures_and_the_same_for_the_same_seed(home_with_digits: Settings) -> None:
     with Searcher(home_with_digits) as searcher:
         told: list[object] = []
-        found = continuity(searcher, 40, steps=8, seed=3, on_progress=lambda *at: told.append(at[1]))
-        again = continuity(searcher, 40, steps=8, seed=3)
-        other = continuity(searcher, 40, steps=8, how="spherical", seed=4)
+        found = measure_continuity(searcher, 40, steps=8, seed=3, on_progress=lambda *at: told.append(at[1]))
+        again = measure_continuity(searcher, 40, steps=8, seed=3)
+        other = measure_continuity(searcher, 40, steps=8, interpolation="spherical", seed=4)
     assert found.pairs.shape == (40, 2) and (found.pairs[:, 0] != found.pairs[:, 1]).all() and told == [32, 40]
     assert found.pairs.tolist() == again.pairs.tolist() != other.pairs.tolist()
-    assert found.summary() == again.summary() and (found.ways.path >= 1 - 1e-5).all()
-    middle, worst = found.summary()["jump"] or (0, 0)
+    assert found.summarise() == again.summarise() and (found.path_measures.path >= 1 - 1e-5).all()
+    middle, worst = found.summarise()["jump"] or (0, 0)
     assert 1 <= middle <= worst
 
 
 @pytest.mark.parametrize("wrong", [{"pairs": 0}, {"pairs": 10_001}, {"steps": 2}, {"steps": 257}, {"how": "round"}])
 def test_what_can_not_be_measured_is_refused_by_name(home_with_digits: Settings, wrong: dict[str, Any]) -> None:
     with Searcher(home_with_digits) as searcher, pytest.raises(BadSetting, match=f"{next(iter(wrong))} can't be"):
-        continuity(searcher, **wrong)
+        measure_continuity(searcher, **wrong)
 
 
 def test_without_a_decoder_it_says_what_to_do(home_with_digits: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     with Searcher(home_with_digits) as searcher, monkeypatch.context() as patched:
-        patched.setattr(searcher.encoder(), "has_decoder", False)
+        patched.setattr(searcher.get_encoder(), "has_decoder", False)
         with pytest.raises(NoDecoder, match="--decoder-only"):
-            continuity(searcher)
+            measure_continuity(searcher)
 
 
 def test_one_picture_alone_has_no_way(trained_home: Settings, digits: Path) -> None:
     index(trained_home, [next(digits.iterdir())], IndexRequest())
     with Searcher(trained_home) as searcher, pytest.raises(NothingIndexed, match="two ends"):
-        continuity(searcher)
+        measure_continuity(searcher)
 
 
 def test_the_command_prints_a_table_or_json(home_with_digits: Settings) -> None:

@@ -5,40 +5,40 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from simile.images.distortions import KINDS, UNLISTED_KINDS, altered
-from simile.images.matching.alignment import compare
-from simile.images.matching.difference import difference, laid_over
-from simile.images.matching.features import Pixels, Portrait
+from simile.images.distortions import DISTORTION_KINDS, HELD_OUT_DISTORTION_KINDS, distort
+from simile.images.matching.alignment import align_images
+from simile.images.matching.difference import draw_difference, warp_onto
+from simile.images.matching.features import ImageFeatures, Pixels
 from tests.support.synthetic_images import on_bed, scene
 
 
 def agreement(first: Pixels, second: Pixels):
-    return compare(Portrait(first), Portrait(second))
+    return align_images(ImageFeatures(first), ImageFeatures(second))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "chain"])
+@pytest.mark.parametrize("kind", [kind for kind in DISTORTION_KINDS if kind != "chain"])
 def test_a_copy_is_one_whichever_comes_first(kind):
     original = scene(1)
-    copy = altered(original, kind, np.random.default_rng(3))
+    copy = distort(original, kind, np.random.default_rng(3))
     assert agreement(original, copy).same
     assert agreement(copy, original).same
 
 
 def test_copies_of_other_kinds_are_found_too():
     original = scene(2)
-    copies = {kind: altered(original, kind, np.random.default_rng(5)) for kind in UNLISTED_KINDS}
+    copies = {kind: distort(original, kind, np.random.default_rng(5)) for kind in HELD_OUT_DISTORTION_KINDS}
     found = {kind: agreement(original, copy).same for kind, copy in copies.items()}
     assert sum(found.values()) >= 17, found
 
 
 def test_different_pictures_are_no_copies():
-    portraits = [Portrait(scene(seed)) for seed in range(8)]
-    assert not any(compare(one, two).same for one in portraits for two in portraits if one is not two)
+    portraits = [ImageFeatures(scene(seed)) for seed in range(8)]
+    assert not any(align_images(one, two).is_copy for one in portraits for two in portraits if one is not two)
 
 
 def test_different_garments_on_one_bed_are_no_copies():
-    portraits = [Portrait(on_bed(garment)) for garment in range(6)]
-    assert not any(compare(one, two).same for one in portraits for two in portraits if one is not two)
+    portraits = [ImageFeatures(on_bed(garment)) for garment in range(6)]
+    assert not any(align_images(one, two).is_copy for one in portraits for two in portraits if one is not two)
 
 
 def test_the_same_shapes_in_other_colours_are_no_copy_but_grey_is():
@@ -49,7 +49,7 @@ def test_the_same_shapes_in_other_colours_are_no_copy_but_grey_is():
     found = agreement(red, blue)
     assert not found.same
     assert "other colours" in found.reason
-    assert agreement(red, altered(red, "grey", np.random.default_rng(0))).same
+    assert agreement(red, distort(red, "grey", np.random.default_rng(0))).same
 
 
 def test_the_reason_says_what_was_done():
@@ -87,8 +87,8 @@ def test_tiny_pictures_are_compared_in_eight_ways(kind, turn):
 
 
 def test_tiny_pictures_of_other_things_are_no_copies():
-    portraits = [Portrait(tiny(seed)) for seed in range(12)]
-    assert not any(compare(one, two).same for one in portraits for two in portraits if one is not two)
+    portraits = [ImageFeatures(tiny(seed)) for seed in range(12)]
+    assert not any(align_images(one, two).is_copy for one in portraits for two in portraits if one is not two)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 400), (3, 2), (300, 4), (64, 64)])
@@ -100,7 +100,7 @@ def test_plain_pictures_say_nothing(shape):
 
 
 def test_comparing_twice_gives_the_same():
-    one, two = scene(7), altered(scene(7), "chain", np.random.default_rng(1))
+    one, two = scene(7), distort(scene(7), "chain", np.random.default_rng(1))
     assert agreement(one, two).score == agreement(one, two).score
 
 
@@ -108,7 +108,7 @@ def test_the_difference_is_red_where_something_was_added():
     original = scene(8)
     marked = original.copy()
     marked[100:150, 60:110] = (255, 255, 0)
-    shown = difference(original, marked).astype(int)
+    shown = draw_difference(original, marked).astype(int)
     redness = shown[:, :, 0] - shown[:, :, 1]
     assert redness[110:140, 70:100].mean() > 80
     assert abs(redness[200:, :]).mean() < 12
@@ -117,8 +117,8 @@ def test_the_difference_is_red_where_something_was_added():
 def test_the_difference_has_the_first_ones_size_and_lies_on_it():
     original = scene(9)
     crop = np.ascontiguousarray(original[60:260, 40:200, :])
-    assert difference(original, crop).shape == original.shape
-    over = laid_over(original, crop)
+    assert draw_difference(original, crop).shape == original.shape
+    over = warp_onto(original, crop)
     assert np.abs(over[100:220, 70:170].astype(int) - original[100:220, 70:170]).mean() < 12
-    assert laid_over(original, scene(10)) is None or not agreement(original, scene(10)).same
-    assert difference(original, scene(10)).shape == original.shape
+    assert warp_onto(original, scene(10)) is None or not agreement(original, scene(10)).same
+    assert draw_difference(original, scene(10)).shape == original.shape

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from simile.core.errors import NoSuchPath
-from simile.images.sources.folders import Found
-from simile.images.sources.sources import is_gone, walk
+from simile.images.sources.folders import WalkResult
+from simile.images.sources.sources import is_path_missing, walk_sources
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(24)
 
@@ -29,11 +29,11 @@ def put(path: Path, data: bytes = PNG) -> Path:
     return path
 
 
-def paths(found: Found, below: Path) -> list[str]:
+def paths(found: WalkResult, below: Path) -> list[str]:
     return [os.path.relpath(file.path, below) for file in found.files]
 
 
-def failures(found: Found) -> dict[str, str]:
+def failures(found: WalkResult) -> dict[str, str]:
     return {Path(failure.path).name: failure.reason for failure in found.failures}
 
 
@@ -44,22 +44,22 @@ def test_files_come_sorted_by_path(photos: Path) -> None:
     names = ["b.png", "a/z.png", "a/b/c.png", "A.png", "a.png", "10.png", "9.png"]
     for name in names:
         put(photos / name)
-    found = walk([photos])
+    found = walk_sources([photos])
     assert paths(found, photos) == sorted(names)
-    assert (found.failures, found.ignored) == ([], 0)
+    assert (found.failures, found.ignored_count) == ([], 0)
 
 
 def test_arguments_come_in_the_order_they_were_given(photos: Path) -> None:
     for name in ("a/1.png", "b/2.png", "b/1.png", "c.png"):
         put(photos / name)
-    found = walk([photos / "c.png", photos / "b", photos / "a"])
+    found = walk_sources([photos / "c.png", photos / "b", photos / "a"])
     assert paths(found, photos) == ["c.png", "b/1.png", "b/2.png", "a/1.png"]
 
 
 def test_every_file_comes_with_its_size_and_time(photos: Path) -> None:
     file = put(photos / "a.png", PNG + b"more")
     os.utime(file, ns=(1, 1_700_000_000_123_456_789))
-    facts = walk([photos]).files[0]
+    facts = walk_sources([photos]).files[0]
     assert (facts.path, facts.size, facts.mtime_ns) == (str(file), 36, 1_700_000_000_123_456_789)
 
 
@@ -67,7 +67,7 @@ def test_paths_are_absolute_whatever_the_argument_looked_like(photos: Path, monk
     file = put(photos / "a.png")
     monkeypatch.chdir(photos)
     for argument in (".", "a.png", "../photos", "./x/../a.png"):
-        assert [facts.path for facts in walk([Path(argument)]).files] == [str(file)]
+        assert [facts.path for facts in walk_sources([Path(argument)]).files] == [str(file)]
 
 
 def test_hidden_files_and_folders_are_passed_over_without_a_word(photos: Path) -> None:
@@ -75,14 +75,14 @@ def test_hidden_files_and_folders_are_passed_over_without_a_word(photos: Path) -
     put(photos / ".thumbnails" / "a.png")
     put(photos / "._a.png")
     put(photos / "a.png")
-    found = walk([photos])
-    assert (paths(found, photos), found.failures, found.ignored) == (["a.png"], [], 0)
+    found = walk_sources([photos])
+    assert (paths(found, photos), found.failures, found.ignored_count) == (["a.png"], [], 0)
 
 
 def test_hidden_ones_are_taken_when_they_are_named(photos: Path) -> None:
     put(photos / ".hidden.png")
     put(photos / ".folder" / "a.png")
-    assert paths(walk([photos / ".hidden.png", photos / ".folder"]), photos) == [".hidden.png", ".folder/a.png"]
+    assert paths(walk_sources([photos / ".hidden.png", photos / ".folder"]), photos) == [".hidden.png", ".folder/a.png"]
 
 
 def test_other_kinds_of_files_are_ignored_and_counted(photos: Path) -> None:
@@ -90,14 +90,14 @@ def test_other_kinds_of_files_are_ignored_and_counted(photos: Path) -> None:
     put(photos / "notes.txt", b"some words")
     put(photos / "film.mp4", bytes(4) + b"ftypisom" + bytes(20))
     put(photos / "empty", b"")
-    found = walk([photos])
-    assert (paths(found, photos), found.failures, found.ignored) == (["a.png"], [], 3)
+    found = walk_sources([photos])
+    assert (paths(found, photos), found.failures, found.ignored_count) == (["a.png"], [], 3)
 
 
 def test_a_suffix_calls_a_file_a_picture_in_any_case_even_a_broken_one(photos: Path) -> None:
     for name in ("a.JPG", "b.Jpeg", "c.HEIC", "d.png"):
         put(photos / name, b"not a picture at all")
-    assert paths(walk([photos]), photos) == ["a.JPG", "b.Jpeg", "c.HEIC", "d.png"]
+    assert paths(walk_sources([photos]), photos) == ["a.JPG", "b.Jpeg", "c.HEIC", "d.png"]
 
 
 def test_pictures_without_a_telling_suffix_are_found_by_their_first_bytes(photos: Path) -> None:
@@ -105,37 +105,37 @@ def test_pictures_without_a_telling_suffix_are_found_by_their_first_bytes(photos
     put(photos / "download.part", b"\xff\xd8\xff\xe0" + bytes(28))
     put(photos / "words")
     (photos / "words").write_bytes(b"nothing to see")
-    found = walk([photos])
-    assert (paths(found, photos), found.ignored) == (["IMG_0001", "download.part"], 1)
+    found = walk_sources([photos])
+    assert (paths(found, photos), found.ignored_count) == (["IMG_0001", "download.part"], 1)
 
 
 def test_a_file_that_is_named_is_always_taken(photos: Path) -> None:
     notes = put(photos / "notes.txt", b"some words")
-    assert paths(walk([notes]), photos) == ["notes.txt"]
+    assert paths(walk_sources([notes]), photos) == ["notes.txt"]
 
 
 @pytest.mark.parametrize("folder_first", [True, False])
 def test_a_named_file_is_taken_though_its_folder_is_named_too(photos: Path, folder_first: bool) -> None:
     notes = put(photos / "notes.txt", b"some words")
-    found = walk([photos, notes] if folder_first else [notes, photos])
-    assert (paths(found, photos), found.ignored) == (["notes.txt"], 0)
+    found = walk_sources([photos, notes] if folder_first else [notes, photos])
+    assert (paths(found, photos), found.ignored_count) == (["notes.txt"], 0)
 
 
 def test_a_file_through_two_arguments_comes_once(photos: Path) -> None:
     file, inner = put(photos / "a.png"), put(photos / "b" / "c.png")
-    found = walk([inner, photos, photos, file, photos / "b", photos / ".." / "photos"])
+    found = walk_sources([inner, photos, photos, file, photos / "b", photos / ".." / "photos"])
     assert paths(found, photos) == ["b/c.png", "a.png"]
 
 
 def test_an_empty_folder_gives_nothing(photos: Path) -> None:
-    assert walk([photos]) == Found()
-    assert walk([]) == Found()
+    assert walk_sources([photos]) == WalkResult()
+    assert walk_sources([]) == WalkResult()
 
 
 def test_cyrillic_names_with_spaces_are_names_like_any_other(photos: Path) -> None:
     put(photos / "Мои фото" / "Лето 2024.png")
     put(photos / "Мои фото" / "кот и  пёс.jpeg")
-    found = walk([photos / "Мои фото"])
+    found = walk_sources([photos / "Мои фото"])
     assert paths(found, photos) == ["Мои фото/Лето 2024.png", "Мои фото/кот и  пёс.jpeg"]
     assert found.failures == []
 
@@ -144,7 +144,7 @@ def test_a_source_that_does_not_exist_is_an_error_with_its_path(photos: Path) ->
     file = put(photos / "a.png")
     for missing in (photos / "no such folder", file / "below a file", photos / ("x" * 300)):
         with pytest.raises(NoSuchPath) as caught:
-            walk([photos, missing])
+            walk_sources([photos, missing])
         assert caught.value.path == missing
 
 
@@ -154,7 +154,7 @@ def test_folders_nested_deeper_than_python_calls_are_walked(photos: Path) -> Non
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(300)
     try:
-        found = walk([photos])
+        found = walk_sources([photos])
     finally:
         sys.setrecursionlimit(limit)
     assert [Path(file.path).name for file in found.files] == ["a.png", "deep.png"]
@@ -166,29 +166,29 @@ def test_folders_nested_deeper_than_python_calls_are_walked(photos: Path) -> Non
 def test_a_linked_file_comes_under_both_names(photos: Path) -> None:
     put(photos / "a.png")
     (photos / "b.png").symlink_to("a.png")
-    assert paths(walk([photos]), photos) == ["a.png", "b.png"]
+    assert paths(walk_sources([photos]), photos) == ["a.png", "b.png"]
 
 
 def test_linked_folders_are_followed(photos: Path, tmp_path: Path) -> None:
     put(tmp_path / "elsewhere" / "a.png")
     (photos / "link").symlink_to(tmp_path / "elsewhere")
-    assert paths(walk([photos]), photos) == ["link/a.png"]
+    assert paths(walk_sources([photos]), photos) == ["link/a.png"]
 
 
 def test_a_folder_with_two_links_to_it_is_entered_once_and_always_by_the_same_name(photos: Path) -> None:
     put(photos / "m" / "a.png")
     (photos / "z").symlink_to("m")
     (photos / "y").symlink_to(photos / "m")
-    assert {tuple(paths(walk([photos]), photos)) for _ in range(3)} == {("m/a.png",)}
+    assert {tuple(paths(walk_sources([photos]), photos)) for _ in range(3)} == {("m/a.png",)}
     (photos / "b").symlink_to("m")
-    assert {tuple(paths(walk([photos]), photos)) for _ in range(3)} == {("b/a.png",)}
+    assert {tuple(paths(walk_sources([photos]), photos)) for _ in range(3)} == {("b/a.png",)}
 
 
 def test_a_source_that_is_a_link_to_a_folder_is_walked_under_its_own_name(photos: Path, tmp_path: Path) -> None:
     put(photos / "a.png")
     link = tmp_path / "link"
     link.symlink_to(photos)
-    assert [facts.path for facts in walk([link]).files] == [str(link / "a.png")]
+    assert [facts.path for facts in walk_sources([link]).files] == [str(link / "a.png")]
 
 
 @pytest.mark.parametrize("target", [".", "..", "../..", "/"])
@@ -197,7 +197,7 @@ def test_links_to_the_source_and_to_what_holds_it_end_there(photos: Path, target
     put(photos / "inner" / "a.png")
     (photos / "loop").symlink_to(target)
     (photos / "inner" / "loop").symlink_to(photos / target)
-    found = walk([photos])
+    found = walk_sources([photos])
     assert (paths(found, photos), found.failures) == (["inner/a.png"], [])
 
 
@@ -206,17 +206,17 @@ def test_a_link_out_that_leads_to_a_link_back_ends(photos: Path, tmp_path: Path)
     put(tmp_path / "other" / "b.png")
     (photos / "out").symlink_to(tmp_path / "other")
     (tmp_path / "other" / "back").symlink_to(photos)
-    assert paths(walk([photos]), photos) == ["a.png", "out/b.png"]
+    assert paths(walk_sources([photos]), photos) == ["a.png", "out/b.png"]
 
 
 @pytest.mark.parametrize("target", ["itself", "nowhere.png", "a.png/below a file", "x" * 300])
 def test_links_that_lead_nowhere_are_set_aside_and_cost_nothing_else(photos: Path, target: str) -> None:
     put(photos / "a.png")
     (photos / "itself").symlink_to(target)
-    found = walk([photos])
+    found = walk_sources([photos])
     assert paths(found, photos) == ["a.png"]
     assert failures(found) == {"itself": f"a broken symbolic link to {target}"}
-    assert failures(walk([photos / "itself"])) == failures(found)
+    assert failures(walk_sources([photos / "itself"])) == failures(found)
 
 
 # What can't be opened
@@ -228,7 +228,7 @@ def test_a_pipe_and_a_socket_are_handed_on_without_being_opened(photos: Path, mo
     monkeypatch.chdir(photos)  # a socket's path is short
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("socket")
-        assert paths(walk([photos]), photos) == ["pipe", "socket"]
+        assert paths(walk_sources([photos]), photos) == ["pipe", "socket"]
 
 
 def test_a_name_that_is_not_utf8_is_set_aside_with_its_bytes_written_out(photos: Path) -> None:
@@ -237,14 +237,14 @@ def test_a_name_that_is_not_utf8_is_set_aside_with_its_bytes_written_out(photos:
         (Path(os.fsdecode(os.fsencode(photos) + b"/caf\xe9.png"))).write_bytes(PNG)
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
-    found = walk([photos])
+    found = walk_sources([photos])
     assert paths(found, photos) == ["a.png"]
     assert failures(found) == {r"caf\xe9.png": "the file's name is not valid UTF-8; rename it"}
 
 
 def test_a_broken_link_to_a_name_that_is_not_utf8_has_a_reason_that_can_be_stored(photos: Path) -> None:
     (photos / "link").symlink_to(os.fsdecode(b"caf\xe9.png"))
-    found = walk([photos])
+    found = walk_sources([photos])
     assert failures(found) == {"link": r"a broken symbolic link to caf\xe9.png"}
 
 
@@ -255,7 +255,7 @@ def test_a_folder_that_may_not_be_opened_is_set_aside(photos: Path) -> None:
     (photos / "link").symlink_to("closed/b.png")
     (photos / "closed").chmod(0)
     try:
-        found = walk([photos])
+        found = walk_sources([photos])
     finally:
         (photos / "closed").chmod(0o700)
     assert paths(found, photos) == ["a.png"]
@@ -268,7 +268,7 @@ def test_files_of_a_folder_that_may_only_be_listed_are_set_aside(photos: Path) -
     put(photos / "listed" / "a.png")
     (photos / "listed").chmod(0o400)
     try:
-        found = walk([photos])
+        found = walk_sources([photos])
     finally:
         (photos / "listed").chmod(0o700)
     assert (paths(found, photos), failures(found)) == ([], {"a.png": "Permission denied"})
@@ -279,10 +279,12 @@ def test_files_of_a_folder_that_may_only_be_listed_are_set_aside(photos: Path) -
 
 def test_only_what_is_surely_not_there_is_gone(photos: Path) -> None:
     file = put(photos / "a.png")
-    assert is_gone(str(photos / "b.png"))
-    assert is_gone(str(file / "b.png"))
-    assert not is_gone(str(file))
-    assert not is_gone(str(photos / ("x" * 5000)))  # the system can't say: as behind a folder that may not be opened
+    assert is_path_missing(str(photos / "b.png"))
+    assert is_path_missing(str(file / "b.png"))
+    assert not is_path_missing(str(file))
+    assert not is_path_missing(
+        str(photos / ("x" * 5000))
+    )  # the system can't say: as behind a folder that may not be opened
 
 
 def test_a_folder_to_skip_is_not_entered_whatever_leads_to_it(photos: Path) -> None:
@@ -290,18 +292,18 @@ def test_a_folder_to_skip_is_not_entered_whatever_leads_to_it(photos: Path) -> N
     put(photos / "home" / "uploads" / "b.png")
     put(photos / "home" / "mine.png")
     (photos / "link").symlink_to("home/uploads")
-    found = walk([photos], skip=[photos / "home" / "uploads", photos / "home" / "not there yet"])
+    found = walk_sources([photos], skip=[photos / "home" / "uploads", photos / "home" / "not there yet"])
     assert paths(found, photos) == ["a.png", "home/mine.png"]
 
 
 def test_a_home_among_the_pictures_is_not_entered(photos: Path) -> None:
     put(photos / "a.png")
     put(photos / "simile-home" / "encoders" / "b.png")
-    found = walk([photos], skip=[photos / "simile-home"])
-    assert (paths(found, photos), found.failures, found.ignored) == (["a.png"], [], 0)
+    found = walk_sources([photos], skip=[photos / "simile-home"])
+    assert (paths(found, photos), found.failures, found.ignored_count) == (["a.png"], [], 0)
 
 
 def test_only_the_folder_itself_is_skipped_not_others_of_its_name(photos: Path) -> None:
     put(photos / "x" / "uploads" / "a.png")
     put(photos / "uploads" / "b.png")
-    assert paths(walk([photos], skip=[photos / "uploads"]), photos) == ["x/uploads/a.png"]
+    assert paths(walk_sources([photos], skip=[photos / "uploads"]), photos) == ["x/uploads/a.png"]

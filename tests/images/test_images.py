@@ -17,9 +17,9 @@ from PIL import Image
 
 from simile.core.errors import ImageTooLarge, UnreadableImage
 from simile.core.settings import Settings
-from simile.images.decoding import decode
+from simile.images.decoding import decode_image
 from simile.images.encoding import encode_jpeg, encode_png
-from simile.images.formats import PICTURE_SUFFIXES, Limits, media_type, sniff
+from simile.images.formats import IMAGE_SUFFIXES, Limits, get_media_type, has_image_signature
 from simile.images.sources.reader import read_bytes
 
 H, W = 48, 32
@@ -80,44 +80,44 @@ def png(width: int, height: int, bits: int, colour: int, raw: bytes, *extra: tup
 
 def reason_of(data: bytes, **options: object) -> str:
     with pytest.raises(UnreadableImage) as caught:
-        decode(data, name="some/file", **options)
+        decode_image(data, name="some/file", **options)
     assert caught.value.name == "some/file"
     return caught.value.reason
 
 
 def first_pixels(data: bytes, **options: object) -> list[list[int]]:
-    return decode(data, name="x", **options).pixels.reshape(-1, 3).tolist()
+    return decode_image(data, name="x", **options).pixels.reshape(-1, 3).tolist()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_format_gives_the_first_frame_in_rgb(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "picture"
     path.write_bytes(file_of(kind))
-    picture = decode(read_bytes(path, LIMITS), name=path)
+    picture = decode_image(read_bytes(path, LIMITS), name=path)
     _, _, format, tolerance = KINDS[kind]
-    assert (picture.width, picture.height, picture.format, picture.grey) == (W, H, format, False)
+    assert (picture.width, picture.height, picture.format, picture.is_grey) == (W, H, format, False)
     assert picture.pixels.dtype == np.uint8 and picture.pixels.flags.writeable and picture.pixels.flags.c_contiguous
     assert np.abs(picture.pixels.astype(int) - gradient()).max() <= tolerance
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_format_is_recognised_by_its_first_bytes(kind: str) -> None:
-    assert sniff(file_of(kind)[:32])
-    assert media_type(KINDS[kind][2]).startswith("image/")
+    assert has_image_signature(file_of(kind)[:32])
+    assert get_media_type(KINDS[kind][2]).startswith("image/")
 
 
 @pytest.mark.parametrize(
     "head", [b"", b"hello world, this is text", b"%PDF-1.7", b"%!PS-Adobe-3.0 EPSF", b"PK\3\4", b"P1 is urgent", b"BMW"]
 )
 def test_what_is_no_picture_is_not_taken_for_one(head: bytes) -> None:
-    assert not sniff(head)
-    assert not sniff(head.ljust(32, b"\0"))
+    assert not has_image_signature(head)
+    assert not has_image_signature(head.ljust(32, b"\0"))
 
 
 def test_suffixes_are_lower_case_with_a_dot() -> None:
-    assert {".jpg", ".heic", ".png", ".tif", ".avif"} <= PICTURE_SUFFIXES
-    assert all(suffix.startswith(".") and suffix == suffix.lower() for suffix in PICTURE_SUFFIXES)
-    assert media_type("what is this") == "application/octet-stream"
+    assert {".jpg", ".heic", ".png", ".tif", ".avif"} <= IMAGE_SUFFIXES
+    assert all(suffix.startswith(".") and suffix == suffix.lower() for suffix in IMAGE_SUFFIXES)
+    assert get_media_type("what is this") == "application/octet-stream"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -143,8 +143,8 @@ def test_animated_gif_gives_its_first_frame() -> None:
     for image in (red, blue):
         image.putpalette([0, 0, 0, 255, 0, 0, 0, 0, 255])
     data = saved(red, "GIF", save_all=True, append_images=[blue], duration=50)
-    assert sniff(data[:32])
-    assert (first_pixels(data)[0], decode(data, name="x").format) == ([255, 0, 0], "gif")
+    assert has_image_signature(data[:32])
+    assert (first_pixels(data)[0], decode_image(data, name="x").format) == ([255, 0, 0], "gif")
 
 
 def turned_for(orientation: int) -> np.ndarray:
@@ -162,7 +162,7 @@ def test_exif_orientation_is_applied_once(kind: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = saved(Image.fromarray(turned_for(orientation)), format, **options, exif=exif.tobytes())
-    picture = decode(data, name="x")
+    picture = decode_image(data, name="x")
     assert (picture.width, picture.height) == (W, H)
     assert np.abs(picture.pixels.astype(int) - gradient()).max() <= tolerance
 
@@ -173,13 +173,15 @@ def test_exif_orientation_is_applied_once(kind: str, orientation: int) -> None:
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp"])
 def test_malformed_exif_does_not_cost_the_picture(kind: str, exif: bytes) -> None:
     data = saved(Image.fromarray(gradient()), KINDS[kind][0], exif=exif)
-    assert decode(data, name="x").width == W
+    assert decode_image(data, name="x").width == W
 
 
 def test_orientation_beyond_eight_is_ignored() -> None:
     exif = Image.Exif()
     exif[0x0112] = 77
-    assert np.array_equal(decode(saved(Image.fromarray(gradient()), "PNG", exif=exif), name="x").pixels, gradient())
+    assert np.array_equal(
+        decode_image(saved(Image.fromarray(gradient()), "PNG", exif=exif), name="x").pixels, gradient()
+    )
 
 
 @pytest.mark.parametrize(("orientation", "size"), [(1, (1600, 1200)), (6, (1200, 1600))])
@@ -188,10 +190,12 @@ def test_large_jpeg_is_decoded_at_the_smallest_scale_that_is_enough(orientation:
     exif[0x0112] = orientation
     big = Image.fromarray(gradient()).resize((1600, 1200))
     data = saved(big, "JPEG", quality=90, exif=exif)
-    picture, whole = decode(data, name="x", min_side=64), decode(data, name="x")
+    picture, whole = decode_image(data, name="x", min_side=64), decode_image(data, name="x")
     assert (picture.width, picture.height) == (whole.width, whole.height) == size
     assert picture.pixels.shape[:2] == (size[1] // 8, size[0] // 8)
-    assert min(decode(data, name="x", min_side=100).pixels.shape[:2]) == 300  # 1/8 would be 150: less than twice 100
+    assert (
+        min(decode_image(data, name="x", min_side=100).pixels.shape[:2]) == 300
+    )  # 1/8 would be 150: less than twice 100
     small = Image.fromarray(whole.pixels).resize((size[0] // 8, size[1] // 8), Image.Resampling.BOX)
     assert np.abs(picture.pixels.astype(int) - np.asarray(small)).mean() < 2
 
@@ -199,10 +203,10 @@ def test_large_jpeg_is_decoded_at_the_smallest_scale_that_is_enough(orientation:
 def test_16_bit_grey_is_divided_by_257() -> None:
     values = np.array([[0, 257, 257 * 100, 65535]], np.uint16)
     for data in (saved(Image.fromarray(values), "PNG"), saved(Image.fromarray(values), "TIFF")):
-        picture = decode(data, name="x")
-        assert picture.pixels[0, :, 0].tolist() == [0, 1, 100, 255] and picture.grey
+        picture = decode_image(data, name="x")
+        assert picture.pixels[0, :, 0].tolist() == [0, 1, 100, 255] and picture.is_grey
     pgm = b"P5 4 1 65535\n" + values.astype(">u2").tobytes()
-    assert decode(pgm, name="x").pixels[0, :, 1].tolist() == [0, 1, 100, 255]
+    assert decode_image(pgm, name="x").pixels[0, :, 1].tolist() == [0, 1, 100, 255]
 
 
 @pytest.mark.parametrize(
@@ -217,7 +221,7 @@ def test_16_bit_grey_is_divided_by_257() -> None:
 )
 def test_floats_are_kept_in_0_to_1_and_scaled_elsewhere(values: list[float], levels: list[int]) -> None:
     data = saved(Image.fromarray(np.array([values], np.float32)), "TIFF")
-    assert decode(data, name="x").pixels[0, :, 2].tolist() == levels
+    assert decode_image(data, name="x").pixels[0, :, 2].tolist() == levels
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -228,8 +232,8 @@ def test_nan_and_infinity_are_refused(bad: float) -> None:
 
 def test_32_bit_integers_are_scaled_min_to_max() -> None:
     values = np.array([[-1000, 0, 1000]], np.int32)
-    assert decode(saved(Image.fromarray(values), "TIFF"), name="x").pixels[0, :, 0].tolist() == [0, 128, 255]
-    assert not decode(saved(Image.fromarray(values * 0 + 9), "TIFF"), name="x").pixels.any()
+    assert decode_image(saved(Image.fromarray(values), "TIFF"), name="x").pixels[0, :, 0].tolist() == [0, 128, 255]
+    assert not decode_image(saved(Image.fromarray(values * 0 + 9), "TIFF"), name="x").pixels.any()
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
@@ -292,31 +296,31 @@ def test_grey_means_that_no_colour_shows() -> None:
     grey = np.repeat(gradient()[..., :1], 3, axis=2)
     tinted = grey.copy()
     tinted[:, :, 2] //= 2
-    assert decode(encode_png(grey), name="x").grey  # though its mode is RGB
-    assert decode(encode_jpeg(grey, 90), name="x").grey
-    assert decode(encode_png(grey[..., 0]), name="x").grey
-    assert not decode(encode_png(tinted), name="x").grey
+    assert decode_image(encode_png(grey), name="x").is_grey  # though its mode is RGB
+    assert decode_image(encode_jpeg(grey, 90), name="x").is_grey
+    assert decode_image(encode_png(grey[..., 0]), name="x").is_grey
+    assert not decode_image(encode_png(tinted), name="x").is_grey
 
 
 def test_pixel_bomb_is_refused_before_it_is_decoded() -> None:
     bomb = png(30_000, 30_000, 8, 2, bytes(100_000))
     with pytest.raises(ImageTooLarge, match=r"30000 x 30000 .* 200,000,000 \(SIMILE_MAX_PIXELS\)"):
-        decode(bomb, name="bomb.png")
+        decode_image(bomb, name="bomb.png")
     entry = struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(bomb), 22)
     with pytest.raises(ImageTooLarge, match="30000 x 30000"):
-        decode(b"\0\0\1\0\1\0" + entry + bomb, name="bomb.ico")
+        decode_image(b"\0\0\1\0\1\0" + entry + bomb, name="bomb.ico")
     gif = b"GIF89a" + struct.pack("<HHBBB", 10, 10, 0, 0, 0) + b"," + struct.pack("<HHHHB", 0, 0, 65535, 65535, 0)
     with pytest.raises(ImageTooLarge, match="65535 x 65535"):
-        decode(gif + b"\x08\x10" + b"a" * 16 + b"\0;", name="bomb.gif")
+        decode_image(gif + b"\x08\x10" + b"a" * 16 + b"\0;", name="bomb.gif")
 
 
 def test_limits_are_the_callers() -> None:
     data = file_of("png")
-    assert decode(data, name="x", limits=Limits(max_pixels=H * W)).width == W
+    assert decode_image(data, name="x", limits=Limits(max_pixels=H * W)).width == W
     with pytest.raises(ImageTooLarge, match="SIMILE_MAX_PIXELS"):
-        decode(data, name="x", limits=Limits(max_pixels=H * W - 1))
+        decode_image(data, name="x", limits=Limits(max_pixels=H * W - 1))
     with pytest.raises(ImageTooLarge, match="SIMILE_MAX_BYTES"):
-        decode(data, name="x", limits=Limits(max_bytes=len(data) - 1))
+        decode_image(data, name="x", limits=Limits(max_bytes=len(data) - 1))
 
 
 def test_text_named_jpg_is_refused_as_no_picture(tmp_path: Path) -> None:
@@ -325,7 +329,7 @@ def test_text_named_jpg_is_refused_as_no_picture(tmp_path: Path) -> None:
     with pytest.raises(
         UnreadableImage, match=r"notes\.jpg: not a picture \(or of a kind that simile does not read\)\. "
     ):
-        decode(read_bytes(path, LIMITS), name=path)
+        decode_image(read_bytes(path, LIMITS), name=path)
 
 
 def test_formats_that_run_other_programs_are_refused() -> None:
@@ -340,7 +344,7 @@ def test_flipped_bytes_raise_nothing_but_unreadable_image(kind: str) -> None:
         for at in random.integers(0, min(len(data), 400), 4):
             damaged[at] ^= int(random.integers(1, 256))
         try:
-            decode(bytes(damaged), name="x", limits=Limits(max_pixels=1_000_000))
+            decode_image(bytes(damaged), name="x", limits=Limits(max_pixels=1_000_000))
         except UnreadableImage as error:
             assert error.reason
 
@@ -357,15 +361,15 @@ def test_warnings_of_the_parsers_neither_escape_nor_cost_the_picture() -> None:
     data = saved(image, "PNG", transparency=b"\x80\xff")  # Pillow warns of such palettes
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("error")
-        decode(data, name="x")
+        decode_image(data, name="x")
     assert not seen
 
 
 def test_many_threads_get_the_same_pixels() -> None:
     files = [file_of(kind) for kind in KINDS] * 4
-    alone = [decode(data, name="x").pixels for data in files[: len(KINDS)]] * 4
+    alone = [decode_image(data, name="x").pixels for data in files[: len(KINDS)]] * 4
     with ThreadPoolExecutor(8) as pool:
-        together = list(pool.map(lambda data: decode(data, name="x").pixels, files))
+        together = list(pool.map(lambda data: decode_image(data, name="x").pixels, files))
     assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
 
 

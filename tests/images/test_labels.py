@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from simile.core.errors import BadSetting, NoSuchPath
-from simile.images.sources.labels import NO_LABEL, Classes, folds, read_labels
+from simile.images.sources.labels import NO_LABEL, LabelClasses, make_stratified_folds, read_labels
 
 
 def put(root: Path, *names: str) -> list[str]:
@@ -198,22 +198,22 @@ def test_a_spec_that_is_neither_says_what_to_use(tmp_path: Path) -> None:
 
 def test_classes_are_sorted_counted_and_numbered() -> None:
     labels = ["dog", None, "cat", "dog"]
-    classes = Classes.of(labels)
+    classes = LabelClasses.from_labels(labels)
     assert (classes.names, classes.counts) == (("cat", "dog"), (1, 2))
-    assert classes.numbers([*labels, "cow"]).tolist() == [1, NO_LABEL, 0, 1, NO_LABEL]
+    assert classes.to_numbers([*labels, "cow"]).tolist() == [1, NO_LABEL, 0, 1, NO_LABEL]
 
 
 @pytest.mark.parametrize(("labels", "found"), [(["cat", None], "only one class, 'cat'"), ([None], "no class at all")])
 def test_fewer_than_two_classes_are_refused(labels: list[str | None], found: str) -> None:
     with pytest.raises(BadSetting, match=found):
-        Classes.of(labels)
+        LabelClasses.from_labels(labels)
 
 
 def test_a_class_that_is_too_small_to_split_is_named() -> None:
-    classes = Classes.of(["cat", "cat", "dog"])
-    classes.require(1)
+    classes = LabelClasses.from_labels(["cat", "cat", "dog"])
+    classes.require_count(1)
     with pytest.raises(BadSetting, match="Class 'dog' has 1 picture, and 2 are needed"):
-        classes.require(2)
+        classes.require_count(2)
 
 
 # Folds
@@ -221,7 +221,7 @@ def test_a_class_that_is_too_small_to_split_is_named() -> None:
 
 def test_folds_are_disjoint_cover_everything_and_spread_every_class() -> None:
     labels = ["a"] * 23 + [None] * 8 + ["b"] * 7 + ["c"]
-    parts = folds(labels, 5, seed=3)
+    parts = make_stratified_folds(labels, 5, seed=3)
     assert np.sort(np.concatenate(parts)).tolist() == list(range(len(labels)))
     assert {len(part) for part in parts} == {7, 8}
     for label in ("a", "b", "c", None):
@@ -232,19 +232,23 @@ def test_folds_are_disjoint_cover_everything_and_spread_every_class() -> None:
 
 def test_folds_depend_on_the_seed_alone() -> None:
     labels = ["a", "b", None] * 20
-    first, again, other = folds(labels, 4, seed=1), folds(labels, 4, seed=1), folds(labels, 4, seed=2)
+    first, again, other = (
+        make_stratified_folds(labels, 4, seed=1),
+        make_stratified_folds(labels, 4, seed=1),
+        make_stratified_folds(labels, 4, seed=2),
+    )
     assert all((one == two).all() for one, two in zip(first, again, strict=True))
     assert not all((one == two).all() for one, two in zip(first, other, strict=True))
 
 
 def test_pictures_without_any_label_are_split_too() -> None:
-    assert [len(part) for part in folds([None] * 10, 3, seed=0)] == [4, 3, 3]
+    assert [len(part) for part in make_stratified_folds([None] * 10, 3, seed=0)] == [4, 3, 3]
 
 
 @pytest.mark.parametrize("k", [1, 4])
 def test_a_number_of_folds_that_cannot_be_is_refused(k: int) -> None:
     with pytest.raises(BadSetting, match=f"folds can't be {k} for 3 pictures. Use 2 to 3"):
-        folds(["a", "b", "a"], k, seed=0)
+        make_stratified_folds(["a", "b", "a"], k, seed=0)
 
 
 def test_labels_need_no_torch() -> None:

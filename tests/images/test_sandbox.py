@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from simile.core.errors import UnreadableImage
 from simile.core.settings import Settings
 from simile.images.formats import Limits
-from simile.images.loading.sandbox import Proving
+from simile.images.loading.sandbox import DecodeSandbox
 from simile.service.app import create_app
 
 KINDS = ["TIFF", "JPEG2000", "AVIF", "HEIF"]
@@ -28,21 +28,21 @@ def picture(kind: str, side: int = 48) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def prover() -> Iterator[Proving]:
-    made = Proving(1, 20.0, Limits())
+def prover() -> Iterator[DecodeSandbox]:
+    made = DecodeSandbox(1, 20.0, Limits())
     yield made
     made.close()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_whole_and_a_damaged_picture_may_both_be_decoded_here(prover: Proving, kind: str) -> None:
+def test_a_whole_and_a_damaged_picture_may_both_be_decoded_here(prover: DecodeSandbox, kind: str) -> None:
     prover.check(picture(kind), "whole")
     prover.check(picture(kind)[:200], "cut short")  # the decoder says so in its own words
-    assert prover._workers is not None
+    assert prover._pool is not None
 
 
 def test_what_takes_too_long_is_refused_with_the_setting() -> None:
-    slow = Proving(1, 0.05, Limits())
+    slow = DecodeSandbox(1, 0.05, Limits())
     try:
         with pytest.raises(UnreadableImage, match=r"more than 0\.05 seconds \(SIMILE_DECODE_SECONDS\)"):
             slow.check(picture("TIFF", 4000), "slow.tif")
@@ -52,15 +52,15 @@ def test_what_takes_too_long_is_refused_with_the_setting() -> None:
 
 
 def test_simple_formats_need_no_process_and_many_threads_share_one() -> None:
-    made = Proving(1, 20.0, Limits())
+    made = DecodeSandbox(1, 20.0, Limits())
     try:
         for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "PPM", "ICO"):
             made.check(picture(kind, 32), kind)
         made.check(b"no picture at all", "notes")
-        assert made._workers is None
+        assert made._pool is None
         with ThreadPoolExecutor(8) as threads:
             list(threads.map(lambda n: made.check(picture("TIFF", 20 + n), "x"), range(24)))
-        assert made._workers is not None and len(made._workers._stewards) == 1
+        assert made._pool is not None and len(made._workers._stewards) == 1
     finally:
         made.close()
 

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from simile.core.errors import UnreadableImage
 from simile.core.settings import Settings
 from simile.images.containers import has_more_scans
-from simile.images.decoding import MOST_SCANS, decode
+from simile.images.decoding import MAX_JPEG_SCANS, decode_image
 from simile.service.app import create_app
 
 LAST_SCAN = re.compile(rb".*(\xff\xda.+?)(?=\xff\xd9$)", re.DOTALL)
@@ -39,8 +39,8 @@ def test_a_jpeg_of_too_many_scans_is_refused_before_it_is_decoded(between: bytes
     bomb = with_scans(20_000, side=4000, between=between)
     assert len(bomb) < 2_000_000
     started = time.monotonic()
-    with pytest.raises(UnreadableImage, match=f"more than {MOST_SCANS} scans"):
-        decode(bomb, name="bomb.jpg", min_side=64)
+    with pytest.raises(UnreadableImage, match=f"more than {MAX_JPEG_SCANS} scans"):
+        decode_image(bomb, name="bomb.jpg", min_side=64)
     assert time.monotonic() - started < 5  # of which decoding would take half a minute
 
 
@@ -49,17 +49,17 @@ def test_scans_without_any_data_count_too() -> None:
     start = plain.index(b"\xff\xda")
     header = plain[start : start + 2 + int.from_bytes(plain[start + 2 : start + 4], "big")]
     with pytest.raises(UnreadableImage, match="scans"):
-        decode(plain[:-2] + header * 200 + b"\xff\xd9", name="x.jpg")
+        decode_image(plain[:-2] + header * 200 + b"\xff\xd9", name="x.jpg")
 
 
 def test_what_only_looks_like_scans_costs_no_picture() -> None:
-    usual = with_scans(MOST_SCANS - 20)
-    assert decode(usual, name="x.jpg").width == 64
+    usual = with_scans(MAX_JPEG_SCANS - 20)
+    assert decode_image(usual, name="x.jpg").width == 64
     looks = b"\xff\xda\0\x02" * 500
     film = jpeg() + looks + os.urandom(1000)  # behind the end
     comment = jpeg()[:2] + b"\xff\xfe" + (len(looks) + 2).to_bytes(2, "big") + looks + jpeg()[2:]
-    assert decode(film, name="x.jpg").width == decode(comment, name="x.jpg").width == 64
-    assert has_more_scans(usual, 10) and not has_more_scans(usual, MOST_SCANS)
+    assert decode_image(film, name="x.jpg").width == decode_image(comment, name="x.jpg").width == 64
+    assert has_more_scans(usual, 10) and not has_more_scans(usual, MAX_JPEG_SCANS)
 
 
 def test_uploaded_it_is_a_4xx_with_its_reason(home_with_digits: Settings) -> None:

@@ -30,15 +30,15 @@ from simile.core.settings import Settings
 from simile.images.encoding import encode_png
 from simile.images.formats import Limits
 from simile.images.loading.loader import read_arrays
-from simile.images.sources.folders import Found
-from simile.images.sources.gitignore import Patterns
+from simile.images.sources.folders import WalkResult
+from simile.images.sources.gitignore import PathPatterns
 from simile.images.sources.reader import read_bytes
-from simile.images.sources.sources import read_list, reading_order, walk
+from simile.images.sources.sources import get_reading_order, read_path_list, walk_sources
 from simile.images.transforms import Preprocessing
 from simile.indexer.embed import embed
 from simile.indexer.maintenance.verify import verify_home
 from simile.indexer.pipeline.job import IndexRequest, index
-from simile.indexer.pipeline.spool import BLOCK, Spool
+from simile.indexer.pipeline.spool import SPOOL_BLOCK_SIZE, Spool
 from simile.search.encoder_registry import find_encoder
 from simile.search.searcher import Searcher
 from simile.service.app import create_app
@@ -59,11 +59,11 @@ def inside(*arguments: str | Path, stdin: bytes | None = None) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin, catch_exceptions=False)
 
 
-def names(found: Found, below: Path) -> list[str]:
+def names(found: WalkResult, below: Path) -> list[str]:
     return [os.path.relpath(file.path, below) for file in found.files]
 
 
-def reasons(found: Found | IndexSummary) -> dict[str, str]:
+def reasons(found: WalkResult | IndexSummary) -> dict[str, str]:
     return {Path(failure.path).name: failure.reason for failure in found.failures}
 
 
@@ -110,9 +110,9 @@ MEMBERS = {
 @pytest.mark.parametrize("name", PACKERS)
 def test_an_archive_stands_for_the_pictures_in_it(name: str, tmp_path: Path) -> None:
     archive = PACKERS[name](tmp_path / name, MEMBERS)
-    found = walk([archive])
+    found = walk_sources([archive])
     assert names(found, archive) == ["IMG_4", "a/one.png", "b/two.png", "three.JPG"]
-    assert (found.failures, found.ignored) == ([], 1)
+    assert (found.failures, found.ignored_count) == ([], 1)
     facts = found.files[1]
     assert (facts.size, facts.mtime_ns) == (len(picture(1)), archive.stat().st_mtime_ns)
     for file in found.files:
@@ -148,8 +148,8 @@ def test_a_picture_in_an_archive_is_found_shown_and_searched_by(trained_home: Se
     with Searcher(trained_home) as searcher:
         (hit,) = searcher.by_file(archive / "7.png", name="7.png", limit=1).hits
         assert (hit.path, hit.distance) == (str(archive / "7.png"), pytest.approx(0, abs=1e-3))
-        assert searcher.pixels(hit.image_id).shape == (20, 30, 3)
-        assert searcher.thumbnail(hit.image_id)[0]
+        assert searcher.get_pixels(hit.image_id).shape == (20, 30, 3)
+        assert searcher.get_thumbnail(hit.image_id)[0]
     result = inside("search", archive / "7.png", "--home", trained_home.home, "--json", "-k", "1")
     assert json.loads(result.stdout)["hits"][0]["path"] == str(archive / "7.png")
     with pytest.raises(NoSuchPath):
@@ -212,7 +212,7 @@ def test_an_archive_and_a_manifest_may_be_named_with_the_folder_around_them(tmp_
     archive = zipped(tmp_path / "photos.zip", {"b.png": picture(1)})
     (tmp_path / "a.png").write_bytes(picture(2))
     (tmp_path / "list.csv").write_text("path\na.png\n")
-    found = walk([tmp_path, archive, tmp_path / "list.csv"])
+    found = walk_sources([tmp_path, archive, tmp_path / "list.csv"])
     assert (names(found, tmp_path), found.failures) == (["a.png", "photos.zip/b.png"], [])
 
 
@@ -226,11 +226,11 @@ def test_training_reads_archives_too(tmp_path: Path, digits: Path) -> None:
 def test_members_are_read_in_the_order_of_their_bytes(tmp_path: Path) -> None:
     archive = tar(tmp_path / "photos.tar.gz", {f"{n}.png": picture(n) for n in (3, 1, 2)}, "w:gz")
     (tmp_path / "alone.png").write_bytes(picture(9))
-    files = walk([tmp_path / "alone.png", archive]).files
-    order = [Path(files[place].path).stem for place in reading_order(files)]
+    files = walk_sources([tmp_path / "alone.png", archive]).files
+    order = [Path(files[place].path).stem for place in get_reading_order(files)]
     assert order == ["alone", "3", "1", "2"]
     read = read_arrays([file.path for file in files], Preprocessing(32, 3), Limits(), 1)
-    assert (len(read.pictures), read.paths, read.failures) == (4, [file.path for file in files], [])
+    assert (len(read.images), read.paths, read.failures) == (4, [file.path for file in files], [])
     assert read.digests == [hashlib.sha256(picture(n)).hexdigest() for n in (9, 1, 2, 3)]
 
 
@@ -249,7 +249,7 @@ def test_names_that_lead_out_and_links_are_set_aside(tmp_path: Path) -> None:
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, "/etc/passwd"
             packed.addfile(info)
-    found = walk([archive])
+    found = walk_sources([archive])
     assert names(found, archive) == ["good.png"]
     expected = dict.fromkeys(("passwd.png", "up.png", "up2.png"), "its name leads out of the archive")
     expected |= {"C:\\windows.png": "its name leads out of the archive", "fifo.png": "not a regular file"}
@@ -270,7 +270,7 @@ def test_a_zip_that_links_or_is_encrypted_or_packed_strangely_is_set_aside(tmp_p
     entry = data.rfind(b"PK\1\2", 0, data.rfind(b"locked.png"))  # its own in the central directory
     data[entry + 8] |= 1
     archive.write_bytes(data)
-    found = walk([archive])
+    found = walk_sources([archive])
     assert names(found, archive) == ["good.png"]
     assert {name: reason.split(";")[0] for name, reason in reasons(found).items()} == {
         "link.png": "a link in an archive is not followed",
@@ -297,15 +297,15 @@ def test_a_bomb_is_not_inflated(tmp_path: Path) -> None:
 
 
 def test_a_tar_that_inflates_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simile.images.sources.archives.MOST_INFLATED", 1_000_000)
+    monkeypatch.setattr("simile.images.sources.archives.MAX_INFLATED_BYTES", 1_000_000)
     archive = tar(tmp_path / "bomb.tar.gz", {"a.png": picture(1), "b.png": bytes(9_000_000), "c.png": b""}, "w:gz")
-    found = walk([archive])
+    found = walk_sources([archive])
     assert names(found, archive) == ["a.png", "b.png"]
     assert "inflates to more than 200 times its size" in reasons(found)["bomb.tar.gz"]
     header = tarfile.TarInfo("x")
     header.type, header.size = tarfile.XHDTYPE, 8**11 - 1
     (tmp_path / "header.tar").write_bytes(header.tobuf(tarfile.USTAR_FORMAT) + bytes(1024))
-    assert "cut off or damaged" in reasons(walk([tmp_path / "header.tar"]))["header.tar"]
+    assert "cut off or damaged" in reasons(walk_sources([tmp_path / "header.tar"]))["header.tar"]
 
 
 def test_members_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ def test_members_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
         packed.writestr("a.png", picture(1))
         packed.writestr("b.png", picture(1))
         packed.filelist[1].header_offset = packed.filelist[0].header_offset
-    assert "its members overlap" in reasons(walk([archive]))["overlap.zip"]
+    assert "its members overlap" in reasons(walk_sources([archive]))["overlap.zip"]
 
 
 @pytest.mark.parametrize("name", PACKERS)
@@ -332,7 +332,7 @@ def test_a_damaged_archive_gives_failures_and_never_an_error(name: str, tmp_path
     for number, data in enumerate(versions):
         archive = tmp_path / f"{number}-{name}"
         archive.write_bytes(data)
-        found = walk([archive])
+        found = walk_sources([archive])
         for file in found.files:
             try:
                 taken += zlib.crc32(read_bytes(Path(file.path), Limits())) in good
@@ -347,7 +347,7 @@ def test_an_empty_archive_and_one_that_is_none_are_said_to_be_so(trained_home: S
     with pytest.raises(BadSetting, match=r"holds no pictures that can be read .*words\.zip: the archive is cut off"):
         go(trained_home, tmp_path / "words.zip")
     (tmp_path / "new.tar.zst").write_bytes(b"\x28\xb5\x2f\xfd rest")
-    assert "zstd" in reasons(walk([tmp_path / "new.tar.zst"]))["new.tar.zst"]
+    assert "zstd" in reasons(walk_sources([tmp_path / "new.tar.zst"]))["new.tar.zst"]
     with pytest.raises(BadSetting, match="holds no pictures"):
         go(trained_home, tar(tmp_path / "empty.tar", {}))
 
@@ -356,7 +356,7 @@ def test_an_empty_archive_and_one_that_is_none_are_said_to_be_so(trained_home: S
 
 
 def test_a_spool_gives_back_what_it_took_however_long(tmp_path: Path) -> None:
-    for count in (0, 3, BLOCK, 2 * BLOCK + 7):
+    for count in (0, 3, SPOOL_BLOCK_SIZE, 2 * SPOOL_BLOCK_SIZE + 7):
         spool = Spool((number, "x") for number in range(count))
         assert len(spool) == count and bool(spool) == (count > 0)
         for _ in range(2):
@@ -370,13 +370,13 @@ def test_a_spool_gives_back_what_it_took_however_long(tmp_path: Path) -> None:
 def test_a_list_is_read_line_by_line_or_by_nul_bytes(end: bytes, tmp_path: Path) -> None:
     listed = ["/a/b c.png", "/d/кот.png", *(f"/many/{n}.png" for n in range(20_000))]
     data = end.join(os.fsencode(path) for path in listed)
-    assert list(read_list(io.BytesIO(data))) == listed
-    assert list(read_list(io.BytesIO(data + end))) == listed
-    assert list(read_list(io.BytesIO(b""))) == []
+    assert list(read_path_list(io.BytesIO(data))) == listed
+    assert list(read_path_list(io.BytesIO(data + end))) == listed
+    assert list(read_path_list(io.BytesIO(b""))) == []
 
 
 def test_names_with_line_breaks_come_through_nul_bytes() -> None:
-    assert list(read_list(io.BytesIO(b"/a\nb.png\0/c.png\0"))) == ["/a\nb.png", "/c.png"]
+    assert list(read_path_list(io.BytesIO(b"/a\nb.png\0/c.png\0"))) == ["/a\nb.png", "/c.png"]
 
 
 def test_a_list_on_stdin_names_files_folders_and_archives(trained_home: Settings, tmp_path: Path) -> None:
@@ -437,14 +437,14 @@ def tree(tmp_path: Path) -> Path:
 def test_a_pattern_means_the_files_that_match_it(
     pattern: str, expected: list[str], tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert names(walk([tree / pattern]), tree) == expected
+    assert names(walk_sources([tree / pattern]), tree) == expected
     monkeypatch.chdir(tree)
-    assert names(walk([Path(pattern)]), tree) == expected
+    assert names(walk_sources([Path(pattern)]), tree) == expected
 
 
 def test_a_pattern_that_leads_nowhere_is_an_error(tree: Path) -> None:
     with pytest.raises(NoSuchPath):
-        walk([tree / "nowhere" / "*.png"])
+        walk_sources([tree / "nowhere" / "*.png"])
 
 
 def test_files_that_a_pattern_meant_and_that_are_gone_are_missing(trained_home: Settings, tree: Path) -> None:
@@ -500,19 +500,22 @@ def test_a_relative_pattern_starts_from_a_folder_of_any_name(
 def test_include_and_exclude_are_patterns_as_in_gitignore(
     include: list[str], exclude: list[str], expected: list[str], tree: Path
 ) -> None:
-    assert names(walk([tree], patterns=Patterns(tuple(include), tuple(exclude))), tree) == expected
+    assert names(walk_sources([tree], patterns=PathPatterns(tuple(include), tuple(exclude))), tree) == expected
 
 
 def test_patterns_hold_in_archives_and_for_listed_files(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = zipped(tree / "p.zip", {"raw/x.png": picture(1), "y.png": picture(2)})
     monkeypatch.chdir(tree)
-    patterns = Patterns(exclude=("raw", "a.png"))
-    assert names(walk([archive, tree / "a.png", tree / "b.jpg"], patterns=patterns), tree) == ["p.zip/y.png", "b.jpg"]
+    patterns = PathPatterns(exclude=("raw", "a.png"))
+    assert names(walk_sources([archive, tree / "a.png", tree / "b.jpg"], patterns=patterns), tree) == [
+        "p.zip/y.png",
+        "b.jpg",
+    ]
 
 
 def test_what_is_excluded_later_stays_known(trained_home: Settings, tree: Path) -> None:
     go(trained_home, tree)
-    summary = go(trained_home, tree, prune=True, patterns=Patterns(exclude=("2024",)))
+    summary = go(trained_home, tree, prune=True, patterns=PathPatterns(exclude=("2024",)))
     assert (summary.unchanged, summary.removed) == (4, 0)
     result = inside("index", tree, "--exclude", "2024", "--exclude", "thumbs", "--home", trained_home.home, "--json")
     assert json.loads(result.stdout)["unchanged"] == 3
@@ -523,7 +526,9 @@ def test_what_is_excluded_later_stays_known(trained_home: Settings, tree: Path) 
 
 def metadata(settings: Settings, *paths: Path) -> dict[str, dict[str, str]]:
     with Searcher(settings) as searcher:
-        return {Path(path).name: said for path, said in searcher.catalogue.metadata_of(map(str, paths)).items()}
+        return {
+            Path(path).name: said for path, said in searcher.catalogue.metadata.get_for_files(map(str, paths)).items()
+        }
 
 
 def write_parquet(path: Path, **columns: list[object]) -> Path:
@@ -546,7 +551,7 @@ def test_a_nul_byte_in_a_manifest_costs_its_line(name: str, tree: Path) -> None:
         (tree / name).write_bytes(b"path\nx\0y.png\na.png\n")
     else:
         write_parquet(tree / name, file=["x\0y.png", "a.png"])
-    found = walk([tree / name])
+    found = walk_sources([tree / name])
     assert names(found, tree) == ["a.png"]
     assert [(Path(one.path).name, one.reason) for one in found.failures] == [
         (r"x\0y.png", "no file's name holds a NUL byte")
@@ -563,10 +568,10 @@ def test_what_a_manifest_says_is_brought_up_to_date_without_embedding(trained_ho
     paths = (tree / "a.png", tree / "b.jpg")
     assert metadata(trained_home, *paths) == {"a.png": {"class": "trousers"}, "b.jpg": {"class": "hat"}}
     with Searcher(trained_home) as searcher:
-        before = searcher.catalogue.changes()
+        before = searcher.catalogue.count_changes()
     go(trained_home, manifest)
     with Searcher(trained_home) as searcher:
-        assert searcher.catalogue.changes() == before
+        assert searcher.catalogue.count_changes() == before
 
 
 def test_what_is_said_of_a_file_stays_when_the_file_changes_or_moves(trained_home: Settings, tree: Path) -> None:

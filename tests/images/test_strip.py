@@ -14,9 +14,9 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
 from simile.core.errors import ImageTooLarge, UnreadableImage
-from simile.images.decoding import decode
+from simile.images.decoding import decode_image
 from simile.images.formats import Limits
-from simile.images.privacy.strip import strip
+from simile.images.privacy.strip import strip_metadata
 
 pillow_heif.register_heif_opener()
 
@@ -100,7 +100,7 @@ def shown(data: bytes) -> list[np.ndarray[Any, Any]]:
 def test_nothing_of_what_was_written_beside_the_picture_is_left(kind: str) -> None:
     data = MADE[kind]()
     assert SECRET in data or kind in ("ICO",)
-    clean, media_type = strip(data, "a", LIMITS)
+    clean, media_type = strip_metadata(data, "a", LIMITS)
     assert SECRET not in clean and b"51.5007" not in clean
     assert media_type.startswith("image/")
     with Image.open(io.BytesIO(clean)) as im:
@@ -112,14 +112,14 @@ def test_nothing_of_what_was_written_beside_the_picture_is_left(kind: str) -> No
 @pytest.mark.parametrize("kind", MADE)
 def test_the_picture_stays_as_it_was_seen(kind: str) -> None:
     data = MADE[kind]()
-    before, after = (decode(one, name="a", limits=LIMITS) for one in (data, strip(data, "a", LIMITS)[0]))
+    before, after = (decode_image(one, name="a", limits=LIMITS) for one in (data, strip_metadata(data, "a", LIMITS)[0]))
     assert np.array_equal(before.pixels, after.pixels)
 
 
 @pytest.mark.parametrize("kind", LOSSLESS)
 def test_frames_and_pages_stay_bit_for_bit(kind: str) -> None:
     data = MADE[kind]()
-    clean = shown(strip(data, "a", LIMITS)[0])
+    clean = shown(strip_metadata(data, "a", LIMITS)[0])
     whole = shown(data)
     if kind in ("JPEG", "MPO"):  # the second picture of two is often what the first was cut from
         whole = whole[:1]
@@ -129,33 +129,35 @@ def test_frames_and_pages_stay_bit_for_bit(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 def test_the_colour_profile_stays(kind: str) -> None:
-    with Image.open(io.BytesIO(strip(MADE[kind](), "a", LIMITS)[0])) as im:
+    with Image.open(io.BytesIO(strip_metadata(MADE[kind](), "a", LIMITS)[0])) as im:
         assert im.info["icc_profile"] == PROFILE
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "MPO"])
 def test_of_exif_only_the_orientation_stays(kind: str) -> None:
-    with Image.open(io.BytesIO(strip(MADE[kind](), "a", LIMITS)[0])) as im:
+    with Image.open(io.BytesIO(strip_metadata(MADE[kind](), "a", LIMITS)[0])) as im:
         assert dict(im.getexif()) == {0x0112: TURNED}
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF"])
 def test_a_picture_with_nothing_beside_it_comes_back_byte_for_byte(format: str) -> None:
     data = saved(format)
-    assert strip(data, "a", LIMITS)[0] == data
+    assert strip_metadata(data, "a", LIMITS)[0] == data
 
 
 @pytest.mark.parametrize("kind", LOSSLESS)
 def test_stripping_twice_is_stripping_once(kind: str) -> None:
-    once = strip(MADE[kind](), "a", LIMITS)
-    assert strip(once[0], "a", LIMITS) == once
+    once = strip_metadata(MADE[kind](), "a", LIMITS)
+    assert strip_metadata(once[0], "a", LIMITS) == once
 
 
 def test_a_small_preview_in_the_head_of_a_jpeg_goes_too() -> None:
     preview = b"JFIF\0\x01\x01\0\0\x01\0\x01\x02\x02" + SECRET[:12]
     data = saved("JPEG")
     with_preview = data[:2] + b"\xff\xe0" + struct.pack(">H", 2 + len(preview)) + preview + data[20:]
-    assert strip(with_preview, "a", LIMITS)[0] == data[:4] + b"\0\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0" + data[20:]
+    assert (
+        strip_metadata(with_preview, "a", LIMITS)[0] == data[:4] + b"\0\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0" + data[20:]
+    )
 
 
 @pytest.mark.parametrize("kind", LOSSLESS)
@@ -169,13 +171,13 @@ def test_a_damaged_container_never_leaks_and_raises_nothing_else(kind: str) -> N
             continue
         other[at] ^= int(random.integers(1, 256))
         try:
-            clean, _ = strip(bytes(other), "a", LIMITS)
+            clean, _ = strip_metadata(bytes(other), "a", LIMITS)
         except UnreadableImage:
             continue
         assert SECRET not in clean, at
     for length in np.linspace(0, len(data), 15, endpoint=False, dtype=int):
         try:
-            assert SECRET not in strip(data[:length], "a", LIMITS)[0]
+            assert SECRET not in strip_metadata(data[:length], "a", LIMITS)[0]
         except UnreadableImage:
             continue
 
@@ -196,11 +198,11 @@ def test_strips_that_lie_on_each_other_do_not_grow_without_end() -> None:
             tail += struct.pack(f"<{many}I", *lists[tag])
     bomb = data[: at + 2] + b"".join(map(bytes, entries)) + data[at + 2 + 12 * count :] + tail
     with suppress(UnreadableImage):  # if the decoder makes nothing of it either
-        assert len(strip(bomb, "a", LIMITS)[0]) < 4 * len(data)
+        assert len(strip_metadata(bomb, "a", LIMITS)[0]) < 4 * len(data)
 
 
 def test_what_is_no_picture_is_refused_and_limits_hold(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImage):
-        strip(b"<svg onload=alert(1)>", "a.svg", LIMITS)
+        strip_metadata(b"<svg onload=alert(1)>", "a.svg", LIMITS)
     with pytest.raises(ImageTooLarge):
-        strip(saved("BMP"), "a.bmp", Limits(max_pixels=100))
+        strip_metadata(saved("BMP"), "a.bmp", Limits(max_pixels=100))

@@ -8,29 +8,29 @@ import numpy as np
 import pytest
 
 from simile.core.errors import BadSetting, CheckpointDamaged
-from simile.images.decoding import Picture, decode
+from simile.images.decoding import DecodedImage, decode_image
 from simile.images.encoding import encode_jpeg, encode_png
-from simile.images.transforms import LONGEST_SHOWN, Preprocessing, choose, to_unit
+from simile.images.transforms import MAX_DECODED_SIDE, Preprocessing, choose_preprocessing, scale_to_unit
 
 WHITE, RED, GREEN, BLUE = (255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255)
 FITS = ("stretch", "letterbox", "crop", "pad")
 
 
-def shown(pixels: np.ndarray) -> Picture:
+def shown(pixels: np.ndarray) -> DecodedImage:
     """The picture that the decoder makes of a PNG with these pixels, (H, W, 3) or (H, W)."""
-    return decode(encode_png(pixels.astype(np.uint8)), name="made here")
+    return decode_image(encode_png(pixels.astype(np.uint8)), name="made here")
 
 
-def noise(width: int, height: int, *, grey: bool = False, seed: int = 0) -> Picture:
+def noise(width: int, height: int, *, grey: bool = False, seed: int = 0) -> DecodedImage:
     shape = (height, width) if grey else (height, width, 3)
     return shown(np.random.default_rng(seed).integers(0, 256, shape))
 
 
-def plain(width: int, height: int, colour: tuple[int, int, int] = RED) -> Picture:
+def plain(width: int, height: int, colour: tuple[int, int, int] = RED) -> DecodedImage:
     return shown(np.full((height, width, 3), colour))
 
 
-def three_stripes(width: int, height: int) -> Picture:
+def three_stripes(width: int, height: int) -> DecodedImage:
     """Red, green, blue from left to right, each a third of the width."""
     pixels = np.zeros((height, width, 3))
     for number, colour in enumerate((RED, GREEN, BLUE)):
@@ -42,9 +42,9 @@ def spec_for(fit: str, channels: int = 3, size: int = 32) -> Preprocessing:
     return Preprocessing(size, channels, fit, (28, 20) if fit == "pad" else None)  # type: ignore[arg-type]
 
 
-def seen(spec: Preprocessing, picture: Picture) -> np.ndarray:
+def seen(spec: Preprocessing, picture: DecodedImage) -> np.ndarray:
     """What a perfect decoder would give: (C, S, S) float32 in [0, 1]."""
-    return to_unit(spec.to_array(picture)[None])[0]
+    return scale_to_unit(spec.to_array(picture)[None])[0]
 
 
 # Choosing
@@ -54,35 +54,35 @@ def seen(spec: Preprocessing, picture: Picture) -> np.ndarray:
     ("short_side", "size"), [(1, 32), (28, 32), (32, 32), (33, 64), (64, 64), (65, 64), (100, 64), (400, 64)]
 )
 def test_the_size_is_the_smallest_that_is_at_least_the_short_side_and_at_most_64(short_side: int, size: int) -> None:
-    assert choose([plain(short_side, 3 * short_side)], image_size=None).image_size == size
-    assert choose([plain(3 * short_side, short_side)], image_size=None).image_size == size
+    assert choose_preprocessing([plain(short_side, 3 * short_side)], image_size=None).image_size == size
+    assert choose_preprocessing([plain(3 * short_side, short_side)], image_size=None).image_size == size
 
 
 def test_the_median_short_side_decides_not_the_largest_or_the_smallest_picture() -> None:
-    assert choose([plain(8, 8), plain(30, 30), plain(500, 500)], image_size=None).image_size == 32
-    assert choose([plain(8, 8), plain(60, 60), plain(500, 500)], image_size=None).image_size == 64
+    assert choose_preprocessing([plain(8, 8), plain(30, 30), plain(500, 500)], image_size=None).image_size == 32
+    assert choose_preprocessing([plain(8, 8), plain(60, 60), plain(500, 500)], image_size=None).image_size == 64
 
 
 @pytest.mark.parametrize("size", [16, 32, 48, 128, 256])
 def test_the_size_asked_for_is_taken_even_beyond_64(size: int) -> None:
-    assert choose([plain(300, 300)], image_size=size) == Preprocessing(size, 3)
+    assert choose_preprocessing([plain(300, 300)], image_size=size) == Preprocessing(size, 3)
 
 
 @pytest.mark.parametrize("size", [-1, 0, 1, 15, 257, 100_000])
 def test_a_size_beyond_the_limits_is_refused_with_the_limits(size: int) -> None:
     with pytest.raises(BadSetting, match=f"image_size can't be {size}. Use 16 to 256"):
-        choose([plain(300, 300)], image_size=size)
+        choose_preprocessing([plain(300, 300)], image_size=size)
 
 
 def test_grey_only_if_every_sampled_picture_is_grey() -> None:
     grey, coloured = noise(40, 50, grey=True), noise(40, 50)
-    assert choose([grey, grey, grey], image_size=None).channels == 1
-    assert choose([grey, coloured, grey], image_size=None).channels == 3
-    assert choose([plain(40, 50, WHITE)], image_size=None).channels == 1
+    assert choose_preprocessing([grey, grey, grey], image_size=None).channels == 1
+    assert choose_preprocessing([grey, coloured, grey], image_size=None).channels == 3
+    assert choose_preprocessing([plain(40, 50, WHITE)], image_size=None).channels == 1
 
 
 def test_small_pictures_of_one_size_are_padded_not_enlarged() -> None:
-    spec = choose([noise(20, 28, seed=seed) for seed in range(3)], image_size=None)
+    spec = choose_preprocessing([noise(20, 28, seed=seed) for seed in range(3)], image_size=None)
     assert spec == Preprocessing(32, 3, "pad", (28, 20))
     assert spec.content_box() == (2, 6, 28, 20)
 
@@ -97,25 +97,25 @@ def test_small_pictures_of_one_size_are_padded_not_enlarged() -> None:
     ],
 )
 def test_all_others_are_stretched(sizes: list[tuple[int, int]]) -> None:
-    spec = choose([plain(*size) for size in sizes], image_size=None)
+    spec = choose_preprocessing([plain(*size) for size in sizes], image_size=None)
     assert (spec.fit, spec.content) == ("stretch", None)
     assert spec.content_box() == (0, 0, spec.image_size, spec.image_size)
 
 
 @pytest.mark.parametrize("fit", ["stretch", "letterbox", "crop"])
 def test_the_fit_asked_for_wins_over_padding(fit: str) -> None:
-    assert choose([noise(28, 28)], image_size=None, fit=fit) == Preprocessing(32, 3, fit)  # type: ignore[arg-type]
+    assert choose_preprocessing([noise(28, 28)], image_size=None, fit=fit) == Preprocessing(32, 3, fit)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("fit", ["pad", "", "Stretch", "squeeze"])
 def test_an_unknown_fit_is_refused_with_those_there_are(fit: str) -> None:
     with pytest.raises(BadSetting, match="Use stretch, letterbox or crop"):
-        choose([noise(28, 28)], image_size=None, fit=fit)  # type: ignore[arg-type]
+        choose_preprocessing([noise(28, 28)], image_size=None, fit=fit)  # type: ignore[arg-type]
 
 
 def test_the_background_stays_with_the_spec() -> None:
     for sample in ([noise(28, 28)], [plain(300, 200)]):
-        assert choose(sample, image_size=None, background="#102030").background == "#102030"
+        assert choose_preprocessing(sample, image_size=None, background="#102030").background == "#102030"
 
 
 # In
@@ -156,7 +156,7 @@ def test_stretching_shows_the_whole_picture() -> None:
 
 def test_cropping_shows_the_central_square() -> None:
     wide = three_stripes(300, 100)
-    high = Picture(wide.pixels.transpose(1, 0, 2).copy(), 100, 300, "png", False)
+    high = DecodedImage(wide.pixels.transpose(1, 0, 2).copy(), 100, 300, "png", False)
     inner = np.full((30, 30, 3), GREEN)  # the filter takes a little of the neighbours into the outermost pixels
     for picture in (wide, high):
         assert np.array_equal(spec_for("crop").to_array(picture)[1:-1, 1:-1], inner)
@@ -201,7 +201,7 @@ def test_a_query_of_twice_the_size_is_seen_almost_as_the_picture_itself() -> Non
 def test_units_are_float32_from_0_to_1_with_channels_first() -> None:
     batch = np.zeros((2, 4, 4, 3), np.uint8)
     batch[1, 2, 3] = (0, 51, 255)
-    unit = to_unit(batch)
+    unit = scale_to_unit(batch)
     assert (unit.shape, unit.dtype, unit.flags.c_contiguous) == ((2, 3, 4, 4), np.float32, True)
     assert unit[1, :, 2, 3].tolist() == pytest.approx([0, 0.2, 1])
     assert (unit.min(), unit.max()) == (0, 1)
@@ -213,7 +213,7 @@ def test_units_are_float32_from_0_to_1_with_channels_first() -> None:
 @pytest.mark.parametrize("grey", [True, False])
 def test_28_by_28_stands_in_32_by_32_and_comes_back_pixel_for_pixel(grey: bool) -> None:
     picture = noise(28, 28, grey=grey)
-    spec = choose([picture, picture], image_size=None)
+    spec = choose_preprocessing([picture, picture], image_size=None)
     assert spec == Preprocessing(32, 1 if grey else 3, "pad", (28, 28))
     assert np.array_equal(spec.to_pixels(seen(spec, picture), 28, 28), picture.pixels)
 
@@ -231,7 +231,7 @@ def test_a_sliver_of_a_picture_does_not_become_gigabytes() -> None:
     decoded = np.zeros((3, 32, 32), np.float32)
     for fit in FITS:
         for width, height in ((1, 60_000), (60_000, 1), (1, 200_000_000)):
-            assert max(spec_for(fit).to_pixels(decoded, width, height).shape) <= LONGEST_SHOWN
+            assert max(spec_for(fit).to_pixels(decoded, width, height).shape) <= MAX_DECODED_SIDE
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 32), (32, 64), (400, 534), (1000, 3), (50, 50)])
@@ -246,7 +246,7 @@ def test_no_bar_is_left_of_a_jpeg_that_was_decoded_at_a_quarter() -> None:
     width, height = 793, 1392  # a quarter, rounded up, has another letterbox than the whole
     spec = spec_for("letterbox", size=64)
     data = encode_jpeg(np.zeros((height, width, 3), np.uint8))
-    picture = decode(data, name="black", min_side=64)
+    picture = decode_image(data, name="black", min_side=64)
     assert picture.pixels.shape == (348, 199, 3)
     pixels = spec.to_pixels(seen(spec, picture), picture.width, picture.height)
     assert pixels.max() == 0

@@ -19,9 +19,9 @@ from PIL import Image
 from simile.core.records import Failure
 from simile.images.encoding import encode_png
 from simile.images.formats import Limits
-from simile.images.loading.fork_server import Lost
-from simile.images.loading.loader import Prepared, prepare_files, sample_pictures
-from simile.images.loading.worker_pool import AHEAD, GROUP, Workers
+from simile.images.loading.fork_server import WorkerLost
+from simile.images.loading.loader import PreparedImage, prepare_files, sample_images
+from simile.images.loading.worker_pool import BATCH_ITEM_COUNT, MAX_WAITING_BATCHES, WorkerPool
 from simile.images.transforms import Preprocessing
 
 SPEC = Preprocessing(32, 3)
@@ -64,7 +64,7 @@ def is_running(pid: int) -> bool:
 
 
 def test_results_come_in_the_order_of_their_items() -> None:
-    with Workers(3) as workers:
+    with WorkerPool(3) as workers:
         assert list(workers.map(eval, (f"{number} ** 2" for number in range(500)))) == [n**2 for n in range(500)]
         assert list(workers.map(len, [])) == []
         assert list(workers.map(len, ["ab", "c"])) == [2, 1]  # another function, the same workers
@@ -74,62 +74,66 @@ def test_results_come_in_the_order_of_their_items() -> None:
 def test_what_kills_or_hangs_a_worker_costs_one_item(crash: str) -> None:
     items = [str(number) for number in range(50)]
     items[20] = items[21] = items[49] = crash
-    with Workers(2, seconds=0.4) as workers:
+    with WorkerPool(2, seconds=0.4) as workers:
         results = list(workers.map(eval, items))
-    lost = [number for number, result in enumerate(results) if isinstance(result, Lost)]
+    lost = [number for number, result in enumerate(results) if isinstance(result, WorkerLost)]
     assert lost == [20, 21, 49]
     assert CRASHES[crash] in results[20].reason
-    assert [result for result in results if not isinstance(result, Lost)] == [n for n in range(50) if n not in lost]
+    assert [result for result in results if not isinstance(result, WorkerLost)] == [
+        n for n in range(50) if n not in lost
+    ]
 
 
 def test_an_error_in_the_function_costs_one_item() -> None:
-    with Workers(1) as workers:
+    with WorkerPool(1) as workers:
         first, second, third = workers.map(eval, ["1", "1 / 0", "3"])
     assert (first, third) == (1, 3)
-    assert isinstance(second, Lost) and "ZeroDivisionError" in second.reason
+    assert isinstance(second, WorkerLost) and "ZeroDivisionError" in second.reason
 
 
 def test_a_worker_cannot_take_all_memory() -> None:
-    with Workers(1, max_pixels=1_000_000) as workers:
+    with WorkerPool(1, max_pixels=1_000_000) as workers:
         small, large = workers.map(eval, ["len(bytearray(10**8))", "len(bytearray(3 * 10**9))"])
     assert small == 10**8
-    assert isinstance(large, Lost) and "MemoryError" in large.reason
+    assert isinstance(large, WorkerLost) and "MemoryError" in large.reason
 
 
 def test_items_are_not_taken_far_ahead_of_the_results() -> None:
     taken = itertools.count()
-    with Workers(2) as workers:
+    with WorkerPool(2) as workers:
         results = workers.map(eval, ("1" for _ in iter(lambda: next(taken), -1)))
         next(results)
-        assert next(taken) <= (AHEAD + 1) * GROUP
+        assert next(taken) <= (MAX_WAITING_BATCHES + 1) * BATCH_ITEM_COUNT
         for _ in range(1000):
             next(results)
-        assert next(taken) <= 1000 + (AHEAD + 2) * GROUP
+        assert next(taken) <= 1000 + (MAX_WAITING_BATCHES + 2) * BATCH_ITEM_COUNT
 
 
 def test_after_stop_only_what_is_done_comes(folder: Path) -> None:
-    with Workers(1) as workers:
+    with WorkerPool(1) as workers:
         results = workers.map(eval, itertools.repeat("__import__('time').sleep(0.001)"))
         next(results)
         workers.stop()
-        assert len(list(results)) < GROUP
+        assert len(list(results)) < BATCH_ITEM_COUNT
 
 
 def test_the_job_goes_on_when_the_nursery_and_its_workers_are_killed() -> None:
-    with Workers(2) as workers:
+    with WorkerPool(2) as workers:
         results = workers.map(eval, (f"__import__('time').sleep(0.001) or {number}" for number in range(1000)))
         found = [next(results)]
-        nursery = workers._nursery._process.pid
+        nursery = workers._fork_server._process.pid
         for pid in [nursery, *children(nursery)]:
             os.kill(pid, signal.SIGKILL)
         found += list(results)
-    lost = sum(isinstance(result, Lost) for result in found)
+    lost = sum(isinstance(result, WorkerLost) for result in found)
     assert lost <= 2
-    assert [n for n in found if not isinstance(n, Lost)] == [n for n in range(1000) if not isinstance(found[n], Lost)]
+    assert [n for n in found if not isinstance(n, WorkerLost)] == [
+        n for n in range(1000) if not isinstance(found[n], WorkerLost)
+    ]
 
 
 def test_workers_know_nothing_of_torch_and_use_one_thread() -> None:
-    with Workers(1) as workers:
+    with WorkerPool(1) as workers:
         (modules,) = workers.map(eval, ["sorted(__import__('sys').modules)"])
     assert isinstance(modules, list) and "PIL.Image" in modules
     assert {"torch", "faiss", "sqlalchemy", "pydantic"}.isdisjoint(modules)
@@ -137,8 +141,8 @@ def test_workers_know_nothing_of_torch_and_use_one_thread() -> None:
 
 def test_a_job_that_is_killed_leaves_no_process_behind() -> None:
     script = (
-        "from simile.images.loading.worker_pool import Workers\n"
-        "workers = Workers(2, seconds=60)\n"
+        "from simile.images.loading.worker_pool import WorkerPool\n"
+        "workers = WorkerPool(2, seconds=60)\n"
         "results = workers.map(eval, ['1'] * 64 + ['__import__(\"time\").sleep(60)'] * 64)\n"
         "next(results); print(workers._nursery._process.pid, flush=True); list(results)"
     )
@@ -162,7 +166,7 @@ def test_a_bad_file_is_a_failure_with_its_reason(folder: Path) -> None:
     assert isinstance(results[50], Failure)
     assert results[50] == Failure(str(folder / "050.png"), results[50].reason)
     assert "not a picture" in results[50].reason
-    assert sum(isinstance(result, Prepared) for result in results) == 199
+    assert sum(isinstance(result, PreparedImage) for result in results) == 199
 
 
 def test_a_picture_that_takes_too_long_is_a_failure(tmp_path: Path) -> None:
@@ -170,15 +174,15 @@ def test_a_picture_that_takes_too_long_is_a_failure(tmp_path: Path) -> None:
     Image.new("RGB", (9000, 9000)).save(tmp_path / "b.png", compress_level=1)
     (tmp_path / "c.png").write_bytes(picture(2))
     first, slow, last = prepare_files(paths_in(tmp_path), SPEC, Limits(seconds=0.05), 1)
-    assert isinstance(first, Prepared) and isinstance(last, Prepared)
+    assert isinstance(first, PreparedImage) and isinstance(last, PreparedImage)
     assert isinstance(slow, Failure) and "more than 0.05 seconds (SIMILE_DECODE_SECONDS)" in slow.reason
 
 
 def test_a_worker_killed_by_the_system_costs_at_most_one_picture(folder: Path) -> None:
-    with Workers(2) as workers:
+    with WorkerPool(2) as workers:
         results = prepare_files(paths_in(folder) * 5, SPEC, Limits(), workers)
         found = [next(results)]
-        os.kill(children(workers._nursery._process.pid)[0], signal.SIGKILL)
+        os.kill(children(workers._fork_server._process.pid)[0], signal.SIGKILL)
         found += list(results)
     assert len(found) == 1000
     assert sum(isinstance(result, Failure) for result in found) <= 1
@@ -187,10 +191,10 @@ def test_a_worker_killed_by_the_system_costs_at_most_one_picture(folder: Path) -
 def test_samples_keep_one_pixel_and_skip_what_cannot_be_read(folder: Path) -> None:
     for path in paths_in(folder)[::2]:
         Path(path).write_text("no picture")
-    sample = sample_pictures(paths_in(folder), Limits(), 2, 80, seed=1)
+    sample = sample_images(paths_in(folder), Limits(), 2, 80, seed=1)
     assert len(sample) == 80
     assert {(one.width, one.height, one.pixels.shape) for one in sample} == {(24, 24, (1, 1, 3))}
-    assert len(sample_pictures(paths_in(folder), Limits(), 2, 500, seed=1)) == 100
+    assert len(sample_images(paths_in(folder), Limits(), 2, 500, seed=1)) == 100
 
 
 # Every kind of file that Pillow can write, damaged in every way (benchmarks/bad_files.py does the same at length)
@@ -204,7 +208,7 @@ def kinds() -> Iterator[tuple[str, bytes]]:
             file = io.BytesIO()
             try:
                 image.convert(mode).save(file, format)
-            except Exception:  # noqa: BLE001  # formats differ in what they take and what they lack
+            except Exception:  # formats differ in what they take and what they lack  # noqa: BLE001
                 continue
             yield format, file.getvalue()
             break
@@ -231,7 +235,7 @@ def test_every_kind_of_damaged_file_is_accounted_for(tmp_path: Path) -> None:
     results = list(prepare_files(paths, SPEC, Limits(max_pixels=10_000_000, seconds=10), 2))
     assert len(results) == len(paths) > 200
     for path, result in zip(paths, results, strict=True):
-        assert isinstance(result, Prepared) or (result.path == path and result.reason)
+        assert isinstance(result, PreparedImage) or (result.path == path and result.reason)
     assert not [
         one for one in results if isinstance(one, Failure) and ("crashed" in one.reason or "killed" in one.reason)
     ]

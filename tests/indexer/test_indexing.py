@@ -29,7 +29,7 @@ from simile.indexer.maintenance.status import read_status
 from simile.indexer.maintenance.verify import verify_home
 from simile.indexer.pipeline.job import IndexRequest, index
 from simile.indexer.pipeline.uploads import add_upload
-from simile.indexer.training.train import TrainingRequest, train_on
+from simile.indexer.training.train import TrainingRequest, train_on_sources
 from simile.search.searcher import Searcher
 from simile.store.home import Home
 
@@ -71,7 +71,7 @@ def test_an_unchanged_folder_embeds_nothing(home_with_digits: Settings, tmp_path
 
 def photos_of(settings: Settings) -> Path:
     with Searcher(settings) as searcher:
-        return Path(searcher.images(limit=1)[0].paths[0]).parent
+        return Path(searcher.list_images(limit=1)[0].paths[0]).parent
 
 
 def test_moved_changed_copied_touched_and_vanished_files_are_told_apart(trained_home: Settings, digits: Path) -> None:
@@ -98,10 +98,10 @@ def test_a_moved_file_keeps_its_id(trained_home: Settings, digits: Path) -> None
     go(trained_home, digits)
     first = sorted(digits.iterdir())[0]
     with Searcher(trained_home) as searcher:
-        (before,) = (record.id for record in searcher.images(limit=500) if record.paths == (str(first),))
+        (before,) = (record.id for record in searcher.list_images(limit=500) if record.paths == (str(first),))
         first.rename(digits / "elsewhere.png")
         go(trained_home, digits)
-        assert searcher.image(before).paths == (str(digits / "elsewhere.png"),)
+        assert searcher.get_image(before).paths == (str(digits / "elsewhere.png"),)
 
 
 def test_a_folder_with_another_name_is_moved(trained_home: Settings, digits: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_folder_with_another_name_is_moved(trained_home: Settings, digits: Pat
     assert (*counts(summary), summary.copied) == (1, 0, 0, 121, 0, 0, 1)
     assert go(trained_home, elsewhere).unchanged == 122
     with Searcher(trained_home) as searcher:
-        shown = [path for record in searcher.images(limit=500) for path in record.paths]
+        shown = [path for record in searcher.list_images(limit=500) for path in record.paths]
     assert sorted(shown) == sorted(str(path) for path in elsewhere.iterdir())
     assert verify_home(trained_home, files=True) == []
 
@@ -126,7 +126,7 @@ def test_one_content_at_two_paths_is_one_image(trained_home: Settings, tmp_path:
     summary = go(trained_home, folder)
     assert (*counts(summary), summary.copied) == (2, 0, 0, 0, 0, 0, 1)
     with Searcher(trained_home) as searcher:
-        (record,) = searcher.images(limit=10)
+        (record,) = searcher.list_images(limit=10)
     assert record.paths == (str(folder / "a.png"), str(folder / "b.png"))
 
 
@@ -139,7 +139,7 @@ def test_dry_run_writes_nothing(tmp_path: Path, digits: Path) -> None:
 def test_a_dry_run_counts_for_the_encoder_that_is_named(home_with_digits: Settings, tmp_path: Path) -> None:
     photos = photos_of(home_with_digits)
     request = TrainingRequest(overrides={"latent_dim": 5, "width": 4, "epochs": 1}, seed=1)
-    other = train_on(home_with_digits, [photos], request, lambda _: None)["fingerprint"]
+    other = train_on_sources(home_with_digits, [photos], request, lambda _: None)["fingerprint"]
     assert go(home_with_digits, photos, dry_run=True).unchanged == 120
     assert go(home_with_digits, photos, dry_run=True, encoder=other[:6]).unchanged == 0
     with pytest.raises(NoSuchEncoder):
@@ -172,7 +172,7 @@ def test_a_mistyped_source_leaves_no_home_behind(tmp_path: Path) -> None:
     with pytest.raises(NoSuchPath):
         go(settings, tmp_path / "photso")
     with pytest.raises(NoSuchPath):
-        train_on(settings, [tmp_path / "photso"], TrainingRequest(), lambda _: None)
+        train_on_sources(settings, [tmp_path / "photso"], TrainingRequest(), lambda _: None)
     with pytest.raises(NothingIndexed):
         rebuild_index(settings)
     assert not settings.home.exists()
@@ -272,7 +272,7 @@ def test_a_second_writer_is_told_who_holds_the_home(trained_home: Settings, digi
 def test_another_encoder_takes_over_only_when_all_is_embedded(home_with_digits: Settings, tmp_path: Path) -> None:
     photos = photos_of(home_with_digits)
     request = TrainingRequest(overrides={"latent_dim": 5, "width": 4, "epochs": 2}, seed=1)
-    trained = train_on(home_with_digits, [photos], request, lambda _: None)
+    trained = train_on_sources(home_with_digits, [photos], request, lambda _: None)
     assert not trained["active"]
     before = read_status(home_with_digits)["encoder"]["fingerprint"]
     summary = go(home_with_digits, photos, encoder=trained["fingerprint"])
@@ -288,7 +288,7 @@ def test_another_encoder_takes_over_only_when_all_is_embedded(home_with_digits: 
 def other_encoder(settings: Settings, photos: Path) -> str:
     """The fingerprint of a second, bad encoder."""
     request = TrainingRequest(overrides={"latent_dim": 5, "width": 4, "epochs": 1}, seed=1)
-    return str(train_on(settings, [photos], request, lambda _: None)["fingerprint"])
+    return str(train_on_sources(settings, [photos], request, lambda _: None)["fingerprint"])
 
 
 def in_use(settings: Settings) -> str:
@@ -392,10 +392,10 @@ def test_embedding_a_file_twice_gives_the_same_row(trained_home: Settings, digit
     go(trained_home, digits)
     alone = load_settings(home=shutil.copytree(trained_home.home, tmp_path / "alone"), device="cpu", batch_size=1)
     with Searcher(trained_home) as searcher, Searcher(alone) as single:
-        for record in searcher.images(limit=5):
+        for record in searcher.list_images(limit=5):
             path = Path(record.paths[0])
             mu = single.by_file(path, name=path.name).query.mu
-            stored = searcher.catalogue.embedding(record.id, searcher.encoder().fingerprint).mu
+            stored = searcher.catalogue.embeddings.get(record.id, searcher.get_encoder().fingerprint).mu
             assert np.abs(mu - stored).max() <= 1e-5 * np.abs(stored).max()
 
 
@@ -424,14 +424,14 @@ def test_kill_minus_nine_loses_nothing_and_doubles_nothing(
     assert summary.unchanged == stored > 0
     assert verify_home(trained_home) == []
     with Searcher(trained_home) as searcher:
-        shas = sorted(record.sha256 for record in searcher.images(limit=1000))
+        shas = sorted(record.sha256 for record in searcher.list_images(limit=1000))
     assert shas == sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in digits.iterdir())
     assert "interrupted" in {run["status"] for run in read_status(trained_home)["runs"]}
 
 
 def images_in(settings: Settings) -> int:
     with Searcher(settings) as searcher:
-        return searcher.count()
+        return searcher.count_images()
 
 
 def test_ctrl_c_keeps_what_was_stored_and_says_how_to_go_on(trained_home: Settings, digits: Path) -> None:

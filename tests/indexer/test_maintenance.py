@@ -18,27 +18,27 @@ from typer.testing import CliRunner, Result
 
 from simile.cli.main import app
 from simile.core.errors import BadSetting, EncoderMismatch, HomeBusy, NoSuchEncoder
-from simile.core.records import Failure, FileFacts
+from simile.core.records import Failure, FileStat
 from simile.core.settings import Settings, load_settings
 from simile.indexer.maintenance.encoders import activate_encoder, list_encoders, remove_encoder
-from simile.indexer.maintenance.export import export
+from simile.indexer.maintenance.export import export_embeddings
 from simile.indexer.maintenance.rebuild import compact_index, rebuild_index
 from simile.indexer.maintenance.status import read_status
 from simile.search.encoder_registry import find_encoder
-from simile.store.backup.verify import leftovers, verify
+from simile.store.backup.verify import find_leftovers, find_problems
 from simile.store.catalogue import encoders as store_encoders
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.records import NewPicture
+from simile.store.catalogue.records import NewImage
 from simile.store.home import Home
 from simile.store.index.index import Index
 
 OLD, NEW, THIRD = "a" * 16, "ab" * 8, "c" * 16
 
 
-def picture(number: int, x: float, length: int = 2) -> NewPicture:
+def picture(number: int, x: float, length: int = 2) -> NewImage:
     mu = np.zeros(length, np.float32)
     mu[0] = x
-    return NewPicture(f"{number:064}", 1, "PNG", 8, 8, FileFacts(f"/photos/{number}.png", 1, 1), mu)
+    return NewImage(f"{number:064}", 1, "PNG", 8, 8, FileStat(f"/photos/{number}.png", 1, 1), mu)
 
 
 @pytest.fixture
@@ -46,13 +46,13 @@ def settings(home: Home) -> Settings:
     """Ten pictures at 1 … 10 by OLD, in a segment; eight of them at -1 … -8, in three dimensions, by NEW."""
     with Catalogue(home) as catalogue:
         for fingerprint, dimensions in ((OLD, 2), (NEW, 3), (THIRD, 2)):
-            catalogue.register_encoder(fingerprint, "vae", "vae", dimensions=dimensions)
+            catalogue.encoders.register(fingerprint, "vae", "vae", dimensions=dimensions)
             (home.encoders / fingerprint).mkdir()
             (home.encoders / fingerprint / "encoder.json").write_bytes(b"1234567890")
-        catalogue.activate(OLD)
-        catalogue.store_batch([picture(n, n) for n in range(1, 11)], OLD, "eager")
+        catalogue.encoders.activate(OLD)
+        catalogue.images.add_batch([picture(n, n) for n in range(1, 11)], OLD, "eager")
         Index(catalogue).publish()
-        catalogue.store_batch([picture(n, -n, 3) for n in range(1, 9)], NEW, "eager")
+        catalogue.images.add_batch([picture(n, -n, 3) for n in range(1, 9)], NEW, "eager")
     return load_settings(home=home.root)
 
 
@@ -94,7 +94,7 @@ def test_every_command_says_the_same_of_a_fingerprint_that_is_cut_too_short_or_u
     for reference, words in (("a", several), ("f", "This home has no encoder 'f' .it has: ")):
         for find in (
             lambda: find_encoder(home, reference, "cpu"),  # noqa: B023
-            lambda: export(settings, tmp_path / "all.csv", encoder=reference),  # noqa: B023
+            lambda: export_embeddings(settings, tmp_path / "all.csv", encoder=reference),  # noqa: B023
             lambda: activate_encoder(settings, reference),  # noqa: B023
             lambda: remove_encoder(settings, reference),  # noqa: B023
         ):
@@ -106,17 +106,17 @@ def test_another_encoder_is_put_in_use_with_its_index_at_once(settings: Settings
     index = Index(catalogue)
     assert len(index) == 10
     assert activate_encoder(settings, "ab") == {"fingerprint": NEW, "vectors": 8, "lacking": 2}
-    state = catalogue.state()
-    segment = catalogue.segment(state.segment_id or 0)
+    state = catalogue.get_state()
+    segment = catalogue.segments.find(state.segment_id or 0)
     assert (state.active_encoder, segment and segment.encoder, segment and segment.rows) == (NEW, NEW, 8)
-    assert (len(index), index.pending()) == (8, 0)
+    assert (len(index), index.count_pending()) == (8, 0)
     assert nearest(catalogue, 0, 0, 0) == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert [problem.what for problem in verify(catalogue.home)] == [
+    assert [problem.description for problem in find_problems(catalogue.home)] == [
         f"Image {n} has no vector by the active encoder." for n in (9, 10)
     ]
     activate_encoder(settings, OLD)
     assert len(nearest(catalogue, 0, 0)) == 10
-    assert verify(catalogue.home) == []
+    assert find_problems(catalogue.home) == []
 
 
 def test_no_query_ever_sees_two_encoders(settings: Settings, catalogue: Catalogue) -> None:
@@ -129,7 +129,7 @@ def test_no_query_ever_sees_two_encoders(settings: Settings, catalogue: Catalogu
         with Catalogue(catalogue.home) as other:
             index = Index(other)
             while not done.is_set():
-                active = other.active_encoder()
+                active = other.encoders.find_active()
                 assert active is not None
                 try:
                     hits = index.search(queries[active.fingerprint], 100, active.fingerprint)[0]
@@ -162,29 +162,29 @@ def test_an_encoder_that_has_seen_nothing_is_not_put_in_use(settings: Settings) 
 def test_removing_an_encoder_takes_its_vectors_segment_and_folder(
     settings: Settings, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_encoders, "PORTION", 3)
+    monkeypatch.setattr(store_encoders, "VECTOR_DELETE_ROWS", 3)
     home = catalogue.home
     with pytest.raises(BadSetting, match="is in use"):
         remove_encoder(settings, OLD)
     activate_encoder(settings, NEW)
     assert remove_encoder(settings, OLD) == {"fingerprint": OLD, "vectors": 10}
-    assert [record.fingerprint for record in catalogue.encoders()] == [NEW, THIRD]
+    assert [record.fingerprint for record in catalogue.encoders.get_all()] == [NEW, THIRD]
     assert not (home.encoders / OLD).exists()
-    assert {path.name for path in home.segments.iterdir()} == catalogue.segment_files()
-    assert catalogue.vectors_by_encoder() == {NEW: 8}
+    assert {path.name for path in home.segments.iterdir()} == catalogue.segments.get_file_names()
+    assert catalogue.encoders.count_embeddings() == {NEW: 8}
     assert nearest(catalogue, 0, 0, 0) == [1, 2, 3, 4, 5, 6, 7, 8]
     (home.encoders / ("d" * 16)).mkdir()
-    assert "simile encoders remove dddd" in leftovers(home)[0].next_step
+    assert "simile encoders remove dddd" in find_leftovers(home)[0].next_step
     assert remove_encoder(settings, "d" * 16)["vectors"] == 0
-    assert leftovers(home) == []
+    assert find_leftovers(home) == []
 
 
 def test_the_segment_of_an_encoder_that_is_removed_gives_way_to_one_that_is_used(
     settings: Settings, catalogue: Catalogue
 ) -> None:
-    catalogue.activate(NEW)  # as `simile train` does, which makes no segment
+    catalogue.encoders.activate(NEW)  # as `simile train` does, which makes no segment
     remove_encoder(settings, OLD)
-    segment = catalogue.segment(catalogue.state().segment_id or 0)
+    segment = catalogue.segments.find(catalogue.get_state().segment_id or 0)
     assert segment is not None and (segment.encoder, segment.rows) == (NEW, 8)
     assert nearest(catalogue, 0, 0, 0) == [1, 2, 3, 4, 5, 6, 7, 8]
 
@@ -202,19 +202,19 @@ def test_the_commands_take_the_home_before_and_after(settings: Settings) -> None
 
 def test_compact_folds_in_what_is_new_and_what_is_gone(settings: Settings, catalogue: Catalogue) -> None:
     assert compact_index(settings) == {"folded": 0, "rows": 10}
-    catalogue.store_batch([picture(11, 11)], OLD, "eager")
-    catalogue.delete_image(2)
+    catalogue.images.add_batch([picture(11, 11)], OLD, "eager")
+    catalogue.images.delete(2)
     (catalogue.home.segments / "left.tmp").touch()
     assert read_status(settings)["pending"] == 2
     assert "2 changes folded in: a new segment with 10 vectors" in command("compact", "--home", settings.home).stdout
     assert read_status(settings)["pending"] == 0
     assert "nothing to fold in" in command("compact", "--home", settings.home).stdout
     assert nearest(catalogue, 0, 0) == [1, 3, 4, 5, 6, 7, 8, 9, 10, 11]
-    assert verify(catalogue.home) == leftovers(catalogue.home) == []
+    assert find_problems(catalogue.home) == find_leftovers(catalogue.home) == []
 
 
 def test_rebuild_takes_the_kind_of_index_that_is_asked_for(settings: Settings, catalogue: Catalogue) -> None:
-    catalogue.store_batch([picture(n, n % 97) for n in range(11, 600)], OLD, "eager")
+    catalogue.images.add_batch([picture(n, n % 97) for n in range(11, 600)], OLD, "eager")
     rebuild_index(settings)
     assert read_status(settings)["segment"]["details"]["kind"] == "exact"
     assert command("rebuild", "--index", "ivf", "--home", settings.home).exit_code == 0
@@ -222,14 +222,14 @@ def test_rebuild_takes_the_kind_of_index_that_is_asked_for(settings: Settings, c
     assert (details["kind"], details["recall"] >= 0.98, details["nprobe"] >= 1) == ("ivf", True, True)
     text = command("status", "--home", settings.home).stdout
     assert "lists" in text and "recall" in text and "in memory" in text
-    assert verify(catalogue.home) == []
+    assert find_problems(catalogue.home) == []
 
 
 def test_status_shows_runs_failures_and_the_second_set(settings: Settings, catalogue: Catalogue) -> None:
     for _ in range(7):
-        run = catalogue.start_run("index", {"encoder": NEW})
-    catalogue.add_failures(run, [Failure(f"/bad/{n}.jpg", "not a picture") for n in range(25)])
-    catalogue.finish_run(run, "interrupted", {"new": 3})
+        run = catalogue.runs.start("index", {"encoder": NEW})
+    catalogue.runs.add_failures(run, [Failure(f"/bad/{n}.jpg", "not a picture") for n in range(25)])
+    catalogue.runs.finish(run, "interrupted", {"new": 3})
     found = read_status(settings, runs=2)
     assert [len(run["failures"]) for run in found["runs"]] == [25, 0]
     assert found["others"] == [{"fingerprint": NEW, "vectors": 8, "in_the_making": True}]
@@ -292,7 +292,7 @@ def test_a_home_that_cannot_be_written_is_searched_as_it_stands(closed: Settings
 
 def test_a_reader_without_permission_sees_what_a_writer_commits(settings: Settings, catalogue: Catalogue) -> None:
     """The writer keeps its log open: a reader who took the file for the whole would miss what is only in the log."""
-    catalogue.store_batch([picture(11, 1.5)], OLD, "eager")
+    catalogue.images.add_batch([picture(11, 1.5)], OLD, "eager")
     settings.home.chmod(0o555)
     try:
         done = in_another_process(LOOK, settings.home)
@@ -353,7 +353,7 @@ def test_writers_of_a_closed_home_say_so_and_change_nothing(closed: Settings) ->
 
 
 def test_a_closed_home_is_backed_up(closed: Settings, tmp_path: Path) -> None:
-    code = "from simile.store.backup.create import write_backup; print(write_backup(Home(Path(sys.argv[1])), Path(sys.argv[2])).images)"
+    code = "from simile.store.backup.create import create_backup; print(create_backup(Home(Path(sys.argv[1])), Path(sys.argv[2])).images)"
     done = in_another_process(code, closed.home, tmp_path / "backup.tar")
     assert (done.stdout, done.stderr) == ("10\n", "")
 
@@ -387,11 +387,11 @@ def test_on_a_full_disk_what_was_acknowledged_stays(settings: Settings, catalogu
     *batches, last = done.stdout.splitlines()
     assert last == "full", done.stderr
     stored = {int(number) for line in batches for number in line.split()}
-    assert verify(catalogue.home) == []
+    assert find_problems(catalogue.home) == []
     assert stored <= set(nearest(catalogue, 0, 0))
-    catalogue.store_batch([picture(2000, 2000)], OLD, "eager")  # there is space again
+    catalogue.images.add_batch([picture(2000, 2000)], OLD, "eager")  # there is space again
     compact_index(settings)
-    assert verify(catalogue.home) == leftovers(catalogue.home) == []
+    assert find_problems(catalogue.home) == find_leftovers(catalogue.home) == []
 
 
 # Two processes
@@ -432,11 +432,11 @@ def test_two_processes_that_add_lose_and_double_nothing(settings: Settings, cata
     assert len({image_id for image_id, _ in pairs}) == len(pairs) == 45
     assert len(nearest(catalogue, 0, 0)) == 55
     compact_index(settings)
-    assert verify(catalogue.home) == []
+    assert find_problems(catalogue.home) == []
 
 
 def test_a_run_that_was_killed_is_not_shown_as_running(settings: Settings, catalogue: Catalogue) -> None:
-    catalogue.start_run("index", {})
+    catalogue.runs.start("index", {})
     with Home(settings.home).lock("a test"):
         assert read_status(settings)["runs"][0]["status"] == "running"
     assert read_status(settings)["runs"][0]["status"] == "interrupted"

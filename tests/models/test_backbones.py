@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from simile.core.errors import BadSetting, CheckpointDamaged, DownloadFailed, NoSuchPath
-from simile.models.networks.backbones import Backbone, backbone_names, load_weights
+from simile.models.networks.backbones import Backbone, list_backbones, load_backbone_weights
 from simile.models.networks.torchvision_shim import import_torchvision
 
 models = import_torchvision().models
@@ -62,7 +62,7 @@ def test_the_last_layer_of_torchvision_on_top_gives_what_torchvision_gives(name:
     whole = classifier(name)
     torch.save(whole.state_dict(), tmp_path / "weights.pth")
     backbone = Backbone(name, 3, 64).eval()
-    load_weights(backbone, str(tmp_path / "weights.pth"))
+    load_backbone_weights(backbone, str(tmp_path / "weights.pth"))
     transform = models.get_model_weights(name).DEFAULT.transforms()
     mean, std = torch.tensor(transform.mean).view(3, 1, 1), torch.tensor(transform.std).view(3, 1, 1)
     x = pictures(3, 3, 64)
@@ -83,7 +83,7 @@ def test_pictures_of_every_size_give_features_with_a_gradient(name: str, side: i
     backbone = Backbone(name, 1, side).train()
     x = pictures(4, 1, side).requires_grad_()
     features = backbone(x)
-    assert features.shape == (4, backbone.features) == (4, FAMILIES[name])
+    assert features.shape == (4, backbone.num_features) == (4, FAMILIES[name])
     features.square().sum().backward()
     assert x.grad is not None and torch.isfinite(x.grad).all() and x.grad.abs().max() > 0
 
@@ -116,7 +116,7 @@ def test_the_layers_one_after_another_end_in_the_last_feature_map(name: str) -> 
     x = pictures(2, 3, 64)
     with torch.no_grad():
         found = backbone.prepare(x)
-        for layer in backbone.map_layers():
+        for layer in backbone.get_feature_layers():
             found = layer(found)
         backbone.drop_classifier()  # what is left is the maps, flattened, and in densenet and squeezenet averaged
         expected = backbone(x)
@@ -133,17 +133,17 @@ def test_a_backbone_without_its_classifier_takes_weights_without_one(tmp_path: P
     save_file(maps, tmp_path / "maps.safetensors")
     save_file(state, tmp_path / "whole.safetensors")
     with pytest.raises(BadSetting, match=r"it lacks classifier\.0\.weight, classifier\.0\.bias"):
-        load_weights(Backbone("mobilenet_v3_small", 3, 32), str(tmp_path / "maps.safetensors"))
+        load_backbone_weights(Backbone("mobilenet_v3_small", 3, 32), str(tmp_path / "maps.safetensors"))
     for name in ("maps", "whole"):
         backbone = Backbone("mobilenet_v3_small", 3, 32)
         backbone.drop_classifier()
-        load_weights(backbone, str(tmp_path / f"{name}.safetensors"))
+        load_backbone_weights(backbone, str(tmp_path / f"{name}.safetensors"))
         assert backbone.body.state_dict().keys() == maps.keys()
         assert torch.equal(backbone.body.features[0][0].weight, maps["features.0.0.weight"])
 
 
 def test_every_name_is_one_of_torchvisions() -> None:
-    names = backbone_names()
+    names = list_backbones()
     assert {"resnet50", "vgg16", "convnext_tiny", "vit_b_16", *FAMILIES} <= set(names)
     assert set(names) <= set(models.list_models())
     assert list(names) == sorted(names)
@@ -180,7 +180,7 @@ def test_weights_come_from_every_kind_of_file_with_or_without_the_classifier(
     else:
         torch.save(state, path)
     backbone = Backbone("resnet18", 3, 32)
-    load_weights(backbone, str(path))
+    load_backbone_weights(backbone, str(path))
     assert torch.equal(backbone.body.conv1.weight, state["conv1.weight"])
     assert torch.equal(backbone.body.layer4[1].bn2.running_var, state["layer4.1.bn2.running_var"])
 
@@ -190,7 +190,7 @@ def test_what_training_scripts_put_around_weights_is_taken_off(wrapped: str, tmp
     state = classifier("resnet18").state_dict()
     torch.save({wrapped: state, "epoch": 3}, tmp_path / "checkpoint.pth")
     backbone = Backbone("resnet18", 3, 32)
-    load_weights(backbone, str(tmp_path / "checkpoint.pth"))
+    load_backbone_weights(backbone, str(tmp_path / "checkpoint.pth"))
     assert torch.equal(backbone.body.conv1.weight, state["conv1.weight"])
 
 
@@ -200,16 +200,16 @@ def test_names_in_densenets_published_files_are_understood(tmp_path: Path) -> No
     assert "features.denseblock1.denselayer1.norm.1.weight" in old
     torch.save(old, tmp_path / "densenet121.pth")
     backbone = Backbone("densenet121", 3, 32)
-    load_weights(backbone, str(tmp_path / "densenet121.pth"))
+    load_backbone_weights(backbone, str(tmp_path / "densenet121.pth"))
     name = "features.denseblock1.denselayer1.norm1.running_mean"
     assert torch.equal(backbone.body.state_dict()[name], state[name])
 
 
 def test_weights_of_another_network_are_refused_with_names(resnet_file: Path) -> None:
     with pytest.raises(BadSetting, match=r"does not fit resnet34: it lacks layer1\.2\.\S+, .* and \d+ more"):
-        load_weights(Backbone("resnet34", 3, 32), str(resnet_file))
+        load_backbone_weights(Backbone("resnet34", 3, 32), str(resnet_file))
     with pytest.raises(BadSetting, match=r"does not fit squeezenet1_1: it lacks features\."):
-        load_weights(Backbone("squeezenet1_1", 3, 32), str(resnet_file))
+        load_backbone_weights(Backbone("squeezenet1_1", 3, 32), str(resnet_file))
 
 
 def test_weights_with_more_or_of_other_shapes_are_refused_with_names(tmp_path: Path) -> None:
@@ -218,9 +218,9 @@ def test_weights_with_more_or_of_other_shapes_are_refused_with_names(tmp_path: P
     save_file({**state, "conv1.weight": torch.ones(64, 3, 3, 3)}, tmp_path / "other.safetensors")
     backbone = Backbone("resnet18", 3, 32)
     with pytest.raises(BadSetting, match=r"it has layer5\.weight too"):
-        load_weights(backbone, str(tmp_path / "more.safetensors"))
+        load_backbone_weights(backbone, str(tmp_path / "more.safetensors"))
     with pytest.raises(BadSetting, match=r"size mismatch for conv1\.weight"):
-        load_weights(backbone, str(tmp_path / "other.safetensors"))
+        load_backbone_weights(backbone, str(tmp_path / "other.safetensors"))
 
 
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
@@ -231,7 +231,7 @@ def test_a_damaged_file_is_named(suffix: str, kept: int, tmp_path: Path) -> None
     torch.save(state, whole) if suffix == "pt" else save_file(state, whole)
     path.write_bytes(whole.read_bytes()[:kept])
     with pytest.raises(CheckpointDamaged, match=rf"cut\.{suffix} can't be read"):
-        load_weights(Backbone("resnet18", 3, 32), str(path))
+        load_backbone_weights(Backbone("resnet18", 3, 32), str(path))
 
 
 class Bomb:
@@ -247,7 +247,7 @@ def test_a_file_with_code_in_it_is_refused_and_not_run(tmp_path: Path, monkeypat
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Bomb(), protocol=2))
     for name in ("bomb.pt", "plain.pt"):
         with pytest.raises(CheckpointDamaged, match=rf"{name} can't be read as weights \(damaged, or more in it"):
-            load_weights(Backbone("resnet18", 3, 32), str(tmp_path / name))
+            load_backbone_weights(Backbone("resnet18", 3, 32), str(tmp_path / name))
     assert not (tmp_path / "exploded").exists()
 
 
@@ -255,16 +255,16 @@ def test_a_file_with_code_in_it_is_refused_and_not_run(tmp_path: Path, monkeypat
 def test_a_file_without_weights_by_name_is_refused(content: object, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "odd.pt")
     with pytest.raises(CheckpointDamaged, match=r"odd\.pt holds no weights by name"):
-        load_weights(Backbone("resnet18", 3, 32), str(tmp_path / "odd.pt"))
+        load_backbone_weights(Backbone("resnet18", 3, 32), str(tmp_path / "odd.pt"))
 
 
 def test_a_file_that_is_missing_or_of_another_kind_is_named(tmp_path: Path) -> None:
     backbone = Backbone("resnet18", 3, 32)
     with pytest.raises(NoSuchPath, match=r"missing\.pth"):
-        load_weights(backbone, "missing.pth")
+        load_backbone_weights(backbone, "missing.pth")
     (tmp_path / "weights.onnx").touch()
     with pytest.raises(BadSetting, match=r"weights\.onnx. Use published, or a \.safetensors"):
-        load_weights(backbone, str(tmp_path / "weights.onnx"))
+        load_backbone_weights(backbone, str(tmp_path / "weights.onnx"))
 
 
 # Published weights
@@ -282,7 +282,7 @@ def test_published_weights_that_were_downloaded_are_used(tmp_path: Path, monkeyp
     state = classifier("resnet18").state_dict()
     torch.save(state, published_file("resnet18", tmp_path))
     backbone = Backbone("resnet18", 3, 32)
-    load_weights(backbone, "published")
+    load_backbone_weights(backbone, "published")
     assert torch.equal(backbone.body.conv1.weight, state["conv1.weight"])
 
 
@@ -291,15 +291,15 @@ def test_a_download_that_was_cut_short_is_no_traceback(tmp_path: Path, monkeypat
     kept = published_file("resnet18", tmp_path)
     kept.write_bytes(b"half of it")
     with pytest.raises(DownloadFailed, match=f"delete {kept} if it is there"):
-        load_weights(Backbone("resnet18", 3, 32), "published")
+        load_backbone_weights(Backbone("resnet18", 3, 32), "published")
 
 
 def test_without_a_network_published_weights_say_what_to_do(tmp_path: Path) -> None:
     code = """
-from simile.models.networks.backbones import Backbone, load_weights
+from simile.models.networks.backbones import Backbone, load_backbone_weights
 from simile.core.errors import DownloadFailed
 try:
-    load_weights(Backbone("squeezenet1_1", 3, 32), "published")
+    load_backbone_weights(Backbone("squeezenet1_1", 3, 32), "published")
 except DownloadFailed as error:
     print(error)
 """

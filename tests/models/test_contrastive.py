@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import simile.models.losses.contrastive as contrast_module
-from simile.models.losses.contrastive import Contrast, exchanged, info_nce
+from simile.models.losses.contrastive import ContrastiveLoss, info_nce, swap_content
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -34,7 +34,7 @@ def test_views_in_one_place_far_from_all_others_surprise_nobody() -> None:
 
 
 def test_each_picture_s_views_are_held_against_the_proxies_of_all() -> None:
-    contrast = Contrast(5, 5, 0.1)
+    contrast = ContrastiveLoss(5, 5, 0.1)
     with torch.no_grad():
         contrast.proxies.copy_(torch.eye(5))
     first, rows = torch.eye(5)[[3, 1]], torch.tensor([3, 1])
@@ -45,8 +45,8 @@ def test_each_picture_s_views_are_held_against_the_proxies_of_all() -> None:
 
 
 def test_pictures_beyond_the_last_proxy_are_compared_within_the_batch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contrast_module, "MOST_PROXIES", 2)
-    contrast = Contrast(9, 4, 0.1)
+    monkeypatch.setattr(contrast_module, "MAX_PROXIES", 2)
+    contrast = ContrastiveLoss(9, 4, 0.1)
     first, second = drawn(3, 4), drawn(3, 4, seed=1)
     assert contrast(first, second, torch.tensor([7, 8, 2])).item() == contrast(first, second, None).item()
     assert contrast(first, second, torch.tensor([7, 1, 2])).item() > contrast(first, second, None).item()
@@ -54,7 +54,7 @@ def test_pictures_beyond_the_last_proxy_are_compared_within_the_batch_alone(monk
 
 def test_contents_are_taken_from_the_other_view_some_of_the_time_and_views_stay() -> None:
     first, second = torch.zeros(200, 5), torch.ones(200, 5)
-    mixed = exchanged(first, second, 3, torch.Generator().manual_seed(1))
+    mixed = swap_content(first, second, 3, torch.Generator().manual_seed(1))
     assert torch.equal(mixed[:, 3:], first[:, 3:])
     assert set(mixed[:, :3].sum(1).tolist()) == {0.0, 3.0}  # all of the content or nothing of it
     assert 50 < mixed[:, 0].sum().item() < 140

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from simile.core.errors import BadSetting, DownloadFailed
-from simile.images.decoding import decode
+from simile.images.decoding import decode_image
 from simile.images.formats import Limits
 from simile.images.sources.reader import read_bytes
-from simile.models.demo_datasets import DOWNLOADS, write_dataset, write_digits
+from simile.models.demo_datasets import DOWNLOADABLE_DATASETS, write_dataset, write_digits
 from simile.models.networks.torchvision_shim import import_torchvision
 
 LABELS = {"mnist": ("0", "9"), "fashion-mnist": ("T-shirt-top", "Ankle boot")}
@@ -29,7 +29,7 @@ def put_idx(path: Path, array: np.ndarray) -> None:
 
 def put_mnist(folder: Path, name: str, labels: list[int]) -> np.ndarray:
     """What torchvision has after downloading, with few pictures; gives those to train on, (n, 28, 28)."""
-    raw = folder / DOWNLOADS[name] / "raw"
+    raw = folder / DOWNLOADABLE_DATASETS[name] / "raw"
     raw.mkdir(parents=True)
     pictures = np.random.default_rng(7).integers(0, 256, (len(labels), 28, 28)).astype(np.uint8)
     for part, count in (("train", len(labels)), ("t10k", 1)):
@@ -52,8 +52,8 @@ def test_there_are_1797_digits_of_32_by_32(tmp_path: Path) -> None:
     assert [path.name for path in files[:3]] == ["00000-0.png", "00001-1.png", "00002-2.png"]
     assert {path.stem.split("-")[1] for path in files} == set("0123456789")
     for path in files[::100]:
-        picture = decode(read_bytes(path, Limits()), name=path)
-        assert (picture.width, picture.height, picture.format, picture.grey) == (32, 32, "png", True)
+        picture = decode_image(read_bytes(path, Limits()), name=path)
+        assert (picture.width, picture.height, picture.format, picture.is_grey) == (32, 32, "png", True)
 
 
 def test_digits_that_are_there_are_not_touched_and_missing_ones_come_back(tmp_path: Path) -> None:
@@ -82,8 +82,8 @@ def test_a_dataset_is_written_pixel_for_pixel_and_named_by_its_labels(name: str,
     files = sorted((tmp_path / "pictures").iterdir())
     assert [path.name for path in files] == [f"00000-{first}.png", f"00001-{last}.png", f"00002-{first}.png"]
     for path, pixels in zip(files, pictures, strict=True):
-        picture = decode(path.read_bytes(), name=path)
-        assert picture.grey and np.array_equal(picture.pixels[:, :, 0], pixels)
+        picture = decode_image(path.read_bytes(), name=path)
+        assert picture.is_grey and np.array_equal(picture.pixels[:, :, 0], pixels)
 
 
 def test_a_dataset_that_was_written_is_not_written_again(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_an_unknown_dataset_is_refused_with_those_there_are(name: str, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", DOWNLOADS)
+@pytest.mark.parametrize("name", DOWNLOADABLE_DATASETS)
 def test_a_download_that_fails_says_where_and_what_to_do_instead(name: str, tmp_path: Path) -> None:
     in_the_way = tmp_path / "downloads"
     in_the_way.write_text("a file where the folder should be")

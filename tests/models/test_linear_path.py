@@ -17,7 +17,7 @@ from simile.images.transforms import Pixels, Preprocessing
 from simile.models.networks.architecture import Architecture
 from simile.models.networks.vae import Network
 from simile.models.recipes import load_recipe
-from simile.models.training.loop import Options, train
+from simile.models.training.loop import TrainingOptions, train
 from simile.models.training.pca_init import fit_linear_path
 
 DIMS = 12
@@ -80,7 +80,7 @@ def test_a_recipe_trains_it_and_gains(tmp_path: Path) -> None:
     pictures: Pixels = (load_digits().images[:400, :, :, None] * 15).astype(np.uint8)
     pictures = pictures.repeat(2, axis=1).repeat(2, axis=2)
     recipe = load_recipe("compression", latent_dim=16, width=8, epochs=6)
-    options = Options(started=time.monotonic())
+    options = TrainingOptions(start_time=time.monotonic())
     trained = train(pictures, Preprocessing(16, 1), recipe, options, tmp_path, lambda _: None)
     elbos = [epoch["validation"]["elbo"] for epoch in trained.history]
     assert trained.network.architecture.linear and elbos[-1] > elbos[0]

@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from simile.core.errors import BadSetting
-from simile.models.losses.ssim import ms_ssim, scales, ssim
+from simile.models.losses.ssim import count_scales, ms_ssim, ssim
 
 Doubles = NDArray[np.float64]
 
@@ -76,7 +76,7 @@ def test_flat_pictures_by_hand() -> None:
 
 
 def test_scales_by_size() -> None:
-    assert [scales(side) for side in (10, 11, 20, 21, 40, 41, 80, 81, 160, 161, 256)] == [
+    assert [count_scales(side) for side in (10, 11, 20, 21, 40, 41, 80, 81, 160, 161, 256)] == [
         0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5
     ]  # fmt: skip
 

@@ -10,14 +10,14 @@ from torch.distributions import Bernoulli, Normal
 from torch.distributions import kl_divergence as reference_kl
 
 from simile.models.losses.elbo import (
-    SMALLEST_VARIANCE,
-    active_units,
+    MIN_VARIANCE,
+    apply_free_bits,
     bernoulli_log_likelihood,
+    count_active_units,
     gaussian_log_likelihood,
     kl_divergence,
     optimal_variance,
     reconstruction_log_likelihood,
-    with_free_bits,
 )
 
 
@@ -53,7 +53,7 @@ def test_no_other_variance_is_likelier_than_the_optimal_one() -> None:
 
 def test_a_perfect_reconstruction_stays_finite() -> None:
     x = torch.rand(2, 1, 4, 4).clamp(0.1, 0.9)
-    assert optimal_variance(x, x).item() == pytest.approx(SMALLEST_VARIANCE)
+    assert optimal_variance(x, x).item() == pytest.approx(MIN_VARIANCE)
     assert math.isfinite(reconstruction_log_likelihood(x, torch.logit(x), "gaussian").sum().item())
 
 
@@ -61,13 +61,13 @@ def test_active_units_are_the_dimensions_that_tell_pictures_apart() -> None:
     mu = torch.zeros(100, 4)
     mu[:, 1] = torch.linspace(-1, 1, 100)
     mu[:, 2] = 5.0  # far from zero but the same for all
-    assert active_units(mu) == 1
+    assert count_active_units(mu) == 1
 
 
 def test_free_bits_charge_no_dimension_for_less_than_its_share() -> None:
     kl = torch.tensor([[0.0, 2.0, 0.1], [0.2, 4.0, 0.1]])  # means 0.1, 3, 0.1
-    assert with_free_bits(kl, 0.0).item() == pytest.approx(kl.sum(1).mean().item())
-    assert with_free_bits(kl, 0.5).item() == pytest.approx(0.5 + 3 + 0.5)
+    assert apply_free_bits(kl, 0.0).item() == pytest.approx(kl.sum(1).mean().item())
+    assert apply_free_bits(kl, 0.5).item() == pytest.approx(0.5 + 3 + 0.5)
 
 
 def test_plain_losses_are_sums_of_squared_and_absolute_differences() -> None:

@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from simile.core.errors import BadSetting, CheckpointDamaged, NoSuchEncoder, NoSuchPath
-from simile.images.decoding import Picture
+from simile.images.decoding import DecodedImage
 from simile.images.transforms import Preprocessing
 from simile.models.checkpoints import checkpoint
-from simile.models.losses.perceptual import EncoderInput, FeatureDistance, make_perception
+from simile.models.losses.perceptual import EncoderInput, FeatureMapDistance, make_perceptual_distance
 from simile.models.networks.architecture import Architecture
 from simile.models.networks.backbones import Backbone
 from simile.models.networks.vae import Network
@@ -46,7 +46,7 @@ def encoder_folder(folder: Path, architecture: Architecture, preprocessing: Prep
         "index_dims": None,
         "recipe": {},
     }
-    checkpoint.save(folder, network.state_dict(), description)
+    checkpoint.save_checkpoint(folder, network.state_dict(), description)
     return str(folder)
 
 
@@ -70,7 +70,7 @@ KINDS = ["gradients", "ms-ssim", "resnet18", "mobilenet_v3_small", "squeezenet1_
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_equal_pictures_are_at_no_distance_and_others_further_the_more_is_changed(kind: str, tmp_path: Path) -> None:
-    perception = make_perception(spec_for(kind, tmp_path, 1), 1, 32)
+    perception = make_perceptual_distance(spec_for(kind, tmp_path, 1), 1, 32)
     x = blocks(3, 1, 32, 32)
     other = blocks(3, 1, 32, 32, seed=1)
     same, some, all_of_it = (perception.distance(x, torch.lerp(x, other, part)) for part in (0.0, 0.1, 1.0))
@@ -81,7 +81,7 @@ def test_equal_pictures_are_at_no_distance_and_others_further_the_more_is_change
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_gradient_flows_to_the_decoded_picture_alone_and_leads_back(kind: str, tmp_path: Path) -> None:
-    perception = make_perception(spec_for(kind, tmp_path, 3), 3, 32)
+    perception = make_perceptual_distance(spec_for(kind, tmp_path, 3), 3, 32)
     clean = blocks(2, 3, 32, 32).requires_grad_()
     decoded = blocks(2, 3, 32, 32, seed=1).requires_grad_()
     before = perception.distance(clean, decoded)
@@ -94,7 +94,7 @@ def test_the_gradient_flows_to_the_decoded_picture_alone_and_leads_back(kind: st
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_flat_pictures_have_a_finite_gradient(kind: str, tmp_path: Path) -> None:
-    perception = make_perception(spec_for(kind, tmp_path, 1), 1, 32)
+    perception = make_perceptual_distance(spec_for(kind, tmp_path, 1), 1, 32)
     decoded = torch.full((2, 1, 32, 32), 0.5).requires_grad_()
     perception.distance(torch.zeros(2, 1, 32, 32), decoded).sum().backward()
     assert decoded.grad is not None and torch.isfinite(decoded.grad).all()
@@ -102,7 +102,7 @@ def test_flat_pictures_have_a_finite_gradient(kind: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_picture_alone_has_the_distance_that_it_has_in_a_batch(kind: str, tmp_path: Path) -> None:
-    perception = make_perception(spec_for(kind, tmp_path, 1), 1, 32)
+    perception = make_perceptual_distance(spec_for(kind, tmp_path, 1), 1, 32)
     x, y = blocks(4, 1, 32, 32), blocks(4, 1, 32, 32, seed=1)
     together = perception.distance(x, y)
     alone = torch.cat([perception.distance(x[n : n + 1], y[n : n + 1]) for n in range(4)])
@@ -114,7 +114,7 @@ def test_a_picture_alone_has_the_distance_that_it_has_in_a_batch(kind: str, tmp_
 def test_pictures_need_not_be_square_or_of_the_networks_size(
     kind: str, height: int, width: int, tmp_path: Path
 ) -> None:
-    perception = make_perception(spec_for(kind, tmp_path, 1), 1, min(height, width))
+    perception = make_perceptual_distance(spec_for(kind, tmp_path, 1), 1, min(height, width))
     x, y = blocks(2, 1, height, width), blocks(2, 1, height, width, seed=1)
     found = perception.distance(x, y)
     assert torch.isfinite(found).all() and (found > 0).all()
@@ -122,7 +122,7 @@ def test_pictures_need_not_be_square_or_of_the_networks_size(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_under_autocast_the_distance_is_nearly_the_same_and_fp32(kind: str, tmp_path: Path) -> None:
-    perception = make_perception(spec_for(kind, tmp_path, 1), 1, 32)
+    perception = make_perceptual_distance(spec_for(kind, tmp_path, 1), 1, 32)
     x, y = blocks(4, 1, 32, 32), blocks(4, 1, 32, 32, seed=1)
     with torch.autocast("cpu", torch.bfloat16):
         found = perception.distance(x, y)
@@ -134,19 +134,19 @@ def test_under_autocast_the_distance_is_nearly_the_same_and_fp32(kind: str, tmp_
 
 
 def test_names_tell_features_apart_and_not_where_their_files_lie(tmp_path: Path) -> None:
-    first = make_perception(weights_of("squeezenet1_1", tmp_path / "a.safetensors", seed=1), 1, 32).name
-    moved = make_perception(weights_of("squeezenet1_1", tmp_path / "b.safetensors", seed=1), 1, 32).name
-    other = make_perception(weights_of("squeezenet1_1", tmp_path / "a.safetensors", seed=2), 1, 32).name
+    first = make_perceptual_distance(weights_of("squeezenet1_1", tmp_path / "a.safetensors", seed=1), 1, 32).name
+    moved = make_perceptual_distance(weights_of("squeezenet1_1", tmp_path / "b.safetensors", seed=1), 1, 32).name
+    other = make_perceptual_distance(weights_of("squeezenet1_1", tmp_path / "a.safetensors", seed=2), 1, 32).name
     assert first == moved != other
     assert first.startswith("squeezenet1_1 ")
-    assert make_perception("gradients", 1, 32).name != make_perception("gradients", 1, 64).name
-    assert make_perception("ms-ssim", 1, 32).name == "ms-ssim"
+    assert make_perceptual_distance("gradients", 1, 32).name != make_perceptual_distance("gradients", 1, 64).name
+    assert make_perceptual_distance("ms-ssim", 1, 32).name == "ms-ssim"
 
 
 def test_the_name_of_an_encoders_features_holds_its_fingerprint(tmp_path: Path) -> None:
     folder = spec_for("encoder", tmp_path, 1)
-    _, description = checkpoint.load(Path(folder))
-    assert description["fingerprint"] in make_perception(folder, 1, 32).name
+    _, description = checkpoint.load_checkpoint(Path(folder))
+    assert description["fingerprint"] in make_perceptual_distance(folder, 1, 32).name
 
 
 # Feature maps
@@ -156,8 +156,8 @@ def test_vgg16_gives_a_map_before_each_halving_without_its_classifier() -> None:
     backbone = Backbone("vgg16", 3, 64)
     backbone.drop_classifier()
     assert sum(weight.numel() for weight in backbone.parameters()) < 15e6  # of 138 million
-    features = FeatureDistance("vgg16", backbone.prepare, backbone.map_layers())
-    maps = list(features.maps(blocks(1, 3, 64, 64)))
+    features = FeatureMapDistance("vgg16", backbone.prepare, backbone.get_feature_layers())
+    maps = list(features.iterate_feature_maps(blocks(1, 3, 64, 64)))
     assert [tuple(found.shape[1:]) for found in maps] == [
         (64, 64, 64),
         (128, 32, 32),
@@ -169,9 +169,9 @@ def test_vgg16_gives_a_map_before_each_halving_without_its_classifier() -> None:
 
 
 def test_a_resnet_gives_its_stem_and_four_stages(tmp_path: Path) -> None:
-    perception = make_perception(weights_of("resnet18", tmp_path / "w.safetensors"), 3, 64)
-    assert isinstance(perception, FeatureDistance)
-    maps = list(perception.maps(blocks(1, 3, 64, 64)))
+    perception = make_perceptual_distance(weights_of("resnet18", tmp_path / "w.safetensors"), 3, 64)
+    assert isinstance(perception, FeatureMapDistance)
+    maps = list(perception.iterate_feature_maps(blocks(1, 3, 64, 64)))
     assert [found.shape[1] for found in maps] == [64, 64, 128, 256, 512]
     assert [found.shape[2] for found in maps] == [32, 16, 8, 4, 2]
     length = maps[2].square().sum(1)
@@ -181,32 +181,32 @@ def test_a_resnet_gives_its_stem_and_four_stages(tmp_path: Path) -> None:
 def test_an_encoder_gives_a_map_at_each_level_of_what_it_was_trained_on(tmp_path: Path) -> None:
     architecture = Architecture(28, 1, 4, width=4)
     folder = encoder_folder(tmp_path / "encoder", architecture, Preprocessing(28, 1, "pad", (20, 24)))
-    perception = make_perception(folder, 3, 20)
-    assert isinstance(perception, FeatureDistance)
+    perception = make_perceptual_distance(folder, 3, 20)
+    assert isinstance(perception, FeatureMapDistance)
     grey = blocks(2, 1, 20, 24)
     assert perception.prepare(grey.expand(-1, 3, -1, -1)).shape == (2, 1, 28, 28)
-    maps = list(perception.maps(grey))
+    maps = list(perception.iterate_feature_maps(grey))
     assert [tuple(found.shape[1:]) for found in maps] == [(4, 14, 14), (8, 7, 7)]
 
 
 def test_an_encoders_input_is_padded_as_its_pictures_were() -> None:
     preprocessing = Preprocessing(32, 1, "pad", (20, 27))
     x = torch.randint(0, 256, (1, 1, 20, 27), generator=torch.Generator().manual_seed(0)).float()
-    picture = Picture(x[0, 0].byte().numpy()[:, :, None].repeat(3, 2), 27, 20, "png", True)
+    picture = DecodedImage(x[0, 0].byte().numpy()[:, :, None].repeat(3, 2), 27, 20, "png", True)
     expected = torch.tensor(preprocessing.to_array(picture)).permute(2, 0, 1).float()
     assert torch.equal(EncoderInput(preprocessing, 0)(x)[0], expected)
 
 
 def test_a_dense_encoder_gives_its_last_layer(tmp_path: Path) -> None:
     folder = encoder_folder(tmp_path / "dense", Architecture(16, 1, 4, width=12, kind="dense"), Preprocessing(16, 1))
-    perception = make_perception(folder, 1, 16)
-    assert isinstance(perception, FeatureDistance)
-    assert [tuple(found.shape) for found in perception.maps(blocks(2, 1, 16, 16))] == [(2, 12, 1)]
+    perception = make_perceptual_distance(folder, 1, 16)
+    assert isinstance(perception, FeatureMapDistance)
+    assert [tuple(found.shape) for found in perception.iterate_feature_maps(blocks(2, 1, 16, 16))] == [(2, 12, 1)]
     assert (perception.distance(blocks(2, 1, 16, 16), blocks(2, 1, 16, 16, seed=1)) > 0).all()
 
 
 def test_a_colour_encoder_sees_grey_pictures_as_grey(tmp_path: Path) -> None:
-    perception = make_perception(spec_for("encoder", tmp_path, 3), 1, 32)
+    perception = make_perceptual_distance(spec_for("encoder", tmp_path, 3), 1, 32)
     x, y = blocks(2, 1, 32, 32), blocks(2, 1, 32, 32, seed=1)
     colour = perception.distance(x.repeat(1, 3, 1, 1), y.repeat(1, 3, 1, 1))
     assert torch.allclose(perception.distance(x, y), colour)
@@ -216,11 +216,11 @@ def test_features_stay_frozen_in_a_module_that_trains(tmp_path: Path) -> None:
     class Holder(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.perception = make_perception(spec_for("encoder", tmp_path, 1), 1, 32)
+            self.perception = make_perceptual_distance(spec_for("encoder", tmp_path, 1), 1, 32)
 
     holder = Holder().train()
     assert list(holder.parameters()) == [] and holder.state_dict() == {}
-    assert isinstance(holder.perception, FeatureDistance)
+    assert isinstance(holder.perception, FeatureMapDistance)
     norm = next(layer for layer in holder.perception.layers if isinstance(layer, nn.BatchNorm2d))
     before = norm.running_mean.clone()
     holder.perception.distance(blocks(2, 1, 32, 32), blocks(2, 1, 32, 32, seed=1))
@@ -233,36 +233,36 @@ def test_features_stay_frozen_in_a_module_that_trains(tmp_path: Path) -> None:
 @pytest.mark.parametrize("spec", ["gradient", "vgg99", "zzz:file.pt", "vgg16:", ""])
 def test_an_unknown_spec_says_what_there_is(spec: str) -> None:
     with pytest.raises(BadSetting, match=rf"features can't be '{spec}'. Use gradients, ms-ssim, a classifier"):
-        make_perception(spec, 1, 32)
+        make_perceptual_distance(spec, 1, 32)
 
 
 def test_ms_ssim_of_pictures_that_are_too_small_is_refused() -> None:
     with pytest.raises(BadSetting, match="ms-ssim for pictures of 10 px: it needs 11"):
-        make_perception("ms-ssim", 1, 10)
+        make_perceptual_distance("ms-ssim", 1, 10)
 
 
 def test_gradients_of_tiny_pictures_have_cells_that_fit() -> None:
     x, y = blocks(2, 1, 5, 5), blocks(2, 1, 5, 5, seed=1)
-    assert (make_perception("gradients", 1, 5).distance(x, y) > 0).all()
-    assert make_perception("gradients", 1, 3).distance(x[:, :, :3, :3], y[:, :, :3, :3]).shape == (2,)
+    assert (make_perceptual_distance("gradients", 1, 5).distance(x, y) > 0).all()
+    assert make_perceptual_distance("gradients", 1, 3).distance(x[:, :, :3, :3], y[:, :, :3, :3]).shape == (2,)
 
 
 @pytest.mark.parametrize(("side", "cells"), [(3, "3"), (5, "4"), (28, "4, 8"), (64, "4, 8, 16"), (128, "4, 8, 16, 32")])
 def test_gradients_are_compared_in_cells_of_several_sizes(side: int, cells: str) -> None:
-    assert make_perception("gradients", 1, side).name == f"gradients in cells of {cells}"
+    assert make_perceptual_distance("gradients", 1, side).name == f"gradients in cells of {cells}"
 
 
 def test_files_and_folders_that_are_missing_or_damaged_are_named(tmp_path: Path) -> None:
     with pytest.raises(NoSuchPath, match=r"nowhere/encoder"):
-        make_perception("nowhere/encoder", 1, 32)
+        make_perceptual_distance("nowhere/encoder", 1, 32)
     with pytest.raises(NoSuchPath, match=r"missing\.pt"):
-        make_perception("resnet18:missing.pt", 1, 32)
+        make_perceptual_distance("resnet18:missing.pt", 1, 32)
     with pytest.raises(NoSuchEncoder):
-        make_perception(str(tmp_path), 1, 32)
+        make_perceptual_distance(str(tmp_path), 1, 32)
     folder = Path(spec_for("encoder", tmp_path, 1))
     (folder / "weights.safetensors").write_bytes(b"altered")
     with pytest.raises(CheckpointDamaged):
-        make_perception(str(folder), 1, 32)
+        make_perceptual_distance(str(folder), 1, 32)
     (tmp_path / "w.pt").write_bytes(b"no weights")
     with pytest.raises(CheckpointDamaged, match=r"w\.pt"):
-        make_perception(f"resnet18:{tmp_path / 'w.pt'}", 1, 32)
+        make_perceptual_distance(f"resnet18:{tmp_path / 'w.pt'}", 1, 32)

@@ -18,15 +18,15 @@ from simile.core.errors import BadSetting, CheckpointDamaged, NoDecoder
 from simile.core.settings import Settings, load_settings
 from simile.images.transforms import Pixels
 from simile.indexer.pipeline.job import IndexRequest, index
-from simile.indexer.training.train import TrainingRequest, train_on
+from simile.indexer.training.train import TrainingRequest, train_on_sources
 from simile.models.inference.encoder import TrainedEncoder
-from simile.models.recipes import load_recipe, recipe_names
+from simile.models.recipes import list_recipes, load_recipe
 from simile.search.searcher import Searcher
 from tests.support.synthetic_images import scene
 
 COUNT = 60
 SMALL = {"latent_dim": 8, "width": 8, "epochs": 5, "kl_warmup_steps": 10, "passes": 1, "batch_size": 16}
-RECIPES = [name for name in recipe_names() if name != "decoder"]  # that one needs an encoder first
+RECIPES = [name for name in list_recipes() if name != "decoder"]  # that one needs an encoder first
 
 
 def request(recipe: str, **options: Any) -> TrainingRequest:
@@ -110,7 +110,7 @@ def homes(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
     root = tmp_path_factory.mktemp("homes")
     in_process(KILLED, root, photos)
     for recipe in RECIPES:
-        train_on(settings_of(root / recipe), [photos], request(recipe, resume=True), lambda _: None)
+        train_on_sources(settings_of(root / recipe), [photos], request(recipe, resume=True), lambda _: None)
     in_process(FRESH, root, photos)
     return root
 
@@ -119,7 +119,7 @@ def homes(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
 def test_a_killed_training_that_is_resumed_ends_as_an_undisturbed_one(
     recipe: str, homes: Path, photos: Path, tmp_path: Path
 ) -> None:
-    train_on(settings_of(tmp_path / "whole"), [photos], request(recipe), lambda _: None)
+    train_on_sources(settings_of(tmp_path / "whole"), [photos], request(recipe), lambda _: None)
     assert history(homes / recipe) == history(tmp_path / "whole")
     assert encoder_of(homes / recipe).fingerprint == encoder_of(tmp_path / "whole").fingerprint
 
@@ -168,7 +168,7 @@ def test_the_indexed_part_of_a_latent_in_two_parts_is_the_content(homes: Path) -
 def test_labels_teach_a_classifier(_all_digits: Path, tmp_path: Path) -> None:
     photos = in_class_folders(_all_digits, tmp_path / "photos", 400)
     wanted = replace(request("supervised"), overrides=SMALL | {"epochs": 12})
-    report = train_on(settings_of(tmp_path / "home"), [photos], wanted, lambda _: None)
+    report = train_on_sources(settings_of(tmp_path / "home"), [photos], wanted, lambda _: None)
     assert report["best"]["validation"]["accuracy"] > 0.6  # of ten digits, by chance a tenth
     assert encoder_of(tmp_path / "home").description["classes"] == list("0123456789")
 
@@ -176,7 +176,7 @@ def test_labels_teach_a_classifier(_all_digits: Path, tmp_path: Path) -> None:
 def test_a_supervised_training_without_labels_says_how_to_give_them(photos: Path, tmp_path: Path) -> None:
     wanted = replace(request("supervised"), labels=None)
     with pytest.raises(BadSetting, match="--labels folders"):
-        train_on(settings_of(tmp_path / "home"), [photos], wanted, lambda _: None)
+        train_on_sources(settings_of(tmp_path / "home"), [photos], wanted, lambda _: None)
 
 
 def test_a_decoder_over_a_frozen_encoder_leaves_its_vectors_and_shows_reconstructions(
@@ -187,7 +187,7 @@ def test_a_decoder_over_a_frozen_encoder_leaves_its_vectors_and_shows_reconstruc
     with pytest.raises(NoDecoder, match="--decoder-only"):
         before.decode(np.zeros((1, 8), np.float32))
     wanted = replace(request("decoder"), overrides=SMALL | {"epochs": 40}, decoder_only=before.fingerprint)
-    report = train_on(settings, [photos], wanted, lambda _: None)
+    report = train_on_sources(settings, [photos], wanted, lambda _: None)
     after = TrainedEncoder.load(Path(report["folder"]), "cpu")
     assert np.array_equal(after.encode(some_pictures()).mu, before.encode(some_pictures()).mu)
     assert after.decode(np.zeros((1, 8), np.float32)).shape == (1, 1, 32, 32)
@@ -230,6 +230,8 @@ def test_the_recipe_follows_the_pictures_where_nothing_speaks_for_one(tmp_path, 
     for seed in range(20):
         Image.fromarray(scene(seed, side, side)).save(photos / f"{seed}.png")
     settings = load_settings(home=tmp_path / "home", device="cpu")
-    trained = train_on(settings, [photos], TrainingRequest(overrides={"epochs": 1, **overrides}), lambda _: None)
+    trained = train_on_sources(
+        settings, [photos], TrainingRequest(overrides={"epochs": 1, **overrides}), lambda _: None
+    )
     description = json.loads((Path(trained["folder"]) / "encoder.json").read_text("utf-8"))
     assert description["recipe"]["name"] == recipe

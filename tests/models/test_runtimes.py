@@ -17,15 +17,15 @@ from torch import Tensor
 from simile.core.errors import BadSetting
 from simile.core.records import FloatArray
 from simile.models.inference.devices import has_fast_bfloat16
-from simile.models.inference.parity import LARGEST_DISPLACEMENT, Agreement, compare, smooth_pictures
+from simile.models.inference.parity import MAX_DISPLACEMENT, RuntimeParity, compare_outputs, make_smooth_images
 from simile.models.inference.runtimes import (
-    EAGER_FIRST,
-    SAMPLE,
-    Decoding,
-    Encoding,
-    RuntimeOnDemand,
+    EAGER_INPUT_COUNT,
+    RUNTIME_SAMPLE_SIZE,
+    DecoderModule,
+    EncoderModule,
+    LazyRuntime,
     TorchRuntime,
-    candidates,
+    get_runtime_candidates,
     make_runtime,
 )
 from simile.models.networks.architecture import Architecture
@@ -42,13 +42,13 @@ def network(kind: str = "convolutional", variational: bool = True) -> Network:
 
 
 def pictures(count: int) -> FloatArray:
-    return smooth_pictures(count, 1, 28)
+    return make_smooth_images(count, 1, 28)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_openvino_encodes_as_torch_does_in_batches_of_any_size(kind: str) -> None:
-    module = Encoding(network(kind))
-    eager, fast = TorchRuntime(module, CPU), make_runtime(module, pictures(SAMPLE), "openvino", CPU)
+    module = EncoderModule(network(kind))
+    eager, fast = TorchRuntime(module, CPU), make_runtime(module, pictures(RUNTIME_SAMPLE_SIZE), "openvino", CPU)
     assert fast.name == "openvino-fp32"
     for count in (40, 1, 3, 40):
         expected, found = eager.run(pictures(count)), fast.run(pictures(count))
@@ -58,15 +58,15 @@ def test_openvino_encodes_as_torch_does_in_batches_of_any_size(kind: str) -> Non
 
 
 def test_an_encoder_without_a_variance_has_one_output() -> None:
-    module = Encoding(network(variational=False))
-    fast = make_runtime(module, pictures(SAMPLE), "openvino", CPU)
+    module = EncoderModule(network(variational=False))
+    fast = make_runtime(module, pictures(RUNTIME_SAMPLE_SIZE), "openvino", CPU)
     assert [output.shape for output in fast.run(pictures(5))] == [(5, 8)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_openvino_decodes_as_torch_does(kind: str) -> None:
-    module = Decoding(network(kind))
-    z = np.random.default_rng(0).standard_normal((SAMPLE, 8)).astype(np.float32)
+    module = DecoderModule(network(kind))
+    z = np.random.default_rng(0).standard_normal((RUNTIME_SAMPLE_SIZE, 8)).astype(np.float32)
     fast = make_runtime(module, z, "openvino", CPU)
     assert fast.name == "openvino-fp32"
     (found,), (expected,) = fast.run(z[:5]), TorchRuntime(module, CPU).run(z[:5])
@@ -77,8 +77,8 @@ def test_openvino_decodes_as_torch_does(kind: str) -> None:
 def test_onnxruntime_encodes_and_decodes_as_torch_does() -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    z = np.random.default_rng(0).standard_normal((SAMPLE, 8)).astype(np.float32)
-    for module, sample in ((Encoding(network()), pictures(SAMPLE)), (Decoding(network()), z)):
+    z = np.random.default_rng(0).standard_normal((RUNTIME_SAMPLE_SIZE, 8)).astype(np.float32)
+    for module, sample in ((EncoderModule(network()), pictures(RUNTIME_SAMPLE_SIZE)), (DecoderModule(network()), z)):
         fast = make_runtime(module, sample, "onnxruntime", CPU)
         assert fast.name == "onnxruntime-fp32"
         for part in (sample, sample[:1], sample[:3]):
@@ -88,17 +88,19 @@ def test_onnxruntime_encodes_and_decodes_as_torch_does() -> None:
 
 @pytest.mark.skipif(not FAST_BFLOAT16, reason="this processor has no bfloat16 instructions")
 def test_bfloat16_is_used_where_it_is_asked_for_and_only_there() -> None:
-    module = Encoding(network())
-    coarse = make_runtime(module, pictures(SAMPLE), "openvino-bf16", CPU)
+    module = EncoderModule(network())
+    coarse = make_runtime(module, pictures(RUNTIME_SAMPLE_SIZE), "openvino-bf16", CPU)
     assert coarse.name == "openvino-bf16"
-    agreement = compare(TorchRuntime(module, CPU).run(pictures(SAMPLE)), coarse.run(pictures(SAMPLE)))
-    assert agreement.refusal(exact=False) is None
-    assert agreement.displacement > LARGEST_DISPLACEMENT  # it would not keep nearest neighbours
-    assert all(not candidate.bfloat16 for candidate in candidates("auto", CPU))
+    agreement = compare_outputs(
+        TorchRuntime(module, CPU).run(pictures(RUNTIME_SAMPLE_SIZE)), coarse.run(pictures(RUNTIME_SAMPLE_SIZE))
+    )
+    assert agreement.get_rejection_reason(exact=False) is None
+    assert agreement.displacement > MAX_DISPLACEMENT  # it would not keep nearest neighbours
+    assert all(not candidate.needs_bfloat16 for candidate in get_runtime_candidates("auto", CPU))
 
 
 def test_a_picture_alone_and_in_a_batch_get_the_same_vector_every_time() -> None:
-    fast = make_runtime(Encoding(network()), pictures(SAMPLE), "openvino", CPU)
+    fast = make_runtime(EncoderModule(network()), pictures(RUNTIME_SAMPLE_SIZE), "openvino", CPU)
     together, again = fast.run(pictures(20))[0], fast.run(pictures(20))[0]
     alone = np.concatenate([fast.run(pictures(20)[row : row + 1])[0] for row in range(20)])
     np.testing.assert_array_equal(together, again)
@@ -106,7 +108,7 @@ def test_a_picture_alone_and_in_a_batch_get_the_same_vector_every_time() -> None
 
 
 def test_many_threads_get_what_one_gets() -> None:
-    fast = make_runtime(Encoding(network()), pictures(SAMPLE), "openvino", CPU)
+    fast = make_runtime(EncoderModule(network()), pictures(RUNTIME_SAMPLE_SIZE), "openvino", CPU)
     batches = [pictures(40)[start : start + 1 + start % 5] for start in range(30)]
     expected = [fast.run(batch)[0] for batch in batches]
     with ThreadPoolExecutor(8) as pool:
@@ -116,7 +118,7 @@ def test_many_threads_get_what_one_gets() -> None:
 
 @pytest.mark.parametrize("wanted", ["torch", "openvino"])
 def test_outputs_are_kept_when_the_next_batch_runs_and_inputs_may_be_read_only(wanted: str) -> None:
-    fast = make_runtime(Encoding(network()), pictures(SAMPLE), wanted, CPU)
+    fast = make_runtime(EncoderModule(network()), pictures(RUNTIME_SAMPLE_SIZE), wanted, CPU)
     first, second = pictures(2)[:1].copy(), pictures(2)[1:]
     first.flags.writeable = False
     found = fast.run(first)[0]
@@ -125,7 +127,7 @@ def test_outputs_are_kept_when_the_next_batch_runs_and_inputs_may_be_read_only(w
     np.testing.assert_array_equal(found, kept)
 
 
-class AloneOtherwise(Encoding):
+class AloneOtherwise(EncoderModule):
     """Gives a picture that is alone another vector: a branch that a traced graph does not have."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -135,13 +137,13 @@ class AloneOtherwise(Encoding):
 
 def test_a_runtime_that_gives_something_else_gives_way_to_torch_with_one_line(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        fast = make_runtime(AloneOtherwise(network()), pictures(SAMPLE), "auto", CPU)
+        fast = make_runtime(AloneOtherwise(network()), pictures(RUNTIME_SAMPLE_SIZE), "auto", CPU)
     assert fast.name == "torch-fp32"
     (line,) = caplog.messages
     assert "runs on torch-fp32: openvino-fp32 differs from eager torch by" in line
 
 
-class Unconvertible(Encoding):
+class Unconvertible(EncoderModule):
     """Leaves torch in the middle, which no traced graph can."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -149,7 +151,7 @@ class Unconvertible(Encoding):
 
 
 def test_a_network_that_can_not_be_converted_runs_on_torch(caplog: pytest.LogCaptureFixture) -> None:
-    fast = make_runtime(Unconvertible(network()), pictures(SAMPLE), "openvino", CPU)
+    fast = make_runtime(Unconvertible(network()), pictures(RUNTIME_SAMPLE_SIZE), "openvino", CPU)
     assert fast.name == "torch-fp32"
     assert "openvino-fp32 can't run it" in caplog.messages[0]
 
@@ -159,13 +161,13 @@ def test_a_package_that_is_not_there_is_named_in_one_line(
 ) -> None:
     for package in ("openvino", "onnxruntime"):
         monkeypatch.setitem(sys.modules, package, None)
-    fast = make_runtime(Encoding(network()), pictures(SAMPLE), "auto", CPU)
+    fast = make_runtime(EncoderModule(network()), pictures(RUNTIME_SAMPLE_SIZE), "auto", CPU)
     assert fast.name == "torch-fp32"
     (line,) = caplog.messages
     assert "openvino-fp32 is not installed" in line and "onnxruntime-fp32 is not installed" in line
 
 
-class Cancelling(Encoding):
+class Cancelling(EncoderModule):
     """A large number is added and taken away again: float32 has digits to spare for it, bfloat16 has not."""
 
     def __init__(self, of: Network) -> None:
@@ -183,7 +185,7 @@ class Cancelling(Encoding):
 
 @pytest.mark.skipif(not FAST_BFLOAT16, reason="this processor has no bfloat16 instructions")
 def test_where_bfloat16_is_too_coarse_the_same_engine_runs_in_float32(caplog: pytest.LogCaptureFixture) -> None:
-    fast = make_runtime(Cancelling(network()), pictures(SAMPLE), "openvino-bf16", CPU)
+    fast = make_runtime(Cancelling(network()), pictures(RUNTIME_SAMPLE_SIZE), "openvino-bf16", CPU)
     assert fast.name == "openvino-fp32"
     (line,) = caplog.messages
     assert "runs on openvino-fp32: openvino-bf16" in line
@@ -195,7 +197,7 @@ def test_without_a_compiler_nothing_is_compiled(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    fast = make_runtime(Encoding(network()), pictures(SAMPLE), "compile", CPU)
+    fast = make_runtime(EncoderModule(network()), pictures(RUNTIME_SAMPLE_SIZE), "compile", CPU)
     assert fast.name == "openvino-bf16"
     (line,) = caplog.messages
     assert "torch.compile needs a C++ compiler" in line
@@ -205,29 +207,29 @@ def test_a_broken_network_stays_with_torch_and_keeps_its_nan() -> None:
     broken = network()
     with torch.no_grad():
         next(broken.parameters()).fill_(float("nan"))
-    fast = make_runtime(Encoding(broken), pictures(SAMPLE), "auto", CPU)
+    fast = make_runtime(EncoderModule(broken), pictures(RUNTIME_SAMPLE_SIZE), "auto", CPU)
     assert fast.name == "torch-fp32"
     assert np.isnan(fast.run(pictures(2))[0]).any()
 
 
 def test_an_unknown_runtime_is_refused_with_the_names_there_are() -> None:
     with pytest.raises(BadSetting, match=r"runtime can't be 'tensorrt'. Use auto, torch, openvino, openvino-bf16"):
-        RuntimeOnDemand(Encoding(network()), lambda: pictures(SAMPLE), "tensorrt", CPU)
+        LazyRuntime(EncoderModule(network()), lambda: pictures(RUNTIME_SAMPLE_SIZE), "tensorrt", CPU)
 
 
 def test_on_a_gpu_torch_runs_the_network() -> None:
-    assert candidates("auto", torch.device("cuda")) == ()
-    assert candidates("torch", CPU) == ()
+    assert get_runtime_candidates("auto", torch.device("cuda")) == ()
+    assert get_runtime_candidates("torch", CPU) == ()
 
 
-def on_demand(wanted: str) -> RuntimeOnDemand:
-    return RuntimeOnDemand(Encoding(network()), lambda: pictures(SAMPLE), wanted, CPU)
+def on_demand(wanted: str) -> LazyRuntime:
+    return LazyRuntime(EncoderModule(network()), lambda: pictures(RUNTIME_SAMPLE_SIZE), wanted, CPU)
 
 
 def test_torch_runs_the_first_pictures_and_a_faster_runtime_the_others() -> None:
     runtime = on_demand("auto")
     names = []
-    for count in (1, EAGER_FIRST - 1, 1, 1):
+    for count in (1, EAGER_INPUT_COUNT - 1, 1, 1):
         runtime.run(np.resize(pictures(1), (count, 1, 28, 28)))
         names.append(runtime.name)
     assert names == ["torch-fp32", "torch-fp32", "openvino-fp32", "openvino-fp32"]
@@ -236,7 +238,7 @@ def test_torch_runs_the_first_pictures_and_a_faster_runtime_the_others() -> None
 def test_a_runtime_that_was_prepared_or_asked_for_runs_from_the_first_picture_on() -> None:
     prepared, asked = on_demand("auto"), on_demand("openvino")
     assert asked.name == "torch-fp32"  # nothing ran yet, and nothing was made
-    prepared.prepare()
+    prepared.start()
     for runtime in (prepared, asked):
         runtime.run(pictures(1))
         assert runtime.name == "openvino-fp32"
@@ -245,7 +247,7 @@ def test_a_runtime_that_was_prepared_or_asked_for_runs_from_the_first_picture_on
 def test_threads_that_come_first_make_one_runtime() -> None:
     runtime = on_demand("openvino")
     with ThreadPoolExecutor(8) as pool:
-        made = set(map(id, pool.map(lambda _: runtime.prepare(), range(16))))
+        made = set(map(id, pool.map(lambda _: runtime.start(), range(16))))
     assert len(made) == 1
 
 
@@ -253,11 +255,11 @@ SCRIPT = """
 import sys, warnings
 warnings.simplefilter("error")
 import torch
-from simile.models.inference.parity import smooth_pictures
+from simile.models.inference.parity import make_smooth_images
 from simile.models.networks.architecture import Architecture; from simile.models.networks.vae import Network
-from simile.models.inference.runtimes import Encoding, make_runtime
-module = Encoding(Network(Architecture(28, 1, 8, width=8)))
-assert make_runtime(module, smooth_pictures(4, 1, 28), "openvino", torch.device("cpu")).name == "openvino-fp32"
+from simile.models.inference.runtimes import EncoderModule, make_runtime
+module = EncoderModule(Network(Architecture(28, 1, 8, width=8)))
+assert make_runtime(module, make_smooth_images(4, 1, 28), "openvino", torch.device("cpu")).name == "openvino-fp32"
 assert not [name for name in sys.modules if "telemetry" in name and "openvino" in name]
 """
 
@@ -302,31 +304,31 @@ def test_a_signal_reaches_a_process_that_has_dropped_its_openvino_runtimes(drop:
 def test_agreement_is_measured_as_its_limits_are_meant() -> None:
     eager = np.array([[1.0, 0.0], [0.0, 2.0]], dtype=np.float32)
     moved = eager + np.array([[0.0, 0.0], [0.0, 0.1]], dtype=np.float32)
-    found = compare([eager], [moved])
+    found = compare_outputs([eager], [moved])
     assert found.difference == pytest.approx(0.05)  # 0.1 of 2
     assert found.cosine == pytest.approx(1.0)
     assert found.displacement == pytest.approx(0.1 / 5**0.5)
-    turned = compare([eager], [np.array([[0.0, 1.0], [0.0, 2.0]], dtype=np.float32)])
+    turned = compare_outputs([eager], [np.array([[0.0, 1.0], [0.0, 2.0]], dtype=np.float32)])
     assert turned.cosine == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize(
     ("agreement", "exact", "reason"),
     [
-        (Agreement(0.019, 0.99991, 0.01), False, None),
-        (Agreement(0.019, 0.99991, 0.01), True, "moves vectors"),
-        (Agreement(0.021, 1.0, 0.0), False, "differs"),
-        (Agreement(0.0, 0.99989, 0.0), False, "cosine"),
-        (Agreement(float("nan"), float("nan"), float("nan")), False, "differs"),
+        (RuntimeParity(0.019, 0.99991, 0.01), False, None),
+        (RuntimeParity(0.019, 0.99991, 0.01), True, "moves vectors"),
+        (RuntimeParity(0.021, 1.0, 0.0), False, "differs"),
+        (RuntimeParity(0.0, 0.99989, 0.0), False, "cosine"),
+        (RuntimeParity(float("nan"), float("nan"), float("nan")), False, "differs"),
     ],
 )
-def test_limits_refuse_what_is_beyond_them(agreement: Agreement, exact: bool, reason: str | None) -> None:
-    found = agreement.refusal(exact)
+def test_limits_refuse_what_is_beyond_them(agreement: RuntimeParity, exact: bool, reason: str | None) -> None:
+    found = agreement.get_rejection_reason(exact)
     assert found is None if reason is None else reason in (found or "")
 
 
 def test_smooth_pictures_are_pictures_and_always_the_same() -> None:
-    first, second = smooth_pictures(6, 3, 32), smooth_pictures(6, 3, 32)
+    first, second = make_smooth_images(6, 3, 32), make_smooth_images(6, 3, 32)
     np.testing.assert_array_equal(first, second)
     assert 0 <= first.min() < 0.2 and 0.8 < first.max() <= 1
     steps = np.abs(np.diff(first, axis=3)).mean()

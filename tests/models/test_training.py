@@ -21,17 +21,24 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from simile.core.errors import BadSetting, CheckpointDamaged, HomeNotWritable, NoSuchEncoder, NotFinite, TooFewPictures
 from simile.core.settings import Settings, load_settings
 from simile.images.loading.image_file import empty_images, is_in_file
-from simile.images.sources.sources import walk
-from simile.images.transforms import Pixels, Preprocessing, to_unit
-from simile.indexer.training.dataset import Wanted, read_material
-from simile.indexer.training.train import budget_start
+from simile.images.sources.sources import walk_sources
+from simile.images.transforms import Pixels, Preprocessing, scale_to_unit
+from simile.indexer.training.dataset import DatasetSpec, read_training_set
+from simile.indexer.training.train import get_budget_start
 from simile.models.checkpoints import checkpoint
 from simile.models.inference.encoder import TrainedEncoder
 from simile.models.networks.architecture import Architecture
 from simile.models.networks.vae import Network
-from simile.models.recipes import Recipe, load_recipe, recipe_names
-from simile.models.training.loop import Options, Progress, Trained, batch_size_for, split, train
-from simile.models.training.setup import as_seen
+from simile.models.recipes import Recipe, list_recipes, load_recipe
+from simile.models.training.loop import (
+    TrainingOptions,
+    TrainingProgress,
+    TrainingResult,
+    choose_batch_size,
+    split_train_validation,
+    train,
+)
+from simile.models.training.setup import resize_to_input
 from simile.store.home import Home
 
 SPEC = Preprocessing(16, 1)
@@ -51,8 +58,10 @@ def small(**overrides: object) -> Recipe:
     return load_recipe("vae", **{"latent_dim": 4, "width": 8, "epochs": 6, "kl_warmup_steps": 20, **overrides})
 
 
-def run(pictures: Pixels, folder: Path, recipe: Recipe, **options: object) -> Trained:
-    return train(pictures, SPEC, recipe, Options(**{"started": time.monotonic(), **options}), folder, lambda _: None)
+def run(pictures: Pixels, folder: Path, recipe: Recipe, **options: object) -> TrainingResult:
+    return train(
+        pictures, SPEC, recipe, TrainingOptions(**{"started": time.monotonic(), **options}), folder, lambda _: None
+    )
 
 
 @pytest.mark.parametrize("size", [16, 17, 28, 45, 64, 100, 128, 256])
@@ -83,7 +92,7 @@ def test_the_same_seed_gives_the_same_losses_and_another_seed_others(tmp_path: P
     assert losses(first) == losses(second) != losses(other)
 
 
-def losses(trained: Trained) -> list[object]:
+def losses(trained: TrainingResult) -> list[object]:
     return [(epoch["train"], epoch["validation"]) for epoch in trained.history]
 
 
@@ -105,8 +114,8 @@ def test_images_in_a_file_are_trained_on_as_those_in_memory(tmp_path: Path) -> N
     one, other = run(pictures, tmp_path / "a", recipe, seed=1), run(kept, tmp_path / "b", recipe, seed=1)
     assert losses(one) == losses(other)
     larger = pictures.repeat(2, axis=1).repeat(2, axis=2)
-    shown = as_seen(in_file(larger, tmp_path / "home"), 16, tmp_path / "home")
-    assert is_in_file(shown) and np.array_equal(shown, as_seen(larger, 16, tmp_path / "home"))
+    shown = resize_to_input(in_file(larger, tmp_path / "home"), 16, tmp_path / "home")
+    assert is_in_file(shown) and np.array_equal(shown, resize_to_input(larger, 16, tmp_path / "home"))
     assert list((tmp_path / "home").iterdir()) == []  # the files have no name: nothing can be left behind
 
 
@@ -117,14 +126,14 @@ def test_no_image_is_left_out_however_little_memory_training_may_take(
     settings = load_settings(home=tmp_path / "home", workers=1, device="cpu")
     Home(settings.home).create()
     before = sorted(settings.home.rglob("*"))
-    files = walk([digits]).files
+    files = walk_sources([digits]).files
     with caplog.at_level("INFO"):
         whole, little = (
-            read_material(settings.model_copy(update={"train_memory": limit}), files, Wanted(small()))
+            read_training_set(settings.model_copy(update={"train_memory": limit}), files, DatasetSpec(small()))
             for limit in (2_000_000_000, 1000)
         )
-    assert not is_in_file(whole.pictures) and is_in_file(little.pictures)
-    assert len(little.pictures) == 120 and np.array_equal(whole.pictures, little.pictures)
+    assert not is_in_file(whole.images) and is_in_file(little.images)
+    assert len(little.images) == 120 and np.array_equal(whole.images, little.images)
     assert [failure.path for failure in little.failures] == [str(digits / "bad.png")]
     assert sum("all are used, from a temporary file" in message for message in caplog.messages) == 1
     assert sorted(settings.home.rglob("*")) == before
@@ -166,12 +175,12 @@ def test_minutes_become_a_number_of_steps_that_is_stored(tmp_path: Path) -> None
         """The plan as it stands two epochs after it was first made, or as a resumed run begins."""
         seen: list[int] = []
 
-        def watch(at: Progress) -> None:
+        def watch(at: TrainingProgress) -> None:
             seen.extend([at.epoch] if at.total_steps is not None else [])
             if resume or (seen and at.epoch == seen[0] + 2):
                 raise Planned(at.total_steps)
 
-        options = Options(minutes=5.0, started=time.monotonic(), resume=resume)
+        options = TrainingOptions(minutes=5.0, start_time=time.monotonic(), resume=resume)
         with pytest.raises(Planned) as caught:
             train(bars(100), SPEC, small(epochs=10_000), options, tmp_path, watch)
         return int(caught.value.args[0])
@@ -184,9 +193,9 @@ class Planned(Exception):
 
 
 def test_reading_many_pictures_leaves_most_of_the_time_for_training() -> None:
-    assert budget_start(started=100.0, now=130.0, minutes=10) == 100.0
-    assert budget_start(started=100.0, now=5000.0, minutes=10) == 5000.0 - 120
-    assert budget_start(started=100.0, now=5000.0, minutes=None) == 100.0
+    assert get_budget_start(started_at=100.0, now=130.0, minutes=10) == 100.0
+    assert get_budget_start(started_at=100.0, now=5000.0, minutes=10) == 5000.0 - 120
+    assert get_budget_start(started_at=100.0, now=5000.0, minutes=None) == 100.0
 
 
 def test_epochs_end_a_run_whose_minutes_would_allow_more(tmp_path: Path) -> None:
@@ -195,10 +204,10 @@ def test_epochs_end_a_run_whose_minutes_would_allow_more(tmp_path: Path) -> None
 
 
 def test_a_run_that_is_resumed_without_minutes_keeps_its_budget(tmp_path: Path) -> None:
-    cut_off = Options(minutes=0.001, started=time.monotonic() - 60)  # it ends after its first step
+    cut_off = TrainingOptions(minutes=0.001, start_time=time.monotonic() - 60)  # it ends after its first step
     train(bars(100), SPEC, small(epochs=10_000), cut_off, tmp_path, lambda _: None)
     resumed = run(bars(100), tmp_path, small(epochs=10_000), resume=True)
-    assert resumed.stopped == "out of time" and len(resumed.history) == 2
+    assert resumed.stop_reason == "out of time" and len(resumed.history) == 2
 
 
 def test_resume_without_a_run_says_so(tmp_path: Path) -> None:
@@ -217,7 +226,7 @@ def test_resume_refuses_other_pictures_and_other_settings(tmp_path: Path) -> Non
 def test_early_stopping_ends_a_run_that_no_longer_gains(tmp_path: Path) -> None:
     recipe = small(epochs=3000, patience_epochs=3, patience_steps=10, learning_rate=3e-3)
     trained = run(bars(40), tmp_path, recipe)
-    assert "early stopping" in trained.stopped
+    assert "early stopping" in trained.stop_reason
     assert len(trained.history) < 3000
 
 
@@ -238,10 +247,10 @@ def test_nan_later_keeps_the_last_good_weights(tmp_path: Path) -> None:
     optimisers: list[torch.optim.Optimizer] = []
     hook = register_optimizer_step_post_hook(lambda optimiser, *_: optimisers.append(optimiser))
     try:
-        trained = train(bars(64), SPEC, recipe, Options(), tmp_path, spoil)
+        trained = train(bars(64), SPEC, recipe, TrainingOptions(), tmp_path, spoil)
     finally:
         hook.remove()
-    assert trained.stopped == "not finite"
+    assert trained.stop_reason == "not finite"
     assert len(trained.history) == 3
     assert any("lower learning rate" in warning for warning in trained.warnings)
     assert all(torch.isfinite(tensor).all() for tensor in trained.network.state_dict().values())
@@ -254,17 +263,17 @@ def test_posterior_collapse_is_warned_of(tmp_path: Path) -> None:
 
 def test_fewer_than_16_pictures_are_refused_with_a_hint() -> None:
     with pytest.raises(TooFewPictures, match="at least 16"):
-        split(15, seed=0)
+        split_train_validation(15, seed=0)
 
 
 @pytest.mark.parametrize(("count", "expected"), [(14, 8), (100, 8), (300, 32), (1617, 128), (60_000, 128)])
 def test_small_collections_get_smaller_batches(count: int, expected: int) -> None:
-    assert batch_size_for(count, load_recipe("vae")) == expected
+    assert choose_batch_size(count, load_recipe("vae")) == expected
 
 
 def test_every_recipe_loads_and_unknown_ones_are_named() -> None:
-    assert "vae" in recipe_names()
-    for name in recipe_names():
+    assert "vae" in list_recipes()
+    for name in list_recipes():
         assert load_recipe(name).name == name
     with pytest.raises(BadSetting, match="nonsense"):
         load_recipe("nonsense")
@@ -360,10 +369,10 @@ def test_a_checkpoint_of_the_first_version_still_loads_with_its_fingerprint(tmp_
         "metric": "cosine",
         "index_dims": None,
     }
-    fingerprint = checkpoint.save(tmp_path / "old", weights, description)
+    fingerprint = checkpoint.save_checkpoint(tmp_path / "old", weights, description)
     encoder = TrainedEncoder.load(tmp_path / "old", "cpu")
     assert encoder.fingerprint == fingerprint
     with torch.inference_mode():
-        expected = network.encode(torch.from_numpy(to_unit(bars(3))))[0].numpy()
+        expected = network.encode(torch.from_numpy(scale_to_unit(bars(3))))[0].numpy()
     np.testing.assert_allclose(encoder.encode(bars(3)).mu, expected, rtol=1e-5, atol=1e-6)
     assert encoder.decode(expected).shape == (3, 1, 16, 16)

@@ -141,7 +141,7 @@ def health_check(port: int) -> int:
 def test_it_serves_as_another_user_with_nothing_to_write_but_its_volume(volume: Settings, tmp_path: Path) -> None:
     port, log = free_port(), tmp_path / "log"
     with Catalogue(Home(volume.home)) as catalogue:
-        key = catalogue.create_key("me", "write")[0].text
+        key = catalogue.keys.create("me", "write")[0].text
     for path in volume.home.glob("catalogue.sqlite*"):
         os.chown(path, USER, USER)
     pixels = np.random.default_rng(0).integers(0, 256, (800, 800, 3)).astype(np.uint8)

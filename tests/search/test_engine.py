@@ -12,20 +12,20 @@ from simile.core.records import Filter
 from simile.core.settings import Settings
 from simile.images.encoding import encode_png
 from simile.indexer.pipeline.uploads import add_upload
-from simile.search.posterior import mean_sigma, spreads
-from simile.search.queries import Answer, Asked, Question
+from simile.search.posterior import compute_distance_spreads, compute_mean_sigma
+from simile.search.queries import SearchParams, SearchQuery, SearchResult
 from simile.search.searcher import Searcher
 from simile.store.catalogue.records import EncoderRecord
-from simile.store.database.tables import now
-from simile.store.index.metric import to_indexed
+from simile.store.database.tables import utc_now
+from simile.store.index.metric import make_index_vectors
 
 
 def paths(searcher: Searcher, count: int) -> list[Path]:
-    return [Path(record.paths[0]) for record in searcher.images(limit=count)]
+    return [Path(record.paths[0]) for record in searcher.list_images(limit=count)]
 
 
-def alike(one: Answer | SimileError, other: Answer | SimileError) -> None:
-    assert isinstance(one, Answer) and isinstance(other, Answer)
+def alike(one: SearchResult | SimileError, other: SearchResult | SimileError) -> None:
+    assert isinstance(one, SearchResult) and isinstance(other, SearchResult)
     assert [hit.image_id for hit in one.hits] == [hit.image_id for hit in other.hits]
     np.testing.assert_allclose(one.query.mu, other.query.mu, rtol=1e-5, atol=1e-5)
     for hit, twin in zip(one.hits, other.hits, strict=True):
@@ -37,46 +37,46 @@ def alike(one: Answer | SimileError, other: Answer | SimileError) -> None:
 
 def test_a_batch_answers_as_each_question_alone(home_with_digits: Settings) -> None:
     with Searcher(home_with_digits) as searcher:
-        pictures = [searcher.prepare(path, path.name) for path in paths(searcher, 6)]
+        pictures = [searcher.prepare_query_image(path, path.name) for path in paths(searcher, 6)]
         mu = searcher.by_id(7).query.mu
-        asked = Asked(limit=5)
+        asked = SearchParams(limit=5)
         questions = [
-            *(Question((picture,), asked=asked) for picture in pictures),
-            Question((7,), asked=asked),
-            Question((mu,), asked=asked),
-            Question((pictures[0], 9), (pictures[1], 11), asked),
-            Question((3,), asked=Asked(limit=5, only=Filter(formats=("png",)))),
-            Question((3,), asked=Asked(limit=None, within=0.4)),
-            Question((3,), asked=Asked(limit=3, offset=2)),
+            *(SearchQuery((picture,), params=asked) for picture in pictures),
+            SearchQuery((7,), params=asked),
+            SearchQuery((mu,), params=asked),
+            SearchQuery((pictures[0], 9), (pictures[1], 11), asked),
+            SearchQuery((3,), params=SearchParams(limit=5, filter=Filter(formats=("png",)))),
+            SearchQuery((3,), params=SearchParams(limit=None, radius=0.4)),
+            SearchQuery((3,), params=SearchParams(limit=3, offset=2)),
         ]
-        together = searcher.answer(questions)
+        together = searcher.search_many(questions)
         for question, answer in zip(questions, together, strict=True):
-            alike(answer, searcher.ask(question))
+            alike(answer, searcher.search(question))
 
 
 def test_a_bad_question_costs_the_others_nothing(home_with_digits: Settings) -> None:
     with Searcher(home_with_digits) as searcher:
-        good = searcher.prepare(paths(searcher, 1)[0], "good.png")
-        found = searcher.answer(
+        good = searcher.prepare_query_image(paths(searcher, 1)[0], "good.png")
+        found = searcher.search_many(
             [
-                Question((good,)),
-                Question((424242,)),
-                Question((np.zeros(3, np.float32),)),
-                Question((np.full(16, np.nan, np.float32),)),
-                Question((1,), asked=Asked(within=-1.0)),
-                Question((good, 424242)),
-                Question((2,)),
+                SearchQuery((good,)),
+                SearchQuery((424242,)),
+                SearchQuery((np.zeros(3, np.float32),)),
+                SearchQuery((np.full(16, np.nan, np.float32),)),
+                SearchQuery((1,), params=SearchParams(radius=-1.0)),
+                SearchQuery((good, 424242)),
+                SearchQuery((2,)),
             ]
         )
     kinds = [type(answer) for answer in found]
-    assert kinds == [Answer, NoSuchImage, EncoderMismatch, NotFinite, BadSetting, NoSuchImage, Answer]
+    assert kinds == [SearchResult, NoSuchImage, EncoderMismatch, NotFinite, BadSetting, NoSuchImage, SearchResult]
 
 
 def test_a_picture_that_makes_the_network_fail_costs_the_others_nothing(home_with_digits: Settings) -> None:
     with Searcher(home_with_digits) as searcher:
-        encoder = searcher.encoder()
-        pictures = [searcher.prepare(path, path.name) for path in paths(searcher, 3)]
-        really, poison = encoder.encode, pictures[1].prepared.array
+        encoder = searcher.get_encoder()
+        pictures = [searcher.prepare_query_image(path, path.name) for path in paths(searcher, 3)]
+        really, poison = encoder.encode, pictures[1].prepared_image.array
 
         def encode(batch: np.ndarray) -> object:
             if any(np.array_equal(array, poison) for array in batch):
@@ -84,61 +84,67 @@ def test_a_picture_that_makes_the_network_fail_costs_the_others_nothing(home_wit
             return really(batch)
 
         encoder.encode = encode  # type: ignore[method-assign, assignment]
-        found = searcher.answer([Question((picture,)) for picture in pictures])
-    assert [type(answer) for answer in found] == [Answer, NotFinite, Answer]
+        found = searcher.search_many([SearchQuery((picture,)) for picture in pictures])
+    assert [type(answer) for answer in found] == [SearchResult, NotFinite, SearchResult]
 
 
 def test_all_pictures_of_a_batch_go_through_the_network_and_the_index_together(home_with_digits: Settings) -> None:
     seen: list[str] = []
     with Searcher(home_with_digits, observe=lambda stage, _: seen.append(stage)) as searcher:
-        pictures = [searcher.prepare(path, path.name) for path in paths(searcher, 4)]
+        pictures = [searcher.prepare_query_image(path, path.name) for path in paths(searcher, 4)]
         assert seen == ["decode"] * 4
-        searcher.answer([Question((picture,)) for picture in pictures])
+        searcher.search_many([SearchQuery((picture,)) for picture in pictures])
     assert seen[4:] == ["encode", "search", "rows"]
 
 
 def test_a_stage_that_fails_is_timed_too(home_with_digits: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     with Searcher(home_with_digits, observe=lambda stage, _: seen.append(stage)) as searcher:
-        searcher.ask(Question((1,)))
+        searcher.search(SearchQuery((1,)))
         monkeypatch.setattr(searcher.catalogue, "hit_facts", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            searcher.ask(Question((1,)))
+            searcher.search(SearchQuery((1,)))
     assert seen == ["encode", "search", "rows"] * 2
 
 
 def test_the_reconstruction_error_is_measured_where_it_is_asked_for(home_with_digits: Settings) -> None:
     with Searcher(home_with_digits) as searcher:
-        one, other = (searcher.prepare(path, path.name) for path in paths(searcher, 2))
-        quick, full, both = searcher.answer(
-            [Question((one,), asked=Asked(error=False)), Question((other,)), Question((one, other))]
+        one, other = (searcher.prepare_query_image(path, path.name) for path in paths(searcher, 2))
+        quick, full, both = searcher.search_many(
+            [
+                SearchQuery((one,), params=SearchParams(include_error=False)),
+                SearchQuery((other,)),
+                SearchQuery((one, other)),
+            ]
         )
-    assert isinstance(quick, Answer) and isinstance(full, Answer) and isinstance(both, Answer)
-    assert quick.query.reconstruction_error is None and quick.certainty.sigma is not None
+    assert isinstance(quick, SearchResult) and isinstance(full, SearchResult) and isinstance(both, SearchResult)
+    assert quick.query.reconstruction_error is None and quick.confidence.sigma is not None
     assert full.query.reconstruction_error is not None and full.query.reconstruction_error > 0
     assert both.query.reconstruction_error is None
 
 
 def test_several_are_asked_for_by_their_mean_less_that_of_the_negatives(home_with_digits: Settings) -> None:
     with Searcher(home_with_digits) as searcher:
-        encoder = searcher.encoder()
-        mu = {n: searcher.catalogue.embedding(n, encoder.fingerprint).mu for n in range(1, 121)}
+        encoder = searcher.get_encoder()
+        mu = {n: searcher.catalogue.embeddings.get(n, encoder.fingerprint).mu for n in range(1, 121)}
         wanted = (mu[1] + mu[2]) / 2 - (mu[5] + mu[6] + mu[7]) / 3
-        answer = searcher.ask(Question((1, 2), (5, 6, 7), Asked(limit=115)))
-        vectors = to_indexed(np.stack(list(mu.values())), encoder.index_dims, encoder.metric)
-        distances = np.linalg.norm(vectors - to_indexed(wanted[None], encoder.index_dims, encoder.metric), axis=1)
+        answer = searcher.search(SearchQuery((1, 2), (5, 6, 7), SearchParams(limit=115)))
+        vectors = make_index_vectors(np.stack(list(mu.values())), encoder.index_dims, encoder.metric)
+        distances = np.linalg.norm(
+            vectors - make_index_vectors(wanted[None], encoder.index_dims, encoder.metric), axis=1
+        )
     expected = [int(n) + 1 for n in np.argsort(distances) if n + 1 not in (1, 2, 5, 6, 7)]
     assert [hit.image_id for hit in answer.hits] == expected
     np.testing.assert_allclose(answer.query.mu, wanted, rtol=1e-5, atol=1e-6)
     assert [one.image_id for one in answer.query.positives] == [1, 2]
     assert [one.image_id for one in answer.query.negatives] == [5, 6, 7]
-    assert answer.certainty.unlike is None  # what lies between pictures is no picture
+    assert answer.confidence.unlike is None  # what lies between pictures is no picture
 
 
 def test_images_that_are_asked_with_are_no_hits_and_cost_no_place(home_with_digits: Settings) -> None:
     with Searcher(home_with_digits) as searcher:
-        hits = searcher.ask(Question((1, 2, 3), asked=Asked(limit=117))).hits
-        page = searcher.ask(Question((1, 2, 3), asked=Asked(limit=4, offset=4))).hits
+        hits = searcher.search(SearchQuery((1, 2, 3), params=SearchParams(limit=117))).hits
+        page = searcher.search(SearchQuery((1, 2, 3), params=SearchParams(limit=4, offset=4))).hits
     assert len(hits) == 117 and not {1, 2, 3} & {hit.image_id for hit in hits}
     assert page == hits[4:8]
 
@@ -146,37 +152,39 @@ def test_images_that_are_asked_with_are_no_hits_and_cost_no_place(home_with_digi
 def test_hits_say_what_was_said_of_them(home_with_digits: Settings) -> None:
     with Searcher(home_with_digits) as searcher:
         nearest = searcher.by_id(1).hits[0].image_id
-        searcher.catalogue.set_image_metadata(nearest, {"class": "shirt", "price": "9.5", "code": "007"})
+        searcher.catalogue.metadata.set_for_image(nearest, {"class": "shirt", "price": "9.5", "code": "007"})
         assert searcher.by_id(1).hits[0].metadata is None
-        hits = searcher.ask(Question((1,), asked=Asked(metadata=True))).hits
+        hits = searcher.search(SearchQuery((1,), params=SearchParams(include_metadata=True))).hits
         assert [hit.metadata for hit in hits[:2]] == [{"class": "shirt", "price": 9.5, "code": "007"}, {}]
-        assert searcher.by_id(1, only=Filter(where=(("price", "<", "10"),))).hits[0].image_id == nearest
+        assert searcher.by_id(1, filter=Filter(where=(("price", "<", "10"),))).hits[0].image_id == nearest
 
 
 def test_an_upload_brings_its_metadata_in_the_same_moment(home_with_digits: Settings) -> None:
     data = encode_png(np.random.default_rng(3).integers(0, 256, (32, 32, 3)).astype(np.uint8))
     with Searcher(home_with_digits) as searcher:
-        image_id, created = add_upload(searcher, data, name="a.png", said={"artist": "Ada"})
-        assert created and searcher.metadata(image_id) == {"artist": "Ada"}
+        image_id, created = add_upload(searcher, data, name="a.png", metadata={"artist": "Ada"})
+        assert created and searcher.get_metadata(image_id) == {"artist": "Ada"}
         assert add_upload(searcher, data, name="a.png") == (image_id, False)
-        assert searcher.metadata(image_id) == {"artist": "Ada"}
-        add_upload(searcher, data, name="a.png", said={})
-        assert searcher.metadata(image_id) == {}
+        assert searcher.get_metadata(image_id) == {"artist": "Ada"}
+        add_upload(searcher, data, name="a.png", metadata={})
+        assert searcher.get_metadata(image_id) == {}
 
 
 def test_every_question_to_an_empty_home_is_told_so(trained_home: Settings) -> None:
     with Searcher(trained_home) as searcher:
-        assert [type(one) for one in searcher.answer([Question((1,)), Question((2,))])] == [NothingIndexed] * 2
-        assert searcher.answer([]) == []
+        assert [type(one) for one in searcher.search_many([SearchQuery((1,)), SearchQuery((2,))])] == [
+            NothingIndexed
+        ] * 2
+        assert searcher.search_many([]) == []
 
 
 def test_a_picture_decoded_for_another_encoder_is_decoded_anew(home_with_digits: Settings) -> None:
     with Searcher(home_with_digits) as searcher:
-        fresh = searcher.prepare(paths(searcher, 1)[0], "a.png")
-        stale = type(fresh)(fresh.name, fresh.data, "0" * 16, fresh.prepared)
+        fresh = searcher.prepare_query_image(paths(searcher, 1)[0], "a.png")
+        stale = type(fresh)(fresh.name, fresh.data, "0" * 16, fresh.prepared_image)
         decoded: list[str] = []
         searcher._observe = lambda stage, _: decoded.append(stage)
-        one, other = searcher.answer([Question((fresh,)), Question((stale,))])
+        one, other = searcher.search_many([SearchQuery((fresh,)), SearchQuery((stale,))])
         alike(one, other)
         assert decoded == ["decode"]
 
@@ -184,24 +192,24 @@ def test_a_picture_decoded_for_another_encoder_is_decoded_anew(home_with_digits:
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
 def test_the_spread_of_a_distance_is_what_draws_from_the_posterior_show(metric: str) -> None:
     generator = np.random.default_rng(0)
-    encoder = EncoderRecord("f", "n", "r", 12, 8, metric, now())
+    encoder = EncoderRecord("f", "n", "r", 12, 8, metric, utc_now())
     mu = generator.normal(size=12).astype(np.float32)
     sigma = generator.uniform(0.05, 0.15, 12).astype(np.float32)
     mus = np.concatenate([mu[None], mu + generator.normal(0, 0.3, (3, 12))]).astype(np.float32)
-    vectors = to_indexed(mus, encoder.index_dims, metric)  # the first is the query itself, at a distance of 0
+    vectors = make_index_vectors(mus, encoder.index_dims, metric)  # the first is the query itself, at a distance of 0
     draws = (mu + sigma * generator.normal(size=(40_000, 12))).astype(np.float32)
-    drawn = to_indexed(draws, encoder.index_dims, metric)
+    drawn = make_index_vectors(draws, encoder.index_dims, metric)
     measured = [np.linalg.norm(drawn - vector, axis=1).std() for vector in vectors]
     np.testing.assert_allclose(
-        spreads(np.tile(mu, (4, 1)), np.tile(sigma, (4, 1)), vectors, encoder), measured, rtol=0.12
+        compute_distance_spreads(np.tile(mu, (4, 1)), np.tile(sigma, (4, 1)), vectors, encoder), measured, rtol=0.12
     )
-    assert mean_sigma(sigma, encoder) == pytest.approx(float(sigma[:8].mean()))
+    assert compute_mean_sigma(sigma, encoder) == pytest.approx(float(sigma[:8].mean()))
 
 
 def test_an_encoder_that_is_sure_of_everything_spreads_nothing() -> None:
-    encoder = EncoderRecord("f", "n", "r", 3, None, "cosine", now())
+    encoder = EncoderRecord("f", "n", "r", 3, None, "cosine", utc_now())
     mu = np.array([1.0, 2.0, 2.0], np.float32)
     vectors = np.stack([mu / 3, np.array([1.0, 0.0, 0.0], np.float32)])
     none, one = np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32)
-    assert spreads(np.stack([mu, mu]), none, vectors, encoder).tolist() == [0.0, 0.0]
-    assert np.isfinite(spreads(none, one, vectors, encoder)).all()
+    assert compute_distance_spreads(np.stack([mu, mu]), none, vectors, encoder).tolist() == [0.0, 0.0]
+    assert np.isfinite(compute_distance_spreads(none, one, vectors, encoder)).all()

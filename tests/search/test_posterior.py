@@ -17,15 +17,15 @@ from simile.cli.main import app
 from simile.core.errors import BadSetting, NoVariance
 from simile.core.filter_parser import make_filter
 from simile.core.settings import Settings
-from simile.evaluation.baselines import Posteriors
+from simile.evaluation.baselines import PosteriorMethod
 from simile.indexer.pipeline.uploads import delete_image
-from simile.search.posterior import indexed_sigma, nearest_posteriors
-from simile.search.queries import Asked, Question
+from simile.search.posterior import find_nearest_posteriors, to_indexed_sigma
+from simile.search.queries import SearchParams, SearchQuery
 from simile.search.searcher import Searcher
 from simile.service.app import create_app
 from simile.store.catalogue.records import EncoderRecord
-from simile.store.database.tables import now
-from simile.store.index.metric import to_indexed
+from simile.store.database.tables import utc_now
+from simile.store.index.metric import make_index_vectors
 
 
 @pytest.fixture
@@ -36,13 +36,13 @@ def searcher(home_with_digits: Settings) -> Iterator[Searcher]:
 
 def brute_force(searcher: Searcher, image_id: int) -> tuple[list[int], Any]:
     """Ids and distances of all others, the nearest first."""
-    encoder = searcher.index.current().encoder
-    rows = list(searcher.catalogue.iterate_embeddings(encoder.fingerprint))
+    encoder = searcher.index.get_snapshot().encoder
+    rows = list(searcher.catalogue.embeddings.iterate_chunks(encoder.fingerprint))
     ids = np.concatenate([row[0] for row in rows])
     mu, variance = (np.concatenate([row[at] for row in rows]) for at in (1, 2))  # type: ignore[misc]
     sigma = np.exp(0.5 * variance)
     both = np.concatenate(
-        [to_indexed(mu, encoder.index_dims, encoder.metric), indexed_sigma(mu, sigma, encoder)], axis=1
+        [make_index_vectors(mu, encoder.index_dims, encoder.metric), to_indexed_sigma(mu, sigma, encoder)], axis=1
     ).astype(np.float64)
     apart = np.linalg.norm(both - both[ids == image_id], axis=1)
     order = np.lexsort((ids, apart))
@@ -51,8 +51,8 @@ def brute_force(searcher: Searcher, image_id: int) -> tuple[list[int], Any]:
 
 
 def ask(searcher: Searcher, part: Any, **asked: Any) -> tuple[list[int], Any]:
-    answer = searcher.ask(Question((part,), asked=Asked(posterior=True, **asked)))
-    assert not answer.calibrated
+    answer = searcher.search(SearchQuery((part,), params=SearchParams(use_posterior=True, **asked)))
+    assert not answer.is_calibrated
     return [hit.image_id for hit in answer.hits], np.array([hit.distance for hit in answer.hits])
 
 
@@ -71,11 +71,11 @@ def test_it_is_the_distance_over_mu_and_sigma(searcher: Searcher) -> None:
 def test_filters_files_and_changes_are_followed(searcher: Searcher) -> None:
     ids, _ = brute_force(searcher, 3)
     for image_id in range(1, 121, 2):
-        searcher.catalogue.set_image_metadata(image_id, {"kind": "odd"})
+        searcher.catalogue.metadata.set_for_image(image_id, {"kind": "odd"})
     only = make_filter(where=["kind=odd"])
     assert ask(searcher, 3, limit=6, only=only)[0] == [one for one in ids if one % 2][:6]
-    file = Path(searcher.image(3).paths[0])
-    assert ask(searcher, searcher.prepare(file, "three.png"), limit=4)[0] == [3, *ids[:3]]
+    file = Path(searcher.get_image(3).paths[0])
+    assert ask(searcher, searcher.prepare_query_image(file, "three.png"), limit=4)[0] == [3, *ids[:3]]
     delete_image(searcher, ids[0])
     assert ask(searcher, 3, limit=4)[0] == ids[1:5]
 
@@ -90,22 +90,22 @@ def test_more_is_fetched_until_none_could_be_nearer() -> None:
         asked.append(count)
         return np.arange(min(count, 1000)), means[: min(count, 1000)]
 
-    ids, distances = nearest_posteriors(3, nearest, lambda ids: gaps[ids])
+    ids, distances = find_nearest_posteriors(3, nearest, lambda ids: gaps[ids])
     assert ids.tolist() == [500, 501, 502] and distances == pytest.approx(means[500:503])
     assert asked == [32, 128, 512]
 
 
 def test_cosine_divides_both_by_the_length_of_mu() -> None:
-    encoder = EncoderRecord("f", "n", "r", 3, 2, "cosine", now())
+    encoder = EncoderRecord("f", "n", "r", 3, 2, "cosine", utc_now())
     mu, sigma = np.array([[3.0, 4.0, 9.0], [0, 0, 1]], np.float32), np.array([[1.0, 2.0, 5.0]] * 2, np.float32)
-    np.testing.assert_allclose(indexed_sigma(mu, sigma, encoder), [[0.2, 0.4], [1, 2]], rtol=1e-6)
-    assert indexed_sigma(mu, sigma, replace(encoder, metric="l2")).tolist() == [[1, 2], [1, 2]]
+    np.testing.assert_allclose(to_indexed_sigma(mu, sigma, encoder), [[0.2, 0.4], [1, 2]], rtol=1e-6)
+    assert to_indexed_sigma(mu, sigma, replace(encoder, metric="l2")).tolist() == [[1, 2], [1, 2]]
 
 
 def test_what_has_no_sigma_is_refused(searcher: Searcher, monkeypatch: pytest.MonkeyPatch) -> None:
     for parts in ((np.zeros(16, np.float32),), (1, 2)):
         with pytest.raises(BadSetting, match="one picture"):
-            searcher.ask(Question(parts, asked=Asked(posterior=True)))
+            searcher.search(SearchQuery(parts, params=SearchParams(use_posterior=True)))
     known = searcher.catalogue.embeddings
     monkeypatch.setattr(
         searcher.catalogue,
@@ -119,10 +119,10 @@ def test_what_has_no_sigma_is_refused(searcher: Searcher, monkeypatch: pytest.Mo
 def test_the_command_the_service_and_the_ladder_have_it(home_with_digits: Settings) -> None:
     with Searcher(home_with_digits) as searcher:
         ids, apart = brute_force(searcher, 3)
-        encoder = searcher.encoder()
-        files = [Path(searcher.image(one).paths[0]) for one in (3, ids[0])]
-        pictures = np.stack([searcher.prepare(file, "a").prepared.array for file in files])
-        one, other = Posteriors(encoder).vectors(pictures)
+        encoder = searcher.get_encoder()
+        files = [Path(searcher.get_image(one).paths[0]) for one in (3, ids[0])]
+        pictures = np.stack([searcher.prepare_query_image(file, "a").prepared_image.array for file in files])
+        one, other = PosteriorMethod(encoder).embed(pictures)
         assert np.linalg.norm(one - other) == pytest.approx(apart[0], rel=1e-3)
     home = ["--home", str(home_with_digits.home), "--json"]
     done = CliRunner().invoke(app, ["search", "--id", "3", "--posterior", "-k", "5", *home])

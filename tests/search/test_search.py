@@ -18,14 +18,14 @@ from simile.indexer.embed import embed
 from simile.indexer.maintenance.verify import verify_home
 from simile.indexer.pipeline.job import IndexRequest, index
 from simile.indexer.pipeline.uploads import add_upload, delete_image
-from simile.indexer.training.train import TrainingRequest, train_on
-from simile.search.contact_sheet import write_reconstruction, write_sheet
-from simile.search.searcher import Question, Searcher
-from simile.store.index.metric import to_indexed
+from simile.indexer.training.train import TrainingRequest, train_on_sources
+from simile.search.contact_sheet import write_contact_sheet, write_reconstruction
+from simile.search.searcher import Searcher, SearchQuery
+from simile.store.index.metric import make_index_vectors
 
 
 def first_path(searcher: Searcher) -> Path:
-    return Path(searcher.images(limit=1)[0].paths[0])
+    return Path(searcher.list_images(limit=1)[0].paths[0])
 
 
 def test_file_id_and_vector_give_the_same_hits(home_with_digits: Settings) -> None:
@@ -43,9 +43,9 @@ def test_file_id_and_vector_give_the_same_hits(home_with_digits: Settings) -> No
 
 def test_hits_are_the_nearest_by_brute_force(home_with_digits: Settings) -> None:
     with Searcher(home_with_digits) as searcher:
-        encoder = searcher.encoder()
-        mus = {n: searcher.catalogue.embedding(n, encoder.fingerprint).mu for n in range(1, 121)}
-        vectors = to_indexed(np.stack(list(mus.values())), encoder.index_dims, encoder.metric)
+        encoder = searcher.get_encoder()
+        mus = {n: searcher.catalogue.embeddings.get(n, encoder.fingerprint).mu for n in range(1, 121)}
+        vectors = make_index_vectors(np.stack(list(mus.values())), encoder.index_dims, encoder.metric)
         distances = np.linalg.norm(vectors - vectors[16], axis=1)
         distances[16] = math.inf
         hits = searcher.by_id(17, limit=10).hits
@@ -101,7 +101,7 @@ def test_a_reconstruction_needs_no_file(home_with_digits: Settings, tmp_path: Pa
         photos = first_path(searcher).parent
         copied = shutil.copytree(photos, tmp_path / "photos")
         assert copied.is_dir()
-        seen = Image.open(io.BytesIO(searcher.reconstruct_id(5)))
+        seen = Image.open(io.BytesIO(searcher.reconstruct_image(5)))
         assert seen.size == (32, 32)
 
 
@@ -124,7 +124,7 @@ def test_a_sheet_shows_query_and_hits(home_with_digits: Settings, tmp_path: Path
     with Searcher(home_with_digits) as searcher:
         path = first_path(searcher)
         answer = searcher.by_file(path, name="<b>&name.png", limit=3)
-        write_sheet(searcher, [(answer, searcher.picture_of(path))], output)
+        write_contact_sheet(searcher, [(answer, searcher.get_query_pixels(path))], output)
     if suffix == "png":
         assert Image.open(io.BytesIO(output.read_bytes())).width > 500
     else:
@@ -135,9 +135,9 @@ def test_a_sheet_shows_query_and_hits(home_with_digits: Settings, tmp_path: Path
 
 def test_embed_writes_what_index_would_store(home_with_digits: Settings, tmp_path: Path) -> None:
     with Searcher(home_with_digits) as searcher:
-        encoder = searcher.encoder()
+        encoder = searcher.get_encoder()
         photos = first_path(searcher).parent
-        stored = searcher.catalogue.embedding(2, encoder.fingerprint)
+        stored = searcher.catalogue.embeddings.get(2, encoder.fingerprint)
     other = tmp_path / "Ещё одна папка"
     other.mkdir()
     (other / "bad.jpg").write_text("no picture")
@@ -156,10 +156,10 @@ def test_embed_lists_what_it_left_out(home_with_digits: Settings, tmp_path: Path
     (tmp_path / "bad.jpg").write_text("no picture")
     (tmp_path / "good.png").write_bytes(encode_png(np.zeros((32, 32, 3), np.uint8)))
     with Searcher(home_with_digits) as searcher:
-        embedded = embed(home_with_digits, [tmp_path / "good.png", tmp_path / "bad.jpg"], searcher.encoder())
+        embedded = embed(home_with_digits, [tmp_path / "good.png", tmp_path / "bad.jpg"], searcher.get_encoder())
         assert [Path(failure.path).name for failure in embedded.failures] == ["bad.jpg"]
         with pytest.raises(UnreadableImage, match="not a picture"):
-            embed(home_with_digits, [tmp_path / "bad.jpg"], searcher.encoder())
+            embed(home_with_digits, [tmp_path / "bad.jpg"], searcher.get_encoder())
 
 
 def test_an_upload_outlives_the_folder_that_held_the_same_picture(home_with_digits: Settings, tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_an_upload_outlives_the_folder_that_held_the_same_picture(home_with_digi
         assert not created
         extra.unlink()
         index(home_with_digits, [photos], IndexRequest(prune=True))
-        assert searcher.file(image_id)[0].read_bytes() == data
+        assert searcher.get_file(image_id)[0].read_bytes() == data
     assert verify_home(home_with_digits) == []
 
 
@@ -185,7 +185,7 @@ def photos_of(settings: Settings) -> Path:
 def test_embed_passes_over_the_reports_of_a_home_among_the_pictures(home_with_digits: Settings, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encode_png(np.zeros((32, 32, 3), np.uint8)))
     with Searcher(home_with_digits) as searcher:
-        assert embed(home_with_digits, [tmp_path], searcher.encoder()).paths == [str(tmp_path / "a.png")]
+        assert embed(home_with_digits, [tmp_path], searcher.get_encoder()).paths == [str(tmp_path / "a.png")]
 
 
 def test_an_image_whose_file_is_gone_is_shown_as_the_model_saw_it(home_with_digits: Settings, tmp_path: Path) -> None:
@@ -194,18 +194,18 @@ def test_an_image_whose_file_is_gone_is_shown_as_the_model_saw_it(home_with_digi
     index(home_with_digits, [path], IndexRequest())
     path.unlink()
     with Searcher(home_with_digits) as searcher:
-        newest = searcher.count()
-        assert np.array_equal(searcher.picture_of(newest), searcher.reconstruction_pixels(newest))
+        newest = searcher.count_images()
+        assert np.array_equal(searcher.get_query_pixels(newest), searcher.get_reconstruction_pixels(newest))
 
 
 def test_a_search_that_another_encoder_comes_between_is_made_with_that_one(home_with_digits: Settings) -> None:
     with Searcher(home_with_digits) as searcher:
         path = first_path(searcher)
-        seen, asked = searcher.by_file(path, name="before"), searcher.prepare(path, "between")
+        seen, asked = searcher.by_file(path, name="before"), searcher.prepare_query_image(path, "between")
         overrides = {"latent_dim": 8, "width": 8, "epochs": 1}
-        other = train_on(home_with_digits, [path.parent], TrainingRequest("vae", overrides), lambda _: None)
+        other = train_on_sources(home_with_digits, [path.parent], TrainingRequest("vae", overrides), lambda _: None)
         index(home_with_digits, [path.parent], IndexRequest(encoder=other["fingerprint"]))
-        answer = searcher.ask(Question((asked,)))
+        answer = searcher.search(SearchQuery((asked,)))
     assert asked.encoder != other["fingerprint"]
     assert (len(seen.query.mu), len(answer.query.mu)) == (16, 8)
     assert answer.hits[0].image_id == seen.hits[0].image_id == 1

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from simile.core.hosts import read_networks
+from simile.core.hosts import parse_networks
 from simile.core.settings import Settings
-from simile.service.middleware.limits import House
-from simile.service.security.proxies import is_one_client
+from simile.service.middleware.limits import UploadLimiter
+from simile.service.security.proxies import is_single_client
 from tests.support.server import form, head, listening, read_reply, upload
 
 
@@ -24,7 +24,7 @@ def test_one_address_that_sends_slowly_leaves_places_for_others(home_with_digits
     shared = home_with_digits.model_copy(update={"queue": 4, "trusted_proxies": "127.0.0.1", "insecure": True})
     start, rest = sent_for("203.0.113.5", pictures[0])
     with listening(shared) as serving, serving.connect() as first, serving.connect() as second:
-        inside = serving.server.app.state.house
+        inside = serving.server.app.state.upload_limiter
         for connection in (first, second):
             connection.sendall(start)
         until = time.monotonic() + 10
@@ -46,11 +46,11 @@ def test_one_address_that_sends_slowly_leaves_places_for_others(home_with_digits
 
 
 def test_this_machine_is_nobody_in_particular() -> None:
-    proxies = read_networks("10.0.0.0/8")
+    proxies = parse_networks("10.0.0.0/8")
     for address, is_one in (("203.0.113.5", True), ("127.0.0.1", False), ("::1", False), ("10.1.2.3", False)):
-        assert is_one_client({"type": "http", "client": (address, 1)}, proxies) is is_one
-    assert not is_one_client({"type": "http", "client": None}, proxies)
-    house = House(1, 0.5)
-    assert house.refusal("203.0.113.5") is None  # at least one place
-    house.enter("203.0.113.5")
-    assert house.refusal("203.0.113.5").status_code == 429  # type: ignore[union-attr]
+        assert is_single_client({"type": "http", "client": (address, 1)}, proxies) is is_one
+    assert not is_single_client({"type": "http", "client": None}, proxies)
+    house = UploadLimiter(1, 0.5)
+    assert house.get_refusal("203.0.113.5") is None  # at least one place
+    house.acquire("203.0.113.5")
+    assert house.get_refusal("203.0.113.5").status_code == 429  # type: ignore[union-attr]

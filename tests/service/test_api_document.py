@@ -13,7 +13,7 @@ import pytest
 from simile.core.settings import load_settings
 from simile.service import errors as errors_module
 from simile.service.app import create_app
-from simile.service.openapi.examples import OF_ROUTE, PROBLEMS
+from simile.service.openapi.examples import EXAMPLE_ERRORS, ROUTE_ERRORS
 
 PROBLEM = "application/problem+json"
 FORM = "multipart/form-data"
@@ -82,9 +82,9 @@ def test_the_problems_of_an_example_have_its_status(document: dict[str, Any]) ->
             for value in examples(response.get("content", {}).get(PROBLEM, {}), document):
                 assert str(value["status"]) == status, place
                 assert value["instance"].startswith("/") and "{" not in value["instance"]
-    for found in (PROBLEMS, *OF_ROUTE.values()):
+    for found in (EXAMPLE_ERRORS, *ROUTE_ERRORS.values()):
         for status, errors in found.items():
-            assert [errors_module.problem_of(error).status for error in errors] == [status] * len(errors)
+            assert [errors_module.make_problem(error).status for error in errors] == [status] * len(errors)
 
 
 def test_every_operation_says_what_it_does_and_has_a_name_of_its_own(document: dict[str, Any]) -> None:
@@ -103,6 +103,8 @@ def test_the_api_page_lists_every_route_and_every_type_of_problem(document: dict
         for response in operation["responses"].values()
         for value in examples(response.get("content", {}).get(PROBLEM, {}), document)
     }
-    kinds = {errors_module.problem_of(kind.__new__(kind)).type.rpartition(":")[2] for kind in errors_module.STATUS}
+    kinds = {
+        errors_module.make_problem(kind.__new__(kind)).type.rpartition(":")[2] for kind in errors_module.STATUS_BY_ERROR
+    }
     for kind in (found | kinds) - {"blank"}:
         assert f"`{kind}`" in page, f"docs/api.md lacks the problem {kind}"

@@ -73,7 +73,7 @@ def test_dimensions_are_moved_by_deviations_of_the_collection(client: TestClient
 
 def test_an_upload_gets_a_place_which_goes_on_as_a_vector(client: TestClient, home_with_digits: Settings) -> None:
     with Searcher(home_with_digits) as searcher:
-        path = Path(searcher.image(5).paths[0])
+        path = Path(searcher.get_image(5).paths[0])
     found = client.post("/v1/latents", files={"file": ("five.png", path.read_bytes())}).json()
     assert found["name"] == "five.png" and found["nearest"][0]["image_id"] == 5
     morph = post(client, "morphs", {"parts": [{"vector": found["mu"]}, {"image_id": 9}], "steps": 4})
@@ -86,7 +86,7 @@ def test_an_upload_gets_a_place_which_goes_on_as_a_vector(client: TestClient, ho
 
 def digit(home: Settings, image_id: int) -> bytes:
     with Searcher(home) as searcher:
-        return Path(searcher.image(image_id).paths[0]).read_bytes()
+        return Path(searcher.get_image(image_id).paths[0]).read_bytes()
 
 
 def send(client: TestClient, path: str, ids: list[int], home: Settings, status: int = 200, **said: Any) -> Any:
@@ -172,7 +172,7 @@ def test_an_attribute_is_painted_onto_an_upload_an_image_and_a_place(
         {"image_id": 5, "strengths": [0] * 32},
     ):
         assert post(client, "attributes/late/apply", wrong, 422)["detail"]
-    encoder = client.app.state.door.open().encoder()  # type: ignore[attr-defined]
+    encoder = client.app.state.searcher_provider.get_searcher().get_encoder()  # type: ignore[attr-defined]
     encoder.has_decoder = False
     assert post(client, "attributes/late/apply", body, 409)["type"].endswith("no-decoder")
 
@@ -229,7 +229,7 @@ def test_an_attribute_is_learned_listed_pushed_searched_with_and_removed(client:
 def test_an_upload_is_searched_with_an_attribute(client: TestClient, home_with_digits: Settings) -> None:
     post(client, "attributes", {"name": "late", "positive": [*range(61, 121)], "negative": [*range(1, 61)]}, 201)
     with Searcher(home_with_digits) as searcher:
-        data = Path(searcher.image(5).paths[0]).read_bytes()
+        data = Path(searcher.get_image(5).paths[0]).read_bytes()
     by_id = post(client, "search", {"image_id": 5, "plus": ["late"], "limit": 5})
     form = {"file": ("five.png", data)}
     by_file = client.post("/v1/search", params={"plus": "late", "limit": 6}, files=form).json()
@@ -273,7 +273,7 @@ def test_without_a_decoder_or_a_variance_the_rest_goes_on(
     client: TestClient, home_with_digits: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client.get("/readyz")
-    encoder = client.app.state.door.open().encoder()  # type: ignore[attr-defined]
+    encoder = client.app.state.searcher_provider.get_searcher().get_encoder()  # type: ignore[attr-defined]
     with monkeypatch.context() as patched:
         patched.setattr(encoder, "has_variance", False)
         assert post(client, "samples", {}, 409)["type"].endswith("no-variance")

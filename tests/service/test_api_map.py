@@ -11,7 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from simile.core.settings import Settings
-from simile.explore.map.map import Wish, make_map
+from simile.explore.map.map import MapSettings, make_map
 from simile.search.searcher import Searcher
 from simile.service.app import create_app
 
@@ -23,7 +23,7 @@ def quiet(stage: str, done: int, total: int) -> None:
 @pytest.fixture
 def service(home_with_digits: Settings) -> Iterator[TestClient]:
     with Searcher(home_with_digits) as searcher:
-        make_map(searcher, Wish(), quiet)
+        make_map(searcher, MapSettings(), quiet)
     with TestClient(create_app(home_with_digits)) as client:
         yield client
 
@@ -120,8 +120,8 @@ def test_a_map_that_could_not_be_made_says_so_until_somebody_asks_anew(home_with
 
 def test_who_may_only_search_sees_the_map_and_can_t_have_another_made(home_with_digits: Settings) -> None:
     with Searcher(home_with_digits) as searcher:
-        make_map(searcher, Wish(), quiet)
-        key = {"Authorization": f"Bearer {searcher.catalogue.create_key('reader', 'search')[0].text}"}
+        make_map(searcher, MapSettings(), quiet)
+        key = {"Authorization": f"Bearer {searcher.catalogue.keys.create('reader', 'search')[0].text}"}
     with TestClient(create_app(home_with_digits)) as service:
         page = service.get("/map", headers=key).text
         assert "12 clusters" in page and "data-make" not in page

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi.testclient import TestClient
 
 from simile.core.settings import Settings
-from simile.explore.outliers.cache import Listing, holds
+from simile.explore.outliers.cache import OutlierListing, is_current
 from simile.search.searcher import Searcher
 from simile.service.app import create_app
 
@@ -77,17 +77,17 @@ def test_a_listing_holds_for_just_the_pictures_that_were_judged(home_with_digits
     with served(home_with_digits) as client:
         listed(client)
         (file,) = kept(home_with_digits)
-        listing = Listing.load(file)
+        listing = OutlierListing.load(file)
         data = client.get("/v1/images/7/file").content
         with Searcher(home_with_digits) as searcher:
-            assert holds(listing, searcher.index.current())
+            assert is_current(listing, searcher.index.get_snapshot())
             client.put("/v1/images/1/metadata", json={"metadata": {"class": "digit"}})
-            assert holds(listing, searcher.index.current())
+            assert is_current(listing, searcher.index.get_snapshot())
             client.delete("/v1/images/7")
             client.post("/v1/images", files={"file": ("seven.png", data)})  # as many as before, but one is another
-            assert searcher.count() == 120 and not holds(listing, searcher.index.current())
+            assert searcher.count_images() == 120 and not is_current(listing, searcher.index.get_snapshot())
         ended = time.monotonic() + PATIENCE
-        while Listing.load(file).ids[-1] != 121:
+        while OutlierListing.load(file).ids[-1] != 121:
             client.get("/v1/outliers")
             assert time.monotonic() < ended
             time.sleep(0.1)
@@ -106,13 +106,13 @@ def test_a_damaged_file_is_made_anew(home_with_digits: Settings) -> None:
 def test_a_damaged_ranking_is_none(home_with_digits: Settings) -> None:
     """Its zip archive ended early: that was an error of another kind, and reached whoever asked."""
     with Searcher(home_with_digits) as searcher:
-        searcher.rankings.start(searcher.index.current())
-        searcher.rankings.wait()
-        assert searcher.rankings.current(searcher.index.current()) is not None
+        searcher.outlier_rankings.start(searcher.index.get_snapshot())
+        searcher.outlier_rankings.wait()
+        assert searcher.outlier_rankings.get(searcher.index.get_snapshot()) is not None
     (file,) = (home_with_digits.home / "gauges").glob("*-unlike.npz")
     file.write_bytes(file.read_bytes()[:200])
     with Searcher(home_with_digits) as searcher:
-        assert searcher.rankings.current(searcher.index.current()) is None
+        assert searcher.outlier_rankings.get(searcher.index.get_snapshot()) is None
 
 
 def test_too_few_pictures_are_refused_at_once(home_with_digits: Settings) -> None:
@@ -132,7 +132,7 @@ def test_what_fails_is_said_and_not_tried_at_every_request(home_with_digits: Set
             assert time.monotonic() < ended
             time.sleep(0.1)
         assert answer.json()["detail"] and answer.status_code >= 400
-        latents = client.app.state.latents  # type: ignore[attr-defined]
+        latents = client.app.state.latent_cache  # type: ignore[attr-defined]
         failed = latents._failed
         time.sleep(2.2)  # a file of another process is looked for again
         assert client.get("/v1/outliers").json()["type"] == answer.json()["type"] and latents._failed is failed

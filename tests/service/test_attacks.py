@@ -21,7 +21,7 @@ from starlette.testclient import TestClient
 from simile.core.settings import Settings
 from simile.indexer.pipeline.job import IndexRequest, index
 from simile.service.app import create_app
-from simile.service.requests.search import MAX_FIELDS
+from simile.service.requests.search import MAX_FORM_FIELDS
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import DuplicateRecord
 from simile.store.home import Home
@@ -168,7 +168,7 @@ def test_a_thousand_parts_are_refused_quickly(client: TestClient, kind: str) -> 
         response = client.post(path, files=parts[kind])
         assert 400 <= response.status_code < 500
     assert time.monotonic() - started < 5
-    assert MAX_FIELDS < 1000
+    assert MAX_FORM_FIELDS < 1000
 
 
 def test_a_form_of_headers_or_names_without_end_is_refused(client: TestClient) -> None:
@@ -296,7 +296,7 @@ def test_folders_and_files_with_scripts_for_names_are_text_too(client: TestClien
         (photos / f"<img src=x onerror=alert({seed})>{len(list(photos.iterdir()))}.png").write_bytes(picture(seed))
     index(home_with_digits, [photos], IndexRequest())
     with Catalogue(Home(home_with_digits.home)) as catalogue:
-        image_id = max(known.image_id for known in catalogue.known_locations([str(photos)]).values())
+        image_id = max(known.image_id for known in catalogue.files.find_under([str(photos)]).values())
     pages = list(pages_with(client, image_id))
     assert all(map(harmless, pages)) and not any("<b onclick" in page for page in pages)
 
@@ -310,10 +310,10 @@ def test_pairs_of_pictures_with_scripts_for_names_are_text_in_the_review(
         (photos / f"<img src=x onerror=alert(1)>{seed}.png").write_bytes(picture(seed))
     index(home_with_digits, [photos], IndexRequest())
     with Catalogue(Home(home_with_digits.home)) as catalogue:
-        one, other = sorted(known.image_id for known in catalogue.known_locations([str(photos)]).values())
-        run = catalogue.start_run("dedup", {})
-        catalogue.replace_duplicates(run, [DuplicateRecord(one, other, "near", 0.1, 0.9, SCRIPT)])
-        catalogue.finish_run(run, "finished", {"encoder": catalogue.state().active_encoder})
+        one, other = sorted(known.image_id for known in catalogue.files.find_under([str(photos)]).values())
+        run = catalogue.runs.start("dedup", {})
+        catalogue.duplicates.replace(run, [DuplicateRecord(one, other, "near", 0.1, 0.9, SCRIPT)])
+        catalogue.runs.finish(run, "finished", {"encoder": catalogue.get_state().active_encoder})
     page = client.get("/duplicates").text
     assert "onerror=alert(1)&gt;1.png" in page, "the pair is shown"
     assert harmless(page)

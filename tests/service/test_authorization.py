@@ -15,18 +15,23 @@ import pytest
 from starlette.testclient import TestClient
 
 from simile.core.errors import BadSetting
-from simile.core.hosts import host_of, is_loopback
+from simile.core.hosts import is_loopback, parse_host_header
 from simile.core.keys import SCOPES as KEY_SCOPES
-from simile.core.keys import Scope, covers
+from simile.core.keys import Scope, scope_allows
 from simile.core.settings import Settings, load_settings
 from simile.service.app import create_app
 from simile.service.security import scopes
-from simile.service.security.api_keys import Credential, Keyring
-from simile.service.security.authorization import KEPT, WRONG_KEYS, Buckets, Watched
-from simile.service.security.proxies import address_of, is_near, look_through
-from simile.service.security.sessions import COOKIE, local
+from simile.service.security.api_keys import Authenticator, Credential
+from simile.service.security.authorization import (
+    MAX_BUCKETS,
+    MAX_WRONG_KEYS_PER_MINUTE,
+    RateLimiter,
+    StreamRevocationGuard,
+)
+from simile.service.security.proxies import apply_forwarded_headers, get_client_address, is_local_client
+from simile.service.security.sessions import SESSION_COOKIE, get_local_url
 from simile.service.server.server import check_binding
-from simile.service.web.login import ATTEMPTS
+from simile.service.web.login import MAX_SIGN_IN_ATTEMPTS
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.database import schema
 from simile.store.home import Home
@@ -52,7 +57,7 @@ def serving(settings: Settings, address: str = "testclient", **options: Any) -> 
 def settings(tmp_path: Path) -> Settings:
     """A home with a catalogue and nothing in it: enough to be let in or not."""
     settings = load_settings(home=tmp_path / "home")
-    schema.upgrade(home_of(settings))
+    schema.upgrade_schema(home_of(settings))
     return settings
 
 
@@ -60,7 +65,7 @@ def settings(tmp_path: Path) -> Settings:
 def keys(settings: Settings) -> dict[str, str]:
     """A key of each scope, by its name."""
     with Catalogue(home_of(settings)) as catalogue:
-        return {scope: catalogue.create_key(f"the {scope} key", scope)[0].text for scope in KEY_SCOPES}
+        return {scope: catalogue.keys.create(f"the {scope} key", scope)[0].text for scope in KEY_SCOPES}
 
 
 @pytest.fixture
@@ -97,26 +102,26 @@ def concrete(place: str) -> tuple[str, str]:
 
 def test_every_route_has_a_scope_and_an_app_with_one_that_has_none_does_not_start(settings: Settings) -> None:
     app = create_app(settings)
-    assert set(scopes.places(app.router.routes)) <= scopes.SCOPES.keys()
+    assert set(scopes.list_routes(app.router.routes)) <= scopes.ROUTE_SCOPES.keys()
 
     @app.get("/v1/forgotten")
     def forgotten() -> None:
         """Nobody said what it asks of a key."""
 
     with pytest.raises(RuntimeError, match="No scope for GET /v1/forgotten"):
-        scopes.check(app)
+        scopes.check_routes(app)
 
 
 def test_the_table_names_no_route_that_is_not_there(settings: Settings) -> None:
-    assert scopes.SCOPES.keys() <= set(scopes.places(create_app(settings).router.routes))
+    assert scopes.ROUTE_SCOPES.keys() <= set(scopes.list_routes(create_app(settings).router.routes))
 
 
-@pytest.mark.parametrize("place", scopes.SCOPES)
+@pytest.mark.parametrize("place", scopes.ROUTE_SCOPES)
 def test_each_route_takes_the_scopes_that_cover_it_and_no_other(
     client: TestClient, keys: dict[str, str], place: str
 ) -> None:
     method, path = concrete(place)
-    wanted = scopes.SCOPES[place]
+    wanted = scopes.ROUTE_SCOPES[place]
     if wanted == "public":
         answer = client.request(method, path)
         assert answer.status_code != 401 and "missing-scope" not in answer.text
@@ -125,7 +130,7 @@ def test_each_route_takes_the_scopes_that_cover_it_and_no_other(
     assert needs.headers["www-authenticate"] == 'Bearer realm="simile"'
     for name, key in keys.items():
         scope: Scope = name  # type: ignore[assignment]
-        if not covers(scope, wanted):
+        if not scope_allows(scope, wanted):
             answer = refused(client.request(method, path, headers=bearer(key)), 403, "missing-scope")
             assert f"`{wanted}`" in answer.json()["detail"]
         elif not path.endswith("/events"):
@@ -135,8 +140,8 @@ def test_each_route_takes_the_scopes_that_cover_it_and_no_other(
 
 def test_an_address_that_the_router_takes_for_another_is_the_other_to_the_table_too() -> None:
     for path in ("/v1/jobs", "/v1/jobs\n", "/v1/jobs/1/cancel", "/v1/jobs/1/cancel\n", "/v1/jobs/\n/cancel"):
-        assert scopes.wanted_of("POST", path) == "admin", path
-    assert scopes.wanted_of("HEAD", "/v1/jobs/1") == "write"
+        assert scopes.get_required_scope("POST", path) == "admin", path
+    assert scopes.get_required_scope("HEAD", "/v1/jobs/1") == "write"
 
 
 def test_an_address_that_is_none_tells_nothing_without_a_key(client: TestClient, keys: dict[str, str]) -> None:
@@ -151,7 +156,7 @@ def test_the_openapi_document_says_which_scope_and_how_it_is_refused(client: Tes
     assert {"bearer", "header", "cookie"} == document["components"]["securitySchemes"].keys()
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            wanted = scopes.wanted_of(method.upper(), path)
+            wanted = scopes.get_required_scope(method.upper(), path)
             if wanted != "public":
                 assert f"scope `{wanted}`" in operation["description"]
                 assert {"401", "403", "421", "429"} <= operation["responses"].keys()
@@ -183,7 +188,7 @@ def test_with_the_first_key_a_running_service_is_closed_within_a_second(settings
     with serving(settings) as one, serving(settings) as other:
         assert one.get("/v1/secrets").status_code == other.get("/v1/secrets").status_code == 404
         with Catalogue(home_of(settings)) as catalogue:
-            key = catalogue.create_key("first", "search")[0].text
+            key = catalogue.keys.create("first", "search")[0].text
         assert one.get("/v1/secrets", headers=bearer(key)).status_code == 404
         time.sleep(SOON)
         for client in (one, other):
@@ -194,7 +199,7 @@ def test_with_the_first_key_a_running_service_is_closed_within_a_second(settings
 def test_a_key_that_was_just_made_opens_at_once(client: TestClient, settings: Settings) -> None:
     for name in ("one", "two", "three"):
         with Catalogue(home_of(settings)) as catalogue:
-            key = catalogue.create_key(name, "search")[0].text
+            key = catalogue.keys.create(name, "search")[0].text
         assert client.get("/v1/secrets", headers=bearer(key)).status_code == 404
 
 
@@ -203,12 +208,12 @@ def test_a_revoked_key_opens_nothing_a_second_later_in_any_worker_nor_does_its_c
 ) -> None:
     with serving(settings) as one, serving(settings) as other:
         sign_in(one, keys["write"])
-        other.cookies.set(COOKIE, one.cookies[COOKIE])
+        other.cookies.set(SESSION_COOKIE, one.cookies[SESSION_COOKIE])
         for client in (one, other):
             assert client.get("/v1/secrets").status_code == 404
             assert client.get("/v1/secrets", headers=bearer(keys["write"])).status_code == 404
         with Catalogue(home_of(settings)) as catalogue:
-            catalogue.revoke_key("the write key")
+            catalogue.keys.revoke("the write key")
         time.sleep(SOON)
         for client in (one, other):
             refused(client.get("/v1/secrets"), 401, "key-refused")
@@ -228,7 +233,7 @@ def test_a_key_ends_at_its_moment_though_it_is_remembered(
     settings: Settings, keys: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Catalogue(home_of(settings)) as catalogue:
-        key = catalogue.create_key("short", "search", lifetime=timedelta(hours=1))[0].text
+        key = catalogue.keys.create("short", "search", lifetime=timedelta(hours=1))[0].text
     with serving(settings) as client:
         assert client.get("/v1/secrets", headers=bearer(key)).status_code == 404
         monkeypatch.setattr("service.keyring.datetime", InAnHour)
@@ -237,15 +242,15 @@ def test_a_key_ends_at_its_moment_though_it_is_remembered(
 
 def test_a_home_whose_keys_are_all_revoked_stays_closed(client: TestClient, settings: Settings) -> None:
     with Catalogue(home_of(settings)) as catalogue:
-        for key in catalogue.all_keys():
-            catalogue.revoke_key(key.name)
+        for key in catalogue.keys.get_all():
+            catalogue.keys.revoke(key.name)
     time.sleep(SOON)
     refused(client.get("/v1/images"), 401, "key-needed")
 
 
 def test_a_catalogue_that_cannot_be_asked_lets_nobody_in(settings: Settings, keys: dict[str, str]) -> None:
     with serving(settings) as client:
-        home_of(settings).catalogue.write_bytes(b"no database" * 1000)
+        home_of(settings).catalogue_path.write_bytes(b"no database" * 1000)
         answer = client.get("/v1/images", headers=bearer(keys["admin"]))
         assert answer.status_code == 503 and "damaged" in answer.json()["detail"]
         assert client.get("/livez").status_code == 200
@@ -260,14 +265,14 @@ def test_a_service_without_a_home_is_open_to_its_own_machine(tmp_path: Path) -> 
 
 def test_a_home_restored_under_a_running_service_brings_its_own_keys(settings: Settings, tmp_path: Path) -> None:
     other = Home(tmp_path / "other")
-    schema.upgrade(other)
+    schema.upgrade_schema(other)
     with Catalogue(other) as catalogue:
-        key = catalogue.create_key("of the other", "search")[0].text
+        key = catalogue.keys.create("of the other", "search")[0].text
     with serving(settings) as client:
         assert client.get("/v1/secrets").status_code == 404
         for path in home_of(settings).root.glob("catalogue.sqlite*"):
             path.unlink()
-        other.catalogue.rename(home_of(settings).catalogue)
+        other.catalogue_path.rename(home_of(settings).catalogue_path)
         time.sleep(SOON)
         refused(client.get("/v1/secrets"), 401, "key-needed")
         assert client.get("/v1/secrets", headers=bearer(key)).status_code == 404
@@ -299,7 +304,7 @@ def test_without_keys_the_service_refuses_to_be_reached_by_others(settings: Sett
         check_binding(public.model_copy(update={"home": settings.home / "nothing"}))
     check_binding(public.model_copy(update={"insecure": True}))
     with Catalogue(home_of(settings)) as catalogue:
-        catalogue.create_key("first", "search")
+        catalogue.keys.create("first", "search")
     check_binding(public)
 
 
@@ -427,18 +432,18 @@ def test_the_cookie_is_for_this_service_alone_and_for_no_script(settings: Settin
 
 def test_signing_out_ends_the_session_for_copies_of_the_cookie_too(client: TestClient, keys: dict[str, str]) -> None:
     sign_in(client, keys["search"])
-    stolen = client.cookies[COOKIE]
+    stolen = client.cookies[SESSION_COOKIE]
     assert client.get("/v1/secrets").status_code == 404
     out = client.post("/signout")
-    assert (out.status_code, out.headers["location"]) == (303, "/signin") and COOKIE not in client.cookies
-    client.cookies.set(COOKIE, stolen)
+    assert (out.status_code, out.headers["location"]) == (303, "/signin") and SESSION_COOKIE not in client.cookies
+    client.cookies.set(SESSION_COOKIE, stolen)
     refused(client.get("/v1/secrets"), 401, "key-refused")
 
 
 @pytest.mark.parametrize("key", ["", "nonsense", "<script>alert(1)</script>", "simile_000000000000_" + "A" * 43])
 def test_a_wrong_key_is_told_on_the_form_and_not_shown_again(client: TestClient, key: str) -> None:
     answer = sign_in(client, key)
-    assert answer.status_code == 403 and 'role="alert"' in answer.text and COOKIE not in client.cookies
+    assert answer.status_code == 403 and 'role="alert"' in answer.text and SESSION_COOKIE not in client.cookies
     assert not key or key not in answer.text
 
 
@@ -462,7 +467,7 @@ def test_a_form_that_is_no_sign_in_is_refused(client: TestClient) -> None:
     ],
 )
 def test_nobody_is_led_away_after_signing_in(client: TestClient, keys: dict[str, str], there: str) -> None:
-    assert local(there) == "/"
+    assert get_local_url(there) == "/"
     answer = client.post("/signin", params={"next": there}, data={"key": keys["search"]})
     assert answer.headers["location"] == "/"
 
@@ -490,12 +495,12 @@ def test_a_stream_of_events_ends_when_its_key_is_revoked(settings: Settings, key
     sent: list[Any] = []
 
     async def run() -> None:
-        keyring = Keyring(settings)
-        stream = Watched(endless, keyring, Credential("key", keys["write"]), keep)
+        keyring = Authenticator(settings)
+        stream = StreamRevocationGuard(endless, keyring, Credential("key", keys["write"]), keep)
         serving = asyncio.create_task(stream({}, keep))  # type: ignore[arg-type]
         await asyncio.sleep(0.2)
         with Catalogue(home_of(settings)) as catalogue:
-            catalogue.revoke_key("the write key")
+            catalogue.keys.revoke("the write key")
         await asyncio.wait_for(serving, SOON)
         keyring.close()
 
@@ -511,13 +516,13 @@ def test_a_stream_of_events_ends_when_its_key_is_revoked(settings: Settings, key
 
 def frozen(client: TestClient) -> TestClient:
     """The client of a service whose rates are measured at one moment, however long the requests take."""
-    client.app.state.buckets._clock = lambda: 1000.0  # type: ignore[attr-defined]
+    client.app.state.rate_limiter._clock = lambda: 1000.0  # type: ignore[attr-defined]
     return client
 
 
 def test_a_key_has_its_own_measure_and_is_told_when_to_come_again(settings: Settings, keys: dict[str, str]) -> None:
     with Catalogue(home_of(settings)) as catalogue:
-        slow = catalogue.create_key("slow", "search", rate=3)[0].text
+        slow = catalogue.keys.create("slow", "search", rate=3)[0].text
     with serving(settings.model_copy(update={"rate": 100})) as client:
         frozen(client)
         statuses = [client.get("/v1/secrets", headers=bearer(slow)).status_code for _ in range(5)]
@@ -541,29 +546,32 @@ def test_without_a_rate_as_many_come_as_like(client: TestClient, keys: dict[str,
 
 def test_guessing_keys_ends_soon_and_costs_those_nothing_who_have_one(client: TestClient, keys: dict[str, str]) -> None:
     assert frozen(client).get("/v1/secrets", headers=bearer(keys["search"])).status_code == 404
-    guesses = [client.get("/v1/secrets", headers=bearer(f"guess {n}")).status_code for n in range(WRONG_KEYS + 5)]
-    assert guesses == [401] * WRONG_KEYS + [429] * 5
+    guesses = [
+        client.get("/v1/secrets", headers=bearer(f"guess {n}")).status_code
+        for n in range(MAX_WRONG_KEYS_PER_MINUTE + 5)
+    ]
+    assert guesses == [401] * MAX_WRONG_KEYS_PER_MINUTE + [429] * 5
     time.sleep(0.6)  # what is known of a good key has to be asked again
     assert client.get("/v1/secrets", headers=bearer(keys["search"])).status_code == 404
 
 
 def test_signing_in_is_measured_more_strictly(client: TestClient, keys: dict[str, str]) -> None:
-    statuses = [sign_in(frozen(client), f"guess {n}").status_code for n in range(ATTEMPTS + 2)]
-    assert statuses == [403] * ATTEMPTS + [429] * 2
+    statuses = [sign_in(frozen(client), f"guess {n}").status_code for n in range(MAX_SIGN_IN_ATTEMPTS + 2)]
+    assert statuses == [403] * MAX_SIGN_IN_ATTEMPTS + [429] * 2
     late = sign_in(client, keys["search"])
-    assert late.status_code == 429 and COOKIE not in client.cookies and "Wait" in late.text
+    assert late.status_code == 429 and SESSION_COOKIE not in client.cookies and "Wait" in late.text
 
 
 def test_a_bucket_fills_evenly_and_memory_is_bounded() -> None:
     now = 0.0
-    buckets = Buckets(lambda: now)
+    buckets = RateLimiter(lambda: now)
     assert [buckets.take("a", 60) for _ in range(60)] == [0] * 60
     assert buckets.take("a", 60) == pytest.approx(1)
     now = 2.5
     assert [buckets.take("a", 60) for _ in range(3)] == [0, 0, pytest.approx(0.5)]
-    for number in range(KEPT + 1000):
+    for number in range(MAX_BUCKETS + 1000):
         buckets.take(f"address {number}", 60)
-    assert len(buckets) == KEPT
+    assert len(buckets) == MAX_BUCKETS
 
 
 # Proxies
@@ -588,20 +596,20 @@ def scope(address: str | None, **headers: str) -> dict[str, Any]:
 )
 def test_only_a_proxy_that_was_named_says_who_the_client_is(peer: str, forwarded: str, client: str) -> None:
     trusted = load_settings(trusted_proxies="10.0.0.0/8").trusted_proxies
-    from simile.core.hosts import read_networks
+    from simile.core.hosts import parse_networks
 
     asked = scope(peer, x_forwarded_for=forwarded, x_forwarded_proto="https")
-    look_through(asked, read_networks(trusted))  # type: ignore[arg-type]
+    apply_forwarded_headers(asked, parse_networks(trusted))  # type: ignore[arg-type]
     assert asked["client"][0] == client
     assert asked["scheme"] == ("https" if peer.startswith("10.") else "http")
 
 
 def test_addresses_are_counted_by_household() -> None:
-    one, other, third = (address_of(scope(f"2001:db8:{end}")) for end in ("0:1::1", "0:1::ffff", "0:2::1"))
+    one, other, third = (get_client_address(scope(f"2001:db8:{end}")) for end in ("0:1::1", "0:1::ffff", "0:2::1"))
     assert one == other != third
-    assert address_of(scope("::ffff:10.0.0.1")) == address_of(scope("10.0.0.1")) == "10.0.0.1"
-    assert address_of(scope(None)) == "local" and is_near(scope(None))
-    assert not is_near(scope("127.0.0.1", forwarded="for=10.0.0.1"))
+    assert get_client_address(scope("::ffff:10.0.0.1")) == get_client_address(scope("10.0.0.1")) == "10.0.0.1"
+    assert get_client_address(scope(None)) == "local" and is_local_client(scope(None))
+    assert not is_local_client(scope("127.0.0.1", forwarded="for=10.0.0.1"))
 
 
 @pytest.mark.parametrize(
@@ -617,7 +625,7 @@ def test_addresses_are_counted_by_household() -> None:
     ],
 )
 def test_the_name_in_a_host_header(header: str, host: str) -> None:
-    assert host_of(header) == host
+    assert parse_host_header(header) == host
 
 
 def test_what_is_loopback() -> None:

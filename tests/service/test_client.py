@@ -32,8 +32,8 @@ from simile.client.transport import Transport
 from simile.core.settings import Settings, load_settings
 from simile.images.encoding import encode_png
 from simile.service.app import create_app
-from simile.service.schemas.duplicates import DecisionIn
-from simile.service.schemas.search import ImageOut, Narrowing, SearchOptions
+from simile.service.schemas.duplicates import DecisionRequest
+from simile.service.schemas.search import FilterParams, ImageResponse, SearchOptions
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.home import Home
 from tests.support.server import listening
@@ -83,7 +83,7 @@ def client(home_with_digits: Settings, digits: Path) -> Iterator[Client]:
 
 
 def test_the_latent_space_through_the_client(client: Client) -> None:
-    place = client.place(noise(1))
+    place = client.encode_images(noise(1))
     mixed = client.mix([3, place["mu"]], [1, 0], dims={2: 1.5}, nearest=2)
     assert len(mixed["nearest"]) == 2 and mixed["picture"]
     assert len(client.morph([3, place["mu"]], steps=3)["frames"]) == 3
@@ -92,12 +92,15 @@ def test_the_latent_space_through_the_client(client: Client) -> None:
     assert client.uncertainty(image_id=3, samples=4)["samples"] == 4
     assert client.uncertainty(noise(1))["log_likelihood"]
     learned = client.learn_attribute("late", range(61, 121), range(1, 61))
-    for painted in (client.apply_attribute("late", part=3), client.apply_attribute("late", noise(1), strengths=[0])):
+    for painted in (client.apply_attribute("late", source=3), client.apply_attribute("late", noise(1), strengths=[0])):
         assert [one["strength"] for one in painted["pictures"]] in ([1.0], [0.0]) and painted["attribute"] == "late"
-    assert client.place(noise(1), noise(2), weights=[1, 0], attributes={"late": 0.5}, nearest=1)["mu"] != place["mu"]
-    assert len(client.morph([3], 3, "spherical", pictures=[noise(1), noise(2)])["frames"]) == 5
-    assert len(client.samples(count=2, picture=noise(1))) == 2
-    assert client.traverse(dims=[2], steps=3, picture=noise(1))["name"] == "picture"
+    assert (
+        client.encode_images(noise(1), noise(2), weights=[1, 0], attributes={"late": 0.5}, nearest=1)["mu"]
+        != place["mu"]
+    )
+    assert len(client.morph([3], 3, "spherical", images=[noise(1), noise(2)])["frames"]) == 5
+    assert len(client.samples(count=2, image=noise(1))) == 2
+    assert client.traverse(dims=[2], steps=3, image=noise(1))["name"] == "picture"
     assert client.uncertainty(noise(1), samples=4)["samples"] == 4
     assert client.attributes() == [learned] and client.attribute("late") == learned
     assert client.search(image_id=3, plus=["late"], strength=0.5)["hits"]
@@ -118,7 +121,7 @@ def test_every_operation_has_a_method_and_no_method_asks_for_what_is_not_there(t
 def test_the_shapes_of_the_client_are_those_of_the_document(tmp_path: Path) -> None:
     app = create_app(load_settings(home=tmp_path))
     schemas = app.openapi()["components"]["schemas"]
-    kinds: tuple[type[BaseModel], ...] = (Narrowing, SearchOptions, ImageOut, DecisionIn)
+    kinds: tuple[type[BaseModel], ...] = (FilterParams, SearchOptions, ImageResponse, DecisionRequest)
     schemas |= {kind.__name__: kind.model_json_schema() for kind in kinds}
     named = {name for name, kind in vars(answers).items() if hasattr(kind, "__total__")}
     assert named == SHAPES.keys()
@@ -144,7 +147,7 @@ def test_pictures_are_searched_for_in_every_way(client: Client, digits: Path) ->
     by_id = client.search(image_id=1, limit=2)
     assert [hit["image_id"] for hit in by_id["hits"]] == [hit["image_id"] for hit in by_file["hits"][1:]]
     assert client.neighbours(1, limit=2)["hits"] == by_id["hits"]
-    several = client.search(first, second.read_bytes(), positive=[3], unlike=[second], negative=[5], limit=4)
+    several = client.search(first, second.read_bytes(), positive=[3], negative_images=[second], negative=[5], limit=4)
     assert [one["image_id"] for one in several["query"]["positives"]] == [None, None, 3]
     assert {3, 5}.isdisjoint(hit["image_id"] for hit in several["hits"])
     assert len(client.search(positive=[1, 2], negative=[3], limit=5)["hits"]) == 5
@@ -171,11 +174,11 @@ def test_the_collection_is_added_to_described_listed_and_shrunk(client: Client) 
     assert client.add_image(noise(1))["image_id"] == added["image_id"]
     with pytest.raises(Conflict) as refused:
         client.add_image(noise(1), if_duplicate="reject")
-    assert refused.value.kind == "duplicate" and refused.value.more["duplicates"][0]["image_id"] == added["image_id"]
+    assert refused.value.kind == "duplicate" and refused.value.extra["duplicates"][0]["image_id"] == added["image_id"]
     assert client.set_metadata(added["image_id"], {"price": 12})["metadata"] == {"price": 12}
     assert client.image(added["image_id"])["sigma"] is not None
     assert [one["image_id"] for one in client.images(where=["price>10"])["images"]] == [added["image_id"]]
-    assert len(list(client.every_image("newest"))) == 121
+    assert len(list(client.iterate_images("newest"))) == 121
     for data in (
         client.file(added["image_id"]),
         client.file(added["image_id"], "keep"),
@@ -201,8 +204,11 @@ def test_the_rest_of_the_document_is_answered_too(client: Client) -> None:
         client.encoder("ffff")
     assert unknown.value.kind == "no-such-encoder"
     assert client.duplicates()["groups"] == []
-    assert client.decide([{"first": 1, "second": 2, "same": False, "keep": None}]) == {"stored": 1, "removed": 0}
-    assert client.duplicate_plan(everything=True)["removals"] == []
+    assert client.save_decisions([{"first": 1, "second": 2, "same": False, "keep": None}]) == {
+        "stored": 1,
+        "removed": 0,
+    }
+    assert client.duplicate_plan(include_undecided=True)["removals"] == []
     with pytest.raises(Refused) as wrong:
         client.images(limit=0)
     assert wrong.value.errors[0][0] == "query.limit"
@@ -222,7 +228,7 @@ def test_a_job_is_started_followed_and_read(client: Client) -> None:
 
 def test_a_key_is_sent_and_its_lack_is_named(home_with_digits: Settings) -> None:
     with Catalogue(Home(home_with_digits.home)) as catalogue:
-        key, _ = catalogue.create_key("test", "search")
+        key, _ = catalogue.keys.create("test", "search")
     with listening(home_with_digits) as server:
         address = f"http://127.0.0.1:{server.port}/"
         with Client(address) as nobody, pytest.raises(NotAllowed) as refused:

@@ -22,8 +22,8 @@ from simile.core.errors import BadSetting, JobRunning
 from simile.core.index_roots import parse_roots
 from simile.core.settings import Settings, load_settings
 from simile.service.app import create_app
-from simile.service.state.job_events import MOST_LISTENERS, JobEvents
-from simile.service.state.job_manager import Jobs
+from simile.service.state.job_events import MAX_LISTENERS, JobEventBroker
+from simile.service.state.job_manager import JobManager
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import JobRecord
 from simile.store.home import Home
@@ -203,18 +203,18 @@ def test_what_a_cancelled_job_stored_is_kept(client: TestClient, settings: Setti
     over = ended(client, job)
     if over["status"] == "cancelled":  # a fast machine may have been done before
         with Catalogue(Home(settings.home)) as catalogue:
-            assert 0 < catalogue.count_images() < 51 * 12
-            assert catalogue.runs(1)[0].status == "interrupted"
+            assert 0 < catalogue.images.count() < 51 * 12
+            assert catalogue.runs.get_latest(1)[0].status == "interrupted"
         over = ended(client, start(client))
     assert over["status"] == "finished"
     with Catalogue(Home(settings.home)) as catalogue:
-        assert catalogue.count_images() == 51 * 12
+        assert catalogue.images.count() == 51 * 12
 
 
 def test_a_job_whose_process_is_killed_has_failed(client: TestClient, settings: Settings) -> None:
     with Home(settings.home).lock("a test"):
         job = start(client)
-        os.kill(client.app.state.jobs._child.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        os.kill(client.app.state.job_manager._child.pid, signal.SIGKILL)  # type: ignore[attr-defined]
         over = ended(client, job)
         assert over["status"] == "failed" and "SIGKILL" in over["message"]
         assert start(client)["id"] == 2
@@ -224,7 +224,7 @@ def test_a_service_that_ends_takes_its_job_along(settings: Settings) -> None:
     with Home(settings.home).lock("a test"):
         with TestClient(create_app(settings)) as client:
             job = start(client)
-            pid = client.app.state.jobs._child.pid  # type: ignore[attr-defined]
+            pid = client.app.state.job_manager._child.pid  # type: ignore[attr-defined]
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
         with TestClient(create_app(settings)) as client:
@@ -235,8 +235,8 @@ STARTER = """
 import sys, time
 from pathlib import Path
 from simile.core.settings import load_settings
-from simile.service.state.job_manager import Jobs
-jobs = Jobs(load_settings(home=Path(sys.argv[1]), roots=sys.argv[2], device="cpu"))
+from simile.service.state.job_manager import JobManager
+jobs = JobManager(load_settings(home=Path(sys.argv[1]), roots=sys.argv[2], device="cpu"))
 jobs.start("photos", False)
 print(jobs._child.pid, flush=True)
 time.sleep(600)
@@ -268,9 +268,9 @@ def test_a_server_that_is_killed_takes_its_job_along_and_the_next_marks_it_inter
 
 def test_a_browser_that_has_seen_the_end_is_told_to_stop_asking(client: TestClient, settings: Settings) -> None:
     with Catalogue(Home(settings.home)) as catalogue:
-        job = catalogue.add_job("photos", prune=False)
-        catalogue.finish_job(job.id, "failed", "a test", None)
-        version = catalogue.job(job.id).version
+        job = catalogue.jobs.add("photos", prune=False)
+        catalogue.jobs.finish(job.id, "failed", "a test", None)
+        version = catalogue.jobs.get(job.id).version
     address = f"/v1/jobs/{job.id}/events"
     assert client.get(address, headers={"Last-Event-ID": str(version)}).status_code == 204
     for seen in (str(version - 1), "nonsense", "", "9" * 40):
@@ -279,24 +279,24 @@ def test_a_browser_that_has_seen_the_end_is_told_to_stop_asking(client: TestClie
 
 
 @pytest.fixture
-def waiting(settings: Settings) -> Iterator[tuple[Jobs, JobRecord]]:
+def waiting(settings: Settings) -> Iterator[tuple[JobManager, JobRecord]]:
     """The jobs of a home, and one that waits for the home."""
-    jobs = Jobs(settings)
+    jobs = JobManager(settings)
     with Home(settings.home).lock("a test"):
         job = jobs.start("photos", False)
         yield jobs, job
         jobs.close()
 
 
-def test_a_slow_listener_gets_the_newest_state_alone(waiting: tuple[Jobs, JobRecord], settings: Settings) -> None:
+def test_a_slow_listener_gets_the_newest_state_alone(waiting: tuple[JobManager, JobRecord], settings: Settings) -> None:
     jobs, job = waiting
 
     async def listen() -> list[str]:
-        stream = JobEvents(jobs).stream(job.id, None)
+        stream = JobEventBroker(jobs).stream(job.id, None)
         said = [await anext(stream), await anext(stream)]
         with Catalogue(Home(settings.home)) as catalogue:
             for done in range(100):
-                catalogue.note_job(job.id, done=done)
+                catalogue.jobs.update(job.id, done=done)
         said.append(await anext(stream))
         await stream.aclose()
         return said
@@ -307,13 +307,13 @@ def test_a_slow_listener_gets_the_newest_state_alone(waiting: tuple[Jobs, JobRec
 
 
 def test_a_quiet_stream_says_now_and_then_that_it_lives_and_ends_when_the_service_does(
-    waiting: tuple[Jobs, JobRecord],
+    waiting: tuple[JobManager, JobRecord],
 ) -> None:
     jobs, job = waiting
 
     async def listen() -> list[str]:
         said: list[str] = []
-        async for part in JobEvents(jobs, 0.05, 0.1).stream(job.id, job.version):
+        async for part in JobEventBroker(jobs, 0.05, 0.1).stream(job.id, job.version):
             said.append(part)
             if part.startswith(":"):
                 jobs.drain()
@@ -324,12 +324,12 @@ def test_a_quiet_stream_says_now_and_then_that_it_lives_and_ends_when_the_servic
     assert until(lambda: jobs.get(job.id).is_over)
 
 
-def test_many_listeners_need_no_thread_each_and_too_many_are_refused(waiting: tuple[Jobs, JobRecord]) -> None:
+def test_many_listeners_need_no_thread_each_and_too_many_are_refused(waiting: tuple[JobManager, JobRecord]) -> None:
     jobs, job = waiting
-    events = JobEvents(jobs)
+    events = JobEventBroker(jobs)
 
     async def listen() -> int:
-        streams = [events.stream(job.id, None) for _ in range(MOST_LISTENERS)]
+        streams = [events.stream(job.id, None) for _ in range(MAX_LISTENERS)]
         await asyncio.gather(*(anext(stream) for stream in streams))
         states = await asyncio.gather(*(anext(stream) for stream in streams))
         assert len(set(states)) <= 2 and events.is_full
@@ -342,9 +342,11 @@ def test_many_listeners_need_no_thread_each_and_too_many_are_refused(waiting: tu
     assert not events.is_full
 
 
-def test_a_job_that_runs_is_not_lost_to_whoever_looks(waiting: tuple[Jobs, JobRecord], settings: Settings) -> None:
+def test_a_job_that_runs_is_not_lost_to_whoever_looks(
+    waiting: tuple[JobManager, JobRecord], settings: Settings
+) -> None:
     jobs, job = waiting
-    other = Jobs(settings)
+    other = JobManager(settings)
     for _ in range(20):
         assert not other.get(job.id).is_over
     with pytest.raises(JobRunning, match=f"Job {job.id}"):

@@ -17,13 +17,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.testclient import TestClient
 
 from simile.core.settings import Settings, load_settings
-from simile.search.queries import Answer, Query, Question
+from simile.search.queries import EncodedQuery, SearchQuery, SearchResult
 from simile.service.app import create_app
-from simile.service.errors import Refusal
-from simile.service.observability.metrics import Metrics
-from simile.service.server.connections import CONNECTION
+from simile.service.errors import ProblemException
+from simile.service.observability.metrics import ServiceMetrics
+from simile.service.server.connections import CONNECTION_KEY
 from simile.service.server.server import make_server
-from simile.service.state.batcher import Desk
+from simile.service.state.batcher import SearchBatcher
 from simile.service.state.encoding_pool import EncodingPool
 from tests.support.server import Listening, form, get, head, is_closed, listening, read_reply, upload
 
@@ -39,7 +39,7 @@ def small(home_with_digits: Settings) -> Settings:
     return home_with_digits.model_copy(update={"queue": 1, "upload_seconds": 1.0})
 
 
-def sample(metrics: Metrics, name: str, **labels: str) -> float:
+def sample(metrics: ServiceMetrics, name: str, **labels: str) -> float:
     return metrics.registry.get_sample_value(name, labels) or 0.0
 
 
@@ -83,11 +83,11 @@ class Slow:
         self.go, self.asked = threading.Event(), threading.Semaphore(0)
         self.batches: list[list[float]] = []
 
-    def __call__(self, questions: Sequence[Question]) -> list[Answer]:
+    def __call__(self, questions: Sequence[SearchQuery]) -> list[SearchResult]:
         self.batches.append([float(np.asarray(question.positives[0])[0]) for question in questions])
         self.asked.release()
         assert self.go.wait(10)
-        return [Answer(Query(np.zeros(2, np.float32)), []) for _ in questions]
+        return [SearchResult(EncodedQuery(np.zeros(2, np.float32)), []) for _ in questions]
 
 
 class Left:
@@ -98,20 +98,20 @@ class Left:
         return True
 
 
-def question(number: float) -> Question:
-    return Question((np.array([number, 0], np.float32),))
+def question(number: float) -> SearchQuery:
+    return SearchQuery((np.array([number, 0], np.float32),))
 
 
 def request(connection: object = None) -> Request:
-    return Request({"type": "http", CONNECTION: connection} if connection else {"type": "http"})
+    return Request({"type": "http", CONNECTION_KEY: connection} if connection else {"type": "http"})
 
 
-def at_a_desk(slow: Slow, settings: Settings, work: Any) -> Metrics:
+def at_a_desk(slow: Slow, settings: Settings, work: Any) -> ServiceMetrics:
     """Runs `work(desk)` at a desk whose answers are `slow`."""
-    metrics = Metrics()
+    metrics = ServiceMetrics()
 
     async def run() -> None:
-        desk = Desk(settings, slow, EncodingPool(1), metrics)
+        desk = SearchBatcher(settings, slow, EncodingPool(1), metrics)
         try:
             await work(desk)
         finally:
@@ -125,11 +125,11 @@ def at_a_desk(slow: Slow, settings: Settings, work: Any) -> Metrics:
 def test_work_that_was_not_begun_is_dropped_when_its_client_leaves() -> None:
     slow = Slow()
 
-    async def work(desk: Desk) -> None:
-        first = asyncio.ensure_future(desk.ask(request(), question(1), lambda _: "one"))
+    async def work(desk: SearchBatcher) -> None:
+        first = asyncio.ensure_future(desk.search(request(), question(1), lambda _: "one"))
         await asyncio.to_thread(slow.asked.acquire)
-        gone = asyncio.ensure_future(desk.ask(request(Left()), question(2), lambda _: "two"))
-        stays = asyncio.ensure_future(desk.ask(request(), question(3), lambda _: "three"))
+        gone = asyncio.ensure_future(desk.search(request(Left()), question(2), lambda _: "two"))
+        stays = asyncio.ensure_future(desk.search(request(), question(3), lambda _: "three"))
         await asyncio.sleep(0)
         slow.go.set()
         assert await first == "one" and await stays == "three"
@@ -144,10 +144,10 @@ def test_work_that_was_not_begun_is_dropped_when_its_client_leaves() -> None:
 def test_what_waits_while_a_batch_is_answered_becomes_the_next_batch() -> None:
     slow = Slow()
 
-    async def work(desk: Desk) -> None:
-        first = asyncio.ensure_future(desk.ask(request(), question(0), lambda _: 0))
+    async def work(desk: SearchBatcher) -> None:
+        first = asyncio.ensure_future(desk.search(request(), question(0), lambda _: 0))
         await asyncio.to_thread(slow.asked.acquire)
-        others = [asyncio.ensure_future(desk.ask(request(), question(n), lambda _, n=n: n)) for n in range(1, 101)]
+        others = [asyncio.ensure_future(desk.search(request(), question(n), lambda _, n=n: n)) for n in range(1, 101)]
         await asyncio.sleep(0)
         slow.go.set()
         assert await asyncio.gather(first, *others) == list(range(101))
@@ -159,14 +159,14 @@ def test_what_waits_while_a_batch_is_answered_becomes_the_next_batch() -> None:
 def test_a_question_that_is_not_answered_in_time_is_refused_and_never_begun() -> None:
     slow = Slow()
 
-    async def work(desk: Desk) -> None:
-        asked = [asyncio.ensure_future(desk.ask(request(), question(1), lambda _: 1))]
+    async def work(desk: SearchBatcher) -> None:
+        asked = [asyncio.ensure_future(desk.search(request(), question(1), lambda _: 1))]
         await asyncio.to_thread(slow.asked.acquire)
-        asked.append(asyncio.ensure_future(desk.ask(request(), question(2), lambda _: 2)))
+        asked.append(asyncio.ensure_future(desk.search(request(), question(2), lambda _: 2)))
         for one in asked:
-            with pytest.raises(Refusal) as refused:
+            with pytest.raises(ProblemException) as refused:
                 await one
-            assert (refused.value.status_code, refused.value.kind) == (503, "too-slow-to-answer")
+            assert (refused.value.status_code, refused.value.problem_kind) == (503, "too-slow-to-answer")
 
     at_a_desk(slow, load_settings(answer_seconds=0.2), work)
     assert slow.batches == [[1.0]]
@@ -176,13 +176,13 @@ def test_an_answer_that_can_t_be_written_is_the_error_of_its_own_request() -> No
     slow = Slow()
     slow.go.set()
 
-    async def work(desk: Desk) -> None:
-        def fails(answer: Answer) -> int:
+    async def work(desk: SearchBatcher) -> None:
+        def fails(answer: SearchResult) -> int:
             raise ValueError("no")
 
         with pytest.raises(ValueError, match="no"):
-            await desk.ask(request(), question(1), fails)
-        assert await desk.ask(request(), question(2), lambda _: 2, heavy=True) == 2
+            await desk.search(request(), question(1), fails)
+        assert await desk.search(request(), question(2), lambda _: 2, heavy=True) == 2
 
     at_a_desk(slow, load_settings(), work)
 
@@ -202,7 +202,7 @@ def begun(serving: Listening, data: bytes) -> socket.socket:
     body = form(data)
     connection.sendall(head("/v1/search", len(body)) + body[:-20])
     until = time.monotonic() + 10
-    while not serving.server.app.state.house.inside and time.monotonic() < until:
+    while not serving.server.app.state.upload_limiter.inside and time.monotonic() < until:
         time.sleep(0.005)
     return connection
 
@@ -339,7 +339,7 @@ def test_a_server_that_stops_answers_what_it_took_in_and_refuses_the_rest(
 ) -> None:
     with listening(home_with_digits) as serving, begun(serving, pictures[0]) as taken:
         serving.server.should_exit = True
-        while not serving.server.app.state.house.draining:
+        while not serving.server.app.state.upload_limiter.is_draining:
             time.sleep(0.01)
         ready = serving.answer(get("/readyz"))
         assert ready.status == 503 and "about to stop" in ready.json()["detail"]
@@ -370,7 +370,7 @@ def test_a_server_that_is_forced_to_end_ends_its_threads(tmp_path: Path) -> None
 
 def test_a_service_that_still_loads_its_encoder_says_so(home_with_digits: Settings) -> None:
     with TestClient(create_app(home_with_digits)) as client:
-        facts = client.app.state.facts  # type: ignore[attr-defined]
+        facts = client.app.state.readiness  # type: ignore[attr-defined]
         facts.prepared.clear()
         assert "being loaded" in client.get("/readyz").json()["detail"]
         facts.prepared.set()

@@ -16,7 +16,7 @@ from simile.core import logs
 from simile.core.errors import BadSetting
 from simile.core.settings import Settings, load_settings
 from simile.service.app import create_app
-from simile.service.observability.metrics import STAGES, Metrics, metrics_listener
+from simile.service.observability.metrics import REQUEST_STAGES, ServiceMetrics, serve_metrics
 from tests.service.test_service import picture, problem, search
 from tests.service.test_workers import free_port
 
@@ -37,7 +37,7 @@ def test_a_search_leaves_its_time_at_every_stage(client: TestClient) -> None:
     for seed in range(3):
         assert search(client, picture(seed)).status_code == 200
     found = figures(client)
-    for stage in STAGES:
+    for stage in REQUEST_STAGES:
         name = f'simile_stage_seconds_count{{stage="{stage}"}}'
         assert found[name] - before[name] >= 3, stage
     assert found["simile_batch_size_sum"] == 3
@@ -70,15 +70,15 @@ def test_a_home_without_an_index_still_has_figures(tmp_path: Any) -> None:
 
 
 def test_the_figures_have_an_address_of_their_own_if_one_is_given() -> None:
-    metrics, port = Metrics(), free_port()
-    metrics.refused("too-busy")
-    with metrics_listener(load_settings(metrics_port=port), metrics.registry):
+    metrics, port = ServiceMetrics(), free_port()
+    metrics.count_refusal("too-busy")
+    with serve_metrics(load_settings(metrics_port=port), metrics.registry):
         with closing(HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
             connection.request("GET", "/metrics")
             assert b'simile_refused_total{reason="too-busy"} 1.0' in connection.getresponse().read()
         with (
             pytest.raises(BadSetting, match="SIMILE_METRICS_PORT"),
-            metrics_listener(load_settings(metrics_port=port), metrics.registry),
+            serve_metrics(load_settings(metrics_port=port), metrics.registry),
         ):
             pass
 
@@ -106,6 +106,6 @@ def test_a_request_is_one_line_of_the_log_whatever_its_address(
     assert (fields["route"], fields["path"], fields["status"]) == ("/v1/images/{image_id}", "/v1/images/7", 200)
     assert "secret" not in str(fields)
     for record in (first, second):
-        for formatter in (logs.Lines("%(levelname)s %(message)s"), logs.Json()):
+        for formatter in (logs.SingleLineFormatter("%(levelname)s %(message)s"), logs.JsonLinesFormatter()):
             assert "\n" not in formatter.format(record)
-    assert json.loads(logs.Json().format(second))["path"].startswith("/up\nERROR")
+    assert json.loads(logs.JsonLinesFormatter().format(second))["path"].startswith("/up\nERROR")

@@ -21,7 +21,7 @@ from simile.core import errors
 from simile.core.settings import Settings, load_settings
 from simile.service import errors as service_errors
 from simile.service.app import ROUTERS, create_app
-from simile.service.requests.search import display_name
+from simile.service.requests.search import make_display_name
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -174,8 +174,12 @@ def test_deleted_id_is_never_reused(client: TestClient) -> None:
 def test_an_upload_never_names_a_file_on_disk(client: TestClient, home_with_digits: Settings) -> None:
     client.post("/v1/images", files={"file": ("../../escaped.png", picture(5))})
     assert [path.name for path in home_with_digits.home.parent.rglob("*escaped*")] == []
-    assert display_name("C:\\photos\\..\\ёж\x00\u202egnp.png ") == "ёжgnp.png"
-    assert display_name("../..") == ".." and display_name("/") == "upload" and len(display_name("a" * 999)) == 200
+    assert make_display_name("C:\\photos\\..\\ёж\x00\u202egnp.png ") == "ёжgnp.png"
+    assert (
+        make_display_name("../..") == ".."
+        and make_display_name("/") == "upload"
+        and len(make_display_name("a" * 999)) == 200
+    )
 
 
 @pytest.mark.parametrize("kind", ["thumbnail", "reconstruction"])
@@ -323,8 +327,8 @@ def test_openapi_documents_every_error_as_a_problem(client: TestClient) -> None:
 
 def test_every_error_of_simile_has_a_status_and_a_shape() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.SimileError)]
-    assert set(kinds) == set(service_errors.STATUS)
-    busy = service_errors.problem_of(errors.HomeBusy("The home is busy."))
+    assert set(kinds) == set(service_errors.STATUS_BY_ERROR)
+    busy = service_errors.make_problem(errors.HomeBusy("The home is busy."))
     assert (busy.status, busy.headers) == (503, {"Retry-After": "5"})
     assert busy.type == "urn:problem-type:simile:home-busy" and busy.title == "Home busy"
 

@@ -16,7 +16,7 @@ from urllib.request import Request, urlopen
 from simile.core.settings import Settings
 from simile.indexer.maintenance.rebuild import compact_index, rebuild_index
 from simile.indexer.pipeline.job import IndexRequest, index
-from simile.indexer.training.train import TrainingRequest, train_on
+from simile.indexer.training.train import TrainingRequest, train_on_sources
 from tests.support.browser import serving
 
 FORM = "multipart/form-data; boundary=part"
@@ -85,7 +85,7 @@ def test_no_search_fails_while_segments_are_replaced_and_jobs_run(home_with_digi
 def test_no_search_fails_while_another_encoder_takes_over(home_with_digits: Settings, digits: Path) -> None:
     settings = home_with_digits
     overrides = {"latent_dim": 8, "width": 8, "epochs": 1, "kl_warmup_steps": 20}
-    trained = train_on(settings, [digits], TrainingRequest("vae", overrides), lambda _: None)
+    trained = train_on_sources(settings, [digits], TrainingRequest("vae", overrides), lambda _: None)
     data = sorted(digits.iterdir())[0].read_bytes()
     with serving(settings) as address, searching(address, data) as told:
         while told["found"] < 3:

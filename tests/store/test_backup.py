@@ -26,14 +26,14 @@ from simile.core.errors import (
     NoSuchPath,
     NothingIndexed,
 )
-from simile.core.records import FileFacts
+from simile.core.records import FileStat
 from simile.store.backup import create
-from simile.store.backup.create import write_backup
+from simile.store.backup.create import create_backup
 from simile.store.backup.restore import restore_backup
-from simile.store.backup.verify import leftovers, verify
+from simile.store.backup.verify import find_leftovers, find_problems
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.records import NewPicture
-from simile.store.database.schema import HEAD, revision
+from simile.store.catalogue.records import NewImage
+from simile.store.database.schema import HEAD_REVISION, read_revision
 from simile.store.home import Home
 from simile.store.index.index import Index
 
@@ -48,20 +48,20 @@ def home(home: Home) -> Home:
     (home.encoders / VAE / "pictures").mkdir()
     (home.encoders / VAE / "pictures" / "curve.png").write_bytes(b"curve")
     with Catalogue(home) as catalogue:
-        catalogue.register_encoder(VAE, "first", "vae", dimensions=2)
-        catalogue.activate(VAE)
-        catalogue.store_batch([picture(1), picture(2), upload(home, 3)], VAE, "eager")
+        catalogue.encoders.register(VAE, "first", "vae", dimensions=2)
+        catalogue.encoders.activate(VAE)
+        catalogue.images.add_batch([picture(1), picture(2), upload(home, 3)], VAE, "eager")
         Index(catalogue).publish()
-        catalogue.store_batch([upload(home, 4)], VAE, "eager")
+        catalogue.images.add_batch([upload(home, 4)], VAE, "eager")
     return home
 
 
-def picture(number: int, path: str = "") -> NewPicture:
-    facts = FileFacts(path or f"/photos/{number}.png", 1, 1)
-    return NewPicture(f"{number:064}", 1, "PNG", 8, 8, facts, np.array([number, 0], np.float32))
+def picture(number: int, path: str = "") -> NewImage:
+    facts = FileStat(path or f"/photos/{number}.png", 1, 1)
+    return NewImage(f"{number:064}", 1, "PNG", 8, 8, facts, np.array([number, 0], np.float32))
 
 
-def upload(home: Home, number: int) -> NewPicture:
+def upload(home: Home, number: int) -> NewImage:
     path = home.uploads / f"{number:064}.png"
     path.write_bytes(f"picture {number}".encode())
     return picture(number, str(path))
@@ -78,19 +78,19 @@ def names(path: Path) -> list[str]:
 
 
 def test_a_backup_comes_back_at_another_place_with_its_uploads(home: Home, tmp_path: Path) -> None:
-    contents = write_backup(home, tmp_path / "backup.tar")
-    assert (contents.images, contents.left_out) == (4, ())
+    contents = create_backup(home, tmp_path / "backup.tar")
+    assert (contents.images, contents.missing_files) == (4, ())
     shutil.rmtree(home.root)
     other = Home(tmp_path / "elsewhere" / "home")
     restored = restore_backup(tmp_path / "backup.tar", other)
     assert (restored.images, restored.files) == (contents.images, contents.files)
-    assert verify(other) == leftovers(other) == []
+    assert find_problems(other) == find_leftovers(other) == []
     assert found(other) == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0)]
     with Catalogue(other) as catalogue:
-        assert catalogue.image(4).paths == (str(other.uploads / f"{4:064}.png"),)
-        assert catalogue.image(1).paths == ("/photos/1.png",)
-        catalogue.delete_image(4)  # and the upload goes with it
-        assert catalogue.store_batch([picture(5)], VAE, "eager") == [5]
+        assert catalogue.images.get(4).paths == (str(other.uploads / f"{4:064}.png"),)
+        assert catalogue.images.get(1).paths == ("/photos/1.png",)
+        catalogue.images.delete(4)  # and the upload goes with it
+        assert catalogue.images.add_batch([picture(5)], VAE, "eager") == [5]
     assert [path.name for path in other.uploads.iterdir()] == [f"{3:064}.png"]
     assert (other.encoders / VAE / "pictures" / "curve.png").read_bytes() == b"curve"
     assert sorted(path.name for path in other.root.iterdir()) == [
@@ -108,7 +108,7 @@ def test_what_is_unfinished_or_orphaned_stays_behind(home: Home, tmp_path: Path)
     (home.uploads / "orphan.png").touch()
     (home.segments / "old.faiss").touch()
     (home.root / "catalogue.sqlite.bak-old").touch()
-    write_backup(home, tmp_path / "backup.tar")
+    create_backup(home, tmp_path / "backup.tar")
     kept = " ".join(names(tmp_path / "backup.tar"))
     assert [word for word in ("old", "orphan", ".training", "bak") if word in kept] == []
 
@@ -121,9 +121,9 @@ def test_a_home_that_others_write_to_is_backed_up_as_of_one_moment(home: Home, t
         with Catalogue(home) as catalogue:
             number = 5
             while not done.is_set():
-                (image_id,) = catalogue.store_batch([upload(home, number)], VAE, "eager")
+                (image_id,) = catalogue.images.add_batch([upload(home, number)], VAE, "eager")
                 if number % 3:
-                    catalogue.delete_image(image_id)
+                    catalogue.images.delete(image_id)
                 number += 1
 
     def publish() -> None:
@@ -137,7 +137,7 @@ def test_a_home_that_others_write_to_is_backed_up_as_of_one_moment(home: Home, t
         thread.start()
     try:
         for number in range(6):
-            assert write_backup(home, tmp_path / f"{number}.tar").left_out == ()
+            assert create_backup(home, tmp_path / f"{number}.tar").missing_files == ()
     finally:
         done.set()
         for thread in threads:
@@ -145,7 +145,7 @@ def test_a_home_that_others_write_to_is_backed_up_as_of_one_moment(home: Home, t
     for number in range(6):
         restored = Home(tmp_path / f"restored-{number}")
         restore_backup(tmp_path / f"{number}.tar", restored)
-        assert verify(restored) == []
+        assert find_problems(restored) == []
         assert [image_id for image_id, _ in found(restored)][:4] == [1, 2, 3, 4]
 
 
@@ -164,11 +164,11 @@ def test_an_upload_deleted_meanwhile_is_deleted_in_the_backup_too(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Catalogue(home) as catalogue:
-        disappearing(monkeypatch, lambda: catalogue.delete_image(3))
-        assert write_backup(home, tmp_path / "backup.tar").images == 3
+        disappearing(monkeypatch, lambda: catalogue.images.delete(3))
+        assert create_backup(home, tmp_path / "backup.tar").images == 3
     restored = Home(tmp_path / "restored")
     restore_backup(tmp_path / "backup.tar", restored)
-    assert verify(restored) == []
+    assert find_problems(restored) == []
     assert [image_id for image_id, _ in found(restored)] == [1, 2, 4]
 
 
@@ -176,21 +176,21 @@ def test_an_encoder_removed_meanwhile_is_not_in_the_backup_either(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Catalogue(home) as catalogue:
-        catalogue.register_encoder("b" * 16, "second", "vae", dimensions=2)
+        catalogue.encoders.register("b" * 16, "second", "vae", dimensions=2)
         (home.encoders / ("b" * 16)).mkdir()
         (home.encoders / ("b" * 16) / "encoder.json").touch()
 
         def remove() -> None:
-            catalogue.remove_encoder("b" * 16)
+            catalogue.encoders.delete("b" * 16)
             shutil.rmtree(home.encoders / ("b" * 16))
 
         disappearing(monkeypatch, remove)
-        assert write_backup(home, tmp_path / "backup.tar").left_out == ()
+        assert create_backup(home, tmp_path / "backup.tar").missing_files == ()
     restored = Home(tmp_path / "restored")
     restore_backup(tmp_path / "backup.tar", restored)
-    assert verify(restored) == leftovers(restored) == []
+    assert find_problems(restored) == find_leftovers(restored) == []
     with Catalogue(restored) as catalogue:
-        assert [record.fingerprint for record in catalogue.encoders()] == [VAE]
+        assert [record.fingerprint for record in catalogue.encoders.get_all()] == [VAE]
 
 
 def test_a_segment_cleared_away_meanwhile_is_made_again_from_rows(
@@ -201,10 +201,10 @@ def test_a_segment_cleared_away_meanwhile_is_made_again_from_rows(
             path.unlink()
 
     disappearing(monkeypatch, clear)
-    write_backup(home, tmp_path / "backup.tar")
+    create_backup(home, tmp_path / "backup.tar")
     restored = Home(tmp_path / "restored")
     restore_backup(tmp_path / "backup.tar", restored)
-    assert verify(restored) == []
+    assert find_problems(restored) == []
     assert [image_id for image_id, _ in found(restored)] == [1, 2, 3, 4]
 
 
@@ -212,11 +212,11 @@ def test_what_the_home_lacks_is_named_and_the_rest_is_saved(home: Home, tmp_path
     lost = home.uploads / f"{3:064}.png"
     lost.unlink()
     shutil.rmtree(home.encoders / VAE)
-    left_out = write_backup(home, tmp_path / "backup.tar").left_out
+    left_out = create_backup(home, tmp_path / "backup.tar").missing_files
     assert sorted(left_out) == sorted([str(lost), str(home.encoders / VAE)])
     restored = Home(tmp_path / "restored")
     restore_backup(tmp_path / "backup.tar", restored)
-    assert sorted(problem.kind for problem in verify(restored)) == ["encoder", "upload"]
+    assert sorted(problem.kind for problem in find_problems(restored)) == ["encoder", "upload"]
 
 
 def learned(home: Home, name: str, encoder: str = VAE) -> Path:
@@ -233,35 +233,35 @@ def test_attributes_go_along_whole_ones_of_encoders_that_are_there(
     learned(home, "smile", "f" * 16)  # of an encoder that was removed
     (smile.parent / ".hat.npz.0123.tmp").touch()  # being written
     disappearing(monkeypatch, glasses.unlink)
-    assert write_backup(home, tmp_path / "backup.tar").left_out == ()
+    assert create_backup(home, tmp_path / "backup.tar").missing_files == ()
     restored = Home(tmp_path / "restored")
     restore_backup(tmp_path / "backup.tar", restored)
     assert {path.relative_to(restored.root).as_posix() for path in restored.attributes.rglob("*.*")} == {
         f"attributes/{VAE}/smile.npz"
     }
     assert (restored.attributes / VAE / "smile.npz").read_bytes() == b"smile"
-    assert verify(restored) == leftovers(restored) == []
+    assert find_problems(restored) == find_leftovers(restored) == []
 
 
 def test_attributes_removed_between_listing_and_reading_are_no_loss(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, add = learned(home, "smile"), create._Packer.add
+    path, add = learned(home, "smile"), create._TarPacker.add
 
-    def add_late(packer: create._Packer, name: str, source: Path) -> bool:
+    def add_late(packer: create._TarPacker, name: str, source: Path) -> bool:
         if source == path:
             path.unlink()
         return add(packer, name, source)
 
-    monkeypatch.setattr(create._Packer, "add", add_late)
-    assert write_backup(home, tmp_path / "backup.tar").left_out == ()
+    monkeypatch.setattr(create._TarPacker, "add", add_late)
+    assert create_backup(home, tmp_path / "backup.tar").missing_files == ()
     restored = Home(tmp_path / "restored")
     restore_backup(tmp_path / "backup.tar", restored)
-    assert verify(restored) == [] and not restored.attributes.exists()
+    assert find_problems(restored) == [] and not restored.attributes.exists()
 
 
 def test_attributes_that_are_there_are_not_written_over(home: Home, tmp_path: Path) -> None:
-    write_backup(home, tmp_path / "backup.tar")
+    create_backup(home, tmp_path / "backup.tar")
     kept = Home(tmp_path / "kept")
     learned(kept, "smile")
     with pytest.raises(BadSetting, match="holds attributes"):
@@ -270,7 +270,7 @@ def test_attributes_that_are_there_are_not_written_over(home: Home, tmp_path: Pa
 
 
 def test_what_was_derived_from_former_pictures_gives_way_and_a_persons_maps_do_not(home: Home, tmp_path: Path) -> None:
-    write_backup(home, tmp_path / "backup.tar")
+    create_backup(home, tmp_path / "backup.tar")
     cleared = Home(tmp_path / "cleared")
     for name in (
         "maps.lock",
@@ -283,7 +283,7 @@ def test_what_was_derived_from_former_pictures_gives_way_and_a_persons_maps_do_n
         (cleared.root / name).touch()
     (cleared.root / "maps" / "tiles-pca" / f"{VAE}-0").mkdir(parents=True)
     restore_backup(tmp_path / "backup.tar", cleared)
-    assert verify(cleared) == []
+    assert find_problems(cleared) == []
     assert not any((cleared.root / name).exists() for name in ("maps", "gauges", "measures"))
     (tmp_path / "atlas" / "maps").mkdir(parents=True)
     (tmp_path / "atlas" / "maps" / "rome.jpg").touch()
@@ -295,18 +295,18 @@ def test_what_was_derived_from_former_pictures_gives_way_and_a_persons_maps_do_n
 def test_a_backup_that_finds_no_place_leaves_the_old_one(home: Home, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(BadSetting, match=r"missing/backup\.tar can't be written"):
-        write_backup(home, tmp_path / "missing" / "backup.tar")
+        create_backup(home, tmp_path / "missing" / "backup.tar")
     os.mkfifo(tmp_path / "pipe")
     for name in ("folder", "pipe"):  # nothing but a file is replaced: think of /dev/null
         with pytest.raises(BadSetting, match=f"{name} can't be written: it is not a regular file"):
-            write_backup(home, tmp_path / name)
+            create_backup(home, tmp_path / name)
     with pytest.raises(NothingIndexed):
-        write_backup(Home(tmp_path / "none"), tmp_path / "backup.tar")
+        create_backup(Home(tmp_path / "none"), tmp_path / "backup.tar")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "home", "pipe"]
 
 
 def test_only_an_empty_home_takes_a_backup(home: Home, tmp_path: Path) -> None:
-    write_backup(home, tmp_path / "backup.tar")
+    create_backup(home, tmp_path / "backup.tar")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "1.jpg").touch()
     for used, words in ((home, "holds catalogue.sqlite"), (Home(tmp_path / "photos"), "holds 1.jpg")):
@@ -326,7 +326,7 @@ def test_only_an_empty_home_takes_a_backup(home: Home, tmp_path: Path) -> None:
 
 
 def test_a_busy_home_says_who_holds_it(home: Home, tmp_path: Path) -> None:
-    write_backup(home, tmp_path / "backup.tar")
+    create_backup(home, tmp_path / "backup.tar")
     new = Home(tmp_path / "new")
     with Home(new.root).lock("simile index"), pytest.raises(HomeBusy, match="simile index"):
         restore_backup(tmp_path / "backup.tar", new)
@@ -362,18 +362,18 @@ def flipped(data: bytes) -> bytes:
 def test_an_altered_backup_is_refused_and_nothing_is_there(
     home: Home, tmp_path: Path, change: Callable[[str, bytes], bytes | None], words: str
 ) -> None:
-    write_backup(home, tmp_path / "backup.tar")
+    create_backup(home, tmp_path / "backup.tar")
     rewritten(tmp_path / "backup.tar", tmp_path / "altered.tar", change)
     new = Home(tmp_path / "new")
     with pytest.raises(BackupDamaged, match=words):
         restore_backup(tmp_path / "altered.tar", new)
-    assert revision(new) is None
+    assert read_revision(new) is None
     restore_backup(tmp_path / "backup.tar", new)  # the place is still good
-    assert verify(new) == []
+    assert find_problems(new) == []
 
 
 def test_a_backup_cut_short_anywhere_is_refused(home: Home, tmp_path: Path) -> None:
-    write_backup(home, tmp_path / "backup.tar")
+    create_backup(home, tmp_path / "backup.tar")
     whole = (tmp_path / "backup.tar").read_bytes()
     for share in (0, 0.01, 0.3, 0.6, 0.9):
         (tmp_path / "short.tar").write_bytes(whole[: int(share * len(whole))])
@@ -417,20 +417,20 @@ def test_a_tar_with_what_no_backup_holds_is_refused(tmp_path: Path, entry: tarfi
 
 
 def test_a_restoration_cut_short_is_started_again(home: Home, tmp_path: Path) -> None:
-    write_backup(home, tmp_path / "backup.tar")
+    create_backup(home, tmp_path / "backup.tar")
     new = Home(tmp_path / "new").create()
     (new.root / ".restoring").mkdir()
     (new.uploads / "half of it.png").touch()
     restore_backup(tmp_path / "backup.tar", new)
-    assert verify(new) == leftovers(new) == []
+    assert find_problems(new) == find_leftovers(new) == []
 
 
 def test_a_backup_of_a_newer_simile_is_refused(home: Home, tmp_path: Path) -> None:
-    write_backup(home, tmp_path / "backup.tar")
+    create_backup(home, tmp_path / "backup.tar")
 
     def newer(name: str, data: bytes) -> bytes:
         if name == "catalogue.sqlite":
-            data = data.replace(HEAD.encode(), b"2099".ljust(len(HEAD), b"x"))
+            data = data.replace(HEAD_REVISION.encode(), b"2099".ljust(len(HEAD_REVISION), b"x"))
             hashes[name] = hashlib.sha256(data).hexdigest()
         elif name == "backup.json":
             data = json.dumps({**json.loads(data), "files": json.loads(data)["files"] | hashes}).encode()
@@ -446,12 +446,12 @@ def test_a_backup_of_a_newer_simile_is_refused(home: Home, tmp_path: Path) -> No
 def test_a_catalogue_that_lies_elsewhere_is_in_the_backup_too(home: Home, tmp_path: Path) -> None:
     elsewhere = tmp_path / "catalogues" / "one.sqlite"
     elsewhere.parent.mkdir()
-    home.catalogue.rename(elsewhere)
-    write_backup(Home(home.root, f"sqlite:///{elsewhere}"), tmp_path / "backup.tar")
+    home.catalogue_path.rename(elsewhere)
+    create_backup(Home(home.root, f"sqlite:///{elsewhere}"), tmp_path / "backup.tar")
     restore_backup(tmp_path / "backup.tar", Home(tmp_path / "new"))
     assert [image_id for image_id, _ in found(Home(tmp_path / "new"))] == [1, 2, 3, 4]
     with pytest.raises(BadSetting, match="no SQLite file"):
-        write_backup(Home(tmp_path / "other", "sqlite://"), tmp_path / "backup.tar")
+        create_backup(Home(tmp_path / "other", "sqlite://"), tmp_path / "backup.tar")
 
 
 def test_the_commands_say_what_they_did(home: Home, tmp_path: Path) -> None:
@@ -468,7 +468,7 @@ def test_the_commands_say_what_they_did(home: Home, tmp_path: Path) -> None:
 
 
 def test_a_home_that_cannot_be_made_says_so(home: Home, tmp_path: Path) -> None:
-    write_backup(home, tmp_path / "backup.tar")
+    create_backup(home, tmp_path / "backup.tar")
     (tmp_path / "file").touch()
     with pytest.raises(HomeNotWritable):
         restore_backup(tmp_path / "backup.tar", Home(tmp_path / "file" / "home"))

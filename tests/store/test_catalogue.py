@@ -25,34 +25,34 @@ from simile.core.errors import (
     NoSuchImage,
     NotFinite,
 )
-from simile.core.records import Failure, FileFacts
+from simile.core.records import Failure, FileStat
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.records import KnownFile, KnownImage, NewPicture
+from simile.store.catalogue.records import KnownFile, KnownImage, NewImage
 from simile.store.database.engine import make_engine
-from simile.store.database.schema import upgrade
-from simile.store.home import Home, writing
+from simile.store.database.schema import upgrade_schema
+from simile.store.home import Home, translate_write_errors
 
 VAE, OTHER = "a" * 64, "b" * 64
 
 
-def picture(name: str, content: str | None = None, folder: str = "/photos") -> NewPicture:
+def picture(name: str, content: str | None = None, folder: str = "/photos") -> NewImage:
     """A picture whose mu is made from its content, so that it can be told by it."""
     content = content or name
     mu = np.full(3, sum(map(ord, content)), np.float32)
-    facts = FileFacts(f"{folder}/{name}", size=len(content), mtime_ns=1_000_000_007)
-    return NewPicture(content.rjust(64, "0"), len(content), "PNG", 8, 6, facts, mu, -mu, 0.25)
+    facts = FileStat(f"{folder}/{name}", size=len(content), mtime_ns=1_000_000_007)
+    return NewImage(content.rjust(64, "0"), len(content), "PNG", 8, 6, facts, mu, -mu, 0.25)
 
 
 @pytest.fixture
 def catalogue(home: Home) -> Iterator[Catalogue]:
     with Catalogue(home) as catalogue:
-        catalogue.register_encoder(VAE, "first", "vae", dimensions=3)
-        catalogue.activate(VAE)
+        catalogue.encoders.register(VAE, "first", "vae", dimensions=3)
+        catalogue.encoders.activate(VAE)
         yield catalogue
 
 
-def store(catalogue: Catalogue, *pictures: NewPicture) -> list[int]:
-    return catalogue.store_batch(pictures, VAE, "eager")
+def store(catalogue: Catalogue, *pictures: NewImage) -> list[int]:
+    return catalogue.images.add_batch(pictures, VAE, "eager")
 
 
 def python(code: str, *arguments: object) -> subprocess.Popen[str]:
@@ -63,7 +63,7 @@ def python(code: str, *arguments: object) -> subprocess.Popen[str]:
 def test_a_stored_picture_is_read_back_whole(catalogue: Catalogue) -> None:
     before = datetime.now(UTC)
     (image_id,) = store(catalogue, picture("cat.png"))
-    image = catalogue.image(image_id)
+    image = catalogue.images.get(image_id)
     assert (image.sha256, image.size, image.format, image.width, image.height) == (
         "cat.png".rjust(64, "0"),
         7,
@@ -73,7 +73,7 @@ def test_a_stored_picture_is_read_back_whole(catalogue: Catalogue) -> None:
     )
     assert (image.paths, image.reconstruction_error) == (("/photos/cat.png",), 0.25)
     assert before <= image.created_at <= datetime.now(UTC)
-    embedding = catalogue.embedding(image_id, VAE)
+    embedding = catalogue.embeddings.get(image_id, VAE)
     assert embedding.mu.tolist() == picture("cat.png").mu.tolist()
     assert embedding.mu.dtype == np.float32
     assert embedding.log_variance is not None
@@ -82,23 +82,25 @@ def test_a_stored_picture_is_read_back_whole(catalogue: Catalogue) -> None:
 
 def test_an_encoder_without_a_variance_stores_none(catalogue: Catalogue) -> None:
     new = picture("cat.png")
-    plain = NewPicture(new.sha256, new.size, "PNG", 8, 6, new.facts, new.mu)
+    plain = NewImage(new.sha256, new.size, "PNG", 8, 6, new.file, new.mu)
     (image_id,) = store(catalogue, plain)
-    assert catalogue.embedding(image_id, VAE).log_variance is None
-    assert [(ids.tolist(), variance) for ids, _, variance in catalogue.iterate_embeddings(VAE)] == [([image_id], None)]
+    assert catalogue.embeddings.get(image_id, VAE).log_variance is None
+    assert [(ids.tolist(), variance) for ids, _, variance in catalogue.embeddings.iterate_chunks(VAE)] == [
+        ([image_id], None)
+    ]
 
 
 def test_storing_again_keeps_the_id(catalogue: Catalogue) -> None:
     first = store(catalogue, picture("a.png"), picture("b.png"))
     assert store(catalogue, picture("b.png"), picture("a.png")) == first[::-1]
-    assert catalogue.count_images() == 2
-    assert catalogue.count_embeddings(VAE) == 2
+    assert catalogue.images.count() == 2
+    assert catalogue.embeddings.count(VAE) == 2
 
 
 def test_one_content_at_two_paths_is_one_image(catalogue: Catalogue) -> None:
     ids = store(catalogue, picture("b.png", "same"), picture("a.png", "same"))
     assert ids[0] == ids[1]
-    assert catalogue.image(ids[0]).paths == ("/photos/a.png", "/photos/b.png")
+    assert catalogue.images.get(ids[0]).paths == ("/photos/a.png", "/photos/b.png")
 
 
 def test_a_changed_file_leaves_its_old_image_and_deletes_it_if_it_was_the_last(catalogue: Catalogue) -> None:
@@ -107,25 +109,25 @@ def test_a_changed_file_leaves_its_old_image_and_deletes_it_if_it_was_the_last(c
     (new,) = store(catalogue, picture("a.png", "new"))
     store(catalogue, picture("b.png", "newer"))
     with pytest.raises(NoSuchImage):
-        catalogue.image(old)
-    assert catalogue.image(new).paths == ("/photos/a.png",)
-    assert catalogue.image(kept).paths == ("/photos/copy.png",)
+        catalogue.images.get(old)
+    assert catalogue.images.get(new).paths == ("/photos/a.png",)
+    assert catalogue.images.get(kept).paths == ("/photos/copy.png",)
 
 
 def test_deleted_id_is_never_reused(catalogue: Catalogue) -> None:
     (last,) = store(catalogue, picture("a.png"))
-    catalogue.delete_image(last)
+    catalogue.images.delete(last)
     assert store(catalogue, picture("a.png")) == [last + 1]
 
 
 def test_a_deleted_image_takes_everything_with_it(catalogue: Catalogue) -> None:
     ids = store(catalogue, picture("a.png"), picture("b.png"))
-    catalogue.delete_image(ids[0])
-    for verb in (catalogue.image, catalogue.delete_image, lambda i: catalogue.embedding(i, VAE)):
+    catalogue.images.delete(ids[0])
+    for verb in (catalogue.images.get, catalogue.images.delete, lambda i: catalogue.embeddings.get(i, VAE)):
         with pytest.raises(NoSuchImage, match=f"no image {ids[0]}"):
             verb(ids[0])
-    assert list(catalogue.known_locations(["/"])) == ["/photos/b.png"]
-    assert catalogue.count_embeddings(VAE) == 1
+    assert list(catalogue.files.find_under(["/"])) == ["/photos/b.png"]
+    assert catalogue.embeddings.count(VAE) == 1
 
 
 def test_only_uploads_are_removed_from_disk(catalogue: Catalogue, home: Home, tmp_path: Path) -> None:
@@ -134,98 +136,98 @@ def test_only_uploads_are_removed_from_disk(catalogue: Catalogue, home: Home, tm
     for path in (own, upload, pruned):
         path.write_bytes(b"x")
         ids += store(catalogue, picture(path.name, folder=str(path.parent)))
-    catalogue.delete_image(ids[0])
-    catalogue.delete_image(ids[1])
-    catalogue.forget_paths([str(pruned)])
+    catalogue.images.delete(ids[0])
+    catalogue.images.delete(ids[1])
+    catalogue.files.delete([str(pruned)])
     assert own.exists()
     assert list(home.uploads.iterdir()) == []
 
 
 def test_a_batch_with_one_bad_vector_stores_nothing(catalogue: Catalogue) -> None:
-    before = catalogue.changes()
+    before = catalogue.count_changes()
     good, bad = picture("good.png"), picture("bad.png")
     for mu, error in ((np.zeros(4, np.float32), EncoderMismatch), (np.full(3, np.nan, np.float32), NotFinite)):
-        wrong = NewPicture(bad.sha256, bad.size, "PNG", 8, 6, bad.facts, mu)
+        wrong = NewImage(bad.sha256, bad.size, "PNG", 8, 6, bad.file, mu)
         with pytest.raises(error, match=r"/photos/bad\.png"):
             store(catalogue, good, wrong)
-    assert (catalogue.count_images(), catalogue.changes()) == (0, before)
+    assert (catalogue.images.count(), catalogue.count_changes()) == (0, before)
 
 
 def test_each_write_counts_once_and_reading_never(catalogue: Catalogue) -> None:
-    before = catalogue.changes()
+    before = catalogue.count_changes()
     store(catalogue, *(picture(f"{i}.png") for i in range(20)))
-    assert catalogue.changes() == before + 1
-    catalogue.finish_run(catalogue.start_run("index", {}), "finished", {})
-    catalogue.list_images(5)
-    assert catalogue.changes() == before + 1
+    assert catalogue.count_changes() == before + 1
+    catalogue.runs.finish(catalogue.runs.start("index", {}), "finished", {})
+    catalogue.images.get_page(5)
+    assert catalogue.count_changes() == before + 1
 
 
 def test_known_files_are_those_under_the_prefixes(catalogue: Catalogue) -> None:
     store(catalogue, picture("x.png"), picture("X.png", folder="/photos/sub"), picture("y.png", folder="/photos2"))
     store(catalogue, picture("z_.png", folder="/ph%tos"))
-    assert set(catalogue.known_locations(["/photos"])) == {"/photos/x.png", "/photos/sub/X.png"}
-    assert set(catalogue.known_locations(["/photos/"])) == {"/photos/x.png", "/photos/sub/X.png"}
-    assert set(catalogue.known_locations(["/photos/x.png", "/ph%tos"])) == {"/photos/x.png", "/ph%tos/z_.png"}
-    assert set(catalogue.known_locations(["/PHOTOS", "/photo"])) == set()
-    assert len(catalogue.known_locations(["/"])) == 4
+    assert set(catalogue.files.find_under(["/photos"])) == {"/photos/x.png", "/photos/sub/X.png"}
+    assert set(catalogue.files.find_under(["/photos/"])) == {"/photos/x.png", "/photos/sub/X.png"}
+    assert set(catalogue.files.find_under(["/photos/x.png", "/ph%tos"])) == {"/photos/x.png", "/ph%tos/z_.png"}
+    assert set(catalogue.files.find_under(["/PHOTOS", "/photo"])) == set()
+    assert len(catalogue.files.find_under(["/"])) == 4
 
 
 def test_embedded_speaks_of_the_asked_encoder(catalogue: Catalogue) -> None:
     (image_id,) = store(catalogue, picture("a.png"))
-    catalogue.register_encoder(OTHER, "second", "vae", dimensions=3)
-    assert catalogue.known_locations(["/"], VAE)["/photos/a.png"] == KnownFile(image_id, 5, 1_000_000_007, True)
-    assert not catalogue.known_locations(["/"], OTHER)["/photos/a.png"].embedded
-    assert not catalogue.known_locations(["/"])["/photos/a.png"].embedded
+    catalogue.encoders.register(OTHER, "second", "vae", dimensions=3)
+    assert catalogue.files.find_under(["/"], VAE)["/photos/a.png"] == KnownFile(image_id, 5, 1_000_000_007, True)
+    assert not catalogue.files.find_under(["/"], OTHER)["/photos/a.png"].embedded
+    assert not catalogue.files.find_under(["/"])["/photos/a.png"].embedded
     sha = picture("a.png").sha256
-    assert catalogue.images_by_sha([sha, "unknown"], VAE) == {sha: KnownImage(image_id, True)}
-    assert catalogue.images_by_sha([sha], OTHER) == {sha: KnownImage(image_id, False)}
+    assert catalogue.images.find_by_sha256([sha, "unknown"], VAE) == {sha: KnownImage(image_id, True)}
+    assert catalogue.images.find_by_sha256([sha], OTHER) == {sha: KnownImage(image_id, False)}
     with pytest.raises(EncoderMismatch, match="no vector by encoder b"):
-        catalogue.embedding(image_id, OTHER)
+        catalogue.embeddings.get(image_id, OTHER)
 
 
 def test_paths_follow_their_files(catalogue: Catalogue) -> None:
     ids = store(catalogue, picture("a.png"), picture("b.png"))
-    catalogue.touch_locations([FileFacts("/photos/a.png", 99, 5)])
-    catalogue.move_location("/photos/b.png", FileFacts("/new/b.png", 7, 8))
-    assert catalogue.add_locations([(ids[0], FileFacts("/copy.png", 1, 2))]) == 0
-    assert catalogue.locations_of([*ids, 77]) == {
-        ids[0]: (FileFacts("/copy.png", 1, 2), FileFacts("/photos/a.png", 99, 5)),
-        ids[1]: (FileFacts("/new/b.png", 7, 8),),
+    catalogue.files.update_stats([FileStat("/photos/a.png", 99, 5)])
+    catalogue.files.move("/photos/b.png", FileStat("/new/b.png", 7, 8))
+    assert catalogue.files.add([(ids[0], FileStat("/copy.png", 1, 2))]) == 0
+    assert catalogue.files.get_for_images([*ids, 77]) == {
+        ids[0]: (FileStat("/copy.png", 1, 2), FileStat("/photos/a.png", 99, 5)),
+        ids[1]: (FileStat("/new/b.png", 7, 8),),
     }
-    assert catalogue.forget_paths(["/photos/a.png", "/unknown"]) == 0
-    assert catalogue.add_locations([(ids[0], FileFacts("/new/b.png", 1, 2))]) == 1
-    assert catalogue.forget_paths(["/copy.png", "/new/b.png"]) == 1
-    assert catalogue.count_images() == 0
+    assert catalogue.files.delete(["/photos/a.png", "/unknown"]) == 0
+    assert catalogue.files.add([(ids[0], FileStat("/new/b.png", 1, 2))]) == 1
+    assert catalogue.files.delete(["/copy.png", "/new/b.png"]) == 1
+    assert catalogue.images.count() == 0
 
 
 def test_images_come_in_the_order_asked_for(catalogue: Catalogue) -> None:
     ids = store(catalogue, *(picture(f"{i:04}.png") for i in range(1200)))
     assert ids == sorted(ids)
     asked = [*ids[::-1], 99999]
-    assert list(catalogue.images(asked)) == ids[::-1]
-    assert [image.id for image in catalogue.list_images(limit=3, offset=1100)] == ids[1100:1103]
-    assert np.concatenate([chunk for chunk, _, _ in catalogue.iterate_embeddings(VAE)]).tolist() == ids
+    assert list(catalogue.images.get_many(asked)) == ids[::-1]
+    assert [image.id for image in catalogue.images.get_page(limit=3, offset=1100)] == ids[1100:1103]
+    assert np.concatenate([chunk for chunk, _, _ in catalogue.embeddings.iterate_chunks(VAE)]).tolist() == ids
 
 
 def test_encoders_are_known_by_fingerprint_and_used_when_activated(catalogue: Catalogue) -> None:
-    made = catalogue.register_encoder(OTHER, "second", "supervised", 8, index_dims=[1, 2], metric="cosine")
+    made = catalogue.encoders.register(OTHER, "second", "supervised", 8, index_dims=[1, 2], metric="cosine")
     assert (made.index_dims, made.indexed_dimensions, made.metric) == ((1, 2), 2, "cosine")
-    assert catalogue.register_encoder(OTHER, "again", "vae", 9) == made
-    assert [encoder.fingerprint for encoder in catalogue.encoders()] == [VAE, OTHER]
-    assert catalogue.active_encoder() == catalogue.encoder(VAE)
-    catalogue.activate(OTHER)
-    assert catalogue.active_encoder() == made
-    for verb in (catalogue.encoder, catalogue.activate):
+    assert catalogue.encoders.register(OTHER, "again", "vae", 9) == made
+    assert [encoder.fingerprint for encoder in catalogue.encoders.get_all()] == [VAE, OTHER]
+    assert catalogue.encoders.find_active() == catalogue.encoders.get(VAE)
+    catalogue.encoders.activate(OTHER)
+    assert catalogue.encoders.find_active() == made
+    for verb in (catalogue.encoders.get, catalogue.encoders.activate):
         with pytest.raises(NoSuchEncoder, match="simile encoders"):
             verb("unknown")
-    assert catalogue.active_encoder() == made
+    assert catalogue.encoders.find_active() == made
 
 
 def test_runs_remember_what_they_did(catalogue: Catalogue) -> None:
-    run = catalogue.start_run("index", {"workers": 2})
-    catalogue.add_failures(run, [Failure("/b", "truncated"), Failure("/a", "no picture")])
-    catalogue.finish_run(run, "finished", {"new": 3})
-    (record,) = catalogue.runs()
+    run = catalogue.runs.start("index", {"workers": 2})
+    catalogue.runs.add_failures(run, [Failure("/b", "truncated"), Failure("/a", "no picture")])
+    catalogue.runs.finish(run, "finished", {"new": 3})
+    (record,) = catalogue.runs.get_latest()
     assert (record.kind, record.status, record.counts, record.settings) == (
         "index",
         "finished",
@@ -234,13 +236,13 @@ def test_runs_remember_what_they_did(catalogue: Catalogue) -> None:
     )
     assert record.finished_at is not None
     assert record.finished_at >= record.started_at
-    assert catalogue.failures(run) == [Failure("/b", "truncated"), Failure("/a", "no picture")]
+    assert catalogue.runs.get_failures(run) == [Failure("/b", "truncated"), Failure("/a", "no picture")]
 
 
 def test_a_run_that_died_is_interrupted_when_the_next_starts(catalogue: Catalogue) -> None:
-    catalogue.start_run("index", {})
-    catalogue.start_run("index", {})
-    assert [run.status for run in catalogue.runs()] == ["running", "interrupted"]
+    catalogue.runs.start("index", {})
+    catalogue.runs.start("index", {})
+    assert [run.status for run in catalogue.runs.get_latest()] == ["running", "interrupted"]
 
 
 STORE_AND_HANG = """
@@ -264,7 +266,7 @@ def test_what_was_acknowledged_survives_kill_nine_and_frees_the_lock(catalogue: 
         assert other.stdout.readline() == "holding\n"
         with pytest.raises(HomeBusy, match=rf"process {other.pid}, `index`, since 20.*Wait until"), home.lock("prune"):
             pass
-        assert catalogue.count_images() == 2  # a reader does not wait for a writer
+        assert catalogue.images.count() == 2  # a reader does not wait for a writer
         os.kill(other.pid, signal.SIGKILL)
         other.wait()
     with home.lock("prune"):
@@ -291,22 +293,22 @@ def test_writers_in_several_processes_queue(catalogue: Catalogue, home: Home) ->
     code = "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); from tests.store.test_catalogue import *\n"
     code += "with Catalogue(Home(Path(sys.argv[1]))) as c:\n"
     code += "    for i in range(20): store(c, picture(f'{sys.argv[3]}-{i}.png'))"
-    before = catalogue.changes()
+    before = catalogue.count_changes()
     processes = [python(code, home.root, Path(__file__).parents[2], number) for number in range(2)]
     for process in processes:
         process.communicate()
     assert [process.returncode for process in processes] == [0, 0]
-    assert (catalogue.count_images(), catalogue.changes()) == (40, before + 40)
+    assert (catalogue.images.count(), catalogue.count_changes()) == (40, before + 40)
 
 
 def test_a_full_disk_is_named(catalogue: Catalogue) -> None:
     big = [picture(f"{i}.png", folder="/" + "x" * 1000) for i in range(500)]
-    with catalogue.reading() as connection:
+    with catalogue.begin_read() as connection:
         connection.exec_driver_sql("PRAGMA max_page_count = 40")  # as full as SQLite can be made without root
         connection.rollback()
     with pytest.raises(HomeNotWritable, match=r"catalogue\.sqlite: database or disk is full"):
         store(catalogue, *big)
-    assert catalogue.count_images() == 0
+    assert catalogue.images.count() == 0
 
 
 def test_a_home_that_cannot_be_made_is_named(tmp_path: Path) -> None:
@@ -316,46 +318,49 @@ def test_a_home_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 
 def test_an_error_of_the_system_counts_whatever_its_class(tmp_path: Path) -> None:
-    with pytest.raises(HomeNotWritable, match=r"No space left on device\. Make space"), writing(tmp_path):
+    with (
+        pytest.raises(HomeNotWritable, match=r"No space left on device\. Make space"),
+        translate_write_errors(tmp_path),
+    ):
         raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
-    with pytest.raises(HomeNotWritable, match=r"File too large\. Make space"), writing(tmp_path):
+    with pytest.raises(HomeNotWritable, match=r"File too large\. Make space"), translate_write_errors(tmp_path):
         raise shutil.Error([("from", "to", "[Errno 27] File too large: 'from' -> 'to'")])  # of copytree()
-    with pytest.raises(RuntimeError, match="unrelated"), writing(tmp_path):
+    with pytest.raises(RuntimeError, match="unrelated"), translate_write_errors(tmp_path):
         raise RuntimeError("unrelated")
 
 
 @pytest.mark.parametrize("name", ["who?", "50%41", "a#b", "Мой дом", "a;b"])
 def test_a_home_may_have_any_name(tmp_path: Path, name: str) -> None:
     home = Home(tmp_path / name)
-    upgrade(home)
-    assert home.catalogue.is_file()
+    upgrade_schema(home)
+    assert home.catalogue_path.is_file()
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_database_url_that_leads_nowhere_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadSetting, match="SIMILE_DATABASE_URL is no SQLAlchemy URL"):
-        upgrade(Home(tmp_path, "catalogue.sqlite"))
+        upgrade_schema(Home(tmp_path, "catalogue.sqlite"))
     with pytest.raises(BadSetting, match="SIMILE_DATABASE_URL needs pysqlcipher3"):
         make_engine(Home(tmp_path, "sqlite+pysqlcipher://:secret@/x.sqlite"))
 
 
 def test_a_catalogue_that_lacks_a_table_is_named(catalogue: Catalogue, home: Home) -> None:
-    with sqlite3.connect(home.catalogue) as connection:
+    with sqlite3.connect(home.catalogue_path) as connection:
         connection.execute("DROP TABLE embeddings")
     with pytest.raises(HomeError, match="is damaged: no such table: embeddings"):
-        catalogue.count_embeddings(VAE)
+        catalogue.embeddings.count(VAE)
 
 
 def test_a_catalogue_that_is_no_database_is_named(home: Home) -> None:
-    home.catalogue.write_bytes(b"overwritten" * 1000)
+    home.catalogue_path.write_bytes(b"overwritten" * 1000)
     for suffix in ("-wal", "-shm"):
-        Path(f"{home.catalogue}{suffix}").unlink(missing_ok=True)
+        Path(f"{home.catalogue_path}{suffix}").unlink(missing_ok=True)
     with Catalogue(home) as catalogue, pytest.raises(HomeError, match="is damaged: file is not a database"):
-        catalogue.changes()
+        catalogue.count_changes()
 
 
 def test_acknowledged_writes_are_flushed_and_foreign_keys_hold(catalogue: Catalogue) -> None:
-    with catalogue.reading() as connection:
+    with catalogue.begin_read() as connection:
         pragmas = [
             connection.exec_driver_sql(f"PRAGMA {name}").scalar()
             for name in ("journal_mode", "synchronous", "foreign_keys")
@@ -365,7 +370,7 @@ def test_acknowledged_writes_are_flushed_and_foreign_keys_hold(catalogue: Catalo
 
 def test_a_reader_sees_one_state_until_it_ends(catalogue: Catalogue) -> None:
     store(catalogue, picture("a.png"))
-    rows = catalogue.iterate_embeddings(VAE)
+    rows = catalogue.embeddings.iterate_chunks(VAE)
     ids, _, _ = next(rows)
     store(catalogue, picture("b.png"))
     assert ids.tolist() == [1]

@@ -18,12 +18,12 @@ from typer.testing import CliRunner
 
 from simile.cli.main import app
 from simile.core.errors import BadSetting, NoSuchEncoder, NothingIndexed
-from simile.core.records import FileFacts
+from simile.core.records import FileStat
 from simile.core.settings import Settings, load_settings
-from simile.indexer.maintenance.export import export
+from simile.indexer.maintenance.export import export_embeddings
 from simile.store.backup import export_rows
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.records import NewPicture
+from simile.store.catalogue.records import NewImage
 from simile.store.home import Home
 
 VAE, PLAIN = "a" * 16, "b" * 16
@@ -32,15 +32,15 @@ VAE, PLAIN = "a" * 16, "b" * 16
 @pytest.fixture
 def settings(home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     """Five pictures by a VAE, the third in two files; two of them by an encoder without a variance; read in twos."""
-    monkeypatch.setattr(export_rows, "ROWS", 2)
+    monkeypatch.setattr(export_rows, "EXPORT_CHUNK_ROWS", 2)
     with Catalogue(home) as catalogue:
-        catalogue.register_encoder(VAE, "vae", "vae", dimensions=3)
-        catalogue.register_encoder(PLAIN, "ae", "autoencoder", dimensions=2)
-        catalogue.activate(VAE)
-        catalogue.store_batch([picture(n) for n in (1, 2, 3, 4, 5)], VAE, "eager")
-        catalogue.store_batch([plain(n) for n in (2, 5)], PLAIN, "eager")
-        catalogue.add_locations([(3, FileFacts("/photos/a copy, ü.png", 1, 1))])
-        with catalogue.noting() as connection:
+        catalogue.encoders.register(VAE, "vae", "vae", dimensions=3)
+        catalogue.encoders.register(PLAIN, "ae", "autoencoder", dimensions=2)
+        catalogue.encoders.activate(VAE)
+        catalogue.images.add_batch([picture(n) for n in (1, 2, 3, 4, 5)], VAE, "eager")
+        catalogue.images.add_batch([plain(n) for n in (2, 5)], PLAIN, "eager")
+        catalogue.files.add([(3, FileStat("/photos/a copy, ü.png", 1, 1))])
+        with catalogue.begin_untracked_write() as connection:
             for path, name, said, number in (
                 ("/photos/1.png", "class", "shirt", None),
                 ("/photos/3.png", "class", "shoe, left", None),
@@ -52,15 +52,15 @@ def settings(home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     yield load_settings(home=home.root)
 
 
-def picture(number: int) -> NewPicture:
+def picture(number: int) -> NewImage:
     mu = np.array([number / 3, 1e-8, -2], np.float32)
-    facts = FileFacts(f"/photos/{number}.png", 1, 1)
-    return NewPicture(f"{number:064}", 10 * number, "PNG", 8, 9, facts, mu, -mu)
+    facts = FileStat(f"/photos/{number}.png", 1, 1)
+    return NewImage(f"{number:064}", 10 * number, "PNG", 8, 9, facts, mu, -mu)
 
 
-def plain(number: int) -> NewPicture:
-    facts = FileFacts(f"/photos/{number}.png", 1, 1)
-    return NewPicture(f"{number:064}", 1, "PNG", 8, 9, facts, np.array([number, 0], np.float32))
+def plain(number: int) -> NewImage:
+    facts = FileStat(f"/photos/{number}.png", 1, 1)
+    return NewImage(f"{number:064}", 1, "PNG", 8, 9, facts, np.array([number, 0], np.float32))
 
 
 MU = np.array([[n / 3, 1e-8, -2] for n in (1, 2, 3, 4, 5)], np.float32)
@@ -69,7 +69,7 @@ CLASSES = ["shirt", "", "shoe, left", "", ""]
 
 
 def test_npz_holds_arrays_of_one_length_without_pickle(settings: Settings) -> None:
-    done = export(settings, Path("all.npz"))
+    done = export_embeddings(settings, Path("all.npz"))
     assert (done["pictures"], done["lacking"], done["encoder"]) == (5, 0, VAE)
     arrays = np.load("all.npz")
     assert arrays["ids"].tolist() == [1, 2, 3, 4, 5]
@@ -81,7 +81,7 @@ def test_npz_holds_arrays_of_one_length_without_pickle(settings: Settings) -> No
 
 
 def test_parquet_has_lists_of_float32_and_numbers_where_all_are(settings: Settings) -> None:
-    export(settings, Path("all.parquet"))
+    export_embeddings(settings, Path("all.parquet"))
     table = parquet.read_table("all.parquet")
     rows: list[dict[str, Any]] = table.to_pylist()
     assert [row["image_id"] for row in rows] == [1, 2, 3, 4, 5]
@@ -97,7 +97,7 @@ def test_parquet_has_lists_of_float32_and_numbers_where_all_are(settings: Settin
 
 
 def test_csv_gives_back_every_float(settings: Settings) -> None:
-    export(settings, Path("all.csv"))
+    export_embeddings(settings, Path("all.csv"))
     with Path("all.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["path"] for row in rows] == FIRST
@@ -111,7 +111,7 @@ def test_csv_gives_back_every_float(settings: Settings) -> None:
 @pytest.mark.parametrize("suffix", [".npz", ".parquet", ".csv"])
 def test_another_encoder_is_named_by_the_start_of_its_fingerprint(settings: Settings, suffix: str) -> None:
     output = Path("plain").with_suffix(suffix)
-    done = export(settings, output, encoder="bb")
+    done = export_embeddings(settings, output, encoder="bb")
     assert (done["encoder"], done["pictures"], done["lacking"]) == (PLAIN, 2, 3)
     if suffix == ".npz":
         assert np.load(output)["mu"].tolist() == [[2, 0], [5, 0]]
@@ -122,11 +122,11 @@ def test_another_encoder_is_named_by_the_start_of_its_fingerprint(settings: Sett
 
 
 def test_a_row_without_a_variance_among_others_is_empty(settings: Settings) -> None:
-    with Catalogue(Home(settings.home)) as catalogue, catalogue.noting() as connection:
+    with Catalogue(Home(settings.home)) as catalogue, catalogue.begin_untracked_write() as connection:
         connection.execute(text("UPDATE embeddings SET log_variance = NULL WHERE image_id = 2"))
-    export(settings, Path("all.parquet"))
-    export(settings, Path("all.csv"))
-    export(settings, Path("all.npz"))
+    export_embeddings(settings, Path("all.parquet"))
+    export_embeddings(settings, Path("all.csv"))
+    export_embeddings(settings, Path("all.npz"))
     assert parquet.read_table("all.parquet")["log_variance"].to_pylist()[1] is None
     assert Path("all.csv").read_text().splitlines()[2].endswith(",,,")
     assert np.isnan(np.load("all.npz")["log_variance"][1]).all()
@@ -136,14 +136,14 @@ def test_what_cannot_be_written_is_named_and_leaves_nothing(settings: Settings, 
     Path("old.csv").write_text("old")
     for output, words in (("all.txt", "ends in .parquet, .npz, .csv"), ("no/all.csv", "No such file or directory")):
         with pytest.raises(BadSetting, match=words):
-            export(settings, Path(output))
+            export_embeddings(settings, Path(output))
     code = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))\n"
-        "from pathlib import Path; from simile.core.settings import load_settings; from simile.indexer.maintenance.export import export\n"
-        "export(load_settings(home=sys.argv[1]), Path('old.csv'))"
+        "from pathlib import Path; from simile.core.settings import load_settings; from simile.indexer.maintenance.export import export_embeddings\n"
+        "export_embeddings(load_settings(home=sys.argv[1]), Path('old.csv'))"
     )
     with Catalogue(Home(settings.home)) as catalogue:
-        catalogue.changes()  # SQLite's own small files are there, so the limit hits the output alone
+        catalogue.count_changes()  # SQLite's own small files are there, so the limit hits the output alone
         done = subprocess.run([sys.executable, "-c", code, settings.home], capture_output=True, text=True, check=False)
     assert "BadSetting: old.csv can't be written: File too large." in done.stderr
     assert Path("old.csv").read_text() == "old"
@@ -152,9 +152,9 @@ def test_what_cannot_be_written_is_named_and_leaves_nothing(settings: Settings, 
 
 def test_an_encoder_that_is_not_there_and_an_empty_home_say_so(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(NoSuchEncoder, match="simile encoders"):
-        export(settings, Path("all.csv"), encoder="c")
+        export_embeddings(settings, Path("all.csv"), encoder="c")
     with pytest.raises(NothingIndexed):
-        export(load_settings(home=tmp_path / "none"), Path("all.csv"))
+        export_embeddings(load_settings(home=tmp_path / "none"), Path("all.csv"))
 
 
 def test_the_command_says_what_it_wrote(settings: Settings) -> None:

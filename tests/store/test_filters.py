@@ -18,17 +18,17 @@ from typer.testing import CliRunner
 
 from simile.cli.main import app
 from simile.core.errors import BadSetting
-from simile.core.filter_parser import condition, make_filter, moment
-from simile.core.records import FileFacts, Filter
+from simile.core.filter_parser import make_filter, parse_condition, parse_datetime
+from simile.core.records import FileStat, Filter
 from simile.core.settings import Settings
 from simile.indexer.pipeline.job import IndexRequest, index
 from simile.search.searcher import Searcher
 from simile.service.app import create_app
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.records import NewPicture
+from simile.store.catalogue.records import NewImage
 from simile.store.database.tables import LocationRow, MetadataRow
 from simile.store.home import Home
-from simile.store.index.index import FILTERS_KEPT, Index
+from simile.store.index.index import FILTER_CACHE_SIZE, Index
 
 VAE = "a" * 64
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
@@ -41,17 +41,17 @@ def catalogue(home: Home) -> Iterator[Catalogue]:
     Odd ones are PNGs of 100 x 50 in /photos/odd, even ones JPEGs of 200 x 100 in /photos/even. Picture n has n kB.
     """
     with Catalogue(home) as catalogue:
-        catalogue.register_encoder(VAE, "first", "vae", dimensions=2)
-        catalogue.activate(VAE)
-        catalogue.store_batch([picture(n) for n in range(1, 11)], VAE, "eager")
-        catalogue.add_locations([(10, FileFacts("/photos/odd/copy.jpg", 1, nanoseconds(FIRST)))])
+        catalogue.encoders.register(VAE, "first", "vae", dimensions=2)
+        catalogue.encoders.activate(VAE)
+        catalogue.images.add_batch([picture(n) for n in range(1, 11)], VAE, "eager")
+        catalogue.files.add([(10, FileStat("/photos/odd/copy.jpg", 1, nanoseconds(FIRST)))])
         yield catalogue
 
 
-def picture(n: int) -> NewPicture:
+def picture(n: int) -> NewImage:
     side, kind, suffix = (100, "odd", "png") if n % 2 else (200, "even", "jpeg")
-    facts = FileFacts(f"/photos/{kind}/{n}.{suffix}", n * 1000, nanoseconds(FIRST + timedelta(days=n - 1)))
-    return NewPicture(f"{n:064}", n * 1000, suffix, side, side // 2, facts, np.array([n, 0], np.float32))
+    facts = FileStat(f"/photos/{kind}/{n}.{suffix}", n * 1000, nanoseconds(FIRST + timedelta(days=n - 1)))
+    return NewImage(f"{n:064}", n * 1000, suffix, side, side // 2, facts, np.array([n, 0], np.float32))
 
 
 def nanoseconds(moment: datetime) -> int:
@@ -60,7 +60,7 @@ def nanoseconds(moment: datetime) -> int:
 
 def say(catalogue: Catalogue, path: str, **said: str | float) -> None:
     """Notes metadata of a file as a manifest's row would."""
-    with catalogue.writing() as (connection, _):
+    with catalogue.begin_write() as (connection, _):
         location = connection.execute(select(LocationRow.id).where(LocationRow.path == path)).scalar_one()
         for name, value in said.items():
             number = None if isinstance(value, str) else value
@@ -72,7 +72,7 @@ def found(catalogue: Catalogue, **words: Any) -> list[int]:
     """The ids that a filter lets through, by the vectors' nearness to 0: in order."""
     only = make_filter(**words)
     assert only is not None
-    hits = Index(catalogue).search(np.zeros((1, 2), np.float32), 100, only=only)[0]
+    hits = Index(catalogue).search(np.zeros((1, 2), np.float32), 100, filter=only)[0]
     assert [distance for _, distance in hits] == [float(image_id) for image_id, _ in hits]
     return [image_id for image_id, _ in hits]
 
@@ -150,34 +150,34 @@ def test_any_number_that_a_filter_lets_through_is_found_wherever_it_is(
 ) -> None:
     """Of 600 more pictures some stand in the segment, some came later, some are deleted."""
     more = [picture(n) for n in range(11, 611)]
-    catalogue.store_batch(more[: published * 60], VAE, "eager")
+    catalogue.images.add_batch(more[: published * 60], VAE, "eager")
     Index(catalogue).publish(kind=kind)
-    catalogue.store_batch(more[published * 60 :], VAE, "eager")
-    catalogue.delete_image(11)
-    catalogue.delete_image(600)
+    catalogue.images.add_batch(more[published * 60 :], VAE, "eager")
+    catalogue.images.delete(11)
+    catalogue.images.delete(600)
     assert found(catalogue, min_bytes=599_000) == [599, *range(601, 611)]
     assert found(catalogue, max_bytes=12_000, formats=["png"]) == [1, 3, 5, 7, 9]
     for count in (1, 2, 5, 50):
         only = make_filter(max_bytes=count * 1000)
-        hits = Index(catalogue).search(np.full((1, 2), 1e6, np.float32), 5, only=only)[0]
+        hits = Index(catalogue).search(np.full((1, 2), 1e6, np.float32), 5, filter=only)[0]
         assert len(hits) == min(5, count - (count >= 11))
 
 
 def test_a_filter_is_read_again_after_a_change_and_only_then(catalogue: Catalogue) -> None:
     index, only = Index(catalogue), make_filter(formats=["png"])
-    before = index.matching(only)
-    assert index.matching(only) is before
-    catalogue.store_batch([picture(11)], VAE, "eager")
-    after = index.matching(only)
-    assert after is index.matching(only)
+    before = index.find_matching_ids(only)
+    assert index.find_matching_ids(only) is before
+    catalogue.images.add_batch([picture(11)], VAE, "eager")
+    after = index.find_matching_ids(only)
+    assert after is index.find_matching_ids(only)
     assert (len(before), len(after)) == (5, 6)
-    for n in range(FILTERS_KEPT):
-        index.matching(Filter(min_bytes=n))
-    assert index.matching(only) is not after  # a few are kept, not all
+    for n in range(FILTER_CACHE_SIZE):
+        index.find_matching_ids(Filter(min_bytes=n))
+    assert index.find_matching_ids(only) is not after  # a few are kept, not all
 
 
 def test_a_range_keeps_to_the_filter(catalogue: Catalogue) -> None:
-    hits = Index(catalogue).range(np.zeros((1, 2), np.float32), 7, only=make_filter(formats=["png"]))[0]
+    hits = Index(catalogue).range(np.zeros((1, 2), np.float32), 7, filter=make_filter(formats=["png"]))[0]
     assert hits == [(1, 1.0), (3, 3.0), (5, 5.0), (7, 7.0)]
 
 
@@ -185,24 +185,26 @@ def test_a_range_keeps_to_the_filter(catalogue: Catalogue) -> None:
 
 
 def test_conditions_are_read() -> None:
-    assert condition("class=shirt") == ("class", "=", "shirt")
-    assert condition(" price <= 10 ") == ("price", "<=", "10")
-    assert condition("a!=b=c") == ("a", "!=", "b=c")
-    assert condition("empty=") == ("empty", "=", "")
+    assert parse_condition("class=shirt") == ("class", "=", "shirt")
+    assert parse_condition(" price <= 10 ") == ("price", "<=", "10")
+    assert parse_condition("a!=b=c") == ("a", "!=", "b=c")
+    assert parse_condition("empty=") == ("empty", "=", "")
     for text in ("shirt", "=shirt", "", "   =x", "!x"):
         with pytest.raises(BadSetting, match="where can't be"):
-            condition(text)
+            parse_condition(text)
 
 
 def test_moments_are_read() -> None:
-    assert moment("2026-01-31T18:00:00+02:00", "since") == datetime(
+    assert parse_datetime("2026-01-31T18:00:00+02:00", "since") == datetime(
         2026, 1, 31, 18, tzinfo=timezone(timedelta(hours=2))
     )
-    assert moment("2026-01-31", "since").tzinfo is not None
-    assert moment("20260131", "until", end=True) - moment("2026-01-31", "since") == timedelta(days=1, microseconds=-1)
+    assert parse_datetime("2026-01-31", "since").tzinfo is not None
+    assert parse_datetime("20260131", "until", end_of_day=True) - parse_datetime("2026-01-31", "since") == timedelta(
+        days=1, microseconds=-1
+    )
     for text in ("yesterday", "2026-13-01", "", "0001-01-01", "9999-12-31T23:59"):
         try:
-            assert moment(text, "since").tzinfo is not None
+            assert parse_datetime(text, "since").tzinfo is not None
         except BadSetting as error:
             assert "since can't be" in str(error)
 
@@ -221,29 +223,29 @@ def test_nothing_asked_is_no_filter_and_nonsense_is_refused() -> None:
 
 def test_a_searcher_narrows_every_kind_of_query(home_with_digits: Settings) -> None:
     with Searcher(home_with_digits) as searcher:
-        first = searcher.image(1)
-        mu = searcher.catalogue.embedding(1, searcher.encoder().fingerprint).mu
+        first = searcher.get_image(1)
+        mu = searcher.catalogue.embeddings.get(1, searcher.get_encoder().fingerprint).mu
         only = make_filter(under=str(Path(first.paths[0]).parent), max_bytes=first.size)
         for answer in (
-            searcher.by_id(1, limit=200, only=only),
-            searcher.by_vector(mu, limit=200, only=only),
-            searcher.by_file(Path(first.paths[0]), name="q", limit=200, only=only),
+            searcher.by_id(1, limit=200, filter=only),
+            searcher.by_vector(mu, limit=200, filter=only),
+            searcher.by_file(Path(first.paths[0]), name="q", limit=200, filter=only),
         ):
-            assert answer.hits and all(searcher.image(hit.image_id).size <= first.size for hit in answer.hits)
-        assert searcher.by_id(1, only=make_filter(under="/nowhere")).hits == []
+            assert answer.hits and all(searcher.get_image(hit.image_id).size <= first.size for hit in answer.hits)
+        assert searcher.by_id(1, filter=make_filter(under="/nowhere")).hits == []
 
 
 def test_a_searcher_finds_all_within_a_distance(home_with_digits: Settings) -> None:
     with Searcher(home_with_digits) as searcher:
         whole = searcher.by_id(1, limit=200).hits
         radius = whole[19].distance
-        assert searcher.by_id(1, limit=None, within=radius).hits == whole[:20]
-        assert searcher.by_id(1, limit=5, offset=3, within=radius).hits == whole[3:8]
-        assert searcher.by_id(1, limit=None, within=0).hits == []
-        assert searcher.by_id(1, limit=None, within=1e30).hits == whole
+        assert searcher.by_id(1, limit=None, radius=radius).hits == whole[:20]
+        assert searcher.by_id(1, limit=5, offset=3, radius=radius).hits == whole[3:8]
+        assert searcher.by_id(1, limit=None, radius=0).hits == []
+        assert searcher.by_id(1, limit=None, radius=1e30).hits == whole
         for bad in (-1.0, float("nan"), float("inf")):
             with pytest.raises(BadSetting, match="within can't be"):
-                searcher.by_id(1, within=bad)
+                searcher.by_id(1, radius=bad)
 
 
 def test_the_command_line_narrows_and_bounds(home_with_digits: Settings) -> None:
@@ -270,7 +272,7 @@ def test_a_hit_shows_the_file_that_lies_where_it_was_looked_for(home_with_digits
         assert searcher.by_id(1, limit=1).hits[0].path == min(before.path, str(copy))
         for place in (Path(before.path), Path(copy)):
             for under in (place, place.parent):
-                assert searcher.by_id(1, limit=1, only=make_filter(under=str(under))).hits[0].path == str(place)
+                assert searcher.by_id(1, limit=1, filter=make_filter(under=str(under))).hits[0].path == str(place)
 
 
 def test_the_service_narrows_by_address_form_and_json(home_with_digits: Settings) -> None:

@@ -29,7 +29,7 @@ from simile.models.inference.encoder import TrainedEncoder
 from simile.models.networks.architecture import Architecture
 from simile.models.networks.vae import Network
 from simile.search.searcher import Searcher
-from simile.store.database.schema import HEAD, revision
+from simile.store.database.schema import HEAD_REVISION, read_revision
 from simile.store.home import Home
 
 DUMP = Path(__file__).with_name("first_home.sql")
@@ -84,7 +84,7 @@ def first_encoder(home: Home) -> TrainedEncoder:
         "index_dims": None,
         "recipe": {"name": "vae"},
     }
-    fingerprint = checkpoint.save(home.encoders / "new", weights, description)
+    fingerprint = checkpoint.save_checkpoint(home.encoders / "new", weights, description)
     (home.encoders / "new").rename(home.encoders / fingerprint)
     return TrainedEncoder.load(home.encoders / fingerprint, "cpu", "torch")
 
@@ -103,7 +103,7 @@ def first_segment(home: Home, encoder: TrainedEncoder, mu: NDArray[np.float32]) 
 
 
 def write_catalogue(home: Home, values: dict[str, Any]) -> None:
-    connection = sqlite3.connect(home.catalogue)
+    connection = sqlite3.connect(home.catalogue_path)
     connection.execute("PRAGMA journal_mode = WAL")
     for statement in re.sub("^--.*$", "", DUMP.read_text(), flags=re.MULTILINE).split(";\n"):
         names = set(re.findall(r":(\w+)", statement)) & values.keys()
@@ -127,7 +127,7 @@ def test_a_reader_says_what_to_run_and_changes_nothing(settings: Settings) -> No
 
 def test_the_upgrade_keeps_every_row_and_leaves_a_backup(settings: Settings) -> None:
     found = read_status(settings, upgrade=True)
-    assert revision(Home(settings.home)) == HEAD
+    assert read_revision(Home(settings.home)) == HEAD_REVISION
     assert (found["images"], found["segment"]["rows"], found["segment"]["details"]) == (5, 4, {})
     assert [run["status"] for run in found["runs"]] == ["interrupted", "finished"]  # nobody holds the lock any more
     assert found["runs"][1]["failures"] == [{"path": "/photos/broken.jpg", "reason": "not a picture"}]
@@ -140,21 +140,21 @@ def test_an_upgrade_that_finds_no_space_loses_nothing(settings: Settings, limit:
     """No room for the backup: nothing is changed. Room for that and SQLite's log alone: the log keeps the change."""
     code = (
         "import resource, sys; from pathlib import Path\n"
-        "from simile.store.home import Home; from simile.store.database.schema import upgrade\n"
+        "from simile.store.home import Home; from simile.store.database.schema import upgrade_schema\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); upgrade(Home(Path(sys.argv[1])))"
     )
     home = Home(settings.home)
-    with sqlite3.connect(home.catalogue) as reader:  # so that SQLite's index of the log is there
+    with sqlite3.connect(home.catalogue_path) as reader:  # so that SQLite's index of the log is there
         reader.execute("SELECT count(*) FROM images").fetchone()
         done = subprocess.run([sys.executable, "-c", code, home.root], capture_output=True, text=True, check=False)
     reader.close()
     assert bool(done.returncode) == refused, done.stderr
     if refused:
         assert "simile.core.errors.HomeNotWritable: Can't" in done.stderr
-        assert revision(home) == FIRST
+        assert read_revision(home) == FIRST
         assert list(home.root.glob("*.tmp")) == []
     read_status(settings, upgrade=True)
-    assert revision(home) == HEAD
+    assert read_revision(home) == HEAD_REVISION
     assert verify_home(settings) == []
 
 
@@ -164,7 +164,7 @@ def test_its_pictures_are_found_by_id_and_by_file_with_its_own_segment(settings:
         assert sorted([*neighbours(settings, image_id), image_id]) == LIVING
     with Searcher(settings) as searcher:
         for image_id in LIVING:
-            path, _ = searcher.file(image_id)
+            path, _ = searcher.get_file(image_id)
             nearest = searcher.by_file(path, name=path.name, limit=1).hits[0]
             assert (nearest.image_id, nearest.distance < 1e-3) == (image_id, True)
 
@@ -176,7 +176,7 @@ def test_it_goes_on_as_a_home_of_today(settings: Settings) -> None:
     with Searcher(settings) as searcher:
         added, created = add_upload(searcher, encode_png(picture(9).repeat(3, 2)), name="nine")
         assert (added, created) == (7, True)  # 3 was used once, and never comes back
-        searcher.catalogue.delete_image(2)
+        searcher.catalogue.images.delete(2)
     assert sorted([*neighbours(settings, 1), 1]) == [1, 4, 5, 6, 7]
     assert rebuild_index(settings) == 5
     assert verify_home(settings) == []

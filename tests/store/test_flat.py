@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from simile.core.errors import EncoderMismatch, IndexDamaged, NotFinite
-from simile.store.index.delta import NewerRows
-from simile.store.index.flat import FEW, FlatIndex, VectorIndex
-from simile.store.index.metric import to_indexed
+from simile.store.index.delta import DeltaIndex
+from simile.store.index.flat import MAX_FETCHED_EXCLUSIONS, FlatIndex, VectorIndex
+from simile.store.index.metric import make_index_vectors
 
 
 def points(*rows: list[float]) -> np.ndarray:
@@ -28,8 +28,8 @@ def by_faiss(ids: Any, vectors: np.ndarray) -> FlatIndex:
     return made
 
 
-def by_numpy(ids: Any, vectors: np.ndarray) -> NewerRows:
-    return NewerRows(np.asarray(ids), vectors)
+def by_numpy(ids: Any, vectors: np.ndarray) -> DeltaIndex:
+    return DeltaIndex(np.asarray(ids), vectors)
 
 
 both = pytest.mark.parametrize("make", [by_faiss, by_numpy])
@@ -58,7 +58,7 @@ def test_distances_are_euclidean_and_ascending(either: VectorIndex) -> None:
 
 def test_asking_for_more_than_there_is_gives_what_there_is(either: VectorIndex) -> None:
     assert [hit[0] for hit in found(either.search(points([0, 0]), 100)[0])] == [10, 20, 30]
-    for empty in (FlatIndex(2), NewerRows.of(2)):
+    for empty in (FlatIndex(2), DeltaIndex.from_chunks(2)):
         assert found(empty.search(points([0, 0]), 5)[0]) == []
         assert found(empty.range(points([0, 0]), 5)[0]) == []
 
@@ -97,7 +97,7 @@ def test_a_range_far_from_zero_is_exact_in_a_large_batch(make: Make) -> None:
         assert set(ids) == set(np.flatnonzero(distances <= 3.5))
 
 
-@pytest.mark.parametrize("count", [0, 1, FEW, FEW + 1, 900, 999, 1000])
+@pytest.mark.parametrize("count", [0, 1, MAX_FETCHED_EXCLUSIONS, MAX_FETCHED_EXCLUSIONS + 1, 900, 999, 1000])
 @both
 def test_exclusion_is_exact_at_any_share(count: int, make: Make) -> None:
     generator = np.random.default_rng(count)
@@ -120,7 +120,7 @@ def test_nothing_but_what_is_asked_for_is_found(count: int, make: Make) -> None:
     index, only = make(np.arange(1000), vectors), np.sort(generator.choice(1000, count, replace=False))
     for query in vectors[:20]:
         order = only[np.argsort(np.linalg.norm(vectors[only].astype(np.float64) - query, axis=1))]
-        assert index.search(query[None], 10, only=only)[0][0].tolist() == order[:10].tolist()
+        assert index.search(query[None], 10, allowed_ids=only)[0][0].tolist() == order[:10].tolist()
         shown = order[~np.isin(order, [3, 5, 7])]
         assert index.search(query[None], 10, [7, 5, 3, 2000], [*only, 5000])[0][0].tolist() == shown[:10].tolist()
         near = set(index.range(query[None], 2.5)[0][0].tolist())
@@ -128,7 +128,7 @@ def test_nothing_but_what_is_asked_for_is_found(count: int, make: Make) -> None:
 
 
 def test_excluding_unknown_ids_changes_nothing(either: VectorIndex) -> None:
-    assert len(either.search(points([0, 0]), 3, exclude=[11, 12, 13])[0][0]) == 3
+    assert len(either.search(points([0, 0]), 3, excluded_ids=[11, 12, 13])[0][0]) == 3
 
 
 @pytest.mark.parametrize("vector", [[0.0], [0.0, 0.0, 0.0]])
@@ -160,8 +160,8 @@ def test_newer_rows_take_no_id_twice_and_nothing_that_is_not_finite() -> None:
     with pytest.raises(NotFinite):
         by_numpy([1], points([0, np.nan]))
     rows = by_numpy([9, 4], points([1, 1], [2, 2]))
-    assert (rows.ids.tolist(), rows.present([4, 5, 9, 10]).tolist()) == ([4, 9], [4, 9])
-    assert rows.vectors([9, 4]).tolist() == [[1, 1], [2, 2]]
+    assert (rows.ids.tolist(), rows.find_present([4, 5, 9, 10]).tolist()) == ([4, 9], [4, 9])
+    assert rows.get_vectors([9, 4]).tolist() == [[1, 1], [2, 2]]
 
 
 @pytest.mark.parametrize("centre", [0, 500])
@@ -199,7 +199,7 @@ def test_removed_ids_are_gone_and_unknown_ones_ignored(index: FlatIndex) -> None
     assert index.remove([20, 99]) == 1
     assert found(index.search(points([3, 0]), 3)[0]) == [(30, 2.0), (10, 3.0)]
     index.add([20], points([9, 9]))
-    assert index.vectors([20, 10]).tolist() == [[9, 9], [0, 0]]
+    assert index.get_vectors([20, 10]).tolist() == [[9, 9], [0, 0]]
 
 
 def test_a_saved_index_answers_the_same(index: FlatIndex, tmp_path) -> None:
@@ -207,7 +207,7 @@ def test_a_saved_index_answers_the_same(index: FlatIndex, tmp_path) -> None:
     loaded = FlatIndex.load(tmp_path / "index.faiss")
     assert (len(loaded), loaded.dimensions, loaded.ids.tolist()) == (3, 2, [10, 20, 30])
     assert found(loaded.search(points([1, 1]), 3, [20])[0]) == found(index.search(points([1, 1]), 3, [20])[0])
-    assert loaded.vectors([30]).tolist() == [[5, 0]]
+    assert loaded.get_vectors([30]).tolist() == [[5, 0]]
 
 
 def test_a_file_that_is_no_index_is_damage(tmp_path) -> None:
@@ -218,15 +218,15 @@ def test_a_file_that_is_no_index_is_damage(tmp_path) -> None:
 
 def test_compared_are_the_chosen_dimensions() -> None:
     mu = points([3, 4, 12], [0, 0, 7])
-    assert to_indexed(mu, None, "l2").tolist() == mu.tolist()
-    assert to_indexed(mu, 2, "l2").tolist() == [[3, 4], [0, 0]]
-    assert to_indexed(mu, [2, 0], "l2").tolist() == [[12, 3], [7, 0]]
+    assert make_index_vectors(mu, None, "l2").tolist() == mu.tolist()
+    assert make_index_vectors(mu, 2, "l2").tolist() == [[3, 4], [0, 0]]
+    assert make_index_vectors(mu, [2, 0], "l2").tolist() == [[12, 3], [7, 0]]
     with pytest.raises(EncoderMismatch, match="dimension 5"):
-        to_indexed(mu, (1, 5), "l2")
+        make_index_vectors(mu, (1, 5), "l2")
 
 
 def test_cosine_scales_to_length_one_and_leaves_zero() -> None:
-    assert np.allclose(to_indexed(points([3, 4, 12], [0, 0, 7]), 2, "cosine"), [[0.6, 0.8], [0, 0]])
+    assert np.allclose(make_index_vectors(points([3, 4, 12], [0, 0, 7]), 2, "cosine"), [[0.6, 0.8], [0, 0]])
 
 
 def test_a_full_disk_is_no_saved_index() -> None:

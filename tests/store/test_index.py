@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from simile.core.errors import EncoderMismatch, NothingIndexed
-from simile.core.records import FileFacts
+from simile.core.records import FileStat
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.records import NewPicture
+from simile.store.catalogue.records import NewImage
 from simile.store.home import Home
-from simile.store.index.index import Hits, Index
-from simile.store.index.segments import Written
+from simile.store.index.index import ImageDistances, Index
+from simile.store.index.segments import WrittenSegment
 
 VAE, OTHER = "a" * 64, "b" * 64
 
@@ -26,8 +26,8 @@ VAE, OTHER = "a" * 64, "b" * 64
 @pytest.fixture
 def catalogue(home: Home) -> Iterator[Catalogue]:
     with Catalogue(home) as catalogue:
-        catalogue.register_encoder(VAE, "first", "vae", dimensions=2)
-        catalogue.activate(VAE)
+        catalogue.encoders.register(VAE, "first", "vae", dimensions=2)
+        catalogue.encoders.activate(VAE)
         yield catalogue
 
 
@@ -39,24 +39,24 @@ def index(catalogue: Catalogue) -> Index:
 def add(catalogue: Catalogue, *at: float, encoder: str = VAE) -> list[int]:
     """Stores one picture for each place on a line, (place, 0)."""
     pictures = [
-        NewPicture(f"{x:064}", 1, "PNG", 8, 8, FileFacts(f"/{x}.png", 1, 1), np.array([x, 0], np.float32)) for x in at
+        NewImage(f"{x:064}", 1, "PNG", 8, 8, FileStat(f"/{x}.png", 1, 1), np.array([x, 0], np.float32)) for x in at
     ]
-    return catalogue.store_batch(pictures, encoder, "eager")
+    return catalogue.images.add_batch(pictures, encoder, "eager")
 
 
-def at(index: Index, x: float, k: int = 3) -> Hits:
+def at(index: Index, x: float, k: int = 3) -> ImageDistances:
     return index.search(np.array([[x, 0]], np.float32), k)[0]
 
 
 def test_an_empty_home_says_what_to_do(home: Home, catalogue: Catalogue, index: Index) -> None:
     with pytest.raises(NothingIndexed, match="simile index"):
         at(index, 0)
-    assert (len(index), index.pending()) == (0, 0)
+    assert (len(index), index.count_pending()) == (0, 0)
 
 
 def test_a_home_without_an_encoder_says_what_to_do(home: Home) -> None:
     with Catalogue(home) as catalogue:
-        for verb in (Index(catalogue).publish, Index(catalogue).rebuild, Index(catalogue).pending):
+        for verb in (Index(catalogue).publish, Index(catalogue).rebuild, Index(catalogue).count_pending):
             with pytest.raises(NothingIndexed, match="no encoder"):
                 verb()
         assert len(Index(catalogue)) == 0
@@ -67,7 +67,7 @@ def test_a_commit_is_found_by_the_next_query(catalogue: Catalogue, index: Index)
     assert at(index, 1) == [(first, 1.0)]
     (second,) = add(catalogue, 5)
     assert at(index, 1) == [(first, 1.0), (second, 4.0)]
-    catalogue.delete_image(first)
+    catalogue.images.delete(first)
     assert at(index, 1) == [(second, 4.0)]
 
 
@@ -78,11 +78,11 @@ def test_answers_do_not_depend_on_what_is_published(
     observer = Index(catalogue)
     steps = [
         lambda: add(catalogue, *range(10)),
-        lambda: catalogue.delete_image(4),
+        lambda: catalogue.images.delete(4),
         lambda: add(catalogue, 20, 5),  # 5 is stored again
-        lambda: catalogue.forget_paths(["/20.png", "/0.png"]),
+        lambda: catalogue.files.delete(["/20.png", "/0.png"]),
         lambda: add(catalogue, 30),
-        lambda: catalogue.delete_image(12),
+        lambda: catalogue.images.delete(12),
     ]
     expected = [{*range(1, 11)}, {4}, {11}, {11, 1}, {12}, {12}]
     alive: set[int] = set()
@@ -94,17 +94,17 @@ def test_answers_do_not_depend_on_what_is_published(
             assert len(viewer) == len(alive)
         if number in publish_after:
             index.publish()
-            assert (index.pending(), Index(catalogue).pending()) == (0, 0)
+            assert (index.count_pending(), Index(catalogue).count_pending()) == (0, 0)
 
 
 def test_a_vector_that_changed_is_found_at_its_new_place_only(catalogue: Catalogue, index: Index) -> None:
     (image_id,) = add(catalogue, 1)
     index.publish()
-    moved = NewPicture(f"{1:064}", 1, "PNG", 8, 8, FileFacts("/1.png", 1, 1), np.array([9, 0], np.float32))
-    catalogue.store_batch([moved], VAE, "eager")
+    moved = NewImage(f"{1:064}", 1, "PNG", 8, 8, FileStat("/1.png", 1, 1), np.array([9, 0], np.float32))
+    catalogue.images.add_batch([moved], VAE, "eager")
     assert at(index, 1) == [(image_id, 8.0)]
     assert index.range(np.array([[1, 0]], np.float32), 7)[0] == []
-    assert index.pending() == 2  # one row to leave out, one to take in
+    assert index.count_pending() == 2  # one row to leave out, one to take in
 
 
 def test_many_small_commits_are_found_together(catalogue: Catalogue, index: Index) -> None:
@@ -113,9 +113,9 @@ def test_many_small_commits_are_found_together(catalogue: Catalogue, index: Inde
     for x in range(100, 140):
         add(catalogue, x)
         assert at(index, 1000, k=1) == [(x + 1, 1000.0 - x)]
-    catalogue.delete_image(120)
+    catalogue.images.delete(120)
     assert [image_id for image_id, _ in at(index, 1000, k=200)] == [i for i in range(140, 0, -1) if i != 120]
-    assert index.pending() == 39
+    assert index.count_pending() == 39
 
 
 def test_a_batch_of_queries_is_answered_in_order(catalogue: Catalogue, index: Index) -> None:
@@ -132,15 +132,15 @@ def test_a_batch_of_queries_is_answered_in_order(catalogue: Catalogue, index: In
 def test_only_vectors_of_the_active_encoder_are_compared(catalogue: Catalogue, index: Index) -> None:
     add(catalogue, 0, 3)
     index.publish()
-    catalogue.register_encoder(OTHER, "second", "vae", dimensions=2, index_dims=1, metric="cosine")
+    catalogue.encoders.register(OTHER, "second", "vae", dimensions=2, index_dims=1, metric="cosine")
     add(catalogue, 3, encoder=OTHER)
     assert at(index, 0) == [(1, 0.0), (2, 3.0)]
-    catalogue.activate(OTHER)
+    catalogue.encoders.activate(OTHER)
     query = np.array([[1]], np.float32)
     assert index.search(query, 5) == [[(2, 0.0)]]
     index.publish()
     assert Index(catalogue).search(query, 5) == [[(2, 0.0)]]
-    catalogue.activate(VAE)
+    catalogue.encoders.activate(VAE)
     assert at(index, 0) == at(Index(catalogue), 0) == [(1, 0.0), (2, 3.0)]
 
 
@@ -166,7 +166,7 @@ def test_a_commit_in_another_process_is_seen_by_the_next_query(catalogue: Catalo
         assert at(index, 0) == [(1, 0.0), (2, 5.0)]
         assert there("Index(catalogue).publish()") == "None"
         assert at(index, 0) == [(1, 0.0), (2, 5.0)]
-        assert index.pending() == 0
+        assert index.count_pending() == 0
         assert there("catalogue.delete_image(1)") == "None"
         assert at(index, 0) == [(2, 5.0)]
         other.communicate()
@@ -228,7 +228,7 @@ def test_a_rebuilt_segment_is_the_same_file(catalogue: Catalogue, index: Index, 
     (path,) = home.segments.iterdir()
     whole = path.read_bytes()
     add(catalogue, 6)
-    catalogue.delete_image(3)
+    catalogue.images.delete(3)
     index.rebuild()
     assert {p.read_bytes() for p in home.segments.iterdir()} == {whole}
 
@@ -239,7 +239,7 @@ def test_publishing_keeps_two_segments_and_clears_the_rest(catalogue: Catalogue,
     for x in range(4):
         add(catalogue, x)
         index.publish()
-        segment = catalogue.segment(catalogue.state().segment_id or 0)
+        segment = catalogue.segments.find(catalogue.get_state().segment_id or 0)
         assert segment is not None
         names.append(segment.file)
         assert (segment.encoder, segment.kind, segment.rows) == (VAE, "exact", x + 1)
@@ -262,11 +262,11 @@ def test_publishing_clears_what_a_killed_writer_left_though_nothing_is_new(
 def test_a_segment_that_covers_less_never_takes_the_place_of_a_newer_one(catalogue: Catalogue, index: Index) -> None:
     add(catalogue, 0, 5)
     index.publish()
-    old = catalogue.segment(catalogue.state().segment_id or 0)
+    old = catalogue.segments.find(catalogue.get_state().segment_id or 0)
     assert old is not None
-    catalogue.delete_image(1)
+    catalogue.images.delete(1)
     index.publish()
-    before = catalogue.state().segment_id
-    catalogue.publish_segment(VAE, Written(old.kind, old.file, old.rows, old.sha256, {}), old.change)
-    assert catalogue.state().segment_id == before
+    before = catalogue.get_state().segment_id
+    catalogue.segments.publish(VAE, WrittenSegment(old.kind, old.file, old.rows, old.sha256, {}), old.change)
+    assert catalogue.get_state().segment_id == before
     assert at(index, 0) == at(Index(catalogue), 0) == [(2, 5.0)]

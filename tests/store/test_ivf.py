@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from simile.core.errors import EncoderMismatch, IndexDamaged, NotFinite
-from simile.store.index.build import Wanted, build_exact, build_ivf
+from simile.store.index.build import IndexOptions, build_exact_index, build_ivf_index
 from simile.store.index.flat import FlatIndex, Neighbours
-from simile.store.index.ivf import InvertedIndex
-from simile.store.index.vector_file import VectorFile, write_notes, write_vectors
+from simile.store.index.ivf import IvfIndex
+from simile.store.index.vector_file import VectorFile, write_header, write_vector_file
 
 ROWS, DIMENSIONS = 4000, 12
 IDS = np.arange(ROWS, dtype=np.int64) * 3 + 7  # ids have gaps
@@ -28,13 +28,15 @@ def clustered(count: int = ROWS, seed: int = 0) -> np.ndarray:
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
     """The files of an index of 4,000 vectors in 20 heaps, and what was noted of it."""
     folder = tmp_path_factory.mktemp("ivf")
-    write_vectors(folder / "a.vectors", DIMENSIONS, in_chunks(IDS, clustered()))
-    return folder / "a.faiss", build_ivf(folder / "a.vectors", folder / "a.faiss", Wanted("ivf", recall=0.95))
+    write_vector_file(folder / "a.vectors", DIMENSIONS, in_chunks(IDS, clustered()))
+    return folder / "a.faiss", build_ivf_index(
+        folder / "a.vectors", folder / "a.faiss", IndexOptions("ivf", recall=0.95)
+    )
 
 
 @pytest.fixture
-def index(made: tuple[Path, dict[str, object]]) -> InvertedIndex:
-    return InvertedIndex.load(made[0])
+def index(made: tuple[Path, dict[str, object]]) -> IvfIndex:
+    return IvfIndex.load(made[0])
 
 
 @pytest.fixture(scope="module")
@@ -59,43 +61,43 @@ def assert_same(found: list[Neighbours], truth: list[Neighbours]) -> None:
 
 
 def test_the_recall_that_was_asked_for_is_measured_and_kept(
-    made: tuple[Path, dict[str, object]], index: InvertedIndex, exact: FlatIndex
+    made: tuple[Path, dict[str, object]], index: IvfIndex, exact: FlatIndex
 ) -> None:
     notes = made[1]
     assert notes["kind"] == "ivf" and notes["recall_target"] == 0.95
     assert notes["sample"] == {"queries": 1000, "seed": 0, "neighbours": 10}
     assert isinstance(notes["recall"], float) and 0.95 <= notes["recall"] <= 1
-    assert index.effort.nprobe == notes["nprobe"] < notes["nlist"] == index.lists
+    assert index.tuning.nprobe == notes["nprobe"] < notes["nlist"] == index.list_count
     queries = clustered(200, seed=1)
     assert recall(index.search(queries, 10), exact.search(queries, 10)) >= 0.93
 
 
-def test_distances_are_those_of_exact_search(index: InvertedIndex, exact: FlatIndex) -> None:
+def test_distances_are_those_of_exact_search(index: IvfIndex, exact: FlatIndex) -> None:
     queries = clustered(50, seed=2)
     for query, (ids, distances) in zip(queries, index.search(queries, 5), strict=True):
         known = dict(zip(*(part.tolist() for part in exact.search(query[None], ROWS)[0]), strict=True))
         assert [known[image_id] for image_id in ids.tolist()] == distances.tolist() == sorted(distances.tolist())
 
 
-def test_a_vector_is_at_exactly_zero_from_itself(index: InvertedIndex) -> None:
+def test_a_vector_is_at_exactly_zero_from_itself(index: IvfIndex) -> None:
     for number, (ids, distances) in enumerate(index.search(clustered()[:100], 1)):
         assert (ids[0], distances[0]) == (IDS[number], 0.0)
 
 
 @pytest.mark.parametrize("k", [1, 11, 200, ROWS - 1, ROWS, 10 * ROWS])
-def test_there_are_always_as_many_as_there_can_be(index: InvertedIndex, k: int) -> None:
+def test_there_are_always_as_many_as_there_can_be(index: IvfIndex, k: int) -> None:
     (ids, distances), *_ = index.search(clustered(3, seed=3), k)
     assert len(ids) == len(set(ids.tolist())) == len(distances) == min(k, ROWS)
 
 
-def test_more_neighbours_are_found_as_well_as_ten(index: InvertedIndex, exact: FlatIndex) -> None:
+def test_more_neighbours_are_found_as_well_as_ten(index: IvfIndex, exact: FlatIndex) -> None:
     queries = clustered(50, seed=4)
     for k in (50, 500):
         assert recall(index.search(queries, k), exact.search(queries, k)) >= 0.93
 
 
 @pytest.mark.parametrize("count", [1, 100, 3000, 3999, 4000])
-def test_what_is_left_out_is_never_found(index: InvertedIndex, exact: FlatIndex, count: int) -> None:
+def test_what_is_left_out_is_never_found(index: IvfIndex, exact: FlatIndex, count: int) -> None:
     hidden = np.random.default_rng(count).choice(IDS, count, replace=False)
     queries = clustered(20, seed=5)
     found = index.search(queries, 10, hidden)
@@ -107,12 +109,12 @@ def test_what_is_left_out_is_never_found(index: InvertedIndex, exact: FlatIndex,
 @pytest.mark.parametrize("narrow", [0, 50_000])
 @pytest.mark.parametrize("count", [0, 1, 5, 9, 10, 11, 500, 3500, 4000])
 def test_a_filter_gives_all_that_it_lets_through_at_any_share(
-    index: InvertedIndex, exact: FlatIndex, count: int, narrow: int
+    index: IvfIndex, exact: FlatIndex, count: int, narrow: int
 ) -> None:
-    index.narrow = narrow
+    index.max_scan_rows = narrow
     only = np.sort(np.random.default_rng(count).choice(IDS, count, replace=False))
     queries = clustered(20, seed=6)
-    found, truth = index.search(queries, 10, only=only), exact.search(queries, 10, only=only)
+    found, truth = index.search(queries, 10, allowed_ids=only), exact.search(queries, 10, allowed_ids=only)
     assert all(len(ids) == min(10, count) and np.isin(ids, only).all() for ids, _ in found)
     if narrow or count <= 10:
         assert_same(found, truth)
@@ -120,33 +122,35 @@ def test_a_filter_gives_all_that_it_lets_through_at_any_share(
         assert recall(found, truth) >= 0.93
 
 
-def test_a_filter_that_lets_only_the_far_through_is_answered_in_full(index: InvertedIndex, exact: FlatIndex) -> None:
-    index.narrow = 0
+def test_a_filter_that_lets_only_the_far_through_is_answered_in_full(index: IvfIndex, exact: FlatIndex) -> None:
+    index.max_scan_rows = 0
     query = clustered(1, seed=7)
     for count in (30, 400, 2000):
         far = np.sort(exact.search(query, ROWS)[0][0][-count:])
-        assert recall(index.search(query, 10, only=far), exact.search(query, 10, only=far)) == 1.0
+        assert recall(index.search(query, 10, allowed_ids=far), exact.search(query, 10, allowed_ids=far)) == 1.0
 
 
-def test_a_filter_that_depends_on_the_content_is_answered_in_full(index: InvertedIndex, exact: FlatIndex) -> None:
+def test_a_filter_that_depends_on_the_content_is_answered_in_full(index: IvfIndex, exact: FlatIndex) -> None:
     """Of what lies on one side of a plane, whichever side the query is on."""
-    index.narrow = 0
+    index.max_scan_rows = 0
     side = np.sort(IDS[clustered()[:, 0] > 2])
     queries = clustered(100, seed=12)
-    assert recall(index.search(queries, 10, only=side), exact.search(queries, 10, only=side)) >= 0.99
+    assert recall(index.search(queries, 10, allowed_ids=side), exact.search(queries, 10, allowed_ids=side)) >= 0.99
 
 
-def test_unknown_ids_in_a_filter_change_nothing(index: InvertedIndex, exact: FlatIndex) -> None:
+def test_unknown_ids_in_a_filter_change_nothing(index: IvfIndex, exact: FlatIndex) -> None:
     query = clustered(1, seed=8)
     known = IDS[100:120]
-    assert_same(index.search(query, 30, [8], only=[*known, 0, 8, 10**12]), exact.search(query, 30, only=known))
-    assert index.present([7, 8, 10, 10**12]).tolist() == [7, 10]
+    assert_same(
+        index.search(query, 30, [8], allowed_ids=[*known, 0, 8, 10**12]), exact.search(query, 30, allowed_ids=known)
+    )
+    assert index.find_present([7, 8, 10, 10**12]).tolist() == [7, 10]
 
 
 @pytest.mark.parametrize("radius", [0.0, 1.5, 4.0, 9.0, 100.0])
 @pytest.mark.parametrize("narrow", [0, 50_000])
-def test_a_range_misses_nothing(index: InvertedIndex, exact: FlatIndex, radius: float, narrow: int) -> None:
-    index.narrow = narrow
+def test_a_range_misses_nothing(index: IvfIndex, exact: FlatIndex, radius: float, narrow: int) -> None:
+    index.max_scan_rows = narrow
     queries = np.concatenate([clustered()[:10], clustered(10, seed=9), clustered(2, seed=10) * 50])
     assert_same(index.range(queries, radius), exact.range(queries, radius))
     hidden, only = IDS[::2], IDS[::3]
@@ -157,36 +161,36 @@ def test_a_range_misses_nothing(index: InvertedIndex, exact: FlatIndex, radius: 
 def test_a_range_finds_what_lay_outside_the_sample(tmp_path: Path) -> None:
     vectors = clustered(20_000)
     vectors[7] = 1000  # a million times the spread of the rest
-    write_vectors(tmp_path / "a.vectors", DIMENSIONS, [(np.arange(20_000), vectors)])
-    build_ivf(tmp_path / "a.vectors", tmp_path / "a.faiss", Wanted("ivf"))
-    index = InvertedIndex.load(tmp_path / "a.faiss")
+    write_vector_file(tmp_path / "a.vectors", DIMENSIONS, [(np.arange(20_000), vectors)])
+    build_ivf_index(tmp_path / "a.vectors", tmp_path / "a.faiss", IndexOptions("ivf"))
+    index = IvfIndex.load(tmp_path / "a.faiss")
     assert index.range(vectors[7:8] + 1, 10)[0][0].tolist() == [7]
     assert index.search(vectors[7:8], 1)[0][0].tolist() == [7]
 
 
-def test_wrong_queries_are_refused(index: InvertedIndex) -> None:
+def test_wrong_queries_are_refused(index: IvfIndex) -> None:
     with pytest.raises(EncoderMismatch, match="3 numbers"):
         index.search(np.zeros((1, 3), np.float32), 1)
     with pytest.raises(NotFinite):
         index.range(np.full((1, DIMENSIONS), np.nan, np.float32), 1)
 
 
-def test_the_vectors_come_back_as_they_were(index: InvertedIndex) -> None:
-    assert np.array_equal(index.vectors(IDS[[5, 3]]), clustered()[[5, 3]])
+def test_the_vectors_come_back_as_they_were(index: IvfIndex) -> None:
+    assert np.array_equal(index.get_vectors(IDS[[5, 3]]), clustered()[[5, 3]])
     assert np.array_equal(index.ids, IDS) and len(index) == ROWS and index.dimensions == DIMENSIONS
 
 
 def test_the_same_vectors_make_the_same_files(made: tuple[Path, dict[str, object]], tmp_path: Path) -> None:
-    write_vectors(tmp_path / "b.vectors", DIMENSIONS, in_chunks(IDS, clustered(), 1000))
-    build_ivf(tmp_path / "b.vectors", tmp_path / "b.faiss", Wanted("ivf", recall=0.95))
+    write_vector_file(tmp_path / "b.vectors", DIMENSIONS, in_chunks(IDS, clustered(), 1000))
+    build_ivf_index(tmp_path / "b.vectors", tmp_path / "b.faiss", IndexOptions("ivf", recall=0.95))
     assert (tmp_path / "b.faiss").read_bytes() == made[0].read_bytes()
     assert (tmp_path / "b.vectors").read_bytes() == made[0].with_suffix(".vectors").read_bytes()
 
 
 def test_pictures_that_are_all_alike_are_found(tmp_path: Path) -> None:
-    write_vectors(tmp_path / "a.vectors", 4, [(np.arange(1000), np.ones((1000, 4), np.float32))])
-    notes = build_ivf(tmp_path / "a.vectors", tmp_path / "a.faiss", Wanted("ivf"))
-    index = InvertedIndex.load(tmp_path / "a.faiss")
+    write_vector_file(tmp_path / "a.vectors", 4, [(np.arange(1000), np.ones((1000, 4), np.float32))])
+    notes = build_ivf_index(tmp_path / "a.vectors", tmp_path / "a.faiss", IndexOptions("ivf"))
+    index = IvfIndex.load(tmp_path / "a.faiss")
     assert notes["recall"] == 1.0
     assert len(index.search(np.ones((1, 4), np.float32), 700)[0][0]) == 700
     assert len(index.range(np.ones((1, 4), np.float32), 0)[0][0]) == 1000
@@ -205,25 +209,25 @@ def test_pictures_that_are_all_alike_are_found(tmp_path: Path) -> None:
     ],
 )
 def test_the_kind_follows_count_and_memory(kind: str, rows: int, dimensions: int, memory: int, chosen: str) -> None:
-    assert Wanted(kind, 0.98, memory).chosen(rows, dimensions) == chosen
+    assert IndexOptions(kind, 0.98, memory).choose_kind(rows, dimensions) == chosen
 
 
 def test_an_exact_index_of_the_same_file_gives_the_same_answers(exact: FlatIndex, tmp_path: Path) -> None:
-    write_vectors(tmp_path / "a.vectors", DIMENSIONS, in_chunks(IDS, clustered()))
-    assert build_exact(tmp_path / "a.vectors", tmp_path / "a.faiss")["recall"] == 1.0
+    write_vector_file(tmp_path / "a.vectors", DIMENSIONS, in_chunks(IDS, clustered()))
+    assert build_exact_index(tmp_path / "a.vectors", tmp_path / "a.faiss")["recall"] == 1.0
     queries = clustered(5, seed=11)
     assert_same(FlatIndex.load(tmp_path / "a.faiss").search(queries, 10), exact.search(queries, 10))
 
 
 def test_a_file_of_vectors_gives_back_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "odd.vectors"
-    assert write_vectors(path, 3, [(np.array([2]), np.ones((1, 3))), (np.array([5, 9]), np.zeros((2, 3)))]) == 3
+    assert write_vector_file(path, 3, [(np.array([2]), np.ones((1, 3))), (np.array([5, 9]), np.zeros((2, 3)))]) == 3
     file = VectorFile.open(path)
     assert file.ids.tolist() == [2, 5, 9] and file.vectors.tolist() == [[1, 1, 1], [0, 0, 0], [0, 0, 0]]
-    assert write_vectors(path, 3, []) == 0
+    assert write_vector_file(path, 3, []) == 0
     assert VectorFile.open(path).vectors.shape == (0, 3)
     with pytest.raises(IndexDamaged, match="do not ascend"):
-        write_vectors(path, 3, [(np.array([5]), np.ones((1, 3))), (np.array([5]), np.ones((1, 3)))])
+        write_vector_file(path, 3, [(np.array([5]), np.ones((1, 3))), (np.array([5]), np.ones((1, 3)))])
 
 
 def test_files_that_do_not_belong_together_are_damage(made: tuple[Path, dict[str, object]], tmp_path: Path) -> None:
@@ -232,29 +236,29 @@ def test_files_that_do_not_belong_together_are_damage(made: tuple[Path, dict[str
     for content in (b"", b"no vectors", b'{"format": "simile vectors 1"}', made[0].read_bytes()):
         vectors.write_bytes(content)
         with pytest.raises(IndexDamaged, match="simile rebuild"):
-            InvertedIndex.load(lists)
+            IvfIndex.load(lists)
     vectors.write_bytes(made[0].with_suffix(".vectors").read_bytes())
     os.truncate(vectors, 10_000)
     with pytest.raises(IndexDamaged, match="10,000 bytes instead of"):
-        InvertedIndex.load(lists)
-    write_vectors(vectors, DIMENSIONS, [(IDS[:10], clustered()[:10])])
-    write_notes(vectors, {"rows": 10, "dimensions": DIMENSIONS, "effort": {}})
+        IvfIndex.load(lists)
+    write_vector_file(vectors, DIMENSIONS, [(IDS[:10], clustered()[:10])])
+    write_header(vectors, {"rows": 10, "dimensions": DIMENSIONS, "effort": {}})
     with pytest.raises(IndexDamaged, match="does not belong"):
-        InvertedIndex.load(lists)
+        IvfIndex.load(lists)
     vectors.write_bytes(made[0].with_suffix(".vectors").read_bytes())
-    write_notes(vectors, {"rows": ROWS, "dimensions": DIMENSIONS, "effort": {}})
+    write_header(vectors, {"rows": ROWS, "dimensions": DIMENSIONS, "effort": {}})
     with pytest.raises(IndexDamaged, match="another simile"):
-        InvertedIndex.load(lists)
+        IvfIndex.load(lists)
     lists.write_bytes(b"no lists")
     with pytest.raises(IndexDamaged, match="can't be read as an index"):
-        InvertedIndex.load(lists)
+        IvfIndex.load(lists)
 
 
 def test_far_from_zero_recall_is_measured_as_well(tmp_path: Path) -> None:
     vectors = clustered() + np.float32(3000)
-    write_vectors(tmp_path / "a.vectors", DIMENSIONS, [(IDS, vectors)])
-    notes = build_ivf(tmp_path / "a.vectors", tmp_path / "a.faiss", Wanted("ivf", recall=0.9))
+    write_vector_file(tmp_path / "a.vectors", DIMENSIONS, [(IDS, vectors)])
+    notes = build_ivf_index(tmp_path / "a.vectors", tmp_path / "a.faiss", IndexOptions("ivf", recall=0.9))
     queries, flat = vectors[:200], FlatIndex(DIMENSIONS)
     flat.add(IDS, vectors)
-    found = InvertedIndex.load(tmp_path / "a.faiss").search(queries, 10)
+    found = IvfIndex.load(tmp_path / "a.faiss").search(queries, 10)
     assert recall(found, flat.search(queries, 10)) == pytest.approx(notes["recall"], abs=0.03)

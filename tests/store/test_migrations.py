@@ -15,10 +15,17 @@ from alembic import command
 from alembic.script import ScriptDirectory
 
 from simile.core.errors import HomeBusy, HomeError, HomeOutdated, HomeTooNew, NothingIndexed
-from simile.core.records import FileFacts
+from simile.core.records import FileStat
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.records import NewPicture
-from simile.store.database.schema import HEAD, SCRIPTS, alembic_config, check, revision, upgrade
+from simile.store.catalogue.records import NewImage
+from simile.store.database.schema import (
+    HEAD_REVISION,
+    MIGRATIONS_FOLDER,
+    check_schema,
+    make_alembic_config,
+    read_revision,
+    upgrade_schema,
+)
 from simile.store.home import Home
 
 ROOT = Path(__file__).parents[2]
@@ -42,11 +49,13 @@ def upgrade():
 def home(tmp_path: Path) -> Home:
     """A home of today's schema that holds one picture."""
     home = Home(tmp_path / "home")
-    upgrade(home)
-    facts = FileFacts("/a.png", 1, 1)
+    upgrade_schema(home)
+    facts = FileStat("/a.png", 1, 1)
     with Catalogue(home) as catalogue:
-        catalogue.register_encoder("a" * 64, "first", "vae", dimensions=2)
-        catalogue.store_batch([NewPicture("0" * 64, 1, "PNG", 8, 8, facts, np.ones(2, np.float32))], "a" * 64, "eager")
+        catalogue.encoders.register("a" * 64, "first", "vae", dimensions=2)
+        catalogue.images.add_batch(
+            [NewImage("0" * 64, 1, "PNG", 8, 8, facts, np.ones(2, np.float32))], "a" * 64, "eager"
+        )
     return home
 
 
@@ -54,8 +63,8 @@ def home(tmp_path: Path) -> Home:
 def later(tmp_path: Path) -> Path:
     """The migrations of a later simile: one step more, which makes the table of images anew."""
     scripts = tmp_path / "later"
-    shutil.copytree(SCRIPTS, scripts, ignore=shutil.ignore_patterns("__pycache__"))
-    (scripts / "versions" / "2030_01_01_cameras.py").write_text(NEXT.format(head=HEAD, more=""))
+    shutil.copytree(MIGRATIONS_FOLDER, scripts, ignore=shutil.ignore_patterns("__pycache__"))
+    (scripts / "versions" / "2030_01_01_cameras.py").write_text(NEXT.format(head=HEAD_REVISION, more=""))
     return scripts
 
 
@@ -68,36 +77,36 @@ def rows(database: Path, query: str) -> list[tuple[object, ...]]:
 
 
 def test_the_named_head_is_the_newest_migration(home: Home) -> None:
-    assert ScriptDirectory.from_config(alembic_config(home)).get_heads() == [HEAD]
+    assert ScriptDirectory.from_config(make_alembic_config(home)).get_heads() == [HEAD_REVISION]
 
 
 def test_the_migrations_make_the_tables_that_the_code_declares(home: Home) -> None:
-    command.check(alembic_config(home))
+    command.check(make_alembic_config(home))
 
 
 def test_the_command_line_reaches_the_home_of_the_settings(home: Home) -> None:
     environment = os.environ | {"SIMILE_HOME": str(home.root)}
     alembic = [sys.executable, "-m", "alembic", "current"]
     done = subprocess.run(alembic, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == f"{HEAD} (head)"
+    assert done.stdout.strip() == f"{HEAD_REVISION} (head)"
 
 
 def test_all_migrations_can_be_taken_back(home: Home) -> None:
-    command.downgrade(alembic_config(home), "base")
-    assert rows(home.catalogue, "SELECT name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' AND type = 'table'") == [
-        ("alembic_version",)
-    ]
+    command.downgrade(make_alembic_config(home), "base")
+    assert rows(
+        home.catalogue_path, "SELECT name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' AND type = 'table'"
+    ) == [("alembic_version",)]
 
 
 def test_a_reader_of_nothing_makes_nothing(tmp_path: Path) -> None:
     home = Home(tmp_path / "nowhere")
     with pytest.raises(NothingIndexed, match="simile index"):
-        check(home)
+        check_schema(home)
     assert not home.root.exists()
 
 
 def test_a_current_catalogue_is_left_alone_and_alembic_stays_away(home: Home) -> None:
-    code = "import sys; from pathlib import Path; from simile.store.home import Home; from simile.store.database.schema import check, upgrade\n"
+    code = "import sys; from pathlib import Path; from simile.store.home import Home; from simile.store.database.schema import check_schema, upgrade_schema\n"
     code += "home = Home(Path(sys.argv[1])); check(home); upgrade(home); print('alembic' in sys.modules)"
     with home.lock("index"):  # another process works on it
         done = subprocess.run([sys.executable, "-c", code, home.root], capture_output=True, text=True, check=True)
@@ -106,59 +115,59 @@ def test_a_current_catalogue_is_left_alone_and_alembic_stays_away(home: Home) ->
 
 
 def test_several_processes_may_make_one_home_at_once(tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from simile.store.home import Home; from simile.store.database.schema import check, upgrade\n"
+    code = "import sys; from pathlib import Path; from simile.store.home import Home; from simile.store.database.schema import check_schema, upgrade_schema\n"
     code += "home = Home(Path(sys.argv[1])); upgrade(home); check(home)"
     processes = [subprocess.Popen([sys.executable, "-c", code, tmp_path / "home"]) for _ in range(4)]
     assert [process.wait() for process in processes] == [0] * 4
 
 
 def test_an_older_home_keeps_its_rows_and_gets_a_backup(home: Home, later: Path) -> None:
-    upgrade(home, scripts=later, head="2030_01_01_cameras")
-    assert revision(home) == "2030_01_01_cameras"
-    assert rows(home.catalogue, "SELECT id, camera FROM images") == [(1, "unknown")]
-    assert rows(home.catalogue, "SELECT image_id, path FROM locations") == [(1, "/a.png")]
-    assert rows(home.catalogue, "SELECT count(*) FROM embeddings") == [(1,)]
-    backup = home.root / f"catalogue.sqlite.bak-{HEAD}"
+    upgrade_schema(home, scripts=later, head="2030_01_01_cameras")
+    assert read_revision(home) == "2030_01_01_cameras"
+    assert rows(home.catalogue_path, "SELECT id, camera FROM images") == [(1, "unknown")]
+    assert rows(home.catalogue_path, "SELECT image_id, path FROM locations") == [(1, "/a.png")]
+    assert rows(home.catalogue_path, "SELECT count(*) FROM embeddings") == [(1,)]
+    backup = home.root / f"catalogue.sqlite.bak-{HEAD_REVISION}"
     assert rows(backup, "SELECT id, sha256 FROM images") == [(1, "0" * 64)]
-    assert rows(backup, "SELECT version_num FROM alembic_version") == [(HEAD,)]
+    assert rows(backup, "SELECT version_num FROM alembic_version") == [(HEAD_REVISION,)]
 
 
 @pytest.mark.parametrize("more", ["raise ZeroDivisionError", "op.execute('DELETE FROM encoders')"])
 def test_a_failed_upgrade_changes_nothing(home: Home, later: Path, more: str) -> None:
-    (later / "versions" / "2030_01_01_cameras.py").write_text(NEXT.format(head=HEAD, more=more))
+    (later / "versions" / "2030_01_01_cameras.py").write_text(NEXT.format(head=HEAD_REVISION, more=more))
     with pytest.raises((ZeroDivisionError, HomeError)):
-        upgrade(home, scripts=later, head="2030_01_01_cameras")
-    check(home)
+        upgrade_schema(home, scripts=later, head="2030_01_01_cameras")
+    check_schema(home)
     with Catalogue(home) as catalogue:
-        assert catalogue.image(1).paths == ("/a.png",)
+        assert catalogue.images.get(1).paths == ("/a.png",)
 
 
 def test_an_upgrade_needs_the_lock_unless_its_caller_holds_it(home: Home, later: Path) -> None:
     other = Home(home.root)
     with other.lock("index"), pytest.raises(HomeBusy, match="`index`"):
-        upgrade(home, scripts=later, head="2030_01_01_cameras", wait=0)
-    check(home)
+        upgrade_schema(home, scripts=later, head="2030_01_01_cameras", wait=0)
+    check_schema(home)
     with home.lock("index"):
-        upgrade(home, scripts=later, head="2030_01_01_cameras")
-    assert revision(home) == "2030_01_01_cameras"
+        upgrade_schema(home, scripts=later, head="2030_01_01_cameras")
+    assert read_revision(home) == "2030_01_01_cameras"
 
 
 def test_a_newer_home_is_refused_by_readers_and_writers(home: Home, later: Path) -> None:
-    upgrade(home, scripts=later, head="2030_01_01_cameras")
-    for verb in (check, upgrade):
+    upgrade_schema(home, scripts=later, head="2030_01_01_cameras")
+    for verb in (check_schema, upgrade_schema):
         with pytest.raises(HomeTooNew, match="2030_01_01_cameras"):
             verb(home)
 
 
 def test_a_reader_of_an_older_home_is_told_what_to_run(home: Home, later: Path) -> None:
     with pytest.raises(HomeOutdated, match="simile status --upgrade"):
-        check(home, scripts=later, head="2030_01_01_cameras")
+        check_schema(home, scripts=later, head="2030_01_01_cameras")
 
 
 def test_a_creation_that_was_cut_short_is_taken_up_again(tmp_path: Path) -> None:
     home = Home(tmp_path / "home").create()
-    home.catalogue.touch()
+    home.catalogue_path.touch()
     with pytest.raises(NothingIndexed):
-        check(home)
-    upgrade(home)
-    check(home)
+        check_schema(home)
+    upgrade_schema(home)
+    check_schema(home)

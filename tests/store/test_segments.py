@@ -15,15 +15,15 @@ from sqlalchemy import select
 from sqlalchemy.dialects import sqlite
 
 from simile.core.errors import EncoderMismatch, IndexDamaged, NoSuchEncoder
-from simile.core.records import FileFacts
-from simile.store.backup.verify import verify
+from simile.core.records import FileStat
+from simile.store.backup.verify import find_problems
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.embeddings import written_since
-from simile.store.catalogue.records import NewPicture, SegmentRecord
+from simile.store.catalogue.embeddings import make_vectors_query
+from simile.store.catalogue.records import NewImage, SegmentRecord
 from simile.store.database.tables import DeletionRow
 from simile.store.home import Home
 from simile.store.index.index import Index
-from simile.store.index.segments import files_of, open_segment
+from simile.store.index.segments import get_segment_hashes, open_segment
 
 FIRST, SECOND = "a" * 64, "b" * 64
 ROWS = 1500
@@ -34,21 +34,21 @@ def catalogue(home: Home) -> Iterator[Catalogue]:
     """1,500 pictures in heaps on a plane, by two encoders; the second sees each mirrored at 0."""
     with Catalogue(home) as catalogue:
         for fingerprint in (FIRST, SECOND):
-            catalogue.register_encoder(fingerprint, fingerprint[0], "vae", dimensions=2)
+            catalogue.encoders.register(fingerprint, fingerprint[0], "vae", dimensions=2)
             (home.encoders / fingerprint).mkdir()
-        catalogue.activate(FIRST)
-        catalogue.store_batch([picture(n) for n in range(ROWS)], FIRST, "eager")
-        catalogue.store_batch([picture(n, -1) for n in range(ROWS)], SECOND, "eager")
+        catalogue.encoders.activate(FIRST)
+        catalogue.images.add_batch([picture(n) for n in range(ROWS)], FIRST, "eager")
+        catalogue.images.add_batch([picture(n, -1) for n in range(ROWS)], SECOND, "eager")
         yield catalogue
 
 
-def picture(n: int, sign: int = 1) -> NewPicture:
+def picture(n: int, sign: int = 1) -> NewImage:
     at = np.array([n // 10 + n % 10 / 100, n % 7], np.float32) * sign
-    return NewPicture(f"{n:064}", 1, "PNG", 8, 8, FileFacts(f"/{n}.png", 1, 1), at)
+    return NewImage(f"{n:064}", 1, "PNG", 8, 8, FileStat(f"/{n}.png", 1, 1), at)
 
 
 def current(catalogue: Catalogue) -> SegmentRecord:
-    segment = catalogue.segment(catalogue.state().segment_id or 0)
+    segment = catalogue.segments.find(catalogue.get_state().segment_id or 0)
     assert segment is not None
     return segment
 
@@ -65,7 +65,11 @@ def test_what_was_chosen_and_measured_stands_with_the_segment(catalogue: Catalog
     assert 1 <= details["nprobe"] <= details["nlist"] and details["sample"]["queries"] == 1000
     assert details["memory_bytes"] > ROWS * 2 and details["build_seconds"] > 0
     assert details["disk_bytes"] == sum(path.stat().st_size for path in home.segments.iterdir())
-    assert set(files_of(segment)) == {path.name for path in home.segments.iterdir()} == catalogue.segment_files()
+    assert (
+        set(get_segment_hashes(segment))
+        == {path.name for path in home.segments.iterdir()}
+        == catalogue.segments.get_file_names()
+    )
     Index(catalogue).rebuild(kind="exact")
     assert current(catalogue).kind == current(catalogue).details["kind"] == "exact"
     assert current(catalogue).details["recall"] == 1.0
@@ -84,59 +88,59 @@ def test_inverted_lists_serve_with_newer_and_deleted_rows(catalogue: Catalogue) 
     index = Index(catalogue)
     index.publish(kind="ivf")
     assert nearest(index, 700)[0] == 701  # ids begin at 1
-    catalogue.delete_image(701)
-    catalogue.store_batch([picture(ROWS)], FIRST, "eager")
+    catalogue.images.delete(701)
+    catalogue.images.add_batch([picture(ROWS)], FIRST, "eager")
     assert 701 not in nearest(index, 700) and nearest(index, ROWS)[0] == ROWS + 1
     assert sorted(nearest(index, 0, k=10_000)) == [n for n in range(1, ROWS + 2) if n != 701]
     index.publish(kind="ivf")
-    assert (index.pending(), len(index)) == (0, ROWS)
+    assert (index.count_pending(), len(index)) == (0, ROWS)
     assert sorted(nearest(index, 0, k=10_000)) == [n for n in range(1, ROWS + 2) if n != 701]
 
 
 def test_a_large_segment_is_not_made_again_for_a_few_changes(catalogue: Catalogue) -> None:
     index = Index(catalogue)
-    index.large = 1000
+    index.large_segment_rows = 1000
     index.publish()
     before = current(catalogue)
-    catalogue.delete_image(1)
+    catalogue.images.delete(1)
     index.publish(if_large=True)
-    assert current(catalogue) == before and index.pending() == 1
+    assert current(catalogue) == before and index.count_pending() == 1
     for image_id in range(2, 100):
-        catalogue.delete_image(image_id)
+        catalogue.images.delete(image_id)
     index.publish(if_large=True)
-    assert current(catalogue).rows == ROWS - 99 and index.pending() == 0
-    catalogue.delete_image(100)
+    assert current(catalogue).rows == ROWS - 99 and index.count_pending() == 0
+    catalogue.images.delete(100)
     index.publish()
-    assert index.pending() == 0
+    assert index.count_pending() == 0
 
 
 def test_a_switch_changes_encoder_and_segment_in_one_transaction(catalogue: Catalogue, home: Home) -> None:
     index, other = Index(catalogue), Index(catalogue)
     index.publish()
     assert nearest(other, 3)[0] == 4
-    changes = catalogue.changes()
-    index.switch(SECOND, kind="ivf")
-    assert catalogue.changes() == changes + 1
-    assert catalogue.state().active_encoder == current(catalogue).encoder == SECOND
+    changes = catalogue.count_changes()
+    index.switch_encoder(SECOND, kind="ivf")
+    assert catalogue.count_changes() == changes + 1
+    assert catalogue.get_state().active_encoder == current(catalogue).encoder == SECOND
     for viewer in (index, other, Index(catalogue)):
         assert nearest(viewer, 3, sign=-1)[0] == 4
-        assert viewer.pending() == 0
+        assert viewer.count_pending() == 0
         with pytest.raises(EncoderMismatch, match="Search again"):
             viewer.search(picture(3).mu[None], 1, FIRST)
-    index.switch(FIRST)
+    index.switch_encoder(FIRST)
     assert nearest(other, 3)[0] == nearest(Index(catalogue), 3)[0] == 4
-    assert verify(home) == []
+    assert find_problems(home) == []
 
 
 def test_a_switch_takes_in_what_came_while_it_was_made_and_knows_its_encoder(catalogue: Catalogue) -> None:
     index = Index(catalogue)
     index.publish()
     with pytest.raises(NoSuchEncoder):
-        index.switch("c" * 64)
-    assert catalogue.state().active_encoder == FIRST
-    catalogue.delete_image(7)
-    index.switch(SECOND)
-    assert (len(index), index.pending(), 7 in nearest(index, 6, -1, 2000)) == (ROWS - 1, 0, False)
+        index.switch_encoder("c" * 64)
+    assert catalogue.get_state().active_encoder == FIRST
+    catalogue.images.delete(7)
+    index.switch_encoder(SECOND)
+    assert (len(index), index.count_pending(), 7 in nearest(index, 6, -1, 2000)) == (ROWS - 1, 0, False)
 
 
 def test_queries_go_on_while_a_new_segment_is_opened(catalogue: Catalogue) -> None:
@@ -144,22 +148,22 @@ def test_queries_go_on_while_a_new_segment_is_opened(catalogue: Catalogue) -> No
     index, writer = Index(catalogue), Index(catalogue)
     writer.publish(kind="ivf")
     assert len(index) == ROWS
-    held, really = threading.Event(), index._opened
-    index._opened = lambda: (held.wait(30), really())[1]  # type: ignore[method-assign]
-    base = index.current().base
+    held, really = threading.Event(), index._open_snapshot
+    index._open_snapshot = lambda: (held.wait(30), really())[1]  # type: ignore[method-assign]
+    base = index.get_snapshot().base_segment_id
     for n in range(3):
-        catalogue.delete_image(10 + n)
-        catalogue.store_batch([picture(ROWS + n)], FIRST, "eager")
+        catalogue.images.delete(10 + n)
+        catalogue.images.add_batch([picture(ROWS + n)], FIRST, "eager")
         if n == 1:
             writer.publish(kind="ivf")
         found = nearest(index, 0, k=10_000)
         assert len(found) == len(index) == ROWS and 10 + n not in found and ROWS + n + 1 in found
-        assert index.current().base == base
+        assert index.get_snapshot().base_segment_id == base
     assert [thread.name for thread in threading.enumerate()].count("open-segment") == 1
     held.set()
     index.close()
-    assert index.current().base == catalogue.state().segment_id != base
-    assert index.pending() == 2
+    assert index.get_snapshot().base_segment_id == catalogue.get_state().segment_id != base
+    assert index.count_pending() == 2
     assert sorted(nearest(index, 0, k=10_000)) == sorted(nearest(Index(catalogue), 0, k=10_000))
 
 
@@ -168,9 +172,9 @@ def test_a_snapshot_from_before_two_segments_is_opened_anew(catalogue: Catalogue
     writer.publish()
     assert len(index) == ROWS
     for image_id in (1, 2, 3):
-        catalogue.delete_image(image_id)
+        catalogue.images.delete(image_id)
         writer.publish()
-        with catalogue.reading() as connection:  # those that the segment before does not cover
+        with catalogue.begin_read() as connection:  # those that the segment before does not cover
             assert list(connection.scalars(select(DeletionRow.image_id))) == [image_id]
     assert not {1, 2, 3} & set(nearest(index, 0, k=10_000))
     assert len(index) == ROWS - 3
@@ -193,8 +197,8 @@ def test_threads_always_find_what_was_committed_while_segments_change(catalogue:
     for thread in threads:
         thread.start()
     for n in range(12):
-        committed += catalogue.store_batch([picture(ROWS + n)], FIRST, "eager")
-        catalogue.delete_image(100 + n)
+        committed += catalogue.images.add_batch([picture(ROWS + n)], FIRST, "eager")
+        catalogue.images.delete(100 + n)
         gone.add(100 + n)
         if n % 4 == 3:
             Index(catalogue).publish(kind="ivf" if n % 8 == 3 else "exact")
@@ -217,13 +221,13 @@ def test_search_survives_damage_to_any_file(
     path.unlink()
     if harm != "missing":
         path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]) if harm == "altered" else whole[: len(whole) // 2])
-    (problem,) = verify(home)
+    (problem,) = find_problems(home)
     assert problem.kind == "segment" and "simile rebuild" in problem.next_step
     with caplog.at_level(logging.WARNING):
         assert nearest(Index(catalogue), 3)[0] == 4
     assert "simile rebuild" in caplog.text
     Index(catalogue).rebuild(kind="ivf")
-    assert verify(home) == []
+    assert find_problems(home) == []
 
 
 def test_only_verify_hashes_large_files(catalogue: Catalogue, home: Home) -> None:
@@ -231,17 +235,17 @@ def test_only_verify_hashes_large_files(catalogue: Catalogue, home: Home) -> Non
     (path,) = home.segments.glob("*.vectors")
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    assert len(open_segment(home, current(catalogue), hashed=1000)) == ROWS
+    assert len(open_segment(home, current(catalogue), max_hashed_bytes=1000)) == ROWS
     for hashed in (None, len(whole)):
         with pytest.raises(IndexDamaged, match="altered"):
-            open_segment(home, current(catalogue), hashed=hashed)
+            open_segment(home, current(catalogue), max_hashed_bytes=hashed)
 
 
 def test_a_rebuilt_segment_gives_the_same_answers(catalogue: Catalogue, home: Home) -> None:
     index = Index(catalogue)
     index.publish(kind="ivf")
     before = {path.name: path.read_bytes() for path in home.segments.iterdir()}
-    catalogue.activate(FIRST)  # a change that changes nothing
+    catalogue.encoders.activate(FIRST)  # a change that changes nothing
     index.rebuild(kind="ivf")
     contents = set(before.values())
     assert {path.read_bytes() for path in home.segments.iterdir()} == contents
@@ -271,13 +275,15 @@ def test_a_full_disk_while_building_leaves_the_old_segment(catalogue: Catalogue,
         done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True)
         assert done.stdout.startswith("refused: Can't write"), done.stdout + done.stderr
         assert {path.name for path in home.segments.iterdir()} == before
-    assert verify(home) == []
+    assert find_problems(home) == []
 
 
 def test_reading_every_row_sorts_nothing_and_reading_the_newest_looks_at_no_others(catalogue: Catalogue) -> None:
     def plan(change: int) -> str:
-        query = written_since(FIRST, change).compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True})
-        with catalogue.reading() as connection:
+        query = make_vectors_query(FIRST, change).compile(
+            dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True}
+        )
+        with catalogue.begin_read() as connection:
             return str(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}").all())
 
     assert "TEMP B-TREE" not in plan(0)

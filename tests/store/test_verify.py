@@ -17,17 +17,17 @@ from typer.testing import CliRunner
 
 from simile.cli.main import app
 from simile.core.atomic_write import replace_folder
-from simile.core.records import FileFacts
+from simile.core.records import FileStat
 from simile.core.settings import Settings
-from simile.indexer.maintenance.verify import home_leftovers, verify_home
+from simile.indexer.maintenance.verify import find_home_leftovers, verify_home
 from simile.indexer.pipeline.job import IndexRequest, index
 from simile.indexer.pipeline.uploads import add_upload
 from simile.search.encoder_registry import load_encoder
 from simile.search.searcher import Searcher
-from simile.store.backup.verify import leftovers, verify
+from simile.store.backup.verify import find_leftovers, find_problems
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.records import NewPicture
-from simile.store.database.schema import upgrade
+from simile.store.catalogue.records import NewImage
+from simile.store.database.schema import upgrade_schema
 from simile.store.home import Home
 from simile.store.index.index import Index
 
@@ -38,53 +38,53 @@ VAE = "a" * 64
 def home(tmp_path: Path) -> Home:
     """Three pictures, one of them an upload; two are in a segment, and one came later."""
     home = Home(tmp_path / "home")
-    upgrade(home)
+    upgrade_schema(home)
     (home.encoders / VAE).mkdir()
     (home.uploads / "2.png").write_bytes(b"x")
     with Catalogue(home) as catalogue:
-        catalogue.register_encoder(VAE, "first", "vae", dimensions=3, index_dims=2, metric="cosine")
-        catalogue.activate(VAE)
-        catalogue.store_batch([picture(1), picture(2, str(home.uploads))], VAE, "eager")
+        catalogue.encoders.register(VAE, "first", "vae", dimensions=3, index_dims=2, metric="cosine")
+        catalogue.encoders.activate(VAE)
+        catalogue.images.add_batch([picture(1), picture(2, str(home.uploads))], VAE, "eager")
         Index(catalogue).publish()
-        catalogue.store_batch([picture(3)], VAE, "eager")
+        catalogue.images.add_batch([picture(3)], VAE, "eager")
     return home
 
 
-def picture(number: int, folder: str = "/photos") -> NewPicture:
+def picture(number: int, folder: str = "/photos") -> NewImage:
     mu = np.array([number, 1, 2], np.float32)
-    return NewPicture(f"{number:064}", 1, "PNG", 8, 8, FileFacts(f"{folder}/{number}.png", 1, 1), mu, -mu)
+    return NewImage(f"{number:064}", 1, "PNG", 8, 8, FileStat(f"{folder}/{number}.png", 1, 1), mu, -mu)
 
 
 def execute(home: Home, *statements: str) -> None:
     """Writes behind the catalogue's back."""
-    with Catalogue(home) as catalogue, catalogue.noting() as connection:
+    with Catalogue(home) as catalogue, catalogue.begin_untracked_write() as connection:
         for statement in statements:
             connection.execute(text(statement))
 
 
 def kinds(home: Home) -> list[str]:
-    problems = verify(home)
-    assert all(problem.what.endswith(".") and problem.next_step.endswith(".") for problem in problems)
+    problems = find_problems(home)
+    assert all(problem.description.endswith(".") and problem.next_step.endswith(".") for problem in problems)
     return [problem.kind for problem in problems]
 
 
 def test_a_whole_home_has_no_problems(home: Home) -> None:
-    assert verify(home) == []
+    assert find_problems(home) == []
 
 
 def test_deleted_pictures_and_interrupted_runs_are_no_problem(home: Home) -> None:
     with Catalogue(home) as catalogue:
-        catalogue.delete_image(1)
-        catalogue.store_batch([picture(2, str(home.uploads))], VAE, "eager")
-        catalogue.start_run("index", {})
-        catalogue.start_run("index", {})
-    assert verify(home) == []
+        catalogue.images.delete(1)
+        catalogue.images.add_batch([picture(2, str(home.uploads))], VAE, "eager")
+        catalogue.runs.start("index", {})
+        catalogue.runs.start("index", {})
+    assert find_problems(home) == []
 
 
 def test_a_home_without_an_encoder_has_no_problems(tmp_path: Path) -> None:
     home = Home(tmp_path / "new")
-    upgrade(home)
-    assert verify(home) == []
+    upgrade_schema(home)
+    assert find_problems(home) == []
 
 
 @pytest.mark.parametrize(
@@ -97,14 +97,14 @@ def test_a_home_without_an_encoder_has_no_problems(tmp_path: Path) -> None:
 )
 def test_a_bad_vector_is_found(home: Home, column: str, value: str, words: str) -> None:
     execute(home, f"UPDATE embeddings SET {column} = {value} WHERE image_id = 3")
-    (problem,) = verify(home)
+    (problem,) = find_problems(home)
     assert problem.kind == "vector"
-    assert re.search(words, problem.what)
+    assert re.search(words, problem.description)
 
 
 def test_images_without_file_or_vector_are_found(home: Home) -> None:
     execute(home, "DELETE FROM locations WHERE image_id = 1", "DELETE FROM embeddings WHERE image_id = 3")
-    assert [problem.what for problem in verify(home)] == [
+    assert [problem.description for problem in find_problems(home)] == [
         "Image 1 has no file.",
         "Image 3 has no vector by the active encoder.",
     ]
@@ -113,22 +113,22 @@ def test_images_without_file_or_vector_are_found(home: Home) -> None:
 def test_an_altered_or_missing_segment_is_found(home: Home) -> None:
     (path,) = home.segments.iterdir()
     path.write_bytes(path.read_bytes()[:-1] + b"?")
-    assert [problem.what for problem in verify(home)] == [f"{path} has been altered."]
+    assert [problem.description for problem in find_problems(home)] == [f"{path} has been altered."]
     path.unlink()
-    (problem,) = verify(home)
-    assert problem.what.startswith(f"{path} can't be read")
+    (problem,) = find_problems(home)
+    assert problem.description.startswith(f"{path} can't be read")
     assert problem.next_step == "Run `simile rebuild`."
     with Catalogue(home) as catalogue:
         Index(catalogue).rebuild()
-    assert verify(home) == []
+    assert find_problems(home) == []
 
 
 def test_a_segment_that_differs_from_the_rows_is_found(home: Home) -> None:
     swapped = "UPDATE embeddings SET mu = (SELECT mu FROM embeddings WHERE image_id = 3) WHERE image_id = 1"
     execute(home, swapped, "UPDATE embeddings SET change = 0 WHERE image_id = 3")
-    assert ["image 1" in p.what or "image 3" in p.what for p in verify(home)] == [True, True]
+    assert ["image 1" in p.description or "image 3" in p.description for p in find_problems(home)] == [True, True]
     execute(home, "DELETE FROM images WHERE id = 1")
-    assert any("holds image 1, which has no row" in problem.what for problem in verify(home))
+    assert any("holds image 1, which has no row" in problem.description for problem in find_problems(home))
 
 
 def test_orphaned_files_and_missing_encoders_are_found(home: Home) -> None:
@@ -136,13 +136,16 @@ def test_orphaned_files_and_missing_encoders_are_found(home: Home) -> None:
     (home.uploads / "9.png").touch()
     (home.encoders / VAE).rmdir()
     assert kinds(home) == ["encoder"]
-    assert [problem.kind for problem in leftovers(home)] == ["orphan", "orphan"]  # space to win back, nothing wrong
+    assert [problem.kind for problem in find_leftovers(home)] == [
+        "orphan",
+        "orphan",
+    ]  # space to win back, nothing wrong
 
 
 def test_an_upload_whose_file_is_gone_is_found(home: Home) -> None:
     (home.uploads / "2.png").unlink()
-    (problem,) = verify(home)
-    assert (problem.kind, problem.what) == ("upload", f"{home.uploads / '2.png'} of image 2 is missing.")
+    (problem,) = find_problems(home)
+    assert (problem.kind, problem.description) == ("upload", f"{home.uploads / '2.png'} of image 2 is missing.")
 
 
 def test_a_home_that_others_write_to_is_whole_at_every_moment(home: Home) -> None:
@@ -154,15 +157,15 @@ def test_a_home_that_others_write_to_is_whole_at_every_moment(home: Home) -> Non
             while not done.is_set():
                 path = home.uploads / f"{number}.png"
                 path.touch()
-                (image_id,) = catalogue.store_batch([picture(number, str(home.uploads))], VAE, "eager")
+                (image_id,) = catalogue.images.add_batch([picture(number, str(home.uploads))], VAE, "eager")
                 Index(catalogue).publish()
-                catalogue.delete_image(image_id)
+                catalogue.images.delete(image_id)
                 number += 1
 
     writer = threading.Thread(target=change)
     writer.start()
     try:
-        assert [verify(home) for _ in range(40)] == [[]] * 40
+        assert [find_problems(home) for _ in range(40)] == [[]] * 40
     finally:
         done.set()
         writer.join()
@@ -170,30 +173,34 @@ def test_a_home_that_others_write_to_is_whole_at_every_moment(home: Home) -> Non
 
 def test_an_image_that_is_deleted_and_there_is_found(home: Home) -> None:
     execute(home, "INSERT INTO deletions VALUES (3, 99)")
-    assert [problem.what for problem in verify(home)] == ["Image 3 was deleted and is there all the same."]
+    assert [problem.description for problem in find_problems(home)] == [
+        "Image 3 was deleted and is there all the same."
+    ]
 
 
 def test_many_problems_of_one_sort_are_shortened(home: Home) -> None:
     with Catalogue(home) as catalogue:
-        catalogue.store_batch([picture(number) for number in range(4, 34)], VAE, "eager")
+        catalogue.images.add_batch([picture(number) for number in range(4, 34)], VAE, "eager")
     execute(home, "DELETE FROM embeddings WHERE image_id >= 4")
-    problems = verify(home)
+    problems = find_problems(home)
     assert len(problems) == 21
-    assert (problems[-1].kind, problems[-1].what) == ("image", "10 more like these.")
+    assert (problems[-1].kind, problems[-1].description) == ("image", "10 more like these.")
 
 
 def test_pictures_that_only_the_coming_encoder_has_seen_are_no_problem_while_it_is_coming(home: Home) -> None:
     """`simile index --encoder` was interrupted: the next run goes on, and one that ends without them is a problem."""
     with Catalogue(home) as catalogue:
-        catalogue.register_encoder("b" * 64, "second", "vae", dimensions=3)
+        catalogue.encoders.register("b" * 64, "second", "vae", dimensions=3)
         (home.encoders / ("b" * 64)).mkdir()
-        run = catalogue.start_run("index", {"encoder": "b" * 64})
-        catalogue.store_batch([picture(4)], "b" * 64, "eager")
-        assert verify(home) == []
-        catalogue.finish_run(run, "interrupted", {})
-        assert verify(home) == []
-        catalogue.start_run("index", {"encoder": VAE})
-        assert [problem.what for problem in verify(home)] == ["Image 4 has no vector by the active encoder."]
+        run = catalogue.runs.start("index", {"encoder": "b" * 64})
+        catalogue.images.add_batch([picture(4)], "b" * 64, "eager")
+        assert find_problems(home) == []
+        catalogue.runs.finish(run, "interrupted", {})
+        assert find_problems(home) == []
+        catalogue.runs.start("index", {"encoder": VAE})
+        assert [problem.description for problem in find_problems(home)] == [
+            "Image 4 has no vector by the active encoder."
+        ]
 
 
 def test_leftovers_name_what_may_be_removed(home: Home) -> None:
@@ -202,8 +209,8 @@ def test_leftovers_name_what_may_be_removed(home: Home) -> None:
         (home.encoders / name).mkdir()
     (home.root / ".restoring").mkdir()
     (home.root / "catalogue.sqlite.bak-1.tmp").touch()
-    assert verify(home) == []
-    steps = [problem.next_step for problem in leftovers(home)]
+    assert find_problems(home) == []
+    steps = [problem.next_step for problem in find_leftovers(home)]
     assert steps == ["Remove the folder.", "Run `simile encoders remove cccccccccccccccc`.", "Remove it.", "Remove it."]
 
 
@@ -225,13 +232,13 @@ def test_a_kill_while_an_encoder_is_replaced_costs_no_encoder(
         if killed_at == "before the swap":
             patched.setattr(Path, "rename", lambda self, to: killed() if self == arriving else rename(self, to))
         else:
-            patched.setattr("simile.core.atomic_write.sync", killed)
+            patched.setattr("simile.core.atomic_write.fsync_path", killed)
         with pytest.raises(KeyboardInterrupt):
             replace_folder(arriving, folder)
     aside = home.encoders / f".replaced-{folder.name}"
     assert aside.exists() and folder.exists() == (killed_at == "after the swap")
     if killed_at == "before the swap":
-        assert str(aside) not in str(leftovers(home))
+        assert str(aside) not in str(find_leftovers(home))
         load_encoder(home, folder.name, "cpu")
     assert verify_home(trained_home) == []
     assert folder.exists() and not aside.exists()
@@ -265,12 +272,12 @@ def test_the_uploads_of_a_home_that_was_moved_are_not_called_useless(
         data = (digits / sorted(path.name for path in digits.iterdir())[0]).read_bytes() + b" "
         image_id, _ = add_upload(searcher, data, name="upload.png")
     moved = trained_home.model_copy(update={"home": trained_home.home.rename(tmp_path / "the home")})
-    (problem,) = home_leftovers(moved)
-    assert f"holds image {image_id}" in problem.what
+    (problem,) = find_home_leftovers(moved)
+    assert f"holds image {image_id}" in problem.description
     command = shlex.split(problem.next_step.split("`")[1])
     assert command[:2] == ["simile", "index"]
     assert index(moved, [Path(command[2])], IndexRequest()).moved == 1
-    assert home_leftovers(moved) == verify_home(moved, files=True) == []
+    assert find_home_leftovers(moved) == verify_home(moved, files=True) == []
 
 
 def write_tar(path: Path, **members: bytes) -> None:
@@ -291,7 +298,7 @@ def test_files_are_read_and_compared_when_asked_for(trained_home: Settings, digi
     gone.unlink()
     write_tar(tmp_path / "some.tar", one=one + b" ", two=two + b"?")
     assert verify_home(trained_home) == []
-    found = [problem.what for problem in verify_home(trained_home, files=True)]
+    found = [problem.description for problem in verify_home(trained_home, files=True)]
     assert len(found) == 3
     assert found[0] == f"{changed} has changed since it was indexed as image 1."
     assert found[1].startswith(f"{gone} of image 2 can't be read")
@@ -302,26 +309,26 @@ def test_files_are_read_and_compared_when_asked_for(trained_home: Settings, digi
 
 def test_a_row_that_says_something_else_than_its_encoder_is_found(home_with_digits: Settings) -> None:
     execute(Home(home_with_digits.home), "UPDATE encoders SET metric = 'l2'")
-    assert any("compares ('cosine', None)" in problem.what for problem in verify_home(home_with_digits))
+    assert any("compares ('cosine', None)" in problem.description for problem in verify_home(home_with_digits))
 
 
 def test_a_folder_that_holds_another_encoder_is_found(home_with_digits: Settings) -> None:
     home = Home(home_with_digits.home)
     with Catalogue(home) as catalogue:
-        catalogue.register_encoder("b" * 16, "second", "vae", dimensions=16, metric="cosine")
+        catalogue.encoders.register("b" * 16, "second", "vae", dimensions=16, metric="cosine")
     (folder,) = home.encoders.glob("[0-9a-f]*")
     shutil.copytree(folder, home.encoders / ("b" * 16))
     (problem,) = verify_home(home_with_digits)
-    assert problem.what == f"{home.encoders / ('b' * 16)} holds encoder {folder.name}."
+    assert problem.description == f"{home.encoders / ('b' * 16)} holds encoder {folder.name}."
 
 
 def test_references_into_nowhere_and_a_damaged_file_are_found(home: Home) -> None:
     execute(home, "INSERT INTO deletions VALUES (77, 1)")
-    assert verify(home) == []
-    with Catalogue(home) as catalogue, catalogue.reading() as connection:
+    assert find_problems(home) == []
+    with Catalogue(home) as catalogue, catalogue.begin_read() as connection:
         connection.exec_driver_sql("COMMIT")
         connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
         connection.exec_driver_sql("UPDATE locations SET image_id = 99 WHERE image_id = 1")
-    (problem,) = verify(home)
+    (problem,) = find_problems(home)
     assert problem.kind == "database"
-    assert "row 1 of locations points to a row of images" in problem.what
+    assert "row 1 of locations points to a row of images" in problem.description

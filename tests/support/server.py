@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from simile.core.settings import Settings
-from simile.service.server.server import Server, make_server
+from simile.service.server.server import DrainingServer, make_server
 
 BOUNDARY = "simile"
 
@@ -21,7 +21,7 @@ BOUNDARY = "simile"
 class Listening:
     """A server and its port."""
 
-    server: Server
+    server: DrainingServer
     port: int
     thread: threading.Thread
 
@@ -50,7 +50,7 @@ class Reply:
 @contextmanager
 def listening(settings: Settings, **options: Any) -> Iterator[Listening]:
     """A server of this home."""
-    server = make_server(settings, prepared=False, **options)
+    server = make_server(settings, preload=False, **options)
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()

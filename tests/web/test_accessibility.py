@@ -108,7 +108,7 @@ def test_axe_finds_nothing_and_nothing_scrolls_sideways(browser: Any, copies: Co
 @needs_browser
 def test_axe_finds_nothing_on_the_way_in(browser: Any, copies: Copies) -> None:
     with Catalogue(Home(copies.settings.home)) as catalogue:
-        key = catalogue.create_key("a visitor", "write")[0].text
+        key = catalogue.keys.create("a visitor", "write")[0].text
     with serving(copies.settings) as address, opened(browser, address, expected=["status of 4"]) as page:
         page.goto("/")
         page.get_by_label("Your key").fill("wrong")

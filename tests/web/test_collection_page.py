@@ -173,8 +173,8 @@ def test_the_collection_is_seen_page_by_page_and_by_what_is_least_like_the_rest(
 @needs_browser
 def test_a_key_opens_what_it_may_and_the_way_out_is_on_every_page(browser: Any, home_with_digits: Settings) -> None:
     with Catalogue(Home(home_with_digits.home)) as catalogue:
-        looker = catalogue.create_key("a visitor", "search")[0].text
-        keeper = catalogue.create_key("the keeper", "admin")[0].text
+        looker = catalogue.keys.create("a visitor", "search")[0].text
+        keeper = catalogue.keys.create("the keeper", "admin")[0].text
     with serving(home_with_digits) as address, opened(browser, address, expected=REFUSED) as page:
         page.goto("/?image_id=7")
         page.wait_for_url("**/signin?next=*")

@@ -97,7 +97,8 @@ def simile(*arguments: object) -> dict[str, Any]:
 def decisions(copies: Copies) -> list[Decision]:
     with Catalogue(Home(copies.settings.home)) as catalogue:
         return [
-            Decision(one.first_sha256, one.second_sha256, one.same, one.keep_sha256) for one in catalogue.decisions()
+            Decision(one.first_sha256, one.second_sha256, one.same, one.keep_sha256)
+            for one in catalogue.duplicates.get_decisions()
         ]
 
 
@@ -326,7 +327,7 @@ def test_answers_that_make_no_sense_change_nothing(copies: Copies) -> None:
 
 def test_a_key_that_may_only_look_gets_no_buttons_to_answer_with(copies: Copies) -> None:
     with Catalogue(Home(copies.settings.home)) as catalogue:
-        keys = {scope: catalogue.create_key(scope, scope)[0].text for scope in ("search", "write")}
+        keys = {scope: catalogue.keys.create(scope, scope)[0].text for scope in ("search", "write")}
     with TestClient(create_app(copies.settings)) as client:
         pages = {
             scope: client.get("/duplicates?tier=near", headers={"Authorization": f"Bearer {key}"}).text

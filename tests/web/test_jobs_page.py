@@ -69,7 +69,7 @@ def test_a_job_is_begun_watched_and_tells_what_it_set_aside(
             assert bar.get_attribute("value") is None
             for done in (40, 80):
                 values = {"done": done, "total": 122, "per_second": 20.0, "seconds_left": 2.1, "failed": 1}
-                catalogue.note_job(1, stage="indexing", **values)
+                catalogue.jobs.update(1, stage="indexing", **values)
                 card.get_by_text(f"Indexing · {done} of 122 · 20 a second · about 2 s left · 1 set aside").wait_for()
                 assert bar.evaluate("bar => [bar.value, bar.max]") == [done, 122]
             assert page.get_by_role("button", name="Index it").is_disabled()

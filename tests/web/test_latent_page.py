@@ -12,9 +12,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from simile.core.settings import Settings
-from simile.explore.attributes.directions import Examples, learn
-from simile.explore.latent.aggregate_posterior import aggregate_of
-from simile.explore.latent.traversal import reach_of
+from simile.explore.attributes.directions import AttributeExamples, learn_attribute
+from simile.explore.latent.aggregate_posterior import load_aggregate_posterior
+from simile.explore.latent.traversal import measure_latent_range
 from simile.search import attributes
 from simile.search.searcher import Searcher
 from simile.service.app import create_app
@@ -30,9 +30,9 @@ PHONE = {"width": 390, "height": 844}
 def digits_home(home_with_digits: Settings) -> Settings:
     """120 digits, and an attribute `late`: the second half of them."""
     with Searcher(home_with_digits) as searcher:
-        everything = aggregate_of(searcher)
-        examples = Examples(everything.mu, everything.ids > 60, [str(one) for one in everything.ids.tolist()])
-        attributes.save(searcher.home, learn("late", everything.encoder.fingerprint, examples))
+        everything = load_aggregate_posterior(searcher)
+        examples = AttributeExamples(everything.mu, everything.ids > 60, [str(one) for one in everything.ids.tolist()])
+        attributes.save_attribute(searcher.home, learn_attribute("late", everything.encoder.fingerprint, examples))
     return home_with_digits
 
 
@@ -80,7 +80,7 @@ def test_sliders_make_pictures_and_the_address_says_where_one_is(browser: Any, l
 @needs_browser
 def test_pictures_are_chosen_uploaded_made_and_searched_from(browser: Any, latent: str, digits_home: Settings) -> None:
     with Searcher(digits_home) as searcher:
-        file = Path(searcher.image(7).paths[0])
+        file = Path(searcher.get_image(7).paths[0])
     with opened(browser, latent, viewport=PHONE, has_touch=True, is_mobile=True) as page:
         page.goto("/latent?a=3&b=9&share=0")
         assert page.locator("[data-near] a").first.get_attribute("href") == "/pictures/3"
@@ -104,7 +104,7 @@ def test_pictures_are_chosen_uploaded_made_and_searched_from(browser: Any, laten
 @needs_browser
 def test_a_dimension_that_the_address_moves_has_a_slider(browser: Any, latent: str, digits_home: Settings) -> None:
     with Searcher(digits_home) as searcher:
-        last = reach_of(searcher).order[-1]
+        last = measure_latent_range(searcher).activity_order[-1]
     with opened(browser, latent, viewport=DESK) as page:
         page.goto(f"/latent?a=3&b=9&dim.{last}=2.5")
         shown(page)
@@ -168,7 +168,7 @@ def test_an_attribute_is_learned_from_marked_pictures_pushed_and_forgotten(
 @needs_browser
 def test_only_a_key_that_may_write_learns(browser: Any, digits_home: Settings) -> None:
     with Catalogue(Home(digits_home.home)) as catalogue:
-        keys = {scope: catalogue.create_key(f"may {scope}", scope)[0].text for scope in ("search", "write")}
+        keys = {scope: catalogue.keys.create(f"may {scope}", scope)[0].text for scope in ("search", "write")}
     with serving(digits_home) as address:
         for scope, sections in (("search", 0), ("write", 1)):
             with opened(browser, address) as page:
@@ -251,7 +251,7 @@ def test_without_a_script_it_is_a_form(digits_home: Settings) -> None:
 def test_without_a_decoder_it_says_so_and_still_finds(digits_home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     with TestClient(create_app(digits_home)) as client:
         client.get("/readyz")
-        monkeypatch.setattr(client.app.state.door.open().encoder(), "has_decoder", False)  # type: ignore[attr-defined]
+        monkeypatch.setattr(client.app.state.searcher_provider.get_searcher().get_encoder(), "has_decoder", False)  # type: ignore[attr-defined]
         page = client.get("/latent", params={"a": 3, "b": 9, "share": 0})
         assert page.status_code == 200 and "has no decoder" in page.text and "/pictures/3" in page.text
 

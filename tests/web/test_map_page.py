@@ -9,8 +9,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from simile.core.settings import Settings
-from simile.explore.map.map import Wish, make_map, measure_errors
-from simile.explore.map.view import view_of
+from simile.explore.map.map import MapSettings, make_map, measure_reconstruction_errors
+from simile.explore.map.view import make_map_view
 from simile.search.searcher import Searcher
 from tests.support.browser import needs_browser, opened, serving
 
@@ -25,10 +25,10 @@ READS = ["willReadFrequently"]  # what Chromium says of a canvas that these test
 def mapped(home_with_digits: Settings) -> Iterator[str]:
     """Where a service of 120 digits runs whose map was made, with errors and a label `kind`."""
     with Searcher(home_with_digits) as searcher:
-        view = view_of(searcher, make_map(searcher, Wish(count=5), lambda *_: None))
-        measure_errors(searcher, view.ids, lambda *_: None)
+        view = make_map_view(searcher, make_map(searcher, MapSettings(count=5), lambda *_: None))
+        measure_reconstruction_errors(searcher, view.ids, lambda *_: None)
         for image_id in range(1, 121):
-            searcher.catalogue.set_image_metadata(image_id, {"kind": "odd" if image_id % 2 else "even"})
+            searcher.catalogue.metadata.set_for_image(image_id, {"kind": "odd" if image_id % 2 else "even"})
     with serving(home_with_digits) as address:
         yield address
 

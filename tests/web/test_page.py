@@ -300,7 +300,7 @@ def test_the_page_s_errors_are_pages_with_the_right_status(home_with_digits: Set
 def test_whether_scores_are_calibrated_is_said_in_words(home_with_digits: Settings) -> None:
     with TestClient(create_app(home_with_digits)) as client:
         assert "Scores are not calibrated yet" in client.get("/?image_id=3").text
-        searcher = client.app.state.door.open()  # type: ignore[attr-defined]
+        searcher = client.app.state.searcher_provider.get_searcher()  # type: ignore[attr-defined]
         searcher.gauges.start(searcher.index.current())
         searcher.gauges._thread.join()
         assert "Scores are calibrated on this collection" in client.get("/?image_id=3").text

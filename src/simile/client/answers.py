@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypedDict
 
-Metadata = dict[str, str | int | float]
+MetadataJson = dict[str, str | int | float]
 
 
-class Narrowing(TypedDict, total=False):
+class ClientFilterOptions(TypedDict, total=False):
     """Which images may be found; see docs/api.md."""
 
     where: list[str]
@@ -23,7 +23,7 @@ class Narrowing(TypedDict, total=False):
     until: str
 
 
-class Options(Narrowing, total=False):
+class ClientSearchOptions(ClientFilterOptions, total=False):
     """How much of an answer is wanted."""
 
     limit: int
@@ -37,12 +37,12 @@ class Options(Narrowing, total=False):
     strength: float
 
 
-class AskedWith(TypedDict):
+class QueryTermJson(TypedDict):
     image_id: int | None
     name: str | None
 
 
-class Query(TypedDict):
+class QueryJson(TypedDict):
     """What was asked, and how far the answer can be trusted."""
 
     name: str | None
@@ -57,12 +57,12 @@ class Query(TypedDict):
     unlike_reason: str | None
     false_alarm_rate: float | None
     false_alarm_among: Literal["new", "own"] | None
-    positives: list[AskedWith]
-    negatives: list[AskedWith]
+    positives: list[QueryTermJson]
+    negatives: list[QueryTermJson]
     reconstruction: str | None
 
 
-class Hit(TypedDict):
+class HitJson(TypedDict):
     """One similar image."""
 
     image_id: int
@@ -76,18 +76,18 @@ class Hit(TypedDict):
     file_url: str
     thumbnail_url: str
     reconstruction_url: str | None
-    metadata: Metadata | None
+    metadata: MetadataJson | None
 
 
-class SearchAnswer(TypedDict):
+class SearchResponseJson(TypedDict):
     """The query and its hits, the nearest first."""
 
-    query: Query
-    hits: list[Hit]
+    query: QueryJson
+    hits: list[HitJson]
     score_calibrated: bool
 
 
-class Image(TypedDict):
+class ImageJson(TypedDict):
     """An indexed image."""
 
     image_id: int
@@ -100,38 +100,38 @@ class Image(TypedDict):
     sha256: str
     created_at: str
     reconstruction_error: float | None
-    metadata: Metadata
+    metadata: MetadataJson
     file_url: str
     thumbnail_url: str
     reconstruction_url: str
 
 
-class ImageDetail(Image):
+class ImageDetailJson(ImageJson):
     sigma: float | None
 
 
-class ListedImage(Image):
+class ListedImageJson(ImageJson):
     unlike_distance: float | None
 
 
-class AddedImage(Image, total=False):
+class AddedImageJson(ImageJson, total=False):
     """A picture that was added, or that it is a copy of; the last two only where that was asked for."""
 
     duplicate_of: int | None
     duplicates: list[dict[str, Any]] | None
 
 
-class ImagePage(TypedDict):
+class ImagePageJson(TypedDict):
     """Some of the collection; `next` is the `cursor` of what follows."""
 
-    images: list[ListedImage]
+    images: list[ListedImageJson]
     total: int
     limit: int
     offset: int
     next: str | None
 
 
-class Decision(TypedDict):
+class DecisionJson(TypedDict):
     """What a person says of two pictures; `same` None takes it back."""
 
     first: int
@@ -140,7 +140,7 @@ class Decision(TypedDict):
     keep: int | None
 
 
-class Encoder(TypedDict):
+class EncoderJson(TypedDict):
     fingerprint: str
     recipe: str | None
     metric: str | None
@@ -152,17 +152,17 @@ class Encoder(TypedDict):
     size: int
 
 
-class EncoderDetail(Encoder):
+class EncoderDetailJson(EncoderJson):
     description: dict[str, Any] | None
 
 
-class Activated(TypedDict):
+class ActivationJson(TypedDict):
     fingerprint: str
     vectors: int
     lacking: int
 
 
-class Status(TypedDict):
+class StatusJson(TypedDict):
     version: str
     images: int
     encoder: str | None
@@ -171,7 +171,7 @@ class Status(TypedDict):
     runs: list[dict[str, Any]]
 
 
-class Job(TypedDict):
+class JobJson(TypedDict):
     """An indexing job."""
 
     id: int
@@ -195,19 +195,19 @@ class Job(TypedDict):
     failures_url: str
 
 
-class Jobs(TypedDict):
-    jobs: list[Job]
+class JobListJson(TypedDict):
+    jobs: list[JobJson]
     roots: list[str]
 
 
-class Failures(TypedDict):
+class FailurePageJson(TypedDict):
     failures: list[dict[str, str]]
     total: int
     limit: int
     offset: int
 
 
-class CollectionMap(TypedDict):
+class MapJson(TypedDict):
     """The collection in a plane."""
 
     layout: str
@@ -226,7 +226,7 @@ class CollectionMap(TypedDict):
     failed: str | None
 
 
-class MapPoints(TypedDict):
+class MapPointsJson(TypedDict):
     """Every picture of a map, in columns."""
 
     ids: list[int]
@@ -239,7 +239,7 @@ class MapPoints(TypedDict):
     label: list[int | None] | None
 
 
-class Latent(TypedDict):
+class LatentJson(TypedDict):
     """A place in the latent space. `picture`: decoded, a PNG as a data URL."""
 
     name: str
@@ -249,10 +249,10 @@ class Latent(TypedDict):
     height: int
     decoder: bool
     picture: str | None
-    nearest: list[Hit]
+    nearest: list[HitJson]
 
 
-class Morph(TypedDict):
+class MorphJson(TypedDict):
     """A way through the latent space; frames with `mu`, `picture` and the `nearest` image."""
 
     how: str
@@ -262,7 +262,7 @@ class Morph(TypedDict):
     frames: list[dict[str, Any]]
 
 
-class Traversal(TypedDict):
+class TraversalJson(TypedDict):
     """Single dimensions from low to high."""
 
     name: str
@@ -270,7 +270,7 @@ class Traversal(TypedDict):
     dimensions: list[dict[str, Any]]
 
 
-class Attribute(TypedDict):
+class AttributeJson(TypedDict):
     """What two sets of pictures differ by, and how well it tells them apart."""
 
     name: str
@@ -285,7 +285,7 @@ class Attribute(TypedDict):
     drags: list[dict[str, Any]]
 
 
-class Applied(TypedDict):
+class AppliedAttributeJson(TypedDict):
     """A picture pushed along an attribute; `pictures` with `strength`, `mu` and `picture`."""
 
     attribute: str
@@ -295,7 +295,7 @@ class Applied(TypedDict):
     pictures: list[dict[str, Any]]
 
 
-class Outliers(TypedDict):
+class OutlierPageJson(TypedDict):
     """The pictures least like the rest."""
 
     outliers: list[dict[str, Any]]
@@ -306,7 +306,7 @@ class Outliers(TypedDict):
     offset: int
 
 
-class Uncertainty(TypedDict):
+class UncertaintyJson(TypedDict):
     """How sure the encoder is of a picture."""
 
     name: str
@@ -325,7 +325,7 @@ class Uncertainty(TypedDict):
     deviation: str
 
 
-class Duplicates(TypedDict):
+class DuplicatePageJson(TypedDict):
     """A page of what `simile dedup` found."""
 
     run_id: int | None

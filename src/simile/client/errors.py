@@ -38,7 +38,7 @@ class Problem(ClientError):
         self.title = str(document.get("title", f"HTTP {status}"))
         self.detail = str(document.get("detail", "The service did not say why."))
         self.errors = [(str(one["field"]), str(one["detail"])) for one in document.get("errors") or ()]
-        self.more = {name: value for name, value in document.items() if name not in _USUAL}
+        self.extra = {name: value for name, value in document.items() if name not in _STANDARD_FIELDS}
         self.retry_after = retry_after
         super().__init__(f"{self.title}: {self.detail}")
 
@@ -72,8 +72,8 @@ class Unavailable(Problem):
     """Not now; `retry_after` says in how many seconds, where the service knows."""
 
 
-_USUAL = ("type", "title", "status", "detail", "instance", "errors")
-_KINDS: dict[int, type[Problem]] = {
+_STANDARD_FIELDS = ("type", "title", "status", "detail", "instance", "errors")
+_PROBLEM_CLASSES: dict[int, type[Problem]] = {
     401: NotAllowed,
     403: NotAllowed,
     404: NotFound,
@@ -87,12 +87,12 @@ _KINDS: dict[int, type[Problem]] = {
 }
 
 
-def problem(status: int, body: bytes, retry_after: str | None) -> Problem:
+def make_problem(status: int, body: bytes, retry_after: str | None) -> Problem:
     """The error for an answer that is one; its body should be a problem document (RFC 9457)."""
     try:
         document = json.loads(body)
     except ValueError:
         document = {"detail": body[:200].decode("utf-8", "replace") or "The answer was empty."}
-    kind = Unavailable if status >= 500 else _KINDS.get(status, Refused)
+    kind = Unavailable if status >= 500 else _PROBLEM_CLASSES.get(status, Refused)
     wait = float(retry_after) if retry_after is not None and retry_after.isdecimal() else None
     return kind(status, document if isinstance(document, dict) else {}, wait)
