@@ -47,7 +47,7 @@ _STREAM_RESPONSES: ResponseDocs = {
                         "data": {
                             "type": "string",
                             "contentMediaType": "application/json",
-                            "contentSchema": {"$ref": "#/components/schemas/JobOut"},
+                            "contentSchema": {"$ref": "#/components/schemas/JobResponse"},
                         },
                     },
                 },

@@ -31,7 +31,7 @@ ResponseDocs = dict[int | str, dict[str, Any]]
 _COMMON_ERRORS = {
     status: {
         "description": HTTPStatus(int(status)).phrase,
-        "content": {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemOut"}}},
+        "content": {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemResponse"}}},
     }
     for status in ("400", "414", "431")
 }

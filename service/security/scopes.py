@@ -135,5 +135,5 @@ def add_security(document: dict[str, Any]) -> None:
 
 
 def _make_refusal_response(phrase: str) -> dict[str, Any]:
-    schema = {"$ref": "#/components/schemas/ProblemOut"}
+    schema = {"$ref": "#/components/schemas/ProblemResponse"}
     return {"description": phrase, "content": {"application/problem+json": {"schema": schema}}}

@@ -54,7 +54,7 @@ def make_server(settings: Settings, *, preload: bool = True, header_seconds: flo
     """A server of the home, not yet listening. `prepared`: see create_app."""
     app = create_app(settings, preload=preload)
     guard = ConnectionLimits(settings.connections, settings.answer_seconds, header_seconds)
-    connections: Any = partial(GuardedConnection, guard=guard)  # called as the class is
+    connections: Any = partial(GuardedConnection, limits=guard)  # called as the class is
     config = uvicorn.Config(
         app,
         http=connections,

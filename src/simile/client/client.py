@@ -122,7 +122,7 @@ class Client(Transport):
     ) -> ImagePageJson:
         """A page of the collection; its `next` is the `cursor` of what follows."""
         asked = {"sort": sort, "limit": limit, "offset": offset, "cursor": cursor, **filters}
-        return self._request_json("GET /v1/images", asked=asked)
+        return self._request_json("GET /v1/images", query_params=asked)
 
     def iterate_images(
         self, sort: Literal["id", "newest", "unlike"] = "id", **filters: Unpack[ClientFilterOptions]
@@ -145,7 +145,7 @@ class Client(Transport):
         """Adds a picture. Safe to repeat: the same bytes are one image. Raises Conflict for a copy with `reject`."""
         fields = {} if metadata is None else {"metadata": json.dumps(dict(metadata))}
         body = form_body(fields, [("file", image)])
-        return self._request_json("POST /v1/images", asked={"if_duplicate": if_duplicate}, body=body)
+        return self._request_json("POST /v1/images", query_params={"if_duplicate": if_duplicate}, body=body)
 
     def image(self, image_id: int) -> ImageDetailJson:
         """What is known of an image, and said of it."""
@@ -163,12 +163,12 @@ class Client(Transport):
     def file(self, image_id: int, metadata: Literal["strip", "keep"] = "strip") -> bytes:
         """The image's own file; `keep`: with what a camera wrote into it."""
         asked = {"metadata": None if metadata == "strip" else metadata}
-        return self._request_operation("GET /v1/images/{image_id}/file", asked=asked, image_id=image_id).body
+        return self._request_operation("GET /v1/images/{image_id}/file", query_params=asked, image_id=image_id).body
 
     def thumbnail(self, image_id: int, side: int = 256) -> bytes:
         """A JPEG or PNG of at most `side` pixels a side."""
         return self._request_operation(
-            "GET /v1/images/{image_id}/thumbnail", asked={"side": side}, image_id=image_id
+            "GET /v1/images/{image_id}/thumbnail", query_params={"side": side}, image_id=image_id
         ).body
 
     def reconstruction(self, image_id: int) -> bytes:
@@ -189,7 +189,7 @@ class Client(Transport):
     ) -> DuplicatePageJson:
         """Groups of copies, or similar pairs, that `simile dedup` found."""
         asked = {"tier": list(tier), "threshold": threshold, "decided": decided, "limit": limit, "offset": offset}
-        return self._request_json("GET /v1/duplicates", asked=asked)
+        return self._request_json("GET /v1/duplicates", query_params=asked)
 
     def save_decisions(self, decisions: Sequence[DecisionJson]) -> dict[str, int]:
         """Says of pairs of pictures whether they are copies. Safe to repeat."""
@@ -203,12 +203,12 @@ class Client(Transport):
     ) -> dict[str, Any]:
         """What would be removed, for `simile dedup apply`: what people called the same, or all groups."""
         asked = {"tier": list(tier), "threshold": threshold, "all": include_undecided}
-        return self._request_json("GET /v1/duplicates/plan", asked=asked)
+        return self._request_json("GET /v1/duplicates/plan", query_params=asked)
 
     def difference(self, first: int, second: int, show: Literal["difference", "overlay"] = "difference") -> bytes:
         """What differs between two images, a PNG."""
         asked = {"first": first, "second": second, "show": show}
-        return self._request_operation("GET /v1/duplicates/difference", asked=asked).body
+        return self._request_operation("GET /v1/duplicates/difference", query_params=asked).body
 
     def encoders(self) -> list[EncoderJson]:
         """Every encoder of the home, the oldest first."""
@@ -225,7 +225,7 @@ class Client(Transport):
 
     def map(self, layout: MapLayout = "pca") -> MapJson:
         """The collection in a plane. Raises Unavailable while it is computed, NotFound where nobody asked for it."""
-        return self._request_json("GET /v1/map", asked={"layout": layout})
+        return self._request_json("GET /v1/map", query_params={"layout": layout})
 
     def make_map(
         self,
@@ -240,11 +240,11 @@ class Client(Transport):
 
     def map_points(self, layout: MapLayout = "pca", label: str | None = None) -> MapPointsJson:
         """Every picture of a map, with where it lies. label: one of the map's, to tell the pictures apart by."""
-        return self._request_json("GET /v1/map/points", asked={"layout": layout, "label": label})
+        return self._request_json("GET /v1/map/points", query_params={"layout": layout, "label": label})
 
     def map_tile(self, tile: int, layout: MapLayout = "pca") -> bytes:
         """256 thumbnails of a map, a WebP."""
-        return self._request_operation("GET /v1/map/tiles/{tile}", asked={"layout": layout}, tile=tile).body
+        return self._request_operation("GET /v1/map/tiles/{tile}", query_params={"layout": layout}, tile=tile).body
 
     def encode_images(
         self,
@@ -339,7 +339,7 @@ class Client(Transport):
 
     def outliers(self, limit: int = 50, offset: int = 0) -> OutlierPageJson:
         """The images least like the rest. Raises Unavailable while they are measured."""
-        return self._request_json("GET /v1/outliers", asked={"limit": limit, "offset": offset})
+        return self._request_json("GET /v1/outliers", query_params={"limit": limit, "offset": offset})
 
     def attributes(self) -> list[AttributeJson]:
         """The attributes of the encoder in use."""
@@ -384,7 +384,7 @@ class Client(Transport):
 
     def jobs(self, limit: int = 20) -> JobListJson:
         """The latest indexing jobs, and the names of what can be indexed."""
-        return self._request_json("GET /v1/jobs", asked={"limit": limit})
+        return self._request_json("GET /v1/jobs", query_params={"limit": limit})
 
     def start_job(self, root: str, prune: bool = False) -> JobJson:
         """Starts to index a folder that the operator has given this name. Raises Conflict while another job runs."""
@@ -401,7 +401,7 @@ class Client(Transport):
     def job_failures(self, job_id: int, limit: int = 100, offset: int = 0) -> FailurePageJson:
         """Files that a job set aside, and why."""
         asked = {"limit": limit, "offset": offset}
-        return self._request_json("GET /v1/jobs/{job_id}/failures", asked=asked, job_id=job_id)
+        return self._request_json("GET /v1/jobs/{job_id}/failures", query_params=asked, job_id=job_id)
 
     def job_events(self, job_id: int) -> Iterator[JobJson]:
         """A job each time that it has moved on, until its end."""
