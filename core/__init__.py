@@ -1,1 +1,1 @@
-"""What every room of the house shares: settings, errors, records, logging. No torch, no SQL, no HTTP."""
+"""Shared by all packages: settings, errors, records, logging. No torch, no SQL, no HTTP."""

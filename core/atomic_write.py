@@ -1,4 +1,4 @@
-"""Files and folders that are whole after a crash: the old one or the new one, never a part."""
+"""Write files and folders so that after a crash the old or the new version is there, complete."""
 
 from __future__ import annotations
 
@@ -10,26 +10,24 @@ from pathlib import Path
 
 from simile.core.errors import BadSetting
 
-pass
-
-REPLACED = ".replaced-"  # how the name of a folder begins while another one takes its place
+REPLACED = ".replaced-"  # prefix of a folder's name while a new folder takes its place
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """`write(temporary path)`, then fsync and rename: after a crash the old file or the new one is there, whole."""
-    # A name of its own: two uploads of the same bytes write the same path at the same time.
+    """Call `write(temporary path)`, then fsync the file and rename it to `path`."""
+    # A unique name, because two uploads of the same bytes write the same path at the same time.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         write(temporary)
         fsync_path(temporary)
         temporary.replace(path)
-        fsync_path(path.parent)  # the rename itself
+        fsync_path(path.parent)  # makes the rename itself durable
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def fsync_path(path: Path) -> None:
-    """Has the file, or the names in a folder, written to the disk."""
+    """Flush a file's contents, or a folder's list of names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -37,32 +35,41 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def replace_folder(arriving: Path, target: Path) -> None:
-    """Put the folder `arriving` in the place of `target`, which need not exist. Both lie in the same folder.
+def replace_folder(new_folder: Path, target: Path) -> None:
+    """Move `new_folder` to `target`, and delete the folder that was there before, if any.
 
-    A kill at any moment leaves the old folder or the new one, whole; `finish_replacing` then gives it its name back.
+    Both must have the same parent. If the process is killed at any moment, the old or the new folder is complete;
+    `finish_replacing` then restores its name.
     """
-    aside = target.with_name(REPLACED + target.name)
+    old_folder = target.with_name(REPLACED + target.name)
     if target.exists():
-        shutil.rmtree(aside, ignore_errors=True)
-        target.rename(aside)
-    arriving.rename(target)
+        shutil.rmtree(old_folder, ignore_errors=True)
+        target.rename(old_folder)
+    new_folder.rename(target)
     fsync_path(target.parent)
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(old_folder, ignore_errors=True)
 
 
 def finish_replacing(folder: Path) -> None:
-    """Clear away what a killed `replace_folder` left in `folder`. Nobody else may be replacing there."""
-    for aside in folder.glob(f"{REPLACED}*"):
-        target = aside.with_name(aside.name.removeprefix(REPLACED))
+    """Clean up after a killed `replace_folder` in `folder`. No other process may replace folders there meanwhile."""
+    for old_folder in folder.glob(f"{REPLACED}*"):
+        target = old_folder.with_name(old_folder.name.removeprefix(REPLACED))
         if target.exists():
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(old_folder, ignore_errors=True)
         else:
-            aside.rename(target)
+            old_folder.rename(target)
 
 
 def check_output_path(path: Path, suffixes: Sequence[str]) -> None:
-    """Raises BadSetting for a file that can't be written; `suffixes` in lower case, none for any."""
+    """Check that an output file can be written before its content is computed.
+
+    Args:
+        path: The file.
+        suffixes: The suffixes allowed, in lower case; empty for any suffix.
+
+    Raises:
+        BadSetting: The suffix is not allowed, the path is a folder, or its parent does not exist.
+    """
     if suffixes and path.suffix.lower() not in suffixes:
         raise BadSetting(f"{path} can't be written: name a file that ends in {', '.join(suffixes)}.")
     if path.is_dir():
@@ -72,7 +79,7 @@ def check_output_path(path: Path, suffixes: Sequence[str]) -> None:
 
 
 def write_output_file(path: Path, data: bytes) -> None:
-    """Raises BadSetting where there is no space or no permission."""
+    """Write a file atomically. Raises BadSetting if there is no space or no permission."""
     try:
         write_atomically(path, lambda temporary: temporary.write_bytes(data))
     except OSError as error:

@@ -1,36 +1,37 @@
-"""Everything that simile raises on purpose.
+"""All errors that simile raises on purpose.
 
     SimileError
-    ├── InputError                 what was handed in is at fault
-    │   ├── BadSetting             a setting or an argument has a value that can't be used
-    │   │   └── BadUsage           options of a command that can't be given together, or that are lacking
-    │   ├── NoSuchPath             a path that was named does not exist
-    │   ├── UnreadableImage        not a picture, or a damaged one
+    ├── InputError                 the input is wrong
+    │   ├── BadSetting             the value of a setting or argument can't be used
+    │   │   └── BadUsage           options of a command conflict, or a required one is missing
+    │   ├── NoSuchPath             a given path does not exist
+    │   ├── UnreadableImage        the file is no image, or is damaged
     │   │   └── ImageTooLarge      more pixels or bytes than allowed
-    │   ├── NoSuchImage            an id that is not in the catalogue
-    │   ├── NoSuchJob              an id of no indexing job
-    │   ├── NoSuchRoot             a name of no folder that may be indexed over HTTP
-    │   ├── NoSuchEncoder          a fingerprint or path that leads to no encoder
-    │   ├── TooFewPictures         not enough to train on
-    │   └── BackupDamaged          a backup is incomplete, altered, or none of simile's
-    ├── NotFinite                  NaN or infinity where numbers were expected
-    ├── NoDecoder                  this encoder can't show what it saw
-    ├── NoVariance                 this encoder can't say how sure it is
-    ├── NothingIndexed             a search in an empty home
-    ├── EncoderMismatch            vectors of two encoders met, or a vector of the wrong length
-    ├── BeingComputed              the answer takes longer than a request may: ask again
-    ├── JobRunning                 an indexing job is under way, and there is one at a time
-    ├── JobOver                    an indexing job has ended: it can't be stopped any more
-    ├── CheckpointDamaged          an encoder's files don't belong together
+    │   ├── NoSuchImage            the image id is not in the catalogue
+    │   ├── NoSuchJob              no indexing job has this id
+    │   ├── NoSuchRoot             no folder that may be indexed over HTTP has this name
+    │   ├── NoSuchEncoder          no encoder has this fingerprint or path
+    │   ├── TooFewPictures         too few images for training or a measurement
+    │   └── BackupDamaged          a backup is incomplete or altered, or not made by simile
+    ├── NotFinite                  NaN or infinity where finite numbers are required
+    ├── NoDecoder                  the encoder has no decoder, so it can't reconstruct
+    ├── NoVariance                 the encoder has no variance, so uncertainty is unknown
+    ├── NothingIndexed             the home holds no vectors
+    ├── EncoderMismatch            vectors of two encoders are mixed, or a vector has the wrong length
+    ├── BeingComputed              the result is computed in the background: repeat the request
+    ├── JobRunning                 an indexing job is running, and only one may run at a time
+    ├── JobOver                    an indexing job has ended, so it can't be cancelled
+    ├── CheckpointDamaged          an encoder's files are altered, incomplete or of an unknown kind
     ├── IndexDamaged               a segment is missing, altered or inconsistent
     └── HomeError
         ├── HomeBusy               another process holds the home's lock
-        ├── HomeOutdated           made by an older simile; a writer must upgrade it
-        ├── HomeTooNew             made by a newer simile
+        ├── HomeOutdated           made by an older version; a writer must upgrade it
+        ├── HomeTooNew             made by a newer version
         └── HomeNotWritable        no space, or no permission
 
-Each says what happened, with the path, id or setting, and what to do next. Core knows neither HTTP nor
-the shell: service/problems.py gives each class its status, cli/main.py prints `Type: message`.
+Each message says what happened, with the path, id or setting, and what to do next. This module knows neither HTTP
+nor the shell: service/errors.py maps each class to a status, cli/main.py prints `Type: message`. The class names are
+part of the API: `TooFewPictures` is the problem type `too-few-pictures`.
 """
 
 from __future__ import annotations
@@ -38,27 +39,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-pass
-
 
 class SimileError(Exception):
-    """Base of all errors that simile raises on purpose; `str()` of it is fit for a user."""
+    """Base class of all errors that simile raises on purpose. `str()` gives a message for users."""
 
 
 class InputError(SimileError):
-    """What was handed in is at fault."""
+    """The input is wrong."""
 
 
 class BadSetting(InputError):
-    """A setting or an argument has a value that can't be used."""
+    """The value of a setting or an argument can't be used."""
 
 
 class BadUsage(BadSetting):
-    """A command line makes no sense as a whole: the command ends with exit code 2, as for an unknown option."""
+    """The options of a command conflict, or one is missing. The exit code is 2, as for an unknown option."""
 
 
 class NoSuchPath(InputError):
-    """A path that was named does not exist."""
+    """A given path does not exist."""
 
     def __init__(self, path: Path | str) -> None:
         super().__init__(f"{path} does not exist. Check the spelling, or name another file or folder.")
@@ -66,7 +65,12 @@ class NoSuchPath(InputError):
 
 
 class UnreadableImage(InputError):
-    """Not a picture, or a damaged one. `name` is the path or the upload's name, `reason` a phrase."""
+    """A file is not an image, or it is damaged.
+
+    Args:
+        name: Path of the file, or name of the upload.
+        reason: What is wrong, as a phrase.
+    """
 
     def __init__(self, name: Path | str, reason: str) -> None:
         super().__init__(f"{name}: {reason}. Replace the file, or leave it out.")
@@ -75,11 +79,11 @@ class UnreadableImage(InputError):
 
 
 class ImageTooLarge(UnreadableImage):
-    """More pixels or bytes than the limits allow; `reason` names the limit and its setting."""
+    """An image has more pixels or bytes than allowed. `reason` names the limit and its setting."""
 
 
 class NoSuchImage(InputError):
-    """An image id that is not in the catalogue."""
+    """The image id is not in the catalogue."""
 
     def __init__(self, image_id: int) -> None:
         super().__init__(f"There is no image {image_id}. It was never indexed, or it has been deleted.")
@@ -87,80 +91,82 @@ class NoSuchImage(InputError):
 
 
 class NoSuchJob(InputError):
-    """An id of no indexing job."""
+    """No indexing job has this id."""
 
     def __init__(self, job_id: int) -> None:
-        super().__init__(f"There is no job {job_id}. The list of jobs names those there are.")
+        super().__init__(f"There is no job {job_id}. The list of jobs shows all ids.")
         self.job_id = job_id
 
 
 class NoSuchRoot(InputError):
-    """A name of no folder that may be indexed over HTTP; `known`: the names that are."""
+    """No folder that may be indexed over HTTP has this name.
+
+    Args:
+        name: The unknown name.
+        known_names: Names of the folders that may be indexed.
+    """
 
     def __init__(self, name: str, known_names: Sequence[str]) -> None:
-        given = (
-            f"Give one of: {', '.join(known_names)}"
-            if known_names
-            else "The operator gives names to folders with SIMILE_ROOTS"
-        )
-        super().__init__(f"There is no root {name!r}. {given}.")
+        allowed = ", ".join(known_names)
+        hint = f"Give one of: {allowed}" if allowed else "The operator gives names to folders with SIMILE_ROOTS"
+        super().__init__(f"There is no root {name!r}. {hint}.")
         self.name = name
 
 
 class NoSuchEncoder(InputError):
-    """A fingerprint or path that leads to no encoder."""
+    """No encoder has this fingerprint or path."""
 
 
 class TooFewPictures(InputError):
-    """Not enough pictures to train on."""
+    """There are too few images for training or for a measurement."""
 
 
 class BackupDamaged(InputError):
-    """A backup is incomplete, altered, or none of simile's."""
+    """A backup is incomplete or altered, or was not made by simile."""
 
 
 class ArchiveDamaged(InputError):
-    """A file of compressed pictures is damaged, or none of simile's."""
+    """A file of compressed images is damaged, or was not made by simile."""
 
 
 class NotFinite(SimileError):
-    """NaN or infinity where numbers were expected."""
+    """A value is NaN or infinite where a finite number is required."""
 
 
 class NoDecoder(SimileError):
-    """This encoder can't show what it saw: it has no decoder."""
+    """The encoder has no decoder, so it can't reconstruct images."""
 
 
 class NoVariance(SimileError):
-    """This encoder can't say how sure it is: it has no variance."""
+    """The encoder has no variance, so its uncertainty is unknown."""
 
 
 class NothingIndexed(SimileError):
-    """A search in a home that holds no vectors, or no encoder."""
+    """The home holds no vectors, or no active encoder."""
 
 
 class EncoderMismatch(SimileError):
-    """Vectors of two encoders met, or a vector of the wrong length came in."""
+    """Vectors of two encoders are mixed, or a vector has the wrong length."""
 
 
 class BeingComputed(SimileError):
-    """The answer takes longer than a request may: it is computed behind it, ask again."""
+    """The result takes longer than a request may. It is computed in the background: repeat the request."""
 
 
 class JobRunning(SimileError):
-    """An indexing job is under way, and there is one at a time."""
+    """An indexing job is running, and only one may run at a time."""
 
 
 class JobOver(SimileError):
-    """An indexing job has ended: it can't be stopped any more."""
+    """An indexing job has ended, so it can't be cancelled."""
 
 
 class CheckpointDamaged(SimileError):
-    """An encoder's files don't belong together: altered, incomplete, or of an unknown kind."""
+    """An encoder's files are altered, incomplete, or of an unknown kind."""
 
 
 class IndexDamaged(SimileError):
-    """An index segment is missing, altered or inconsistent with itself."""
+    """An index segment is missing, altered or inconsistent."""
 
 
 class HomeError(SimileError):
@@ -172,11 +178,11 @@ class HomeBusy(HomeError):
 
 
 class HomeOutdated(HomeError):
-    """The catalogue was made by an older simile and must be upgraded by a writer first."""
+    """The catalogue was made by an older version of simile. A writer must upgrade it first."""
 
 
 class HomeTooNew(HomeError):
-    """The catalogue was made by a newer simile."""
+    """The catalogue was made by a newer version of simile."""
 
 
 class HomeNotWritable(HomeError):

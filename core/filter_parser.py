@@ -1,4 +1,4 @@
-"""What a person writes to narrow a search down, read into a Filter: the same words on every door."""
+"""Parse the filter options of a search into a Filter. The command line and the service share this syntax."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datetime import datetime, time
 from simile.core.errors import BadSetting
 from simile.core.records import Filter, MetadataCondition
 
-_CONDITION_PATTERN = re.compile(r"(?P<name>[^!<>=]+)(?P<sign>!=|<=|>=|=|<|>)(?P<value>.*)", re.DOTALL)
+_CONDITION_PATTERN = re.compile(r"(?P<name>[^!<>=]+)(?P<operator>!=|<=|>=|=|<|>)(?P<value>.*)", re.DOTALL)
 _FORMAT_ALIASES = {"jpg": "jpeg", "tif": "tiff", "heic": "heif", "jp2": "jpeg2000"}
 
 
@@ -24,11 +24,23 @@ def make_filter(
     until: str | None = None,
     **bounds: int | None,
 ) -> Filter | None:
-    """The filter, or None where nothing is asked for. `bounds`: min_bytes, max_bytes, min_width … of Filter.
+    """Make a filter from the texts that a user gave.
 
-    Raises BadSetting, which names what can't be understood.
+    Args:
+        where: Conditions on metadata, such as `price<10`.
+        under: Absolute path of a file, folder or archive.
+        formats: Image formats or file suffixes, such as `jpg`.
+        since: Earliest modification time, in ISO 8601.
+        until: Latest modification time; a date without a time includes the whole day.
+        **bounds: min_bytes, max_bytes, min_width … of Filter.
+
+    Returns:
+        The filter, or None if no option is given.
+
+    Raises:
+        BadSetting: An option can't be parsed; the message names it.
     """
-    made = Filter(
+    filter = Filter(
         where=tuple(parse_condition(_check_utf8(text, "where")) for text in where),
         under=None if under is None else _normalise_folder(_check_utf8(under, "under")),
         formats=tuple(sorted({_normalise_format(_check_utf8(name, "format")) for name in formats})),
@@ -36,20 +48,20 @@ def make_filter(
         until=None if until is None else parse_datetime(until, "until", end_of_day=True),
         **bounds,
     )
-    return None if made == Filter() else made
+    return None if filter == Filter() else filter
 
 
 def parse_condition(text: str) -> MetadataCondition:
-    """("price", "<", "10") of "price<10". Raises BadSetting."""
-    found = _CONDITION_PATTERN.fullmatch(text)
-    name = found["name"].strip() if found else ""
-    if found is None or not name:
+    """Split `price<10` into ("price", "<", "10"). Raises BadSetting."""
+    match = _CONDITION_PATTERN.fullmatch(text)
+    name = match["name"].strip() if match else ""
+    if match is None or not name:
         raise BadSetting(f"where can't be {text!r}. Write a name, one of = != < <= > >=, and a value: class=shirt.")
-    return name, found["sign"], found["value"].strip()
+    return name, match["operator"], match["value"].strip()
 
 
 def parse_number(text: str) -> float | None:
-    """The number that a text is, or None: what a manifest says is compared as one wherever it is one."""
+    """Return the finite number that a text holds, or None. Metadata compares as numbers where both are numbers."""
     try:
         number = float(text)
     except ValueError:
@@ -58,7 +70,7 @@ def parse_number(text: str) -> float | None:
 
 
 def parse_metadata(metadata: Mapping[str, str]) -> dict[str, str | float]:
-    """Metadata as a program wants it: what is written as JSON writes a number is that number, all else is text."""
+    """Return metadata with numbers as numbers, where JSON would write the number in exactly the same way."""
     return {name: _parse_value(text) for name, text in metadata.items()}
 
 
@@ -66,20 +78,27 @@ def _parse_value(text: str) -> str | float:
     number = parse_number(text)
     if number is None:
         return text
-    plain = int(number) if number.is_integer() and abs(number) < 2**53 else number
-    return plain if text in (str(plain), repr(number)) else text
+    # Above 2**53 a float does not hold every integer.
+    shortest = int(number) if number.is_integer() and abs(number) < 2**53 else number
+    return shortest if text in (str(shortest), repr(number)) else text
 
 
 def parse_datetime(text: str, option: str, *, end_of_day: bool = False) -> datetime:
-    """A date or a time in ISO 8601, in this machine's zone unless it names one; a bare date is its first moment.
+    """Parse a date or time in ISO 8601; without a time zone it is in this machine's zone.
 
-    `end`: its last. Raises BadSetting.
+    Args:
+        text: The date or time.
+        option: Name of the option, for the error message.
+        end_of_day: Whether a date without a time means its last moment; otherwise its first.
+
+    Raises:
+        BadSetting: The text is no date or time.
     """
     try:
-        found = datetime.fromisoformat(text.strip())
+        parsed = datetime.fromisoformat(text.strip())
         if end_of_day and re.fullmatch(r"\d{4}-?\d{2}-?\d{2}", text.strip()):
-            found = datetime.combine(found, time.max)
-        return found if found.tzinfo else found.astimezone()
+            parsed = datetime.combine(parsed, time.max)
+        return parsed if parsed.tzinfo else parsed.astimezone()
     except (ValueError, OverflowError):
         raise BadSetting(f"{option} can't be {text!r}. Write 2026-01-31, or 2026-01-31T18:00:00+01:00.") from None
 
@@ -88,13 +107,13 @@ def _check_utf8(text: str, option: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise BadSetting(f"{option} can't be {text!r}: it is not valid UTF-8, so nothing is known of it.") from None
+        raise BadSetting(f"{option} can't be {text!r}: it is not valid UTF-8, so nothing can match it.") from None
     return text
 
 
 def _normalise_folder(path: str) -> str:
-    if not os.path.isabs(path):  # a text, whatever machine it comes from  # noqa: PTH117
-        raise BadSetting(f"under can't be {path!r}. Give the folder's whole path, from / on.")
+    if not os.path.isabs(path):  # a text, which may come from another machine  # noqa: PTH117
+        raise BadSetting(f"under can't be {path!r}. Give the folder's absolute path, starting with /.")
     return os.path.normpath(path)
 
 

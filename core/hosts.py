@@ -1,4 +1,4 @@
-"""Names, origins and addresses as the settings write them: several with commas between."""
+"""Parse the settings that are comma-separated lists: host names, origins, networks, and folders by name."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _HOST_PATTERN = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?|[0-9a-f:.]*:[0-9a-f:.]*")
 _ORIGIN_PATTERN = re.compile(r"https?://([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:\d{1,5})?")
+_HOST_HEADER_PATTERN = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]/@\s]+)(?::\d{1,5})?")
+_ROOT_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 def parse_hosts(text: str | None) -> frozenset[str]:
-    """Host names and addresses, lower case, without ports and brackets. Raises ValueError."""
-    hosts = [name.strip("[]") for name in _split_list(text)]
+    """Parse host names and addresses: lower case, without ports and brackets. Raises ValueError."""
+    hosts = [name.strip("[]").lower() for name in _split_list(text)]
     for name in hosts:
         if not _HOST_PATTERN.fullmatch(name):
             raise ValueError(f"{name!r} is no host name; give names or addresses, without a scheme or a port")
@@ -24,28 +27,53 @@ def parse_hosts(text: str | None) -> frozenset[str]:
 
 
 def parse_origins(text: str | None) -> tuple[str, ...]:
-    """Origins as browsers send them. Raises ValueError; also for `*`: whoever may read answers has a name."""
-    origins = tuple(_split_list(text))
+    """Parse origins as browsers send them. Raises ValueError, also for `*`: each origin must be named."""
+    origins = tuple(origin.lower() for origin in _split_list(text))
     for origin in origins:
         if not _ORIGIN_PATTERN.fullmatch(origin):
-            raise ValueError(f"{origin!r} is no origin; give https://HOST or http://HOST:PORT, nothing behind it")
+            raise ValueError(f"{origin!r} is no origin; give https://HOST or http://HOST:PORT, without a path")
     return origins
 
 
 def parse_networks(text: str | None) -> tuple[IpNetwork, ...]:
-    """Addresses and networks. Raises ValueError."""
-    return tuple(ipaddress.ip_network(one) for one in _split_list(text))
+    """Parse IP addresses and networks. Raises ValueError."""
+    return tuple(ipaddress.ip_network(address.lower()) for address in _split_list(text))
+
+
+def parse_roots(text: str | None) -> dict[str, Path]:
+    """Parse the folders that may be indexed over HTTP. Clients give their names, never paths.
+
+    Args:
+        text: The setting, such as `photos=/pictures,scans=/scans`.
+
+    Returns:
+        The absolute folders by name.
+
+    Raises:
+        ValueError: The message says what is wrong.
+    """
+    roots: dict[str, Path] = {}
+    for pair in _split_list(text):
+        name, _, folder = (part.strip() for part in pair.partition("="))
+        if not folder:
+            raise ValueError(f"{pair!r} is not NAME=FOLDER (and no folder's name may hold a comma)")
+        if not _ROOT_NAME_PATTERN.fullmatch(name):
+            raise ValueError(f"{name!r} is no name: letters, digits, - and _, at most 64")
+        if name in roots:
+            raise ValueError(f"{name!r} is there twice")
+        roots[name] = Path(folder).expanduser().absolute()
+    return roots
 
 
 def parse_host_header(header: str) -> str:
-    """The name in a Host header, lower case, without port and brackets; empty for what is no host."""
-    found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]/@\s]+)(?::\d{1,5})?", header)
-    return "" if found is None else found[1].strip("[]").lower().rstrip(".")
+    """Return the host of a Host header: lower case, without port and brackets; empty if the header is invalid."""
+    match = _HOST_HEADER_PATTERN.fullmatch(header)
+    return "" if match is None else match[1].strip("[]").lower().rstrip(".")
 
 
-@lru_cache(1024)  # every request asks it of its Host
+@lru_cache(1024)  # called for the Host header of every request
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens on this address or name."""
+    """Return whether this address or name can be reached from this machine only."""
     if host.lower().rstrip(".") == "localhost":
         return True
     try:
@@ -55,11 +83,13 @@ def is_loopback(host: str) -> bool:
 
 
 def _split_list(text: str | None) -> list[str]:
-    return [one.strip().lower() for one in (text or "").split(",") if one.strip()]
+    return [item.strip() for item in (text or "").split(",") if item.strip()]
 
 
+# By the name of the setting. Each parser raises ValueError for a text that it can't parse.
 SETTING_PARSERS: Mapping[str, Callable[[str | None], Any]] = {
     "allowed_hosts": parse_hosts,
     "cors_origins": parse_origins,
     "trusted_proxies": parse_networks,
+    "roots": parse_roots,
 }

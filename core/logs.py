@@ -1,4 +1,4 @@
-"""Logging goes to stderr, so that stdout carries data alone."""
+"""Configure logging. All logs go to stderr, so that stdout holds only data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NOISY_LOGGERS = ("PIL", "faiss", "torch", "alembic", "httpx2", "httpcore2", "as
 
 
 class _CurrentStderrHandler(logging.StreamHandler[TextIO]):
-    """Writes to what sys.stderr is at that moment: a progress bar puts itself there to keep lines apart."""
+    """Write to the current `sys.stderr`: a progress bar replaces it to keep log lines apart from the bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -20,16 +20,18 @@ class _CurrentStderrHandler(logging.StreamHandler[TextIO]):
 
 
 class SingleLineFormatter(logging.Formatter):
-    """Text in one line: what a client sent may hold line ends, and must not look like a line of its own."""
+    """Format each message as one line: text from a client may hold line ends and must not fake another log line."""
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # name of logging's method
+        """Return the message with line ends escaped."""
         return super().formatMessage(record).replace("\r", "\\r").replace("\n", "\\n")
 
 
 class JsonLinesFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, and the fields that came with the record."""
+    """Format each record as one line of JSON: time, level, logger, message, and the record's extra `fields`."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the record as a line of JSON."""
         document = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -43,11 +45,15 @@ class JsonLinesFormatter(logging.Formatter):
 
 
 def configure_logging(verbose: bool = False, json_lines: bool = False) -> None:
-    """Log to stderr: INFO and above, DEBUG with `verbose`; `as_json`: an object a line. May be called again."""
+    """Log to stderr. May be called again.
+
+    Args:
+        verbose: Log DEBUG and above instead of INFO and above.
+        json_lines: Write one JSON object a line instead of text.
+    """
     handler = _CurrentStderrHandler()
-    handler.setFormatter(
-        JsonLinesFormatter() if json_lines else SingleLineFormatter("%(levelname)s %(name)s: %(message)s")
-    )
+    text_formatter = SingleLineFormatter("%(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(JsonLinesFormatter() if json_lines else text_formatter)
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=json_lines)
     for noisy in _NOISY_LOGGERS:
         logging.getLogger(noisy).setLevel(logging.WARNING)

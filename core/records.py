@@ -1,4 +1,4 @@
-"""Small frozen results that cross the borders between rooms."""
+"""Small frozen records that several packages exchange."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Latent:
-    """What an encoder says of n pictures: q(z|x) = N(mu, diag(sigma²)).
+    """The encoder's posterior of n images: q(z|x) = N(mu, diag(sigma²)).
 
-    mu: (n, d) float32. sigma: (n, d) float32, or None for an encoder without a variance.
+    Attributes:
+        mu: Means, (n, d) float32.
+        sigma: Standard deviations, (n, d) float32; None for an encoder without a variance.
     """
 
     mu: FloatArray
@@ -28,32 +30,33 @@ class Latent:
 
 
 class FileStat(NamedTuple):
-    """What `stat` says of one file: `path` absolute, `mtime_ns` in nanoseconds, `size` in bytes.
+    """Path, size and time of a file, from `stat`. A file in an archive has the archive's path first, and its time."""
 
-    A file in an archive has the archive's path before its own, and the archive's time; `position`: where it lies there.
-    """
-
-    path: str
-    size: int
-    mtime_ns: int
-    position: int = 0
+    path: str  # absolute
+    size: int  # bytes
+    mtime_ns: int  # nanoseconds
+    position: int = 0  # index in its archive
 
 
 @dataclass(frozen=True)
 class Failure:
-    """One file that was set aside, and why."""
+    """A file that was skipped, and the reason."""
 
     path: str
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Hit:
-    """One answer. `distance`: Euclidean between indexed vectors.
+    """One result of a search.
 
-    expected: how many pictures of the collection lie as near to one of its pictures, on average; None: not measured.
-    spread: the standard deviation of the distance, the query being as uncertain as its σ says; None without a σ.
-    metadata: what is said of it, where that was asked for.
+    Attributes:
+        distance: Euclidean distance between the indexed vectors.
+        path: The first of `paths`, which are all files of the image.
+        expected_matches: How many images of the collection are as near to one of its images, on average; None if the
+            collection is not calibrated.
+        spread: Standard deviation of the distance, given the query's σ; None without a σ.
+        metadata: The image's metadata, if requested.
     """
 
     image_id: int
@@ -69,21 +72,25 @@ class Hit:
 
     @property
     def score(self) -> float:
-        """1 / (1 + expected): 1 for what chance never brings, 0.5 for a usual nearest neighbour; see `expected`.
+        """1 / (1 + expected_matches): 1 if chance never gives such a match, 0.5 for a typical nearest neighbour.
 
-        While nothing is measured, 1 / (1 + distance).
+        Without a calibration it is 1 / (1 + distance).
         """
         return 1.0 / (1.0 + (self.distance if self.expected_matches is None else self.expected_matches))
 
 
-@dataclass
+@dataclass(kw_only=True)
 class IndexSummary:
-    """What one run of the indexer did.
+    """Counts of one indexing run.
 
-    new: paths that were not known; `copied` of them hold a picture that is known at another path, still there. moved:
-    known pictures whose old path is gone. missing: known files that are gone, and `removed` those that were forgotten.
-    duplicates: files, new or changed, that repeat a picture. done: files looked into so far. lacking: pictures without
-    a vector by the encoder that was asked for, which is not in use therefore.
+    Attributes:
+        new: Paths that were unknown.
+        copied: New paths that hold a known image whose other path still exists.
+        moved: Known images whose old path is gone.
+        missing: Known files that are gone; `removed` of them were deleted from the catalogue.
+        duplicates: New or changed files that repeat an image.
+        done: Files processed so far.
+        lacking: Images without a vector by the requested encoder, which is not active for that reason.
     """
 
     run_id: int
@@ -104,26 +111,30 @@ class IndexSummary:
 
     @property
     def images_per_second(self) -> float:
+        """Images embedded each second, rounded to one decimal."""
         return round(self.embedded / self.seconds, 1) if self.seconds > 0 else 0.0
 
 
 MetadataCondition = tuple[str, str, str]  # (name, one of = != < <= > >=, value)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Filter:
-    """Which images a search may give. An image matches if it and one of its files satisfy everything that is set.
+    """Conditions on the images of a search. An image matches if it and one of its files satisfy all of them.
 
-    where: on what a manifest says of the file; numbers compare as numbers, everything else as text, and `!=` takes
-    files that lack the name too. under: the file, or a folder or archive that it lies in, absolute. since, until: when
-    the file was last modified, both included, with a time zone. formats: lower case, as `Hit.format`. Bytes and
-    pixels: both ends included.
+    Attributes:
+        where: Conditions on the file's metadata. Numbers compare as numbers, everything else as text; `!=` also
+            matches files without this name.
+        under: Absolute path of the file, or of a folder or archive that holds it.
+        formats: Image formats in lower case, as in `Hit.format`.
+        since: Earliest modification time of the file, with a time zone, inclusive.
+        until: Latest modification time, inclusive.
     """
 
     where: tuple[MetadataCondition, ...] = ()
     under: str | None = None
     formats: tuple[str, ...] = ()
-    min_bytes: int | None = None
+    min_bytes: int | None = None  # these bounds are inclusive
     max_bytes: int | None = None
     min_width: int | None = None
     max_width: int | None = None

@@ -1,7 +1,7 @@
-"""Every setting: its name, default and help sentence, in one place.
+"""All settings with their defaults and help texts.
 
-Each comes from the environment as `SIMILE_` + its name in capitals. The settings are built at the door
-(command line, service) and handed on; nothing reads them from a global.
+Each setting comes from the environment variable `SIMILE_` + its name in capitals. The command line and the service
+load the settings once and pass them on; there is no global.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from simile.core.errors import BadSetting
 from simile.core.hosts import SETTING_PARSERS
-from simile.core.index_roots import parse_roots
 
 RuntimeName = Literal["auto", "torch", "openvino", "openvino-bf16", "onnxruntime", "compile"]
 IndexKind = Literal["auto", "exact", "ivf"]
@@ -22,7 +21,7 @@ LogFormat = Literal["text", "json"]
 
 
 class Settings(BaseSettings):
-    """The table of settings. README and docs/settings.md are held to it by a test."""
+    """All settings. A test compares docs/settings.md with this class."""
 
     model_config = SettingsConfigDict(env_prefix="SIMILE_", frozen=True)
 
@@ -32,20 +31,21 @@ class Settings(BaseSettings):
     )
     device: str = Field("auto", description="Where networks run: auto (CUDA if there is one), cpu, cuda.")
     runtime: RuntimeName = Field(
-        "auto", description="What runs networks on a CPU: auto is the fastest that keeps every nearest neighbour."
+        "auto",
+        description="Library that runs networks on a CPU; auto is the fastest one that keeps every nearest neighbour.",
     )
-    workers: int = Field(0, ge=0, le=256, description="Processes that decode pictures; 0: one for each core.")
-    max_pixels: int = Field(200_000_000, gt=0, description="A picture with more pixels is refused.")
-    max_bytes: int = Field(50_000_000, gt=0, description="A file or upload with more bytes is refused.")
+    workers: int = Field(0, ge=0, le=256, description="Processes that decode images; 0: one for each core.")
+    max_pixels: int = Field(200_000_000, gt=0, description="An image with more pixels is rejected.")
+    max_bytes: int = Field(50_000_000, gt=0, description="A file or upload with more bytes is rejected.")
     decode_seconds: float = Field(
-        60.0, gt=0, le=3600, description="A picture that takes longer to decode in a worker process is refused."
+        60.0, gt=0, le=3600, description="An image that takes longer to decode in a worker process is rejected."
     )
     background: str = Field(
         "#ffffff",
         pattern="^#[0-9a-fA-F]{6}$",
         description="Colour under transparent pixels when an encoder is trained.",
     )
-    batch_size: int = Field(256, gt=0, le=65536, description="Pictures embedded and stored together.")
+    batch_size: int = Field(256, gt=0, le=65536, description="Images that are embedded and stored together.")
     train_memory: int = Field(
         2_000_000_000,
         ge=0,
@@ -53,16 +53,16 @@ class Settings(BaseSettings):
     )
     index: IndexKind = Field(
         "auto",
-        description="Kind of vector index: exact, ivf (inverted lists, approximate), or auto: what the count asks.",
+        description="Kind of vector index: exact, ivf (inverted lists, approximate), or auto, chosen by the count.",
     )
     index_memory: int = Field(
-        1 << 30, gt=0, description="Bytes that the vector index may take in memory; auto keeps to them."
+        1 << 30, gt=0, description="Memory of the vector index in bytes; auto chooses a kind that fits."
     )
     recall: float = Field(
         0.98,
         gt=0,
         le=1,
-        description="Share of the 10 nearest that an approximate index must find, measured as it is made.",
+        description="Share of the 10 nearest that an approximate index must find, measured when it is built.",
     )
     host: str = Field("127.0.0.1", description="Address that `simile serve` listens on.")
     port: int = Field(8000, ge=1, le=65535, description="Port that `simile serve` listens on.")
@@ -70,55 +70,54 @@ class Settings(BaseSettings):
         1, ge=1, le=64, description="Processes that answer requests, each with its own copy of the index."
     )
     queue: int = Field(
-        128, ge=1, le=100_000, description="Requests with pictures that a process takes in at a time; the next get 503."
+        128,
+        ge=1,
+        le=100_000,
+        description="Requests with images that a process accepts at a time; further ones get 503.",
     )
     queue_share: float = Field(
         0.5,
         gt=0,
         le=1,
-        description="Share of those places that one address may hold, this machine's own aside; 1: all.",
+        description="Share of SIMILE_QUEUE for one address, except this machine's own; 1: all.",
     )
-    connections: int = Field(512, ge=1, le=100_000, description="Connections that a process holds; the next get 503.")
+    connections: int = Field(
+        512, ge=1, le=100_000, description="Connections that a process keeps open; further ones get 503."
+    )
     upload_seconds: float = Field(
-        30.0, gt=0, le=3600, description="An upload may take so long, and a second more for each 32 KiB of it."
+        30.0, gt=0, le=3600, description="Time limit of an upload, plus one second for each 32 KiB."
     )
     answer_seconds: float = Field(
         30.0,
         gt=0,
         le=3600,
-        description="What is not answered after so long gets 503; a client that reads no answer is cut off.",
+        description="Time limit of a response; after it the client gets 503, or is disconnected if it does not read.",
     )
     log: LogFormat = Field(
-        "text", description="How the service writes its log to stderr: text, or json, one object a line."
+        "text", description="Format of the service's log on stderr: text, or json with one object a line."
     )
-    metrics_host: str = Field("127.0.0.1", description="Address for /metrics alone, if SIMILE_METRICS_PORT is given.")
-    metrics_port: int = Field(
-        0, ge=0, le=65535, description="Port for /metrics alone, where no key is asked for; 0: none."
+    metrics_host: str = Field(
+        "127.0.0.1", description="Address that serves only /metrics, if SIMILE_METRICS_PORT is set."
     )
+    metrics_port: int = Field(0, ge=0, le=65535, description="Port that serves only /metrics, without a key; 0: none.")
     insecure: bool = Field(False, description="Serve without keys to everybody who can reach the address.")
     allowed_hosts: str | None = Field(
-        None, description="Names that the service is asked for by, beside localhost: photos.example,10.0.0.5."
+        None, description="Allowed Host headers besides localhost: photos.example,10.0.0.5."
     )
     cors_origins: str | None = Field(
         None, description="Origins whose pages may use the API with a key: https://app.example."
     )
     trusted_proxies: str | None = Field(
-        None, description="Addresses of proxies whose X-Forwarded-For and -Proto are believed: 10.0.0.2,172.16.0.0/12."
+        None, description="Addresses of proxies whose X-Forwarded-For and -Proto are trusted: 10.0.0.2,172.16.0.0/12."
     )
     rate: int = Field(
-        0, ge=0, le=1_000_000, description="Requests a minute for one key, and for one address; 0: as many as come."
+        0, ge=0, le=1_000_000, description="Requests a minute for each key and each address; 0: unlimited."
     )
     roots: str | None = Field(
         None, description="Folders that may be indexed over HTTP, by name: photos=/pictures,scans=/scans."
     )
 
-    @field_validator("roots")
-    @classmethod
-    def _check_roots(cls, roots: str | None) -> str | None:
-        parse_roots(roots)
-        return roots
-
-    @field_validator("allowed_hosts", "cors_origins", "trusted_proxies")
+    @field_validator(*SETTING_PARSERS)
     @classmethod
     def _check_lists(cls, value: str | None, info: ValidationInfo) -> str | None:
         SETTING_PARSERS[str(info.field_name)](value)
@@ -135,15 +134,15 @@ class Settings(BaseSettings):
 
 
 def load_settings(**overrides: object) -> Settings:
-    """Settings from the environment; `overrides` that are not None win. Raises BadSetting."""
-    given = {name: value for name, value in overrides.items() if value is not None}
+    """Load the settings from the environment; `overrides` that are not None win. Raises BadSetting."""
+    values = {name: value for name, value in overrides.items() if value is not None}
     try:
-        return Settings(**given)  # type: ignore[arg-type]  # pydantic checks them
+        return Settings(**values)  # type: ignore[arg-type]  # pydantic checks them
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"
         reason = first["msg"].removeprefix("Value error, ")
         raise BadSetting(
             f"{name} (SIMILE_{name.upper()}) can't be {str(first.get('input'))!r}: {reason}. "
-            f"See docs/settings.md for what it takes."
+            "See docs/settings.md for the values that it takes."
         ) from None

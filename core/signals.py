@@ -1,4 +1,4 @@
-"""Ctrl-C: the first one asks the job to finish what it has in hand, the second one ends it at once."""
+"""Handle Ctrl-C: the first lets a job finish its current batch, the second ends it at once."""
 
 from __future__ import annotations
 
@@ -14,24 +14,30 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def stop_on_interrupt(request_stop: Callable[[], None]) -> Iterator[threading.Event]:
-    """Within the block the first Ctrl-C calls `stop` and sets the event; the next one is a KeyboardInterrupt.
+    """Catch the first Ctrl-C within the block; the next one raises KeyboardInterrupt as usual.
 
-    Only the main thread hears signals: elsewhere the event stays unset.
+    Only the main thread receives signals: in other threads nothing is caught.
+
+    Args:
+        request_stop: Called at the first Ctrl-C.
+
+    Yields:
+        An event that is set at the first Ctrl-C.
     """
-    asked = threading.Event()
+    stop_requested = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield stop_requested
         return
 
-    def first(_number: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, before)
-        asked.set()
+    def handle_first_interrupt(_number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, previous_handler)
+        stop_requested.set()
         request_stop()
-        log.warning("finishing the batch in hand; Ctrl-C again stops at once")
+        log.warning("finishing the current batch; press Ctrl-C again to stop at once")
 
-    before = signal.getsignal(signal.SIGINT) or signal.default_int_handler
-    signal.signal(signal.SIGINT, first)
+    previous_handler = signal.getsignal(signal.SIGINT) or signal.default_int_handler
+    signal.signal(signal.SIGINT, handle_first_interrupt)
     try:
-        yield asked
+        yield stop_requested
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous_handler)

@@ -368,16 +368,16 @@ def _make_hits(
         if under is not None:
             path = next((one for one in known.paths if f"{one}/".startswith(under)), path)
         yield Hit(
-            image_id,
-            distances[at],
-            path,
-            known.width,
-            known.height,
-            known.format,
-            known.paths,
-            None if expected is None else expected[at],
-            None if spreads_of_hits is None else spreads_of_hits[at],
-            None if metadata is None else parse_metadata(metadata.get(image_id, {})),
+            image_id=image_id,
+            distance=distances[at],
+            path=path,
+            width=known.width,
+            height=known.height,
+            format=known.format,
+            paths=known.paths,
+            expected_matches=None if expected is None else expected[at],
+            spread=None if spreads_of_hits is None else spreads_of_hits[at],
+            metadata=None if metadata is None else parse_metadata(metadata.get(image_id, {})),
         )
 
 

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from typing import IO
 
 from simile.core.errors import HomeBusy, JobOver, JobRunning, NoSuchJob, NoSuchRoot, SimileError
-from simile.core.index_roots import parse_roots
+from simile.core.hosts import parse_roots
 from simile.core.records import Failure
 from simile.core.settings import Settings
 from simile.indexer.pipeline.job_process import make_index_job_spec

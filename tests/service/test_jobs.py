@@ -19,7 +19,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from simile.core.errors import BadSetting, JobRunning
-from simile.core.index_roots import parse_roots
+from simile.core.hosts import parse_roots
 from simile.core.settings import Settings, load_settings
 from simile.service.app import create_app
 from simile.service.state.job_events import MAX_LISTENERS, JobEventBroker
