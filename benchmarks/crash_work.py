@@ -200,9 +200,7 @@ def make_world(folder: Path, home: Path, trained: Path | None, seed: int, many: 
 def another_encoder(folder: Path, fingerprint: str) -> str:
     """The same network with other weights."""
     weights, description = checkpoint.load_checkpoint(folder / fingerprint)
-    described = {name: value for name, value in description.items() if name not in ("format", "fingerprint")}
-    made = checkpoint.save_checkpoint(
-        folder / ".new", {name: 1.1 * tensor for name, tensor in weights.items()}, described
-    )
+    scaled = {name: 1.1 * tensor for name, tensor in weights.items()}
+    made = checkpoint.save_checkpoint(folder / ".new", scaled, description)
     (folder / ".new").rename(folder / made)
     return made

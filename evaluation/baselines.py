@@ -148,7 +148,7 @@ class EncoderMethod:
     needs_fit = False
 
     def __init__(self, encoder: TrainedEncoder) -> None:
-        self.name = f"{encoder.description['recipe']['name']} {encoder.fingerprint[:6]}"
+        self.name = f"{encoder.description.recipe_name} {encoder.fingerprint[:6]}"
         self.encoder = encoder
         self.preprocessing = encoder.preprocessing
         index_dims: Any = encoder.index_dims  # None, a count, or a list

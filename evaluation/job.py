@@ -42,7 +42,7 @@ from simile.images.loading.loader import open_worker_pool, sample_images
 from simile.images.sources.labels import LabelClasses, read_labels
 from simile.images.sources.sources import check_sources, walk_sources
 from simile.images.transforms import Preprocessing, choose_preprocessing
-from simile.models.checkpoints.checkpoint import DESCRIPTION_FILE
+from simile.models.checkpoints.description import DESCRIPTION_FILE
 from simile.models.inference.encoder import TrainedEncoder
 from simile.search.encoder_registry import find_encoder, load_encoder
 from simile.store.home import Home
@@ -155,7 +155,7 @@ def load_encoders(home: Home, references: Sequence[str], settings: Settings) -> 
             found.append(load_encoder(home, folder.name, settings.device, settings.runtime))
         except CheckpointDamaged as error:
             damaged.append(str(error))
-    return sorted(found, key=lambda encoder: (encoder.description["recipe"]["name"], encoder.fingerprint)), damaged
+    return sorted(found, key=lambda encoder: (encoder.description.recipe_name, encoder.fingerprint)), damaged
 
 
 def find_image_files(sources: Sequence[Path], home: Home) -> tuple[list[str], list[Failure]]:
@@ -260,8 +260,7 @@ def _get_encoder_rows(
 
 def _is_trained_on(encoder: TrainedEncoder, file_count: int) -> bool:
     """Whether it was trained on these pictures, as far as encoder.json tells: on exactly as many files."""
-    data = encoder.description.get("data", {})
-    return bool(data.get("pictures", 0) + data.get("set_aside", 0) == file_count)
+    return encoder.description.training_file_count == file_count
 
 
 def _make_notes(

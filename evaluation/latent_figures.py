@@ -22,6 +22,7 @@ from simile.images.formats import Limits
 from simile.images.rendering.scatter import ScatterPanel, draw_scatter
 from simile.images.sources.labels import read_labels
 from simile.images.transforms import Pixels, Preprocessing
+from simile.models.checkpoints.description import EncoderDescription
 from simile.models.inference.encoder import TrainedEncoder
 from simile.models.recipes import Recipe, load_recipe
 from simile.models.training.loop import TrainingOptions, TrainingProgress, train
@@ -88,7 +89,14 @@ def _train_small_encoder(
 
     with tempfile.TemporaryDirectory() as scratch, _silence_logger("simile.models.training.loop"):
         found = train(images, preprocessing, recipe, options, Path(scratch), trained)
-    description = {"fingerprint": title, "metric": "l2", "index_dims": None, "recipe": recipe.to_dict()}
+    description = EncoderDescription(
+        fingerprint=title,
+        architecture=found.network.architecture.to_dict(),
+        preprocessing=preprocessing.to_dict(),
+        metric="l2",
+        index_dims=None,
+        recipe=recipe.to_dict(),
+    )
     return TrainedEncoder(found.network, preprocessing, description, settings.device)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -69,11 +69,10 @@ def estimate_likelihood(encoder: TrainedEncoder, images: Pixels, samples: int, s
 
     An encoder trained on dynamically binarised pictures is judged on pictures binarised once with `seed`.
     """
-    recipe: dict[str, Any] = encoder.description["recipe"]
-    likelihood: Density = recipe["likelihood"]
+    likelihood = cast(Density, encoder.description.likelihood)
     if not (encoder.has_variance and encoder.has_decoder) or likelihood not in ("gaussian", "bernoulli"):
         return None
-    binarise, generator = bool(recipe.get("binarise", False)), torch.Generator().manual_seed(seed)
+    binarise, generator = encoder.description.is_binarised, torch.Generator().manual_seed(seed)
     bounds: list[Tensor] = []
     for part in make_chunks(len(images), DECODE_BATCH_SIZE):
         x = _to_input_tensor(images[part], binarise, generator)

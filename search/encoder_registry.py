@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from simile.core.atomic_write import REPLACED
-from simile.models.checkpoints.checkpoint import DESCRIPTION_FILE
+from simile.models.checkpoints.description import DESCRIPTION_FILE
 from simile.models.inference.encoder import TrainedEncoder
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.encoders import find_fingerprint
@@ -45,7 +45,7 @@ def import_encoder(home: Home, catalogue: Catalogue, encoder: TrainedEncoder, fo
 
 def register_encoder(catalogue: Catalogue, encoder: TrainedEncoder) -> None:
     """Makes the encoder known to the catalogue."""
-    recipe = encoder.description["recipe"]["name"]
+    recipe = encoder.description.recipe_name
     catalogue.encoders.register(
         encoder.fingerprint, recipe, recipe, encoder.latent_dim, encoder.index_dims, encoder.metric
     )

@@ -193,7 +193,7 @@ class Searcher(ImageLibrary):
         return {
             "encoder": encoder.fingerprint,
             "images": self.count_images(),
-            "recipe": encoder.description["recipe"]["name"],
+            "recipe": encoder.description.recipe_name,
         }
 
     def _search_term(self, term: QueryTerm, params: SearchParams) -> SearchResult:

@@ -180,7 +180,7 @@ def _compute_log_likelihood(encoder: TrainedEncoder, batch: Pixels, samples: int
 
 
 def _get_likelihood_name(encoder: TrainedEncoder) -> Density:
-    return cast(Density, encoder.description["recipe"]["likelihood"])
+    return cast(Density, encoder.description.likelihood)
 
 
 def _count_values(encoder: TrainedEncoder, batch: Pixels) -> int:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from pathlib import Path
 from typing import Any
 
-from simile.core.errors import BadSetting
+from simile.core.errors import BadSetting, CheckpointDamaged
 from simile.core.settings import Settings
 from simile.indexer.maintenance.rebuild import get_index_options
+from simile.models.checkpoints.description import read_description
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.encoders import encoder_folders, find_fingerprint
 from simile.store.database import schema
@@ -19,8 +19,6 @@ from simile.store.index.index import Index
 from simile.store.index.segments import delete_unused_segment_files
 
 log = logging.getLogger(__name__)
-
-DESCRIPTION_FILE = "encoder.json"
 
 
 def list_encoders(settings: Settings) -> list[dict[str, Any]]:
@@ -107,10 +105,9 @@ def _describe_unknown_encoder(home: Home, fingerprint: str) -> dict[str, Any]:
     """What can be said of a folder that the catalogue does not know."""
     recipe = None
     try:
-        description = json.loads((home.encoders / fingerprint / DESCRIPTION_FILE).read_text(encoding="utf-8"))
-        recipe = description["recipe"]["name"]
-    except (OSError, ValueError, KeyError, TypeError):
-        log.warning("%s can't be read", home.encoders / fingerprint / DESCRIPTION_FILE)
+        recipe = read_description(home.encoders / fingerprint).recipe_name or None
+    except CheckpointDamaged as error:
+        log.warning("%s", error)
     return {"fingerprint": fingerprint, "recipe": recipe}
 
 

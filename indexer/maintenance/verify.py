@@ -57,20 +57,19 @@ def _check_encoder(home: Home, encoder: EncoderRecord) -> Iterator[IntegrityProb
     if not folder.is_dir():  # among the problems already
         return
     try:
-        _, description = load_checkpoint(folder)
+        description = load_checkpoint(folder)[1]
     except (CheckpointDamaged, NoSuchEncoder) as error:
         yield IntegrityProblem("encoder", str(error), "")
         return
-    if description["fingerprint"] != encoder.fingerprint:
+    if description.fingerprint != encoder.fingerprint:
         yield IntegrityProblem(
-            "encoder", f"{folder} holds encoder {description['fingerprint']}.", "Put its own folder back from a backup."
+            "encoder", f"{folder} holds encoder {description.fingerprint}.", "Put its own folder back from a backup."
         )
-    dims = description.get("index_dims")
-    said = (description["metric"], tuple(dims) if isinstance(dims, list) else dims)
-    if said != (encoder.metric, encoder.index_dims):
+    stored = (description.metric, description.index_dims)
+    if stored != (encoder.metric, encoder.index_dims):
         yield IntegrityProblem(
             "encoder",
-            f"Encoder {encoder.fingerprint} compares {said}, but its row says {(encoder.metric, encoder.index_dims)}.",
+            f"Encoder {encoder.fingerprint} compares {stored}, but its row says {(encoder.metric, encoder.index_dims)}.",
             "Restore the catalogue from a backup.",
         )
 

@@ -7,7 +7,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from simile.images.sources.sources import check_sources, walk_sources
 from simile.images.transforms import FitMode, Preprocessing
 from simile.indexer.training.dataset import DatasetSpec, TrainingSet, read_training_set
 from simile.models.checkpoints import checkpoint
+from simile.models.checkpoints.description import EncoderDescription
 from simile.models.checkpoints.training_set import TrainingDigests
 from simile.models.inference.encoder import TrainedEncoder
 from simile.models.losses.perceptual import PerceptualDistance, make_perceptual_distance
@@ -130,25 +131,31 @@ def _save_trained_encoder(
     base_encoder: TrainedEncoder | None,
 ) -> TrainedEncoder:
     """Writes weights, encoder.json and the report beside the encoders, then renames the folder into place."""
-    description: dict[str, Any] = {
-        "architecture": training_result.network.architecture.to_dict(),
-        "preprocessing": training_set.preprocessing.to_dict(),
-        "metric": recipe.metric,
-        "index_dims": recipe.content_dim or None,
-        "recipe": recipe.to_dict(),
-        "classes": list(training_set.classes),
-        "seed": request.seed,
-        "data": {
+    description = EncoderDescription(
+        architecture=training_result.network.architecture.to_dict(),
+        preprocessing=training_set.preprocessing.to_dict(),
+        metric=recipe.metric,
+        index_dims=recipe.content_dim or None,
+        recipe=recipe.to_dict(),
+        classes=list(training_set.classes),
+        seed=request.seed,
+        data={
             "pictures": len(training_set.images),
             "training": training_result.train_count,
             "validation": len(training_result.validation_images),
             "set_aside": len(training_set.failures),
         },
-    }
-    if base_encoder is not None:  # what is searched by is the encoder that the decoder was trained over
-        kept = {name: base_encoder.description[name] for name in ("metric", "index_dims", "recipe")}
-        kept["classes"] = base_encoder.description.get("classes", [])
-        description |= kept | {"decoder": {"over": base_encoder.fingerprint, "recipe": recipe.to_dict()}}
+    )
+    if base_encoder is not None:  # vectors come from the base encoder: its metric, recipe and classes stay
+        base = base_encoder.description
+        description = replace(
+            description,
+            metric=base.metric,
+            index_dims=base.index_dims,
+            recipe=base.recipe,
+            classes=base.classes or [],
+            decoder={"over": base_encoder.fingerprint, "recipe": recipe.to_dict()},
+        )
     arriving = home.encoders / ".arriving"
     shutil.rmtree(arriving, ignore_errors=True)
     fingerprint = checkpoint.save_checkpoint(arriving, training_result.network.state_dict(), description)

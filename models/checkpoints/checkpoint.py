@@ -1,7 +1,7 @@
-"""An encoder on disk: a folder with weights.safetensors and encoder.json, never pickle.
+"""Save and load an encoder's folder: weights.safetensors and encoder.json, without pickle.
 
-The fingerprint is a SHA-256 over the weights and over everything in encoder.json that changes a vector or what
-vectors are compared with; `checksum` covers all of encoder.json. Loading recomputes both.
+The fingerprint is a SHA-256 over the weights and over every value of encoder.json that changes a vector or how
+vectors are compared. The checksum covers all of encoder.json. Loading recomputes both.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,24 @@ from torch import Tensor
 
 from simile.core.atomic_write import write_atomically
 from simile.core.errors import CheckpointDamaged, NoSuchEncoder
+from simile.models.checkpoints.description import (
+    CHECKPOINT_FORMAT,
+    DESCRIPTION_FILE,
+    RESTORE_HINT,
+    EncoderDescription,
+    compute_checksum,
+    read_description,
+    to_canonical_json,
+)
 
 WEIGHTS_FILE = "weights.safetensors"
-DESCRIPTION_FILE = "encoder.json"
-CHECKPOINT_FORMAT = 1
-FINGERPRINT_LENGTH = 16  # hexadecimal digits: 64 bits tell the encoders of one home apart
-
-_FINGERPRINT_KEYS = ("architecture", "preprocessing", "metric", "index_dims")  # what, beside weights, makes a vector
+FINGERPRINT_LENGTH = 16  # hexadecimal digits: 64 bits are enough to distinguish the encoders of a home
+_FINGERPRINT_KEYS = ("architecture", "preprocessing", "metric", "index_dims")
 
 
-def compute_fingerprint(weights: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:
-    """16 hexadecimal digits over the weights and over what else makes a vector."""
-    digest = hashlib.sha256(_to_canonical_json({key: description[key] for key in _FINGERPRINT_KEYS}))
+def compute_fingerprint(weights: Mapping[str, Tensor], description: EncoderDescription) -> str:
+    """Return 16 hexadecimal digits over the weights and the settings that change vectors or their comparison."""
+    digest = hashlib.sha256(to_canonical_json({key: getattr(description, key) for key in _FINGERPRINT_KEYS}))
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -38,58 +45,42 @@ def compute_fingerprint(weights: Mapping[str, Tensor], description: Mapping[str,
     return digest.hexdigest()[:FINGERPRINT_LENGTH]
 
 
-def save_checkpoint(folder: Path, weights: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:
-    """Writes both files into `folder` (made if missing), durably; gives the fingerprint."""
+def save_checkpoint(folder: Path, weights: Mapping[str, Tensor], description: EncoderDescription) -> str:
+    """Write both files into `folder` durably and return the fingerprint; the folder is created if it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    print_ = compute_fingerprint(tensors, description)
-    body = {"format": CHECKPOINT_FORMAT, "fingerprint": print_, **description}
+    fingerprint = compute_fingerprint(tensors, description)
+    body = {"format": CHECKPOINT_FORMAT, **replace(description, fingerprint=fingerprint).to_dict()}
     write_atomically(folder / WEIGHTS_FILE, lambda path: save_file(tensors, path))
-    body["checksum"] = hashlib.sha256(_to_canonical_json(body)).hexdigest()
-    write_json(folder / DESCRIPTION_FILE, body)
-    return print_
+    write_json(folder / DESCRIPTION_FILE, {**body, "checksum": compute_checksum(body)})
+    return fingerprint
 
 
-def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights and description. Raises NoSuchEncoder, or CheckpointDamaged where the files don't belong together."""
+def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], EncoderDescription]:
+    """Return the weights by name, and the description.
+
+    Raises:
+        NoSuchEncoder: One of the two files is missing.
+        CheckpointDamaged: A file can't be read, was changed, or belongs to another encoder.
+    """
     if not (folder / DESCRIPTION_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
         raise NoSuchEncoder(
-            f"{folder} holds no encoder ({DESCRIPTION_FILE} and {WEIGHTS_FILE}). Name another, or `simile train`."
+            f"{folder} holds no encoder ({DESCRIPTION_FILE} and {WEIGHTS_FILE}). "
+            "Name another folder, or train an encoder with `simile train`."
         )
-    description = _read_description(folder)
+    description = read_description(folder)
     try:
         weights = load_file(folder / WEIGHTS_FILE)
     except (SafetensorError, OSError) as error:
-        raise CheckpointDamaged(f"{folder / WEIGHTS_FILE} can't be read ({error}). {_RESTORE_HINT}") from None
-    if compute_fingerprint(weights, description) != description["fingerprint"]:
+        raise CheckpointDamaged(f"{folder / WEIGHTS_FILE} can't be read ({error}). {RESTORE_HINT}") from None
+    if compute_fingerprint(weights, description) != description.fingerprint:
         raise CheckpointDamaged(
-            f"{folder / WEIGHTS_FILE} and {DESCRIPTION_FILE} do not belong together: altered. {_RESTORE_HINT}"
+            f"{folder / WEIGHTS_FILE} and {DESCRIPTION_FILE} do not belong together: one was changed. {RESTORE_HINT}"
         )
     return weights, description
 
 
-_RESTORE_HINT = "Restore the folder from a backup, or train again."
-
-
-def _read_description(folder: Path) -> dict[str, Any]:
-    path = folder / DESCRIPTION_FILE
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointDamaged(f"{path} can't be read ({error}). {_RESTORE_HINT}") from None
-    if not isinstance(body, dict) or body.get("format") != CHECKPOINT_FORMAT:
-        raise CheckpointDamaged(f"{path} is not of a format that this version knows. Update simile, or train again.")
-    claimed = body.pop("checksum", None)
-    if claimed != hashlib.sha256(_to_canonical_json(body)).hexdigest():
-        raise CheckpointDamaged(f"{path} was altered: its checksum does not match. {_RESTORE_HINT}")
-    return body
-
-
 def write_json(path: Path, body: Mapping[str, Any]) -> None:
-    """Readable JSON, durably."""
+    """Write indented JSON durably."""
     text = json.dumps(body, indent=2, ensure_ascii=False) + "\n"
     write_atomically(path, lambda target: target.write_text(text, encoding="utf-8"))
-
-
-def _to_canonical_json(body: Mapping[str, Any]) -> bytes:
-    return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from simile.core.errors import BadSetting, CheckpointDamaged, EncoderMismatch, N
 from simile.core.records import FloatArray, Latent
 from simile.images.transforms import Pixels, Preprocessing, scale_to_unit
 from simile.models.checkpoints import checkpoint
+from simile.models.checkpoints.description import EncoderDescription
 from simile.models.checkpoints.training_set import TrainingDigests
 from simile.models.inference.devices import select_device
 from simile.models.inference.parity import make_smooth_images
@@ -29,7 +29,7 @@ class TrainedEncoder:
         self,
         network: Network,
         preprocessing: Preprocessing,
-        description: dict[str, Any],
+        description: EncoderDescription,
         device: str,
         runtime: str = "auto",
         training_digests: TrainingDigests | None = None,
@@ -39,9 +39,9 @@ class TrainedEncoder:
         self.preprocessing = preprocessing
         self.description = description
         self.training_digests = training_digests  # None: nobody knows
-        self.fingerprint: str = description["fingerprint"]
-        self.metric: str = description["metric"]
-        self.index_dims: int | None = description["index_dims"]
+        self.fingerprint = description.fingerprint
+        self.metric = description.metric
+        self.index_dims = description.index_dims
         self.latent_dim = network.architecture.latent_dim
         self.has_decoder = network.architecture.decoder
         self.has_variance = network.architecture.variational
@@ -68,12 +68,12 @@ class TrainedEncoder:
     def load(cls, folder: Path, device: str = "auto", runtime: str = "auto") -> TrainedEncoder:
         """Rebuilds the encoder from its folder. Raises NoSuchEncoder or CheckpointDamaged."""
         weights, description = checkpoint.load_checkpoint(folder)
-        network = Network(Architecture.from_dict(description["architecture"]))
+        network = Network(Architecture.from_dict(description.architecture))
         try:
             network.load_state_dict(rename_legacy_weights(weights))
         except RuntimeError as error:
             raise CheckpointDamaged(f"{folder}: the weights do not fit the architecture ({error}).") from None
-        preprocessing = Preprocessing.from_dict(description["preprocessing"])
+        preprocessing = Preprocessing.from_dict(description.preprocessing)
         return cls(network, preprocessing, description, device, runtime, TrainingDigests.load(folder))
 
     def encode(self, batch: Pixels) -> Latent:

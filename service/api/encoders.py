@@ -9,7 +9,8 @@ from fastapi import APIRouter, Path
 
 from simile.core.errors import NoSuchEncoder
 from simile.core.settings import Settings
-from simile.indexer.maintenance.encoders import DESCRIPTION_FILE, activate_encoder, list_encoders
+from simile.indexer.maintenance.encoders import activate_encoder, list_encoders
+from simile.models.checkpoints.description import DESCRIPTION_FILE
 from simile.search.searcher import Searcher
 from simile.service import urls
 from simile.service.dependencies import SearcherDep

@@ -46,6 +46,7 @@ from simile.images.encoding import encode_jpeg, encode_png
 from simile.images.formats import Limits
 from simile.images.rendering.scatter import SCATTER_COLOURS, ScatterPanel, draw_scatter
 from simile.images.transforms import Preprocessing
+from simile.models.checkpoints.description import EncoderDescription
 from simile.models.inference.encoder import TrainedEncoder
 from simile.models.networks.architecture import Architecture
 from simile.models.networks.vae import Network
@@ -306,8 +307,18 @@ def test_a_sample_is_seeded_and_keeps_the_order() -> None:
 def encoder_with(recipe: str, **architecture: Any) -> TrainedEncoder:
     torch.manual_seed(0)
     network = Network(Architecture(32, 1, 4, 8, **architecture))
-    description = {"fingerprint": recipe, "metric": "l2", "index_dims": None, "recipe": load_recipe(recipe).to_dict()}
-    return TrainedEncoder(network, SPEC, description, "cpu")
+    return TrainedEncoder(network, SPEC, describe(network, recipe, load_recipe(recipe).to_dict()), "cpu")
+
+
+def describe(network: Network, fingerprint: str, recipe: dict[str, Any]) -> EncoderDescription:
+    return EncoderDescription(
+        fingerprint=fingerprint,
+        architecture=network.architecture.to_dict(),
+        preprocessing=SPEC.to_dict(),
+        metric="l2",
+        index_dims=None,
+        recipe=recipe,
+    )
 
 
 def test_only_a_variational_encoder_with_a_decoder_has_a_likelihood() -> None:
@@ -406,9 +417,8 @@ def test_the_prior_grid_holds_equally_likely_places_with_z2_upwards() -> None:
 
 def test_a_manifold_is_a_grid_without_gaps_and_needs_two_dimensions() -> None:
     torch.manual_seed(0)
-    description = {"fingerprint": "flat", "metric": "l2", "index_dims": None, "recipe": {}}
-    spec = Preprocessing(32, 1, "pad", (28, 20))
-    flat = TrainedEncoder(Network(Architecture(32, 1, 2, 8)), spec, description, "cpu")
+    network, spec = Network(Architecture(32, 1, 2, 8)), Preprocessing(32, 1, "pad", (28, 20))
+    flat = TrainedEncoder(network, spec, describe(network, "flat", {}), "cpu")
     assert decode_image(draw_manifold(flat), name="grid").pixels.shape == (20 * 28 * 2, 20 * 20 * 2, 3)
     with pytest.raises(BadSetting, match="4 dimensions"):
         draw_manifold(encoder_with("vae"))

@@ -13,6 +13,7 @@ from simile.core.errors import BadSetting, CheckpointDamaged, NoSuchEncoder, NoS
 from simile.images.decoding import DecodedImage
 from simile.images.transforms import Preprocessing
 from simile.models.checkpoints import checkpoint
+from simile.models.checkpoints.description import EncoderDescription
 from simile.models.losses.perceptual import EncoderInput, FeatureMapDistance, make_perceptual_distance
 from simile.models.networks.architecture import Architecture
 from simile.models.networks.backbones import Backbone
@@ -39,13 +40,9 @@ def encoder_folder(folder: Path, architecture: Architecture, preprocessing: Prep
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.uniform_(layer.running_mean, -0.2, 0.2)
-    description = {
-        "architecture": architecture.to_dict(),
-        "preprocessing": preprocessing.to_dict(),
-        "metric": "l2",
-        "index_dims": None,
-        "recipe": {},
-    }
+    description = EncoderDescription(
+        architecture=architecture.to_dict(), preprocessing=preprocessing.to_dict(), metric="l2", index_dims=None
+    )
     checkpoint.save_checkpoint(folder, network.state_dict(), description)
     return str(folder)
 
@@ -146,7 +143,7 @@ def test_names_tell_features_apart_and_not_where_their_files_lie(tmp_path: Path)
 def test_the_name_of_an_encoders_features_holds_its_fingerprint(tmp_path: Path) -> None:
     folder = spec_for("encoder", tmp_path, 1)
     _, description = checkpoint.load_checkpoint(Path(folder))
-    assert description["fingerprint"] in make_perceptual_distance(folder, 1, 32).name
+    assert description.fingerprint in make_perceptual_distance(folder, 1, 32).name
 
 
 # Feature maps

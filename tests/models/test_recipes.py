@@ -66,7 +66,7 @@ for recipe in t.RECIPES:
     child = os.fork()
     if not child:
         try:
-            t.train_on(t.settings_of(Path({homes!r}) / recipe), [Path({photos!r})], t.request(recipe), kill)
+            t.train_on_sources(t.settings_of(Path({homes!r}) / recipe), [Path({photos!r})], t.request(recipe), kill)
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, recipe
@@ -170,7 +170,7 @@ def test_labels_teach_a_classifier(_all_digits: Path, tmp_path: Path) -> None:
     wanted = replace(request("supervised"), overrides=SMALL | {"epochs": 12})
     report = train_on_sources(settings_of(tmp_path / "home"), [photos], wanted, lambda _: None)
     assert report["best"]["validation"]["accuracy"] > 0.6  # of ten digits, by chance a tenth
-    assert encoder_of(tmp_path / "home").description["classes"] == list("0123456789")
+    assert encoder_of(tmp_path / "home").description.classes == list("0123456789")
 
 
 def test_a_supervised_training_without_labels_says_how_to_give_them(photos: Path, tmp_path: Path) -> None:
@@ -191,8 +191,8 @@ def test_a_decoder_over_a_frozen_encoder_leaves_its_vectors_and_shows_reconstruc
     after = TrainedEncoder.load(Path(report["folder"]), "cpu")
     assert np.array_equal(after.encode(some_pictures()).mu, before.encode(some_pictures()).mu)
     assert after.decode(np.zeros((1, 8), np.float32)).shape == (1, 1, 32, 32)
-    assert after.description["recipe"] == before.description["recipe"]
-    assert after.description["decoder"]["over"] == before.fingerprint
+    assert after.description.recipe == before.description.recipe
+    assert after.description.decoder is not None and after.description.decoder["over"] == before.fingerprint
     errors = [
         epoch["validation"]["squared_error"]
         for epoch in json.loads((Path(report["folder"]) / "report.json").read_text())["epochs"]

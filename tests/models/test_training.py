@@ -26,6 +26,7 @@ from simile.images.transforms import Pixels, Preprocessing, scale_to_unit
 from simile.indexer.training.dataset import DatasetSpec, read_training_set
 from simile.indexer.training.train import get_budget_start
 from simile.models.checkpoints import checkpoint
+from simile.models.checkpoints.description import EncoderDescription
 from simile.models.inference.encoder import TrainedEncoder
 from simile.models.networks.architecture import Architecture
 from simile.models.networks.vae import Network
@@ -60,7 +61,7 @@ def small(**overrides: object) -> Recipe:
 
 def run(pictures: Pixels, folder: Path, recipe: Recipe, **options: object) -> TrainingResult:
     return train(
-        pictures, SPEC, recipe, TrainingOptions(**{"started": time.monotonic(), **options}), folder, lambda _: None
+        pictures, SPEC, recipe, TrainingOptions(**{"start_time": time.monotonic(), **options}), folder, lambda _: None
     )
 
 
@@ -154,7 +155,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 import tests.models.test_training as t
 t.train(
-    t.bars(100), t.SPEC, t.small(), t.Options(seed=3), Path({folder!r}),
+    t.bars(100), t.SPEC, t.small(), t.TrainingOptions(seed=3), Path({folder!r}),
     lambda at: os.kill(os.getpid(), signal.SIGKILL) if at.epoch == 4 and at.step % 3 == 1 else None)
 """
 
@@ -316,7 +317,8 @@ def test_a_picture_alone_and_in_a_batch_gets_the_same_mu(home_with_digits: Setti
 def test_a_fresh_process_gives_equal_mu(home_with_digits: Settings, tmp_path: Path) -> None:
     folder = encoder_folder(home_with_digits, tmp_path)
     script = (
-        "import sys, numpy as np; from pathlib import Path; from simile.models.inference.encoder import TrainedEncoder\n"
+        "import sys, numpy as np; from pathlib import Path\n"
+        "from simile.models.inference.encoder import TrainedEncoder\n"
         "encoder = TrainedEncoder.load(Path(sys.argv[1]), 'cpu'); s = encoder.preprocessing\n"
         "batch = np.arange(4 * s.image_size**2 * s.channels).reshape(4, s.image_size, s.image_size, s.channels)\n"
         "np.save(sys.argv[2], encoder.encode((batch % 256).astype(np.uint8)).mu)"
@@ -363,12 +365,9 @@ def test_a_checkpoint_of_the_first_version_still_loads_with_its_fingerprint(tmp_
     old_names = {"encoder.head.1.weight": "encoder.head.weight", "encoder.head.1.bias": "encoder.head.bias"}
     weights = {old_names.get(name, name): tensor for name, tensor in network.state_dict().items()}
     architecture = {"image_size": 16, "channels": 1, "latent_dim": 4, "width": 4, "kind": "convolutional-vae"}
-    description = {
-        "architecture": architecture,
-        "preprocessing": SPEC.to_dict(),
-        "metric": "cosine",
-        "index_dims": None,
-    }
+    description = EncoderDescription(
+        architecture=architecture, preprocessing=SPEC.to_dict(), metric="cosine", index_dims=None
+    )
     fingerprint = checkpoint.save_checkpoint(tmp_path / "old", weights, description)
     encoder = TrainedEncoder.load(tmp_path / "old", "cpu")
     assert encoder.fingerprint == fingerprint

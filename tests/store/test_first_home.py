@@ -25,6 +25,7 @@ from simile.indexer.maintenance.verify import verify_home
 from simile.indexer.pipeline.job import IndexRequest, index
 from simile.indexer.pipeline.uploads import add_upload
 from simile.models.checkpoints import checkpoint
+from simile.models.checkpoints.description import EncoderDescription
 from simile.models.inference.encoder import TrainedEncoder
 from simile.models.networks.architecture import Architecture
 from simile.models.networks.vae import Network
@@ -77,13 +78,13 @@ def first_encoder(home: Home) -> TrainedEncoder:
     network = Network(Architecture(16, 1, latent_dim=4, width=4)).eval()
     old_names = {"encoder.head.1.weight": "encoder.head.weight", "encoder.head.1.bias": "encoder.head.bias"}
     weights = {old_names.get(name, name): tensor for name, tensor in network.state_dict().items()}
-    description = {
-        "architecture": {"image_size": 16, "channels": 1, "latent_dim": 4, "width": 4, "kind": "convolutional-vae"},
-        "preprocessing": Preprocessing(16, 1).to_dict(),
-        "metric": "cosine",
-        "index_dims": None,
-        "recipe": {"name": "vae"},
-    }
+    description = EncoderDescription(
+        architecture={"image_size": 16, "channels": 1, "latent_dim": 4, "width": 4, "kind": "convolutional-vae"},
+        preprocessing=Preprocessing(16, 1).to_dict(),
+        metric="cosine",
+        index_dims=None,
+        recipe={"name": "vae"},
+    )
     fingerprint = checkpoint.save_checkpoint(home.encoders / "new", weights, description)
     (home.encoders / "new").rename(home.encoders / fingerprint)
     return TrainedEncoder.load(home.encoders / fingerprint, "cpu", "torch")
