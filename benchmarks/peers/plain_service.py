@@ -1,4 +1,4 @@
-"""What one writes first: FastAPI, eager torch, FAISS. The peer of benchmarks/load.py.
+"""What one writes first: FastAPI, eager torch, FAISS. The peer of benchmarks/service/load.py.
 
     python benchmarks/peers/plain_service.py ENCODER VECTORS PORT
 

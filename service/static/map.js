@@ -121,7 +121,7 @@ class MapPage {
     this.drawing = requestAnimationFrame(() => {
       this.drawing = 0;
       this.plane.draw(this.points, this.colours, this.chosen, this.tiles, this.grounds);
-      if (!this.seen) performance.mark("map seen"); // benchmarks/map.py reads it
+      if (!this.seen) performance.mark("map seen"); // benchmarks/latent/map.py reads it
       this.seen = true;
     });
   }

@@ -37,7 +37,7 @@ NO_IDS: Ids = np.empty(0, np.int64)
 
 def _search_faiss(index: Any, queries: FloatArray, count: int) -> tuple[FloatArray, Ids]:
     """FAISS's answer. One query is compared by one thread anyway; waking others to number the hits took 10 ms where
-    other work held the cores, and 0.1 ms without (benchmarks/latent_steps.py).
+    other work held the cores, and 0.1 ms without (benchmarks/latent/steps.py).
     """
     if len(queries) > 1:
         return index.search(queries, count)  # type: ignore[no-any-return]

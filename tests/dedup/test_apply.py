@@ -33,7 +33,7 @@ from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import DuplicateRecord, NewImage
 from simile.store.home import Home
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+ROOT = Path(__file__).parents[2]
 ENCODER = "e" * 64
 ACTIONS = ("--move-to", "--hardlink", "--symlink", "--trash")
 
@@ -457,8 +457,8 @@ def test_a_decision_that_is_none_is_named() -> None:
 def test_killed_at_any_moment_and_asked_to_destroy_nothing_is_lost() -> None:
     """Ten kills at random moments, undo killed too, thirty kinds of malicious plans. Sixty and more: benchmarks/."""
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / "dedup_kills.py", "--rounds", "10", "--quick", "--groups", "1"],
-        capture_output=True, text=True, check=False, timeout=200,
+        [sys.executable, "-m", "benchmarks.dedup.kills", "--rounds", "10", "--quick", "--groups", "1"],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=200,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "kinds of malicious plans" in done.stdout and "nothing lost" in done.stdout

@@ -8,14 +8,19 @@ from pathlib import Path
 
 from simile.core.settings import Settings
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "crashes.py"
+ROOT = Path(__file__).parents[2]
 
 
 def test_what_was_acknowledged_survives_a_kill_at_any_moment(home_with_digits: Settings) -> None:
     """Index, prune, add, delete, compact and switch, each to its end and then killed; pairs; full disks."""
     arguments = ["--rounds", "10", "--pictures", "12", "--seed", "1", "--encoder", str(home_with_digits.home)]
     done = subprocess.run(
-        [sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-m", "benchmarks.indexing.crashes", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     table = {

@@ -1,4 +1,4 @@
-"""The OpenAPI document held against the service, by schemathesis. At length: benchmarks/api_fuzz.py."""
+"""The OpenAPI document held against the service, by schemathesis. At length: benchmarks/service/api_fuzz.py."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from starlette.testclient import TestClient
 from simile.core.settings import Settings
 from simile.service.app import create_app
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "api_fuzz.py"
+ROOT = Path(__file__).parents[2]
 
 
 ALL = "examples,coverage,fuzzing"
 
 
-# What only the document asks for is asked once; all rounds with all phases: benchmarks/api_fuzz.py.
+# What only the document asks for is asked once; all rounds with all phases: benchmarks/service/api_fuzz.py.
 @pytest.mark.parametrize(("name", "phases"), [("open", ALL), ("write", "fuzzing"), ("no key", "fuzzing")])
 def test_the_service_keeps_to_its_document(name: str, phases: str, home_with_digits: Settings) -> None:
     """No 5xx, nothing outside the schema, no other status: open on this machine, with a key, and without one."""
     short = ["--examples", "2", "--phases", phases, "--rounds", name]
-    command = [sys.executable, SCRIPT, "--home", home_with_digits.home, *short]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "benchmarks.service.api_fuzz", "--home", home_with_digits.home, *short]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     counts = re.findall(r"(?:Selected|Tested): (\d+)(?:/(\d+))?", done.stdout)
     assert len({count for found in counts for count in found if count}) == 1 and int(counts[0][0]) > 20, done.stdout

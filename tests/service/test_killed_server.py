@@ -1,0 +1,25 @@
+"""A server killed during uploads: what was acknowledged is there. A thousand uploads: benchmarks/."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from simile.core.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_upload_that_was_acknowledged_survives_the_death_of_the_server(home_with_digits: Settings) -> None:
+    arguments = ["--uploads", "20", "--rounds", "1", "--home", str(home_with_digits.home), "--seed", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.service.killed_server", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 things wrong" in done.stdout
