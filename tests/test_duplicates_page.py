@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forking
 import pytest
 from browsing import needs_browser, serving
 from conftest import Copies
@@ -83,7 +83,7 @@ def tree(folder: Path) -> dict[str, tuple[str, int]]:
 def simile(*arguments: object) -> dict[str, Any]:
     """A command as a person runs it, and its JSON."""
     run = subprocess.run(
-        [sys.executable, "-m", "cli.main", "dedup", *map(str, arguments), "--json"],
+        [forking.SIMILE, "dedup", *map(str, arguments), "--json"],
         capture_output=True,
         text=True,
         cwd=Path(__file__).parents[1],

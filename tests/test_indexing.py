@@ -526,6 +526,7 @@ def test_an_index_that_was_cut_off_while_training_goes_on_or_starts_afresh(tmp_p
     assert not state.exists()
 
 
+@pytest.mark.real_processes
 def test_a_run_with_nothing_to_embed_never_loads_torch(home_with_digits: Settings) -> None:
     script = (
         "import sys; from pathlib import Path; from core.settings import load_settings\n"

@@ -96,6 +96,7 @@ def test_a_reader_of_nothing_makes_nothing(tmp_path: Path) -> None:
     assert not home.root.exists()
 
 
+@pytest.mark.real_processes
 def test_a_current_catalogue_is_left_alone_and_alembic_stays_away(home: Home) -> None:
     code = (
         "import sys; from pathlib import Path; from store.home import Home; from store.schema import check, upgrade\n"

@@ -66,6 +66,7 @@ def test_every_package_stands_within_the_walls() -> None:
     assert set(pyproject()["tool"]["mypy"]["packages"]) == roots
 
 
+@pytest.mark.real_processes
 def test_the_command_line_starts_without_the_heavy_libraries() -> None:
     heavy = ["torch", "torchvision", "faiss", "sqlalchemy", "alembic", "PIL", "fastapi", "sklearn", "scipy"]
     code = f"import sys, cli.main; print([name for name in {heavy} if name in sys.modules])"

@@ -224,14 +224,21 @@ def test_status_shows_runs_failures_and_the_second_set(settings: Settings, catal
 # Homes that can't be written
 
 
-# Drops CAP_DAC_OVERRIDE (1) by PR_CAPBSET_DROP (24), then becomes the command: permissions count for root too.
-DROP = "import ctypes, os, sys; ctypes.CDLL(None).prctl(24, 1, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])"
+# Drops CAP_DAC_OVERRIDE (1) from what is effective and what is permitted: permissions count for root too.
+DROP = """
+import ctypes, struct, sys
+known, held = struct.pack("Ii", 0x20080522, 0), (ctypes.c_uint32 * 6)()
+assert ctypes.CDLL(None).capget(known, held) == 0
+held[0] &= ~(1 << 1)
+held[1] &= ~(1 << 1)
+assert ctypes.CDLL(None).capset(known, held) == 0
+"""
 
 
 def in_another_process(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Runs `code` where permissions count, with the names of this file at hand."""
-    start = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from test_upkeep import *\n"
-    command = [sys.executable, "-c", DROP, sys.executable, "-c", start + code, *map(str, arguments)]
+    start = f"{DROP}sys.path.insert(0, {str(Path(__file__).parent)!r}); from test_upkeep import *\n"
+    command = [sys.executable, "-c", start + code, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
