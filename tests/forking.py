@@ -231,8 +231,8 @@ def _become(wanted: dict[str, Any], files: list[int]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.path[:0] = [one for one in os.environ.get("PYTHONPATH", "").split(":") if one]
     if encoding := os.environ.get("PYTHONIOENCODING"):
-        sys.stdout.reconfigure(encoding=encoding)
-        sys.stderr.reconfigure(encoding=encoding)
+        sys.stdout = open(1, "w", encoding=encoding, closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", encoding=encoding, errors="backslashreplace", closefd=False)  # noqa: SIM115
     program, arguments = _warnings_apart(wanted["arguments"])
     if len(arguments) + 1 < len(wanted["arguments"]):
         warnings.simplefilter("error")
