@@ -5,7 +5,7 @@ TORCH_INDEX ?=
 
 BIN := .venv/bin
 
-.PHONY: demo test check format clean
+.PHONY: demo test test-long check format clean
 
 demo: .venv/installed
 	$(BIN)/simile demo
@@ -13,6 +13,10 @@ demo: .venv/installed
 # Two at a time, a file of tests in one of them: most wait for a process or the disk half of the time.
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# Kills, uploads, plans and requests in their hundreds.
+test-long: .venv/installed
+	$(BIN)/python -m pytest -n 2 -m long
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two workers share the cores already
+
+import fcntl
 import shutil
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fastapi import FastAPI
 from PIL import Image
 
 from simile.core.settings import Settings, load_settings
@@ -24,8 +31,47 @@ from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import DuplicateRecord
 from simile.store.database import schema
 from simile.store.home import Home
+from tests.support import forking
 
 COUNT = 120
+running = ExitStack()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Processes are forked from servers of this run (forking.py): one pair for both of its workers."""
+    if forking.SERVERS not in os.environ:
+        running.enter_context(forking.servers())
+    subprocess.Popen = forking.Popen  # type: ignore[misc]
+
+
+def pytest_unconfigure() -> None:
+    running.close()
+
+
+@pytest.fixture(autouse=True)
+def _real_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("real_processes"):
+        monkeypatch.setattr(subprocess, "Popen", forking.RealPopen)
+        monkeypatch.delenv(forking.SERVERS)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _routes_are_analysed_once() -> Iterator[None]:
+    """Every app of a run shares what FastAPI makes of the routes, which are the same for all: 0.2 s for each app."""
+    analysed: dict[int, Any] = {}
+    include = FastAPI.include_router
+
+    def include_once(app: FastAPI, router: Any, **options: Any) -> None:
+        assert not options
+        if id(router) in analysed:
+            app.router.routes.append(analysed[id(router)])
+        else:
+            include(app, router)
+            analysed[id(router)] = app.router.routes[-1]
+
+    FastAPI.include_router = include_once  # type: ignore[assignment, method-assign]
+    yield
+    FastAPI.include_router = include  # type: ignore[method-assign]
 
 
 @pytest.fixture(autouse=True)
@@ -38,23 +84,60 @@ def _clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def _all_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("digits")
-    write_digits(folder)
-    return folder
+def _made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Gives a folder that a function fills, once for all workers of the run."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def made(name: str, fill: Callable[[Path], None]) -> Path:
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            done = shared / f"{name}.done"
+            if not done.exists():
+                (shared / name).mkdir()
+                fill(shared / name)
+                done.touch()
+        return shared / name
+
+    return made
 
 
 @pytest.fixture(scope="session")
-def _trained(tmp_path_factory: pytest.TempPathFactory, _all_digits: Path) -> tuple[Path, Path]:
+def _all_digits(_made_once: Callable[..., Path]) -> Path:
+    return _made_once("digits", write_digits)
+
+
+@pytest.fixture(scope="session")
+def _trained(_made_once: Callable[..., Path], _all_digits: Path) -> tuple[Path, Path]:
     """A home with an indexed folder of 120 digits and a quickly trained encoder with 16 latent dimensions."""
-    root = tmp_path_factory.mktemp("trained")
-    photos = root / "photos"
-    copy_some(_all_digits, photos, COUNT)
-    settings = load_settings(home=root / "home", workers=2, device="cpu")
-    overrides = {"latent_dim": 16, "width": 8, "epochs": 12, "kl_warmup_steps": 20}
-    train_on_sources(settings, [photos], TrainingRequest("vae", overrides), lambda _: None)
-    index(settings, [photos], IndexRequest())
-    return root / "home", photos
+
+    def fill(root: Path) -> None:
+        copy_some(_all_digits, root / "photos", COUNT)
+        settings = load_settings(home=root / "home", workers=2, device="cpu")
+        overrides = {"latent_dim": 16, "width": 8, "epochs": 12, "kl_warmup_steps": 20}
+        train_on_sources(settings, [root / "photos"], TrainingRequest("vae", overrides), lambda _: None)
+        index(settings, [root / "photos"], IndexRequest())
+
+    root = _made_once("trained", fill)
+    return root / "home", root / "photos"
+
+
+@pytest.fixture(scope="session")
+def _empty_home(_made_once: Callable[..., Path]) -> Path:
+    return _made_once("empty", lambda root: schema.upgrade_schema(Home(root)))
+
+
+@pytest.fixture(scope="session")
+def _trained_home(_made_once: Callable[..., Path], _trained: tuple[Path, Path], _empty_home: Path) -> Path:
+    def fill(root: Path) -> None:
+        home = Home(Path(shutil.copytree(_empty_home, root, dirs_exist_ok=True)))
+        shutil.copytree(_trained[0] / "encoders", home.encoders, dirs_exist_ok=True)
+        encoder = find_encoder(home, next(home.encoders.glob("[0-9a-f]*")).name, "cpu")
+        with Catalogue(home) as catalogue:
+            register_encoder(catalogue, encoder)
+            catalogue.encoders.activate(encoder.fingerprint)
+
+    return _made_once("trained-home", fill)
 
 
 @pytest.fixture
@@ -90,25 +173,16 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def trained_home(tmp_path: Path, _trained: tuple[Path, Path]) -> Settings:
+def trained_home(tmp_path: Path, _trained_home: Path) -> Settings:
     """Settings of a home with an encoder in use and nothing indexed."""
-    settings = load_settings(home=tmp_path / "home", workers=2, device="cpu")
-    home = Home(settings.home).create()
-    shutil.copytree(_trained[0] / "encoders", home.encoders, dirs_exist_ok=True)
-    schema.upgrade_schema(home)
-    encoder = find_encoder(home, next(home.encoders.glob("[0-9a-f]*")).name, "cpu")
-    with Catalogue(home) as catalogue:
-        register_encoder(catalogue, encoder)
-        catalogue.encoders.activate(encoder.fingerprint)
-    return settings
+    shutil.copytree(_trained_home, tmp_path / "home")
+    return load_settings(home=tmp_path / "home", workers=2, device="cpu")
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
+def home(tmp_path: Path, _empty_home: Path) -> Home:
     """An empty home with a current catalogue."""
-    home = Home(tmp_path / "home")
-    schema.upgrade_schema(home)
-    return home
+    return Home(Path(shutil.copytree(_empty_home, tmp_path / "home")))
 
 
 def copy_some(source: Path, target: Path, count: int) -> Path:

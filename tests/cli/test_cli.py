@@ -178,6 +178,7 @@ def test_errors_are_one_line_on_stderr_without_a_traceback(tmp_path: Path) -> No
     assert "Traceback" in outside("search", "absent.png", "--verbose").stderr
 
 
+@pytest.mark.real_processes
 def test_a_command_line_that_makes_no_sense_exits_with_2() -> None:
     assert outside("index").returncode == 2
     assert outside("search", "x.png", "-k", "0").returncode == 2
@@ -249,6 +250,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+@pytest.mark.real_processes
 def test_the_demo_serves_its_page_and_ctrl_c_ends_it_cleanly(tmp_path: Path) -> None:
     port = free_port()
     command = [SIMILE, "demo", "--minutes", "0.05", "--port", str(port)]

@@ -29,12 +29,12 @@ from simile.store.home import Home
 from simile.store.index.snapshot import IndexSegment
 from tests.support.synthetic_images import on_bed, scene
 
-SCENES, BEDS = 10, 3
+SCENES, BEDS, SAMPLE = 10, 3, 6
 
 
 @pytest.fixture(autouse=True)
 def _few_planted_copies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simile.dedup.detection.threshold.PLANTED_ORIGINALS", 12)
+    monkeypatch.setattr("simile.dedup.detection.threshold.PLANTED_ORIGINALS", SAMPLE)
 
 
 def nothing(*_: object) -> None:
@@ -79,6 +79,20 @@ def settings(tmp_path: Path, _indexed: tuple[Path, Path]) -> Settings:
     return load_settings(home=tmp_path / "home", workers=2, device="cpu")
 
 
+@pytest.fixture(scope="module")
+def _searched(tmp_path_factory: pytest.TempPathFactory, _indexed: tuple[Path, Path]) -> Path:
+    home = Path(shutil.copytree(_indexed[0], tmp_path_factory.mktemp("searched") / "home"))
+    find_duplicates(load_settings(home=home, workers=2, device="cpu"), DedupRequest(threshold=100.0), nothing)
+    return home
+
+
+@pytest.fixture
+def searched(tmp_path: Path, _searched: Path) -> Settings:
+    """Of such a home where copies were looked for, at every distance."""
+    shutil.copytree(_searched, tmp_path / "home")
+    return load_settings(home=tmp_path / "home", workers=2, device="cpu")
+
+
 def found_groups(settings: Settings) -> dict[str, set[frozenset[str]]]:
     """Names of the files in each group, by tier."""
     groups: dict[str, set[frozenset[str]]] = {"bytes": set(), "pixels": set(), "near": set()}
@@ -99,9 +113,8 @@ EXPECTED = {
 }
 
 
-def test_each_copy_is_found_in_its_own_tier_and_nothing_else(settings):
-    find_duplicates(settings, DedupRequest(threshold=100.0), nothing)
-    assert found_groups(settings) == EXPECTED
+def test_each_copy_is_found_in_its_own_tier_and_nothing_else(searched):
+    assert found_groups(searched) == EXPECTED
 
 
 def test_the_threshold_is_learned_and_kept_with_the_run(settings):
@@ -113,19 +126,18 @@ def test_the_threshold_is_learned_and_kept_with_the_run(settings):
     assert kept.counts["encoder"] == findings.encoder
     assert findings.calibration.precision == 0.95
     assert findings.calibration.reached_precision >= 0.95
-    assert findings.calibration.copies == 12 * 6
+    assert findings.calibration.copies == SAMPLE * 6
     groups = found_groups(settings)
     assert groups["bytes"] == EXPECTED["bytes"]
     assert groups["pixels"] == EXPECTED["pixels"]
     assert not any("bed" in name for group in groups["near"] for name in group)
 
 
-def test_a_second_run_takes_the_place_of_the_first_in_the_tiers_that_it_looks_for(settings):
-    find_duplicates(settings, DedupRequest(threshold=100.0))
-    find_duplicates(settings, DedupRequest(tiers=("pixels",), threshold=100.0))
-    assert found_groups(settings) == EXPECTED
-    find_duplicates(settings, DedupRequest(tiers=("pixels", "near"), threshold=0.0))
-    assert found_groups(settings)["near"] == set()
+def test_a_second_run_takes_the_place_of_the_first_in_the_tiers_that_it_looks_for(searched):
+    find_duplicates(searched, DedupRequest(tiers=("pixels",), threshold=100.0))
+    assert found_groups(searched) == EXPECTED
+    find_duplicates(searched, DedupRequest(tiers=("pixels", "near"), threshold=0.0))
+    assert found_groups(searched)["near"] == set()
 
 
 def test_what_to_keep_is_chosen_by_the_rules_of_the_last_run(settings):
@@ -138,9 +150,8 @@ def test_what_to_keep_is_chosen_by_the_rules_of_the_last_run(settings):
         find_duplicates(settings, DedupRequest(keep=("newest",)))
 
 
-def test_what_is_near_but_no_copy_is_similar(settings):
-    find_duplicates(settings, DedupRequest(threshold=100.0), nothing)
-    with Catalogue(Home(settings.home)) as catalogue:
+def test_what_is_near_but_no_copy_is_similar(searched):
+    with Catalogue(Home(searched.home)) as catalogue:
         similar = list(catalogue.duplicates.iterate_pairs(("similar",)))
     assert similar
     assert all(pair.reason.startswith("not a copy: ") for pair in similar)

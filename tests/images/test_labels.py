@@ -251,6 +251,7 @@ def test_a_number_of_folds_that_cannot_be_is_refused(k: int) -> None:
         make_stratified_folds(["a", "b", "a"], k, seed=0)
 
 
+@pytest.mark.real_processes
 def test_labels_need_no_torch() -> None:
     code = "import sys, simile.images.sources.labels; sys.exit('torch' in sys.modules)"
     root = Path(__file__).parents[2]

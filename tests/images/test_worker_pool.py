@@ -132,6 +132,7 @@ def test_the_job_goes_on_when_the_nursery_and_its_workers_are_killed() -> None:
     ]
 
 
+@pytest.mark.real_processes
 def test_workers_know_nothing_of_torch_and_use_one_thread() -> None:
     with WorkerPool(1) as workers:
         (modules,) = workers.map(eval, ["sorted(__import__('sys').modules)"])

@@ -6,21 +6,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from simile.core.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_what_was_acknowledged_survives_a_kill_at_any_moment(home_with_digits: Settings) -> None:
+@pytest.mark.parametrize("rounds", [10, pytest.param(100, marks=(pytest.mark.long, pytest.mark.timeout(3600)))])
+def test_what_was_acknowledged_survives_a_kill_at_any_moment(home_with_digits: Settings, rounds: int) -> None:
     """Index, prune, add, delete, compact and switch, each to its end and then killed; pairs; full disks."""
-    arguments = ["--rounds", "10", "--pictures", "12", "--seed", "1", "--encoder", str(home_with_digits.home)]
+    arguments = ["--rounds", str(rounds), "--pictures", "12", "--seed", "1", "--encoder", str(home_with_digits.home)]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.indexing.crashes", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=3000,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     table = {

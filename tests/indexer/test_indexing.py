@@ -452,6 +452,7 @@ def test_ctrl_c_keeps_what_was_stored_and_says_how_to_go_on(trained_home: Settin
     assert verify_home(trained_home) == []
 
 
+@pytest.mark.real_processes
 def test_the_second_ctrl_c_stops_at_once_whatever_the_decoder_does(trained_home: Settings, digits: Path) -> None:
     Image.new("RGB", (13_000, 13_000)).save(digits / "0.png", compress_level=1)  # takes seconds, and is read first
     with subprocess.Popen(
@@ -525,6 +526,7 @@ def test_an_index_that_was_cut_off_while_training_goes_on_or_starts_afresh(tmp_p
     assert not state.exists()
 
 
+@pytest.mark.real_processes
 def test_a_run_with_nothing_to_embed_never_loads_torch(home_with_digits: Settings) -> None:
     script = (
         "import sys; from pathlib import Path; from simile.core.settings import load_settings\n"

@@ -242,14 +242,23 @@ def test_status_shows_runs_failures_and_the_second_set(settings: Settings, catal
 # Homes that can't be written
 
 
-# Drops CAP_DAC_OVERRIDE (1) by PR_CAPBSET_DROP (24), then becomes the command: permissions count for root too.
-DROP = "import ctypes, os, sys; ctypes.CDLL(None).prctl(24, 1, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])"
+# Drops CAP_DAC_OVERRIDE (1) from what is effective and what is permitted: permissions count for root too.
+DROP = """
+import ctypes, struct, sys
+known, held = struct.pack("Ii", 0x20080522, 0), (ctypes.c_uint32 * 6)()
+assert ctypes.CDLL(None).capget(known, held) == 0
+held[0] &= ~(1 << 1)
+held[1] &= ~(1 << 1)
+assert ctypes.CDLL(None).capset(known, held) == 0
+"""
 
 
 def in_another_process(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Runs `code` where permissions count, with the names of this file at hand."""
-    start = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r}); from tests.indexer.test_maintenance import *\n"
-    command = [sys.executable, "-c", DROP, sys.executable, "-c", start + code, *map(str, arguments)]
+    start = (
+        f"{DROP}sys.path.insert(0, {str(Path(__file__).parents[2])!r}); from tests.indexer.test_maintenance import *\n"
+    )
+    command = [sys.executable, "-c", start + code, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
@@ -304,7 +313,7 @@ def test_a_reader_without_permission_sees_what_a_writer_commits(settings: Settin
 DIE = """
 import os
 with Catalogue(Home(Path(sys.argv[1]))) as catalogue:
-    catalogue.store_batch([picture(11, 1.5)], OLD, "eager")
+    catalogue.images.add_batch([picture(11, 1.5)], OLD, "eager")
     os.kill(os.getpid(), 9)
 """
 
@@ -370,7 +379,7 @@ home = Home(settings.home)
 with Catalogue(home) as catalogue:
     try:
         for number in range(100, 1000, 20):
-            ids = catalogue.store_batch([picture(n, n) for n in range(number, number + 20)], OLD, "eager")
+            ids = catalogue.images.add_batch([picture(n, n) for n in range(number, number + 20)], OLD, "eager")
             print(*ids, flush=True)
             if number % 100 == 0:
                 compact_index(settings)
@@ -410,7 +419,7 @@ ADD = """
 home, first = Home(Path(sys.argv[1])), int(sys.argv[2])
 with Catalogue(home) as catalogue:
     for number in range(first, first + 30):
-        (image_id,) = catalogue.store_batch([picture(number, number)], OLD, "eager")
+        (image_id,) = catalogue.images.add_batch([picture(number, number)], OLD, "eager")
         print(image_id, number, flush=True)
 """
 

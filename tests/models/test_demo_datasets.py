@@ -132,6 +132,7 @@ def test_torchvision_imports_and_keeps_importing() -> None:
     assert hasattr(torch.ops.torchvision, "nms")
 
 
+@pytest.mark.real_processes
 def test_torchvisions_parts_work_after_the_shim_in_a_fresh_process() -> None:
     code = """
 from simile.models.networks.torchvision_shim import import_torchvision

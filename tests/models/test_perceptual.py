@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from simile.models.losses.perceptual import EncoderInput, FeatureMapDistance, ma
 from simile.models.networks.architecture import Architecture
 from simile.models.networks.backbones import Backbone
 from simile.models.networks.vae import Network
+
+Perceive = Callable[[str, int, int], nn.Module]
 
 
 def blocks(count: int, channels: int, height: int, width: int, seed: int = 0) -> Tensor:
@@ -59,6 +62,19 @@ def spec_for(kind: str, tmp_path: Path, channels: int) -> str:
     return weights_of(kind, tmp_path / f"{kind}.safetensors")
 
 
+@pytest.fixture(scope="module")
+def perceive(tmp_path_factory: pytest.TempPathFactory) -> Perceive:
+    """Makes a perception of a kind, for so many channels and a size; files of weights are made once."""
+    made: dict[tuple[str, int], str] = {}
+
+    def perception(kind: str, channels: int, size: int) -> nn.Module:
+        if (kind, channels) not in made:
+            made[kind, channels] = spec_for(kind, tmp_path_factory.mktemp("weights"), channels)
+        return make_perceptual_distance(made[kind, channels], channels, size)
+
+    return perception
+
+
 KINDS = ["gradients", "ms-ssim", "resnet18", "mobilenet_v3_small", "squeezenet1_1", "encoder", "supervised"]
 
 
@@ -66,8 +82,10 @@ KINDS = ["gradients", "ms-ssim", "resnet18", "mobilenet_v3_small", "squeezenet1_
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_equal_pictures_are_at_no_distance_and_others_further_the_more_is_changed(kind: str, tmp_path: Path) -> None:
-    perception = make_perceptual_distance(spec_for(kind, tmp_path, 1), 1, 32)
+def test_equal_pictures_are_at_no_distance_and_others_further_the_more_is_changed(
+    kind: str, perceive: Perceive
+) -> None:
+    perception = perceive(kind, 1, 32)
     x = blocks(3, 1, 32, 32)
     other = blocks(3, 1, 32, 32, seed=1)
     same, some, all_of_it = (perception.distance(x, torch.lerp(x, other, part)) for part in (0.0, 0.1, 1.0))
@@ -77,8 +95,8 @@ def test_equal_pictures_are_at_no_distance_and_others_further_the_more_is_change
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_gradient_flows_to_the_decoded_picture_alone_and_leads_back(kind: str, tmp_path: Path) -> None:
-    perception = make_perceptual_distance(spec_for(kind, tmp_path, 3), 3, 32)
+def test_the_gradient_flows_to_the_decoded_picture_alone_and_leads_back(kind: str, perceive: Perceive) -> None:
+    perception = perceive(kind, 3, 32)
     clean = blocks(2, 3, 32, 32).requires_grad_()
     decoded = blocks(2, 3, 32, 32, seed=1).requires_grad_()
     before = perception.distance(clean, decoded)
@@ -90,16 +108,16 @@ def test_the_gradient_flows_to_the_decoded_picture_alone_and_leads_back(kind: st
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_flat_pictures_have_a_finite_gradient(kind: str, tmp_path: Path) -> None:
-    perception = make_perceptual_distance(spec_for(kind, tmp_path, 1), 1, 32)
+def test_flat_pictures_have_a_finite_gradient(kind: str, perceive: Perceive) -> None:
+    perception = perceive(kind, 1, 32)
     decoded = torch.full((2, 1, 32, 32), 0.5).requires_grad_()
     perception.distance(torch.zeros(2, 1, 32, 32), decoded).sum().backward()
     assert decoded.grad is not None and torch.isfinite(decoded.grad).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_picture_alone_has_the_distance_that_it_has_in_a_batch(kind: str, tmp_path: Path) -> None:
-    perception = make_perceptual_distance(spec_for(kind, tmp_path, 1), 1, 32)
+def test_a_picture_alone_has_the_distance_that_it_has_in_a_batch(kind: str, perceive: Perceive) -> None:
+    perception = perceive(kind, 1, 32)
     x, y = blocks(4, 1, 32, 32), blocks(4, 1, 32, 32, seed=1)
     together = perception.distance(x, y)
     alone = torch.cat([perception.distance(x[n : n + 1], y[n : n + 1]) for n in range(4)])
@@ -109,17 +127,17 @@ def test_a_picture_alone_has_the_distance_that_it_has_in_a_batch(kind: str, tmp_
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("height", "width"), [(28, 20), (17, 16), (64, 48)])
 def test_pictures_need_not_be_square_or_of_the_networks_size(
-    kind: str, height: int, width: int, tmp_path: Path
+    kind: str, height: int, width: int, perceive: Perceive
 ) -> None:
-    perception = make_perceptual_distance(spec_for(kind, tmp_path, 1), 1, min(height, width))
+    perception = perceive(kind, 1, min(height, width))
     x, y = blocks(2, 1, height, width), blocks(2, 1, height, width, seed=1)
     found = perception.distance(x, y)
     assert torch.isfinite(found).all() and (found > 0).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_under_autocast_the_distance_is_nearly_the_same_and_fp32(kind: str, tmp_path: Path) -> None:
-    perception = make_perceptual_distance(spec_for(kind, tmp_path, 1), 1, 32)
+def test_under_autocast_the_distance_is_nearly_the_same_and_fp32(kind: str, perceive: Perceive) -> None:
+    perception = perceive(kind, 1, 32)
     x, y = blocks(4, 1, 32, 32), blocks(4, 1, 32, 32, seed=1)
     with torch.autocast("cpu", torch.bfloat16):
         found = perception.distance(x, y)

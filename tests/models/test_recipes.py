@@ -25,7 +25,7 @@ from simile.search.searcher import Searcher
 from tests.support.synthetic_images import scene
 
 COUNT = 60
-SMALL = {"latent_dim": 8, "width": 8, "epochs": 5, "kl_warmup_steps": 10, "passes": 1, "batch_size": 16}
+SMALL = {"latent_dim": 8, "width": 8, "epochs": 3, "kl_warmup_steps": 10, "passes": 1, "batch_size": 16}
 RECIPES = [name for name in list_recipes() if name != "decoder"]  # that one needs an encoder first
 
 
@@ -53,14 +53,14 @@ def photos(tmp_path_factory: pytest.TempPathFactory, _all_digits: Path) -> Path:
     return in_class_folders(_all_digits, tmp_path_factory.mktemp("classes"), COUNT)
 
 
-# A fork for each recipe, so that torch is imported once: each child is killed in its third epoch.
+# A fork for each recipe, so that torch is imported once: each child is killed in its second epoch.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import tests.models.test_recipes as t
 def kill(at):
-    if at.epoch == 3 and at.step % 3 == 1:
+    if at.epoch == 2 and at.step % 3 == 1:
         os.kill(os.getpid(), signal.SIGKILL)
 for recipe in t.RECIPES:
     child = os.fork()
@@ -186,7 +186,7 @@ def test_a_decoder_over_a_frozen_encoder_leaves_its_vectors_and_shows_reconstruc
     before = encoder_of(settings.home)
     with pytest.raises(NoDecoder, match="--decoder-only"):
         before.decode(np.zeros((1, 8), np.float32))
-    wanted = replace(request("decoder"), overrides=SMALL | {"epochs": 40}, decoder_only=before.fingerprint)
+    wanted = replace(request("decoder"), overrides=SMALL | {"epochs": 15}, decoder_only=before.fingerprint)
     report = train_on_sources(settings, [photos], wanted, lambda _: None)
     after = TrainedEncoder.load(Path(report["folder"]), "cpu")
     assert np.array_equal(after.encode(some_pictures()).mu, before.encode(some_pictures()).mu)

@@ -264,6 +264,7 @@ assert not [name for name in sys.modules if "telemetry" in name and "openvino" i
 """
 
 
+@pytest.mark.real_processes
 def test_openvino_reports_nothing_says_nothing_and_leaves_no_file(tmp_path: Path) -> None:
     """Importing it as usual writes ~/intel and sends an event to a statistics server."""
     root = Path(__file__).resolve().parents[2]

@@ -163,6 +163,7 @@ def test_the_product_is_imported_under_its_own_name_only() -> None:
     assert wrong == []
 
 
+@pytest.mark.real_processes
 def test_the_command_line_starts_without_the_heavy_libraries() -> None:
     heavy = ["torch", "torchvision", "faiss", "sqlalchemy", "alembic", "PIL", "fastapi", "sklearn", "scipy"]
     code = f"import sys, simile.cli.main; print([name for name in {heavy} if name in sys.modules])"

@@ -17,10 +17,18 @@ ROOT = Path(__file__).parents[2]
 
 
 ALL = "examples,coverage,fuzzing"
+LONG = (pytest.mark.long, pytest.mark.timeout(3600))
 
 
-# What only the document asks for is asked once; all rounds with all phases: benchmarks/service/api_fuzz.py.
-@pytest.mark.parametrize(("name", "phases"), [("open", ALL), ("write", "fuzzing"), ("no key", "fuzzing")])
+@pytest.mark.parametrize(
+    ("name", "phases"),
+    [
+        ("open", "examples,fuzzing"),
+        ("write", "fuzzing"),
+        ("no key", "fuzzing"),
+        *(pytest.param(name, ALL, marks=LONG) for name in ("open", "write", "no key")),
+    ],
+)
 def test_the_service_keeps_to_its_document(name: str, phases: str, home_with_digits: Settings) -> None:
     """No 5xx, nothing outside the schema, no other status: open on this machine, with a key, and without one."""
     short = ["--examples", "2", "--phases", phases, "--rounds", name]

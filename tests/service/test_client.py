@@ -130,10 +130,14 @@ def test_the_shapes_of_the_client_are_those_of_the_document(tmp_path: Path) -> N
         assert getattr(answers, name).__annotations__.keys() == fields, name
 
 
-def test_the_client_starts_without_a_network_library_and_simile_still_has_everything() -> None:
+@pytest.mark.real_processes
+def test_the_client_starts_without_a_network_library_beside_simile() -> None:
     heavy = "{'torch', 'numpy', 'pydantic', 'faiss', 'starlette'}"
     code = f"import simile.client, sys; assert not {heavy} & sys.modules.keys(); import simile; simile.Settings"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_simile_has_every_name_that_it_lists_and_no_other() -> None:
     code = "import simile; [getattr(simile, name) for name in simile.__all__]; simile.nothing"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "has no attribute 'nothing'" in done.stderr.splitlines()[-1]

@@ -6,20 +6,36 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from simile.core.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_upload_that_was_acknowledged_survives_the_death_of_the_server(home_with_digits: Settings) -> None:
-    arguments = ["--uploads", "20", "--rounds", "1", "--home", str(home_with_digits.home), "--seed", "1"]
+@pytest.mark.parametrize(
+    ("uploads", "rounds"), [(20, 1), pytest.param(500, 5, marks=(pytest.mark.long, pytest.mark.timeout(3600)))]
+)
+def test_every_upload_that_was_acknowledged_survives_the_death_of_the_server(
+    home_with_digits: Settings, uploads: int, rounds: int
+) -> None:
+    arguments = [
+        "--uploads",
+        str(uploads),
+        "--rounds",
+        str(rounds),
+        "--home",
+        str(home_with_digits.home),
+        "--seed",
+        "1",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.service.killed_server", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
-        timeout=200,
+        timeout=3000,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 things wrong" in done.stdout

@@ -54,11 +54,14 @@ class Served:
                 status, worker = ask(connection, "GET", "/readyz")[:2]
             except OSError:
                 status, worker = 0, ""
-                time.sleep(0.1)
-            if status == 200 and worker not in self.connections:
-                self.connections[worker] = connection
-            else:
+            if status != 200:
                 connection.close()
+            else:  # the newer one lives longer: a server closes what is idle
+                if worker in self.connections:
+                    self.connections[worker].close()
+                self.connections[worker] = connection
+            if len(self.connections) < workers:
+                time.sleep(0.1)  # leaves the cores to the workers that start
 
     def _open(self) -> int:
         """Uses each connection once, forgets those that the service has closed, and counts the others."""

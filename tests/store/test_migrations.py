@@ -105,6 +105,7 @@ def test_a_reader_of_nothing_makes_nothing(tmp_path: Path) -> None:
     assert not home.root.exists()
 
 
+@pytest.mark.real_processes
 def test_a_current_catalogue_is_left_alone_and_alembic_stays_away(home: Home) -> None:
     code = "import sys; from pathlib import Path; from simile.store.home import Home; from simile.store.database.schema import check_schema, upgrade_schema\n"
     code += "home = Home(Path(sys.argv[1])); check(home); upgrade(home); print('alembic' in sys.modules)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import subprocess
 import sys
 import threading
@@ -29,9 +30,9 @@ FIRST, SECOND = "a" * 64, "b" * 64
 ROWS = 1500
 
 
-@pytest.fixture
-def catalogue(home: Home) -> Iterator[Catalogue]:
-    """1,500 pictures in heaps on a plane, by two encoders; the second sees each mirrored at 0."""
+@pytest.fixture(scope="module")
+def _filled(tmp_path_factory: pytest.TempPathFactory, _empty_home: Path) -> Path:
+    home = Home(Path(shutil.copytree(_empty_home, tmp_path_factory.mktemp("filled") / "home")))
     with Catalogue(home) as catalogue:
         for fingerprint in (FIRST, SECOND):
             catalogue.encoders.register(fingerprint, fingerprint[0], "vae", dimensions=2)
@@ -39,6 +40,32 @@ def catalogue(home: Home) -> Iterator[Catalogue]:
         catalogue.encoders.activate(FIRST)
         catalogue.images.add_batch([picture(n) for n in range(ROWS)], FIRST, "eager")
         catalogue.images.add_batch([picture(n, -1) for n in range(ROWS)], SECOND, "eager")
+    return home.root
+
+
+@pytest.fixture(scope="module")
+def _published(tmp_path_factory: pytest.TempPathFactory, _filled: Path) -> Path:
+    root = Path(shutil.copytree(_filled, tmp_path_factory.mktemp("published") / "home"))
+    with Catalogue(Home(root)) as catalogue:
+        Index(catalogue).publish(kind="ivf")
+    return root
+
+
+@pytest.fixture
+def home(tmp_path: Path, _filled: Path) -> Home:
+    """1,500 pictures in heaps on a plane, by two encoders; the second sees each mirrored at 0."""
+    return Home(Path(shutil.copytree(_filled, tmp_path / "home")))
+
+
+@pytest.fixture
+def published(tmp_path: Path, _published: Path) -> Home:
+    """The same home with a segment of inverted lists."""
+    return Home(Path(shutil.copytree(_published, tmp_path / "home")))
+
+
+@pytest.fixture
+def catalogue(home: Home) -> Iterator[Catalogue]:
+    with Catalogue(home) as catalogue:
         yield catalogue
 
 
@@ -187,7 +214,7 @@ def test_threads_always_find_what_was_committed_while_segments_change(catalogue:
     stop = threading.Event()
 
     def ask() -> None:
-        while not stop.is_set():
+        while not stop.wait(0.002):
             there, deleted = set(committed), set(gone)
             found = {image_id for image_id, _ in index.search(np.zeros((1, 2), np.float32), 10_000)[0]}
             if not there <= found or deleted & found:
@@ -213,9 +240,9 @@ def test_threads_always_find_what_was_committed_while_segments_change(catalogue:
 @pytest.mark.parametrize("suffix", [".faiss", ".vectors"])
 @pytest.mark.parametrize("harm", ["altered", "truncated", "missing"])
 def test_search_survives_damage_to_any_file(
-    catalogue: Catalogue, home: Home, suffix: str, harm: str, caplog: pytest.LogCaptureFixture
+    published: Home, suffix: str, harm: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    Index(catalogue).publish(kind="ivf")
+    home = published
     (path,) = home.segments.glob(f"*{suffix}")
     whole = path.read_bytes()
     path.unlink()
@@ -223,38 +250,38 @@ def test_search_survives_damage_to_any_file(
         path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]) if harm == "altered" else whole[: len(whole) // 2])
     (problem,) = find_problems(home)
     assert problem.kind == "segment" and "simile rebuild" in problem.next_step
-    with caplog.at_level(logging.WARNING):
-        assert nearest(Index(catalogue), 3)[0] == 4
-    assert "simile rebuild" in caplog.text
-    Index(catalogue).rebuild(kind="ivf")
+    with Catalogue(home) as catalogue:
+        with caplog.at_level(logging.WARNING):
+            assert nearest(Index(catalogue), 3)[0] == 4
+        assert "simile rebuild" in caplog.text
+        Index(catalogue).rebuild(kind="ivf")
     assert find_problems(home) == []
 
 
-def test_only_verify_hashes_large_files(catalogue: Catalogue, home: Home) -> None:
-    Index(catalogue).publish(kind="ivf")
-    (path,) = home.segments.glob("*.vectors")
+def test_only_verify_hashes_large_files(published: Home) -> None:
+    (path,) = published.segments.glob("*.vectors")
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    assert len(open_segment(home, current(catalogue), max_hashed_bytes=1000)) == ROWS
+    with Catalogue(published) as catalogue:
+        segment = current(catalogue)
+    assert len(open_segment(published, segment, max_hashed_bytes=1000)) == ROWS
     for hashed in (None, len(whole)):
         with pytest.raises(IndexDamaged, match="altered"):
-            open_segment(home, current(catalogue), max_hashed_bytes=hashed)
+            open_segment(published, segment, max_hashed_bytes=hashed)
 
 
-def test_a_rebuilt_segment_gives_the_same_answers(catalogue: Catalogue, home: Home) -> None:
-    index = Index(catalogue)
-    index.publish(kind="ivf")
-    before = {path.name: path.read_bytes() for path in home.segments.iterdir()}
-    catalogue.encoders.activate(FIRST)  # a change that changes nothing
-    index.rebuild(kind="ivf")
+def test_a_rebuilt_segment_gives_the_same_answers(published: Home) -> None:
+    before = {path.name: path.read_bytes() for path in published.segments.iterdir()}
+    with Catalogue(published) as catalogue:
+        catalogue.encoders.activate(FIRST)  # a change that changes nothing
+        Index(catalogue).rebuild(kind="ivf")
     contents = set(before.values())
-    assert {path.read_bytes() for path in home.segments.iterdir()} == contents
-    assert len(list(home.segments.iterdir())) == 4
+    assert {path.read_bytes() for path in published.segments.iterdir()} == contents
+    assert len(list(published.segments.iterdir())) == 4
 
 
-def test_a_full_disk_while_building_leaves_the_old_segment(catalogue: Catalogue, home: Home) -> None:
-    index = Index(catalogue)
-    index.publish(kind="ivf")
+def test_a_full_disk_while_building_leaves_the_old_segment(published: Home) -> None:
+    home = published
     before = {path.name for path in home.segments.iterdir()}
     code = """if True:
         import resource, signal, sys; from pathlib import Path

@@ -20,6 +20,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 FLAGS = [
     "--no-sandbox",  # chromium refuses to run as root, as in a container, with it
     "--disable-gpu",
+    "--in-process-gpu",  # a process less for each browser to talk to
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",

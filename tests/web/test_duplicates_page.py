@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from simile.service.app import create_app
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.home import Home
 from tests.conftest import Copies
+from tests.support import forking
 from tests.support.browser import needs_browser, serving
 
 OFFLINE = "ERR_INTERNET_DISCONNECTED"  # what chromium's console says of the test that asks for it
@@ -83,7 +83,7 @@ def tree(folder: Path) -> dict[str, tuple[str, int]]:
 def simile(*arguments: object) -> dict[str, Any]:
     """A command as a person runs it, and its JSON."""
     run = subprocess.run(
-        [sys.executable, "-m", "simile.cli.main", "dedup", *map(str, arguments), "--json"],
+        [forking.SIMILE, "dedup", *map(str, arguments), "--json"],
         capture_output=True,
         text=True,
         cwd=Path(__file__).parents[2],
