@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from simile.images.sources.gitignore import PathPatterns
+    from simile.images.sources.paths import PathPatterns
 
 
 def make_patterns(include: list[str] | None, exclude: list[str] | None) -> PathPatterns:
     """What --include and --exclude mean together."""
-    from simile.images.sources.gitignore import PathPatterns
+    from simile.images.sources.paths import PathPatterns
 
     return PathPatterns(tuple(include or ()), tuple(exclude or ()))
 

@@ -55,7 +55,7 @@ def search(
     verbose: options.VerboseOption = False,
 ) -> None:
     """Find the pictures most like IMAGE, all of them or those that the options let through."""
-    from simile.images.paths import make_printable
+    from simile.images.sources.paths import make_printable
     from simile.images.sources.sources import check_file
     from simile.search.contact_sheet import write_contact_sheet
     from simile.search.searcher import Searcher, SearchParams, SearchQuery

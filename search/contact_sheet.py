@@ -11,8 +11,8 @@ import numpy as np
 from simile.core.errors import BadSetting, NoDecoder, NoSuchImage, UnreadableImage
 from simile.core.records import Hit
 from simile.images.encoding import encode_png
+from simile.images.formats import Pixels
 from simile.images.rendering.sheets import SheetRow, SheetTile, draw_contact_sheets, draw_side_by_side
-from simile.images.transforms import Pixels
 from simile.search.searcher import Searcher, SearchResult
 
 

@@ -11,12 +11,11 @@ from simile.core.records import FloatArray
 from simile.core.settings import Settings
 from simile.images.decoding import DecodedImage, decode_image
 from simile.images.encoding import encode_png
-from simile.images.formats import Limits, get_media_type
+from simile.images.formats import Limits, Pixels, get_media_type
 from simile.images.loading.loader import prepare_image
 from simile.images.rendering import sheets
 from simile.images.sources.archives import is_regular_file
 from simile.images.sources.reader import read_bytes
-from simile.images.transforms import Pixels
 from simile.models.inference.encoder import TrainedEncoder
 from simile.search.encoder_registry import load_encoder
 from simile.store.catalogue.catalogue import Catalogue

@@ -16,9 +16,9 @@ from simile.core.records import Filter, FloatArray
 from simile.core.settings import Settings
 from simile.images.decoding import decode_image
 from simile.images.encoding import encode_png
+from simile.images.formats import Pixels
 from simile.images.loading.loader import PreparedImage, prepare_image
 from simile.images.sources.reader import read_bytes
-from simile.images.transforms import Pixels
 from simile.models.inference.encoder import TrainedEncoder
 from simile.search.background import BackgroundCache, CacheSpec
 from simile.search.calibration.calibration import ScoreCalibration

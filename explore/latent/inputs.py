@@ -10,8 +10,8 @@ import numpy as np
 
 from simile.core.errors import NoDecoder, SimileError
 from simile.core.records import FloatArray, Hit
-from simile.images.paths import make_printable
-from simile.images.transforms import Pixels
+from simile.images.formats import Pixels
+from simile.images.sources.paths import make_printable
 from simile.search.queries import QueryImage, SearchParams, SearchQuery
 from simile.search.searcher import Searcher
 

@@ -19,8 +19,8 @@ from simile.dedup.grouping.findings import count_similar_pairs, find_similar_pai
 from simile.dedup.grouping.groups import make_groups
 from simile.dedup.records import CleanupPlan, Tier
 from simile.images.encoding import encode_png
+from simile.images.formats import Pixels
 from simile.images.matching import difference as differences
-from simile.images.transforms import Pixels
 from simile.search.searcher import Searcher
 from simile.service import urls
 from simile.service.dependencies import EncodingPoolDep, LimitParam, OffsetParam, ReviewCacheDep, SearcherDep

@@ -61,7 +61,7 @@ _PROBLEM = {
     "type": "urn:problem-type:simile:unreadable-image",
     "title": "Unreadable image",
     "status": 422,
-    "detail": "notes.jpg: not a picture (or of a kind that simile does not read). Replace the file, or leave it out.",
+    "detail": "notes.jpg: not an image, or of a format that simile does not read. Replace the file, or leave it out.",
     "instance": "/v1/search",
 }
 _DUPLICATE_FILE: dict[str, Any] = {

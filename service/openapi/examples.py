@@ -40,7 +40,7 @@ EXAMPLE_ERRORS: dict[int, list[Exception]] = {
     416: [HTTPException(416, "The file has 48,213 bytes: the stretch that was asked for lies behind its end.")],
     421: [ProblemException(421, "wrong-host", "The service is not called that here. Name it in SIMILE_ALLOWED_HOSTS.")],
     422: [
-        errors.UnreadableImage("notes.jpg", "not a picture (or of a kind that simile does not read)"),
+        errors.UnreadableImage("notes.jpg", "not an image, or of a format that simile does not read"),
         RequestValidationError(
             [{"loc": ("query", "limit"), "msg": "Input should be greater than or equal to 1", "type": "greater_than"}]
         ),

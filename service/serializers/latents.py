@@ -23,7 +23,7 @@ from simile.explore.latent.traversal import LatentTraversal
 from simile.explore.latent.uncertainty import EncodingUncertainty
 from simile.explore.outliers.cache import OutlierListing
 from simile.images.encoding import encode_png
-from simile.images.transforms import Pixels
+from simile.images.formats import Pixels
 from simile.search.attributes import Attribute, with_attributes
 from simile.search.queries import QueryImage, SearchParams, SearchQuery
 from simile.search.searcher import Searcher

@@ -228,7 +228,7 @@ def test_rebuild_takes_the_kind_of_index_that_is_asked_for(settings: Settings, c
 def test_status_shows_runs_failures_and_the_second_set(settings: Settings, catalogue: Catalogue) -> None:
     for _ in range(7):
         run = catalogue.runs.start("index", {"encoder": NEW})
-    catalogue.runs.add_failures(run, [Failure(f"/bad/{n}.jpg", "not a picture") for n in range(25)])
+    catalogue.runs.add_failures(run, [Failure(f"/bad/{n}.jpg", "not an image") for n in range(25)])
     catalogue.runs.finish(run, "interrupted", {"new": 3})
     found = read_status(settings, runs=2)
     assert [len(run["failures"]) for run in found["runs"]] == [25, 0]

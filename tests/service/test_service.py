@@ -201,11 +201,11 @@ def test_a_file_that_vanished_is_404_and_says_so(client: TestClient, home_with_d
 
 
 BAD_FILES = {
-    "text as .jpg": ("notes.jpg", b"dear diary, " * 50, 422, "not a picture"),
+    "text as .jpg": ("notes.jpg", b"dear diary, " * 50, 422, "not an image"),
     "truncated JPEG": ("half.jpg", picture(1, "JPEG", (200, 200))[:2000], 422, "truncated"),
     "zero-byte PNG": ("пусто.png", b"", 422, "пусто.png: the file is empty"),
     "bomb": ("bomb.png", bomb(), 413, "30000 x 30000 pixels are more than the limit"),
-    "SVG": ("drawing.svg", b'<svg xmlns="http://www.w3.org/2000/svg"/>', 422, "not a picture"),
+    "SVG": ("drawing.svg", b'<svg xmlns="http://www.w3.org/2000/svg"/>', 422, "not an image"),
 }
 
 
