@@ -26,7 +26,7 @@ from simile.images.transforms import Preprocessing
 
 SPEC = Preprocessing(image_size=32, channels=3)
 CRASHES = {
-    "__import__('os').kill(__import__('os').getpid(), 9)": "was killed: perhaps there was not enough memory",
+    "__import__('os').kill(__import__('os').getpid(), 9)": "was killed; perhaps there was not enough memory",
     "__import__('ctypes').string_at(0)": "the decoder crashed on it (SIGSEGV)",
     "__import__('os').abort()": "the decoder crashed on it (SIGABRT)",
     "__import__('time').sleep(99)": "decoding it took more than 0.4 seconds (SIMILE_DECODE_SECONDS)",
