@@ -36,7 +36,7 @@ def encode_inputs(searcher: Searcher, latent_inputs: Sequence[LatentInput]) -> l
 
     Raises UnreadableImage, NoSuchImage, NothingIndexed, EncoderMismatch, NotFinite.
     """
-    asked = SearchParams(limit=0, include_error=False)
+    asked = SearchParams(encode_only=True, include_error=False)
     questions = [
         SearchQuery(
             (searcher.prepare_query_image(part, make_printable(str(part))) if isinstance(part, Path) else part,),

@@ -13,7 +13,6 @@ from starlette.responses import Response
 
 from simile.core.errors import UnreadableImage
 from simile.indexer.pipeline.uploads import delete_image
-from simile.search.attributes import make_attribute_query
 from simile.search.pagination import ImagePageRequest, get_image_page
 from simile.search.searcher import Searcher, SearchQuery
 from simile.service import urls
@@ -74,9 +73,10 @@ def list_images(searcher: SearcherDep, params: Annotated[ImageListOptions, Query
 
     `sort=unlike` is computed on first use; until then 503 `being-computed`.
     """
-    page = get_image_page(
-        searcher, ImagePageRequest(params.to_filter(), params.sort, params.limit, params.offset, params.cursor)
+    page_request = ImagePageRequest(
+        filter=params.to_filter(), sort=params.sort, limit=params.limit, offset=params.offset, cursor=params.cursor
     )
+    page = get_image_page(searcher, page_request)
     metadata = searcher.get_metadata_by_id([record.id for record in page.images])
     distances = page.distances or {}
     images = [
@@ -207,11 +207,10 @@ async def neighbours(
 ) -> Response:
     """Find the images most similar to this one; the image itself is not a hit."""
     include = params.get_includes()
-    query = SearchQuery((image_id,), params=params.to_search_params())
-    attribute_query = partial(make_attribute_query, searcher, query, params.plus, params.minus, params.strength)
+    query = SearchQuery((image_id,), params=params.to_search_params(), attributes=params.to_attribute_strengths())
     data = await batcher.search(
         request,
-        attribute_query if params.plus or params.minus else query,
+        query,
         partial(dump_search_json, searcher, include=include),
         heavy="reconstruction" in include or params.limit > HEAVY_HITS,
     )

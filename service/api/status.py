@@ -60,7 +60,7 @@ def _make_calibration_status(searcher: Searcher, snapshot: Snapshot | None) -> S
         status="ready",
         images=calibration.images,
         false_alarm_rate=calibration.false_alarm_rate,
-        false_alarm_among=calibration.among,
+        false_alarm_among=calibration.population,
     )
 
 

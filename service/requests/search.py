@@ -17,7 +17,6 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from simile.search.attributes import make_attribute_query
 from simile.search.queries import SearchQuery
 from simile.search.searcher import Searcher
 from simile.service.errors import make_too_large_error
@@ -80,20 +79,18 @@ class SearchInput:
 
     @property
     def needs_decoding(self) -> bool:
-        """Whether `make_query` decodes or encodes images, so that it belongs in a thread."""
-        return bool(self.files or self.negative_files or self.body.plus or self.body.minus)
+        """Whether `make_query` decodes images, so that it belongs in a thread."""
+        return bool(self.files or self.negative_files)
 
     def make_query(self, searcher: Searcher) -> SearchQuery:
         """Return the query for a Searcher; decodes the files. Raises UnreadableImage, BadSetting, NothingIndexed."""
         body = self.body
         if isinstance(body, SearchRequest):
-            query = body.to_query()
-        else:
-            params = body.to_search_params()
-            positives = [searcher.prepare_query_image(upload.read(), upload.name) for upload in self.files]
-            negatives = [searcher.prepare_query_image(upload.read(), upload.name) for upload in self.negative_files]
-            query = SearchQuery((*positives, *body.positive_id), (*negatives, *body.negative_id), params)
-        return make_attribute_query(searcher, query, body.plus, body.minus, body.strength)
+            return body.to_query()
+        params, strengths = body.to_search_params(), body.to_attribute_strengths()
+        positives = [searcher.prepare_query_image(upload.read(), upload.name) for upload in self.files]
+        negatives = [searcher.prepare_query_image(upload.read(), upload.name) for upload in self.negative_files]
+        return SearchQuery((*positives, *body.positive_id), (*negatives, *body.negative_id), params, strengths)
 
 
 async def read_upload(request: Request) -> AsyncIterator[Upload]:

@@ -13,7 +13,8 @@ from pydantic.json_schema import SkipJsonSchema, WithJsonSchema
 
 from simile.core.filter_parser import make_filter
 from simile.core.records import Filter
-from simile.search.queries import SearchParams, SearchQuery
+from simile.search.attributes import make_attribute_strengths
+from simile.search.queries import QueryTerm, SearchParams, SearchQuery
 
 MAX_ID = 2**63 - 1  # BIGINT of SQL
 MAX_LIMIT = 1000
@@ -163,6 +164,10 @@ class SearchOptions(FilterParams):
             use_posterior=self.posterior,
         )
 
+    def to_attribute_strengths(self) -> dict[str, float]:
+        """Return the signed strength of each attribute. Raises BadSetting for a name on both sides."""
+        return make_attribute_strengths(self.plus, self.minus, self.strength)
+
 
 class SearchRequest(SearchOptions):
     """A search by id, by vector, or by several indexed images; exactly one of the three."""
@@ -199,10 +204,12 @@ class SearchRequest(SearchOptions):
 
     def to_query(self) -> SearchQuery:
         """Return the query for a Searcher. Raises BadSetting."""
+        positives: tuple[QueryTerm, ...] = tuple(self.positive or ())
         if self.vector is not None:
-            return SearchQuery((np.asarray(self.vector, np.float32),), params=self.to_search_params())
-        positives = (self.image_id,) if self.image_id is not None else tuple(self.positive or ())
-        return SearchQuery(positives, tuple(self.negative), self.to_search_params())
+            positives = (np.asarray(self.vector, np.float32),)
+        elif self.image_id is not None:
+            positives = (self.image_id,)
+        return SearchQuery(positives, tuple(self.negative), self.to_search_params(), self.to_attribute_strengths())
 
 
 class SearchForm(SearchOptions):

@@ -9,13 +9,13 @@ from typing import Any
 from simile.core.errors import NoDecoder
 from simile.core.records import Hit
 from simile.search.searcher import Searcher, SearchResult
+from simile.search.serializer import serialize_hit, serialize_result
 from simile.service import urls
 from simile.service.errors import ProblemDetails, make_problem_body
 from simile.service.schemas.search import (
     HitResponse,
     ImageResponse,
     ProblemResponse,
-    QueryResponse,
     SearchBatchProblemResponse,
     SearchBatchResponse,
     SearchResponse,
@@ -32,14 +32,14 @@ def make_search_response(searcher: Searcher, result: SearchResult, include: Coll
         result: The result of the search.
         include: `reconstruction` adds reconstructions; they stay None for an encoder without a decoder.
     """
+    fields = serialize_result(result)
     with_reconstruction = "reconstruction" in include
-    reconstruction = _make_reconstruction_url(searcher, result) if with_reconstruction else None
+    if with_reconstruction:
+        fields["query"]["reconstruction"] = _make_reconstruction_url(searcher, result)
     has_decoder = with_reconstruction and searcher.get_encoder().has_decoder
-    return SearchResponse(
-        query=_make_query_response(result, reconstruction),
-        hits=[make_hit_response(hit, with_reconstruction=has_decoder) for hit in result.hits],
-        score_calibrated=result.is_calibrated,
-    )
+    for hit in fields["hits"]:
+        hit.update(_make_hit_urls(hit["image_id"], with_reconstruction=has_decoder))
+    return SearchResponse.model_validate(fields)
 
 
 def dump_search_json(searcher: Searcher, result: SearchResult, include: Collection[str] = ()) -> bytes:
@@ -74,10 +74,9 @@ def make_image_fields(record: ImageRecord, metadata: Mapping[str, str | float] |
 
 def make_hit_response(hit: Hit, *, with_reconstruction: bool) -> HitResponse:
     """Return one hit; `with_reconstruction` adds the URL of its reconstruction."""
-    links = urls.image_urls(hit.image_id)
-    if not with_reconstruction:
-        del links["reconstruction_url"]
-    return HitResponse.model_validate(vars(hit) | {"score": hit.score} | links)
+    return HitResponse.model_validate(
+        serialize_hit(hit) | _make_hit_urls(hit.image_id, with_reconstruction=with_reconstruction)
+    )
 
 
 def make_data_url(data: bytes, media_type: str) -> str:
@@ -85,19 +84,11 @@ def make_data_url(data: bytes, media_type: str) -> str:
     return f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def _make_query_response(result: SearchResult, reconstruction: str | None) -> QueryResponse:
-    query, confidence = result.query, result.confidence
-    terms = {
-        side: [{"image_id": term.image_id, "name": term.name} for term in getattr(query, side)]
-        for side in ("positives", "negatives")
-    }
-    named = {
-        "unlike_reason": confidence.reason,
-        "false_alarm_among": confidence.among,
-        "sigma": confidence.sigma,  # of the confidence: the mean, not the query's own vector
-        "reconstruction": reconstruction,
-    }
-    return QueryResponse.model_validate(vars(query) | vars(confidence) | terms | named)
+def _make_hit_urls(image_id: int, *, with_reconstruction: bool) -> dict[str, str]:
+    links = urls.image_urls(image_id)
+    if not with_reconstruction:
+        del links["reconstruction_url"]
+    return links
 
 
 def _make_reconstruction_url(searcher: Searcher, result: SearchResult) -> str | None:

@@ -101,7 +101,7 @@ def test_a_stage_that_fails_is_timed_too(home_with_digits: Settings, monkeypatch
     seen: list[str] = []
     with Searcher(home_with_digits, observe=lambda stage, _: seen.append(stage)) as searcher:
         searcher.search(SearchQuery((1,)))
-        monkeypatch.setattr(searcher.catalogue, "hit_facts", lambda _: 1 / 0)
+        monkeypatch.setattr(searcher.catalogue.images, "get_summaries", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             searcher.search(SearchQuery((1,)))
     assert seen == ["encode", "search", "rows"] * 2
@@ -183,7 +183,7 @@ def test_a_picture_decoded_for_another_encoder_is_decoded_anew(home_with_digits:
         fresh = searcher.prepare_query_image(paths(searcher, 1)[0], "a.png")
         stale = type(fresh)(fresh.name, fresh.data, "0" * 16, fresh.prepared_image)
         decoded: list[str] = []
-        searcher._observe = lambda stage, _: decoded.append(stage)
+        searcher.query_encoder.observe = lambda stage, _: decoded.append(stage)
         one, other = searcher.search_many([SearchQuery((fresh,)), SearchQuery((stale,))])
         alike(one, other)
         assert decoded == ["decode"]
