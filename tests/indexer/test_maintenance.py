@@ -38,7 +38,15 @@ OLD, NEW, THIRD = "a" * 16, "ab" * 8, "c" * 16
 def picture(number: int, x: float, length: int = 2) -> NewImage:
     mu = np.zeros(length, np.float32)
     mu[0] = x
-    return NewImage(f"{number:064}", 1, "PNG", 8, 8, FileStat(f"/photos/{number}.png", 1, 1), mu)
+    return NewImage(
+        sha256=f"{number:064}",
+        size=1,
+        format="PNG",
+        width=8,
+        height=8,
+        file=FileStat(f"/photos/{number}.png", 1, 1),
+        mu=mu,
+    )
 
 
 @pytest.fixture

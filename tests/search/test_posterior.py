@@ -96,7 +96,9 @@ def test_more_is_fetched_until_none_could_be_nearer() -> None:
 
 
 def test_cosine_divides_both_by_the_length_of_mu() -> None:
-    encoder = EncoderRecord("f", "n", "r", 3, 2, "cosine", utc_now())
+    encoder = EncoderRecord(
+        fingerprint="f", name="n", recipe="r", dimensions=3, index_dims=2, metric="cosine", created_at=utc_now()
+    )
     mu, sigma = np.array([[3.0, 4.0, 9.0], [0, 0, 1]], np.float32), np.array([[1.0, 2.0, 5.0]] * 2, np.float32)
     np.testing.assert_allclose(to_indexed_sigma(mu, sigma, encoder), [[0.2, 0.4], [1, 2]], rtol=1e-6)
     assert to_indexed_sigma(mu, sigma, replace(encoder, metric="l2")).tolist() == [[1, 2], [1, 2]]

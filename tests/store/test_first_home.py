@@ -143,7 +143,7 @@ def test_an_upgrade_that_finds_no_space_loses_nothing(settings: Settings, limit:
     code = (
         "import resource, sys; from pathlib import Path\n"
         "from simile.store.home import Home; from simile.store.database.schema import upgrade_schema\n"
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); upgrade(Home(Path(sys.argv[1])))"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); upgrade_schema(Home(Path(sys.argv[1])))"
     )
     home = Home(settings.home)
     with sqlite3.connect(home.catalogue_path) as reader:  # so that SQLite's index of the log is there
