@@ -15,7 +15,7 @@ import pytest
 from simile.core.errors import EncoderMismatch, NothingIndexed
 from simile.core.records import FileStat
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.records import NewImage
+from simile.store.catalogue.records import NewImage, WrittenSegment
 from simile.store.home import Home
 from simile.store.index.index import ImageDistances, Index
 
