@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from simile.store.catalogue.catalogue import Catalogue
-    from simile.store.catalogue.keys import KeyRecord
+    from simile.store.catalogue.records import KeyRecord
 
 app = typer.Typer(help="Make, list and revoke keys of the service.", no_args_is_help=True)
 

@@ -1,45 +1,195 @@
-"""Options that several commands share."""
+"""Arguments, options and groups of options that several commands share."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from simile.core.atomic_write import check_output_path
+from simile.core.errors import BadUsage
+from simile.core.filter_parser import make_filter
+from simile.core.records import Filter
+from simile.core.settings import Settings, load_settings
+
 if TYPE_CHECKING:
-    from simile.images.sources.gitignore import PathPatterns
+    from simile.images.sources.paths import PathPatterns
 
-
-def make_patterns(include: list[str] | None, exclude: list[str] | None) -> PathPatterns:
-    """What --include and --exclude mean together."""
-    from simile.images.sources.gitignore import PathPatterns
-
-    return PathPatterns(tuple(include or ()), tuple(exclude or ()))
-
-
-MAX_DURATION = 525_600.0  # minutes: a year
+MAX_DURATION = 525_600.0  # a year in minutes
+MAX_BIGINT = 2**63 - 1  # the largest SQL BIGINT
+MAX_SEED = 2**32 - 1  # the largest seed that scikit-learn takes
+_FILTER_PANEL = "Filters"
 
 HomeOption = Annotated[
     Path | None, typer.Option("--home", help="Folder that holds everything. [env: SIMILE_HOME; default: ./simile-home]")
 ]
 DeviceOption = Annotated[
-    str | None, typer.Option(help="auto (CUDA if there is one), cpu or cuda. [env: SIMILE_DEVICE]")
+    str | None, typer.Option(help="auto (CUDA if there is a GPU), cpu or cuda. [env: SIMILE_DEVICE]")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
-VerboseOption = Annotated[bool, typer.Option("--verbose", help="Log more, and show the traceback of an error.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", help="Log more; show the traceback of an error.")]
+WaitOption = Annotated[
+    float, typer.Option(min=0, max=MAX_DURATION, help="Seconds to wait while another process uses the home.")
+]
 PhotosArgument = Annotated[
     list[Path],
     typer.Argument(
         help="Folders, files, archives (.tar, .tar.gz, .zip …), manifests (.csv or .parquet with a column `path`), "
-        "patterns in quotes ('photos/**/*.jpg'), or - for a list on stdin. Hidden files are passed over.",
+        "quoted patterns ('photos/**/*.jpg'), or - to read a list from stdin. Hidden files are skipped.",
         show_default=False,
     ),
 ]
 IncludeOption = Annotated[
-    list[str] | None, typer.Option(help="Only files that match this pattern, as in .gitignore; may be repeated.")
+    list[str] | None, typer.Option(help="Only files that match this .gitignore pattern; can be repeated.")
 ]
 ExcludeOption = Annotated[
-    list[str] | None, typer.Option(help="No files or folders that match this pattern; may be repeated.")
+    list[str] | None, typer.Option(help="Skip files and folders that match this .gitignore pattern; can be repeated.")
 ]
-HitLimitOption = Annotated[int, typer.Option("-k", "--limit", min=1, max=1000, help="How many hits.")]
+ImageArgument = Annotated[Path | None, typer.Argument(help="Image file; need not be indexed.", show_default=False)]
+ImageIdOption = Annotated[int | None, typer.Option("--id", max=MAX_BIGINT, help="Id of an indexed image instead.")]
+ImageIdsOption = Annotated[
+    list[int] | None, typer.Option("--id", max=MAX_BIGINT, help="Id of an indexed image; can be repeated.")
+]
+EncoderOption = Annotated[
+    str | None, typer.Option(help="Folder or fingerprint of the encoder. [default: the active one]", show_default=False)
+]
+PngOption = Annotated[Path | None, typer.Option("--output", "-o", help="The .png to write.", show_default=False)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonOptions:
+    """Options of almost every command; `verbose` is read in main.py."""
+
+    home: HomeOption = None
+    json: JsonOption = False
+    verbose: VerboseOption = False
+
+    def load_settings(self) -> Settings:
+        """Load the settings with these options. Raises BadSetting."""
+        return load_settings(home=self.home)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOptions(CommonOptions):
+    """Options of a command that uses an encoder."""
+
+    device: DeviceOption = None
+
+    def load_settings(self) -> Settings:
+        """Load the settings with these options. Raises BadSetting."""
+        return load_settings(home=self.home, device=self.device)
+
+
+def _filter_option(help_text: str) -> Any:
+    return typer.Option(help=help_text, rich_help_panel=_FILTER_PANEL, show_default=False)
+
+
+def _size_option(help_text: str) -> Any:
+    return typer.Option(help=help_text, rich_help_panel=_FILTER_PANEL, min=0, max=MAX_BIGINT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterOptions:
+    """Options that filter images; core/filter_parser.py parses their values."""
+
+    where: Annotated[
+        list[str] | None,
+        _filter_option(
+            'Condition on metadata, such as "class=shirt" or "price<10"; can be repeated. Operators: = != < <= > >=.'
+        ),
+    ] = None
+    under: Annotated[str | None, _filter_option("Only files in this folder or archive.")] = None
+    format: Annotated[list[str] | None, _filter_option("Only files of this format, such as jpeg; can be repeated.")] = (
+        None
+    )
+    min_bytes: Annotated[int | None, _size_option("Minimum file size.")] = None
+    max_bytes: Annotated[int | None, _size_option("Maximum file size.")] = None
+    min_width: Annotated[int | None, _size_option("Minimum width in pixels.")] = None
+    max_width: Annotated[int | None, _size_option("Maximum width in pixels.")] = None
+    min_height: Annotated[int | None, _size_option("Minimum height in pixels.")] = None
+    max_height: Annotated[int | None, _size_option("Maximum height in pixels.")] = None
+    since: Annotated[str | None, _filter_option("Only files modified on or after this date or time.")] = None
+    until: Annotated[str | None, _filter_option("Only files modified on or before this date or time.")] = None
+
+    def to_filter(self) -> Filter | None:
+        """Make the filter; None without any option. Raises BadSetting."""
+        values = dict(vars(self))
+        # abspath, not resolve(): the index stores paths without following links.
+        under = None if self.under is None else os.path.abspath(self.under)  # noqa: PTH100
+        return make_filter(
+            **values | {"where": self.where or (), "under": under, "formats": values.pop("format") or ()}
+        )
+
+
+def option_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """Make a Typer command of a function with parameters that are groups of options (dataclasses).
+
+    Each field of a group becomes an option; the function gets the group. The options of groups are listed last.
+    """
+    parameters = inspect.signature(command, eval_str=True).parameters
+    groups: dict[str, Any] = {
+        name: parameter.annotation for name, parameter in parameters.items() if is_dataclass(parameter.annotation)
+    }
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+        command(**values)
+
+    options = {name: parameter for name, parameter in parameters.items() if name not in groups}
+    for group in groups.values():
+        types = get_type_hints(group, include_extras=True)
+        for field in fields(group):
+            options[field.name] = inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=types[field.name]
+            )
+    # Typer reads the signature and the annotations.
+    ordered = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in options.values()]
+    run.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in ordered}
+    return run
+
+
+def make_patterns(include: list[str] | None, exclude: list[str] | None) -> PathPatterns:
+    """Make the patterns of --include and --exclude."""
+    from simile.images.sources.paths import PathPatterns
+
+    return PathPatterns(tuple(include or ()), tuple(exclude or ()))
+
+
+def get_query(image: Path | None, image_id: int | None) -> Path | int:
+    """Return the image file or the id, whichever is given. Raises BadUsage for none or both, NoSuchPath."""
+    from simile.images.sources.sources import check_file
+
+    if (image is None) == (image_id is None):
+        raise BadUsage("Give an image file or --id, and not both.")
+    if image is None:
+        assert image_id is not None
+        return image_id
+    check_file(image)
+    return image
+
+
+def check_output(output_path: Path | None, suffixes: Sequence[str], *, or_json: bool | None = None) -> None:
+    """Check that an output file can be written, before the work.
+
+    Args:
+        output_path: The file, if any.
+        suffixes: Allowed suffixes.
+        or_json: Whether --json is given, for a command that needs --output or --json.
+
+    Raises:
+        BadUsage: If there is neither --output nor --json.
+        BadSetting: If the file cannot be written.
+    """
+    if output_path is not None:
+        check_output_path(output_path, tuple(suffixes))
+    elif or_json is False:
+        raise BadUsage(f"Give --output with a {' or '.join(suffixes)} file, or --json.")

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 LINE_INTERVAL_SECONDS = 10.0
 EVENT_INTERVAL_SECONDS = 1.0
+RESUME_HINT = "Progress is saved; rerun to resume."
+RESTART_HINT = "Nothing was saved; rerun to start again."
 
 
 class ProgressReporter:

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from simile.core.errors import NoVariance
 from simile.core.records import FloatArray
 from simile.evaluation.neighbours import VectorArray
-from simile.images.transforms import Pixels, Preprocessing, scale_to_unit
+from simile.images.formats import Pixels
+from simile.images.transforms import Preprocessing, scale_to_unit
 from simile.models.inference.encoder import TrainedEncoder
 from simile.search.posterior import to_indexed_sigma
 from simile.store.index.metric import make_index_vectors
 
-HASH_INPUT = Preprocessing(32, 1)  # grey, stretched to 32 x 32
+HASH_INPUT = Preprocessing(image_size=32, channels=1)  # grey, stretched to 32 x 32
 HASH_SIDE = 8  # lowest frequencies each way: 64 bits
 MAX_PCA_FIT_BYTES = 256 << 20  # of float32 pixels that PCA is fitted on at most
 

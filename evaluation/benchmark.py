@@ -21,7 +21,7 @@ from simile.evaluation.neighbours import (
     find_nearest,
 )
 from simile.evaluation.reconstruction import ReconstructionScores, estimate_likelihood, score_reconstruction
-from simile.images.transforms import Pixels
+from simile.images.formats import Pixels
 
 TIMED_IMAGES = 1024  # pictures that the speed is measured on
 EXAMPLE_NEIGHBOURS = 8  # neighbours of an example

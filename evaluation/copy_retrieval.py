@@ -21,7 +21,7 @@ from simile.evaluation.dataset import ArraysByPreprocessing, ImageReader, OnProg
 from simile.evaluation.neighbours import Float64Array, NearestRows, RowIndices
 from simile.images.decoding import DecodedImage
 from simile.images.distortions import DISTORTION_KINDS, distort
-from simile.images.transforms import Pixels
+from simile.images.formats import Pixels
 
 log = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ from simile.core.errors import TooFewPictures
 from simile.core.records import Failure
 from simile.evaluation.neighbours import RowIndices
 from simile.images.decoding import DecodedImage, decode_image
-from simile.images.formats import Limits
+from simile.images.formats import Limits, Pixels
 from simile.images.loading.loader import decode_files
 from simile.images.loading.worker_pool import WorkerPool
 from simile.images.rendering.sheets import encode_thumbnail
 from simile.images.sources.labels import make_stratified_folds
-from simile.images.transforms import Pixels, Preprocessing
+from simile.images.transforms import Preprocessing
 
 ArraysByPreprocessing = dict[Preprocessing, Pixels]  # for each preprocessing (n, S, S, C) uint8
 Result = TypeVar("Result")

@@ -18,10 +18,10 @@ from simile.core.settings import Settings
 from simile.evaluation.dataset import ImageReader, OnProgress, read_dataset, sample_paths
 from simile.evaluation.job import EvaluationRequest, choose_common_preprocessing, find_image_files, load_encoders
 from simile.images.encoding import encode_png
-from simile.images.formats import Limits
+from simile.images.formats import Limits, Pixels
 from simile.images.rendering.scatter import ScatterPanel, draw_scatter
 from simile.images.sources.labels import read_labels
-from simile.images.transforms import Pixels, Preprocessing
+from simile.images.transforms import Preprocessing
 from simile.models.checkpoints.description import EncoderDescription
 from simile.models.inference.encoder import TrainedEncoder
 from simile.models.recipes import Recipe, load_recipe

@@ -12,7 +12,8 @@ from torch import Tensor
 from simile.core.records import FloatArray
 from simile.evaluation.baselines import EmbeddingMethod, make_chunks, make_reconstruction_targets
 from simile.evaluation.neighbours import Float64Array, RowIndices
-from simile.images.transforms import Pixels, scale_to_unit
+from simile.images.formats import Pixels
+from simile.images.transforms import scale_to_unit
 from simile.models.inference.encoder import TrainedEncoder
 from simile.models.losses.elbo import count_active_units
 from simile.models.losses.likelihood import Density, bits_per_dimension, elbo, importance_weighted_log_likelihood

@@ -28,9 +28,8 @@ from simile.evaluation.metric_table import (
     get_columns_with_values,
     select_rows_with_values,
 )
-from simile.images.formats import Limits
+from simile.images.formats import Limits, Pixels
 from simile.images.rendering import sheets
-from simile.images.transforms import Pixels
 from simile.models.inference.encoder import TrainedEncoder
 
 THUMBNAIL_SIDE = 96  # pixels

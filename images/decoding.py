@@ -1,10 +1,10 @@
-"""The one decoder: bytes become RGB pixels here and nowhere else, for training, indexing and queries alike.
+"""Decode image files to RGB pixels. Training, indexing and queries all use this decoder.
 
-    path --read_bytes--> bytes --decode--> Picture (uint8 RGB, upright, over a background)
+    path --read_bytes--> bytes --decode_image--> DecodedImage (uint8 RGB, upright, over a background)
 
-What can't be read becomes UnreadableImage (or ImageTooLarge) with a short reason. Pillow is told which formats
-to try; its others stay off, some of them run other programs (EPS, WMF) or say nothing of a picture (HDF5, GRIB).
-Safe to call from many threads; the same bytes give the same pixels.
+A file that cannot be decoded raises UnreadableImage (or ImageTooLarge) with a short reason. Pillow gets the list of
+formats to try; its other formats stay off, because some of them run external programs (EPS, WMF) or contain no image
+(HDF5, GRIB). The decoder is safe to call from many threads, and the same bytes always give the same pixels.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pillow_heif
 from numpy.typing import NDArray
 
-# Pillow loads the formats below on its own only after all of its plugins: naming them keeps the others out.
+# Without these imports Pillow loads all of its plugins when it meets one of these formats.
 from PIL import (
     AvifImagePlugin,
     ExifTags,
@@ -37,31 +37,33 @@ from PIL import (
 
 from simile.core.errors import ImageTooLarge, UnreadableImage
 from simile.images.containers import has_more_scans
+from simile.images.formats import DEFAULT_LIMITS, FORMATS, Limits, Pixels, check_byte_count, has_image_signature
 
-if TYPE_CHECKING:  # worker processes load this module, and no pydantic
-    pass
-from simile.images.formats import _DEFAULT_LIMITS, _FORMATS, Limits, Pixels, check_byte_count, has_image_signature
-
-MAX_JPEG_SCANS = 100  # of a JPEG; progressive ones have about ten. libtiff stops at as many
+MAX_JPEG_SCANS = 100  # progressive JPEGs have about ten scans; libtiff has the same limit
 
 # Pillow's own guard is one number for the whole process, and it only warns up to twice that number. Here each
-# call brings its limit, checked against the header before any pixel is decoded (_check_size).
+# call brings its limit, and the header is checked before any pixel is decoded (_check_pixel_count).
 Image.MAX_IMAGE_PIXELS = None
-# Drawing programs keep whole workflows in compressed text chunks: they must not cost the picture.
+# Drawing programs store whole workflows in compressed text chunks; these must not make the image unreadable.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 64 << 20
-# Callers decode on a thread for each core: threads inside the decoders would only fight over the same cores.
+# Callers decode with one thread or process per core: more threads inside the decoders would only compete.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-# The picture itself is wanted: never the small preview stored beside it, nor depth maps.
+# Decode the image itself, not the small preview stored with it, and no depth maps.
 pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
-# What Pillow has to say of a damaged file is in the reason of the error; its log lines would come twice.
+# Pillow's message on a damaged file is already part of the error; its log lines would repeat it.
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DecodedImage:
-    """A decoded picture. `pixels`: (H, W, 3) uint8 RGB, possibly reduced by whole factors.
+    """A decoded image.
 
-    `width` and `height` are the original's, upright. `grey`: it shows no colour, whatever its mode.
+    Attributes:
+        pixels: (H, W, 3) uint8 RGB, possibly reduced by whole factors.
+        width: Width of the original in pixels, after it is turned upright.
+        height: Height of the original in pixels, after it is turned upright.
+        format: Pillow's format name in lower case; "jpeg" for MPO.
+        is_grey: The pixels have no colour, whatever the mode of the file.
     """
 
     pixels: Pixels
@@ -75,15 +77,23 @@ def decode_image(
     data: bytes,
     *,
     name: str | Path,
-    limits: Limits = _DEFAULT_LIMITS,
+    limits: Limits = DEFAULT_LIMITS,
     background: str = "#ffffff",
     min_side: int | None = None,
 ) -> DecodedImage:
-    """Decode the first frame: upright by its EXIF orientation, RGB, what is transparent laid over `background`.
+    """Decode the first frame as RGB, upright by its EXIF orientation.
 
-    `name` is used in errors only. With `min_side`, a JPEG is decoded at the smallest scale (1/2, 1/4, 1/8) whose
-    sides are both at least 2 * min_side: much faster, and still enough to scale down from.
-    Raises UnreadableImage; ImageTooLarge when it is over the limits, before any pixel is decoded.
+    Args:
+        data: The bytes of the file.
+        name: Path or name of the file, for errors only.
+        limits: Limits on bytes and pixels.
+        background: Colour under transparent pixels, "#rrggbb".
+        min_side: A JPEG is decoded at the smallest scale (1/2, 1/4, 1/8) whose sides are both at least 2 * min_side:
+            much faster, and still enough to scale down from. None decodes at full size.
+
+    Raises:
+        UnreadableImage: The data are no image, or a damaged one.
+        ImageTooLarge: The file is over the limits; raised before any pixel is decoded.
     """
     check_byte_count(len(data), name, limits)
     if not data:
@@ -98,65 +108,73 @@ def decode_image(
 
 
 def _ignore_decoder_warnings() -> None:
-    """Ignore the warnings of the parsers: where warnings are errors, they would cost good pictures.
+    """Ignore the warnings of the parsers: where warnings are errors, they would make good images unreadable.
 
-    Looked at on each call, because whoever installs filters later (a test runner) puts them in front of ours.
-    `warnings.catch_warnings` would do for one thread only: it swaps the filters of the whole process.
+    Checked on each call, because filters that are installed later (by a test runner) come before this filter.
+    `warnings.catch_warnings` is not safe with threads: it swaps the filters of the whole process.
     """
-    quiet = r"(PIL|pillow_heif)\."
+    decoder_modules = r"(PIL|pillow_heif)\."
     first = warnings.filters[0] if warnings.filters else None
-    if first is None or first[0] != "ignore" or first[3] != re.compile(quiet):
-        warnings.filterwarnings("ignore", module=quiet)
+    if first is None or first[0] != "ignore" or first[3] != re.compile(decoder_modules):
+        warnings.filterwarnings("ignore", module=decoder_modules)
 
 
 def _decode_first_frame(
     data: bytes, name: str | Path, limits: Limits, background: str, min_side: int | None
 ) -> DecodedImage:
+    """Check the header against the limits, then decode; see `decode_image`."""
+    # Pillow decodes the images of an icon when it opens the file, so their sizes are checked before.
     if data.startswith(b"\0\0\1\0"):
-        for size in _read_icon_sizes(data):
-            _check_pixel_count(size, name, limits)
-    with Image.open(io.BytesIO(data), formats=tuple(_FORMATS)) as im:
+        for icon_size in _read_icon_sizes(data):
+            _check_pixel_count(icon_size, name, limits)
+    with Image.open(io.BytesIO(data), formats=tuple(FORMATS)) as im:
         _check_pixel_count(im.size, name, limits)
         if im.format in ("JPEG", "MPO") and has_more_scans(data, MAX_JPEG_SCANS):
-            raise UnreadableImage(name, f"it is coded in more than {MAX_JPEG_SCANS} scans, as no picture needs to be")
-        original = im.size
+            raise UnreadableImage(name, f"it has more than {MAX_JPEG_SCANS} scans; no normal image has so many")
+        # Decode a JPEG at a reduced scale if that is enough.
+        original_size = im.size
         if min_side is not None and im.format in ("JPEG", "MPO"):
             im.draft(None, (2 * min_side, 2 * min_side))
-        reduced = im.size != original
+        is_reduced = im.size != original_size
         _scale_transparent_grey(im)
+        # Decode, convert to RGB and turn upright.
         im.load()
         orientation = _read_orientation(im)
         pixels = _apply_orientation(np.array(_to_rgb(im, name, background), dtype=np.uint8), orientation)
         format = "jpeg" if im.format == "MPO" else str(im.format).lower()
     height, width = pixels.shape[:2]
-    if reduced:
-        width, height = original if orientation < 5 else original[::-1]
-    return DecodedImage(pixels, width, height, format, _is_colourless(pixels))
+    if is_reduced:  # report the size of the original, upright
+        width, height = original_size if orientation < 5 else original_size[::-1]
+    return DecodedImage(pixels=pixels, width=width, height=height, format=format, is_grey=_is_colourless(pixels))
 
 
 def _read_icon_sizes(data: bytes) -> list[tuple[int, int]]:
-    """Sizes of the pictures that an icon wraps: its own header says 256 at most, and Pillow decodes on opening."""
+    """Return (width, height) of each image in an icon file, from the image's own header.
+
+    The header of the icon cannot state more than 256, and Pillow decodes the images when it opens the file.
+    """
     sizes = []
-    for at in range(6, 6 + 16 * int.from_bytes(data[4:6], "little"), 16):
-        offset = int.from_bytes(data[at + 12 : at + 16], "little")
+    for entry in range(6, 6 + 16 * int.from_bytes(data[4:6], "little"), 16):
+        offset = int.from_bytes(data[entry + 12 : entry + 16], "little")
         head = data[offset : offset + 24]
-        if len(head) < 24:  # cut off: the decoder will say so
+        if len(head) < 24:  # cut off: the decoder reports it
             continue
         if head.startswith(b"\x89PNG"):
             sizes.append((int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")))
-        else:  # a bitmap: picture and mask, one above the other
-            width, height = (int.from_bytes(head[at : at + 4], "little", signed=True) for at in (4, 8))
+        else:  # a bitmap: the image and its mask, one above the other
+            width, height = (int.from_bytes(head[start : start + 4], "little", signed=True) for start in (4, 8))
             sizes.append((abs(width), abs(height) // 2))
     return sizes
 
 
 def _scale_transparent_grey(im: Image.Image) -> None:
-    """Pillow spreads PNG's greys of 2 and 4 bits over 0 to 255, but not the one that means transparent."""
+    """Scale the transparent grey value of a PNG with 2 or 4 bits to 0..255, as Pillow scales only the pixels."""
     if isinstance(im, PngImagePlugin.PngImageFile) and im.tile and isinstance(im.info.get("transparency"), int):
         im.info["transparency"] *= {"L;2": 85, "L;4": 17}.get(str(im.tile[0].args), 1)
 
 
 def _check_pixel_count(size: tuple[int, int], name: str | Path, limits: Limits) -> None:
+    """Raise UnreadableImage or ImageTooLarge if `size` (width, height) is empty or over the limit."""
     width, height = size
     if width < 1 or height < 1:
         raise UnreadableImage(name, "it has no pixels")
@@ -166,18 +184,18 @@ def _check_pixel_count(size: tuple[int, int], name: str | Path, limits: Limits) 
 
 
 def _read_orientation(im: Image.Image) -> int:
-    """EXIF orientation, 1 to 8, still to be applied. HEIF and TIFF come out of `load` upright."""
+    """Return the EXIF orientation, 1 to 8, that is still to be applied. Pillow turns HEIF and TIFF upright itself."""
     if im.format in ("HEIF", "TIFF"):
         return 1
     try:
         value = im.getexif().get(ExifTags.Base.Orientation, 1)
         return value if value in range(1, 9) else 1
-    except Exception:  # noqa: BLE001 - a malformed EXIF block raises anything, and must not cost the picture
+    except Exception:  # noqa: BLE001 - a malformed EXIF block raises anything; the image is still good
         return 1
 
 
 def _apply_orientation(pixels: Pixels, orientation: int) -> Pixels:
-    """(H, W, 3) made upright. The eight orientations are a transpose (5 to 8), then a flip of rows or columns."""
+    """Turn (H, W, 3) pixels upright: orientations 5 to 8 are a transpose, then rows or columns are flipped."""
     if orientation >= 5:
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):
@@ -188,9 +206,10 @@ def _apply_orientation(pixels: Pixels, orientation: int) -> Pixels:
 
 
 def _to_rgb(im: Image.Image, name: str | Path, background: str) -> Image.Image:
+    """Convert any mode to RGB; transparent pixels show the background."""
     if im.mode in ("I", "F") or im.mode.startswith("I;16"):
         im = _to_eight_bits(im, name)
-    if im.mode in ("La", "RGBa"):  # colour already multiplied by alpha
+    if im.mode in ("La", "RGBa"):  # colours are multiplied by alpha
         im = im.convert({"La": "LA", "RGBa": "RGBA"}[im.mode])
     if not im.has_transparency_data:
         return im.convert("RGB")
@@ -201,7 +220,7 @@ def _to_rgb(im: Image.Image, name: str | Path, background: str) -> Image.Image:
 
 
 def _to_eight_bits(im: Image.Image, name: str | Path) -> Image.Image:
-    """Grey of more than 8 bits as "L", or as "LA" where one of its values means transparent."""
+    """Convert grey of more than 8 bits to "L", or to "LA" if one of its values means transparent."""
     values = np.asarray(im)
     levels = Image.fromarray(_scale_to_uint8(values, im, name))
     if "transparency" in im.info:
@@ -210,11 +229,11 @@ def _to_eight_bits(im: Image.Image, name: str | Path) -> Image.Image:
 
 
 def _scale_to_uint8(values: NDArray[Any], im: Image.Image, name: str | Path) -> Pixels:
-    """(H, W) of uint16, int32 or float32 to uint8: 16 bits / 257, floats in [0, 1] x 255, others min to max."""
+    """Scale (H, W) uint16, int32 or float32 to uint8: 16 bits / 257, floats in [0, 1] x 255, others min to max."""
     if im.mode.startswith("I;16") or (im.format in ("PNG", "PPM") and im.mode == "I"):
         return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if not np.isfinite(values).all():
-        raise UnreadableImage(name, "it holds values that are not numbers (NaN or infinity)")
+        raise UnreadableImage(name, "it contains values that are not numbers (NaN or infinity)")
     low, high = float(values.min()), float(values.max())
     if im.mode == "F" and low >= 0 and high <= 1:
         low, high = 0.0, 1.0
@@ -223,27 +242,28 @@ def _scale_to_uint8(values: NDArray[Any], im: Image.Image, name: str | Path) -> 
 
 
 def _is_colourless(pixels: Pixels) -> bool:
-    """Whether max - min of R, G, B is below 1 of 255 on average, over at most some 250,000 pixels of a grid."""
+    """Return whether max - min of R, G, B is below 1 of 255 on average, over a grid of about 250,000 pixels."""
     step = max(1, round((pixels.shape[0] * pixels.shape[1] / 250_000) ** 0.5))
     red, green, blue = np.moveaxis(pixels[::step, ::step], 2, 0)
-    # Channel by channel: max and min over an axis of 3 took as long as decoding the JPEG.
+    # Channel by channel: max and min over an axis of length 3 take as long as decoding the JPEG.
     spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
     return float(spread.mean()) < 1.0
 
 
 def _get_decode_failure_reason(error: Exception, data: bytes) -> str:
+    """Return a short reason for people, from the parser's exception and the first bytes."""
     if isinstance(error, MemoryError):
         return "there is not enough memory to decode it"
     if not has_image_signature(data[:32]):
-        return "not a picture (or of a kind that simile does not read)"
-    signs = ("truncated", "end of file", "eof", "not enough", "only got", "broken data stream", "unpack", "buffer")
-    if _is_truncated(data) or any(sign in str(error).lower() for sign in signs):
+        return "not an image, or of a format that simile does not read"
+    words = ("truncated", "end of file", "eof", "not enough", "only got", "broken data stream", "unpack", "buffer")
+    if _is_truncated(data) or any(word in str(error).lower() for word in words):
         return "the file is truncated"
-    return "the picture is damaged, or of a variant that simile does not read"
+    return "the image is damaged, or of a variant that simile does not read"
 
 
 def _is_truncated(data: bytes) -> bool:
-    """Whether a WebP or a TIFF says of itself that it goes on: their parsers only say that they can't go on."""
+    """Return whether a WebP or TIFF is shorter than its header states; their parsers do not report that clearly."""
     if data.startswith(b"RIFF"):
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
     order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"

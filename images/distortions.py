@@ -1,6 +1,6 @@
-"""Altered copies of a picture, as people make them: what evaluation plants and calibration learns from.
+"""Distorted copies of an image, as people make them: used by evaluation and by the dedup calibration.
 
-A copy is made from the full-size picture, with Pillow. Training alters small tensors instead: models/views.py.
+A copy is made from the full-size image, with Pillow. Training augments small tensors instead: models/augmentation/.
 """
 
 from __future__ import annotations
@@ -9,104 +9,111 @@ import io
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 
-Pixels = NDArray[np.uint8]
+from simile.images.formats import Pixels
+
 Colour = tuple[int, int, int]
 Distortion = Callable[[Image.Image, np.random.Generator], Image.Image]
 
-_SAMPLE_TEXTS = (
-    "the best day ever",
-    "SALE",
-    "2024",
-    "sold",
-    "not mine",
-    "look at this",
-    "free",
-    "@home",
-    "# new",
-    "size M",
-)
+_SAMPLE_TEXTS = tuple("the best day ever|SALE|2024|sold|not mine|look at this|free|@home|# new|size M".split("|"))
 
 
 def distort(pixels: Pixels, kind: str, random: np.random.Generator) -> Pixels:
-    """One altered copy (h, w, 3) uint8 of a picture (H, W, 3) uint8; the same state of `random` gives the same copy.
+    """Return a distorted copy of an image.
 
-    `kind` is one of KINDS or UNLISTED_KINDS. Raises ValueError for another.
+    Args:
+        pixels: (H, W, 3) uint8.
+        kind: One of DISTORTION_KINDS or HELD_OUT_DISTORTION_KINDS.
+        random: The same state gives the same copy.
+
+    Returns:
+        (h, w, 3) uint8.
+
+    Raises:
+        ValueError: There is no such kind.
     """
     if kind not in _DISTORTIONS:
-        raise ValueError(f"no alteration is called {kind!r}: {', '.join(_DISTORTIONS)}")
+        raise ValueError(f"there is no distortion {kind!r}. Use one of: {', '.join(_DISTORTIONS)}")
     image = Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
     return np.asarray(_DISTORTIONS[kind](image, random).convert("RGB"))
 
 
 def _make_recompression(format: str, quality: int) -> Distortion:
-    def alter(image: Image.Image, _: np.random.Generator) -> Image.Image:
+    """Save in a lossy format and read again."""
+
+    def apply(image: Image.Image, _: np.random.Generator) -> Image.Image:
         file = io.BytesIO()
         image.save(file, format, quality=quality)
         return Image.open(file, formats=(format,)).convert("RGB")
 
-    return alter
+    return apply
 
 
 def _make_resize(scale_x: float, scale_y: float) -> Distortion:
-    def alter(image: Image.Image, _: np.random.Generator) -> Image.Image:
+    """Scale the width and the height."""
+
+    def apply(image: Image.Image, _: np.random.Generator) -> Image.Image:
         size = max(1, round(image.width * scale_x)), max(1, round(image.height * scale_y))
         return image.resize(size, Image.Resampling.BICUBIC)
 
-    return alter
+    return apply
 
 
 def _make_crop(area: float) -> Distortion:
-    """A rectangle of this share of the area, in the picture's own aspect, anywhere."""
+    """Crop to this share of the area, at a random position, in the aspect of the image."""
 
-    def alter(image: Image.Image, random: np.random.Generator) -> Image.Image:
+    def apply(image: Image.Image, random: np.random.Generator) -> Image.Image:
         width, height = (max(1, round(side * area**0.5)) for side in image.size)
         left = int(random.integers(image.width - width + 1))
         top = int(random.integers(image.height - height + 1))
         return image.crop((left, top, left + width, top + height))
 
-    return alter
+    return apply
 
 
 def _make_transpose(method: Image.Transpose) -> Distortion:
+    """Mirror, or rotate by a multiple of 90 degrees."""
     return lambda image, _: image.transpose(method)
 
 
 def _make_rotation(min_degrees: float, max_degrees: float) -> Distortion:
-    """Turned to either side by so many degrees, with plain corners, the frame kept or grown."""
+    """Rotate to either side, with black or white corners; the frame stays or grows."""
 
-    def alter(image: Image.Image, random: np.random.Generator) -> Image.Image:
+    def apply(image: Image.Image, random: np.random.Generator) -> Image.Image:
         degrees = float(random.uniform(min_degrees, max_degrees)) * _random_sign(random)
         fill = (0, 0, 0) if random.random() < 0.5 else (255, 255, 255)
         return image.rotate(degrees, Image.Resampling.BICUBIC, expand=bool(random.random() < 0.5), fillcolor=fill)
 
-    return alter
+    return apply
 
 
 def _to_greyscale(image: Image.Image, _: np.random.Generator) -> Image.Image:
+    """Remove the colours."""
     return image.convert("L").convert("RGB")
 
 
 def _jitter_colours(image: Image.Image, random: np.random.Generator) -> Image.Image:
+    """Change brightness, contrast, saturation and white balance."""
     for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
         image = enhance(image).enhance(float(random.uniform(0.6, 1.5)))
-    gains = random.uniform(0.8, 1.2, 3)  # a warmer or a colder light
+    gains = random.uniform(0.8, 1.2, 3)  # of red, green and blue
     return Image.fromarray(np.clip(np.asarray(image) * gains, 0, 255).astype(np.uint8))
 
 
 def _blur_image(image: Image.Image, random: np.random.Generator) -> Image.Image:
+    """Blur with a radius of 1 % to 2 % of the shorter side."""
     return image.filter(ImageFilter.GaussianBlur(float(random.uniform(0.01, 0.02)) * min(image.size)))
 
 
 def _add_image_noise(image: Image.Image, random: np.random.Generator) -> Image.Image:
+    """Add Gaussian noise with a standard deviation of 15 to 40 levels."""
     noise = random.normal(0, random.uniform(15, 40), (image.height, image.width, 3))
     return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
 
 
 def _add_text(image: Image.Image, random: np.random.Generator) -> Image.Image:
-    """One to three lines of words across it, outlined so that they can be read."""
+    """Write one to three lines of words on the image, with outlined letters."""
     image = image.copy()
     size = max(6, round(float(random.uniform(0.07, 0.14)) * min(image.size)))
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(size)
@@ -114,21 +121,21 @@ def _add_text(image: Image.Image, random: np.random.Generator) -> Image.Image:
     x, y = float(random.uniform(0.02, 0.3)) * image.width, float(random.uniform(0.02, 0.7)) * image.height
     for line in range(int(random.integers(1, 4))):
         words = " ".join(random.choice(_SAMPLE_TEXTS, 4))
-        at = (x, y + 1.2 * line * size)
-        draw.text(at, words, fill=ink, font=font, stroke_width=max(1, size // 12), stroke_fill=outline)
+        position = (x, y + 1.2 * line * size)
+        draw.text(position, words, fill=ink, font=font, stroke_width=max(1, size // 12), stroke_fill=outline)
     return image
 
 
 def _add_border(image: Image.Image, random: np.random.Generator) -> Image.Image:
+    """Add a border of one colour."""
     width = max(1, round(float(random.uniform(0.04, 0.12)) * min(image.size)))
-    fill = (
-        _random_colour(random) if random.random() < 0.4 else ((0, 0, 0) if random.random() < 0.5 else (255, 255, 255))
-    )
-    return ImageOps.expand(image, width, fill)
+    if random.random() < 0.4:
+        return ImageOps.expand(image, width, _random_colour(random))
+    return ImageOps.expand(image, width, (0, 0, 0) if random.random() < 0.5 else (255, 255, 255))
 
 
 def _add_sticker(image: Image.Image, random: np.random.Generator) -> Image.Image:
-    """A face on a disc, or a lettered label, over some 5 % to 10 % of the picture."""
+    """Draw a smiley or a text label over 5 % to 10 % of the image."""
     image = image.copy()
     draw = ImageDraw.Draw(image)
     side = float(random.uniform(0.25, 0.36)) * min(image.size)
@@ -146,18 +153,18 @@ def _add_sticker(image: Image.Image, random: np.random.Generator) -> Image.Image
 
 
 def _chain_distortions(image: Image.Image, random: np.random.Generator) -> Image.Image:
-    """Four in a row, as when a picture goes from hand to hand: another frame, other colours, something on it, saved."""
+    """Apply four distortions, as when an image is shared several times: frame, colours, overlay, compression."""
     frame = ("crop-90", "crop-60", "mirror", "turn-5")
-    look = ("grey", "colour", "blur", "noise")
-    extra = ("text", "border", "sticker")
-    saving = ("jpeg-30", "resize-50")
-    for choices in (frame, look, extra, saving):
+    colours = ("grey", "colour", "blur", "noise")
+    overlay = ("text", "border", "sticker")
+    compression = ("jpeg-30", "resize-50")
+    for choices in (frame, colours, overlay, compression):
         image = _DISTORTIONS[str(random.choice(choices))](image, random)
     return image
 
 
 def _warp_perspective(image: Image.Image, random: np.random.Generator) -> Image.Image:
-    """Each corner moved inwards by up to a seventh of the side: seen from the side."""
+    """Move each corner inwards by up to a seventh of the side, as if seen at an angle."""
     width, height = image.size
     corners = np.array([(0, 0), (0, height), (width, height), (width, 0)], dtype=float)
     inwards = np.sign(np.array([width / 2, height / 2]) - corners)
@@ -167,22 +174,25 @@ def _warp_perspective(image: Image.Image, random: np.random.Generator) -> Image.
 
 
 def _pixelate(image: Image.Image, random: np.random.Generator) -> Image.Image:
+    """Reduce to 24 to 47 pixels across and enlarge again."""
     across = int(random.integers(24, 48))
     small = image.resize((across, max(1, round(across * image.height / image.width))), Image.Resampling.BOX)
     return small.resize(image.size, Image.Resampling.NEAREST)
 
 
 def _adjust_gamma(image: Image.Image, random: np.random.Generator) -> Image.Image:
+    """Make the image lighter or darker with a gamma curve."""
     gamma = float(random.uniform(1.5, 2.2)) ** _random_sign(random)
     return image.point([round(255 * (level / 255) ** gamma) for level in range(256)] * 3)
 
 
 def _posterise(image: Image.Image, random: np.random.Generator) -> Image.Image:
+    """Keep two or three bits of each channel."""
     return ImageOps.posterize(image, int(random.integers(2, 4)))
 
 
 def _letterbox_square(image: Image.Image, random: np.random.Generator) -> Image.Image:
-    """Centred on a plain square, as for a profile."""
+    """Centre the image on a square of one colour, as for a profile image."""
     side = max(image.size)
     if image.width == image.height:
         return ImageOps.expand(image, (image.width // 6, 0), _random_colour(random))
@@ -190,7 +200,7 @@ def _letterbox_square(image: Image.Image, random: np.random.Generator) -> Image.
 
 
 def _add_watermark(image: Image.Image, random: np.random.Generator) -> Image.Image:
-    """Half-transparent words, repeated over the whole picture."""
+    """Write half-transparent words over the whole image."""
     size = max(6, min(image.size) // 14)
     layer = Image.new("RGBA", image.size)
     draw, font = ImageDraw.Draw(layer), ImageFont.load_default(size)
@@ -202,7 +212,7 @@ def _add_watermark(image: Image.Image, random: np.random.Generator) -> Image.Ima
 
 
 def _make_screenshot(image: Image.Image, random: np.random.Generator) -> Image.Image:
-    """On a telephone's screen: bars with marks above and below."""
+    """Add the bars of a phone screen above and below."""
     dark = random.random() < 0.5
     bar = round(float(random.uniform(0.06, 0.14)) * image.height)
     below = round(float(random.uniform(0.06, 0.2)) * image.height)
@@ -210,34 +220,38 @@ def _make_screenshot(image: Image.Image, random: np.random.Generator) -> Image.I
     screen.paste(image, (0, bar))
     draw, ink = ImageDraw.Draw(screen), (230, 230, 230) if dark else (40, 40, 40)
     draw.text((image.width * 0.05, bar * 0.2), "12:47   Photos", ink, ImageFont.load_default(max(6, bar * 0.5)))
-    for place in (0.12, 0.37, 0.62, 0.87):
-        x, y, radius = place * image.width, screen.height - below / 2, below * 0.2
+    for share in (0.12, 0.37, 0.62, 0.87):  # four buttons
+        x, y, radius = share * image.width, screen.height - below / 2, below * 0.2
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), _random_colour(random))
     return screen
 
 
 def _sharpen(image: Image.Image, _: np.random.Generator) -> Image.Image:
+    """Sharpen strongly."""
     return image.filter(ImageFilter.UnsharpMask(3, 250, 0))
 
 
 def _add_vignette(image: Image.Image, random: np.random.Generator) -> Image.Image:
+    """Darken the corners."""
     y, x = np.ogrid[-1 : 1 : image.height * 1j, -1 : 1 : image.width * 1j]
     light = 1 - float(random.uniform(0.35, 0.5)) * (x * x + y * y)
     return Image.fromarray((np.asarray(image) * np.clip(light, 0, 1)[:, :, None]).astype(np.uint8))
 
 
 def _to_sepia(image: Image.Image, _: np.random.Generator) -> Image.Image:
+    """Replace the colours by shades of brown."""
     return ImageOps.colorize(image.convert("L"), (30, 15, 0), (255, 240, 200))
 
 
 def _shear(image: Image.Image, random: np.random.Generator) -> Image.Image:
+    """Shear horizontally."""
     slope = float(random.uniform(0.08, 0.2)) * _random_sign(random)
     shape = (1, slope, -slope * image.height / 2, 0, 1, 0)
     return image.transform(image.size, Image.Transform.AFFINE, shape, Image.Resampling.BICUBIC)
 
 
 def _crop_aspect(image: Image.Image, random: np.random.Generator) -> Image.Image:
-    """Another aspect by cutting: half to three quarters of one side."""
+    """Change the aspect: crop one side to between half and three quarters."""
     share = float(random.uniform(0.5, 0.75))
     across, down = (share, 1.0) if random.random() < 0.5 else (1.0, share)
     width, height = round(image.width * across), round(image.height * down)
@@ -247,11 +261,13 @@ def _crop_aspect(image: Image.Image, random: np.random.Generator) -> Image.Image
 
 
 def _random_colour(random: np.random.Generator) -> Colour:
+    """Return a random (red, green, blue)."""
     red, green, blue = (int(level) for level in random.integers(0, 256, 3))
     return red, green, blue
 
 
 def _random_sign(random: np.random.Generator) -> int:
+    """Return 1 or -1."""
     return 1 if random.random() < 0.5 else -1
 
 
@@ -297,7 +313,6 @@ _HELD_OUT_DISTORTIONS: dict[str, Distortion] = {
 }
 _DISTORTIONS = _STANDARD_DISTORTIONS | _HELD_OUT_DISTORTIONS
 
-DISTORTION_KINDS: tuple[str, ...] = tuple(_STANDARD_DISTORTIONS)  # what evaluation plants by default
-HELD_OUT_DISTORTION_KINDS: tuple[str, ...] = tuple(
-    _HELD_OUT_DISTORTIONS
-)  # a check that an encoder learned more than the list
+DISTORTION_KINDS: tuple[str, ...] = tuple(_STANDARD_DISTORTIONS)  # used by evaluation by default
+# Not in the standard list: they check that an encoder has learned more than that list.
+HELD_OUT_DISTORTION_KINDS: tuple[str, ...] = tuple(_HELD_OUT_DISTORTIONS)

@@ -3,37 +3,27 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
-# Pillow loads the formats below on its own only after all of its plugins: naming them keeps the others out.
-from PIL import (
-    IcoImagePlugin,  # noqa: F401
-    Image,
-    Jpeg2KImagePlugin,  # noqa: F401
-    MpoImagePlugin,  # noqa: F401
-    QoiImagePlugin,  # noqa: F401
-    TiffImagePlugin,  # noqa: F401
-    WebPImagePlugin,  # noqa: F401
-)
-
-if TYPE_CHECKING:  # worker processes load this module, and no pydantic
-    pass
 from simile.images.formats import Pixels
 
 
-def encode_png(pixels: Pixels) -> bytes:
-    """(H, W, 3) or (H, W) uint8 as a PNG."""
+def encode_png(pixels: Pixels | Image.Image) -> bytes:
+    """Encode an image, or (H, W, 3) or (H, W) uint8 pixels, as PNG."""
     return _encode_image(pixels, "PNG", optimize=True)
 
 
-def encode_jpeg(pixels: Pixels, quality: int = 85) -> bytes:
-    """(H, W, 3) or (H, W) uint8 as a JPEG; `quality` 1 to 95."""
+def encode_jpeg(pixels: Pixels | Image.Image, quality: int = 85) -> bytes:
+    """Encode an image, or (H, W, 3) or (H, W) uint8 pixels, as JPEG; `quality` is 1 to 95."""
     return _encode_image(pixels, "JPEG", quality=quality)
 
 
-def _encode_image(pixels: Pixels, format: str, **options: Any) -> bytes:
+def _encode_image(pixels: Pixels | Image.Image, format: str, **options: Any) -> bytes:
+    """Encode with Pillow; `options` go to `Image.save`."""
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(np.ascontiguousarray(pixels))
     file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(file, format, **options)
+    image.save(file, format, **options)
     return file.getvalue()

@@ -10,27 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-# Pillow loads the formats below on its own only after all of its plugins: naming them keeps the others out.
-from PIL import (
-    IcoImagePlugin,  # noqa: F401
-    Jpeg2KImagePlugin,  # noqa: F401
-    MpoImagePlugin,  # noqa: F401
-    QoiImagePlugin,  # noqa: F401
-    TiffImagePlugin,  # noqa: F401
-    WebPImagePlugin,  # noqa: F401
-)
-
 from simile.core.errors import ImageTooLarge
 
-if TYPE_CHECKING:  # worker processes load this module, and no pydantic
+if TYPE_CHECKING:  # worker processes load this module without pydantic
     from simile.core.settings import Settings
-
 
 Pixels = NDArray[np.uint8]
 
-# Pillow's name, media type, suffixes. MPO (two JPEGs in one file, from phones) is opened as JPEG. AVIF stands before
-# HEIF: both use the brand "mif1", and Pillow's AVIF reader steps back from what is not its own.
-_FORMATS = {
+# Pillow's name: media type, file suffixes. MPO (two JPEGs in one file, from phones) is opened as JPEG. AVIF comes
+# before HEIF: both use the brand "mif1", and Pillow's AVIF reader rejects files that are not AVIF.
+FORMATS = {
     "JPEG": ("image/jpeg", ".jpg .jpeg .jpe .jfif .mpo"),
     "PNG": ("image/png", ".png .apng"),
     "WEBP": ("image/webp", ".webp"),
@@ -45,7 +34,7 @@ _FORMATS = {
     "ICO": ("image/x-icon", ".ico"),
     "QOI": ("image/qoi", ".qoi"),
 }
-IMAGE_SUFFIXES = frozenset(suffix for _, suffixes in _FORMATS.values() for suffix in suffixes.split())
+IMAGE_SUFFIXES = frozenset(suffix for _, suffixes in FORMATS.values() for suffix in suffixes.split())
 
 _MAGIC_BYTES = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF.{4}WEBP|II[*+]\0|MM\0[*+]|P[1-6]\s+[#\d]|Pf\s|qoif"
@@ -58,9 +47,12 @@ _MAGIC_BYTES = re.compile(
 
 @dataclass(frozen=True)
 class Limits:
-    """What is refused: a picture of more pixels (width x height), a file or an upload of more bytes.
+    """Limits on images from files and uploads.
 
-    `seconds`: how long worker processes may decode one picture.
+    Attributes:
+        max_pixels: Largest width x height of an image.
+        max_bytes: Largest size of a file or an upload.
+        seconds: How long a worker process may decode one image.
     """
 
     max_pixels: int = 200_000_000
@@ -69,25 +61,25 @@ class Limits:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Limits:
-        """Return the limits that the settings ask for. Nothing else in the product makes Limits from settings."""
+        """Return the limits of the settings. All code that has settings gets its limits here."""
         return cls(settings.max_pixels, settings.max_bytes, settings.decode_seconds)
 
 
-_DEFAULT_LIMITS = Limits()
+DEFAULT_LIMITS = Limits()
 
 
 def has_image_signature(head: bytes) -> bool:
-    """Whether these first 32 bytes look like a picture of a format that `decode` reads."""
+    """Return whether the first 32 bytes of a file look like a format that simile decodes."""
     return _MAGIC_BYTES.match(head) is not None
 
 
 def get_media_type(format: str) -> str:
-    """The media type of a `Picture.format`."""
-    return _FORMATS[format.upper()][0] if format.upper() in _FORMATS else "application/octet-stream"
+    """Return the media type of a `DecodedImage.format`."""
+    return FORMATS[format.upper()][0] if format.upper() in FORMATS else "application/octet-stream"
 
 
 def check_byte_count(size: int, name: str | Path, limits: Limits) -> None:
-    """Raises ImageTooLarge where a file has more bytes than allowed."""
+    """Raise ImageTooLarge if a file of `size` bytes is over the limit. `name` is used in the error."""
     if size > limits.max_bytes:
         reason = f"{size:,} bytes are more than the limit of {limits.max_bytes:,} (SIMILE_MAX_BYTES)"
         raise ImageTooLarge(name, reason)

@@ -14,7 +14,7 @@ from simile.core.records import Failure, FloatArray
 from simile.core.settings import Settings
 from simile.images.formats import Limits
 from simile.images.loading.loader import PreparedImage, prepare_files
-from simile.images.sources.gitignore import PathPatterns
+from simile.images.sources.paths import PathPatterns
 from simile.images.sources.sources import get_reading_order, walk_sources
 from simile.models.inference.encoder import TrainedEncoder
 from simile.store.home import Home

@@ -1,1 +1,1 @@
-"""The history of the catalogue's schema. store/schema.py runs it; `alembic` in the root does too, for new steps."""
+"""Migrations of the catalogue's schema. store/database/schema.py runs them; `alembic` in the root adds new ones."""

@@ -1,4 +1,4 @@
-"""Runs migrations on the home that store/schema.py hands in, or, from the command line, on the one in the settings."""
+"""Run migrations on the home that store/database/schema.py passes; from the command line, on that of the settings."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from simile.store.home import Home
 
 
 def get_home() -> Home:
-    """The home to migrate."""
-    handed_in = context.config.attributes.get("home")
-    if isinstance(handed_in, Home):
-        return handed_in
+    """Return the home to migrate."""
+    home = context.config.attributes.get("home")
+    if isinstance(home, Home):
+        return home
     settings = load_settings()
     return Home(settings.home, settings.database_url).create()
 
 
 def run_migrations() -> None:
-    """All pending steps in one transaction: after a failure the catalogue is as it was."""
+    """Run all pending migrations in one transaction: a failure leaves the catalogue unchanged."""
     engine = make_engine(get_home(), foreign_keys=False).execution_options(writes=True)
     try:
         with engine.begin() as connection:

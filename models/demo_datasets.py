@@ -9,7 +9,8 @@ import numpy as np
 
 from simile.core.errors import BadSetting, DownloadFailed
 from simile.images.encoding import encode_png
-from simile.images.transforms import Pixels, upscale
+from simile.images.formats import Pixels
+from simile.images.transforms import upscale
 from simile.models.networks.torchvision_shim import import_torchvision
 
 DOWNLOADABLE_DATASETS = {"fashion-mnist": "FashionMNIST", "mnist": "MNIST", "cifar10": "CIFAR10"}

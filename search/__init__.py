@@ -1,1 +1,1 @@
-"""From a query (a file, an id, a vector) to hits, by one path."""
+"""Search: from a query (an image file, an image id or a vector) to the most similar images."""

@@ -1,4 +1,4 @@
-"""What is measured of a collection behind the searches, and kept: in memory, and in HOME/gauges for other processes."""
+"""Compute a value from the indexed vectors in the background; keep it in memory and, for other processes, on disk."""
 
 from __future__ import annotations
 
@@ -20,20 +20,22 @@ from simile.store.index.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 
-FILE_CHECK_SECONDS = 2.0  # seconds until a file that another process may have written is looked for again
+FILE_CHECK_SECONDS = 2.0  # how often to look for a file that another process may have written
 
 
 class CacheEntry(Protocol):
-    """Something that holds for the vectors of one encoder, in one segment and what was newer."""
+    """A value that was computed from the vectors of one encoder in one base segment."""
 
     @property
-    def encoder(self) -> str: ...
+    def encoder(self) -> str:
+        """Fingerprint of the encoder."""
 
     @property
-    def segment(self) -> int | None: ...
+    def segment(self) -> int | None:
+        """Id of the base segment; None if there was none."""
 
     def fits(self, images: int) -> bool:
-        """Whether it still holds for so many pictures."""
+        """Tell whether the value is still valid for this number of images."""
 
 
 EntryT = TypeVar("EntryT", bound=CacheEntry)
@@ -43,13 +45,15 @@ def _fits_snapshot(entry: CacheEntry, snapshot: Snapshot) -> bool:
     return entry.fits(len(snapshot))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CacheSpec(Generic[EntryT]):
-    """How something is measured, written and read. suffix: of its files.
+    """How a value is computed, saved and loaded.
 
-    measure: takes what to measure and an event that says stop, and gives None then. load: may raise OSError, EOFError,
-    BadZipFile, ValueError, KeyError or TypeError for what is no such file. holds: whether what was measured of this
-    segment still holds, where its `fits` can't say.
+    Attributes:
+        suffix: Of its files.
+        measure: Computes the value; returns None if the event was set, which means stop.
+        load: May raise OSError, EOFError, BadZipFile, ValueError, KeyError or TypeError for a bad file.
+        is_valid: Whether a value of this encoder and segment is still valid.
     """
 
     suffix: str
@@ -60,33 +64,35 @@ class CacheSpec(Generic[EntryT]):
 
 
 class BackgroundCache(Generic[EntryT]):
-    """One thing that is measured of the vectors in use. Safe to share between threads; nobody ever waits for it.
+    """One value computed from the indexed vectors. Safe to share between threads; `get` never waits for it.
 
-    `always`: has it measured as soon as somebody asks for it; else only what another process has measured is known,
-    until `start`.
+    Args:
+        home: The value is saved in its folder `gauges`.
+        spec: How the value is computed, saved and loaded.
+        compute_on_demand: Compute a missing value on the first `get`. Otherwise only `start` computes it, and `get`
+            returns what another process has saved.
     """
 
     def __init__(self, home: Home, spec: CacheSpec[EntryT], *, compute_on_demand: bool) -> None:
-        self._home, self._spec, self._compute_on_demand = home, spec, compute_on_demand
+        self._folder, self._spec, self._compute_on_demand = home.root / "gauges", spec, compute_on_demand
         self._entry: EntryT | None = None
-        self._next_file_check = 0.0  # time.monotonic() from which a file is looked for again
+        self._next_file_check = 0.0  # time.monotonic()
         self._stop_event = threading.Event()
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def get(self, snapshot: Snapshot) -> EntryT | None:
-        """What is known of these vectors now. One of before their segment was made serves until there is another."""
-        known = self._entry
-        if known is None or not self._is_valid(known, snapshot):
+        """Return the cached value for these vectors; a stale value is returned until the new one is ready."""
+        if self._entry is None or not self._is_valid(self._entry, snapshot):
             now = time.monotonic()
             if now >= self._next_file_check:
                 self._next_file_check = now + FILE_CHECK_SECONDS
                 self._reload(snapshot)
-        known = self._entry
-        return known if known is not None and known.encoder == snapshot.encoder.fingerprint else None
+        entry = self._entry
+        return entry if entry is not None and entry.encoder == snapshot.encoder.fingerprint else None
 
     def start(self, snapshot: Snapshot) -> None:
-        """Has it measured, unless that is under way."""
+        """Start to compute the value, unless that has started already."""
         with self._start_lock:
             if not self.is_measuring and not self._stop_event.is_set():
                 self._thread = threading.Thread(target=self._compute, args=(snapshot,), name="measure", daemon=True)
@@ -94,48 +100,48 @@ class BackgroundCache(Generic[EntryT]):
 
     @property
     def is_measuring(self) -> bool:
-        """Whether this process is at it."""
+        """Whether this process computes the value now."""
         return self._thread is not None and self._thread.is_alive()
 
     def wait(self) -> None:
-        """Until what is being measured has been."""
+        """Wait until the computation has ended."""
         if self._thread is not None:
             self._thread.join()
 
     def close(self) -> None:
-        """Stops measuring. What was not finished is begun anew by whoever needs it next."""
+        """Stop the computation; an unfinished value is dropped."""
         self._stop_event.set()
         self.wait()
 
     def put(self, entry: EntryT) -> None:
-        """Makes this what is known, in this process."""
+        """Set the value in this process."""
         self._entry = entry
 
     def _reload(self, snapshot: Snapshot) -> None:
-        found = self._load_entry(snapshot)
-        if found is not None:
-            self._entry = found
-        if self._compute_on_demand and (found is None or not self._is_valid(found, snapshot)):
+        entry = self._load_entry(snapshot)
+        if entry is not None:
+            self._entry = entry
+        if self._compute_on_demand and (entry is None or not self._is_valid(entry, snapshot)):
             self.start(snapshot)
 
     def _compute(self, snapshot: Snapshot) -> None:
         try:
-            with self._try_lock() as alone:
-                if not alone:  # another process is at it
+            with self._try_lock() as is_locked:
+                if not is_locked:  # another process computes it
                     return
-                found = self._load_entry(snapshot)
-                if found is None or not self._is_valid(found, snapshot):
-                    found = self._spec.measure(snapshot, self._stop_event)
-                    if found is not None:
-                        self._save_entry(found)
-            if found is not None:
-                self._entry = found
+                entry = self._load_entry(snapshot)
+                if entry is None or not self._is_valid(entry, snapshot):
+                    entry = self._spec.measure(snapshot, self._stop_event)
+                    if entry is not None:
+                        self._save_entry(entry)
+            if entry is not None:
+                self._entry = entry
         except SimileError as error:  # such as an encoder that was removed meanwhile
-            log.warning("What is usual in this collection could not be measured: %s", error)
+            log.warning("background computation failed (%s): %s", self._spec.suffix, error)
 
     @contextmanager
     def _try_lock(self) -> Iterator[bool]:
-        """Whether no other process measures this now. Where nothing can be written, everybody does."""
+        """Yield whether no other process computes the value. Without a lock file every process computes its own."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             file = (self._folder / f"{self._spec.suffix.strip('-')}.lock").open("wb")
@@ -150,22 +156,16 @@ class BackgroundCache(Generic[EntryT]):
                 return
             yield True
 
-    @property
-    def _folder(self) -> Path:
-        return self._home.root / "gauges"
-
     def _get_path(self, encoder: str, segment: int | None) -> Path:
         return self._folder / f"{encoder[:16]}-{segment or 0}{self._spec.suffix}"
 
     def _is_valid(self, entry: EntryT, snapshot: Snapshot) -> bool:
-        same = (entry.encoder, entry.segment) == (snapshot.encoder.fingerprint, snapshot.base_segment_id)
-        return same and self._spec.is_valid(entry, snapshot)
+        return _has_same_source(entry, snapshot) and self._spec.is_valid(entry, snapshot)
 
     def _load_entry(self, snapshot: Snapshot) -> EntryT | None:
-        encoder = snapshot.encoder.fingerprint
         with suppress(OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile):
-            found = self._spec.load(self._get_path(encoder, snapshot.base_segment_id))
-            return found if (found.encoder, found.segment) == (encoder, snapshot.base_segment_id) else None
+            entry = self._spec.load(self._get_path(snapshot.encoder.fingerprint, snapshot.base_segment_id))
+            return entry if _has_same_source(entry, snapshot) else None
         return None
 
     def _save_entry(self, entry: EntryT) -> None:
@@ -176,5 +176,9 @@ class BackgroundCache(Generic[EntryT]):
                 for old in self._folder.glob(f"{entry.encoder[:16]}-*{self._spec.suffix}"):
                     if old != path:
                         old.unlink(missing_ok=True)
-        except SimileError as error:  # it stays in memory
+        except SimileError as error:  # the value stays in memory
             log.info("%s", error)
+
+
+def _has_same_source(entry: CacheEntry, snapshot: Snapshot) -> bool:
+    return (entry.encoder, entry.segment) == (snapshot.encoder.fingerprint, snapshot.base_segment_id)

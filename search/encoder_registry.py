@@ -1,8 +1,9 @@
-"""Which encoder a person means, and where it lies."""
+"""Find, load and register the encoders of a home."""
 
 from __future__ import annotations
 
 import shutil
+import threading
 from pathlib import Path
 
 from simile.core.atomic_write import REPLACED
@@ -12,9 +13,36 @@ from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.encoders import find_fingerprint
 from simile.store.home import Home, translate_write_errors
 
+MAX_LOADED_ENCODERS = 2  # the active encoder, and the previous one for searches that still use it
+
+
+class EncoderCache:
+    """Loads the encoders of a home and keeps the last ones in memory. Safe to share between threads."""
+
+    def __init__(self, home: Home, device: str, runtime: str) -> None:
+        self._home, self._device, self._runtime = home, device, runtime
+        self._encoders: dict[str, TrainedEncoder] = {}
+        self._lock = threading.Lock()
+
+    def get(self, fingerprint: str) -> TrainedEncoder:
+        """Return the encoder, loaded at most once at a time. Raises NoSuchEncoder, CheckpointDamaged."""
+        encoder = self._encoders.get(fingerprint)
+        if encoder is None:
+            with self._lock:
+                encoder = self._encoders.get(fingerprint) or load_encoder(
+                    self._home, fingerprint, self._device, self._runtime
+                )
+                recent = list(self._encoders.items())[-(MAX_LOADED_ENCODERS - 1) :]
+                self._encoders = dict([*recent, (fingerprint, encoder)])  # a new dict: other threads may read the old
+        return encoder
+
+    def get_latest(self) -> TrainedEncoder | None:
+        """Return the encoder that was loaded last; None if none was."""
+        return next(reversed(self._encoders.values()), None)
+
 
 def load_encoder(home: Home, fingerprint: str, device: str, runtime: str = "auto") -> TrainedEncoder:
-    """The encoder of this home with this fingerprint. Raises NoSuchEncoder or CheckpointDamaged."""
+    """Load the encoder of this home with this fingerprint. Raises NoSuchEncoder, CheckpointDamaged."""
     folder = home.encoders / fingerprint
     if not folder.exists() and folder.with_name(REPLACED + fingerprint).exists():
         home.recover()
@@ -22,7 +50,7 @@ def load_encoder(home: Home, fingerprint: str, device: str, runtime: str = "auto
 
 
 def find_encoder(home: Home, reference: str, device: str, runtime: str = "auto") -> TrainedEncoder:
-    """Load the encoder that `reference` means: a folder, a fingerprint of this home, or the start of one.
+    """Load an encoder by its folder, its fingerprint in this home, or the start of the fingerprint.
 
     Raises NoSuchEncoder, CheckpointDamaged.
     """
@@ -32,19 +60,19 @@ def find_encoder(home: Home, reference: str, device: str, runtime: str = "auto")
 
 
 def import_encoder(home: Home, catalogue: Catalogue, encoder: TrainedEncoder, folder: Path) -> None:
-    """Copies the encoder's folder into the home unless it is there, and registers it."""
+    """Copy the encoder's folder into the home, unless it is there, and register it."""
     target = home.encoders / encoder.fingerprint
     if not target.exists():
-        arriving = home.encoders / f".arriving-{encoder.fingerprint}"
+        temporary = home.encoders / f".arriving-{encoder.fingerprint}"
         with translate_write_errors(target):
-            shutil.rmtree(arriving, ignore_errors=True)
-            shutil.copytree(folder, arriving)
-            arriving.rename(target)
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.copytree(folder, temporary)
+            temporary.rename(target)
     register_encoder(catalogue, encoder)
 
 
 def register_encoder(catalogue: Catalogue, encoder: TrainedEncoder) -> None:
-    """Makes the encoder known to the catalogue."""
+    """Add the encoder to the catalogue."""
     recipe = encoder.description.recipe_name
     catalogue.encoders.register(
         encoder.fingerprint, recipe, recipe, encoder.latent_dim, encoder.index_dims, encoder.metric

@@ -1,8 +1,8 @@
-"""Many questions answered together: one pass through the network, one call of the index, one look into the rows.
+"""Answer many search queries together: one encoder batch, one index search, one read of the catalogue.
 
-questions --see--> queries (mu) --search--> ids, distances --complete--> answers
+    SearchQuery --encode--> EncodedQuery --search--> ids, distances --read rows--> SearchResult
 
-A question that can't be answered becomes its error, and costs the others nothing.
+A query that fails becomes its error; the other queries are not affected.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import chain
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ import numpy as np
 from simile.core.errors import BadSetting, EncoderMismatch, NoSuchImage, NotFinite, NoVariance, SimileError
 from simile.core.filter_parser import parse_metadata
 from simile.core.records import Filter, FloatArray, Hit
+from simile.search.attributes import shift_by_attributes
 from simile.search.calibration.calibration import ScoreCalibration
 from simile.search.posterior import (
     compute_distance_spreads,
@@ -30,11 +30,13 @@ from simile.search.posterior import (
 from simile.search.queries import (
     Confidence,
     EncodedQuery,
+    EncodeOutcome,
     QueryImage,
     QueryTerm,
     SearchParams,
     SearchQuery,
     SearchResult,
+    StageObserver,
 )
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import ImageSummary
@@ -43,34 +45,51 @@ from simile.store.index.index import Index
 from simile.store.index.metric import make_index_vectors
 from simile.store.index.snapshot import Snapshot
 
-StageObserver = Callable[[str, float], None]  # (stage, seconds)
-EncodeOutcome = EncodedQuery | SimileError
-# Pictures, as the encoder with this fingerprint sees them; of which of them the reconstruction error is wanted.
+# (images, fingerprint of the encoder, whether to measure each image's reconstruction error) -> one outcome for each
 EncodeImages = Callable[[Sequence[QueryImage], str, Sequence[bool]], list[EncodeOutcome]]
-SearchGroupKey = tuple[Filter | None, float | None, int]  # questions of one shape are one call of the index
+OutcomesByTerm = dict[QueryImage | int, EncodeOutcome]
+SearchGroupKey = tuple[Filter | None, float | None, int]  # filter, radius, count: the same for one index search
 
-SPREAD_CHUNK_SIZE = 4096  # hits whose vectors are in memory together
+SPREAD_CHUNK_SIZE = 4096  # hits whose vectors are in memory at once
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _SearchState:
-    """A question on its way. `error`: what it ended with. ids, distances: (n,) of its hits."""
+    """A query on its way through the stages.
 
-    search_query: SearchQuery
+    Attributes:
+        encoded_query: None until it is encoded, and after an error.
+        error: Why there is no result.
+        ids: (n,) of the hits, like `distances`.
+        nearest_distance: Distance of the nearest image, whether it is a hit or not; None if unknown.
+    """
+
+    query: SearchQuery
     encoded_query: EncodedQuery | None = None
     error: SimileError | None = None
     ids: Ids = field(default_factory=lambda: np.empty(0, np.int64))
     distances: Distances = field(default_factory=lambda: np.empty(0))
-    nearest_distance: float | None = None  # distance of the nearest image, be it a hit or not
+    nearest_distance: float | None = None
 
     @property
     def params(self) -> SearchParams:
-        return self.search_query.params
+        """The options of the query."""
+        return self.query.params
+
+    def fail(self, error: SimileError) -> None:
+        """End this query with an error."""
+        self.error, self.encoded_query = error, None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SearchEngine:
-    """What answering needs. `gauge`: what is known to be usual in these vectors, at once, or None."""
+    """Searches one collection.
+
+    Attributes:
+        encode_images: Encodes query images in one batch.
+        get_calibration: Returns the calibration of a snapshot at once; None if there is none yet.
+        observe: Called with the name and the seconds of each stage: encode, search, rows.
+    """
 
     catalogue: Catalogue
     index: Index
@@ -79,70 +98,69 @@ class SearchEngine:
     observe: StageObserver
 
     def search_many(self, search_queries: Sequence[SearchQuery]) -> list[SearchResult | SimileError]:
-        """One answer for each question, in order, or why there is none."""
-        cases = [_SearchState(question) for question in search_queries]
-        if not cases:
+        """Return the result or the error of each query, in order."""
+        states = [_SearchState(query=query) for query in search_queries]
+        if not states:
             return []
         try:
             snapshot = self.index.get_snapshot()
             with self._time_stage("encode"):
-                self._encode_queries(cases, snapshot)
+                self._encode_queries(states, snapshot)
             with self._time_stage("search"):
-                self._search_states(cases, snapshot)
+                self._search_states(states, snapshot)
             with self._time_stage("rows"):
-                return self._make_results(cases, snapshot)
-        except SimileError as error:  # of the home, not of a question
-            return [case.error or error for case in cases]
+                return self._make_results(states, snapshot)
+        except SimileError as error:  # an error of the home, not of one query
+            return [state.error or error for state in states]
 
     def _encode_queries(self, states: Sequence[_SearchState], snapshot: Snapshot) -> None:
-        """Gives each case its query. Pictures and ids that several ask with are looked at once."""
-        parts = list(chain.from_iterable(case.search_query.terms for case in states))
-        seen = self._encode_query_images(states, snapshot)
-        known = self._load_indexed_queries({part for part in parts if isinstance(part, int)}, snapshot)
-        for case in states:
+        """Encode each query; an image or id in several queries is encoded once."""
+        ids = {term for state in states for term in state.query.terms if isinstance(term, int)}
+        outcomes = self._encode_query_images(states, snapshot) | self._load_indexed_queries(ids, snapshot)
+        fingerprint = snapshot.encoder.fingerprint
+        for state in states:
             try:
-                case.encoded_query = _combine_terms(
-                    case.search_query, lambda part: _resolve_term(part, seen, known, snapshot)
-                )
+                encoded = _combine_terms(state.query, lambda term: _resolve_term(term, outcomes, snapshot))
+                if state.query.attributes:
+                    mu = shift_by_attributes(self.catalogue.home, fingerprint, encoded.mu, state.query.attributes)
+                    # What was measured holds for the image itself, not for the shifted vector.
+                    encoded = replace(encoded, mu=mu, sigma=None, image_id=None, reconstruction_error=None)
+                state.encoded_query = encoded
             except SimileError as error:
-                case.error = error
+                state.fail(error)
 
-    def _encode_query_images(self, states: Sequence[_SearchState], snapshot: Snapshot) -> dict[int, EncodeOutcome]:
-        """Pictures as queries, by their `id`."""
-        pictures: dict[int, QueryImage] = {}
-        errors: dict[int, bool] = {}
-        for case in states:
-            for part in case.search_query.terms:
-                if isinstance(part, QueryImage):
-                    pictures[id(part)] = part
-                    errors[id(part)] = errors.get(id(part), False) or (
-                        case.params.include_error and case.search_query.is_single_image
-                    )
-        if not pictures:
+    def _encode_query_images(self, states: Sequence[_SearchState], snapshot: Snapshot) -> OutcomesByTerm:
+        """Encode all query images in one batch."""
+        include_errors: dict[QueryImage, bool] = {}
+        for state in states:
+            needs_error = state.params.include_error and state.query.is_single_term and not state.query.attributes
+            for term in state.query.terms:
+                if isinstance(term, QueryImage):
+                    include_errors[term] = include_errors.get(term, False) or needs_error
+        if not include_errors:
             return {}
-        looked = self.encode_images(list(pictures.values()), snapshot.encoder.fingerprint, list(errors.values()))
-        return dict(zip(pictures, looked, strict=True))
+        images = list(include_errors)
+        outcomes = self.encode_images(images, snapshot.encoder.fingerprint, list(include_errors.values()))
+        return dict(zip(images, outcomes, strict=True))
 
-    def _load_indexed_queries(self, ids: set[int], snapshot: Snapshot) -> dict[int, EncodeOutcome]:
-        """Indexed images as queries. Needs no network."""
+    def _load_indexed_queries(self, ids: set[int], snapshot: Snapshot) -> OutcomesByTerm:
+        """Load indexed images as encoded queries; no encoder is needed."""
         if not ids:
             return {}
         fingerprint = snapshot.encoder.fingerprint
-        records, embeddings = (
-            self.catalogue.images.get_many(sorted(ids)),
-            self.catalogue.embeddings.get_many(ids, fingerprint),
-        )
-        found: dict[int, EncodeOutcome] = {}
+        records = self.catalogue.images.get_many(sorted(ids))
+        embeddings = self.catalogue.embeddings.get_many(ids, fingerprint)
+        outcomes: OutcomesByTerm = {}
         for image_id in ids:
             record, embedding = records.get(image_id), embeddings.get(image_id)
             if record is None:
-                found[image_id] = NoSuchImage(image_id)
+                outcomes[image_id] = NoSuchImage(image_id)
             elif embedding is None:
-                found[image_id] = EncoderMismatch(
+                outcomes[image_id] = EncoderMismatch(
                     f"Image {image_id} has no vector by encoder {fingerprint}. Run `simile index` on it."
                 )
             else:
-                found[image_id] = EncodedQuery(
+                outcomes[image_id] = EncodedQuery(
                     mu=embedding.mu,
                     sigma=None if embedding.log_variance is None else np.exp(0.5 * embedding.log_variance),
                     name=Path(record.paths[0]).name if record.paths else None,
@@ -152,243 +170,246 @@ class SearchEngine:
                     format=record.format,
                     reconstruction_error=record.reconstruction_error,
                 )
-        return found
+        return outcomes
 
     def _search_states(self, states: Sequence[_SearchState], snapshot: Snapshot) -> None:
-        shapes: dict[SearchGroupKey, list[_SearchState]] = {}
-        wanted = [case for case in states if case.encoded_query is not None and case.params.limit != 0]
-        for case in wanted:
-            if case.params.use_posterior:
-                self._search_by_posterior(case, snapshot)
+        """Find the hits of each query; queries with the same filter, radius and count share an index search."""
+        pending = [state for state in states if state.encoded_query is not None and not state.params.encode_only]
+        groups: dict[SearchGroupKey, list[_SearchState]] = {}
+        for state in pending:
+            if state.params.use_posterior:
+                self._search_by_posterior(state, snapshot)
             else:
-                shapes.setdefault(_get_group_key(case.search_query, len(snapshot)), []).append(case)
-        for shape, alike in shapes.items():
+                groups.setdefault(_get_group_key(state.query, len(snapshot)), []).append(state)
+        for group_key, group in groups.items():
             try:
-                found = self._find_neighbours(shape, _stack_query_vectors(alike, snapshot), snapshot)
-                for case, neighbours in zip(alike, found, strict=True):
-                    _select_hits(case, neighbours)
+                neighbours = self._find_neighbours(group_key, _stack_query_vectors(group, snapshot), snapshot)
+                for state, found in zip(group, neighbours, strict=True):
+                    _select_hits(state, found)
             except SimileError as error:
-                for case in alike:
-                    case.error, case.encoded_query = error, None
+                for state in group:
+                    state.fail(error)
         self._find_nearest_distances(
-            [case for case in wanted if case.encoded_query is not None and case.nearest_distance is None], snapshot
+            [state for state in pending if state.encoded_query is not None and state.nearest_distance is None], snapshot
         )
 
     def _find_neighbours(self, group_key: SearchGroupKey, vectors: FloatArray, snapshot: Snapshot) -> list[Neighbours]:
-        only, within, count = group_key
-        among = self.index.find_matching_ids(only)
-        if within is None:
-            return snapshot.search(vectors, count, among)
-        if not 0 <= within < np.inf:
-            raise BadSetting(f"within can't be {within}. Give a distance: a number from 0 on.")
-        return snapshot.range(vectors, within, among)
+        filter_, radius, count = group_key
+        matching_ids = self.index.find_matching_ids(filter_)
+        if radius is None:
+            return snapshot.search(vectors, count, matching_ids)
+        if not 0 <= radius < np.inf:
+            raise BadSetting(f"within can't be {radius}. Give a distance: a number from 0 on.")
+        return snapshot.range(vectors, radius, matching_ids)
 
     def _search_by_posterior(self, state: _SearchState, snapshot: Snapshot) -> None:
         try:
             _select_hits(state, self._find_posterior_neighbours(state, snapshot))
-            state.nearest_distance = None  # what is usual is known of the means' distances alone
+            state.nearest_distance = None  # the calibration knows distances of means only
         except SimileError as error:
-            state.error, state.encoded_query = error, None
+            state.fail(error)
 
     def _find_posterior_neighbours(self, state: _SearchState, snapshot: Snapshot) -> Neighbours:
         query, encoder = state.encoded_query, snapshot.encoder
         assert query is not None
-        if not state.search_query.is_single_image or isinstance(state.search_query.positives[0], np.ndarray):
-            raise BadSetting("Only one picture or indexed image has a σ to compare: leave `posterior` out for others.")
+        # Only an image has a posterior: a vector, a mean of several images and a shifted vector have none.
+        if state.query.attributes:
+            raise BadSetting("posterior can't be combined with plus and minus. Leave it out, or leave them out.")
+        if not state.query.is_single_term or isinstance(state.query.positives[0], np.ndarray):
+            raise BadSetting("posterior compares the σ of one image or indexed image. Leave it out for other queries.")
         if query.sigma is None:
             raise NoVariance(
                 f"Encoder {encoder.fingerprint} has no variance, so only means can be compared. Leave `posterior` out, "
                 "or train another recipe: `simile train PHOTOS --recipe vae`."
             )
-        only, within, count = _get_group_key(state.search_query, len(snapshot))
-        apart, vectors = (
-            make_sigma_distances(query.mu, query.sigma, self.catalogue, encoder),
-            _stack_query_vectors([state], snapshot),
-        )
-        if within is not None:
-            (found,) = self._find_neighbours((only, within, 0), vectors, snapshot)
-            return filter_posteriors(*found, apart, within)
-        among = self.index.find_matching_ids(only)
-        return find_nearest_posteriors(count, lambda k: snapshot.search(vectors, k, among)[0], apart)
+        filter_, radius, count = _get_group_key(state.query, len(snapshot))
+        sigma_distances = make_sigma_distances(query.mu, query.sigma, self.catalogue, encoder)
+        vectors = _stack_query_vectors([state], snapshot)
+        if radius is not None:
+            (found,) = self._find_neighbours((filter_, radius, 0), vectors, snapshot)
+            return filter_posteriors(*found, sigma_distances, radius)
+        matching_ids = self.index.find_matching_ids(filter_)
+        return find_nearest_posteriors(count, lambda k: snapshot.search(vectors, k, matching_ids)[0], sigma_distances)
 
     def _find_nearest_distances(self, states: Sequence[_SearchState], snapshot: Snapshot) -> None:
-        """The nearest of all images, for those whose hits don't begin with it."""
-        lacking = [case for case in states if case.search_query.is_single_image]
-        if lacking and self.get_calibration(snapshot) is not None:
-            found = snapshot.search(_stack_query_vectors(lacking, snapshot), 2)
-            for case, (ids, distances) in zip(lacking, found, strict=True):
-                others = distances[~np.isin(ids, list(case.search_query.excluded_ids))]
-                case.nearest_distance = float(others[0]) if len(others) else None
+        """Find the nearest image of all, for queries whose hits do not start with it."""
+        states = [state for state in states if state.query.is_single_term]
+        if states and self.get_calibration(snapshot) is not None:
+            neighbours = snapshot.search(_stack_query_vectors(states, snapshot), 2)  # the query itself may be one
+            for state, (ids, distances) in zip(states, neighbours, strict=True):
+                others = distances[~np.isin(ids, list(state.query.excluded_ids))]
+                state.nearest_distance = float(others[0]) if len(others) else None
 
     def _make_results(self, states: Sequence[_SearchState], snapshot: Snapshot) -> list[SearchResult | SimileError]:
-        gauge = self.get_calibration(snapshot)
-        facts = self.catalogue.images.get_summaries(_collect_hit_ids(states))
-        described = [case for case in states if case.params.include_metadata]
-        metadata = self.catalogue.metadata.get_for_images(_collect_hit_ids(described)) if described else {}
-        answers: list[SearchResult | SimileError] = []
-        for case, spread in zip(states, _compute_spreads(states, snapshot), strict=True):
-            if case.encoded_query is None:
-                assert case.error is not None
-                answers.append(case.error)
+        """Read the catalogue rows of all hits and make the results."""
+        calibration = self.get_calibration(snapshot)
+        summaries = self.catalogue.images.get_summaries(_collect_hit_ids(states))
+        metadata = self._get_hit_metadata(states)
+        results: list[SearchResult | SimileError] = []
+        for state, spreads in zip(states, _compute_spreads(states, snapshot), strict=True):
+            if state.encoded_query is None:
+                assert state.error is not None
+                results.append(state.error)
                 continue
-            said = metadata if case.params.include_metadata else None
-            of_hits = None if case.params.use_posterior else gauge
-            hits = list(_make_hits(case, facts, said, spread, of_hits))
-            certainty = _compute_confidence(
-                case.search_query, case.encoded_query, case.nearest_distance, snapshot, gauge
+            hit_calibration = None if state.params.use_posterior else calibration
+            hit_metadata = metadata if state.params.include_metadata else None
+            results.append(
+                SearchResult(
+                    query=state.encoded_query,
+                    hits=list(_make_hits(state, summaries, hit_metadata, spreads, hit_calibration)),
+                    confidence=_compute_confidence(state, state.encoded_query, snapshot, calibration),
+                    is_calibrated=hit_calibration is not None,
+                    encoder=snapshot.encoder.fingerprint,
+                )
             )
-            answers.append(
-                SearchResult(case.encoded_query, hits, certainty, of_hits is not None, snapshot.encoder.fingerprint)
-            )
-        return answers
+        return results
+
+    def _get_hit_metadata(self, states: Sequence[_SearchState]) -> dict[int, dict[str, str]]:
+        states = [state for state in states if state.params.include_metadata]
+        return self.catalogue.metadata.get_for_images(_collect_hit_ids(states)) if states else {}
 
     @contextmanager
     def _time_stage(self, stage: str) -> Iterator[None]:
         started = time.perf_counter()
         try:
             yield
-        finally:  # failures take time too
+        finally:  # a stage that fails takes time too
             self.observe(stage, time.perf_counter() - started)
 
 
-def _resolve_term(
-    term: QueryTerm,
-    encoded_images: dict[int, EncodeOutcome],
-    indexed_queries: dict[int, EncodeOutcome],
-    snapshot: Snapshot,
-) -> EncodedQuery:
+def _resolve_term(term: QueryTerm, outcomes: OutcomesByTerm, snapshot: Snapshot) -> EncodedQuery:
+    """Return the encoded term. Raises its error, EncoderMismatch or NotFinite for a bad vector."""
     if isinstance(term, QueryImage | int):
-        found = indexed_queries[term] if isinstance(term, int) else encoded_images[id(term)]
-        if isinstance(found, SimileError):
-            raise found
-        return found
-    active, mu = snapshot.encoder, np.asarray(term, dtype=np.float32)
-    if mu.shape != (active.dimensions,):
+        outcome = outcomes[term]
+        if isinstance(outcome, SimileError):
+            raise outcome
+        return outcome
+    encoder, mu = snapshot.encoder, np.asarray(term, dtype=np.float32)
+    if mu.shape != (encoder.dimensions,):
         raise EncoderMismatch(
-            f"A vector of {mu.size} numbers can't be compared: encoder {active.fingerprint} has {active.dimensions}."
+            f"A vector of {mu.size} numbers can't be compared: encoder {encoder.fingerprint} has {encoder.dimensions}."
         )
     if not np.isfinite(mu).all():
         raise NotFinite("The vector holds NaN or infinity, or a number beyond float32. Send finite numbers.")
-    return EncodedQuery(mu)
+    return EncodedQuery(mu=mu)
 
 
 def _combine_terms(search_query: SearchQuery, resolve_term: Callable[[QueryTerm], EncodedQuery]) -> EncodedQuery:
-    """One query of all parts of a question: the mean of the positives less that of the negatives."""
-    positives, negatives = [
-        [resolve_term(part) for part in side] for side in (search_query.positives, search_query.negatives)
-    ]
-    if search_query.is_single_image:
+    """Combine the terms of a query: the mean of the positives minus the mean of the negatives. Raises NotFinite."""
+    positives = [resolve_term(term) for term in search_query.positives]
+    negatives = [resolve_term(term) for term in search_query.negatives]
+    if search_query.is_single_term:
         return positives[0]
     mu, variance = np.zeros_like(positives[0].mu), np.zeros_like(positives[0].mu)
-    is_uncertain = True
+    has_variance = True
     for side, sign in ((positives, 1), (negatives, -1)):
         for query in side:
             mu += sign * query.mu / len(side)
-            is_uncertain &= query.sigma is not None
+            has_variance &= query.sigma is not None
             variance += 0 if query.sigma is None else np.square(query.sigma / len(side))
     if not np.isfinite(mu).all():
         raise NotFinite("The mean of the vectors is beyond float32. Send smaller numbers.")
-    sigma = np.sqrt(variance) if is_uncertain else None
-    return EncodedQuery(mu, sigma, positives=tuple(positives), negatives=tuple(negatives))
+    sigma = np.sqrt(variance) if has_variance else None
+    return EncodedQuery(mu=mu, sigma=sigma, positives=tuple(positives), negatives=tuple(negatives))
 
 
 def _get_group_key(search_query: SearchQuery, image_count: int) -> SearchGroupKey:
-    asked = search_query.params
-    if asked.radius is not None:
-        return asked.filter, asked.radius, 0
-    count = image_count if asked.limit is None else asked.limit + asked.offset + len(search_query.excluded_ids)
-    return asked.filter, None, count
+    params = search_query.params
+    if params.radius is not None:
+        return params.filter, params.radius, 0
+    if params.limit is None:
+        return params.filter, None, image_count
+    return params.filter, None, params.limit + params.offset + len(search_query.excluded_ids)
 
 
 def _stack_query_vectors(states: Sequence[_SearchState], snapshot: Snapshot) -> FloatArray:
-    mus = np.stack([case.encoded_query.mu for case in states if case.encoded_query is not None])
+    mus = np.stack([state.encoded_query.mu for state in states if state.encoded_query is not None])
     return make_index_vectors(mus, snapshot.encoder.index_dims, snapshot.encoder.metric)
 
 
 def _select_hits(state: _SearchState, neighbours: Neighbours) -> None:
-    """Of what was found, what was asked for."""
+    """Drop the query's own ids from the neighbours, then apply offset and limit."""
     ids, distances = neighbours
-    if state.search_query.excluded_ids:
-        others = ~np.isin(ids, list(state.search_query.excluded_ids))
-        ids, distances = ids[others], distances[others]
-    asked = state.params
-    if asked.filter is None and len(ids):
+    if state.query.excluded_ids:
+        is_other = ~np.isin(ids, list(state.query.excluded_ids))
+        ids, distances = ids[is_other], distances[is_other]
+    params = state.params
+    if params.filter is None and len(ids):
         state.nearest_distance = float(distances[0])
-    end = None if asked.limit is None else asked.offset + asked.limit
-    state.ids, state.distances = ids[asked.offset : end], distances[asked.offset : end]
+    end = None if params.limit is None else params.offset + params.limit
+    state.ids, state.distances = ids[params.offset : end], distances[params.offset : end]
 
 
 def _collect_hit_ids(states: Iterable[_SearchState]) -> list[int]:
-    """The ids of all their hits, ascending, each once."""
-    found: list[int] = np.unique(np.concatenate([np.empty(0, np.int64), *(case.ids for case in states)])).tolist()
-    return found
+    """Return the ids of all hits, ascending, each once."""
+    ids: list[int] = np.unique(np.concatenate([np.empty(0, np.int64), *(state.ids for state in states)])).tolist()
+    return ids
 
 
 def _compute_spreads(states: Sequence[_SearchState], snapshot: Snapshot) -> list[list[float] | None]:
-    """For each case how uncertain the distance of each hit is, in the order of the hits; None without a σ."""
-    found: list[list[float] | None] = [None] * len(states)
-    known = [
-        (at, case.encoded_query.mu, case.encoded_query.sigma)
-        for at, case in enumerate(states)
-        if case.encoded_query is not None and case.encoded_query.sigma is not None and not case.params.use_posterior
+    """Compute the standard deviation of each hit's distance, for each query; None without a σ."""
+    spreads_by_state: list[list[float] | None] = [None] * len(states)
+    encoded = [
+        (position, state.ids, state.encoded_query.mu, state.encoded_query.sigma)
+        for position, state in enumerate(states)
+        if state.encoded_query is not None and state.encoded_query.sigma is not None and not state.params.use_posterior
     ]
-    if not known:
-        return found
-    places, mu, sigma = (list(column) for column in zip(*known, strict=True))
-    counts = [len(states[at].ids) for at in places]
-    ids, rows = np.concatenate([states[at].ids for at in places]), np.repeat(np.arange(len(places)), counts)
-    mus, sigmas = np.stack(mu), np.stack(sigma)  # (cases, d)
-    spread = np.empty(len(ids))
-    for start in range(0, len(ids), SPREAD_CHUNK_SIZE):
-        part = slice(start, start + SPREAD_CHUNK_SIZE)
-        here, vectors = snapshot.get_vectors(np.unique(ids[part]))
-        nearest = vectors[np.searchsorted(here, ids[part])]
-        spread[part] = compute_distance_spreads(mus[rows[part]], sigmas[rows[part]], nearest, snapshot.encoder)
-    for at, values in zip(places, np.split(spread, np.cumsum(counts)[:-1]), strict=True):
-        found[at] = values.tolist()
-    return found
+    if not encoded:
+        return spreads_by_state
+    positions, hit_ids, mus, sigmas = (list(column) for column in zip(*encoded, strict=True))
+    mu, sigma = np.stack(mus), np.stack(sigmas)  # (queries, d)
+    # All hits in one array, `rows` says which query each belongs to.
+    counts = [len(ids) for ids in hit_ids]
+    ids, rows = np.concatenate(hit_ids), np.repeat(np.arange(len(positions)), counts)
+    spreads = np.empty(len(ids))
+    for chunk in (slice(start, start + SPREAD_CHUNK_SIZE) for start in range(0, len(ids), SPREAD_CHUNK_SIZE)):
+        vector_ids, vectors = snapshot.get_vectors(np.unique(ids[chunk]))
+        hit_vectors = vectors[np.searchsorted(vector_ids, ids[chunk])]
+        spreads[chunk] = compute_distance_spreads(mu[rows[chunk]], sigma[rows[chunk]], hit_vectors, snapshot.encoder)
+    for position, values in zip(positions, np.split(spreads, np.cumsum(counts)[:-1]), strict=True):
+        spreads_by_state[position] = values.tolist()
+    return spreads_by_state
 
 
 def _make_hits(
     state: _SearchState,
-    facts: dict[int, ImageSummary],
+    summaries: dict[int, ImageSummary],
     metadata: dict[int, dict[str, str]] | None,
-    spreads_of_hits: list[float] | None,
+    spreads: list[float] | None,
     calibration: ScoreCalibration | None,
 ) -> Iterator[Hit]:
-    """The hits whose rows are still there. `path`: the first file, of those in the folder that was asked for."""
-    only, distances = state.params.filter, state.distances.tolist()
-    under = f"{only.under.rstrip('/')}/" if only is not None and only.under else None
+    """Make the hits of a query; an image that was deleted meanwhile is skipped.
+
+    A hit's path is its first file or, with a filter by folder, its first file in that folder.
+    """
+    filter_, distances = state.params.filter, state.distances.tolist()
+    folder = f"{filter_.under.rstrip('/')}/" if filter_ is not None and filter_.under else None
     expected = None if calibration is None else calibration.compute_expected_counts(state.distances).tolist()
-    for at, image_id in enumerate(state.ids.tolist()):
-        known = facts.get(image_id)
-        if known is None:
+    for rank, image_id in enumerate(state.ids.tolist()):
+        summary = summaries.get(image_id)
+        if summary is None:
             continue
-        path = known.paths[0] if known.paths else ""
-        if under is not None:
-            path = next((one for one in known.paths if f"{one}/".startswith(under)), path)
+        path = summary.paths[0] if summary.paths else ""
+        if folder is not None:
+            path = next((candidate for candidate in summary.paths if f"{candidate}/".startswith(folder)), path)
         yield Hit(
             image_id=image_id,
-            distance=distances[at],
+            distance=distances[rank],
             path=path,
-            width=known.width,
-            height=known.height,
-            format=known.format,
-            paths=known.paths,
-            expected_matches=None if expected is None else expected[at],
-            spread=None if spreads_of_hits is None else spreads_of_hits[at],
+            width=summary.width,
+            height=summary.height,
+            format=summary.format,
+            paths=summary.paths,
+            expected_matches=None if expected is None else expected[rank],
+            spread=None if spreads is None else spreads[rank],
             metadata=None if metadata is None else parse_metadata(metadata.get(image_id, {})),
         )
 
 
 def _compute_confidence(
-    search_query: SearchQuery,
-    encoded_query: EncodedQuery,
-    nearest_distance: float | None,
-    snapshot: Snapshot,
-    calibration: ScoreCalibration | None,
+    state: _SearchState, encoded_query: EncodedQuery, snapshot: Snapshot, calibration: ScoreCalibration | None
 ) -> Confidence:
     sigma = compute_mean_sigma(encoded_query.sigma, snapshot.encoder)
-    if calibration is None or not search_query.is_single_image:  # what lies between several pictures is no picture
-        return Confidence(sigma)
-    return calibration.compute_confidence(encoded_query.reconstruction_error, nearest_distance, sigma)
+    if calibration is None or not state.query.is_single_term:  # a mean of several images is not an image
+        return Confidence(sigma=sigma)
+    return calibration.compute_confidence(encoded_query.reconstruction_error, state.nearest_distance, sigma)

@@ -1,4 +1,4 @@
-"""The collection by how unlike the rest each picture is: the distance to its k-th nearest neighbour, farthest first.
+"""Rank images by the distance to their k-th nearest neighbour, the largest first: outliers come first.
 
 Ramaswamy, Rastogi and Shim, Efficient Algorithms for Mining Outliers from Large Data Sets, 2000.
 """
@@ -18,14 +18,21 @@ from simile.core.records import FloatArray
 from simile.store.index.flat import Distances, Ids, use_single_search_thread
 from simile.store.index.snapshot import Snapshot
 
-OUTLIER_NEIGHBOUR_RANK = 10  # the k: a handful of copies of one picture do not hide it
-OUTLIER_BATCH_SIZE = 128  # queries in one call: of so many the distances are one product of matrices
-MAX_UNRANKED_IMAGES = 256  # pictures that are newer are ranked while somebody waits
+OUTLIER_NEIGHBOUR_RANK = 10  # k: more than the usual number of copies of one image, which would hide it
+OUTLIER_BATCH_SIZE = 128  # queries in one index search: their distances are one matrix product
+MAX_UNRANKED_IMAGES = 256  # new images that are few enough to be ranked during a request
 
 
 @dataclass(frozen=True)
 class OutlierRanking:
-    """ids, distances: (n,), the farthest first, ties by id; of the pictures that were there when it was made."""
+    """The ranking of the images that were there when it was computed.
+
+    Attributes:
+        encoder: Fingerprint of the encoder of the vectors.
+        segment: Id of the base segment; None if there was none.
+        ids: (n,), sorted by falling distance, equal distances by id.
+        distances: (n,) to the k-th nearest neighbour.
+    """
 
     encoder: str
     segment: int | None
@@ -33,40 +40,39 @@ class OutlierRanking:
     distances: Distances
 
     def fits(self, images: int) -> bool:
-        """Whether few pictures are newer, or gone."""
+        """Tell whether only few images were added or deleted since."""
         return abs(images - len(self.ids)) <= MAX_UNRANKED_IMAGES
 
     def restrict_to(self, ids: Ids) -> Self:
-        """The same of these ids alone, ascending; those that are not ranked are left out."""
-        known = np.isin(self.ids, ids, assume_unique=True)
-        return replace(self, ids=self.ids[known], distances=self.distances[known])
+        """Return the ranking of these images only (ids ascending); images that are not ranked are left out."""
+        is_selected = np.isin(self.ids, ids, assume_unique=True)
+        return replace(self, ids=self.ids[is_selected], distances=self.distances[is_selected])
 
     def find_position_after(self, distance: float, image_id: int) -> int:
-        """At which place those begin that come after this one, be it still there or not."""
-        before = (self.distances > distance) | ((self.distances == distance) & (self.ids <= image_id))
-        return int(before.sum())
+        """Return the position of the first image after this one, which may be deleted."""
+        is_before = (self.distances > distance) | ((self.distances == distance) & (self.ids <= image_id))
+        return int(is_before.sum())
 
     def update_to(self, snapshot: Snapshot) -> Self:
-        """With the pictures that are newer, where they are few, and without those that are gone."""
-        living = snapshot.get_live_ids()
-        newer = np.setdiff1d(living, self.ids)
-        kept = self.restrict_to(living)
-        if not len(newer) or len(newer) > MAX_UNRANKED_IMAGES:
-            return kept
-        ids, vectors = snapshot.get_vectors(newer)
-        return kept._sort(
-            np.append(kept.ids, ids), np.append(kept.distances, _compute_outlier_distances(ids, vectors, snapshot))
-        )
+        """Return the ranking without deleted images and with the new ones, if these are few."""
+        live_ids = snapshot.get_live_ids()
+        new_ids = np.setdiff1d(live_ids, self.ids)
+        live = self.restrict_to(live_ids)
+        if not len(new_ids) or len(new_ids) > MAX_UNRANKED_IMAGES:
+            return live
+        ids, vectors = snapshot.get_vectors(new_ids)
+        new_distances = _compute_outlier_distances(ids, vectors, snapshot)
+        return live._sort(np.append(live.ids, ids), np.append(live.distances, new_distances))
 
     def save(self, path: Path) -> None:
-        """Writes it as an .npz without pickle."""
+        """Save it as .npz without pickle."""
         segment = -1 if self.segment is None else self.segment
         with path.open("wb") as file:
             np.savez(file, encoder=self.encoder, segment=segment, ids=self.ids, distances=self.distances)
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Reads it. Raises OSError, EOFError, BadZipFile, KeyError or ValueError for anything else."""
+        """Load a saved ranking. Raises OSError, EOFError, BadZipFile, KeyError or ValueError for a bad file."""
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             segment = int(stored["segment"])
             return cls(str(stored["encoder"]), None if segment < 0 else segment, stored["ids"], stored["distances"])
@@ -79,28 +85,36 @@ class OutlierRanking:
 def compute_outlier_ranking(
     snapshot: Snapshot, stop_event: threading.Event, is_busy: Callable[[], bool]
 ) -> OutlierRanking | None:
-    """The ranking of these vectors; None if it was told to stop. In a thread of its own, of which it takes one core.
+    """Rank all images of a snapshot, on one core; call it in its own thread.
 
-    Rests as long as it works while others search.
+    Args:
+        snapshot: The vectors.
+        stop_event: Ends the computation.
+        is_busy: Whether others search now; then it pauses for half of the time.
+
+    Returns:
+        The ranking; None if it was stopped.
     """
     use_single_search_thread()
     ids = snapshot.get_live_ids()
     distances = np.empty(len(ids))
     for start in range(0, len(ids), OUTLIER_BATCH_SIZE):
-        began = time.monotonic()
-        part, vectors = snapshot.get_vectors(ids[start : start + OUTLIER_BATCH_SIZE])
-        distances[start : start + OUTLIER_BATCH_SIZE] = _compute_outlier_distances(part, vectors, snapshot)
-        if stop_event.wait(min(time.monotonic() - began, 1.0) if is_busy() else 0):
+        started_at = time.monotonic()
+        batch_ids, vectors = snapshot.get_vectors(ids[start : start + OUTLIER_BATCH_SIZE])
+        distances[start : start + OUTLIER_BATCH_SIZE] = _compute_outlier_distances(batch_ids, vectors, snapshot)
+        if stop_event.wait(min(time.monotonic() - started_at, 1.0) if is_busy() else 0):
             return None
-    made = OutlierRanking(snapshot.encoder.fingerprint, snapshot.base_segment_id, ids, distances)
-    return made._sort(ids, distances)
+    ranking = OutlierRanking(snapshot.encoder.fingerprint, snapshot.base_segment_id, ids, distances)
+    return ranking._sort(ids, distances)
 
 
 def _compute_outlier_distances(ids: Ids, vectors: FloatArray, snapshot: Snapshot) -> Distances:
-    """The distance (m,) of each to its k-th nearest other; to the farthest, where there are fewer; 0 for a lone one."""
-    found = snapshot.search(vectors, OUTLIER_NEIGHBOUR_RANK + 1)
-    apart = np.zeros(len(ids))
-    for place, (near, distances) in enumerate(found):
-        others = distances[near != ids[place]][:OUTLIER_NEIGHBOUR_RANK]
-        apart[place] = others[-1] if len(others) else 0.0
-    return apart
+    """Compute the distance (m,) of each image to its k-th nearest other image.
+
+    With fewer other images it is the distance to the farthest; without any, 0.
+    """
+    outlier_distances = np.zeros(len(ids))
+    for row, (neighbour_ids, distances) in enumerate(snapshot.search(vectors, OUTLIER_NEIGHBOUR_RANK + 1)):
+        others = distances[neighbour_ids != ids[row]][:OUTLIER_NEIGHBOUR_RANK]
+        outlier_distances[row] = others[-1] if len(others) else 0.0
+    return outlier_distances

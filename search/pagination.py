@@ -1,4 +1,4 @@
-"""The collection, page by page."""
+"""List the images of the collection page by page."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ from simile.store.index.flat import Ids
 SortOrder = Literal["id", "newest", "unlike"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImagePageRequest:
-    """Which part of the collection is wanted. sort `unlike`: the least like the rest first.
+    """Which page of the collection to return.
 
-    after: the `next` of the page before; then `offset` counts from there.
+    Attributes:
+        sort: By id, newest first, or `unlike`: outliers first.
+        offset: Number of images to skip, from the cursor on.
+        cursor: `next_cursor` of the previous page.
     """
 
     filter: Filter | None = None
@@ -34,9 +37,12 @@ class ImagePageRequest:
 
 @dataclass(frozen=True)
 class ImagePageResult:
-    """Some images, of `total` that the filter lets through. next: what to ask `after` for more; None at the end.
+    """One page of the images that match a filter.
 
-    distances: with sort `unlike`, of each how far it lies from its 10th neighbour.
+    Attributes:
+        total: Number of images that match.
+        next_cursor: Cursor of the next page; None at the end.
+        distances: With sort `unlike`: the distance to the 10th neighbour, by image id.
     """
 
     images: list[ImageRecord]
@@ -46,39 +52,43 @@ class ImagePageResult:
 
 
 def get_image_page(searcher: Searcher, request: ImagePageRequest) -> ImagePageResult:
-    """A page of the collection.
+    """Return a page of the collection.
 
-    Raises BadSetting for a cursor that is none of this sort, BeingComputed and NothingIndexed with sort `unlike`.
+    Raises:
+        BadSetting: If the cursor does not belong to this sort.
+        BeingComputed: With sort `unlike`, until the ranking is ready.
+        NothingIndexed: With sort `unlike`, if the home is empty.
     """
-    last = None if request.cursor is None else _decode_cursor(request.cursor, request.sort)
-    among = searcher.index.find_matching_ids(request.filter)
+    last_key = None if request.cursor is None else _decode_cursor(request.cursor, request.sort)
+    matching_ids = searcher.index.find_matching_ids(request.filter)
     if request.sort == "unlike":
-        return _get_outlier_page(searcher, request, among, last)
-    total = searcher.count_images() if among is None else len(among)
-    is_newest = request.sort == "newest"
-    after = None if last is None else int(last[-1])
-    one_more = request.limit + 1
-    if among is None:
-        ids = searcher.catalogue.images.get_ids(one_more, request.offset, after_id=after, newest_first=is_newest)
+        return _get_outlier_page(searcher, request, matching_ids, last_key)
+    is_newest_first = request.sort == "newest"
+    after_id = None if last_key is None else int(last_key[-1])
+    # One more id than the page holds tells whether there is a next page.
+    count = request.limit + 1
+    if matching_ids is None:
+        total = searcher.count_images()
+        ids = searcher.catalogue.images.get_ids(count, request.offset, after_id=after_id, newest_first=is_newest_first)
     else:
-        ids = _ids_after(among, after, newest=is_newest)[request.offset :][:one_more].tolist()
+        total = len(matching_ids)
+        ids_after = _get_ids_after(matching_ids, after_id, newest_first=is_newest_first)
+        ids = ids_after[request.offset :][:count].tolist()
     records = list(searcher.catalogue.images.get_many(ids[: request.limit]).values())
-    follows = (
-        _encode_cursor("newest" if is_newest else "id", ids[request.limit - 1]) if len(ids) > request.limit else None
-    )
-    return ImagePageResult(records, total, follows)
+    next_cursor = _encode_cursor(request.sort, ids[request.limit - 1]) if len(ids) > request.limit else None
+    return ImagePageResult(records, total, next_cursor)
 
 
 def get_outlier_ranking(searcher: Searcher) -> OutlierRanking:
-    """The whole collection, the least like the rest first. Raises BeingComputed until it is known, NothingIndexed."""
+    """Return the ranking of the whole collection, outliers first. Raises BeingComputed, NothingIndexed."""
     snapshot = searcher.index.get_snapshot()
-    known = searcher.outlier_rankings.get(snapshot)
-    if known is None:
+    ranking = searcher.outlier_rankings.get(snapshot)
+    if ranking is None:
         searcher.outlier_rankings.start(snapshot)
-        raise BeingComputed("How unlike the rest each picture is, is being computed. Ask again in some seconds.")
-    if not known.fits(len(snapshot)) or known.segment != snapshot.base_segment_id:
+        raise BeingComputed("The outlier ranking is being computed. Try again in a few seconds.")
+    if not ranking.fits(len(snapshot)) or ranking.segment != snapshot.base_segment_id:
         searcher.outlier_rankings.start(snapshot)
-    return known.update_to(snapshot)
+    return ranking.update_to(snapshot)
 
 
 def _get_outlier_page(
@@ -88,19 +98,20 @@ def _get_outlier_page(
     if matching_ids is not None:
         ranking = ranking.restrict_to(matching_ids)
     start = request.offset + (0 if last_key is None else ranking.find_position_after(last_key[0], int(last_key[1])))
-    ids = ranking.ids[start : start + request.limit].tolist()
-    distances = dict(zip(ids, ranking.distances[start : start + request.limit].tolist(), strict=True))
+    end = start + request.limit
+    ids = ranking.ids[start:end].tolist()
+    distances = dict(zip(ids, ranking.distances[start:end].tolist(), strict=True))
     records = list(searcher.catalogue.images.get_many(ids).values())
-    is_last = start + request.limit >= len(ranking.ids) or not ids
-    follows = None if is_last else _encode_cursor("unlike", distances[ids[-1]], ids[-1])
-    return ImagePageResult(records, len(ranking.ids), follows, distances)
+    has_next = bool(ids) and end < len(ranking.ids)
+    next_cursor = _encode_cursor("unlike", distances[ids[-1]], ids[-1]) if has_next else None
+    return ImagePageResult(records, len(ranking.ids), next_cursor, distances)
 
 
-def _ids_after(ids: Ids, after: int | None, *, newest: bool) -> Ids:
-    """The ids (n,), ascending, in the order asked for, from behind `after` on."""
-    if newest:
-        return (ids if after is None else ids[ids < after])[::-1]
-    return ids if after is None else ids[ids > after]
+def _get_ids_after(ids: Ids, after_id: int | None, *, newest_first: bool) -> Ids:
+    """Return the ids (n,), given ascending, in the order of the page, from behind `after_id` on."""
+    if newest_first:
+        return (ids if after_id is None else ids[ids < after_id])[::-1]
+    return ids if after_id is None else ids[ids > after_id]
 
 
 def _encode_cursor(*values: float | str) -> str:
@@ -108,12 +119,12 @@ def _encode_cursor(*values: float | str) -> str:
 
 
 def _decode_cursor(cursor: str, sort: SortOrder) -> list[float]:
-    """Where the page before ended."""
+    """Return the sort key of the last image of the previous page: [id], or [distance, id] with sort `unlike`."""
     try:
-        said, *last = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        numbers = [float(one) if isinstance(one, float) else int(one) for one in last]
-        if said == sort and len(numbers) == (2 if sort == "unlike" else 1) and 0 <= numbers[-1] < 2**63:
-            return numbers
+        cursor_sort, *values = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        key = [float(value) if isinstance(value, float) else int(value) for value in values]
+        if cursor_sort == sort and len(key) == (2 if sort == "unlike" else 1) and 0 <= key[-1] < 2**63:
+            return key
     except (ValueError, TypeError, binascii.Error, OverflowError):
         pass
     raise BadSetting(f"cursor can't be {cursor!r}. Send the `next` of a page with the same sort, or leave it out.")

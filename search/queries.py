@@ -1,28 +1,39 @@
-"""What is asked of a collection, and what it answers: small frozen records."""
+"""Data classes of the search pipeline: SearchQuery goes in, SearchResult comes out."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from simile.core.errors import SimileError
 from simile.core.records import Filter, FloatArray, Hit
 from simile.images.loading.loader import PreparedImage
 
+ReferencePopulation = Literal["new", "own"]
+StageObserver = Callable[[str, float], None]  # (name of the stage, seconds)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class SearchParams:
-    """How much of an answer is wanted.
+    """Options of a search.
 
-    limit None: all, which only makes sense with `within`: none that is farther; 0: the query alone, without a search.
-    metadata: what is said of each hit.
-    error: how badly a picture is reconstructed; without it the network takes less than half of the time.
-    posterior: by the distance between whole posteriors, see posterior.py; scores are not calibrated then.
+    Attributes:
+        limit: The largest number of hits; None: no limit.
+        offset: Number of nearest images to skip.
+        filter: Only images that match it can be hits.
+        radius: The largest distance of a hit; None: no bound.
+        encode_only: Only encode the query; do not search.
+        include_metadata: Give each hit its metadata.
+        include_error: Measure the reconstruction error of a query image. It takes more than half of the encoder time.
+        use_posterior: Compare posteriors (mu and sigma, see posterior.py) instead of means. Scores are not calibrated.
     """
 
     limit: int | None = 10
     offset: int = 0
     filter: Filter | None = None
     radius: float | None = None
+    encode_only: bool = False
     include_metadata: bool = False
     include_error: bool = True
     use_posterior: bool = False
@@ -30,7 +41,14 @@ class SearchParams:
 
 @dataclass(frozen=True, eq=False)
 class QueryImage:
-    """A picture that need not be indexed, decoded for one encoder; `data`, its bytes, should another come into use."""
+    """A query image, decoded for one encoder.
+
+    Attributes:
+        name: For display.
+        data: The bytes of the file, to decode it again if another encoder becomes active.
+        encoder: Fingerprint of the encoder that `prepared_image` was decoded for.
+        prepared_image: The decoded image in the encoder's input size.
+    """
 
     name: str
     data: bytes
@@ -38,43 +56,51 @@ class QueryImage:
     prepared_image: PreparedImage
 
 
-ReferencePopulation = Literal["new", "own"]
-QueryTerm = QueryImage | int | FloatArray  # a picture, the id of an indexed image, or a mu (d,)
+QueryTerm = QueryImage | int | FloatArray  # an image, the id of an indexed image, or a latent vector mu (d,)
 
 
 @dataclass(frozen=True, eq=False)
 class SearchQuery:
-    """One search. Several parts: by the mean of `positives` less the mean of `negatives`, both of mu.
+    """One search. Indexed images among its terms are not hits.
 
-    Images that are asked with are no hits. hidden: others that are none either, such as what a vector was made of.
+    Attributes:
+        positives: Terms to search by: the mean of their mu.
+        negatives: Terms to avoid: the mean of their mu is subtracted.
+        params: Options of the search.
+        attributes: Strength by attribute name. The query vector is shifted along these attributes.
     """
 
     positives: tuple[QueryTerm, ...]
     negatives: tuple[QueryTerm, ...] = ()
     params: SearchParams = field(default_factory=SearchParams)
-    hidden_ids: frozenset[int] = frozenset()
+    attributes: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def terms(self) -> tuple[QueryTerm, ...]:
-        """All of them."""
+        """The positive terms, then the negative terms."""
         return self.positives + self.negatives
 
     @property
     def excluded_ids(self) -> set[int]:
-        """The indexed images that are no hits: those that are asked with, and the hidden ones."""
-        return {part for part in self.terms if isinstance(part, int)} | self.hidden_ids
+        """Ids of the indexed images that are terms of this query: they are not hits."""
+        return {term for term in self.terms if isinstance(term, int)}
 
     @property
-    def is_single_image(self) -> bool:
-        """Whether it asks with one picture, as it is: not with a point between several."""
+    def is_single_term(self) -> bool:
+        """Whether there is one positive term and no negative term."""
         return len(self.positives) == 1 and not self.negatives
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EncodedQuery:
-    """What was asked. mu, sigma: (d,) float32; sigma None without a variance. A vector has no name, id or size.
+    """A query as the encoder sees it. A vector has no name, id or size.
 
-    positives, negatives: what it was made of, where that was more than one picture.
+    Attributes:
+        mu: (d,) float32, the latent vector that is searched for.
+        sigma: (d,) float32; None without a variance.
+        width: Of the query image, in pixels, like `height`.
+        reconstruction_error: Mean squared error over values in [0, 1]; None if it was not measured.
+        positives: The encoded terms, if the query has several.
     """
 
     mu: FloatArray
@@ -89,29 +115,39 @@ class EncodedQuery:
     negatives: tuple[EncodedQuery, ...] = ()
 
 
-@dataclass(frozen=True)
-class Confidence:
-    """How far an answer can be trusted.
+EncodeOutcome = EncodedQuery | SimileError
 
-    sigma: the query's mean σ over the indexed dimensions. error_percentile: 0 to 100, where its reconstruction error
-    stands among those of the collection. unlike: whether it is unlike this collection, and the `reason`;
-    false_alarm_rate: the share of pictures that belong there of which the same would be said; `among`: "new" ones, that
-    the encoder was not trained on, or the collection's "own", where too few are known to be new. None: unknown.
+
+@dataclass(frozen=True, kw_only=True)
+class Confidence:
+    """How far the result of a search can be trusted. None: unknown.
+
+    Attributes:
+        sigma: Mean sigma of the query over the indexed dimensions.
+        error_percentile: Share of the collection with a lower reconstruction error, 0 to 100.
+        unlike: Whether the query image is an outlier in this collection.
+        unlike_reason: Why it is an outlier.
+        false_alarm_rate: Share of usual images that `unlike` would be true for as well.
+        false_alarm_among: The images that this rate was measured on: "new" (not used in training) or "own" (any image
+            of the collection, if too few are known to be new).
     """
 
     sigma: float | None = None
     error_percentile: float | None = None
     unlike: bool | None = None
-    reason: str | None = None
+    unlike_reason: str | None = None
     false_alarm_rate: float | None = None
-    among: ReferencePopulation | None = None
+    false_alarm_among: ReferencePopulation | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """A query and its hits, the nearest first. `calibrated`: whether scores are measured on this collection.
+    """An encoded query and its hits.
 
-    encoder: the fingerprint of the encoder that the query's mu is of; None: the one in use.
+    Attributes:
+        hits: The nearest first.
+        is_calibrated: Whether scores were calibrated on this collection.
+        encoder: Fingerprint of the encoder of the query's mu; None: the active one.
     """
 
     query: EncodedQuery

@@ -1,15 +1,24 @@
-"""What handlers ask for, named so that their signatures read like sentences."""
+"""FastAPI dependencies and parameters of the handlers."""
 
 from __future__ import annotations
 
-from typing import Annotated, cast
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, cast
 
 from fastapi import Depends, Path, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from simile.search.searcher import Searcher
-from simile.service.requests.search import ImageUpload, Upload, read_image_upload, read_upload
+from simile.service.requests.search import (
+    ImageUpload,
+    SearchInput,
+    Upload,
+    read_image_upload,
+    read_search,
+    read_search_batch,
+    read_upload,
+)
 from simile.service.schemas.search import MAX_ID, MAX_LIMIT
 from simile.service.state.batcher import SearchBatcher
 from simile.service.state.encoding_pool import EncodingPool
@@ -23,58 +32,34 @@ from simile.service.state.searcher_provider import SearcherProvider
 
 
 async def get_searcher(request: Request) -> Searcher:
-    """The Searcher of the app that got this request."""
-    door = cast(SearcherProvider, request.app.state.searcher_provider)
-    if door.searcher is None:
-        return await run_in_threadpool(door.get_searcher)
-    return door.searcher
+    """Return the Searcher of the app; a thread opens it on first use."""
+    provider = cast(SearcherProvider, request.app.state.searcher_provider)
+    return await run_in_threadpool(provider.get_searcher) if provider.searcher is None else provider.searcher
 
 
-async def _get_encoding_pool(request: Request) -> EncodingPool:
-    return cast(EncodingPool, request.app.state.pool)
+def _from_state(name: str) -> Callable[[Request], Awaitable[Any]]:
+    """Return a dependency: this attribute of the app's state."""
 
+    async def get(request: Request) -> Any:
+        return getattr(request.app.state, name)
 
-async def get_batcher(request: Request) -> SearchBatcher:
-    """Where the app that got this request answers questions."""
-    return cast(SearchBatcher, request.app.state.batcher)
-
-
-async def _get_readiness(request: Request) -> Readiness:
-    return cast(Readiness, request.app.state.readiness)
-
-
-async def _get_review_cache(request: Request) -> ReviewCache:
-    return cast(ReviewCache, request.app.state.review_cache)
-
-
-async def _get_job_manager(request: Request) -> JobManager:
-    return cast(JobManager, request.app.state.job_manager)
-
-
-async def _get_map_cache(request: Request) -> MapCache:
-    return cast(MapCache, request.app.state.map_cache)
-
-
-async def _get_job_events(request: Request) -> JobEventBroker:
-    return cast(JobEventBroker, request.app.state.event_broker)
-
-
-async def _get_latent_cache(request: Request) -> LatentCache:
-    return cast(LatentCache, request.app.state.latent_cache)
+    return get
 
 
 SearcherDep = Annotated[Searcher, Depends(get_searcher)]
-EncodingPoolDep = Annotated[EncodingPool, Depends(_get_encoding_pool)]
-BatcherDep = Annotated[SearchBatcher, Depends(get_batcher)]
-ReadinessDep = Annotated[Readiness, Depends(_get_readiness)]
-ReviewCacheDep = Annotated[ReviewCache, Depends(_get_review_cache)]
-JobManagerDep = Annotated[JobManager, Depends(_get_job_manager)]
-MapCacheDep = Annotated[MapCache, Depends(_get_map_cache)]
-LatentCacheDep = Annotated[LatentCache, Depends(_get_latent_cache)]
-JobEventsDep = Annotated[JobEventBroker, Depends(_get_job_events)]
-JobIdParam = Annotated[int, Path(ge=1, le=MAX_ID, description="The id of an indexing job.")]
-ImageIdParam = Annotated[int, Path(ge=1, le=MAX_ID, description="The id of an indexed image.")]
-LimitParam = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="How many to answer with.")]
-OffsetParam = Annotated[int, Query(ge=0, le=MAX_ID, description="How many to leave out first.")]
+EncodingPoolDep = Annotated[EncodingPool, Depends(_from_state("pool"))]
+BatcherDep = Annotated[SearchBatcher, Depends(_from_state("batcher"))]
+ReadinessDep = Annotated[Readiness, Depends(_from_state("readiness"))]
+ReviewCacheDep = Annotated[ReviewCache, Depends(_from_state("review_cache"))]
+JobManagerDep = Annotated[JobManager, Depends(_from_state("job_manager"))]
+JobEventsDep = Annotated[JobEventBroker, Depends(_from_state("event_broker"))]
+MapCacheDep = Annotated[MapCache, Depends(_from_state("map_cache"))]
+LatentCacheDep = Annotated[LatentCache, Depends(_from_state("latent_cache"))]
 UploadDep = Annotated[Upload, Depends(read_upload)]
 ImageUploadDep = Annotated[ImageUpload, Depends(read_image_upload)]
+SearchInputDep = Annotated[SearchInput, Depends(read_search)]
+SearchBatchDep = Annotated[list[SearchInput], Depends(read_search_batch)]
+JobIdParam = Annotated[int, Path(ge=1, le=MAX_ID, description="The id of an indexing job.")]
+ImageIdParam = Annotated[int, Path(ge=1, le=MAX_ID, description="The id of an indexed image.")]
+LimitParam = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Maximum number of results.")]
+OffsetParam = Annotated[int, Query(ge=0, le=MAX_ID, description="Number of results to skip.")]

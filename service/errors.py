@@ -1,6 +1,6 @@
-"""One shape for every error, RFC 9457 `application/problem+json`, and one table from error to status.
+"""Turn exceptions into problem details, `application/problem+json` of RFC 9457.
 
-exception --problem_of--> Problem --body--> JSON        (the page shows the same Problem in words)
+exception --make_problem--> ProblemDetails --make_problem_body--> JSON        (web pages show ProblemDetails as text)
 """
 
 from __future__ import annotations
@@ -24,18 +24,15 @@ from simile.core import errors
 from simile.core.errors import SimileError
 from simile.service import urls
 
-pass
-
-
 logger = logging.getLogger(__name__)
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:problem-type:simile:"
 _HTTP_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-_MAX_LISTED_ERRORS = 10  # a vector of 10,000 NaN is one mistake, not 10,000
+_MAX_LISTED_ERRORS = 10  # a vector of 10,000 NaN has 10,000 errors
 
-# The nearest class counts, so that a subclass needs no row. 409 for what the home lacks: the request was right, and
-# repeating it helps only after somebody has indexed pictures. 503 for what an operator has to put right.
+# The nearest base class counts, so that a subclass needs no row. 409: the home lacks something; the request is valid,
+# but repeating it helps only after images were indexed. 503: an operator has to repair something.
 STATUS_BY_ERROR: dict[type[SimileError], int] = {
     errors.SimileError: 500,
     errors.InputError: 422,
@@ -71,9 +68,12 @@ _RETRY_AFTER: dict[type[SimileError], str] = {errors.HomeBusy: "5", errors.Being
 
 @dataclass(frozen=True)
 class ProblemDetails:
-    """An error as a client sees it. `errors`: (field, what is wrong with it) of a request that was not understood.
+    """An error as a client sees it.
 
-    `more`: what a program needs beside the words, by name.
+    Attributes:
+        errors: (field, reason) of each invalid field of a request.
+        headers: Headers of the response.
+        extensions: Additional fields of the body, for programs.
     """
 
     status: int
@@ -86,9 +86,14 @@ class ProblemDetails:
 
 
 class ProblemException(HTTPException):
-    """A request that is turned away before any work is done; `kind` ends its type, such as `too-busy`.
+    """A rejected request; `problem_kind` is the last part of its type, such as `too-busy`.
 
-    retry_after: seconds. close: whether the connection ends with the answer.
+    Args:
+        status: The HTTP status.
+        problem_kind: Last part of the type.
+        detail: What happened and what to do next.
+        retry_after: Seconds for the header Retry-After.
+        close: Close the connection after the response.
     """
 
     def __init__(
@@ -100,17 +105,17 @@ class ProblemException(HTTPException):
 
 
 def make_problem_body(problem: ProblemDetails, instance: str) -> dict[str, Any]:
-    """The body of every error that the service answers with.
+    """Return the body of an error response.
 
     - `type`: `urn:problem-type:simile:` + the error's name (`no-such-image`), to tell errors apart in a program;
-      `about:blank` where the status says it all (404 of an unknown path, 405, 413, 415, 422).
+      `about:blank` if the status is sufficient (404 of an unknown path, 405, 413, 415, 422).
     - `title`: the type in words, the same for every occurrence.
-    - `status`: the HTTP status, again.
-    - `detail`: what happened this time and what to do next, for a person.
-    - `instance`: the path that was asked for.
-    - `errors`: only with 422 for a request that was not understood; a list of `{"field", "detail"}`, where
-      `field` is the place in the request, such as `query.limit` or `body.vector.3`.
-    - `duplicates`: only with 409 `duplicate`; the pictures that an upload is a copy of.
+    - `status`: the HTTP status.
+    - `detail`: what happened and what to do next, for a person.
+    - `instance`: the path of the request.
+    - `errors`: only with 422 for an invalid request; a list of `{"field", "detail"}`, where `field` is the location
+      in the request, such as `query.limit` or `body.vector.3`.
+    - `duplicates`: only with 409 `duplicate`; the images of which an upload is a copy.
     """
     document: dict[str, Any] = {
         "type": problem.type,
@@ -125,7 +130,7 @@ def make_problem_body(problem: ProblemDetails, instance: str) -> dict[str, Any]:
 
 
 def make_problem(error: Exception) -> ProblemDetails:
-    """The problem that an exception is to a client. What was not foreseen says nothing of the inside."""
+    """Return the problem for an exception; an unexpected exception reveals no internal details."""
     if isinstance(error, SimileError):
         return _make_simile_problem(error)
     if isinstance(error, RequestValidationError):
@@ -139,18 +144,18 @@ def make_problem(error: Exception) -> ProblemDetails:
         return ProblemDetails(
             error.status_code, _get_status_phrase(error.status_code), str(error.detail), headers=error.headers or {}
         )
-    return ProblemDetails(500, _get_status_phrase(500), "The server failed in a way nobody foresaw. Its log says how.")
+    return ProblemDetails(500, _get_status_phrase(500), "The server failed unexpectedly. Its log has the details.")
 
 
 def make_problem_response(request: Request, problem: ProblemDetails) -> Response:
-    """The problem as an HTTP response."""
+    """Return a problem as an HTTP response."""
     document = json.dumps(make_problem_body(problem, request.url.path), ensure_ascii=False)
-    # A file name on disk may be no valid Unicode: "replace" keeps the answer an answer.
+    # A file name on disk may be invalid Unicode, which "replace" makes encodable.
     return Response(document.encode("utf-8", "replace"), problem.status, dict(problem.headers), PROBLEM_MEDIA_TYPE)
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Makes every error of the app a problem document."""
+    """Make every error of the app a problem response."""
     for kind in (SimileError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _handle_error)
     app.add_exception_handler(ClientDisconnect, _handle_disconnect)
@@ -162,37 +167,37 @@ async def _handle_error(request: Request, error: Exception) -> Response:
 
 
 async def _handle_disconnect(_request: Request, _error: Exception) -> Response:
-    return Response(status_code=400)  # nobody is left to read it
+    return Response(status_code=400)  # the client has left
 
 
 async def _handle_unexpected(request: Request, error: Exception) -> Response:
-    # Starlette raises it once more after this answer, and the server prints the traceback.
+    # Starlette raises it again after this response, and the server prints the traceback.
     logger.error("%s %s failed: %s", request.method, request.url.path, type(error).__name__)
     return make_problem_response(request, make_problem(error))
 
 
 def _explain_routing_error(request: Request, problem: ProblemDetails) -> ProblemDetails:
-    """Starlette's own 404 and 405 say only their name: here they say where, and what would do."""
+    """Add details to Starlette's own 404 and 405, which have only their names."""
     if problem.detail != problem.title:
         return problem
     if problem.status == 405:
         allowed = _get_allowed_methods(request, problem.headers.get("Allow", ""))
-        detail = f"{request.method} is not possible here, only {allowed}."
+        detail = f"{request.method} is not allowed here, only {allowed}."
         return ProblemDetails(problem.status, problem.title, detail, headers={"Allow": allowed})
     if problem.status == 404:
-        detail = f"There is nothing at this address. {urls.DOCS} lists what there is."
+        detail = f"There is nothing at this URL. {urls.DOCS} lists the API."
         return ProblemDetails(problem.status, problem.title, detail, headers=problem.headers)
     return problem
 
 
 def _get_allowed_methods(request: Request, allow_header: str) -> str:
-    """Every method that the address takes. Starlette's own `Allow` is `known`: of one route alone."""
+    """Return all methods of the URL; `allow_header` is Starlette's own `Allow`, which covers one route only."""
     routes = [route for route in request.app.router.routes if not isinstance(route, Mount)]
 
-    def taken(method: str) -> bool:
+    def is_routed(method: str) -> bool:
         return any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
 
-    return ", ".join(method for method in _HTTP_METHODS if method in allow_header.split(", ") or taken(method))
+    return ", ".join(method for method in _HTTP_METHODS if method in allow_header.split(", ") or is_routed(method))
 
 
 def _make_simile_problem(error: SimileError) -> ProblemDetails:
@@ -205,11 +210,11 @@ def _make_simile_problem(error: SimileError) -> ProblemDetails:
 
 
 def _make_validation_problem(error: RequestValidationError) -> ProblemDetails:
-    found = [(".".join(map(str, one["loc"])), str(one["msg"])) for one in error.errors()]
-    first_field, first_detail = found[0] if found else ("request", "it was not understood")
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    fields = [(".".join(map(str, details["loc"])), str(details["msg"])) for details in error.errors()]
+    first_field, first_detail = fields[0] if fields else ("request", "it is invalid")
+    more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
     detail = f"{first_field}: {first_detail}{more}."
-    return ProblemDetails(422, _get_status_phrase(422), detail, errors=found[:_MAX_LISTED_ERRORS])
+    return ProblemDetails(422, _get_status_phrase(422), detail, errors=fields[:_MAX_LISTED_ERRORS])
 
 
 def _get_status_phrase(status: int) -> str:
@@ -217,11 +222,11 @@ def _get_status_phrase(status: int) -> str:
 
 
 def make_too_large_error(max_bytes: int) -> HTTPException:
-    """The 413 for a body that is over the limit."""
+    """Return the 413 for a body over the limit."""
     return HTTPException(413, f"The request is larger than the {max_bytes:,} bytes allowed here (SIMILE_MAX_BYTES).")
 
 
 def make_timeout_error(seconds: float) -> ProblemException:
-    """The 503 for what could not be begun, or finished, in time."""
-    detail = f"No answer within {seconds:g} seconds (SIMILE_ANSWER_SECONDS). Try again when less is going on."
+    """Return the 503 for work that did not start or finish in time."""
+    detail = f"No response within {seconds:g} seconds (SIMILE_ANSWER_SECONDS). Try again when the service is less busy."
     return ProblemException(503, "too-slow-to-answer", detail, 5)

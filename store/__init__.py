@@ -1,1 +1,1 @@
-"""The catalogue (SQL, the truth) and the vector index (a cache of it)."""
+"""The catalogue (SQL, the source of truth) and the vector index (a cache of it)."""

@@ -1,4 +1,4 @@
-"""The home: one folder that holds catalogue, encoders, segments and uploads, and its lock."""
+"""The home: a folder that holds the catalogue, encoders, segments and uploads, with a lock for writers."""
 
 from __future__ import annotations
 
@@ -20,12 +20,17 @@ from simile.core.errors import HomeBusy, HomeNotWritable
 
 NOT_WRITABLE_ERRNOS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST),
-    errno.EFBIG,  # beyond what the file system, or `ulimit -f`, allows for one file
+    errno.EFBIG,  # larger than the file system or `ulimit -f` allows
 }
 
 
 class Home:
-    """Where everything lives. `database_url` puts the catalogue elsewhere than in `catalogue.sqlite`."""
+    """Paths in a home, and its lock.
+
+    Args:
+        root: The folder.
+        database_url: SQLAlchemy URL of the catalogue, if it is not `catalogue.sqlite` in the folder.
+    """
 
     def __init__(self, root: Path, database_url: str | None = None) -> None:
         self.root = root.absolute()
@@ -34,33 +39,37 @@ class Home:
 
     @property
     def catalogue_path(self) -> Path:
+        """The SQLite file of the catalogue."""
         return self.root / "catalogue.sqlite"
 
     @property
     def url(self) -> str:
         """The SQLAlchemy URL of the catalogue."""
-        # Not pasted together: "?" and "%" in a folder's name mean something else in a URL.
+        # URL.create escapes "?" and "%" in a folder's name, which have a meaning in a URL.
         return self.database_url or URL.create("sqlite", database=str(self.catalogue_path)).render_as_string()
 
     @property
     def encoders(self) -> Path:
+        """Folder with one subfolder for each encoder."""
         return self.root / "encoders"
 
     @property
     def segments(self) -> Path:
+        """Folder of index files."""
         return self.root / "segments"
 
     @property
     def uploads(self) -> Path:
+        """Folder of uploaded images."""
         return self.root / "uploads"
 
     @property
     def attributes(self) -> Path:
-        """A folder for each encoder that has some; none in a home without."""
+        """Folder with one subfolder for each encoder that has attributes. It is missing if none has."""
         return self.root / "attributes"
 
     def create(self) -> Home:
-        """Makes the folders that are missing. Raises HomeNotWritable."""
+        """Create the missing folders. Raises HomeNotWritable."""
         for folder in (self.root, self.encoders, self.segments, self.uploads):
             with translate_write_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -68,14 +77,19 @@ class Home:
 
     @contextmanager
     def lock(self, purpose: str, wait: float = 0) -> Iterator[None]:
-        """Holds the home for one writer; waits at most `wait` seconds for it.
+        """Hold the lock of the home within the block. The operating system releases it when the process ends.
 
-        The operating system frees the lock when the process ends, however it ends.
-        Raises HomeBusy, which names the holder, and HomeNotWritable.
+        Args:
+            purpose: The command, for the message that others get.
+            wait: Seconds to wait for another holder.
+
+        Raises:
+            HomeBusy: Another process holds the lock; the message names it.
+            HomeNotWritable: There is no space or no permission.
         """
         path = self.create().root / "lock"
         with translate_write_errors(path):
-            file = path.open("ab+", buffering=0)  # what a buffer still holds when the disk is full fails on closing
+            file = path.open("ab+", buffering=0)  # a buffer would fail on closing when the disk is full
         with file:
             self._acquire_lock(file, time.monotonic() + wait)
             _write_lock_holder(
@@ -92,18 +106,18 @@ class Home:
                 fcntl.flock(file, fcntl.LOCK_UN)
 
     def recover(self) -> None:
-        """Clear away what a killed writer left, unless another writer holds the home or it can't be written."""
-        with suppress(HomeBusy, HomeNotWritable), self.lock("recovery"):  # the lock itself does it
+        """Clean up after a killed writer, unless another writer holds the home or it can't be written."""
+        with suppress(HomeBusy, HomeNotWritable), self.lock("recovery"):  # lock() itself cleans up
             pass
 
     def is_locked(self) -> bool:
-        """Whether a process holds the home's lock now."""
+        """Return whether a process holds the home's lock now."""
         try:
             with (self.root / "lock").open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
-        except OSError:  # there is none, or nobody may look
+        except OSError:  # there is no lock file, or it can't be read
             return False
         return False
 
@@ -123,7 +137,7 @@ class Home:
 
 
 def _write_lock_holder(file: IO[bytes], text: str) -> None:
-    """Says who holds the lock. For people only: the lock itself is the kernel's, so a full disk may leave it out."""
+    """Write who holds the lock. This is for people only: the lock itself is the kernel's, so a full disk is ignored."""
     try:
         file.truncate(0)
         file.write(text.encode())
@@ -134,7 +148,7 @@ def _write_lock_holder(file: IO[bytes], text: str) -> None:
 
 @contextmanager
 def translate_write_errors(path: Path) -> Iterator[None]:
-    """Turns an error that means "no space" or "no permission" at `path` into HomeNotWritable."""
+    """Translate an error that means "no space" or "no permission" at `path` to HomeNotWritable."""
     try:
         yield
     except Exception as error:
@@ -148,7 +162,7 @@ def translate_write_errors(path: Path) -> Iterator[None]:
 
 
 def _find_errno(error: Exception) -> int:
-    """The system's number for what went wrong, or 0. Libraries written in Rust, and shutil, only mention it."""
+    """Return the error number of the system, or 0. Libraries in Rust, and shutil, have it only in their messages."""
     if isinstance(error, OSError) and error.errno:
         return error.errno
     mentioned = re.search(r"(?:\(os error|\[Errno) (\d+)[)\]]", str(error))

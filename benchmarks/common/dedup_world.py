@@ -110,7 +110,7 @@ def index(catalogue: Catalogue, path: Path) -> None:
     facts = path.stat()
     file = FileStat(str(path), facts.st_size, facts.st_mtime_ns)
     mu = np.zeros(2, np.float32)
-    picture = NewImage(sha256_of(path), facts.st_size, "png", 12, 12, file, mu)
+    picture = NewImage(sha256=sha256_of(path), size=facts.st_size, format="png", width=12, height=12, file=file, mu=mu)
     catalogue.images.add_batch([picture], ENCODER, "eager")
 
 

@@ -84,7 +84,18 @@ def add_rows(root: Path, posterior: Path, count: int, seed: int, batch: int = BA
                 number += 1
                 name = f"{seed:032x}{number:032x}"
                 facts = FileStat(path_of(seed, number), number, number)
-                pictures.append(NewImage(name, number, "png", 1 + label, 28, facts, mu, variance))
+                pictures.append(
+                    NewImage(
+                        sha256=name,
+                        size=number,
+                        format="png",
+                        width=1 + label,
+                        height=28,
+                        file=facts,
+                        mu=mu,
+                        log_variance=variance,
+                    )
+                )
             catalogue.images.add_batch(pictures, encoder, "synthetic")
 
 

@@ -22,7 +22,7 @@ from benchmarks.common.simile_runs import simile, write_pictures
 from simile.core.settings import load_settings
 from simile.explore.latent.interpolation import interpolate_path
 from simile.explore.latent.smoothness import LatentContinuity, measure_continuity
-from simile.images.transforms import Pixels
+from simile.images.formats import Pixels
 from simile.search.searcher import Searcher
 
 TRAINED, HELD_OUT, DRAWN = 20_000, 5000, 5000  # digits to train on, to walk between, and in the picture

@@ -22,8 +22,9 @@ from benchmarks.common.simile_runs import simile, write_pictures
 from simile.core.settings import load_settings
 from simile.explore.latent.measurements import measure_images
 from simile.explore.outliers.detector import find_outliers
+from simile.images.formats import Pixels
 from simile.images.loading.loader import read_arrays
-from simile.images.transforms import Pixels, scale_to_unit
+from simile.images.transforms import scale_to_unit
 from simile.models.inference.encoder import TrainedEncoder
 from simile.models.losses.likelihood import importance_weighted_log_likelihood
 from simile.search.searcher import Searcher

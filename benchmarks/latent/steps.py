@@ -37,7 +37,7 @@ from simile.explore.latent.sampling import generate_images
 from simile.explore.latent.traversal import LatentRange, measure_latent_range
 from simile.images.encoding import encode_png
 from simile.search import attributes
-from simile.search.attributes import with_attributes
+from simile.search.attributes import shift_by_attributes
 from simile.search.queries import SearchParams, SearchQuery
 from simile.search.searcher import Searcher
 
@@ -115,7 +115,8 @@ def library_steps(searcher: Searcher) -> dict[str, Step]:
 
     def pushed_on(one: int, _: int) -> None:
         place = mix_latents(searcher, [one])
-        show(place, with_attributes(searcher, place.mu, {ATTRIBUTE: 1.5}))
+        encoder = searcher.get_encoder().fingerprint
+        show(place, shift_by_attributes(searcher.home, encoder, place.mu, {ATTRIBUTE: 1.5}))
 
     def walked(one: int, _: int) -> None:
         place = mix_latents(searcher, [one])

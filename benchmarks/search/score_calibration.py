@@ -33,7 +33,7 @@ import numpy as np
 from benchmarks.common.simile_runs import served, simile, write_pictures
 from simile.core.settings import load_settings
 from simile.images.encoding import encode_png
-from simile.images.transforms import Pixels
+from simile.images.formats import Pixels
 from simile.search.calibration.calibration import ScoreCalibration
 from simile.search.calibration.estimate import estimate_calibration
 from simile.search.queries import SearchParams, SearchQuery, SearchResult

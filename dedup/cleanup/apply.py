@@ -29,7 +29,7 @@ from simile.dedup.cleanup.safety import (
     make_allowed_paths,
 )
 from simile.dedup.records import CleanupPlan, Removal
-from simile.images.paths import make_printable
+from simile.images.sources.paths import make_printable
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.database import schema
 from simile.store.home import Home

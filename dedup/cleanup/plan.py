@@ -24,7 +24,7 @@ from simile.core.errors import BadSetting, NoSuchPath
 from simile.dedup.grouping.findings import Findings, find_decision
 from simile.dedup.grouping.keep_rules import is_protected
 from simile.dedup.records import TIERS, CleanupPlan, Decision, DuplicateGroup, GroupMember, Removal
-from simile.images.paths import is_utf8
+from simile.images.sources.paths import is_utf8
 from simile.store.home import translate_write_errors
 
 PLAN_VERSION = 1

@@ -17,8 +17,8 @@ from simile.dedup.grouping.keep_rules import LOSSLESS_FORMATS, is_protected
 from simile.dedup.records import Decision, GroupMember, ImageFile
 from simile.dedup.review import ReviewCase
 from simile.images.encoding import encode_jpeg, encode_png
+from simile.images.formats import Pixels
 from simile.images.matching.difference import draw_difference
-from simile.images.transforms import Pixels
 from simile.search.searcher import Searcher
 
 pass

@@ -10,8 +10,8 @@ import numpy as np
 from simile.core.errors import BadSetting
 from simile.core.records import FloatArray
 from simile.explore.latent.inputs import LatentInput, LatentPoint, check_decoder, decode_latents, encode_inputs
+from simile.images.formats import Pixels
 from simile.images.rendering.sheets import SheetTile, draw_tile_grid
-from simile.images.transforms import Pixels
 from simile.search.attributes import Attribute
 from simile.search.searcher import Searcher
 

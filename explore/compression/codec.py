@@ -26,9 +26,9 @@ from simile.explore.compression.quantization import (
     round_to_symbols,
 )
 from simile.explore.latent.measurements import OnProgress
-from simile.images.formats import Limits
+from simile.images.formats import Limits, Pixels
 from simile.images.loading.loader import PreparedImage, prepare_files
-from simile.images.transforms import Pixels, scale_to_unit
+from simile.images.transforms import scale_to_unit
 from simile.models.inference.encoder import TrainedEncoder
 
 Float64Array = NDArray[np.float64]

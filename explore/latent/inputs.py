@@ -10,8 +10,8 @@ import numpy as np
 
 from simile.core.errors import NoDecoder, SimileError
 from simile.core.records import FloatArray, Hit
-from simile.images.paths import make_printable
-from simile.images.transforms import Pixels
+from simile.images.formats import Pixels
+from simile.images.sources.paths import make_printable
 from simile.search.queries import QueryImage, SearchParams, SearchQuery
 from simile.search.searcher import Searcher
 
@@ -36,7 +36,7 @@ def encode_inputs(searcher: Searcher, latent_inputs: Sequence[LatentInput]) -> l
 
     Raises UnreadableImage, NoSuchImage, NothingIndexed, EncoderMismatch, NotFinite.
     """
-    asked = SearchParams(limit=0, include_error=False)
+    asked = SearchParams(encode_only=True, include_error=False)
     questions = [
         SearchQuery(
             (searcher.prepare_query_image(part, make_printable(str(part))) if isinstance(part, Path) else part,),

@@ -15,8 +15,8 @@ from simile.core.atomic_write import write_output_file
 from simile.core.errors import BadSetting
 from simile.core.records import FloatArray, Hit
 from simile.explore.latent.inputs import LatentInput, check_decoder, decode_latents, encode_inputs, find_nearest_images
+from simile.images.formats import Pixels
 from simile.images.rendering.sheets import SheetTile, draw_tile_grid, encode_animation
-from simile.images.transforms import Pixels
 from simile.search.contact_sheet import make_hit_tile
 from simile.search.searcher import Searcher
 

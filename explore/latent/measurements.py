@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from simile.core.atomic_write import write_atomically
 from simile.core.errors import HomeNotWritable
+from simile.images.formats import Pixels
 from simile.images.loading.loader import PreparedImage, open_worker_pool, prepare_files
 from simile.images.loading.worker_pool import WorkerPool
 from simile.images.sources.archives import is_regular_file
-from simile.images.transforms import Pixels
 from simile.models.inference.encoder import TrainedEncoder
 from simile.search.searcher import Searcher
 from simile.store.home import translate_write_errors

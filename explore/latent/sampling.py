@@ -16,7 +16,7 @@ from simile.core.errors import BadSetting, HomeNotWritable, TooFewPictures
 from simile.core.records import FloatArray
 from simile.explore.latent.aggregate_posterior import load_aggregate_posterior, make_no_variance_error
 from simile.explore.latent.inputs import check_decoder, decode_latents, encode_inputs
-from simile.images.transforms import Pixels
+from simile.images.formats import Pixels
 from simile.search.calibration.calibration import MAX_GROWTH_FACTOR
 from simile.search.searcher import Searcher
 from simile.store.home import translate_write_errors

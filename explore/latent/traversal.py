@@ -19,8 +19,8 @@ from simile.explore.latent.inputs import (
     find_nearest_images,
     get_content_size,
 )
+from simile.images.formats import Pixels
 from simile.images.rendering.sheets import SheetTile, draw_image_grid, draw_tile_grid
-from simile.images.transforms import Pixels
 from simile.search.contact_sheet import make_hit_tile
 from simile.search.searcher import Searcher
 

@@ -21,8 +21,9 @@ from simile.core.records import FloatArray
 from simile.explore.latent.aggregate_posterior import load_aggregate_posterior, make_no_variance_error
 from simile.explore.latent.inputs import check_decoder, decode_latents
 from simile.explore.latent.measurements import OnProgress, compute_reconstruction_error, crop_padding, measure_images
+from simile.images.formats import Pixels
 from simile.images.rendering.sheets import SheetTile, draw_tile_grid
-from simile.images.transforms import Pixels, scale_to_unit
+from simile.images.transforms import scale_to_unit
 from simile.models.inference.encoder import TrainedEncoder
 from simile.models.losses.likelihood import Density, bits_per_dimension, importance_weighted_log_likelihood
 from simile.search.queries import QueryImage

@@ -16,6 +16,7 @@ from simile.core.errors import BadSetting, HomeNotWritable, NoDecoder, NoSuchIma
 from simile.core.records import FloatArray
 from simile.explore.map.map import get_maps_folder
 from simile.explore.map.view import MapLabels, MapView, compute_error_ranks, make_clusters
+from simile.images.formats import Pixels
 from simile.images.rendering.atlas import (
     MAP_PALETTE,
     UNKNOWN_COLOUR,
@@ -27,7 +28,6 @@ from simile.images.rendering.atlas import (
     get_palette_colours,
     get_ramp_colours,
 )
-from simile.images.transforms import Pixels
 from simile.search.searcher import Searcher
 from simile.store.home import translate_write_errors
 
@@ -101,7 +101,17 @@ def render_map(searcher: Searcher, view: MapView, labels: Sequence[MapLabels], c
     found = ((row, get_thumbnail(searcher, int(view.ids[row]))) for row in shown)
     pictures = [(row, pixels) for row, pixels in found if pixels is not None]
     note = f"{len(view.ids):,} pictures, layout {view.map.settings.layout}, coloured by {colour}"
-    return draw_map(MapSheet("The map of the collection", note, view.points, colours, pictures, legend, between))
+    return draw_map(
+        MapSheet(
+            title="The map of the collection",
+            note=note,
+            points=view.points,
+            colours=colours,
+            images=pictures,
+            legend=legend,
+            ramp_labels=between,
+        )
+    )
 
 
 def find_labels(labels: Sequence[MapLabels], name: str) -> MapLabels:

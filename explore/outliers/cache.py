@@ -67,11 +67,11 @@ def is_current(listing: OutlierListing, snapshot: Snapshot) -> bool:
 def make_outlier_cache_spec(searcher: Searcher) -> CacheSpec[OutlierListing]:
     """How outliers are measured behind the searches, written and read."""
     return CacheSpec(
-        "-outliers.npz",
-        lambda *asked: measure_outliers(searcher, *asked),
-        OutlierListing.save,
-        OutlierListing.load,
-        is_current,
+        suffix="-outliers.npz",
+        measure=lambda snapshot, stop_event: measure_outliers(searcher, snapshot, stop_event),
+        save=OutlierListing.save,
+        load=OutlierListing.load,
+        is_valid=is_current,
     )
 
 

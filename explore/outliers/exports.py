@@ -16,8 +16,8 @@ from simile.core.atomic_write import write_output_file
 from simile.core.errors import NoDecoder, NoSuchImage, UnreadableImage
 from simile.explore.outliers.detector import Outlier
 from simile.images.encoding import encode_png
+from simile.images.formats import Pixels
 from simile.images.rendering.sheets import SheetTile, draw_tile_grid
-from simile.images.transforms import Pixels
 from simile.search.searcher import Searcher
 
 OUTLIER_SUFFIXES = (".png", ".html", ".csv")

@@ -1,8 +1,8 @@
-"""What runs beside the job: a nursery that imports the decoder once, and the worker processes that it forks.
+"""The fork server: a process that imports the decoder once and forks worker processes from itself.
 
-A worker takes a group of items and gives back their results. What a damaged picture can do to a process, it does to
-the worker alone: the system kills it when it crashes, takes too much memory, or sits over one item for too long. All
-of it single-threaded when it forks, and without torch, so that a worker starts in milliseconds.
+A worker gets a batch of items and returns their results. A damaged image can only harm its worker: the system kills a
+worker that crashes, uses too much memory or needs too long for one item. The fork server has one thread and does not
+import torch, so that a worker starts in milliseconds.
 """
 
 from __future__ import annotations
@@ -22,15 +22,23 @@ from dataclasses import dataclass
 from typing import Any
 
 READY_MESSAGE = b"ready"
-PROGRESS_BYTES = 16  # the group's number and the item's place in it, 8 bytes each
-MIN_WORKER_MEMORY = 1 << 30  # bytes a worker may always have
-BYTES_PER_PIXEL = 16  # of the largest picture allowed: decoded, converted, laid over a background
-MAX_KILL_POLLS = 2000  # times 1 ms that a killed worker has to be gone
+PROGRESS_BYTES = 16  # the batch's number and the item's position in it, 8 bytes each
+MIN_WORKER_MEMORY = 1 << 30  # bytes that a worker may always use
+BYTES_PER_PIXEL = 16  # of the largest image allowed: decoded, converted, laid over a background
+MAX_KILL_POLLS = 2000  # polls, 1 ms apart, until a killed worker has ended
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WorkBatch:
-    """One group on its way to a worker. `task`: a pickled function of one item that can be imported."""
+    """A batch of items for a worker.
+
+    Attributes:
+        number: Identifies the batch in the progress map.
+        task: A pickled function of one item; the function can be imported.
+        items: The items.
+        seconds: How long one item may take.
+        max_pixels: Pixels of the largest image allowed; it bounds the memory.
+    """
 
     number: int
     task: bytes
@@ -41,24 +49,29 @@ class WorkBatch:
 
 @dataclass(frozen=True)
 class WorkerLost:
-    """Stands for the result of an item that its worker did not survive."""
+    """The result of an item whose worker process ended, with the reason for people."""
 
     reason: str
 
 
 def run_fork_server(control_fd: int) -> None:
-    """The nursery's life: forks a worker, or ends one, as the job asks; ends itself when the job is gone."""
+    """Fork and kill workers on request; end when the parent process has ended.
+
+    Args:
+        control_fd: File descriptor of a socket. "fork" comes with two descriptors (channel, progress) and is answered
+            with the pid; "end PID" is answered with the wait status.
+    """
     with socket.socket(fileno=control_fd) as control:
         control.sendall(READY_MESSAGE)
         children: set[int] = set()
         while True:
             message, descriptors, *_ = socket.recv_fds(control, 64, 2)
-            word, _, number = message.decode().partition(" ")
-            if word == "fork":
+            command, _, number = message.decode().partition(" ")
+            if command == "fork":
                 answer = _fork_worker(control, children, *descriptors)
-            elif word == "end":
+            elif command == "end":
                 answer = _kill_worker(children, int(number))
-            else:
+            else:  # an empty message: the parent has closed its end
                 break
             with suppress(OSError):
                 control.sendall(str(answer).encode())
@@ -67,13 +80,14 @@ def run_fork_server(control_fd: int) -> None:
 
 
 def _fork_worker(control: socket.socket, children: set[int], channel: int, progress: int) -> int:
+    """Fork a worker that uses the two descriptors; return its pid."""
     pid = os.fork()
     if pid == 0:
         try:
             control.close()
             _run_worker(socket.socket(fileno=channel), progress)
         finally:
-            os._exit(0)  # never back into the nursery's own loop
+            os._exit(0)  # never return into the loop of the fork server
     os.close(channel)
     os.close(progress)
     children.add(pid)
@@ -81,12 +95,12 @@ def _fork_worker(control: socket.socket, children: set[int], channel: int, progr
 
 
 def _kill_worker(children: set[int], pid: int) -> int:
-    """Kills the worker if it still lives; gives how it ended, as `os.waitpid` says it, 0 where that can't be had."""
+    """Kill the worker if it is still running; return its status as from `os.waitpid`, 0 if that is not available."""
     if pid not in children:
         return 0
     children.discard(pid)
     with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)  # does nothing to one that has ended: it is waited for only here
+        os.kill(pid, signal.SIGKILL)  # no effect on a worker that has ended: only this function waits for it
     for _ in range(MAX_KILL_POLLS):  # a process that hangs in the kernel, on a dead disk, can't be killed
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
@@ -96,33 +110,35 @@ def _kill_worker(children: set[int], pid: int) -> int:
 
 
 def _run_worker(channel: socket.socket, progress: int) -> None:
-    """A worker's life. The next group is read while one is worked on, so that there is no gap between them."""
+    """Work on batches until the channel ends. A thread reads the next batch meanwhile, so that there is no gap."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, whatever library it is stuck in
-    place = mmap.mmap(progress, PROGRESS_BYTES)
-    waiting: queue.SimpleQueue[WorkBatch] = queue.SimpleQueue()
-    threading.Thread(target=_receive_batches, args=(channel, waiting), daemon=True).start()
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, even inside a library
+    progress_map = mmap.mmap(progress, PROGRESS_BYTES)
+    batches: queue.SimpleQueue[WorkBatch] = queue.SimpleQueue()
+    threading.Thread(target=_receive_batches, args=(channel, batches), daemon=True).start()
     while True:
-        send_message(channel, _compute_results(waiting.get(), place))
+        send_message(channel, _compute_results(batches.get(), progress_map))
 
 
 def _receive_batches(channel: socket.socket, batches: queue.SimpleQueue[WorkBatch]) -> None:
+    """Put each received batch into the queue; end the process when the channel is closed."""
     with suppress(EOFError, OSError):
         while True:
             batches.put(receive_message(channel))
-    os._exit(0)  # whatever the worker is busy with, nobody waits for it any more
+    os._exit(0)  # the results of the current batch are not needed any more
 
 
 def _compute_results(batch: WorkBatch, progress_map: mmap.mmap) -> list[Any]:
+    """Run the task on each item, with a timer; note the current item in the progress map."""
     _limit_memory(batch.max_pixels)
     task: Callable[[Any], Any] = pickle.loads(batch.task)
     results: list[Any] = []
-    for number, item in enumerate(batch.items):
-        progress_map[:] = batch.number.to_bytes(8, "little") + number.to_bytes(8, "little")
+    for position, item in enumerate(batch.items):
+        progress_map[:] = batch.number.to_bytes(8, "little") + position.to_bytes(8, "little")
         signal.setitimer(signal.ITIMER_REAL, batch.seconds)
         try:
             results.append(task(item))
-        except Exception as error:  # the task's own fault, and no reason to stop the job  # noqa: BLE001
+        except Exception as error:  # an error of the task must not stop the job  # noqa: BLE001
             results.append(WorkerLost(f"it can't be read ({type(error).__name__}: {error})"))
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -130,31 +146,32 @@ def _compute_results(batch: WorkBatch, progress_map: mmap.mmap) -> list[Any]:
 
 
 def _limit_memory(max_pixels: int) -> None:
-    """More than the largest picture can need is a fault of a decoder: it gets a MemoryError, and the job lives."""
-    most = MIN_WORKER_MEMORY + BYTES_PER_PIXEL * max_pixels
+    """Limit the memory of this process to what the largest image needs: a faulty decoder gets a MemoryError."""
+    limit = MIN_WORKER_MEMORY + BYTES_PER_PIXEL * max_pixels
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    if hard == resource.RLIM_INFINITY or most < hard:
-        resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+    if hard == resource.RLIM_INFINITY or limit < hard:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
 def send_message(channel: socket.socket, message: object) -> None:
-    """One message, behind its length."""
+    """Pickle and send one message, after its length."""
     data = pickle.dumps(message, protocol=5)
     channel.sendall(len(data).to_bytes(8, "little"))
     channel.sendall(data)
 
 
 def receive_message(channel: socket.socket) -> Any:
-    """The next message. Raises EOFError when the other end is gone."""
+    """Receive the next message. Raises EOFError when the other end is closed."""
     return pickle.loads(_receive_exactly(channel, int.from_bytes(_receive_exactly(channel, 8), "little")))
 
 
 def _receive_exactly(channel: socket.socket, size: int) -> bytearray:
+    """Receive `size` bytes."""
     data = bytearray(size)
     rest = memoryview(data)
     while rest:
-        got = channel.recv_into(rest)
-        if not got:
+        count = channel.recv_into(rest)
+        if not count:
             raise EOFError
-        rest = rest[got:]
+        rest = rest[count:]
     return data

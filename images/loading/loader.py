@@ -1,8 +1,13 @@
-"""Reading and decoding many files at once, in worker processes, in bounded memory, in the order they were given."""
+"""Read and decode many files in worker processes, in bounded memory, in the order of their paths."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import math
+import os
+import shutil
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,28 +19,34 @@ from typing import TypeVar
 
 import numpy as np
 
-from simile.core.errors import NotFinite, UnreadableImage
+from simile.core.errors import HomeNotWritable, NotFinite, UnreadableImage
 from simile.core.records import Failure
 from simile.images.decoding import DecodedImage, decode_image
-from simile.images.formats import Limits
+from simile.images.formats import Limits, Pixels
 from simile.images.loading.fork_server import WorkerLost
-from simile.images.loading.image_file import empty_images
 from simile.images.loading.worker_pool import WorkerPool, get_worker_count
 from simile.images.sources.archives import MemberReader
 from simile.images.sources.reader import read_bytes
-from simile.images.transforms import Pixels, Preprocessing
+from simile.images.transforms import Preprocessing
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-SourceFile = tuple[
-    str, bytes | Failure | None
-]  # a path, with its bytes (or why not) where the job has read them already
+SourceFile = tuple[str, bytes | Failure | None]  # a path; its bytes, or why not, if this process has read them
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PreparedImage:
-    """One picture as the network sees it, with the facts of its bytes. array: (S, S, C) uint8."""
+    """One image as the network sees it, and the facts of its file.
+
+    Attributes:
+        sha256: SHA-256 of the file's bytes, in hexadecimal.
+        size: Bytes of the file.
+        width: Width of the original in pixels.
+        height: Height of the original in pixels.
+        format: As `DecodedImage.format`.
+        array: (S, S, C) uint8.
+    """
 
     sha256: str
     size: int
@@ -47,7 +58,14 @@ class PreparedImage:
 
 @dataclass(frozen=True)
 class ImageArrays:
-    """Pictures (n, S, S, C) uint8 in the order of their paths, those that could be read; the SHA-256 of each file."""
+    """The images that could be read, in the order of their paths.
+
+    Attributes:
+        images: (n, S, S, C) uint8.
+        paths: Path of each image.
+        digests: SHA-256 of each file.
+        failures: Files that could not be used.
+    """
 
     images: Pixels
     paths: list[str]
@@ -56,31 +74,48 @@ class ImageArrays:
 
 
 def prepare_image(data: bytes, name: str, preprocessing: Preprocessing, limits: Limits) -> PreparedImage:
-    """Hash, decode and scale one picture. Raises UnreadableImage or ImageTooLarge with `name`."""
-    picture = decode_image(
+    """Hash, decode and scale one image. Raises UnreadableImage or ImageTooLarge with `name`."""
+    image = decode_image(
         data, name=name, limits=limits, background=preprocessing.background, min_side=preprocessing.image_size
     )
-    digest = hashlib.sha256(data).hexdigest()
-    array = preprocessing.to_array(picture)
-    return PreparedImage(digest, len(data), picture.width, picture.height, picture.format, array)
+    return PreparedImage(
+        sha256=hashlib.sha256(data).hexdigest(),
+        size=len(data),
+        width=image.width,
+        height=image.height,
+        format=image.format,
+        array=preprocessing.to_array(image),
+    )
 
 
 def prepare_files(
     paths: Iterable[str], preprocessing: Preprocessing, limits: Limits, workers: int | WorkerPool
 ) -> Iterator[PreparedImage | Failure]:
-    """One result for each path, in order; a file that can't be used becomes a Failure and costs nothing else."""
+    """Yield one result for each path, in order; a file that cannot be used becomes a Failure."""
     return decode_files(partial(prepare_image, preprocessing=preprocessing, limits=limits), paths, limits, workers)
 
 
 def decode_files(
     function: Callable[[bytes, str], Result], paths: Iterable[str], limits: Limits, workers: int | WorkerPool
 ) -> Iterator[Result | Failure]:
-    """Call `function` with the bytes and the path of each file, in worker processes; one result for each, in order.
+    """Call `function` with the bytes and the path of each file, in worker processes.
 
-    `function` can be imported, or is a partial of such. A file becomes a Failure when the function raises
-    UnreadableImage, NotFinite or MemoryError, takes more than `limits.seconds`, or ends its process.
+    Args:
+        function: A function that can be imported, or a partial of such a function.
+        paths: Files in folders or archives; members of an archive are read fastest in their order in it.
+        limits: Limits for each file.
+        workers: A running pool, or the number of processes to start (0: one per core).
+
+    Yields:
+        One result for each file, in order. A file becomes a Failure when the function raises UnreadableImage,
+        NotFinite or MemoryError, takes more than `limits.seconds`, or ends its process.
     """
-    return _map_in_processes(partial(_call_or_fail, function=function, limits=limits), paths, limits, workers)
+    names: deque[str] = deque()
+    task = partial(_call_or_fail, function=function, limits=limits)
+    with open_worker_pool(workers, limits) as pool, MemberReader(limits) as reader:
+        for result in pool.map(task, _iterate_files(paths, reader, names)):
+            path = names.popleft()
+            yield Failure(path, result.reason) if isinstance(result, WorkerLost) else result
 
 
 def read_arrays(
@@ -90,43 +125,89 @@ def read_arrays(
     workers: int | WorkerPool,
     folder: Path | None = None,
 ) -> ImageArrays:
-    """All of these files at once, in memory, or in a temporary file in `folder`. Raises HomeNotWritable."""
+    """Read all files into one array, in memory or in a temporary file in `folder`.
+
+    Raises:
+        HomeNotWritable: `folder` lacks the space or the permission.
+    """
     size, channels = preprocessing.image_size, preprocessing.channels
-    pictures = empty_images((len(paths), size, size, channels), folder)
-    kept: list[str] = []
+    images = empty_images((len(paths), size, size, channels), folder)
+    read_paths: list[str] = []
     digests: list[str] = []
     failures: list[Failure] = []
     for path, result in zip(paths, prepare_files(paths, preprocessing, limits, workers), strict=True):
         if isinstance(result, PreparedImage):
-            pictures[len(kept)] = result.array
-            kept.append(path)
+            images[len(read_paths)] = result.array
+            read_paths.append(path)
             digests.append(result.sha256)
         else:
             failures.append(result)
-    return ImageArrays(pictures[: len(kept)], kept, digests, failures)
+    return ImageArrays(images[: len(read_paths)], read_paths, digests, failures)
+
+
+def empty_images(shape: tuple[int, ...], folder: Path | None) -> Pixels:
+    """Return an array (n, S, S, C) uint8 to fill: in memory, or with a folder in a temporary file there.
+
+    The file is mapped into memory and has no name, so that the system frees its space when the process ends.
+
+    Raises:
+        HomeNotWritable: The folder lacks the space or the permission.
+    """
+    size = math.prod(shape)
+    if folder is None or size == 0:
+        return np.empty(shape, np.uint8)
+    try:
+        if shutil.disk_usage(folder).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, size)  # a full disk later would end the process by SIGBUS
+            return np.memmap(file, np.uint8, "r+", shape=shape)
+    except OSError as error:
+        raise HomeNotWritable(
+            f"The {shape[0]:,} images to train on need {size / 1e9:,.1f} GB in {folder}: {error.strerror or error}. "
+            "Make space there, train on fewer images or with a smaller --image-size, or keep more of them in memory "
+            "(SIMILE_TRAIN_MEMORY)."
+        ) from error
+
+
+def is_in_file(images: Pixels) -> bool:
+    """Return whether `images` are in a file, as those of `empty_images` with a folder."""
+    return isinstance(images, np.memmap)
 
 
 def sample_images(
     paths: Sequence[str], limits: Limits, workers: int | WorkerPool, count: int, seed: int
 ) -> list[DecodedImage]:
-    """Up to `count` pictures that can be read, drawn without replacement with `seed`; one pixel of each is kept.
+    """Draw up to `count` readable images without replacement.
 
-    In the order of `paths`: what is drawn from an archive is read in one go.
+    Args:
+        paths: Files to draw from.
+        limits: Limits for each file.
+        workers: A running pool, or the number of processes to start (0: one per core).
+        count: Most images to return.
+        seed: The same seed draws the same files.
+
+    Returns:
+        Sizes and formats of the images in the order of `paths`, with one pixel each: whole images would not fit in
+        memory. An archive is read once from front to back.
     """
     order = np.random.default_rng(seed).permutation(len(paths)).tolist()
     chosen: dict[int, DecodedImage] = {}
     with open_worker_pool(workers, limits) as pool:
-        while order and len(chosen) < count:
+        while order and len(chosen) < count:  # draw again for each file that could not be read
             drawn = sorted(order[: count - len(chosen)])
             order = order[len(drawn) :]
-            results = decode_files(partial(_look, limits=limits), [paths[index] for index in drawn], limits, pool)
-            chosen |= {index: one for index, one in zip(drawn, results, strict=True) if isinstance(one, DecodedImage)}
+            task = partial(_decode_one_pixel, limits=limits)
+            results = decode_files(task, [paths[index] for index in drawn], limits, pool)
+            for index, result in zip(drawn, results, strict=True):
+                if isinstance(result, DecodedImage):
+                    chosen[index] = result
     return [chosen[index] for index in sorted(chosen)]
 
 
 @contextmanager
 def open_worker_pool(workers: int | WorkerPool, limits: Limits) -> Iterator[WorkerPool]:
-    """The workers that are running, or so many new ones that end with the block."""
+    """Yield the given pool, or a new pool with so many workers that ends with the block."""
     if isinstance(workers, WorkerPool):
         yield workers
     else:
@@ -134,18 +215,11 @@ def open_worker_pool(workers: int | WorkerPool, limits: Limits) -> Iterator[Work
             yield pool
 
 
-def _map_in_processes(
-    task: Callable[[SourceFile], Result], paths: Iterable[str], limits: Limits, workers: int | WorkerPool
-) -> Iterator[Result | Failure]:
-    names: deque[str] = deque()
-    with open_worker_pool(workers, limits) as pool, MemberReader(limits) as reader:
-        for result in pool.map(task, _iterate_files(paths, reader, names)):
-            path = names.popleft()
-            yield Failure(path, result.reason) if isinstance(result, WorkerLost) else result
-
-
 def _iterate_files(paths: Iterable[str], reader: MemberReader, names: deque[str]) -> Iterator[SourceFile]:
-    """What travels to the workers. An archive is read here, from front to back: no worker could find its place."""
+    """Yield what the workers get, and append each path to `names`.
+
+    Members of archives are read in this process, from front to back: a worker would have to search for its member.
+    """
     for path in paths:
         names.append(path)
         try:
@@ -154,43 +228,42 @@ def _iterate_files(paths: Iterable[str], reader: MemberReader, names: deque[str]
             yield path, Failure(path, error.reason)
 
 
-def _read_file_bytes(file: SourceFile, limits: Limits) -> bytes | Failure:
-    path, data = file
-    return read_bytes(Path(path), limits) if data is None else data
-
-
 def _call_or_fail(file: SourceFile, function: Callable[[bytes, str], Result], limits: Limits) -> Result | Failure:
+    """Call the function in a worker process; turn the expected errors into a Failure."""
+    path, data = file
     try:
-        data = _read_file_bytes(file, limits)
-        return data if isinstance(data, Failure) else function(data, file[0])
+        if isinstance(data, Failure):
+            return data
+        return function(read_bytes(Path(path), limits) if data is None else data, path)
     except UnreadableImage as error:
-        return Failure(file[0], error.reason)
+        return Failure(path, error.reason)
     except NotFinite as error:
-        return Failure(file[0], str(error))
+        return Failure(path, str(error))
     except MemoryError:
-        return Failure(file[0], "there is not enough memory to decode it")
+        return Failure(path, "there is not enough memory to decode it")
 
 
-def _look(data: bytes, name: str, limits: Limits) -> DecodedImage:
-    picture = decode_image(data, name=name, limits=limits, min_side=64)
-    return replace(picture, pixels=picture.pixels[:1, :1].copy())  # whole ones of hundreds would not fit in memory
+def _decode_one_pixel(data: bytes, name: str, limits: Limits) -> DecodedImage:
+    """Decode an image and keep its first pixel only."""
+    image = decode_image(data, name=name, limits=limits, min_side=64)
+    return replace(image, pixels=image.pixels[:1, :1].copy())
 
 
 def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """`map` on threads that keeps order and never runs far ahead of its reader, so that memory stays bounded.
+    """Map on threads, in order, at most 8 items per thread ahead of the caller, so that memory stays bounded.
 
-    Pillow lets go of the interpreter lock while it decodes and scales, so threads use all cores.
+    Pillow releases the interpreter lock while it decodes and scales, so threads use all cores.
     """
     threads = get_worker_count(workers)
-    waiting: deque[Future[Result]] = deque()
+    pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         try:
             for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) >= 8 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                pending.append(pool.submit(function, item))
+                if len(pending) >= 8 * threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
-            for future in waiting:
+            for future in pending:
                 future.cancel()

@@ -1,4 +1,4 @@
-"""The job's ends of the processes that decode: the nursery, and the workers that it forks (models/nursery.py)."""
+"""The parent's side of the fork server and of its worker processes (fork_server.py)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ from simile.images.loading.fork_server import PROGRESS_BYTES, READY_MESSAGE, Wor
 
 log = logging.getLogger(__name__)
 
-FORK_SERVER_START_SECONDS = 120.0  # a machine under heavy load imports slowly
+FORK_SERVER_START_SECONDS = 120.0  # imports are slow on a machine under heavy load
 FORK_SERVER_STOP_SECONDS = 5.0
-MAX_FORK_SERVER_STARTS = 3  # of the nursery, for one worker
-# What the nursery runs. -c and not -m: the module that was started (a script of the user's) must not run again.
-_FORK_SERVER_CODE = "import sys; sys.path[:] = {path!r}; import simile.images.loading.loader, simile.images.loading.fork_server as n; n.run_fork_server(0)"
+MAX_FORK_SERVER_STARTS = 3  # starts of the fork server for one worker
+# The fork server's program. `-c` and not `-m`: the main module of this process (a user's script) must not run again.
+# It imports the loader so that workers need no imports after the fork.
+_FORK_SERVER_CODE = (
+    "import sys; sys.path[:] = {path!r}; import simile.images.loading.loader; "
+    "from simile.images.loading.fork_server import run_fork_server; run_fork_server(0)"
+)
 
 
 class WorkersFailed(RuntimeError):
@@ -29,32 +33,41 @@ class WorkersFailed(RuntimeError):
 
 
 class WorkerProcess:
-    """The job's end of one worker process."""
+    """The parent's side of one worker process."""
 
     def __init__(self, pid: int, channel: socket.socket, progress_map: mmap.mmap) -> None:
         self.pid, self._channel, self._progress_map = pid, channel, progress_map
 
     def send_batch(self, batch: WorkBatch) -> None:
+        """Send a batch. Raises OSError when the worker has ended."""
         send_message(self._channel, batch)
 
     def receive_results(self, seconds: float) -> list[Any]:
-        """The next group's results. The worker's own clock ends it first, unless it hangs in the kernel."""
+        """Return the results of the next batch.
+
+        Args:
+            seconds: How long the batch may take. The worker's own timer ends it first, unless it hangs in the kernel.
+
+        Raises:
+            OSError, EOFError: The worker has ended or hangs.
+        """
         self._channel.settimeout(seconds + 10)
         results: list[Any] = receive_message(self._channel)
         self._channel.settimeout(None)
         return results
 
     def read_progress(self) -> tuple[int, int]:
-        """Number of the group that it worked on last, and the place in it."""
+        """Return the number of the batch that it worked on last, and the item's position in it."""
         return int.from_bytes(self._progress_map[:8], "little"), int.from_bytes(self._progress_map[8:16], "little")
 
     def close(self) -> None:
+        """Close the channel, which ends the worker."""
         self._channel.close()
         self._progress_map.close()
 
 
 class ForkServer:
-    """The job's end of the process that forks workers. Starts at once, and again should it be killed."""
+    """The parent's side of the fork server. Starts at once, and again if it is killed."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -62,23 +75,23 @@ class ForkServer:
         self._start()
 
     def _start(self) -> None:
-        self._control, theirs = socket.socketpair()
+        self._control, child_end = socket.socketpair()
         self._ready = False
-        # One thread in each library: the cores are shared out by process. A session of its own, so that Ctrl-C in the
-        # terminal reaches the job alone.
+        # One thread in each library, because there is one process per core. A session of its own, so that Ctrl-C in
+        # the terminal reaches only the job.
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        with theirs:
+        with child_end:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _FORK_SERVER_CODE.format(path=sys.path)],
-                stdin=theirs.fileno(),
+                stdin=child_end.fileno(),
                 stdout=subprocess.DEVNULL,
-                stderr=None if log.isEnabledFor(logging.DEBUG) else subprocess.DEVNULL,  # libtiff says a lot
+                stderr=None if log.isEnabledFor(logging.DEBUG) else subprocess.DEVNULL,  # libtiff prints warnings
                 env=environment,
                 start_new_session=True,
             )
 
     def start_worker(self) -> WorkerProcess:
-        """A new worker process. Raises WorkersFailed."""
+        """Start a worker process. Raises WorkersFailed."""
         with self._lock:
             for _ in range(MAX_FORK_SERVER_STARTS):
                 if self._closed:
@@ -88,39 +101,41 @@ class ForkServer:
                 except (OSError, EOFError):
                     self._stop()
                     self._start()
-        raise WorkersFailed("The processes that decode pictures can't be started. Run with --verbose to see why.")
+        raise WorkersFailed("The processes that decode images can't be started. Run with --verbose to see why.")
 
     def end_worker(self, worker: WorkerProcess) -> int:
-        """Ends the worker; gives how it ended, as `os.waitpid` says it."""
+        """End the worker; return its status as from `os.waitpid`."""
         worker.close()
         with self._lock:
             try:
                 return int(self._send_request(f"end {worker.pid}", []))
             except (OSError, EOFError):
-                return int(signal.SIGKILL)  # the nursery was killed, and its workers with it
+                return int(signal.SIGKILL)  # the fork server was killed, and its workers with it
 
     def close(self) -> None:
+        """End the fork server and its workers, for good."""
         with self._lock:
             self._closed = True
             self._stop()
 
     def _fork_worker(self) -> WorkerProcess:
         self._wait_until_ready()
-        ours, theirs = socket.socketpair()
+        parent_end, child_end = socket.socketpair()
         progress = os.memfd_create("progress")
         try:
             os.truncate(progress, PROGRESS_BYTES)
-            place = mmap.mmap(progress, PROGRESS_BYTES)
-            with theirs:
-                pid = int(self._send_request("fork", [theirs.fileno(), progress]))
+            progress_map = mmap.mmap(progress, PROGRESS_BYTES)
+            with child_end:
+                pid = int(self._send_request("fork", [child_end.fileno(), progress]))
         except (OSError, EOFError):
-            ours.close()
+            parent_end.close()
             raise
         finally:
             os.close(progress)
-        return WorkerProcess(pid, ours, place)
+        return WorkerProcess(pid, parent_end, progress_map)
 
     def _wait_until_ready(self) -> None:
+        """Wait until the fork server has imported everything. Raises OSError or EOFError."""
         if self._ready:
             return
         self._control.settimeout(FORK_SERVER_START_SECONDS)
@@ -129,6 +144,7 @@ class ForkServer:
         self._ready = True
 
     def _send_request(self, request: str, descriptors: list[int]) -> str:
+        """Send a command with file descriptors and return the answer. Raises OSError or EOFError."""
         self._control.settimeout(FORK_SERVER_START_SECONDS)
         socket.send_fds(self._control, [request.encode()], descriptors)
         answer = self._control.recv(32).decode()
@@ -137,7 +153,7 @@ class ForkServer:
         return answer
 
     def _stop(self) -> None:
-        """The nursery ends its workers and itself when nobody is at the other end."""
+        """Close the control socket: the fork server then ends its workers and itself; kill it if it does not."""
         self._control.close()
         if not _wait_for_exit(self._process.pid, FORK_SERVER_STOP_SECONDS):
             self._process.kill()
@@ -145,10 +161,10 @@ class ForkServer:
 
 
 def _wait_for_exit(pid: int, seconds: float) -> bool:
-    """Whether the process ends in time. Popen.wait with a limit would look only now and then."""
+    """Return whether the process ends in time. Popen.wait with a timeout polls, with growing pauses."""
     try:
         descriptor = os.pidfd_open(pid)
-    except OSError:  # an old system, or one that forbids it
+    except OSError:  # an old system, or a system that forbids it
         return False
     try:
         return bool(select.select([descriptor], [], [], seconds)[0])

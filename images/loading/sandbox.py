@@ -1,14 +1,14 @@
-"""Whether it is safe to decode a picture here, in a process that others depend on.
+"""Decode risky formats in a worker process first, so that a crash or a hang does not harm this process.
 
-JPEG, PNG, GIF, WebP and plain bitmaps take a time that their pixels and bytes bound. Behind TIFF, JPEG 2000, HEIF and
-AVIF stand whole libraries of codecs, in which a file from anywhere may find hours of work, or a crash. Those are
-decoded in a worker process first: what it does not survive costs nothing but the worker.
+The decoding time of JPEG, PNG, GIF, WebP and plain bitmaps is bounded by their pixels and bytes. TIFF, JPEG 2000, HEIF
+and AVIF are decoded by large codec libraries, in which a hostile file can cause hours of work or a crash.
 """
 
 from __future__ import annotations
 
 import re
 import threading
+from contextlib import suppress
 from functools import partial
 
 from simile.core.errors import UnreadableImage
@@ -17,37 +17,40 @@ from simile.images.formats import Limits
 from simile.images.loading.fork_server import WorkerLost
 from simile.images.loading.worker_pool import WorkerPool
 
-# How everything begins that Pillow gives to those libraries.
+# The first bytes of all files that Pillow gives to those libraries.
 _RISKY_FORMATS = re.compile(rb"II|MM|\xff\x4f\xff\x51|\0\0\0\x0cjP|.{4}ftyp", re.DOTALL)
 
 
 class DecodeSandbox:
-    """Decodes in worker processes what may be more than a picture. Safe to call from several threads.
-
-    workers: how many, 0 for one each core; they start with the first picture that needs one. `seconds`: for each.
-    """
+    """Decodes files of risky formats in worker processes. Safe to call from several threads."""
 
     def __init__(self, workers: int, seconds: float, limits: Limits) -> None:
+        """Set the limits; no process starts yet.
+
+        Args:
+            workers: Number of processes, 0 for one per core; they start with the first file that needs one.
+            seconds: How long one image may take.
+            limits: Limits for each file.
+        """
         self._worker_count, self._seconds, self._limits = workers, seconds, limits
         self._pool: WorkerPool | None = None
         self._lock = threading.Lock()
 
     def check(self, data: bytes, name: str) -> None:
-        """Returns where `data` can be decoded here. Raises UnreadableImage for what no process survives in time."""
-        if (
-            not _RISKY_FORMATS.match(data[:16]) or len(data) > self._limits.max_bytes
-        ):  # the decoder refuses so much itself
+        """Return if `data` can be decoded in this process. Raises UnreadableImage if the worker did not survive it."""
+        # The decoder itself rejects files over the limit without decoding.
+        if not _RISKY_FORMATS.match(data[:16]) or len(data) > self._limits.max_bytes:
             return
         with self._lock:
             if self._pool is None:
                 self._pool = WorkerPool(self._worker_count, self._seconds, self._limits.max_pixels)
-            workers = self._pool
-        for result in workers.map(partial(_try_decode, limits=self._limits), [(name, data)]):
+            pool = self._pool
+        for result in pool.map(partial(_try_decode, limits=self._limits), [(name, data)]):
             if isinstance(result, WorkerLost):
                 raise UnreadableImage(name, result.reason)
 
     def close(self) -> None:
-        """Ends the processes."""
+        """End the worker processes."""
         with self._lock:
             if self._pool is not None:
                 self._pool.close()
@@ -55,9 +58,7 @@ class DecodeSandbox:
 
 
 def _try_decode(named_data: tuple[str, bytes], limits: Limits) -> None:
-    """What is wrong with it is said again, in the usual words, by whoever decodes it next."""
+    """Decode and ignore the result. The caller meets an UnreadableImage again when it decodes."""
     name, data = named_data
-    try:
+    with suppress(UnreadableImage):
         decode_image(data, name=name, limits=limits)
-    except UnreadableImage:
-        return

@@ -1,9 +1,9 @@
-"""Worker processes: a function of one item, over many items, in order, on all cores and in bounded memory.
+"""Worker processes: apply a function to many items, in order, on all cores and in bounded memory.
 
-    items --groups--> steward threads --sockets--> workers (models/nursery.py) --results, in order--> the caller
+    items --batches--> dispatcher threads --sockets--> workers (fork_server.py) --results, in order--> the caller
 
-Decoders are a million lines of C that meet files from anywhere. One that crashes, hangs or is killed by the system
-costs the item in hand: it comes back as `Lost`, a new worker takes the rest. Pillow's threads could not promise that.
+Decoders are a million lines of C, and files come from anywhere. If a worker crashes, hangs or is killed by the system,
+only the current item is lost: its result is `WorkerLost`, and a new worker continues. Threads could not do that.
 """
 
 from __future__ import annotations
@@ -29,21 +29,31 @@ Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
-BATCH_ITEM_COUNT = 16  # items that travel together: a message for each would cost more than a small picture
-BATCH_BYTES = 4 << 20  # of items that bring their bytes along
-MAX_WAITING_BATCHES = 32  # groups that may be waiting for the caller; two batches of the job
-BATCHES_PER_WORKER = 2  # groups that a worker has: one in work, one to go on with
-MAX_BATCH_STARTS = 3  # for one group, beyond one for each item
+BATCH_ITEM_COUNT = 16  # items per message: a message for each item would cost more than decoding a small image
+BATCH_BYTES = 4 << 20  # limit for a batch of items that contain bytes
+MAX_WAITING_BATCHES = 32  # batches that may wait for the caller: two batches of the indexing job
+BATCHES_PER_WORKER = 2  # the current batch and the next one
+MAX_BATCH_STARTS = 3  # worker starts for one batch, in addition to one per item
 
 
 def get_worker_count(workers: int) -> int:
-    """How many processes decode: `workers`, or one for each core that this process may use."""
+    """Return `workers`, or if it is 0 the number of cores that this process may use."""
     return workers or len(os.sched_getaffinity(0))
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _PendingBatch:
-    """Items with their results; `pending`: places in it that have none yet."""
+    """Items with their results.
+
+    Attributes:
+        number: Identifies the batch.
+        task: The pickled function.
+        items: The items; empty when the batch is done.
+        results: One result per item, None while there is none.
+        pending: Indices of items that have no result.
+        start_count: How many workers were started for this batch.
+        done_event: Set when all results are there.
+    """
 
     number: int
     task: bytes
@@ -54,32 +64,41 @@ class _PendingBatch:
     done_event: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
+        """Mark all items as pending."""
         self.results = [None] * len(self.items)
         self.pending = list(range(len(self.items)))
 
     def set_results(self, results: list[Any]) -> None:
-        for place, result in zip(self.pending, results, strict=True):
-            self.results[place] = result
-        self.finish()
+        """Set the results of all pending items."""
+        for index, result in zip(self.pending, results, strict=True):
+            self.results[index] = result
+        self._finish()
 
     def mark_lost(self, position: int, reason: str) -> None:
+        """Set WorkerLost as the result of the pending item at this position."""
         self.results[self.pending.pop(position)] = WorkerLost(reason)
         if not self.pending:
-            self.finish()
+            self._finish()
 
-    def finish(self) -> None:
-        self.items = []
+    def _finish(self) -> None:
+        self.items = []  # free the memory
         self.done_event.set()
 
 
 class WorkerPool:
-    """`with Workers(2) as workers: for result in workers.map(function, items): …`
+    """A pool of worker processes: `with WorkerPool(2) as pool: for result in pool.map(function, items): …`.
 
-    `seconds`: how long one item may take. `max_pixels`: of the largest picture, which bounds a worker's memory.
-    Several threads may call `map` at a time.
+    Several threads may call `map` at the same time.
     """
 
     def __init__(self, workers: int = 0, seconds: float = 60.0, max_pixels: int = 200_000_000) -> None:
+        """Start the fork server; the workers start with the first `map`.
+
+        Args:
+            workers: Number of processes, 0 for one per core.
+            seconds: How long one item may take.
+            max_pixels: Pixels of the largest image, which bounds the memory of a worker.
+        """
         self.seconds, self.max_pixels = seconds, max_pixels
         self._worker_count = get_worker_count(workers)
         self._queue: queue.Queue[_PendingBatch | None] = queue.Queue()
@@ -97,18 +116,22 @@ class WorkerPool:
         self.close()
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result | WorkerLost]:
-        """The function's result for each item, in order. `function` can be imported, or is a partial of such.
+        """Yield the function's result for each item, in order. Ends early after `stop`.
 
-        Never runs far ahead of its caller, so that memory stays bounded. After `stop` it ends early.
+        It never runs far ahead of its caller, so that memory stays bounded.
+
+        Args:
+            function: A function that can be imported, or a partial of such a function.
+            items: Items that can be pickled.
         """
         task = pickle.dumps(function)
         waiting: deque[_PendingBatch] = deque()
         self._start_dispatchers()
-        ahead = max(MAX_WAITING_BATCHES, (BATCHES_PER_WORKER + 2) * self._worker_count)
-        for group in self._make_batches(task, items):
-            waiting.append(group)
-            self._queue.put(group)
-            if len(waiting) >= ahead:
+        max_waiting = max(MAX_WAITING_BATCHES, (BATCHES_PER_WORKER + 2) * self._worker_count)
+        for batch in self._make_batches(task, items):
+            waiting.append(batch)
+            self._queue.put(batch)
+            if len(waiting) >= max_waiting:
                 yield from self._wait_for_results(waiting.popleft())
             if self._stopped:
                 break
@@ -116,11 +139,11 @@ class WorkerPool:
             yield from self._wait_for_results(waiting.popleft())
 
     def stop(self) -> None:
-        """Lets `map` end with what is done already: for whoever was asked to finish."""
+        """Make `map` end early, with the results that exist already."""
         self._stopped = True
 
     def close(self) -> None:
-        """Ends the processes. What they were busy with is lost."""
+        """End the processes. Their unfinished work is lost."""
         self._stopped = self._closed = True
         with suppress(queue.Empty):
             while True:
@@ -128,22 +151,24 @@ class WorkerPool:
         for _ in self._dispatcher_threads:
             self._queue.put(None)
         self._fork_server.close()
-        for steward in self._dispatcher_threads:
-            steward.join(timeout=5)
+        for thread in self._dispatcher_threads:
+            thread.join(timeout=5)
 
     def _make_batches(self, task: bytes, items: Iterable[Any]) -> Iterator[_PendingBatch]:
-        held: list[Any] = []
+        """Group the items into batches, limited by count and by bytes."""
+        group: list[Any] = []
         size = 0
         for item in items:
-            held.append(item)
+            group.append(item)
             size += sum(len(part) for part in item if isinstance(part, bytes)) if isinstance(item, tuple) else 0
-            if len(held) == BATCH_ITEM_COUNT or size >= BATCH_BYTES:
-                yield _PendingBatch(next(self._batch_numbers), task, held)
-                held, size = [], 0
-        if held:
-            yield _PendingBatch(next(self._batch_numbers), task, held)
+            if len(group) == BATCH_ITEM_COUNT or size >= BATCH_BYTES:
+                yield _PendingBatch(number=next(self._batch_numbers), task=task, items=group)
+                group, size = [], 0
+        if group:
+            yield _PendingBatch(number=next(self._batch_numbers), task=task, items=group)
 
     def _wait_for_results(self, batch: _PendingBatch) -> Iterator[Any]:
+        """Yield the results when the batch is done; raise the error of a dispatcher."""
         while not batch.done_event.wait(0.1):
             if self._error is not None:
                 raise self._error
@@ -152,38 +177,36 @@ class WorkerPool:
         yield from batch.results
 
     def _start_dispatchers(self) -> None:
+        """Start one dispatcher thread per worker, if they are not running yet."""
         with self._start_lock:
             while len(self._dispatcher_threads) < self._worker_count:
-                steward = threading.Thread(
-                    target=self._run_dispatcher, name=f"worker {len(self._dispatcher_threads)}", daemon=True
-                )
-                self._dispatcher_threads.append(steward)
-                steward.start()
+                name = f"worker {len(self._dispatcher_threads)}"
+                thread = threading.Thread(target=self._run_dispatcher, name=name, daemon=True)
+                self._dispatcher_threads.append(thread)
+                thread.start()
 
     def _run_dispatcher(self) -> None:
-        """A steward's life: one worker, and the groups that it holds."""
+        """Give batches to one worker until the pool is closed; keep an error for the caller of `map`."""
+        dispatcher = _Dispatcher(self)
         try:
-            self._dispatch_batches(_Dispatcher(self))
+            while True:
+                while len(dispatcher.batches) < BATCHES_PER_WORKER:
+                    try:
+                        batch = self._queue.get(block=not dispatcher.batches)
+                    except queue.Empty:
+                        break
+                    if batch is None:  # the pool is closed
+                        dispatcher.close()
+                        return
+                    dispatcher.accept(batch)
+                dispatcher.collect_results()
         except BaseException as error:  # noqa: BLE001  # the caller of `map` gets it
             if not self._closed:
                 self._error = error
 
-    def _dispatch_batches(self, dispatcher: _Dispatcher) -> None:
-        while True:
-            while len(dispatcher.batches) < BATCHES_PER_WORKER:
-                try:
-                    group = self._queue.get(block=not dispatcher.batches)
-                except queue.Empty:
-                    break
-                if group is None:  # for good
-                    dispatcher.close()
-                    return
-                dispatcher.accept(group)
-            dispatcher.collect_results()
-
 
 class _Dispatcher:
-    """One worker process at a time, and what it was given."""
+    """One worker process at a time, and the batches that it was given."""
 
     def __init__(self, pool: WorkerPool) -> None:
         self._pool = pool
@@ -191,55 +214,62 @@ class _Dispatcher:
         self.batches: deque[_PendingBatch] = deque()
 
     def accept(self, batch: _PendingBatch) -> None:
+        """Send a batch to the worker."""
         self.batches.append(batch)
         self._send_batch(batch)
 
     def collect_results(self) -> None:
-        """Waits for the first group's results, or for the worker's end."""
-        group = self.batches[0]
+        """Wait for the results of the first batch, or for the end of the worker."""
+        batch = self.batches[0]
         assert self._worker is not None
         try:
-            group.set_results(self._worker.receive_results(len(group.pending) * self._pool.seconds))
+            batch.set_results(self._worker.receive_results(len(batch.pending) * self._pool.seconds))
             self.batches.popleft()
         except (EOFError, OSError, pickle.UnpicklingError):
-            self._handle_worker_exit(group)
+            self._handle_worker_exit(batch)
 
     def close(self) -> None:
+        """End the worker."""
         if self._worker is not None:
             self._worker.close()
 
     def _send_batch(self, batch: _PendingBatch) -> None:
+        """Send the pending items of a batch; start a worker if there is none. Raises WorkersFailed."""
         if self._worker is None:
             batch.start_count += 1
             if batch.start_count > len(batch.results) + MAX_BATCH_STARTS:
-                raise WorkersFailed("The processes that decode pictures end before they begin. Free some memory.")
+                raise WorkersFailed("The processes that decode images end before they begin. Free some memory.")
             self._worker = self._pool._fork_server.start_worker()
-        pending = [batch.items[place] for place in batch.pending]
-        with suppress(OSError):  # its end shows in `collect`
-            self._worker.send_batch(
-                WorkBatch(batch.number, batch.task, pending, self._pool.seconds, self._pool.max_pixels)
-            )
+        message = WorkBatch(
+            number=batch.number,
+            task=batch.task,
+            items=[batch.items[index] for index in batch.pending],
+            seconds=self._pool.seconds,
+            max_pixels=self._pool.max_pixels,
+        )
+        with suppress(OSError):  # `collect_results` notices that the worker has ended
+            self._worker.send_batch(message)
 
     def _handle_worker_exit(self, batch: _PendingBatch) -> None:
-        """Notes the item that the worker died of, and has a new one go on behind it."""
+        """Mark the item that ended the worker as lost, and send the rest to a new worker."""
         assert self._worker is not None
-        number, place = self._worker.read_progress()
+        number, position = self._worker.read_progress()
         status = self._pool._fork_server.end_worker(self._worker)
         self._worker = None
         if self._pool._closed:
             raise EOFError
-        if number == batch.number and place < len(batch.pending):
-            batch.mark_lost(place, self._get_loss_reason(status))
+        if number == batch.number and position < len(batch.pending):
+            batch.mark_lost(position, self._get_loss_reason(status))
         if batch.done_event.is_set():
             self.batches.popleft()
-        for again in self.batches:
-            self._send_batch(again)
+        for unfinished in self.batches:
+            self._send_batch(unfinished)
 
     def _get_loss_reason(self, status: int) -> str:
-        """Why an item was lost, from how its worker ended."""
+        """Return why an item was lost, for people, from the status of its worker."""
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         if number in (0, signal.SIGALRM):
             return f"decoding it took more than {self._pool.seconds:g} seconds (SIMILE_DECODE_SECONDS)"
         if number == signal.SIGKILL:
-            return "the process that decoded it was killed: perhaps there was not enough memory"
+            return "the process that decoded it was killed; perhaps there was not enough memory"
         return f"the decoder crashed on it ({signal.Signals(number).name})"

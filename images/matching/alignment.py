@@ -1,11 +1,11 @@
-"""Laying one picture on another, and how much of what both show is then the same.
+"""Align two images by a homography, and measure how similar they are where they overlap.
 
-Copies that were cropped, mirrored, turned, scaled or seen aslant lie on their original after one homography. It comes
-from matched keypoints (SIFT, Lowe 2004, with the roots of Arandjelović & Zisserman 2012; robust fits by RANSAC and
-MAGSAC++, arXiv 1912.05909), or, where a picture is too small or too plain for keypoints, from the eight ways to turn
-and mirror a square; then it is refined by the enhanced correlation coefficient (Evangelidis & Psarakis 2008). What lies
-on each other is compared window by window in bands of detail (models/likeness.py): another light or compression does
-not matter, another shirt on the same bed does.
+A copy that was cropped, mirrored, rotated, scaled or seen in perspective lies on its original after one homography. It
+comes from matched keypoints (SIFT, Lowe 2004, with the root of Arandjelović & Zisserman 2012; robust fits by RANSAC and
+MAGSAC++, arXiv 1912.05909) or, if an image is too small or too plain for keypoints, from the eight symmetries of a
+square. The enhanced correlation coefficient (Evangelidis & Psarakis 2008) refines it. The aligned images are compared
+window by window in frequency bands (similarity.py): another exposure or compression does not matter, another shirt on
+the same bed does.
 """
 
 from __future__ import annotations
@@ -40,22 +40,25 @@ from simile.images.matching.similarity import (
     compute_correlation,
 )
 
-COARSE_SIDE = 96  # pixels of the longer side that pictures are laid on each other at
-MIN_DESCRIPTOR_CORRELATION, MIN_DESCRIPTOR_CORRELATION_TINY = (
-    0.8,
-    0.9,
-)  # correlation of two squares, from which on it is worth a closer look
-CERTAIN_INLIER_COUNT = 20  # matches that agree: the mirror image need not be tried too
+COARSE_SIDE = 96  # longer side, in pixels, of images during the refinement
+MIN_DESCRIPTOR_CORRELATION = 0.8  # of two thumbnail descriptors, for a symmetry to be evaluated
+MIN_DESCRIPTOR_CORRELATION_TINY = 0.9  # the same if both images are tiny
+CERTAIN_INLIER_COUNT = 20  # with more inliers the mirror image is not tried
 
 WindowBox = tuple[int, int, int, int]  # left, top, right, bottom
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AlignmentResult:
-    """What comparing two pictures gave. score: 0 to 1, how sure it is that one is a copy of the other.
+    """The result of comparing two images.
 
-    alike: 0 to 1, how much of what both show is the same. matrix: (3, 3), from pixels of the second to pixels of the
-    first, both as they were given; None where they could not be laid on each other. reason: for people.
+    Attributes:
+        is_copy: One image is a copy of the other.
+        score: Probability of a copy, 0 to 1.
+        similarity: Correlation of the overlap in the lowest frequency band, 0 to 1.
+        reason: Why it is a copy or not, for people.
+        matrix: (3, 3) homography from pixels of the second image to pixels of the first; None if they were not aligned.
+        features: What the score was computed from; None if they were not aligned.
     """
 
     is_copy: bool
@@ -67,78 +70,90 @@ class AlignmentResult:
 
 
 def align_images(first: ImageFeatures, second: ImageFeatures) -> AlignmentResult:
-    """Whether one of two pictures is a copy of the other, cropped, turned, mirrored, re-coloured, written on or so."""
+    """Return whether one image is a copy of the other: cropped, rotated, mirrored, recoloured, with text and so on."""
+    # Evaluate candidate homographies until one is certain.
     best: tuple[CopyFeatures, Matrix] | None = None
-    for matrix, matches, agreeing in _propose_homographies(first, second):
-        found = _evaluate_homography(first, second, matrix, matches, agreeing)
-        if found is not None and (best is None or found[0].score > best[0].score):
-            best = found
+    for matrix, match_count, inlier_count in _propose_homographies(first, second):
+        candidate = _evaluate_homography(first, second, matrix, match_count, inlier_count)
+        if candidate is not None and (best is None or candidate[0].score > best[0].score):
+            best = candidate
         if best is not None and best[0].inlier_count > CERTAIN_INLIER_COUNT and best[0].score > 0.98:
             break
     if best is None:
-        return AlignmentResult(False, 0.0, 0.0, "they can't be laid on each other")
+        return AlignmentResult(is_copy=False, score=0.0, similarity=0.0, reason="the images can't be aligned")
+    # Classify the best one; describe the transform of a copy.
     features, matrix = best
-    same, reason = classify_copy(features)
-    if same:
+    is_copy, reason = classify_copy(features)
+    if is_copy:
         reason = ", ".join(_describe_transform(matrix, first, second)) or reason
-    between = np.linalg.inv(make_scale_matrix(first.scale)) @ matrix @ make_scale_matrix(second.scale)
-    return AlignmentResult(same, features.score, features.band_correlations[-1], reason, between, features)
+    return AlignmentResult(
+        is_copy=is_copy,
+        score=features.score,
+        similarity=features.band_correlations[-1],
+        reason=reason,
+        matrix=np.linalg.inv(make_scale_matrix(first.scale)) @ matrix @ make_scale_matrix(second.scale),
+        features=features,
+    )
 
 
 def _propose_homographies(first: ImageFeatures, second: ImageFeatures) -> Iterator[tuple[Matrix, int, int]]:
-    """Homographies from `grey` of the second to that of the first; how many matches there were, how many agree."""
-    if not (first.is_tiny and second.is_tiny):
-        for keypoints in ("keypoints", "mirrored"):
-            ours, theirs = match_keypoints(first.keypoints, getattr(second, keypoints))
-            matrix, agreeing = fit_homography(theirs, ours)
+    """Yield (homography from `grey` of the second image to that of the first, matches, inliers)."""
+    both_tiny = first.is_tiny and second.is_tiny
+    if not both_tiny:
+        for keypoints in (second.keypoints, second.mirrored_keypoints):
+            first_points, second_points = match_keypoints(first.keypoints, keypoints)
+            matrix, inlier_count = fit_homography(second_points, first_points)
             if matrix is not None and is_plausible_homography(matrix, first, second):
-                yield matrix, len(ours), agreeing
-    turned = make_square_symmetries(second.thumbnail_descriptor)
-    likeness = [float((one * first.thumbnail_descriptor).sum()) for one in turned]
-    at = int(np.argmax(likeness))
-    if likeness[at] >= (
-        MIN_DESCRIPTOR_CORRELATION_TINY if first.is_tiny and second.is_tiny else MIN_DESCRIPTOR_CORRELATION
-    ):
-        yield make_symmetry_homography(at, first, second), 0, 0
+                yield matrix, len(first_points), inlier_count
+    symmetries = make_square_symmetries(second.thumbnail_descriptor)
+    correlations = [float((descriptor * first.thumbnail_descriptor).sum()) for descriptor in symmetries]
+    best = int(np.argmax(correlations))
+    if correlations[best] >= (MIN_DESCRIPTOR_CORRELATION_TINY if both_tiny else MIN_DESCRIPTOR_CORRELATION):
+        yield make_symmetry_homography(best, first, second), 0, 0
 
 
 def _evaluate_homography(
     first: ImageFeatures, second: ImageFeatures, matrix: Matrix, match_count: int, inlier_count: int
 ) -> tuple[CopyFeatures, Matrix] | None:
-    """What a guess is worth, and the guess refined; None where next to nothing lies on each other."""
+    """Refine a homography and measure the overlap; None if there is almost no overlap."""
+    # Warp both images to their overlap at a coarse size.
     window = _compute_overlap_window(first, second, matrix)
     if window is None:
         return None
     coarse = _warp_to_window(first, second, matrix, window, COARSE_SIDE)
     if coarse.mask.sum() < 100:
         return None
-    refined = (
-        None if inlier_count > 4 * CERTAIN_INLIER_COUNT else _refine_homography(coarse, matrix, window)
-    )  # so many matches need no refining
+    # Refine, unless so many matches agree that it is not needed; keep the refined one only if it is better.
+    refined = None if inlier_count > 4 * CERTAIN_INLIER_COUNT else _refine_homography(coarse, matrix, window)
     if refined is not None:
-        again = _warp_to_window(first, second, refined, window, COARSE_SIDE)
-        if again.mask.sum() > 0.8 * coarse.mask.sum() and compute_correlation(again) > compute_correlation(coarse):
-            coarse, matrix = again, refined
+        pair = _warp_to_window(first, second, refined, window, COARSE_SIDE)
+        if pair.mask.sum() > 0.8 * coarse.mask.sum() and compute_correlation(pair) > compute_correlation(coarse):
+            coarse, matrix = pair, refined
+    # Measure at a fine size.
     fine = _warp_to_window(first, second, matrix, window, min(first.detail_side, second.detail_side))
     left, top, right, bottom = window
-    both = coarse.mask.mean() * (right - left) * (bottom - top)
-    covered = min(1.0, both / min(first.grey.size, compute_projected_area(matrix, second)))
-    slant, colours = compute_distortion(matrix, second), compute_colour_correlation(coarse)
+    overlap_area = coarse.mask.mean() * (right - left) * (bottom - top)
     return CopyFeatures(
-        compute_band_correlations(fine), compute_changed_share(fine), colours, match_count, inlier_count, slant, covered
+        band_correlations=compute_band_correlations(fine),
+        changed_share=compute_changed_share(fine),
+        colour_correlation=compute_colour_correlation(coarse),
+        match_count=match_count,
+        inlier_count=inlier_count,
+        distortion=compute_distortion(matrix, second),
+        overlap_share=min(1.0, overlap_area / min(first.grey.size, compute_projected_area(matrix, second))),
     ), matrix
 
 
 def _compute_overlap_window(first: ImageFeatures, second: ImageFeatures, matrix: Matrix) -> WindowBox | None:
-    """Left, top, right, bottom of the part of the first picture that the second may lie on."""
-    frame, (width, height) = project_corners(matrix, second), first.size
-    left, top = np.floor(frame.min(0).clip(0)).astype(int).tolist()
-    right, bottom = np.ceil(np.minimum(frame.max(0), (width, height))).astype(int).tolist()
+    """Return the box in the first image that the second can cover; None if it is under 12 pixels wide or high."""
+    corners, (width, height) = project_corners(matrix, second), first.size
+    left, top = np.floor(corners.min(0).clip(0)).astype(int).tolist()
+    right, bottom = np.ceil(np.minimum(corners.max(0), (width, height))).astype(int).tolist()
     return (left, top, right, bottom) if min(right - left, bottom - top) >= 12 else None
 
 
 def _compute_window_homography(matrix: Matrix, window: WindowBox, side: int) -> tuple[Matrix, int, int]:
-    """The homography into the window, its longer side scaled to `side`; width and height there."""
+    """Return (homography into the window, width, height), the window's longer side scaled to `side` pixels."""
     left, top, right, bottom = window
     scale = side / max(right - left, bottom - top)
     width, height = (max(8, round(length * scale)) for length in (right - left, bottom - top))
@@ -148,50 +163,55 @@ def _compute_window_homography(matrix: Matrix, window: WindowBox, side: int) -> 
 def _warp_to_window(
     first: ImageFeatures, second: ImageFeatures, matrix: Matrix, window: WindowBox, side: int
 ) -> AlignedPair:
-    """Both as they show in the window, its longer side scaled to `side`."""
-    placed, width, height = _compute_window_homography(matrix, window, side)
-    ours, _, _ = _compute_window_homography(np.eye(3), window, side)
-    shown = cv2.warpPerspective(np.ones(second.grey.shape, np.float32), placed, (width, height)) > 0.99
-    shown &= cv2.warpPerspective(np.ones(first.grey.shape, np.float32), ours, (width, height)) > 0.9
-    return AlignedPair(_warp_image(first, ours, width, height), _warp_image(second, placed, width, height), shown)
+    """Warp both images to the window, its longer side scaled to `side` pixels."""
+    second_matrix, width, height = _compute_window_homography(matrix, window, side)
+    first_matrix, _, _ = _compute_window_homography(np.eye(3), window, side)
+    mask = cv2.warpPerspective(np.ones(second.grey.shape, np.float32), second_matrix, (width, height)) > 0.99
+    mask &= cv2.warpPerspective(np.ones(first.grey.shape, np.float32), first_matrix, (width, height)) > 0.9
+    return AlignedPair(
+        _warp_image(first, first_matrix, width, height), _warp_image(second, second_matrix, width, height), mask
+    )
 
 
 def _warp_image(features: ImageFeatures, matrix: Matrix, width: int, height: int) -> Float32Array:
-    """(height, width, 3) float32 of a picture under a homography, softened first where it is reduced."""
+    """Return the image under a homography, (height, width, 3) float32; blurred first if it is reduced."""
     scale = float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
     colours = features.rgb.astype(np.float32)
     if scale < 0.8:
         colours = cv2.GaussianBlur(colours, (0, 0), 0.45 / scale)
-    sampled: Float32Array = cv2.warpPerspective(colours, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
-    return sampled
+    warped: Float32Array = cv2.warpPerspective(colours, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
+    return warped
 
 
 def _refine_homography(pair: AlignedPair, matrix: Matrix, window: WindowBox) -> Matrix | None:
-    """The homography after a few steps towards the highest correlation; None where they lead nowhere."""
-    first, second = (cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) / 255 for picture in (pair.first, pair.second))
-    stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 1e-4)
+    """Return the homography after up to 20 steps towards the highest correlation; None if it does not converge."""
+    first, second = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) / 255 for image in (pair.first, pair.second))
+    criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 1e-4)
     start, mask = np.eye(3, dtype=np.float32), pair.mask.astype(np.uint8)
     try:
-        _, step = cv2.findTransformECC(first, second, start, cv2.MOTION_HOMOGRAPHY, stop, mask, 3)
-    except cv2.error:  # it says so when it does not converge
+        _, step = cv2.findTransformECC(first, second, start, cv2.MOTION_HOMOGRAPHY, criteria, mask, 3)
+    except cv2.error:  # raised when it does not converge
         return None
-    placing, _, _ = _compute_window_homography(np.eye(3), window, COARSE_SIDE)
-    return np.asarray(np.linalg.inv(placing) @ np.linalg.inv(step.astype(np.float64)) @ placing @ matrix, np.float64)
+    # The step is in pixels of the window: convert it to pixels of the first image.
+    to_window, _, _ = _compute_window_homography(np.eye(3), window, COARSE_SIDE)
+    return np.asarray(
+        np.linalg.inv(to_window) @ np.linalg.inv(step.astype(np.float64)) @ to_window @ matrix, np.float64
+    )
 
 
 def _describe_transform(matrix: Matrix, first: ImageFeatures, second: ImageFeatures) -> list[str]:
-    """What was done to the one that shows less, in words: mirrored, turned by so much, cropped to so much."""
-    found, (width, height) = [], second.size
+    """Describe how the copy differs in geometry: mirrored, rotated by an angle, cropped to a share of the area."""
+    words, (width, height) = [], second.size
     jacobian = compute_local_jacobian(matrix, second)
     if np.linalg.det(jacobian) < 0:
-        found.append("mirrored")
+        words.append("mirrored")
         jacobian = jacobian @ np.diag([-1.0, 1.0])
     degrees = float(np.degrees(np.arctan2(jacobian[1, 0] - jacobian[0, 1], jacobian[0, 0] + jacobian[1, 1])))
     if abs(degrees) >= 1.5:
-        found.append(f"turned by {abs(degrees):.0f}°")
-    ours, theirs = first.grey.size, compute_projected_area(matrix, second)
+        words.append(f"turned by {abs(degrees):.0f}°")
     left, top, right, bottom = _compute_overlap_window(first, second, matrix) or (0, 0, width, height)
-    shown = (right - left) * (bottom - top) / max(ours, theirs)
-    if abs(degrees) < 1.5 and shown < 0.95:
-        found.append(f"cropped to {shown:.0%}")
-    return found
+    larger_area = max(first.grey.size, compute_projected_area(matrix, second))
+    overlap_share = (right - left) * (bottom - top) / larger_area
+    if abs(degrees) < 1.5 and overlap_share < 0.95:
+        words.append(f"cropped to {overlap_share:.0%}")
+    return words

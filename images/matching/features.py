@@ -1,4 +1,4 @@
-"""What is kept of a picture to compare it with others, pixel by pixel."""
+"""Features of one image for the pixel-by-pixel comparison: keypoints, a small copy, a thumbnail descriptor."""
 
 from __future__ import annotations
 
@@ -8,31 +8,38 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
+from simile.images.formats import Pixels
+
 Float32Array = NDArray[np.float32]
 
-KEYPOINT_SIDE = 256  # pixels of the longer side that keypoints are sought in
-MAX_DETAIL_SIDE = 192  # pixels of the longer side that pictures are compared at
-MIN_KEYPOINT_SIDE = (
-    72  # pixels of the longer side: below, keypoints say little, and pictures are enlarged at most fourfold
-)
+KEYPOINT_SIDE = 256  # longer side, in pixels, of the image in which keypoints are detected
+MAX_DETAIL_SIDE = 192  # longer side, in pixels, at which images are compared
+MIN_KEYPOINT_SIDE = 72  # longer side in pixels: below it keypoints say little, and images are enlarged at most fourfold
 MAX_KEYPOINTS = 500
-DESCRIPTOR_SIDE = 32  # pixels a side
+DESCRIPTOR_SIDE = 32  # side of the thumbnail descriptor in pixels
 
 cv2.setNumThreads(1)  # pairs are compared in several processes
 
 
 class ImageFeatures:
-    """What is kept of a picture (H, W, 3) uint8 to compare it with others: some 300 kB."""
+    """The features of an image (H, W, 3) uint8, about 300 kB.
+
+    Attributes:
+        is_tiny: The image is too small for keypoints.
+        scale: Scale from the image to `rgb` and `grey`.
+        detail_side: Longer side, in pixels, above which the image has no more detail.
+        rgb: (h, w, 3) uint8, the longer side about KEYPOINT_SIDE.
+        grey: (h, w) uint8.
+    """
 
     def __init__(self, pixels: Pixels) -> None:
         longer = max(pixels.shape[:2])
         self.is_tiny = longer < MIN_KEYPOINT_SIDE
         self.scale = min(KEYPOINT_SIDE / longer, 4.0) if self.is_tiny else KEYPOINT_SIDE / longer
-        self.detail_side = round(
-            min(MAX_DETAIL_SIDE, 2 * longer)
-        )  # pixels of the longer side, beyond which it shows nothing more
-        self.rgb = _resize_pixels(pixels, self.scale)  # (h, w, 3)
+        self.detail_side = round(min(MAX_DETAIL_SIDE, 2 * longer))
+        height, width = (max(8, round(side * self.scale)) for side in pixels.shape[:2])
+        interpolation = cv2.INTER_AREA if self.scale < 1 else cv2.INTER_CUBIC
+        self.rgb: Pixels = cv2.resize(np.ascontiguousarray(pixels), (width, height), interpolation=interpolation)
         self.grey: Pixels = cv2.cvtColor(self.rgb, cv2.COLOR_RGB2GRAY)
 
     @property
@@ -43,41 +50,30 @@ class ImageFeatures:
     @cached_property
     def keypoints(self) -> tuple[Float32Array, Float32Array]:
         """Points (n, 2) in `grey` and their descriptors (n, 128), of length 1."""
-        return _detect_keypoints(self.grey)
+        # A new detector each time: it is cheap to make and not safe to share between threads.
+        detector = cv2.SIFT_create(nfeatures=MAX_KEYPOINTS, contrastThreshold=0.02)  # type: ignore[attr-defined]
+        points, descriptors = detector.detectAndCompute(self.grey, None)
+        if descriptors is None:
+            return np.empty((0, 2), np.float32), np.empty((0, 128), np.float32)
+        roots = np.sqrt(descriptors / (descriptors.sum(1, keepdims=True) + 1e-7))
+        return np.array([point.pt for point in points], np.float32), roots
 
     @property
     def mirrored_keypoints(self) -> tuple[Float32Array, Float32Array]:
-        """The keypoints as the mirror image has them, at where they are in this one.
+        """The points of `keypoints`, with the descriptors that the mirror image has there.
 
-        A descriptor holds 4 rows, 4 columns and 8 directions around a keypoint, upright along its own direction: in the
-        mirror the rows and the directions run the other way.
+        A descriptor has 4 rows, 4 columns and 8 directions around a keypoint, aligned with the keypoint's direction: in
+        the mirror image the rows and the directions are reversed.
         """
         points, descriptors = self.keypoints
-        turned = descriptors.reshape(-1, 4, 4, 8)[:, ::-1][..., -np.arange(8) % 8]
-        return points, turned.reshape(-1, 128)
+        mirrored = descriptors.reshape(-1, 4, 4, 8)[:, ::-1][..., -np.arange(8) % 8]
+        return points, mirrored.reshape(-1, 128)
 
     @cached_property
     def thumbnail_descriptor(self) -> Float32Array:
-        """(SQUARE, SQUARE), of mean 0 and length 1; zeros where the picture is one plain colour."""
-        small = cv2.resize(self.grey, (DESCRIPTOR_SIDE, DESCRIPTOR_SIDE), interpolation=cv2.INTER_AREA).astype(
-            np.float32
-        )
+        """(DESCRIPTOR_SIDE, DESCRIPTOR_SIDE), of mean 0 and length 1; zeros if the image has one plain colour."""
+        side = DESCRIPTOR_SIDE
+        small = cv2.resize(self.grey, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32)
         small -= small.mean()
         length = float(np.linalg.norm(small))
-        return small / length if length > DESCRIPTOR_SIDE else np.zeros_like(small)
-
-
-def _resize_pixels(pixels: Pixels, scale: float) -> Pixels:
-    height, width = (max(8, round(side * scale)) for side in pixels.shape[:2])
-    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    scaled: Pixels = cv2.resize(np.ascontiguousarray(pixels), (width, height), interpolation=way)
-    return scaled
-
-
-def _detect_keypoints(grey: Pixels) -> tuple[Float32Array, Float32Array]:
-    # Made each time: one finder is not safe to share between threads, and making it costs nothing.
-    points, descriptors = cv2.SIFT_create(nfeatures=MAX_KEYPOINTS, contrastThreshold=0.02).detectAndCompute(grey, None)  # type: ignore[attr-defined]
-    if descriptors is None:
-        return np.empty((0, 2), np.float32), np.empty((0, 128), np.float32)
-    roots = np.sqrt(descriptors / (descriptors.sum(1, keepdims=True) + 1e-7))
-    return np.array([point.pt for point in points], np.float32), roots
+        return small / length if length > side else np.zeros_like(small)

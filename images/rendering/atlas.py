@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from simile.images.encoding import encode_png
-from simile.images.rendering.sheets import MUTED_COLOUR, PAPER_COLOUR, TEXT_COLOUR, Pixels, draw_text, resize_to_fit
+from simile.images.formats import Pixels
+from simile.images.rendering.sheets import MUTED_COLOUR, PAPER_COLOUR, TEXT_COLOUR, draw_text, resize_to_fit
 from simile.images.rendering.text import choose_font, truncate_text
 
 # Twenty hues of middling lightness: seen on light ground and on dark; static/map_colours.js has the same.

@@ -29,7 +29,7 @@ from typing import IO, Self, cast
 from simile.core.errors import UnreadableImage
 from simile.core.records import Failure
 from simile.images.formats import IMAGE_SUFFIXES, Limits, check_byte_count, has_image_signature
-from simile.images.paths import is_utf8, make_printable
+from simile.images.sources.paths import is_utf8, make_printable
 
 _ARCHIVE_SUFFIX = re.compile(r"\.(?:tar(?:\.(?:gz|bz2|xz|zst))?|tgz|tbz2?|txz|zip|cbz)(?=/|$)", re.IGNORECASE)
 _OPENERS_BY_MAGIC: dict[bytes, Callable[[str, str], object]] = {
@@ -215,7 +215,13 @@ def _list_zip_members(archive: str, contents: ArchiveContents) -> None:
         for info in infos:
             if (name := _clean_member_name(archive, info.filename, contents)) is None:
                 continue
-            member = ArchiveMember(info.file_size, info.header_offset, info.compress_size, info.compress_type, info.CRC)
+            member = ArchiveMember(
+                size=info.file_size,
+                offset=info.header_offset,
+                compressed_size=info.compress_size,
+                method=info.compress_type,
+                crc=info.CRC,
+            )
             if reason := _get_zip_rejection_reason(info):
                 _skip_member(archive, name, reason, contents)
             elif _is_image_member(file, name, member):
@@ -263,7 +269,7 @@ def _iterate_headers(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 def _add_tar_member(archive: str, info: tarfile.TarInfo, stream: IO[bytes], contents: ArchiveContents) -> None:
     if info.isdir() or (name := _clean_member_name(archive, info.name, contents)) is None:
         return
-    member = ArchiveMember(info.size, info.offset_data, info.size)
+    member = ArchiveMember(size=info.size, offset=info.offset_data, compressed_size=info.size)
     contents.members.pop(name, None)  # the last of several by one name counts, as when they are unpacked
     if info.issym() or info.islnk():
         _skip_member(archive, name, "a link in an archive is not followed", contents)

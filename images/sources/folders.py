@@ -12,8 +12,7 @@ from pathlib import Path
 
 from simile.core.records import Failure, FileStat
 from simile.images.formats import IMAGE_SUFFIXES, has_image_signature
-from simile.images.paths import is_utf8, make_printable
-from simile.images.sources.gitignore import PathPatterns
+from simile.images.sources.paths import PathPatterns, is_utf8, make_printable
 
 FileFactsTuple = tuple[
     str, int, int, int

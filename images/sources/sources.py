@@ -23,7 +23,6 @@ from typing import BinaryIO
 
 from simile.core.errors import NoSuchPath
 from simile.core.records import Failure, FileStat
-from simile.images.paths import is_utf8
 from simile.images.sources import archives
 from simile.images.sources.folders import (
     NOT_UTF8_REASON,
@@ -33,8 +32,8 @@ from simile.images.sources.folders import (
     get_file_failure_reason,
     get_folder_identities,
 )
-from simile.images.sources.gitignore import PathPatterns, pattern_to_regex
 from simile.images.sources.manifests import is_manifest, read_manifest
+from simile.images.sources.paths import PathPatterns, is_utf8, pattern_to_regex
 
 LISTED_CHUNK_SIZE = 500  # listed files that are looked up together
 STDIN_SOURCE = "-"
@@ -113,36 +112,36 @@ class ImageSources:
         if not matching and not _is_folder(prefix):
             raise NoSuchPath(pattern)
         yield from self._iterate_entries(((path, None) for path in matching), expand=True)
-        yield SourcePart(None, pattern=(prefix, whole))
+        yield SourcePart(root=None, pattern=(prefix, whole))
 
     def _iterate_entries(
         self, entries: Iterable[tuple[str, dict[str, str] | None]], *, expand: bool
     ) -> Iterator[SourcePart]:
         """Entries one by one; with `expand`, folders and archives among them stand for what is in them."""
         rest = iter(entries)
-        part = SourcePart(None)
+        part = SourcePart(root=None)
         while chunk := list(islice(rest, LISTED_CHUNK_SIZE)):
             for path, said in chunk:
                 if expand and _is_folder(path):
                     yield part
-                    part = SourcePart(None)
+                    part = SourcePart(root=None)
                     yield from self._iterate_folder(path)
                 elif expand and archives.is_archive(path) and _is_file(path):
                     yield part
-                    part = SourcePart(None)
+                    part = SourcePart(root=None)
                     yield self._make_archive_part(path)
                 else:
                     self._add_file(path, said, part)
             yield part
-            part = SourcePart(None)
+            part = SourcePart(root=None)
 
     def _iterate_folder(self, folder: str) -> Iterator[SourcePart]:
-        yield SourcePart(folder)  # though it be empty: what was known in it has vanished
+        yield SourcePart(root=folder)  # though it be empty: what was known in it has vanished
         for files in self._walker.iterate_files(folder):
-            yield SourcePart(folder, files)
+            yield SourcePart(root=folder, files=files)
 
     def _make_archive_part(self, archive: str) -> SourcePart:
-        part = SourcePart(archive)
+        part = SourcePart(root=archive)
         if not is_utf8(archive):
             self._add_failure(archive, NOT_UTF8_REASON)
             return part

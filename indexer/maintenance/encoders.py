@@ -12,7 +12,7 @@ from simile.core.settings import Settings
 from simile.indexer.maintenance.rebuild import get_index_options
 from simile.models.checkpoints.description import read_description
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.encoders import encoder_folders, find_fingerprint
+from simile.store.catalogue.encoders import list_encoder_folders, find_fingerprint
 from simile.store.database import schema
 from simile.store.home import Home, translate_write_errors
 from simile.store.index.index import Index
@@ -33,7 +33,7 @@ def list_encoders(settings: Settings) -> list[dict[str, Any]]:
         )
         known = {record.fingerprint: vars(record) for record in catalogue.encoders.get_all()}
     listed = []
-    for fingerprint in [*known, *sorted(encoder_folders(home) - known.keys())]:
+    for fingerprint in [*known, *sorted(list_encoder_folders(home) - known.keys())]:
         described = known.get(fingerprint) or _describe_unknown_encoder(home, fingerprint)
         listed.append(
             {

@@ -24,7 +24,7 @@ from simile.images.formats import Limits
 from simile.images.loading.loader import PreparedImage, prepare_files
 from simile.images.loading.worker_pool import WorkerPool
 from simile.images.sources.folders import WalkResult
-from simile.images.sources.gitignore import PathPatterns
+from simile.images.sources.paths import PathPatterns
 from simile.images.sources.sources import ImageSources, read_file_facts
 from simile.indexer.pipeline.plan import IndexPlan, IndexTask, check_prune, describe_sources, make_index_plan
 from simile.indexer.pipeline.publish import IndexPublisher

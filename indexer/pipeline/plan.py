@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 from simile.core.errors import BadSetting
 from simile.core.records import FileStat
-from simile.images.paths import is_utf8
 from simile.images.sources.folders import WalkResult
+from simile.images.sources.paths import is_utf8
 from simile.images.sources.sources import ImageSources, SourcePart, is_path_missing, is_stdin
 from simile.indexer.pipeline.spool import Spool
 from simile.store.catalogue.catalogue import Catalogue

@@ -12,12 +12,12 @@ from simile.core.errors import BadSetting, TooFewPictures
 from simile.core.records import Failure, FileStat
 from simile.core.settings import Settings
 from simile.images.decoding import DecodedImage
-from simile.images.formats import Limits
+from simile.images.formats import Limits, Pixels
 from simile.images.loading.loader import read_arrays, sample_images
 from simile.images.loading.worker_pool import WorkerPool
 from simile.images.sources.labels import LabelClasses, read_labels
 from simile.images.sources.sources import get_reading_order
-from simile.images.transforms import FitMode, Pixels, Preprocessing, choose_preprocessing
+from simile.images.transforms import FitMode, Preprocessing, choose_preprocessing
 from simile.models.recipes import Recipe
 from simile.models.training.loop import MIN_TRAINING_IMAGES
 from simile.models.training.objective import ClassNumbers

@@ -14,7 +14,7 @@ from typing import Any
 from simile.core.atomic_write import replace_folder
 from simile.core.records import FileStat
 from simile.core.settings import Settings
-from simile.images.sources.gitignore import PathPatterns
+from simile.images.sources.paths import PathPatterns
 from simile.images.sources.sources import check_sources, walk_sources
 from simile.images.transforms import FitMode, Preprocessing
 from simile.indexer.training.dataset import DatasetSpec, TrainingSet, read_training_set

@@ -1,4 +1,4 @@
-"""metadata of files, details of segments"""
+"""Add metadata of files, and details of segments."""
 
 from __future__ import annotations
 

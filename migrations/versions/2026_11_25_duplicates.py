@@ -1,4 +1,4 @@
-"""duplicates that were found, and what people decided of them"""
+"""Add duplicates that were found, and decisions on them."""
 
 from __future__ import annotations
 

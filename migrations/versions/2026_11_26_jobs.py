@@ -1,4 +1,4 @@
-"""indexing jobs that were started over HTTP"""
+"""Add indexing jobs that are started over HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""keys of the service, and sessions that were opened with them"""
+"""Add keys of the service, and sessions."""
 
 from __future__ import annotations
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from simile.core.errors import BadSetting, CheckpointDamaged, EncoderMismatch, NotFinite
 from simile.core.records import FloatArray, Latent
-from simile.images.transforms import Pixels, Preprocessing, scale_to_unit
+from simile.images.formats import Pixels
+from simile.images.transforms import Preprocessing, scale_to_unit
 from simile.models.checkpoints import checkpoint
 from simile.models.checkpoints.description import EncoderDescription
 from simile.models.checkpoints.training_set import TrainingDigests

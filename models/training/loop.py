@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from simile.core.errors import NotFinite, TooFewPictures
-from simile.images.transforms import Pixels, Preprocessing
+from simile.images.formats import Pixels
+from simile.images.transforms import Preprocessing
 from simile.models.inference.devices import has_fast_bfloat16, select_device
 from simile.models.networks.vae import Network
 from simile.models.recipes import Recipe

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from simile.images.transforms import Pixels, Preprocessing
+from simile.images.formats import Pixels
+from simile.images.transforms import Preprocessing
 from simile.models.augmentation.corruption import apply_corruption, parse_corruption
 from simile.models.augmentation.geometric import MILD_STRENGTH, AugmentationStrength, augment
 from simile.models.losses.contrastive import ContrastiveLoss, swap_content

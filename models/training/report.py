@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from simile.core.records import FloatArray
+from simile.images.formats import Pixels
 from simile.images.rendering import line_chart, sheets
-from simile.images.transforms import Pixels
 from simile.models.checkpoints.checkpoint import write_json
 from simile.models.inference.encoder import TrainedEncoder
 from simile.models.training.loop import TrainingResult

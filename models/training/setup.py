@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from simile.core.errors import BadSetting
-from simile.images.loading.image_file import empty_images, is_in_file
-from simile.images.transforms import Pixels, Preprocessing
+from simile.images.formats import Pixels
+from simile.images.loading.loader import empty_images, is_in_file
+from simile.images.transforms import Preprocessing
 from simile.models.augmentation.geometric import resize_images
 from simile.models.losses.contrastive import ContrastiveLoss
 from simile.models.losses.perceptual import PerceptualDistance

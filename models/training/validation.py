@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simile.images.transforms import Pixels
+from simile.images.formats import Pixels
 from simile.models.losses.elbo import count_active_units
 from simile.models.networks.vae import Network
 from simile.models.training.objective import ClassNumbers, Objective, make_batch

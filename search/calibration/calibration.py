@@ -1,7 +1,7 @@
-"""What is usual in a collection: how near its pictures lie to each other, how well they are reconstructed, their σ.
+"""What distances, reconstruction errors and σ are usual in a collection.
 
-A distance of 0.3 says nothing by itself. Measured on a sample of the collection it says how many pictures lie as near
-to one of its pictures on average: an expectation like the E-value of a sequence search (Karlin and Altschul, 1990).
+A distance alone means little. The calibration turns it into an expectation: the number of images that are as near to
+an image of the collection on average, like the E-value of a sequence search (Karlin and Altschul, 1990).
 """
 
 from __future__ import annotations
@@ -20,34 +20,47 @@ from simile.search.queries import Confidence, ReferencePopulation
 
 Float64Array = NDArray[np.float64]
 
-FALSE_ALARM_RATE = 0.01  # share of the pictures that belong there that may be called unlike it
-MAX_FALSE_ALARM_RATE = 0.1  # a small sample can't say it at that share, and beyond this one it says nothing
-MAX_GROWTH_FACTOR = 1.5  # times as many pictures, or as few: measured anew
-EXPECTATION_GRID_STEPS = 256  # distances at which the expectation is kept
+FALSE_ALARM_RATE = 0.01  # share of usual images that may be called outliers
+MAX_FALSE_ALARM_RATE = 0.1  # small samples only support higher rates; above this one no statement is made
+MAX_GROWTH_FACTOR = 1.5  # the collection may grow or shrink by this factor before a new calibration
+EXPECTATION_GRID_STEPS = 256  # distances at which the expectation is stored
 CALIBRATION_SIGNALS = ("reconstruction", "distance", "sigma")
+
+_OUTLIER_REASONS = {
+    "reconstruction": "It is reconstructed worse than {share} % of this collection's own images.",
+    "distance": "Its nearest neighbour is farther away than that of {share} % of this collection's own images.",
+    "sigma": "The encoder is less sure of it than of {share} % of this collection's own images.",
+}
 
 
 @dataclass(frozen=True)
 class CalibrationSample:
-    """One signal of the sample's pictures, (m,) float64; NaN where it could not be measured."""
+    """The signals of a sample of images, (m,) float64 each; NaN if unknown."""
 
-    reconstruction: Float64Array
-    distance: Float64Array  # to the nearest other picture
-    sigma: Float64Array
+    reconstruction: Float64Array  # reconstruction error
+    distance: Float64Array  # to the nearest other image
+    sigma: Float64Array  # mean sigma
 
     def get_usable_signals(self) -> dict[str, Float64Array]:
-        """Those that enough pictures have."""
-        known = {name: getattr(self, name) for name in CALIBRATION_SIGNALS}
-        return {name: values for name, values in known.items() if np.isfinite(values).mean() >= 0.5}
+        """Return the signals that are known for at least half of the images."""
+        signals = {name: getattr(self, name) for name in CALIBRATION_SIGNALS}
+        return {name: values for name, values in signals.items() if np.isfinite(values).mean() >= 0.5}
 
 
 @dataclass(frozen=True)
 class ScoreCalibration:
-    """A collection as measured when it held `images` pictures. distances, expected: (n,), both ascending.
+    """The calibration of a collection.
 
-    ordered: of each signal its values, ascending. cuts: of signals, joined by commas, (cut, rate): a picture of which
-    these are known is unlike the collection if its rank in one of them, from 0 to 1, is above the cut, as it is for
-    that rate of what it was measured among: see Certainty.
+    Attributes:
+        encoder: Fingerprint of the encoder of the vectors.
+        segment: Id of the base segment; None if there was none.
+        images: Number of images in the collection.
+        distances: (n,) ascending.
+        expected: (n,) number of images within each of these distances of an image, on average.
+        ordered: The values of each signal in the sample, ascending.
+        cuts: For a set of signals (names joined by commas): (cut, rate). A query image with these signals is an outlier
+            if its highest rank among them, 0 to 1, is above the cut. The same is true for `rate` of the sample.
+        population: The images of the sample: see Confidence.false_alarm_among.
     """
 
     encoder: str
@@ -57,11 +70,11 @@ class ScoreCalibration:
     expected: Float64Array
     ordered: dict[str, Float64Array] = field(default_factory=dict)
     cuts: dict[str, tuple[float, float]] = field(default_factory=dict)
-    among: ReferencePopulation = "own"
+    population: ReferencePopulation = "own"
 
     @property
     def false_alarm_rate(self) -> float | None:
-        """Of all signals together; None where it can't be said."""
+        """The rate with all signals; None if there is no cut for them."""
         return self.cuts.get(",".join(self.ordered), (None, None))[1]
 
     @classmethod
@@ -74,112 +87,148 @@ class ScoreCalibration:
         sample: CalibrationSample,
         population: ReferencePopulation = "own",
     ) -> Self:
-        """expectation: see `expectation`. among: what the pictures of `usual` are."""
+        """Make a calibration from a sample.
+
+        Args:
+            encoder: See the class.
+            segment: See the class.
+            images: See the class.
+            expectation: (distances, expected), see `compute_expectation`.
+            sample: The signals of the sample.
+            population: The images of the sample.
+        """
         signals = sample.get_usable_signals()
         ordered = {name: np.sort(values[np.isfinite(values)]) for name, values in signals.items()}
         return cls(encoder, segment, images, *expectation, ordered, _compute_conformal_cuts(signals), population)
 
     def compute_expected_counts(self, distances: Float64Array) -> Float64Array:
-        """How many pictures lie as near to one of the collection on average, (n,) for distances (n,)."""
+        """Return the number of images within each distance (n,) of an image of the collection, on average, (n,)."""
         expected: Float64Array = np.interp(distances, self.distances, self.expected)
         return expected
 
     def compute_confidence(
         self, reconstruction: float | None, distance: float | None, sigma: float | None
     ) -> Confidence:
-        """What to think of a picture with this reconstruction error, nearest neighbour and mean σ; None: unknown."""
-        asked = {"reconstruction": reconstruction, "distance": distance, "sigma": sigma}
+        """Judge a query image. Each argument may be None: unknown.
+
+        Args:
+            reconstruction: Its reconstruction error.
+            distance: Distance of its nearest neighbour.
+            sigma: Its mean sigma.
+        """
+        signals = {"reconstruction": reconstruction, "distance": distance, "sigma": sigma}
         ranks = {
             name: float(np.searchsorted(self.ordered[name], value) / len(self.ordered[name]))
-            for name, value in asked.items()
+            for name, value in signals.items()
             if value is not None and name in self.ordered
         }
         percentile = 100 * ranks["reconstruction"] if "reconstruction" in ranks else None
-        known = self.cuts.get(",".join(ranks))
-        if known is None:
-            return Confidence(sigma, percentile)
-        cut, rate = known
+        cut_and_rate = self.cuts.get(",".join(ranks))
+        if cut_and_rate is None:
+            return Confidence(sigma=sigma, error_percentile=percentile)
+        cut, rate = cut_and_rate
         highest = max(ranks, key=lambda name: ranks[name])
-        unlike = ranks[highest] > cut
-        reason = _get_outlier_reason(highest, ranks[highest]) if unlike else None
-        return Confidence(sigma, percentile, unlike, reason, rate, self.among)
+        is_outlier = ranks[highest] > cut
+        return Confidence(
+            sigma=sigma,
+            error_percentile=percentile,
+            unlike=is_outlier,
+            unlike_reason=_format_outlier_reason(highest, ranks[highest]) if is_outlier else None,
+            false_alarm_rate=rate,
+            false_alarm_among=self.population,
+        )
 
     def fits(self, images: int) -> bool:
-        """Whether it still holds for so many pictures."""
+        """Tell whether it is still valid for this number of images."""
         return self.images / MAX_GROWTH_FACTOR <= images <= self.images * MAX_GROWTH_FACTOR
 
     def save(self, path: Path) -> None:
-        """Writes it as JSON."""
+        """Save it as JSON."""
         path.write_text(json.dumps(self.to_json()), encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Reads it. Raises OSError, KeyError, TypeError or ValueError for anything else."""
+        """Load a saved calibration. Raises OSError, KeyError, TypeError or ValueError for a bad file."""
         return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
 
     def to_json(self) -> dict[str, Any]:
-        """Fit for a file; see from_json."""
-        arrays = {"distances": self.distances.tolist(), "expected": self.expected.tolist()}
-        ordered = {name: values.tolist() for name, values in self.ordered.items()}
-        return {**vars(self), **arrays, "ordered": ordered}
+        """Return JSON-ready values; see `from_json`."""
+        return {
+            "encoder": self.encoder,
+            "segment": self.segment,
+            "images": self.images,
+            "distances": self.distances.tolist(),
+            "expected": self.expected.tolist(),
+            "ordered": {name: values.tolist() for name, values in self.ordered.items()},
+            "cuts": self.cuts,
+            "among": self.population,
+        }
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Self:
-        """What to_json wrote. Raises KeyError, TypeError or ValueError for anything else."""
-        fields = {name: document[name] for name in ("encoder", "segment", "images", "among")}
-        fields["cuts"] = {name: (float(cut), float(rate)) for name, (cut, rate) in document["cuts"].items()}
-        fields |= {name: np.asarray(document[name], np.float64) for name in ("distances", "expected")}
-        ordered = {name: np.asarray(values, np.float64) for name, values in document["ordered"].items()}
-        return cls(**fields, ordered=ordered)
+        """Make a calibration from the values of `to_json`. Raises KeyError, TypeError or ValueError for others."""
+        return cls(
+            encoder=document["encoder"],
+            segment=document["segment"],
+            images=document["images"],
+            distances=np.asarray(document["distances"], np.float64),
+            expected=np.asarray(document["expected"], np.float64),
+            ordered={name: np.asarray(values, np.float64) for name, values in document["ordered"].items()},
+            cuts={names: (float(cut), float(rate)) for names, (cut, rate) in document["cuts"].items()},
+            population=document["among"],
+        )
 
 
 def compute_expectation(
     nearest_distances: Sequence[Float64Array], pairwise_distances: Float64Array, image_count: int
 ) -> tuple[Float64Array, Float64Array]:
-    """Distances (n,) and how many other pictures lie within each of them, on average over a sample of m.
+    """Compute how many other images are within a distance of an image, on average over a sample of m images.
 
-    nearest: of each picture of the sample the distances of its nearest others, ascending. apart: (m, m) distances
-    within the sample, which stand for all `images` beyond the last of those that are known.
+    Args:
+        nearest_distances: For each image of the sample, the distances of its nearest other images, ascending.
+        pairwise_distances: (m, m) within the sample; extrapolated beyond the nearest distances.
+        image_count: Number of images in the collection.
+
+    Returns:
+        Distances (n,), ascending, and the expected number for each, (n,).
     """
-    others = image_count - 1
-    scale = others / max(len(pairwise_distances) - 1, 1)
-    far = [np.sort(np.delete(row, place)) for place, row in enumerate(pairwise_distances)]
-    grid = _make_distance_grid(np.concatenate([*nearest_distances, *far])) if others else np.zeros(1)
-    counts = np.zeros(len(grid))
-    for known, spaced in zip(nearest_distances, far, strict=True):
-        within = np.searchsorted(known, grid, side="right").astype(np.float64)
-        if len(known) < others:
-            beyond = grid > (known[-1] if len(known) else -1.0)
-            guessed = np.maximum(len(known), scale * np.searchsorted(spaced, grid, side="right"))
-            within = np.where(beyond, np.minimum(guessed, others), within)
-        counts += within
-    return grid, counts / max(len(nearest_distances), 1)
+    other_count = image_count - 1
+    scale = other_count / max(len(pairwise_distances) - 1, 1)
+    sample_distances = [np.sort(np.delete(distances, row)) for row, distances in enumerate(pairwise_distances)]
+    grid = _make_distance_grid(np.concatenate([*nearest_distances, *sample_distances])) if other_count else np.zeros(1)
+    totals = np.zeros(len(grid))
+    for nearest, others in zip(nearest_distances, sample_distances, strict=True):
+        counts = np.searchsorted(nearest, grid, side="right").astype(np.float64)
+        if len(nearest) < other_count:
+            is_beyond = grid > (nearest[-1] if len(nearest) else -1.0)
+            extrapolated = np.maximum(len(nearest), scale * np.searchsorted(others, grid, side="right"))
+            counts = np.where(is_beyond, np.minimum(extrapolated, other_count), counts)
+        totals += counts
+    return grid, totals / max(len(nearest_distances), 1)
 
 
 def _make_distance_grid(distances: Float64Array) -> Float64Array:
-    """Up to 2 STEPS of the distances, ascending, from 0 on: the nearest ones as close as those in the middle."""
+    """Choose 0 and up to 2 * EXPECTATION_GRID_STEPS of the distances, ascending, more densely among the smallest."""
     ordered = np.sort(distances)
-    evenly = np.linspace(0, len(ordered) - 1, EXPECTATION_GRID_STEPS)
-    closely = np.geomspace(1, len(ordered), EXPECTATION_GRID_STEPS) - 1
-    grid: Float64Array = np.unique(np.concatenate([[0.0], ordered[np.concatenate([evenly, closely]).astype(np.int64)]]))
+    even = np.linspace(0, len(ordered) - 1, EXPECTATION_GRID_STEPS)
+    dense = np.geomspace(1, len(ordered), EXPECTATION_GRID_STEPS) - 1
+    grid: Float64Array = np.unique(np.concatenate([[0.0], ordered[np.concatenate([even, dense]).astype(np.int64)]]))
     return grid
 
 
 def _compute_conformal_cuts(signals: dict[str, Float64Array]) -> dict[str, tuple[float, float]]:
-    """See Gauge: of all sets of signals of which it can be said."""
-    sets = chain.from_iterable(combinations(signals, count) for count in range(1, len(signals) + 1))
-    found = {
-        ",".join(names): _compute_conformal_cut(_compute_highest_ranks({name: signals[name] for name in names}))
-        for names in sets
+    """Compute ScoreCalibration.cuts for all sets of signals that have one."""
+    name_sets = chain.from_iterable(combinations(signals, count) for count in range(1, len(signals) + 1))
+    cuts = {
+        ",".join(names): _compute_conformal_cut(_compute_highest_ranks([signals[name] for name in names]))
+        for names in name_sets
     }
-    return {names: cut for names, cut in found.items() if cut is not None}
+    return {names: cut for names, cut in cuts.items() if cut is not None}
 
 
-def _compute_highest_ranks(signals: dict[str, Float64Array]) -> Float64Array:
-    """For each picture that has all signals the highest of its ranks among the others, from 0 to 1; descending."""
-    if not signals:
-        return np.empty(0)
-    table = np.stack(list(signals.values()))  # (signals, m)
+def _compute_highest_ranks(signals: list[Float64Array]) -> Float64Array:
+    """Compute the highest rank, 0 to 1, of each sample image that has all signals; sorted descending."""
+    table = np.stack(signals)  # (signals, m)
     table = table[:, np.isfinite(table).all(axis=0)]
     if table.shape[1] < 2:
         return np.empty(0)
@@ -188,26 +237,22 @@ def _compute_highest_ranks(signals: dict[str, Float64Array]) -> Float64Array:
 
 
 def _compute_conformal_cut(highest_ranks: Float64Array) -> tuple[float, float] | None:
-    """(cut, rate): so few of the sample lie above `cut` that a new one does at most at `rate`. None: too few are known.
+    """Compute (cut, rate): a new image like the sample is above `cut` with a probability of at most `rate`.
 
-    A picture like those of the sample is above the j+1-th highest of m with a chance of (j+1) / (m+1): so conformal
-    prediction has it (Vovk, Gammerman and Shafer, 2005). Those at the very top have to be passed over in any case.
+    A new image is above the (j+1)-th highest of m values with a probability of (j+1) / (m+1): conformal prediction
+    (Vovk, Gammerman and Shafer, 2005). Images that share the highest rank are always passed.
+
+    Returns:
+        None if the sample is too small.
     """
     if not len(highest_ranks):
         return None
     passed = max(int(FALSE_ALARM_RATE * (len(highest_ranks) + 1)) - 1, int((highest_ranks == highest_ranks[0]).sum()))
     rate = (passed + 1) / (len(highest_ranks) + 1)
-    return (
-        (float(highest_ranks[passed]), round(rate, 4))
-        if rate <= MAX_FALSE_ALARM_RATE and passed < len(highest_ranks)
-        else None
-    )
+    if rate > MAX_FALSE_ALARM_RATE or passed >= len(highest_ranks):
+        return None
+    return float(highest_ranks[passed]), round(rate, 4)
 
 
-def _get_outlier_reason(signal: str, rank: float) -> str:
-    share = f"{100 * rank:.1f}".removesuffix(".0")
-    return {
-        "reconstruction": f"It is reconstructed worse than {share} % of this collection's own pictures.",
-        "distance": f"Its nearest neighbour lies farther than that of {share} % of this collection's own pictures.",
-        "sigma": f"The encoder is less sure of it than of {share} % of this collection's own pictures.",
-    }[signal]
+def _format_outlier_reason(signal: str, rank: float) -> str:
+    return _OUTLIER_REASONS[signal].format(share=f"{100 * rank:.1f}".removesuffix(".0"))

@@ -1,4 +1,4 @@
-"""What `simile dedup` found: list it, decide, look at what differs, take the plan home."""
+"""Results of `simile dedup`: list them, store decisions, show differences, download the cleanup plan."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from simile.dedup.grouping.findings import count_similar_pairs, find_similar_pai
 from simile.dedup.grouping.groups import make_groups
 from simile.dedup.records import CleanupPlan, Tier
 from simile.images.encoding import encode_png
+from simile.images.formats import Pixels
 from simile.images.matching import difference as differences
-from simile.images.transforms import Pixels
 from simile.search.searcher import Searcher
 from simile.service import urls
 from simile.service.dependencies import EncodingPoolDep, LimitParam, OffsetParam, ReviewCacheDep, SearcherDep
@@ -33,10 +33,10 @@ from simile.service.schemas.duplicates import (
     DuplicateGroupResponse,
     DuplicateListResponse,
     SimilarPairResponse,
+    ThresholdCalibrationResponse,
 )
 from simile.service.schemas.search import MAX_ID
 from simile.service.serializers.duplicates import (
-    make_calibration_response,
     make_group_response,
     make_pair_response,
     store_decisions,
@@ -45,22 +45,33 @@ from simile.service.state.review_cache import ReviewCache, TierSelection, make_t
 
 router = APIRouter(prefix=f"{urls.API}/duplicates", tags=["duplicates"])
 
-TiersParam = Annotated[list[Tier], Query(description="One or more of bytes, pixels, near; or similar alone.")]
+TiersParam = Annotated[list[Tier], Query(description="One or more of bytes, pixels, near; or only similar.")]
 ThresholdParam = Annotated[
     float | None,
     Query(
         ge=0,
         le=1e18,
         allow_inf_nan=False,
-        description="Near pairs up to this distance; that of the run if not given, or if it is lower.",
+        description="Near pairs up to this distance; at most the threshold of the run, which is the default.",
     ),
 ]
-DecidedParam = Annotated[bool | None, Query(description="Only groups that people have decided, or only the others.")]
+DecidedParam = Annotated[
+    bool | None, Query(description="Only groups with a decision for each pair, or only the others.")
+]
 ImageIdQuery = Annotated[int, Query(ge=1, le=MAX_ID, description="The id of an indexed image.")]
 
-NOT_RUN_HINT = "Only same bytes are known so far. Run `simile dedup` to find same pixels and near copies."
-_DIFFERENCE_SIDE = 1024  # pixels of the longer side that a difference is drawn at
-_PLAN_RESPONSES: ResponseDocs = {200: {"content": {"application/json": {}}, "description": "The plan"}}
+NOT_RUN_HINT = "Only equal bytes are known so far. Run `simile dedup` to find equal pixels and near copies."
+_DIFFERENCE_SIDE = 1024  # longer side of a difference image, in pixels
+_PLAN_EXAMPLE = {
+    "simile_plan": 1,
+    "created_at": "2026-11-26T10:00:00+00:00",
+    "home": "/srv/simile",
+    "removals": [],
+    "decisions": [],
+}
+_PLAN_RESPONSES: ResponseDocs = {
+    200: {"content": {"application/json": {"example": _PLAN_EXAMPLE}}, "description": "The plan"}
+}
 
 
 @router.get("", responses=document_errors(409, 422, 503))
@@ -73,26 +84,27 @@ def list_duplicates(
     limit: LimitParam = 100,
     offset: OffsetParam = 0,
 ) -> DuplicateListResponse:
-    """Groups of copies by tier, the surest first, or pairs that are only similar. Made by `simile dedup`."""
+    """List groups of copies by tier, the most certain first, or pairs that are only similar, from `simile dedup`."""
     if "similar" in tier and len(set(tier)) > 1:
-        raise HTTPException(422, "Similar pairs are no groups: ask for tier=similar alone, and for the others apart.")
+        raise HTTPException(422, "Similar pairs are not groups: request tier=similar separately from the other tiers.")
     chosen = make_tier_selection(tier, threshold, ("bytes", "pixels", "near"))
     findings = review_cache.get_findings(searcher)
     groups: list[DuplicateGroupResponse] = []
     pairs: list[SimilarPairResponse] = []
     if "similar" in chosen.tiers:
         total = count_similar_pairs(searcher.catalogue, findings, threshold)
-        found = find_similar_pairs(searcher.catalogue, findings, threshold=threshold, limit=limit, offset=offset)
-        pairs = [make_pair_response(one) for one in found]
+        file_pairs = find_similar_pairs(searcher.catalogue, findings, threshold=threshold, limit=limit, offset=offset)
+        pairs = [make_pair_response(file_pair) for file_pair in file_pairs]
     else:
         findings, all_groups = review_cache.get_groups(searcher, chosen)
-        wanted = [group for group in all_groups if decided is None or group.decided == decided]
-        total, groups = len(wanted), [make_group_response(group) for group in wanted[offset : offset + limit]]
+        selected = [group for group in all_groups if decided is None or group.decided == decided]
+        total, groups = len(selected), [make_group_response(group) for group in selected[offset : offset + limit]]
     return DuplicateListResponse(
         run_id=findings.run_id,
         encoder=findings.encoder,
         threshold=findings.get_effective_threshold(threshold),
-        calibration=make_calibration_response(findings.calibration),
+        calibration=findings.calibration
+        and ThresholdCalibrationResponse.model_validate(findings.calibration, from_attributes=True),
         groups=groups,
         pairs=pairs,
         total=total,
@@ -108,9 +120,9 @@ def list_duplicates(
     openapi_extra=json_body(DecisionListRequest),
 )
 async def decide(request: Request, searcher: SearcherDep) -> DecisionListResponse:
-    """Say of pairs whether they are the same picture. Remembered for good, by content; safe to repeat."""
-    said = await read_json(request, DecisionListRequest)
-    stored, removed = await run_in_threadpool(lambda: store_decisions(searcher, said.decisions))
+    """Decide for pairs whether they show the same image. Stored permanently, by content; safe to repeat."""
+    params = await read_json(request, DecisionListRequest)
+    stored, removed = await run_in_threadpool(store_decisions, searcher, params.decisions)
     return DecisionListResponse(stored=stored, removed=removed)
 
 
@@ -120,11 +132,11 @@ def download_plan(
     review_cache: ReviewCacheDep,
     tier: TiersParam = [],  # FastAPI copies it  # noqa: B006
     threshold: ThresholdParam = None,
-    include_undecided: Annotated[bool, Query(alias="all", description="Also what nobody has decided.")] = False,
+    include_undecided: Annotated[bool, Query(alias="all", description="Include groups without a decision.")] = False,
 ) -> Response:
-    """What would be removed, a file for `simile dedup apply`: pairs that people called the same, or `all` groups."""
+    """Return the cleanup plan, a file for `simile dedup apply`: pairs decided to be the same, or `all` groups."""
     if "similar" in tier:
-        raise HTTPException(422, "Nothing is removed because it is similar. Ask for bytes, pixels or near.")
+        raise HTTPException(422, "Images that are only similar are never removed. Request bytes, pixels or near.")
     chosen = make_tier_selection(
         tier, threshold, ("bytes", "pixels", "near") if include_undecided else ("pixels", "near")
     )
@@ -147,21 +159,21 @@ async def difference(
     pool: EncodingPoolDep,
     first: ImageIdQuery,
     second: ImageIdQuery,
-    show: Annotated[Literal["difference", "overlay"], Query(description="overlay: the second, laid on the first.")] = (
-        "difference"
-    ),
+    show: Annotated[
+        Literal["difference", "overlay"], Query(description="overlay: the second image, aligned with the first.")
+    ] = ("difference"),
 ) -> Response:
-    """What differs between two pictures once the second is laid on the first, a PNG of at most 1,024 pixels a side."""
+    """Draw the difference of two images after aligning the second with the first; a PNG of at most 1,024 x 1,024."""
 
-    def answer() -> Response:
-        shas = [searcher.get_image(image_id).sha256 for image_id in (first, second)]
+    def respond() -> Response:
+        hashes = [searcher.get_image(image_id).sha256 for image_id in (first, second)]
         return make_etag_response(
             request,
-            f"{shas[0]}-{shas[1]}-{show}",
+            f"{hashes[0]}-{hashes[1]}-{show}",
             lambda: (_render_difference(searcher, first, second, show), "image/png"),
         )
 
-    return await pool.run(answer)
+    return await pool.run(respond)
 
 
 def _make_plan(
@@ -176,16 +188,16 @@ def _make_plan(
 
 def _render_difference(searcher: Searcher, first: int, second: int, show: str) -> bytes:
     try:
-        one, other = (_downsample(searcher.get_pixels(image_id, _DIFFERENCE_SIDE)) for image_id in (first, second))
+        pixels, other = (_downsample(searcher.get_pixels(image_id, _DIFFERENCE_SIDE)) for image_id in (first, second))
     except UnreadableImage as error:  # a file that has changed since it was indexed
         raise HTTPException(404, str(error)) from error
     if show == "difference":
-        return encode_png(differences.draw_difference(one, other))
-    laid = differences.warp_onto(one, other)
-    return encode_png(other if laid is None else laid)
+        return encode_png(differences.draw_difference(pixels, other))
+    aligned = differences.warp_onto(pixels, other)
+    return encode_png(other if aligned is None else aligned)
 
 
 def _downsample(pixels: Pixels) -> Pixels:
-    """(H, W, 3) reduced by a whole factor to at most twice _SIDE: decoders give more than was asked for."""
+    """Reduce (H, W, 3) by a whole factor to less than twice _DIFFERENCE_SIDE: decoders return larger images."""
     step = max(1, max(pixels.shape[:2]) // _DIFFERENCE_SIDE)
     return np.ascontiguousarray(pixels[::step, ::step])

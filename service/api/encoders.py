@@ -1,4 +1,4 @@
-"""The encoders of a home: which there are, and which one is in use."""
+"""The encoders of a home, and which one is active."""
 
 from __future__ import annotations
 
@@ -26,44 +26,42 @@ from simile.service.schemas.encoders import (
 router = APIRouter(prefix=f"{urls.API}/encoders", tags=["encoders"])
 
 FingerprintParam = Annotated[
-    str, Path(pattern="^[0-9a-f]{1,64}$", description="The fingerprint of an encoder, or the start of one alone.")
+    str, Path(pattern="^[0-9a-f]{1,64}$", description="The fingerprint of an encoder, or a unique prefix of it.")
 ]
 
 
 @router.get("", responses=document_errors(409, 503))
 def show_encoders(searcher: SearcherDep) -> EncoderListResponse:
-    """Every encoder of the home, the oldest first."""
-    return EncoderListResponse(
-        encoders=[EncoderResponse(**_make_encoder_fields(one)) for one in list_encoders(searcher.settings)]
-    )
+    """List all encoders of the home, oldest first."""
+    encoders = list_encoders(searcher.settings)
+    return EncoderListResponse(encoders=[EncoderResponse(**_make_encoder_fields(encoder)) for encoder in encoders])
 
 
 @router.get("/{fingerprint}", responses=document_errors(404, 409, 422, 503))
 def show_encoder(fingerprint: FingerprintParam, searcher: SearcherDep) -> EncoderDetailResponse:
-    """One encoder, with its architecture, preprocessing, recipe and training."""
-    found = _find_encoder(searcher.settings, fingerprint)
-    return EncoderDetailResponse(
-        **_make_encoder_fields(found), description=_read_description(searcher, found["fingerprint"])
-    )
+    """Return one encoder with its architecture, preprocessing, recipe and training."""
+    encoder = _find_encoder(searcher.settings, fingerprint)
+    description = _read_description(searcher, encoder["fingerprint"])
+    return EncoderDetailResponse(**_make_encoder_fields(encoder), description=description)
 
 
 @router.post("/{fingerprint}/activate", responses=document_errors(404, 409, 422, 503))
 def activate(fingerprint: FingerprintParam, searcher: SearcherDep) -> ActivateEncoderResponse:
-    """Put an encoder in use, with an index of what it has seen, at once for every search that starts afterwards.
+    """Activate an encoder and the index of its vectors for all searches that start afterwards.
 
-    Answers when that is done. 503 `home-busy` while another command holds the home.
+    The response is sent after the switch. 503 `home-busy` while another command uses the home.
     """
-    found = _find_encoder(searcher.settings, fingerprint)
-    return ActivateEncoderResponse(**activate_encoder(searcher.settings, found["fingerprint"]))
+    encoder = _find_encoder(searcher.settings, fingerprint)
+    return ActivateEncoderResponse(**activate_encoder(searcher.settings, encoder["fingerprint"]))
 
 
-def _find_encoder(settings: Settings, reference: str) -> dict[str, Any]:
-    matching = [one for one in list_encoders(settings) if one["fingerprint"].startswith(reference)]
-    exact = [one for one in matching if one["fingerprint"] == reference]
-    if exact or len(matching) == 1:
-        return (exact or matching)[0]
-    which = "is the start of several encoders" if matching else "is no encoder of this home"
-    detail = f"{reference!r} {which}. {urls.API}/encoders lists them."
+def _find_encoder(settings: Settings, prefix: str) -> dict[str, Any]:
+    matches = [encoder for encoder in list_encoders(settings) if encoder["fingerprint"].startswith(prefix)]
+    exact = [encoder for encoder in matches if encoder["fingerprint"] == prefix]
+    if exact or len(matches) == 1:
+        return (exact or matches)[0]
+    reason = "is a prefix of several encoders" if matches else "is not an encoder of this home"
+    detail = f"{prefix!r} {reason}. {urls.API}/encoders lists them."
     raise ProblemException(404, "no-such-encoder", detail) from NoSuchEncoder(detail)
 
 
@@ -72,10 +70,10 @@ def _make_encoder_fields(encoder: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_description(searcher: Searcher, fingerprint: str) -> dict[str, Any] | None:
-    """What the encoder's folder says; None where it can't be read."""
+    """Read the description in the encoder's folder; None if it cannot be read."""
     try:
         text = (searcher.home.encoders / fingerprint / DESCRIPTION_FILE).read_text(encoding="utf-8")
-        found = json.loads(text)
+        description = json.loads(text)
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return description if isinstance(description, dict) else None

@@ -1,4 +1,4 @@
-"""Pictures as files: whole or a stretch of them, and not again for who has them already."""
+"""Responses with an image's file: byte ranges, and 304 for a known ETag."""
 
 from __future__ import annotations
 
@@ -20,10 +20,19 @@ _RANGE_PATTERN = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
 def make_image_file_response(request: Request, searcher: Searcher, image_id: int, *, keep_metadata: bool) -> Response:
-    """The image's own file, without what a camera wrote into it unless `keep`; 304 where its ETag is known.
+    """Return the file of an image, or 304 if the client has it.
 
-    The ETag is of the bytes that lie there now: whoever changes a file changes it. Raises NoSuchImage, and 404 where
-    the file can't be read any more.
+    The ETag is a hash of the current bytes, so that a changed file has a new ETag.
+
+    Args:
+        request: Its headers choose a byte range and name a known ETag.
+        searcher: Finds the file.
+        image_id: The id of the image.
+        keep_metadata: Keep the metadata that a camera wrote into the file; else remove it.
+
+    Raises:
+        NoSuchImage: The id is unknown.
+        HTTPException: 404 if the file is unreadable now, 416 for a range after its end.
     """
     path, media_type = searcher.get_file(image_id)
     try:
@@ -41,26 +50,22 @@ def make_image_file_response(request: Request, searcher: Searcher, image_id: int
             data, media_type = strip_metadata(data, Path(path).name, searcher.limits)
     except UnreadableImage as error:  # a file that has changed since it was indexed
         raise HTTPException(404, str(error)) from error
-    return _make_range_response(request, data, headers, _get_safe_media_type(media_type))
+    # Only raster images keep their media type: SVG and HTML could run scripts on this origin.
+    is_safe = media_type.startswith("image/") and "svg" not in media_type
+    return _make_range_response(request, data, headers, media_type if is_safe else "application/octet-stream")
 
 
 def _make_range_response(request: Request, data: bytes, headers: dict[str, str], media_type: str) -> Response:
-    """RFC 9110, 14: one stretch of bytes where one is asked for, 416 where it lies behind the end; else all of it."""
-    wanted = _RANGE_PATTERN.fullmatch(request.headers.get("range", ""))
-    if wanted is None or wanted.groups() == ("", "") or request.headers.get("if-range") not in (None, headers["ETag"]):
+    """Apply the Range header (RFC 9110, 14): one byte range, 416 for a range after the end, else the whole file."""
+    match = _RANGE_PATTERN.fullmatch(request.headers.get("range", ""))
+    first, last = match.groups() if match else ("", "")
+    is_stale = request.headers.get("if-range") not in (None, headers["ETag"])
+    if (not first and not last) or is_stale or (first and last and int(last) < int(first)):
         return Response(data, headers=headers, media_type=media_type)
-    first, last = wanted.groups()
     start = int(first) if first else max(len(data) - int(last), 0)
     end = min(int(last), len(data) - 1) if first and last else len(data) - 1
-    if first and last and int(last) < start:  # makes no sense: as if it were not there
-        return Response(data, headers=headers, media_type=media_type)
     if start >= len(data) or (not first and not int(last)):
-        detail = f"The file has {len(data):,} bytes: the stretch that was asked for lies behind its end."
+        detail = f"The file has {len(data):,} bytes: the requested range starts after its end."
         raise HTTPException(416, detail, {"Content-Range": f"bytes */{len(data)}"})
     headers["Content-Range"] = f"bytes {start}-{end}/{len(data)}"
     return Response(data[start : end + 1], 206, headers=headers, media_type=media_type)
-
-
-def _get_safe_media_type(media_type: str) -> str:
-    """Only pictures are served as what they are: SVG and HTML could run scripts under this address."""
-    return media_type if media_type.startswith("image/") and "svg" not in media_type else "application/octet-stream"

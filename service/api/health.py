@@ -1,4 +1,4 @@
-"""Is the process alive, and can it answer searches."""
+"""Liveness, readiness and metrics."""
 
 from __future__ import annotations
 
@@ -16,33 +16,30 @@ from simile.service.schemas.search import LivenessResponse, ReadinessResponse
 from simile.service.state.readiness import NotReady
 
 router = APIRouter(tags=["health"])
+metrics_router = APIRouter(include_in_schema=False)  # OpenAPI cannot describe the format of Prometheus
 
 
 @router.get("/livez")
 async def livez() -> LivenessResponse:
-    """The process answers. Says nothing of the home: a restart would not mend that."""
+    """Report that the process responds. It does not check the home: a restart would not repair it."""
     return LivenessResponse()
 
 
 @router.get("/readyz", responses=document_errors(503))
 def readyz(readiness: ReadinessDep) -> ReadinessResponse:
-    """A search sent now would be answered; 503 with every reason why not.
+    """Report whether the service can answer searches; 503 with all reasons if it cannot.
 
-    The encoder is loaded, the index is open, the catalogue can be read, there is room for another picture, and nobody
-    has told the process to stop.
+    It is ready when the encoder is loaded, the index is open, the catalogue is readable, the upload queue has room, and
+    the process is not shutting down.
     """
     try:
-        found = readiness.check()
+        return ReadinessResponse(**readiness.check())
     except NotReady as error:
         raise ProblemException(503, "not-ready", str(error), retry_after=1) from error
-    return ReadinessResponse(encoder=found["encoder"], images=found["images"])
-
-
-metrics_router = APIRouter(include_in_schema=False)  # its format is Prometheus's own, which OpenAPI can't describe
 
 
 @metrics_router.get("/metrics")
 def metrics(request: Request, readiness: ReadinessDep) -> Response:
-    """Histograms of the stages, counts of requests, and facts of the index; docs/serving.md says what each means."""
+    """Return the metrics for Prometheus; docs/serving.md describes them."""
     readiness.update_index_metrics()
     return Response(cast(ServiceMetrics, request.app.state.metrics).render(), media_type=METRICS_MEDIA_TYPE)

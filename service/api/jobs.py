@@ -1,8 +1,7 @@
-"""Indexing jobs: begin one on a folder that the operator named, watch it, cancel it."""
+"""Indexing jobs: start one on a folder that the operator has named, follow it, cancel it."""
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 from fastapi import APIRouter, Header
@@ -16,7 +15,6 @@ from simile.service.dependencies import JobEventsDep, JobIdParam, JobManagerDep,
 from simile.service.openapi.install import ResponseDocs, document_errors, json_body
 from simile.service.requests.search import read_json
 from simile.service.schemas.jobs import (
-    JOB_EXAMPLE,
     FailureListResponse,
     FileFailureResponse,
     JobListResponse,
@@ -24,21 +22,18 @@ from simile.service.schemas.jobs import (
     JobResponse,
     make_job_response,
 )
-from simile.service.serializers.search import replace_surrogates
 from simile.service.state.job_events import EVENT_STREAM_MEDIA_TYPE
 
 router = APIRouter(prefix=f"{urls.API}/jobs", tags=["jobs"])
 
-LastEventIdHeader = Annotated[
-    str | None, Header(description="The last event that the client has seen; browsers send it.")
-]
+LastEventIdHeader = Annotated[str | None, Header(description="The id of the last received event; browsers send it.")]
 
 _STREAM_RESPONSES: ResponseDocs = {
     200: {
-        "description": "Events until the job ends; each one's data is the job as JSON",
+        "description": "Events until the job ends; the data of each event is the job as JSON",
         "content": {
             EVENT_STREAM_MEDIA_TYPE: {
-                "itemSchema": {  # as OpenAPI 3.2 says it
+                "itemSchema": {  # as in OpenAPI 3.2
                     "type": "object",
                     "required": ["event", "id", "data"],
                     "properties": {
@@ -51,21 +46,20 @@ _STREAM_RESPONSES: ResponseDocs = {
                         },
                     },
                 },
-                "example": f"event: progress\nid: 7\ndata: {json.dumps(JOB_EXAMPLE)}\n\n",
+                "example": 'event: progress\nid: 7\ndata: {"id": 3, "status": "running", "done": 5120}\n\n',
             }
         },
     },
-    204: {"description": "The job is over, and the client has seen its end: nothing more will come"},
+    204: {"description": "The job has ended, and the client has received its last event"},
 }
 _JOB_ERRORS = document_errors(404, 409, 422, 503)
 
 
 @router.get("", responses=document_errors(409, 422, 503))
 def list_jobs(job_manager: JobManagerDep, limit: LimitParam = 20) -> JobListResponse:
-    """The latest jobs, the newest first, and the names of the folders that can be indexed (SIMILE_ROOTS)."""
-    return JobListResponse(
-        jobs=[make_job_response(one) for one in job_manager.list_latest(limit)], roots=sorted(job_manager.roots)
-    )
+    """List the latest jobs, newest first, and the names of the folders that can be indexed (SIMILE_ROOTS)."""
+    jobs = [make_job_response(job) for job in job_manager.list_latest(limit)]
+    return JobListResponse(jobs=jobs, roots=sorted(job_manager.roots))
 
 
 @router.post(
@@ -76,26 +70,26 @@ def list_jobs(job_manager: JobManagerDep, limit: LimitParam = 20) -> JobListResp
     openapi_extra=json_body(JobRequest),
 )
 async def start_job(request: Request, job_manager: JobManagerDep, response: Response) -> JobResponse:
-    """Begin to index a folder, by the name that the operator gave it; one job at a time.
+    """Start to index a folder by the name that the operator gave it; one job at a time.
 
-    It runs beside the service at low priority, and ends with it; the next one goes on where it stopped. A home without
-    an encoder gets one trained first.
+    The job runs next to the service at low priority and ends with it; the next job continues where it stopped. In a
+    home without an encoder the job first trains one.
     """
-    wanted = await read_json(request, JobRequest)
-    job = await run_in_threadpool(job_manager.start, wanted.root, wanted.prune)
+    params = await read_json(request, JobRequest)
+    job = await run_in_threadpool(job_manager.start, params.root, params.prune)
     response.headers["Location"] = urls.job(job.id)
     return make_job_response(job)
 
 
 @router.get("/{job_id}", responses=_JOB_ERRORS)
 def show_job(job_id: JobIdParam, job_manager: JobManagerDep) -> JobResponse:
-    """How a job stands."""
+    """Return the state of a job."""
     return make_job_response(job_manager.get(job_id))
 
 
 @router.post("/{job_id}/cancel", status_code=202, responses=_JOB_ERRORS | document_errors(403))
 def cancel_job(job_id: JobIdParam, job_manager: JobManagerDep) -> JobResponse:
-    """Ask a job to stop. It finishes the batch in hand, and what was stored is kept. 409 if it is over."""
+    """Request that a job stops. It finishes the current batch and keeps all stored results. 409 if it has ended."""
     return make_job_response(job_manager.cancel(job_id))
 
 
@@ -103,11 +97,9 @@ def cancel_job(job_id: JobIdParam, job_manager: JobManagerDep) -> JobResponse:
 def list_failures(
     job_id: JobIdParam, job_manager: JobManagerDep, limit: LimitParam = 100, offset: OffsetParam = 0
 ) -> FailureListResponse:
-    """Files that a job set aside, with the reasons."""
-    found, total = job_manager.list_failures(job_id, limit, offset)
-    listed = [
-        FileFailureResponse(path=replace_surrogates(one.path), reason=replace_surrogates(one.reason)) for one in found
-    ]
+    """List the files that a job could not read, with the reasons."""
+    failures, total = job_manager.list_failures(job_id, limit, offset)
+    listed = [FileFailureResponse.model_validate(failure) for failure in failures]
     return FailureListResponse(failures=listed, total=total, limit=limit, offset=offset)
 
 
@@ -115,18 +107,17 @@ def list_failures(
 async def job_events(
     job_id: JobIdParam, job_manager: JobManagerDep, event_broker: JobEventsDep, last_event_id: LastEventIdHeader = None
 ) -> Response:
-    """How a job goes, as server-sent events: `progress` when something is new, and a last `end`. Data: the job."""
+    """Follow a job by server-sent events: `progress` after each change, and a last `end`. Data: the job."""
     job = await run_in_threadpool(job_manager.get, job_id)
-    seen = _parse_version(last_event_id)
-    if job.is_over and seen == job.version:
+    # A browser sends back the `id` of the last event, the version of the job; other values are ignored.
+    text = last_event_id or ""
+    known_version = int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else None
+    if job.is_over and known_version == job.version:
         return Response(status_code=204)
     if event_broker.is_full:
-        raise HTTPException(503, "Too many listen already. Ask for the job itself now and then.", {"Retry-After": "10"})
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # the second is for nginx, which would hoard it
-    return StreamingResponse(event_broker.stream(job_id, seen), headers=headers, media_type=EVENT_STREAM_MEDIA_TYPE)
-
-
-def _parse_version(last_event_id: str | None) -> int | None:
-    """What a browser sends back of `id`; anything else was not ours."""
-    given = last_event_id or ""
-    return int(given) if given.isascii() and given.isdecimal() and len(given) < 19 else None
+        detail = "Too many clients follow jobs already. Request the job itself from time to time."
+        raise HTTPException(503, detail, {"Retry-After": "10"})
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # the second stops nginx from buffering
+    return StreamingResponse(
+        event_broker.stream(job_id, known_version), headers=headers, media_type=EVENT_STREAM_MEDIA_TYPE
+    )

@@ -1,4 +1,4 @@
-"""How things stand: counts, encoder, index, gauge, and the latest runs."""
+"""The state of the home: counts, encoder, index, calibration, and the latest runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MAX_RECENT_RUNS = 5
 
 @router.get("/status", responses=document_errors(409, 503))
 def status(searcher: SearcherDep) -> StatusResponse:
-    """How things stand. Cheap: it opens nothing that searches do not need."""
+    """Return the state of the home. Cheap: it opens only what searches need."""
     state = searcher.catalogue.get_state()
     try:
         snapshot = searcher.index.get_snapshot()
@@ -33,9 +33,7 @@ def status(searcher: SearcherDep) -> StatusResponse:
         images=searcher.count_images(),
         encoder=state.active_encoder,
         index=None if snapshot is None else _make_index_status(searcher, snapshot),
-        gauge=ScoreCalibrationResponse(status="unknown", images=None)
-        if snapshot is None
-        else _make_calibration_status(searcher, snapshot),
+        gauge=_make_calibration_status(searcher, snapshot),
         runs=[_make_run_response(searcher, run) for run in searcher.catalogue.runs.get_latest(_MAX_RECENT_RUNS)],
     )
 
@@ -53,25 +51,21 @@ def _make_index_status(searcher: Searcher, snapshot: Snapshot) -> IndexStatusRes
     )
 
 
-def _make_calibration_status(searcher: Searcher, snapshot: Snapshot) -> ScoreCalibrationResponse:
-    known = searcher.calibrations.get(snapshot)
-    if known is not None:
-        return ScoreCalibrationResponse(
-            status="ready", images=known.images, false_alarm_rate=known.false_alarm_rate, false_alarm_among=known.among
-        )
+def _make_calibration_status(searcher: Searcher, snapshot: Snapshot | None) -> ScoreCalibrationResponse:
+    calibration = None if snapshot is None else searcher.calibrations.get(snapshot)
+    if calibration is None:
+        is_measuring = snapshot is not None and searcher.calibrations.is_measuring
+        return ScoreCalibrationResponse(status="measuring" if is_measuring else "unknown")
     return ScoreCalibrationResponse(
-        status="measuring" if searcher.calibrations.is_measuring else "unknown", images=None
+        status="ready",
+        images=calibration.images,
+        false_alarm_rate=calibration.false_alarm_rate,
+        false_alarm_among=calibration.population,
     )
 
 
 def _make_run_response(searcher: Searcher, run: RunRecord) -> RunResponse:
-    """One that was killed could not say so: nobody holds its lock any more."""
-    gone = run.status == "running" and not searcher.home.is_locked()
-    return RunResponse(
-        id=run.id,
-        kind=run.kind,
-        status="interrupted" if gone else run.status,
-        started_at=run.started_at,
-        finished_at=run.finished_at,
-        failed=searcher.catalogue.runs.count_failures(run.id),
-    )
+    # A killed run still has the status `running` in the catalogue, but nothing holds the lock of the home any more.
+    was_killed = run.status == "running" and not searcher.home.is_locked()
+    fields = vars(run) | {"failed": searcher.catalogue.runs.count_failures(run.id)}
+    return RunResponse.model_validate(fields | ({"status": "interrupted"} if was_killed else {}))

@@ -1,4 +1,4 @@
-"""What OpenAPI says of errors and of bodies that handlers read on their own."""
+"""Complete the OpenAPI document: errors, examples, and bodies that handlers read themselves."""
 
 from __future__ import annotations
 
@@ -27,110 +27,84 @@ from simile.service.security import scopes
 
 ResponseDocs = dict[int | str, dict[str, Any]]
 
-# What can be wrong with a request of any kind, before its address is looked at.
+# Errors of all routes, before the path is looked at.
 _COMMON_ERRORS = {
     status: {
         "description": HTTPStatus(int(status)).phrase,
-        "content": {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemResponse"}}},
+        "content": {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{ProblemResponse.__name__}"}}},
     }
     for status in ("400", "414", "431")
 }
 _SCALAR_TYPES = ("string", "integer", "number", "boolean")
-_FILE_SCHEMA = {"type": "string", "format": "binary", "description": "The picture."}
-_FILES_SCHEMA = {
-    "type": "array",
-    "items": {"type": "string", "format": "binary"},
-    "minItems": 1,
-    "maxItems": MAX_QUERY_IMAGES,
-    "description": "One picture, or several to be like together.",
-}
+_FILE_SCHEMA = {"type": "string", "format": "binary", "description": "The image."}
 
 
 def document_errors(*statuses: int) -> ResponseDocs:
-    """The problem documents that a route can answer with."""
+    """Document the problems of a route."""
     return {status: {"model": ProblemResponse, "description": HTTPStatus(status).phrase} for status in statuses}
 
 
 def document_json(model: type[BaseModel]) -> ResponseDocs:
-    """JSON of this shape as the answer, for a route that writes it itself."""
+    """Document a JSON response of a route that serialises it itself."""
     return {200: {"model": model, "description": "Successful Response"}}
 
 
 def document_image(*media_types: str, cacheable: bool = False) -> ResponseDocs:
-    """A picture as the answer. `keeps`: who has it under its ETag gets 304."""
-    content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in media_types}
-    kept: ResponseDocs = {304: {"description": "You have it: it is what If-None-Match names"}} if cacheable else {}
-    return {200: {"description": "The picture", "content": content}} | kept
+    """Document an image as the response; `cacheable`: with an ETag, so that 304 is possible."""
+    content = {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in media_types}
+    not_modified: ResponseDocs = {304: {"description": "Not modified: the ETag is in If-None-Match"}}
+    return {200: {"description": "The image", "content": content}} | (not_modified if cacheable else {})
 
 
 def upload_body() -> dict[str, Any]:
-    """A form with one file."""
+    """Document a form with one file."""
     return _make_request_body({MULTIPART_MEDIA_TYPE: _make_form_schema(_FILE_SCHEMA, {}, required=["file"])})
 
 
 def image_upload_body() -> dict[str, Any]:
-    """A form with one file, and what to say of it."""
-    said = _inline_definitions(MetadataRequest.model_json_schema())["properties"]["metadata"]
-    body = _make_request_body(
-        {MULTIPART_MEDIA_TYPE: _make_form_schema(_FILE_SCHEMA, {"metadata": said}, required=["file"])}
-    )
-    body["requestBody"]["content"][MULTIPART_MEDIA_TYPE]["encoding"] = {"metadata": {"contentType": JSON_MEDIA_TYPE}}
-    return body
+    """Document a form with one file and its metadata."""
+    fields = {"metadata": _make_schema(MetadataRequest)["properties"]["metadata"]}
+    form = _make_form_schema(_FILE_SCHEMA, fields, required=["file"])
+    return _make_request_body({MULTIPART_MEDIA_TYPE: form}, ["metadata"])
 
 
 def search_body() -> dict[str, Any]:
-    """A form with files and options, or JSON."""
-    fields = SearchForm.model_json_schema()["properties"]
-    form = _make_form_schema(
-        _FILES_SCHEMA, {"negative": _FILES_SCHEMA | {"description": "Pictures to be unlike."}} | fields
-    )
+    """Document a form with files and options, or JSON."""
+    files = _make_files_schema(MAX_QUERY_IMAGES, "One or more images that the hits should resemble.")
+    negatives = {"negative": files | {"description": "Images that the hits should not resemble."}}
+    form = _make_form_schema(files, negatives | _make_schema(SearchForm)["properties"])
     form["anyOf"] = [{"required": ["file"]}, {"required": ["positive_id"]}]
-    return _make_query_parameters() | _make_request_body(
-        {MULTIPART_MEDIA_TYPE: form, JSON_MEDIA_TYPE: SearchRequest.model_json_schema()}
-    )
+    return _make_request_body({MULTIPART_MEDIA_TYPE: form, JSON_MEDIA_TYPE: _make_schema(SearchRequest)})
 
 
 def search_batch_body() -> dict[str, Any]:
-    """A form with files, each a search of its own, or JSON."""
-    fields = SearchOptions.model_json_schema()["properties"]
-    files = _FILES_SCHEMA | {"maxItems": MAX_BATCH_SEARCHES, "description": "Each picture is a search of its own."}
-    form = _make_form_schema(files, fields, required=["file"])
-    return _make_query_parameters() | _make_request_body(
-        {MULTIPART_MEDIA_TYPE: form, JSON_MEDIA_TYPE: _inline_definitions(SearchBatchRequest.model_json_schema())}
-    )
+    """Document a form with one search for each file, or JSON."""
+    files = _make_files_schema(MAX_BATCH_SEARCHES, "Each image is a separate search.")
+    form = _make_form_schema(files, _make_schema(SearchOptions)["properties"], required=["file"])
+    return _make_request_body({MULTIPART_MEDIA_TYPE: form, JSON_MEDIA_TYPE: _make_schema(SearchBatchRequest)})
 
 
 def image_or_json_body(json_model: type[BaseModel], form_model: type[BaseModel], max_files: int = 1) -> dict[str, Any]:
-    """A form with one picture or up to so many, and what it says beside them; or JSON of this shape."""
-    fields = _inline_definitions(form_model.model_json_schema())["properties"]
-    file = (
-        _FILE_SCHEMA
-        if max_files == 1
-        else _FILES_SCHEMA | {"maxItems": max_files, "description": "One picture, or several."}
-    )
+    """Document a form with up to `max_files` images and the fields of `form_model`, or JSON of `json_model`."""
+    file = _FILE_SCHEMA if max_files == 1 else _make_files_schema(max_files, "One or more images.")
+    fields = _make_schema(form_model)["properties"]
     form = _make_form_schema(file, fields, required=["file"]) | {"additionalProperties": False}
-    body = _make_request_body(
-        {MULTIPART_MEDIA_TYPE: form, JSON_MEDIA_TYPE: _inline_definitions(json_model.model_json_schema())}
-    )
-    nested = [name for name, schema in fields.items() if schema.get("type") not in _SCALAR_TYPES]
-    body["requestBody"]["content"][MULTIPART_MEDIA_TYPE]["encoding"] = {
-        name: {"contentType": JSON_MEDIA_TYPE} for name in nested
-    }
-    return body
+    json_fields = [name for name, schema in fields.items() if schema.get("type") not in _SCALAR_TYPES]
+    return _make_request_body({MULTIPART_MEDIA_TYPE: form, JSON_MEDIA_TYPE: _make_schema(json_model)}, json_fields)
 
 
 def json_body(model: type[BaseModel]) -> dict[str, Any]:
-    """JSON of this shape."""
-    return _make_request_body({JSON_MEDIA_TYPE: _inline_definitions(model.model_json_schema())})
+    """Document a JSON body."""
+    return _make_request_body({JSON_MEDIA_TYPE: _make_schema(model)})
 
 
 def install_openapi(app: FastAPI) -> None:
-    """Makes the app's document name the media type that its errors really have."""
-    plain = app.openapi
+    """Complete the app's document with the media type of errors, security and examples."""
+    make_document = app.openapi
 
-    def documented() -> dict[str, Any]:
+    def make_complete_document() -> dict[str, Any]:
         if app.openapi_schema is None:
-            document = plain()
+            document = make_document()
             for path in document["paths"].values():
                 for operation in path.values():
                     operation["responses"] = deepcopy(_COMMON_ERRORS) | operation["responses"]
@@ -140,7 +114,7 @@ def install_openapi(app: FastAPI) -> None:
             app.openapi_schema = document
         return app.openapi_schema
 
-    app.openapi = documented  # type: ignore[method-assign]  # the way that FastAPI documents
+    app.openapi = make_complete_document  # type: ignore[method-assign]  # as FastAPI's documentation does
 
 
 def _set_problem_media_type(responses: dict[str, Any]) -> None:
@@ -150,37 +124,34 @@ def _set_problem_media_type(responses: dict[str, Any]) -> None:
             content[PROBLEM_MEDIA_TYPE] = content.pop(JSON_MEDIA_TYPE)
 
 
+def _make_files_schema(max_files: int, description: str) -> dict[str, Any]:
+    items = {"type": "string", "format": "binary"}
+    return {"type": "array", "items": items, "minItems": 1, "maxItems": max_files, "description": description}
+
+
 def _make_form_schema(file: dict[str, Any], fields: dict[str, Any], required: Sequence[str] = ()) -> dict[str, Any]:
     form = {"type": "object", "properties": {"file": file, **fields}}
     return form | ({"required": list(required)} if required else {})
 
 
-def _make_query_parameters() -> dict[str, Any]:
-    """Those of a search, in its address."""
-    fields = SearchOptions.model_json_schema()["properties"]
-    return {
-        "parameters": [
-            {"name": name, "in": "query", "required": False, "schema": schema}
-            | ({"description": schema["description"]} if "description" in schema else {})
-            for name, schema in fields.items()
-        ]
-    }
-
-
-def _make_request_body(schemas: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    content = {kind: {"schema": schema} for kind, schema in schemas.items()}
+def _make_request_body(schemas: dict[str, dict[str, Any]], json_fields: Sequence[str] = ()) -> dict[str, Any]:
+    """Return a body by media type; the form fields `json_fields` hold JSON."""
+    content: dict[str, Any] = {media_type: {"schema": schema} for media_type, schema in schemas.items()}
+    if json_fields:
+        content[MULTIPART_MEDIA_TYPE]["encoding"] = {name: {"contentType": JSON_MEDIA_TYPE} for name in json_fields}
     return {"requestBody": {"required": True, "content": content}}
 
 
-def _inline_definitions(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema with what it refers to written out: a `$defs` inside a path is not where OpenAPI would look."""
+def _make_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """Return a model's schema without `$defs`, where OpenAPI does not look: every reference is replaced."""
+    schema = model.model_json_schema()
     definitions = schema.pop("$defs", {})
 
-    def resolved(part: Any) -> Any:
+    def resolve(part: Any) -> Any:
         if isinstance(part, dict):
             if "$ref" in part:
-                return resolved(definitions[part["$ref"].rpartition("/")[2]])
-            return {name: resolved(value) for name, value in part.items()}
-        return [resolved(one) for one in part] if isinstance(part, list) else part
+                return resolve(definitions[part["$ref"].rpartition("/")[2]])
+            return {name: resolve(value) for name, value in part.items()}
+        return [resolve(item) for item in part] if isinstance(part, list) else part
 
-    return cast(dict[str, Any], resolved(schema))
+    return cast(dict[str, Any], resolve(schema))

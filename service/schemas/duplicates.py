@@ -1,4 +1,4 @@
-"""What goes in and out as JSON about copies."""
+"""Requests and responses of the API about duplicates."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from simile.service.schemas.search import MAX_LIMIT, ImageIdField
+from simile.service.schemas.search import MAX_LIMIT, DisplayText, ImageIdField
 
 
 class DuplicateFileResponse(BaseModel):
-    """A file of a group. `distance`, `agreement` (0 to 1), `reason`: how it goes with the one that is kept."""
+    """A file of a group; `distance`, `agreement` and `reason` compare it with the kept file."""
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 
     image_id: int | None
-    path: str
-    keep: bool
-    keep_reason: str = Field(description="Why it is kept, or why the kept one was preferred to it.")
+    path: DisplayText
+    keep: bool = False
+    keep_reason: str = Field("", description="Why it is kept, or why the kept file was preferred.")
     distance: float | None
-    agreement: float | None
-    reason: str
+    agreement: float | None = Field(None, description="The share of the common content that is equal, 0 to 1.")
+    reason: str = ""
     sha256: str
     size: int
     width: int
@@ -27,26 +29,26 @@ class DuplicateFileResponse(BaseModel):
     format: str
     mtime: datetime = Field(description="When the file was last modified.")
     labels: dict[str, str]
-    file_url: str | None
-    thumbnail_url: str | None
-    difference_url: str | None = Field(description="What differs from the kept one, a PNG.")
+    file_url: str | None = None
+    thumbnail_url: str | None = None
+    difference_url: str | None = Field(None, description="The difference from the kept file, a PNG.")
 
 
 class DuplicateGroupResponse(BaseModel):
-    """Copies of one tier, the kept one first; each matches it directly. `matched` of `possible` pairs do."""
+    """Copies of one tier, the kept file first; each of them matches the kept file."""
 
     id: str
     tier: Literal["bytes", "pixels", "near"]
-    keep: str
+    keep: DisplayText
     keep_reason: str
     members: list[DuplicateFileResponse]
-    matched: int
-    possible: int
+    matched: int = Field(description="Number of pairs of the group that match.")
+    possible: int = Field(description="Number of pairs of the group.")
     decided: bool
 
 
 class SimilarPairResponse(BaseModel):
-    """Two pictures that are only similar: nobody says that one is a copy of the other."""
+    """Two images that are similar but not copies."""
 
     tier: Literal["similar"] = "similar"
     first: DuplicateFileResponse
@@ -57,7 +59,9 @@ class SimilarPairResponse(BaseModel):
 
 
 class CurvePointResponse(BaseModel):
-    """Precision and recall of planted copies at this distance."""
+    """Precision and recall on synthetic copies at this distance."""
+
+    model_config = ConfigDict(from_attributes=True)
 
     distance: float
     precision: float
@@ -65,7 +69,9 @@ class CurvePointResponse(BaseModel):
 
 
 class ThresholdCalibrationResponse(BaseModel):
-    """How the threshold was found: on planted copies of the collection's own pictures, and on earlier decisions."""
+    """How the threshold was calibrated: on synthetic copies of the collection's images and on earlier decisions."""
+
+    model_config = ConfigDict(from_attributes=True)
 
     threshold: float
     precision: float | None
@@ -77,26 +83,22 @@ class ThresholdCalibrationResponse(BaseModel):
 
 
 class DuplicateListResponse(BaseModel):
-    """A page of what `simile dedup` found. `run_id` null: it has not run yet, only same bytes are known; see `hint`.
-
-    `threshold`: of near pairs, no more than the run's own. `total`: groups, or pairs where similar ones were asked for,
-    in the whole of it.
-    """
+    """A page of the results of `simile dedup`. `run_id` null: it has not run; only equal bytes are known."""
 
     run_id: int | None
     encoder: str | None
-    threshold: float | None
+    threshold: float | None = Field(description="The threshold of near pairs, at most that of the run.")
     calibration: ThresholdCalibrationResponse | None
     groups: list[DuplicateGroupResponse]
     pairs: list[SimilarPairResponse]
-    total: int
+    total: int = Field(description="Number of groups, or of pairs for `tier=similar`, on all pages.")
     limit: int
     offset: int
     hint: str | None = None
 
 
 class DecisionRequest(BaseModel):
-    """What a person says of two pictures. `same` null takes it back. `keep`: one of the two; null: by the rules."""
+    """A decision about two images. `same` null deletes it. `keep` is one of the two; null: decided by the rules."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -108,14 +110,14 @@ class DecisionRequest(BaseModel):
     @model_validator(mode="after")
     def _check_two_images(self) -> DecisionRequest:
         if self.first == self.second:
-            raise ValueError("first and second are the same picture")
+            raise ValueError("first and second are the same image")
         if self.keep is not None and self.keep not in (self.first, self.second):
             raise ValueError("keep is neither first nor second")
         return self
 
 
 class DecisionListRequest(BaseModel):
-    """Some decisions. Of one pair the last one counts."""
+    """Some decisions; the last one about a pair wins."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -123,7 +125,7 @@ class DecisionListRequest(BaseModel):
 
 
 class DecisionListResponse(BaseModel):
-    """How many decisions were stored, and how many taken back."""
+    """The number of decisions that were stored and deleted."""
 
     stored: int
     removed: int

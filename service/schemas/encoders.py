@@ -1,4 +1,4 @@
-"""What goes out as JSON about encoders, and about how things stand."""
+"""Responses of the API about encoders and the state of the home."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 
 class EncoderResponse(BaseModel):
-    """One encoder; it has seen `vectors` of `images`. Null: its folder is there, but nobody has used it yet."""
+    """One encoder. Null fields: its folder exists, but no image was indexed with it."""
 
     fingerprint: str
     recipe: str | None
@@ -17,68 +17,70 @@ class EncoderResponse(BaseModel):
     dimensions: int | None = Field(None, description="Length of mu.")
     created_at: datetime | None = None
     active: bool
-    vectors: int
-    images: int
-    size: int = Field(description="Bytes of its folder.")
+    vectors: int = Field(description="Number of images that it has encoded.")
+    images: int = Field(description="Number of images in the home.")
+    size: int = Field(description="Size of its folder in bytes.")
 
 
 class EncoderListResponse(BaseModel):
-    """Every encoder of the home, the oldest first."""
+    """All encoders of the home, oldest first."""
 
     encoders: list[EncoderResponse]
 
 
 class EncoderDetailResponse(EncoderResponse):
-    """One encoder, with all that its folder says of it: architecture, preprocessing, recipe, training."""
+    """One encoder with the description from its folder: architecture, preprocessing, recipe, training."""
 
     description: dict[str, Any] | None
 
 
 class ActivateEncoderResponse(BaseModel):
-    """The encoder in use now. `lacking`: pictures it has not seen, which no search finds until indexed again."""
+    """The active encoder."""
 
     fingerprint: str
     vectors: int
-    lacking: int
+    lacking: int = Field(description="Number of images without a vector; searches find them after the next indexing.")
 
 
 class IndexStatusResponse(BaseModel):
-    """What is searched. `pending`: rows that are newer than the segment, or gone from it; searches know of them."""
+    """The index that searches use."""
 
-    kind: str | None = Field(description="exact or ivf; null while there is no segment.")
+    kind: str | None = Field(description="exact or ivf; null without a segment.")
     rows: int
-    pending: int
-    recall: float | None = Field(description="Share of the 10 nearest that it finds, as measured when it was made.")
+    pending: int = Field(description="Rows added or removed since the segment was built; searches include them.")
+    recall: float | None = Field(
+        description="Share of the 10 nearest neighbours that it finds, measured at build time."
+    )
     memory_bytes: int | None
     created_at: datetime | None
 
 
 class ScoreCalibrationResponse(BaseModel):
-    """What is known to be usual in this collection, for scores and for `unlike`."""
+    """The calibration of scores and of `unlike`."""
 
     status: Literal["ready", "measuring", "unknown"]
-    images: int | None = Field(None, description="How many pictures the collection held when it was measured.")
+    images: int | None = Field(None, description="Number of images in the collection at the time of calibration.")
     false_alarm_rate: float | None = None
-    false_alarm_among: Literal["new", "own"] | None = Field(None, description="As in the answer to a search.")
+    false_alarm_among: Literal["new", "own"] | None = Field(None, description="As in the response to a search.")
 
 
 class RunResponse(BaseModel):
-    """One run of a long command. `failed`: files that it set aside."""
+    """One run of a long command."""
 
     id: int
     kind: str
     status: str = Field(description="running, finished, failed or interrupted.")
     started_at: datetime
     finished_at: datetime | None
-    failed: int
+    failed: int = Field(description="Number of files that could not be read.")
 
 
 class StatusResponse(BaseModel):
-    """How things stand."""
+    """The state of the home."""
 
     version: str
     images: int
-    encoder: str | None = Field(description="The fingerprint of the encoder in use.")
+    encoder: str | None = Field(description="The fingerprint of the active encoder.")
     index: IndexStatusResponse | None
     gauge: ScoreCalibrationResponse
     runs: list[RunResponse]

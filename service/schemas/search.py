@@ -1,8 +1,9 @@
-"""What goes in and out as JSON."""
+"""Requests and responses of the API about searches, images and the state of the service."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Literal, Self
 
@@ -12,17 +13,29 @@ from pydantic.json_schema import SkipJsonSchema, WithJsonSchema
 
 from simile.core.filter_parser import make_filter
 from simile.core.records import Filter
-from simile.search.queries import SearchParams, SearchQuery
+from simile.search.attributes import make_attribute_strengths
+from simile.search.queries import QueryTerm, SearchParams, SearchQuery
 
-MAX_ID = 2**63 - 1  # what SQL calls BIGINT
+MAX_ID = 2**63 - 1  # BIGINT of SQL
 MAX_LIMIT = 1000
-MAX_QUERY_IMAGES = 32  # pictures that one search may be made of
-MAX_BATCH_SEARCHES = 100  # in a batch
-MAX_SEARCH_OFFSET = 1_000_000  # the index finds offset + limit neighbours to show the last few
+MAX_QUERY_IMAGES = 32  # images in one query
+MAX_BATCH_SEARCHES = 100
+MAX_SEARCH_OFFSET = 1_000_000  # the index finds offset + limit neighbours to return the last few
 
-ImageIdField = Annotated[int, Field(ge=1, le=MAX_ID, description="The id of an indexed image.")]
-# Latents lie around 0 with a spread of 1. The bound keeps squared distances within float32.
-VectorValue = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
+
+def replace_surrogates(text: str) -> str:
+    """Replace lone surrogates, which JSON cannot encode; file names on disk may be invalid Unicode."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _clean_text(value: object) -> object:
+    return replace_surrogates(value) if isinstance(value, str) else value
+
+
+def _clean_metadata(value: object) -> object:
+    return (
+        {_clean_text(name): _clean_text(text) for name, text in value.items()} if isinstance(value, Mapping) else value
+    )
 
 
 def _wrap_in_list(value: object) -> object:
@@ -35,17 +48,18 @@ def _check_bool_text(value: object) -> object:
     return value
 
 
-BoolParam = Annotated[bool, BeforeValidator(_check_bool_text)]  # pydantic would take 1, yes and on as well
+DisplayText = Annotated[str, BeforeValidator(_clean_text)]  # text from the file system that goes into JSON
+ImageIdField = Annotated[int, Field(ge=1, le=MAX_ID, description="The id of an indexed image.")]
+# Latent vectors lie around 0 with a spread of 1. The bound keeps squared distances within float32.
+VectorValue = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
+BoolParam = Annotated[bool, BeforeValidator(_check_bool_text)]  # pydantic alone also accepts 1, yes and on
 TextParam = Annotated[str, Field(max_length=4096)]
 TextList = Annotated[list[TextParam], Field(max_length=32)]
 TextListParam = Annotated[TextList, BeforeValidator(_wrap_in_list, json_schema_input_type=TextList | TextParam)]
 NonNegativeIntParam = Annotated[int | None, Field(ge=0, le=MAX_ID)]
 DistanceParam = Annotated[float | None, Field(ge=0, le=1e18, allow_inf_nan=False)]
 IncludeItem = Annotated[str, Field(pattern="^(reconstruction|metadata)(,(reconstruction|metadata))*$", max_length=100)]
-
 IncludeList = Annotated[list[IncludeItem], Field(max_length=8)]
-
-# What is said of an image, by name: numbers where a text is one as JSON writes it.
 MetadataName = Annotated[str, Field(min_length=1, max_length=200, pattern="^[^!<>=\\s]([^!<>=]*[^!<>=\\s])?$")]
 MetadataValue = Annotated[
     Annotated[str, Field(max_length=4096)]
@@ -54,58 +68,78 @@ MetadataValue = Annotated[
     | None,
     WithJsonSchema({"type": ["string", "number", "null"], "maxLength": 4096}),
 ]
-MetadataResponse = dict[str, str | int | float]
+MetadataResponse = Annotated[dict[str, str | int | float], BeforeValidator(_clean_metadata)]
 
 
 class FilterParams(BaseModel):
-    """Which images may be found: those that satisfy everything that is given."""
+    """The conditions that an image must satisfy; all of them hold together."""
 
-    where: TextListParam = Field(
-        [], description="Conditions on what a manifest says of the file: `class=shirt`, `price<10`. = != < <= > >=."
-    )
-    under: str | None = Field(None, max_length=4096, description="Files in this folder or archive; its whole path.")
+    where: TextListParam = Field([], description="Conditions on metadata: `class=shirt`, `price<10`. = != < <= > >=.")
+    under: str | None = Field(None, max_length=4096, description="Files in this folder or archive; its full path.")
     format: TextListParam = Field([], description="Files of one of these formats: `jpeg`, `png` …")
-    min_bytes: NonNegativeIntParam = None
-    max_bytes: NonNegativeIntParam = None
-    min_width: NonNegativeIntParam = Field(None, description="Pixels, as all of these.")
-    max_width: NonNegativeIntParam = None
-    min_height: NonNegativeIntParam = None
-    max_height: NonNegativeIntParam = None
-    since: str | None = Field(None, max_length=64, description="Files modified then or later; ISO 8601.")
+    min_bytes: NonNegativeIntParam = Field(None, description="Minimum file size in bytes.")
+    max_bytes: NonNegativeIntParam = Field(None, description="Maximum file size in bytes.")
+    min_width: NonNegativeIntParam = Field(None, description="Minimum width in pixels.")
+    max_width: NonNegativeIntParam = Field(None, description="Maximum width in pixels.")
+    min_height: NonNegativeIntParam = Field(None, description="Minimum height in pixels.")
+    max_height: NonNegativeIntParam = Field(None, description="Maximum height in pixels.")
+    since: str | None = Field(None, max_length=64, description="Files modified at this time or later; ISO 8601.")
     until: str | None = Field(
-        None, max_length=64, description="Files modified then or earlier; a bare date counts whole."
+        None,
+        max_length=64,
+        description="Files modified at this time or earlier; a date without a time includes that day.",
     )
 
     def to_filter(self) -> Filter | None:
-        """The filter that is meant. Raises BadSetting."""
+        """Return the filter, None without conditions. Raises BadSetting."""
         fields = {name: getattr(self, name) for name in FilterParams.model_fields}
         return make_filter(formats=fields.pop("format"), **fields)
 
 
 class ImageListOptions(FilterParams):
-    """Which part of the collection is wanted."""
+    """Which page of the collection to return."""
 
     sort: Literal["id", "newest", "unlike"] = Field(
-        "id", description="`unlike`: the least like the rest first, by the distance to the 10th neighbour."
+        "id", description="`unlike`: outliers first, by the distance to the 10th neighbour."
     )
-    limit: int = Field(100, ge=1, le=MAX_LIMIT, description="How many to answer with.")
-    offset: int = Field(0, ge=0, le=MAX_ID, description="How many to leave out first, from the cursor on.")
-    cursor: str | None = Field(None, max_length=200, description="The `next` of the page before, with the same `sort`.")
+    limit: int = Field(100, ge=1, le=MAX_LIMIT, description="Maximum number of images.")
+    offset: int = Field(0, ge=0, le=MAX_ID, description="Number of images to skip, counted from the cursor.")
+    cursor: str | None = Field(
+        None, max_length=200, description="The `next` of the previous page, with the same `sort`."
+    )
 
 
 class SearchOptions(FilterParams):
-    """How much of an answer is wanted, and which images may be in it."""
+    """The options of a search."""
 
-    within: DistanceParam = Field(None, description="Only images at this distance or nearer; `limit` holds too.")
+    within: DistanceParam = Field(None, description="Only images at this distance or nearer; `limit` applies too.")
     distance: DistanceParam = Field(None, description="The same as `within`.")
-    limit: int = Field(10, ge=1, le=MAX_LIMIT, description="How many hits.")
-    offset: int = Field(0, ge=0, le=MAX_SEARCH_OFFSET, description="How many of the nearest to leave out.")
+    limit: int = Field(10, ge=1, le=MAX_LIMIT, description="Maximum number of hits.")
+    offset: int = Field(0, ge=0, le=MAX_SEARCH_OFFSET, description="Number of nearest hits to skip.")
     include: Annotated[
         IncludeList, BeforeValidator(_wrap_in_list, json_schema_input_type=IncludeList | IncludeItem)
     ] = Field(
         [],
-        description="`reconstruction`: what the model saw, of the query and of every hit. `metadata`: what is said of "
-        "every hit. Several times, or with commas.",
+        description="`reconstruction`: reconstructions of the query and of each hit. `metadata`: the metadata of each "
+        "hit. Repeat the option or separate the names by commas.",
+    )
+    certainty: Literal["full", "quick"] = Field(
+        "full",
+        description="`quick`: skip the reconstruction error, which takes most of the network's time; `unlike` then "
+        "depends on distance and σ only.",
+    )
+    posterior: BoolParam = Field(
+        False,
+        description="Rank by the distance between posteriors (μ and σ) instead of means; scores are not calibrated.",
+    )
+    plus: TextListParam = Field([], description="Attributes that the hits should have more of than the query.")
+    minus: TextListParam = Field([], description="Attributes that the hits should have less of than the query.")
+    strength: float = Field(
+        1.0,
+        ge=-100,
+        le=100,
+        allow_inf_nan=False,
+        description="Strength of `plus` and `minus`; 1 is the step from the mean without to the mean with it.",
     )
 
     @model_validator(mode="after")
@@ -114,40 +148,29 @@ class SearchOptions(FilterParams):
             raise ValueError("within and distance are two names of one option: give one of them")
         return self
 
-    certainty: Literal["full", "quick"] = Field(
-        "full",
-        description="`quick`: without a picture's reconstruction error, which takes most of the network's time: "
-        "`unlike` goes by distance and σ then.",
-    )
-
-    posterior: BoolParam = Field(
-        False,
-        description="By the distance between whole posteriors (μ and σ), not between means; scores are not calibrated.",
-    )
-    plus: TextListParam = Field([], description="Attributes that the hits are to have more of than what is asked with.")
-    minus: TextListParam = Field([], description="Attributes that they are to have less of.")
-    strength: float = Field(
-        1.0,
-        ge=-100,
-        le=100,
-        allow_inf_nan=False,
-        description="How much; 1: from the average without it to that with it.",
-    )
-
     def get_includes(self) -> frozenset[str]:
-        """What else is wanted."""
+        """Return the parts to include: `reconstruction`, `metadata`."""
         return frozenset(name for names in self.include for name in names.split(","))
 
     def to_search_params(self) -> SearchParams:
-        """The same for a Searcher. Raises BadSetting."""
-        within = self.distance if self.within is None else self.within
-        is_full = self.certainty == "full"
-        said = "metadata" in self.get_includes()
-        return SearchParams(self.limit, self.offset, self.to_filter(), within, said, is_full, self.posterior)
+        """Return the parameters for a Searcher. Raises BadSetting."""
+        return SearchParams(
+            limit=self.limit,
+            offset=self.offset,
+            filter=self.to_filter(),
+            radius=self.distance if self.within is None else self.within,
+            include_metadata="metadata" in self.get_includes(),
+            include_error=self.certainty == "full",
+            use_posterior=self.posterior,
+        )
+
+    def to_attribute_strengths(self) -> dict[str, float]:
+        """Return the signed strength of each attribute. Raises BadSetting for a name on both sides."""
+        return make_attribute_strengths(self.plus, self.minus, self.strength)
 
 
 class SearchRequest(SearchOptions):
-    """A search by id, by vector, or by several indexed images. Exactly one of the three."""
+    """A search by id, by vector, or by several indexed images; exactly one of the three."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -156,15 +179,16 @@ class SearchRequest(SearchOptions):
 
     image_id: ImageIdField | SkipJsonSchema[None] = None
     vector: Annotated[list[VectorValue], Field(min_length=1, max_length=65536)] | SkipJsonSchema[None] = Field(
-        None, description="A mu of the active encoder, all of it."
+        None, description="A complete latent vector (mu) of the active encoder."
     )
     positive: Annotated[list[ImageIdField], Field(min_length=1, max_length=MAX_QUERY_IMAGES)] | SkipJsonSchema[None] = (
-        Field(None, description="Images to be like: by the mean of their mu …")
+        Field(None, description="Images that the hits should resemble, by the mean of their mu.")
     )
     negative: list[ImageIdField] = Field(
         [],
         max_length=MAX_QUERY_IMAGES,
-        description="… less the mean of these. Only with `positive`; together at most 32.",
+        description="Images that the hits should not resemble; the mean of their mu is subtracted. Only with "
+        "`positive`; at most 32 images together.",
     )
 
     @model_validator(mode="after")
@@ -179,26 +203,28 @@ class SearchRequest(SearchOptions):
         return self
 
     def to_query(self) -> SearchQuery:
-        """The same for a Searcher. Raises BadSetting."""
+        """Return the query for a Searcher. Raises BadSetting."""
+        positives: tuple[QueryTerm, ...] = tuple(self.positive or ())
         if self.vector is not None:
-            return SearchQuery((np.asarray(self.vector, np.float32),), params=self.to_search_params())
-        positives = (self.image_id,) if self.image_id is not None else tuple(self.positive or ())
-        return SearchQuery(positives, tuple(self.negative), self.to_search_params())
+            positives = (np.asarray(self.vector, np.float32),)
+        elif self.image_id is not None:
+            positives = (self.image_id,)
+        return SearchQuery(positives, tuple(self.negative), self.to_search_params(), self.to_attribute_strengths())
 
 
 class SearchForm(SearchOptions):
-    """What a form says beside its files: `file`, to be like, and `negative`, to be unlike."""
+    """The fields of a search form other than its files `file` and `negative`."""
 
     positive_id: Annotated[list[ImageIdField], Field(max_length=MAX_QUERY_IMAGES)] = Field(
-        [], description="Indexed images to be like, beside the files."
+        [], description="Indexed images that the hits should resemble, in addition to the files."
     )
     negative_id: Annotated[list[ImageIdField], Field(max_length=MAX_QUERY_IMAGES)] = Field(
-        [], description="Indexed images to be unlike."
+        [], description="Indexed images that the hits should not resemble."
     )
 
 
 class SearchBatchRequest(BaseModel):
-    """Several searches, each for itself."""
+    """Several independent searches."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -206,14 +232,14 @@ class SearchBatchRequest(BaseModel):
 
 
 class QueryImageResponse(BaseModel):
-    """One of several pictures that were asked with: an indexed image, or an upload by its name."""
+    """One of several images of a query: an indexed image or an upload."""
 
     image_id: int | None
     name: str | None
 
 
 class QueryResponse(BaseModel):
-    """What was asked, and how far the answer can be trusted. A vector has neither name nor size."""
+    """The query, and how reliable the result is. A vector has no name and no size."""
 
     name: str | None
     image_id: int | None
@@ -221,71 +247,73 @@ class QueryResponse(BaseModel):
     height: int | None
     format: str | None
     reconstruction_error: float | None = Field(
-        description="Mean squared error of the reconstruction, values in [0, 1]."
+        description="Mean squared error of the reconstruction, for values in [0, 1]."
     )
     error_percentile: float | None = Field(
-        None, description="Where that stands among the errors of this collection, 0 to 100; null while unknown."
+        None, description="Percentile of the error in this collection, 0 to 100; null while unknown."
     )
     sigma: float | None = Field(
-        None, description="The encoder's mean σ over what is compared: how unsure it is. Null without a variance."
+        None, description="Mean σ of the encoder over the indexed dimensions; null for an encoder without a variance."
     )
     unlike: bool | None = Field(
         None,
-        description="Whether the picture is unlike this collection: by its reconstruction error, the distance of its "
-        "nearest neighbour, or its σ. Null while nothing is measured, and for several pictures.",
+        description="Whether the image is an outlier of this collection, by its reconstruction error, the distance to "
+        "its nearest neighbour, or its σ. Null until measured, and for several images.",
     )
-    unlike_reason: str | None = None
+    unlike_reason: str | None = Field(None, description="Why `unlike` is true.")
     false_alarm_rate: float | None = Field(
-        None, description="The share of pictures that belong here of which `unlike` would be true as well."
+        None, description="The share of images that belong to the collection for which `unlike` is true as well."
     )
     false_alarm_among: Literal["new", "own"] | None = Field(
         None,
-        description="What that was measured on: `new`, pictures of this collection that the encoder was not trained "
-        "on; `own`, any of them, where fewer than 40 are known to be new: then new ones are flagged more often.",
+        description="The images that the rate was measured on. `new`: images of this collection that the encoder was "
+        "not trained on. `own`: any images of it, if fewer than 40 are known to be new; new images then raise more "
+        "false alarms.",
     )
-    positives: list[QueryImageResponse] = Field([], description="With several: what the hits are to be like …")
-    negatives: list[QueryImageResponse] = Field([], description="… and unlike.")
+    positives: list[QueryImageResponse] = Field([], description="For several images: those to resemble.")
+    negatives: list[QueryImageResponse] = Field([], description="For several images: those not to resemble.")
     reconstruction: str | None = Field(
-        None, description="What the model saw, a PNG as a data URL; null if not asked for."
+        None, description="The reconstruction, a PNG as a data URL; null if not included."
     )
 
 
 class HitResponse(BaseModel):
-    """One similar image; `distance` is Euclidean between indexed vectors."""
+    """One similar image; `distance` is the Euclidean distance between indexed vectors."""
 
     image_id: int
     distance: float
     score: float = Field(
-        description="1 / (1 + E), where E pictures of this collection lie as near to one of its pictures on average: 1 "
-        "for what chance never brings, 0.5 for a usual nearest neighbour. 1 / (1 + distance) while not calibrated."
+        description="1 / (1 + E), where E is the expected number of images of this collection at this distance from "
+        "one of its images: near 1 for a match that does not happen by chance, 0.5 for a usual nearest neighbour. "
+        "1 / (1 + distance) until calibrated."
     )
     spread: float | None = Field(
-        None, description="The standard deviation of the distance, as unsure as the encoder is of the query."
+        None, description="Standard deviation of the distance, from the encoder's uncertainty about the query."
     )
-    path: str = Field(description="The image's first location on the server's disk; with `under`, the first there.")
+    path: DisplayText = Field(description="The first path of the image on the server; with `under`, the first there.")
     width: int
     height: int
     format: str
     file_url: str
     thumbnail_url: str
     reconstruction_url: str | None = None
-    metadata: MetadataResponse | None = Field(None, description="What is said of it; null if not asked for.")
+    metadata: MetadataResponse | None = Field(None, description="The metadata of the image; null if not included.")
 
 
 class SearchResponse(BaseModel):
-    """The query and its hits, the nearest first. `score_calibrated`: whether scores are measured on this collection."""
+    """The query and its hits, nearest first."""
 
     query: QueryResponse
     hits: list[HitResponse]
-    score_calibrated: bool = False
+    score_calibrated: bool = Field(False, description="Whether scores are calibrated on this collection.")
 
 
 class ImageResponse(BaseModel):
-    """An indexed image. `size` in bytes; `paths`: every place where the same bytes lie."""
+    """An indexed image. `size` is in bytes; `paths` are all files with the same bytes."""
 
     image_id: int
-    path: str
-    paths: list[str]
+    path: DisplayText
+    paths: list[DisplayText]
     width: int
     height: int
     format: str
@@ -293,60 +321,61 @@ class ImageResponse(BaseModel):
     sha256: str
     created_at: datetime
     reconstruction_error: float | None = Field(
-        description="Mean squared error of the reconstruction; null in lists until it has been measured."
+        description="Mean squared error of the reconstruction; null in lists until measured."
     )
-    metadata: MetadataResponse = Field({}, description="What is said of it; of several files, of the first.")
+    metadata: MetadataResponse = Field({}, description="The metadata of the first file of the image.")
     file_url: str
     thumbnail_url: str
     reconstruction_url: str
 
 
 class ImageDetailResponse(ImageResponse):
-    """An indexed image, and how unsure the encoder is of it."""
+    """An indexed image with the encoder's uncertainty."""
 
-    sigma: float | None = Field(None, description="The encoder's mean σ over what is compared; null without one.")
+    sigma: float | None = Field(
+        None, description="Mean σ of the encoder over the indexed dimensions; null for an encoder without a variance."
+    )
 
 
 class ImageListItemResponse(ImageResponse):
     """An image in a list."""
 
     unlike_distance: float | None = Field(
-        None, description="With `sort=unlike`: the distance to its 10th neighbour, the farther the less like the rest."
+        None, description="With `sort=unlike`: the distance to the 10th neighbour; large for outliers."
     )
 
 
 class ImageListResponse(BaseModel):
-    """A page of the collection. `total`: images that the filter lets through. `next`: the `cursor` of what follows."""
+    """A page of the collection."""
 
     images: list[ImageListItemResponse]
-    total: int
+    total: int = Field(description="Number of images that match the filter.")
     limit: int
     offset: int
-    next: str | None = None
+    next: str | None = Field(None, description="The `cursor` of the next page; null on the last page.")
 
 
 class MetadataRequest(BaseModel):
-    """What to say of an image, in place of all that was said before. Null, or left out: nothing under that name."""
+    """New metadata of an image. It replaces the old metadata; a name with null is removed."""
 
     model_config = ConfigDict(extra="forbid")
 
     metadata: dict[MetadataName, MetadataValue] = Field(max_length=100)
 
     def to_texts(self) -> dict[str, str]:
-        """As the catalogue keeps it."""
-        return {name: format_metadata_value(value) for name, value in self.metadata.items() if value is not None}
-
-
-def format_metadata_value(value: str | float) -> str:
-    """A value as text; a number as JSON writes it."""
-    return value if isinstance(value, str) else json.dumps(value)
+        """Return the metadata as text, as the catalogue stores it; numbers as in JSON."""
+        return {
+            name: value if isinstance(value, str) else json.dumps(value)
+            for name, value in self.metadata.items()
+            if value is not None
+        }
 
 
 class DuplicateMatchResponse(BaseModel):
-    """A picture of the collection that an upload is a copy of."""
+    """An image of the collection of which an upload is a copy."""
 
     image_id: int
-    path: str
+    path: DisplayText
     tier: str
     distance: float
     agreement: float | None
@@ -356,37 +385,37 @@ class DuplicateMatchResponse(BaseModel):
 
 
 class AddImageResponse(ImageResponse):
-    """A picture that was added, or that it is a copy of."""
+    """The added image, or the image of which the upload is a copy."""
 
-    duplicate_of: int | None = Field(None, description="With `if_duplicate=link`: the picture that stands for it.")
+    duplicate_of: int | None = Field(None, description="With `if_duplicate=link`: the id of the existing copy.")
     duplicates: list[DuplicateMatchResponse] | None = Field(
-        None, description="What it is a copy of; only with `if_duplicate`."
+        None, description="The existing copies; only with `if_duplicate`."
     )
 
 
 class LivenessResponse(BaseModel):
-    """The process answers."""
+    """The process responds."""
 
     status: Literal["alive"] = "alive"
 
 
 class ReadinessResponse(BaseModel):
-    """Searches can be answered. `encoder`: the fingerprint of the active encoder."""
+    """The service can answer searches."""
 
     status: Literal["ready"] = "ready"
-    encoder: str
+    encoder: str = Field(description="The fingerprint of the active encoder.")
     images: int
 
 
 class ProblemFieldError(BaseModel):
-    """One field that was not understood."""
+    """One invalid field of a request."""
 
     field: str
     detail: str
 
 
 class ProblemResponse(BaseModel):
-    """RFC 9457 problem details; see service/problems.py."""
+    """Problem details as in RFC 9457; docs/api.md lists the types."""
 
     type: str
     title: str
@@ -398,12 +427,12 @@ class ProblemResponse(BaseModel):
 
 
 class SearchBatchProblemResponse(BaseModel):
-    """Why one search of a batch has no answer."""
+    """Why one search of a batch failed."""
 
     problem: ProblemResponse
 
 
 class SearchBatchResponse(BaseModel):
-    """The answers to a batch, in the order of its searches."""
+    """The results of a batch, in the order of its searches."""
 
     results: list[SearchResponse | SearchBatchProblemResponse]

@@ -19,7 +19,7 @@ from anyio import CapacityLimiter, to_thread
 from simile.core.keys import Scope, hash_secret, matches_digest, parse_key_prefix
 from simile.core.settings import Settings
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.keys import KeyRecord
+from simile.store.catalogue.records import KeyRecord
 from simile.store.database.engine import catalogue_exists, find_catalogue_file
 from simile.store.home import Home
 

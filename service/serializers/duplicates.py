@@ -1,14 +1,15 @@
-"""What was found of copies, as it goes over the wire."""
+"""Serialise duplicates to response models, and store decisions about them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 from simile.core.errors import NoSuchImage
 from simile.dedup.detection.lookup import ImageMatch
-from simile.dedup.grouping.findings import FilePair, calibration_to_json
-from simile.dedup.records import Decision, DuplicateGroup, GroupMember, ImageFile, ThresholdCalibration
+from simile.dedup.grouping.findings import FilePair
+from simile.dedup.records import Decision, DuplicateGroup, GroupMember, ImageFile
 from simile.search.searcher import Searcher
 from simile.service import urls
 from simile.service.schemas.duplicates import (
@@ -16,117 +17,85 @@ from simile.service.schemas.duplicates import (
     DuplicateFileResponse,
     DuplicateGroupResponse,
     SimilarPairResponse,
-    ThresholdCalibrationResponse,
 )
 from simile.service.schemas.search import DuplicateMatchResponse
-from simile.service.serializers.search import replace_surrogates
 
 
 def make_group_response(group: DuplicateGroup) -> DuplicateGroupResponse:
-    """A group, with addresses of its pictures."""
+    """Return a group with the URLs of its images."""
     kept = group.kept_member
+    members = [_make_member_response(member, kept) for member in group.members]
     return DuplicateGroupResponse.model_validate(
-        {
-            "id": group.id,
-            "tier": group.tier,
-            "keep": replace_surrogates(kept.file.path),
-            "keep_reason": kept.keep_reason,
-            "members": [_make_member_response(member, kept) for member in group.members],
-            "matched": group.matched,
-            "possible": group.possible,
-            "decided": group.decided,
-        }
+        vars(group) | {"keep": kept.file.path, "keep_reason": kept.keep_reason, "members": members}
     )
 
 
-def make_pair_response(found_pair: FilePair) -> SimilarPairResponse:
-    """Two similar pictures."""
-    pair = found_pair.pair
-    sides = [_make_file_response(file, reason="", distance=0.0) for file in (found_pair.first, found_pair.second)]
+def make_pair_response(file_pair: FilePair) -> SimilarPairResponse:
+    """Return two similar images."""
+    pair = file_pair.pair
+    first = _make_file_response(file_pair.first, distance=0.0)
+    second = _make_file_response(
+        file_pair.second, distance=0.0, difference_url=urls.difference(pair.first, pair.second)
+    )
     return SimilarPairResponse(
-        first=sides[0],
-        second=sides[1].model_copy(update={"difference_url": urls.difference(pair.first, pair.second)}),
-        distance=pair.distance,
-        agreement=pair.agreement,
-        reason=pair.reason,
-    )
-
-
-def make_calibration_response(calibration: ThresholdCalibration | None) -> ThresholdCalibrationResponse | None:
-    """How the threshold was found."""
-    return (
-        None if calibration is None else ThresholdCalibrationResponse.model_validate(calibration_to_json(calibration))
+        first=first, second=second, distance=pair.distance, agreement=pair.agreement, reason=pair.reason
     )
 
 
 def make_match_response(match: ImageMatch) -> DuplicateMatchResponse:
-    """A picture of the collection that is a copy of an upload."""
-    return DuplicateMatchResponse(
-        image_id=match.image_id,
-        path=replace_surrogates(match.path),
-        tier=match.tier,
-        distance=match.distance,
-        agreement=match.agreement,
-        reason=match.reason,
-        file_url=urls.file(match.image_id),
-        thumbnail_url=urls.thumbnail(match.image_id),
-    )
+    """Return an image of the collection of which an upload is a copy."""
+    return DuplicateMatchResponse.model_validate(vars(match) | urls.image_urls(match.image_id))
 
 
 def store_decisions(searcher: Searcher, decisions: Iterable[DecisionRequest]) -> tuple[int, int]:
-    """Stores what was said, and takes back what has no answer any more; gives how many of each. Raises NoSuchImage."""
-    answers = list(decisions)
-    shas = _get_hashes(searcher, {image_id for one in answers for image_id in (one.first, one.second)})
-    last = {_sort_pair(shas[one.first], shas[one.second]): one for one in answers}  # of one pair the last one counts
-    kept = [
-        Decision(*pair, one.same, None if one.keep is None else shas[one.keep])
-        for pair, one in last.items()
-        if one.same is not None
+    """Store decisions, and delete those with `same` None; the last decision about a pair wins.
+
+    Returns:
+        The number of stored and of deleted decisions.
+
+    Raises:
+        NoSuchImage: An image of a decision is unknown; nothing is stored.
+    """
+    decisions = list(decisions)
+    hashes = _get_hashes(
+        searcher, {image_id for decision in decisions for image_id in (decision.first, decision.second)}
+    )
+    latest = {tuple(sorted((hashes[decision.first], hashes[decision.second]))): decision for decision in decisions}
+    stored = [
+        Decision(first, second, decision.same, None if decision.keep is None else hashes[decision.keep])
+        for (first, second), decision in latest.items()
+        if decision.same is not None
     ]
-    taken_back = [pair for pair, one in last.items() if one.same is None]
-    if kept:
-        searcher.catalogue.duplicates.save_decisions(kept)
-    if taken_back:
-        searcher.catalogue.duplicates.delete_decisions(taken_back)
-    return len(kept), len(taken_back)
-
-
-def _sort_pair(first: str, second: str) -> tuple[str, str]:
-    return min(first, second), max(first, second)
+    removed = [(first, second) for (first, second), decision in latest.items() if decision.same is None]
+    if stored:
+        searcher.catalogue.duplicates.save_decisions(stored)
+    if removed:
+        searcher.catalogue.duplicates.delete_decisions(removed)
+    return len(stored), len(removed)
 
 
 def _get_hashes(searcher: Searcher, image_ids: set[int]) -> dict[int, str]:
-    found = searcher.catalogue.images.get_many(sorted(image_ids))
-    for image_id in sorted(image_ids - found.keys()):
+    records = searcher.catalogue.images.get_many(sorted(image_ids))
+    for image_id in sorted(image_ids - records.keys()):
         raise NoSuchImage(image_id)
-    return {image_id: record.sha256 for image_id, record in found.items()}
+    return {image_id: record.sha256 for image_id, record in records.items()}
 
 
-def _make_member_response(member: GroupMember, keeper: GroupMember) -> DuplicateFileResponse:
-    made = _make_file_response(member.file, reason=member.reason, distance=member.distance)
-    one, other = keeper.file.image_id, member.file.image_id
-    difference = urls.difference(one, other) if one and other and one != other else None
-    own = {"keep": member.is_kept, "keep_reason": member.keep_reason, "agreement": member.agreement}
-    return made.model_copy(update={**own, "difference_url": difference})
-
-
-def _make_file_response(file: ImageFile, *, reason: str, distance: float) -> DuplicateFileResponse:
-    return DuplicateFileResponse(
-        image_id=file.image_id,
-        path=replace_surrogates(file.path),
-        keep=False,
-        keep_reason="",
-        distance=None if math.isnan(distance) else distance,
-        agreement=None,
-        reason=reason,
-        sha256=file.sha256,
-        size=file.size,
-        width=file.width,
-        height=file.height,
-        format=file.format,
-        mtime=file.modified_at,
-        labels=dict(file.labels),
-        file_url=None if file.image_id is None else urls.file(file.image_id),
-        thumbnail_url=None if file.image_id is None else urls.thumbnail(file.image_id),
-        difference_url=None,
+def _make_member_response(member: GroupMember, kept: GroupMember) -> DuplicateFileResponse:
+    first, second = kept.file.image_id, member.file.image_id
+    return _make_file_response(
+        member.file,
+        keep=member.is_kept,
+        keep_reason=member.keep_reason,
+        distance=member.distance,
+        agreement=member.agreement,
+        reason=member.reason,
+        difference_url=urls.difference(first, second) if first and second and first != second else None,
     )
+
+
+def _make_file_response(file: ImageFile, *, distance: float, **relation: Any) -> DuplicateFileResponse:
+    """Return a file; `relation` holds the fields that compare it with the kept file."""
+    links = {} if file.image_id is None else urls.image_urls(file.image_id)
+    named = {"mtime": file.modified_at, "distance": None if math.isnan(distance) else distance}
+    return DuplicateFileResponse.model_validate(vars(file) | named | links | relation)

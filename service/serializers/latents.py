@@ -23,8 +23,8 @@ from simile.explore.latent.traversal import LatentTraversal
 from simile.explore.latent.uncertainty import EncodingUncertainty
 from simile.explore.outliers.cache import OutlierListing
 from simile.images.encoding import encode_png
-from simile.images.transforms import Pixels
-from simile.search.attributes import Attribute, with_attributes
+from simile.images.formats import Pixels
+from simile.search.attributes import Attribute, shift_by_attributes
 from simile.search.queries import QueryImage, SearchParams, SearchQuery
 from simile.search.searcher import Searcher
 from simile.service import urls
@@ -63,7 +63,8 @@ def compute_latent_response(
     """
     parts = [*images, *((one.to_latent_input(), one.weight) for one in arithmetic.parts)]
     place = mix_latents(searcher, [part for part, _ in parts], [weight for _, weight in parts], arithmetic.how)
-    mu = with_attributes(searcher, place.mu, arithmetic.attributes)
+    encoder = searcher.get_encoder().fingerprint
+    mu = shift_by_attributes(searcher.home, encoder, place.mu, arithmetic.attributes)
     if arithmetic.dims:
         mu = offset_dimensions(
             mu, {int(dim): steps for dim, steps in arithmetic.dims.items()}, latent_cache.get_ranges(searcher)

@@ -130,9 +130,10 @@ class SearchBatcher:
             self._batch_queue.end_decoding()
 
     def _dispatch(self, pending: PendingSearch) -> None:
-        """To the batches, or to a thread of its own where a filter or a distance may make it slow."""
+        """Queue it for the next batch; a filter, a radius or attributes may be slow, so that runs in its own thread."""
         assert isinstance(pending.query, SearchQuery)
-        if pending.query.params.filter is not None or pending.query.params.radius is not None:
+        query = pending.query
+        if query.params.filter is not None or query.params.radius is not None or query.attributes:
             self._single_executor.submit(self._process_batch, [pending])
         else:
             self._batch_queue.put(pending)

@@ -15,7 +15,7 @@ from simile.explore.outliers.cache import OutlierListing, make_outlier_cache_spe
 from simile.explore.outliers.detector import check_enough_images
 from simile.search.background import BackgroundCache, CacheSpec
 from simile.search.searcher import Searcher
-from simile.store.catalogue.records import CatalogueState
+from simile.store.database.transactions import CatalogueState
 from simile.store.index.snapshot import Snapshot
 
 log = logging.getLogger(__name__)

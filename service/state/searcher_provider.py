@@ -9,7 +9,7 @@ from simile.core.errors import SimileError
 from simile.core.settings import Settings
 from simile.images.formats import Limits
 from simile.images.loading.sandbox import DecodeSandbox
-from simile.search.engine import StageObserver
+from simile.search.queries import StageObserver
 from simile.search.searcher import Searcher
 
 

@@ -124,7 +124,10 @@ def make_collection_view(searcher: Searcher, params: CollectionPageParams) -> Co
     ready = _has_encoder(searcher)
     try:
         page = get_image_page(
-            searcher, ImagePageRequest(params.to_filter(), params.sort, COLLECTION_PAGE_SIZE, cursor=params.cursor)
+            searcher,
+            ImagePageRequest(
+                filter=params.to_filter(), sort=params.sort, limit=COLLECTION_PAGE_SIZE, cursor=params.cursor
+            ),
         )
     except BeingComputed:
         return CollectionView(params, ready, searcher.count_images(), sorts=sorts, retry_seconds=RETRY_SECONDS)

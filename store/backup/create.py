@@ -1,8 +1,7 @@
-"""A whole home in one tar file, taken while others read and write it, and put back.
+"""Back up a whole home into one tar file, while others read and write the home.
 
-Order in the tar: segments, encoders with what was learned by them (attributes), uploads, the catalogue, and last
-`backup.json` with the SHA-256 of each of them: a backup without it was cut short. Only SQLite is copied; other
-databases have tools of their own.
+Order in the tar: segments, encoders with their attributes, uploads, the catalogue, and last `backup.json` with the
+SHA-256 of every file: a backup without it is incomplete. Only SQLite is copied; other databases have their own tools.
 """
 
 from __future__ import annotations
@@ -31,7 +30,6 @@ from simile.store.database.engine import copy_catalogue, find_catalogue_file
 from simile.store.database.tables import SegmentRow, StateRow
 from simile.store.database.transactions import read_state
 from simile.store.home import Home
-from simile.store.index.segments import get_segment_hashes
 
 MANIFEST_NAME, CATALOGUE_NAME, BACKUP_FORMAT = "backup.json", "catalogue.sqlite", 1
 BACKUP_FOLDERS = ("segments", "encoders", "uploads", "attributes")
@@ -39,38 +37,41 @@ BACKUP_FOLDERS = ("segments", "encoders", "uploads", "attributes")
 
 @dataclass(frozen=True)
 class BackupSummary:
-    """What a backup holds. `bytes` of all its files together; `left_out`: files that the home lacked."""
+    """Counts of a backup."""
 
     images: int
     files: int
-    total_bytes: int
-    missing_files: tuple[str, ...] = ()
+    total_bytes: int  # of all files together
+    missing_files: tuple[str, ...] = ()  # files that the catalogue knows and the home does not have
 
 
 def create_backup(home: Home, target: Path) -> BackupSummary:
-    """Writes the home as it stands now to `target`, a tar file; one that is there is replaced when the new is whole.
+    """Write the home as of this moment to a tar file. An existing file is replaced when the new one is complete.
 
-    Needs no lock: the catalogue is copied in one moment, and every other file of a home never changes. One that is
-    cleared away before it is copied (an old segment, an upload that somebody deletes) is left out of the copied
-    catalogue too; an attribute that somebody removes is in none. Raises BadSetting where `target` can't be
-    written.
+    No lock is needed: the catalogue is copied in one transaction, and the other files of a home never change. A file
+    that is deleted before it is copied (an old segment, an upload) is also removed from the copied catalogue.
+
+    Raises:
+        BadSetting: `target` can't be written, or the catalogue is not an SQLite file.
     """
     source = find_catalogue_file(home)
     if source is None:
-        raise BadSetting("SIMILE_DATABASE_URL names a database that is no SQLite file. Back it up with its own tools.")
-    if target.exists() and not target.is_file():  # a folder; or a device, which must not be replaced
+        raise BadSetting(
+            "SIMILE_DATABASE_URL names a database that is not an SQLite file. Back it up with its own tools."
+        )
+    if target.exists() and not target.is_file():  # a folder, or a device, which must not be replaced
         raise BadSetting(f"{target} can't be written: it is not a regular file. Name another file.")
     schema.check_schema(home)
-    copied = Home(target.absolute().with_name(f".{target.name}.{uuid.uuid4().hex}"))
+    snapshot = Home(target.absolute().with_name(f".{target.name}.{uuid.uuid4().hex}"))
     with _translate_write_errors(target):
         try:
-            copied.root.mkdir()
-            copy_catalogue(source, copied.catalogue_path)
-            contents: list[BackupSummary] = []
-            write_atomically(target, lambda path: contents.append(_write_backup_tar(home, copied, path)))
-            return contents[0]
+            snapshot.root.mkdir()
+            copy_catalogue(source, snapshot.catalogue_path)
+            summaries: list[BackupSummary] = []
+            write_atomically(target, lambda path: summaries.append(_write_backup_tar(home, snapshot, path)))
+            return summaries[0]
         finally:
-            shutil.rmtree(copied.root, ignore_errors=True)
+            shutil.rmtree(snapshot.root, ignore_errors=True)
 
 
 @contextmanager
@@ -85,15 +86,15 @@ def _write_backup_tar(home: Home, snapshot_home: Home, path: Path) -> BackupSumm
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
         packer = _TarPacker(tar)
         with Catalogue(snapshot_home) as catalogue:
-            gone = [
-                source
-                for source in _iterate_home_files(home, catalogue)
-                if not packer.add(_get_entry_name(home, source), source)
+            missing = [
+                path
+                for path in _iterate_home_files(home, catalogue)
+                if not packer.add(path.relative_to(home.root).as_posix(), path)
             ]
-            left_out = _drop_missing_files(home, catalogue, gone)
+            missing = _drop_missing_files(home, catalogue, missing)
             images = catalogue.images.count()
         packer.add(CATALOGUE_NAME, snapshot_home.catalogue_path)
-        contents = BackupSummary(images, len(packer.hashes), packer.total_bytes, tuple(map(str, left_out)))
+        summary = BackupSummary(images, len(packer.hashes), packer.total_bytes, tuple(map(str, missing)))
         packer.add_manifest(
             {
                 "format": BACKUP_FORMAT,
@@ -104,26 +105,24 @@ def _write_backup_tar(home: Home, snapshot_home: Home, path: Path) -> BackupSumm
                 "files": packer.hashes,
             }
         )
-    return contents
-
-
-def _get_entry_name(home: Home, path: Path) -> str:
-    return path.relative_to(home.root).as_posix()
+    return summary
 
 
 def _iterate_home_files(home: Home, catalogue: Catalogue) -> Iterator[Path]:
-    """The files that the copied catalogue speaks of. Segments first: they are the first to be cleared away."""
+    """Yield the files of the copied catalogue. Segments come first, because they are deleted soonest."""
     yield from sorted(home.segments / name for name in catalogue.segments.get_file_names())
     for encoder in catalogue.encoders.get_all():
         folder = home.encoders / encoder.fingerprint
         yield from sorted(path for path in folder.rglob("*") if path.is_file()) or [folder]
-        attributes = (home.attributes / encoder.fingerprint).glob("[a-z0-9]*.npz")  # a temporary one begins with a dot
+        attributes = (home.attributes / encoder.fingerprint).glob(
+            "[a-z0-9]*.npz"
+        )  # names of temporary files start with a dot
         yield from sorted(attributes)
     yield from map(Path, sorted(catalogue.files.find_under([str(home.uploads)])))
 
 
 def _drop_missing_files(home: Home, snapshot: Catalogue, missing: Sequence[Path]) -> list[Path]:
-    """Takes what was cleared away meanwhile out of the copied catalogue; gives what the home itself misses."""
+    """Remove files that were deleted meanwhile from the copied catalogue; return files that the home itself misses."""
     _delete_segments_of_files(snapshot, {path.name for path in missing if path.parent == home.segments})
     uploads = {path for path in missing if path.parent == home.uploads}
     encoders = {
@@ -134,25 +133,25 @@ def _drop_missing_files(home: Home, snapshot: Catalogue, missing: Sequence[Path]
             deleted = uploads - {Path(path) for path in live.files.find_under([str(home.uploads)])}
             snapshot.files.delete(sorted(map(str, deleted)))
             uploads -= deleted
-        known, in_use = {record.fingerprint for record in live.encoders.get_all()}, snapshot.get_state().active_encoder
-    for folder in [folder for folder in encoders if folder.name not in known and folder.name != in_use]:
+        known, active = {record.fingerprint for record in live.encoders.get_all()}, snapshot.get_state().active_encoder
+    for folder in [folder for folder in encoders if folder.name not in known and folder.name != active]:
         snapshot.encoders.delete(folder.name)
         encoders.remove(folder)
     return sorted(uploads | encoders)
 
 
 def _delete_segments_of_files(catalogue: Catalogue, file_names: set[str]) -> None:
-    """Without its file a segment is only a promise; searches read the rows until there is a new one."""
+    """Delete the rows of segments whose files are missing. Searches then read the vectors from the catalogue."""
     with catalogue.begin_write() as (connection, _):
         rows = connection.execute(select(SegmentRow.__table__)).all()
-        broken = [row.id for row in rows if file_names & get_segment_hashes(SegmentRecord(**row._mapping)).keys()]
+        broken = [row.id for row in rows if file_names & SegmentRecord(**row._mapping).file_hashes.keys()]
         if read_state(connection).segment_id in broken:
             connection.execute(update(StateRow).values(segment_id=None))
         connection.execute(delete(SegmentRow).where(SegmentRow.id.in_(broken)))
 
 
 class _TarPacker:
-    """Puts files into a tar and notes what they hold."""
+    """Add files to a tar, and compute their hashes."""
 
     def __init__(self, tar: tarfile.TarFile) -> None:
         self._tar = tar
@@ -160,7 +159,7 @@ class _TarPacker:
         self.total_bytes = 0
 
     def add(self, name: str, source: Path) -> bool:
-        """Adds a file; False where it is gone."""
+        """Add a file. Return False if it does not exist."""
         try:
             file = source.open("rb")
         except (FileNotFoundError, IsADirectoryError):
@@ -176,6 +175,7 @@ class _TarPacker:
         return True
 
     def add_manifest(self, manifest: dict[str, Any]) -> None:
+        """Add the manifest as the last file."""
         data = json.dumps(manifest, indent=1, ensure_ascii=False).encode()
         entry = tarfile.TarInfo(MANIFEST_NAME)
         entry.size = len(data)
@@ -183,13 +183,14 @@ class _TarPacker:
 
 
 class _HashingReader:
-    """A file that is hashed as it is read."""
+    """A file that is hashed while it is read."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.digest = hashlib.sha256()
 
     def read(self, size: int = -1) -> bytes:
+        """Read and hash."""
         data = self._file.read(size)
         self.digest.update(data)
         return data

@@ -1,4 +1,4 @@
-"""Everything that is known of each picture, row by row, as of one moment: what leaves the home in an export."""
+"""Read everything that an export contains about each image, in chunks of rows from one transaction."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ from simile.store.catalogue.encoders import get_encoder_record
 from simile.store.catalogue.records import EncoderRecord
 from simile.store.database.tables import EmbeddingRow, ImageRow, LocationRow, MetadataRow
 
-EXPORT_CHUNK_ROWS = 4096  # rows at a time: 4 MB of mu and log-variance at 128 dimensions
+EXPORT_CHUNK_ROWS = 4096  # 4 MB of mu and log-variance at 128 dimensions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExportRows:
-    """Some pictures, by ascending id. mu, log_variance: (n, d); log_variance is NaN where the encoder has none.
+    """Columns of n images, by ascending id.
 
-    paths: of each picture all its files, sorted. metadata: of each picture name to text; where its files disagree, what
-    the first of them says.
+    Attributes:
+        paths: All files of each image, sorted.
+        metadata: Text by name; if an image's files differ, the first one wins.
+        mu: (n, d).
+        log_variance: (n, d), NaN if the encoder has none.
     """
 
     ids: NDArray[np.int64]
@@ -44,11 +47,14 @@ class ExportRows:
         return len(self.ids)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExportReader:
-    """The pictures that one encoder has seen, `count` of them. names: of metadata, and whether all of it is numbers.
+    """Reads the images that an encoder has embedded. Valid within `open_export_reader`.
 
-    longest: the most characters that a path, or the text under a name, has.
+    Attributes:
+        count: Number of images.
+        numeric_by_name: For each name of metadata, whether all its texts are numbers.
+        max_lengths: Largest number of characters of a metadata text, by name, and of a path, as "path".
     """
 
     encoder: EncoderRecord
@@ -56,13 +62,13 @@ class ExportReader:
     has_variance: bool
     numeric_by_name: dict[str, bool]
     max_lengths: dict[str, int]
-    _connection: Connection
+    connection: Connection
 
     def iterate_chunks(self) -> Iterator[ExportRows]:
-        """All of them, some at a time, in bounded memory."""
-        last = 0
-        while rows := self._read_rows_after(last):
-            last = rows[-1].id
+        """Yield all images in chunks, in bounded memory."""
+        last_id = 0
+        while rows := self._read_rows_after(last_id):
+            last_id = rows[-1].id
             yield self._make_export_rows(rows)
 
     def _read_rows_after(self, last_id: int) -> list[Row[Any]]:
@@ -70,12 +76,12 @@ class ExportReader:
             EmbeddingRow, EmbeddingRow.image_id == ImageRow.id
         )
         query = columns.where(EmbeddingRow.encoder == self.encoder.fingerprint, ImageRow.id > last_id)
-        return list(self._connection.execute(query.order_by(ImageRow.id).limit(EXPORT_CHUNK_ROWS)))
+        return list(self.connection.execute(query.order_by(ImageRow.id).limit(EXPORT_CHUNK_ROWS)))
 
     def _make_export_rows(self, rows: list[Row[Any]]) -> ExportRows:
-        between = LocationRow.image_id.between(rows[0].id, rows[-1].id)
-        nothing = np.full(self.encoder.dimensions, np.nan, np.float32)
-        paths, metadata = self._read_paths(between), self._read_metadata(between)
+        in_range = LocationRow.image_id.between(rows[0].id, rows[-1].id)
+        no_variance = np.full(self.encoder.dimensions, np.nan, np.float32)
+        paths, metadata = self._read_paths(in_range), self._read_metadata(in_range)
         return ExportRows(
             ids=np.array([row.id for row in rows], np.int64),
             sha256=[row.sha256 for row in rows],
@@ -86,45 +92,51 @@ class ExportReader:
             paths=[tuple(paths.get(row.id, ())) for row in rows],
             metadata=[metadata.get(row.id, {}) for row in rows],
             mu=np.stack([unpack_vector(row.mu) for row in rows]),
-            log_variance=np.stack([unpack_vector(row.log_variance) if row.log_variance else nothing for row in rows]),
+            log_variance=np.stack(
+                [unpack_vector(row.log_variance) if row.log_variance else no_variance for row in rows]
+            ),
         )
 
     def _read_paths(self, in_range: Any) -> dict[int, list[str]]:
-        found: dict[int, list[str]] = {}
+        paths: dict[int, list[str]] = {}
         query = select(LocationRow.image_id, LocationRow.path).where(in_range).order_by(LocationRow.path)
-        for image_id, path in self._connection.execute(query):
-            found.setdefault(image_id, []).append(path)
-        return found
+        for image_id, path in self.connection.execute(query):
+            paths.setdefault(image_id, []).append(path)
+        return paths
 
     def _read_metadata(self, in_range: Any) -> dict[int, dict[str, str]]:
-        found: dict[int, dict[str, str]] = {}
+        metadata: dict[int, dict[str, str]] = {}
         if self.numeric_by_name:
             columns = select(LocationRow.image_id, MetadataRow.name, MetadataRow.text).join(
                 MetadataRow, MetadataRow.location_id == LocationRow.id
             )
-            for image_id, name, text in self._connection.execute(columns.where(in_range).order_by(LocationRow.path)):
-                found.setdefault(image_id, {}).setdefault(name, text)
-        return found
+            for image_id, name, text in self.connection.execute(columns.where(in_range).order_by(LocationRow.path)):
+                metadata.setdefault(image_id, {}).setdefault(name, text)
+        return metadata
 
 
 @contextmanager
 def open_export_reader(catalogue: Catalogue, fingerprint: str) -> Iterator[ExportReader]:
-    """What an encoder has seen, as of now: others may write meanwhile. Raises NoSuchEncoder."""
+    """Open a reader of an encoder's images, as of now. Others may write meanwhile. Raises NoSuchEncoder."""
     with catalogue.begin_read() as connection:
         encoder = get_encoder_record(connection, fingerprint)
-        of_encoder = select(func.count(), func.count(EmbeddingRow.log_variance)).where(
-            EmbeddingRow.encoder == fingerprint
+        counts = select(func.count(), func.count(EmbeddingRow.log_variance)).where(EmbeddingRow.encoder == fingerprint)
+        count, variance_count = connection.execute(counts).one()
+        metadata_stats = _read_metadata_stats(connection)
+        max_lengths = {name: length for name, _, _, length in metadata_stats}
+        max_lengths["path"] = connection.scalar(select(func.max(func.length(LocationRow.path)))) or 1
+        yield ExportReader(
+            encoder=encoder,
+            count=count,
+            has_variance=variance_count > 0,
+            numeric_by_name={name: files == numbers for name, files, numbers, _ in metadata_stats},
+            max_lengths=max_lengths,
+            connection=connection,
         )
-        count, with_variance = connection.execute(of_encoder).one()
-        found = _read_metadata_stats(connection)
-        names = {name: known == numbers for name, known, numbers, _ in found}
-        longest = {name: length for name, _, _, length in found}
-        longest["path"] = connection.scalar(select(func.max(func.length(LocationRow.path)))) or 1
-        yield ExportReader(encoder, count, with_variance > 0, names, longest, connection)
 
 
 def _read_metadata_stats(connection: Connection) -> list[Row[str, int, int, int]]:
-    """(name, how many files have it, for how many it is a number, the longest text)."""
+    """Return (name, number of files that have it, number of files where it is a number, longest text)."""
     columns = select(
         MetadataRow.name, func.count(), func.count(MetadataRow.number), func.max(func.length(MetadataRow.text))
     )

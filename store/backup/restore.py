@@ -1,4 +1,4 @@
-"""A backup put back: everything is checked beside the home's place before anything is in it."""
+"""Restore a backup. Everything is unpacked and checked in a staging folder before it is moved into the home."""
 
 from __future__ import annotations
 
@@ -24,27 +24,29 @@ from simile.store.database.tables import LocationRow
 from simile.store.home import Home, translate_write_errors
 
 STAGING_FOLDER = ".restoring"
-DERIVED_FOLDERS = (
-    "maps",
-    "measures",
-    "gauges",
-)  # measured of a home's pictures, and made again when somebody asks for it
+DERIVED_FOLDERS = ("maps", "measures", "gauges")  # computed from the home's images, and again when needed
 LOCK_FILES = ("lock", "maps.lock", "jobs.lock")
-DERIVED_NAME_PATTERN = re.compile(
-    r"\.?[0-9a-f]{16}[-.].+|tiles-[a-z]+|\.?[a-z.]+\.lock"
-)  # encoder, and segment or kind
+# Names in these folders: encoder with segment or kind, tiles, locks.
+DERIVED_NAME_PATTERN = re.compile(r"\.?[0-9a-f]{16}[-.].+|tiles-[a-z]+|\.?[a-z.]+\.lock")
 RESTORE_BLOCK_BYTES = 1 << 20
-MAX_MANIFEST_BYTES = 1 << 30  # bytes: a line of 150 for each file
+MAX_MANIFEST_BYTES = 1 << 30  # 150 bytes for each file
 NEW_BACKUP_HINT = "Take another backup, or copy this one again."
 
 
 def restore_backup(source: Path, home: Home) -> BackupSummary:
-    """Makes `home`, which must be empty but for what is derived from pictures, of the backup `source`.
+    """Restore a backup into an empty home.
 
-    Every file is unpacked into a folder beside its place and held against its SHA-256 first; the catalogue is put in
-    place last, so that after a crash there is no home yet, and the same command starts again. Uploads are known by
-    where they lie, so their rows get the new place. Raises BadSetting (not empty), NoSuchPath, BackupDamaged,
-    HomeTooNew and HomeNotWritable.
+    Every file is unpacked into a staging folder and compared with its SHA-256 first. The catalogue is moved last, so
+    that after a crash there is no home yet and the same command starts again. The paths of uploads change to the new
+    home.
+
+    Args:
+        source: The tar file.
+        home: The home. It must be empty, except for files that are computed from images.
+
+    Raises:
+        BadSetting: The home is not empty, or has another database.
+        NoSuchPath, BackupDamaged, HomeTooNew, HomeNotWritable.
     """
     if source.is_dir():
         raise BadSetting(f"{source} is a folder. Name the .tar that `simile backup` wrote.")
@@ -55,67 +57,65 @@ def restore_backup(source: Path, home: Home) -> BackupSummary:
     _refuse_non_empty_home(home)
     with home.lock("simile restore"):
         _refuse_non_empty_home(home)
-        arriving = Home(home.root / STAGING_FOLDER)
+        staging = Home(home.root / STAGING_FOLDER)
         with translate_write_errors(home.root):
             try:
                 _clear_staging(home)
-                manifest = _unpack_backup(source, arriving)
-                _relocate_uploads(arriving, home, manifest)
-                _move_into_home(arriving, home)
+                manifest = _unpack_backup(source, staging)
+                _relocate_uploads(staging, home, manifest)
+                _move_into_home(staging, home)
             except BaseException:
                 _clear_staging(home)
                 raise
-            arriving.catalogue_path.replace(home.catalogue_path)
+            staging.catalogue_path.replace(home.catalogue_path)
             fsync_path(home.root)
-            shutil.rmtree(arriving.root, ignore_errors=True)
+            shutil.rmtree(staging.root, ignore_errors=True)
     return BackupSummary(manifest["images"], len(manifest["files"]), source.stat().st_size)
 
 
 def _refuse_non_empty_home(home: Home) -> None:
-    """Raises BadSetting unless the folder is missing, empty, or left by a restoration that was cut short."""
-    there = {path.name for path in home.root.iterdir()} if home.root.is_dir() else set()
-    derived = {name for name in DERIVED_FOLDERS if name in there and _is_derived_folder(home.root / name)}
-    alien = there - {*BACKUP_FOLDERS, *LOCK_FILES, *derived, STAGING_FOLDER}
-    used = [name for name in BACKUP_FOLDERS if name in there and any((home.root / name).iterdir())]
-    if alien or (used and STAGING_FOLDER not in there):
-        found = ", ".join(sorted([*alien, *used])[:5])
-        raise BadSetting(f"{home.root} is not empty (it holds {found}). Name an empty or new folder with --home.")
+    """Raise BadSetting unless the folder is missing, empty, or left by an interrupted restore."""
+    names = {path.name for path in home.root.iterdir()} if home.root.is_dir() else set()
+    derived = {name for name in DERIVED_FOLDERS if name in names and _is_derived_folder(home.root / name)}
+    foreign = names - {*BACKUP_FOLDERS, *LOCK_FILES, *derived, STAGING_FOLDER}
+    used = [name for name in BACKUP_FOLDERS if name in names and any((home.root / name).iterdir())]
+    if foreign or (used and STAGING_FOLDER not in names):
+        examples = ", ".join(sorted([*foreign, *used])[:5])
+        raise BadSetting(f"{home.root} is not empty (it holds {examples}). Name an empty or new folder with --home.")
 
 
 def _is_derived_folder(folder: Path) -> bool:
-    """Whether simile wrote all that lies in it: a person's own folder may be called maps."""
+    """Return whether simile wrote everything in the folder: a user's own folder may be called maps."""
     if folder.is_symlink() or not folder.is_dir():
         return False
     return all(DERIVED_NAME_PATTERN.fullmatch(path.name) for path in folder.iterdir())
 
 
 def _clear_staging(home: Home) -> None:
-    """Removes what a restoration left that was cut short: nothing else was ever in these folders."""
+    """Delete what an interrupted restore left. The folders hold nothing else."""
     if (home.root / STAGING_FOLDER).exists():
         for name in (*BACKUP_FOLDERS, STAGING_FOLDER):
             shutil.rmtree(home.root / name, ignore_errors=True)
 
 
 def _unpack_backup(source: Path, staging: Home) -> dict[str, Any]:
-    """Every file of the backup, checked; gives its manifest. Nothing outside `arriving` is touched."""
+    """Unpack and check every file of the backup, only into `staging`; return the manifest."""
     staging.create()
-    found: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     manifest: dict[str, Any] | None = None
-    with (
-        _translate_tar_errors(source),
-        tarfile.open(source, "r|*") as tar,
-    ):  # as a stream: a pass over the file is enough
+    # "r|*" reads the file as a stream, in one pass.
+    with _translate_tar_errors(source), tarfile.open(source, "r|*") as tar:
         for entry in tar:
             file = tar.extractfile(entry) if entry.isreg() else None
-            if file is None or entry.name in found or not _is_backup_entry(entry.name):
-                raise BackupDamaged(f"{source} is no backup of simile: {entry.name!r} does not belong there.")
+            if file is None or entry.name in hashes or not _is_backup_entry(entry.name):
+                raise BackupDamaged(f"{source} is not a backup of simile: it contains {entry.name!r}.")
             if entry.name == MANIFEST_NAME:
                 manifest = _parse_manifest(source, file.read(MAX_MANIFEST_BYTES))
             else:
-                found[entry.name] = _extract_and_hash(file, staging.root / entry.name)
+                hashes[entry.name] = _extract_and_hash(file, staging.root / entry.name)
     if manifest is None:
         raise BackupDamaged(f"{source} is incomplete: it has no {MANIFEST_NAME} at its end. {NEW_BACKUP_HINT}")
-    _compare_hashes(source, manifest["files"], found)
+    _compare_hashes(source, manifest["files"], hashes)
     return manifest
 
 
@@ -147,12 +147,9 @@ def _extract_and_hash(file: Any, target: Path) -> str:
 def _parse_manifest(source: Path, data: bytes) -> dict[str, Any]:
     try:
         manifest = json.loads(data)
-        if (
-            manifest["format"] == BACKUP_FORMAT
-            and isinstance(manifest["files"], dict)
-            and CATALOGUE_NAME in manifest["files"]
-        ):
-            return {"home": str(manifest["home"]), "images": int(manifest["images"]), "files": manifest["files"]}
+        files = manifest["files"]
+        if manifest["format"] == BACKUP_FORMAT and isinstance(files, dict) and CATALOGUE_NAME in files:
+            return {"home": str(manifest["home"]), "images": int(manifest["images"]), "files": files}
     except (ValueError, KeyError, TypeError):
         pass
     raise BackupDamaged(
@@ -168,25 +165,25 @@ def _compare_hashes(source: Path, expected: dict[str, str], actual: dict[str, st
 
 
 def _relocate_uploads(staging: Home, home: Home, manifest: dict[str, Any]) -> None:
-    """Refuses what a newer simile made, and tells the catalogue where its uploads lie now."""
-    found = schema.read_revision(staging)
-    if found is None:
+    """Check the backup's schema, and change the paths of its uploads to the new home. Raises HomeTooNew."""
+    revision = schema.read_revision(staging)
+    if revision is None:
         raise BackupDamaged(f"The backup of {manifest['home']} holds no catalogue. {NEW_BACKUP_HINT}")
-    schema.refuse_unknown_revision(staging, found)
-    before = Home(Path(manifest["home"])).uploads
+    schema.refuse_unknown_revision(staging, revision)
+    old_uploads = Home(Path(manifest["home"])).uploads
     with Catalogue(staging) as catalogue:
-        known = catalogue.files.find_under([str(before)])
+        known = catalogue.files.find_under([str(old_uploads)])
         moved = [{"old": path, "new": str(home.uploads / Path(path).name)} for path in known]
-        if moved and before != home.uploads:
-            at = LocationRow.path == bindparam("old")
+        if moved and old_uploads != home.uploads:
+            old_path = LocationRow.path == bindparam("old")
             with catalogue.begin_write() as (connection, _):
-                connection.execute(update(LocationRow).where(at).values(path=bindparam("new")), moved)
+                connection.execute(update(LocationRow).where(old_path).values(path=bindparam("new")), moved)
 
 
 def _move_into_home(staging: Home, home: Home) -> None:
-    os.sync()  # a hundred thousand uploads: one call instead of as many
-    for name in DERIVED_FOLDERS:  # of other pictures with the same numbers
+    os.sync()  # one call instead of one for each of perhaps 100,000 uploads
+    for name in DERIVED_FOLDERS:  # computed for other images with the same ids
         shutil.rmtree(home.root / name, ignore_errors=True)
     for name in BACKUP_FOLDERS:
-        if (staging.root / name).is_dir():  # a home, and older backups, may have no attributes
-            (staging.root / name).replace(home.root / name)  # an empty folder gives way
+        if (staging.root / name).is_dir():  # some homes and older backups have no attributes
+            (staging.root / name).replace(home.root / name)  # replaces an empty folder

@@ -7,19 +7,18 @@ from simile.store.catalogue.embeddings import EmbeddingRepository
 from simile.store.catalogue.encoders import EncoderRepository
 from simile.store.catalogue.files import FileRepository
 from simile.store.catalogue.images import ImageRepository
-from simile.store.catalogue.jobs import JobRepository
 from simile.store.catalogue.keys import KeyRepository
 from simile.store.catalogue.metadata import MetadataRepository
-from simile.store.catalogue.runs import RunRepository
+from simile.store.catalogue.runs import JobRepository, RunRepository
+from simile.store.catalogue.segments import SegmentRepository
 from simile.store.database.transactions import Database
 from simile.store.home import Home
-from simile.store.index.segments import SegmentRepository
 
 
 class Catalogue(Database):
-    """The catalogue of a home: `with Catalogue(home) as catalogue: …`. Safe to share between threads.
+    """The catalogue of a home: `with Catalogue(home) as catalogue: …`. Threads may share it.
 
-    The schema must be current: a writer calls `upgrade_schema(home)` of store/database/schema.py first, a reader
+    The schema must be current: a writer first calls `upgrade_schema(home)` of store/database/schema.py, a reader
     `check_schema(home)`. Every method of a repository may raise HomeNotWritable (no space, no permission) or HomeBusy
     (another writer took too long).
 

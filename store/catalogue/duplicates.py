@@ -1,4 +1,4 @@
-"""Duplicates: the pairs that the last `simile dedup` found, and what people decided of pairs."""
+"""Duplicates: the pairs that the last `simile dedup` found, and people's decisions on pairs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from simile.store.database.tables import DecisionRow, DuplicateRow, ImageRow, Lo
 from simile.store.database.transactions import Repository, split_chunks
 
 SHA256_PATTERN = re.compile("[0-9a-f]{64}")
-STORED_TIERS = ("pixels", "near", "similar")  # copies byte for byte are never stored: the locations tell them
-DUPLICATE_INSERT_ROWS = 5000  # rows written together
+STORED_TIERS = ("pixels", "near", "similar")  # identical files are not stored: they are locations of one image
+DUPLICATE_INSERT_ROWS = 5000  # rows written at a time
 
 
 class DecisionLike(Protocol):
-    """What `decide` takes: two hashes in order, and what was said of the pictures."""
+    """A decision that `save_decisions` takes: two hashes in order, and the decision on their images."""
 
     @property
     def first_sha256(self) -> str: ...
@@ -35,7 +35,7 @@ class DecisionLike(Protocol):
 
 
 class DuplicateRepository(Repository):
-    """Verbs on pairs of copies and on decisions. Both count as changes: what is kept of them elsewhere goes stale."""
+    """Queries and updates of duplicate pairs and decisions. Both count as changes, because caches depend on them."""
 
     def replace(
         self,
@@ -44,23 +44,28 @@ class DuplicateRepository(Repository):
         tiers: Sequence[str] = STORED_TIERS,
         image_ids: Collection[int] | None = None,
     ) -> int:
-        """Puts these pairs in place of all of their tiers that were found before, in one transaction.
+        """Replace the pairs of a run in one transaction, with some thousands in memory at a time.
 
-        tiers: that were looked for; among: the ids of the pictures that were, None for all. What was found of others
-        before stays. Gives how many pairs were stored. Some
-        thousands are in memory at a time. A pair whose picture was deleted meanwhile is left out.
+        Args:
+            run_id: The run that found the pairs.
+            pairs: The new pairs. Pairs with a deleted image are left out.
+            tiers: The tiers that the run searched; pairs of other tiers stay.
+            image_ids: The images that it searched, None for all; pairs with another image stay.
+
+        Returns:
+            How many pairs were stored.
         """
         count = 0
         with self.database.begin_write() as (connection, _):
             _delete_pairs(connection, tiers, image_ids)
             for chunk in split_chunks(pairs, DUPLICATE_INSERT_ROWS):
                 ids = {image_id for pair in chunk for image_id in (pair.first, pair.second)}
-                there: set[int] = set()
-                for part in split_chunks(ids):
-                    there.update(connection.scalars(select(ImageRow.id).where(ImageRow.id.in_(part))))
-                rows = [{**pair._asdict(), "run": run_id} for pair in chunk if {pair.first, pair.second} <= there]
+                existing: set[int] = set()
+                for id_chunk in split_chunks(ids):
+                    existing.update(connection.scalars(select(ImageRow.id).where(ImageRow.id.in_(id_chunk))))
+                rows = [{**pair._asdict(), "run": run_id} for pair in chunk if {pair.first, pair.second} <= existing]
                 if rows:
-                    connection.execute(_DELETE_PAIR, [{"one": row["first"], "two": row["second"]} for row in rows])
+                    connection.execute(_DELETE_PAIR, [{"a": row["first"], "b": row["second"]} for row in rows])
                     connection.execute(insert(DuplicateRow), rows)
                 count += len(rows)
         return count
@@ -68,8 +73,11 @@ class DuplicateRepository(Repository):
     def iterate_pairs(
         self, tiers: Sequence[str] = STORED_TIERS, *, min_near_distance: float | None = None
     ) -> Iterator[DuplicateRecord]:
-        """The pairs of these tiers, the nearest first, as of the first; streamed. `beyond`: only near pairs farther
-        apart than that, next to all of the other tiers.
+        """Yield the pairs of these tiers, nearest first, from one transaction.
+
+        Args:
+            tiers: The tiers to return.
+            min_near_distance: Leave out pairs of the tier `near` at this distance or less.
         """
         query = _PAIRS_QUERY.where(DuplicateRow.tier.in_(tiers))
         if min_near_distance is not None:
@@ -79,28 +87,12 @@ class DuplicateRepository(Repository):
             for row in connection.execute(ordered, execution_options=STREAM_OPTIONS):
                 yield DuplicateRecord(*row)
 
-    def count_by_tier(self) -> dict[str, int]:
-        """How many pairs were found, by tier; a tier without any is left out."""
-        with self.database.begin_read() as connection:
-            query = select(DuplicateRow.tier, func.count()).group_by(DuplicateRow.tier)
-            return dict(connection.execute(query).all())
-
-    def find_tier(self, first_sha256: str, second_sha256: str) -> str | None:
-        """The tier at which two pictures were found to be alike, None where they were not."""
-        ids = select(ImageRow.id).where(ImageRow.sha256.in_((first_sha256, second_sha256))).order_by(ImageRow.id)
-        with self.database.begin_read() as connection:
-            found = list(connection.scalars(ids))
-            if len(found) != 2:
-                return None
-            pair = and_(DuplicateRow.first == found[0], DuplicateRow.second == found[1])
-            return connection.scalar(select(DuplicateRow.tier).where(pair))
-
     def save_decisions(self, decisions: Iterable[DecisionLike]) -> int:
-        """Stores what people said of pairs, in place of what they said before; gives how many pairs.
+        """Store decisions, which replace older ones on the same pairs, and return how many.
 
-        Safe to repeat. Raises BadSetting, which names the pair; nothing is stored then.
+        Safe to repeat. Raises BadSetting with the pair that is wrong; nothing is stored then.
         """
-        rows = {(one.first_sha256, one.second_sha256): _make_decision_row(one) for one in decisions}
+        rows = {(item.first_sha256, item.second_sha256): _make_decision_row(item) for item in decisions}
         if not rows:
             return 0
         with self.database.begin_write() as (connection, _):
@@ -110,41 +102,40 @@ class DuplicateRepository(Repository):
         return len(rows)
 
     def delete_decisions(self, pairs: Iterable[tuple[str, str]]) -> int:
-        """Forgets what was said of these pairs of hashes, in either order; gives how many there were."""
+        """Delete the decisions on these pairs of hashes, in either order, and return how many there were."""
         ordered = {(min(pair), max(pair)) for pair in pairs}
         if not ordered:
             return 0
         with self.database.begin_write() as (connection, _):
-            gone = [
-                connection.execute(delete(DecisionRow).where(_make_pairs_condition(chunk)))
+            return sum(
+                connection.execute(delete(DecisionRow).where(_make_pairs_condition(chunk))).rowcount
                 for chunk in split_chunks(ordered, 200)
-            ]
-            return sum(result.rowcount for result in gone)
+            )
 
     def get_decisions(self) -> list[DecisionRecord]:
-        """All that people said, by the hashes."""
+        """Return all decisions, sorted by the hashes."""
         ordered = select(DecisionRow.__table__).order_by(DecisionRow.first_sha256, DecisionRow.second_sha256)
         with self.database.begin_read() as connection:
             return [DecisionRecord(**row._mapping) for row in connection.execute(ordered)]
 
     def find_decision(self, first_sha256: str, second_sha256: str) -> DecisionRecord | None:
-        """What was said of two pictures, None where nothing was."""
+        """Return the decision on two images, or None."""
         pair = (min(first_sha256, second_sha256), max(first_sha256, second_sha256))
         with self.database.begin_read() as connection:
             row = connection.execute(select(DecisionRow.__table__).where(_make_pairs_condition([pair]))).one_or_none()
             return None if row is None else DecisionRecord(**row._mapping)
 
     def iterate_candidate_files(self, filter: Filter | None = None) -> Iterator[ImageLocation]:
-        """The files of every picture with several files, in a pair of copies, or decided on, by image id and path.
+        """Yield the files of the candidates, by image id and path; with a filter only the matching files.
 
-        `only`: those that satisfy it, each file for itself.
+        Candidates are images with several files, in a pair of copies, or in a decision.
         """
         yield from self._iterate_locations(_make_candidate_condition(), filter)
 
     def iterate_files(
         self, image_ids: Iterable[int] | None = None, filter: Filter | None = None
     ) -> Iterator[ImageLocation]:
-        """The files of these pictures, or of all, by image id and path; `only` as in `suspects`."""
+        """Yield the files of these images, or of all, by image id and path; with a filter only the matching files."""
         if image_ids is None:
             yield from self._iterate_locations(None, filter)
             return
@@ -164,7 +155,12 @@ class DuplicateRepository(Repository):
     def iterate_labels(
         self, name: str | None = None, *, candidates_only: bool = False
     ) -> Iterator[tuple[str, str, str]]:
-        """(path, name, text) of what manifests say of files, under one name or all; of `suspects`, or of every file."""
+        """Yield the metadata of files as (path, name, text).
+
+        Args:
+            name: Return only metadata of this name.
+            candidates_only: Return only files of the candidates of `iterate_candidate_files`.
+        """
         query = select(LocationRow.path, MetadataRow.name, MetadataRow.text).join_from(
             MetadataRow, LocationRow, MetadataRow.location_id == LocationRow.id
         )
@@ -201,21 +197,18 @@ _IMAGE_LOCATIONS_QUERY = (
 )
 
 
-_DELETE_PAIR = delete(DuplicateRow).where(
-    DuplicateRow.first == bindparam("one"), DuplicateRow.second == bindparam("two")
-)
+_DELETE_PAIR = delete(DuplicateRow).where(DuplicateRow.first == bindparam("a"), DuplicateRow.second == bindparam("b"))
 
 
 def _delete_pairs(connection: Connection, tiers: Sequence[str], image_ids: Collection[int] | None) -> None:
-    """Deletes the pairs of these tiers, those of two pictures in `among` where it is given."""
+    """Delete the pairs of these tiers; with `image_ids` only the pairs of two such images."""
     if image_ids is None:
         connection.execute(delete(DuplicateRow).where(DuplicateRow.tier.in_(tiers)))
         return
     pairs = select(DuplicateRow.first, DuplicateRow.second).where(DuplicateRow.tier.in_(tiers))
-    known = [{"one": first, "two": second} for first, second in connection.execute(pairs)]
-    gone = [pair for pair in known if pair["one"] in image_ids and pair["two"] in image_ids]
-    if gone:
-        connection.execute(_DELETE_PAIR, gone)
+    outdated = [{"a": a, "b": b} for a, b in connection.execute(pairs) if a in image_ids and b in image_ids]
+    if outdated:
+        connection.execute(_DELETE_PAIR, outdated)
 
 
 def _make_candidate_condition() -> ColumnElement[bool]:
@@ -239,18 +232,18 @@ def _make_pairs_condition(pairs: Iterable[tuple[str, str]]) -> ColumnElement[boo
 
 
 def _make_decision_row(decision: DecisionLike) -> dict[str, Any]:
-    """Raises BadSetting for what can't be a decision."""
+    """Return the row of a decision. Raises BadSetting if it is invalid."""
     first, second, keep = decision.first_sha256, decision.second_sha256, decision.keep_sha256
     if not (SHA256_PATTERN.fullmatch(first) and SHA256_PATTERN.fullmatch(second)):
-        raise BadSetting(f"A decision can't be on {first!r} and {second!r}. Give the SHA-256 of two pictures.")
+        raise BadSetting(f"A decision can't be on {first!r} and {second!r}. Give the SHA-256 of two images.")
     if first >= second:
-        raise BadSetting(f"A decision can't be on {first} and {second}. Name two pictures, the smaller hash first.")
+        raise BadSetting(f"A decision can't be on {first} and {second}. Name two images, the smaller hash first.")
     if keep is not None and keep not in (first, second):
         raise BadSetting(f"A decision on {first} and {second} can't keep {keep!r}. Keep one of the two.")
     return {
         "first_sha256": first,
         "second_sha256": second,
         "same": decision.same,
-        "keep_sha256": keep if decision.same else None,  # of different pictures both stay
+        "keep_sha256": keep if decision.same else None,  # both different images are kept
         "decided_at": utc_now(),
     }

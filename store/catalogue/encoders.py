@@ -1,4 +1,4 @@
-"""Encoders: which network made which vectors, and which one is in use."""
+"""Encoders: which networks made the vectors, and which one is active."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from simile.store.home import Home
 
 
 class EncoderRepository(Repository):
-    """Verbs on encoders. A fingerprint names weights, architecture and preprocessing together."""
+    """Queries and updates of encoders. A fingerprint identifies weights, architecture and preprocessing together."""
 
     def register(
         self,
@@ -27,7 +27,7 @@ class EncoderRepository(Repository):
         index_dims: int | list[int] | None = None,
         metric: str = "l2",
     ) -> EncoderRecord:
-        """Notes an encoder; one that is known already stays as it is. It is not in use until `activate`."""
+        """Store an encoder, unless it is known already. It becomes active only by `activate`."""
         with self.database.begin_write() as (connection, _):
             if find_encoder_record(connection, fingerprint) is None:
                 row = {"fingerprint": fingerprint, "name": name, "recipe": recipe, "dimensions": dimensions}
@@ -36,65 +36,71 @@ class EncoderRepository(Repository):
             return get_encoder_record(connection, fingerprint)
 
     def get_all(self) -> list[EncoderRecord]:
-        """Every encoder, the oldest first."""
+        """Return all encoders, oldest first."""
         with self.database.begin_read() as connection:
             rows = connection.execute(_ENCODERS_QUERY.order_by(EncoderRow.created_at, EncoderRow.fingerprint))
             return [_make_encoder_record(row) for row in rows]
 
     def get(self, fingerprint: str) -> EncoderRecord:
-        """One encoder. Raises NoSuchEncoder."""
+        """Return an encoder. Raises NoSuchEncoder."""
         with self.database.begin_read() as connection:
             return get_encoder_record(connection, fingerprint)
 
     def find_active(self) -> EncoderRecord | None:
-        """The encoder in use, or None in a home that has none yet."""
+        """Return the active encoder, or None if there is none yet."""
         with self.database.begin_read() as connection:
             fingerprint = read_state(connection).active_encoder
             return None if fingerprint is None else get_encoder_record(connection, fingerprint)
 
     def activate(self, fingerprint: str) -> None:
-        """Puts the encoder in use: queries that start from now on see its vectors only. Raises NoSuchEncoder."""
+        """Make an encoder active: searches that start from now on use its vectors. Raises NoSuchEncoder."""
         with self.database.begin_write() as (connection, _):
             get_encoder_record(connection, fingerprint)
             connection.execute(update(StateRow).values(active_encoder=fingerprint))
 
     def count_embeddings(self) -> dict[str, int]:
-        """How many pictures each encoder has seen; those that have seen none are left out."""
+        """Return how many images each encoder has embedded; encoders without embeddings are left out."""
         query = select(EmbeddingRow.encoder, func.count()).group_by(EmbeddingRow.encoder)
         with self.database.begin_read() as connection:
             return dict(connection.execute(query).all())
 
     def delete(self, fingerprint: str) -> int:
-        """Forgets an encoder with its vectors and segments; gives how many vectors there were.
+        """Delete an encoder with its vectors and segments, and return how many vectors it had.
 
-        Vectors go in portions, so that nobody waits long for a turn to write: after a crash some are left, and the
-        encoder is still known. Raises NoSuchEncoder, and BadSetting for the one in use.
+        Vectors are deleted in batches, so that other writers do not wait long. After a crash some are left, and the
+        encoder is still known. Raises NoSuchEncoder, or BadSetting for the active encoder.
         """
-        removed = 0
+        deleted_count = 0
         while True:
             with self.database.begin_write() as (connection, _):
                 _refuse_active_encoder(connection, fingerprint)
-                gone = _delete_vector_batch(connection, fingerprint)
-                removed += gone
-                if not gone:
+                batch_count = _delete_vector_batch(connection, fingerprint)
+                deleted_count += batch_count
+                if not batch_count:
                     _delete_encoder_segments(connection, fingerprint)
                     connection.execute(delete(EncoderRow).where(EncoderRow.fingerprint == fingerprint))
-                    return removed
+                    return deleted_count
 
 
-VECTOR_DELETE_ROWS = 20_000  # vectors removed in one transaction: 20 MB of log at 128 dimensions
+VECTOR_DELETE_ROWS = 20_000  # vectors deleted in one transaction: 20 MB of log at 128 dimensions
 
 _ENCODERS_QUERY = select(EncoderRow.__table__)
 
 
 def find_fingerprint(home: Home, reference: str, known: Iterable[str] = ()) -> str:
-    """Return the fingerprint that `reference` is or starts, of the home's folders and of `known`.
+    """Return the fingerprint that a user means. All commands resolve references here.
 
-    This is the only place that decides which encoder a person means. Raises NoSuchEncoder.
+    Args:
+        home: The home, whose encoder folders are searched.
+        reference: A fingerprint, or the start of exactly one.
+        known: More fingerprints, from the catalogue.
+
+    Raises:
+        NoSuchEncoder: No fingerprint matches, or several do.
     """
     if any(home.encoders.glob(f"{REPLACED}*")):
         home.recover()
-    names = {*known, *encoder_folders(home)}
+    names = {*known, *list_encoder_folders(home)}
     matching = sorted(name for name in names if reference and name.startswith(reference))
     if reference in names or len(matching) == 1:
         return reference if reference in names else matching[0]
@@ -107,7 +113,7 @@ def find_fingerprint(home: Home, reference: str, known: Iterable[str] = ()) -> s
     raise NoSuchEncoder(f"This home has no encoder {reference!r} (it has: {listed}). `simile encoders` lists them.")
 
 
-def encoder_folders(home: Home) -> set[str]:
+def list_encoder_folders(home: Home) -> set[str]:
     """Return the names of the encoders' folders; the name of an unfinished one starts with a dot."""
     if not home.encoders.is_dir():
         return set()
@@ -115,17 +121,16 @@ def encoder_folders(home: Home) -> set[str]:
 
 
 def find_encoder_record(connection: Connection, fingerprint: str) -> EncoderRecord | None:
+    """Return an encoder, or None."""
     row = connection.execute(_ENCODERS_QUERY.where(EncoderRow.fingerprint == fingerprint)).one_or_none()
     return None if row is None else _make_encoder_record(row)
 
 
 def get_encoder_record(connection: Connection, fingerprint: str) -> EncoderRecord:
-    """As find_encoder, but raises NoSuchEncoder."""
+    """Return an encoder. Raises NoSuchEncoder."""
     record = find_encoder_record(connection, fingerprint)
     if record is None:
-        raise NoSuchEncoder(
-            f"The catalogue knows no encoder {fingerprint}. Run `simile encoders` to see those it knows."
-        )
+        raise NoSuchEncoder(f"The catalogue has no encoder {fingerprint}. Run `simile encoders` to list all.")
     return record
 
 
@@ -133,21 +138,21 @@ def _refuse_active_encoder(connection: Connection, fingerprint: str) -> None:
     get_encoder_record(connection, fingerprint)
     if read_state(connection).active_encoder == fingerprint:
         raise BadSetting(
-            f"Encoder {fingerprint} is in use and can't be removed. "
-            "Put another one in use first: `simile encoders activate FINGERPRINT`."
+            f"Encoder {fingerprint} is active and can't be removed. "
+            "Activate another one first: `simile encoders activate FINGERPRINT`."
         )
 
 
 def _delete_vector_batch(connection: Connection, fingerprint: str) -> int:
-    some = select(EmbeddingRow.image_id).where(EmbeddingRow.encoder == fingerprint).limit(VECTOR_DELETE_ROWS)
-    of_encoder = (EmbeddingRow.encoder == fingerprint) & EmbeddingRow.image_id.in_(some)
-    return connection.execute(delete(EmbeddingRow).where(of_encoder)).rowcount
+    batch = select(EmbeddingRow.image_id).where(EmbeddingRow.encoder == fingerprint).limit(VECTOR_DELETE_ROWS)
+    in_batch = (EmbeddingRow.encoder == fingerprint) & EmbeddingRow.image_id.in_(batch)
+    return connection.execute(delete(EmbeddingRow).where(in_batch)).rowcount
 
 
 def _delete_encoder_segments(connection: Connection, fingerprint: str) -> None:
-    """The rows; the files are cleared away with the next segment, or by whoever removes the encoder's folder."""
-    old = select(SegmentRow.id).where(SegmentRow.encoder == fingerprint)
-    connection.execute(update(StateRow).where(StateRow.segment_id.in_(old)).values(segment_id=None))
+    """Delete the rows. The files are deleted with the next segment, or together with the encoder's folder."""
+    segments = select(SegmentRow.id).where(SegmentRow.encoder == fingerprint)
+    connection.execute(update(StateRow).where(StateRow.segment_id.in_(segments)).values(segment_id=None))
     connection.execute(delete(SegmentRow).where(SegmentRow.encoder == fingerprint))
 
 

@@ -1,4 +1,4 @@
-"""Files: where the pictures' bytes are."""
+"""Files: where the images are stored on disk."""
 
 from __future__ import annotations
 
@@ -17,24 +17,26 @@ from simile.store.home import Home, translate_write_errors
 
 KnownFileRow = tuple[str, int, int, int, bool]  # path, image id, size, mtime_ns, embedded
 
-STREAM_OPTIONS = {"yield_per": 5000}  # rows fetched together, where there may be a million
+STREAM_OPTIONS = {"yield_per": 5000}  # rows fetched at a time, in queries that may return a million
 
 
 class FileRepository(Repository):
-    """Verbs on locations. A path is absolute; one path leads to one image, an image may have several."""
+    """Queries and updates of files. A path is absolute and has one image; an image may have several paths."""
 
     def find_under(self, prefixes: Sequence[str], encoder: str | None = None) -> dict[str, KnownFile]:
-        """Every known file that is one of `prefixes` or lies in one of them (as folders), by path.
+        """Return the known files that are one of `prefixes` or in one of them, by path.
 
-        `embedded` speaks of the encoder with this fingerprint; it is False without one.
+        Args:
+            prefixes: Absolute paths of files, folders or archives.
+            encoder: Fingerprint of the encoder for `embedded`, which is False without one.
         """
-        blocks = (block for prefix in prefixes for block in self.iterate_under(prefix, encoder))
-        return {row[0]: make_known_file(row) for block in blocks for row in block}
+        chunks = (chunk for prefix in prefixes for chunk in self.iterate_under(prefix, encoder))
+        return {row[0]: make_known_file(row) for chunk in chunks for row in chunk}
 
     def iterate_under(self, prefix: str, encoder: str | None = None) -> Generator[list[KnownFileRow]]:
-        """(path, image id, size, mtime_ns, embedded) of the known files in a folder or archive, sorted by path.
+        """Yield the known files in a folder or archive as plain tuples, sorted by path.
 
-        As of the first, in lists of some thousands: there may be millions.
+        They come in lists of some thousands, from one transaction: there may be millions.
         """
         with self.database.begin_read() as connection:
             result = connection.execute(
@@ -42,14 +44,13 @@ class FileRepository(Repository):
             )
             cursor = result.cursor
             assert cursor is not None
-            while rows := cursor.fetchmany(
-                STREAM_OPTIONS["yield_per"]
-            ):  # plain tuples: half the time of SQLAlchemy's rows
+            # Plain tuples take half the time of SQLAlchemy's rows.
+            while rows := cursor.fetchmany(STREAM_OPTIONS["yield_per"]):
                 yield list(rows)
             result.close()
 
     def get_many(self, paths: Iterable[str], encoder: str | None = None) -> dict[str, KnownFile]:
-        """Those of the files that are known, by path."""
+        """Return the known ones of these files, by path."""
         known: dict[str, KnownFile] = {}
         with self.database.begin_read() as connection:
             for chunk in split_chunks(paths):
@@ -58,9 +59,11 @@ class FileRepository(Repository):
         return known
 
     def iterate_without_embedding(self, encoder: str, prefix: str | None = None) -> Iterator[tuple[int, FileStat]]:
-        """(image id, file) of all files of the images without a vector by this encoder, by id and path.
+        """Yield (image id, file) of the images without an embedding by this encoder, by id and path.
 
-        With `prefix`: only those in this folder.
+        Args:
+            encoder: The encoder's fingerprint.
+            prefix: Return only files in this folder.
         """
         columns = select(LocationRow.image_id, LocationRow.path, LocationRow.size, LocationRow.mtime_ns)
         query = columns.outerjoin(EmbeddingRow, _make_embedding_join(encoder)).where(EmbeddingRow.image_id.is_(None))
@@ -72,25 +75,26 @@ class FileRepository(Repository):
                 yield image_id, FileStat(path, size, mtime_ns)
 
     def get_for_images(self, image_ids: Iterable[int]) -> dict[int, tuple[FileStat, ...]]:
-        """The files of each image, sorted by path; ids that don't exist are left out."""
-        found: dict[int, list[FileStat]] = {}
+        """Return the files of each image, sorted by path; unknown ids are left out."""
+        files: dict[int, list[FileStat]] = {}
         with self.database.begin_read() as connection:
             for row in read_locations(connection, image_ids):
-                found.setdefault(row.image_id, []).append(FileStat(row.path, row.size, row.mtime_ns))
-        return {image_id: tuple(files) for image_id, files in found.items()}
+                files.setdefault(row.image_id, []).append(FileStat(row.path, row.size, row.mtime_ns))
+        return {image_id: tuple(of_image) for image_id, of_image in files.items()}
 
     def update_stats(self, files: Sequence[FileStat]) -> None:
-        """Notes new sizes and times of known paths, whose contents are as before."""
-        rows = [{"at": file.path, "size": file.size, "mtime_ns": file.mtime_ns} for file in files]
+        """Store new sizes and times of known paths, whose contents have not changed."""
+        rows = [{"known_path": file.path, "size": file.size, "mtime_ns": file.mtime_ns} for file in files]
         values: dict[str, Any] = {"size": bindparam("size"), "mtime_ns": bindparam("mtime_ns")}
         if rows:
             with self.database.begin_write() as (connection, _):
-                connection.execute(update(LocationRow).where(LocationRow.path == bindparam("at")).values(values), rows)
+                at_path = LocationRow.path == bindparam("known_path")
+                connection.execute(update(LocationRow).where(at_path).values(values), rows)
 
     def add(self, files: Sequence[tuple[int, FileStat]]) -> int:
-        """Notes that each path holds the image with this id; gives how many images were left without a file.
+        """Store (image id, file) pairs, and return how many images were deleted.
 
-        A path that held another image is re-pointed, and an image left without a file is deleted.
+        A path of another image now belongs to the new one; an image left without a file is deleted.
         """
         if not files:
             return 0
@@ -98,25 +102,29 @@ class FileRepository(Repository):
             return delete_orphaned_images(connection, change, assign_paths(connection, files))
 
     def move(self, old_path: str, file: FileStat) -> None:
-        """Notes that the file at `old_path` is now at `facts.path`, which must be unknown."""
+        """Store that the file at `old_path` is now at `file.path`, which must be unknown."""
         with self.database.begin_write() as (connection, _):
             new = {"path": file.path, "size": file.size, "mtime_ns": file.mtime_ns}
             connection.execute(update(LocationRow).where(LocationRow.path == old_path).values(new))
 
     def delete(self, paths: Sequence[str]) -> int:
-        """Forgets these files; gives how many images were left without a file and so deleted."""
+        """Delete these files from the catalogue, and return how many images were deleted, having no file left."""
         if not paths:
             return 0
         with self.database.begin_write() as (connection, change):
-            gone = delete_orphaned_images(connection, change, delete_paths(connection, paths))
+            candidates: set[int] = set()
+            for chunk in split_chunks(paths):
+                deletion = delete(LocationRow).where(LocationRow.path.in_(chunk)).returning(LocationRow.image_id)
+                candidates.update(connection.scalars(deletion))
+            deleted_count = delete_orphaned_images(connection, change, candidates)
         delete_uploads(self.database.home, paths)
-        return gone
+        return deleted_count
 
 
 def make_known_file(row: KnownFileRow | Row[str, int, int, int, bool]) -> KnownFile:
-    """The same with names."""
+    """Return the row as a KnownFile."""
     _, image_id, size, mtime_ns, embedded = row
-    return KnownFile(image_id, size, mtime_ns, bool(embedded))  # SQLite says 0 and 1
+    return KnownFile(image_id, size, mtime_ns, bool(embedded))  # SQLite returns 0 and 1
 
 
 def _make_known_files_query(encoder: str | None) -> Select[str, int, int, int, bool]:
@@ -130,15 +138,15 @@ def _make_embedding_join(encoder: str | None) -> ColumnElement[bool]:
 
 
 def make_under_condition(prefix: str) -> ColumnElement[bool]:
-    """Whether a location is this file, or lies in this folder or archive."""
-    # A range, because LIKE ignores case in SQLite and can't use the index there. The last character of the
-    # upper end is the one that follows the separator.
+    """Return the condition that a location is this file, or is in this folder or archive."""
+    # A range, because LIKE ignores case in SQLite and can't use the index. The upper bound ends with the character that
+    # follows the separator.
     folder = prefix.rstrip(os.sep) + os.sep
     end = folder[:-1] + chr(ord(os.sep) + 1)
     return or_(LocationRow.path == prefix, and_(LocationRow.path >= folder, LocationRow.path < end))
 
 
-# Put together once: every search asks it, and composing it takes as long as running it.
+# Built once: every search runs it, and building it takes as long as running it.
 _LOCATIONS_QUERY = (
     select(LocationRow.image_id, LocationRow.path, LocationRow.size, LocationRow.mtime_ns)
     .where(LocationRow.image_id.in_(bindparam("ids", expanding=True)))
@@ -146,65 +154,57 @@ _LOCATIONS_QUERY = (
 )
 
 
-def read_locations(connection: Connection, image_ids: Iterable[int]) -> list[Row[tuple[int, str, int, int]]]:
-    """(image_id, path, size, mtime_ns) of these images' files, sorted by path within each chunk of ids."""
-    found: list[Row[tuple[int, str, int, int]]] = []
-    for chunk in split_chunks(image_ids):
-        found += connection.execute(_LOCATIONS_QUERY, {"ids": chunk})
-    return found
+def read_locations(connection: Connection, image_ids: Iterable[int]) -> list[Row[int, str, int, int]]:
+    """Return (image_id, path, size, mtime_ns) of these images' files, sorted by path within each chunk of ids."""
+    return [row for chunk in split_chunks(image_ids) for row in connection.execute(_LOCATIONS_QUERY, {"ids": chunk})]
 
 
 def assign_paths(connection: Connection, files: Iterable[tuple[int, FileStat]]) -> set[int]:
-    """Makes each path lead to its image; gives the images that may have lost a path by it.
+    """Assign paths to images, and return the ids of images that may have lost a path.
 
-    A known path keeps its row, and with it what a manifest says of the file.
+    A known path keeps its row, and with it its metadata.
+
+    Args:
+        connection: A writing transaction.
+        files: (image id, file) pairs; of several with the same path, the last one wins.
     """
-    wanted = {facts.path: (image_id, facts) for image_id, facts in files}  # the last one named wins
-    before: dict[str, int] = {}
-    for chunk in split_chunks(wanted):
-        at = select(LocationRow.path, LocationRow.image_id).where(LocationRow.path.in_(chunk))
-        before.update((path, image_id) for path, image_id in connection.execute(at))
+    by_path = {file.path: (image_id, file) for image_id, file in files}
+    previous_images: dict[str, int] = {}
+    for chunk in split_chunks(by_path):
+        query = select(LocationRow.path, LocationRow.image_id).where(LocationRow.path.in_(chunk))
+        previous_images.update((path, image_id) for path, image_id in connection.execute(query))
     rows = [
-        {"image_id": image_id, "path": facts.path, "size": facts.size, "mtime_ns": facts.mtime_ns}
-        for image_id, facts in wanted.values()
+        {"image_id": image_id, "path": file.path, "size": file.size, "mtime_ns": file.mtime_ns}
+        for image_id, file in by_path.values()
     ]
-    new = [row for row in rows if row["path"] not in before]
-    known = [{**row, "at": row["path"]} for row in rows if row["path"] in before]
+    new = [row for row in rows if row["path"] not in previous_images]
+    known = [{**row, "known_path": row["path"]} for row in rows if row["path"] in previous_images]
     if new:
         connection.execute(insert(LocationRow), new)
     if known:
         values: dict[str, Any] = {name: bindparam(name) for name in ("image_id", "size", "mtime_ns")}
-        connection.execute(update(LocationRow).where(LocationRow.path == bindparam("at")).values(values), known)
-    return set(before.values())
-
-
-def delete_paths(connection: Connection, paths: Iterable[str]) -> set[int]:
-    """Removes these paths; gives the images that they led to."""
-    touched: set[int] = set()
-    for chunk in split_chunks(paths):
-        gone = delete(LocationRow).where(LocationRow.path.in_(chunk)).returning(LocationRow.image_id)
-        touched.update(connection.scalars(gone))
-    return touched
+        connection.execute(update(LocationRow).where(LocationRow.path == bindparam("known_path")).values(values), known)
+    return set(previous_images.values())
 
 
 def delete_orphaned_images(connection: Connection, change: int, candidates: Iterable[int]) -> int:
-    """Deletes those of the images that no file holds any more; gives how many there were.
+    """Delete those of the candidate images that have no file left, and return how many.
 
-    Their vectors go with them; a row in `deletions` masks them in the segments that still hold them.
+    Their embeddings are deleted too; a row in `deletions` masks them in the segments that still hold them.
     """
     count = 0
     for chunk in split_chunks(candidates):
-        held = set(connection.scalars(select(LocationRow.image_id).where(LocationRow.image_id.in_(chunk))))
-        gone = [image_id for image_id in chunk if image_id not in held]
-        if gone:
-            connection.execute(delete(ImageRow).where(ImageRow.id.in_(gone)))
-            connection.execute(insert(DeletionRow), [{"image_id": image_id, "change": change} for image_id in gone])
-        count += len(gone)
+        with_files = set(connection.scalars(select(LocationRow.image_id).where(LocationRow.image_id.in_(chunk))))
+        orphans = [image_id for image_id in chunk if image_id not in with_files]
+        if orphans:
+            connection.execute(delete(ImageRow).where(ImageRow.id.in_(orphans)))
+            connection.execute(insert(DeletionRow), [{"image_id": image_id, "change": change} for image_id in orphans])
+        count += len(orphans)
     return count
 
 
 def delete_uploads(home: Home, paths: Iterable[str]) -> None:
-    """Removes those of the files that simile itself stored. The user's own files are never touched."""
+    """Delete those of the files that are uploads. The user's own files are never touched."""
     for path in map(Path, paths):
         if path.parent == home.uploads:
             with translate_write_errors(path):

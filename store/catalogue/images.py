@@ -1,4 +1,4 @@
-"""Images: the pictures by their content."""
+"""Images, identified by their content."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ from simile.store.database.transactions import Repository, split_chunks
 
 
 class ImageRepository(Repository):
-    """Verbs on images."""
+    """Queries and updates of images."""
 
     def find_by_sha256(self, sha256s: Iterable[str], encoder: str | None = None) -> dict[str, KnownImage]:
-        """The images with these SHA-256 sums, by sum; unknown sums are left out.
+        """Return the images with these SHA-256 hashes, by hash; unknown hashes are left out.
 
-        `embedded` speaks of the encoder with this fingerprint; it is False without one.
+        Args:
+            sha256s: The hashes.
+            encoder: Fingerprint of the encoder for `embedded`, which is False without one.
         """
-        found: dict[str, KnownImage] = {}
+        images: dict[str, KnownImage] = {}
         columns = select(ImageRow.sha256, ImageRow.id, EmbeddingRow.image_id.is_not(None)).outerjoin(
             EmbeddingRow, (EmbeddingRow.image_id == ImageRow.id) & (EmbeddingRow.encoder == encoder)
         )
         with self.database.begin_read() as connection:
             for chunk in split_chunks(sha256s):
                 for sha, image_id, embedded in connection.execute(columns.where(ImageRow.sha256.in_(chunk))):
-                    found[sha] = KnownImage(image_id, embedded)
-        return found
+                    images[sha] = KnownImage(image_id, embedded)
+        return images
 
     def add_batch(
         self,
@@ -42,58 +44,68 @@ class ImageRepository(Repository):
         runtime: str,
         metadata: Mapping[str, Mapping[str, str]] | None = None,
     ) -> list[int]:
-        """Stores pictures with their vectors, and what is `said` of their paths, in one transaction; gives their ids.
+        """Store images with their embeddings and metadata in one transaction.
 
-        Safe to repeat: a content that is known keeps its id and gains the location and the embedding. A path
-        that held another image is re-pointed, and an image left without a file is deleted. When this returns,
-        the rows survive a crash and the next query finds them.
-        Raises NoSuchEncoder, EncoderMismatch, NotFinite; nothing is stored then.
+        Safe to repeat: a known image keeps its id, and gets the file and the embedding. A path of another image now
+        belongs to the new one, and an image left without a file is deleted. When this returns, the rows survive a crash
+        and the next query finds them.
+
+        Args:
+            new_images: The images.
+            encoder: Fingerprint of the encoder that made the embeddings.
+            runtime: Name of the runtime that ran the encoder.
+            metadata: Metadata of the files, by path.
+
+        Returns:
+            The ids of the images.
+
+        Raises:
+            NoSuchEncoder, EncoderMismatch, NotFinite: Nothing is stored.
         """
         if not new_images:
             return []
         with self.database.begin_write() as (connection, change):
-            made_by = get_encoder_record(connection, encoder)
-            check_new_vectors(new_images, made_by)
-            by_sha = _get_or_create_images(connection, new_images)
-            ids = [by_sha[picture.sha256] for picture in new_images]
+            encoder_record = get_encoder_record(connection, encoder)
+            check_new_vectors(new_images, encoder_record)
+            ids_by_sha = _get_or_create_images(connection, new_images)
+            ids = [ids_by_sha[image.sha256] for image in new_images]
             pairs = list(zip(ids, new_images, strict=True))
-            write_embeddings(connection, change, made_by, runtime, pairs)
-            delete_orphaned_images(
-                connection, change, assign_paths(connection, [(image_id, new.file) for image_id, new in pairs])
-            )
+            write_embeddings(connection, change, encoder_record, runtime, pairs)
+            candidates = assign_paths(connection, [(image_id, image.file) for image_id, image in pairs])
+            delete_orphaned_images(connection, change, candidates)
             if metadata:
                 write_file_metadata(connection, metadata)
         return ids
 
     def delete(self, image_id: int) -> None:
-        """Deletes an image with its locations and vectors, and its upload if it was one. Raises NoSuchImage."""
+        """Delete an image with its locations and embeddings, and its uploaded file if any. Raises NoSuchImage."""
         with self.database.begin_write() as (connection, change):
-            gone = delete(LocationRow).where(LocationRow.image_id == image_id).returning(LocationRow.path)
-            paths = list(connection.scalars(gone))
+            deletion = delete(LocationRow).where(LocationRow.image_id == image_id).returning(LocationRow.path)
+            paths = list(connection.scalars(deletion))
             if connection.scalar(select(ImageRow.id).where(ImageRow.id == image_id)) is None:
                 raise NoSuchImage(image_id)
             delete_orphaned_images(connection, change, [image_id])
         delete_uploads(self.database.home, paths)
 
     def get(self, image_id: int) -> ImageRecord:
-        """One image. Raises NoSuchImage."""
-        found = self.get_many([image_id])
-        if image_id not in found:
+        """Return an image. Raises NoSuchImage."""
+        images = self.get_many([image_id])
+        if image_id not in images:
             raise NoSuchImage(image_id)
-        return found[image_id]
+        return images[image_id]
 
     def get_many(self, image_ids: Sequence[int]) -> dict[int, ImageRecord]:
-        """These images by id, in the order asked for; ids that don't exist are left out."""
+        """Return these images by id, in the given order; unknown ids are left out."""
         with self.database.begin_read() as connection:
             return _read_image_records(connection, image_ids)
 
     def get_summaries(self, image_ids: Sequence[int]) -> dict[int, ImageSummary]:
-        """What answers say of these images, by id, in no order; ids that don't exist are left out."""
+        """Return the summaries of these images by id, in no order; unknown ids are left out."""
         with self.database.begin_read() as connection:
             return _read_image_summaries(connection, image_ids)
 
     def get_page(self, limit: int, offset: int = 0) -> list[ImageRecord]:
-        """A page of all images, by ascending id."""
+        """Return a page of all images, by ascending id."""
         with self.database.begin_read() as connection:
             page = select(ImageRow.id).order_by(ImageRow.id).limit(limit).offset(offset)
             return list(_read_image_records(connection, list(connection.scalars(page))).values())
@@ -101,7 +113,7 @@ class ImageRepository(Repository):
     def get_ids(
         self, limit: int, offset: int = 0, *, after_id: int | None = None, newest_first: bool = False
     ) -> list[int]:
-        """Ids of images, ascending, or the newest first; from behind the id `after` on."""
+        """Return ids of images, ascending or newest first, starting after the id `after_id`."""
         page = select(ImageRow.id).order_by(ImageRow.id.desc() if newest_first else ImageRow.id)
         if after_id is not None:
             page = page.where(ImageRow.id < after_id if newest_first else ImageRow.id > after_id)
@@ -109,7 +121,7 @@ class ImageRepository(Repository):
             return list(connection.scalars(page.limit(limit).offset(offset)))
 
     def are_published(self, encoder: str) -> bool:
-        """Whether the current segment holds everything that the encoder said: nothing is newer, nothing deleted."""
+        """Return whether the current segment covers all embeddings of the encoder and all deletions."""
         with self.database.begin_read() as connection:
             segment = connection.execute(
                 select(SegmentRow.change)
@@ -125,22 +137,22 @@ class ImageRepository(Repository):
             return all(connection.execute(query.limit(1)).one_or_none() is None for query in (newer, deleted))
 
     def count(self) -> int:
-        """How many images the catalogue holds."""
+        """Return how many images the catalogue holds."""
         with self.database.begin_read() as connection:
             return connection.execute(select(func.count()).select_from(ImageRow)).scalar_one()
 
 
 def _get_or_create_images(connection: Connection, new_images: Sequence[NewImage]) -> dict[str, int]:
-    """The id of each content, by its SHA-256; what is unknown gets a row."""
-    by_sha: dict[str, int] = {}
-    for chunk in split_chunks({picture.sha256 for picture in new_images}):
+    """Return the ids of images by SHA-256. Unknown images get a row."""
+    ids_by_sha: dict[str, int] = {}
+    for chunk in split_chunks({image.sha256 for image in new_images}):
         known = select(ImageRow.sha256, ImageRow.id).where(ImageRow.sha256.in_(chunk))
-        by_sha.update((sha, image_id) for sha, image_id in connection.execute(known))
-    new = {picture.sha256: _make_image_row(picture) for picture in new_images if picture.sha256 not in by_sha}
-    if new:
-        made = connection.execute(insert(ImageRow).returning(ImageRow.sha256, ImageRow.id), list(new.values()))
-        by_sha.update((sha, image_id) for sha, image_id in made)
-    return by_sha
+        ids_by_sha.update((sha, image_id) for sha, image_id in connection.execute(known))
+    new_rows = {image.sha256: _make_image_row(image) for image in new_images if image.sha256 not in ids_by_sha}
+    if new_rows:
+        created = connection.execute(insert(ImageRow).returning(ImageRow.sha256, ImageRow.id), list(new_rows.values()))
+        ids_by_sha.update((sha, image_id) for sha, image_id in created)
+    return ids_by_sha
 
 
 def _make_image_row(image: NewImage) -> dict[str, Any]:
@@ -154,7 +166,7 @@ def _make_image_row(image: NewImage) -> dict[str, Any]:
     }
 
 
-# Put together once: every search asks it, and composing it takes as long as running it.
+# Built once: every search runs it, and building it takes as long as running it.
 _IMAGES_QUERY = (
     select(ImageRow.__table__, EmbeddingRow.reconstruction_error)
     .outerjoin(
@@ -166,7 +178,7 @@ _IMAGES_QUERY = (
 )
 
 
-# One row for each file; plain tuples, because naming the columns of each row would take longer than finding it.
+# One row for each file. Read as plain tuples, because naming the columns takes longer than finding the rows.
 _SUMMARIES_QUERY = (
     select(ImageRow.id, ImageRow.width, ImageRow.height, ImageRow.format, LocationRow.path)
     .outerjoin(LocationRow, LocationRow.image_id == ImageRow.id)
@@ -176,25 +188,25 @@ _SUMMARIES_QUERY = (
 
 
 def _read_image_summaries(connection: Connection, image_ids: Sequence[int]) -> dict[int, ImageSummary]:
-    found: dict[int, ImageSummary] = {}
+    summaries: dict[int, ImageSummary] = {}
     for chunk in split_chunks(image_ids):
         cursor: Any = connection.execute(_SUMMARIES_QUERY, {"ids": chunk}).cursor
         for image_id, width, height, format, path in cursor:
-            known = found.get(image_id)
-            if known is None:
-                found[image_id] = ImageSummary(width, height, format, () if path is None else (path,))
+            summary = summaries.get(image_id)
+            if summary is None:
+                summaries[image_id] = ImageSummary(width, height, format, () if path is None else (path,))
             else:
-                found[image_id] = known._replace(paths=(*known.paths, path))
-    return found
+                summaries[image_id] = summary._replace(paths=(*summary.paths, path))
+    return summaries
 
 
 def _read_image_records(connection: Connection, image_ids: Sequence[int]) -> dict[int, ImageRecord]:
     paths: dict[int, list[str]] = {}
     for location in read_locations(connection, image_ids):
         paths.setdefault(location.image_id, []).append(location.path)
-    found = {
+    records = {
         row.id: ImageRecord(paths=tuple(paths.get(row.id, ())), **row._mapping)
         for chunk in split_chunks(image_ids)
         for row in connection.execute(_IMAGES_QUERY, {"ids": chunk})
     }
-    return {image_id: found[image_id] for image_id in image_ids if image_id in found}  # IN (…) keeps no order
+    return {image_id: records[image_id] for image_id in image_ids if image_id in records}  # IN (…) keeps no order

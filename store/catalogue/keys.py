@@ -1,9 +1,8 @@
-"""Keys of the service, and the sessions of browsers that were signed in with them. Only hashes are kept."""
+"""Keys of the service, and browser sessions that were opened with them. Only hashes are stored."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, delete, exists, func, insert, inspect, literal, select, update
@@ -11,38 +10,20 @@ from sqlalchemy.exc import IntegrityError
 
 from simile.core.errors import BadSetting
 from simile.core.keys import SCOPES, NewKey, Scope, check_key_name, hash_secret, make_key, make_session_token
+from simile.store.catalogue.records import KeyRecord
 from simile.store.database.tables import KeyRow, SessionRow, UtcDateTime, utc_now
 from simile.store.database.transactions import Repository
 
-MAX_SESSIONS_PER_KEY = 100  # of one key; the oldest ones beyond end
-
-
-@dataclass(frozen=True)
-class KeyRecord:
-    """What is known of a key. `rate`: requests a minute, None for the service's own; `sha256` is no secret to keep."""
-
-    id: int
-    name: str
-    prefix: str
-    sha256: str
-    scope: Scope
-    rate: int | None
-    created_at: datetime
-    expires_at: datetime | None
-    revoked_at: datetime | None
-
-    def is_usable(self, timestamp: datetime) -> bool:
-        """Neither revoked nor expired at that moment."""
-        return self.revoked_at is None and (self.expires_at is None or timestamp < self.expires_at)
+MAX_SESSIONS_PER_KEY = 100  # the oldest sessions in excess end
 
 
 class KeyRepository(Repository):
-    """Verbs on keys and sessions. No search depends on them, so they don't count as changes."""
+    """Queries and updates of keys and sessions. No search depends on them, so their changes do not count."""
 
     def has_any(self) -> bool:
-        """Whether the home has keys, be they revoked or expired: then every request needs one.
+        """Return whether the home has keys, even revoked or expired ones: then every request needs a key.
 
-        A home of a simile that knew no keys has none.
+        A home made before keys existed has none.
         """
         with self.database.begin_read() as connection:
             if not inspect(connection).has_table(KeyRow.__tablename__):
@@ -52,63 +33,77 @@ class KeyRepository(Repository):
     def create(
         self, name: str, scope: Scope, *, rate: int | None = None, lifetime: timedelta | None = None
     ) -> tuple[NewKey, KeyRecord]:
-        """A new key. Its text is here and nowhere else. Raises BadSetting, also for a name that is taken."""
+        """Create a key.
+
+        Args:
+            name: A new name.
+            scope: What the key may do.
+            rate: Requests a minute; None for the service's setting.
+            lifetime: Time until the key expires; None for a key that never expires.
+
+        Returns:
+            The new key, which is the only place of its secret text, and its record.
+
+        Raises:
+            BadSetting: The name is invalid or taken, or the scope is unknown.
+        """
         if scope not in SCOPES:
             raise BadSetting(f"There is no scope {scope!r}. Take one of {', '.join(SCOPES)}.")
-        key, made = make_key(), utc_now()
+        key, now = make_key(), utc_now()
         row: dict[str, object] = {
             "name": check_key_name(name),
             "prefix": key.prefix,
             "sha256": hash_secret(key.text),
             "scope": scope,
         }
-        row |= {"rate": rate, "created_at": made, "expires_at": None if lifetime is None else made + lifetime}
+        row |= {"rate": rate, "created_at": now, "expires_at": None if lifetime is None else now + lifetime}
         try:
             with self.database.begin_untracked_write() as connection:
-                made_row = connection.execute(insert(KeyRow).values(row).returning(KeyRow.__table__)).one()
-                return key, _make_key_record(made_row)
+                stored = connection.execute(insert(KeyRow).values(row).returning(KeyRow.__table__)).one()
+                return key, _make_key_record(stored)
         except IntegrityError:
             raise BadSetting(
                 f"There is a key {name!r} already. Take another name, or `simile keys forget` that one first."
             ) from None
 
     def get_all(self) -> list[KeyRecord]:
-        """Every key, the oldest first."""
+        """Return all keys, oldest first."""
         with self.database.begin_read() as connection:
             return [_make_key_record(row) for row in connection.execute(_KEYS_QUERY.order_by(KeyRow.id))]
 
     def find_by_prefix(self, prefix: str) -> KeyRecord | None:
-        """The key with this prefix."""
+        """Return the key with this prefix, or None."""
         return self._find_key(_KEYS_QUERY.where(KeyRow.prefix == prefix))
 
     def revoke(self, name: str) -> KeyRecord:
-        """Ends a key and the sessions that were opened with it. Raises BadSetting where there is none of this name."""
+        """Revoke a key by its name or prefix, and end its sessions. Raises BadSetting if there is no such key."""
         with self.database.begin_untracked_write() as connection:
             for column in (KeyRow.name, KeyRow.prefix):
-                ended = update(KeyRow).where(column == name).returning(KeyRow.__table__)
-                first = func.coalesce(KeyRow.revoked_at, literal(utc_now(), UtcDateTime))  # the first time counts
-                row = connection.execute(ended.values(revoked_at=first)).one_or_none()
+                revocation = update(KeyRow).where(column == name).returning(KeyRow.__table__)
+                # If the key was revoked before, that time stays.
+                revoked_at = func.coalesce(KeyRow.revoked_at, literal(utc_now(), UtcDateTime))
+                row = connection.execute(revocation.values(revoked_at=revoked_at)).one_or_none()
                 if row is not None:
                     connection.execute(delete(SessionRow).where(SessionRow.key_id == row.id))
                     return _make_key_record(row)
         raise _make_no_key_error(name)
 
     def delete(self, name: str) -> None:
-        """Removes what is known of a key that was revoked. Raises BadSetting for one that is in use, or unknown."""
+        """Delete a revoked or expired key. Raises BadSetting for a key that is in use or unknown."""
         with self.database.begin_untracked_write() as connection:
-            found = connection.execute(_KEYS_QUERY.where((KeyRow.name == name) | (KeyRow.prefix == name))).first()
-            if found is None:
+            row = connection.execute(_KEYS_QUERY.where((KeyRow.name == name) | (KeyRow.prefix == name))).first()
+            if row is None:
                 raise _make_no_key_error(name)
-            if _make_key_record(found).is_usable(utc_now()):
+            if _make_key_record(row).is_usable(utc_now()):
                 raise BadSetting(f"The key {name!r} is in use. Revoke it first: `simile keys revoke {name}`.")
-            connection.execute(delete(KeyRow).where(KeyRow.id == found.id))
+            connection.execute(delete(KeyRow).where(KeyRow.id == row.id))
 
     def open_session(self, key_id: int, lifetime: timedelta) -> str:
-        """A new session of a key; gives the token for the cookie. Sessions that are over go, and the oldest beyond."""
-        token, made = make_session_token(), utc_now()
-        row = {"sha256": hash_secret(token), "key_id": key_id, "created_at": made, "expires_at": made + lifetime}
+        """Open a session and return the token for its cookie. Expired sessions and the oldest in excess are deleted."""
+        token, now = make_session_token(), utc_now()
+        row = {"sha256": hash_secret(token), "key_id": key_id, "created_at": now, "expires_at": now + lifetime}
         with self.database.begin_untracked_write() as connection:
-            connection.execute(delete(SessionRow).where(SessionRow.expires_at <= made))
+            connection.execute(delete(SessionRow).where(SessionRow.expires_at <= now))
             connection.execute(insert(SessionRow).values(row))
             connection.execute(
                 delete(SessionRow).where(SessionRow.sha256.in_(_find_excess_sessions(connection, key_id)))
@@ -116,12 +111,12 @@ class KeyRepository(Repository):
         return token
 
     def find_by_session(self, token: str) -> KeyRecord | None:
-        """The key that this token's session was opened with; None if there is no such session, or it is over."""
+        """Return the key of this token's session; None if the session does not exist or has expired."""
         alive = (SessionRow.sha256 == hash_secret(token)) & (SessionRow.expires_at > utc_now())
         return self._find_key(_KEYS_QUERY.join(SessionRow, SessionRow.key_id == KeyRow.id).where(alive))
 
     def close_session(self, token: str) -> None:
-        """Ends a session; one that is over or unknown stays so."""
+        """End a session, if it exists."""
         with self.database.begin_untracked_write() as connection:
             connection.execute(delete(SessionRow).where(SessionRow.sha256 == hash_secret(token)))
 
@@ -135,13 +130,13 @@ _KEYS_QUERY = select(KeyRow.__table__)
 
 
 def _find_excess_sessions(connection: Connection, key_id: int) -> list[str]:
-    """Hashes of a key's sessions, without the newest ones."""
+    """Return hashes of the key's sessions in excess of the maximum, without the newest ones."""
     newest = select(SessionRow.sha256).where(SessionRow.key_id == key_id).order_by(SessionRow.created_at.desc())
     return list(connection.scalars(newest.offset(MAX_SESSIONS_PER_KEY).limit(MAX_SESSIONS_PER_KEY)))
 
 
 def _make_no_key_error(name: str) -> BadSetting:
-    return BadSetting(f"There is no key {name!r}. `simile keys list` names those there are.")
+    return BadSetting(f"There is no key {name!r}. `simile keys list` shows all keys.")
 
 
 def _make_key_record(row: Row[Any]) -> KeyRecord:

@@ -1,4 +1,4 @@
-"""What the catalogue gives and takes: small frozen records, no database objects."""
+"""Immutable records that the catalogue takes and returns."""
 
 from __future__ import annotations
 
@@ -6,89 +6,82 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from simile.core.keys import Scope
 from simile.core.records import FileStat, FloatArray
 
 
-class KnownFile(NamedTuple):  # a dataclass takes three times as long, and there are half a million of them
-    """A file that was seen before. `size` in bytes; `embedded`: the asked encoder's vector is in the catalogue."""
+class KnownFile(NamedTuple):  # a dataclass takes three times as long, and there may be half a million files
+    """A file in the catalogue."""
 
     image_id: int
-    size: int
+    size: int  # bytes
     mtime_ns: int
-    embedded: bool
+    embedded: bool  # whether the given encoder has a vector of the image
 
 
 class KnownImage(NamedTuple):
-    """A picture that was seen before, found by its content."""
+    """An image in the catalogue, found by its content."""
 
     image_id: int
-    embedded: bool
+    embedded: bool  # whether the given encoder has a vector of the image
 
 
-class CatalogueState(NamedTuple):
-    """Where the catalogue stands: the change counter, the encoder in use, the current segment."""
-
-    changes: int
-    active_encoder: str | None
-    segment_id: int | None
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NewImage:
-    """One picture to store. mu: (d,) float32; log_variance: (d,) float32, or None without a variance."""
+    """An image to store."""
 
     sha256: str
-    size: int
+    size: int  # bytes
     format: str
     width: int
     height: int
     file: FileStat
-    mu: FloatArray
-    log_variance: FloatArray | None = None
+    mu: FloatArray  # (d,)
+    log_variance: FloatArray | None = None  # (d,); None if the encoder has no variance
     reconstruction_error: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImageRecord:
-    """One picture in the catalogue. `size` in bytes; `reconstruction_error` by the active encoder."""
+    """An image in the catalogue."""
 
     id: int
     sha256: str
-    size: int
+    size: int  # bytes
     format: str
     width: int
     height: int
     created_at: datetime
-    paths: tuple[str, ...]
-    reconstruction_error: float | None
+    paths: tuple[str, ...]  # sorted
+    reconstruction_error: float | None  # of the active encoder
 
 
 class ImageSummary(NamedTuple):
-    """What an answer says of an image: no more, because every search reads it. `paths`: sorted."""
+    """The fields of an image that a search result needs. Every search reads them, so there are few."""
 
     width: int
     height: int
     format: str
-    paths: tuple[str, ...]
+    paths: tuple[str, ...]  # sorted
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """What an encoder said of one picture. mu, log_variance: (d,) float32."""
+    """An encoder's latent vector of one image."""
 
-    mu: FloatArray
-    log_variance: FloatArray | None
+    mu: FloatArray  # (d,)
+    log_variance: FloatArray | None  # (d,)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EncoderRecord:
-    """One encoder. `dimensions`: length of mu. `index_dims`: None for all, n for the first n, or a tuple of them."""
+    """An encoder in the catalogue."""
 
     fingerprint: str
     name: str
     recipe: str
-    dimensions: int
-    index_dims: int | tuple[int, ...] | None
+    dimensions: int  # length of mu
+    index_dims: int | tuple[int, ...] | None  # compared dimensions: None for all, n for the first n, or a tuple of them
     metric: str
     created_at: datetime
 
@@ -100,26 +93,29 @@ class EncoderRecord:
         return self.index_dims if isinstance(self.index_dims, int) else len(self.index_dims)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """One run of a long command. `status`: running, finished, failed or interrupted."""
+    """One run of a long command."""
 
     id: int
     kind: str
     started_at: datetime
     finished_at: datetime | None
-    status: str
+    status: str  # running, finished, failed or interrupted
     counts: dict[str, Any]
     settings: dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class JobRecord:
     """One indexing job that was started over HTTP.
 
-    status: running, finished, failed, cancelled (somebody asked) or interrupted (its server ended). `version` grows
-    with every change of the row. done, total: files in indexing, steps in training. failed: files set aside. run: the
-    id of its run, once it has one.
+    Attributes:
+        version: Grows with every change of the row.
+        status: running, finished, failed, cancelled (by request) or interrupted (its server ended).
+        done: Files (in indexing) or steps (in training) processed, of `total`.
+        failed: Number of files that were skipped.
+        run: Id of its run; None before the run starts.
     """
 
     id: int
@@ -142,38 +138,84 @@ class JobRecord:
 
     @property
     def is_over(self) -> bool:
+        """Whether the job has ended."""
         return self.status != "running"
 
 
-@dataclass(frozen=True)
-class SegmentRecord:
-    """One published index. `change`: every commit up to it is in it; `details`: how it was made, and measured."""
+@dataclass(frozen=True, kw_only=True)
+class KeyRecord:
+    """A key of the service."""
 
     id: int
-    encoder: str
-    file: str
-    kind: str
-    rows: int
-    change: int
-    sha256: str
+    name: str
+    prefix: str
+    sha256: str  # of the key; not secret
+    scope: Scope
+    rate: int | None  # requests a minute; None for the service's setting
     created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+    def is_usable(self, timestamp: datetime) -> bool:
+        """Return whether the key is neither revoked nor expired at this time."""
+        return self.revoked_at is None and (self.expires_at is None or timestamp < self.expires_at)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenSegment:
+    """A segment whose files are written and whose row is not. See SegmentRecord."""
+
+    kind: str
+    file: str
+    rows: int
+    sha256: str
     details: dict[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True)
+class SegmentRecord(WrittenSegment):
+    """A published index.
+
+    Attributes:
+        file: Name of its index file in segments/; `sha256` is the hash of this file.
+        change: The last change that the segment covers.
+        details: How it was built, and measurements.
+    """
+
+    id: int
+    encoder: str
+    change: int
+    created_at: datetime
+
+    @property
+    def file_hashes(self) -> dict[str, str]:
+        """SHA-256 of each of the segment's files, by file name."""
+        hashes: dict[str, str] = self.details.get("files", {self.file: self.sha256})
+        return hashes
+
+    @property
+    def first_tracked_deletion(self) -> int:
+        """The change from which all deletions are stored. An older snapshot can't be extended.
+
+        The first version deleted the record of everything that the segment covers.
+        """
+        return int(self.details.get("deletions_since", self.change))
+
+
 class DuplicateRecord(NamedTuple):
-    """Two pictures that were found to be copies, or similar; first < second. `tier`: pixels, near or similar."""
+    """Two images that are copies of each other, or similar; first < second."""
 
     first: int
     second: int
-    tier: str
+    tier: str  # pixels, near or similar
     distance: float
     agreement: float | None
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DecisionRecord:
-    """What a person said of two pictures, by the hashes of their bytes; first_sha256 < second_sha256."""
+    """A person's decision on two images, named by their SHA-256; first_sha256 < second_sha256."""
 
     first_sha256: str
     second_sha256: str
@@ -183,7 +225,7 @@ class DecisionRecord:
 
 
 class ImageLocation(NamedTuple):
-    """One file of a picture. `size` in bytes, `mtime_ns` since 1970, both of the file."""
+    """One file of an image."""
 
     image_id: int
     sha256: str
@@ -191,5 +233,5 @@ class ImageLocation(NamedTuple):
     height: int
     format: str
     path: str
-    size: int
+    size: int  # bytes
     mtime_ns: int

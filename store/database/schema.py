@@ -1,6 +1,6 @@
-"""Which schema a catalogue has, and bringing it up to date.
+"""Check and upgrade the schema of a catalogue.
 
-Alembic is imported only when the schema is not current: asking is one small query.
+Alembic is imported only if the schema is not current: the check is one small query.
 """
 
 from __future__ import annotations
@@ -26,11 +26,19 @@ MIGRATIONS_FOLDER = Path(migrations.__file__).parent
 
 
 def upgrade_schema(home: Home, scripts: Path = MIGRATIONS_FOLDER, head: str = HEAD_REVISION, wait: float = 60) -> None:
-    """Brings the catalogue to the newest schema, for a writer; makes the home if there is none.
+    """Upgrade the catalogue to the newest schema, for a writer; create the home if it does not exist.
 
-    A catalogue that holds rows is first copied to `catalogue.sqlite.bak-<revision>`. Works under the home's
-    lock, which is taken here unless the caller holds it: workers that start together wait up to `wait` seconds for
-    the one that upgrades. Raises HomeTooNew, HomeBusy, HomeNotWritable.
+    An existing catalogue is first copied to `catalogue.sqlite.bak-<revision>`. The home's lock is taken here unless
+    the caller holds it.
+
+    Args:
+        home: The home.
+        scripts: Folder of the migrations.
+        head: The newest revision.
+        wait: Seconds to wait for the lock: several workers may start at the same time.
+
+    Raises:
+        HomeTooNew, HomeBusy, HomeNotWritable.
     """
     if read_revision(home.create()) == head:
         return
@@ -42,23 +50,23 @@ def upgrade_schema(home: Home, scripts: Path = MIGRATIONS_FOLDER, head: str = HE
 
 
 def check_schema(home: Home, scripts: Path = MIGRATIONS_FOLDER, head: str = HEAD_REVISION) -> None:
-    """Lets a reader pass if the schema is current.
+    """Check for a reader that the schema is current.
 
     Raises NothingIndexed if there is no catalogue, HomeOutdated or HomeTooNew if the schema is another one.
     """
-    found = read_revision(home)
-    if found == head:
+    revision = read_revision(home)
+    if revision == head:
         return
-    if found is None:
+    if revision is None:
         raise NothingIndexed(f"{home.root} holds no catalogue. Run `simile index PHOTOS`, or name another --home.")
-    refuse_unknown_revision(home, found, scripts)
+    refuse_unknown_revision(home, revision, scripts)
     raise HomeOutdated(
-        f"{home.root} was made by an older simile. Run `simile status --upgrade`: it makes a backup first."
+        f"{home.root} was made by an older version of simile. Run `simile status --upgrade`: it makes a backup first."
     )
 
 
 def read_revision(home: Home) -> str | None:
-    """The schema's name in the catalogue, or None where there is no catalogue yet."""
+    """Return the catalogue's revision, or None if there is no catalogue yet."""
     if not catalogue_exists(home):
         return None
     engine = make_engine(home)
@@ -66,39 +74,39 @@ def read_revision(home: Home) -> str | None:
         with engine.connect() as connection:
             if not inspect(connection).has_table("alembic_version"):
                 return None
-            found: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
-            return found
+            revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+            return revision
     finally:
         engine.dispose()
 
 
 def _upgrade_under_lock(home: Home, scripts: Path, head: str) -> None:
-    from alembic import command  # 0.2 s that a current catalogue does not need  # noqa: PLC0415
+    from alembic import command  # takes 0.2 s, which a current catalogue does not need  # noqa: PLC0415
 
-    found = read_revision(home)  # again: another process may have upgraded while this one waited
-    if found == head:
+    revision = read_revision(home)  # again, because another process may have upgraded it meanwhile
+    if revision == head:
         return
-    if found is not None:
-        refuse_unknown_revision(home, found, scripts)
-        log.info("Upgrading %s from %s to %s; backup: %s", home.root, found, head, back_up_catalogue(home, found))
+    if revision is not None:
+        refuse_unknown_revision(home, revision, scripts)
+        backup = back_up_catalogue(home, revision)
+        log.info("Upgrading %s from %s to %s; backup: %s", home.root, revision, head, backup)
     command.upgrade(make_alembic_config(home, scripts), head)
 
 
 def refuse_unknown_revision(home: Home, catalogue_revision: str, scripts: Path = MIGRATIONS_FOLDER) -> None:
-    """Raises HomeTooNew for a schema that no migration here leads to."""
+    """Raise HomeTooNew if no migration creates this revision."""
     from alembic.script import ScriptDirectory  # noqa: PLC0415  # as above
 
-    known = {
-        script.revision for script in ScriptDirectory.from_config(make_alembic_config(home, scripts)).walk_revisions()
-    }
-    if catalogue_revision not in known:
+    directory = ScriptDirectory.from_config(make_alembic_config(home, scripts))
+    if catalogue_revision not in {script.revision for script in directory.walk_revisions()}:
         raise HomeTooNew(
-            f"{home.root} was made by a newer simile (schema {catalogue_revision}). Install that one, or newer."
+            f"{home.root} was made by a newer version of simile (schema {catalogue_revision}). "
+            "Install that version or a newer one."
         )
 
 
 def make_alembic_config(home: Home, scripts: Path = MIGRATIONS_FOLDER) -> Config:
-    """What Alembic needs to know; migrations/env.py takes the home out of it."""
+    """Return the configuration of Alembic. migrations/env.py reads the home from it."""
     from alembic.config import Config  # noqa: PLC0415  # as above
 
     config = Config(attributes={"home": home})

@@ -1,7 +1,7 @@
-"""The catalogue's tables. These classes stay inside store/; frozen dataclasses (records.py) cross its border.
+"""The catalogue's tables. Only store/ uses these classes; other packages get the records of catalogue/records.py.
 
-Column types are portable: SQLite is the default, PostgreSQL must be possible. Vectors are float32,
-little-endian, without a header: `dimensions` of the encoder gives their length.
+Column types are portable: SQLite is the default, PostgreSQL must be possible. Vectors are stored as float32,
+little-endian, without a header; `dimensions` of the encoder is their length.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-# Every constraint has a name, so that a later migration can drop it on any database.
+# Every constraint has a name, so that a later migration can drop it in any database.
 NAMING_CONVENTION = {
     "ix": "ix_%(column_0_label)s",
     "uq": "uq_%(table_name)s_%(column_0_name)s",
@@ -35,25 +35,28 @@ NAMING_CONVENTION = {
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware datetime, kept in UTC. SQLite drops the zone, so it is put back on the way out."""
+    """An aware datetime, stored in UTC. SQLite drops the time zone, so it is added again when a value is read."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Convert to UTC before storing."""
         return None if value is None else value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Add the time zone after reading."""
         return value if value is None or value.tzinfo else value.replace(tzinfo=UTC)
 
 
 class Nanoseconds(TypeDecorator[int]):
-    """A time since 1970. Beyond 2116, or before 1823, it is the last or the first that all databases hold."""
+    """A time since 1970, clipped to 1823 to 2116: the range that all databases store."""
 
     impl = BigInteger
     cache_ok = True
 
     def process_bind_param(self, value: int | None, dialect: Dialect) -> int | None:  # noqa: ARG002
+        """Clip the value before storing."""
         return None if value is None else max(-MAX_NANOSECONDS, min(value, MAX_NANOSECONDS))
 
 
@@ -61,21 +64,23 @@ MAX_NANOSECONDS = 2**62
 
 
 def utc_now() -> datetime:
-    """This moment, in UTC."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)
 
 
-# Prefixes of paths are found by comparing bytes: SQLite's default, PostgreSQL's "C".
+# Paths are compared byte by byte, for ranges of prefixes: the default of SQLite, the collation "C" of PostgreSQL.
 PathType = String().with_variant(String(collation="C"), "postgresql")
 
 
 class Base(DeclarativeBase):
+    """Base class of all tables."""
+
     metadata = MetaData(naming_convention=NAMING_CONVENTION)
     type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: UtcDateTime}
 
 
 class EncoderRow(Base):
-    """One trained encoder. `index_dims`: which dimensions of mu are indexed (null: all, n: the first n, or a list)."""
+    """A trained encoder. `index_dims`: the indexed dimensions of mu (null: all, n: the first n, or a list)."""
 
     __tablename__ = "encoders"
     __table_args__ = (CheckConstraint("metric IN ('l2', 'cosine')", name="metric"),)
@@ -90,7 +95,7 @@ class EncoderRow(Base):
 
 
 class ImageRow(Base):
-    """One picture by its content. Its id is the id of its vector, and is never used again: AUTOINCREMENT."""
+    """An image, identified by its content. Its id is also the id of its vectors and is never reused: AUTOINCREMENT."""
 
     __tablename__ = "images"
     __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012  # SQLAlchemy declares it so
@@ -105,7 +110,7 @@ class ImageRow(Base):
 
 
 class LocationRow(Base):
-    """One file that holds a picture's bytes."""
+    """A file that holds an image."""
 
     __tablename__ = "locations"
 
@@ -117,7 +122,7 @@ class LocationRow(Base):
 
 
 class MetadataRow(Base):
-    """One thing that a manifest says of a file: `text` as written there, `number` if it is one."""
+    """One item of a file's metadata: `text` as given, `number` if the text is a number."""
 
     __tablename__ = "metadata"
     __table_args__ = (
@@ -132,7 +137,7 @@ class MetadataRow(Base):
 
 
 class EmbeddingRow(Base):
-    """What one encoder says of one picture. `change`: the transaction that wrote it."""
+    """An encoder's latent vector of an image. `change`: the transaction that wrote it."""
 
     __tablename__ = "embeddings"
 
@@ -146,7 +151,7 @@ class EmbeddingRow(Base):
 
 
 class RunRow(Base):
-    """One run of a long command."""
+    """A run of a long command."""
 
     __tablename__ = "runs"
     __table_args__ = (CheckConstraint("status IN ('running', 'finished', 'failed', 'interrupted')", name="status"),)
@@ -161,7 +166,7 @@ class RunRow(Base):
 
 
 class FailureRow(Base):
-    """One file that a run set aside."""
+    """A file that a run skipped."""
 
     __tablename__ = "failures"
 
@@ -172,7 +177,7 @@ class FailureRow(Base):
 
 
 class SegmentRow(Base):
-    """One published index. `change`: every commit up to it is in it; `details`: how it was made, and measured."""
+    """A published index. It covers every commit up to `change`. `details`: how it was built, and measurements."""
 
     __tablename__ = "segments"
 
@@ -188,7 +193,7 @@ class SegmentRow(Base):
 
 
 class DeletionRow(Base):
-    """An image that is gone, but may still stand in the current segment."""
+    """A deleted image that may still be in the current segment."""
 
     __tablename__ = "deletions"
 
@@ -197,7 +202,7 @@ class DeletionRow(Base):
 
 
 class DuplicateRow(Base):
-    """Two pictures that the last `simile dedup` found to be copies, or similar; first < second."""
+    """Two images that the last `simile dedup` found to be copies or similar; first < second."""
 
     __tablename__ = "duplicates"
     __table_args__ = (
@@ -215,7 +220,7 @@ class DuplicateRow(Base):
 
 
 class DecisionRow(Base):
-    """What a person said of two pictures, by the hashes of their bytes: it outlives their rows. first < second."""
+    """A person's decision on two images, by their SHA-256, so that it outlives their rows. first < second."""
 
     __tablename__ = "decisions"
     __table_args__ = (CheckConstraint("first_sha256 < second_sha256", name="ordered"),)
@@ -228,7 +233,7 @@ class DecisionRow(Base):
 
 
 class JobRow(Base):
-    """One indexing job that was started over HTTP. `version` counts what was noted of it; `run`: its row in runs."""
+    """An indexing job that was started over HTTP. `version` counts its updates; `run`: its row in runs."""
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -256,7 +261,7 @@ class JobRow(Base):
 
 
 class KeyRow(Base):
-    """One key of the service. `prefix` is the part of it that may be seen; `rate`: requests a minute, null as usual."""
+    """A key of the service. `prefix`: its public part; `rate`: requests a minute, null for the service's setting."""
 
     __tablename__ = "api_keys"
     __table_args__ = (
@@ -276,7 +281,7 @@ class KeyRow(Base):
 
 
 class SessionRow(Base):
-    """One browser that was signed in with a key; the hash of its cookie."""
+    """A browser session that was opened with a key; `sha256` of its cookie."""
 
     __tablename__ = "sessions"
 
@@ -287,7 +292,7 @@ class SessionRow(Base):
 
 
 class StateRow(Base):
-    """The one row that says where the catalogue stands; made by the first migration."""
+    """The single row with the catalogue's state; the first migration inserts it."""
 
     __tablename__ = "state"
     __table_args__ = (CheckConstraint("id = 1", name="single_row"),)

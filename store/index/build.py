@@ -1,4 +1,4 @@
-"""Making the index of a segment from a file of vectors: which kind, and how much effort its searches need."""
+"""Build the index of a segment from a vector file: choose its kind, train it, and measure its search parameters."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from simile.store.index.flat import (
     SCAN_CHUNK_ROWS,
     SPARE_NEIGHBOURS,
     FlatIndex,
+    Ids,
     Neighbours,
     compute_exact_neighbours,
     merge_neighbours,
+    write_faiss_index,
 )
 from simile.store.index.ivf import TUNED_NEIGHBOURS, IvfIndex, IvfTuning
 from simile.store.index.vector_file import VectorFile, write_header
@@ -28,98 +30,101 @@ from simile.store.index.vector_file import VectorFile, write_header
 logger = logging.getLogger(__name__)
 
 MAX_EXACT_VALUES = 16 << 20  # rows x dimensions that two cores compare with a query in 10 ms
-MIN_IVF_ROWS = 256  # rows: below, lists would hold next to nothing
-TRAINING_VECTORS_PER_LIST = 40  # vectors a list to learn its centre from; FAISS asks for 39 at least
-KMEANS_ITERATIONS = 10  # of k-means; more change recall by less than the sample can tell
-QUANTIZER_RANGE_MARGIN = 0.25  # of the range of each number in the sample, on both sides: others lie outside it
+MIN_IVF_ROWS = 256  # with fewer rows the lists would be nearly empty
+TRAINING_VECTORS_PER_LIST = 40  # FAISS recommends at least 39
+KMEANS_ITERATIONS = 10  # more change the recall by less than the sample can show
+QUANTIZER_RANGE_MARGIN = 0.25  # share of each dimension's range, added on both sides for vectors outside the sample
 TUNING_SAMPLE_SIZE, INDEX_BUILD_SEED = 1000, 0
-TYPICAL_REACH_QUANTILE = 0.995  # share of the vectors: see Effort
-MANY_NEIGHBOURS = 100  # neighbours, to see how the effort grows with them
-MIN_NPROBE_POWER = 0.25  # of that growth, where ten and a hundred took the same
+TYPICAL_REACH_QUANTILE = 0.995  # share of the vectors within IvfTuning.usual
+MANY_NEIGHBOURS = 100  # second number of neighbours for which nprobe is measured, to see how it grows
+MIN_NPROBE_POWER = 0.25  # least growth, if 10 and 100 neighbours need the same nprobe
 
 Float64Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class IndexOptions:
-    """What a person may say of an index: `kind` auto, exact or ivf; `memory` in bytes; `recall` of the 10 nearest."""
+    """The user's options for an index."""
 
-    kind: str = "auto"
-    recall: float = 0.98
-    memory: int = 1 << 30
+    kind: str = "auto"  # auto, exact or ivf
+    recall: float = 0.98  # share of the 10 nearest that an approximate index must find
+    memory: int = 1 << 30  # bytes
 
     def choose_kind(self, rows: int, dimensions: int) -> str:
-        """exact while it is fast enough and within memory, else ivf."""
+        """Return "exact" while it is fast enough and fits in memory, otherwise "ivf"."""
         if rows < MIN_IVF_ROWS or self.kind == "exact":
             return "exact"
-        small = rows * dimensions <= MAX_EXACT_VALUES and estimate_exact_bytes(rows, dimensions) <= self.memory
-        return "ivf" if self.kind == "ivf" or not small else "exact"
+        is_small = rows * dimensions <= MAX_EXACT_VALUES and estimate_exact_bytes(rows, dimensions) <= self.memory
+        return "ivf" if self.kind == "ivf" or not is_small else "exact"
 
 
 def estimate_exact_bytes(rows: int, dimensions: int) -> int:
-    """Memory of an exact index: float32, and ids twice over."""
+    """Return the memory of an exact index: float32 values, and two 8-byte ids a row."""
     return rows * (4 * dimensions + 16)
 
 
 def build_exact_index(vectors: Path, target: Path) -> dict[str, Any]:
-    """Writes a FlatIndex of the file of vectors; gives what there is to note of it."""
+    """Write a FlatIndex of a vector file to `target`; return the segment's details."""
     file = VectorFile.open(vectors)
     rows, dimensions = file.vectors.shape
-    index = FlatIndex(dimensions)
-    index.add(file.ids, file.vectors)
-    index.save(target)
+    FlatIndex.from_chunks(dimensions, [(file.ids, file.vectors)]).save(target)
     return {"kind": "exact", "recall": 1.0, "memory_bytes": estimate_exact_bytes(rows, dimensions)}
 
 
 def build_ivf_index(vectors: Path, target: Path, options: IndexOptions) -> dict[str, Any]:
-    """Writes inverted lists of the file of vectors, and into its header what searching them needs.
+    """Write the inverted lists of a vector file to `target`, and the search parameters into the file's header.
 
-    Gives what there is to note: the effort was measured on a seeded sample of the vectors themselves.
+    The parameters are measured on a seeded sample of the vectors.
+
+    Returns:
+        The segment's details.
     """
     file = VectorFile.open(vectors)
     rows, dimensions = file.vectors.shape
     lists = _train_lists(file.vectors)
     index = _fill_lists(lists, file)
-    found = _tune_nprobe(index, file, options.recall)
+    measurements = _tune_nprobe(index, file, options.recall)
     write_header(vectors, {"rows": rows, "dimensions": dimensions, "effort": vars(index.tuning)})
-    with target.open("wb") as out:  # through Python's file, as FlatIndex.save
-        faiss.write_index(lists, faiss.PyCallbackIOWriter(out.write))  # type: ignore[attr-defined]
+    write_faiss_index(lists, target)
     memory = rows * (dimensions + 16) + lists.nlist * 4 * dimensions
     if memory > options.memory:
         logger.warning("The index takes %d MB of memory, more than SIMILE_INDEX_MEMORY allows.", memory >> 20)
-    return {"kind": "ivf", "nlist": lists.nlist, "memory_bytes": memory} | found
+    return {"kind": "ivf", "nlist": lists.nlist, "memory_bytes": memory} | measurements
+
+
+def _sample_rows(rows: int, count: int) -> Ids:
+    """Return a seeded sample of row numbers, ascending."""
+    chosen = np.random.default_rng(INDEX_BUILD_SEED).choice(rows, min(rows, count), replace=False)
+    return np.sort(chosen)
 
 
 def _train_lists(vectors: FloatArray) -> Any:
-    """Empty lists whose centres, and ranges of numbers, are learnt from a seeded sample."""
+    """Return empty lists; their centroids and the quantiser's ranges are learned from a seeded sample."""
     rows, dimensions = vectors.shape
-    count = max(1, min(ceil(4 * sqrt(rows)), rows // TRAINING_VECTORS_PER_LIST))
-    centres = faiss.IndexFlatL2(dimensions)
-    lists = faiss.IndexIVFScalarQuantizer(centres, dimensions, count, faiss.ScalarQuantizer.QT_8bit)
+    list_count = max(1, min(ceil(4 * sqrt(rows)), rows // TRAINING_VECTORS_PER_LIST))
+    centroids = faiss.IndexFlatL2(dimensions)
+    lists = faiss.IndexIVFScalarQuantizer(centroids, dimensions, list_count, faiss.ScalarQuantizer.QT_8bit)
     lists.sq.rangestat_arg = QUANTIZER_RANGE_MARGIN
     lists.cp.niter, lists.cp.seed = KMEANS_ITERATIONS, INDEX_BUILD_SEED
     lists.cp.max_points_per_centroid, lists.cp.min_points_per_centroid = TRAINING_VECTORS_PER_LIST, 1
-    sample = np.random.default_rng(INDEX_BUILD_SEED).choice(
-        rows, min(rows, count * TRAINING_VECTORS_PER_LIST), replace=False
-    )
-    lists.train(vectors[np.sort(sample)])
+    lists.train(vectors[_sample_rows(rows, list_count * TRAINING_VECTORS_PER_LIST)])
     return lists
 
 
 def _fill_lists(lists: Any, file: VectorFile) -> IvfIndex:
-    """The lists with every row in them, some rows at a time, and how far vectors lie from centres and bytes."""
-    centres = lists.quantizer.reconstruct_n(0, lists.nlist)
-    error, reaches = 0.0, []
+    """Add every row to its list, chunk by chunk, and measure the distances to centroids and to quantised bytes."""
+    centroids = lists.quantizer.reconstruct_n(0, lists.nlist)
+    error, centroid_distances = 0.0, []
     for start in range(0, len(file.ids), SCAN_CHUNK_ROWS):
         rows = np.arange(start, min(start + SCAN_CHUNK_ROWS, len(file.ids)))
-        part = np.ascontiguousarray(file.vectors[start : start + SCAN_CHUNK_ROWS])
-        nearest = np.ascontiguousarray(lists.quantizer.search(part, 1)[1][:, 0])
-        lists.add_core(len(part), faiss.swig_ptr(part), faiss.swig_ptr(rows), faiss.swig_ptr(nearest))
-        offset = part - centres[nearest]
-        lost = offset - lists.sq.decode(lists.sq.compute_codes(offset))
-        error = max(error, float(_compute_norms(lost).max()))
-        reaches.append(_compute_norms(offset))
-    usual, reach = map(float, np.quantile(np.concatenate(reaches), [TYPICAL_REACH_QUANTILE, 1]))
+        chunk = np.ascontiguousarray(file.vectors[start : start + SCAN_CHUNK_ROWS])
+        nearest = np.ascontiguousarray(lists.quantizer.search(chunk, 1)[1][:, 0])
+        lists.add_core(len(chunk), faiss.swig_ptr(chunk), faiss.swig_ptr(rows), faiss.swig_ptr(nearest))
+        offsets = chunk - centroids[nearest]
+        quantisation_errors = offsets - lists.sq.decode(lists.sq.compute_codes(offsets))
+        error = max(error, float(_compute_norms(quantisation_errors).max()))
+        centroid_distances.append(_compute_norms(offsets))
+    usual, reach = map(float, np.quantile(np.concatenate(centroid_distances), [TYPICAL_REACH_QUANTILE, 1]))
     return IvfIndex(lists, file, IvfTuning(nprobe=1, power=1.0, error=error, reach=reach, usual=usual))
 
 
@@ -129,22 +134,17 @@ def _compute_norms(vectors: FloatArray) -> Float64Array:
 
 
 def _tune_nprobe(index: IvfIndex, file: VectorFile, target_recall: float) -> dict[str, Any]:
-    """Sets the least effort that reaches the target for a few neighbours and for many; says what was measured."""
+    """Set the smallest nprobe that reaches the target for 10 neighbours, and its growth; return the measurements."""
     started = time.monotonic()
     many = min(MANY_NEIGHBOURS, len(file.ids) // 4)
-    sample = np.sort(
-        np.random.default_rng(INDEX_BUILD_SEED).choice(
-            len(file.ids), min(TUNING_SAMPLE_SIZE, len(file.ids)), replace=False
-        )
-    )
+    sample = _sample_rows(len(file.ids), TUNING_SAMPLE_SIZE)
     queries = file.vectors[sample]
     distances = _compute_true_distances(file, queries, many + 1)
     few, recall = _find_min_nprobe(index, queries, distances[:, TUNED_NEIGHBOURS], TUNED_NEIGHBOURS, target_recall)
     more, _ = _find_min_nprobe(index, queries, distances[:, many], many, target_recall, min_nprobe=few)
-    index.tuning = replace(
-        index.tuning, nprobe=few, power=max(MIN_NPROBE_POWER, log(more / few) / log(many / TUNED_NEIGHBOURS))
-    )
-    logger.info("recall %.4f with %d lists, measured in %.0f s", recall, few, time.monotonic() - started)
+    power = max(MIN_NPROBE_POWER, log(more / few) / log(many / TUNED_NEIGHBOURS))
+    index.tuning = replace(index.tuning, nprobe=few, power=power)
+    logger.info("recall %.4f with nprobe %d, measured in %.0f s", recall, few, time.monotonic() - started)
     return {
         "nprobe": few,
         "recall": round(recall, 4),
@@ -162,44 +162,54 @@ def _find_min_nprobe(
     target_recall: float,
     min_nprobe: int = 1,
 ) -> tuple[int, float]:
-    """The smallest nprobe whose recall of the k nearest is two standard errors above the target; and that recall."""
+    """Find the smallest nprobe whose recall is two standard errors above the target.
+
+    Args:
+        queries: (n, d), rows of the index.
+        neighbour_distances: (n,), the true distance of each query's k-th neighbour, itself not counted.
+        min_nprobe: The first nprobe to try.
+
+    Returns:
+        nprobe and its recall of the k nearest.
+    """
     for nprobe in _make_nprobe_grid(min_nprobe, index.list_count):
-        if nprobe == index.list_count:  # the index then looks at every vector: exact, and slow to measure
+        if nprobe == index.list_count:  # every vector is compared then: exact, and slow to measure
             break
         index.tuning = replace(index.tuning, nprobe=nprobe, power=0.0)
-        shares = _measure_recall(index, queries, neighbour_distances, k)
-        if shares.mean() - 2 * shares.std() / sqrt(len(shares)) >= target_recall:
-            return nprobe, float(shares.mean())
+        recalls = _measure_recall(index, queries, neighbour_distances, k)
+        if recalls.mean() - 2 * recalls.std() / sqrt(len(recalls)) >= target_recall:
+            return nprobe, float(recalls.mean())
     return index.list_count, 1.0
 
 
 def _measure_recall(index: IvfIndex, queries: FloatArray, neighbour_distances: Float64Array, k: int) -> Float64Array:
-    """The share (n,) of its k nearest that each query finds; itself, which it finds for nothing, does not count."""
-    answers = index.search(queries, k + 1)
+    """Return the share (n,) of its k nearest neighbours that each query finds. The query itself does not count."""
+    results = index.search(queries, k + 1)
     found = np.array(
-        [(distances <= limit).sum() for (_, distances), limit in zip(answers, neighbour_distances, strict=True)]
+        [(distances <= limit).sum() for (_, distances), limit in zip(results, neighbour_distances, strict=True)]
     )
-    shares: Float64Array = (found - 1) / k
-    return shares
+    recalls: Float64Array = (found - 1) / k
+    return recalls
 
 
 def _make_nprobe_grid(min_nprobe: int, list_count: int) -> list[int]:
-    """1, 2, 3, 4, 6, 8, 12 … from `least` on, and all of the lists."""
+    """Return 1, 2, 3, 4, 6, 8, 12 … from `min_nprobe` on, ending with all lists."""
     powers = [2**n for n in range(list_count.bit_length())]
-    return sorted(
-        {n for power in powers for n in (power, power * 3 // 2) if min_nprobe <= n < list_count} | {list_count}
-    )
+    grid = {n for power in powers for n in (power, power * 3 // 2) if min_nprobe <= n < list_count}
+    return sorted(grid | {list_count})
 
 
 def _compute_true_distances(file: VectorFile, queries: FloatArray, k: int) -> Float64Array:
-    """The distances (n, k) of the nearest, itself included, by looking at every vector."""
-    middle = queries.mean(axis=0)  # FAISS expands |a-b|² here: far from zero it would lose the digits that matter
-    best: list[Neighbours] = [(np.empty(0, np.int64), np.empty(0))] * len(queries)
+    """Return the exact distances (n, k) of the nearest vectors, the query itself included, by a full scan."""
+    # FAISS expands |a-b|² for a batch: centred vectors keep the digits that matter.
+    mean = queries.mean(axis=0)
+    results: list[Neighbours] = [(np.empty(0, np.int64), np.empty(0))] * len(queries)
     for start in range(0, len(file.ids), 4 * SCAN_CHUNK_ROWS):
-        part = np.ascontiguousarray(file.vectors[start : start + 4 * SCAN_CHUNK_ROWS])
-        _, near = faiss.knn(queries - middle, part - middle, min(k + SPARE_NEIGHBOURS, len(part)))
-        exact = [
-            compute_exact_neighbours(query, rows + start, part[rows]) for query, rows in zip(queries, near, strict=True)
+        chunk = np.ascontiguousarray(file.vectors[start : start + 4 * SCAN_CHUNK_ROWS])
+        _, nearest = faiss.knn(queries - mean, chunk - mean, min(k + SPARE_NEIGHBOURS, len(chunk)))
+        chunk_results = [
+            compute_exact_neighbours(query, rows + start, chunk[rows])
+            for query, rows in zip(queries, nearest, strict=True)
         ]
-        best = [merge_neighbours(pair, k) for pair in zip(best, exact, strict=True)]
-    return np.array([distances for _, distances in best])
+        results = [merge_neighbours(pair, k) for pair in zip(results, chunk_results, strict=True)]
+    return np.array([distances for _, distances in results])

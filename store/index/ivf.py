@@ -1,6 +1,6 @@
-"""Inverted lists: only the vectors near a query are looked at, a byte a number, and the best of them exactly.
+"""Approximate index with inverted lists: compares the nearest lists at one byte a number, then the best rows exactly.
 
-FAISS's lists hold places in the vector file instead of ids: what is left out is then a bitmap of one bit a row.
+FAISS's lists hold row numbers of the vector file instead of ids, so that a filter is a bitmap with one bit a row.
 """
 
 from __future__ import annotations
@@ -21,30 +21,35 @@ from simile.store.index.flat import (
     NO_IDS,
     Ids,
     Neighbours,
-    SortedVectors,
     compute_exact_neighbours,
+    is_member,
+    read_faiss_index,
     scan_nearest,
+    sort_unique,
     subtract_ids,
     validate_vectors,
 )
 from simile.store.index.vector_file import VectorFile
 
-VECTORS_SUFFIX = ".vectors"  # suffix of the file of vectors beside the lists
-TUNED_NEIGHBOURS = 10  # neighbours that `nprobe` is measured for
-SPARE_CANDIDATES = 32  # candidates beside the 2k that are compared exactly: what a byte a number confuses is among them
-MAX_SCAN_ROWS = 50_000  # so few rows are all looked at: 10 ms of 128 numbers each
-MIN_FILTERED_LIST_SHARE = 1 / 32  # of the lists, at least, are searched under a filter: 2 ms among a million rows
+VECTORS_SUFFIX = ".vectors"  # suffix of the vector file next to the lists
+TUNED_NEIGHBOURS = 10  # number of neighbours for which `nprobe` is measured
+SPARE_CANDIDATES = 32  # compared exactly in addition to 2k candidates: the bytes order near rows wrongly
+MAX_SCAN_ROWS = 50_000  # up to this many allowed rows are all compared: 10 ms at 128 dimensions
+MIN_FILTERED_LIST_SHARE = 1 / 32  # least share of the lists that a filtered search probes: 2 ms among a million rows
 SELECTION_CACHE_SIZE = 4
-FLOAT32_MARGIN = 1.0001  # distances in float32 are off by less than this
+FLOAT32_MARGIN = 1.0001  # relative error of float32 distances is below 0.0001
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class IvfTuning:
-    """What a search needs, as measured when the index was made.
+    """Search parameters, measured when the index is built.
 
-    `nprobe` lists, nearest first, for 10 neighbours; for more, as many times more as k/10 to the `power`.
-    `error`: the farthest that a vector lies from its bytes; `reach`: the farthest that one lies from its list's centre;
-    `usual`: what all but one in 200 lie within.
+    Attributes:
+        nprobe: Number of lists, nearest first, to search for 10 neighbours.
+        power: For k neighbours, `nprobe` is multiplied by (k / 10) to this power.
+        error: Largest distance of a vector from its quantised bytes.
+        reach: Largest distance of a vector from its list's centroid.
+        usual: The same, for all but one vector in 200.
     """
 
     nprobe: int
@@ -54,9 +59,17 @@ class IvfTuning:
     usual: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _RowSelection:
-    """Which rows may be found: all but `hidden`, or only `shown` where it is not None; `total` of them."""
+    """The rows that a search may find.
+
+    Attributes:
+        excluded_ids: The argument that the selection was made of, as `allowed_ids`: together they are the cache's key.
+        allowed_rows: None if all rows but the excluded ones are allowed.
+        count: Number of rows that may be found.
+        is_narrow: Whether the allowed rows are few enough to compare them all.
+        selector: FAISS's selector of these rows; None for all rows, or if the selection is narrow.
+    """
 
     excluded_ids: ArrayLike
     allowed_ids: ArrayLike | None
@@ -67,14 +80,19 @@ class _RowSelection:
     selector: Any
 
 
-class IvfIndex(SortedVectors):
-    """See VectorIndex for the verbs. Approximate in `search`, exact in all else.
+class IvfIndex:
+    """An index that never changes: approximate in `search`, exact in everything else. See VectorIndex for its methods.
 
-    Arrays of ids that come again are known by being the same object: they must not have changed.
+    Selections of rows are cached by the identity of the id arrays, so callers must not change these arrays.
+
+    Args:
+        faiss_index: IndexIVFScalarQuantizer of all rows of the file.
+        file: The vectors.
+        tuning: The search parameters.
     """
 
     def __init__(self, faiss_index: Any, file: VectorFile, tuning: IvfTuning) -> None:
-        super().__init__(file.ids, file.vectors)
+        self._ids, self._vectors = file.ids, file.vectors
         self._faiss_index = faiss_index
         self.tuning, self.max_scan_rows = tuning, MAX_SCAN_ROWS
         self._centroids = faiss_index.quantizer.reconstruct_n(0, faiss_index.nlist)
@@ -82,149 +100,189 @@ class IvfIndex(SortedVectors):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Opens the lists at `path` and the vectors beside them. Raises IndexDamaged, OSError."""
+        """Open the lists at `path` and the vectors next to them. Raises IndexDamaged, OSError."""
         file = VectorFile.open(path.with_suffix(VECTORS_SUFFIX))
-        try:
-            lists = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-        except RuntimeError as error:
-            raise IndexDamaged(f"{path} can't be read as an index. Run `simile rebuild`.") from error
-        if not isinstance(lists, faiss.IndexIVFScalarQuantizer):
-            raise IndexDamaged(f"{path} is an index of another kind. Run `simile rebuild`.")
-        if (lists.ntotal, lists.d) != file.vectors.shape:
+        faiss_index = read_faiss_index(path, faiss.IndexIVFScalarQuantizer)
+        if (faiss_index.ntotal, faiss_index.d) != file.vectors.shape:
             raise IndexDamaged(f"{path} does not belong to the vectors beside it. Run `simile rebuild`.")
         try:
-            return cls(lists, file, IvfTuning(**file.header["effort"]))
+            return cls(faiss_index, file, IvfTuning(**file.header["effort"]))
         except (KeyError, TypeError) as error:
-            raise IndexDamaged(f"{path} was made by another simile. Run `simile rebuild`.") from error
+            raise IndexDamaged(f"{path} was made by another version of simile. Run `simile rebuild`.") from error
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @property
+    def dimensions(self) -> int:
+        """Length of each vector."""
+        return int(self._vectors.shape[1])
+
+    @property
+    def ids(self) -> Ids:
+        """All ids, ascending."""
+        return self._ids
 
     @property
     def list_count(self) -> int:
-        """How many lists there are."""
+        """Number of inverted lists."""
         return int(self._faiss_index.nlist)
+
+    def find_present(self, ids: ArrayLike) -> Ids:
+        """Return the ids that the index holds, ascending and unique."""
+        return self._ids[self._find_rows(ids)]
+
+    def get_vectors(self, ids: ArrayLike) -> FloatArray:
+        """Return the vectors (n, d) of these ids. The index must hold all of them."""
+        return self._get_row_vectors(np.searchsorted(self._ids, np.asarray(ids, np.int64)))
 
     def search(
         self, queries: FloatArray, k: int, excluded_ids: ArrayLike = NO_IDS, allowed_ids: ArrayLike | None = None
     ) -> list[Neighbours]:
-        queries, choice = validate_vectors(queries, self.dimensions), self._get_selection(excluded_ids, allowed_ids)
-        k = min(k, choice.count)
+        """Find the k nearest neighbours of each query, approximately; see VectorIndex."""
+        queries, selection = validate_vectors(queries, self.dimensions), self._get_selection(excluded_ids, allowed_ids)
+        k = min(k, selection.count)
         if k <= 0:
             return [(NO_IDS, np.empty(0))] * len(queries)
-        lists = self._choose_nprobe(k, choice)
-        if lists >= self.list_count or choice.is_narrow:
-            return [self._scan_rows(query, k, choice) for query in queries]
-        if choice.allowed_rows is not None:
-            return [self._search_filtered(query, k, lists, choice) for query in queries]
-        found = self._probe_lists(queries, min(2 * k + SPARE_CANDIDATES, choice.count), lists, choice.selector)
-        answers = [
-            compute_exact_neighbours(query, rows, self._vectors[rows])
-            for query, rows in zip(queries, found, strict=True)
-        ]
+        nprobe = self._choose_nprobe(k, selection)
+        if nprobe >= self.list_count or selection.is_narrow:
+            return [self._scan_rows(query, k, selection) for query in queries]
+        if selection.allowed_rows is not None:
+            return [self._search_filtered(query, k, nprobe, selection) for query in queries]
+        results = self._probe_lists(queries, k, nprobe, selection)
         return [
-            self._rows_to_ids((rows[:k], distances[:k])) if len(rows) >= k else self._scan_rows(query, k, choice)
-            for query, (rows, distances) in zip(queries, answers, strict=True)
+            self._rows_to_ids((rows[:k], distances[:k])) if len(rows) >= k else self._scan_rows(query, k, selection)
+            for query, (rows, distances) in zip(queries, results, strict=True)
         ]
 
     def range(
         self, queries: FloatArray, radius: float, excluded_ids: ArrayLike = NO_IDS, allowed_ids: ArrayLike | None = None
     ) -> list[Neighbours]:
-        queries, choice = validate_vectors(queries, self.dimensions), self._get_selection(excluded_ids, allowed_ids)
-        if choice.allowed_rows is not None and choice.is_narrow:
-            shown = choice.allowed_rows
-            return [
-                self._rows_to_ids(scan_nearest(query, shown, self._get_row_vectors, None, radius)) for query in queries
-            ]
-        return [self._search_radius(query, radius, choice.selector) for query in queries]
+        """Find all vectors at a distance of at most `radius` of each query; see VectorIndex."""
+        queries, selection = validate_vectors(queries, self.dimensions), self._get_selection(excluded_ids, allowed_ids)
+        return [self._search_radius(query, radius, selection) for query in queries]
 
-    def _search_radius(self, query: FloatArray, radius: float, selector: Any) -> Neighbours:
-        """Nothing is missed: no vector lies farther than `reach` from its centre, or `error` from its bytes."""
-        near = self._count_lists_within(query, radius + self.tuning.reach)
-        if not near:
-            return NO_IDS, np.empty(0)
-        parameters = faiss.SearchParametersIVF(nprobe=near, sel=selector)  # type: ignore[call-arg]  # its stubs lag
-        square = min(((radius + self.tuning.error) * FLOAT32_MARGIN + 1e-6) ** 2, MAX_FLOAT32)
-        _, _, rows = self._faiss_index.range_search(query[None], square, params=parameters)
-        return self._rows_to_ids(scan_nearest(query, np.sort(rows), self._get_row_vectors, None, radius))
+    def _search_radius(self, query: FloatArray, radius: float, selection: _RowSelection) -> Neighbours:
+        """Find all rows within the radius.
+
+        None is missed: no vector is farther than `reach` from its centroid, or farther than `error` from its bytes.
+        """
+        if selection.allowed_rows is not None and selection.is_narrow:
+            candidates = selection.allowed_rows
+        else:
+            nprobe = self._count_lists_within(query, radius + self.tuning.reach)
+            if not nprobe:
+                return NO_IDS, np.empty(0)
+            square = min(((radius + self.tuning.error) * FLOAT32_MARGIN + 1e-6) ** 2, MAX_FLOAT32)
+            parameters = _make_search_parameters(nprobe, selection)
+            _, _, rows = self._faiss_index.range_search(query[None], square, params=parameters)
+            candidates = np.sort(rows)
+        return self._rows_to_ids(scan_nearest(query, candidates, self._get_row_vectors, None, radius))
 
     def _search_filtered(self, query: FloatArray, k: int, nprobe: int, selection: _RowSelection) -> Neighbours:
-        """The k nearest of what a filter lets through, which may lie anywhere: far from the query, or in one place.
+        """Find the k nearest of the rows that a filter allows, which may all be far from the query.
 
-        What was found first says how far off the last of them lies at most. Then every list is searched that may hold
-        a nearer one: only the few vectors that lie farther than `usual` from their centre can be missed.
+        The first search bounds the distance of the k-th neighbour. Then every list that may hold a nearer row is
+        searched: only the few vectors farther than `usual` from their centroid can be missed.
         """
-        count = min(2 * k + SPARE_CANDIDATES, selection.count)
-        rows = self._probe_lists(query[None], count, nprobe, selection.selector)[0]
-        rows, distances = compute_exact_neighbours(query, rows, self._vectors[rows])
-        near = self.list_count
+        (rows, distances), needed = self._probe_lists(query[None], k, nprobe, selection)[0], self.list_count
         if len(rows) >= k:
-            near = self._count_lists_within(query, distances[k - 1] + self.tuning.usual)
-        if near > nprobe:
-            rows = self._probe_lists(query[None], count, near, selection.selector)[0]
-            rows, distances = compute_exact_neighbours(query, rows, self._vectors[rows])
-        if len(rows) < k:  # squares beyond float32
+            needed = self._count_lists_within(query, distances[k - 1] + self.tuning.usual)
+        if needed > nprobe:
+            rows, distances = self._probe_lists(query[None], k, needed, selection)[0]
+        if len(rows) < k:  # squared distances exceed float32
             return self._scan_rows(query, k, selection)
         return self._rows_to_ids((rows[:k], distances[:k]))
 
     def _count_lists_within(self, query: FloatArray, radius: float) -> int:
-        """How many lists have their centre within the radius."""
+        """Return how many centroids are within the radius."""
         difference = self._centroids - query
         squares = np.einsum("nd,nd->n", difference, difference)
         return int((squares <= min((radius * FLOAT32_MARGIN + 1e-6) ** 2, MAX_FLOAT32)).sum())
 
-    def _probe_lists(self, queries: FloatArray, count: int, nprobe: int, selector: Any) -> list[Ids]:
-        """For each query the `count` rows that its bytes say are nearest; fewer where the lists hold fewer."""
-        parameters = faiss.SearchParametersIVF(nprobe=nprobe, sel=selector)  # type: ignore[call-arg]  # its stubs lag
-        _, rows = self._faiss_index.search(queries, count, params=parameters)
-        return [row[row >= 0] for row in rows]
+    def _probe_lists(self, queries: FloatArray, k: int, nprobe: int, selection: _RowSelection) -> list[Neighbours]:
+        """Find candidates for k neighbours in `nprobe` lists; return their rows and exact distances, nearest first.
+
+        There may be fewer than k, if the lists hold fewer.
+        """
+        count = min(2 * k + SPARE_CANDIDATES, selection.count)
+        _, found = self._faiss_index.search(queries, count, params=_make_search_parameters(nprobe, selection))
+        candidates = [rows[rows >= 0] for rows in found]
+        return [
+            compute_exact_neighbours(query, rows, self._vectors[rows])
+            for query, rows in zip(queries, candidates, strict=True)
+        ]
 
     def _scan_rows(self, query: FloatArray, k: int, selection: _RowSelection) -> Neighbours:
-        """The answer by looking at every row that may be in it."""
-        rows = (
-            subtract_ids(np.arange(len(self)), selection.excluded_rows)
-            if selection.allowed_rows is None
-            else selection.allowed_rows
-        )
+        """Find the k nearest neighbours by comparing every allowed row."""
+        rows = selection.allowed_rows
+        if rows is None:
+            rows = subtract_ids(np.arange(len(self)), selection.excluded_rows)
         return self._rows_to_ids(scan_nearest(query, rows, self._get_row_vectors, k))
 
     def _choose_nprobe(self, k: int, selection: _RowSelection) -> int:
-        """How many lists to search for k rows: the fewer may be found, the farther off lie the nearest of them.
+        """Return how many lists to search for k rows: more if fewer rows are allowed, as their neighbours are farther.
 
-        What a filter lets through may lie all in one place, far from the query: so not few lists, whatever its share.
+        The rows that a filter allows may all be in one region far from the query, so a filtered search has a minimum.
         """
-        more = float(max(1.0, k / (TUNED_NEIGHBOURS + 1)) ** self.tuning.power)  # + 1: the query itself may be indexed
-        needed = ceil(self.tuning.nprobe * more * len(self) / selection.count)
-        return (
-            needed if selection.allowed_rows is None else max(needed, ceil(self.list_count * MIN_FILTERED_LIST_SHARE))
-        )
+        # + 1, because the query itself may be indexed.
+        factor = float(max(1.0, k / (TUNED_NEIGHBOURS + 1)) ** self.tuning.power)
+        nprobe = ceil(self.tuning.nprobe * factor * len(self) / selection.count)
+        if selection.allowed_rows is None:
+            return nprobe
+        return max(nprobe, ceil(self.list_count * MIN_FILTERED_LIST_SHARE))
 
     def _get_selection(self, excluded_ids: ArrayLike, allowed_ids: ArrayLike | None) -> _RowSelection:
-        """Which rows may be found. What was asked lately is not looked up again: masks and filters come often."""
+        """Return the rows that may be found. Recent selections are cached: searches repeat masks and filters."""
         for known in self._recent_selections:
             if known.excluded_ids is excluded_ids and known.allowed_ids is allowed_ids:
                 return known
-        hidden = self._find_rows(excluded_ids)
-        shown = None if allowed_ids is None else subtract_ids(self._find_rows(allowed_ids), hidden)
-        total = len(self) - len(hidden) if shown is None else len(shown)
-        is_narrow = shown is not None and total <= self.max_scan_rows
-        selector = None if is_narrow else self._make_selector(hidden, shown)
-        made = _RowSelection(excluded_ids, allowed_ids, hidden, shown, total, is_narrow, selector)
-        self._recent_selections = (made, *self._recent_selections[: SELECTION_CACHE_SIZE - 1])
-        return made
+        excluded_rows = self._find_rows(excluded_ids)
+        allowed_rows = None if allowed_ids is None else subtract_ids(self._find_rows(allowed_ids), excluded_rows)
+        count = len(self) - len(excluded_rows) if allowed_rows is None else len(allowed_rows)
+        is_narrow = allowed_rows is not None and count <= self.max_scan_rows
+        selection = _RowSelection(
+            excluded_ids=excluded_ids,
+            allowed_ids=allowed_ids,
+            excluded_rows=excluded_rows,
+            allowed_rows=allowed_rows,
+            count=count,
+            is_narrow=is_narrow,
+            selector=None if is_narrow else self._make_selector(excluded_rows, allowed_rows),
+        )
+        self._recent_selections = (selection, *self._recent_selections[: SELECTION_CACHE_SIZE - 1])
+        return selection
 
     def _make_selector(self, excluded_rows: Ids, allowed_rows: Ids | None) -> Any:
-        """What FAISS asks whether a row may be found; None for every row."""
+        """Return a FAISS selector of the rows that may be found; None for every row."""
         if allowed_rows is None and not len(excluded_rows):
             return None
-        marked = np.full(len(self), allowed_rows is None)
-        marked[excluded_rows] = False
+        is_selected = np.full(len(self), allowed_rows is None)
+        is_selected[excluded_rows] = False
         if allowed_rows is not None:
-            marked[allowed_rows] = True
-        bits = np.packbits(marked, bitorder="little")
-        return faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg, arg-type]  # its stubs lag
+            is_selected[allowed_rows] = True
+        bits = np.packbits(is_selected, bitorder="little")
+        return faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg, arg-type]  # FAISS's stubs lag
+
+    def _find_rows(self, ids: ArrayLike) -> Ids:
+        """Return the rows of the ids that the index holds, ascending."""
+        unique = sort_unique(ids)
+        if len(unique) > len(self):  # a filter may allow half a million ids
+            return np.flatnonzero(is_member(self._ids, unique))
+        if not len(unique):
+            return NO_IDS
+        rows = np.searchsorted(self._ids, unique).clip(max=len(self) - 1)
+        present: Ids = rows[self._ids[rows] == unique]
+        return present
 
     def _get_row_vectors(self, rows: Ids) -> FloatArray:
-        found: FloatArray = self._vectors[rows]
-        return found
+        vectors: FloatArray = self._vectors[rows]
+        return vectors
 
     def _rows_to_ids(self, neighbours: Neighbours) -> Neighbours:
-        """Rows become ids; both ascend together, so ties stay in order."""
+        """Replace rows by ids. Both ascend together, so ties stay in order."""
         return self._ids[neighbours[0]], neighbours[1]
+
+
+def _make_search_parameters(nprobe: int, selection: _RowSelection) -> Any:
+    return faiss.SearchParametersIVF(nprobe=nprobe, sel=selection.selector)  # type: ignore[call-arg]  # stubs lag

@@ -1,4 +1,4 @@
-"""Which numbers are compared, and how."""
+"""Which numbers of an embedding are compared, and with which metric."""
 
 from __future__ import annotations
 
@@ -9,17 +9,22 @@ from simile.core.records import FloatArray
 
 
 def make_index_vectors(mu: FloatArray, index_dims: int | tuple[int, ...] | list[int] | None, metric: str) -> FloatArray:
-    """The vectors that are compared, (n, d') float32, of latent means (n, d).
+    """Return the vectors (n, d') float32 that the index compares.
 
-    `index_dims`: None for all of mu, n for the first n dimensions, or a list of them. `metric`: "l2", or "cosine",
-    which scales each vector to length 1 (a zero vector stays zero). Raises EncoderMismatch if mu is too short.
+    Args:
+        mu: Latent means, (n, d).
+        index_dims: The dimensions to compare: None for all, n for the first n, or a list of them.
+        metric: "l2", or "cosine", which scales each vector to length 1 (a zero vector stays zero).
+
+    Raises:
+        EncoderMismatch: mu has too few dimensions.
     """
     dims = list(range(index_dims)) if isinstance(index_dims, int) else index_dims
     if dims is not None and len(dims) and max(dims) >= mu.shape[1]:
         raise EncoderMismatch(f"The encoder indexes dimension {max(dims)}, but the vector has only {mu.shape[1]}.")
-    picked = mu if dims is None else mu[:, list(dims)]
+    selected = mu if dims is None else mu[:, list(dims)]
     if metric != "cosine":
-        return np.ascontiguousarray(picked, np.float32)
-    wide = picked.astype(np.float64)
+        return np.ascontiguousarray(selected, np.float32)
+    wide = selected.astype(np.float64)
     length = np.linalg.norm(wide, axis=1, keepdims=True)
     return (wide / np.where(length == 0, 1, length)).astype(np.float32)

@@ -1,7 +1,7 @@
-"""The indexed vectors of a segment in one file that never changes, mapped into memory: exact distances come from it.
+"""The vectors of a segment in one file, mapped into memory. Exact distances are computed from it.
 
 Layout, little-endian: a header of 4096 bytes (JSON) | vectors (n, d) float32 | padding to 8 bytes | ids (n,) int64.
-The rows are in the order of ids, so that a row's place says its id and an id is found by halving.
+The rows are sorted by id, so that a binary search finds an id's row.
 """
 
 from __future__ import annotations
@@ -24,40 +24,50 @@ VECTOR_FILE_FORMAT = "simile vectors 1"
 
 @dataclass(frozen=True)
 class VectorFile:
-    """ids: (n,) ascending. vectors: (n, d) float32. notes: what else the header says."""
+    """An open vector file."""
 
-    ids: Ids
-    vectors: FloatArray
+    ids: Ids  # (n,), ascending
+    vectors: FloatArray  # (n, d)
     header: dict[str, Any]
 
     @classmethod
     def open(cls, path: Path) -> VectorFile:
-        """Maps the file into memory: all processes share one copy. Raises IndexDamaged, OSError."""
+        """Map a file into memory, so that all processes share one copy. Raises IndexDamaged, OSError."""
         with path.open("rb") as file:
-            notes = _parse_header(file.read(HEADER_BYTES), path)
-        rows, dimensions = notes["rows"], notes["dimensions"]
-        after, size = _compute_ids_offset(rows, dimensions), path.stat().st_size
-        if size != after + 8 * rows:
-            raise IndexDamaged(f"{path} has {size:,} bytes instead of {after + 8 * rows:,}. Run `simile rebuild`.")
+            header = _parse_header(file.read(HEADER_BYTES), path)
+        rows, dimensions = header["rows"], header["dimensions"]
+        ids_offset, size = _compute_ids_offset(rows, dimensions), path.stat().st_size
+        expected_size = ids_offset + 8 * rows
+        if size != expected_size:
+            raise IndexDamaged(f"{path} has {size:,} bytes instead of {expected_size:,}. Run `simile rebuild`.")
         if not rows:
-            return cls(NO_IDS, np.empty((0, dimensions), np.float32), notes)
+            return cls(NO_IDS, np.empty((0, dimensions), np.float32), header)
         vectors = np.memmap(path, "<f4", "r", HEADER_BYTES, (rows, dimensions))
-        ids = np.memmap(path, "<i8", "r", after, (rows,))
-        return cls(np.asarray(ids), np.asarray(vectors), notes)  # as plain arrays: a memmap's slices cost more
+        ids = np.memmap(path, "<i8", "r", ids_offset, (rows,))
+        return cls(np.asarray(ids), np.asarray(vectors), header)  # plain arrays, because slices of a memmap are slow
 
 
 def write_vector_file(path: Path, dimensions: int, chunks: Iterable[tuple[Ids, FloatArray]]) -> int:
-    """Writes (ids (m,), vectors (m, d)) chunk by chunk, ids ascending over all of them; gives how many rows.
+    """Write vectors chunk by chunk.
 
-    Raises IndexDamaged if an id comes twice or too late.
+    Args:
+        path: The file.
+        dimensions: Length of each vector.
+        chunks: (ids (m,), vectors (m, dimensions)); ids must ascend over all chunks.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        IndexDamaged: The ids do not ascend.
     """
-    kept = [NO_IDS]
+    id_chunks = [NO_IDS]
     with path.open("wb") as file:
         file.write(bytes(HEADER_BYTES))
         for ids, vectors in chunks:
             file.write(np.ascontiguousarray(vectors, "<f4").data)
-            kept.append(ids)
-        all_ids = np.concatenate(kept)
+            id_chunks.append(ids)
+        all_ids = np.concatenate(id_chunks)
         if (all_ids[1:] <= all_ids[:-1]).any():
             raise IndexDamaged("The ids of the vectors do not ascend. Run `simile verify`, then `simile rebuild`.")
         file.write(bytes(_compute_ids_offset(len(all_ids), dimensions) - file.tell()))
@@ -67,7 +77,7 @@ def write_vector_file(path: Path, dimensions: int, chunks: Iterable[tuple[Ids, F
 
 
 def write_header(path: Path, header: dict[str, Any]) -> None:
-    """Puts the header into a file that nobody reads yet; `rows` and `dimensions` must be in it."""
+    """Write the header of an unpublished file. It must have `rows` and `dimensions`."""
     text = json.dumps({"format": VECTOR_FILE_FORMAT} | header).encode()
     with path.open("r+b") as file:
         file.write(text.ljust(HEADER_BYTES))
@@ -75,15 +85,15 @@ def write_header(path: Path, header: dict[str, Any]) -> None:
 
 def _parse_header(data: bytes, path: Path) -> dict[str, Any]:
     try:
-        notes: dict[str, Any] = json.loads(data)
-        known = notes["format"] == VECTOR_FILE_FORMAT and notes["rows"] >= 0 and notes["dimensions"] >= 0
+        header: dict[str, Any] = json.loads(data)
+        is_valid = header["format"] == VECTOR_FILE_FORMAT and header["rows"] >= 0 and header["dimensions"] >= 0
     except (ValueError, KeyError, TypeError):
-        known = False
-    if not known:
-        raise IndexDamaged(f"{path} is no file of vectors that this simile reads. Run `simile rebuild`.")
-    return notes
+        is_valid = False
+    if not is_valid:
+        raise IndexDamaged(f"{path} is not a vector file that this version of simile reads. Run `simile rebuild`.")
+    return header
 
 
 def _compute_ids_offset(rows: int, dimensions: int) -> int:
-    """Where the ids begin: aligned, for numpy to read them in place."""
+    """Return the position of the ids, aligned to 8 bytes so that numpy reads them in place."""
     return (HEADER_BYTES + 4 * rows * dimensions + 7) // 8 * 8

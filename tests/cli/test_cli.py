@@ -53,8 +53,9 @@ def test_train_then_index_then_search_by_hand(tmp_path: Path, digits: Path) -> N
 
 
 def test_search_json_names_its_fields_as_the_api_does_and_keeps_the_old_names() -> None:
-    certainty = Confidence(unlike=True, reason="odd", false_alarm_rate=0.01, among="new")
-    query = make_search_result_json(SearchResult(EncodedQuery(np.zeros(2, np.float32)), [], certainty, False))["query"]
+    certainty = Confidence(unlike=True, unlike_reason="odd", false_alarm_rate=0.01, false_alarm_among="new")
+    encoded = EncodedQuery(mu=np.zeros(2, np.float32))
+    query = make_search_result_json(SearchResult(query=encoded, hits=[], confidence=certainty))["query"]
     assert (query["unlike_reason"], query["false_alarm_among"]) == ("odd", "new")
     assert (query["reason"], query["among"]) == ("odd", "new")
     assert query.keys() - {"reason", "among"} <= QueryResponse.model_fields.keys()
@@ -68,9 +69,9 @@ def test_train_with_resume_and_nothing_to_resume_says_so(tmp_path: Path, digits:
 
 
 NONSENSE = {
-    "search": "Name either a picture or --id, not both and not neither.",
-    "search a.png --id 1": "Name either a picture or --id, not both and not neither.",
-    "search --id 1 --posterior --plus smile": "give --posterior or --plus and --minus.",
+    "search": "Give an image file or --id, and not both.",
+    "search a.png --id 1": "Give an image file or --id, and not both.",
+    "search --id 1 --posterior --plus smile": "posterior can't be combined with plus and minus.",
     "morph a.png -o a.gif": "name at least two.",
     "morph --id 1 --id 2": "Name a file with --output (.gif, .webp or .png), or ask for the data with --json.",
     "generate": "Name a .png with --output, or ask for the latents with --json.",
@@ -81,15 +82,15 @@ NONSENSE = {
     "uncertainty": "Name one picture: a file, or an indexed image with --id.",
     "attribute learn x": "Name both --positive and --negative, or --where alone, or --labels and PHOTOS.",
     "attribute learn x --labels folders": "PHOTOS, --labels and --of belong together",
-    "attribute apply x": "Name either a picture or --id, not both and not neither.",
+    "attribute apply x": "Give an image file or --id, and not both.",
     "attribute sheet x -o a.png": "Name at least one picture, or an indexed one with --id.",
     "evaluate": "Name the pictures: `simile evaluate PHOTOS`.",
     "evaluate . --picture round": "picture can't be 'round'.",
     "evaluate . --picture manifold": "--picture needs --output FILE.png",
     "evaluate . -o a.txt": "Name a file that ends in .html.",
-    "dedup --precision 0.99 --last": "Leave one out.",
-    "dedup --output a.json --plan a.json": "Give each file a name of its own.",
-    "dedup --last apply a.json": "--last can't stand before apply",
+    "dedup --precision 0.99 --last": "Choose one.",
+    "dedup --output a.json --plan a.json": "Use a different file for each.",
+    "dedup --last apply a.json": "--last is not valid before apply",
     "dedup apply a.json --hardlink --trash": "exclude each other. Choose one.",
 }
 

@@ -126,10 +126,10 @@ def test_a_threshold_beyond_that_of_the_last_run_comes_to_it_and_says_so(setting
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        (("--threshold", "3"), "--threshold can't stand before apply"),
-        (("--last",), "--last can't stand before apply"),
-        (("-o", "groups.json"), "--output can't stand before apply"),
-        (("--json",), "--json can't stand before apply"),
+        (("--threshold", "3"), "--threshold is not valid before apply"),
+        (("--last",), "--last is not valid before apply"),
+        (("-o", "groups.json"), "--output is not valid before apply"),
+        (("--json",), "--json is not valid before apply"),
     ],
 )
 def test_an_option_in_front_of_a_verb_is_refused_by_name(option: tuple[str, ...], words: str) -> None:
@@ -223,11 +223,11 @@ def test_findings_of_an_encoder_that_is_no_longer_in_use_say_so(settings: Settin
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--precision", "0.9", "--threshold", "0.1"], "--precision finds the threshold"),
-        (["--precision", "0.9", "--last"], "--precision finds the threshold"),
+        (["--precision", "0.9", "--threshold", "0.1"], "--precision finds a threshold"),
+        (["--precision", "0.9", "--last"], "--precision finds a threshold"),
         (["--last", "--threshold", "inf"], "threshold can't be inf"),
-        (["--against", "photos", "--labels", "folders"], "--against looks each file up"),
-        (["--against", "photos", "--last"], "--against looks each file up"),
+        (["--against", "photos", "--labels", "folders"], "--against compares with the whole home"),
+        (["--against", "photos", "--last"], "--against compares with the whole home"),
         (["--against", "photos", "-o", "pairs.parquet"], "name a file that ends in .json, .csv"),
         (["--between", "train", "train"], "between can't be"),
         (["--tier", "exact"], "tier can't be 'exact'"),

@@ -75,7 +75,15 @@ def settings(home: Home, photos: Path) -> Iterator[Settings]:
 
 def index_one(catalogue: Catalogue, path: Path) -> int:
     facts = FileStat(str(path), path.stat().st_size, path.stat().st_mtime_ns)
-    picture = NewImage(identify_file(path).sha256, facts.size, "png", 9, 9, facts, np.zeros(1, np.float32))
+    picture = NewImage(
+        sha256=identify_file(path).sha256,
+        size=facts.size,
+        format="png",
+        width=9,
+        height=9,
+        file=facts,
+        mu=np.zeros(1, np.float32),
+    )
     return catalogue.images.add_batch([picture], ENCODER, "eager")[0]
 
 

@@ -68,7 +68,15 @@ def catalogue(home: Home) -> Iterator[Catalogue]:
         catalogue.encoders.activate(VAE)
         catalogue.images.add_batch(
             [
-                NewImage(sha(n), 100, "jpeg", 100 - n, 30, FileStat(path, 100, 10**18), np.zeros(2, np.float32))
+                NewImage(
+                    sha256=sha(n),
+                    size=100,
+                    format="jpeg",
+                    width=100 - n,
+                    height=30,
+                    file=FileStat(path, 100, 10**18),
+                    mu=np.zeros(2, np.float32),
+                )
                 for path, n in FILES.items()
             ],
             VAE,
@@ -276,7 +284,18 @@ def test_links_are_leaks_and_conflicts_though_no_copies(catalogue: Catalogue, tm
     names[1].hardlink_to(names[0])
     names[2].symlink_to(names[0])
     catalogue.images.add_batch(
-        [NewImage(sha(9), 8, "jpeg", 9, 9, FileStat(str(name), 8, 10**18), np.zeros(2, np.float32)) for name in names],
+        [
+            NewImage(
+                sha256=sha(9),
+                size=8,
+                format="jpeg",
+                width=9,
+                height=9,
+                file=FileStat(str(name), 8, 10**18),
+                mu=np.zeros(2, np.float32),
+            )
+            for name in names
+        ],
         VAE,
         "torch",
     )
@@ -340,7 +359,15 @@ def test_a_picture_with_files_in_three_splits_leaks_between_each_two(catalogue: 
 
 
 def test_a_leak_shows_through_a_third_picture_with_the_same_pixels(catalogue: Catalogue) -> None:
-    third = NewImage(sha(8), 100, "png", 99, 30, FileStat("/set/test/cats/8.png", 100, 10**18), np.zeros(2, np.float32))
+    third = NewImage(
+        sha256=sha(8),
+        size=100,
+        format="png",
+        width=99,
+        height=30,
+        file=FileStat("/set/test/cats/8.png", 100, 10**18),
+        mu=np.zeros(2, np.float32),
+    )
     (eighth,) = catalogue.images.add_batch([third], VAE, "torch")
     pairs = [
         DuplicateRecord(4, 5, "pixels", 0.0, None, "the same pixels"),  # both of the test set …

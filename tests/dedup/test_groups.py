@@ -368,7 +368,15 @@ def catalogue(home: Home) -> Catalogue:
     paths = [(1, "/photos/1.jpg"), *((n, f"/photos/{n}.jpg") for n in range(2, 7)), (1, "/copies/1.jpg")]
     catalogue.images.add_batch(
         [
-            NewImage(sha(n), 100, "jpeg", 40, 30, FileStat(path, 100, 10**18), np.array([n, 0], np.float32))
+            NewImage(
+                sha256=sha(n),
+                size=100,
+                format="jpeg",
+                width=40,
+                height=30,
+                file=FileStat(path, 100, 10**18),
+                mu=np.array([n, 0], np.float32),
+            )
             for n, path in paths
         ],
         "a" * 64,
@@ -406,7 +414,15 @@ def test_copies_byte_for_byte_are_known_without_any_run(home: Home) -> None:
         assert make_groups(load_findings(catalogue)) == []
         catalogue.encoders.register("a" * 64, "vae", "vae", dimensions=2)
         pictures = [
-            NewImage(sha(1), 9, "png", 4, 3, FileStat(path, 9, 10**18), np.zeros(2, np.float32))
+            NewImage(
+                sha256=sha(1),
+                size=9,
+                format="png",
+                width=4,
+                height=3,
+                file=FileStat(path, 9, 10**18),
+                mu=np.zeros(2, np.float32),
+            )
             for path in ("/b.png", "/a.png")
         ]
         catalogue.images.add_batch(pictures, "a" * 64, "torch")

@@ -57,7 +57,15 @@ def settings(home: Home, photos: Path) -> Iterator[Settings]:
         catalogue.encoders.register(ENCODER, "toy", "vae", dimensions=1)
         for path in sorted(photos.rglob("*.png")):
             facts = FileStat(str(path), path.stat().st_size, path.stat().st_mtime_ns)
-            new = NewImage(identify_file(path).sha256, facts.size, "png", 9, 9, facts, np.zeros(1, np.float32))
+            new = NewImage(
+                sha256=identify_file(path).sha256,
+                size=facts.size,
+                format="png",
+                width=9,
+                height=9,
+                file=facts,
+                mu=np.zeros(1, np.float32),
+            )
             catalogue.images.add_batch([new], ENCODER, "eager")
     yield load_settings(home=home.root, device="cpu")
 

@@ -57,7 +57,7 @@ DIGITS = load_digits()
 PIXELS = DIGITS.data.astype(np.uint8)
 BASE, QUERIES = PIXELS[:1200], PIXELS[1200:]
 BASE_LABELS, QUERY_LABELS = DIGITS.target[:1200].astype(np.int64), DIGITS.target[1200:].astype(np.int64)
-SPEC = Preprocessing(32, 1)
+SPEC = Preprocessing(image_size=32, channels=1)
 
 
 def quiet(stage: str, done: int, total: int) -> None:
@@ -154,7 +154,7 @@ def test_phash_is_64_bits_half_of_them_set_and_survives_scaling_and_light() -> N
 
 
 def test_pixels_leave_padding_out() -> None:
-    spec = Preprocessing(32, 1, "pad", (28, 20))
+    spec = Preprocessing(image_size=32, channels=1, fit="pad", content=(28, 20))
     padded = spec.to_array(decode_image(encode_png(wavy(28, 20, 0)[..., 0]), name="picture"))[None]
     changed = padded.copy()
     changed[:, :2] = 255 - changed[:, :2]
@@ -417,7 +417,10 @@ def test_the_prior_grid_holds_equally_likely_places_with_z2_upwards() -> None:
 
 def test_a_manifold_is_a_grid_without_gaps_and_needs_two_dimensions() -> None:
     torch.manual_seed(0)
-    network, spec = Network(Architecture(32, 1, 2, 8)), Preprocessing(32, 1, "pad", (28, 20))
+    network, spec = (
+        Network(Architecture(32, 1, 2, 8)),
+        Preprocessing(image_size=32, channels=1, fit="pad", content=(28, 20)),
+    )
     flat = TrainedEncoder(network, spec, describe(network, "flat", {}), "cpu")
     assert decode_image(draw_manifold(flat), name="grid").pixels.shape == (20 * 28 * 2, 20 * 20 * 2, 3)
     with pytest.raises(BadSetting, match="4 dimensions"):

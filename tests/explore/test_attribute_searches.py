@@ -92,8 +92,8 @@ def test_named_twice_is_pushed_once(home: Settings) -> None:
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"plus": ["late", "odd"], "minus": ["odd"]}, "odd can't be both more and less"),
-        ({"plus": ["late"], "posterior": True}, "leave it out, or plus and minus"),
+        ({"plus": ["late", "odd"], "minus": ["odd"]}, "odd can't be in both plus and minus"),
+        ({"plus": ["late"], "posterior": True}, "can't be combined with plus and minus"),
         ({"minus": ["nobody"]}, "no attribute nobody (known: late, odd)"),
     ],
 )

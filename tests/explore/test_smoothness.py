@@ -15,7 +15,8 @@ from simile.core.errors import BadSetting, NoDecoder, NothingIndexed
 from simile.core.records import FloatArray, Latent
 from simile.core.settings import Settings
 from simile.explore.latent.smoothness import measure_continuity, measure_paths
-from simile.images.transforms import Pixels, Preprocessing
+from simile.images.formats import Pixels
+from simile.images.transforms import Preprocessing
 from simile.indexer.pipeline.job import IndexRequest, index
 from simile.models.inference.encoder import TrainedEncoder
 from simile.search.searcher import Searcher
@@ -25,7 +26,7 @@ class Plain:
     """One pixel, one dimension, and both the same; `bent` goes over a detour, `deaf` sees the same in everything."""
 
     def __init__(self, *, bent: bool = False, deaf: bool = False) -> None:
-        self.bent, self.deaf, self.preprocessing = bent, deaf, Preprocessing(2, 1)
+        self.bent, self.deaf, self.preprocessing = bent, deaf, Preprocessing(image_size=2, channels=1)
 
     def decode(self, mu: FloatArray) -> FloatArray:
         value = np.where(mu < 0.5, 2 * mu, 2 - 2 * mu) if self.bent else mu  # bent: up to 1 and down again

@@ -127,7 +127,7 @@ def test_truncated_file_of_every_format_is_refused(kind: str, part: float) -> No
     if kind in ("mpo", "apng", "webp-animated", "tiff-pages"):
         part *= 0.5  # beyond that the first frame is whole
     reason = reason_of(data[: int(len(data) * part)])
-    assert any(word in reason for word in ("truncated", "damaged", "not a picture"))
+    assert any(word in reason for word in ("truncated", "damaged", "not an image"))
 
 
 @pytest.mark.parametrize(
@@ -326,14 +326,12 @@ def test_limits_are_the_callers() -> None:
 def test_text_named_jpg_is_refused_as_no_picture(tmp_path: Path) -> None:
     path = tmp_path / "notes.jpg"
     path.write_text("not a picture at all")
-    with pytest.raises(
-        UnreadableImage, match=r"notes\.jpg: not a picture \(or of a kind that simile does not read\)\. "
-    ):
+    with pytest.raises(UnreadableImage, match=r"notes\.jpg: not an image, or of a format that simile does not read\. "):
         decode_image(read_bytes(path, LIMITS), name=path)
 
 
 def test_formats_that_run_other_programs_are_refused() -> None:
-    assert reason_of(saved(Image.new("RGB", (4, 4)), "EPS")).startswith("not a picture")
+    assert reason_of(saved(Image.new("RGB", (4, 4)), "EPS")).startswith("not an image")
 
 
 @pytest.mark.parametrize("kind", KINDS)

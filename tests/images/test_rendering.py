@@ -30,7 +30,7 @@ def pixels_of(data: bytes) -> np.ndarray:
 
 
 def picture(height: int, width: int) -> DecodedImage:
-    return DecodedImage(noise(height, width), width, height, "png", False)
+    return DecodedImage(pixels=noise(height, width), width=width, height=height, format="png", is_grey=False)
 
 
 def tiles(count: int) -> list[SheetTile]:

@@ -31,7 +31,7 @@ from simile.images.encoding import encode_png
 from simile.images.formats import Limits
 from simile.images.loading.loader import read_arrays
 from simile.images.sources.folders import WalkResult
-from simile.images.sources.gitignore import PathPatterns
+from simile.images.sources.paths import PathPatterns
 from simile.images.sources.reader import read_bytes
 from simile.images.sources.sources import get_reading_order, read_path_list, walk_sources
 from simile.images.transforms import Preprocessing
@@ -229,7 +229,7 @@ def test_members_are_read_in_the_order_of_their_bytes(tmp_path: Path) -> None:
     files = walk_sources([tmp_path / "alone.png", archive]).files
     order = [Path(files[place].path).stem for place in get_reading_order(files)]
     assert order == ["alone", "3", "1", "2"]
-    read = read_arrays([file.path for file in files], Preprocessing(32, 3), Limits(), 1)
+    read = read_arrays([file.path for file in files], Preprocessing(image_size=32, channels=3), Limits(), 1)
     assert (len(read.images), read.paths, read.failures) == (4, [file.path for file in files], [])
     assert read.digests == [hashlib.sha256(picture(n)).hexdigest() for n in (9, 1, 2, 3)]
 

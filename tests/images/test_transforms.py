@@ -39,7 +39,7 @@ def three_stripes(width: int, height: int) -> DecodedImage:
 
 
 def spec_for(fit: str, channels: int = 3, size: int = 32) -> Preprocessing:
-    return Preprocessing(size, channels, fit, (28, 20) if fit == "pad" else None)  # type: ignore[arg-type]
+    return Preprocessing(image_size=size, channels=channels, fit=fit, content=(28, 20) if fit == "pad" else None)  # type: ignore[arg-type]
 
 
 def seen(spec: Preprocessing, picture: DecodedImage) -> np.ndarray:
@@ -65,7 +65,7 @@ def test_the_median_short_side_decides_not_the_largest_or_the_smallest_picture()
 
 @pytest.mark.parametrize("size", [16, 32, 48, 128, 256])
 def test_the_size_asked_for_is_taken_even_beyond_64(size: int) -> None:
-    assert choose_preprocessing([plain(300, 300)], image_size=size) == Preprocessing(size, 3)
+    assert choose_preprocessing([plain(300, 300)], image_size=size) == Preprocessing(image_size=size, channels=3)
 
 
 @pytest.mark.parametrize("size", [-1, 0, 1, 15, 257, 100_000])
@@ -83,7 +83,7 @@ def test_grey_only_if_every_sampled_picture_is_grey() -> None:
 
 def test_small_pictures_of_one_size_are_padded_not_enlarged() -> None:
     spec = choose_preprocessing([noise(20, 28, seed=seed) for seed in range(3)], image_size=None)
-    assert spec == Preprocessing(32, 3, "pad", (28, 20))
+    assert spec == Preprocessing(image_size=32, channels=3, fit="pad", content=(28, 20))
     assert spec.content_box() == (2, 6, 28, 20)
 
 
@@ -104,7 +104,9 @@ def test_all_others_are_stretched(sizes: list[tuple[int, int]]) -> None:
 
 @pytest.mark.parametrize("fit", ["stretch", "letterbox", "crop"])
 def test_the_fit_asked_for_wins_over_padding(fit: str) -> None:
-    assert choose_preprocessing([noise(28, 28)], image_size=None, fit=fit) == Preprocessing(32, 3, fit)  # type: ignore[arg-type]
+    assert choose_preprocessing([noise(28, 28)], image_size=None, fit=fit) == Preprocessing(
+        image_size=32, channels=3, fit=fit
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("fit", ["pad", "", "Stretch", "squeeze"])
@@ -156,7 +158,9 @@ def test_stretching_shows_the_whole_picture() -> None:
 
 def test_cropping_shows_the_central_square() -> None:
     wide = three_stripes(300, 100)
-    high = DecodedImage(wide.pixels.transpose(1, 0, 2).copy(), 100, 300, "png", False)
+    high = DecodedImage(
+        pixels=wide.pixels.transpose(1, 0, 2).copy(), width=100, height=300, format="png", is_grey=False
+    )
     inner = np.full((30, 30, 3), GREEN)  # the filter takes a little of the neighbours into the outermost pixels
     for picture in (wide, high):
         assert np.array_equal(spec_for("crop").to_array(picture)[1:-1, 1:-1], inner)
@@ -165,7 +169,7 @@ def test_cropping_shows_the_central_square() -> None:
 @pytest.mark.parametrize("background", ["#ffffff", "#102030"])
 def test_letterboxing_shows_the_whole_picture_between_bars_of_the_background(background: str) -> None:
     bar = np.frombuffer(bytes.fromhex(background[1:]), np.uint8)
-    spec = Preprocessing(32, 3, "letterbox", None, background)
+    spec = Preprocessing(image_size=32, channels=3, fit="letterbox", content=None, background=background)
     wide = spec.to_array(plain(64, 32))
     assert np.array_equal(wide[8:24], np.full((16, 32, 3), RED))
     assert (wide[:8] == bar).all() and (wide[24:] == bar).all()
@@ -214,7 +218,7 @@ def test_units_are_float32_from_0_to_1_with_channels_first() -> None:
 def test_28_by_28_stands_in_32_by_32_and_comes_back_pixel_for_pixel(grey: bool) -> None:
     picture = noise(28, 28, grey=grey)
     spec = choose_preprocessing([picture, picture], image_size=None)
-    assert spec == Preprocessing(32, 1 if grey else 3, "pad", (28, 28))
+    assert spec == Preprocessing(image_size=32, channels=1 if grey else 3, fit="pad", content=(28, 28))
     assert np.array_equal(spec.to_pixels(seen(spec, picture), 28, 28), picture.pixels)
 
 
@@ -299,12 +303,12 @@ def test_a_spec_survives_json(fit: str, channels: int) -> None:
 )
 def test_values_that_this_version_does_not_know_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(CheckpointDamaged, match=r"encoder\.json has"):
-        Preprocessing.from_dict({**Preprocessing(32, 3).to_dict(), **changes})
+        Preprocessing.from_dict({**Preprocessing(image_size=32, channels=3).to_dict(), **changes})
 
 
 @pytest.mark.parametrize("missing", ["image_size", "channels", "content"])
 def test_missing_values_are_refused_never_guessed(missing: str) -> None:
-    values = Preprocessing(32, 3).to_dict()
+    values = Preprocessing(image_size=32, channels=3).to_dict()
     del values[missing]
     with pytest.raises(CheckpointDamaged, match="Train again"):
         Preprocessing.from_dict(values)

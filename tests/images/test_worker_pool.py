@@ -24,9 +24,9 @@ from simile.images.loading.loader import PreparedImage, prepare_files, sample_im
 from simile.images.loading.worker_pool import BATCH_ITEM_COUNT, MAX_WAITING_BATCHES, WorkerPool
 from simile.images.transforms import Preprocessing
 
-SPEC = Preprocessing(32, 3)
+SPEC = Preprocessing(image_size=32, channels=3)
 CRASHES = {
-    "__import__('os').kill(__import__('os').getpid(), 9)": "was killed: perhaps there was not enough memory",
+    "__import__('os').kill(__import__('os').getpid(), 9)": "was killed; perhaps there was not enough memory",
     "__import__('ctypes').string_at(0)": "the decoder crashed on it (SIGSEGV)",
     "__import__('os').abort()": "the decoder crashed on it (SIGABRT)",
     "__import__('time').sleep(99)": "decoding it took more than 0.4 seconds (SIMILE_DECODE_SECONDS)",
@@ -166,7 +166,7 @@ def test_a_bad_file_is_a_failure_with_its_reason(folder: Path) -> None:
     results = list(prepare_files(paths_in(folder), SPEC, Limits(), 2))
     assert isinstance(results[50], Failure)
     assert results[50] == Failure(str(folder / "050.png"), results[50].reason)
-    assert "not a picture" in results[50].reason
+    assert "not an image" in results[50].reason
     assert sum(isinstance(result, PreparedImage) for result in results) == 199
 
 

@@ -201,7 +201,7 @@ def add_bad_files(folder: Path) -> dict[str, str]:
     (folder / "broken.jpg").symlink_to(folder / "nothing.jpg")
     os.mkfifo(folder / "pipe.jpg")
     return {
-        "text.jpg": "not a picture",
+        "text.jpg": "not an image",
         "cut.jpg": "truncated",
         "zero.png": "empty",
         "bomb.png": "SIMILE_MAX_PIXELS",

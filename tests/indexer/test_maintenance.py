@@ -38,7 +38,15 @@ OLD, NEW, THIRD = "a" * 16, "ab" * 8, "c" * 16
 def picture(number: int, x: float, length: int = 2) -> NewImage:
     mu = np.zeros(length, np.float32)
     mu[0] = x
-    return NewImage(f"{number:064}", 1, "PNG", 8, 8, FileStat(f"/photos/{number}.png", 1, 1), mu)
+    return NewImage(
+        sha256=f"{number:064}",
+        size=1,
+        format="PNG",
+        width=8,
+        height=8,
+        file=FileStat(f"/photos/{number}.png", 1, 1),
+        mu=mu,
+    )
 
 
 @pytest.fixture
@@ -228,7 +236,7 @@ def test_rebuild_takes_the_kind_of_index_that_is_asked_for(settings: Settings, c
 def test_status_shows_runs_failures_and_the_second_set(settings: Settings, catalogue: Catalogue) -> None:
     for _ in range(7):
         run = catalogue.runs.start("index", {"encoder": NEW})
-    catalogue.runs.add_failures(run, [Failure(f"/bad/{n}.jpg", "not a picture") for n in range(25)])
+    catalogue.runs.add_failures(run, [Failure(f"/bad/{n}.jpg", "not an image") for n in range(25)])
     catalogue.runs.finish(run, "interrupted", {"new": 3})
     found = read_status(settings, runs=2)
     assert [len(run["failures"]) for run in found["runs"]] == [25, 0]

@@ -13,7 +13,8 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from simile.core.errors import BadSetting
-from simile.images.transforms import Pixels, Preprocessing
+from simile.images.formats import Pixels
+from simile.images.transforms import Preprocessing
 from simile.models.networks.architecture import Architecture
 from simile.models.networks.vae import Network
 from simile.models.recipes import load_recipe
@@ -81,7 +82,7 @@ def test_a_recipe_trains_it_and_gains(tmp_path: Path) -> None:
     pictures = pictures.repeat(2, axis=1).repeat(2, axis=2)
     recipe = load_recipe("compression", latent_dim=16, width=8, epochs=6)
     options = TrainingOptions(start_time=time.monotonic())
-    trained = train(pictures, Preprocessing(16, 1), recipe, options, tmp_path, lambda _: None)
+    trained = train(pictures, Preprocessing(image_size=16, channels=1), recipe, options, tmp_path, lambda _: None)
     elbos = [epoch["validation"]["elbo"] for epoch in trained.history]
     assert trained.network.architecture.linear and elbos[-1] > elbos[0]
 

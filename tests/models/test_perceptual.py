@@ -55,10 +55,14 @@ def spec_for(kind: str, tmp_path: Path, channels: int) -> str:
     if kind in ("gradients", "ms-ssim"):
         return kind
     if kind == "encoder":
-        return encoder_folder(tmp_path / "encoder", Architecture(32, channels, 4, width=4), Preprocessing(32, channels))
+        return encoder_folder(
+            tmp_path / "encoder",
+            Architecture(32, channels, 4, width=4),
+            Preprocessing(image_size=32, channels=channels),
+        )
     if kind == "supervised":
         architecture = Architecture(32, channels, 8, kind="resnet18", variational=False, decoder=False, classes=3)
-        return encoder_folder(tmp_path / "supervised", architecture, Preprocessing(32, channels))
+        return encoder_folder(tmp_path / "supervised", architecture, Preprocessing(image_size=32, channels=channels))
     return weights_of(kind, tmp_path / f"{kind}.safetensors")
 
 
@@ -195,7 +199,9 @@ def test_a_resnet_gives_its_stem_and_four_stages(tmp_path: Path) -> None:
 
 def test_an_encoder_gives_a_map_at_each_level_of_what_it_was_trained_on(tmp_path: Path) -> None:
     architecture = Architecture(28, 1, 4, width=4)
-    folder = encoder_folder(tmp_path / "encoder", architecture, Preprocessing(28, 1, "pad", (20, 24)))
+    folder = encoder_folder(
+        tmp_path / "encoder", architecture, Preprocessing(image_size=28, channels=1, fit="pad", content=(20, 24))
+    )
     perception = make_perceptual_distance(folder, 3, 20)
     assert isinstance(perception, FeatureMapDistance)
     grey = blocks(2, 1, 20, 24)
@@ -205,15 +211,19 @@ def test_an_encoder_gives_a_map_at_each_level_of_what_it_was_trained_on(tmp_path
 
 
 def test_an_encoders_input_is_padded_as_its_pictures_were() -> None:
-    preprocessing = Preprocessing(32, 1, "pad", (20, 27))
+    preprocessing = Preprocessing(image_size=32, channels=1, fit="pad", content=(20, 27))
     x = torch.randint(0, 256, (1, 1, 20, 27), generator=torch.Generator().manual_seed(0)).float()
-    picture = DecodedImage(x[0, 0].byte().numpy()[:, :, None].repeat(3, 2), 27, 20, "png", True)
+    picture = DecodedImage(
+        pixels=x[0, 0].byte().numpy()[:, :, None].repeat(3, 2), width=27, height=20, format="png", is_grey=True
+    )
     expected = torch.tensor(preprocessing.to_array(picture)).permute(2, 0, 1).float()
     assert torch.equal(EncoderInput(preprocessing, 0)(x)[0], expected)
 
 
 def test_a_dense_encoder_gives_its_last_layer(tmp_path: Path) -> None:
-    folder = encoder_folder(tmp_path / "dense", Architecture(16, 1, 4, width=12, kind="dense"), Preprocessing(16, 1))
+    folder = encoder_folder(
+        tmp_path / "dense", Architecture(16, 1, 4, width=12, kind="dense"), Preprocessing(image_size=16, channels=1)
+    )
     perception = make_perceptual_distance(folder, 1, 16)
     assert isinstance(perception, FeatureMapDistance)
     assert [tuple(found.shape) for found in perception.iterate_feature_maps(blocks(2, 1, 16, 16))] == [(2, 12, 1)]

@@ -16,7 +16,7 @@ from PIL import Image
 
 from simile.core.errors import BadSetting, CheckpointDamaged, NoDecoder
 from simile.core.settings import Settings, load_settings
-from simile.images.transforms import Pixels
+from simile.images.formats import Pixels
 from simile.indexer.pipeline.job import IndexRequest, index
 from simile.indexer.training.train import TrainingRequest, train_on_sources
 from simile.models.inference.encoder import TrainedEncoder

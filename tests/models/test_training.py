@@ -20,9 +20,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from simile.core.errors import BadSetting, CheckpointDamaged, HomeNotWritable, NoSuchEncoder, NotFinite, TooFewPictures
 from simile.core.settings import Settings, load_settings
-from simile.images.loading.image_file import empty_images, is_in_file
+from simile.images.formats import Pixels
+from simile.images.loading.loader import empty_images, is_in_file
 from simile.images.sources.sources import walk_sources
-from simile.images.transforms import Pixels, Preprocessing, scale_to_unit
+from simile.images.transforms import Preprocessing, scale_to_unit
 from simile.indexer.training.dataset import DatasetSpec, read_training_set
 from simile.indexer.training.train import get_budget_start
 from simile.models.checkpoints import checkpoint
@@ -42,7 +43,7 @@ from simile.models.training.loop import (
 from simile.models.training.setup import resize_to_input
 from simile.store.home import Home
 
-SPEC = Preprocessing(16, 1)
+SPEC = Preprocessing(image_size=16, channels=1)
 
 
 def bars(count: int, seed: int = 0) -> Pixels:

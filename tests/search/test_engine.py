@@ -101,7 +101,7 @@ def test_a_stage_that_fails_is_timed_too(home_with_digits: Settings, monkeypatch
     seen: list[str] = []
     with Searcher(home_with_digits, observe=lambda stage, _: seen.append(stage)) as searcher:
         searcher.search(SearchQuery((1,)))
-        monkeypatch.setattr(searcher.catalogue, "hit_facts", lambda _: 1 / 0)
+        monkeypatch.setattr(searcher.catalogue.images, "get_summaries", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             searcher.search(SearchQuery((1,)))
     assert seen == ["encode", "search", "rows"] * 2
@@ -183,7 +183,7 @@ def test_a_picture_decoded_for_another_encoder_is_decoded_anew(home_with_digits:
         fresh = searcher.prepare_query_image(paths(searcher, 1)[0], "a.png")
         stale = type(fresh)(fresh.name, fresh.data, "0" * 16, fresh.prepared_image)
         decoded: list[str] = []
-        searcher._observe = lambda stage, _: decoded.append(stage)
+        searcher.query_encoder.observe = lambda stage, _: decoded.append(stage)
         one, other = searcher.search_many([SearchQuery((fresh,)), SearchQuery((stale,))])
         alike(one, other)
         assert decoded == ["decode"]
@@ -192,7 +192,9 @@ def test_a_picture_decoded_for_another_encoder_is_decoded_anew(home_with_digits:
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
 def test_the_spread_of_a_distance_is_what_draws_from_the_posterior_show(metric: str) -> None:
     generator = np.random.default_rng(0)
-    encoder = EncoderRecord("f", "n", "r", 12, 8, metric, utc_now())
+    encoder = EncoderRecord(
+        fingerprint="f", name="n", recipe="r", dimensions=12, index_dims=8, metric=metric, created_at=utc_now()
+    )
     mu = generator.normal(size=12).astype(np.float32)
     sigma = generator.uniform(0.05, 0.15, 12).astype(np.float32)
     mus = np.concatenate([mu[None], mu + generator.normal(0, 0.3, (3, 12))]).astype(np.float32)
@@ -207,7 +209,9 @@ def test_the_spread_of_a_distance_is_what_draws_from_the_posterior_show(metric: 
 
 
 def test_an_encoder_that_is_sure_of_everything_spreads_nothing() -> None:
-    encoder = EncoderRecord("f", "n", "r", 3, None, "cosine", utc_now())
+    encoder = EncoderRecord(
+        fingerprint="f", name="n", recipe="r", dimensions=3, index_dims=None, metric="cosine", created_at=utc_now()
+    )
     mu = np.array([1.0, 2.0, 2.0], np.float32)
     vectors = np.stack([mu / 3, np.array([1.0, 0.0, 0.0], np.float32)])
     none, one = np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32)

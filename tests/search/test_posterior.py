@@ -63,7 +63,7 @@ def test_it_is_the_distance_over_mu_and_sigma(searcher: Searcher) -> None:
     plain = searcher.by_id(3, limit=7)
     assert (distances > [hit.distance for hit in plain.hits]).all()
     assert ask(searcher, 3, limit=5, offset=4)[0] == ids[4:9]
-    assert ask(searcher, 3, limit=None, within=float(apart[11]) + 1e-6)[0] == ids[:12]
+    assert ask(searcher, 3, limit=None, radius=float(apart[11]) + 1e-6)[0] == ids[:12]
     everything = ask(searcher, 3, limit=500)[0]
     assert everything == ids
 
@@ -73,7 +73,7 @@ def test_filters_files_and_changes_are_followed(searcher: Searcher) -> None:
     for image_id in range(1, 121, 2):
         searcher.catalogue.metadata.set_for_image(image_id, {"kind": "odd"})
     only = make_filter(where=["kind=odd"])
-    assert ask(searcher, 3, limit=6, only=only)[0] == [one for one in ids if one % 2][:6]
+    assert ask(searcher, 3, limit=6, filter=only)[0] == [one for one in ids if one % 2][:6]
     file = Path(searcher.get_image(3).paths[0])
     assert ask(searcher, searcher.prepare_query_image(file, "three.png"), limit=4)[0] == [3, *ids[:3]]
     delete_image(searcher, ids[0])
@@ -96,7 +96,9 @@ def test_more_is_fetched_until_none_could_be_nearer() -> None:
 
 
 def test_cosine_divides_both_by_the_length_of_mu() -> None:
-    encoder = EncoderRecord("f", "n", "r", 3, 2, "cosine", utc_now())
+    encoder = EncoderRecord(
+        fingerprint="f", name="n", recipe="r", dimensions=3, index_dims=2, metric="cosine", created_at=utc_now()
+    )
     mu, sigma = np.array([[3.0, 4.0, 9.0], [0, 0, 1]], np.float32), np.array([[1.0, 2.0, 5.0]] * 2, np.float32)
     np.testing.assert_allclose(to_indexed_sigma(mu, sigma, encoder), [[0.2, 0.4], [1, 2]], rtol=1e-6)
     assert to_indexed_sigma(mu, sigma, replace(encoder, metric="l2")).tolist() == [[1, 2], [1, 2]]
@@ -104,13 +106,13 @@ def test_cosine_divides_both_by_the_length_of_mu() -> None:
 
 def test_what_has_no_sigma_is_refused(searcher: Searcher, monkeypatch: pytest.MonkeyPatch) -> None:
     for parts in ((np.zeros(16, np.float32),), (1, 2)):
-        with pytest.raises(BadSetting, match="one picture"):
+        with pytest.raises(BadSetting, match="one image"):
             searcher.search(SearchQuery(parts, params=SearchParams(use_posterior=True)))
-    known = searcher.catalogue.embeddings
+    get_many = searcher.catalogue.embeddings.get_many
     monkeypatch.setattr(
-        searcher.catalogue,
-        "embeddings",
-        lambda *asked: {one: replace(found, log_variance=None) for one, found in known(*asked).items()},
+        searcher.catalogue.embeddings,
+        "get_many",
+        lambda *args: {image_id: replace(row, log_variance=None) for image_id, row in get_many(*args).items()},
     )
     with pytest.raises(NoVariance, match="--recipe vae"):
         ask(searcher, 3)

@@ -71,7 +71,7 @@ def test_wrong_queries_are_refused_by_name(home_with_digits: Settings, tmp_path:
         with pytest.raises(NoSuchImage, match="no image 999"):
             searcher.by_id(999)
         (tmp_path / "note.jpg").write_text("no picture")
-        with pytest.raises(UnreadableImage, match=r"note\.jpg: not a picture"):
+        with pytest.raises(UnreadableImage, match=r"note\.jpg: not an image"):
             searcher.by_file(tmp_path / "note.jpg", name="note.jpg")
 
 
@@ -158,7 +158,7 @@ def test_embed_lists_what_it_left_out(home_with_digits: Settings, tmp_path: Path
     with Searcher(home_with_digits) as searcher:
         embedded = embed(home_with_digits, [tmp_path / "good.png", tmp_path / "bad.jpg"], searcher.get_encoder())
         assert [Path(failure.path).name for failure in embedded.failures] == ["bad.jpg"]
-        with pytest.raises(UnreadableImage, match="not a picture"):
+        with pytest.raises(UnreadableImage, match="not an image"):
             embed(home_with_digits, [tmp_path / "bad.jpg"], searcher.get_encoder())
 
 

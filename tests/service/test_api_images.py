@@ -60,7 +60,7 @@ def test_those_least_like_the_rest_are_computed_first_and_then_listed(client: Te
     waiting = client.get("/v1/images?sort=unlike")
     assert waiting.status_code == 503 and waiting.json()["type"].endswith("being-computed")
     assert int(waiting.headers["retry-after"]) > 0
-    client.app.state.searcher_provider.get_searcher().rankings.wait()  # type: ignore[attr-defined]
+    client.app.state.searcher_provider.get_searcher().outlier_rankings.wait()  # type: ignore[attr-defined]
     page = client.get("/v1/images?sort=unlike&limit=30").json()
     distances = [image["unlike_distance"] for image in page["images"]]
     assert distances == sorted(distances, reverse=True) and page["total"] == 120

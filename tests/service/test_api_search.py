@@ -138,7 +138,7 @@ def test_any_picture_is_reconstructed_under_a_tag_of_its_content(client: TestCli
 def test_scores_are_calibrated_by_a_service_that_measures(home_with_digits: Settings, pictures: list[bytes]) -> None:
     with TestClient(create_app(home_with_digits, preload=True)) as client:
         client.post("/v1/search", json={"image_id": 1})
-        client.app.state.searcher_provider.get_searcher().gauges.wait()  # type: ignore[attr-defined]
+        client.app.state.searcher_provider.get_searcher().calibrations.wait()  # type: ignore[attr-defined]
         answer = client.post("/v1/search", files=sent(noise(1))).json()
         assert answer["score_calibrated"] and answer["query"]["unlike"] is True
         assert answer["query"]["error_percentile"] == 100 and "%" in answer["query"]["unlike_reason"]

@@ -126,7 +126,7 @@ def test_decisions_that_cannot_be_meant_are_refused_and_nothing_is_stored(client
     one, two = copies.ids["camera/03.png"], copies.ids["phone/03.jpg"]
     right = {"first": one, "second": two, "same": False}
     for wrong, status, reason in [
-        ({**right, "second": one}, 422, "the same picture"),
+        ({**right, "second": one}, 422, "the same image"),
         ({**right, "keep": copies.ids["camera/04.png"]}, 422, "keep is neither"),
         ({**right, "second": 4242}, 404, "There is no image 4242"),
         ({**right, "same": "yes"}, 422, "same"),

@@ -87,7 +87,7 @@ class Slow:
         self.batches.append([float(np.asarray(question.positives[0])[0]) for question in questions])
         self.asked.release()
         assert self.go.wait(10)
-        return [SearchResult(EncodedQuery(np.zeros(2, np.float32)), []) for _ in questions]
+        return [SearchResult(query=EncodedQuery(mu=np.zeros(2, np.float32)), hits=[]) for _ in questions]
 
 
 class Left:

@@ -12,6 +12,7 @@ from typing import Any
 
 from simile.core.settings import load_settings
 from simile.service.app import create_app
+from simile.service.errors import STATUS_BY_ERROR, make_problem
 
 CONTRACT = Path(__file__).with_name("openapi_contract.txt")
 
@@ -73,8 +74,10 @@ def reduce_document(document: dict[str, Any]) -> Iterator[str]:
 
 
 def make_contract(home: Path) -> str:
-    """The reduced document of the app."""
-    return "\n".join(reduce_document(create_app(load_settings(home=home)).openapi())) + "\n"
+    """The reduced document of the app, and the types of problems, which derive from the names of exceptions."""
+    problems = [make_problem(kind.__new__(kind)) for kind in STATUS_BY_ERROR]
+    types = [f"{problem.status} {problem.type}" for problem in sorted(problems, key=lambda problem: problem.type)]
+    return "\n".join([*reduce_document(create_app(load_settings(home=home)).openapi()), *types]) + "\n"
 
 
 def test_the_document_of_the_app_equals_the_stored_contract(tmp_path: Path) -> None:

@@ -58,7 +58,15 @@ def home(home: Home) -> Home:
 
 def picture(number: int, path: str = "") -> NewImage:
     facts = FileStat(path or f"/photos/{number}.png", 1, 1)
-    return NewImage(f"{number:064}", 1, "PNG", 8, 8, facts, np.array([number, 0], np.float32))
+    return NewImage(
+        sha256=f"{number:064}",
+        size=1,
+        format="PNG",
+        width=8,
+        height=8,
+        file=facts,
+        mu=np.array([number, 0], np.float32),
+    )
 
 
 def upload(home: Home, number: int) -> NewImage:
@@ -411,7 +419,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.
 def test_a_tar_with_what_no_backup_holds_is_refused(tmp_path: Path, entry: tarfile.TarInfo) -> None:
     with tarfile.open(tmp_path / "evil.tar", "w") as tar:
         tar.addfile(entry)
-    with pytest.raises(BackupDamaged, match="does not belong there"):
+    with pytest.raises(BackupDamaged, match="it contains"):
         restore_backup(tmp_path / "evil.tar", Home(tmp_path / "a" / "new"))
     assert not list(tmp_path.rglob("outside"))
 
@@ -450,7 +458,7 @@ def test_a_catalogue_that_lies_elsewhere_is_in_the_backup_too(home: Home, tmp_pa
     create_backup(Home(home.root, f"sqlite:///{elsewhere}"), tmp_path / "backup.tar")
     restore_backup(tmp_path / "backup.tar", Home(tmp_path / "new"))
     assert [image_id for image_id, _ in found(Home(tmp_path / "new"))] == [1, 2, 3, 4]
-    with pytest.raises(BadSetting, match="no SQLite file"):
+    with pytest.raises(BadSetting, match="not an SQLite file"):
         create_backup(Home(tmp_path / "other", "sqlite://"), tmp_path / "backup.tar")
 
 

@@ -40,7 +40,17 @@ def picture(name: str, content: str | None = None, folder: str = "/photos") -> N
     content = content or name
     mu = np.full(3, sum(map(ord, content)), np.float32)
     facts = FileStat(f"{folder}/{name}", size=len(content), mtime_ns=1_000_000_007)
-    return NewImage(content.rjust(64, "0"), len(content), "PNG", 8, 6, facts, mu, -mu, 0.25)
+    return NewImage(
+        sha256=content.rjust(64, "0"),
+        size=len(content),
+        format="PNG",
+        width=8,
+        height=6,
+        file=facts,
+        mu=mu,
+        log_variance=-mu,
+        reconstruction_error=0.25,
+    )
 
 
 @pytest.fixture
@@ -82,7 +92,7 @@ def test_a_stored_picture_is_read_back_whole(catalogue: Catalogue) -> None:
 
 def test_an_encoder_without_a_variance_stores_none(catalogue: Catalogue) -> None:
     new = picture("cat.png")
-    plain = NewImage(new.sha256, new.size, "PNG", 8, 6, new.file, new.mu)
+    plain = NewImage(sha256=new.sha256, size=new.size, format="PNG", width=8, height=6, file=new.file, mu=new.mu)
     (image_id,) = store(catalogue, plain)
     assert catalogue.embeddings.get(image_id, VAE).log_variance is None
     assert [(ids.tolist(), variance) for ids, _, variance in catalogue.embeddings.iterate_chunks(VAE)] == [
@@ -147,7 +157,7 @@ def test_a_batch_with_one_bad_vector_stores_nothing(catalogue: Catalogue) -> Non
     before = catalogue.count_changes()
     good, bad = picture("good.png"), picture("bad.png")
     for mu, error in ((np.zeros(4, np.float32), EncoderMismatch), (np.full(3, np.nan, np.float32), NotFinite)):
-        wrong = NewImage(bad.sha256, bad.size, "PNG", 8, 6, bad.file, mu)
+        wrong = NewImage(sha256=bad.sha256, size=bad.size, format="PNG", width=8, height=6, file=bad.file, mu=mu)
         with pytest.raises(error, match=r"/photos/bad\.png"):
             store(catalogue, good, wrong)
     assert (catalogue.images.count(), catalogue.count_changes()) == (0, before)
@@ -253,7 +263,7 @@ from tests.store.test_catalogue import *
 home = Home(Path(sys.argv[1]))
 with home.lock("index"), Catalogue(home) as catalogue:
     print(store(catalogue, picture("a.png"), picture("b.png")), flush=True)
-    with catalogue.writing() as (connection, change):
+    with catalogue.begin_write() as (connection, change):
         print("holding", flush=True)
         time.sleep(60)
 """
@@ -290,7 +300,8 @@ def test_the_lock_can_be_waited_for(home: Home) -> None:
 
 
 def test_writers_in_several_processes_queue(catalogue: Catalogue, home: Home) -> None:
-    code = "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); from tests.store.test_catalogue import *\n"
+    code = "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
+    code += "from tests.store.test_catalogue import *\n"
     code += "with Catalogue(Home(Path(sys.argv[1]))) as c:\n"
     code += "    for i in range(20): store(c, picture(f'{sys.argv[3]}-{i}.png'))"
     before = catalogue.count_changes()

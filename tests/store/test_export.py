@@ -55,12 +55,22 @@ def settings(home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
 def picture(number: int) -> NewImage:
     mu = np.array([number / 3, 1e-8, -2], np.float32)
     facts = FileStat(f"/photos/{number}.png", 1, 1)
-    return NewImage(f"{number:064}", 10 * number, "PNG", 8, 9, facts, mu, -mu)
+    return NewImage(
+        sha256=f"{number:064}", size=10 * number, format="PNG", width=8, height=9, file=facts, mu=mu, log_variance=-mu
+    )
 
 
 def plain(number: int) -> NewImage:
     facts = FileStat(f"/photos/{number}.png", 1, 1)
-    return NewImage(f"{number:064}", 1, "PNG", 8, 9, facts, np.array([number, 0], np.float32))
+    return NewImage(
+        sha256=f"{number:064}",
+        size=1,
+        format="PNG",
+        width=8,
+        height=9,
+        file=facts,
+        mu=np.array([number, 0], np.float32),
+    )
 
 
 MU = np.array([[n / 3, 1e-8, -2] for n in (1, 2, 3, 4, 5)], np.float32)
@@ -139,7 +149,8 @@ def test_what_cannot_be_written_is_named_and_leaves_nothing(settings: Settings, 
             export_embeddings(settings, Path(output))
     code = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))\n"
-        "from pathlib import Path; from simile.core.settings import load_settings; from simile.indexer.maintenance.export import export_embeddings\n"
+        "from pathlib import Path; from simile.core.settings import load_settings\n"
+        "from simile.indexer.maintenance.export import export_embeddings\n"
         "export_embeddings(load_settings(home=sys.argv[1]), Path('old.csv'))"
     )
     with Catalogue(Home(settings.home)) as catalogue:

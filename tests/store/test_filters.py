@@ -51,7 +51,15 @@ def catalogue(home: Home) -> Iterator[Catalogue]:
 def picture(n: int) -> NewImage:
     side, kind, suffix = (100, "odd", "png") if n % 2 else (200, "even", "jpeg")
     facts = FileStat(f"/photos/{kind}/{n}.{suffix}", n * 1000, nanoseconds(FIRST + timedelta(days=n - 1)))
-    return NewImage(f"{n:064}", n * 1000, suffix, side, side // 2, facts, np.array([n, 0], np.float32))
+    return NewImage(
+        sha256=f"{n:064}",
+        size=n * 1000,
+        format=suffix,
+        width=side,
+        height=side // 2,
+        file=facts,
+        mu=np.array([n, 0], np.float32),
+    )
 
 
 def nanoseconds(moment: datetime) -> int:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from simile.core.errors import HomeOutdated
 from simile.core.settings import Settings, load_settings
 from simile.images.encoding import encode_png
-from simile.images.transforms import Pixels, Preprocessing
+from simile.images.formats import Pixels
+from simile.images.transforms import Preprocessing
 from simile.indexer.maintenance.rebuild import rebuild_index
 from simile.indexer.maintenance.status import read_status
 from simile.indexer.maintenance.verify import verify_home
@@ -80,7 +81,7 @@ def first_encoder(home: Home) -> TrainedEncoder:
     weights = {old_names.get(name, name): tensor for name, tensor in network.state_dict().items()}
     description = EncoderDescription(
         architecture={"image_size": 16, "channels": 1, "latent_dim": 4, "width": 4, "kind": "convolutional-vae"},
-        preprocessing=Preprocessing(16, 1).to_dict(),
+        preprocessing=Preprocessing(image_size=16, channels=1).to_dict(),
         metric="cosine",
         index_dims=None,
         recipe={"name": "vae"},
@@ -142,7 +143,7 @@ def test_an_upgrade_that_finds_no_space_loses_nothing(settings: Settings, limit:
     code = (
         "import resource, sys; from pathlib import Path\n"
         "from simile.store.home import Home; from simile.store.database.schema import upgrade_schema\n"
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); upgrade(Home(Path(sys.argv[1])))"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); upgrade_schema(Home(Path(sys.argv[1])))"
     )
     home = Home(settings.home)
     with sqlite3.connect(home.catalogue_path) as reader:  # so that SQLite's index of the log is there

@@ -15,10 +15,9 @@ import pytest
 from simile.core.errors import EncoderMismatch, NothingIndexed
 from simile.core.records import FileStat
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.records import NewImage
+from simile.store.catalogue.records import NewImage, WrittenSegment
 from simile.store.home import Home
 from simile.store.index.index import ImageDistances, Index
-from simile.store.index.segments import WrittenSegment
 
 VAE, OTHER = "a" * 64, "b" * 64
 
@@ -39,7 +38,16 @@ def index(catalogue: Catalogue) -> Index:
 def add(catalogue: Catalogue, *at: float, encoder: str = VAE) -> list[int]:
     """Stores one picture for each place on a line, (place, 0)."""
     pictures = [
-        NewImage(f"{x:064}", 1, "PNG", 8, 8, FileStat(f"/{x}.png", 1, 1), np.array([x, 0], np.float32)) for x in at
+        NewImage(
+            sha256=f"{x:064}",
+            size=1,
+            format="PNG",
+            width=8,
+            height=8,
+            file=FileStat(f"/{x}.png", 1, 1),
+            mu=np.array([x, 0], np.float32),
+        )
+        for x in at
     ]
     return catalogue.images.add_batch(pictures, encoder, "eager")
 
@@ -57,7 +65,7 @@ def test_an_empty_home_says_what_to_do(home: Home, catalogue: Catalogue, index: 
 def test_a_home_without_an_encoder_says_what_to_do(home: Home) -> None:
     with Catalogue(home) as catalogue:
         for verb in (Index(catalogue).publish, Index(catalogue).rebuild, Index(catalogue).count_pending):
-            with pytest.raises(NothingIndexed, match="no encoder"):
+            with pytest.raises(NothingIndexed, match="no active encoder"):
                 verb()
         assert len(Index(catalogue)) == 0
 
@@ -100,7 +108,15 @@ def test_answers_do_not_depend_on_what_is_published(
 def test_a_vector_that_changed_is_found_at_its_new_place_only(catalogue: Catalogue, index: Index) -> None:
     (image_id,) = add(catalogue, 1)
     index.publish()
-    moved = NewImage(f"{1:064}", 1, "PNG", 8, 8, FileStat("/1.png", 1, 1), np.array([9, 0], np.float32))
+    moved = NewImage(
+        sha256=f"{1:064}",
+        size=1,
+        format="PNG",
+        width=8,
+        height=8,
+        file=FileStat("/1.png", 1, 1),
+        mu=np.array([9, 0], np.float32),
+    )
     catalogue.images.add_batch([moved], VAE, "eager")
     assert at(index, 1) == [(image_id, 8.0)]
     assert index.range(np.array([[1, 0]], np.float32), 7)[0] == []
@@ -267,6 +283,8 @@ def test_a_segment_that_covers_less_never_takes_the_place_of_a_newer_one(catalog
     catalogue.images.delete(1)
     index.publish()
     before = catalogue.get_state().segment_id
-    catalogue.segments.publish(VAE, WrittenSegment(old.kind, old.file, old.rows, old.sha256, {}), old.change)
+    catalogue.segments.publish(
+        VAE, WrittenSegment(kind=old.kind, file=old.file, rows=old.rows, sha256=old.sha256, details={}), old.change
+    )
     assert catalogue.get_state().segment_id == before
     assert at(index, 0) == at(Index(catalogue), 0) == [(2, 5.0)]

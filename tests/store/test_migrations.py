@@ -54,7 +54,9 @@ def home(tmp_path: Path) -> Home:
     with Catalogue(home) as catalogue:
         catalogue.encoders.register("a" * 64, "first", "vae", dimensions=2)
         catalogue.images.add_batch(
-            [NewImage("0" * 64, 1, "PNG", 8, 8, facts, np.ones(2, np.float32))], "a" * 64, "eager"
+            [NewImage(sha256="0" * 64, size=1, format="PNG", width=8, height=8, file=facts, mu=np.ones(2, np.float32))],
+            "a" * 64,
+            "eager",
         )
     return home
 
@@ -105,10 +107,18 @@ def test_a_reader_of_nothing_makes_nothing(tmp_path: Path) -> None:
     assert not home.root.exists()
 
 
+IMPORTS = """
+import sys
+from pathlib import Path
+from simile.store.home import Home
+from simile.store.database.schema import check_schema, upgrade_schema
+home = Home(Path(sys.argv[1]))
+"""
+
+
 @pytest.mark.real_processes
 def test_a_current_catalogue_is_left_alone_and_alembic_stays_away(home: Home) -> None:
-    code = "import sys; from pathlib import Path; from simile.store.home import Home; from simile.store.database.schema import check_schema, upgrade_schema\n"
-    code += "home = Home(Path(sys.argv[1])); check(home); upgrade(home); print('alembic' in sys.modules)"
+    code = IMPORTS + "check_schema(home); upgrade_schema(home); print('alembic' in sys.modules)"
     with home.lock("index"):  # another process works on it
         done = subprocess.run([sys.executable, "-c", code, home.root], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
@@ -116,8 +126,7 @@ def test_a_current_catalogue_is_left_alone_and_alembic_stays_away(home: Home) ->
 
 
 def test_several_processes_may_make_one_home_at_once(tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from simile.store.home import Home; from simile.store.database.schema import check_schema, upgrade_schema\n"
-    code += "home = Home(Path(sys.argv[1])); upgrade(home); check(home)"
+    code = IMPORTS + "upgrade_schema(home); check_schema(home)"
     processes = [subprocess.Popen([sys.executable, "-c", code, tmp_path / "home"]) for _ in range(4)]
     assert [process.wait() for process in processes] == [0] * 4
 

@@ -24,7 +24,7 @@ from simile.store.catalogue.records import NewImage, SegmentRecord
 from simile.store.database.tables import DeletionRow
 from simile.store.home import Home
 from simile.store.index.index import Index
-from simile.store.index.segments import get_segment_hashes, open_segment
+from simile.store.index.segments import open_segment
 
 FIRST, SECOND = "a" * 64, "b" * 64
 ROWS = 1500
@@ -71,7 +71,7 @@ def catalogue(home: Home) -> Iterator[Catalogue]:
 
 def picture(n: int, sign: int = 1) -> NewImage:
     at = np.array([n // 10 + n % 10 / 100, n % 7], np.float32) * sign
-    return NewImage(f"{n:064}", 1, "PNG", 8, 8, FileStat(f"/{n}.png", 1, 1), at)
+    return NewImage(sha256=f"{n:064}", size=1, format="PNG", width=8, height=8, file=FileStat(f"/{n}.png", 1, 1), mu=at)
 
 
 def current(catalogue: Catalogue) -> SegmentRecord:
@@ -92,11 +92,8 @@ def test_what_was_chosen_and_measured_stands_with_the_segment(catalogue: Catalog
     assert 1 <= details["nprobe"] <= details["nlist"] and details["sample"]["queries"] == 1000
     assert details["memory_bytes"] > ROWS * 2 and details["build_seconds"] > 0
     assert details["disk_bytes"] == sum(path.stat().st_size for path in home.segments.iterdir())
-    assert (
-        set(get_segment_hashes(segment))
-        == {path.name for path in home.segments.iterdir()}
-        == catalogue.segments.get_file_names()
-    )
+    names = {path.name for path in home.segments.iterdir()}
+    assert set(segment.file_hashes) == names == catalogue.segments.get_file_names()
     Index(catalogue).rebuild(kind="exact")
     assert current(catalogue).kind == current(catalogue).details["kind"] == "exact"
     assert current(catalogue).details["recall"] == 1.0
@@ -286,7 +283,9 @@ def test_a_full_disk_while_building_leaves_the_old_segment(published: Home) -> N
     code = """if True:
         import resource, signal, sys; from pathlib import Path
         from simile.core.errors import HomeNotWritable
-        from simile.store.catalogue.catalogue import Catalogue; from simile.store.home import Home; from simile.store.index.index import Index
+        from simile.store.catalogue.catalogue import Catalogue
+        from simile.store.home import Home
+        from simile.store.index.index import Index
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         with Catalogue(Home(Path(sys.argv[1]))) as catalogue:
             index = Index(catalogue)

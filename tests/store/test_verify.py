@@ -52,7 +52,16 @@ def home(tmp_path: Path) -> Home:
 
 def picture(number: int, folder: str = "/photos") -> NewImage:
     mu = np.array([number, 1, 2], np.float32)
-    return NewImage(f"{number:064}", 1, "PNG", 8, 8, FileStat(f"{folder}/{number}.png", 1, 1), mu, -mu)
+    return NewImage(
+        sha256=f"{number:064}",
+        size=1,
+        format="PNG",
+        width=8,
+        height=8,
+        file=FileStat(f"{folder}/{number}.png", 1, 1),
+        mu=mu,
+        log_variance=-mu,
+    )
 
 
 def execute(home: Home, *statements: str) -> None:
@@ -173,9 +182,7 @@ def test_a_home_that_others_write_to_is_whole_at_every_moment(home: Home) -> Non
 
 def test_an_image_that_is_deleted_and_there_is_found(home: Home) -> None:
     execute(home, "INSERT INTO deletions VALUES (3, 99)")
-    assert [problem.description for problem in find_problems(home)] == [
-        "Image 3 was deleted and is there all the same."
-    ]
+    assert [problem.description for problem in find_problems(home)] == ["Image 3 was deleted and still exists."]
 
 
 def test_many_problems_of_one_sort_are_shortened(home: Home) -> None:
@@ -331,4 +338,4 @@ def test_references_into_nowhere_and_a_damaged_file_are_found(home: Home) -> Non
         connection.exec_driver_sql("UPDATE locations SET image_id = 99 WHERE image_id = 1")
     (problem,) = find_problems(home)
     assert problem.kind == "database"
-    assert "row 1 of locations points to a row of images" in problem.description
+    assert "row 1 of locations refers to a row of images" in problem.description

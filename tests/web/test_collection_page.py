@@ -138,7 +138,7 @@ def test_pictures_are_added_with_what_became_of_each(page: Any, address: str, tm
     page.goto("/collection")
     page.set_input_files("#add", sorted(tmp_path.glob("*.png")))
     page.get_by_text("5 of 5 · 3 added · 1 there already · 1 refused").wait_for()
-    assert "notes.png\nnot a picture" in page.inner_text(".arrivals .refused")
+    assert "notes.png\nnot an image" in page.inner_text(".arrivals .refused")
     assert "is there already: image 7" in page.inner_text(".arrivals .known")
     page.wait_for_function("() => document.querySelector('.wide-bar h1').innerText.includes('123')")
     assert sorted(page.locator("#hits .name").all_inner_texts()[:3]) == [f"<i>new {n}.png" for n in range(3)]

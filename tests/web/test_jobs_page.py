@@ -79,7 +79,7 @@ def test_a_job_is_begun_watched_and_tells_what_it_set_aside(
         card.get_by_text("2 files set aside").click()
         card.locator(".failures li").nth(1).wait_for()
         set_aside = card.locator(".failures").inner_text()
-        assert "notes.png\nnot a picture" in set_aside and "<i>empty.jpg\n" in set_aside
+        assert "notes.png\nnot an image" in set_aside and "<i>empty.jpg\n" in set_aside
         assert page.get_by_role("button", name="Index it").is_enabled()
         page.get_by_role("link", name="Look at the collection").wait_for()
 

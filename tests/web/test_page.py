@@ -228,7 +228,7 @@ def test_a_bad_file_is_explained_and_the_next_one_works(page: Any, one_digit: Pa
     drop_or_paste(page, "drop", "заметки.txt", b"dear diary")
     alert = page.get_by_role("alert")
     alert.wait_for()
-    assert "заметки.txt: not a picture" in alert.inner_text()
+    assert "заметки.txt: not an image" in alert.inner_text()
     page.set_input_files("#file", one_digit)
     page.locator("#hits li").first.wait_for()
     assert alert.count() == 0
@@ -271,7 +271,7 @@ def test_everything_works_without_javascript(browser: Any, address: str, one_dig
         page.goto("/")
         page.set_input_files("#file", {"name": "notes.jpg", "mimeType": "image/jpeg", "buffer": b"dear diary"})
         page.get_by_role("button", name="Find similar").click()
-        assert "notes.jpg: not a picture" in page.get_by_role("alert").inner_text()
+        assert "notes.jpg: not an image" in page.get_by_role("alert").inner_text()
 
 
 def test_the_page_s_errors_are_pages_with_the_right_status(home_with_digits: Settings) -> None:
@@ -285,7 +285,7 @@ def test_the_page_s_errors_are_pages_with_the_right_status(home_with_digits: Set
             (client.get("/?image_id=1&where=nonsense"), 422, "class=shirt"),
             (client.get("/?" + "&".join(f"positive_id={n}" for n in range(1, 40))), 422, "at most 32"),
             (client.post("/"), 422, "has no field `file`"),
-            (client.post("/", files={"file": ("a.jpg", b"<script>")}), 422, "not a picture"),
+            (client.post("/", files={"file": ("a.jpg", b"<script>")}), 422, "not an image"),
             (client.post("/", files={"file": ("<b>.jpg", b"text")}), 422, "&lt;b&gt;.jpg"),
             (client.post("/", files={"file": ("a.jpg", bytes(20_000))}), 413, "SIMILE_MAX_BYTES"),
             (client.post("/", files={"file": ("a.jpg", bytes(200_000))}), 413, "SIMILE_MAX_BYTES"),

@@ -177,7 +177,7 @@ class Client(Transport):
 
     def neighbours(self, image_id: int, **options: Unpack[ClientSearchOptions]) -> SearchResponseJson:
         """The images most similar to an indexed one."""
-        return self._request_json("GET /v1/images/{image_id}/neighbours", asked=options, image_id=image_id)
+        return self._request_json("GET /v1/images/{image_id}/neighbours", query_params=options, image_id=image_id)
 
     def duplicates(
         self,

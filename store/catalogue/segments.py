@@ -1,0 +1,77 @@
+"""Segments: the rows of published indexes, and the pointer to the current one. Their files: store/index/segments.py."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from simile.core.errors import HomeBusy
+from simile.store.catalogue.records import SegmentRecord, WrittenSegment
+from simile.store.database.tables import DeletionRow, SegmentRow, StateRow, utc_now
+from simile.store.database.transactions import Repository, read_state
+
+RETAINED_SEGMENTS = 2  # the current one, and the previous one for a process that is just opening it
+
+
+class SegmentRepository(Repository):
+    """Queries and updates of segments."""
+
+    def find(self, segment_id: int) -> SegmentRecord | None:
+        """Return a segment, or None if it has been deleted."""
+        with self.database.begin_read() as connection:
+            return find_segment_record(connection, segment_id)
+
+    def publish(self, encoder: str, written: WrittenSegment, change: int, *, activate: bool = False) -> set[str]:
+        """Make a written segment the current one.
+
+        The row and the pointer are written in one transaction. A segment that covers less than the current one is not
+        published, because the deletions that it misses are already forgotten.
+
+        Args:
+            encoder: The encoder's fingerprint.
+            written: The segment's files.
+            change: The last change that the segment covers.
+            activate: Whether the same transaction makes the encoder active.
+
+        Returns:
+            Names of the files in segments/ that are in use.
+
+        Raises:
+            HomeBusy: There is a newer segment, so the encoder can't be made active.
+        """
+        with self.database.begin_write() as (connection, _):
+            current_id = read_state(connection).segment_id
+            current = None if current_id is None else find_segment_record(connection, current_id)
+            if current is None or current.change <= change:
+                # Deletions since the current segment are kept: other processes search that one until they have opened
+                # the new one, and these deletions bring it up to date.
+                since = change if current is None else current.change
+                values = {**vars(written), "encoder": encoder, "change": change, "created_at": utc_now()}
+                values["details"] = written.details | {"deletions_since": since}
+                segment_id = connection.execute(insert(SegmentRow).values(values).returning(SegmentRow.id)).scalar_one()
+                pointers = {"segment_id": segment_id} | ({"active_encoder": encoder} if activate else {})
+                connection.execute(update(StateRow).values(pointers))
+                connection.execute(delete(DeletionRow).where(DeletionRow.change <= since))
+            elif activate:
+                raise HomeBusy("Another process has published a newer segment. Run the command again.")
+            # Delete the rows of old segments.
+            newest = select(SegmentRow.id).order_by(SegmentRow.id.desc()).limit(RETAINED_SEGMENTS)
+            retained = list(connection.scalars(newest))
+            connection.execute(delete(SegmentRow).where(SegmentRow.id.not_in(retained)))
+            return read_files_in_use(connection)
+
+    def get_file_names(self) -> set[str]:
+        """Return the names of the files in segments/ that are in use."""
+        with self.database.begin_read() as connection:
+            return read_files_in_use(connection)
+
+
+def find_segment_record(connection: Connection, segment_id: int) -> SegmentRecord | None:
+    """Return a segment, or None if it has been deleted."""
+    row = connection.execute(select(SegmentRow.__table__).where(SegmentRow.id == segment_id)).one_or_none()
+    return None if row is None else SegmentRecord(**row._mapping)
+
+
+def read_files_in_use(connection: Connection) -> set[str]:
+    """Return the names of all files of all segments in the catalogue."""
+    rows = connection.execute(select(SegmentRow.__table__))
+    return {name for row in rows for name in SegmentRecord(**row._mapping).file_hashes}
