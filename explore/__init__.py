@@ -1,1 +1,1 @@
-"""What a latent space is for: morphs, attributes, samples, outliers. Every function takes a Searcher."""
+"""Tools for the latent space: morphs, attributes, samples, maps, outliers and compression."""

@@ -30,11 +30,10 @@ from simile.core.records import FloatArray
 from simile.core.settings import load_settings
 from simile.explore.attributes.directions import AttributeExamples, learn_attribute
 from simile.explore.latent.aggregate_posterior import load_aggregate_posterior
-from simile.explore.latent.arithmetic import mix_latents, offset_dimensions
 from simile.explore.latent.inputs import LatentPoint, decode_latents
-from simile.explore.latent.interpolation import make_morph
+from simile.explore.latent.interpolation import make_morph, mix_latents
 from simile.explore.latent.sampling import generate_images
-from simile.explore.latent.traversal import LatentRange, measure_latent_range
+from simile.explore.latent.traversal import LatentRange, measure_latent_range, offset_dimensions
 from simile.images.encoding import encode_png
 from simile.search import attributes
 from simile.search.attributes import shift_by_attributes

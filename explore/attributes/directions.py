@@ -1,9 +1,9 @@
-"""Attributes: a direction in the latent space that two sets of pictures differ by, and how well it tells them apart.
+"""Attributes: the latent direction that separates two sets of images, and how well it separates them.
 
-Two directions of one thing. raw: the difference of the means (White 2016, arXiv 1609.04468), for painting: a step of 1
-takes the average picture without it to the average picture with it. whitened: the same divided by the covariance within
-the classes (Fisher's discriminant; covariance shrunk as in Ledoit and Wolf 2004), for ranking: it looks away from what
-varies anyway.
+Each attribute has two directions. raw: the difference of the means (White 2016, arXiv 1609.04468), for rendering: a
+step of 1 moves the average image without the attribute to the average image with it. whitened: the same, multiplied by
+the inverse covariance within the classes (Fisher's discriminant; covariance shrunk as in Ledoit and Wolf 2004), for
+ranking: it gives little weight to dimensions that vary within both classes.
 """
 
 from __future__ import annotations
@@ -19,15 +19,23 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from simile.core.errors import TooFewPictures
 from simile.core.records import FloatArray
-from simile.search.attributes import Attribute, Float64Array, check_attribute_name
+from simile.explore.arrays import Float64Array
+from simile.search.attributes import Attribute, check_attribute_name
 
 CROSS_VALIDATION_FOLDS = 5
-MIN_EXAMPLES_PER_SIDE = 2 * CROSS_VALIDATION_FOLDS  # different pictures on each side: two for each fold
+MIN_EXAMPLES_PER_SIDE = 2 * CROSS_VALIDATION_FOLDS  # different images with and without: two of each for every fold
 
 
 @dataclass(frozen=True, eq=False)
 class AttributeExamples:
-    """Pictures with and without something. mu: (n, d); has: (n,) bool; digests: SHA-256 of each, for copies."""
+    """Images with and without an attribute.
+
+    Attributes:
+        mu: Latent vectors (n, d).
+        is_positive: Whether each image has the attribute, (n,).
+        digests: A hash of each file; files with the same hash are copies.
+        unreadable: Number of files that could not be read.
+    """
 
     mu: FloatArray
     is_positive: NDArray[np.bool_]
@@ -37,8 +45,12 @@ class AttributeExamples:
 
 @dataclass(frozen=True)
 class AttributeEntanglement:
-    """What else moves. cosine: of the raw directions, measured by the covariance, -1 to 1. change: by how much the
-    other's score changes when this one is pushed by 1.
+    """How much another attribute moves with an attribute.
+
+    Attributes:
+        name: Name of the other attribute.
+        cosine: Cosine of the two raw directions under the within-class covariance, -1 to 1.
+        change: Change of the other attribute's score for a step of 1 along this one.
     """
 
     name: str
@@ -47,29 +59,41 @@ class AttributeEntanglement:
 
 
 def learn_attribute(name: str, encoder: str, examples: AttributeExamples, seed: int = 0) -> Attribute:
-    """The attribute that tells the examples apart. Raises BadSetting, TooFewPictures."""
+    """Learn both directions of an attribute, and measure their held-out AUC by cross-validation.
+
+    Args:
+        encoder: Fingerprint of the encoder of the examples.
+        seed: Draws the folds.
+
+    Raises:
+        BadSetting: A name that is not allowed.
+        TooFewPictures.
+    """
     check_attribute_name(name)
-    kept, contradictory = _remove_contradictions(examples)
-    mu, has, groups = kept
-    for which, side in (("positive", has), ("negative", ~has)):
-        count = len(np.unique(groups[side]))
+    # Remove images that are on both sides. Copies form a group, which is never split between folds.
+    _, groups = np.unique(np.asarray(examples.digests), return_inverse=True)
+    contradictory = np.intersect1d(groups[examples.is_positive], groups[~examples.is_positive])
+    is_kept = ~np.isin(groups, contradictory)
+    mu, is_positive, groups = examples.mu[is_kept].astype(np.float64), examples.is_positive[is_kept], groups[is_kept]
+    for side, is_member in (("positive", is_positive), ("negative", ~is_positive)):
+        count = len(np.unique(groups[is_member]))
         if count < MIN_EXAMPLES_PER_SIDE:
             raise TooFewPictures(
-                f"{count} different {which} pictures are too few: give at least {MIN_EXAMPLES_PER_SIDE} of each side."
+                f"{count} different {side} images are too few: give at least {MIN_EXAMPLES_PER_SIDE} on each side."
             )
-    found = _cross_validate(mu, has, groups, seed)
-    raw, whitened, centre = compute_directions(mu, has)
+    fold_aucs = _cross_validate(mu, is_positive, groups, seed)
+    raw, whitened, centre = compute_directions(mu, is_positive)
     return Attribute(
         name=name,
         encoder=encoder,
         raw=raw,
         whitened=whitened,
         centre=centre,
-        auc={which: float(np.mean(values)) for which, values in found.items()},
-        spread={which: float(np.std(values)) for which, values in found.items()},
-        positives=int(has.sum()),
-        negatives=int((~has).sum()),
-        contradictory=contradictory,
+        auc={direction: float(np.mean(values)) for direction, values in fold_aucs.items()},
+        spread={direction: float(np.std(values)) for direction, values in fold_aucs.items()},
+        positives=int(is_positive.sum()),
+        negatives=int((~is_positive).sum()),
+        contradictory=len(contradictory),
         unreadable=examples.unreadable,
         seed=seed,
     )
@@ -78,43 +102,33 @@ def learn_attribute(name: str, encoder: str, examples: AttributeExamples, seed: 
 def compute_directions(
     mu: Float64Array, is_positive: NDArray[np.bool_]
 ) -> tuple[Float64Array, Float64Array, Float64Array]:
-    """The raw and the whitened direction, and the centre, (d,) each, of mu (n, d)."""
-    with_it, without = mu[is_positive].mean(0), mu[~is_positive].mean(0)
-    within = np.where(is_positive[:, None], mu - with_it, mu - without)
-    covariance = LedoitWolf(assume_centered=True).fit(within).covariance_
-    raw = with_it - without
-    return raw, np.linalg.solve(covariance, raw), (with_it + without) / 2
+    """Return the raw direction, the whitened direction and the centre, (d,) each, of examples mu (n, d)."""
+    positive_mean, negative_mean = mu[is_positive].mean(0), mu[~is_positive].mean(0)
+    residuals = mu - np.where(is_positive[:, None], positive_mean, negative_mean)
+    covariance = LedoitWolf(assume_centered=True).fit(residuals).covariance_
+    raw = positive_mean - negative_mean
+    return raw, np.linalg.solve(covariance, raw), (positive_mean + negative_mean) / 2
 
 
 def find_entangled_attributes(attribute: Attribute, others: Sequence[Attribute]) -> list[AttributeEntanglement]:
-    """What of the others moves when this one is pushed, the strongest first."""
-    found = []
+    """Measure how much each of the other attributes moves with this one, the largest change first."""
+    entangled = []
     for other in others:
-        length = np.sqrt((attribute.raw @ attribute.whitened) * (other.raw @ other.whitened))
-        along = attribute.raw @ other.whitened
-        cosine = float(np.clip(along / length, -1, 1))
-        found.append(AttributeEntanglement(other.name, cosine, float(along / (other.raw @ other.whitened))))
-    return sorted(found, key=lambda drag: -abs(drag.change))
-
-
-def _remove_contradictions(
-    examples: AttributeExamples,
-) -> tuple[tuple[Float64Array, NDArray[np.bool_], NDArray[np.int64]], int]:
-    """(mu, has, group of copies) without pictures that stand on both sides, and how many those are."""
-    _, groups = np.unique(np.asarray(examples.digests), return_inverse=True)
-    both = np.intersect1d(groups[examples.is_positive], groups[~examples.is_positive])
-    kept = ~np.isin(groups, both)
-    return (examples.mu[kept].astype(np.float64), examples.is_positive[kept], groups[kept]), len(both)
+        product = attribute.raw @ other.whitened
+        other_norm = other.raw @ other.whitened
+        cosine = np.clip(product / np.sqrt((attribute.raw @ attribute.whitened) * other_norm), -1, 1)
+        entangled.append(AttributeEntanglement(other.name, float(cosine), float(product / other_norm)))
+    return sorted(entangled, key=lambda entanglement: -abs(entanglement.change))
 
 
 def _cross_validate(
     mu: Float64Array, is_positive: NDArray[np.bool_], groups: NDArray[np.int64], seed: int
 ) -> dict[str, list[float]]:
-    """The area under the ROC curve of each direction in each fold, learned on the others; copies are never parted."""
-    found: dict[str, list[float]] = {"raw": [], "whitened": []}
-    parts = StratifiedGroupKFold(CROSS_VALIDATION_FOLDS, shuffle=True, random_state=seed)
-    for known, asked in parts.split(mu, is_positive, groups):
-        raw, whitened, _ = compute_directions(mu[known], is_positive[known])
-        for which, direction in (("raw", raw), ("whitened", whitened)):
-            found[which].append(float(roc_auc_score(is_positive[asked], mu[asked] @ direction)))
-    return found
+    """Return by direction the area under the ROC curve on each fold, learned on the other folds."""
+    aucs: dict[str, list[float]] = {"raw": [], "whitened": []}
+    folds = StratifiedGroupKFold(CROSS_VALIDATION_FOLDS, shuffle=True, random_state=seed)
+    for training, held_out in folds.split(mu, is_positive, groups):
+        raw, whitened, _ = compute_directions(mu[training], is_positive[training])
+        for name, direction in (("raw", raw), ("whitened", whitened)):
+            aucs[name].append(float(roc_auc_score(is_positive[held_out], mu[held_out] @ direction)))
+    return aucs

@@ -1,6 +1,6 @@
-"""Compression: the latents of pictures, quantised and entropy-coded; what the lecture calls a non-linear PCA.
+"""Compression of images: their latents, quantised and entropy-coded. The lecture calls this a non-linear PCA.
 
-A picture comes back as its encoder remembers it: what the latent does not hold is lost, at any number of bytes.
+A decompressed image is its reconstruction: details that are not in the latent are lost at any bit rate.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from simile.core.errors import BadSetting, TooFewPictures
 from simile.core.records import Failure, FloatArray
+from simile.explore.arrays import Float64Array, OnProgress
 from simile.explore.compression.quantization import (
     BIT_PRICE,
     FrequencyTables,
@@ -25,31 +25,41 @@ from simile.explore.compression.quantization import (
     Symbols,
     round_to_symbols,
 )
-from simile.explore.latent.measurements import OnProgress
+from simile.explore.latent.measurements import get_content_slices
 from simile.images.formats import Limits, Pixels
 from simile.images.loading.loader import PreparedImage, prepare_files
 from simile.images.transforms import scale_to_unit
 from simile.models.inference.encoder import TrainedEncoder
 
-Float64Array = NDArray[np.float64]
+# From a delta to the quantiser, the symbols (n, d), and the mean bytes of an image.
 FitFunction = Callable[[float], tuple[LatentQuantiser, Symbols, float]]
 
-SENSITIVITY_SAMPLE_SIZE = 32  # pictures on which a dimension's effect is measured
-DELTA_SAMPLE_SIZE = 128  # pictures on which delta is looked for
-BISECTION_STEPS = 9
-REFINED_BISECTION_STEPS = 4
-REFINE_BATCH_SIZE = 128  # pictures refined together
-LEARNING_RATE, MOMENTUM = 0.05, 0.9  # in units of what would reach the bottom in one step
-MAX_ROUNDING_OFFSET = 0.45  # of a step: what is farther from its symbol was moved there for its bits
-MAX_DELTA_CORRECTIONS = 4  # of delta, by what all pictures take
-BUDGET_TOLERANCE, BUDGET_AIM = 0.985, 0.995  # of the bytes wanted: near enough, and what a correction is for
-DELTA_GROWTH, MAX_DELTA = 1.1, 1e3  # where no correction was enough
-DEFAULT_DELTA = 1.0  # where nothing else is asked for: a step changes a picture of values in [0, 1] by 1 in all
+SENSITIVITY_SAMPLE_SIZE = 32  # images that measure the influence of each dimension
+DELTA_SAMPLE_SIZE = 128  # images for the search of delta
+BISECTION_STEPS = 9  # over six decades: within 3 %
+REFINED_BISECTION_STEPS = 4  # over the small interval around a first result
+REFINE_BATCH_SIZE = 128  # images refined together
+LEARNING_RATE, MOMENTUM = 0.05, 0.9  # the rate as a fraction of the step that would reach the minimum at once
+MAX_ROUNDING_OFFSET = 0.45  # steps from a symbol at most, so that rounding gives the symbol again
+MAX_DELTA_CORRECTIONS = 4
+BUDGET_TOLERANCE, BUDGET_AIM = 0.985, 0.995  # fractions of the budget: close enough, and target of a correction
+DELTA_GROWTH, MAX_DELTA = 1.1, 1e3  # if no correction is within the budget
+DEFAULT_DELTA = 1.0  # a step changes an image of values in [0, 1] by 1 in all
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class CompressedImages:
-    """Pictures as an archive holds them. sizes: (width, height) of each. failures: files that could not be read."""
+    """The content of an archive.
+
+    Attributes:
+        encoder: Fingerprint of the encoder.
+        quantiser: Quantiser of the latents.
+        tables: Frequency tables of the symbols.
+        symbols: Symbols (n, d).
+        names: File name of each image.
+        sizes: (width, height) of each image.
+        failures: Files that could not be read; not in the archive.
+    """
 
     encoder: str
     quantiser: LatentQuantiser
@@ -60,7 +70,7 @@ class CompressedImages:
     failures: Sequence[Failure] = ()
 
     def encode_latents(self) -> bytes:
-        """The latents of all pictures, coded."""
+        """Entropy-code the latents of all images."""
         return self.tables.encode(self.symbols)
 
 
@@ -75,56 +85,68 @@ def compress_images(
     delta: float | None = None,
     effort: int = 0,
 ) -> CompressedImages:
-    """The pictures in at most `per_picture` bytes each on average, or with a step that changes a picture by `delta`.
+    """Compress images to a budget of bytes, or with a given quality.
 
-    effort: so many steps of gradient descent on each latent, for what it costs and what is lost together.
-    Raises NoDecoder (from decoding), TooFewPictures where no picture can be read, BadSetting.
+    Args:
+        bytes_per_image: Budget on average; None to use `delta`.
+        delta: Change of an image by one step; None for the default.
+        effort: Steps of gradient descent on each latent, which reduce error and bits together.
+
+    Raises:
+        NoDecoder, BadSetting.
+        TooFewPictures: No image can be read.
     """
     if bytes_per_image is not None and not 1 <= bytes_per_image <= 65536:
-        raise BadSetting(f"bytes can't be {bytes_per_image:g}. Give 1 to 65536 for each picture.")
+        raise BadSetting(f"bytes can't be {bytes_per_image:g}. Give 1 to 65536 for each image.")
     if delta is not None and not 1e-3 <= delta <= 1e3:
         raise BadSetting(f"step can't be {delta:g}. Give 0.001 to 1000; 1 is usual.")
-    pictures, names, sizes, failures = _read_images(encoder, paths, limits, workers, on_progress)
-    mu = encoder.encode(pictures).mu
+    # Encode the images, and measure the influence of each dimension.
+    images, names, sizes, failures = _read_images(encoder, paths, limits, workers, on_progress)
+    mu = encoder.encode(images).mu
     centre, sensitivity = mu.mean(axis=0), measure_sensitivity(encoder, mu[:SENSITIVITY_SAMPLE_SIZE])
-    if bytes_per_image is not None:
-        sample = slice(None, DELTA_SAMPLE_SIZE)
-        plain = _make_fit(encoder, pictures[sample], mu[sample], centre, sensitivity, 0)
-        delta = find_delta(lambda step: plain(step)[2], bytes_per_image)
-        if effort:  # what is refined costs less, at a finer step
-            tried = _make_fit(encoder, pictures[sample], mu[sample], centre, sensitivity, effort)
-            delta = find_delta(
-                lambda step: tried(step)[2], bytes_per_image, (delta / 2, 1.2 * delta), REFINED_BISECTION_STEPS
-            )
-    fit = _make_fit(encoder, pictures, mu, centre, sensitivity, effort)
+    fit = _make_fit(encoder, images, mu, centre, sensitivity, effort)
     if bytes_per_image is None:
         quantiser, symbols, _ = fit(DEFAULT_DELTA if delta is None else delta)
     else:
-        assert delta is not None
+        # Find delta on a sample, first without refinement. Refined symbols cost less, so delta can be smaller.
+        sample = images[:DELTA_SAMPLE_SIZE], mu[:DELTA_SAMPLE_SIZE], centre, sensitivity
+        fit_plain, fit_refined = (_make_fit(encoder, *sample, steps) for steps in (0, effort))
+        delta = find_delta(lambda candidate: fit_plain(candidate)[2], bytes_per_image)
+        if effort:
+            bounds = (delta / 2, 1.2 * delta)
+            measure_bytes: Callable[[float], float] = lambda candidate: fit_refined(candidate)[2]  # noqa: E731
+            delta = find_delta(measure_bytes, bytes_per_image, bounds, REFINED_BISECTION_STEPS)
         quantiser, symbols = _fit_to_budget(fit, delta, bytes_per_image)
     return CompressedImages(
-        encoder.fingerprint, quantiser, FrequencyTables.fit(symbols), symbols, names, sizes, failures
+        encoder=encoder.fingerprint,
+        quantiser=quantiser,
+        tables=FrequencyTables.fit(symbols),
+        symbols=symbols,
+        names=names,
+        sizes=sizes,
+        failures=failures,
     )
 
 
 def measure_sensitivity(encoder: TrainedEncoder, mu: FloatArray) -> Float64Array:
-    """By how much a picture changes with one unit of each dimension, (d,): the root of the summed squares, on average.
+    """Measure the change (d,) of an image with one unit of each dimension: root of the summed squares, on average.
 
-    mu: (n, d) of some pictures; central differences over a tenth of the deviation of each dimension.
+    Args:
+        mu: Latents (n, d) of some images. Central differences over a tenth of each dimension's deviation are used.
     """
-    top, left, height, width = encoder.preprocessing.content_box()
-    found = np.zeros(mu.shape[1])
+    content = get_content_slices(encoder)
+    sensitivity = np.zeros(mu.shape[1])
     for dim, deviation in enumerate(mu.std(axis=0)):
-        if deviation < 1e-6:
+        if deviation < 1e-6:  # the encoder does not use this dimension
             continue
-        ends = np.concatenate([mu, mu])
         step = np.float32(0.1 * deviation)
+        ends = np.concatenate([mu, mu])
         ends[: len(mu), dim] += step
         ends[len(mu) :, dim] -= step
-        seen = encoder.decode(ends)[:, :, top : top + height, left : left + width].astype(np.float64)
-        change = (seen[: len(mu)] - seen[len(mu) :]) / (2 * float(step))
-        found[dim] = np.sqrt(np.square(change).sum(axis=(1, 2, 3)).mean())
-    return found
+        decoded = encoder.decode(ends)[:, :, *content].astype(np.float64)
+        gradient = (decoded[: len(mu)] - decoded[len(mu) :]) / (2 * float(step))
+        sensitivity[dim] = np.sqrt(np.square(gradient).sum(axis=(1, 2, 3)).mean())
+    return sensitivity
 
 
 def find_delta(
@@ -133,7 +155,7 @@ def find_delta(
     bounds: tuple[float, float] = (1e-3, 1e3),
     bisection_steps: int = BISECTION_STEPS,
 ) -> float:
-    """The smallest step of those tried by halving at which pictures take at most `wanted` bytes."""
+    """Find by bisection the smallest delta whose mean bytes of an image are within the budget."""
     low, high = np.log(bounds)
     for _ in range(bisection_steps):
         middle = (low + high) / 2
@@ -145,44 +167,46 @@ def find_delta(
 
 
 def _fit_to_budget(fit: FitFunction, delta: float, budget: float) -> tuple[LatentQuantiser, Symbols]:
-    """The best of the steps tried from delta on, which a sample says roughly: all take at most `wanted` bytes each."""
-    kept: tuple[float, LatentQuantiser, Symbols] | None = None
+    """Fit all images, starting with a delta that was found on a sample; the result is within the budget.
+
+    Returns:
+        Of the fits within the budget, the one with the most bytes.
+    """
+    best: tuple[float, LatentQuantiser, Symbols] | None = None  # (bytes, quantiser, symbols)
     for _ in range(MAX_DELTA_CORRECTIONS):
-        quantiser, symbols, used = fit(delta)
-        if used <= budget and (kept is None or used > kept[0]):
-            kept = used, quantiser, symbols
-        if BUDGET_TOLERANCE * budget <= used <= budget:
+        quantiser, symbols, size = fit(delta)
+        if size <= budget and (best is None or size > best[0]):
+            best = size, quantiser, symbols
+        if BUDGET_TOLERANCE * budget <= size <= budget:
             break
-        delta *= min(2.0, max(0.5, used / (BUDGET_AIM * budget)))  # bytes are about as 1 / delta
-    while kept is None:
+        delta *= min(2.0, max(0.5, size / (BUDGET_AIM * budget)))  # bytes are about proportional to 1 / delta
+    while best is None:
         delta *= DELTA_GROWTH
-        quantiser, symbols, used = fit(delta)
-        if used <= budget or delta > MAX_DELTA:
-            kept = used, quantiser, symbols
-    return kept[1], kept[2]
+        quantiser, symbols, size = fit(delta)
+        if size <= budget or delta > MAX_DELTA:
+            best = size, quantiser, symbols
+    return best[1], best[2]
 
 
 def _make_fit(
     encoder: TrainedEncoder, images: Pixels, mu: FloatArray, centre: FloatArray, sensitivity: Float64Array, effort: int
 ) -> FitFunction:
-    """What comes of a delta: the quantiser, symbols (n, d), and bytes of a picture on average."""
+    """Make the function that quantises these images with a given delta."""
 
-    def at(delta: float) -> tuple[LatentQuantiser, Symbols, float]:
+    def fit(delta: float) -> tuple[LatentQuantiser, Symbols, float]:
         quantiser = LatentQuantiser.from_sensitivity(centre, sensitivity, delta)
         symbols = quantiser.quantise(mu)
         if effort:
-            tables, parts = (
-                FrequencyTables.fit(symbols),
-                [slice(at, at + REFINE_BATCH_SIZE) for at in range(0, len(mu), REFINE_BATCH_SIZE)],
-            )
-            found = (
-                _refine_symbols(encoder, images[part], mu[part], quantiser, symbols[part], tables, delta, effort)
-                for part in parts
-            )
-            symbols = np.concatenate(list(found))
+            tables = FrequencyTables.fit(symbols)
+            batches = [slice(start, start + REFINE_BATCH_SIZE) for start in range(0, len(mu), REFINE_BATCH_SIZE)]
+            refined = [
+                _refine_symbols(encoder, images[rows], mu[rows], quantiser, symbols[rows], tables, delta, effort)
+                for rows in batches
+            ]
+            symbols = np.concatenate(refined)
         return quantiser, symbols, float(FrequencyTables.fit(symbols).count_bits(symbols).mean() / 8)
 
-    return at
+    return fit
 
 
 def _refine_symbols(
@@ -195,31 +219,33 @@ def _refine_symbols(
     delta: float,
     effort: int,
 ) -> Symbols:
-    """Symbols (n, d) for which squared error + price x bits is smaller: those given, where nothing better is found.
+    """Reduce squared error + price x bits of symbols (n, d); symbols without a better alternative stay.
 
-    Gradient descent on each latent (Yang et al., arXiv 2006.04240); the gradient passes rounding as if it were not
-    there. A step of the quantiser changes a picture by delta, so the error's curvature is 2 delta² in each dimension.
+    Gradient descent on each latent (Yang et al., arXiv 2006.04240); the gradient ignores the rounding. A quantiser step
+    changes an image by delta, so the curvature of the error is 2 delta² in each dimension.
     """
     device = encoder.network.variance.device
-    top, left, height, width = encoder.preprocessing.content_box()
-    wanted = torch.from_numpy(scale_to_unit(images)).to(device)[:, :, top : top + height, left : left + width]
-    centre, steps = (torch.from_numpy(part).to(device) for part in (quantiser.centre, quantiser.steps))
-    rates, powers = (torch.from_numpy(part).float().to(device) for part in tables.get_rates_and_powers())
-    start = symbols + np.clip(
-        quantiser.scale(mu) - symbols, -MAX_ROUNDING_OFFSET, MAX_ROUNDING_OFFSET
-    )  # rounded, it is these symbols
-    place = torch.from_numpy(start).float().to(device).requires_grad_(True)
-    best, lowest = torch.round(place.detach()), torch.full((len(symbols),), torch.inf, device=device)
-    optimiser = torch.optim.SGD([place], momentum=MOMENTUM)
+    content = get_content_slices(encoder)
+    target = torch.from_numpy(scale_to_unit(images)).to(device)[:, :, *content]
+    centre, steps = (torch.from_numpy(array).to(device) for array in (quantiser.centre, quantiser.steps))
+    rates, powers = (torch.from_numpy(array).float().to(device) for array in tables.get_rates_and_powers())
+    # Start near the exact latents, but at positions that round to the given symbols.
+    start = symbols + np.clip(quantiser.scale(mu) - symbols, -MAX_ROUNDING_OFFSET, MAX_ROUNDING_OFFSET)
+    positions = torch.from_numpy(start).float().to(device).requires_grad_(True)
+    best, lowest = torch.round(positions.detach()), torch.full((len(symbols),), torch.inf, device=device)
+    optimiser = torch.optim.SGD([positions], momentum=MOMENTUM)
     with torch.enable_grad():
         for step in range(effort + 1):
-            whole = place + (torch.round(place) - place).detach()
-            seen = torch.sigmoid(encoder.network.decode(centre + whole * steps))
-            lost = (seen[:, :, top : top + height, left : left + width] - wanted).square().sum((1, 2, 3))
-            cost = lost + BIT_PRICE * delta**2 * _estimate_bits(whole, rates, powers).sum(1)  # (n,)
+            # Cost of the rounded positions.
+            rounded = positions + (torch.round(positions) - positions).detach()
+            decoded = torch.sigmoid(encoder.network.decode(centre + rounded * steps))[:, :, *content]
+            error = (decoded - target).square().sum((1, 2, 3))
+            cost = error + BIT_PRICE * delta**2 * _estimate_bits(rounded, rates, powers).sum(1)  # (n,)
+            # Keep the best symbols of each image.
             is_better = cost.detach() < lowest
-            lowest[is_better], best[is_better] = cost.detach()[is_better], whole.detach()[is_better]
-            (place.grad,) = torch.autograd.grad(cost.sum(), [place])
+            lowest[is_better], best[is_better] = cost.detach()[is_better], rounded.detach()[is_better]
+            # Descend, with a learning rate that falls along a cosine to a tenth.
+            (positions.grad,) = torch.autograd.grad(cost.sum(), [positions])
             cosine = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / effort))
             optimiser.param_groups[0]["lr"] = LEARNING_RATE * cosine / (2 * delta**2)
             optimiser.step()
@@ -227,27 +253,31 @@ def _refine_symbols(
 
 
 def _estimate_bits(positions: Tensor, rates: Tensor, powers: Tensor) -> Tensor:
-    """What places (n, d) cost beyond 0 by tables of these rates and powers (d,): straight from 0 to 1."""
-    away = positions.abs()
-    found: Tensor = torch.where(away < 1, away, away.clamp_min(1) ** powers) * rates / math.log(2)
-    return found
+    """Estimate the bits of positions (n, d) beyond those of 0, by tables with these rates and powers (d,).
+
+    It is linear between 0 and 1, where a power below 1 would have an infinite gradient.
+    """
+    magnitudes = positions.abs()
+    bits: Tensor = torch.where(magnitudes < 1, magnitudes, magnitudes.clamp_min(1) ** powers) * rates / math.log(2)
+    return bits
 
 
 def _read_images(
     encoder: TrainedEncoder, paths: Sequence[str], limits: Limits, workers: int, on_progress: OnProgress
 ) -> tuple[Pixels, list[str], list[tuple[int, int]], list[Failure]]:
+    """Read all images. Returns their arrays (n, S, S, C), names, sizes, and the failures. Raises TooFewPictures."""
     arrays: list[Pixels] = []
     names: list[str] = []
     sizes: list[tuple[int, int]] = []
     failures: list[Failure] = []
-    for path, found in zip(paths, prepare_files(paths, encoder.preprocessing, limits, workers), strict=True):
-        if isinstance(found, PreparedImage):
-            arrays.append(found.array)
+    for path, result in zip(paths, prepare_files(paths, encoder.preprocessing, limits, workers), strict=True):
+        if isinstance(result, PreparedImage):
+            arrays.append(result.array)
             names.append(Path(path).name)
-            sizes.append((found.width, found.height))
+            sizes.append((result.width, result.height))
         else:
-            failures.append(found)
+            failures.append(result)
         on_progress("reading", len(arrays) + len(failures), len(paths))
     if not arrays:
-        raise TooFewPictures("No picture can be read. Name other files or folders.")
+        raise TooFewPictures("No image can be read. Name other files or folders.")
     return np.stack(arrays), names, sizes, failures

@@ -1,4 +1,4 @@
-"""The aggregate posterior: what the encoder in use said of every picture of the home, together."""
+"""The aggregate posterior: the latent vectors of all indexed images by the active encoder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ from simile.store.index.metric import make_index_vectors
 
 @dataclass(frozen=True)
 class AggregatePosterior:
-    """ids (n,) ascending; mu, sigma (n, d) float32, sigma None for an encoder without a variance."""
+    """The latent vectors of n images.
+
+    Attributes:
+        encoder: The active encoder.
+        ids: Image ids (n,), ascending.
+        mu: Means (n, d), float32.
+        sigma: Standard deviations (n, d), float32; None for an encoder without a variance.
+    """
 
     encoder: EncoderRecord
     ids: Ids
@@ -27,43 +34,42 @@ class AggregatePosterior:
         return len(self.ids)
 
     def get_index_vectors(self) -> FloatArray:
-        """What is compared in a search, (n, d')."""
+        """Return the vectors (n, d') that a search compares."""
         return make_index_vectors(self.mu, self.encoder.index_dims, self.encoder.metric)
 
     def get_sigma(self) -> FloatArray:
-        """sigma (n, d). Raises NoVariance."""
+        """Return sigma (n, d). Raises NoVariance for an encoder without one."""
         if self.sigma is None:
             raise make_no_variance_error(self.encoder.fingerprint)
         return self.sigma
 
     def sample(self, max_count: int, seed: int) -> AggregatePosterior:
-        """At most so many of them, drawn with `seed`, by ascending id."""
+        """Return at most `max_count` random images, ids ascending; the same images for the same seed."""
         if len(self) <= max_count:
             return self
         rows = np.sort(np.random.default_rng(seed).choice(len(self), max_count, replace=False))
-        return AggregatePosterior(
-            self.encoder, self.ids[rows], self.mu[rows], None if self.sigma is None else self.sigma[rows]
-        )
+        sigma = None if self.sigma is None else self.sigma[rows]
+        return AggregatePosterior(self.encoder, self.ids[rows], self.mu[rows], sigma)
 
 
 def load_aggregate_posterior(searcher: Searcher) -> AggregatePosterior:
-    """Read from the rows; needs neither pictures nor a network. Raises NothingIndexed."""
+    """Load all latent vectors from the catalogue, without image files or a network. Raises NothingIndexed."""
     fingerprint = searcher.catalogue.get_state().active_encoder
     if fingerprint is None:
         raise NothingIndexed(f"{searcher.home.root} has no encoder yet. Run `simile index PHOTOS` first.")
-    parts = list(searcher.catalogue.embeddings.iterate_chunks(fingerprint))
-    if not parts:
-        raise NothingIndexed(f"{searcher.home.root} holds no pictures yet. Run `simile index PHOTOS` first.")
-    ids, mus, variances = zip(*parts, strict=True)
-    sigma = None if any(one is None for one in variances) else np.exp(0.5 * np.concatenate(variances))
-    return AggregatePosterior(
-        searcher.catalogue.encoders.get(fingerprint), np.concatenate(ids), np.concatenate(mus), sigma
-    )
+    chunks = list(searcher.catalogue.embeddings.iterate_chunks(fingerprint))
+    if not chunks:
+        raise NothingIndexed(f"{searcher.home.root} contains no images yet. Run `simile index PHOTOS` first.")
+    ids, mus, log_variances = zip(*chunks, strict=True)
+    has_variance = all(chunk is not None for chunk in log_variances)
+    sigma = np.exp(0.5 * np.concatenate(log_variances)) if has_variance else None
+    encoder = searcher.catalogue.encoders.get(fingerprint)
+    return AggregatePosterior(encoder, np.concatenate(ids), np.concatenate(mus), sigma)
 
 
 def make_no_variance_error(fingerprint: str) -> NoVariance:
-    """What to raise where σ is asked of an encoder that has none."""
+    """Make the error for a request that needs σ from an encoder without a variance."""
     return NoVariance(
-        f"Encoder {fingerprint} has no variance: it says where a picture lies, not how sure it is. Morphs, attributes "
-        "and outliers work without one; for σ and samples train another recipe: `simile train PHOTOS --recipe vae`."
+        f"Encoder {fingerprint} has no variance: it gives a latent vector, but no uncertainty. Morphs, attributes and "
+        "outliers work without a variance; for σ and samples train another recipe: `simile train PHOTOS --recipe vae`."
     )

@@ -1,4 +1,4 @@
-"""The pictures that a command starts from: files, which need not be indexed, and ids of those that are."""
+"""Inputs of latent-space commands: image files, indexed images, uploads and plain latent vectors."""
 
 from __future__ import annotations
 
@@ -12,17 +12,24 @@ from simile.core.errors import NoDecoder, SimileError
 from simile.core.records import FloatArray, Hit
 from simile.images.formats import Pixels
 from simile.images.sources.paths import make_printable
-from simile.search.queries import QueryImage, SearchParams, SearchQuery
+from simile.search.queries import QueryImage, SearchParams, SearchQuery, SearchResult
 from simile.search.searcher import Searcher
 
-LatentInput = (
-    Path | int | QueryImage | FloatArray
-)  # a file, an indexed image, an upload that was prepared, or a mu (d,)
+# A file, the id of an indexed image, a prepared upload, or a latent vector mu (d,).
+LatentInput = Path | int | QueryImage | FloatArray
 
 
 @dataclass(frozen=True, eq=False)
 class LatentPoint:
-    """Where a picture lies: mu (d,); sigma (d,), None without a variance. width, height: of the picture, in pixels."""
+    """The latent vector of one input.
+
+    Attributes:
+        name: The file name or id, for captions.
+        mu: Mean (d,).
+        sigma: Standard deviation (d,); None without a variance.
+        width: Width of the image, in pixels.
+        height: Height of the image, in pixels.
+    """
 
     name: str
     mu: FloatArray
@@ -32,58 +39,65 @@ class LatentPoint:
 
 
 def encode_inputs(searcher: Searcher, latent_inputs: Sequence[LatentInput]) -> list[LatentPoint]:
-    """One place for each part, in order; a mu has the shape of the network's own pictures.
+    """Encode all inputs, in order. A plain latent vector gets the size of the network's input images.
 
-    Raises UnreadableImage, NoSuchImage, NothingIndexed, EncoderMismatch, NotFinite.
+    Raises:
+        UnreadableImage, NoSuchImage, NothingIndexed, EncoderMismatch, NotFinite.
     """
-    asked = SearchParams(encode_only=True, include_error=False)
-    questions = [
+    params = SearchParams(encode_only=True, include_error=False)
+    queries = [
         SearchQuery(
-            (searcher.prepare_query_image(part, make_printable(str(part))) if isinstance(part, Path) else part,),
-            params=asked,
+            (searcher.prepare_query_image(term, make_printable(str(term))) if isinstance(term, Path) else term,),
+            params=params,
         )
-        for part in latent_inputs
+        for term in latent_inputs
     ]
-    found = []
-    for part, answer in zip(latent_inputs, searcher.search_many(questions), strict=True):
-        if isinstance(answer, SimileError):
-            raise answer
-        query = answer.query
+    points = []
+    for latent_input, result in zip(latent_inputs, _search_all(searcher, queries), strict=True):
+        query = result.query
         width, height = (query.width, query.height) if query.width and query.height else get_content_size(searcher)
-        name = query.name or (str(part) if isinstance(part, Path | int) else "a vector")
-        found.append(LatentPoint(name, query.mu, query.sigma, width, height))
-    return found
+        name = query.name or (str(latent_input) if isinstance(latent_input, Path | int) else "a vector")
+        points.append(LatentPoint(name, query.mu, query.sigma, width, height))
+    return points
 
 
 def get_content_size(searcher: Searcher) -> tuple[int, int]:
-    """(width, height) of the pictures that the network takes, without padding."""
+    """Return (width, height) of the network's input images, without padding."""
     _, _, height, width = searcher.get_encoder().preprocessing.content_box()
     return width, height
 
 
 def find_nearest_images(searcher: Searcher, latents: FloatArray) -> list[Hit | None]:
-    """The real picture nearest to each of the latents (n, d), all looked up together; None in an empty home."""
-    questions = [SearchQuery((mu,), params=SearchParams(limit=1)) for mu in latents]
-    found: list[Hit | None] = []
-    for answer in searcher.search_many(questions):
-        if isinstance(answer, SimileError):
-            raise answer
-        found.append(answer.hits[0] if answer.hits else None)
-    return found
+    """Find the indexed image nearest to each of the latents (n, d) in one batch; None in an empty home."""
+    queries = [SearchQuery((mu,), params=SearchParams(limit=1)) for mu in latents]
+    return [result.hits[0] if result.hits else None for result in _search_all(searcher, queries)]
 
 
 def check_decoder(searcher: Searcher, limitation: str) -> None:
-    """Raises NoDecoder, which says what can't be done without one, and what to do."""
+    """Raise NoDecoder if the encoder has no decoder.
+
+    Args:
+        limitation: What is impossible without a decoder, as a clause of the error message.
+    """
     encoder = searcher.get_encoder()
     if not encoder.has_decoder:
         raise NoDecoder(
-            f"Encoder {encoder.fingerprint} has no decoder: {limitation}. Train one over it with "
+            f"Encoder {encoder.fingerprint} has no decoder: {limitation}. Train a decoder for it with "
             f"`simile train PHOTOS --decoder-only {encoder.fingerprint[:12]}`, or use another recipe, such as vae."
         )
 
 
 def decode_latents(searcher: Searcher, latents: FloatArray, width: int, height: int) -> Pixels:
-    """What latents (n, d) stand for, (n, h, w, 3) uint8 in the aspect of a width x height picture. Raises NoDecoder."""
+    """Decode latents (n, d) to images (n, h, w, 3) with the aspect ratio width:height. Raises NoDecoder."""
     encoder = searcher.get_encoder()
-    pictures = encoder.decode(latents)
-    return np.stack([encoder.preprocessing.to_pixels(picture, width, height) for picture in pictures])
+    return np.stack([encoder.preprocessing.to_pixels(image, width, height) for image in encoder.decode(latents)])
+
+
+def _search_all(searcher: Searcher, queries: Sequence[SearchQuery]) -> list[SearchResult]:
+    """Answer all queries in one batch; raise the error of the first query that failed."""
+    results = []
+    for result in searcher.search_many(queries):
+        if isinstance(result, SimileError):
+            raise result
+        results.append(result)
+    return results

@@ -1,4 +1,4 @@
-"""Morphs: the way from one picture to the next through the latent space, decoded step by step."""
+"""Interpolation between latent vectors: weighted means, and morphs decoded step by step."""
 
 from __future__ import annotations
 
@@ -9,27 +9,40 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from simile.core.atomic_write import write_output_file
 from simile.core.errors import BadSetting
 from simile.core.records import FloatArray, Hit
-from simile.explore.latent.inputs import LatentInput, check_decoder, decode_latents, encode_inputs, find_nearest_images
+from simile.explore.arrays import Float64Array
+from simile.explore.latent.inputs import (
+    LatentInput,
+    LatentPoint,
+    check_decoder,
+    decode_latents,
+    encode_inputs,
+    find_nearest_images,
+)
 from simile.images.formats import Pixels
 from simile.images.rendering.sheets import SheetTile, draw_tile_grid, encode_animation
 from simile.search.contact_sheet import make_hit_tile
 from simile.search.searcher import Searcher
 
-Float64Array = NDArray[np.float64]
 InterpolationMethod = Literal["linear", "spherical"]
 MORPH_SUFFIXES = (".gif", ".png", ".webp")
-MAX_MORPH_FRAMES = 1000  # frames: each is decoded, and all are in memory
+MAX_MORPH_FRAMES = 1000  # all decoded frames are in memory together
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class LatentMorph:
-    """n frames. latents: (n, d); frames: (n, h, w, 3) uint8; changes: (n - 1,), how much the picture changes from each
-    frame to the next, as the root mean square over values in [0, 1]. stops: rows at which the named pictures stand.
+    """A morph of n frames.
+
+    Attributes:
+        input_names: Name of each input image.
+        input_rows: Frame of each input image.
+        latents: Latent vectors (n, d).
+        frames: Decoded images (n, h, w, 3).
+        changes: Root mean square change (n - 1,) from each frame to the next, for values in [0, 1].
+        nearest_hits: The indexed image nearest to each frame; None in an empty home.
     """
 
     interpolation: InterpolationMethod
@@ -41,94 +54,162 @@ class LatentMorph:
     nearest_hits: list[Hit | None]
 
 
+def mix_latents(
+    searcher: Searcher,
+    latent_inputs: Sequence[LatentInput],
+    weights: Sequence[float] | None = None,
+    interpolation: InterpolationMethod = "linear",
+) -> LatentPoint:
+    """Return the weighted mean of the inputs, with the size of the first one; sigma only for a single input.
+
+    Args:
+        weights: One weight for each input; None for equal weights.
+        interpolation: `spherical` interpolates the direction of exactly two inputs.
+
+    Raises:
+        BadSetting: Unusable weights, or `spherical` for other than two inputs. And as `encode_inputs`.
+    """
+    points = encode_inputs(searcher, latent_inputs)
+    fractions = np.ones(len(points)) if weights is None else np.asarray(weights, np.float64)
+    if (
+        len(fractions) != len(points)
+        or not np.isfinite(fractions).all()
+        or (fractions < 0).any()
+        or fractions.sum() <= 0
+    ):
+        raise BadSetting("The weights can't be used: give one weight of at least 0 for each part, and not only zeros.")
+    fractions /= fractions.sum()
+    first = points[0]
+    if len(points) == 1:
+        return first
+    mus = np.stack([point.mu for point in points]).astype(np.float64)
+    if interpolation == "spherical":
+        if len(points) != 2:
+            raise BadSetting("spherical interpolates between two images: use linear for more of them.")
+        mu = interpolate(mus[0], mus[1], np.array([[fractions[1]]]), interpolation)[0]
+    else:
+        mu = fractions @ mus
+    name = " + ".join(point.name for point in points)
+    return LatentPoint(name, mu.astype(np.float32), None, first.width, first.height)
+
+
 def make_morph(
     searcher: Searcher,
     latent_inputs: Sequence[LatentInput],
     steps: int = 16,
     interpolation: InterpolationMethod = "linear",
 ) -> LatentMorph:
-    """The way through all the parts; `steps` frames from each to the next, both of them included.
+    """Interpolate through all inputs. The frames of the inputs are reconstructions, not the original images.
 
-    Frames are in the first picture's aspect; those at the stops are reconstructions. Raises NoDecoder, BadSetting.
+    Args:
+        steps: Frames from each input to the next, both included.
+
+    Returns:
+        The morph; its frames have the aspect ratio of the first image.
+
+    Raises:
+        NoDecoder, BadSetting. And as `encode_inputs`.
     """
-    if interpolation not in get_args(InterpolationMethod):
-        raise BadSetting(f"how can't be {interpolation!r}. Use linear or spherical.")
+    check_interpolation_method(interpolation)
     if len(latent_inputs) < 2:
-        raise BadSetting("A morph leads from one picture to another: name at least two.")
-    count = (len(latent_inputs) - 1) * (steps - 1) + 1
+        raise BadSetting("A morph goes from one image to the next: name at least two.")
+    legs = len(latent_inputs) - 1
+    count = legs * (steps - 1) + 1
     if steps < 2 or count > MAX_MORPH_FRAMES:
         raise BadSetting(
-            f"{steps} steps for each of {len(latent_inputs) - 1} can't be: 2 at least, {MAX_MORPH_FRAMES} frames in all."
+            f"steps can't be {steps} for {legs + 1} images. Use at least 2 steps, and {MAX_MORPH_FRAMES} frames in all."
         )
-    check_decoder(searcher, "it can search, but not show what lies between pictures")
-    places = encode_inputs(searcher, latent_inputs)
-    latents = interpolate_path(np.stack([place.mu for place in places]), steps, interpolation)
-    frames = decode_latents(searcher, latents, places[0].width, places[0].height)
-    stops = list(range(0, count, steps - 1))
-    names = [place.name for place in places]
+    check_decoder(searcher, "it can search, but not show images between two others")
+    points = encode_inputs(searcher, latent_inputs)
+    latents = interpolate_path(np.stack([point.mu for point in points]), steps, interpolation)
+    frames = decode_latents(searcher, latents, points[0].width, points[0].height)
+    differences = np.diff(frames.astype(np.float32) / 255, axis=0)
     return LatentMorph(
-        interpolation, names, stops, latents, frames, _compute_changes(frames), find_nearest_images(searcher, latents)
+        interpolation=interpolation,
+        input_names=[point.name for point in points],
+        input_rows=list(range(0, count, steps - 1)),
+        latents=latents,
+        frames=frames,
+        changes=np.sqrt(np.square(differences).mean(axis=(1, 2, 3))),
+        nearest_hits=find_nearest_images(searcher, latents),
     )
 
 
+def check_interpolation_method(name: str) -> None:
+    """Raise BadSetting for an unknown interpolation method."""
+    if name not in get_args(InterpolationMethod):
+        raise BadSetting(f"how can't be {name!r}. Use linear or spherical.")
+
+
 def interpolate_path(latents: FloatArray, steps: int, interpolation: InterpolationMethod) -> FloatArray:
-    """The latents (n, d) on the way through places (m, d), `steps` from each to the next, ends included."""
-    shares = np.linspace(0, 1, steps)[:, None]  # (steps, 1)
-    wide = latents.astype(np.float64)
-    legs = [interpolate(one, other, shares, interpolation)[1:] for one, other in pairwise(wide)]
-    return np.concatenate([wide[:1], *legs]).astype(np.float32)
+    """Return the latents (n, d) of a path through latents (m, d): `steps` from each to the next, both included."""
+    fractions = np.linspace(0, 1, steps)[:, None]  # (steps, 1)
+    latents64 = latents.astype(np.float64)
+    # The first vector of each leg is the last one of the leg before.
+    legs = [interpolate(start, end, fractions, interpolation)[1:] for start, end in pairwise(latents64)]
+    return np.concatenate([latents64[:1], *legs]).astype(np.float32)
 
 
 def interpolate(
     start: Float64Array, end: Float64Array, fractions: Float64Array, interpolation: InterpolationMethod
 ) -> Float64Array:
-    """The places (n, d) that are so far, shares (n, 1) from 0 to 1, on the way from one (d,) to the other."""
-    return (_interpolate_spherical if interpolation == "spherical" else _interpolate_linear)(start, end, fractions)
+    """Interpolate between two latent vectors (d,).
 
+    Spherical interpolation (Shoemake 1985) turns the direction evenly and changes the length evenly, so the vectors in
+    between are not shorter, as they are on a straight line. It is linear where the two directions agree, are opposite,
+    or one of the vectors is 0.
 
-def _interpolate_linear(start: Float64Array, end: Float64Array, fractions: Float64Array) -> Float64Array:
-    found: Float64Array = (1 - fractions) * start + fractions * end
-    return found
+    Args:
+        fractions: Fractions (n, 1) of the path, from 0 (start) to 1 (end).
 
-
-def _interpolate_spherical(start: Float64Array, end: Float64Array, fractions: Float64Array) -> Float64Array:
-    """The direction turns evenly (Shoemake 1985), the length grows evenly: what lies between does not shrink to the
-    middle, as on a straight line. Straight where the directions agree, are opposite, or are none.
+    Returns:
+        The latent vectors (n, d).
     """
+    straight: Float64Array = (1 - fractions) * start + fractions * end
+    if interpolation == "linear":
+        return straight
     lengths = np.linalg.norm(start), np.linalg.norm(end)
     if not all(lengths):
-        return _interpolate_linear(start, end, fractions)
-    a, b = start / lengths[0], end / lengths[1]
-    angle = np.arccos(np.clip(a @ b, -1, 1))
-    if np.sin(angle) < 1e-6:
-        return _interpolate_linear(start, end, fractions)
-    direction = (np.sin((1 - fractions) * angle) * a + np.sin(fractions * angle) * b) / np.sin(angle)
-    found: Float64Array = ((1 - fractions) * lengths[0] + fractions * lengths[1]) * direction
-    return found
+        return straight
+    start_direction, end_direction = start / lengths[0], end / lengths[1]
+    angle = np.arccos(np.clip(start_direction @ end_direction, -1, 1))
+    if np.sin(angle) < 1e-6:  # the directions agree or are opposite: the division below is undefined
+        return straight
+    turned = np.sin((1 - fractions) * angle) * start_direction + np.sin(fractions * angle) * end_direction
+    points: Float64Array = ((1 - fractions) * lengths[0] + fractions * lengths[1]) * turned / np.sin(angle)
+    return points
 
 
 def write_morph(searcher: Searcher, latent_morph: LatentMorph, output: Path) -> None:
-    """.gif and .webp: the frames, over and over. .png: a strip, the nearest real picture below each frame."""
+    """Write a morph as a looping animation (.gif, .webp) or as a strip with the nearest images (.png)."""
     write_output_file(output, draw_morph(searcher, latent_morph, output.suffix.lower().removeprefix(".")))
 
 
 def draw_morph(searcher: Searcher, latent_morph: LatentMorph, format: str) -> bytes:
-    """The same as bytes; format: gif, webp or png."""
-    if format == "png":
-        return draw_tile_grid(
-            [
-                row
-                for leg in range(len(latent_morph.input_rows) - 1)
-                for row in _make_strip_rows(searcher, latent_morph, leg)
-            ]
-        )
-    return encode_animation(latent_morph.frames, format.upper(), latent_morph.input_rows)
+    """Encode a morph.
+
+    Args:
+        format: `gif` or `webp` for a looping animation; `png` for a strip, the nearest indexed image below each frame.
+    """
+    if format != "png":
+        return encode_animation(latent_morph.frames, format.upper(), latent_morph.input_rows)
+    inputs = zip(latent_morph.input_rows, latent_morph.input_names, strict=True)
+    return draw_tile_grid(
+        [row for start, end in pairwise(inputs) for row in _make_strip_rows(searcher, latent_morph, start, end)]
+    )
 
 
-def _make_strip_rows(searcher: Searcher, latent_morph: LatentMorph, leg: int) -> list[list[SheetTile]]:
-    """Frames of one leg, and what is nearest to each."""
-    first, last = latent_morph.input_rows[leg], latent_morph.input_rows[leg + 1]
-    captions = {first: Path(latent_morph.input_names[leg]).name, last: Path(latent_morph.input_names[leg + 1]).name}
+def _make_strip_rows(
+    searcher: Searcher, latent_morph: LatentMorph, start: tuple[int, str], end: tuple[int, str]
+) -> list[list[SheetTile]]:
+    """Make two rows of tiles for one leg: the frames, and the nearest images.
+
+    Args:
+        start: (frame, name) of the first input of the leg.
+        end: (frame, name) of the last input of the leg.
+    """
+    (first, first_name), (last, last_name) = start, end
+    captions = {first: Path(first_name).name, last: Path(last_name).name}
     rows = range(first, last + 1)
     frames = [
         SheetTile(latent_morph.frames[row], captions.get(row, f"{(row - first) / (last - first):.0%}")) for row in rows
@@ -140,9 +221,3 @@ def _make_nearest_tile(searcher: Searcher, hit: Hit | None) -> SheetTile:
     if hit is None:
         return SheetTile(np.full((64, 64, 3), 255, np.uint8), "nothing is indexed")
     return make_hit_tile(searcher, hit, "nearest: ")
-
-
-def _compute_changes(frames: Pixels) -> FloatArray:
-    steps = np.diff(frames.astype(np.float32) / 255, axis=0)
-    changes: FloatArray = np.sqrt(np.square(steps).mean(axis=(1, 2, 3)))
-    return changes

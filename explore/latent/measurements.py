@@ -1,42 +1,36 @@
-"""What has to be measured on the pictures themselves: how well each is reconstructed, and how much there is to it.
+"""Measurements of the indexed images: reconstruction error, and detail.
 
-Kept in HOME/measures by encoder and image, so that each picture is read once. Derived: it may be deleted at any time.
+They are stored in HOME/measures by encoder and image, so that each image is read once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simile.core.atomic_write import write_atomically
-from simile.core.errors import HomeNotWritable
+from simile.explore.arrays import Float64Array, OnProgress, load_derived_arrays, save_derived_arrays
 from simile.images.formats import Pixels
 from simile.images.loading.loader import PreparedImage, open_worker_pool, prepare_files
 from simile.images.loading.worker_pool import WorkerPool
 from simile.images.sources.archives import is_regular_file
 from simile.models.inference.encoder import TrainedEncoder
 from simile.search.searcher import Searcher
-from simile.store.home import translate_write_errors
 from simile.store.index.flat import Ids
 
-Float64Array = NDArray[np.float64]
-OnProgress = Callable[[str, int, int], None]  # (stage, done, total)
-
-MEASURE_BATCH_SIZE = 1024  # pictures in memory together: 12 MB of colours at 64 px
+MEASURE_BATCH_SIZE = 1024  # images in memory together: 12 MB of pixels at 64 px
 
 
 @dataclass(frozen=True)
 class ImageMeasurements:
-    """Of images `ids` (n,), ascending: error, detail (n,) float64, NaN where no file could be read.
+    """Measurements of n images.
 
-    error: mean squared error of decoding mu, over values in [0, 1]; NaN without a decoder. detail: the mean squared
-    gradient, over values in [0, 1]: how much there is to reconstruct.
+    Attributes:
+        ids: Image ids (n,), ascending.
+        error: Mean squared error (n,) of decoding mu, for values in [0, 1]; NaN without a decoder or a readable file.
+        detail: Mean squared gradient (n,), for values in [0, 1]; NaN without a readable file.
     """
 
     ids: Ids
@@ -44,17 +38,16 @@ class ImageMeasurements:
     detail: Float64Array
 
     def select(self, ids: Ids) -> ImageMeasurements:
-        """The same of these ids, in their order; NaN for those that are not among them."""
-        place = np.searchsorted(self.ids, ids).clip(max=max(len(self.ids) - 1, 0))
-        known = self.ids[place] == ids if len(self.ids) else np.zeros(len(ids), bool)
-        error, detail = (
-            np.where(known, values[place], np.nan) if len(self.ids) else np.full(len(ids), np.nan)
-            for values in (self.error, self.detail)
-        )
+        """Return the measurements of these ids, in their order; NaN for ids that were not measured."""
+        if not len(self.ids):
+            return ImageMeasurements(ids, np.full(len(ids), np.nan), np.full(len(ids), np.nan))
+        rows = np.searchsorted(self.ids, ids).clip(max=len(self.ids) - 1)
+        is_known = self.ids[rows] == ids
+        error, detail = (np.where(is_known, values[rows], np.nan) for values in (self.error, self.detail))
         return ImageMeasurements(ids, error, detail)
 
     def merge(self, other: ImageMeasurements) -> ImageMeasurements:
-        """Both together; they have no id in common."""
+        """Return both together. The two have no id in common."""
         ids = np.concatenate([self.ids, other.ids])
         order = np.argsort(ids)
         error, detail = (np.concatenate(pair) for pair in ((self.error, other.error), (self.detail, other.detail)))
@@ -65,80 +58,94 @@ _NO_MEASUREMENTS = ImageMeasurements(np.empty(0, np.int64), np.empty(0), np.empt
 
 
 def measure_images(searcher: Searcher, ids: Ids, on_progress: OnProgress) -> ImageMeasurements:
-    """Of these images, ascending, by the encoder in use; those that were not measured before are read now."""
+    """Measure images by the active encoder; only images without stored measurements are read.
+
+    Args:
+        ids: Image ids (n,), ascending.
+    """
     encoder = searcher.get_encoder()
     path = _get_measurements_path(searcher, encoder.fingerprint)
-    known = _load_measurements_file(path)
-    missing = np.setdiff1d(ids, known.ids)
+    stored = _load_measurements_file(path)
+    missing = np.setdiff1d(ids, stored.ids)
     if len(missing):
         measured = _measure_missing(searcher, encoder, missing, on_progress)
-        read = np.isfinite(measured.detail)  # a file that is away now may come back
-        known = known.merge(ImageMeasurements(missing[read], measured.error[read], measured.detail[read]))
-        _save_measurements(path, known)
-    return known.select(ids)
+        # Images without a readable file are not stored: the file may come back.
+        is_read = np.isfinite(measured.detail)
+        readable = ImageMeasurements(missing[is_read], measured.error[is_read], measured.detail[is_read])
+        stored = stored.merge(readable)
+        save_derived_arrays(path, **vars(stored))
+    return stored.select(ids)
 
 
 def load_measurements(searcher: Searcher, ids: Ids) -> ImageMeasurements:
-    """Of these images what was measured before: nothing is read, and no network is needed."""
+    """Load the stored measurements of images, without reading an image or loading a network."""
     fingerprint = searcher.catalogue.get_state().active_encoder
-    return (
-        _NO_MEASUREMENTS
-        if fingerprint is None
-        else _load_measurements_file(_get_measurements_path(searcher, fingerprint))
-    ).select(ids)
+    if fingerprint is None:
+        return _NO_MEASUREMENTS.select(ids)
+    return _load_measurements_file(_get_measurements_path(searcher, fingerprint)).select(ids)
 
 
 def compute_detail(images: Pixels) -> Float64Array:
-    """The mean squared gradient (n,) of pictures (n, h, w, C), over values in [0, 1]."""
-    values = images.astype(np.float32) / 255
-    down, right = np.gradient(values, axis=(1, 2))
-    found: Float64Array = (np.square(down) + np.square(right)).mean(axis=(1, 2, 3), dtype=np.float64)
-    return found
+    """Return the mean squared gradient (n,) of images (n, h, w, C), for values in [0, 1]."""
+    down, right = np.gradient(images.astype(np.float32) / 255, axis=(1, 2))
+    detail: Float64Array = (np.square(down) + np.square(right)).mean(axis=(1, 2, 3), dtype=np.float64)
+    return detail
 
 
 def compute_reconstruction_error(encoder: TrainedEncoder, images: Pixels) -> Float64Array:
-    """The mean squared error (n,) of decoding the mu of pictures (n, S, S, C); NaN without a decoder."""
+    """Return the mean squared error (n,) of decoding the mu of images (n, S, S, C); NaN without a decoder."""
     errors = encoder.encode_with_errors(images)[1] if encoder.has_decoder else None
     return np.full(len(images), np.nan) if errors is None else errors.astype(np.float64)
 
 
-def crop_padding(encoder: TrainedEncoder, images: Pixels) -> Pixels:
-    """(n, S, S, C) without padding: (n, h, w, C)."""
+def get_content_slices(encoder: TrainedEncoder) -> tuple[slice, slice]:
+    """Return the rows and columns of the network's images without padding."""
     top, left, height, width = encoder.preprocessing.content_box()
-    return images[:, top : top + height, left : left + width]
+    return slice(top, top + height), slice(left, left + width)
 
 
 def _measure_missing(
     searcher: Searcher, encoder: TrainedEncoder, ids: Ids, on_progress: OnProgress
 ) -> ImageMeasurements:
     error, detail = np.full(len(ids), np.nan), np.full(len(ids), np.nan)
+    content = get_content_slices(encoder)
     with open_worker_pool(searcher.settings.workers, searcher.limits) as pool:
         for start in range(0, len(ids), MEASURE_BATCH_SIZE):
-            part = ids[start : start + MEASURE_BATCH_SIZE]
-            rows, pictures = _read_image_arrays(searcher, encoder, part, pool)
+            batch_ids = ids[start : start + MEASURE_BATCH_SIZE]
+            rows, images = _read_image_arrays(searcher, encoder, batch_ids, pool)
             if len(rows):
-                error[start + rows] = compute_reconstruction_error(encoder, pictures)
-                detail[start + rows] = compute_detail(crop_padding(encoder, pictures))
-            on_progress("looking at the pictures", start + len(part), len(ids))
+                error[start + rows] = compute_reconstruction_error(encoder, images)
+                detail[start + rows] = compute_detail(images[:, *content])
+            on_progress("measuring images", start + len(batch_ids), len(ids))
     return ImageMeasurements(ids, error, detail)
 
 
 def _read_image_arrays(
     searcher: Searcher, encoder: TrainedEncoder, ids: Ids, pool: WorkerPool
 ) -> tuple[NDArray[np.int64], Pixels]:
-    """Which of the images have a file that can be read, and the pictures (m, S, S, C) of those."""
+    """Read the images that have a readable file.
+
+    Returns:
+        The rows (m,) of these images in `ids`, and their arrays (m, S, S, C).
+    """
+    # Find the first existing file of each image.
     records = searcher.catalogue.images.get_many(ids.tolist())
-    there: list[tuple[int, str]] = []
+    files: list[tuple[int, str]] = []
     for row, image_id in enumerate(ids.tolist()):
         paths = records[image_id].paths if image_id in records else ()
         path = next((path for path in paths if is_regular_file(path)), None)
         if path is not None:
-            there.append((row, path))
-    found = prepare_files([path for _, path in there], encoder.preprocessing, searcher.limits, pool)
-    read = [(row, one.array) for (row, _), one in zip(there, found, strict=True) if isinstance(one, PreparedImage)]
+            files.append((row, path))
+    # Decode the files, and keep the readable ones.
+    results = prepare_files([path for _, path in files], encoder.preprocessing, searcher.limits, pool)
+    arrays = [
+        (row, result.array)
+        for (row, _), result in zip(files, results, strict=True)
+        if isinstance(result, PreparedImage)
+    ]
     size, channels = encoder.preprocessing.image_size, encoder.preprocessing.channels
-    pictures = np.stack([array for _, array in read]) if read else np.empty((0, size, size, channels), np.uint8)
-    return np.array([row for row, _ in read], np.int64), pictures
+    images = np.stack([array for _, array in arrays]) if arrays else np.empty((0, size, size, channels), np.uint8)
+    return np.array([row for row, _ in arrays], np.int64), images
 
 
 def _get_measurements_path(searcher: Searcher, fingerprint: str) -> Path:
@@ -146,22 +153,9 @@ def _get_measurements_path(searcher: Searcher, fingerprint: str) -> Path:
 
 
 def _load_measurements_file(path: Path) -> ImageMeasurements:
-    with (
-        suppress(OSError, EOFError, ValueError, KeyError, BadZipFile),
-        path.open("rb") as file,
-        np.load(file, allow_pickle=False) as stored,
-    ):
-        ids, error, detail = stored["ids"], stored["error"], stored["detail"]
-        if len(ids) == len(error) == len(detail) and bool(np.all(np.diff(ids) > 0)):
-            return ImageMeasurements(ids, error, detail)
-    return _NO_MEASUREMENTS
-
-
-def _save_measurements(path: Path, measures: ImageMeasurements) -> None:
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            np.savez(file, ids=measures.ids, error=measures.error, detail=measures.detail)
-
-    with suppress(HomeNotWritable), translate_write_errors(path):  # then it is measured again
-        path.parent.mkdir(exist_ok=True)
-        write_atomically(path, write)
+    arrays = load_derived_arrays(path)
+    if arrays is None or not {"ids", "error", "detail"} <= arrays.keys():
+        return _NO_MEASUREMENTS
+    ids, error, detail = arrays["ids"], arrays["error"], arrays["detail"]
+    is_valid = len(ids) == len(error) == len(detail) and bool(np.all(np.diff(ids) > 0))
+    return ImageMeasurements(ids, error, detail) if is_valid else _NO_MEASUREMENTS

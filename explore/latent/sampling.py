@@ -1,70 +1,113 @@
-"""New pictures: latents drawn from the prior, from a mixture fitted to the collection, or around one picture."""
+"""Sampling: latents drawn from the prior, from a mixture fitted to the collection, or around one image."""
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.mixture import GaussianMixture
 
-from simile.core.atomic_write import write_atomically
-from simile.core.errors import BadSetting, HomeNotWritable, TooFewPictures
+from simile.core.errors import BadSetting, TooFewPictures
 from simile.core.records import FloatArray
+from simile.explore.arrays import Float64Array, load_derived_arrays, save_derived_arrays
 from simile.explore.latent.aggregate_posterior import load_aggregate_posterior, make_no_variance_error
-from simile.explore.latent.inputs import check_decoder, decode_latents, encode_inputs
+from simile.explore.latent.inputs import check_decoder, decode_latents, encode_inputs, get_content_size
 from simile.images.formats import Pixels
 from simile.search.calibration.calibration import MAX_GROWTH_FACTOR
 from simile.search.searcher import Searcher
-from simile.store.home import translate_write_errors
 
-pass
-
-MAX_MIXTURE_SAMPLES = 10_000  # pictures that a mixture is fitted to, always the same of a collection
-MIXTURE_COMPONENT_COUNTS = (1, 2, 5, 10, 20)  # tried, the best by the Bayesian information criterion is taken
-MIN_MIXTURE_IMAGES = 50  # pictures
+MAX_MIXTURE_SAMPLES = 10_000  # images that a mixture is fitted to: more take longer and change little
+MIXTURE_COMPONENT_COUNTS = (1, 2, 5, 10, 20)  # the best one by the Bayesian information criterion is used
+MIN_MIXTURE_IMAGES = 50
 SAMPLE_SOURCES = ("prior", "mixture")
 
-SampleSource = str | Path | int  # one of SOURCES, or a picture
+SampleSource = str | Path | int  # one of SAMPLE_SOURCES, or an image
 
 
 @dataclass(frozen=True, eq=False)
 class GeneratedImages:
-    """latents: (n, d); pictures: (n, h, w, 3) uint8."""
+    """Generated images (n, h, w, 3) with their latents (n, d)."""
 
     latents: FloatArray
     images: Pixels
 
 
+@dataclass(frozen=True, eq=False)
+class LatentMixture:
+    """A mixture of k Gaussians.
+
+    Attributes:
+        weights: Component weights (k,).
+        means: Component means (k, d).
+        roots: Cholesky factors (k, d, d) of the component covariances.
+    """
+
+    weights: Float64Array
+    means: Float64Array
+    roots: Float64Array
+
+    def sample(self, count: int, temperature: float, seed: int) -> FloatArray:
+        """Draw latents (count, d). The temperature scales the spread of each component, not the means."""
+        random = np.random.default_rng(seed)
+        components = random.choice(len(self.weights), count, p=self.weights)
+        noise = random.standard_normal((count, self.means.shape[1]))
+        latents: FloatArray = (
+            self.means[components] + temperature * np.einsum("nij,nj->ni", self.roots[components], noise)
+        ).astype(np.float32)
+        return latents
+
+    def is_valid(self) -> bool:
+        """Return whether all shapes agree and all values are finite."""
+        count, dims = self.means.shape
+        has_shapes = self.weights.shape == (count,) and self.roots.shape == (count, dims, dims)
+        return has_shapes and all(np.isfinite(array).all() for array in (self.weights, self.means, self.roots))
+
+
+@dataclass(frozen=True)
+class MixtureBasis:
+    """The collection that a mixture was fitted to: encoder, segment (0: none yet) and number of images."""
+
+    encoder: str
+    segment: int
+    images: int
+
+    def is_compatible(self, other: MixtureBasis) -> bool:
+        """Return whether a mixture fitted to one collection is good enough for the other."""
+        is_similar_size = self.images / MAX_GROWTH_FACTOR <= other.images <= self.images * MAX_GROWTH_FACTOR
+        return (self.encoder, self.segment) == (other.encoder, other.segment) and is_similar_size
+
+
 def generate_images(
     searcher: Searcher, source: SampleSource = "prior", count: int = 16, temperature: float = 1.0, seed: int = 0
 ) -> GeneratedImages:
-    """`count` pictures that were never taken; the same for the same seed. A path or an id: around that picture.
+    """Generate new images; the same images for the same seed.
 
-    Raises NoDecoder, NoVariance, BadSetting, TooFewPictures, UnreadableImage, NoSuchImage.
+    Args:
+        source: `prior`, `mixture`, or a file or id: around that image.
+        temperature: Scales the spread; below 1 the images are more typical.
+
+    Raises:
+        NoDecoder, NoVariance, BadSetting, TooFewPictures, UnreadableImage, NoSuchImage.
     """
     if not 0 <= temperature < np.inf:
-        raise BadSetting(f"temperature can't be {temperature}. Give a number from 0 on; 1 leaves the spread as it is.")
-    check_decoder(searcher, "nothing can be generated")
-    encoder = searcher.get_encoder()
-    _, _, height, width = encoder.preprocessing.content_box()
+        raise BadSetting(f"temperature can't be {temperature}. Give a number of at least 0; 1 keeps the spread.")
+    check_decoder(searcher, "no images can be generated")
+    width, height = get_content_size(searcher)
     if isinstance(source, str):
         if source not in SAMPLE_SOURCES:
-            raise BadSetting(f"from can't be {source!r}. Use prior, mixture, a picture or --id.")
+            raise BadSetting(f"from can't be {source!r}. Use prior, mixture, an image file or --id.")
         draw = sample_prior if source == "prior" else sample_mixture
         latents = draw(searcher, count, temperature, seed)
     else:
-        (place,) = encode_inputs(searcher, [source])
-        latents = sample_posterior(searcher, place.mu, place.sigma, count, temperature, seed)
-        width, height = place.width, place.height
+        (point,) = encode_inputs(searcher, [source])
+        latents = sample_posterior(searcher, point.mu, point.sigma, count, temperature, seed)
+        width, height = point.width, point.height
     return GeneratedImages(latents, decode_latents(searcher, latents, width, height))
 
 
 def sample_prior(searcher: Searcher, count: int, temperature: float, seed: int) -> FloatArray:
-    """z (n, d) from N(0, temperature² I), what a VAE's decoder was trained towards. Raises NoVariance, NoDecoder."""
+    """Draw latents (count, d) from N(0, temperature² I), the prior of a VAE. Raises NoVariance."""
     encoder = searcher.get_encoder()
     if not encoder.has_variance:
         raise make_no_variance_error(encoder.fingerprint)
@@ -73,95 +116,49 @@ def sample_prior(searcher: Searcher, count: int, temperature: float, seed: int) 
 
 
 def sample_mixture(searcher: Searcher, count: int, temperature: float, seed: int) -> FloatArray:
-    """z (n, d) from a Gaussian mixture over the aggregate posterior. Needs no σ; raises TooFewPictures."""
+    """Draw latents (count, d) from a mixture fitted to the collection. Needs no σ. Raises TooFewPictures."""
     return get_mixture(searcher).sample(count, temperature, seed)
-
-
-def get_mixture(searcher: Searcher) -> LatentMixture:
-    """Fitted to μ; the mean σ² is added to each component's variance, as q(z) is a mixture of the pictures' posteriors.
-
-    Fitted once, and kept in HOME/measures until the collection is another. Raises TooFewPictures, NothingIndexed.
-    """
-    stand = get_mixture_basis(searcher)
-    kept = None if stand is None or stand.images < MIN_MIXTURE_IMAGES else load_mixture(searcher, stand)
-    if kept is not None:
-        return kept
-    made = _fit_collection_mixture(searcher)
-    if stand is not None:
-        save_mixture(searcher, stand, made)
-    return made
-
-
-def _fit_collection_mixture(searcher: Searcher) -> LatentMixture:
-    everything = load_aggregate_posterior(searcher).sample(MAX_MIXTURE_SAMPLES, 0)
-    if len(everything) < MIN_MIXTURE_IMAGES:
-        raise TooFewPictures(
-            f"A mixture over {len(everything)} pictures says nothing: index at least {MIN_MIXTURE_IMAGES}."
-        )
-    best = fit_mixture(everything.mu.astype(np.float64), 0)
-    blur = 0.0 if everything.sigma is None else np.square(everything.sigma.astype(np.float64)).mean(axis=0)
-    roots = [np.linalg.cholesky(one + np.diag(np.broadcast_to(blur, len(one)))) for one in best.covariances_]
-    return LatentMixture(best.weights_ / best.weights_.sum(), best.means_, np.stack(roots))
-
-
-def fit_mixture(mu: NDArray[np.float64], seed: int) -> GaussianMixture:
-    """The mixture with full covariances that the Bayesian information criterion likes best."""
-    tried = []
-    for count in MIXTURE_COMPONENT_COUNTS:
-        if count > 1 and len(mu) < count * mu.shape[1]:  # fewer pictures than a component has directions
-            break
-        mixture = GaussianMixture(count, reg_covar=1e-4, max_iter=50, tol=1e-2, random_state=seed)
-        tried.append(mixture.fit(mu))
-    return min(tried, key=lambda mixture: mixture.bic(mu))
 
 
 def sample_posterior(
     searcher: Searcher, mu: FloatArray, sigma: FloatArray | None, count: int, temperature: float, seed: int
 ) -> FloatArray:
-    """z (n, d) from a picture's own posterior, its σ scaled; mu, sigma: (d,). Raises NoVariance."""
+    """Draw latents (count, d) from N(mu, (temperature sigma)²) of one image. Raises NoVariance if sigma is None."""
     if sigma is None:
         raise make_no_variance_error(searcher.get_encoder().fingerprint)
     noise = np.random.default_rng(seed).standard_normal((count, len(mu)))
     return (mu + temperature * sigma * noise).astype(np.float32)
 
 
-Float64Array = NDArray[np.float64]
+def get_mixture(searcher: Searcher) -> LatentMixture:
+    """Return the mixture of the collection, stored in HOME/measures until the collection changes.
+
+    Raises:
+        TooFewPictures, NothingIndexed.
+    """
+    basis = get_mixture_basis(searcher)
+    stored = None if basis is None or basis.images < MIN_MIXTURE_IMAGES else load_mixture(searcher, basis)
+    if stored is not None:
+        return stored
+    mixture = _fit_collection_mixture(searcher)
+    if basis is not None:
+        save_derived_arrays(_get_mixture_path(searcher, basis.encoder), **vars(basis), **vars(mixture))
+    return mixture
 
 
-@dataclass(frozen=True, eq=False)
-class LatentMixture:
-    """Of k Gaussians: weights (k,), means (k, d), roots (k, d, d): Cholesky factors of the covariances."""
-
-    weights: Float64Array
-    means: Float64Array
-    roots: Float64Array
-
-    def sample(self, count: int, temperature: float, seed: int) -> FloatArray:
-        """z (n, d). `temperature` scales each component's deviations, not the distances between components."""
-        random = np.random.default_rng(seed)
-        chosen = random.choice(len(self.weights), count, p=self.weights)
-        noise = random.standard_normal((count, self.means.shape[1]))
-        drawn = self.means[chosen] + temperature * np.einsum("nij,nj->ni", self.roots[chosen], noise)
-        found: FloatArray = drawn.astype(np.float32)
-        return found
-
-
-@dataclass(frozen=True)
-class MixtureBasis:
-    """What a mixture was fitted to: how many pictures, by which encoder, in which segment (0: in none yet)."""
-
-    encoder: str
-    segment: int
-    images: int
-
-    def is_compatible(self, other: MixtureBasis) -> bool:
-        """Whether a mixture fitted to one holds for the other."""
-        alike = self.images / MAX_GROWTH_FACTOR <= other.images <= self.images * MAX_GROWTH_FACTOR
-        return (self.encoder, self.segment) == (other.encoder, other.segment) and alike
+def fit_mixture(mu: Float64Array, seed: int) -> GaussianMixture:
+    """Fit mixtures with full covariances to mu (n, d), and return the best by the Bayesian information criterion."""
+    mixtures = []
+    for count in MIXTURE_COMPONENT_COUNTS:
+        if count > 1 and len(mu) < count * mu.shape[1]:  # fewer images for each component than dimensions
+            break
+        mixture = GaussianMixture(count, reg_covar=1e-4, max_iter=50, tol=1e-2, random_state=seed)
+        mixtures.append(mixture.fit(mu))
+    return min(mixtures, key=lambda mixture: mixture.bic(mu))
 
 
 def get_mixture_basis(searcher: Searcher) -> MixtureBasis | None:
-    """What is indexed now; None before the first index. Reads neither vectors nor a network."""
+    """Return the current collection as a basis; None before the first index. Reads no vectors and no network."""
     state = searcher.catalogue.get_state()
     if state.active_encoder is None:
         return None
@@ -169,36 +166,36 @@ def get_mixture_basis(searcher: Searcher) -> MixtureBasis | None:
 
 
 def load_mixture(searcher: Searcher, basis: MixtureBasis) -> LatentMixture | None:
-    """The mixture that was kept, where it holds for what is indexed now; a damaged file is none."""
-    with (
-        suppress(OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile),
-        _get_mixture_path(searcher, basis.encoder).open("rb") as file,
-        np.load(file, allow_pickle=False) as stored,
-    ):
-        kept = MixtureBasis(str(stored["encoder"]), int(stored["segment"]), int(stored["images"]))
-        found = LatentMixture(stored["weights"], stored["means"], stored["roots"])
-        if kept.is_compatible(basis) and _is_valid_mixture(found):
-            return found
-    return None
+    """Load the stored mixture; None if it is missing, damaged, or of a collection that is too different."""
+    arrays = load_derived_arrays(_get_mixture_path(searcher, basis.encoder))
+    try:
+        if arrays is None:
+            return None
+        stored_basis = MixtureBasis(str(arrays["encoder"]), int(arrays["segment"]), int(arrays["images"]))
+        mixture = LatentMixture(arrays["weights"], arrays["means"], arrays["roots"])
+        return mixture if stored_basis.is_compatible(basis) and mixture.is_valid() else None
+    except (ValueError, KeyError, TypeError):  # a damaged file
+        return None
 
 
-def save_mixture(searcher: Searcher, basis: MixtureBasis, mixture: LatentMixture) -> None:
-    """Keeps it in place of an earlier one; where nothing can be written it is fitted again next time."""
+def _fit_collection_mixture(searcher: Searcher) -> LatentMixture:
+    """Fit a mixture to the aggregate posterior.
 
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            np.savez(file, **vars(basis), **vars(mixture))
-
-    path = _get_mixture_path(searcher, basis.encoder)
-    with suppress(HomeNotWritable), translate_write_errors(path):
-        path.parent.mkdir(exist_ok=True)
-        write_atomically(path, write)
-
-
-def _is_valid_mixture(mixture: LatentMixture) -> bool:
-    (k, d), arrays = mixture.means.shape, (mixture.weights, mixture.means, mixture.roots)
-    shapes = mixture.weights.shape == (k,) and mixture.roots.shape == (k, d, d)
-    return shapes and all(bool(np.isfinite(array).all()) for array in arrays)
+    The mixture is fitted to mu; the mean σ² is added to each covariance, as the aggregate posterior is the mean of the
+    posteriors of all images.
+    """
+    posterior = load_aggregate_posterior(searcher).sample(MAX_MIXTURE_SAMPLES, 0)
+    if len(posterior) < MIN_MIXTURE_IMAGES:
+        raise TooFewPictures(
+            f"{len(posterior)} images are too few for a mixture: index at least {MIN_MIXTURE_IMAGES} images."
+        )
+    mixture = fit_mixture(posterior.mu.astype(np.float64), 0)
+    dims = posterior.mu.shape[1]
+    mean_variance = (
+        np.zeros(dims) if posterior.sigma is None else np.square(posterior.sigma.astype(np.float64)).mean(axis=0)
+    )
+    roots = np.linalg.cholesky(mixture.covariances_ + np.diag(mean_variance))
+    return LatentMixture(mixture.weights_ / mixture.weights_.sum(), mixture.means_, roots)
 
 
 def _get_mixture_path(searcher: Searcher, fingerprint: str) -> Path:

@@ -1,46 +1,47 @@
-"""How smooth the latent space is: what becomes of the picture on the way between two pictures of the home.
+"""Smoothness of the latent space: how decoded images change on paths between pairs of indexed images.
 
-path         the length of the way in picture space, as a multiple of the straight distance between its ends. A
-             cross-fade, a ghost of both pictures, has 1: a short way alone is no praise.
-jump         the largest step in picture space, as a multiple of the mean one; 1 where the picture changes evenly.
-strangeness  what is lost when the encoder looks at its own picture: the root mean square of x - decode(encode(x).mu)
-             with x = decode(z). Large where the decoder makes what the encoder has never seen; beside it that of the
-             ends, and that of the plain cross-fade between the same ends.
-returned     how far from z the encoder puts decode(z), as a share of the distance between the ends in the latent space.
+path         length of the path in image space, divided by the straight distance between its ends. A cross-fade of the
+             two images has 1, so a short path alone is no proof of quality.
+jump         largest step in image space, divided by the mean step; 1 if the image changes evenly.
+strangeness  root mean square of x - decode(encode(x).mu), where x = decode(z). Large where the decoder makes images
+             that the encoder has never seen. Compare with the value of the ends and of a cross-fade between them.
+returned     distance from z to encode(decode(z)).mu, divided by the distance between the ends in the latent space.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from simile.core.errors import BadSetting, NothingIndexed
 from simile.core.records import FloatArray
+from simile.explore.arrays import Float64Array, OnProgress, ignore_progress
 from simile.explore.latent.aggregate_posterior import load_aggregate_posterior
 from simile.explore.latent.inputs import check_decoder
-from simile.explore.latent.interpolation import InterpolationMethod, interpolate
-from simile.explore.latent.measurements import OnProgress
+from simile.explore.latent.interpolation import InterpolationMethod, check_interpolation_method, interpolate
+from simile.explore.latent.measurements import get_content_slices
 from simile.models.inference.encoder import TrainedEncoder
 from simile.search.searcher import Searcher
 from simile.store.index.flat import Ids
 
-Float64Array = NDArray[np.float64]
-
 MAX_CONTINUITY_PAIRS, MAX_CONTINUITY_STEPS = 10_000, 256
-FRAMES_PER_BATCH = 256  # in memory together
-PAIR_SAMPLE_SIZE = 10_000  # pictures of the collection that pairs are drawn from
+FRAMES_PER_BATCH = 256  # decoded images in memory together
+PAIR_SAMPLE_SIZE = 10_000  # images of the collection that pairs are drawn from
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class PathMeasures:
-    """Of each pair (n,) float64. path and jump are NaN where both ends decode to the very same picture.
+    """Measures of n paths, (n,) each.
 
-    strangeness: the mean over the steps between the ends; of_ends: of both ends; of_fade: of the steps of a cross-fade
-    between the ends. returned: the mean over the steps between the ends.
+    Attributes:
+        path: Relative length; NaN if both ends decode to the same image.
+        jump: Relative size of the largest step; NaN if both ends decode to the same image.
+        strangeness: Mean over the steps between the ends.
+        of_ends: Mean strangeness of the two ends.
+        of_fade: Mean strangeness of the steps of a cross-fade between the ends.
+        returned: Mean over the steps between the ends.
     """
 
     path: Float64Array
@@ -51,9 +52,9 @@ class PathMeasures:
     returned: Float64Array
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class LatentContinuity:
-    """Of an encoder. pairs: ids (n, 2) of the pictures at the ends."""
+    """Smoothness of the latent space of one encoder, measured between the image ids `pairs` (n, 2)."""
 
     fingerprint: str
     interpolation: InterpolationMethod
@@ -62,13 +63,12 @@ class LatentContinuity:
     path_measures: PathMeasures
 
     def summarise(self) -> dict[str, tuple[float, float] | None]:
-        """(median, 90th percentile) of each figure, over the pairs that have it; None where none has."""
-        found: dict[str, tuple[float, float] | None] = {}
-        for field in fields(self.path_measures):
-            values = getattr(self.path_measures, field.name)
-            known = values[np.isfinite(values)]
-            found[field.name] = (float(np.median(known)), float(np.percentile(known, 90))) if len(known) else None
-        return found
+        """Return (median, 90th percentile) of each measure over the pairs that have it; None if no pair has it."""
+        summary: dict[str, tuple[float, float] | None] = {}
+        for name, values in vars(self.path_measures).items():
+            finite = values[np.isfinite(values)]
+            summary[name] = (float(np.median(finite)), float(np.percentile(finite, 90))) if len(finite) else None
+        return summary
 
 
 def measure_continuity(
@@ -78,32 +78,46 @@ def measure_continuity(
     steps: int = 16,
     interpolation: InterpolationMethod = "linear",
     seed: int = 0,
-    on_progress: OnProgress | None = None,
+    on_progress: OnProgress = ignore_progress,
 ) -> LatentContinuity:
-    """Of the encoder in use, over pairs of different pictures drawn with `seed`. Their files are not needed.
+    """Measure the active encoder on random pairs of different images. The image files are not needed.
 
-    Raises NoDecoder, BadSetting, NothingIndexed (also with one picture alone).
+    Args:
+        pairs: Number of pairs.
+        steps: Latent vectors on each path, both ends included.
+
+    Raises:
+        NoDecoder, BadSetting, NothingIndexed (also for a single image).
     """
-    _check_continuity_settings(pairs, steps, interpolation)
-    check_decoder(searcher, "what lies between two pictures can't be measured")
-    known = load_aggregate_posterior(searcher).sample(PAIR_SAMPLE_SIZE, seed)
-    if len(known) < 2:
-        raise NothingIndexed("The home holds one picture, and a way has two ends. Run `simile index PHOTOS` with more.")
+    check_interpolation_method(interpolation)
+    if not 1 <= pairs <= MAX_CONTINUITY_PAIRS:
+        raise BadSetting(f"pairs can't be {pairs}. Use 1 to {MAX_CONTINUITY_PAIRS:,}.")
+    if not 3 <= steps <= MAX_CONTINUITY_STEPS:
+        raise BadSetting(f"steps can't be {steps}. Use 3 to {MAX_CONTINUITY_STEPS}: both ends and a step between them.")
+    check_decoder(searcher, "images between two others can't be measured")
+    posterior = load_aggregate_posterior(searcher).sample(PAIR_SAMPLE_SIZE, seed)
+    count = len(posterior)
+    if count < 2:
+        raise NothingIndexed("A path needs two ends, but the home contains one image. Run `simile index` on more.")
+    # Draw the pairs. The offset of 1 to count - 1 makes sure that no image is paired with itself.
     random = np.random.default_rng(seed)
-    starts = random.integers(len(known), size=pairs)
-    ends = (starts + random.integers(1, len(known), size=pairs)) % len(known)  # never the same picture
+    starts = random.integers(count, size=pairs)
+    ends = (starts + random.integers(1, count, size=pairs)) % count
     encoder = searcher.get_encoder()
-    told = on_progress or (lambda *_: None)
-    ways = measure_paths(
+    path_measures = measure_paths(
         encoder,
-        known.mu[starts],
-        known.mu[ends],
+        posterior.mu[starts],
+        posterior.mu[ends],
         steps=steps,
         interpolation=interpolation,
-        on_progress=lambda done: told("walking between pictures", done, pairs),
+        on_progress=lambda done: on_progress("measuring paths between images", done, pairs),
     )
     return LatentContinuity(
-        encoder.fingerprint, interpolation, steps, np.stack([known.ids[starts], known.ids[ends]], axis=1), ways
+        fingerprint=encoder.fingerprint,
+        interpolation=interpolation,
+        steps=steps,
+        pairs=np.stack([posterior.ids[starts], posterior.ids[ends]], axis=1),
+        path_measures=path_measures,
     )
 
 
@@ -114,80 +128,69 @@ def measure_paths(
     *,
     steps: int,
     interpolation: InterpolationMethod,
-    on_progress: Callable[[int], None] = lambda _: None,
+    on_progress: Callable[[int], object] = lambda _: None,
 ) -> PathMeasures:
-    """From mu `starts` (n, d) to mu `ends` (n, d), `steps` places on each way, both ends included."""
-    at_once = max(1, FRAMES_PER_BATCH // steps)
-    parts = []
-    for first in range(0, len(starts), at_once):
-        rows = slice(first, first + at_once)
-        parts.append(_measure_path_batch(encoder, starts[rows], ends[rows], steps, interpolation))
-        on_progress(min(first + at_once, len(starts)))
-    return PathMeasures(
-        *(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(PathMeasures))
-    )
+    """Measure the paths from mu `starts` (n, d) to mu `ends` (n, d), `steps` latent vectors each, ends included."""
+    batch_size = max(1, FRAMES_PER_BATCH // steps)
+    batches = []
+    for first in range(0, len(starts), batch_size):
+        rows = slice(first, first + batch_size)
+        batches.append(_measure_path_batch(encoder, starts[rows], ends[rows], steps, interpolation))
+        on_progress(min(first + batch_size, len(starts)))
+    names = [field.name for field in fields(PathMeasures)]
+    return PathMeasures(**{name: np.concatenate([getattr(batch, name) for batch in batches]) for name in names})
 
 
 def _measure_path_batch(
     encoder: TrainedEncoder, starts: FloatArray, ends: FloatArray, steps: int, interpolation: InterpolationMethod
 ) -> PathMeasures:
-    shares = np.linspace(0, 1, steps)[:, None]
+    # Decode all latents of the paths, and encode the decoded images again.
+    fractions = np.linspace(0, 1, steps)[:, None]
     pairs = zip(starts.astype(np.float64), ends.astype(np.float64), strict=True)
-    latents = np.stack([interpolate(one, other, shares, interpolation) for one, other in pairs])  # (n, steps, d)
-    pictures = _decode_paths(encoder, latents)  # (n, steps, C, S, S)
-    seen, strangeness = _reencode(encoder, pictures)
-    fade = pictures[:, :1] + shares[1:-1, :, None, None].astype(np.float32) * (pictures[:, -1:] - pictures[:, :1])
-    path, jump = _measure_lengths(_crop_paths(encoder, pictures))
-    apart = np.maximum(np.linalg.norm(latents[:, -1] - latents[:, 0], axis=1), 1e-12)
-    missed = np.linalg.norm(seen - latents, axis=2)[:, 1:-1].mean(1)
+    latents = np.stack([interpolate(start, end, fractions, interpolation) for start, end in pairs])  # (n, steps, d)
+    images = _decode_paths(encoder, latents)  # (n, steps, C, S, S)
+    returned_mu, strangeness = _reencode(encoder, images)
+    # For comparison: a cross-fade between the decoded ends, in image space.
+    first, last = images[:, :1], images[:, -1:]
+    fade = first + fractions[1:-1, :, None, None].astype(np.float32) * (last - first)
+    path, jump = _measure_lengths(images[..., *get_content_slices(encoder)])
+    end_distance = np.maximum(np.linalg.norm(latents[:, -1] - latents[:, 0], axis=1), 1e-12)
+    returned_distance = np.linalg.norm(returned_mu - latents, axis=2)[:, 1:-1].mean(1)
     return PathMeasures(
         path=path,
         jump=jump,
         strangeness=strangeness[:, 1:-1].mean(1),
         of_ends=strangeness[:, [0, -1]].mean(1),
         of_fade=_reencode(encoder, fade)[1].mean(1),
-        returned=missed / apart,
+        returned=returned_distance / end_distance,
     )
 
 
 def _measure_lengths(images: FloatArray) -> tuple[Float64Array, Float64Array]:
-    """(path, jump), (n,) each, of pictures (n, steps, C, h, w)."""
+    """Return (path, jump), (n,) each, of images (n, steps, C, h, w)."""
     flat = images.reshape(*images.shape[:2], -1).astype(np.float64)
-    steps = np.linalg.norm(np.diff(flat, axis=1), axis=2)  # (n, steps - 1)
+    step_lengths = np.linalg.norm(np.diff(flat, axis=1), axis=2)  # (n, steps - 1)
     straight = np.linalg.norm(flat[:, -1] - flat[:, 0], axis=1)
     straight = np.where(straight > 0, straight, np.nan)
-    whole = np.where(np.isfinite(straight), steps.sum(1), np.nan)
-    return whole / straight, steps.max(1) * steps.shape[1] / whole
+    total = np.where(np.isfinite(straight), step_lengths.sum(1), np.nan)
+    return total / straight, step_lengths.max(1) * step_lengths.shape[1] / total
 
 
 def _reencode(encoder: TrainedEncoder, images: FloatArray) -> tuple[Float64Array, Float64Array]:
-    """The encoder's mu (n, steps, d) of pictures (n, steps, C, S, S), and their strangeness (n, steps)."""
+    """Encode decoded images (n, steps, C, S, S) and decode them again.
+
+    Returns:
+        The encoder's mu (n, steps, d), and the strangeness (n, steps).
+    """
     count, steps, *shape = images.shape
-    whole = np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)  # as any picture that it is shown
-    mu = encoder.encode(whole.reshape(-1, *shape).transpose(0, 2, 3, 1)).mu.reshape(count, steps, -1)
-    lost = _crop_paths(encoder, _decode_paths(encoder, mu)) - _crop_paths(encoder, images)
-    return mu.astype(np.float64), np.sqrt(np.square(lost).mean(axis=(2, 3, 4), dtype=np.float64))
+    pixels = np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)  # 8 bits a value, as every input of the encoder
+    mu = encoder.encode(pixels.reshape(-1, *shape).transpose(0, 2, 3, 1)).mu.reshape(count, steps, -1)
+    difference = (_decode_paths(encoder, mu) - images)[..., *get_content_slices(encoder)]
+    return mu.astype(np.float64), np.sqrt(np.square(difference).mean(axis=(2, 3, 4), dtype=np.float64))
 
 
 def _decode_paths(encoder: TrainedEncoder, latents: FloatArray | Float64Array) -> FloatArray:
-    """(n, steps, C, S, S) of latents (n, steps, d)."""
-    count, steps, width = latents.shape
-    pictures = encoder.decode(latents.reshape(-1, width).astype(np.float32))
-    return pictures.reshape(count, steps, *pictures.shape[1:])
-
-
-def _crop_paths(encoder: TrainedEncoder, images: FloatArray) -> FloatArray:
-    """Without padding."""
-    top, left, height, width = encoder.preprocessing.content_box()
-    return images[..., top : top + height, left : left + width]
-
-
-def _check_continuity_settings(pairs: int, steps: int, interpolation: str) -> None:
-    if interpolation not in get_args(InterpolationMethod):
-        raise BadSetting(f"how can't be {interpolation!r}. Use linear or spherical.")
-    if not 1 <= pairs <= MAX_CONTINUITY_PAIRS:
-        raise BadSetting(f"pairs can't be {pairs}. Use 1 to {MAX_CONTINUITY_PAIRS:,}.")
-    if not 3 <= steps <= MAX_CONTINUITY_STEPS:
-        raise BadSetting(
-            f"steps can't be {steps}. Use 3 to {MAX_CONTINUITY_STEPS}: something has to lie between the ends."
-        )
+    """Decode latents (n, steps, d) to images (n, steps, C, S, S)."""
+    count, steps, dims = latents.shape
+    images = encoder.decode(latents.reshape(-1, dims).astype(np.float32))
+    return images.reshape(count, steps, *images.shape[1:])

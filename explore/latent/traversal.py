@@ -1,7 +1,8 @@
-"""Walks along single dimensions of the latent space, and grids over two of them: what each number stands for."""
+"""Traversals along single dimensions of the latent space, and manifolds over two directions."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,6 @@ from simile.core.records import FloatArray, Hit
 from simile.explore.latent.aggregate_posterior import load_aggregate_posterior
 from simile.explore.latent.inputs import (
     LatentInput,
-    LatentPoint,
     check_decoder,
     decode_latents,
     encode_inputs,
@@ -24,25 +24,37 @@ from simile.images.rendering.sheets import SheetTile, draw_image_grid, draw_tile
 from simile.search.contact_sheet import make_hit_tile
 from simile.search.searcher import Searcher
 
-MAX_TRAVERSAL_IMAGES = 1000  # pictures of one walk or grid
-RANGE_SAMPLE_SIZE = 10_000  # pictures that tell how far a dimension reaches
+MAX_TRAVERSAL_IMAGES = 1000  # decoded images of one traversal are in memory together
+RANGE_SAMPLE_SIZE = 10_000  # images that measure the mean and the deviation of each dimension
 MANIFOLD_QUANTILES = (0.02, 0.98)  # of the normal distribution, from edge to edge of a manifold
 
 
 @dataclass(frozen=True, eq=False)
 class LatentRange:
-    """Where the collection lies: centre, deviation (d,) of mu; order (d,): dimensions, the most active first."""
+    """The range of the collection in the latent space.
+
+    Attributes:
+        mean: Mean (d,) of mu.
+        deviation: Standard deviation (d,) of mu.
+        activity_order: All dimensions, the one with the largest deviation first.
+    """
 
     mean: FloatArray
     deviation: FloatArray
     activity_order: list[int]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class LatentTraversal:
-    """A row for each dimension, a column for each step. steps: (s,), in deviations from where the walk starts.
+    """A traversal of r dimensions in s steps.
 
-    latents: (r, s, d); frames: (r, s, h, w, 3) uint8; nearest: the real picture nearest to each, row by row.
+    Attributes:
+        name: Name of the start.
+        dims: The dimensions (r).
+        steps: Offsets (s,) from the start, in deviations of the collection.
+        latents: Latent vectors (r, s, d).
+        frames: Decoded images (r, s, h, w, 3).
+        nearest_hits: For each dimension the indexed image nearest to each frame; [] if not requested.
     """
 
     name: str
@@ -55,9 +67,13 @@ class LatentTraversal:
 
 @dataclass(frozen=True, eq=False)
 class LatentManifold:
-    """size x size pictures of a plane, top left first. latents: (size², d); frames: (size², h, w, 3) uint8.
+    """A plane of size x size decoded images, top left first.
 
-    nearest: the real picture nearest to each; [] where that was not asked for.
+    Attributes:
+        axes: The two directions, in words.
+        latents: Latent vectors (size², d).
+        frames: Decoded images (size², h, w, 3).
+        nearest_hits: The indexed image nearest to each frame; [] if not requested.
     """
 
     axes: str
@@ -67,10 +83,7 @@ class LatentManifold:
 
 
 def measure_latent_range(searcher: Searcher, seed: int = 0) -> LatentRange:
-    """By how much mu varies in each dimension: one that the encoder doesn't use stays where it is.
-
-    Raises NothingIndexed.
-    """
+    """Measure how much mu varies in each dimension over the collection. Raises NothingIndexed."""
     return _compute_latent_range(load_aggregate_posterior(searcher).sample(RANGE_SAMPLE_SIZE, seed).mu)
 
 
@@ -80,9 +93,10 @@ def _compute_latent_range(mu: FloatArray) -> LatentRange:
 
 
 def parse_dims(text: str, latent_range: LatentRange) -> list[int]:
-    """The dimensions of "1,5,7" ("5," for one alone), or for a bare number the so many most active ones.
+    """Parse a list of dimensions, "1,5,7" or "5,", or a number of dimensions, "8": the most active ones.
 
-    Raises BadSetting.
+    Raises:
+        BadSetting.
     """
     count = len(latent_range.activity_order)
     try:
@@ -96,8 +110,25 @@ def parse_dims(text: str, latent_range: LatentRange) -> list[int]:
         return numbers
     raise BadSetting(
         f"dims can't be {text!r}. Give how many (the most active ones), or different numbers from 0 to {count - 1}: "
-        "1,5,7, or 5, for one alone."
+        "1,5,7, or 5, for a single dimension."
     )
+
+
+def offset_dimensions(mu: FloatArray, dims: Mapping[int, float], latent_range: LatentRange) -> FloatArray:
+    """Return mu (d,) with single dimensions moved.
+
+    Args:
+        dims: By dimension the offset, in deviations of the collection.
+
+    Raises:
+        BadSetting: There is no such dimension.
+    """
+    moved = mu.copy()
+    for dim, steps in dims.items():
+        if not 0 <= dim < len(mu):
+            raise BadSetting(f"dimension must be 0 to {len(mu) - 1}, got {dim}.")
+        moved[dim] += np.float32(steps) * latent_range.deviation[dim]
+    return moved
 
 
 def traverse_latents(
@@ -110,92 +141,115 @@ def traverse_latents(
     latent_range: LatentRange | None = None,
     with_nearest: bool = True,
 ) -> LatentTraversal:
-    """From a picture, or from the mean of the collection, along each dimension: `span` deviations to either side.
+    """Move one dimension at a time, and leave the others as they are.
 
-    A deviation is that of the dimension over the collection; `reach`: where it is known already.
-    Raises NoDecoder, BadSetting, NothingIndexed.
+    Args:
+        latent_input: The start; None for the mean of the collection.
+        dims: As `parse_dims` reads them.
+        span: Largest offset to either side, in deviations of the collection.
+        latent_range: The range of the collection; None to measure it.
+
+    Raises:
+        NoDecoder, BadSetting, NothingIndexed. And as `encode_inputs`.
     """
-    check_decoder(searcher, "what a dimension stands for can't be shown")
-    place: LatentPoint | None = None if latent_input is None else encode_inputs(searcher, [latent_input])[0]
-    name = "the mean of the collection" if place is None else place.name
+    check_decoder(searcher, "the effect of a dimension can't be shown")
     latent_range = latent_range or measure_latent_range(searcher)
+    if latent_input is None:
+        name, start, size = "the mean of the collection", latent_range.mean, get_content_size(searcher)
+    else:
+        (point,) = encode_inputs(searcher, [latent_input])
+        name, start, size = point.name, point.mu, (point.width, point.height)
     chosen = parse_dims(dims, latent_range)
     if not 0 < span < np.inf or steps < 2 or steps * len(chosen) > MAX_TRAVERSAL_IMAGES:
         raise BadSetting(
-            f"{len(chosen)} dimensions of {steps} steps over ±{span} can't be: 2 steps at least, {MAX_TRAVERSAL_IMAGES} pictures in "
-            "all, and a span above 0."
+            f"{len(chosen)} dimensions of {steps} steps over ±{span} can't be. Use a span above 0, at least 2 steps, "
+            f"and at most {MAX_TRAVERSAL_IMAGES} images in all."
         )
-    start = latent_range.mean if place is None else place.mu
-    size = get_content_size(searcher) if place is None else (place.width, place.height)
+    # Repeat the start for all frames, and move one dimension in each row.
     offsets = np.linspace(-span, span, steps).astype(np.float32)
-    latents = np.tile(start, (len(chosen), steps, 1)).astype(np.float32)
+    latents = np.tile(start, (len(chosen), steps, 1)).astype(np.float32)  # (r, s, d)
     for row, dim in enumerate(chosen):
         latents[row, :, dim] += offsets * latent_range.deviation[dim]
+    # Decode and search all frames in one batch.
     flat = latents.reshape(-1, latents.shape[-1])
     frames = decode_latents(searcher, flat, *size)
     hits = find_nearest_images(searcher, flat) if with_nearest else []
-    rows = [hits[row * steps : (row + 1) * steps] for row in range(len(chosen))]
-    return LatentTraversal(name, chosen, offsets, latents, frames.reshape(*latents.shape[:2], *frames.shape[1:]), rows)
+    return LatentTraversal(
+        name=name,
+        dims=chosen,
+        steps=offsets,
+        latents=latents,
+        frames=frames.reshape(*latents.shape[:2], *frames.shape[1:]),
+        nearest_hits=[hits[row * steps : (row + 1) * steps] for row in range(len(chosen))],
+    )
 
 
 def draw_traversal(searcher: Searcher, traversal: LatentTraversal) -> bytes:
-    """PNG: a line for each dimension, below it the nearest real pictures."""
-    lines = []
+    """Draw a PNG: a row for each dimension, with the nearest indexed images below it."""
+    rows = []
     for dim, frames, hits in zip(traversal.dims, traversal.frames, traversal.nearest_hits, strict=True):
         captions = [f"dimension {dim}\n{step:+.1f}" for step in traversal.steps]
-        lines.append([SheetTile(frame, caption) for frame, caption in zip(frames, captions, strict=True)])
-        lines.append([make_hit_tile(searcher, hit, "nearest: ") for hit in hits if hit is not None])
-    return draw_tile_grid([line for line in lines if line])
+        rows.append([SheetTile(frame, caption) for frame, caption in zip(frames, captions, strict=True)])
+        rows.append(_make_hit_tiles(searcher, hits))
+    return draw_tile_grid([row for row in rows if row])
 
 
 def make_manifold(
     searcher: Searcher, *, axes: str = "principal", size: int = 12, seed: int = 0, with_nearest: bool = False
 ) -> LatentManifold:
-    """size x size pictures of a plane through the mean of the collection, evenly by its normal distribution there.
+    """Decode size x size points of a plane through the mean of the collection.
 
-    axes: `principal`, the two directions in which mu varies most, whatever they mix; or two dimensions, "3,7". An
-    encoder of two dimensions has the whole of its space in it (Kingma and Welling, arXiv 1312.6114, figure 4).
-    Raises NoDecoder, BadSetting, NothingIndexed.
+    The points are at even quantiles of the normal distribution with the collection's deviation (Kingma and Welling,
+    arXiv 1312.6114, figure 4). For an encoder of two dimensions the plane is the whole space.
+
+    Args:
+        axes: `principal`, the two directions in which mu varies most; or two dimensions, "3,7".
+
+    Raises:
+        NoDecoder, BadSetting, NothingIndexed.
     """
     check_decoder(searcher, "its space can't be shown")
     if not 2 <= size <= 30:
-        raise BadSetting(f"size can't be {size}. Use 2 to 30 pictures a side.")
+        raise BadSetting(f"size can't be {size}. Use 2 to 30 images a side.")
     mu = load_aggregate_posterior(searcher).sample(RANGE_SAMPLE_SIZE, seed).mu
-    reach = _compute_latent_range(mu)
-    across, down, named = _make_plane(mu, reach, axes)
-    places = norm.ppf(np.linspace(*MANIFOLD_QUANTILES, size)).astype(np.float32)
-    right, below = np.meshgrid(places, places)
-    latents = reach.mean + right.reshape(-1, 1) * across + below.reshape(-1, 1) * down
+    latent_range = _compute_latent_range(mu)
+    across, down, axes_text = _make_plane(mu, latent_range, axes)
+    quantiles = norm.ppf(np.linspace(*MANIFOLD_QUANTILES, size)).astype(np.float32)
+    right, below = np.meshgrid(quantiles, quantiles)
+    latents = latent_range.mean + right.reshape(-1, 1) * across + below.reshape(-1, 1) * down
     hits = find_nearest_images(searcher, latents) if with_nearest else []
-    return LatentManifold(named, latents, decode_latents(searcher, latents, *get_content_size(searcher)), hits)
+    return LatentManifold(axes_text, latents, decode_latents(searcher, latents, *get_content_size(searcher)), hits)
 
 
 def draw_manifold(searcher: Searcher, latent_manifold: LatentManifold) -> bytes:
-    """PNG: the pictures edge to edge, or where these are known, each row above the real pictures nearest to it."""
-    size = round(len(latent_manifold.frames) ** 0.5)
-    if not latent_manifold.nearest_hits:
-        return draw_image_grid(latent_manifold.frames, size)
-    lines = []
-    for start in range(0, len(latent_manifold.frames), size):
-        lines.append([SheetTile(frame, "") for frame in latent_manifold.frames[start : start + size]])
-        found = latent_manifold.nearest_hits[start : start + size]
-        lines.append([make_hit_tile(searcher, hit, "nearest: ") for hit in found if hit is not None])
-    return draw_tile_grid([line for line in lines if line])
+    """Draw a PNG: the images edge to edge; with nearest images, these are below each row."""
+    frames, hits = latent_manifold.frames, latent_manifold.nearest_hits
+    size = round(len(frames) ** 0.5)
+    if not hits:
+        return draw_image_grid(frames, size)
+    rows = []
+    for start in range(0, len(frames), size):
+        rows.append([SheetTile(frame, "") for frame in frames[start : start + size]])
+        rows.append(_make_hit_tiles(searcher, hits[start : start + size]))
+    return draw_tile_grid([row for row in rows if row])
+
+
+def _make_hit_tiles(searcher: Searcher, hits: Sequence[Hit | None]) -> list[SheetTile]:
+    return [make_hit_tile(searcher, hit, "nearest: ") for hit in hits if hit is not None]
 
 
 def _make_plane(mu: FloatArray, latent_range: LatentRange, axes: str) -> tuple[FloatArray, FloatArray, str]:
-    """Two directions (d,), each as long as the collection's deviation along it, and what they are called."""
+    """Return two directions (d,), each as long as the collection's deviation along it, and their description."""
     if axes != "principal":
         dims = parse_dims(axes if "," in axes else f"{axes},", latent_range)
         if len(dims) != 2:
             raise BadSetting(f"axes can't be {axes!r}. Use principal, or two dimensions such as 3,7.")
-        one, other = (
-            np.eye(len(latent_range.mean), dtype=np.float32)[dim] * latent_range.deviation[dim] for dim in dims
-        )
-        return one, other, f"dimensions {dims[0]} and {dims[1]}"
+        across, down = np.diag(latent_range.deviation)[dims]
+        return across, down, f"dimensions {dims[0]} and {dims[1]}"
     if mu.shape[1] < 2:
         raise BadSetting("An encoder of one dimension has no plane. Use `simile traverse`.")
-    wide = mu.astype(np.float64) - mu.mean(axis=0)
-    values, vectors = np.linalg.eigh(wide.T @ wide / len(wide))
-    one, other = (vectors[:, -at] * np.sqrt(max(values[-at], 0.0)) for at in (1, 2))
-    return one.astype(np.float32), other.astype(np.float32), "the two directions of most variance"
+    # Principal components: eigenvectors of the covariance; eigh sorts them by ascending variance.
+    centred = mu.astype(np.float64) - mu.mean(axis=0)
+    variances, directions = np.linalg.eigh(centred.T @ centred / len(centred))
+    scaled = (directions * np.sqrt(np.maximum(variances, 0))).astype(np.float32)
+    return scaled[:, -1], scaled[:, -2], "the two directions of most variance"

@@ -1,10 +1,10 @@
-"""How sure the encoder is of one picture: not a bare place in the latent space, but how far it may be off.
+"""Uncertainty of the encoder for one image: not only the latent vector, but how far it may be off.
 
-σ               of each dimension, beside the spread of the collection there
-spread          of what the decoder makes of draws z from q(z|x): where in the picture the model can't decide
-log p(x)        importance-weighted (models/likelihood.py), in nats and in bits for each value
-error           of the reconstruction, and where it stands among those of the collection
-stability       of the neighbours: how often draws from q(z|x) find the same ones
+σ               of each dimension, to compare with the spread of the collection
+spread          of images decoded from draws z of q(z|x): where in the image the model is uncertain
+log p(x)        importance-weighted (models/losses/likelihood.py), in nats, and in bits for each value
+error           of the reconstruction, with its percentile among the errors of the collection
+stability       of the neighbours: how often draws of q(z|x) find the same ones
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ import torch
 
 from simile.core.errors import BadSetting
 from simile.core.records import FloatArray
+from simile.explore.arrays import OnProgress, ignore_progress
 from simile.explore.latent.aggregate_posterior import load_aggregate_posterior, make_no_variance_error
 from simile.explore.latent.inputs import check_decoder, decode_latents
-from simile.explore.latent.measurements import OnProgress, compute_reconstruction_error, crop_padding, measure_images
+from simile.explore.latent.measurements import compute_reconstruction_error, get_content_slices, measure_images
+from simile.explore.latent.traversal import RANGE_SAMPLE_SIZE
 from simile.images.formats import Pixels
 from simile.images.rendering.sheets import SheetTile, draw_tile_grid
 from simile.images.transforms import scale_to_unit
@@ -28,23 +30,34 @@ from simile.models.inference.encoder import TrainedEncoder
 from simile.models.losses.likelihood import Density, bits_per_dimension, importance_weighted_log_likelihood
 from simile.search.queries import QueryImage
 from simile.search.searcher import Searcher
-from simile.store.index.flat import Ids, Neighbours
 from simile.store.index.metric import make_index_vectors
 
-MAX_POSTERIOR_SAMPLES = 1000  # samples
-ERROR_SAMPLE_SIZE = 512  # pictures of the collection whose errors a picture's is compared with
+MAX_POSTERIOR_SAMPLES = 1000  # all decoded draws are in memory together
+ERROR_SAMPLE_SIZE = 512  # images of the collection whose errors are compared: enough for a percentile, read in seconds
 STABILITY_NEIGHBOURS = 10
-MIN_IMPORTANCE_SAMPLES = 64  # samples of log p(x), at least
+MIN_IMPORTANCE_SAMPLES = 64  # with fewer draws the estimate of log p(x) is too low
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class EncodingUncertainty:
-    """What is known of one picture.
+    """Uncertainty of one image.
 
-    mu, sigma, spread_of_all: (d,), the last the standard deviation of mu over the collection. seen: the reconstruction,
-    deviation: the standard deviation of it over draws, (h, w, 3) uint8, 255 for `largest`. log_likelihood: nats.
-    error_percentile: 0 to 100. same_nearest: the share of draws whose nearest picture is that of mu; overlap: the share
-    of mu's ten nearest that a draw finds, on average; both None in a home of fewer than two pictures.
+    Attributes:
+        name: Name of the image.
+        mu: Mean (d,) of the posterior q(z|x).
+        sigma: Standard deviation (d,) of the posterior.
+        spread_of_all: Standard deviation (d,) of mu over the collection.
+        samples: Number of draws from the posterior.
+        reconstruction: Decoded mu, (h, w, 3).
+        deviation: Standard deviation over the decoded draws, (h, w, 3); 255 stands for `largest`.
+        mean_deviation: Mean of the deviation, for values in [0, 1].
+        largest: Largest deviation, for values in [0, 1].
+        log_likelihood: log p(x) in nats; None if the decoder was trained with a loss that is no density.
+        bits_per_value: The same in bits for each value of the image.
+        error: Mean squared error of the reconstruction, for values in [0, 1].
+        error_percentile: Percentage of the collection with a smaller error; None if no image could be read.
+        same_nearest: Fraction of draws with the same nearest image as mu; None with fewer than two images.
+        overlap: Mean fraction of mu's ten nearest images that a draw finds; None with fewer than two images.
     """
 
     name: str
@@ -52,7 +65,7 @@ class EncodingUncertainty:
     sigma: FloatArray
     spread_of_all: FloatArray
     samples: int
-    seen: Pixels
+    reconstruction: Pixels
     deviation: Pixels
     mean_deviation: float
     largest: float
@@ -70,22 +83,17 @@ def measure_uncertainty(
     *,
     samples: int = 32,
     seed: int = 0,
-    on_progress: OnProgress | None = None,
+    on_progress: OnProgress = ignore_progress,
 ) -> EncodingUncertainty:
-    """Of a file or an indexed image. The same for the same seed.
+    """Measure the uncertainty of a file or an indexed image; see `measure_image_uncertainty`.
 
-    Raises NoVariance, NoDecoder, BadSetting, UnreadableImage, NoSuchImage (also where an indexed image's file is gone).
+    Raises:
+        UnreadableImage, NoSuchImage: Also if the file of an indexed image is gone.
     """
+    image_id = latent_input if isinstance(latent_input, int) else None
     path = searcher.get_file(latent_input)[0] if isinstance(latent_input, int) else latent_input
-    picture = searcher.prepare_query_image(path, path.name)
-    return measure_image_uncertainty(
-        searcher,
-        picture,
-        latent_input if isinstance(latent_input, int) else None,
-        samples=samples,
-        seed=seed,
-        on_progress=on_progress,
-    )
+    image = searcher.prepare_query_image(path, path.name)
+    return measure_image_uncertainty(searcher, image, image_id, samples=samples, seed=seed, on_progress=on_progress)
 
 
 def measure_image_uncertainty(
@@ -95,123 +103,135 @@ def measure_image_uncertainty(
     *,
     samples: int = 32,
     seed: int = 0,
-    on_progress: OnProgress | None = None,
+    on_progress: OnProgress = ignore_progress,
 ) -> EncodingUncertainty:
-    """The same of a picture that was prepared; `image_id`: of an indexed one. Neither is a neighbour of itself."""
+    """Measure the uncertainty of a prepared image. The result is the same for the same seed.
+
+    Args:
+        image_id: Id of an indexed image, which is no neighbour of itself.
+        samples: Draws from the posterior.
+
+    Raises:
+        NoVariance, NoDecoder, BadSetting.
+    """
     if not 2 <= samples <= MAX_POSTERIOR_SAMPLES:
         raise BadSetting(f"samples can't be {samples}. Draw 2 to {MAX_POSTERIOR_SAMPLES}.")
     encoder = searcher.get_encoder()
-    check_decoder(searcher, "how sure it is of a picture can't be shown")
-    batch, prepared = image.prepared_image.array[None], image.prepared_image
+    check_decoder(searcher, "its uncertainty for an image can't be shown")
+    prepared = image.prepared_image
+    batch = prepared.array[None]  # (1, S, S, C)
+
+    # Encode the image, and draw from its posterior.
     latent = encoder.encode(batch)
     if latent.sigma is None:
         raise make_no_variance_error(encoder.fingerprint)
     mu, sigma = latent.mu[0], latent.sigma[0]
     noise = np.random.default_rng(seed).standard_normal((samples, len(mu))).astype(np.float32)
     draws = mu + sigma * noise
+
+    # Decode the draws: their deviation, and the same as an image, relative to the largest value.
     deviation = encoder.decode(draws).std(axis=0)  # (C, S, S)
-    top, left, height, width = encoder.preprocessing.content_box()
-    of_picture = deviation[:, top : top + height, left : left + width]  # without padding
-    largest = float(of_picture.max())
-    scaled = np.minimum(deviation / max(largest, 1e-12), 1)
-    shown = encoder.preprocessing.to_pixels(scaled, prepared.width, prepared.height)
-    nats = _compute_log_likelihood(encoder, batch, max(samples, MIN_IMPORTANCE_SAMPLES), seed)
+    content_deviation = deviation[:, *get_content_slices(encoder)]
+    largest = float(content_deviation.max())
+    relative_deviation = np.minimum(deviation / max(largest, 1e-12), 1)
+
+    # Likelihood of the image, and error of its reconstruction.
+    log_likelihood, bits_per_value = _compute_log_likelihood(encoder, batch, max(samples, MIN_IMPORTANCE_SAMPLES), seed)
     error = float(compute_reconstruction_error(encoder, batch)[0])
-    indexed = searcher.catalogue.images.find_by_sha256([prepared.sha256]).get(prepared.sha256)
-    known = image_id if indexed is None else indexed.image_id
-    same, overlap = _compute_neighbour_stability(searcher, mu, draws, known)
+
+    # Neighbours, without the image itself or an indexed copy of it.
+    indexed_copy = searcher.catalogue.images.find_by_sha256([prepared.sha256]).get(prepared.sha256)
+    hidden_id = image_id if indexed_copy is None else indexed_copy.image_id
+    same_nearest, overlap = _compute_neighbour_stability(searcher, mu, draws, hidden_id)
+
     return EncodingUncertainty(
         name=image.name,
         mu=mu,
         sigma=sigma,
-        spread_of_all=load_aggregate_posterior(searcher).sample(10_000, seed).mu.std(axis=0),
+        spread_of_all=load_aggregate_posterior(searcher).sample(RANGE_SAMPLE_SIZE, seed).mu.std(axis=0),
         samples=samples,
-        seen=decode_latents(searcher, mu[None], prepared.width, prepared.height)[0],
-        deviation=shown,
-        mean_deviation=float(of_picture.mean()),
+        reconstruction=decode_latents(searcher, mu[None], prepared.width, prepared.height)[0],
+        deviation=encoder.preprocessing.to_pixels(relative_deviation, prepared.width, prepared.height),
+        mean_deviation=float(content_deviation.mean()),
         largest=largest,
-        log_likelihood=nats,
-        bits_per_value=None
-        if nats is None
-        else bits_per_dimension(nats, _count_values(encoder, batch), _get_likelihood_name(encoder)),
+        log_likelihood=log_likelihood,
+        bits_per_value=bits_per_value,
         error=error,
         error_percentile=_compute_error_percentile(searcher, error, seed, on_progress),
-        same_nearest=same,
+        same_nearest=same_nearest,
         overlap=overlap,
     )
 
 
-def draw_uncertainty(encoding_uncertainty: EncodingUncertainty, image: Pixels) -> bytes:
-    """PNG: the picture (h, w, 3), what the model sees, and where it can't decide."""
-    percentile = (
-        ""
-        if encoding_uncertainty.error_percentile is None
-        else f"\nworse than {encoding_uncertainty.error_percentile:.0f} % here"
-    )
-    return draw_tile_grid(
-        [
-            [
-                SheetTile(image, encoding_uncertainty.name),
-                SheetTile(
-                    encoding_uncertainty.seen,
-                    f"what the model sees\nerror {encoding_uncertainty.error:.4f}{percentile}",
-                ),
-                SheetTile(
-                    encoding_uncertainty.deviation,
-                    f"spread of {encoding_uncertainty.samples} draws\nwhite: ±{encoding_uncertainty.largest:.3f}",
-                ),
-            ]
-        ]
-    )
+def draw_uncertainty(uncertainty: EncodingUncertainty, image: Pixels) -> bytes:
+    """Draw a PNG: the image (h, w, 3), its reconstruction, and the deviation over the draws."""
+    percentile = uncertainty.error_percentile
+    comparison = "" if percentile is None else f"\nworse than {percentile:.0f} % here"
+    reconstruction_caption = f"reconstruction\nerror {uncertainty.error:.4f}{comparison}"
+    deviation_caption = f"spread of {uncertainty.samples} draws\nwhite: ±{uncertainty.largest:.3f}"
+    tiles = [
+        SheetTile(image, uncertainty.name),
+        SheetTile(uncertainty.reconstruction, reconstruction_caption),
+        SheetTile(uncertainty.deviation, deviation_caption),
+    ]
+    return draw_tile_grid([tiles])
 
 
-def _compute_log_likelihood(encoder: TrainedEncoder, batch: Pixels, samples: int, seed: int) -> float | None:
-    """None where the decoder was trained with a loss that is no density."""
-    if _get_likelihood_name(encoder) not in ("gaussian", "bernoulli"):
-        return None
-    found = importance_weighted_log_likelihood(
+def _compute_log_likelihood(
+    encoder: TrainedEncoder, batch: Pixels, samples: int, seed: int
+) -> tuple[float | None, float | None]:
+    """Return log p(x) in nats, and in bits for each value without padding.
+
+    Args:
+        batch: One image (1, S, S, C).
+
+    Returns:
+        (None, None) if the decoder was trained with a loss that is no density.
+    """
+    likelihood = cast(Density, encoder.description.likelihood)
+    if likelihood not in ("gaussian", "bernoulli"):
+        return None, None
+    estimate = importance_weighted_log_likelihood(
         encoder.network,
         torch.from_numpy(scale_to_unit(batch)),
-        likelihood=_get_likelihood_name(encoder),
+        likelihood=likelihood,
         samples=samples,
         generator=torch.Generator().manual_seed(seed),
         content_box=encoder.preprocessing.content_box(),
     )
-    return float(found[0])
+    nats = float(estimate[0])
+    return nats, bits_per_dimension(nats, batch[0, *get_content_slices(encoder)].size, likelihood)
 
 
-def _get_likelihood_name(encoder: TrainedEncoder) -> Density:
-    return cast(Density, encoder.description.likelihood)
-
-
-def _count_values(encoder: TrainedEncoder, batch: Pixels) -> int:
-    """How many numbers a picture is, without padding."""
-    return int(np.prod(crop_padding(encoder, batch).shape[1:]))
-
-
-def _compute_error_percentile(
-    searcher: Searcher, error: float, seed: int, on_progress: OnProgress | None
-) -> float | None:
+def _compute_error_percentile(searcher: Searcher, error: float, seed: int, on_progress: OnProgress) -> float | None:
+    """Return the percentage of sampled images with a smaller error; None if no image could be read."""
     ids = load_aggregate_posterior(searcher).sample(ERROR_SAMPLE_SIZE, seed).ids
-    others = measure_images(searcher, ids, on_progress or (lambda *_: None)).error
-    others = others[np.isfinite(others)]
-    return None if not len(others) else float(100 * (others < error).mean())
+    errors = measure_images(searcher, ids, on_progress).error
+    errors = errors[np.isfinite(errors)]
+    return float(100 * (errors < error).mean()) if len(errors) else None
 
 
 def _compute_neighbour_stability(
-    searcher: Searcher, mu: FloatArray, draws: FloatArray, image_id: int | None
+    searcher: Searcher, mu: FloatArray, draws: FloatArray, hidden_id: int | None
 ) -> tuple[float | None, float | None]:
-    """(share of draws with the same nearest, mean share of the ten nearest that they have in common with mu)."""
+    """Compare the neighbours of draws (n, d) with the neighbours of mu (d,).
+
+    Args:
+        hidden_id: An image that is no neighbour.
+
+    Returns:
+        The fraction of draws with the same nearest image, and the mean fraction of shared neighbours.
+    """
     snapshot = searcher.index.get_snapshot()
-    asked = make_index_vectors(np.concatenate([mu[None], draws]), snapshot.encoder.index_dims, snapshot.encoder.metric)
-    found = [_exclude_image(one, image_id) for one in snapshot.search(asked, STABILITY_NEIGHBOURS + 1)]
-    usual, drawn = found[0], found[1:]
-    if len(usual) < 1:
+    latents = np.concatenate([mu[None], draws])
+    vectors = make_index_vectors(latents, snapshot.encoder.index_dims, snapshot.encoder.metric)
+    # Search for one more, as the hidden image may be among the neighbours.
+    neighbours = [
+        ids[ids != hidden_id][:STABILITY_NEIGHBOURS] for ids, _ in snapshot.search(vectors, STABILITY_NEIGHBOURS + 1)
+    ]
+    expected, drawn = neighbours[0], neighbours[1:]
+    if not len(expected):
         return None, None
-    same = float(np.mean([one[0] == usual[0] for one in drawn]))
-    return same, float(np.mean([len(np.intersect1d(one, usual)) / len(usual) for one in drawn]))
-
-
-def _exclude_image(neighbours: Neighbours, image_id: int | None) -> Ids:
-    ids = neighbours[0]
-    return ids[ids != image_id][:STABILITY_NEIGHBOURS] if image_id is not None else ids[:STABILITY_NEIGHBOURS]
+    same_nearest = np.mean([ids[0] == expected[0] for ids in drawn])
+    overlap = np.mean([len(np.intersect1d(ids, expected)) / len(expected) for ids in drawn])
+    return float(same_nearest), float(overlap)

@@ -1,6 +1,6 @@
-"""One map in a process of its own: at low priority, its progress on stdout, gone with whoever started it.
+"""Make one map in its own process, at low priority, with progress messages on stdout.
 
-The starter keeps the other end of stdin open: when that closes, however its process ended, this one stops too.
+The parent keeps the other end of stdin open. When it closes, for whatever reason, this process exits too.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from simile.explore.map.map import MapSettings, make_map, measure_reconstruction
 from simile.search.searcher import Searcher
 from simile.store.home import translate_write_errors
 
-MAP_PROCESS_NICENESS = 10  # searches come first
-MAP_LOCK_NAME = "maps.lock"  # in the home: held while a map is made
+MAP_PROCESS_NICENESS = 10  # searches have priority
+MAP_LOCK_NAME = "maps.lock"  # file in the home, locked while a map is made
 
 
 def encode_map_request(map_settings: MapSettings, settings: Settings) -> bytes:
-    """One line of JSON, as `main` takes it from stdin: its settings may hold a password, so it is no argument."""
-    return json.dumps({"wish": asdict(map_settings), "settings": settings.model_dump(mode="json")}).encode() + b"\n"
+    """Encode the request that `main` reads from stdin: settings may contain a password, which no argument may."""
+    return json.dumps({"map": asdict(map_settings), "settings": settings.model_dump(mode="json")}).encode() + b"\n"
 
 
 def is_map_running(home: Path) -> bool:
-    """Whether some process makes a map in this home."""
+    """Return whether a process is making a map in this home."""
     try:
         with (home / MAP_LOCK_NAME).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -44,32 +44,32 @@ def is_map_running(home: Path) -> bool:
 
 
 def main() -> None:
-    """The whole life of the process. Lines on stdout: {"stage", "done", "total"}, and last of all maybe {"failed"}."""
-    order = json.loads(sys.stdin.buffer.readline())
+    """Run the process. Messages on stdout are lines of JSON: {"stage", "done", "total"}; {"failed"} after an error."""
+    request = json.loads(sys.stdin.buffer.readline())
     configure_logging()
     os.nice(MAP_PROCESS_NICENESS)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
-        _compute_map(MapSettings(**order["wish"]), load_settings(**order["settings"]))
+        _make_map(MapSettings(**request["map"]), load_settings(**request["settings"]))
     except SimileError as error:
         _write_message(failed=str(error))
-    os._exit(0)  # what is left to tear down takes a second, and nobody needs it
+    os._exit(0)  # skips a clean-up of the libraries that takes a second
 
 
-def _compute_map(map_settings: MapSettings, settings: Settings) -> None:
+def _make_map(map_settings: MapSettings, settings: Settings) -> None:
     path = settings.home / MAP_LOCK_NAME
     with translate_write_errors(path):
         file = path.open("wb")
     with file:
-        if not _acquire_lock(file):  # another one is at it, and was asked first
+        if not _acquire_lock(file):  # another process makes a map
             return
         with Searcher(settings) as searcher:
-            made = make_map(searcher, map_settings, _report_progress)
-            measure_reconstruction_errors(searcher, made.ids, _report_progress)
+            latent_map = make_map(searcher, map_settings, _report_progress)
+            measure_reconstruction_errors(searcher, latent_map.ids, _report_progress)
 
 
 def _acquire_lock(file: IO[bytes]) -> bool:
-    """Whether the lock was free. Who only looks whether it is holds it for a moment, too."""
+    """Try for a second to acquire the lock: `is_map_running` holds it for a moment too."""
     for _ in range(20):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""What a map is shown with: tiles of thumbnails for the page, and the whole as a picture."""
+"""Rendering of maps: tiles of thumbnails for the page, and the whole map as an image."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from simile.core.atomic_write import write_atomically
 from simile.core.errors import BadSetting, HomeNotWritable, NoDecoder, NoSuchImage, UnreadableImage
 from simile.core.records import FloatArray
-from simile.explore.map.map import get_maps_folder
+from simile.explore.map.map import get_tiles_folder
 from simile.explore.map.view import MapLabels, MapView, compute_error_ranks, make_clusters
 from simile.images.formats import Pixels
 from simile.images.rendering.atlas import (
@@ -31,17 +32,23 @@ from simile.images.rendering.atlas import (
 from simile.search.searcher import Searcher
 from simile.store.home import translate_write_errors
 
-THUMBNAIL_SIDE, TILE_COLUMNS = 48, 16  # of a thumbnail in a tile, in pixels; thumbnails beside each other
+THUMBNAIL_SIDE, TILE_COLUMNS = 48, 16  # pixels; thumbnails in each row of a tile
 IMAGES_PER_TILE = TILE_COLUMNS * TILE_COLUMNS
-MIN_IMAGE_SPACING = 40  # pixels between pictures in the picture of a map
+MIN_IMAGE_SPACING = 40  # pixels between thumbnails in the rendered map
 
 MapStyle = Literal["pictures", "dots"]
-MAP_STYLES: tuple[MapStyle, ...] = ("pictures", "dots")
+MAP_STYLES: tuple[MapStyle, ...] = get_args(MapStyle)
 
 
 @dataclass(frozen=True, eq=False)
 class MapTile:
-    """The pictures in rows 256 n to 256 n + 255 of a map, 16 beside each other. tag: names what is in it."""
+    """A tile: the images in rows 256 n to 256 n + 255 of a map, 16 in each row of the tile.
+
+    Attributes:
+        tag: Hash of the content.
+        path: File of the tile in the home.
+        ids: Image ids; None for a deleted image.
+    """
 
     tag: str
     path: Path
@@ -49,124 +56,124 @@ class MapTile:
 
 
 def count_tiles(view: MapView) -> int:
-    """How many tiles the map has."""
+    """Return the number of tiles of a map."""
     return -(-len(view.map.ids) // IMAGES_PER_TILE)
 
 
 def get_tile(searcher: Searcher, view: MapView, number: int) -> MapTile:
-    """What is in a tile now: pictures that were deleted are None. Raises BadSetting for a number that there is not."""
+    """Return the current content of a tile. Raises BadSetting for an unknown number."""
     if not 0 <= number < count_tiles(view):
         raise BadSetting(f"tile can't be {number}: this map has tiles 0 to {count_tiles(view) - 1}.")
     start = number * IMAGES_PER_TILE
-    stored = view.map.ids[start : start + IMAGES_PER_TILE]
-    living = set(view.map_rows.tolist())
-    ids = [one if start + row in living else None for row, one in enumerate(stored.tolist())]
+    live_rows = set(view.map_rows.tolist())
+    ids = [
+        image_id if row in live_rows else None
+        for row, image_id in enumerate(view.map.ids[start : start + IMAGES_PER_TILE].tolist(), start)
+    ]
     tag = hashlib.sha256(repr((view.map.tag, number, ids)).encode()).hexdigest()[:16]
-    folder = get_maps_folder(searcher) / f"tiles-{view.map.settings.layout}" / f"{view.map.encoder[:16]}-{view.map.tag}"
-    return MapTile(tag, folder / f"{number}-{tag}.webp", ids)
+    return MapTile(tag, get_tiles_folder(searcher, view.map) / f"{number}-{tag}.webp", ids)
 
 
 def get_tile_bytes(searcher: Searcher, tile: MapTile) -> bytes:
-    """The tile as a WebP, made once and kept; one of before a picture was deleted is removed."""
+    """Return a tile as WebP. It is drawn once and stored; older versions with deleted images are removed."""
     with suppress(OSError):
         return tile.path.read_bytes()
-    data = draw_atlas(
-        [None if one is None else get_thumbnail(searcher, one) for one in tile.ids], THUMBNAIL_SIDE, TILE_COLUMNS
-    )
-    with suppress(HomeNotWritable), translate_write_errors(tile.path):  # then it is made again
+    thumbnails = [None if image_id is None else get_thumbnail(searcher, image_id) for image_id in tile.ids]
+    data = draw_atlas(thumbnails, THUMBNAIL_SIDE, TILE_COLUMNS)
+    with suppress(HomeNotWritable), translate_write_errors(tile.path):  # not stored: drawn again next time
         tile.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(tile.path, lambda temporary: temporary.write_bytes(data))
-        for old in tile.path.parent.glob(f"{tile.path.name.partition('-')[0]}-*.webp"):
-            if old != tile.path:
-                old.unlink(missing_ok=True)
+        number = tile.path.name.partition("-")[0]
+        for old_path in tile.path.parent.glob(f"{number}-*.webp"):
+            if old_path != tile.path:
+                old_path.unlink(missing_ok=True)
     return data
 
 
 def get_thumbnail(searcher: Searcher, image_id: int) -> Pixels | None:
-    """The picture; what the model saw of it where its file is gone; None where that can't be told either."""
+    """Return a thumbnail of the image, or of its reconstruction if its file is gone; None without either."""
     with suppress(NoDecoder, NoSuchImage, UnreadableImage):
         return searcher.get_query_pixels(image_id, THUMBNAIL_SIDE)
     return None
 
 
 def render_map(searcher: Searcher, view: MapView, labels: Sequence[MapLabels], colour: str, style: MapStyle) -> bytes:
-    """PNG of the map. colour: cluster, density, error, label (the first there is) or one of the labels by name.
+    """Render a map as PNG.
 
-    Raises BadSetting, NoDecoder.
+    Args:
+        colour: `cluster`, `density`, `error`, `label` (the first labels) or the source of labels.
+        style: `pictures` adds thumbnails where there is space.
+
+    Raises:
+        BadSetting, NoDecoder.
     """
     if style not in MAP_STYLES:
         raise BadSetting(f"style can't be {style!r}. Give pictures or dots.")
-    colours, legend, between = _make_colours(searcher, view, labels, colour)
-    shown = _choose_visible_rows(view.points) if style == "pictures" else []
-    found = ((row, get_thumbnail(searcher, int(view.ids[row]))) for row in shown)
-    pictures = [(row, pixels) for row, pixels in found if pixels is not None]
-    note = f"{len(view.ids):,} pictures, layout {view.map.settings.layout}, coloured by {colour}"
-    return draw_map(
-        MapSheet(
-            title="The map of the collection",
-            note=note,
-            points=view.points,
-            colours=colours,
-            images=pictures,
-            legend=legend,
-            ramp_labels=between,
-        )
+    colours, legend, ramp_ends = _make_colours(searcher, view, labels, colour)
+    rows = _choose_thumbnail_rows(view.points) if style == "pictures" else []
+    thumbnails = [(row, pixels) for row in rows if (pixels := get_thumbnail(searcher, int(view.ids[row]))) is not None]
+    subtitle = f"{len(view.ids):,} images, layout {view.map.settings.layout}, coloured by {colour}"
+    sheet = MapSheet(
+        title="The map of the collection",
+        note=subtitle,
+        points=view.points,
+        colours=colours,
+        images=thumbnails,
+        legend=legend,
+        ramp_labels=ramp_ends,
     )
+    return draw_map(sheet)
 
 
 def find_labels(labels: Sequence[MapLabels], name: str) -> MapLabels:
-    """The labels of this name; `label`: the first there are. Raises BadSetting."""
-    for one in labels:
-        if name in ("label", one.source):
-            return one
-    known = (
-        ", ".join(one.source for one in labels) or "no labels here: pictures in several folders, or metadata, are some"
-    )
-    raise BadSetting(f"There is no label {name!r}. There are cluster, density, error; and {known}.")
+    """Return the labels with this source; `label` for the first labels. Raises BadSetting."""
+    for candidate in labels:
+        if name in ("label", candidate.source):
+            return candidate
+    sources = ", ".join(candidate.source for candidate in labels)
+    hint = f"Other labels: {sources}." if sources else "Images in several folders, or with metadata, have labels."
+    raise BadSetting(f"There is no label {name!r}. Use cluster, density or error. {hint}")
 
 
 def _make_colours(
     searcher: Searcher, view: MapView, labels: Sequence[MapLabels], colour: str
 ) -> tuple[ColourArray, list[tuple[str, str]], tuple[str, str] | None]:
+    """Return the colour of each image, the legend as (name, colour), and the names of both ends of a colour ramp."""
     if colour == "cluster":
-        clusters = make_clusters(view, labels[0] if labels else None)
         legend = [
-            (one.label or f"cluster {one.number + 1}", MAP_PALETTE[one.number % len(MAP_PALETTE)]) for one in clusters
+            (cluster.label or f"cluster {cluster.number + 1}", MAP_PALETTE[cluster.number % len(MAP_PALETTE)])
+            for cluster in make_clusters(view, labels[0] if labels else None)
         ]
         return get_palette_colours(view.clusters), [*legend, *_make_rest_legend(view.clusters, "none")], None
     if colour == "density":
         return get_ramp_colours(view.density), [], ("thin", "thick")
     if colour == "error":
         errors = compute_error_ranks(searcher, view)
-        _check_errors_known(searcher, errors)
+        encoder = searcher.get_encoder()
+        if not np.isfinite(errors).any() and not encoder.has_decoder:
+            raise NoDecoder(f"Encoder {encoder.fingerprint} has no decoder, so there is no error. Use another colour.")
         return get_ramp_colours(errors), [], ("reconstructed well", "badly")
     chosen = find_labels(labels, colour)
     legend = list(zip(chosen.names, MAP_PALETTE, strict=False))
     return get_palette_colours(chosen.label_ids), [*legend, *_make_rest_legend(chosen.label_ids, "others")], None
 
 
-def _check_errors_known(searcher: Searcher, errors: FloatArray) -> None:
-    if not np.isfinite(errors).any():
-        encoder = searcher.get_encoder()
-        if not encoder.has_decoder:
-            raise NoDecoder(f"Encoder {encoder.fingerprint} has no decoder, so there is no error. Use another colour.")
-
-
-def _make_rest_legend(label_ids: np.ndarray, name: str) -> list[tuple[str, str]]:
+def _make_rest_legend(label_ids: NDArray[np.int32], name: str) -> list[tuple[str, str]]:
     return [(name, UNKNOWN_COLOUR)] if bool((label_ids < 0).any()) else []
 
 
-def _choose_visible_rows(points: FloatArray) -> list[int]:
-    """Rows of points, drawn by chance, of which no two lie so near that their pictures would cover each other."""
-    places = compute_map_positions(points)
-    found: list[int] = []
-    taken: dict[tuple[int, int], list[int]] = {}
-    for row in np.random.default_rng(0).permutation(len(places)).tolist():
-        x, y = places[row]
-        across, down = int(x // MIN_IMAGE_SPACING), int(y // MIN_IMAGE_SPACING)
-        around = ((across + left, down + up) for left in (-1, 0, 1) for up in (-1, 0, 1))
-        near = (other for square in around for other in taken.get(square, ()))
-        if all(max(abs(x - places[other, 0]), abs(y - places[other, 1])) >= MIN_IMAGE_SPACING for other in near):
-            found.append(row)
-            taken.setdefault((across, down), []).append(row)
-    return found
+def _choose_thumbnail_rows(points: FloatArray) -> list[int]:
+    """Choose rows of points (n, 2) in random order, so that no two thumbnails overlap."""
+    positions = compute_map_positions(points)
+    chosen: list[int] = []
+    # A grid with cells of the minimum spacing: only rows in the same and the 8 surrounding cells can overlap.
+    rows_by_cell: dict[tuple[int, int], list[int]] = {}
+    for row in np.random.default_rng(0).permutation(len(positions)).tolist():
+        x, y = positions[row]
+        column, line = int(x // MIN_IMAGE_SPACING), int(y // MIN_IMAGE_SPACING)
+        surrounding = ((column + dx, line + dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1))
+        near = (other for cell in surrounding for other in rows_by_cell.get(cell, ()))
+        if all(max(abs(x - positions[other, 0]), abs(y - positions[other, 1])) >= MIN_IMAGE_SPACING for other in near):
+            chosen.append(row)
+            rows_by_cell.setdefault((column, line), []).append(row)
+    return chosen

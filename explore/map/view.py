@@ -1,4 +1,4 @@
-"""A map as of now: without what was deleted since it was made, with what is newer beside its nearest pictures."""
+"""A current view of a map: without images that were deleted since, with newer images near the most similar ones."""
 
 from __future__ import annotations
 
@@ -19,18 +19,26 @@ from simile.explore.map.projection import interpolate_points
 from simile.search.searcher import Searcher
 from simile.store.index.flat import Ids
 
-FOLDER_LABEL = "folder"  # what labels by folder are called
-MAX_NEWER_IMAGES = 2000  # pictures that are put beside others while somebody waits: below a second
-MAX_LABEL_NAMES = 20  # that have a name and a colour of their own, the commonest
-MAX_LABEL_VALUES = 60  # different texts beyond which something said of pictures is no label
+FOLDER_LABEL = "folder"  # name of the labels by folder
+MAX_NEWER_IMAGES = 2000  # interpolated during a request: takes less than a second
+MAX_LABEL_NAMES = 20  # names with their own colour, the most frequent ones
+MAX_LABEL_VALUES = 60  # metadata with more different values are not useful as labels
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class MapView:
-    """ids, place, clusters, density: (n,); points: (n, 2). place: the row in the map, -1 for what is newer than it.
+    """A view of n images.
 
-    newer: how many are newer and shown; missing: and not shown, as there are too many for that. change: the state of
-    the catalogue.
+    Attributes:
+        map: The stored map.
+        catalogue_changes: State of the catalogue.
+        ids: Image ids (n,).
+        map_rows: Row (n,) of each image in the map; -1 for a newer image.
+        points: Points (n, 2), float32.
+        clusters: Cluster (n,) of each image.
+        density: Fraction (n,) of images in thinner places; NaN for a newer image.
+        newer_count: Number of newer images in the view.
+        missing_count: Number of newer images that are not in the view, as they are too many.
     """
 
     map: LatentMap
@@ -46,16 +54,31 @@ class MapView:
 
 @dataclass(frozen=True, eq=False)
 class MapLabels:
-    """What pictures are called by something that is said of them. index (n,) into names, -1 for none of them."""
+    """Labels of n images from one source.
+
+    Attributes:
+        source: `folder`, or a metadata field.
+        names: The most frequent labels.
+        label_ids: Index (n,) into `names`; -1 for any other label or none.
+    """
 
     source: str
     names: tuple[str, ...]
     label_ids: ClusterNumbers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MapCluster:
-    """Pictures that go together: how many, the most typical one, the middle of them, and their commonest label."""
+    """One cluster of a view.
+
+    Attributes:
+        number: Number in the map.
+        size: Number of images.
+        typical: Id of the most typical image.
+        x: Median of the points.
+        y: Median of the points.
+        label: The label of at least half of the images, if there is one.
+    """
 
     number: int
     size: int
@@ -66,104 +89,113 @@ class MapCluster:
 
 
 def make_map_view(searcher: Searcher, latent_map: LatentMap) -> MapView:
-    """The map as of now. Raises NothingIndexed."""
+    """Make the current view of a map. Raises NothingIndexed."""
     snapshot = searcher.index.get_snapshot()
-    living = snapshot.get_live_ids()
-    kept = np.flatnonzero(np.isin(latent_map.ids, living, assume_unique=True))
-    newer = np.setdiff1d(living, latent_map.ids, assume_unique=True)
-    shown = newer[:MAX_NEWER_IMAGES] if len(kept) else newer[:0]
-    points, clusters, density = latent_map.points[kept], latent_map.clusters[kept], latent_map.density[kept]
-    if len(shown):
-        ids, vectors = snapshot.get_vectors(shown)
-        _, known_vectors = snapshot.get_vectors(np.sort(latent_map.ids[kept]))
-        order = np.argsort(latent_map.ids[kept])
-        places = interpolate_points(vectors, known_vectors, points[order])
-        nearest = _find_nearest_rows(vectors, known_vectors)
+    live_ids = snapshot.get_live_ids()
+    # Keep the images that still exist, and list the newer ones.
+    rows = np.flatnonzero(np.isin(latent_map.ids, live_ids, assume_unique=True))
+    newer_ids = np.setdiff1d(live_ids, latent_map.ids, assume_unique=True)
+    added_ids = newer_ids[:MAX_NEWER_IMAGES] if len(rows) else newer_ids[:0]
+    points, clusters, density = latent_map.points[rows], latent_map.clusters[rows], latent_map.density[rows]
+    # Place newer images among their nearest neighbours in the map, in the cluster of the nearest one.
+    if len(added_ids):
+        from sklearn.metrics import pairwise_distances_argmin  # noqa: PLC0415  # slow to import, and rarely needed
+
+        order = np.argsort(latent_map.ids[rows])
+        _, added_vectors = snapshot.get_vectors(added_ids)
+        _, known_vectors = snapshot.get_vectors(latent_map.ids[rows][order])
+        nearest = pairwise_distances_argmin(added_vectors, known_vectors)
         clusters = np.append(clusters, clusters[order][nearest])
-        points = np.concatenate([points, places])
-        density = np.append(density, np.full(len(ids), np.nan, np.float32))
+        points = np.concatenate([points, interpolate_points(added_vectors, known_vectors, points[order])])
+        density = np.append(density, np.full(len(added_ids), np.nan, np.float32))
     return MapView(
         map=latent_map,
         catalogue_changes=snapshot.state.changes,
-        ids=np.append(latent_map.ids[kept], shown),
-        map_rows=np.append(kept, np.full(len(shown), -1)),
+        ids=np.append(latent_map.ids[rows], added_ids),
+        map_rows=np.append(rows, np.full(len(added_ids), -1)),
         points=points,
         clusters=clusters,
         density=density,
-        newer_count=len(shown),
-        missing_count=len(newer) - len(shown),
+        newer_count=len(added_ids),
+        missing_count=len(newer_ids) - len(added_ids),
     )
 
 
 def compute_error_ranks(searcher: Searcher, view: MapView) -> FloatArray:
-    """The share (n,) of pictures that are reconstructed better; NaN where the error was never measured."""
-    measured = load_measurements(searcher, np.sort(view.ids))
-    found = np.empty(len(view.ids))
-    found[np.argsort(view.ids)] = measured.error
-    return compute_percentile_ranks(found)
+    """Return for each image (n,) the fraction that is reconstructed better; NaN if its error was never measured."""
+    errors = np.empty(len(view.ids))
+    errors[np.argsort(view.ids)] = load_measurements(searcher, np.sort(view.ids)).error
+    return compute_percentile_ranks(errors)
 
 
 def make_clusters(view: MapView, labels: MapLabels | None) -> list[MapCluster]:
-    """Every cluster that still has pictures, the largest first."""
-    found = []
+    """Return all clusters that still have images, the largest first."""
+    clusters = []
     for number, typical in enumerate(view.map.typical.tolist()):
         members = np.flatnonzero(view.clusters == number)
-        if len(members):
-            x, y = np.median(view.points[members], axis=0).tolist()
-            is_there = bool((view.ids[members] == typical).any())
-            stands_for = typical if is_there else int(view.ids[members[0]])
-            found.append(MapCluster(number, len(members), stands_for, x, y, _find_commonest_label(labels, members)))
-    return sorted(found, key=lambda one: (-one.size, one.number))
+        if not len(members):
+            continue
+        member_ids = view.ids[members]
+        x, y = np.median(view.points[members], axis=0).tolist()
+        clusters.append(
+            MapCluster(
+                number=number,
+                size=len(members),
+                typical=typical if typical in member_ids else int(member_ids[0]),  # it may have been deleted
+                x=x,
+                y=y,
+                label=_find_majority_label(labels, members),
+            )
+        )
+    return sorted(clusters, key=lambda cluster: (-cluster.size, cluster.number))
 
 
 def load_labels(searcher: Searcher, ids: Ids) -> list[MapLabels]:
-    """Everything that tells the pictures apart by name: their folder, and what is said of them, few texts each."""
-    wanted = ids.tolist()
-    facts = searcher.catalogue.images.get_summaries(sorted(wanted))  # half a second for 50,000, as a page waits for it
-    folders = {image_id: one.paths[0].rpartition(os.sep)[0] for image_id, one in facts.items() if one.paths}
-    said = searcher.catalogue.metadata.get_for_images(sorted(wanted))
-    texts: dict[str, dict[int, str]] = {FOLDER_LABEL: _shorten_folders(folders)}
-    for image_id, one in said.items():
-        for name, text in one.items():
-            texts.setdefault(name if name != FOLDER_LABEL else "metadata folder", {})[image_id] = text
-    found = [_make_labels(name, of_ids, wanted) for name, of_ids in texts.items()]
-    return [one for one in found if one is not None]
+    """Load all usable labels of images (n,): by folder, and by each metadata field with few different values."""
+    sorted_ids = sorted(ids.tolist())
+    # Summaries take half a second for 50,000 images, full records several seconds.
+    summaries = searcher.catalogue.images.get_summaries(sorted_ids)
+    folders = {
+        image_id: summary.paths[0].rpartition(os.sep)[0] for image_id, summary in summaries.items() if summary.paths
+    }
+    values_by_source: dict[str, dict[int, str]] = {FOLDER_LABEL: _shorten_folders(folders)}
+    for image_id, metadata in searcher.catalogue.metadata.get_for_images(sorted_ids).items():
+        for field, value in metadata.items():
+            source = field if field != FOLDER_LABEL else "metadata folder"
+            values_by_source.setdefault(source, {})[image_id] = value
+    labels = [_make_labels(source, values, ids.tolist()) for source, values in values_by_source.items()]
+    return [label for label in labels if label is not None]
 
 
-def _make_labels(source: str, texts: Mapping[int, str], ids: Sequence[int]) -> MapLabels | None:
-    counts = Counter(texts.values())
+def _make_labels(source: str, values: Mapping[int, str], ids: Sequence[int]) -> MapLabels | None:
+    """Make labels from the value of each image id; None if the values are too few or too many."""
+    counts = Counter(values.values())
     if len(counts) < 2 or (source != FOLDER_LABEL and len(counts) > MAX_LABEL_VALUES):
         return None
     names = tuple(sorted(name for name, _ in counts.most_common(MAX_LABEL_NAMES)))
-    number = {name: place for place, name in enumerate(names)}
-    return MapLabels(source, names, np.array([number.get(texts.get(one, ""), -1) for one in ids], np.int32))
+    numbers = {name: number for number, name in enumerate(names)}
+    label_ids = np.array([numbers.get(values.get(image_id, ""), -1) for image_id in ids], np.int32)
+    return MapLabels(source, names, label_ids)
 
 
 def _shorten_folders(folders: Mapping[int, str]) -> dict[int, str]:
-    """Without what all of them have in common."""
-    different = set(folders.values())
+    """Remove the common parent of all folders."""
+    distinct = set(folders.values())
     try:
-        common = os.path.commonpath(different) if different else ""
-    except ValueError:  # drives of Windows
+        common = os.path.commonpath(distinct) if distinct else ""
+    except ValueError:  # folders on several drives of Windows
         common = ""
-    short = {one: os.path.relpath(one, common) if common else one for one in different}
+    short = {folder: os.path.relpath(folder, common) if common else folder for folder in distinct}
     return {image_id: short[folder] for image_id, folder in folders.items()}
 
 
-def _find_commonest_label(labels: MapLabels | None, members: NDArray[np.int64]) -> str | None:
-    """The label of at least half of these rows."""
+def _find_majority_label(labels: MapLabels | None, rows: NDArray[np.int64]) -> str | None:
+    """Return the label of at least half of these rows, if there is one."""
     if labels is None:
         return None
-    known = labels.label_ids[members]
+    known = labels.label_ids[rows]
     known = known[known >= 0]
     if not len(known):
         return None
     counts = np.bincount(known)
-    return labels.names[int(counts.argmax())] if 2 * counts.max() >= len(members) else None
-
-
-def _find_nearest_rows(vectors: FloatArray, known_vectors: FloatArray) -> NDArray[np.int64]:
-    """The row (m,) of known (n, d) nearest to each of vectors (m, d)."""
-    squares = np.square(known_vectors).sum(axis=1)
-    blocks = [vectors[start : start + 256] for start in range(0, len(vectors), 256)]
-    return np.concatenate([(squares - 2 * block @ known_vectors.T).argmin(axis=1) for block in blocks])
+    return labels.names[int(counts.argmax())] if 2 * counts.max() >= len(rows) else None

@@ -1,6 +1,6 @@
-"""The outliers of a collection as they are kept: HOME/gauges/<encoder>-<segment>-outliers.npz. Derived, see behind.py.
+"""The stored outliers of a collection: HOME/gauges/<encoder>-<segment>-outliers.npz.
 
-So several processes of a service measure them once, and one that is started anew has them at once.
+They are measured in the background (search/background.py), once for all processes of a service and for its next start.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Self
 
 import numpy as np
 
+from simile.explore.arrays import write_arrays
 from simile.explore.outliers.detector import Outlier, find_outliers
 from simile.search.background import CacheSpec
 from simile.search.searcher import Searcher
@@ -23,12 +24,17 @@ from simile.store.index.snapshot import Snapshot
 MAX_STORED_OUTLIERS = 1000
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class OutlierListing:
-    """The pictures least like the rest, the strangest first, at most LISTED.
+    """The first MAX_STORED_OUTLIERS outliers of a collection, the highest score first.
 
-    ids (n,): all that were judged, ascending. changes: where the catalogue stood then. neighbour: the k whose distance
-    counts.
+    Attributes:
+        encoder: Fingerprint of the encoder.
+        segment: Index segment; None before the first one.
+        changes: State of the catalogue.
+        ids: Ids (n,) of all scored images, ascending.
+        neighbour: The k of the k-th neighbour.
+        outliers: The outliers.
     """
 
     encoder: str
@@ -39,33 +45,32 @@ class OutlierListing:
     outliers: Sequence[Outlier]
 
     def fits(self, images: int) -> bool:
-        """Whether it is of so many pictures."""
+        """Return whether the listing is of so many images."""
         return images == len(self.ids)
 
     def save(self, path: Path) -> None:
-        """Writes it as an .npz without pickle."""
+        """Write the listing as an .npz file without pickles."""
         about = {name: getattr(self, name) for name in ("encoder", "segment", "changes", "neighbour")}
-        listed = [asdict(one) for one in self.outliers]
-        with path.open("wb") as file:
-            np.savez(file, about=json.dumps(about), ids=self.ids, outliers=json.dumps(listed))
+        outliers = [asdict(outlier) for outlier in self.outliers]
+        write_arrays(path, about=json.dumps(about), ids=self.ids, outliers=json.dumps(outliers))
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Reads it. Raises OSError, EOFError, BadZipFile, KeyError, TypeError or ValueError for anything else."""
+        """Read a listing. Raises OSError, EOFError, BadZipFile, KeyError, TypeError, ValueError for any other file."""
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            listed = [Outlier(**one) for one in json.loads(str(stored["outliers"]))]
-            return cls(**json.loads(str(stored["about"])), ids=stored["ids"], outliers=listed)
+            outliers = [Outlier(**fields) for fields in json.loads(str(stored["outliers"]))]
+            return cls(**json.loads(str(stored["about"])), ids=stored["ids"], outliers=outliers)
 
 
 def is_current(listing: OutlierListing, snapshot: Snapshot) -> bool:
-    """Whether just these pictures were judged, though something else may have been said of them since."""
+    """Return whether the listing is of exactly these images; their metadata may have changed since."""
     if listing.changes == snapshot.state.changes:
         return True
     return listing.fits(len(snapshot)) and np.array_equal(listing.ids, snapshot.get_live_ids())
 
 
 def make_outlier_cache_spec(searcher: Searcher) -> CacheSpec[OutlierListing]:
-    """How outliers are measured behind the searches, written and read."""
+    """Make the specification of how outliers are measured, written and read."""
     return CacheSpec(
         suffix="-outliers.npz",
         measure=lambda snapshot, stop_event: measure_outliers(searcher, snapshot, stop_event),
@@ -75,26 +80,37 @@ def make_outlier_cache_spec(searcher: Searcher) -> CacheSpec[OutlierListing]:
     )
 
 
-def measure_outliers(searcher: Searcher, snapshot: Snapshot, stopping: threading.Event) -> OutlierListing | None:
-    """The listing of what is indexed now; None where it was told to stop, or another encoder has come into use.
+def measure_outliers(searcher: Searcher, snapshot: Snapshot, stop_event: threading.Event) -> OutlierListing | None:
+    """Measure the outliers of the current collection.
 
-    What was measured of single pictures until then is kept. Raises TooFewPictures, NothingIndexed.
+    Returns:
+        None if the event was set, or the active encoder has changed. Measurements of single images are kept.
+
+    Raises:
+        TooFewPictures, NothingIndexed.
     """
 
-    def look_up(_stage: str, _done: int, _total: int) -> None:
-        if stopping.is_set():
+    def check_stop_event(_stage: str, _done: int, _total: int) -> None:
+        if stop_event.is_set():
             raise _MeasurementStopped
 
     changes = searcher.catalogue.get_state().changes
     try:
-        found, judged = find_outliers(searcher, MAX_STORED_OUTLIERS, look_up)
+        outliers, scores = find_outliers(searcher, MAX_STORED_OUTLIERS, check_stop_event)
     except _MeasurementStopped:
         return None
     encoder = snapshot.encoder.fingerprint
     if searcher.catalogue.get_state().active_encoder != encoder:
         return None
-    return OutlierListing(encoder, snapshot.base_segment_id, changes, np.sort(judged.ids), judged.neighbour, found)
+    return OutlierListing(
+        encoder=encoder,
+        segment=snapshot.base_segment_id,
+        changes=changes,
+        ids=np.sort(scores.ids),
+        neighbour=scores.neighbour,
+        outliers=outliers,
+    )
 
 
 class _MeasurementStopped(Exception):
-    """Whoever wanted it is about to end."""
+    """The stop event was set."""

@@ -1,14 +1,16 @@
-"""The pictures least like the rest of their collection, each with the reason.
+"""Outliers: the images least like the rest of their collection, each with the reason.
 
-Three signals, because one alone is known to fail: a network finds a plain stranger likelier than the pictures it was
-trained on (Nalisnick et al., arXiv 1810.09136; Serrà et al., arXiv 1909.11480; Xiao et al., arXiv 2003.02977).
+Three signals, because each alone is known to fail: a generative model may give an unrelated image a higher likelihood
+than its training images (Nalisnick et al., arXiv 1810.09136; Serrà et al., arXiv 1909.11480; Xiao et al., arXiv
+2003.02977).
 
-    reconstruction   log of the error, less what the picture's own detail explains
-    distance         to the k-th neighbour, k a fortieth of the collection: a small bunch of strangers can't hide itself
-    density          of a mixture of Gaussians in which strangers have no say; see density.py
+    reconstruction   log of the error, minus what the detail of the image explains
+    distance         to the k-th neighbour, k = 2.5 % of the collection: a small group of outliers can't hide itself
+    density          of a mixture of Gaussians, fitted without the images that it explains least
 
-Each becomes a rank within the collection, -log(1 - rank) its weight as evidence (Fisher, 1925), and a picture is judged
-by the two strongest together: one signal that says nothing of a collection costs nothing, one alone decides nothing.
+Each signal becomes a rank within the collection, and -log(1 - rank) its weight as evidence (Fisher, 1925). The score
+of an image is the sum of its two strongest signals: a signal without information does no harm, and a single signal is
+not enough.
 """
 
 from __future__ import annotations
@@ -19,38 +21,54 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
+from scipy.stats import multivariate_normal, rankdata
 
 from simile.core.errors import BadSetting, TooFewPictures
 from simile.core.records import FloatArray
+from simile.explore.arrays import Float64Array, OnProgress
 from simile.explore.latent.aggregate_posterior import AggregatePosterior, load_aggregate_posterior
-from simile.explore.latent.measurements import ImageMeasurements, OnProgress, measure_images
+from simile.explore.latent.measurements import ImageMeasurements, measure_images
 from simile.search.searcher import Searcher
 from simile.store.index.flat import Ids
 
-pass
+MIN_OUTLIER_IMAGES = 20  # a smaller collection has no typical image
+COMBINED_SIGNAL_COUNT = 2  # strongest signals that are added
+MIN_MENTIONED_RANK = 0.9  # smallest rank of a second signal that the reason names
+MIN_LOG_ARGUMENT = 1e-8  # of error and detail: keeps the logarithm of a uniform image finite
 
-Float64Array = NDArray[np.float64]
+# Distance signal.
+NEIGHBOUR_FRACTION = 0.025  # k as a fraction of the collection
+MIN_NEIGHBOUR = 10
+MAX_REFERENCE_IMAGES = 20_000  # larger collections are sampled
+OUTLIER_BLOCK_ROWS = 512  # rows whose distances to all references are in memory together: 40 MB
 
-MIN_OUTLIER_IMAGES = 20  # pictures: among fewer, nothing is usual
-NEIGHBOUR_FRACTION = 0.025  # which neighbour, as a share of the collection ...
-MIN_NEIGHBOUR = 10  # ... and at least
-MAX_REFERENCE_IMAGES = 20_000  # pictures that stand for all as neighbours
-OUTLIER_BLOCK_ROWS = 512  # pictures whose distances to all references are in memory: 40 MB
-MIN_LOG_ARGUMENT = 1e-8  # error or detail: a flat picture's logarithm must be finite
-COMBINED_SIGNAL_COUNT = 2  # signals that count
-MIN_MENTIONED_RANK = 0.9  # rank from which on a second signal is named
+# Density signal.
+MAX_DENSITY_COMPONENTS = 3  # with more components, a group of outliers gets its own
+MIN_IMAGES_PER_DIMENSION = 10  # of each component: smaller collections get fewer components
+TRIM_FRACTION = 0.1  # images that the mixture is not fitted to: those with the lowest density
+MIN_COMPONENT_WEIGHT = 0.03  # smaller components don't count
+TRIM_ROUNDS = 3
+MAX_DENSITY_SAMPLES = 20_000  # more images make the mixture no better
+COVARIANCE_REGULARISATION = 1e-3  # fraction of the variance of a dimension
+
 REASON_TEMPLATES = {
-    "reconstruction": "reconstructed worse than {share} % of the others, for how much there is to it",
-    "distance": "farther from its {neighbour} neighbour than {share} % of the others",
-    "density": "lies where the collection is thinner than for {share} % of the others",
+    "reconstruction": "reconstructed worse than {percentage} % of the others, for its amount of detail",
+    "distance": "farther from its {neighbour} neighbour than {percentage} % of the others",
+    "density": "in a thinner region of the latent space than {percentage} % of the others",
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Outlier:
-    """One picture. score: the evidence in nats; ranks: of each signal, from 0 to 1, 1 the least like the rest."""
+    """One image.
+
+    Attributes:
+        image_id: Id of the image.
+        path: First path; empty if there is none.
+        score: Evidence in nats.
+        ranks: Rank of each signal, 0 to 1; 1 is the least like the rest.
+        reason: The strongest signals in words.
+    """
 
     image_id: int
     path: str
@@ -61,9 +79,13 @@ class Outlier:
 
 @dataclass(frozen=True)
 class OutlierScores:
-    """All pictures: ids, score (n,). ranks: of each signal (n,), NaN where it could not be measured.
+    """The scores of all n images.
 
-    neighbour: the k whose distance counts.
+    Attributes:
+        ids: Image ids (n,).
+        scores: Evidence (n,) in nats.
+        ranks: Rank (n,) of each signal; NaN if it could not be measured.
+        neighbour: The k of the k-th neighbour.
     """
 
     ids: Ids
@@ -75,30 +97,42 @@ class OutlierScores:
 def find_outliers(
     searcher: Searcher, count: int, on_progress: OnProgress, *, seed: int = 0
 ) -> tuple[list[Outlier], OutlierScores]:
-    """The `count` pictures least like the rest, the strangest first, and what all are judged by.
+    """Find the `count` images with the highest scores, the highest first, and the scores of all images.
 
-    Raises NothingIndexed, TooFewPictures, BadSetting.
+    Raises:
+        NothingIndexed, TooFewPictures, BadSetting.
     """
     if count < 1:
-        raise BadSetting(f"count can't be {count}. Ask for one or more.")
-    collection = load_aggregate_posterior(searcher)
-    check_enough_images(searcher, len(collection))
-    measures = measure_images(searcher, collection.ids, on_progress)
-    judged = score_outliers(collection, measures, on_progress, seed=seed)
-    order = np.lexsort((judged.ids, -judged.scores))[:count]
-    records = searcher.catalogue.images.get_many(judged.ids[order].tolist())
-    return [
-        _make_outlier(judged, row, records[image_id].paths)
-        for row, image_id in zip(order.tolist(), judged.ids[order].tolist(), strict=True)
-        if image_id in records  # it may have been deleted meanwhile
-    ], judged
+        raise BadSetting(f"count can't be {count}. Give a number of at least 1.")
+    posterior = load_aggregate_posterior(searcher)
+    check_enough_images(searcher, len(posterior))
+    measurements = measure_images(searcher, posterior.ids, on_progress)
+    scores = score_outliers(posterior, measurements, on_progress, seed=seed)
+    rows = np.lexsort((scores.ids, -scores.scores))[:count].tolist()
+    records = searcher.catalogue.images.get_many(scores.ids[rows].tolist())
+    outliers = []
+    for row, image_id in zip(rows, scores.ids[rows].tolist(), strict=True):
+        if image_id not in records:  # deleted in the meantime
+            continue
+        ranks = {name: float(values[row]) for name, values in scores.ranks.items() if np.isfinite(values[row])}
+        paths = records[image_id].paths
+        outliers.append(
+            Outlier(
+                image_id=image_id,
+                path=paths[0] if paths else "",
+                score=float(scores.scores[row]),
+                ranks=ranks,
+                reason=make_outlier_reason(ranks, scores.neighbour),
+            )
+        )
+    return outliers, scores
 
 
 def check_enough_images(searcher: Searcher, images: int) -> None:
-    """Raises TooFewPictures where nothing can be called usual."""
+    """Raise TooFewPictures if the collection is too small to have outliers."""
     if images < MIN_OUTLIER_IMAGES:
         raise TooFewPictures(
-            f"{searcher.home.root} holds {images} pictures: among fewer than {MIN_OUTLIER_IMAGES} nothing is unusual. "
+            f"{searcher.home.root} contains {images} images: outliers need at least {MIN_OUTLIER_IMAGES}. "
             "Run `simile index` on more."
         )
 
@@ -106,7 +140,7 @@ def check_enough_images(searcher: Searcher, images: int) -> None:
 def score_outliers(
     posterior: AggregatePosterior, measurements: ImageMeasurements, on_progress: OnProgress, *, seed: int
 ) -> OutlierScores:
-    """How unlike the rest each picture of the collection is. measures: of the same ids."""
+    """Score all images of a collection; the measurements are of the same ids."""
     distance, neighbour = compute_neighbour_distances(
         posterior.get_index_vectors(), seed, lambda done: on_progress("comparing", done, len(posterior))
     )
@@ -115,102 +149,128 @@ def score_outliers(
         "distance": distance,
         "density": compute_negative_log_density(posterior.mu, posterior.sigma, seed),
     }
-    ranks = {
-        name: _compute_ranks(values)
-        for name, values in signals.items()
-        if np.isfinite(values).sum() >= MIN_OUTLIER_IMAGES
-    }
+    ranks = {}
+    for name, values in signals.items():
+        count = np.isfinite(values).sum()
+        if count >= MIN_OUTLIER_IMAGES:
+            # Half a rank less keeps ranks below 1, so that -log(1 - rank) is finite.
+            ranks[name] = (rankdata(values, nan_policy="omit") - 0.5) / count
     return OutlierScores(posterior.ids, combine_ranks(ranks), ranks, neighbour)
 
 
 def compute_relative_error(error: Float64Array, detail: Float64Array) -> Float64Array:
-    """log(error) less the line through log(detail) that most pictures follow, (n,); NaN stays NaN.
+    """Return log(error) (n,) minus the value that a line through log(detail) predicts. NaN stays NaN.
 
-    Pictures of much detail are reconstructed worse by any network, plain ones better: only the rest says something.
-    The line is fitted robustly (Huber, 1964), so that strangers do not bend it.
+    Any network reconstructs images with much detail worse, so only the difference is informative. The line is fitted
+    robustly (Huber, 1964), so that outliers do not change it.
     """
-    from sklearn.linear_model import HuberRegressor  # noqa: PLC0415  # a second, and only here
+    from sklearn.linear_model import HuberRegressor  # noqa: PLC0415  # slow to import, and only needed here
 
-    left = np.full(len(error), np.nan)
-    known = np.isfinite(error) & np.isfinite(detail)
-    if known.sum() < MIN_OUTLIER_IMAGES:
-        return left
-    y, x = np.log(np.maximum(error[known], MIN_LOG_ARGUMENT)), np.log(np.maximum(detail[known], MIN_LOG_ARGUMENT))
-    if x.std() < 1e-9 or y.std() < 1e-9:
-        left[known] = y - np.median(y)
-        return left
-    column = ((x - x.mean()) / x.std())[:, None]
-    scaled = (y - y.mean()) / y.std()
-    left[known] = scaled - HuberRegressor(max_iter=1000).fit(column, scaled).predict(column)
-    return left
+    residuals = np.full(len(error), np.nan)
+    is_known = np.isfinite(error) & np.isfinite(detail)
+    if is_known.sum() < MIN_OUTLIER_IMAGES:
+        return residuals
+    y, x = (np.log(np.maximum(values[is_known], MIN_LOG_ARGUMENT)) for values in (error, detail))
+    if x.std() < 1e-9 or y.std() < 1e-9:  # no line: all images have the same detail or error
+        residuals[is_known] = y - np.median(y)
+        return residuals
+    features = ((x - x.mean()) / x.std())[:, None]
+    target = (y - y.mean()) / y.std()
+    residuals[is_known] = target - HuberRegressor(max_iter=1000).fit(features, target).predict(features)
+    return residuals
 
 
 def compute_neighbour_distances(
-    vectors: FloatArray, seed: int, on_progress: Callable[[int], None]
+    vectors: FloatArray, seed: int, on_progress: Callable[[int], object]
 ) -> tuple[Float64Array, int]:
-    """Distance (n,) of each of vectors (n, d) to its k-th nearest other, and the k.
+    """Return the distance (n,) of each vector (n, d) to its k-th nearest other vector, and k.
 
-    Of more than REFERENCES vectors so many, drawn with the seed, stand for all, and k is as much smaller.
+    Distances are measured to at most MAX_REFERENCE_IMAGES random vectors, with a proportionally smaller k.
     """
     count = len(vectors)
-    chosen = np.sort(np.random.default_rng(seed).permutation(count)[:MAX_REFERENCE_IMAGES])
-    references = vectors[chosen]
-    squares = np.square(references, dtype=np.float64).sum(axis=1).astype(np.float32)
-    k = min(max(MIN_NEIGHBOUR, round(NEIGHBOUR_FRACTION * len(chosen))), len(chosen) - 1)
-    itself = np.isin(np.arange(count), chosen)
-    found = np.empty(count)
+    reference_rows = np.sort(np.random.default_rng(seed).permutation(count)[:MAX_REFERENCE_IMAGES])
+    references = vectors[reference_rows]
+    reference_count = len(references)
+    k = min(max(MIN_NEIGHBOUR, round(NEIGHBOUR_FRACTION * reference_count)), reference_count - 1)
+    # A vector that is a reference finds itself first: its k-th neighbour is one place further.
+    is_reference = np.isin(np.arange(count), reference_rows).astype(np.int64)
+    reference_squares = np.square(references, dtype=np.float64).sum(axis=1).astype(np.float32)
+    distances = np.empty(count)
     for start in range(0, count, OUTLIER_BLOCK_ROWS):
-        block = vectors[start : start + OUTLIER_BLOCK_ROWS]
-        apart = squares - 2 * block @ references.T  # (b, m), less the block's own squares
-        nearest = np.partition(apart, (k - 1, k), axis=1)[:, k - 1 : k + 1]
-        own = np.square(block, dtype=np.float64).sum(axis=1)
-        rows = itself[start : start + OUTLIER_BLOCK_ROWS].astype(
-            np.int64
-        )  # one more, where the picture itself is among them
-        squared = nearest[np.arange(len(block)), rows] + own
-        found[start : start + OUTLIER_BLOCK_ROWS] = np.sqrt(np.maximum(squared, 0))
-        on_progress(min(start + OUTLIER_BLOCK_ROWS, count))
-    return found, round(k * count / len(chosen))
+        rows = slice(start, start + OUTLIER_BLOCK_ROWS)
+        block = vectors[rows]
+        # |a - b|² = |a|² + |b|² - 2ab; |a|² is the same for all references, and added at the end.
+        partial = reference_squares - 2 * block @ references.T  # (b, m)
+        nearest = np.partition(partial, (k - 1, k), axis=1)[:, k - 1 : k + 1]
+        own_squares = np.square(block, dtype=np.float64).sum(axis=1)
+        squared = nearest[np.arange(len(block)), is_reference[rows]] + own_squares
+        distances[rows] = np.sqrt(np.maximum(squared, 0))
+        on_progress(start + len(block))
+    return distances, round(k * count / reference_count)
 
 
 def combine_ranks(ranks: dict[str, Float64Array]) -> Float64Array:
-    """The evidence of the two strongest signals of each picture together, (n,) in nats; ranks (n,) each."""
-    evidence = np.stack([-np.log1p(-np.where(np.isfinite(one), one, 0.0)) for one in ranks.values()])  # (signals, n)
+    """Return the evidence (n,) in nats of the two strongest signals of each image; ranks are (n,) each."""
+    evidence = np.stack([-np.log1p(-np.nan_to_num(values)) for values in ranks.values()])  # (signals, n)
     strongest: Float64Array = np.sort(evidence, axis=0)[-COMBINED_SIGNAL_COUNT:].sum(axis=0)
     return strongest
 
 
-def _compute_ranks(values: Float64Array) -> Float64Array:
-    """From 0 to 1, both left out, the larger the value the higher; equal values share theirs. NaN stays NaN."""
-    known = np.isfinite(values)
-    ordered = np.sort(values[known])
-    below, upto = (np.searchsorted(ordered, values[known], side) for side in ("left", "right"))
-    ranks = np.full(len(values), np.nan)
-    ranks[known] = (below + upto) / 2 / len(ordered)
-    return ranks
-
-
-def _make_outlier(outlier_scores: OutlierScores, row: int, paths: tuple[str, ...]) -> Outlier:
-    ranks = {name: float(values[row]) for name, values in outlier_scores.ranks.items() if np.isfinite(values[row])}
-    path = paths[0] if paths else ""
-    return Outlier(
-        int(outlier_scores.ids[row]),
-        path,
-        float(outlier_scores.scores[row]),
-        ranks,
-        make_outlier_reason(ranks, outlier_scores.neighbour),
-    )
-
-
 def make_outlier_reason(ranks: dict[str, float], neighbour: int) -> str:
-    """What the strongest signals say, as a sentence."""
+    """Return a sentence that names the strongest signals."""
     strongest = sorted(ranks, key=lambda name: -ranks[name])[:COMBINED_SIGNAL_COUNT]
-    named = [name for at, name in enumerate(strongest) if at == 0 or ranks[name] >= MIN_MENTIONED_RANK]
-    said = [
-        REASON_TEMPLATES[name].format(share=_format_percentage(ranks[name]), neighbour=_format_ordinal(neighbour))
-        for name in named
+    mentioned = [name for place, name in enumerate(strongest) if place == 0 or ranks[name] >= MIN_MENTIONED_RANK]
+    reasons = [
+        REASON_TEMPLATES[name].format(percentage=_format_percentage(ranks[name]), neighbour=_format_ordinal(neighbour))
+        for name in mentioned
     ]
-    return " and ".join(said).capitalize() + "."
+    return " and ".join(reasons).capitalize() + "."
+
+
+def compute_negative_log_density(mu: FloatArray, sigma: FloatArray | None, seed: int) -> Float64Array:
+    """Return the negative log density (n,) in nats at each mu (n, d).
+
+    The density is a mixture of Gaussians. The mean σ² of the images is added to each covariance, so the mixture is that
+    of the aggregate posterior, and a dimension that the encoder does not use does not count.
+    """
+    # Scale each dimension to a variance of 1.
+    scale = np.maximum(mu.std(axis=0, dtype=np.float64), 1e-6 * max(float(mu.std()), 1e-12))
+    scaled = (mu - mu.mean(axis=0, dtype=np.float64)) / scale
+    dims = mu.shape[1]
+    mean_variance = np.zeros(dims) if sigma is None else np.square(sigma, dtype=np.float64).mean(axis=0) / scale**2
+    # Fit the mixture several times, each time without the images of lowest density.
+    sample = scaled[np.random.default_rng(seed).permutation(len(mu))[:MAX_DENSITY_SAMPLES]]
+    is_kept = np.ones(len(sample), bool)
+    for _ in range(TRIM_ROUNDS):
+        mixture = _fit_density(sample[is_kept], seed)
+        sample_densities = _compute_mixture_negative_log_density(sample, mixture, mean_variance)
+        is_kept = sample_densities <= np.quantile(sample_densities, 1 - TRIM_FRACTION)
+    return _compute_mixture_negative_log_density(scaled, mixture, mean_variance)
+
+
+def _fit_density(points: Float64Array, seed: int) -> Any:
+    from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415  # slow to import, and only needed here
+    from sklearn.mixture import GaussianMixture  # noqa: PLC0415
+
+    components = int(np.clip(len(points) // (MIN_IMAGES_PER_DIMENSION * points.shape[1]), 1, MAX_DENSITY_COMPONENTS))
+    mixture = GaussianMixture(components, reg_covar=COVARIANCE_REGULARISATION, random_state=seed, max_iter=50)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a rough fit is enough to trim
+        return mixture.fit(points)
+
+
+def _compute_mixture_negative_log_density(
+    points: Float64Array, mixture: Any, mean_variance: Float64Array
+) -> Float64Array:
+    """Return the negative log density (n,) of points (n, d), without components of little weight."""
+    counts = np.flatnonzero(mixture.weights_ >= min(MIN_COMPONENT_WEIGHT, mixture.weights_.max()))
+    log_densities = []
+    for component in counts:
+        covariance = mixture.covariances_[component] + np.diag(mean_variance)
+        normal = multivariate_normal(mixture.means_[component], covariance)
+        log_densities.append(np.log(mixture.weights_[component]) + normal.logpdf(points))
+    density: Float64Array = -np.logaddexp.reduce(log_densities, axis=0)
+    return density
 
 
 def _format_percentage(rank: float) -> str:
@@ -218,66 +278,5 @@ def _format_percentage(rank: float) -> str:
 
 
 def _format_ordinal(number: int) -> str:
-    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number:,}{ending}"
-
-
-MAX_DENSITY_COMPONENTS = 3  # with more of them a bunch of strangers gets one of its own
-MIN_IMAGES_PER_DIMENSION = 10  # pictures for each dimension, below which there are fewer components
-TRIM_FRACTION = 0.1  # share that has no say
-MIN_COMPONENT_WEIGHT = 0.03  # of the weights, for a component that counts
-TRIM_ROUNDS = 3
-MAX_DENSITY_SAMPLES = 20_000  # pictures; more make it no better
-COVARIANCE_REGULARISATION = 1e-3  # of a dimension's variance
-
-
-def compute_negative_log_density(mu: FloatArray, sigma: FloatArray | None, seed: int) -> Float64Array:
-    """-log of the density at each picture of mu (n, d), (n,) in nats but for a constant.
-
-    The pictures' own mean σ² is added to each component's: so the mixture is that of the aggregate posterior, and
-    dimensions that say nothing of the pictures say nothing here.
-    """
-    scale = np.maximum(mu.std(axis=0, dtype=np.float64), 1e-6 * max(float(mu.std()), 1e-12))
-    scaled = (mu - mu.mean(axis=0, dtype=np.float64)) / scale  # (n, d) float64
-    own = np.zeros(mu.shape[1]) if sigma is None else np.square(sigma, dtype=np.float64).mean(axis=0) / scale**2
-    chosen = np.random.default_rng(seed).permutation(len(mu))[:MAX_DENSITY_SAMPLES]
-    fitted_on, kept = scaled[chosen], np.ones(len(chosen), bool)
-    for _ in range(TRIM_ROUNDS):
-        mixture = _fit_density(fitted_on[kept], seed)
-        among = _compute_mixture_negative_log_density(fitted_on, mixture, own)
-        kept = among <= np.quantile(among, 1 - TRIM_FRACTION)
-    return _compute_mixture_negative_log_density(scaled, mixture, own)
-
-
-def _fit_density(points: Float64Array, seed: int) -> Any:
-    from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415  # a second, and only here
-    from sklearn.mixture import GaussianMixture  # noqa: PLC0415
-
-    components = int(np.clip(len(points) // (MIN_IMAGES_PER_DIMENSION * points.shape[1]), 1, MAX_DENSITY_COMPONENTS))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the next round goes on from better pictures anyhow
-        return GaussianMixture(components, reg_covar=COVARIANCE_REGULARISATION, random_state=seed, max_iter=50).fit(
-            points
-        )
-
-
-def _compute_mixture_negative_log_density(
-    points: Float64Array, mixture: Any, mean_variance: Float64Array
-) -> Float64Array:
-    counted = mixture.weights_ >= min(MIN_COMPONENT_WEIGHT, mixture.weights_.max())
-    parts = [
-        np.log(weight) + _compute_log_density(points, mean, covariance + np.diag(mean_variance))
-        for weight, mean, covariance in zip(
-            mixture.weights_[counted], mixture.means_[counted], mixture.covariances_[counted], strict=True
-        )
-    ]
-    found: Float64Array = -np.logaddexp.reduce(parts, axis=0)
-    return found
-
-
-def _compute_log_density(points: Float64Array, mean: Float64Array, covariance: Float64Array) -> Float64Array:
-    """log N(points; mean, covariance), (n,), but for the constant."""
-    root = np.linalg.cholesky(covariance)
-    whitened = solve_triangular(root, (points - mean).T, lower=True)  # (d, n)
-    found: Float64Array = -0.5 * np.square(whitened).sum(axis=0) - np.log(np.diag(root)).sum()
-    return found
+    suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number:,}{suffix}"

@@ -1,4 +1,4 @@
-"""Outliers as a sheet (.png), a page that needs nothing else (.html), or a table (.csv)."""
+"""Exports of outliers: a sheet (.png), a self-contained page (.html) or a table (.csv)."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ OUTLIER_SIGNALS = ("reconstruction", "distance", "density")
 
 
 def write_outliers(searcher: Searcher, outliers: Sequence[Outlier], output: Path) -> None:
-    """By the suffix of `output`, which was checked before. Raises BadSetting."""
+    """Write outliers in the format of the suffix, one of OUTLIER_SUFFIXES."""
     suffix = output.suffix.lower()
     if suffix == ".csv":
         data = _make_csv(outliers).encode()
     elif suffix == ".html":
         data = _make_html(searcher, outliers).encode()
     else:
-        tiles = [_make_tile(searcher, one) for one in outliers]
+        tiles = [_make_tile(searcher, outlier) for outlier in outliers]
         data = draw_tile_grid(
             [tiles[start : start + OUTLIER_SHEET_COLUMNS] for start in range(0, len(tiles), OUTLIER_SHEET_COLUMNS)]
         )
@@ -44,20 +44,20 @@ def _make_csv(outliers: Sequence[Outlier]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["rank", "image_id", "path", "score", *(f"{name}_rank" for name in OUTLIER_SIGNALS), "reason"])
-    for rank, one in enumerate(outliers, 1):
-        ranks = [f"{one.ranks[name]:.6f}" if name in one.ranks else "" for name in OUTLIER_SIGNALS]
-        writer.writerow([rank, one.image_id, one.path, f"{one.score:.4f}", *ranks, one.reason])
+    for position, outlier in enumerate(outliers, 1):
+        ranks = [f"{outlier.ranks[name]:.6f}" if name in outlier.ranks else "" for name in OUTLIER_SIGNALS]
+        writer.writerow([position, outlier.image_id, outlier.path, f"{outlier.score:.4f}", *ranks, outlier.reason])
     return text.getvalue()
 
 
 def _make_tile(searcher: Searcher, outlier: Outlier) -> SheetTile:
     strongest = sorted(outlier.ranks, key=lambda name: -outlier.ranks[name])[:2]
-    said = [f"{name} {100 * outlier.ranks[name]:.1f} %" for name in strongest]
-    return SheetTile(_get_pixels(searcher, outlier.image_id), "\n".join([Path(outlier.path).name, *said]))
+    caption = [Path(outlier.path).name, *(f"{name} {100 * outlier.ranks[name]:.1f} %" for name in strongest)]
+    return SheetTile(_get_pixels(searcher, outlier.image_id), "\n".join(caption))
 
 
 def _get_pixels(searcher: Searcher, image_id: int) -> Pixels:
-    """The picture; its reconstruction where the file is gone; white where neither is there."""
+    """Return the image, or its reconstruction if the file is gone; white pixels without either."""
     try:
         return searcher.get_query_pixels(image_id)
     except (NoDecoder, NoSuchImage, UnreadableImage):
@@ -65,22 +65,23 @@ def _get_pixels(searcher: Searcher, image_id: int) -> Pixels:
 
 
 def _make_html(searcher: Searcher, outliers: Sequence[Outlier]) -> str:
-    shown = "\n".join(_make_figure(searcher, rank, one) for rank, one in enumerate(outliers, 1))
-    return _PAGE_TEMPLATE.format(figures=shown, count=len(outliers))
+    figures = "\n".join(_make_figure(searcher, position, outlier) for position, outlier in enumerate(outliers, 1))
+    return _PAGE_TEMPLATE.format(figures=figures, count=len(outliers))
 
 
-def _make_figure(searcher: Searcher, rank: int, outlier: Outlier) -> str:
-    pictures = _make_image_tag(_get_pixels(searcher, outlier.image_id), Path(outlier.path).name)
+def _make_figure(searcher: Searcher, position: int, outlier: Outlier) -> str:
+    images = _make_image_tag(_get_pixels(searcher, outlier.image_id), Path(outlier.path).name)
     with suppress(NoDecoder, NoSuchImage):
-        pictures += _make_image_tag(searcher.get_reconstruction_pixels(outlier.image_id), "what the model saw of it")
+        images += _make_image_tag(searcher.get_reconstruction_pixels(outlier.image_id), "its reconstruction")
     bars = "".join(
-        f'<tr><th>{name}<td><meter min=0 max=1 value="{outlier.ranks[name]:.4f}"></meter><td>{100 * outlier.ranks[name]:.1f} %'
+        f'<tr><th>{name}<td><meter min=0 max=1 value="{rank:.4f}"></meter><td>{100 * rank:.1f} %'
         for name in OUTLIER_SIGNALS
-        if name in outlier.ranks
+        if (rank := outlier.ranks.get(name)) is not None
     )
     return (
-        f"<figure><div>{pictures}</div><figcaption><b>{rank}. {escape(Path(outlier.path).name)}</b>"
-        f"<p>{escape(outlier.reason)}</p><table>{bars}</table><small>{escape(outlier.path)}</small></figcaption></figure>"
+        f"<figure><div>{images}</div><figcaption><b>{position}. {escape(Path(outlier.path).name)}</b>"
+        f"<p>{escape(outlier.reason)}</p><table>{bars}</table><small>{escape(outlier.path)}</small></figcaption>"
+        "</figure>"
     )
 
 
@@ -91,7 +92,7 @@ def _make_image_tag(pixels: Pixels, alt: str) -> str:
 
 
 _PAGE_TEMPLATE = """<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width">
-<title>simile: least like the rest</title><style>
+<title>simile: outliers</title><style>
 body{{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:75rem;padding:0 1rem;color:#1d2328;background:#fff}}
 main{{display:grid;grid-template-columns:repeat(auto-fill,minmax(20rem,1fr));gap:1.5rem}}
 figure{{margin:0;border-top:1px solid #d9dde2;padding-top:.75rem}}figure div{{display:flex;gap:.5rem}}
@@ -99,7 +100,7 @@ img{{width:8rem;height:8rem;object-fit:contain;background:#f2f3f4;border-radius:
 .small{{image-rendering:pixelated}}
 p{{margin:.25rem 0}}th{{font-weight:400;text-align:left;padding-right:.5rem}}td,th,small{{font-size:.8rem;color:#567}}
 small{{overflow-wrap:anywhere}}
-</style><h1>The {count} pictures least like the rest</h1>
-<p>Per cent: how many of the collection's pictures stand out less, by each signal. The two strongest decide.</p>
+</style><h1>The {count} images least like the rest</h1>
+<p>For each signal: the percentage of the collection that is less unusual. The two strongest signals make the score.</p>
 <main>{figures}</main></html>
 """

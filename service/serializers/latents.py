@@ -8,7 +8,6 @@ from typing import Any
 
 from simile.core.records import FloatArray, Hit
 from simile.explore.attributes.render import render_attribute
-from simile.explore.latent.arithmetic import mix_latents, offset_dimensions
 from simile.explore.latent.inputs import (
     LatentInput,
     LatentPoint,
@@ -17,9 +16,9 @@ from simile.explore.latent.inputs import (
     encode_inputs,
     get_content_size,
 )
-from simile.explore.latent.interpolation import LatentMorph
+from simile.explore.latent.interpolation import LatentMorph, mix_latents
 from simile.explore.latent.sampling import sample_posterior, sample_prior
-from simile.explore.latent.traversal import LatentTraversal
+from simile.explore.latent.traversal import LatentTraversal, offset_dimensions
 from simile.explore.latent.uncertainty import EncodingUncertainty
 from simile.explore.outliers.cache import OutlierListing
 from simile.images.encoding import encode_png
@@ -144,7 +143,7 @@ def make_apply_response(
 ) -> ApplyAttributeResponse:
     """A picture pushed along an attribute. Raises NoDecoder, and as places_of."""
     (place,) = encode_inputs(searcher, [latent_input])
-    seen = render_attribute(searcher, attribute, place.mu, strengths, place)
+    seen = render_attribute(searcher, attribute, place, strengths)
     made = [
         AttributeImageResponse(
             strength=strength, mu=attribute.shift(place.mu, strength).tolist(), picture=make_png_data_url(pixels)
@@ -194,7 +193,8 @@ def make_outliers_response(searcher: Searcher, listing: OutlierListing, limit: i
 
 def make_uncertainty_response(uncertainty: EncodingUncertainty) -> UncertaintyResponse:
     """How sure the encoder is, with its two pictures."""
-    pictures = {name: make_png_data_url(getattr(uncertainty, name)) for name in ("seen", "deviation")}
+    pictures = {name: make_png_data_url(getattr(uncertainty, name)) for name in ("reconstruction", "deviation")}
+    pictures["seen"] = pictures.pop("reconstruction")
     arrays = {name: getattr(uncertainty, name).tolist() for name in ("sigma", "spread_of_all")}
     rest = UncertaintyResponse.model_fields.keys() - pictures.keys() - arrays.keys()
     known = {name: getattr(uncertainty, name) for name in rest} | {"name": replace_surrogates(uncertainty.name)}

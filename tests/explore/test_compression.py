@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +96,9 @@ def test_tables_cost_hardly_more_than_the_entropy_of_what_they_describe(power: f
 
 def test_as_few_bytes_as_are_asked_for_and_fewer_lose_more(encoder: TrainedEncoder, digits: Path) -> None:
     losses = []
-    for wanted in (2.0, 4.0, 8.0):
-        made = pack(encoder, digits, per_picture=wanted)
-        assert 0.6 * wanted <= len(made.encode_latents()) / len(made.names) <= wanted + 0.1
+    for budget in (2.0, 4.0, 8.0):
+        made = pack(encoder, digits, bytes_per_image=budget)
+        assert 0.6 * budget <= len(made.encode_latents()) / len(made.names) <= budget + 0.1
         seen = encoder.decode(made.quantiser.dequantise(made.symbols))
         pictures = np.stack([np.asarray(Image.open(path).convert("L")) for path in sorted(digits.iterdir())])
         losses.append(float(np.square(seen[:, 0] - pictures / 255).mean()))
@@ -135,7 +136,7 @@ def test_what_an_archive_calls_its_pictures_is_never_a_path(
 ) -> None:
     made = pack(encoder, digits, delta=2.0)
     names = ["../../evil.png", "/etc/passwd", "..", "a\\b\\c.png", "\0\n.png", "", *made.names[6:]]
-    bad = CompressedImages(made.encoder, made.quantiser, made.tables, made.symbols, names, made.sizes)
+    bad = replace(made, names=names)
     write_archive(bad, tmp_path / "a.simile")
     (tmp_path / "out").mkdir()
     written = extract_images(encoder, read_archive(tmp_path / "a.simile"), tmp_path / "out")
@@ -185,12 +186,12 @@ def test_another_encoder_or_none_is_refused(
     home_with_digits: Settings, encoder: TrainedEncoder, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = pack(encoder, digits, delta=1.0)
-    other = CompressedImages("0" * 16, made.quantiser, made.tables, made.symbols, made.names, made.sizes)
+    other = replace(made, encoder="0" * 16)
     with pytest.raises(EncoderMismatch, match="--encoder"):
         extract_images(encoder, other, tmp_path)
     with pytest.raises(TooFewPictures):
         compress_images(encoder, [str(tmp_path / "none.png")], LIMITS, 0, lambda *_: None)
-    monkeypatch.setattr(Searcher, "encoder", lambda _: encoder)
+    monkeypatch.setattr(Searcher, "get_encoder", lambda _: encoder)
     monkeypatch.setattr(encoder, "has_decoder", False)
     refused = run("compress", digits, "-o", "c.simile", "--home", home_with_digits.home)
     assert isinstance(refused.exception, NoDecoder) and "--decoder-only" in str(refused.exception)

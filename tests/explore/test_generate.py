@@ -112,7 +112,7 @@ def test_a_mixture_needs_a_collection(home_with_digits: Settings) -> None:
     with Searcher(home_with_digits) as searcher:
         for image_id in range(1, 80):
             delete_image(searcher, image_id)
-        with pytest.raises(TooFewPictures, match="41 pictures"):
+        with pytest.raises(TooFewPictures, match="41 images"):
             generate_images(searcher, "mixture")
 
 

@@ -90,7 +90,7 @@ def test_what_cannot_be_laid_out_is_refused_by_name(monkeypatch: pytest.MonkeyPa
         check_layout("round", 100)
     with pytest.raises(TooFewPictures, match="at least 10"):
         check_layout("tsne", 9)
-    monkeypatch.setattr("explore.layouts.find_spec", lambda _: None)
+    monkeypatch.setattr("simile.explore.map.projection.find_spec", lambda _: None)
     with pytest.raises(BadSetting, match=r"simile\[map\]"):
         check_layout("umap", 100)
 

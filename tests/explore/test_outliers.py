@@ -128,7 +128,7 @@ def test_the_reason_names_the_strongest_signals_only() -> None:
     assert make_outlier_reason({"distance": 0.999, "density": 0.3, "reconstruction": 0.2}, 22) == (
         "Farther from its 22nd neighbour than 99.90 % of the others."
     )
-    assert " and lies where" in make_outlier_reason({"distance": 0.99, "density": 0.95, "reconstruction": 0.2}, 113)
+    assert " and in a thinner region" in make_outlier_reason({"distance": 0.99, "density": 0.95, "reconstruction": 0.2}, 113)
 
 
 def test_detail_is_the_mean_squared_gradient() -> None:
@@ -154,14 +154,14 @@ def test_pictures_are_read_once_and_measured_again_where_the_file_is_damaged(wit
     stages: list[str] = []
     with Searcher(with_strangers) as searcher:
         find_outliers(searcher, 1, lambda *said: stages.append(said[0]))
-        assert "looking at the pictures" in stages
+        assert "measuring images" in stages
         stages.clear()
         find_outliers(searcher, 1, lambda *said: stages.append(said[0]))
-        assert "looking at the pictures" not in stages
+        assert "measuring images" not in stages
         (kept,) = (with_strangers.home / "measures").iterdir()
         kept.write_bytes(b"no archive of numpy's")
         find_outliers(searcher, 1, lambda *said: stages.append(said[0]))
-        assert "looking at the pictures" in stages
+        assert "measuring images" in stages
 
 
 def test_a_file_that_is_gone_is_judged_by_the_other_signals(with_strangers: Settings, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_an_empty_home_and_a_tiny_one_are_refused_with_a_reason(trained_home: Se
         find_outliers(searcher, 5, quiet)
     index(trained_home, sorted(digits.iterdir())[:5], IndexRequest())
     with Searcher(trained_home) as searcher:
-        with pytest.raises(TooFewPictures, match="holds 5 pictures"):
+        with pytest.raises(TooFewPictures, match="contains 5 images"):
             find_outliers(searcher, 5, quiet)
         with pytest.raises(BadSetting, match="count can't be 0"):
             find_outliers(searcher, 0, quiet)
@@ -218,7 +218,7 @@ def test_the_command_writes_a_sheet_a_page_and_a_table(with_strangers: Settings,
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > sheet.height > 400
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert page.count("<figure>") == 9 and page.count("what the model saw of it") == 9 and "stranger-0.png" in page
+    assert page.count("<figure>") == 9 and page.count("its reconstruction") == 9 and "stranger-0.png" in page
     with (tmp_path / "table.csv").open(encoding="utf-8") as table:
         rows = list(csv.DictReader(table))
     assert [row["rank"] for row in rows] == [str(rank) for rank in range(1, 10)]

@@ -1,0 +1,47 @@
+"""Derived arrays in the home: .npz files that may be deleted at any time and are then computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simile.core.atomic_write import write_atomically
+from simile.core.errors import HomeNotWritable
+from simile.store.home import translate_write_errors
+
+Float64Array = NDArray[np.float64]
+OnProgress = Callable[[str, int, int], object]  # (stage, done, total)
+
+
+def ignore_progress(stage: str, done: int, total: int) -> None:
+    """Report no progress: the default of functions that take `on_progress`."""
+
+
+def write_arrays(path: Path, **arrays: Any) -> None:
+    """Write arrays as an uncompressed .npz file at exactly this path."""
+    with path.open("wb") as file:  # np.savez appends .npz to a path, but not to an open file
+        np.savez(file, **arrays)
+
+
+def save_derived_arrays(path: Path, **arrays: Any) -> None:
+    """Write arrays atomically; if the home is not writable, do nothing: they are computed again next time."""
+    with suppress(HomeNotWritable), translate_write_errors(path):
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, lambda temporary: write_arrays(temporary, **arrays))
+
+
+def load_derived_arrays(path: Path) -> dict[str, NDArray[Any]] | None:
+    """Return the arrays of a file; None if the file is missing or damaged."""
+    with (
+        suppress(OSError, EOFError, ValueError, KeyError, BadZipFile),
+        path.open("rb") as file,
+        np.load(file, allow_pickle=False) as stored,
+    ):
+        return dict(stored)
+    return None
