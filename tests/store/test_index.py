@@ -183,7 +183,7 @@ def test_a_commit_in_another_process_is_seen_by_the_next_query(catalogue: Catalo
         assert there("Index(catalogue).publish()") == "None"
         assert at(index, 0) == [(1, 0.0), (2, 5.0)]
         assert index.count_pending() == 0
-        assert there("catalogue.delete_image(1)") == "None"
+        assert there("catalogue.images.delete(1)") == "None"
         assert at(index, 0) == [(2, 5.0)]
         other.communicate()
 
