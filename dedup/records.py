@@ -1,51 +1,58 @@
-"""What deduplication speaks of: files, pairs, groups, plans. Frozen results that cross between its parts."""
+"""The records of deduplication: files, pairs, groups, decisions and plans. All are immutable."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Literal, TypeVar
 
 Tier = Literal["bytes", "pixels", "near", "similar"]
 
-TIERS: tuple[Tier, ...] = ("bytes", "pixels", "near", "similar")  # the surest first; never mixed
+TIERS: tuple[Tier, ...] = ("bytes", "pixels", "near", "similar")  # the most certain first; never mixed in a group
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_Key = TypeVar("_Key", int, str)
 
 
-@dataclass(frozen=True)
+def sort_pair(first: _Key, second: _Key) -> tuple[_Key, _Key]:
+    """Return two image ids or hashes in ascending order, the key of an unordered pair."""
+    return (first, second) if first < second else (second, first)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImageFile:
-    """One file of a picture. image_id is None for a file that is not indexed; size in bytes, mtime_ns since 1970.
-
-    labels: what is known of it by name, from a manifest's columns.
-    """
+    """One file of an image."""
 
     path: str
-    image_id: int | None
+    image_id: int | None  # None: the file is not indexed
     sha256: str
-    size: int
-    mtime_ns: int
+    size: int  # bytes
+    mtime_ns: int  # since 1970
     width: int
     height: int
     format: str
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)  # the file's manifest columns
 
     @property
     def modified_at(self) -> datetime:
-        """mtime_ns as a moment, UTC. Before the year 1 or after 9999 it is the first or the last that there is."""
+        """Return mtime_ns as a UTC time, limited to the years 1 to 9999."""
         try:
             return _EPOCH + timedelta(microseconds=self.mtime_ns // 1000)
-        except OverflowError:  # file systems know more years than calendars do
+        except OverflowError:  # file systems allow more years than datetime
             return (datetime.max if self.mtime_ns > 0 else datetime.min).replace(tzinfo=UTC)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImagePair:
-    """Two indexed pictures that are copies, or are similar. first < second: image ids.
+    """Two indexed images that are copies or similar.
 
-    distance: Euclidean between their indexed vectors. agreement: 0 to 1, how much of what both show is the same once
-    they lie on each other; None where that was not asked (pixels). reason: for people, ends without a full stop.
+    Attributes:
+        first: The smaller image id.
+        second: The larger image id.
+        distance: Euclidean distance between the indexed vectors.
+        agreement: Share of the common area that is equal after alignment, 0 to 1; None if it was not measured (pixels).
+        reason: A phrase without a full stop, for users.
     """
 
     first: int
@@ -58,18 +65,23 @@ class ImagePair:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Pairs of at most this distance, of planted copies and their neighbours: precision and recall, 0 to 1."""
+    """Precision and recall (0 to 1) of a threshold at this distance."""
 
     distance: float
     precision: float
     recall: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ThresholdCalibration:
-    """How the threshold was found. `precision`: that was asked for, None where the threshold was given.
+    """How the threshold was found.
 
-    reached_precision, reached_recall: at the threshold, of planted copies. copies, decisions: how many were measured.
+    Attributes:
+        precision: The requested precision; None if the threshold was given by the user.
+        reached_precision: The measured precision at the threshold.
+        reached_recall: The measured recall at the threshold.
+        copies: The number of planted copies and decided pairs of copies.
+        decisions: The number of decisions that were used.
     """
 
     threshold: float
@@ -83,38 +95,39 @@ class ThresholdCalibration:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a person said of two pictures, by the hashes of their bytes: first_sha256 < second_sha256.
+    """A user's decision on two images, identified by the hashes of their bytes."""
 
-    keep_sha256: which of them is to be kept, None where that was left to the rules.
-    """
-
-    first_sha256: str
+    first_sha256: str  # the smaller hash
     second_sha256: str
     same: bool
-    keep_sha256: str | None = None
+    keep_sha256: str | None = None  # the image to keep; None: the keep rules choose
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GroupMember:
-    """A file of a group. distance, agreement, reason: how it goes with the one that is kept (itself: 0, None, "").
+    """A file of a group. The defaults are those of the kept file.
 
-    keep_reason: why it is kept, or why the kept one was preferred to it.
+    Attributes:
+        distance: To the kept file; `agreement` and `reason` also describe the pair with the kept file.
+        keep_reason: Why this file is kept, or why the kept file was preferred.
     """
 
     file: ImageFile
-    is_kept: bool
-    distance: float
-    agreement: float | None
-    reason: str
-    keep_reason: str
+    is_kept: bool = False
+    distance: float = 0.0
+    agreement: float | None = None
+    reason: str = ""
+    keep_reason: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DuplicateGroup:
-    """Copies of one tier: the kept one first. Each matches the kept one directly; `matched` of `possible` pairs do.
+    """Copies of one tier, the kept file first. Each member matches the kept file directly.
 
-    id: the same as long as its members are the same. decided: whether people have spoken of every pair with the kept
-    one.
+    Attributes:
+        id: The same as long as the members are the same.
+        matched: How many of the `possible` pairs of members match directly.
+        decided: Whether a user decided every pair with the kept file.
     """
 
     id: str
@@ -126,27 +139,28 @@ class DuplicateGroup:
 
     @property
     def kept_member(self) -> GroupMember:
+        """Return the member whose file is kept."""
         return self.members[0]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Removal:
-    """One line of a plan: a file that may go, because another one that is kept is a copy of it."""
+    """One line of a plan: a file that can be removed because it is a copy of a kept file."""
 
     path: str
     sha256: str
     keep_path: str
     keep_sha256: str
     tier: Tier
-    group: str
+    group: str  # id of the group
     reason: str
 
 
 @dataclass(frozen=True)
 class CleanupPlan:
-    """What would be done: nothing is, before it is applied. created_at: ISO 8601. home: where it was made."""
+    """The files that a cleanup would remove. Nothing happens before the plan is applied."""
 
     removals: tuple[Removal, ...]
     decisions: tuple[Decision, ...] = ()
-    created_at: str = ""
-    home: str = ""
+    created_at: str = ""  # ISO 8601
+    home: str = ""  # where the plan was made

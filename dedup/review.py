@@ -1,8 +1,8 @@
-"""What people are asked: groups as pairs, in a list that stays as it is while they decide.
+"""The review of copies: groups as pairs to decide, in a list that stays the same while users decide.
 
-A decision changes the groups: what was called different leaves, another one is kept. Making all groups anew after each
-would take seconds, and would move the list under the reader. So a review is of one moment, and the decisions made
-since are laid over it: only the case that they concern is put together anew.
+A decision changes the groups: an image that was called different leaves, or another one is kept. Computing all groups
+again after each decision would take seconds, and would move the list under the reader. So a review is a fixed list of
+cases, and later decisions are applied to it: only the affected case is computed again.
 """
 
 from __future__ import annotations
@@ -16,35 +16,40 @@ from pathlib import PurePath
 from simile.dedup.grouping.findings import FilePair, Findings, find_decision
 from simile.dedup.grouping.groups import SAME_BYTES_REASON, make_groups
 from simile.dedup.grouping.keep_rules import is_protected
-from simile.dedup.records import Decision, DuplicateGroup, GroupMember, ImageFile, ImagePair, Tier
+from simile.dedup.records import Decision, DuplicateGroup, GroupMember, ImageFile, ImagePair, Tier, sort_pair
 
-_NOT_COMPARED_NOTE = "{} stays: it was not found to be a copy of the one that is kept now."
-_PROTECTED_NOTE = "Both stay: {} lies in an archive or was uploaded, and no plan touches such files."
+_NOT_COMPARED_NOTE = "{} stays: it was not found to be a copy of the file that is kept now."
+_PROTECTED_NOTE = "Both files stay: {} is in an archive or was uploaded, and no plan touches such files."
 
 DecisionsByHashes = Mapping[tuple[str, str], Decision]  # by (first_sha256, second_sha256)
 
 
 @dataclass(frozen=True)
 class ReviewCase:
-    """Pictures that hang together, the kept one of that moment first. `decided`: nothing was to ask then."""
+    """Files that belong together, the kept file of that moment first."""
 
     id: str
     tier: Tier
     members: tuple[GroupMember, ...]
-    decided: bool
+    decided: bool  # nothing was open when the review began
 
     @property
     def files(self) -> tuple[ImageFile, ...]:
+        """Return the files of all members."""
         return tuple(member.file for member in self.members)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReviewQuestion:
-    """One pair. position: of `other` among the case's members. `decision`: what was said of the two, if anything.
+    """One pair of a case.
 
-    removed: whether `other` would go, because `kept` stays; if not, both stay. keep_reason: why that one is kept.
-    note: why both stay although they are copies, "" where that needs no word.
-    matters: whether it can be decided; same bytes need no opinion.
+    Attributes:
+        position: Of `other_file` among the case's members.
+        keep_reason: Why `kept_file` is kept.
+        decision: The users' decision on the two images, if there is one.
+        is_removed: Whether a plan would remove `other_file` and keep `kept_file`; otherwise both stay.
+        note: Why both stay although they are copies; empty if that needs no explanation.
+        needs_decision: False for equal bytes.
     """
 
     kept_file: ImageFile
@@ -62,33 +67,31 @@ class ReviewQuestion:
 
     @property
     def is_open(self) -> bool:
-        """Whether it waits for an answer."""
+        """Return whether the pair waits for a decision."""
         return self.needs_decision and self.decision is None
 
 
 class DuplicateReview:
-    """The cases of one moment, and what was decided since. Safe to share between threads."""
+    """The cases of one moment and the decisions since then. Safe to share between threads."""
 
     def __init__(self, findings: Findings, cases: Sequence[ReviewCase], threshold: float | None) -> None:
         self.findings, self.cases, self.threshold = findings, tuple(cases), threshold
-        self.positions = {case.id: at for at, case in enumerate(self.cases)}
+        self.positions = {case.id: position for position, case in enumerate(self.cases)}
         self._pairs_by_image: defaultdict[int, list[ImagePair]] = defaultdict(list)
         for pair in findings.pairs:
             self._pairs_by_image[pair.first].append(pair)
             self._pairs_by_image[pair.second].append(pair)
-        # Answers of `questions` by case, each with the decisions that it rests on: shared with the copies of this.
+        # The questions of each case, with the decisions that they depend on. Shared by the copies of this review.
         self._question_cache: dict[str, tuple[tuple[Decision, ...], tuple[ReviewQuestion, ...]]] = {}
         self._decisions_by_hashes: DecisionsByHashes
-        self._decision_partners: defaultdict[
-            str, set[str]
-        ]  # sha256 -> those of which something was said together with it
+        self._decision_partners: defaultdict[str, set[str]]  # hash -> the other hash of each decision on it
         self._set_decisions(findings.decisions)
 
     def with_decisions(self, decisions: DecisionsByHashes) -> DuplicateReview:
-        """The same cases with these decisions laid over them, in place of those before."""
-        later = copy(self)
-        later._set_decisions(decisions)
-        return later
+        """Return a review of the same cases with these decisions instead of the earlier ones."""
+        updated = copy(self)
+        updated._set_decisions(decisions)
+        return updated
 
     def _set_decisions(self, decisions: DecisionsByHashes) -> None:
         self._decisions_by_hashes, self._decision_partners = decisions, defaultdict(set)
@@ -97,191 +100,186 @@ class DuplicateReview:
             self._decision_partners[second].add(first)
 
     def get_questions(self, case: ReviewCase) -> tuple[ReviewQuestion, ...]:
-        """The pairs of a case as they stand now, each with one that is kept."""
-        said = self._get_decisions(case)
-        known = self._question_cache.get(case.id)
-        if known is None or known[0] != said:
-            known = self._question_cache[case.id] = said, self._make_questions(case)
-        return known[1]
+        """Return the pairs of a case with the current decisions, each with a kept file."""
+        decisions = self._get_decisions(case)
+        cached = self._question_cache.get(case.id)
+        if cached is None or cached[0] != decisions:
+            cached = self._question_cache[case.id] = decisions, self._make_questions(case)
+        return cached[1]
 
     def is_open(self, case: ReviewCase) -> bool:
-        """Whether a pair of it waits for an answer."""
+        """Return whether a pair of the case waits for a decision."""
         if case.tier == "bytes":
             return False
         return not self._get_decisions(case) or any(question.is_open for question in self.get_questions(case))
 
     def get_progress(self) -> tuple[int, int]:
-        """How many pairs were decided so far, in the whole home, and how many of these cases wait for an answer."""
-        waiting = 0
+        """Return the number of decided pairs in the whole home, and of open pairs in these cases."""
+        open_count = 0
         for case in self.cases:
             if case.tier != "bytes":
-                touched = self._get_decisions(case)
-                waiting += sum(one.is_open for one in self.get_questions(case)) if touched else len(case.members) - 1
-        return len(self._decisions_by_hashes), waiting
+                has_decisions = bool(self._get_decisions(case))  # without decisions every pair is open
+                open_count += (
+                    sum(question.is_open for question in self.get_questions(case))
+                    if has_decisions
+                    else len(case.members) - 1
+                )
+        return len(self._decisions_by_hashes), open_count
 
     def _get_decisions(self, case: ReviewCase) -> tuple[Decision, ...]:
-        shas = {file.sha256 for file in case.files}
-        keys = {
-            (min(one, two), max(one, two))
-            for one in shas
-            for two in self._decision_partners.get(one, ())
-            if two in shas
-        }
+        """Return the decisions on pairs of the case's files."""
+        hashes = {file.sha256 for file in case.files}
+        keys = {sort_pair(sha, other) for sha in hashes for other in self._decision_partners.get(sha, set()) & hashes}
         return tuple(self._decisions_by_hashes[key] for key in sorted(keys))
 
     def _make_questions(self, case: ReviewCase) -> tuple[ReviewQuestion, ...]:
+        """Group the case's images again with the current decisions, and make a question of each pair."""
         if case.tier == "bytes":
-            return tuple(self._make_bytes_question(case, at) for at in range(1, len(case.members)))
-        places = {file.sha256: at for at, file in enumerate(case.files)}
-        found: dict[int, ReviewQuestion] = {}
-        keepers: set[int] = set()
+            kept = case.members[0]
+            return tuple(
+                self._make_question(case, kept, member, position, is_removed=True)
+                for position, member in enumerate(case.members[1:], 1)
+            )
+        positions = {file.sha256: position for position, file in enumerate(case.files)}
+        questions: dict[int, ReviewQuestion] = {}
+        kept_positions: set[int] = set()
+        # Files that a group would remove.
         for group in self._regroup(case):
-            inside = [member for member in group.members if member.file.sha256 in places]
-            if len(inside) < 2 or not inside[0].is_kept:
+            members = [member for member in group.members if member.file.sha256 in positions]
+            if len(members) < 2 or not members[0].is_kept:
                 continue
-            keepers.add(places[inside[0].file.sha256])
-            for member in inside[1:]:
-                at = places[member.file.sha256]
-                found[at] = self._make_question(case, inside[0], member, at, is_removed=True)
-        for at, member in enumerate(case.members):
-            if at not in found and at not in keepers and (at > 0 or keepers):
-                beside = self._find_partner(case, at, keepers)
-                found[at] = self._make_question(case, beside, member, at, is_removed=False)
-        return tuple(found[at] for at in sorted(found))
+            kept_positions.add(positions[members[0].file.sha256])
+            for member in members[1:]:
+                position = positions[member.file.sha256]
+                questions[position] = self._make_question(case, members[0], member, position, is_removed=True)
+        # Files that are in no group now: both files of the pair stay.
+        for position, member in enumerate(case.members):
+            if position not in questions and position not in kept_positions and (position > 0 or kept_positions):
+                partner = self._find_partner(case, position, kept_positions)
+                questions[position] = self._make_question(case, partner, member, position, is_removed=False)
+        return tuple(questions[position] for position in sorted(questions))
 
     def _find_partner(self, case: ReviewCase, position: int, kept_positions: set[int]) -> GroupMember:
-        """Who a picture that is in no group now is shown with: one that it was found alike with, best a kept one."""
+        """Choose the member that is shown beside a file without a group: a pair if possible, kept files first."""
         own = case.members[position].file
-        first = [case.members[place] for place in (*sorted(kept_positions), 0) if place != position]
-        others = first + [member for member in case.members if member.file is not own]
-        return next((member for member in others if self._find_pair(member.file, own)), others[0])
-
-    def _make_bytes_question(self, case: ReviewCase, position: int) -> ReviewQuestion:
-        kept, other = case.members[0], case.members[position]
-        why, note = other.keep_reason or kept.keep_reason, self._make_protected_note(kept.file, other.file)
-        reason = other.reason or SAME_BYTES_REASON
-        return ReviewQuestion(
-            kept.file,
-            other.file,
-            position,
-            "bytes",
-            0.0,
-            None,
-            reason,
-            why,
-            None,
-            is_removed=not note,
-            note=note,
-            needs_decision=False,
-        )
+        preferred = [case.members[index] for index in (*sorted(kept_positions), 0) if index != position]
+        candidates = preferred + [member for member in case.members if member.file is not own]
+        return next((member for member in candidates if self._find_pair(member.file, own)), candidates[0])
 
     def _make_question(
         self, case: ReviewCase, kept_member: GroupMember, other_member: GroupMember, position: int, *, is_removed: bool
     ) -> ReviewQuestion:
-        key = (
-            min(kept_member.file.sha256, other_member.file.sha256),
-            max(kept_member.file.sha256, other_member.file.sha256),
-        )
-        decision = self._decisions_by_hashes.get(key)
-        # Called the same or not, what was found of the two stays true.
-        pair = self._find_pair(kept_member.file, other_member.file)
-        note = self._make_protected_note(kept_member.file, other_member.file) if is_removed else ""
-        if not is_removed and decision is not None and decision.same:
-            note = _NOT_COMPARED_NOTE.format(PurePath(other_member.file.path).name)
-        told = next((one for one in case.members if one.file.sha256 == other_member.file.sha256), other_member)
+        """Make the question of two members.
+
+        Args:
+            is_removed: Whether the groups remove the other file; protected files stay anyway.
+        """
+        kept, other = kept_member.file, other_member.file
+        needs_decision = case.tier != "bytes"
+        decision = self._decisions_by_hashes.get(sort_pair(kept.sha256, other.sha256)) if needs_decision else None
+        # What was measured of the pair stays true whatever users decide.
+        pair = self._find_pair(kept, other) if needs_decision else None
+        member = next((member for member in case.members if member.file.sha256 == other.sha256), other_member)
+        note = ""
+        if is_removed:
+            protected = [file for file in (kept, other) if is_protected(file.path, self.findings.uploads_folder)]
+            note = _PROTECTED_NOTE.format(PurePath(protected[0].path).name) if protected else ""
+        elif decision is not None and decision.same:
+            note = _NOT_COMPARED_NOTE.format(PurePath(other.path).name)
         return ReviewQuestion(
-            kept_file=kept_member.file,
-            other_file=other_member.file,
+            kept_file=kept,
+            other_file=other,
             position=position,
             tier=case.tier,
-            distance=pair.distance if pair else told.distance,
-            agreement=pair.agreement if pair else told.agreement,
-            reason=pair.reason if pair else told.reason,
+            distance=pair.distance if pair else member.distance,
+            agreement=(pair.agreement if pair else member.agreement) if needs_decision else None,
+            reason=pair.reason if pair else member.reason or (SAME_BYTES_REASON if not needs_decision else ""),
             keep_reason=other_member.keep_reason or kept_member.keep_reason,
             decision=decision,
             is_removed=is_removed and not note,
             note=note,
+            needs_decision=needs_decision,
         )
-
-    def _make_protected_note(self, *files: ImageFile) -> str:
-        fixed = [file for file in files if is_protected(file.path, self.findings.uploads_folder)]
-        return _PROTECTED_NOTE.format(PurePath(fixed[0].path).name) if fixed else ""
 
     def _find_pair(self, first_file: ImageFile, second_file: ImageFile) -> ImagePair | None:
         ids = {first_file.image_id, second_file.image_id}
-        among = self._pairs_by_image.get(first_file.image_id or 0, ())
-        return next((pair for pair in among if {pair.first, pair.second} == ids), None)
+        pairs = self._pairs_by_image.get(first_file.image_id or 0, ())
+        return next((pair for pair in pairs if {pair.first, pair.second} == ids), None)
 
     def _add_pixel_copies(self, ids: set[int]) -> set[int]:
-        """Those that have the pixels of these: a run notes equal pixels with one of their number only."""
-        found, new = set(ids), set(ids)
+        """Add images with the same pixels as these; a run stores equal pixels with one image of the class only."""
+        all_ids, new = set(ids), set(ids)
         while new:
             pairs = [
                 pair for image_id in new for pair in self._pairs_by_image.get(image_id, ()) if pair.tier == "pixels"
             ]
-            new = {mate for pair in pairs for mate in (pair.first, pair.second)} - found
-            found |= new
-        return found
+            new = {end for pair in pairs for end in (pair.first, pair.second)} - all_ids
+            all_ids |= new
+        return all_ids
 
     def _regroup(self, case: ReviewCase) -> list[DuplicateGroup]:
-        """The groups that these pictures make now, alone among themselves and those with the same pixels."""
-        ids = {file.image_id for file in case.files if file.image_id is not None}
-        ids |= self._add_pixel_copies(ids)
+        """Make the current groups of the case's images and images with the same pixels, without other images."""
+        ids = self._add_pixel_copies({file.image_id for file in case.files if file.image_id is not None})
         files = {image_id: self.findings.files[image_id] for image_id in ids if image_id in self.findings.files}
-        files |= {file.image_id: (file,) for file in case.files if file.image_id not in files and file.image_id}
-        shas = {file.sha256 for found in files.values() for file in found}
-        within = {
+        files |= {file.image_id: (file,) for file in case.files if file.image_id and file.image_id not in files}
+        hashes = {file.sha256 for image_files in files.values() for file in image_files}
+        pairs = {
             pair
             for image_id in ids
             for pair in self._pairs_by_image.get(image_id, ())
             if {pair.first, pair.second} <= ids
         }
-        within |= _make_decided_pairs(case, self._get_decisions(case))
-        local = replace(
+        # A similar pair that users decided to be the same counts as near.
+        if case.tier == "similar" and any(decision.same for decision in self._get_decisions(case)):
+            (first, second), other = sorted(file.image_id or 0 for file in case.files), case.members[1]
+            pairs.add(
+                ImagePair(
+                    first=first,
+                    second=second,
+                    tier="near",
+                    distance=other.distance,
+                    agreement=other.agreement,
+                    reason=other.reason,
+                )
+            )
+        case_findings = replace(
             self.findings,
-            pairs=tuple(sorted(within, key=lambda pair: (pair.distance, pair.first, pair.second))),
+            pairs=tuple(sorted(pairs, key=lambda pair: (pair.distance, pair.first, pair.second))),
             files=files,
-            decisions={key: said for key, said in self._decisions_by_hashes.items() if set(key) <= shas},
+            decisions={key: decision for key, decision in self._decisions_by_hashes.items() if set(key) <= hashes},
         )
         tiers: tuple[Tier, ...] = ("pixels",) if case.tier == "pixels" else ("pixels", "near")
-        groups = make_groups(local, tiers=tiers, threshold=self.threshold)
+        groups = make_groups(case_findings, tiers=tiers, threshold=self.threshold)
         return [group for group in groups if case.tier != "near" or group.tier == "near"]
 
 
 def make_cases(groups: Iterable[DuplicateGroup]) -> list[ReviewCase]:
-    """Groups as cases."""
+    """Make a case of each group."""
     return [ReviewCase(group.id, group.tier, group.members, group.decided) for group in groups]
 
 
 def iterate_different_cases(findings: Findings, tiers: Collection[Tier]) -> Iterator[ReviewCase]:
-    """Pairs that were found, but that people called different: no group has them, and somebody may think again."""
+    """Yield the pairs that users decided to be different: they are in no group, but can be decided again."""
     for pair in findings.pairs:
-        if pair.tier not in tiers or not {pair.first, pair.second} <= findings.files.keys():
-            continue
-        first, second = (findings.files[image_id][0] for image_id in (pair.first, pair.second))
-        said = find_decision(findings, first.sha256, second.sha256)
-        if said is not None and not said.same:
-            members = GroupMember(first, True, 0.0, None, "", ""), _make_compared_member(second, pair)
-            yield ReviewCase(f"different-{pair.first}-{pair.second}", pair.tier, members, decided=True)
+        if pair.tier in tiers and {pair.first, pair.second} <= findings.files.keys():
+            first, second = (findings.files[image_id][0] for image_id in (pair.first, pair.second))
+            decision = find_decision(findings, first.sha256, second.sha256)
+            if decision is not None and not decision.same:
+                yield _make_pair_case("different", pair.tier, pair, (first, second), decided=True)
 
 
 def make_similar_case(file_pair: FilePair) -> ReviewCase:
-    """Two pictures that are only similar: nothing is removed unless somebody calls them the same."""
+    """Make a case of two similar images: nothing is removed unless a user decides that they are the same."""
+    files, decided = (file_pair.first, file_pair.second), file_pair.decision is not None
+    return _make_pair_case("similar", "similar", file_pair.pair, files, decided=decided)
+
+
+def _make_pair_case(
+    prefix: str, tier: Tier, pair: ImagePair, files: tuple[ImageFile, ImageFile], *, decided: bool
+) -> ReviewCase:
+    """Make a case of one pair; the first file is the kept one."""
     members = (
-        GroupMember(file_pair.first, True, 0.0, None, "", ""),
-        _make_compared_member(file_pair.second, file_pair.pair),
+        GroupMember(file=files[0], is_kept=True),
+        GroupMember(file=files[1], distance=pair.distance, agreement=pair.agreement, reason=pair.reason),
     )
-    name = f"similar-{file_pair.pair.first}-{file_pair.pair.second}"
-    return ReviewCase(name, "similar", members, file_pair.decision is not None)
-
-
-def _make_compared_member(file: ImageFile, pair: ImagePair) -> GroupMember:
-    return GroupMember(file, False, pair.distance, pair.agreement, pair.reason, "")
-
-
-def _make_decided_pairs(case: ReviewCase, decisions: Sequence[Decision]) -> set[ImagePair]:
-    """The pair of a similar case that somebody called the same: it counts as near from then on."""
-    if case.tier != "similar" or not any(decision.same for decision in decisions):
-        return set()
-    (first, second), other = sorted(file.image_id or 0 for file in case.files), case.members[1]
-    return {ImagePair(first, second, "near", other.distance, other.agreement, other.reason)}
+    return ReviewCase(f"{prefix}-{pair.first}-{pair.second}", tier, members, decided)

@@ -22,7 +22,7 @@ from PIL import Image
 
 from simile.core.settings import Settings, load_settings
 from simile.dedup.grouping.findings import calibration_to_json
-from simile.dedup.records import CurvePoint, ThresholdCalibration
+from simile.dedup.records import CurvePoint
 from simile.indexer.pipeline.job import IndexRequest, index
 from simile.indexer.training.train import TrainingRequest, train_on_sources
 from simile.models.demo_datasets import write_digits
@@ -32,6 +32,7 @@ from simile.store.catalogue.records import DuplicateRecord
 from simile.store.database import schema
 from simile.store.home import Home
 from tests.support import forking
+from tests.support.dedup_records import make_calibration
 
 COUNT = 120
 running = ExitStack()
@@ -229,7 +230,7 @@ def copies(tmp_path: Path, trained_home: Settings) -> Copies:
         run = catalogue.runs.start("dedup", {})
         catalogue.duplicates.replace(run, rows)
         curve = tuple(CurvePoint(n / 20, 1 - n / 1000, min(1, n / 10)) for n in range(1, 21))
-        calibration = calibration_to_json(ThresholdCalibration(0.5, 0.99, 0.99, 1.0, 100, 0, curve))
+        calibration = calibration_to_json(make_calibration(curve))
         encoder = catalogue.get_state().active_encoder
         catalogue.runs.finish(run, "finished", {"encoder": encoder, "calibration": calibration})
     return Copies(trained_home, photos, ids)

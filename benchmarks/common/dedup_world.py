@@ -58,7 +58,15 @@ class World:
     def line(self, path: Path, keep: Path, tier: str = "bytes", sha256: str = "", keep_sha256: str = "") -> Removal:
         """A line of a plan; hashes are the true ones unless given."""
         hashes = (sha256 or sha256_of(path), keep_sha256 or sha256_of(keep))
-        return Removal(str(path), hashes[0], str(keep), hashes[1], tier, "g", "")  # type: ignore[arg-type]
+        return Removal(
+            path=str(path),
+            sha256=hashes[0],
+            keep_path=str(keep),
+            keep_sha256=hashes[1],
+            tier=tier,  # type: ignore[arg-type]
+            group="g",
+            reason="",
+        )
 
 
 def make_world(folder: Path, elsewhere: Path, groups: int = 4) -> World:

@@ -144,7 +144,7 @@ def apply_world(world: World, action: str) -> ApplyResult:
     }
     target = {"far": world.elsewhere / "moved", "move": world.moved}.get(action)
     lines = [one for one in world.removals if one.tier == "bytes" or kinds[action] in ("move", "trash")]
-    return apply_plan(world.settings, world.save(lines), ApplyRequest(kinds[action], target))
+    return apply_plan(world.settings, world.save(lines), ApplyRequest(action=kinds[action], target_folder=target))
 
 
 def undo_world(world: World) -> list[str]:
@@ -200,7 +200,7 @@ def _attempt(world: World, make: Callable[[World], list[Path]], action: str) -> 
     for _ in range(2):
         for plan in plans:
             try:
-                apply_plan(world.settings, plan, ApplyRequest(action, target))  # type: ignore[arg-type]
+                apply_plan(world.settings, plan, ApplyRequest(action=action, target_folder=target))  # type: ignore[arg-type]
             except SimileError:
                 continue
     wrong = list(lost(world, photos, stays=[] if target else [world.moved]))

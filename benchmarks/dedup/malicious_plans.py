@@ -269,7 +269,7 @@ def _(world: World) -> list[Path]:
     line = world.removals[0]
     for other in world.removals[1:]:
         Path(other.path).unlink()
-    apply_plan(world.settings, world.save([line]), ApplyRequest("move", world.folder / "earlier"))
+    apply_plan(world.settings, world.save([line]), ApplyRequest(action="move", target_folder=world.folder / "earlier"))
     away = next((world.folder / "earlier").rglob("*.png"))
     with Catalogue(world.home) as catalogue:
         index(catalogue, away)

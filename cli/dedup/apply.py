@@ -55,7 +55,9 @@ def apply(
     from simile.dedup.cleanup.apply import ApplyRequest, apply_plan
 
     action = _get_action(move_to, hardlink=hardlink, symlink=symlink, trash=trash)
-    request = ApplyRequest(action, move_to, tuple(root or ()), dry_run, wait)
+    request = ApplyRequest(
+        action=action, target_folder=move_to, extra_roots=tuple(root or ()), dry_run=dry_run, wait=wait
+    )
     with ProgressReporter("What was done stands; `simile dedup undo` takes it back.", json=json) as reporter:
         done = apply_plan(load_settings(home=home or context.obj), plan, request, reporter.on_stage)
     if json:

@@ -15,8 +15,7 @@ from simile.core.settings import Settings
 
 if TYPE_CHECKING:
     from simile.dedup.records import CleanupPlan
-    from simile.dedup.reporting.exports import DedupResults
-    from simile.dedup.reporting.results import DedupResultOptions, DedupTierCount
+    from simile.dedup.reporting.results import DedupResultOptions, DedupResults, DedupTierCount
     from simile.search.searcher import Searcher
 
 

@@ -11,8 +11,7 @@ from simile.cli import output
 if TYPE_CHECKING:
     from simile.dedup.records import ThresholdCalibration
     from simile.dedup.reporting.compare_with import SourceComparison
-    from simile.dedup.reporting.exports import DedupResults
-    from simile.dedup.reporting.results import DedupTierCount
+    from simile.dedup.reporting.results import DedupResults, DedupTierCount
 
 MAX_LISTED_ITEMS = 10  # leaks, conflicts, classes; --json and --output have all of them
 MAX_CURVE_LINES = 8

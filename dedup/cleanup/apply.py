@@ -1,8 +1,10 @@
-"""Carrying a plan out: every line is checked against the files themselves, noted in the journal, and done.
+"""Apply a plan: check every line against the files, record it in the journal, and execute it.
 
-A plan may come from anywhere, and be old, wrong or malicious. What holds whatever it says: a file goes only if, at this
-moment, another one with its picture stays; both were read just now; both lie where the home or the command line, never
-the plan, allows it; and that they are copies is known without the plan.
+A plan may be written by any program, and be old, wrong or malicious. Whatever it says, a file is removed only if
+
+- another file with its image stays, and both files were read at this moment;
+- both files are in places that the home or the command line, not the plan, allows;
+- the two are known to be copies without the plan.
 """
 
 from __future__ import annotations
@@ -34,59 +36,60 @@ from simile.store.catalogue.catalogue import Catalogue
 from simile.store.database import schema
 from simile.store.home import Home
 
-OnProgress = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]  # (stage, done, total)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ApplyRequest:
-    """What to do with the files that go; without an action only what would happen is said.
+    """How to apply a plan."""
 
-    target: where to, for `move`. roots: folders beside the indexed ones whose files may be touched. wait: seconds for
-    the home's lock.
-    """
-
-    action: CleanupAction | None = None
-    target_folder: Path | None = None
-    extra_roots: tuple[Path, ...] = ()
+    action: CleanupAction | None = None  # None: only report what would happen
+    target_folder: Path | None = None  # for `move`
+    extra_roots: tuple[Path, ...] = ()  # allowed folders besides the indexed files
     dry_run: bool = False
-    wait: float = 0.0
+    wait: float = 0.0  # seconds to wait for the home's lock
 
     @property
     def is_read_only(self) -> bool:
-        """Whether nothing is touched."""
+        """Return whether no file is touched."""
         return self.dry_run or self.action is None
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ApplyResult:
-    """What was done, or would be. already: lines that were done before. decisions: how many were stored.
-
-    bytes_freed: of the files that went, where they were.
-    """
+    """What was done, or would be done."""
 
     dry_run: bool
     journal: str | None = None
     applied: int = 0
-    already: int = 0
-    decisions: int = 0
-    bytes_freed: int = 0
-    set_aside: list[Failure] = field(default_factory=list)
+    already: int = 0  # lines that were executed before
+    decisions: int = 0  # decisions that were stored
+    bytes_freed: int = 0  # in the place where the files were
+    set_aside: list[Failure] = field(default_factory=list)  # skipped lines and decisions
 
 
 def apply_plan(
     settings: Settings, plan_path: Path, request: ApplyRequest, on_progress: OnProgress = lambda *_: None
 ) -> ApplyResult:
-    """Applies a plan under the home's lock, when what a killed one left is settled. Cut short, it is called again.
+    """Apply a plan under the home's lock, after recovering interrupted operations.
 
-    Raises BadSetting (no plan, no place to move to), NoSuchPath, NothingIndexed, HomeBusy, HomeNotWritable, HomeError.
+    After an interruption it continues when it is called again.
+
+    Raises:
+        BadSetting: The plan or the target folder is invalid.
+        NoSuchPath: There is no plan.
+        NothingIndexed: The home does not exist.
+        HomeBusy: Another command uses the home.
+        HomeNotWritable: The disk is full or read-only.
+        HomeError: A journal is damaged.
     """
     plan = read_plan(plan_path)
     home = Home(settings.home, settings.database_url)
-    base = _resolve_target_folder(home, request)
+    target_folder = _resolve_target_folder(home, request)
     if request.is_read_only:
         schema.check_schema(home)
         with Catalogue(home) as catalogue:
-            return _PlanApplier(catalogue, settings, plan, request, base).run("", on_progress)
+            return _PlanApplier(catalogue, settings, plan, request, target_folder).run("", on_progress)
     if schema.read_revision(home) is None:
         schema.check_schema(home)
     with home.lock("simile dedup apply", request.wait):
@@ -94,32 +97,30 @@ def apply_plan(
         for journal in read_journals(home):
             recover_journal(journal)
         with Catalogue(home) as catalogue:
-            return _PlanApplier(catalogue, settings, plan, request, base).run(
-                make_printable(str(plan_path)), on_progress
-            )
+            applier = _PlanApplier(catalogue, settings, plan, request, target_folder)
+            return applier.run(make_printable(str(plan_path)), on_progress)
 
 
 def _resolve_target_folder(home: Home, request: ApplyRequest) -> Path | None:
-    """The folder to move to, made if it is missing and something is to be moved."""
+    """Return the folder to move to, without links; create it unless the request is read-only."""
     if request.action != "move":
         return None
     if request.target_folder is None:
-        raise BadSetting("A folder to move to is missing. Name one with --move-to.")
-    real, inside = os.path.realpath(request.target_folder), os.path.realpath(home.root)
-    if is_inside(real, inside) or real == inside:
-        raise BadSetting(f"{request.target_folder} lies in simile's own home. Name another folder with --move-to.")
+        raise BadSetting("The folder to move to is missing. Name one with --move-to.")
+    real, home_folder = os.path.realpath(request.target_folder), os.path.realpath(home.root)
+    if is_inside(real, home_folder) or real == home_folder:
+        raise BadSetting(f"{request.target_folder} is in simile's own home. Name another folder with --move-to.")
     try:
         if not request.is_read_only:
             Path(real).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadSetting(
-            f"{request.target_folder} can't be made: {error.strerror}. Name another with --move-to."
-        ) from None
+        message = f"{request.target_folder} can't be created: {error.strerror}. Name another folder with --move-to."
+        raise BadSetting(message) from None
     return Path(real)
 
 
 class _PlanApplier:
-    """One plan on its way."""
+    """Applies one plan."""
 
     def __init__(
         self,
@@ -130,59 +131,55 @@ class _PlanApplier:
         target_folder: Path | None,
     ) -> None:
         self.catalogue, self.plan, self.request = catalogue, plan, request
-        self.result = ApplyResult(request.is_read_only)
+        self.result = ApplyResult(dry_run=request.is_read_only)
         self.allowed_paths = make_allowed_paths(catalogue, plan, request.extra_roots)
         self.evidence = load_copy_evidence(catalogue, settings, plan)
         self.history = OperationHistory(read_journals(catalogue.home))
         self.target_planner: TargetPlanner | None = None
         if request.action is not None:
-            self.target_planner = TargetPlanner(
-                request.action, target_folder, self.allowed_paths, uuid.uuid4().hex[:12]
-            )
+            token = uuid.uuid4().hex[:12]
+            self.target_planner = TargetPlanner(request.action, target_folder, self.allowed_paths, token)
         self.journal: OperationJournal | None = None
 
     def run(self, plan_name: str, on_progress: OnProgress) -> ApplyResult:
-        """Line by line; each is judged by what the files are at that moment."""
-        lines = self.plan.removals
-        done = {number for number, line in enumerate(lines) if self.history.is_done(line, self.allowed_paths)}
-        refused = find_contradictions(self.plan, self.allowed_paths, done)
-        for number, line in enumerate(lines):
+        """Apply line by line; each line is checked against the current state of the files."""
+        removals = self.plan.removals
+        done = {number for number, line in enumerate(removals) if self.history.is_done(line, self.allowed_paths)}
+        contradictions = find_contradictions(self.plan, self.allowed_paths, done)
+        for number, removal in enumerate(removals):
             try:
-                if number in refused:
-                    raise SkippedFile(refused[number])
+                if number in contradictions:
+                    raise SkippedFile(contradictions[number])
                 if number in done:
                     self.result.already += 1
                 else:
-                    self._apply_removal(number + 1, line, plan_name)
+                    self._apply_removal(number + 1, removal, plan_name)
             except SkippedFile as error:
-                self.result.set_aside.append(Failure(line.path, error.reason))
-            on_progress("applying", number + 1, len(lines))
+                self.result.set_aside.append(Failure(removal.path, error.reason))
+            on_progress("applying", number + 1, len(removals))
         self._store_decisions()
         return self.result
 
     def _apply_removal(self, number: int, removal: Removal, plan_name: str) -> None:
-        """One line. Raises SetAside."""
-        seen, keep = self._check_files(removal)
+        """Check and execute one line. Raises SkippedFile."""
+        file, kept_file = self._check_files(removal)
         if not self.request.is_read_only:
-            self._execute_removal(number, removal, (seen, keep), plan_name)
+            assert self.target_planner is not None
+            operation = self.target_planner.make_operation(number, removal.path, removal.tier, file, kept_file)
+            journal = self._get_journal(plan_name)
+            journal.write_intent(operation)
+            trash = self.target_planner.get_trash(file.path)
+            state, reason = execute_operation(operation, file, kept_file, trash)
+            journal.write_state(number, state, reason)
+            if state != "done":
+                raise SkippedFile(reason)
+            self.history.add(operation)
         self.result.applied += 1
-        self.result.bytes_freed += seen.size if seen.link_count == 1 else 0  # else another name still has them
-
-    def _execute_removal(
-        self, number: int, removal: Removal, files: tuple[FileIdentity, FileIdentity], plan_name: str
-    ) -> None:
-        assert self.target_planner is not None
-        operation = self.target_planner.make_operation(number, removal.path, removal.tier, files)
-        journal = self._get_journal(plan_name)
-        journal.write_intent(operation)
-        state, reason = execute_operation(operation, *files, self.target_planner.get_trash(files[0].path))
-        journal.write_state(number, state, reason)
-        if state != "done":
-            raise SkippedFile(reason)
-        self.history.add(operation)
+        if file.link_count == 1:  # otherwise another name still uses the space
+            self.result.bytes_freed += file.size
 
     def _get_journal(self, plan_name: str) -> OperationJournal:
-        """Begun with the first file that goes: a plan of which nothing is done leaves none."""
+        """Return the journal; it is created for the first operation, so that a plan without any leaves none."""
         if self.journal is None:
             target = self.request.target_folder and make_printable(str(self.request.target_folder.absolute()))
             header = {"action": self.request.action, "target": target, "plan": plan_name}
@@ -191,52 +188,58 @@ class _PlanApplier:
         return self.journal
 
     def _check_files(self, removal: Removal) -> tuple[FileIdentity, FileIdentity]:
-        """Both files, read just now, if the one may go for the other. Raises SetAside."""
+        """Read both files and return them if one may be removed because the other stays. Raises SkippedFile."""
         path = self.allowed_paths.resolve(removal.path)
         self.history.check_location(path)
-        keep = self._check_kept_file(removal)
-        seen = identify_file(path)
-        if (seen.device, seen.inode) == (keep.device, keep.inode):
+        kept_file = self._check_kept_file(removal)
+        file = identify_file(path)
+        if (file.device, file.inode) == (kept_file.device, kept_file.inode):
             raise SkippedFile("it is the file that is to be kept, under another name")
-        if seen.size == 0:
-            raise SkippedFile("it is empty: no picture")
-        if seen.sha256 != removal.sha256:
+        if file.size == 0:
+            raise SkippedFile("it is empty, so it is no image")
+        if file.sha256 != removal.sha256:
             raise SkippedFile("it was changed since the plan was made")
         if self.target_planner is not None:
-            self.target_planner.check_files(seen, keep)
-        self.evidence.check_copy(seen, keep)
-        self.history.check_dependents(path, seen.sha256, keep.sha256, self.evidence)
-        self._check_links(seen)
-        return seen, keep
+            self.target_planner.check_files(file, kept_file)
+        self.evidence.check_copy(file, kept_file)
+        self.history.check_dependents(path, file.sha256, kept_file.sha256, self.evidence)
+        self._check_links(file)
+        return file, kept_file
 
     def _check_kept_file(self, removal: Removal) -> FileIdentity:
-        """The file to keep. Raises SetAside, which names it."""
+        """Read the file to keep. Raises SkippedFile with its name."""
         try:
-            place = self.allowed_paths.resolve(removal.keep_path)
-            self.history.check_location(place)
-            keep = identify_file(place)
-            if keep.sha256 != removal.keep_sha256:
+            path = self.allowed_paths.resolve(removal.keep_path)
+            self.history.check_location(path)
+            kept_file = identify_file(path)
+            if kept_file.sha256 != removal.keep_sha256:
                 raise SkippedFile("it was changed since the plan was made")
         except SkippedFile as error:
             raise SkippedFile(f"the file to keep, {removal.keep_path}: {error.reason}") from None
-        return keep
+        return kept_file
 
-    def _check_links(self, identity: FileIdentity) -> None:
-        """Raises SetAside for a file that another indexed path is a symbolic link to, unless a link takes its place."""
-        image_id = self.evidence.image_ids.get(identity.sha256)
+    def _check_links(self, file: FileIdentity) -> None:
+        """Raise SkippedFile if an indexed symbolic link to the file would become broken."""
+        image_id = self.evidence.image_ids.get(file.sha256)
         if image_id is None or self.request.action in ("hardlink", "symlink"):
             return
         for path in self.catalogue.images.get(image_id).paths:
-            if os.path.islink(path) and os.path.realpath(path) == str(identity.path):  # noqa: PTH114  # any text
-                raise SkippedFile(f"{path} is a symbolic link to it, and would lead nowhere")
+            if os.path.islink(path) and os.path.realpath(path) == str(file.path):  # noqa: PTH114
+                raise SkippedFile(f"{path} is a symbolic link to it, which would be broken")
 
     def _store_decisions(self) -> None:
-        """Stores the plan's decisions, but for those that would prove what nothing else does."""
-        said = [one for one in self.plan.decisions if not self.evidence.is_outdated(one, self.plan.created_at)]
-        may = [one for one in said if self.evidence.may_record(one)]
-        self.result.decisions = len(may) if self.request.is_read_only else self.catalogue.duplicates.save_decisions(may)
-        for one in said:
-            if not self.evidence.may_record(one):
-                name = f"decision on {one.first_sha256[:12]}… and {one.second_sha256[:12]}…"
-                reason = "simile did not find the two to be copies; say it on the page /duplicates, if they are"
+        """Store the plan's decisions, except outdated ones and those without evidence."""
+        decisions = [
+            decision
+            for decision in self.plan.decisions
+            if not self.evidence.is_outdated(decision, self.plan.created_at)
+        ]
+        allowed = [decision for decision in decisions if self.evidence.may_record(decision)]
+        self.result.decisions = (
+            len(allowed) if self.request.is_read_only else self.catalogue.duplicates.save_decisions(allowed)
+        )
+        for decision in decisions:
+            if not self.evidence.may_record(decision):
+                name = f"decision on {decision.first_sha256[:12]}… and {decision.second_sha256[:12]}…"
+                reason = "simile did not find the two to be copies; if they are, decide on the page /duplicates"
                 self.result.set_aside.append(Failure(name, reason))

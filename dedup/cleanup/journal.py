@@ -1,11 +1,11 @@
-"""Journals: what each `simile dedup apply` did, so that it can be undone, and made sense of after it was killed.
+"""Journals record what each `simile dedup apply` does, so that it can be undone, and recovered after a kill.
 
-`HOME/dedup/journals/<moment>-<number>.jsonl` holds one JSON object in a line, each on the disk before the next step:
+`HOME/dedup/journals/<time>-<number>.jsonl` contains one JSON object per line; each is synced before the next step:
 
     {"simile_journal": 1, "started_at", "action", "target", "plan"}
-    {"event": "intent", "number", "action", "path", …}      before a file is touched: all that undoing needs
-    {"event": "done" | "cancelled" | "unclear", "number"}    after it: carried out, or as before, or nobody can tell
-    {"event": "undoing" | "undone", "number"}                 likewise
+    {"event": "intent", "number", "action", "path", …}      before a file is touched: all that undo needs
+    {"event": "done" | "cancelled" | "unclear", "number"}    afterwards: executed, as before, or unknown
+    {"event": "undoing" | "undone", "number"}                the same for undo
 """
 
 from __future__ import annotations
@@ -27,23 +27,26 @@ CleanupAction = Literal["move", "hardlink", "symlink", "trash"]
 OperationState = Literal["intent", "done", "cancelled", "unclear", "undoing", "undone"]
 
 JOURNAL_VERSION = 1
-ACTIVE_STATES: tuple[OperationState, ...] = (
-    "intent",
-    "done",
-    "unclear",
-    "undoing",
-)  # what the file of such an operation was kept for still counts
+# Not undone: the files that these operations rely on must stay.
+ACTIVE_STATES: tuple[OperationState, ...] = ("intent", "done", "unclear", "undoing")
 UNDOABLE_STATES: tuple[OperationState, ...] = ("done", "undoing")
 _JOURNAL_NAME_PATTERN = re.compile(r"\d{8}T\d{6}Z-(\d+)\.jsonl")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FileOperation:
-    """One file that goes. Paths are without links on the way; `named`: its path as the plan has it.
+    """The removal of one file. All paths but `named` contain no links.
 
-    mode, mtime_ns, …: what the file was like; attributes: extended ones, base64. target: where it goes (move, trash),
-    info: its .trashinfo, base: the folder that was named for all. aside, temporary: names beside it, and beside the
-    target, that only this operation uses.
+    Attributes:
+        number: The line of the plan.
+        named: The file's path in the plan.
+        mode: This and the fields up to `attributes` describe the file before the operation.
+        attributes: Extended attributes, base64.
+        aside: A temporary name beside the file, used only by this operation.
+        temporary: A temporary name beside the target, or beside the file for links.
+        target: The new path (move, trash).
+        info: The .trashinfo of the target.
+        base: The folder that all files of the plan are moved to.
     """
 
     number: int
@@ -72,9 +75,12 @@ class FileOperation:
     base: str = ""
 
 
+_OPERATION_FIELDS = frozenset(one_field.name for one_field in fields(FileOperation))
+
+
 @dataclass
 class JournalEntry:
-    """An operation and how far it is."""
+    """An operation and its state."""
 
     operation: FileOperation
     state: OperationState = "intent"
@@ -83,27 +89,29 @@ class JournalEntry:
 
 @dataclass
 class OperationJournal:
-    """An open or finished journal. `header`: its first line."""
+    """An open or finished journal."""
 
     path: Path
-    header: dict[str, Any]
-    entries: dict[int, JournalEntry] = field(default_factory=dict)
+    header: dict[str, Any]  # the first line
+    entries: dict[int, JournalEntry] = field(default_factory=dict)  # by operation number
 
     @property
     def name(self) -> str:
+        """Return the file's name without suffix."""
         return self.path.stem
 
     def write_intent(self, operation: FileOperation) -> None:
-        """Notes what is about to be done. Raises HomeNotWritable."""
+        """Record what is about to be done. Raises HomeNotWritable."""
         self._append_line({"event": "intent", **asdict(operation)})
         self.entries[operation.number] = JournalEntry(operation)
 
     def write_state(self, number: int, state: OperationState, reason: str = "") -> None:
-        """Notes how far an operation is. Raises HomeNotWritable."""
+        """Record the state of an operation. Raises HomeNotWritable."""
         self._append_line({"event": state, "number": number} | ({"reason": reason} if reason else {}))
         self.entries[number].state, self.entries[number].reason = state, reason
 
     def count_states(self, *states: OperationState) -> int:
+        """Count the operations in these states."""
         return sum(entry.state in states for entry in self.entries.values())
 
     def _append_line(self, line: dict[str, Any]) -> None:
@@ -112,112 +120,102 @@ class OperationJournal:
 
 
 def create_journal(home: Home, header: dict[str, Any]) -> OperationJournal:
-    """A new journal, on the disk with its first line. The caller holds the home's lock. Raises HomeNotWritable."""
+    """Create a journal and sync its first line. The caller holds the home's lock. Raises HomeNotWritable."""
     folder = get_journals_folder(home)
     with translate_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        number = (
-            max(map(_get_journal_number, _list_journal_paths(home)), default=0) + 1
-        )  # counts on, whatever the clock does
-        path = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{number}.jsonl"
-        line = {
-            "simile_journal": JOURNAL_VERSION,
-            "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            **header,
-        }
+        # The number orders the journals even if the clock is set back.
+        number = max(map(_get_journal_number, _list_journal_paths(home)), default=0) + 1
+        now = datetime.now(UTC)
+        path = folder / f"{now:%Y%m%dT%H%M%SZ}-{number}.jsonl"
+        line = {"simile_journal": JOURNAL_VERSION, "started_at": now.isoformat(timespec="seconds"), **header}
         _write_line(path, line, os.O_CREAT | os.O_EXCL)
-        for made in (folder, folder.parent, home.root):
-            fsync_path(made)
+        for changed_folder in (folder, folder.parent, home.root):
+            fsync_path(changed_folder)
     return OperationJournal(path, line)
 
 
 def read_journals(home: Home) -> list[OperationJournal]:
-    """Every journal, the oldest first. Raises HomeError for one that is damaged."""
+    """Read all journals, the oldest first. Raises HomeError for a damaged one."""
     return [read_journal(path, repair=home.holds_lock) for path in _list_journal_paths(home)]
 
 
 def find_journal(home: Home, name: str | None) -> OperationJournal:
-    """The journal with this name, number or path; without one, the newest that has something to undo.
-
-    Raises BadSetting where there is none.
-    """
+    """Read a journal by name, number or path; None: the newest with something to undo. Raises BadSetting."""
     if name is not None:
-        wanted = Path(name).name.removesuffix(".jsonl")
+        stem = Path(name).name.removesuffix(".jsonl")
         for path in _list_journal_paths(home):
-            if wanted in (path.stem, str(_get_journal_number(path))):
+            if stem in (path.stem, str(_get_journal_number(path))):
                 return read_journal(path, repair=home.holds_lock)
         raise BadSetting(f"There is no journal {name} in {get_journals_folder(home)}. See `simile dedup journals`.")
-    for path in reversed(_list_journal_paths(home)):
-        journal = read_journal(path, repair=home.holds_lock)
+    for journal in reversed(read_journals(home)):
         if journal.count_states("intent", *UNDOABLE_STATES):
             return journal
-    raise BadSetting(f"There is nothing to undo in {home.root}: no plan was applied, or all is undone.")
+    raise BadSetting(f"There is nothing to undo in {home.root}: no plan was applied, or everything is undone.")
 
 
 def read_journal(path: Path, *, repair: bool = False) -> OperationJournal:
-    """Reads a journal, without what a killed writer left of a last line. Raises HomeError where it is damaged.
+    """Read a journal and ignore an incomplete last line, which a kill may leave.
 
-    repair: cuts that off in the file too, as whoever goes on writing must; only under the home's lock, for without it
-    the writer may be at work.
+    Args:
+        repair: Cut off the incomplete line, which is needed before writing. Only under the home's lock: otherwise
+            another process may be writing that line.
+
+    Raises:
+        HomeError: The journal is damaged.
     """
     data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if repair and len(whole) < len(data):
+    complete = data[: data.rfind(b"\n") + 1]
+    if repair and len(complete) < len(data):
         with translate_write_errors(path):
-            os.truncate(path, len(whole))
-    lines = whole.splitlines()
-    if not lines:  # killed before its first line was whole: nothing was done yet
+            os.truncate(path, len(complete))
+    lines = complete.splitlines()
+    if not lines:  # killed while writing the first line: nothing was done yet
         return OperationJournal(path, {})
-    place = 0
+    number = 1
     try:
         header = json.loads(lines[0])
         if header["simile_journal"] != JOURNAL_VERSION:
-            raise HomeError(f"{path} was written by a newer simile. Install that one to undo it.")
+            raise HomeError(f"{path} was written by a newer version of simile. Use that version to undo it.")
         journal = OperationJournal(path, header)
-        for place, line in enumerate(lines[1:], 1):  # noqa: B007  # named in the error
+        for number, line in enumerate(lines[1:], 2):  # noqa: B007  # used in the error message
             _apply_line(journal, json.loads(line))
     except (ValueError, KeyError, TypeError) as error:
         raise HomeError(
-            f"{path} is damaged in line {place + 1} ({error}). Restore it from a copy; or move it out of that folder, "
-            "and what it did can no longer be undone."
+            f"{path} is damaged in line {number} ({error}). Restore it from a backup; or move it out of that folder, "
+            "then its operations can no longer be undone."
         ) from None
     return journal
 
 
 def get_journals_folder(home: Home) -> Path:
+    """Return the folder with the home's journals."""
     return home.root / "dedup" / "journals"
 
 
 def list_journals(home: Home) -> list[dict[str, Any]]:
-    """All journals, the newest first: name, action, when, and how many files are in which state."""
-    return [_summarise_journal(journal) for journal in reversed(read_journals(home))]
+    """Summarise all journals, the newest first: name, action, time, and the number of files in each state."""
+    return [
+        {
+            "journal": journal.name,
+            **{name: journal.header.get(name) for name in ("started_at", "action", "plan", "target")},
+            "done": journal.count_states(*UNDOABLE_STATES),
+            "undone": journal.count_states("undone"),
+            "unfinished": journal.count_states("intent", "undoing"),
+            "unclear": journal.count_states("unclear"),
+        }
+        for journal in reversed(read_journals(home))
+    ]
 
 
 def iterate_active_entries(journals: Iterable[OperationJournal]) -> Iterator[JournalEntry]:
-    """Every operation that was begun and not undone."""
+    """Yield the operations that were begun and not undone."""
     for journal in journals:
         yield from (entry for entry in journal.entries.values() if entry.state in ACTIVE_STATES)
 
 
-def _summarise_journal(journal: OperationJournal) -> dict[str, Any]:
-    return {
-        "journal": journal.name,
-        "started_at": journal.header.get("started_at"),
-        "action": journal.header.get("action"),
-        "plan": journal.header.get("plan"),
-        "target": journal.header.get("target"),
-        "done": journal.count_states(*UNDOABLE_STATES),
-        "undone": journal.count_states("undone"),
-        "unfinished": journal.count_states("intent", "undoing"),
-        "unclear": journal.count_states("unclear"),
-    }
-
-
-_OPERATION_FIELDS = frozenset(one.name for one in fields(FileOperation))
-
-
 def _apply_line(journal: OperationJournal, line: dict[str, Any]) -> None:
-    """One line after the first."""
+    """Apply a line after the first one. Raises KeyError, TypeError, ValueError."""
     state = line.pop("event")
     if state == "intent":
         if line.keys() != _OPERATION_FIELDS:
@@ -232,15 +230,16 @@ def _apply_line(journal: OperationJournal, line: dict[str, Any]) -> None:
 
 
 def _write_line(path: Path, line: dict[str, Any], flags: int) -> None:
+    """Append a JSON line and sync it; on an error remove the part that was written."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | flags, 0o644)
-    before = os.fstat(descriptor).st_size
+    size_before = os.fstat(descriptor).st_size
     try:
         data = (json.dumps(line) + "\n").encode()
-        while data:  # on a full disk a part is written first, and the next call says so
+        while data:  # on a full disk a part is written first, and the next call raises
             data = data[os.write(descriptor, data) :]
         os.fsync(descriptor)
     except OSError:
-        os.ftruncate(descriptor, before)
+        os.ftruncate(descriptor, size_before)
         raise
     finally:
         os.close(descriptor)
@@ -248,8 +247,8 @@ def _write_line(path: Path, line: dict[str, Any], flags: int) -> None:
 
 def _list_journal_paths(home: Home) -> list[Path]:
     folder = get_journals_folder(home)
-    found = [path for path in folder.iterdir() if _JOURNAL_NAME_PATTERN.fullmatch(path.name)] if folder.is_dir() else []
-    return sorted(found, key=_get_journal_number)
+    paths = [path for path in folder.iterdir() if _JOURNAL_NAME_PATTERN.fullmatch(path.name)] if folder.is_dir() else []
+    return sorted(paths, key=_get_journal_number)
 
 
 def _get_journal_number(path: Path) -> int:

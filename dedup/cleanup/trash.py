@@ -1,4 +1,8 @@
-"""The trash that desktops share: https://specifications.freedesktop.org/trash-spec/latest/"""
+"""The desktop's trash: https://specifications.freedesktop.org/trash-spec/latest/
+
+The trash is implemented here because the journal must know a file's name in the trash before the file is moved.
+send2trash chooses the name itself and does not return it, so an interrupted `apply` could not be completed or undone.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +20,13 @@ from simile.dedup.cleanup.file_identity import SkippedFile, describe_os_error, p
 
 @dataclass(frozen=True)
 class Trash:
-    """One trash folder. `top`: the folder of its disk, to which its paths are relative; None: they are absolute."""
+    """One trash folder."""
 
     folder: Path
-    top_folder: Path | None = None
+    top_folder: Path | None = None  # paths in .trashinfo are relative to this folder of the disk; None: absolute
 
     def find_free_names(self, path: Path) -> tuple[Path, Path]:
-        """Where the file would lie, and its .trashinfo: names that nothing has."""
+        """Return unused paths for the file in the trash and for its .trashinfo."""
         for number in count(1):
             name = path.name if number == 1 else f"{path.stem}.{number}{path.suffix}"
             target, info = self.folder / "files" / name, self.folder / "info" / f"{name}.trashinfo"
@@ -31,9 +35,9 @@ class Trash:
         raise AssertionError
 
     def write_info(self, info: Path, path: Path) -> None:
-        """Says where the file came from. Raises FileExistsError where the name was taken meanwhile."""
-        named = path if self.top_folder is None else path.relative_to(self.top_folder)
-        text = f"[Trash Info]\nPath={quote(os.fsencode(named))}\nDeletionDate={datetime.now():%Y-%m-%dT%H:%M:%S}\n"
+        """Write where the file came from. Raises FileExistsError if the name was taken meanwhile."""
+        original = path if self.top_folder is None else path.relative_to(self.top_folder)
+        text = f"[Trash Info]\nPath={quote(os.fsencode(original))}\nDeletionDate={datetime.now():%Y-%m-%dT%H:%M:%S}\n"
         with info.open("x", encoding="ascii") as file:
             file.write(text)
             file.flush()
@@ -42,38 +46,41 @@ class Trash:
 
 
 def open_trash(path: Path) -> Trash:
-    """The trash of the disk that the file is on, made if there is none. Raises SetAside."""
-    own = _get_home_trash()
+    """Return the trash of the file's disk; create it if it does not exist. Raises SkippedFile."""
+    home_trash = _get_home_trash()
     try:
-        if _get_device(own) == path.lstat().st_dev:
-            return _create_trash(Trash(own))
-        top = _find_top_folder(path)
-        for folder in (top / ".Trash" / str(os.getuid()), top / f".Trash-{os.getuid()}"):
-            if folder.parent == top or _is_shared_trash(folder.parent):
-                return _create_trash(Trash(folder, top))
+        device = path.lstat().st_dev
+        if _get_device(home_trash) == device:
+            return _create_trash(Trash(home_trash))
+        # The topmost folder above the file on the same disk.
+        top = path.parent
+        while top.parent != top and top.parent.stat().st_dev == device:
+            top = top.parent
+        shared = top / ".Trash"
+        folder = shared / str(os.getuid()) if _is_shared_trash(shared) else top / f".Trash-{os.getuid()}"
+        return _create_trash(Trash(folder, top))
     except OSError as error:
         raise SkippedFile(f"there is no trash for it: {describe_os_error(error)}") from None
-    raise AssertionError
 
 
 def is_in_trash(path: Path) -> bool:
-    """Whether it lies in somebody's trash, to be thrown away any day; by the names that the specification gives."""
+    """Return whether the path is in a user's trash, by the folder names of the specification."""
     if _get_home_trash() in path.parents:
         return True
     return any(folder == ".Trash" or folder.startswith(".Trash-") for folder in path.parts[:-1])
 
 
 def is_info_for(info: Path, path: Path) -> bool:
-    """Whether a .trashinfo speaks of this file, or of none yet: others may have used the name meanwhile."""
+    """Return whether a .trashinfo belongs to this file, or is empty; another program may have used the name."""
     try:
         lines = info.read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError):
         return False
-    if not lines:  # killed between making it and writing to it
+    if not lines:  # killed between creating and writing it
         return True
-    said = next((line.removeprefix("Path=") for line in lines if line.startswith("Path=")), "")
-    wanted = quote(os.fsencode(path))
-    return bool(said) and (wanted == said or wanted.endswith(f"/{said}"))
+    original = next((line.removeprefix("Path=") for line in lines if line.startswith("Path=")), "")
+    quoted = quote(os.fsencode(path))
+    return bool(original) and (quoted == original or quoted.endswith(f"/{original}"))
 
 
 def _get_home_trash() -> Path:
@@ -83,22 +90,14 @@ def _get_home_trash() -> Path:
 
 
 def _get_device(folder: Path) -> int:
-    """The disk that the folder is on, or would be."""
+    """Return the device of a folder, or the device on which it would be created."""
     while not folder.is_dir():
         folder = folder.parent
     return folder.stat().st_dev
 
 
-def _find_top_folder(path: Path) -> Path:
-    """The topmost folder above the file on the same disk."""
-    folder, device = path.parent, path.lstat().st_dev
-    while folder.parent != folder and folder.parent.stat().st_dev == device:
-        folder = folder.parent
-    return folder
-
-
 def _is_shared_trash(folder: Path) -> bool:
-    """Whether an administrator made it for everybody: a real folder with the sticky bit. The rest is a trap."""
+    """Return whether an administrator created the folder for all users: a real folder with the sticky bit."""
     try:
         mode = folder.lstat().st_mode
     except OSError:

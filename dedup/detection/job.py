@@ -1,8 +1,8 @@
-"""`simile dedup`: what is a copy of what in a whole home. It only looks: nothing but the catalogue's findings changes.
+"""The job of `simile dedup`: find all copies in a home. Files are only read; only the catalogue's findings change.
 
-    planted copies -> threshold -> candidates -> same pixels -> near copies, confirmed -> findings, in one transaction
+    planted copies -> threshold -> candidates -> same pixels -> verified near copies -> findings, in one transaction
 
-Each stage leaves what it found in the home's folder dedup/unfinished, and a run that was stopped goes on from there.
+Each stage writes its result to the home's folder dedup/unfinished, so that an interrupted run can continue.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 import shutil
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -56,18 +56,24 @@ from simile.store.index.index import Index
 log = logging.getLogger(__name__)
 
 DEFAULT_PRECISION = 0.99
-# Of the median distance between two pictures: so near lie the same pixels, though one of them be a JPEG that was
-# decoded at a smaller scale for the encoder (0.13 at most for 30 photos of 1.5 megapixels).
+# Share of the median distance of two images within which images with equal pixels are searched. The vectors of equal
+# pixels differ if one file is a JPEG that was decoded at a smaller scale (by at most 0.13 for 30 photos of 1.5
+# megapixels).
 SAME_IMAGE_FRACTION = 0.15
-OnProgress = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]  # (stage, done, total)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DedupRequest:
-    """What a person may say. precision: of near copies, by which the threshold is learned; or a threshold: a distance.
+    """What to search for.
 
-    only: pictures that are looked at. seed: of the planted copies. wait: seconds to wait for a home that is in use.
-    keep: the rules by which groups say what to keep, until another run (dedup/keep.py).
+    Attributes:
+        precision: Of near copies; the threshold is calibrated to reach it. None: DEFAULT_PRECISION.
+        threshold: A distance that replaces the calibration.
+        only: Restricts the search to some images.
+        seed: Of the planted copies.
+        wait: Seconds to wait while another command uses the home.
+        keep: The default keep rules of this run's groups, see grouping/keep_rules.py.
     """
 
     tiers: tuple[Tier, ...] = TIERS
@@ -82,15 +88,24 @@ class DedupRequest:
 def find_duplicates(
     settings: Settings, request: DedupRequest, on_progress: OnProgress = lambda _stage, _done, _total: None
 ) -> int:
-    """Finds copies among the pictures of a home, puts them into its catalogue in place of what the last run found.
+    """Find the copies among a home's images and replace the findings of the last run in the catalogue.
 
-    Gives the run's id. Files are only read. Raises NothingIndexed, TooFewPictures (no threshold can be learned),
-    BadSetting, HomeBusy, HomeNotWritable. Ctrl-C finishes the batch in hand; the same command goes on from there.
+    Ctrl-C finishes the current batch; the same request continues from there.
+
+    Returns:
+        The id of the run.
+
+    Raises:
+        NothingIndexed: The home has no images.
+        TooFewPictures: No threshold can be calibrated.
+        BadSetting: The request has an invalid value.
+        HomeBusy: Another command uses the home.
+        HomeNotWritable: The disk is full or read-only.
     """
     _check_request(request)
     home = Home(settings.home, settings.database_url)
     if schema.read_revision(home) is None:
-        raise NothingIndexed(f"{home.root} holds no pictures yet. Run `simile index PHOTOS`.")
+        raise NothingIndexed(f"{home.root} contains no images yet. Run `simile index PHOTOS`.")
     with home.lock("simile dedup", wait=request.wait):
         schema.upgrade_schema(home)
         with Catalogue(home) as catalogue:
@@ -110,59 +125,57 @@ class _DedupJob:
         self.index = Index(catalogue)
         self.snapshot = self.index.get_snapshot()
         self.allowed_ids = self.index.find_matching_ids(request.only)
-        self.failures: dict[str, Failure] = {}  # files that were indexed, and can't be read any more
+        self.failures: dict[str, Failure] = {}  # indexed files that can no longer be read
         self.image_sizes: dict[int, tuple[int, int]] = {}
-        self.paths: dict[int, str] = {}
-        living = np.concatenate([part.get_live_ids() for part in self.snapshot.segments])
-        seen = set(living.tolist())  # others have no vector by this encoder, or came in this very moment
-        for located in catalogue.duplicates.iterate_files(filter=request.only):
-            if located.image_id in seen:
-                self.image_sizes[located.image_id] = located.width, located.height
-                self.paths.setdefault(located.image_id, located.path)
+        self.paths: dict[int, str] = {}  # one file of each image, by image id
+        # Images outside the snapshot have no vector of this encoder, or were indexed just now.
+        indexed = set(self.snapshot.get_live_ids().tolist())
+        for location in catalogue.duplicates.iterate_files(filter=request.only):
+            if location.image_id in indexed:
+                self.image_sizes[location.image_id] = location.width, location.height
+                self.paths.setdefault(location.image_id, location.path)
         self.work_folder = home.root / "dedup" / "unfinished"
 
     def run(self) -> int:
-        asked = {**asdict(self.request), "only": None if self.request.only is None else str(self.request.only)}
-        run = self.catalogue.runs.start(DEDUP_RUN_KIND, asked)
+        """Run all stages and return the run's id."""
+        run_settings = {**asdict(self.request), "only": None if self.request.only is None else str(self.request.only)}
+        run_id = self.catalogue.runs.start(DEDUP_RUN_KIND, run_settings)
         status, counts = "failed", dict[str, Any]()
         try:
-            self._resume_or_start(asked)
+            self._resume_or_start(run_settings)
             with (
                 stop_on_interrupt(lambda: None) as self.interrupted,
                 WorkerPool(self.settings.workers, self.settings.decode_seconds, self.settings.max_pixels) as workers,
             ):
-                counts = self._find_pairs(workers, run)
+                counts = self._find_pairs(workers, run_id)
             status = "finished"
             shutil.rmtree(self.work_folder, ignore_errors=True)
         except KeyboardInterrupt:
             status = "interrupted"
             raise
         finally:
-            self.catalogue.runs.finish(run, status, counts)
+            self.catalogue.runs.finish(run_id, status, counts)
             self.index.close()
-        return run
+        return run_id
 
     def _report_progress(self, stage: str, done: int, total: int) -> None:
-        """Called when what is done is written down: where a run may be stopped."""
+        """Report a step whose result is stored. The run can be interrupted here."""
         self.on_progress(stage, done, total)
         if self.interrupted.is_set():
             raise KeyboardInterrupt
 
     def _resume_or_start(self, run_settings: dict[str, Any]) -> None:
-        """Takes what an earlier run left if it was asked for the same of the same pictures, else clears it away."""
-        pictures = zlib.crc32(json.dumps(sorted(self.paths.items())).encode())  # their ids stand for their content
-        run_settings = {
-            **run_settings,
-            "wait": None,
-            "keep": None,
-            "limits": asdict(self.limits),
-            "version": version("simile"),
+        """Keep the results of an interrupted run if it had the same request and images; otherwise delete them."""
+        relevant = {**run_settings, "wait": None, "keep": None}  # these two do not change what is found
+        identity = {
+            "asked": {**relevant, "limits": asdict(self.limits), "version": version("simile")},
+            "encoder": self.snapshot.encoder.fingerprint,
+            "pictures": zlib.crc32(json.dumps(sorted(self.paths.items())).encode()),  # an id identifies the content
         }
-        identity = {"asked": run_settings, "encoder": self.snapshot.encoder.fingerprint, "pictures": pictures}
         identity = json.loads(json.dumps(identity))
         path = self.work_folder / "identity.json"
         if path.exists() and json.loads(path.read_text("utf-8")) == identity:
-            log.info("going on with what an earlier run found")
+            log.info("continuing an interrupted run")
             return
         with translate_write_errors(self.work_folder):
             shutil.rmtree(self.work_folder, ignore_errors=True)
@@ -170,164 +183,183 @@ class _DedupJob:
             self._write_json(path, identity)
 
     def _load_or_compute(self, stage: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What a stage found, now or in the run before."""
+        """Return the result of a stage: computed now, or read if this or the interrupted run has it already."""
         path = self.work_folder / f"{stage}.json"
         if not path.exists():
-            found = compute()
+            result = compute()
             with translate_write_errors(path):
-                self._write_json(path, found)
-        kept: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        return kept
+                self._write_json(path, result)
+        stored: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        return stored
 
     @staticmethod
     def _write_json(path: Path, body: dict[str, Any]) -> None:
         write_atomically(path, lambda temporary: temporary.write_text(json.dumps(body), "utf-8"))
 
-    def _find_pairs(self, workers: WorkerPool, run: int) -> dict[str, Any]:
+    def _find_pairs(self, workers: WorkerPool, run_id: int) -> dict[str, Any]:
+        """Find the pairs of all tiers, store them and return the run's counts."""
+        # The threshold, and the candidates within it.
         calibration = self._load_or_compute("calibration", lambda: self._calibrate(workers))
         threshold = calibration_from_json(calibration).threshold if calibration else 0.0
         radius = max(threshold, SAME_IMAGE_FRACTION * estimate_median_distance(self.snapshot))
-        pairs = self._find_candidates(radius)
-        classes = self._load_or_compute(
-            "pixels", lambda: self._find_pixel_classes(pairs[pairs["distance"] <= radius], workers)
-        )
-        same = {int(image): number for image, number in classes["classes"].items()}
-        pixels = self._make_pixel_pairs(same)
-        pairs = self._exclude_pixel_copies(pairs, same)
-        is_near = pairs["distance"] <= np.float32(threshold)
-        near = list(self._verify_near(pairs[is_near], workers))  # before others must wait for what is written
+        candidates, candidate_counts = self._find_candidates(radius)
+        # Equal pixels: one image of each class represents the others in the tiers below.
+        near_candidates = candidates[candidates["distance"] <= radius]
+        classes = self._load_or_compute("pixels", lambda: self._find_pixel_classes(near_candidates, workers))
+        pixel_classes = {int(image_id): first for image_id, first in classes["classes"].items()}
+        represented = np.array(sorted(pixel_classes), np.int64)
+        is_represented = np.isin(candidates["first"], represented) | np.isin(candidates["second"], represented)
+        candidates = np.asarray(candidates[~is_represented])
+        # Near copies. They are all verified before the database transaction begins, so that others can write meanwhile.
+        is_near = candidates["distance"] <= np.float32(threshold)
+        near = list(self._verify_near(candidates[is_near], workers)) if self._includes_near else []
+        # Store the pairs of the requested tiers.
         tiers = [tier for tier in self.request.tiers if tier != "bytes"]
-        everything = chain(pixels, near, _make_neighbour_pairs(pairs[~is_near]))
-        found = (DuplicateRecord(*vars(pair).values()) for pair in everything if pair.tier in tiers)
-        among = None if self.request.only is None else self.paths.keys()
-        stored = self.catalogue.duplicates.replace(run, found, tiers, among)
-        self._report_failures(run)
+        pairs = chain(self._make_pixel_pairs(pixel_classes), near, _make_neighbour_pairs(candidates[~is_near]))
+        records = (DuplicateRecord(**vars(pair)) for pair in pairs if pair.tier in tiers)
+        searched_ids = None if self.request.only is None else self.paths.keys()
+        stored = self.catalogue.duplicates.replace(run_id, records, tiers, searched_ids)
+        crowded = candidate_counts["crowded"]
+        self._report_failures(run_id, crowded)
         return {
             "encoder": self.snapshot.encoder.fingerprint,
             "calibration": calibration or None,
             "pictures": len(self.paths),
-            "candidates": len(pairs),
+            "candidates": len(candidates),
             "pairs": stored,
-            "crowded": self._load_or_compute("candidates", dict)["crowded"],
+            "crowded": crowded,
             "failed": len(self.failures),
         }
-
-    def _calibrate(self, workers: WorkerPool) -> dict[str, Any]:
-        """As JSON: learned anew, or given; the one before, if any, where nothing near is asked for."""
-        fingerprint = self.snapshot.encoder.fingerprint
-        if not self._includes_near:
-            before = self.catalogue.runs.find_last_finished(DEDUP_RUN_KIND)
-            return (before.counts["calibration"] or {}) if before and before.counts["encoder"] == fingerprint else {}
-        if self.request.threshold is not None:
-            return calibration_to_json(ThresholdCalibration(self.request.threshold, None, None, None, 0, 0, ()))
-        encoder = load_encoder(self.home, fingerprint, self.settings.device, self.settings.runtime)
-        planting = CopyPlanter(self.snapshot, encoder, workers, self.limits, self._report_progress)
-        seen = planting.measure_copies(self.paths, self.request.seed)
-        return calibration_to_json(
-            calibrate_threshold(
-                seen, self.request.precision or DEFAULT_PRECISION, list(self._iterate_decision_examples())
-            )
-        )
 
     @property
     def _includes_near(self) -> bool:
         return not {"near", "similar"}.isdisjoint(self.request.tiers)
 
-    def _iterate_decision_examples(self) -> Iterator[CalibrationExample]:
-        """What people said of pictures that are indexed."""
-        decisions, encoder = self.catalogue.duplicates.get_decisions(), self.snapshot.encoder.fingerprint
-        hashes = sorted({sha for said in decisions for sha in (said.first_sha256, said.second_sha256)})
-        known = self.catalogue.images.find_by_sha256(hashes, encoder)
-        for said in decisions:
-            ends = [known.get(sha) for sha in (said.first_sha256, said.second_sha256)]
-            first, second = (end.image_id if end is not None and end.embedded else 0 for end in ends)
-            if first and second:
-                yield CalibrationExample(
-                    compute_distance(self.snapshot, first, second), is_match=True, is_copy=said.same
-                )
+    def _calibrate(self, workers: WorkerPool) -> dict[str, Any]:
+        """Return the calibration as JSON; without near tiers that of the last run with this encoder, or {}."""
+        fingerprint = self.snapshot.encoder.fingerprint
+        if not self._includes_near:
+            last = self.catalogue.runs.find_last_finished(DEDUP_RUN_KIND)
+            return (last.counts["calibration"] or {}) if last and last.counts["encoder"] == fingerprint else {}
+        if self.request.threshold is not None:
+            calibration = ThresholdCalibration(
+                threshold=self.request.threshold,
+                precision=None,
+                reached_precision=None,
+                reached_recall=None,
+                copies=0,
+                decisions=0,
+                curve=(),
+            )
+        else:
+            encoder = load_encoder(self.home, fingerprint, self.settings.device, self.settings.runtime)
+            planter = CopyPlanter(self.snapshot, encoder, workers, self.limits, self._report_progress)
+            examples = planter.measure_copies(self.paths, self.request.seed)
+            precision = self.request.precision or DEFAULT_PRECISION
+            calibration = calibrate_threshold(examples, precision, list(self._iterate_decision_examples()))
+        return calibration_to_json(calibration)
 
-    def _find_candidates(self, radius: float) -> PairArray:
+    def _iterate_decision_examples(self) -> Iterator[CalibrationExample]:
+        """Yield the users' decisions on images that are indexed."""
+        decisions = self.catalogue.duplicates.get_decisions()
+        hashes = sorted({sha for decision in decisions for sha in (decision.first_sha256, decision.second_sha256)})
+        known = self.catalogue.images.find_by_sha256(hashes, self.snapshot.encoder.fingerprint)
+        ids = {sha: image.image_id for sha, image in known.items() if image.embedded}
+        for decision in decisions:
+            first, second = ids.get(decision.first_sha256), ids.get(decision.second_sha256)
+            if first and second:
+                distance = compute_distance(self.snapshot, first, second)
+                yield CalibrationExample(distance, is_match=True, is_copy=decision.same)
+
+    def _find_candidates(self, radius: float) -> tuple[PairArray, dict[str, Any]]:
+        """Return the candidates with a file for each image, (n,) of PAIR_DTYPE, and the stage's counts."""
         path = self.work_folder / "candidates"
 
         def write() -> dict[str, Any]:
-            stage = "looking for neighbours"
-            return asdict(
-                write_candidates(
-                    self.snapshot, radius, path, partial(self._report_progress, stage), allowed_ids=self.allowed_ids
-                )
-            )
+            on_progress = partial(self._report_progress, "looking for neighbours")
+            return asdict(write_candidates(self.snapshot, radius, path, on_progress, allowed_ids=self.allowed_ids))
 
-        self._load_or_compute("candidates", write)
-        pairs, located = read_candidates(path), np.array(sorted(self.paths), np.int64)
-        return np.asarray(pairs[np.isin(pairs["first"], located) & np.isin(pairs["second"], located)])
+        counts = self._load_or_compute("candidates", write)
+        pairs, known_ids = read_candidates(path), np.array(sorted(self.paths), np.int64)
+        return np.asarray(pairs[np.isin(pairs["first"], known_ids) & np.isin(pairs["second"], known_ids)]), counts
 
     def _find_pixel_classes(self, pairs: PairArray, workers: WorkerPool) -> dict[str, Any]:
-        """Which pictures of equal size that lie next to each other have the same pixels: id to the least such id."""
+        """Find images with the same pixels among near pairs of images of equal size.
+
+        Returns:
+            {"classes": image id -> smallest id with the same pixels}, for all images but the smallest of each class.
+        """
         ends = zip(pairs["first"].tolist(), pairs["second"].tolist(), strict=True)
-        equal = np.array([self.image_sizes[first] == self.image_sizes[second] for first, second in ends], bool)
-        suspects = np.unique(np.concatenate([pairs["first"][equal], pairs["second"][equal]])).tolist()
-        least: dict[tuple[str, tuple[int, int]], int] = {}
+        is_equal = np.array([self.image_sizes[first] == self.image_sizes[second] for first, second in ends], bool)
+        image_ids = np.unique(np.concatenate([pairs["first"][is_equal], pairs["second"][is_equal]])).tolist()
+        first_ids: dict[tuple[str, tuple[int, int]], int] = {}  # the smallest id, by pixels and size
         classes = {}
         task = partial(compute_file_digest, limits=self.limits)
-        for at, digest in enumerate(workers.map(task, [self.paths[image] for image in suspects])):
+        digests = workers.map(task, [self.paths[image_id] for image_id in image_ids])
+        for position, digest in enumerate(digests):
             if isinstance(digest, Failure):
                 self._add_failure(digest)
             elif not isinstance(digest, WorkerLost):
-                image = suspects[at]
-                classes[image] = least.setdefault((digest, self.image_sizes[image]), image)
-            self._report_progress("comparing pixels", at + 1, len(suspects))
-        return {"classes": {image: first for image, first in classes.items() if image != first}}
+                image_id = image_ids[position]
+                classes[image_id] = first_ids.setdefault((digest, self.image_sizes[image_id]), image_id)
+            self._report_progress("comparing pixels", position + 1, len(image_ids))
+        return {"classes": {image_id: first for image_id, first in classes.items() if image_id != first}}
 
     def _make_pixel_pairs(self, pixel_classes: dict[int, int]) -> Iterator[ImagePair]:
-        """Each with the least of its class: the others follow."""
-        for image, first in pixel_classes.items():
-            distance = compute_distance(self.snapshot, first, image)
-            yield ImagePair(first, image, "pixels", distance, None, "the same pixels in other bytes")
+        """Yield the pair of each image with the smallest id of its class; the other pairs follow from these."""
+        for image_id, first in pixel_classes.items():
+            yield ImagePair(
+                first=first,
+                second=image_id,
+                tier="pixels",
+                distance=compute_distance(self.snapshot, first, image_id),
+                agreement=None,
+                reason="the same pixels in other bytes",
+            )
 
-    def _exclude_pixel_copies(self, pairs: PairArray, pixel_classes: dict[int, int]) -> PairArray:
-        """The candidates without those that have the same pixels as another: the least of each class stands for it."""
-        if not pixel_classes:
-            return pairs
-        hidden = np.array(sorted(pixel_classes), np.int64)
-        shown = ~(np.isin(pairs["first"], hidden) | np.isin(pairs["second"], hidden))
-        return np.asarray(pairs[shown])
-
-    def _verify_near(self, pairs: PairArray, workers: WorkerPool) -> Iterable[ImagePair]:
-        if not self._includes_near:
-            return ()
-        sides = {image: max(size) for image, size in self.image_sizes.items()}
-        glance, report = (
-            partial(self._report_progress, f"{what} pictures") for what in ("looking at small", "comparing")
+    def _verify_near(self, pairs: PairArray, workers: WorkerPool) -> Iterator[ImagePair]:
+        """Yield the near copies among the candidates, and some others as similar."""
+        longer_sides = {image_id: max(size) for image_id, size in self.image_sizes.items()}
+        on_tiny, on_compared = (
+            partial(self._report_progress, stage) for stage in ("comparing thumbnails", "comparing images")
         )
-        pairs = filter_tiny_pairs(pairs, sides, self.paths, workers, self.limits, glance)
-        results = self.work_folder / "confirmed.jsonl"
-        return verify_candidates(pairs, self.paths, workers, self.limits, results, report, self._add_failure)
+        pairs = filter_tiny_pairs(pairs, longer_sides, self.paths, workers, self.limits, on_tiny)
+        results_path = self.work_folder / "confirmed.jsonl"
+        return verify_candidates(pairs, self.paths, workers, self.limits, results_path, on_compared, self._add_failure)
 
     def _add_failure(self, failure: Failure) -> None:
         self.failures[failure.path] = failure
 
-    def _report_failures(self, run: int) -> None:
-        """Says what was not looked at."""
-        self.catalogue.runs.add_failures(run, list(self.failures.values()))
+    def _report_failures(self, run_id: int, crowded: int) -> None:
+        """Store and log what could not be compared."""
+        self.catalogue.runs.add_failures(run_id, list(self.failures.values()))
         if self.failures:
-            log.warning("%d files can't be read any more: `simile status` names them", len(self.failures))
-        if crowded := self._load_or_compute("candidates", dict)["crowded"]:
+            log.warning("%d files can no longer be read; `simile status` lists them", len(self.failures))
+        if crowded:
             log.warning(
-                "%d pictures have more than %d within the distance: the nearest were compared", crowded, MAX_NEIGHBOURS
+                "%d images have more than %d others within the distance; only the nearest were compared",
+                crowded,
+                MAX_NEIGHBOURS,
             )
 
 
 def _make_neighbour_pairs(pairs: PairArray) -> Iterator[ImagePair]:
-    """Pairs beyond the threshold, as they are: a list of neighbours."""
-    for first, second, distance in zip(
-        *(pairs[name].tolist() for name in ("first", "second", "distance")), strict=True
-    ):
-        yield ImagePair(first, second, "similar", distance, None, "a neighbour, beyond the distance of copies")
+    """Yield the candidates beyond the threshold as similar pairs."""
+    for first, second, distance in pairs.tolist():
+        yield ImagePair(
+            first=first,
+            second=second,
+            tier="similar",
+            distance=distance,
+            agreement=None,
+            reason="a neighbour beyond the threshold",
+        )
 
 
 def _check_request(request: DedupRequest) -> None:
+    """Raise BadSetting for an invalid value."""
     if request.precision is not None and not 0 < request.precision <= 1:
-        raise BadSetting(f"precision can't be {request.precision}. Give a share above 0, up to 1.")
+        raise BadSetting(f"precision can't be {request.precision}. Use a number above 0 and up to 1.")
     if request.threshold is not None and not 0 <= request.threshold < math.inf:
-        raise BadSetting(f"threshold can't be {request.threshold}. Give a distance: a number from 0 on.")
+        raise BadSetting(f"threshold can't be {request.threshold}. Use a distance of 0 or more.")
     parse_keep_rules(request.keep)

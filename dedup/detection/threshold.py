@@ -1,7 +1,8 @@
-"""The threshold, learned on the collection itself: copies are planted, and looked for as real ones are.
+"""Calibrate the distance threshold on the collection itself.
 
-A copy that is found at a distance and confirmed by its pixels is right; another picture that is confirmed as well is
-wrong, unless it is itself a copy of the original. What people said of earlier pairs counts in the same way.
+Distorted copies of some images are planted and searched like real copies. A planted copy that is near its original and
+verified by its pixels is a true match. Another image that is verified too is a false match, unless it is itself a copy
+of the original. Decisions of users on earlier pairs count in the same way.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simile.core.errors import TooFewPictures
-from simile.core.records import Failure
+from simile.core.records import Failure, FloatArray
 from simile.dedup.detection.candidates import get_vectors
-from simile.dedup.records import CurvePoint, ThresholdCalibration
+from simile.dedup.records import CurvePoint, ThresholdCalibration, sort_pair
 from simile.images.distortions import DISTORTION_KINDS
 from simile.images.formats import Limits
 from simile.images.loading.fork_server import WorkerLost
@@ -29,39 +30,43 @@ from simile.store.index.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 
-PLANTED_ORIGINALS = 120  # pictures that copies are planted of
-COPIES_PER_ORIGINAL = 6  # kinds of copies of each, in turns
-MAX_INTERMEDIATE_IMAGES = 6  # pictures that are tried in turns
-INTERMEDIATE_NEIGHBOURS = 12  # nearest pictures, among which what two copies have in common is looked for
-NEGATIVES_PER_COPY = 3  # nearest other pictures that each copy is held against
-MAX_POSITIVE_QUANTILE = 0.98  # of the confirmed copies: further out, many look-alikes must be looked at for few copies
-CURVE_POINTS = 60  # of the curve
-MIN_RELIABLE_COPIES = 200  # copies, for a threshold that means something
+PLANTED_ORIGINALS = 120  # images of which copies are planted
+COPIES_PER_ORIGINAL = 6  # the kinds of distortion take turns
+MAX_INTERMEDIATE_IMAGES = 6  # third images that are tried to connect two images
+INTERMEDIATE_NEIGHBOURS = 12  # the third images are the nearest neighbours of both
+NEGATIVES_PER_COPY = 3  # nearest other images that each copy is compared with
+# Quantile of the distances of verified copies. Beyond it, many candidates have to be compared to find few copies.
+MAX_POSITIVE_QUANTILE = 0.98
+CURVE_POINTS = 60
+MIN_RELIABLE_COPIES = 200  # one false match among 200 lowers the precision by half a percent
+CURVE_WIDTH, CURVE_HEIGHT = 400, 96  # units of the SVG drawing
+_SLIDER_STEPS = 200
+_MAX_LINE_POINTS = 200  # more points of a line can't be distinguished
 
 Float64Array = NDArray[np.float64]
-OnProgress = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]  # (stage, done, total)
 
 
 @dataclass(frozen=True)
 class CalibrationExample:
-    """One planted copy or decided pair: how far apart, whether its pixels agree, and whether it is right."""
+    """One planted copy or decided pair."""
 
     distance: float
-    is_match: bool
-    is_copy: bool
+    is_match: bool  # the pixels agree
+    is_copy: bool  # the truth
 
 
 @dataclass(frozen=True)
 class PlantedCopyBatch:
-    """Copies with their originals' ids, and their vectors (n, d') as they are compared."""
+    """Planted copies with the ids of their originals and their indexed vectors (n, d')."""
 
     copies: list[CopySpec]
     original_ids: list[int]
-    vectors: NDArray[np.float32]
+    vectors: FloatArray
 
 
 class CopyPlanter:
-    """Plants copies of some pictures of a snapshot, and looks for them."""
+    """Plants copies of some images of a snapshot and searches for them."""
 
     def __init__(
         self, snapshot: Snapshot, encoder: TrainedEncoder, workers: WorkerPool, limits: Limits, on_progress: OnProgress
@@ -70,103 +75,120 @@ class CopyPlanter:
         self.on_progress = on_progress
 
     def measure_copies(self, files: dict[int, str], seed: int) -> list[CalibrationExample]:
-        """What becomes of copies of SAMPLE of these pictures (id to a file of each)."""
+        """Plant copies of PLANTED_ORIGINALS random images and return true and false matches.
+
+        Args:
+            files: One file of each image, by image id.
+        """
         drawn = np.random.default_rng(seed).permutation(sorted(files))[:PLANTED_ORIGINALS].tolist()
-        sampled = self._plant_copies([(image, files[image]) for image in drawn], seed)
-        if not sampled.copies:
+        planted = self._plant_copies([(image_id, files[image_id]) for image_id in drawn], seed)
+        if not planted.copies:
             return []
-        near = self.snapshot.search(sampled.vectors, NEGATIVES_PER_COPY + 1)
-        others = [
-            [image for image in ids.tolist() if image != own and image in files][:NEGATIVES_PER_COPY]
-            for own, (ids, _) in zip(sampled.original_ids, near, strict=True)
+        # One more neighbour than needed: the original is usually among them.
+        results = self.snapshot.search(planted.vectors, NEGATIVES_PER_COPY + 1)
+        negatives = [
+            [image_id for image_id in ids.tolist() if image_id != original_id and image_id in files]
+            for original_id, (ids, _) in zip(planted.original_ids, results, strict=True)
         ]
-        return list(self._compare_copies(sampled, others, files))
+        return list(self._compare_copies(planted, [ids[:NEGATIVES_PER_COPY] for ids in negatives], files))
 
     def _plant_copies(self, originals: Sequence[tuple[int, str]], seed: int) -> PlantedCopyBatch:
-        asked = [
-            [CopySpec(path, kind, (seed, image)) for kind in _get_distortion_kinds(at)]
-            for at, (image, path) in enumerate(originals)
+        """Make and encode COPIES_PER_ORIGINAL copies of each (image id, file); unreadable files are left out."""
+        specs = [
+            [CopySpec(path, kind, (seed, image_id)) for kind in _get_distortion_kinds(position)]
+            for position, (image_id, path) in enumerate(originals)
         ]
         task = partial(make_copies, limits=self.limits, preprocessing=self.encoder.preprocessing)
-        copies, ids, arrays = [], [], []
-        for done, (own, made) in enumerate(zip(asked, self.workers.map(task, asked), strict=False)):
-            self.on_progress("planting copies", done + 1, len(asked))
-            if isinstance(made, Failure | WorkerLost):
-                continue
-            copies += own
-            ids += [originals[done][0]] * len(own)
-            arrays.append(made)
+        copies, original_ids, arrays = [], [], []
+        for position, (own_specs, array) in enumerate(zip(specs, self.workers.map(task, specs), strict=False)):
+            self.on_progress("planting copies", position + 1, len(specs))
+            if not isinstance(array, Failure | WorkerLost):
+                copies += own_specs
+                original_ids += [originals[position][0]] * len(own_specs)
+                arrays.append(array)
         if not arrays:
             return PlantedCopyBatch([], [], np.empty((0, 0), np.float32))
         mu = self.encoder.encode(np.concatenate(arrays)).mu
         record = self.snapshot.encoder
-        return PlantedCopyBatch(copies, ids, make_index_vectors(mu, record.index_dims, record.metric))
+        return PlantedCopyBatch(copies, original_ids, make_index_vectors(mu, record.index_dims, record.metric))
 
     def _compare_copies(
-        self, planted_copies: PlantedCopyBatch, negatives: list[list[int]], files: dict[int, str]
+        self, planted: PlantedCopyBatch, negatives: list[list[int]], files: dict[int, str]
     ) -> Iterator[CalibrationExample]:
-        asked = [
-            (copy, [files[other] for other in beside])
-            for copy, beside in zip(planted_copies.copies, negatives, strict=True)
+        """Compare each planted copy with its original and with its negatives (image ids)."""
+        tasks = [
+            (copy, [files[image_id] for image_id in negative_ids])
+            for copy, negative_ids in zip(planted.copies, negatives, strict=True)
         ]
-        results = self.workers.map(partial(compare_copy, limits=self.limits), asked)
+        results = self.workers.map(partial(compare_copy, limits=self.limits), tasks)
         suspects: list[tuple[int, int, float]] = []
-        for at, found in enumerate(results):
-            self.on_progress("comparing copies", at + 1, len(asked))
-            if isinstance(found, Failure | WorkerLost) or found[0] is None:
+        for position, alignments in enumerate(results):
+            self.on_progress("comparing copies", position + 1, len(tasks))
+            if isinstance(alignments, Failure | WorkerLost) or alignments[0] is None:
                 continue
-            own, beside = planted_copies.original_ids[at], negatives[at]
-            distances = self._compute_distances(planted_copies.vectors[at], [own, *beside])
-            yield CalibrationExample(distances[0], found[0].is_copy, is_copy=True)
-            same = [one is not None and one.is_copy for one in found[1:]]
-            suspects += [(own, two, far) for two, far, is_ in zip(beside, distances[1:], same, strict=True) if is_]
+            original_id, negative_ids = planted.original_ids[position], negatives[position]
+            distances = self._compute_distances(planted.vectors[position], [original_id, *negative_ids])
+            yield CalibrationExample(distances[0], alignments[0].is_copy, is_copy=True)
+            suspects += [
+                (original_id, negative_id, distance)
+                for negative_id, distance, alignment in zip(negative_ids, distances[1:], alignments[1:], strict=True)
+                if alignment is not None and alignment.is_copy
+            ]
         yield from self._find_false_matches(suspects, files)
 
     def _find_false_matches(
         self, suspects: list[tuple[int, int, float]], files: dict[int, str]
     ) -> Iterator[CalibrationExample]:
-        """Others that agree with a planted copy are wrong, unless they are copies of its original too.
+        """Yield the suspects that are not real copies of the original.
 
-        Two crops of one picture may share nothing: a third picture that both agree with shows what they are.
+        Two crops of one image may have nothing in common. A third image that matches both proves that they are copies.
+
+        Args:
+            suspects: (original id, id of the matching image, distance from the planted copy to the matching image).
         """
-        pairs = sorted({_sort_id_pair(own, other) for own, other, _ in suspects})
-        agreeing = self._find_matching_pairs(pairs, files)
-        known = {pair: pair in agreeing for pair in pairs}
-        unsure = [pair for pair in pairs if not known[pair]]
-        beside = self._find_neighbours({image for pair in unsure for image in pair}, files)
+        # Suspects that match the original itself are copies.
+        pairs = sorted({sort_pair(original_id, other_id) for original_id, other_id, _ in suspects})
+        matching = self._find_matching_pairs(pairs, files)
+        is_match = {pair: pair in matching for pair in pairs}
+        open_pairs = [pair for pair in pairs if not is_match[pair]]
+        # The others are copies if a third image matches both. One third image is tried per round.
+        neighbours = self._find_neighbours({image_id for pair in open_pairs for image_id in pair}, files)
         for step in range(MAX_INTERMEDIATE_IMAGES):
-            ways = {pair: _get_intermediate_pairs(pair, beside, step) for pair in unsure}
-            asked = sorted({side for sides in ways.values() for side in sides} - known.keys())
-            agreeing = self._find_matching_pairs(asked, files)
-            known |= {pair: pair in agreeing for pair in asked}
-            unsure = [pair for pair in unsure if not (ways[pair] and all(known[side] for side in ways[pair]))]
-        wrong = set(unsure)
-        for own, other, distance in suspects:
-            if _sort_id_pair(own, other) in wrong:
+            sides = {pair: _get_intermediate_pairs(pair, neighbours, step) for pair in open_pairs}
+            new_pairs = sorted({side for pair_sides in sides.values() for side in pair_sides} - is_match.keys())
+            matching = self._find_matching_pairs(new_pairs, files)
+            is_match |= {pair: pair in matching for pair in new_pairs}
+            open_pairs = [
+                pair for pair in open_pairs if not (sides[pair] and all(is_match[side] for side in sides[pair]))
+            ]
+        false_pairs = set(open_pairs)
+        for original_id, other_id, distance in suspects:
+            if sort_pair(original_id, other_id) in false_pairs:
                 yield CalibrationExample(distance, is_match=True, is_copy=False)
 
     def _find_matching_pairs(self, pairs: Sequence[tuple[int, int]], files: dict[int, str]) -> set[tuple[int, int]]:
-        """Those of the pairs whose pixels agree."""
-        asked = [(files[own], files[other]) for own, other in pairs]
-        agreeing = set()
-        for at, found in enumerate(self.workers.map(partial(compare_files, limits=self.limits), asked)):
-            if not isinstance(found, Failure | WorkerLost) and found.is_copy:
-                agreeing.add(pairs[at])
-            self.on_progress("looking for real copies", at + 1, len(asked))
-        return agreeing
+        """Return the pairs whose pixels agree."""
+        tasks = [(files[first], files[second]) for first, second in pairs]
+        matching = set()
+        for position, alignment in enumerate(self.workers.map(partial(compare_files, limits=self.limits), tasks)):
+            if not isinstance(alignment, Failure | WorkerLost) and alignment.is_copy:
+                matching.add(pairs[position])
+            self.on_progress("looking for real copies", position + 1, len(tasks))
+        return matching
 
-    def _find_neighbours(self, images: set[int], files: dict[int, str]) -> dict[int, list[int]]:
-        """The BESIDE nearest of each picture, the nearest first."""
-        ids = np.array(sorted(images), np.int64)
+    def _find_neighbours(self, image_ids: set[int], files: dict[int, str]) -> dict[int, list[int]]:
+        """Return the INTERMEDIATE_NEIGHBOURS nearest images of each image, the nearest first."""
+        ids = np.array(sorted(image_ids), np.int64)
         if not len(ids):
             return {}
-        near = self.snapshot.search(get_vectors(self.snapshot, ids), INTERMEDIATE_NEIGHBOURS + 1)
+        results = self.snapshot.search(get_vectors(self.snapshot, ids), INTERMEDIATE_NEIGHBOURS + 1)
         return {
-            image: [other for other in found.tolist() if other != image and other in files]
-            for image, (found, _) in zip(ids.tolist(), near, strict=True)
+            image_id: [other for other in neighbours.tolist() if other != image_id and other in files]
+            for image_id, (neighbours, _) in zip(ids.tolist(), results, strict=True)
         }
 
-    def _compute_distances(self, vector: NDArray[np.float32], ids: list[int]) -> list[float]:
+    def _compute_distances(self, vector: FloatArray, ids: list[int]) -> list[float]:
+        """Return the Euclidean distances from a vector (d',) to indexed images."""
         vectors = get_vectors(self.snapshot, np.array(ids, np.int64)).astype(np.float64)
         distances: list[float] = np.linalg.norm(vectors - vector, axis=1).tolist()
         return distances
@@ -175,23 +197,26 @@ class CopyPlanter:
 def calibrate_threshold(
     examples: Iterable[CalibrationExample], precision: float, decision_examples: Sequence[CalibrationExample] = ()
 ) -> ThresholdCalibration:
-    """The largest distance at which planted copies and decided pairs still reach this precision.
+    """Find the largest distance at which the examples still reach the precision.
 
-    It is no larger than what takes in FURTHEST of the confirmed copies. Raises TooFewPictures.
+    The distance is at most the MAX_POSITIVE_QUANTILE quantile of the true matches.
+
+    Raises:
+        TooFewPictures: There is no copy at all.
     """
-    everything = [*examples, *decision_examples]
-    right = np.array([one.distance for one in everything if one.is_copy and one.is_match])
-    wrong = np.array([one.distance for one in everything if not one.is_copy and one.is_match])
-    copies = sum(one.is_copy for one in everything)
+    all_examples = [*examples, *decision_examples]
+    positives = np.array([example.distance for example in all_examples if example.is_copy and example.is_match])
+    negatives = np.array([example.distance for example in all_examples if not example.is_copy and example.is_match])
+    copies = sum(example.is_copy for example in all_examples)
     if not copies:
-        raise TooFewPictures("No picture could be read to plant copies of. Give a distance with --threshold.")
+        raise TooFewPictures("No image could be read to plant copies of it. Set a distance with --threshold.")
     if copies < MIN_RELIABLE_COPIES:
-        log.warning("the threshold was learned from %d copies only: look at what is found", copies)
-    curve = _compute_curve(right, wrong, copies)
-    fitting = [point for point in curve if point.precision >= precision]
-    chosen = fitting[-1] if fitting else CurvePoint(0.0, 1.0, 0.0)
-    if not fitting:
-        log.warning("no distance reaches a precision of %g: only what is certain is called a copy", precision)
+        log.warning("the threshold was calibrated on only %d copies; review the results", copies)
+    curve = _compute_curve(positives, negatives, copies)
+    precise = [point for point in curve if point.precision >= precision]
+    if not precise:
+        log.warning("no distance reaches a precision of %g; only images at distance 0 count as copies", precision)
+    chosen = precise[-1] if precise else CurvePoint(0.0, 1.0, 0.0)
     return ThresholdCalibration(
         threshold=chosen.distance,
         precision=precision,
@@ -204,45 +229,51 @@ def calibrate_threshold(
 
 
 def _compute_curve(positives: Float64Array, negatives: Float64Array, copies: int) -> list[CurvePoint]:
-    """Precision and recall at distances up to that of FURTHEST of the confirmed copies."""
+    """Return precision and recall by distance.
+
+    Args:
+        positives: Distances of true matches, (n,).
+        negatives: Distances of false matches, (m,).
+        copies: The number of copies, verified or not.
+    """
     if not len(positives):
         return []
-    shares = np.linspace(0.02, 1.0, CURVE_POINTS) * MAX_POSITIVE_QUANTILE
+    quantiles = np.linspace(0.02, 1.0, CURVE_POINTS) * MAX_POSITIVE_QUANTILE
     points = []
-    for distance in np.unique(np.quantile(positives, shares)):
-        found, mistaken = int((positives <= distance).sum()), int((negatives <= distance).sum())
-        points.append(CurvePoint(float(distance), found / max(1, found + mistaken), found / copies))
+    for distance in np.unique(np.quantile(positives, quantiles)):
+        true_count, false_count = int((positives <= distance).sum()), int((negatives <= distance).sum())
+        points.append(CurvePoint(float(distance), true_count / max(1, true_count + false_count), true_count / copies))
     return points
 
 
 def _get_intermediate_pairs(pair: tuple[int, int], neighbours: dict[int, list[int]], step: int) -> set[tuple[int, int]]:
-    """The two sides that lead over the step-th third picture: those near both ends first. None after the last."""
+    """Return the pairs (first, third) and (second, third) of the step-th third image; empty after the last one.
+
+    Images that are neighbours of both ends come first.
+    """
     first, second = (neighbours[end] for end in pair)
-    shared = [third for third in first if third in second]
-    thirds = [third for third in dict.fromkeys(shared + first + second) if third not in pair]
-    return {_sort_id_pair(end, thirds[step]) for end in pair} if step < len(thirds) else set()
-
-
-def _sort_id_pair(first: int, second: int) -> tuple[int, int]:
-    return min(first, second), max(first, second)
+    shared = [image_id for image_id in first if image_id in second]
+    thirds = [image_id for image_id in dict.fromkeys(shared + first + second) if image_id not in pair]
+    return {sort_pair(end, thirds[step]) for end in pair} if step < len(thirds) else set()
 
 
 def _get_distortion_kinds(position: int) -> list[str]:
-    """EACH kinds for the at-th picture, all of them in turns."""
-    return [
-        DISTORTION_KINDS[(position * COPIES_PER_ORIGINAL + step) % len(DISTORTION_KINDS)]
-        for step in range(COPIES_PER_ORIGINAL)
-    ]
+    """Return COPIES_PER_ORIGINAL kinds of distortion; successive originals get successive kinds."""
+    start = position * COPIES_PER_ORIGINAL
+    return [DISTORTION_KINDS[(start + step) % len(DISTORTION_KINDS)] for step in range(COPIES_PER_ORIGINAL)]
 
 
-CURVE_WIDTH, CURVE_HEIGHT = 400, 96  # of the drawing's own units
-_SLIDER_STEPS = 200  # places of the slider
-_MAX_LINE_POINTS = 200  # of a line: more can't be told apart
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PrecisionRecallCurve:
-    """precision, recall: points of an SVG polyline. at: where the threshold stands. largest, step: of the slider."""
+    """The calibration curve as an SVG drawing.
+
+    Attributes:
+        precision: Points of the precision's polyline.
+        recall: Points of the recall's polyline.
+        threshold_x: Where the threshold is drawn.
+        max_distance: The largest value of the threshold slider.
+        threshold_point: The curve's last point up to the threshold; None if the threshold is below all points.
+    """
 
     precision: str
     recall: str
@@ -253,22 +284,25 @@ class PrecisionRecallCurve:
 
 
 def make_curve(calibration: ThresholdCalibration, threshold: float) -> PrecisionRecallCurve | None:
-    """None where nothing was measured."""
+    """Draw the calibration curve; None if nothing was measured."""
     points = sorted(calibration.curve, key=lambda point: point.distance)
     if len(points) < 2 or points[-1].distance <= 0:
         return None
-    largest = max(points[-1].distance, threshold)
-    shown = points[:: max(1, len(points) // _MAX_LINE_POINTS)]
+    max_distance = max(points[-1].distance, threshold)
+    drawn = points[:: max(1, len(points) // _MAX_LINE_POINTS)]
 
-    def line(value: Callable[[CurvePoint], float]) -> str:
-        return " ".join(f"{CURVE_WIDTH * p.distance / largest:.1f},{CURVE_HEIGHT * (1 - value(p)):.1f}" for p in shown)
+    def make_line(get_value: Callable[[CurvePoint], float]) -> str:
+        return " ".join(
+            f"{CURVE_WIDTH * point.distance / max_distance:.1f},{CURVE_HEIGHT * (1 - get_value(point)):.1f}"
+            for point in drawn
+        )
 
-    reached = [point for point in points if point.distance <= threshold]
+    below = [point for point in points if point.distance <= threshold]
     return PrecisionRecallCurve(
-        precision=line(lambda point: point.precision),
-        recall=line(lambda point: point.recall),
-        threshold_x=round(CURVE_WIDTH * threshold / largest, 1),
-        max_distance=largest,
-        slider_step=largest / _SLIDER_STEPS,
-        threshold_point=reached[-1] if reached else None,
+        precision=make_line(lambda point: point.precision),
+        recall=make_line(lambda point: point.recall),
+        threshold_x=round(CURVE_WIDTH * threshold / max_distance, 1),
+        max_distance=max_distance,
+        slider_step=max_distance / _SLIDER_STEPS,
+        threshold_point=below[-1] if below else None,
     )

@@ -1,7 +1,7 @@
-"""Confirming candidates by their pixels, in worker processes, so that a run that was stopped goes on where it was.
+"""Verify candidate pairs by their pixels, in worker processes.
 
-Results go to a file, a line for each batch: of which candidates (a checksum of all) how many are done, and those of
-them that are copies or similar.
+Results go to a file, so that an interrupted run continues after the last batch. Each line is one batch: a checksum of
+all candidates, the number of candidates that are done, and the pairs of the batch that are copies or similar.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from simile.core.records import Failure
-from simile.dedup.detection.candidates import PairArray, iterate_in_locality_order
+from simile.dedup.detection.candidates import PairArray, StageProgress, iterate_in_locality_order
 from simile.dedup.records import ImagePair
 from simile.images.formats import Limits
 from simile.images.loading.fork_server import WorkerLost
@@ -24,8 +25,8 @@ from simile.images.matching.alignment import AlignmentResult
 from simile.images.matching.tasks import compare_files
 from simile.store.home import translate_write_errors
 
-VERIFICATION_BATCH_SIZE = 256  # candidates that are lost at most when the process is killed
-SIMILAR_PAIRS_PER_IMAGE = 3  # pairs of a picture that are kept though they were not confirmed
+VERIFICATION_BATCH_SIZE = 256  # candidates; at most one batch is lost when the process is killed
+SIMILAR_PAIRS_PER_IMAGE = 3  # pairs of an image that are reported although they are not copies
 
 CandidatePair = tuple[int, int, float]  # first, second, distance
 
@@ -36,65 +37,74 @@ def verify_candidates(
     workers: WorkerPool,
     limits: Limits,
     results_path: Path,
-    on_progress: Callable[[int, int], None],
+    on_progress: StageProgress,
     on_failure: Callable[[Failure], None] = lambda _: None,
 ) -> Iterator[ImagePair]:
-    """Those of the pairs (NEAR records) that are near copies, and some of the others, as similar.
+    """Yield the pairs that are near copies, and some of the other pairs as similar.
 
-    files: a file of each picture; on_failure: gets those that can't be read any more. results: where they are kept as
-    they are found. Raises HomeNotWritable.
+    Args:
+        pairs: The candidates, (n,) of PAIR_DTYPE.
+        paths: One file of each image, by image id.
+        results_path: The file with the results; it is continued if it belongs to the same candidates.
+        on_failure: Gets each file that can no longer be read.
+
+    Raises:
+        HomeNotWritable: The results can't be written.
     """
-    question = zlib.crc32(pairs.tobytes())  # they depend on files that may be gone for a while
-    done, kept = _read_verified_pairs(results_path, question)
-    yield from kept
-    similar = Counter(end for pair in kept if pair.tier == "similar" for end in (pair.first, pair.second))
-    todo = islice(iterate_in_locality_order(pairs), done, None)
+    checksum = zlib.crc32(pairs.tobytes())  # other candidates (a file was missing for a while) have other results
+    done, verified = _read_verified_pairs(results_path, checksum)
+    yield from verified
+    similar_counts = Counter(end for pair in verified if pair.tier == "similar" for end in (pair.first, pair.second))
+    remaining = islice(iterate_in_locality_order(pairs), done, None)
     task = partial(compare_files, limits=limits)
     with translate_write_errors(results_path), results_path.open("a", encoding="utf-8") as file:
-        while batch := list(islice(todo, VERIFICATION_BATCH_SIZE)):
-            found = list(workers.map(task, [(paths[first], paths[second]) for first, second, _ in batch]))
-            judged = list(_make_verified_pairs(batch, found, similar))
-            for one in found:
-                if isinstance(one, Failure):
-                    on_failure(one)
+        while batch := list(islice(remaining, VERIFICATION_BATCH_SIZE)):
+            alignments = list(workers.map(task, [(paths[first], paths[second]) for first, second, _ in batch]))
+            for alignment in alignments:
+                if isinstance(alignment, Failure):
+                    on_failure(alignment)
+            verified = list(_make_verified_pairs(batch, alignments, similar_counts))
             done += len(batch)
-            rows = [list(vars(pair).values()) for pair in judged]
-            file.write(json.dumps({"of": question, "done": done, "pairs": rows}) + "\n")
+            file.write(json.dumps({"of": checksum, "done": done, "pairs": list(map(asdict, verified))}) + "\n")
             file.flush()
-            yield from judged
+            yield from verified
             on_progress(done, len(pairs))
 
 
 def _make_verified_pairs(
     batch: Sequence[CandidatePair],
-    agreements: Sequence[AlignmentResult | Failure | WorkerLost],
+    alignments: Sequence[AlignmentResult | Failure | WorkerLost],
     similar_counts: Counter[int],
 ) -> Iterator[ImagePair]:
-    for (first, second, distance), agreement in zip(batch, agreements, strict=True):
-        if isinstance(agreement, Failure | WorkerLost):  # gone or damaged since it was indexed: nothing can be said
+    """Yield the copies and similar pairs of a batch; `similar_counts` (by image id) is updated."""
+    for (first, second, distance), alignment in zip(batch, alignments, strict=True):
+        if isinstance(alignment, Failure | WorkerLost):  # missing or damaged since indexing: nothing is known
             continue
-        alike = round(agreement.similarity, 4)
-        if agreement.is_copy:
-            yield ImagePair(first, second, "near", distance, alike, agreement.reason)
+        pair = ImagePair(
+            first=first,
+            second=second,
+            tier="near",
+            distance=distance,
+            agreement=round(alignment.similarity, 4),
+            reason=alignment.reason,
+        )
+        if alignment.is_copy:
+            yield pair
         elif min(similar_counts[first], similar_counts[second]) < SIMILAR_PAIRS_PER_IMAGE:
             similar_counts.update((first, second))
-            yield ImagePair(first, second, "similar", distance, alike, f"not a copy: {agreement.reason}")
+            yield replace(pair, tier="similar", reason=f"not a copy: {alignment.reason}")
 
 
 def _read_verified_pairs(results_path: Path, checksum: int) -> tuple[int, list[ImagePair]]:
-    """How many candidates were done before, and what came of them. Cuts off a broken line, and what is of others."""
+    """Return how many candidates are done, and their pairs; cut off a broken line and results of other candidates."""
     if not results_path.exists():
         return 0, []
-    done, kept, whole = 0, [], 0
-    with results_path.open("rb") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                break
-            batch = json.loads(line)
-            if batch.get("of") != checksum:
-                break
-            done, whole = batch["done"], whole + len(line)
-            kept += [ImagePair(*row) for row in batch["pairs"]]
+    done, pairs, valid_bytes = 0, list[ImagePair](), 0
     with results_path.open("r+b") as file:
-        file.truncate(whole)
-    return done, kept
+        for line in file:
+            if not line.endswith(b"\n") or (batch := json.loads(line)).get("of") != checksum:
+                break
+            done, valid_bytes = batch["done"], valid_bytes + len(line)
+            pairs += [ImagePair(**row) for row in batch["pairs"]]
+        file.truncate(valid_bytes)
+    return done, pairs

@@ -1,4 +1,4 @@
-"""What is known of copies in a home: what the last run found, the files behind it, what people decided."""
+"""The findings of a home: the pairs that the last run found, the files of their images, and the users' decisions."""
 
 from __future__ import annotations
 
@@ -15,26 +15,30 @@ import numpy as np
 from simile.core.errors import EncoderMismatch, NoSuchImage
 from simile.core.records import Filter
 from simile.dedup.grouping.keep_rules import DEFAULT_KEEP_RULES
-from simile.dedup.grouping.matches import find_connected_components
-from simile.dedup.records import CurvePoint, Decision, ImageFile, ImagePair, ThresholdCalibration, Tier
+from simile.dedup.grouping.matches import find_component_roots
+from simile.dedup.records import CurvePoint, Decision, ImageFile, ImagePair, ThresholdCalibration, Tier, sort_pair
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import DuplicateRecord, ImageLocation
 from simile.store.database.transactions import split_chunks
 from simile.store.index.metric import make_index_vectors
 
-DEDUP_RUN_KIND = "dedup"  # of the run
-DECIDED_REASON = "decided by a person"
+DEDUP_RUN_KIND = "dedup"  # `kind` of the catalogue's runs
+DECIDED_REASON = "decided by a user"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What is known of copies. run_id None: `simile dedup` never finished here; copies byte for byte are known anyway.
+    """What is known about copies in a home.
 
-    pairs: pixels and near, the nearest first; decisions are not applied to them yet, except that pictures which people
-    called the same are a near pair though none was found. files: by image id, sorted by path, of all pictures in pairs
-    or with several files. decisions: by first and second SHA-256. uploads: the folder of files that simile stored.
-    further_names: paths among `files` that are hard or symbolic links to another of the picture's files.
-    keep: the rules that the run was given.
+    Attributes:
+        run_id: None if `simile dedup` never finished in this home; equal bytes are known anyway.
+        pairs: Pixel and near pairs, the nearest first. Decisions are not applied yet, except that images which users
+            decided to be the same are always a pair.
+        files: By image id, sorted by path; for all images in `pairs` and all images with several files.
+        decisions: By first and second SHA-256.
+        uploads_folder: The folder of files that simile stored itself.
+        link_paths: Paths in `files` that are hard or symbolic links to another file of the same image.
+        keep_rules: Those of the run.
     """
 
     run_id: int | None
@@ -51,25 +55,23 @@ class Findings:
 
     @property
     def threshold(self) -> float | None:
-        """The distance up to which near pairs count as copies."""
+        """Return the distance up to which near pairs count as copies."""
         return None if self.calibration is None else self.calibration.threshold
 
     def get_effective_threshold(self, threshold: float | None) -> float | None:
-        """The distance that a threshold comes to: the run's if it is None, and no more than that, for the run looked no
-        further.
-        """
+        """Return the threshold, at most that of the run because the run did not search beyond; None: the run's."""
         if threshold is None or self.threshold is None:
             return self.threshold if threshold is None else threshold
         return min(threshold, self.threshold)
 
     def exclude_links(self, files: Sequence[ImageFile]) -> Sequence[ImageFile]:
-        """The files without further names of one of them: nothing could be gained by removing those."""
+        """Remove links to other files of the same image: removing them would free no space."""
         return [file for file in files if file.path not in self.link_paths] if self.link_paths else files
 
 
 @dataclass(frozen=True)
 class FilePair:
-    """A pair with one file of each of its pictures, and what was decided."""
+    """A pair with one file of each image, and the decision on it."""
 
     pair: ImagePair
     first: ImageFile
@@ -78,26 +80,30 @@ class FilePair:
 
 
 def load_findings(catalogue: Catalogue, filter: Filter | None = None) -> Findings:
-    """What the home knows, or what it knows of the files that satisfy `only`; pairs of two such pictures."""
+    """Read the findings; with a filter only the matching files, and pairs of two such images."""
     run = catalogue.runs.find_last_finished(DEDUP_RUN_KIND)
-    found = run.counts if run is not None else {}
+    counts = run.counts if run is not None else {}
     decisions = {
-        (said.first_sha256, said.second_sha256): Decision(
-            said.first_sha256, said.second_sha256, said.same, said.keep_sha256
+        (record.first_sha256, record.second_sha256): Decision(
+            record.first_sha256, record.second_sha256, record.same, record.keep_sha256
         )
-        for said in catalogue.duplicates.get_decisions()
+        for record in catalogue.duplicates.get_decisions()
     }
     files = _group_files_by_image(
         catalogue.duplicates.iterate_candidate_files(filter), catalogue.duplicates.iterate_labels(candidates_only=True)
     )
-    rows = catalogue.duplicates.iterate_pairs(("pixels", "near"))
-    pairs = [_make_pair(row, cast(Tier, row.tier)) for row in rows if row.first in files and row.second in files]
+    records = catalogue.duplicates.iterate_pairs(("pixels", "near"))
+    pairs = [
+        _make_pair(record, cast(Tier, record.tier))
+        for record in records
+        if record.first in files and record.second in files
+    ]
     pairs += _make_decided_pairs(catalogue, decisions, pairs, files)
     return Findings(
         run_id=None if run is None else run.id,
         found_at=None if run is None else run.finished_at,
-        encoder=found.get("encoder"),
-        calibration=calibration_from_json(found["calibration"]) if found.get("calibration") else None,
+        encoder=counts.get("encoder"),
+        calibration=calibration_from_json(counts["calibration"]) if counts.get("calibration") else None,
         pairs=tuple(pairs),
         files=files,
         decisions=decisions,
@@ -109,8 +115,8 @@ def load_findings(catalogue: Catalogue, filter: Filter | None = None) -> Finding
 
 
 def find_decision(findings: Findings, first_sha256: str, second_sha256: str) -> Decision | None:
-    """What people said of two pictures, None where they said nothing."""
-    return findings.decisions.get((min(first_sha256, second_sha256), max(first_sha256, second_sha256)))
+    """Return the users' decision on two images, in any order."""
+    return findings.decisions.get(sort_pair(first_sha256, second_sha256))
 
 
 def find_similar_pairs(
@@ -122,26 +128,27 @@ def find_similar_pairs(
     limit: int | None = None,
     offset: int = 0,
 ) -> Iterator[FilePair]:
-    """Pairs that are near but not taken for copies, and not decided; the nearest first, streamed.
+    """Yield undecided pairs that are similar but no copies, the nearest first, without loading all of them.
 
-    Near pairs beyond the threshold (the run's, unless a lower one is given) are among them.
+    Args:
+        filter: Both images must have a file that matches; it is applied after limit and offset.
+        threshold: Near pairs beyond it are included; None: the run's threshold.
     """
-    later = islice(_iterate_undecided_pairs(catalogue, findings, threshold), offset, None)
-    pairs = islice(later, limit)  # offset + limit may be more than it takes
-    yield from add_files(catalogue, pairs, filter)
+    pairs = islice(_iterate_undecided_pairs(catalogue, findings, threshold), offset, None)
+    yield from add_files(catalogue, islice(pairs, limit), filter)  # two steps: offset + limit may be too large
 
 
 def count_similar_pairs(
     catalogue: Catalogue, findings: Findings, threshold: float | None = None, filter: Filter | None = None
 ) -> int:
-    """How many pairs `similar_pairs` has."""
+    """Count the pairs that `find_similar_pairs` yields."""
     if filter is not None:
         return sum(1 for _ in find_similar_pairs(catalogue, findings, filter=filter, threshold=threshold))
     return sum(1 for _ in _iterate_undecided_pairs(catalogue, findings, threshold))
 
 
 def add_files(catalogue: Catalogue, pairs: Iterable[ImagePair], filter: Filter | None = None) -> Iterator[FilePair]:
-    """The pairs with the first file of each picture; those that lack one (that satisfies `only`) are left out."""
+    """Add the first matching file of each image; pairs with an image that has none are left out."""
     for chunk in split_chunks(pairs):
         ids = {image_id for pair in chunk for image_id in (pair.first, pair.second)}
         files = _group_files_by_image(catalogue.duplicates.iterate_files(ids, filter), ())
@@ -151,76 +158,87 @@ def add_files(catalogue: Catalogue, pairs: Iterable[ImagePair], filter: Filter |
 
 
 def iterate_files(catalogue: Catalogue, filter: Filter | None = None) -> Iterator[ImageFile]:
-    """Every file of the home, without labels, by image id; streamed."""
-    return (_make_image_file(row, {}) for row in catalogue.duplicates.iterate_files(None, filter))
+    """Yield every file of the home by image id, without labels."""
+    return (_make_image_file(location, {}) for location in catalogue.duplicates.iterate_files(None, filter))
 
 
 def calibration_to_json(calibration: ThresholdCalibration) -> dict[str, Any]:
-    """Fit for JSON, as a run keeps it."""
-    return {**asdict(calibration), "curve": [asdict(point) for point in calibration.curve]}
+    """Convert to JSON, as stored in a run's counts."""
+    return asdict(calibration) | {"curve": [asdict(point) for point in calibration.curve]}
 
 
 def calibration_from_json(body: Mapping[str, Any]) -> ThresholdCalibration:
-    """What `calibration_json` made."""
+    """Convert from the JSON of `calibration_to_json`."""
     return ThresholdCalibration(**{**body, "curve": tuple(CurvePoint(**point) for point in body["curve"])})
 
 
 def _iterate_undecided_pairs(catalogue: Catalogue, findings: Findings, threshold: float | None) -> Iterator[ImagePair]:
+    """Yield similar pairs, and near pairs beyond the threshold, that no decision covers; all as tier similar."""
     bound = findings.get_effective_threshold(threshold)
-    decided = _get_decided_ids(catalogue, findings)
-    for row in catalogue.duplicates.iterate_pairs(
-        ("similar",) if bound is None else ("similar", "near"), min_near_distance=bound
-    ):
-        if (row.first, row.second) not in decided:
-            yield _make_pair(row, "similar")
+    tiers = ("similar",) if bound is None else ("similar", "near")
+    hashes = {sha for pair in findings.decisions for sha in pair}
+    ids = {sha: known.image_id for sha, known in catalogue.images.find_by_sha256(hashes).items()}
+    decided = {
+        sort_pair(ids[first], ids[second]) for first, second in findings.decisions if first in ids and second in ids
+    }
+    for record in catalogue.duplicates.iterate_pairs(tiers, min_near_distance=bound):
+        if (record.first, record.second) not in decided:
+            yield _make_pair(record, "similar")
 
 
-def _make_pair(row: DuplicateRecord, tier: Tier) -> ImagePair:
-    return ImagePair(row.first, row.second, tier, row.distance, row.agreement, row.reason)
-
-
-def _get_decided_ids(catalogue: Catalogue, findings: Findings) -> set[tuple[int, int]]:
-    """The decided pairs by image id, both orders."""
-    known = catalogue.images.find_by_sha256({sha for pair in findings.decisions for sha in pair})
-    ids = [(known[one].image_id, known[two].image_id) for one, two in findings.decisions if {one, two} <= known.keys()]
-    return {*ids, *((second, first) for first, second in ids)}
+def _make_pair(record: DuplicateRecord, tier: Tier) -> ImagePair:
+    return ImagePair(**{**record._asdict(), "tier": tier})
 
 
 def _group_files_by_image(
-    rows: Iterable[ImageLocation], labels: Iterable[tuple[str, str, str]]
+    locations: Iterable[ImageLocation], labels: Iterable[tuple[str, str, str]]
 ) -> dict[int, tuple[ImageFile, ...]]:
-    said: dict[str, dict[str, str]] = {}
+    """Group files by image id.
+
+    Args:
+        locations: Sorted by image id.
+        labels: (path, label name, label).
+    """
+    labels_by_path: dict[str, dict[str, str]] = {}
     for path, name, text in labels:
-        said.setdefault(path, {})[name] = text
-    nothing: dict[str, str] = {}
+        labels_by_path.setdefault(path, {})[name] = text
+    no_labels: dict[str, str] = {}  # shared: most files have none
     return {
-        image_id: tuple(_make_image_file(row, said.get(row.path, nothing)) for row in held)
-        for image_id, held in groupby(rows, key=lambda row: row.image_id)
+        image_id: tuple(_make_image_file(location, labels_by_path.get(location.path, no_labels)) for location in group)
+        for image_id, group in groupby(locations, key=lambda location: location.image_id)
     }
 
 
 def _find_link_paths(files_by_image: Iterable[Sequence[ImageFile]]) -> frozenset[str]:
-    """The paths at which a picture's file is met once more, by hard or symbolic links; a link's target comes first."""
-    further = set()
+    """Return paths that are hard or symbolic links to another file of the same image."""
+    link_paths = set()
     for files in files_by_image:
         if len(files) == 1:
             continue
-        met: set[tuple[int, int]] = set()
-        for path in sorted((file.path for file in files), key=os.path.islink):
+        identities: set[tuple[int, int]] = set()
+        for path in sorted((file.path for file in files), key=os.path.islink):  # the target before its links
             try:
                 status = Path(path).stat()
-            except OSError:  # gone, or in an archive
+            except OSError:  # missing, or in an archive
                 continue
             identity = status.st_dev, status.st_ino
-            if identity in met:
-                further.add(path)
-            met.add(identity)
-    return frozenset(further)
+            if identity in identities:
+                link_paths.add(path)
+            identities.add(identity)
+    return frozenset(link_paths)
 
 
-def _make_image_file(row: ImageLocation, labels: Mapping[str, str]) -> ImageFile:
+def _make_image_file(location: ImageLocation, labels: Mapping[str, str]) -> ImageFile:
     return ImageFile(
-        row.path, row.image_id, row.sha256, row.size, row.mtime_ns, row.width, row.height, row.format, labels
+        path=location.path,
+        image_id=location.image_id,
+        sha256=location.sha256,
+        size=location.size,
+        mtime_ns=location.mtime_ns,
+        width=location.width,
+        height=location.height,
+        format=location.format,
+        labels=labels,
     )
 
 
@@ -230,41 +248,45 @@ def _make_decided_pairs(
     pairs: Sequence[ImagePair],
     files: Mapping[int, tuple[ImageFile, ...]],
 ) -> list[ImagePair]:
-    """A pair of every two pictures that people called the same, and that are none yet.
+    """Make a pair of all images that users decided to be the same and that are no pair yet.
 
-    Where others with the same pixels are one, it is as that one.
+    If images with the same pixels as these are a pair, its measurements are used.
     """
-    joined = find_connected_components((pair.first, pair.second) for pair in pairs if pair.tier == "pixels")
-    least = {picture: members[0] for members in joined for picture in members}
-    found = {(pair.first, pair.second) for pair in pairs}
-    by_class: dict[tuple[int, ...], ImagePair] = {}
+    roots = find_component_roots((pair.first, pair.second) for pair in pairs if pair.tier == "pixels")
+
+    def get_class_pair(first: int, second: int) -> tuple[int, int]:
+        return sort_pair(roots.get(first, first), roots.get(second, second))
+
+    known_pairs = {(pair.first, pair.second) for pair in pairs}
+    pairs_by_class: dict[tuple[int, int], ImagePair] = {}
     for pair in pairs:
-        by_class.setdefault(tuple(sorted(least.get(end, end) for end in (pair.first, pair.second))), pair)
-    by_sha = {held[0].sha256: image_id for image_id, held in files.items()}
-    made = []
-    for (one, two), said in decisions.items():
-        if said.same and one in by_sha and two in by_sha:
-            first, second = sorted((by_sha[one], by_sha[two]))
-            known = by_class.get(tuple(sorted(least.get(end, end) for end in (first, second))))
-            if (first, second) in found:
-                continue
-            if known is not None:
-                made.append(replace(known, first=first, second=second))
-            else:
-                made.append(
-                    ImagePair(first, second, "near", _compute_distance(catalogue, first, second), None, DECIDED_REASON)
-                )
-    return made
+        pairs_by_class.setdefault(get_class_pair(pair.first, pair.second), pair)
+    ids = {image_files[0].sha256: image_id for image_id, image_files in files.items()}
+    decided_pairs = []
+    for (first_sha256, second_sha256), decision in decisions.items():
+        if not decision.same or first_sha256 not in ids or second_sha256 not in ids:
+            continue
+        first, second = sort_pair(ids[first_sha256], ids[second_sha256])
+        if (first, second) in known_pairs:
+            continue
+        known = pairs_by_class.get(get_class_pair(first, second))
+        if known is None:
+            distance = _compute_distance(catalogue, first, second)
+            known = ImagePair(
+                first=first, second=second, tier="near", distance=distance, agreement=None, reason=DECIDED_REASON
+            )
+        decided_pairs.append(replace(known, first=first, second=second))
+    return decided_pairs
 
 
 def _compute_distance(catalogue: Catalogue, first: int, second: int) -> float:
-    """Between two pictures, by the encoder in use; NaN where it has not seen both."""
+    """Return the distance of two images by the active encoder; NaN if it has not encoded both."""
     active = catalogue.encoders.find_active()
     if active is None:
         return float("nan")
     try:
-        mus = [catalogue.embeddings.get(image_id, active.fingerprint).mu for image_id in (first, second)]
+        mu = np.stack([catalogue.embeddings.get(image_id, active.fingerprint).mu for image_id in (first, second)])
     except (EncoderMismatch, NoSuchImage):
         return float("nan")
-    one, two = make_index_vectors(np.stack(mus), active.index_dims, active.metric)
-    return float(np.linalg.norm(one - two))
+    first_vector, second_vector = make_index_vectors(mu, active.index_dims, active.metric)
+    return float(np.linalg.norm(first_vector - second_vector))

@@ -1,4 +1,4 @@
-"""Groups of copies. Tiers are never mixed and nothing is chained: each member matches the kept one directly."""
+"""Groups of copies. Tiers are never mixed and matches are never chained: each member matches the kept file directly."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ GROUP_TIERS: tuple[Tier, ...] = ("bytes", "pixels", "near")
 SAME_BYTES_REASON = "the same bytes"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CopyMatches:
-    """What is a copy of what, decisions applied.
+    """The matches of all tiers, with decisions applied.
 
-    stands: the file that each picture stands with, the one that is kept of equal bytes. order: of the pictures, the one
-    to keep first. alike: stars of equal pixels. stood_for: what these don't keep, by the one that they keep; near
-    copies are sought among the others only.
+    Attributes:
+        representative_files: For each image the file that is kept of its equal files, by image id.
+        keep_order: The rank of each image by the keep rules; the lowest rank is kept.
+        pixel_stars: Groups of equal pixels.
+        replaced_by: For images that a pixel group does not keep, the image that it keeps. Near copies are searched
+            only among the other images.
     """
 
     keep_ranking: KeepRanking
@@ -40,17 +43,27 @@ def match_copies(
     *,
     decided_only: bool = False,
 ) -> CopyMatches:
-    """What groups are made of; see make_groups."""
+    """Apply decisions, keep rules and threshold to the findings; see make_groups for the arguments."""
     ranking = KeepRanking(findings.keep_rules if rules is None else rules, findings.uploads_folder)
-    stands = {i: ranking.choose_kept(findings.exclude_links(files)) for i, files in findings.files.items() if files}
-    order = {
-        i: place for place, i in enumerate(sorted(stands, key=lambda image_id: ranking.get_sort_key(stands[image_id])))
+    representatives = {
+        image_id: ranking.choose_kept(findings.exclude_links(files))
+        for image_id, files in findings.files.items()
+        if files
     }
-    pixels = _match_pixels(findings, decided_only=decided_only)
-    alike = make_component_stars(pixels, order)
-    stood_for = {image_id: star.kept_id for star in alike for image_id in star.other_ids}
-    near = _match_near(findings, stood_for, threshold, decided_only=decided_only)
-    return CopyMatches(ranking, stands, order, pixels, alike, stood_for, near)
+    ordered = sorted(representatives, key=lambda image_id: ranking.get_sort_key(representatives[image_id]))
+    keep_order = {image_id: rank for rank, image_id in enumerate(ordered)}
+    pixel_matches = _match_pixels(findings, decided_only=decided_only)
+    pixel_stars = make_component_stars(pixel_matches, keep_order)
+    replaced_by = {image_id: star.kept_id for star in pixel_stars for image_id in star.other_ids}
+    return CopyMatches(
+        keep_ranking=ranking,
+        representative_files=representatives,
+        keep_order=keep_order,
+        pixel_matches=pixel_matches,
+        pixel_stars=pixel_stars,
+        replaced_by=replaced_by,
+        near_matches=_match_near(findings, replaced_by, threshold, decided_only=decided_only),
+    )
 
 
 def make_groups(
@@ -61,46 +74,51 @@ def make_groups(
     *,
     decided_only: bool = False,
 ) -> list[DuplicateGroup]:
-    """Groups by tier, then the nearest first. threshold: of near pairs, the run's if it is None, or if it is lower.
+    """Make all groups, sorted by tier, then by distance.
 
-    rules: what to keep, those of the run if it is None.
+    In pixel and near groups an image with several files is represented by the file that its bytes group keeps. In near
+    groups, images with equal pixels are represented by the image that their pixel group keeps.
 
-    A picture with several files stands in a group of pixels or near copies with the file that its bytes group keeps;
-    one that a group of equal pixels does not keep is stood for by the one that is kept, its near pairs count for that.
-    decided_only: of pixels and near pairs only those that people called the same; equal bytes are as they are.
-    Raises BadSetting for a rule that is none.
+    Args:
+        rules: The keep rules; None: those of the run.
+        threshold: Of near pairs; None: the run's threshold, which is also the maximum.
+        decided_only: Use only pixel and near pairs that users decided to be the same; bytes groups are not affected.
+
+    Raises:
+        BadSetting: A rule is unknown.
     """
     return build_groups(findings, match_copies(findings, rules, threshold, decided_only=decided_only), tiers)
 
 
 def build_groups(findings: Findings, copies: CopyMatches, tiers: Collection[str] = GROUP_TIERS) -> list[DuplicateGroup]:
-    """As make_groups."""
+    """Make the groups of matches; see make_groups."""
     groups: list[DuplicateGroup] = []
     if "bytes" in tiers:
-        own = map(findings.exclude_links, findings.files.values())
-        groups += [_make_bytes_group(files, copies.keep_ranking) for files in own if len(files) > 1]
+        file_sets = map(findings.exclude_links, findings.files.values())
+        groups += [_make_bytes_group(files, copies.keep_ranking) for files in file_sets if len(files) > 1]
     if "pixels" in tiers:
         groups += [_make_group("pixels", star, copies, copies.pixel_matches) for star in copies.pixel_stars]
     if "near" in tiers:
-        groups += [
-            _make_group("near", star, copies, copies.near_matches)
-            for star in make_greedy_stars(copies.near_matches, copies.keep_order)
-        ]
+        stars = make_greedy_stars(copies.near_matches, copies.keep_order)
+        groups += [_make_group("near", star, copies, copies.near_matches) for star in stars]
     return sorted(groups, key=_get_group_sort_key)
 
 
 def add_linked_names(findings: Findings, copies: CopyMatches, groups: Sequence[DuplicateGroup]) -> list[DuplicateGroup]:
-    """The groups, those of equal bytes with all names of their files: nothing is gained by a link, but it has a label.
+    """Add hard and symbolic links to the bytes groups, for label checks: a link frees no space but has a label.
 
-    What has several names and one file only is a group then too. A group that was one keeps its id.
+    One file with several names becomes a group too. Existing groups keep their ids.
     """
     ids = {group.kept_member.file.image_id: group.id for group in groups if group.tier == "bytes"}
-    linked = {i: files for i, files in findings.files.items() if len(findings.exclude_links(files)) < len(files)}
-    named = {i: _make_bytes_group(files, copies.keep_ranking) for i, files in linked.items()}
-    others = [group for group in groups if group.tier != "bytes" or group.kept_member.file.image_id not in named]
-    return sorted(
-        [*others, *(replace(group, id=ids.get(i, group.id)) for i, group in named.items())], key=_get_group_sort_key
-    )
+    linked_groups = {}
+    for image_id, files in findings.files.items():
+        if len(findings.exclude_links(files)) < len(files):
+            group = _make_bytes_group(files, copies.keep_ranking)
+            linked_groups[image_id] = replace(group, id=ids.get(image_id, group.id))
+    others = [
+        group for group in groups if group.tier != "bytes" or group.kept_member.file.image_id not in linked_groups
+    ]
+    return sorted([*others, *linked_groups.values()], key=_get_group_sort_key)
 
 
 def _get_group_sort_key(group: DuplicateGroup) -> tuple[int, float, str]:
@@ -108,7 +126,7 @@ def _get_group_sort_key(group: DuplicateGroup) -> tuple[int, float, str]:
 
 
 def _match_pixels(findings: Findings, *, decided_only: bool) -> MatchGraph:
-    """Equal pixels are a fact, whatever people say: it shows when stars are made of them."""
+    """Collect the pixel pairs. They are facts, so decisions are applied only when stars are made of them."""
     matches = MatchGraph(_list_decisions_by_id(findings), {})
     for pair in findings.pairs:
         if pair.tier == "pixels" and (not decided_only or matches.is_decided_same(pair.first, pair.second)):
@@ -119,63 +137,78 @@ def _match_pixels(findings: Findings, *, decided_only: bool) -> MatchGraph:
 def _match_near(
     findings: Findings, replaced_by: Mapping[int, int], threshold: float | None, *, decided_only: bool
 ) -> MatchGraph:
+    """Collect the near pairs within the threshold, and those that users decided to be the same."""
     matches = MatchGraph(_list_decisions_by_id(findings), replaced_by)
     bound = findings.get_effective_threshold(threshold)
     for pair in findings.pairs:
         first, second = replaced_by.get(pair.first, pair.first), replaced_by.get(pair.second, pair.second)
         if pair.tier != "near" or first == second or matches.is_decided_different(first, second):
             continue
-        near_enough = not decided_only and (bound is None or pair.distance <= bound)
-        if near_enough or matches.is_decided_same(first, second):
+        is_near = not decided_only and (bound is None or pair.distance <= bound)
+        if is_near or matches.is_decided_same(first, second):
             matches.add_pair(pair, first, second)
     return matches
 
 
 def _list_decisions_by_id(findings: Findings) -> list[tuple[int, int, bool, int | None]]:
-    """(image id, image id, same, the one to keep) of the decisions on pictures that are known."""
+    """Return (image id, image id, same, image id to keep) of the decisions on known images."""
     ids = {files[0].sha256: image_id for image_id, files in findings.files.items() if files}
     return [
-        (ids[one], ids[two], said.same, None if said.keep_sha256 is None else ids[said.keep_sha256])
-        for (one, two), said in findings.decisions.items()
-        if one in ids and two in ids
+        (ids[first], ids[second], decision.same, None if decision.keep_sha256 is None else ids[decision.keep_sha256])
+        for (first, second), decision in findings.decisions.items()
+        if first in ids and second in ids
     ]
 
 
 def _make_bytes_group(files: Sequence[ImageFile], ranking: KeepRanking) -> DuplicateGroup:
     kept, *others = ranking.sort(files)
-    members = [GroupMember(kept, True, 0.0, None, "", ranking.explain(kept, others[0]))]
-    members += [GroupMember(file, False, 0.0, 1.0, SAME_BYTES_REASON, ranking.explain(kept, file)) for file in others]
-    possible = len(files) * (len(files) - 1) // 2
-    return DuplicateGroup(
-        _compute_group_id("bytes", members), "bytes", tuple(members), possible, possible, decided=True
-    )
+    members = [GroupMember(file=kept, is_kept=True, keep_reason=ranking.explain(kept, others[0]))]
+    members += [
+        GroupMember(file=file, agreement=1.0, reason=SAME_BYTES_REASON, keep_reason=ranking.explain(kept, file))
+        for file in others
+    ]
+    return _assemble_group("bytes", members, None, decided=True)
 
 
 def _make_group(tier: Tier, star: MatchStar, copies: CopyMatches, matches: MatchGraph) -> DuplicateGroup:
+    """Make a pixel or near group of a star."""
     others = sorted(star.other_ids, key=copies.keep_order.__getitem__)
-    why = _explain_kept(star.kept_id, others[0], copies, matches)
-    members = [GroupMember(copies.representative_files[star.kept_id], True, 0.0, None, "", why)]
-    members += [_make_other_member(star.kept_id, other, copies, matches) for other in others]
-    possible = len(members) * (len(members) - 1) // 2
-    matched = possible if tier == "pixels" else matches.count_matches(star)
-    decided = all(matches.is_decided_same(star.kept_id, other) for other in others)
-    return DuplicateGroup(_compute_group_id(tier, members), tier, tuple(members), matched, possible, decided)
+    files = copies.representative_files
+
+    def explain(other_id: int) -> str:
+        if matches.is_preferred(star.kept_id, other_id):
+            return DECIDED_REASON
+        return copies.keep_ranking.explain(files[star.kept_id], files[other_id])
+
+    members = [GroupMember(file=files[star.kept_id], is_kept=True, keep_reason=explain(others[0]))]
+    for other_id in others:
+        # Equal pixels may be known through a third image only: then its measurements hold for this pair too.
+        direct = matches.neighbours[other_id]
+        pair: ImagePair = direct.get(star.kept_id) or next(iter(direct.values()))
+        members.append(
+            GroupMember(
+                file=files[other_id],
+                distance=pair.distance,
+                agreement=pair.agreement,
+                reason=pair.reason,
+                keep_reason=explain(other_id),
+            )
+        )
+    matched = None if tier == "pixels" else matches.count_matches(star)
+    decided = all(matches.is_decided_same(star.kept_id, other_id) for other_id in others)
+    return _assemble_group(tier, members, matched, decided=decided)
 
 
-def _make_other_member(kept_id: int, other_id: int, copies: CopyMatches, matches: MatchGraph) -> GroupMember:
-    # Equal pixels were found through a third, where the two are no pair: what was measured there holds here too.
-    pair: ImagePair = matches.neighbours[other_id].get(kept_id) or next(iter(matches.neighbours[other_id].values()))
-    why = _explain_kept(kept_id, other_id, copies, matches)
-    return GroupMember(copies.representative_files[other_id], False, pair.distance, pair.agreement, pair.reason, why)
-
-
-def _explain_kept(kept_id: int, other_id: int, copies: CopyMatches, matches: MatchGraph) -> str:
-    if matches.is_preferred(kept_id, other_id):
-        return DECIDED_REASON
-    return copies.keep_ranking.explain(copies.representative_files[kept_id], copies.representative_files[other_id])
-
-
-def _compute_group_id(tier: Tier, members: Sequence[GroupMember]) -> str:
-    """The same as long as the files are the same, whichever is kept."""
+def _assemble_group(tier: Tier, members: list[GroupMember], matched: int | None, *, decided: bool) -> DuplicateGroup:
+    """Add id and pair counts; matched None: all pairs match. The id depends on the paths, not on the kept file."""
     paths = "\0".join(sorted(member.file.path for member in members))
-    return hashlib.sha256(f"{tier}\0{paths}".encode(errors="surrogateescape")).hexdigest()[:16]
+    group_id = hashlib.sha256(f"{tier}\0{paths}".encode(errors="surrogateescape")).hexdigest()[:16]
+    possible = len(members) * (len(members) - 1) // 2
+    return DuplicateGroup(
+        id=group_id,
+        tier=tier,
+        members=tuple(members),
+        matched=possible if matched is None else matched,
+        possible=possible,
+        decided=decided,
+    )

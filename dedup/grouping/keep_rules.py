@@ -1,13 +1,13 @@
-"""Which file of a group to keep: rules, asked in order until one tells the files apart.
+"""Rules that choose which file of a group to keep. The first rule that distinguishes two files decides.
 
 largest            the most pixels
-least-compressed   a format without loss, then the most bytes for a pixel
-oldest             modified first
-under:FOLDER       the files in this folder or archive
-labelled           the files that a manifest says something of
+least-compressed   a lossless format, then the most bytes per pixel
+oldest             the earliest modification time
+under:FOLDER       files in this folder or archive
+labelled           files with labels from a manifest
 
-Before all of them: a file of its own, not one in an archive or an upload, which no plan may remove. After all of them:
-the shortest path, then the first by the alphabet; so two files are never equal.
+Before all rules, ordinary files are preferred to files in archives and uploads, which no plan may touch. After all
+rules, the shortest path is kept, then the first in alphabetical order; so two files are never equal.
 """
 
 from __future__ import annotations
@@ -29,92 +29,99 @@ UNDER_PREFIX = "under:"
 
 @dataclass(frozen=True)
 class KeepRule:
-    """One question. key: the smaller, the better. words: what is better about the first of two files."""
+    """One rule.
+
+    Attributes:
+        get_key: The file with the smaller key is kept.
+        explain: Says what is better about the first of two files.
+    """
 
     get_key: Callable[[ImageFile], Any]
     explain: Callable[[ImageFile, ImageFile], str]
 
 
 class KeepRanking:
-    """The order in which files of a group are kept. `uploads`: the folder of files that simile stored itself."""
+    """The order in which files of a group are kept."""
 
-    def __init__(self, rules: Sequence[str] = DEFAULT_KEEP_RULES, uploads: str = "") -> None:
-        """Raises BadSetting for a rule that is none."""
-        fixed = cache(partial(is_protected, uploads_folder=uploads))  # asked again and again
-        loose = KeepRule(lambda file: fixed(file.path), lambda *_: "a file of its own, outside archives")
+    def __init__(self, rules: Sequence[str] = DEFAULT_KEEP_RULES, uploads_folder: str = "") -> None:
+        """Parse the rules. Raises BadSetting for an unknown rule."""
+        is_file_protected = cache(partial(is_protected, uploads_folder=uploads_folder))  # called often per path
         self._rules = [
-            loose,
-            *(_find_rule(name) for name in parse_keep_rules(rules)),
-            _SHORTEST_PATH_RULE,
-            _ALPHABETICAL_RULE,
+            KeepRule(lambda file: is_file_protected(file.path), lambda *_: "a single file, outside of archives"),
+            *map(_find_rule, parse_keep_rules(rules)),
+            KeepRule(lambda file: len(file.path), lambda *_: "shorter path"),
+            KeepRule(lambda file: file.path, lambda *_: "first in alphabetical order"),
         ]
 
     def get_sort_key(self, file: ImageFile) -> tuple[Any, ...]:
-        """For sorting: the one to keep comes first."""
+        """Return a sort key; the file to keep has the smallest key."""
         return tuple(rule.get_key(file) for rule in self._rules)
 
     def sort(self, files: Iterable[ImageFile]) -> list[ImageFile]:
-        """The files, the one to keep first."""
+        """Sort the files, the file to keep first."""
         return sorted(files, key=self.get_sort_key)
 
     def choose_kept(self, files: Sequence[ImageFile]) -> ImageFile:
-        """The one to keep, of one at least."""
+        """Return the file to keep of at least one file."""
         return files[0] if len(files) == 1 else min(files, key=self.get_sort_key)
 
     def explain(self, kept_file: ImageFile, other_file: ImageFile) -> str:
-        """Why the one is kept rather than the other: the first rule that tells them apart."""
+        """Say why the first file is kept instead of the second."""
         for rule in self._rules:
-            if rule.get_key(kept_file) < rule.get_key(other_file):
+            kept_key, other_key = rule.get_key(kept_file), rule.get_key(other_file)
+            if kept_key < other_key:
                 return rule.explain(kept_file, other_file)
-            if rule.get_key(kept_file) > rule.get_key(other_file):
+            if kept_key > other_key:
                 break
-        return "it matches all the others directly"  # the rules would keep the other one, which does not
+        return "it matches all the others directly"  # the rules prefer the other file, which does not
 
 
 def parse_keep_rules(texts: Iterable[str]) -> tuple[str, ...]:
-    """The rules that are named, one by one or several behind commas. Raises BadSetting."""
-    rules: list[str] = []
-    for part in (part for text in texts for part in _split_rules(text)):
-        rule = (
-            UNDER_PREFIX + os.path.abspath(part.removeprefix(UNDER_PREFIX)) if part.startswith(UNDER_PREFIX) else part  # noqa: PTH100
-        )
-        if not part.startswith(UNDER_PREFIX) and part not in _KEEP_RULES:
-            raise BadSetting(f"keep can't be {part!r}. Use {', '.join(_KEEP_RULES)} or {UNDER_PREFIX}FOLDER.")
-        if part == UNDER_PREFIX:
-            raise BadSetting(f"keep can't be {part!r}: it names no folder. Write {UNDER_PREFIX}FOLDER.")
-        rules.append(rule)
+    """Parse rules, each text one rule or several separated by commas. Raises BadSetting for an unknown rule."""
+    rules = []
+    for rule in (rule for text in texts for rule in _split_rules(text)):
+        folder = rule.removeprefix(UNDER_PREFIX)
+        if rule in _KEEP_RULES:
+            rules.append(rule)
+        elif folder == rule:
+            raise BadSetting(f"keep can't be {rule!r}. Use {', '.join(_KEEP_RULES)} or {UNDER_PREFIX}FOLDER.")
+        elif not folder:
+            raise BadSetting(f"keep can't be {rule!r}: it names no folder. Use {UNDER_PREFIX}FOLDER.")
+        else:
+            rules.append(UNDER_PREFIX + os.path.abspath(folder))  # noqa: PTH100  # Path.absolute() leaves `..` in
     return tuple(dict.fromkeys(rules))
 
 
 def is_protected(path: str, uploads_folder: str) -> bool:
-    """Whether no plan may touch the file: it lies in an archive, or simile stored it itself."""
-    return os.path.dirname(path) == uploads_folder or archives.split_member_path(path) is not None  # noqa: PTH120  # for every file
+    """Return whether no plan may touch the file: it is in an archive, or simile stored it as an upload."""
+    parent = os.path.dirname(path)  # noqa: PTH120  # called for every file; a Path is slower
+    return parent == uploads_folder or archives.split_member_path(path) is not None
 
 
-def format_modified_time(file: ImageFile) -> str:
-    """When it was last modified, in UTC, to the second."""
+def _format_modified_time(file: ImageFile) -> str:
+    """Format the modification time in UTC, to the second."""
     return f"{file.modified_at:%Y-%m-%d %H:%M:%S}"
 
 
 def _split_rules(text: str) -> list[str]:
-    """What stands between the commas; behind `under:` a comma may belong to the folder's name."""
-    parts: list[str] = []
+    """Split at commas, except at a comma that belongs to the folder's name after `under:`."""
+    rules: list[str] = []
     for part in text.split(","):
-        known = part.strip() in _KEEP_RULES or part.strip().startswith(UNDER_PREFIX)
-        if parts and parts[-1].startswith(UNDER_PREFIX) and not known:
-            parts[-1] += "," + part
+        is_rule = part.strip() in _KEEP_RULES or part.strip().startswith(UNDER_PREFIX)
+        if rules and rules[-1].startswith(UNDER_PREFIX) and not is_rule:
+            rules[-1] += "," + part
         elif part.strip():
-            parts.append(part.strip())
-    return parts
+            rules.append(part.strip())
+    return rules
 
 
 def _find_rule(name: str) -> KeepRule:
-    return _make_under_rule(name.removeprefix(UNDER_PREFIX)) if name.startswith(UNDER_PREFIX) else _KEEP_RULES[name]
-
-
-def _make_under_rule(folder: str) -> KeepRule:
-    inside = folder.rstrip(os.sep) + os.sep
-    return KeepRule(lambda file: not f"{file.path}{os.sep}".startswith(inside), lambda *_: f"in {folder}")
+    """Return the rule of a parsed name."""
+    if not name.startswith(UNDER_PREFIX):
+        return _KEEP_RULES[name]
+    folder = name.removeprefix(UNDER_PREFIX)
+    prefix = folder.rstrip(os.sep) + os.sep
+    return KeepRule(lambda file: not f"{file.path}{os.sep}".startswith(prefix), lambda *_: f"in {folder}")
 
 
 def _compute_bytes_per_pixel(file: ImageFile) -> float:
@@ -127,8 +134,9 @@ def _get_compression_key(file: ImageFile) -> tuple[bool, float]:
 
 def _explain_compression(kept_file: ImageFile, other_file: ImageFile) -> str:
     if _get_compression_key(kept_file)[0] != _get_compression_key(other_file)[0]:
-        return f"without loss: {kept_file.format}, not {other_file.format}"
-    return f"less compressed: {_compute_bytes_per_pixel(kept_file):.3g} bytes a pixel, not {_compute_bytes_per_pixel(other_file):.3g}"
+        return f"lossless: {kept_file.format}, not {other_file.format}"
+    kept_rate, other_rate = _compute_bytes_per_pixel(kept_file), _compute_bytes_per_pixel(other_file)
+    return f"less compressed: {kept_rate:.3g} bytes per pixel, not {other_rate:.3g}"
 
 
 _KEEP_RULES = {
@@ -139,9 +147,7 @@ _KEEP_RULES = {
     "least-compressed": KeepRule(_get_compression_key, _explain_compression),
     "oldest": KeepRule(
         lambda file: file.mtime_ns,
-        lambda kept, other: f"older: {format_modified_time(kept)}, not {format_modified_time(other)}",
+        lambda kept, other: f"older: {_format_modified_time(kept)}, not {_format_modified_time(other)}",
     ),
-    "labelled": KeepRule(lambda file: not file.labels, lambda *_: "a manifest says something of it"),
+    "labelled": KeepRule(lambda file: not file.labels, lambda *_: "it has labels from a manifest"),
 }
-_SHORTEST_PATH_RULE = KeepRule(lambda file: len(file.path), lambda *_: "shorter path")
-_ALPHABETICAL_RULE = KeepRule(lambda file: file.path, lambda *_: "first by the alphabet")

@@ -1,4 +1,4 @@
-"""Which pictures match directly, and the stars that they fall into: one that is kept, and others that all match it."""
+"""Direct matches between images, and stars of them: one kept image and other images that all match it directly."""
 
 from __future__ import annotations
 
@@ -12,76 +12,75 @@ from simile.dedup.records import ImagePair
 
 @dataclass(frozen=True)
 class MatchStar:
-    """Pictures by id: each of `others`, one at least, matches `kept`."""
+    """Image ids: each of `other_ids` (at least one) matches `kept_id`."""
 
     kept_id: int
     other_ids: tuple[int, ...]
 
 
 class MatchGraph:
-    """Pictures and their direct matches of one tier, with what people decided of them."""
+    """Images and their direct matches of one tier, with the users' decisions on them."""
 
     def __init__(self, decisions: Iterable[tuple[int, int, bool, int | None]], replaced_by: Mapping[int, int]) -> None:
-        """decisions: (id, id, same, the one to keep); where two speak of one pair, `different` is believed.
+        """Create a graph without matches.
 
-        stood_for: pictures whose pairs count for another one.
+        Args:
+            decisions: (image id, image id, same, image id to keep). If two decisions on one pair disagree, the images
+                count as different.
+            replaced_by: Images whose pairs count for another image, by id.
         """
         self.neighbours: dict[int, dict[int, ImagePair]] = defaultdict(dict)
         self._verdicts: dict[tuple[int, int], bool] = {}
-        self._preferred_ids: dict[int, list[int]] = defaultdict(
-            list
-        )  # a picture -> those that people keep instead of it
+        self._preferred_ids: dict[int, list[int]] = defaultdict(list)  # image -> images that users keep instead of it
         self._different_ids: dict[int, set[int]] = defaultdict(set)
-        for one, two, same, keep in decisions:
-            first, second = replaced_by.get(one, one), replaced_by.get(two, two)
-            self._add_decision(first, second, same=same)
-            if same and keep is not None and first != second:
-                loser, winner = (first, second) if keep == two else (second, first)
+        for first_id, second_id, same, keep_id in decisions:
+            first, second = replaced_by.get(first_id, first_id), replaced_by.get(second_id, second_id)
+            verdict = same and self._verdicts.get((first, second), True)
+            self._verdicts[first, second] = self._verdicts[second, first] = verdict
+            if not same:
+                self._different_ids[first].add(second)
+                self._different_ids[second].add(first)
+            elif keep_id is not None and first != second:
+                loser, winner = (first, second) if keep_id == second_id else (second, first)
                 self._preferred_ids[loser].append(winner)
 
-    def _add_decision(self, first: int, second: int, *, same: bool) -> None:
-        self._verdicts[first, second] = self._verdicts[second, first] = same and self._verdicts.get(
-            (first, second), True
-        )
-        if not same:
-            self._different_ids[first].add(second)
-            self._different_ids[second].add(first)
-
     def add_pair(self, pair: ImagePair, first: int, second: int) -> None:
-        """A match of two pictures; of several between the same two the nearest counts."""
+        """Add a match of two images; of several matches of the same two images the nearest one counts."""
         known = self.neighbours[first].get(second)
         if known is None or pair.distance < known.distance:
             self.neighbours[first][second] = self.neighbours[second][first] = pair
 
     def is_decided_same(self, first: int, second: int) -> bool:
-        """Whether people called them the same."""
+        """Return whether users decided that the two images are the same."""
         return self._verdicts.get((first, second), False)
 
     def is_decided_different(self, first: int, second: int) -> bool:
-        """Whether people called them different."""
+        """Return whether users decided that the two images are different."""
         return not self._verdicts.get((first, second), True)
 
     def is_preferred(self, kept_id: int, other_id: int) -> bool:
-        """Whether people said to keep the one rather than the other."""
+        """Return whether users chose to keep `kept_id` instead of `other_id`."""
         return kept_id in self._preferred_ids.get(other_id, ())
 
     def find_preferred(self, kept_id: int, is_allowed: Callable[[int, int], bool]) -> int:
-        """The one that people keep instead, and so on, as long as it `can` stand in for the one before.
+        """Follow the users' preferences from `kept_id` as far as `is_allowed(preferred, current)` permits.
 
-        If they go round in a circle, `kept`.
+        Returns:
+            The last image; `kept_id` itself if the preferences form a cycle.
         """
-        seen, now = {kept_id}, kept_id
-        while (
-            better := next((other for other in self._preferred_ids.get(now, ()) if is_allowed(other, now)), None)
-        ) is not None:
-            if better in seen:
+        seen, current = {kept_id}, kept_id
+        while True:
+            allowed = (other for other in self._preferred_ids.get(current, ()) if is_allowed(other, current))
+            preferred = next(allowed, None)
+            if preferred is None:
+                return current
+            if preferred in seen:
                 return kept_id
-            seen.add(better)
-            now = better
-        return now
+            seen.add(preferred)
+            current = preferred
 
     def filter_compatible(self, kept_id: int, other_ids: Iterable[int]) -> list[int]:
-        """Those of the others, in their order, that people did not call different from `kept` or one before."""
+        """Remove, in order, images that users decided to be different from `kept_id` or an image before."""
         chosen = [kept_id]
         for other in other_ids:
             if self._different_ids.get(other, set()).isdisjoint(chosen):
@@ -89,115 +88,127 @@ class MatchGraph:
         return chosen[1:]
 
     def iterate_pairs(self) -> Iterator[tuple[int, int, ImagePair]]:
-        """Every match once, the nearest first: two pictures, and the pair that it rests on."""
-        found = [
-            (one, two, pair) for one, direct in self.neighbours.items() for two, pair in direct.items() if one < two
+        """Yield each match once, the nearest first: two image ids, and the pair that was found."""
+        matches = [
+            (first, second, pair)
+            for first, direct in self.neighbours.items()
+            for second, pair in direct.items()
+            if first < second
         ]
-        yield from sorted(found, key=lambda match: (match[2].distance, match[:2]))
+        yield from sorted(matches, key=lambda match: (match[2].distance, match[:2]))
 
     def count_matches(self, star: MatchStar) -> int:
-        """How many pairs of its pictures match directly."""
+        """Return how many pairs of the star's images match directly."""
         members = {star.kept_id, *star.other_ids}
         return sum(len(members & self.neighbours[member].keys()) for member in members) // 2
 
     def matches_all(self, image_id: int, other_ids: Iterable[int]) -> bool:
-        """Whether the picture matches every one of the others, itself left out."""
+        """Return whether the image matches each of the others, ignoring itself."""
         direct = self.neighbours[image_id]
         return all(other in direct for other in other_ids if other != image_id)
 
 
-def find_connected_components(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """What the pairs join, each sorted: for matches that hold through a third, such as equal pixels."""
-    parent: dict[int, int] = {}
+def find_component_roots(pairs: Iterable[tuple[int, int]]) -> dict[int, int]:
+    """Return for each image id the smallest id in its connected component.
 
-    def root(picture: int) -> int:
-        while (above := parent.setdefault(picture, picture)) != picture:
-            parent[picture] = picture = parent[above]
-        return picture
+    For matches that are transitive, such as equal pixels.
+    """
+    parents: dict[int, int] = {}
 
-    for one, two in pairs:
-        first, second = root(one), root(two)
-        parent[max(first, second)] = min(first, second)
-    found: dict[int, list[int]] = defaultdict(list)
-    for picture in sorted(parent):
-        found[root(picture)].append(picture)
-    return list(found.values())
+    def find_root(image_id: int) -> int:
+        while (parent := parents.setdefault(image_id, image_id)) != image_id:
+            parents[image_id] = image_id = parents[parent]
+        return image_id
+
+    for ends in pairs:
+        first, second = map(find_root, ends)
+        parents[max(first, second)] = min(first, second)
+    return {image_id: find_root(image_id) for image_id in sorted(parents)}
 
 
 def make_component_stars(matches: MatchGraph, keep_order: Mapping[int, int]) -> list[MatchStar]:
-    """Stars of matches that hold through a third: everything joined matches everything, unless people say otherwise.
+    """Make stars of transitive matches: all images of a component match, except where users decided otherwise.
 
-    order: the place of each picture by the rules on what to keep; the lowest is kept.
+    Args:
+        keep_order: The rank of each image by the keep rules; the lowest rank is kept.
     """
-    found = []
-    for members in find_connected_components((one, two) for one, two, _ in matches.iterate_pairs()):
-        left = sorted(members, key=keep_order.__getitem__)
-        while len(left) > 1:
-            kept = matches.find_preferred(left[0], lambda other, _, left=left: other in left)  # type: ignore[misc]
-            others = matches.filter_compatible(kept, (other for other in left if other != kept))
-            found += [MatchStar(kept, tuple(others))] if others else []
+    components: dict[int, list[int]] = defaultdict(list)
+    for image_id, root in find_component_roots(match[:2] for match in matches.iterate_pairs()).items():
+        components[root].append(image_id)
+    stars = []
+    for members in components.values():
+        remaining = sorted(members, key=keep_order.__getitem__)
+        while len(remaining) > 1:
+            allowed = frozenset(remaining)
+            kept = matches.find_preferred(remaining[0], lambda other, _, allowed=allowed: other in allowed)  # type: ignore[misc]
+            others = matches.filter_compatible(kept, (other for other in remaining if other != kept))
+            if others:
+                stars.append(MatchStar(kept, tuple(others)))
             taken = {kept, *others}
-            left = [other for other in left if other not in taken]
-    return found
+            remaining = [other for other in remaining if other not in taken]
+    return stars
 
 
 def make_greedy_stars(matches: MatchGraph, keep_order: Mapping[int, int]) -> list[MatchStar]:
-    """Stars without a common picture: again and again the one with the most matches left, and all of these.
+    """Make disjoint stars: repeatedly take the image with the most remaining matches, and all of these.
 
-    order: as above; the lowest is kept that matches all the others too. Time and memory are linear in the number of
-    matches, but for a logarithm.
+    Time is O(m log m) and memory O(m) in the number of matches.
+
+    Args:
+        keep_order: The rank of each image by the keep rules; of the images that match all others the lowest is kept.
     """
-    left = {picture: len(direct) for picture, direct in matches.neighbours.items()}
-    heap = [(-count, keep_order[picture], picture) for picture, count in left.items()]
+    match_counts = {image_id: len(direct) for image_id, direct in matches.neighbours.items()}
+    heap = [(-count, keep_order[image_id], image_id) for image_id, count in match_counts.items()]
     heapq.heapify(heap)
-    found = []
+    stars = []
     while heap:
         count, _, centre = heapq.heappop(heap)
-        if not count or left.get(centre) != -count:  # taken, or one of its matches was: it stands further back again
+        # An outdated entry: the image was taken, or lost a match and has a newer entry.
+        if not count or match_counts.get(centre) != -count:
             continue
-        star = _make_star(centre, matches, keep_order, left)
-        found.append(star)
-        for picture in _remove_star(star, matches, left):
-            heapq.heappush(heap, (-left[picture], keep_order[picture], picture))
-    return found
+        star = _make_star(centre, matches, keep_order, match_counts)
+        stars.append(star)
+        for image_id in _remove_star(star, matches, match_counts):
+            heapq.heappush(heap, (-match_counts[image_id], keep_order[image_id], image_id))
+    return stars
 
 
 def _make_star(
     centre_id: int, matches: MatchGraph, keep_order: Mapping[int, int], match_counts: Mapping[int, int]
 ) -> MatchStar:
-    """The star of the centre and its matches; or of one that people prefer, and the matches of that."""
+    """Make the star of the centre and its remaining matches, or of an image that users prefer and its matches."""
     members = [centre_id, *_get_remaining_neighbours(centre_id, matches, match_counts)]
     best = _choose_kept(members, matches, keep_order)
-    kept = matches.find_preferred(best, lambda other, now: other in match_counts and other in matches.neighbours[now])
+    kept = matches.find_preferred(
+        best, lambda other, current: other in match_counts and other in matches.neighbours[current]
+    )
     if not matches.matches_all(kept, members):
         members = [kept, *_get_remaining_neighbours(kept, matches, match_counts)]
     return MatchStar(kept, tuple(member for member in members if member != kept))
 
 
 def _get_remaining_neighbours(centre_id: int, matches: MatchGraph, match_counts: Mapping[int, int]) -> list[int]:
-    """The matches of a picture that are left, the nearest first, without those that can't go with one before."""
+    """Return the remaining matches of an image, the nearest first, without incompatible ones."""
     direct = matches.neighbours[centre_id]
-    there = sorted(
-        (other for other in direct if other in match_counts), key=lambda other: (direct[other].distance, other)
-    )
-    return matches.filter_compatible(centre_id, there)
+    remaining = (other for other in direct if other in match_counts)
+    return matches.filter_compatible(centre_id, sorted(remaining, key=lambda other: (direct[other].distance, other)))
 
 
 def _choose_kept(members: list[int], matches: MatchGraph, keep_order: Mapping[int, int]) -> int:
-    """The first by the rules of those that match all the others; the centre always does."""
+    """Return the member with the lowest rank among those that match all others; the centre always does."""
     ordered = sorted(members, key=keep_order.__getitem__)
-    whole = (member for member in ordered if len(matches.neighbours[member]) >= len(members) - 1)
-    return next(member for member in whole if matches.matches_all(member, members))
+    candidates = (member for member in ordered if len(matches.neighbours[member]) >= len(members) - 1)
+    return next(member for member in candidates if matches.matches_all(member, members))
 
 
 def _remove_star(star: MatchStar, matches: MatchGraph, match_counts: dict[int, int]) -> set[int]:
-    """Takes the star's pictures out; gives those of the others that lost matches by it."""
+    """Remove the star's images from the counts; return the other images that lost matches."""
     members = (star.kept_id, *star.other_ids)
     for member in members:
         del match_counts[member]
-    touched = set()
+    changed = set()
     for member in members:
         for other in matches.neighbours[member].keys() & match_counts.keys():
             match_counts[other] -= 1
-            touched.add(other)
-    return touched
+            changed.add(other)
+    return changed

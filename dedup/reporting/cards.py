@@ -1,4 +1,4 @@
-"""One group as it stands in the report: its pictures read, scaled and compared, and what a plan needs of it."""
+"""The cards of the HTML report: one group each, with embedded images, differences and file properties."""
 
 from __future__ import annotations
 
@@ -14,104 +14,119 @@ import numpy as np
 from simile.core.errors import SimileError
 from simile.dedup.grouping.findings import Findings, find_decision
 from simile.dedup.grouping.keep_rules import LOSSLESS_FORMATS, is_protected
-from simile.dedup.records import Decision, GroupMember, ImageFile
+from simile.dedup.records import GroupMember, ImageFile
 from simile.dedup.review import ReviewCase
 from simile.images.encoding import encode_jpeg, encode_png
 from simile.images.formats import Pixels
 from simile.images.matching.difference import draw_difference
 from simile.search.searcher import Searcher
 
-pass
-
-MAX_CARD_MEMBERS = 16  # of one group
-CARD_IMAGE_SIDE = 288  # pixels of the longer side of a picture, about
+MAX_CARD_MEMBERS = 16
+CARD_IMAGE_SIDE = 288  # approximate longer side of an image on a card, pixels
+_JPEG_QUALITY = 80
+_SIZE_UNITS = ("bytes", "kB", "MB", "GB")
 
 
 @dataclass(frozen=True)
-class CardImage:
-    """One picture of a group. source: a data URL, "" where it is not shown again or can't be read.
+class FileProperty:
+    """One line of a file's properties."""
 
-    difference: to the kept one, "" where there is none to see. fixed: no plan touches it.
-    """
+    name: str
+    text: str
+    is_better: bool = False  # than the same property of the other file
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardImage:
+    """One image of a card."""
 
     member: GroupMember
     position: int
     name: str
-    folder: str
+    folder: str  # shortened
     path: str
     properties: list[FileProperty]
-    image_url: str
-    difference_url: str
-    is_protected: bool
+    image_url: str  # a data URL; empty if the image is not shown again or can't be read
+    difference_url: str  # a data URL of the difference to the kept image; empty if there is nothing to see
+    is_protected: bool  # no plan touches the file
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReportCard:
-    """One group. data: what a plan needs of it. left_out: how many members are not shown."""
+    """One group."""
 
     case: ReviewCase
     images: list[CardImage]
-    plan_data: dict[str, Any]
+    plan_data: dict[str, Any]  # what the page's script needs to make a plan
     matched_pairs: int
     possible_pairs: int
-    hidden_members: int
+    hidden_members: int  # beyond MAX_CARD_MEMBERS
 
     @property
     def distance(self) -> float:
-        """The largest to the kept one, 0 where it is unknown."""
-        known = [one.member.distance for one in self.images if not math.isnan(one.member.distance)]
-        return max(known, default=0.0)
+        """Return the largest distance to the kept image; 0 if all are unknown."""
+        distances = [image.member.distance for image in self.images]
+        return max((distance for distance in distances if not math.isnan(distance)), default=0.0)
 
 
 @dataclass(frozen=True)
 class CardRenderer:
-    """Makes cards. Safe to share between threads. matched: the pairs that were found, by image id."""
+    """Makes cards. Safe to share between threads."""
 
     searcher: Searcher
     findings: Findings
-    matched_pairs: frozenset[tuple[int, int]] = field(repr=False)
+    matched_pairs: frozenset[tuple[int, int]] = field(repr=False)  # the pairs of the findings, by image id
 
     def make_card(self, case: ReviewCase, match_count: int, pair_count: int) -> ReportCard:
-        """A group with its pictures; `matched` of `possible` pairs of it match."""
+        """Render a group of which `match_count` of `pair_count` pairs match."""
         count = min(len(case.members), MAX_CARD_MEMBERS)
-        base = self._read_pixels(case.members[0].file)
-        pictures = [self._make_image(case, place, base) for place in range(count)]
+        kept_pixels = self._read_pixels(case.members[0].file)
         return ReportCard(
-            case, pictures, self._make_plan_data(case, count), match_count, pair_count, len(case.members) - count
+            case=case,
+            images=[self._make_image(case, position, kept_pixels) for position in range(count)],
+            plan_data=self._make_plan_data(case, count),
+            matched_pairs=match_count,
+            possible_pairs=pair_count,
+            hidden_members=len(case.members) - count,
         )
 
     def _make_image(self, case: ReviewCase, position: int, kept_pixels: Pixels | None) -> CardImage:
-        member, kept = case.members[position], case.members[0]
-        beside = kept if position else case.members[1]
-        path, other = format_path(member.file.path), format_path(beside.file.path)
-        source, differs = self._render_image(case, position, kept_pixels)
+        member = case.members[position]
+        other = case.members[0 if position else 1]  # the kept file is compared with the first other file
+        path = format_path(member.file.path)
+        image_url, difference_url = self._render_image(case, position, kept_pixels)
         return CardImage(
             member=member,
             position=position,
             name=PurePath(path).name,
-            folder=shorten_folder(path, other),
+            folder=shorten_folder(path, format_path(other.file.path)),
             path=path,
-            properties=compare_file_properties(member.file, beside.file),
-            image_url=source,
-            difference_url=differs,
+            properties=compare_file_properties(member.file, other.file),
+            image_url=image_url,
+            difference_url=difference_url,
             is_protected=is_protected(member.file.path, self.findings.uploads_folder),
         )
 
     def _render_image(self, case: ReviewCase, position: int, kept_pixels: Pixels | None) -> tuple[str, str]:
-        """The picture and what differs, as data URLs: the same bytes are shown once, same pixels differ in nothing."""
+        """Return the image and its difference to the kept image as data URLs.
+
+        Equal bytes are shown once; equal pixels have no difference.
+        """
         file = case.members[position].file
         if position and case.tier == "bytes":
             return "", ""
         pixels = self._read_pixels(file) if position else kept_pixels
         if pixels is None:
             return "", ""
-        differs = kept_pixels is not None and position and case.tier != "pixels"
-        return _make_thumbnail_url(pixels, file), _make_jpeg_url(
-            draw_difference(kept_pixels, pixels)
-        ) if differs and kept_pixels is not None else ""
+        # Small images are embedded without loss: the browser enlarges them.
+        is_small = max(file.width, file.height) <= CARD_IMAGE_SIDE // 3
+        image_url = _make_data_url(encode_png(pixels), "png") if is_small else _make_jpeg_url(pixels)
+        if not position or case.tier == "pixels" or kept_pixels is None:
+            return image_url, ""
+        return image_url, _make_jpeg_url(draw_difference(kept_pixels, pixels))
 
     def _read_pixels(self, file: ImageFile) -> Pixels | None:
-        """The file's picture, about SIDE large; None where it can't be read any more."""
+        """Read an image at about CARD_IMAGE_SIDE; None if it can no longer be read."""
         try:
             pixels = self.searcher.get_pixels(file.image_id or 0, CARD_IMAGE_SIDE)
         except SimileError:
@@ -120,6 +135,7 @@ class CardRenderer:
         return pixels if step == 1 else _downscale(pixels, step)
 
     def _make_plan_data(self, case: ReviewCase, count: int) -> dict[str, Any]:
+        """Return the JSON of the first `count` members for the page's script."""
         members = case.members[:count]
         ids = [member.file.image_id for member in members]
         pairs = [[i, j] for i in range(count) for j in range(count) if (ids[i], ids[j]) in self.matched_pairs]
@@ -127,84 +143,39 @@ class CardRenderer:
         return {"id": case.id, "tier": case.tier, "matches": pairs, "files": files}
 
     def _make_file_data(self, member: GroupMember, kept_member: GroupMember) -> dict[str, Any]:
+        decision = find_decision(self.findings, kept_member.file.sha256, member.file.sha256)
         return {
             "path": member.file.path,
             "sha256": member.file.sha256,
             "reason": "; ".join(text for text in (member.reason, member.keep_reason) if text),
             "fixed": is_protected(member.file.path, self.findings.uploads_folder),
-            "said": _decision_to_json(find_decision(self.findings, kept_member.file.sha256, member.file.sha256)),
+            "said": None if decision is None else {"same": decision.same, "keep": decision.keep_sha256},
         }
 
 
+def compare_file_properties(file: ImageFile, other_file: ImageFile) -> list[FileProperty]:
+    """List a file's properties and labels, and mark those in which it is better than the other file."""
+    pixels, other_pixels = file.width * file.height, other_file.width * other_file.height
+    lossless, other_lossless = file.format in LOSSLESS_FORMATS, other_file.format in LOSSLESS_FORMATS
+    # With as many pixels, the larger file is less compressed; otherwise the size says nothing.
+    is_less_compressed = lossless == other_lossless and pixels == other_pixels and file.size > other_file.size
+    return [
+        FileProperty("Pixels", f"{file.width} × {file.height}", pixels > other_pixels),
+        FileProperty("Format", file.format.upper(), lossless and not other_lossless),
+        FileProperty("Size", format_size(file.size), is_less_compressed),
+        FileProperty("Modified", f"{file.modified_at:%Y-%m-%d %H:%M}", file.mtime_ns < other_file.mtime_ns),
+        *(FileProperty(name, text) for name, text in sorted(file.labels.items())),
+    ]
+
+
 def format_path(path: str) -> str:
-    """A path that a page can carry: names on disk may be no valid Unicode."""
+    """Return a path as valid Unicode for a web page; file names may contain other bytes."""
     return path.encode("utf-8", "replace").decode("utf-8")
 
 
-def _decision_to_json(decision: Decision | None) -> dict[str, Any] | None:
-    return None if decision is None else {"same": decision.same, "keep": decision.keep_sha256}
-
-
-def _make_thumbnail_url(pixels: Pixels, file: ImageFile) -> str:
-    """JPEG; a picture of few pixels as it is: the browser enlarges it."""
-    return (
-        _make_data_url(encode_png(pixels), "png")
-        if max(file.width, file.height) <= CARD_IMAGE_SIDE // 3
-        else _make_jpeg_url(pixels)
-    )
-
-
-def _make_jpeg_url(pixels: Pixels) -> str:
-    return _make_data_url(encode_jpeg(pixels, 80), "jpeg")
-
-
-def _make_data_url(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
-
-
-def _downscale(pixels: Pixels, step: int) -> Pixels:
-    """(H, W, 3) reduced by a whole factor, each pixel the mean of step x step."""
-    height, width = (max(1, length // step) for length in pixels.shape[:2])
-    if min(pixels.shape[:2]) < step:  # a strip: no block of it is whole
-        return np.ascontiguousarray(pixels[::step, ::step])
-    blocks = pixels[: height * step, : width * step].reshape(height, step, width, step, 3)
-    reduced: Pixels = np.rint(blocks.mean((1, 3))).astype(np.uint8)
-    return reduced
-
-
-_UNITS = ("bytes", "kB", "MB", "GB")
-
-
-@dataclass(frozen=True)
-class FileProperty:
-    """One line. `better`: this file has the advantage over the other in it."""
-
-    name: str
-    text: str
-    is_better: bool = False
-
-
-def compare_file_properties(file: ImageFile, other_file: ImageFile) -> list[FileProperty]:
-    """What is to be known of a file, compared to another one."""
-    pixels, others = file.width * file.height, other_file.width * other_file.height
-    lossless = file.format in LOSSLESS_FORMATS, other_file.format in LOSSLESS_FORMATS
-    facts = [
-        FileProperty("Pixels", f"{file.width} × {file.height}", pixels > others),
-        FileProperty("Format", file.format.upper(), lossless == (True, False)),
-        # Of pictures with as many pixels, the larger file has lost less; of others it says nothing.
-        FileProperty(
-            "Size",
-            format_size(file.size),
-            lossless[0] == lossless[1] and pixels == others and file.size > other_file.size,
-        ),
-        FileProperty("Modified", f"{file.modified_at:%Y-%m-%d %H:%M}", file.mtime_ns < other_file.mtime_ns),
-    ]
-    return facts + [FileProperty(name, text) for name, text in sorted(file.labels.items())]
-
-
 def shorten_folder(path: str, other_path: str) -> str:
-    """The folder of a path, without what it has in common with the other one, but for the last name of that."""
-    folder, other = os.path.dirname(path), os.path.dirname(other_path)  # noqa: PTH120  # of texts, of any system
+    """Return the path's folder without the part that both paths share, except the last shared name."""
+    folder, other = os.path.dirname(path), os.path.dirname(other_path)  # noqa: PTH120  # texts of any system
     if folder == other:
         return f"…/{os.path.basename(folder)}/" if folder.count("/") > 1 else f"{folder}/"  # noqa: PTH119
     common = os.path.commonpath([folder, other]) if folder.startswith("/") and other.startswith("/") else ""
@@ -212,8 +183,26 @@ def shorten_folder(path: str, other_path: str) -> str:
 
 
 def format_size(count: int) -> str:
-    """Bytes for people: 2.4 MB."""
+    """Format a number of bytes: 2.4 MB."""
     value, unit = float(count), 0
-    while value >= 1000 and unit < len(_UNITS) - 1:
+    while value >= 1000 and unit < len(_SIZE_UNITS) - 1:
         value, unit = value / 1000, unit + 1
-    return f"{count:,} bytes" if unit == 0 else f"{value:.{1 if value < 100 else 0}f} {_UNITS[unit]}"
+    return f"{count:,} bytes" if unit == 0 else f"{value:.{1 if value < 100 else 0}f} {_SIZE_UNITS[unit]}"
+
+
+def _make_jpeg_url(pixels: Pixels) -> str:
+    return _make_data_url(encode_jpeg(pixels, _JPEG_QUALITY), "jpeg")
+
+
+def _make_data_url(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def _downscale(pixels: Pixels, step: int) -> Pixels:
+    """Reduce (h, w, 3) by a whole factor; each pixel is the mean of a block of step × step."""
+    height, width = (max(1, length // step) for length in pixels.shape[:2])
+    if min(pixels.shape[:2]) < step:  # a narrow strip contains no whole block
+        return np.ascontiguousarray(pixels[::step, ::step])
+    blocks = pixels[: height * step, : width * step].reshape(height, step, width, step, 3)
+    reduced: Pixels = np.rint(blocks.mean((1, 3))).astype(np.uint8)
+    return reduced

@@ -1,4 +1,4 @@
-"""What copies do to a dataset: leaks between its splits, conflicting labels, classes before and after a removal."""
+"""Effects of copies on a dataset: leaks between splits, conflicting labels, class sizes before and after a cleanup."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 
 from simile.core.errors import BadSetting
@@ -15,13 +16,15 @@ from simile.dedup.grouping.groups import SAME_BYTES_REASON, CopyMatches
 from simile.dedup.records import CleanupPlan, DuplicateGroup, ImageFile, ImagePair, Tier
 from simile.store.catalogue.catalogue import Catalogue
 
-SPLIT_COLUMN = "split"  # the column of a manifest that names a file's split
+SPLIT_COLUMN = "split"  # the manifest column with a file's split
 FOLDER_LABELS = "folders"
 
+LabelReader = Callable[[ImageFile], str | None]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class SplitLeak:
-    """Two files of two splits that are copies of each other."""
+    """Two files of different splits that are copies of each other."""
 
     tier: Tier
     first: ImageFile
@@ -33,20 +36,20 @@ class SplitLeak:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SplitLeakCount:
-    """Leaks of one tier between two splits. pairs: as listed. files: how many of each split are in them, by name."""
+    """The leaks of one tier between two splits."""
 
     first: str
     second: str
     tier: Tier
     pairs: int
-    files: Mapping[str, int]
+    files: Mapping[str, int]  # how many files of each split are in the pairs, by split
 
 
 @dataclass(frozen=True)
 class LabelConflict:
-    """A group whose files have several labels, each with the paths under it."""
+    """A group whose files have different labels, and the paths with each label."""
 
     group: DuplicateGroup
     labels: Mapping[str, tuple[str, ...]]
@@ -54,133 +57,135 @@ class LabelConflict:
 
 @dataclass(frozen=True)
 class ClassCount:
-    """How many files a class has, and how many when a plan is done."""
+    """The number of files of a class before and after a plan is applied."""
 
     before: int
     after: int
 
 
 class DatasetSplits:
-    """The parts of a dataset, by name: what a manifest's column `split` says, a folder of that name, or a path."""
+    """The splits of a dataset: a name in the manifest column `split`, the name of a folder, or a path."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        """Raises BadSetting for fewer than two names, or the same twice."""
+        """Raise BadSetting for fewer than two names, or for the same name twice."""
         if len(set(names)) < 2 or len(set(names)) < len(names):
-            raise BadSetting(f"between can't be {', '.join(names)!r}. Name two different splits or more: train test.")
+            raise BadSetting(f"between can't be {', '.join(names)!r}. Name at least two different splits: train test.")
         self.names = tuple(names)
         self._prefixes = {name: os.path.abspath(name) + os.sep for name in names if os.sep in name}  # noqa: PTH100
-        self._positions = {name: place for place, name in enumerate(names)}
 
     def get_split(self, file: ImageFile) -> str | None:
-        """The split of a file; of nested folders the innermost counts."""
+        """Return the split of a file; the innermost of nested folders counts."""
         return self.get_split_for_path(file.path, file.labels.get(SPLIT_COLUMN))
 
     def get_split_for_path(self, path: str, manifest_split: str | None = None) -> str | None:
-        """The split of a path. said: what a manifest says."""
-        if manifest_split is not None and manifest_split in self._positions:
+        """Return the split of a path; the manifest's split takes precedence."""
+        if manifest_split is not None and manifest_split in self.names:
             return manifest_split
-        inside = [name for name, prefix in self._prefixes.items() if path.startswith(prefix)]
-        if inside:
-            return max(inside, key=lambda name: len(self._prefixes[name]))
-        folders = _get_parent_folders(path)
-        return next((folder for folder in reversed(folders) if folder in self._positions), None)
+        containing = [name for name, prefix in self._prefixes.items() if path.startswith(prefix)]
+        if containing:
+            return max(containing, key=lambda name: len(self._prefixes[name]))
+        return next((folder for folder in reversed(_get_parent_folders(path)) if folder in self.names), None)
 
     def get_folders_below_split(self, path: str) -> Sequence[str]:
-        """The folders of a path, from the split's own on without it; all of them outside splits."""
+        """Return the path's folders below its split's folder, outermost first; all folders if it is in no split."""
         folders = _get_parent_folders(path)
         prefix = max((prefix for prefix in self._prefixes.values() if path.startswith(prefix)), key=len, default="")
         if prefix:
             return folders[prefix.count(os.sep) :]
-        places = [place for place, folder in enumerate(folders) if folder in self._positions]
-        return folders[places[-1] + 1 :] if places else folders
+        positions = [position for position, folder in enumerate(folders) if folder in self.names]
+        return folders[positions[-1] + 1 :] if positions else folders
 
 
 def _get_parent_folders(path: str) -> list[str]:
-    """The folders of an absolute path, from the root's "" on."""
-    return path.split(os.sep)[:-1]  # for every file; a Path takes ten times as long  # noqa: PTH206
+    """Return the names of an absolute path's folders, from "" (the root) on."""
+    return path.split(os.sep)[:-1]  # called for every file; a Path is ten times slower  # noqa: PTH206
 
 
 def find_leaks(findings: Findings, copies: CopyMatches, splits: DatasetSplits) -> list[SplitLeak]:
-    """Copies across two splits, tier by tier, the nearest first: every file that has one, beside one that it has.
+    """Find copies in different splits, tier by tier, the nearest first.
 
-    So of a picture that lies a thousand times in both there are some two thousand leaks, not a million. Pictures with
-    equal pixels are one picture to what is near to it: each of its files is.
+    Every file that has a copy in another split is listed once, with one such copy. So an image with 1000 files in both
+    splits gives some 2000 leaks, not a million. All files with equal pixels count as one image in near pairs.
     """
-    leaks = [leak for files in findings.files.values() if len(files) > 1 for leak in _iterate_byte_leaks(files, splits)]
-    held = dict(findings.files)
+    leaks: list[SplitLeak] = []
+    for files in findings.files.values():
+        if len(files) > 1:
+            bytes_leak = partial(SplitLeak, tier="bytes", distance=0.0, agreement=1.0, reason=SAME_BYTES_REASON)
+            leaks += _iterate_class_leaks(files, splits, bytes_leak)
+    files_by_image = dict(findings.files)
     for star in copies.pixel_stars:
-        held[star.kept_id] = tuple(file for one in (star.kept_id, *star.other_ids) for file in findings.files[one])
-        leaks += _iterate_pixel_leaks(
-            held[star.kept_id], splits, next(iter(copies.pixel_matches.neighbours[star.other_ids[0]].values()))
-        )
+        files = tuple(file for image_id in (star.kept_id, *star.other_ids) for file in findings.files[image_id])
+        files_by_image[star.kept_id] = files
+        pair = next(iter(copies.pixel_matches.neighbours[star.other_ids[0]].values()))
+        leaks += _iterate_class_leaks(files, splits, _start_leak(pair), require_other_image=True)
     for first, second, pair in copies.near_matches.iterate_pairs():
-        leaks += _iterate_pair_leaks(pair, held[first], held[second], splits)
+        leaks += _iterate_pair_leaks(pair, files_by_image[first], files_by_image[second], splits)
     return leaks
 
 
 def count_splits(catalogue: Catalogue, splits: DatasetSplits, filter: Filter | None = None) -> dict[str, int]:
-    """How many files each split has. Raises BadSetting for one that has none."""
-    said = {path: text for path, _, text in catalogue.duplicates.iterate_labels(SPLIT_COLUMN)}
+    """Count the files of each split. Raises BadSetting for a split without files."""
+    manifest_splits = {path: text for path, _, text in catalogue.duplicates.iterate_labels(SPLIT_COLUMN)}
     counts = Counter(
-        splits.get_split_for_path(file.path, said.get(file.path)) for file in iterate_files(catalogue, filter)
+        splits.get_split_for_path(file.path, manifest_splits.get(file.path))
+        for file in iterate_files(catalogue, filter)
     )
     for name in splits.names:
         if not counts[name]:
             raise BadSetting(
-                f"between can't be {name!r}: no indexed file lies in a folder of that name or in that path, and no "
-                f"manifest's column `{SPLIT_COLUMN}` says so. Check the spelling."
+                f"between can't be {name!r}: no indexed file is in a folder of that name or in that path, and no "
+                f"manifest has it in the column `{SPLIT_COLUMN}`. Check the spelling."
             )
     return {name: counts[name] for name in splits.names}
 
 
 def count_leaks(leaks: Iterable[SplitLeak]) -> list[SplitLeakCount]:
-    """The leaks by the two splits and the tier."""
-    pairs: Counter[tuple[str, str, Tier]] = Counter()
-    paths: defaultdict[tuple[str, str, Tier], tuple[set[str], set[str]]] = defaultdict(lambda: (set(), set()))
+    """Count the leaks by tier and pair of splits."""
+    leaks_by_key: defaultdict[tuple[str, str, Tier], list[SplitLeak]] = defaultdict(list)
     for leak in leaks:
-        key = (leak.first_split, leak.second_split, leak.tier)
-        pairs[key] += 1
-        for known, file in zip(paths[key], (leak.first, leak.second), strict=True):
-            known.add(file.path)
+        leaks_by_key[leak.first_split, leak.second_split, leak.tier].append(leak)
     return [
         SplitLeakCount(
-            first, second, tier, count, dict(zip((first, second), map(len, paths[first, second, tier]), strict=True))
+            first=first,
+            second=second,
+            tier=tier,
+            pairs=len(group),
+            files={first: len({leak.first.path for leak in group}), second: len({leak.second.path for leak in group})},
         )
-        for (first, second, tier), count in pairs.items()
+        for (first, second, tier), group in leaks_by_key.items()
     ]
 
 
-LabelReader = Callable[[ImageFile], str | None]
-
-
 def make_label_reader(label_source: str, splits: DatasetSplits | None = None) -> LabelReader:
-    """What gives a file's label. spec: `folders`, or the name of a manifest's column.
+    """Return a function that gives a file's label.
 
-    Its folder's name is the label; within a split, the first folder below the split's own.
+    Args:
+        label_source: `folders`, or the name of a manifest column. With `folders` the label is the name of the file's
+            folder; within a split, the first folder below the split's folder.
     """
     if label_source != FOLDER_LABELS:
         return lambda file: file.labels.get(label_source) or None
 
-    def of_folder(file: ImageFile) -> str | None:
+    def read_folder_label(file: ImageFile) -> str | None:
         if splits is None or splits.get_split_for_path(file.path) is None:
             return _get_parent_folders(file.path)[-1] or None
         return next(iter(splits.get_folders_below_split(file.path)), None)
 
-    return of_folder
+    return read_folder_label
 
 
 def find_label_conflicts(groups: Iterable[DuplicateGroup], read_label: LabelReader) -> list[LabelConflict]:
-    """The groups in which one picture has several labels; files without a label are passed over."""
-    found = []
+    """Find the groups whose files have different labels; files without a label are ignored."""
+    conflicts = []
     for group in groups:
-        labels: dict[str, tuple[str, ...]] = {}
+        paths_by_label: dict[str, tuple[str, ...]] = {}
         for member in group.members:
             label = read_label(member.file)
             if label is not None:
-                labels[label] = (*labels.get(label, ()), member.file.path)
-        if len(labels) > 1:
-            found.append(LabelConflict(group, labels))
-    return found
+                paths_by_label[label] = (*paths_by_label.get(label, ()), member.file.path)
+        if len(paths_by_label) > 1:
+            conflicts.append(LabelConflict(group, paths_by_label))
+    return conflicts
 
 
 def count_classes(
@@ -190,91 +195,101 @@ def count_classes(
     splits: DatasetSplits | None = None,
     filter: Filter | None = None,
 ) -> dict[str, ClassCount]:
-    """Files of each class before and after the plan, by name."""
-    gone = {removal.path for removal in plan.removals}
+    """Count the files of each class before and after the plan, by class name."""
+    removed_paths = {removal.path for removal in plan.removals}
     before: Counter[str] = Counter()
     removed: Counter[str] = Counter()
     for path, label in _iterate_labels(catalogue, label_source, splits, filter):
         before[label] += 1
-        removed[label] += path in gone
+        removed[label] += path in removed_paths
     return {label: ClassCount(count, count - removed[label]) for label, count in sorted(before.items())}
 
 
 def check_labels(
     catalogue: Catalogue, label_source: str, splits: DatasetSplits | None = None, filter: Filter | None = None
 ) -> None:
-    """Raises BadSetting where no file has a label."""
+    """Raise BadSetting if no file has a label."""
     if next(_iterate_labels(catalogue, label_source, splits, filter), None) is not None:
         return
-    where = "lies in a class folder below its split" if label_source == FOLDER_LABELS else "has it in its manifest"
+    place = "is in a class folder below its split" if label_source == FOLDER_LABELS else "has it in its manifest"
     raise BadSetting(
-        f"labels can't be {label_source!r}: no indexed file {where}. Use folders, or a column of the manifest that was indexed."
+        f"labels can't be {label_source!r}: no indexed file {place}. Use folders, or a column of the indexed manifest."
     )
 
 
 def _iterate_labels(
     catalogue: Catalogue, label_source: str, splits: DatasetSplits | None, filter: Filter | None
 ) -> Iterator[tuple[str, str]]:
-    """(path, label) of every file that has one."""
-    label_of = make_label_reader(label_source, splits)
-    said = (
-        {}
-        if label_source == FOLDER_LABELS
-        else {path: {label_source: text} for path, _, text in catalogue.duplicates.iterate_labels(label_source)}
-    )
+    """Yield (path, label) of every file with a label."""
+    read_label = make_label_reader(label_source, splits)
+    labels_by_path: dict[str, dict[str, str]] = {}
+    if label_source != FOLDER_LABELS:
+        rows = catalogue.duplicates.iterate_labels(label_source)
+        labels_by_path = {path: {label_source: text} for path, _, text in rows}
     for file in iterate_files(catalogue, filter):
-        label = label_of(replace(file, labels=said.get(file.path, {})))
+        label = read_label(replace(file, labels=labels_by_path.get(file.path, {})))
         if label is not None:
             yield file.path, label
 
 
-def _iterate_byte_leaks(files: Sequence[ImageFile], splits: DatasetSplits) -> Iterator[SplitLeak]:
-    """Files with the same bytes in several splits."""
-    for (one, first), (two, second) in combinations(_group_by_split(files, splits).items(), 2):
-        for left, right in _match_across_splits(first, second):
-            yield SplitLeak("bytes", left, right, one, two, 0.0, 1.0, SAME_BYTES_REASON)
+def _start_leak(pair: ImagePair) -> partial[SplitLeak]:
+    """Return the constructor of a leak with what was found of the pair."""
+    return partial(SplitLeak, tier=pair.tier, distance=pair.distance, agreement=pair.agreement, reason=pair.reason)
 
 
-def _iterate_pixel_leaks(files: Sequence[ImageFile], splits: DatasetSplits, pair: ImagePair) -> Iterator[SplitLeak]:
-    """Pictures with equal pixels in several splits."""
-    for (one, first), (two, second) in combinations(_group_by_split(files, splits).items(), 2):
-        for left, right in _match_across_splits(first, second, require_other_image=True):
-            yield SplitLeak("pixels", left, right, one, two, pair.distance, pair.agreement, pair.reason)
+def _iterate_class_leaks(
+    files: Sequence[ImageFile],
+    splits: DatasetSplits,
+    make_leak: partial[SplitLeak],
+    *,
+    require_other_image: bool = False,
+) -> Iterator[SplitLeak]:
+    """Yield the leaks among files with equal bytes or pixels."""
+    for (first_split, first_files), (second_split, second_files) in combinations(
+        _group_by_split(files, splits).items(), 2
+    ):
+        for first, second in _match_across_splits(first_files, second_files, require_other_image=require_other_image):
+            yield make_leak(first=first, second=second, first_split=first_split, second_split=second_split)
 
 
 def _iterate_pair_leaks(
     pair: ImagePair, first_files: Sequence[ImageFile], second_files: Sequence[ImageFile], splits: DatasetSplits
 ) -> Iterator[SplitLeak]:
-    """The files of two pictures in several splits."""
-    first, second = _group_by_split(first_files, splits), _group_by_split(second_files, splits)
-    for one, two in combinations(splits.names, 2):
-        for left, right in ((first, second), (second, first)):
-            for file, other in _match_across_splits(left.get(one, ()), right.get(two, ())):
-                yield SplitLeak(pair.tier, file, other, one, two, pair.distance, pair.agreement, pair.reason)
+    """Yield the leaks between the files of two images."""
+    make_leak = _start_leak(pair)
+    by_split, other_by_split = _group_by_split(first_files, splits), _group_by_split(second_files, splits)
+    for first_split, second_split in combinations(splits.names, 2):
+        for left, right in ((by_split, other_by_split), (other_by_split, by_split)):
+            for first, second in _match_across_splits(left.get(first_split, ()), right.get(second_split, ())):
+                yield make_leak(first=first, second=second, first_split=first_split, second_split=second_split)
 
 
 def _match_across_splits(
     first: Sequence[ImageFile], second: Sequence[ImageFile], *, require_other_image: bool = False
 ) -> Iterator[tuple[ImageFile, ImageFile]]:
-    """Every file of either side, beside one of the other side. of_another: beside one of another picture."""
-    shown = set()
-    partner = _make_partner_finder(first, require_other_image=require_other_image)
+    """Yield every file of both splits, paired with a file of the other split.
+
+    Args:
+        require_other_image: Pair a file only with a file of another image.
+    """
+    listed = set()
+    find_partner = _make_partner_finder(first, require_other_image=require_other_image)
     for file in second:
-        other = partner(file)
-        if other is not None:
-            shown.add(other.path)
-            yield other, file
-    partner = _make_partner_finder(second, require_other_image=require_other_image)
+        partner = find_partner(file)
+        if partner is not None:
+            listed.add(partner.path)
+            yield partner, file
+    find_partner = _make_partner_finder(second, require_other_image=require_other_image)
     for file in first:
-        other = partner(file)
-        if other is not None and file.path not in shown:
-            yield file, other
+        partner = find_partner(file)
+        if partner is not None and file.path not in listed:
+            yield file, partner
 
 
 def _make_partner_finder(
     files: Sequence[ImageFile], *, require_other_image: bool
 ) -> Callable[[ImageFile], ImageFile | None]:
-    """What finds the first of the files that may stand beside one, at once however many there are."""
+    """Return a function that finds a file's partner among `files` in constant time."""
     head = next(iter(files), None)
     if head is None or not require_other_image:
         return lambda _: head
@@ -283,10 +298,10 @@ def _make_partner_finder(
 
 
 def _group_by_split(files: Sequence[ImageFile], splits: DatasetSplits) -> dict[str, list[ImageFile]]:
-    """The files by split, in the order in which the splits were named."""
-    found: dict[str, list[ImageFile]] = {name: [] for name in splits.names}
+    """Group the files by split, in the order of the splits' names; files without a split are left out."""
+    files_by_split: dict[str, list[ImageFile]] = {name: [] for name in splits.names}
     for file in files:
         name = splits.get_split(file)
         if name is not None:
-            found[name].append(file)
-    return {name: held for name, held in found.items() if held}
+            files_by_split[name].append(file)
+    return {name: split_files for name, split_files in files_by_split.items() if split_files}

@@ -1,6 +1,6 @@
-"""What was found as one self-contained HTML file: pictures inside, decisions by keyboard, a plan to download.
+"""Write the HTML report: one self-contained file with images, decisions by keyboard, and a plan to download.
 
-Written as it is made: of any number of groups only a few are in memory.
+The file is written as a stream: only a few groups are in memory at a time.
 """
 
 from __future__ import annotations
@@ -16,22 +16,20 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
-from simile.core.atomic_write import write_atomically
-from simile.core.errors import BadSetting
 from simile.dedup.cleanup.plan import count_freed_bytes, plan_of
 from simile.dedup.detection.threshold import make_curve
 from simile.dedup.grouping.findings import FilePair, Findings
-from simile.dedup.grouping.groups import GROUP_TIERS
 from simile.dedup.records import DuplicateGroup, Tier
 from simile.dedup.reporting.cards import CardRenderer, ReportCard, format_path, format_size
+from simile.dedup.reporting.exports import write_output
 from simile.dedup.review import ReviewCase, make_cases, make_similar_case
 from simile.images.loading.loader import map_in_threads
 from simile.search.searcher import Searcher
 
-MAX_REPORT_GROUPS = 1000  # shown; all of them are in groups.json
+MAX_REPORT_GROUPS = 1000  # groups.json has all of them
 MAX_REPORT_SIMILAR = 200
 
-_TIER_ORDER: tuple[Tier, ...] = ("pixels", "near", "bytes")  # first what can be decided
+_TIER_ORDER: tuple[Tier, ...] = ("pixels", "near", "bytes")  # what can be decided comes first
 _template_environment = Environment(
     loader=FileSystemLoader(Path(__file__).parents[1] / "templates"), autoescape=select_autoescape(), trim_blocks=True
 )
@@ -51,33 +49,34 @@ def write_html_report(
     threshold: float | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> None:
-    """Writes the report, whole or not at all. threshold: that the groups were made with, the run's if None.
+    """Write the report completely or not at all. Images that can no longer be read are shown as missing.
 
-    on_progress: stage, groups done, groups in all. Pictures that can't be read any more are shown as missing. Raises
-    BadSetting where the file can't be written.
+    Args:
+        threshold: The threshold of the groups; None: the run's.
+        on_progress: Called with (stage, groups done, groups in total).
+
+    Raises:
+        BadSetting: The file can't be written.
     """
     threshold = findings.get_effective_threshold(threshold)
-    shown = sorted(groups, key=lambda group: _TIER_ORDER.index(group.tier))[:MAX_REPORT_GROUPS]
-    alike = [make_similar_case(one) for one in islice(similar_file_pairs, MAX_REPORT_SIMILAR)]
+    calibration = findings.calibration
+    shown_groups = sorted(groups, key=lambda group: _TIER_ORDER.index(group.tier))[:MAX_REPORT_GROUPS]
+    similar_cases = [make_similar_case(file_pair) for file_pair in islice(similar_file_pairs, MAX_REPORT_SIMILAR)]
     stream = _template_environment.get_template("report.html").stream(
-        summary=_make_summary(findings, groups, len(shown), len(alike)),
-        cards=_make_cards(searcher, findings, shown, alike, on_progress),
-        calibration=findings.calibration,
-        curve=make_curve(findings.calibration, threshold) if findings.calibration and threshold is not None else None,
+        summary=_make_summary(findings, groups, len(shown_groups), len(similar_cases)),
+        cards=_make_cards(searcher, findings, shown_groups, similar_cases, on_progress),
+        calibration=calibration,
+        curve=None if calibration is None or threshold is None else make_curve(calibration, threshold),
         threshold=threshold,
         meta={
             "home": findings.home,
             "written": datetime.now(UTC).isoformat(timespec="microseconds"),
-            "decisions": [asdict(said) for said in findings.decisions.values()],
+            "decisions": [asdict(decision) for decision in findings.decisions.values()],
         },
         version=version("simile"),
     )
     stream.enable_buffering(64)
-    try:
-        write_atomically(path, lambda at: stream.dump(str(at), encoding="utf-8", errors="replace"))
-    except OSError as error:
-        reason = error.strerror or error
-        raise BadSetting(f"{path} can't be written: {reason}. Make space, or name another file.") from error
+    write_output(path, lambda temporary: stream.dump(str(temporary), encoding="utf-8", errors="replace"))
 
 
 def _make_cards(
@@ -87,24 +86,25 @@ def _make_cards(
     similar_cases: Sequence[ReviewCase],
     on_progress: Callable[[str, int, int], None] | None,
 ) -> Iterator[ReportCard]:
-    """Card by card: threads read and compare pictures only a little ahead of the writing."""
-    drawer = CardRenderer(searcher, findings, frozenset((pair.first, pair.second) for pair in findings.pairs))
-    wanted = [(case, group.matched, group.possible) for case, group in zip(make_cases(groups), groups, strict=True)]
-    wanted += [(case, 0, 1) for case in similar_cases]
-    made = map_in_threads(lambda one: drawer.make_card(*one), wanted, searcher.settings.workers)
-    for done, card in enumerate(made, 1):
+    """Yield card by card. Threads read and compare images only a little ahead of the writer."""
+    renderer = CardRenderer(searcher, findings, frozenset((pair.first, pair.second) for pair in findings.pairs))
+    tasks = [(case, group.matched, group.possible) for case, group in zip(make_cases(groups), groups, strict=True)]
+    tasks += [(case, 0, 1) for case in similar_cases]
+    cards = map_in_threads(lambda task: renderer.make_card(*task), tasks, searcher.settings.workers)
+    for done, card in enumerate(cards, 1):
         if on_progress is not None:
-            on_progress("report", done, len(wanted))
+            on_progress("report", done, len(tasks))
         yield card
 
 
 def _make_summary(
     findings: Findings, groups: Sequence[DuplicateGroup], group_count: int, similar_count: int
 ) -> dict[str, Any]:
-    tiers = {tier: sum(group.tier == tier for group in groups) for tier in (*_TIER_ORDER, *GROUP_TIERS)}
+    """Return what the report's header shows, for `group_count` shown groups and `similar_count` similar pairs."""
     plan = plan_of(findings, groups)
+    tiers = {tier: sum(group.tier == tier for group in groups) for tier in _TIER_ORDER}
     return {
-        "tiers": tiers | {"similar": similar_count},
+        "tiers": {**tiers, "similar": similar_count},
         "groups": len(groups),
         "shown": group_count,
         "removable": len(plan.removals),

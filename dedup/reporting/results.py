@@ -1,4 +1,4 @@
-"""From what is known of copies to everything that was asked: groups, leaks, conflicts, classes, counts."""
+"""Collect the results of deduplication from the findings: groups, leaks, label conflicts, classes, counts, the plan."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from simile.core.errors import BadSetting
 from simile.core.records import Filter
 from simile.dedup.cleanup.plan import count_freed_bytes, plan_of
-from simile.dedup.grouping.findings import count_similar_pairs, load_findings
-from simile.dedup.grouping.groups import add_linked_names, build_groups, match_copies
-from simile.dedup.records import TIERS, CleanupPlan, Tier
+from simile.dedup.grouping.findings import Findings, count_similar_pairs, load_findings
+from simile.dedup.grouping.groups import CopyMatches, add_linked_names, build_groups, match_copies
+from simile.dedup.records import TIERS, CleanupPlan, DuplicateGroup, Tier
 from simile.dedup.reporting.dataset_checks import (
+    ClassCount,
     DatasetSplits,
+    LabelConflict,
+    SplitLeak,
     check_labels,
     count_classes,
     count_splits,
@@ -20,14 +23,18 @@ from simile.dedup.reporting.dataset_checks import (
     find_leaks,
     make_label_reader,
 )
-from simile.dedup.reporting.exports import DedupResults
 from simile.store.catalogue.catalogue import Catalogue
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DedupResultOptions:
-    """What to make of the findings. threshold: of near pairs, the run's if None or if that is lower. between: names of
-    splits; labels: `folders` or a manifest's column. None: nobody asked.
+    """Which results to collect.
+
+    Attributes:
+        rules: The keep rules; None: those of the run.
+        threshold: Of near pairs; None: the run's threshold, which is also the maximum.
+        split_names: Splits between which leaks are searched; None: none.
+        label_source: `folders` or a manifest column; None: labels are not checked.
     """
 
     rules: Sequence[str] | None = None
@@ -38,19 +45,34 @@ class DedupResultOptions:
     label_source: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class DedupResults:
+    """The results. `leaks`, `conflicts` and `class_counts` are None if they were not requested."""
+
+    findings: Findings
+    copies: CopyMatches
+    groups: Sequence[DuplicateGroup]
+    tiers: Sequence[Tier]
+    threshold: float | None  # of near pairs; the groups were made with it
+    filter: Filter | None
+    leaks: Sequence[SplitLeak] | None
+    conflicts: Sequence[LabelConflict] | None
+    class_counts: dict[str, ClassCount] | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class DedupTierCount:
-    """groups, files: of a tier. removable, bytes: files that could go, and what they take up. pairs: similar ones."""
+    """The counts of one tier."""
 
     groups: int = 0
     files: int = 0
-    removable: int = 0
-    bytes: int = 0
-    pairs: int = 0
+    removable: int = 0  # files that the plan removes
+    bytes: int = 0  # size of these files
+    pairs: int = 0  # similar pairs; 0 for the other tiers
 
 
 def check_dataset_names(catalogue: Catalogue, options: DedupResultOptions) -> None:
-    """Raises BadSetting for a split or a column that no file has: not a dataset without leaks, but a wrong name."""
+    """Raise BadSetting for a split or a label column that no file has: it is probably misspelt."""
     splits = None if options.split_names is None else DatasetSplits(options.split_names)
     if splits is not None:
         count_splits(catalogue, splits, options.filter)
@@ -59,20 +81,20 @@ def check_dataset_names(catalogue: Catalogue, options: DedupResultOptions) -> No
 
 
 def collect_results(catalogue: Catalogue, options: DedupResultOptions) -> tuple[DedupResults, CleanupPlan]:
-    """The results, and the plan of all the groups. Nothing is touched. Raises BadSetting."""
+    """Collect the results and the plan of all groups. No file is touched. Raises BadSetting."""
     check_dataset_names(catalogue, options)
     splits = None if options.split_names is None else DatasetSplits(options.split_names)
     findings = load_findings(catalogue, options.filter)
     copies = match_copies(findings, options.rules, options.threshold)
     groups = build_groups(findings, copies, options.tiers)
     plan = plan_of(findings, groups)
-    leaks = None
+    leaks = conflicts = class_counts = None
     if splits is not None:
         leaks = [leak for leak in find_leaks(findings, copies, splits) if leak.tier in options.tiers]
-    conflicts = None
     if options.label_source is not None:
-        named = add_linked_names(findings, copies, groups) if "bytes" in options.tiers else groups
-        conflicts = find_label_conflicts(named, make_label_reader(options.label_source, splits))
+        labelled_groups = add_linked_names(findings, copies, groups) if "bytes" in options.tiers else groups
+        conflicts = find_label_conflicts(labelled_groups, make_label_reader(options.label_source, splits))
+        class_counts = count_classes(catalogue, options.label_source, plan, splits, options.filter)
     results = DedupResults(
         findings=findings,
         copies=copies,
@@ -82,35 +104,33 @@ def collect_results(catalogue: Catalogue, options: DedupResultOptions) -> tuple[
         filter=options.filter,
         leaks=leaks,
         conflicts=conflicts,
-        class_counts=count_classes(catalogue, options.label_source, plan, splits, options.filter)
-        if options.label_source is not None
-        else None,
+        class_counts=class_counts,
     )
     return results, plan
 
 
 def count_tiers(catalogue: Catalogue, results: DedupResults, plan: CleanupPlan) -> dict[str, DedupTierCount]:
-    """What each tier that was asked for comes to. A file that could go is counted in the weakest tier it needs."""
-    sizes = count_freed_bytes(plan, results.groups)
-    counts = {}
-    similar = "similar" in results.tiers
-    pairs = count_similar_pairs(catalogue, results.findings, results.threshold, results.filter) if similar else 0
+    """Count each requested tier. A removable file is counted in the least certain tier that its removal relies on."""
+    freed_bytes = count_freed_bytes(plan, results.groups)
+    counts: dict[str, DedupTierCount] = {}
     for tier in results.tiers:
-        of_tier = [group for group in results.groups if group.tier == tier]
+        groups = [group for group in results.groups if group.tier == tier]
         counts[tier] = DedupTierCount(
-            groups=len(of_tier),
-            files=sum(len(group.members) for group in of_tier),
+            groups=len(groups),
+            files=sum(len(group.members) for group in groups),
             removable=sum(removal.tier == tier for removal in plan.removals),
-            bytes=sizes.get(tier, 0),
-            pairs=pairs if tier == "similar" else 0,
+            bytes=freed_bytes.get(tier, 0),
+            pairs=count_similar_pairs(catalogue, results.findings, results.threshold, results.filter)
+            if tier == "similar"
+            else 0,
         )
     return counts
 
 
 def parse_tiers(texts: Sequence[str]) -> tuple[Tier, ...]:
-    """The tiers that are named, one by one or several behind commas; all where none is. Raises BadSetting."""
-    named = [part.strip() for text in texts for part in text.split(",") if part.strip()]
-    for name in named:
+    """Parse tiers, each text one tier or several separated by commas; all tiers without texts. Raises BadSetting."""
+    names = [name.strip() for text in texts for name in text.split(",") if name.strip()]
+    for name in names:
         if name not in TIERS:
             raise BadSetting(f"tier can't be {name!r}. Use {', '.join(TIERS)}.")
-    return tuple(tier for tier in TIERS if tier in named) or TIERS
+    return tuple(tier for tier in TIERS if tier in names) or TIERS

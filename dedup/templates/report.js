@@ -71,7 +71,7 @@ function removalsOf(card, { withBytes, withOpen }) {
       ? [{
           path: file.path, sha256: file.sha256, keep_path: kept.path, keep_sha256: kept.sha256,
           tier: data.tier, group: data.id,
-          reason: data.files[place || keeper].reason || "decided by a person",
+          reason: data.files[place || keeper].reason || "decided by a user",
         }]
       : [],
   );

@@ -18,16 +18,15 @@ from simile.cli.main import app
 from simile.core.errors import BadSetting, NoSuchPath
 from simile.core.settings import Settings
 from simile.dedup.grouping.findings import calibration_to_json
-from simile.dedup.records import CurvePoint, Decision, ThresholdCalibration
+from simile.dedup.records import CurvePoint, Decision
 from simile.indexer.pipeline.job import IndexRequest, index
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import DuplicateRecord
 from simile.store.home import Home
+from tests.support.dedup_records import make_calibration
 
 SIMILE = str(Path(sys.executable).with_name("simile"))
-CURVE = ThresholdCalibration(
-    0.5, 0.99, 0.992, 0.95, 800, 3, tuple(CurvePoint(n / 20, 1 - n / 1000, n / 20) for n in range(1, 21))
-)
+CALIBRATION = make_calibration(tuple(CurvePoint(n / 20, 1 - n / 1000, n / 20) for n in range(1, 21)))
 
 
 def inside(*arguments: object) -> Result:
@@ -70,7 +69,7 @@ def settings(trained_home: Settings, photos: Path) -> Settings:
         )
         encoder = catalogue.encoders.find_active()
         assert encoder is not None
-        counts = {"encoder": encoder.fingerprint, "calibration": calibration_to_json(CURVE)}
+        counts = {"encoder": encoder.fingerprint, "calibration": calibration_to_json(CALIBRATION)}
         catalogue.runs.finish(run, "finished", counts)
     return trained_home
 

@@ -32,6 +32,7 @@ from simile.indexer.pipeline.job import IndexRequest, index
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import DuplicateRecord, NewImage
 from simile.store.home import Home
+from tests.support.dedup_records import make_removal
 
 ROOT = Path(__file__).parents[2]
 ENCODER = "e" * 64
@@ -94,9 +95,7 @@ def index_one_as(catalogue: Catalogue, path: Path, name: Path) -> None:
 
 
 def line(path: Path, keep: Path, tier: Any = "bytes") -> Removal:
-    return Removal(
-        str(path), identify_file(path).sha256, str(keep), identify_file(keep).sha256, tier, "g1", "same bytes"
-    )
+    return make_removal(str(path), identify_file(path).sha256, str(keep), identify_file(keep).sha256, tier)
 
 
 def plan_of(folder: Path, *lines: Removal, decisions: tuple[Decision, ...] = ()) -> Path:
@@ -172,7 +171,7 @@ def test_hard_and_symbolic_links_show_the_same_bytes_at_the_same_place(settings:
 @pytest.mark.parametrize("action", ["--hardlink", "--symlink"])
 def test_a_near_copy_never_becomes_a_link(settings: Settings, photos: Path, action: str) -> None:
     body = applied(settings, plan_of(photos.parent, line(photos / "near.png", photos / "a.png", "near")), action)
-    assert "a link would change what it shows" in reasons(body)
+    assert "a link would change its content" in reasons(body)
     assert not (photos / "near.png").is_symlink()
 
 
@@ -260,7 +259,7 @@ def test_decisions_of_a_plan_are_kept_but_prove_nothing(settings: Settings, phot
     for stored in (1, 0):  # the second time the home has it already
         body = applied(settings, plan, "--trash")
         assert (body["applied"], body["decisions"]) == (0, stored)
-        assert "say it on the page" in reasons(body)
+        assert "decide on the page" in reasons(body)
     with Catalogue(Home(settings.home)) as catalogue:
         assert [(one.first_sha256, one.keep_sha256) for one in catalogue.duplicates.get_decisions()] == [
             (min(near, kept), kept)
@@ -375,7 +374,7 @@ def test_two_actions_or_a_folder_in_the_home_are_refused(settings: Settings, pho
 def test_one_plan_is_applied_at_a_time(settings: Settings, photos: Path) -> None:
     plan = plan_of(photos.parent, line(photos / "sub/copy.png", photos / "a.png"))
     with Home(settings.home).lock("somebody"), pytest.raises(HomeBusy):
-        apply_plan(settings, plan, ApplyRequest("trash"))
+        apply_plan(settings, plan, ApplyRequest(action="trash"))
 
 
 def test_the_text_says_what_was_done_and_what_to_do_next(settings: Settings, photos: Path) -> None:
@@ -416,7 +415,7 @@ def read_after(settings: Settings, folder: Path) -> tuple[Removal, ...]:
 
 
 def test_plans_are_read_as_they_were_written(tmp_path: Path) -> None:
-    lines = (Removal("/p/ä.png", "a" * 64, "/p/b.png", "b" * 64, "near", "g", "cropped"),)
+    lines = (make_removal("/p/ä.png", "a" * 64, "/p/b.png", "b" * 64, "near"),)
     plan = CleanupPlan(lines, (Decision("a" * 64, "b" * 64, True, "b" * 64),), "2026-11-25", "/home")
     write_plan(tmp_path / "plan.json", plan)
     assert read_plan(tmp_path / "plan.json") == plan == parse_plan(plan_to_json(plan), "body")
@@ -428,10 +427,10 @@ def test_plans_are_read_as_they_were_written(tmp_path: Path) -> None:
         ({"simile_plan": 2}, "version 2"),
         ({"simile_plan": True}, "version True"),
         ({"more": 1}, "'more'"),
-        ({"removals": {}}, "removals is no list"),
+        ({"removals": {}}, "removals is not a list"),
         ({"removals": [{}]}, r"removals\[0\]"),
-        ({"decisions": [None]}, r"decisions\[0\] is no object"),
-        ({"home": 7}, "home is no text"),
+        ({"decisions": [None]}, r"decisions\[0\] is not an object"),
+        ({"home": 7}, "home is not a text"),
     ],
 )
 def test_a_plan_that_is_none_names_what_is_wrong(changes: dict[str, Any], words: str) -> None:
@@ -449,7 +448,7 @@ def test_a_plan_that_is_none_names_what_is_wrong(changes: dict[str, Any], words:
     ],
 )  # fmt: skip
 def test_a_line_that_is_none_is_named(field: str, value: object) -> None:
-    good = plan_to_json(CleanupPlan((Removal("/p/a.png", "a" * 64, "/p/b.png", "b" * 64, "near", "g", ""),)))
+    good = plan_to_json(CleanupPlan((make_removal("/p/a.png", "a" * 64, "/p/b.png", "b" * 64, "near"),)))
     good["removals"].append({**good["removals"][0], field: value})
     with pytest.raises(BadSetting, match=r"removals\[1\]"):
         parse_plan(good, "plan.json")

@@ -33,7 +33,7 @@ def snapshot(home_with_digits):
 
 
 def all_pairs(snapshot, radius, only=None):
-    ids = snapshot.parts[0].living() if only is None else only
+    ids = snapshot.get_live_ids() if only is None else only
     vectors = get_vectors(snapshot, ids).astype(np.float64)
     apart = np.linalg.norm(vectors[:, None] - vectors[None], axis=2)
     return {
@@ -52,7 +52,7 @@ def written(snapshot, radius, tmp_path, **options):
 def test_they_are_all_pairs_within_the_radius_each_once(snapshot, tmp_path, monkeypatch, chunk):
     monkeypatch.setattr(candidates, "QUERY_BATCH_SIZE", chunk)
     radius = float(
-        np.median([d for _, far in snapshot.search(get_vectors(snapshot, snapshot.parts[0].living()), 8) for d in far])
+        np.median([d for _, far in snapshot.search(get_vectors(snapshot, snapshot.get_live_ids()), 8) for d in far])
     )
     _, pairs = written(snapshot, radius, tmp_path)
     assert len(pairs) == len(set(pairs)) > 50
@@ -60,8 +60,8 @@ def test_they_are_all_pairs_within_the_radius_each_once(snapshot, tmp_path, monk
 
 
 def test_of_a_crowd_each_picture_takes_its_nearest(snapshot, tmp_path):
-    found, pairs = written(snapshot, np.inf, tmp_path, neighbours=5)
-    ids = snapshot.parts[0].living()
+    found, pairs = written(snapshot, np.inf, tmp_path, max_neighbours=5)
+    ids = snapshot.get_live_ids()
     near = snapshot.search(get_vectors(snapshot, ids), 6)
     expected = {
         tuple(sorted((int(own), int(n)))) for own, (ns, _) in zip(ids, near, strict=True) for n in ns if n != own
@@ -72,8 +72,8 @@ def test_of_a_crowd_each_picture_takes_its_nearest(snapshot, tmp_path):
 
 
 def test_a_filter_leaves_pairs_of_its_own_pictures(snapshot, tmp_path):
-    only = snapshot.parts[0].living()[10:40]
-    _, pairs = written(snapshot, 2.0, tmp_path, only=only)
+    only = snapshot.get_live_ids()[10:40]
+    _, pairs = written(snapshot, 2.0, tmp_path, allowed_ids=only)
     assert set(pairs) == all_pairs(snapshot, 2.0, only)
 
 
@@ -98,7 +98,7 @@ def test_the_order_keeps_neighbourhoods_together_and_loses_no_pair():
 
 
 def test_a_distance_is_that_of_a_search(snapshot):
-    ids = snapshot.parts[0].living()
+    ids = snapshot.get_live_ids()
     found, distances = snapshot.search(get_vectors(snapshot, ids[:1]), 3)[0]
     assert compute_distance(snapshot, int(ids[0]), int(found[2])) == pytest.approx(distances[2], abs=1e-12)
 
@@ -133,8 +133,8 @@ def test_what_was_confirmed_of_other_pairs_is_not_taken_for_these(tmp_path, monk
 
 
 def test_the_nearest_of_each_picture_are_there_however_far(snapshot, tmp_path):
-    _, pairs = written(snapshot, 0.0, tmp_path, anyway=3)
-    ids = snapshot.parts[0].living()
+    _, pairs = written(snapshot, 0.0, tmp_path, min_neighbours=3)
+    ids = snapshot.get_live_ids()
     near = snapshot.search(get_vectors(snapshot, ids), 4)
     asked = [
         (int(own), int(other))

@@ -16,7 +16,7 @@ from simile.core.errors import BadSetting
 from simile.core.filter_parser import make_filter
 from simile.core.records import FileStat
 from simile.dedup.grouping.findings import calibration_to_json
-from simile.dedup.records import CurvePoint, Decision, ImageFile, ThresholdCalibration
+from simile.dedup.records import Decision
 from simile.dedup.reporting.dataset_checks import (
     DatasetSplits,
     count_leaks,
@@ -35,9 +35,9 @@ from simile.dedup.reporting.results import DedupResultOptions, collect_results, 
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import DuplicateRecord, NewImage
 from simile.store.home import Home
+from tests.support.dedup_records import make_calibration, make_file, sha
 
 VAE = "a" * 64
-CURVE = ThresholdCalibration(0.5, 0.99, 0.992, 0.95, 800, 3, (CurvePoint(0.1, 1.0, 0.6), CurvePoint(0.5, 0.992, 0.95)))
 FILES = {  # path -> picture; the lower the number the larger the picture
     "/set/train/cats/1.jpg": 1,
     "/set/test/cats/1 again.jpg": 1,
@@ -55,10 +55,6 @@ PAIRS = [
     DuplicateRecord(6, 7, "near", 0.75, 0.8, "beyond"),
     DuplicateRecord(4, 5, "similar", 0.5, None, "alike"),
 ]
-
-
-def sha(number: int) -> str:
-    return f"{number:064x}"
 
 
 @pytest.fixture
@@ -84,7 +80,7 @@ def catalogue(home: Home) -> Iterator[Catalogue]:
         )
         run = catalogue.runs.start("dedup", {})
         catalogue.duplicates.replace(run, PAIRS)
-        catalogue.runs.finish(run, "finished", {"encoder": VAE, "calibration": calibration_to_json(CURVE)})
+        catalogue.runs.finish(run, "finished", {"encoder": VAE, "calibration": calibration_to_json(make_calibration())})
         yield catalogue
 
 
@@ -214,7 +210,7 @@ def test_tiers_are_counted_with_what_could_be_freed(catalogue: Catalogue) -> Non
 def test_a_file_that_can_not_be_written_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     (tmp_path / "folder.json").mkdir()
     for name in ("groups.txt", "folder.json", "nowhere/groups.json"):
-        with pytest.raises(BadSetting, match=r"can't be written|is no folder"):
+        with pytest.raises(BadSetting, match=r"can't be written|is not a folder"):
             check_dedup_output(tmp_path / name)
 
 
@@ -325,7 +321,7 @@ def test_links_are_leaks_and_conflicts_though_no_copies(catalogue: Catalogue, tm
 def test_a_split_is_what_a_manifest_says_a_path_or_the_innermost_folder() -> None:
     def at(path: str, split: str | None = None) -> str | None:
         labels = {} if split is None else {"split": split}
-        return splits.get_split(ImageFile(path, 1, sha(1), 1, 1, 1, 1, "png", labels))
+        return splits.get_split(make_file(1, path, labels=labels))
 
     splits = DatasetSplits(["train", "test", "/other/val"])
     assert at("/set/train/a.png") == "train"
@@ -410,7 +406,7 @@ def test_classes_are_counted_before_and_after_by_folder_and_by_column(catalogue:
 
 def test_a_class_folder_lies_below_the_split_and_else_it_is_the_pictures_own(tmp_path: Path) -> None:
     def label(path: str, splits: DatasetSplits | None = None) -> str | None:
-        return make_label_reader("folders", splits)(ImageFile(path, 1, sha(1), 1, 1, 1, 1, "png"))
+        return make_label_reader("folders", splits)(make_file(1, path))
 
     splits = DatasetSplits(["train", "/a/test"])
     assert label("/a/train/cats/indoors/1.png") == "indoors"

@@ -27,44 +27,42 @@ from simile.dedup.grouping.findings import (
 )
 from simile.dedup.grouping.groups import make_groups
 from simile.dedup.grouping.keep_rules import DEFAULT_KEEP_RULES, KeepRanking, parse_keep_rules
-from simile.dedup.records import CurvePoint, Decision, DuplicateGroup, ImageFile, ImagePair, ThresholdCalibration, Tier
+from simile.dedup.records import Decision, DuplicateGroup, ImageFile, ImagePair
 from simile.dedup.reporting.cards import compare_file_properties
 from simile.dedup.reporting.exports import file_to_json
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import DuplicateRecord, NewImage
 from simile.store.home import Home
+from tests.support.dedup_records import make_calibration, make_file, make_pair, sha
 
-CURVE = ThresholdCalibration(0.5, 0.99, 0.992, 0.95, 800, 3, (CurvePoint(0.1, 1.0, 0.6), CurvePoint(0.5, 0.992, 0.95)))
+CALIBRATION = make_calibration()
 Said = Mapping[tuple[int, int], tuple[bool, int | None]]
-
-
-def sha(number: int) -> str:
-    return f"{number:064x}"
-
-
-def file(number: int, path: str | None = None, **more: object) -> ImageFile:
-    """A file of picture `number`: the lower, the larger, so that the lowest number is kept."""
-    facts: dict[str, object] = {"size": 1000, "mtime_ns": 10**18, "width": 10_000 - number, "height": 10}
-    facts |= {"format": "jpeg", **more}
-    return ImageFile(path or f"/photos/{number:04}.jpg", number, sha(number), **facts)  # type: ignore[arg-type]
-
-
-def near(first: int, second: int, distance: float = 0.1, tier: Tier = "near") -> ImagePair:
-    return ImagePair(min(first, second), max(first, second), tier, distance, 0.9, f"{tier} {first} {second}")
 
 
 def findings(*pairs: ImagePair, files: tuple[ImageFile, ...] = (), said: Said | None = None) -> Findings:
     """What is known of these pairs. files: in place of, or beside, the one that each picture has."""
     said = said or {}
     numbers = {number for pair in pairs for number in (pair.first, pair.second)} | {n for ids in said for n in ids}
-    known = {number: tuple(one for one in files if one.image_id == number) or (file(number),) for number in numbers}
+    known = {
+        number: tuple(one for one in files if one.image_id == number) or (make_file(number),) for number in numbers
+    }
     for one in files:
         known.setdefault(one.image_id or 0, tuple(other for other in files if other.image_id == one.image_id))
     decisions = {
         (sha(one), sha(two)): Decision(sha(one), sha(two), same, None if keep is None else sha(keep))
         for (one, two), (same, keep) in said.items()
     }
-    return Findings(7, datetime(2026, 1, 1, tzinfo=UTC), "a" * 64, CURVE, pairs, known, decisions, "/home", "/home/up")
+    return Findings(
+        run_id=7,
+        found_at=datetime(2026, 1, 1, tzinfo=UTC),
+        encoder="a" * 64,
+        calibration=CALIBRATION,
+        pairs=pairs,
+        files=known,
+        decisions=decisions,
+        home="/home",
+        uploads_folder="/home/up",
+    )
 
 
 def numbers(group: DuplicateGroup) -> list[int | None]:
@@ -80,26 +78,28 @@ def made(found: Findings, **how: object) -> list[tuple[str, list[int | None]]]:
 
 
 def test_copies_that_all_match_are_one_group_whose_first_by_the_rules_is_kept() -> None:
-    (group,) = make_groups(findings(near(3, 1, 0.3), near(2, 3, 0.2), near(1, 2, 0.1)))
+    (group,) = make_groups(findings(make_pair(3, 1, 0.3), make_pair(2, 3, 0.2), make_pair(1, 2, 0.1)))
     assert numbers(group) == [1, 2, 3]
     assert (group.matched, group.possible, group.decided) == (3, 3, False)
     assert [member.is_kept for member in group.members] == [True, False, False]
     assert [member.distance for member in group.members] == [0.0, 0.1, 0.3]
-    assert group.members[2].reason == "near 3 1"
+    assert group.members[2].reason == "near 1 3"
     assert group.kept_member.keep_reason == "larger: 9999×10, not 9998×10"
     assert group.members[2].keep_reason == "larger: 9999×10, not 9997×10"
 
 
 def test_a_chain_is_not_one_group_unless_its_ends_match_the_one_that_is_kept() -> None:
-    assert made(findings(near(1, 2), near(2, 3), near(3, 4))) == [("near", [2, 1, 3])]  # 4 only matches 3
-    (group,) = make_groups(findings(near(1, 2), near(2, 3)))
+    assert made(findings(make_pair(1, 2), make_pair(2, 3), make_pair(3, 4))) == [
+        ("near", [2, 1, 3])
+    ]  # 4 only matches 3
+    (group,) = make_groups(findings(make_pair(1, 2), make_pair(2, 3)))
     assert (group.matched, group.possible) == (2, 3)
     assert group.kept_member.keep_reason == "it matches all the others directly"
 
 
 def test_tiers_never_mix_and_a_picture_with_equal_pixels_stands_once() -> None:
-    files = (file(1, "/a/1.jpg"), file(1, "/b/longer/1.jpg"), file(2), file(3))
-    found = findings(near(1, 2, 0.0, "pixels"), near(2, 3, 0.2), files=files)
+    files = (make_file(1, "/a/1.jpg"), make_file(1, "/b/longer/1.jpg"), make_file(2), make_file(3))
+    found = findings(make_pair(1, 2, 0.0, tier="pixels"), make_pair(2, 3, 0.2), files=files)
     assert made(found) == [("bytes", [1, 1]), ("pixels", [1, 2]), ("near", [1, 3])]
     assert made(found, tiers=("near",)) == [("near", [1, 3])]
     near_group = make_groups(found)[2]
@@ -108,8 +108,8 @@ def test_tiers_never_mix_and_a_picture_with_equal_pixels_stands_once() -> None:
 
 
 def test_equal_pixels_hold_through_a_third_so_that_any_of_them_can_be_kept() -> None:
-    pairs = (near(1, 2, 0.0, "pixels"), near(1, 3, 0.01, "pixels"), near(1, 9, 0.2))
-    files = (file(3, "/best/3.jpg"),)
+    pairs = (make_pair(1, 2, 0.0, tier="pixels"), make_pair(1, 3, 0.01, tier="pixels"), make_pair(1, 9, 0.2))
+    files = (make_file(3, "/best/3.jpg"),)
     (group, other) = make_groups(findings(*pairs, files=files), ("under:/best",))
     assert numbers(group) == [3, 1, 2]
     assert (group.matched, group.possible) == (3, 3)
@@ -120,8 +120,8 @@ def test_equal_pixels_hold_through_a_third_so_that_any_of_them_can_be_kept() -> 
 
 
 def test_further_names_of_one_file_are_no_copies_of_it() -> None:
-    files = (file(1, "/a/long/1.jpg"), file(1, "/a/link.jpg"), file(1, "/b/longer/1.jpg"), file(2))
-    found = replace(findings(near(1, 2), files=files), link_paths=frozenset({"/a/link.jpg"}))
+    files = (make_file(1, "/a/long/1.jpg"), make_file(1, "/a/link.jpg"), make_file(1, "/b/longer/1.jpg"), make_file(2))
+    found = replace(findings(make_pair(1, 2), files=files), link_paths=frozenset({"/a/link.jpg"}))
     equal, alike = make_groups(found)
     assert [member.file.path for member in equal.members] == ["/a/long/1.jpg", "/b/longer/1.jpg"]
     assert [member.file.path for member in alike.members] == ["/a/long/1.jpg", "/photos/0002.jpg"]
@@ -129,11 +129,11 @@ def test_further_names_of_one_file_are_no_copies_of_it() -> None:
 
 
 def test_groups_of_a_tier_come_nearest_first() -> None:
-    assert made(findings(near(1, 2, 0.4), near(3, 4, 0.1))) == [("near", [3, 4]), ("near", [1, 2])]
+    assert made(findings(make_pair(1, 2, 0.4), make_pair(3, 4, 0.1))) == [("near", [3, 4]), ("near", [1, 2])]
 
 
 def test_the_threshold_is_the_runs_unless_a_lower_one_is_given() -> None:
-    found = findings(near(1, 2, 0.4), near(3, 4, 0.6))
+    found = findings(make_pair(1, 2, 0.4), make_pair(3, 4, 0.6))
     assert made(found) == [("near", [1, 2])]
     assert made(found, threshold=0.6) == [("near", [1, 2])]  # the run looked no further than 0.5
     assert made(found, threshold=0.1) == []
@@ -142,9 +142,9 @@ def test_the_threshold_is_the_runs_unless_a_lower_one_is_given() -> None:
 
 
 def test_an_id_stays_as_long_as_the_files_are_the_same() -> None:
-    (first,) = make_groups(findings(near(1, 2)))
-    (swapped,) = make_groups(findings(near(1, 2), said={(1, 2): (True, 2)}))
-    (other,) = make_groups(findings(near(1, 3)))
+    (first,) = make_groups(findings(make_pair(1, 2)))
+    (swapped,) = make_groups(findings(make_pair(1, 2), said={(1, 2): (True, 2)}))
+    (other,) = make_groups(findings(make_pair(1, 3)))
     assert first.id == swapped.id != other.id
     assert first.kept_member != swapped.kept_member
 
@@ -154,7 +154,7 @@ def test_whatever_the_pairs_groups_are_stars_without_a_common_picture_and_nothin
     draw = random.Random(seed)
     chosen = draw.sample(list(combinations(range(1, 41), 2)), 90)
     said = {pair: (draw.random() < 0.5, draw.choice([None, *pair])) for pair in draw.sample(chosen, 20)}
-    found = findings(*(near(*pair, draw.random() / 2) for pair in chosen), said=said)
+    found = findings(*(make_pair(*pair, draw.random() / 2) for pair in chosen), said=said)
     groups = make_groups(found)
     direct = {pair for pair in chosen if said.get(pair, (True, None))[0]}
     seen: set[int | None] = set()
@@ -176,8 +176,8 @@ def test_whatever_the_pairs_groups_are_stars_without_a_common_picture_and_nothin
 
 
 def test_a_blank_page_found_thousands_of_times_does_not_hold_up_the_rest() -> None:
-    pairs = [near(number, number + 1, 0.1) for number in range(1, 10_000, 2)]
-    pairs += [near(20_000, number) for number in range(20_001, 30_001)]
+    pairs = [make_pair(number, number + 1, 0.1) for number in range(1, 10_000, 2)]
+    pairs += [make_pair(20_000, number) for number in range(20_001, 30_001)]
     groups = make_groups(findings(*pairs))
     assert len(groups) == 5_001
     assert max(len(group.members) for group in groups) == 10_001
@@ -187,43 +187,45 @@ def test_a_blank_page_found_thousands_of_times_does_not_hold_up_the_rest() -> No
 
 
 def test_pictures_that_people_called_different_are_never_together() -> None:
-    assert made(findings(near(1, 2), said={(1, 2): (False, None)})) == []
-    found = findings(near(1, 2), near(1, 3, 0.2), near(2, 3, 0.1), said={(1, 2): (False, None)})
+    assert made(findings(make_pair(1, 2), said={(1, 2): (False, None)})) == []
+    found = findings(make_pair(1, 2), make_pair(1, 3, 0.2), make_pair(2, 3, 0.1), said={(1, 2): (False, None)})
     assert made(found) == [("near", [2, 3])]  # 3 can't be a copy of both: it goes with the nearer
 
 
 def test_pictures_that_people_called_the_same_are_together_however_far() -> None:
-    (group,) = make_groups(findings(near(1, 2, 0.9), said={(1, 2): (True, None)}))
+    (group,) = make_groups(findings(make_pair(1, 2, 0.9), said={(1, 2): (True, None)}))
     assert group.decided
-    assert made(findings(near(1, 2, 0.0, "pixels"), said={(1, 2): (True, None)})) == [("pixels", [1, 2])]
+    assert made(findings(make_pair(1, 2, 0.0, tier="pixels"), said={(1, 2): (True, None)})) == [("pixels", [1, 2])]
 
 
 def test_a_decision_on_a_picture_counts_for_the_one_with_the_same_pixels() -> None:
-    pairs = (near(1, 2, 0.0, "pixels"), near(1, 3))
+    pairs = (make_pair(1, 2, 0.0, tier="pixels"), make_pair(1, 3))
     assert made(findings(*pairs, said={(2, 3): (False, None)})) == [("pixels", [1, 2])]
 
 
 def test_what_people_keep_is_kept_before_the_rules() -> None:
-    pairs = (near(1, 2), near(1, 3), near(2, 3))
+    pairs = (make_pair(1, 2), make_pair(1, 3), make_pair(2, 3))
     (group,) = make_groups(findings(*pairs, said={(1, 3): (True, 3)}))
     assert numbers(group) == [3, 1, 2]
-    assert group.members[1].keep_reason == "decided by a person"
+    assert group.members[1].keep_reason == "decided by a user"
     assert group.members[2].keep_reason == "it matches all the others directly"
 
 
 def test_what_people_keep_is_kept_though_it_does_not_match_all_the_others() -> None:
-    found = findings(near(1, 2), near(1, 3), near(1, 4), said={(1, 4): (True, 4)})
+    found = findings(make_pair(1, 2), make_pair(1, 3), make_pair(1, 4), said={(1, 4): (True, 4)})
     assert made(found) == [("near", [4, 1])]
 
 
 def test_people_who_go_round_in_a_circle_get_what_the_rules_say() -> None:
     said = {(1, 2): (True, 2), (2, 3): (True, 3), (1, 3): (True, 1)}
-    assert made(findings(near(1, 2), near(1, 3), near(2, 3), said=said)) == [("near", [1, 2, 3])]
+    assert made(findings(make_pair(1, 2), make_pair(1, 3), make_pair(2, 3), said=said)) == [("near", [1, 2, 3])]
 
 
 def test_only_decided_pairs_make_groups_on_demand() -> None:
-    files = (file(9, "/a/9.jpg"), file(9, "/b/9.jpg"))
-    found = findings(near(1, 2), near(3, 4), near(5, 6, 0.0, "pixels"), files=files, said={(3, 4): (True, None)})
+    files = (make_file(9, "/a/9.jpg"), make_file(9, "/b/9.jpg"))
+    found = findings(
+        make_pair(1, 2), make_pair(3, 4), make_pair(5, 6, 0.0, tier="pixels"), files=files, said={(3, 4): (True, None)}
+    )
     assert made(found, decided_only=True) == [("bytes", [9, 9]), ("near", [3, 4])]
 
 
@@ -234,21 +236,21 @@ def test_only_decided_pairs_make_groups_on_demand() -> None:
     ("rules", "kept", "reason"),
     [
         (DEFAULT_KEEP_RULES, "/p/large.png", "larger: 200×100, not 100×100"),
-        (("least-compressed",), "/p/large.png", "without loss: png, not jpeg"),
+        (("least-compressed",), "/p/large.png", "lossless: png, not jpeg"),
         (("oldest",), "/p/old.jpg", "older: 2001-09-09 01:46:40, not 2033-05-18 03:33:20"),
         (("under:/q",), "/q/label.jpg", "in /q"),
         (("under:/p/small.jpg",), "/p/small.jpg", "in /p/small.jpg"),
-        (("labelled",), "/q/label.jpg", "a manifest says something of it"),
+        (("labelled",), "/q/label.jpg", "it has labels from a manifest"),
         ((), "/p/old.jpg", "shorter path"),
     ],
 )
 def test_each_rule_decides_and_says_why(rules: tuple[str, ...], kept: str, reason: str) -> None:
     usual = {"width": 100, "height": 100, "size": 2000, "mtime_ns": 2 * 10**18}
     files = [
-        file(1, "/p/large.png", **{**usual, "width": 200}, format="png"),
-        file(2, "/p/old.jpg", **{**usual, "mtime_ns": 10**18}),
-        file(3, "/p/small.jpg", **usual),
-        file(4, "/q/label.jpg", **usual, labels={"class": "cat"}),
+        make_file(1, "/p/large.png", **{**usual, "width": 200}, format="png"),
+        make_file(2, "/p/old.jpg", **{**usual, "mtime_ns": 10**18}),
+        make_file(3, "/p/small.jpg", **usual),
+        make_file(4, "/q/label.jpg", **usual, labels={"class": "cat"}),
     ]
     ranking = KeepRanking(rules)
     first, second, *_ = ranking.sort(files)
@@ -257,25 +259,25 @@ def test_each_rule_decides_and_says_why(rules: tuple[str, ...], kept: str, reaso
 
 
 def test_without_loss_then_more_bytes_a_pixel() -> None:
-    coarse, fine = file(1, size=1000, width=100), file(2, size=3000, width=100)
+    coarse, fine = make_file(1, size=1000, width=100), make_file(2, size=3000, width=100)
     ranking = KeepRanking(("least-compressed",))
     assert ranking.sort([coarse, fine]) == [fine, coarse]
-    assert ranking.explain(fine, coarse) == "less compressed: 3 bytes a pixel, not 1"
+    assert ranking.explain(fine, coarse) == "less compressed: 3 bytes per pixel, not 1"
 
 
 @pytest.mark.parametrize(("mtime_ns", "day"), [(10**21, "9999-12-31"), (-(10**21), "1-01-01"), (10**30, "9999-12-31")])
 def test_a_time_that_no_calendar_has_is_shown_as_the_nearest_that_it_has(mtime_ns: int, day: str) -> None:
-    usual, odd = file(1), file(1, "/photos/odd.jpg", mtime_ns=mtime_ns)
+    usual, odd = make_file(1), make_file(1, "/photos/odd.jpg", mtime_ns=mtime_ns)
     ranking = KeepRanking(("oldest",))
     assert day in ranking.explain(*ranking.sort([usual, odd]))
     assert day in {fact.name: fact.text for fact in compare_file_properties(odd, usual)}["Modified"]
     assert day in file_to_json(odd)["mtime"]
-    assert file_to_json(file(1, mtime_ns=-1))["mtime"] == "1969-12-31T23:59:59+00:00"
+    assert file_to_json(make_file(1, mtime_ns=-1))["mtime"] == "1969-12-31T23:59:59+00:00"
 
 
 def test_files_that_no_rule_tells_apart_are_told_apart_by_their_paths() -> None:
-    one, two = file(1, "/photos/a.jpg"), file(1, "/photos/b.jpg")
-    assert KeepRanking().explain(one, two) == "first by the alphabet"
+    one, two = make_file(1, "/photos/a.jpg"), make_file(1, "/photos/b.jpg")
+    assert KeepRanking().explain(one, two) == "first in alphabetical order"
     assert KeepRanking().sort([two, one]) == [one, two]
 
 
@@ -295,8 +297,8 @@ def test_a_rule_that_is_none_is_refused_by_name(text: str) -> None:
 
 
 def test_a_plan_removes_what_groups_do_not_keep_and_never_what_another_line_keeps() -> None:
-    files = (file(1), file(2, "/b/2.jpg"), file(2, "/b/again/2.jpg"), file(3))
-    found = findings(near(1, 2, 0.2, "pixels"), near(2, 3, 0.2), files=files)
+    files = (make_file(1), make_file(2, "/b/2.jpg"), make_file(2, "/b/again/2.jpg"), make_file(3))
+    found = findings(make_pair(1, 2, 0.2, tier="pixels"), make_pair(2, 3, 0.2), files=files)
     plan = plan_of(found, make_groups(found))
     assert [(line.path, line.keep_path, line.tier) for line in plan.removals] == [
         ("/b/again/2.jpg", "/photos/0001.jpg", "pixels"),
@@ -312,8 +314,8 @@ def test_a_plan_removes_what_groups_do_not_keep_and_never_what_another_line_keep
 
 
 def test_a_plan_of_decisions_only_takes_what_people_called_the_same_beside_equal_bytes() -> None:
-    files = (file(9, "/a/9.jpg"), file(9, "/b/longer/9.jpg"))
-    found = findings(near(1, 2), near(3, 4), files=files, said={(3, 4): (True, 4)})
+    files = (make_file(9, "/a/9.jpg"), make_file(9, "/b/longer/9.jpg"))
+    found = findings(make_pair(1, 2), make_pair(3, 4), files=files, said={(3, 4): (True, 4)})
     plan = plan_of(found, make_groups(found), only_decided=True)
     assert [(line.path, line.keep_path) for line in plan.removals] == [
         ("/b/longer/9.jpg", "/a/9.jpg"),
@@ -327,13 +329,18 @@ def test_files_in_archives_and_uploads_are_neither_removed_nor_relied_on(tmp_pat
     with ZipFile(archive, "w") as made_now:
         made_now.writestr("1.jpg", b"")
     inside = f"{archive}/1.jpg"
-    files = (file(1, inside), file(1, "/home/up/1.jpg"), file(1, "/photos/a longer name.jpg"), file(1, "/photos/1.jpg"))
-    found = findings(near(1, 2, 0.2), files=(*files, file(2, f"{archive}/2.jpg"), file(3, "/a.jpg")))
+    files = (
+        make_file(1, inside),
+        make_file(1, "/home/up/1.jpg"),
+        make_file(1, "/photos/a longer name.jpg"),
+        make_file(1, "/photos/1.jpg"),
+    )
+    found = findings(make_pair(1, 2, 0.2), files=(*files, make_file(2, f"{archive}/2.jpg"), make_file(3, "/a.jpg")))
     (group, second) = make_groups(found)
     assert group.kept_member.file.path == "/photos/1.jpg"
-    assert group.members[3].keep_reason == "a file of its own, outside archives"
+    assert group.members[3].keep_reason == "a single file, outside of archives"
     assert [line.path for line in plan_of(found, [group, second]).removals] == ["/photos/a longer name.jpg"]
-    kept_inside = findings(near(1, 2), files=(file(1, inside), file(2)), said={(1, 2): (True, 1)})
+    kept_inside = findings(make_pair(1, 2), files=(make_file(1, inside), make_file(2)), said={(1, 2): (True, 1)})
     (group,) = make_groups(kept_inside)
     assert group.kept_member.file.path == inside
     assert plan_of(kept_inside, [group]).removals == ()
@@ -343,10 +350,12 @@ def test_files_in_archives_and_uploads_are_neither_removed_nor_relied_on(tmp_pat
 def test_no_plan_ever_takes_the_last_file_of_a_picture_away(seed: int) -> None:
     draw = random.Random(seed)
     files = [
-        file(n, f"/{draw.choice('abc')}/{n}-{copy}.jpg") for n in range(1, 31) for copy in range(draw.randint(1, 3))
+        make_file(n, f"/{draw.choice('abc')}/{n}-{copy}.jpg")
+        for n in range(1, 31)
+        for copy in range(draw.randint(1, 3))
     ]
     pairs = [
-        near(*pair, 0.1, draw.choice(("pixels", "near")))  # type: ignore[arg-type]
+        make_pair(*pair, 0.1, draw.choice(("pixels", "near")))  # type: ignore[arg-type]
         for pair in draw.sample(list(combinations(range(1, 31), 2)), 40)
     ]
     found = findings(*pairs, files=tuple(files))
@@ -390,7 +399,7 @@ def catalogue(home: Home) -> Catalogue:
         DuplicateRecord(4, 5, "similar", 0.4, None, "alike"),
     ]
     catalogue.duplicates.replace(run, pairs)
-    catalogue.runs.finish(run, "finished", {"encoder": "a" * 64, "calibration": calibration_to_json(CURVE)})
+    catalogue.runs.finish(run, "finished", {"encoder": "a" * 64, "calibration": calibration_to_json(CALIBRATION)})
     return catalogue
 
 
@@ -402,7 +411,7 @@ def test_findings_hold_the_pairs_their_files_and_how_the_threshold_came_about(ca
         (2, 3, "near"),
         (3, 4, "near"),
     ]
-    assert (found.calibration, found.threshold, found.encoder) == (CURVE, 0.5, "a" * 64)
+    assert (found.calibration, found.threshold, found.encoder) == (CALIBRATION, 0.5, "a" * 64)
     assert [one.path for one in found.files[1]] == ["/copies/1.jpg", "/photos/1.jpg"]
     assert found.files[3][0].labels == {"class": "cat"}
     assert found.files.keys() == {1, 2, 3, 4}
@@ -490,4 +499,4 @@ def test_a_decision_on_one_of_equal_pixels_is_as_the_pair_that_another_of_them_i
 
 
 def test_a_calibration_survives_the_way_through_json() -> None:
-    assert calibration_from_json(calibration_to_json(CURVE)) == CURVE
+    assert calibration_from_json(calibration_to_json(CALIBRATION)) == CALIBRATION

@@ -162,7 +162,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(settings, monkeypatch):
     seen = []
 
     def stop(stage: str, done: int, total: int) -> None:
-        if stage == "comparing pictures" and done >= 64:
+        if stage == "comparing images" and done >= 64:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -170,7 +170,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(settings, monkeypatch):
     assert found_groups(settings)["near"] == set()  # findings change all at once
     again = DedupRequest(threshold=100.0, wait=5.0)
     find_duplicates(settings, again, lambda stage, done, _: seen.append((stage, done)))
-    assert min(done for stage, done in seen if stage == "comparing pictures") > 64
+    assert min(done for stage, done in seen if stage == "comparing images") > 64
     assert not any(stage == "looking for neighbours" for stage, _ in seen)
     assert found_groups(settings) == EXPECTED
     assert not (settings.home / "dedup" / "unfinished").exists()
@@ -180,7 +180,7 @@ def test_a_line_that_was_cut_off_is_done_again(settings, monkeypatch):
     monkeypatch.setattr("simile.dedup.detection.verification.VERIFICATION_BATCH_SIZE", 32)
 
     def stop(stage: str, done: int, total: int) -> None:
-        if stage == "comparing pictures" and done >= 96:
+        if stage == "comparing images" and done >= 96:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -193,7 +193,7 @@ def test_a_line_that_was_cut_off_is_done_again(settings, monkeypatch):
 
 def test_another_question_starts_anew(settings):
     def stop(stage: str, done: int, total: int) -> None:
-        if stage == "comparing pictures":
+        if stage == "comparing images":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -286,7 +286,7 @@ def test_others_may_write_while_pictures_are_compared(settings):
     stored = []
 
     def decide_meanwhile(stage: str, *_: int) -> None:
-        if stage == "comparing pictures" and not stored:
+        if stage == "comparing images" and not stored:
             with closing(sqlite3.connect(settings.home / "catalogue.sqlite", timeout=0)) as other:
                 other.execute("BEGIN IMMEDIATE")  # raises at once where somebody writes
                 stored.append(other.in_transaction)

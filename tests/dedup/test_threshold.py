@@ -57,6 +57,6 @@ def test_where_no_distance_is_sure_enough_only_what_is_certain_is_a_copy(caplog)
 
 def test_few_copies_are_said_to_be_few(caplog):
     calibrate_threshold(copies(12), 0.99)
-    assert "learned from 12 copies only" in caplog.text
+    assert "calibrated on only 12 copies" in caplog.text
     with pytest.raises(TooFewPictures, match="--threshold"):
         calibrate_threshold([], 0.99)

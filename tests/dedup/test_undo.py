@@ -22,11 +22,12 @@ from simile.dedup.cleanup.file_ops import exchange_files
 from simile.dedup.cleanup.journal import CleanupAction, FileOperation, get_journals_folder, list_journals, read_journals
 from simile.dedup.cleanup.plan import write_plan
 from simile.dedup.cleanup.undo import undo_journal
-from simile.dedup.records import CleanupPlan, Removal
+from simile.dedup.records import CleanupPlan
 from simile.images.encoding import encode_png
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import NewImage
 from simile.store.home import Home
+from tests.support.dedup_records import make_removal
 
 ENCODER = "f" * 64
 ACTIONS: tuple[CleanupAction, ...] = ("move", "hardlink", "symlink", "trash")
@@ -74,14 +75,14 @@ def settings(home: Home, photos: Path) -> Iterator[Settings]:
 def plan(photos: Path) -> Path:
     copies = (path for path in sorted(photos.rglob("*.png")) if path.name != "kept.png")
     sha, kept = identify_file(photos / "kept.png").sha256, str(photos / "kept.png")
-    lines = tuple(Removal(str(path), sha, kept, sha, "bytes", "g", "") for path in copies)
+    lines = tuple(make_removal(str(path), sha, kept, sha) for path in copies)
     write_plan(photos.parent / "plan.json", CleanupPlan(lines))
     return photos.parent / "plan.json"
 
 
 def act(settings: Settings, plan: Path, action: CleanupAction) -> list[FileOperation]:
     """Applies the plan; gives what was done."""
-    request = ApplyRequest(action, plan.parent / "gone" if action == "move" else None)
+    request = ApplyRequest(action=action, target_folder=plan.parent / "gone" if action == "move" else None)
     done = apply_plan(settings, plan, request)
     assert (done.applied, done.set_aside) == (3, [])
     return [entry.operation for entry in read_journals(Home(settings.home))[-1].entries.values()]
@@ -118,7 +119,7 @@ def test_a_file_that_came_since_is_never_overwritten(
     (photos / "one.png").write_text("new")
     done = undo_journal(settings)
     assert (done.restored, [left.path for left in done.set_aside]) == (2, [str(photos / "one.png")])
-    assert "another file has come to be there" in done.set_aside[0].reason
+    assert "another file is there now" in done.set_aside[0].reason
     assert (photos / "one.png").read_text() == "new"
     (photos / "one.png").unlink()
     assert undo_journal(settings).restored == 1
@@ -181,7 +182,7 @@ def test_a_link_whose_kept_file_was_edited_is_set_aside(settings: Settings, phot
     act(settings, plan, "symlink")
     (photos / "kept.png").write_text("edited")
     done = undo_journal(settings)
-    assert done.restored == 0 and "gone or was changed since" in done.set_aside[0].reason
+    assert done.restored == 0 and "missing or was changed since" in done.set_aside[0].reason
     assert (photos / "one.png").is_symlink()
 
 
@@ -307,7 +308,7 @@ def test_a_disk_that_was_missing_after_a_kill_may_come_back(settings: Settings, 
     gone = photos.parent / "gone"
     gone.rename(photos.parent / "unplugged")
     said = undo_journal(settings)
-    assert said.restored == 0 and "put that disk back" in said.set_aside[0].reason
+    assert said.restored == 0 and "connect it" in said.set_aside[0].reason
     (photos.parent / "unplugged").rename(gone)
     assert undo_journal(settings).restored == 1
     assert tree(photos).items() <= before.items() and (photos / "one.png").exists()

@@ -174,7 +174,7 @@ def test_choosing_another_keeper_of_a_long_group_turns_all_its_pairs(page: Any) 
     page.goto("/duplicates?tier=near")
     go_to(page, "00.jpg")
     press(page, "k")
-    assert names(page) == ["00.jpg", "00.png"] and "decided by a person" in page.inner_text(".outcome")
+    assert names(page) == ["00.jpg", "00.png"] and "decided by a user" in page.inner_text(".outcome")
     press(page, "j")
     assert names(page) == ["00.jpg", "00 again.jpg"]  # they match directly
     assert fates(page) == ["Kept", "Would be removed"]
