@@ -1,4 +1,4 @@
-"""The service, put together."""
+"""Create the FastAPI app of the service."""
 
 from __future__ import annotations
 
@@ -61,44 +61,46 @@ ROUTERS = (
     latent.router,
     login.router,
 )
-DESCRIPTION = "Finds similar images with a variational autoencoder, and shows what the model saw."
+DESCRIPTION = "Finds similar images with a variational autoencoder, and shows reconstructions by the model."
 
 
 def create_app(settings: Settings, *, preload: bool = False) -> FastAPI:
-    """The app for one home. It starts without one too, and says so until `simile index` has made it.
+    """Create the app for one home, which need not exist yet.
 
-    `prepared`: loads the encoder and its fast runtime as it starts, so that the first searches don't wait for them.
+    Args:
+        settings: The settings of the service.
+        preload: Load the encoder and its fast runtime at startup, so that the first searches do not wait for them.
     """
     app = FastAPI(
         title="simile",
         version=version("simile"),
         description=DESCRIPTION,
         lifespan=_lifespan,
-        docs_url=None,  # its viewer would come from elsewhere: routes/reference_page.py has our own
+        docs_url=None,  # FastAPI's page loads scripts from a CDN; web/reference.py replaces it
         redoc_url=None,
     )
-    app.state.settings, app.state.preload, app.state.review_cache = settings, preload, ReviewCache()
-    app.state.map_cache = MapCache(settings)
-    app.state.authenticator, app.state.rate_limiter = Authenticator(settings), RateLimiter()
-    figures, house = ServiceMetrics(), UploadLimiter(settings.queue, settings.queue_share)
-    app.state.metrics, app.state.upload_limiter = figures, house
+    state, metrics = app.state, ServiceMetrics()
+    state.settings, state.preload, state.metrics = settings, preload, metrics
+    state.review_cache, state.map_cache = ReviewCache(), MapCache(settings)
+    state.authenticator, state.rate_limiter = Authenticator(settings), RateLimiter()
+    state.upload_limiter = UploadLimiter(settings.queue, settings.queue_share)
     for router in ROUTERS:
         app.include_router(router)
     app.mount(urls.STATIC, StaticFiles(directory=Path(__file__).parent / "static"), name="static")
-    # The last that is added is the first to see a request.
-    app.add_middleware(BodyLimitMiddleware, settings.max_bytes + FORM_OVERHEAD, settings.upload_seconds, figures)
-    app.add_middleware(UploadLimitMiddleware, house, figures, parse_networks(settings.trusted_proxies))
+    # The middleware added last handles a request first.
+    app.add_middleware(BodyLimitMiddleware, settings.max_bytes + FORM_OVERHEAD, settings.upload_seconds, metrics)
+    app.add_middleware(UploadLimitMiddleware, state.upload_limiter, metrics, parse_networks(settings.trusted_proxies))
     app.add_middleware(
         AccessControlMiddleware,
         settings=settings,
-        authenticator=app.state.authenticator,
-        rate_limiter=app.state.rate_limiter,
+        authenticator=state.authenticator,
+        rate_limiter=state.rate_limiter,
     )
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, **CORS_OPTIONS, allow_origins=parse_origins(settings.cors_origins))
     app.add_middleware(SecurityHeadersMiddleware)
-    app.add_middleware(RequestLogMiddleware, figures, house)
-    app.state.drain = lambda: _drain(app)
+    app.add_middleware(RequestLogMiddleware, metrics, state.upload_limiter)
+    state.drain = lambda: _drain(app)
     errors.install_error_handlers(app)
     install.install_openapi(app)
     scopes.check_routes(app)
@@ -107,37 +109,38 @@ def create_app(settings: Settings, *, preload: bool = False) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Create the parts that need a running event loop, and close all parts at the end."""
     state, settings = app.state, app.state.settings
     state.searcher_provider = SearcherProvider(settings, state.metrics.observe_stage, background=state.preload)
     state.pool = EncodingPool(settings.workers, settings.answer_seconds)
     state.batcher = SearchBatcher(
         settings,
-        lambda questions: state.searcher_provider.get_searcher().search_many(questions),
+        lambda queries: state.searcher_provider.get_searcher().search_many(queries),
         state.pool,
         state.metrics,
     )
     state.job_manager = JobManager(settings)
     state.latent_cache = LatentCache()
     state.event_broker = JobEventBroker(state.job_manager)
-    state.readiness = Readiness(state.searcher_provider, state.upload_limiter, state.metrics)
-    watching = threading.Thread(target=state.readiness.watch, name="facts")
+    state.readiness = Readiness(
+        searcher_provider=state.searcher_provider, upload_limiter=state.upload_limiter, metrics=state.metrics
+    )
+    watch_thread = threading.Thread(target=state.readiness.watch, name="readiness")
     if state.preload:
-        watching.start()
+        watch_thread.start()
     else:
         state.readiness.loaded_event.set()
     yield
     state.readiness.stop_event.set()
     if state.preload:
-        watching.join()  # a process that ends while a network is being converted is aborted
-    await run_in_threadpool(state.job_manager.close)
-    await run_in_threadpool(state.latent_cache.close)
-    await run_in_threadpool(state.map_cache.close)
-    await run_in_threadpool(state.batcher.close)
+        watch_thread.join()  # a process that exits while it converts a network would crash
+    for closable in (state.job_manager, state.latent_cache, state.map_cache, state.batcher):
+        await run_in_threadpool(closable.close)
     state.searcher_provider.close()
     state.authenticator.close()
 
 
 def _drain(app: FastAPI) -> None:
-    """No more pictures are taken in, and streams without an end get one: the process is about to stop."""
+    """Reject new uploads and end event streams, because the process is about to stop."""
     app.state.upload_limiter.is_draining = True
     app.state.job_manager.drain()

@@ -45,8 +45,8 @@ from simile.service.schemas.latents import (
     TraversalStepResponse,
     UncertaintyResponse,
 )
-from simile.service.schemas.search import HitResponse
-from simile.service.serializers.search import make_hit_response, replace_surrogates
+from simile.service.schemas.search import HitResponse, replace_surrogates
+from simile.service.serializers.search import make_hit_response
 from simile.service.state.latent_cache import LatentCache
 
 

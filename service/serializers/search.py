@@ -20,7 +20,6 @@ from simile.service.schemas.search import (
     SearchBatchResponse,
     SearchResponse,
 )
-from simile.service.schemas.search import replace_surrogates as replace_surrogates  # for the other serializers
 from simile.store.catalogue.records import ImageRecord
 
 

@@ -1,7 +1,7 @@
-"""One client's connection: how long it may take over its headers, how many there may be, and what is left unread.
+"""Limit client connections: their number, the time for headers, and unread data.
 
-uvicorn's own protocol waits for ever for a client that sends half a header, and reads whatever a client sends after
-it has been refused. Here every wait has an end.
+uvicorn's own protocol waits forever for the rest of a header, and reads everything that a client sends after its
+request was rejected. Here every wait has a timeout.
 """
 
 from __future__ import annotations
@@ -16,18 +16,24 @@ from typing import Any
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from simile.service.errors import PROBLEM_MEDIA_TYPE, TYPE_PREFIX, ProblemDetails, make_problem_body
+from simile.service.errors import (
+    PROBLEM_MEDIA_TYPE,
+    ProblemDetails,
+    ProblemException,
+    make_problem,
+    make_problem_body,
+)
 
 CONNECTION_KEY = "simile.connection"  # in the scope of every request
 MAX_RAW_HEADER_BYTES = 64 * 1024
 HEADER_SECONDS = 10.0
-LINGER_SECONDS = 5.0  # for a client to take its last answer, or to end a body that nobody reads
-LINGER_BYTES = 1 << 20  # of such a body: less is read to its end, so that the connection can go on
+LINGER_SECONDS = 5.0  # for a client to receive its last response, or to end an unread body
+LINGER_BYTES = 1 << 20  # of an unread body: a shorter one is read to its end, so that the connection stays usable
 
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """What a connection may take. `most`: how many there may be; `unread_seconds`: for a client to read its answer."""
+    """Limits of connections; `unread_seconds` is the time for a client to read its response."""
 
     max_connections: int
     unread_seconds: float
@@ -35,7 +41,7 @@ class ConnectionLimits:
 
 
 def make_disconnect_check(scope: Scope) -> Callable[[], bool]:
-    """What says, in any thread, whether the client of a request has closed its connection."""
+    """Return a function that tells, in any thread, whether the client of a request has disconnected."""
     connection = scope.get(CONNECTION_KEY)
     return _never_disconnected if connection is None else connection.is_closed
 
@@ -45,7 +51,7 @@ def _never_disconnected() -> bool:
 
 
 class GuardedConnection(HttpToolsProtocol):
-    """uvicorn's connection, with an end to every wait."""
+    """uvicorn's connection with timeouts and limits."""
 
     def __init__(self, *arguments: Any, limits: ConnectionLimits, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -56,13 +62,14 @@ class GuardedConnection(HttpToolsProtocol):
         self._header_bytes = self._unread_bytes = 0
 
     def is_closed(self) -> bool:
-        """Whether the client is gone, or about to be sent away."""
+        """Return whether the client has disconnected or is being disconnected."""
         return self.transport.is_closing()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
         if len(self.connections) > self._limits.max_connections:
-            detail = f"{self._limits.max_connections} connections are open (SIMILE_CONNECTIONS), and no more are taken. Try again."
+            limit = self._limits.max_connections
+            detail = f"{limit} connections are open, the maximum (SIMILE_CONNECTIONS). Try again."
             self._reject(503, "too-many-connections", detail, {"Retry-After": "1"})
         else:
             self._start_timer(self._limits.header_seconds, self._on_header_timeout)
@@ -83,7 +90,7 @@ class GuardedConnection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope[CONNECTION_KEY] = self  # type: ignore[literal-required]  # a scope may hold more
+        self.scope[CONNECTION_KEY] = self  # type: ignore[literal-required]  # a scope may have additional keys
         self._in_header, self._header_bytes, self._unread_bytes = True, 0, 0
         self._start_timer(self._limits.header_seconds, self._on_header_timeout)
 
@@ -104,9 +111,9 @@ class GuardedConnection(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        left_over = self.cycle.response_complete and self.cycle.more_body
+        has_unread_body = self.cycle.response_complete and self.cycle.more_body
         super().on_response_complete()
-        if left_over:
+        if has_unread_body:
             self._start_timer(LINGER_SECONDS, self._close)
 
     def pause_writing(self) -> None:
@@ -135,13 +142,13 @@ class GuardedConnection(HttpToolsProtocol):
     def _reject(
         self, status: int, problem_kind: str | None, detail: str, headers: dict[str, str] | None = None
     ) -> None:
-        """Says why, unless an answer is under way, and closes."""
+        """Send a problem, unless a response is in progress, and close."""
         if not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete):
             self.transport.write(_make_error_bytes(status, problem_kind, detail, headers or {}))
         self._close()
 
     def _close(self) -> None:
-        """Closes when everything is sent, or a little later."""
+        """Close when all data is sent, at the latest after LINGER_SECONDS."""
         self._cancel_timer()
         self.transport.close()
         self._timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
@@ -163,12 +170,10 @@ class GuardedConnection(HttpToolsProtocol):
 
 def _make_error_bytes(status: int, problem_kind: str | None, detail: str, headers: dict[str, str]) -> bytes:
     phrase = HTTPStatus(status).phrase
-    title, name = (
-        (phrase, "about:blank")
-        if problem_kind is None
-        else (problem_kind.replace("-", " ").capitalize(), TYPE_PREFIX + problem_kind)
-    )
-    document = json.dumps(make_problem_body(ProblemDetails(status, title, detail, name), "")).encode()
+    problem = ProblemDetails(status=status, title=phrase, detail=detail)
+    if problem_kind is not None:
+        problem = make_problem(ProblemException(status, problem_kind, detail))
+    document = json.dumps(make_problem_body(problem, "")).encode()
     fields = {
         "Content-Type": PROBLEM_MEDIA_TYPE,
         "Content-Length": str(len(document)),

@@ -1,7 +1,7 @@
-"""Listening: one server process, and how it ends.
+"""Run one server process and shut it down.
 
-A server that is told to stop turns new pictures away first (503, and /readyz says so), answers what it took in, and
-only then closes its socket. Each step has a bound, so that whoever stops it need not kill it.
+A server that is told to stop first rejects new uploads (503, and /readyz reports it), then responds to accepted
+requests, and only then closes its socket. Each step has a time limit, so that it need not be killed.
 """
 
 from __future__ import annotations
@@ -28,43 +28,44 @@ from simile.store.catalogue.catalogue import Catalogue
 from simile.store.database.engine import catalogue_exists
 from simile.store.home import Home
 
-DRAIN_SECONDS = 20.0  # for what was taken in to be answered
-CLOSE_SECONDS = 5  # for connections to end
-KEEP_ALIVE_SECONDS = 15  # of a connection between two requests
+DRAIN_SECONDS = 20.0  # for responses to accepted requests
+CLOSE_SECONDS = 5  # for connections to close
+KEEP_ALIVE_SECONDS = 15  # of an idle connection between two requests
 
 
 class DrainingServer(uvicorn.Server):
-    """A server that drains before it closes."""
+    """A server that responds to accepted requests before it closes."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
         self.app = app
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain, then shut down as uvicorn does."""
         self.app.state.drain()
-        until = time.monotonic() + DRAIN_SECONDS
-        while self.app.state.upload_limiter.inside and time.monotonic() < until and not self.force_exit:
+        deadline = time.monotonic() + DRAIN_SECONDS
+        while self.app.state.upload_limiter.inside and time.monotonic() < deadline and not self.force_exit:
             await asyncio.sleep(0.02)
         await super().shutdown(sockets)
-        if self.force_exit:  # uvicorn then leaves out what ends the app's threads, which the interpreter waits for
+        if self.force_exit:  # uvicorn then skips the lifespan, which ends the app's threads
             await self.lifespan.shutdown()
 
 
 def make_server(settings: Settings, *, preload: bool = True, header_seconds: float = HEADER_SECONDS) -> DrainingServer:
-    """A server of the home, not yet listening. `prepared`: see create_app."""
+    """Create a server of the home that does not listen yet; `preload` as in create_app."""
     app = create_app(settings, preload=preload)
-    guard = ConnectionLimits(settings.connections, settings.answer_seconds, header_seconds)
-    connections: Any = partial(GuardedConnection, limits=guard)  # called as the class is
+    limits = ConnectionLimits(settings.connections, settings.answer_seconds, header_seconds)
+    protocol: Any = partial(GuardedConnection, limits=limits)  # uvicorn calls it like the class
     config = uvicorn.Config(
         app,
-        http=connections,
+        http=protocol,
         loop="uvloop",
         ws="none",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=CLOSE_SECONDS,
-        proxy_headers=False,  # uvicorn would believe anyone on this machine; service/access.py asks the settings
+        proxy_headers=False,  # uvicorn would trust any client on this machine; security/proxies.py uses the settings
         server_header=False,
-        access_log=False,  # service/request_logs.py writes it
+        access_log=False,  # middleware/request_log.py writes it
         log_config=None,
         log_level="warning",
     )
@@ -72,7 +73,7 @@ def make_server(settings: Settings, *, preload: bool = True, header_seconds: flo
 
 
 def serve(settings: Settings, listener: socket.socket) -> None:
-    """Serves until SIGTERM or Ctrl-C, and returns when everything that was taken in is answered."""
+    """Serve until SIGTERM or Ctrl-C; returns after the responses to all accepted requests."""
     server = make_server(settings)
     registry = server.app.state.metrics.registry
     with listener, serve_metrics(settings, registry), suppress_final_signal():
@@ -81,23 +82,23 @@ def serve(settings: Settings, listener: socket.socket) -> None:
 
 @contextmanager
 def suppress_final_signal() -> Iterator[None]:
-    """A server sends itself the signal that ended it once more: here it ends a block, not the process."""
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    """Suppress the signal that uvicorn raises again after its shutdown, so that the process continues."""
+    previous = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         with suppress(KeyboardInterrupt):
             yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)
 
 
 def check_binding(settings: Settings) -> None:
-    """Raises BadSetting for an address that others can reach, in front of a home that has no keys."""
+    """Raise BadSetting if other machines can reach the address and the home has no keys."""
     if is_loopback(settings.host) or settings.insecure or _has_keys(settings):
         return
     raise BadSetting(
-        f"On {settings.host} others can reach the service, and {settings.home} has no keys. Make one: "
+        f"On {settings.host} other machines can reach the service, and {settings.home} has no keys. Make one: "
         "`simile keys create NAME --scope write`; or listen on 127.0.0.1. "
-        "--insecure (SIMILE_INSECURE=1) serves without keys to everybody."
+        "--insecure (SIMILE_INSECURE=1) serves everyone without keys."
     )
 
 

@@ -1,7 +1,7 @@
-"""Several server processes on one socket, and a supervisor that replaces those that die.
+"""Run several server processes on one socket and replace those that die.
 
-Each has its own copy of the encoder and the index; what one commits the others see through the catalogue. The
-supervisor itself opens nothing of the home: it is a few megabytes, and outlives whatever a worker may meet.
+Each process has its own copy of the encoder and the index; the others see its commits through the catalogue. The
+supervisor itself opens nothing in the home, so that it stays small and survives any failure of a worker.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from simile.service.observability.metrics import (
     serve_metrics,
 )
 
-WORKER_STOP_SECONDS = 45.0  # for a worker to drain, before it is killed
-QUICK_EXIT_SECONDS = 5.0  # seconds: who dies sooner did not live
-MAX_QUICK_EXITS = 6  # deaths like that in a row: another start would end the same way
-MAX_RESTART_DELAY = 5.0  # seconds between two starts
+WORKER_STOP_SECONDS = 45.0  # for a worker to drain before it is killed
+QUICK_EXIT_SECONDS = 5.0  # a worker that ends sooner failed to start
+MAX_QUICK_EXITS = 6  # in a row: another start would fail as well
+MAX_RESTART_DELAY = 5.0  # between two starts
 
 log = logging.getLogger(__name__)
 
 
 def supervise(settings: Settings, listener: socket.socket, verbose: bool = False) -> None:
-    """Serves with so many workers until SIGTERM or Ctrl-C. Raises BadSetting if they can't start."""
+    """Serve with several workers until SIGTERM or Ctrl-C. Raises BadSetting if they fail to start."""
     share = max(1, len(os.sched_getaffinity(0)) // settings.serve_workers)
-    os.environ.setdefault("OMP_NUM_THREADS", str(share))  # workers that all take all cores hinder each other
+    os.environ.setdefault("OMP_NUM_THREADS", str(share))  # workers that each use all cores slow each other down
     with tempfile.TemporaryDirectory(prefix="simile-metrics-") as folder, listener:
         os.environ[MULTIPROC_DIR_VARIABLE] = folder
         with serve_metrics(settings, make_multiprocess_registry()):
@@ -47,18 +47,18 @@ def supervise(settings: Settings, listener: socket.socket, verbose: bool = False
 
 
 class WorkerSupervisor:
-    """The workers."""
+    """Starts, replaces and stops the workers."""
 
     def __init__(self, settings: Settings, listener: socket.socket, verbose: bool) -> None:
         self._arguments = (settings, listener, verbose)
         self._worker_count = settings.serve_workers
-        self._workers: dict[SpawnProcess, float] = {}  # and when they were started
+        self._workers: dict[SpawnProcess, float] = {}  # with their start times
         self._is_stopping = False
         self._quick_exits = 0
 
     def run(self) -> None:
-        """Starts them, replaces those that die, and ends them when a signal says so."""
-        before = {number: signal.signal(number, self._handle_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        """Start the workers, replace dead ones, and stop all of them on a signal."""
+        previous = {number: signal.signal(number, self._handle_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             while not self._is_stopping and self._quick_exits < MAX_QUICK_EXITS:
                 self._start_missing()
@@ -66,39 +66,41 @@ class WorkerSupervisor:
                 self._reap_exited()
         finally:
             self._stop_workers()
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
         if not self._is_stopping:
-            raise BadSetting(f"{self._quick_exits} workers ended as soon as they were started. The log above says why.")
+            raise BadSetting(
+                f"{self._quick_exits} workers ended right after their start. The log above has the reason."
+            )
 
     def _handle_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._is_stopping = True
 
     def _start_missing(self) -> None:
-        """Starts who is missing; after quick deaths it waits, longer each time."""
+        """Start missing workers; after quick exits it waits first, longer each time."""
         if self._quick_exits:
             time.sleep(min(MAX_RESTART_DELAY, 0.1 * 2**self._quick_exits))
         while len(self._workers) < self._worker_count and not self._is_stopping:
-            # Not forked: a child would share the parent's threads' locks, held or not.
+            # Not forked: a child would inherit locks that the parent's threads hold.
             worker = get_context("spawn").Process(target=run_worker, args=self._arguments, name="simile-worker")
             worker.start()
             self._workers[worker] = time.monotonic()
 
     def _reap_exited(self) -> None:
         for worker in [worker for worker in self._workers if not worker.is_alive()]:
-            lived = time.monotonic() - self._workers.pop(worker)
-            self._quick_exits = self._quick_exits + 1 if lived < QUICK_EXIT_SECONDS else 0
+            lifetime = time.monotonic() - self._workers.pop(worker)
+            self._quick_exits = self._quick_exits + 1 if lifetime < QUICK_EXIT_SECONDS else 0
             if not self._is_stopping:
-                log.warning("Worker %s ended (%s); another takes its place.", worker.pid, worker.exitcode)
+                log.warning("Worker %s ended (%s); a new one is started.", worker.pid, worker.exitcode)
             mark_worker_dead(worker.pid or 0)
 
     def _stop_workers(self) -> None:
-        """Tells them to stop, waits while they drain, and kills who is left."""
+        """Tell the workers to stop, wait while they drain, and kill the rest."""
         for worker in self._workers:
             worker.terminate()
-        until = time.monotonic() + WORKER_STOP_SECONDS
+        deadline = time.monotonic() + WORKER_STOP_SECONDS
         for worker in self._workers:
-            worker.join(max(0.0, until - time.monotonic()))
+            worker.join(max(0.0, deadline - time.monotonic()))
             if worker.is_alive():
                 log.error("Worker %s did not stop within %g seconds and is killed.", worker.pid, WORKER_STOP_SECONDS)
                 worker.kill()
@@ -106,7 +108,7 @@ class WorkerSupervisor:
 
 
 def run_worker(settings: Settings, listener: socket.socket, verbose: bool) -> None:
-    """What a worker process does."""
+    """Run a worker; the entry point of its process."""
     from simile.service.server.server import (  # noqa: PLC0415  # torch and FAISS: not in the supervisor
         make_server,
         suppress_final_signal,
@@ -120,7 +122,7 @@ def run_worker(settings: Settings, listener: socket.socket, verbose: bool) -> No
 
 
 def _exit_with_supervisor() -> None:
-    """A worker whose supervisor was killed would hold the port for ever."""
+    """End this worker when its supervisor dies; else it would keep the port."""
     parent = parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])

@@ -1,8 +1,8 @@
-"""Searches of many clients at once: pictures decoded in a few threads, encoded and searched for together.
+"""Batch the searches of many clients: images are decoded in a few threads, then encoded and searched together.
 
-    request --decode threads--> question --one batch at a time--> answers --render--> bytes
+    request --decode threads--> query --one batch at a time--> results --render--> bytes
 
-A picture goes from thread to thread and comes back to the event loop once, as the answer.
+A search moves from thread to thread and returns to the event loop once, as the response.
 """
 
 from __future__ import annotations
@@ -28,30 +28,34 @@ from simile.service.server.connections import make_disconnect_check
 from simile.service.state.encoding_pool import EncodingPool
 
 T = TypeVar("T")
+QuerySource = SearchQuery | Callable[[], SearchQuery]  # a function decodes images and runs in a thread
 SearchFunction = Callable[[Sequence[SearchQuery]], Sequence[SearchResult | SimileError]]
 
-MAX_SEARCH_BATCH_SIZE = 64  # questions in a batch: more would keep the first waiting, and are hardly faster each
-MAX_DECODE_WAIT_SECONDS = 0.005  # seconds that a batch waits for pictures that are being decoded
-RENDER_FLUSH_SECONDS = 0.005  # seconds of rendering after which the answers that are ready go out
+MAX_SEARCH_BATCH_SIZE = 64  # a larger batch delays its first search and is hardly faster for each
+MAX_DECODE_WAIT_SECONDS = 0.005  # that a batch waits for images that are being decoded
+RENDER_FLUSH_SECONDS = 0.005  # of rendering, after which the finished responses are sent
 
 
 @dataclass(eq=False)
 class PendingSearch:
-    """One question on its way. `left`: whether its client is gone."""
+    """One search that waits for its result."""
 
-    query: SearchQuery | Callable[[], SearchQuery]
+    query: QuerySource
     render: Callable[[SearchResult], Any]
     future: asyncio.Future[Any]
     has_client_left: Callable[[], bool]
 
     @property
     def is_dropped(self) -> bool:
-        """Whether nobody waits for the answer any more."""
+        """Whether nothing waits for the result any more."""
         return self.future.cancelled() or self.has_client_left()
 
 
+PendingResult = tuple[PendingSearch, Any]  # with a response or an exception
+
+
 class SearchBatcher:
-    """Where questions are handed in. Make it inside a running event loop, and close it."""
+    """Runs searches in batches. Create it inside a running event loop, and close it."""
 
     def __init__(
         self, settings: Settings, search_many: SearchFunction, pool: EncodingPool, metrics: ServiceMetrics
@@ -61,57 +65,55 @@ class SearchBatcher:
         self._timeout_seconds = settings.answer_seconds
         self._loop = asyncio.get_running_loop()
         self._decode_executor = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        self._single_executor = ThreadPoolExecutor(threads, thread_name_prefix="alone")
+        self._single_executor = ThreadPoolExecutor(threads, thread_name_prefix="single")
         self._batch_queue = BatchQueue(self._process_batch, metrics)
 
     async def search(
-        self,
-        request: Request,
-        query: SearchQuery | Callable[[], SearchQuery],
-        render: Callable[[SearchResult], T],
-        *,
-        heavy: bool = False,
+        self, request: Request, query: QuerySource, render: Callable[[SearchResult], T], *, heavy: bool = False
     ) -> T:
-        """What `render` makes of the answer; it runs in a thread, in one of its own if it is `heavy`.
+        """Run one search and return what `render` makes of the result.
 
-        `question`: one that needs no decoding, or what makes it, called in a thread that decodes.
-        Raises what `question`, the answer or `render` raise; Refusal where there is no answer in time;
-        ClientDisconnect if the client left before the work was begun.
+        Args:
+            request: The search is dropped when its client disconnects.
+            query: A query, or a function that makes it and is called in a decode thread.
+            render: Called in the batch thread.
+            heavy: Call `render` in a separate thread, so that other searches do not wait for it.
+
+        Raises:
+            ProblemException: There was no result in time.
+            ClientDisconnect: The client left before the search started.
+            Exception: Whatever the query, the search or `render` raises.
         """
         if heavy:
-            answer = await self._submit(request, query, _identity)
-            return await self._pool.run(lambda: render(answer))
+            result = await self._submit(request, query, _identity)
+            return await self._pool.run(lambda: render(result))
         return cast(T, await self._submit(request, query, render))
 
-    async def search_many(
-        self, request: Request, queries: Sequence[SearchQuery | Callable[[], SearchQuery]]
-    ) -> list[SearchResult | SimileError]:
-        """The answer to each, in order; what is wrong with one costs no other."""
-        asked = (self._submit(request, question, _identity) for question in queries)
-        answers = await asyncio.gather(*asked, return_exceptions=True)
-        for answer in answers:
-            if isinstance(answer, BaseException) and not isinstance(answer, SimileError):
-                raise answer
-        return cast(list[SearchResult | SimileError], answers)
+    async def search_many(self, request: Request, queries: Sequence[QuerySource]) -> list[SearchResult | SimileError]:
+        """Run several searches; a SimileError takes the place of the result of a failed one."""
+        pending = (self._submit(request, query, _identity) for query in queries)
+        results = await asyncio.gather(*pending, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, SimileError):
+                raise result
+        return cast(list[SearchResult | SimileError], results)
 
     def close(self) -> None:
-        """Ends the threads, after what they are at."""
+        """End the threads after their current work."""
         self._decode_executor.shutdown(cancel_futures=True)
         self._single_executor.shutdown(cancel_futures=True)
         self._batch_queue.close()
 
-    async def _submit(
-        self, request: Request, query: SearchQuery | Callable[[], SearchQuery], render: Callable[[SearchResult], Any]
-    ) -> Any:
-        case = PendingSearch(query, render, self._loop.create_future(), make_disconnect_check(request.scope))
+    async def _submit(self, request: Request, query: QuerySource, render: Callable[[SearchResult], Any]) -> Any:
+        pending = PendingSearch(query, render, self._loop.create_future(), make_disconnect_check(request.scope))
         if isinstance(query, SearchQuery):
-            self._dispatch(case)
+            self._dispatch(pending)
         else:
             self._batch_queue.begin_decoding()
-            self._decode_executor.submit(self._decode, case)
+            self._decode_executor.submit(self._decode, pending)
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                return await case.future
+                return await pending.future
         except TimeoutError:
             self._metrics.count_refusal("too-slow-to-answer")
             raise make_timeout_error(self._timeout_seconds) from None
@@ -122,7 +124,7 @@ class SearchBatcher:
                 return self._send_results([(pending, ClientDisconnect())])
             assert not isinstance(pending.query, SearchQuery)
             pending.query = pending.query()
-        except Exception as error:  # whatever it is, it is the answer to this one question  # noqa: BLE001
+        except Exception as error:  # any error is the result of this one search  # noqa: BLE001
             self._send_results([(pending, error)])
         else:
             self._dispatch(pending)
@@ -130,7 +132,7 @@ class SearchBatcher:
             self._batch_queue.end_decoding()
 
     def _dispatch(self, pending: PendingSearch) -> None:
-        """Queue it for the next batch; a filter, a radius or attributes may be slow, so that runs in its own thread."""
+        """Queue a search for the next batch; a filter, a radius or attributes may be slow and get a separate thread."""
         assert isinstance(pending.query, SearchQuery)
         query = pending.query
         if query.params.filter is not None or query.params.radius is not None or query.attributes:
@@ -139,41 +141,34 @@ class SearchBatcher:
             self._batch_queue.put(pending)
 
     def _process_batch(self, batch: Sequence[PendingSearch]) -> None:
-        """Answers together; in the thread of whoever calls."""
-        live: list[PendingSearch] = []
-        gone: list[tuple[PendingSearch, Any]] = []
-        for case in batch:
-            if case.is_dropped:
-                gone.append((case, ClientDisconnect()))
-            else:
-                live.append(case)
-        self._send_results(gone)
-        if live:
-            self._search_batch(live)
-
-    def _search_batch(self, batch: Sequence[PendingSearch]) -> None:
-        self._metrics.batch_size.observe(len(batch))
+        """Search and render a batch in the calling thread."""
+        dropped = [pending for pending in batch if pending.is_dropped]
+        self._send_results([(pending, ClientDisconnect()) for pending in dropped])
+        live = [pending for pending in batch if pending not in dropped]
+        if not live:
+            return
+        self._metrics.batch_size.observe(len(live))
         try:
-            answers = self._search_many([cast(SearchQuery, case.query) for case in batch])
-        except Exception as error:  # the thread goes on; each request says what happened  # noqa: BLE001
-            self._send_results([(case, error) for case in batch])
+            results = self._search_many([cast(SearchQuery, pending.query) for pending in live])
+        except Exception as error:  # the thread continues; each request gets the error  # noqa: BLE001
+            self._send_results([(pending, error) for pending in live])
         else:
-            self._render_batch(batch, answers)
+            self._render_batch(live, results)
 
     def _render_batch(self, batch: Sequence[PendingSearch], results: Sequence[SearchResult | SimileError]) -> None:
-        ready: list[tuple[PendingSearch, Any]] = []
-        sent = time.perf_counter()
-        for case, answer in zip(batch, results, strict=True):
+        ready: list[PendingResult] = []
+        last_sent = time.perf_counter()
+        for pending, result in zip(batch, results, strict=True):
             started = time.perf_counter()
-            ready.append((case, answer if isinstance(answer, SimileError) else _render_or_error(case, answer)))
+            ready.append((pending, result if isinstance(result, SimileError) else _render_or_error(pending, result)))
             ended = time.perf_counter()
             self._metrics.observe_stage("render", ended - started)
-            if ended - sent > RENDER_FLUSH_SECONDS:
+            if ended - last_sent > RENDER_FLUSH_SECONDS:
                 self._send_results(ready)
-                ready, sent = [], ended
+                ready, last_sent = [], ended
         self._send_results(ready)
 
-    def _send_results(self, results: list[tuple[PendingSearch, Any]]) -> None:
+    def _send_results(self, results: list[PendingResult]) -> None:
         if not results:
             return
         for _, result in results:
@@ -181,12 +176,12 @@ class SearchBatcher:
                 self._metrics.client_disconnects.inc()
         try:
             self._loop.call_soon_threadsafe(_deliver_results, results)
-        except RuntimeError:  # the loop has ended, and all that waited for it
+        except RuntimeError:  # the loop has ended, and so have all requests
             return
 
 
 class BatchQueue:
-    """A thread that takes what has come in, at most MOST at a time, and waits WAIT for what is being decoded."""
+    """A thread that processes queued searches in batches; it waits shortly for images that are being decoded."""
 
     def __init__(self, process_batch: Callable[[Sequence[PendingSearch]], None], metrics: ServiceMetrics) -> None:
         self._process_batch, self._metrics = process_batch, metrics
@@ -198,33 +193,34 @@ class BatchQueue:
         self._thread.start()
 
     def begin_decoding(self) -> None:
-        """A picture is being decoded: a batch may wait for it."""
+        """Count an image that is being decoded: a batch may wait for it."""
         with self._condition:
             self._decoding_count += 1
 
     def end_decoding(self) -> None:
-        """It has been decoded, or could not be."""
+        """Count an image as decoded, successfully or not."""
         with self._condition:
             self._decoding_count -= 1
             if not self._decoding_count and self._pending_searches:
                 self._condition.notify()
 
     def put(self, pending: PendingSearch) -> None:
+        """Queue a search."""
         with self._condition:
             self._pending_searches.append(pending)
-            if self._is_idle or len(self._pending_searches) == MAX_SEARCH_BATCH_SIZE or not self._decoding_count:
+            if self._is_idle or self._is_complete():
                 self._condition.notify()
 
     def close(self) -> None:
-        """Ends the thread after its batch."""
+        """End the thread after its batch."""
         with self._condition:
             self._is_closed = True
             self._condition.notify()
         self._thread.join()
 
     def _run(self) -> None:
-        while cases := self._take_batch():
-            self._process_batch(cases)
+        while batch := self._take_batch():
+            self._process_batch(batch)
 
     def _take_batch(self) -> list[PendingSearch]:
         with self._condition:
@@ -233,11 +229,10 @@ class BatchQueue:
             self._is_idle = False
             if not self._is_closed:
                 self._condition.wait_for(self._is_complete, MAX_DECODE_WAIT_SECONDS)
-            taken = [
-                self._pending_searches.popleft() for _ in range(min(MAX_SEARCH_BATCH_SIZE, len(self._pending_searches)))
-            ]
+            size = min(MAX_SEARCH_BATCH_SIZE, len(self._pending_searches))
+            batch = [self._pending_searches.popleft() for _ in range(size)]
             self._metrics.batch_waiting.set(len(self._pending_searches))
-            return taken
+            return batch
 
     def _is_complete(self) -> bool:
         return self._is_closed or len(self._pending_searches) >= MAX_SEARCH_BATCH_SIZE or not self._decoding_count
@@ -250,16 +245,16 @@ def _identity(result: SearchResult) -> SearchResult:
 def _render_or_error(pending: PendingSearch, result: SearchResult) -> Any:
     try:
         return pending.render(result)
-    except Exception as error:  # the answer to this one question  # noqa: BLE001
+    except Exception as error:  # the result of this one search  # noqa: BLE001
         return error
 
 
-def _deliver_results(results: Sequence[tuple[PendingSearch, Any]]) -> None:
-    """In the event loop: wakes up who waits."""
-    for case, result in results:
-        if case.future.done():
+def _deliver_results(results: Sequence[PendingResult]) -> None:
+    """Resolve the futures; runs in the event loop."""
+    for pending, result in results:
+        if pending.future.done():
             continue
         if isinstance(result, Exception):
-            case.future.set_exception(result)
+            pending.future.set_exception(result)
         else:
-            case.future.set_result(result)
+            pending.future.set_result(result)

@@ -1,4 +1,4 @@
-"""A bounded pool of threads for work on images."""
+"""A bounded thread pool for work on images."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ T = TypeVar("T")
 
 
 class EncodingPool:
-    """Threads for work on pictures, no more at a time than there are cores: the rest waits its turn.
+    """Runs work on images in threads, at most one for each core.
 
-    They are not the threads of the other handlers, so that thumbnails and health checks never queue behind uploads.
-    Make it inside a running event loop.
+    These are not the threads of the other handlers, so that thumbnails and health checks never wait for uploads. Create
+    it inside a running event loop.
     """
 
     def __init__(self, workers: int, timeout_seconds: float = 30.0) -> None:
@@ -28,17 +28,20 @@ class EncodingPool:
         self._timeout_seconds = timeout_seconds
 
     async def run(self, work: Callable[[], T]) -> T:
-        """What `work` returns, or raises, in a thread of its own. Raises Refusal where its turn does not come in time.
+        """Run `work` in a thread and return its result.
 
-        What has begun runs to its end: nobody is told that a picture was not stored which was.
+        Work that has started runs to its end, so that no client is told that a stored image was not stored.
+
+        Raises:
+            ProblemException: No thread was free in time.
         """
-        turn = object()
+        token = object()
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                await self._slot_limiter.acquire_on_behalf_of(turn)
+                await self._slot_limiter.acquire_on_behalf_of(token)
         except TimeoutError:
             raise make_timeout_error(self._timeout_seconds) from None
         try:
             return await anyio.to_thread.run_sync(work, limiter=self._thread_limiter)
         finally:
-            self._slot_limiter.release_on_behalf_of(turn)
+            self._slot_limiter.release_on_behalf_of(token)

@@ -1,7 +1,7 @@
-"""Indexing jobs of the service: started here as child processes, seen and cancelled from every worker.
+"""Run indexing jobs of the service as child processes; every worker can read and cancel them.
 
-The lock of jobs (`jobs.lock` in the home) is held by whoever starts a job, then by the job's own process alone: who
-can take it knows that a job that says it runs has died.
+The job lock (`jobs.lock` in the home) is held while a job is started, then by the job's own process. If the lock is
+free, a job whose status is `running` has died.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from simile.store.home import Home, translate_write_errors
 
 log = logging.getLogger(__name__)
 
-JOB_STOP_SECONDS = 10.0  # the process itself takes half of it to stop in good order
-JOB_LOCK_SECONDS = 2.0  # for a job that is just ending
-MAX_STDERR_BYTES = 4000  # of what a job that died had to say
-# -c and not -m: the module that was started (a script of the user's) must not run again.
+JOB_STOP_SECONDS = 10.0  # the process itself needs half of it for an orderly stop
+JOB_LOCK_SECONDS = 2.0  # wait for a job that is just ending
+MAX_STDERR_BYTES = 4000  # logged from the end of a failed job's output
+# -c instead of -m: the main module, which may be a user's script, must not run again.
 _JOB_COMMAND = "import sys; sys.path[:] = {path!r}; from simile.indexer.pipeline.job_process import main; main()"
 
 
 class JobManager:
-    """The jobs of one home. Safe to share between threads; every verb may block on the disk."""
+    """The jobs of one home. Safe to share between threads; every method may block on the disk."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.roots = parse_roots(settings.roots)
-        self.draining = threading.Event()  # set: streams of events end, and nothing is begun
+        self.draining = threading.Event()  # set: event streams end, and no job starts
         self._home = Home(settings.home, settings.database_url)
         self._cached_catalogue: Catalogue | None = None
         self._catalogue_lock = threading.Lock()
@@ -52,7 +52,7 @@ class JobManager:
         self._wait_thread: threading.Thread | None = None
 
     def start(self, root: str, prune: bool) -> JobRecord:
-        """Begins to index the folder of that name; makes the home if there is none.
+        """Start to index the folder with this name; creates the home if there is none.
 
         Raises NoSuchRoot, JobRunning, HomeBusy (it is shutting down), HomeOutdated, HomeNotWritable.
         """
@@ -63,53 +63,52 @@ class JobManager:
         catalogue = self._get_catalogue()
         with self._acquire_lock(catalogue, JOB_LOCK_SECONDS) as lock:
             if self.draining.is_set():
-                raise HomeBusy("The service is shutting down. Ask again when it is back.")
+                raise HomeBusy("The service is shutting down. Try again after its restart.")
             job = catalogue.jobs.add(root, prune)
             try:
                 self._spawn(job, lock)
             except OSError as error:
-                catalogue.jobs.finish(job.id, "failed", f"Its process can't be started: {error.strerror}.", None)
+                catalogue.jobs.finish(job.id, "failed", f"Its process cannot be started: {error.strerror}.", None)
                 raise
         return job
 
     def list_latest(self, limit: int) -> list[JobRecord]:
-        """The latest, the newest first; none where there is no home yet."""
+        """List the latest jobs, newest first; none without a home."""
         if self._cached_catalogue is None and schema.read_revision(self._home) is None:
             return []
-        found = self._get_catalogue().jobs.get_latest(limit)
-        return self._get_catalogue().jobs.get_latest(limit) if self._mark_dead_jobs(found) else found
+        jobs = self._get_catalogue().jobs.get_latest(limit)
+        return self._get_catalogue().jobs.get_latest(limit) if self._mark_dead_jobs(jobs) else jobs
 
     def get(self, job_id: int) -> JobRecord:
-        """As it stands now. Raises NoSuchJob."""
+        """Return the current state of a job. Raises NoSuchJob."""
         if self._cached_catalogue is None and schema.read_revision(self._home) is None:
             raise NoSuchJob(job_id)
-        found = self._get_catalogue().jobs.get(job_id)
-        return self._get_catalogue().jobs.get(job_id) if self._mark_dead_jobs([found]) else found
+        job = self._get_catalogue().jobs.get(job_id)
+        return self._get_catalogue().jobs.get(job_id) if self._mark_dead_jobs([job]) else job
 
     def cancel(self, job_id: int) -> JobRecord:
-        """Asks it to stop: it finishes the batch in hand. Raises NoSuchJob, and JobOver where it has ended."""
+        """Request that a job stops after its current batch. Raises NoSuchJob, JobOver."""
         job = self.get(job_id)
         if not job.is_over:
             job = self._get_catalogue().jobs.request_cancellation(job_id)
         if job.is_over:
-            raise JobOver(f"Job {job_id} is over: {job.status}. There is nothing left to cancel.")
+            raise JobOver(f"Job {job_id} is over: {job.status}. It cannot be cancelled any more.")
         return job
 
     def list_failures(self, job_id: int, limit: int, offset: int) -> tuple[list[Failure], int]:
-        """Files that it set aside, and how many in all. Raises NoSuchJob."""
+        """Return a page of the files that a job could not read, and their total number. Raises NoSuchJob."""
         self.get(job_id)
         return self._get_catalogue().jobs.get_failures(job_id, limit, offset)
 
     def drain(self) -> None:
-        """The service is about to end: streams end, a job that was started here is told to stop. Waits for nothing."""
+        """End the event streams and tell a job of this process to stop, without waiting."""
         self.draining.set()
-        child = self._process
-        if child is not None and child.stdin is not None:
+        if self._process is not None and self._process.stdin is not None:
             with suppress(OSError):
-                child.stdin.close()
+                self._process.stdin.close()
 
     def close(self) -> None:
-        """Ends the job that was started here, if one runs: in good order if it hurries, else by force."""
+        """End a job of this process: it has JOB_STOP_SECONDS for an orderly stop, then it is killed."""
         self.drain()
         if self._wait_thread is not None and self._process is not None:
             self._wait_thread.join(JOB_STOP_SECONDS)
@@ -119,7 +118,7 @@ class JobManager:
             self._cached_catalogue.close()
 
     def _get_catalogue(self) -> Catalogue:
-        """Raises NothingIndexed where there is none, HomeOutdated, HomeTooNew."""
+        """Open the catalogue. Raises NothingIndexed if there is none, HomeOutdated, HomeTooNew."""
         with self._catalogue_lock:
             if self._cached_catalogue is None:
                 schema.check_schema(self._home)
@@ -127,10 +126,10 @@ class JobManager:
             return self._cached_catalogue
 
     def _mark_dead_jobs(self, jobs: list[JobRecord]) -> bool:
-        """Whether one of them said that it runs, but had died; it is marked now."""
+        """Mark running jobs whose process has died as interrupted, and return whether there may be any."""
         if all(job.is_over for job in jobs):
             return False
-        if self._wait_thread is not None and self._wait_thread.is_alive():  # it knows more of how its job ended
+        if self._wait_thread is not None and self._wait_thread.is_alive():  # it will record how its job ended
             return False
         try:
             with self._acquire_lock(self._get_catalogue(), 0):
@@ -141,55 +140,57 @@ class JobManager:
 
     @contextmanager
     def _acquire_lock(self, catalogue: Catalogue, seconds: float) -> Iterator[IO[bytes]]:
-        """The lock of jobs. Raises JobRunning, at once where a job says that it runs."""
+        """Hold the job lock. Raises JobRunning: at once if a job is running, else after `seconds`."""
         path = self._home.root / "jobs.lock"
         with translate_write_errors(path):
             file = path.open("ab")
         deadline = time.monotonic() + seconds
-        with file:  # closed, never unlocked: a job that was given the descriptor holds the lock on
+        with file:  # closed, never unlocked: a job that inherited the descriptor keeps the lock
             while not _try_lock(file):
                 running = catalogue.jobs.find_running()
                 if running is not None or time.monotonic() >= deadline:
                     name = f"Job {running.id} on {running.root!r}" if running else "Another job"
-                    raise JobRunning(f"{name} is under way, and one runs at a time. Cancel it, or wait for its end.")
+                    raise JobRunning(
+                        f"{name} is running, and only one job runs at a time. Cancel it, or wait for its end."
+                    )
                 time.sleep(0.02)
             yield file
 
     def _spawn(self, job: JobRecord, lock: IO[bytes]) -> None:
-        said = tempfile.TemporaryFile()  # noqa: SIM115  # closed by the thread that waits
+        stderr = tempfile.TemporaryFile()  # noqa: SIM115  # closed by the thread that waits
         try:
-            child = subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-c", _JOB_COMMAND.format(path=sys.path)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
-                stderr=said,
+                stderr=stderr,
                 pass_fds=[lock.fileno()],
-                start_new_session=True,  # Ctrl-C in the terminal reaches the service alone, which tells it
+                start_new_session=True,  # Ctrl-C in the terminal reaches only the service, which stops the job
             )
         except OSError:
-            said.close()
+            stderr.close()
             raise
-        order = make_index_job_spec(job.id, self.roots[job.root], job.prune, lock.fileno(), self.settings)
-        with suppress(BrokenPipeError):  # it has died already: the thread says so
-            assert child.stdin is not None  # as asked for
-            child.stdin.write(order.to_line())
-            child.stdin.flush()
-        self._process = child
+        spec = make_index_job_spec(job.id, self.roots[job.root], job.prune, lock.fileno(), self.settings)
+        with suppress(BrokenPipeError):  # it has died already: the thread records that
+            assert process.stdin is not None  # a pipe
+            process.stdin.write(spec.to_line())
+            process.stdin.flush()
+        self._process = process
         self._wait_thread = threading.Thread(
-            target=self._wait_for_exit, args=(child, job.id, said), name=f"job {job.id}"
+            target=self._wait_for_exit, args=(process, job.id, stderr), name=f"job {job.id}"
         )
         self._wait_thread.start()
 
     def _wait_for_exit(self, process: subprocess.Popen[bytes], job_id: int, stderr_file: IO[bytes]) -> None:
-        """Notes how a job ended that could not do so itself."""
+        """Record how a job ended if its process could not do so itself."""
         code = process.wait()
         with stderr_file, suppress(SimileError):
             job = self._get_catalogue().jobs.get(job_id)
             if not job.is_over:
                 status = "cancelled" if job.cancelling else "interrupted" if self.draining.is_set() else "failed"
-                how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-                log.error("job %d ended with %s; it said: %s", job_id, how, _read_tail(stderr_file))
-                message = f"Its process ended with {how}. What was stored is kept: a new job goes on from there."
+                cause = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+                log.error("job %d ended with %s; stderr: %s", job_id, cause, _read_tail(stderr_file))
+                message = f"Its process ended with {cause}. Stored results are kept: a new job continues from there."
                 self._get_catalogue().jobs.finish(job_id, status, message, None)
         if process.stdin is not None:
             with suppress(OSError):

@@ -1,4 +1,4 @@
-"""What the service knows of itself: whether it can answer, and what it would search."""
+"""Check whether the process can answer searches, and update the metrics of the index."""
 
 from __future__ import annotations
 
@@ -12,19 +12,24 @@ from simile.service.middleware.limits import UploadLimiter
 from simile.service.observability.metrics import ServiceMetrics
 from simile.service.state.searcher_provider import SearcherProvider
 
-INDEX_REFRESH_SECONDS = 15.0  # seconds between two looks at the index
+INDEX_REFRESH_SECONDS = 15.0  # between two updates of the index metrics
 
 
 class NotReady(Exception):
-    """Searches can't be answered now, for these reasons."""
+    """Searches cannot be answered now; the message has the reasons."""
 
     def __init__(self, reasons: Sequence[str]) -> None:
         super().__init__(" ".join(reasons))
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Readiness:
-    """One process's knowledge of itself. `prepared`: set when the encoder and its runtime have been loaded."""
+    """The readiness of one process.
+
+    Attributes:
+        loaded_event: Set when the encoder and its runtime have been loaded.
+        stop_event: Set to end `watch`.
+    """
 
     searcher_provider: SearcherProvider
     upload_limiter: UploadLimiter
@@ -33,24 +38,24 @@ class Readiness:
     stop_event: threading.Event = field(default_factory=threading.Event)
 
     def check(self) -> dict[str, Any]:
-        """The encoder's fingerprint and the count of images, both asked for now. Raises NotReady."""
-        refusal, found = self.upload_limiter.get_refusal(), None
+        """Return the encoder's fingerprint as `encoder` and the number of images as `images`. Raises NotReady."""
+        refusal, state = self.upload_limiter.get_refusal(), None
         reasons = [] if refusal is None else [str(refusal.detail)]
         if not self.loaded_event.is_set():
             reasons.append("The encoder and its runtime are being loaded.")
         else:
             try:
                 searcher = self.searcher_provider.get_searcher()
-                found = searcher.check_ready()  # loads the encoder, and counts in the catalogue
+                state = searcher.check_ready()  # loads the encoder, and counts in the catalogue
                 len(searcher.index)  # opens the index
             except SimileError as error:
                 reasons.append(str(error))
-        if reasons or found is None:
+        if reasons or state is None:
             raise NotReady(reasons)
-        return found
+        return state
 
     def preload(self) -> None:
-        """Loads what searches need. What is missing, the first request will say."""
+        """Load the encoder, then update the metrics; errors are left to the first request."""
         try:
             self.searcher_provider.preload()
         finally:
@@ -58,7 +63,7 @@ class Readiness:
         self.update_index_metrics()
 
     def update_index_metrics(self) -> None:
-        """Writes the facts of the index into the figures; says nothing where there is no index yet."""
+        """Update the metrics of the index; without an index they stay unchanged."""
         try:
             searcher = self.searcher_provider.get_searcher()
             snapshot = searcher.index.get_snapshot()
@@ -79,7 +84,7 @@ class Readiness:
         )
 
     def watch(self) -> None:
-        """Prepares, then notes the facts every now and then, until it ends."""
+        """Load the encoder, then update the metrics regularly until `stop_event` is set; runs in a thread."""
         self.preload()
         while not self.stop_event.wait(INDEX_REFRESH_SECONDS):
             self.update_index_metrics()

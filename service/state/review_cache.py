@@ -1,4 +1,4 @@
-"""What `simile dedup` found, kept between requests: for programs always fresh, for readers of the page at rest."""
+"""Cache the results of `simile dedup`: always current for the API, stable for a person who reviews them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from simile.dedup.records import Decision, DuplicateGroup, Tier
 from simile.dedup.review import DuplicateReview, iterate_different_cases, make_cases, make_similar_case
 from simile.search.searcher import Searcher
 
-COPY_TIERS: tuple[Tier, ...] = ("pixels", "near", "bytes")  # bytes last: there is nothing to decide
-MAX_SIMILAR_PAIRS = 1000  # similar pairs that a page walks through
-_MAX_CACHED_REVIEWS = 6  # groupings and reviews in memory: a threshold that is moved makes a new one each time
+COPY_TIERS: tuple[Tier, ...] = ("pixels", "near", "bytes")  # bytes last: they need no decision
+MAX_SIMILAR_PAIRS = 1000  # that a review contains
+_MAX_CACHED_REVIEWS = 6  # each value of the threshold slider makes a new one
 
 T = TypeVar("T")
 Key = TypeVar("Key")
@@ -31,7 +31,7 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True)
 class TierSelection:
-    """What is to be seen: tiers in the order they are shown, up to a threshold (None: that of the run)."""
+    """Tiers in display order, up to a threshold (None: the threshold of the run)."""
 
     tiers: tuple[Tier, ...]
     threshold: float | None
@@ -39,7 +39,7 @@ class TierSelection:
 
 @dataclass(frozen=True)
 class CachedReview:
-    """A review, the change that it was made at, and the change up to which it knows decisions."""
+    """A review, with the change numbers of the catalogue at its creation and at its latest decisions."""
 
     created_change: int
     decisions_change: int
@@ -47,18 +47,18 @@ class CachedReview:
 
 
 class ReviewCache:
-    """Findings and groups of one home. Safe to share between threads."""
+    """Findings, groups and reviews of one home. Safe to share between threads."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._findings: tuple[int, Findings] | None = None
         self._groups: OrderedDict[Hashable, list[DuplicateGroup]] = OrderedDict()
         self._reviews: OrderedDict[TierSelection, CachedReview] = OrderedDict()
-        # By threshold: the change and the run that they were counted at, and the counts.
+        # By threshold: change number, run id, and the counts at that time.
         self._counts: OrderedDict[float | None, tuple[int, int | None, dict[Tier, int]]] = OrderedDict()
 
     def get_findings(self, searcher: Searcher) -> Findings:
-        """As of now; read anew only when something was committed."""
+        """Return the current findings; reads them again only after a commit."""
         with self._lock:
             changes = searcher.catalogue.count_changes()
             if self._findings is None or self._findings[0] != changes:
@@ -66,7 +66,7 @@ class ReviewCache:
             return self._findings[1]
 
     def get_groups(self, searcher: Searcher, selection: TierSelection) -> tuple[Findings, list[DuplicateGroup]]:
-        """As of now, in the order of the tiers that were asked for."""
+        """Return the current findings and their groups, ordered by tier as in `selection`."""
         with self._lock:
             findings = self.get_findings(searcher)
             key = self._findings and self._findings[0], selection
@@ -77,29 +77,33 @@ class ReviewCache:
             return findings, groups
 
     def get_counts(self, searcher: Searcher, threshold: float | None, *, refresh: bool) -> dict[Tier, int]:
-        """How many groups of each tier there are, and similar pairs; as calm as `review`."""
+        """Count the groups of each tier and the similar pairs; `refresh` as in `get_review`."""
         with self._lock:
             changes, run = searcher.catalogue.count_changes(), _get_last_run_id(searcher)
-            kept = self._counts.pop(threshold, None)
-            if kept is None or kept[1] != run or (refresh and kept[0] != changes):
-                kept = changes, run, self._count_groups(searcher, threshold)
-            _put_newest(self._counts, threshold, kept)
-            return kept[2]
+            cached = self._counts.pop(threshold, None)
+            if cached is None or cached[1] != run or (refresh and cached[0] != changes):
+                cached = changes, run, self._count_groups(searcher, threshold)
+            _put_newest(self._counts, threshold, cached)
+            return cached[2]
 
     def get_review(self, searcher: Searcher, selection: TierSelection, *, refresh: bool) -> DuplicateReview:
-        """The list that a reader walks through, with the decisions made since laid over it.
+        """Return the list that a person reviews, with the latest decisions applied.
 
-        afresh: of now, if anything was committed since; else as it was, unless there was another run.
+        Args:
+            searcher: The home.
+            selection: Tiers and threshold.
+            refresh: Make the list again after any commit; else only after another run.
         """
         with self._lock:
             changes, run = searcher.catalogue.count_changes(), _get_last_run_id(searcher)
-            kept = self._reviews.pop(selection, None)
-            if kept is None or kept.review.findings.run_id != run or (refresh and kept.created_change != changes):
-                kept = CachedReview(changes, changes, self._make_review(searcher, selection))
-            elif kept.decisions_change != changes:
-                kept = CachedReview(kept.created_change, changes, kept.review.with_decisions(_load_decisions(searcher)))
-            _put_newest(self._reviews, selection, kept)
-            return kept.review
+            cached = self._reviews.pop(selection, None)
+            if cached is None or cached.review.findings.run_id != run or (refresh and cached.created_change != changes):
+                cached = CachedReview(changes, changes, self._make_review(searcher, selection))
+            elif cached.decisions_change != changes:
+                review = cached.review.with_decisions(_load_decisions(searcher))
+                cached = CachedReview(cached.created_change, changes, review)
+            _put_newest(self._reviews, selection, cached)
+            return cached.review
 
     def _count_groups(self, searcher: Searcher, threshold: float | None) -> dict[Tier, int]:
         findings, groups = self.get_groups(searcher, TierSelection(COPY_TIERS, threshold))
@@ -109,8 +113,8 @@ class ReviewCache:
     def _make_review(self, searcher: Searcher, selection: TierSelection) -> DuplicateReview:
         if "similar" in selection.tiers:
             findings = self.get_findings(searcher)
-            found = find_similar_pairs(searcher.catalogue, findings, threshold=selection.threshold)
-            cases = [make_similar_case(one) for one in islice(found, MAX_SIMILAR_PAIRS)]
+            pairs = find_similar_pairs(searcher.catalogue, findings, threshold=selection.threshold)
+            cases = [make_similar_case(pair) for pair in islice(pairs, MAX_SIMILAR_PAIRS)]
         else:
             findings, groups = self.get_groups(searcher, selection)
             cases = [*make_cases(groups), *iterate_different_cases(findings, selection.tiers)]
@@ -119,15 +123,13 @@ class ReviewCache:
 
 def _make_sorted_groups(findings: Findings, selection: TierSelection) -> list[DuplicateGroup]:
     groups = make_groups(findings, tiers=selection.tiers, threshold=selection.threshold)
-    return sorted(groups, key=lambda group: selection.tiers.index(group.tier))  # stable: within a tier as they came
+    return sorted(groups, key=lambda group: selection.tiers.index(group.tier))  # stable: the order within a tier stays
 
 
 def _load_decisions(searcher: Searcher) -> dict[tuple[str, str], Decision]:
     return {
-        (said.first_sha256, said.second_sha256): Decision(
-            said.first_sha256, said.second_sha256, said.same, said.keep_sha256
-        )
-        for said in searcher.catalogue.duplicates.get_decisions()
+        (row.first_sha256, row.second_sha256): Decision(row.first_sha256, row.second_sha256, row.same, row.keep_sha256)
+        for row in searcher.catalogue.duplicates.get_decisions()
     }
 
 
@@ -137,7 +139,7 @@ def _get_last_run_id(searcher: Searcher) -> int | None:
 
 
 def _put_newest(cache: OrderedDict[Key, T], key: Key, value: T) -> None:
-    """Puts it in as the newest, and forgets the oldest ones."""
+    """Store a value as the newest and drop the oldest ones."""
     cache[key] = value
     cache.move_to_end(key)
     while len(cache) > _MAX_CACHED_REVIEWS:
@@ -147,6 +149,6 @@ def _put_newest(cache: OrderedDict[Key, T], key: Key, value: T) -> None:
 def make_tier_selection(
     tiers: Sequence[Tier], threshold: float | None, default_tiers: tuple[Tier, ...] = COPY_TIERS
 ) -> TierSelection:
-    """Each tier once, in the order that is usual."""
-    wanted = [tier for tier in (*default_tiers, "similar") if tier in tiers] if tiers else list(default_tiers)
-    return TierSelection(tuple(dict.fromkeys(wanted)), threshold)
+    """Return the selection of `tiers`, each once and in the default order; all default tiers without any."""
+    selected = [tier for tier in (*default_tiers, "similar") if tier in tiers] if tiers else list(default_tiers)
+    return TierSelection(tuple(dict.fromkeys(selected)), threshold)

@@ -1,4 +1,4 @@
-"""The one way from the service into the home."""
+"""Open the Searcher of the process on first use."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from simile.search.searcher import Searcher
 
 
 class SearcherProvider:
-    """The one Searcher of the process, opened by the first request that finds a home to search.
+    """Holds the Searcher of the process, which the first request to an indexed home opens.
 
-    So a service may start before the first `simile index`: until then its answers say what is missing.
+    The service can start before the first `simile index`; until then its responses say what is missing.
     """
 
     def __init__(self, settings: Settings, observe: StageObserver, *, background: bool = False) -> None:
-        """observe, background: see Searcher."""
+        """Create the provider; `observe` and `background` as in Searcher."""
         self.settings = settings
         self.searcher: Searcher | None = None
         self._observe, self._background = observe, background
         self._open_lock = threading.Lock()
         limits = Limits.from_settings(settings)
-        # Nobody waits for an answer longer than that, whatever indexing allows.
+        # No request waits longer than answer_seconds, although indexing may.
         self._sandbox = DecodeSandbox(settings.workers, min(settings.decode_seconds, settings.answer_seconds), limits)
 
     def get_searcher(self) -> Searcher:
-        """The Searcher. Raises NothingIndexed where there is no catalogue yet, HomeOutdated, HomeTooNew."""
+        """Return the Searcher. Raises NothingIndexed without a catalogue, HomeOutdated, HomeTooNew."""
         with self._open_lock:
             if self.searcher is None:
                 self.searcher = Searcher(
@@ -42,12 +42,12 @@ class SearcherProvider:
             return self.searcher
 
     def preload(self) -> None:
-        """Loads the encoder and its fast runtime. Where something is missing, the first request will say what."""
+        """Load the encoder and its fast runtime; errors are left to the first request."""
         with suppress(SimileError):
             self.get_searcher().get_encoder().start_runtimes()
 
     def close(self) -> None:
-        """Closes it, if it was ever opened."""
+        """Close the Searcher, if it was opened."""
         self._sandbox.close()
         if self.searcher is not None:
             self.searcher.close()

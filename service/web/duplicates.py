@@ -25,8 +25,8 @@ from simile.service.dependencies import EncodingPoolDep, ReviewCacheDep, get_sea
 from simile.service.errors import make_problem
 from simile.service.requests.search import open_form
 from simile.service.schemas.duplicates import DecisionRequest
+from simile.service.schemas.search import replace_surrogates
 from simile.service.serializers.duplicates import store_decisions
-from simile.service.serializers.search import replace_surrogates
 from simile.service.state.review_cache import COPY_TIERS, ReviewCache
 from simile.service.web import duplicates as pages
 from simile.service.web.duplicates_state import (

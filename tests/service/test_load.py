@@ -361,11 +361,11 @@ def test_a_server_that_is_forced_to_end_ends_its_threads(tmp_path: Path) -> None
         thread.start()
         while not server.started:
             time.sleep(0.01)
-        assert "facts" in {one.name for one in threading.enumerate()}
+        assert "readiness" in {thread.name for thread in threading.enumerate()}
         server.force_exit = server.should_exit = True
         thread.join(timeout=60)
     left = {one.name for one in set(threading.enumerate()) - before}
-    assert not left & {"facts", "batches"}
+    assert not left & {"readiness", "batches"}
 
 
 def test_a_service_that_still_loads_its_encoder_says_so(home_with_digits: Settings) -> None:

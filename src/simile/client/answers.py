@@ -1,14 +1,18 @@
-"""The shapes of what goes in and comes out: JSON as it is, with names for its fields. A test holds them to OpenAPI."""
+"""Types of the most used requests and responses; a test compares their fields with OpenAPI.
+
+The other responses are plain JSON objects: `Json`. docs/api.md and /docs of the service describe their fields.
+"""
 
 from __future__ import annotations
 
 from typing import Any, Literal, TypedDict
 
+Json = dict[str, Any]
 MetadataJson = dict[str, str | int | float]
 
 
 class ClientFilterOptions(TypedDict, total=False):
-    """Which images may be found; see docs/api.md."""
+    """The conditions that an image must satisfy; see docs/api.md."""
 
     where: list[str]
     under: str
@@ -24,7 +28,7 @@ class ClientFilterOptions(TypedDict, total=False):
 
 
 class ClientSearchOptions(ClientFilterOptions, total=False):
-    """How much of an answer is wanted."""
+    """The options of a search; see docs/api.md."""
 
     limit: int
     offset: int
@@ -37,13 +41,8 @@ class ClientSearchOptions(ClientFilterOptions, total=False):
     strength: float
 
 
-class QueryTermJson(TypedDict):
-    image_id: int | None
-    name: str | None
-
-
 class QueryJson(TypedDict):
-    """What was asked, and how far the answer can be trusted."""
+    """The query, and how reliable the result is."""
 
     name: str | None
     image_id: int | None
@@ -57,8 +56,8 @@ class QueryJson(TypedDict):
     unlike_reason: str | None
     false_alarm_rate: float | None
     false_alarm_among: Literal["new", "own"] | None
-    positives: list[QueryTermJson]
-    negatives: list[QueryTermJson]
+    positives: list[Json]
+    negatives: list[Json]
     reconstruction: str | None
 
 
@@ -80,7 +79,7 @@ class HitJson(TypedDict):
 
 
 class SearchResponseJson(TypedDict):
-    """The query and its hits, the nearest first."""
+    """The query and its hits, nearest first."""
 
     query: QueryJson
     hits: list[HitJson]
@@ -107,22 +106,26 @@ class ImageJson(TypedDict):
 
 
 class ImageDetailJson(ImageJson):
+    """An indexed image with the encoder's uncertainty."""
+
     sigma: float | None
 
 
 class ListedImageJson(ImageJson):
+    """An image in a list."""
+
     unlike_distance: float | None
 
 
 class AddedImageJson(ImageJson, total=False):
-    """A picture that was added, or that it is a copy of; the last two only where that was asked for."""
+    """The added image, or the image of which it is a copy; the fields below only with `if_duplicate`."""
 
     duplicate_of: int | None
-    duplicates: list[dict[str, Any]] | None
+    duplicates: list[Json] | None
 
 
 class ImagePageJson(TypedDict):
-    """Some of the collection; `next` is the `cursor` of what follows."""
+    """A page of the collection; `next` is the `cursor` of the next page."""
 
     images: list[ListedImageJson]
     total: int
@@ -132,43 +135,12 @@ class ImagePageJson(TypedDict):
 
 
 class DecisionJson(TypedDict):
-    """What a person says of two pictures; `same` None takes it back."""
+    """A decision about two images; `same` None deletes it."""
 
     first: int
     second: int
     same: bool | None
     keep: int | None
-
-
-class EncoderJson(TypedDict):
-    fingerprint: str
-    recipe: str | None
-    metric: str | None
-    dimensions: int | None
-    created_at: str | None
-    active: bool
-    vectors: int
-    images: int
-    size: int
-
-
-class EncoderDetailJson(EncoderJson):
-    description: dict[str, Any] | None
-
-
-class ActivationJson(TypedDict):
-    fingerprint: str
-    vectors: int
-    lacking: int
-
-
-class StatusJson(TypedDict):
-    version: str
-    images: int
-    encoder: str | None
-    index: dict[str, Any] | None
-    gauge: dict[str, Any]
-    runs: list[dict[str, Any]]
 
 
 class JobJson(TypedDict):
@@ -186,7 +158,7 @@ class JobJson(TypedDict):
     seconds_left: float | None
     failed: int
     message: str | None
-    result: dict[str, Any] | None
+    result: Json | None
     created_at: str
     finished_at: str | None
     url: str
@@ -195,52 +167,8 @@ class JobJson(TypedDict):
     failures_url: str
 
 
-class JobListJson(TypedDict):
-    jobs: list[JobJson]
-    roots: list[str]
-
-
-class FailurePageJson(TypedDict):
-    failures: list[dict[str, str]]
-    total: int
-    limit: int
-    offset: int
-
-
-class MapJson(TypedDict):
-    """The collection in a plane."""
-
-    layout: str
-    map: str
-    layouts: list[str]
-    images: int
-    newer: int
-    missing: int
-    method: str
-    clusters: list[dict[str, Any]]
-    labels: list[dict[str, Any]]
-    errors: int
-    tiles: int
-    tile_side: int
-    computing: dict[str, Any] | None
-    failed: str | None
-
-
-class MapPointsJson(TypedDict):
-    """Every picture of a map, in columns."""
-
-    ids: list[int]
-    x: list[float]
-    y: list[float]
-    place: list[int | None]
-    cluster: list[int | None]
-    density: list[float | None]
-    error: list[float | None]
-    label: list[int | None] | None
-
-
 class LatentJson(TypedDict):
-    """A place in the latent space. `picture`: decoded, a PNG as a data URL."""
+    """A latent vector; `picture` is the decoded image, a PNG as a data URL."""
 
     name: str
     mu: list[float]
@@ -250,91 +178,3 @@ class LatentJson(TypedDict):
     decoder: bool
     picture: str | None
     nearest: list[HitJson]
-
-
-class MorphJson(TypedDict):
-    """A way through the latent space; frames with `mu`, `picture` and the `nearest` image."""
-
-    how: str
-    names: list[str]
-    stops: list[int]
-    changes: list[float]
-    frames: list[dict[str, Any]]
-
-
-class TraversalJson(TypedDict):
-    """Single dimensions from low to high."""
-
-    name: str
-    steps: list[float]
-    dimensions: list[dict[str, Any]]
-
-
-class AttributeJson(TypedDict):
-    """What two sets of pictures differ by, and how well it tells them apart."""
-
-    name: str
-    encoder: str
-    auc: dict[str, float]
-    spread: dict[str, float]
-    positives: int
-    negatives: int
-    contradictory: int
-    unreadable: int
-    seed: int
-    drags: list[dict[str, Any]]
-
-
-class AppliedAttributeJson(TypedDict):
-    """A picture pushed along an attribute; `pictures` with `strength`, `mu` and `picture`."""
-
-    attribute: str
-    name: str
-    width: int
-    height: int
-    pictures: list[dict[str, Any]]
-
-
-class OutlierPageJson(TypedDict):
-    """The pictures least like the rest."""
-
-    outliers: list[dict[str, Any]]
-    images: int
-    neighbour: int
-    total: int
-    limit: int
-    offset: int
-
-
-class UncertaintyJson(TypedDict):
-    """How sure the encoder is of a picture."""
-
-    name: str
-    sigma: list[float]
-    spread_of_all: list[float]
-    samples: int
-    mean_deviation: float
-    largest: float
-    log_likelihood: float | None
-    bits_per_value: float | None
-    error: float
-    error_percentile: float | None
-    same_nearest: float | None
-    overlap: float | None
-    seen: str
-    deviation: str
-
-
-class DuplicatePageJson(TypedDict):
-    """A page of what `simile dedup` found."""
-
-    run_id: int | None
-    encoder: str | None
-    threshold: float | None
-    calibration: dict[str, Any] | None
-    groups: list[dict[str, Any]]
-    pairs: list[dict[str, Any]]
-    total: int
-    limit: int
-    offset: int
-    hint: str | None

@@ -1,4 +1,4 @@
-"""Every operation of the service as a method."""
+"""The client: one method for each operation of the service."""
 
 from __future__ import annotations
 
@@ -9,31 +9,17 @@ from typing import Any, Literal, Unpack
 from urllib.parse import quote
 
 from simile.client.answers import (
-    ActivationJson,
     AddedImageJson,
-    AppliedAttributeJson,
-    AttributeJson,
     ClientFilterOptions,
     ClientSearchOptions,
     DecisionJson,
-    DuplicatePageJson,
-    EncoderDetailJson,
-    EncoderJson,
-    FailurePageJson,
     ImageDetailJson,
     ImagePageJson,
     JobJson,
-    JobListJson,
+    Json,
     LatentJson,
     ListedImageJson,
-    MapJson,
-    MapPointsJson,
-    MorphJson,
-    OutlierPageJson,
     SearchResponseJson,
-    StatusJson,
-    TraversalJson,
-    UncertaintyJson,
 )
 from simile.client.errors import ClientError, Problem, Unavailable
 from simile.client.transport import (
@@ -50,19 +36,26 @@ from simile.client.transport import (
 BatchResult = SearchResponseJson | Problem
 MapLayout = Literal["pca", "umap", "tsne"]
 InterpolationMethod = Literal["linear", "spherical"]
-LatentSource = int | Sequence[float]  # the id of an image, or a mu
+LatentSource = int | Sequence[float]  # the id of an image, or a latent vector mu
 
 
 class Client(Transport):
-    """A service at an address. Safe to share between threads. Close it, or use it in `with`.
+    """A client of one service. Safe to share between threads. Close it, or use it in `with`.
 
-    Every method may raise Unreachable, and the Problem that the service answers with; see simile.client.errors.
+    Every method can raise Unreachable and the Problem that the service responds with; see simile.client.errors.
     """
 
     def __init__(
         self, url: str, key: str | None = None, timeout: float = 60.0, context: ssl.SSLContext | None = None
     ) -> None:
-        """key: as `simile keys create` showed it. timeout: seconds without a byte. context: for https."""
+        """Create a client.
+
+        Args:
+            url: The URL of the service, such as http://127.0.0.1:8000.
+            key: A key from `simile keys create`.
+            timeout: Seconds without a byte after which a request fails.
+            context: TLS settings for https.
+        """
         super().__init__(url, key, timeout, context)
 
     def search(
@@ -75,19 +68,25 @@ class Client(Transport):
         negative_images: Sequence[ImageSource] = (),
         **options: Unpack[ClientSearchOptions],
     ) -> SearchResponseJson:
-        """The images most similar to pictures (together, with the images `positive`), an image, or a vector.
+        """Find the images most similar to an image, an indexed image, a vector, or several images together.
 
-        `unlike`, `negative`: pictures and images to be unlike.
+        Args:
+            images: Image files that the hits should resemble.
+            image_id: An indexed image, without other images.
+            vector: A latent vector mu, without images.
+            positive: Indexed images that the hits should resemble.
+            negative: Indexed images that the hits should not resemble.
+            negative_images: Image files that the hits should not resemble.
+            options: Filters and options, as in docs/api.md.
         """
-        place = "POST /v1/search"
         if images or negative_images:
-            files = [("file", one) for one in images] + [("negative", one) for one in negative_images]
+            files = [("file", image) for image in images] + [("negative", image) for image in negative_images]
             fields = {**options, "positive_id": list(positive), "negative_id": list(negative)}
-            return self._request_json(place, body=form_body(fields, files))
-        asked = {"image_id": image_id, "vector": None if vector is None else list(map(float, vector))}
-        asked |= {"positive": list(positive) or None, "negative": list(negative) or None}
-        given = {name: value for name, value in asked.items() if value is not None}
-        return self._request_json(place, body=json_body({**options, **given}))
+            return self._request_json("POST /v1/search", body=form_body(fields, files))
+        source = {"image_id": image_id, "vector": None if vector is None else list(map(float, vector))}
+        source |= {"positive": list(positive) or None, "negative": list(negative) or None}
+        given = {name: value for name, value in source.items() if value is not None}
+        return self._request_json("POST /v1/search", body={**options, **given})
 
     def search_batch(
         self,
@@ -95,22 +94,26 @@ class Client(Transport):
         searches: Sequence[Mapping[str, Any]] = (),
         **options: Unpack[ClientSearchOptions],
     ) -> list[BatchResult]:
-        """Several searches, each for itself: by pictures, or as JSON such as {"image_id": 17, "limit": 5}.
+        """Run several searches: one for each image, or as JSON such as {"image_id": 17, "limit": 5}.
 
-        In order; a Problem, which is not raised, in place of what could not be answered.
+        The results are in order; a Problem, which is not raised, takes the place of a failed search.
         """
         if bool(images) == bool(searches):
-            raise ClientError("Give either pictures or searches.")
-        if images:
-            body = form_body(options, [("file", one) for one in images])
-        else:
-            body = json_body({"searches": [{**options, **one} for one in searches]})
-        found = self._request_json("POST /v1/search/batch", body=body)["results"]
-        return [Problem(one["problem"]["status"], one["problem"]) if "problem" in one else one for one in found]
+            raise ClientError("Give either images or searches.")
+        body = (
+            form_body(options, [("file", image) for image in images])
+            if images
+            else json_body({"searches": [{**options, **search} for search in searches]})
+        )
+        results = self._request_json("POST /v1/search/batch", body=body)["results"]
+        return [
+            Problem(result["problem"]["status"], result["problem"]) if "problem" in result else result
+            for result in results
+        ]
 
     def reconstruct(self, image: ImageSource) -> bytes:
-        """What the model sees in a picture, a PNG."""
-        return self._request_operation("POST /v1/reconstructions", body=form_body({}, [("file", image)])).body
+        """Encode and decode an image; returns a PNG."""
+        return self._request("POST /v1/reconstructions", body=form_body({}, [("file", image)])).body
 
     def images(
         self,
@@ -120,14 +123,14 @@ class Client(Transport):
         cursor: str | None = None,
         **filters: Unpack[ClientFilterOptions],
     ) -> ImagePageJson:
-        """A page of the collection; its `next` is the `cursor` of what follows."""
-        asked = {"sort": sort, "limit": limit, "offset": offset, "cursor": cursor, **filters}
-        return self._request_json("GET /v1/images", query_params=asked)
+        """List a page of the collection; its `next` is the `cursor` of the next page."""
+        query = {"sort": sort, "limit": limit, "offset": offset, "cursor": cursor, **filters}
+        return self._request_json("GET /v1/images", query)
 
     def iterate_images(
         self, sort: Literal["id", "newest", "unlike"] = "id", **filters: Unpack[ClientFilterOptions]
     ) -> Iterator[ListedImageJson]:
-        """The whole collection, image by image."""
+        """Iterate over the whole collection."""
         cursor: str | None = None
         while True:
             page = self.images(sort, 1000, 0, cursor, **filters)
@@ -142,42 +145,40 @@ class Client(Transport):
         metadata: Mapping[str, str | float | None] | None = None,
         if_duplicate: Literal["reject", "link", "keep"] | None = None,
     ) -> AddedImageJson:
-        """Adds a picture. Safe to repeat: the same bytes are one image. Raises Conflict for a copy with `reject`."""
+        """Add an image. Safe to repeat: the same bytes are one image. Raises Conflict for a copy with `reject`."""
         fields = {} if metadata is None else {"metadata": json.dumps(dict(metadata))}
         body = form_body(fields, [("file", image)])
-        return self._request_json("POST /v1/images", query_params={"if_duplicate": if_duplicate}, body=body)
+        return self._request_json("POST /v1/images", {"if_duplicate": if_duplicate}, body)
 
     def image(self, image_id: int) -> ImageDetailJson:
-        """What is known of an image, and said of it."""
+        """Return an image with its metadata."""
         return self._request_json("GET /v1/images/{image_id}", image_id=image_id)
 
     def delete_image(self, image_id: int) -> None:
-        """Forgets an image. A file in a folder of the user's stays where it is."""
-        self._request_operation("DELETE /v1/images/{image_id}", image_id=image_id)
+        """Remove an image from the collection. A file in one of the user's folders stays."""
+        self._request("DELETE /v1/images/{image_id}", image_id=image_id)
 
     def set_metadata(self, image_id: int, metadata: Mapping[str, str | float | None]) -> ImageDetailJson:
-        """Says something of an image, in place of all that was said before."""
-        body = json_body({"metadata": dict(metadata)})
+        """Replace the metadata of an image."""
+        body = {"metadata": dict(metadata)}
         return self._request_json("PUT /v1/images/{image_id}/metadata", body=body, image_id=image_id)
 
     def file(self, image_id: int, metadata: Literal["strip", "keep"] = "strip") -> bytes:
-        """The image's own file; `keep`: with what a camera wrote into it."""
-        asked = {"metadata": None if metadata == "strip" else metadata}
-        return self._request_operation("GET /v1/images/{image_id}/file", query_params=asked, image_id=image_id).body
+        """Return the file of an image; `keep`: with the metadata that a camera wrote into it."""
+        query = {"metadata": None if metadata == "strip" else metadata}
+        return self._request("GET /v1/images/{image_id}/file", query, image_id=image_id).body
 
     def thumbnail(self, image_id: int, side: int = 256) -> bytes:
-        """A JPEG or PNG of at most `side` pixels a side."""
-        return self._request_operation(
-            "GET /v1/images/{image_id}/thumbnail", query_params={"side": side}, image_id=image_id
-        ).body
+        """Return a JPEG or PNG, at most `side` pixels wide and high."""
+        return self._request("GET /v1/images/{image_id}/thumbnail", {"side": side}, image_id=image_id).body
 
     def reconstruction(self, image_id: int) -> bytes:
-        """What the model sees in an indexed image, a PNG."""
-        return self._request_operation("GET /v1/images/{image_id}/reconstruction", image_id=image_id).body
+        """Return the reconstruction of an indexed image, a PNG."""
+        return self._request("GET /v1/images/{image_id}/reconstruction", image_id=image_id).body
 
     def neighbours(self, image_id: int, **options: Unpack[ClientSearchOptions]) -> SearchResponseJson:
-        """The images most similar to an indexed one."""
-        return self._request_json("GET /v1/images/{image_id}/neighbours", query_params=options, image_id=image_id)
+        """Find the images most similar to an indexed image."""
+        return self._request_json("GET /v1/images/{image_id}/neighbours", options, image_id=image_id)
 
     def duplicates(
         self,
@@ -186,46 +187,44 @@ class Client(Transport):
         decided: bool | None = None,
         limit: int = 100,
         offset: int = 0,
-    ) -> DuplicatePageJson:
-        """Groups of copies, or similar pairs, that `simile dedup` found."""
-        asked = {"tier": list(tier), "threshold": threshold, "decided": decided, "limit": limit, "offset": offset}
-        return self._request_json("GET /v1/duplicates", query_params=asked)
+    ) -> Json:
+        """List groups of copies, or similar pairs, from `simile dedup`."""
+        query = {"tier": list(tier), "threshold": threshold, "decided": decided, "limit": limit, "offset": offset}
+        return self._request_json("GET /v1/duplicates", query)
 
     def save_decisions(self, decisions: Sequence[DecisionJson]) -> dict[str, int]:
-        """Says of pairs of pictures whether they are copies. Safe to repeat."""
-        return self._request_json("POST /v1/duplicates/decisions", body=json_body({"decisions": list(decisions)}))
+        """Decide for pairs of images whether they are copies. Safe to repeat."""
+        return self._request_json("POST /v1/duplicates/decisions", body={"decisions": list(decisions)})
 
     def duplicate_plan(
         self,
         tier: Sequence[Literal["bytes", "pixels", "near"]] = (),
         threshold: float | None = None,
         include_undecided: bool = False,
-    ) -> dict[str, Any]:
-        """What would be removed, for `simile dedup apply`: what people called the same, or all groups."""
-        asked = {"tier": list(tier), "threshold": threshold, "all": include_undecided}
-        return self._request_json("GET /v1/duplicates/plan", query_params=asked)
+    ) -> Json:
+        """Return the cleanup plan for `simile dedup apply`: pairs decided to be the same, or all groups."""
+        query = {"tier": list(tier), "threshold": threshold, "all": include_undecided}
+        return self._request_json("GET /v1/duplicates/plan", query)
 
     def difference(self, first: int, second: int, show: Literal["difference", "overlay"] = "difference") -> bytes:
-        """What differs between two images, a PNG."""
-        asked = {"first": first, "second": second, "show": show}
-        return self._request_operation("GET /v1/duplicates/difference", query_params=asked).body
+        """Return the difference image of two images, a PNG."""
+        return self._request("GET /v1/duplicates/difference", {"first": first, "second": second, "show": show}).body
 
-    def encoders(self) -> list[EncoderJson]:
-        """Every encoder of the home, the oldest first."""
-        found: list[EncoderJson] = self._request_json("GET /v1/encoders")["encoders"]
-        return found
+    def encoders(self) -> list[Json]:
+        """List all encoders of the home, oldest first."""
+        return self._request_json("GET /v1/encoders")["encoders"]
 
-    def encoder(self, fingerprint: str) -> EncoderDetailJson:
-        """One encoder, with what its folder says of it."""
+    def encoder(self, fingerprint: str) -> Json:
+        """Return one encoder with its description."""
         return self._request_json("GET /v1/encoders/{fingerprint}", fingerprint=fingerprint)
 
-    def activate_encoder(self, fingerprint: str) -> ActivationJson:
-        """Puts an encoder in use."""
+    def activate_encoder(self, fingerprint: str) -> Json:
+        """Activate an encoder."""
         return self._request_json("POST /v1/encoders/{fingerprint}/activate", fingerprint=fingerprint)
 
-    def map(self, layout: MapLayout = "pca") -> MapJson:
-        """The collection in a plane. Raises Unavailable while it is computed, NotFound where nobody asked for it."""
-        return self._request_json("GET /v1/map", query_params={"layout": layout})
+    def map(self, layout: MapLayout = "pca") -> Json:
+        """Return the map of the collection. Raises Unavailable while it is computed, NotFound before `make_map`."""
+        return self._request_json("GET /v1/map", {"layout": layout})
 
     def make_map(
         self,
@@ -233,18 +232,26 @@ class Client(Transport):
         clusters: Literal["kmeans", "hdbscan"] = "kmeans",
         count: int | None = None,
         seed: int = 0,
-    ) -> dict[str, Any]:
-        """Has a map made: what is being made. count: clusters of k-means, or pictures of HDBSCAN's smallest."""
-        wanted = {"layout": layout, "clusters": clusters, "count": count, "seed": seed}
-        return self._request_json("POST /v1/map", body=json_body(wanted))
+    ) -> Json:
+        """Start to compute a map and return the progress.
 
-    def map_points(self, layout: MapLayout = "pca", label: str | None = None) -> MapPointsJson:
-        """Every picture of a map, with where it lies. label: one of the map's, to tell the pictures apart by."""
-        return self._request_json("GET /v1/map/points", query_params={"layout": layout, "label": label})
+        Args:
+            layout: The projection.
+            clusters: The clustering method.
+            count: The number of clusters of k-means, or the minimum cluster size of HDBSCAN.
+            seed: The random seed.
+        """
+        return self._request_json(
+            "POST /v1/map", body={"layout": layout, "clusters": clusters, "count": count, "seed": seed}
+        )
+
+    def map_points(self, layout: MapLayout = "pca", label: str | None = None) -> Json:
+        """Return all images of a map with their positions; `label` is one of the map's labels, for colours."""
+        return self._request_json("GET /v1/map/points", {"layout": layout, "label": label})
 
     def map_tile(self, tile: int, layout: MapLayout = "pca") -> bytes:
-        """256 thumbnails of a map, a WebP."""
-        return self._request_operation("GET /v1/map/tiles/{tile}", query_params={"layout": layout}, tile=tile).body
+        """Return 256 thumbnails of a map, a WebP."""
+        return self._request("GET /v1/map/tiles/{tile}", {"layout": layout}, tile=tile).body
 
     def encode_images(
         self,
@@ -254,10 +261,9 @@ class Client(Transport):
         dims: Mapping[int, float] | None = None,
         nearest: int = 10,
     ) -> LatentJson:
-        """Where a picture lies in the latent space, or the middle of several, pushed and moved as in `mix`."""
-        moved = {str(dim): steps for dim, steps in (dims or {}).items()}
-        said = {"weights": list(weights or []), "attributes": dict(attributes or {}), "dims": moved, "nearest": nearest}
-        return self._request_json("POST /v1/latents", body=_make_images_body(images, said))
+        """Return the latent vector of an image, or the weighted mean of several, shifted as in `mix`."""
+        fields = {"weights": list(weights or []), "nearest": nearest} | _make_shift_json(attributes, dims)
+        return self._request_json("POST /v1/latents", body=_make_images_body(images, fields))
 
     def mix(
         self,
@@ -270,13 +276,22 @@ class Client(Transport):
         nearest: int = 0,
         decode: bool = True,
     ) -> LatentJson:
-        """The place between images (ids) and mu (lists of numbers), pushed along attributes, moved along dimensions."""
-        named = [_make_source_json(one) for one in sources]
+        """Mix the latent vectors of indexed images and given vectors.
+
+        Args:
+            sources: Ids of images, or vectors mu.
+            weights: The weight of each source.
+            how: The interpolation.
+            attributes: Strength by attribute to shift the result by.
+            dims: Offset by dimension to shift the result by.
+            nearest: Number of nearest images to return.
+            decode: Return the decoded image.
+        """
+        parts = [_make_source_json(source) for source in sources]
         if weights is not None:
-            named = [{**one, "weight": weight} for one, weight in zip(named, weights, strict=True)]
-        moved = {str(dim): steps for dim, steps in (dims or {}).items()}
-        wanted = {"parts": named, "how": how, "attributes": dict(attributes or {}), "dims": moved}
-        return self._request_json("POST /v1/latents", body=json_body({**wanted, "nearest": nearest, "picture": decode}))
+            parts = [{**part, "weight": weight} for part, weight in zip(parts, weights, strict=True)]
+        body = {"parts": parts, "how": how, "nearest": nearest, "picture": decode}
+        return self._request_json("POST /v1/latents", body=body | _make_shift_json(attributes, dims))
 
     def morph(
         self,
@@ -285,10 +300,10 @@ class Client(Transport):
         how: InterpolationMethod = "linear",
         *,
         images: Sequence[ImageSource] = (),
-    ) -> MorphJson:
-        """The way from place to place, decoded step by step; pictures come before the parts."""
-        wanted = {"parts": [_make_source_json(one) for one in sources], "steps": steps, "how": how}
-        return self._request_json("POST /v1/morphs", body=_make_images_body(images, wanted))
+    ) -> Json:
+        """Decode the path between latent vectors step by step; image files come before `sources`."""
+        fields = {"parts": [_make_source_json(source) for source in sources], "steps": steps, "how": how}
+        return self._request_json("POST /v1/morphs", body=_make_images_body(images, fields))
 
     def samples(
         self,
@@ -298,16 +313,21 @@ class Client(Transport):
         temperature: float = 1.0,
         seed: int = 0,
         image: ImageSource | None = None,
-    ) -> list[dict[str, Any]]:
-        """Pictures that were never taken: each with its `mu`, and its `picture` as a data URL.
+    ) -> list[Json]:
+        """Generate images, each with its `mu` and its `picture` as a data URL; the same for the same seed.
 
-        picture: around it, in place of a source. The same for the same seed.
+        Args:
+            source: The distribution to sample from.
+            image_id: The indexed image for `image`.
+            count: The number of samples.
+            temperature: A factor for the standard deviation.
+            seed: The random seed.
+            image: An image file to sample around, instead of a source.
         """
-        wanted: dict[str, Any] = {"count": count, "temperature": temperature, "seed": seed}
+        fields: dict[str, Any] = {"count": count, "temperature": temperature, "seed": seed}
         if image is None:
-            wanted |= {"source": source} | ({} if image_id is None else {"image_id": image_id})
-        body = _make_images_body([] if image is None else [image], wanted)
-        return self._request_json("POST /v1/samples", body=body)["samples"]
+            fields |= {"source": source} | ({} if image_id is None else {"image_id": image_id})
+        return self._request_json("POST /v1/samples", body=_make_images_body([image], fields))["samples"]
 
     def traverse(
         self,
@@ -317,32 +337,36 @@ class Client(Transport):
         steps: int = 9,
         nearest: bool = True,
         image: ImageSource | None = None,
-    ) -> TraversalJson:
-        """Single dimensions from low to high; dims: how many, the most active ones, or which. picture: the start."""
+    ) -> Json:
+        """Decode steps along single dimensions.
+
+        Args:
+            start: An image id or a vector; None: the mean.
+            dims: The number of most active dimensions, or a list of dimensions.
+            span: The range of the steps in standard deviations.
+            steps: The number of steps.
+            nearest: Return the nearest image of each step.
+            image: An image file as the start.
+        """
         chosen = dims if isinstance(dims, int) else list(dims)
-        wanted: dict[str, Any] = {"dims": chosen, "span": span, "steps": steps, "nearest": nearest}
-        given = wanted if start is None else {**wanted, "start": _make_source_json(start)}
-        return self._request_json(
-            "POST /v1/traversals", body=_make_images_body([] if image is None else [image], given)
-        )
+        fields: dict[str, Any] = {"dims": chosen, "span": span, "steps": steps, "nearest": nearest}
+        if start is not None:
+            fields["start"] = _make_source_json(start)
+        return self._request_json("POST /v1/traversals", body=_make_images_body([image], fields))
 
     def uncertainty(
         self, image: ImageSource | None = None, *, image_id: int | None = None, samples: int = 32, seed: int = 0
-    ) -> UncertaintyJson:
-        """How sure the encoder is of a picture, or of an image."""
-        wanted: dict[str, Any] = {"samples": samples, "seed": seed}
-        if image is None:
-            wanted["image_id"] = image_id
-        return self._request_json(
-            "POST /v1/uncertainty", body=_make_images_body([] if image is None else [image], wanted)
-        )
+    ) -> Json:
+        """Return the encoder's uncertainty about an image file or an indexed image."""
+        fields: dict[str, Any] = {"samples": samples, "seed": seed} | ({} if image else {"image_id": image_id})
+        return self._request_json("POST /v1/uncertainty", body=_make_images_body([image], fields))
 
-    def outliers(self, limit: int = 50, offset: int = 0) -> OutlierPageJson:
-        """The images least like the rest. Raises Unavailable while they are measured."""
-        return self._request_json("GET /v1/outliers", query_params={"limit": limit, "offset": offset})
+    def outliers(self, limit: int = 50, offset: int = 0) -> Json:
+        """List the outliers of the collection. Raises Unavailable while they are computed."""
+        return self._request_json("GET /v1/outliers", {"limit": limit, "offset": offset})
 
-    def attributes(self) -> list[AttributeJson]:
-        """The attributes of the encoder in use."""
+    def attributes(self) -> list[Json]:
+        """List the attributes of the active encoder."""
         return self._request_json("GET /v1/attributes")["attributes"]
 
     def learn_attribute(
@@ -352,18 +376,18 @@ class Client(Transport):
         negative: Sequence[int] = (),
         where: Sequence[str] = (),
         seed: int = 0,
-    ) -> AttributeJson:
-        """Learns what two sets of images differ by, or those that satisfy `where` and all others."""
-        wanted = {"name": name, "positive": list(positive), "negative": list(negative), "where": list(where)}
-        return self._request_json("POST /v1/attributes", body=json_body({**wanted, "seed": seed}))
+    ) -> Json:
+        """Learn an attribute from images with and without it, or from images that match `where` and all others."""
+        sets = {"positive": list(positive), "negative": list(negative), "where": list(where)}
+        return self._request_json("POST /v1/attributes", body={"name": name, **sets, "seed": seed})
 
-    def attribute(self, name: str) -> AttributeJson:
-        """One attribute, and which others it drags along."""
+    def attribute(self, name: str) -> Json:
+        """Return one attribute and its effect on the other attributes."""
         return self._request_json("GET /v1/attributes/{name}", name=name)
 
     def remove_attribute(self, name: str) -> None:
-        """Removes an attribute."""
-        self._request_operation("DELETE /v1/attributes/{name}", name=name)
+        """Remove an attribute."""
+        self._request("DELETE /v1/attributes/{name}", name=name)
 
     def apply_attribute(
         self,
@@ -372,50 +396,48 @@ class Client(Transport):
         *,
         source: LatentSource | None = None,
         strengths: Sequence[float] = (1.0,),
-    ) -> AppliedAttributeJson:
-        """A picture, or a part (an image's id, a mu), with more or less of an attribute: one for each strength."""
-        wanted: dict[str, Any] = {"strengths": list(strengths)} | ({} if source is None else _make_source_json(source))
-        body = _make_images_body([] if image is None else [image], wanted)
+    ) -> Json:
+        """Decode an image file, an indexed image or a vector with more or less of an attribute, by strength."""
+        fields: dict[str, Any] = {"strengths": list(strengths)} | ({} if source is None else _make_source_json(source))
+        body = _make_images_body([image], fields)
         return self._request_json("POST /v1/attributes/{name}/apply", body=body, name=name)
 
-    def status(self) -> StatusJson:
-        """How things stand."""
+    def status(self) -> Json:
+        """Return the state of the home: counts, encoder, index, calibration, latest runs."""
         return self._request_json("GET /v1/status")
 
-    def jobs(self, limit: int = 20) -> JobListJson:
-        """The latest indexing jobs, and the names of what can be indexed."""
-        return self._request_json("GET /v1/jobs", query_params={"limit": limit})
+    def jobs(self, limit: int = 20) -> Json:
+        """List the latest indexing jobs as `jobs` and the folders that can be indexed as `roots`."""
+        return self._request_json("GET /v1/jobs", {"limit": limit})
 
     def start_job(self, root: str, prune: bool = False) -> JobJson:
-        """Starts to index a folder that the operator has given this name. Raises Conflict while another job runs."""
-        return self._request_json("POST /v1/jobs", body=json_body({"root": root, "prune": prune}))
+        """Start to index the folder that the operator named `root`. Raises Conflict while another job runs."""
+        return self._request_json("POST /v1/jobs", body={"root": root, "prune": prune})
 
     def job(self, job_id: int) -> JobJson:
-        """How a job stands."""
+        """Return the state of a job."""
         return self._request_json("GET /v1/jobs/{job_id}", job_id=job_id)
 
     def cancel_job(self, job_id: int) -> JobJson:
-        """Asks a job to stop; it finishes what it has in hand. Raises Conflict for one that is over."""
+        """Request that a job stops after its current batch. Raises Conflict if it has ended."""
         return self._request_json("POST /v1/jobs/{job_id}/cancel", job_id=job_id)
 
-    def job_failures(self, job_id: int, limit: int = 100, offset: int = 0) -> FailurePageJson:
-        """Files that a job set aside, and why."""
-        asked = {"limit": limit, "offset": offset}
-        return self._request_json("GET /v1/jobs/{job_id}/failures", query_params=asked, job_id=job_id)
+    def job_failures(self, job_id: int, limit: int = 100, offset: int = 0) -> Json:
+        """List the files that a job could not read, with the reasons."""
+        return self._request_json("GET /v1/jobs/{job_id}/failures", {"limit": limit, "offset": offset}, job_id=job_id)
 
     def job_events(self, job_id: int) -> Iterator[JobJson]:
-        """A job each time that it has moved on, until its end."""
-        target = _make_target("GET /v1/jobs/{job_id}/events", {"job_id": job_id}, {})
-        for line in self.stream_lines(target):
+        """Yield a job after each change until it ends."""
+        for line in self.stream_lines(_make_target("GET /v1/jobs/{job_id}/events", {"job_id": job_id}, {})):
             if line.startswith("data:"):
                 yield json.loads(line.removeprefix("data:"))
 
     def is_alive(self) -> bool:
-        """Whether the process answers; it says nothing of the home."""
+        """Return whether the process responds."""
         return bool(self._request_json("GET /livez")["status"] == "alive")
 
     def is_ready(self) -> bool:
-        """Whether searches can be answered."""
+        """Return whether the service can answer searches."""
         try:
             return bool(self._request_json("GET /readyz")["status"] == "ready")
         except Unavailable:
@@ -424,38 +446,44 @@ class Client(Transport):
     def _request_json(
         self,
         operation: str,
-        query_params: FormFields | None = None,
-        body: RequestBody | None = None,
+        query: FormFields | None = None,
+        body: RequestBody | Json | None = None,
         **path_params: object,
     ) -> Any:
-        return json.loads(self._request_operation(operation, query_params, body, **path_params).body)
+        return json.loads(self._request(operation, query, body, **path_params).body)
 
-    def _request_operation(
+    def _request(
         self,
         operation: str,
-        query_params: FormFields | None = None,
-        body: RequestBody | None = None,
+        query: FormFields | None = None,
+        body: RequestBody | Json | None = None,
         **path_params: object,
     ) -> HttpResponse:
-        """place: method and address as OpenAPI writes them, with `path` for what stands in braces."""
-        return self.request(operation.partition(" ")[0], _make_target(operation, path_params, query_params or {}), body)
+        """Send a request; `operation` is the method and the path of the OpenAPI document, a dict body becomes JSON."""
+        method = operation.partition(" ")[0]
+        encoded = json_body(body) if isinstance(body, dict) else body
+        return self.request(method, _make_target(operation, path_params, query or {}), encoded)
 
 
-def _make_images_body(images: Sequence[ImageSource], values: Mapping[str, Any]) -> RequestBody:
-    """A form with pictures and JSON beside them; without any JSON alone."""
-    if not images:
-        return json_body(dict(values))
-    fields = {name: json.dumps(one, allow_nan=False) for name, one in values.items() if not isinstance(one, str)}
-    texts = {name: one for name, one in values.items() if isinstance(one, str)}
-    return form_body(fields | texts, [("file", one) for one in images])
+def _make_images_body(images: Sequence[ImageSource | None], fields: Json) -> RequestBody:
+    """Return a form with image files whose other fields hold JSON; without images plain JSON."""
+    files = [("file", image) for image in images if image is not None]
+    if not files:
+        return json_body(fields)
+    texts = {
+        name: value if isinstance(value, str) else json.dumps(value, allow_nan=False) for name, value in fields.items()
+    }
+    return form_body(texts, files)
 
 
-def _make_source_json(source: LatentSource) -> dict[str, Any]:
+def _make_source_json(source: LatentSource) -> Json:
     return {"image_id": source} if isinstance(source, int) else {"vector": list(map(float, source))}
 
 
-def _make_target(operation: str, path_params: FormFields, query_params: FormFields) -> str:
-    address = operation.partition(" ")[2].format(
-        **{name: quote(str(value), safe="") for name, value in path_params.items()}
-    )
-    return address + make_query_string(query_params)
+def _make_shift_json(attributes: Mapping[str, float] | None, dims: Mapping[int, float] | None) -> Json:
+    return {"attributes": dict(attributes or {}), "dims": {str(dim): steps for dim, steps in (dims or {}).items()}}
+
+
+def _make_target(operation: str, path_params: FormFields, query: FormFields) -> str:
+    quoted = {name: quote(str(value), safe="") for name, value in path_params.items()}
+    return operation.partition(" ")[2].format(**quoted) + make_query_string(query)

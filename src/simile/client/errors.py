@@ -1,14 +1,14 @@
-"""What a client raises.
+"""Exceptions of the client.
 
 ClientError
-├── Unreachable        no connection, or it broke, or no answer in time
-└── Problem            the service answered, and said what is wrong
-    ├── Refused        400, 415, 416, 422 …   the request can't be understood, or its picture can't be read
-    ├── NotAllowed     401, 403, 421          no key, or one that may not do this
-    ├── NotFound       404                    no such image, encoder, job
-    ├── Conflict       409                    the home lacks what is asked for, or has it already
-    ├── TooMuch        408, 413, 414, 429, 431   too large, too slow, too often
-    └── Unavailable    5xx                    not now; `retry_after` says when
+├── Unreachable        no connection, a broken connection, or no response in time
+└── Problem            an error response of the service
+    ├── Refused        400, 415, 416, 422 …      the request is invalid, or its image is unreadable
+    ├── NotAllowed     401, 403, 421             no key, or a key without the scope
+    ├── NotFound       404                       no such image, encoder or job
+    ├── Conflict       409                       the home lacks something, or has it already
+    ├── TooMuch        408, 413, 414, 429, 431   too large, too slow, or too often
+    └── Unavailable    5xx                       not now; `retry_after` says when
 """
 
 from __future__ import annotations
@@ -19,41 +19,45 @@ from typing import Any
 
 
 class ClientError(Exception):
-    """Base of all that a client raises on purpose."""
+    """Base class of the client's exceptions."""
 
 
 class Unreachable(ClientError):
-    """There is no connection to the service, or it broke, or no answer came in time."""
+    """There is no connection to the service, it broke, or no response came in time."""
 
 
 class Problem(ClientError):
-    """The service said what is wrong. `str()` of it is for people; `type` tells errors apart, `kind` is its last word.
+    """An error response of the service; `str()` is for people, `type` and `kind` are for programs.
 
-    errors: (field, what is wrong with it) of a request that was not understood. more: what else the answer holds.
+    Attributes:
+        status: The HTTP status.
+        errors: (field, reason) of each invalid field of the request.
+        extra: The other fields of the response.
+        retry_after: Seconds to wait before another try; None if unknown.
     """
 
     def __init__(self, status: int, document: Mapping[str, Any], retry_after: float | None = None) -> None:
         self.status = status
         self.type = str(document.get("type", "about:blank"))
         self.title = str(document.get("title", f"HTTP {status}"))
-        self.detail = str(document.get("detail", "The service did not say why."))
-        self.errors = [(str(one["field"]), str(one["detail"])) for one in document.get("errors") or ()]
+        self.detail = str(document.get("detail", "The service gave no reason."))
+        self.errors = [(str(error["field"]), str(error["detail"])) for error in document.get("errors") or ()]
         self.extra = {name: value for name, value in document.items() if name not in _STANDARD_FIELDS}
         self.retry_after = retry_after
         super().__init__(f"{self.title}: {self.detail}")
 
     @property
     def kind(self) -> str:
-        """`no-such-image` of `urn:problem-type:simile:no-such-image`."""
+        """The last part of `type`: `no-such-image` of `urn:problem-type:simile:no-such-image`."""
         return self.type.rpartition(":")[2]
 
 
 class Refused(Problem):
-    """The request can't be understood, or its picture can't be read."""
+    """The request is invalid, or its image is unreadable."""
 
 
 class NotAllowed(Problem):
-    """There was no key, or one that may not do this."""
+    """There is no key, or the key lacks the scope."""
 
 
 class NotFound(Problem):
@@ -61,7 +65,7 @@ class NotFound(Problem):
 
 
 class Conflict(Problem):
-    """The home lacks what is asked for, or has it already."""
+    """The home lacks something that the request needs, or has it already."""
 
 
 class TooMuch(Problem):
@@ -69,30 +73,24 @@ class TooMuch(Problem):
 
 
 class Unavailable(Problem):
-    """Not now; `retry_after` says in how many seconds, where the service knows."""
+    """The service cannot respond now; `retry_after` says when to try again, if the service knows."""
 
 
 _STANDARD_FIELDS = ("type", "title", "status", "detail", "instance", "errors")
 _PROBLEM_CLASSES: dict[int, type[Problem]] = {
-    401: NotAllowed,
-    403: NotAllowed,
+    **dict.fromkeys((401, 403, 421), NotAllowed),
     404: NotFound,
-    408: TooMuch,
     409: Conflict,
-    413: TooMuch,
-    414: TooMuch,
-    421: NotAllowed,
-    429: TooMuch,
-    431: TooMuch,
+    **dict.fromkeys((408, 413, 414, 429, 431), TooMuch),
 }
 
 
 def make_problem(status: int, body: bytes, retry_after: str | None) -> Problem:
-    """The error for an answer that is one; its body should be a problem document (RFC 9457)."""
+    """Return the exception for an error response, whose body should be problem details (RFC 9457)."""
     try:
         document = json.loads(body)
     except ValueError:
-        document = {"detail": body[:200].decode("utf-8", "replace") or "The answer was empty."}
-    kind = Unavailable if status >= 500 else _PROBLEM_CLASSES.get(status, Refused)
-    wait = float(retry_after) if retry_after is not None and retry_after.isdecimal() else None
-    return kind(status, document if isinstance(document, dict) else {}, wait)
+        document = {"detail": body[:200].decode("utf-8", "replace") or "The response was empty."}
+    problem_class = Unavailable if status >= 500 else _PROBLEM_CLASSES.get(status, Refused)
+    seconds = float(retry_after) if retry_after is not None and retry_after.isdecimal() else None
+    return problem_class(status, document if isinstance(document, dict) else {}, seconds)

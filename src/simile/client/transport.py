@@ -1,4 +1,4 @@
-"""Requests over one kept connection, with Python's own HTTP."""
+"""Send requests over a kept connection with Python's own HTTP client."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from urllib.parse import urlencode, urlsplit
 
 from simile.client.errors import ClientError, Unreachable, make_problem
 
-ImageSource = Path | str | bytes  # a file's path, or the bytes of one
+ImageSource = Path | str | bytes  # the path of a file, or its bytes
 FormFields = Mapping[str, Any]
-RequestBody = tuple[bytes, str]  # and its media type
+RequestBody = tuple[bytes, str]  # with the media type
 
 _CONNECTION_ERRORS = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
 _SAFE = ("GET", "HEAD")
@@ -26,7 +26,7 @@ _SAFE = ("GET", "HEAD")
 
 @dataclass(frozen=True)
 class HttpResponse:
-    """What the service answered; `lines` of one that goes on and on, else `body`."""
+    """A response of the service; names of headers are lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -34,12 +34,12 @@ class HttpResponse:
 
 
 class Transport:
-    """A service's address, a key, and a connection for each thread. Close it, or use it in `with`."""
+    """The URL of a service, a key, and one connection for each thread. Close it, or use it in `with`."""
 
     def __init__(self, url: str, key: str | None, timeout: float, context: ssl.SSLContext | None) -> None:
         address = urlsplit(url)
         if address.scheme not in ("http", "https") or not address.hostname:
-            raise ClientError(f"{url!r} is no address of a service. Write http://127.0.0.1:8000.")
+            raise ClientError(f"{url!r} is not the URL of a service. Write a URL such as http://127.0.0.1:8000.")
         self._address, self._timeout, self._context = address, timeout, context
         self._base_path = address.path.rstrip("/")
         self._headers = {"Accept": "application/json, image/*"} | ({} if key is None else {"X-API-Key": key})
@@ -52,24 +52,26 @@ class Transport:
         self.close()
 
     def close(self) -> None:
-        """Closes this thread's connection; the next request would open another."""
+        """Close this thread's connection; the next request opens another one."""
         connection = self._thread_local.__dict__.pop("connection", None)
         if connection is not None:
             connection.close()
 
     def request(self, method: str, target: str, body: RequestBody | None = None) -> HttpResponse:
-        """One request. Raises Unreachable, and the Problem that the service answers with."""
+        """Send one request. Raises Unreachable, and the Problem that the service responds with."""
         try:
-            answer = self._send_request(method, target, body, self._thread_local.__dict__.get("connection"))
+            response = self._send_request(method, target, body, self._thread_local.__dict__.get("connection"))
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            raise Unreachable(f"{self._address.geturl()} can't be reached: {error or type(error).__name__}.") from error
-        if answer.status >= 400:
-            raise make_problem(answer.status, answer.body, answer.headers.get("retry-after"))
-        return answer
+            raise Unreachable(
+                f"{self._address.geturl()} cannot be reached: {error or type(error).__name__}."
+            ) from error
+        if response.status >= 400:
+            raise make_problem(response.status, response.body, response.headers.get("retry-after"))
+        return response
 
     def stream_lines(self, target: str) -> Iterator[str]:
-        """The lines of an answer that goes on and on, over a connection of its own. Raises as `request`."""
+        """Yield the lines of an endless response over a separate connection. Raises as `request`."""
         connection = self._connect()
         try:
             connection.request(
@@ -81,7 +83,9 @@ class Transport:
             for line in response:
                 yield line.decode("utf-8").rstrip("\r\n")
         except (OSError, http.client.HTTPException) as error:
-            raise Unreachable(f"{self._address.geturl()} broke off: {error or type(error).__name__}.") from error
+            raise Unreachable(
+                f"The connection to {self._address.geturl()} broke: {error or type(error).__name__}."
+            ) from error
         finally:
             connection.close()
 
@@ -99,19 +103,19 @@ class Transport:
             is_sent = True
             response = connection.getresponse()
         except _CONNECTION_ERRORS:
-            # The service may have closed a kept connection at this moment. A request that was sent may have been done,
-            # so it is repeated only if it changes nothing: a second DELETE would give 404, a second POST of a job 409.
+            # The service may have closed a kept connection at this moment. It may have processed a sent request, so
+            # only safe methods are repeated: a second DELETE would give 404, a second POST of a job 409.
             if open_connection is None or (is_sent and method not in _SAFE):
                 raise
             self.close()
             return self._send_request(method, target, body, None)
-        found = {name.lower(): value for name, value in response.getheaders()}
-        answer = HttpResponse(response.status, found, response.read())
+        response_headers = {name.lower(): value for name, value in response.getheaders()}
+        result = HttpResponse(response.status, response_headers, response.read())
         if response.will_close:
             self.close()
         else:
             self._thread_local.connection = connection
-        return answer
+        return result
 
     def _connect(self) -> http.client.HTTPConnection:
         host, port = self._address.hostname or "", self._address.port
@@ -121,7 +125,7 @@ class Transport:
 
 
 def _is_closed(connection: http.client.HTTPConnection) -> bool:
-    """Return whether the service has closed this idle connection: an end or unasked data waits to be read."""
+    """Return whether the service has closed this idle connection: its end or unexpected data can be read."""
     if connection.sock is None:
         return True
     with selectors.DefaultSelector() as selector:
@@ -130,43 +134,42 @@ def _is_closed(connection: http.client.HTTPConnection) -> bool:
 
 
 def json_body(value: Any) -> RequestBody:
-    """A value as JSON."""
+    """Return a JSON body."""
     return json.dumps(value, allow_nan=False).encode(), "application/json"
 
 
 def form_body(fields: FormFields, files: Sequence[tuple[str, ImageSource]]) -> RequestBody:
-    """A form (RFC 7578) of fields and (field, picture). Raises ClientError where a file can't be read."""
+    """Return a form (RFC 7578) of fields and (field, image) files. Raises ClientError for an unreadable file."""
     boundary = uuid.uuid4().hex
     parts = [_make_form_part(boundary, name, str(value).encode()) for name, value in _flatten_fields(fields)]
-    for name, picture in files:
-        data, file_name = _read_image_source(picture)
+    for name, image in files:
+        data, file_name = _read_image_source(image)
         parts.append(_make_form_part(boundary, name, data, file_name))
     return b"".join([*parts, f"--{boundary}--\r\n".encode()]), f"multipart/form-data; boundary={boundary}"
 
 
 def make_query_string(fields: FormFields) -> str:
-    """`?a=1&b=2` of what is given."""
-    given = list(_flatten_fields(fields))
-    return f"?{urlencode(given)}" if given else ""
+    """Return `?a=1&b=2`, empty without fields."""
+    pairs = list(_flatten_fields(fields))
+    return f"?{urlencode(pairs)}" if pairs else ""
 
 
 def _flatten_fields(fields: FormFields) -> Iterator[tuple[str, object]]:
-    """Each field once, a list once for each of its values; without those that are None."""
-    for name, value in fields.items():
-        values = value if isinstance(value, list | tuple) else [value]
-        for one in values:
-            if one is not None:
-                yield name, str(one).lower() if isinstance(one, bool) else one
+    """Yield names and values; a list repeats its name, None is left out, booleans are lower case."""
+    for name, field in fields.items():
+        for value in field if isinstance(field, list | tuple) else [field]:
+            if value is not None:
+                yield name, str(value).lower() if isinstance(value, bool) else value
 
 
 def _read_image_source(image: ImageSource) -> tuple[bytes, str]:
     if isinstance(image, bytes):
-        return image, "picture"
+        return image, "image"
     path = Path(image)
     try:
         return path.read_bytes(), path.name
     except OSError as error:
-        raise ClientError(f"{path} can't be read: {error.strerror}.") from error
+        raise ClientError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def _make_form_part(boundary: str, name: str, data: bytes, file_name: str | None = None) -> bytes:
