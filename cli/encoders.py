@@ -1,4 +1,4 @@
-"""`simile encoders`: which there are, which one is in use, and removing those that are no longer needed."""
+"""`simile encoders`: list, activate and remove encoders."""
 
 from __future__ import annotations
 
@@ -7,78 +7,65 @@ from typing import Annotated, Any
 import typer
 
 from simile.cli import options, output
-from simile.core.settings import load_settings
 
-app = typer.Typer(help="List the home's encoders; put another one in use, or remove one.")
+app = typer.Typer(help="List the encoders of the home; activate or remove one.")
 
-FingerprintArgument = Annotated[str, typer.Argument(metavar="FINGERPRINT", help="Of the encoder, or the start of it.")]
+FingerprintArgument = Annotated[
+    str, typer.Argument(metavar="FINGERPRINT", help="Fingerprint of the encoder, or its start.")
+]
 
 
 @app.callback(invoke_without_command=True)
-def encoders(
-    context: typer.Context,
-    home: options.HomeOption = None,
-    json: options.JsonOption = False,
-    verbose: options.VerboseOption = False,
-) -> None:
-    """List the home's encoders; put another one in use, or remove one."""
+@options.option_groups
+def encoders(context: typer.Context, common: options.CommonOptions) -> None:
+    """List the encoders of the home."""
     if context.invoked_subcommand is not None:
-        context.obj = home  # `simile encoders --home H activate F` means the same as with --home last
+        context.obj = common.home  # `encoders --home H activate F` is the same as `encoders activate F --home H`
         return
     from simile.indexer.maintenance.encoders import list_encoders
 
-    found = list_encoders(load_settings(home=home))
-    if json:
+    found = list_encoders(common.load_settings())
+    if common.json:
         output.write_json({"encoders": found})
         return
     output.write("\n".join(map(_format_encoder, found)) or "no encoder yet: run `simile index PHOTOS`")
 
 
 @app.command()
-def activate(
-    context: typer.Context,
-    reference: FingerprintArgument,
-    home: options.HomeOption = None,
-    json: options.JsonOption = False,
-    verbose: options.VerboseOption = False,
-) -> None:
-    """Put an encoder in use, with an index of the vectors that it made; searches change over in one moment."""
+@options.option_groups
+def activate(context: typer.Context, common: options.CommonOptions, reference: FingerprintArgument) -> None:
+    """Activate an encoder and the index of its vectors; searches switch at once."""
     from simile.indexer.maintenance.encoders import activate_encoder
 
-    done = activate_encoder(load_settings(home=home or context.obj), reference)
-    if json:
+    done = activate_encoder(common.load_settings(context.obj), reference)
+    if common.json:
         output.write_json(done)
         return
-    output.write(f"encoder {done['fingerprint']} is in use, with {done['vectors']:,} vectors")
+    output.write(f"encoder {done['fingerprint']} is active, with {done['vectors']:,} vectors")
     if done["lacking"]:
         output.note(
-            f"{done['lacking']:,} pictures have no vector by it: no search finds them until they are indexed again"
+            f"{done['lacking']:,} images have no vector of it: searches do not find them until they are indexed again"
         )
 
 
 @app.command()
-def remove(
-    context: typer.Context,
-    reference: FingerprintArgument,
-    home: options.HomeOption = None,
-    json: options.JsonOption = False,
-    verbose: options.VerboseOption = False,
-) -> None:
-    """Remove an encoder with the vectors that it made; the one in use can't be removed."""
+@options.option_groups
+def remove(context: typer.Context, common: options.CommonOptions, reference: FingerprintArgument) -> None:
+    """Remove an encoder and its vectors; the active encoder can't be removed."""
     from simile.indexer.maintenance.encoders import remove_encoder
 
-    done = remove_encoder(load_settings(home=home or context.obj), reference)
-    if json:
+    done = remove_encoder(common.load_settings(context.obj), reference)
+    if common.json:
         output.write_json(done)
     else:
-        output.write(f"encoder {done['fingerprint']} is removed, with {done['vectors']:,} vectors")
+        output.write(f"encoder {done['fingerprint']} was removed, with {done['vectors']:,} vectors")
 
 
 def _format_encoder(encoder: dict[str, Any]) -> str:
     if "created_at" not in encoder:
-        return f"  {encoder['fingerprint']}  {encoder['recipe'] or 'unknown recipe'}  a folder that is not in use"
+        return f"  {encoder['fingerprint']}  {encoder['recipe'] or 'unknown recipe'}  an unused folder"
     return (
         f"{'*' if encoder['active'] else ' '} {encoder['fingerprint']}  {encoder['recipe']}  "
-        f"μ of {encoder['dimensions']}, {encoder['metric']}  {encoder['vectors']:,} of {encoder['images']:,} pictures  "
+        f"μ of {encoder['dimensions']}, {encoder['metric']}  {encoder['vectors']:,} of {encoder['images']:,} images  "
         f"{output.format_size(encoder['bytes'])}  {encoder['created_at']:%Y-%m-%d}"
     )

@@ -1,68 +1,99 @@
-"""`simile index`: make images searchable."""
+"""`simile index` and `simile embed`: compute embeddings of many images."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from simile.cli import options, output
-from simile.cli.progress import ProgressReporter
+from simile.cli.progress import RESUME_HINT, ProgressReporter
 from simile.cli.train import DEFAULT_TRAINING_MINUTES
-from simile.core.settings import load_settings
+from simile.core.settings import Settings, load_settings
 
 
+@options.option_groups
 def index(
+    common: options.EncoderOptions,
     photos: options.PhotosArgument,
-    home: options.HomeOption = None,
-    encoder: Annotated[
-        str | None, typer.Option(help="Folder or fingerprint of the encoder to embed with. [default: the one in use]")
-    ] = None,
-    prune: Annotated[bool, typer.Option("--prune", help="Forget known files that are gone.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and store nothing.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if any file was set aside.")] = False,
+    encoder: options.EncoderOption = None,
+    prune: Annotated[bool, typer.Option("--prune", help="Remove files that no longer exist from the index.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done; store nothing.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if any file was skipped.")] = False,
     include: options.IncludeOption = None,
     exclude: options.ExcludeOption = None,
-    wait: Annotated[
-        float,
-        typer.Option(min=0, max=options.MAX_DURATION, help="Seconds to wait for a home that another process holds."),
-    ] = 0.0,
+    wait: options.WaitOption = 0.0,
     index_kind: Annotated[
         str | None, typer.Option("--index", help="auto, exact or ivf. [env: SIMILE_INDEX; default: auto]")
     ] = None,
     minutes: Annotated[
         float,
-        typer.Option(
-            min=0.01, max=options.MAX_DURATION, help="Time budget of the training, where the home has no encoder yet."
-        ),
+        typer.Option(min=0.01, max=options.MAX_DURATION, help="Training time, if the home has no encoder yet."),
     ] = DEFAULT_TRAINING_MINUTES,
-    device: options.DeviceOption = None,
-    json: options.JsonOption = False,
-    verbose: options.VerboseOption = False,
 ) -> None:
-    """Make PHOTOS searchable; run again, it only does what changed. Trains an encoder first if there is none.
+    """Make PHOTOS searchable; a second run only processes changes. Trains an encoder if there is none.
 
-    With --encoder of another one, all the home's pictures get its vectors while the old ones serve; then it takes over.
+    With another --encoder, all images of the home are embedded again. The old embeddings are used until that is done.
     """
     from simile.indexer.pipeline.job import IndexRequest
     from simile.indexer.pipeline.job import index as run_index
 
-    settings = load_settings(home=home, device=device, index=index_kind)
-    with ProgressReporter("What was stored is kept: run the same command again to go on.", json=json) as reporter:
+    settings = load_settings(home=common.home, device=common.device, index=index_kind)
+    with ProgressReporter(RESUME_HINT, json=common.json) as reporter:
         request = IndexRequest(
-            encoder,
-            prune,
-            dry_run,
-            minutes,
-            reporter.on_training,
-            reporter.on_indexing,
-            options.make_patterns(include, exclude),
-            wait,
+            encoder=encoder,
+            prune=prune,
+            dry_run=dry_run,
+            minutes=minutes,
+            on_training=reporter.on_training,
+            on_progress=reporter.on_indexing,
+            patterns=options.make_patterns(include, exclude),
+            wait=wait,
         )
         summary = run_index(settings, photos, request)
-    if json:
+    if common.json:
         output.write_json(output.make_summary_json(summary))
     else:
         output.write(output.format_summary(summary, dry_run=dry_run))
     if strict and summary.failures:
         raise typer.Exit(1)
+
+
+@options.option_groups
+def embed(
+    common: options.EncoderOptions,
+    photos: options.PhotosArgument,
+    output_path: Annotated[Path, typer.Option("--output", "-o", help="The .npz file to write.")],
+    encoder: options.EncoderOption = None,
+    include: options.IncludeOption = None,
+    exclude: options.ExcludeOption = None,
+) -> None:
+    """Write embeddings of PHOTOS to an .npz file (paths, mu, sigma, vector); the home is not changed."""
+    from simile.indexer.embed import check_output_path
+    from simile.indexer.embed import embed as run_embed
+
+    check_output_path(output_path)
+    settings = common.load_settings()
+    patterns = options.make_patterns(include, exclude)
+    embeddings = run_embed(settings, photos, load_chosen_encoder(settings, encoder), patterns)
+    embeddings.save(output_path)
+    for failure in embeddings.failures:
+        output.note(output.format_failure(failure))
+    if common.json:
+        failures = [vars(failure) for failure in embeddings.failures]
+        output.write_json({"output": str(output_path), "pictures": len(embeddings.paths), "failures": failures})
+    else:
+        output.write(f"{output_path}: {len(embeddings.paths):,} vectors of {embeddings.mu.shape[1]} numbers")
+
+
+def load_chosen_encoder(settings: Settings, reference: str | None) -> Any:
+    """Load the encoder with this folder or fingerprint; None: the active one. Raises NoSuchEncoder, NothingIndexed."""
+    from simile.search.encoder_registry import find_encoder
+    from simile.search.searcher import Searcher
+    from simile.store.home import Home
+
+    if reference is not None:
+        return find_encoder(Home(settings.home, settings.database_url), reference, settings.device, settings.runtime)
+    with Searcher(settings) as searcher:
+        return searcher.get_encoder()

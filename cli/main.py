@@ -1,6 +1,6 @@
-"""The table of commands, and the one place where errors become messages and exit codes.
+"""The table of commands; errors become messages and exit codes here.
 
-Exit codes: 0 done, 1 it failed or found something wrong, 2 the command line could not be understood, 130 Ctrl-C.
+Exit codes: 0 success, 1 an error or a problem was found, 2 wrong usage, 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from io import TextIOWrapper
 
 import typer
 
-from simile.cli import backup, embed, encoders, evaluate, index, keys, maintenance, output, search, serve, train
+from simile.cli import encoders, evaluate, index, keys, maintenance, output, search, serve, train
 from simile.cli.dedup import command
-from simile.cli.explore import attribute, compress, continuity, generate, map, measure, traverse
+from simile.cli.explore import attribute, compress, generate, map, measure, traverse
 from simile.core.errors import BadUsage, SimileError
 from simile.core.logs import configure_logging
 
@@ -22,14 +22,14 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    help="Finds similar images with a variational autoencoder trained on your own pictures, and shows what it saw.",
+    help="Find similar images with a variational autoencoder trained on your own images; show reconstructions.",
 )
 
 app.command("train")(train.train)
 app.command("index")(index.index)
 app.command("search")(search.search)
 app.command("reconstruct")(search.reconstruct)
-app.command("embed")(embed.embed)
+app.command("embed")(index.embed)
 app.command("evaluate")(evaluate.evaluate)
 app.command("morph")(generate.morph)
 app.command("generate")(generate.generate)
@@ -41,7 +41,7 @@ app.command("decompress")(compress.decompress)
 app.command("map")(map.map_collection)
 app.command("outliers")(measure.show_outliers)
 app.command("uncertainty")(measure.show_uncertainty)
-app.command("continuity")(continuity.show_continuity)
+app.command("continuity")(measure.show_continuity)
 app.add_typer(command.app, name="dedup")
 app.command("serve")(serve.serve)
 app.command("demo")(serve.run_demo_command)
@@ -51,17 +51,17 @@ app.command("verify")(maintenance.verify)
 app.command("rebuild")(maintenance.rebuild)
 app.command("compact")(maintenance.compact)
 app.add_typer(encoders.app, name="encoders")
-app.command("export")(backup.export)
-app.command("backup")(backup.backup)
-app.command("restore")(backup.restore)
+app.command("export")(maintenance.export)
+app.command("backup")(maintenance.backup)
+app.command("restore")(maintenance.restore)
 
 
 def run() -> None:
-    """Entry point of the `simile` command."""
+    """Run the `simile` command: its entry point."""
     verbose = "--verbose" in sys.argv
     configure_logging(verbose)
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that can't show a name shows its escapes
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without Unicode shows escapes
     try:
         app()
     except BrokenPipeError:  # `simile … | head`
@@ -69,16 +69,16 @@ def run() -> None:
         sys.exit(1)
     except Exception as error:
         if verbose:
-            logging.getLogger("simile").exception("what led to it:")
+            logging.getLogger("simile").exception("traceback:")
         output.note(f"{type(error).__name__}: {error}{'' if isinstance(error, SimileError) else _get_next_step(error)}")
         sys.exit(2 if isinstance(error, BadUsage) else 1)
 
 
 def _get_next_step(error: Exception) -> str:
-    """What to do about an error that simile did not raise itself."""
+    """Return what to do about an error of another library."""
     if isinstance(error, OSError):
-        return ". Check the permissions and the space there, and try again."
-    return ". This should not happen: run it again with --verbose, and report what that shows."
+        return ". Check permissions and disk space, and try again."
+    return ". This is a bug: run the command again with --verbose and report the output."
 
 
 if __name__ == "__main__":

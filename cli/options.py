@@ -70,9 +70,9 @@ class CommonOptions:
     json: JsonOption = False
     verbose: VerboseOption = False
 
-    def load_settings(self) -> Settings:
-        """Load the settings with these options. Raises BadSetting."""
-        return load_settings(home=self.home)
+    def load_settings(self, default_home: Path | None = None) -> Settings:
+        """Load the settings with these options; `default_home` is used without --home. Raises BadSetting."""
+        return load_settings(home=self.home or default_home)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +81,9 @@ class EncoderOptions(CommonOptions):
 
     device: DeviceOption = None
 
-    def load_settings(self) -> Settings:
-        """Load the settings with these options. Raises BadSetting."""
-        return load_settings(home=self.home, device=self.device)
+    def load_settings(self, default_home: Path | None = None) -> Settings:
+        """Load the settings with these options; `default_home` is used without --home. Raises BadSetting."""
+        return load_settings(home=self.home or default_home, device=self.device)
 
 
 def _filter_option(help_text: str) -> Any:

@@ -55,6 +55,11 @@ def make_hit_json(hit: Hit) -> dict[str, Any]:
     return {**serialize_hit(hit), "paths": hit.paths}
 
 
+def make_optional_hit_json(hit: Hit | None) -> dict[str, Any] | None:
+    """Make the JSON of a hit, if there is one."""
+    return None if hit is None else make_hit_json(hit)
+
+
 def make_summary_json(summary: IndexSummary) -> dict[str, Any]:
     """Make the JSON of an index run."""
     return {**asdict(summary), "images_per_second": summary.images_per_second}

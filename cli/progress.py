@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar on a terminal, now and then a line elsewhere."""
+"""Progress on stderr: a bar on a terminal, else a line from time to time."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ RESTART_HINT = "Nothing was saved; rerun to start again."
 
 
 class ProgressReporter:
-    """`with Reporter("what Ctrl-C leaves behind") as reporter: job(on_progress=reporter.indexed)`
+    """Reports the progress of a command, and ends it with exit code 130 on Ctrl-C.
 
-    With `json`: one object in a line on stderr, {"event": "progress", "stage", "done", "total", "per_second",
-    "seconds_left", …}, at most one a second, and the last.
+    With `json`, each report is one JSON object in a line on stderr: {"event": "progress", "stage", "done", "total",
+    "per_second", "seconds_left", …}; at most one a second, and the last one.
     """
 
     def __init__(self, interrupt_hint: str, *, json: bool = False) -> None:
+        """Create it; `interrupt_hint` is what Ctrl-C shows."""
         self._interrupt_hint = interrupt_hint
         self._json = json
         self.bar = Progress(
@@ -61,32 +62,33 @@ class ProgressReporter:
             raise typer.Exit(130) from None
 
     def on_training(self, progress: TrainingProgress) -> None:
-        """One training step: the parts of the loss, speed, time left."""
+        """Report a training step: the parts of the loss, the speed and the remaining time."""
         if self._json:
-            more = {"epoch": progress.epoch, **progress.parts}
-            self._write_event("training", progress.step, progress.total_steps, progress.images_per_second,
-                        progress.seconds_left, more)  # fmt: skip
+            fields = {"epoch": progress.epoch, **progress.parts}
+            step, total = progress.step, progress.total_steps
+            self._write_event("training", step, total, progress.images_per_second, progress.seconds_left, fields)
             return
         speed = f"{progress.images_per_second:,.0f} images/s"
-        words = f"epoch {progress.epoch}  {format_figures(progress.parts)}  {speed}  {_format_time_left(progress.seconds_left)}"
-        self._update_bar("training", progress.step, progress.total_steps, words)
+        left = _format_time_left(progress.seconds_left)
+        text = f"epoch {progress.epoch}  {format_figures(progress.parts)}  {speed}  {left}"
+        self._update_bar("training", progress.step, progress.total_steps, text)
 
     def on_indexing(self, summary: IndexSummary, total: int) -> None:
-        """One stored batch."""
+        """Report a stored batch of images."""
         speed = summary.done / summary.seconds if summary.seconds else 0.0
         left = (total - summary.done) / speed if speed else None
         bad = len(summary.failures)
         if self._json:
             self._write_event("indexing", summary.done, total, speed, left, {"run_id": summary.run_id, "failures": bad})
             return
-        words = f"{summary.done:,} of {total:,}  {speed:,.0f} images/s  bad {bad}  {_format_time_left(left)}"
-        self._update_bar("indexing", summary.done, total, words)
+        text = f"{summary.done:,} of {total:,}  {speed:,.0f} images/s  skipped {bad}  {_format_time_left(left)}"
+        self._update_bar("indexing", summary.done, total, text)
 
     def on_stage(self, stage: str, done: int, total: int) -> None:
-        """`done` of `total` parts of a stage, whatever it is: each stage has a bar of its own, until it is done."""
-        begun = self._started_at.setdefault(stage, time.monotonic())
+        """Report that `done` of `total` parts of a stage are done; each stage has its own bar until it is done."""
+        started_at = self._started_at.setdefault(stage, time.monotonic())
         if self._json:
-            speed = done / max(1e-3, time.monotonic() - begun)
+            speed = done / max(1e-3, time.monotonic() - started_at)
             self._write_event(stage, done, total, speed, (total - done) / speed if speed else None, {})
             return
         if stage not in self._tasks:
@@ -123,7 +125,7 @@ class ProgressReporter:
 
 
 def format_figures(values: dict[str, float]) -> str:
-    """Named figures in one line."""
+    """Format named numbers in one line."""
     return ", ".join(f"{name.replace('_', ' ')} {_format_figure(part)}" for name, part in values.items())
 
 

@@ -1,4 +1,4 @@
-"""Commands that serve the page and the API: serve, demo."""
+"""`simile serve` and `simile demo`: serve the web pages and the API."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Annotated
 import typer
 
 from simile.cli import options, output
-from simile.cli.progress import ProgressReporter
+from simile.cli.progress import RESUME_HINT, ProgressReporter
 from simile.core.errors import BadSetting
 from simile.core.logs import configure_logging
 from simile.core.settings import Settings, load_settings
 
-LISTEN_BACKLOG = 1024  # connections that may wait to be taken; the kernel refuses more
+LISTEN_BACKLOG = 1024  # connections that may wait to be accepted; the kernel refuses more
 
 
 def serve(
@@ -26,47 +26,47 @@ def serve(
     ] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on. [env: SIMILE_PORT; default: 8000]")] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Processes that answer. [env: SIMILE_SERVE_WORKERS; default: 1]")
+        int | None, typer.Option(help="Number of worker processes. [env: SIMILE_SERVE_WORKERS; default: 1]")
     ] = None,
     metrics_port: Annotated[
         int | None, typer.Option(help="Port on 127.0.0.1 for /metrics, without a key. [env: SIMILE_METRICS_PORT]")
     ] = None,
     insecure: Annotated[
         bool | None,
-        typer.Option("--insecure/--no-insecure", help="Serve others without keys. [env: SIMILE_INSECURE; default: no]"),
+        typer.Option(
+            "--insecure/--no-insecure", help="Serve other machines without keys. [env: SIMILE_INSECURE; default: no]"
+        ),
     ] = None,
     device: options.DeviceOption = None,
     verbose: options.VerboseOption = False,
 ) -> None:
-    """Serve the search page at / and the API at /v1 (described at /docs)."""
+    """Serve the search page at / and the API at /v1 (documented at /docs)."""
     given = {"home": home, "host": host, "port": port, "device": device, "insecure": insecure}
     _run_server(load_settings(**given, serve_workers=workers, metrics_port=metrics_port), verbose)
 
 
 def run_demo_command(
-    home: Annotated[Path, typer.Option("--home", help="Folder for the demo's pictures and index.")] = Path(
+    home: Annotated[Path, typer.Option("--home", help="Folder for the images and the index of the demo.")] = Path(
         "simile-demo"
     ),
     dataset: Annotated[
-        str, typer.Option(help="digits (comes with scikit-learn), or fashion-mnist, mnist, cifar10 (downloads).")
+        str, typer.Option(help="digits (included in scikit-learn), or fashion-mnist, mnist or cifar10 (downloaded).")
     ] = "digits",
-    images: Annotated[Path | None, typer.Option("--images", help="Your own folder instead of a dataset.")] = None,
-    minutes: Annotated[
-        float, typer.Option(min=0.01, max=options.MAX_DURATION, help="Time budget of the training.")
-    ] = 1.5,
+    images: Annotated[Path | None, typer.Option("--images", help="Your own image folder instead of a dataset.")] = None,
+    minutes: Annotated[float, typer.Option(min=0.01, max=options.MAX_DURATION, help="Training time.")] = 1.5,
     host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on. [default: 8000]")] = None,
-    listen: Annotated[bool, typer.Option("--serve/--no-serve", help="Serve the page when done.")] = True,
+    listen: Annotated[bool, typer.Option("--serve/--no-serve", help="Serve the search page afterwards.")] = True,
     device: options.DeviceOption = None,
     verbose: options.VerboseOption = False,
 ) -> None:
-    """See it work: write pictures, train, index, search three of them, serve the page."""
+    """Try simile: write images, train, index them, search by three of them, serve the search page."""
     from simile.indexer.demo import run_demo
 
     settings = load_settings(home=home, host=host, port=port, device=device)
     if listen:
-        _check_settings_binding(settings)  # before the training, not after it
-    with ProgressReporter("What was done is kept: run the same command again to go on.") as reporter:
+        _check_settings_binding(settings)  # before the long training
+    with ProgressReporter(RESUME_HINT) as reporter:
         sheet, summary = run_demo(settings, dataset, images, minutes, reporter.on_training, reporter.on_indexing)
     output.write(output.format_summary(summary, dry_run=False))
     output.write(f"three searches: {sheet}")
@@ -81,20 +81,20 @@ def _check_settings_binding(settings: Settings) -> None:
 
 
 def _run_server(settings: Settings, verbose: bool) -> None:
-    # Until the server has its own way to end: the first process of a container hears no signal without a handler.
+    # Until the server has its own handler: the first process of a container ignores signals without a handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     _check_settings_binding(settings)
     configure_logging(verbose, settings.log == "json")
     listener = _bind_socket(settings.host, settings.port)
-    output.note(f"simile listens on {_make_server_url(settings.host, listener)}  (Ctrl-C ends it)")
+    output.note(f"simile is running at {_make_server_url(settings.host, listener)}  (Ctrl-C stops it)")
     if settings.serve_workers > 1:
         from simile.service.server.supervisor import supervise
 
         supervise(settings, listener, verbose)
     else:
-        from simile.service.server.server import serve as serve_alone
+        from simile.service.server.server import serve as run_server
 
-        serve_alone(settings, listener)
+        run_server(settings, listener)
 
 
 def _make_server_url(host: str, listener: socket.socket) -> str:
@@ -102,7 +102,7 @@ def _make_server_url(host: str, listener: socket.socket) -> str:
 
 
 def _bind_socket(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes any that is free. Raises BadSetting where it can't be had."""
+    """Bind a listening socket; port 0 chooses a free port. Raises BadSetting."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=LISTEN_BACKLOG)

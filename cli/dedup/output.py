@@ -1,4 +1,4 @@
-"""What becomes of the findings of `simile dedup`: files are written, then a table or JSON."""
+"""Write the results of `simile dedup`: files, then a table or JSON."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from simile.search.searcher import Searcher
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DedupOutput:
-    """What is shown. `active`: the encoder in use. `asked`: the threshold that was asked for, None where none was."""
+    """The results to show; `threshold` is the one on the command line, None without one."""
 
     results: DedupResults
     plan: CleanupPlan
@@ -32,24 +32,26 @@ class DedupOutput:
 
 def collect_output(
     settings: Settings,
-    results_spec: DedupResultOptions,
+    result_options: DedupResultOptions,
     output_paths: list[Path],
     plan: Path | None,
     reporter: ProgressReporter,
 ) -> DedupOutput:
-    """Everything that was asked for, the files written."""
-    from simile.dedup.reporting.results import collect_results as collect_all
-    from simile.dedup.reporting.results import count_tiers
+    """Collect the results of the last run and write the files."""
+    from simile.dedup.reporting.results import collect_results, count_tiers
     from simile.search.searcher import Searcher
 
     with Searcher(settings) as searcher:
-        results, planned = collect_all(searcher.catalogue, results_spec)
+        results, cleanup_plan = collect_results(searcher.catalogue, result_options)
         for path in output_paths:
             _write_output_file(path, results, searcher, reporter)
-        _write_plan_file(plan, planned)
-        counts = count_tiers(searcher.catalogue, results, planned)
+        _write_plan_file(plan, cleanup_plan)
         return DedupOutput(
-            results, planned, counts, searcher.catalogue.get_state().active_encoder, results_spec.threshold
+            results=results,
+            plan=cleanup_plan,
+            counts=count_tiers(searcher.catalogue, results, cleanup_plan),
+            active_encoder=searcher.catalogue.get_state().active_encoder,
+            threshold=result_options.threshold,
         )
 
 
@@ -77,6 +79,7 @@ def _write_output_file(path: Path, results: DedupResults, searcher: Searcher, re
 
 
 def show_output(dedup_output: DedupOutput, output_paths: list[Path], plan: Path | None, *, json: bool) -> None:
+    """Show the results as a table or JSON, and what to do next."""
     from simile.dedup.reporting.exports import groups_to_json
 
     results = dedup_output.results
@@ -90,7 +93,7 @@ def show_output(dedup_output: DedupOutput, output_paths: list[Path], plan: Path 
     _note_reach(results, dedup_output.threshold)
     _note_written_files(output_paths, plan, dedup_output.plan)
     if plan is None and dedup_output.plan.removals:
-        output.note("Nothing was touched. Look at them with `simile serve` (/duplicates) or --output report.html.")
+        output.note("Nothing was changed. Review the copies with `simile serve` (/duplicates) or --output report.html.")
 
 
 def compare_against(
@@ -102,6 +105,7 @@ def compare_against(
     *,
     json: bool,
 ) -> None:
+    """Find the images of a folder or another home in this home; show the matches and write the files."""
     from simile.dedup.reporting.compare_with import (
         compare_source,
         comparison_to_json,
@@ -112,15 +116,15 @@ def compare_against(
 
     with Searcher(settings) as searcher, reporter:
         comparison = compare_source(searcher, against, reporter.on_stage)
-        planned = make_source_plan(comparison, searcher)
+        cleanup_plan = make_source_plan(comparison, searcher)
         for path in output_paths:
             write_comparison(path, comparison)
-        _write_plan_file(plan, planned)
+        _write_plan_file(plan, cleanup_plan)
     if json:
         output.write_json({**comparison_to_json(comparison), **_make_written_json(output_paths, plan)})
         return
     output.write(text.format_comparison(comparison))
-    _note_written_files(output_paths, plan, planned, root_option=_get_root_option(against, planned))
+    _note_written_files(output_paths, plan, cleanup_plan, root_option=_get_root_option(against, cleanup_plan))
 
 
 def _write_plan_file(path: Path | None, plan: CleanupPlan) -> None:
@@ -137,29 +141,29 @@ def _make_written_json(output_paths: list[Path], plan: Path | None) -> dict[str,
 def _note_reach(results: DedupResults, threshold: float | None) -> None:
     used = results.findings.get_effective_threshold(threshold)
     if threshold is not None and used is not None and used < threshold and {"near", "similar"} & set(results.tiers):
-        output.note(f"The last run looked up to a distance of {used:.4f}: run it without --last to look further.")
+        output.note(f"The last run searched up to a distance of {used:.4f}: run without --last to search further.")
 
 
 def _note_written_files(
     output_paths: list[Path], plan: Path | None, cleanup_plan: CleanupPlan, root_option: str = ""
 ) -> None:
-    """root: an option that `apply` wants besides, with a space behind it."""
+    """Tell which files were written; `root_option` is an option that `apply` needs, with a space at its end."""
     for path in output_paths:
-        output.note(f"written: {path}")
+        output.note_written(path)
     if plan is not None:
         output.note(
-            f"plan: {plan}, {len(cleanup_plan.removals):,} files could go; nothing was touched. "
-            f"Next: `simile dedup apply {shlex.quote(str(plan))} {root_option}--trash` (or --move-to, --hardlink, --symlink)."
+            f"plan: {plan}, {len(cleanup_plan.removals):,} files to remove; nothing was changed. Next: "
+            f"`simile dedup apply {shlex.quote(str(plan))} {root_option}--trash` (or --move-to, --hardlink, --symlink)."
         )
 
 
 def _get_root_option(against: Path, cleanup_plan: CleanupPlan) -> str:
-    """The option that lets `apply` touch files that are not indexed: the folder that was looked through, or theirs."""
-    folders = [os.path.dirname(removal.path) for removal in cleanup_plan.removals]  # noqa: PTH120  # paths as they are noted
+    """Return the option that lets `apply` change files that are not indexed: their folder."""
+    folders = [os.path.dirname(removal.path) for removal in cleanup_plan.removals]  # noqa: PTH120  # faster than Path
     if not folders:
         return ""
-    inside = f"{os.path.abspath(against)}{os.sep}"  # noqa: PTH100  # as walk() names files
-    if all(f"{folder}{os.sep}".startswith(inside) for folder in folders):
+    root = f"{os.path.abspath(against)}{os.sep}"  # noqa: PTH100  # links are not followed
+    if all(f"{folder}{os.sep}".startswith(root) for folder in folders):
         return f"--root {shlex.quote(str(against))} "
-    common = os.path.commonpath(folders)  # of one file, or of another home's
+    common = os.path.commonpath(folders)  # the files of another home
     return f"--root {'FOLDER' if common == os.sep else shlex.quote(common)} "

@@ -1,4 +1,4 @@
-"""What `simile dedup` found, for people."""
+"""Format the results of `simile dedup` as text."""
 
 from __future__ import annotations
 
@@ -13,48 +13,46 @@ if TYPE_CHECKING:
     from simile.dedup.reporting.compare_with import SourceComparison
     from simile.dedup.reporting.results import DedupResults, DedupTierCount
 
-MAX_LISTED_ITEMS = 10  # leaks, conflicts, classes; --json and --output have all of them
+MAX_LISTED_ITEMS = 10  # leaks and conflicts; --json and --output have all of them
 MAX_CURVE_LINES = 8
 
 
 def format_results(results: DedupResults, counts: Mapping[str, DedupTierCount]) -> str:
-    """Counts by tier, then how sure near copies are, then what was asked for of splits and labels."""
+    """Format counts by tier, the threshold of near copies, and the results for splits and labels."""
     lines = [*_format_tiers(counts), "", *_format_near_copies(results)]
     if results.findings.decisions:
-        same = sum(said.same for said in results.findings.decisions.values())
-        lines.append(f"decisions remembered: {same:,} same, {len(results.findings.decisions) - same:,} different")
+        same = sum(decision.same for decision in results.findings.decisions.values())
+        lines.append(f"decisions: {same:,} same, {len(results.findings.decisions) - same:,} different")
     lines += [*_format_leaks(results), *_format_conflicts(results), *_format_classes(results)]
     return "\n".join(lines)
 
 
 def format_comparison(comparison: SourceComparison) -> str:
-    """Each file that the home has, with its match; then counts, then what could not be read."""
+    """Format each file that the home has with its best match, the files that could not be read, and the counts."""
     lines = []
-    for one in comparison.files_with_matches:
-        match = one.matches[0]
-        more = f", and {len(one.matches) - 1} more" if len(one.matches) > 1 else ""
-        lines.append(f"{match.tier:6}  {match.distance:.4f}  {one.path}  is  {match.path} ({match.reason}{more})")
-    lines += [f"set aside: {failure.path}: {failure.reason}" for failure in comparison.failures]
-    missing = len(comparison.files) - len(comparison.files_with_matches)
-    lines.append(
-        f"{len(comparison.files_with_matches):,} of {len(comparison.files):,} pictures are in the home, {missing:,} are not"
-    )
+    for file in comparison.files_with_matches:
+        match = file.matches[0]
+        more = f", and {len(file.matches) - 1} more" if len(file.matches) > 1 else ""
+        lines.append(f"{match.tier:6}  {match.distance:.4f}  {file.path}  is  {match.path} ({match.reason}{more})")
+    lines += map(output.format_failure, comparison.failures)
+    found, total = len(comparison.files_with_matches), len(comparison.files)
+    lines.append(f"{found:,} of {total:,} images are in the home, {total - found:,} are not")
     return "\n".join(lines)
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns in line: the first to the left, the others to the right."""
+    """Format rows as aligned columns: the first one left-aligned, the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
-            cell.rjust(width) if place else cell.ljust(width) for place, (cell, width) in enumerate(cells)
+            cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in enumerate(cells)
         ).rstrip()
         for cells in (list(zip(row, widths, strict=True)) for row in rows)
     ]
 
 
 def _format_tiers(counts: Mapping[str, DedupTierCount]) -> list[str]:
-    rows = [("tier", "groups", "files", "could go", "freed")]
+    rows = [("tier", "groups", "files", "removable", "size")]
     rows += [
         (tier, f"{count.groups:,}", f"{count.files:,}", f"{count.removable:,}", output.format_size(count.bytes))
         for tier, count in counts.items()
@@ -62,25 +60,24 @@ def _format_tiers(counts: Mapping[str, DedupTierCount]) -> list[str]:
     ]
     lines = format_table(rows) if len(rows) > 1 else []
     if "similar" in counts:
-        lines.append(f"similar pairs, not copies: {counts['similar'].pairs:,}")
+        lines.append(f"similar pairs (not copies): {counts['similar'].pairs:,}")
     return lines
 
 
 def _format_near_copies(results: DedupResults) -> list[str]:
-    """How the threshold came about, and the curve in a few lines."""
+    """Format the threshold, how it was found, and its curve."""
     calibration = results.findings.calibration
     if calibration is None:
-        return [] if results.findings.run_id is not None else ["pixels and near copies were never looked for here"]
+        return [] if results.findings.run_id is not None else ["pixel and near copies were never searched in this home"]
     threshold = results.findings.get_effective_threshold(results.threshold)
-    words = f"near copies: up to a distance of {threshold:.4f}"
+    text = f"near copies: up to a distance of {threshold:.4f}"
     if threshold == calibration.threshold and calibration.reached_precision is not None:
         recall = f", recall {calibration.reached_recall:.3f}" if calibration.reached_recall is not None else ""
-        asked = f" ({calibration.precision:g} asked for)" if calibration.precision is not None else ""
-        words += (
-            f"; precision {calibration.reached_precision:.3f}{asked}{recall} on {calibration.copies:,} planted copies"
-        )
-        words += f" and {calibration.decisions:,} decisions" if calibration.decisions else ""
-    return [words, *_format_curve(calibration)]
+        target = f" (target {calibration.precision:g})" if calibration.precision is not None else ""
+        text += f"; precision {calibration.reached_precision:.3f}{target}{recall}"
+        text += f" on {calibration.copies:,} artificial copies"
+        text += f" and {calibration.decisions:,} decisions" if calibration.decisions else ""
+    return [text, *_format_curve(calibration)]
 
 
 def _format_curve(calibration: ThresholdCalibration) -> list[str]:
@@ -88,9 +85,9 @@ def _format_curve(calibration: ThresholdCalibration) -> list[str]:
     if not points:
         return []
     step = max(1, (len(points) - 1) / (MAX_CURVE_LINES - 1)) if len(points) > 1 else 1
-    chosen = sorted({round(step * number) for number in range(MAX_CURVE_LINES) if round(step * number) < len(points)})
+    numbers = sorted({round(step * number) for number in range(MAX_CURVE_LINES) if round(step * number) < len(points)})
     rows = [("  distance", "precision", "recall")]
-    rows += [(f"  {points[n].distance:.4f}", f"{points[n].precision:.3f}", f"{points[n].recall:.3f}") for n in chosen]
+    rows += [(f"  {points[n].distance:.4f}", f"{points[n].precision:.3f}", f"{points[n].recall:.3f}") for n in numbers]
     return format_table(rows)
 
 
@@ -113,8 +110,8 @@ def _format_conflicts(results: DedupResults) -> Iterable[str]:
         return
     yield f"groups with conflicting labels: {len(results.conflicts):,}"
     for conflict in islice(results.conflicts, MAX_LISTED_ITEMS):
-        named = ", ".join(f"{label}: {paths[0]}" for label, paths in conflict.labels.items())
-        yield f"  {conflict.group.tier}  {named}"
+        files = ", ".join(f"{label}: {paths[0]}" for label, paths in conflict.labels.items())
+        yield f"  {conflict.group.tier}  {files}"
     yield from _format_more(len(results.conflicts))
 
 

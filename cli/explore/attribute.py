@@ -1,4 +1,4 @@
-"""`simile attribute`: what two sets of pictures differ by, learned, stored, painted."""
+"""`simile attribute`: learn, list, show, apply and remove attributes."""
 
 from __future__ import annotations
 
@@ -8,70 +8,63 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from simile.cli import options, output
-from simile.cli.progress import ProgressReporter
+from simile.cli.progress import RESTART_HINT, ProgressReporter
 from simile.core.errors import BadUsage
-from simile.core.settings import load_settings
 
 if TYPE_CHECKING:
     from simile.explore.attributes.directions import AttributeEntanglement
     from simile.search.attributes import Attribute
 
 app = typer.Typer(
-    help="Learn what two sets of pictures differ by; list, show, remove and paint it.", no_args_is_help=True
+    help="Learn attributes from two sets of images; list, show, apply and remove them.", no_args_is_help=True
 )
 
 AttributeNameArgument = Annotated[
-    str, typer.Argument(metavar="NAME", help="Of the attribute, such as smile.", show_default=False)
-]
-ImageIdsOption = Annotated[
-    list[int] | None, typer.Option("--id", max=2**63 - 1, help="An indexed image; may be repeated.")
+    str, typer.Argument(metavar="NAME", help="Name of the attribute, such as smile.", show_default=False)
 ]
 
 
 @app.command()
+@options.option_groups
 def learn(
+    common: options.EncoderOptions,
     name: AttributeNameArgument,
     photos: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="PHOTOS…", help="Labelled pictures, with --labels.", show_default=False),
+        typer.Argument(metavar="PHOTOS…", help="Labelled images, with --labels.", show_default=False),
     ] = None,
     labels: Annotated[
         str | None,
-        typer.Option(help="Of PHOTOS: folders (named by class), or a CSV file. The class NAME against all others."),
+        typer.Option(help="Labels of PHOTOS: folders, or a CSV file. The class NAME is compared with all others."),
     ] = None,
-    of: Annotated[str | None, typer.Option(help="The class, where it isn't called NAME.", show_default=False)] = None,
+    of: Annotated[str | None, typer.Option(help="The class, if it is not NAME.", show_default=False)] = None,
     positive: Annotated[
-        list[Path] | None, typer.Option(help="A folder, archive or file with it; may be repeated.", show_default=False)
+        list[Path] | None,
+        typer.Option(help="Folder, archive or file with the attribute; can be repeated.", show_default=False),
     ] = None,
     negative: Annotated[
-        list[Path] | None, typer.Option(help="The same without it; may be repeated.", show_default=False)
+        list[Path] | None, typer.Option(help="The same without the attribute; can be repeated.", show_default=False)
     ] = None,
     where: Annotated[
         list[str] | None,
-        typer.Option(
-            help='Instead of both: indexed pictures of which this is said, such as "smile=yes", against others.'
-        ),
+        typer.Option(help='Instead: indexed images with this metadata, such as "smile=yes", against all others.'),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the parts that are held out.")] = 0,
-    home: options.HomeOption = None,
-    device: options.DeviceOption = None,
-    json: options.JsonOption = False,
-    verbose: options.VerboseOption = False,
+    seed: Annotated[int, typer.Option(min=0, max=options.MAX_SEED, help="Random seed (held-out folds).")] = 0,
 ) -> None:
-    """Learn an attribute by the encoder in use, and say how well it tells held-out pictures apart."""
+    """Learn an attribute for the active encoder, and measure how well it separates held-out images."""
     from simile.explore.attributes import directions, examples
     from simile.search import attributes
     from simile.search.searcher import Searcher
 
-    ways = [bool(positive or negative), bool(where), labels is not None]
-    if sum(ways) != 1 or bool(positive) != bool(negative):
-        raise BadUsage("Name both --positive and --negative, or --where alone, or --labels and PHOTOS.")
+    sources = [bool(positive or negative), bool(where), labels is not None]
+    if sum(sources) != 1 or bool(positive) != bool(negative):
+        raise BadUsage("Give both --positive and --negative, or only --where, or --labels and PHOTOS.")
     if bool(photos) != (labels is not None) or (of is not None and labels is None):
-        raise BadUsage("PHOTOS, --labels and --of belong together: name the pictures and where their labels are.")
-    with Searcher(load_settings(home=home, device=device)) as searcher:
+        raise BadUsage("PHOTOS, --labels and --of go together: give the images and their labels.")
+    with Searcher(common.load_settings()) as searcher:
         encoder = searcher.get_encoder().fingerprint
         attributes.check_attribute_name_free(searcher.home, encoder, name)
-        with ProgressReporter("Nothing was stored: run it again.", json=json) as reporter:
+        with ProgressReporter(RESTART_HINT, json=common.json) as reporter:
             if labels is not None:
                 found = examples.read_examples_from_labels(
                     searcher, photos or [], labels, of or name, reporter.on_stage
@@ -80,177 +73,149 @@ def learn(
                 found = examples.load_examples_from_metadata(searcher, where)
             else:
                 found = examples.read_examples_from_files(searcher, positive or [], negative or [], reporter.on_stage)
-        made = directions.learn_attribute(name, encoder, found, seed)
-        drags = directions.find_entangled_attributes(made, attributes.load_attributes(searcher.home, encoder))
-        attributes.save_attribute(searcher.home, made)
-    _write_attribute(made, drags, json=json)
+        attribute = directions.learn_attribute(name, encoder, found, seed)
+        others = attributes.load_attributes(searcher.home, encoder)
+        entangled = directions.find_entangled_attributes(attribute, others)
+        attributes.save_attribute(searcher.home, attribute)
+    _write_attribute(attribute, entangled, json=common.json)
 
 
 @app.command("list")
-def list_attributes(
-    home: options.HomeOption = None, json: options.JsonOption = False, verbose: options.VerboseOption = False
-) -> None:
-    """List the attributes of the encoder in use."""
+@options.option_groups
+def list_attributes(common: options.CommonOptions) -> None:
+    """List the attributes of the active encoder."""
     from simile.search import attributes
     from simile.search.searcher import Searcher
 
-    with Searcher(load_settings(home=home)) as searcher:
+    with Searcher(common.load_settings()) as searcher:
         found = attributes.load_attributes(searcher.home, searcher.get_encoder().fingerprint)
-    if json:
-        output.write_json({"attributes": [_make_attribute_json(one, []) for one in found]})
-        return
-    output.write(
-        "\n".join(map(_format_attribute, found)) or "no attribute yet: learn one with `simile attribute learn NAME`"
-    )
+    if common.json:
+        output.write_json({"attributes": [_make_attribute_json(attribute, []) for attribute in found]})
+    else:
+        output.write("\n".join(map(_format_attribute, found)) or "no attributes: run `simile attribute learn NAME`")
 
 
 @app.command()
-def show(
-    name: AttributeNameArgument,
-    home: options.HomeOption = None,
-    json: options.JsonOption = False,
-    verbose: options.VerboseOption = False,
-) -> None:
-    """Show how well an attribute tells pictures apart, and which others it drags along."""
+@options.option_groups
+def show(common: options.CommonOptions, name: AttributeNameArgument) -> None:
+    """Show how well an attribute separates images, and which other attributes change with it."""
     from simile.explore.attributes.directions import find_entangled_attributes
     from simile.search import attributes
     from simile.search.searcher import Searcher
 
-    with Searcher(load_settings(home=home)) as searcher:
+    with Searcher(common.load_settings()) as searcher:
         encoder = searcher.get_encoder().fingerprint
-        found = attributes.load_attribute(searcher.home, encoder, name)
-        others = [one for one in attributes.load_attributes(searcher.home, encoder) if one.name != name]
-    _write_attribute(found, find_entangled_attributes(found, others), json=json)
+        attribute = attributes.load_attribute(searcher.home, encoder, name)
+        others = [other for other in attributes.load_attributes(searcher.home, encoder) if other.name != name]
+    _write_attribute(attribute, find_entangled_attributes(attribute, others), json=common.json)
 
 
 @app.command()
-def remove(
-    name: AttributeNameArgument,
-    home: options.HomeOption = None,
-    json: options.JsonOption = False,
-    verbose: options.VerboseOption = False,
-) -> None:
-    """Remove an attribute of the encoder in use."""
+@options.option_groups
+def remove(common: options.CommonOptions, name: AttributeNameArgument) -> None:
+    """Remove an attribute of the active encoder."""
     from simile.search import attributes
     from simile.search.searcher import Searcher
 
-    with Searcher(load_settings(home=home)) as searcher:
+    with Searcher(common.load_settings()) as searcher:
         attributes.remove_attribute(searcher.home, searcher.get_encoder().fingerprint, name)
-    output.write_json({"removed": name}) if json else output.write(f"attribute {name} is removed")
+    output.write_json({"removed": name}) if common.json else output.write(f"attribute {name} was removed")
 
 
 @app.command()
+@options.option_groups
 def apply(
+    common: options.EncoderOptions,
     name: AttributeNameArgument,
-    image: Annotated[
-        Path | None, typer.Argument(metavar="IMAGE", help="It need not be indexed.", show_default=False)
-    ] = None,
-    image_id: Annotated[int | None, typer.Option("--id", max=2**63 - 1, help="An indexed image instead.")] = None,
+    image: options.ImageArgument = None,
+    image_id: options.ImageIdOption = None,
     strength: Annotated[
-        float,
-        typer.Option(help="1: as far as from the average picture without it to that with it; below 0: less of it."),
+        float, typer.Option(help="1: the mean difference between images with and without it; negative: less of it.")
     ] = 1.0,
-    output_path: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The .png to write.", show_default=False)
-    ] = None,
-    home: options.HomeOption = None,
-    device: options.DeviceOption = None,
-    json: options.JsonOption = False,
-    verbose: options.VerboseOption = False,
+    output_path: options.PngOption = None,
 ) -> None:
-    """Write a picture beside what the model sees of it, without and with the attribute."""
-    if (image is None) == (image_id is None):
-        raise BadUsage("Name either a picture or --id, not both and not neither.")
-    parts = [image if image is not None else image_id]
-    _write_attribute_sheet(name, parts, [0.0, strength], output_path, home, device, json=json)
+    """Write an image, its reconstruction, and its reconstruction with the attribute."""
+    query = options.get_query(image, image_id)
+    _write_attribute_sheet(common, name, [query], [0.0, strength], output_path)
 
 
 @app.command()
+@options.option_groups
 def sheet(
+    common: options.EncoderOptions,
     name: AttributeNameArgument,
     images: Annotated[
-        list[Path] | None, typer.Argument(metavar="IMAGES…", help="They need not be indexed.", show_default=False)
+        list[Path] | None,
+        typer.Argument(metavar="IMAGES…", help="Image files; need not be indexed.", show_default=False),
     ] = None,
-    image_id: ImageIdsOption = None,
-    strengths: Annotated[str, typer.Option(help="-3..3, or numbers with commas: --strengths=-1.5,0,2.")] = "-3..3",
-    output_path: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The .png to write.", show_default=False)
-    ] = None,
-    home: options.HomeOption = None,
-    device: options.DeviceOption = None,
-    json: options.JsonOption = False,
-    verbose: options.VerboseOption = False,
+    image_id: options.ImageIdsOption = None,
+    strengths: Annotated[str, typer.Option(help="A range such as -3..3, or numbers: --strengths=-1.5,0,2.")] = "-3..3",
+    output_path: options.PngOption = None,
 ) -> None:
-    """Write a sheet: a row for each picture, a column for each strength."""
+    """Write a contact sheet with a row for each image and a column for each strength."""
     from simile.explore.attributes.render import parse_strengths
 
     if not images and not image_id:
-        raise BadUsage("Name at least one picture, or an indexed one with --id.")
-    _write_attribute_sheet(
-        name, [*(images or []), *(image_id or [])], parse_strengths(strengths), output_path, home, device, json=json
-    )
+        raise BadUsage("Give at least one image file or --id.")
+    inputs: list[Path | int] = [*(images or []), *(image_id or [])]
+    _write_attribute_sheet(common, name, inputs, parse_strengths(strengths), output_path)
 
 
 def _write_attribute_sheet(
+    common: options.EncoderOptions,
     name: str,
-    inputs: list[Any],
+    inputs: list[Path | int],
     strengths: list[float],
     output_path: Path | None,
-    home: Path | None,
-    device: str | None,
-    *,
-    json: bool,
 ) -> None:
-    from simile.core.atomic_write import check_output_path, write_output_file
-    from simile.explore.attributes.render import render_attribute_sheet as draw_sheet
+    from simile.core.atomic_write import write_output_file
+    from simile.explore.attributes.render import render_attribute_sheet
     from simile.explore.latent.inputs import encode_inputs
     from simile.images.sources.sources import check_file
     from simile.search import attributes
     from simile.search.searcher import Searcher
 
-    if output_path is None and not json:
-        raise BadUsage("Name a .png with --output, or ask for the vectors with --json.")
-    if output_path is not None:
-        check_output_path(output_path, (".png",))
-    for part in inputs:
-        if isinstance(part, Path):
-            check_file(part)
-    with Searcher(load_settings(home=home, device=device)) as searcher:
+    options.check_output(output_path, (".png",), or_json=common.json)
+    for path in inputs:
+        if isinstance(path, Path):
+            check_file(path)
+    with Searcher(common.load_settings()) as searcher:
         attribute = attributes.load_attribute(searcher.home, searcher.get_encoder().fingerprint, name)
         if output_path is not None:
-            write_output_file(output_path, draw_sheet(searcher, attribute, inputs, strengths))
-        if json:
-            places = encode_inputs(searcher, inputs)
-            rows = [[attribute.shift(place.mu, one).tolist() for one in strengths] for place in places]
+            write_output_file(output_path, render_attribute_sheet(searcher, attribute, inputs, strengths))
+        if common.json:
+            points = encode_inputs(searcher, inputs)
+            rows = [[attribute.shift(point.mu, strength).tolist() for strength in strengths] for point in points]
             body = {"attribute": name, "strengths": strengths, "mu": rows}
-            output.write_json({**body, "output": None if output_path is None else str(output_path)})
+            output.write_json({**body, "output": output.to_text(output_path)})
             return
-    output.write(f"{output_path}: {len(inputs)} x {len(strengths)} pictures of {name}")
+    output.write(f"{output_path}: {len(inputs)} x {len(strengths)} images with {name}")
 
 
-def _write_attribute(attribute: Attribute, drags: list[AttributeEntanglement], *, json: bool) -> None:
+def _write_attribute(attribute: Attribute, entangled: list[AttributeEntanglement], *, json: bool) -> None:
     if json:
-        output.write_json(_make_attribute_json(attribute, drags))
+        output.write_json(_make_attribute_json(attribute, entangled))
         return
     output.write(_format_attribute(attribute))
     if attribute.contradictory:
-        output.note(f"{attribute.contradictory:,} pictures stood on both sides, byte for byte, and were left out")
+        output.note(f"{attribute.contradictory:,} images were on both sides (equal bytes) and were skipped")
     if attribute.unreadable:
         output.note(f"{attribute.unreadable:,} files could not be read")
-    for drag in drags:
-        output.write(f"  drags {drag.name} by {drag.change:+.2f} for each step (cosine {drag.cosine:+.2f})")
+    for other in entangled:
+        output.write(f"  changes {other.name} by {other.change:+.2f} for each step (cosine {other.cosine:+.2f})")
 
 
-def _make_attribute_json(attribute: Attribute, drags: list[AttributeEntanglement]) -> dict[str, Any]:
-    left_out = ("raw", "whitened", "centre")
-    about = {name: value for name, value in vars(attribute).items() if name not in left_out}
-    return {**about, "drags": [vars(drag) for drag in drags]}
+def _make_attribute_json(attribute: Attribute, entangled: list[AttributeEntanglement]) -> dict[str, Any]:
+    from simile.search.attributes import ATTRIBUTE_ARRAYS
+
+    values = {name: value for name, value in vars(attribute).items() if name not in ATTRIBUTE_ARRAYS}
+    return {**values, "drags": list(map(vars, entangled))}
 
 
 def _format_attribute(attribute: Attribute) -> str:
     auc, spread = attribute.auc, attribute.spread
     return (
-        f"{attribute.name}  held-out AUC: to rank {auc['whitened']:.3f} ± {spread['whitened']:.3f}, "
-        f"as painted {auc['raw']:.3f} ± {spread['raw']:.3f}  "
+        f"{attribute.name}  held-out AUC: for ranking {auc['whitened']:.3f} ± {spread['whitened']:.3f}, "
+        f"for decoding {auc['raw']:.3f} ± {spread['raw']:.3f}  "
         f"({attribute.positives:,} with, {attribute.negatives:,} without)"
     )

@@ -1,4 +1,4 @@
-"""Commands that measure in the latent space: outliers, uncertainty."""
+"""`simile outliers`, `uncertainty` and `continuity`: measurements in the latent space."""
 
 from __future__ import annotations
 
@@ -11,118 +11,154 @@ import numpy as np
 import typer
 
 from simile.cli import options, output
-from simile.cli.progress import ProgressReporter
-from simile.core.settings import load_settings
+from simile.cli.progress import RESTART_HINT, RESUME_HINT, ProgressReporter
 
 if TYPE_CHECKING:
+    from simile.explore.latent.smoothness import LatentContinuity
     from simile.explore.latent.uncertainty import EncodingUncertainty
 
-MEASURES_RESUME_HINT = "What was measured so far is kept: run the same command again."
+CONTINUITY_MEANINGS = {
+    "path": "length of the path in pixel space, relative to the straight line",
+    "jump": "largest step relative to the mean step",
+    "strangeness": "reconstruction error of the decoded images on the path",
+    "of_ends": "the same at both ends",
+    "of_fade": "the same for a cross-fade of the two images",
+    "returned": "error of the re-encoded position, relative to the length of the path",
+}
 
 
+@options.option_groups
 def show_outliers(
-    count: Annotated[int, typer.Option(min=1, max=100_000, help="How many pictures.")] = 50,
+    common: options.EncoderOptions,
+    count: Annotated[int, typer.Option(min=1, max=100_000, help="Number of images.")] = 50,
     output_path: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Also write them as a sheet (.png), a page (.html) or a table (.csv)."),
+        typer.Option("--output", "-o", help="Write a contact sheet (.png), a page (.html) or a table (.csv)."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the mixture, and of samples of many.")] = 0,
-    home: options.HomeOption = None,
-    device: options.DeviceOption = None,
-    json: options.JsonOption = False,
-    verbose: options.VerboseOption = False,
+    seed: Annotated[int, typer.Option(min=0, max=options.MAX_SEED, help="Random seed (mixture, samples).")] = 0,
 ) -> None:
-    """List the pictures least like the rest of the collection, each with the reason."""
-    from simile.core.atomic_write import check_output_path
+    """List the outliers of the collection, each with the reason."""
     from simile.explore.outliers.detector import find_outliers
     from simile.explore.outliers.exports import OUTLIER_SUFFIXES, write_outliers
     from simile.search.searcher import Searcher
 
-    if output_path is not None:
-        check_output_path(output_path, OUTLIER_SUFFIXES)
-    with Searcher(load_settings(home=home, device=device)) as searcher:
-        with ProgressReporter(MEASURES_RESUME_HINT, json=json) as reporter:
-            found, judged = find_outliers(searcher, count, reporter.on_stage, seed=seed)
+    options.check_output(output_path, OUTLIER_SUFFIXES)
+    with Searcher(common.load_settings()) as searcher:
+        with ProgressReporter(RESUME_HINT, json=common.json) as reporter:
+            outliers, scores = find_outliers(searcher, count, reporter.on_stage, seed=seed)
         if output_path is not None:
-            write_outliers(searcher, found, output_path)
-    if json:
-        body = {"outliers": [asdict(one) for one in found], "images": len(judged.ids), "signals": list(judged.ranks)}
-        output.write_json(
-            {**body, "neighbour": judged.neighbour, "output": None if output_path is None else str(output_path)}
-        )
+            write_outliers(searcher, outliers, output_path)
+    if common.json:
+        body = {"outliers": list(map(asdict, outliers)), "images": len(scores.ids), "signals": list(scores.ranks)}
+        output.write_json({**body, "neighbour": scores.neighbour, "output": output.to_text(output_path)})
         return
-    for rank, one in enumerate(found, 1):
-        output.write(f"{rank:>3}  {one.score:5.2f}  {one.path}  {one.reason}")
-    if output_path is not None:
-        output.note(f"written: {output_path}")
+    for rank, outlier in enumerate(outliers, 1):
+        output.write(f"{rank:>3}  {outlier.score:5.2f}  {outlier.path}  {outlier.reason}")
+    output.note_written(output_path)
 
 
+@options.option_groups
 def show_uncertainty(
-    picture: Annotated[
-        Path | None, typer.Argument(help="A picture; it need not be indexed.", show_default=False)
-    ] = None,
-    image_id: Annotated[int | None, typer.Option("--id", max=2**63 - 1, help="An indexed image instead.")] = None,
-    samples: Annotated[int, typer.Option(min=2, max=1000, help="Draws from the picture's posterior.")] = 32,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same draws for the same seed.")] = 0,
+    common: options.EncoderOptions,
+    image: options.ImageArgument = None,
+    image_id: options.ImageIdOption = None,
+    samples: Annotated[int, typer.Option(min=2, max=1000, help="Samples of the posterior of the image.")] = 32,
+    seed: Annotated[int, typer.Option(min=0, max=options.MAX_SEED, help="Random seed.")] = 0,
     output_path: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="A .png: the picture, what the model sees, and where it can't decide."),
+        typer.Option("--output", "-o", help="Write the image, its reconstruction and a map of the variance as .png."),
     ] = None,
-    home: options.HomeOption = None,
-    device: options.DeviceOption = None,
-    json: options.JsonOption = False,
-    verbose: options.VerboseOption = False,
 ) -> None:
-    """Say how sure the encoder is of a picture: σ, spread of reconstructions, log p(x), error, stable neighbours."""
-    from simile.core.atomic_write import check_output_path, write_output_file
-    from simile.core.errors import BadUsage
-    from simile.explore.latent.uncertainty import draw_uncertainty
-    from simile.explore.latent.uncertainty import measure_uncertainty as ask
-    from simile.images.sources.sources import check_file
+    """Measure the uncertainty of the encoder: σ, spread of reconstructions, log p(x), error, stable neighbours."""
+    from simile.core.atomic_write import write_output_file
+    from simile.explore.latent.uncertainty import draw_uncertainty, measure_uncertainty
     from simile.search.searcher import Searcher
 
-    if (picture is None) == (image_id is None):
-        raise BadUsage("Name one picture: a file, or an indexed image with --id.")
-    if output_path is not None:
-        check_output_path(output_path, (".png",))
-    if picture is not None:
-        check_file(picture)
-    part = picture if image_id is None else image_id
-    assert part is not None
-    with Searcher(load_settings(home=home, device=device)) as searcher:
-        with ProgressReporter(MEASURES_RESUME_HINT, json=json) as reporter:
-            found = ask(searcher, part, samples=samples, seed=seed, on_progress=reporter.on_stage)
+    options.check_output(output_path, (".png",))
+    query = options.get_query(image, image_id)
+    with Searcher(common.load_settings()) as searcher:
+        with ProgressReporter(RESUME_HINT, json=common.json) as reporter:
+            result = measure_uncertainty(searcher, query, samples=samples, seed=seed, on_progress=reporter.on_stage)
         if output_path is not None:
-            write_output_file(output_path, draw_uncertainty(found, searcher.get_query_pixels(part)))
-    if json:
-        output.write_json(
-            {**_make_uncertainty_json(found), "output": None if output_path is None else str(output_path)}
-        )
+            write_output_file(output_path, draw_uncertainty(result, searcher.get_query_pixels(query)))
+    if common.json:
+        output.write_json({**_make_uncertainty_json(result), "output": output.to_text(output_path)})
         return
-    for line in _format_uncertainty(found):
-        output.write(line)
-    if output_path is not None:
-        output.note(f"written: {output_path}")
+    output.write("\n".join(_format_uncertainty(result)))
+    output.note_written(output_path)
+
+
+@options.option_groups
+def show_continuity(
+    common: options.EncoderOptions,
+    pairs: Annotated[int, typer.Option(min=1, max=10_000, help="Number of random image pairs.")] = 100,
+    steps: Annotated[int, typer.Option(min=3, max=256, help="Points on each path, both ends included.")] = 16,
+    how: Annotated[
+        str, typer.Option(help="linear: straight. spherical: rotate the direction, change the length evenly.")
+    ] = "linear",
+    seed: Annotated[int, typer.Option(min=0, max=options.MAX_SEED, help="Random seed.")] = 0,
+) -> None:
+    """Measure how smooth the latent space is, along paths between random images of the collection."""
+    from simile.explore.latent.smoothness import measure_continuity
+    from simile.search.searcher import Searcher
+
+    with (
+        Searcher(common.load_settings()) as searcher,
+        ProgressReporter(RESTART_HINT, json=common.json) as reporter,
+    ):
+        result = measure_continuity(
+            searcher,
+            pairs,
+            steps=steps,
+            interpolation=how,  # type: ignore[arg-type]  # measure_continuity checks it
+            seed=seed,
+            on_progress=reporter.on_stage,
+        )
+    if common.json:
+        output.write_json(_make_continuity_json(result))
+    else:
+        output.write("\n".join(_format_continuity(result)))
 
 
 def _make_uncertainty_json(result: EncodingUncertainty) -> dict[str, Any]:
-    figures = (
+    names = (
         "name", "samples", "mean_deviation", "largest", "log_likelihood", "bits_per_value", "error", "error_percentile",
         "same_nearest", "overlap",
     )  # fmt: skip
     arrays = {name: getattr(result, name).tolist() for name in ("mu", "sigma", "spread_of_all")}
-    return {name: getattr(result, name) for name in figures} | arrays
+    return {name: getattr(result, name) for name in names} | arrays
 
 
 def _format_uncertainty(result: EncodingUncertainty) -> Iterator[str]:
-    share = result.sigma / np.maximum(result.spread_of_all, 1e-12)
-    surest = ", ".join(f"{dim} (σ {result.sigma[dim]:.3f})" for dim in np.argsort(share)[:5])
-    yield f"σ                {result.sigma.mean():.3f} on average; surest of dimensions {surest}"
-    yield f"reconstructions  {result.samples} draws differ by {result.mean_deviation:.4f}, by {result.largest:.4f} at most"
+    relative_sigma = result.sigma / np.maximum(result.spread_of_all, 1e-12)
+    lowest = ", ".join(f"{dim} (σ {result.sigma[dim]:.3f})" for dim in np.argsort(relative_sigma)[:5])
+    yield f"σ                {result.sigma.mean():.3f} on average; most certain dimensions: {lowest}"
+    yield f"reconstructions  {result.samples} samples differ by {result.mean_deviation:.4f} on average, by"
+    yield f"                 {result.largest:.4f} at most"
     if result.log_likelihood is not None:
-        yield f"log p(x)         {result.log_likelihood:.1f} nats, {result.bits_per_value:.2f} bits a value"
-    where = "" if result.error_percentile is None else f", worse than {result.error_percentile:.0f} % of the collection"
-    yield f"error            {result.error:.5f}{where}"
+        yield f"log p(x)         {result.log_likelihood:.1f} nats, {result.bits_per_value:.2f} bits per value"
+    rank = "" if result.error_percentile is None else f", worse than {result.error_percentile:.0f} % of the collection"
+    yield f"error            {result.error:.5f}{rank}"
     if result.same_nearest is not None:
-        yield f"neighbours       {result.same_nearest:.0%} of the draws have the same nearest picture,"
+        yield f"neighbours       {result.same_nearest:.0%} of the samples have the same nearest image,"
         yield f"                 {result.overlap:.0%} of the ten nearest are the same on average"
+
+
+def _make_continuity_json(result: LatentContinuity) -> dict[str, Any]:
+    return {
+        "encoder": result.fingerprint,
+        "how": result.interpolation,
+        "steps": result.steps,
+        "pairs": result.pairs.tolist(),
+        **{
+            name: None if measure is None else {"median": measure[0], "p90": measure[1]}
+            for name, measure in result.summarise().items()
+        },
+    }
+
+
+def _format_continuity(result: LatentContinuity) -> Iterator[str]:
+    yield f"{len(result.pairs):,} pairs, {result.steps} steps, {result.interpolation}      median     90 %"
+    for name, measure in result.summarise().items():
+        values = "      –            –" if measure is None else f"{measure[0]:>8.4f} {measure[1]:>12.4f}"
+        yield f"{name:<12} {values}  {CONTINUITY_MEANINGS[name]}"

@@ -72,19 +72,19 @@ NONSENSE = {
     "search": "Give an image file or --id, and not both.",
     "search a.png --id 1": "Give an image file or --id, and not both.",
     "search --id 1 --posterior --plus smile": "posterior can't be combined with plus and minus.",
-    "morph a.png -o a.gif": "name at least two.",
-    "morph --id 1 --id 2": "Name a file with --output (.gif, .webp or .png), or ask for the data with --json.",
-    "generate": "Name a .png with --output, or ask for the latents with --json.",
-    "traverse a.png --id 1 -o a.png": "Start from a file or from --id, not from both.",
-    "traverse --id 1": "Name a .png with --output, or ask for the data with --json.",
-    "manifold": "Name a .png with --output, or ask for the latents with --json.",
+    "morph a.png -o a.gif": "A morph needs at least two images.",
+    "morph --id 1 --id 2": "Give --output with a .gif or .png or .webp file, or --json.",
+    "generate": "Give --output with a .png file, or --json.",
+    "traverse a.png --id 1 -o a.png": "Give an image file or --id, and not both.",
+    "traverse --id 1": "Give --output with a .png file, or --json.",
+    "manifold": "Give --output with a .png file, or --json.",
     "compress . -o a.simile --bytes 9 --step 0.1": "Give --bytes or --step, not both.",
-    "uncertainty": "Name one picture: a file, or an indexed image with --id.",
-    "attribute learn x": "Name both --positive and --negative, or --where alone, or --labels and PHOTOS.",
-    "attribute learn x --labels folders": "PHOTOS, --labels and --of belong together",
+    "uncertainty": "Give an image file or --id, and not both.",
+    "attribute learn x": "Give both --positive and --negative, or only --where, or --labels and PHOTOS.",
+    "attribute learn x --labels folders": "PHOTOS, --labels and --of go together",
     "attribute apply x": "Give an image file or --id, and not both.",
-    "attribute sheet x -o a.png": "Name at least one picture, or an indexed one with --id.",
-    "evaluate": "Name the pictures: `simile evaluate PHOTOS`.",
+    "attribute sheet x -o a.png": "Give at least one image file or --id.",
+    "evaluate": "Name the images: `simile evaluate PHOTOS`.",
     "evaluate . --picture round": "picture can't be 'round'.",
     "evaluate . --picture manifold": "--picture needs --output FILE.png",
     "evaluate . -o a.txt": "Name a file that ends in .html.",
@@ -151,7 +151,7 @@ def test_embed_needs_no_home_when_an_encoder_is_named(home_with_digits: Settings
 def test_status_verify_and_rebuild_agree_on_a_whole_home(home_with_digits: Settings) -> None:
     home = home_with_digits.home
     assert json.loads(inside("status", "--home", home, "--json").stdout)["images"] == 120
-    assert "pictures   120" in inside("status", "--home", home).stdout
+    assert "images     120" in inside("status", "--home", home).stdout
     assert inside("verify", "--home", home).exit_code == 0
     for segment in (home / "segments").iterdir():
         segment.write_bytes(b"damaged")
@@ -223,7 +223,7 @@ def test_an_error_nobody_foresaw_is_one_line_too(
         run()
     assert exit_.value.code == 1
     assert capsys.readouterr().err == (
-        "RuntimeError: out of luck. This should not happen: run it again with --verbose, and report what that shows.\n"
+        "RuntimeError: out of luck. This is a bug: run the command again with --verbose and report the output.\n"
     )
 
 

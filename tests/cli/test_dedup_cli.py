@@ -88,21 +88,21 @@ def test_copies_byte_for_byte_need_no_run_and_no_encoder(trained_home: Settings,
         "bytes": {"groups": 1, "files": 2, "removable": 1, "bytes": group["members"][1]["size"], "pairs": 0}
     }
     text = inside("--home", trained_home.home, "--tier", "bytes").stdout
-    assert "pixels and near copies were never looked for here" in text
+    assert "pixel and near copies were never searched in this home" in text
 
 
 def test_the_last_findings_are_shown_as_a_table_with_the_threshold_and_its_curve(settings: Settings) -> None:
     result = inside("--home", settings.home, "--last")
     assert result.exit_code == 0
     lines = [line.split() for line in result.stdout.splitlines()]
-    assert lines[0] == ["tier", "groups", "files", "could", "go", "freed"]
+    assert lines[0] == ["tier", "groups", "files", "removable", "size"]
     assert [line[:4] for line in lines[1:4]] == [[tier, "1", "2", "1"] for tier in ("bytes", "pixels", "near")]
-    assert "similar pairs, not copies: 2" in result.stdout
-    assert "precision 0.992 (0.99 asked for), recall 0.950 on 800 planted copies and 3 decisions" in result.stdout
+    assert "similar pairs (not copies): 2" in result.stdout
+    assert "precision 0.992 (target 0.99), recall 0.950 on 800 artificial copies and 3 decisions" in result.stdout
     curve = result.stdout.splitlines()[result.stdout.splitlines().index("  distance  precision  recall") + 1 :]
     assert [line.split()[0] for line in curve] == ["0.0500", "0.2000", "0.3000", "0.4500", "0.6000", "0.7500", "0.8500",
                                                    "1.0000"]  # fmt: skip
-    assert "Nothing was touched" in result.stderr
+    assert "Nothing was changed" in result.stderr
 
 
 def test_json_has_the_groups_and_the_counts_and_a_threshold_can_be_given(settings: Settings) -> None:
@@ -117,9 +117,9 @@ def test_a_threshold_beyond_that_of_the_last_run_comes_to_it_and_says_so(setting
     assert asked(settings, "--last", "--threshold", "100")["threshold"] == 0.5
     result = inside("--home", settings.home, "--last", "--threshold", "100")
     assert "near copies: up to a distance of 0.5000; precision 0.992" in result.stdout
-    assert "The last run looked up to a distance of 0.5000: run it without --last" in result.stderr
+    assert "The last run searched up to a distance of 0.5000: run without --last" in result.stderr
     for quiet in (("--threshold", "0.4"), ("--threshold", "100", "--tier", "pixels")):
-        assert "looked up to" not in inside("--home", settings.home, "--last", *quiet).stderr
+        assert "searched up to" not in inside("--home", settings.home, "--last", *quiet).stderr
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_a_plan_is_written_applied_and_undone(settings: Settings, photos: Path, 
     plan = tmp_path / "plan.json"
     result = inside("--home", settings.home, "--tier", "bytes", "--plan", plan)
     assert result.exit_code == 0
-    assert "1 files could go; nothing was touched" in result.stderr
+    assert "1 files to remove; nothing was changed" in result.stderr
     assert {path: path.read_bytes() for path in photos.rglob("*.png")} == before
     moved = inside("--home", settings.home, "apply", plan, "--move-to", tmp_path / "away", "--json")
     assert moved.exit_code == 0, moved.output
@@ -208,7 +208,7 @@ def test_what_people_decided_is_remembered_by_the_next_look(settings: Settings) 
     with Catalogue(Home(settings.home)) as catalogue:
         catalogue.duplicates.save_decisions([Decision(shas[0], shas[1], same=False)])
     assert asked(settings, "--last", "--tier", "near")["groups"] == []
-    assert "decisions remembered: 0 same, 1 different" in inside("--home", settings.home, "--last").stdout
+    assert "decisions: 0 same, 1 different" in inside("--home", settings.home, "--last").stdout
 
 
 def test_findings_of_an_encoder_that_is_no_longer_in_use_say_so(settings: Settings) -> None:
@@ -307,7 +307,7 @@ def test_which_of_a_folders_pictures_does_the_home_have_already(
     result = inside("--home", settings.home, "--against", new / "known.png", "--plan", tmp_path / "plan.json")
     assert f"--root {new} --trash`" in result.stderr
     text = inside("--home", settings.home, "--against", new).stdout
-    assert "1 of 1 pictures are in the home, 0 are not" in text
+    assert "1 of 1 images are in the home, 0 are not" in text
 
 
 def test_an_indexed_folder_is_not_found_as_itself(settings: Settings, photos: Path) -> None:

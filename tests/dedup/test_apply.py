@@ -386,7 +386,7 @@ def test_the_text_says_what_was_done_and_what_to_do_next(settings: Settings, pho
     assert "1 files would be removed" in said and "--move-to DIR" in said
     said = CliRunner().invoke(app, [*command, "--trash"]).stdout
     assert "1 files put into the trash" in said and "--prune" in said and "simile dedup undo" in said
-    assert f"set aside: {photos / 'other.png'}: the home does not know" in said
+    assert f"skipped: {photos / 'other.png'}: the home does not know" in said
     listed = CliRunner().invoke(app, ["dedup", "journals", "--home", str(settings.home)]).stdout
     assert listed.startswith(read_journals(Home(settings.home))[0].name) and "1 put into the trash" in listed
 

@@ -389,8 +389,8 @@ def test_undo_on_the_command_line_says_what_it_did(settings: Settings, photos: P
     (photos / "one.png").write_text("new")
     command = ["dedup", "undo", "--home", str(settings.home)]
     result = CliRunner().invoke(app, command)
-    assert result.exit_code == 1 and result.stdout.startswith("2 files are back where they were")
-    assert f"set aside: {photos / 'one.png'}: another file" in result.stdout
+    assert result.exit_code == 1 and result.stdout.startswith("2 files restored")
+    assert f"skipped: {photos / 'one.png'}: another file" in result.stdout
     (photos / "one.png").unlink()
     body = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
     assert (body["restored"], body["set_aside"]) == (1, []) and body["journal"].endswith("-1")

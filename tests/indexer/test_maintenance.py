@@ -199,7 +199,7 @@ def test_the_segment_of_an_encoder_that_is_removed_gives_way_to_one_that_is_used
 
 def test_the_commands_take_the_home_before_and_after(settings: Settings) -> None:
     done = command("encoders", "--home", settings.home, "activate", NEW)
-    assert done.stdout == f"encoder {NEW} is in use, with 8 vectors\n"
+    assert done.stdout == f"encoder {NEW} is active, with 8 vectors\n"
     assert "2 pictures have no vector by it" in done.stderr
     done = command("encoders", "remove", OLD, "--home", settings.home, "--json")
     assert json.loads(done.stdout) == {"fingerprint": OLD, "vectors": 10}
@@ -214,9 +214,9 @@ def test_compact_folds_in_what_is_new_and_what_is_gone(settings: Settings, catal
     catalogue.images.delete(2)
     (catalogue.home.segments / "left.tmp").touch()
     assert read_status(settings)["pending"] == 2
-    assert "2 changes folded in: a new segment with 10 vectors" in command("compact", "--home", settings.home).stdout
+    assert "2 changes merged: a new segment with 10 vectors" in command("compact", "--home", settings.home).stdout
     assert read_status(settings)["pending"] == 0
-    assert "nothing to fold in" in command("compact", "--home", settings.home).stdout
+    assert "no changes to merge" in command("compact", "--home", settings.home).stdout
     assert nearest(catalogue, 0, 0) == [1, 3, 4, 5, 6, 7, 8, 9, 10, 11]
     assert find_problems(catalogue.home) == find_leftovers(catalogue.home) == []
 
@@ -243,7 +243,7 @@ def test_status_shows_runs_failures_and_the_second_set(settings: Settings, catal
     assert found["others"] == [{"fingerprint": NEW, "vectors": 8, "in_the_making": True}]
     text = command("status", "--home", settings.home, "--runs", "1").stdout
     assert text.count("\nrun ") == 1 and "run    7   index  interrupted" in text
-    assert "in the making: 8 of 10 pictures embedded" in text
+    assert "in progress: 8 of 10 images embedded" in text
     assert text.count("/bad/") == 10 and "and 15 more" in text
 
 

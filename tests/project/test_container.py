@@ -168,7 +168,7 @@ def test_it_serves_as_another_user_with_nothing_to_write_but_its_volume(volume: 
 def test_told_to_stop_while_it_starts_it_ends(volume: Settings, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with container(volume, log, SIMILE, "serve", SIMILE_PORT=str(free_port())) as (process, first):
-        until_said(log, "simile listens on")
+        until_said(log, "simile is running at")
         os.kill(first, signal.SIGTERM)
         assert process.wait(20) == 0, log.read_text()
 

@@ -469,7 +469,7 @@ def test_the_commands_say_what_they_did(home: Home, tmp_path: Path) -> None:
     (home.uploads / f"{3:064}.png").unlink()
     done = simile("backup", "--home", str(home.root), "backup.tar")
     assert done.stdout.startswith("backup.tar: 4 pictures' rows, 5 files, ")
-    assert done.stderr == f"left out: {home.uploads / f'{3:064}.png'} is missing. `simile verify` says what to do.\n"
+    assert done.stderr == f"skipped: {home.uploads / f'{3:064}.png'} is missing. Run `simile verify` for the next step.\n"
     assert simile("restore", "--home", "new", "backup.tar").stdout == "new: 4 pictures, 5 files checked and in place\n"
     body = json.loads(simile("backup", "--home", "new", "again.tar", "--json").stdout)
     assert (body["output"], body["images"], body["files"], len(body["left_out"])) == ("again.tar", 4, 5, 1)
