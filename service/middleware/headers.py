@@ -1,4 +1,4 @@
-"""Headers that tell browsers what they may do with an answer, and how long they may keep it."""
+"""Security, CORS and caching headers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ PAGE_POLICY = (
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 FILE_POLICY = "default-src 'none'; sandbox"
-_DEFAULT_POLICY = "default-src 'none'; frame-ancestors 'none'"  # of answers that show and run nothing
+_DEFAULT_POLICY = "default-src 'none'; frame-ancestors 'none'"  # for responses that are not pages
 
-# What pages of the origins in SIMILE_CORS_ORIGINS may do. They bring a key; cookies are for the service's own page.
+# For pages of the origins in SIMILE_CORS_ORIGINS. They send a key; cookies are only for the service's own pages.
 CORS_OPTIONS: dict[str, Any] = {
     "allow_methods": ["GET", "POST", "PUT", "DELETE"],
     "allow_headers": ["Authorization", "X-API-Key", "Content-Type", "If-None-Match", "Last-Event-ID"],
@@ -25,12 +25,12 @@ CORS_OPTIONS: dict[str, Any] = {
     "allow_credentials": False,
 }
 
-# A picture may be deleted, and a home may change its encoder: browsers keep the bytes, and ask whether they still hold.
+# An image may be deleted, and a home may change its encoder: browsers cache the bytes and revalidate them.
 CACHE_AND_REVALIDATE = "private, no-cache"
 
 
 class SecurityHeadersMiddleware:
-    """ASGI middleware: no answer is taken for another type than it says, none tells other sites where it was."""
+    """ASGI middleware that adds security headers: no content sniffing, no referrer, no framing by other sites."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -54,7 +54,7 @@ class SecurityHeadersMiddleware:
 
 
 def make_etag_response(request: Request, tag: str, make: Callable[[], tuple[bytes, str]]) -> Response:
-    """A picture (bytes, media type) under an ETag that names its content; 304, and nothing made, for a known tag."""
+    """Make an image response (bytes, media type) with an ETag; 304 without rendering for a known ETag."""
     etag = f'"{tag}"'
     kept = {"ETag": etag, "Cache-Control": CACHE_AND_REVALIDATE, "Content-Security-Policy": FILE_POLICY}
     if is_not_modified(request, etag):
@@ -64,6 +64,6 @@ def make_etag_response(request: Request, tag: str, make: Callable[[], tuple[byte
 
 
 def is_not_modified(request: Request, etag: str) -> bool:
-    """Whether the client has what this ETag names."""
-    known = [one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")]
+    """Return whether the client already has the content with this ETag."""
+    known = [item.strip().removeprefix("W/") for item in request.headers.get("if-none-match", "").split(",")]
     return etag in known or "*" in known

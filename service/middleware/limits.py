@@ -1,4 +1,4 @@
-"""How much is let in: requests with pictures, bytes of a body, time for it, and pictures encoded at a time."""
+"""Limits for requests: concurrent uploads, size of a body and the time to send it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from simile.service.errors import ProblemException, make_problem, make_problem_r
 from simile.service.observability.metrics import ServiceMetrics
 from simile.service.security.proxies import get_client_address, is_single_client
 
-# What a form needs around its file: boundaries, headers of the parts, a few short fields.
+# bytes of a form besides its file: boundaries, headers of the parts, a few short fields
 FORM_OVERHEAD = 64 * 1024
-MIN_UPLOAD_BYTES_PER_SECOND = 32 * 1024  # bytes a second: an upload that brings fewer than these for long is cut off
+MIN_UPLOAD_BYTES_PER_SECOND = 32 * 1024  # bytes per second: a slower upload is aborted after a while
 
 
 class UploadLimiter:
-    """How many requests with pictures are inside, and whether more are let in. share: of the room, for one address."""
+    """Counts concurrent uploads, in total and per address. address_share: share of the capacity for one address."""
 
     def __init__(self, capacity: int, address_share: float = 1.0) -> None:
         self.capacity = capacity
@@ -32,13 +32,13 @@ class UploadLimiter:
         self._active_by_address: Counter[str] = Counter()
 
     def acquire(self, address: str | None) -> None:
-        """One more is inside; `address` None: of nobody in particular."""
+        """Count one more upload; `address` None: counted in total only."""
         self.active_count += 1
         if address is not None:
             self._active_by_address[address] += 1
 
     def release(self, address: str | None) -> None:
-        """It is done."""
+        """Count one upload less."""
         self.active_count -= 1
         if address is not None:
             self._active_by_address[address] -= 1
@@ -46,29 +46,27 @@ class UploadLimiter:
                 del self._active_by_address[address]
 
     def get_refusal(self, address: str | None = None) -> ProblemException | None:
-        """Why the next one is turned away, if it is."""
+        """Return the refusal of the next upload; None if it is accepted."""
         if self.is_draining:
             return ProblemException(
                 503, "draining", "The service is about to stop. Send it again in a moment.", 5, close=True
             )
         if address is not None and self._active_by_address[address] >= self._max_per_address:
             detail = (
-                f"{self._active_by_address[address]} requests with pictures of this address are at work or waiting, and one address "
-                "gets no more places (SIMILE_QUEUE_SHARE). Wait for an answer, then send it again."
+                f"{self._active_by_address[address]} uploads of this address are in progress or waiting, the "
+                "most for one address (SIMILE_QUEUE_SHARE). Wait for a response, then send it again."
             )
             return ProblemException(429, "too-many-at-once", detail, 1)
         if self.active_count >= self.capacity:
-            detail = (
-                f"{self.active_count} requests with pictures are at work or waiting; no more are taken in. Try again."
-            )
+            detail = f"{self.active_count} uploads are in progress or waiting; no more are accepted. Try again."
             return ProblemException(503, "too-busy", detail, 1)
         return None
 
 
 class UploadLimitMiddleware:
-    """ASGI middleware: no more requests with pictures than there is room for. The others are refused, unread.
+    """ASGI middleware that refuses uploads beyond the capacity (503) before their body is read.
 
-    Nor may those who send slowly from one address hold all the places: it gets its share of them (429).
+    One address gets a share of the capacity (429), so that slow clients of one address cannot use all of it.
     """
 
     def __init__(
@@ -91,7 +89,9 @@ class UploadLimitMiddleware:
         if refusal is not None:
             self.metrics.count_refusal(refusal.problem_kind)
             response = make_problem_response(Request(scope), make_problem(refusal))
-            if Headers(scope=scope).get("expect"):  # the body may come or not: nobody could say where it ends
+            if Headers(scope=scope).get(
+                "expect"
+            ):  # the rest of the body may still arrive, so the connection cannot be reused
                 response.headers["Connection"] = "close"
             return await response(scope, receive, send)
         self.upload_limiter.acquire(address)
@@ -104,17 +104,17 @@ class UploadLimitMiddleware:
 
 
 def has_multipart_body(scope: Scope) -> bool:
-    """Whether a request comes with a form that may hold files."""
+    """Return whether a request has a multipart body, which may contain files."""
     return any(
         name == b"content-type" and value[:10].lower() == b"multipart/" for name, value in scope.get("headers", ())
     )
 
 
 class BodyLimitMiddleware:
-    """ASGI middleware: a body of more than `max_bytes` ends in a 413, one that comes too slowly in a 408.
+    """ASGI middleware: a body of more than `max_bytes` gets a 413, a body that arrives too slowly a 408.
 
-    Both are raised where the body is read. With a Content-Length nothing is read at all; without one (chunked), bytes
-    are counted as they come. Raising inside the app lets its handlers give the answer the usual shape.
+    Both are raised where the body is read. With a Content-Length nothing is read; without it (chunked), bytes are
+    counted as they arrive. An error raised inside the application gets the usual problem response.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int, timeout_seconds: float, metrics: ServiceMetrics) -> None:
@@ -129,7 +129,7 @@ class BodyLimitMiddleware:
         await self.app(scope, receive, send)
 
     def _limit_receive(self, content_length: str, receive: Receive) -> Receive:
-        # Eighteen digits fit every real length; more would only be there to cost time.
+        # Eighteen digits are enough for every real length; longer numbers only cost time.
         over = content_length.isdecimal() and (len(content_length) > 18 or int(content_length) > self.max_bytes)
         received = self.max_bytes + 1 if over else 0
         started, complete = 0.0, False
@@ -137,7 +137,7 @@ class BodyLimitMiddleware:
         async def counted() -> Message:
             nonlocal received, started, complete
             if complete:
-                return await receive()  # for whoever wants to know when the client leaves
+                return await receive()  # for handlers that wait for the client to disconnect
             if received > self.max_bytes:
                 raise make_too_large_error(self.max_bytes)
             started = started or time.monotonic()

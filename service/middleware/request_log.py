@@ -1,4 +1,4 @@
-"""Every request gets an id, a line in the log and its place in the figures."""
+"""Request ids, the request log and request metrics."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from simile.service.observability.metrics import ServiceMetrics
 
 REQUEST_ID_HEADER = "X-Request-Id"
 _REQUEST_ID_PATTERN = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}")
-_QUIET_PATHS = frozenset({"/livez", "/readyz", "/metrics"})  # asked every few seconds: logged only when they fail
+_QUIET_PATHS = frozenset({"/livez", "/readyz", "/metrics"})  # requested every few seconds: logged only if they fail
 
 log = logging.getLogger("simile.requests")
 
 
 class RequestLogMiddleware:
-    """ASGI middleware around everything: id, log line, figures.
+    """Outermost ASGI middleware: request id, log line and metrics of every request.
 
-    The id is the client's own X-Request-Id if that is short and plain, else made here. Ids that this process makes
-    begin with the same eight letters. What is logged: method, path, route, status, time, bytes, the key's name; never
-    a key, an address's query, or anything of a picture.
+    The id is the client's X-Request-Id if it is short and plain, otherwise a new one; the ids of one process start with
+    the same eight letters. Logged are method, path, route, status, time, bytes and the key's name; never a key, a URL's
+    query or image data.
     """
 
     def __init__(self, app: ASGIApp, metrics: ServiceMetrics, upload_limiter: UploadLimiter) -> None:
@@ -95,7 +95,7 @@ def _make_log_fields(
 
 
 def _get_client_request_id(scope: Scope) -> str | None:
-    """The client's own id for the request, where it is fit to be repeated."""
+    """Return the client's request id if it is safe to repeat in headers and logs."""
     for name, value in scope["headers"]:
         if name == b"x-request-id":
             return value.decode("ascii") if _REQUEST_ID_PATTERN.fullmatch(value) else None

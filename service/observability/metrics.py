@@ -1,7 +1,7 @@
-"""What the service counts and times, for Prometheus. docs/serving.md says what each figure means.
+"""Metrics of the service for Prometheus; docs/serving.md explains each of them.
 
-One process keeps its figures in a registry of its own. Several (`serve --workers`) keep them in files of one folder,
-named by PROMETHEUS_MULTIPROC_DIR, and whoever is asked adds them up.
+A single process uses its own registry. Several processes (`serve --workers`) write files into the folder named by
+PROMETHEUS_MULTIPROC_DIR, and the process that serves `/metrics` adds them up.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from simile.core.errors import BadSetting
 from simile.core.settings import Settings
 
 METRICS_MEDIA_TYPE = CONTENT_TYPE_LATEST
-MULTIPROC_DIR_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client as it is imported
+MULTIPROC_DIR_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client reads it on import
 REQUEST_STAGES = ("receive", "decode", "encode", "search", "rows", "render", "total")
 
 _SECONDS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
@@ -28,7 +28,7 @@ _BATCH_SIZE_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
 
 class ServiceMetrics:
-    """The figures of one app."""
+    """The metrics of one application."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -74,11 +74,11 @@ class ServiceMetrics:
         build.labels(version("simile"), platform.python_version()).set(1)
 
     def observe_stage(self, stage: str, seconds: float) -> None:
-        """Notes how long a stage took."""
+        """Record the duration of a stage, in seconds."""
         self._stages[stage].observe(seconds)
 
     def count_response(self, route: str, method: str, status: int) -> None:
-        """Counts an answer. `route`: the template of the path, never the path itself."""
+        """Count a response. `route`: the template of the path, never the path itself."""
         key = route, method, status
         counter = self._request_counters.get(key)
         if counter is None:  # `labels` takes five times as long as counting
@@ -86,40 +86,38 @@ class ServiceMetrics:
         counter.inc()
 
     def count_refusal(self, reason: str) -> None:
-        """Counts a request that was turned away."""
+        """Count a refused request."""
         self._refusals.labels(reason).inc()
 
     def set_index_metrics(self, images: int, pending: int, rows: int, recall: float, encoder: str, kind: str) -> None:
-        """The facts of the index, as they are now."""
+        """Set the metrics of the index to its current state."""
         for name, value in (("images", images), ("pending", pending), ("segment_rows", rows), ("recall", recall)):
             self._index_gauges[name].set(value)
         if self._index_labels is not None and self._index_labels != (encoder, kind):
-            self._index_info.labels(*self._index_labels).set(
-                0
-            )  # labels can't be taken back where several processes count
+            self._index_info.labels(*self._index_labels).set(0)  # with several processes, labels cannot be removed
         self._index_labels = encoder, kind
         self._index_info.labels(encoder, kind).set(1)
 
     def render(self) -> bytes:
-        """Everything, as Prometheus reads it."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(make_multiprocess_registry() if MULTIPROC_DIR_VARIABLE in os.environ else self.registry)
 
 
 def make_multiprocess_registry() -> CollectorRegistry:
-    """The figures of all processes that write into the folder, added up when somebody asks."""
+    """Return a registry that adds up the metrics of all processes at each scrape."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return registry
 
 
 def mark_worker_dead(pid: int) -> None:
-    """A process of several has ended: what it counted stays, what it only showed goes."""
+    """Drop the gauges of a worker that has ended; its counters stay."""
     mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 @contextmanager
 def serve_metrics(settings: Settings, registry: CollectorRegistry) -> Iterator[None]:
-    """/metrics at an address of its own, if there is one for it. Raises BadSetting where it can't be had."""
+    """Serve /metrics on a separate port if one is set. Raises BadSetting if the port cannot be used."""
     if not settings.metrics_port:
         yield
         return
@@ -139,5 +137,5 @@ def serve_metrics(settings: Settings, registry: CollectorRegistry) -> Iterator[N
 
 
 def _make_gauge(name: str, text: str, registry: CollectorRegistry, multiprocess_mode: str, *labels: str) -> Gauge:
-    """`among_many`: how the gauges of several processes become one."""
+    """Make a gauge. `multiprocess_mode`: how the values of several processes are combined."""
     return Gauge(name, text, labels, registry=registry, multiprocess_mode=multiprocess_mode)  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
-"""Who asks: keys and sessions looked up in the catalogue, remembered for half a second.
+"""Authentication by API keys and sessions: looked up in the catalogue and cached for half a second.
 
-So a key that is revoked, by whatever process, opens nothing a second later in any worker.
+A key that any process revokes is therefore refused by every worker within a second.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from simile.store.catalogue.records import KeyRecord
 from simile.store.database.engine import catalogue_exists, find_catalogue_file
 from simile.store.home import Home
 
-KEY_CACHE_SECONDS = 0.5  # seconds that an answer of the catalogue holds
-MAX_CACHED_KEYS = 1000  # credentials that were good lately
-SESSION_LIFETIME = timedelta(days=7)  # of a session
+KEY_CACHE_SECONDS = 0.5  # seconds for which a lookup is cached
+MAX_CACHED_KEYS = 1000  # valid credentials
+SESSION_LIFETIME = timedelta(days=7)
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Principal:
-    """Somebody with a key. `by`: what they showed, the key itself or the cookie that it was traded for."""
+    """The authenticated client. `credential_kind`: the key itself, or the cookie of a session."""
 
     name: str
     scope: Scope
@@ -43,7 +43,7 @@ class Principal:
 
 @dataclass(frozen=True)
 class Credential:
-    """What a request shows. The text is in no error and in no log."""
+    """The key or cookie of a request. The secret appears in no error and in no log."""
 
     kind: Literal["key", "cookie"]
     secret: str
@@ -53,7 +53,7 @@ class Credential:
 
 
 class Authenticator:
-    """The keys of one home, for one process."""
+    """Looks up the keys of one home, for one process."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._home = Home(settings.home, settings.database_url)
@@ -66,7 +66,7 @@ class Authenticator:
         self._thread_limiter: CapacityLimiter | None = None
 
     async def requires_key(self) -> bool:
-        """Whether requests need a key: the home has some, though they be revoked or expired."""
+        """Return whether requests need a key: true once the home has any key, even if it is revoked or expired."""
         if not self._is_fresh(self._cached_key_requirement[1]):
             async with self._lookup_lock:
                 if not self._is_fresh(self._cached_key_requirement[1]):
@@ -78,7 +78,7 @@ class Authenticator:
         return self._cached_key_requirement[0]
 
     async def authenticate(self, credential: Credential) -> Principal | None:
-        """Whose key or session that is; None for one that is unknown, revoked or expired."""
+        """Return the principal of a key or session; None if it is unknown, revoked or expired."""
         mark = hash_secret(credential.secret)
         if not self._is_fresh(self._valid_keys.get(mark, (None, float("-inf")))[1]):
             async with self._lookup_lock:
@@ -91,22 +91,22 @@ class Authenticator:
         return Principal(key.name, key.scope, credential.kind, key.id, key.rate)
 
     def is_cached(self, credential: Credential) -> bool:
-        """Whether it was good when it was last looked up."""
+        """Return whether the credential was valid at its last lookup."""
         return hash_secret(credential.secret) in self._valid_keys
 
     async def open_session(self, principal: Principal) -> str:
-        """The token for a new session of the visitor's key."""
+        """Open a session for the principal's key and return its token."""
         return await self._query_catalogue(
             lambda catalogue: catalogue.keys.open_session(principal.key_id, SESSION_LIFETIME), default=""
         )
 
     async def close_session(self, token: str) -> None:
-        """Ends a session."""
+        """End a session."""
         await self._query_catalogue(lambda catalogue: catalogue.keys.close_session(token), default=None)
         self._valid_keys.pop(hash_secret(token), None)
 
     def close(self) -> None:
-        """Closes the catalogue, if it was ever opened."""
+        """Close the catalogue if it was opened."""
         if self._catalogue is not None:
             self._catalogue.close()
 
@@ -122,7 +122,7 @@ class Authenticator:
             self._valid_keys.popitem(last=False)
 
     async def _query_catalogue(self, query: Callable[[Catalogue], T], *, default: T) -> T:
-        """What the catalogue says, in a thread: `otherwise` where there is no catalogue yet."""
+        """Run a query on the catalogue in a thread; return `default` if there is no catalogue yet."""
         self._thread_limiter = self._thread_limiter or CapacityLimiter(2)  # needs a running event loop
 
         def answer() -> T:
@@ -132,7 +132,7 @@ class Authenticator:
         return await to_thread.run_sync(answer, limiter=self._thread_limiter)
 
     def _open_catalogue(self) -> Catalogue | None:
-        """The catalogue that is there now: the file may be made after the service, or be restored under it."""
+        """Open the current catalogue file: it may be created or restored after the service has started."""
         if not catalogue_exists(self._home):
             return None
         path = find_catalogue_file(self._home)
@@ -147,8 +147,8 @@ class Authenticator:
 
 
 def _get_inode(path: os.PathLike[str]) -> tuple[int, int]:
-    facts = os.stat(path)  # noqa: PTH116
-    return facts.st_dev, facts.st_ino
+    info = os.stat(path)  # noqa: PTH116
+    return info.st_dev, info.st_ino
 
 
 def _find_key(catalogue: Catalogue, credential: Credential) -> KeyRecord | None:

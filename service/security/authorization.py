@@ -1,8 +1,8 @@
-"""Who may do what: looked at before anything of a body is read.
+"""Authorization of requests, before any of the body is read.
 
-size of the head -> Host -> origin -> key or cookie -> scope -> rate -> the app
+size of the headers -> Host -> Origin -> key or cookie -> scope -> rate limit -> application
 
-What is refused here costs a few microseconds, and at most one small query.
+A refusal costs a few microseconds and at most one small query.
 """
 
 from __future__ import annotations
@@ -29,21 +29,17 @@ from simile.service.security.api_keys import Authenticator, Credential, Principa
 from simile.service.security.proxies import apply_forwarded_headers, get_client_address, is_local_client
 from simile.service.security.sessions import SESSION_COOKIE, make_sign_in_redirect
 
-pass
-
 MAX_HEADER_BYTES = 32 * 1024  # bytes of all headers; browsers send 2 KiB
 MAX_URL_BYTES = 8 * 1024  # bytes of path and query
-MAX_WRONG_KEYS_PER_MINUTE = (
-    20  # a minute, from one address; people who sign in have a tighter measure (routes/signin.py)
-)
-IMAGE_REQUEST_COST = 0.05  # of a request: a page of hits asks for a hundred thumbnails at once
+MAX_WRONG_KEYS_PER_MINUTE = 20  # a minute, from one address; sign-in has a lower limit (service/web/login.py)
+IMAGE_REQUEST_COST = 0.05  # of a request: a page of hits requests a hundred thumbnails at once
 
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _PROBE_PATHS = ("/livez", "/readyz")
 
 
 class AccessControlMiddleware:
-    """ASGI middleware. What it lets in has `state["visitor"]`: None where the home has no keys, or none are needed."""
+    """ASGI middleware: authorises requests and sets `state["visitor"]`, the principal or None if no key is needed."""
 
     def __init__(
         self, app: ASGIApp, settings: Settings, authenticator: Authenticator, rate_limiter: RateLimiter
@@ -61,19 +57,19 @@ class AccessControlMiddleware:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         apply_forwarded_headers(scope, self.trusted_proxies)
-        shown = get_credential(scope)
+        request_credential = get_credential(scope)
         try:
-            visitor = await self._authorise(scope, shown)
+            visitor = await self._authorise(scope, request_credential)
         except (ProblemException, SimileError) as error:
             return await self._make_error_response(scope, error)(scope, receive, send)
         scope.setdefault("state", {})["visitor"] = visitor
-        if visitor is None or shown is None:
+        if visitor is None or request_credential is None:
             return await self.app(scope, receive, send)
-        return await StreamRevocationGuard(self.app, self.authenticator, shown, send)(scope, receive)
+        return await StreamRevocationGuard(self.app, self.authenticator, request_credential, send)(scope, receive)
 
     async def _authorise(self, scope: Scope, credential: Credential | None) -> Principal | None:
-        """The visitor, None where no key is needed. Raises Refusal, and SimileError where nobody can look it up."""
-        headers, wanted = Headers(scope=scope), scopes.get_required_scope(scope["method"], scope["path"])
+        """Return the principal, None if no key is needed. Raises ProblemException, SimileError if the lookup fails."""
+        headers, required = Headers(scope=scope), scopes.get_required_scope(scope["method"], scope["path"])
         _check_request_size(scope)
         if scope["path"] in _PROBE_PATHS:
             return None
@@ -82,10 +78,10 @@ class AccessControlMiddleware:
         locked = await self.authenticator.requires_key()
         if not locked and not self.settings.insecure and not is_local_client(scope):
             raise _make_remote_client_error()
-        visitor = await self._authenticate(scope, credential) if locked and wanted != "public" else None
+        visitor = await self._authenticate(scope, credential) if locked and required != "public" else None
         self._limit_rate(scope, visitor)
-        if visitor is not None and wanted != "public":
-            _check_scope(visitor, wanted)
+        if visitor is not None and required != "public":
+            _check_scope(visitor, required)
         return visitor
 
     async def _authenticate(self, scope: Scope, credential: Credential | None) -> Principal:
@@ -109,7 +105,7 @@ class AccessControlMiddleware:
         return visitor
 
     def _limit_rate(self, scope: Scope, principal: Principal | None) -> None:
-        """One more request of the key, and of the address; a key with a measure of its own is held to that alone."""
+        """Count the request for the key and the address; a key with its own rate is limited by that rate only."""
         rate = self.settings.rate
         measures = [] if principal is None else [(f"key {principal.key_id}", principal.rate or rate)]
         if principal is None or principal.rate is None:
@@ -121,20 +117,22 @@ class AccessControlMiddleware:
                 raise make_rate_limit_error(wait, "requests")
 
     def _check_host(self, headers: Headers) -> None:
-        """A page of another site may have its own name point to this machine: names that are not ours get nothing."""
+        """Refuse unknown host names: another site's name may resolve to this machine (DNS rebinding)."""
         name = parse_host_header(headers.get("host", ""))
         if self.checks_host and not is_loopback(name) and name not in self.allowed_hosts:
             detail = "The service is not known by the name in `Host`. SIMILE_ALLOWED_HOSTS lists its names."
             raise ProblemException(421, "wrong-host", detail)
 
     def _check_origin(self, method: str, headers: Headers) -> None:
-        """Nothing is searched, added or deleted because somebody visits another site: browsers say where it's from."""
+        """Refuse requests that a page of another site makes the browser send (CSRF), by the Origin header."""
         origin = headers.get("origin", "")
         if method in _SAFE_METHODS or origin in self.allowed_origins:
             return
-        said = headers.get("sec-fetch-site")
+        fetch_site = headers.get("sec-fetch-site")
         fine = (
-            said in ("same-origin", "none") if said else not origin or _is_same_origin(origin, headers.get("host", ""))
+            fetch_site in ("same-origin", "none")
+            if fetch_site
+            else not origin or _is_same_origin(origin, headers.get("host", ""))
         )
         if not fine:
             raise ProblemException(
@@ -143,14 +141,14 @@ class AccessControlMiddleware:
 
     def _make_error_response(self, scope: Scope, error: ProblemException | SimileError) -> Response:
         if isinstance(error, ProblemException) and error.status_code == 401:
-            shown = make_sign_in_redirect(scope)
-            if shown is not None:
-                return shown
+            redirect = make_sign_in_redirect(scope)
+            if redirect is not None:
+                return redirect
         return make_problem_response(Request(scope), make_problem(error))
 
 
 class StreamRevocationGuard:
-    """The app for one request. A stream of events ends when the key that opened it does."""
+    """Runs the application for one request, and ends an event stream when its key is revoked or expires."""
 
     def __init__(self, app: ASGIApp, authenticator: Authenticator, credential: Credential, send: Send) -> None:
         self.app = app
@@ -163,7 +161,7 @@ class StreamRevocationGuard:
         try:
             await self.app(scope, receive, self.send)
         except Exception:
-            if not self._is_revoked:  # else it is what `send` raised, in whatever it was wrapped
+            if not self._is_revoked:  # otherwise the error of `send`, possibly wrapped
                 raise
 
     async def send(self, message: Message) -> None:
@@ -182,14 +180,14 @@ class StreamRevocationGuard:
 
 
 def require_scope(request: Request, scope: KeyScope) -> None:
-    """For what depends on more than the address. Raises the 403 for a visitor whose key may not."""
+    """Check a scope that depends on more than the URL. Raises a 403 if the principal's key lacks it."""
     visitor: Principal | None = request.state.visitor
     if visitor is not None:
         _check_scope(visitor, scope)
 
 
 def get_credential(scope: Scope) -> Credential | None:
-    """What the request shows: a key in one of two headers, else the page's cookie."""
+    """Return the credential of a request: a key in one of two headers, otherwise the session cookie."""
     headers = Headers(scope=scope)
     kind, _, text = headers.get("authorization", "").partition(" ")
     if kind.lower() == "bearer" and text.strip():
@@ -201,7 +199,7 @@ def get_credential(scope: Scope) -> Credential | None:
 
 
 def make_rate_limit_error(wait_seconds: float, subject: str) -> ProblemException:
-    """The 429 for somebody who has to wait so many seconds."""
+    """Make the 429 with the seconds to wait."""
     seconds = max(1, math.ceil(wait_seconds))
     return ProblemException(
         429, "too-many-requests", f"Too many {subject}. Wait {seconds} s, then go on more slowly.", seconds
@@ -242,7 +240,7 @@ def _check_request_size(scope: Scope) -> None:
 
 
 def _is_same_origin(origin: str, host: str) -> bool:
-    """Whether an Origin is the service itself, as it was asked for. `null`, of sandboxed pages, is not."""
+    """Return whether an Origin is the requested host itself. `null`, sent by sandboxed pages, is not."""
     try:
         return urlsplit(origin).netloc.lower() == host.lower() != ""
     except ValueError:
@@ -253,18 +251,18 @@ def _is_image_request(path: str) -> bool:
     return path.startswith("/static/") or path.endswith(("/thumbnail", "/reconstruction"))
 
 
-MAX_BUCKETS = 20_000  # buckets; beyond, the one that was used longest ago is forgotten, and so is full again
+MAX_BUCKETS = 20_000  # beyond this, the least recently used bucket is dropped, and counts as full again
 
 
 class RateLimiter:
-    """A bucket for each name. It holds what a minute brings, and fills evenly."""
+    """Token buckets by name: each holds the requests of one minute and refills evenly. Counts per process."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()  # what is in it, and when that was so
+        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, and the time of that count
 
     def take(self, name: str, per_minute: float, cost: float = 1.0) -> float:
-        """Takes `cost` out and gives 0; or takes nothing, and gives the seconds until there is enough."""
+        """Take `cost` tokens and return 0; or take none and return the seconds until there are enough."""
         level = self.get_level(name, per_minute)
         wait = max(0.0, (cost - level) * 60 / per_minute)
         self._levels[name] = (level if wait else level - cost), self._clock()
@@ -274,7 +272,7 @@ class RateLimiter:
         return wait
 
     def get_level(self, name: str, per_minute: float) -> float:
-        """What is in it now."""
+        """Return the number of tokens in the bucket now."""
         level, since = self._levels.get(name, (per_minute, 0.0))
         return min(per_minute, level + (self._clock() - since) * per_minute / 60)
 

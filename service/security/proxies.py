@@ -1,4 +1,4 @@
-"""Who is at the other end, when a proxy stands between: only proxies that the operator named are believed."""
+"""The client's address behind reverse proxies: only proxies named in SIMILE_TRUSTED_PROXIES are trusted."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from simile.core.hosts import IpNetwork
 
 
 def apply_forwarded_headers(scope: Scope, trusted_proxies: Sequence[IpNetwork]) -> None:
-    """Puts the client's own address and scheme into the scope, as the trusted proxies in front tell them."""
+    """Write the client's address and scheme, as reported by trusted proxies, into the scope."""
     client = scope.get("client")
     if not trusted_proxies or client is None or not _is_in_networks(client[0], trusted_proxies):
         return
     headers = Headers(scope=scope)
-    # Each proxy adds the address that it saw at the right: what stands left of the first strange one may be made up.
-    chain = [one.strip() for one in ",".join(headers.getlist("x-forwarded-for")).split(",") if one.strip()]
+    # Each proxy appends the address that it saw. Everything left of the first untrusted address may be forged.
+    chain = [item.strip() for item in ",".join(headers.getlist("x-forwarded-for")).split(",") if item.strip()]
     stranger = next(
-        (one for one in reversed(chain) if not _is_in_networks(one, trusted_proxies)), chain[0] if chain else None
+        (item for item in reversed(chain) if not _is_in_networks(item, trusted_proxies)), chain[0] if chain else None
     )
     if stranger is not None:
         scope["client"] = (stranger[:64], 0)
@@ -31,7 +31,7 @@ def apply_forwarded_headers(scope: Scope, trusted_proxies: Sequence[IpNetwork]) 
 
 
 def get_client_address(scope: Scope) -> str:
-    """The client's address to count by: an IPv6 network of 64 bits is one household."""
+    """Return the address by which requests are counted; an IPv6 /64 network counts as one client."""
     client = scope.get("client")
     address = _parse_address(client[0]) if client else None
     if address is None:
@@ -42,7 +42,7 @@ def get_client_address(scope: Scope) -> str:
 
 
 def is_local_client(scope: Scope) -> bool:
-    """Whether the client is on this machine, as far as anybody can tell: behind a proxy nobody can."""
+    """Return whether the client is known to be on this machine; false behind any proxy."""
     headers = Headers(scope=scope)
     if "x-forwarded-for" in headers or "forwarded" in headers:
         return False
@@ -52,9 +52,9 @@ def is_local_client(scope: Scope) -> bool:
 
 
 def is_single_client(scope: Scope, trusted_proxies: Sequence[IpNetwork]) -> bool:
-    """Whether the address is that of one client: neither this machine's own, nor a proxy's that does not say for whom.
+    """Return whether the address belongs to one client, not to this machine or to a trusted proxy.
 
-    Programs on this machine are few and known, or a proxy, and through a proxy many clients come.
+    A program on this machine may be a proxy, which sends the requests of many clients.
     """
     client = scope.get("client")
     address = _parse_address(client[0]) if client else None
@@ -66,11 +66,11 @@ def _is_in_networks(address: str, networks: Sequence[IpNetwork]) -> bool:
     return parsed is not None and any(parsed in network for network in networks)
 
 
-@lru_cache(4096)  # a client asks again, and each request needs it three times
+@lru_cache(4096)  # each request needs it three times
 def _parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
         return None
-    mapped = getattr(address, "ipv4_mapped", None)  # ::ffff:127.0.0.1, from a socket for both
+    mapped = getattr(address, "ipv4_mapped", None)  # ::ffff:127.0.0.1, from a dual-stack socket
     return mapped or address

@@ -1,4 +1,4 @@
-"""What each route asks of a key: one table. A route that is not in it keeps the app from starting."""
+"""The scope that each route requires, in one table. The application does not start with a route that is missing."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from simile.core.keys import Scope
 
 RequiredScope = Scope | Literal["public"]
 
-# public: no key. search: to look and to find. write: to add, describe, decide and delete. admin: what costs the
-# machine hours, or changes what every search sees. HEAD asks what GET asks.
+# public: no key. search: read and search. write: add, describe, decide and delete. admin: long jobs, and changes
+# that affect every search. HEAD requires what GET requires.
 ROUTE_SCOPES: dict[str, RequiredScope] = {
     "GET /livez": "public",
     "GET /readyz": "public",
@@ -77,40 +77,47 @@ ROUTE_SCOPES: dict[str, RequiredScope] = {
     "GET /v1/jobs/{job_id}/events": "write",
 }
 
-# The patterns that the router itself goes by: "/v1/jobs\n" is "/v1/jobs" to it.
+# The router's own patterns, so that both agree on paths such as "/v1/jobs\n".
 _SCOPE_PATTERNS = [
-    (method, compile_path(path)[0], wanted)
-    for (method, _, path), wanted in ((place.partition(" "), wanted) for place, wanted in ROUTE_SCOPES.items())
+    (method, compile_path(path)[0], required)
+    for (method, _, path), required in ((route.partition(" "), required) for route, required in ROUTE_SCOPES.items())
 ]
 _REFUSAL_PHRASES = {"401": "Unauthorized", "403": "Forbidden", "421": "Misdirected Request", "429": "Too Many Requests"}
 _SECURITY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "A key made by `simile keys create`."},
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key."},
-    "cookie": {"type": "apiKey", "in": "cookie", "name": "simile_session", "description": "The page's, of /signin."},
+    "cookie": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": "simile_session",
+        "description": "The session cookie set by /signin.",
+    },
 }
 
 
 def get_required_scope(method: str, path: str) -> RequiredScope:
-    """What a request asks of a key. An address that no route has needs one too: nobody else learns that."""
+    """Return the scope that a request requires; `search` for unknown paths, so that they reveal nothing."""
     method = "GET" if method == "HEAD" else method
     if path.startswith("/static/"):
         return "public"
     exact = ROUTE_SCOPES.get(f"{method} {path}")
     if exact is not None:
         return exact
-    found = (wanted for known, pattern, wanted in _SCOPE_PATTERNS if known == method and pattern.match(path))
+    found = (required for known, pattern, required in _SCOPE_PATTERNS if known == method and pattern.match(path))
     return next(found, "search")
 
 
 def check_routes(app: FastAPI) -> None:
-    """Raises RuntimeError for a route that the table does not know."""
-    missing = [place for place in list_routes(app.router.routes) if place not in ROUTE_SCOPES]
+    """Raise RuntimeError for a route that is missing in the table."""
+    missing = [route for route in list_routes(app.router.routes) if route not in ROUTE_SCOPES]
     if missing:
-        raise RuntimeError(f"No scope for {', '.join(missing)}. Say in service/scopes.py what each asks of a key.")
+        raise RuntimeError(
+            f"No scope for {', '.join(missing)}. Add its scope to ROUTE_SCOPES in service/security/scopes.py."
+        )
 
 
 def list_routes(routes: Iterable[BaseRoute]) -> list[str]:
-    """`METHOD /path` of every route, as the table writes it; a mounted app takes GET alone."""
+    """Return `METHOD /path` of every route, as in the table; a mounted application has only GET."""
     return [
         f"{method} {context.path}"
         for context in iter_route_contexts(list(routes))
@@ -119,17 +126,17 @@ def list_routes(routes: Iterable[BaseRoute]) -> list[str]:
 
 
 def add_security(document: dict[str, Any]) -> None:
-    """Writes into an OpenAPI document what keys are needed, and how requests without one are refused."""
+    """Add security schemes, required scopes and the responses 401, 403, 421 and 429 to an OpenAPI document."""
     document.setdefault("components", {})["securitySchemes"] = _SECURITY_SCHEMES
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            wanted = get_required_scope(method.upper(), path)
-            if wanted == "public":
+            required = get_required_scope(method.upper(), path)
+            if required == "public":
                 operation["security"] = []
                 continue
             operation["security"] = [{name: []} for name in _SECURITY_SCHEMES] + [{}]
-            said = operation.get("description", "").rstrip()
-            operation["description"] = f"{said}\n\nNeeds the scope `{wanted}` where keys are used.".strip()
+            description = operation.get("description", "").rstrip()
+            operation["description"] = f"{description}\n\nRequires the scope `{required}` if the home has keys.".strip()
             for status, phrase in _REFUSAL_PHRASES.items():
                 operation["responses"].setdefault(status, _make_refusal_response(phrase))
 

@@ -1,4 +1,4 @@
-"""The way in for browsers: a page that needs a key leads to the form that takes one, and back."""
+"""Browser sessions: redirect to the sign-in form and back, and the session cookie."""
 
 from __future__ import annotations
 
@@ -19,58 +19,58 @@ _REDIRECT_PAGE_POLICY = "default-src 'none'; frame-ancestors 'none'"
 
 @dataclass(frozen=True)
 class SignInView:
-    """What the form's page shows. there: where a person wants to go."""
+    """The sign-in page. next_url: the page to open after signing in."""
 
     next_url: str = urls.SEARCH_PAGE
 
     @property
     def form_url(self) -> str:
-        """Where the form goes."""
+        """The URL that the form is sent to."""
         return make_sign_in_url(self.next_url)
 
 
 def make_sign_in_redirect(scope: Scope) -> Response | None:
-    """Where a person without a valid cookie is led; None for programs, which get a 401."""
+    """Make the redirect to the sign-in form for a browser; None for programs, which get a 401."""
     headers = Headers(scope=scope)
     if scope["path"].startswith(f"{urls.API}/") or "text/html" not in headers.get("accept", ""):
         return None
     here = _get_request_url(scope) if scope["method"] in ("GET", "HEAD") else urls.SEARCH_PAGE
-    kept = {"Cache-Control": "no-store"}
+    cache_headers = {"Cache-Control": "no-store"}
     if scope["method"] == "GET" and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
-        # A strict cookie stays at home when a link on another site is followed. Asked again by a page of our own, the
-        # browser brings it along; if there is none, the next answer is the form.
+        # The browser does not send a SameSite=Strict cookie when a link on another site is followed. A page of this
+        # site reloads the URL, and then the browser sends it; without a cookie the next response is the form.
         page = f'<!doctype html><title>simile</title><meta http-equiv="refresh" content="0;url={escape(here)}">'
-        return HTMLResponse(page, headers=kept | {"Content-Security-Policy": _REDIRECT_PAGE_POLICY})
-    return RedirectResponse(make_sign_in_url(here), 303, headers=kept)
+        return HTMLResponse(page, headers=cache_headers | {"Content-Security-Policy": _REDIRECT_PAGE_POLICY})
+    return RedirectResponse(make_sign_in_url(here), 303, headers=cache_headers)
 
 
 def make_sign_in_url(next_url: str) -> str:
-    """The address of the form, which leads there afterwards."""
+    """Return the URL of the sign-in form that redirects to `next_url` afterwards."""
     return urls.SIGN_IN if next_url == urls.SEARCH_PAGE else f"{urls.SIGN_IN}?{urlencode({'next': next_url})}"
 
 
 def get_local_url(url: str) -> str:
-    """The address if it is one of this service, else the page: nobody is led away from here."""
+    """Return the URL if it is local to this service, otherwise the search page (prevents open redirects)."""
     plain = url.isascii() and url.isprintable() and not set(url) & set('\\"<> ')
     return url if plain and url.startswith("/") and not url.startswith("//") else urls.SEARCH_PAGE
 
 
 def _get_request_url(scope: Scope) -> str:
-    """Path and query as they were sent."""
+    """Return path and query as the client sent them."""
     path = (scope.get("raw_path") or b"/").decode("latin-1").partition("?")[0]
     query = scope["query_string"].decode("latin-1")
     return get_local_url(f"{path}?{query}" if query else path)
 
 
 def set_session_cookie(response: Response, token: str, seconds: int, *, secure: bool) -> None:
-    """Gives the browser the token: no script sees it, and no other site makes the browser send it."""
+    """Set the session cookie: HttpOnly, and SameSite=Strict so that other sites cannot use it."""
     response.set_cookie(
         SESSION_COOKIE, token, max_age=seconds, path="/", secure=secure, httponly=True, samesite="strict"
     )
 
 
 def delete_session_cookie(request: Request, response: Response) -> None:
-    """Has the browser forget it."""
+    """Delete the session cookie."""
     response.delete_cookie(
         SESSION_COOKIE, path="/", secure=request.url.scheme == "https", httponly=True, samesite="strict"
     )

@@ -1,4 +1,4 @@
-"""The pages at `/collection` and `/pictures/{id}`: looking at what there is, without JavaScript too."""
+"""The pages `/collection` and `/pictures/{id}`; they work without JavaScript."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _COLLECTION_PAGE_ERRORS = (SimileError, HTTPException, RequestValidationError)
 
 @router.get(urls.COLLECTION_PAGE)
 async def show_collection(request: Request, pool: EncodingPoolDep) -> Response:
-    """A stretch of the collection, in the order and with the filters that the address names."""
+    """Show a page of the collection with the order and the filters of the URL."""
     try:
         link = CollectionPageParams.from_params(request.query_params)
         searcher = await get_searcher(request)
@@ -48,7 +48,7 @@ async def show_collection(request: Request, pool: EncodingPoolDep) -> Response:
 
 @router.get(urls.IMAGE_PAGES + "/{image_id}")
 async def show_image_page(request: Request, image_id: str, pool: EncodingPoolDep) -> Response:
-    """One picture with everything that is known of it. The rest of the address: the search it was opened from."""
+    """Show an image with all its details. The query parameters describe the search that it was opened from."""
     try:
         number, link = _parse_image_id(image_id), SearchPageParams.from_params(request.query_params)
         searcher = await get_searcher(request)
@@ -59,22 +59,22 @@ async def show_image_page(request: Request, image_id: str, pool: EncodingPoolDep
 
 
 def _parse_image_id(text: str) -> int:
-    """A picture's number. Not declared as one: its errors are to be pages."""
+    """Parse an image id. It is not declared as a number in the route, because its errors must be pages."""
     if text.isascii() and text.isdecimal() and len(text) < 20 and 1 <= int(text) <= MAX_ID:
         return int(text)
-    raise HTTPException(404, f"{text} is no picture's number.")
+    raise HTTPException(404, f"{text} is no image id.")
 
 
-IMAGE_PAGE_SIDE = 1024  # pixels of the longer side that an opened picture is shown at
+IMAGE_PAGE_SIDE = 1024  # pixels of the longer side of an opened image
 MAX_PAGE_NEIGHBOURS = 8
-RETRY_SECONDS = 2  # seconds until a page asks again for what is being computed
+RETRY_SECONDS = 2  # seconds until a page reloads while the outlier order is computed
 
 _SORT_LABELS = (("newest", "Newest"), ("id", "Oldest"), ("unlike", "Least like the rest"))
 
 
 @dataclass(frozen=True)
 class SortLink:
-    """An order of the collection, and its address."""
+    """A sort order of the collection and its URL."""
 
     text: str
     url: str
@@ -83,7 +83,7 @@ class SortLink:
 
 @dataclass(frozen=True)
 class CollectionView:
-    """A stretch of the collection. ready: pictures can be added. pending: seconds until the order may be known."""
+    """A page of the collection. has_encoder: images can be added. retry_seconds: delay of the next reload."""
 
     params: CollectionPageParams | None = None
     has_encoder: bool = False
@@ -96,7 +96,7 @@ class CollectionView:
 
 @dataclass(frozen=True)
 class ImagePageView:
-    """One picture. link: the search that it was opened from. uploaded: its file is the service's own."""
+    """The page of an image. params: the search that it was opened from. is_upload: its file is in the home."""
 
     params: SearchPageParams
     image: ImageResponse
@@ -112,14 +112,14 @@ class ImagePageView:
 
 @dataclass(frozen=True)
 class MissingImageView:
-    """A picture that isn't there."""
+    """The page for an image id that does not exist."""
 
     image: None = None
     name: str = ""
 
 
 def make_collection_view(searcher: Searcher, params: CollectionPageParams) -> CollectionView:
-    """A stretch of the collection. Raises BadSetting for a filter or a cursor that can't be understood."""
+    """Make a page of the collection. Raises BadSetting for an invalid filter or cursor."""
     sorts = [SortLink(text, params.make_url(sort=sort), sort == params.sort) for sort, text in _SORT_LABELS]
     ready = _has_encoder(searcher)
     try:
@@ -138,7 +138,7 @@ def make_collection_view(searcher: Searcher, params: CollectionPageParams) -> Co
 
 
 def make_image_view(searcher: Searcher, image_id: int, params: SearchPageParams) -> ImagePageView:
-    """Everything about one picture. Raises NoSuchImage."""
+    """Make the page of an image. Raises NoSuchImage."""
     record = searcher.get_image_with_error(image_id)
     found = searcher.search(
         SearchQuery((image_id,), params=SearchParams(limit=MAX_PAGE_NEIGHBOURS, include_metadata=True))
@@ -161,16 +161,18 @@ def make_image_view(searcher: Searcher, image_id: int, params: SearchPageParams)
 
 
 def _get_error_percentile(searcher: Searcher, error: float | None) -> float | None:
-    """Where a reconstruction error stands among those of the collection, 0 to 100; None while that is unknown."""
+    """Return the percentile (0 to 100) of a reconstruction error in the collection; None before calibration."""
     gauge = searcher.calibrations.get(searcher.index.get_snapshot())
     return None if gauge is None else gauge.compute_confidence(error, None, None).error_percentile
 
 
 def _make_list_items(searcher: Searcher, page: ImagePageResult) -> list[ImageListItemResponse]:
-    distances, said = page.distances or {}, searcher.get_metadata_by_id([one.id for one in page.images])
+    distances, metadata_by_id = page.distances or {}, searcher.get_metadata_by_id([item.id for item in page.images])
     return [
-        ImageListItemResponse(**make_image_fields(one, said.get(one.id)), unlike_distance=distances.get(one.id))
-        for one in page.images
+        ImageListItemResponse(
+            **make_image_fields(item, metadata_by_id.get(item.id)), unlike_distance=distances.get(item.id)
+        )
+        for item in page.images
     ]
 
 

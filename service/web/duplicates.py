@@ -1,4 +1,4 @@
-"""The page at `/duplicates`: one pair at a time, plain forms that work without JavaScript."""
+"""The review page at `/duplicates`: one pair at a time, with plain forms that work without JavaScript."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _TEMPLATE = "duplicates.html"
 
 @router.get(urls.DUPLICATES_PAGE)
 async def show_duplicates(request: Request, pool: EncodingPoolDep, review_cache: ReviewCacheDep) -> Response:
-    """The pair that the address names, or the first that waits for an answer."""
+    """Show the pair of the URL, or the first undecided pair."""
     try:
         where = _parse_page_params(request)
         searcher = await get_searcher(request)
@@ -63,7 +63,7 @@ async def show_duplicates(request: Request, pool: EncodingPoolDep, review_cache:
 
 @router.post(urls.DUPLICATES_PAGE)
 async def submit_decision(request: Request, pool: EncodingPoolDep, review_cache: ReviewCacheDep) -> Response:
-    """Takes an answer, and leads to the next pair."""
+    """Store a decision and redirect to the next pair."""
     try:
         where = _parse_page_params(request)
         searcher = await get_searcher(request)
@@ -78,7 +78,7 @@ async def submit_decision(request: Request, pool: EncodingPoolDep, review_cache:
 def _apply_answer(
     searcher: Searcher, review_cache: ReviewCache, params: ReviewPageParams, fields: dict[str, str]
 ) -> str:
-    """Stores it; gives the address of what is to be seen next."""
+    """Store the decision; return the URL of the next page."""
     answer = fields.get("answer", "")
     if answer == "undo":
         before = parse_undo(fields.get("undo", ""))
@@ -87,15 +87,15 @@ def _apply_answer(
         )
         return params.make_url(group=params.group, pair=params.pair)
     review = review_cache.get_review(searcher, params.selection, refresh=False)
-    case = next((one for one in review.cases if one.id == params.group), None)
+    case = next((item for item in review.cases if item.id == params.group), None)
     if case is None:
         raise HTTPException(404, "This group is not in the list any more. Open the page again.")
     questions = [question for question in review.get_questions(case) if question.needs_decision]
-    asked = _select_questions(questions, fields, all_open=answer.endswith("-all"))
-    undo = format_undo(asked)
-    store_decisions(searcher, [_make_decision(question, answer.removesuffix("-all")) for question in asked])
+    selected = _select_questions(questions, fields, all_open=answer.endswith("-all"))
+    undo = format_undo(selected)
+    store_decisions(searcher, [_make_decision(question, answer.removesuffix("-all")) for question in selected])
     return _make_next_url(
-        review_cache.get_review(searcher, params.selection, refresh=False), params, answer, undo, asked
+        review_cache.get_review(searcher, params.selection, refresh=False), params, answer, undo, selected
     )
 
 
@@ -105,10 +105,10 @@ def _select_questions(
     if all_open:
         return [question for question in questions if question.is_open]
     ids = {fields.get("first", ""), fields.get("second", "")}
-    asked = [one for one in questions if {str(one.kept_file.image_id), str(one.other_file.image_id)} == ids]
-    if not asked:
+    selected = [item for item in questions if {str(item.kept_file.image_id), str(item.other_file.image_id)} == ids]
+    if not selected:
         raise HTTPException(409, "These two do not stand beside each other any more. Open the page again.")
-    return asked
+    return selected
 
 
 def _make_decision(question: ReviewQuestion, answer: str) -> DecisionRequest:
@@ -128,7 +128,7 @@ def _make_decision(question: ReviewQuestion, answer: str) -> DecisionRequest:
 def _make_next_url(
     review: DuplicateReview, params: ReviewPageParams, answer: str, undo: str, questions: list[ReviewQuestion]
 ) -> str:
-    """The next pair that waits for an answer: in this group, behind it, or before it; at last the page that says so."""
+    """Return the URL of the next undecided pair: in this group, after it or before it; at the end, the final page."""
     cases = filter_cases(review, params)
     at = next((at for at, case in enumerate(cases) if case.id == params.group), 0)
     back = {"undo": undo, "back": f"{params.group}.{questions[0].position}" if questions else None}
@@ -137,20 +137,22 @@ def _make_next_url(
         return params.make_url(group=params.group, pair=turned, **back)
     if params.state != "open" and not any(
         question.is_open for question in questions
-    ):  # an answer was changed: look at it
+    ):  # a decision was changed: show it again
         return params.make_url(group=params.group, pair=params.pair, **back)
     for case in (*cases[at:], *cases[:at]):
         if review.is_open(case):
-            position = next(one.position for one in review.get_questions(case) if one.is_open)
+            position = next(item.position for item in review.get_questions(case) if item.is_open)
             return params.make_url(group=case.id, pair=position, **back)
     return params.make_url(**back)
 
 
 def _find_position(review: DuplicateReview, case: ReviewCase, question: ReviewQuestion) -> int:
-    """Where the pair stands now that the other one of it is kept."""
+    """Return the position of the pair after the other image became the one to keep."""
     ids = {question.kept_file.image_id, question.other_file.image_id}
     found = (
-        one.position for one in review.get_questions(case) if {one.kept_file.image_id, one.other_file.image_id} == ids
+        item.position
+        for item in review.get_questions(case)
+        if {item.kept_file.image_id, item.other_file.image_id} == ids
     )
     return next(found, question.position)
 
@@ -173,8 +175,8 @@ def _parse_page_params(request: Request) -> ReviewPageParams:
         raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
 
 
-REVIEW_IMAGE_SIDE = 1024  # pixels of the longer side that pictures are shown at
-MAX_STRIP_IMAGES = 40  # members of a group that are shown as small pictures at a time
+REVIEW_IMAGE_SIDE = 1024  # pixels of the longer side of a shown image
+MAX_STRIP_IMAGES = 40  # thumbnails of a group at a time
 
 FileOutcome = Literal["kept", "removed", "stays"]
 
@@ -197,7 +199,7 @@ class ReviewTab:
 
 @dataclass(frozen=True)
 class ReviewPanel:
-    """One of the two pictures. title: its name, with the folder where both have the same. fate: what becomes of it."""
+    """One image of a pair. title: its name, with the folder if names are equal. outcome: of its file."""
 
     file: ImageFile
     name: str
@@ -213,7 +215,7 @@ class ReviewPanel:
 
 @dataclass(frozen=True)
 class GroupThumbnail:
-    """A member of a group in its strip. state: kept, same, different, open."""
+    """A thumbnail in the strip of a group. state: kept, same, different or open."""
 
     name: str
     url: str
@@ -224,7 +226,7 @@ class GroupThumbnail:
 
 @dataclass(frozen=True)
 class PairView:
-    """One pair on the page."""
+    """The shown pair."""
 
     case: ReviewCase
     question: ReviewQuestion
@@ -243,9 +245,9 @@ class PairView:
 
 @dataclass(frozen=True)
 class DuplicatesView:
-    """All that the page shows. `beyond`: whether a threshold above the run's was asked for.
+    """The review page. `is_beyond_run`: whether the requested threshold is above the threshold of the run.
 
-    `ahead`: addresses of pictures that will be wanted next.
+    `prefetch_urls`: images of the next pair.
     """
 
     total: int = 0
@@ -269,7 +271,7 @@ class DuplicatesView:
 
 
 def make_duplicates_view(searcher: Searcher, review_cache: ReviewCache, params: ReviewPageParams) -> DuplicatesView:
-    """The page for an address."""
+    """Make the page for the parameters of a URL."""
     review = review_cache.get_review(searcher, params.selection, refresh=not params.group)
     cases = filter_cases(review, params)
     at = find_case_index(review, cases, params)
@@ -300,13 +302,13 @@ def make_duplicates_view(searcher: Searcher, review_cache: ReviewCache, params: 
 
 
 def _make_undo_url(params: ReviewPageParams) -> str:
-    """Where the last answer was given."""
+    """Return the URL that undoes the last decision."""
     group, _, pair = params.back.partition(".")
     return params.make_url(group=group, pair=pair)
 
 
 def _make_tier_tabs(searcher: Searcher, review_cache: ReviewCache, params: ReviewPageParams) -> list[ReviewTab]:
-    """Counts are of all groups, decided or not, of when the list was opened."""
+    """Make the tabs of the tiers. They count all groups, decided or not, as of the time when the list was opened."""
     count = review_cache.get_counts(searcher, params.threshold, refresh=not params.group)
     return [
         ReviewTab(
@@ -352,14 +354,14 @@ def _make_pair_view(
         difference_url=urls.difference(*ids) if distinct else None,  # type: ignore[arg-type]
         overlay_url=urls.difference(*ids, show="overlay") if distinct else None,  # type: ignore[arg-type]
         decision_label=_label_decision(question),
-        open_count=sum(one.is_open for one in questions),
+        open_count=sum(item.is_open for item in questions),
     )
 
 
 def _make_adjacent_url(
     review: DuplicateReview, cases: Sequence[ReviewCase], index: int, question_index: int, params: ReviewPageParams
 ) -> str | None:
-    """The address of the pair before or after: in the same group, or in the next one."""
+    """Return the URL of the previous or next pair, in the same group or in an adjacent one."""
     questions = review.get_questions(cases[index])
     if 0 <= question_index < len(questions):
         return params.make_url(group=cases[index].id, pair=questions[question_index].position)
@@ -370,15 +372,15 @@ def _make_adjacent_url(
 
 
 def _make_panels(question: ReviewQuestion, questions: Sequence[ReviewQuestion]) -> list[ReviewPanel]:
-    """The two of a pair; what becomes of them may follow from other pairs of the group."""
-    removed = {one.other_file.path for one in questions if one.is_removed}
-    kept = {one.kept_file.path for one in questions if one.is_removed}
+    """Make both images of a pair; their outcome may depend on other pairs of the group."""
+    removed = {item.other_file.path for item in questions if item.is_removed}
+    kept = {item.kept_file.path for item in questions if item.is_removed}
 
     def fate(file: ImageFile) -> FileOutcome:
         return "removed" if file.path in removed else "kept" if file.path in kept else "stays"
 
     two = question.kept_file, question.other_file
-    return [_make_panel(one, other, fate(one)) for one, other in (two, two[::-1])]
+    return [_make_panel(item, other, fate(item)) for item, other in (two, two[::-1])]
 
 
 def _make_panel(file: ImageFile, other_file: ImageFile, outcome: FileOutcome) -> ReviewPanel:
@@ -400,7 +402,7 @@ def _make_panel(file: ImageFile, other_file: ImageFile, outcome: FileOutcome) ->
 
 
 def _explain_outcome(question: ReviewQuestion, *, has_decided: bool) -> str:
-    """What is to be said of the two beside their fates."""
+    """Explain the outcome of a pair in one sentence."""
     if question.note:
         return question.note
     if not question.needs_decision:
@@ -414,7 +416,7 @@ def _explain_outcome(question: ReviewQuestion, *, has_decided: bool) -> str:
             else "Nothing goes into the plan before you decide, nothing is touched before you apply it."
         )
     if not question.decision.same:
-        return "Neither goes because of the other, and this pair is not asked again."
+        return "Neither file is removed because of the other, and this pair is not shown again."
     return ""
 
 
@@ -429,7 +431,7 @@ def _label_decision(question: ReviewQuestion) -> str:
 def _make_thumbnails(
     review: DuplicateReview, case: ReviewCase, current: ReviewQuestion, params: ReviewPageParams
 ) -> list[GroupThumbnail]:
-    """Small pictures of the group, those around the current one if it is long."""
+    """Make thumbnails of the group; of a large group, those around the current pair."""
     by_place = {question.position: question for question in review.get_questions(case)}
     start = max(0, min(current.position - MAX_STRIP_IMAGES // 2, len(case.members) - MAX_STRIP_IMAGES))
     smalls = []
@@ -443,7 +445,7 @@ def _make_thumbnails(
 
 
 def _list_prefetch_urls(cases: Sequence[ReviewCase], index: int) -> list[str]:
-    """Pictures of the next case, so that they are there when it is."""
+    """List the images of the next pair, so that the browser loads them early."""
     return [
         urls.thumbnail(file.image_id or 0, REVIEW_IMAGE_SIDE)
         for case in cases[index + 1 : index + 2]

@@ -1,4 +1,4 @@
-"""The page at `/jobs`: what is being indexed, and what was."""
+"""The page at `/jobs`: running and finished indexing jobs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ router = APIRouter(include_in_schema=False)
 
 @router.get(urls.JOBS_PAGE)
 async def show_jobs(request: Request, job_manager: JobManagerDep) -> Response:
-    """The latest indexing jobs, and the folders that can be indexed from here."""
+    """Show the latest indexing jobs and the folders that can be indexed."""
     try:
         return render_page(request, "jobs.html", await run_in_threadpool(make_job_list_view, job_manager))
     except NothingIndexed:
@@ -39,7 +39,7 @@ MAX_PAGE_JOBS = 20
 
 @dataclass(frozen=True)
 class JobListView:
-    """The latest jobs, the newest first, and the folders that can be indexed from here."""
+    """The latest jobs, newest first, and the folders that can be indexed."""
 
     jobs: Sequence[JobResponse] = ()
     roots: Sequence[str] = ()
@@ -50,7 +50,7 @@ class JobListView:
 
 
 def make_job_list_view(job_manager: JobManager) -> JobListView:
-    """The latest jobs. Raises what keeps the home from being read."""
+    """Make the list of the latest jobs. Raises SimileError if the home cannot be read."""
     return JobListView(
         [make_job_response(job) for job in job_manager.list_latest(MAX_PAGE_JOBS)], sorted(job_manager.roots)
     )

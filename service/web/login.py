@@ -1,4 +1,4 @@
-"""The page on which a key is traded for a cookie, and the way out."""
+"""The sign-in page, which exchanges a key for a session cookie, and sign-out."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from simile.service.web.rendering import render_page
 
 router = APIRouter(include_in_schema=False)
 
-MAX_SIGN_IN_BYTES = 8 * 1024  # bytes of the form: a key has 63
-MAX_SIGN_IN_ATTEMPTS = 5  # wrong keys a minute, from one address
+MAX_SIGN_IN_BYTES = 8 * 1024  # bytes of the form; a key has 63
+MAX_SIGN_IN_ATTEMPTS = 5  # wrong keys per minute and address
 
 _SIGN_IN_ERRORS = (SimileError, HTTPException)
 _TEMPLATE = "signin.html"
@@ -31,7 +31,7 @@ _TEMPLATE = "signin.html"
 
 @router.get(urls.SIGN_IN)
 async def show_sign_in(request: Request) -> Response:
-    """The form. Where the home has no keys there is nothing to sign in to."""
+    """Show the sign-in form; redirect if the home has no keys."""
     there = sessions.get_local_url(request.query_params.get("next", urls.SEARCH_PAGE))
     if not await _get_authenticator(request).requires_key():
         return RedirectResponse(there, 303)
@@ -40,7 +40,7 @@ async def show_sign_in(request: Request) -> Response:
 
 @router.post(urls.SIGN_IN)
 async def sign_in(request: Request) -> Response:
-    """Trades the form's `key` for a cookie, and leads to `next`."""
+    """Exchange the form's `key` for a session cookie and redirect to `next`."""
     there = sessions.get_local_url(request.query_params.get("next", urls.SEARCH_PAGE))
     try:
         _check_form_size(request)
@@ -57,7 +57,7 @@ async def sign_in(request: Request) -> Response:
 
 @router.post(urls.SIGN_OUT)
 async def sign_out(request: Request) -> Response:
-    """Ends the session, also for copies of its cookie."""
+    """End the session; copies of its cookie become invalid, too."""
     token = request.cookies.get(sessions.SESSION_COOKIE)
     if token:
         await _get_authenticator(request).close_session(token)
@@ -67,7 +67,7 @@ async def sign_out(request: Request) -> Response:
 
 
 async def _open_session(request: Request, key: str) -> str:
-    """A session's token for a key. Raises Refusal."""
+    """Open a session for a key and return its token. Raises ProblemException."""
     buckets, guesses = (
         cast(RateLimiter, request.app.state.rate_limiter),
         f"sign-ins of {get_client_address(request.scope)}",

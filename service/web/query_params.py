@@ -1,4 +1,4 @@
-"""What the address of a page asks for, and the addresses of what a reader may ask next."""
+"""Query parameters of the pages, and the URLs of related searches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from simile.service import urls
 from simile.service.schemas.search import MAX_LIMIT, MAX_QUERY_IMAGES, FilterParams, ImageIdField
 
 DEFAULT_PAGE_HITS = 24  # fills rows of 2, 3, 4, 6 and 8
-COLLECTION_PAGE_SIZE = 60  # pictures of the collection at a time: rows of 2, 3, 4, 5 and 6
+COLLECTION_PAGE_SIZE = 60  # images on a page of the collection: fills rows of 2, 3, 4, 5 and 6
 
 CollectionSort = Literal["newest", "id", "unlike"]
 
@@ -34,19 +34,19 @@ _FILTER_LABELS = {
 
 @dataclass(frozen=True)
 class FilterChip:
-    """A filter in use, and the address of the same without it."""
+    """An active filter and the URL without it."""
 
     text: str
     url: str
 
 
 class BrowsePageParams(FilterParams):
-    """Filters in an address."""
+    """Filters in a URL."""
 
     @classmethod
     def from_params(cls, params: ImmutableMultiDict[str, Any]) -> Self:
-        """What an address or a form says; what was left empty counts as not given. Raises RequestValidationError."""
-        lists = {name for name, one in cls.model_fields.items() if one.default == []}
+        """Parse the parameters of a URL or a form; empty values count as missing. Raises RequestValidationError."""
+        lists = {name for name, item in cls.model_fields.items() if item.default == []}
         fields: dict[str, Any] = {}
         for name in set(params.keys()):
             values = [value for value in params.getlist(name) if isinstance(value, str) and value.strip()]
@@ -58,15 +58,15 @@ class BrowsePageParams(FilterParams):
             raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
 
     def make_url(self, **changes: object) -> str:
-        """The address of this page with something else in it."""
+        """Return the URL of this page with changed parameters."""
         raise NotImplementedError
 
     def get_chips(self) -> list[FilterChip]:
-        """The filters in use."""
+        """Return the active filters."""
         return [FilterChip(text, self.make_url(**without)) for text, without in self._iter_filters()]
 
     def get_set_fields(self) -> dict[str, Any]:
-        """Every field that says something, by name."""
+        """Return every field that is set, by name."""
         return {name: value for name, value in self.model_dump().items() if value not in (None, [])}
 
     def _iter_filters(self) -> Iterator[tuple[str, dict[str, object]]]:
@@ -81,7 +81,7 @@ class BrowsePageParams(FilterParams):
 
 
 class SearchPageParams(BrowsePageParams):
-    """One search of the page. image_id: what is similar to it; or pictures to be like, and pictures to be unlike."""
+    """A search on the page: by one image id, or by positive and negative images."""
 
     image_id: ImageIdField | None = None
     positive_id: list[ImageIdField] = Field([], max_length=MAX_QUERY_IMAGES)
@@ -91,47 +91,47 @@ class SearchPageParams(BrowsePageParams):
 
     @property
     def positives(self) -> list[int]:
-        """Every picture that is asked with, each once."""
+        """Return every positive image once."""
         first = [] if self.image_id is None else [self.image_id]
         return list(dict.fromkeys(first + self.positive_id))
 
     def make_url(self, **changes: object) -> str:
-        """This search with something else in it; one picture alone is called by its own name."""
-        asked = self.get_set_fields() | {"image_id": None, "positive_id": self.positives} | changes
-        if len(asked["positive_id"]) == 1 and not asked.get("negative_id"):
-            asked |= {"image_id": asked["positive_id"][0], "positive_id": None}
-        if asked.get("limit") == DEFAULT_PAGE_HITS:
-            asked["limit"] = None
-        return urls.search_page(**asked)
+        """Return the URL of this search with changed parameters; a single positive becomes `image_id`."""
+        parameters = self.get_set_fields() | {"image_id": None, "positive_id": self.positives} | changes
+        if len(parameters["positive_id"]) == 1 and not parameters.get("negative_id"):
+            parameters |= {"image_id": parameters["positive_id"][0], "positive_id": None}
+        if parameters.get("limit") == DEFAULT_PAGE_HITS:
+            parameters["limit"] = None
+        return urls.search_page(**parameters)
 
     def make_more_like_url(self, image_id: int) -> str:
-        """The same, and like this picture too."""
-        unlike = [one for one in self.negative_id if one != image_id]
-        like = [*(one for one in self.positives if one != image_id), image_id]
+        """Return the URL of this search with one more positive image."""
+        unlike = [item for item in self.negative_id if item != image_id]
+        like = [*(item for item in self.positives if item != image_id), image_id]
         return self.make_url(positive_id=like, negative_id=unlike, limit=DEFAULT_PAGE_HITS)
 
     def make_less_like_url(self, image_id: int) -> str:
-        """The same, and unlike this picture."""
-        like = [one for one in self.positives if one != image_id]
-        unlike = [*(one for one in self.negative_id if one != image_id), image_id]
+        """Return the URL of this search with one more negative image."""
+        like = [item for item in self.positives if item != image_id]
+        unlike = [*(item for item in self.negative_id if item != image_id), image_id]
         return self.make_url(positive_id=like, negative_id=unlike, limit=DEFAULT_PAGE_HITS)
 
     def make_url_without(self, image_id: int) -> str:
-        """The same without this picture; without any to be like, the start."""
-        like = [one for one in self.positives if one != image_id]
-        unlike = [one for one in self.negative_id if one != image_id]
+        """Return the URL of this search without an image; the start page if no positive image is left."""
+        like = [item for item in self.positives if item != image_id]
+        unlike = [item for item in self.negative_id if item != image_id]
         return self.make_url(positive_id=like, negative_id=unlike)
 
 
 class CollectionPageParams(BrowsePageParams):
-    """A stretch of the collection. cursor: where it begins, as the stretch before said."""
+    """A page of the collection. cursor: its start, from the previous page."""
 
     sort: CollectionSort = "newest"
     cursor: str | None = Field(None, max_length=512)
 
     def make_url(self, **changes: object) -> str:
-        """The collection with something else asked of it, from its beginning unless a cursor is named."""
-        asked = self.get_set_fields() | {"cursor": None} | changes
-        if asked.get("sort") == "newest":
-            asked["sort"] = None
-        return urls.collection_page(**asked)
+        """Return the URL of the collection with changed parameters, from the beginning unless a cursor is given."""
+        parameters = self.get_set_fields() | {"cursor": None} | changes
+        if parameters.get("sort") == "newest":
+            parameters["sort"] = None
+        return urls.collection_page(**parameters)

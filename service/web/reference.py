@@ -1,4 +1,4 @@
-"""The page at `/docs`: the API, from the document that programs read at `/openapi.json`."""
+"""The API reference at `/docs`, rendered from the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ router = APIRouter(include_in_schema=False)
 
 @router.get(urls.DOCS)
 def show_reference(request: Request) -> Response:
-    """Every operation, what it takes, and what it answers."""
+    """Show every operation with its parameters and responses."""
     return render_page(request, "reference.html", _get_reference(request.app))
 
 
@@ -34,7 +34,7 @@ def _get_reference(app: FastAPI) -> ApiReference:
 
 @dataclass(frozen=True)
 class ReferenceField:
-    """A parameter, or a field of a body."""
+    """A parameter or a field of a body."""
 
     name: str
     type: str
@@ -44,7 +44,7 @@ class ReferenceField:
 
 @dataclass(frozen=True)
 class ReferenceBody:
-    """What is sent, as one media type. examples: JSON, by name."""
+    """A request body of one media type. examples: JSON by name."""
 
     media_type: str
     fields: list[ReferenceField]
@@ -53,7 +53,7 @@ class ReferenceBody:
 
 @dataclass(frozen=True)
 class ReferenceResponse:
-    """An answer. example: JSON, of one that went well."""
+    """A response. example: JSON of a successful response."""
 
     status: str
     text: str
@@ -63,7 +63,7 @@ class ReferenceResponse:
 
 @dataclass(frozen=True)
 class ReferenceOperation:
-    """One method of one address. anchor: of its place in the page."""
+    """One method of one path. anchor: its anchor on the page."""
 
     method: str
     path: str
@@ -77,13 +77,13 @@ class ReferenceOperation:
 
 @dataclass(frozen=True)
 class ApiReference:
-    """All operations, by what they are about."""
+    """All operations, by tag."""
 
     groups: list[tuple[str, list[ReferenceOperation]]]
 
 
 def make_reference(document: Mapping[str, Any]) -> ApiReference:
-    """The page of an OpenAPI document."""
+    """Make the reference of an OpenAPI document."""
     groups: dict[str, list[ReferenceOperation]] = {}
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
@@ -102,7 +102,7 @@ def _make_operation(
         re.sub(r"[^a-z0-9]+", "-", f"{method} {path}".lower()).strip("-"),
         operation.get("summary", ""),
         operation.get("description", ""),
-        [_make_parameter(one) for one in operation.get("parameters", [])],
+        [_make_parameter(item) for item in operation.get("parameters", [])],
         [_make_body(kind, content, document) for kind, content in bodies.items()],
         [_make_response(status, response) for status, response in operation["responses"].items()],
     )
@@ -121,16 +121,16 @@ def _make_body(media_type: str, content: Mapping[str, Any], document: Mapping[st
     schema = _resolve_ref(content.get("schema", {}), document)
     needed = schema.get("required", [])
     fields = [
-        ReferenceField(name, _format_type(one), name in needed, one.get("description", ""))
-        for name, one in schema.get("properties", {}).items()
+        ReferenceField(name, _format_type(item), name in needed, item.get("description", ""))
+        for name, item in schema.get("properties", {}).items()
     ]
-    examples = [(name, _format_json(one["value"])) for name, one in content.get("examples", {}).items()]
+    examples = [(name, _format_json(item["value"])) for name, item in content.get("examples", {}).items()]
     return ReferenceBody(media_type, fields, examples)
 
 
 def _make_response(status: str, response: Mapping[str, Any]) -> ReferenceResponse:
     content = response.get("content", {})
-    examples = [one["example"] for one in content.values() if "example" in one]
+    examples = [item["example"] for item in content.values() if "example" in item]
     return ReferenceResponse(
         status, response.get("description", ""), list(content), _format_json(examples[0]) if examples else None
     )
@@ -144,10 +144,10 @@ def _resolve_ref(schema: Mapping[str, Any], document: Mapping[str, Any]) -> Mapp
 
 
 def _format_type(schema: Mapping[str, Any]) -> str:
-    """A type in words: `integer`, `array of string`, `a or b`; with its default where there is one."""
-    said = " or ".join(dict.fromkeys(_iter_types(schema))) or "any"
+    """Describe a type in words: `integer`, `array of string`, `a or b`; with its default value."""
+    description = " or ".join(dict.fromkeys(_iter_types(schema))) or "any"
     default = schema.get("default")
-    return said if default in (None, [], {}) else f"{said} = {json.dumps(default)}"
+    return description if default in (None, [], {}) else f"{description} = {json.dumps(default)}"
 
 
 def _iter_types(schema: Mapping[str, Any]) -> Iterator[str]:
@@ -156,8 +156,8 @@ def _iter_types(schema: Mapping[str, Any]) -> Iterator[str]:
     elif "$ref" in schema:
         yield schema["$ref"].rpartition("/")[2]
     elif "anyOf" in schema:
-        for one in schema["anyOf"]:
-            yield from _iter_types(one)
+        for item in schema["anyOf"]:
+            yield from _iter_types(item)
     elif schema.get("type") == "array":
         yield f"array of {' or '.join(_iter_types(schema.get('items', {}))) or 'any'}"
     elif schema.get("format") == "binary":

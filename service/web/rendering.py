@@ -1,4 +1,4 @@
-"""How pages are rendered: the templates, what all of them know, and words for numbers."""
+"""Rendering of pages: the templates, their globals and filters."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ _RESULT_LABELS = (
 
 
 def describe_job(job: JobResponse) -> str:
-    """How a job stands, for people; static/jobs.js says the same of one that runs."""
+    """Describe the state of a job in words; static/jobs.js does the same for a running job."""
     if job.status != "running":
-        return _describe_result(job.result) if job.result else f"{job.done:,} files looked into" if job.done else ""
+        return _describe_result(job.result) if job.result else f"{job.done:,} files processed" if job.done else ""
     parts = [_STAGE_LABELS[job.stage]]
     if job.total:
         parts.append(f"{job.done:,} of {job.total:,}")
@@ -54,7 +54,7 @@ def describe_job(job: JobResponse) -> str:
 
 def _describe_result(result: JobResultResponse) -> str:
     counts = [(getattr(result, name), words) for name, words in _RESULT_LABELS]
-    done = ", ".join(f"{count:,} {words}" for count, words in counts if count) or "no pictures there"
+    done = ", ".join(f"{count:,} {words}" for count, words in counts if count) or "no images found"
     return f"{done} · {_format_duration(result.seconds)}" if result.seconds >= 0.1 else done
 
 
@@ -64,8 +64,8 @@ def _format_duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-MIN_GZIP_BYTES = 16_000  # bytes of a page: smaller ones gain too little
-MAX_TINY_SIDE = 48  # pixels: below this, smoothing would blur a picture to fog
+MIN_GZIP_BYTES = 16_000  # bytes: smaller pages gain too little by compression
+MAX_TINY_SIDE = 48  # pixels: smaller images are shown without smoothing
 
 _NAVIGATION = (
     (urls.SEARCH_PAGE, "Search"),
@@ -89,20 +89,20 @@ _templates.env.globals |= {
 
 
 def get_image_name(image: HitResponse | ImageResponse) -> str:
-    """What a picture is called: by its metadata, as an upload is, whose file is called by its content; or its file."""
+    """Return the name of an image: from its metadata (uploads), or its file's name."""
     name = (image.metadata or {}).get("name")
     return str(name or "") or PurePath(image.path).name or f"Image {image.image_id}"
 
 
 def format_distance(value: float) -> str:
-    """For people. NaN where two pictures were never compared, 0 only where nothing differs."""
+    """Format a distance. NaN: the images were never compared. 0: they are equal."""
     if math.isnan(value):
         return "unknown"
     return f"{value:.3g}" if value >= 0.001 or value == 0 else "below 0.001"
 
 
 def format_bytes(value: int) -> str:
-    """A size for people: 12 bytes, 3.4 kB, 56 MB."""
+    """Format a size: 12 bytes, 3.4 kB, 56 MB."""
     if value < 1000:
         return f"{value} byte{'' if value == 1 else 's'}"
     power = min(int(math.log10(value)) // 3, 4)
@@ -110,7 +110,7 @@ def format_bytes(value: int) -> str:
 
 
 def format_one_in(rate: float) -> str:
-    """A share for people: 0.01 is 1 in 100."""
+    """Format a rate: 0.01 is "1 in 100"."""
     return f"1 in {round(1 / rate):,}" if 0 < rate <= 1 else "none"
 
 
@@ -124,10 +124,10 @@ _templates.env.filters |= {
 
 
 def render_page(request: Request, template: str, view: object, problem: ProblemDetails | None = None) -> Response:
-    """A page that shows the view, with what went wrong if something did."""
+    """Render a page with its view, and the problem if there is one."""
     settings: Settings = request.app.state.settings
     visitor = getattr(request.state, "visitor", None)
-    scope = "admin" if visitor is None else visitor.scope  # without keys everybody may do everything
+    scope = "admin" if visitor is None else visitor.scope  # without keys, every client has all scopes
     context: dict[str, Any] = {
         "view": view,
         "problem": problem,
@@ -148,10 +148,9 @@ def render_page(request: Request, template: str, view: object, problem: ProblemD
 
 
 def _compress_response(request: Request, response: Response) -> Response:
-    """The same, compressed for who can read that: a thousand hits are 1.8 MB that shrink to a twentieth.
+    """Compress a response if the client accepts it: a page with 1,000 hits shrinks from 1.8 MB to a twentieth.
 
-    A page that mixes secrets with what a stranger chose would tell of them by its size (BREACH): there is none in it,
-    and no other site can ask with a person's cookie, which is SameSite=Strict.
+    Pages contain no secrets, and the session cookie is SameSite=Strict, so their size reveals nothing (BREACH).
     """
     response.headers["Vary"] = "Accept-Encoding"
     if len(response.body) >= MIN_GZIP_BYTES and "gzip" in request.headers.get("accept-encoding", ""):
@@ -161,6 +160,6 @@ def _compress_response(request: Request, response: Response) -> Response:
 
 
 def _make_home_option(settings: Settings) -> str:
-    """What the command line needs to mean this home."""
+    """Return the command-line option that selects this home."""
     usual = settings.home == Settings.model_fields["home"].default
     return "" if usual else f" --home {shlex.quote(str(settings.home))}"

@@ -1,4 +1,4 @@
-"""The page at `/`: a plain form that works without JavaScript."""
+"""The search page at `/`: a plain form that works without JavaScript."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ pass
 
 router = APIRouter(include_in_schema=False)
 
-# Errors become the page itself, with the reason: parsing happens inside the handlers for that.
+# Parameters are parsed inside the handlers, so that errors are shown on the page.
 _SEARCH_PAGE_ERRORS = (SimileError, HTTPException, RequestValidationError)
 _TEMPLATE = "page.html"
 
 
 @router.get(urls.SEARCH_PAGE)
 async def show_search_page(request: Request, pool: EncodingPoolDep, batcher: BatcherDep) -> Response:
-    """The start, or what is similar to the images that the address names."""
+    """Show the start page, or the results for the images in the URL."""
     try:
         link = SearchPageParams.from_params(request.query_params)
         searcher = await get_searcher(request)
@@ -56,7 +56,7 @@ async def show_search_page(request: Request, pool: EncodingPoolDep, batcher: Bat
 
 @router.post(urls.SEARCH_PAGE)
 async def submit_search(request: Request, pool: EncodingPoolDep, batcher: BatcherDep) -> Response:
-    """What is similar to the pictures in the form's fields `file`, and to the images that it names, together."""
+    """Search by the form's uploads (`file`) and the images that it names."""
     try:
         searcher = await get_searcher(request)
         async with open_form(request, MAX_QUERY_IMAGES) as form:
@@ -84,7 +84,7 @@ async def _run_search(
 
 
 async def _render_results(request: Request, view: SearchView) -> Response:
-    """Written in a thread: a thousand hits take a tenth of a second, in which nobody else should have to wait."""
+    """Render the results in a thread: 1,000 hits take 0.1 s, which would block the event loop."""
     return await run_in_threadpool(render_page, request, _TEMPLATE, view)
 
 
@@ -100,7 +100,7 @@ PREVIEW_SIDE = 256
 
 @dataclass(frozen=True)
 class QueryImageView:
-    """A picture that was asked with. forget: address of the search without it; upload: which of the uploads it is."""
+    """A query image. remove_url: the search without it. upload_index: which upload it is."""
 
     name: str
     url: str
@@ -112,7 +112,7 @@ class QueryImageView:
 
 
 class NamedUpload(NamedTuple):
-    """An upload: what it is called, and its bytes."""
+    """An upload: its name and its bytes."""
 
     name: str
     data: bytes
@@ -120,11 +120,11 @@ class NamedUpload(NamedTuple):
 
 @dataclass(frozen=True)
 class SearchView:
-    """What there is to see.
+    """The search page.
 
-    more: address of the same with more hits; unfiltered: of the same without filters. scale: the distance that fills
-    a whole bar. mu: of what was searched for. calibrated: whether scores are. middle: what the model draws for several
-    pictures together. uploads: how many of them were uploaded.
+    more_url: the search with more hits; unfiltered_url: without filters. max_distance: the distance of a full bar. mu:
+    of the query. is_calibrated: whether scores are calibrated. mean_image_url: the reconstruction of several query
+    images together. upload_count: how many query images were uploaded.
     """
 
     params: SearchPageParams
@@ -145,13 +145,13 @@ class SearchView:
 
 
 def make_start_view(searcher: Searcher) -> SearchView:
-    """Nothing was searched yet: some indexed pictures to try."""
+    """Make the start page with some indexed images to try."""
     total = searcher.count_images()
     return SearchView(SearchPageParams(), total=total, examples=select_spread_images(searcher, total))
 
 
 def make_fallback_view(searcher: Searcher | None) -> SearchView:
-    """For a page that says what went wrong, maybe with the home itself."""
+    """Make the page that shows a problem; the home itself may be unreadable."""
     try:
         return make_start_view(searcher) if searcher else SearchView(SearchPageParams())
     except SimileError:
@@ -159,14 +159,14 @@ def make_fallback_view(searcher: Searcher | None) -> SearchView:
 
 
 def make_search_query(searcher: Searcher, params: SearchPageParams, uploads: Sequence[NamedUpload]) -> SearchQuery:
-    """What is asked: pictures like the link's and the uploads together. It decodes the uploads.
+    """Make the query from the URL's images and the uploads, which are decoded.
 
-    Raises UnreadableImage, BadSetting (nothing to be like, too many pictures, a filter that can't be understood).
+    Raises UnreadableImage, BadSetting (no positive image, too many images, an invalid filter).
     """
     if not uploads and not params.positives:
-        raise BadSetting("A search needs a picture to be like. Choose one first, then what it should not be like.")
+        raise BadSetting("A search needs a positive image. Choose one before a negative image.")
     if len(uploads) + len(params.positives) + len(params.negative_id) > MAX_QUERY_IMAGES:
-        raise BadSetting(f"A search takes at most {MAX_QUERY_IMAGES} pictures. Leave some out.")
+        raise BadSetting(f"A search takes at most {MAX_QUERY_IMAGES} images. Remove some.")
     prepared = [searcher.prepare_query_image(upload.data, upload.name) for upload in uploads]
     asked = SearchParams(limit=params.limit, filter=params.to_filter(), radius=params.within, include_metadata=True)
     return SearchQuery((*prepared, *params.positives), tuple(params.negative_id), asked)
@@ -175,10 +175,10 @@ def make_search_query(searcher: Searcher, params: SearchPageParams, uploads: Seq
 def make_results_view(
     searcher: Searcher, params: SearchPageParams, uploads: Sequence[NamedUpload], result: SearchResult
 ) -> SearchView:
-    """The answer, for people. Raises NoSuchImage for a picture that was deleted just now."""
-    like = [_make_upload_view(searcher, upload, at, params) for at, upload in enumerate(uploads)]
-    like += [_make_query_image_view(_load_query_image(searcher, one), params) for one in params.positives]
-    unlike = [_make_query_image_view(_load_query_image(searcher, one), params) for one in params.negative_id]
+    """Make the page of the results. Raises NoSuchImage for an image that was deleted meanwhile."""
+    like = [_make_upload_view(searcher, upload, position, params) for position, upload in enumerate(uploads)]
+    like += [_make_query_image_view(_load_query_image(searcher, item), params) for item in params.positives]
+    unlike = [_make_query_image_view(_load_query_image(searcher, item), params) for item in params.negative_id]
     found = make_search_response(searcher, result, {"reconstruction", "metadata"})
     total = searcher.count_images()
     return SearchView(
@@ -202,7 +202,7 @@ def make_results_view(
 def _make_title(positives: Sequence[QueryImageView], negatives: Sequence[QueryImageView]) -> str:
     if not negatives and len(positives) == 1:
         return positives[0].name
-    together = "Like one picture" if len(positives) == 1 else f"Like {len(positives)} pictures together"
+    together = "Like one image" if len(positives) == 1 else f"Like {len(positives)} images together"
     return f"{together}, unlike {len(negatives)}" if negatives else together
 
 
@@ -211,8 +211,8 @@ def _load_query_image(searcher: Searcher, image_id: int) -> ImageResponse:
 
 
 def _make_more_url(params: SearchPageParams, total: int, hit_count: int) -> str | None:
-    """The same with twice as many hits, unless these are all."""
-    reachable = min(total - len(params.positives) - len(params.negative_id), MAX_LIMIT)  # what asks is left out
+    """Return the URL with twice as many hits, unless all are shown."""
+    reachable = min(total - len(params.positives) - len(params.negative_id), MAX_LIMIT)  # query images are no hits
     if hit_count < params.limit or params.limit >= reachable:
         return None
     return params.make_url(limit=min(2 * params.limit, MAX_LIMIT))
@@ -224,16 +224,16 @@ def _make_query_image_view(image: ImageResponse, params: SearchPageParams) -> Qu
 
 
 def _make_upload_view(searcher: Searcher, upload: NamedUpload, index: int, params: SearchPageParams) -> QueryImageView:
-    """An upload comes back in the page, small: nothing of it is kept."""
-    picture = decode_image(upload.data, name=upload.name, limits=searcher.limits, min_side=PREVIEW_SIDE)
-    small = sheets.encode_thumbnail(picture)
+    """Show an upload as a small data URL; it is not stored."""
+    decoded = decode_image(upload.data, name=upload.name, limits=searcher.limits, min_side=PREVIEW_SIDE)
+    small = sheets.encode_thumbnail(decoded)
     source = make_data_url(small, "image/png" if small.startswith(b"\x89PNG") else "image/jpeg")
     forget = params.make_url() if params.positives else urls.SEARCH_PAGE
-    return QueryImageView(upload.name, source, picture.width, picture.height, remove_url=forget, upload_index=index)
+    return QueryImageView(upload.name, source, decoded.width, decoded.height, remove_url=forget, upload_index=index)
 
 
 def _reconstruct_mean(searcher: Searcher, result: SearchResult, first: QueryImageView) -> str | None:
-    """What the model draws for what was searched for, in the aspect of the first picture that was asked with."""
+    """Reconstruct the query's mu, with the aspect ratio of the first query image."""
     if not searcher.get_encoder().has_decoder:
         return None
     return make_data_url(
@@ -242,9 +242,9 @@ def _reconstruct_mean(searcher: Searcher, result: SearchResult, first: QueryImag
 
 
 def select_spread_images(searcher: Searcher, total: int, limit: int = MAX_EXAMPLE_IMAGES) -> list[ImageResponse]:
-    """Some images from all over a collection of so many: neighbours in a folder are often alike."""
-    wanted = min(limit, total)
-    pages = [searcher.list_images(limit=1, offset=at * total // wanted) for at in range(wanted)]
+    """Choose images that are spread over the collection, because neighbours in a folder are often similar."""
+    count = min(limit, total)
+    pages = [searcher.list_images(limit=1, offset=position * total // count) for position in range(count)]
     found = [record for page in pages for record in page]
-    said = searcher.get_metadata_by_id([record.id for record in found])
-    return [make_image_response(record, said.get(record.id)) for record in found]
+    metadata = searcher.get_metadata_by_id([record.id for record in found])
+    return [make_image_response(record, metadata.get(record.id)) for record in found]
