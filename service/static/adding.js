@@ -1,4 +1,4 @@
-// Adding pictures to the collection: a few at a time, each with what became of it.
+// Adding images to the collection: a few at a time, each with what became of it.
 
 import { ask, complain, parsed } from "./asking.js";
 
@@ -37,7 +37,7 @@ function report() {
   box().querySelector("[data-stop]").hidden = count.done === count.all;
 }
 
-// One picture; when the server has too much to do, once more after the time it asks for.
+// One image; when the server has too much to do, once more after the time it asks for.
 async function send(file) {
   const body = new FormData();
   body.append("file", file, file.name);
@@ -86,7 +86,7 @@ async function refresh() {
   for (const selector of ["#hits", ".wide-bar h1", ".more"]) {
     const [old, now] = [document.querySelector(selector), fresh.querySelector(selector)];
     if (old && now) old.replaceWith(now);
-    else if (now && selector === "#hits") return location.reload(); // the first pictures of all
+    else if (now && selector === "#hits") return location.reload(); // the first images of all
   }
   return undefined;
 }

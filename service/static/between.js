@@ -1,4 +1,4 @@
-// A slider in a picture's panel: what the model draws on the way from what was searched for to the picture.
+// A slider in an image's panel: what the model draws on the way from what was searched for to the image.
 
 import { ask, newest } from "./asking.js";
 
@@ -16,7 +16,7 @@ export function between(article) {
       const body = JSON.stringify({ parts });
       const answer = await ask("/v1/latents", { method: "POST", headers: { "Content-Type": "application/json" }, body });
       picture.src = (await answer.json()).picture;
-      said.textContent = `${Math.round(100 * share)} % of the way to this picture`;
+      said.textContent = `${Math.round(100 * share)} % of the way to this image`;
       section.hidden = false;
     } catch (error) {
       said.textContent = error.message;

@@ -4,7 +4,7 @@ const html = document.documentElement;
 html.classList.add("js");
 
 const UNDO = "simile-undo"; // answers of this tab that can be taken back, the newest last
-const BLINK = 550; // milliseconds that each picture is shown
+const BLINK = 550; // milliseconds that each image is shown
 
 let running = null; // the step under way: a newer one ends it
 let blinking = 0;
@@ -92,7 +92,7 @@ async function blink() {
   document.querySelector("#difference").checked = false;
   document.querySelector(".case").classList.add("blinking");
   over.src ||= over.dataset.src;
-  await over.decode().catch(() => say("The other picture can't be laid on this one."));
+  await over.decode().catch(() => say("The other image can't be laid on this one."));
   if (blinking !== -1 || !over.isConnected) return;
   over.classList.add("lit");
   // Where motion is unwelcome nothing blinks by itself: the key turns it over.

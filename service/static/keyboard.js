@@ -1,4 +1,4 @@
-// Keys: from picture to picture, and what can be done with one. The list of them is in the dialog that "?" opens.
+// Keys: from image to image, and what can be done with one. The list of them is in the dialog that "?" opens.
 
 import { go } from "./picture.js";
 
@@ -17,7 +17,7 @@ function choose() {
   input.focus();
 }
 
-// The picture that a key moves to: the next in the row, or the one below or above.
+// The image that a key moves to: the next in the row, or the one below or above.
 function moved(key) {
   const all = tiles();
   const at = all.indexOf(document.activeElement?.closest?.("li")?.querySelector("a.frame"));

@@ -1,4 +1,4 @@
-// A place in the latent space under two hands: every slider asks for the picture there. At most one question is on its
+// A place in the latent space under two hands: every slider asks for the image there. At most one question is on its
 // way; what was moved meanwhile is asked next, and only the newest.
 
 import { ask, complain, newest } from "./asking.js";
@@ -60,7 +60,7 @@ function show(place) {
   find("[data-near]").replaceChildren(...place.nearest.map(tile));
   clearTimeout(speaking);
   const nearest = place.nearest[0]?.path.split("/").pop() ?? "none";
-  speaking = setTimeout(() => (find("[data-spoken]").textContent = `A new picture is shown; nearest to it: ${nearest}`), PAUSE);
+  speaking = setTimeout(() => (find("[data-spoken]").textContent = `A new image is shown; nearest to it: ${nearest}`), PAUSE);
 }
 
 const refresh = newest(async () => {
@@ -75,7 +75,7 @@ const refresh = newest(async () => {
   form.setAttribute("aria-busy", "false");
 });
 
-// What the address can say: uploads and made pictures have no address, only the seed of a dozen. without: an attribute
+// What the address can say: uploads and made images have no address, only the seed of a dozen. without: an attribute
 // that is no more.
 function address(without) {
   const said = new URLSearchParams(maker.said());

@@ -1,4 +1,4 @@
-// An attribute is learned from pictures that a person marks: with it, and without it.
+// An attribute is learned from images that a person marks: with it, and without it.
 
 import { ask, parsed } from "./asking.js";
 
@@ -11,7 +11,7 @@ const SIDES = { with: "with it", without: "without it" };
 
 const box = document.querySelector(".learn");
 const find = (selector) => box.querySelector(selector);
-const marked = new Map(); // by id: the side, and the picture as it is listed
+const marked = new Map(); // by id: the side, and the image as it is listed
 let brush = "with";
 
 const name = () => find("[name=attribute]").value.trim().toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "");
@@ -119,7 +119,7 @@ async function learn(added) {
     const moves = along.length ? ` A step of it moves ${along.join(", ")} too.` : "";
     const from = `from ${made.positives} with it and ${made.negatives} without`;
     const auc = `AUC ${score(made, "whitened")} (ranked by it), ${score(made, "raw")} (along its slider)`;
-    say(`${made.name} is learned ${from}. Held-out pictures are told apart with ${auc}; 0.5 would be chance, 1 never wrong.${moves}`);
+    say(`${made.name} is learned ${from}. Held-out images are told apart with ${auc}; 0.5 would be chance, 1 never wrong.${moves}`);
     await added();
   } catch (error) {
     say(error.message, true);

@@ -1,4 +1,4 @@
-// Pictures that were never taken: a dozen from a seed, and those that a person keeps while the tab is open.
+// Images that were never taken: a dozen from a seed, and those that a person keeps while the tab is open.
 
 import { ask } from "./asking.js";
 
@@ -31,8 +31,8 @@ export function making(form, choose) {
       const answer = await ask(form.dataset.samples, { method: "POST", headers, body: JSON.stringify(wish) });
       const { samples } = await answer.json();
       const tiles = samples.map(({ mu, picture }, at) => {
-        const name = `made picture ${at + 1} of seed ${drawn}`;
-        const shown = { picture, title: "Go on from this picture", alt: name };
+        const name = `made image ${at + 1} of seed ${drawn}`;
+        const shown = { picture, title: "Go on from this image", alt: name };
         return tile(shown, () => choose({ vector: mu, name, picture }));
       });
       find("[data-new]").replaceChildren(...tiles);
@@ -56,7 +56,7 @@ export function making(form, choose) {
   return { generate, again, said };
 }
 
-// The tray of kept pictures. It lasts as long as the tab does; places of another encoder are not shown.
+// The tray of kept images. It lasts as long as the tab does; places of another encoder are not shown.
 export function keeping(form, choose) {
   const name = `simile kept ${form.dataset.encoder}`;
   const read = () => JSON.parse(sessionStorage.getItem(name) ?? "[]");
@@ -72,7 +72,7 @@ export function keeping(form, choose) {
 
   function show() {
     const tiles = read().map((one) => {
-      const item = tile({ ...one, title: "Go on from this picture", alt: one.name }, () => choose(one));
+      const item = tile({ ...one, title: "Go on from this image", alt: one.name }, () => choose(one));
       const drop = Object.assign(document.createElement("button"), { type: "button", className: "drop", textContent: "×" });
       drop.title = "Keep it no longer";
       drop.setAttribute("aria-label", `Keep ${one.name} no longer`);
@@ -90,7 +90,7 @@ export function keeping(form, choose) {
   function keep({ mu, picture }) {
     const kept = read();
     const last = Math.max(0, ...kept.map((one) => Number(one.name.split(" ").at(-1))));
-    write([...kept, { vector: mu, picture, name: `kept picture ${last + 1}` }].slice(-MOST_KEPT));
+    write([...kept, { vector: mu, picture, name: `kept image ${last + 1}` }].slice(-MOST_KEPT));
   }
 
   if (find("[data-kept]")) show();

@@ -9,7 +9,7 @@ import { listen } from "./map_moves.js";
 
 document.documentElement.classList.add("js");
 
-const LISTED = 60; // pictures of a selection that are shown
+const LISTED = 60; // images of a selection that are shown
 const ASKED = 32; // that one search may be made of
 const number = (value) => value.toLocaleString("en");
 
@@ -141,7 +141,7 @@ class MapPage {
     if (scale > 0 && Math.abs(x) < 9 && Math.abs(y) < 9) this.plane.view = { x, y, scale: this.plane.bounded(scale) };
   }
 
-  // Where we are stands in the address: back from a picture leads to the same place.
+  // Where we are stands in the address: back from an image leads to the same place.
   settled() {
     clearTimeout(this.settling);
     this.settling = setTimeout(() => {
@@ -162,7 +162,7 @@ class MapPage {
   name(row) {
     const cluster = this.points.cluster[row];
     const said = cluster === 65535 ? "no cluster" : this.root.querySelector(`button[data-cluster="${cluster}"]`)?.textContent.trim();
-    return `Picture ${this.points.ids[row]}, ${said ?? `cluster ${cluster + 1}`}`;
+    return `Image ${this.points.ids[row]}, ${said ?? `cluster ${cluster + 1}`}`;
   }
 
   pictureOf(row) {
@@ -210,7 +210,7 @@ class MapPage {
   }
 
   tile(id) {
-    const image = Object.assign(new Image(), { loading: "lazy", src: `${this.at.thumbnail}/${id}/thumbnail?side=96`, alt: `Picture ${id}` });
+    const image = Object.assign(new Image(), { loading: "lazy", src: `${this.at.thumbnail}/${id}/thumbnail?side=96`, alt: `Image ${id}` });
     const link = Object.assign(document.createElement("a"), { className: "frame", href: `${this.at.picture}/${id}` });
     link.append(image);
     const item = document.createElement("li");

@@ -159,7 +159,7 @@ export function listen(map) {
   });
 }
 
-// Selects a cluster, and shows where it lies: without its farthest pictures.
+// Selects a cluster, and shows where it lies: without its farthest images.
 function showCluster(map, cluster) {
   const { points, plane } = map;
   const rows = [...points.cluster.keys()].filter((row) => points.cluster[row] === cluster);

@@ -117,7 +117,7 @@ export class Plane {
     const rows = points.within(...this.sight());
     const room = Math.sqrt((this.width * this.height) / Math.max(rows.length, 1));
     this.cell = Math.round(Math.max(SMALLEST, Math.min(LARGEST, room)) / 4) * 4;
-    rows.sort((one, other) => one - other); // the same of a cell's pictures, wherever the plane is moved to
+    rows.sort((one, other) => one - other); // the same of a cell's images, wherever the plane is moved to
     for (const row of rows) {
       const key = this.key(points.x[row], points.y[row]);
       if (points.place[row] >= 0 && !this.cells.has(key)) this.cells.set(key, row);
@@ -154,7 +154,7 @@ export class Plane {
 
 const stamps = new Map();
 
-// The pixels of a disc, as steps from its middle in a picture of this width.
+// The pixels of a disc, as steps from its middle in an image of this width.
 function stampOf(radius, width) {
   const key = `${radius.toFixed(1)} ${width}`;
   if (!stamps.has(key)) {

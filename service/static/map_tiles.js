@@ -10,7 +10,7 @@ const TOGETHER = 4; // asked for at a time
 export class Tiles {
   constructor(address, layout, tag, side, onArrival) {
     Object.assign(this, { address, layout, tag, side, onArrival });
-    this.known = new Map(); // number to picture; null while it is on its way, or could not be had
+    this.known = new Map(); // number to image; null while it is on its way, or could not be had
     this.wanted = [];
     this.underway = 0;
   }

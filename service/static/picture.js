@@ -1,4 +1,4 @@
-// A picture opens in a sheet over the pictures it was found among. Its address is in the page's own, so that it can be
+// An image opens in a sheet over the images it was found among. Its address is in the page's own, so that it can be
 // shared, and so that back closes it.
 
 import { ask, complain, parsed } from "./asking.js";
@@ -9,7 +9,7 @@ const sheet = () => document.querySelector("dialog.sheet");
 const isOpen = () => Boolean(sheet()?.open);
 const links = () => [...document.querySelectorAll("#hits a[data-picture]")];
 const pictureIn = (state) => state?.picture ?? (location.hash.match(/^#picture-(\d+)$/)?.[1] || null);
-let asked = 0; // a newer picture ends the wait for an older one
+let asked = 0; // a newer image ends the wait for an older one
 
 function handle(id) {
   const order = links().map((link) => link.dataset.picture);
@@ -24,8 +24,8 @@ function handle(id) {
     bar.append(button);
   };
   if (at >= 0) {
-    add("‹", "Picture before (←)", "before", order[at - 1]);
-    add("›", "Next picture (→)", "next", order[at + 1]);
+    add("‹", "Image before (←)", "before", order[at - 1]);
+    add("›", "Next image (→)", "next", order[at + 1]);
   }
   add("×", "Close (Esc)", "close", "");
   return bar;
@@ -63,7 +63,7 @@ export function open(id, { replace = false } = {}) {
   return load(id);
 }
 
-// Back to where the first of the pictures was opened; one that was there from the start just goes.
+// Back to where the first of the images was opened; one that was there from the start just goes.
 function close() {
   asked += 1;
   const { depth = 0, picture, ...state } = history.state ?? {};

@@ -1,10 +1,10 @@
-// Drop, paste and choose search without loading the page anew, and what is asked next keeps the pictures.
+// Drop, paste and choose search without loading the page anew, and what is asked next keeps the images.
 
 import { addressOf, ask, complain, parsed } from "./asking.js";
 
 const html = document.documentElement;
 const pages = new Map(); // by search: the page that answered; 0 is the one that was loaded
-const files = new Map(); // by search: the pictures that were sent, as long as this page is open
+const files = new Map(); // by search: the images that were sent, as long as this page is open
 const loaded = location.pathname + location.search;
 let running = null; // the search under way: a newer one ends it
 let shown = 0;
@@ -30,12 +30,12 @@ function show(page, search) {
 
 function ofSearch(address, chosen) {
   const body = new FormData();
-  for (const file of chosen) body.append("file", file, file.name || "pasted picture");
+  for (const file of chosen) body.append("file", file, file.name || "pasted image");
   for (const [name, value] of new URL(address, location).searchParams) body.append(name, value);
   return { method: "POST", body };
 }
 
-// The answer to the pictures and to what the address says: as a page, or null if a newer search came between.
+// The answer to the images and to what the address says: as a page, or null if a newer search came between.
 async function answered(address, chosen) {
   running?.abort();
   const mine = (running = new AbortController());
@@ -65,23 +65,23 @@ async function search(address, chosen) {
   document.querySelector("#query-heading")?.focus({ preventScroll: true });
 }
 
-// A new search: other pictures, the same filters.
+// A new search: other images, the same filters.
 function searchFor(chosen) {
   if (!form() || !chosen.length) return; // nothing is indexed, and the page says so
   const { maxBytes, maxFiles } = form().dataset;
   const large = chosen.find((file) => file.size > Number(maxBytes));
   if (large) return complain(`${large.name} is larger than the ${Number(maxBytes).toLocaleString("en")} bytes allowed here.`);
-  if (chosen.length > Number(maxFiles)) return complain(`A search takes at most ${maxFiles} pictures.`);
+  if (chosen.length > Number(maxFiles)) return complain(`A search takes at most ${maxFiles} images.`);
   const address = new URL(searched()?.dataset.search ?? "/", location);
   for (const name of ["image_id", "positive_id", "negative_id", "limit"]) address.searchParams.delete(name);
   search(address, chosen);
 }
 
-// The same pictures, asked anew: uploads have to be sent again, for the server keeps nothing of them.
+// The same images, asked anew: uploads have to be sent again, for the server keeps nothing of them.
 function refine(link) {
   const chosen = files.get(shown) ?? [];
   if (chosen.length < Number(searched().dataset.uploads)) {
-    return complain("The picture you searched with is not kept. Choose it again, and go on from there.");
+    return complain("The image you searched with is not kept. Choose it again, and go on from there.");
   }
   const rest = chosen.filter((_, at) => at !== Number(link.dataset?.forget ?? -1));
   if (!rest.length) return location.assign(link.href);
@@ -95,7 +95,7 @@ async function extend(link) {
   link.setAttribute("aria-busy", "true");
   try {
     const uploaded = hasUploads() ? (files.get(shown) ?? []) : [];
-    if (hasUploads() && !uploaded.length) throw new Error("The picture you searched with is not kept. Choose it again.");
+    if (hasUploads() && !uploaded.length) throw new Error("The image you searched with is not kept. Choose it again.");
     const options = uploaded.length ? ofSearch(link.href, uploaded) : {};
     const fresh = parsed(await (await ask(uploaded.length ? "/" : link.href, options)).text());
     const came = [...fresh.getElementById(list.id).children];

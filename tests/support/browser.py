@@ -89,7 +89,7 @@ def drop_or_paste(page: Any, kind: str, name: str, data: bytes) -> None:
 
 
 def loaded(image: Any) -> bool:
-    """Whether the picture of an <img> has arrived and could be drawn."""
+    """Whether the image of an <img> has arrived and could be drawn."""
     return bool(image.evaluate("async (img) => { await img.decode(); return img.naturalWidth > 0 }"))
 
 

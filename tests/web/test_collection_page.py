@@ -1,4 +1,4 @@
-"""The collection and its pictures as a person meets them: opened, described, added, forgotten."""
+"""The collection and its images as a person meets them: opened, described, added, forgotten."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def of_service(address: str, path: str) -> Any:
 
 
 def pictures(page: Any) -> list[int]:
-    """The ids of the pictures in the grid."""
+    """The ids of the images in the grid."""
     return [int(each.get_attribute("data-picture")) for each in page.locator("#hits a.frame").all()]
 
 
 def open_sheet(page: Any, number: int) -> Any:
-    """The sheet of that picture of the grid."""
+    """The sheet of that image of the grid."""
     page.locator("#hits a.frame").nth(number).click()
     sheet = page.locator("dialog.sheet[open]")
     sheet.wait_for()
@@ -79,14 +79,14 @@ def test_the_address_of_an_opened_picture_can_be_shared(page: Any) -> None:
     page.goto("/pictures/9")
     assert page.locator("main .panel").count() == 1
     assert page.goto("/pictures/424242").status == 404
-    assert page.get_by_role("heading", name="No such picture").is_visible()
+    assert page.get_by_role("heading", name="No such image").is_visible()
 
 
 @needs_browser
 def test_a_picture_is_liked_from_its_sheet(page: Any) -> None:
     page.goto("/?image_id=7")
     open_sheet(page, 2).get_by_role("link", name="Less like this").click()
-    page.get_by_role("heading", name="Like one picture, unlike 1").wait_for()
+    page.get_by_role("heading", name="Like one image, unlike 1").wait_for()
     assert page.locator("dialog.sheet[open]").count() == 0
 
 
@@ -167,7 +167,7 @@ def test_the_collection_is_seen_page_by_page_and_by_what_is_least_like_the_rest(
     page.locator(".filters summary").click()
     page.get_by_label("Pixels wide, at least").fill("33")
     page.get_by_role("button", name="Apply").click()
-    page.get_by_text("No picture passes these filters").wait_for()
+    page.get_by_text("No image matches these filters").wait_for()
 
 
 @needs_browser
@@ -186,10 +186,10 @@ def test_a_key_opens_what_it_may_and_the_way_out_is_on_every_page(browser: Any, 
         page.wait_for_url("**/?image_id=7")
         assert page.locator("#hits li").count() == 24 and "a visitor" in page.inner_text(".session")
         page.goto("/collection")
-        assert page.get_by_text("Add pictures").count() == 0
+        assert page.get_by_text("Add images").count() == 0
         assert page.get_by_role("link", name="Indexing").count() == 0
         sheet = open_sheet(page, 0)
-        assert sheet.get_by_text("Forget this picture").count() == 0 and sheet.get_by_text("Edit").count() == 0
+        assert sheet.get_by_text("Forget this image").count() == 0 and sheet.get_by_text("Edit").count() == 0
         page.keyboard.press("Escape")
         page.get_by_role("button", name="Sign out").click()
         page.wait_for_url("**/signin")
@@ -197,7 +197,7 @@ def test_a_key_opens_what_it_may_and_the_way_out_is_on_every_page(browser: Any, 
         page.get_by_label("Your key").fill(keeper)
         page.get_by_role("button", name="Sign in").click()
         page.wait_for_url("**/collection")
-        page.get_by_text("Add pictures").wait_for()
+        page.get_by_text("Add images").wait_for()
         catalogue_page = page.context.new_page()
         catalogue_page.goto("/jobs")
         catalogue_page.get_by_role("button", name="Sign out").click()

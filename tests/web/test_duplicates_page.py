@@ -66,7 +66,7 @@ def fates(page: Any) -> list[str]:
 
 
 def go_to(page: Any, case: str) -> None:
-    """Steps on until the pair of this picture is shown."""
+    """Steps on until the pair of this image is shown."""
     while case not in names(page):
         press(page, "j")
 

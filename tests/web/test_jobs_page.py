@@ -21,7 +21,7 @@ PATIENCE = 60_000  # ms: a job is a process of its own that begins by loading th
 
 @pytest.fixture
 def settings(trained_home: Settings, digits: Path) -> Settings:
-    """A home with an encoder and nothing indexed; 120 pictures and 2 files that are none may be indexed as `photos`."""
+    """A home with an encoder and nothing indexed; 120 images and 2 files that are none may be indexed as `photos`."""
     (digits / "notes.png").write_text("dear diary")
     (digits / "<i>empty.jpg").touch()
     return trained_home.model_copy(update={"roots": f"photos={digits},scans={digits / 'scans'}", "workers": 1})

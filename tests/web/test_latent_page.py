@@ -43,7 +43,7 @@ def latent(digits_home: Settings) -> Iterator[str]:
 
 
 def shown(page: Any) -> str:
-    """The picture that is made, once nothing is under way any more."""
+    """The image that is made, once nothing is under way any more."""
     page.locator('.latent[aria-busy="false"]').wait_for()
     return str(page.locator("[data-made]").get_attribute("src"))
 
@@ -92,7 +92,7 @@ def test_pictures_are_chosen_uploaded_made_and_searched_from(browser: Any, laten
         page.get_by_role("button", name="Make twelve").click()
         page.locator("[data-new] button").nth(11).wait_for()
         page.locator("[data-new] button").first.click()
-        page.get_by_text("made picture 1 of seed", exact=False).wait_for()
+        page.get_by_text("made image 1 of seed", exact=False).wait_for()
         page.get_by_role("button", name="Search from here").click()
         page.locator("[data-found] li").nth(40).wait_for()
         assert page.get_by_text("no part of the address").is_visible()
@@ -117,7 +117,7 @@ def test_the_way_to_a_hit_is_a_slider_in_its_panel(browser: Any, latent: str) ->
     with opened(browser, latent, viewport=DESK) as page:
         page.goto("/?image_id=3")
         page.locator("#hits a[data-picture]").nth(2).click()
-        slider = page.get_by_role("slider", name="Between the search and this picture")
+        slider = page.get_by_role("slider", name="Between the search and this image")
         slider.wait_for()
         half = page.locator(".between img").get_attribute("src")
         slider.fill("1")
@@ -195,16 +195,16 @@ def test_a_seed_makes_the_same_pictures_again_and_what_is_kept_stays_for_the_tab
         page.wait_for_function("() => location.search.includes('seed=77')")
         page.get_by_role("button", name="Keep", exact=True).click()
         page.locator("[data-new] button").nth(3).click()
-        page.get_by_text("made picture 4 of seed 77", exact=True).wait_for()
+        page.get_by_text("made image 4 of seed 77", exact=True).wait_for()
         shown(page)
         page.keyboard.press("k")
         page.reload()
         assert dozen() == made
         kept = page.locator("[data-kept] li")
         assert kept.count() == 2 and kept.first.locator("img").get_attribute("src") == first
-        kept.first.get_by_title("Go on from this picture").click()
-        page.get_by_text("kept picture 1", exact=True).wait_for()
-        page.get_by_role("button", name="Keep kept picture 1 no longer").click()
+        kept.first.get_by_title("Go on from this image").click()
+        page.get_by_text("kept image 1", exact=True).wait_for()
+        page.get_by_role("button", name="Keep kept image 1 no longer").click()
         assert kept.count() == 1
         other = page.context.new_page()
         other.goto(page.url)

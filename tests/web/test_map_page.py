@@ -78,7 +78,7 @@ def test_the_map_is_drawn_and_a_click_leads_to_the_picture_and_back(browser: Any
         page.evaluate(FRAMES)
         x, y = page.evaluate(DOT)
         page.mouse.move(x, y)
-        page.locator(".tip span").get_by_text("Picture").wait_for()
+        page.locator(".tip span").get_by_text("Image").wait_for()
         said = page.locator(".tip span").inner_text()
         page.mouse.click(x, y)
         page.wait_for_url("**/pictures/*")
@@ -134,7 +134,7 @@ def test_keys_do_all_that_a_pointer_does_and_say_what_lies_in_the_middle(browser
 def test_colours_are_explained_and_stand_in_the_address(browser: Any, mapped: str) -> None:
     with opened(browser, mapped, expected=READS, viewport=DESK) as page:
         open_map(page)
-        page.get_by_role("button", name="Pictures").click()
+        page.get_by_role("button", name="Images").click()
         colour = page.get_by_label("Colour")
         colour.select_option("error")
         page.locator(".legend").get_by_text("reconstructed well").wait_for()

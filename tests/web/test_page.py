@@ -25,7 +25,7 @@ def page(browser: Any, address: str) -> Iterator[Any]:
 
 @pytest.fixture
 def one_digit(home_with_digits: Settings) -> Path:
-    """A picture that is also indexed: its own first hit."""
+    """An image that is also indexed: its own first hit."""
     with TestClient(create_app(home_with_digits)) as client:
         return Path(client.get("/v1/images/7").json()["path"])
 
@@ -67,7 +67,7 @@ def test_the_hits_show_what_the_model_saw_at_the_press_of_a_key(page: Any) -> No
     assert not seen.is_visible() and not any("reconstruction" in url for url in asked)
     page.keyboard.press("m")
     assert seen.is_visible() and loaded(seen)
-    page.get_by_label("What the model saw").focus()
+    page.get_by_label("Show reconstructions").focus()
     page.keyboard.press("Space")
     assert not seen.is_visible()
 
@@ -77,7 +77,7 @@ def test_a_hit_is_searched_by_and_back_leads_back(page: Any, one_digit: Path) ->
     page.set_input_files("#file", one_digit)
     page.locator("#hits li").nth(1).hover()
     name = names(page)[1]
-    page.get_by_role("link", name=f"Find pictures similar to {name}").click()
+    page.get_by_role("link", name=f"Find images similar to {name}").click()
     page.wait_for_url("**/?image_id=*")
     assert page.inner_text("h1") == name
     page.get_by_role("link", name="Show more").click()
@@ -110,19 +110,19 @@ def test_a_picture_can_be_brought_without_a_dialog(page: Any, one_digit: Path, k
 def test_several_pictures_are_searched_by_what_they_have_in_common(page: Any, one_digit: Path) -> None:
     others = sorted(one_digit.parent.iterdir())[20:22]
     page.set_input_files("#file", [one_digit, *others])
-    page.get_by_role("heading", name="Like 3 pictures together").wait_for()
+    page.get_by_role("heading", name="Like 3 images together").wait_for()
     assert [each.get_attribute("alt") for each in page.locator(".asked img").all()] == [
         one_digit.name,
         *(other.name for other in others),
     ]
     assert loaded(page.locator(".middle img"))
     page.get_by_role("link", name=f"Leave out {others[0].name}").click()
-    page.get_by_role("heading", name="Like 2 pictures together").wait_for()
+    page.get_by_role("heading", name="Like 2 images together").wait_for()
     page.get_by_role("link", name=f"Leave out {others[1].name}").click()
     page.get_by_role("heading", name=one_digit.name).wait_for()
     page.go_back()
     page.go_back()
-    page.get_by_role("heading", name="Like 3 pictures together").wait_for()
+    page.get_by_role("heading", name="Like 3 images together").wait_for()
 
 
 @needs_browser
@@ -131,11 +131,11 @@ def test_likes_and_dislikes_are_clicked_together_and_taken_back(page: Any) -> No
     first = names(page)[0]
     page.locator("#hits li").first.hover()
     page.get_by_role("link", name=f"More like {first}").click()
-    page.get_by_role("heading", name="Like 2 pictures together").wait_for()
+    page.get_by_role("heading", name="Like 2 images together").wait_for()
     assert first not in names(page)
     page.locator("#hits li").first.hover()
     page.get_by_role("link", name="Less like ").first.click()
-    page.get_by_role("heading", name="Like 2 pictures together, unlike 1").wait_for()
+    page.get_by_role("heading", name="Like 2 images together, unlike 1").wait_for()
     shared = page.url
     assert "positive_id=7&positive_id=" in shared and "negative_id=" in shared
     before = names(page)
@@ -143,7 +143,7 @@ def test_likes_and_dislikes_are_clicked_together_and_taken_back(page: Any) -> No
     page.goto(shared)  # the address is all that is needed
     assert names(page) == before
     page.locator(".unlike .forget").click()
-    page.get_by_role("heading", name="Like 2 pictures together").wait_for()
+    page.get_by_role("heading", name="Like 2 images together").wait_for()
     page.locator(".like .forget").nth(1).click()
     page.wait_for_url("**/?image_id=7")
 
@@ -153,19 +153,19 @@ def test_an_upload_keeps_its_picture_while_likes_and_filters_come_and_go(page: A
     page.set_input_files("#file", one_digit)
     page.locator("#hits li").nth(2).hover()
     page.locator("#hits [data-step=more]").nth(2).click()
-    page.get_by_role("heading", name="Like 2 pictures together").wait_for()
+    page.get_by_role("heading", name="Like 2 images together").wait_for()
     assert page.locator(".asked img").first.get_attribute("alt") == one_digit.name
     page.keyboard.press("f")
     page.get_by_label("Pixels wide, at least").fill("33")
     page.get_by_role("button", name="Apply").click()
-    page.get_by_text("No picture passes these filters").wait_for()
+    page.get_by_text("No image matches these filters").wait_for()
     assert page.locator(".asked img").count() == 2
     page.get_by_role("link", name="at least 33 wide").click()
     page.locator("#hits li").first.wait_for()
     page.get_by_role("link", name="Show more").click()
     page.wait_for_function("() => document.querySelectorAll('#hits li').length === 48")
     page.go_back()
-    page.get_by_text("No picture passes these filters").wait_for()
+    page.get_by_text("No image matches these filters").wait_for()
 
 
 @needs_browser
@@ -214,10 +214,10 @@ def test_the_keyboard_does_it_all(page: Any) -> None:
     assert page.get_by_role("heading", name="Keys").is_visible()
     page.keyboard.press("Escape")
     page.keyboard.press("+")
-    page.get_by_role("heading", name="Like 2 pictures together").wait_for()
+    page.get_by_role("heading", name="Like 2 images together").wait_for()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("-")
-    page.get_by_role("heading", name="Like 2 pictures together, unlike 1").wait_for()
+    page.get_by_role("heading", name="Like 2 images together, unlike 1").wait_for()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("s")
     page.wait_for_url("**/?image_id=*")
@@ -264,7 +264,7 @@ def test_everything_works_without_javascript(browser: Any, address: str, one_dig
         page.locator(".filters summary").click()
         page.get_by_label("Pixels wide, at least").fill("33")
         page.get_by_role("button", name="Apply").click()
-        page.get_by_text("No picture passes these filters").wait_for()
+        page.get_by_text("No image matches these filters").wait_for()
         page.get_by_role("link", name="Collection").click()
         page.get_by_role("link", name="Show more").click()
         page.wait_for_url("**cursor=*")
@@ -281,7 +281,7 @@ def test_the_page_s_errors_are_pages_with_the_right_status(home_with_digits: Set
             (client.get("/?image_id=424242"), 404, "There is no image 424242"),
             (client.get("/?image_id=x"), 422, "image_id"),
             (client.get("/?image_id=1&limit=0"), 422, "limit"),
-            (client.get("/?negative_id=1"), 422, "needs a picture to be like"),
+            (client.get("/?negative_id=1"), 422, "needs an image to be like"),
             (client.get("/?image_id=1&where=nonsense"), 422, "class=shirt"),
             (client.get("/?" + "&".join(f"positive_id={n}" for n in range(1, 40))), 422, "at most 32"),
             (client.post("/"), 422, "has no field `file`"),
