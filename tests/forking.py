@@ -36,7 +36,8 @@ START = "import sys; sys.path[:] = {path!r}; import forking; forking.serve(sys.a
 MODULES = {
     "full": (
         *("pytest", "cli.main", "service.app", "search.searcher", "dedup.job", "explore.map_process"),
-        *("indexer.job_process", "indexer.training_job", "indexer.upkeep"),
+        *("indexer.job_process", "indexer.training_job", "indexer.upkeep", "sklearn.datasets", "alembic.command"),
+        "torch._dynamo",  # which an optimiser imports: 2 s
     ),
     "decoding": ("models.collection", "models.nursery"),
 }
