@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -275,7 +274,7 @@ def wait_for(url: str) -> str:
         try:
             with urllib.request.urlopen(url, timeout=5) as answer:
                 return str(answer.read().decode())
-        except (urllib.error.URLError, ConnectionError):
+        except OSError:  # not yet there, or too busy to answer
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.2)

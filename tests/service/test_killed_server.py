@@ -19,16 +19,8 @@ ROOT = Path(__file__).parents[2]
 def test_every_upload_that_was_acknowledged_survives_the_death_of_the_server(
     home_with_digits: Settings, uploads: int, rounds: int
 ) -> None:
-    arguments = [
-        "--uploads",
-        str(uploads),
-        "--rounds",
-        str(rounds),
-        "--home",
-        str(home_with_digits.home),
-        "--seed",
-        "1",
-    ]
+    counts = ["--uploads", str(uploads), "--rounds", str(rounds), "--seed", "1"]
+    arguments = [*counts, "--home", str(home_with_digits.home)]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.service.killed_server", *arguments],
         cwd=ROOT,

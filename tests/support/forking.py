@@ -38,6 +38,8 @@ MODULES = {
         *("pytest", "simile.cli.main", "simile.service.app", "simile.search.searcher", "simile.dedup.detection.job"),
         *("simile.explore.map.process", "simile.indexer.pipeline.job_process", "simile.indexer.training.train"),
         "simile.indexer.maintenance.rebuild",
+        *("sklearn.datasets", "alembic.command"),
+        "torch._dynamo",  # an optimiser imports it: 2 s
     ),
     "decoding": ("simile.images.loading.loader", "simile.images.loading.fork_server"),
 }
