@@ -1,1 +1,1 @@
-"""Networks and pictures: the one decoder, preprocessing, encoders, training. Only this room knows torch and Pillow."""
+"""Networks: losses, augmentation, training, checkpoints and inference."""

@@ -1,4 +1,4 @@
-"""Pictures to try simile on: scikit-learn's digits, and datasets that torchvision downloads."""
+"""Example images: scikit-learn's digits, and datasets that torchvision downloads."""
 
 from __future__ import annotations
 
@@ -11,47 +11,54 @@ from simile.core.errors import BadSetting, DownloadFailed
 from simile.images.encoding import encode_png
 from simile.images.formats import Pixels
 from simile.images.transforms import upscale
-from simile.models.networks.torchvision_shim import import_torchvision
+from simile.models.networks.backbones import import_torchvision
 
 DOWNLOADABLE_DATASETS = {"fashion-mnist": "FashionMNIST", "mnist": "MNIST", "cifar10": "CIFAR10"}
-DIGIT_SCALE = 4  # the digits are scanned at 8 x 8; shown at 32 x 32 a person can judge them
+DIGIT_SCALE = 4  # from 8 x 8 to 32 x 32 pixels, large enough to look at
 
 
 def write_digits(folder: Path) -> int:
-    """scikit-learn's 1,797 scanned digits as 32 x 32 PNG files named number-digit.png; gives their count."""
-    from sklearn.datasets import load_digits  # noqa: PLC0415  # a second, for the demo alone
+    """Write scikit-learn's 1,797 digits as 32 x 32 PNG files named number-digit.png; return their count."""
+    from sklearn.datasets import load_digits  # noqa: PLC0415  # takes a second, and only the demo needs it
 
     digits = load_digits()
-    pictures = (upscale(np.rint(image * (255 / 16)).astype(np.uint8), DIGIT_SCALE) for image in digits.images)
-    return _write_images(folder, pictures, [str(digit) for digit in digits.target])
+    images = (upscale(np.rint(image * (255 / 16)).astype(np.uint8), DIGIT_SCALE) for image in digits.images)
+    return _write_images(folder, images, [str(digit) for digit in digits.target])
 
 
 def write_dataset(name: str, folder: Path, download_folder: Path) -> int:
-    """The training pictures of a torchvision dataset as PNG files named number-label.png; gives their count.
+    """Write the training images of a torchvision dataset as PNG files named number-label.png; return their count.
 
-    Downloads to `download_to` unless the files are there. Raises BadSetting and DownloadFailed.
+    Args:
+        name: A key of `DOWNLOADABLE_DATASETS`.
+        folder: Target of the PNG files.
+        download_folder: Where torchvision keeps its files; nothing is downloaded if they are there.
+
+    Raises:
+        BadSetting: The name is not known.
+        DownloadFailed: The dataset can't be downloaded.
     """
     if name not in DOWNLOADABLE_DATASETS:
         raise BadSetting(f"dataset can't be {name!r}. Use digits, {', '.join(sorted(DOWNLOADABLE_DATASETS))}.")
     import_torchvision()
-    from torchvision import datasets  # noqa: PLC0415  # only after the shim
+    from torchvision import datasets  # noqa: PLC0415  # only after import_torchvision()
 
     try:
         dataset = getattr(datasets, DOWNLOADABLE_DATASETS[name])(download_folder, train=True, download=True)
-    except (OSError, RuntimeError, ValueError, AssertionError) as error:  # the last two: a file cut short
+    except (OSError, RuntimeError, ValueError, AssertionError) as error:  # the last two: a truncated file
         raise DownloadFailed(
             f"{name} could not be downloaded to {download_folder} ({error}). "
-            f"Check the network, delete {download_folder} to start afresh, or use --images with a folder of your own."
+            f"Check the network, delete {download_folder} to start again, or use --images with a folder of your own."
         ) from error
     labels = [dataset.classes[int(target)].split(" - ")[0].replace("/", "-") for target in dataset.targets]
-    return _write_images(folder, (np.asarray(picture) for picture in dataset.data), labels)
+    return _write_images(folder, (np.asarray(image) for image in dataset.data), labels)
 
 
 def _write_images(folder: Path, images: Iterator[Pixels], labels: list[str]) -> int:
-    """Writes what is missing; a file that is there already stays, so that its time does not change."""
+    """Write the files that are missing; existing files keep their modification time."""
     folder.mkdir(parents=True, exist_ok=True)
-    for number, (picture, label) in enumerate(zip(images, labels, strict=True)):
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         path = folder / f"{number:05d}-{label}.png"
         if not path.exists():
-            path.write_bytes(encode_png(picture))
+            path.write_bytes(encode_png(image))
     return len(labels)

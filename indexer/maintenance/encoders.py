@@ -12,7 +12,7 @@ from simile.core.settings import Settings
 from simile.indexer.maintenance.rebuild import get_index_options
 from simile.models.checkpoints.description import read_description
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.encoders import list_encoder_folders, find_fingerprint
+from simile.store.catalogue.encoders import find_fingerprint, list_encoder_folders
 from simile.store.database import schema
 from simile.store.home import Home, translate_write_errors
 from simile.store.index.index import Index

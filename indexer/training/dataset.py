@@ -19,8 +19,8 @@ from simile.images.sources.labels import LabelClasses, read_labels
 from simile.images.sources.sources import get_reading_order
 from simile.images.transforms import FitMode, Preprocessing, choose_preprocessing
 from simile.models.recipes import Recipe
+from simile.models.training.dataset import ClassNumbers
 from simile.models.training.loop import MIN_TRAINING_IMAGES
-from simile.models.training.objective import ClassNumbers
 
 log = logging.getLogger(__name__)
 

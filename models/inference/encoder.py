@@ -1,4 +1,4 @@
-"""A trained encoder: pictures in, Latent out; mu in, pictures out."""
+"""A trained encoder: images to latents, and mu back to images."""
 
 from __future__ import annotations
 
@@ -20,11 +20,19 @@ from simile.models.inference.runtimes import RUNTIME_SAMPLE_SIZE, DecoderModule,
 from simile.models.networks.architecture import Architecture
 from simile.models.networks.vae import Network, rename_legacy_weights
 
-ENCODER_CHUNK_SIZE = 256  # pictures in one forward pass: bounded memory, and no faster beyond
+ENCODER_CHUNK_SIZE = 256  # images in one forward pass: limits memory, and more are not faster
 
 
 class TrainedEncoder:
-    """Weights with the preprocessing they were trained with. Safe to use from several threads."""
+    """A network with the preprocessing that it was trained with. Thread-safe.
+
+    Attributes:
+        description: The content of encoder.json.
+        training_digests: Hashes of the training images; None if they are not known.
+        fingerprint: Identifier of the encoder.
+        metric: How vectors are compared, "l2" or "cosine".
+        index_dims: Number of leading values of mu that are indexed; None for all.
+    """
 
     def __init__(
         self,
@@ -39,7 +47,7 @@ class TrainedEncoder:
         self.network = network.to(self.device).eval()
         self.preprocessing = preprocessing
         self.description = description
-        self.training_digests = training_digests  # None: nobody knows
+        self.training_digests = training_digests
         self.fingerprint = description.fingerprint
         self.metric = description.metric
         self.index_dims = description.index_dims
@@ -56,18 +64,18 @@ class TrainedEncoder:
 
     @property
     def runtime(self) -> str:
-        """What encoded last, as noted in every row; the fingerprint does not depend on it."""
+        """Name of the runtime that encodes, as stored with every vector; the fingerprint does not depend on it."""
         return self._encoder_runtime.name
 
     def start_runtimes(self) -> None:
-        """Starts the faster runtimes now, and not after the first pictures: for a process that answers questions."""
+        """Start the faster runtimes now instead of after the first images: for a process that answers queries."""
         self._encoder_runtime.start()
         if self.has_decoder:
             self._decoder_runtime.start()
 
     @classmethod
     def load(cls, folder: Path, device: str = "auto", runtime: str = "auto") -> TrainedEncoder:
-        """Rebuilds the encoder from its folder. Raises NoSuchEncoder or CheckpointDamaged."""
+        """Load an encoder from its folder. Raises NoSuchEncoder or CheckpointDamaged."""
         weights, description = checkpoint.load_checkpoint(folder)
         network = Network(Architecture.from_dict(description.architecture))
         try:
@@ -78,40 +86,56 @@ class TrainedEncoder:
         return cls(network, preprocessing, description, device, runtime, TrainingDigests.load(folder))
 
     def encode(self, batch: Pixels) -> Latent:
-        """Latent of n pictures (n, S, S, C) uint8, in float32; sigma is None without a variance. Raises NotFinite."""
+        """Return the latents of images.
+
+        Args:
+            batch: Preprocessed images (n, S, S, C) uint8.
+
+        Returns:
+            mu (n, d) and sigma (n, d) float32; sigma is None if the encoder has no variance.
+
+        Raises:
+            BadSetting: The images have another shape.
+            NotFinite: The network gives NaN or infinity.
+        """
         mu, log_variance = self._encode_batch(batch)
         return Latent(mu, None if log_variance is None else np.exp(0.5 * log_variance))
 
     def encode_with_errors(self, batch: Pixels) -> tuple[Latent, FloatArray | None]:
-        """`encode`, and the mean squared error (n,) of decoding mu, over the picture's values in [0, 1].
-
-        Without a decoder the error is None.
-        """
+        """Return the results of `encode` and `compute_errors`."""
         latent = self.encode(batch)
         return latent, self.compute_errors(batch, latent.mu)
 
     def compute_errors(self, batch: Pixels, mu: FloatArray) -> FloatArray | None:
-        """The errors (n,) of `embed`, of pictures (n, S, S, C) uint8 with a known mu (n, d); None without a decoder."""
+        """Return the mean squared reconstruction error of each image, over its values in [0, 1] without padding.
+
+        Args:
+            batch: Preprocessed images (n, S, S, C) uint8.
+            mu: Their latents (n, d).
+
+        Returns:
+            Errors (n,); None if the encoder has no decoder.
+        """
         if not self.has_decoder:
             return None
         top, left, height, width = self.preprocessing.content_box()
         errors = np.empty(len(batch), dtype=np.float32)
-        for part in _iterate_chunks(len(batch)):
-            difference = self.decode(mu[part]) - scale_to_unit(batch[part])
-            errors[part] = np.square(difference[:, :, top : top + height, left : left + width]).mean(axis=(1, 2, 3))
+        for rows in _iterate_chunks(len(batch)):
+            difference = self.decode(mu[rows]) - scale_to_unit(batch[rows])
+            errors[rows] = np.square(difference[:, :, top : top + height, left : left + width]).mean(axis=(1, 2, 3))
         return errors
 
     def decode(self, mu: FloatArray) -> FloatArray:
-        """Mean pictures (n, C, S, S) in [0, 1] for mu (n, d). Raises NoDecoder, EncoderMismatch."""
+        """Return mean images (n, C, S, S) in [0, 1] for mu (n, d). Raises NoDecoder, EncoderMismatch."""
         mu = np.asarray(mu, dtype=np.float32)
         if mu.ndim != 2 or mu.shape[1] != self.latent_dim:
             raise EncoderMismatch(
-                f"Encoder {self.fingerprint} decodes vectors of {self.latent_dim}, not {mu.shape[-1]}."
+                f"Encoder {self.fingerprint} decodes vectors of {self.latent_dim} values, not {mu.shape[-1]}."
             )
-        return np.concatenate([self._decoder_runtime.run(mu[part])[0] for part in _iterate_chunks(len(mu))])
+        return np.concatenate([self._decoder_runtime.run(mu[rows])[0] for rows in _iterate_chunks(len(mu))])
 
     def reconstruct(self, mu: FloatArray, width: int, height: int) -> Pixels:
-        """What one mu (d,) stands for, (h, w, 3) uint8 in the aspect of a width x height picture."""
+        """Return the reconstruction of mu (d,), (h, w, 3) uint8 with the aspect of a width x height image."""
         return self.preprocessing.to_pixels(self.decode(mu[None])[0], width, height)
 
     def _make_sample(self) -> FloatArray:
@@ -120,13 +144,11 @@ class TrainedEncoder:
     def _encode_batch(self, batch: Pixels) -> tuple[FloatArray, FloatArray | None]:
         expected = (self.preprocessing.image_size, self.preprocessing.image_size, self.preprocessing.channels)
         if batch.shape[1:] != expected:
-            raise BadSetting(f"Encoder {self.fingerprint} takes pictures of {expected}, not {batch.shape[1:]}.")
-        parts = [
-            self._encoder_runtime.run(scale_to_unit(batch[part])) for part in _iterate_chunks(len(batch))
-        ]  # of (mu, log sigma²)
-        outputs = [np.concatenate(chunks) for chunks in zip(*parts, strict=True)]
+            raise BadSetting(f"Encoder {self.fingerprint} takes images of {expected}, not {batch.shape[1:]}.")
+        chunks = [self._encoder_runtime.run(scale_to_unit(batch[rows])) for rows in _iterate_chunks(len(batch))]
+        outputs = [np.concatenate(parts) for parts in zip(*chunks, strict=True)]  # mu and log sigma²
         if not all(np.isfinite(output).all() for output in outputs):
-            raise NotFinite(f"Encoder {self.fingerprint} gave NaN or infinity. Its training went wrong: train again.")
+            raise NotFinite(f"Encoder {self.fingerprint} gave NaN or infinity: its training failed. Train again.")
         return outputs[0], outputs[1] if len(outputs) > 1 else None
 
 

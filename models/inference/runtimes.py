@@ -1,15 +1,15 @@
-"""What runs a network, apart from what is fed to it (encoder.py).
+"""The runtimes that execute a network (encoder.py prepares their inputs).
 
     name            runs as           where
-    torch           torch-fp32        everywhere; what every other is checked against
+    torch           torch-fp32        everywhere; the reference for all others
     openvino        openvino-fp32     CPU
     openvino-bf16   openvino-bf16     CPU with bfloat16 instructions; about 1 % of nearest neighbours change
-    onnxruntime     onnxruntime-fp32  CPU, where onnxruntime and onnx are installed
+    onnxruntime     onnxruntime-fp32  CPU, if onnxruntime and onnx are installed
     compile         compile-bf16      CPU with bfloat16 instructions and a C++ compiler
-    auto            the first of openvino, onnxruntime and torch that is there and exact
+    auto            the first of openvino, onnxruntime and torch that is installed and exact
 
-A runtime is checked once, when it is made, by agreement.py; one that is missing or too coarse gives way to the next
-of its row in CHOICES, which ends in torch, and one line in the log says why.
+A runtime is checked once, when it is made (parity.py). If it is missing or not accurate enough, the next one of its
+row in `RUNTIME_CHOICES` is tried, at last torch, and a line in the log gives the reason.
 """
 
 from __future__ import annotations
@@ -27,47 +27,46 @@ from torch import Tensor, nn
 from simile.core.errors import BadSetting
 from simile.core.records import FloatArray
 from simile.models.inference.devices import has_fast_bfloat16
-from simile.models.inference.onnx import OnnxRuntime
-from simile.models.inference.openvino import OpenvinoRuntime
+from simile.models.inference.engines import CompiledRuntime, OnnxRuntime, OpenvinoRuntime
 from simile.models.inference.parity import compare_outputs
-from simile.models.inference.torch_compile import CompiledRuntime
 from simile.models.networks.vae import Network
 
 logger = logging.getLogger(__name__)
 
-RUNTIME_SAMPLE_SIZE = 8  # inputs that a runtime is checked on
-EAGER_INPUT_COUNT = 128  # inputs that torch has done by the time that a faster runtime has started (0.4 s)
+RUNTIME_SAMPLE_SIZE = 8  # inputs for the check of a runtime
+EAGER_INPUT_COUNT = 128  # torch processes so many inputs in the time that a faster runtime takes to start (0.4 s)
 
 
 class Runtime(Protocol):
-    """Runs one network. Safe to use from several threads; an input's outputs don't depend on its neighbours."""
+    """Runs one network. Thread-safe; the outputs for an input do not depend on the other inputs of the batch."""
 
     @property
     def name(self) -> str:
-        """Engine and precision, as noted in every row."""
+        """Engine and precision, as stored with every vector."""
         ...
 
     def run(self, x: FloatArray) -> tuple[FloatArray, ...]:
-        """Outputs (n, …) for inputs (n, …), float32 and C-contiguous."""
+        """Return outputs (n, …) for inputs (n, …), float32 and C-contiguous."""
         ...
 
 
 class EncoderModule(nn.Module):
-    """Pictures (n, C, S, S) to (mu, log sigma²), each (n, d), or to (mu,) without a variance."""
+    """Images (n, C, S, S) to (mu, log sigma²), each (n, d), or to (mu,) without a variance."""
 
-    is_searched = True  # by distance, so that a runtime has to keep nearest neighbours
+    is_searched = True  # by distance, so a runtime must keep nearest neighbours
 
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network.eval()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs without None."""
         mu, log_variance = self.network.encode(x)
         return (mu,) if log_variance is None else (mu, log_variance)
 
 
 class DecoderModule(nn.Module):
-    """z (n, d) to the mean picture (n, C, S, S) in [0, 1]."""
+    """z (n, d) to the mean image (n, C, S, S) in [0, 1]."""
 
     is_searched = False
 
@@ -76,6 +75,7 @@ class DecoderModule(nn.Module):
         self.network = network.eval()
 
     def forward(self, z: Tensor) -> tuple[Tensor, ...]:
+        """Return the mean image as a tuple of one."""
         return (torch.sigmoid(self.network.decode(z)),)
 
 
@@ -89,6 +89,7 @@ class TorchRuntime:
         self._device = device
 
     def run(self, x: FloatArray) -> tuple[FloatArray, ...]:
+        """Return the outputs for inputs (n, …)."""
         with torch.inference_mode():
             outputs = self.module(torch.from_numpy(np.require(x, np.float32, ["C", "W"])).to(self._device))
         return tuple(output.cpu().contiguous().numpy() for output in outputs)
@@ -96,11 +97,11 @@ class TorchRuntime:
 
 @dataclass(frozen=True)
 class RuntimeCandidate:
-    """A faster runtime. `exact`: what is searched has to keep its nearest neighbours; bfloat16 is asked for by name."""
+    """A faster runtime that can be tried."""
 
     name: str
     make: Callable[[nn.Module, Tensor], Runtime]
-    exact: bool = True
+    exact: bool = True  # an encoder must keep its nearest neighbours; False for bfloat16, which a user must choose
     needs_bfloat16: bool = False
 
 
@@ -122,7 +123,7 @@ RUNTIME_CHOICES: dict[str, tuple[RuntimeCandidate, ...]] = {
 
 
 def get_runtime_candidates(runtime_name: str, device: torch.device) -> tuple[RuntimeCandidate, ...]:
-    """What to try before torch, in order. Raises BadSetting for a name that is not in CHOICES."""
+    """Return the runtimes to try before torch, in order. Raises BadSetting if the name is not in `RUNTIME_CHOICES`."""
     if runtime_name not in RUNTIME_CHOICES:
         raise BadSetting(f"runtime can't be {runtime_name!r}. Use {', '.join(RUNTIME_CHOICES)}.")
     return RUNTIME_CHOICES[runtime_name] if device.type == "cpu" else ()
@@ -131,32 +132,39 @@ def get_runtime_candidates(runtime_name: str, device: torch.device) -> tuple[Run
 def make_runtime(
     module: EncoderModule | DecoderModule, sample: FloatArray, runtime_name: str, device: torch.device
 ) -> Runtime:
-    """The first of `candidates` that gives what torch gives on `sample` (n, …), n at least 2, or torch itself.
+    """Return the first candidate whose outputs agree with torch's, or torch itself.
 
-    Raises BadSetting for an unknown name.
+    Args:
+        module: The network to run.
+        sample: Inputs (n, …) for the check, n at least 2.
+        runtime_name: A key of `RUNTIME_CHOICES`.
+        device: Only a CPU has other runtimes than torch.
+
+    Raises:
+        BadSetting: The name is not known.
     """
     eager = TorchRuntime(module, device)
-    tried = get_runtime_candidates(runtime_name, device)
-    expected = eager.run(sample) if tried else ()
+    candidates = get_runtime_candidates(runtime_name, device)
+    expected = eager.run(sample) if candidates else ()
     if not all(np.isfinite(output).all() for output in expected):
-        return eager  # a broken network: there is nothing to agree with, and its caller says so
-    refused: list[str] = []
-    chosen: Runtime = eager
-    for candidate in tried:
-        made = _check_candidate(candidate, eager, sample, expected)
-        if not isinstance(made, str):
-            chosen = made
+        return eager  # a broken network: nothing to compare with, and the caller reports it
+    rejections: list[str] = []
+    runtime: Runtime = eager
+    for candidate in candidates:
+        result = _check_candidate(candidate, eager, sample, expected)
+        if not isinstance(result, str):
+            runtime = result
             break
-        refused.append(f"{candidate.name} {made}")
-    if refused:
-        logger.warning("%s runs on %s: %s", type(module).__name__, chosen.name, "; ".join(refused))
-    return chosen
+        rejections.append(f"{candidate.name} {result}")
+    if rejections:
+        logger.warning("%s runs on %s: %s", type(module).__name__, runtime.name, "; ".join(rejections))
+    return runtime
 
 
 def _check_candidate(
     candidate: RuntimeCandidate, eager: TorchRuntime, sample: FloatArray, expected: Sequence[FloatArray]
 ) -> Runtime | str:
-    """The runtime, or why it can't be used."""
+    """Return the runtime, or the reason why it can't be used."""
     if candidate.needs_bfloat16 and not has_fast_bfloat16(torch.device("cpu")):
         return "would be slow: this processor has no bfloat16 instructions"
     try:
@@ -164,23 +172,20 @@ def _check_candidate(
         together, first, others = (runtime.run(part) for part in (sample, sample[:1], sample[1:]))
     except ImportError as error:
         return f"is not installed ({error})"
-    except Exception as error:  # converters raise anything; the log says it, the next candidate goes on  # noqa: BLE001
-        return f"can't run it ({type(error).__name__}: {_get_first_line(error)})"
-    apart = [np.concatenate(pair) for pair in zip(first, others, strict=True)]
+    except Exception as error:  # noqa: BLE001  # converters raise errors of any type
+        first_line = next(iter(str(error).strip().splitlines()), "")
+        return f"can't run it ({type(error).__name__}: {first_line})"
+    separate = [np.concatenate(pair) for pair in zip(first, others, strict=True)]
     exact = candidate.exact and eager.module.is_searched
-    refusals = (compare_outputs(expected, outputs).get_rejection_reason(exact) for outputs in (together, apart))
-    return next((refusal for refusal in refusals if refusal), runtime)
-
-
-def _get_first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "")
+    reasons = (compare_outputs(expected, outputs).get_rejection_reason(exact) for outputs in (together, separate))
+    return next((reason for reason in reasons if reason), runtime)
 
 
 class LazyRuntime:
-    """Torch for the first inputs, then what `make_runtime` gives, made when it is needed.
+    """Uses torch for the first inputs, then the runtime of `make_runtime`, which is made when it is needed.
 
-    Starting a faster runtime takes about half a second: a command that embeds one picture is done before. A
-    runtime that was asked for by name runs from the first input on, and so does any after `prepare`.
+    A faster runtime takes about half a second to start: a command that embeds a single image is done earlier. A
+    runtime that the user chose by name runs from the first input on, and so does any runtime after `start`.
     """
 
     def __init__(
@@ -198,10 +203,11 @@ class LazyRuntime:
 
     @property
     def name(self) -> str:
-        """Of what ran last; before the first input, torch."""
+        """Name of the runtime in use; before the first input, torch."""
         return (self._runtime or self.eager).name
 
     def run(self, x: FloatArray) -> tuple[FloatArray, ...]:
+        """Return the outputs for inputs (n, …)."""
         if self._runtime is None:
             with self._lock:
                 self._eager_inputs_left -= len(x)
@@ -209,7 +215,7 @@ class LazyRuntime:
         return runtime.run(x)
 
     def start(self) -> Runtime:
-        """Makes the runtime now: for a process that will be asked for one picture after another."""
+        """Make the runtime now: for a process that will encode many images one by one."""
         with self._lock:
             if self._runtime is None:
                 self._runtime = self._make_runtime()

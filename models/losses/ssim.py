@@ -1,8 +1,8 @@
-"""Structural similarity, at one scale and at several: how alike two pictures look, from -1 to 1.
+"""Structural similarity (SSIM) of two images, from -1 to 1, at one scale and at several.
 
 SSIM: Wang, Bovik, Sheikh & Simoncelli, "Image Quality Assessment: From Error Visibility to Structural Similarity"
 (2004). Multi-scale SSIM: Wang, Simoncelli & Bovik, "Multiscale Structural Similarity for Image Quality Assessment"
-(2003). Both are differentiable, so that 1 - MS-SSIM is a loss.
+(2003). Both are differentiable, so 1 - MS-SSIM is a loss.
 """
 
 from __future__ import annotations
@@ -16,28 +16,33 @@ from simile.core.errors import BadSetting
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # pixels
 SSIM_STABILISERS = (0.01**2, 0.03**2)  # (K·L)² with L = 1, the range of the pixels
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # the 2003 paper's, finest scale first
-MIN_STRUCTURE = 1e-4  # a negative one has no power; 0 would have no slope
+MIN_STRUCTURE = 1e-4  # negative values have no real power, and 0 has no finite slope
 
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:
-    """SSIM per picture, (n,), of pictures x and y (n, C, S, S) in [0, 1]: the mean over pixels and channels.
+    """Return SSIM per image, (n,), of images x and y (n, C, S, S) in [0, 1]: the mean over pixels and channels.
 
-    Gaussian window of 11 px (sigma 1.5), only where it lies fully inside the pictures, population variances: what
-    scikit-image gives with gaussian_weights=True, use_sample_covariance=False. Raises BadSetting if the shapes
-    differ or a side has fewer than 11 pixels.
+    The Gaussian window of 11 px (sigma 1.5) is used only where it is fully inside the images, with population
+    variances: the values of scikit-image with gaussian_weights=True, use_sample_covariance=False.
+
+    Raises:
+        BadSetting: The shapes differ, or a side has fewer than 11 pixels.
     """
     _check_image_shapes(x, y)
-    with torch.autocast(x.device.type, enabled=False):  # differences of squares cancel, more than bfloat16 bears
+    with torch.autocast(x.device.type, enabled=False):  # differences of squares need more digits than bfloat16 has
         luminance, structure = _compute_luminance_and_structure(x.float(), y.float())
         return (luminance * structure).flatten(1).mean(1)
 
 
 def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
-    """MS-SSIM per picture, (n,), of pictures x and y (n, C, S, S) in [0, 1]: the mean over channels.
+    """Return MS-SSIM per image, (n,), of images x and y (n, C, S, S) in [0, 1]: the mean over channels.
 
-    The paper's five scales from 161 pixels on. Smaller pictures have as many scales as the window fits into, with the
-    weights of those scaled to sum 1: 4 from 81, 3 from 41, 2 from 21, 1 (which is SSIM) from 11 pixels. Structure
-    below 0.0001 counts as 0.0001. Raises BadSetting if the shapes differ or a side has fewer than 11 pixels.
+    From 161 pixels on it has the paper's five scales. Smaller images have as many scales as the window fits into, with
+    weights that are rescaled to sum 1: 4 from 81, 3 from 41, 2 from 21, 1 (which is SSIM) from 11 pixels. Structure
+    below 0.0001 counts as 0.0001.
+
+    Raises:
+        BadSetting: The shapes differ, or a side has fewer than 11 pixels.
     """
     _check_image_shapes(x, y)
     count = count_scales(min(x.shape[-2:]))
@@ -56,20 +61,20 @@ def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
 
 
 def count_scales(side: int) -> int:
-    """How many scales MS-SSIM has for pictures whose shorter side has `side` pixels, 0 to 5."""
+    """Return the number of scales of MS-SSIM, 0 to 5, for images whose shorter side has `side` pixels."""
     # After k halvings, rounded up, the window must still fit.
     return sum((side - 1 >> level) + 1 >= SSIM_WINDOW for level in range(len(SCALE_WEIGHTS)))
 
 
 def _check_image_shapes(x: Tensor, y: Tensor) -> None:
     if x.shape != y.shape:
-        raise BadSetting(f"Pictures of shape {tuple(x.shape)} can't be compared with {tuple(y.shape)}.")
+        raise BadSetting(f"Images of shape {tuple(x.shape)} can't be compared with {tuple(y.shape)}.")
     if min(x.shape[-2:]) < SSIM_WINDOW:
-        raise BadSetting(f"SSIM needs pictures of {SSIM_WINDOW} px or more, and these are {tuple(x.shape[-2:])}.")
+        raise BadSetting(f"SSIM needs images of {SSIM_WINDOW} px or more, but these have {tuple(x.shape[-2:])}.")
 
 
 def _compute_luminance_and_structure(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Luminance and contrast-structure at every place of the window, (n, C, S-10, S-10) each."""
+    """Return luminance and contrast-structure at every window position, (n, C, S-10, S-10) each."""
     # Five local means in one convolution: x, y, x², y², xy.
     means = _compute_gaussian_means(torch.cat([x, y, x * x, y * y, x * y], dim=1))
     mean_x, mean_y, square_x, square_y, product = means.chunk(5, dim=1)
@@ -81,17 +86,17 @@ def _compute_luminance_and_structure(x: Tensor, y: Tensor) -> tuple[Tensor, Tens
 
 
 def _compute_gaussian_means(maps: Tensor) -> Tensor:
-    """Gaussian means of (n, m, S, S) where the window lies fully inside, (n, m, S-10, S-10)."""
+    """Return Gaussian means of (n, m, S, S) where the window is fully inside, (n, m, S-10, S-10)."""
     offsets = torch.arange(SSIM_WINDOW, device=maps.device, dtype=maps.dtype) - SSIM_WINDOW // 2
-    bell = torch.exp(-offsets.square() / (2 * SSIM_SIGMA**2))
-    bell = bell / bell.sum()
+    kernel = torch.exp(-offsets.square() / (2 * SSIM_SIGMA**2))
+    kernel = kernel / kernel.sum()
     count = maps.shape[1]
-    rows = F.conv2d(maps, bell.view(1, 1, -1, 1).expand(count, 1, -1, 1), groups=count)
-    return F.conv2d(rows, bell.view(1, 1, 1, -1).expand(count, 1, 1, -1), groups=count)
+    rows = F.conv2d(maps, kernel.view(1, 1, -1, 1).expand(count, 1, -1, 1), groups=count)
+    return F.conv2d(rows, kernel.view(1, 1, 1, -1).expand(count, 1, 1, -1), groups=count)
 
 
 def _downsample(images: Tensor) -> Tensor:
-    """Means of 2×2 pixels; an odd last row or column counts twice, so that nothing darkens at the border."""
+    """Return means of 2×2 pixels; an odd last row or column counts twice, so that the border does not darken."""
     height, width = images.shape[-2:]
     if height % 2 or width % 2:
         images = F.pad(images, (0, width % 2, 0, height % 2), mode="replicate")

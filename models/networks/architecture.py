@@ -1,4 +1,4 @@
-"""Architecture: every value that fixes the shapes of a network's weights."""
+"""Architecture: every value that determines the shapes of a network's weights."""
 
 from __future__ import annotations
 
@@ -8,21 +8,31 @@ from typing import Any
 from simile.core.errors import BadSetting, CheckpointDamaged
 from simile.models.networks.backbones import list_backbones
 
-LOG_VARIANCE_RANGE = (-12.0, 8.0)  # exp() of it stays far from float32's and bfloat16's limits
+LOG_VARIANCE_RANGE = (-12.0, 8.0)  # exp() of these stays far from the limits of float32 and bfloat16
 NETWORK_KINDS = ("convolutional", "patches", "residual", "dense")
-SPATIAL_KINDS = ("convolutional", "residual")  # whose trunk ends in a map
+SPATIAL_KINDS = ("convolutional", "residual")  # kinds whose trunk ends in a feature map
 DEFAULT_WIDTHS = {"dense": 200}  # 200 as in arXiv 1509.00519
+_LIMITS = {"image_size": (16, 256), "channels": (1, 3), "latent_dim": (1, 65536), "width": (4, 4096)}
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Everything that fixes the shapes of the weights.
+    """Everything that determines the shapes of the weights.
 
-    `width`: channels after the first halving, or units of a dense layer. `bottleneck`: dense, or convolutional (the
-    latent is a small feature map, flattened). `classes`: size of the classifier on top of mu, 0 for none. `edges`: the
-    encoder's head sees oriented gradients too. `sphere`: so many of mu's first numbers are scaled to the length that
-    the prior's have, √sphere. `full_resolution`: the decoder has feature maps of the picture's size;
-    without them it takes half the time. `linear`: a linear path beside both networks (models/linear_path.py).
+    Attributes:
+        image_size: Side of the square input in pixels.
+        channels: 1 for grey or 3 for colour.
+        latent_dim: Length of mu.
+        width: Channels after the first halving, or units of a dense layer.
+        kind: One of `NETWORK_KINDS`, or the name of a torchvision classifier.
+        bottleneck: "dense", or "convolutional": the latent is a small feature map, flattened.
+        variational: Whether the encoder gives a variance.
+        decoder: Whether there is a decoder.
+        classes: Number of classes of the classifier on top of mu; 0 for none.
+        edges: Whether the encoder's head also receives HOG features.
+        full_resolution: Whether the decoder has feature maps of the image's size; without them it takes half the time.
+        sphere: Number of leading values of mu that are scaled to length √sphere, the length that the prior gives them.
+        linear: Whether a linear path runs in parallel to both networks (models/training/pca_init.py).
     """
 
     image_size: int
@@ -41,7 +51,7 @@ class Architecture:
 
     @property
     def value_count(self) -> int:
-        """Values of a picture."""
+        """Number of values of an image."""
         return self.channels * self.image_size**2
 
     @property
@@ -52,7 +62,7 @@ class Architecture:
 
     @property
     def bottleneck_side(self) -> int:
-        """Side of the smallest feature map; inputs are padded to inner_side · 2^halvings inside the network."""
+        """Side of the smallest feature map; the network pads inputs to bottleneck_side · 2^halvings."""
         return -(-self.image_size // (1 << len(self.widths)))
 
     @property
@@ -61,12 +71,17 @@ class Architecture:
         return self.latent_dim // self.bottleneck_side**2
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the values by name, as encoder.json stores them."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Architecture:
-        """The inverse of `to_dict`. Raises CheckpointDamaged for values that this version does not know."""
-        if values.get("kind") == "convolutional-vae":  # what the first version wrote
+        """Return the architecture with the values of `to_dict`.
+
+        Raises:
+            CheckpointDamaged: A value is not known to this version.
+        """
+        if values.get("kind") == "convolutional-vae":  # written by the first version
             values = {**values, "kind": "convolutional"}
         try:
             architecture = cls(**values)
@@ -78,14 +93,13 @@ class Architecture:
         return architecture
 
     def check(self) -> None:
-        """Raises BadSetting naming the first value that can't be built."""
+        """Raise BadSetting with the first value that can't be built."""
         if self.kind not in NETWORK_KINDS and self.kind not in list_backbones():
             raise BadSetting(
                 f"architecture can't be {self.kind!r}. Use {', '.join(NETWORK_KINDS)}, or a classifier of torchvision "
                 "such as resnet18."
             )
-        limits = {"image_size": (16, 256), "channels": (1, 3), "latent_dim": (1, 65536), "width": (4, 4096)}
-        for name, (low, high) in limits.items():
+        for name, (low, high) in _LIMITS.items():
             value = getattr(self, name)
             if not isinstance(value, int) or not low <= value <= high:
                 raise BadSetting(f"{name} can't be {value!r}. Use {low} to {high}.")

@@ -1,6 +1,6 @@
-"""torchvision's classifiers as encoders: everything up to the penultimate layer, with published weights or without.
+"""torchvision's classifiers as encoders: all layers up to the penultimate one, with published weights or new ones.
 
-A checkpoint of simile holds all of a backbone's weights, so published ones are needed once, in training.
+A checkpoint contains all of a backbone's weights, so published weights are needed only once, for training.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -19,41 +20,64 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from simile.core.errors import BadSetting, CheckpointDamaged, DownloadFailed, NoSuchPath
-from simile.models.networks.torchvision_shim import import_torchvision
 
 PUBLISHED_WEIGHTS = "published"
-IMAGENET_CLASS_COUNT = 1000  # of ImageNet: what the last layer of every one of these networks tells apart
+IMAGENET_CLASS_COUNT = 1000  # outputs of the last layer of every one of these networks
 
-# Of these networks torch's own file format keeps a version number without which they refuse to be loaded.
+# torch's file format stores a version number for these networks, and they refuse weights without it.
 _UNLOADABLE_PREFIXES = ("mnasnet",)
-_HEAD_LAYER_NAMES = ("avgpool", "dropout", "fc", "classifier")  # children that come after the last feature map
-_AUXILIARY_PREFIXES = ("AuxLogits.", "aux1.", "aux2.")  # second classifiers, for training alone
+_HEAD_LAYER_NAMES = ("avgpool", "dropout", "fc", "classifier")  # children after the last feature map
+_AUXILIARY_PREFIXES = ("AuxLogits.", "aux1.", "aux2.")  # second classifiers, used only in training
 _BUILD_OPTIONS = {"googlenet": {"init_weights": True, "aux_logits": False}}
 _BUILD_OPTIONS["inception_v3"] = _BUILD_OPTIONS["googlenet"]
-# These two were trained on pictures in [-1, 1]; torchvision turns its usual normalisation back into that one.
+# These two were trained on images in [-1, 1]; torchvision converts its usual normalisation back to that range.
 _MEAN_AND_STD = dict.fromkeys(_BUILD_OPTIONS, ([0.5] * 3, [0.5] * 3))
 _OLD_DENSENET_NAME = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")  # names in the published files
+
+_torchvision_library: torch.library.Library | None = None  # torch drops the operators if this object is deleted
+
+
+def import_torchvision() -> ModuleType:
+    """Return the torchvision package, also if its compiled operators do not fit a CPU-only torch.
+
+    torchvision registers shape functions for `torchvision::nms` and `torchvision::qnms` on import, and fails if the
+    compiled library that defines them does not load. Declaring the two operators first is enough for its models,
+    transforms, datasets and utils (not for the decoders of torchvision.io, which simile does not use).
+    """
+    global _torchvision_library  # noqa: PLW0603  # see above
+    try:
+        import torchvision  # noqa: PLC0415  # takes a second, and most commands need no backbone
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        _torchvision_library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+        for name in ("nms", "qnms"):
+            signature = f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            _torchvision_library.define(signature)  # type: ignore[no-untyped-call]
+        import torchvision  # noqa: PLC0415
+    return torchvision  # type: ignore[no-any-return]
 
 
 @cache
 def list_backbones() -> tuple[str, ...]:
-    """Every classifier of the torchvision that is installed and can be an encoder, sorted."""
+    """Return the sorted names of all classifiers of the installed torchvision that can be encoders."""
     torchvision = import_torchvision()
     names = torchvision.models.list_models(module=torchvision.models)
     return tuple(sorted(name for name in names if not name.startswith(_UNLOADABLE_PREFIXES)))
 
 
 def check_backbone_name(name: str) -> None:
-    """Raises BadSetting, with names that look alike, for what is no backbone."""
+    """Raise BadSetting with similar names if `name` is not a backbone."""
     if name not in list_backbones():
-        near = difflib.get_close_matches(name, list_backbones(), n=4, cutoff=0.5) or ["resnet18", "mobilenet_v3_small"]
-        raise BadSetting(f"backbone can't be {name!r}: torchvision has no such classifier. Try {', '.join(near)}.")
+        similar = difflib.get_close_matches(name, list_backbones(), n=4, cutoff=0.5)
+        similar = similar or ["resnet18", "mobilenet_v3_small"]
+        raise BadSetting(f"backbone can't be {name!r}: torchvision has no such classifier. Try {', '.join(similar)}.")
 
 
 class BackboneInput(nn.Module):
-    """Pictures (n, 1 or 3, h, w) in [0, 1] as a network wants them: three channels, its size, its normalisation.
+    """Images (n, 1 or 3, h, w) in [0, 1] as a network expects them: three channels, its size, its normalisation.
 
-    any_size: what is `side` or larger stays; else everything is brought to side x side.
+    With `accepts_any_size` images whose sides are `side` or larger keep their size; all others become side x side.
     """
 
     mean: Tensor
@@ -66,22 +90,25 @@ class BackboneInput(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return normalised images (n, 3, h', w')."""
         if x.shape[1] == 1:
             x = x.expand(-1, 3, -1, -1)
         height, width = x.shape[-2:]
         fits = min(height, width) >= self.side if self.accepts_any_size else (height, width) == (self.side, self.side)
         if not fits:
-            shrunk = max(height, width) > self.side
-            x = F.interpolate(x, (self.side, self.side), mode="bilinear", antialias=shrunk)
+            shrinks = max(height, width) > self.side
+            x = F.interpolate(x, (self.side, self.side), mode="bilinear", antialias=shrinks)
         return (x - self.mean) / self.std
 
 
 class Backbone(nn.Module):
-    """Pictures (n, C, S, S) in [0, 1] to penultimate activations (n, features), with new weights at first.
+    """Images (n, C, S, S) in [0, 1] to penultimate activations (n, num_features), with new weights at first.
 
-    Grey pictures are shown as three equal channels; mean and standard deviation of the published weights are taken
-    off inside. Pictures smaller than the network can take are enlarged to what it takes, and for a transformer every
-    picture is brought to its one size. Raises BadSetting for an unknown name.
+    Grey images become three equal channels; the mean and standard deviation of the published weights are applied
+    inside. Images smaller than the network's minimum are enlarged; a transformer gets every image at its fixed size.
+
+    Raises:
+        BadSetting: The name is not known.
     """
 
     def __init__(self, name: str, channels: int, image_size: int) -> None:
@@ -90,28 +117,27 @@ class Backbone(nn.Module):
         models = import_torchvision().models
         published = models.get_model_weights(name).DEFAULT
         transform = published.transforms()
-        smallest = max(published.meta["min_size"])
-        # Transformers are published with the size of their pictures as the smallest one.
-        self.accepts_any_size: bool = smallest < min(transform.crop_size)
+        min_side = max(published.meta["min_size"])
+        # The published minimum size of a transformer is its fixed input size.
+        self.accepts_any_size: bool = min_side < min(transform.crop_size)
         self.name, self.channels = name, channels
-        side = max(image_size, smallest) if self.accepts_any_size else smallest
+        side = max(image_size, min_side) if self.accepts_any_size else min_side
         mean, std = _MEAN_AND_STD.get(name, (transform.mean, transform.std))
         self.prepare = BackboneInput(side, self.accepts_any_size, mean, std)
         self.body: nn.Module = models.get_model(name, weights=None, **_BUILD_OPTIONS.get(name, {}))
-        last, self.num_features = _remove_classifier(self.body)
-        self.ignored_prefixes: tuple[str, ...] = (
-            f"{last}.",
-            *_AUXILIARY_PREFIXES,
-        )  # beginnings of names that a file may have beside
+        classifier_name, self.num_features = _remove_classifier(self.body)
+        # Weights with these prefixes may be in a file and are ignored.
+        self.ignored_prefixes: tuple[str, ...] = (f"{classifier_name}.", *_AUXILIARY_PREFIXES)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return activations (n, num_features)."""
         features: Tensor = self.body(self.prepare(x))
-        return features.flatten(1)  # (n, features)
+        return features.flatten(1)
 
     def get_feature_layers(self) -> list[nn.Module]:
-        """The layers that give feature maps, to be called one after another on what `prepare` gives.
+        """Return the layers that give feature maps, to be called one after another on the output of `prepare`.
 
-        A transformer is one layer, whose only map is the penultimate activations.
+        A transformer is a single layer whose only feature map is the penultimate activations.
         """
         if not self.accepts_any_size:
             return [self.body]
@@ -119,12 +145,12 @@ class Backbone(nn.Module):
         for name, child in self.body.named_children():
             if name not in _HEAD_LAYER_NAMES:
                 layers += list(child) if type(child) is nn.Sequential else [child]
-        while isinstance(layers[-1], nn.MaxPool2d):  # what comes before it says more
+        while isinstance(layers[-1], nn.MaxPool2d):  # its input is more informative
             layers.pop()
         return layers
 
     def drop_classifier(self) -> None:
-        """Leaves the layers that `map_layers` gives: of vgg16 a tenth. `load_weights` then asks for those alone."""
+        """Keep only the layers of `get_feature_layers` (a tenth of vgg16); weights are then loaded for those alone."""
         for name, _ in list(self.body.named_children()) if self.accepts_any_size else []:
             if name in _HEAD_LAYER_NAMES:
                 setattr(self.body, name, nn.Identity())
@@ -132,7 +158,7 @@ class Backbone(nn.Module):
 
 
 def _remove_classifier(body: nn.Module) -> tuple[str, int]:
-    """Replaces the layer that tells ImageNet's classes apart; gives its name and how many numbers it was given."""
+    """Replace the layer that predicts ImageNet's classes; return its name and its number of inputs."""
     for name, layer in reversed(list(body.named_modules())):
         if isinstance(layer, nn.Linear) and layer.out_features == IMAGENET_CLASS_COUNT:
             features = layer.in_features
@@ -144,71 +170,78 @@ def _remove_classifier(body: nn.Module) -> tuple[str, int]:
         setattr(body.get_submodule(parent), child, nn.Identity())
         return name, features
     raise BadSetting(
-        f"backbone can't be {type(body).__name__}: it has no last layer of {IMAGENET_CLASS_COUNT} classes. Try resnet18."
+        f"backbone can't be {type(body).__name__}: its last layer does not have {IMAGENET_CLASS_COUNT} classes. "
+        "Try resnet18."
     )
 
 
 def load_backbone_weights(backbone: Backbone, source: str) -> None:
-    """Puts weights into a backbone: "published" ones, downloaded once, or those of a .safetensors, .pt or .pth file.
+    """Load weights into a backbone.
 
-    A file has torchvision's names for the weights, with or without those of the classifier. Raises DownloadFailed,
-    NoSuchPath, CheckpointDamaged (no file of weights) and BadSetting (weights of another network).
+    Args:
+        backbone: The network to change.
+        source: "published" (downloaded once), or a .safetensors, .pt or .pth file with torchvision's names for the
+            weights, with or without those of the classifier.
+
+    Raises:
+        DownloadFailed: The published weights can't be downloaded.
+        NoSuchPath: The file does not exist.
+        CheckpointDamaged: The file holds no weights.
+        BadSetting: The weights belong to another network.
     """
     weights = _download_weights(backbone.name) if source == PUBLISHED_WEIGHTS else _read_weights_file(Path(source))
-    _apply_weights(backbone, weights, source)
+    weights = {_OLD_DENSENET_NAME.sub(r"\1\2", name): tensor for name, tensor in weights.items()}
+    weights = {name: tensor for name, tensor in weights.items() if not name.startswith(backbone.ignored_prefixes)}
+    try:
+        missing, unexpected = backbone.body.load_state_dict(weights, strict=False)
+    except RuntimeError as error:  # other shapes
+        raise _make_mismatch_error(backbone, source, str(error).splitlines()[1].strip()) from None
+    if missing:
+        raise _make_mismatch_error(backbone, source, f"it lacks {_format_names(missing)}")
+    if unexpected:
+        raise _make_mismatch_error(backbone, source, f"it has {_format_names(unexpected)} too")
 
 
 def _download_weights(name: str) -> Mapping[str, Tensor]:
     weights = import_torchvision().models.get_model_weights(name).DEFAULT
-    kept = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+    path = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
     try:
         state: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except Exception as error:  # what a network or a damaged file leads to has no common type
+    except Exception as error:  # errors of the network and of damaged files have no common type
         raise DownloadFailed(
-            f"The published weights of {name} could not be had from {weights.url} ({_get_error_reason(error)}). Check the "
-            f"network and delete {kept} if it is there, or download that address elsewhere and name the file."
+            f"The published weights of {name} could not be downloaded from {weights.url} ({_get_error_reason(error)}). "
+            f"Check the network and delete {path} if it is there, or download that address elsewhere and name the file."
         ) from error
     return state
 
 
 def _read_weights_file(path: Path) -> Mapping[str, Tensor]:
-    """Tensors by name, from a file without pickled code."""
+    """Return tensors by name from a file, without running pickled code."""
     if not path.exists():
         raise NoSuchPath(path)
     if path.suffix not in (".safetensors", ".pt", ".pth"):
         raise BadSetting(f"weights can't be {path}. Use {PUBLISHED_WEIGHTS}, or a .safetensors, .pt or .pth file.")
     try:
-        loaded: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except Exception as error:  # damaged bytes make torch's unpickler fail in every way there is
+        is_safetensors = path.suffix == ".safetensors"
+        loaded: Any = load_file(path) if is_safetensors else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged bytes make torch's unpickler fail in many ways
         raise CheckpointDamaged(
-            f"{path} can't be read as weights ({_get_error_reason(error)}). Get it again, or save model.state_dict() alone."
+            f"{path} can't be read as weights ({_get_error_reason(error)}). "
+            "Download it again, or save model.state_dict() alone."
         ) from error
-    for wrapped in ("state_dict", "model"):  # what training scripts put around it
-        if isinstance(loaded, dict) and isinstance(loaded.get(wrapped), dict):
-            loaded = loaded[wrapped]
+    for key in ("state_dict", "model"):  # training scripts often store the weights under one of these keys
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
     if not isinstance(loaded, dict) or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise CheckpointDamaged(f"{path} holds no weights by name. Save model.state_dict() alone.")
     return loaded
 
 
-def _apply_weights(backbone: Backbone, weights: Mapping[str, Tensor], source: str) -> None:
-    state = {_OLD_DENSENET_NAME.sub(r"\1\2", name): tensor for name, tensor in weights.items()}
-    state = {name: tensor for name, tensor in state.items() if not name.startswith(backbone.ignored_prefixes)}
-    try:
-        missing, unexpected = backbone.body.load_state_dict(state, strict=False)
-    except RuntimeError as error:  # other shapes
-        raise BadSetting(_make_mismatch_message(backbone, source, str(error).splitlines()[1].strip())) from None
-    if missing or unexpected:
-        named = f"it lacks {_format_names(missing)}" if missing else f"it has {_format_names(unexpected)} too"
-        raise BadSetting(_make_mismatch_message(backbone, source, named))
-
-
-def _make_mismatch_message(backbone: Backbone, source: str, reason: str) -> str:
-    return f"{source} does not fit {backbone.name}: {reason}. Name a file of {backbone.name}, or the network it is of."
+def _make_mismatch_error(backbone: Backbone, source: str, reason: str) -> BadSetting:
+    return BadSetting(
+        f"{source} does not fit {backbone.name}: {reason}. "
+        f"Name a file with weights of {backbone.name}, or choose the network that the file belongs to."
+    )
 
 
 def _format_names(names: list[str]) -> str:
@@ -216,6 +249,6 @@ def _format_names(names: list[str]) -> str:
 
 
 def _get_error_reason(error: Exception) -> str:
-    if isinstance(error, pickle.UnpicklingError):  # torch's own message tells how to run the code in a file
-        return "damaged, or more in it than tensors"
+    if isinstance(error, pickle.UnpicklingError):  # torch's own message explains how to run the code in a file
+        return "damaged, or it contains more than tensors"
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,4 +1,4 @@
-"""Networks: an encoder from pictures to mu and log sigma², and a decoder from z back to pictures.
+"""The network: an encoder from images to mu and log sigma², and a decoder from z back to images.
 
 Kingma & Welling, "Auto-Encoding Variational Bayes" (arXiv 1312.6114): encoder(x) = (mu(x), log sigma²(x)),
 z = mu + sigma·eps, decoder(z) = the mean of p(x|z). An encoder without a variance gives mu alone.
@@ -18,16 +18,14 @@ from torch import Tensor, nn
 
 from simile.core.errors import NoDecoder
 from simile.models.networks.architecture import Architecture
-from simile.models.networks.decoders import ConvDecoder, DenseDecoder
+from simile.models.networks.decoders import ConvDecoder, DenseDecoder, LinearPathDecoder
 from simile.models.networks.encoders import Encoder
-from simile.models.networks.linear_path import LinearPathDecoder
 
 
 class Network(nn.Module):
-    """Encoder, decoder and the variance of the Gaussian p(x|z), a running estimate that training keeps.
+    """Encoder, decoder, and the variance of the Gaussian p(x|z), a running estimate that training updates.
 
-    Without a decoder `decode` raises NoDecoder. With classes, `classifier` maps mu to logits (n, classes): mu is then
-    the penultimate layer.
+    With classes, `classifier` maps mu to logits (n, classes): mu is then the penultimate layer.
     """
 
     variance: Tensor
@@ -44,31 +42,35 @@ class Network(nn.Module):
                 self.decoder = LinearPathDecoder(self.decoder, architecture.latent_dim, architecture.value_count)
         if architecture.classes:
             self.classifier = nn.Linear(architecture.latent_dim, architecture.classes)
-        self.register_buffer("variance", torch.tensor(0.1))  # of pixels in [0, 1], before anything is known
+        self.register_buffer("variance", torch.tensor(0.1))  # of values in [0, 1]: a first guess
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """mu and log sigma² (or None), each (n, d), of pictures (n, C, S, S)."""
+        """Return mu and log sigma² (or None), each (n, d), of images (n, C, S, S)."""
         mu, log_variance = self.encoder(x)
         return mu, log_variance
 
     def decode(self, z: Tensor) -> Tensor:
-        """Logits (n, C, S, S) of the mean picture for z (n, d). Raises NoDecoder."""
+        """Return logits (n, C, S, S) of the mean image for z (n, d).
+
+        Raises:
+            NoDecoder: The network has no decoder.
+        """
         if self.decoder is None:
             raise NoDecoder(
-                "This encoder has no decoder: it can search, but not show what it saw. "
-                "Train one over it with `simile train PHOTOS --decoder-only ENCODER`."
+                "This encoder has no decoder: it can search, but it can't show reconstructions. "
+                "Train a decoder for it with `simile train PHOTOS --decoder-only ENCODER`."
             )
         logits: Tensor = self.decoder(z)
         return logits
 
 
 def rename_legacy_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under today's names: the first version's head was a bare linear layer."""
+    """Return weights under their current names: in the first version the head was a bare linear layer."""
     renamed = {"encoder.head.weight": "encoder.head.1.weight", "encoder.head.bias": "encoder.head.1.bias"}
     return {renamed.get(name, name): tensor for name, tensor in weights.items()}
 
 
 def reparametrise(mu: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tensor:
-    """z = mu + sigma·eps, (n, d). The noise is drawn on the CPU, so that a seed means the same on every device."""
+    """Return z = mu + sigma·eps, (n, d). The noise comes from the CPU: a seed gives the same noise on every device."""
     noise = torch.randn(mu.shape, generator=generator).to(mu.device)
     return mu + noise * torch.exp(0.5 * log_variance)

@@ -1,6 +1,6 @@
-"""Recipes: what `simile train` does, as TOML files beside this one.
+"""Recipes: the settings of `simile train`, as TOML files in this folder.
 
-A file states what differs from the recipe that it names as its `base`; vae.toml states everything.
+A file contains only the settings that differ from its `base` recipe; vae.toml contains all settings.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from simile.core.errors import BadSetting
 from simile.models.augmentation.corruption import parse_corruption
 from simile.models.losses.elbo import Likelihood
 
-# Neighbours of the same kind are what most searches are for, and of the recipes without labels it finds them best, on
-# photos and on Fashion-MNIST; the invariant recipe finds copies far better, but takes a turned or mirrored thing for
-# the same, which a 6 and a 9 are not.
-DEFAULT_RECIPE, PHOTO_RECIPE = "perceptual", "invariant"  # where nothing is said; of photographs: see is_photographic
+# Most searches look for neighbours of the same kind. Of the recipes without labels, perceptual finds these best, on
+# photos and on Fashion-MNIST. The invariant recipe finds copies far better, but treats rotated or mirrored objects as
+# the same, and a 6 is not a 9.
+DEFAULT_RECIPE = "perceptual"
+PHOTO_RECIPE = "invariant"  # the default for photographs: see is_photographic
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One way to train an encoder. What each field means stands in vae.toml."""
+    """The settings of a training; vae.toml documents every field."""
 
     name: str
     architecture: str
@@ -62,31 +63,40 @@ class Recipe:
 
     @property
     def has_decoder(self) -> bool:
-        """A classifier alone has none."""
+        """Whether a decoder is trained; a classifier has none."""
         return not self.classifier
 
     @property
     def is_plain(self) -> bool:
-        """Whether training sees the pictures as they are and scores pixels and KL alone: the ELBO judges it."""
+        """Whether the training uses clean images and only pixels and KL, so that the ELBO measures it."""
         plain = self.corrupt == "none" and self.features == "none"
         return plain and not self.classifier and not self.contrast_weight
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the settings by name, as encoder.json stores them."""
         return asdict(self)
 
 
 def list_recipes() -> list[str]:
-    """The recipes that this version brings, sorted."""
+    """Return the sorted names of all recipes."""
     return sorted(
         entry.name.removesuffix(".toml") for entry in files(__name__).iterdir() if entry.name.endswith(".toml")
     )
 
 
 def load_recipe(name: str, **overrides: object) -> Recipe:
-    """The recipe `name`; `overrides` that are not None win. Raises BadSetting."""
+    """Load a recipe.
+
+    Args:
+        name: Name of a TOML file in this folder, without its suffix.
+        overrides: Settings that replace those of the file; None keeps the file's value.
+
+    Raises:
+        BadSetting: The recipe or a setting is not known, or a value can't be used.
+    """
     values = _read_recipe(name) | {key: value for key, value in overrides.items() if value is not None}
     if values["features"] != "gradients" and "features_from" not in overrides:
-        values["features_from"] = "picture"  # only gradients can be had from the latent
+        values["features_from"] = "picture"  # only gradients can be computed from the latent
     known = {field.name for field in fields(Recipe)}
     if unknown := (values.keys() | {"name"}) ^ known:
         raise BadSetting(f"recipe {name!r} has missing or unknown settings: {', '.join(sorted(unknown))}.")
@@ -104,7 +114,7 @@ def _read_recipe(name: str) -> dict[str, Any]:
 
 
 def _check_recipe(recipe: Recipe) -> None:
-    """Raises BadSetting naming the first setting that can't be used, or that contradicts another."""
+    """Raise BadSetting with the first setting that can't be used or contradicts another one."""
     for setting in ("latent_dim", "epochs", "batch_size", "learning_rate", "temperature"):
         if not getattr(recipe, setting) > 0:
             raise BadSetting(f"{setting} can't be {getattr(recipe, setting)}. Use a number above zero.")
@@ -122,7 +132,7 @@ def _check_recipe(recipe: Recipe) -> None:
         raise BadSetting(f"ema can't be {recipe.ema}. Use 0 to 0.9999.")
     if recipe.variational and recipe.likelihood in ("l2", "l1"):
         raise BadSetting(
-            f"likelihood can't be {recipe.likelihood!r} in a variational recipe: it is no density. "
+            f"likelihood can't be {recipe.likelihood!r} in a variational recipe: it is not a density. "
             "Use gaussian (with --variance for a fixed one) or bernoulli, or the autoencoder recipe."
         )
     if not 0 <= recipe.content_dim < recipe.latent_dim:
@@ -137,7 +147,7 @@ def _check_recipe_choice(recipe: Recipe, setting: str, choices: tuple[str, ...])
 
 
 def parse_variance(variance: str | float) -> float | None:
-    """The fixed variance, or None for "optimal" and "learned". Raises BadSetting."""
+    """Return the fixed variance, or None for "optimal" and "learned". Raises BadSetting."""
     if variance in ("optimal", "learned"):
         return None
     try:

@@ -1,4 +1,4 @@
-"""The training loop, flat: one function to read from top to bottom, and the few that it calls."""
+"""The training loop: one flat function to read from top to bottom, and the helpers that it calls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from simile.core.errors import NotFinite, TooFewPictures
@@ -23,7 +22,7 @@ from simile.images.transforms import Preprocessing
 from simile.models.inference.devices import has_fast_bfloat16, select_device
 from simile.models.networks.vae import Network
 from simile.models.recipes import Recipe
-from simile.models.training.objective import make_batch
+from simile.models.training.dataset import ImageDataset, RowIndices
 from simile.models.training.resume import EpochState, can_resume, load_training_state, save_training_state
 from simile.models.training.setup import (
     NO_EXTRAS,
@@ -33,51 +32,63 @@ from simile.models.training.setup import (
     make_network,
     make_objective,
     make_optimiser,
-    resize_to_input,
 )
 from simile.models.training.validation import validate
 
 log = logging.getLogger(__name__)
 
-RowIndices = NDArray[np.int64]
-
 MIN_TRAINING_IMAGES = 16
-MAX_VALIDATION_IMAGES = 5000  # more make the curve no smoother and each epoch longer
-LEARNING_RATE_WARMUP_STEPS = 100  # steps
+MAX_VALIDATION_IMAGES = 5000  # more make the curve no smoother and every epoch longer
+WARMUP_STEPS = 100  # of the learning rate
 UNTIMED_STEPS, TIMED_STEPS = 10, 50  # the first steps set up kernels and are slower than the rest
-PLANNED_TIME_SHARE = 0.95  # of the time budget, as the cosine should end before the time does
-MAX_TIME_SHARE = 0.97  # whatever happens the last step is then, so that the report is written in time too
+PLANNED_TIME_SHARE = 0.95  # of the time budget: the cosine schedule should end before the time does
+MAX_TIME_SHARE = 0.97  # of the time budget: training stops here in any case, so that there is time for the report
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How long, where and from what seed. `started` is the time.monotonic() from which `minutes` count.
+    """Seed, duration and device of a training.
 
-    Without `minutes`, a run that is resumed keeps the budget that it was started with.
+    Attributes:
+        seed: Seed of all random numbers.
+        minutes: Time budget; None for no limit, or for the original budget of a resumed run.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        resume: None to resume only if there is an unfinished run with the same images and settings.
+        start_time: The time.monotonic() from which `minutes` count.
     """
 
     seed: int = 0
     minutes: float | None = None
     device: str = "auto"
-    resume: bool | None = False  # None: if there is an unfinished run of these very pictures and settings
+    resume: bool | None = False
     start_time: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingProgress:
-    """Where training stands. `parts` of the loss: likelihoods, KL and cross-entropies in nats per picture."""
+    """Progress after a step. `parts` of the loss: likelihoods, KL and cross-entropies in nats per image."""
 
     epoch: int
     step: int
-    total_steps: int | None
+    total_steps: int | None  # None until the steps have been timed
     parts: dict[str, float]
     images_per_second: float
     seconds_left: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """The best network by validation, the history by epoch, why it stopped, and what to be warned of."""
+    """The result of a training.
+
+    Attributes:
+        network: The network of the best epoch.
+        history: Measurements of each epoch.
+        best_epoch: Number of the epoch with the best validation objective, from 1.
+        stop_reason: Why the training ended.
+        warnings: Problems that the user should know.
+        train_count: Number of images that weights were fitted to.
+        validation_images: Held-out images (m, S, S, C) uint8.
+    """
 
     network: Network
     history: list[dict[str, Any]]
@@ -88,7 +99,7 @@ class TrainingResult:
     validation_images: Pixels
 
 
-def train(  # flat on purpose: one thing after another, to be read from top to bottom  # noqa: PLR0912, PLR0915
+def train(  # noqa: PLR0912, PLR0915  # flat on purpose: it is read from top to bottom
     images: Pixels,
     preprocessing: Preprocessing,
     recipe: Recipe,
@@ -98,139 +109,162 @@ def train(  # flat on purpose: one thing after another, to be read from top to b
     *,
     extras: TrainingExtras = NO_EXTRAS,
 ) -> TrainingResult:
-    """Trains a network on pictures (n, R, R, C) uint8; R is the network's size, or twice that for crisp copies.
+    """Train a network.
 
-    Each epoch ends with a checkpoint in `state_folder`, from which `options.resume` goes on with equal losses (same
-    machine and thread count). Raises TooFewPictures, NotFinite (before the first good epoch) and BadSetting
-    (nothing to resume, or other settings or pictures than at the start).
+    Args:
+        images: (n, R, R, C) uint8; R is the network's size, or larger for sharp crops.
+        preprocessing: How the images were made; it has the network's size.
+        recipe: The settings of network and objective.
+        options: Seed, duration and device.
+        state_folder: Receives a checkpoint after each epoch. A resumed run continues from it with equal losses (on
+            the same machine with the same number of threads).
+        on_progress: Called after each step.
+        extras: Labels and other inputs that some recipes need.
+
+    Raises:
+        TooFewPictures: There are fewer than `MIN_TRAINING_IMAGES`.
+        NotFinite: The loss became NaN or infinite before the first epoch ended.
+        BadSetting: There is no run to resume, or it had other images or settings.
     """
+    # 1. Data: a tenth of the images is held out for validation.
     device = select_device(options.device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device))
     train_rows, validation_rows = split_train_validation(len(images), options.seed)
-    shown = resize_to_input(images, preprocessing.image_size, state_folder.parent)  # (n, S, S, C)
-    large = images if shown is not images else None  # for copies as sharp as those of the files
-    validation_set, validation_large = shown[validation_rows], None if large is None else large[validation_rows]
-    validation_labels = None if extras.labels is None else extras.labels[validation_rows]
+    dataset = ImageDataset.from_images(images, extras.labels, preprocessing.image_size, state_folder.parent)
+    validation_set = dataset.select(validation_rows)
     batch_size = choose_batch_size(len(train_rows), recipe)
     steps_per_pass = len(train_rows) // batch_size
     steps_per_epoch = steps_per_pass * recipe.passes
+    max_steps = recipe.epochs * steps_per_epoch
 
-    torch.manual_seed(options.seed)  # the initial weights; everything later draws from `generator`
+    # 2. Network, objective and optimiser.
+    torch.manual_seed(options.seed)  # for the initial weights; all later random numbers come from `generator`
     network = make_network(preprocessing, recipe, extras)
     objective = make_objective(len(images), preprocessing, recipe, extras)
     if extras.frozen_network is None:
-        fit_to_sample(network, objective, shown, train_rows, recipe)
+        fit_to_sample(network, objective, dataset, train_rows, recipe)
     network, objective = network.to(device), objective.to(device)
-    averaged = copy.deepcopy(network).requires_grad_(False)  # what is validated and kept: steadier than the last step
+    # The moving average of the weights is validated and kept: it varies less than the weights of the last step.
+    averaged = copy.deepcopy(network).requires_grad_(False)
     optimiser = make_optimiser(network, objective, recipe)
     generator = torch.Generator().manual_seed(options.seed)
+    binarise_generator = generator if recipe.binarise else None
     modules = {"model": network, "averaged": averaged, "objective": objective}
-    binarising = generator if recipe.binarise else None
+
+    # 3. Resume an unfinished run.
     identity = _make_run_identity(images, preprocessing, recipe, options.seed, extras)
-    at = EpochState()
+    state = EpochState()
     if options.resume or (options.resume is None and can_resume(state_folder, identity)):
-        at = load_training_state(state_folder, identity, modules, optimiser, generator)
-        log.info("going on after epoch %d", at.epoch)
-    resumed_after, started = at.seconds, options.start_time if at.epoch == 0 else time.monotonic()
+        state = load_training_state(state_folder, identity, modules, optimiser, generator)
+        log.info("resuming after epoch %d", state.epoch)
+    seconds_before, start_time = state.seconds, options.start_time if state.epoch == 0 else time.monotonic()
 
-    def measure() -> dict[str, float]:
-        return validate(
-            averaged, objective, validation_set, validation_large, validation_labels, autocast, options.seed
-        )
-
-    validation_started = time.monotonic()
-    measure()
-    epoch_overhead = time.monotonic() - validation_started
-    longest = recipe.epochs * steps_per_epoch
+    # 4. Plan the number of steps. With a time budget it is known only after some steps have been timed.
+    validation_start = time.monotonic()
+    validate(averaged, objective, validation_set, autocast, options.seed)
+    epoch_overhead = time.monotonic() - validation_start
     if options.minutes is not None:
-        at.minutes = options.minutes
-    if at.total_steps is None and (at.minutes is None or longest - at.step <= UNTIMED_STEPS + TIMED_STEPS):
-        at.total_steps = longest  # no budget, or over before it could be timed
-    stopped, timed, first_step, loop_started = "all steps done", 0.0, at.step, time.monotonic()
-    epoch_started = loop_started
+        state.minutes = options.minutes
+    if state.total_steps is None and (state.minutes is None or max_steps - state.step <= UNTIMED_STEPS + TIMED_STEPS):
+        state.total_steps = max_steps  # no budget, or the run is shorter than the timing
+    stop_reason, timed_seconds, first_step, loop_start = "all steps done", 0.0, state.step, time.monotonic()
+    epoch_start = loop_start
 
-    while at.total_steps is None or at.step < at.total_steps:
-        if _is_out_of_patience(at, recipe):
-            stopped = "no better for a while (early stopping)"
+    while state.total_steps is None or state.step < state.total_steps:
+        if _is_out_of_patience(state, recipe):
+            stop_reason = "no better for a while (early stopping)"
             break
+
+        # 5. One epoch: `passes` random orders of the training images.
         network.train()
         objective.train()
         if extras.frozen_network is not None:
-            network.encoder.eval()  # its batch norms must not move either
-        sums: dict[str, float] = {}
-        order = np.concatenate(
-            [
-                torch.randperm(len(train_rows), generator=generator).numpy()[: steps_per_pass * batch_size]
-                for _ in range(recipe.passes)
-            ]
-        )
-        steps_done = 0
+            network.encoder.eval()  # its batch norms must not change either
+        part_sums: dict[str, float] = {}
+        orders = [torch.randperm(len(train_rows), generator=generator).numpy() for _ in range(recipe.passes)]
+        order = np.concatenate([pass_order[: steps_per_pass * batch_size] for pass_order in orders])
+        epoch_steps = 0
         for rows in train_rows[order].reshape(steps_per_epoch, batch_size):
-            step_started = time.monotonic()
-            batch = make_batch(shown, extras.labels, rows, device, binarising, large)  # (b, C, S, S)
-            _set_learning_rate(optimiser, _compute_learning_rate(at, recipe))
+            step_start = time.monotonic()
+            # Get the batch (b, C, S, S) and the values of the schedules.
+            batch = dataset.get_batch(rows, device, binarise_generator)
+            progress, beta = _compute_progress(state), _compute_beta(state, recipe)
+            _set_learning_rate(optimiser, _compute_learning_rate(state, recipe))
+            # Forward pass.
             with autocast:
-                terms = objective(network, batch, generator, _compute_beta(at, recipe), _compute_fraction_done(at))
+                terms = objective(network, batch, generator, beta, progress)
             parts = {name: part.item() for name, part in terms.parts.items()}
             if not all(map(math.isfinite, parts.values())):
-                stopped = "not finite"
+                stop_reason = "not finite"
                 break
+            # Backward pass: clip the gradient, update the weights and their moving average.
             optimiser.zero_grad(set_to_none=True)
             terms.loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
             optimiser.step()
-            _update_average(averaged, network, at.step, recipe.ema)
-            at.step, steps_done = at.step + 1, steps_done + 1
-            sums = {name: sums.get(name, 0.0) + part for name, part in parts.items()}
+            _update_average(averaged, network, state.step, recipe.ema)
+            state.step, epoch_steps = state.step + 1, epoch_steps + 1
+            part_sums = {name: part_sums.get(name, 0.0) + part for name, part in parts.items()}
 
+            # Time the step, and plan the number of steps once enough steps were timed.
             now = time.monotonic()
-            at.seconds = resumed_after + now - started
-            if at.total_steps is None:
-                timed += now - step_started if at.step - first_step > UNTIMED_STEPS else 0.0
-                if at.step - first_step >= UNTIMED_STEPS + TIMED_STEPS:
-                    seconds_per_step = timed / TIMED_STEPS + epoch_overhead / steps_per_epoch
-                    at.total_steps = _plan_total_steps(at, seconds_per_step, longest)
-                    log.info("%d steps fit into %g minutes", at.total_steps, at.minutes)
-            on_progress(_make_progress(at, parts, batch_size, (now - loop_started) / (at.step - first_step)))
-            if at.minutes is not None and at.seconds > MAX_TIME_SHARE * at.minutes * 60:
-                stopped = "out of time"
+            state.seconds = seconds_before + now - start_time
+            if state.total_steps is None:
+                timed_seconds += now - step_start if state.step - first_step > UNTIMED_STEPS else 0.0
+                if state.step - first_step >= UNTIMED_STEPS + TIMED_STEPS:
+                    seconds_per_step = timed_seconds / TIMED_STEPS + epoch_overhead / steps_per_epoch
+                    state.total_steps = _plan_total_steps(state, seconds_per_step, max_steps)
+                    log.info("%d steps fit into %g minutes", state.total_steps, state.minutes)
+            on_progress(_make_progress(state, parts, batch_size, (now - loop_start) / (state.step - first_step)))
+            if state.minutes is not None and state.seconds > MAX_TIME_SHARE * state.minutes * 60:
+                stop_reason = "out of time"
                 break
-            if at.total_steps is not None and at.step >= at.total_steps:
+            if state.total_steps is not None and state.step >= state.total_steps:
                 break
 
-        if stopped == "not finite" or steps_done == 0:
+        # 6. Validate, and keep the weights if they are the best so far.
+        if stop_reason == "not finite" or epoch_steps == 0:
             break
-        measured = measure()
-        if not math.isfinite(measured["objective"]):  # the last step spoiled the weights
-            stopped = "not finite"
+        validation_means = validate(averaged, objective, validation_set, autocast, options.seed)
+        if not math.isfinite(validation_means["objective"]):  # the last step made the weights unusable
+            stop_reason = "not finite"
             break
-        at.epoch += 1
-        reached = {name: total / steps_done for name, total in sums.items()}
-        schedule = {"learning_rate": _compute_learning_rate(at, recipe), "beta": _compute_beta(at, recipe)}
-        at.add_epoch(reached, measured, schedule, averaged)
-        if at.minutes is not None and at.step < (at.total_steps or 0):  # machines slow down, and get quiet again
-            epoch_took, epoch_started = time.monotonic() - epoch_started, time.monotonic()
-            at.total_steps = _plan_total_steps(at, epoch_took / steps_done, longest)
-        save_training_state(state_folder, identity, modules, optimiser, generator, at)
-        if stopped == "out of time":
+        state.epoch += 1
+        train_means = {name: total / epoch_steps for name, total in part_sums.items()}
+        schedule = {"learning_rate": _compute_learning_rate(state, recipe), "beta": _compute_beta(state, recipe)}
+        state.add_epoch(train_means, validation_means, schedule, averaged)
+
+        # 7. Plan again, because the speed of a machine changes, and save the state.
+        if state.minutes is not None and state.step < (state.total_steps or 0):
+            epoch_seconds, epoch_start = time.monotonic() - epoch_start, time.monotonic()
+            state.total_steps = _plan_total_steps(state, epoch_seconds / epoch_steps, max_steps)
+        save_training_state(state_folder, identity, modules, optimiser, generator, state)
+        if stop_reason == "out of time":
             break
 
-    if at.best_weights is None:
+    # 8. Return the best network.
+    if state.best_weights is None:
         raise NotFinite("Training gave NaN or infinity in its first epoch. Try a lower learning rate.")
-    averaged.load_state_dict(at.best_weights)
-    warnings = _make_warnings(at, recipe, stopped)
+    averaged.load_state_dict(state.best_weights)
+    warnings = _make_warnings(state, recipe, stop_reason)
     for warning in warnings:
         log.warning(warning)
     return TrainingResult(
-        averaged.eval(), at.history, at.best_epoch, stopped, warnings, len(train_rows), validation_set
+        network=averaged.eval(),
+        history=state.history,
+        best_epoch=state.best_epoch,
+        stop_reason=stop_reason,
+        warnings=warnings,
+        train_count=len(train_rows),
+        validation_images=validation_set.images,
     )
 
 
 def split_train_validation(count: int, seed: int) -> tuple[RowIndices, RowIndices]:
-    """Rows to train on and rows to validate on: a seeded tenth is held out, at least 2, at most 5,000."""
+    """Return rows for training and for validation: a random tenth is held out, at least 2, at most 5,000."""
     if count < MIN_TRAINING_IMAGES:
         raise TooFewPictures(
-            f"{count} pictures are too few to train on: give at least {MIN_TRAINING_IMAGES}, better hundreds."
+            f"{count} images are too few for training: give at least {MIN_TRAINING_IMAGES}, better hundreds."
         )
     held_out = min(max(2, count // 10), MAX_VALIDATION_IMAGES)
     order = np.random.default_rng(seed).permutation(count)
@@ -238,30 +272,31 @@ def split_train_validation(count: int, seed: int) -> tuple[RowIndices, RowIndice
 
 
 def choose_batch_size(count: int, recipe: Recipe) -> int:
-    """The recipe's batch, but smaller for a small collection, so that an epoch has about eight steps."""
+    """Return the recipe's batch size, or less for a small dataset, so that an epoch has about eight steps."""
     eighth = 1 << max(3, (count // 8).bit_length() - 1)  # a power of two, at least 8
     return min(recipe.batch_size, count, eighth)
 
 
 @torch.no_grad()
 def _update_average(ema_network: Network, network: Network, step: int, decay: float) -> None:
-    """An exponential moving average of weights and batch statistics, over fewer steps at the beginning."""
-    kept = min(decay, (step + 1) / (step + 10)) if decay else 0.0
+    """Update the exponential moving average of weights and batch statistics; it covers fewer steps at the start."""
+    decay = min(decay, (step + 1) / (step + 10)) if decay else 0.0
     for average, tensor in zip(ema_network.state_dict().values(), network.state_dict().values(), strict=True):
         if average.is_floating_point():
-            average.lerp_(tensor, 1 - kept)
+            average.lerp_(tensor, 1 - decay)
         else:
             average.copy_(tensor)
 
 
-def _compute_fraction_done(state: EpochState) -> float:
-    """How much of the training is over, 0 to 1."""
+def _compute_progress(state: EpochState) -> float:
+    """Return the share of the training that is done, 0 to 1; 0 while the number of steps is not known."""
     return min(1.0, state.step / state.total_steps) if state.total_steps else 0.0
 
 
 def _compute_learning_rate(state: EpochState, recipe: Recipe) -> float:
-    cosine = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * _compute_fraction_done(state)))
-    return recipe.learning_rate * cosine * min(1.0, (state.step + 1) / LEARNING_RATE_WARMUP_STEPS)
+    """Return the learning rate: a linear warm-up, then a cosine from the recipe's value to a hundredth of it."""
+    cosine = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * _compute_progress(state)))
+    return recipe.learning_rate * cosine * min(1.0, (state.step + 1) / WARMUP_STEPS)
 
 
 def _set_learning_rate(optimiser: torch.optim.Optimizer, learning_rate: float) -> None:
@@ -270,21 +305,27 @@ def _set_learning_rate(optimiser: torch.optim.Optimizer, learning_rate: float) -
 
 
 def _compute_beta(state: EpochState, recipe: Recipe) -> float:
+    """Return the weight of the KL term, after a linear warm-up."""
     return recipe.beta * min(1.0, (state.step + 1) / max(1, recipe.kl_warmup_steps))
 
 
 def _plan_total_steps(state: EpochState, seconds_per_step: float, max_steps: int) -> int:
+    """Return the number of steps that fit into the time budget, at least one more and at most `max_steps`."""
     assert state.minutes is not None
-    left = PLANNED_TIME_SHARE * state.minutes * 60 - state.seconds
-    return max(state.step + 1, min(max_steps, state.step + int(left / seconds_per_step)))
+    seconds_left = PLANNED_TIME_SHARE * state.minutes * 60 - state.seconds
+    return max(state.step + 1, min(max_steps, state.step + int(seconds_left / seconds_per_step)))
 
 
 def _make_progress(
     state: EpochState, parts: dict[str, float], batch_size: int, seconds_per_step: float
 ) -> TrainingProgress:
-    left = None if state.total_steps is None else (state.total_steps - state.step) * seconds_per_step
     return TrainingProgress(
-        state.epoch + 1, state.step, state.total_steps, parts, batch_size / max(seconds_per_step, 1e-9), left
+        epoch=state.epoch + 1,
+        step=state.step,
+        total_steps=state.total_steps,
+        parts=parts,
+        images_per_second=batch_size / max(seconds_per_step, 1e-9),
+        seconds_left=None if state.total_steps is None else (state.total_steps - state.step) * seconds_per_step,
     )
 
 
@@ -296,25 +337,25 @@ def _is_out_of_patience(state: EpochState, recipe: Recipe) -> bool:
 
 
 def _make_warnings(state: EpochState, recipe: Recipe, stop_reason: str) -> list[str]:
-    found = []
+    warnings = []
     active = state.history[state.best_epoch - 1]["validation"]["active_units"]
     if recipe.variational and active < max(1, recipe.latent_dim // 10):
-        found.append(
-            f"Posterior collapse: only {active} of {recipe.latent_dim} latent dimensions tell pictures apart. "
-            "Try a lower --beta, a smaller --latent-dim, or more pictures."
+        warnings.append(
+            f"Posterior collapse: only {active} of {recipe.latent_dim} latent dimensions differ between images. "
+            "Try a lower --beta, a smaller --latent-dim, or more images."
         )
     if stop_reason == "not finite":
-        found.append(
+        warnings.append(
             f"Training gave NaN or infinity after step {state.step} and was stopped; the weights of epoch "
             f"{state.best_epoch} were kept. Try a lower learning rate."
         )
-    return found
+    return warnings
 
 
 def _make_run_identity(
     images: Pixels, preprocessing: Preprocessing, recipe: Recipe, seed: int, extras: TrainingExtras
 ) -> dict[str, Any]:
-    """What must be the same for a run to be resumed."""
+    """Return everything that must be the same when a run is resumed; the keys are part of the state file."""
     labels = None if extras.labels is None else [*extras.classes, hashlib.sha256(extras.labels.tobytes()).hexdigest()]
     return {
         "pictures": hashlib.sha256(np.ascontiguousarray(images).data).hexdigest(),

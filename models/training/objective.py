@@ -1,7 +1,7 @@
-"""What one step of training minimises: the terms of every recipe, one after another.
+"""The objective of a training step: the terms of every recipe.
 
-input      clean or corrupted; or two views, altered copies of which the first is altered less
-latent     mu, or z = mu + sigma·eps; of the first view, its content some of the time from the second
+input      clean or corrupted images; or two augmented views of each image, the first augmented less
+latent     mu, or z = mu + sigma·eps; of the first view, with some contents from the second view
 terms      pixel log-likelihood, KL, feature log-likelihood, contrast, cross-entropy of a classifier
 """
 
@@ -9,13 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from simile.images.formats import Pixels
 from simile.images.transforms import Preprocessing
 from simile.models.augmentation.corruption import apply_corruption, parse_corruption
 from simile.models.augmentation.geometric import MILD_STRENGTH, AugmentationStrength, augment
@@ -28,46 +25,33 @@ from simile.models.losses.elbo import (
     reconstruction_log_likelihood,
 )
 from simile.models.losses.perceptual import PerceptualDistance
-from simile.models.networks.hog_layers import HogHead
+from simile.models.networks.hog import HogHead
 from simile.models.networks.vae import Network, reparametrise
 from simile.models.recipes import Recipe, parse_variance
+from simile.models.training.dataset import TrainingBatch
 
-ClassNumbers = NDArray[np.int64]
-CPU_DEVICE = torch.device("cpu")
-
-# The first view stands for the picture as it is indexed, the second for a copy that somebody made of it.
-CLEAN_VIEW_RATE = 0.6  # share of first views that are not altered at all
-MAX_DECODED_VIEWS = (
-    48  # first views of a batch that are decoded: they teach the decoder enough, and cost as much as the rest
-)
-# Copies are altered little at first, and fully from a part of the training on: what is hard is learned after all.
+# The first view stands for an indexed image, the second for a copy that someone made of it.
+CLEAN_VIEW_RATE = 0.6  # share of first views without augmentation
+MAX_DECODED_VIEWS = 48  # first views per batch that are decoded: enough for the decoder, and half of the cost of a step
+# Augmentation starts weak and reaches full strength after this share of the training.
 STRENGTH_RAMP, INITIAL_STRENGTH = 0.4, 0.25
 
 
 @dataclass(frozen=True)
-class TrainingBatch:
-    """pictures: (b, C, S, S) in [0, 1], as the network sees them. labels: (b,) class numbers.
-
-    rows: (b,) their numbers in the training set; None for pictures that are not in it. large: (b, C, R, R), the same
-    pictures at a larger size that copies are made from, where they are kept.
-    """
-
-    images: Tensor
-    labels: Tensor | None = None
-    rows: Tensor | None = None
-    large_images: Tensor | None = None
-
-
-@dataclass(frozen=True)
 class Terms:
-    """loss: a scalar per pixel value. parts: what is reported, in nats per picture where they are likelihoods."""
+    """The result of one training step.
+
+    Attributes:
+        loss: A scalar per pixel value.
+        parts: The terms by name, for the report; likelihoods are in nats per image.
+    """
 
     loss: Tensor
     parts: dict[str, Tensor]
 
 
 class Objective(nn.Module):
-    """The loss of a recipe, with what it needs beside the network and does not keep: a learned variance, features."""
+    """The loss of a recipe, with the learned values that are needed only in training: variance, features, proxies."""
 
     def __init__(
         self,
@@ -85,16 +69,26 @@ class Objective(nn.Module):
         self.corruption = parse_corruption(recipe.corrupt)
         self.fixed_variance = parse_variance(recipe.variance)
         if recipe.variance == "learned":
-            self.log_variance = nn.Parameter(torch.tensor(-2.3))  # 0.1 to begin with
+            self.log_variance = nn.Parameter(torch.tensor(-2.3))  # a variance of 0.1 at first
         self.content_dim = recipe.content_dim or recipe.latent_dim
 
     def forward(
         self, network: Network, batch: TrainingBatch, generator: torch.Generator, beta: float, progress: float = 1.0
     ) -> Terms:
-        """The terms of one batch, `done` (0 to 1) of the training behind it; all noise is drawn from `generator`."""
+        """Return the terms of one batch.
+
+        Args:
+            network: The network to train.
+            batch: b images.
+            generator: CPU generator of all noise.
+            beta: Weight of the KL term.
+            progress: Share of the training that is done, 0 to 1.
+        """
+        # 1. Inputs: v·b images for v views of b images, and b targets.
         with torch.autocast(batch.images.device.type, enabled=False):
-            seen, target = self._make_inputs(batch, generator, progress)  # (v·b, C, S, S) with v views, (b, C, S, S)
-        mu, log_variance = network.encode(seen)  # (v·b, d) each
+            inputs, target = self._make_inputs(batch, generator, progress)
+        # 2. Latents (v·b, d).
+        mu, log_variance = network.encode(inputs)
         if self.freeze_encoder:
             mu, log_variance = mu.detach(), None
         if self.recipe.classifier:
@@ -102,35 +96,38 @@ class Objective(nn.Module):
         z = mu if log_variance is None else reparametrise(mu, log_variance, generator)
         if self.contrast is not None:
             first, second = z.chunk(2)
-            z, target = (
-                swap_content(first, second, self.content_dim, generator)[:MAX_DECODED_VIEWS],
-                target[:MAX_DECODED_VIEWS],
-            )
-        inner, logits = self.crop_content(target), self.crop_content(network.decode(z))
+            z = swap_content(first, second, self.content_dim, generator)[:MAX_DECODED_VIEWS]
+            target = target[:MAX_DECODED_VIEWS]
+        # 3. Reconstruction, without padding.
+        clean, logits = self.crop_content(target), self.crop_content(network.decode(z))
         likelihood = self.recipe.likelihood
-        reconstruction = reconstruction_log_likelihood(inner, logits, likelihood, self._get_variance()).mean()
+        reconstruction = reconstruction_log_likelihood(clean, logits, likelihood, self._get_variance()).mean()
         parts = {"reconstruction": reconstruction}
         gain = self.recipe.pixel_weight * reconstruction
+        # 4. KL.
         if log_variance is not None:
             kl = kl_per_dimension(mu, log_variance)  # (v·b, d)
             parts["kl"] = kl.sum(1).mean()
             gain = gain - beta * apply_free_bits(kl, self.recipe.free_bits)
+        # 5. Features, of the decoded image or from z.
         if self.perceptual_distance is not None:
-            parts["features"] = self._compute_feature_log_likelihood(self.perceptual_distance, inner, logits)
+            # They count as many values as the image has, so that neither term dominates at any size.
+            distance = self.perceptual_distance.distance(clean, torch.sigmoid(logits)).mean()
+            parts["features"] = -0.5 * logits[0].numel() * distance.clamp_min(1e-8).log()
         if self.edge_head is not None:
             parts["features"] = self.edge_head.log_likelihood(z, target)
         if "features" in parts:
             gain = gain + self.recipe.feature_weight * parts["features"]
-        loss = -gain / inner[0].numel()
+        # 6. Contrast between the views.
+        loss = -gain / clean[0].numel()
         if self.contrast is not None:
-            first, second = mu[:, : self.content_dim].chunk(2)
-            parts["contrast"] = self.contrast(first, second, batch.rows)
+            parts["contrast"] = self.contrast(*mu[:, : self.content_dim].chunk(2), batch.rows)
             loss = loss + self.recipe.contrast_weight * parts["contrast"]
-        self._track_variance(network, inner, logits)
+        self._track_variance(network, clean, logits)
         return Terms(loss, parts)
 
     def crop_content(self, x: Tensor) -> Tensor:
-        """The part of (n, C, S, S) that is picture: padding is neither scored nor learned."""
+        """Return images (n, C, S, S) without their padding, which is neither scored nor learned."""
         top, left, height, width = self.preprocessing.content_box()
         return x[:, :, top : top + height, left : left + width]
 
@@ -138,39 +135,42 @@ class Objective(nn.Module):
     def measure_elbo(
         self, network: Network, x: Tensor, mu: Tensor, log_variance: Tensor | None, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """Both parts of the ELBO in nats per picture, and the mean squared error at z = mu, of clean x (n, C, S, S).
+        """Return the two terms of the ELBO in nats per image, and the mean squared error at z = mu.
 
-        A Gaussian is scored under the variance that the network keeps.
+        Args:
+            network: Its `variance` is that of the Gaussian.
+            x: Clean images (n, C, S, S).
+            mu: Their latents (n, d).
+            log_variance: (n, d), or None.
+            generator: CPU generator of the noise.
         """
-        inner = self.crop_content(x)
-        at_mean = self.crop_content(network.decode(mu))
-        squared_error = (torch.sigmoid(at_mean) - inner).square().mean()
+        clean = self.crop_content(x)
+        logits_at_mean = self.crop_content(network.decode(mu))
+        squared_error = (torch.sigmoid(logits_at_mean) - clean).square().mean()
         if log_variance is None or self.freeze_encoder:
-            logits, kl = at_mean, torch.zeros(())
+            logits, kl = logits_at_mean, torch.zeros(())
         else:
             logits = self.crop_content(network.decode(reparametrise(mu, log_variance, generator)))
             kl = kl_divergence(mu, log_variance).mean()
-        reconstruction = reconstruction_log_likelihood(inner, logits, self.recipe.likelihood, network.variance)
+        reconstruction = reconstruction_log_likelihood(clean, logits, self.recipe.likelihood, network.variance)
         return {"reconstruction": reconstruction.mean(), "kl": kl, "squared_error": squared_error}
 
     def _make_inputs(self, batch: TrainingBatch, generator: torch.Generator, progress: float) -> tuple[Tensor, Tensor]:
-        """What the encoder sees, (v·b, C, S, S), and what the decoder is asked for, (b, C, S, S)."""
-        shown = batch.images
+        """Return the encoder's inputs (v·b, C, S, S) and the decoder's targets (b, C, S, S)."""
+        images = batch.images
         if self.contrast is None:
-            return apply_corruption(shown, self.corruption, generator), shown
-        size, device = shown.shape[-1], shown.device
-        large = (
-            shown if batch.large_images is None else batch.large_images
-        ).cpu()  # copies are made there, for any device
-        first = shown.cpu().clone()
-        altered = (torch.rand(len(first), generator=generator) >= CLEAN_VIEW_RATE).nonzero()[:, 0]
-        if len(altered):
-            first[altered] = augment(large[altered], size, generator, MILD_STRENGTH)
-        strength = AugmentationStrength().scale(
-            min(1.0, INITIAL_STRENGTH + (1 - INITIAL_STRENGTH) * progress / STRENGTH_RAMP)
-        )
-        seen = torch.cat([first, augment(large, size, generator, strength)])
-        return apply_corruption(seen, self.corruption, generator).to(device), first.to(device)
+            return apply_corruption(images, self.corruption, generator), images
+        # Views are made on the CPU for any device.
+        size, device = images.shape[-1], images.device
+        large = (images if batch.large_images is None else batch.large_images).cpu()
+        first = images.cpu().clone()
+        augmented = (torch.rand(len(first), generator=generator) >= CLEAN_VIEW_RATE).nonzero()[:, 0]
+        if len(augmented):
+            first[augmented] = augment(large[augmented], size, generator, MILD_STRENGTH)
+        factor = min(1.0, INITIAL_STRENGTH + (1 - INITIAL_STRENGTH) * progress / STRENGTH_RAMP)
+        second = augment(large, size, generator, AugmentationStrength().scale(factor))
+        inputs = apply_corruption(torch.cat([first, second]), self.corruption, generator)
+        return inputs.to(device), first.to(device)
 
     def _compute_classification_terms(self, network: Network, mu: Tensor, labels: Tensor | None) -> Terms:
         assert labels is not None
@@ -179,55 +179,19 @@ class Objective(nn.Module):
         accuracy = (logits.argmax(1) == labels).float().mean()
         return Terms(cross_entropy, {"cross_entropy": cross_entropy, "accuracy": accuracy})
 
-    def _compute_feature_log_likelihood(
-        self, perceptual_distance: PerceptualDistance, inner: Tensor, logits: Tensor
-    ) -> Tensor:
-        """log-likelihood of the clean picture's features, optimal variance, up to a constant; a mean in nats.
-
-        They count as many values as the picture has, so that neither side drowns the other at any size.
-        """
-        distance = perceptual_distance.distance(inner, torch.sigmoid(logits)).mean()
-        return -0.5 * logits[0].numel() * distance.clamp_min(1e-8).log()
-
     def _get_variance(self) -> Tensor | None:
-        """Of the Gaussian p(x|z); None: the optimal one of the batch."""
+        """Return the variance of the Gaussian p(x|z); None for the optimal one of the batch."""
         if self.recipe.variance == "learned":
             return self.log_variance.exp()
         return None if self.fixed_variance is None else torch.tensor(self.fixed_variance)
 
     @torch.no_grad()
     def _track_variance(self, network: Network, x: Tensor, logits: Tensor) -> None:
-        """The variance for scoring pictures outside training; of the optimal one a running mean."""
+        """Store the variance in the network, for scoring images after training; a running mean of the optimal one."""
         if not network.training:
             return
-        known = self._get_variance()
-        if known is not None:
-            network.variance.copy_(known)
+        variance = self._get_variance()
+        if variance is not None:
+            network.variance.copy_(variance)
         else:
             network.variance.lerp_(optimal_variance(x, torch.sigmoid(logits.detach())), 0.05)
-
-
-def make_batch(
-    images: Pixels,
-    labels: ClassNumbers | None,
-    rows: NDArray[np.int64],
-    device: torch.device = CPU_DEVICE,
-    binarise: torch.Generator | None = None,
-    large_images: Pixels | None = None,
-) -> TrainingBatch:
-    """Pictures (n, S, S, C) uint8 of `rows` as a batch; with a generator each value is drawn as 0 or 1."""
-    x = _to_unit_tensor(images, rows).to(device)
-    if binarise is not None:
-        x = (torch.rand(x.shape, generator=binarise).to(device) < x).float()
-    chosen = None if labels is None else torch.from_numpy(labels[rows]).to(device)
-    return TrainingBatch(
-        x,
-        chosen,
-        torch.from_numpy(rows).to(device),
-        None if large_images is None else _to_unit_tensor(large_images, rows),
-    )
-
-
-def _to_unit_tensor(images: Pixels, rows: NDArray[np.int64]) -> Tensor:
-    """(n, S, S, C) uint8 of `rows` as (b, C, S, S) in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images[rows])).permute(0, 3, 1, 2).float() / 255

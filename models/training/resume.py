@@ -1,8 +1,9 @@
-"""What a training run needs to go on after a kill: safetensors + JSON, written whole at the end of each epoch."""
+"""Save and load the state of an unfinished training: one safetensors file, written atomically after each epoch."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +18,23 @@ from simile.core.atomic_write import write_atomically
 from simile.core.errors import BadSetting, CheckpointDamaged
 from simile.models.networks.vae import Network
 
+_IDENTITY_LABELS = {"pictures": "images"}  # keys of the state file that messages name differently
 
-@dataclass
+
+@dataclass(kw_only=True)
 class EpochState:
-    """Where a run stands at the end of an epoch. `seconds`: time used of the budget of `minutes`."""
+    """The state of a run at the end of an epoch.
+
+    Attributes:
+        step: Steps done.
+        epoch: Epochs done.
+        total_steps: Planned number of steps; None before it is known.
+        minutes: Time budget; None for no limit.
+        seconds: Time used of the budget.
+        best_epoch: Number of the best epoch so far, from 1; 0 before the first.
+        history: Measurements of each epoch.
+        best_weights: Weights of the best epoch by name.
+    """
 
     step: int = 0
     epoch: int = 0
@@ -38,7 +52,7 @@ class EpochState:
         schedule: dict[str, float],
         network: Network,
     ) -> None:
-        """Notes an epoch, and keeps its weights if its validation objective is the best so far."""
+        """Append an epoch to the history, and keep its weights if its validation objective is the best so far."""
         self.history.append(
             {
                 "epoch": self.epoch,
@@ -49,10 +63,8 @@ class EpochState:
                 "seconds": round(self.seconds, 2),
             }
         )
-        if (
-            self.best_epoch == 0
-            or validation_means["objective"] > self.history[self.best_epoch - 1]["validation"]["objective"]
-        ):
+        best = self.history[self.best_epoch - 1]["validation"]["objective"] if self.best_epoch else -math.inf
+        if self.best_epoch == 0 or validation_means["objective"] > best:
             self.best_epoch = self.epoch
             self.best_weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
@@ -65,7 +77,7 @@ def save_training_state(
     generator: torch.Generator,
     state: EpochState,
 ) -> None:
-    """One file, so that tensors and numbers can't be of two epochs: the numbers are its metadata."""
+    """Write tensors and, as metadata of the same file, numbers: so both always belong to the same epoch."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         f"{name}.{key}": tensor for name, module in modules.items() for key, tensor in module.state_dict().items()
@@ -81,12 +93,12 @@ def save_training_state(
 
 
 def has_training_state(folder: Path) -> bool:
-    """Whether `folder` holds an unfinished training."""
+    """Return whether `folder` holds an unfinished training."""
     return (folder / "state.safetensors").is_file()
 
 
 def can_resume(folder: Path, identity: dict[str, Any]) -> bool:
-    """Whether `folder` holds an unfinished training of these very pictures and settings."""
+    """Return whether `folder` holds an unfinished training with the same images and settings."""
     if not has_training_state(folder):
         return False
     try:
@@ -97,7 +109,7 @@ def can_resume(folder: Path, identity: dict[str, Any]) -> bool:
 
 
 def require_training_state(folder: Path) -> None:
-    """Raises BadSetting where there is nothing to resume."""
+    """Raise BadSetting if there is nothing to resume."""
     if not has_training_state(folder):
         raise BadSetting(f"{folder} holds no unfinished training to resume. Leave out --resume.")
 
@@ -109,24 +121,32 @@ def load_training_state(
     optimiser: torch.optim.Optimizer,
     generator: torch.Generator,
 ) -> EpochState:
-    """Puts everything back and gives the numbers. Raises BadSetting where it is another run's, CheckpointDamaged."""
+    """Restore modules, optimiser and generator, and return the rest of the state.
+
+    Raises:
+        BadSetting: There is no unfinished training, or it had other images or settings.
+        CheckpointDamaged: The file can't be read.
+    """
     require_training_state(folder)
     metadata, tensors = _read_state_file(folder)
-    _check_identity(folder, json.loads(metadata["identity"]), identity)
+    if differences := _find_differences(json.loads(metadata["identity"]), identity):
+        names = " and ".join(_IDENTITY_LABELS.get(name, name) for name in differences)
+        raise BadSetting(
+            f"The unfinished training in {folder} was started with other {names}. "
+            "Give the same images and options, or leave out --resume to start again."
+        )
     for name, module in modules.items():
         module.load_state_dict(_select_prefix(f"{name}.", tensors))
     _load_optimiser_state(optimiser, _select_prefix("optimiser.", tensors))
     generator.set_state(tensors["generator"])
-    at = EpochState(**json.loads(metadata["at"]))
-    at.best_weights = _select_prefix("best.", tensors) or None
-    return at
+    return EpochState(**json.loads(metadata["at"]), best_weights=_select_prefix("best.", tensors) or None)
 
 
 def _read_state_file(folder: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     path = folder / "state.safetensors"
     try:
         with safe_open(path, "pt") as file:
-            return file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+            return file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
     except (SafetensorError, OSError) as error:
         raise CheckpointDamaged(f"{path} can't be read ({error}). Leave out --resume to start again.") from None
 
@@ -141,18 +161,10 @@ def _load_optimiser_state(optimiser: torch.optim.Optimizer, tensors: dict[str, T
     for name, tensor in tensors.items():
         index, value_name = name.split(".", 1)
         weight = weights[int(index)]
-        if tensor.shape == weight.shape:  # fused AdamW walks through memory, so both must lie in the same order
+        if tensor.shape == weight.shape:  # fused AdamW needs both in the same memory order
             tensor = torch.empty_like(weight).copy_(tensor)  # noqa: PLW2901
         state.setdefault(int(index), {})[value_name] = tensor
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-
-
-def _check_identity(folder: Path, stored: dict[str, Any], expected: dict[str, Any]) -> None:
-    if differing := _find_differences(stored, expected):
-        raise BadSetting(
-            f"The unfinished training in {folder} was started with other {' and '.join(differing)}. "
-            "Give the same pictures and options, or leave out --resume to start again."
-        )
 
 
 def _find_differences(stored: dict[str, Any], expected: dict[str, Any]) -> list[str]:

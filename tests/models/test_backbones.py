@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from simile.core.errors import BadSetting, CheckpointDamaged, DownloadFailed, NoSuchPath
 from simile.models.networks.backbones import Backbone, list_backbones, load_backbone_weights
-from simile.models.networks.torchvision_shim import import_torchvision
+from simile.models.networks.backbones import import_torchvision
 
 models = import_torchvision().models
 
@@ -246,7 +246,7 @@ def test_a_file_with_code_in_it_is_refused_and_not_run(tmp_path: Path, monkeypat
     torch.save({"conv1.weight": torch.ones(1), "bomb": Bomb()}, tmp_path / "bomb.pt")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Bomb(), protocol=2))
     for name in ("bomb.pt", "plain.pt"):
-        with pytest.raises(CheckpointDamaged, match=rf"{name} can't be read as weights \(damaged, or more in it"):
+        with pytest.raises(CheckpointDamaged, match=rf"{name} can't be read as weights \(damaged, or it contains"):
             load_backbone_weights(Backbone("resnet18", 3, 32), str(tmp_path / name))
     assert not (tmp_path / "exploded").exists()
 
@@ -314,5 +314,5 @@ except DownloadFailed as error:
         env=environment,
         cwd=Path(__file__).parents[2],
     )
-    assert "published weights of squeezenet1_1 could not be had from https://download.pytorch.org" in done.stdout
+    assert "published weights of squeezenet1_1 could not be downloaded from https://download.pytorch.org" in done.stdout
     assert "download that address elsewhere and name the file" in done.stdout

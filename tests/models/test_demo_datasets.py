@@ -16,7 +16,7 @@ from simile.images.decoding import decode_image
 from simile.images.formats import Limits
 from simile.images.sources.reader import read_bytes
 from simile.models.demo_datasets import DOWNLOADABLE_DATASETS, write_dataset, write_digits
-from simile.models.networks.torchvision_shim import import_torchvision
+from simile.models.networks.backbones import import_torchvision
 
 LABELS = {"mnist": ("0", "9"), "fashion-mnist": ("T-shirt-top", "Ankle boot")}
 
@@ -118,7 +118,7 @@ def test_a_download_that_was_cut_short_is_no_traceback(rest: int, tmp_path: Path
     put_mnist(tmp_path / "downloads", "mnist", [3, 1, 4])
     images = tmp_path / "downloads" / "MNIST" / "raw" / "train-images-idx3-ubyte"
     images.write_bytes(images.read_bytes()[:rest])
-    with pytest.raises(DownloadFailed, match="to start afresh"):
+    with pytest.raises(DownloadFailed, match="to start again"):
         write_dataset("mnist", tmp_path / "pictures", tmp_path / "downloads")
 
 
@@ -135,7 +135,7 @@ def test_torchvision_imports_and_keeps_importing() -> None:
 @pytest.mark.real_processes
 def test_torchvisions_parts_work_after_the_shim_in_a_fresh_process() -> None:
     code = """
-from simile.models.networks.torchvision_shim import import_torchvision
+from simile.models.networks.backbones import import_torchvision
 import_torchvision()
 import torch
 from torchvision import datasets, models, utils

@@ -262,7 +262,7 @@ def test_an_unknown_spec_says_what_there_is(spec: str) -> None:
 
 
 def test_ms_ssim_of_pictures_that_are_too_small_is_refused() -> None:
-    with pytest.raises(BadSetting, match="ms-ssim for pictures of 10 px: it needs 11"):
+    with pytest.raises(BadSetting, match="ms-ssim for images of 10 px: it needs 11"):
         make_perceptual_distance("ms-ssim", 1, 10)
 
 

@@ -279,7 +279,7 @@ def test_openvino_reports_nothing_says_nothing_and_leaves_no_file(tmp_path: Path
 DROPPED = """
 import gc, signal, threading
 import torch
-from simile.models.inference.openvino import OpenvinoRuntime
+from simile.models.inference.engines import OpenvinoRuntime
 runtimes = [OpenvinoRuntime(torch.nn.Sequential(torch.nn.Linear(4, 3)).eval(), torch.zeros(2, 4), "fp32") for _ in "ab"]
 caught = []
 signal.signal(signal.SIGINT, lambda number, frame: caught.append(number))

@@ -40,7 +40,7 @@ from simile.models.training.loop import (
     split_train_validation,
     train,
 )
-from simile.models.training.setup import resize_to_input
+from simile.models.training.dataset import resize_to_input
 from simile.store.home import Home
 
 SPEC = Preprocessing(image_size=16, channels=1)
@@ -219,7 +219,7 @@ def test_resume_without_a_run_says_so(tmp_path: Path) -> None:
 
 def test_resume_refuses_other_pictures_and_other_settings(tmp_path: Path) -> None:
     run(bars(32), tmp_path, small(epochs=1))
-    with pytest.raises(BadSetting, match="other pictures"):
+    with pytest.raises(BadSetting, match="other images"):
         run(bars(32, seed=9), tmp_path, small(epochs=1), resume=True)
     with pytest.raises(BadSetting, match="other recipe"):
         run(bars(32), tmp_path, small(epochs=1, beta=2.0), resume=True)
