@@ -1,1 +1,1 @@
-"""From folders of pictures to rows and a segment: walking, training when needed, embedding, storing."""
+"""Index folders of images: find files, train an encoder if needed, embed, store, and maintain a home."""

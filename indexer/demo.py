@@ -1,4 +1,4 @@
-"""The demo: pictures, training, index and three searches, without a question asked."""
+"""The demo: get images, train an encoder, index them and run three searches, without any input."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from simile.models.training.loop import TrainingProgress
 from simile.search.contact_sheet import write_contact_sheet
 from simile.search.searcher import Searcher
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.records import ImageRecord
 from simile.store.database import schema
 from simile.store.home import Home
 
@@ -32,38 +31,50 @@ def run_demo(
     on_training: Callable[[TrainingProgress], None],
     on_progress: Callable[[IndexSummary, int], None],
 ) -> tuple[Path, IndexSummary]:
-    """Makes the demo's home and gives the contact sheet's path. Run again, it goes on from what is there."""
+    """Create the demo's home, or continue with an existing one.
+
+    Args:
+        settings: Settings with the demo's home.
+        dataset: Name of a demo dataset; not used with `images`.
+        images: A folder of own images, or None.
+        minutes: Time limit of the training.
+        on_training: Called after each training step.
+        on_progress: Called after each batch with the summary so far and the total number of files.
+
+    Returns:
+        Path of the contact sheet with the searches, and the summary of the indexing run.
+
+    Raises:
+        BadSetting: The home holds a demo of other images.
+    """
     _check_same_images(settings, images or settings.home / dataset)
     photos = images or write_demo_images(settings.home, dataset)
     request = IndexRequest(minutes=minutes, on_training=on_training, on_progress=on_progress)
     summary = index(settings, [photos], request)
     sheet = settings.home / "searches.png"
     with Searcher(settings) as searcher:
-        records = [record for record in searcher.list_images(limit=searcher.count_images()) if _has_file(record)]
+        records = searcher.list_images(limit=searcher.count_images())
+        records = [record for record in records if any(Path(path).is_file() for path in record.paths)]
         chosen = np.random.default_rng(DEMO_SEED).choice(len(records), min(DEMO_SEARCHES, len(records)), replace=False)
-        answers = [(searcher.by_id(records[n].id, limit=DEMO_HITS), searcher.get_pixels(records[n].id)) for n in chosen]
-        write_contact_sheet(searcher, answers, sheet)
-        # The page is fast from the first search on.
+        results = [(searcher.by_id(records[n].id, limit=DEMO_HITS), searcher.get_pixels(records[n].id)) for n in chosen]
+        write_contact_sheet(searcher, results, sheet)
+        # So that the web page is fast from the first search on.
         searcher.get_encoder().start_runtimes()
     return sheet, summary
 
 
 def _check_same_images(settings: Settings, source: Path) -> None:
-    """Raises BadSetting where the home was made of other pictures: its encoder knows nothing of these."""
+    """Raise BadSetting if the home holds other images: its encoder was not trained on these."""
     home = Home(settings.home, settings.database_url)
     if schema.read_revision(home) != schema.HEAD_REVISION:
         return
     with Catalogue(home) as catalogue:
         if catalogue.images.count() and not catalogue.files.find_under([os.path.abspath(source)]):  # noqa: PTH100  # as in walk()
-            raise BadSetting(f"{home.root} holds a demo of other pictures. Name another folder with --home.")
-
-
-def _has_file(record: ImageRecord) -> bool:
-    return any(Path(path).is_file() for path in record.paths)
+            raise BadSetting(f"{home.root} holds a demo of other images. Name another folder with --home.")
 
 
 def write_demo_images(home: Path, dataset: str) -> Path:
-    """The dataset as files below the demo's home; gives their folder."""
+    """Write the dataset as image files into the demo's home and return their folder."""
     folder = home / dataset
     if dataset == "digits":
         write_digits(folder)

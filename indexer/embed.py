@@ -1,4 +1,4 @@
-"""Vectors of files, with nothing stored."""
+"""Embed files without storing anything in a home."""
 
 from __future__ import annotations
 
@@ -21,9 +21,17 @@ from simile.store.home import Home
 from simile.store.index.metric import make_index_vectors
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EmbeddingResult:
-    """paths: absolute, sorted within each argument. mu, sigma: (n, d). vector: (n, d') as it would be indexed."""
+    """Embeddings of files.
+
+    Attributes:
+        paths: Absolute paths (n), sorted within each source.
+        mu: (n, d).
+        sigma: (n, d); NaN if the encoder has no variance.
+        vector: (n, d') as it would be indexed.
+        failures: Files that could not be used.
+    """
 
     paths: list[str]
     mu: FloatArray
@@ -32,7 +40,7 @@ class EmbeddingResult:
     failures: list[Failure]
 
     def save(self, output: Path) -> None:
-        """Writes an .npz that loads without pickle. Raises BadSetting where it can't be written."""
+        """Write an .npz file that loads without pickle. Raises BadSetting if it can't be written."""
         try:
             with output.open("wb") as file:
                 np.savez(file, paths=np.array(self.paths), mu=self.mu, sigma=self.sigma, vector=self.vector)
@@ -41,7 +49,7 @@ class EmbeddingResult:
 
 
 def check_output_path(output: Path) -> None:
-    """Raises BadSetting before hours of work where `output` can't become a file."""
+    """Raise BadSetting if `output` can't be a file, before hours of work."""
     if output.is_dir() or not output.absolute().parent.is_dir():
         reason = "it is a folder" if output.is_dir() else "its folder does not exist"
         raise BadSetting(f"{output} can't be written: {reason}. Name another --output.")
@@ -50,34 +58,47 @@ def check_output_path(output: Path) -> None:
 def embed(
     settings: Settings, sources: Sequence[Path | str], encoder: TrainedEncoder, patterns: PathPatterns | None = None
 ) -> EmbeddingResult:
-    """Encodes every picture in `sources`; sigma is NaN where the encoder has none.
+    """Encode every image in the sources.
 
-    Raises NoSuchPath, and UnreadableImage where no picture can be read.
+    Args:
+        settings: Limits, number of workers and batch size.
+        sources: Folders, archives, files or patterns.
+        encoder: The encoder to use.
+        patterns: Files to include or exclude.
+
+    Raises:
+        NoSuchPath: A source does not exist.
+        UnreadableImage: No image can be read.
     """
+    # The home may be inside a source, and training reports contain images.
     encoders = Home(settings.home, settings.database_url).encoders
-    found = walk_sources(
-        sources, [encoders], patterns
-    )  # the home may lie among the pictures, and reports hold some too
+    scan = walk_sources(sources, [encoders], patterns)
     limits = Limits.from_settings(settings)
-    places = get_reading_order(found.files)
-    results = prepare_files((found.files[n].path for n in places), encoder.preprocessing, limits, settings.workers)
-    pairs = zip(places, results, strict=True)
-    kept: list[int] = []
+    # Positions in scan.files, in the order of reading: an archive is read from front to back.
+    order = get_reading_order(scan.files)
+    results = prepare_files((scan.files[n].path for n in order), encoder.preprocessing, limits, settings.workers)
+    pairs = zip(order, results, strict=True)
+    positions: list[int] = []
     failed: dict[int, Failure] = {}
     mus, sigmas = [], []
     while batch := list(islice(pairs, settings.batch_size)):
-        failed |= {place: result for place, result in batch if isinstance(result, Failure)}
-        good = [(place, result.array) for place, result in batch if isinstance(result, PreparedImage)]
-        if good:
-            latent = encoder.encode(np.stack([array for _, array in good]))
-            kept += [place for place, _ in good]
+        failed |= {position: result for position, result in batch if isinstance(result, Failure)}
+        prepared = [(position, result.array) for position, result in batch if isinstance(result, PreparedImage)]
+        if prepared:
+            latent = encoder.encode(np.stack([array for _, array in prepared]))
+            positions += [position for position, _ in prepared]
             mus.append(latent.mu)
             sigmas.append(np.full_like(latent.mu, np.nan) if latent.sigma is None else latent.sigma)
-    failures = [*found.failures, *(failed[place] for place in sorted(failed))]
-    if not kept:
-        first = failures[0] if failures else Failure(", ".join(map(str, sources)), "no pictures there")
+    failures = [*scan.failures, *(failed[position] for position in sorted(failed))]
+    if not positions:
+        first = failures[0] if failures else Failure(", ".join(map(str, sources)), "it holds no images")
         raise UnreadableImage(first.path, first.reason)
-    order = np.argsort(kept)  # an archive was read in an order of its own
-    mu, sigma = np.concatenate(mus)[order], np.concatenate(sigmas)[order]
-    vector = make_index_vectors(mu, encoder.index_dims, encoder.metric)
-    return EmbeddingResult([found.files[place].path for place in sorted(kept)], mu, sigma, vector, failures)
+    by_source = np.argsort(positions)
+    mu = np.concatenate(mus)[by_source]
+    return EmbeddingResult(
+        paths=[scan.files[position].path for position in sorted(positions)],
+        mu=mu,
+        sigma=np.concatenate(sigmas)[by_source],
+        vector=make_index_vectors(mu, encoder.index_dims, encoder.metric),
+        failures=failures,
+    )

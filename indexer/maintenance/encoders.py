@@ -1,10 +1,9 @@
-"""The encoders of a home: which there are, which one is in use, and removing those that are no longer needed."""
+"""List, activate and remove the encoders of a home."""
 
 from __future__ import annotations
 
 import logging
 import shutil
-from pathlib import Path
 from typing import Any
 
 from simile.core.errors import BadSetting, CheckpointDamaged
@@ -22,36 +21,40 @@ log = logging.getLogger(__name__)
 
 
 def list_encoders(settings: Settings) -> list[dict[str, Any]]:
-    """Every encoder that the catalogue knows or that has a folder in the home, the oldest first, fit for JSON."""
+    """Return every encoder that has a row in the catalogue or a folder in the home, oldest first, for JSON."""
     home = Home(settings.home, settings.database_url)
     schema.check_schema(home)
     with Catalogue(home) as catalogue:
-        active, counts, images = (
-            catalogue.encoders.find_active(),
-            catalogue.encoders.count_embeddings(),
-            catalogue.images.count(),
-        )
+        active, counts = catalogue.encoders.find_active(), catalogue.encoders.count_embeddings()
+        images = catalogue.images.count()
         known = {record.fingerprint: vars(record) for record in catalogue.encoders.get_all()}
-    listed = []
+    encoders = []
     for fingerprint in [*known, *sorted(list_encoder_folders(home) - known.keys())]:
-        described = known.get(fingerprint) or _describe_unknown_encoder(home, fingerprint)
-        listed.append(
+        description = known.get(fingerprint) or _describe_unknown_encoder(home, fingerprint)
+        encoders.append(
             {
-                **described,
+                **description,
                 "active": active is not None and active.fingerprint == fingerprint,
                 "vectors": counts.get(fingerprint, 0),
                 "images": images,
-                "bytes": sum(file.stat().st_size for file in _list_folder_files(home.encoders / fingerprint)),
+                "bytes": sum(
+                    path.stat().st_size for path in (home.encoders / fingerprint).rglob("*") if path.is_file()
+                ),
             }
         )
-    return listed
+    return encoders
 
 
 def activate_encoder(settings: Settings, reference: str) -> dict[str, Any]:
-    """Puts an encoder of this home in use, with an index of its vectors, in one transaction.
+    """Make an encoder of this home the active one, with an index of its vectors, in one transaction.
 
-    Pictures that it has not seen are found by no search until they are indexed again: their number is `lacking`.
-    Raises NoSuchEncoder, and BadSetting for one that has seen none of them.
+    Returns:
+        "fingerprint", "vectors", and "lacking": the number of images without a vector by this encoder. Searches do not
+        find these until they are indexed again.
+
+    Raises:
+        NoSuchEncoder: No encoder of this home matches `reference`.
+        BadSetting: The encoder has no vectors, but the home has images.
     """
     home = Home(settings.home, settings.database_url)
     schema.check_schema(home)
@@ -60,18 +63,18 @@ def activate_encoder(settings: Settings, reference: str) -> dict[str, Any]:
         fingerprint = find_fingerprint(home, reference, known)
         if fingerprint not in known:
             _register_encoder_folder(home, catalogue, fingerprint)
-        seen, images = catalogue.embeddings.count(fingerprint), catalogue.images.count()
-        if images and not seen:
+        vectors, images = catalogue.embeddings.count(fingerprint), catalogue.images.count()
+        if images and not vectors:
             raise BadSetting(
-                f"Encoder {fingerprint} has seen none of the {images:,} pictures. "
-                f"Run `simile index PHOTOS --encoder {fingerprint}`: it embeds them, then puts it in use."
+                f"Encoder {fingerprint} has vectors of none of the {images:,} images. "
+                f"Run `simile index PHOTOS --encoder {fingerprint}`: it embeds them, then activates the encoder."
             )
         Index(catalogue).switch_encoder(fingerprint, **get_index_options(settings))
-    return {"fingerprint": fingerprint, "vectors": seen, "lacking": images - seen}
+    return {"fingerprint": fingerprint, "vectors": vectors, "lacking": images - vectors}
 
 
 def remove_encoder(settings: Settings, reference: str) -> dict[str, Any]:
-    """Removes an encoder that is not in use, with its vectors, segments and folder. NoSuchEncoder, BadSetting."""
+    """Remove an inactive encoder with its vectors, segments and folder. Raises NoSuchEncoder, BadSetting."""
     home = Home(settings.home, settings.database_url)
     schema.check_schema(home)
     with home.lock("simile encoders remove"), Catalogue(home) as catalogue:
@@ -79,7 +82,7 @@ def remove_encoder(settings: Settings, reference: str) -> dict[str, Any]:
         fingerprint = find_fingerprint(home, reference, records)
         known = fingerprint in records
         _replace_segment_of(catalogue, fingerprint, settings)
-        # Rows first: a folder without rows is a leftover, rows without a folder would be damage.
+        # Rows first: a folder without rows is only a leftover, but rows without a folder are damage.
         vectors = catalogue.encoders.delete(fingerprint) if known else 0
         with translate_write_errors(home.encoders):
             if (home.encoders / fingerprint).exists():
@@ -90,19 +93,15 @@ def remove_encoder(settings: Settings, reference: str) -> dict[str, Any]:
 
 
 def _replace_segment_of(catalogue: Catalogue, fingerprint: str, settings: Settings) -> None:
-    """Where the current segment is still of this encoder, makes one of the encoder in use."""
+    """If the current segment still belongs to this encoder, build one of the active encoder."""
     state = catalogue.get_state()
     segment = None if state.segment_id is None else catalogue.segments.find(state.segment_id)
     if segment is not None and segment.encoder == fingerprint != state.active_encoder:
         Index(catalogue).rebuild(**get_index_options(settings))
 
 
-def _list_folder_files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
-
-
 def _describe_unknown_encoder(home: Home, fingerprint: str) -> dict[str, Any]:
-    """What can be said of a folder that the catalogue does not know."""
+    """Return what is known of an encoder's folder that the catalogue does not know."""
     recipe = None
     try:
         recipe = read_description(home.encoders / fingerprint).recipe_name or None
@@ -112,6 +111,7 @@ def _describe_unknown_encoder(home: Home, fingerprint: str) -> dict[str, Any]:
 
 
 def _register_encoder_folder(home: Home, catalogue: Catalogue, fingerprint: str) -> None:
-    from simile.search.encoder_registry import load_encoder, register_encoder  # noqa: PLC0415  # torch, for what was never registered
+    # torch, which only an encoder without a row needs.
+    from simile.search.encoder_registry import load_encoder, register_encoder  # noqa: PLC0415
 
     register_encoder(catalogue, load_encoder(home, fingerprint, "cpu", "torch"))

@@ -1,4 +1,4 @@
-"""Vectors and what is known of their pictures, in a file for other tools: Parquet, npz or CSV, by its suffix."""
+"""Export vectors and image facts to a Parquet, npz or CSV file for other tools."""
 
 from __future__ import annotations
 
@@ -26,34 +26,44 @@ from simile.store.catalogue.encoders import find_fingerprint
 from simile.store.database import schema as database_schema
 from simile.store.home import Home
 
-pass
+METADATA_PREFIX = "metadata."  # before metadata names, so that none can hide another column
 
 
 def export_embeddings(settings: Settings, output: Path, encoder: str | None = None) -> dict[str, Any]:
-    """Writes every picture that the encoder (the one in use, if none is named) has seen; gives counts, fit for JSON.
+    """Export every image with a vector, from one consistent read, with limited memory.
 
-    In bounded memory, as of one moment; `output` is there whole or not at all. Raises BadSetting, NothingIndexed,
-    NoSuchEncoder.
+    Args:
+        settings: Settings with the home.
+        output: File to write atomically; its suffix selects the format.
+        encoder: Fingerprint (or its start) of the encoder; None for the active one.
+
+    Returns:
+        Counts and names for JSON.
+
+    Raises:
+        BadSetting: The file can't be written.
+        NothingIndexed: The home has no encoder.
+        NoSuchEncoder: No encoder matches.
     """
     write = _get_writer(output)
     home = Home(settings.home, settings.database_url)
     database_schema.check_schema(home)
     with Catalogue(home) as catalogue:
         fingerprint = _resolve_fingerprint(home, catalogue, encoder)
-        with open_export_reader(catalogue, fingerprint) as listed:
+        with open_export_reader(catalogue, fingerprint) as reader:
             try:
-                write_atomically(output, lambda path: write(listed, path))
+                write_atomically(output, lambda path: write(reader, path))
             except OSError as error:
                 raise BadSetting(
                     f"{output} can't be written: {error.strerror or error}. Make space, or name another --output."
                 ) from error
-            lacking = catalogue.images.count() - listed.count
+            lacking = catalogue.images.count() - reader.count
             return {
                 "output": str(output),
                 "encoder": fingerprint,
-                "pictures": listed.count,
+                "pictures": reader.count,
                 "lacking": max(lacking, 0),
-                "metadata": list(listed.numeric_by_name),
+                "metadata": list(reader.numeric_by_name),
             }
 
 
@@ -75,11 +85,8 @@ def _resolve_fingerprint(home: Home, catalogue: Catalogue, reference: str | None
     return active.fingerprint
 
 
-METADATA_PREFIX = "metadata."  # before each name that a manifest gave, so that none hides a column of ours
-
-
 def write_csv(table: ExportReader, path: Path) -> None:
-    """One line a picture: facts, metadata, mu_0 …, log_variance_0 …; nine digits give back each float32."""
+    """Write a line per image: facts, metadata, mu_0 …, log_variance_0 …; nine digits are exact for float32."""
     dimensions = range(table.encoder.dimensions)
     header = ["image_id", "path", "paths", "sha256", "format", "bytes", "width", "height"]
     header += [METADATA_PREFIX + name for name in table.numeric_by_name]
@@ -112,9 +119,9 @@ def _format_float(value: float) -> str:
 
 
 def write_npz(table: ExportReader, path: Path) -> None:
-    """Arrays of one length, without pickle: ids, paths, sha256, mu, log_variance, and metadata.NAME as text.
+    """Write arrays of equal length without pickle: ids, paths, sha256, mu, log_variance, and metadata.NAME as text.
 
-    An npz holds one array after the other, so each grows in a file of its own first.
+    An npz file stores one array after another, so each array first grows in a temporary file.
     """
     dimensions = table.encoder.dimensions
     with ExitStack() as stack:
@@ -147,17 +154,19 @@ def _get_npz_column(name: str, rows: ExportRows) -> Any:
 
 
 class _GrowingArray:
-    """An array on disk whose rows come bit by bit. shape: of one row."""
+    """An array on disk that grows row by row; `shape` is that of a row."""
 
     def __init__(self, file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
         self._file, self._dtype, self._shape, self._row_count = file, dtype, shape, 0
 
     def extend(self, rows: Any) -> None:
-        more: NDArray[Any] = np.asarray(rows, self._dtype)
-        self._file.write(more.tobytes())
-        self._row_count += len(more)
+        """Append rows."""
+        array: NDArray[Any] = np.asarray(rows, self._dtype)
+        self._file.write(array.tobytes())
+        self._row_count += len(array)
 
     def write_to(self, archive: zipfile.ZipFile, name: str) -> None:
+        """Write the array as the member `name`.npy."""
         header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self._row_count, *self._shape)}
         self._file.seek(0)
         with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
@@ -166,11 +175,11 @@ class _GrowingArray:
 
 
 def write_parquet(table: ExportReader, path: Path) -> None:
-    """Columns image_id, path, paths, sha256, format, bytes, width, height, metadata.NAME, mu, log_variance.
+    """Write columns image_id, path, paths, sha256, format, bytes, width, height, metadata.NAME, mu, log_variance.
 
-    mu and log_variance are lists of d float32, null where there is none; metadata that is all numbers is double.
+    mu and log_variance are lists of d float32, or null; metadata whose values are all numbers is double.
     """
-    import pyarrow as pa  # half a second, for those who want Parquet  # noqa: PLC0415
+    import pyarrow as pa  # noqa: PLC0415  # takes half a second, and only Parquet needs it
     from pyarrow import parquet  # noqa: PLC0415
 
     vector = pa.list_(pa.float32(), table.encoder.dimensions)
@@ -195,7 +204,7 @@ def write_parquet(table: ExportReader, path: Path) -> None:
 def _get_parquet_column(name: str, rows: ExportRows, table: ExportReader) -> Any:
     if name.startswith(METADATA_PREFIX):
         key = name.removeprefix(METADATA_PREFIX)
-        texts = [known.get(key) for known in rows.metadata]
+        texts = [metadata.get(key) for metadata in rows.metadata]
         return [None if text is None else parse_number(text) for text in texts] if table.numeric_by_name[key] else texts
     if name == "path":
         return [_get_first_path(paths) for paths in rows.paths]
@@ -205,7 +214,7 @@ def _get_parquet_column(name: str, rows: ExportRows, table: ExportReader) -> Any
 
 
 def _make_vector_array(values: NDArray[np.float32], arrow_type: Any) -> Any:
-    """(n, d) as n lists, null for a row of NaN."""
+    """Convert (n, d) to n lists; a row of NaN becomes null."""
     import pyarrow as pa  # noqa: PLC0415  # as above
 
     missing = pa.array(np.isnan(values).all(axis=1))

@@ -1,4 +1,4 @@
-"""What keeps a home in shape: its index made anew or brought up to date, backups, and putting one back."""
+"""Rebuild and compact the index of a home, back it up and restore it."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from simile.store.index.index import Index
 
 
 def rebuild_index(settings: Settings) -> int:
-    """A new segment from the rows alone; gives how many vectors it holds."""
-    with _open_locked_index(settings, "simile rebuild") as vectors:
-        vectors.rebuild(**get_index_options(settings))
-        return len(vectors)
+    """Build a new segment from the rows and return its number of vectors."""
+    with _open_locked_index(settings, "simile rebuild") as index:
+        index.rebuild(**get_index_options(settings))
+        return len(index)
 
 
 def compact_index(settings: Settings) -> dict[str, Any]:
-    """Folds what was added and deleted since the last segment into a new one; gives how many changes, and all rows."""
-    with _open_locked_index(settings, "simile compact") as vectors:
-        folded = vectors.count_pending()
-        vectors.publish(**get_index_options(settings))
-        return {"folded": folded, "rows": len(vectors)}
+    """Merge the changes since the last segment into a new one; return their number and that of all rows."""
+    with _open_locked_index(settings, "simile compact") as index:
+        changes = index.count_pending()
+        index.publish(**get_index_options(settings))
+        return {"folded": changes, "rows": len(index)}
 
 
 def get_index_options(settings: Settings) -> dict[str, Any]:
-    """The settings that say how an index is made, as Index.publish, rebuild and switch take them."""
+    """Return the index settings as the arguments of `Index.publish`, `rebuild` and `switch_encoder`."""
     return {"kind": settings.index, "recall": settings.recall, "memory": settings.index_memory}
 
 
 @contextmanager
 def _open_locked_index(settings: Settings, purpose: str) -> Iterator[Index]:
-    """The index of a home that is there, under its lock, brought to today's schema."""
+    """Open the index of an existing home under its lock, with the schema upgraded."""
     home = Home(settings.home, settings.database_url)
     if schema.read_revision(home) is None:
         schema.check_schema(home)
@@ -49,10 +49,13 @@ def _open_locked_index(settings: Settings, purpose: str) -> Iterator[Index]:
 
 
 def back_up_home(settings: Settings, target: Path) -> BackupSummary:
-    """Writes the home to a tar file, whoever uses it meanwhile. Raises BadSetting where that can't be written."""
+    """Write the home to a tar file, also while it is in use. Raises BadSetting if the file can't be written."""
     return create_backup(Home(settings.home, settings.database_url), target)
 
 
 def restore_home(settings: Settings, source: Path) -> BackupSummary:
-    """Makes an empty home of a backup. Raises BadSetting, NoSuchPath, BackupDamaged, HomeTooNew, HomeNotWritable."""
+    """Restore a backup into an empty home.
+
+    Raises BadSetting, NoSuchPath, BackupDamaged, HomeTooNew, HomeNotWritable.
+    """
     return restore_backup(source, Home(settings.home, settings.database_url))

@@ -1,4 +1,4 @@
-"""What a home holds: pictures, encoders, index and the latest runs."""
+"""The status of a home: images, encoders, index and the latest runs."""
 
 from __future__ import annotations
 
@@ -19,9 +19,16 @@ UNFINISHED_STATUSES = ("running", "interrupted", "failed")
 def read_status(
     settings: Settings, *, upgrade: bool = False, runs: int = DEFAULT_RUN_COUNT, failures: int | None = None
 ) -> dict[str, Any]:
-    """Counts, the encoder in use and the others, the segment, and the latest runs, fit for JSON.
+    """Return counts, the active encoder and the others, the segment, and the latest runs, for JSON.
 
-    `failures`: so many of each run at most. Raises NothingIndexed, HomeOutdated, HomeTooNew.
+    Args:
+        settings: Settings with the home.
+        upgrade: Whether to upgrade the schema of the home first.
+        runs: Number of runs to return.
+        failures: Largest number of failures per run; None for all.
+
+    Raises:
+        NothingIndexed, HomeOutdated, HomeTooNew: The home can't be read.
     """
     home = Home(settings.home, settings.database_url)
     if upgrade and schema.read_revision(home) is not None:
@@ -43,28 +50,27 @@ def read_status(
 
 
 def _make_run_json(home: Home, catalogue: Catalogue, run: RunRecord, limit: int | None) -> dict[str, Any]:
-    """One that was killed could not say so: nobody holds its lock any more."""
-    listed = [vars(failure) for failure in catalogue.runs.get_failures(run.id, limit)]
+    """Return a run for JSON; a killed run still has the status "running", but the home is not locked any more."""
+    failures = [vars(failure) for failure in catalogue.runs.get_failures(run.id, limit)]
     status = "interrupted" if run.status == "running" and not home.is_locked() else run.status
-    return {**vars(run), "status": status, "failed": catalogue.runs.count_failures(run.id), "failures": listed}
+    return {**vars(run), "status": status, "failed": catalogue.runs.count_failures(run.id), "failures": failures}
 
 
 def _list_other_encoders(catalogue: Catalogue, active: EncoderRecord | None) -> list[dict[str, Any]]:
-    """Encoders with vectors that are not in use; one of them is in the making where the last run was for it."""
-    in_use = active.fingerprint if active else None
-    last = next(
-        (run for run in catalogue.runs.get_latest(1) if run.kind == "index" and run.status in UNFINISHED_STATUSES), None
-    )
-    wanted = last.settings.get("encoder") if last else None
+    """Return the inactive encoders with vectors; "in_the_making" if the last run was for it and did not finish."""
+    target = None
+    for run in catalogue.runs.get_latest(1):
+        if run.kind == "index" and run.status in UNFINISHED_STATUSES:
+            target = run.settings.get("encoder")
     return [
-        {"fingerprint": fingerprint, "vectors": vectors, "in_the_making": fingerprint == wanted}
+        {"fingerprint": fingerprint, "vectors": vectors, "in_the_making": fingerprint == target}
         for fingerprint, vectors in sorted(catalogue.encoders.count_embeddings().items())
-        if fingerprint != in_use
+        if active is None or fingerprint != active.fingerprint
     ]
 
 
 def _compute_home_size(home: Home) -> int:
-    """What the home takes on the disk; a file that is cleared away meanwhile counts for nothing."""
+    """Return the bytes of all files of the home; files that disappear meanwhile count 0."""
     return sum(map(_get_file_size, home.root.rglob("*")))
 
 

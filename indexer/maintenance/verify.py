@@ -1,4 +1,4 @@
-"""Whether a home is whole, with what only models/ can read: encoders, and pictures in folders and archives."""
+"""Check the integrity of a home, including its encoders and the image files in folders and archives."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PRUNE_HINT = "Put it back, or run `simile index --prune` on its folder."
 
 
 def verify_home(settings: Settings, *, files: bool = False) -> list[IntegrityProblem]:
-    """Everything that is wrong with a home; empty when nothing is. `files`: every picture is read and hashed too."""
+    """Return all problems of a home. With `files` every image file is read and hashed, too."""
     home = Home(settings.home, settings.database_url)
     schema.check_schema(home)
     if any(home.encoders.glob(f"{REPLACED}*")):
@@ -47,14 +47,14 @@ def verify_home(settings: Settings, *, files: bool = False) -> list[IntegrityPro
 
 
 def find_home_leftovers(settings: Settings) -> list[IntegrityProblem]:
-    """Files in the home that nothing points to: space to win back, nothing wrong."""
+    """Return files in the home that nothing refers to; deleting them only frees space."""
     return find_leftovers(Home(settings.home, settings.database_url))
 
 
 def _check_encoder(home: Home, encoder: EncoderRecord) -> Iterator[IntegrityProblem]:
-    """Weights that were altered, or a folder that is another encoder than its name and its row say."""
+    """Yield changed weights, and a folder whose encoder does not match its name or its row."""
     folder = home.encoders / encoder.fingerprint
-    if not folder.is_dir():  # among the problems already
+    if not folder.is_dir():  # find_problems() has already reported it
         return
     try:
         description = load_checkpoint(folder)[1]
@@ -66,29 +66,30 @@ def _check_encoder(home: Home, encoder: EncoderRecord) -> Iterator[IntegrityProb
             "encoder", f"{folder} holds encoder {description.fingerprint}.", "Put its own folder back from a backup."
         )
     stored = (description.metric, description.index_dims)
-    if stored != (encoder.metric, encoder.index_dims):
+    in_row = (encoder.metric, encoder.index_dims)
+    if stored != in_row:
         yield IntegrityProblem(
             "encoder",
-            f"Encoder {encoder.fingerprint} compares {stored}, but its row says {(encoder.metric, encoder.index_dims)}.",
+            f"Encoder {encoder.fingerprint} compares {stored}, but its row says {in_row}.",
             "Restore the catalogue from a backup.",
         )
 
 
 def _check_image_files(home: Home, limits: Limits) -> Iterator[IntegrityProblem]:
-    """Files that are gone, or hold another picture than when they were indexed."""
+    """Yield files that are missing or changed since they were indexed."""
     for image_id, path, sha256 in iterate_stored_files(home):
         try:
-            found = _hash_image_file(Path(path), limits)
+            current = _hash_image_file(Path(path), limits)
         except (OSError, UnreadableImage) as error:
             reason = error.reason if isinstance(error, UnreadableImage) else error.strerror
             yield IntegrityProblem("file", f"{path} of image {image_id} can't be read: {reason}.", PRUNE_HINT)
         else:
-            if found != sha256:
+            if current != sha256:
                 yield IntegrityProblem(
                     "file", f"{path} has changed since it was indexed as image {image_id}.", INDEX_HINT
                 )
 
 
 def _hash_image_file(path: Path, limits: Limits) -> str:
-    """Of a file, or of a member of an archive."""
+    """Return the SHA-256 of a file or of a member of an archive."""
     return hash_file(path) if path.is_file() else hashlib.sha256(read_bytes(path, limits)).hexdigest()

@@ -1,8 +1,8 @@
-"""The batch indexing job: what changed in these sources becomes rows, then a segment.
+"""The batch indexing job: changed files of the sources become rows, then a segment.
 
-    sources --plan--> tasks --worker processes--> pictures --batches--> vectors --transactions--> rows --> segment
+    sources --plan--> tasks --worker processes--> images --batches--> vectors --transactions--> rows --> segment
 
-Networks are imported where they are needed: a run that finds nothing to embed never waits for torch.
+Networks are imported only where they are needed: a run that embeds nothing does not wait for torch.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ from simile.images.loading.worker_pool import WorkerPool
 from simile.images.sources.folders import WalkResult
 from simile.images.sources.paths import PathPatterns
 from simile.images.sources.sources import ImageSources, read_file_facts
-from simile.indexer.pipeline.plan import IndexPlan, IndexTask, check_prune, describe_sources, make_index_plan
+from simile.indexer.pipeline.plan import IndexPlan, IndexTask, Spool, check_prune, describe_sources, make_index_plan
 from simile.indexer.pipeline.publish import IndexPublisher
-from simile.indexer.pipeline.spool import Spool
 from simile.indexer.pipeline.writer import IndexBatchWriter
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import KnownFile
@@ -41,15 +40,23 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-METADATA_BATCH_SIZE = 500  # files whose metadata is looked at together
+METADATA_BATCH_SIZE = 500  # files whose metadata is stored together
 
 
 @dataclass(frozen=True)
 class IndexRequest:
-    """What a person may say about indexing.
+    """The user's options for indexing.
 
-    minutes: bound of the training of a home without an encoder. wait: seconds to wait for a home that is in use.
-    on_run: gets the run's id as soon as it has one.
+    Attributes:
+        encoder: Fingerprint or folder of the encoder; None for the active one, or to train one.
+        prune: Whether to forget files that no longer exist.
+        dry_run: Whether only to report what a run would do.
+        minutes: Time limit of the training in a home without an encoder.
+        on_training: Called after each training step.
+        on_progress: Called after each batch with the summary so far and the total number of files.
+        patterns: Files to include or exclude.
+        wait: Seconds to wait for a home that is in use.
+        on_run: Called with the run's id when the run starts.
     """
 
     encoder: str | None = None
@@ -64,24 +71,34 @@ class IndexRequest:
 
 
 def index(settings: Settings, sources: Sequence[Path | str], request: IndexRequest) -> IndexSummary:
-    """Brings the home up to date with the files in `sources` (models/walk.py says what may be named).
+    """Update the home from the files in `sources`.
 
-    A file that can't be used is listed in the summary and costs nothing else. Batches are stored one by one: after an
-    interruption of any kind the next run goes on from the last one. Raises NoSuchPath, HomeBusy, HomeNotWritable,
-    TooFewPictures (nothing trained and too little to train on) and NoSuchEncoder.
+    A file that can't be used is listed in the summary and does not stop the run. Each batch is stored when it is
+    done: after any interruption the next run continues after the last batch.
+
+    Args:
+        settings: Settings with the home.
+        sources: Folders, archives, files, patterns or lists (images/sources/sources.py).
+        request: The user's options.
+
+    Raises:
+        NoSuchPath: A source does not exist.
+        HomeBusy, HomeNotWritable: The home can't be used.
+        TooFewPictures: There is no encoder, and too few images to train one.
+        NoSuchEncoder: The encoder of the request does not exist.
     """
     home = Home(settings.home, settings.database_url)
-    opened = ImageSources(sources, [home.encoders, home.segments, home.uploads], request.patterns)
+    image_sources = ImageSources(sources, [home.encoders, home.segments, home.uploads], request.patterns)
     if request.dry_run:
-        return _run_dry(home, opened, request, settings)
+        return _run_dry(home, image_sources, request, settings)
     with home.lock("simile index", wait=request.wait):
         schema.upgrade_schema(home)
         with Catalogue(home) as catalogue:
-            return _IndexingRun(home, catalogue, settings, request).run(opened)
+            return _IndexingRun(home, catalogue, settings, request).run(image_sources)
 
 
 def _run_dry(home: Home, sources: ImageSources, request: IndexRequest, settings: Settings) -> IndexSummary:
-    """What a run would find, by sizes and times alone; nothing is written, not even a home."""
+    """Compare sizes and times of files with the catalogue; nothing is written, not even a home."""
     fingerprint = None if request.encoder is None else _find_encoder(home, request.encoder, settings).fingerprint
     if schema.read_revision(home) is None:
         plan = make_index_plan(None, sources, None)
@@ -116,18 +133,20 @@ def _count_missing_files(summary: IndexSummary, missing_paths: set[str], prune: 
 
 
 class _IndexingRun:
-    """One run, under the home's lock."""
+    """A run of the job, under the home's lock."""
 
     def __init__(self, home: Home, catalogue: Catalogue, settings: Settings, request: IndexRequest) -> None:
         self.home, self.catalogue, self.settings, self.request = home, catalogue, settings, request
         self.limits = Limits.from_settings(settings)
 
     def run(self, sources: ImageSources) -> IndexSummary:
+        """Plan and execute the run, and record its status and failures in the catalogue."""
         fingerprint = self._get_target_fingerprint()
         plan = make_index_plan(self.catalogue, sources, fingerprint)
         if not plan.file_count and not plan.known_count:
             raise BadSetting(
-                f"{describe_sources(sources.sources)} holds no pictures{_explain_no_images(plan.scan)}. Name another folder."
+                f"{describe_sources(sources.sources)} holds no images{_explain_no_images(plan.scan)}. "
+                "Name another folder."
             )
         if self.request.prune:
             check_prune(plan)
@@ -149,7 +168,8 @@ class _IndexingRun:
 
     def _execute(self, plan: IndexPlan, fingerprint: str | None, summary: IndexSummary) -> None:
         switches = fingerprint is not None and self._is_switching_to(fingerprint)
-        # What nobody can name as a source is looked after in every run; to change encoders, all that the home holds.
+        # Images outside the sources that lack a vector: uploads have no source folder, so every run embeds them; a new
+        # encoder needs vectors of all images of the home.
         rest = None if switches else str(self.home.uploads)
         if plan.tasks or (
             fingerprint and next(self.catalogue.files.iterate_without_embedding(fingerprint, rest), None)
@@ -163,7 +183,7 @@ class _IndexingRun:
             IndexPublisher(self.catalogue, self.settings, self.request.prune).publish(fingerprint, switches, summary)
 
     def _get_target_fingerprint(self) -> str | None:
-        """The encoder asked for, else the active one, else None: it must be trained first."""
+        """Return the requested encoder, else the active one, else None: then an encoder must be trained."""
         if self.request.encoder is not None:
             return self._import_encoder(self.request.encoder)
         active = self.catalogue.encoders.find_active()
@@ -177,57 +197,55 @@ class _IndexingRun:
         return encoder.fingerprint
 
     def _is_switching_to(self, fingerprint: str) -> bool:
-        """Whether another encoder is in use, so that all of the home must be embedded before this one can be."""
+        """Return whether another encoder is active, so that all images must be embedded before the switch."""
         active = self.catalogue.encoders.find_active()
         if active is None or active.fingerprint == fingerprint:
             return False
         return self.catalogue.embeddings.count(active.fingerprint) > 0
 
     def _get_encoder(self, fingerprint: str | None, plan: IndexPlan) -> TrainedEncoder:
-        """The network, loaded or trained."""
-        from simile.indexer.training.train import TrainingRequest, train_encoder  # noqa: PLC0415  # see the top
-        from simile.search.encoder_registry import load_encoder  # noqa: PLC0415  # see the top
+        """Load the encoder, or train one."""
+        from simile.indexer.training.train import TrainingRequest, train_encoder  # noqa: PLC0415  # imports torch
+        from simile.search.encoder_registry import load_encoder  # noqa: PLC0415  # imports torch
 
         if fingerprint is not None:
             return load_encoder(self.home, fingerprint, self.settings.device, self.settings.runtime)
         request = TrainingRequest(minutes=self.request.minutes, resume=None)
-        log.info("no encoder yet: training one on these pictures, for at most %g minutes", self.request.minutes)
+        log.info("the home has no encoder: training one on these images, for at most %g minutes", self.request.minutes)
         files = [task.file for task in plan.tasks]
         encoder = train_encoder(self.home, self.catalogue, self.settings, files, request, self.request.on_training)
         self.catalogue.encoders.activate(encoder.fingerprint)
         return encoder
 
-    # Embedding
-
     def _embed_all(
         self, plan: IndexPlan, fingerprint: str | None, rest_folder: str | None, summary: IndexSummary
     ) -> str:
-        """Everything in the plan, then what the encoder has not seen of the rest; gives the encoder's fingerprint."""
+        """Embed the plan's files, then other images without a vector; return the encoder's fingerprint."""
         settings = self.settings
-        with WorkerPool(settings.workers, settings.decode_seconds, settings.max_pixels) as workers:  # start meanwhile
-            encoder = self._get_encoder(fingerprint, plan)
-            with stop_on_interrupt(workers.stop) as asked:
+        with WorkerPool(settings.workers, settings.decode_seconds, settings.max_pixels) as workers:
+            encoder = self._get_encoder(fingerprint, plan)  # the workers start meanwhile
+            with stop_on_interrupt(workers.stop) as stop_event:
                 self._embed_tasks(plan.tasks, plan, encoder, workers, summary)
                 failed = {failure.path for failure in summary.failures}
-                while not asked.is_set() and (
+                while not stop_event.is_set() and (
                     tasks := Spool(self._find_tasks_without_vector(encoder.fingerprint, rest_folder, failed))
                 ):
                     self._embed_tasks(tasks, plan, encoder, workers, summary)
                     failed |= {failure.path for failure in summary.failures}
-            if asked.is_set():
+            if stop_event.is_set():
                 raise KeyboardInterrupt
         return encoder.fingerprint
 
     def _find_tasks_without_vector(
         self, fingerprint: str, rest_folder: str | None, failed_paths: set[str]
     ) -> Iterator[IndexTask]:
-        """For each image without a vector the first of its files that is there and has not failed."""
+        """Yield a task for each image without a vector: its first file that exists and has not failed."""
         rows = self.catalogue.files.iterate_without_embedding(fingerprint, rest_folder)
         for image_id, files in groupby(rows, key=lambda row: row[0]):
             for _, known in files:
-                facts = None if known.path in failed_paths else _read_file_facts(known.path)
-                if facts is not None:
-                    yield IndexTask(facts, KnownFile(image_id, known.size, known.mtime_ns, False), is_from_source=False)
+                file = None if known.path in failed_paths else _read_file_facts(known.path)
+                if file is not None:
+                    yield IndexTask(file, KnownFile(image_id, known.size, known.mtime_ns, False), is_from_source=False)
                     break
 
     def _embed_tasks(
@@ -238,20 +256,22 @@ class _IndexingRun:
         workers: WorkerPool,
         summary: IndexSummary,
     ) -> None:
-        started, before, total = time.monotonic(), summary.seconds, summary.done + len(tasks)
-        storing = IndexBatchWriter(self.catalogue, plan, encoder, summary)
+        """Read, encode and store the files of the tasks in batches."""
+        start, seconds_before, total = time.monotonic(), summary.seconds, summary.done + len(tasks)
+        writer = IndexBatchWriter(self.catalogue, plan, encoder, summary)
         for batch in _make_batches(self._prepare_tasks(tasks, encoder, workers), self.settings.batch_size):
             failures = [result for _, result in batch if isinstance(result, Failure)]
             summary.failures += failures
             self.catalogue.runs.add_failures(summary.run_id, failures)
-            storing.write([(task, result) for task, result in batch if isinstance(result, PreparedImage)])
+            writer.write([(task, result) for task, result in batch if isinstance(result, PreparedImage)])
             summary.done += len(batch)
-            summary.seconds = round(before + time.monotonic() - started, 3)
+            summary.seconds = round(seconds_before + time.monotonic() - start, 3)
             self.request.on_progress(summary, total)
 
     def _prepare_tasks(
         self, tasks: Iterable[IndexTask], encoder: TrainedEncoder, workers: WorkerPool
     ) -> Iterator[tuple[IndexTask, PreparedImage | Failure]]:
+        """Yield each task with its preprocessed image; the workers read ahead."""
         waiting: deque[IndexTask] = deque()
 
         def paths() -> Iterator[str]:
@@ -263,14 +283,13 @@ class _IndexingRun:
             yield waiting.popleft(), result
 
     def _store_metadata(self, plan: IndexPlan) -> None:
-        """What manifests say of files that are unchanged themselves."""
-        said = iter(plan.metadata_updates)
-        while chunk := list(islice(said, METADATA_BATCH_SIZE)):
-            self.catalogue.metadata.set_for_files(dict(chunk))
+        """Store the metadata that manifests have for unchanged files."""
+        for batch in _make_batches(iter(plan.metadata_updates), METADATA_BATCH_SIZE):
+            self.catalogue.metadata.set_for_files(dict(batch))
 
 
 def _find_encoder(home: Home, reference: str, settings: Settings) -> TrainedEncoder:
-    from simile.search.encoder_registry import find_encoder  # noqa: PLC0415  # see the top
+    from simile.search.encoder_registry import find_encoder  # noqa: PLC0415  # imports torch
 
     return find_encoder(home, reference, settings.device, settings.runtime)
 

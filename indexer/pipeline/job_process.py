@@ -1,8 +1,8 @@
-"""One indexing job in a process of its own: at low priority, its progress in a row, gone with whoever started it.
+"""An indexing job in a separate process with a low priority, which the service starts.
 
-    service --stdin: an Order--> this process --row in jobs--> every worker of the service
+    service --stdin: an IndexJobSpec--> this process --row in jobs--> every worker of the service
 
-The starter keeps the other end of stdin open: when that closes, however its process ended, this one stops too.
+The parent process keeps the other end of stdin open. When it closes, however the parent ended, this process stops.
 """
 
 from __future__ import annotations
@@ -30,57 +30,59 @@ from simile.store.home import Home
 if TYPE_CHECKING:
     from simile.models.training.loop import TrainingProgress
 
-NICENESS = 10  # searches come first
+NICENESS = 10  # searches have priority
 PROGRESS_INTERVAL_SECONDS = 0.5
-CANCEL_POLL_SECONDS = 0.3  # for somebody who cancels it
-HOME_LOCK_TIMEOUT_SECONDS = 30.0  # for a home that a command holds
-STOP_TIMEOUT_SECONDS = {"cancelled": 30.0, "interrupted": 5.0}  # to finish what is in hand; then it ends at once
-INDEX_RESUME_HINT = "What was stored is kept: a new job goes on from there."
+CANCEL_POLL_SECONDS = 0.3  # how often to check for a cancellation
+HOME_LOCK_TIMEOUT_SECONDS = 30.0  # if a command has locked the home
+STOP_TIMEOUT_SECONDS = {"cancelled": 30.0, "interrupted": 5.0}  # for the current batch; then the process is killed
+INDEX_RESUME_HINT = "Stored images are kept: a new job continues from there."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class IndexJobSpec:
-    """What to do: job `job_id` on `folder`. `lock`: descriptor of the lock that says that this process lives."""
+    """The input of the process, as JSON on stdin."""
 
     job_id: int
     folder: str
     prune: bool
-    lock: int
+    lock: int  # descriptor of the lock that shows that this process is alive
     settings: dict[str, Any]
 
     def to_line(self) -> bytes:
-        """One line of JSON: its settings may hold a password, so it is no argument."""
+        """Return a line of JSON; it is not a command-line argument because the settings may contain a password."""
         return json.dumps(asdict(self)).encode() + b"\n"
 
     @classmethod
     def from_line(cls, line: bytes) -> IndexJobSpec:
+        """Return the spec of a line of `to_line`."""
         return cls(**json.loads(line))
 
 
 def make_index_job_spec(job_id: int, folder: Path, prune: bool, lock: int, settings: Settings) -> IndexJobSpec:
-    """The order for one job, as `main` takes it from stdin."""
-    return IndexJobSpec(job_id, str(folder), prune, lock, settings.model_dump(mode="json"))
+    """Return the spec of a job."""
+    values = settings.model_dump(mode="json")
+    return IndexJobSpec(job_id=job_id, folder=str(folder), prune=prune, lock=lock, settings=values)
 
 
 def main() -> None:
-    """The whole life of the process."""
-    order = IndexJobSpec.from_line(sys.stdin.buffer.readline())
+    """Run the job of the spec on stdin, store its result, and end the process."""
+    spec = IndexJobSpec.from_line(sys.stdin.buffer.readline())
     configure_logging()
-    os.set_inheritable(order.lock, False)
+    os.set_inheritable(spec.lock, False)
     os.nice(NICENESS)
-    settings = load_settings(**order.settings)
+    settings = load_settings(**spec.settings)
     with Catalogue(Home(settings.home, settings.database_url)) as catalogue:
-        stopping = JobStopper(catalogue, order.job_id)
-        status, message, result = _run_index_job(settings, order, JobProgressWriter(catalogue, order.job_id), stopping)
-        catalogue.jobs.finish(order.job_id, status, message, result)
-    os.close(order.lock)
-    os._exit(0)  # what torch and its kind still have to tear down takes a second, and nobody needs it
+        stopper = JobStopper(catalogue, spec.job_id)
+        status, message, result = _run_index_job(settings, spec, JobProgressWriter(catalogue, spec.job_id), stopper)
+        catalogue.jobs.finish(spec.job_id, status, message, result)
+    os.close(spec.lock)
+    os._exit(0)  # a normal exit of torch and other libraries takes a second
 
 
 def _run_index_job(
     settings: Settings, spec: IndexJobSpec, progress_writer: JobProgressWriter, stopper: JobStopper
 ) -> tuple[str, str | None, dict[str, Any] | None]:
-    """Status, message and result of the job."""
+    """Run the job and return its status, message and result."""
     request = IndexRequest(
         prune=spec.prune,
         on_training=progress_writer.on_training,
@@ -93,7 +95,7 @@ def _run_index_job(
         summary = index(settings, [spec.folder], request)
         stopper.done_event.set()
     except KeyboardInterrupt:
-        return stopper.stop_reason, f"It was stopped. {INDEX_RESUME_HINT}", None
+        return stopper.stop_reason, f"The job was stopped. {INDEX_RESUME_HINT}", None
     except SimileError as error:
         stopper.done_event.set()
         return "failed", str(error), None
@@ -107,16 +109,18 @@ def _make_job_result(summary: IndexSummary) -> dict[str, Any]:
 
 
 class JobProgressWriter:
-    """What stands in the job's row while it runs: at most twice a second, each change of the stage at once."""
+    """Writes progress to the job's row, at most twice a second; a change of the stage is written at once."""
 
     def __init__(self, catalogue: Catalogue, job_id: int) -> None:
         self._catalogue, self._job_id = catalogue, job_id
         self._stage, self._next_update_at = "looking", 0.0
 
     def on_run(self, run_id: int) -> None:
+        """Store the id of the indexing run."""
         self._catalogue.jobs.update(self._job_id, run=run_id)
 
     def on_training(self, progress: TrainingProgress) -> None:
+        """Store the progress of the training."""
         self._update_job_row(
             "training",
             done=progress.step,
@@ -126,6 +130,7 @@ class JobProgressWriter:
         )
 
     def on_progress(self, summary: IndexSummary, total: int) -> None:
+        """Store the progress of the indexing of `total` files."""
         speed = summary.done / summary.seconds if summary.seconds else None
         self._update_job_row(
             "publishing" if summary.done >= total else "indexing",
@@ -144,9 +149,11 @@ class JobProgressWriter:
 
 
 class JobStopper:
-    """Stops the job when somebody cancels it, or when its starter is gone; by force if it takes too long.
+    """Stops the job when a user cancels it or the parent process ends; kills the process if that takes too long.
 
-    over: set once there is nothing left to stop.
+    Attributes:
+        stop_reason: "cancelled" or "interrupted".
+        done_event: Set when there is nothing left to stop.
     """
 
     def __init__(self, catalogue: Catalogue, job_id: int) -> None:
@@ -155,7 +162,7 @@ class JobStopper:
         self.done_event = threading.Event()
 
     def start(self) -> None:
-        """From now on. Called in the main thread, where KeyboardInterrupt is to be raised."""
+        """Start watching. Must be called in the main thread, where KeyboardInterrupt is raised."""
         signal.signal(signal.SIGINT, self._handle_interrupt)
         threading.Thread(target=self._watch_for_stop, name="stopping", daemon=True).start()
 
@@ -170,7 +177,7 @@ class JobStopper:
         if self.stop_reason == "cancelled" and self._is_parent_gone(STOP_TIMEOUT_SECONDS["cancelled"]):
             self.stop_reason = "interrupted"
         time.sleep(STOP_TIMEOUT_SECONDS["interrupted"])
-        os.kill(os.getpid(), signal.SIGKILL)  # a batch at a time is stored: nothing is half there
+        os.kill(os.getpid(), signal.SIGKILL)  # batches are stored in transactions, so nothing is incomplete
 
     def _wait_for_stop_reason(self) -> str:
         while not self._is_parent_gone(CANCEL_POLL_SECONDS):
@@ -181,10 +188,10 @@ class JobStopper:
     def _is_cancelled(self) -> bool:
         try:
             return self._catalogue.jobs.get(self._job_id).cancelling
-        except SimileError:  # a busy catalogue answers the next time
+        except SimileError:  # the catalogue is busy: ask again later
             return False
 
     @staticmethod
     def _is_parent_gone(seconds: float) -> bool:
-        """Whether stdin ends within that time: nothing more is ever written to it."""
+        """Return whether stdin closes within that time; nothing else is written to it."""
         return bool(select.select([sys.stdin.fileno()], [], [], seconds)[0])

@@ -1,12 +1,14 @@
-"""What there is to do: the files that are there, held against what the catalogue knows of them.
+"""Plan an indexing run: compare the files of the sources with those that the catalogue knows.
 
-Both come sorted by path and are merged as they come, so that a folder of millions needs no more memory than one of
-thousands; what is to be done goes to a spool.
+Both are sorted by path and merged as streams, so that a folder of millions of files needs no more memory than one of
+thousands; tasks go to a spool file.
 """
 
 from __future__ import annotations
 
 import gc
+import pickle
+import tempfile
 from bisect import bisect_right
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -14,36 +16,90 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from simile.core.errors import BadSetting
 from simile.core.records import FileStat
 from simile.images.sources.folders import WalkResult
 from simile.images.sources.paths import is_utf8
 from simile.images.sources.sources import ImageSources, SourcePart, is_path_missing, is_stdin
-from simile.indexer.pipeline.spool import Spool
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.files import KnownFileRow, make_known_file
 from simile.store.catalogue.records import KnownFile
 
-FileMetadata = dict[str, str]  # what a manifest says of a file
+FileMetadata = dict[str, str]  # metadata of a file from a manifest
+T = TypeVar("T")
+
+SPOOL_BLOCK_SIZE = 5000  # items that are kept in memory and written together: a megabyte of paths
+
+
+class Spool(Generic[T]):
+    """A list that may be longer than memory, in a temporary file.
+
+    Items are appended until it is first read; it can be read any number of times, by one reader at a time.
+    """
+
+    def __init__(self, items: Iterable[T] = ()) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the spool exists
+        self._tail: list[T] = []
+        self._count = self._blocks = 0
+        self.extend(items)
+
+    def extend(self, items: Iterable[T]) -> None:
+        """Append items."""
+        for item in items:
+            self.append(item)
+
+    def append(self, item: T) -> None:
+        """Append an item."""
+        self._tail.append(item)
+        self._count += 1
+        if len(self._tail) == SPOOL_BLOCK_SIZE:
+            pickle.dump(self._tail, self._file, protocol=5)
+            self._tail = []
+            self._blocks += 1
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[T]:
+        self._file.seek(0)
+        for _ in range(self._blocks):
+            block: list[T] = pickle.load(self._file)
+            yield from block
+        yield from self._tail
+
+    def close(self) -> None:
+        """Close the file, which deletes it."""
+        self._file.close()
+
+    def __del__(self) -> None:
+        self._file.close()
 
 
 class IndexTask(NamedTuple):
-    """One file to look into. `known`: what the catalogue knows of its path; `named`: it is one of the sources'."""
+    """A file to read."""
 
     file: FileStat
-    known_file: KnownFile | None = None
+    known_file: KnownFile | None = None  # the catalogue's record of this path
     metadata: FileMetadata | None = None
-    is_from_source: bool = True
+    is_from_source: bool = True  # False for other images of the home that need a vector
 
 
-@dataclass
+@dataclass(kw_only=True)
 class IndexPlan:
-    """What there is to do. `vanished`: known paths of the sources that are no longer there.
+    """The work of a run.
 
-    said: unchanged files in manifests. files, known: how many there are. met, gone: files that are there, and that have
-    vanished, by the folder or archive that was named; "" for those that were listed.
+    Attributes:
+        scan: Counts and failures of the walk through the sources.
+        tasks: Files to read.
+        metadata_updates: Paths of unchanged files with their metadata from manifests.
+        unchanged: Number of unchanged files.
+        file_count: Number of files in the sources.
+        known_count: Number of files of the sources that the catalogue knows.
+        missing_paths: Known paths of the sources that no longer exist.
+        present_by_root: Number of existing files by folder or archive; "" for files that were listed.
+        missing_by_root: Number of missing files in the same way.
     """
 
     scan: WalkResult
@@ -58,92 +114,98 @@ class IndexPlan:
 
 
 def make_index_plan(catalogue: Catalogue | None, sources: ImageSources, fingerprint: str | None) -> IndexPlan:
-    """Walks the sources and holds them against the catalogue: same path, size and mtime means unchanged.
+    """Walk the sources and compare them with the catalogue.
 
-    A file without a vector by the encoder with this fingerprint has to be looked into, too.
+    Args:
+        catalogue: The catalogue, or None for a home that does not exist yet.
+        sources: The sources to walk.
+        fingerprint: Files without a vector by this encoder are read again, even if path, size and mtime are unchanged.
     """
-    comparison = _IndexPlanner(catalogue, fingerprint, IndexPlan(sources.result))
+    planner = _IndexPlanner(catalogue, fingerprint, IndexPlan(scan=sources.result))
     with _pause_garbage_collection():
-        for tree, parts in groupby(sources.iterate_parts(), key=lambda part: part.root):
-            if tree is None:
-                comparison.add_listed_files(parts)
+        for root, parts in groupby(sources.iterate_parts(), key=lambda part: part.root):
+            if root is None:
+                planner.add_listed_files(parts)
             else:
-                comparison.add_tree(tree, parts)
-    return comparison.plan
+                planner.add_tree(root, parts)
+    return planner.plan
 
 
 def check_prune(plan: IndexPlan) -> None:
-    """Raises BadSetting where a folder holds nothing of what is known in it: so looks a disk that is not mounted."""
-    for root, gone in plan.missing_by_root.items():
-        if not gone or plan.present_by_root.get(root):
+    """Raise BadSetting if all known files of a folder are missing: the disk may not be mounted."""
+    for root, missing in plan.missing_by_root.items():
+        if not missing or plan.present_by_root.get(root):
             continue
         if not root:
             raise BadSetting(
-                f"None of the files that were listed is there, but {gone:,} of them are known. If a disk is not "
+                f"None of the listed files exists, but {missing:,} of them are known. If a disk is not "
                 "mounted, mount it; to forget them, name their folder: `simile index FOLDER --prune`."
             )
         raise BadSetting(
-            f"{root} holds no pictures now, but {gone:,} in it are known. If a disk is not mounted, mount it; "
+            f"{root} holds no images now, but {missing:,} in it are known. If a disk is not mounted, mount it; "
             f"to forget them, run `simile index {Path(root).parent} --prune`."
         )
 
 
 class _IndexPlanner:
+    """Compares parts of the sources with the catalogue and collects the plan."""
+
     def __init__(self, catalogue: Catalogue | None, fingerprint: str | None, plan: IndexPlan) -> None:
         self.catalogue, self.fingerprint, self.plan = catalogue, fingerprint, plan
 
     def add_tree(self, root: str, parts: Iterable[SourcePart]) -> None:
-        """One folder or archive: its files and the known ones go side by side, both by path."""
-        before = len(self.plan.scan.failures)
+        """Add a folder or archive: merge its files with the known ones, both sorted by path."""
+        failures_before = len(self.plan.scan.failures)
         with closing(self._get_known_rows_under(root)) as blocks:
-            known = _KnownRowReader(blocks)
+            reader = _KnownRowReader(blocks)
             for part in parts:
-                there = known.read_up_to(max(part.files)[0]) if part.files else {}
-                self._compare_files(part, there, root)
-                self._count_missing(there, root)
-            while rest := known.read_block():
-                self.plan.known_count += len(rest)
-                self._count_missing((row[0] for row in rest), root)
-        self._count_present(root, len(self.plan.scan.failures) - before)
+                known_rows = reader.read_up_to(max(part.files)[0]) if part.files else {}
+                self._compare_files(part, known_rows, root)
+                self._count_missing(known_rows, root)
+            while block := reader.read_block():
+                self.plan.known_count += len(block)
+                self._count_missing((row[0] for row in block), root)
+        self._count_present(root, len(self.plan.scan.failures) - failures_before)
 
     def add_listed_files(self, parts: Iterable[SourcePart]) -> None:
-        """Files that were listed one by one."""
+        """Add files that were listed individually or by a pattern."""
         for part in parts:
-            there: dict[str, KnownFileRow] = {}
+            known_rows: dict[str, KnownFileRow] = {}
             if self.catalogue:
                 paths = [*(path for path, *_ in part.files), *part.missing]
-                there = {
+                known_rows = {
                     path: (path, *known)
                     for path, known in self.catalogue.files.get_many(paths, self.fingerprint).items()
                 }
-            self._compare_files(part, there, "")
-            self._count_missing(there, "")
+            self._compare_files(part, known_rows, "")
+            self._count_missing(known_rows, "")
             if part.pattern is not None:
                 prefix, pattern = part.pattern
                 with closing(self._get_known_rows_under(prefix)) as blocks:
                     for block in blocks:
-                        meant = [path for path, *_ in block if pattern.match(path)]
-                        self.plan.known_count += len(meant)
-                        self._count_missing(meant, "")
+                        matches = [path for path, *_ in block if pattern.match(path)]
+                        self.plan.known_count += len(matches)
+                        self._count_missing(matches, "")
 
     def _get_known_rows_under(self, root: str) -> Generator[list[KnownFileRow]]:
-        # Nothing is known of what lies in a folder whose name is not UTF-8: each of its files is a failure.
+        # The catalogue has no files of a folder whose name is not UTF-8: each of them is a failure.
         if self.catalogue and is_utf8(root):
             yield from self.catalogue.files.iterate_under(root, self.fingerprint)
 
     def _compare_files(self, part: SourcePart, known_rows: dict[str, KnownFileRow], root: str) -> None:
-        """Takes the files of the part out of `there`; each is unchanged or to be looked into."""
+        """Remove the files of the part from `known_rows`; each is unchanged, or a task."""
         plan, unchanged, todo = self.plan, 0, []
         plan.known_count += len(known_rows)
-        for number, file in enumerate(part.files):  # half a million times: as little as can be
+        for number, file in enumerate(part.files):  # up to millions of files: tuples and no attributes, for speed
             row = known_rows.pop(file[0], None)
-            said = None if part.metadata is None else part.metadata[number]
+            metadata = None if part.metadata is None else part.metadata[number]
+            # Unchanged: it has a vector, and size and mtime are equal.
             if row is not None and row[4] and row[2] == file[1] and row[3] == file[2]:
                 unchanged += 1
-                if said is not None:
-                    plan.metadata_updates.append((file[0], said))
+                if metadata is not None:
+                    plan.metadata_updates.append((file[0], metadata))
             else:
-                todo.append(IndexTask(FileStat._make(file), None if row is None else make_known_file(row), said))
+                todo.append(IndexTask(FileStat._make(file), None if row is None else make_known_file(row), metadata))
         if part.root is not None:  # an archive is read from front to back
             todo.sort(key=lambda task: (task.file.position, task.file.path))
         plan.tasks.extend(todo)
@@ -162,24 +224,24 @@ class _IndexPlanner:
 
 
 class _KnownRowReader:
-    """Rows that come in blocks sorted by path, handed out as far as is asked for."""
+    """Reads rows, which come in blocks sorted by path, up to a given path."""
 
     def __init__(self, blocks: Iterator[list[KnownFileRow]]) -> None:
         self._blocks, self._block = blocks, next(blocks, [])
 
     def read_up_to(self, path: str) -> dict[str, KnownFileRow]:
-        """The next rows, to this path and with it, by path."""
-        taken: dict[str, KnownFileRow] = {}
+        """Return the next rows by path, up to and including this path."""
+        rows: dict[str, KnownFileRow] = {}
         while self._block and self._block[-1][0] <= path:
-            taken.update(zip(map(_get_row_path, self._block), self._block, strict=True))
+            rows.update(zip(map(_get_row_path, self._block), self._block, strict=True))
             self._block = next(self._blocks, [])
         end = bisect_right(self._block, path, key=_get_row_path)
-        taken.update((row[0], row) for row in self._block[:end])
+        rows.update((row[0], row) for row in self._block[:end])
         self._block = self._block[end:]
-        return taken
+        return rows
 
     def read_block(self) -> list[KnownFileRow]:
-        """Some of what is left; empty when nothing is."""
+        """Return the rest of the current block; empty if there is none."""
         block, self._block = self._block, next(self._blocks, [])
         return block
 
@@ -189,15 +251,16 @@ _get_row_path = itemgetter(0)
 
 @contextmanager
 def _pause_garbage_collection() -> Iterator[None]:
-    """Half a million tuples and no cycle among them: the garbage collector would look at them again and again."""
-    was_on = gc.isenabled()
+    """Disable the garbage collector, which would repeatedly traverse millions of tuples that have no cycles."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if was_on:
+        if was_enabled:
             gc.enable()
 
 
 def describe_sources(sources: Sequence[Path | str]) -> str:
+    """Return the names of the sources for a message."""
     return ", ".join("the list on stdin" if is_stdin(source) else str(source) for source in sources)

@@ -1,8 +1,9 @@
-"""The end of a run: what was stored becomes a segment, and a new encoder comes into use once it has seen everything."""
+"""The end of a run: build a segment from the stored rows, and activate a new encoder that has all vectors."""
 
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class IndexPublisher:
-    """How to publish. `prune`: forget files that are gone, where they keep another encoder from coming into use."""
+    """Publishes the rows of a run. With `prune` missing files are forgotten if they prevent a switch of encoders."""
 
     catalogue: Catalogue
     settings: Settings
     prune: bool
 
     def publish(self, fingerprint: str, is_switch: bool, summary: IndexSummary) -> None:
-        """Puts the encoder in use and folds new and deleted rows into a segment, where there are any."""
+        """Activate the encoder, and merge new and deleted rows into a segment if there are any.
+
+        Args:
+            fingerprint: The encoder of the run.
+            is_switch: Whether another encoder is active.
+            summary: Receives the counts.
+        """
         lacking = self._count_missing_vectors(fingerprint) if is_switch or summary.embedded else 0
         if is_switch and lacking and self.prune:
             summary.removed += self._forget_missing_files(fingerprint)
@@ -34,53 +41,50 @@ class IndexPublisher:
             log.warning("%s", make_not_switched_message(lacking, fingerprint))
             return
         if lacking:
-            found_again = "no search finds them until `simile index` runs on their folders"
-            log.warning("%d pictures have no vector by the encoder in use: %s", lacking, found_again)
+            log.warning(
+                "%d images have no vector by the active encoder: no search finds them until `simile index` runs on "
+                "their folders",
+                lacking,
+            )
         if self.catalogue.images.are_published(fingerprint):
             return
         self._build_index(fingerprint)
 
     def _build_index(self, fingerprint: str) -> None:
-        from simile.store.index.index import Index  # noqa: PLC0415  # FAISS, which a run without a change does not need
+        from simile.store.index.index import Index  # noqa: PLC0415  # imports FAISS, which a run without changes does not need
 
-        settings = self.settings
-        vectors = Index(self.catalogue)
-        active = self.catalogue.encoders.find_active()
-        wanted: dict[str, Any] = {
-            "kind": settings.index, "recall": settings.recall, "memory": settings.index_memory
-        }  # fmt: skip
-        try:
+        settings, active = self.settings, self.catalogue.encoders.find_active()
+        options: dict[str, Any] = {"kind": settings.index, "recall": settings.recall, "memory": settings.index_memory}
+        with closing(Index(self.catalogue)) as index:
             if active is None or active.fingerprint != fingerprint:
-                vectors.switch_encoder(fingerprint, **wanted)
+                index.switch_encoder(fingerprint, **options)
             else:
-                vectors.publish(**wanted, if_large=True)
-        finally:
-            vectors.close()
+                index.publish(**options, if_large=True)
 
     def _count_missing_vectors(self, fingerprint: str) -> int:
         return self.catalogue.images.count() - self.catalogue.embeddings.count(fingerprint)
 
     def _forget_missing_files(self, fingerprint: str) -> int:
-        """Forgets files that are gone, of images that nobody can embed any more; gives how many files there were.
+        """Forget the missing files of images that can no longer be embedded; return their number.
 
-        Only where their folder still holds something: else a disk may not be mounted.
+        Files in an empty folder are kept, because a disk may not be mounted.
         """
-        gone = [
+        missing = [
             file.path
             for _, file in self.catalogue.files.iterate_without_embedding(fingerprint)
             if is_path_missing(file.path)
         ]
-        forgotten = [path for path in gone if _is_nonempty_folder(Path(path).parent)]
-        self.catalogue.files.delete(forgotten)
-        return len(forgotten)
+        missing = [path for path in missing if _is_nonempty_folder(Path(path).parent)]
+        self.catalogue.files.delete(missing)
+        return len(missing)
 
 
 def make_not_switched_message(missing_count: int, fingerprint: str) -> str:
-    """Why the encoder that was asked for is not in use, and what to do."""
+    """Return why the requested encoder was not activated, and what to do."""
     return (
-        f"{missing_count:,} pictures could not be embedded by encoder {fingerprint}: their files are gone or unreadable. The "
-        "encoder in use stays. Put the files back, or run the same command with --prune to forget those that are "
-        f"gone, or switch all the same with `simile encoders activate {fingerprint}`."
+        f"{missing_count:,} images could not be embedded by encoder {fingerprint}: their files are missing or "
+        "unreadable. The active encoder stays the same. Restore the files, or run the same command with --prune to "
+        f"forget missing ones, or activate the encoder anyway with `simile encoders activate {fingerprint}`."
     )
 
 

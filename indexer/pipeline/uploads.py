@@ -1,4 +1,4 @@
-"""Pictures that arrive one at a time, over HTTP."""
+"""Add and delete individual images, for the HTTP API."""
 
 from __future__ import annotations
 
@@ -15,12 +15,24 @@ from simile.store.home import translate_write_errors
 def add_upload(
     searcher: Searcher, data: bytes, *, name: str, metadata: Mapping[str, str] | None = None
 ) -> tuple[int, bool]:
-    """Stores and indexes one picture; gives its id and whether its content was new. The next search finds it.
+    """Store and index an image; the next search finds it.
 
-    `said`: metadata of it, in place of what was said of a picture that was known; None leaves that as it is.
+    The file is stored in the home under its content's hash, even if a source folder holds the same image, because that
+    file may disappear.
 
-    The file is kept in the home under its content's hash, even where a folder holds the same picture: that one may
-    vanish. `name` is for messages only. Raises UnreadableImage, NothingIndexed (no encoder yet), HomeNotWritable.
+    Args:
+        searcher: The open home.
+        data: Content of the image file.
+        name: Name for messages.
+        metadata: Replaces the metadata of a known image; None keeps it.
+
+    Returns:
+        The image's id, and whether its content was new.
+
+    Raises:
+        UnreadableImage: The data is not an image that can be read.
+        NothingIndexed: The home has no encoder.
+        HomeNotWritable: The file can't be stored.
     """
     encoder, catalogue = searcher.get_encoder(), searcher.catalogue
     prepared = prepare_image(data, name, encoder.preprocessing, searcher.limits)
@@ -28,8 +40,8 @@ def add_upload(
     with translate_write_errors(path):
         if not path.exists():
             write_atomically(path, lambda temporary: temporary.write_bytes(data))
-        facts = path.stat()
-    file = FileStat(str(path), facts.st_size, facts.st_mtime_ns)
+        stat = path.stat()
+    file = FileStat(str(path), stat.st_size, stat.st_mtime_ns)
     known = catalogue.images.find_by_sha256([prepared.sha256], encoder.fingerprint).get(prepared.sha256)
     if known is not None and known.embedded:
         catalogue.files.add([(known.image_id, file)])
@@ -37,10 +49,11 @@ def add_upload(
             catalogue.metadata.set_for_image(known.image_id, metadata)
         return known.image_id, False
     rows = make_embedding_rows([(file, prepared)], encoder, with_errors=True)
-    of_path = None if metadata is None else {file.path: metadata}
-    return catalogue.images.add_batch(rows, encoder.fingerprint, encoder.runtime, of_path)[0], known is None
+    metadata_by_path = None if metadata is None else {file.path: metadata}
+    ids = catalogue.images.add_batch(rows, encoder.fingerprint, encoder.runtime, metadata_by_path)
+    return ids[0], known is None
 
 
 def delete_image(searcher: Searcher, image_id: int) -> None:
-    """Forgets an image and its vectors. A file in the user's own folder stays; an upload is removed. NoSuchImage."""
+    """Delete an image and its vectors. A source file stays; an uploaded file is deleted. Raises NoSuchImage."""
     searcher.catalogue.images.delete(image_id)

@@ -1,4 +1,4 @@
-"""From prepared pictures to committed rows: what is new is embedded, what is known only moves, or gains a place."""
+"""Write batches of preprocessed images: new contents are embedded, known contents only get or move a location."""
 
 from __future__ import annotations
 
@@ -19,12 +19,9 @@ if TYPE_CHECKING:
     from simile.models.inference.encoder import TrainedEncoder
 
 
-pass
-
-
 @dataclass(frozen=True)
 class IndexBatchWriter:
-    """Stores batches, and counts in `summary` what each file was."""
+    """Stores batches, and counts in `summary` whether files are new, changed, moved or copies."""
 
     catalogue: Catalogue
     plan: IndexPlan
@@ -32,50 +29,57 @@ class IndexBatchWriter:
     summary: IndexSummary
 
     def write(self, batch: list[tuple[IndexTask, PreparedImage]]) -> None:
-        """Embeds what is new in the batch and commits it; known contents only gain, move or refresh a location."""
-        known = self.catalogue.images.find_by_sha256((picture.sha256 for _, picture in batch), self.encoder.fingerprint)
-        embedded = {sha: image.image_id for sha, image in known.items() if image.embedded}
-        fresh = [(task, picture) for task, picture in batch if picture.sha256 not in embedded]
-        rows = make_embedding_rows([(task.file, picture) for task, picture in fresh], self.encoder, with_errors=False)
+        """Embed the new contents of a batch and commit all of its files."""
+        # Contents without a vector by this encoder are embedded; one that occurs twice is embedded once.
+        known = self.catalogue.images.find_by_sha256((image.sha256 for _, image in batch), self.encoder.fingerprint)
+        embedded = {sha256: record.image_id for sha256, record in known.items() if record.embedded}
+        new = [(task, image) for task, image in batch if image.sha256 not in embedded]
+        rows = make_embedding_rows([(task.file, image) for task, image in new], self.encoder, with_errors=False)
         self.catalogue.images.add_batch(rows, self.encoder.fingerprint, self.encoder.runtime)
-        contents = {picture.sha256 for _, picture in fresh}
+        contents = {image.sha256 for _, image in new}
         self.summary.embedded += len(contents)
-        self.summary.duplicates += len(fresh) - len(contents)
-        seen = [(task, known[picture.sha256].image_id) for task, picture in fresh if picture.sha256 in known]
-        self._count_new_contents([(task, picture) for task, picture in fresh if picture.sha256 not in known])
-        self._update_locations(seen, has_row=True)
-        self._update_locations([(task, embedded[p.sha256]) for task, p in batch if p.sha256 in embedded])
-        said = {task.file.path: task.metadata for task, _ in batch if task.metadata is not None}
-        self.catalogue.metadata.set_for_files(said)
+        self.summary.duplicates += len(new) - len(contents)
+        # Files of known contents get, move or refresh a location.
+        known_files = [(task, known[image.sha256].image_id) for task, image in new if image.sha256 in known]
+        self._count_new_contents([(task, image) for task, image in new if image.sha256 not in known])
+        self._update_locations(known_files, has_row=True)
+        self._update_locations([(task, embedded[image.sha256]) for task, image in batch if image.sha256 in embedded])
+        metadata = {task.file.path: task.metadata for task, _ in batch if task.metadata is not None}
+        self.catalogue.metadata.set_for_files(metadata)
 
     def _count_new_contents(self, files: list[tuple[IndexTask, PreparedImage]]) -> None:
-        """Contents that nobody had seen before this batch: new files, or changed ones."""
+        """Count files whose content the catalogue did not know: new or changed files."""
         seen: set[str] = set()
-        for task, picture in files:
-            _count_file(task, self.summary, is_copy=picture.sha256 in seen)
-            seen.add(picture.sha256)
+        for task, image in files:
+            _count_file(task, self.summary, is_copy=image.sha256 in seen)
+            seen.add(image.sha256)
 
     def _update_locations(self, files: list[tuple[IndexTask, int]], *, has_row: bool = False) -> None:
-        """Files whose content was known: touched, moved, one more copy, or changed into that. `stored`: have a row."""
+        """Update the locations of files with a known content, and count them.
+
+        Args:
+            files: Tasks with the ids of their images.
+            has_row: Whether the locations of these files are stored already.
+        """
         locations = self.catalogue.files.get_for_images({image_id for _, image_id in files})
         touched: list[FileStat] = []
         added: list[tuple[int, FileStat]] = []
-        left_behind: list[str] = []
-        taken: set[str] = set()
+        old_paths: list[str] = []  # of moved files
+        used: set[str] = set()
         for task, image_id in files:
-            places = [place.path for place in locations.get(image_id, ()) if place.path not in taken]
-            left = None if task.known_file else self._find_old_location(task.file.path, places)
+            known_paths = [location.path for location in locations.get(image_id, ()) if location.path not in used]
+            old_path = None if task.known_file else self._find_old_location(task.file.path, known_paths)
             if task.known_file is not None and task.known_file.image_id == image_id:
                 touched.append(task.file)
                 self.summary.unchanged += task.is_from_source
-            elif left is not None:
-                taken.add(left)
-                self.plan.missing_paths.discard(left)
+            elif old_path is not None:
+                used.add(old_path)
+                self.plan.missing_paths.discard(old_path)
                 self.summary.moved += 1
                 if has_row:
-                    left_behind.append(left)
+                    old_paths.append(old_path)
                 else:
-                    self.catalogue.files.move(left, task.file)
+                    self.catalogue.files.move(old_path, task.file)
             else:
                 added.append((image_id, task.file))
                 self.summary.duplicates += not has_row
@@ -83,14 +87,13 @@ class IndexBatchWriter:
         if not has_row:
             self.catalogue.files.update_stats(touched)
             self.catalogue.files.add(added)
-        self.catalogue.files.delete(left_behind)
+        self.catalogue.files.delete(old_paths)
 
     def _find_old_location(self, path: str, known_paths: list[str]) -> str | None:
-        """The place that a picture has left for `path`: one of the sources', else any other where it no longer is."""
-        vanished = (place for place in known_paths if place in self.plan.missing_paths)
-        return next(vanished, None) or next(
-            (place for place in known_paths if place != path and is_path_missing(place)), None
-        )
+        """Return the old path of a file that was moved to `path`: preferably one inside the sources."""
+        missing = (known for known in known_paths if known in self.plan.missing_paths)
+        other_missing = (known for known in known_paths if known != path and is_path_missing(known))
+        return next(missing, None) or next(other_missing, None)
 
 
 def _count_file(task: IndexTask, summary: IndexSummary, *, is_copy: bool) -> None:
@@ -104,29 +107,35 @@ def _count_file(task: IndexTask, summary: IndexSummary, *, is_copy: bool) -> Non
 def make_embedding_rows(
     files: Sequence[tuple[FileStat, PreparedImage]], encoder: TrainedEncoder, *, with_errors: bool
 ) -> list[NewImage]:
-    """One row for each file, in order; a content that occurs twice is embedded once. Raises NotFinite.
+    """Embed files and return a row for each; a content that occurs twice is embedded once.
 
-    `with_errors`: also decodes, for the reconstruction error. That takes longer than to encode, so the job leaves it
-    to whoever asks for a picture's (search/searcher.py).
+    Args:
+        files: Files with their preprocessed images.
+        encoder: The encoder to use.
+        with_errors: Whether to decode, too, for the reconstruction error. This takes longer than encoding, so the
+            indexing job leaves it out: search/searcher.py computes it on demand.
+
+    Raises:
+        NotFinite: The encoder gives NaN or infinity.
     """
-    contents = {picture.sha256: picture for _, picture in files}
+    contents = {image.sha256: image for _, image in files}
     if not contents:
         return []
-    batch = np.stack([picture.array for picture in contents.values()])
+    batch = np.stack([image.array for image in contents.values()])
     latent, errors = encoder.encode_with_errors(batch) if with_errors else (encoder.encode(batch), None)
     log_variance = None if latent.sigma is None else 2 * np.log(latent.sigma)
-    number = {sha256: number for number, sha256 in enumerate(contents)}
+    row_by_sha256 = {sha256: row for row, sha256 in enumerate(contents)}
     return [
         NewImage(
-            sha256=picture.sha256,
-            size=picture.size,
-            format=picture.format,
-            width=picture.width,
-            height=picture.height,
+            sha256=image.sha256,
+            size=image.size,
+            format=image.format,
+            width=image.width,
+            height=image.height,
             file=file,
-            mu=latent.mu[number[picture.sha256]],
-            log_variance=None if log_variance is None else log_variance[number[picture.sha256]],
-            reconstruction_error=None if errors is None else float(errors[number[picture.sha256]]),
+            mu=latent.mu[row_by_sha256[image.sha256]],
+            log_variance=None if log_variance is None else log_variance[row_by_sha256[image.sha256]],
+            reconstruction_error=None if errors is None else float(errors[row_by_sha256[image.sha256]]),
         )
-        for file, picture in files
+        for file, image in files
     ]

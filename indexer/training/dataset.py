@@ -1,4 +1,4 @@
-"""What a network is trained on: pictures as arrays, how they were made, and class numbers where a recipe wants them."""
+"""Read the training images: choose preprocessing and recipe, read the files, and number the labels."""
 
 from __future__ import annotations
 
@@ -24,15 +24,22 @@ from simile.models.training.loop import MIN_TRAINING_IMAGES
 
 log = logging.getLogger(__name__)
 
-PREPROCESSING_SAMPLE_SIZE = 256  # pictures that decide on size and colour
-CROP_RESOLUTION_FACTOR = 2  # pictures are kept at so many times the network's size where copies are cropped from them
+PREPROCESSING_SAMPLE_SIZE = 256  # images that determine size and colour
+CROP_RESOLUTION_FACTOR = 2  # for augmentation with crops, images are stored at twice the network's size
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingSet:
-    """pictures: (n, R, R, C) uint8, R the network's size or CRISP times it. labels: (n,) numbers of `classes`.
+    """The images of a training.
 
-    digests: the SHA-256 of each. recipe: what they are to be trained by.
+    Attributes:
+        images: (n, R, R, C) uint8; R is the network's size, or `CROP_RESOLUTION_FACTOR` times that.
+        digests: SHA-256 of each file.
+        preprocessing: Preprocessing at the network's size.
+        failures: Files that could not be read.
+        recipe: The recipe to train with.
+        labels: Class numbers (n,), for a classifier.
+        classes: Class names.
     """
 
     images: Pixels
@@ -44,11 +51,19 @@ class TrainingSet:
     classes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DatasetSpec:
-    """How pictures are to be read. `preprocessing`: given where an encoder's own must be kept; else it is chosen.
+    """How to read the training images.
 
-    for_photos: the recipe that is taken instead where they turn out to be photographs.
+    Attributes:
+        recipe: The recipe to train with.
+        photo_recipe: The recipe for photographs instead; None to always use `recipe`.
+        seed: Seed of the sample that determines the preprocessing.
+        image_size: Side of the network's input; None to choose it.
+        fit: How images are fitted into a square; None to choose it.
+        labels: "folders" or a CSV file, for a classifier.
+        roots: The source folders, for labels.
+        preprocessing: That of an existing encoder; None to choose it.
     """
 
     recipe: Recipe
@@ -62,7 +77,13 @@ class DatasetSpec:
 
 
 def read_training_set(settings: Settings, files: Sequence[FileStat], spec: DatasetSpec) -> TrainingSet:
-    """Reads what to train on. Raises TooFewPictures, BadSetting (labels) and HomeNotWritable."""
+    """Read the training images.
+
+    Raises:
+        TooFewPictures: Too few images can be read.
+        BadSetting: The recipe needs labels, and they are missing or can't be read.
+        HomeNotWritable: There is no space for a file of images.
+    """
     limits = Limits.from_settings(settings)
     with WorkerPool(settings.workers, settings.decode_seconds, settings.max_pixels) as workers:
         return _read_with_workers(settings, files, spec, limits, workers)
@@ -71,38 +92,48 @@ def read_training_set(settings: Settings, files: Sequence[FileStat], spec: Datas
 def _read_with_workers(
     settings: Settings, files: Sequence[FileStat], spec: DatasetSpec, limits: Limits, workers: WorkerPool
 ) -> TrainingSet:
-    names = _read_path_labels([files[place].path for place in get_reading_order(files)], spec)
-    paths = list(names)
+    # The labelled paths in the order of reading.
+    label_by_path = _read_path_labels([files[position].path for position in get_reading_order(files)], spec)
+    paths = list(label_by_path)
+    # A sample determines the preprocessing, which determines the recipe.
     sample = sample_images(paths, limits, workers, PREPROCESSING_SAMPLE_SIZE, spec.seed)
     if len(sample) < MIN_TRAINING_IMAGES:
         raise TooFewPictures(
-            f"{len(sample)} readable pictures among {len(files)} files are too few to train on: give at least "
+            f"{len(sample)} readable images in {len(files)} files are too few for training: give at least "
             f"{MIN_TRAINING_IMAGES}, better hundreds, or an encoder trained elsewhere with --encoder."
         )
     preprocessing = spec.preprocessing or choose_preprocessing(
         sample, image_size=spec.image_size, fit=spec.fit, background=settings.background
     )
     recipe = spec.photo_recipe if spec.photo_recipe and is_photographic(preprocessing) else spec.recipe
-    kept_at = _choose_storage_preprocessing(preprocessing, sample, recipe)
-    read = read_arrays(paths, kept_at, limits, workers, _folder_for(len(paths), kept_at, settings))
+    # Read all files, possibly at a larger size.
+    storage = _choose_storage_preprocessing(preprocessing, sample, recipe)
+    arrays = read_arrays(paths, storage, limits, workers, _choose_image_file_folder(len(paths), storage, settings))
+    training_set = TrainingSet(
+        images=arrays.images,
+        digests=arrays.digests,
+        preprocessing=preprocessing,
+        failures=arrays.failures,
+        recipe=recipe,
+    )
     if not recipe.classifier:
-        return TrainingSet(read.images, read.digests, preprocessing, read.failures, recipe)
-    classes = LabelClasses.from_labels(names[path] for path in read.paths)
-    numbers = classes.to_numbers([names[path] for path in read.paths])
-    return TrainingSet(read.images, read.digests, preprocessing, read.failures, recipe, numbers, classes.names)
+        return training_set
+    labels = [label_by_path[path] for path in arrays.paths]
+    classes = LabelClasses.from_labels(labels)
+    return replace(training_set, labels=classes.to_numbers(labels), classes=classes.names)
 
 
 def is_photographic(preprocessing: Preprocessing) -> bool:
-    """Whether copies of such pictures are cropped, mirrored and written on: not of rows of tiny ones of one size.
+    """Return whether the images are photographs, whose copies are often cropped, mirrored and written on.
 
-    On photographs `invariant` finds copies far better than `perceptual`, and neighbours nearly as well; on digits and
-    small garments, where a mirror image is another thing, it finds neighbours worse (docs/recipes.md).
+    On photographs `invariant` finds copies far better than `perceptual`, and neighbours nearly as well. On digits and
+    small images of clothes, where a mirror image shows something else, it finds neighbours worse (docs/recipes.md).
     """
     return preprocessing.image_size >= 64 and preprocessing.fit != "pad"
 
 
 def _read_path_labels(paths: list[str], spec: DatasetSpec) -> dict[str, str | None]:
-    """Each path with its label; a classifier is trained on the labelled ones alone."""
+    """Return a label per path; for a classifier, only paths with a label."""
     if not spec.recipe.classifier:
         return dict.fromkeys(paths)
     if spec.labels is None:
@@ -110,27 +141,27 @@ def _read_path_labels(paths: list[str], spec: DatasetSpec) -> dict[str, str | No
             f"recipe {spec.recipe.name} learns from labels. Give --labels folders (the folders' names are the "
             "classes) or --labels FILE.csv (a path and a label in each line)."
         )
-    labelled = zip(paths, read_labels(spec.labels, paths, spec.roots), strict=True)
-    names = {path: label for path, label in labelled if label is not None}
-    if left := len(paths) - len(names):
-        log.warning("%d pictures without a label are left out", left)
-    return dict(names)
+    labels = zip(paths, read_labels(spec.labels, paths, spec.roots), strict=True)
+    labelled = {path: label for path, label in labels if label is not None}
+    if unlabelled := len(paths) - len(labelled):
+        log.warning("%d images without a label are left out", unlabelled)
+    return dict(labelled)
 
 
 def _choose_storage_preprocessing(
     preprocessing: Preprocessing, sample: Sequence[DecodedImage], recipe: Recipe
 ) -> Preprocessing:
-    """Crops of pictures at the network's own size would be blurred, unlike crops of the files themselves."""
-    short_side = median(min(picture.width, picture.height) for picture in sample)
+    """Return the preprocessing for storage: augmentation needs larger images, or its crops would be blurred."""
+    short_side = median(min(image.width, image.height) for image in sample)
     larger = CROP_RESOLUTION_FACTOR * preprocessing.image_size
     if not recipe.contrast_weight or preprocessing.fit == "pad" or short_side < larger:
         return preprocessing
     return replace(preprocessing, image_size=larger)
 
 
-def _folder_for(count: int, kept_at: Preprocessing, settings: Settings) -> Path | None:
-    """Return where images that are too many for memory are kept in a file; None if they fit."""
-    size = count * kept_at.image_size**2 * kept_at.channels
+def _choose_image_file_folder(count: int, storage: Preprocessing, settings: Settings) -> Path | None:
+    """Return the folder of a temporary file for images that do not fit into memory; None if they fit."""
+    size = count * storage.image_size**2 * storage.channels
     if size <= settings.train_memory:
         return None
     folder = settings.home.absolute()

@@ -1,4 +1,4 @@
-"""Training an encoder on files, and putting it into the home."""
+"""Train an encoder on image files and save it in the home."""
 
 from __future__ import annotations
 
@@ -33,17 +33,28 @@ from simile.store.catalogue.catalogue import Catalogue
 from simile.store.database import schema
 from simile.store.home import Home, translate_write_errors
 
-pass
-
 log = logging.getLogger(__name__)
 
-RECIPE_NEUTRAL_SETTINGS = {"epochs", "batch_size", "learning_rate", "patience_epochs"}  # settings that speak for none
-READING_BUDGET_SHARE = 0.2  # of the time budget
+# With only these overrides the recipe is still chosen by the images.
+RECIPE_NEUTRAL_SETTINGS = {"epochs", "batch_size", "learning_rate", "patience_epochs"}
+READING_BUDGET_SHARE = 0.2  # of the time budget, at most, is used up by reading images
 
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """What a person may say about training. Where nothing speaks for a recipe, it is chosen by the pictures."""
+    """The user's options for training.
+
+    Attributes:
+        recipe: Name of a recipe; None to choose it by the images.
+        overrides: Settings of the recipe to replace; None keeps a setting.
+        minutes: Time budget; None for no limit.
+        image_size: Side of the network's input; None to choose it.
+        fit: How images are fitted into a square; None to choose it.
+        seed: Seed of all random numbers.
+        resume: As in `TrainingOptions`.
+        labels: "folders" or a CSV file.
+        decoder_only: Fingerprint or folder of an encoder, to train only a decoder for it.
+    """
 
     recipe: str | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
@@ -51,9 +62,9 @@ class TrainingRequest:
     image_size: int | None = None
     fit: FitMode | None = None
     seed: int = 0
-    resume: bool | None = False  # as in models.training.Options
-    labels: str | None = None  # folders, or a CSV file
-    decoder_only: str | None = None  # an encoder of the home, or a folder: a decoder is trained over it
+    resume: bool | None = False
+    labels: str | None = None
+    decoder_only: str | None = None
 
 
 def train_encoder(
@@ -65,54 +76,72 @@ def train_encoder(
     on_progress: Callable[[TrainingProgress], None],
     roots: Sequence[Path] = (),
 ) -> TrainedEncoder:
-    """Trains on `files`, saves the encoder with its report, registers it. The caller holds the home's lock.
+    """Train an encoder, save it with its report and register it. The caller holds the home's lock.
 
-    The time budget counts from here, but reading the pictures uses up a fifth of it at most: a large folder is
-    trained on all the same. `roots`: the folders that `files` were found in, for labels.
+    Args:
+        home: Receives the encoder's folder.
+        catalogue: The home's catalogue.
+        settings: Device, limits and number of workers.
+        files: The image files.
+        request: The user's options. The time budget includes the reading of the images, but that uses up at most a
+            fifth of it, so that there is time to train on a large folder.
+        on_progress: Called after each training step.
+        roots: The folders that contain `files`, for labels.
     """
-    started = time.monotonic()
+    start_time = time.monotonic()
+    # Choose the recipe, or two of which one is chosen by the images.
     recipe = load_recipe(request.recipe or ("decoder" if request.decoder_only else DEFAULT_RECIPE), **request.overrides)
-    said = {name for name, value in request.overrides.items() if value is not None}
-    is_open = request.recipe is None and not request.decoder_only and said <= RECIPE_NEUTRAL_SETTINGS
+    overridden = {name for name, value in request.overrides.items() if value is not None}
+    is_chosen_by_images = request.recipe is None and not request.decoder_only and overridden <= RECIPE_NEUTRAL_SETTINGS
     state_folder = home.encoders / ".training"
     if request.resume:
         require_training_state(state_folder)
-    frozen = find_encoder(home, request.decoder_only, settings.device) if request.decoder_only else None
-    wanted = DatasetSpec(
-        recipe,
-        load_recipe(PHOTO_RECIPE, **request.overrides) if is_open else None,
-        request.seed,
-        request.image_size,
-        request.fit,
-        request.labels,
-        tuple(roots),
-        frozen.preprocessing if frozen else None,
+    base_encoder = find_encoder(home, request.decoder_only, settings.device) if request.decoder_only else None
+    # Read the images.
+    spec = DatasetSpec(
+        recipe=recipe,
+        photo_recipe=load_recipe(PHOTO_RECIPE, **request.overrides) if is_chosen_by_images else None,
+        seed=request.seed,
+        image_size=request.image_size,
+        fit=request.fit,
+        labels=request.labels,
+        roots=tuple(roots),
+        preprocessing=base_encoder.preprocessing if base_encoder else None,
     )
-    material = read_training_set(settings, files, wanted)
-    recipe = material.recipe
-    perception = _make_perceptual_distance(home, recipe, material.preprocessing)
-    extras = TrainingExtras(material.labels, material.classes, perception, frozen.network if frozen else None)
-    budget_from = get_budget_start(started, time.monotonic(), request.minutes)
-    options = TrainingOptions(request.seed, request.minutes, settings.device, request.resume, budget_from)
-    size = material.preprocessing.image_size
-    log.info("training on %d pictures of %d px, recipe %s", len(material.images), size, recipe.name)
+    training_set = read_training_set(settings, files, spec)
+    recipe, preprocessing = training_set.recipe, training_set.preprocessing
+    # Train.
+    extras = TrainingExtras(
+        labels=training_set.labels,
+        classes=training_set.classes,
+        perceptual_distance=_make_perceptual_distance(home, recipe, preprocessing),
+        frozen_network=base_encoder.network if base_encoder else None,
+    )
+    options = TrainingOptions(
+        seed=request.seed,
+        minutes=request.minutes,
+        device=settings.device,
+        resume=request.resume,
+        start_time=get_budget_start(start_time, time.monotonic(), request.minutes),
+    )
+    images = training_set.images
+    log.info("training on %d images of %d px, recipe %s", len(images), preprocessing.image_size, recipe.name)
     with translate_write_errors(home.encoders):
-        trained = train(
-            material.images, material.preprocessing, recipe, options, state_folder, on_progress, extras=extras
-        )
-        encoder = _save_trained_encoder(home, settings, request, recipe, material, trained, frozen)
+        result = train(images, preprocessing, recipe, options, state_folder, on_progress, extras=extras)
+        # Save the encoder; the state of the training is no longer needed.
+        encoder = _save_trained_encoder(home, settings, request, recipe, training_set, result, base_encoder)
     register_encoder(catalogue, encoder)
     shutil.rmtree(state_folder, ignore_errors=True)
     return encoder
 
 
 def get_budget_start(started_at: float, now: float, minutes: float | None) -> float:
-    """When the time budget began, in seconds: with the reading, unless that took more than its share."""
+    """Return the start of the time budget: that of the reading, or later if reading took more than its share."""
     return started_at if minutes is None else max(started_at, now - READING_BUDGET_SHARE * minutes * 60)
 
 
 def _make_perceptual_distance(home: Home, recipe: Recipe, preprocessing: Preprocessing) -> PerceptualDistance | None:
-    """The features that the decoder must give back; those of an encoder of this home by its fingerprint."""
+    """Return the distance of the features that the recipe names, which may be an encoder of this home."""
     if recipe.features == "none" or recipe.features_from == "latent":
         return None
     folder = home.encoders / recipe.features
@@ -130,7 +159,7 @@ def _save_trained_encoder(
     training_result: TrainingResult,
     base_encoder: TrainedEncoder | None,
 ) -> TrainedEncoder:
-    """Writes weights, encoder.json and the report beside the encoders, then renames the folder into place."""
+    """Write weights, encoder.json and the report into a temporary folder, then rename it to the fingerprint."""
     description = EncoderDescription(
         architecture=training_result.network.architecture.to_dict(),
         preprocessing=training_set.preprocessing.to_dict(),
@@ -159,23 +188,23 @@ def _save_trained_encoder(
     arriving = home.encoders / ".arriving"
     shutil.rmtree(arriving, ignore_errors=True)
     fingerprint = checkpoint.save_checkpoint(arriving, training_result.network.state_dict(), description)
-    trained_on = _make_training_record(training_set, request.seed, base_encoder)
-    if trained_on is not None:
-        trained_on.save(arriving)
+    digests = _make_training_digests(training_set, request.seed, base_encoder)
+    if digests is not None:
+        digests.save(arriving)
     encoder = TrainedEncoder.load(arriving, settings.device, settings.runtime)
     write_training_report(arriving, training_result, encoder, request.seed)
-    replace_folder(arriving, home.encoders / fingerprint)  # which is there where the same weights were trained before
+    replace_folder(arriving, home.encoders / fingerprint)  # it exists if the same weights were trained before
     return encoder
 
 
-def _make_training_record(
+def _make_training_digests(
     training_set: TrainingSet, seed: int, base_encoder: TrainedEncoder | None
 ) -> TrainingDigests | None:
-    """Of a decoder over an encoder of which nobody knows it, nobody knows it either."""
-    known = TrainingDigests.from_rows(training_set.digests, *split_train_validation(len(training_set.images), seed))
+    """Return the hashes of the training images; None if those of the base encoder are not known."""
+    digests = TrainingDigests.from_rows(training_set.digests, *split_train_validation(len(training_set.images), seed))
     if base_encoder is None:
-        return known
-    return None if base_encoder.training_digests is None else known.merge(base_encoder.training_digests)
+        return digests
+    return None if base_encoder.training_digests is None else digests.merge(base_encoder.training_digests)
 
 
 def train_on_sources(
@@ -185,9 +214,12 @@ def train_on_sources(
     on_progress: Callable[[TrainingProgress], None],
     patterns: PathPatterns | None = None,
 ) -> dict[str, Any]:
-    """Trains on the pictures in `sources`; gives the report's head, the folder, and whether it is in use now.
+    """Train an encoder on the images in the sources.
 
-    A home that already holds vectors of another encoder keeps it in use: its vectors can't be compared with these.
+    The new encoder becomes active only if the home has no vectors: vectors of different encoders are not comparable.
+
+    Returns:
+        The report without its epochs, the encoder's "folder", and whether it is "active".
     """
     home = Home(settings.home, settings.database_url)
     check_sources(sources)
@@ -199,8 +231,9 @@ def train_on_sources(
             active = catalogue.encoders.find_active()
             if active is None or catalogue.embeddings.count(active.fingerprint) == 0:
                 catalogue.encoders.activate(encoder.fingerprint)
-            in_use = catalogue.encoders.find_active()
+            active = catalogue.encoders.find_active()
     folder = home.encoders / encoder.fingerprint
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     del report["epochs"]
-    return {**report, "folder": str(folder), "active": in_use is not None and in_use.fingerprint == encoder.fingerprint}
+    is_active = active is not None and active.fingerprint == encoder.fingerprint
+    return {**report, "folder": str(folder), "active": is_active}

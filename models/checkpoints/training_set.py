@@ -1,7 +1,7 @@
-"""What an encoder was trained on, by content: kept beside it, so that others can tell what is new to it.
+"""Hashes of the images that an encoder was trained on, stored in its folder.
 
-A network knows the pictures it was fitted to better than others of their kind: measured on those alone, a usual
-reconstruction error is too small. A tenth is held out of every training; they stand for what is new.
+A network reconstructs its training images better than other images, so calibration must not use them. A tenth of the
+images is held out of every training and stands for new images.
 """
 
 from __future__ import annotations
@@ -20,42 +20,39 @@ from simile.core.atomic_write import write_atomically
 TRAINING_DIGESTS_FILE = "trained_on.npz"
 
 DigestArray = NDArray[np.uint8]  # SHA-256 sums, (n, 32)
-DigestPrefixArray = NDArray[
-    np.uint64
-]  # their first eight bytes: enough to tell pictures apart, at a quarter of the room
+DigestPrefixArray = NDArray[np.uint64]  # their first eight bytes: still unique, at a quarter of the size
 
 
 @dataclass(frozen=True)
 class TrainingDigests:
-    """fitted: heads (n,), ascending, of what weights were fitted to. held_out: sums (m, 32) of what was not."""
+    """Hashes of the images of a training."""
 
-    fitted: DigestPrefixArray
-    held_out: DigestArray
+    fitted: DigestPrefixArray  # (n,), sorted: images that weights were fitted to
+    held_out: DigestArray  # (m, 32)
 
     @classmethod
     def from_rows(cls, digests: Sequence[str], fitted: NDArray[np.int64], held_out: NDArray[np.int64]) -> Self:
-        """From the SHA-256 of each picture in hexadecimal digits, and the rows of both parts."""
+        """Return the hashes of a training, from the hexadecimal SHA-256 of each image and the rows of both splits."""
         table = _parse_digests(digests)
         return cls(np.unique(_get_prefixes(table[fitted])), np.unique(table[held_out], axis=0))._remove_overlap()
 
     def merge(self, other: TrainingDigests) -> TrainingDigests:
-        """Of an encoder with two trainings behind it: what either was fitted to is known to it."""
+        """Return the hashes of two trainings of an encoder; an image is fitted if either training used it."""
         held_out = np.unique(np.concatenate([self.held_out, other.held_out]), axis=0)
         return TrainingDigests(np.union1d(self.fitted, other.fitted), held_out)._remove_overlap()
 
     def contains(self, digests: Sequence[str]) -> NDArray[np.bool_]:
-        """Whether each of these was among the pictures, fitted to or held out, (n,)."""
-        return np.isin(
-            _get_prefixes(_parse_digests(digests)), np.concatenate([self.fitted, _get_prefixes(self.held_out)])
-        )
+        """Return whether each of these images was in the training, fitted or held out, (n,)."""
+        known = np.concatenate([self.fitted, _get_prefixes(self.held_out)])
+        return np.isin(_get_prefixes(_parse_digests(digests)), known)
 
     @property
     def held_out_hex(self) -> list[str]:
-        """The SHA-256 in hexadecimal digits of those that were held out."""
+        """The hexadecimal SHA-256 of the held-out images."""
         return [row.tobytes().hex() for row in self.held_out]
 
     def save(self, folder: Path) -> None:
-        """Writes it into the encoder's folder, durably."""
+        """Write the hashes into the encoder's folder, durably."""
 
         def write(path: Path) -> None:
             with path.open("wb") as file:
@@ -65,7 +62,7 @@ class TrainingDigests:
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
-        """Reads it; None where nothing is known: an encoder of before it was kept, or a damaged file."""
+        """Read the hashes; None for an encoder of an older version without them, or a damaged file."""
         try:
             with (folder / TRAINING_DIGESTS_FILE).open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 return cls(stored["fitted"].astype(np.uint64), stored["held_out"].astype(np.uint8).reshape(-1, 32))
@@ -73,7 +70,7 @@ class TrainingDigests:
             return None
 
     def _remove_overlap(self) -> Self:
-        """Without those held out that were fitted to as well, as copies under another name."""
+        """Remove held-out images that are copies of fitted ones."""
         return type(self)(self.fitted, self.held_out[~np.isin(_get_prefixes(self.held_out), self.fitted)])
 
 

@@ -234,7 +234,7 @@ def test_embed_looks_at_its_output_before_it_works(digits: Path, tmp_path: Path)
 def test_a_demo_of_other_pictures_is_not_mixed_in(home_with_digits: Settings, tmp_path: Path) -> None:
     result = outside("demo", "--home", home_with_digits.home, "--no-serve")
     assert result.returncode == 1
-    assert "holds a demo of other pictures" in result.stderr
+    assert "holds a demo of other images" in result.stderr
 
 
 def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch, digits: Path) -> None:

@@ -38,7 +38,7 @@ from simile.images.transforms import Preprocessing
 from simile.indexer.embed import embed
 from simile.indexer.maintenance.verify import verify_home
 from simile.indexer.pipeline.job import IndexRequest, index
-from simile.indexer.pipeline.spool import SPOOL_BLOCK_SIZE, Spool
+from simile.indexer.pipeline.plan import SPOOL_BLOCK_SIZE, Spool
 from simile.search.encoder_registry import find_encoder
 from simile.search.searcher import Searcher
 from simile.service.app import create_app
@@ -344,11 +344,11 @@ def test_a_damaged_archive_gives_failures_and_never_an_error(name: str, tmp_path
 
 def test_an_empty_archive_and_one_that_is_none_are_said_to_be_so(trained_home: Settings, tmp_path: Path) -> None:
     (tmp_path / "words.zip").write_text("no archive at all")
-    with pytest.raises(BadSetting, match=r"holds no pictures that can be read .*words\.zip: the archive is cut off"):
+    with pytest.raises(BadSetting, match=r"holds no images that can be read .*words\.zip: the archive is cut off"):
         go(trained_home, tmp_path / "words.zip")
     (tmp_path / "new.tar.zst").write_bytes(b"\x28\xb5\x2f\xfd rest")
     assert "zstd" in reasons(walk_sources([tmp_path / "new.tar.zst"]))["new.tar.zst"]
-    with pytest.raises(BadSetting, match="holds no pictures"):
+    with pytest.raises(BadSetting, match="holds no images"):
         go(trained_home, tar(tmp_path / "empty.tar", {}))
 
 
@@ -407,7 +407,7 @@ def test_a_listed_file_that_has_vanished_is_missing_then_pruned(trained_home: Se
         (tmp_path / f"{number}.png").unlink()
     with pytest.raises(BadSetting, match="None of the files that were listed is there, but 2 of them are known"):
         inside(*arguments, "--prune", stdin=listed)
-    with pytest.raises(BadSetting, match="the list on stdin holds no pictures"):
+    with pytest.raises(BadSetting, match="the list on stdin holds no images"):
         inside(*arguments, stdin=b"")
 
 

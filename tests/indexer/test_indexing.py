@@ -249,7 +249,7 @@ def test_too_few_pictures_and_nothing_to_index_say_what_to_do(tmp_path: Path, di
     with pytest.raises(TooFewPictures, match="at least 16"):
         go(settings, few)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadSetting, match="holds no pictures"):
+    with pytest.raises(BadSetting, match="holds no images"):
         go(settings, tmp_path / "empty")
     with pytest.raises(NoSuchPath):
         go(settings, tmp_path / "absent")

@@ -158,7 +158,7 @@ def test_no_query_ever_sees_two_encoders(settings: Settings, catalogue: Catalogu
 
 
 def test_an_encoder_that_has_seen_nothing_is_not_put_in_use(settings: Settings) -> None:
-    with pytest.raises(BadSetting, match=rf"none of the 10 pictures\. Run `simile index PHOTOS --encoder {THIRD}`"):
+    with pytest.raises(BadSetting, match=rf"none of the 10 images\. Run `simile index PHOTOS --encoder {THIRD}`"):
         activate_encoder(settings, THIRD)
     with pytest.raises(NoSuchEncoder, match="the start of several encoders"):
         activate_encoder(settings, "a")

@@ -14,8 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from simile.core.errors import BadSetting, CheckpointDamaged, DownloadFailed, NoSuchPath
-from simile.models.networks.backbones import Backbone, list_backbones, load_backbone_weights
-from simile.models.networks.backbones import import_torchvision
+from simile.models.networks.backbones import Backbone, import_torchvision, list_backbones, load_backbone_weights
 
 models = import_torchvision().models
 

@@ -32,6 +32,7 @@ from simile.models.inference.encoder import TrainedEncoder
 from simile.models.networks.architecture import Architecture
 from simile.models.networks.vae import Network
 from simile.models.recipes import Recipe, list_recipes, load_recipe
+from simile.models.training.dataset import resize_to_input
 from simile.models.training.loop import (
     TrainingOptions,
     TrainingProgress,
@@ -40,7 +41,6 @@ from simile.models.training.loop import (
     split_train_validation,
     train,
 )
-from simile.models.training.dataset import resize_to_input
 from simile.store.home import Home
 
 SPEC = Preprocessing(image_size=16, channels=1)
@@ -131,7 +131,7 @@ def test_no_image_is_left_out_however_little_memory_training_may_take(
     files = walk_sources([digits]).files
     with caplog.at_level("INFO"):
         whole, little = (
-            read_training_set(settings.model_copy(update={"train_memory": limit}), files, DatasetSpec(small()))
+            read_training_set(settings.model_copy(update={"train_memory": limit}), files, DatasetSpec(recipe=small()))
             for limit in (2_000_000_000, 1000)
         )
     assert not is_in_file(whole.images) and is_in_file(little.images)
