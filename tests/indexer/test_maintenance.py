@@ -370,7 +370,10 @@ def test_writers_of_a_closed_home_say_so_and_change_nothing(closed: Settings) ->
 
 
 def test_a_closed_home_is_backed_up(closed: Settings, tmp_path: Path) -> None:
-    code = "from simile.store.backup.create import create_backup; print(create_backup(Home(Path(sys.argv[1])), Path(sys.argv[2])).images)"
+    code = (
+        "from simile.store.backup.create import create_backup; "
+        "print(create_backup(Home(Path(sys.argv[1])), Path(sys.argv[2])).images)"
+    )
     done = in_another_process(code, closed.home, tmp_path / "backup.tar")
     assert (done.stdout, done.stderr) == ("10\n", "")
 
