@@ -16,7 +16,9 @@ from simile.images.formats import Pixels
 Colour = tuple[int, int, int]
 Distortion = Callable[[Image.Image, np.random.Generator], Image.Image]
 
-_SAMPLE_TEXTS = tuple("the best day ever|SALE|2024|sold|not mine|look at this|free|@home|# new|size M".split("|"))
+_SAMPLE_TEXTS = (
+    "the best day ever", "SALE", "2024", "sold", "not mine", "look at this", "free", "@home", "# new", "size M",
+)  # fmt: skip
 
 
 def distort(pixels: Pixels, kind: str, random: np.random.Generator) -> Pixels:

@@ -1,8 +1,8 @@
-"""Tar and zip archives: which pictures they hold, and their bytes. Nothing is ever unpacked onto the disk.
+"""Read images from tar and zip archives. Nothing is unpacked onto the disk.
 
-A member's path is the archive's with the member's name behind it: photos.zip/2024/cat.jpg. Archives come from anywhere:
-a name that leads out of the archive, a link, an encrypted or damaged member is a failure of its own, and no member is
-inflated beyond the limit on a file's bytes.
+A member's path is the archive's path with the member's name after it: photos.zip/2024/cat.jpg. Archives can come from
+anywhere: a name that leads out of the archive, a link, and an encrypted or damaged member are failures of their own,
+and no member is inflated beyond the limit on a file's bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -29,7 +29,7 @@ from typing import IO, Self, cast
 from simile.core.errors import UnreadableImage
 from simile.core.records import Failure
 from simile.images.formats import IMAGE_SUFFIXES, Limits, check_byte_count, has_image_signature
-from simile.images.sources.paths import is_utf8, make_printable
+from simile.images.sources.paths import NOT_UTF8_REASON, is_utf8, make_printable
 
 _ARCHIVE_SUFFIX = re.compile(r"\.(?:tar(?:\.(?:gz|bz2|xz|zst))?|tgz|tbz2?|txz|zip|cbz)(?=/|$)", re.IGNORECASE)
 _OPENERS_BY_MAGIC: dict[bytes, Callable[[str, str], object]] = {
@@ -38,19 +38,28 @@ _OPENERS_BY_MAGIC: dict[bytes, Callable[[str, str], object]] = {
     b"\xfd7": lzma.open,
 }
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-MAX_HEADER_BYTES = 16 << 20  # bytes that tarfile may want at once: names and their extensions take a few hundred
-MAX_INFLATED_BYTES = 1 << 30  # bytes of a compressed tar before its ratio is looked at
-MAX_INFLATION_RATIO = 200  # inflated to stored, beyond that size; pictures are near 1, text near 10
-# What the readers raise on archives that are cut off or damaged.
+MAX_HEADER_BYTES = 16 << 20  # bytes that tarfile may read at once; names and their extensions need a few hundred
+MAX_INFLATED_BYTES = 1 << 30  # bytes of a compressed tar before its ratio is checked
+MAX_INFLATION_RATIO = 200  # of inflated to compressed size, beyond that size; images are near 1, text near 10
+_LINK_REASON = "a link in an archive is not followed"
+# The errors of the readers for archives that are cut off or damaged.
 ARCHIVE_ERRORS = (
     tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, struct.error,
     NotImplementedError, UnicodeError, OverflowError,
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ArchiveMember:
-    """Where a file's bytes are. `offset`: in the archive, inflated if it is a tar; `stored`: bytes there."""
+    """Where the bytes of a member are.
+
+    Attributes:
+        size: Bytes of the member.
+        offset: Position in the archive; in the inflated stream of a compressed tar.
+        compressed_size: Bytes in the archive.
+        method: Compression method of zip.
+        crc: CRC-32 of the member; None in a tar.
+    """
 
     size: int
     offset: int
@@ -61,7 +70,14 @@ class ArchiveMember:
 
 @dataclass
 class ArchiveContents:
-    """What an archive holds: pictures by name, and what was set aside. `whole`: its list could be read to the end."""
+    """The contents of an archive.
+
+    Attributes:
+        members: Images by name.
+        failures: Images that cannot be used.
+        ignored_count: Number of files that are no images.
+        is_complete: The list of members could be read to the end.
+    """
 
     members: dict[str, ArchiveMember] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
@@ -70,13 +86,12 @@ class ArchiveContents:
 
 
 def is_archive(path: str) -> bool:
-    """Whether its name calls it an archive."""
-    found = [match.end() for match in _ARCHIVE_SUFFIX.finditer(path)]
-    return bool(found) and found[-1] == len(path)
+    """Return whether the path ends like an archive."""
+    return any(match.end() == len(path) for match in _ARCHIVE_SUFFIX.finditer(path))
 
 
 def split_member_path(path: str) -> tuple[str, str] | None:
-    """(archive, member's name) of a path that leads into an archive, else None."""
+    """Return (archive, member name) for a path into an archive, else None."""
     for match in _ARCHIVE_SUFFIX.finditer(path):
         if match.end() < len(path) and os.path.isfile(path[: match.end()]):  # noqa: PTH113  # called for every file
             return path[: match.end()], path[match.end() + 1 :]
@@ -84,30 +99,30 @@ def split_member_path(path: str) -> tuple[str, str] | None:
 
 
 def read_contents(archive: str) -> ArchiveContents:
-    """What the archive holds; the last few are remembered until their files change. Raises OSError."""
+    """Return the contents of an archive, cached for the last few archives until they change. Raises OSError."""
     facts = Path(archive).stat()
     return _read_contents_cached(archive, facts.st_size, facts.st_mtime_ns)
 
 
 @lru_cache(maxsize=4)
 def _read_contents_cached(archive: str, _size: int, _mtime_ns: int) -> ArchiveContents:
-    found = ArchiveContents()
+    """List the members; a damaged archive becomes a failure. Size and time are only part of the cache key."""
+    contents = ArchiveContents()
     try:
         with Path(archive).open("rb") as file:
             head = file.read(4)
         if head.startswith(_ZSTD_MAGIC):
-            raise tarfile.ReadError("it is compressed with zstd, which is not read; pack it as .tar.gz or .zip")
-        _list_zip_members(archive, found) if head.startswith(b"PK") else _list_tar_members(archive, found)
+            raise tarfile.ReadError("it is compressed with zstd, which is not supported; pack it as .tar.gz or .zip")
+        _list_zip_members(archive, contents) if head.startswith(b"PK") else _list_tar_members(archive, contents)
     except ARCHIVE_ERRORS as error:
-        found.is_complete = False
-        found.failures.append(
-            Failure(make_printable(archive), f"the archive is cut off or damaged ({_describe_error(error)})")
-        )
-    return found
+        contents.is_complete = False
+        reason = f"the archive is cut off or damaged ({_describe_error(error)})"
+        contents.failures.append(Failure(make_printable(archive), reason))
+    return contents
 
 
 class MemberReader:
-    """Reads members: best in the order of their offsets, for a compressed tar can only be read forwards."""
+    """Reads members. Fastest in the order of their offsets, because a compressed tar can only be read forwards."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -121,15 +136,15 @@ class MemberReader:
         self._close()
 
     def read(self, path: str) -> bytes | None:
-        """The bytes of a member, None for a path outside archives. Raises UnreadableImage, ImageTooLarge."""
-        found = split_member_path(path)
-        if found is None:
+        """Return the bytes of a member, None for a path outside archives. Raises UnreadableImage, ImageTooLarge."""
+        archive_and_name = split_member_path(path)
+        if archive_and_name is None:
             return None
-        archive, name = found
+        archive, name = archive_and_name
         try:
             member = read_contents(archive).members.get(name)
             if member is None:
-                raise UnreadableImage(path, "there is no such picture in the archive")
+                raise UnreadableImage(path, "there is no such image in the archive")
             check_byte_count(member.size, path, self._limits)
             data = _read_member_bytes(self._open(archive), member)
         except ARCHIVE_ERRORS as error:
@@ -140,6 +155,7 @@ class MemberReader:
         return data
 
     def _open(self, archive: str) -> IO[bytes]:
+        """Return the stream of the archive; the last one stays open."""
         if self._file is None or archive != self._archive:
             self._close()
             self._archive, self._file = archive, _open_stream(archive)
@@ -153,38 +169,36 @@ class MemberReader:
 
 
 def read_archive_member(path: str, limits: Limits) -> bytes | None:
-    """The bytes of one member, None for a path outside archives. Raises UnreadableImage, ImageTooLarge."""
+    """Return the bytes of one member, as `MemberReader.read`."""
     with MemberReader(limits) as reader:
         return reader.read(path)
 
 
 def is_regular_file(path: str) -> bool:
-    """Whether the path leads to a regular file, in a folder or in an archive."""
+    """Return whether the path leads to a regular file, in a folder or in an archive."""
     if os.path.isfile(path):  # a path with a NUL in it must not raise  # noqa: PTH113
         return True
-    found = split_member_path(path)
-    if found is None:
-        return False
+    archive_and_name = split_member_path(path)
     try:
-        return found[1] in read_contents(found[0]).members
+        return archive_and_name is not None and archive_and_name[1] in read_contents(archive_and_name[0]).members
     except OSError:
         return False
 
 
 def is_member_missing(path: str) -> bool:
-    """Whether an archive was in the way to this path and lacks it; one that is damaged may hold it still."""
-    found = split_member_path(path)
-    if found is None:
+    """Return whether the path is not in its archive. A damaged archive may still contain it: then False."""
+    archive_and_name = split_member_path(path)
+    if archive_and_name is None:
         return True
     try:
-        held = read_contents(found[0])
+        contents = read_contents(archive_and_name[0])
     except OSError:
         return False
-    return held.is_complete and found[1] not in held.members
+    return contents.is_complete and archive_and_name[1] not in contents.members
 
 
 def _read_member_bytes(file: IO[bytes], member: ArchiveMember) -> bytes:
-    """The member's bytes; raises one of DAMAGE where they are not what the archive says."""
+    """Return the bytes of a member. Raises one of ARCHIVE_ERRORS if size or checksum do not match."""
     if member.crc is None:  # a tar
         file.seek(member.offset)
         data = file.read(member.size)
@@ -192,16 +206,16 @@ def _read_member_bytes(file: IO[bytes], member: ArchiveMember) -> bytes:
             raise EOFError("the archive ends before it")
         return data
     file.seek(member.offset)
-    header = file.read(30)  # as section 4.3.7 of the zip specification has it
+    header = file.read(30)  # section 4.3.7 of the zip specification
     if len(header) != 30 or not header.startswith(b"PK\3\4"):
-        raise zipfile.BadZipFile("no member where one should be")
+        raise zipfile.BadZipFile("there is no member at its offset")
     file.seek(sum(struct.unpack("<HH", header[26:])), io.SEEK_CUR)
     data = file.read(member.compressed_size)
     if member.method == zipfile.ZIP_DEFLATED:
-        # One byte more than it should be, to see that it is more: what it says of its size may be a lie.
+        # One byte more than its size, to notice when the stated size is wrong.
         data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, member.size + 1)
     if len(data) != member.size or zlib.crc32(data) != member.crc:
-        raise zipfile.BadZipFile("its bytes are not those that were packed")
+        raise zipfile.BadZipFile("its bytes do not match its size or checksum")
     return data
 
 
@@ -209,8 +223,9 @@ def _read_member_bytes(file: IO[bytes], member: ArchiveMember) -> bytes:
 
 
 def _list_zip_members(archive: str, contents: ArchiveContents) -> None:
-    with zipfile.ZipFile(archive) as packed, Path(archive).open("rb") as file:
-        infos = [info for info in packed.infolist() if not info.is_dir()]
+    """Add the members of a zip to `contents`."""
+    with zipfile.ZipFile(archive) as zip_file, Path(archive).open("rb") as file:
+        infos = [info for info in zip_file.infolist() if not info.is_dir()]
         _check_overlap(infos)
         for info in infos:
             if (name := _clean_member_name(archive, info.filename, contents)) is None:
@@ -231,20 +246,20 @@ def _list_zip_members(archive: str, contents: ArchiveContents) -> None:
 
 
 def _check_overlap(infos: list[zipfile.ZipInfo]) -> None:
-    """Members that share their bytes are the work of somebody who wants a small file to be endless."""
-    placed = sorted(infos, key=lambda info: info.header_offset)
-    for one, other in pairwise(placed):
-        if one.header_offset + 30 + one.compress_size > other.header_offset:
+    """Raise BadZipFile if members share bytes: a zip bomb does so to inflate without end."""
+    for info, following in pairwise(sorted(infos, key=lambda info: info.header_offset)):
+        if info.header_offset + 30 + info.compress_size > following.header_offset:
             raise zipfile.BadZipFile("its members overlap")
 
 
 def _get_zip_rejection_reason(info: zipfile.ZipInfo) -> str | None:
+    """Return why a member cannot be read, None if it can."""
     if info.flag_bits & 0x1:
         return "it is encrypted; unpack the archive with its password first"
     if stat.S_ISLNK(info.external_attr >> 16):
-        return "a link in an archive is not followed"
+        return _LINK_REASON
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return "it is packed by a method other than stored or deflated; pack it again"
+        return "its compression is not supported; pack it again as stored or deflated"
     return None
 
 
@@ -252,27 +267,26 @@ def _get_zip_rejection_reason(info: zipfile.ZipInfo) -> str | None:
 
 
 def _list_tar_members(archive: str, contents: ArchiveContents) -> None:
+    """Add the members of a tar to `contents`."""
     with _open_stream(archive) as stream:
-        guarded = _BoundedStream(stream, Path(archive).stat().st_size)
-        with tarfile.TarFile(fileobj=cast(IO[bytes], guarded), encoding="utf-8", errors="surrogateescape") as tar:
-            for info in _iterate_headers(tar):
+        bounded = _BoundedStream(stream, Path(archive).stat().st_size)
+        with tarfile.TarFile(fileobj=cast(IO[bytes], bounded), encoding="utf-8", errors="surrogateescape") as tar:
+            while (info := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # or a million headers stay in memory
                 _add_tar_member(archive, info, stream, contents)
-            _check_end_block(guarded.last_block)
-
-
-def _iterate_headers(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    while (info := tar.next()) is not None:
-        tar.members.clear()  # type: ignore[attr-defined]  # or a million of them stay in memory
-        yield info
+            # tarfile takes a damaged header for the end; the real end is a block of zeros, or no block.
+            if bounded.last_block not in (b"", bytes(tarfile.BLOCKSIZE)):
+                raise tarfile.ReadError("a header is damaged")
 
 
 def _add_tar_member(archive: str, info: tarfile.TarInfo, stream: IO[bytes], contents: ArchiveContents) -> None:
+    """Add one member of a tar to `contents`."""
     if info.isdir() or (name := _clean_member_name(archive, info.name, contents)) is None:
         return
     member = ArchiveMember(size=info.size, offset=info.offset_data, compressed_size=info.size)
-    contents.members.pop(name, None)  # the last of several by one name counts, as when they are unpacked
+    contents.members.pop(name, None)  # the last of several with one name counts, as when they are unpacked
     if info.issym() or info.islnk():
-        _skip_member(archive, name, "a link in an archive is not followed", contents)
+        _skip_member(archive, name, _LINK_REASON, contents)
     elif not info.isreg() or info.issparse():
         _skip_member(archive, name, "not a regular file", contents)
     elif _is_image_member(stream, name, member):
@@ -281,22 +295,15 @@ def _add_tar_member(archive: str, info: tarfile.TarInfo, stream: IO[bytes], cont
         contents.ignored_count += 1
 
 
-def _check_end_block(last_block: bytes) -> None:
-    """tarfile takes a damaged header for the end; a real end is a block of zeros, or of nothing."""
-    if last_block not in (b"", bytes(tarfile.BLOCKSIZE)):
-        raise tarfile.ReadError("a header makes no sense")
-
-
 def _open_stream(archive: str) -> IO[bytes]:
-    """The archive's bytes, inflated if it is a compressed tar."""
+    """Open an archive; a compressed tar is inflated while reading."""
     with Path(archive).open("rb") as file:
         head = file.read(2)
-    opened = _OPENERS_BY_MAGIC.get(head, open)(archive, "rb")
-    return cast(IO[bytes], opened)
+    return cast(IO[bytes], _OPENERS_BY_MAGIC.get(head, open)(archive, "rb"))
 
 
 class _BoundedStream:
-    """A stream that refuses what only a bomb asks for."""
+    """A stream that rejects the reads and seeks of a decompression bomb."""
 
     def __init__(self, stream: IO[bytes], compressed_size: int) -> None:
         self._stream = stream
@@ -304,25 +311,28 @@ class _BoundedStream:
         self.last_block = b""
 
     def read(self, size: int = -1) -> bytes:
+        """Read and remember the block."""
         if not 0 <= size <= MAX_HEADER_BYTES:
             raise tarfile.ReadError(f"a header of {size:,} bytes")
         self.last_block = self._stream.read(size)
         return self.last_block
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Seek, up to the limit."""
         if offset > self._max_offset:
             raise tarfile.ReadError(f"it inflates to more than {MAX_INFLATION_RATIO} times its size")
         return self._stream.seek(offset, whence)
 
     def tell(self) -> int:
+        """Return the position."""
         return self._stream.tell()
 
 
-# Both
+# Zip and tar
 
 
 def _clean_member_name(archive: str, raw_name: str, contents: ArchiveContents) -> str | None:
-    """The member's name below the archive; None for a hidden one, and for one that can't be used (a failure)."""
+    """Return the normalised member name; None for a hidden member and for a name that is a failure."""
     parts = [part for part in raw_name.split("/") if part not in ("", ".")]
     reason = None
     if raw_name.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:[\\/]", raw_name):
@@ -330,7 +340,7 @@ def _clean_member_name(archive: str, raw_name: str, contents: ArchiveContents) -
     elif not parts or "\0" in raw_name:
         reason = "it has no name"
     elif not is_utf8(raw_name):
-        reason = "the file's name is not valid UTF-8; rename it"
+        reason = NOT_UTF8_REASON
     if reason is not None:
         contents.failures.append(Failure(f"{archive}/{make_printable(raw_name)}".replace("\0", "\\0"), reason))
         return None
@@ -338,7 +348,7 @@ def _clean_member_name(archive: str, raw_name: str, contents: ArchiveContents) -
 
 
 def _skip_member(archive: str, name: str, reason: str, contents: ArchiveContents) -> None:
-    """A failure if its name calls it a picture; what else an archive holds is passed over."""
+    """Add a failure if the name has an image suffix; other files are ignored."""
     if _has_image_suffix(name):
         contents.failures.append(Failure(f"{archive}/{name}", reason))
     else:
@@ -346,6 +356,7 @@ def _skip_member(archive: str, name: str, reason: str, contents: ArchiveContents
 
 
 def _is_image_member(file: IO[bytes], name: str, member: ArchiveMember) -> bool:
+    """Return whether suffix or first bytes are those of an image."""
     if _has_image_suffix(name):
         return True
     try:
@@ -355,7 +366,7 @@ def _is_image_member(file: IO[bytes], name: str, member: ArchiveMember) -> bool:
 
 
 def _read_member_head(file: IO[bytes], member: ArchiveMember) -> bytes:
-    """The first 32 bytes."""
+    """Return the first 32 bytes of a member."""
     file.seek(member.offset)
     if member.crc is None:
         return file.read(min(32, member.size))
@@ -365,8 +376,10 @@ def _read_member_head(file: IO[bytes], member: ArchiveMember) -> bytes:
 
 
 def _has_image_suffix(name: str) -> bool:
+    """Return whether the name ends in an image suffix."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122  # for every member
 
 
 def _describe_error(error: BaseException) -> str:
+    """Return the message of an error, for use inside a sentence."""
     return make_printable(str(getattr(error, "strerror", None) or error or type(error).__name__)).rstrip(".")

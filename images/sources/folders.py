@@ -1,4 +1,4 @@
-"""The files in a folder, at any depth: sorted, hidden ones left out, every oddity accounted for."""
+"""List the image files in a folder, at any depth: sorted, without hidden files, with a reason for each failure."""
 
 from __future__ import annotations
 
@@ -12,35 +12,44 @@ from pathlib import Path
 
 from simile.core.records import Failure, FileStat
 from simile.images.formats import IMAGE_SUFFIXES, has_image_signature
-from simile.images.sources.paths import PathPatterns, is_utf8, make_printable
+from simile.images.sources.paths import NOT_UTF8_REASON, PathPatterns, is_utf8, make_printable
 
-FileFactsTuple = tuple[
-    str, int, int, int
-]  # a FileFacts without its names: sorted twice as fast, and no burden to the collector
-FolderIdentity = tuple[int, int]  # device and inode: what tells folders apart whatever they are called
+# A FileStat as a plain tuple: it sorts twice as fast, and the garbage collector ignores it.
+FileFactsTuple = tuple[str, int, int, int]
+FolderIdentity = tuple[int, int]  # device and inode, which identify a folder under any name
 
-_IMAGE_SUFFIXES_BOTH_CASES = IMAGE_SUFFIXES | {
-    suffix.upper() for suffix in IMAGE_SUFFIXES
-}  # lower() for a million names is slow
+# lower() for a million names is slow.
+_IMAGE_SUFFIXES_BOTH_CASES = IMAGE_SUFFIXES | {suffix.upper() for suffix in IMAGE_SUFFIXES}
 
 
 @dataclass
 class WalkResult:
-    """What a walk met. `ignored`: files that neither their name nor their first bytes call a picture."""
+    """The result of a walk.
+
+    Attributes:
+        files: The files.
+        failures: Files and folders that cannot be used.
+        ignored_count: Number of files that are no images by name and first bytes.
+    """
 
     files: list[FileStat] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     ignored_count: int = 0
 
     def add_failure(self, path: str, reason: str) -> None:
+        """Add a failure, with a path that can be shown."""
         self.failures.append(Failure(make_printable(path), reason))
 
 
 @dataclass
 class FolderWalker:
-    """How folders are walked, and what was met on the way.
+    """Walks folders and collects failures on the way.
 
-    `skipped`: folders not to enter. `named`: files that are taken whatever their kind.
+    Attributes:
+        patterns: Patterns that select files.
+        skip_folders: Folders that are not entered.
+        explicit_files: Files that are selected whatever their format.
+        result: Failures and number of ignored files, so far.
     """
 
     patterns: PathPatterns = field(default_factory=PathPatterns)
@@ -49,57 +58,69 @@ class FolderWalker:
     result: WalkResult = field(default_factory=WalkResult)
 
     def iterate_files(self, root: str) -> Iterator[list[FileFactsTuple]]:
-        """The files below `root` in lists, each behind the one before by path; `found.files` stays empty.
+        """Yield the files below `root` in lists; the lists are in the order of paths. `result.files` stays empty.
 
-        Hidden files are passed over, symbolic links are followed (but a folder is entered once, and never one that
-        holds the source, so loops end), and files of other kinds are ignored. Memory: the largest folder's names.
+        Hidden files are skipped. Symbolic links are followed, but a folder is entered once, and never a folder that
+        contains the source, so loops end. Files that are no images are ignored. The memory is that of the largest
+        folder's names.
         """
-        entered = set(self.skip_folders | get_folder_identities(Path(root).resolve().parents))
-        # Not recursive: folders can be nested deeper than Python's calls. A list waits its turn between two folders.
-        waiting: list[str | list[FileFactsTuple]] = [root]
-        while waiting:
-            next_one = waiting.pop()
-            if isinstance(next_one, list):
-                yield next_one
-            elif listed := self._read_folder(next_one, entered, len(_with_separator(root))):
-                waiting += reversed(_merge_in_order(_with_separator(next_one), *listed))
+        visited = set(self.skip_folders | get_folder_identities(Path(root).resolve().parents))
+        # A stack and no recursion: folders can be nested deeper than Python's limit. It holds folders to read, and
+        # lists of files that come between two folders.
+        stack: list[str | list[FileFactsTuple]] = [root]
+        while stack:
+            entry = stack.pop()
+            if isinstance(entry, list):
+                yield entry
+            elif listed := self._read_folder(entry, visited, len(_with_separator(root))):
+                stack += reversed(_merge_in_order(_with_separator(entry), *listed))
 
     def _read_folder(
         self, folder: str, visited: set[FolderIdentity], prefix_length: int
     ) -> tuple[list[FileFactsTuple], list[str]] | None:
-        """Files and names of folders in a folder; None where it must not or can't be entered."""
+        """Return the files and the names of the folders in a folder; None if it must not or cannot be entered.
+
+        Args:
+            folder: The folder.
+            visited: Folders that are not entered any more; this folder is added.
+            prefix_length: Length of the source's path with its separator; patterns apply to the rest of a path.
+        """
         try:
             facts = Path(folder).stat()
             if (facts.st_dev, facts.st_ino) in visited:
                 return None
             visited.add((facts.st_dev, facts.st_ino))
-            # By its descriptor, so that the system need not find the way to it again for every file in it.
+            # With a descriptor the system need not resolve the folder's path again for every file.
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                with os.scandir(descriptor) as entries:
-                    return self._classify_entries(
-                        folder, self._filter_entries(entries, _with_separator(folder)[prefix_length:])
-                    )
+                with os.scandir(descriptor) as scanned:
+                    entries: Iterable[os.DirEntry[str]] = scanned
+                    if self.patterns:
+                        entries = self._select_entries(scanned, _with_separator(folder)[prefix_length:])
+                    return self._classify_entries(folder, entries)
             finally:
                 os.close(descriptor)
         except OSError:
-            self.result.add_failure(folder, _get_folder_failure_reason(folder))
+            self.result.add_failure(folder, "the folder can't be opened" if is_utf8(folder) else NOT_UTF8_REASON)
             return None
 
-    def _filter_entries(self, entries: Iterable[os.DirEntry[str]], base: str) -> Iterable[os.DirEntry[str]]:
-        return self._match_entries(entries, base) if self.patterns else entries
-
-    def _match_entries(self, entries: Iterable[os.DirEntry[str]], base: str) -> Iterator[os.DirEntry[str]]:
+    def _select_entries(self, entries: Iterable[os.DirEntry[str]], base: str) -> Iterator[os.DirEntry[str]]:
+        """Yield the entries that the patterns allow; `base` is the folder's path below the source."""
         for entry in entries:
             path = base + entry.name
-            if self.patterns.allows_folder(path) if _is_folder_entry(entry) else self.patterns.allows_file(path):
+            try:
+                is_folder = entry.is_dir()
+            except OSError:
+                is_folder = False
+            if self.patterns.allows_folder(path) if is_folder else self.patterns.allows_file(path):
                 yield entry
 
     def _classify_entries(
         self, folder: str, entries: Iterable[os.DirEntry[str]]
     ) -> tuple[list[FileFactsTuple], list[str]]:
+        """Return the image files and the names of the folders among the entries."""
         base, suffixes, files, folders = _with_separator(folder), _IMAGE_SUFFIXES_BOTH_CASES, [], []
-        for entry in entries:  # half a million times: no function is called here that can be spared
+        for entry in entries:  # up to half a million: this loop avoids function calls
             name = entry.name
             if name[0] == ".":
                 continue
@@ -107,7 +128,7 @@ class FolderWalker:
                 if entry.is_dir():
                     folders.append(name)
                     continue
-            except OSError:  # a link in a circle: stat says so
+            except OSError:  # a link in a circle: stat below reports it
                 pass
             try:
                 facts = entry.stat()
@@ -115,72 +136,58 @@ class FolderWalker:
                     files.append((base + name, facts.st_size, facts.st_mtime_ns, 0))
             except OSError as error:
                 self.result.add_failure(base + name, get_file_failure_reason(base + name, error))
-        return self._drop_invalid_names(files), folders
+        # Drop names that are not UTF-8; one check of all names is faster than one per file.
+        if not "".join(map(itemgetter(0), files)).isascii():
+            for path, *_ in files:
+                if not is_utf8(path):
+                    self.result.add_failure(path, NOT_UTF8_REASON)
+            files = [file for file in files if is_utf8(file[0])]
+        return files, folders
 
     def _accepts_file(self, path: str, facts: os.stat_result) -> bool:
-        """A file without a telling name. What is no regular file is handed on: the decoder says what it is."""
+        """Return whether a file without a known suffix is selected. The decoder reports what is no regular file."""
         if not stat.S_ISREG(facts.st_mode) or path in self.explicit_files or _is_image_file(path):
             return True
         self.result.ignored_count += 1
         return False
 
-    def _drop_invalid_names(self, files: list[FileFactsTuple]) -> list[FileFactsTuple]:
-        if "".join(map(itemgetter(0), files)).isascii():
-            return files
-        for path, *_ in files:
-            if not is_utf8(path):
-                self.result.add_failure(path, NOT_UTF8_REASON)
-        return [facts for facts in files if is_utf8(facts[0])]
-
-
-NOT_UTF8_REASON = "the file's name is not valid UTF-8; rename it"
-
 
 def _merge_in_order(base: str, files: list[FileFactsTuple], folders: list[str]) -> list[str | list[FileFactsTuple]]:
-    """The files of a folder in lists, with the folders between them where their files belong by path."""
+    """Return the files of a folder in lists, with the folders between them, in the order of paths."""
     if not folders:
-        return [files]  # half a million of them need not be sorted to be compared
+        return [files]  # one list need not be sorted
     files.sort()
     order: list[str | list[FileFactsTuple]] = []
     start = 0
     for folder in sorted(base + name + os.sep for name in folders):
-        at = bisect_left(files, (folder, 0, 0, 0), start)
-        if at > start:
-            order.append(files[start:at])
+        end = bisect_left(files, (folder, 0, 0, 0), start)
+        if end > start:
+            order.append(files[start:end])
         order.append(folder[:-1])
-        start = at
+        start = end
     return [*order, files[start:]] if start < len(files) else order
 
 
-def _is_folder_entry(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
-
-
 def _with_separator(folder: str) -> str:
+    """Return the folder's path with a separator at the end."""
     return folder if folder.endswith(os.sep) else folder + os.sep
 
 
 def get_folder_identities(folders: Iterable[Path]) -> frozenset[FolderIdentity]:
+    """Return device and inode of each folder."""
     return frozenset((facts.st_dev, facts.st_ino) for facts in (folder.stat() for folder in folders))
 
 
-def _get_folder_failure_reason(folder: str) -> str:
-    return "the folder can't be opened" if is_utf8(folder) else NOT_UTF8_REASON
-
-
 def get_file_failure_reason(path: str, error: OSError) -> str:
-    """Why there is no file at a path."""
+    """Return why a file cannot be used, for people."""
     try:
         return f"a broken symbolic link to {make_printable(str(Path(path).readlink()))}"
-    except OSError:  # no link, or in a folder that may be listed but not entered
+    except OSError:  # no link, or in a folder that can be listed but not entered
         return error.strerror or "can't be opened"
 
 
 def _is_image_file(path: str) -> bool:
-    """By its suffix; where that says nothing, by its first bytes."""
+    """Return whether a file is an image by its suffix or else by its first bytes."""
     if Path(path).suffix.lower() in IMAGE_SUFFIXES:
         return True
     with Path(path).open("rb") as file:

@@ -1,18 +1,16 @@
-"""What people call their pictures: labels from class folders or from a CSV file, and labels as numbers.
+"""Labels of images from class folders or from a CSV file, and labels as numbers.
 
-folders     photos/cats/indoors/1.jpg under photos is a cat: the first folder below the one that was named,
-            as torchvision's ImageFolder has it; a picture directly in photos has no label
+folders     photos/cats/indoors/1.jpg in the source photos is a cat: the first folder below the source, as in
+            torchvision's ImageFolder; an image directly in photos has no label
 FILE.csv    a header, a column of paths and a column of labels, separated by comma, semicolon or tab
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,24 +19,29 @@ from numpy.typing import NDArray
 
 from simile.core.errors import BadSetting, NoSuchPath
 from simile.images.formats import IMAGE_SUFFIXES
+from simile.images.sources.manifests import PATH_COLUMNS, find_column, read_csv_rows
 
 IntArray = NDArray[np.int64]
 
-NO_LABEL = -1  # the number of a picture without a label
-LABEL_PATH_COLUMNS = ("path", "filepath", "file_path", "image_path", "file", "filename", "file_name", "image", "id")
+NO_LABEL = -1  # the class number of an image without a label
 LABEL_COLUMNS = ("label", "class", "category", "y", "labels", "class_name", "target")
-LABEL_DELIMITERS = ",;\t"
 
 
 def read_labels(spec: str, paths: Sequence[str], roots: Sequence[Path] = ()) -> list[str | None]:
-    """The label of each of `paths` (absolute, as `walk` gives them), None where there is none.
+    """Return the label of each path, None if it has none.
 
-    spec: "folders", or a CSV file. roots: the folders and files that were named and led to `paths`. Raises BadSetting
-    where the file can't be used, contradicts itself, or no picture has a label at all; NoSuchPath.
+    Args:
+        spec: "folders", or a CSV file.
+        paths: Absolute paths, as `walk_sources` returns them.
+        roots: The sources of `paths`.
+
+    Raises:
+        BadSetting: The file cannot be used or contradicts itself, or no image has a label.
+        NoSuchPath: The CSV file does not exist.
     """
     if not paths:
         return []
-    # Path.absolute() would keep "..", resolve() would follow links: as in walk().
+    # Path.absolute() keeps "..", resolve() resolves links: as in walk_sources().
     folders = [os.path.abspath(root) for root in roots]  # noqa: PTH100
     if spec == "folders":
         return _read_folder_labels(paths, folders)
@@ -54,34 +57,33 @@ def read_labels(spec: str, paths: Sequence[str], roots: Sequence[Path] = ()) -> 
 
 
 def _read_folder_labels(paths: Sequence[str], roots: Sequence[str]) -> list[str | None]:
+    """Return the class folder of each path. Raises BadSetting if no path has one."""
     folders = sorted((root for root in roots if Path(root).is_dir()), key=len)  # the outermost first
+    labels: list[str | None]
     if folders:
-        found = [_find_class_folder(path, folders) for path in paths]
-        if not any(found) and len(folders) > 1:  # photos/* was named: the folders are the classes themselves
-            found = [_find_containing_folder(path, folders) for path in paths]
-    else:  # photos/*/*.jpg was named
-        found = [Path(path).parent.name or None for path in paths]
-    if not any(found):
+        labels = [_find_class_folder(path, folders) for path in paths]
+        if not any(labels) and len(folders) > 1:  # the sources were photos/*: they are the classes themselves
+            roots_of = [[folder for folder in folders if _is_inside(path, folder)] for path in paths]
+            labels = [Path(outer[0]).name if outer else None for outer in roots_of]
+    else:  # the sources were photos/*/*.jpg
+        labels = [Path(path).parent.name or None for path in paths]
+    if not any(labels):
         raise BadSetting(
-            f"labels can't be folders: no picture lies in a class folder below {', '.join(folders)}, but for example "
+            f"labels can't be folders: no image is in a class folder below {', '.join(folders)}, but for example "
             f"{paths[0]}. Put each class into a folder of its own, or name a CSV file."
         )
-    return found
+    return labels
 
 
 def _find_class_folder(path: str, folders: Sequence[str]) -> str | None:
-    """The first folder below the outermost of `folders` that holds the picture."""
+    """Return the first folder below the outermost of `folders` that contains the image."""
     root = next((folder for folder in folders if _is_inside(path, folder)), None)
     below = Path(path).relative_to(root).parts if root is not None else ()
     return below[0] if len(below) > 1 else None
 
 
-def _find_containing_folder(path: str, folders: Sequence[str]) -> str | None:
-    """The name of the folder that was named and holds the picture."""
-    return next((Path(folder).name for folder in folders if _is_inside(path, folder)), None)
-
-
 def _is_inside(path: str, folder: str) -> bool:
+    """Return whether the path is below the folder."""
     return path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
@@ -90,88 +92,49 @@ def _is_inside(path: str, folder: str) -> bool:
 
 @dataclass(frozen=True)
 class _LabelRow:
+    """A row of a CSV file; `key` is the path or name as it is written there."""
+
     line: int
     key: str
     label: str | None
 
 
 def _read_label_table(file: Path) -> list[_LabelRow]:
-    """Every row with a key, from a file with or without the usual column names."""
-    lines = _read_csv_lines(file)
-    if not lines:
+    """Return every row, from a file with or without a header."""
+    rows = list(read_csv_rows(file))
+    if not rows:
         raise BadSetting(f"{file} is empty. Write a header, and a path and a label in each line.")
-    (first_line, header), rows = lines[0], lines[1:]
-    key_column, label_column, headless = _find_columns(file, first_line, header)
-    for line, cells in rows:
-        _check_column_count(file, line, cells, len(header))
-    return [
-        _make_label_row(file, line, cells, key_column, label_column) for line, cells in (lines if headless else rows)
-    ]
-
-
-def _read_csv_lines(file: Path) -> list[tuple[int, list[str]]]:
-    """Line number and cells of every line that is not blank."""
-    text = _read_label_text(file)
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    delimiter = max(LABEL_DELIMITERS, key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
-    try:
-        return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
-    except csv.Error as error:
-        raise BadSetting(f"{file}, line {reader.line_num}: {error}. Correct the line.") from None
-
-
-def _read_label_text(file: Path) -> str:
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise BadSetting(f"{file} can't be read ({error.strerror}). Name a CSV file, or use folders.") from None
-    try:
-        return data.decode("utf-8-sig")  # spreadsheets write the mark of UTF-8 in front
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise BadSetting(f"{file}, line {line}: not UTF-8 text. Save it as CSV in UTF-8.") from None
+    key_column, label_column, has_header = _find_columns(file, *rows[0])
+    table = []
+    for line, cells in rows[1:] if has_header else rows:
+        if not cells[key_column]:
+            raise BadSetting(f"{file}, line {line}: column {key_column + 1} names no image. Correct the line.")
+        table.append(_LabelRow(line, cells[key_column], cells[label_column] or None))
+    return table
 
 
 def _find_columns(file: Path, line: int, header: Sequence[str]) -> tuple[int, int, bool]:
-    """Where the paths stand, where the labels, and whether the first line is a row already."""
+    """Return the column of paths, the column of labels, and whether the first line is a header."""
     if len(header) < 2:
         raise BadSetting(
             f"{file}, line {line}: only one column, {header[0]!r}. Write a path and a label in each line, "
             "separated by comma, semicolon or tab."
         )
-    names = [name.strip().lower() for name in header]
-    key = next((names.index(name) for name in LABEL_PATH_COLUMNS if name in names), None)
-    label = next((names.index(name) for name in LABEL_COLUMNS if name in names), None)
-    headless = key is None and label is None and Path(names[0]).suffix in IMAGE_SUFFIXES
+    key, label = find_column(header, (*PATH_COLUMNS, "id")), find_column(header, LABEL_COLUMNS)
+    has_header = key is not None or label is not None or Path(header[0].lower()).suffix not in IMAGE_SUFFIXES
     if key is None:
         key = 1 if label == 0 else 0
     if label is None:
         label = 1 if key == 0 else 0
-    return key, label, headless
-
-
-def _check_column_count(file: Path, line: int, cells: Sequence[str], columns: int) -> None:
-    """A label with a comma in it must be in quotes; empty cells at the end are spreadsheets' habit."""
-    if len(cells) != columns and (len(cells) < columns or any(cells[columns:])):
-        raise BadSetting(
-            f"{file}, line {line}: {len(cells)} columns, and the first line has {columns}. Correct the line, or put "
-            "quotes around a cell that holds the separator."
-        )
-
-
-def _make_label_row(file: Path, line: int, cells: Sequence[str], key_column: int, label_column: int) -> _LabelRow:
-    key = cells[key_column].strip()
-    if not key:
-        raise BadSetting(f"{file}, line {line}: column {key_column + 1} names no picture. Correct the line.")
-    return _LabelRow(line, key, cells[label_column].strip() or None)
+    return key, label, has_header
 
 
 class _PathMatcher:
-    """Finds the pictures that a key of a CSV file may mean: the most exact way that finds any."""
+    """Finds the images for a key of a CSV file, by the most exact comparison that finds any."""
 
     def __init__(self, paths: Sequence[str], folders: Sequence[str]) -> None:
-        self.folders = folders  # the CSV file's own first
+        """Index the paths; `folders` are the folder of the CSV file, then the sources."""
+        self.folders = folders
         self.paths = [_normalise_unicode(path) for path in paths]
         self.by_path = {path: number for number, path in enumerate(self.paths)}
         self.by_name: dict[str, list[int]] = defaultdict(list)
@@ -181,57 +144,60 @@ class _PathMatcher:
             self.by_stem[Path(path).stem].append(number)
 
     def find_matches(self, key: str) -> list[int]:
-        """By full path, relative to the CSV file, to a root, by the path's end, by that without the suffix."""
+        """Return the indices of the images: by the path from the CSV file, from a source, or by the end of the path.
+
+        The end of the path is compared with the suffix first, then without.
+        """
         key = _normalise_unicode(key if os.sep in key else key.replace("\\", os.sep))
-        own, *roots = ([self.by_path.get(os.path.normpath(Path(folder, key)))] for folder in self.folders)
-        for found in (own, [number for root in roots for number in root]):
-            if numbers := {number for number in found if number is not None}:
-                return sorted(numbers)
+        own, *others = (self.by_path.get(os.path.normpath(Path(folder, key))) for folder in self.folders)
+        for numbers in ({own}, set(others)):
+            if matches := sorted(number for number in numbers if number is not None):
+                return matches
         end = os.sep + os.path.normpath(key).lstrip(os.sep)
-        if named := [n for n in self.by_name[Path(key).name] if self.paths[n].endswith(end)]:
-            return named
+        if matches := [n for n in self.by_name[Path(key).name] if self.paths[n].endswith(end)]:
+            return matches
         return [n for n in self.by_stem[Path(key).name] if os.path.splitext(self.paths[n])[0].endswith(end)]  # noqa: PTH122
 
 
 def _normalise_unicode(path: str) -> str:
-    """One spelling of accents: macOS takes them apart in file names."""
+    """Return the path with composed accents: macOS decomposes them in file names."""
     return unicodedata.normalize("NFC", path)
 
 
 def _match_table_labels(
     table: Sequence[_LabelRow], file: Path, paths: Sequence[str], roots: Sequence[str]
 ) -> list[str | None]:
-    pictures = _PathMatcher(paths, [str(file.parent), *roots])
-    found: dict[int, _LabelRow] = {}
+    """Return the label of each path from the rows. Raises BadSetting for an ambiguous or contradictory row."""
+    matcher = _PathMatcher(paths, [str(file.parent), *roots])
+    row_of: dict[int, _LabelRow] = {}
     for row in table:
-        numbers = pictures.find_matches(row.key)
+        numbers = matcher.find_matches(row.key)
         if len(numbers) > 1:
             raise BadSetting(
                 f"{file}, line {row.line}: {row.key!r} may be {paths[numbers[0]]} or {paths[numbers[1]]}. "
-                f"Write paths from the folder that holds {file.name}, or from a folder that is named."
+                f"Write paths relative to the folder of {file.name}, or to a source."
             )
         for number in numbers:
-            earlier = found.setdefault(number, row)
+            earlier = row_of.setdefault(number, row)
             if earlier.label != row.label:
                 raise BadSetting(
                     f"{file}: {paths[number]} is {earlier.label!r} in line {earlier.line} and {row.label!r} in "
                     f"line {row.line}. Keep one of them."
                 )
-    labels = [found[number].label if number in found else None for number in range(len(paths))]
-    if not any(labels):
-        raise BadSetting(_make_no_labels_message(file, table, paths, has_matches=bool(found)))
-    return labels
-
-
-def _make_no_labels_message(file: Path, table: Sequence[_LabelRow], paths: Sequence[str], *, has_matches: bool) -> str:
-    if has_matches:
-        return f"{file} gives none of the {len(paths)} pictures a label: the column is empty. Fill it in."
-    if not table:
-        return f"{file} has a header and no lines. Write a path and a label in each."
-    return (
-        f"{file} names none of the {len(paths)} pictures: it says {table[0].key!r} (line {table[0].line}), and the "
-        f"first picture is {paths[0]}. Write full paths, paths from the folder of the CSV file, or file names."
-    )
+    labels = [row_of[number].label if number in row_of else None for number in range(len(paths))]
+    if any(labels):
+        return labels
+    # Say why no image has a label.
+    if row_of:
+        reason = f"gives none of the {len(paths)} images a label: the column is empty. Fill it in."
+    elif not table:
+        reason = "has a header and no lines. Write a path and a label in each."
+    else:
+        reason = (
+            f"names none of the {len(paths)} images: its first path is {table[0].key!r} (line {table[0].line}), and "
+            f"the first image is {paths[0]}. Write full paths, paths from the folder of the CSV file, or file names."
+        )
+    raise BadSetting(f"{file} {reason}")
 
 
 # Labels as numbers
@@ -239,50 +205,55 @@ def _make_no_labels_message(file: Path, table: Sequence[_LabelRow], paths: Seque
 
 @dataclass(frozen=True)
 class LabelClasses:
-    """Names of classes, sorted, with how many pictures each has; a class's number is its place."""
+    """Sorted names of classes and the number of images of each; the number of a class is its index."""
 
     names: tuple[str, ...]
     counts: tuple[int, ...]
 
     @classmethod
     def from_labels(cls, labels: Iterable[str | None]) -> LabelClasses:
-        """The classes among `labels`. Raises BadSetting where there are fewer than two: nothing to tell apart."""
-        counted = Counter(label for label in labels if label is not None)
-        if len(counted) < 2:
-            only = f"only one class, {next(iter(counted))!r}" if counted else "no class at all"
-            raise BadSetting(f"The labels name {only}. Label pictures of two classes or more.")
-        return cls(tuple(sorted(counted)), tuple(counted[name] for name in sorted(counted)))
+        """Return the classes of the labels. Raises BadSetting if there are fewer than two."""
+        counts = Counter(label for label in labels if label is not None)
+        if len(counts) < 2:
+            only = f"only one class, {next(iter(counts))!r}" if counts else "no class at all"
+            raise BadSetting(f"The labels name {only}. Label images of two classes or more.")
+        return cls(tuple(sorted(counts)), tuple(counts[name] for name in sorted(counts)))
 
     def to_numbers(self, labels: Sequence[str | None]) -> IntArray:
-        """Class numbers (n,); NO_LABEL for pictures without one, or with one that is no class here."""
-        known = {name: number for number, name in enumerate(self.names)}
-        return np.array([NO_LABEL if label is None else known.get(label, NO_LABEL) for label in labels], np.int64)
+        """Return class numbers (n,); NO_LABEL for images without a label or with an unknown label."""
+        number_of = {name: number for number, name in enumerate(self.names)}
+        return np.array([NO_LABEL if label is None else number_of.get(label, NO_LABEL) for label in labels], np.int64)
 
     def require_count(self, min_count: int) -> None:
-        """Raises BadSetting naming the first class that has fewer than `fewest` pictures."""
+        """Raise BadSetting for the first class with fewer than `min_count` images."""
         for name, count in zip(self.names, self.counts, strict=True):
             if count < min_count:
                 raise BadSetting(
-                    f"Class {name!r} has {count} picture{'s' * (count > 1)}, and {min_count} are needed. "
+                    f"Class {name!r} has {count} image{'s' * (count > 1)}, and {min_count} are needed. "
                     "Add some, or leave the class out."
                 )
 
 
 def make_stratified_folds(labels: Sequence[str | None], k: int, seed: int) -> list[IntArray]:
-    """k disjoint folds of rows, each sorted; every class is spread as evenly as it goes, and so are all pictures.
+    """Split rows into k disjoint folds of equal size, with every class spread evenly.
 
-    Pictures without a label are spread like a class. The same for the same labels and seed. Raises BadSetting.
+    Args:
+        labels: (n,); images without a label are treated as a class.
+        k: Number of folds, 2 to n.
+        seed: The same labels and seed give the same folds.
+
+    Returns:
+        The sorted rows of each fold.
+
+    Raises:
+        BadSetting: k is out of range.
     """
     if not 2 <= k <= len(labels):
-        raise BadSetting(f"folds can't be {k} for {len(labels)} pictures. Use 2 to {max(2, len(labels))}.")
-    dealt = np.concatenate(list(_shuffle_by_class(labels, np.random.default_rng(seed))))
-    return [np.sort(dealt[number::k]) for number in range(k)]  # dealt like cards, one class after another
-
-
-def _shuffle_by_class(labels: Sequence[str | None], random: np.random.Generator) -> Iterator[IntArray]:
-    """The shuffled rows of each class, those without a label last."""
+        raise BadSetting(f"folds can't be {k} for {len(labels)} images. Use 2 to {max(2, len(labels))}.")
     rows: dict[str | None, list[int]] = defaultdict(list)
     for row, label in enumerate(labels):
         rows[label].append(row)
-    for label in [*sorted(name for name in rows if name is not None), *([None] if None in rows else [])]:
-        yield random.permutation(np.array(rows[label], np.int64))
+    random = np.random.default_rng(seed)
+    classes = sorted(rows, key=lambda label: (label is None, label or ""))  # rows without a label come last
+    order = np.concatenate([random.permutation(np.array(rows[label], np.int64)) for label in classes])
+    return [np.sort(order[number::k]) for number in range(k)]  # each class is dealt to the folds in turn

@@ -1,6 +1,6 @@
-"""Manifests: CSV or Parquet files that name pictures and say things about them.
+"""Manifests: CSV or Parquet files that list images with metadata.
 
-A column of paths (relative to the manifest), and any other columns: what they say becomes searchable.
+One column has the paths (relative to the manifest); the other columns become metadata that can be searched by.
 """
 
 from __future__ import annotations
@@ -16,83 +16,110 @@ from typing import Any
 from simile.core.errors import BadSetting
 
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".parquet")
-MANIFEST_PATH_COLUMNS = ("path", "filepath", "file_path", "image_path", "file", "filename", "file_name", "image")
-MANIFEST_DELIMITERS = ",;\t"
-PARQUET_BATCH_ROWS = 2000  # of a Parquet file in memory at once
+PATH_COLUMNS = ("path", "filepath", "file_path", "image_path", "file", "filename", "file_name", "image")
+CSV_DELIMITERS = ",;\t"
+PARQUET_BATCH_ROWS = 2000  # rows of a Parquet file in memory at once
 
-ManifestEntry = tuple[str, dict[str, str]]  # an absolute path, and what the other columns say by their names
+ManifestEntry = tuple[str, dict[str, str]]  # an absolute path, and the other columns by name
+ManifestRow = tuple[list[str], str]  # cells, and the position ("line 3") for messages
 
 
 def is_manifest(path: str) -> bool:
-    """Whether its name calls it a manifest."""
+    """Return whether the path ends like a manifest."""
     return path.lower().endswith(MANIFEST_SUFFIXES)
 
 
 def read_manifest(manifest: str) -> Iterator[ManifestEntry]:
-    """Every row, in order, never the whole file in memory. Empty cells are left out.
+    """Yield every row, in order, without reading the whole file into memory. Empty cells are left out.
 
-    Raises BadSetting where the file can't be understood, naming the line.
+    Raises:
+        BadSetting: The file is no manifest; the message names the line.
     """
     folder = str(Path(manifest).parent)
-    rows = _read_parquet_rows(manifest) if manifest.lower().endswith(".parquet") else _read_csv_rows(manifest)
-    header, _ = next(rows)
-    key = _find_path_column(manifest, header)
+    rows: Iterator[ManifestRow]
+    if manifest.lower().endswith(".parquet"):
+        rows = _read_parquet_rows(manifest)
+    else:
+        rows = ((cells, f"line {line}") for line, cells in read_csv_rows(Path(manifest)))
+    header = next(rows, ([], ""))[0]
+    if not header:
+        raise BadSetting(f"{manifest} is empty. Write a header with a column `path`, and a line for each image.")
     names = [name.strip() for name in header]
-    for cells, where in rows:
-        path = cells[key]
+    path_column = find_column(names, PATH_COLUMNS)
+    if path_column is None:
+        raise BadSetting(f"{manifest} has no column `path`, only {', '.join(header)}. Name the column of paths `path`.")
+    for cells, position in rows:
+        path = cells[path_column]
         if not path:
-            raise BadSetting(f"{manifest}, {where}: column {names[key]} names no file. Correct the line.")
-        said = {name: cell for number, (name, cell) in enumerate(zip(names, cells, strict=True)) if number != key}
-        # abspath() and not resolve(): as in walk(), links are not followed.
-        yield os.path.abspath(os.path.join(folder, path)), {name: cell for name, cell in said.items() if cell}  # noqa: PTH100, PTH118
+            raise BadSetting(f"{manifest}, {position}: column {names[path_column]} is empty. Correct the line.")
+        # abspath() and not resolve(): links are not resolved, as in folders.
+        absolute = os.path.abspath(os.path.join(folder, path))  # noqa: PTH100, PTH118
+        pairs = enumerate(zip(names, cells, strict=True))
+        yield absolute, {name: cell for number, (name, cell) in pairs if cell and number != path_column}
 
 
-def _find_path_column(manifest: str, header: Sequence[str]) -> int:
-    names = [name.strip().lower() for name in header]
-    for name in MANIFEST_PATH_COLUMNS:
-        if name in names:
-            return names.index(name)
-    raise BadSetting(f"{manifest} has no column `path`, only {', '.join(header)}. Name the column of paths so.")
+def find_column(names: Sequence[str], candidates: Sequence[str]) -> int | None:
+    """Return the index of the first candidate among the names of columns, in any case; None if there is none."""
+    lower_names = [name.strip().lower() for name in names]
+    return next((lower_names.index(name) for name in candidates if name in lower_names), None)
 
 
-ManifestRow = tuple[list[str], str]  # cells, and where they stand: for messages
+def read_csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, stripped cells) of every line that is not blank, the header first.
 
+    The delimiter (comma, semicolon or tab) is the most frequent in the first line. All rows have as many cells as the
+    first; additional empty cells, which spreadsheets write, are dropped.
 
-def _read_csv_rows(manifest: str) -> Iterator[ManifestRow]:
+    Raises:
+        BadSetting: The file cannot be read or is no CSV; the message names the line.
+    """
     try:
-        with Path(manifest).open(encoding="utf-8-sig", newline="") as file:
-            first = next((line for line in file if line.strip()), "")
-            file.seek(0)
-            reader = csv.reader(file, delimiter=max(MANIFEST_DELIMITERS, key=first.count), strict=True)
-            yield from _check_rows(manifest, reader)
+        with file.open(encoding="utf-8-sig", newline="") as text:  # spreadsheets write a byte order mark
+            first_line = next((line for line in text if line.strip()), "")
+            text.seek(0)
+            delimiter = max(CSV_DELIMITERS, key=first_line.count)
+            reader = csv.reader(text, delimiter=delimiter, strict=True, skipinitialspace=True)
+            yield from _check_rows(file, reader)
     except OSError as error:
-        raise BadSetting(f"{manifest} can't be read ({error.strerror}). Name another file.") from None
+        raise BadSetting(f"{file} can't be read ({error.strerror}). Name a CSV file.") from None
     except UnicodeDecodeError:
-        raise BadSetting(f"{manifest} is not UTF-8 text. Save it as CSV in UTF-8.") from None
+        line = _find_invalid_line(file)
+        raise BadSetting(f"{file}, line {line}: not UTF-8 text. Save it as CSV in UTF-8.") from None
 
 
-def _check_rows(manifest: str, reader: Any) -> Iterator[ManifestRow]:
+def _find_invalid_line(file: Path) -> int:
+    """Return the number of the first line that is not UTF-8 (the text layer decodes ahead and cannot tell)."""
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return 0
+
+
+def _check_rows(file: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
+    """Yield line number and cells; raise BadSetting for a row with another number of cells than the first."""
     columns = 0
     try:
-        for cells in reader:
-            where = f"line {reader.line_num}"
-            if not any(cell.strip() for cell in cells):
+        for raw_cells in reader:
+            cells = [cell.strip() for cell in raw_cells]
+            if not any(cells):
                 continue
             columns = columns or len(cells)
-            if len(cells) != columns:
+            if len(cells) < columns or any(cells[columns:]):
                 raise BadSetting(
-                    f"{manifest}, {where}: {len(cells)} columns, and the first line has {columns}. Correct the line, "
-                    "or put quotes around a cell that holds the separator."
+                    f"{file}, line {reader.line_num}: {len(cells)} columns, and the first line has {columns}. Correct "
+                    "the line, or put quotes around a cell that contains the separator."
                 )
-            yield [cell.strip() for cell in cells], where
+            yield reader.line_num, cells[:columns]
     except csv.Error as error:
-        raise BadSetting(f"{manifest}, line {reader.line_num}: {error}. Correct the line.") from None
-    if not columns:
-        raise BadSetting(f"{manifest} is empty. Write a header with a column `path`, and a line for each picture.")
+        raise BadSetting(f"{file}, line {reader.line_num}: {error}. Correct the line.") from None
 
 
 def _read_parquet_rows(manifest: str) -> Iterator[ManifestRow]:
-    import pyarrow  # a tenth of a second that only a Parquet file needs  # noqa: PLC0415
+    """Yield the names of the columns, then the rows."""
+    import pyarrow  # takes a tenth of a second, and only Parquet files need it  # noqa: PLC0415
     import pyarrow.parquet  # noqa: PLC0415
 
     try:
@@ -108,7 +135,7 @@ def _read_parquet_rows(manifest: str) -> Iterator[ManifestRow]:
 
 
 def _format_cell(cell: Any) -> str:
-    """A cell as a person would write it; nothing for null and NaN."""
+    """Return a cell as people write it; "" for null and NaN."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return ""
     if isinstance(cell, bool):

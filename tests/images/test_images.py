@@ -398,8 +398,8 @@ def test_links_are_followed_unless_they_lead_nowhere(tmp_path: Path) -> None:
     (tmp_path / "broken").symlink_to("missing")
     (tmp_path / "circle").symlink_to("circle")
     assert read_bytes(tmp_path / "good", LIMITS) == b"content"
-    assert why_not_read(tmp_path / "broken") == "a link that leads nowhere"
-    assert why_not_read(tmp_path / "circle") == "a link that leads in a circle"
+    assert why_not_read(tmp_path / "broken") == "a broken symbolic link"
+    assert why_not_read(tmp_path / "circle") == "a symbolic link that leads in a circle"
     assert why_not_read(tmp_path / "missing") == "there is no such file"
 
 

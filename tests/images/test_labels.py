@@ -154,11 +154,11 @@ def test_a_label_may_hold_the_separator_in_quotes(tmp_path: Path) -> None:
         ("file\n1.jpg\n", "line 1: only one column, 'file'"),
         ("file,label\n1.jpg,cat\n2.jpg\n", "line 3: 1 columns, and the first line has 2"),
         ("file,label\n1.jpg,shirt, red\n", "line 2: 3 columns, and the first line has 2"),
-        ("file,label\n,cat\n", "line 2: column 1 names no picture"),
-        ("file,label\n1.jpg,\n", "gives none of the 2 pictures a label: the column is empty"),
+        ("file,label\n,cat\n", "line 2: column 1 names no image"),
+        ("file,label\n1.jpg,\n", "gives none of the 2 images a label: the column is empty"),
         (
             "file,label\nx.png,cat\n",
-            r"names none of the 2 pictures: it says 'x.png' \(line 2\), and the first .*1\.jpg",
+            r"names none of the 2 images: its first path is 'x.png' \(line 2\), and the first .*1\.jpg",
         ),
         ("file,label\n1.jpg,cat\n2.jpg,cat\n1.jpg,dog\n", r"1\.jpg is 'cat' in line 2 and 'dog' in line 4"),
         ('file,label\n1.jpg,"cat\n', "unexpected end of data"),
@@ -212,7 +212,7 @@ def test_fewer_than_two_classes_are_refused(labels: list[str | None], found: str
 def test_a_class_that_is_too_small_to_split_is_named() -> None:
     classes = LabelClasses.from_labels(["cat", "cat", "dog"])
     classes.require_count(1)
-    with pytest.raises(BadSetting, match="Class 'dog' has 1 picture, and 2 are needed"):
+    with pytest.raises(BadSetting, match="Class 'dog' has 1 image, and 2 are needed"):
         classes.require_count(2)
 
 
@@ -247,7 +247,7 @@ def test_pictures_without_any_label_are_split_too() -> None:
 
 @pytest.mark.parametrize("k", [1, 4])
 def test_a_number_of_folds_that_cannot_be_is_refused(k: int) -> None:
-    with pytest.raises(BadSetting, match=f"folds can't be {k} for 3 pictures. Use 2 to 3"):
+    with pytest.raises(BadSetting, match=f"folds can't be {k} for 3 images. Use 2 to 3"):
         make_stratified_folds(["a", "b", "a"], k, seed=0)
 
 

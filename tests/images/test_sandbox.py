@@ -60,7 +60,7 @@ def test_simple_formats_need_no_process_and_many_threads_share_one() -> None:
         assert made._pool is None
         with ThreadPoolExecutor(8) as threads:
             list(threads.map(lambda n: made.check(picture("TIFF", 20 + n), "x"), range(24)))
-        assert made._pool is not None and len(made._pool._stewards) == 1
+        assert made._pool is not None and len(made._pool._dispatcher_threads) == 1
     finally:
         made.close()
 

@@ -117,7 +117,7 @@ def test_after_stop_only_what_is_done_comes(folder: Path) -> None:
         assert len(list(results)) < BATCH_ITEM_COUNT
 
 
-def test_the_job_goes_on_when_the_nursery_and_its_workers_are_killed() -> None:
+def test_the_job_goes_on_when_the_fork_server_and_its_workers_are_killed() -> None:
     with WorkerPool(2) as workers:
         results = workers.map(eval, (f"__import__('time').sleep(0.001) or {number}" for number in range(1000)))
         found = [next(results)]
@@ -145,7 +145,7 @@ def test_a_job_that_is_killed_leaves_no_process_behind() -> None:
         "from simile.images.loading.worker_pool import WorkerPool\n"
         "workers = WorkerPool(2, seconds=60)\n"
         "results = workers.map(eval, ['1'] * 64 + ['__import__(\"time\").sleep(60)'] * 64)\n"
-        "next(results); print(workers._nursery._process.pid, flush=True); list(results)"
+        "next(results); print(workers._fork_server._process.pid, flush=True); list(results)"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as job:
         assert job.stdout is not None
