@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from simile.images.encoding import encode_png
-from simile.images.rendering.sheets import draw_text
+from simile.images.rendering.text import draw_text
 
 ACROSS, GAP = 6, 24  # pairs side by side, pixels between them
 SHOWN = 60  # pairs of a sheet

@@ -1,11 +1,10 @@
-"""Pictures without what they say of people: EXIF (GPS), XMP, IPTC, comments and whatever else is packed beside them.
+"""Remove personal metadata from images: EXIF (GPS), XMP, IPTC, comments and everything else beside the pixels.
 
-The container is taken apart, and only what shows the picture is put together again: the coded pixels bit for bit, the
-ICC profile, and the orientation, in an EXIF block that holds nothing else. All else is left out by not being copied:
-what nobody has heard of yet, too. Other formats, and variants that are not understood in full, are decoded and come
-back as PNG.
+The container is parsed, and only the parts that show the image are copied: the coded pixels bit for bit, the ICC
+profile, and the orientation in an EXIF block that has nothing else. Everything else is left out, known or not. Other
+formats, and variants that cannot be parsed completely, are decoded and encoded as PNG.
 
-JPEG: ITU-T T.81, annex B. PNG: W3C, third edition. WebP: RFC 9649. GIF: GIF89a. TIFF and HEIF have files of their own.
+JPEG: ITU-T T.81, annex B. PNG: W3C, third edition. WebP: RFC 9649. GIF: GIF89a. TIFF and HEIF: tiff.py, heif.py.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from simile.images.formats import Limits
 from simile.images.privacy.heif import strip_heif
 from simile.images.privacy.tiff import strip_tiff
 
-_SEGMENT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # in coded data: FF00 is a byte, FFD0 to FFD7 restart it
+_SEGMENT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # in coded data FF00 is a byte, FFD0 to FFD7 are restarts
 _ORIENTATION_HINT = re.compile(rb"[eE][xX][iI][fF]|XML:com\.adobe\.xmp|ns\.adobe\.com/xap|XMP ")
 _SAFE_PNG_CHUNKS = frozenset(
     b"IHDR PLTE IDAT IEND tRNS cHRM gAMA iCCP sBIT sRGB bKGD pHYs acTL fcTL fdAT cICP mDCV cLLI".split()
@@ -35,143 +34,151 @@ _SAFE_GIF_APPLICATIONS = frozenset((b"NETSCAPE2.0", b"ANIMEXTS1.0", b"ICCRGBG101
 
 
 def strip_metadata(data: bytes, name: str | Path, limits: Limits) -> tuple[bytes, str]:
-    """The picture alone, and its media type. Raises UnreadableImage, ImageTooLarge where it must be decoded."""
-    for head, media_type, taken in _STRIPPERS:
-        if head.match(data):
+    """Return the image without metadata, and its media type.
+
+    Args:
+        data: The bytes of the file.
+        name: Path or name of the file, for errors only.
+        limits: Limits for an image that must be decoded.
+
+    Raises:
+        UnreadableImage, ImageTooLarge: The image had to be decoded, and that failed.
+    """
+    for signature, media_type, strip in _STRIPPERS:
+        if signature.match(data):
             try:
-                return taken(data), media_type
+                return strip(data), media_type
             except (UnsupportedContainer, struct.error, IndexError):
                 break
     pixels = decode_image(data, name=name, limits=limits).pixels
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", compress_level=3)  # quick: somebody waits for it
+    Image.fromarray(pixels).save(file, "PNG", compress_level=3)  # fast, because a request waits
     return file.getvalue(), "image/png"
 
 
 def _strip_jpeg(data: bytes) -> bytes:
-    kept, coded = [data[:2]], []
+    """Copy the JFIF header, ICC profile, Adobe segment and coded data of a JPEG."""
+    header, coded = [data[:2]], []
     for marker, segment in _iterate_jpeg_segments(data):
         if marker == 0xE0 and segment[4:9] == b"JFIF\0":
-            kept.append(b"\xff\xe0\0\x10" + segment[4:16].ljust(12, b"\0") + b"\0\0")  # without its thumbnail
+            header.append(b"\xff\xe0\0\x10" + segment[4:16].ljust(12, b"\0") + b"\0\0")  # without its thumbnail
         elif marker == 0xE2 and segment[4:16] == b"ICC_PROFILE\0":
-            kept.append(segment)
+            header.append(segment)
         elif marker == 0xEE and segment[4:9] == b"Adobe":
-            kept.append(b"\xff\xee\0\x0e" + segment[4:16].ljust(12, b"\0"))  # says how colours are coded
-        elif not 0xE0 <= marker <= 0xEF and marker != 0xFE:  # an APPn, a comment
+            header.append(b"\xff\xee\0\x0e" + segment[4:16].ljust(12, b"\0"))  # the colour transform
+        elif not 0xE0 <= marker <= 0xEF and marker != 0xFE:  # neither APPn nor a comment
             coded.append(segment)
-    turned = _make_orientation_block(data)
-    if turned:
-        kept.append(b"\xff\xe1" + struct.pack(">H", len(turned) + 8) + b"Exif\0\0" + turned)
-    return b"".join(kept + coded)
+    orientation = _make_orientation_block(data)
+    if orientation:
+        header.append(b"\xff\xe1" + struct.pack(">H", len(orientation) + 8) + b"Exif\0\0" + orientation)
+    return b"".join(header + coded)
 
 
 def _iterate_jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(marker, bytes from its FF on) until the end of the picture; coded data stand with the scan that they follow."""
-    at = 2
-    while at < len(data):
-        if data[at] != 0xFF:
+    """Yield (marker, bytes from its FF on) until the end of the image; coded data belong to the scan before them."""
+    offset = 2
+    while offset < len(data):
+        if data[offset] != 0xFF:
             raise UnsupportedContainer
-        marker = data[at + 1]
-        if marker == 0xFF:  # fills
-            at += 1
+        marker = data[offset + 1]
+        if marker == 0xFF:  # a fill byte
+            offset += 1
             continue
         if marker == 0xD9:
             yield marker, b"\xff\xd9"
-            return  # behind it: other pictures, films, whole archives
-        end = at + 2 if marker == 0x01 or 0xD0 <= marker <= 0xD7 else at + 2 + _read_u16(data, at + 2)
+            return  # other images, videos or archives can follow
+        has_length = marker != 0x01 and not 0xD0 <= marker <= 0xD7
+        end = offset + 2 + (struct.unpack_from(">H", data, offset + 2)[0] if has_length else 0)
         if marker == 0xDA:
-            found = _SEGMENT_MARKER.search(data, end)
-            end = found.start() if found else len(data)
+            next_marker = _SEGMENT_MARKER.search(data, end)
+            end = next_marker.start() if next_marker else len(data)
         if end > len(data):
             raise UnsupportedContainer
-        yield marker, data[at:end]
-        at = end
+        yield marker, data[offset:end]
+        offset = end
 
 
 def _strip_png(data: bytes) -> bytes:
-    turned, kept, at = _make_orientation_block(data), [data[:8]], 8
+    """Copy the safe chunks of a PNG, with an eXIf chunk for the orientation."""
+    orientation, chunks, offset = _make_orientation_block(data), [data[:8]], 8
     while True:
-        length, kind = struct.unpack_from(">I4s", data, at)
-        end = at + 12 + length
-        if end > len(data) or (
-            kind not in _SAFE_PNG_CHUNKS and kind[:1].isupper()
-        ):  # a picture that needs what is unknown
+        length, kind = struct.unpack_from(">I4s", data, offset)
+        end = offset + 12 + length
+        is_critical = kind[:1].isupper()  # the image cannot be shown without this chunk
+        if end > len(data) or (kind not in _SAFE_PNG_CHUNKS and is_critical):
             raise UnsupportedContainer
-        if kind == b"IDAT" and turned:
-            crc = zlib.crc32(b"eXIf" + turned)
-            kept.append(struct.pack(">I", len(turned)) + b"eXIf" + turned + struct.pack(">I", crc))
-            turned = b""
+        if kind == b"IDAT" and orientation:
+            crc = struct.pack(">I", zlib.crc32(b"eXIf" + orientation))
+            chunks.append(struct.pack(">I", len(orientation)) + b"eXIf" + orientation + crc)
+            orientation = b""
         if kind in _SAFE_PNG_CHUNKS:
-            kept.append(data[at:end])
+            chunks.append(data[offset:end])
         if kind == b"IEND":
-            return b"".join(kept)
-        at = end
+            return b"".join(chunks)
+        offset = end
 
 
 def _strip_webp(data: bytes) -> bytes:
-    turned, kept = _make_orientation_block(data), []
+    """Copy the safe chunks of a WebP, also inside frames, with an EXIF chunk for the orientation."""
+    orientation, chunks = _make_orientation_block(data), []
     for kind, body in iterate_riff_chunks(data[12 : 8 + struct.unpack_from("<I", data, 4)[0]]):
         if kind == b"VP8X":
-            flags = body[0] & ~0x0C | (0x08 if turned else 0)  # 8: there is EXIF, 4: there is XMP
-            kept.append((kind, bytes([flags]) + body[1:10]))
+            flags = body[0] & ~0x0C | (0x08 if orientation else 0)  # 8: there is EXIF, 4: there is XMP
+            chunks.append((kind, bytes([flags]) + body[1:10]))
         elif kind == b"ANMF":
-            frame = b"".join(
-                _make_riff_chunk(*one) for one in iterate_riff_chunks(body[16:]) if one[0] in _SAFE_WEBP_CHUNKS
-            )
-            kept.append((kind, body[:16] + frame))
+            frame_chunks = [chunk for chunk in iterate_riff_chunks(body[16:]) if chunk[0] in _SAFE_WEBP_CHUNKS]
+            chunks.append((kind, body[:16] + b"".join(_make_riff_chunk(*chunk) for chunk in frame_chunks)))
         elif kind in _SAFE_WEBP_CHUNKS:
-            kept.append((kind, body))
-    if turned:
-        if not kept or kept[0][0] != b"VP8X":
+            chunks.append((kind, body))
+    if orientation:
+        if not chunks or chunks[0][0] != b"VP8X":
             raise UnsupportedContainer
-        kept.append((b"EXIF", turned))
-    chunks = b"WEBP" + b"".join(_make_riff_chunk(*one) for one in kept)
-    return b"RIFF" + struct.pack("<I", len(chunks)) + chunks
+        chunks.append((b"EXIF", orientation))
+    content = b"WEBP" + b"".join(_make_riff_chunk(*chunk) for chunk in chunks)
+    return b"RIFF" + struct.pack("<I", len(content)) + content
 
 
 def _make_riff_chunk(kind: bytes, body: bytes) -> bytes:
+    """Return a RIFF chunk, padded to an even length."""
     return kind + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)
 
 
 def _strip_gif(data: bytes) -> bytes:
-    at = 13 + _get_colour_table_size(data[10])
-    kept = [data[:at]]
-    while at < len(data) and data[at] != 0x3B:
-        start = at
-        if data[at] == 0x21:
-            at = find_sub_blocks_end(data, at + 2)
+    """Copy the header, images, graphic controls and safe application blocks of a GIF."""
+    offset = 13 + _get_colour_table_size(data[10])
+    blocks = [data[:offset]]
+    while offset < len(data) and data[offset] != 0x3B:
+        start = offset
+        if data[start] == 0x21:  # an extension
+            offset = find_sub_blocks_end(data, start + 2)
             application = data[start + 3 : start + 14]
             if data[start + 1] == 0xF9 or (data[start + 1] == 0xFF and application in _SAFE_GIF_APPLICATIONS):
-                kept.append(data[start:at])
-        elif data[at] == 0x2C:
-            at = find_sub_blocks_end(data, at + 11 + _get_colour_table_size(data[at + 9]))
-            kept.append(data[start:at])
+                blocks.append(data[start:offset])
+        elif data[start] == 0x2C:  # an image
+            offset = find_sub_blocks_end(data, start + 11 + _get_colour_table_size(data[start + 9]))
+            blocks.append(data[start:offset])
         else:
             raise UnsupportedContainer
-    return b"".join([*kept, b";"])
+    return b"".join([*blocks, b";"])
 
 
 def _get_colour_table_size(flags: int) -> int:
-    """Bytes of the table of colours that GIF's flags announce."""
+    """Return the bytes of the colour table that the flags of a GIF announce."""
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
 def _make_orientation_block(data: bytes) -> bytes:
-    """A TIFF block that says how the picture is to be turned, and nothing else; empty where it stands upright."""
-    if not _ORIENTATION_HINT.search(data):  # else Pillow decodes all of a PNG, in case there is something behind
+    """Return a TIFF block that has the EXIF orientation and nothing else; empty if the image is upright."""
+    if not _ORIENTATION_HINT.search(data):  # Pillow would decode a whole PNG to look for EXIF after the pixels
         return b""
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as im:
-            turned = im.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # a malformed block raises anything; the decoder takes the picture as upright then  # noqa: BLE001
+            orientation = im.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # a malformed block raises anything; the decoder shows the image upright then  # noqa: BLE001
         return b""
-    if turned not in range(2, 9):
+    if orientation not in range(2, 9):
         return b""
-    return b"MM\0*\0\0\0\x08\0\x01" + struct.pack(">HHIHHI", ExifTags.Base.Orientation, 3, 1, turned, 0, 0)
-
-
-def _read_u16(data: bytes, offset: int) -> int:
-    return int(struct.unpack_from(">H", data, offset)[0])
+    return b"MM\0*\0\0\0\x08\0\x01" + struct.pack(">HHIHHI", ExifTags.Base.Orientation, 3, 1, orientation, 0, 0)
 
 
 _STRIPPERS: list[tuple[re.Pattern[bytes], str, Callable[[bytes], bytes]]] = [

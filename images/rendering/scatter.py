@@ -1,4 +1,4 @@
-"""Scatter plots of points in a plane, coloured by label, as a PNG drawn with Pillow alone."""
+"""Scatter plots of points in a plane, coloured by label, as PNG drawn with Pillow."""
 
 from __future__ import annotations
 
@@ -12,10 +12,17 @@ from PIL import Image, ImageDraw
 
 from simile.images.encoding import encode_png
 from simile.images.rendering.line_chart import compute_ticks
-from simile.images.rendering.sheets import MUTED_COLOUR, PAPER_COLOUR, RULE_COLOUR, TEXT_COLOUR, draw_text
-from simile.images.rendering.text import choose_font, truncate_text
+from simile.images.rendering.sheets import RULE_COLOUR
+from simile.images.rendering.text import (
+    MUTED_COLOUR,
+    PAPER_COLOUR,
+    TEXT_COLOUR,
+    draw_legend,
+    draw_text,
+    truncate_text,
+)
 
-# Ten hues of even lightness: Paul Tol's "muted" and "vibrant" sets, told apart with most kinds of colour vision
+# Ten hues of even lightness: Paul Tol's "muted" and "vibrant" sets, distinguishable with most kinds of colour vision
 # (https://sronpersonalpages.nl/~pault/).
 SCATTER_COLOURS = (
     "#332288",
@@ -29,18 +36,26 @@ SCATTER_COLOURS = (
     "#882255",
     "#ddcc77",
 )
-OTHER_COLOUR = "#bbbbbb"  # of labels beyond ten, and of points without a label
-_PANEL_SIDE, _PANEL_GAP, _SCATTER_MARGIN = 400, 56, 40  # of a panel, between panels, around them
-_PANEL_HEADER_HEIGHT, _PANEL_FOOTER_HEIGHT, _SCATTER_LEGEND_LINE_HEIGHT = 66, 58, 26
-_SCATTER_SUPERSAMPLING = 3  # drawn three times as large, then reduced: smooth dots
-_DOT_RADIUS = 2.2  # of a dot, in pixels
+OTHER_COLOUR = "#bbbbbb"  # for labels beyond ten, and for points without a label
+_PANEL_SIDE, _PANEL_GAP, _SCATTER_MARGIN = 400, 56, 40  # pixels: plot area of a panel, between and around panels
+_PANEL_HEADER_HEIGHT, _PANEL_FOOTER_HEIGHT = 66, 58
+_PANEL_HEIGHT = _PANEL_HEADER_HEIGHT + _PANEL_SIDE + _PANEL_FOOTER_HEIGHT
+_SCATTER_SUPERSAMPLING = 3  # dots are drawn three times as large, then reduced, to be smooth
+_DOT_RADIUS = 2.2  # pixels
 
 ScatterPointArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class ScatterPanel:
-    """Points (n, 2) with a title and a fainter line below it; `rings`: radii of circles around the origin."""
+    """One plot.
+
+    Attributes:
+        title: Text above the plot.
+        note: A second, fainter line.
+        points: (n, 2).
+        ring_radii: Radii of circles around the origin.
+    """
 
     title: str
     note: str
@@ -49,110 +64,74 @@ class ScatterPanel:
 
 
 def draw_scatter(panels: Sequence[ScatterPanel], labels: Sequence[str | None], columns: int = 3) -> bytes:
-    """PNG of panels in rows of `columns`, all coloured by the same labels (n,), a legend beneath.
+    """Draw panels in rows, all coloured by the same labels, with a legend below, as PNG.
 
-    Each panel has axes of its own, equal in both directions, with the origin in the middle. At most ten labels have a
-    colour, the commonest; the others are grey. Points that are not finite are left out.
+    Each panel has its own axes, equal in both directions, with the origin in the middle. The ten most frequent labels
+    have a colour; the others are grey. Points that are not finite are left out.
+
+    Args:
+        panels: The plots, with n points each.
+        labels: (n,), None for a point without a label.
+        columns: Panels in a row.
     """
-    named = [
-        label for label, _ in Counter(label for label in labels if label is not None).most_common(len(SCATTER_COLOURS))
-    ]
-    named.sort()
-    colours = [SCATTER_COLOURS[named.index(label)] if label in named else OTHER_COLOUR for label in labels]
-    drawn = [_draw_panel(panel, colours) for panel in panels]
-    columns = max(1, min(columns, len(drawn)))
-    rows = -(-len(drawn) // columns)
-    entries = [
-        *zip(named, SCATTER_COLOURS, strict=False),
-        *([("others", OTHER_COLOUR)] if OTHER_COLOUR in colours and named else []),
-    ]
+    # Choose the colours.
+    counts = Counter(label for label in labels if label is not None)
+    names = sorted(label for label, _ in counts.most_common(len(SCATTER_COLOURS)))
+    colour_of = dict(zip(names, SCATTER_COLOURS, strict=False))
+    colours = [OTHER_COLOUR if label is None else colour_of.get(label, OTHER_COLOUR) for label in labels]
+    entries = [*colour_of.items()]
+    if entries and OTHER_COLOUR in colours:
+        entries.append(("others", OTHER_COLOUR))
+    # Place the panels and the legend.
+    columns = max(1, min(columns, len(panels)))
+    rows = -(-len(panels) // columns)
     width = columns * (_PANEL_SIDE + _PANEL_GAP) - _PANEL_GAP + 2 * _SCATTER_MARGIN
-    legend = _draw_scatter_legend(entries, width)
-    panel_height = _PANEL_HEADER_HEIGHT + _PANEL_SIDE + _PANEL_FOOTER_HEIGHT
-    sheet = Image.new("RGB", (width, rows * panel_height + 2 * _SCATTER_MARGIN + legend.height), PAPER_COLOUR)
-    for number, image in enumerate(drawn):
+    legend = draw_legend(entries, width, _SCATTER_MARGIN)
+    sheet = Image.new("RGB", (width, rows * _PANEL_HEIGHT + 2 * _SCATTER_MARGIN + legend.height), PAPER_COLOUR)
+    for number, panel in enumerate(panels):
         left = _SCATTER_MARGIN + number % columns * (_PANEL_SIDE + _PANEL_GAP)
-        sheet.paste(image, (left, _SCATTER_MARGIN + number // columns * panel_height))
-    sheet.paste(legend, (0, _SCATTER_MARGIN + rows * panel_height))
-    return encode_png(np.asarray(sheet))
+        sheet.paste(_draw_panel(panel, colours), (left, _SCATTER_MARGIN + number // columns * _PANEL_HEIGHT))
+    sheet.paste(legend, (0, _SCATTER_MARGIN + rows * _PANEL_HEIGHT))
+    return encode_png(sheet)
 
 
 def _draw_panel(panel: ScatterPanel, colours: Sequence[str]) -> Image.Image:
-    image = Image.new("RGB", (_PANEL_SIDE, _PANEL_HEADER_HEIGHT + _PANEL_SIDE + _PANEL_FOOTER_HEIGHT), PAPER_COLOUR)
+    """Draw a plot with its title, its note and the numbers of the x axis."""
+    image = Image.new("RGB", (_PANEL_SIDE, _PANEL_HEIGHT), PAPER_COLOUR)
     draw_text(image, truncate_text(panel.title, 18, _PANEL_SIDE), (0, 0), 18, TEXT_COLOUR)
     draw_text(image, truncate_text(panel.note, 13, _PANEL_SIDE), (0, 30), 13, MUTED_COLOUR)
-    finite: NDArray[np.bool_] = np.asarray(np.isfinite(panel.points).all(1))
-    reach = _compute_half_extent(panel.points[finite], panel.ring_radii)
-    image.paste(_draw_plot(panel, finite, colours, reach), (0, _PANEL_HEADER_HEIGHT))
-    for value in compute_ticks(-reach, reach, count=7):
-        draw_text(
-            image,
-            f"{value:.4g}",
-            (round(_to_plot_pixel(value, reach)), _PANEL_HEADER_HEIGHT + _PANEL_SIDE + 8),
-            12,
-            MUTED_COLOUR,
-            "ma",
-        )
+    # Half the side of a square around the origin that shows all rings, and all points except a few far ones.
+    is_finite: NDArray[np.bool_] = np.asarray(np.isfinite(panel.points).all(1))
+    far = float(np.percentile(np.abs(panel.points[is_finite]).max(1), 99.5)) if is_finite.any() else 0.0
+    half_extent = 1.08 * max(far, *panel.ring_radii, 1e-6)
+    image.paste(_draw_plot(panel, is_finite, colours, half_extent), (0, _PANEL_HEADER_HEIGHT))
+    for value in compute_ticks(-half_extent, half_extent, count=7):
+        x = round((value + half_extent) / (2 * half_extent) * _PANEL_SIDE)
+        draw_text(image, f"{value:.4g}", (x, _PANEL_HEADER_HEIGHT + _PANEL_SIDE + 8), 12, MUTED_COLOUR, "ma")
     return image
 
 
 def _draw_plot(
-    panel: ScatterPanel, finite_mask: NDArray[np.bool_], colours: Sequence[str], half_extent: float
+    panel: ScatterPanel, is_finite: NDArray[np.bool_], colours: Sequence[str], half_extent: float
 ) -> Image.Image:
-    """The square with grid, rings and dots."""
-    plot = Image.new("RGB", (_PANEL_SIDE * _SCATTER_SUPERSAMPLING, _PANEL_SIDE * _SCATTER_SUPERSAMPLING), PAPER_COLOUR)
+    """Draw the square with grid, dots, rings and frame."""
+    line_width, side = _SCATTER_SUPERSAMPLING, _PANEL_SIDE * _SCATTER_SUPERSAMPLING
+    plot = Image.new("RGB", (side, side), PAPER_COLOUR)
     draw = ImageDraw.Draw(plot)
+
+    def to_pixel(value: float) -> float:
+        return (value + half_extent) / (2 * half_extent) * side
+
     for value in compute_ticks(-half_extent, half_extent, count=7):
-        at, end = _to_plot_pixel(value, half_extent) * _SCATTER_SUPERSAMPLING, _PANEL_SIDE * _SCATTER_SUPERSAMPLING
-        draw.line((at, 0, at, end), RULE_COLOUR, _SCATTER_SUPERSAMPLING)
-        draw.line((0, end - at, end, end - at), RULE_COLOUR, _SCATTER_SUPERSAMPLING)
-    order = np.random.default_rng(0).permutation(len(panel.points))  # no class hides beneath another
-    for row in order[finite_mask[order]]:
-        x, y = (float(value) for value in panel.points[row])
-        draw.circle(
-            (
-                _to_plot_pixel(x, half_extent) * _SCATTER_SUPERSAMPLING,
-                (_PANEL_SIDE - _to_plot_pixel(y, half_extent)) * _SCATTER_SUPERSAMPLING,
-            ),
-            _DOT_RADIUS * _SCATTER_SUPERSAMPLING,
-            colours[row],
-        )
+        x = to_pixel(value)
+        draw.line((x, 0, x, side), RULE_COLOUR, line_width)
+        draw.line((0, side - x, side, side - x), RULE_COLOUR, line_width)
+    order = np.random.default_rng(0).permutation(len(panel.points))  # so that no class is hidden below another
+    for row in order[is_finite[order]]:
+        x, y = (to_pixel(float(value)) for value in panel.points[row])
+        draw.circle((x, side - y), _DOT_RADIUS * _SCATTER_SUPERSAMPLING, colours[row])
     for radius in panel.ring_radii:
-        low, high = (
-            _to_plot_pixel(-radius, half_extent) * _SCATTER_SUPERSAMPLING,
-            _to_plot_pixel(radius, half_extent) * _SCATTER_SUPERSAMPLING,
-        )
-        draw.ellipse((low, low, high, high), outline=TEXT_COLOUR, width=_SCATTER_SUPERSAMPLING)
-    draw.rectangle(
-        (0, 0, _PANEL_SIDE * _SCATTER_SUPERSAMPLING - 1, _PANEL_SIDE * _SCATTER_SUPERSAMPLING - 1),
-        outline=MUTED_COLOUR,
-        width=_SCATTER_SUPERSAMPLING,
-    )
+        low, high = to_pixel(-radius), to_pixel(radius)
+        draw.ellipse((low, low, high, high), outline=TEXT_COLOUR, width=line_width)
+    draw.rectangle((0, 0, side - 1, side - 1), outline=MUTED_COLOUR, width=line_width)
     return plot.resize((_PANEL_SIDE, _PANEL_SIDE), Image.Resampling.LANCZOS)
-
-
-def _compute_half_extent(points: ScatterPointArray, ring_radii: tuple[float, ...]) -> float:
-    """Half the side of the square around the origin that shows all points but a few far ones, and all rings."""
-    far = float(np.percentile(np.abs(points).max(1), 99.5)) if len(points) else 0.0
-    return 1.08 * max(far, *ring_radii, 1e-6)
-
-
-def _to_plot_pixel(value: float, half_extent: float) -> float:
-    return (value + half_extent) / (2 * half_extent) * _PANEL_SIDE
-
-
-def _draw_scatter_legend(entries: Sequence[tuple[str, str]], width: int) -> Image.Image:
-    """Names beside their colours, on as many lines as they need."""
-    places, left, top = [], _SCATTER_MARGIN, 0
-    for name, _ in entries:
-        line, font = choose_font(name, 14)
-        across = 40 + round(font.getlength(line))
-        if left > _SCATTER_MARGIN and left + across > width - _SCATTER_MARGIN:
-            left, top = _SCATTER_MARGIN, top + _SCATTER_LEGEND_LINE_HEIGHT
-        places.append((left, top))
-        left += across
-    strip = Image.new("RGB", (width, top + _SCATTER_LEGEND_LINE_HEIGHT if entries else 1), PAPER_COLOUR)
-    for (name, colour), (x, y) in zip(entries, places, strict=True):
-        ImageDraw.Draw(strip).circle((x + 6, y + 10), 5, colour)
-        draw_text(strip, name, (x + 18, y + 15), 14, TEXT_COLOUR, "ls")
-    return strip

@@ -198,7 +198,7 @@ def test_samples_keep_one_pixel_and_skip_what_cannot_be_read(folder: Path) -> No
     assert len(sample_images(paths_in(folder), Limits(), 2, 500, seed=1)) == 100
 
 
-# Every kind of file that Pillow can write, damaged in every way (benchmarks/indexing/bad_files.py does the same at length)
+# Every format that Pillow can write, damaged in every way (benchmarks/indexing/bad_files.py does the same for longer)
 
 
 def kinds() -> Iterator[tuple[str, bytes]]:
