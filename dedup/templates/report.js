@@ -1,96 +1,101 @@
-// Decisions by keyboard, and the plan that follows from them. Without this script the report is there to be read.
+// Decisions by keyboard, and the plan that follows from them. Without this script the report can still be read.
 
 const meta = JSON.parse(document.querySelector("#meta").textContent);
 const cards = [...document.querySelectorAll(".card")].map((node) => {
   const data = JSON.parse(node.querySelector("script").textContent);
   const others = [...node.querySelectorAll(".other")];
   const text = data.files.map((file) => file.path).join("\n").toLowerCase();
-  return { node, data, others, text, asked: ["pixels", "near"].includes(data.tier) };
+  return { node, data, others, text, needsDecision: ["pixels", "near"].includes(data.tier) };
 });
 const questions = cards.flatMap((card) =>
-  card.asked ? card.others.map((node) => ({ card, node, place: Number(node.dataset.place) })) : [],
+  card.needsDecision ? card.others.map((node) => ({ card, node, place: Number(node.dataset.place) })) : [],
 );
 const TIERS = ["bytes", "pixels", "near"];
-const STORE = `simile-report ${meta.home} ${meta.written}`; // of this report alone: answers to an older one are older
+const STORAGE_KEY = `simile-report ${meta.home} ${meta.written}`; // decisions of other reports are not used
 const bar = document.querySelector("#bar");
 const find = (name) => bar.querySelector(`[name="${name}"]`);
 
-// Decisions by the two hashes, the smaller first: { same, keep }. Those of the home come first, those of this page win.
-const key = (one, two) => (one < two ? `${one} ${two}` : `${two} ${one}`);
-const known = new Map(meta.decisions.map((said) => [key(said.first_sha256, said.second_sha256), { same: said.same, keep: said.keep_sha256 }]));
-const decisions = new Map(known);
-const past = [];
-let answered = meta.written; // when the last answer was given
-let here = -1;
+// Decisions { same, keep } by the two hashes, the smaller hash first. This page's decisions replace the home's.
+const makeKey = (first, second) => (first < second ? `${first} ${second}` : `${second} ${first}`);
+const homeDecisions = new Map(
+  meta.decisions.map((decision) => [
+    makeKey(decision.first_sha256, decision.second_sha256), { same: decision.same, keep: decision.keep_sha256 },
+  ]),
+);
+const decisions = new Map(homeDecisions);
+const history = [];
+let decidedAt = meta.written; // time of the last decision
+let current = -1; // index in questions
 
-function stored() {
+function load() {
   try {
-    return JSON.parse(localStorage.getItem(STORE)) ?? { answered, said: [] };
+    return JSON.parse(localStorage.getItem(STORAGE_KEY)) ?? { answered: decidedAt, said: [] };
   } catch {
-    return { answered, said: [] }; // a browser may keep nothing for files
+    return { answered: decidedAt, said: [] }; // some browsers store nothing for local files
   }
 }
 
 function store() {
   try {
-    localStorage.setItem(STORE, JSON.stringify({ answered, said: [...decisions] }));
+    localStorage.setItem(STORAGE_KEY, JSON.stringify({ answered: decidedAt, said: [...decisions] }));
   } catch {
-    // then they live as long as the page
+    // the decisions are lost when the page is closed
   }
 }
 
-const pairOf = ({ card, place }) => key(card.data.files[0].sha256, card.data.files[place].sha256);
-const saidOf = (question) => decisions.get(pairOf(question));
+const getPair = ({ card, place }) => makeKey(card.data.files[0].sha256, card.data.files[place].sha256);
+const getDecision = (question) => decisions.get(getPair(question));
 
-// Which file of a group stays: the one at the top, unless somebody chose another one.
-function keeperOf({ data }) {
+// The position of the group's kept file: the first file, unless another one was chosen.
+function getKeptPlace({ data }) {
   const [first, ...others] = data.files;
-  const at = others.findIndex((file) => {
-    const said = decisions.get(key(first.sha256, file.sha256));
-    return said?.same && said.keep === file.sha256 && file.sha256 !== first.sha256;
+  const index = others.findIndex((file) => {
+    const decision = decisions.get(makeKey(first.sha256, file.sha256));
+    return decision?.same && decision.keep === file.sha256 && file.sha256 !== first.sha256;
   });
-  return at + 1;
+  return index + 1;
 }
 
-const matches = (data, one, two) =>
-  data.tier !== "near" || one === 0 || two === 0 || data.matches.some(([a, b]) => (a === one && b === two) || (a === two && b === one));
+const isMatch = (data, first, second) =>
+  data.tier !== "near" || first === 0 || second === 0
+  || data.matches.some(([a, b]) => (a === first && b === second) || (a === second && b === first));
 
-// Which files of a group would go. Nothing goes for a file that it was not compared with.
-function removalsOf(card, { withBytes, withOpen }) {
+// The lines of the plan for a group. A file is only removed for a file that it was compared with.
+function makeRemovals(card, { withBytes, withOpen }) {
   const { data } = card;
-  const keeper = keeperOf(card);
-  const goes = (place) => {
-    if (data.tier === "similar" || place === keeper || data.files[place].fixed || data.files[keeper].fixed || !matches(data, place, keeper)) return false;
+  const keptPlace = getKeptPlace(card);
+  const kept = data.files[keptPlace];
+  const isRemoved = (place) => {
+    if (data.tier === "similar" || place === keptPlace || data.files[place].fixed || kept.fixed || !isMatch(data, place, keptPlace)) return false;
     if (data.tier === "bytes") return withBytes;
-    const said = decisions.get(key(data.files[0].sha256, data.files[place || keeper].sha256));
-    return said ? said.same : withOpen;
+    const decision = decisions.get(makeKey(data.files[0].sha256, data.files[place || keptPlace].sha256));
+    return decision ? decision.same : withOpen;
   };
-  const kept = data.files[keeper];
   return data.files.flatMap((file, place) =>
-    goes(place)
+    isRemoved(place)
       ? [{
           path: file.path, sha256: file.sha256, keep_path: kept.path, keep_sha256: kept.sha256,
           tier: data.tier, group: data.id,
-          reason: data.files[place || keeper].reason || "decided by a user",
+          reason: data.files[place || keptPlace].reason || "decided by a user",
         }]
       : [],
   );
 }
 
-// What the home said itself is not told to it again: there, people may have thought better of it since.
-const isNews = ([pair, said]) => {
-  const before = known.get(pair);
-  return !before || before.same !== said.same || (before.keep ?? null) !== (said.keep ?? null);
+// The home's own decisions are left out of the plan: users may have changed them in the home since.
+const isNew = ([pair, decision]) => {
+  const before = homeDecisions.get(pair);
+  return !before || before.same !== decision.same || (before.keep ?? null) !== (decision.keep ?? null);
 };
 
-function planOf(options) {
-  const steps = new Map(cards.flatMap((card) => removalsOf(card, options)).map((line) => [line.path, line]));
+function makePlan(options) {
+  const steps = new Map(cards.flatMap((card) => makeRemovals(card, options)).map((line) => [line.path, line]));
   const removals = [...steps.values()].flatMap((line) => {
     let [step, tier] = [line, line.tier];
-    const met = new Set([line.path]);
+    const seen = new Set([line.path]);
     while (steps.has(step.keep_path)) {
-      if (met.has(step.keep_path)) return []; // a circle keeps nothing: none of it goes
-      met.add(step.keep_path);
+      if (seen.has(step.keep_path)) return []; // a cycle keeps no file: remove none of it
+      seen.add(step.keep_path);
       step = steps.get(step.keep_path);
       tier = TIERS[Math.max(TIERS.indexOf(tier), TIERS.indexOf(step.tier))];
     }
@@ -98,20 +103,20 @@ function planOf(options) {
   });
   return {
     simile_plan: 1,
-    created_at: answered, // not when it is downloaded: what the home was told between the two is newer
+    created_at: decidedAt, // not the time of the download: decisions in the home after this time are newer
     home: meta.home,
     removals,
-    decisions: [...decisions].filter(isNews).map(([pair, said]) => {
+    decisions: [...decisions].filter(isNew).map(([pair, decision]) => {
       const [first_sha256, second_sha256] = pair.split(" ");
-      return { first_sha256, second_sha256, same: said.same, keep_sha256: said.keep ?? null };
+      return { first_sha256, second_sha256, same: decision.same, keep_sha256: decision.keep ?? null };
     }),
   };
 }
 
-const chosen = () => ({ withBytes: find("with-bytes").checked, withOpen: find("with-open").checked });
+const getOptions = () => ({ withBytes: find("with-bytes").checked, withOpen: find("with-open").checked });
 
 function download() {
-  const text = JSON.stringify(planOf(chosen()), null, 1);
+  const text = JSON.stringify(makePlan(getOptions()), null, 1);
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
   link.download = `simile-plan-${new Date().toISOString().replace(/[-:]|\.\d+Z/g, "").replace("T", "-")}.json`;
@@ -121,122 +126,140 @@ function download() {
 
 function paint(card) {
   const { data, node } = card;
-  const keeper = keeperOf(card);
-  const going = new Set(removalsOf(card, { withBytes: true, withOpen: true }).map((line) => line.path));
+  const keptPlace = getKeptPlace(card);
+  const removedPaths = new Set(makeRemovals(card, { withBytes: true, withOpen: true }).map((line) => line.path));
   node.querySelectorAll("[data-place]").forEach((section) => {
     const place = Number(section.dataset.place);
-    const said = place && card.asked ? decisions.get(key(data.files[0].sha256, data.files[place].sha256)) : undefined;
-    const removed = going.has(data.files[place].path);
-    const kept = !removed && place === keeper && data.tier !== "similar";
-    section.classList.toggle("is-kept", kept);
-    section.classList.toggle("is-removed", removed);
-    section.querySelector(".frame:not(.differs) .fate").textContent = removed
-      ? said || !card.asked || (place === 0 && keeper) ? "would be removed" : "would be removed, if the same"
-      : kept ? "kept" : "stays";
-    section.querySelector("[data-do=same]")?.setAttribute("aria-pressed", String(Boolean(said?.same)));
-    section.querySelector("[data-do=different]")?.setAttribute("aria-pressed", String(said?.same === false));
-    section.querySelector("[data-do=swap]")?.setAttribute("aria-pressed", String(place > 0 && place === keeper));
+    const decision = place && card.needsDecision ? getDecision({ card, place }) : undefined;
+    const isRemoved = removedPaths.has(data.files[place].path);
+    const isKept = !isRemoved && place === keptPlace && data.tier !== "similar";
+    section.classList.toggle("is-kept", isKept);
+    section.classList.toggle("is-removed", isRemoved);
+    section.querySelector(".frame:not(.differs) .fate").textContent = isRemoved
+      ? decision || !card.needsDecision || (place === 0 && keptPlace) ? "would be removed" : "would be removed, if the same"
+      : isKept ? "kept" : "stays";
+    section.querySelector("[data-do=same]")?.setAttribute("aria-pressed", String(Boolean(decision?.same)));
+    section.querySelector("[data-do=different]")?.setAttribute("aria-pressed", String(decision?.same === false));
+    section.querySelector("[data-do=swap]")?.setAttribute("aria-pressed", String(place > 0 && place === keptPlace));
   });
 }
 
-function count() {
-  const decided = questions.filter(saidOf).length;
-  const files = planOf(chosen()).removals.length;
+function showCounts() {
+  const decided = questions.filter(getDecision).length;
+  const files = makePlan(getOptions()).removals.length;
   const bold = (number) => Object.assign(document.createElement("b"), { textContent: number.toLocaleString("en") });
   document.querySelector("#progress").replaceChildren(
     bold(decided), ` of ${questions.length.toLocaleString("en")} decided · `, bold(files), ` file${files === 1 ? "" : "s"} in the plan`,
   );
 }
 
-function changed(touched) {
-  touched.forEach(paint);
-  count();
+function update(changedCards) {
+  changedCards.forEach(paint);
+  showCounts();
 }
 
-function heard(touched) {
-  answered = new Date().toISOString().replace("Z", "+00:00");
-  changed(touched);
+function saveDecisions(changedCards) {
+  decidedAt = new Date().toISOString().replace("Z", "+00:00");
+  update(changedCards);
   store();
 }
 
-const isOpen = (card) => questions.some((question) => question.card === card && !saidOf(question));
+const isOpen = (card) => questions.some((question) => question.card === card && !getDecision(question));
 
 function filter() {
   const tiers = new Set([...bar.querySelectorAll("[name=tier]:checked")].map((box) => box.value));
-  const words = find("text").value.trim().toLowerCase();
-  const most = Number(find("distance").value);
+  const text = find("text").value.trim().toLowerCase();
+  const maxDistance = Number(find("distance").value);
   const state = find("state").value;
-  let any = false;
+  let anyVisible = false;
   for (const card of cards) {
-    const fits = tiers.has(card.data.tier) && Number(card.node.dataset.distance) <= most
-      && card.text.includes(words)
-      && (state === "all" || (card.asked && (state === "open") === isOpen(card)));
-    card.node.hidden = !fits;
-    any ||= fits;
+    const isVisible = tiers.has(card.data.tier) && Number(card.node.dataset.distance) <= maxDistance
+      && card.text.includes(text)
+      && (state === "all" || (card.needsDecision && (state === "open") === isOpen(card)));
+    card.node.hidden = !isVisible;
+    anyVisible ||= isVisible;
   }
-  bar.querySelector("output").textContent = most.toPrecision(3);
-  document.querySelector("#none").hidden = any || cards.length === 0;
+  bar.querySelector("output").textContent = maxDistance.toPrecision(3);
+  document.querySelector("#none").hidden = anyVisible || cards.length === 0;
 }
 
-function go(at) {
+function mark(index) {
   document.querySelector(".other.here")?.classList.remove("here");
-  here = at;
-  const { node } = questions[at];
-  node.classList.add("here");
+  current = index;
+  questions[index].node.classList.add("here");
+}
+
+function go(index) {
+  mark(index);
+  const { node } = questions[index];
   node.focus({ preventScroll: true });
   node.scrollIntoView({ block: "center" });
 }
 
 function step(by) {
-  for (let at = here + by; at >= 0 && at < questions.length; at += by) {
-    if (!questions[at].card.node.hidden) return go(at);
+  for (let index = current + by; index >= 0 && index < questions.length; index += by) {
+    if (!questions[index].card.node.hidden) return go(index);
   }
 }
 
-function onward() {
-  const order = [...questions.keys()].map((at) => (at + Math.max(here, 0)) % questions.length);
-  const next = order.find((at) => !questions[at].card.node.hidden && !saidOf(questions[at]));
+function goToNextOpen() {
+  const order = [...questions.keys()].map((index) => (index + Math.max(current, 0)) % questions.length);
+  const next = order.find((index) => !questions[index].card.node.hidden && !getDecision(questions[index]));
   if (next !== undefined) go(next);
 }
 
-function answer(asked, said) {
-  past.push({ at: here, before: asked.map((question) => [pairOf(question), saidOf(question)]) });
-  for (const question of asked) decisions.set(pairOf(question), said(question));
-  heard(new Set(asked.map((question) => question.card)));
+function decide(decided, makeDecision) {
+  history.push({ index: current, before: decided.map((question) => [getPair(question), getDecision(question)]) });
+  for (const question of decided) decisions.set(getPair(question), makeDecision(question));
+  saveDecisions(new Set(decided.map((question) => question.card)));
 }
 
 function undo() {
-  const last = past.pop();
+  const last = history.pop();
   if (!last) return;
-  for (const [pair, said] of last.before) said ? decisions.set(pair, said) : decisions.delete(pair);
-  heard(new Set(cards.filter((card) => card.asked)));
-  if (last.at >= 0) go(last.at);
+  for (const [pair, decision] of last.before) decision ? decisions.set(pair, decision) : decisions.delete(pair);
+  saveDecisions(new Set(cards.filter((card) => card.needsDecision)));
+  if (last.index >= 0) go(last.index);
 }
 
-const waiting = () => questions.filter((question) => question.card === questions[here]?.card && !saidOf(question));
+// Decide all open pairs of the current group.
+function decideGroup(same) {
+  const open = questions.filter((question) => question.card === questions[current]?.card && !getDecision(question));
+  if (!open.length) return;
+  decide(open, () => ({ same, keep: null }));
+  goToNextOpen();
+}
 
-// Only one picture of a group is kept: whoever chooses another one drops the choice before.
+// Keep this file instead, or the first one again. A group keeps one file, so other choices in it are replaced.
 function swap(question) {
   const { card, place } = question;
   const file = card.data.files[place];
-  const back = saidOf(question)?.keep === file.sha256;
-  const rivals = questions.filter((one) => one.card === card && one !== question && saidOf(one)?.keep === card.data.files[one.place].sha256);
-  answer([question, ...rivals], (one) => ({ same: true, keep: one === question && !back ? file.sha256 : card.data.files[0].sha256 }));
+  const isUndo = getDecision(question)?.keep === file.sha256;
+  const rivals = questions.filter(
+    (other) => other.card === card && other !== question && getDecision(other)?.keep === card.data.files[other.place].sha256,
+  );
+  const first = card.data.files[0].sha256;
+  decide([question, ...rivals], (other) => ({ same: true, keep: other === question && !isUndo ? file.sha256 : first }));
 }
 
-const keys = () => document.querySelector("dialog").showModal();
-const one = (does) => () => (here < 0 ? step(1) : does(questions[here]));
+const showKeys = () => document.querySelector("dialog").showModal();
+const onCurrent = (act) => () => (current < 0 ? step(1) : act(questions[current]));
 const ACTIONS = {
-  same: one((question) => { answer([question], () => ({ same: true, keep: saidOf(question)?.keep ?? null })); onward(); }),
-  different: one((question) => { answer([question], () => ({ same: false, keep: null })); onward(); }),
-  swap: one(swap),
+  same: onCurrent((question) => {
+    decide([question], () => ({ same: true, keep: getDecision(question)?.keep ?? null }));
+    goToNextOpen();
+  }),
+  different: onCurrent((question) => {
+    decide([question], () => ({ same: false, keep: null }));
+    goToNextOpen();
+  }),
+  swap: onCurrent(swap),
   export: download,
-  keys,
+  keys: showKeys,
 };
 const KEYS = {
-  y: ACTIONS.same, n: ACTIONS.different, k: ACTIONS.swap, e: download, u: undo, "?": keys,
-  Y: () => { if (waiting().length) { answer(waiting(), () => ({ same: true, keep: null })); onward(); } },
-  N: () => { if (waiting().length) { answer(waiting(), () => ({ same: false, keep: null })); onward(); } },
+  y: ACTIONS.same, n: ACTIONS.different, k: ACTIONS.swap, e: download, u: undo, "?": showKeys,
+  Y: () => decideGroup(true), N: () => decideGroup(false),
   j: () => step(1), ArrowDown: () => step(1), ArrowUp: () => step(-1),
   d: () => document.body.classList.toggle("hide-differences"),
 };
@@ -252,27 +275,23 @@ document.addEventListener("keydown", (event) => {
 
 document.addEventListener("click", (event) => {
   const section = event.target.closest(".other[tabindex]");
-  if (section) {
-    document.querySelector(".other.here")?.classList.remove("here");
-    here = questions.findIndex((question) => question.node === section);
-    section.classList.add("here");
-  }
+  if (section) mark(questions.findIndex((question) => question.node === section));
   const action = event.target.closest("[data-do]")?.dataset.do;
   if (action) ACTIONS[action]();
 });
 
 bar.addEventListener("input", () => {
   filter();
-  count();
+  showCounts();
 });
 
-const far = Math.max(0, ...cards.map(({ node }) => Number(node.dataset.distance))) || 1;
-Object.assign(find("distance"), { max: far, value: far });
-const kept = stored();
-answered = kept.answered;
-for (const [pair, said] of kept.said) decisions.set(pair, said);
+const maxDistance = Math.max(0, ...cards.map(({ node }) => Number(node.dataset.distance))) || 1;
+Object.assign(find("distance"), { max: maxDistance, value: maxDistance });
+const stored = load();
+decidedAt = stored.answered;
+for (const [pair, decision] of stored.said) decisions.set(pair, decision);
 bar.hidden = false;
 document.querySelectorAll(".answers").forEach((row) => (row.hidden = false));
 cards.forEach((card) => card.node.classList.toggle("many", card.data.files.length > 2));
-changed(cards);
+update(cards);
 filter();
