@@ -12,7 +12,7 @@ from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine,
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import NullPool
 
-from simile.core.atomic_write import fsync_path
+from simile.core.atomic_write import write_atomically
 from simile.core.errors import BadSetting, HomeBusy, HomeError, HomeNotWritable
 from simile.store.home import Home, translate_write_errors
 
@@ -137,15 +137,8 @@ def back_up_catalogue(home: Home, revision: str) -> Path | None:
     if source is None:
         return None
     target = source.with_name(f"{source.name}.bak-{revision}")
-    temporary = target.with_name(f"{target.name}.tmp")
     with translate_write_errors(target):
-        try:
-            copy_catalogue(source, temporary)
-            fsync_path(temporary)
-            temporary.replace(target)
-            fsync_path(target.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_atomically(target, lambda temporary: copy_catalogue(source, temporary))
     return target
 
 

@@ -26,7 +26,6 @@ from simile.core.errors import (
     NoSuchPath,
     NothingIndexed,
 )
-from simile.core.records import FileStat
 from simile.store.backup import create
 from simile.store.backup.create import create_backup
 from simile.store.backup.restore import restore_backup
@@ -36,43 +35,35 @@ from simile.store.catalogue.records import NewImage
 from simile.store.database.schema import HEAD_REVISION, read_revision
 from simile.store.home import Home
 from simile.store.index.index import Index
+from tests.support.catalogue import make_new_image
 
 VAE = "a" * 16
 
 
 @pytest.fixture
 def home(home: Home) -> Home:
-    """Four pictures, 3 and 4 of them uploads; the first three in a segment."""
+    """Four images, 3 and 4 of them uploads; the first three in a segment."""
     (home.encoders / VAE).mkdir()
     (home.encoders / VAE / "encoder.json").write_text("{}")
-    (home.encoders / VAE / "pictures").mkdir()
-    (home.encoders / VAE / "pictures" / "curve.png").write_bytes(b"curve")
+    (home.encoders / VAE / "images").mkdir()
+    (home.encoders / VAE / "images" / "curve.png").write_bytes(b"curve")
     with Catalogue(home) as catalogue:
         catalogue.encoders.register(VAE, "first", "vae", dimensions=2)
         catalogue.encoders.activate(VAE)
-        catalogue.images.add_batch([picture(1), picture(2), upload(home, 3)], VAE, "eager")
+        catalogue.images.add_batch([new_image(1), new_image(2), upload(home, 3)], VAE, "eager")
         Index(catalogue).publish()
         catalogue.images.add_batch([upload(home, 4)], VAE, "eager")
     return home
 
 
-def picture(number: int, path: str = "") -> NewImage:
-    facts = FileStat(path or f"/photos/{number}.png", 1, 1)
-    return NewImage(
-        sha256=f"{number:064}",
-        size=1,
-        format="PNG",
-        width=8,
-        height=8,
-        file=facts,
-        mu=np.array([number, 0], np.float32),
-    )
+def new_image(number: int, path: str = "") -> NewImage:
+    return make_new_image(number, [number, 0], path)
 
 
 def upload(home: Home, number: int) -> NewImage:
     path = home.uploads / f"{number:064}.png"
-    path.write_bytes(f"picture {number}".encode())
-    return picture(number, str(path))
+    path.write_bytes(f"image {number}".encode())
+    return new_image(number, str(path))
 
 
 def found(home: Home) -> list[tuple[int, float]]:
@@ -98,9 +89,9 @@ def test_a_backup_comes_back_at_another_place_with_its_uploads(home: Home, tmp_p
         assert catalogue.images.get(4).paths == (str(other.uploads / f"{4:064}.png"),)
         assert catalogue.images.get(1).paths == ("/photos/1.png",)
         catalogue.images.delete(4)  # and the upload goes with it
-        assert catalogue.images.add_batch([picture(5)], VAE, "eager") == [5]
+        assert catalogue.images.add_batch([new_image(5)], VAE, "eager") == [5]
     assert [path.name for path in other.uploads.iterdir()] == [f"{3:064}.png"]
-    assert (other.encoders / VAE / "pictures" / "curve.png").read_bytes() == b"curve"
+    assert (other.encoders / VAE / "images" / "curve.png").read_bytes() == b"curve"
     assert sorted(path.name for path in other.root.iterdir()) == [
         "catalogue.sqlite",
         "encoders",
@@ -277,7 +268,7 @@ def test_attributes_that_are_there_are_not_written_over(home: Home, tmp_path: Pa
     assert (kept.attributes / VAE / "smile.npz").read_bytes() == b"smile"
 
 
-def test_what_was_derived_from_former_pictures_gives_way_and_a_persons_maps_do_not(home: Home, tmp_path: Path) -> None:
+def test_what_was_derived_from_former_images_gives_way_and_a_persons_maps_do_not(home: Home, tmp_path: Path) -> None:
     create_backup(home, tmp_path / "backup.tar")
     cleared = Home(tmp_path / "cleared")
     for name in (

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -35,8 +36,8 @@ from simile.store.home import Home, translate_write_errors
 VAE, OTHER = "a" * 64, "b" * 64
 
 
-def picture(name: str, content: str | None = None, folder: str = "/photos") -> NewImage:
-    """A picture whose mu is made from its content, so that it can be told by it."""
+def new_image(name: str, content: str | None = None, folder: str = "/photos") -> NewImage:
+    """An image whose mu is made from its content, so that it can be told by it."""
     content = content or name
     mu = np.full(3, sum(map(ord, content)), np.float32)
     facts = FileStat(f"{folder}/{name}", size=len(content), mtime_ns=1_000_000_007)
@@ -61,8 +62,8 @@ def catalogue(home: Home) -> Iterator[Catalogue]:
         yield catalogue
 
 
-def store(catalogue: Catalogue, *pictures: NewImage) -> list[int]:
-    return catalogue.images.add_batch(pictures, VAE, "eager")
+def store(catalogue: Catalogue, *images: NewImage) -> list[int]:
+    return catalogue.images.add_batch(images, VAE, "eager")
 
 
 def python(code: str, *arguments: object) -> subprocess.Popen[str]:
@@ -70,9 +71,9 @@ def python(code: str, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def test_a_stored_picture_is_read_back_whole(catalogue: Catalogue) -> None:
+def test_a_stored_image_is_read_back_whole(catalogue: Catalogue) -> None:
     before = datetime.now(UTC)
-    (image_id,) = store(catalogue, picture("cat.png"))
+    (image_id,) = store(catalogue, new_image("cat.png"))
     image = catalogue.images.get(image_id)
     assert (image.sha256, image.size, image.format, image.width, image.height) == (
         "cat.png".rjust(64, "0"),
@@ -84,16 +85,15 @@ def test_a_stored_picture_is_read_back_whole(catalogue: Catalogue) -> None:
     assert (image.paths, image.reconstruction_error) == (("/photos/cat.png",), 0.25)
     assert before <= image.created_at <= datetime.now(UTC)
     embedding = catalogue.embeddings.get(image_id, VAE)
-    assert embedding.mu.tolist() == picture("cat.png").mu.tolist()
+    assert embedding.mu.tolist() == new_image("cat.png").mu.tolist()
     assert embedding.mu.dtype == np.float32
     assert embedding.log_variance is not None
     assert embedding.log_variance.tolist() == (-embedding.mu).tolist()
 
 
 def test_an_encoder_without_a_variance_stores_none(catalogue: Catalogue) -> None:
-    new = picture("cat.png")
-    plain = NewImage(sha256=new.sha256, size=new.size, format="PNG", width=8, height=6, file=new.file, mu=new.mu)
-    (image_id,) = store(catalogue, plain)
+    new = new_image("cat.png")
+    (image_id,) = store(catalogue, replace(new, log_variance=None))
     assert catalogue.embeddings.get(image_id, VAE).log_variance is None
     assert [(ids.tolist(), variance) for ids, _, variance in catalogue.embeddings.iterate_chunks(VAE)] == [
         ([image_id], None)
@@ -101,23 +101,23 @@ def test_an_encoder_without_a_variance_stores_none(catalogue: Catalogue) -> None
 
 
 def test_storing_again_keeps_the_id(catalogue: Catalogue) -> None:
-    first = store(catalogue, picture("a.png"), picture("b.png"))
-    assert store(catalogue, picture("b.png"), picture("a.png")) == first[::-1]
+    first = store(catalogue, new_image("a.png"), new_image("b.png"))
+    assert store(catalogue, new_image("b.png"), new_image("a.png")) == first[::-1]
     assert catalogue.images.count() == 2
     assert catalogue.embeddings.count(VAE) == 2
 
 
 def test_one_content_at_two_paths_is_one_image(catalogue: Catalogue) -> None:
-    ids = store(catalogue, picture("b.png", "same"), picture("a.png", "same"))
+    ids = store(catalogue, new_image("b.png", "same"), new_image("a.png", "same"))
     assert ids[0] == ids[1]
     assert catalogue.images.get(ids[0]).paths == ("/photos/a.png", "/photos/b.png")
 
 
 def test_a_changed_file_leaves_its_old_image_and_deletes_it_if_it_was_the_last(catalogue: Catalogue) -> None:
-    old, kept = store(catalogue, picture("a.png", "old"), picture("b.png", "kept"))
-    store(catalogue, picture("copy.png", "kept"))
-    (new,) = store(catalogue, picture("a.png", "new"))
-    store(catalogue, picture("b.png", "newer"))
+    old, kept = store(catalogue, new_image("a.png", "old"), new_image("b.png", "kept"))
+    store(catalogue, new_image("copy.png", "kept"))
+    (new,) = store(catalogue, new_image("a.png", "new"))
+    store(catalogue, new_image("b.png", "newer"))
     with pytest.raises(NoSuchImage):
         catalogue.images.get(old)
     assert catalogue.images.get(new).paths == ("/photos/a.png",)
@@ -125,13 +125,13 @@ def test_a_changed_file_leaves_its_old_image_and_deletes_it_if_it_was_the_last(c
 
 
 def test_deleted_id_is_never_reused(catalogue: Catalogue) -> None:
-    (last,) = store(catalogue, picture("a.png"))
+    (last,) = store(catalogue, new_image("a.png"))
     catalogue.images.delete(last)
-    assert store(catalogue, picture("a.png")) == [last + 1]
+    assert store(catalogue, new_image("a.png")) == [last + 1]
 
 
 def test_a_deleted_image_takes_everything_with_it(catalogue: Catalogue) -> None:
-    ids = store(catalogue, picture("a.png"), picture("b.png"))
+    ids = store(catalogue, new_image("a.png"), new_image("b.png"))
     catalogue.images.delete(ids[0])
     for verb in (catalogue.images.get, catalogue.images.delete, lambda i: catalogue.embeddings.get(i, VAE)):
         with pytest.raises(NoSuchImage, match=f"no image {ids[0]}"):
@@ -145,7 +145,7 @@ def test_only_uploads_are_removed_from_disk(catalogue: Catalogue, home: Home, tm
     ids = []
     for path in (own, upload, pruned):
         path.write_bytes(b"x")
-        ids += store(catalogue, picture(path.name, folder=str(path.parent)))
+        ids += store(catalogue, new_image(path.name, folder=str(path.parent)))
     catalogue.images.delete(ids[0])
     catalogue.images.delete(ids[1])
     catalogue.files.delete([str(pruned)])
@@ -155,17 +155,16 @@ def test_only_uploads_are_removed_from_disk(catalogue: Catalogue, home: Home, tm
 
 def test_a_batch_with_one_bad_vector_stores_nothing(catalogue: Catalogue) -> None:
     before = catalogue.count_changes()
-    good, bad = picture("good.png"), picture("bad.png")
+    good, bad = new_image("good.png"), new_image("bad.png")
     for mu, error in ((np.zeros(4, np.float32), EncoderMismatch), (np.full(3, np.nan, np.float32), NotFinite)):
-        wrong = NewImage(sha256=bad.sha256, size=bad.size, format="PNG", width=8, height=6, file=bad.file, mu=mu)
         with pytest.raises(error, match=r"/photos/bad\.png"):
-            store(catalogue, good, wrong)
+            store(catalogue, good, replace(bad, mu=mu))
     assert (catalogue.images.count(), catalogue.count_changes()) == (0, before)
 
 
 def test_each_write_counts_once_and_reading_never(catalogue: Catalogue) -> None:
     before = catalogue.count_changes()
-    store(catalogue, *(picture(f"{i}.png") for i in range(20)))
+    store(catalogue, *(new_image(f"{i}.png") for i in range(20)))
     assert catalogue.count_changes() == before + 1
     catalogue.runs.finish(catalogue.runs.start("index", {}), "finished", {})
     catalogue.images.get_page(5)
@@ -173,8 +172,10 @@ def test_each_write_counts_once_and_reading_never(catalogue: Catalogue) -> None:
 
 
 def test_known_files_are_those_under_the_prefixes(catalogue: Catalogue) -> None:
-    store(catalogue, picture("x.png"), picture("X.png", folder="/photos/sub"), picture("y.png", folder="/photos2"))
-    store(catalogue, picture("z_.png", folder="/ph%tos"))
+    store(
+        catalogue, new_image("x.png"), new_image("X.png", folder="/photos/sub"), new_image("y.png", folder="/photos2")
+    )
+    store(catalogue, new_image("z_.png", folder="/ph%tos"))
     assert set(catalogue.files.find_under(["/photos"])) == {"/photos/x.png", "/photos/sub/X.png"}
     assert set(catalogue.files.find_under(["/photos/"])) == {"/photos/x.png", "/photos/sub/X.png"}
     assert set(catalogue.files.find_under(["/photos/x.png", "/ph%tos"])) == {"/photos/x.png", "/ph%tos/z_.png"}
@@ -183,12 +184,12 @@ def test_known_files_are_those_under_the_prefixes(catalogue: Catalogue) -> None:
 
 
 def test_embedded_speaks_of_the_asked_encoder(catalogue: Catalogue) -> None:
-    (image_id,) = store(catalogue, picture("a.png"))
+    (image_id,) = store(catalogue, new_image("a.png"))
     catalogue.encoders.register(OTHER, "second", "vae", dimensions=3)
     assert catalogue.files.find_under(["/"], VAE)["/photos/a.png"] == KnownFile(image_id, 5, 1_000_000_007, True)
     assert not catalogue.files.find_under(["/"], OTHER)["/photos/a.png"].embedded
     assert not catalogue.files.find_under(["/"])["/photos/a.png"].embedded
-    sha = picture("a.png").sha256
+    sha = new_image("a.png").sha256
     assert catalogue.images.find_by_sha256([sha, "unknown"], VAE) == {sha: KnownImage(image_id, True)}
     assert catalogue.images.find_by_sha256([sha], OTHER) == {sha: KnownImage(image_id, False)}
     with pytest.raises(EncoderMismatch, match="no vector by encoder b"):
@@ -196,7 +197,7 @@ def test_embedded_speaks_of_the_asked_encoder(catalogue: Catalogue) -> None:
 
 
 def test_paths_follow_their_files(catalogue: Catalogue) -> None:
-    ids = store(catalogue, picture("a.png"), picture("b.png"))
+    ids = store(catalogue, new_image("a.png"), new_image("b.png"))
     catalogue.files.update_stats([FileStat("/photos/a.png", 99, 5)])
     catalogue.files.move("/photos/b.png", FileStat("/new/b.png", 7, 8))
     assert catalogue.files.add([(ids[0], FileStat("/copy.png", 1, 2))]) == 0
@@ -211,7 +212,7 @@ def test_paths_follow_their_files(catalogue: Catalogue) -> None:
 
 
 def test_images_come_in_the_order_asked_for(catalogue: Catalogue) -> None:
-    ids = store(catalogue, *(picture(f"{i:04}.png") for i in range(1200)))
+    ids = store(catalogue, *(new_image(f"{i:04}.png") for i in range(1200)))
     assert ids == sorted(ids)
     asked = [*ids[::-1], 99999]
     assert list(catalogue.images.get_many(asked)) == ids[::-1]
@@ -235,7 +236,7 @@ def test_encoders_are_known_by_fingerprint_and_used_when_activated(catalogue: Ca
 
 def test_runs_remember_what_they_did(catalogue: Catalogue) -> None:
     run = catalogue.runs.start("index", {"workers": 2})
-    catalogue.runs.add_failures(run, [Failure("/b", "truncated"), Failure("/a", "no picture")])
+    catalogue.runs.add_failures(run, [Failure("/b", "truncated"), Failure("/a", "no image")])
     catalogue.runs.finish(run, "finished", {"new": 3})
     (record,) = catalogue.runs.get_latest()
     assert (record.kind, record.status, record.counts, record.settings) == (
@@ -246,7 +247,7 @@ def test_runs_remember_what_they_did(catalogue: Catalogue) -> None:
     )
     assert record.finished_at is not None
     assert record.finished_at >= record.started_at
-    assert catalogue.runs.get_failures(run) == [Failure("/b", "truncated"), Failure("/a", "no picture")]
+    assert catalogue.runs.get_failures(run) == [Failure("/b", "truncated"), Failure("/a", "no image")]
 
 
 def test_a_run_that_died_is_interrupted_when_the_next_starts(catalogue: Catalogue) -> None:
@@ -262,7 +263,7 @@ sys.path.insert(0, sys.argv[2])
 from tests.store.test_catalogue import *
 home = Home(Path(sys.argv[1]))
 with home.lock("index"), Catalogue(home) as catalogue:
-    print(store(catalogue, picture("a.png"), picture("b.png")), flush=True)
+    print(store(catalogue, new_image("a.png"), new_image("b.png")), flush=True)
     with catalogue.begin_write() as (connection, change):
         print("holding", flush=True)
         time.sleep(60)
@@ -281,7 +282,7 @@ def test_what_was_acknowledged_survives_kill_nine_and_frees_the_lock(catalogue: 
         other.wait()
     with home.lock("prune"):
         assert home.holds_lock
-        assert store(catalogue, picture("c.png")) == [3]
+        assert store(catalogue, new_image("c.png")) == [3]
     assert not home.holds_lock
 
 
@@ -303,7 +304,7 @@ def test_writers_in_several_processes_queue(catalogue: Catalogue, home: Home) ->
     code = "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
     code += "from tests.store.test_catalogue import *\n"
     code += "with Catalogue(Home(Path(sys.argv[1]))) as c:\n"
-    code += "    for i in range(20): store(c, picture(f'{sys.argv[3]}-{i}.png'))"
+    code += "    for i in range(20): store(c, new_image(f'{sys.argv[3]}-{i}.png'))"
     before = catalogue.count_changes()
     processes = [python(code, home.root, Path(__file__).parents[2], number) for number in range(2)]
     for process in processes:
@@ -313,7 +314,7 @@ def test_writers_in_several_processes_queue(catalogue: Catalogue, home: Home) ->
 
 
 def test_a_full_disk_is_named(catalogue: Catalogue) -> None:
-    big = [picture(f"{i}.png", folder="/" + "x" * 1000) for i in range(500)]
+    big = [new_image(f"{i}.png", folder="/" + "x" * 1000) for i in range(500)]
     with catalogue.begin_read() as connection:
         connection.exec_driver_sql("PRAGMA max_page_count = 40")  # as full as SQLite can be made without root
         connection.rollback()
@@ -380,9 +381,9 @@ def test_acknowledged_writes_are_flushed_and_foreign_keys_hold(catalogue: Catalo
 
 
 def test_a_reader_sees_one_state_until_it_ends(catalogue: Catalogue) -> None:
-    store(catalogue, picture("a.png"))
+    store(catalogue, new_image("a.png"))
     rows = catalogue.embeddings.iterate_chunks(VAE)
     ids, _, _ = next(rows)
-    store(catalogue, picture("b.png"))
+    store(catalogue, new_image("b.png"))
     assert ids.tolist() == [1]
     assert list(rows) == []

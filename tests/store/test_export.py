@@ -25,19 +25,20 @@ from simile.store.backup import export_rows
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import NewImage
 from simile.store.home import Home
+from tests.support.catalogue import make_new_image
 
 VAE, PLAIN = "a" * 16, "b" * 16
 
 
 @pytest.fixture
 def settings(home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
-    """Five pictures by a VAE, the third in two files; two of them by an encoder without a variance; read in twos."""
+    """Five images by a VAE, the third in two files; two of them by an encoder without a variance; read in twos."""
     monkeypatch.setattr(export_rows, "EXPORT_CHUNK_ROWS", 2)
     with Catalogue(home) as catalogue:
         catalogue.encoders.register(VAE, "vae", "vae", dimensions=3)
         catalogue.encoders.register(PLAIN, "ae", "autoencoder", dimensions=2)
         catalogue.encoders.activate(VAE)
-        catalogue.images.add_batch([picture(n) for n in (1, 2, 3, 4, 5)], VAE, "eager")
+        catalogue.images.add_batch([new_image(n) for n in (1, 2, 3, 4, 5)], VAE, "eager")
         catalogue.images.add_batch([plain(n) for n in (2, 5)], PLAIN, "eager")
         catalogue.files.add([(3, FileStat("/photos/a copy, ü.png", 1, 1))])
         with catalogue.begin_untracked_write() as connection:
@@ -52,25 +53,13 @@ def settings(home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     yield load_settings(home=home.root)
 
 
-def picture(number: int) -> NewImage:
+def new_image(number: int) -> NewImage:
     mu = np.array([number / 3, 1e-8, -2], np.float32)
-    facts = FileStat(f"/photos/{number}.png", 1, 1)
-    return NewImage(
-        sha256=f"{number:064}", size=10 * number, format="PNG", width=8, height=9, file=facts, mu=mu, log_variance=-mu
-    )
+    return make_new_image(number, mu, log_variance=-mu, size=10 * number, height=9)
 
 
 def plain(number: int) -> NewImage:
-    facts = FileStat(f"/photos/{number}.png", 1, 1)
-    return NewImage(
-        sha256=f"{number:064}",
-        size=1,
-        format="PNG",
-        width=8,
-        height=9,
-        file=facts,
-        mu=np.array([number, 0], np.float32),
-    )
+    return make_new_image(number, [number, 0], height=9)
 
 
 MU = np.array([[n / 3, 1e-8, -2] for n in (1, 2, 3, 4, 5)], np.float32)

@@ -29,6 +29,7 @@ from simile.store.catalogue.records import NewImage
 from simile.store.database.tables import LocationRow, MetadataRow
 from simile.store.home import Home
 from simile.store.index.index import FILTER_CACHE_SIZE, Index
+from tests.support.catalogue import make_new_image
 
 VAE = "a" * 64
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
@@ -36,30 +37,22 @@ FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 
 @pytest.fixture
 def catalogue(home: Home) -> Iterator[Catalogue]:
-    """Ten pictures, on a line at 1 to 10, of days 1 to 10; the tenth lies in two folders.
+    """Ten images, on a line at 1 to 10, of days 1 to 10; the tenth lies in two folders.
 
     Odd ones are PNGs of 100 x 50 in /photos/odd, even ones JPEGs of 200 x 100 in /photos/even. Picture n has n kB.
     """
     with Catalogue(home) as catalogue:
         catalogue.encoders.register(VAE, "first", "vae", dimensions=2)
         catalogue.encoders.activate(VAE)
-        catalogue.images.add_batch([picture(n) for n in range(1, 11)], VAE, "eager")
+        catalogue.images.add_batch([new_image(n) for n in range(1, 11)], VAE, "eager")
         catalogue.files.add([(10, FileStat("/photos/odd/copy.jpg", 1, nanoseconds(FIRST)))])
         yield catalogue
 
 
-def picture(n: int) -> NewImage:
+def new_image(n: int) -> NewImage:
     side, kind, suffix = (100, "odd", "png") if n % 2 else (200, "even", "jpeg")
     facts = FileStat(f"/photos/{kind}/{n}.{suffix}", n * 1000, nanoseconds(FIRST + timedelta(days=n - 1)))
-    return NewImage(
-        sha256=f"{n:064}",
-        size=n * 1000,
-        format=suffix,
-        width=side,
-        height=side // 2,
-        file=facts,
-        mu=np.array([n, 0], np.float32),
-    )
+    return make_new_image(n, [n, 0], file=facts, size=n * 1000, format=suffix, width=side, height=side // 2)
 
 
 def nanoseconds(moment: datetime) -> int:
@@ -156,8 +149,8 @@ def test_values_are_values_and_no_sql(catalogue: Catalogue) -> None:
 def test_any_number_that_a_filter_lets_through_is_found_wherever_it_is(
     catalogue: Catalogue, kind: str, published: int
 ) -> None:
-    """Of 600 more pictures some stand in the segment, some came later, some are deleted."""
-    more = [picture(n) for n in range(11, 611)]
+    """Of 600 more images some stand in the segment, some came later, some are deleted."""
+    more = [new_image(n) for n in range(11, 611)]
     catalogue.images.add_batch(more[: published * 60], VAE, "eager")
     Index(catalogue).publish(kind=kind)
     catalogue.images.add_batch(more[published * 60 :], VAE, "eager")
@@ -175,7 +168,7 @@ def test_a_filter_is_read_again_after_a_change_and_only_then(catalogue: Catalogu
     index, only = Index(catalogue), make_filter(formats=["png"])
     before = index.find_matching_ids(only)
     assert index.find_matching_ids(only) is before
-    catalogue.images.add_batch([picture(11)], VAE, "eager")
+    catalogue.images.add_batch([new_image(11)], VAE, "eager")
     after = index.find_matching_ids(only)
     assert after is index.find_matching_ids(only)
     assert (len(before), len(after)) == (5, 6)

@@ -39,7 +39,7 @@ FIRST = "2026_11_22_first_schema"
 LIVING = [1, 2, 4, 5, 6]
 
 
-def picture(number: int) -> Pixels:
+def new_image(number: int) -> Pixels:
     """(16, 16, 1): bars, thicker with each number."""
     columns = np.arange(16) % (number + 2) < (number + 2) // 2
     return np.where(columns[None, :, None], 255, 16 * number).astype(np.uint8).repeat(16, 0)
@@ -53,9 +53,9 @@ def settings(tmp_path: Path) -> Settings:
     values: dict[str, Any] = {"encoder": encoder.fingerprint, "copy": str(tmp_path / "photos" / "copy.png")}
     (tmp_path / "photos").mkdir()
     for number in (1, 2, 3, 4, 5, 6):
-        latent = encoder.encode(picture(number)[None])
+        latent = encoder.encode(new_image(number)[None])
         assert latent.sigma is not None
-        data = encode_png(picture(number).repeat(3, 2))
+        data = encode_png(new_image(number).repeat(3, 2))
         values[f"sha_{number}"] = hashlib.sha256(data).hexdigest()
         values[f"mu_{number}"] = latent.mu[0].astype("<f4").tobytes()
         values[f"log_variance_{number}"] = (2 * np.log(latent.sigma[0])).astype("<f4").tobytes()
@@ -92,7 +92,7 @@ def first_encoder(home: Home) -> TrainedEncoder:
 
 
 def first_segment(home: Home, encoder: TrainedEncoder, mu: NDArray[np.float32]) -> tuple[str, str]:
-    """The file of pictures 1 to 4, of change 3, as FAISS itself writes it; its name and SHA-256."""
+    """The file of images 1 to 4, of change 3, as FAISS itself writes it; its name and SHA-256."""
     index: Any = faiss.IndexIDMap2(faiss.IndexFlatL2(4))
     length = np.linalg.norm(mu.astype(np.float64), axis=1, keepdims=True)
     index.add_with_ids((mu / length).astype(np.float32), np.arange(1, 5))
@@ -160,7 +160,7 @@ def test_an_upgrade_that_finds_no_space_loses_nothing(settings: Settings, limit:
     assert verify_home(settings) == []
 
 
-def test_its_pictures_are_found_by_id_and_by_file_with_its_own_segment(settings: Settings) -> None:
+def test_its_images_are_found_by_id_and_by_file_with_its_own_segment(settings: Settings) -> None:
     read_status(settings, upgrade=True)
     for image_id in LIVING:
         assert sorted([*neighbours(settings, image_id), image_id]) == LIVING
@@ -172,11 +172,11 @@ def test_its_pictures_are_found_by_id_and_by_file_with_its_own_segment(settings:
 
 
 def test_it_goes_on_as_a_home_of_today(settings: Settings) -> None:
-    """The folder is indexed again, a picture uploaded and deleted, the index made anew: everything is in its place."""
+    """The folder is indexed again, an image uploaded and deleted, the index made anew: everything is in its place."""
     summary = index(settings, [settings.home.parent / "photos"], IndexRequest())
     assert (summary.new, summary.changed, summary.failures) == (0, 0, [])
     with Searcher(settings) as searcher:
-        added, created = add_upload(searcher, encode_png(picture(9).repeat(3, 2)), name="nine")
+        added, created = add_upload(searcher, encode_png(new_image(9).repeat(3, 2)), name="nine")
         assert (added, created) == (7, True)  # 3 was used once, and never comes back
         searcher.catalogue.images.delete(2)
     assert sorted([*neighbours(settings, 1), 1]) == [1, 4, 5, 6, 7]

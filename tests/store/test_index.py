@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from simile.core.errors import EncoderMismatch, NothingIndexed
-from simile.core.records import FileStat
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.records import NewImage, WrittenSegment
+from simile.store.catalogue.records import WrittenSegment
 from simile.store.home import Home
 from simile.store.index.index import ImageDistances, Index
+from tests.support.catalogue import make_new_image
 
 VAE, OTHER = "a" * 64, "b" * 64
 
@@ -36,20 +36,9 @@ def index(catalogue: Catalogue) -> Index:
 
 
 def add(catalogue: Catalogue, *at: float, encoder: str = VAE) -> list[int]:
-    """Stores one picture for each place on a line, (place, 0)."""
-    pictures = [
-        NewImage(
-            sha256=f"{x:064}",
-            size=1,
-            format="PNG",
-            width=8,
-            height=8,
-            file=FileStat(f"/{x}.png", 1, 1),
-            mu=np.array([x, 0], np.float32),
-        )
-        for x in at
-    ]
-    return catalogue.images.add_batch(pictures, encoder, "eager")
+    """Stores one image for each place on a line, (place, 0)."""
+    images = [make_new_image(x, [x, 0]) for x in at]
+    return catalogue.images.add_batch(images, encoder, "eager")
 
 
 def at(index: Index, x: float, k: int = 3) -> ImageDistances:
@@ -88,7 +77,7 @@ def test_answers_do_not_depend_on_what_is_published(
         lambda: add(catalogue, *range(10)),
         lambda: catalogue.images.delete(4),
         lambda: add(catalogue, 20, 5),  # 5 is stored again
-        lambda: catalogue.files.delete(["/20.png", "/0.png"]),
+        lambda: catalogue.files.delete(["/photos/20.png", "/photos/0.png"]),
         lambda: add(catalogue, 30),
         lambda: catalogue.images.delete(12),
     ]
@@ -108,16 +97,7 @@ def test_answers_do_not_depend_on_what_is_published(
 def test_a_vector_that_changed_is_found_at_its_new_place_only(catalogue: Catalogue, index: Index) -> None:
     (image_id,) = add(catalogue, 1)
     index.publish()
-    moved = NewImage(
-        sha256=f"{1:064}",
-        size=1,
-        format="PNG",
-        width=8,
-        height=8,
-        file=FileStat("/1.png", 1, 1),
-        mu=np.array([9, 0], np.float32),
-    )
-    catalogue.images.add_batch([moved], VAE, "eager")
+    catalogue.images.add_batch([make_new_image(1, [9, 0])], VAE, "eager")
     assert at(index, 1) == [(image_id, 8.0)]
     assert index.range(np.array([[1, 0]], np.float32), 7)[0] == []
     assert index.count_pending() == 2  # one row to leave out, one to take in

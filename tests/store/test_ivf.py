@@ -187,7 +187,7 @@ def test_the_same_vectors_make_the_same_files(made: tuple[Path, dict[str, object
     assert (tmp_path / "b.vectors").read_bytes() == made[0].with_suffix(".vectors").read_bytes()
 
 
-def test_pictures_that_are_all_alike_are_found(tmp_path: Path) -> None:
+def test_images_that_are_all_alike_are_found(tmp_path: Path) -> None:
     write_vector_file(tmp_path / "a.vectors", 4, [(np.arange(1000), np.ones((1000, 4), np.float32))])
     notes = build_ivf_index(tmp_path / "a.vectors", tmp_path / "a.faiss", IndexOptions("ivf"))
     index = IvfIndex.load(tmp_path / "a.faiss")

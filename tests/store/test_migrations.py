@@ -9,15 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
 
 from simile.core.errors import HomeBusy, HomeError, HomeOutdated, HomeTooNew, NothingIndexed
-from simile.core.records import FileStat
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.records import NewImage
 from simile.store.database.schema import (
     HEAD_REVISION,
     MIGRATIONS_FOLDER,
@@ -27,6 +24,7 @@ from simile.store.database.schema import (
     upgrade_schema,
 )
 from simile.store.home import Home
+from tests.support.catalogue import make_new_image
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,17 +45,12 @@ def upgrade():
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    """A home of today's schema that holds one picture."""
+    """A home of today's schema that holds one image."""
     home = Home(tmp_path / "home")
     upgrade_schema(home)
-    facts = FileStat("/a.png", 1, 1)
     with Catalogue(home) as catalogue:
         catalogue.encoders.register("a" * 64, "first", "vae", dimensions=2)
-        catalogue.images.add_batch(
-            [NewImage(sha256="0" * 64, size=1, format="PNG", width=8, height=8, file=facts, mu=np.ones(2, np.float32))],
-            "a" * 64,
-            "eager",
-        )
+        catalogue.images.add_batch([make_new_image(0, [1, 1], "/a.png")], "a" * 64, "eager")
     return home
 
 

@@ -1,7 +1,7 @@
 """A home made by the version before the packages were rearranged opens, searches, finds duplicates and serves.
 
-previous_home.tar.xz holds 25 images, an upload, a tiny encoder, a finished `simile dedup`, metadata and a key. Its paths
-start with /home-of-the-test; the catalogue is an SQL dump.
+previous_home.tar.xz holds 25 images, an upload, a tiny encoder, a finished `simile dedup`, metadata and a key. Its
+paths start with /home-of-the-test; the catalogue is an SQL dump.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ from sqlalchemy import select
 from sqlalchemy.dialects import sqlite
 
 from simile.core.errors import EncoderMismatch, IndexDamaged, NoSuchEncoder
-from simile.core.records import FileStat
 from simile.store.backup.verify import find_problems
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.embeddings import make_vectors_query
@@ -25,6 +24,7 @@ from simile.store.database.tables import DeletionRow
 from simile.store.home import Home
 from simile.store.index.index import Index
 from simile.store.index.segments import open_segment
+from tests.support.catalogue import make_new_image
 
 FIRST, SECOND = "a" * 64, "b" * 64
 ROWS = 1500
@@ -38,8 +38,8 @@ def _filled(tmp_path_factory: pytest.TempPathFactory, _empty_home: Path) -> Path
             catalogue.encoders.register(fingerprint, fingerprint[0], "vae", dimensions=2)
             (home.encoders / fingerprint).mkdir()
         catalogue.encoders.activate(FIRST)
-        catalogue.images.add_batch([picture(n) for n in range(ROWS)], FIRST, "eager")
-        catalogue.images.add_batch([picture(n, -1) for n in range(ROWS)], SECOND, "eager")
+        catalogue.images.add_batch([new_image(n) for n in range(ROWS)], FIRST, "eager")
+        catalogue.images.add_batch([new_image(n, -1) for n in range(ROWS)], SECOND, "eager")
     return home.root
 
 
@@ -53,7 +53,7 @@ def _published(tmp_path_factory: pytest.TempPathFactory, _filled: Path) -> Path:
 
 @pytest.fixture
 def home(tmp_path: Path, _filled: Path) -> Home:
-    """1,500 pictures in heaps on a plane, by two encoders; the second sees each mirrored at 0."""
+    """1,500 images in heaps on a plane, by two encoders; the second sees each mirrored at 0."""
     return Home(Path(shutil.copytree(_filled, tmp_path / "home")))
 
 
@@ -69,9 +69,9 @@ def catalogue(home: Home) -> Iterator[Catalogue]:
         yield catalogue
 
 
-def picture(n: int, sign: int = 1) -> NewImage:
+def new_image(n: int, sign: int = 1) -> NewImage:
     at = np.array([n // 10 + n % 10 / 100, n % 7], np.float32) * sign
-    return NewImage(sha256=f"{n:064}", size=1, format="PNG", width=8, height=8, file=FileStat(f"/{n}.png", 1, 1), mu=at)
+    return make_new_image(n, at)
 
 
 def current(catalogue: Catalogue) -> SegmentRecord:
@@ -81,7 +81,7 @@ def current(catalogue: Catalogue) -> SegmentRecord:
 
 
 def nearest(index: Index, n: int, sign: int = 1, k: int = 5) -> list[int]:
-    return [image_id for image_id, _ in index.search(picture(n, sign).mu[None], k)[0]]
+    return [image_id for image_id, _ in index.search(new_image(n, sign).mu[None], k)[0]]
 
 
 def test_what_was_chosen_and_measured_stands_with_the_segment(catalogue: Catalogue, home: Home) -> None:
@@ -113,7 +113,7 @@ def test_inverted_lists_serve_with_newer_and_deleted_rows(catalogue: Catalogue) 
     index.publish(kind="ivf")
     assert nearest(index, 700)[0] == 701  # ids begin at 1
     catalogue.images.delete(701)
-    catalogue.images.add_batch([picture(ROWS)], FIRST, "eager")
+    catalogue.images.add_batch([new_image(ROWS)], FIRST, "eager")
     assert 701 not in nearest(index, 700) and nearest(index, ROWS)[0] == ROWS + 1
     assert sorted(nearest(index, 0, k=10_000)) == [n for n in range(1, ROWS + 2) if n != 701]
     index.publish(kind="ivf")
@@ -150,7 +150,7 @@ def test_a_switch_changes_encoder_and_segment_in_one_transaction(catalogue: Cata
         assert nearest(viewer, 3, sign=-1)[0] == 4
         assert viewer.count_pending() == 0
         with pytest.raises(EncoderMismatch, match="Search again"):
-            viewer.search(picture(3).mu[None], 1, FIRST)
+            viewer.search(new_image(3).mu[None], 1, FIRST)
     index.switch_encoder(FIRST)
     assert nearest(other, 3)[0] == nearest(Index(catalogue), 3)[0] == 4
     assert find_problems(home) == []
@@ -177,7 +177,7 @@ def test_queries_go_on_while_a_new_segment_is_opened(catalogue: Catalogue) -> No
     base = index.get_snapshot().base_segment_id
     for n in range(3):
         catalogue.images.delete(10 + n)
-        catalogue.images.add_batch([picture(ROWS + n)], FIRST, "eager")
+        catalogue.images.add_batch([new_image(ROWS + n)], FIRST, "eager")
         if n == 1:
             writer.publish(kind="ivf")
         found = nearest(index, 0, k=10_000)
@@ -221,7 +221,7 @@ def test_threads_always_find_what_was_committed_while_segments_change(catalogue:
     for thread in threads:
         thread.start()
     for n in range(12):
-        committed += catalogue.images.add_batch([picture(ROWS + n)], FIRST, "eager")
+        committed += catalogue.images.add_batch([new_image(ROWS + n)], FIRST, "eager")
         catalogue.images.delete(100 + n)
         gone.add(100 + n)
         if n % 4 == 3:

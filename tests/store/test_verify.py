@@ -17,7 +17,6 @@ from typer.testing import CliRunner
 
 from simile.cli.main import app
 from simile.core.atomic_write import replace_folder
-from simile.core.records import FileStat
 from simile.core.settings import Settings
 from simile.indexer.maintenance.verify import find_home_leftovers, verify_home
 from simile.indexer.pipeline.job import IndexRequest, index
@@ -30,13 +29,14 @@ from simile.store.catalogue.records import NewImage
 from simile.store.database.schema import upgrade_schema
 from simile.store.home import Home
 from simile.store.index.index import Index
+from tests.support.catalogue import make_new_image
 
 VAE = "a" * 64
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    """Three pictures, one of them an upload; two are in a segment, and one came later."""
+    """Three images, one of them an upload; two are in a segment, and one came later."""
     home = Home(tmp_path / "home")
     upgrade_schema(home)
     (home.encoders / VAE).mkdir()
@@ -44,24 +44,15 @@ def home(tmp_path: Path) -> Home:
     with Catalogue(home) as catalogue:
         catalogue.encoders.register(VAE, "first", "vae", dimensions=3, index_dims=2, metric="cosine")
         catalogue.encoders.activate(VAE)
-        catalogue.images.add_batch([picture(1), picture(2, str(home.uploads))], VAE, "eager")
+        catalogue.images.add_batch([new_image(1), new_image(2, str(home.uploads))], VAE, "eager")
         Index(catalogue).publish()
-        catalogue.images.add_batch([picture(3)], VAE, "eager")
+        catalogue.images.add_batch([new_image(3)], VAE, "eager")
     return home
 
 
-def picture(number: int, folder: str = "/photos") -> NewImage:
+def new_image(number: int, folder: str = "/photos") -> NewImage:
     mu = np.array([number, 1, 2], np.float32)
-    return NewImage(
-        sha256=f"{number:064}",
-        size=1,
-        format="PNG",
-        width=8,
-        height=8,
-        file=FileStat(f"{folder}/{number}.png", 1, 1),
-        mu=mu,
-        log_variance=-mu,
-    )
+    return make_new_image(number, mu, f"{folder}/{number}.png", log_variance=-mu)
 
 
 def execute(home: Home, *statements: str) -> None:
@@ -81,10 +72,10 @@ def test_a_whole_home_has_no_problems(home: Home) -> None:
     assert find_problems(home) == []
 
 
-def test_deleted_pictures_and_interrupted_runs_are_no_problem(home: Home) -> None:
+def test_deleted_images_and_interrupted_runs_are_no_problem(home: Home) -> None:
     with Catalogue(home) as catalogue:
         catalogue.images.delete(1)
-        catalogue.images.add_batch([picture(2, str(home.uploads))], VAE, "eager")
+        catalogue.images.add_batch([new_image(2, str(home.uploads))], VAE, "eager")
         catalogue.runs.start("index", {})
         catalogue.runs.start("index", {})
     assert find_problems(home) == []
@@ -166,7 +157,7 @@ def test_a_home_that_others_write_to_is_whole_at_every_moment(home: Home) -> Non
             while not done.is_set():
                 path = home.uploads / f"{number}.png"
                 path.touch()
-                (image_id,) = catalogue.images.add_batch([picture(number, str(home.uploads))], VAE, "eager")
+                (image_id,) = catalogue.images.add_batch([new_image(number, str(home.uploads))], VAE, "eager")
                 Index(catalogue).publish()
                 catalogue.images.delete(image_id)
                 number += 1
@@ -187,20 +178,20 @@ def test_an_image_that_is_deleted_and_there_is_found(home: Home) -> None:
 
 def test_many_problems_of_one_sort_are_shortened(home: Home) -> None:
     with Catalogue(home) as catalogue:
-        catalogue.images.add_batch([picture(number) for number in range(4, 34)], VAE, "eager")
+        catalogue.images.add_batch([new_image(number) for number in range(4, 34)], VAE, "eager")
     execute(home, "DELETE FROM embeddings WHERE image_id >= 4")
     problems = find_problems(home)
     assert len(problems) == 21
     assert (problems[-1].kind, problems[-1].description) == ("image", "10 more like these.")
 
 
-def test_pictures_that_only_the_coming_encoder_has_seen_are_no_problem_while_it_is_coming(home: Home) -> None:
+def test_images_that_only_the_coming_encoder_has_seen_are_no_problem_while_it_is_coming(home: Home) -> None:
     """`simile index --encoder` was interrupted: the next run goes on, and one that ends without them is a problem."""
     with Catalogue(home) as catalogue:
         catalogue.encoders.register("b" * 64, "second", "vae", dimensions=3)
         (home.encoders / ("b" * 64)).mkdir()
         run = catalogue.runs.start("index", {"encoder": "b" * 64})
-        catalogue.images.add_batch([picture(4)], "b" * 64, "eager")
+        catalogue.images.add_batch([new_image(4)], "b" * 64, "eager")
         assert find_problems(home) == []
         catalogue.runs.finish(run, "interrupted", {})
         assert find_problems(home) == []
@@ -301,7 +292,7 @@ def test_files_are_read_and_compared_when_asked_for(trained_home: Settings, digi
     write_tar(tmp_path / "some.tar", one=one + b" ", two=two + b" ")
     index(trained_home, [digits, tmp_path / "some.tar"], IndexRequest())
     assert verify_home(trained_home, files=True) == []
-    changed.write_bytes(b"another picture")
+    changed.write_bytes(b"another image")
     gone.unlink()
     write_tar(tmp_path / "some.tar", one=one + b" ", two=two + b"?")
     assert verify_home(trained_home) == []
