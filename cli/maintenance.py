@@ -49,7 +49,8 @@ def verify(
     problems = verify_home(settings, files=files)
     leftovers = find_home_leftovers(settings) if not problems else []
     if common.json:
-        output.write_json({"problems": list(map(vars, problems)), "leftovers": list(map(vars, leftovers))})
+        found = {"problems": problems, "leftovers": leftovers}
+        output.write_json({name: [problem.to_dict() for problem in listed] for name, listed in found.items()})
     else:
         if not problems:
             output.write("no problems: rows, vectors, segments and encoders are consistent")
@@ -115,7 +116,7 @@ def backup(
 
     done = back_up_home(common.load_settings(), output_path)
     if common.json:
-        output.write_json({"output": str(output_path), **vars(done)})
+        output.write_json({"output": str(output_path), **done.to_dict()})
     else:
         size = output.format_size(done.total_bytes)
         output.write(f"{output_path}: the rows of {done.images:,} images, {done.files:,} files, {size}")
@@ -134,7 +135,7 @@ def restore(
     settings = common.load_settings()
     done = restore_home(settings, source)
     if common.json:
-        output.write_json({"home": str(settings.home), **vars(done)})
+        output.write_json({"home": str(settings.home), **done.to_dict()})
     else:
         output.write(f"{settings.home}: restored {done.images:,} images and {done.files:,} files")
 

@@ -44,6 +44,15 @@ class BackupSummary:
     total_bytes: int  # of all files together
     missing_files: tuple[str, ...] = ()  # files that the catalogue knows and the home does not have
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the summary with the names of the JSON output."""
+        return {
+            "images": self.images,
+            "files": self.files,
+            "bytes": self.total_bytes,
+            "left_out": list(self.missing_files),
+        }
+
 
 def create_backup(home: Home, target: Path) -> BackupSummary:
     """Write the home as of this moment to a tar file. An existing file is replaced when the new one is complete.

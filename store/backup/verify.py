@@ -42,6 +42,10 @@ class IntegrityProblem:
     description: str  # with the path or id
     next_step: str
 
+    def to_dict(self) -> dict[str, str]:
+        """Return the problem with the names of the JSON output."""
+        return {"kind": self.kind, "what": self.description, "next_step": self.next_step}
+
 
 def find_problems(home: Home) -> list[IntegrityProblem]:
     """Return all problems of a home whose schema is current.

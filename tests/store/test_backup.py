@@ -459,9 +459,11 @@ def test_the_commands_say_what_they_did(home: Home, tmp_path: Path) -> None:
 
     (home.uploads / f"{3:064}.png").unlink()
     done = simile("backup", "--home", str(home.root), "backup.tar")
-    assert done.stdout.startswith("backup.tar: 4 pictures' rows, 5 files, ")
-    assert done.stderr == f"skipped: {home.uploads / f'{3:064}.png'} is missing. Run `simile verify` for the next step.\n"
-    assert simile("restore", "--home", "new", "backup.tar").stdout == "new: 4 pictures, 5 files checked and in place\n"
+    assert done.stdout.startswith("backup.tar: the rows of 4 images, 5 files, ")
+    assert (
+        done.stderr == f"skipped: {home.uploads / f'{3:064}.png'} is missing. Run `simile verify` for the next step.\n"
+    )
+    assert simile("restore", "--home", "new", "backup.tar").stdout == "new: restored 4 images and 5 files\n"
     body = json.loads(simile("backup", "--home", "new", "again.tar", "--json").stdout)
     assert (body["output"], body["images"], body["files"], len(body["left_out"])) == ("again.tar", 4, 5, 1)
 

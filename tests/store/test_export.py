@@ -159,5 +159,5 @@ def test_an_encoder_that_is_not_there_and_an_empty_home_say_so(settings: Setting
 
 def test_the_command_says_what_it_wrote(settings: Settings) -> None:
     arguments = ["export", "--home", str(settings.home), "-o", "all.csv"]
-    assert CliRunner().invoke(app, arguments).stdout == f"all.csv: 5 pictures by encoder {VAE}\n"
+    assert CliRunner().invoke(app, arguments).stdout == f"all.csv: 5 images by encoder {VAE}\n"
     assert json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)["metadata"] == ["class", "price"]
