@@ -457,12 +457,11 @@ def test_the_commands_say_what_they_did(home: Home, tmp_path: Path) -> None:
     def simile(*arguments: str) -> Result:
         return CliRunner().invoke(app, arguments, catch_exceptions=False)
 
-    (home.uploads / f"{3:064}.png").unlink()
+    skipped = home.uploads / f"{3:064}.png"
+    skipped.unlink()
     done = simile("backup", "--home", str(home.root), "backup.tar")
     assert done.stdout.startswith("backup.tar: the rows of 4 images, 5 files, ")
-    assert (
-        done.stderr == f"skipped: {home.uploads / f'{3:064}.png'} is missing. Run `simile verify` for the next step.\n"
-    )
+    assert done.stderr == f"skipped: {skipped} is missing. Run `simile verify` for the next step.\n"
     assert simile("restore", "--home", "new", "backup.tar").stdout == "new: restored 4 images and 5 files\n"
     body = json.loads(simile("backup", "--home", "new", "again.tar", "--json").stdout)
     assert (body["output"], body["images"], body["files"], len(body["left_out"])) == ("again.tar", 4, 5, 1)
