@@ -1,7 +1,7 @@
-"""Reading what the routes of the latent space are asked with: pictures in a form, with what else it says, or JSON.
+"""Requests about the latent space: JSON, or a form with uploaded images.
 
-In a form a field is JSON where it can be read as such (`steps=16`, `attributes={"smile": 1}`), and text otherwise
-(`how=spherical`). A list is one JSON list, or its field repeated.
+A field of a form is parsed as JSON if possible (`steps=16`, `attributes={"smile": 1}`), and is text otherwise
+(`how=spherical`). A list is one JSON list, or a repeated field.
 """
 
 from __future__ import annotations
@@ -9,15 +9,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, get_origin
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar, get_origin
 
+import numpy as np
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import from_json
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from simile.explore.latent.inputs import LatentInput
+from simile.explore.latent.interpolation import InterpolationMethod
 from simile.search.queries import QueryImage
 from simile.search.searcher import Searcher
 from simile.service.requests.search import (
@@ -31,29 +35,251 @@ from simile.service.requests.search import (
     open_form,
     read_json,
 )
+from simile.service.schemas.search import MAX_ID, ImageIdField, TextParam, VectorValue
 
 FILE_FIELD = "file"
-
 RequestModel = TypeVar("RequestModel", bound=BaseModel)
+
+MAX_LATENT_INPUTS = 8
+MAX_MORPH_FRAMES = 64
+MAX_LATENT_SAMPLES = 64
+MAX_TRAVERSAL_FRAMES = 400  # in all dimensions together
+MAX_STRENGTHS = 31
+DEFAULT_NEAREST_COUNT = 10  # for an upload
+
+AttributeNameField = Annotated[
+    str, Field(pattern="^[a-z0-9][a-z0-9_-]{0,63}$", description="The name of an attribute, such as `smile`.")
+]
+StrengthField = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+SeedField = Annotated[int, Field(ge=0, le=2**32 - 1, description="The same seed gives the same result.")]
+VectorField = Annotated[list[VectorValue], Field(min_length=1, max_length=65536)]
+WeightField = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+
+
+class LatentInputRequest(BaseModel):
+    """An indexed image, or a latent vector."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"oneOf": [{"required": [name]} for name in ("image_id", "vector")]}
+    )
+
+    image_id: ImageIdField | SkipJsonSchema[None] = None
+    vector: VectorField | SkipJsonSchema[None] = Field(
+        None, description="A complete latent vector mu of the active encoder."
+    )
+
+    @model_validator(mode="after")
+    def _check_one_input(self) -> Self:
+        given = self.model_fields_set & {"image_id", "vector"}
+        if len(given) != 1 or getattr(self, min(given)) is None:
+            raise ValueError("give exactly one of image_id and vector")
+        return self
+
+    def to_latent_input(self) -> LatentInput:
+        """Return the id or the latent vector."""
+        return self.image_id if self.image_id is not None else np.asarray(self.vector, np.float32)
+
+
+class WeightedInputRequest(LatentInputRequest):
+    """An indexed image or a latent vector, with its weight."""
+
+    weight: WeightField = 1.0
+
+
+class LatentArithmeticParams(BaseModel):
+    """Latent arithmetic: parts are mixed, then moved along attributes, then along single dimensions."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    how: InterpolationMethod = Field(
+        "linear", description="`spherical`: for two parts; direction and length both change evenly."
+    )
+    attributes: dict[AttributeNameField, StrengthField] = Field(
+        {},
+        max_length=50,
+        description="By name the strength; 1 moves the average image without it to the average with it.",
+    )
+    dims: dict[Annotated[str, Field(pattern="^[0-9]{1,5}$")], StrengthField] = Field(
+        {}, max_length=500, description="By dimension the offset, in standard deviations of the collection."
+    )
+    nearest: int = Field(0, ge=0, le=100, description="Number of nearest indexed images.")
+    picture: bool = Field(True, description="Whether to decode the latent vector.")
+    parts: Sequence[WeightedInputRequest] = ()
+
+
+class LatentRequest(LatentArithmeticParams):
+    """A latent vector computed from indexed images and latent vectors."""
+
+    parts: list[WeightedInputRequest] = Field(
+        min_length=1, max_length=MAX_LATENT_INPUTS, description="Mixed by their weights."
+    )
+
+
+class LatentForm(LatentArithmeticParams):
+    """A latent vector computed from uploaded images, then further parts."""
+
+    parts: list[WeightedInputRequest] = Field([], max_length=MAX_LATENT_INPUTS - 1, description="Mixed with the files.")
+    weights: list[WeightField] = Field(
+        [], max_length=MAX_LATENT_INPUTS, description="Weights of the files, in order; default: 1 each."
+    )
+    nearest: int = Field(DEFAULT_NEAREST_COUNT, ge=0, le=100, description="Number of nearest indexed images.")
+
+
+class MorphParams(BaseModel):
+    """Options of a morph."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    steps: int = Field(16, ge=2, le=MAX_MORPH_FRAMES, description="Frames from each part to the next, both included.")
+    how: InterpolationMethod = "linear"
+    parts: Sequence[LatentInputRequest] = ()
+
+
+class MorphRequest(MorphParams):
+    """A morph through indexed images and latent vectors."""
+
+    parts: list[LatentInputRequest] = Field(min_length=2, max_length=MAX_LATENT_INPUTS)
+
+
+class MorphForm(MorphParams):
+    """A morph through uploaded images, then further parts."""
+
+    parts: list[LatentInputRequest] = Field([], max_length=MAX_LATENT_INPUTS - 1, description="Parts after the files.")
+
+
+class SampleParams(BaseModel):
+    """Options of new images."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    count: int = Field(16, ge=1, le=MAX_LATENT_SAMPLES)
+    temperature: float = Field(
+        1.0, ge=0, le=100, allow_inf_nan=False, description="Scales the spread; below 1: more typical images."
+    )
+    seed: SeedField = 0
+
+
+class SampleRequest(SampleParams):
+    """New images from the prior, from the mixture, or around an indexed image."""
+
+    source: Literal["prior", "mixture", "image"] = Field(
+        "prior", description="`mixture`: Gaussians fitted to the collection. `image`: around `image_id`."
+    )
+    image_id: ImageIdField | SkipJsonSchema[None] = None
+
+    @model_validator(mode="after")
+    def _check_image_id(self) -> Self:
+        given = "image_id" in self.model_fields_set
+        if (self.source == "image") != given or (given and self.image_id is None):
+            raise ValueError("give image_id with the source image, and only then")
+        return self
+
+
+class TraversalParams(BaseModel):
+    """Options of a traversal."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dims: int | list[Annotated[int, Field(ge=0, le=65535)]] = Field(
+        8, description="The number of dimensions, most active first; or a list of dimensions."
+    )
+    span: float = Field(
+        3.0, gt=0, le=100, description="Largest offset to either side, in standard deviations of the collection."
+    )
+    steps: int = Field(9, ge=2, le=100)
+    nearest: bool = True
+
+    @model_validator(mode="after")
+    def _check_frame_count(self) -> Self:
+        count = self.dims if isinstance(self.dims, int) else len(self.dims)
+        if not 1 <= count <= 1000 or count * self.steps > MAX_TRAVERSAL_FRAMES:
+            raise ValueError(f"at least one dimension, and dimensions times steps at most {MAX_TRAVERSAL_FRAMES}")
+        return self
+
+    def format_dims(self) -> str:
+        """Return `dims` as text for `parse_dims`."""
+        return str(self.dims) if isinstance(self.dims, int) else ",".join(map(str, self.dims)) + ","
+
+
+class TraversalRequest(TraversalParams):
+    """A traversal from an indexed image or a latent vector."""
+
+    start: LatentInputRequest | None = Field(None, description="Default: the mean of the collection.")
+
+
+class LearnAttributeRequest(BaseModel):
+    """The examples of a new attribute: images with and without it, or conditions on image metadata."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: AttributeNameField
+    positive: list[ImageIdField] = Field([], max_length=100_000)
+    negative: list[ImageIdField] = Field([], max_length=100_000)
+    where: list[TextParam] = Field(
+        [], max_length=32, description="Images that satisfy these conditions, against all others."
+    )
+    seed: SeedField = 0
+
+    @model_validator(mode="after")
+    def _check_one_source(self) -> Self:
+        if bool(self.where) == bool(self.positive or self.negative) or bool(self.positive) != bool(self.negative):
+            raise ValueError("give both positive and negative, or where alone")
+        return self
+
+
+class StrengthParams(BaseModel):
+    """Strengths of an attribute."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    strengths: list[StrengthField] = Field(
+        [1.0],
+        min_length=1,
+        max_length=MAX_STRENGTHS,
+        description="One image for each; 1 moves the average image without it to the average with it; below 0: less.",
+    )
+
+
+class ApplyAttributeRequest(StrengthParams, LatentInputRequest):
+    """An indexed image or a latent vector, and the strengths of an attribute."""
+
+
+class UncertaintyParams(BaseModel):
+    """Options of an uncertainty measurement."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    samples: int = Field(32, ge=2, le=256)
+    seed: SeedField = 0
+
+
+class UncertaintyRequest(UncertaintyParams):
+    """An indexed image whose uncertainty is measured."""
+
+    image_id: int = Field(ge=1, le=MAX_ID)
 
 
 @dataclass(frozen=True)
 class LatentRequestData(Generic[RequestModel]):
-    """What a request wants. uploads: the pictures of a form; none with JSON."""
+    """A parsed request. uploads: the images of a form; none with JSON."""
 
     params: RequestModel
     uploads: Sequence[Upload] = ()
 
     def prepare_images(self, searcher: Searcher) -> list[QueryImage]:
-        """The uploads, decoded. Raises UnreadableImage, NothingIndexed."""
-        return [searcher.prepare_query_image(one.read(), one.name) for one in self.uploads]
+        """Decode the uploads. Raises UnreadableImage, NothingIndexed."""
+        return [searcher.prepare_query_image(upload.read(), upload.name) for upload in self.uploads]
 
 
 @asynccontextmanager
 async def read_latent_request(
     request: Request, json_model: type[RequestModel], form_model: type[RequestModel], max_files: int = 1
 ) -> AsyncIterator[LatentRequestData[RequestModel]]:
-    """JSON, or a form with one to `files` pictures in its field `file`. Raises what becomes 400, 413, 415 or 422."""
+    """Read JSON, or a form with one to `max_files` images in the field `file`.
+
+    Raises:
+        HTTPException, RequestValidationError: 400, 413, 415 or 422.
+    """
     kind = get_media_type(request)
     if kind == MULTIPART_MEDIA_TYPE:
         async with open_form(request, max_files) as form:
@@ -62,21 +288,21 @@ async def read_latent_request(
         yield LatentRequestData(await read_json(request, json_model))
     else:
         raise HTTPException(
-            415, f"Send pictures as {MULTIPART_MEDIA_TYPE} (field `file`), or what is indexed as {JSON_MEDIA_TYPE}."
+            415, f"Send images as {MULTIPART_MEDIA_TYPE} (field `file`), or ids of indexed images as {JSON_MEDIA_TYPE}."
         )
 
 
 def parse_form(form: FormData, model: type[RequestModel]) -> RequestModel:
-    """What a form says beside its files. Raises RequestValidationError, also for a field that nobody knows."""
-    given = {name: _get_form_value(form, name, model) for name in form if name != FILE_FIELD}
+    """Parse the fields of a form, without its files. Raises RequestValidationError, also for an unknown field."""
+    fields = {name: _get_form_value(form, name, model) for name in form if name != FILE_FIELD}
     try:
-        return model.model_validate(given, strict=True)
+        return model.model_validate(fields, strict=True)
     except ValidationError as error:
         raise RequestValidationError(locate_errors(error, "body")) from None
 
 
 def _get_form_value(form: FormData, name: str, model: type[BaseModel]) -> Any:
-    values = [_parse_form_text(name, one) for one in form.getlist(name)]
+    values = [_parse_form_text(name, value) for value in form.getlist(name)]
     if len(values) == 1 and (isinstance(values[0], list) or not _is_list_field(model, name)):
         return values[0]
     return values
@@ -84,7 +310,7 @@ def _get_form_value(form: FormData, name: str, model: type[BaseModel]) -> Any:
 
 def _parse_form_text(name: str, value: Any) -> Any:
     if not isinstance(value, str):
-        raise make_field_error(name, "it came as a file: send it as text")
+        raise make_field_error(name, "this field was sent as a file: send it as text")
     try:
         return from_json(value, allow_inf_nan=False)
     except ValueError:

@@ -1,95 +1,121 @@
-"""What goes out as JSON about places in the latent space."""
+"""Responses about the latent space, validated directly from the results of explore/."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic.json_schema import SkipJsonSchema
+from pydantic import BaseModel, BeforeValidator, Field
 
+from simile.core.records import FloatArray, Hit
 from simile.explore.attributes.directions import AttributeEntanglement
-from simile.explore.latent.inputs import LatentInput
-from simile.explore.latent.interpolation import InterpolationMethod
-from simile.search.attributes import Attribute
-from simile.service.schemas.search import MAX_ID, HitResponse, ImageIdField, TextParam, VectorValue
+from simile.explore.attributes.render import render_attribute
+from simile.explore.latent.inputs import (
+    LatentInput,
+    check_decoder,
+    decode_latents,
+    encode_inputs,
+    get_content_size,
+)
+from simile.explore.latent.interpolation import InterpolationMethod, LatentMorph, mix_latents
+from simile.explore.latent.sampling import sample_posterior, sample_prior
+from simile.explore.latent.traversal import LatentTraversal, offset_dimensions
+from simile.explore.outliers.cache import OutlierListing
+from simile.images.encoding import encode_png
+from simile.search.attributes import Attribute, shift_by_attributes
+from simile.search.queries import QueryImage, SearchParams, SearchQuery
+from simile.search.searcher import Searcher
+from simile.service import urls
+from simile.service.requests.latents import LatentArithmeticParams, SampleParams, SampleRequest
+from simile.service.schemas.search import DisplayText, HitResponse
+from simile.service.serializers.search import make_data_url, make_hit_response
+from simile.service.state.latent_cache import LatentCache
+
+
+def _to_list(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def _to_data_url(value: Any) -> Any:
+    return make_data_url(encode_png(value), "image/png") if isinstance(value, np.ndarray) else value
+
+
+def _to_hit_response(value: Any) -> Any:
+    return make_hit_response(value, with_reconstruction=False) if isinstance(value, Hit) else value
+
+
+FloatList = Annotated[list[float], BeforeValidator(_to_list)]  # from an array (n,)
+PngDataUrl = Annotated[str, BeforeValidator(_to_data_url)]  # from pixels (h, w, 3)
+NearestHit = Annotated[HitResponse, BeforeValidator(_to_hit_response)]  # from a Hit
 
 
 class LatentResponse(BaseModel):
-    """A place. `sigma`: of a single picture that was not moved. `picture`: decoded, a PNG as a data URL.
+    """A latent vector. `sigma`: only of a single image that was not moved.
 
-    Null where it was not asked for, or the encoder has no decoder: `decoder` says which.
+    `picture`: the decoded image, a PNG as a data URL; null if not requested, or if there is no `decoder`.
     """
 
-    name: str
-    mu: list[float]
-    sigma: list[float] | None
+    name: DisplayText
+    mu: FloatList
+    sigma: FloatList | None
     width: int
     height: int
     decoder: bool
-    picture: str | None
-    nearest: list[HitResponse]
+    picture: PngDataUrl | None
+    nearest: list[NearestHit]
 
 
 class FrameResponse(BaseModel):
-    """One decoded place, and the real picture nearest to it."""
+    """A decoded latent vector, and the nearest indexed image."""
 
-    mu: list[float]
-    picture: str
-    nearest: HitResponse | None
+    mu: FloatList
+    picture: PngDataUrl
+    nearest: NearestHit | None
 
 
 class MorphResponse(BaseModel):
-    """The frames; `stops`: at which of them the parts stand. `changes`: root mean square from each to the next."""
+    """A morph. `stops`: the frames of the parts. `changes`: root mean square change from each frame to the next."""
 
     how: InterpolationMethod
-    names: list[str]
+    names: list[DisplayText]
     stops: list[int]
-    changes: list[float]
+    changes: FloatList
     frames: list[FrameResponse]
 
 
 class SampleResponse(BaseModel):
-    """One of them."""
+    """A new image, with its latent vector."""
 
-    mu: list[float]
-    picture: str
+    mu: FloatList
+    picture: PngDataUrl
 
 
 class SampleListResponse(BaseModel):
-    """The same for the same `seed`, which was asked for or is 0, by the same encoder and collection."""
+    """New images: the same for the same `seed` (default 0), encoder and collection."""
 
     seed: int
     samples: list[SampleResponse]
 
 
-class TraversalStepResponse(BaseModel):
-    """One step of a dimension."""
-
-    mu: list[float]
-    picture: str
-    nearest: HitResponse | None
-
-
 class TraversalDimensionResponse(BaseModel):
-    """One dimension. `deviation`: of mu over the collection."""
+    """One dimension. `deviation`: standard deviation of mu over the collection."""
 
     dim: int
     deviation: float
-    frames: list[TraversalStepResponse]
+    frames: list[FrameResponse]
 
 
 class TraversalResponse(BaseModel):
-    """`steps`: where the frames of each dimension stand, in deviations."""
+    """A traversal. `steps`: offset of each frame, in standard deviations of the collection."""
 
-    name: str
-    steps: list[float]
+    name: DisplayText
+    steps: FloatList
     dimensions: list[TraversalDimensionResponse]
 
 
 class AttributeEffectResponse(BaseModel):
-    """By how much another attribute's score changes when this one is pushed by 1."""
+    """The change of another attribute's score when this one is increased by 1."""
 
     name: str
     cosine: float
@@ -97,7 +123,10 @@ class AttributeEffectResponse(BaseModel):
 
 
 class AttributeResponse(BaseModel):
-    """A stored attribute. auc, spread: on held-out pictures, of the `raw` direction and of the `whitened` one."""
+    """A stored attribute. auc, spread: mean and standard deviation over folds, of the directions `raw` and `whitened`.
+
+    `drags`: how much other attributes move with it.
+    """
 
     name: str
     encoder: str
@@ -112,32 +141,34 @@ class AttributeResponse(BaseModel):
 
 
 class AttributeListResponse(BaseModel):
+    """The attributes of the active encoder."""
+
     attributes: list[AttributeResponse]
 
 
 class AttributeImageResponse(BaseModel):
-    """A place pushed along an attribute, once for each strength, decoded."""
+    """A latent vector moved along an attribute by one strength, decoded."""
 
     strength: float
-    mu: list[float]
-    picture: str
+    mu: FloatList
+    picture: PngDataUrl
 
 
 class ApplyAttributeResponse(BaseModel):
-    """`name`: of the picture; `pictures` in the order of the strengths, in its aspect."""
+    """`name`: of the image; `pictures`: one for each strength, in the aspect ratio of the image."""
 
     attribute: str
-    name: str
+    name: DisplayText
     width: int
     height: int
     pictures: list[AttributeImageResponse]
 
 
 class OutlierResponse(BaseModel):
-    """A picture little like the rest. `score`: evidence in nats; `ranks`: of each signal, 1 the least like it."""
+    """An outlier. `score`: evidence in nats; `ranks`: of each signal, 1 for the least like the rest."""
 
     image_id: int
-    path: str
+    path: DisplayText
     score: float
     ranks: dict[str, float]
     reason: str
@@ -146,7 +177,7 @@ class OutlierResponse(BaseModel):
 
 
 class OutlierListResponse(BaseModel):
-    """The strangest first. `total`: how many are listed at all; `neighbour`: the k whose distance counts."""
+    """Outliers, the highest score first. `total`: of all pages; `neighbour`: the k of the k-th neighbour."""
 
     outliers: list[OutlierResponse]
     images: int
@@ -157,15 +188,14 @@ class OutlierListResponse(BaseModel):
 
 
 class UncertaintyResponse(BaseModel):
-    """How sure the encoder is of a picture; docs/explore.md says what each figure is.
+    """The uncertainty of the encoder for one image; docs/explore.md explains each value.
 
-    seen, deviation: PNGs as data URLs: what the model sees, and where draws from the posterior differ (white: by
-    `largest`).
+    seen, deviation: PNGs as data URLs: the reconstruction, and the deviation over draws (white: `largest`).
     """
 
-    name: str
-    sigma: list[float]
-    spread_of_all: list[float]
+    name: DisplayText
+    sigma: FloatList
+    spread_of_all: FloatList
     samples: int
     mean_deviation: float
     largest: float
@@ -175,226 +205,130 @@ class UncertaintyResponse(BaseModel):
     error_percentile: float | None
     same_nearest: float | None
     overlap: float | None
-    seen: str
-    deviation: str
+    seen: PngDataUrl = Field(validation_alias="reconstruction")
+    deviation: PngDataUrl
 
 
-def make_attribute_response(attribute: Attribute, drags: list[AttributeEntanglement]) -> AttributeResponse:
-    """What is known of a stored attribute, but for its directions."""
-    about = {name: getattr(attribute, name) for name in AttributeResponse.model_fields if name != "drags"}
-    return AttributeResponse(**about, drags=[AttributeEffectResponse(**vars(drag)) for drag in drags])
+def compute_latent_response(
+    searcher: Searcher,
+    latent_cache: LatentCache,
+    arithmetic: LatentArithmeticParams,
+    images: Sequence[tuple[QueryImage, float]] = (),
+) -> LatentResponse:
+    """Compute a latent vector, decode it if there is a decoder, and find the nearest indexed images.
+
+    Args:
+        images: Uploads with their weights, before the parts of `arithmetic`.
+
+    Raises:
+        BadSetting. And as `encode_inputs`.
+    """
+    weighted = [*images, *((part.to_latent_input(), part.weight) for part in arithmetic.parts)]
+    latent_inputs, weights = zip(*weighted, strict=True)
+    point = mix_latents(searcher, latent_inputs, weights, arithmetic.how)
+    encoder = searcher.get_encoder()
+    mu = shift_by_attributes(searcher.home, encoder.fingerprint, point.mu, arithmetic.attributes)
+    if arithmetic.dims:
+        dims = {int(dim): steps for dim, steps in arithmetic.dims.items()}
+        mu = offset_dimensions(mu, dims, latent_cache.get_ranges(searcher))
+    has_decoder, nearest = encoder.has_decoder, arithmetic.nearest
+    fields = {
+        "mu": mu,
+        "sigma": point.sigma if mu is point.mu else None,
+        "decoder": has_decoder,
+        "picture": decode_latents(searcher, mu[None], point.width, point.height)[0]
+        if arithmetic.picture and has_decoder
+        else None,
+        "nearest": searcher.search(SearchQuery((mu,), params=SearchParams(limit=nearest))).hits if nearest else [],
+    }
+    return LatentResponse.model_validate(vars(point) | fields)
 
 
-MAX_LATENT_INPUTS = 8
-MAX_MORPH_FRAMES = 64
-MAX_LATENT_SAMPLES = 64
-MAX_TRAVERSAL_FRAMES = 400  # pictures of a traversal
-MAX_STRENGTHS = 31
-DEFAULT_NEAREST_COUNT = 10  # of an upload
-
-AttributeNameField = Annotated[
-    str, Field(pattern="^[a-z0-9][a-z0-9_-]{0,63}$", description="Of an attribute, such as `smile`.")
-]
-StrengthField = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
-SeedField = Annotated[int, Field(ge=0, le=2**32 - 1, description="The same for the same seed.")]
-VectorField = Annotated[list[VectorValue], Field(min_length=1, max_length=65536)]
-WeightField = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
-
-
-class LatentInputRequest(BaseModel):
-    """An indexed image, or a mu."""
-
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"oneOf": [{"required": [name]} for name in ("image_id", "vector")]}
-    )
-
-    image_id: ImageIdField | SkipJsonSchema[None] = None
-    vector: VectorField | SkipJsonSchema[None] = Field(None, description="A mu of the active encoder, all of it.")
-
-    @model_validator(mode="after")
-    def _check_one_input(self) -> Self:
-        given = self.model_fields_set & {"image_id", "vector"}
-        if len(given) != 1 or getattr(self, min(given)) is None:
-            raise ValueError("give exactly one of image_id and vector")
-        return self
-
-    def to_latent_input(self) -> LatentInput:
-        """The same for explore/."""
-        if self.image_id is not None:
-            return self.image_id
-        return np.asarray(self.vector, np.float32)
-
-
-class WeightedInputRequest(LatentInputRequest):
-    """An indexed image, or a mu, and how much of it."""
-
-    weight: WeightField = 1.0
-
-
-class LatentArithmeticParams(BaseModel):
-    """How a place is put together: parts mixed, then attributes pushed, then single dimensions moved."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    how: InterpolationMethod = Field(
-        "linear", description="`spherical`: of two parts; the direction turns, the length grows evenly."
-    )
-    attributes: dict[AttributeNameField, StrengthField] = Field(
-        {}, max_length=50, description="By name how far each is pushed; 1: from the average without it to that with it."
-    )
-    dims: dict[Annotated[str, Field(pattern="^[0-9]{1,5}$")], StrengthField] = Field(
-        {}, max_length=500, description="By dimension how far it is moved, in deviations of the collection."
-    )
-    nearest: int = Field(0, ge=0, le=100, description="So many of the real pictures nearest to it.")
-    picture: bool = Field(True, description="Whether it is to be decoded.")
-    parts: Sequence[WeightedInputRequest] = ()
-
-
-class LatentRequest(LatentArithmeticParams):
-    """A place put together from indexed images and mus."""
-
-    parts: list[WeightedInputRequest] = Field(
-        min_length=1, max_length=MAX_LATENT_INPUTS, description="Mixed by their weights."
+def make_morph_response(morph: LatentMorph) -> MorphResponse:
+    """Make the response of a morph."""
+    frames = _zip_frames(morph.latents, morph.frames, morph.nearest_hits)
+    return MorphResponse.model_validate(
+        {
+            "how": morph.interpolation,
+            "names": morph.input_names,
+            "stops": morph.input_rows,
+            "changes": morph.changes,
+            "frames": frames,
+        }
     )
 
 
-class LatentForm(LatentArithmeticParams):
-    """The same from pictures, and from others behind them."""
+def make_samples_response(
+    searcher: Searcher, latent_cache: LatentCache, params: SampleParams, image: QueryImage | None = None
+) -> SampleListResponse:
+    """Generate new images.
 
-    parts: list[WeightedInputRequest] = Field(
-        [], max_length=MAX_LATENT_INPUTS - 1, description="To be mixed with the files."
-    )
-    weights: list[WeightField] = Field(
-        [], max_length=MAX_LATENT_INPUTS, description="Of the files, in order; left out: 1 each."
-    )
-    nearest: int = Field(DEFAULT_NEAREST_COUNT, ge=0, le=100, description="So many of the real pictures nearest to it.")
+    Args:
+        image: An upload; the new images are around it.
 
-
-class MorphParams(BaseModel):
-    """How a morph goes."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    steps: int = Field(16, ge=2, le=MAX_MORPH_FRAMES, description="Frames from each to the next, both included.")
-    how: InterpolationMethod = "linear"
-    parts: Sequence[LatentInputRequest] = ()
-
-
-class MorphRequest(MorphParams):
-    """A way through two places or more."""
-
-    parts: list[LatentInputRequest] = Field(min_length=2, max_length=MAX_LATENT_INPUTS)
-
-
-class MorphForm(MorphParams):
-    """The same through pictures, and through others behind them."""
-
-    parts: list[LatentInputRequest] = Field(
-        [], max_length=MAX_LATENT_INPUTS - 1, description="Where it leads after the files."
-    )
+    Raises:
+        NoDecoder, NoVariance, TooFewPictures, NoSuchImage.
+    """
+    check_decoder(searcher, "no images can be generated")
+    size = get_content_size(searcher)
+    latents: FloatArray
+    drawing = params.count, params.temperature, params.seed
+    centre: LatentInput | None = image or (params.image_id if isinstance(params, SampleRequest) else None)
+    if centre is not None:
+        (point,) = encode_inputs(searcher, [centre])
+        latents, size = sample_posterior(searcher, point.mu, point.sigma, *drawing), (point.width, point.height)
+    elif isinstance(params, SampleRequest) and params.source == "mixture":
+        latents = latent_cache.get_mixture(searcher).sample(*drawing)
+    else:
+        latents = sample_prior(searcher, *drawing)
+    decoded = zip(latents, decode_latents(searcher, latents, *size), strict=True)
+    samples = [{"mu": mu, "picture": pixels} for mu, pixels in decoded]
+    return SampleListResponse.model_validate({"seed": params.seed, "samples": samples})
 
 
-class SampleParams(BaseModel):
-    """How many pictures that were never taken, and how unusual."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    count: int = Field(16, ge=1, le=MAX_LATENT_SAMPLES)
-    temperature: float = Field(1.0, ge=0, le=100, allow_inf_nan=False, description="Below 1: more usual pictures.")
-    seed: SeedField = 0
-
-
-class SampleRequest(SampleParams):
-    """Pictures that were never taken."""
-
-    source: Literal["prior", "mixture", "image"] = Field(
-        "prior", description="`mixture`: Gaussians fitted to the collection. `image`: around `image_id`."
-    )
-    image_id: ImageIdField | SkipJsonSchema[None] = None
-
-    @model_validator(mode="after")
-    def _check_image_id(self) -> Self:
-        given = "image_id" in self.model_fields_set
-        if (self.source == "image") != given or (given and self.image_id is None):
-            raise ValueError("give image_id with the source image, and only then")
-        return self
+def make_apply_response(
+    searcher: Searcher, attribute: Attribute, latent_input: LatentInput, strengths: Sequence[float]
+) -> ApplyAttributeResponse:
+    """Move an image along an attribute. Raises NoDecoder, and as `encode_inputs`."""
+    (point,) = encode_inputs(searcher, [latent_input])
+    images = zip(strengths, render_attribute(searcher, attribute, point, strengths), strict=True)
+    pictures = [
+        {"strength": strength, "mu": attribute.shift(point.mu, strength), "picture": pixels}
+        for strength, pixels in images
+    ]
+    return ApplyAttributeResponse.model_validate(vars(point) | {"attribute": attribute.name, "pictures": pictures})
 
 
-class TraversalParams(BaseModel):
-    """Single dimensions from low to high."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    dims: int | list[Annotated[int, Field(ge=0, le=65535)]] = Field(
-        8, description="How many, the most active ones first; or which."
-    )
-    span: float = Field(3.0, gt=0, le=100, description="To either side, in deviations of the collection.")
-    steps: int = Field(9, ge=2, le=100)
-    nearest: bool = True
-
-    @model_validator(mode="after")
-    def _check_frame_count(self) -> Self:
-        count = self.dims if isinstance(self.dims, int) else len(self.dims)
-        if not 1 <= count <= 1000 or count * self.steps > MAX_TRAVERSAL_FRAMES:
-            raise ValueError(f"at least one dimension, and dimensions times steps at most {MAX_TRAVERSAL_FRAMES}")
-        return self
-
-    def format_dims(self) -> str:
-        """dims as explore/ reads them."""
-        return str(self.dims) if isinstance(self.dims, int) else ",".join(map(str, self.dims)) + ","
+def make_attribute_response(attribute: Attribute, entangled: Sequence[AttributeEntanglement]) -> AttributeResponse:
+    """Make the response of a stored attribute, without its directions."""
+    return AttributeResponse.model_validate(vars(attribute) | {"drags": [vars(other) for other in entangled]})
 
 
-class TraversalRequest(TraversalParams):
-    """The same, and where it starts."""
-
-    start: LatentInputRequest | None = Field(None, description="Left out: the mean of the collection.")
-
-
-class LearnAttributeRequest(BaseModel):
-    """What an attribute is to be learned from: images with and without it, or a condition on what is said of them."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: AttributeNameField
-    positive: list[ImageIdField] = Field([], max_length=100_000)
-    negative: list[ImageIdField] = Field([], max_length=100_000)
-    where: list[TextParam] = Field([], max_length=32, description="Images that satisfy these, against all others.")
-    seed: SeedField = 0
-
-    @model_validator(mode="after")
-    def _check_one_source(self) -> Self:
-        if bool(self.where) == bool(self.positive or self.negative) or bool(self.positive) != bool(self.negative):
-            raise ValueError("give both positive and negative, or where alone")
-        return self
-
-
-class StrengthParams(BaseModel):
-    """How far an attribute is pushed."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    strengths: list[StrengthField] = Field(
-        [1.0],
-        min_length=1,
-        max_length=MAX_STRENGTHS,
-        description="A picture for each; 1: from the average without it to that with it; below 0: less of it.",
+def make_traversal_response(traversal: LatentTraversal, deviation: FloatArray) -> TraversalResponse:
+    """Make the response of a traversal; deviation (d,): of the collection."""
+    dimensions = []
+    for row, dim in enumerate(traversal.dims):
+        hits = traversal.nearest_hits[row] or [None] * len(traversal.steps)
+        frames = _zip_frames(traversal.latents[row], traversal.frames[row], hits)
+        dimensions.append({"dim": dim, "deviation": float(deviation[dim]), "frames": frames})
+    return TraversalResponse.model_validate(
+        {"name": traversal.name, "steps": traversal.steps, "dimensions": dimensions}
     )
 
 
-class ApplyAttributeRequest(StrengthParams, LatentInputRequest):
-    """Of which place, and how far an attribute is pushed from there."""
+def make_outliers_response(searcher: Searcher, listing: OutlierListing, limit: int, offset: int) -> OutlierListResponse:
+    """Make one page of the outliers."""
+    has_decoder = searcher.get_encoder().has_decoder
+    page = []
+    for outlier in listing.outliers[offset : offset + limit]:
+        links = urls.image_urls(outlier.image_id) | ({} if has_decoder else {"reconstruction_url": None})
+        page.append(vars(outlier) | links)
+    counts = {"images": len(listing.ids), "neighbour": listing.neighbour, "total": len(listing.outliers)}
+    return OutlierListResponse.model_validate({"outliers": page, "limit": limit, "offset": offset, **counts})
 
 
-class UncertaintyParams(BaseModel):
-    """How an encoder's doubt is measured."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    samples: int = Field(32, ge=2, le=256)
-    seed: SeedField = 0
-
-
-class UncertaintyRequest(UncertaintyParams):
-    """Of which indexed image."""
-
-    image_id: int = Field(ge=1, le=MAX_ID)
+def _zip_frames(latents: FloatArray, images: np.ndarray, hits: Sequence[Hit | None]) -> list[dict[str, Any]]:
+    """Return the fields of a FrameResponse for each frame."""
+    return [
+        {"mu": mu, "picture": pixels, "nearest": hit} for mu, pixels, hit in zip(latents, images, hits, strict=True)
+    ]

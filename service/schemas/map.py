@@ -1,32 +1,54 @@
-"""What goes in and out as JSON about maps."""
+"""Requests and responses about maps; points as JSON or as binary columns."""
 
 from __future__ import annotations
 
-from typing import Literal
+import gzip
+import hashlib
+import json
+from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response
 
+from simile.core.records import FloatArray
+from simile.explore.latent.measurements import load_measurements
 from simile.explore.map.projection import LayoutName
+from simile.explore.map.render import THUMBNAIL_SIDE, count_tiles
+from simile.explore.map.view import MapLabels, MapView, compute_error_ranks, make_clusters
+from simile.search.searcher import Searcher
+from simile.service import urls
+from simile.service.middleware.headers import CACHE_AND_REVALIDATE, is_not_modified
+from simile.service.schemas.search import DisplayText
+from simile.service.state.map_cache import MapCache, MapProgress
+
+BINARY_MEDIA_TYPE = "application/octet-stream"
+UNKNOWN_BYTE = 255
+CLUSTER_THUMBNAIL_SIDE = 96  # pixels
 
 
 class MapRequest(BaseModel):
-    """What map is to be made."""
+    """Settings of a new map."""
 
     model_config = ConfigDict(extra="forbid")
 
-    layout: LayoutName = Field("pca", description="`pca`: in seconds. `tsne`, `umap`: in minutes for many pictures.")
+    layout: LayoutName = Field("pca", description="`pca`: takes seconds. `tsne`, `umap`: minutes for many images.")
     clusters: Literal["kmeans", "hdbscan"] = Field(
         "kmeans",
-        description="`hdbscan`: thick places only, among 10,000 pictures at most; others go with the nearest of them.",
+        description="`hdbscan`: dense regions only, found in a sample of 10,000 images; the others join the nearest.",
     )
     count: int | None = Field(
-        None, ge=2, le=1_000_000, description="kmeans: how many clusters, up to 200; hdbscan: pictures of the smallest."
+        None, ge=2, le=1_000_000, description="kmeans: number of clusters, at most 200; hdbscan: smallest cluster."
     )
     seed: int = Field(0, ge=0, le=2**32 - 1)
 
 
 class MapProgressResponse(BaseModel):
-    """A map that is being made. `total` 0: nobody can say."""
+    """Progress of a map. `total` is 0 if it is not known."""
+
+    model_config = ConfigDict(from_attributes=True)
 
     layout: str
     stage: str
@@ -35,34 +57,34 @@ class MapProgressResponse(BaseModel):
 
 
 class ClusterResponse(BaseModel):
-    """Pictures that go together. `label`: what at least half of them are called. x, y: the middle of them."""
+    """A cluster. `label`: the label of at least half of its images. x, y: median of its points."""
 
     cluster: int
     size: int
     typical: int
     x: float
     y: float
-    label: str | None
+    label: DisplayText | None
     thumbnail_url: str
 
 
 class MapLabelsResponse(BaseModel):
-    """Names that tell pictures apart: of their folders, or of what is said of them. At most 20, the commonest."""
+    """Labels by folder or by a metadata field: the 20 most frequent."""
 
-    by: str
-    names: list[str]
+    by: DisplayText
+    names: list[DisplayText]
 
 
 class MapResponse(BaseModel):
-    """A map as of now. Coordinates lie within [-1, 1].
+    """The current state of a map. Coordinates are in [-1, 1].
 
-    `newer`: pictures that came after it was made, put beside those they are like; `missing`: not shown, as they are too
-    many for that: have it made anew. `errors`: pictures whose reconstruction error is known.
+    `newer`: images added since the map was made, placed near similar ones; `missing`: further newer images, which
+    only a new map will contain. `errors`: images with a known reconstruction error.
     """
 
     layout: LayoutName
-    map: str = Field(description="Names what is in it: another one, another map.")
-    layouts: list[LayoutName] = Field(description="Of which there is a map.")
+    map: str = Field(description="Hash of the content: it changes with the map.")
+    layouts: list[LayoutName] = Field(description="Layouts that have a map.")
     images: int
     newer: int
     missing: int
@@ -70,17 +92,17 @@ class MapResponse(BaseModel):
     clusters: list[ClusterResponse]
     labels: list[MapLabelsResponse]
     errors: int
-    tiles: int = Field(description="Of thumbnails: the picture at `place` p is in tile p // 256, as its p % 256 th.")
-    tile_side: int = Field(description="Pixels of a thumbnail; there are 16 beside each other.")
+    tiles: int = Field(description="Number of tiles: the image at `place` p is in tile p // 256, at position p % 256.")
+    tile_side: int = Field(description="Side of a thumbnail in pixels; a row of a tile has 16 thumbnails.")
     computing: MapProgressResponse | None
     failed: str | None = Field(description="Why the last map of this layout could not be made.")
 
 
 class MapPointsResponse(BaseModel):
-    """Every picture of a map, in columns. null: of no cluster, not known, or of none of the label's names.
+    """All images of a map, in columns. null: no cluster, not known, or none of the label's names.
 
-    `density`: the share of pictures that lie less thickly. `error`: the share that are reconstructed better.
-    `place`: where it is in the tiles, null for a picture that is newer than the map.
+    `density`: fraction of images in thinner places. `error`: fraction of images that are reconstructed better.
+    `place`: position in the tiles, null for an image that is newer than the map.
     """
 
     ids: list[int]
@@ -91,3 +113,102 @@ class MapPointsResponse(BaseModel):
     density: list[float | None]
     error: list[float | None]
     label: list[int | None] | None
+
+
+def make_map_response(searcher: Searcher, map_cache: MapCache, view: MapView) -> MapResponse:
+    """Make the response of a map."""
+    labels = map_cache.get_labels(searcher, view)
+    errors = load_measurements(searcher, np.sort(view.ids)).error
+    clusters = [
+        vars(cluster)
+        | {"cluster": cluster.number, "thumbnail_url": urls.thumbnail(cluster.typical, CLUSTER_THUMBNAIL_SIDE)}
+        for cluster in make_clusters(view, labels[0] if labels else None)
+    ]
+    settings = view.map.settings
+    return MapResponse.model_validate(
+        {
+            "layout": settings.layout,
+            "map": view.map.tag,
+            "layouts": map_cache.list_layouts(searcher),
+            "images": len(view.ids),
+            "newer": view.newer_count,
+            "missing": view.missing_count,
+            "method": settings.clusters,
+            "clusters": clusters,
+            "labels": [{"by": label.source, "names": label.names} for label in labels],
+            "errors": int(np.isfinite(errors).sum()),
+            "tiles": count_tiles(view),
+            "tile_side": THUMBNAIL_SIDE,
+            "computing": make_progress_response(map_cache.get_progress()),
+            "failed": map_cache.get_failure(settings.layout),
+        }
+    )
+
+
+def make_progress_response(progress: MapProgress | None) -> MapProgressResponse | None:
+    """Make the response of a map that is being made; None if there is none."""
+    return None if progress is None else MapProgressResponse.model_validate(progress)
+
+
+def make_points_response(request: Request, searcher: Searcher, view: MapView, label: MapLabels | None) -> Response:
+    """Return the points as JSON, or in binary if `Accept` names it; 304 for a client that has them already."""
+    is_binary = BINARY_MEDIA_TYPE in request.headers.get("accept", "")
+    errors = compute_error_ranks(searcher, view)
+    data = _dump_points_bytes(view, errors, label) if is_binary else _dump_points_json(view, errors, label)
+    etag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
+    headers = {"ETag": etag, "Cache-Control": CACHE_AND_REVALIDATE, "Vary": "Accept, Accept-Encoding"}
+    if is_not_modified(request, etag):
+        return Response(status_code=304, headers=headers)
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        data, headers = gzip.compress(data, 1, mtime=0), {**headers, "Content-Encoding": "gzip"}
+    return Response(data, headers=headers, media_type=BINARY_MEDIA_TYPE if is_binary else "application/json")
+
+
+def _dump_points_json(view: MapView, errors: FloatArray, label: MapLabels | None) -> bytes:
+    """Encode the fields of MapPointsResponse, without a model: validation takes too long for 50,000 points."""
+    columns: dict[str, Any] = {
+        "ids": view.ids.tolist(),
+        "x": _round_values(view.points[:, 0], 5),
+        "y": _round_values(view.points[:, 1], 5),
+        "place": _replace_negatives(view.map_rows),
+        "cluster": _replace_negatives(view.clusters),
+        "density": _round_values(view.density, 4),
+        "error": _round_values(errors, 4),
+        "label": None if label is None else _replace_negatives(label.label_ids),
+    }
+    return json.dumps(columns, separators=(",", ":")).encode()
+
+
+def _dump_points_bytes(view: MapView, errors: FloatArray, label: MapLabels | None) -> bytes:
+    """Encode the points as binary columns, little-endian.
+
+    The columns are: n as uint32, 0 as uint32, ids float64, x float32, y float32, place int32, cluster uint16, density
+    uint8, error uint8 (0 to 254 for 0 to 1), label uint8. The largest number of a type stands for null.
+    """
+    clusters = np.where(view.clusters < 0, 65535, view.clusters)
+    label_ids = np.full(len(view.ids), -1) if label is None else label.label_ids
+    columns = [
+        np.array([len(view.ids), 0], "<u4"),
+        view.ids.astype("<f8"),
+        view.points[:, 0].astype("<f4"),
+        view.points[:, 1].astype("<f4"),
+        view.map_rows.astype("<i4"),
+        clusters.astype("<u2"),
+        _quantise_to_bytes(view.density),
+        _quantise_to_bytes(errors),
+        np.where(label_ids < 0, UNKNOWN_BYTE, label_ids).astype(np.uint8),
+    ]
+    return b"".join(column.tobytes() for column in columns)
+
+
+def _quantise_to_bytes(values: FloatArray) -> NDArray[np.uint8]:
+    scaled = np.nan_to_num(values) * (UNKNOWN_BYTE - 1)
+    return np.where(np.isfinite(values), scaled, UNKNOWN_BYTE).round().astype(np.uint8)
+
+
+def _round_values(values: FloatArray, digits: int) -> list[float | None]:
+    return [None if value != value else round(value, digits) for value in values.tolist()]  # noqa: PLR0124  # NaN
+
+
+def _replace_negatives(values: NDArray[Any]) -> list[int | None]:
+    return [None if value < 0 else value for value in values.tolist()]

@@ -1,4 +1,4 @@
-"""The maps of the home for the service: kept between requests, and made in a process of their own."""
+"""Cache of the maps of the home; new maps are made in a separate process."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from simile.service.errors import ProblemException
 
 log = logging.getLogger(__name__)
 
-# -c and not -m: the module that was started (a script of the user's) must not run again.
+# -c and not -m: the main module, which may be a user's script, must not run again.
 _MAP_COMMAND = "import sys; sys.path[:] = {path!r}; from simile.explore.map.process import main; main()"
-MAP_STOP_SECONDS = 5.0
-MAP_RETRY_SECONDS = 30
+MAP_STOP_SECONDS = 5.0  # until the process is killed
+MAP_RETRY_SECONDS = 30  # Retry-After of a map that failed; static/map.js recognises a failure by it
 
 
 @dataclass(frozen=True)
 class MapProgress:
-    """How far a map is that is being made. stage: in words."""
+    """Progress of a map that is being made; total is 0 if it is not known."""
 
     layout: str
     stage: str = "starting"
@@ -44,7 +44,7 @@ class MapProgress:
 
 
 class MapCache:
-    """The maps of one home. Safe to share between threads; every verb may block on the disk."""
+    """The maps of one home. Thread-safe; every method may block on the disk."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -58,111 +58,118 @@ class MapCache:
         self._is_closing = False
 
     def get_view(self, searcher: Searcher, layout: LayoutName) -> MapView:
-        """The map as of now. Where there is none, that by PCA is begun; the others take minutes, and are asked for.
+        """Return the current view of a map. A missing map by PCA is started; other layouts take minutes.
 
-        Raises BeingComputed, NothingIndexed, Refusal.
+        Raises:
+            BeingComputed: The map, or another one, is being made.
+            ProblemException: There is no map of this layout, or it could not be made.
+            NothingIndexed.
         """
         with self._lock:
-            found = self._load_view(searcher, layout)
-            if found is not None:
-                return found
-            at_work = self.get_progress()
-            if at_work is None:
+            view = self._load_view(searcher, layout)
+            if view is not None:
+                return view
+            progress = self.get_progress()
+            if progress is None:
                 if layout in self._failures:
                     raise ProblemException(503, "map-failed", self._failures[layout], MAP_RETRY_SECONDS)
                 if layout != "pca":
                     detail = f"There is no map by {layout} yet. POST to {urls.MAP} to have it computed."
                     raise ProblemException(404, "no-such-map", detail)
-                at_work = self.start(searcher, MapSettings())
-            raise BeingComputed(f"The map is being computed: {at_work}. Ask again in some seconds.")
+                progress = self.start(searcher, MapSettings())
+            raise BeingComputed(f"The map is being computed: {progress}. Try again in a few seconds.")
 
     def get_labels(self, searcher: Searcher, view: MapView) -> list[MapLabels]:
-        """What tells the pictures of a view apart by name."""
+        """Return the labels of a view."""
         key = (view.catalogue_changes, view.map.tag)
         with self._lock:
             if self._labels is None or self._labels[0] != key:
                 self._labels = key, load_labels(searcher, view.ids)
             return self._labels[1]
 
-    def start(self, searcher: Searcher, wish: MapSettings) -> MapProgress:
-        """Has a map made, unless one is: how far that is. Raises NothingIndexed, BadSetting, TooFewPictures."""
+    def start(self, searcher: Searcher, map_settings: MapSettings) -> MapProgress:
+        """Start to make a map, unless one is being made; return the progress.
+
+        Raises:
+            NothingIndexed, BadSetting, TooFewPictures.
+        """
         with self._lock:
-            wish.check(len(searcher.index.get_snapshot()) or len(load_aggregate_posterior(searcher)))
-            at_work = self.get_progress()
-            if at_work is None:
-                self._failures.pop(wish.layout, None)
-                at_work = self._progress = MapProgress(wish.layout)
-                self._spawn(wish)
-            return at_work
+            map_settings.check(len(searcher.index.get_snapshot()) or len(load_aggregate_posterior(searcher)))
+            progress = self.get_progress()
+            if progress is None:
+                self._failures.pop(map_settings.layout, None)
+                progress = self._progress = MapProgress(map_settings.layout)
+                self._spawn(map_settings)
+            return progress
 
     def get_progress(self) -> MapProgress | None:
-        """What is being made, by this process or another one."""
+        """Return the progress of the map that this service or another process makes; None if there is none."""
         with self._lock:
             if self._reader_thread is not None and self._reader_thread.is_alive():
                 return self._progress
             return MapProgress("", "another process is making one") if is_map_running(self._settings.home) else None
 
     def get_failure(self, layout: str) -> str | None:
-        """Why the last map of this layout could not be made here."""
+        """Return why this service could not make the last map of this layout; None if it could."""
         return self._failures.get(layout)
 
     def list_layouts(self, searcher: Searcher) -> list[LayoutName]:
-        """The layouts that there is a map of."""
-        return [one for one in LAYOUTS if find_map_path(searcher, one) is not None]
+        """Return the layouts that have a map."""
+        return [layout for layout in LAYOUTS if find_map_path(searcher, layout) is not None]
 
     def close(self) -> None:
-        """Ends what is being made: it is begun anew by whoever needs it next."""
+        """Stop the process that makes a map. The next request that needs the map starts again."""
         self._is_closing = True
-        child, following = self._process, self._reader_thread
-        if child is None or following is None:
+        process, reader = self._process, self._reader_thread
+        if process is None or reader is None:
             return
         with suppress(OSError):
-            if child.stdin is not None:
-                child.stdin.close()
-        following.join(MAP_STOP_SECONDS)
-        child.kill()
-        following.join()
+            if process.stdin is not None:
+                process.stdin.close()
+        reader.join(MAP_STOP_SECONDS)
+        process.kill()
+        reader.join()
 
     def _load_view(self, searcher: Searcher, layout: LayoutName) -> MapView | None:
         path = find_map_path(searcher, layout)
         if path is None:
             return None
         key = (str(path), path.stat().st_mtime_ns, searcher.index.get_snapshot().state)
-        kept = self._views.get(layout)
-        if kept is None or kept[0] != key:
-            made = load_stored_map(searcher, layout)
-            if made is None:
+        cached = self._views.get(layout)
+        if cached is None or cached[0] != key:
+            latent_map = load_stored_map(searcher, layout)
+            if latent_map is None:
                 return None
-            kept = self._views[layout] = key, make_map_view(searcher, made)
-        return kept[1]
+            cached = self._views[layout] = key, make_map_view(searcher, latent_map)
+        return cached[1]
 
-    def _spawn(self, wish: MapSettings) -> None:
+    def _spawn(self, map_settings: MapSettings) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-c", _MAP_COMMAND.format(path=sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C in the terminal reaches the service alone, which ends it
+            start_new_session=True,  # Ctrl-C in the terminal reaches only the service, which stops the process
         )
-        with suppress(BrokenPipeError):  # it has died already, which is seen below
-            assert self._process.stdin is not None  # as asked for
-            self._process.stdin.write(encode_map_request(wish, self._settings))
+        with suppress(BrokenPipeError):  # the process has died already: _read_progress reports it
+            assert self._process.stdin is not None  # it is a pipe
+            self._process.stdin.write(encode_map_request(map_settings, self._settings))
             self._process.stdin.flush()
         self._reader_thread = threading.Thread(
-            target=self._read_progress, args=(self._process, wish.layout), name="map"
+            target=self._read_progress, args=(self._process, map_settings.layout), name="map"
         )
         self._reader_thread.start()
 
     def _read_progress(self, process: subprocess.Popen[bytes], layout: str) -> None:
-        """Notes what the process says, and how it ended."""
-        assert process.stdout is not None and process.stdin is not None  # as asked for
+        """Read the messages of the process, and its exit status."""
+        assert process.stdout is not None and process.stdin is not None  # pipes
         for line in process.stdout:
-            said = json.loads(line)
-            if "failed" in said:
-                self._failures[layout] = said["failed"]
+            message = json.loads(line)
+            if "failed" in message:
+                self._failures[layout] = message["failed"]
             else:
-                self._progress = MapProgress(layout, **said)
+                self._progress = MapProgress(layout, **message)
         if process.wait() and not self._is_closing:
-            log.error("the map by %s could not be made: its process ended with %d", layout, process.returncode)
+            log.error("map process for layout %s exited with %d", layout, process.returncode)
             self._failures[layout] = f"The map by {layout} could not be made. Try `simile map --layout {layout}`."
         process.stdout.close()
         with suppress(OSError):

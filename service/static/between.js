@@ -1,4 +1,4 @@
-// A slider in an image's panel: what the model draws on the way from what was searched for to the image.
+// A slider in the panel of an image: decoded images between the query and this image.
 
 import { ask, newest } from "./asking.js";
 
@@ -11,7 +11,7 @@ export function between(article) {
 
   const refresh = newest(async () => {
     const share = Number(slider.value);
-    const parts = [{ ...image, weight: share }, { ...search, weight: 1 - share }]; // the first gives the shape
+    const parts = [{ ...image, weight: share }, { ...search, weight: 1 - share }]; // the first one gives the size
     try {
       const body = JSON.stringify({ parts });
       const answer = await ask("/v1/latents", { method: "POST", headers: { "Content-Type": "application/json" }, body });

@@ -1,5 +1,5 @@
-// A place in the latent space under two hands: every slider asks for the image there. At most one question is on its
-// way; what was moved meanwhile is asked next, and only the newest.
+// The page of the latent space: every slider requests the decoded image. At most one request is under way; of changes in
+// the meantime, only the newest is requested next.
 
 import { ask, complain, newest } from "./asking.js";
 import { learning } from "./learning.js";
@@ -10,17 +10,17 @@ document.documentElement.classList.add("js");
 const form = document.querySelector(".latent");
 const find = (selector) => document.querySelector(selector);
 const sliders = () => [...form.querySelectorAll("input[type=range]")];
-const ends = { a: {}, b: {} }; // each a part of a place: {image_id} or {vector}, and how it looks
+const ends = { a: {}, b: {} }; // each {image_id} or {vector}, with name and image
 const NEAREST = 8;
 const KEPT = 50;
 const PAUSE = 700; // ms
-const before = []; // states to go back to
-let made = null; // the place that is shown
+const before = []; // states for undo
+let made = null; // the response that is shown
 let picking = "a";
 let settled = null;
 const maker = form && making(form, choose);
 const tray = form && keeping(form, choose);
-let speaking = 0; // what is said to those who listen waits until the slider rests
+let speaking = 0; // timer of the screen reader message: it waits until the slider rests
 
 const json = (body) => ({ method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
 const share = () => Number(form.elements.share.value);
@@ -60,7 +60,7 @@ function show(place) {
   find("[data-near]").replaceChildren(...place.nearest.map(tile));
   clearTimeout(speaking);
   const nearest = place.nearest[0]?.path.split("/").pop() ?? "none";
-  speaking = setTimeout(() => (find("[data-spoken]").textContent = `A new image is shown; nearest to it: ${nearest}`), PAUSE);
+  speaking = setTimeout(() => (find("[data-spoken]").textContent = `New image; nearest to it: ${nearest}`), PAUSE);
 }
 
 const refresh = newest(async () => {
@@ -68,15 +68,15 @@ const refresh = newest(async () => {
   const started = performance.now();
   try {
     show(await (await ask(form.dataset.latents, json(wanted()))).json());
-    find("[data-said]").textContent = `made in ${Math.round(performance.now() - started)} ms`;
+    find("[data-said]").textContent = `decoded in ${Math.round(performance.now() - started)} ms`;
   } catch (error) {
     complain(error.message);
   }
   form.setAttribute("aria-busy", "false");
 });
 
-// What the address can say: uploads and made images have no address, only the seed of a dozen. without: an attribute
-// that is no more.
+// The state in the address: without uploads and generated images, but with the seed of generated ones. without: a removed
+// attribute.
 function address(without) {
   const said = new URLSearchParams(maker.said());
   for (const key of ["a", "b"]) if (ends[key].image_id) said.set(key, ends[key].image_id);
@@ -122,7 +122,7 @@ function restore({ ends: kept, how: way, values }) {
   place("b", kept.b);
   form.elements.how.checked = way === "spherical";
   for (const one of sliders()) {
-    one.value = values[one.name] ?? 0; // it was learned since
+    one.value = values[one.name] ?? 0; // an attribute that was learned since
     say(one);
   }
 }
@@ -132,7 +132,7 @@ function pick(key) {
   for (const button of document.querySelectorAll("[data-pick]")) button.setAttribute("aria-pressed", String(button.dataset.pick === key));
 }
 
-// Pages may show data: and nothing else that has no address.
+// The content security policy allows data: URLs, but not blob: URLs.
 function dataUrl(blob) {
   return new Promise((done) => {
     const reader = new FileReader();
@@ -226,10 +226,10 @@ const doing = {
   },
 };
 
-// There is an attribute more or less: the sliders are those of the page as it is now.
+// After an attribute was learned or removed: take the sliders of the current page.
 function relearned(page) {
   form.querySelector("[data-attributes]").replaceWith(page.querySelector("[data-attributes]"));
-  settled = state(); // nothing was moved that could be undone
+  settled = state(); // not an undo step
   keep();
   refresh();
 }
@@ -239,7 +239,7 @@ function start() {
     const box = form.querySelector(`[data-end=${key}]`);
     const name = box.querySelector("[data-name]").textContent;
     ends[key] = { image_id: Number(form.elements[key].value), name, picture: box.querySelector("img").src };
-    form.elements[key].disabled = true; // what the address says is written here
+    form.elements[key].disabled = true; // the script writes the address
   }
   const asked = new URLSearchParams(location.search);
   pick("a");

@@ -1,9 +1,9 @@
-// An attribute is learned from images that a person marks: with it, and without it.
+// Learns an attribute from images that a person marks: with it, and without it.
 
 import { ask, parsed } from "./asking.js";
 
 const AT_ONCE = 48;
-const RUN = 4; // neighbours in a folder are alike: so few of each place
+const RUN = 4; // consecutive images, which are often similar: only a few from each place
 const FEWEST = 10;
 const MOST_ASKED = 32;
 const MOST_HITS = 1000;
@@ -11,7 +11,7 @@ const SIDES = { with: "with it", without: "without it" };
 
 const box = document.querySelector(".learn");
 const find = (selector) => box.querySelector(selector);
-const marked = new Map(); // by id: the side, and the image as it is listed
+const marked = new Map(); // by id: the side, and the image
 let brush = "with";
 
 const name = () => find("[name=attribute]").value.trim().toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "");
@@ -66,13 +66,13 @@ function show() {
 }
 
 function chip(image) {
-  return tile(image, `Take ${called(image)} away`, () => {
+  return tile(image, `Unmark ${called(image)}`, () => {
     mark(image, null);
     (find("[data-marked] button") ?? find("[data-brush]")).focus();
   });
 }
 
-// From all over the collection: a few from somewhere in each of its stretches.
+// From the whole collection: a few at a random place in each of its sections.
 async function others() {
   const images = async (query) => (await (await ask(`${box.dataset.images}?${query}`)).json()).images;
   const total = Number(box.dataset.total);
@@ -116,10 +116,10 @@ async function learn(added) {
     const wish = { name: name(), positive: idsOf("with"), negative: idsOf("without") };
     const made = await (await ask(box.dataset.attributesUrl, json(wish))).json();
     const along = made.drags.filter((one) => Math.abs(one.change) >= 0.25).map((one) => `${one.name} by ${one.change.toFixed(1)}`);
-    const moves = along.length ? ` A step of it moves ${along.join(", ")} too.` : "";
+    const moves = along.length ? ` A step also moves ${along.join(", ")}.` : "";
     const from = `from ${made.positives} with it and ${made.negatives} without`;
-    const auc = `AUC ${score(made, "whitened")} (ranked by it), ${score(made, "raw")} (along its slider)`;
-    say(`${made.name} is learned ${from}. Held-out images are told apart with ${auc}; 0.5 would be chance, 1 never wrong.${moves}`);
+    const auc = `AUC ${score(made, "whitened")} (ranking), ${score(made, "raw")} (slider)`;
+    say(`${made.name} was learned ${from}. On held-out images: ${auc}; 0.5 is chance, 1 is perfect.${moves}`);
     await added();
   } catch (error) {
     say(error.message, true);
@@ -131,20 +131,20 @@ async function forget(button, removed) {
   const { forget: gone } = button.dataset;
   if (!("sure" in button.dataset)) {
     button.dataset.sure = "";
-    button.textContent = `Forget ${gone}? Press again`;
+    button.textContent = `Remove ${gone}? Press again`;
     return;
   }
   try {
     await ask(`${box.dataset.attributesUrl}/${gone}`, { method: "DELETE" });
-    say(`${gone} is forgotten.`);
+    say(`${gone} was removed.`);
     await removed(gone);
   } catch (error) {
     say(error.message, true);
   }
 }
 
-// address: of this page, without the attribute of that name. changed: what is done when there is one more or less; it
-// gets the page as it is now.
+// address: returns the address of this page without an attribute. changed: called with the current page after an
+// attribute was learned or removed.
 export function learning(address, changed) {
   if (!box) return;
   const renew = async (without) => {

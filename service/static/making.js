@@ -1,4 +1,4 @@
-// Images that were never taken: a dozen from a seed, and those that a person keeps while the tab is open.
+// Generated images: twelve from a seed, and the images that a person keeps while the tab is open.
 
 import { ask } from "./asking.js";
 
@@ -16,7 +16,7 @@ function tile({ picture, title, alt }, act) {
   return item;
 }
 
-// choose: what is done with a place that was clicked. Gives what is asked for, for the address, and ways to ask for it.
+// choose: called with the image that was clicked. Returns functions that generate, repeat, and give the address fields.
 export function making(form, choose) {
   const [source, temperature, seed] = ["source", "temperature", "seed"].map((name) => find(`.generate [name=${name}]`));
   let made = null;
@@ -25,25 +25,25 @@ export function making(form, choose) {
     const said = find("[data-generated]");
     const drawn = seed.value === "" ? Math.floor(Math.random() * SEEDS) : Number(seed.value);
     const wish = { source: source.value, temperature: Number(temperature.value), count: 12, seed: drawn };
-    said.textContent = "making them …";
+    said.textContent = "generating …";
     try {
       const headers = { "Content-Type": "application/json" };
       const answer = await ask(form.dataset.samples, { method: "POST", headers, body: JSON.stringify(wish) });
       const { samples } = await answer.json();
       const tiles = samples.map(({ mu, picture }, at) => {
-        const name = `made image ${at + 1} of seed ${drawn}`;
-        const shown = { picture, title: "Go on from this image", alt: name };
+        const name = `generated image ${at + 1} of seed ${drawn}`;
+        const shown = { picture, title: "Continue from this image", alt: name };
         return tile(shown, () => choose({ vector: mu, name, picture }));
       });
       find("[data-new]").replaceChildren(...tiles);
       made = wish;
-      said.textContent = `seed ${drawn}; click one to go on from it`;
+      said.textContent = `seed ${drawn}; click one to continue from it`;
     } catch (error) {
       said.textContent = error.message;
     }
   }
 
-  // Makes the dozen again that the address names.
+  // Generates the images of the address again.
   async function again(asked) {
     if (!source) return;
     seed.value = asked.get("seed");
@@ -56,7 +56,7 @@ export function making(form, choose) {
   return { generate, again, said };
 }
 
-// The tray of kept images. It lasts as long as the tab does; places of another encoder are not shown.
+// The tray of kept images. It lasts as long as the tab; images of another encoder are not shown.
 export function keeping(form, choose) {
   const name = `simile kept ${form.dataset.encoder}`;
   const read = () => JSON.parse(sessionStorage.getItem(name) ?? "[]");
@@ -65,17 +65,17 @@ export function keeping(form, choose) {
     try {
       sessionStorage.setItem(name, JSON.stringify(kept));
     } catch {
-      sessionStorage.setItem(name, JSON.stringify(kept.slice(-MOST_KEPT / 2))); // the older half made room
+      sessionStorage.setItem(name, JSON.stringify(kept.slice(-MOST_KEPT / 2))); // storage is full: drop the older half
     }
     show();
   }
 
   function show() {
     const tiles = read().map((one) => {
-      const item = tile({ ...one, title: "Go on from this image", alt: one.name }, () => choose(one));
+      const item = tile({ ...one, title: "Continue from this image", alt: one.name }, () => choose(one));
       const drop = Object.assign(document.createElement("button"), { type: "button", className: "drop", textContent: "×" });
-      drop.title = "Keep it no longer";
-      drop.setAttribute("aria-label", `Keep ${one.name} no longer`);
+      drop.title = "Remove";
+      drop.setAttribute("aria-label", `Remove ${one.name}`);
       drop.addEventListener("click", () => {
         write(read().filter(({ name: other }) => other !== one.name));
         (find("[data-kept] .drop") ?? find("[data-do=keep]"))?.focus();

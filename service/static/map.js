@@ -1,4 +1,4 @@
-// The page of the map: moving, zooming, colours, selecting, and what lies under the pointer.
+// The page of the map: moving, zooming, colours, selection, and the tooltip of the pointer.
 
 import { ask, complain } from "./asking.js";
 import { PALETTE, RAMP, GREY, byNumber, byShare, packed } from "./map_colours.js";
@@ -9,8 +9,8 @@ import { listen } from "./map_moves.js";
 
 document.documentElement.classList.add("js");
 
-const LISTED = 60; // images of a selection that are shown
-const ASKED = 32; // that one search may be made of
+const LISTED = 60; // images of a selection that are listed
+const ASKED = 32; // most images in one query
 const number = (value) => value.toLocaleString("en");
 
 class MapPage {
@@ -20,7 +20,7 @@ class MapPage {
     this.find = (selector) => root.querySelector(selector);
     this.plane = new Plane(this.find("canvas"));
     this.tiles = new Tiles(this.at.map, this.at.layout, this.at.tag, Number(this.at.side), () => this.redraw());
-    this.chosen = null; // a byte for each row, or nothing selected
+    this.chosen = null; // a byte for each row; null without a selection
     this.under = -1; // the row under the pointer, or in the middle
   }
 
@@ -141,7 +141,7 @@ class MapPage {
     if (scale > 0 && Math.abs(x) < 9 && Math.abs(y) < 9) this.plane.view = { x, y, scale: this.plane.bounded(scale) };
   }
 
-  // Where we are stands in the address: back from an image leads to the same place.
+  // The view is in the address: going back from an image shows the same view.
   settled() {
     clearTimeout(this.settling);
     this.settling = setTimeout(() => {
@@ -169,7 +169,7 @@ class MapPage {
     return `${this.at.picture}/${this.points.ids[row]}`;
   }
 
-  // Shows what a row is, beside its place of the page.
+  // Shows the tooltip of a row beside its point.
   point(row, spoken) {
     const tip = this.find(".tip");
     if (row !== this.under) {
@@ -201,9 +201,9 @@ class MapPage {
 
   list(box, rows) {
     const ids = rows.map((row) => this.points.ids[row]);
-    const step = Math.max(1, ids.length / LISTED); // some from everywhere in it
+    const step = Math.max(1, ids.length / LISTED); // evenly spread over the selection
     const some = Array.from({ length: Math.min(LISTED, ids.length) }, (_, at) => ids[Math.floor(at * step)]);
-    box.querySelector("h2").textContent = `${number(ids.length)} selected${ids.length > some.length ? `, ${some.length} of them here` : ""}`;
+    box.querySelector("h2").textContent = `${number(ids.length)} selected${ids.length > some.length ? `, ${some.length} shown here` : ""}`;
     box.querySelector(".some").replaceChildren(...some.map((id) => this.tile(id)));
     const asked = new URLSearchParams(some.slice(0, ASKED).map((id) => ["positive_id", id]));
     box.querySelector("[data-like]").href = `${this.at.search}?${asked}`;

@@ -1,6 +1,6 @@
-// Colours of points as numbers for a canvas: the bytes red, green, blue, alpha, in memory's order.
+// Colours of points as numbers for a canvas: the bytes red, green, blue, alpha in memory order.
 
-// The same as in models/mosaics.py: seen on light ground and on dark.
+// The same as in images/rendering/atlas.py: visible on light and dark backgrounds.
 export const PALETTE = [
   "#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#2fa8a0", "#d4a818", "#9c755f", "#e377c2", "#6b7fd7",
   "#86bc40", "#b85c38", "#5b8c9b", "#d37295", "#8175aa", "#a0a83b", "#1f9e89", "#c0862c", "#ff9da7", "#76b7e2",
@@ -22,7 +22,7 @@ const NAMED = PALETTE.map((colour) => packed(channels(colour)));
 const NONE = packed(channels(GREY));
 const SHADES = Uint32Array.from({ length: 256 }, (_, byte) => (byte === 255 ? NONE : ramp(byte / 254)));
 
-// Of numbers from 0 on; `none` stands for no number.
+// Colours of numbers from 0; `none` stands for no number.
 export const byNumber = (numbers, none) => Uint32Array.from(numbers, (one) => (one === none ? NONE : NAMED[one % NAMED.length]));
-// Of bytes from 0 to 254; 255 is what is not known.
+// Colours of bytes from 0 to 254; 255 stands for unknown.
 export const byShare = (bytes) => Uint32Array.from(bytes, (byte) => SHADES[byte]);

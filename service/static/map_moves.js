@@ -1,4 +1,4 @@
-// What pointers, the wheel, keys and buttons do to the map.
+// Pointer, wheel, key and button handlers of the map.
 
 const STILL = 4; // pixels within which a press is a click
 const STEP = 80; // pixels of an arrow key
@@ -144,7 +144,7 @@ export function listen(map) {
     if (!keys[event.key]) return;
     event.preventDefault();
     keys[event.key]();
-    map.under = -1; // a place of the page has moved
+    map.under = -1; // the view has moved
     map.point(middle(), true);
     changed();
   });
@@ -159,7 +159,7 @@ export function listen(map) {
   });
 }
 
-// Selects a cluster, and shows where it lies: without its farthest images.
+// Selects a cluster, and zooms to it, without its outermost 2 %.
 function showCluster(map, cluster) {
   const { points, plane } = map;
   const rows = [...points.cluster.keys()].filter((row) => points.cluster[row] === cluster);

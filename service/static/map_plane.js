@@ -1,21 +1,21 @@
-// Draws the points of a map. The dots are set pixel by pixel, which takes some milliseconds for 50,000 of them on any
-// machine; from near, thumbnails lie over them, each in its cell of a grid that moves with the plane.
+// Draws the points of a map. Dots are drawn pixel by pixel, which takes some milliseconds for 50,000 of them on any
+// machine. When zoomed in, thumbnails are drawn over them, each in a cell of a grid that moves with the plane.
 
 import { PER_TILE } from "./map_tiles.js";
 import { hex } from "./map_colours.js";
 
-const MOST_FOR_PICTURES = 6000; // points in sight, beyond which there are only dots
-const SMALLEST = 26; // of a thumbnail, in the page's pixels
+const MOST_FOR_PICTURES = 6000; // with more visible points there are only dots
+const SMALLEST = 26; // of a thumbnail, in CSS pixels
 const LARGEST = 84;
-const NEAREST = 4000; // pixels for the whole plane, at most times this
+const NEAREST = 4000; // largest zoom factor
 
 export class Plane {
   constructor(canvas) {
     this.canvas = canvas;
     this.context = canvas.getContext("2d", { alpha: false });
-    this.view = { x: 0, y: 0, scale: 1 }; // the middle, and page pixels for one unit of the plane
-    this.cells = new Map(); // of the grid, to the row whose thumbnail is there
-    this.cell = 0; // side of a cell; 0 where there are dots only
+    this.view = { x: 0, y: 0, scale: 1 }; // centre, and CSS pixels for one unit of the plane
+    this.cells = new Map(); // from grid cell to the row whose thumbnail is there
+    this.cell = 0; // side of a cell; 0 if there are only dots
     this.withPictures = true;
   }
 
@@ -29,7 +29,7 @@ export class Plane {
     this.words = new Uint32Array(this.image.data.buffer);
   }
 
-  // So that a rectangle of the plane fills the canvas.
+  // Zooms so that a rectangle of the plane fills the canvas.
   show(left, bottom, right, top) {
     const across = Math.min(this.width / Math.max(right - left, 1e-6), this.height / Math.max(top - bottom, 1e-6));
     this.view = { x: (left + right) / 2, y: (bottom + top) / 2, scale: this.bounded(across * 0.94) };
@@ -67,7 +67,7 @@ export class Plane {
     this.view = { ...view, x: view.x - x / view.scale, y: view.y + y / view.scale };
   }
 
-  // The row under a place of the page: of the thumbnail there, or of the nearest dot.
+  // The row at a position on the page: of the thumbnail there, or of the nearest dot.
   rowAt(points, x, y) {
     const [atX, atY] = this.toPlane(x, y);
     if (this.cell) {
@@ -77,7 +77,7 @@ export class Plane {
     return points.nearest(atX, atY, 10 / this.view.scale);
   }
 
-  // colours: of each row; chosen: bytes, 1 for what is selected, or null; ground, faint: colours as numbers.
+  // colours: of each row; chosen: bytes, 1 for a selected row, or null; ground, faint: colours as numbers.
   draw(points, colours, chosen, tiles, { ground, faint }) {
     this.words.fill(ground);
     const seen = this.dots(points, colours, chosen, faint);
@@ -97,7 +97,7 @@ export class Plane {
     const { x, y, count } = points;
     const { words } = this;
     let seen = 0;
-    for (let pass = chosen ? 0 : 1; pass < 2; pass++) { // what is selected lies above
+    for (let pass = chosen ? 0 : 1; pass < 2; pass++) { // selected rows last, on top
       for (let row = 0; row < count; row++) {
         const across = (x[row] * scale + left) | 0;
         const down = (top - y[row] * scale) | 0;
@@ -117,7 +117,7 @@ export class Plane {
     const rows = points.within(...this.sight());
     const room = Math.sqrt((this.width * this.height) / Math.max(rows.length, 1));
     this.cell = Math.round(Math.max(SMALLEST, Math.min(LARGEST, room)) / 4) * 4;
-    rows.sort((one, other) => one - other); // the same of a cell's images, wherever the plane is moved to
+    rows.sort((one, other) => one - other); // a cell shows the same image wherever the plane is moved
     for (const row of rows) {
       const key = this.key(points.x[row], points.y[row]);
       if (points.place[row] >= 0 && !this.cells.has(key)) this.cells.set(key, row);
@@ -154,7 +154,7 @@ export class Plane {
 
 const stamps = new Map();
 
-// The pixels of a disc, as steps from its middle in an image of this width.
+// The pixels of a disc, as offsets from its centre in an image of this width.
 function stampOf(radius, width) {
   const key = `${radius.toFixed(1)} ${width}`;
   if (!stamps.has(key)) {

@@ -1,8 +1,8 @@
-// The points of a map: fetched as bare columns of numbers, and found again by where they are.
+// The points of a map: fetched as binary columns, and found by position.
 
 import { ask } from "./asking.js";
 
-const CELLS = 256; // of each side of the plane, which reaches from -1 to 1
+const CELLS = 256; // on each side of the plane, which is from -1 to 1
 const cellOf = (value) => Math.max(0, Math.min(CELLS - 1, Math.floor(((value + 1) / 2) * CELLS)));
 
 export async function fetchPoints(address, layout, label) {
@@ -24,15 +24,15 @@ export class Points {
     this.ids = column(Float64Array);
     this.x = column(Float32Array);
     this.y = column(Float32Array);
-    this.place = column(Int32Array); // in the tiles; -1 for what is newer
+    this.place = column(Int32Array); // in the tiles; -1 for a newer image
     this.cluster = column(Uint16Array); // 65535: none
-    this.density = column(Uint8Array); // 255: not known, as of all of these
+    this.density = column(Uint8Array); // 255: unknown, as in the next columns
     this.error = column(Uint8Array);
     this.label = column(Uint8Array);
     this.index();
   }
 
-  // Rows by cell of a grid: those of cell c are rows[starts[c]] to rows[starts[c + 1]].
+  // Rows by grid cell: cell c has rows[starts[c]] to rows[starts[c + 1]], exclusive.
   index() {
     const starts = new Int32Array(CELLS * CELLS + 1);
     const cells = new Int32Array(this.count);
@@ -47,7 +47,7 @@ export class Points {
     this.starts = starts;
   }
 
-  // Rows within a rectangle of the plane.
+  // Returns the rows within a rectangle of the plane.
   within(left, bottom, right, top) {
     const found = [];
     for (let down = cellOf(bottom); down <= cellOf(top); down++) {
@@ -59,7 +59,7 @@ export class Points {
     return found;
   }
 
-  // The row nearest to a place, no farther than `reach`; -1 for none.
+  // Returns the row nearest to a point, at most `reach` away; -1 for none.
   nearest(x, y, reach) {
     let [best, least] = [-1, reach * reach];
     for (const row of this.within(x - reach, y - reach, x + reach, y + reach)) {

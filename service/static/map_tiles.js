@@ -1,21 +1,21 @@
-// Tiles of 256 thumbnails each: fetched when a part of the plane is seen from near, the last ones kept.
+// Tiles of 256 thumbnails each: fetched when the map is zoomed in; the last ones used are cached.
 
 import { ask } from "./asking.js";
 
 export const PER_TILE = 256;
 const COLUMNS = 16;
 const KEPT = 48; // tiles of 768 x 768 pixels: 110 MB
-const TOGETHER = 4; // asked for at a time
+const TOGETHER = 4; // parallel requests
 
 export class Tiles {
   constructor(address, layout, tag, side, onArrival) {
     Object.assign(this, { address, layout, tag, side, onArrival });
-    this.known = new Map(); // number to image; null while it is on its way, or could not be had
+    this.known = new Map(); // from number to image; null while it is being fetched, or after a failure
     this.wanted = [];
     this.underway = 0;
   }
 
-  // The tile with a place, if it is here, and where in it the thumbnail lies.
+  // Returns the tile of a place, if it is loaded, and the position of the thumbnail in it.
   find(place) {
     const number = Math.floor(place / PER_TILE);
     const picture = this.known.get(number);
@@ -23,12 +23,12 @@ export class Tiles {
     return picture ? [picture, (cell % COLUMNS) * this.side, Math.floor(cell / COLUMNS) * this.side] : null;
   }
 
-  // These are needed now, the most needed first; what was needed before and is no more is forgotten.
+  // Requests these tiles, in order; earlier requests that are not among them are dropped.
   need(numbers) {
     for (const number of numbers) {
       const picture = this.known.get(number);
       if (picture) {
-        this.known.delete(number); // and to the end, as the last that was used
+        this.known.delete(number); // moves it to the end, as the last one used
         this.known.set(number, picture);
       }
     }
@@ -49,7 +49,7 @@ export class Tiles {
       this.known.set(number, await createImageBitmap(await response.blob()));
       this.forget();
     } catch (error) {
-      if (error.status === 503) this.known.delete(number); // asked for again as soon as something moves
+      if (error.status === 503) this.known.delete(number); // requested again when the view moves
     }
     this.underway--;
     this.next();

@@ -1,4 +1,4 @@
-"""The page at `/latent`: mix two pictures, push attributes, walk dimensions, make pictures, search from any of them."""
+"""The page at `/latent`: mix two images, move attributes and dimensions, generate images, and search from each."""
 
 from __future__ import annotations
 
@@ -17,15 +17,13 @@ from simile.search.searcher import Searcher
 from simile.service import urls
 from simile.service.dependencies import EncodingPoolDep, LatentCacheDep, get_searcher
 from simile.service.errors import make_problem
-from simile.service.schemas.latents import LatentRequest, LatentResponse
+from simile.service.requests.latents import LatentRequest
+from simile.service.schemas.latents import LatentResponse, compute_latent_response
 from simile.service.schemas.search import ImageResponse
-from simile.service.serializers.latents import compute_latent_response
 from simile.service.serializers.search import make_image_response
 from simile.service.state.latent_cache import LatentCache
 from simile.service.web.rendering import render_page
 from simile.service.web.search import select_spread_images
-
-pass
 
 router = APIRouter(include_in_schema=False)
 
@@ -34,11 +32,11 @@ _TEMPLATE = "latent.html"
 
 @router.get(urls.LATENT_PAGE)
 async def show_latent_page(request: Request, latent_cache: LatentCacheDep, pool: EncodingPoolDep) -> Response:
-    """The place that the address names. Without a script it is a form."""
+    """Show the latent vector of the query string. The page is a form that works without JavaScript."""
     try:
         searcher = await get_searcher(request)
-        asked = dict(request.query_params)
-        view = await pool.run(lambda: make_latent_view(searcher, latent_cache, asked))
+        query = dict(request.query_params)
+        view = await pool.run(lambda: make_latent_view(searcher, latent_cache, query))
         return render_page(request, _TEMPLATE, view)
     except NothingIndexed:
         return render_page(request, _TEMPLATE, LatentView())
@@ -46,23 +44,38 @@ async def show_latent_page(request: Request, latent_cache: LatentCacheDep, pool:
         return render_page(request, _TEMPLATE, LatentView(), make_problem(error))
 
 
-MAX_PAGE_DIMENSIONS = 8  # dimensions, the most active ones
-MAX_IMAGE_CHOICES = 24  # pictures to choose from
+MAX_PAGE_DIMENSIONS = 8  # sliders, of the most active dimensions
+MAX_IMAGE_CHOICES = 24  # images to choose from
 PAGE_NEAREST_COUNT = 8
 
 
 @dataclass(frozen=True)
 class LatentSlider:
-    """A slider. about: how well an attribute tells pictures apart, or nothing."""
+    """A slider; description: the AUC of an attribute, or empty."""
 
     name: str
     value: float = 0.0
     description: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LatentView:
-    """The place that the address names, and what can be done from there."""
+    """The content of the page.
+
+    Attributes:
+        a: The first image; None in an empty home.
+        b: The second image.
+        mix_ratio: Weight of the second image, 0 to 1.
+        how: Interpolation method.
+        latent: The latent vector of the sliders.
+        attributes: Sliders of attributes.
+        dims: Sliders of dimensions.
+        choices: Images to choose from.
+        total: Number of images in the home.
+        encoder: Fingerprint of the encoder.
+        has_decoder: Whether latent vectors can be decoded.
+        has_variance: Whether the prior can be sampled.
+    """
 
     a: ImageResponse | None = None
     b: ImageResponse | None = None
@@ -79,7 +92,14 @@ class LatentView:
 
 
 def make_latent_view(searcher: Searcher, latent_cache: LatentCache, query: Mapping[str, str]) -> LatentView:
-    """The page for an address: a, b (ids), share, how, attr.NAME, dim.N. Raises BadSetting, NoSuchImage."""
+    """Make the content of the page.
+
+    Args:
+        query: The query string: a, b (ids), share, how, attr.NAME, dim.N.
+
+    Raises:
+        BadSetting, NoSuchImage.
+    """
     total = searcher.count_images()
     if not total:
         return LatentView()
@@ -88,34 +108,37 @@ def make_latent_view(searcher: Searcher, latent_cache: LatentCache, query: Mappi
     b = _load_endpoint_image(searcher, _parse_number(query, "b", choices[len(choices) // 2].image_id))
     share = min(max(_parse_number(query, "share", 0.5), 0.0), 1.0)
     how = "spherical" if query.get("how") == "spherical" else "linear"
-    pushed = _parse_slider_values(query, "attr.")
+    strengths = _parse_slider_values(query, "attr.")
     dims = _parse_slider_values(query, "dim.")
     try:
-        wanted = LatentRequest.model_validate(
+        arithmetic = LatentRequest.model_validate(
             {
                 "parts": [{"image_id": a.image_id, "weight": 1 - share}, {"image_id": b.image_id, "weight": share}],
                 "how": how,
-                "attributes": pushed,
+                "attributes": strengths,
                 "dims": dims,
                 "nearest": PAGE_NEAREST_COUNT,
             }
         )
     except ValidationError as error:
         raise BadSetting(
-            f"The address can't be understood: {error.errors()[0]['msg']}. Go to {urls.LATENT_PAGE}."
+            f"The address of this page is not valid: {error.errors()[0]['msg']}. Go to {urls.LATENT_PAGE}."
         ) from None
     encoder = searcher.get_encoder()
     known = attributes_module.load_attributes(searcher.home, encoder.fingerprint)
-    most = [str(dim) for dim in latent_cache.get_ranges(searcher).activity_order[:MAX_PAGE_DIMENSIONS]]
-    shown = [*most, *(dim for dim in dims if dim not in most)]  # what the address moves has a slider, active or not
+    active = [str(dim) for dim in latent_cache.get_ranges(searcher).activity_order[:MAX_PAGE_DIMENSIONS]]
+    slider_dims = [*active, *(dim for dim in dims if dim not in active)]  # with all dimensions of the query string
     return LatentView(
         a=a,
         b=b,
         mix_ratio=share,
         how=how,
-        latent=compute_latent_response(searcher, latent_cache, wanted),
-        attributes=[LatentSlider(one.name, pushed.get(one.name, 0.0), f"AUC {one.auc['raw']:.2f}") for one in known],
-        dims=[LatentSlider(dim, dims.get(dim, 0.0)) for dim in shown],
+        latent=compute_latent_response(searcher, latent_cache, arithmetic),
+        attributes=[
+            LatentSlider(attribute.name, strengths.get(attribute.name, 0.0), f"AUC {attribute.auc['raw']:.2f}")
+            for attribute in known
+        ],
+        dims=[LatentSlider(dim, dims.get(dim, 0.0)) for dim in slider_dims],
         choices=choices,
         total=total,
         encoder=encoder.fingerprint,
@@ -138,9 +161,9 @@ def _parse_number(query: Mapping[str, str], name: str, default: float) -> float:
     if not text:
         return default
     try:
-        found = float(text)
+        number = float(text)
     except ValueError:
-        found = float("nan")
-    if not -(2.0**63) < found < 2.0**63:
+        number = float("nan")
+    if not -(2.0**63) < number < 2.0**63:  # an id is a BIGINT of SQL
         raise BadSetting(f"{name} can't be {text[:40]!r} in the address of this page. Give a number.")
-    return found
+    return number

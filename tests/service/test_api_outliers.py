@@ -133,6 +133,6 @@ def test_what_fails_is_said_and_not_tried_at_every_request(home_with_digits: Set
             time.sleep(0.1)
         assert answer.json()["detail"] and answer.status_code >= 400
         latents = client.app.state.latent_cache  # type: ignore[attr-defined]
-        failed = latents._failed
+        failed = latents._last_failure
         time.sleep(2.2)  # a file of another process is looked for again
-        assert client.get("/v1/outliers").json()["type"] == answer.json()["type"] and latents._failed is failed
+        assert client.get("/v1/outliers").json()["type"] == answer.json()["type"] and latents._last_failure is failed

@@ -89,13 +89,13 @@ def test_pictures_are_chosen_uploaded_made_and_searched_from(browser: Any, laten
         page.wait_for_function("() => !location.search.includes('a=3')")
         page.set_input_files("[data-upload=a]", file)
         page.locator("[data-near] a[href='/pictures/7']").wait_for()
-        page.get_by_role("button", name="Make twelve").click()
+        page.get_by_role("button", name="Generate twelve").click()
         page.locator("[data-new] button").nth(11).wait_for()
         page.locator("[data-new] button").first.click()
-        page.get_by_text("made image 1 of seed", exact=False).wait_for()
-        page.get_by_role("button", name="Search from here").click()
+        page.get_by_text("generated image 1 of seed", exact=False).wait_for()
+        page.get_by_role("button", name="Search with this").click()
         page.locator("[data-found] li").nth(40).wait_for()
-        assert page.get_by_text("no part of the address").is_visible()
+        assert page.get_by_text("not saved in the address").is_visible()
         with page.expect_download() as saved:
             page.get_by_role("button", name="Morph as GIF").click()
         assert saved.value.path().read_bytes().startswith(b"GIF8")
@@ -136,7 +136,7 @@ def test_an_attribute_is_learned_from_marked_pictures_pushed_and_forgotten(
         candidates = page.locator("[data-candidates] button")
         candidates.nth(47).wait_for()
         learn = page.get_by_role("button", name="Learn it")
-        page.get_by_label("Called").fill("Tall one")
+        page.get_by_label("Name", exact=True).fill("Tall one")
         for number in range(10):
             candidates.nth(number).click()
         assert learn.is_disabled()
@@ -147,11 +147,11 @@ def test_an_attribute_is_learned_from_marked_pictures_pushed_and_forgotten(
         page.get_by_text("1 of at least 10").wait_for()
         page.get_by_role("button", name="Show more like those with it").click()
         page.wait_for_function("() => !document.querySelector('[data-candidates] [data-side=with]')")
-        page.get_by_role("button", name="All else here is without it").click()
+        page.get_by_role("button", name="Mark all others here as without it").click()
         assert page.locator("[data-marked=with] li").count() == 10
-        page.get_by_label("Called").press("Enter")
-        page.get_by_text("tall-one is learned from 10 with it and").wait_for()
-        assert re.search(r"told apart with AUC [01]\.\d\d ± 0\.\d\d", page.locator("[data-learned]").inner_text())
+        page.get_by_label("Name", exact=True).press("Enter")
+        page.get_by_text("tall-one was learned from 10 with it and").wait_for()
+        assert re.search(r"held-out images: AUC [01]\.\d\d ± 0\.\d\d", page.locator("[data-learned]").inner_text())
         assert page.get_by_label("late", exact=False).first.input_value() == "1"
         pushed = move(page, "tall-one", "2")
         page.wait_for_function("() => location.search.includes('attr.tall-one=2')")
@@ -161,7 +161,7 @@ def test_an_attribute_is_learned_from_marked_pictures_pushed_and_forgotten(
         gone = page.locator("[data-known] li", has_text="tall-one").get_by_role("button")
         gone.click()
         gone.click()
-        page.get_by_text("tall-one is forgotten").wait_for()
+        page.get_by_text("tall-one was removed").wait_for()
         page.wait_for_function("() => !location.search.includes('tall-one') && location.search.includes('attr.late=1')")
 
 
@@ -190,21 +190,21 @@ def test_a_seed_makes_the_same_pictures_again_and_what_is_kept_stays_for_the_tab
         page.goto("/latent?a=3&b=9")
         first = shown(page)
         page.get_by_label("Seed").fill("77")
-        page.get_by_role("button", name="Make twelve").click()
+        page.get_by_role("button", name="Generate twelve").click()
         made = dozen()
         page.wait_for_function("() => location.search.includes('seed=77')")
         page.get_by_role("button", name="Keep", exact=True).click()
         page.locator("[data-new] button").nth(3).click()
-        page.get_by_text("made image 4 of seed 77", exact=True).wait_for()
+        page.get_by_text("generated image 4 of seed 77", exact=True).wait_for()
         shown(page)
         page.keyboard.press("k")
         page.reload()
         assert dozen() == made
         kept = page.locator("[data-kept] li")
         assert kept.count() == 2 and kept.first.locator("img").get_attribute("src") == first
-        kept.first.get_by_title("Go on from this image").click()
+        kept.first.get_by_title("Continue from this image").click()
         page.get_by_text("kept image 1", exact=True).wait_for()
-        page.get_by_role("button", name="Keep kept image 1 no longer").click()
+        page.get_by_role("button", name="Remove kept image 1").click()
         assert kept.count() == 1
         other = page.context.new_page()
         other.goto(page.url)
@@ -225,7 +225,7 @@ def test_axe_finds_nothing_and_nothing_scrolls_sideways(
         page.get_by_role("button", name="Keep", exact=True).click()
         page.locator("#learn summary").click()
         page.locator("[data-candidates] button").first.click()
-        page.get_by_role("button", name="All else here is without it").click()
+        page.get_by_role("button", name="Mark all others here as without it").click()
         found = axe_core.Axe().run(page).response["violations"]
         assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

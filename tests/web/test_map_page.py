@@ -82,7 +82,7 @@ def test_the_map_is_drawn_and_a_click_leads_to_the_picture_and_back(browser: Any
         said = page.locator(".tip span").inner_text()
         page.mouse.click(x, y)
         page.wait_for_url("**/pictures/*")
-        assert f"Picture {page.url.rpartition('/')[2]}," in said
+        assert f"Image {page.url.rpartition('/')[2]}," in said
         page.go_back()
         page.wait_for_selector(".loading", state="detached")
 
@@ -100,7 +100,7 @@ def test_dragging_moves_the_plane_and_with_shift_selects(browser: Any, mapped: s
         page.keyboard.up("Shift")
         heading = page.locator(".chosen h2")
         heading.wait_for()
-        assert heading.inner_text() == "120 selected, 60 of them here"
+        assert heading.inner_text() == "120 selected, 60 shown here"
         assert page.locator(".some a").count() == 60
         like = urlsplit(page.locator("[data-like]").get_attribute("href"))
         assert like.path == "/" and len(parse_qs(like.query)["positive_id"]) == 32
@@ -120,7 +120,7 @@ def test_keys_do_all_that_a_pointer_does_and_say_what_lies_in_the_middle(browser
         page.locator("canvas").focus()
         for key in ("+", "+", "ArrowLeft", "ArrowUp", "-", "0"):
             page.keyboard.press(key)
-        page.wait_for_function("() => document.querySelector('[data-spoken]').textContent.startsWith('Picture ')")
+        page.wait_for_function("() => document.querySelector('[data-spoken]').textContent.startsWith('Image ')")
         said = page.locator("[data-spoken]").inner_text()
         page.keyboard.press("s")
         page.locator(".chosen h2").get_by_text("120 selected").wait_for()
@@ -128,7 +128,7 @@ def test_keys_do_all_that_a_pointer_does_and_say_what_lies_in_the_middle(browser
         page.locator(".chosen").wait_for(state="hidden")
         page.keyboard.press("Enter")
         page.wait_for_url("**/pictures/*")
-        assert f"Picture {page.url.rpartition('/')[2]}," in said
+        assert f"Image {page.url.rpartition('/')[2]}," in said
 
 
 def test_colours_are_explained_and_stand_in_the_address(browser: Any, mapped: str) -> None:
