@@ -214,7 +214,7 @@ def test_what_a_cancelled_job_stored_is_kept(client: TestClient, settings: Setti
 def test_a_job_whose_process_is_killed_has_failed(client: TestClient, settings: Settings) -> None:
     with Home(settings.home).lock("a test"):
         job = start(client)
-        os.kill(client.app.state.job_manager._child.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        os.kill(client.app.state.job_manager._process.pid, signal.SIGKILL)  # type: ignore[attr-defined]
         over = ended(client, job)
         assert over["status"] == "failed" and "SIGKILL" in over["message"]
         assert start(client)["id"] == 2
@@ -224,7 +224,7 @@ def test_a_service_that_ends_takes_its_job_along(settings: Settings) -> None:
     with Home(settings.home).lock("a test"):
         with TestClient(create_app(settings)) as client:
             job = start(client)
-            pid = client.app.state.job_manager._child.pid  # type: ignore[attr-defined]
+            pid = client.app.state.job_manager._process.pid  # type: ignore[attr-defined]
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
         with TestClient(create_app(settings)) as client:
@@ -238,7 +238,7 @@ from simile.core.settings import load_settings
 from simile.service.state.job_manager import JobManager
 jobs = JobManager(load_settings(home=Path(sys.argv[1]), roots=sys.argv[2], device="cpu"))
 jobs.start("photos", False)
-print(jobs._child.pid, flush=True)
+print(jobs._process.pid, flush=True)
 time.sleep(600)
 """
 
