@@ -22,6 +22,7 @@ from simile.core.errors import BadSetting
 from simile.core.hosts import is_loopback
 from simile.core.settings import Settings
 from simile.service.app import create_app
+from simile.service.middleware.limits import UploadLimiter
 from simile.service.observability.metrics import serve_metrics
 from simile.service.server.connections import HEADER_SECONDS, ConnectionLimits, GuardedConnection
 from simile.store.catalogue.catalogue import Catalogue
@@ -43,8 +44,9 @@ class DrainingServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain, then shut down as uvicorn does."""
         self.app.state.drain()
+        limiter: UploadLimiter = self.app.state.upload_limiter
         deadline = time.monotonic() + DRAIN_SECONDS
-        while self.app.state.upload_limiter.inside and time.monotonic() < deadline and not self.force_exit:
+        while limiter.active_count and time.monotonic() < deadline and not self.force_exit:
             await asyncio.sleep(0.02)
         await super().shutdown(sockets)
         if self.force_exit:  # uvicorn then skips the lifespan, which ends the app's threads

@@ -202,7 +202,7 @@ def begun(serving: Listening, data: bytes) -> socket.socket:
     body = form(data)
     connection.sendall(head("/v1/search", len(body)) + body[:-20])
     until = time.monotonic() + 10
-    while not serving.server.app.state.upload_limiter.inside and time.monotonic() < until:
+    while not serving.server.app.state.upload_limiter.active_count and time.monotonic() < until:
         time.sleep(0.005)
     return connection
 
