@@ -37,7 +37,7 @@ def examples(content: dict[str, Any], document: dict[str, Any]) -> list[Any]:
     if "example" in content:
         return [content["example"]]
     if "examples" in content:
-        return [one["value"] for one in content["examples"].values()]
+        return [item["value"] for item in content["examples"].values()]
     name = content.get("schema", {}).get("$ref", "").rpartition("/")[2]
     return list(document["components"]["schemas"].get(name, {}).get("examples", []))
 
@@ -66,7 +66,7 @@ def test_every_answer_and_error_has_an_example_that_holds(document: dict[str, An
 
 
 def test_every_body_has_an_example_that_holds(document: dict[str, Any]) -> None:
-    bodies = [(place, one["requestBody"]) for place, one in operations(document) if "requestBody" in one]
+    bodies = [(place, item["requestBody"]) for place, item in operations(document) if "requestBody" in item]
     assert len(bodies) >= 7
     for place, body in bodies:
         for kind, content in body["content"].items():

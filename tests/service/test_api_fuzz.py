@@ -42,9 +42,9 @@ def test_the_service_keeps_to_its_document(name: str, phases: str, home_with_dig
 def test_what_it_found(home_with_digits: Settings) -> None:
     """Each was a 500: a question given beside one that is null, and an offset that no number of C's holds."""
     with TestClient(create_app(home_with_digits)) as client:
-        one = {"image_id": 1, "positive": None}
-        assert client.post("/v1/search", json=one).status_code == 422
-        assert client.post("/v1/search/batch", json={"searches": [one]}).status_code == 422
+        item = {"image_id": 1, "positive": None}
+        assert client.post("/v1/search", json=item).status_code == 422
+        assert client.post("/v1/search/batch", json={"searches": [item]}).status_code == 422
         for tier in ("pixels", "similar"):
-            answer = client.get("/v1/duplicates", params={"tier": tier, "offset": 2**63 - 1, "decided": True})
-            assert answer.status_code == 200 and answer.json()["groups"] == answer.json()["pairs"] == []
+            response = client.get("/v1/duplicates", params={"tier": tier, "offset": 2**63 - 1, "decided": True})
+            assert response.status_code == 200 and response.json()["groups"] == response.json()["pairs"] == []

@@ -38,14 +38,14 @@ def client(home_with_digits: Settings) -> Iterator[TestClient]:
 def test_the_collection_is_gone_through_with_cursors_while_it_changes(client: TestClient) -> None:
     for sort in ("id", "newest"):
         found: list[int] = []
-        asked: dict[str, str | int] = {"sort": sort, "limit": 50}
+        requested: dict[str, str | int] = {"sort": sort, "limit": 50}
         while True:
-            page = client.get("/v1/images", params=asked).json()
+            page = client.get("/v1/images", params=requested).json()
             found += [image["image_id"] for image in page["images"]]
             if page["next"] is None:
                 break
             client.post("/v1/images", files={"file": ("a.png", noise(len(found)))})
-            asked["cursor"] = page["next"]
+            requested["cursor"] = page["next"]
         assert found == sorted(set(found), reverse=sort == "newest")
         assert len(found) >= 120
     assert client.get("/v1/images", params={"cursor": "nonsense"}).status_code == 422
@@ -100,23 +100,23 @@ def test_a_file_is_sent_once_and_in_stretches(client: TestClient) -> None:
     for known in (tag, f"W/{tag}", f'"other", {tag}', "*"):
         again = client.get("/v1/images/1/file", headers={"If-None-Match": known})
         assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
-    for asked, expected in {
+    for requested, expected in {
         "bytes=0-9": (0, 9),
         "bytes=5-": (5, size - 1),
         "bytes=-4": (size - 4, size - 1),
         f"bytes=3-{size + 99}": (3, size - 1),
         "bytes=-99999999": (0, size - 1),
     }.items():
-        part = client.get("/v1/images/1/file", headers={"Range": asked})
+        part = client.get("/v1/images/1/file", headers={"Range": requested})
         assert part.status_code == 206
         assert part.headers["content-range"] == f"bytes {expected[0]}-{expected[1]}/{size}"
         assert part.content == whole.content[expected[0] : expected[1] + 1]
-    for asked in ("bytes=9-3", "bytes=-", "lines=1-2", "bytes=0-1,5-6"):
-        assert client.get("/v1/images/1/file", headers={"Range": asked}).status_code == 200
+    for requested in ("bytes=9-3", "bytes=-", "lines=1-2", "bytes=0-1,5-6"):
+        assert client.get("/v1/images/1/file", headers={"Range": requested}).status_code == 200
     stale = client.get("/v1/images/1/file", headers={"Range": "bytes=0-9", "If-Range": '"other"'})
     assert stale.status_code == 200
-    for asked in (f"bytes={size}-", "bytes=-0"):
-        behind = client.get("/v1/images/1/file", headers={"Range": asked})
+    for requested in (f"bytes={size}-", "bytes=-0"):
+        behind = client.get("/v1/images/1/file", headers={"Range": requested})
         assert behind.status_code == 416 and behind.headers["content-range"] == f"bytes */{size}"
 
 
@@ -126,8 +126,8 @@ def test_where_a_picture_was_taken_stays_here_unless_asked(client: TestClient) -
     plain, kept = (client.get(f"/v1/images/{image_id}/file", params=given) for given in ({}, {"metadata": "keep"}))
     assert b"secret" not in plain.content and kept.content == data
     assert plain.headers["etag"] != kept.headers["etag"]
-    with Image.open(io.BytesIO(plain.content)) as one, Image.open(io.BytesIO(data)) as other:
-        assert one.getexif() == {} and one.tobytes() == other.tobytes()
+    with Image.open(io.BytesIO(plain.content)) as item, Image.open(io.BytesIO(data)) as other:
+        assert item.getexif() == {} and item.tobytes() == other.tobytes()
 
 
 def test_thumbnails_and_reconstructions_are_not_made_twice(client: TestClient) -> None:

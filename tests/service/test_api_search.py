@@ -31,15 +31,15 @@ def client(home_with_digits: Settings) -> Iterator[TestClient]:
 @pytest.fixture
 def pictures(client: TestClient) -> list[bytes]:
     shown = [client.get(f"/v1/images/{n}").json() for n in (1, 2, 3)]
-    return [Path(one["path"]).read_bytes() for one in shown]
+    return [Path(item["path"]).read_bytes() for item in shown]
 
 
 def sent(*data: bytes, field: str = "file") -> Files:
-    return [(field, (f"{n}.png", one)) for n, one in enumerate(data)]
+    return [(field, (f"{n}.png", item)) for n, item in enumerate(data)]
 
 
-def ids(answer: Any) -> list[int]:
-    return [hit["image_id"] for hit in answer.json()["hits"]]
+def ids(response: Any) -> list[int]:
+    return [hit["image_id"] for hit in response.json()["hits"]]
 
 
 def test_several_pictures_are_one_question_and_negatives_turn_it_away(
@@ -47,7 +47,7 @@ def test_several_pictures_are_one_question_and_negatives_turn_it_away(
 ) -> None:
     together = client.post("/v1/search", files=sent(*pictures[:2]), data={"limit": "119"})
     by_ids = client.post("/v1/search", json={"positive": [1, 2], "limit": 118})
-    assert [one for one in ids(together) if one > 2][:50] == ids(by_ids)[:50]
+    assert [item for item in ids(together) if item > 2][:50] == ids(by_ids)[:50]
     turned = client.post("/v1/search", files=sent(pictures[0]) + sent(pictures[2], field="negative"))
     mixed = client.post("/v1/search", files=sent(pictures[0]), data={"negative_id": ["3"], "positive_id": ["5", "7"]})
     assert turned.status_code == mixed.status_code == 200
@@ -89,12 +89,12 @@ def test_too_many_pictures_and_text_in_their_place_are_refused(client: TestClien
 
 
 def test_options_stand_anywhere_and_the_body_wins(client: TestClient, pictures: list[bytes]) -> None:
-    asked = "/v1/search?limit=3&include=metadata,reconstruction"
-    by_json = client.post(asked, json={"image_id": 1})
+    requested = "/v1/search?limit=3&include=metadata,reconstruction"
+    by_json = client.post(requested, json={"image_id": 1})
     assert len(ids(by_json)) == 3
     assert by_json.json()["hits"][0]["metadata"] == {} and by_json.json()["hits"][0]["reconstruction_url"]
-    assert len(ids(client.post(asked, json={"image_id": 1, "limit": 2}))) == 2
-    assert len(ids(client.post(asked, files=sent(pictures[0]), data={"limit": "4"}))) == 4
+    assert len(ids(client.post(requested, json={"image_id": 1, "limit": 2}))) == 2
+    assert len(ids(client.post(requested, files=sent(pictures[0]), data={"limit": "4"}))) == 4
     for name in ("within", "distance"):
         near = client.post("/v1/search", json={"image_id": 1, "limit": 50, name: 0.4}).json()["hits"]
         assert near and all(hit["distance"] <= 0.4 for hit in near)
@@ -113,10 +113,10 @@ def test_a_batch_answers_in_order_and_a_bad_picture_costs_nothing_else(
     np.testing.assert_allclose(
         [hit["distance"] for hit in first["hits"]], [hit["distance"] for hit in alone["hits"]], atol=1e-5
     )
-    asked = [{"image_id": 1}, {"image_id": 4242}, {"image_id": 2, "where": ["?"]}, {"positive": [1, 2], "limit": 1}]
-    results = client.post("/v1/search/batch?limit=3", json={"searches": asked}).json()["results"]
-    assert [len(one.get("hits", ())) for one in results] == [3, 0, 0, 1]
-    assert [one["problem"]["status"] for one in results if "problem" in one] == [404, 422]
+    requested = [{"image_id": 1}, {"image_id": 4242}, {"image_id": 2, "where": ["?"]}, {"positive": [1, 2], "limit": 1}]
+    results = client.post("/v1/search/batch?limit=3", json={"searches": requested}).json()["results"]
+    assert [len(item.get("hits", ())) for item in results] == [3, 0, 0, 1]
+    assert [item["problem"]["status"] for item in results if "problem" in item] == [404, 422]
 
 
 def test_a_batch_that_is_no_batch_is_refused(client: TestClient, pictures: list[bytes]) -> None:
@@ -128,10 +128,12 @@ def test_a_batch_that_is_no_batch_is_refused(client: TestClient, pictures: list[
 
 
 def test_any_picture_is_reconstructed_under_a_tag_of_its_content(client: TestClient, pictures: list[bytes]) -> None:
-    one, again, other = (client.post("/v1/reconstructions", files=sent(data)) for data in (*pictures[:1] * 2, noise(1)))
-    assert one.headers["content-type"] == "image/png" and one.content.startswith(b"\x89PNG")
-    assert one.headers["etag"] == again.headers["etag"] != other.headers["etag"]
-    assert one.content == client.get("/v1/images/1/reconstruction").content
+    item, again, other = (
+        client.post("/v1/reconstructions", files=sent(data)) for data in (*pictures[:1] * 2, noise(1))
+    )
+    assert item.headers["content-type"] == "image/png" and item.content.startswith(b"\x89PNG")
+    assert item.headers["etag"] == again.headers["etag"] != other.headers["etag"]
+    assert item.content == client.get("/v1/images/1/reconstruction").content
     assert client.post("/v1/reconstructions", files=sent(b"bad")).status_code == 422
 
 
@@ -139,12 +141,12 @@ def test_scores_are_calibrated_by_a_service_that_measures(home_with_digits: Sett
     with TestClient(create_app(home_with_digits, preload=True)) as client:
         client.post("/v1/search", json={"image_id": 1})
         client.app.state.searcher_provider.get_searcher().calibrations.wait()  # type: ignore[attr-defined]
-        answer = client.post("/v1/search", files=sent(noise(1))).json()
-        assert answer["score_calibrated"] and answer["query"]["unlike"] is True
-        assert answer["query"]["error_percentile"] == 100 and "%" in answer["query"]["unlike_reason"]
+        response = client.post("/v1/search", files=sent(noise(1))).json()
+        assert response["score_calibrated"] and response["query"]["unlike"] is True
+        assert response["query"]["error_percentile"] == 100 and "%" in response["query"]["unlike_reason"]
         every = [client.get(f"/v1/images/{n}/file").content for n in range(1, 121)]
         batches = [client.post("/v1/search/batch", files=sent(*every[at : at + 60])).json() for at in (0, 60)]
-        own = [one["query"] for batch in batches for one in batch["results"]]
+        own = [item["query"] for batch in batches for item in batch["results"]]
         rate = own[0]["false_alarm_rate"]
         assert 0 < rate <= 0.1 and sum(query["unlike"] for query in own) <= rate * 120
         quick = client.post("/v1/search?certainty=quick", files=sent(noise(1))).json()["query"]

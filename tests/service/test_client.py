@@ -90,7 +90,7 @@ def test_the_latent_space_through_the_client(client: Client) -> None:
     assert client.uncertainty(noise(1))["log_likelihood"]
     learned = client.learn_attribute("late", range(61, 121), range(1, 61))
     for painted in (client.apply_attribute("late", source=3), client.apply_attribute("late", noise(1), strengths=[0])):
-        assert [one["strength"] for one in painted["pictures"]] in ([1.0], [0.0]) and painted["attribute"] == "late"
+        assert [item["strength"] for item in painted["pictures"]] in ([1.0], [0.0]) and painted["attribute"] == "late"
     assert (
         client.encode_images(noise(1), noise(2), weights=[1, 0], attributes={"late": 0.5}, nearest=1)["mu"]
         != place["mu"]
@@ -145,7 +145,7 @@ def test_pictures_are_searched_for_in_every_way(client: Client, digits: Path) ->
     assert [hit["image_id"] for hit in by_id["hits"]] == [hit["image_id"] for hit in by_file["hits"][1:]]
     assert client.neighbours(1, limit=2)["hits"] == by_id["hits"]
     several = client.search(first, second.read_bytes(), positive=[3], negative_images=[second], negative=[5], limit=4)
-    assert [one["image_id"] for one in several["query"]["positives"]] == [None, None, 3]
+    assert [item["image_id"] for item in several["query"]["positives"]] == [None, None, 3]
     assert {3, 5}.isdisjoint(hit["image_id"] for hit in several["hits"])
     assert len(client.search(positive=[1, 2], negative=[3], limit=5)["hits"]) == 5
     assert client.search(vector=[0.0] * 16, within=9.0, limit=1)["query"]["name"] is None
@@ -158,8 +158,8 @@ def test_a_batch_brings_its_problems_in_their_places(client: Client, digits: Pat
     found = client.search_batch([first, b"no picture", first], limit=2)
     assert not isinstance(found[0], Problem) and found[0]["hits"] == found[2]["hits"]  # type: ignore[index]
     assert isinstance(found[1], Problem) and found[1].kind == "unreadable-image"
-    one, other = client.search_batch(searches=[{"image_id": 1}, {"image_id": 4242}], limit=1)
-    assert not isinstance(one, Problem) and len(one["hits"]) == 1
+    item, other = client.search_batch(searches=[{"image_id": 1}, {"image_id": 4242}], limit=1)
+    assert not isinstance(item, Problem) and len(item["hits"]) == 1
     assert isinstance(other, Problem) and other.status == 404
     with pytest.raises(ClientError, match="either"):
         client.search_batch()
@@ -174,7 +174,7 @@ def test_the_collection_is_added_to_described_listed_and_shrunk(client: Client) 
     assert refused.value.kind == "duplicate" and refused.value.extra["duplicates"][0]["image_id"] == added["image_id"]
     assert client.set_metadata(added["image_id"], {"price": 12})["metadata"] == {"price": 12}
     assert client.image(added["image_id"])["sigma"] is not None
-    assert [one["image_id"] for one in client.images(where=["price>10"])["images"]] == [added["image_id"]]
+    assert [item["image_id"] for item in client.images(where=["price>10"])["images"]] == [added["image_id"]]
     assert len(list(client.iterate_images("newest"))) == 121
     for data in (
         client.file(added["image_id"]),
@@ -284,8 +284,8 @@ def test_a_connection_that_the_service_closed_is_opened_anew() -> None:
 def test_names_of_files_and_odd_answers_break_nothing(client: Client, tmp_path: Path) -> None:
     odd = tmp_path / 'a"; filename="b\r\nX: y.png'
     odd.write_bytes(noise(4))
-    answer: Any = client.search(odd, limit=1)
-    assert "X: y.png" in answer["query"]["name"]
+    response: Any = client.search(odd, limit=1)
+    assert "X: y.png" in response["query"]["name"]
 
 
 # Kept connections that end

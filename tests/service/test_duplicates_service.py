@@ -24,8 +24,8 @@ def client(copies: Copies) -> Iterator[TestClient]:
         yield client
 
 
-def found(client: TestClient, **asked: Any) -> dict[str, Any]:
-    response = client.get("/v1/duplicates", params=asked)
+def found(client: TestClient, **requested: Any) -> dict[str, Any]:
+    response = client.get("/v1/duplicates", params=requested)
     assert response.status_code == 200, response.text
     body: dict[str, Any] = response.json()
     return body
@@ -39,8 +39,8 @@ def kept(body: dict[str, Any]) -> list[str]:
     return ["/".join(Path(group["keep"]).parts[-2:]) for group in body["groups"]]
 
 
-def plan(client: TestClient, **asked: Any) -> Any:
-    response = client.get("/v1/duplicates/plan", params=asked)
+def plan(client: TestClient, **requested: Any) -> Any:
+    response = client.get("/v1/duplicates/plan", params=requested)
     assert response.headers["content-disposition"].startswith('attachment; filename="simile-plan-')
     return parse_plan(response.json(), "the plan")
 
@@ -123,14 +123,14 @@ def test_the_last_of_several_words_on_one_pair_counts(client: TestClient, copies
 
 
 def test_decisions_that_cannot_be_meant_are_refused_and_nothing_is_stored(client: TestClient, copies: Copies) -> None:
-    one, two = copies.ids["camera/03.png"], copies.ids["phone/03.jpg"]
-    right = {"first": one, "second": two, "same": False}
+    item, two = copies.ids["camera/03.png"], copies.ids["phone/03.jpg"]
+    right = {"first": item, "second": two, "same": False}
     for wrong, status, reason in [
-        ({**right, "second": one}, 422, "the same image"),
+        ({**right, "second": item}, 422, "the same image"),
         ({**right, "keep": copies.ids["camera/04.png"]}, 422, "keep is neither"),
         ({**right, "second": 4242}, 404, "There is no image 4242"),
         ({**right, "same": "yes"}, 422, "same"),
-        ({"first": one, "second": two}, 422, "same"),
+        ({"first": item, "second": two}, 422, "same"),
         ({**right, "comment": "hm"}, 422, "comment"),
     ]:
         response = decide(client, right, wrong)
@@ -165,17 +165,20 @@ def test_the_plan_holds_what_was_decided_or_everything(client: TestClient, copie
 
 
 def test_what_differs_is_drawn_once_and_asked_again_cheaply(client: TestClient, copies: Copies) -> None:
-    asked = {"first": copies.ids["camera/02.png"], "second": copies.ids["phone/02.jpg"]}
+    requested = {"first": copies.ids["camera/02.png"], "second": copies.ids["phone/02.jpg"]}
     for show in ("difference", "overlay"):
-        shown = client.get("/v1/duplicates/difference", params={**asked, "show": show})
+        shown = client.get("/v1/duplicates/difference", params={**requested, "show": show})
         assert shown.headers["content-type"] == "image/png"
         with Image.open(io.BytesIO(shown.content)) as image:
             assert image.size == ((48, 64) if show == "difference" else image.size)
         again = {"if-none-match": shown.headers["etag"]}
-        assert client.get("/v1/duplicates/difference", params={**asked, "show": show}, headers=again).status_code == 304
-    assert client.get("/v1/duplicates/difference", params={**asked, "second": 4242}).status_code == 404
+        assert (
+            client.get("/v1/duplicates/difference", params={**requested, "show": show}, headers=again).status_code
+            == 304
+        )
+    assert client.get("/v1/duplicates/difference", params={**requested, "second": 4242}).status_code == 404
     (copies.photos / "phone/02.jpg").unlink()
-    assert client.get("/v1/duplicates/difference", params=asked).status_code == 404
+    assert client.get("/v1/duplicates/difference", params=requested).status_code == 404
 
 
 def test_large_previews_keep_their_pixels(client: TestClient, copies: Copies) -> None:
@@ -187,8 +190,8 @@ def test_large_previews_keep_their_pixels(client: TestClient, copies: Copies) ->
 
 
 def upload(client: TestClient, data: bytes, if_duplicate: str | None = None) -> Any:
-    asked = {} if if_duplicate is None else {"if_duplicate": if_duplicate}
-    return client.post("/v1/images", params=asked, files={"file": ("новое фото.png", data)})
+    requested = {} if if_duplicate is None else {"if_duplicate": if_duplicate}
+    return client.post("/v1/images", params=requested, files={"file": ("новое фото.png", data)})
 
 
 def rewrapped(path: Path) -> bytes:
@@ -225,16 +228,16 @@ def test_an_upload_can_be_linked_to_what_is_there(client: TestClient, copies: Co
 def test_an_upload_is_kept_beside_its_copies_when_asked_to(client: TestClient, copies: Copies) -> None:
     made = upload(client, rewrapped(copies.photos / "camera/02.png"), "keep")
     assert made.status_code == 201 and "duplicate_of" not in made.json()
-    assert copies.ids["camera/02.png"] in [one["image_id"] for one in made.json()["duplicates"]]
+    assert copies.ids["camera/02.png"] in [item["image_id"] for item in made.json()["duplicates"]]
 
 
 def test_a_new_upload_is_stored_whatever_was_asked(client: TestClient) -> None:
-    for number, asked in enumerate((None, "reject", "link", "keep")):
+    for number, requested in enumerate((None, "reject", "link", "keep")):
         file = io.BytesIO()
         Image.effect_noise((64, 64), 30 + 40 * number).save(file, "PNG")
-        made = upload(client, file.getvalue(), asked)
+        made = upload(client, file.getvalue(), requested)
         assert made.status_code == 201
-        assert ("duplicates" in made.json()) == (asked is not None)
+        assert ("duplicates" in made.json()) == (requested is not None)
     assert upload(client, b"", "perhaps").status_code == 422
 
 
@@ -246,8 +249,8 @@ def test_the_page_s_errors_are_pages_with_the_right_status(client: TestClient) -
     ):
         response = client.get(address)
         assert response.status_code == status and 'role="alert"' in response.text and reason in response.text
-    gone = client.post("/duplicates?group=nothing", data={"answer": "same"})
-    assert gone.status_code == 404 and "not in the list any more" in gone.text
+    missing = client.post("/duplicates?group=nothing", data={"answer": "same"})
+    assert missing.status_code == 404 and "not in the list any more" in missing.text
 
 
 def test_file_names_are_text_on_the_page(client: TestClient, copies: Copies) -> None:

@@ -46,10 +46,10 @@ def client(settings: Settings) -> Iterator[TestClient]:
 
 
 def start(client: TestClient, **body: Any) -> dict[str, Any]:
-    answer = client.post("/v1/jobs", json={"root": "photos"} | body)
-    assert answer.status_code == 202, answer.text
-    assert answer.headers["location"] == answer.json()["url"]
-    return dict(answer.json())
+    response = client.post("/v1/jobs", json={"root": "photos"} | body)
+    assert response.status_code == 202, response.text
+    assert response.headers["location"] == response.json()["url"]
+    return dict(response.json())
 
 
 def until(found: Callable[[], Any], seconds: float = 60) -> Any:
@@ -111,9 +111,12 @@ def test_a_job_indexes_its_folder_and_tells_of_it_until_its_end(client: TestClie
     assert client.get("/v1/jobs").json() == {"jobs": [], "roots": ["photos"]}
     job = start(client)
     assert (job["status"], job["root"], job["prune"], job["result"]) == ("running", "photos", False, None)
-    told = client.get(job["events_url"])
-    assert told.headers["content-type"].startswith("text/event-stream") and told.headers["cache-control"] == "no-store"
-    events = events_of(told.text)
+    events_response = client.get(job["events_url"])
+    assert (
+        events_response.headers["content-type"].startswith("text/event-stream")
+        and events_response.headers["cache-control"] == "no-store"
+    )
+    events = events_of(events_response.text)
     assert [name for name, _, _ in events] == ["progress"] * (len(events) - 1) + ["end"] and len(events) > 1
     versions = [version for _, version, _ in events]
     assert versions == sorted(set(versions))
@@ -139,7 +142,7 @@ def test_files_that_a_job_set_aside_are_listed_in_pages(client: TestClient, digi
     over = ended(client, start(client))
     assert (over["status"], over["failed"]) == ("finished", 3)
     listed = client.get(over["failures_url"], params={"limit": 2, "offset": 1}).json()
-    assert [Path(one["path"]).name for one in listed["failures"]] == ["broken1.png", "broken2.png"]
+    assert [Path(item["path"]).name for item in listed["failures"]] == ["broken1.png", "broken2.png"]
     assert listed["failures"][0]["reason"] and listed["total"] == 3
 
 
@@ -156,9 +159,9 @@ def test_a_job_that_can_t_be_done_says_why_and_makes_the_home_all_the_same(tmp_p
 
 @pytest.mark.parametrize("root", ["/etc", "../photos", "Photos", "photos/.."])
 def test_a_client_names_no_path(client: TestClient, root: str) -> None:
-    answer = client.post("/v1/jobs", json={"root": root})
-    assert answer.status_code == 404 and answer.json()["type"].endswith("no-such-root")
-    assert "photos" in answer.json()["detail"]
+    response = client.post("/v1/jobs", json={"root": root})
+    assert response.status_code == 404 and response.json()["type"].endswith("no-such-root")
+    assert "photos" in response.json()["detail"]
 
 
 def test_questions_about_jobs_that_are_not_there(client: TestClient) -> None:
@@ -168,8 +171,8 @@ def test_questions_about_jobs_that_are_not_there(client: TestClient) -> None:
         ("GET", "/v1/jobs/7/events"),
         ("POST", "/v1/jobs/7/cancel"),
     ):
-        answer = client.request(method, address)
-        assert answer.status_code == 404 and answer.json()["type"].endswith("no-such-job")
+        response = client.request(method, address)
+        assert response.status_code == 404 and response.json()["type"].endswith("no-such-job")
     assert client.post("/v1/jobs", json={"root": "photos", "path": "/etc"}).status_code == 422
     assert client.post("/v1/jobs", json={"root": "photos", "prune": 1}).status_code == 422
     assert client.post("/v1/jobs", data={"root": "photos"}).status_code == 415
@@ -184,8 +187,8 @@ def test_one_job_runs_at_a_time_and_any_worker_cancels_it(client: TestClient, se
         refused = other.post("/v1/jobs", json={"root": "photos"})
         assert refused.status_code == 409 and refused.json()["type"].endswith("job-running")
         assert f"Job {job['id']}" in refused.json()["detail"]
-        asked = other.post(job["cancel_url"])
-        assert asked.status_code == 202 and asked.json()["cancelling"]
+        requested = other.post(job["cancel_url"])
+        assert requested.status_code == 202 and requested.json()["cancelling"]
         over = ended(client, job)
         assert over["status"] == "cancelled" and not over["cancelling"] and "stopped" in over["message"]
         again = other.post(job["cancel_url"])
@@ -274,8 +277,8 @@ def test_a_browser_that_has_seen_the_end_is_told_to_stop_asking(client: TestClie
     address = f"/v1/jobs/{job.id}/events"
     assert client.get(address, headers={"Last-Event-ID": str(version)}).status_code == 204
     for seen in (str(version - 1), "nonsense", "", "9" * 40):
-        answer = client.get(address, headers={"Last-Event-ID": seen})
-        assert [name for name, _, _ in events_of(answer.text)] == ["end"]
+        response = client.get(address, headers={"Last-Event-ID": seen})
+        assert [name for name, _, _ in events_of(response.text)] == ["end"]
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_searches_that_come_together_are_answered_together_and_as_alone(
         with ThreadPoolExecutor(len(pictures)) as clients:
             replies = list(clients.map(lambda data: serving.answer(upload("/v1/search", data)), pictures))
         batches = sample(metrics, "simile_batch_size_count") - before
-    assert [stripped(reply.json()) for reply in replies] == [stripped(one) for one in alone]
+    assert [stripped(reply.json()) for reply in replies] == [stripped(item) for item in alone]
     assert batches < len(pictures)
     assert sample(metrics, "simile_batch_size_sum") == 2 * len(pictures)
 
@@ -128,13 +128,13 @@ def test_work_that_was_not_begun_is_dropped_when_its_client_leaves() -> None:
     async def work(desk: SearchBatcher) -> None:
         first = asyncio.ensure_future(desk.search(request(), question(1), lambda _: "one"))
         await asyncio.to_thread(slow.asked.acquire)
-        gone = asyncio.ensure_future(desk.search(request(Left()), question(2), lambda _: "two"))
+        dropped = asyncio.ensure_future(desk.search(request(Left()), question(2), lambda _: "two"))
         stays = asyncio.ensure_future(desk.search(request(), question(3), lambda _: "three"))
         await asyncio.sleep(0)
         slow.go.set()
         assert await first == "one" and await stays == "three"
         with pytest.raises(ClientDisconnect):
-            await gone
+            await dropped
 
     metrics = at_a_desk(slow, load_settings(), work)
     assert slow.batches == [[1.0], [3.0]]
@@ -163,9 +163,9 @@ def test_a_question_that_is_not_answered_in_time_is_refused_and_never_begun() ->
         asked = [asyncio.ensure_future(desk.search(request(), question(1), lambda _: 1))]
         await asyncio.to_thread(slow.asked.acquire)
         asked.append(asyncio.ensure_future(desk.search(request(), question(2), lambda _: 2)))
-        for one in asked:
+        for item in asked:
             with pytest.raises(ProblemException) as refused:
-                await one
+                await item
             assert (refused.value.status_code, refused.value.problem_kind) == (503, "too-slow-to-answer")
 
     at_a_desk(slow, load_settings(answer_seconds=0.2), work)
@@ -308,14 +308,14 @@ def test_a_body_that_is_refused_is_not_read_to_its_end(home_with_digits: Setting
 
 def test_more_connections_than_allowed_are_refused(home_with_digits: Settings) -> None:
     settings = home_with_digits.model_copy(update={"connections": 2})
-    with listening(settings) as serving, serving.connect() as one, serving.connect() as two:
-        for connection in (one, two):
+    with listening(settings) as serving, serving.connect() as item, serving.connect() as two:
+        for connection in (item, two):
             connection.sendall(get("/livez"))
             assert read_reply(connection).status == 200
         with serving.connect() as third:
             reply = read_reply(third)
         assert reply.status == 503 and reply.json()["type"].endswith("too-many-connections")
-        one.close()
+        item.close()
         time.sleep(0.1)
         assert serving.answer(get("/livez")).status == 200
 
@@ -364,7 +364,7 @@ def test_a_server_that_is_forced_to_end_ends_its_threads(tmp_path: Path) -> None
         assert "readiness" in {thread.name for thread in threading.enumerate()}
         server.force_exit = server.should_exit = True
         thread.join(timeout=60)
-    left = {one.name for one in set(threading.enumerate()) - before}
+    left = {item.name for item in set(threading.enumerate()) - before}
     assert not left & {"readiness", "batches"}
 
 

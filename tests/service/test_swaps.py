@@ -30,14 +30,14 @@ def upload(data: bytes) -> bytes:
 
 def ask(address: str, body: bytes | None = None, kind: str = "application/json") -> Any:
     """What the service answers, as JSON. Raises HTTPError."""
-    with urlopen(Request(address, body, {"Content-Type": kind}), timeout=60) as answer:
-        return json.load(answer)
+    with urlopen(Request(address, body, {"Content-Type": kind}), timeout=60) as response:
+        return json.load(response)
 
 
 @contextmanager
 def searching(address: str, data: bytes) -> Iterator[Counter[str]]:
     """Three clients that search all the while, by picture, by id and for neighbours; counts what they were told."""
-    told: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
     stopped = threading.Event()
     searches: list[tuple[Any, ...]] = [
         (f"{address}/v1/search?limit=3", upload(data), FORM),
@@ -48,17 +48,17 @@ def searching(address: str, data: bytes) -> Iterator[Counter[str]]:
     def client(search: tuple[Any, ...]) -> None:
         while not stopped.is_set():
             try:
-                told["found" if len(ask(*search)["hits"]) == 3 else "too few"] += 1
+                outcomes["found" if len(ask(*search)["hits"]) == 3 else "too few"] += 1
             except HTTPError as error:
-                told[error.read().decode()] += 1
+                outcomes[error.read().decode()] += 1
             except OSError as error:
-                told[repr(error)] += 1
+                outcomes[repr(error)] += 1
 
     threads = [threading.Thread(target=client, args=(search,)) for search in searches]
     for thread in threads:
         thread.start()
     try:
-        yield told
+        yield outcomes
     finally:
         stopped.set()
         for thread in threads:
@@ -70,7 +70,7 @@ def test_no_search_fails_while_segments_are_replaced_and_jobs_run(home_with_digi
         path.unlink()
     settings = home_with_digits.model_copy(update={"roots": f"more={digits}"})
     data = (digits / sorted(path.name for path in digits.iterdir())[0]).read_bytes()
-    with serving(settings) as address, searching(address, data) as told:
+    with serving(settings) as address, searching(address, data) as outcomes:
         for _ in range(2):
             job = ask(f"{address}/v1/jobs", b'{"root": "more"}')
             while ask(address + job["url"])["status"] == "running":
@@ -79,7 +79,7 @@ def test_no_search_fails_while_segments_are_replaced_and_jobs_run(home_with_digi
             ask(f"{address}/v1/images", upload(data), FORM)
             compact_index(settings)
         assert ask(address + job["url"])["status"] == "finished"
-    assert set(told) == {"found"} and told["found"] >= 10
+    assert set(outcomes) == {"found"} and outcomes["found"] >= 10
 
 
 def test_no_search_fails_while_another_encoder_takes_over(home_with_digits: Settings, digits: Path) -> None:
@@ -87,12 +87,12 @@ def test_no_search_fails_while_another_encoder_takes_over(home_with_digits: Sett
     overrides = {"latent_dim": 8, "width": 8, "epochs": 1, "kl_warmup_steps": 20}
     trained = train_on_sources(settings, [digits], TrainingRequest("vae", overrides), lambda _: None)
     data = sorted(digits.iterdir())[0].read_bytes()
-    with serving(settings) as address, searching(address, data) as told:
-        while told["found"] < 3:
+    with serving(settings) as address, searching(address, data) as outcomes:
+        while outcomes["found"] < 3:
             time.sleep(0.05)
         index(settings, [digits], IndexRequest(encoder=trained["fingerprint"]))
-        before = told["found"]
-        while told["found"] < before + 6 and set(told) == {"found"}:
+        before = outcomes["found"]
+        while outcomes["found"] < before + 6 and set(outcomes) == {"found"}:
             time.sleep(0.05)
         assert ask(f"{address}/readyz")["encoder"] == trained["fingerprint"]
-    assert set(told) == {"found"}
+    assert set(outcomes) == {"found"}

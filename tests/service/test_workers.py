@@ -128,16 +128,16 @@ def served(_trained: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
 
 def test_what_one_worker_stores_the_other_finds_at_once(served: Served) -> None:
     served.connect(2)
-    one, other = served.connections.values()
+    item, other = served.connections.values()
     for seed in range(100, 110):
         data = picture(seed)
-        status, first, added = ask(one, "POST", "/v1/images", data)
+        status, first, added = ask(item, "POST", "/v1/images", data)
         assert status == 201
         status, second, found = ask(other, "POST", "/v1/search?limit=1", data)
         assert status == 200 and first != second
         assert found["hits"][0]["image_id"] == added["image_id"] and found["hits"][0]["distance"] < 1e-3
         assert ask(other, "DELETE", f"/v1/images/{added['image_id']}")[0] == 204
-        assert ask(one, "POST", "/v1/search?limit=1", data)[2]["hits"][0]["image_id"] != added["image_id"]
+        assert ask(item, "POST", "/v1/search?limit=1", data)[2]["hits"][0]["image_id"] != added["image_id"]
 
 
 def test_the_figures_of_all_workers_are_added_up_at_an_address_of_their_own(served: Served) -> None:
@@ -168,7 +168,7 @@ def test_a_worker_that_dies_is_replaced_and_the_other_goes_on(served: Served) ->
         time.sleep(0.05)
     served.disconnect()
     served.connect(2)
-    assert "another takes its place" in served.log.read_text()
+    assert "a new one is started" in served.log.read_text()
 
 
 def test_every_line_of_the_log_is_an_object_that_names_its_request(served: Served) -> None:
@@ -195,7 +195,7 @@ def test_connections_that_were_closed_meanwhile_are_opened_anew(served: Served) 
         assert connection.sock is not None
         connection.sock.shutdown(socket.SHUT_RDWR)  # as if the service had closed it
     served.connect(2)
-    assert [ask(one, "GET", "/livez")[0] for one in served.connections.values()] == [200, 200]
+    assert [ask(item, "GET", "/livez")[0] for item in served.connections.values()] == [200, 200]
 
 
 def test_sigterm_ends_all_workers_and_the_command_says_it_went_well(served: Served) -> None:
