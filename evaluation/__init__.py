@@ -1,1 +1,1 @@
-"""The ladder: what each encoder is worth on a collection, beside what needs no training at all."""
+"""Evaluation: compare encoders with each other and with baselines on a collection."""

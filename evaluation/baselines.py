@@ -1,4 +1,4 @@
-"""What makes a vector of a picture: one method for each row of the ladder."""
+"""Embedding methods to compare: raw pixels, PCA, a perceptual hash, encoders and their posteriors."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from simile.search.posterior import to_indexed_sigma
 from simile.store.index.metric import make_index_vectors
 
 HASH_INPUT = Preprocessing(image_size=32, channels=1)  # grey, stretched to 32 x 32
-HASH_SIDE = 8  # lowest frequencies each way: 64 bits
-MAX_PCA_FIT_BYTES = 256 << 20  # of float32 pixels that PCA is fitted on at most
+HASH_SIDE = 8  # lowest frequencies per axis: 64 bits
+MAX_PCA_FIT_BYTES = 256 << 20  # maximum float32 pixels to fit PCA on
 
 
 class EmbeddingMethod(Protocol):
-    """Vectors are compared by Euclidean distance. `fit` is called with the collection's pictures before `vectors`."""
+    """Makes vectors of images, which are compared by Euclidean distance; `fit` is called before `embed`."""
 
     name: str
     preprocessing: Preprocessing
@@ -32,27 +32,29 @@ class EmbeddingMethod(Protocol):
     bytes_indexed: int
 
     @property
-    def encoder(self) -> TrainedEncoder | None: ...
+    def encoder(self) -> TrainedEncoder | None:
+        """The encoder; None for a baseline."""
 
-    def fit(self, images: Pixels) -> None: ...
+    def fit(self, images: Pixels) -> None:
+        """Fit the method to the searched images (n, S, S, C)."""
 
     def embed(self, images: Pixels) -> VectorArray:
-        """(n, S, S, C) uint8 to (n, d)."""
+        """Embed images (n, S, S, C) uint8 to (n, d)."""
         ...
 
     def reconstruct(self, images: Pixels) -> FloatArray | None:
-        """What is left of pictures (n, S, S, C), without padding: (n, C, h, w) in [0, 1]; None without a way back."""
+        """Reconstruct images (n, S, S, C) without padding, (n, C, h, w) in [0, 1]; None if that is impossible."""
         ...
 
 
 def crop_padding(images: Pixels, preprocessing: Preprocessing) -> Pixels:
-    """(n, S, S, C) without padding: (n, h, w, C)."""
+    """Crop the padding of images: (n, S, S, C) to (n, h, w, C)."""
     top, left, height, width = preprocessing.content_box()
     return images[:, top : top + height, left : left + width]
 
 
 class RawPixels:
-    """The pixels as they are."""
+    """The pixels of an image as its vector."""
 
     name = "pixels"
     encoder = None
@@ -64,17 +66,19 @@ class RawPixels:
         self.dimension = self.bytes_stored = self.bytes_indexed = height * width * preprocessing.channels
 
     def fit(self, images: Pixels) -> None:
-        """Nothing to learn."""
+        """Do nothing."""
 
     def embed(self, images: Pixels) -> VectorArray:
+        """Embed images; see EmbeddingMethod."""
         return crop_padding(images, self.preprocessing).reshape(len(images), -1)
 
-    def reconstruct(self, images: Pixels) -> None:  # noqa: ARG002  # there is no way back worth the name
-        return None
+    def reconstruct(self, images: Pixels) -> None:  # noqa: ARG002
+        """Reconstruct images; see EmbeddingMethod."""
+        return
 
 
 class PrincipalComponents:
-    """PCA of the pixels: the best linear autoencoder of so many numbers."""
+    """PCA of the pixels: the best linear autoencoder of this dimension."""
 
     encoder = None
     needs_fit = True
@@ -88,33 +92,35 @@ class PrincipalComponents:
         self._pca: Any = None
 
     def fit(self, images: Pixels) -> None:
-        """On all pictures, or on a seeded sample where they would not fit into memory as float32."""
-        from sklearn.decomposition import PCA  # noqa: PLC0415  # a second, and only here
+        """Fit PCA to all images, or to a random sample if they exceed MAX_PCA_FIT_BYTES."""
+        from sklearn.decomposition import PCA  # noqa: PLC0415  # slow import
 
         values = crop_padding(images, self.preprocessing).reshape(len(images), -1)
-        most = max(self.dimension, MAX_PCA_FIT_BYTES // (4 * values.shape[1]))
-        if len(values) > most:
-            values = values[np.sort(np.random.default_rng(self._seed).choice(len(values), most, replace=False))]
+        max_count = max(self.dimension, MAX_PCA_FIT_BYTES // (4 * values.shape[1]))
+        if len(values) > max_count:
+            values = values[np.sort(np.random.default_rng(self._seed).choice(len(values), max_count, replace=False))]
         count = min(self.dimension, *values.shape)
         self._pca = PCA(count, random_state=self._seed, iterated_power=4).fit(values.astype(np.float32) / 255)
 
     def embed(self, images: Pixels) -> FloatArray:
+        """Embed images; see EmbeddingMethod."""
         values = crop_padding(images, self.preprocessing).reshape(len(images), -1)
         parts = [self._pca.transform(values[part].astype(np.float32) / 255) for part in make_chunks(len(values))]
         return np.concatenate(parts).astype(np.float32)
 
     def reconstruct(self, images: Pixels) -> FloatArray:
-        back = self._pca.inverse_transform(self.embed(images)).astype(np.float32)
+        """Reconstruct images; see EmbeddingMethod."""
+        pixels = self._pca.inverse_transform(self.embed(images)).astype(np.float32)
         _, _, height, width = self.preprocessing.content_box()
-        shaped = back.reshape(len(images), height, width, self.preprocessing.channels).transpose(0, 3, 1, 2)
-        return np.ascontiguousarray(np.clip(shaped, 0, 1))
+        images_ = pixels.reshape(len(images), height, width, self.preprocessing.channels).transpose(0, 3, 1, 2)
+        return np.ascontiguousarray(np.clip(images_, 0, 1))
 
 
 class PerceptualHash:
-    """pHash: the signs, against their median, of the 64 lowest frequencies of a 32 x 32 grey picture.
+    """pHash: 64 bits, whether each of the lowest frequencies of a 32 x 32 grey image is above their median.
 
-    The squared distance of two vectors of bits is their Hamming distance. As in the imagehash library: DCT-II both
-    ways, the constant term among the 64.
+    The squared distance of two bit vectors is their Hamming distance. As in the imagehash library: DCT-II on both axes,
+    with the constant term.
     """
 
     name = "pHash"
@@ -125,26 +131,28 @@ class PerceptualHash:
     bytes_stored = bytes_indexed = HASH_SIDE**2 // 8
 
     def fit(self, images: Pixels) -> None:
-        """Nothing to learn."""
+        """Do nothing."""
 
     def embed(self, images: Pixels) -> NDArray[np.uint8]:
+        """Embed images; see EmbeddingMethod."""
         lowest = _make_dct_matrix(HASH_INPUT.image_size)[:HASH_SIDE]  # (8, 32)
         grey = images[..., 0].astype(np.float64)  # (n, 32, 32)
         spectrum = (lowest @ grey @ lowest.T).reshape(len(images), -1)  # (n, 64)
         return (spectrum > np.median(spectrum, axis=1, keepdims=True)).astype(np.uint8)
 
-    def reconstruct(self, images: Pixels) -> None:  # noqa: ARG002  # there is no way back worth the name
-        return None
+    def reconstruct(self, images: Pixels) -> None:  # noqa: ARG002
+        """Reconstruct images; see EmbeddingMethod."""
+        return
 
 
 def _make_dct_matrix(size: int) -> NDArray[np.float64]:
-    """The matrix of the discrete cosine transform (type II), (size, size), lowest frequency first."""
-    places = np.arange(size)
-    return np.cos(np.pi * places[:, None] * (2 * places + 1) / (2 * size))
+    """Make the matrix of the discrete cosine transform (type II), (size, size), lowest frequency first."""
+    positions = np.arange(size)
+    return np.cos(np.pi * positions[:, None] * (2 * positions + 1) / (2 * size))
 
 
 class EncoderMethod:
-    """A trained encoder: its indexed vectors, by its own metric."""
+    """The indexed vectors of a trained encoder."""
 
     needs_fit = False
 
@@ -153,18 +161,20 @@ class EncoderMethod:
         self.encoder = encoder
         self.preprocessing = encoder.preprocessing
         index_dims: Any = encoder.index_dims  # None, a count, or a list
-        whole = encoder.latent_dim if index_dims is None else index_dims
-        self.dimension = whole if isinstance(whole, int) else len(whole)
+        dims = encoder.latent_dim if index_dims is None else index_dims
+        self.dimension = dims if isinstance(dims, int) else len(dims)
         self.bytes_stored = 4 * encoder.latent_dim * (2 if encoder.has_variance else 1)
         self.bytes_indexed = 4 * self.dimension
 
     def fit(self, images: Pixels) -> None:
-        """Trained already."""
+        """Do nothing: the encoder is trained."""
 
     def embed(self, images: Pixels) -> FloatArray:
+        """Embed images; see EmbeddingMethod."""
         return make_index_vectors(self.encoder.encode(images).mu, self.encoder.index_dims, self.encoder.metric)
 
     def reconstruct(self, images: Pixels) -> FloatArray | None:
+        """Reconstruct images; see EmbeddingMethod."""
         if not self.encoder.has_decoder:
             return None
         top, left, height, width = self.preprocessing.content_box()
@@ -173,42 +183,44 @@ class EncoderMethod:
 
 
 class PosteriorMethod:
-    """A trained encoder's whole posteriors: [mu, sigma], whose Euclidean distance is the 2-Wasserstein distance.
+    """The posteriors of a trained encoder as [mu, sigma]: their Euclidean distance is the 2-Wasserstein distance.
 
-    Raises NoVariance for an encoder without one.
+    Raises NoVariance for an encoder without a variance.
     """
 
-    encoder = None  # what is said of the encoder itself stands in its own row
+    encoder = None  # the metrics of the encoder itself are in its EncoderMethod row
     needs_fit = False
 
     def __init__(self, encoder: TrainedEncoder) -> None:
         if not encoder.has_variance:
-            raise NoVariance(f"Encoder {encoder.fingerprint} has no variance: leave --posterior out, or the encoder.")
-        means = EncoderMethod(encoder)
-        self.name = f"{means.name} ±σ"
+            raise NoVariance(f"Encoder {encoder.fingerprint} has no variance: leave out --posterior, or this encoder.")
+        mean_method = EncoderMethod(encoder)
+        self.name = f"{mean_method.name} ±σ"
         self.preprocessing = encoder.preprocessing
-        self.dimension, self.bytes_stored = 2 * means.dimension, means.bytes_stored
-        self.bytes_indexed = 2 * means.bytes_indexed
+        self.dimension, self.bytes_stored = 2 * mean_method.dimension, mean_method.bytes_stored
+        self.bytes_indexed = 2 * mean_method.bytes_indexed
         self._encoder = encoder
 
     def fit(self, images: Pixels) -> None:
-        """Trained already."""
+        """Do nothing: the encoder is trained."""
 
     def embed(self, images: Pixels) -> FloatArray:
+        """Embed images; see EmbeddingMethod."""
         latent = self._encoder.encode(images)
-        assert latent.sigma is not None  # as asked when it was made
+        assert latent.sigma is not None  # __init__ checks it
         mu = make_index_vectors(latent.mu, self._encoder.index_dims, self._encoder.metric)
         return np.concatenate([mu, to_indexed_sigma(latent.mu, latent.sigma, self._encoder)], axis=1)
 
-    def reconstruct(self, images: Pixels) -> None:  # noqa: ARG002  # that of the encoder's own row
-        return None
+    def reconstruct(self, images: Pixels) -> None:  # noqa: ARG002
+        """Reconstruct images; see EmbeddingMethod."""
+        return
 
 
 def make_reconstruction_targets(images: Pixels, preprocessing: Preprocessing) -> FloatArray:
-    """What a reconstruction is held against: (n, C, h, w) in [0, 1]."""
+    """Return the images to compare reconstructions with, (n, C, h, w) in [0, 1]."""
     return scale_to_unit(crop_padding(images, preprocessing))
 
 
 def make_chunks(count: int, chunk_size: int = 256) -> list[slice]:
-    """Slices of so many pictures: bounded memory."""
+    """Return slices of `chunk_size` images, to bound the memory."""
     return [slice(start, min(start + chunk_size, count)) for start in range(0, count, chunk_size)]

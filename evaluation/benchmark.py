@@ -1,10 +1,10 @@
-"""The ladder: every method measured on the same pictures, one row each."""
+"""Measure embedding methods on the same images, one row each."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,17 +23,22 @@ from simile.evaluation.neighbours import (
 from simile.evaluation.reconstruction import ReconstructionScores, estimate_likelihood, score_reconstruction
 from simile.images.formats import Pixels
 
-TIMED_IMAGES = 1024  # pictures that the speed is measured on
-EXAMPLE_NEIGHBOURS = 8  # neighbours of an example
+TIMED_IMAGES = 1024  # images for the speed measurement
+EXAMPLE_NEIGHBOURS = 8  # neighbours of each example query in the report
 
 
-@dataclass
+@dataclass(kw_only=True)
 class BenchmarkRow:
-    """What one method is worth. `figures`: by a column's key, None where the column makes no sense for it.
+    """The results of one method.
 
-    `errors`: standard errors of some figures. `draws`: those figures under shared bootstrap draws (simile.evaluation.bootstrap).
-    `examples`: the nearest rows of the example queries, (e, SHOWN). `knows_labels`: it was trained on these very
-    labels, so that its label figures say nothing of pictures to come.
+    Attributes:
+        encoder: Fingerprint of the encoder; None for a baseline.
+        metrics: Value by column key; None if the metric does not apply.
+        standard_errors: Of some of the metrics.
+        copies_by_kind: recall@1 by kind of distortion.
+        bootstrap_values: Values of these metrics for the shared bootstrap draws, (BOOTSTRAP_DRAWS,).
+        example_rows: (e, EXAMPLE_NEIGHBOURS), the nearest rows of the example queries.
+        is_trained_on_labels: Whether it was trained on these labels, so that its label metrics are not meaningful.
     """
 
     name: str
@@ -47,7 +52,7 @@ class BenchmarkRow:
     is_trained_on_labels: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return JSON-ready values."""
         body: dict[str, Any] = {"name": self.name, "encoder": self.encoder, **self.metrics}
         return body | {
             "standard_errors": {key: error for key, error in self.standard_errors.items() if np.isfinite(error)},
@@ -57,48 +62,55 @@ class BenchmarkRow:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BenchmarkData:
-    """What every row is measured on. `classes` (n,): class numbers, -1 where there is no label."""
+    """The data that every method is measured on.
+
+    Attributes:
+        classes: (n,) class numbers, -1 without a label.
+        base_rows: Rows that copies and example queries are searched in.
+        example_queries: Rows of the example queries.
+        samples: Samples per image to estimate log p(x).
+    """
 
     dataset: EvaluationDataset
     splits: Sequence[QuerySplit]
     classes: RowIndices
     planted_copies: copy_retrieval.PlantedCopies | None
-    base_rows: RowIndices  # rows that copies and examples are searched among
-    example_queries: RowIndices  # rows of the example queries
+    base_rows: RowIndices
+    example_queries: RowIndices
     samples: int
     seed: int
 
     @property
     def query_rows(self) -> RowIndices:
-        """Every query, split after split."""
+        """The query rows of all splits."""
         return np.concatenate([split.queries for split in self.splits])
 
 
 def benchmark_method(method: EmbeddingMethod, data: BenchmarkData, on_progress: OnProgress) -> BenchmarkRow:
-    """One row of the ladder."""
-    row = BenchmarkRow(method.name, None if method.encoder is None else method.encoder.fingerprint)
+    """Measure one method."""
+    row = BenchmarkRow(name=method.name, encoder=None if method.encoder is None else method.encoder.fingerprint)
     if method.encoder is not None:
-        method.encoder.start_runtimes()  # so that one runtime makes all vectors, and its start is not timed
-    pictures = data.dataset.arrays[method.preprocessing]
+        method.encoder.start_runtimes()  # all vectors by one runtime; its start is not timed
+    images = data.dataset.arrays[method.preprocessing]
     steps = len(data.splits) + 2
     row.metrics |= _get_cost_metrics(method)
-    vectors = None if method.needs_fit else _embed_images(method, pictures)
-    scored, kept = [], []
+    vectors = None if method.needs_fit else _embed_images(method, images)
+    label_scores, reconstruction_scores = [], []
     for done, split in enumerate(data.splits):
         on_progress(method.name, done, steps)
-        method.fit(pictures[split.base])
-        scored.append(_score_split_labels(split, pictures, data, method, vectors))
-        kept.append(score_reconstruction(method, pictures[split.queries]))
-    _add_label_metrics(row, [scores for scores in scored if scores is not None], data.seed)
-    _add_reconstruction_metrics(row, [parts for parts in kept if parts is not None], data.seed)
+        method.fit(images[split.base])
+        label_scores.append(_score_split_labels(split, images, data, method, vectors))
+        reconstruction_scores.append(score_reconstruction(method, images[split.queries]))
+    _add_label_metrics(row, [scores for scores in label_scores if scores is not None], data.seed)
+    _add_reconstruction_metrics(row, [scores for scores in reconstruction_scores if scores is not None], data.seed)
     on_progress(method.name, steps - 2, steps)
-    _add_likelihood_metrics(row, method, pictures[data.query_rows], data)
+    _add_likelihood_metrics(row, method, images[data.query_rows], data)
     on_progress(method.name, steps - 1, steps)
-    method.fit(pictures[data.base_rows])
-    _add_speed_metric(row, method, pictures)
-    _add_search_metrics(row, method, pictures, vectors, data)
+    method.fit(images[data.base_rows])
+    _add_speed_metric(row, method, images)
+    _add_search_metrics(row, method, images, vectors, data)
     on_progress(method.name, steps, steps)
     return row
 
@@ -121,12 +133,14 @@ def _embed_images(method: EmbeddingMethod, images: Pixels) -> VectorArray:
 def _score_split_labels(
     split: QuerySplit, images: Pixels, data: BenchmarkData, method: EmbeddingMethod, vectors: VectorArray | None
 ) -> LabelScores | None:
-    """Scores of the queries that have a label, against the pictures that have one."""
+    """Score the labelled queries of a split against its labelled images; None without labels."""
     base, queries = (rows[data.classes[rows] >= 0] for rows in (split.base, split.queries))
     if not len(base) or not len(queries):
         return None
-    found = [_embed_images(method, images[rows]) if vectors is None else vectors[rows] for rows in (base, queries)]
-    return compute_label_scores(found[0], data.classes[base], found[1], data.classes[queries])
+    base_vectors, query_vectors = [
+        _embed_images(method, images[rows]) if vectors is None else vectors[rows] for rows in (base, queries)
+    ]
+    return compute_label_scores(base_vectors, data.classes[base], query_vectors, data.classes[queries])
 
 
 def _add_label_metrics(row: BenchmarkRow, split_scores: list[LabelScores], seed: int) -> None:
@@ -162,51 +176,50 @@ def _add_likelihood_metrics(row: BenchmarkRow, method: EmbeddingMethod, images: 
     row.metrics |= dict.fromkeys(("elbo", "bits", "log_likelihood", "active_units"))
     if method.encoder is None:
         return
-    found = estimate_likelihood(method.encoder, images, data.samples, data.seed)
-    if found is None:
+    scores = estimate_likelihood(method.encoder, images, data.samples, data.seed)
+    if scores is None:
         return
     row.metrics |= {
-        "elbo": found.elbo,
-        "bits": found.bits,
-        "log_likelihood": found.log_likelihood,
-        "active_units": found.active_units,
+        "elbo": scores.elbo,
+        "bits": scores.bits,
+        "log_likelihood": scores.log_likelihood,
+        "active_units": scores.active_units,
     }
-    row.standard_errors["elbo"] = found.elbo_error
-    if found.log_likelihood_error is not None:
-        row.standard_errors["log_likelihood"] = found.log_likelihood_error
-    if found.binarised:
-        row.notes.append("its likelihood is that of binarised pictures, as it was trained")
+    row.standard_errors["elbo"] = scores.elbo_error
+    if scores.log_likelihood_error is not None:
+        row.standard_errors["log_likelihood"] = scores.log_likelihood_error
+    if scores.binarised:
+        row.notes.append("its likelihood is measured on binarised images, as in its training")
 
 
 def _add_speed_metric(row: BenchmarkRow, method: EmbeddingMethod, images: Pixels) -> None:
-    """Pixels need no embedding, so they have no speed."""
+    """Measure the embedding speed; raw pixels have none."""
     row.metrics["speed"] = None
     if isinstance(method, RawPixels):
         return
     timed = images[:TIMED_IMAGES]
-    method.embed(timed[:16])  # the first call sets things up
+    method.embed(timed[:16])  # the first call is slower
     started = time.perf_counter()
     for part in make_chunks(len(timed)):
         method.embed(timed[part])
     speed = len(timed) / max(time.perf_counter() - started, 1e-9)
-    row.metrics["speed"] = float(f"{speed:.2g}")  # more digits would not come again
+    row.metrics["speed"] = float(f"{speed:.2g}")  # two digits are reproducible
 
 
 def _add_search_metrics(
     row: BenchmarkRow, method: EmbeddingMethod, images: Pixels, vectors: VectorArray | None, data: BenchmarkData
 ) -> None:
-    """Copies and examples, searched among the whole collection."""
+    """Search the distorted copies and the example queries in the whole collection."""
     vectors = _embed_images(method, images) if vectors is None else vectors
-    searched = data.base_rows
-    row.example_rows = _find_example_rows(vectors, searched, data.example_queries)
+    row.example_rows = _find_example_rows(vectors, data.base_rows, data.example_queries)
     row.metrics |= dict.fromkeys(("copy_recall", "micro_ap", "recall_at_precision"))
     if data.planted_copies is None:
         return
-    asked = _embed_images(method, data.planted_copies.arrays[method.preprocessing])
-    found = find_nearest(vectors[searched], asked, copy_retrieval.COPY_CANDIDATES)
-    found = type(found)(searched[found.rows], found.distances)
+    copy_vectors = _embed_images(method, data.planted_copies.arrays[method.preprocessing])
+    nearest = find_nearest(vectors[data.base_rows], copy_vectors, copy_retrieval.COPY_CANDIDATES)
+    nearest = replace(nearest, rows=data.base_rows[nearest.rows])
     identity = np.unique(data.dataset.digests, return_inverse=True)[1]
-    scores = copy_retrieval.score_copies(found, data.planted_copies, identity, data.seed)
+    scores = copy_retrieval.score_copies(nearest, data.planted_copies, identity, data.seed)
     row.metrics |= {
         "copy_recall": scores.recall,
         "micro_ap": scores.micro_ap,
@@ -218,10 +231,10 @@ def _add_search_metrics(
 
 
 def _find_example_rows(vectors: VectorArray, base_rows: RowIndices, queries: RowIndices) -> RowIndices:
-    """The SHOWN nearest of each query but itself, (e, SHOWN)."""
-    found = base_rows[find_nearest(vectors[base_rows], vectors[queries], EXAMPLE_NEIGHBOURS + 1).rows]
+    """Find the nearest other rows of each query, (e, EXAMPLE_NEIGHBOURS)."""
+    nearest = base_rows[find_nearest(vectors[base_rows], vectors[queries], EXAMPLE_NEIGHBOURS + 1).rows]
     others = [
         [row for row in rows if row != query][:EXAMPLE_NEIGHBOURS]
-        for rows, query in zip(found.tolist(), queries, strict=True)
+        for rows, query in zip(nearest.tolist(), queries, strict=True)
     ]
     return np.array(others, dtype=np.int64).reshape(len(queries), -1)

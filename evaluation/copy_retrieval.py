@@ -1,8 +1,8 @@
-"""Copy retrieval: altered copies of some pictures, each searched among all of them.
+"""Copy retrieval: search distorted copies of some images among all images.
 
-recall@1: share of copies whose nearest picture is their original. μAP: average precision over the candidates of all
-copies together, sorted by distance, as in the Image Similarity Challenge (arXiv 2106.09672): it asks for one threshold
-that fits all. Recall at precision 0.99: share of copies found before more than one answer in a hundred is wrong.
+recall@1: share of copies whose nearest image is their original. μAP: average precision over the candidates of all
+copies together, sorted by distance, as in the Image Similarity Challenge (arXiv 2106.09672); it needs one threshold for
+all copies. Recall at precision 0.99: share of copies that are found while at most 1 % of the candidates are wrong.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from simile.images.formats import Pixels
 
 log = logging.getLogger(__name__)
 
-COPY_CANDIDATES = 1  # answers that each copy gives: look-alikes behind a right answer are no mistakes
+COPY_CANDIDATES = 1  # candidates per copy: similar images after a correct candidate are not mistakes
 TARGET_PRECISION = 0.99
-MAX_ORIGINAL_SIDE = 1024  # pixels; larger originals are reduced by whole factors before they are altered
+MAX_ORIGINAL_SIDE = 1024  # pixels; larger originals are downscaled before the distortion
 MIN_DECODED_SIDE = 512  # JPEGs are decoded at the smallest scale whose sides are both twice this
 
 
 @dataclass(frozen=True)
 class PlantedCopies:
-    """Copies in rows: their pixels, the row of the original (c,), and the kind of each."""
+    """Distorted copies: their pixels, the rows of their originals (c,), and the kinds of distortion."""
 
     arrays: ArraysByPreprocessing
     originals: RowIndices
     kinds: list[str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CopyScores:
-    """The three figures under each draw of originals, with the figures themselves; `by_kind`: recall@1."""
+    """The three metrics, recall@1 by kind of distortion, and the metrics for each bootstrap draw of the originals."""
 
     recall: float
     micro_ap: float
@@ -59,39 +59,38 @@ def plant_copies(
     on_progress: OnProgress,
     kinds: Sequence[str] = DISTORTION_KINDS,
 ) -> PlantedCopies:
-    """One copy of each kind of the pictures `rows` of `paths`; the same seed gives the same copies.
+    """Make one copy of each kind of the images in `rows` of `paths`; the same seed gives the same copies.
 
-    A picture that can't be decoded has no copies: the log says why.
+    An image that cannot be decoded has no copies; the reason is logged.
     """
     arrays = reader.allocate(len(rows) * len(kinds))
-    wanted = {paths[row]: int(row) for row in rows}
-    task = partial(_make_copies, rows=wanted, kinds=kinds, reader=reader.without_workers, seed=seed)
+    row_by_path = {paths[row]: int(row) for row in rows}
+    task = partial(_make_copies, rows=row_by_path, kinds=kinds, reader=reader.without_workers, seed=seed)
     originals: list[int] = []
-    for done, (path, copies) in enumerate(zip(wanted, reader.each(task, list(wanted)), strict=True), 1):
-        on_progress("planting copies", done, len(wanted))
+    for done, (path, copies) in enumerate(zip(row_by_path, reader.each(task, list(row_by_path)), strict=True), 1):
+        on_progress("making copies", done, len(row_by_path))
         if isinstance(copies, Failure):
-            log.warning("no copies of %s are planted: %s", path, copies.reason)
+            log.warning("made no copies of %s: %s", path, copies.reason)
             continue
         for number, prepared in enumerate(copies):
             for spec, array in zip(reader.preprocessings, prepared, strict=True):
                 arrays[spec][len(originals) * len(kinds) + number] = array
-        originals.append(wanted[path])
+        originals.append(row_by_path[path])
     count = len(originals) * len(kinds)
-    planted = np.repeat(np.array(originals, np.int64), len(kinds))
-    return PlantedCopies({spec: array[:count] for spec, array in arrays.items()}, planted, list(kinds) * len(originals))
+    rows_of_originals = np.repeat(np.array(originals, np.int64), len(kinds))
+    filled = {spec: array[:count] for spec, array in arrays.items()}
+    return PlantedCopies(filled, rows_of_originals, list(kinds) * len(originals))
 
 
 def _make_copies(
     data: bytes, path: str, rows: dict[str, int], kinds: Sequence[str], reader: ImageReader, seed: int
 ) -> list[list[Pixels]]:
-    pictures = reader.decode(data, path, MIN_DECODED_SIDE)
-    reduced = {
-        background: replace(picture, pixels=_downscale(picture.pixels)) for background, picture in pictures.items()
+    images = {
+        background: replace(image, pixels=_downscale(image.pixels))
+        for background, image in reader.decode(data, path, MIN_DECODED_SIDE).items()
     }
     return [
-        reader.preprocess(
-            {name: _distort(picture, kind, [seed, rows[path], number]) for name, picture in reduced.items()}
-        )
+        reader.preprocess({name: _distort(image, kind, [seed, rows[path], number]) for name, image in images.items()})
         for number, kind in enumerate(kinds)
     ]
 
@@ -102,29 +101,27 @@ def _distort(image: DecodedImage, kind: str, seed: list[int]) -> DecodedImage:
 
 
 def _downscale(pixels: Pixels) -> Pixels:
-    """(H, W, 3) averaged over squares of whole pixels until the longer side is at most LARGEST_SIDE."""
+    """Downscale (H, W, 3) by a whole factor until the longer side is at most MAX_ORIGINAL_SIDE."""
     factor = -(-max(pixels.shape[:2]) // MAX_ORIGINAL_SIDE)
     if factor == 1:
         return pixels
     height, width = (max(1, side // factor) for side in pixels.shape[:2])
-    down, across = (min(factor, side) for side in pixels.shape[:2])  # a picture one pixel wide stays so
+    down, across = (min(factor, side) for side in pixels.shape[:2])  # a side of one pixel stays
     blocks = pixels[: height * down, : width * across].reshape(height, down, width, across, 3)
     reduced: Pixels = np.rint(blocks.mean((1, 3))).astype(np.uint8)
     return reduced
 
 
 def score_copies(neighbours: NearestRows, planted: PlantedCopies, identity: NDArray[np.int64], seed: int) -> CopyScores:
-    """Scores of the nearest CANDIDATES of each copy; rows with equal `identity` (m,) are the same picture."""
-    right = identity[neighbours.rows] == identity[planted.originals][:, None]  # (c, k)
-    repeated = right & (np.cumsum(right, axis=1) > 1)  # exact duplicates of an answer that was right: no answers
+    """Score the nearest candidates of each copy; rows with equal `identity` (m,) are the same image."""
+    is_correct = identity[neighbours.rows] == identity[planted.originals][:, None]  # (c, k)
+    is_repeated = is_correct & (np.cumsum(is_correct, axis=1) > 1)  # duplicates of a correct candidate do not count
     kinds, originals = np.array(planted.kinds), np.unique(planted.originals, return_inverse=True)[1]
-    weights = bootstrap.make_bootstrap_weights(int(originals.max()) + 1, seed)[
-        :, originals
-    ]  # (b, c): all copies of an original together
-    once = np.ones((1, len(right)))
-    first = right[:, 0].astype(np.float64)
-    pooled = _pool_candidates(neighbours.distances, right, ~repeated)
-    (micro_ap,), (at_precision,) = _score_pooled(pooled, once)
+    # (b, c): all copies of an original have the same weight in a draw.
+    weights = bootstrap.make_bootstrap_weights(int(originals.max()) + 1, seed)[:, originals]
+    first = is_correct[:, 0].astype(np.float64)
+    pooled = _pool_candidates(neighbours.distances, is_correct, ~is_repeated)
+    (micro_ap,), (at_precision,) = _score_pooled(pooled, np.ones((1, len(is_correct))))
     drawn_ap, drawn_at = _score_pooled(pooled, weights)
     return CopyScores(
         recall=float(first.mean()),
@@ -141,7 +138,7 @@ def score_copies(neighbours: NearestRows, planted: PlantedCopies, identity: NDAr
 
 @dataclass(frozen=True)
 class _PooledCandidates:
-    """Candidates of all copies, nearest first: which copy each belongs to, whether it is right, where ties end."""
+    """Candidates of all copies, nearest first: their copies, whether they are correct, where equal distances end."""
 
     copies: RowIndices
     is_correct: NDArray[np.bool_]
@@ -151,22 +148,23 @@ class _PooledCandidates:
 def _pool_candidates(
     distances: Float64Array, is_correct: NDArray[np.bool_], is_counted: NDArray[np.bool_]
 ) -> _PooledCandidates:
-    """Pools the candidates (c, k) that are `counted`."""
+    """Pool the candidates (c, k) that are counted."""
     copies, _ = np.nonzero(is_counted)
     order = np.argsort(distances[is_counted], kind="stable")
-    sorted_ = distances[is_counted][order]
-    ends = np.flatnonzero(np.append(np.diff(sorted_) > 0, True))  # a threshold takes equal distances all or none
+    sorted_distances = distances[is_counted][order]
+    # A threshold includes all candidates with equal distances, or none of them.
+    ends = np.flatnonzero(np.append(np.diff(sorted_distances) > 0, True))
     return _PooledCandidates(copies[order], is_correct[is_counted][order], ends)
 
 
 def _score_pooled(pooled: _PooledCandidates, weights: Float64Array) -> tuple[Float64Array, Float64Array]:
-    """μAP and recall at PRECISION, (b,) each, with copies weighted (b, c)."""
+    """Compute μAP and recall at TARGET_PRECISION, (b,) each, for the weights of the copies (b, c)."""
     micro_ap, at_precision = np.empty(len(weights)), np.empty(len(weights))
-    for number, of_copy in enumerate(weights):
-        of_candidate = of_copy[pooled.copies]  # (c·k,)
-        answers = np.cumsum(of_candidate)[pooled.tie_ends]
-        hits = np.cumsum(of_candidate * pooled.is_correct)[pooled.tie_ends]
-        recall, precision = hits / of_copy.sum(), hits / np.maximum(answers, 1)
-        micro_ap[number] = (np.diff(recall, prepend=0) * precision).sum()
-        at_precision[number] = np.where(precision >= TARGET_PRECISION, recall, 0).max()
+    for draw, copy_weights in enumerate(weights):
+        candidate_weights = copy_weights[pooled.copies]  # (c·k,)
+        counts = np.cumsum(candidate_weights)[pooled.tie_ends]
+        hits = np.cumsum(candidate_weights * pooled.is_correct)[pooled.tie_ends]
+        recall, precision = hits / copy_weights.sum(), hits / np.maximum(counts, 1)
+        micro_ap[draw] = (np.diff(recall, prepend=0) * precision).sum()
+        at_precision[draw] = np.where(precision >= TARGET_PRECISION, recall, 0).max()
     return micro_ap, at_precision

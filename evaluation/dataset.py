@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: read and decoded once for every row, and split into queries and collection."""
+"""The images of an evaluation: read and decoded once for all methods, and split into queries and base images."""
 
 from __future__ import annotations
 
@@ -21,18 +21,21 @@ from simile.images.rendering.sheets import encode_thumbnail
 from simile.images.sources.labels import make_stratified_folds
 from simile.images.transforms import Preprocessing
 
-ArraysByPreprocessing = dict[Preprocessing, Pixels]  # for each preprocessing (n, S, S, C) uint8
+ArraysByPreprocessing = dict[Preprocessing, Pixels]  # (n, S, S, C) uint8 each
 Result = TypeVar("Result")
 OnProgress = Callable[[str, int, int], None]  # stage, done, total
 
-MIN_EVALUATION_IMAGES = 12  # pictures; with fewer nothing can be said
+MIN_EVALUATION_IMAGES = 12  # fewer give no meaningful result
 
 
 @dataclass(frozen=True)
 class ImageReader:
-    """How files are read: limits, processes, and every preprocessing that some row of the ladder needs.
+    """Reads files for an evaluation.
 
-    workers: those that are running, or how many start for each call; 0: one for each core.
+    Attributes:
+        limits: Limits of decoding.
+        workers: A running pool, or the number of processes to start for each call; 0: one for each core.
+        preprocessings: All that some method needs.
     """
 
     limits: Limits
@@ -41,19 +44,20 @@ class ImageReader:
 
     @property
     def without_workers(self) -> ImageReader:
-        """The same for a worker process, to which running workers can't be sent."""
+        """The same for use in a worker process: a running pool cannot be sent there."""
         return replace(self, workers=1)
 
     def each(self, function: Callable[[bytes, str], Result], paths: Sequence[str]) -> Iterator[Result | Failure]:
-        """See simile.images.loading.loader.decode_files."""
+        """Apply a function to each file; see simile.images.loading.loader.decode_files."""
         return decode_files(function, paths, self.limits, self.workers)
 
     @property
     def bytes_per_image(self) -> int:
+        """Bytes of one image in all preprocessings."""
         return sum(spec.image_size**2 * spec.channels for spec in self.preprocessings)
 
     def decode(self, data: bytes, name: str, min_side: int | None) -> dict[str, DecodedImage]:
-        """The picture over each background that some preprocessing asks for. Raises UnreadableImage."""
+        """Decode an image over each background that some preprocessing needs. Raises UnreadableImage."""
         backgrounds = {spec.background for spec in self.preprocessings}
         return {
             background: decode_image(data, name=name, limits=self.limits, background=background, min_side=min_side)
@@ -61,11 +65,11 @@ class ImageReader:
         }
 
     def preprocess(self, images: dict[str, DecodedImage]) -> list[Pixels]:
-        """One array (S, S, C) for each preprocessing."""
+        """Return an array (S, S, C) for each preprocessing."""
         return [spec.to_array(images[spec.background]) for spec in self.preprocessings]
 
     def allocate(self, count: int) -> ArraysByPreprocessing:
-        """Room for `count` pictures."""
+        """Allocate arrays for `count` images."""
         return {
             spec: np.empty((count, spec.image_size, spec.image_size, spec.channels), np.uint8)
             for spec in self.preprocessings
@@ -74,7 +78,7 @@ class ImageReader:
 
 @dataclass(frozen=True)
 class EvaluationDataset:
-    """Pictures that could be read, in order. `digests`: SHA-256 of their files; exact duplicates are one picture."""
+    """The readable images, in order. `digests`: SHA-256 of their files; equal files count as one image."""
 
     paths: list[str]
     digests: list[str]
@@ -87,19 +91,19 @@ class EvaluationDataset:
 
 @dataclass(frozen=True)
 class QuerySplit:
-    """Rows that ask, and rows that answer."""
+    """The rows of the queries, and the rows that are searched."""
 
     queries: RowIndices
     base: RowIndices
 
 
 def read_dataset(paths: Sequence[str], reader: ImageReader, on_progress: OnProgress) -> EvaluationDataset:
-    """Every picture of `paths`, decoded once. A file that can't be used is set aside with its reason."""
+    """Read each file once; unreadable files become failures."""
     arrays = reader.allocate(len(paths))
-    kept: list[str] = []
+    readable: list[str] = []
     digests: list[str] = []
     failures: list[Failure] = []
-    results = reader.each(partial(_prepare, reading=reader.without_workers), paths)
+    results = reader.each(partial(_prepare, reader=reader.without_workers), paths)
     for done, (path, result) in enumerate(zip(paths, results, strict=True), 1):
         on_progress("reading", done, len(paths))
         if isinstance(result, Failure):
@@ -107,44 +111,47 @@ def read_dataset(paths: Sequence[str], reader: ImageReader, on_progress: OnProgr
             continue
         digest, prepared = result
         for spec, array in zip(reader.preprocessings, prepared, strict=True):
-            arrays[spec][len(kept)] = array
-        kept.append(path)
+            arrays[spec][len(readable)] = array
+        readable.append(path)
         digests.append(digest)
-    return EvaluationDataset(kept, digests, {spec: array[: len(kept)] for spec, array in arrays.items()}, failures)
+    return EvaluationDataset(
+        readable, digests, {spec: array[: len(readable)] for spec, array in arrays.items()}, failures
+    )
 
 
-def _prepare(data: bytes, path: str, reading: ImageReader) -> tuple[str, list[Pixels]]:
-    largest = max(spec.image_size for spec in reading.preprocessings)
-    prepared = reading.preprocess(reading.decode(data, path, largest))
+def _prepare(data: bytes, path: str, reader: ImageReader) -> tuple[str, list[Pixels]]:
+    largest = max(spec.image_size for spec in reader.preprocessings)
+    prepared = reader.preprocess(reader.decode(data, path, largest))
     return hashlib.sha256(data).hexdigest(), prepared
 
 
-def thumbnails(paths: Sequence[str], reading: ImageReader, side: int) -> Iterator[bytes | Failure]:
-    """Yield the file of a small copy of each picture, or why there is none."""
-    return reading.each(partial(_thumbnail, limits=reading.limits, side=side), paths)
+def make_thumbnails(paths: Sequence[str], reader: ImageReader, side: int) -> Iterator[bytes | Failure]:
+    """Yield the encoded thumbnail of each image, or the failure."""
+    return reader.each(partial(_make_thumbnail, limits=reader.limits, side=side), paths)
 
 
-def _thumbnail(data: bytes, path: str, limits: Limits, side: int) -> bytes:
+def _make_thumbnail(data: bytes, path: str, limits: Limits, side: int) -> bytes:
     return encode_thumbnail(decode_image(data, name=path, limits=limits, min_side=side), side)
 
 
-def make_query_splits(count: int, labels: Sequence[str | None], k: int, seed: int) -> list[QuerySplit]:
-    """k folds, classes spread evenly over them; each asks the rest. Raises BadSetting, TooFewPictures."""
+def make_query_splits(count: int, labels: Sequence[str | None], fold_count: int, seed: int) -> list[QuerySplit]:
+    """Make stratified folds; each one queries the others. Raises BadSetting, TooFewPictures."""
     check_image_count(count)
-    parts = make_stratified_folds(labels, k, seed)
-    return [QuerySplit(part, np.setdiff1d(np.arange(count), part)) for part in parts]
+    folds = make_stratified_folds(labels, fold_count, seed)
+    return [QuerySplit(fold, np.setdiff1d(np.arange(count), fold)) for fold in folds]
 
 
 def check_image_count(count: int) -> None:
-    """Raises TooFewPictures where there is too little to say anything."""
+    """Raise TooFewPictures for too few images."""
     if count < MIN_EVALUATION_IMAGES:
         raise TooFewPictures(
-            f"{count} readable pictures are too few to evaluate on: give at least {MIN_EVALUATION_IMAGES}, better hundreds."
+            f"{count} readable images are too few for an evaluation: give at least {MIN_EVALUATION_IMAGES}, "
+            "better hundreds."
         )
 
 
 def sample_paths(paths: Sequence[str], limit: int, seed: int) -> list[str]:
-    """At most `limit` of the paths, drawn with `seed`, in their order."""
+    """Choose at most `limit` of the paths at random and keep their order."""
     if len(paths) <= limit:
         return list(paths)
     chosen = np.random.default_rng(seed).choice(len(paths), limit, replace=False)

@@ -1,8 +1,9 @@
-"""`simile evaluate`: find the pictures and the encoders, read everything once, measure row after row, give advice."""
+"""Run an evaluation: find images and encoders, read each image once, measure each method, recommend an encoder."""
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,17 +50,24 @@ from simile.store.home import Home
 
 log = logging.getLogger(__name__)
 
-COMMON_PREPROCESSING_SAMPLE_SIZE = 256  # pictures that decide on size and colour of the common preprocessing
-DEFAULT_PCA_DIMENSION = 64  # of PCA, where there is no encoder to be as long as
-EXAMPLE_QUERIES = 4  # queries whose neighbours the report shows
-MAX_EVALUATION_BYTES = 2_000_000_000  # bytes of prepared pictures
+COMMON_PREPROCESSING_SAMPLE_SIZE = 256  # images that decide size and colour of the preprocessing of baselines
+DEFAULT_PCA_DIMENSION = 64  # used if there is no encoder
+EXAMPLE_QUERIES = 4  # queries in the report
+MAX_EVALUATION_BYTES = 2_000_000_000  # preprocessed images in memory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluationRequest:
-    """What a person may say about an evaluation. `encoders`: references; empty for all of the home.
+    """Options of an evaluation.
 
-    posterior: also by the distance between whole posteriors, a row for each encoder.
+    Attributes:
+        labels: `folders` or a CSV file.
+        test: Folder of query images, instead of folds.
+        encoders: Folders or fingerprints; empty: all encoders of the home.
+        copies: Number of images to make distorted copies of.
+        samples: Samples per image to estimate log p(x).
+        limit: Maximum number of images.
+        posterior: Add a row per encoder that compares posteriors.
     """
 
     labels: str | None = None
@@ -73,9 +81,9 @@ class EvaluationRequest:
     posterior: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Everything that was found. `labels` (n): of `material.collection`'s pictures."""
+    """The results of an evaluation; `labels` (n) are those of the images of `benchmark_data.dataset`."""
 
     request: EvaluationRequest
     rows: list[BenchmarkRow]
@@ -87,15 +95,14 @@ class Evaluation:
     failures: list[Failure] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return JSON-ready values."""
+        copies = self.benchmark_data.planted_copies
         return {
             "pictures": len(self.benchmark_data.dataset),
             "queries": len(self.benchmark_data.query_rows),
             "labelled": sum(label is not None for label in self.labels),
             "classes": len({label for label in self.labels if label is not None}),
-            "copies": 0
-            if self.benchmark_data.planted_copies is None
-            else len(self.benchmark_data.planted_copies.kinds),
+            "copies": 0 if copies is None else len(copies.kinds),
             "samples": self.request.samples,
             "rows": [row.to_dict() for row in self.rows],
             "advice": self.advice,
@@ -107,64 +114,80 @@ class Evaluation:
 def evaluate(
     settings: Settings, photos: Sequence[Path], request: EvaluationRequest, on_progress: OnProgress
 ) -> Evaluation:
-    """Measures every method on the pictures in `photos`.
+    """Measure every method on the images in `photos`.
 
-    Raises BadSetting, NoSuchPath, NoSuchEncoder and TooFewPictures.
+    Raises BadSetting, NoSuchPath, NoSuchEncoder, TooFewPictures.
     """
+    # Find the encoders and the files.
     check_sources(photos if request.test is None else [*photos, request.test])
     home = Home(settings.home, settings.database_url)
     encoders, damaged = load_encoders(home, request.encoders, settings)
     files, failures = find_image_files(photos, home)
-    asked, asked_failures = find_image_files([request.test], home) if request.test is not None else ([], [])
-    if overlap := set(files) & set(asked):
-        raise BadSetting(f"{min(overlap)} is among the pictures and in --test {request.test}. Keep them apart.")
+    query_files, query_failures = find_image_files([request.test], home) if request.test is not None else ([], [])
+    if overlap := set(files) & set(query_files):
+        raise BadSetting(f"{min(overlap)} is in PHOTOS and in --test {request.test}. Use different images.")
+    # Choose the methods and as many images as fit into memory.
     common = choose_common_preprocessing(files, settings, request.seed)
     methods = _make_methods(encoders, common, request)
     specs = tuple(dict.fromkeys(method.preprocessing for method in methods))
     limits = Limits.from_settings(settings)
     limit = min(request.limit, MAX_EVALUATION_BYTES // ImageReader(limits, settings.workers, specs).bytes_per_image)
-    chosen, chosen_asked = sample_paths(files, limit, request.seed), sample_paths(asked, limit, request.seed)
-    notes = (
-        [] if len(chosen) == len(files) else [f"measured on a seeded sample of {limit:,} of {len(files):,} pictures"]
-    )
+    chosen = sample_paths(files, limit, request.seed)
+    chosen_queries = sample_paths(query_files, limit, request.seed)
+    notes = []
+    if len(chosen) < len(files):
+        notes.append(f"measured on a random sample of {limit:,} of {len(files):,} images")
+    # Read each image once.
     with open_worker_pool(settings.workers, limits) as workers:
-        reading = ImageReader(limits, workers, specs)
-        collection = read_dataset([*chosen, *chosen_asked], reading, on_progress)
-        labels = _read_image_labels(request, collection, photos)
-        material = _make_benchmark_data(request, collection, labels, set(chosen_asked), reading, on_progress)
+        reader = ImageReader(limits, workers, specs)
+        dataset = read_dataset([*chosen, *chosen_queries], reader, on_progress)
+        labels = _read_image_labels(request, dataset, photos)
+        benchmark_data = _make_benchmark_data(request, dataset, labels, set(chosen_queries), reader, on_progress)
     for note in notes:
         log.info(note)
-    rows = [benchmark_method(method, material, on_progress) for method in methods]
-    seen = [row for row, encoder in _get_encoder_rows(rows, encoders) if _is_trained_on(encoder, len(files))]
+    # Measure.
+    rows = [benchmark_method(method, benchmark_data, on_progress) for method in methods]
+    trained_rows = [row for row, encoder in _get_encoder_rows(rows, encoders) if _is_trained_on(encoder, len(files))]
     for row, encoder in _get_encoder_rows(rows, encoders):
-        row.is_trained_on_labels = row in seen and request.test is None and encoder.network.architecture.classes > 0
-    notes += _make_notes(rows, seen, damaged, settings)
-    failures = [*failures, *asked_failures, *collection.failures]
-    return Evaluation(request, rows, methods, recommend_encoder(rows), notes, material, labels, failures)
+        row.is_trained_on_labels = (
+            row in trained_rows and request.test is None and encoder.network.architecture.classes > 0
+        )
+    notes += _make_notes(rows, trained_rows, damaged, settings)
+    return Evaluation(
+        request=request,
+        rows=rows,
+        methods=methods,
+        advice=recommend_encoder(rows),
+        notes=notes,
+        benchmark_data=benchmark_data,
+        labels=labels,
+        failures=[*failures, *query_failures, *dataset.failures],
+    )
 
 
 def load_encoders(home: Home, references: Sequence[str], settings: Settings) -> tuple[list[TrainedEncoder], list[str]]:
-    """The encoders that were named, or all of the home, sorted; and what is wrong with those that can't be loaded."""
+    """Load the named encoders, or all of the home, sorted; return them and the errors of damaged encoders."""
     if references:
         return [find_encoder(home, name, settings.device, settings.runtime) for name in dict.fromkeys(references)], []
-    found, damaged = [], []
+    encoders, damaged = [], []
     for folder in sorted(home.encoders.glob("[0-9a-f]*")):
         if not (folder / DESCRIPTION_FILE).is_file():
             continue
         try:
-            found.append(load_encoder(home, folder.name, settings.device, settings.runtime))
+            encoders.append(load_encoder(home, folder.name, settings.device, settings.runtime))
         except CheckpointDamaged as error:
             damaged.append(str(error))
-    return sorted(found, key=lambda encoder: (encoder.description.recipe_name, encoder.fingerprint)), damaged
+    return sorted(encoders, key=lambda encoder: (encoder.description.recipe_name, encoder.fingerprint)), damaged
 
 
 def find_image_files(sources: Sequence[Path], home: Home) -> tuple[list[str], list[Failure]]:
-    found = walk_sources(sources, skip=[home.encoders, home.segments, home.uploads])
-    return [file.path for file in found.files], found.failures
+    """Find the image files of sources, without the folders of the home."""
+    result = walk_sources(sources, skip=[home.encoders, home.segments, home.uploads])
+    return [file.path for file in result.files], result.failures
 
 
 def choose_common_preprocessing(files: Sequence[str], settings: Settings, seed: int) -> Preprocessing:
-    """What pixels and PCA are given."""
+    """Choose the preprocessing of raw pixels and PCA. Raises TooFewPictures."""
     sample = sample_images(
         files, Limits.from_settings(settings), settings.workers, COMMON_PREPROCESSING_SAMPLE_SIZE, seed
     )
@@ -175,7 +198,7 @@ def choose_common_preprocessing(files: Sequence[str], settings: Settings, seed: 
 def _make_methods(
     encoders: Sequence[TrainedEncoder], common: Preprocessing, request: EvaluationRequest
 ) -> list[EmbeddingMethod]:
-    """The rows in their order: what needs no training, then the encoders; a PCA as long as each of them."""
+    """Make all methods: the baselines, with a PCA for each encoder dimension, then the encoders."""
     dimensions = sorted({encoder.latent_dim for encoder in encoders}) or [DEFAULT_PCA_DIMENSION]
     methods: list[EmbeddingMethod] = [RawPixels(common)]
     methods += [PrincipalComponents(common, dimension, request.seed) for dimension in dimensions]
@@ -191,7 +214,7 @@ def _read_image_labels(
         return [None] * len(dataset)
     roots = [*photos, *([request.test] if request.test is not None else [])]
     labels = read_labels(request.labels, dataset.paths, roots)
-    LabelClasses.from_labels(labels)  # raises where there is nothing to tell apart
+    LabelClasses.from_labels(labels)  # raises BadSetting for fewer than two classes
     return labels
 
 
@@ -206,21 +229,21 @@ def _make_benchmark_data(
     rows = np.arange(len(dataset))
     is_query = np.array([path in query_paths for path in dataset.paths], bool)
     if request.test is None:
-        splits, searched = make_query_splits(len(dataset), labels, request.folds, request.seed), rows
+        splits, base_rows = make_query_splits(len(dataset), labels, request.folds, request.seed), rows
     else:
         check_image_count(int((~is_query).sum()))
         if not is_query.any():
-            raise BadSetting(f"--test {request.test} holds no picture that can be read. Name another folder.")
-        splits, searched = [QuerySplit(rows[is_query], rows[~is_query])], rows[~is_query]
+            raise BadSetting(f"--test {request.test} has no readable image. Name another folder.")
+        splits, base_rows = [QuerySplit(rows[is_query], rows[~is_query])], rows[~is_query]
     return BenchmarkData(
-        dataset,
-        splits,
-        LabelClasses.from_labels(labels).to_numbers(labels) if any(labels) else np.full(len(rows), -1),
-        _plant_copies(request, dataset, searched, reader, on_progress),
-        searched,
-        _choose_example_queries(request, splits, labels),
-        request.samples,
-        request.seed,
+        dataset=dataset,
+        splits=splits,
+        classes=LabelClasses.from_labels(labels).to_numbers(labels) if any(labels) else np.full(len(rows), -1),
+        planted_copies=_plant_copies(request, dataset, base_rows, reader, on_progress),
+        base_rows=base_rows,
+        example_queries=_choose_example_queries(request, splits, labels),
+        samples=request.samples,
+        seed=request.seed,
     )
 
 
@@ -233,8 +256,8 @@ def _plant_copies(
 ) -> copy_retrieval.PlantedCopies | None:
     if not request.copies:
         return None
-    most = MAX_EVALUATION_BYTES // (reader.bytes_per_image * len(DISTORTION_KINDS))
-    count = min(request.copies, len(base_rows), most)
+    max_count = MAX_EVALUATION_BYTES // (reader.bytes_per_image * len(DISTORTION_KINDS))
+    count = min(request.copies, len(base_rows), max_count)
     rows = np.sort(np.random.default_rng(request.seed).choice(base_rows, count, replace=False))
     planted = copy_retrieval.plant_copies(dataset.paths, rows, reader, request.seed, on_progress)
     return planted if planted.kinds else None
@@ -243,43 +266,47 @@ def _plant_copies(
 def _choose_example_queries(
     request: EvaluationRequest, splits: Sequence[QuerySplit], labels: Sequence[str | None]
 ) -> RowIndices:
-    """Example queries, of as many classes as there are."""
-    asked = np.concatenate([part.queries for part in splits])
-    order = np.random.default_rng(request.seed).permutation(asked)
-    seen: dict[str | None, int] = {}
-    place = [seen.update({labels[row]: seen.get(labels[row], 0) + 1}) or seen[labels[row]] for row in order]
-    return np.sort(order[np.argsort(place, kind="stable")][:EXAMPLE_QUERIES])
+    """Choose example queries from as many classes as possible."""
+    queries = np.concatenate([split.queries for split in splits])
+    order = np.random.default_rng(request.seed).permutation(queries)
+    # The first of each class comes first, then the second of each class, and so on.
+    counts: Counter[str | None] = Counter()
+    ranks = []
+    for row in order:
+        counts[labels[row]] += 1
+        ranks.append(counts[labels[row]])
+    return np.sort(order[np.argsort(ranks, kind="stable")][:EXAMPLE_QUERIES])
 
 
 def _get_encoder_rows(
     rows: Sequence[BenchmarkRow], encoders: Sequence[TrainedEncoder]
 ) -> list[tuple[BenchmarkRow, TrainedEncoder]]:
-    """The rows of encoders, which come last, with their encoders."""
+    """Pair the rows of encoders, which are the last ones, with their encoders."""
     return list(zip(rows[len(rows) - len(encoders) :], encoders, strict=True))
 
 
 def _is_trained_on(encoder: TrainedEncoder, file_count: int) -> bool:
-    """Whether it was trained on these pictures, as far as encoder.json tells: on exactly as many files."""
+    """Tell whether it was probably trained on these images: on the same number of files."""
     return encoder.description.training_file_count == file_count
 
 
 def _make_notes(
     rows: Sequence[BenchmarkRow], trained_rows: Sequence[BenchmarkRow], damaged: Sequence[str], settings: Settings
 ) -> list[str]:
-    """What a reader of the table must know."""
-    notes = [f"left out: {reason}" for reason in damaged]
+    """Make notes that explain the table."""
+    notes = [f"skipped: {reason}" for reason in damaged]
     if all(row.encoder is None for row in rows):
         notes.append(
-            f"{settings.home} has no encoder, so there are only rows that need no training. "
+            f"{settings.home} has no encoder, so there are only baselines. "
             "Train one with `simile train PHOTOS`, then evaluate again."
         )
     if trained_rows:
         notes.append(
-            f"trained on as many pictures as these, so probably on these very ones: {', '.join(r.name for r in trained_rows)}. "
-            "What an encoder has seen it reconstructs and finds better than new pictures; for those, use --test DIR."
+            f"probably trained on these images (the same number): {', '.join(row.name for row in trained_rows)}. An "
+            "encoder reconstructs and finds its training images better than new images; for new images use --test DIR."
         )
     if any(row.metrics["log_likelihood"] is not None for row in rows):
-        notes.append(f"log p(x) is measured on at most {MAX_LIKELIHOOD_IMAGES} pictures, drawn with the seed.")
+        notes.append(f"log p(x) is measured on at most {MAX_LIKELIHOOD_IMAGES} images, chosen at random.")
     if len({row.metrics["input"] for row in rows if row.metrics["mse"] is not None}) > 1:
         notes.append("Inputs differ in size: MSE, PSNR and SSIM compare only rows with the same input.")
     return notes

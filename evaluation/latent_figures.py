@@ -1,4 +1,4 @@
-"""Pictures of two-dimensional latents: what each term of the loss does to them, and what lies where in the plane."""
+"""Figures of two-dimensional latent spaces: the effect of each loss term, and the decoded latent plane."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from simile.models.recipes import Recipe, load_recipe
 from simile.models.training.loop import TrainingOptions, TrainingProgress, train
 from simile.store.home import Home
 
-LOSS_FIGURE_MINUTES = 1.0  # of training for each of the three
+LOSS_FIGURE_MINUTES = 1.0  # maximum training time of each VAE
 LOSS_FIGURE_EPOCHS = 150
-# What differs from the VAE's recipe: both terms are weighted 1 where nothing is said.
+# Changes to the recipe vae, where both terms have weight 1.
 LOSS_VARIANTS: dict[str, dict[str, float]] = {
     "Only reconstruction": {"beta": 0.0},
     "Only KL": {"pixel_weight": 0.0},
     "Both": {},
 }
-# Small and fast, as in arXiv 1312.6114's own pictures of a plane.
+# Small and fast, as for the figures of arXiv 1312.6114.
 SMALL_VAE_SETTINGS: dict[str, object] = {"architecture": "dense", "latent_dim": 2, "kl_warmup_steps": 50}
 PRIOR_RINGS = (1.0, 2.0)  # standard deviations of the prior
-MANIFOLD_SIDE = 20  # pictures each way, as in arXiv 1312.6114
-MANIFOLD_PIXELS = 1200  # the grid is enlarged by a whole factor to about this side
+MANIFOLD_SIDE = 20  # images per side, as in arXiv 1312.6114
+MANIFOLD_PIXELS = 1200  # approximate side of the figure; the grid is enlarged by a whole factor
 
 
 def draw_losses(
@@ -50,25 +50,25 @@ def draw_losses(
     on_progress: OnProgress,
     epochs: int = LOSS_FIGURE_EPOCHS,
 ) -> bytes:
-    """PNG of μ, and beneath it of one z from q(z|x), of three 2-D VAEs trained on the pictures: the lecture's picture.
+    """Train three 2-D VAEs on the images and plot μ, and below it one sample z of q(z|x), as a PNG.
 
-    A minute each at most, without the home. Coloured by label where there are labels.
+    Each training takes at most LOSS_FIGURE_MINUTES; the home is not changed. Points are coloured by label.
     """
     files = find_image_files(photos, Home(settings.home, settings.database_url))[0]
     common = choose_common_preprocessing(files, settings, request.seed)
-    reading = ImageReader(Limits.from_settings(settings), settings.workers, (common,))
-    collection = read_dataset(sample_paths(files, request.limit, request.seed), reading, on_progress)
-    pictures, count = collection.arrays[common], len(collection)
-    labels = [None] * count if request.labels is None else read_labels(request.labels, collection.paths, photos)
+    reader = ImageReader(Limits.from_settings(settings), settings.workers, (common,))
+    dataset = read_dataset(sample_paths(files, request.limit, request.seed), reader, on_progress)
+    images = dataset.arrays[common]
+    labels = [None] * len(dataset) if request.labels is None else read_labels(request.labels, dataset.paths, photos)
     rows: tuple[list[ScatterPanel], list[ScatterPanel]] = ([], [])
     for title, overrides in LOSS_VARIANTS.items():
         recipe = load_recipe("vae", epochs=epochs, **SMALL_VAE_SETTINGS, **overrides)
-        encoder = _train_small_encoder(pictures, common, recipe, settings, request.seed, title, on_progress)
-        latent = encoder.encode(pictures)
+        encoder = _train_small_encoder(images, common, recipe, settings, request.seed, title, on_progress)
+        latent = encoder.encode(images)
         assert latent.sigma is not None
         noise = np.random.default_rng(request.seed).standard_normal(latent.mu.shape).astype(np.float32)
-        rows[0].append(ScatterPanel(title, "μ of each picture", latent.mu, PRIOR_RINGS))
-        rows[1].append(ScatterPanel(title, "z, drawn from q(z|x)", latent.mu + noise * latent.sigma, PRIOR_RINGS))
+        rows[0].append(ScatterPanel(title, "μ of each image", latent.mu, PRIOR_RINGS))
+        rows[1].append(ScatterPanel(title, "z, sampled from q(z|x)", latent.mu + noise * latent.sigma, PRIOR_RINGS))
     return draw_scatter([*rows[0], *rows[1]], labels, columns=len(LOSS_VARIANTS))
 
 
@@ -83,57 +83,59 @@ def _train_small_encoder(
 ) -> TrainedEncoder:
     options = TrainingOptions(seed, LOSS_FIGURE_MINUTES, settings.device, False, time.monotonic())
 
-    def trained(progress: TrainingProgress) -> None:
+    def report(progress: TrainingProgress) -> None:
         if progress.total_steps is not None:
             on_progress(title.lower(), progress.step, progress.total_steps)
 
-    with tempfile.TemporaryDirectory() as scratch, _silence_logger("simile.models.training.loop"):
-        found = train(images, preprocessing, recipe, options, Path(scratch), trained)
+    with tempfile.TemporaryDirectory() as folder, _silence_logger("simile.models.training.loop"):
+        trained = train(images, preprocessing, recipe, options, Path(folder), report)
     description = EncoderDescription(
         fingerprint=title,
-        architecture=found.network.architecture.to_dict(),
+        architecture=trained.network.architecture.to_dict(),
         preprocessing=preprocessing.to_dict(),
         metric="l2",
         index_dims=None,
         recipe=recipe.to_dict(),
     )
-    return TrainedEncoder(found.network, preprocessing, description, settings.device)
+    return TrainedEncoder(trained.network, preprocessing, description, settings.device)
 
 
 @contextmanager
 def _silence_logger(name: str) -> Iterator[None]:
-    """Only errors of a logger: that the KL alone makes the posterior collapse is what the picture shows."""
+    """Silence warnings of a logger: the figure shows on purpose that KL alone makes the posterior collapse."""
     logger = logging.getLogger(name)
-    before = logger.level
+    level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        logger.setLevel(level)
 
 
 def draw_home_manifold(settings: Settings, references: Sequence[str]) -> bytes:
-    """PNG of what a 2-D encoder decodes over its latent plane, at even quantiles of the prior.
+    """Draw the latent plane of the first encoder with two dimensions and a decoder; see `draw_manifold`.
 
-    arXiv 1312.6114, figure 4. Takes the first of the encoders that has two dimensions and a decoder; raises
-    NoSuchEncoder where none has.
+    Raises NoSuchEncoder if there is none.
     """
     encoders, _ = load_encoders(Home(settings.home, settings.database_url), references, settings)
-    flat = [encoder for encoder in encoders if encoder.latent_dim == 2 and encoder.has_decoder]
-    if not flat:
+    planar = [encoder for encoder in encoders if encoder.latent_dim == 2 and encoder.has_decoder]
+    if not planar:
         raise NoSuchEncoder(
             "No encoder here has two dimensions and a decoder. "
             "Train one with `simile train PHOTOS --latent-dim 2`, and name it with --encoder."
         )
-    return draw_manifold(flat[0])
+    return draw_manifold(planar[0])
 
 
 def draw_manifold(encoder: TrainedEncoder) -> bytes:
-    """The grid of one encoder: z₁ grows to the right, z₂ upwards. Raises BadSetting for other than two dimensions."""
+    """Decode the latent plane at even quantiles of the prior, as a PNG: z₁ to the right, z₂ upwards.
+
+    See arXiv 1312.6114, figure 4. Raises BadSetting for an encoder without exactly two dimensions.
+    """
     if encoder.latent_dim != 2:
-        raise BadSetting(f"Encoder {encoder.fingerprint} has {encoder.latent_dim} dimensions, and a plane has two.")
+        raise BadSetting(f"Encoder {encoder.fingerprint} has {encoder.latent_dim} dimensions; the figure needs two.")
     _, _, height, width = encoder.preprocessing.content_box()
-    tiles = [encoder.preprocessing.to_pixels(picture, width, height) for picture in encoder.decode(make_prior_grid())]
+    tiles = [encoder.preprocessing.to_pixels(image, width, height) for image in encoder.decode(make_prior_grid())]
     tiled = np.stack(tiles).reshape(MANIFOLD_SIDE, MANIFOLD_SIDE, *tiles[0].shape).transpose(0, 2, 1, 3, 4)
     sheet = tiled.reshape(MANIFOLD_SIDE * tiles[0].shape[0], MANIFOLD_SIDE * tiles[0].shape[1], 3)
     factor = max(1, round(MANIFOLD_PIXELS / max(sheet.shape[:2])))
@@ -141,6 +143,6 @@ def draw_manifold(encoder: TrainedEncoder) -> bytes:
 
 
 def make_prior_grid(side: int = MANIFOLD_SIDE) -> FloatArray:
-    """z (side², 2) at the middles of `side` equally likely parts of the prior each way, row by row from the top."""
-    places = np.array([NormalDist().inv_cdf((number + 0.5) / side) for number in range(side)])
-    return np.stack([np.tile(places, side), np.repeat(places[::-1], side)], axis=1).astype(np.float32)
+    """Make z (side², 2) at the centres of `side` equally likely parts of the prior per axis, by rows from the top."""
+    quantiles = np.array([NormalDist().inv_cdf((number + 0.5) / side) for number in range(side)])
+    return np.stack([np.tile(quantiles, side), np.repeat(quantiles[::-1], side)], axis=1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The columns of the ladder: what each is called, how it is written and what it means. One table for all outputs."""
+"""The metric columns: heading, format and meaning of each, for all outputs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 @dataclass(frozen=True)
 class MetricColumn:
-    """`better`: 1 where more is better, -1 where less is, 0 where neither. `written`: a format of the value."""
+    """One metric; `direction`: 1 if higher is better, -1 if lower is better, 0 if neither."""
 
     key: str
     heading: str
@@ -20,7 +20,7 @@ class MetricColumn:
 
 @dataclass(frozen=True)
 class MetricGroup:
-    """Columns that answer one question."""
+    """Columns with a common title."""
 
     title: str
     columns: tuple[MetricColumn, ...]
@@ -28,11 +28,13 @@ class MetricGroup:
 
 METRIC_GROUPS = (
     MetricGroup(
-        "Finding what is alike",
+        "Similarity search",
         (
-            MetricColumn("vote", "vote of 5", "{:.3f}", 1, "share of queries whose label most of the 5 nearest have"),
             MetricColumn(
-                "precision", "precision at 10", "{:.3f}", 1, "share of the 10 nearest that have the query's label"
+                "vote", "vote of 5", "{:.3f}", 1, "share of queries whose label is the majority of the 5 nearest"
+            ),
+            MetricColumn(
+                "precision", "precision at 10", "{:.3f}", 1, "share of the 10 nearest with the label of the query"
             ),
             MetricColumn("map", "mAP", "{:.3f}", 1, "mean average precision over the ranking of the whole collection"),
             MetricColumn(
@@ -40,34 +42,34 @@ METRIC_GROUPS = (
                 "copies: recall@1",
                 "{:.3f}",
                 1,
-                "share of altered copies whose nearest picture is their original",
+                "share of distorted copies whose nearest image is the original",
             ),
             MetricColumn(
-                "micro_ap", "copies: μAP", "{:.3f}", 1, "average precision of all copies' answers under one threshold"
+                "micro_ap", "copies: μAP", "{:.3f}", 1, "average precision over all copies with one threshold"
             ),
             MetricColumn(
                 "recall_at_precision",
                 "recall at P 0.99",
                 "{:.3f}",
                 1,
-                "share of copies found before more than one answer in a hundred is wrong",
+                "share of copies found while at most 1 % of the candidates are wrong",
             ),
         ),
     ),
     MetricGroup(
-        "Keeping what was seen",
+        "Reconstruction and likelihood",
         (
             MetricColumn("mse", "MSE", "{:.5f}", -1, "mean squared error of the reconstruction, values in [0, 1]"),
-            MetricColumn("psnr", "PSNR", "{:.2f}", 1, "peak signal to noise ratio in dB, mean over pictures"),
+            MetricColumn("psnr", "PSNR", "{:.2f}", 1, "peak signal to noise ratio in dB, mean over images"),
             MetricColumn(
-                "ssim", "SSIM", "{:.3f}", 1, "structural similarity of picture and reconstruction, 1 is the same"
+                "ssim", "SSIM", "{:.3f}", 1, "structural similarity of image and reconstruction, 1 for equal images"
             ),
             MetricColumn(
                 "elbo",
                 "ELBO",
                 "{:,.1f}",
                 0,
-                "evidence lower bound in nats per picture (of different inputs or likelihoods: not comparable)",
+                "evidence lower bound in nats per image (not comparable between different inputs or likelihoods)",
             ),
             MetricColumn(
                 "bits", "bits/dim", "{:.3f}", 0, "- ELBO / (values · ln 2), plus 8 for a Gaussian density: 256 levels"
@@ -77,36 +79,36 @@ METRIC_GROUPS = (
                 "log p(x)",
                 "{:,.1f}",
                 0,
-                "importance-weighted estimate in nats per picture (arXiv 1509.00519)",
+                "importance-weighted estimate in nats per image (arXiv 1509.00519)",
             ),
             MetricColumn(
                 "active_units",
                 "active units",
                 "{:.0f}",
                 0,
-                "latent dimensions whose μ differs between pictures: variance above 0.01",
+                "latent dimensions with a variance of μ above 0.01",
             ),
         ),
     ),
     MetricGroup(
-        "What it costs",
+        "Cost",
         (
-            MetricColumn("input", "input", "{}", 0, "what the method is given: pixels, grey or colour"),
-            MetricColumn("dimension", "numbers", "{:,.0f}", 0, "numbers in the vector that is compared"),
+            MetricColumn("input", "input", "{}", 0, "input of the method: size, grey or colour"),
+            MetricColumn("dimension", "numbers", "{:,.0f}", 0, "dimension of the compared vector"),
             MetricColumn(
                 "bytes_stored",
                 "bytes stored",
                 "{:,.0f}",
                 0,
-                "bytes per picture in the catalogue: μ and log σ² as float32",
+                "bytes per image in the catalogue: μ and log σ² as float32",
             ),
-            MetricColumn("bytes_indexed", "bytes indexed", "{:,.0f}", 0, "bytes per picture in the index"),
+            MetricColumn("bytes_indexed", "bytes indexed", "{:,.0f}", 0, "bytes per image in the index"),
             MetricColumn(
                 "speed",
-                "pictures/s",
+                "images/s",
                 "{:,.0f}",
                 0,
-                "pictures embedded in a second on this machine, without reading and decoding the files",
+                "images embedded per second on this machine, without reading and decoding files",
             ),
         ),
     ),
@@ -117,7 +119,7 @@ METRICS_WITH_ERRORS = ("vote", "precision", "map", "copy_recall", "micro_ap", "r
 
 
 class HasMetrics(Protocol):
-    """A row of the ladder, as far as columns care."""
+    """A row with metrics by column key."""
 
     metrics: dict[str, Any]
 
@@ -126,21 +128,23 @@ HasMetricsT = TypeVar("HasMetricsT", bound=HasMetrics)
 
 
 def get_columns_with_values(rows: Sequence[HasMetrics]) -> list[tuple[MetricGroup, tuple[MetricColumn, ...]]]:
-    """The groups with those of their columns that some row has a value in."""
-    found = []
+    """Return the groups with the columns that have a value in some row."""
+    groups = []
     for group in METRIC_GROUPS:
-        columns = tuple(c for c in group.columns if any(row.metrics.get(c.key) is not None for row in rows))
-        found += [(group, columns)] if columns else []
-    return found
+        columns = tuple(
+            column for column in group.columns if any(row.metrics.get(column.key) is not None for row in rows)
+        )
+        groups += [(group, columns)] if columns else []
+    return groups
 
 
 def select_rows_with_values(rows: Sequence[HasMetricsT], columns: Sequence[MetricColumn]) -> list[HasMetricsT]:
-    """The rows that have a value in any of the columns."""
+    """Return the rows with a value in any of the columns."""
     return [row for row in rows if any(row.metrics.get(column.key) is not None for column in columns)]
 
 
 def format_metric(column: MetricColumn, metrics: dict[str, Any], standard_errors: dict[str, float]) -> str:
-    """The value as it is shown, with its standard error; a dash where the column makes no sense for the row."""
+    """Format a value with its standard error; a dash if there is no value."""
     value = metrics.get(column.key)
     if value is None:
         return MISSING_VALUE

@@ -1,8 +1,8 @@
-"""Exact nearest neighbours in bounded memory, and what labels say of them.
+"""Exact nearest neighbours in bounded memory, and label metrics.
 
 Squared distances are |a|² + |b|² - 2·ab in float64: exact for integers such as pixels of 0 to 255 (all terms stay
-far below 2^53), and right to the last digits of float32 for everything else. Among equal distances the lower row
-comes first, so the same vectors always give the same neighbours.
+far below 2^53), and accurate to the last digits of float32 for other values. Equal distances are sorted by row, so the
+same vectors always give the same neighbours.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ VectorArray = NDArray[Any]  # (n, d), any real type
 RowIndices = NDArray[np.int64]
 Float64Array = NDArray[np.float64]
 
-DISTANCE_BLOCK_BYTES = 64 << 20  # of distances at a time
-VECTOR_BLOCK_BYTES = 32 << 20  # of vectors as float64 at a time
+DISTANCE_BLOCK_BYTES = 64 << 20  # distances in memory at once
+VECTOR_BLOCK_BYTES = 32 << 20  # float64 vectors in memory at once
 
 
 @dataclass(frozen=True)
 class NearestRows:
-    """The nearest rows of each query, nearest first: `rows` (n, k), `distances` (n, k) Euclidean."""
+    """The nearest rows of each query, nearest first: `rows` (n, k) and Euclidean `distances` (n, k)."""
 
     rows: RowIndices
     distances: Float64Array
 
 
 def compute_squared_distances(base: VectorArray, queries: VectorArray) -> Iterator[tuple[slice, Float64Array]]:
-    """Squared Euclidean distances to all of `base` (m, d), for one slice of `queries` (n, d) after another: (q, m)."""
+    """Yield slices of the queries (n, d) with their squared Euclidean distances (q, m) to all of `base` (m, d)."""
     norms = _compute_squared_norms(base)
-    together = max(1, DISTANCE_BLOCK_BYTES // (8 * max(1, len(base))))
-    together = min(together, max(1, VECTOR_BLOCK_BYTES // (8 * max(1, queries.shape[1]))))
-    for start in range(0, len(queries), together):
-        part = slice(start, start + together)
+    batch_size = max(1, DISTANCE_BLOCK_BYTES // (8 * max(1, len(base))))
+    batch_size = min(batch_size, max(1, VECTOR_BLOCK_BYTES // (8 * max(1, queries.shape[1]))))
+    for start in range(0, len(queries), batch_size):
+        part = slice(start, start + batch_size)
         wide = queries[part].astype(np.float64)  # (q, d)
         block = np.empty((len(wide), len(base)))  # (q, m)
         for columns in _make_vector_slices(base):
@@ -44,11 +44,11 @@ def compute_squared_distances(base: VectorArray, queries: VectorArray) -> Iterat
         block *= -2
         block += norms
         block += np.square(wide).sum(1)[:, None]
-        yield part, np.maximum(block, 0, out=block)  # rounding may have gone below zero
+        yield part, np.maximum(block, 0, out=block)  # rounding may give negative values
 
 
 def find_nearest(base: VectorArray, queries: VectorArray, k: int) -> NearestRows:
-    """The k rows of `base` (m, d) nearest to each of `queries` (n, d); all m where there are fewer."""
+    """Find the k rows of `base` (m, d) nearest to each query (n, d); all m if there are fewer."""
     k = min(k, len(base))
     rows, distances = np.empty((len(queries), k), np.int64), np.empty((len(queries), k))
     for part, block in compute_squared_distances(base, queries):
@@ -57,8 +57,8 @@ def find_nearest(base: VectorArray, queries: VectorArray, k: int) -> NearestRows
 
 
 def _select_smallest(block: Float64Array, k: int) -> tuple[RowIndices, Float64Array]:
-    """Columns and values (q, k) of the k smallest of each row of (q, m), by value, then by column."""
-    limit = np.partition(block, k - 1, axis=1)[:, k - 1 : k]  # the k-th smallest; several columns may hold it
+    """Return columns and values (q, k) of the k smallest values in each row of (q, m), by value, then by column."""
+    limit = np.partition(block, k - 1, axis=1)[:, k - 1 : k]  # the k-th smallest value; several columns may have it
     row, column = np.nonzero(block <= limit)
     value = block[row, column]
     order = np.lexsort((column, value, row))
@@ -68,28 +68,31 @@ def _select_smallest(block: Float64Array, k: int) -> tuple[RowIndices, Float64Ar
 
 
 def compute_majority_vote(labels: RowIndices, distances: Float64Array | None = None) -> RowIndices:
-    """The class (n,) that most of the k neighbours have, `labels` (n, k); among equals the smallest number.
+    """Return the most frequent class (n,) among the k neighbours; the smallest class number of equals.
 
-    With `distances` (n, k) each neighbour weighs 1/distance; where one lies at zero, only those at zero count.
-    Both conventions are scikit-learn's.
+    Both rules are those of scikit-learn.
+
+    Args:
+        labels: (n, k) class numbers of the neighbours.
+        distances: (n, k); weights of 1/distance. If a distance is zero, only neighbours at zero count.
     """
     weights = np.ones(labels.shape) if distances is None else _compute_inverse_weights(distances)
     classes = int(labels.max(initial=0)) + 1
-    tally = np.zeros((len(labels), classes))
-    np.add.at(tally, (np.arange(len(labels))[:, None], labels), weights)
-    most: RowIndices = tally.argmax(1)
-    return most
+    votes = np.zeros((len(labels), classes))
+    np.add.at(votes, (np.arange(len(labels))[:, None], labels), weights)
+    winners: RowIndices = votes.argmax(1)
+    return winners
 
 
 def _compute_inverse_weights(distances: Float64Array) -> Float64Array:
-    at_zero = distances == 0
-    weights = 1 / np.where(at_zero, 1, distances)
-    chosen: Float64Array = np.where(at_zero.any(1, keepdims=True), at_zero, weights)
-    return chosen
+    is_zero = distances == 0
+    weights = 1 / np.where(is_zero, 1, distances)
+    inverse: Float64Array = np.where(is_zero.any(1, keepdims=True), is_zero, weights)
+    return inverse
 
 
 def compute_average_precision(relevant: NDArray[np.bool_]) -> Float64Array:
-    """Mean of the precision at each relevant rank, (n,), of rankings (n, m); NaN where nothing is relevant."""
+    """Compute the average precision (n,) of rankings (n, m); NaN if nothing is relevant."""
     ranks = np.arange(1, relevant.shape[1] + 1)
     precision = np.cumsum(relevant, axis=1) / ranks
     count = relevant.sum(1)
@@ -100,11 +103,11 @@ def compute_average_precision(relevant: NDArray[np.bool_]) -> Float64Array:
 
 @dataclass(frozen=True)
 class LabelScores:
-    """How far neighbours share a query's label; each (n,), one number for each query."""
+    """Label metrics of each query, (n,) each."""
 
-    vote: Float64Array  # 1 where the vote of the nearest is right
-    precision: Float64Array  # share of the nearest ten that have the label
-    average_precision: Float64Array  # over the ranking of the whole collection
+    vote: Float64Array  # 1 if the majority vote is right, else 0
+    precision: Float64Array  # share of the nearest ten with the same label
+    average_precision: Float64Array  # of the ranking of all base images
 
 
 def compute_label_scores(
@@ -115,7 +118,7 @@ def compute_label_scores(
     vote_neighbours: int = 5,
     precision_neighbours: int = 10,
 ) -> LabelScores:
-    """Scores of `queries` (n, d) against `base` (m, d), with class numbers (n,) and (m,), in one pass over both."""
+    """Score queries (n, d) with classes (n,) against base vectors (m, d) with classes (m,), in one pass."""
     scores = LabelScores(*(np.empty(len(queries)) for _ in range(3)))
     for part, block in compute_squared_distances(base, queries):
         order = np.argsort(block, axis=1, kind="stable")  # (q, m): by distance, then by row
@@ -135,5 +138,5 @@ def _compute_squared_norms(vectors: VectorArray) -> Float64Array:
 
 
 def _make_vector_slices(vectors: VectorArray) -> Iterator[slice]:
-    together = max(1, VECTOR_BLOCK_BYTES // (8 * max(1, vectors.shape[1])))
-    return (slice(start, start + together) for start in range(0, len(vectors), together))
+    size = max(1, VECTOR_BLOCK_BYTES // (8 * max(1, vectors.shape[1])))
+    return (slice(start, start + size) for start in range(0, len(vectors), size))

@@ -1,4 +1,4 @@
-"""One sentence: which encoder to use for search, which for duplicates, and whether training was worth it at all."""
+"""Recommend an encoder for search and for duplicates, or a baseline if no encoder is better."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ METRIC_NAMES = {
 
 
 def recommend_encoder(rows: Sequence[BenchmarkRow]) -> str:
-    """One sentence on rows that are all measured on the same queries; a lead within the noise is not called one.
+    """Return one sentence with the recommendation; only significant differences count.
 
-    Search is judged by precision at 10. Without labels nothing says what is alike, and search is judged by how well
-    altered copies are found, which the sentence says; duplicates are judged by recall at precision 0.99. Rows that
-    were trained on the labels themselves are left aside where labels judge.
+    Search is judged by precision at 10, or, without labels, by how well distorted copies are found, which the sentence
+    says. Duplicates are judged by recall at precision 0.99. Methods that were trained on these labels are not judged by
+    them.
     """
     parts = []
-    if judged := [row for row in _select_rows_with(rows, SEARCH_METRIC) if not row.is_trained_on_labels]:
-        learnt = [row.name for row in _select_rows_with(rows, SEARCH_METRIC) if row.is_trained_on_labels]
-        aside = f" ({' and '.join(learnt)}, trained on these very labels, left aside)" if learnt else ""
-        parts.append(f"for search {_recommend_for_metric(judged, SEARCH_METRIC)}{aside}")
+    if candidates := [row for row in _select_rows_with(rows, SEARCH_METRIC) if not row.is_trained_on_labels]:
+        excluded = [row.name for row in _select_rows_with(rows, SEARCH_METRIC) if row.is_trained_on_labels]
+        remark = f" (excluded, trained on these labels: {' and '.join(excluded)})" if excluded else ""
+        parts.append(f"for search {_recommend_for_metric(candidates, SEARCH_METRIC)}{remark}")
     elif _select_rows_with(rows, UNLABELLED_SEARCH_METRIC):
-        doubt = "judged by altered copies alone, for want of --labels"
-        parts.append(f"for search {_recommend_for_metric(rows, UNLABELLED_SEARCH_METRIC)} ({doubt})")
+        remark = "judged by distorted copies only, because there are no --labels"
+        parts.append(f"for search {_recommend_for_metric(rows, UNLABELLED_SEARCH_METRIC)} ({remark})")
     if _select_rows_with(rows, DUPLICATES_METRIC):
         parts.append(f"for duplicates {_recommend_for_metric(rows, DUPLICATES_METRIC)}")
     if not parts:
-        return "Nothing was measured that could tell the rows apart: give --labels, or --copies above 0."
+        return "No recommendation is possible: give --labels, or --copies above 0."
     sentence = "; ".join(parts)
     return f"{sentence[0].upper()}{sentence[1:]}."
 
@@ -43,29 +43,30 @@ def _select_rows_with(rows: Sequence[BenchmarkRow], key: str) -> list[BenchmarkR
 
 
 def _recommend_for_metric(rows: Sequence[BenchmarkRow], key: str) -> str:
-    """What to use, in words that fit after "for search"."""
+    """Return the recommendation as the end of a sentence that starts with "for search"."""
     ranked = sorted(
         _select_rows_with(rows, key), key=lambda row: -_get_row_metric(row, key)
-    )  # stable: the simpler row first
-    plain = next((row for row in ranked if row.encoder is None), None)
+    )  # stable: a simpler method first
+    baseline = next((row for row in ranked if row.encoder is None), None)
     best = next((row for row in ranked if row.encoder is not None), None)
     if best is None:
-        assert plain is not None
-        return f"{_format_row(plain, key)} does best of what needs no training{_describe_ties(ranked, plain, key)}"
-    if plain is None or _is_better(best, plain, key):
-        against = f", against {_format_row_metric(plain, key)} of {plain.name}" if plain is not None else ""
-        return f"use {_format_row(best, key)}{against}{_describe_ties(ranked, best, key)}"
-    doubt = "" if _is_better(plain, best, key) else " beyond chance"
-    return (
-        f"no encoder beats {_format_row(plain, key)}{doubt}: the best, {best.name}, has {_format_row_metric(best, key)}"
-    )
+        assert baseline is not None
+        return f"{_format_row(baseline, key)} is the best baseline{_describe_ties(ranked, baseline, key)}"
+    if baseline is None or _is_better(best, baseline, key):
+        comparison = (
+            "" if baseline is None else f", compared with {_format_row_metric(baseline, key)} of {baseline.name}"
+        )
+        return f"use {_format_row(best, key)}{comparison}{_describe_ties(ranked, best, key)}"
+    degree = "" if _is_better(baseline, best, key) else " significantly"
+    best_metric = _format_row_metric(best, key)
+    return f"no encoder is{degree} better than {_format_row(baseline, key)}: the best, {best.name}, has {best_metric}"
 
 
 def _describe_ties(ranked: Sequence[BenchmarkRow], best: BenchmarkRow, key: str) -> str:
-    """Others, trained or not as the best is, that it does not lead beyond chance."""
-    alike = [row for row in ranked if row is not best and (row.encoder is None) == (best.encoder is None)]
-    level = [row.name for row in alike if not _is_better(best, row, key)]
-    return f" ({' and '.join(level)} may be as good: within the noise)" if level else ""
+    """Name the methods of the same kind that are not significantly worse than the best one."""
+    others = [row for row in ranked if row is not best and (row.encoder is None) == (best.encoder is None)]
+    ties = [row.name for row in others if not _is_better(best, row, key)]
+    return f" (no significant difference to {' and '.join(ties)})" if ties else ""
 
 
 def _is_better(better: BenchmarkRow, worse: BenchmarkRow, key: str) -> bool:

@@ -1,4 +1,4 @@
-"""How much of a picture a vector keeps: error, PSNR and SSIM, and what the network says of its likelihood."""
+"""Reconstruction metrics (error, PSNR, SSIM) and likelihood estimates."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from simile.models.losses.elbo import count_active_units
 from simile.models.losses.likelihood import Density, bits_per_dimension, elbo, importance_weighted_log_likelihood
 from simile.models.losses.ssim import SSIM_WINDOW, ssim
 
-MAX_LIKELIHOOD_IMAGES = 128  # that log p(x) is estimated on; each costs `samples` decoded pictures
+MAX_LIKELIHOOD_IMAGES = 128  # images to estimate log p(x) on; each needs `samples` decodings
 DECODE_BATCH_SIZE = 256
-MIN_SQUARED_ERROR = 1e-10  # a perfect reconstruction has no PSNR; this one has 100 dB
+MIN_SQUARED_ERROR = 1e-10  # limits PSNR to 100 dB for a perfect reconstruction
 
 
 @dataclass(frozen=True)
 class ReconstructionScores:
-    """For each picture (n,): mean squared error and PSNR (dB) of values in [0, 1], SSIM (NaN below 11 px)."""
+    """For each image (n,): mean squared error and PSNR (dB) for values in [0, 1], SSIM (NaN below 11 px)."""
 
     squared_error: Float64Array
     psnr: Float64Array
     ssim: Float64Array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LikelihoodScores:
-    """Means over pictures in nats, with standard errors; bits by simile.models.losses.likelihood.bits_per_dimension."""
+    """Means over images in nats, with standard errors; `bits`: see simile.models.losses.likelihood."""
 
     elbo: float
     elbo_error: float
@@ -47,37 +47,41 @@ class LikelihoodScores:
 
 
 def score_reconstruction(method: EmbeddingMethod, images: Pixels) -> ReconstructionScores | None:
-    """What `method` keeps of pictures (n, S, S, C), or None where there is no way back."""
+    """Score the reconstructions of images (n, S, S, C); None if the method has none."""
     if method.reconstruct(images[:1]) is None:
         return None
-    parts = [_score_reconstruction_batch(method, images[part]) for part in make_chunks(len(images), DECODE_BATCH_SIZE)]
-    error, likeness = (np.concatenate(values).astype(np.float64) for values in zip(*parts, strict=True))
-    return ReconstructionScores(error, -10 * np.log10(np.maximum(error, MIN_SQUARED_ERROR)), likeness)
+    chunks = make_chunks(len(images), DECODE_BATCH_SIZE)
+    scores = [_score_reconstruction_batch(method, images[chunk]) for chunk in chunks]
+    error, similarity = (np.concatenate(values).astype(np.float64) for values in zip(*scores, strict=True))
+    return ReconstructionScores(error, -10 * np.log10(np.maximum(error, MIN_SQUARED_ERROR)), similarity)
 
 
 def _score_reconstruction_batch(method: EmbeddingMethod, images: Pixels) -> tuple[FloatArray, FloatArray]:
-    before, after = make_reconstruction_targets(images, method.preprocessing), method.reconstruct(images)
-    assert after is not None
-    error = np.square(after - before).mean(axis=(1, 2, 3))
-    if min(before.shape[2:]) < SSIM_WINDOW:
-        return error, np.full(len(before), np.nan, np.float32)
+    targets, outputs = make_reconstruction_targets(images, method.preprocessing), method.reconstruct(images)
+    assert outputs is not None
+    error = np.square(outputs - targets).mean(axis=(1, 2, 3))
+    if min(targets.shape[2:]) < SSIM_WINDOW:
+        return error, np.full(len(targets), np.nan, np.float32)
     with torch.inference_mode():
-        return error, ssim(torch.from_numpy(before), torch.from_numpy(after)).numpy()
+        return error, ssim(torch.from_numpy(targets), torch.from_numpy(outputs)).numpy()
 
 
 def estimate_likelihood(encoder: TrainedEncoder, images: Pixels, samples: int, seed: int) -> LikelihoodScores | None:
-    """ELBO of pictures (n, S, S, C), one sample each, and log p(x) of a few; None where there is no density.
+    """Estimate the ELBO of images (n, S, S, C), one sample each, and log p(x) of some of them.
 
-    An encoder trained on dynamically binarised pictures is judged on pictures binarised once with `seed`.
+    An encoder that was trained on dynamically binarised images gets images binarised once with `seed`.
+
+    Returns:
+        None for an encoder without a density.
     """
     likelihood = cast(Density, encoder.description.likelihood)
     if not (encoder.has_variance and encoder.has_decoder) or likelihood not in ("gaussian", "bernoulli"):
         return None
     binarise, generator = encoder.description.is_binarised, torch.Generator().manual_seed(seed)
-    bounds: list[Tensor] = []
-    for part in make_chunks(len(images), DECODE_BATCH_SIZE):
-        x = _to_input_tensor(images[part], binarise, generator)
-        bounds.append(
+    elbos: list[Tensor] = []
+    for chunk in make_chunks(len(images), DECODE_BATCH_SIZE):
+        x = _to_input_tensor(images[chunk], binarise, generator)
+        elbos.append(
             elbo(
                 encoder.network,
                 x,
@@ -87,16 +91,18 @@ def estimate_likelihood(encoder: TrainedEncoder, images: Pixels, samples: int, s
                 chunk=DECODE_BATCH_SIZE,
             )
         )
-    bound = torch.cat(bounds).numpy()
-    mean = float(bound.mean())
+    elbo_values = torch.cat(elbos).numpy()
+    mean = float(elbo_values.mean())
     _, _, height, width = encoder.preprocessing.content_box()
-    tighter = _estimate_log_likelihood(encoder, images, likelihood, samples, binarise, seed) if samples else None
+    log_likelihoods = (
+        _estimate_log_likelihood(encoder, images, likelihood, samples, binarise, seed) if samples else None
+    )
     return LikelihoodScores(
         elbo=mean,
-        elbo_error=compute_standard_error(bound),
+        elbo_error=compute_standard_error(elbo_values),
         bits=bits_per_dimension(mean, height * width * encoder.preprocessing.channels, likelihood),
-        log_likelihood=None if tighter is None else float(tighter.mean()),
-        log_likelihood_error=None if tighter is None else compute_standard_error(tighter),
+        log_likelihood=None if log_likelihoods is None else float(log_likelihoods.mean()),
+        log_likelihood_error=None if log_likelihoods is None else compute_standard_error(log_likelihoods),
         active_units=count_active_units(torch.from_numpy(encoder.encode(images).mu)),
         binarised=binarise,
     )
@@ -105,10 +111,10 @@ def estimate_likelihood(encoder: TrainedEncoder, images: Pixels, samples: int, s
 def _estimate_log_likelihood(
     encoder: TrainedEncoder, images: Pixels, likelihood: Density, samples: int, binarise: bool, seed: int
 ) -> Float64Array:
-    """log p̂(x) of at most LIKELIHOOD_PICTURES of the pictures, drawn with `seed`."""
+    """Estimate log p(x) of at most MAX_LIKELIHOOD_IMAGES random images."""
     generator = torch.Generator().manual_seed(seed)
     x = _to_input_tensor(images[choose_likelihood_rows(len(images), seed)], binarise, generator)
-    found = importance_weighted_log_likelihood(
+    estimates = importance_weighted_log_likelihood(
         encoder.network,
         x,
         likelihood=likelihood,
@@ -117,20 +123,20 @@ def _estimate_log_likelihood(
         content_box=encoder.preprocessing.content_box(),
         chunk=DECODE_BATCH_SIZE,
     )
-    return found.numpy()
+    return estimates.numpy()
 
 
 def choose_likelihood_rows(count: int, seed: int) -> RowIndices:
-    """Which of `count` pictures log p(x) is estimated on."""
+    """Choose which of `count` images log p(x) is estimated on."""
     return np.sort(np.random.default_rng(seed).permutation(count)[:MAX_LIKELIHOOD_IMAGES])
 
 
 def compute_standard_error(values: Float64Array) -> float:
-    """Of the mean of values (n,)."""
+    """Compute the standard error of the mean of values (n,)."""
     return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")
 
 
 def _to_input_tensor(images: Pixels, binarise: bool, generator: torch.Generator) -> Tensor:
-    """(n, C, S, S) in [0, 1]; with `binarise` zeros and ones drawn with these values as probabilities."""
+    """Convert images to (n, C, S, S) in [0, 1]; `binarise` samples 0 or 1 with these probabilities."""
     x = torch.from_numpy(scale_to_unit(images))
     return (torch.rand(x.shape, generator=generator) < x).float() if binarise else x

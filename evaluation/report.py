@@ -1,4 +1,4 @@
-"""The ladder as one self-contained HTML file: tables, neighbours, reconstructions, samples; every picture inside."""
+"""Write an evaluation as one self-contained HTML file: tables, neighbours, reconstructions and samples."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from simile.core.settings import Settings
 from simile.evaluation import bootstrap
 from simile.evaluation.baselines import EmbeddingMethod, crop_padding
 from simile.evaluation.benchmark import BenchmarkRow
-from simile.evaluation.dataset import ImageReader, thumbnails
+from simile.evaluation.dataset import ImageReader, make_thumbnails
 from simile.evaluation.job import Evaluation
 from simile.evaluation.metric_table import (
     MetricColumn,
@@ -33,19 +33,19 @@ from simile.images.rendering import sheets
 from simile.models.inference.encoder import TrainedEncoder
 
 THUMBNAIL_SIDE = 96  # pixels
-RECONSTRUCTION_EXAMPLES = 8  # originals beside reconstructions
+RECONSTRUCTION_EXAMPLES = 8  # pairs of original and reconstruction
 PRIOR_SAMPLES = 24
-GRID_COLUMNS = 8  # pictures in a row
+GRID_COLUMNS = 8  # images in a row
 LATENT_FIGURE_TITLES = {
     "losses": (
-        "What each term of the loss does to a latent of two dimensions",
-        "Three small VAEs trained on these pictures. Reconstruction alone puts codes anywhere, with gaps between them "
-        "that decode to nothing. KL alone makes every picture the prior. Together they keep alike pictures together "
-        "and leave no gaps. Circles: one and two standard deviations of the prior.",
+        "The effect of each loss term on a two-dimensional latent space",
+        "Three small VAEs trained on these images. With reconstruction only, codes are far apart, and the gaps between "
+        "them do not decode to images. With KL only, every posterior becomes the prior. With both, similar images are "
+        "close together without gaps. Circles: one and two standard deviations of the prior.",
     ),
     "manifold": (
-        "What lies where in the latent plane",
-        "What the decoder makes of z at even quantiles of the prior, from left to right and from bottom to top.",
+        "The decoded latent plane",
+        "Decoded z at even quantiles of the prior, from left to right and from bottom to top.",
     ),
 }
 
@@ -55,7 +55,7 @@ _environment.filters["file_name"] = lambda path: PurePath(path).name
 
 @dataclass(frozen=True)
 class MetricCell:
-    """One figure as it is shown; `best`: nothing in its column is better beyond the noise."""
+    """A formatted metric; `is_best`: no other value in its column is significantly better."""
 
     text: str
     is_best: bool
@@ -63,7 +63,7 @@ class MetricCell:
 
 @dataclass(frozen=True)
 class ReportTile:
-    """One picture of the collection. `agrees`: whether it has the query's label; None where either has none."""
+    """An image; `has_query_label`: whether it has the label of the query, None without labels."""
 
     source: str
     path: str
@@ -73,7 +73,7 @@ class ReportTile:
 
 @dataclass(frozen=True)
 class QueryExample:
-    """One query and its nearest pictures by each row of the ladder."""
+    """A query and its nearest images by each method."""
 
     query: ReportTile
     tiles_by_method: list[tuple[str, list[ReportTile]]]
@@ -81,7 +81,7 @@ class QueryExample:
 
 @dataclass(frozen=True)
 class MethodExample:
-    """What one row makes of pictures; `samples` from the prior, where there is one."""
+    """Reconstructions by one method, and samples of its prior, if it has one."""
 
     name: str
     reconstructions: str
@@ -91,9 +91,9 @@ class MethodExample:
 def write_evaluation_report(
     evaluation: Evaluation, settings: Settings, output_path: Path, latent_figures: Mapping[str, bytes]
 ) -> None:
-    """Writes the report. `latent_pictures`: PNG files by the names in LATENT_TITLES."""
+    """Write the report; `latent_figures` are PNG files by the names in LATENT_FIGURE_TITLES."""
     page = _environment.get_template("report.html").render(
-        found=evaluation,
+        evaluation=evaluation,
         summary=evaluation.to_dict(),
         groups=[
             _make_metric_table(group, columns, evaluation.rows)
@@ -101,8 +101,8 @@ def write_evaluation_report(
         ],
         kinds=_get_recall_by_kind(evaluation.rows),
         examples=_make_query_examples(evaluation, settings),
-        shown=[
-            shown for method in evaluation.methods if (shown := _make_method_example(method, evaluation)) is not None
+        method_examples=[
+            example for method in evaluation.methods if (example := _make_method_example(method, evaluation))
         ],
         latent=[(*LATENT_FIGURE_TITLES[name], make_data_url(data, "png")) for name, data in latent_figures.items()],
         version=version("simile"),
@@ -111,6 +111,7 @@ def write_evaluation_report(
 
 
 def make_data_url(data: bytes, image_format: str) -> str:
+    """Return an image as a data URL."""
     return f"data:image/{image_format};base64,{base64.b64encode(data).decode()}"
 
 
@@ -132,20 +133,20 @@ def _make_metric_table(
 
 
 def _find_best_rows(column: MetricColumn, rows: list[BenchmarkRow]) -> set[str]:
-    """Names of the rows that nothing leads in this column; none where all are alike, or inputs differ in size."""
-    measured = [row for row in rows if row.metrics.get(column.key) is not None]
-    if column.direction == 0 or len(measured) < 2 or not _is_comparable(column, measured):
+    """Return the names of the best rows of a column; none if all are equal or the inputs differ in size."""
+    candidates = [row for row in rows if row.metrics.get(column.key) is not None]
+    if column.direction == 0 or len(candidates) < 2 or not _is_comparable(column, candidates):
         return set()
-    top = max(measured, key=lambda row: column.direction * row.metrics[column.key])
-    best = {row.name for row in measured if not _is_led_by(row, top, column)}
-    return best if len(best) < len(measured) else set()
+    top = max(candidates, key=lambda row: column.direction * row.metrics[column.key])
+    best = {row.name for row in candidates if not _is_worse(row, top, column)}
+    return best if len(best) < len(candidates) else set()
 
 
 def _is_comparable(column: MetricColumn, rows: list[BenchmarkRow]) -> bool:
     return column.key not in ("mse", "psnr", "ssim") or len({row.metrics["input"] for row in rows}) == 1
 
 
-def _is_led_by(row: BenchmarkRow, top: BenchmarkRow, column: MetricColumn) -> bool:
+def _is_worse(row: BenchmarkRow, top: BenchmarkRow, column: MetricColumn) -> bool:
     gap = abs(top.metrics[column.key] - row.metrics[column.key])
     if column.key in row.bootstrap_values:
         return bootstrap.is_significant_lead(top.bootstrap_values[column.key], row.bootstrap_values[column.key], gap)
@@ -153,60 +154,60 @@ def _is_led_by(row: BenchmarkRow, top: BenchmarkRow, column: MetricColumn) -> bo
 
 
 def _get_recall_by_kind(rows: list[BenchmarkRow]) -> list[tuple[str, list[float]]]:
-    """For each kind of copy, recall@1 of each row."""
+    """Return recall@1 of each row, by kind of distortion."""
     kinds = rows[0].copies_by_kind if rows else {}
     return [(kind, [row.copies_by_kind[kind] for row in rows]) for kind in kinds]
 
 
 def _make_query_examples(evaluation: Evaluation, settings: Settings) -> list[QueryExample]:
     queries = evaluation.benchmark_data.example_queries.tolist()
-    near = {row.name: [] if row.example_rows is None else row.example_rows.tolist() for row in evaluation.rows}
-    wanted = {*queries, *(other for lists in near.values() for rows in lists for other in rows)}
-    sources = _make_thumbnails(evaluation, sorted(wanted), settings)
+    neighbours = {row.name: [] if row.example_rows is None else row.example_rows.tolist() for row in evaluation.rows}
+    rows_shown = {*queries, *(row for lists in neighbours.values() for rows in lists for row in rows)}
+    sources = _make_thumbnails(evaluation, sorted(rows_shown), settings)
 
-    def tile(row: int, query: int) -> ReportTile:
-        label, asked = evaluation.labels[row], evaluation.labels[query]
-        agrees = None if label is None or asked is None else label == asked
-        return ReportTile(sources[row], evaluation.benchmark_data.dataset.paths[row], label, agrees)
+    def make_tile(row: int, query: int) -> ReportTile:
+        label, query_label = evaluation.labels[row], evaluation.labels[query]
+        has_query_label = None if label is None or query_label is None else label == query_label
+        return ReportTile(sources[row], evaluation.benchmark_data.dataset.paths[row], label, has_query_label)
 
     return [
         QueryExample(
-            tile(query, query), [(name, [tile(row, query) for row in lists[number]]) for name, lists in near.items()]
+            make_tile(query, query),
+            [(name, [make_tile(row, query) for row in lists[number]]) for name, lists in neighbours.items()],
         )
         for number, query in enumerate(queries)
     ]
 
 
 def _make_thumbnails(evaluation: Evaluation, rows: list[int], settings: Settings) -> dict[int, str]:
-    """Data URLs of small copies of these rows."""
-    reading = ImageReader(Limits.from_settings(settings), settings.workers, ())
+    """Return thumbnails of these rows as data URLs. Raises UnreadableImage."""
+    reader = ImageReader(Limits.from_settings(settings), settings.workers, ())
     paths = [evaluation.benchmark_data.dataset.paths[row] for row in rows]
     sources: dict[int, str] = {}
-    for row, path, made in zip(rows, paths, thumbnails(paths, reading, THUMBNAIL_SIDE), strict=True):
-        if isinstance(made, Failure):  # it could be read when it was measured
-            raise UnreadableImage(path, made.reason)
-        sources[row] = make_data_url(made, "png" if made.startswith(b"\x89PNG") else "jpeg")
+    for row, path, thumbnail in zip(rows, paths, make_thumbnails(paths, reader, THUMBNAIL_SIDE), strict=True):
+        if isinstance(thumbnail, Failure):  # the file was readable before
+            raise UnreadableImage(path, thumbnail.reason)
+        sources[row] = make_data_url(thumbnail, "png" if thumbnail.startswith(b"\x89PNG") else "jpeg")
     return sources
 
 
 def _make_method_example(method: EmbeddingMethod, evaluation: Evaluation) -> MethodExample | None:
-    """Pictures of the first split's queries, which PCA was not fitted on, and what comes back."""
-    pictures, split = (
-        evaluation.benchmark_data.dataset.arrays[method.preprocessing],
-        evaluation.benchmark_data.splits[0],
-    )
-    method.fit(pictures[split.base])
-    chosen = pictures[split.queries[:RECONSTRUCTION_EXAMPLES]]
-    back = method.reconstruct(chosen)
-    if back is None:
+    """Reconstruct queries of the first split, which PCA was not fitted on; None if the method has no reconstruction."""
+    data = evaluation.benchmark_data
+    images, split = data.dataset.arrays[method.preprocessing], data.splits[0]
+    method.fit(images[split.base])
+    originals = images[split.queries[:RECONSTRUCTION_EXAMPLES]]
+    reconstructions = method.reconstruct(originals)
+    if reconstructions is None:
         return None
-    pairs = sheets.draw_reconstruction_pairs(crop_padding(chosen, method.preprocessing), _to_pixels(back), GRID_COLUMNS)
+    pixels = crop_padding(originals, method.preprocessing)
+    pairs = sheets.draw_reconstruction_pairs(pixels, _to_pixels(reconstructions), GRID_COLUMNS)
     samples = _draw_prior_samples(method.encoder, evaluation.request.seed) if method.encoder is not None else None
     return MethodExample(method.name, make_data_url(pairs, "png"), samples)
 
 
 def _draw_prior_samples(encoder: TrainedEncoder, seed: int) -> str | None:
-    """Pictures decoded from z drawn from the prior; None for an encoder that has no prior."""
+    """Decode samples of the prior; None for an encoder without a prior."""
     if not encoder.has_variance:
         return None
     z = np.random.default_rng(seed).standard_normal((PRIOR_SAMPLES, encoder.latent_dim)).astype(np.float32)
@@ -216,5 +217,5 @@ def _draw_prior_samples(encoder: TrainedEncoder, seed: int) -> str | None:
 
 
 def _to_pixels(images: Any) -> Pixels:
-    """(n, C, h, w) in [0, 1] to (n, h, w, C) uint8."""
+    """Convert (n, C, h, w) in [0, 1] to (n, h, w, C) uint8."""
     return np.ascontiguousarray(np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8).transpose(0, 2, 3, 1))

@@ -1,14 +1,14 @@
-"""The thin public Python API of simile; re-exports only.
+"""The Python API of simile; it only re-exports names.
 
 >>> from pathlib import Path
 >>> import simile
 >>> settings = simile.load_settings(home=Path("simile-home"))
 >>> simile.index(settings, [Path("photos")], simile.IndexRequest())
 >>> with simile.open_home(settings) as home:
-...     answer = home.by_file(Path("query.jpg"), name="query.jpg", limit=10)
-...     shirts = home.by_id(1, only=simile.make_filter(where=["class=shirt"], since="2026-01-01"))
+...     result = home.by_file(Path("query.jpg"), name="query.jpg", limit=10)
+...     shirts = home.by_id(1, filter=simile.make_filter(where=["class=shirt"], since="2026-01-01"))
 
-Copies, and a plan of what could go; `simile dedup apply` acts on it:
+Find copies and plan which files to remove; `simile dedup apply` applies the plan:
 
 >>> simile.find_duplicates(settings, simile.DedupRequest(precision=0.99), lambda stage, done, total: None)
 >>> with simile.open_home(settings) as home:
@@ -33,24 +33,37 @@ if TYPE_CHECKING:
     from simile.indexer.pipeline.job import IndexRequest, index
     from simile.search.queries import EncodedQuery, SearchParams, SearchQuery, SearchResult
     from simile.search.searcher import Searcher
-    from simile.search.searcher import Searcher as open_home  # noqa: N813  # reads as the verb it is
+    from simile.search.searcher import Searcher as open_home  # noqa: N813  # reads as a verb in `with open_home(…)`
 
-# Where each comes from: fetched when it is first asked for, so that `simile.client` starts without a network's library.
-_EXPORTS = {
-    "simile.core.filter_parser": ("make_filter",),
-    "simile.core.errors": ("SimileError",),
-    "simile.core.records": ("Filter", "Hit", "IndexSummary"),
-    "simile.core.settings": ("Settings", "load_settings"),
-    "simile.dedup.grouping.findings": ("Findings", "load_findings"),
-    "simile.dedup.grouping.groups": ("make_groups",),
-    "simile.dedup.detection.job": ("DedupRequest", "find_duplicates"),
-    "simile.dedup.cleanup.plan": ("plan_of", "read_plan", "write_plan"),
-    "simile.dedup.records": ("DuplicateGroup", "GroupMember", "CleanupPlan"),
-    "simile.indexer.pipeline.job": ("IndexRequest", "index"),
-    "simile.search.queries": ("SearchResult", "SearchParams", "EncodedQuery", "SearchQuery"),
-    "simile.search.searcher": ("Searcher",),
+# Module of each name, imported on first use: `simile.client` must start without torch.
+_MODULES = {
+    "CleanupPlan": "simile.dedup.records",
+    "DedupRequest": "simile.dedup.detection.job",
+    "DuplicateGroup": "simile.dedup.records",
+    "EncodedQuery": "simile.search.queries",
+    "Filter": "simile.core.records",
+    "Findings": "simile.dedup.grouping.findings",
+    "GroupMember": "simile.dedup.records",
+    "Hit": "simile.core.records",
+    "IndexRequest": "simile.indexer.pipeline.job",
+    "IndexSummary": "simile.core.records",
+    "SearchParams": "simile.search.queries",
+    "SearchQuery": "simile.search.queries",
+    "SearchResult": "simile.search.queries",
+    "Searcher": "simile.search.searcher",
+    "Settings": "simile.core.settings",
+    "SimileError": "simile.core.errors",
+    "find_duplicates": "simile.dedup.detection.job",
+    "index": "simile.indexer.pipeline.job",
+    "load_findings": "simile.dedup.grouping.findings",
+    "load_settings": "simile.core.settings",
+    "make_filter": "simile.core.filter_parser",
+    "make_groups": "simile.dedup.grouping.groups",
+    "open_home": "simile.search.searcher",
+    "plan_of": "simile.dedup.cleanup.plan",
+    "read_plan": "simile.dedup.cleanup.plan",
+    "write_plan": "simile.dedup.cleanup.plan",
 }
-_EXPORT_MODULES = {name: home for home, names in _EXPORTS.items() for name in names}
 
 __all__ = [
     "CleanupPlan",
@@ -83,12 +96,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    asked = "Searcher" if name == "open_home" else name
-    if asked not in _EXPORT_MODULES:
+    """Import a name on first use."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(_EXPORT_MODULES[asked]), asked)
-    return found
+    value = globals()[name] = getattr(import_module(_MODULES[name]), "Searcher" if name == "open_home" else name)
+    return value
 
 
 def __dir__() -> list[str]:
+    """List the names of the API."""
     return sorted(__all__)

@@ -25,7 +25,7 @@ from simile.core.settings import Settings, load_settings
 from simile.evaluation import bootstrap, copy_retrieval
 from simile.evaluation.baselines import PerceptualHash, PrincipalComponents, RawPixels
 from simile.evaluation.benchmark import BenchmarkRow
-from simile.evaluation.dataset import ImageReader, make_query_splits, read_dataset, sample_paths, thumbnails
+from simile.evaluation.dataset import ImageReader, make_query_splits, read_dataset, sample_paths, make_thumbnails
 from simile.evaluation.job import Evaluation, EvaluationRequest, evaluate
 from simile.evaluation.latent_figures import draw_losses, draw_manifold, make_prior_grid
 from simile.evaluation.metric_table import METRIC_COLUMNS, METRIC_GROUPS
@@ -254,8 +254,8 @@ def test_a_file_that_takes_too_long_is_set_aside_and_costs_nothing_else(
     assert [(failure.path, failure.reason) for failure in collection.failures] == [(paths[1], reason)]
     made = copy_retrieval.plant_copies(paths, np.arange(3), reading, 0, quiet, ["grey", "mirror"])
     assert made.originals.tolist() == [0, 0, 2, 2] and made.kinds == ["grey", "mirror"] * 2
-    assert len(made.arrays[SPEC]) == 4 and f"no copies of {paths[1]} are planted: {reason}" in caplog.messages
-    assert [isinstance(one, bytes) for one in thumbnails(paths, reading, 32)] == [True, False, True]
+    assert len(made.arrays[SPEC]) == 4 and f"made no copies of {paths[1]}: {reason}" in caplog.messages
+    assert [isinstance(one, bytes) for one in make_thumbnails(paths, reading, 32)] == [True, False, True]
 
 
 def test_a_file_that_ends_its_process_is_set_aside(tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_every_picture_asks_once_and_never_itself() -> None:
 def test_too_few_pictures_are_refused(tmp_path: Path) -> None:
     for number in range(5):
         (tmp_path / f"{number}.png").write_bytes(encode_png(wavy(30, 30, number)))
-    with pytest.raises(TooFewPictures, match="5 readable pictures"):
+    with pytest.raises(TooFewPictures, match="5 readable images"):
         evaluate(load_settings(home=tmp_path / "home"), [tmp_path], EvaluationRequest(), quiet)
 
 
@@ -337,7 +337,7 @@ def test_only_a_variational_encoder_with_a_decoder_has_a_likelihood() -> None:
 
 def row(name: str, encoder: str | None, **figures: float) -> BenchmarkRow:
     """A row whose figures are means over 400 queries, each of which succeeds or fails."""
-    made = BenchmarkRow(name, encoder, dict(figures))
+    made = BenchmarkRow(name=name, encoder=encoder, metrics=dict(figures))
     weights = bootstrap.make_bootstrap_weights(400, seed=0)
     for key, share in figures.items():
         values = (np.arange(400) < 400 * share).astype(float)
@@ -356,7 +356,7 @@ def test_advice_names_the_encoder_that_wins_beyond_the_noise() -> None:
 
 def test_advice_says_plainly_where_nothing_beats_pixels() -> None:
     said = recommend_encoder([row("pixels", None, precision=0.9), row("vae", "a", precision=0.7)])
-    assert "no encoder beats pixels" in said and "chance" not in said
+    assert "no encoder is better than pixels" in said
 
 
 def test_a_lead_within_the_noise_is_not_called_a_win() -> None:
@@ -365,26 +365,26 @@ def test_a_lead_within_the_noise_is_not_called_a_win() -> None:
         0, 0.02, bootstrap.BOOTSTRAP_DRAWS
     )
     said = recommend_encoder([row("pixels", None, precision=0.895), close])
-    assert "no encoder beats pixels" in said and "beyond chance" in said
+    assert "no encoder is significantly better than pixels" in said
 
 
 def test_encoders_within_the_noise_of_each_other_are_both_named() -> None:
     said = recommend_encoder(
         [row("pHash", None, recall_at_precision=0.5), *(row(n, n, recall_at_precision=0.9) for n in ("one", "two"))]
     )
-    assert "use one" in said and "two may be as good" in said
+    assert "use one" in said and "no significant difference to two" in said
 
 
 def test_without_labels_search_is_judged_by_copies_and_the_sentence_says_so() -> None:
     said = recommend_encoder([row("pixels", None, micro_ap=0.5), row("vae", "a", micro_ap=0.9)])
-    assert "use vae (μAP of copies" in said and "for want of --labels" in said
+    assert "use vae (μAP of copies" in said and "there are no --labels" in said
 
 
 def test_who_was_trained_on_the_labels_is_not_judged_by_them() -> None:
     knowing = row("supervised", "a", precision=1.0)
     knowing.is_trained_on_labels = True
     said = recommend_encoder([row("pixels", None, precision=0.6), row("vae", "b", precision=0.9), knowing])
-    assert "use vae" in said and "supervised, trained on these very labels, left aside" in said
+    assert "use vae" in said and "excluded, trained on these labels: supervised" in said
 
 
 # Drawings
@@ -440,7 +440,7 @@ def labels(digits: Path) -> Path:
 
 @pytest.fixture
 def found(trained_home: Settings, digits: Path, labels: Path) -> Evaluation:
-    request = EvaluationRequest(str(labels), copies=6, samples=4)
+    request = EvaluationRequest(labels=str(labels), copies=6, samples=4)
     return evaluate(trained_home, [digits], request, quiet)
 
 
@@ -457,7 +457,7 @@ def test_every_row_is_measured_in_the_columns_that_make_sense_for_it(found: Eval
     assert vae.metrics["bytes_stored"] == 4 * 2 * 16 and vae.metrics["bytes_indexed"] == 4 * 16
     assert (phash.metrics["dimension"], phash.metrics["bytes_stored"]) == (64, 8)
     assert vae.metrics["elbo"] < vae.metrics["log_likelihood"]
-    assert any("these very ones" in note for note in found.notes)  # the home's encoder was trained on 120 digits
+    assert any("probably trained on these images" in note for note in found.notes)  # the home's encoder was trained on 120 digits
 
 
 def test_the_same_seed_gives_the_same_ladder(
@@ -485,12 +485,12 @@ def test_a_test_folder_asks_the_pictures(tmp_path: Path, digits: Path) -> None:
         shutil.move(path, asked)
     rows = [f"{path.name},{path.stem[-1]}" for folder in (digits, asked) for path in sorted(folder.iterdir())]
     (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows]))
-    request = EvaluationRequest(str(tmp_path / "labels.csv"), test=asked, copies=2)
+    request = EvaluationRequest(labels=str(tmp_path / "labels.csv"), test=asked, copies=2)
     found = evaluate(load_settings(home=tmp_path / "none"), [digits], request, quiet)
     assert found.to_dict()["queries"] == 20
     assert found.benchmark_data.base_rows.tolist() == list(range(100))
     assert set(found.benchmark_data.example_queries.tolist()) <= set(range(100, 120))
-    with pytest.raises(BadSetting, match="Keep them apart"):
+    with pytest.raises(BadSetting, match="Use different images"):
         evaluate(load_settings(home=tmp_path / "none"), [digits], EvaluationRequest(test=digits), quiet)
 
 
@@ -561,8 +561,8 @@ def test_contradicting_options_are_refused_before_anything_is_read(tmp_path: Pat
         (("photos", "--output", "report.pdf"), "ends in .html"),
         (("photos", "--picture", "losses"), "--output FILE.png"),
         (("photos", "--picture", "cats", "--output", "a.png"), "losses or manifold"),
-        ((), "Name the pictures"),
-        (("photos", "--output", "nowhere/report.html"), "no folder"),
+        ((), "Name the images"),
+        (("photos", "--output", "nowhere/report.html"), "not a folder"),
     ):
         with pytest.raises(BadSetting, match=words):
             run(*arguments)
