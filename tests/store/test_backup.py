@@ -1,4 +1,4 @@
-"""A backup is the home of one moment, taken while it is in use; it comes back whole, elsewhere too, or not at all."""
+"""A backup holds the home as of one moment, even while it is used, and restores completely or not at all."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def names(path: Path) -> list[str]:
         return tar.getnames()
 
 
-def test_a_backup_comes_back_at_another_place_with_its_uploads(home: Home, tmp_path: Path) -> None:
+def test_a_backup_restores_into_another_folder_with_its_uploads(home: Home, tmp_path: Path) -> None:
     contents = create_backup(home, tmp_path / "backup.tar")
     assert (contents.images, contents.missing_files) == (4, ())
     shutil.rmtree(home.root)
@@ -101,7 +101,7 @@ def test_a_backup_comes_back_at_another_place_with_its_uploads(home: Home, tmp_p
     ]
 
 
-def test_what_is_unfinished_or_orphaned_stays_behind(home: Home, tmp_path: Path) -> None:
+def test_unfinished_and_orphaned_files_are_not_in_the_backup(home: Home, tmp_path: Path) -> None:
     (home.encoders / ".training").mkdir()
     (home.encoders / ".training" / "state").touch()
     (home.uploads / "orphan.png").touch()
@@ -113,7 +113,7 @@ def test_what_is_unfinished_or_orphaned_stays_behind(home: Home, tmp_path: Path)
 
 
 def test_a_home_that_others_write_to_is_backed_up_as_of_one_moment(home: Home, tmp_path: Path) -> None:
-    """One thread adds and deletes uploads, another makes segments; each backup is a home without a flaw."""
+    """One thread adds and deletes uploads, another makes segments; each backup is a consistent home."""
     done = threading.Event()
 
     def change() -> None:
@@ -192,7 +192,7 @@ def test_an_encoder_removed_meanwhile_is_not_in_the_backup_either(
         assert [record.fingerprint for record in catalogue.encoders.get_all()] == [VAE]
 
 
-def test_a_segment_cleared_away_meanwhile_is_made_again_from_rows(
+def test_a_segment_deleted_meanwhile_is_rebuilt_from_rows(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def clear() -> None:
@@ -207,7 +207,7 @@ def test_a_segment_cleared_away_meanwhile_is_made_again_from_rows(
     assert [image_id for image_id, _ in found(restored)] == [1, 2, 3, 4]
 
 
-def test_what_the_home_lacks_is_named_and_the_rest_is_saved(home: Home, tmp_path: Path) -> None:
+def test_missing_files_are_named_and_the_rest_is_saved(home: Home, tmp_path: Path) -> None:
     lost = home.uploads / f"{3:064}.png"
     lost.unlink()
     shutil.rmtree(home.encoders / VAE)
@@ -225,7 +225,7 @@ def learned(home: Home, name: str, encoder: str = VAE) -> Path:
     return path
 
 
-def test_attributes_go_along_whole_ones_of_encoders_that_are_there(
+def test_complete_attributes_of_known_encoders_are_in_the_backup(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     smile, glasses = learned(home, "smile"), learned(home, "glasses")
@@ -242,7 +242,7 @@ def test_attributes_go_along_whole_ones_of_encoders_that_are_there(
     assert find_problems(restored) == find_leftovers(restored) == []
 
 
-def test_attributes_removed_between_listing_and_reading_are_no_loss(
+def test_attributes_removed_between_listing_and_reading_are_left_out(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, add = learned(home, "smile"), create._TarPacker.add
@@ -259,7 +259,7 @@ def test_attributes_removed_between_listing_and_reading_are_no_loss(
     assert find_problems(restored) == [] and not restored.attributes.exists()
 
 
-def test_attributes_that_are_there_are_not_written_over(home: Home, tmp_path: Path) -> None:
+def test_existing_attributes_are_not_overwritten(home: Home, tmp_path: Path) -> None:
     create_backup(home, tmp_path / "backup.tar")
     kept = Home(tmp_path / "kept")
     learned(kept, "smile")
@@ -268,7 +268,7 @@ def test_attributes_that_are_there_are_not_written_over(home: Home, tmp_path: Pa
     assert (kept.attributes / VAE / "smile.npz").read_bytes() == b"smile"
 
 
-def test_what_was_derived_from_former_images_gives_way_and_a_persons_maps_do_not(home: Home, tmp_path: Path) -> None:
+def test_a_restore_replaces_derived_files_and_keeps_a_users_own_maps(home: Home, tmp_path: Path) -> None:
     create_backup(home, tmp_path / "backup.tar")
     cleared = Home(tmp_path / "cleared")
     for name in (
@@ -291,7 +291,7 @@ def test_what_was_derived_from_former_images_gives_way_and_a_persons_maps_do_not
     assert (tmp_path / "atlas" / "maps" / "rome.jpg").exists()
 
 
-def test_a_backup_that_finds_no_place_leaves_the_old_one(home: Home, tmp_path: Path) -> None:
+def test_a_backup_without_space_leaves_the_old_one(home: Home, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(BadSetting, match=r"missing/backup\.tar can't be written"):
         create_backup(home, tmp_path / "missing" / "backup.tar")
@@ -304,7 +304,7 @@ def test_a_backup_that_finds_no_place_leaves_the_old_one(home: Home, tmp_path: P
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "home", "pipe"]
 
 
-def test_only_an_empty_home_takes_a_backup(home: Home, tmp_path: Path) -> None:
+def test_only_an_empty_home_can_be_restored_into(home: Home, tmp_path: Path) -> None:
     create_backup(home, tmp_path / "backup.tar")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "1.jpg").touch()
@@ -324,7 +324,7 @@ def test_only_an_empty_home_takes_a_backup(home: Home, tmp_path: Path) -> None:
         restore_backup(tmp_path / "backup.tar", Home(tmp_path / "new", "postgresql://nowhere/db"))
 
 
-def test_a_busy_home_says_who_holds_it(home: Home, tmp_path: Path) -> None:
+def test_restoring_into_a_busy_home_names_the_holder(home: Home, tmp_path: Path) -> None:
     create_backup(home, tmp_path / "backup.tar")
     new = Home(tmp_path / "new")
     with Home(new.root).lock("simile index"), pytest.raises(HomeBusy, match="simile index"):
@@ -358,7 +358,7 @@ def flipped(data: bytes) -> bytes:
         (lambda name, data: b"[]" if name == "backup.json" else data, "not one that this version knows"),
     ],
 )
-def test_an_altered_backup_is_refused_and_nothing_is_there(
+def test_an_altered_backup_is_rejected_and_leaves_nothing(
     home: Home, tmp_path: Path, change: Callable[[str, bytes], bytes | None], words: str
 ) -> None:
     create_backup(home, tmp_path / "backup.tar")
@@ -371,7 +371,7 @@ def test_an_altered_backup_is_refused_and_nothing_is_there(
     assert find_problems(new) == []
 
 
-def test_a_backup_cut_short_anywhere_is_refused(home: Home, tmp_path: Path) -> None:
+def test_a_truncated_backup_is_rejected(home: Home, tmp_path: Path) -> None:
     create_backup(home, tmp_path / "backup.tar")
     whole = (tmp_path / "backup.tar").read_bytes()
     for share in (0, 0.01, 0.3, 0.6, 0.9):
@@ -407,7 +407,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.
         member("uploads/pipe", tarfile.FIFOTYPE),
     ],
 )
-def test_a_tar_with_what_no_backup_holds_is_refused(tmp_path: Path, entry: tarfile.TarInfo) -> None:
+def test_a_tar_with_foreign_entries_is_rejected(tmp_path: Path, entry: tarfile.TarInfo) -> None:
     with tarfile.open(tmp_path / "evil.tar", "w") as tar:
         tar.addfile(entry)
     with pytest.raises(BackupDamaged, match="it contains"):
@@ -415,7 +415,7 @@ def test_a_tar_with_what_no_backup_holds_is_refused(tmp_path: Path, entry: tarfi
     assert not list(tmp_path.rglob("outside"))
 
 
-def test_a_restoration_cut_short_is_started_again(home: Home, tmp_path: Path) -> None:
+def test_an_interrupted_restore_can_be_started_again(home: Home, tmp_path: Path) -> None:
     create_backup(home, tmp_path / "backup.tar")
     new = Home(tmp_path / "new").create()
     (new.root / ".restoring").mkdir()
@@ -424,7 +424,7 @@ def test_a_restoration_cut_short_is_started_again(home: Home, tmp_path: Path) ->
     assert find_problems(new) == find_leftovers(new) == []
 
 
-def test_a_backup_of_a_newer_simile_is_refused(home: Home, tmp_path: Path) -> None:
+def test_a_backup_of_a_newer_version_is_rejected(home: Home, tmp_path: Path) -> None:
     create_backup(home, tmp_path / "backup.tar")
 
     def newer(name: str, data: bytes) -> bytes:
@@ -442,7 +442,7 @@ def test_a_backup_of_a_newer_simile_is_refused(home: Home, tmp_path: Path) -> No
     assert not (tmp_path / "new" / "catalogue.sqlite").exists()
 
 
-def test_a_catalogue_that_lies_elsewhere_is_in_the_backup_too(home: Home, tmp_path: Path) -> None:
+def test_a_catalogue_outside_the_home_is_in_the_backup_too(home: Home, tmp_path: Path) -> None:
     elsewhere = tmp_path / "catalogues" / "one.sqlite"
     elsewhere.parent.mkdir()
     home.catalogue_path.rename(elsewhere)

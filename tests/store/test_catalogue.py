@@ -1,4 +1,4 @@
-"""The catalogue: what is stored, what is forgotten, and what survives."""
+"""The catalogue: what it stores, deletes, and keeps after a crash."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ VAE, OTHER = "a" * 64, "b" * 64
 
 
 def new_image(name: str, content: str | None = None, folder: str = "/photos") -> NewImage:
-    """An image whose mu is made from its content, so that it can be told by it."""
+    """Return an image whose mu depends on its content."""
     content = content or name
     mu = np.full(3, sum(map(ord, content)), np.float32)
     facts = FileStat(f"{folder}/{name}", size=len(content), mtime_ns=1_000_000_007)
@@ -71,7 +71,7 @@ def python(code: str, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def test_a_stored_image_is_read_back_whole(catalogue: Catalogue) -> None:
+def test_a_stored_image_is_read_back_completely(catalogue: Catalogue) -> None:
     before = datetime.now(UTC)
     (image_id,) = store(catalogue, new_image("cat.png"))
     image = catalogue.images.get(image_id)
@@ -107,7 +107,7 @@ def test_storing_again_keeps_the_id(catalogue: Catalogue) -> None:
     assert catalogue.embeddings.count(VAE) == 2
 
 
-def test_one_content_at_two_paths_is_one_image(catalogue: Catalogue) -> None:
+def test_identical_files_are_one_image(catalogue: Catalogue) -> None:
     ids = store(catalogue, new_image("b.png", "same"), new_image("a.png", "same"))
     assert ids[0] == ids[1]
     assert catalogue.images.get(ids[0]).paths == ("/photos/a.png", "/photos/b.png")
@@ -130,7 +130,7 @@ def test_deleted_id_is_never_reused(catalogue: Catalogue) -> None:
     assert store(catalogue, new_image("a.png")) == [last + 1]
 
 
-def test_a_deleted_image_takes_everything_with_it(catalogue: Catalogue) -> None:
+def test_deleting_an_image_deletes_its_files_and_vectors(catalogue: Catalogue) -> None:
     ids = store(catalogue, new_image("a.png"), new_image("b.png"))
     catalogue.images.delete(ids[0])
     for verb in (catalogue.images.get, catalogue.images.delete, lambda i: catalogue.embeddings.get(i, VAE)):
@@ -162,7 +162,7 @@ def test_a_batch_with_one_bad_vector_stores_nothing(catalogue: Catalogue) -> Non
     assert (catalogue.images.count(), catalogue.count_changes()) == (0, before)
 
 
-def test_each_write_counts_once_and_reading_never(catalogue: Catalogue) -> None:
+def test_each_write_is_one_change_and_reading_is_none(catalogue: Catalogue) -> None:
     before = catalogue.count_changes()
     store(catalogue, *(new_image(f"{i}.png") for i in range(20)))
     assert catalogue.count_changes() == before + 1
@@ -183,7 +183,7 @@ def test_known_files_are_those_under_the_prefixes(catalogue: Catalogue) -> None:
     assert len(catalogue.files.find_under(["/"])) == 4
 
 
-def test_embedded_speaks_of_the_asked_encoder(catalogue: Catalogue) -> None:
+def test_embedded_is_about_the_given_encoder(catalogue: Catalogue) -> None:
     (image_id,) = store(catalogue, new_image("a.png"))
     catalogue.encoders.register(OTHER, "second", "vae", dimensions=3)
     assert catalogue.files.find_under(["/"], VAE)["/photos/a.png"] == KnownFile(image_id, 5, 1_000_000_007, True)
@@ -211,7 +211,7 @@ def test_paths_follow_their_files(catalogue: Catalogue) -> None:
     assert catalogue.images.count() == 0
 
 
-def test_images_come_in_the_order_asked_for(catalogue: Catalogue) -> None:
+def test_images_are_returned_in_the_given_order(catalogue: Catalogue) -> None:
     ids = store(catalogue, *(new_image(f"{i:04}.png") for i in range(1200)))
     assert ids == sorted(ids)
     asked = [*ids[::-1], 99999]
@@ -270,7 +270,7 @@ with home.lock("index"), Catalogue(home) as catalogue:
 """
 
 
-def test_what_was_acknowledged_survives_kill_nine_and_frees_the_lock(catalogue: Catalogue, home: Home) -> None:
+def test_acknowledged_rows_survive_a_kill_and_the_lock_is_released(catalogue: Catalogue, home: Home) -> None:
     with python(STORE_AND_HANG, home.root, Path(__file__).parents[2]) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "[1, 2]\n"
@@ -300,7 +300,7 @@ def test_the_lock_can_be_waited_for(home: Home) -> None:
             assert "prune" in (home.root / "lock").read_text()
 
 
-def test_writers_in_several_processes_queue(catalogue: Catalogue, home: Home) -> None:
+def test_writers_in_several_processes_wait_for_each_other(catalogue: Catalogue, home: Home) -> None:
     code = "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
     code += "from tests.store.test_catalogue import *\n"
     code += "with Catalogue(Home(Path(sys.argv[1]))) as c:\n"
@@ -329,7 +329,7 @@ def test_a_home_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         Home(tmp_path / "file" / "home").create()
 
 
-def test_an_error_of_the_system_counts_whatever_its_class(tmp_path: Path) -> None:
+def test_system_errors_are_recognised_in_any_exception_class(tmp_path: Path) -> None:
     with (
         pytest.raises(HomeNotWritable, match=r"No space left on device\. Make space"),
         translate_write_errors(tmp_path),
@@ -349,7 +349,7 @@ def test_a_home_may_have_any_name(tmp_path: Path, name: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_a_database_url_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+def test_a_wrong_database_url_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadSetting, match="SIMILE_DATABASE_URL is no SQLAlchemy URL"):
         upgrade_schema(Home(tmp_path, "catalogue.sqlite"))
     with pytest.raises(BadSetting, match="SIMILE_DATABASE_URL needs pysqlcipher3"):

@@ -1,4 +1,4 @@
-"""What leaves a home in an export is what the catalogue holds, whatever the format."""
+"""An export in any format holds exactly the rows of the catalogue."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_npz_holds_arrays_of_one_length_without_pickle(settings: Settings) -> No
     assert arrays["metadata.price"].tolist() == ["12.50", "", "", "", ""]
 
 
-def test_parquet_has_lists_of_float32_and_numbers_where_all_are(settings: Settings) -> None:
+def test_parquet_has_lists_of_float32_and_numeric_columns_of_metadata(settings: Settings) -> None:
     export_embeddings(settings, Path("all.parquet"))
     table = parquet.read_table("all.parquet")
     rows: list[dict[str, Any]] = table.to_pylist()
@@ -95,7 +95,7 @@ def test_parquet_has_lists_of_float32_and_numbers_where_all_are(settings: Settin
     assert table.schema.metadata[b"encoder"] == VAE.encode()
 
 
-def test_csv_gives_back_every_float(settings: Settings) -> None:
+def test_csv_keeps_every_float_exactly(settings: Settings) -> None:
     export_embeddings(settings, Path("all.csv"))
     with Path("all.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -131,7 +131,7 @@ def test_a_row_without_a_variance_among_others_is_empty(settings: Settings) -> N
     assert np.isnan(np.load("all.npz")["log_variance"][1]).all()
 
 
-def test_what_cannot_be_written_is_named_and_leaves_nothing(settings: Settings, tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_is_named_and_leaves_nothing(settings: Settings, tmp_path: Path) -> None:
     Path("old.csv").write_text("old")
     for output, words in (("all.txt", "ends in .parquet, .npz, .csv"), ("no/all.csv", "No such file or directory")):
         with pytest.raises(BadSetting, match=words):
@@ -150,14 +150,14 @@ def test_what_cannot_be_written_is_named_and_leaves_nothing(settings: Settings, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "old.csv"]
 
 
-def test_an_encoder_that_is_not_there_and_an_empty_home_say_so(settings: Settings, tmp_path: Path) -> None:
+def test_an_unknown_encoder_and_an_empty_home_are_errors(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(NoSuchEncoder, match="simile encoders"):
         export_embeddings(settings, Path("all.csv"), encoder="c")
     with pytest.raises(NothingIndexed):
         export_embeddings(load_settings(home=tmp_path / "none"), Path("all.csv"))
 
 
-def test_the_command_says_what_it_wrote(settings: Settings) -> None:
+def test_the_command_prints_what_it_wrote(settings: Settings) -> None:
     arguments = ["export", "--home", str(settings.home), "-o", "all.csv"]
     assert CliRunner().invoke(app, arguments).stdout == f"all.csv: 5 images by encoder {VAE}\n"
     assert json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)["metadata"] == ["class", "price"]

@@ -1,4 +1,4 @@
-"""Filters: what they let through, read from words, from SQL, and on every door."""
+"""Filters: parsing, SQL, and their use in the library, the command line and the service."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 
 @pytest.fixture
 def catalogue(home: Home) -> Iterator[Catalogue]:
-    """Ten images, on a line at 1 to 10, of days 1 to 10; the tenth lies in two folders.
+    """Ten images, on a line at 1 to 10, of days 1 to 10; the tenth has files in two folders.
 
     Odd ones are PNGs of 100 x 50 in /photos/odd, even ones JPEGs of 200 x 100 in /photos/even. Picture n has n kB.
     """
@@ -60,7 +60,7 @@ def nanoseconds(moment: datetime) -> int:
 
 
 def say(catalogue: Catalogue, path: str, **said: str | float) -> None:
-    """Notes metadata of a file as a manifest's row would."""
+    """Set metadata of a file, as a manifest does."""
     with catalogue.begin_write() as (connection, _):
         location = connection.execute(select(LocationRow.id).where(LocationRow.path == path)).scalar_one()
         for name, value in said.items():
@@ -70,7 +70,7 @@ def say(catalogue: Catalogue, path: str, **said: str | float) -> None:
 
 
 def found(catalogue: Catalogue, **words: Any) -> list[int]:
-    """The ids that a filter lets through, by the vectors' nearness to 0: in order."""
+    """Return the ids that match a filter, sorted by the distance of their vectors to 0."""
     only = make_filter(**words)
     assert only is not None
     hits = Index(catalogue).search(np.zeros((1, 2), np.float32), 100, filter=only)[0]
@@ -87,7 +87,7 @@ def test_sizes_and_formats(catalogue: Catalogue) -> None:
     assert found(catalogue, max_width=100, max_height=50, min_bytes=6000) == [7, 9]
 
 
-def test_a_folder_means_what_lies_in_it_and_not_its_namesakes(catalogue: Catalogue) -> None:
+def test_a_folder_matches_its_files_and_no_folder_with_the_same_prefix(catalogue: Catalogue) -> None:
     assert found(catalogue, under="/photos/odd") == [1, 3, 5, 7, 9, 10]
     assert found(catalogue, under="/photos/odd/") == found(catalogue, under="/photos/x/../odd")
     assert found(catalogue, under="/photos/od") == []
@@ -95,7 +95,7 @@ def test_a_folder_means_what_lies_in_it_and_not_its_namesakes(catalogue: Catalog
     assert found(catalogue, under="/") == list(range(1, 11))
 
 
-def test_dates_include_both_ends_and_a_bare_one_counts_whole(
+def test_dates_are_inclusive_and_a_date_without_a_time_is_the_whole_day(
     catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TZ", "UTC")
@@ -106,7 +106,7 @@ def test_dates_include_both_ends_and_a_bare_one_counts_whole(
     assert found(catalogue, since="2026-01-10T00:00:00.000001+00:00") == []
 
 
-def test_one_file_must_satisfy_all_that_is_asked_of_files(catalogue: Catalogue) -> None:
+def test_one_file_must_satisfy_all_conditions_on_files(catalogue: Catalogue) -> None:
     assert found(catalogue, under="/photos/odd", until="2026-01-01T12:00:00Z") == [1, 10]
     assert found(catalogue, under="/photos/even", until="2026-01-01T12:00:00Z") == []
     say(catalogue, "/photos/even/10.jpeg", colour="red")
@@ -116,7 +116,7 @@ def test_one_file_must_satisfy_all_that_is_asked_of_files(catalogue: Catalogue) 
     assert found(catalogue, where=["colour=red"], formats=["png"]) == []
 
 
-def test_numbers_compare_as_numbers_and_words_as_words(catalogue: Catalogue) -> None:
+def test_numbers_compare_as_numbers_and_text_as_text(catalogue: Catalogue) -> None:
     for n in range(1, 11):
         kind, suffix = ("odd", "png") if n % 2 else ("even", "jpeg")
         say(catalogue, f"/photos/{kind}/{n}.{suffix}", price=float(n), day=f"2026-01-{n:02}")
@@ -130,7 +130,7 @@ def test_numbers_compare_as_numbers_and_words_as_words(catalogue: Catalogue) -> 
     assert found(catalogue, where=["price<nan"]) == list(range(1, 11))
 
 
-def test_unequal_takes_files_that_say_nothing(catalogue: Catalogue) -> None:
+def test_unequal_matches_files_without_the_name(catalogue: Catalogue) -> None:
     say(catalogue, "/photos/odd/1.png", label="shirt")
     say(catalogue, "/photos/odd/3.png", label="Shirt")
     assert found(catalogue, where=["label=shirt"]) == [1]
@@ -138,7 +138,7 @@ def test_unequal_takes_files_that_say_nothing(catalogue: Catalogue) -> None:
     assert found(catalogue, where=["label!=shirt", "label!=Shirt"], under="/photos/odd") == [5, 7, 9, 10]
 
 
-def test_values_are_values_and_no_sql(catalogue: Catalogue) -> None:
+def test_values_are_never_run_as_sql(catalogue: Catalogue) -> None:
     for value in ("'; DROP TABLE images; --", "%", "_", "x' OR '1'='1"):
         assert found(catalogue, where=[f"label={value}"]) == []
     assert found(catalogue, under="/photos/%") == []
@@ -146,10 +146,8 @@ def test_values_are_values_and_no_sql(catalogue: Catalogue) -> None:
 
 @pytest.mark.parametrize("kind", ["exact", "ivf"])
 @pytest.mark.parametrize("published", [0, 5, 10])
-def test_any_number_that_a_filter_lets_through_is_found_wherever_it_is(
-    catalogue: Catalogue, kind: str, published: int
-) -> None:
-    """Of 600 more images some stand in the segment, some came later, some are deleted."""
+def test_every_image_that_a_filter_allows_is_found(catalogue: Catalogue, kind: str, published: int) -> None:
+    """Of 600 more images some are in the segment, some newer, some deleted."""
     more = [new_image(n) for n in range(11, 611)]
     catalogue.images.add_batch(more[: published * 60], VAE, "eager")
     Index(catalogue).publish(kind=kind)
@@ -164,7 +162,7 @@ def test_any_number_that_a_filter_lets_through_is_found_wherever_it_is(
         assert len(hits) == min(5, count - (count >= 11))
 
 
-def test_a_filter_is_read_again_after_a_change_and_only_then(catalogue: Catalogue) -> None:
+def test_a_filter_is_evaluated_again_only_after_a_change(catalogue: Catalogue) -> None:
     index, only = Index(catalogue), make_filter(formats=["png"])
     before = index.find_matching_ids(only)
     assert index.find_matching_ids(only) is before
@@ -177,7 +175,7 @@ def test_a_filter_is_read_again_after_a_change_and_only_then(catalogue: Catalogu
     assert index.find_matching_ids(only) is not after  # a few are kept, not all
 
 
-def test_a_range_keeps_to_the_filter(catalogue: Catalogue) -> None:
+def test_a_range_search_respects_the_filter(catalogue: Catalogue) -> None:
     hits = Index(catalogue).range(np.zeros((1, 2), np.float32), 7, filter=make_filter(formats=["png"]))[0]
     assert hits == [(1, 1.0), (3, 3.0), (5, 5.0), (7, 7.0)]
 
@@ -185,7 +183,7 @@ def test_a_range_keeps_to_the_filter(catalogue: Catalogue) -> None:
 # Words
 
 
-def test_conditions_are_read() -> None:
+def test_conditions_are_parsed() -> None:
     assert parse_condition("class=shirt") == ("class", "=", "shirt")
     assert parse_condition(" price <= 10 ") == ("price", "<=", "10")
     assert parse_condition("a!=b=c") == ("a", "!=", "b=c")
@@ -195,7 +193,7 @@ def test_conditions_are_read() -> None:
             parse_condition(text)
 
 
-def test_moments_are_read() -> None:
+def test_times_are_parsed() -> None:
     assert parse_datetime("2026-01-31T18:00:00+02:00", "since") == datetime(
         2026, 1, 31, 18, tzinfo=timezone(timedelta(hours=2))
     )
@@ -210,7 +208,7 @@ def test_moments_are_read() -> None:
             assert "since can't be" in str(error)
 
 
-def test_nothing_asked_is_no_filter_and_nonsense_is_refused() -> None:
+def test_no_options_are_no_filter_and_wrong_ones_are_rejected() -> None:
     assert make_filter() is None
     with pytest.raises(BadSetting, match="from / on"):
         make_filter(under="photos")
@@ -222,7 +220,7 @@ def test_nothing_asked_is_no_filter_and_nonsense_is_refused() -> None:
 # Doors
 
 
-def test_a_searcher_narrows_every_kind_of_query(home_with_digits: Settings) -> None:
+def test_a_searcher_filters_every_kind_of_query(home_with_digits: Settings) -> None:
     with Searcher(home_with_digits) as searcher:
         first = searcher.get_image(1)
         mu = searcher.catalogue.embeddings.get(1, searcher.get_encoder().fingerprint).mu
@@ -249,7 +247,7 @@ def test_a_searcher_finds_all_within_a_distance(home_with_digits: Settings) -> N
                 searcher.by_id(1, radius=bad)
 
 
-def test_the_command_line_narrows_and_bounds(home_with_digits: Settings) -> None:
+def test_the_command_line_filters_and_limits_the_distance(home_with_digits: Settings) -> None:
     def search(*options: str) -> list[dict[str, Any]]:
         arguments = ["search", "--id", "1", "--home", str(home_with_digits.home), "--json", *options]
         done = CliRunner().invoke(app, arguments, catch_exceptions=False)
@@ -265,7 +263,7 @@ def test_the_command_line_narrows_and_bounds(home_with_digits: Settings) -> None
     assert search("--within", str(whole[29]["distance"]), "-k", "4") == whole[:4]
 
 
-def test_a_hit_shows_the_file_that_lies_where_it_was_looked_for(home_with_digits: Settings, tmp_path: Path) -> None:
+def test_a_hit_shows_the_file_in_the_folder_of_the_filter(home_with_digits: Settings, tmp_path: Path) -> None:
     with Searcher(home_with_digits) as searcher:
         before = searcher.by_id(1, limit=1).hits[0]
         copy = shutil.copy(before.path, tmp_path / "zz.png")
@@ -276,7 +274,7 @@ def test_a_hit_shows_the_file_that_lies_where_it_was_looked_for(home_with_digits
                 assert searcher.by_id(1, limit=1, filter=make_filter(under=str(under))).hits[0].path == str(place)
 
 
-def test_the_service_narrows_by_address_form_and_json(home_with_digits: Settings) -> None:
+def test_the_service_filters_by_url_form_and_json(home_with_digits: Settings) -> None:
     with TestClient(create_app(home_with_digits)) as client:
 
         def search(address: str = "", **body: Any) -> list[int]:
@@ -324,7 +322,7 @@ def test_the_service_narrows_by_address_form_and_json(home_with_digits: Settings
         {"max_width": 2**63},
     ],
 )
-def test_what_the_service_cannot_understand_is_a_422(home_with_digits: Settings, body: dict[str, Any]) -> None:
+def test_a_filter_that_the_service_cannot_parse_is_a_422(home_with_digits: Settings, body: dict[str, Any]) -> None:
     with TestClient(create_app(home_with_digits)) as client:
         answer = client.post("/v1/search", json={"image_id": 1, **body})
         assert answer.status_code == 422
@@ -332,7 +330,7 @@ def test_what_the_service_cannot_understand_is_a_422(home_with_digits: Settings,
 
 
 @pytest.mark.parametrize("text", ["a=\\ud800", "\\ud800=a", "a=\\u0000", "a<\\u0000"])
-def test_letters_that_are_none_are_no_fault_of_the_service(home_with_digits: Settings, text: str) -> None:
+def test_text_that_is_not_utf8_is_a_client_error(home_with_digits: Settings, text: str) -> None:
     with TestClient(create_app(home_with_digits)) as client:
         for field in ("where", "under", "since"):
             body = f'{{"image_id": 1, "{field}": "{"/" if field == "under" else ""}{text}"}}'

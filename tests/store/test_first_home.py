@@ -1,4 +1,4 @@
-"""A home that the first version of simile made, with rows, an encoder, a segment and an upload, opens today."""
+"""A home made by the first version, with rows, an encoder, a segment and an upload, still works."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def new_image(number: int) -> Pixels:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """The home, made as the first version did it: dump, files in their old layout, a flat segment."""
+    """A home as the first version made it: dump, files in their old layout, a flat segment."""
     home = Home(tmp_path / "home").create()
     encoder = first_encoder(home)
     values: dict[str, Any] = {"encoder": encoder.fingerprint, "copy": str(tmp_path / "photos" / "copy.png")}
@@ -119,7 +119,7 @@ def neighbours(settings: Settings, image_id: int) -> list[int]:
         return [hit.image_id for hit in searcher.by_id(image_id, limit=10).hits]
 
 
-def test_a_reader_says_what_to_run_and_changes_nothing(settings: Settings) -> None:
+def test_a_reader_names_the_command_to_run_and_changes_nothing(settings: Settings) -> None:
     before = (settings.home / "catalogue.sqlite").read_bytes()
     for reader in (Searcher, verify_home, read_status):
         with pytest.raises(HomeOutdated, match="simile status --upgrade"):
@@ -138,8 +138,8 @@ def test_the_upgrade_keeps_every_row_and_leaves_a_backup(settings: Settings) -> 
 
 
 @pytest.mark.parametrize(("limit", "refused"), [(50_000, True), (100_000, False)])
-def test_an_upgrade_that_finds_no_space_loses_nothing(settings: Settings, limit: int, refused: bool) -> None:
-    """No room for the backup: nothing is changed. Room for that and SQLite's log alone: the log keeps the change."""
+def test_an_upgrade_without_space_loses_nothing(settings: Settings, limit: int, refused: bool) -> None:
+    """Without space for the backup nothing changes. With space for it and SQLite's log, the log keeps the change."""
     code = (
         "import resource, sys; from pathlib import Path\n"
         "from simile.store.home import Home; from simile.store.database.schema import upgrade_schema\n"
@@ -171,7 +171,7 @@ def test_its_images_are_found_by_id_and_by_file_with_its_own_segment(settings: S
             assert (nearest.image_id, nearest.distance < 1e-3) == (image_id, True)
 
 
-def test_it_goes_on_as_a_home_of_today(settings: Settings) -> None:
+def test_it_continues_as_a_current_home(settings: Settings) -> None:
     """The folder is indexed again, an image uploaded and deleted, the index made anew: everything is in its place."""
     summary = index(settings, [settings.home.parent / "photos"], IndexRequest())
     assert (summary.new, summary.changed, summary.failures) == (0, 0, [])

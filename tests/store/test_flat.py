@@ -35,14 +35,14 @@ def test_distances_are_euclidean_and_ascending(index: FlatIndex) -> None:
     assert found(index.search(points([0, 4]), 3)[0]) == [(10, 4.0), (20, 5.0), (30, np.sqrt(41))]
 
 
-def test_asking_for_more_than_there_is_gives_what_there_is(index: FlatIndex) -> None:
+def test_a_search_for_too_many_neighbours_returns_all(index: FlatIndex) -> None:
     assert [hit[0] for hit in found(index.search(points([0, 0]), 100)[0])] == [10, 20, 30]
     for empty in (FlatIndex(2), FlatIndex.from_chunks(2)):
         assert found(empty.search(points([0, 0]), 5)[0]) == []
         assert found(empty.range(points([0, 0]), 5)[0]) == []
 
 
-@pytest.mark.parametrize("centre", [0, 1000])  # far from zero, BLAS loses the digits that matter
+@pytest.mark.parametrize("centre", [0, 1000])  # far from zero, BLAS loses precision
 def test_a_vector_is_at_exactly_zero_from_itself_in_a_large_batch(centre: float) -> None:
     vectors = np.random.default_rng(0).normal(centre, 1, (3000, 16)).astype(np.float32)
     index = make_index(np.arange(3000), vectors)
@@ -88,7 +88,7 @@ def test_exclusion_is_exact_at_any_share(count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 9, 10, 40, 999, 1000])
-def test_nothing_but_what_is_asked_for_is_found(count: int) -> None:
+def test_only_allowed_ids_are_found(count: int) -> None:
     generator = np.random.default_rng(count)
     vectors = generator.normal(size=(1000, 8)).astype(np.float32)
     index, allowed_ids = make_index(np.arange(1000), vectors), np.sort(generator.choice(1000, count, replace=False))
@@ -151,12 +151,12 @@ def test_vectors_too_long_for_squares_in_float32_are_compared(length: float) -> 
     assert rows.search(np.zeros((1, 4), np.float32), 3)[0][1][0] > length / 10
 
 
-def test_ids_and_vectors_must_be_of_one_number(index: FlatIndex) -> None:
+def test_there_must_be_as_many_ids_as_vectors(index: FlatIndex) -> None:
     with pytest.raises(IndexDamaged, match="2 ids came with 1 vectors"):
         index.add([1, 2], points([1, 1]))
 
 
-def test_a_saved_index_answers_the_same(index: FlatIndex, tmp_path) -> None:
+def test_a_saved_index_gives_the_same_results(index: FlatIndex, tmp_path) -> None:
     index.save(tmp_path / "index.faiss")
     loaded = FlatIndex.load(tmp_path / "index.faiss")
     assert (len(loaded), loaded.dimensions, loaded.ids.tolist()) == (3, 2, [10, 20, 30])
@@ -164,13 +164,13 @@ def test_a_saved_index_answers_the_same(index: FlatIndex, tmp_path) -> None:
     assert loaded.get_vectors([30]).tolist() == [[5, 0]]
 
 
-def test_a_file_that_is_no_index_is_damage(tmp_path) -> None:
+def test_a_file_that_is_no_index_is_reported_as_damaged(tmp_path) -> None:
     (tmp_path / "index.faiss").write_bytes(b"not an index at all")
     with pytest.raises(IndexDamaged, match="simile rebuild"):
         FlatIndex.load(tmp_path / "index.faiss")
 
 
-def test_compared_are_the_chosen_dimensions() -> None:
+def test_only_the_index_dims_are_compared() -> None:
     mu = points([3, 4, 12], [0, 0, 7])
     assert make_index_vectors(mu, None, "l2").tolist() == mu.tolist()
     assert make_index_vectors(mu, 2, "l2").tolist() == [[3, 4], [0, 0]]
@@ -179,11 +179,11 @@ def test_compared_are_the_chosen_dimensions() -> None:
         make_index_vectors(mu, (1, 5), "l2")
 
 
-def test_cosine_scales_to_length_one_and_leaves_zero() -> None:
+def test_cosine_scales_to_length_one_and_keeps_zero_vectors() -> None:
     assert np.allclose(make_index_vectors(points([3, 4, 12], [0, 0, 7]), 2, "cosine"), [[0.6, 0.8], [0, 0]])
 
 
-def test_a_full_disk_is_no_saved_index() -> None:
+def test_saving_to_a_full_disk_is_an_error() -> None:
     index = FlatIndex(2)
     index.add([1], np.zeros((1, 2), np.float32))
     with pytest.raises(OSError, match="No space left"):

@@ -1,4 +1,4 @@
-"""The index as a query sees it: every commit, whichever process made it, and nothing that is gone."""
+"""The index: every commit of every process is found, and nothing that was deleted."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def index(catalogue: Catalogue) -> Index:
 
 
 def add(catalogue: Catalogue, *at: float, encoder: str = VAE) -> list[int]:
-    """Stores one image for each place on a line, (place, 0)."""
+    """Store one image for each position on a line, (x, 0)."""
     images = [make_new_image(x, [x, 0]) for x in at]
     return catalogue.images.add_batch(images, encoder, "eager")
 
@@ -69,7 +69,7 @@ def test_a_commit_is_found_by_the_next_query(catalogue: Catalogue, index: Index)
 
 
 @pytest.mark.parametrize("publish_after", [{0}, {3}, {1, 4}, {0, 1, 2, 3, 4, 5}, set()])
-def test_answers_do_not_depend_on_what_is_published(
+def test_results_do_not_depend_on_what_is_published(
     catalogue: Catalogue, index: Index, publish_after: set[int]
 ) -> None:
     observer = Index(catalogue)
@@ -94,7 +94,7 @@ def test_answers_do_not_depend_on_what_is_published(
             assert (index.count_pending(), Index(catalogue).count_pending()) == (0, 0)
 
 
-def test_a_vector_that_changed_is_found_at_its_new_place_only(catalogue: Catalogue, index: Index) -> None:
+def test_a_changed_vector_is_found_at_its_new_position_only(catalogue: Catalogue, index: Index) -> None:
     (image_id,) = add(catalogue, 1)
     index.publish()
     catalogue.images.add_batch([make_new_image(1, [9, 0])], VAE, "eager")
@@ -168,7 +168,7 @@ def test_a_commit_in_another_process_is_seen_by_the_next_query(catalogue: Catalo
         other.communicate()
 
 
-def test_threads_always_find_what_was_committed_before_they_asked(catalogue: Catalogue, index: Index) -> None:
+def test_threads_always_find_earlier_commits(catalogue: Catalogue, index: Index) -> None:
     committed, wrong = [add(catalogue, 0)[0]], []
     stop = threading.Event()
 
@@ -244,9 +244,7 @@ def test_publishing_keeps_two_segments_and_clears_the_rest(catalogue: Catalogue,
     assert sorted(path.name for path in home.segments.iterdir()) == names[-2:]
 
 
-def test_publishing_clears_what_a_killed_writer_left_though_nothing_is_new(
-    catalogue: Catalogue, index: Index, home: Home
-) -> None:
+def test_publishing_deletes_the_files_of_a_killed_writer(catalogue: Catalogue, index: Index, home: Home) -> None:
     add(catalogue, 0)
     index.publish()
     in_use = {path.name for path in home.segments.iterdir()}
@@ -255,7 +253,7 @@ def test_publishing_clears_what_a_killed_writer_left_though_nothing_is_new(
     assert {path.name for path in home.segments.iterdir()} == in_use
 
 
-def test_a_segment_that_covers_less_never_takes_the_place_of_a_newer_one(catalogue: Catalogue, index: Index) -> None:
+def test_a_segment_that_covers_less_never_replaces_a_newer_one(catalogue: Catalogue, index: Index) -> None:
     add(catalogue, 0, 5)
     index.publish()
     old = catalogue.segments.find(catalogue.get_state().segment_id or 0)

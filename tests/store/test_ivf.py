@@ -1,4 +1,4 @@
-"""Inverted lists beside exact search: what they may miss, what they never do, and how they are made and kept."""
+"""The approximate index compared with exact search: recall, exactness of distances and filters, and its files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def clustered(count: int = ROWS, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
-    """The files of an index of 4,000 vectors in 20 heaps, and what was noted of it."""
+    """Files of an index of 4,000 vectors in 20 clusters, and its details."""
     folder = tmp_path_factory.mktemp("ivf")
     write_vector_file(folder / "a.vectors", DIMENSIONS, in_chunks(IDS, clustered()))
     return folder / "a.faiss", build_ivf_index(
@@ -60,7 +60,7 @@ def assert_same(found: list[Neighbours], truth: list[Neighbours]) -> None:
         assert distances.tolist() == true_distances.tolist()
 
 
-def test_the_recall_that_was_asked_for_is_measured_and_kept(
+def test_the_requested_recall_is_measured_and_reached(
     made: tuple[Path, dict[str, object]], index: IvfIndex, exact: FlatIndex
 ) -> None:
     notes = made[1]
@@ -72,7 +72,7 @@ def test_the_recall_that_was_asked_for_is_measured_and_kept(
     assert recall(index.search(queries, 10), exact.search(queries, 10)) >= 0.93
 
 
-def test_distances_are_those_of_exact_search(index: IvfIndex, exact: FlatIndex) -> None:
+def test_distances_equal_those_of_exact_search(index: IvfIndex, exact: FlatIndex) -> None:
     queries = clustered(50, seed=2)
     for query, (ids, distances) in zip(queries, index.search(queries, 5), strict=True):
         known = dict(zip(*(part.tolist() for part in exact.search(query[None], ROWS)[0]), strict=True))
@@ -85,7 +85,7 @@ def test_a_vector_is_at_exactly_zero_from_itself(index: IvfIndex) -> None:
 
 
 @pytest.mark.parametrize("k", [1, 11, 200, ROWS - 1, ROWS, 10 * ROWS])
-def test_there_are_always_as_many_as_there_can_be(index: IvfIndex, k: int) -> None:
+def test_a_search_always_returns_k_neighbours(index: IvfIndex, k: int) -> None:
     (ids, distances), *_ = index.search(clustered(3, seed=3), k)
     assert len(ids) == len(set(ids.tolist())) == len(distances) == min(k, ROWS)
 
@@ -97,7 +97,7 @@ def test_more_neighbours_are_found_as_well_as_ten(index: IvfIndex, exact: FlatIn
 
 
 @pytest.mark.parametrize("count", [1, 100, 3000, 3999, 4000])
-def test_what_is_left_out_is_never_found(index: IvfIndex, exact: FlatIndex, count: int) -> None:
+def test_excluded_ids_are_never_found(index: IvfIndex, exact: FlatIndex, count: int) -> None:
     hidden = np.random.default_rng(count).choice(IDS, count, replace=False)
     queries = clustered(20, seed=5)
     found = index.search(queries, 10, hidden)
@@ -108,7 +108,7 @@ def test_what_is_left_out_is_never_found(index: IvfIndex, exact: FlatIndex, coun
 
 @pytest.mark.parametrize("narrow", [0, 50_000])
 @pytest.mark.parametrize("count", [0, 1, 5, 9, 10, 11, 500, 3500, 4000])
-def test_a_filter_gives_all_that_it_lets_through_at_any_share(
+def test_a_filter_finds_everything_it_allows_at_any_share(
     index: IvfIndex, exact: FlatIndex, count: int, narrow: int
 ) -> None:
     index.max_scan_rows = narrow
@@ -122,7 +122,7 @@ def test_a_filter_gives_all_that_it_lets_through_at_any_share(
         assert recall(found, truth) >= 0.93
 
 
-def test_a_filter_that_lets_only_the_far_through_is_answered_in_full(index: IvfIndex, exact: FlatIndex) -> None:
+def test_a_filter_that_allows_only_far_rows_finds_all_of_them(index: IvfIndex, exact: FlatIndex) -> None:
     index.max_scan_rows = 0
     query = clustered(1, seed=7)
     for count in (30, 400, 2000):
@@ -130,8 +130,8 @@ def test_a_filter_that_lets_only_the_far_through_is_answered_in_full(index: IvfI
         assert recall(index.search(query, 10, allowed_ids=far), exact.search(query, 10, allowed_ids=far)) == 1.0
 
 
-def test_a_filter_that_depends_on_the_content_is_answered_in_full(index: IvfIndex, exact: FlatIndex) -> None:
-    """Of what lies on one side of a plane, whichever side the query is on."""
+def test_a_filter_that_depends_on_the_vectors_finds_everything(index: IvfIndex, exact: FlatIndex) -> None:
+    """Allow the rows on one side of a plane, with queries on both sides."""
     index.max_scan_rows = 0
     side = np.sort(IDS[clustered()[:, 0] > 2])
     queries = clustered(100, seed=12)
@@ -158,7 +158,7 @@ def test_a_range_misses_nothing(index: IvfIndex, exact: FlatIndex, radius: float
     assert_same(index.range(queries, radius, hidden, only), exact.range(queries, radius, hidden, only))
 
 
-def test_a_range_finds_what_lay_outside_the_sample(tmp_path: Path) -> None:
+def test_a_range_finds_a_vector_outside_the_training_sample(tmp_path: Path) -> None:
     vectors = clustered(20_000)
     vectors[7] = 1000  # a million times the spread of the rest
     write_vector_file(tmp_path / "a.vectors", DIMENSIONS, [(np.arange(20_000), vectors)])
@@ -168,14 +168,14 @@ def test_a_range_finds_what_lay_outside_the_sample(tmp_path: Path) -> None:
     assert index.search(vectors[7:8], 1)[0][0].tolist() == [7]
 
 
-def test_wrong_queries_are_refused(index: IvfIndex) -> None:
+def test_wrong_queries_are_rejected(index: IvfIndex) -> None:
     with pytest.raises(EncoderMismatch, match="3 numbers"):
         index.search(np.zeros((1, 3), np.float32), 1)
     with pytest.raises(NotFinite):
         index.range(np.full((1, DIMENSIONS), np.nan, np.float32), 1)
 
 
-def test_the_vectors_come_back_as_they_were(index: IvfIndex) -> None:
+def test_vectors_are_returned_unchanged(index: IvfIndex) -> None:
     assert np.array_equal(index.get_vectors(IDS[[5, 3]]), clustered()[[5, 3]])
     assert np.array_equal(index.ids, IDS) and len(index) == ROWS and index.dimensions == DIMENSIONS
 
@@ -187,7 +187,7 @@ def test_the_same_vectors_make_the_same_files(made: tuple[Path, dict[str, object
     assert (tmp_path / "b.vectors").read_bytes() == made[0].with_suffix(".vectors").read_bytes()
 
 
-def test_images_that_are_all_alike_are_found(tmp_path: Path) -> None:
+def test_identical_vectors_are_found(tmp_path: Path) -> None:
     write_vector_file(tmp_path / "a.vectors", 4, [(np.arange(1000), np.ones((1000, 4), np.float32))])
     notes = build_ivf_index(tmp_path / "a.vectors", tmp_path / "a.faiss", IndexOptions("ivf"))
     index = IvfIndex.load(tmp_path / "a.faiss")
@@ -212,14 +212,14 @@ def test_the_kind_follows_count_and_memory(kind: str, rows: int, dimensions: int
     assert IndexOptions(kind, 0.98, memory).choose_kind(rows, dimensions) == chosen
 
 
-def test_an_exact_index_of_the_same_file_gives_the_same_answers(exact: FlatIndex, tmp_path: Path) -> None:
+def test_an_exact_index_of_the_same_file_gives_the_same_results(exact: FlatIndex, tmp_path: Path) -> None:
     write_vector_file(tmp_path / "a.vectors", DIMENSIONS, in_chunks(IDS, clustered()))
     assert build_exact_index(tmp_path / "a.vectors", tmp_path / "a.faiss")["recall"] == 1.0
     queries = clustered(5, seed=11)
     assert_same(FlatIndex.load(tmp_path / "a.faiss").search(queries, 10), exact.search(queries, 10))
 
 
-def test_a_file_of_vectors_gives_back_what_was_written(tmp_path: Path) -> None:
+def test_a_vector_file_returns_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "odd.vectors"
     assert write_vector_file(path, 3, [(np.array([2]), np.ones((1, 3))), (np.array([5, 9]), np.zeros((2, 3)))]) == 3
     file = VectorFile.open(path)
@@ -230,7 +230,7 @@ def test_a_file_of_vectors_gives_back_what_was_written(tmp_path: Path) -> None:
         write_vector_file(path, 3, [(np.array([5]), np.ones((1, 3))), (np.array([5]), np.ones((1, 3)))])
 
 
-def test_files_that_do_not_belong_together_are_damage(made: tuple[Path, dict[str, object]], tmp_path: Path) -> None:
+def test_mismatched_files_are_reported_as_damaged(made: tuple[Path, dict[str, object]], tmp_path: Path) -> None:
     lists, vectors = tmp_path / "a.faiss", tmp_path / "a.vectors"
     lists.write_bytes(made[0].read_bytes())
     for content in (b"", b"no vectors", b'{"format": "simile vectors 1"}', made[0].read_bytes()):
@@ -254,7 +254,7 @@ def test_files_that_do_not_belong_together_are_damage(made: tuple[Path, dict[str
         IvfIndex.load(lists)
 
 
-def test_far_from_zero_recall_is_measured_as_well(tmp_path: Path) -> None:
+def test_recall_is_measured_correctly_far_from_zero(tmp_path: Path) -> None:
     vectors = clustered() + np.float32(3000)
     write_vector_file(tmp_path / "a.vectors", DIMENSIONS, [(IDS, vectors)])
     notes = build_ivf_index(tmp_path / "a.vectors", tmp_path / "a.faiss", IndexOptions("ivf", recall=0.9))

@@ -1,4 +1,4 @@
-"""The schema's history: from nothing, from older homes that hold rows, and from newer ones."""
+"""Migrations: new homes, older homes with rows, and newer homes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def upgrade():
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    """A home of today's schema that holds one image."""
+    """A home with the current schema and one image."""
     home = Home(tmp_path / "home")
     upgrade_schema(home)
     with Catalogue(home) as catalogue:
@@ -56,7 +56,7 @@ def home(tmp_path: Path) -> Home:
 
 @pytest.fixture
 def later(tmp_path: Path) -> Path:
-    """The migrations of a later simile: one step more, which makes the table of images anew."""
+    """Migrations of a later version: one more, which copies the table of images."""
     scripts = tmp_path / "later"
     shutil.copytree(MIGRATIONS_FOLDER, scripts, ignore=shutil.ignore_patterns("__pycache__"))
     (scripts / "versions" / "2030_01_01_cameras.py").write_text(NEXT.format(head=HEAD_REVISION, more=""))
@@ -86,14 +86,14 @@ def test_the_command_line_reaches_the_home_of_the_settings(home: Home) -> None:
     assert done.stdout.strip() == f"{HEAD_REVISION} (head)"
 
 
-def test_all_migrations_can_be_taken_back(home: Home) -> None:
+def test_all_migrations_can_be_downgraded(home: Home) -> None:
     command.downgrade(make_alembic_config(home), "base")
     assert rows(
         home.catalogue_path, "SELECT name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' AND type = 'table'"
     ) == [("alembic_version",)]
 
 
-def test_a_reader_of_nothing_makes_nothing(tmp_path: Path) -> None:
+def test_a_reader_creates_nothing(tmp_path: Path) -> None:
     home = Home(tmp_path / "nowhere")
     with pytest.raises(NothingIndexed, match="simile index"):
         check_schema(home)
@@ -110,7 +110,7 @@ home = Home(Path(sys.argv[1]))
 
 
 @pytest.mark.real_processes
-def test_a_current_catalogue_is_left_alone_and_alembic_stays_away(home: Home) -> None:
+def test_a_current_catalogue_is_unchanged_and_alembic_is_not_imported(home: Home) -> None:
     code = IMPORTS + "check_schema(home); upgrade_schema(home); print('alembic' in sys.modules)"
     with home.lock("index"):  # another process works on it
         done = subprocess.run([sys.executable, "-c", code, home.root], capture_output=True, text=True, check=True)
@@ -118,7 +118,7 @@ def test_a_current_catalogue_is_left_alone_and_alembic_stays_away(home: Home) ->
     assert list(home.root.glob("*.bak-*")) == []
 
 
-def test_several_processes_may_make_one_home_at_once(tmp_path: Path) -> None:
+def test_several_processes_may_create_the_same_home(tmp_path: Path) -> None:
     code = IMPORTS + "upgrade_schema(home); check_schema(home)"
     processes = [subprocess.Popen([sys.executable, "-c", code, tmp_path / "home"]) for _ in range(4)]
     assert [process.wait() for process in processes] == [0] * 4
@@ -155,7 +155,7 @@ def test_an_upgrade_needs_the_lock_unless_its_caller_holds_it(home: Home, later:
     assert read_revision(home) == "2030_01_01_cameras"
 
 
-def test_a_newer_home_is_refused_by_readers_and_writers(home: Home, later: Path) -> None:
+def test_a_newer_home_is_rejected_by_readers_and_writers(home: Home, later: Path) -> None:
     upgrade_schema(home, scripts=later, head="2030_01_01_cameras")
     for verb in (check_schema, upgrade_schema):
         with pytest.raises(HomeTooNew, match="2030_01_01_cameras"):
@@ -167,7 +167,7 @@ def test_a_reader_of_an_older_home_is_told_what_to_run(home: Home, later: Path) 
         check_schema(home, scripts=later, head="2030_01_01_cameras")
 
 
-def test_a_creation_that_was_cut_short_is_taken_up_again(tmp_path: Path) -> None:
+def test_an_interrupted_creation_is_continued(tmp_path: Path) -> None:
     home = Home(tmp_path / "home").create()
     home.catalogue_path.touch()
     with pytest.raises(NothingIndexed):

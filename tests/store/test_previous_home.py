@@ -77,7 +77,7 @@ def test_indexing_again_finds_every_file_unchanged(settings: Settings) -> None:
     assert verify_home(settings) == []
 
 
-def test_a_service_answers_those_who_have_a_key(settings: Settings) -> None:
+def test_a_service_answers_requests_with_a_key(settings: Settings) -> None:
     with Catalogue(Home(settings.home)) as catalogue:
         assert [key.name for key in catalogue.keys.get_all()] == ["me"]
         key, _ = catalogue.keys.create("test", "search")

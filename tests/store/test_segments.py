@@ -1,4 +1,4 @@
-"""Segments under running queries: built, opened behind them, switched, and what old snapshots need kept."""
+"""Segments under running queries: built, opened in the background and switched."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _published(tmp_path_factory: pytest.TempPathFactory, _filled: Path) -> Path:
 
 @pytest.fixture
 def home(tmp_path: Path, _filled: Path) -> Home:
-    """1,500 images in heaps on a plane, by two encoders; the second sees each mirrored at 0."""
+    """1,500 images in clusters on a plane, by two encoders; the second mirrors each vector at 0."""
     return Home(Path(shutil.copytree(_filled, tmp_path / "home")))
 
 
@@ -84,7 +84,7 @@ def nearest(index: Index, n: int, sign: int = 1, k: int = 5) -> list[int]:
     return [image_id for image_id, _ in index.search(new_image(n, sign).mu[None], k)[0]]
 
 
-def test_what_was_chosen_and_measured_stands_with_the_segment(catalogue: Catalogue, home: Home) -> None:
+def test_options_and_measurements_are_stored_with_the_segment(catalogue: Catalogue, home: Home) -> None:
     Index(catalogue).publish(kind="ivf", recall=0.9)
     segment, details = current(catalogue), current(catalogue).details
     assert segment.kind == details["kind"] == "ivf"
@@ -121,7 +121,7 @@ def test_inverted_lists_serve_with_newer_and_deleted_rows(catalogue: Catalogue) 
     assert sorted(nearest(index, 0, k=10_000)) == [n for n in range(1, ROWS + 2) if n != 701]
 
 
-def test_a_large_segment_is_not_made_again_for_a_few_changes(catalogue: Catalogue) -> None:
+def test_a_large_segment_is_not_rebuilt_for_a_few_changes(catalogue: Catalogue) -> None:
     index = Index(catalogue)
     index.large_segment_rows = 1000
     index.publish()
@@ -156,7 +156,7 @@ def test_a_switch_changes_encoder_and_segment_in_one_transaction(catalogue: Cata
     assert find_problems(home) == []
 
 
-def test_a_switch_takes_in_what_came_while_it_was_made_and_knows_its_encoder(catalogue: Catalogue) -> None:
+def test_a_switch_includes_rows_that_were_added_meanwhile(catalogue: Catalogue) -> None:
     index = Index(catalogue)
     index.publish()
     with pytest.raises(NoSuchEncoder):
@@ -168,7 +168,7 @@ def test_a_switch_takes_in_what_came_while_it_was_made_and_knows_its_encoder(cat
 
 
 def test_queries_go_on_while_a_new_segment_is_opened(catalogue: Catalogue) -> None:
-    """The thread that opens it is held back: until it is let go, answers come from before, and are complete."""
+    """While the thread that opens it is blocked, searches use the old segment and miss nothing."""
     index, writer = Index(catalogue), Index(catalogue)
     writer.publish(kind="ivf")
     assert len(index) == ROWS
@@ -191,7 +191,7 @@ def test_queries_go_on_while_a_new_segment_is_opened(catalogue: Catalogue) -> No
     assert sorted(nearest(index, 0, k=10_000)) == sorted(nearest(Index(catalogue), 0, k=10_000))
 
 
-def test_a_snapshot_from_before_two_segments_is_opened_anew(catalogue: Catalogue) -> None:
+def test_a_snapshot_older_than_two_segments_is_opened_again(catalogue: Catalogue) -> None:
     index, writer = Index(catalogue), Index(catalogue)
     writer.publish()
     assert len(index) == ROWS
@@ -204,7 +204,7 @@ def test_a_snapshot_from_before_two_segments_is_opened_anew(catalogue: Catalogue
     assert len(index) == ROWS - 3
 
 
-def test_threads_always_find_what_was_committed_while_segments_change(catalogue: Catalogue) -> None:
+def test_threads_always_find_commits_while_segments_change(catalogue: Catalogue) -> None:
     index = Index(catalogue)
     index.publish(kind="ivf")
     committed, gone, wrong = [1], {0}, []
@@ -267,7 +267,7 @@ def test_only_verify_hashes_large_files(published: Home) -> None:
             open_segment(published, segment, max_hashed_bytes=hashed)
 
 
-def test_a_rebuilt_segment_gives_the_same_answers(published: Home) -> None:
+def test_a_rebuilt_segment_gives_the_same_results(published: Home) -> None:
     before = {path.name: path.read_bytes() for path in published.segments.iterdir()}
     with Catalogue(published) as catalogue:
         catalogue.encoders.activate(FIRST)  # a change that changes nothing
@@ -304,7 +304,7 @@ def test_a_full_disk_while_building_leaves_the_old_segment(published: Home) -> N
     assert find_problems(home) == []
 
 
-def test_reading_every_row_sorts_nothing_and_reading_the_newest_looks_at_no_others(catalogue: Catalogue) -> None:
+def test_reading_all_rows_needs_no_sort_and_reading_new_rows_uses_an_index(catalogue: Catalogue) -> None:
     def plan(change: int) -> str:
         query = make_vectors_query(FIRST, change).compile(
             dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True}

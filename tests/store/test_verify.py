@@ -1,4 +1,4 @@
-"""`verify` finds each kind of damage, names it, and is silent about a home that is whole."""
+"""`verify` finds and names each kind of damage, and finds nothing in an intact home."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ VAE = "a" * 64
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    """Three images, one of them an upload; two are in a segment, and one came later."""
+    """Three images, one of them an upload; two are in a segment, and one is newer."""
     home = Home(tmp_path / "home")
     upgrade_schema(home)
     (home.encoders / VAE).mkdir()
@@ -56,7 +56,7 @@ def new_image(number: int, folder: str = "/photos") -> NewImage:
 
 
 def execute(home: Home, *statements: str) -> None:
-    """Writes behind the catalogue's back."""
+    """Run SQL statements on the catalogue."""
     with Catalogue(home) as catalogue, catalogue.begin_untracked_write() as connection:
         for statement in statements:
             connection.execute(text(statement))
@@ -68,7 +68,7 @@ def kinds(home: Home) -> list[str]:
     return [problem.kind for problem in problems]
 
 
-def test_a_whole_home_has_no_problems(home: Home) -> None:
+def test_an_intact_home_has_no_problems(home: Home) -> None:
     assert find_problems(home) == []
 
 
@@ -142,13 +142,13 @@ def test_orphaned_files_and_missing_encoders_are_found(home: Home) -> None:
     ]  # space to win back, nothing wrong
 
 
-def test_an_upload_whose_file_is_gone_is_found(home: Home) -> None:
+def test_an_upload_without_its_file_is_found(home: Home) -> None:
     (home.uploads / "2.png").unlink()
     (problem,) = find_problems(home)
     assert (problem.kind, problem.description) == ("upload", f"{home.uploads / '2.png'} of image 2 is missing.")
 
 
-def test_a_home_that_others_write_to_is_whole_at_every_moment(home: Home) -> None:
+def test_a_home_is_intact_at_every_moment_while_others_write(home: Home) -> None:
     done = threading.Event()
 
     def change() -> None:
@@ -171,12 +171,12 @@ def test_a_home_that_others_write_to_is_whole_at_every_moment(home: Home) -> Non
         writer.join()
 
 
-def test_an_image_that_is_deleted_and_there_is_found(home: Home) -> None:
+def test_a_deleted_image_that_still_exists_is_found(home: Home) -> None:
     execute(home, "INSERT INTO deletions VALUES (3, 99)")
     assert [problem.description for problem in find_problems(home)] == ["Image 3 was deleted and still exists."]
 
 
-def test_many_problems_of_one_sort_are_shortened(home: Home) -> None:
+def test_many_problems_of_one_kind_are_shortened(home: Home) -> None:
     with Catalogue(home) as catalogue:
         catalogue.images.add_batch([new_image(number) for number in range(4, 34)], VAE, "eager")
     execute(home, "DELETE FROM embeddings WHERE image_id >= 4")
@@ -185,7 +185,7 @@ def test_many_problems_of_one_sort_are_shortened(home: Home) -> None:
     assert (problems[-1].kind, problems[-1].description) == ("image", "10 more like these.")
 
 
-def test_images_that_only_the_coming_encoder_has_seen_are_no_problem_while_it_is_coming(home: Home) -> None:
+def test_images_embedded_only_by_the_next_encoder_are_no_problem_during_a_switch(home: Home) -> None:
     """`simile index --encoder` was interrupted: the next run goes on, and one that ends without them is a problem."""
     with Catalogue(home) as catalogue:
         catalogue.encoders.register("b" * 64, "second", "vae", dimensions=3)
@@ -201,7 +201,7 @@ def test_images_that_only_the_coming_encoder_has_seen_are_no_problem_while_it_is
         ]
 
 
-def test_leftovers_name_what_may_be_removed(home: Home) -> None:
+def test_leftovers_are_named_with_their_next_step(home: Home) -> None:
     (home.encoders / ".training").mkdir()
     for name in (".arriving", "c" * 16):
         (home.encoders / name).mkdir()
@@ -213,7 +213,7 @@ def test_leftovers_name_what_may_be_removed(home: Home) -> None:
 
 
 @pytest.mark.parametrize("killed_at", ["before the swap", "after the swap"])
-def test_a_kill_while_an_encoder_is_replaced_costs_no_encoder(
+def test_a_kill_while_an_encoder_is_replaced_loses_no_encoder(
     trained_home: Settings, killed_at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = Home(trained_home.home)
@@ -243,9 +243,7 @@ def test_a_kill_while_an_encoder_is_replaced_costs_no_encoder(
     assert (folder / "new").exists() == (killed_at == "after the swap")
 
 
-def test_a_folder_is_replaced_without_a_moment_in_which_none_is_on_the_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_folder_exists_at_every_moment_of_a_replacement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("old", "new"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "content").write_text(name)
@@ -262,9 +260,7 @@ def test_a_folder_is_replaced_without_a_moment_in_which_none_is_on_the_disk(
     assert (tmp_path / "old" / "content").read_text() == "new" and [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
-def test_the_uploads_of_a_home_that_was_moved_are_not_called_useless(
-    trained_home: Settings, digits: Path, tmp_path: Path
-) -> None:
+def test_uploads_of_a_moved_home_are_kept(trained_home: Settings, digits: Path, tmp_path: Path) -> None:
     index(trained_home, [digits], IndexRequest())
     with Searcher(trained_home) as searcher:
         data = (digits / sorted(path.name for path in digits.iterdir())[0]).read_bytes() + b" "
@@ -305,7 +301,7 @@ def test_files_are_read_and_compared_when_asked_for(trained_home: Settings, digi
     assert (result.exit_code, len(result.stdout.splitlines())) == (1, 3)
 
 
-def test_a_row_that_says_something_else_than_its_encoder_is_found(home_with_digits: Settings) -> None:
+def test_a_row_that_differs_from_its_encoder_is_found(home_with_digits: Settings) -> None:
     execute(Home(home_with_digits.home), "UPDATE encoders SET metric = 'l2'")
     assert any("compares ('cosine', None)" in problem.description for problem in verify_home(home_with_digits))
 
@@ -320,7 +316,7 @@ def test_a_folder_that_holds_another_encoder_is_found(home_with_digits: Settings
     assert problem.description == f"{home.encoders / ('b' * 16)} holds encoder {folder.name}."
 
 
-def test_references_into_nowhere_and_a_damaged_file_are_found(home: Home) -> None:
+def test_broken_references_and_a_damaged_file_are_found(home: Home) -> None:
     execute(home, "INSERT INTO deletions VALUES (77, 1)")
     assert find_problems(home) == []
     with Catalogue(home) as catalogue, catalogue.begin_read() as connection:
