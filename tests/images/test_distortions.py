@@ -28,7 +28,7 @@ def test_eighteen_kinds_are_planted_and_no_kind_is_on_both_lists() -> None:
 
 
 @pytest.mark.parametrize("kind", DISTORTION_KINDS + HELD_OUT_DISTORTION_KINDS)
-def test_a_copy_is_an_rgb_picture_that_differs_and_repeats_with_its_seed(kind: str) -> None:
+def test_a_copy_is_an_rgb_image_that_differs_and_repeats_with_its_seed(kind: str) -> None:
     original = photo()
     copy, again = (distort(original, kind, np.random.default_rng(3)) for _ in range(2))
     assert copy.dtype == np.uint8
@@ -41,7 +41,7 @@ def test_a_copy_is_an_rgb_picture_that_differs_and_repeats_with_its_seed(kind: s
 
 @pytest.mark.parametrize("kind", DISTORTION_KINDS + HELD_OUT_DISTORTION_KINDS)
 @pytest.mark.parametrize("shape", [(28, 28), (1, 40), (64, 5)])
-def test_small_and_thin_pictures_can_be_altered(kind: str, shape: tuple[int, int]) -> None:
+def test_small_and_thin_images_can_be_altered(kind: str, shape: tuple[int, int]) -> None:
     for seed in range(3):
         assert distort(photo(*shape), kind, np.random.default_rng(seed)).size > 0
 
@@ -79,7 +79,7 @@ def test_views_have_the_networks_shape_and_stay_in_range(channels: int, side: in
         assert seen.max() <= 1
 
 
-def test_views_repeat_with_the_state_of_the_generator_and_leave_the_pictures_alone() -> None:
+def test_views_repeat_with_the_state_of_the_generator_and_leave_the_images_alone() -> None:
     pictures = batch(16, 3, 64)
     before, generator = pictures.clone(), torch.Generator().manual_seed(5)
     state = generator.get_state()
@@ -98,7 +98,7 @@ def test_a_batch_may_be_so_small_that_nothing_is_drawn_for_some_effects(n: int) 
         assert torch.isfinite(augment(batch(n, 3, 32), 32, generator)).all()
 
 
-def test_without_strength_a_view_is_nearly_the_clean_picture() -> None:
+def test_without_strength_a_view_is_nearly_the_clean_image() -> None:
     flat = torch.linspace(0, 1, 64).expand(12, 3, 64, 64).contiguous()
     nothing = AugmentationStrength(
         min_crop_area=1.0,

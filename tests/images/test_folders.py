@@ -94,13 +94,13 @@ def test_other_kinds_of_files_are_ignored_and_counted(photos: Path) -> None:
     assert (paths(found, photos), found.failures, found.ignored_count) == (["a.png"], [], 3)
 
 
-def test_a_suffix_calls_a_file_a_picture_in_any_case_even_a_broken_one(photos: Path) -> None:
+def test_a_suffix_calls_a_file_an_image_in_any_case_even_a_broken_one(photos: Path) -> None:
     for name in ("a.JPG", "b.Jpeg", "c.HEIC", "d.png"):
         put(photos / name, b"not a picture at all")
     assert paths(walk_sources([photos]), photos) == ["a.JPG", "b.Jpeg", "c.HEIC", "d.png"]
 
 
-def test_pictures_without_a_telling_suffix_are_found_by_their_first_bytes(photos: Path) -> None:
+def test_images_without_a_telling_suffix_are_found_by_their_first_bytes(photos: Path) -> None:
     put(photos / "IMG_0001")
     put(photos / "download.part", b"\xff\xd8\xff\xe0" + bytes(28))
     put(photos / "words")
@@ -296,7 +296,7 @@ def test_a_folder_to_skip_is_not_entered_whatever_leads_to_it(photos: Path) -> N
     assert paths(found, photos) == ["a.png", "home/mine.png"]
 
 
-def test_a_home_among_the_pictures_is_not_entered(photos: Path) -> None:
+def test_a_home_among_the_images_is_not_entered(photos: Path) -> None:
     put(photos / "a.png")
     put(photos / "simile-home" / "encoders" / "b.png")
     found = walk_sources([photos], skip=[photos / "simile-home"])

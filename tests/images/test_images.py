@@ -109,7 +109,7 @@ def test_every_format_is_recognised_by_its_first_bytes(kind: str) -> None:
 @pytest.mark.parametrize(
     "head", [b"", b"hello world, this is text", b"%PDF-1.7", b"%!PS-Adobe-3.0 EPSF", b"PK\3\4", b"P1 is urgent", b"BMW"]
 )
-def test_what_is_no_picture_is_not_taken_for_one(head: bytes) -> None:
+def test_what_is_no_image_is_not_taken_for_one(head: bytes) -> None:
     assert not has_image_signature(head)
     assert not has_image_signature(head.ljust(32, b"\0"))
 
@@ -133,7 +133,7 @@ def test_truncated_file_of_every_format_is_refused(kind: str, part: float) -> No
 @pytest.mark.parametrize(
     "kind", ["jpeg", "progressive", "png", "webp", "bmp", "ppm", "heif", "jpeg2000", "qoi", "tiff"]
 )
-def test_truncated_picture_is_refused_with_its_reason(kind: str) -> None:
+def test_truncated_image_is_refused_with_its_reason(kind: str) -> None:
     data = file_of(kind)
     assert reason_of(data[: len(data) * 3 // 5]) == "the file is truncated"
 
@@ -171,7 +171,7 @@ def test_exif_orientation_is_applied_once(kind: str, orientation: int) -> None:
     "exif", [b"Exif\0\0MM\0*\xff\xff\xff\xff", b"Exif\0\0rubbish", b"Exif\0\0II*\0\x08\0\0\0\xff\xff"]
 )
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp"])
-def test_malformed_exif_does_not_cost_the_picture(kind: str, exif: bytes) -> None:
+def test_malformed_exif_does_not_cost_the_image(kind: str, exif: bytes) -> None:
     data = saved(Image.fromarray(gradient()), KINDS[kind][0], exif=exif)
     assert decode_image(data, name="x").width == W
 
@@ -323,7 +323,7 @@ def test_limits_are_the_callers() -> None:
         decode_image(data, name="x", limits=Limits(max_bytes=len(data) - 1))
 
 
-def test_text_named_jpg_is_refused_as_no_picture(tmp_path: Path) -> None:
+def test_text_named_jpg_is_refused_as_no_image(tmp_path: Path) -> None:
     path = tmp_path / "notes.jpg"
     path.write_text("not a picture at all")
     with pytest.raises(UnreadableImage, match=r"notes\.jpg: not an image, or of a format that simile does not read\. "):
@@ -347,13 +347,13 @@ def test_flipped_bytes_raise_nothing_but_unreadable_image(kind: str) -> None:
             assert error.reason
 
 
-def test_long_text_and_strange_profiles_do_not_cost_the_picture() -> None:
+def test_long_text_and_strange_profiles_do_not_cost_the_image() -> None:
     workflow = b"workflow\0\0" + zlib.compress(b"x" * 3_000_000)
     profile = b"icc\0\0" + zlib.compress(b"x" * 3_000_000)
     assert first_pixels(png(1, 1, 8, 2, b"\0\1\2\3", (b"zTXt", workflow), (b"iCCP", profile))) == [[1, 2, 3]]
 
 
-def test_warnings_of_the_parsers_neither_escape_nor_cost_the_picture() -> None:
+def test_warnings_of_the_parsers_neither_escape_nor_cost_the_image() -> None:
     image = Image.new("P", (2, 2))
     image.putpalette([1, 2, 3, 4, 5, 6])
     data = saved(image, "PNG", transparency=b"\x80\xff")  # Pillow warns of such palettes
@@ -431,6 +431,6 @@ def test_file_without_permission_says_so(tmp_path: Path) -> None:
     assert why_not_read(path) == "no permission to read it"
 
 
-def test_limits_take_every_setting_that_bounds_a_picture() -> None:
+def test_limits_take_every_setting_that_bounds_an_image() -> None:
     settings = Settings(max_pixels=1000, max_bytes=2000, decode_seconds=3.5)
     assert Limits.from_settings(settings) == Limits(1000, 2000, 3.5)

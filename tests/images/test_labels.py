@@ -48,7 +48,7 @@ def test_class_folders_that_were_named_themselves_are_the_classes(tmp_path: Path
     assert read_labels("folders", paths, roots) == ["cat", "dog", None]
 
 
-def test_pictures_that_were_named_themselves_take_their_folders_name(tmp_path: Path) -> None:
+def test_images_that_were_named_themselves_take_their_folders_name(tmp_path: Path) -> None:
     paths = put(tmp_path, "photos/cat/1.jpg", "photos/dog/1.jpg")
     assert read_labels("folders", paths, [Path(path) for path in paths]) == ["cat", "dog"]
 
@@ -63,13 +63,13 @@ def test_relative_roots_and_dots_mean_the_same(tmp_path: Path) -> None:  # conft
     assert read_labels("folders", paths, [Path("photos/../photos")]) == ["cat"]
 
 
-def test_pictures_without_class_folders_are_an_error_that_shows_one(tmp_path: Path) -> None:
+def test_images_without_class_folders_are_an_error_that_shows_one(tmp_path: Path) -> None:
     paths = put(tmp_path / "photos", "1.jpg", "2.jpg")
     with pytest.raises(BadSetting, match=r"photos, but for example \S+1\.jpg\. Put each class into a folder"):
         read_labels("folders", paths, [tmp_path / "photos"])
 
 
-def test_no_pictures_have_no_labels() -> None:
+def test_no_images_have_no_labels() -> None:
     assert read_labels("folders", [], []) == []
 
 
@@ -124,7 +124,7 @@ def test_a_name_in_another_folder_is_no_match(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["1.jpg", "1"])
-def test_a_name_that_two_pictures_have_is_an_error(key: str, tmp_path: Path) -> None:
+def test_a_name_that_two_images_have_is_an_error(key: str, tmp_path: Path) -> None:
     paths = put(tmp_path, "photos/a/1.jpg", "photos/b/1.jpg")
     with pytest.raises(BadSetting, match=rf"labels.csv, line 2: '{key}' may be \S+a/1.jpg or \S+b/1.jpg"):
         read_labels(table(tmp_path, f"file,label\n{key},cat\n"), paths, [tmp_path / "photos"])
@@ -136,7 +136,7 @@ def test_accents_match_whichever_way_they_are_written(tmp_path: Path) -> None:
     assert read_labels(spec, paths, [tmp_path]) == ["summer"]
 
 
-def test_an_empty_label_is_none_and_rows_of_other_pictures_do_no_harm(tmp_path: Path) -> None:
+def test_an_empty_label_is_none_and_rows_of_other_images_do_no_harm(tmp_path: Path) -> None:
     paths = put(tmp_path, "1.jpg", "2.jpg")
     assert read_labels(table(tmp_path, "file,label\n1.jpg,\n2.jpg,cat\n9.jpg,dog\n"), paths) == [None, "cat"]
 
@@ -241,7 +241,7 @@ def test_folds_depend_on_the_seed_alone() -> None:
     assert not all((one == two).all() for one, two in zip(first, other, strict=True))
 
 
-def test_pictures_without_any_label_are_split_too() -> None:
+def test_images_without_any_label_are_split_too() -> None:
     assert [len(part) for part in make_stratified_folds([None] * 10, 3, seed=0)] == [4, 3, 3]
 
 

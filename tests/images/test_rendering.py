@@ -29,7 +29,7 @@ def pixels_of(data: bytes) -> np.ndarray:
     return decode_image(data, name="drawn").pixels
 
 
-def picture(height: int, width: int) -> DecodedImage:
+def image(height: int, width: int) -> DecodedImage:
     return DecodedImage(pixels=noise(height, width), width=width, height=height, format="png", is_grey=False)
 
 
@@ -41,8 +41,8 @@ def tiles(count: int) -> list[SheetTile]:
 
 
 @pytest.mark.parametrize("size", [(8, 8), (28, 28), (28, 20), (128, 64)])
-def test_thumbnail_of_a_small_picture_is_enlarged_by_a_whole_factor(size: tuple[int, int]) -> None:
-    small = picture(*size)
+def test_thumbnail_of_a_small_image_is_enlarged_by_a_whole_factor(size: tuple[int, int]) -> None:
+    small = image(*size)
     data = encode_thumbnail(small)
     factor = 256 // max(size)
     assert data.startswith(b"\x89PNG")
@@ -52,13 +52,13 @@ def test_thumbnail_of_a_small_picture_is_enlarged_by_a_whole_factor(size: tuple[
 @pytest.mark.parametrize(
     ("size", "shown"), [((129, 100), (129, 100)), ((1024, 512), (256, 128)), ((1, 4000), (1, 256))]
 )
-def test_thumbnail_of_a_larger_picture_is_a_jpeg_within_its_side(size: tuple[int, int], shown: tuple[int, int]) -> None:
-    data = encode_thumbnail(picture(*size))
+def test_thumbnail_of_a_larger_image_is_a_jpeg_within_its_side(size: tuple[int, int], shown: tuple[int, int]) -> None:
+    data = encode_thumbnail(image(*size))
     assert data.startswith(b"\xff\xd8")
     assert pixels_of(data).shape[:2] == shown
 
 
-def test_side_by_side_has_pictures_of_one_height() -> None:
+def test_side_by_side_has_images_of_one_height() -> None:
     sheet = pixels_of(
         draw_side_by_side([np.zeros((64, 64, 3), np.uint8), np.zeros((300, 150, 3), np.uint8)], ["a", "b"])
     )

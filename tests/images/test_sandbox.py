@@ -35,7 +35,7 @@ def prover() -> Iterator[DecodeSandbox]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_whole_and_a_damaged_picture_may_both_be_decoded_here(prover: DecodeSandbox, kind: str) -> None:
+def test_a_whole_and_a_damaged_image_may_both_be_decoded_here(prover: DecodeSandbox, kind: str) -> None:
     prover.check(picture(kind), "whole")
     prover.check(picture(kind)[:200], "cut short")  # the decoder says so in its own words
     assert prover._pool is not None

@@ -52,7 +52,7 @@ def test_scans_without_any_data_count_too() -> None:
         decode_image(plain[:-2] + header * 200 + b"\xff\xd9", name="x.jpg")
 
 
-def test_what_only_looks_like_scans_costs_no_picture() -> None:
+def test_what_only_looks_like_scans_costs_no_image() -> None:
     usual = with_scans(MAX_JPEG_SCANS - 20)
     assert decode_image(usual, name="x.jpg").width == 64
     looks = b"\xff\xda\0\x02" * 500

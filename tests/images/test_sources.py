@@ -108,7 +108,7 @@ MEMBERS = {
 
 
 @pytest.mark.parametrize("name", PACKERS)
-def test_an_archive_stands_for_the_pictures_in_it(name: str, tmp_path: Path) -> None:
+def test_an_archive_stands_for_the_images_in_it(name: str, tmp_path: Path) -> None:
     archive = PACKERS[name](tmp_path / name, MEMBERS)
     found = walk_sources([archive])
     assert names(found, archive) == ["IMG_4", "a/one.png", "b/two.png", "three.JPG"]
@@ -120,7 +120,7 @@ def test_an_archive_stands_for_the_pictures_in_it(name: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["photos.tar", "photos.tar.xz", "photos.zip"])
-def test_pictures_in_an_archive_are_the_same_as_in_a_folder(name: str, trained_home: Settings, digits: Path) -> None:
+def test_images_in_an_archive_are_the_same_as_in_a_folder(name: str, trained_home: Settings, digits: Path) -> None:
     files = sorted(digits.iterdir())
     random.Random(3).shuffle(files)
     archive = PACKERS[name](digits.with_name(name), {f"deep/{path.name}": path.read_bytes() for path in files})
@@ -142,7 +142,7 @@ def _fingerprint(settings: Settings) -> str:
     return next((settings.home / "encoders").glob("[0-9a-f]*")).name
 
 
-def test_a_picture_in_an_archive_is_found_shown_and_searched_by(trained_home: Settings, tmp_path: Path) -> None:
+def test_a_image_in_an_archive_is_found_shown_and_searched_by(trained_home: Settings, tmp_path: Path) -> None:
     archive = zipped(tmp_path / "photos.zip", {f"{n}.png": picture(n) for n in range(20)})
     go(trained_home, archive)
     with Searcher(trained_home) as searcher:
@@ -156,7 +156,7 @@ def test_a_picture_in_an_archive_is_found_shown_and_searched_by(trained_home: Se
         inside("search", archive / "absent.png", "--home", trained_home.home)
 
 
-def test_the_service_hands_out_a_picture_from_an_archive(trained_home: Settings, tmp_path: Path) -> None:
+def test_the_service_hands_out_an_image_from_an_archive(trained_home: Settings, tmp_path: Path) -> None:
     archive = tar(tmp_path / "photos.tar.gz", {"a.png": picture(1)}, "w:gz")
     go(trained_home, archive)
     with TestClient(create_app(trained_home), base_url="http://localhost") as client:
@@ -183,9 +183,7 @@ def test_what_vanishes_from_an_archive_is_missing_then_pruned(trained_home: Sett
     assert go(trained_home, archive, prune=True).removed == 1
 
 
-def test_the_folder_around_an_archive_does_not_take_its_pictures_for_gone(
-    trained_home: Settings, tmp_path: Path
-) -> None:
+def test_the_folder_around_an_archive_does_not_take_its_images_for_gone(trained_home: Settings, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "a.png").write_bytes(picture(1))

@@ -97,7 +97,7 @@ def shown(data: bytes) -> list[np.ndarray[Any, Any]]:
 
 
 @pytest.mark.parametrize("kind", MADE)
-def test_nothing_of_what_was_written_beside_the_picture_is_left(kind: str) -> None:
+def test_nothing_of_what_was_written_beside_the_image_is_left(kind: str) -> None:
     data = MADE[kind]()
     assert SECRET in data or kind in ("ICO",)
     clean, media_type = strip_metadata(data, "a", LIMITS)
@@ -110,7 +110,7 @@ def test_nothing_of_what_was_written_beside_the_picture_is_left(kind: str) -> No
 
 
 @pytest.mark.parametrize("kind", MADE)
-def test_the_picture_stays_as_it_was_seen(kind: str) -> None:
+def test_the_image_stays_as_it_was_seen(kind: str) -> None:
     data = MADE[kind]()
     before, after = (decode_image(one, name="a", limits=LIMITS) for one in (data, strip_metadata(data, "a", LIMITS)[0]))
     assert np.array_equal(before.pixels, after.pixels)
@@ -121,7 +121,7 @@ def test_frames_and_pages_stay_bit_for_bit(kind: str) -> None:
     data = MADE[kind]()
     clean = shown(strip_metadata(data, "a", LIMITS)[0])
     whole = shown(data)
-    if kind in ("JPEG", "MPO"):  # the second picture of two is often what the first was cut from
+    if kind in ("JPEG", "MPO"):  # the second image of two is often what the first was cut from
         whole = whole[:1]
     assert len(clean) == len(whole)
     assert all(np.array_equal(one, other) for one, other in zip(clean, whole, strict=True))
@@ -140,7 +140,7 @@ def test_of_exif_only_the_orientation_stays(kind: str) -> None:
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF"])
-def test_a_picture_with_nothing_beside_it_comes_back_byte_for_byte(format: str) -> None:
+def test_a_image_with_nothing_beside_it_comes_back_byte_for_byte(format: str) -> None:
     data = saved(format)
     assert strip_metadata(data, "a", LIMITS)[0] == data
 
@@ -201,7 +201,7 @@ def test_strips_that_lie_on_each_other_do_not_grow_without_end() -> None:
         assert len(strip_metadata(bomb, "a", LIMITS)[0]) < 4 * len(data)
 
 
-def test_what_is_no_picture_is_refused_and_limits_hold(tmp_path: Path) -> None:
+def test_what_is_no_image_is_refused_and_limits_hold(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImage):
         strip_metadata(b"<svg onload=alert(1)>", "a.svg", LIMITS)
     with pytest.raises(ImageTooLarge):

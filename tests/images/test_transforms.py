@@ -42,9 +42,9 @@ def spec_for(fit: str, channels: int = 3, size: int = 32) -> Preprocessing:
     return Preprocessing(image_size=size, channels=channels, fit=fit, content=(28, 20) if fit == "pad" else None)  # type: ignore[arg-type]
 
 
-def seen(spec: Preprocessing, picture: DecodedImage) -> np.ndarray:
+def seen(spec: Preprocessing, image: DecodedImage) -> np.ndarray:
     """What a perfect decoder would give: (C, S, S) float32 in [0, 1]."""
-    return scale_to_unit(spec.to_array(picture)[None])[0]
+    return scale_to_unit(spec.to_array(image)[None])[0]
 
 
 # Choosing
@@ -58,7 +58,7 @@ def test_the_size_is_the_smallest_that_is_at_least_the_short_side_and_at_most_64
     assert choose_preprocessing([plain(3 * short_side, short_side)], image_size=None).image_size == size
 
 
-def test_the_median_short_side_decides_not_the_largest_or_the_smallest_picture() -> None:
+def test_the_median_short_side_decides_not_the_largest_or_the_smallest_image() -> None:
     assert choose_preprocessing([plain(8, 8), plain(30, 30), plain(500, 500)], image_size=None).image_size == 32
     assert choose_preprocessing([plain(8, 8), plain(60, 60), plain(500, 500)], image_size=None).image_size == 64
 
@@ -74,14 +74,14 @@ def test_a_size_beyond_the_limits_is_refused_with_the_limits(size: int) -> None:
         choose_preprocessing([plain(300, 300)], image_size=size)
 
 
-def test_grey_only_if_every_sampled_picture_is_grey() -> None:
+def test_grey_only_if_every_sampled_image_is_grey() -> None:
     grey, coloured = noise(40, 50, grey=True), noise(40, 50)
     assert choose_preprocessing([grey, grey, grey], image_size=None).channels == 1
     assert choose_preprocessing([grey, coloured, grey], image_size=None).channels == 3
     assert choose_preprocessing([plain(40, 50, WHITE)], image_size=None).channels == 1
 
 
-def test_small_pictures_of_one_size_are_padded_not_enlarged() -> None:
+def test_small_images_of_one_size_are_padded_not_enlarged() -> None:
     spec = choose_preprocessing([noise(20, 28, seed=seed) for seed in range(3)], image_size=None)
     assert spec == Preprocessing(image_size=32, channels=3, fit="pad", content=(28, 20))
     assert spec.content_box() == (2, 6, 28, 20)
@@ -126,31 +126,31 @@ def test_the_background_stays_with_the_spec() -> None:
 @pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("width", "height"), [(20, 28), (32, 32), (1, 1), (300, 7), (5, 400), (333, 222)])
-def test_every_picture_becomes_the_same_shape(fit: str, channels: int, width: int, height: int) -> None:
+def test_every_image_becomes_the_same_shape(fit: str, channels: int, width: int, height: int) -> None:
     array = spec_for(fit, channels).to_array(noise(width, height))
     assert (array.shape, array.dtype) == ((32, 32, channels), np.uint8)
 
 
 @pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_same_picture_gives_the_same_array(fit: str, channels: int) -> None:
-    picture, spec = noise(301, 203), spec_for(fit, channels)
-    assert np.array_equal(spec.to_array(picture), spec.to_array(picture))
-    assert np.array_equal(spec.to_array(picture), spec.to_array(noise(301, 203)))
+def test_the_same_image_gives_the_same_array(fit: str, channels: int) -> None:
+    image, spec = noise(301, 203), spec_for(fit, channels)
+    assert np.array_equal(spec.to_array(image), spec.to_array(image))
+    assert np.array_equal(spec.to_array(image), spec.to_array(noise(301, 203)))
 
 
-def test_a_picture_of_the_right_size_is_left_as_it_is() -> None:
-    picture = noise(32, 32)
+def test_a_image_of_the_right_size_is_left_as_it_is() -> None:
+    image = noise(32, 32)
     for fit in ("stretch", "letterbox", "crop"):
-        assert np.array_equal(spec_for(fit).to_array(picture), picture.pixels)
+        assert np.array_equal(spec_for(fit).to_array(image), image.pixels)
 
 
-def test_grey_of_a_grey_picture_keeps_its_values() -> None:
-    picture = noise(32, 32, grey=True)
-    assert np.array_equal(spec_for("stretch", 1).to_array(picture)[:, :, 0], picture.pixels[:, :, 0])
+def test_grey_of_a_grey_image_keeps_its_values() -> None:
+    image = noise(32, 32, grey=True)
+    assert np.array_equal(spec_for("stretch", 1).to_array(image)[:, :, 0], image.pixels[:, :, 0])
 
 
-def test_stretching_shows_the_whole_picture() -> None:
+def test_stretching_shows_the_whole_image() -> None:
     array = spec_for("stretch").to_array(three_stripes(300, 60))
     for column, colour in ((3, RED), (16, GREEN), (28, BLUE)):
         assert np.array_equal(array[:, column], np.full((32, 3), colour))
@@ -162,12 +162,12 @@ def test_cropping_shows_the_central_square() -> None:
         pixels=wide.pixels.transpose(1, 0, 2).copy(), width=100, height=300, format="png", is_grey=False
     )
     inner = np.full((30, 30, 3), GREEN)  # the filter takes a little of the neighbours into the outermost pixels
-    for picture in (wide, high):
-        assert np.array_equal(spec_for("crop").to_array(picture)[1:-1, 1:-1], inner)
+    for image in (wide, high):
+        assert np.array_equal(spec_for("crop").to_array(image)[1:-1, 1:-1], inner)
 
 
 @pytest.mark.parametrize("background", ["#ffffff", "#102030"])
-def test_letterboxing_shows_the_whole_picture_between_bars_of_the_background(background: str) -> None:
+def test_letterboxing_shows_the_whole_image_between_bars_of_the_background(background: str) -> None:
     bar = np.frombuffer(bytes.fromhex(background[1:]), np.uint8)
     spec = Preprocessing(image_size=32, channels=3, fit="letterbox", content=None, background=background)
     wide = spec.to_array(plain(64, 32))
@@ -178,13 +178,13 @@ def test_letterboxing_shows_the_whole_picture_between_bars_of_the_background(bac
 
 
 def test_padding_keeps_the_pixels_and_repeats_the_edges() -> None:
-    picture = noise(20, 28)
-    array = spec_for("pad").to_array(picture)
-    assert np.array_equal(array[2:30, 6:26], picture.pixels)
-    assert all(np.array_equal(array[row, 6:26], picture.pixels[0]) for row in (0, 1))
-    assert all(np.array_equal(array[row, 6:26], picture.pixels[-1]) for row in (30, 31))
-    assert all(np.array_equal(array[2:30, column], picture.pixels[:, 0]) for column in range(6))
-    assert all(np.array_equal(array[2:30, column], picture.pixels[:, -1]) for column in range(26, 32))
+    image = noise(20, 28)
+    array = spec_for("pad").to_array(image)
+    assert np.array_equal(array[2:30, 6:26], image.pixels)
+    assert all(np.array_equal(array[row, 6:26], image.pixels[0]) for row in (0, 1))
+    assert all(np.array_equal(array[row, 6:26], image.pixels[-1]) for row in (30, 31))
+    assert all(np.array_equal(array[2:30, column], image.pixels[:, 0]) for column in range(6))
+    assert all(np.array_equal(array[2:30, column], image.pixels[:, -1]) for column in range(26, 32))
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (28, 20), (200, 280), (1000, 3)])
@@ -193,7 +193,7 @@ def test_a_query_of_another_size_is_brought_to_the_padded_content(width: int, he
     assert np.array_equal(array, np.full((32, 32, 3), BLUE))
 
 
-def test_a_query_of_twice_the_size_is_seen_almost_as_the_picture_itself() -> None:
+def test_a_query_of_twice_the_size_is_seen_almost_as_the_image_itself() -> None:
     y, x = np.mgrid[0:28, 0:20]
     small = np.stack([x * 12, y * 9, 255 - x * 6 - y * 4], axis=-1)
     large = np.repeat(np.repeat(small, 2, axis=0), 2, axis=1)
@@ -216,14 +216,14 @@ def test_units_are_float32_from_0_to_1_with_channels_first() -> None:
 
 @pytest.mark.parametrize("grey", [True, False])
 def test_28_by_28_stands_in_32_by_32_and_comes_back_pixel_for_pixel(grey: bool) -> None:
-    picture = noise(28, 28, grey=grey)
-    spec = choose_preprocessing([picture, picture], image_size=None)
+    image = noise(28, 28, grey=grey)
+    spec = choose_preprocessing([image, image], image_size=None)
     assert spec == Preprocessing(image_size=32, channels=1 if grey else 3, fit="pad", content=(28, 28))
-    assert np.array_equal(spec.to_pixels(seen(spec, picture), 28, 28), picture.pixels)
+    assert np.array_equal(spec.to_pixels(seen(spec, image), 28, 28), image.pixels)
 
 
 @pytest.mark.parametrize(("width", "height"), [(400, 534), (534, 400), (1000, 10), (7, 7), (1, 100)])
-def test_a_stretched_picture_is_shown_in_its_own_aspect_and_nothing_is_shrunk(width: int, height: int) -> None:
+def test_a_stretched_image_is_shown_in_its_own_aspect_and_nothing_is_shrunk(width: int, height: int) -> None:
     pixels = spec_for("stretch").to_pixels(seen(spec_for("stretch"), plain(width, height)), width, height)
     rows, columns = pixels.shape[:2]
     assert min(rows, columns) == 32
@@ -231,7 +231,7 @@ def test_a_stretched_picture_is_shown_in_its_own_aspect_and_nothing_is_shrunk(wi
     assert np.array_equal(pixels, np.full((rows, columns, 3), RED))
 
 
-def test_a_sliver_of_a_picture_does_not_become_gigabytes() -> None:
+def test_a_sliver_of_an_image_does_not_become_gigabytes() -> None:
     decoded = np.zeros((3, 32, 32), np.float32)
     for fit in FITS:
         for width, height in ((1, 60_000), (60_000, 1), (1, 200_000_000)):
@@ -250,13 +250,13 @@ def test_no_bar_is_left_of_a_jpeg_that_was_decoded_at_a_quarter() -> None:
     width, height = 793, 1392  # a quarter, rounded up, has another letterbox than the whole
     spec = spec_for("letterbox", size=64)
     data = encode_jpeg(np.zeros((height, width, 3), np.uint8))
-    picture = decode_image(data, name="black", min_side=64)
-    assert picture.pixels.shape == (348, 199, 3)
-    pixels = spec.to_pixels(seen(spec, picture), picture.width, picture.height)
+    image = decode_image(data, name="black", min_side=64)
+    assert image.pixels.shape == (348, 199, 3)
+    pixels = spec.to_pixels(seen(spec, image), image.width, image.height)
     assert pixels.max() == 0
 
 
-def test_a_cropped_picture_comes_back_square() -> None:
+def test_a_cropped_image_comes_back_square() -> None:
     spec = spec_for("crop")
     assert spec.to_pixels(seen(spec, noise(300, 100)), 300, 100).shape == (32, 32, 3)
 

@@ -170,7 +170,7 @@ def test_a_bad_file_is_a_failure_with_its_reason(folder: Path) -> None:
     assert sum(isinstance(result, PreparedImage) for result in results) == 199
 
 
-def test_a_picture_that_takes_too_long_is_a_failure(tmp_path: Path) -> None:
+def test_a_image_that_takes_too_long_is_a_failure(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(picture(1))
     Image.new("RGB", (9000, 9000)).save(tmp_path / "b.png", compress_level=1)
     (tmp_path / "c.png").write_bytes(picture(2))
@@ -179,7 +179,7 @@ def test_a_picture_that_takes_too_long_is_a_failure(tmp_path: Path) -> None:
     assert isinstance(slow, Failure) and "more than 0.05 seconds (SIMILE_DECODE_SECONDS)" in slow.reason
 
 
-def test_a_worker_killed_by_the_system_costs_at_most_one_picture(folder: Path) -> None:
+def test_a_worker_killed_by_the_system_costs_at_most_one_image(folder: Path) -> None:
     with WorkerPool(2) as workers:
         results = prepare_files(paths_in(folder) * 5, SPEC, Limits(), workers)
         found = [next(results)]
