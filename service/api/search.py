@@ -45,7 +45,7 @@ _SEARCH_ERRORS = document_errors(400, 404, 408, 409, 413, 415, 422, 503)
     openapi_extra=search_body(),
 )
 async def search(
-    request: Request, search_input: SearchInputDep, searcher: SearcherDep, batcher: BatcherDep
+    request: Request, searcher: SearcherDep, batcher: BatcherDep, search_input: SearchInputDep
 ) -> Response:
     """Find the images most similar to an image, an indexed image, a vector, or several images together.
 
@@ -66,7 +66,7 @@ async def search(
     openapi_extra=search_batch_body(),
 )
 async def search_batch(
-    request: Request, search_inputs: SearchBatchDep, searcher: SearcherDep, batcher: BatcherDep, pool: EncodingPoolDep
+    request: Request, searcher: SearcherDep, batcher: BatcherDep, pool: EncodingPoolDep, search_inputs: SearchBatchDep
 ) -> Response:
     """Run several independent searches: one for each `file` of a form, or `searches` in JSON.
 
