@@ -40,7 +40,7 @@ def go(settings: Settings, *sources: Path, **request: object) -> IndexSummary:
     return index(settings, list(sources), IndexRequest(**request))  # type: ignore[arg-type]
 
 
-def picture(seed: int) -> bytes:
+def image(seed: int) -> bytes:
     return encode_png(np.random.default_rng(seed).integers(0, 256, (20, 30, 3)).astype(np.uint8))
 
 
@@ -79,10 +79,10 @@ def test_moved_changed_copied_touched_and_vanished_files_are_told_apart(trained_
     go(trained_home, digits)
     (digits / names[0]).rename(digits / "moved.png")
     shutil.copy(digits / names[1], digits / "copied.png")
-    (digits / names[2]).write_bytes(picture(1))
+    (digits / names[2]).write_bytes(image(1))
     os.utime(digits / names[3], (1, 1))
     (digits / names[4]).unlink()
-    (digits / "new.png").write_bytes(picture(2))
+    (digits / "new.png").write_bytes(image(2))
 
     planned = go(trained_home, digits, dry_run=True)
     assert (planned.new, planned.changed, planned.missing) == (3, 2, 2)
@@ -122,7 +122,7 @@ def test_one_content_at_two_paths_is_one_image(trained_home: Settings, tmp_path:
     folder = tmp_path / "twice"
     folder.mkdir()
     for name in ("a.png", "b.png"):
-        (folder / name).write_bytes(picture(3))
+        (folder / name).write_bytes(image(3))
     summary = go(trained_home, folder)
     assert (*counts(summary), summary.copied) == (2, 0, 0, 0, 0, 0, 1)
     with Searcher(trained_home) as searcher:
@@ -162,7 +162,7 @@ def test_a_folder_that_is_suddenly_empty_is_not_pruned(trained_home: Settings, d
 def test_a_folder_whose_name_is_not_utf8_costs_nothing_else(trained_home: Settings, digits: Path) -> None:
     odd = digits.with_name("odd\udcff")
     odd.mkdir()
-    (odd / "a.png").write_bytes(picture(1))
+    (odd / "a.png").write_bytes(image(1))
     summary = go(trained_home, odd, digits)
     assert (summary.new, len(summary.failures)) == (120, 1)
 
@@ -194,7 +194,7 @@ def bomb(side: int = 30_000) -> bytes:
 def add_bad_files(folder: Path) -> dict[str, str]:
     """Writes one of each; gives the reason to expect for each name."""
     jpeg = encode_jpeg(np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8), 90)
-    (folder / "text.jpg").write_text("this is no picture")
+    (folder / "text.jpg").write_text("this is no image")
     (folder / "cut.jpg").write_bytes(jpeg[: len(jpeg) // 2])
     (folder / "zero.png").write_bytes(b"")
     (folder / "bomb.png").write_bytes(bomb())
@@ -211,7 +211,7 @@ def add_bad_files(folder: Path) -> dict[str, str]:
 
 
 def test_bad_files_are_listed_with_their_reasons_and_cost_nothing_else(trained_home: Settings, digits: Path) -> None:
-    (digits / "Мой кот на окне.png").write_bytes(picture(5))
+    (digits / "Мой кот на окне.png").write_bytes(image(5))
     expected = add_bad_files(digits)
     summary = go(trained_home, digits)
     assert summary.new == 121
@@ -240,7 +240,7 @@ def test_a_file_that_turns_bad_keeps_its_old_row(trained_home: Settings, digits:
     assert read_status(trained_home)["images"] == 120
 
 
-def test_too_few_pictures_and_nothing_to_index_say_what_to_do(tmp_path: Path, digits: Path) -> None:
+def test_too_few_images_and_nothing_to_index_say_what_to_do(tmp_path: Path, digits: Path) -> None:
     settings = load_settings(home=tmp_path / "home", device="cpu")
     few = tmp_path / "few"
     few.mkdir()
@@ -257,7 +257,7 @@ def test_too_few_pictures_and_nothing_to_index_say_what_to_do(tmp_path: Path, di
         go(settings, digits, encoder="feedfeed")
 
 
-def test_sixteen_pictures_are_enough(tmp_path: Path, digits: Path) -> None:
+def test_sixteen_images_are_enough(tmp_path: Path, digits: Path) -> None:
     for path in sorted(digits.iterdir())[16:]:
         path.unlink()
     settings = load_settings(home=tmp_path / "home", device="cpu")
@@ -295,14 +295,14 @@ def in_use(settings: Settings) -> str:
     return str(read_status(settings)["encoder"]["fingerprint"])
 
 
-def test_every_picture_of_the_home_and_every_upload_follows_to_another_encoder(
+def test_every_image_of_the_home_and_every_upload_follows_to_another_encoder(
     home_with_digits: Settings, tmp_path: Path
 ) -> None:
     with Searcher(home_with_digits) as searcher:
-        uploaded, _ = add_upload(searcher, picture(5), name="upload.png")
+        uploaded, _ = add_upload(searcher, image(5), name="upload.png")
     new = tmp_path / "new"
     new.mkdir()
-    (new / "one.png").write_bytes(picture(6))
+    (new / "one.png").write_bytes(image(6))
     other = other_encoder(home_with_digits, photos_of(home_with_digits))
     summary = go(home_with_digits, new, encoder=other)
     assert (summary.new, summary.unchanged, summary.embedded, summary.lacking) == (1, 0, 122, 0)
@@ -312,35 +312,35 @@ def test_every_picture_of_the_home_and_every_upload_follows_to_another_encoder(
     assert verify_home(home_with_digits) == []
 
 
-def test_the_old_encoder_stays_in_use_while_pictures_lack_the_new_ones_vector(
+def test_the_old_encoder_stays_in_use_while_images_lack_the_new_ones_vector(
     trained_home: Settings, digits: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     go(trained_home, digits)
     before, other = in_use(trained_home), other_encoder(trained_home, digits)
     first, second = sorted(digits.iterdir())[:2]
     first.unlink()
-    second.write_text("no picture any more")
-    (digits / "new.png").write_bytes(picture(1))
+    second.write_text("no image any more")
+    (digits / "new.png").write_bytes(image(1))
     summary = go(trained_home, digits, encoder=other)
     assert (summary.embedded, summary.lacking, summary.missing, len(summary.failures)) == (119, 2, 1, 1)
     assert in_use(trained_home) == before
     assert f"simile encoders activate {other}" in caplog.text
-    second.write_bytes(picture(2))
+    second.write_bytes(image(2))
     summary = go(trained_home, digits, encoder=other, prune=True)
     assert (summary.embedded, summary.changed, summary.removed, summary.lacking) == (1, 1, 1, 0)
     assert in_use(trained_home) == other
     assert verify_home(trained_home) == []
 
 
-def test_prune_forgets_lacking_pictures_only_where_their_folder_still_holds_something(
+def test_prune_forgets_lacking_images_only_where_their_folder_still_holds_something(
     trained_home: Settings, digits: Path, tmp_path: Path
 ) -> None:
     disk, folder = tmp_path / "disk", tmp_path / "folder"
     for place in (disk, folder):
         place.mkdir()
-    (disk / "a.png").write_bytes(picture(1))
+    (disk / "a.png").write_bytes(image(1))
     for name in "bc":
-        (folder / f"{name}.png").write_bytes(picture(ord(name)))
+        (folder / f"{name}.png").write_bytes(image(ord(name)))
     go(trained_home, digits, disk, folder)
     other = other_encoder(trained_home, digits)
     (disk / "a.png").unlink()  # as if it were not mounted
@@ -350,17 +350,17 @@ def test_prune_forgets_lacking_pictures_only_where_their_folder_still_holds_some
     assert in_use(trained_home) != other
 
 
-def test_a_picture_is_embedded_from_whichever_of_its_files_can_still_be_read(
+def test_an_image_is_embedded_from_whichever_of_its_files_can_still_be_read(
     trained_home: Settings, digits: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "three"
     folder.mkdir()
     for name in "abc":
-        (folder / f"{name}.png").write_bytes(picture(3))
+        (folder / f"{name}.png").write_bytes(image(3))
     go(trained_home, digits, folder)
     other = other_encoder(trained_home, digits)
     (folder / "a.png").unlink()
-    (folder / "b.png").write_text("no picture any more")
+    (folder / "b.png").write_text("no image any more")
     summary = go(trained_home, digits, encoder=other)
     assert (summary.embedded, summary.lacking, len(summary.failures)) == (121, 0, 1)
     assert in_use(trained_home) == other
@@ -403,7 +403,7 @@ def test_kill_minus_nine_loses_nothing_and_doubles_nothing(
     trained_home: Settings, digits: Path, tmp_path: Path
 ) -> None:
     for number in range(120, 600):
-        (digits / f"{number}.png").write_bytes(picture(number))
+        (digits / f"{number}.png").write_bytes(image(number))
     environment = os.environ | {"SIMILE_BATCH_SIZE": "8", "SIMILE_HOME": str(trained_home.home)}
     chance, stored = random.Random(7), 0
     for _ in range(4):
@@ -436,7 +436,7 @@ def images_in(settings: Settings) -> int:
 
 def test_ctrl_c_keeps_what_was_stored_and_says_how_to_go_on(trained_home: Settings, digits: Path) -> None:
     for number in range(120, 900):
-        (digits / f"{number}.png").write_bytes(picture(number))
+        (digits / f"{number}.png").write_bytes(image(number))
     environment = os.environ | {"SIMILE_BATCH_SIZE": "8", "SIMILE_HOME": str(trained_home.home)}
     job = subprocess.Popen([SIMILE, "index", str(digits)], env=environment, stderr=subprocess.PIPE, text=True)
     while images_in(trained_home) == 0:
@@ -486,7 +486,7 @@ def test_a_job_may_wait_for_a_home_that_is_in_use(trained_home: Settings, digits
 
 
 def test_progress_comes_as_json_lines_on_stderr(trained_home: Settings, digits: Path) -> None:
-    (digits / "bad.png").write_text("no picture")
+    (digits / "bad.png").write_text("no image")
     done = subprocess.run(
         [SIMILE, "index", str(digits), "--home", str(trained_home.home), "--json"],
         env=os.environ | {"SIMILE_BATCH_SIZE": "50"}, capture_output=True, text=True, check=True,
@@ -502,7 +502,7 @@ def test_progress_comes_as_json_lines_on_stderr(trained_home: Settings, digits: 
 
 
 def test_failures_are_noted_batch_by_batch(trained_home: Settings, digits: Path) -> None:
-    (digits / "bad.png").write_text("no picture")
+    (digits / "bad.png").write_text("no image")
     noted: list[int] = []
 
     def look(summary: IndexSummary, total: int) -> None:
@@ -521,7 +521,7 @@ def test_an_index_that_was_cut_off_while_training_goes_on_or_starts_afresh(tmp_p
         time.sleep(0.01)
     job.kill()
     job.wait()
-    (digits / "one more.png").write_bytes(picture(1))  # other pictures: the unfinished training is of no use
+    (digits / "one more.png").write_bytes(image(1))  # other images: the unfinished training is of no use
     assert go(settings, digits, minutes=0.05).new == 121
     assert not state.exists()
 

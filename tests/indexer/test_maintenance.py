@@ -35,7 +35,7 @@ from simile.store.index.index import Index
 OLD, NEW, THIRD = "a" * 16, "ab" * 8, "c" * 16
 
 
-def picture(number: int, x: float, length: int = 2) -> NewImage:
+def image(number: int, x: float, length: int = 2) -> NewImage:
     mu = np.zeros(length, np.float32)
     mu[0] = x
     return NewImage(
@@ -51,16 +51,16 @@ def picture(number: int, x: float, length: int = 2) -> NewImage:
 
 @pytest.fixture
 def settings(home: Home) -> Settings:
-    """Ten pictures at 1 … 10 by OLD, in a segment; eight of them at -1 … -8, in three dimensions, by NEW."""
+    """Ten images at 1 … 10 by OLD, in a segment; eight of them at -1 … -8, in three dimensions, by NEW."""
     with Catalogue(home) as catalogue:
         for fingerprint, dimensions in ((OLD, 2), (NEW, 3), (THIRD, 2)):
             catalogue.encoders.register(fingerprint, "vae", "vae", dimensions=dimensions)
             (home.encoders / fingerprint).mkdir()
             (home.encoders / fingerprint / "encoder.json").write_bytes(b"1234567890")
         catalogue.encoders.activate(OLD)
-        catalogue.images.add_batch([picture(n, n) for n in range(1, 11)], OLD, "eager")
+        catalogue.images.add_batch([image(n, n) for n in range(1, 11)], OLD, "eager")
         Index(catalogue).publish()
-        catalogue.images.add_batch([picture(n, -n, 3) for n in range(1, 9)], NEW, "eager")
+        catalogue.images.add_batch([image(n, -n, 3) for n in range(1, 9)], NEW, "eager")
     return load_settings(home=home.root)
 
 
@@ -210,7 +210,7 @@ def test_the_commands_take_the_home_before_and_after(settings: Settings) -> None
 
 def test_compact_folds_in_what_is_new_and_what_is_gone(settings: Settings, catalogue: Catalogue) -> None:
     assert compact_index(settings) == {"folded": 0, "rows": 10}
-    catalogue.images.add_batch([picture(11, 11)], OLD, "eager")
+    catalogue.images.add_batch([image(11, 11)], OLD, "eager")
     catalogue.images.delete(2)
     (catalogue.home.segments / "left.tmp").touch()
     assert read_status(settings)["pending"] == 2
@@ -222,7 +222,7 @@ def test_compact_folds_in_what_is_new_and_what_is_gone(settings: Settings, catal
 
 
 def test_rebuild_takes_the_kind_of_index_that_is_asked_for(settings: Settings, catalogue: Catalogue) -> None:
-    catalogue.images.add_batch([picture(n, n % 97) for n in range(11, 600)], OLD, "eager")
+    catalogue.images.add_batch([image(n, n % 97) for n in range(11, 600)], OLD, "eager")
     rebuild_index(settings)
     assert read_status(settings)["segment"]["details"]["kind"] == "exact"
     assert command("rebuild", "--index", "ivf", "--home", settings.home).exit_code == 0
@@ -286,7 +286,7 @@ LOOK = """
 settings = load_settings(home=Path(sys.argv[1]))
 with Catalogue(Home(settings.home)) as catalogue:
     print(nearest(catalogue, 1, 0)[:4])
-    print(verify(catalogue.home), read_status(settings)["images"])
+    print(find_problems(catalogue.home), read_status(settings)["images"])
 try:
     open(settings.home / "probe", "w")
 except PermissionError:
@@ -309,7 +309,7 @@ def test_a_home_that_cannot_be_written_is_searched_as_it_stands(closed: Settings
 
 def test_a_reader_without_permission_sees_what_a_writer_commits(settings: Settings, catalogue: Catalogue) -> None:
     """The writer keeps its log open: a reader who took the file for the whole would miss what is only in the log."""
-    catalogue.images.add_batch([picture(11, 1.5)], OLD, "eager")
+    catalogue.images.add_batch([image(11, 1.5)], OLD, "eager")
     settings.home.chmod(0o555)
     try:
         done = in_another_process(LOOK, settings.home)
@@ -321,7 +321,7 @@ def test_a_reader_without_permission_sees_what_a_writer_commits(settings: Settin
 DIE = """
 import os
 with Catalogue(Home(Path(sys.argv[1]))) as catalogue:
-    catalogue.images.add_batch([picture(11, 1.5)], OLD, "eager")
+    catalogue.images.add_batch([image(11, 1.5)], OLD, "eager")
     os.kill(os.getpid(), 9)
 """
 
@@ -351,8 +351,8 @@ for verb in (
     lambda: compact_index(settings),
     lambda: rebuild_index(settings),
     lambda: activate_encoder(settings, NEW),
-    lambda: Catalogue(home).store_batch([picture(20, 20)], OLD, "eager"),
-    lambda: Catalogue(home).delete_image(1),
+    lambda: Catalogue(home).images.add_batch([image(20, 20)], OLD, "eager"),
+    lambda: Catalogue(home).images.delete(1),
 ):
     try:
         verb()
@@ -390,7 +390,7 @@ home = Home(settings.home)
 with Catalogue(home) as catalogue:
     try:
         for number in range(100, 1000, 20):
-            ids = catalogue.images.add_batch([picture(n, n) for n in range(number, number + 20)], OLD, "eager")
+            ids = catalogue.images.add_batch([image(n, n) for n in range(number, number + 20)], OLD, "eager")
             print(*ids, flush=True)
             if number % 100 == 0:
                 compact_index(settings)
@@ -409,7 +409,7 @@ def test_on_a_full_disk_what_was_acknowledged_stays(settings: Settings, catalogu
     stored = {int(number) for line in batches for number in line.split()}
     assert find_problems(catalogue.home) == []
     assert stored <= set(nearest(catalogue, 0, 0))
-    catalogue.images.add_batch([picture(2000, 2000)], OLD, "eager")  # there is space again
+    catalogue.images.add_batch([image(2000, 2000)], OLD, "eager")  # there is space again
     compact_index(settings)
     assert find_problems(catalogue.home) == find_leftovers(catalogue.home) == []
 
@@ -430,7 +430,7 @@ ADD = """
 home, first = Home(Path(sys.argv[1])), int(sys.argv[2])
 with Catalogue(home) as catalogue:
     for number in range(first, first + 30):
-        (image_id,) = catalogue.images.add_batch([picture(number, number)], OLD, "eager")
+        (image_id,) = catalogue.images.add_batch([image(number, number)], OLD, "eager")
         print(image_id, number, flush=True)
 """
 

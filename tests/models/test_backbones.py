@@ -31,7 +31,7 @@ FAMILIES = {
 }
 
 
-def pictures(count: int, channels: int, side: int) -> Tensor:
+def images(count: int, channels: int, side: int) -> Tensor:
     return torch.rand(count, channels, side, side, generator=torch.Generator().manual_seed(side))
 
 
@@ -64,7 +64,7 @@ def test_the_last_layer_of_torchvision_on_top_gives_what_torchvision_gives(name:
     load_backbone_weights(backbone, str(tmp_path / "weights.pth"))
     transform = models.get_model_weights(name).DEFAULT.transforms()
     mean, std = torch.tensor(transform.mean).view(3, 1, 1), torch.tensor(transform.std).view(3, 1, 1)
-    x = pictures(3, 3, 64)
+    x = images(3, 3, 64)
     last = [layer for layer in whole.modules() if isinstance(layer, nn.Linear | nn.Conv2d)][-1]
     with torch.no_grad():
         expected = whole((x - mean) / std)
@@ -78,41 +78,41 @@ def test_the_last_layer_of_torchvision_on_top_gives_what_torchvision_gives(name:
 
 @pytest.mark.parametrize("side", [16, 28, 64])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_pictures_of_every_size_give_features_with_a_gradient(name: str, side: int) -> None:
+def test_images_of_every_size_give_features_with_a_gradient(name: str, side: int) -> None:
     backbone = Backbone(name, 1, side).train()
-    x = pictures(4, 1, side).requires_grad_()
+    x = images(4, 1, side).requires_grad_()
     features = backbone(x)
     assert features.shape == (4, backbone.num_features) == (4, FAMILIES[name])
     features.square().sum().backward()
     assert x.grad is not None and torch.isfinite(x.grad).all() and x.grad.abs().max() > 0
 
 
-def test_grey_pictures_are_seen_as_equal_channels() -> None:
+def test_grey_images_are_seen_as_equal_channels() -> None:
     backbone = Backbone("resnet18", 1, 32).eval()
-    x = pictures(2, 1, 32)
+    x = images(2, 1, 32)
     assert torch.equal(backbone(x), backbone(x.repeat(1, 3, 1, 1)))
 
 
 def test_what_is_too_small_for_a_network_is_enlarged_and_nothing_else() -> None:
     assert [Backbone("resnet18", 3, side).prepare.side for side in (16, 256)] == [16, 256]
     backbone = Backbone("convnext_tiny", 3, 16)  # made for 32 or more
-    assert backbone.prepare(pictures(1, 3, 16)).shape == (1, 3, 32, 32)
+    assert backbone.prepare(images(1, 3, 16)).shape == (1, 3, 32, 32)
     flat = backbone.prepare(torch.full((1, 3, 16, 16), 0.5))
     assert torch.allclose(flat, ((0.5 - backbone.prepare.mean) / backbone.prepare.std).expand_as(flat), atol=1e-6)
 
 
-def test_a_transformer_sees_its_own_size_of_smaller_and_larger_pictures() -> None:
+def test_a_transformer_sees_its_own_size_of_smaller_and_larger_images() -> None:
     small, large = Backbone("swin_t", 3, 32).eval(), Backbone("swin_t", 3, 256)
     assert (small.prepare.side, large.prepare.side) == (224, 224)
-    assert large.prepare(pictures(1, 3, 256)).shape == (1, 3, 224, 224)
+    assert large.prepare(images(1, 3, 256)).shape == (1, 3, 224, 224)
     with torch.no_grad():
-        assert small(pictures(1, 3, 32)).shape == (1, 768)
+        assert small(images(1, 3, 32)).shape == (1, 768)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_layers_one_after_another_end_in_the_last_feature_map(name: str) -> None:
     backbone = Backbone(name, 3, 64).eval()
-    x = pictures(2, 3, 64)
+    x = images(2, 3, 64)
     with torch.no_grad():
         found = backbone.prepare(x)
         for layer in backbone.get_feature_layers():
@@ -158,7 +158,7 @@ def test_state_and_normalisation_go_through_a_checkpoint_of_ones_own(tmp_path: P
     first, second = Backbone("resnet18", 3, 32).eval(), Backbone("resnet18", 3, 32).eval()
     save_file(first.state_dict(), tmp_path / "own.safetensors")
     second.load_state_dict(load_file(tmp_path / "own.safetensors"))  # strict: all of it is there
-    x = pictures(2, 3, 32)
+    x = images(2, 3, 32)
     assert torch.equal(first(x), second(x))
 
 

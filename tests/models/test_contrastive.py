@@ -33,7 +33,7 @@ def test_views_in_one_place_far_from_all_others_surprise_nobody() -> None:
     assert info_nce(torch.eye(8), torch.eye(8).roll(1, 0), 0.05).item() > 1
 
 
-def test_each_picture_s_views_are_held_against_the_proxies_of_all() -> None:
+def test_each_image_s_views_are_held_against_the_proxies_of_all() -> None:
     contrast = ContrastiveLoss(5, 5, 0.1)
     with torch.no_grad():
         contrast.proxies.copy_(torch.eye(5))
@@ -44,7 +44,7 @@ def test_each_picture_s_views_are_held_against_the_proxies_of_all() -> None:
     assert wrong == pytest.approx(10 + right, abs=1e-4)
 
 
-def test_pictures_beyond_the_last_proxy_are_compared_within_the_batch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_beyond_the_last_proxy_are_compared_within_the_batch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contrast_module, "MAX_PROXIES", 2)
     contrast = ContrastiveLoss(9, 4, 0.1)
     first, second = drawn(3, 4), drawn(3, 4, seed=1)

@@ -13,13 +13,13 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def pictures(count: int = 8, side: int = 32) -> torch.Tensor:
+def images(count: int = 8, side: int = 32) -> torch.Tensor:
     return torch.rand(count, 3, side, side, generator=seeded(9))
 
 
 @pytest.mark.parametrize("kind", CORRUPTION_KINDS)
-def test_each_kind_changes_pictures_within_their_bounds_and_repeats_with_its_seed(kind: str) -> None:
-    x = pictures()
+def test_each_kind_changes_images_within_their_bounds_and_repeats_with_its_seed(kind: str) -> None:
+    x = images()
     once, again, other = (apply_corruption(x, parse_corruption(kind), seeded(seed)) for seed in (1, 1, 2))
     assert once.shape == x.shape and once.min() >= 0 and once.max() <= 1
     assert torch.equal(once, again) and not torch.equal(once, other)
@@ -43,19 +43,19 @@ def test_noise_has_its_deviation() -> None:
 
 
 def test_a_blur_leaves_the_mean_and_takes_detail() -> None:
-    x = pictures()
+    x = images()
     blurred = apply_corruption(x, parse_corruption("blur=2"), seeded())
     assert blurred.mean().item() == pytest.approx(x.mean().item(), abs=0.01)
     assert (blurred.std((2, 3)) < x.std((2, 3))).all()
 
 
-def test_a_shift_of_a_flat_picture_is_the_flat_picture() -> None:
+def test_a_shift_of_a_flat_image_is_the_flat_image() -> None:
     x = torch.full((4, 1, 16, 16), 0.3)
     torch.testing.assert_close(apply_corruption(x, parse_corruption("shift=0.2"), seeded()), x)
 
 
 def test_mirroring_all_mirrors_all() -> None:
-    x = pictures()
+    x = images()
     assert torch.equal(apply_corruption(x, parse_corruption("mirror=1"), seeded()), x.flip(3))
 
 

@@ -1,4 +1,4 @@
-"""Pictures to try simile on: the digits, torchvision's datasets from small files, and the shim that lets it import."""
+"""Images to try simile on: the digits, torchvision's datasets from small files, and the shim that lets it import."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def put_idx(path: Path, array: np.ndarray) -> None:
 
 
 def put_mnist(folder: Path, name: str, labels: list[int]) -> np.ndarray:
-    """What torchvision has after downloading, with few pictures; gives those to train on, (n, 28, 28)."""
+    """What torchvision has after downloading, with few images; gives those to train on, (n, 28, 28)."""
     raw = folder / DOWNLOADABLE_DATASETS[name] / "raw"
     raw.mkdir(parents=True)
-    pictures = np.random.default_rng(7).integers(0, 256, (len(labels), 28, 28)).astype(np.uint8)
+    images = np.random.default_rng(7).integers(0, 256, (len(labels), 28, 28)).astype(np.uint8)
     for part, count in (("train", len(labels)), ("t10k", 1)):
-        put_idx(raw / f"{part}-images-idx3-ubyte", pictures[:count])
+        put_idx(raw / f"{part}-images-idx3-ubyte", images[:count])
         put_idx(raw / f"{part}-labels-idx1-ubyte", np.array(labels[:count]))
-    return pictures
+    return images
 
 
 def times(folder: Path) -> dict[str, int]:
@@ -52,8 +52,8 @@ def test_there_are_1797_digits_of_32_by_32(tmp_path: Path) -> None:
     assert [path.name for path in files[:3]] == ["00000-0.png", "00001-1.png", "00002-2.png"]
     assert {path.stem.split("-")[1] for path in files} == set("0123456789")
     for path in files[::100]:
-        picture = decode_image(read_bytes(path, Limits()), name=path)
-        assert (picture.width, picture.height, picture.format, picture.is_grey) == (32, 32, "png", True)
+        image = decode_image(read_bytes(path, Limits()), name=path)
+        assert (image.width, image.height, image.format, image.is_grey) == (32, 32, "png", True)
 
 
 def test_digits_that_are_there_are_not_touched_and_missing_ones_come_back(tmp_path: Path) -> None:
@@ -76,28 +76,28 @@ def test_digits_that_are_there_are_not_touched_and_missing_ones_come_back(tmp_pa
 
 @pytest.mark.parametrize("name", LABELS)
 def test_a_dataset_is_written_pixel_for_pixel_and_named_by_its_labels(name: str, tmp_path: Path) -> None:
-    pictures = put_mnist(tmp_path / "downloads", name, [0, 9, 0])
+    images = put_mnist(tmp_path / "downloads", name, [0, 9, 0])
     first, last = LABELS[name]
-    assert write_dataset(name, tmp_path / "pictures", tmp_path / "downloads") == 3
-    files = sorted((tmp_path / "pictures").iterdir())
+    assert write_dataset(name, tmp_path / "images", tmp_path / "downloads") == 3
+    files = sorted((tmp_path / "images").iterdir())
     assert [path.name for path in files] == [f"00000-{first}.png", f"00001-{last}.png", f"00002-{first}.png"]
-    for path, pixels in zip(files, pictures, strict=True):
-        picture = decode_image(path.read_bytes(), name=path)
-        assert picture.is_grey and np.array_equal(picture.pixels[:, :, 0], pixels)
+    for path, pixels in zip(files, images, strict=True):
+        image = decode_image(path.read_bytes(), name=path)
+        assert image.is_grey and np.array_equal(image.pixels[:, :, 0], pixels)
 
 
 def test_a_dataset_that_was_written_is_not_written_again(tmp_path: Path) -> None:
     put_mnist(tmp_path / "downloads", "mnist", [3, 1, 4, 1, 5])
-    write_dataset("mnist", tmp_path / "pictures", tmp_path / "downloads")
-    before = times(tmp_path / "pictures")
-    assert write_dataset("mnist", tmp_path / "pictures", tmp_path / "downloads") == 5
-    assert times(tmp_path / "pictures") == before
+    write_dataset("mnist", tmp_path / "images", tmp_path / "downloads")
+    before = times(tmp_path / "images")
+    assert write_dataset("mnist", tmp_path / "images", tmp_path / "downloads") == 5
+    assert times(tmp_path / "images") == before
 
 
 @pytest.mark.parametrize("name", ["", "imagenet", "MNIST", "../mnist"])
 def test_an_unknown_dataset_is_refused_with_those_there_are(name: str, tmp_path: Path) -> None:
     with pytest.raises(BadSetting, match="Use digits, cifar10, fashion-mnist, mnist"):
-        write_dataset(name, tmp_path / "pictures", tmp_path / "downloads")
+        write_dataset(name, tmp_path / "images", tmp_path / "downloads")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -106,11 +106,11 @@ def test_a_download_that_fails_says_where_and_what_to_do_instead(name: str, tmp_
     in_the_way = tmp_path / "downloads"
     in_the_way.write_text("a file where the folder should be")
     with pytest.raises(DownloadFailed) as caught:
-        write_dataset(name, tmp_path / "pictures", in_the_way)
+        write_dataset(name, tmp_path / "images", in_the_way)
     message = str(caught.value)
     assert message.startswith(f"{name} could not be downloaded to {in_the_way}")
     assert "--images" in message
-    assert not (tmp_path / "pictures").exists()
+    assert not (tmp_path / "images").exists()
 
 
 @pytest.mark.parametrize("rest", [0, 3, 16, 300])
@@ -119,7 +119,7 @@ def test_a_download_that_was_cut_short_is_no_traceback(rest: int, tmp_path: Path
     images = tmp_path / "downloads" / "MNIST" / "raw" / "train-images-idx3-ubyte"
     images.write_bytes(images.read_bytes()[:rest])
     with pytest.raises(DownloadFailed, match="to start again"):
-        write_dataset("mnist", tmp_path / "pictures", tmp_path / "downloads")
+        write_dataset("mnist", tmp_path / "images", tmp_path / "downloads")
 
 
 # The shim
@@ -140,9 +140,9 @@ import_torchvision()
 import torch
 from torchvision import datasets, models, utils
 from torchvision.transforms import v2
-picture = v2.Resize((8, 8))(torch.zeros(3, 16, 16))
-assert picture.shape == (3, 8, 8)
-assert utils.make_grid([picture, picture]).shape[0] == 3
+image = v2.Resize((8, 8))(torch.zeros(3, 16, 16))
+assert image.shape == (3, 8, 8)
+assert utils.make_grid([image, image]).shape[0] == 3
 assert models.squeezenet1_1(weights=None)(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
 assert datasets.MNIST and datasets.FashionMNIST and datasets.CIFAR10
 print("all of it")

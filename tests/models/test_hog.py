@@ -24,11 +24,11 @@ def stripes(degrees: float, side: int = 32) -> Tensor:
     return (0.5 + 0.5 * torch.sin(0.3 * along))[None, None]
 
 
-def by_hand(picture: Doubles, cell: int, bins: int) -> Doubles:
-    """The square roots of the histograms of one grey picture (S, S), pixel by pixel, (bins, cells, cells)."""
-    side = len(picture)
+def by_hand(image: Doubles, cell: int, bins: int) -> Doubles:
+    """The square roots of the histograms of one grey image (S, S), pixel by pixel, (bins, cells, cells)."""
+    side = len(image)
     cells, sharpness = math.ceil(side / cell), {4: 1, 6: 2, 8: 4}[bins]
-    around = np.pad(picture, 1, mode="edge")
+    around = np.pad(image, 1, mode="edge")
     sums = np.zeros((bins, cells, cells))
     for row in range(side):
         for column in range(side):
@@ -46,9 +46,9 @@ def by_hand(picture: Doubles, cell: int, bins: int) -> Doubles:
 
 @pytest.mark.parametrize(("side", "cell", "bins"), [(16, 4, 8), (17, 4, 8), (16, 3, 8), (18, 5, 6), (16, 4, 4)])
 def test_agrees_with_a_loop_over_pixels(side: int, cell: int, bins: int) -> None:
-    picture = np.random.default_rng(0).random((side, side))
-    found = compute_hog(torch.tensor(picture, dtype=torch.float32)[None, None], cell, bins, "none")
-    np.testing.assert_allclose(found[0].numpy(), by_hand(picture, cell, bins).ravel(), atol=2e-3)
+    image = np.random.default_rng(0).random((side, side))
+    found = compute_hog(torch.tensor(image, dtype=torch.float32)[None, None], cell, bins, "none")
+    np.testing.assert_allclose(found[0].numpy(), by_hand(image, cell, bins).ravel(), atol=2e-3)
 
 
 @pytest.mark.parametrize("side", [16, 28, 45, 64, 256])
@@ -103,7 +103,7 @@ def test_the_strongest_channel_counts() -> None:
     torch.testing.assert_close(compute_hog(coloured, 4)[0, :64], compute_hog(stripes(0), 4)[0, :64], atol=0.05, rtol=0)
 
 
-def test_a_grey_picture_in_three_channels_is_the_same() -> None:
+def test_a_grey_image_in_three_channels_is_the_same() -> None:
     x = torch.rand(2, 1, 32, 32)
     torch.testing.assert_close(compute_hog(x.expand(-1, 3, -1, -1), 4), compute_hog(x, 4))
 
@@ -116,7 +116,7 @@ def test_a_shift_of_a_pixel_changes_little() -> None:
 
 @pytest.mark.parametrize("contrast", ["none", "local", "both"])
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
-def test_a_flat_picture_has_finite_slopes(contrast: ContrastMode, value: float) -> None:
+def test_a_flat_image_has_finite_slopes(contrast: ContrastMode, value: float) -> None:
     x = torch.full((1, 3, 16, 16), value, requires_grad=True)
     features = compute_hog(x, 4, contrast=contrast)
     assert features.max() < 0.05
@@ -143,7 +143,7 @@ def test_stays_exact_under_autocast() -> None:
         torch.testing.assert_close(compute_hog(x, 4), expected)
 
 
-def test_a_picture_alone_is_as_in_a_batch() -> None:
+def test_an_image_alone_is_as_in_a_batch() -> None:
     x = torch.rand(5, 3, 32, 32)
     torch.testing.assert_close(compute_hog(x[2:3], 4)[0], compute_hog(x, 4)[2])
 

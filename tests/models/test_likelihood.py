@@ -38,10 +38,10 @@ def network_with(latent_dim: int, encode: object, decode: object) -> Network:
 
 
 def placed(values: Tensor) -> Tensor:
-    """(n, 4) values in the corner of (n, 1, S, S) pictures."""
-    picture = torch.zeros(len(values), 1, SIDE, SIDE)
-    picture[:, 0, :2, :2] = values.unflatten(1, (2, 2))
-    return picture
+    """(n, 4) values in the corner of (n, 1, S, S) images."""
+    image = torch.zeros(len(values), 1, SIDE, SIDE)
+    image[:, 0, :2, :2] = values.unflatten(1, (2, 2))
+    return image
 
 
 BOX = (0, 0, 2, 2)
@@ -75,20 +75,20 @@ def exact(x: Tensor) -> Tensor:
     return normal.log_prob(x[:, 0, :2, :2].flatten(1)).double()
 
 
-PICTURES = placed(torch.tensor([[0.5, 0.4, 0.6, 0.5], [0.6, 0.45, 0.5, 0.5], [0.4, 0.45, 0.7, 0.55]]))
+IMAGES = placed(torch.tensor([[0.5, 0.4, 0.6, 0.5], [0.6, 0.45, 0.5, 0.5], [0.4, 0.45, 0.7, 0.55]]))
 
 
 def estimate(network: Network, samples: int, chunk: int = 1024, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return importance_weighted_log_likelihood(
-        network, PICTURES, likelihood="gaussian", samples=samples, generator=generator, content_box=BOX, chunk=chunk
+        network, IMAGES, likelihood="gaussian", samples=samples, generator=generator, content_box=BOX, chunk=chunk
     )
 
 
 def test_many_samples_give_the_exact_likelihood_of_a_linear_gaussian_model() -> None:
     found = estimate(linear_gaussian(widened=1.5), 20_000)
     assert found.dtype == torch.float64
-    torch.testing.assert_close(found, exact(PICTURES), atol=0.02, rtol=0)
+    torch.testing.assert_close(found, exact(IMAGES), atol=0.02, rtol=0)
 
 
 def test_memory_is_bounded_by_chunks_that_do_not_change_what_is_estimated() -> None:
@@ -97,16 +97,16 @@ def test_memory_is_bounded_by_chunks_that_do_not_change_what_is_estimated() -> N
     network.decoder.function = lambda z: decoded.append(len(z)) or script(z)  # type: ignore[union-attr]
     for chunk in (64, 700, 5000):
         decoded.clear()
-        torch.testing.assert_close(estimate(network, 4000, chunk), exact(PICTURES), atol=0.05, rtol=0)
+        torch.testing.assert_close(estimate(network, 4000, chunk), exact(IMAGES), atol=0.05, rtol=0)
         assert max(decoded) <= chunk
         assert sum(decoded) == 3 * 4000
     decoded.clear()
     estimate(network, 10, chunk=1024)
-    assert decoded == [30]  # all samples of all pictures at once
+    assert decoded == [30]  # all samples of all images at once
 
 
 def test_more_samples_tighten_the_bound_and_one_sample_is_the_elbo() -> None:
-    network, often = linear_gaussian(widened=2.5), PICTURES.repeat(4000, 1, 1, 1)
+    network, often = linear_gaussian(widened=2.5), IMAGES.repeat(4000, 1, 1, 1)
     means = []
     for samples in (1, 5, 50):
         found = importance_weighted_log_likelihood(
@@ -118,10 +118,10 @@ def test_more_samples_tighten_the_bound_and_one_sample_is_the_elbo() -> None:
             content_box=BOX,
         )
         means.append(found.unflatten(0, (4000, 3)).mean(0))
-    assert (means[0] < means[1]).all() and (means[1] < means[2]).all() and (means[2] < exact(PICTURES) + 0.02).all()
+    assert (means[0] < means[1]).all() and (means[1] < means[2]).all() and (means[2] < exact(IMAGES) + 0.02).all()
     bound = elbo(
         network,
-        PICTURES,
+        IMAGES,
         likelihood="gaussian",
         samples=20_000,
         generator=torch.Generator().manual_seed(1),
@@ -134,7 +134,7 @@ def test_elbo_of_the_true_posterior_falls_short_by_its_distance_from_independenc
     """ELBO = log p(x) - KL(q || posterior), and both of those are Gaussians."""
     bound = elbo(
         linear_gaussian(widened=1.0),
-        PICTURES,
+        IMAGES,
         likelihood="gaussian",
         samples=20_000,
         generator=torch.Generator().manual_seed(1),
@@ -144,7 +144,7 @@ def test_elbo_of_the_true_posterior_falls_short_by_its_distance_from_independenc
     covariance = torch.linalg.inv(precision)
     q = torch.distributions.MultivariateNormal(torch.zeros(2), torch.diag(covariance.diagonal()))
     gap = torch.distributions.kl_divergence(q, torch.distributions.MultivariateNormal(torch.zeros(2), covariance))
-    torch.testing.assert_close(bound, exact(PICTURES) - gap.double(), atol=0.03, rtol=0)
+    torch.testing.assert_close(bound, exact(IMAGES) - gap.double(), atol=0.03, rtol=0)
 
 
 def test_bernoulli_likelihood_agrees_with_numerical_integration() -> None:
@@ -160,14 +160,14 @@ def test_bernoulli_likelihood_agrees_with_numerical_integration() -> None:
     )
     z = np.linspace(-8, 8, 20_001)
     logits = z[:, None] * slope.numpy() + offset.numpy()
-    for row, picture in enumerate(x[:, 0, :2, :2].flatten(1).numpy()):
-        log_p = (picture * logits - np.logaddexp(0, logits)).sum(1) - 0.5 * z**2 - 0.5 * math.log(2 * math.pi)
+    for row, image in enumerate(x[:, 0, :2, :2].flatten(1).numpy()):
+        log_p = (image * logits - np.logaddexp(0, logits)).sum(1) - 0.5 * z**2 - 0.5 * math.log(2 * math.pi)
         assert found[row].item() == pytest.approx(math.log(np.trapezoid(np.exp(log_p), z)), abs=0.02)
 
 
 def test_padding_outside_the_content_box_is_not_scored() -> None:
     network = linear_gaussian(widened=1.5)
-    elsewhere = PICTURES.clone()
+    elsewhere = IMAGES.clone()
     elsewhere[:, :, 8:, 8:] = 1.0
     generator = torch.Generator().manual_seed(0)
     found = importance_weighted_log_likelihood(
@@ -184,10 +184,10 @@ def test_bits_per_dimension_count_256_levels_for_densities_only() -> None:
 def test_an_encoder_without_a_variance_has_no_likelihood() -> None:
     network = Network(Architecture(SIDE, 1, 2, 4, variational=False)).eval()
     with pytest.raises(BadSetting, match="no variance"):
-        elbo(network, PICTURES, likelihood="gaussian", generator=torch.Generator())
+        elbo(network, IMAGES, likelihood="gaussian", generator=torch.Generator())
 
 
-def test_a_real_network_gives_one_finite_number_a_picture() -> None:
+def test_a_real_network_gives_one_finite_number_an_image() -> None:
     for kind in ("convolutional", "dense"):
         torch.manual_seed(0)
         network = Network(Architecture(SIDE, 1, 3, 8, kind)).eval()

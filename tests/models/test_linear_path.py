@@ -70,7 +70,7 @@ def test_without_a_variance_what_is_left_out_says_it(digits: Tensor) -> None:
     assert (a.encoder.linear.weight.norm() < b.encoder.linear.weight.norm()).item()
 
 
-def test_fewer_pictures_than_numbers_leave_the_rest_at_0(digits: Tensor) -> None:
+def test_fewer_images_than_numbers_leave_the_rest_at_0(digits: Tensor) -> None:
     network = started(digits[:10], 40)
     assert (network.encoder.linear.weight[9:] == 0).all()
     with torch.no_grad():
@@ -78,11 +78,11 @@ def test_fewer_pictures_than_numbers_leave_the_rest_at_0(digits: Tensor) -> None
 
 
 def test_a_recipe_trains_it_and_gains(tmp_path: Path) -> None:
-    pictures: Pixels = (load_digits().images[:400, :, :, None] * 15).astype(np.uint8)
-    pictures = pictures.repeat(2, axis=1).repeat(2, axis=2)
+    images: Pixels = (load_digits().images[:400, :, :, None] * 15).astype(np.uint8)
+    images = images.repeat(2, axis=1).repeat(2, axis=2)
     recipe = load_recipe("compression", latent_dim=16, width=8, epochs=6)
     options = TrainingOptions(start_time=time.monotonic())
-    trained = train(pictures, Preprocessing(image_size=16, channels=1), recipe, options, tmp_path, lambda _: None)
+    trained = train(images, Preprocessing(image_size=16, channels=1), recipe, options, tmp_path, lambda _: None)
     elbos = [epoch["validation"]["elbo"] for epoch in trained.history]
     assert trained.network.architecture.linear and elbos[-1] > elbos[0]
 

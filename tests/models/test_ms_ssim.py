@@ -35,12 +35,12 @@ def ms_ssim_by_scipy(x: Doubles, y: Doubles) -> float:
         whole, structure = maps_by_scipy(x, y)
         product *= float((whole if level == 4 else structure).mean()) ** weight
         if level < 4:
-            x, y = (picture.reshape(len(picture) // 2, 2, -1, 2).mean((1, 3)) for picture in (x, y))
+            x, y = (image.reshape(len(image) // 2, 2, -1, 2).mean((1, 3)) for image in (x, y))
     return product
 
 
 def blobs(count: int, channels: int, side: int, seed: int = 0) -> Tensor:
-    """Smooth pictures with structure at every scale, in [0, 1]."""
+    """Smooth images with structure at every scale, in [0, 1]."""
     noise = np.random.default_rng(seed).standard_normal((count, channels, side, side))
     smooth = sum(gaussian_filter(noise, (0, 0, sigma, sigma)) * sigma for sigma in (1, 4, 12))
     return torch.tensor((smooth - smooth.min()) / (smooth.max() - smooth.min()), dtype=torch.float32)
@@ -69,7 +69,7 @@ def test_ms_ssim_agrees_with_the_formula(side: int) -> None:
     np.testing.assert_allclose(ms_ssim(x, y).numpy(), expected, atol=1e-4)
 
 
-def test_flat_pictures_by_hand() -> None:
+def test_flat_images_by_hand() -> None:
     """No structure on either side: only the luminance (2ab + c) / (a² + b² + c) remains."""
     x, y = torch.full((1, 1, 16, 16), 0.2), torch.full((1, 1, 16, 16), 0.6)
     assert ssim(x, y).item() == pytest.approx((2 * 0.12 + 1e-4) / (0.04 + 0.36 + 1e-4), abs=1e-4)
@@ -90,7 +90,7 @@ def test_every_size_down_to_the_window(side: int) -> None:
     torch.testing.assert_close(ms_ssim(x, other), ms_ssim(other, x))
 
 
-def test_small_pictures_have_one_scale() -> None:
+def test_small_images_have_one_scale() -> None:
     x, y = torch.rand(2, 1, 16, 16), torch.rand(2, 1, 16, 16)
     torch.testing.assert_close(ms_ssim(x, y), ssim(x, y))
 
@@ -111,7 +111,7 @@ def test_negatives_have_finite_slopes() -> None:
     assert (similarity >= 0).all()
 
 
-def test_climbing_it_restores_a_picture() -> None:
+def test_climbing_it_restores_an_image() -> None:
     x = blobs(1, 1, 32)
     y = noisy(x, 0.2).requires_grad_()
     optimiser = torch.optim.Adam([y], lr=0.02)

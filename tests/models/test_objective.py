@@ -57,7 +57,7 @@ def test_a_perfect_reconstruction_stays_finite() -> None:
     assert math.isfinite(reconstruction_log_likelihood(x, torch.logit(x), "gaussian").sum().item())
 
 
-def test_active_units_are_the_dimensions_that_tell_pictures_apart() -> None:
+def test_active_units_are_the_dimensions_that_tell_images_apart() -> None:
     mu = torch.zeros(100, 4)
     mu[:, 1] = torch.linspace(-1, 1, 100)
     mu[:, 2] = 5.0  # far from zero but the same for all

@@ -24,7 +24,7 @@ Perceive = Callable[[str, int, int], nn.Module]
 
 
 def blocks(count: int, channels: int, height: int, width: int, seed: int = 0) -> Tensor:
-    """Pictures with edges: 4 x 4 pixels of one colour each."""
+    """Images with edges: 4 x 4 pixels of one colour each."""
     generator = torch.Generator().manual_seed(seed)
     small = torch.rand(count, channels, -(-height // 4), -(-width // 4), generator=generator)
     return small.repeat_interleave(4, 2).repeat_interleave(4, 3)[:, :, :height, :width].contiguous()
@@ -86,9 +86,7 @@ KINDS = ["gradients", "ms-ssim", "resnet18", "mobilenet_v3_small", "squeezenet1_
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_equal_pictures_are_at_no_distance_and_others_further_the_more_is_changed(
-    kind: str, perceive: Perceive
-) -> None:
+def test_equal_images_are_at_no_distance_and_others_further_the_more_is_changed(kind: str, perceive: Perceive) -> None:
     perception = perceive(kind, 1, 32)
     x = blocks(3, 1, 32, 32)
     other = blocks(3, 1, 32, 32, seed=1)
@@ -99,7 +97,7 @@ def test_equal_pictures_are_at_no_distance_and_others_further_the_more_is_change
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_gradient_flows_to_the_decoded_picture_alone_and_leads_back(kind: str, perceive: Perceive) -> None:
+def test_the_gradient_flows_to_the_decoded_image_alone_and_leads_back(kind: str, perceive: Perceive) -> None:
     perception = perceive(kind, 3, 32)
     clean = blocks(2, 3, 32, 32).requires_grad_()
     decoded = blocks(2, 3, 32, 32, seed=1).requires_grad_()
@@ -112,7 +110,7 @@ def test_the_gradient_flows_to_the_decoded_picture_alone_and_leads_back(kind: st
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_flat_pictures_have_a_finite_gradient(kind: str, perceive: Perceive) -> None:
+def test_flat_images_have_a_finite_gradient(kind: str, perceive: Perceive) -> None:
     perception = perceive(kind, 1, 32)
     decoded = torch.full((2, 1, 32, 32), 0.5).requires_grad_()
     perception.distance(torch.zeros(2, 1, 32, 32), decoded).sum().backward()
@@ -120,7 +118,7 @@ def test_flat_pictures_have_a_finite_gradient(kind: str, perceive: Perceive) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_picture_alone_has_the_distance_that_it_has_in_a_batch(kind: str, perceive: Perceive) -> None:
+def test_an_image_alone_has_the_distance_that_it_has_in_a_batch(kind: str, perceive: Perceive) -> None:
     perception = perceive(kind, 1, 32)
     x, y = blocks(4, 1, 32, 32), blocks(4, 1, 32, 32, seed=1)
     together = perception.distance(x, y)
@@ -130,7 +128,7 @@ def test_a_picture_alone_has_the_distance_that_it_has_in_a_batch(kind: str, perc
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("height", "width"), [(28, 20), (17, 16), (64, 48)])
-def test_pictures_need_not_be_square_or_of_the_networks_size(
+def test_images_need_not_be_square_or_of_the_networks_size(
     kind: str, height: int, width: int, perceive: Perceive
 ) -> None:
     perception = perceive(kind, 1, min(height, width))
@@ -210,13 +208,13 @@ def test_an_encoder_gives_a_map_at_each_level_of_what_it_was_trained_on(tmp_path
     assert [tuple(found.shape[1:]) for found in maps] == [(4, 14, 14), (8, 7, 7)]
 
 
-def test_an_encoders_input_is_padded_as_its_pictures_were() -> None:
+def test_an_encoders_input_is_padded_as_its_images_were() -> None:
     preprocessing = Preprocessing(image_size=32, channels=1, fit="pad", content=(20, 27))
     x = torch.randint(0, 256, (1, 1, 20, 27), generator=torch.Generator().manual_seed(0)).float()
-    picture = DecodedImage(
+    image = DecodedImage(
         pixels=x[0, 0].byte().numpy()[:, :, None].repeat(3, 2), width=27, height=20, format="png", is_grey=True
     )
-    expected = torch.tensor(preprocessing.to_array(picture)).permute(2, 0, 1).float()
+    expected = torch.tensor(preprocessing.to_array(image)).permute(2, 0, 1).float()
     assert torch.equal(EncoderInput(preprocessing, 0)(x)[0], expected)
 
 
@@ -230,7 +228,7 @@ def test_a_dense_encoder_gives_its_last_layer(tmp_path: Path) -> None:
     assert (perception.distance(blocks(2, 1, 16, 16), blocks(2, 1, 16, 16, seed=1)) > 0).all()
 
 
-def test_a_colour_encoder_sees_grey_pictures_as_grey(tmp_path: Path) -> None:
+def test_a_colour_encoder_sees_grey_images_as_grey(tmp_path: Path) -> None:
     perception = make_perceptual_distance(spec_for("encoder", tmp_path, 3), 1, 32)
     x, y = blocks(2, 1, 32, 32), blocks(2, 1, 32, 32, seed=1)
     colour = perception.distance(x.repeat(1, 3, 1, 1), y.repeat(1, 3, 1, 1))
@@ -261,12 +259,12 @@ def test_an_unknown_spec_says_what_there_is(spec: str) -> None:
         make_perceptual_distance(spec, 1, 32)
 
 
-def test_ms_ssim_of_pictures_that_are_too_small_is_refused() -> None:
+def test_ms_ssim_of_images_that_are_too_small_is_refused() -> None:
     with pytest.raises(BadSetting, match="ms-ssim for images of 10 px: it needs 11"):
         make_perceptual_distance("ms-ssim", 1, 10)
 
 
-def test_gradients_of_tiny_pictures_have_cells_that_fit() -> None:
+def test_gradients_of_tiny_images_have_cells_that_fit() -> None:
     x, y = blocks(2, 1, 5, 5), blocks(2, 1, 5, 5, seed=1)
     assert (make_perceptual_distance("gradients", 1, 5).distance(x, y) > 0).all()
     assert make_perceptual_distance("gradients", 1, 3).distance(x[:, :, :3, :3], y[:, :, :3, :3]).shape == (2,)

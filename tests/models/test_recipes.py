@@ -1,4 +1,4 @@
-"""Every recipe, from pictures to an encoder that is used: trained, killed, resumed, loaded, searched with, refused."""
+"""Every recipe, from images to an encoder that is used: trained, killed, resumed, loaded, searched with, refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from simile.models.recipes import list_recipes, load_recipe
 from simile.search.searcher import Searcher
 from tests.support.synthetic_images import scene
 
-COUNT = 60
+COUNT = 40
 SMALL = {"latent_dim": 8, "width": 8, "epochs": 3, "kl_warmup_steps": 10, "passes": 1, "batch_size": 16}
 RECIPES = [name for name in list_recipes() if name != "decoder"]  # that one needs an encoder first
 
@@ -78,7 +78,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 import tests.models.test_recipes as t
 for recipe in t.RECIPES:
-    t.np.save(Path({homes!r}) / recipe / "mu.npy", t.encoder_of(Path({homes!r}) / recipe).encode(t.some_pictures()).mu)
+    t.np.save(Path({homes!r}) / recipe / "mu.npy", t.encoder_of(Path({homes!r}) / recipe).encode(t.some_images()).mu)
 """
 
 
@@ -93,7 +93,7 @@ def encoder_of(home: Path) -> TrainedEncoder:
     return TrainedEncoder.load(folder, "cpu")
 
 
-def some_pictures() -> Pixels:
+def some_images() -> Pixels:
     """(7, 32, 32, 1) uint8."""
     return np.random.default_rng(3).integers(0, 256, (7, 32, 32, 1)).astype(np.uint8)
 
@@ -127,8 +127,8 @@ def test_a_killed_training_that_is_resumed_ends_as_an_undisturbed_one(
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_fresh_process_gives_equal_mu(recipe: str, homes: Path) -> None:
     stored = np.load(homes / recipe / "mu.npy")
-    assert np.array_equal(stored, encoder_of(homes / recipe).encode(some_pictures()).mu)
-    assert np.ptp(stored, axis=0).max() > 0, "every picture has the same mu"
+    assert np.array_equal(stored, encoder_of(homes / recipe).encode(some_images()).mu)
+    assert np.ptp(stored, axis=0).max() > 0, "every image has the same mu"
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -189,7 +189,7 @@ def test_a_decoder_over_a_frozen_encoder_leaves_its_vectors_and_shows_reconstruc
     wanted = replace(request("decoder"), overrides=SMALL | {"epochs": 15}, decoder_only=before.fingerprint)
     report = train_on_sources(settings, [photos], wanted, lambda _: None)
     after = TrainedEncoder.load(Path(report["folder"]), "cpu")
-    assert np.array_equal(after.encode(some_pictures()).mu, before.encode(some_pictures()).mu)
+    assert np.array_equal(after.encode(some_images()).mu, before.encode(some_images()).mu)
     assert after.decode(np.zeros((1, 8), np.float32)).shape == (1, 1, 32, 32)
     assert after.description.recipe == before.description.recipe
     assert after.description.decoder is not None and after.description.decoder["over"] == before.fingerprint
@@ -224,7 +224,7 @@ def test_options_that_contradict_each_other_are_refused_by_name() -> None:
     ("side", "overrides", "recipe"),
     [(80, {}, "invariant"), (20, {}, "perceptual"), (80, {"latent_dim": 8}, "perceptual")],
 )
-def test_the_recipe_follows_the_pictures_where_nothing_speaks_for_one(tmp_path, side, overrides, recipe):
+def test_the_recipe_follows_the_images_where_nothing_speaks_for_one(tmp_path, side, overrides, recipe):
     photos = tmp_path / "photos"
     photos.mkdir()
     for seed in range(20):

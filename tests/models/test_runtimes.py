@@ -41,17 +41,17 @@ def network(kind: str = "convolutional", variational: bool = True) -> Network:
     return Network(Architecture(28, 1, 8, width=8, kind=kind, variational=variational)).eval()
 
 
-def pictures(count: int) -> FloatArray:
+def images(count: int) -> FloatArray:
     return make_smooth_images(count, 1, 28)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_openvino_encodes_as_torch_does_in_batches_of_any_size(kind: str) -> None:
     module = EncoderModule(network(kind))
-    eager, fast = TorchRuntime(module, CPU), make_runtime(module, pictures(RUNTIME_SAMPLE_SIZE), "openvino", CPU)
+    eager, fast = TorchRuntime(module, CPU), make_runtime(module, images(RUNTIME_SAMPLE_SIZE), "openvino", CPU)
     assert fast.name == "openvino-fp32"
     for count in (40, 1, 3, 40):
-        expected, found = eager.run(pictures(count)), fast.run(pictures(count))
+        expected, found = eager.run(images(count)), fast.run(images(count))
         assert [output.shape for output in found] == [(count, 8), (count, 8)]
         for one, other in zip(expected, found, strict=True):
             np.testing.assert_allclose(other, one, rtol=0, atol=1e-5 * float(np.abs(one).max()))
@@ -59,8 +59,8 @@ def test_openvino_encodes_as_torch_does_in_batches_of_any_size(kind: str) -> Non
 
 def test_an_encoder_without_a_variance_has_one_output() -> None:
     module = EncoderModule(network(variational=False))
-    fast = make_runtime(module, pictures(RUNTIME_SAMPLE_SIZE), "openvino", CPU)
-    assert [output.shape for output in fast.run(pictures(5))] == [(5, 8)]
+    fast = make_runtime(module, images(RUNTIME_SAMPLE_SIZE), "openvino", CPU)
+    assert [output.shape for output in fast.run(images(5))] == [(5, 8)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -78,7 +78,7 @@ def test_onnxruntime_encodes_and_decodes_as_torch_does() -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
     z = np.random.default_rng(0).standard_normal((RUNTIME_SAMPLE_SIZE, 8)).astype(np.float32)
-    for module, sample in ((EncoderModule(network()), pictures(RUNTIME_SAMPLE_SIZE)), (DecoderModule(network()), z)):
+    for module, sample in ((EncoderModule(network()), images(RUNTIME_SAMPLE_SIZE)), (DecoderModule(network()), z)):
         fast = make_runtime(module, sample, "onnxruntime", CPU)
         assert fast.name == "onnxruntime-fp32"
         for part in (sample, sample[:1], sample[:3]):
@@ -89,27 +89,27 @@ def test_onnxruntime_encodes_and_decodes_as_torch_does() -> None:
 @pytest.mark.skipif(not FAST_BFLOAT16, reason="this processor has no bfloat16 instructions")
 def test_bfloat16_is_used_where_it_is_asked_for_and_only_there() -> None:
     module = EncoderModule(network())
-    coarse = make_runtime(module, pictures(RUNTIME_SAMPLE_SIZE), "openvino-bf16", CPU)
+    coarse = make_runtime(module, images(RUNTIME_SAMPLE_SIZE), "openvino-bf16", CPU)
     assert coarse.name == "openvino-bf16"
     agreement = compare_outputs(
-        TorchRuntime(module, CPU).run(pictures(RUNTIME_SAMPLE_SIZE)), coarse.run(pictures(RUNTIME_SAMPLE_SIZE))
+        TorchRuntime(module, CPU).run(images(RUNTIME_SAMPLE_SIZE)), coarse.run(images(RUNTIME_SAMPLE_SIZE))
     )
     assert agreement.get_rejection_reason(exact=False) is None
     assert agreement.displacement > MAX_DISPLACEMENT  # it would not keep nearest neighbours
     assert all(not candidate.needs_bfloat16 for candidate in get_runtime_candidates("auto", CPU))
 
 
-def test_a_picture_alone_and_in_a_batch_get_the_same_vector_every_time() -> None:
-    fast = make_runtime(EncoderModule(network()), pictures(RUNTIME_SAMPLE_SIZE), "openvino", CPU)
-    together, again = fast.run(pictures(20))[0], fast.run(pictures(20))[0]
-    alone = np.concatenate([fast.run(pictures(20)[row : row + 1])[0] for row in range(20)])
+def test_an_image_alone_and_in_a_batch_get_the_same_vector_every_time() -> None:
+    fast = make_runtime(EncoderModule(network()), images(RUNTIME_SAMPLE_SIZE), "openvino", CPU)
+    together, again = fast.run(images(20))[0], fast.run(images(20))[0]
+    alone = np.concatenate([fast.run(images(20)[row : row + 1])[0] for row in range(20)])
     np.testing.assert_array_equal(together, again)
     assert np.abs(alone - together).max() <= 1e-5 * np.abs(together).max()
 
 
 def test_many_threads_get_what_one_gets() -> None:
-    fast = make_runtime(EncoderModule(network()), pictures(RUNTIME_SAMPLE_SIZE), "openvino", CPU)
-    batches = [pictures(40)[start : start + 1 + start % 5] for start in range(30)]
+    fast = make_runtime(EncoderModule(network()), images(RUNTIME_SAMPLE_SIZE), "openvino", CPU)
+    batches = [images(40)[start : start + 1 + start % 5] for start in range(30)]
     expected = [fast.run(batch)[0] for batch in batches]
     with ThreadPoolExecutor(8) as pool:
         for one, other in zip(expected, pool.map(lambda batch: fast.run(batch)[0], batches * 4), strict=False):
@@ -118,8 +118,8 @@ def test_many_threads_get_what_one_gets() -> None:
 
 @pytest.mark.parametrize("wanted", ["torch", "openvino"])
 def test_outputs_are_kept_when_the_next_batch_runs_and_inputs_may_be_read_only(wanted: str) -> None:
-    fast = make_runtime(EncoderModule(network()), pictures(RUNTIME_SAMPLE_SIZE), wanted, CPU)
-    first, second = pictures(2)[:1].copy(), pictures(2)[1:]
+    fast = make_runtime(EncoderModule(network()), images(RUNTIME_SAMPLE_SIZE), wanted, CPU)
+    first, second = images(2)[:1].copy(), images(2)[1:]
     first.flags.writeable = False
     found = fast.run(first)[0]
     kept = found.copy()
@@ -128,7 +128,7 @@ def test_outputs_are_kept_when_the_next_batch_runs_and_inputs_may_be_read_only(w
 
 
 class AloneOtherwise(EncoderModule):
-    """Gives a picture that is alone another vector: a branch that a traced graph does not have."""
+    """Gives an image that is alone another vector: a branch that a traced graph does not have."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         mu, log_variance = super().forward(x)
@@ -137,7 +137,7 @@ class AloneOtherwise(EncoderModule):
 
 def test_a_runtime_that_gives_something_else_gives_way_to_torch_with_one_line(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        fast = make_runtime(AloneOtherwise(network()), pictures(RUNTIME_SAMPLE_SIZE), "auto", CPU)
+        fast = make_runtime(AloneOtherwise(network()), images(RUNTIME_SAMPLE_SIZE), "auto", CPU)
     assert fast.name == "torch-fp32"
     (line,) = caplog.messages
     assert "runs on torch-fp32: openvino-fp32 differs from eager torch by" in line
@@ -151,7 +151,7 @@ class Unconvertible(EncoderModule):
 
 
 def test_a_network_that_can_not_be_converted_runs_on_torch(caplog: pytest.LogCaptureFixture) -> None:
-    fast = make_runtime(Unconvertible(network()), pictures(RUNTIME_SAMPLE_SIZE), "openvino", CPU)
+    fast = make_runtime(Unconvertible(network()), images(RUNTIME_SAMPLE_SIZE), "openvino", CPU)
     assert fast.name == "torch-fp32"
     assert "openvino-fp32 can't run it" in caplog.messages[0]
 
@@ -161,7 +161,7 @@ def test_a_package_that_is_not_there_is_named_in_one_line(
 ) -> None:
     for package in ("openvino", "onnxruntime"):
         monkeypatch.setitem(sys.modules, package, None)
-    fast = make_runtime(EncoderModule(network()), pictures(RUNTIME_SAMPLE_SIZE), "auto", CPU)
+    fast = make_runtime(EncoderModule(network()), images(RUNTIME_SAMPLE_SIZE), "auto", CPU)
     assert fast.name == "torch-fp32"
     (line,) = caplog.messages
     assert "openvino-fp32 is not installed" in line and "onnxruntime-fp32 is not installed" in line
@@ -185,7 +185,7 @@ class Cancelling(EncoderModule):
 
 @pytest.mark.skipif(not FAST_BFLOAT16, reason="this processor has no bfloat16 instructions")
 def test_where_bfloat16_is_too_coarse_the_same_engine_runs_in_float32(caplog: pytest.LogCaptureFixture) -> None:
-    fast = make_runtime(Cancelling(network()), pictures(RUNTIME_SAMPLE_SIZE), "openvino-bf16", CPU)
+    fast = make_runtime(Cancelling(network()), images(RUNTIME_SAMPLE_SIZE), "openvino-bf16", CPU)
     assert fast.name == "openvino-fp32"
     (line,) = caplog.messages
     assert "runs on openvino-fp32: openvino-bf16" in line
@@ -197,7 +197,7 @@ def test_without_a_compiler_nothing_is_compiled(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    fast = make_runtime(EncoderModule(network()), pictures(RUNTIME_SAMPLE_SIZE), "compile", CPU)
+    fast = make_runtime(EncoderModule(network()), images(RUNTIME_SAMPLE_SIZE), "compile", CPU)
     assert fast.name == "openvino-bf16"
     (line,) = caplog.messages
     assert "torch.compile needs a C++ compiler" in line
@@ -207,14 +207,14 @@ def test_a_broken_network_stays_with_torch_and_keeps_its_nan() -> None:
     broken = network()
     with torch.no_grad():
         next(broken.parameters()).fill_(float("nan"))
-    fast = make_runtime(EncoderModule(broken), pictures(RUNTIME_SAMPLE_SIZE), "auto", CPU)
+    fast = make_runtime(EncoderModule(broken), images(RUNTIME_SAMPLE_SIZE), "auto", CPU)
     assert fast.name == "torch-fp32"
-    assert np.isnan(fast.run(pictures(2))[0]).any()
+    assert np.isnan(fast.run(images(2))[0]).any()
 
 
 def test_an_unknown_runtime_is_refused_with_the_names_there_are() -> None:
     with pytest.raises(BadSetting, match=r"runtime can't be 'tensorrt'. Use auto, torch, openvino, openvino-bf16"):
-        LazyRuntime(EncoderModule(network()), lambda: pictures(RUNTIME_SAMPLE_SIZE), "tensorrt", CPU)
+        LazyRuntime(EncoderModule(network()), lambda: images(RUNTIME_SAMPLE_SIZE), "tensorrt", CPU)
 
 
 def test_on_a_gpu_torch_runs_the_network() -> None:
@@ -223,24 +223,24 @@ def test_on_a_gpu_torch_runs_the_network() -> None:
 
 
 def on_demand(wanted: str) -> LazyRuntime:
-    return LazyRuntime(EncoderModule(network()), lambda: pictures(RUNTIME_SAMPLE_SIZE), wanted, CPU)
+    return LazyRuntime(EncoderModule(network()), lambda: images(RUNTIME_SAMPLE_SIZE), wanted, CPU)
 
 
-def test_torch_runs_the_first_pictures_and_a_faster_runtime_the_others() -> None:
+def test_torch_runs_the_first_images_and_a_faster_runtime_the_others() -> None:
     runtime = on_demand("auto")
     names = []
     for count in (1, EAGER_INPUT_COUNT - 1, 1, 1):
-        runtime.run(np.resize(pictures(1), (count, 1, 28, 28)))
+        runtime.run(np.resize(images(1), (count, 1, 28, 28)))
         names.append(runtime.name)
     assert names == ["torch-fp32", "torch-fp32", "openvino-fp32", "openvino-fp32"]
 
 
-def test_a_runtime_that_was_prepared_or_asked_for_runs_from_the_first_picture_on() -> None:
+def test_a_runtime_that_was_prepared_or_asked_for_runs_from_the_first_image_on() -> None:
     prepared, asked = on_demand("auto"), on_demand("openvino")
     assert asked.name == "torch-fp32"  # nothing ran yet, and nothing was made
     prepared.start()
     for runtime in (prepared, asked):
-        runtime.run(pictures(1))
+        runtime.run(images(1))
         assert runtime.name == "openvino-fp32"
 
 
@@ -268,7 +268,7 @@ assert not [name for name in sys.modules if "telemetry" in name and "openvino" i
 def test_openvino_reports_nothing_says_nothing_and_leaves_no_file(tmp_path: Path) -> None:
     """Importing it as usual writes ~/intel and sends an event to a statistics server."""
     root = Path(__file__).resolve().parents[2]
-    environment = {**os.environ, "HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PYTHONPATH": str(root)}
+    environment = {**os.environ, "HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PYTHONPATH": str(root / "src")}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -328,7 +328,7 @@ def test_limits_refuse_what_is_beyond_them(agreement: RuntimeParity, exact: bool
     assert found is None if reason is None else reason in (found or "")
 
 
-def test_smooth_pictures_are_pictures_and_always_the_same() -> None:
+def test_smooth_images_are_images_and_always_the_same() -> None:
     first, second = make_smooth_images(6, 3, 32), make_smooth_images(6, 3, 32)
     np.testing.assert_array_equal(first, second)
     assert 0 <= first.min() < 0.2 and 0.8 < first.max() <= 1

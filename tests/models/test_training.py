@@ -49,20 +49,20 @@ SPEC = Preprocessing(image_size=16, channels=1)
 def bars(count: int, seed: int = 0) -> Pixels:
     """(n, 16, 16, 1): a white bar of random place and width on black, easy to learn."""
     random = np.random.default_rng(seed)
-    pictures = np.zeros((count, 16, 16, 1), np.uint8)
-    for picture in pictures:
+    images = np.zeros((count, 16, 16, 1), np.uint8)
+    for image in images:
         left = random.integers(0, 12)
-        picture[:, left : left + random.integers(2, 5)] = 255
-    return pictures
+        image[:, left : left + random.integers(2, 5)] = 255
+    return images
 
 
 def small(**overrides: object) -> Recipe:
     return load_recipe("vae", **{"latent_dim": 4, "width": 8, "epochs": 6, "kl_warmup_steps": 20, **overrides})
 
 
-def run(pictures: Pixels, folder: Path, recipe: Recipe, **options: object) -> TrainingResult:
+def run(images: Pixels, folder: Path, recipe: Recipe, **options: object) -> TrainingResult:
     return train(
-        pictures, SPEC, recipe, TrainingOptions(**{"start_time": time.monotonic(), **options}), folder, lambda _: None
+        images, SPEC, recipe, TrainingOptions(**{"start_time": time.monotonic(), **options}), folder, lambda _: None
     )
 
 
@@ -101,21 +101,21 @@ def losses(trained: TrainingResult) -> list[object]:
 # More images than memory should hold
 
 
-def in_file(pictures: Pixels, folder: Path) -> Pixels:
+def in_file(images: Pixels, folder: Path) -> Pixels:
     folder.mkdir(exist_ok=True)
-    kept = empty_images(pictures.shape, folder)
-    kept[:] = pictures
+    kept = empty_images(images.shape, folder)
+    kept[:] = images
     return kept
 
 
 def test_images_in_a_file_are_trained_on_as_those_in_memory(tmp_path: Path) -> None:
-    pictures = bars(100)
-    kept = in_file(pictures, tmp_path / "home")
-    assert is_in_file(kept) and not is_in_file(pictures)
+    images = bars(100)
+    kept = in_file(images, tmp_path / "home")
+    assert is_in_file(kept) and not is_in_file(images)
     recipe = small(epochs=2, linear=True)
-    one, other = run(pictures, tmp_path / "a", recipe, seed=1), run(kept, tmp_path / "b", recipe, seed=1)
+    one, other = run(images, tmp_path / "a", recipe, seed=1), run(kept, tmp_path / "b", recipe, seed=1)
     assert losses(one) == losses(other)
-    larger = pictures.repeat(2, axis=1).repeat(2, axis=2)
+    larger = images.repeat(2, axis=1).repeat(2, axis=2)
     shown = resize_to_input(in_file(larger, tmp_path / "home"), 16, tmp_path / "home")
     assert is_in_file(shown) and np.array_equal(shown, resize_to_input(larger, 16, tmp_path / "home"))
     assert list((tmp_path / "home").iterdir()) == []  # the files have no name: nothing can be left behind
@@ -124,7 +124,7 @@ def test_images_in_a_file_are_trained_on_as_those_in_memory(tmp_path: Path) -> N
 def test_no_image_is_left_out_however_little_memory_training_may_take(
     tmp_path: Path, digits: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (digits / "bad.png").write_bytes(b"no picture")
+    (digits / "bad.png").write_bytes(b"no image")
     settings = load_settings(home=tmp_path / "home", workers=1, device="cpu")
     Home(settings.home).create()
     before = sorted(settings.home.rglob("*"))
@@ -194,7 +194,7 @@ class Planned(Exception):
     """Ends a training run from its progress report, as Ctrl-C does."""
 
 
-def test_reading_many_pictures_leaves_most_of_the_time_for_training() -> None:
+def test_reading_many_images_leaves_most_of_the_time_for_training() -> None:
     assert get_budget_start(started_at=100.0, now=130.0, minutes=10) == 100.0
     assert get_budget_start(started_at=100.0, now=5000.0, minutes=10) == 5000.0 - 120
     assert get_budget_start(started_at=100.0, now=5000.0, minutes=None) == 100.0
@@ -217,7 +217,7 @@ def test_resume_without_a_run_says_so(tmp_path: Path) -> None:
         run(bars(32), tmp_path, small(), resume=True)
 
 
-def test_resume_refuses_other_pictures_and_other_settings(tmp_path: Path) -> None:
+def test_resume_refuses_other_images_and_other_settings(tmp_path: Path) -> None:
     run(bars(32), tmp_path, small(epochs=1))
     with pytest.raises(BadSetting, match="other images"):
         run(bars(32, seed=9), tmp_path, small(epochs=1), resume=True)
@@ -263,7 +263,7 @@ def test_posterior_collapse_is_warned_of(tmp_path: Path) -> None:
     assert any("Posterior collapse" in warning for warning in trained.warnings)
 
 
-def test_fewer_than_16_pictures_are_refused_with_a_hint() -> None:
+def test_fewer_than_16_images_are_refused_with_a_hint() -> None:
     with pytest.raises(TooFewPictures, match="at least 16"):
         split_train_validation(15, seed=0)
 
@@ -305,7 +305,7 @@ def test_the_encoders_folder_holds_a_report_a_person_can_look_at(home_with_digit
     assert description["data"] == {"pictures": 120, "training": 108, "validation": 12, "set_aside": 0}
 
 
-def test_a_picture_alone_and_in_a_batch_gets_the_same_mu(home_with_digits: Settings, tmp_path: Path) -> None:
+def test_an_image_alone_and_in_a_batch_gets_the_same_mu(home_with_digits: Settings, tmp_path: Path) -> None:
     encoder = TrainedEncoder.load(encoder_folder(home_with_digits, tmp_path), "cpu")
     size, channels = encoder.preprocessing.image_size, encoder.preprocessing.channels
     batch = np.random.default_rng(0).integers(0, 256, (300, size, size, channels)).astype(np.uint8)
