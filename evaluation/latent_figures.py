@@ -81,7 +81,9 @@ def _train_small_encoder(
     title: str,
     on_progress: OnProgress,
 ) -> TrainedEncoder:
-    options = TrainingOptions(seed, LOSS_FIGURE_MINUTES, settings.device, False, time.monotonic())
+    options = TrainingOptions(
+        seed=seed, minutes=LOSS_FIGURE_MINUTES, device=settings.device, resume=False, start_time=time.monotonic()
+    )
 
     def report(progress: TrainingProgress) -> None:
         if progress.total_steps is not None:

@@ -14,7 +14,7 @@ from simile.images.transforms import upscale
 from simile.models.networks.backbones import import_torchvision
 
 DOWNLOADABLE_DATASETS = {"fashion-mnist": "FashionMNIST", "mnist": "MNIST", "cifar10": "CIFAR10"}
-DIGIT_SCALE = 4  # from 8 x 8 to 32 x 32 pixels, large enough to look at
+DIGIT_SCALE = 4  # from 8 x 8 to 32 x 32 pixels, large enough for a person to see
 
 
 def write_digits(folder: Path) -> int:

@@ -116,7 +116,9 @@ def _trained(_made_once: Callable[..., Path], _all_digits: Path) -> tuple[Path, 
         copy_some(_all_digits, root / "photos", COUNT)
         settings = load_settings(home=root / "home", workers=2, device="cpu")
         overrides = {"latent_dim": 16, "width": 8, "epochs": 12, "kl_warmup_steps": 20}
-        train_on_sources(settings, [root / "photos"], TrainingRequest("vae", overrides), lambda _: None)
+        train_on_sources(
+            settings, [root / "photos"], TrainingRequest(recipe="vae", overrides=overrides), lambda _: None
+        )
         index(settings, [root / "photos"], IndexRequest())
 
     root = _made_once("trained", fill)

@@ -139,7 +139,7 @@ def switching(world: World) -> Work:
 
     def do(say: Say) -> None:
         seen = {"on_progress": lambda summary, _: say("seen", summary.done)}
-        summary = index(world.settings, [world.photos], IndexRequest(other, prune=True, wait=LONGEST, **seen))
+        summary = index(world.settings, [world.photos], IndexRequest(encoder=other, prune=True, wait=LONGEST, **seen))
         if not summary.lacking:
             say("active", other)
 
@@ -185,7 +185,7 @@ def make_world(folder: Path, home: Path, trained: Path | None, seed: int, many: 
     else:
         write_digits(folder / "digits")
         small = {"latent_dim": 16, "width": 8, "epochs": 2}
-        train_on_sources(settings, [folder / "digits"], TrainingRequest("vae", small), lambda _: None)
+        train_on_sources(settings, [folder / "digits"], TrainingRequest(recipe="vae", overrides=small), lambda _: None)
     with Catalogue(Home(settings.home)) as catalogue:
         active = catalogue.encoders.find_active()
         assert active is not None

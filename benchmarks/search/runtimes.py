@@ -90,7 +90,7 @@ def load(
     """Network, from mu to vectors as indexed, and pictures (n, C, S, S) in [0, 1]."""
     if folder is None:
         torch.manual_seed(0)
-        network = Network(Architecture(64, 3, 128, kind=architecture)).eval()
+        network = Network(Architecture(image_size=64, channels=3, latent_dim=128, kind=architecture)).eval()
         return network, lambda mu: mu, make_smooth_images(1024, 3, 64)
     encoder = TrainedEncoder.load(folder, "cpu")
     spec = encoder.preprocessing

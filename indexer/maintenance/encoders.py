@@ -101,7 +101,7 @@ def _replace_segment_of(catalogue: Catalogue, fingerprint: str, settings: Settin
 
 
 def _describe_unknown_encoder(home: Home, fingerprint: str) -> dict[str, Any]:
-    """Return what is known of an encoder's folder that the catalogue does not know."""
+    """Describe an encoder's folder that the catalogue does not know."""
     recipe = None
     try:
         recipe = read_description(home.encoders / fingerprint).recipe_name or None

@@ -97,9 +97,9 @@ def write_csv(table: ExportReader, path: Path) -> None:
         writer.writerow(header)
         for rows in table.iterate_chunks():
             numbers = np.hstack([rows.mu, rows.log_variance]) if table.has_variance else rows.mu
-            for row, facts in enumerate(_make_fact_rows(rows)):
+            for row, values in enumerate(_make_fact_rows(rows)):
                 texts = [rows.metadata[row].get(name, "") for name in table.numeric_by_name]
-                writer.writerow([*facts, *texts, *(_format_float(value) for value in numbers[row].tolist())])
+                writer.writerow([*values, *texts, *(_format_float(value) for value in numbers[row].tolist())])
 
 
 def _make_fact_rows(rows: ExportRows) -> list[list[Any]]:
@@ -177,7 +177,7 @@ class _GrowingArray:
 def write_parquet(table: ExportReader, path: Path) -> None:
     """Write columns image_id, path, paths, sha256, format, bytes, width, height, metadata.NAME, mu, log_variance.
 
-    mu and log_variance are lists of d float32, or null; metadata whose values are all numbers is double.
+    mu and log_variance are lists of d float32, or null; metadata with numbers only is double.
     """
     import pyarrow as pa  # noqa: PLC0415  # takes half a second, and only Parquet needs it
     from pyarrow import parquet  # noqa: PLC0415

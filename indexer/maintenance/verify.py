@@ -52,7 +52,7 @@ def find_home_leftovers(settings: Settings) -> list[IntegrityProblem]:
 
 
 def _check_encoder(home: Home, encoder: EncoderRecord) -> Iterator[IntegrityProblem]:
-    """Yield changed weights, and a folder whose encoder does not match its name or its row."""
+    """Yield changed weights, and a folder with another encoder than its name or its row says."""
     folder = home.encoders / encoder.fingerprint
     if not folder.is_dir():  # find_problems() has already reported it
         return

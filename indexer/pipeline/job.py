@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-METADATA_BATCH_SIZE = 500  # files whose metadata is stored together
+METADATA_BATCH_SIZE = 500  # files per metadata transaction
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class IndexRequest:
     """The user's options for indexing.
 

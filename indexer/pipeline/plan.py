@@ -188,7 +188,7 @@ class _IndexPlanner:
                         self._count_missing(matches, "")
 
     def _get_known_rows_under(self, root: str) -> Generator[list[KnownFileRow]]:
-        # The catalogue has no files of a folder whose name is not UTF-8: each of them is a failure.
+        # The catalogue has no files of a folder with a name that is not UTF-8: each of them is a failure.
         if self.catalogue and is_utf8(root):
             yield from self.catalogue.files.iterate_under(root, self.fingerprint)
 

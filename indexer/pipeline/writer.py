@@ -48,7 +48,7 @@ class IndexBatchWriter:
         self.catalogue.metadata.set_for_files(metadata)
 
     def _count_new_contents(self, files: list[tuple[IndexTask, PreparedImage]]) -> None:
-        """Count files whose content the catalogue did not know: new or changed files."""
+        """Count files with a content that the catalogue did not know: new or changed files."""
         seen: set[str] = set()
         for task, image in files:
             _count_file(task, self.summary, is_copy=image.sha256 in seen)

@@ -124,7 +124,7 @@ def _read_with_workers(
 
 
 def is_photographic(preprocessing: Preprocessing) -> bool:
-    """Return whether the images are photographs, whose copies are often cropped, mirrored and written on.
+    """Return whether the images are photographs: their copies are often cropped, mirrored and written on.
 
     On photographs `invariant` finds copies far better than `perceptual`, and neighbours nearly as well. On digits and
     small images of clothes, where a mirror image shows something else, it finds neighbours worse (docs/recipes.md).

@@ -40,7 +40,7 @@ RECIPE_NEUTRAL_SETTINGS = {"epochs", "batch_size", "learning_rate", "patience_ep
 READING_BUDGET_SHARE = 0.2  # of the time budget, at most, is used up by reading images
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingRequest:
     """The user's options for training.
 
@@ -89,7 +89,7 @@ def train_encoder(
         roots: The folders that contain `files`, for labels.
     """
     start_time = time.monotonic()
-    # Choose the recipe, or two of which one is chosen by the images.
+    # The recipe, unless the images determine it.
     recipe = load_recipe(request.recipe or ("decoder" if request.decoder_only else DEFAULT_RECIPE), **request.overrides)
     overridden = {name for name, value in request.overrides.items() if value is not None}
     is_chosen_by_images = request.recipe is None and not request.decoder_only and overridden <= RECIPE_NEUTRAL_SETTINGS

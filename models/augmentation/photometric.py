@@ -44,7 +44,7 @@ class RandomState:
         return (torch.rand(n, generator=self.generator) < probability).nonzero()[:, 0]
 
     def log_uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        """Return numbers between `low` and `high` whose logarithm is uniform."""
+        """Return numbers between `low` and `high` with a uniform logarithm."""
         return torch.exp(self.uniform(math.log(low), math.log(high), *shape))
 
 

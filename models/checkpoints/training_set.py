@@ -1,7 +1,7 @@
 """Hashes of the images that an encoder was trained on, stored in its folder.
 
 A network reconstructs its training images better than other images, so calibration must not use them. A tenth of the
-images is held out of every training and stands for new images.
+images is held out of every training and represents new images.
 """
 
 from __future__ import annotations

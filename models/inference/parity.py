@@ -53,7 +53,7 @@ def compare_outputs(eager: Sequence[FloatArray], fast: Sequence[FloatArray]) -> 
 def make_smooth_images(count: int, channels: int, size: int) -> FloatArray:
     """Return smooth random images (count, channels, size, size) in [0, 1], the same in every call.
 
-    They are sums of noise at several scales whose amplitude falls as 1/frequency, as in photographs (Field 1987).
+    They are sums of noise at several scales; its amplitude falls as 1/frequency, as in photographs (Field 1987).
     """
     generator = torch.Generator().manual_seed(0)
     total = torch.zeros(count, channels, size, size)

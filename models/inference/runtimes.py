@@ -132,7 +132,7 @@ def get_runtime_candidates(runtime_name: str, device: torch.device) -> tuple[Run
 def make_runtime(
     module: EncoderModule | DecoderModule, sample: FloatArray, runtime_name: str, device: torch.device
 ) -> Runtime:
-    """Return the first candidate whose outputs agree with torch's, or torch itself.
+    """Return the first candidate with outputs that agree with torch's, or torch itself.
 
     Args:
         module: The network to run.

@@ -51,7 +51,7 @@ class PerceptualDistance(Protocol):
 
 
 def make_perceptual_distance(spec: str, channels: int, image_size: int) -> PerceptualDistance:
-    """Return the distance that `spec` names (see above) for images whose shorter side has `image_size` pixels.
+    """Return the distance that `spec` names (see above) for images with a shorter side of `image_size` pixels.
 
     Raises:
         BadSetting: The name is not known, or the distance does not work at this size.

@@ -61,7 +61,7 @@ def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
 
 
 def count_scales(side: int) -> int:
-    """Return the number of scales of MS-SSIM, 0 to 5, for images whose shorter side has `side` pixels."""
+    """Return the number of scales of MS-SSIM, 0 to 5, for images with a shorter side of `side` pixels."""
     # After k halvings, rounded up, the window must still fit.
     return sum((side - 1 >> level) + 1 >= SSIM_WINDOW for level in range(len(SCALE_WEIGHTS)))
 

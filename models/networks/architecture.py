@@ -10,12 +10,12 @@ from simile.models.networks.backbones import list_backbones
 
 LOG_VARIANCE_RANGE = (-12.0, 8.0)  # exp() of these stays far from the limits of float32 and bfloat16
 NETWORK_KINDS = ("convolutional", "patches", "residual", "dense")
-SPATIAL_KINDS = ("convolutional", "residual")  # kinds whose trunk ends in a feature map
+SPATIAL_KINDS = ("convolutional", "residual")  # kinds with a trunk that ends in a feature map
 DEFAULT_WIDTHS = {"dense": 200}  # 200 as in arXiv 1509.00519
 _LIMITS = {"image_size": (16, 256), "channels": (1, 3), "latent_dim": (1, 65536), "width": (4, 4096)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Architecture:
     """Everything that determines the shapes of the weights.
 

@@ -77,7 +77,7 @@ def check_backbone_name(name: str) -> None:
 class BackboneInput(nn.Module):
     """Images (n, 1 or 3, h, w) in [0, 1] as a network expects them: three channels, its size, its normalisation.
 
-    With `accepts_any_size` images whose sides are `side` or larger keep their size; all others become side x side.
+    With `accepts_any_size` images with sides of `side` or more keep their size; all others become side x side.
     """
 
     mean: Tensor
@@ -137,7 +137,7 @@ class Backbone(nn.Module):
     def get_feature_layers(self) -> list[nn.Module]:
         """Return the layers that give feature maps, to be called one after another on the output of `prepare`.
 
-        A transformer is a single layer whose only feature map is the penultimate activations.
+        A transformer is a single layer; its only feature map is the penultimate activations.
         """
         if not self.accepts_any_size:
             return [self.body]

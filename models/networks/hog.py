@@ -127,8 +127,8 @@ def _compute_strongest_gradient(x: Tensor) -> tuple[Tensor, Tensor]:
 def _vote_for_bins(right: Tensor, down: Tensor, bins: int) -> Tensor:
     """Return the gradient's length, shared between the directions near its own, (n, bins, S, S).
 
-    A direction at the angle a from a bin's centre gets max(0, cos 2a)^p. This is smooth and needs no arc tangent,
-    whose slope explodes in flat areas. p is a power of two, 4 for 8 bins: the bell is then about as wide as linear
+    A direction at the angle a from a bin's centre gets max(0, cos 2a)^p. This is smooth and needs no arc tangent, which
+    has an infinite slope in flat areas. p is a power of two, 4 for 8 bins: the bell is then about as wide as linear
     interpolation between two bins.
     """
     squared = right.square() + down.square() + MIN_GRADIENT**2  # (n, S, S)

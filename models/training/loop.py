@@ -45,7 +45,7 @@ PLANNED_TIME_SHARE = 0.95  # of the time budget: the cosine schedule should end 
 MAX_TIME_SHARE = 0.97  # of the time budget: training stops here in any case, so that there is time for the report
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
     """Seed, duration and device of a training.
 

@@ -30,7 +30,7 @@ from simile.models.networks.vae import Network, reparametrise
 from simile.models.recipes import Recipe, parse_variance
 from simile.models.training.dataset import TrainingBatch
 
-# The first view stands for an indexed image, the second for a copy that someone made of it.
+# The first view represents an indexed image, the second for a copy that someone made of it.
 CLEAN_VIEW_RATE = 0.6  # share of first views without augmentation
 MAX_DECODED_VIEWS = 48  # first views per batch that are decoded: enough for the decoder, and half of the cost of a step
 # Augmentation starts weak and reaches full strength after this share of the training.

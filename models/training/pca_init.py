@@ -60,7 +60,7 @@ def _initialise_encoder(network: Network, weights: Tensor, mean: Tensor, posteri
 
 
 def _initialise_decoder(network: Network, weights: Tensor, mean: Tensor) -> None:
-    """Set logits whose sigmoid is near mean + weights z, with the sigmoid's slope at the mean image."""
+    """Set logits so that their sigmoid is near mean + weights z, with the sigmoid's slope at the mean image."""
     if not isinstance(network.decoder, LinearPathDecoder):
         return
     clamped = mean.clamp(MIN_MEAN_BRIGHTNESS, 1 - MIN_MEAN_BRIGHTNESS)

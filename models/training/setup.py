@@ -33,7 +33,7 @@ class TrainingExtras:
         labels: Class numbers (n,) for `classes`.
         classes: Class names.
         perceptual_distance: Distance of the features that the decoder must reproduce.
-        frozen_network: A network whose encoder stays as it is while a decoder is trained.
+        frozen_network: A network with an encoder that stays as it is while a decoder is trained.
     """
 
     labels: ClassNumbers | None = None

@@ -66,7 +66,10 @@ def _indexed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     write_photos(root / "photos")
     settings = load_settings(home=root / "home", workers=2, device="cpu")
     train_on_sources(
-        settings, [root / "photos"], TrainingRequest("vae", {"latent_dim": 16, "width": 8, "epochs": 4}), nothing
+        settings,
+        [root / "photos"],
+        TrainingRequest(recipe="vae", overrides={"latent_dim": 16, "width": 8, "epochs": 4}),
+        nothing,
     )
     index(settings, [root / "photos"], IndexRequest())
     return root / "home", root / "photos"

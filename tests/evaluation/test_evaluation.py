@@ -306,7 +306,7 @@ def test_a_sample_is_seeded_and_keeps_the_order() -> None:
 
 def encoder_with(recipe: str, **architecture: Any) -> TrainedEncoder:
     torch.manual_seed(0)
-    network = Network(Architecture(32, 1, 4, 8, **architecture))
+    network = Network(Architecture(image_size=32, channels=1, latent_dim=4, width=8, **architecture))
     return TrainedEncoder(network, SPEC, describe(network, recipe, load_recipe(recipe).to_dict()), "cpu")
 
 
@@ -418,7 +418,7 @@ def test_the_prior_grid_holds_equally_likely_places_with_z2_upwards() -> None:
 def test_a_manifold_is_a_grid_without_gaps_and_needs_two_dimensions() -> None:
     torch.manual_seed(0)
     network, spec = (
-        Network(Architecture(32, 1, 2, 8)),
+        Network(Architecture(image_size=32, channels=1, latent_dim=2, width=8)),
         Preprocessing(image_size=32, channels=1, fit="pad", content=(28, 20)),
     )
     flat = TrainedEncoder(network, spec, describe(network, "flat", {}), "cpu")

@@ -128,7 +128,9 @@ def test_the_reason_names_the_strongest_signals_only() -> None:
     assert make_outlier_reason({"distance": 0.999, "density": 0.3, "reconstruction": 0.2}, 22) == (
         "Farther from its 22nd neighbour than 99.90 % of the others."
     )
-    assert " and in a thinner region" in make_outlier_reason({"distance": 0.99, "density": 0.95, "reconstruction": 0.2}, 113)
+    assert " and in a thinner region" in make_outlier_reason(
+        {"distance": 0.99, "density": 0.95, "reconstruction": 0.2}, 113
+    )
 
 
 def test_detail_is_the_mean_squared_gradient() -> None:
@@ -193,7 +195,9 @@ def test_an_encoder_without_a_decoder_and_without_a_variance_judges_by_the_other
         path.rename(digits / str(number % 2) / path.name)
     settings = load_settings(home=tmp_path / "supervised", workers=2, device="cpu")
     overrides = {"latent_dim": 8, "width": 4, "epochs": 1}
-    train_on_sources(settings, [digits], TrainingRequest("supervised", overrides, labels="folders"), lambda _: None)
+    train_on_sources(
+        settings, [digits], TrainingRequest(recipe="supervised", overrides=overrides, labels="folders"), lambda _: None
+    )
     index(settings, [digits], IndexRequest())
     with Searcher(settings) as searcher:
         assert not searcher.get_encoder().has_decoder and load_aggregate_posterior(searcher).sigma is None

@@ -30,7 +30,7 @@ class Scripted(nn.Module):
 
 
 def network_with(latent_dim: int, encode: object, decode: object) -> Network:
-    network = Network(Architecture(SIDE, 1, latent_dim, 4)).eval()
+    network = Network(Architecture(image_size=SIDE, channels=1, latent_dim=latent_dim, width=4)).eval()
     network.encoder = Scripted(encode)  # type: ignore[assignment]
     network.decoder = Scripted(decode)
     network.variance.fill_(VARIANCE)
@@ -182,7 +182,7 @@ def test_bits_per_dimension_count_256_levels_for_densities_only() -> None:
 
 
 def test_an_encoder_without_a_variance_has_no_likelihood() -> None:
-    network = Network(Architecture(SIDE, 1, 2, 4, variational=False)).eval()
+    network = Network(Architecture(image_size=SIDE, channels=1, latent_dim=2, width=4, variational=False)).eval()
     with pytest.raises(BadSetting, match="no variance"):
         elbo(network, IMAGES, likelihood="gaussian", generator=torch.Generator())
 
@@ -190,7 +190,7 @@ def test_an_encoder_without_a_variance_has_no_likelihood() -> None:
 def test_a_real_network_gives_one_finite_number_an_image() -> None:
     for kind in ("convolutional", "dense"):
         torch.manual_seed(0)
-        network = Network(Architecture(SIDE, 1, 3, 8, kind)).eval()
+        network = Network(Architecture(image_size=SIDE, channels=1, latent_dim=3, width=8, kind=kind)).eval()
         found = importance_weighted_log_likelihood(
             network, torch.rand(5, 1, SIDE, SIDE), likelihood="gaussian", samples=7, generator=torch.Generator()
         )

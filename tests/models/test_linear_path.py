@@ -33,7 +33,7 @@ def digits() -> Tensor:
 
 def started(sample: Tensor, dims: int = DIMS, variance: float | None = 1e-6, kind: str = "convolutional") -> Network:
     torch.manual_seed(0)
-    network = Network(Architecture(16, 1, dims, width=8, kind=kind, linear=True)).eval()
+    network = Network(Architecture(image_size=16, channels=1, latent_dim=dims, width=8, kind=kind, linear=True)).eval()
     fit_linear_path(network, sample, variance)
     return network
 
@@ -88,7 +88,7 @@ def test_a_recipe_trains_it_and_gains(tmp_path: Path) -> None:
 
 
 def test_what_was_written_before_has_no_such_path() -> None:
-    values = Architecture(16, 1, 4).to_dict()
+    values = Architecture(image_size=16, channels=1, latent_dim=4).to_dict()
     del values["linear"]
     assert not Architecture.from_dict(values).linear
 

@@ -57,11 +57,13 @@ def spec_for(kind: str, tmp_path: Path, channels: int) -> str:
     if kind == "encoder":
         return encoder_folder(
             tmp_path / "encoder",
-            Architecture(32, channels, 4, width=4),
+            Architecture(image_size=32, channels=channels, latent_dim=4, width=4),
             Preprocessing(image_size=32, channels=channels),
         )
     if kind == "supervised":
-        architecture = Architecture(32, channels, 8, kind="resnet18", variational=False, decoder=False, classes=3)
+        architecture = Architecture(
+            image_size=32, channels=channels, latent_dim=8, kind="resnet18", variational=False, decoder=False, classes=3
+        )
         return encoder_folder(tmp_path / "supervised", architecture, Preprocessing(image_size=32, channels=channels))
     return weights_of(kind, tmp_path / f"{kind}.safetensors")
 
@@ -196,7 +198,7 @@ def test_a_resnet_gives_its_stem_and_four_stages(tmp_path: Path) -> None:
 
 
 def test_an_encoder_gives_a_map_at_each_level_of_what_it_was_trained_on(tmp_path: Path) -> None:
-    architecture = Architecture(28, 1, 4, width=4)
+    architecture = Architecture(image_size=28, channels=1, latent_dim=4, width=4)
     folder = encoder_folder(
         tmp_path / "encoder", architecture, Preprocessing(image_size=28, channels=1, fit="pad", content=(20, 24))
     )
@@ -220,7 +222,9 @@ def test_an_encoders_input_is_padded_as_its_images_were() -> None:
 
 def test_a_dense_encoder_gives_its_last_layer(tmp_path: Path) -> None:
     folder = encoder_folder(
-        tmp_path / "dense", Architecture(16, 1, 4, width=12, kind="dense"), Preprocessing(image_size=16, channels=1)
+        tmp_path / "dense",
+        Architecture(image_size=16, channels=1, latent_dim=4, width=12, kind="dense"),
+        Preprocessing(image_size=16, channels=1),
     )
     perception = make_perceptual_distance(folder, 1, 16)
     assert isinstance(perception, FeatureMapDistance)

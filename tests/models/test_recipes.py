@@ -32,7 +32,7 @@ RECIPES = [name for name in list_recipes() if name != "decoder"]  # that one nee
 def request(recipe: str, **options: Any) -> TrainingRequest:
     overrides = SMALL | ({"content_dim": 5} if load_recipe(recipe).content_dim else {})
     labels = "folders" if recipe == "supervised" else None
-    return TrainingRequest(recipe, overrides, labels=labels, **options)
+    return TrainingRequest(recipe=recipe, overrides=overrides, labels=labels, **options)
 
 
 def settings_of(home: Path) -> Settings:

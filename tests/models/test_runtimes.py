@@ -38,7 +38,9 @@ KINDS = ("convolutional", "residual", "dense")
 
 def network(kind: str = "convolutional", variational: bool = True) -> Network:
     torch.manual_seed(0)
-    return Network(Architecture(28, 1, 8, width=8, kind=kind, variational=variational)).eval()
+    return Network(
+        Architecture(image_size=28, channels=1, latent_dim=8, width=8, kind=kind, variational=variational)
+    ).eval()
 
 
 def images(count: int) -> FloatArray:
@@ -258,7 +260,7 @@ import torch
 from simile.models.inference.parity import make_smooth_images
 from simile.models.networks.architecture import Architecture; from simile.models.networks.vae import Network
 from simile.models.inference.runtimes import EncoderModule, make_runtime
-module = EncoderModule(Network(Architecture(28, 1, 8, width=8)))
+module = EncoderModule(Network(Architecture(image_size=28, channels=1, latent_dim=8, width=8)))
 assert make_runtime(module, make_smooth_images(4, 1, 28), "openvino", torch.device("cpu")).name == "openvino-fp32"
 assert not [name for name in sys.modules if "telemetry" in name and "openvino" in name]
 """

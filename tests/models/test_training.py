@@ -69,7 +69,9 @@ def run(images: Pixels, folder: Path, recipe: Recipe, **options: object) -> Trai
 @pytest.mark.parametrize("size", [16, 17, 28, 45, 64, 100, 128, 256])
 @pytest.mark.parametrize(("channels", "kind"), [(1, "convolutional"), (3, "patches"), (3, "residual"), (1, "dense")])
 def test_any_square_input_comes_back_in_its_shape(size: int, channels: int, kind: str) -> None:
-    network = Network(Architecture(size, channels, latent_dim=5, width=4, kind=kind, full_resolution=False)).eval()
+    network = Network(
+        Architecture(image_size=size, channels=channels, latent_dim=5, width=4, kind=kind, full_resolution=False)
+    ).eval()
     with torch.inference_mode():
         mu, log_variance = network.encode(torch.rand(2, channels, size, size))
         assert mu.shape == log_variance.shape == (2, 5)
@@ -362,7 +364,7 @@ def test_a_folder_without_an_encoder_says_so(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_the_first_version_still_loads_with_its_fingerprint(tmp_path: Path) -> None:
-    network = Network(Architecture(16, 1, latent_dim=4, width=4)).eval()
+    network = Network(Architecture(image_size=16, channels=1, latent_dim=4, width=4)).eval()
     old_names = {"encoder.head.1.weight": "encoder.head.weight", "encoder.head.1.bias": "encoder.head.bias"}
     weights = {old_names.get(name, name): tensor for name, tensor in network.state_dict().items()}
     architecture = {"image_size": 16, "channels": 1, "latent_dim": 4, "width": 4, "kind": "convolutional-vae"}

@@ -203,7 +203,9 @@ def test_a_search_that_another_encoder_comes_between_is_made_with_that_one(home_
         path = first_path(searcher)
         seen, asked = searcher.by_file(path, name="before"), searcher.prepare_query_image(path, "between")
         overrides = {"latent_dim": 8, "width": 8, "epochs": 1}
-        other = train_on_sources(home_with_digits, [path.parent], TrainingRequest("vae", overrides), lambda _: None)
+        other = train_on_sources(
+            home_with_digits, [path.parent], TrainingRequest(recipe="vae", overrides=overrides), lambda _: None
+        )
         index(home_with_digits, [path.parent], IndexRequest(encoder=other["fingerprint"]))
         answer = searcher.search(SearchQuery((asked,)))
     assert asked.encoder != other["fingerprint"]

@@ -85,7 +85,7 @@ def test_no_search_fails_while_segments_are_replaced_and_jobs_run(home_with_digi
 def test_no_search_fails_while_another_encoder_takes_over(home_with_digits: Settings, digits: Path) -> None:
     settings = home_with_digits
     overrides = {"latent_dim": 8, "width": 8, "epochs": 1, "kl_warmup_steps": 20}
-    trained = train_on_sources(settings, [digits], TrainingRequest("vae", overrides), lambda _: None)
+    trained = train_on_sources(settings, [digits], TrainingRequest(recipe="vae", overrides=overrides), lambda _: None)
     data = sorted(digits.iterdir())[0].read_bytes()
     with serving(settings) as address, searching(address, data) as outcomes:
         while outcomes["found"] < 3:

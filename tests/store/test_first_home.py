@@ -76,7 +76,7 @@ def settings(tmp_path: Path) -> Settings:
 
 def first_encoder(home: Home) -> TrainedEncoder:
     """An encoder's folder with the names and words of the first version."""
-    network = Network(Architecture(16, 1, latent_dim=4, width=4)).eval()
+    network = Network(Architecture(image_size=16, channels=1, latent_dim=4, width=4)).eval()
     old_names = {"encoder.head.1.weight": "encoder.head.weight", "encoder.head.1.bias": "encoder.head.bias"}
     weights = {old_names.get(name, name): tensor for name, tensor in network.state_dict().items()}
     description = EncoderDescription(
