@@ -370,8 +370,8 @@ def test_a_server_that_is_forced_to_end_ends_its_threads(tmp_path: Path) -> None
 
 def test_a_service_that_still_loads_its_encoder_says_so(home_with_digits: Settings) -> None:
     with TestClient(create_app(home_with_digits)) as client:
-        facts = client.app.state.readiness  # type: ignore[attr-defined]
-        facts.prepared.clear()
+        readiness = client.app.state.readiness  # type: ignore[attr-defined]
+        readiness.loaded_event.clear()
         assert "being loaded" in client.get("/readyz").json()["detail"]
-        facts.prepared.set()
+        readiness.loaded_event.set()
         assert client.get("/readyz").json()["status"] == "ready"
