@@ -178,7 +178,8 @@ def serve(name: str, kind: str) -> None:
         pid = os.fork()
         if pid == 0:
             _live(json.loads(wanted), files)
-        channel.sendall(str(pid).encode())
+        with suppress(OSError):  # the client is gone
+            channel.sendall(str(pid).encode())
         for file in files:
             os.close(file)
         children[os.pidfd_open(pid)] = pid, channel
