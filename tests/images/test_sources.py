@@ -142,7 +142,7 @@ def _fingerprint(settings: Settings) -> str:
     return next((settings.home / "encoders").glob("[0-9a-f]*")).name
 
 
-def test_a_image_in_an_archive_is_found_shown_and_searched_by(trained_home: Settings, tmp_path: Path) -> None:
+def test_an_image_in_an_archive_is_found_shown_and_searched_by(trained_home: Settings, tmp_path: Path) -> None:
     archive = zipped(tmp_path / "photos.zip", {f"{n}.png": picture(n) for n in range(20)})
     go(trained_home, archive)
     with Searcher(trained_home) as searcher:
