@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from simile.cli.main import app
 from simile.core.errors import BadSetting, EncoderMismatch, NoDecoder, TooFewPictures
 from simile.core.settings import Settings
+from simile.explore.arrays import ignore_progress
 from simile.explore.attributes.directions import AttributeExamples, find_entangled_attributes, learn_attribute
 from simile.explore.attributes.examples import (
     load_examples_from_metadata,
@@ -119,7 +120,7 @@ def sides(home_with_digits: Settings, tmp_path: Path) -> tuple[Path, Path]:
 
 def test_more_of_an_attribute_is_seen_and_found(home_with_digits: Settings, sides: tuple[Path, Path]) -> None:
     with Searcher(home_with_digits) as searcher:
-        examples = read_examples_from_files(searcher, [sides[0]], [sides[1]], lambda *_: None)
+        examples = read_examples_from_files(searcher, [sides[0]], [sides[1]], ignore_progress)
         assert (len(examples.mu), examples.unreadable) == (60, 1)
         made = learn_attribute("ink", searcher.get_encoder().fingerprint, examples)
         assert made.auc["whitened"] > 0.8
@@ -149,12 +150,12 @@ def test_a_class_among_labels_is_learned_against_all_others(
     table = tmp_path / "labels.csv"  # three of them have no label
     table.write_text("path,label\n" + "".join(f"{name},{name.split('/')[0].title()} Ink\n" for name in names[3:]))
     with Searcher(home_with_digits) as searcher:
-        plain = read_examples_from_files(searcher, [sides[0]], [sides[1]], lambda *_: None)
-        found = read_examples_from_labels(searcher, sides, "folders", "much", lambda *_: None)
+        plain = read_examples_from_files(searcher, [sides[0]], [sides[1]], ignore_progress)
+        found = read_examples_from_labels(searcher, sides, "folders", "much", ignore_progress)
         assert (found.is_positive.sum(), len(found.mu), found.unreadable) == (30, 60, 1)
         assert sorted(found.digests) == sorted(plain.digests)
         with pytest.raises(BadSetting, match=r"label 'cat' \(known: little, much"):
-            read_examples_from_labels(searcher, sides, "folders", "cat", lambda *_: None)
+            read_examples_from_labels(searcher, sides, "folders", "cat", ignore_progress)
     home = ["--home", str(home_with_digits.home), "--json"]
     command = ["attribute", "learn", "ink", *map(str, sides), "--labels", str(table), "--of", "Much Ink", *home]
     done = CliRunner().invoke(app, command)

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from simile.cli.main import app
 from simile.core.errors import ArchiveDamaged, BadSetting, EncoderMismatch, NoDecoder, TooFewPictures
 from simile.core.settings import Settings
+from simile.explore.arrays import ignore_progress
 from simile.explore.compression.archive import extract_images, read_archive, write_archive
 from simile.explore.compression.codec import CompressedImages, compress_images
 from simile.explore.compression.quantization import (
@@ -44,7 +45,7 @@ def encoder(home_with_digits: Settings) -> TrainedEncoder:
 
 def pack(encoder: TrainedEncoder, photos: Path, **how: Any) -> CompressedImages:
     paths = sorted(map(str, photos.iterdir()))
-    return compress_images(encoder, paths, LIMITS, 0, lambda *_: None, **how)
+    return compress_images(encoder, paths, LIMITS, 0, ignore_progress, **how)
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.3, 4.0, 400.0])
@@ -190,7 +191,7 @@ def test_another_encoder_or_none_is_refused(
     with pytest.raises(EncoderMismatch, match="--encoder"):
         extract_images(encoder, other, tmp_path)
     with pytest.raises(TooFewPictures):
-        compress_images(encoder, [str(tmp_path / "none.png")], LIMITS, 0, lambda *_: None)
+        compress_images(encoder, [str(tmp_path / "none.png")], LIMITS, 0, ignore_progress)
     monkeypatch.setattr(Searcher, "get_encoder", lambda _: encoder)
     monkeypatch.setattr(encoder, "has_decoder", False)
     refused = run("compress", digits, "-o", "c.simile", "--home", home_with_digits.home)

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from simile.cli.main import app as cli
 from simile.core.errors import BadSetting, NoDecoder, NothingIndexed, TooFewPictures
 from simile.core.settings import Settings
+from simile.explore.arrays import ignore_progress
 from simile.explore.map.clustering import (
     HDBSCAN_SAMPLE_SIZE,
     NO_CLUSTER,
@@ -37,17 +38,14 @@ from simile.explore.map.projection import check_layout, compute_layout, compute_
 from simile.explore.map.render import IMAGES_PER_TILE, get_tile, get_tile_bytes, render_map
 from simile.explore.map.view import compute_error_ranks, load_labels, make_clusters, make_map_view
 from simile.images.rendering.atlas import MAP_PALETTE, UNKNOWN_COLOUR, draw_atlas, get_palette_colours, get_ramp_colours
+from simile.indexer.pipeline.job import IndexRequest, index
 from simile.indexer.pipeline.uploads import delete_image
 from simile.search.searcher import Searcher
 from simile.service.schemas.map import MapRequest
 
 RANDOM = np.random.default_rng(0)
-BLOBS = np.concatenate([RANDOM.normal(at, 0.1, (60, 8)) for at in (0.0, 2.0, -2.0)]).astype(np.float32)
+BLOBS = np.concatenate([RANDOM.normal(centre, 0.1, (60, 8)) for centre in (0.0, 2.0, -2.0)]).astype(np.float32)
 OF_BLOB = np.repeat([0, 1, 2], 60)
-
-
-def quiet(stage: str, done: int, total: int) -> None:
-    pass
 
 
 @pytest.fixture
@@ -179,21 +177,19 @@ def test_a_map_is_made_once_and_is_the_same_for_who_reads_it(searcher: Searcher)
 
 
 def test_a_damaged_file_is_made_anew(searcher: Searcher) -> None:
-    made = make_map(searcher, MapSettings(), quiet)
+    made = make_map(searcher, MapSettings(), ignore_progress)
     path = find_map_path(searcher, "pca")
     assert path is not None
     for bad in (b"", b"no archive of numpy's", path.read_bytes()[:-200]):
         path.write_bytes(bad)
         assert load_stored_map(searcher, "pca") is None
-        assert make_map(searcher, MapSettings(), quiet).tag == made.tag
+        assert make_map(searcher, MapSettings(), ignore_progress).tag == made.tag
 
 
 def test_a_deleted_picture_leaves_the_map_and_a_new_one_lies_beside_what_it_is_like(
     searcher: Searcher, digits: Path, tmp_path: Path
 ) -> None:
-    from simile.indexer.pipeline.job import IndexRequest, index
-
-    made = make_map(searcher, MapSettings(), quiet)
+    made = make_map(searcher, MapSettings(), ignore_progress)
     delete_image(searcher, 7)
     copy = tmp_path / "more"
     copy.mkdir()
@@ -210,7 +206,7 @@ def test_a_deleted_picture_leaves_the_map_and_a_new_one_lies_beside_what_it_is_l
     like = int(np.flatnonzero(view.ids == 9)[0])
     assert np.linalg.norm(view.points[new] - view.points[like]) < 0.1
     assert view.clusters[new] == view.clusters[like] and np.isnan(view.density[new])
-    assert make_map(searcher, MapSettings(), quiet).tag != made.tag
+    assert make_map(searcher, MapSettings(), ignore_progress).tag != made.tag
 
 
 def test_clusters_say_what_half_of_them_are_called(searcher: Searcher) -> None:
@@ -218,7 +214,7 @@ def test_clusters_say_what_half_of_them_are_called(searcher: Searcher) -> None:
         searcher.catalogue.metadata.set_for_image(
             image_id, {"kind": "even" if image_id % 2 == 0 else "odd", "id": f"{image_id}"}
         )
-    view = make_map_view(searcher, make_map(searcher, MapSettings(count=2), quiet))
+    view = make_map_view(searcher, make_map(searcher, MapSettings(count=2), ignore_progress))
     (labels,) = load_labels(searcher, view.ids)  # one folder, and as many ids as pictures, tell nothing apart
     assert labels.source == "kind" and labels.names == ("even", "odd")
     assert labels.label_ids.tolist() == [image_id % 2 for image_id in view.ids.tolist()]
@@ -230,15 +226,13 @@ def test_clusters_say_what_half_of_them_are_called(searcher: Searcher) -> None:
 def test_the_folders_of_pictures_are_labels_without_what_they_have_in_common(
     trained_home: Settings, digits: Path
 ) -> None:
-    from simile.indexer.pipeline.job import IndexRequest, index
-
     for number, path in enumerate(sorted(digits.iterdir())):
         folder = digits / "by kind" / str(number % 3)
         folder.mkdir(parents=True, exist_ok=True)
         path.rename(folder / path.name)
     index(trained_home, [digits], IndexRequest())
     with Searcher(trained_home) as searcher:
-        view = make_map_view(searcher, make_map(searcher, MapSettings(), quiet))
+        view = make_map_view(searcher, make_map(searcher, MapSettings(), ignore_progress))
         (labels,) = load_labels(searcher, view.ids)
         assert labels.source == "folder" and labels.names == ("0", "1", "2")
         assert render_map(searcher, view, [labels], "label", "dots").startswith(b"\x89PNG")
@@ -247,9 +241,9 @@ def test_the_folders_of_pictures_are_labels_without_what_they_have_in_common(
 
 
 def test_errors_are_shares_of_the_pictures_that_are_reconstructed_better(searcher: Searcher) -> None:
-    view = make_map_view(searcher, make_map(searcher, MapSettings(), quiet))
+    view = make_map_view(searcher, make_map(searcher, MapSettings(), ignore_progress))
     assert np.isnan(compute_error_ranks(searcher, view)).all()
-    measure_reconstruction_errors(searcher, view.ids, quiet)
+    measure_reconstruction_errors(searcher, view.ids, ignore_progress)
     found = compute_error_ranks(searcher, view)
     assert found.min() == 0 and found.max() == 1
     worst, best = int(view.ids[found.argmax()]), int(view.ids[found.argmin()])
@@ -259,8 +253,8 @@ def test_errors_are_shares_of_the_pictures_that_are_reconstructed_better(searche
 
 def test_an_encoder_without_a_decoder_has_a_map_without_errors(searcher: Searcher, tmp_path: Path) -> None:
     searcher.get_encoder().has_decoder = False
-    view = make_map_view(searcher, make_map(searcher, MapSettings(), quiet))
-    measure_reconstruction_errors(searcher, view.ids, quiet)
+    view = make_map_view(searcher, make_map(searcher, MapSettings(), ignore_progress))
+    measure_reconstruction_errors(searcher, view.ids, ignore_progress)
     assert not (searcher.home.root / "measures").exists()
     assert render_map(searcher, view, [], "cluster", "pictures").startswith(b"\x89PNG")
     with pytest.raises(NoDecoder, match="no error"):
@@ -269,11 +263,11 @@ def test_an_encoder_without_a_decoder_has_a_map_without_errors(searcher: Searche
 
 def test_an_empty_home_has_no_map(trained_home: Settings) -> None:
     with Searcher(trained_home) as searcher, pytest.raises(NothingIndexed, match="simile index"):
-        make_map(searcher, MapSettings(), quiet)
+        make_map(searcher, MapSettings(), ignore_progress)
 
 
 def test_a_map_is_no_pickle(searcher: Searcher, tmp_path: Path) -> None:
-    made = make_map(searcher, MapSettings(), quiet)
+    made = make_map(searcher, MapSettings(), ignore_progress)
     made.save(tmp_path / "map.npz")
     assert LatentMap.load(tmp_path / "map.npz").tag == made.tag
     with np.load(tmp_path / "map.npz", allow_pickle=False) as stored:
@@ -284,7 +278,7 @@ def test_a_map_is_no_pickle(searcher: Searcher, tmp_path: Path) -> None:
 
 
 def test_a_tile_holds_the_thumbnails_in_the_order_of_the_map_and_forgets_what_was_deleted(searcher: Searcher) -> None:
-    view = make_map_view(searcher, make_map(searcher, MapSettings(), quiet))
+    view = make_map_view(searcher, make_map(searcher, MapSettings(), ignore_progress))
     tile = get_tile(searcher, view, 0)
     assert list(tile.ids) == view.map.ids.tolist() and len(tile.ids) < IMAGES_PER_TILE
     data = get_tile_bytes(searcher, tile)
@@ -306,10 +300,10 @@ def test_a_tile_holds_the_thumbnails_in_the_order_of_the_map_and_forgets_what_wa
 
 
 def test_a_new_map_takes_the_tiles_of_the_old_one_with_it(searcher: Searcher) -> None:
-    first = make_map_view(searcher, make_map(searcher, MapSettings(), quiet))
+    first = make_map_view(searcher, make_map(searcher, MapSettings(), ignore_progress))
     tile = get_tile(searcher, first, 0)
     get_tile_bytes(searcher, tile)
-    make_map(searcher, MapSettings(count=3), quiet)
+    make_map(searcher, MapSettings(count=3), ignore_progress)
     assert not tile.path.exists()
 
 

@@ -18,6 +18,7 @@ from simile.cli.explore.measure import show_outliers as command
 from simile.core.atomic_write import check_output_path
 from simile.core.errors import BadSetting, NothingIndexed, NoVariance, TooFewPictures
 from simile.core.settings import Settings, load_settings
+from simile.explore.arrays import ignore_progress
 from simile.explore.latent.aggregate_posterior import load_aggregate_posterior
 from simile.explore.latent.measurements import compute_detail, measure_images
 from simile.explore.outliers.detector import (
@@ -34,10 +35,6 @@ from simile.search.searcher import Searcher
 
 RANDOM = np.random.default_rng(0)
 CLOUD = RANDOM.normal(size=(400, 6)).astype(np.float32)
-
-
-def quiet(stage: str, done: int, total: int) -> None:
-    pass
 
 
 def uncounted(rows: int) -> None:
@@ -144,8 +141,8 @@ def test_detail_is_the_mean_squared_gradient() -> None:
 
 def test_noise_among_digits_stands_out(with_strangers: Settings) -> None:
     with Searcher(with_strangers) as searcher:
-        found, judged = find_outliers(searcher, 10, quiet)
-        again, _ = find_outliers(searcher, 10, quiet)
+        found, judged = find_outliers(searcher, 10, ignore_progress)
+        again, _ = find_outliers(searcher, 10, ignore_progress)
     assert {f"stranger-{n}.png" for n in range(4)} <= {Path(one.path).name for one in found}
     assert set(judged.ranks) == {"reconstruction", "distance", "density"} and len(judged.ids) == 124
     assert all(one.reason.endswith(".") for one in found)
@@ -169,22 +166,22 @@ def test_pictures_are_read_once_and_measured_again_where_the_file_is_damaged(wit
 def test_a_file_that_is_gone_is_judged_by_the_other_signals(with_strangers: Settings, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "strangers")
     with Searcher(with_strangers) as searcher:
-        found, judged = find_outliers(searcher, 124, quiet)
+        found, judged = find_outliers(searcher, 124, ignore_progress)
         gone = [one for one in found if "stranger" in one.path]
-        measures = measure_images(searcher, judged.ids, quiet)
+        measures = measure_images(searcher, judged.ids, ignore_progress)
     assert len(gone) == 4 and all(set(one.ranks) == {"distance", "density"} for one in gone)
     assert np.isnan(measures.detail).sum() == 4
 
 
 def test_an_empty_home_and_a_tiny_one_are_refused_with_a_reason(trained_home: Settings, digits: Path) -> None:
     with Searcher(trained_home) as searcher, pytest.raises(NothingIndexed, match="simile index"):
-        find_outliers(searcher, 5, quiet)
+        find_outliers(searcher, 5, ignore_progress)
     index(trained_home, sorted(digits.iterdir())[:5], IndexRequest())
     with Searcher(trained_home) as searcher:
         with pytest.raises(TooFewPictures, match="contains 5 images"):
-            find_outliers(searcher, 5, quiet)
+            find_outliers(searcher, 5, ignore_progress)
         with pytest.raises(BadSetting, match="count can't be 0"):
-            find_outliers(searcher, 0, quiet)
+            find_outliers(searcher, 0, ignore_progress)
 
 
 def test_an_encoder_without_a_decoder_and_without_a_variance_judges_by_the_other_signals(
@@ -201,7 +198,7 @@ def test_an_encoder_without_a_decoder_and_without_a_variance_judges_by_the_other
     index(settings, [digits], IndexRequest())
     with Searcher(settings) as searcher:
         assert not searcher.get_encoder().has_decoder and load_aggregate_posterior(searcher).sigma is None
-        found, judged = find_outliers(searcher, 5, quiet)
+        found, judged = find_outliers(searcher, 5, ignore_progress)
         with pytest.raises(NoVariance, match=r"has no variance.*--recipe vae"):
             load_aggregate_posterior(searcher).get_sigma()
     assert len(found) == 5 and set(judged.ranks) == {"distance", "density"}

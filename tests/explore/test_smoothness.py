@@ -79,7 +79,9 @@ def test_pairs_are_of_different_pictures_and_the_same_for_the_same_seed(home_wit
     assert 1 <= middle <= worst
 
 
-@pytest.mark.parametrize("wrong", [{"pairs": 0}, {"pairs": 10_001}, {"steps": 2}, {"steps": 257}, {"interpolation": "x"}])
+@pytest.mark.parametrize(
+    "wrong", [{"pairs": 0}, {"pairs": 10_001}, {"steps": 2}, {"steps": 257}, {"interpolation": "x"}]
+)
 def test_what_can_not_be_measured_is_refused_by_name(home_with_digits: Settings, wrong: dict[str, Any]) -> None:
     with Searcher(home_with_digits) as searcher, pytest.raises(BadSetting, match="can't be"):
         measure_continuity(searcher, **wrong)

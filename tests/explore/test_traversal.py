@@ -83,7 +83,11 @@ def test_uncertainty_is_measured_and_is_the_same_for_the_same_seed(home_with_dig
         latent = searcher.by_id(3, limit=1).query
         file = measure_uncertainty(searcher, Path(searcher.get_image(3).paths[0]), samples=8, seed=1)
     assert latent.sigma is not None and found.sigma == pytest.approx(latent.sigma, rel=1e-3)
-    assert found.mean_deviation > 0 and found.deviation.max() == 255 and found.deviation.shape == found.reconstruction.shape
+    assert (
+        found.mean_deviation > 0
+        and found.deviation.max() == 255
+        and found.deviation.shape == found.reconstruction.shape
+    )
     one, other = ([each.log_likelihood, each.error, each.overlap] for each in (found, again))
     assert one == pytest.approx(other, rel=1e-5)  # a faster runtime may have taken over between the two
     assert found.error_percentile is not None and 0 <= found.error_percentile <= 100

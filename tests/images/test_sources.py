@@ -142,7 +142,7 @@ def _fingerprint(settings: Settings) -> str:
     return next((settings.home / "encoders").glob("[0-9a-f]*")).name
 
 
-def test_a_image_in_an_archive_is_found_shown_and_searched_by(trained_home: Settings, tmp_path: Path) -> None:
+def test_an_image_in_an_archive_is_found_shown_and_searched_by(trained_home: Settings, tmp_path: Path) -> None:
     archive = zipped(tmp_path / "photos.zip", {f"{n}.png": picture(n) for n in range(20)})
     go(trained_home, archive)
     with Searcher(trained_home) as searcher:
@@ -403,7 +403,7 @@ def test_a_listed_file_that_has_vanished_is_missing_then_pruned(trained_home: Se
     assert json.loads(inside(*arguments, "--prune", stdin=listed).stdout)["removed"] == 1
     for number in (0, 2):
         (tmp_path / f"{number}.png").unlink()
-    with pytest.raises(BadSetting, match="None of the files that were listed is there, but 2 of them are known"):
+    with pytest.raises(BadSetting, match="None of the listed files exists, but 2 of them are known"):
         inside(*arguments, "--prune", stdin=listed)
     with pytest.raises(BadSetting, match="the list on stdin holds no images"):
         inside(*arguments, stdin=b"")
@@ -460,7 +460,7 @@ def test_a_pattern_whose_files_are_all_gone_says_so(trained_home: Settings, tree
     go(trained_home, pattern)
     (tree / "b.jpg").unlink()
     assert go(trained_home, pattern).missing == 1
-    with pytest.raises(BadSetting, match="None of the files that were listed is there"):
+    with pytest.raises(BadSetting, match="None of the listed files exists"):
         go(trained_home, pattern, prune=True)
 
 
@@ -641,5 +641,5 @@ def test_a_missing_disk_behind_a_manifest_is_not_pruned(trained_home: Settings, 
     manifest.write_text(f"path\n{tree}/a.png\n{tree}/b.jpg\n")
     go(trained_home, manifest)
     shutil.move(tree, tmp_path / "unmounted")
-    with pytest.raises(BadSetting, match="None of the files that were listed is there"):
+    with pytest.raises(BadSetting, match="None of the listed files exists"):
         go(trained_home, manifest, prune=True)

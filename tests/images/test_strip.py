@@ -140,7 +140,7 @@ def test_of_exif_only_the_orientation_stays(kind: str) -> None:
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF"])
-def test_a_image_with_nothing_beside_it_comes_back_byte_for_byte(format: str) -> None:
+def test_an_image_with_nothing_beside_it_comes_back_byte_for_byte(format: str) -> None:
     data = saved(format)
     assert strip_metadata(data, "a", LIMITS)[0] == data
 

@@ -139,7 +139,7 @@ def test_the_same_image_gives_the_same_array(fit: str, channels: int) -> None:
     assert np.array_equal(spec.to_array(image), spec.to_array(noise(301, 203)))
 
 
-def test_a_image_of_the_right_size_is_left_as_it_is() -> None:
+def test_an_image_of_the_right_size_is_left_as_it_is() -> None:
     image = noise(32, 32)
     for fit in ("stretch", "letterbox", "crop"):
         assert np.array_equal(spec_for(fit).to_array(image), image.pixels)

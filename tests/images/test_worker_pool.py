@@ -170,7 +170,7 @@ def test_a_bad_file_is_a_failure_with_its_reason(folder: Path) -> None:
     assert sum(isinstance(result, PreparedImage) for result in results) == 199
 
 
-def test_a_image_that_takes_too_long_is_a_failure(tmp_path: Path) -> None:
+def test_an_image_that_takes_too_long_is_a_failure(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(picture(1))
     Image.new("RGB", (9000, 9000)).save(tmp_path / "b.png", compress_level=1)
     (tmp_path / "c.png").write_bytes(picture(2))

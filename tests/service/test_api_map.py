@@ -11,19 +11,16 @@ import pytest
 from starlette.testclient import TestClient
 
 from simile.core.settings import Settings
+from simile.explore.arrays import ignore_progress
 from simile.explore.map.map import MapSettings, make_map
 from simile.search.searcher import Searcher
 from simile.service.app import create_app
 
 
-def quiet(stage: str, done: int, total: int) -> None:
-    pass
-
-
 @pytest.fixture
 def service(home_with_digits: Settings) -> Iterator[TestClient]:
     with Searcher(home_with_digits) as searcher:
-        make_map(searcher, MapSettings(), quiet)
+        make_map(searcher, MapSettings(), ignore_progress)
     with TestClient(create_app(home_with_digits)) as client:
         yield client
 
@@ -120,7 +117,7 @@ def test_a_map_that_could_not_be_made_says_so_until_somebody_asks_anew(home_with
 
 def test_who_may_only_search_sees_the_map_and_can_t_have_another_made(home_with_digits: Settings) -> None:
     with Searcher(home_with_digits) as searcher:
-        make_map(searcher, MapSettings(), quiet)
+        make_map(searcher, MapSettings(), ignore_progress)
         key = {"Authorization": f"Bearer {searcher.catalogue.keys.create('reader', 'search')[0].text}"}
     with TestClient(create_app(home_with_digits)) as service:
         page = service.get("/map", headers=key).text

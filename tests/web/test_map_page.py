@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from simile.core.settings import Settings
+from simile.explore.arrays import ignore_progress
 from simile.explore.map.map import MapSettings, make_map, measure_reconstruction_errors
 from simile.explore.map.view import make_map_view
 from simile.search.searcher import Searcher
@@ -25,8 +26,8 @@ READS = ["willReadFrequently"]  # what Chromium says of a canvas that these test
 def mapped(home_with_digits: Settings) -> Iterator[str]:
     """Where a service of 120 digits runs whose map was made, with errors and a label `kind`."""
     with Searcher(home_with_digits) as searcher:
-        view = make_map_view(searcher, make_map(searcher, MapSettings(count=5), lambda *_: None))
-        measure_reconstruction_errors(searcher, view.ids, lambda *_: None)
+        view = make_map_view(searcher, make_map(searcher, MapSettings(count=5), ignore_progress))
+        measure_reconstruction_errors(searcher, view.ids, ignore_progress)
         for image_id in range(1, 121):
             searcher.catalogue.metadata.set_for_image(image_id, {"kind": "odd" if image_id % 2 else "even"})
     with serving(home_with_digits) as address:
