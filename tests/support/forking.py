@@ -1,9 +1,9 @@
-"""Python processes that start in milliseconds: a server imports what they need once, single-threaded, and forks them.
+"""Start Python processes in milliseconds: a single-threaded server imports the product once and forks them.
 
-`Popen` takes the place of subprocess.Popen in tests (conftest.py), for `python -c CODE`, `python SCRIPT` and `simile`
-alike; every other command is started as always. There are two servers: one that holds all of the product, and one for
-the processes that decode, which must not hold torch. They import when they are first asked, and serve both workers of
-a test run. A test of what an interpreter imports, or of how the installed command starts, is marked `real_processes`.
+`Popen` replaces subprocess.Popen in tests (conftest.py) for `python -c CODE`, `python -m MODULE`, `python SCRIPT` and
+`simile`; every other command starts normally. There are two servers: one has imported the whole product, the other only
+the modules of decoder processes, which must not contain torch. They import on the first request and serve both workers
+of a test run. A test of the imports of an interpreter, or of the installed command, is marked `real_processes`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[2]
 SIMILE = str(Path(sys.executable).with_name("simile"))
-SERVERS = "FORKING_SERVERS"  # the variable that tells processes below what the servers are called
-START = "import sys; sys.path[:] = {path!r}; from tests.support import forking; forking.serve(sys.argv[1], sys.argv[2])"
+SERVERS = "FORKING_SERVERS"  # environment variable with the name of the servers
+SERVER_CODE = (
+    "import sys; sys.path[:] = {path!r}; from tests.support import forking; forking.serve(sys.argv[1], sys.argv[2])"
+)
 MODULES = {
     "full": (
         *("pytest", "simile.cli.main", "simile.service.app", "simile.search.searcher", "simile.dedup.detection.job"),
@@ -43,32 +45,32 @@ MODULES = {
     ),
     "decoding": ("simile.images.loading.loader", "simile.images.loading.fork_server"),
 }
-MOST = 200_000  # bytes of what is wanted
+MAX_REQUEST_BYTES = 200_000
 PIPES = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
-CANNOT = ("executable", "preexec_fn", "shell", "gid", "gids", "uid", "process_group")
-READ = {"PYTHONPATH", "PYTHONIOENCODING"}  # by a fork too
+UNSUPPORTED_OPTIONS = ("executable", "preexec_fn", "shell", "gid", "gids", "uid", "process_group")
+INHERITED_VARIABLES = {"PYTHONPATH", "PYTHONIOENCODING"}  # variables that a forked process reads, too
 WARNINGS = ["-W", "error"]
-STARTING = {"PYTHONWARNINGS", "PYTHONUTF8", "PYTHONHASHSEED"}
+STARTUP_VARIABLES = {"PYTHONWARNINGS", "PYTHONUTF8", "PYTHONHASHSEED"}
 RealPopen = subprocess.Popen
 
 
 class Popen(RealPopen):
-    """A process that is forked where that can be done."""
+    """A process that is forked if possible, and started normally otherwise."""
 
     _channel: socket.socket | None = None
 
     def _execute_child(self, *given: Any) -> None:
         names = inspect.signature(RealPopen._execute_child).bind(self, *given).arguments
         args, pipes = names["args"], [names[name] for name in PIPES]
-        arguments = [os.fsdecode(one) for one in args] if isinstance(args, list | tuple) else []
+        arguments = [os.fsdecode(argument) for argument in args] if isinstance(args, list | tuple) else []
         env = dict(os.environ if names["env"] is None else names["env"])
         kind = _server_for(arguments, env)
-        if kind is None or any(names[name] not in (None, False, -1) for name in CANNOT):
+        if kind is None or any(names[name] not in (None, False, -1) for name in UNSUPPORTED_OPTIONS):
             super()._execute_child(*given)
             return
         streams = [own if pipes[at] == -1 else pipes[at] for own, at in enumerate((0, 3, 5))]
         passed = [int(file) for file in names["pass_fds"]]
-        wanted = {
+        request = {
             "arguments": arguments,
             "env": env,
             "cwd": str(names["cwd"] or Path.cwd()),
@@ -77,7 +79,7 @@ class Popen(RealPopen):
         }
         self._channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel.connect(_address(os.environ[SERVERS], kind))
-        socket.send_fds(self._channel, [json.dumps(wanted).encode()], [*streams, *passed])
+        socket.send_fds(self._channel, [json.dumps(request).encode()], [*streams, *passed])
         self.pid = int(self._channel.recv(16))
         self._child_created = True
         self._close_pipe_fds(*pipes)
@@ -106,15 +108,15 @@ class Popen(RealPopen):
 
 
 def _server_for(arguments: list[str], env: dict[str, str]) -> str | None:
-    """Which server forks this command; None if none can."""
+    """Return the name of the server that can fork this command; None if it needs a new interpreter."""
     if SERVERS not in os.environ:
         return None
-    for name in {name for name in (*env, *os.environ) if name.startswith("PYTHON") and name not in READ}:
-        if name in STARTING or env.get(name) != os.environ.get(name):
-            return None  # the interpreter reads it as it starts
+    for name in {name for name in (*env, *os.environ) if name.startswith("PYTHON") and name not in INHERITED_VARIABLES}:
+        if name in STARTUP_VARIABLES or env.get(name) != os.environ.get(name):
+            return None  # only a new interpreter reads it
     if arguments[:1] == [SIMILE]:
         return "full"
-    program, rest = _warnings_apart(arguments)
+    program, rest = _split_warnings(arguments)
     if len(rest) < 1 or program != sys.executable:
         return None
     if rest[0] == "-c":
@@ -122,8 +124,8 @@ def _server_for(arguments: list[str], env: dict[str, str]) -> str | None:
     return "full" if rest[0].endswith(".py") or rest[0] == "-m" else None
 
 
-def _warnings_apart(arguments: list[str]) -> tuple[str, list[str]]:
-    """The program, and its arguments without -W error."""
+def _split_warnings(arguments: list[str]) -> tuple[str, list[str]]:
+    """Return the program, and its arguments without -W error."""
     program, *rest = arguments or [""]
     return program, rest[2:] if rest[:2] == WARNINGS else rest
 
@@ -134,10 +136,10 @@ def _address(name: str, kind: str) -> str:
 
 @contextmanager
 def servers() -> Iterator[None]:
-    """Servers for all processes that are started within. They end with this process, at the latest."""
+    """Run both servers for the processes that are started inside; they end with this process at the latest."""
     os.environ[SERVERS] = f"simile-tests-{uuid.uuid4().hex}"
     path = [str(ROOT / "src"), str(ROOT), *sys.path]
-    command = [sys.executable, "-c", START.format(path=path), os.environ[SERVERS]]
+    command = [sys.executable, "-c", SERVER_CODE.format(path=path), os.environ[SERVERS]]
     single = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     started = [
         RealPopen([*command, kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=single, start_new_session=True)
@@ -154,7 +156,7 @@ def servers() -> Iterator[None]:
 
 
 def serve(name: str, kind: str) -> None:
-    """A server's life: forks for whoever connects, and tells how that process ended; ends when its stdin is closed."""
+    """Run a server: fork a process for each connection and report its exit code; end when stdin is closed."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(_address(name, kind))
     listener.listen(64)
@@ -174,10 +176,10 @@ def serve(name: str, kind: str) -> None:
             continue
         _import(kind)
         channel, _ = listener.accept()
-        wanted, files, *_ = socket.recv_fds(channel, MOST, 16)
+        request, files, *_ = socket.recv_fds(channel, MAX_REQUEST_BYTES, 16)
         pid = os.fork()
         if pid == 0:
-            _live(json.loads(wanted), files)
+            _run_child(json.loads(request), files)
         with suppress(OSError):  # the client is gone
             channel.sendall(str(pid).encode())
         for file in files:
@@ -196,17 +198,17 @@ def _import(kind: str) -> None:
     gc.freeze()
 
 
-def _live(wanted: dict[str, Any], files: list[int]) -> NoReturn:
-    """A child's life. It ends as an interpreter does, but does not take the time to free its memory."""
+def _run_child(request: dict[str, Any], files: list[int]) -> NoReturn:
+    """Run a forked child. It ends like an interpreter, but does not free its memory, which takes time."""
     code: Any = 0
     try:
-        _become(wanted, files)
-    except SystemExit as asked:
-        code = asked.code
+        _run_request(request, files)
+    except SystemExit as error:
+        code = error.code
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
-    except BaseException as error:  # noqa: BLE001  # the interpreter would do the same
+    except BaseException as error:  # noqa: BLE001  # as the interpreter does
         sys.excepthook(type(error), error, error.__traceback__)
         code = 1
     threading._shutdown()  # type: ignore[attr-defined]
@@ -217,28 +219,28 @@ def _live(wanted: dict[str, Any], files: list[int]) -> NoReturn:
     os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
 
-def _become(wanted: dict[str, Any], files: list[int]) -> None:
-    """What an interpreter that starts with these arguments does."""
-    targets = wanted["targets"]
+def _run_request(request: dict[str, Any], files: list[int]) -> None:
+    """Set up the child and run the code as a new interpreter with these arguments does."""
+    targets = request["targets"]
     for target, file in zip(targets, [fcntl(file, F_DUPFD, 500) for file in files], strict=True):
         os.dup2(file, target)
     for number in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
         if number not in targets:
             with suppress(OSError):
                 os.close(number)
-    if wanted["session"]:
+    if request["session"]:
         os.setsid()
     os.environ.clear()
-    os.environ.update(wanted["env"])
-    os.chdir(wanted["cwd"])
+    os.environ.update(request["env"])
+    os.chdir(request["cwd"])
     subprocess.Popen = Popen
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.path[:0] = [one for one in os.environ.get("PYTHONPATH", "").split(":") if one]
+    sys.path[:0] = [path for path in os.environ.get("PYTHONPATH", "").split(":") if path]
     if encoding := os.environ.get("PYTHONIOENCODING"):
         sys.stdout = open(1, "w", encoding=encoding, closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", encoding=encoding, errors="backslashreplace", closefd=False)  # noqa: SIM115
-    program, arguments = _warnings_apart(wanted["arguments"])
-    if len(arguments) + 1 < len(wanted["arguments"]):
+    program, arguments = _split_warnings(request["arguments"])
+    if len(arguments) + 1 < len(request["arguments"]):
         warnings.simplefilter("error")
     if program == SIMILE:
         from simile.cli.main import run as simile
