@@ -210,14 +210,14 @@ def test_times_are_parsed() -> None:
 
 def test_no_options_are_no_filter_and_wrong_ones_are_rejected() -> None:
     assert make_filter() is None
-    with pytest.raises(BadSetting, match="from / on"):
+    with pytest.raises(BadSetting, match="starting with /"):
         make_filter(under="photos")
     for asked in ({"under": "/odd\udcff"}, {"where": ["a=\udcff"]}, {"where": ["\udcff=a"]}, {"formats": ["\udcff"]}):
         with pytest.raises(BadSetting, match="UTF-8"):
             make_filter(**asked)  # type: ignore[arg-type]
 
 
-# Doors
+# The library, the command line and the service
 
 
 def test_a_searcher_filters_every_kind_of_query(home_with_digits: Settings) -> None:

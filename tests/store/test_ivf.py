@@ -247,7 +247,7 @@ def test_mismatched_files_are_reported_as_damaged(made: tuple[Path, dict[str, ob
         IvfIndex.load(lists)
     vectors.write_bytes(made[0].with_suffix(".vectors").read_bytes())
     write_header(vectors, {"rows": ROWS, "dimensions": DIMENSIONS, "effort": {}})
-    with pytest.raises(IndexDamaged, match="another simile"):
+    with pytest.raises(IndexDamaged, match="another version of simile"):
         IvfIndex.load(lists)
     lists.write_bytes(b"no lists")
     with pytest.raises(IndexDamaged, match="can't be read as an index"):
