@@ -89,7 +89,7 @@ def test_encoders_are_listed_with_what_they_have_seen(settings: Settings) -> Non
     assert [one["active"] for one in listed.values()] == [True, False, False, False]
     assert listed[NEW]["bytes"] == 10
     text = command("encoders", "--home", settings.home).stdout.splitlines()
-    assert text[0].startswith(f"* {OLD}  vae  μ of 2, l2  10 of 10 pictures  10 bytes")
+    assert text[0].startswith(f"* {OLD}  vae  μ of 2, l2  10 of 10 images  10 bytes")
     assert text[3].endswith("a folder that is not in use")
     assert len(json.loads(command("encoders", "--home", settings.home, "--json").stdout)["encoders"]) == 4
 
@@ -200,7 +200,7 @@ def test_the_segment_of_an_encoder_that_is_removed_gives_way_to_one_that_is_used
 def test_the_commands_take_the_home_before_and_after(settings: Settings) -> None:
     done = command("encoders", "--home", settings.home, "activate", NEW)
     assert done.stdout == f"encoder {NEW} is active, with 8 vectors\n"
-    assert "2 pictures have no vector by it" in done.stderr
+    assert "2 images have no vector of it" in done.stderr
     done = command("encoders", "remove", OLD, "--home", settings.home, "--json")
     assert json.loads(done.stdout) == {"fingerprint": OLD, "vectors": 10}
 
