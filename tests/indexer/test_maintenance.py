@@ -90,7 +90,7 @@ def test_encoders_are_listed_with_what_they_have_seen(settings: Settings) -> Non
     assert listed[NEW]["bytes"] == 10
     text = command("encoders", "--home", settings.home).stdout.splitlines()
     assert text[0].startswith(f"* {OLD}  vae  μ of 2, l2  10 of 10 images  10 bytes")
-    assert text[3].endswith("a folder that is not in use")
+    assert text[3].endswith("an unused folder")
     assert len(json.loads(command("encoders", "--home", settings.home, "--json").stdout)["encoders"]) == 4
 
 
@@ -172,7 +172,7 @@ def test_removing_an_encoder_takes_its_vectors_segment_and_folder(
 ) -> None:
     monkeypatch.setattr(store_encoders, "VECTOR_DELETE_ROWS", 3)
     home = catalogue.home
-    with pytest.raises(BadSetting, match="is in use"):
+    with pytest.raises(BadSetting, match="is active"):
         remove_encoder(settings, OLD)
     activate_encoder(settings, NEW)
     assert remove_encoder(settings, OLD) == {"fingerprint": OLD, "vectors": 10}
