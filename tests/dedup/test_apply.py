@@ -1,4 +1,4 @@
-"""Plans carried out on real files: what goes, what must stay, what each action leaves, what a killed one leaves."""
+"""Plans applied to real files: which files are removed, which stay, and what each action and each kill leaves."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ ACTIONS = ("--move-to", "--hardlink", "--symlink", "--trash")
 
 @pytest.fixture(autouse=True)
 def trash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A trash of one's own."""
+    """A trash for this test."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     return tmp_path / "data" / "Trash"
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """a.png with a copy in another folder, something near it, and something else."""
+    """a.png, a copy in another folder, a near image, and another image."""
     folder = tmp_path / "photos"
     (folder / "sub").mkdir(parents=True)
     random = np.random.default_rng(3)
@@ -62,11 +62,11 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def settings(home: Home, photos: Path) -> Iterator[Settings]:
-    """The home in which they are indexed, and in which a.png and near.png were found to be near copies."""
+    """A home with these images, in which a.png and near.png are near copies."""
     with Catalogue(home) as catalogue:
         catalogue.encoders.register(ENCODER, "toy", "vae", dimensions=1)
         catalogue.encoders.activate(ENCODER)
-        ids = {path.name: index_one(catalogue, path) for path in sorted(photos.rglob("*.png"))}
+        ids = {path.name: index_file(catalogue, path) for path in sorted(photos.rglob("*.png"))}
         run = catalogue.runs.start("dedup", {})
         pair = sorted((ids["a.png"], ids["near.png"]))
         catalogue.duplicates.replace(run, [DuplicateRecord(pair[0], pair[1], "near", 0.1, 0.9, "planted")])
@@ -74,9 +74,9 @@ def settings(home: Home, photos: Path) -> Iterator[Settings]:
     yield load_settings(home=home.root, device="cpu")
 
 
-def index_one(catalogue: Catalogue, path: Path) -> int:
+def index_file(catalogue: Catalogue, path: Path) -> int:
     facts = FileStat(str(path), path.stat().st_size, path.stat().st_mtime_ns)
-    picture = NewImage(
+    image = NewImage(
         sha256=identify_file(path).sha256,
         size=facts.size,
         format="png",
@@ -85,20 +85,20 @@ def index_one(catalogue: Catalogue, path: Path) -> int:
         file=facts,
         mu=np.zeros(1, np.float32),
     )
-    return catalogue.images.add_batch([picture], ENCODER, "eager")[0]
+    return catalogue.images.add_batch([image], ENCODER, "eager")[0]
 
 
-def index_one_as(catalogue: Catalogue, path: Path, name: Path) -> None:
-    """Another name of an indexed file."""
+def index_link(catalogue: Catalogue, path: Path, name: Path) -> None:
+    """Index another name of a file."""
     image_id = catalogue.images.find_by_sha256([identify_file(path).sha256])[identify_file(path).sha256].image_id
     catalogue.files.add([(image_id, FileStat(str(name), path.stat().st_size, path.stat().st_mtime_ns))])
 
 
-def line(path: Path, keep: Path, tier: Any = "bytes") -> Removal:
+def make_line(path: Path, keep: Path, tier: Any = "bytes") -> Removal:
     return make_removal(str(path), identify_file(path).sha256, str(keep), identify_file(keep).sha256, tier)
 
 
-def plan_of(folder: Path, *lines: Removal, decisions: tuple[Decision, ...] = ()) -> Path:
+def write_plan_file(folder: Path, *lines: Removal, decisions: tuple[Decision, ...] = ()) -> Path:
     path = folder / "plan.json"
     write_plan(path, CleanupPlan(lines, decisions, "2026-11-25T00:00:00+00:00", "/home"))
     return path
@@ -109,29 +109,31 @@ def simile(settings: Settings, *arguments: object) -> Result:
     return CliRunner().invoke(app, command, catch_exceptions=False)
 
 
-def applied(settings: Settings, plan: Path, *arguments: object) -> dict[str, Any]:
+def apply(settings: Settings, plan: Path, *arguments: object) -> dict[str, Any]:
     result = simile(settings, "apply", plan, *arguments)
     body: dict[str, Any] = json.loads(result.stdout)
     assert result.exit_code == (1 if body["set_aside"] else 0)
     return body
 
 
-def reasons(body: dict[str, Any]) -> str:
-    return " | ".join(one["reason"] for one in body["set_aside"])
+def join_reasons(body: dict[str, Any]) -> str:
+    return " | ".join(failure["reason"] for failure in body["set_aside"])
 
 
-def action_of(name: str, folder: Path) -> list[object]:
+def make_options(name: str, folder: Path) -> list[object]:
     return [name, folder / "gone"] if name == "--move-to" else [name]
 
 
-def test_without_an_action_nothing_is_touched_but_everything_is_checked(settings: Settings, photos: Path) -> None:
-    plan = plan_of(
-        photos.parent, line(photos / "sub/copy.png", photos / "a.png"), line(photos / "other.png", photos / "a.png")
+def test_without_an_action_everything_is_checked_and_nothing_is_touched(settings: Settings, photos: Path) -> None:
+    plan = write_plan_file(
+        photos.parent,
+        make_line(photos / "sub/copy.png", photos / "a.png"),
+        make_line(photos / "other.png", photos / "a.png"),
     )
     for more in ([], ["--trash", "--dry-run"], ["--move-to", photos.parent / "new", "--dry-run"]):
-        body = applied(settings, plan, *more)
+        body = apply(settings, plan, *more)
         assert (body["applied"], body["dry_run"], body["journal"]) == (1, True, None)
-        assert "does not know the two as copies" in reasons(body)
+        assert "does not know the two as copies" in join_reasons(body)
     assert (photos / "sub/copy.png").is_file() and not (photos.parent / "new").exists()
     assert not get_journals_folder(Home(settings.home)).exists()
 
@@ -143,43 +145,50 @@ def test_move_keeps_folders_times_and_modes_and_overwrites_nothing(settings: Set
     wanted.parent.mkdir(parents=True)
     wanted.write_text("was here before")
     before = identify_file(copy)
-    body = applied(settings, plan_of(photos.parent, line(copy, photos / "a.png")), "--move-to", gone)
+    body = apply(settings, write_plan_file(photos.parent, make_line(copy, photos / "a.png")), "--move-to", gone)
     assert (body["applied"], body["set_aside"], body["bytes_freed"]) == (1, [], before.size)
     moved = identify_file(wanted.with_name("copy-2.png"))
     assert (moved.sha256, moved.mtime_ns, moved.mode) == (before.sha256, before.mtime_ns, before.mode)
     assert wanted.read_text() == "was here before" and not copy.exists()
 
 
-def test_moved_files_lie_relative_to_the_folder_that_was_indexed(settings: Settings, photos: Path) -> None:
+def test_moved_files_keep_their_path_relative_to_the_indexed_folder(settings: Settings, photos: Path) -> None:
     with Catalogue(Home(settings.home)) as catalogue:
         catalogue.runs.start("index", {"sources": [str(photos)]})
-    applied(settings, plan_of(photos.parent, line(photos / "sub/copy.png", photos / "a.png")), "--move-to", "gone")
+    apply(
+        settings,
+        write_plan_file(photos.parent, make_line(photos / "sub/copy.png", photos / "a.png")),
+        "--move-to",
+        "gone",
+    )
     assert Path("gone/sub/copy.png").is_file()
 
 
-def test_hard_and_symbolic_links_show_the_same_bytes_at_the_same_place(settings: Settings, photos: Path) -> None:
+def test_links_replace_the_file_with_the_same_bytes(settings: Settings, photos: Path) -> None:
     copy, kept = photos / "sub/copy.png", photos / "a.png"
-    plan = plan_of(photos.parent, line(copy, kept))
-    assert applied(settings, plan, "--hardlink")["applied"] == 1
+    plan = write_plan_file(photos.parent, make_line(copy, kept))
+    assert apply(settings, plan, "--hardlink")["applied"] == 1
     assert copy.stat().st_ino == kept.stat().st_ino and copy.stat().st_nlink == 2
     assert simile(settings, "undo").exit_code == 0
-    assert applied(settings, plan, "--symlink")["applied"] == 1
+    assert apply(settings, plan, "--symlink")["applied"] == 1
     assert copy.is_symlink() and copy.read_bytes() == kept.read_bytes()
     assert sorted(path.name for path in photos.rglob("*")) == ["a.png", "copy.png", "near.png", "other.png", "sub"]
 
 
 @pytest.mark.parametrize("action", ["--hardlink", "--symlink"])
 def test_a_near_copy_never_becomes_a_link(settings: Settings, photos: Path, action: str) -> None:
-    body = applied(settings, plan_of(photos.parent, line(photos / "near.png", photos / "a.png", "near")), action)
-    assert "a link would change its content" in reasons(body)
+    body = apply(
+        settings, write_plan_file(photos.parent, make_line(photos / "near.png", photos / "a.png", "near")), action
+    )
+    assert "a link would change its content" in join_reasons(body)
     assert not (photos / "near.png").is_symlink()
 
 
-def test_trash_is_the_desktops_own_with_info_and_free_names(settings: Settings, photos: Path, trash: Path) -> None:
+def test_trash_uses_free_names_and_writes_trashinfo_files(settings: Settings, photos: Path, trash: Path) -> None:
     copy = photos / "sub/copy.png"
     (trash / "files").mkdir(parents=True)
     (trash / "files/copy.png").write_text("thrown away before")
-    applied(settings, plan_of(photos.parent, line(copy, photos / "a.png")), "--trash")
+    apply(settings, write_plan_file(photos.parent, make_line(copy, photos / "a.png")), "--trash")
     info = (trash / "info/copy.2.png.trashinfo").read_text().splitlines()
     assert info[0] == "[Trash Info]" and unquote(info[1].removeprefix("Path=")) == str(copy)
     assert (trash / "files/copy.2.png").is_file() and stat.S_IMODE((trash / "info").stat().st_mode) == 0o700
@@ -187,14 +196,14 @@ def test_trash_is_the_desktops_own_with_info_and_free_names(settings: Settings, 
     assert copy.is_file() and sorted(path.name for path in trash.rglob("*")) == ["copy.png", "files", "info"]
 
 
-def test_a_file_on_another_disk_goes_and_comes_back_as_a_checked_copy(settings: Settings, photos: Path) -> None:
+def test_a_move_to_another_disk_and_back_makes_verified_copies(settings: Settings, photos: Path) -> None:
     other = Path("/dev/shm")
     if not os.access(other, os.W_OK) or other.stat().st_dev == photos.stat().st_dev:
         pytest.skip("there is no second disk at /dev/shm")
     copy, before = photos / "sub/copy.png", identify_file(photos / "sub/copy.png")
     target = other / f"simile-test-{os.getpid()}"
     try:
-        applied(settings, plan_of(photos.parent, line(copy, photos / "a.png")), "--move-to", target)
+        apply(settings, write_plan_file(photos.parent, make_line(copy, photos / "a.png")), "--move-to", target)
         away = identify_file(next(target.rglob("copy.png")))
         assert (away.sha256, away.mtime_ns, away.mode) == (before.sha256, before.mtime_ns, before.mode)
         assert not copy.exists()
@@ -206,149 +215,153 @@ def test_a_file_on_another_disk_goes_and_comes_back_as_a_checked_copy(settings: 
         shutil.rmtree(target, ignore_errors=True)
 
 
-def test_a_plan_applied_again_finds_its_work_done(settings: Settings, photos: Path) -> None:
+def test_a_plan_applied_again_skips_finished_lines(settings: Settings, photos: Path) -> None:
     with Catalogue(Home(settings.home)) as catalogue:
         shutil.copy2(photos / "a.png", photos / "copy two.png")
-        index_one(catalogue, photos / "copy two.png")
-    lines = [line(photos / name, photos / "a.png") for name in ("sub/copy.png", "copy two.png")]
+        index_file(catalogue, photos / "copy two.png")
+    lines = [make_line(photos / name, photos / "a.png") for name in ("sub/copy.png", "copy two.png")]
     for action in ACTIONS:
-        assert applied(settings, plan_of(photos.parent, lines[0]), *action_of(action, photos.parent))["applied"] == 1
-        again = applied(settings, plan_of(photos.parent, *lines), *action_of(action, photos.parent))
+        assert (
+            apply(settings, write_plan_file(photos.parent, lines[0]), *make_options(action, photos.parent))["applied"]
+            == 1
+        )
+        again = apply(settings, write_plan_file(photos.parent, *lines), *make_options(action, photos.parent))
         assert (again["applied"], again["already"], again["set_aside"]) == (1, 1, [])
         assert simile(settings, "undo").exit_code == simile(settings, "undo").exit_code == 0
 
 
-def test_unindexed_files_are_touched_only_below_a_named_root(settings: Settings, photos: Path, tmp_path: Path) -> None:
+def test_unindexed_files_are_touched_only_in_a_named_root(settings: Settings, photos: Path, tmp_path: Path) -> None:
     outside = tmp_path / "incoming" / "again.png"
     outside.parent.mkdir()
     shutil.copy2(photos / "a.png", outside)
-    plan = plan_of(tmp_path, line(outside, photos / "a.png"))
-    assert "in no --root" in reasons(applied(settings, plan, "--trash"))
-    assert applied(settings, plan, "--trash", "--root", outside.parent)["applied"] == 1
+    plan = write_plan_file(tmp_path, make_line(outside, photos / "a.png"))
+    assert "in no --root" in join_reasons(apply(settings, plan, "--trash"))
+    assert apply(settings, plan, "--trash", "--root", outside.parent)["applied"] == 1
     assert not outside.exists()
 
 
-def test_an_unindexed_near_copy_is_compared_picture_by_picture(settings: Settings, tmp_path: Path) -> None:
+def test_an_unindexed_near_copy_is_verified_by_its_pixels(settings: Settings, tmp_path: Path) -> None:
     scene = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8).repeat(16, 0).repeat(16, 1)
     root = tmp_path / "incoming"
     root.mkdir()
     for name, pixels in (("scene", scene), ("dimmed", scene // 8 * 7), ("unlike", scene[::-1, :, ::-1] // 2 + 60)):
         (root / f"{name}.png").write_bytes(encode_png(pixels))
-    (root / "text.png").write_text("no picture")
-    lines = [line(root / f"{name}.png", root / "scene.png", "near") for name in ("dimmed", "text")]
-    body = applied(settings, plan_of(tmp_path, *lines), "--trash", "--root", root)
+    (root / "text.png").write_text("not an image")
+    lines = [make_line(root / f"{name}.png", root / "scene.png", "near") for name in ("dimmed", "text")]
+    body = apply(settings, write_plan_file(tmp_path, *lines), "--trash", "--root", root)
     assert (body["applied"], len(body["set_aside"])) == (1, 1)
-    assert "text.png" in reasons(body) and (root / "text.png").exists()
+    assert "text.png" in join_reasons(body) and (root / "text.png").exists()
 
 
-def test_a_root_may_be_reached_by_a_link_that_was_named(settings: Settings, photos: Path, tmp_path: Path) -> None:
+def test_a_root_may_be_a_symbolic_link(settings: Settings, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     shutil.copy2(photos / "a.png", tmp_path / "real/again.png")
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    plan = plan_of(tmp_path, line(tmp_path / "link/again.png", photos / "a.png"))
-    assert applied(settings, plan, "--trash", "--root", tmp_path / "link")["applied"] == 1
+    plan = write_plan_file(tmp_path, make_line(tmp_path / "link/again.png", photos / "a.png"))
+    assert apply(settings, plan, "--trash", "--root", tmp_path / "link")["applied"] == 1
 
 
-def test_decisions_of_a_plan_are_kept_but_prove_nothing(settings: Settings, photos: Path) -> None:
+def test_decisions_of_a_plan_are_stored_but_are_no_evidence(settings: Settings, photos: Path) -> None:
     near, other, kept = (identify_file(photos / name).sha256 for name in ("near.png", "other.png", "a.png"))
-    said = [
+    decisions = [
         Decision(min(near, kept), max(near, kept), True, kept),
         Decision(min(other, kept), max(other, kept), True, None),
     ]
-    plan = plan_of(photos.parent, line(photos / "other.png", photos / "a.png", "near"), decisions=tuple(said))
+    plan = write_plan_file(
+        photos.parent, make_line(photos / "other.png", photos / "a.png", "near"), decisions=tuple(decisions)
+    )
     for stored in (1, 0):  # the second time the home has it already
-        body = applied(settings, plan, "--trash")
+        body = apply(settings, plan, "--trash")
         assert (body["applied"], body["decisions"]) == (0, stored)
-        assert "decide on the page" in reasons(body)
+        assert "decide on the page" in join_reasons(body)
     with Catalogue(Home(settings.home)) as catalogue:
-        assert [(one.first_sha256, one.keep_sha256) for one in catalogue.duplicates.get_decisions()] == [
+        assert [(record.first_sha256, record.keep_sha256) for record in catalogue.duplicates.get_decisions()] == [
             (min(near, kept), kept)
         ]
-        catalogue.duplicates.save_decisions([said[1]])  # by a person, on the page
-    assert applied(settings, plan, "--trash")["applied"] == 1
+        catalogue.duplicates.save_decisions([decisions[1]])  # by a person, on the page
+    assert apply(settings, plan, "--trash")["applied"] == 1
 
 
-def test_a_plan_older_than_what_people_decided_does_not_change_it(settings: Settings, photos: Path) -> None:
+def test_a_plan_does_not_change_newer_decisions(settings: Settings, photos: Path) -> None:
     near, kept = (identify_file(photos / name).sha256 for name in ("near.png", "a.png"))
-    said = Decision(min(near, kept), max(near, kept), True, kept)
+    decision = Decision(min(near, kept), max(near, kept), True, kept)
     with Catalogue(Home(settings.home)) as catalogue:
-        catalogue.duplicates.save_decisions([said])
+        catalogue.duplicates.save_decisions([decision])
         for created_at, stands in (
             ("2000-01-01T00:00:00+00:00", True),
             ("soon", True),
             ("2999-01-01T00:00:00Z", False),
         ):
             write_plan(
-                photos.parent / "plan.json", CleanupPlan((), (replace(said, same=False, keep_sha256=None),), created_at)
+                photos.parent / "plan.json",
+                CleanupPlan((), (replace(decision, same=False, keep_sha256=None),), created_at),
             )
-            assert applied(settings, photos.parent / "plan.json", "--trash")["decisions"] == (not stands)
+            assert apply(settings, photos.parent / "plan.json", "--trash")["decisions"] == (not stands)
             assert catalogue.duplicates.get_decisions()[0].same == stands
 
 
-def test_links_that_can_not_be_are_set_aside_before_anything_is_done(settings: Settings, photos: Path) -> None:
+def test_impossible_links_are_skipped_before_anything_is_done(settings: Settings, photos: Path) -> None:
     other = Path("/dev/shm")
     if not os.access(other, os.W_OK) or other.stat().st_dev == photos.stat().st_dev:
         pytest.skip("there is no second disk at /dev/shm")
     away = other / f"simile-test-{os.getpid()}.png"
     try:
         shutil.copy2(photos / "a.png", away)
-        body = applied(settings, plan_of(photos.parent, line(away, photos / "a.png")), "--hardlink", "--root", other)
-        assert "use --symlink" in reasons(body) and not get_journals_folder(Home(settings.home)).exists()
+        body = apply(
+            settings, write_plan_file(photos.parent, make_line(away, photos / "a.png")), "--hardlink", "--root", other
+        )
+        assert "use --symlink" in join_reasons(body) and not get_journals_folder(Home(settings.home)).exists()
         assert away.is_file()
     finally:
         away.unlink(missing_ok=True)
 
 
-def test_what_was_kept_for_another_file_stays(settings: Settings, photos: Path) -> None:
+def test_a_file_that_was_kept_for_another_file_stays(settings: Settings, photos: Path) -> None:
     with Catalogue(Home(settings.home)) as catalogue:
-        ids = {name: index_one(catalogue, photos / name) for name in ("a.png", "near.png", "other.png")}
+        ids = {name: index_file(catalogue, photos / name) for name in ("a.png", "near.png", "other.png")}
         pairs = [sorted((ids["a.png"], ids["near.png"])), sorted((ids["near.png"], ids["other.png"]))]
         run = catalogue.runs.start("dedup", {})
         catalogue.duplicates.replace(run, [DuplicateRecord(*pair, "near", 0.1, 0.9, "") for pair in pairs])
-    assert applied(settings, plan_of(photos.parent, line(photos / "a.png", photos / "near.png", "near")), "--trash")[
-        "applied"
-    ]
-    chain = plan_of(photos.parent, line(photos / "near.png", photos / "other.png", "near"))
-    assert "it was kept for" in reasons(applied(settings, chain, "--trash"))
+    assert apply(
+        settings, write_plan_file(photos.parent, make_line(photos / "a.png", photos / "near.png", "near")), "--trash"
+    )["applied"]
+    chain = write_plan_file(photos.parent, make_line(photos / "near.png", photos / "other.png", "near"))
+    assert "it was kept for" in join_reasons(apply(settings, chain, "--trash"))
     assert simile(settings, "undo").exit_code == 0
-    assert applied(settings, chain, "--trash")["applied"] == 1
+    assert apply(settings, chain, "--trash")["applied"] == 1
 
 
-def test_a_file_that_a_symbolic_link_was_made_to_stays(settings: Settings, photos: Path) -> None:
+def test_the_target_of_a_symbolic_link_made_by_apply_stays(settings: Settings, photos: Path) -> None:
     with Catalogue(Home(settings.home)) as catalogue:
         shutil.copy2(photos / "a.png", photos / "third.png")
-        index_one(catalogue, photos / "third.png")
-    applied(settings, plan_of(photos.parent, line(photos / "sub/copy.png", photos / "a.png")), "--symlink")
-    body = applied(settings, plan_of(photos.parent, line(photos / "a.png", photos / "third.png")), "--trash")
-    assert "is a symbolic link to it" in reasons(body)
+        index_file(catalogue, photos / "third.png")
+    apply(settings, write_plan_file(photos.parent, make_line(photos / "sub/copy.png", photos / "a.png")), "--symlink")
+    body = apply(settings, write_plan_file(photos.parent, make_line(photos / "a.png", photos / "third.png")), "--trash")
+    assert "is a symbolic link to it" in join_reasons(body)
 
 
-def test_a_file_that_an_indexed_symbolic_link_leads_to_stays_unless_a_link_takes_its_place(
-    settings: Settings, photos: Path
-) -> None:
+def test_the_target_of_an_indexed_symbolic_link_is_only_replaced_by_a_link(settings: Settings, photos: Path) -> None:
     copy, link = photos / "sub/copy.png", photos / "link.png"
     link.symlink_to(copy)
     with Catalogue(Home(settings.home)) as catalogue:
-        index_one_as(catalogue, copy, link)
-    plan = plan_of(photos.parent, line(copy, photos / "a.png"))
+        index_link(catalogue, copy, link)
+    plan = write_plan_file(photos.parent, make_line(copy, photos / "a.png"))
     for action in ([], ["--trash"], ["--move-to", photos.parent / "gone"]):
-        assert f"{link} is a symbolic link to it" in reasons(applied(settings, plan, *action))
-    assert applied(settings, plan, "--hardlink")["applied"] == 1
+        assert f"{link} is a symbolic link to it" in join_reasons(apply(settings, plan, *action))
+    assert apply(settings, plan, "--hardlink")["applied"] == 1
     assert identify_file(link.resolve()).sha256 == identify_file(photos / "a.png").sha256
     assert simile(settings, "undo").exit_code == 0
     link.unlink()
-    assert applied(settings, plan, "--trash")["applied"] == 1
+    assert apply(settings, plan, "--trash")["applied"] == 1
 
 
-def test_pixels_go_on_from_one_to_the_next_but_nearness_does_not(
-    settings: Settings, photos: Path, tmp_path: Path
-) -> None:
-    """c has the pixels of b, b is near a: then c may go for a. d is near b only: it may not."""
+def test_equal_pixels_are_transitive_but_near_pairs_are_not(settings: Settings, photos: Path, tmp_path: Path) -> None:
+    """c has the pixels of b, and b is near a: c may be removed for a. d is only near b: it may not."""
     with Catalogue(Home(settings.home)) as catalogue:
         random = np.random.default_rng(8)
         for name in "bcd":
             (photos / f"{name}.png").write_bytes(encode_png(random.integers(0, 256, (9, 9, 3), np.uint8)))
-        ids = {name: index_one(catalogue, photos / f"{name}.png") for name in "abcd"}
+        ids = {name: index_file(catalogue, photos / f"{name}.png") for name in "abcd"}
         rows = [
             (*sorted((ids["b"], ids["c"])), "pixels"),
             (*sorted((ids["a"], ids["b"])), "near"),
@@ -356,13 +369,13 @@ def test_pixels_go_on_from_one_to_the_next_but_nearness_does_not(
         ]
         run = catalogue.runs.start("dedup", {})
         catalogue.duplicates.replace(run, [DuplicateRecord(one, two, tier, 0.1, 0.9, "") for one, two, tier in rows])
-    lines = [line(photos / f"{name}.png", photos / "a.png", "near") for name in "cd"]
-    body = applied(settings, plan_of(tmp_path, *lines), "--trash")
+    lines = [make_line(photos / f"{name}.png", photos / "a.png", "near") for name in "cd"]
+    body = apply(settings, write_plan_file(tmp_path, *lines), "--trash")
     assert body["applied"] == 1 and body["set_aside"][0]["path"].endswith("d.png")
 
 
-def test_two_actions_or_a_folder_in_the_home_are_refused(settings: Settings, photos: Path) -> None:
-    plan = plan_of(photos.parent, line(photos / "sub/copy.png", photos / "a.png"))
+def test_two_actions_or_a_target_in_the_home_are_refused(settings: Settings, photos: Path) -> None:
+    plan = write_plan_file(photos.parent, make_line(photos / "sub/copy.png", photos / "a.png"))
     with pytest.raises(BadSetting, match="Choose one"):
         simile(settings, "apply", plan, "--trash", "--hardlink")
     with pytest.raises(BadSetting, match="simile's own home"):
@@ -371,45 +384,49 @@ def test_two_actions_or_a_folder_in_the_home_are_refused(settings: Settings, pho
         simile(settings, "apply", photos / "none.json", "--trash")
 
 
-def test_one_plan_is_applied_at_a_time(settings: Settings, photos: Path) -> None:
-    plan = plan_of(photos.parent, line(photos / "sub/copy.png", photos / "a.png"))
+def test_two_plans_can_not_be_applied_at_the_same_time(settings: Settings, photos: Path) -> None:
+    plan = write_plan_file(photos.parent, make_line(photos / "sub/copy.png", photos / "a.png"))
     with Home(settings.home).lock("somebody"), pytest.raises(HomeBusy):
         apply_plan(settings, plan, ApplyRequest(action="trash"))
 
 
-def test_the_text_says_what_was_done_and_what_to_do_next(settings: Settings, photos: Path) -> None:
-    plan = plan_of(
-        photos.parent, line(photos / "sub/copy.png", photos / "a.png"), line(photos / "other.png", photos / "a.png")
+def test_the_output_says_what_was_done_and_the_next_step(settings: Settings, photos: Path) -> None:
+    plan = write_plan_file(
+        photos.parent,
+        make_line(photos / "sub/copy.png", photos / "a.png"),
+        make_line(photos / "other.png", photos / "a.png"),
     )
     command = ["dedup", "--home", str(settings.home), "apply", str(plan)]
-    said = CliRunner().invoke(app, command).stdout
-    assert "1 files would be removed" in said and "--move-to DIR" in said
-    said = CliRunner().invoke(app, [*command, "--trash"]).stdout
-    assert "1 files put into the trash" in said and "--prune" in said and "simile dedup undo" in said
-    assert f"skipped: {photos / 'other.png'}: the home does not know" in said
+    output = CliRunner().invoke(app, command).stdout
+    assert "1 files would be removed" in output and "--move-to DIR" in output
+    output = CliRunner().invoke(app, [*command, "--trash"]).stdout
+    assert "1 files moved to the trash" in output and "--prune" in output and "simile dedup undo" in output
+    assert f"skipped: {photos / 'other.png'}: the home does not know" in output
     listed = CliRunner().invoke(app, ["dedup", "journals", "--home", str(settings.home)]).stdout
-    assert listed.startswith(read_journals(Home(settings.home))[0].name) and "1 put into the trash" in listed
+    assert listed.startswith(read_journals(Home(settings.home))[0].name) and "1 moved to the trash" in listed
 
 
-def test_found_planned_applied_pruned_and_undone(trained_home: Settings, digits: Path, tmp_path: Path) -> None:
-    """The whole way on a real home: the copies go, the index forgets them, and knows them again after undo."""
+def test_copies_can_be_found_planned_removed_pruned_and_restored(
+    trained_home: Settings, digits: Path, tmp_path: Path
+) -> None:
+    """On a real home the copies are removed, pruned from the index, and indexed again after undo."""
     for number, path in enumerate(sorted(digits.iterdir())[:5]):
         shutil.copy2(path, digits / f"again {number}.png")
     before = {path.name: identify_file(path).sha256 for path in digits.iterdir()}
     index(trained_home, [digits], IndexRequest())
     made = simile(trained_home, "--tier", "bytes", "--plan", tmp_path / "plan.json")
     assert made.exit_code == 0 and len(read_plan(tmp_path / "plan.json").removals) == 5
-    assert applied(trained_home, tmp_path / "plan.json", "--move-to", tmp_path / "gone")["applied"] == 5
+    assert apply(trained_home, tmp_path / "plan.json", "--move-to", tmp_path / "gone")["applied"] == 5
     assert len(list(digits.iterdir())) == 120
     assert index(trained_home, [digits], IndexRequest(prune=True)).removed == 5
-    assert len(read_after(trained_home, tmp_path)) == 0
+    assert len(plan_again(trained_home, tmp_path)) == 0
     assert simile(trained_home, "undo").exit_code == 0
     assert {path.name: identify_file(path).sha256 for path in digits.iterdir()} == before
     assert index(trained_home, [digits], IndexRequest()).copied == 5
 
 
-def read_after(settings: Settings, folder: Path) -> tuple[Removal, ...]:
-    """What a new plan would remove."""
+def plan_again(settings: Settings, folder: Path) -> tuple[Removal, ...]:
+    """Return the removals of a new plan."""
     simile(settings, "--tier", "bytes", "--plan", folder / "after.json")
     return read_plan(folder / "after.json").removals
 
@@ -433,7 +450,7 @@ def test_plans_are_read_as_they_were_written(tmp_path: Path) -> None:
         ({"home": 7}, "home is not a text"),
     ],
 )
-def test_a_plan_that_is_none_names_what_is_wrong(changes: dict[str, Any], words: str) -> None:
+def test_an_invalid_plan_raises_an_error_that_names_the_field(changes: dict[str, Any], words: str) -> None:
     body = plan_to_json(CleanupPlan(())) | changes
     with pytest.raises(BadSetting, match=words):
         parse_plan(body, "plan.json")
@@ -447,14 +464,14 @@ def test_a_plan_that_is_none_names_what_is_wrong(changes: dict[str, Any], words:
         ("keep_sha256", "a" * 63), ("reason", 1), ("group", None),
     ],
 )  # fmt: skip
-def test_a_line_that_is_none_is_named(field: str, value: object) -> None:
+def test_an_invalid_line_is_named(field: str, value: object) -> None:
     good = plan_to_json(CleanupPlan((make_removal("/p/a.png", "a" * 64, "/p/b.png", "b" * 64, "near"),)))
     good["removals"].append({**good["removals"][0], field: value})
     with pytest.raises(BadSetting, match=r"removals\[1\]"):
         parse_plan(good, "plan.json")
 
 
-def test_a_decision_that_is_none_is_named() -> None:
+def test_an_invalid_decision_is_named() -> None:
     good = Decision("a" * 64, "b" * 64, True, None)
     for bad in (replace(good, first_sha256="c" * 64), replace(good, keep_sha256="d" * 64), replace(good, same=1)):  # type: ignore[arg-type]
         with pytest.raises(BadSetting, match=r"decisions\[0\]"):
@@ -462,8 +479,8 @@ def test_a_decision_that_is_none_is_named() -> None:
 
 
 @pytest.mark.parametrize("rounds", [5, pytest.param(60, marks=(pytest.mark.long, pytest.mark.timeout(3600)))])
-def test_killed_at_any_moment_and_asked_to_destroy_nothing_is_lost(rounds: int) -> None:
-    """Kills at random moments, undo killed too, thirty kinds of malicious plans."""
+def test_kills_and_malicious_plans_lose_no_file(rounds: int) -> None:
+    """Kills at random moments, also of undo, and thirty kinds of malicious plans."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.dedup.kills", "--rounds", str(rounds), "--quick", "--groups", "1"],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=3000,

@@ -1,4 +1,4 @@
-"""Pairs that are near in the latent space, of a whole home: each once, in bounded memory."""
+"""Candidate pairs of a whole home: each pair once, in bounded memory."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def written(snapshot, radius, tmp_path, **options):
 
 
 @pytest.mark.parametrize("chunk", [7, 512])
-def test_they_are_all_pairs_within_the_radius_each_once(snapshot, tmp_path, monkeypatch, chunk):
+def test_all_pairs_within_the_radius_are_written_once(snapshot, tmp_path, monkeypatch, chunk):
     monkeypatch.setattr(candidates, "QUERY_BATCH_SIZE", chunk)
     radius = float(
         np.median([d for _, far in snapshot.search(get_vectors(snapshot, snapshot.get_live_ids()), 8) for d in far])
@@ -59,7 +59,7 @@ def test_they_are_all_pairs_within_the_radius_each_once(snapshot, tmp_path, monk
     assert set(pairs) == all_pairs(snapshot, radius)
 
 
-def test_of_a_crowd_each_picture_takes_its_nearest(snapshot, tmp_path):
+def test_an_image_with_many_neighbours_is_paired_with_the_nearest(snapshot, tmp_path):
     found, pairs = written(snapshot, np.inf, tmp_path, max_neighbours=5)
     ids = snapshot.get_live_ids()
     near = snapshot.search(get_vectors(snapshot, ids), 6)
@@ -71,19 +71,19 @@ def test_of_a_crowd_each_picture_takes_its_nearest(snapshot, tmp_path):
     assert found.crowded == len(ids)
 
 
-def test_a_filter_leaves_pairs_of_its_own_pictures(snapshot, tmp_path):
+def test_a_filter_restricts_the_pairs_to_its_images(snapshot, tmp_path):
     only = snapshot.get_live_ids()[10:40]
     _, pairs = written(snapshot, 2.0, tmp_path, allowed_ids=only)
     assert set(pairs) == all_pairs(snapshot, 2.0, only)
 
 
-def test_nothing_within_the_radius_is_an_empty_file(snapshot, tmp_path):
+def test_no_pair_within_the_radius_gives_an_empty_file(snapshot, tmp_path):
     _, pairs = written(snapshot, 0.0, tmp_path)
     assert pairs == []
     assert list(iterate_in_locality_order(read_candidates(tmp_path / "pairs"))) == []
 
 
-def test_the_order_keeps_neighbourhoods_together_and_loses_no_pair():
+def test_the_locality_order_keeps_neighbours_together_and_loses_no_pair():
     random = np.random.default_rng(0)
     rows = []
     for clique in range(20):  # cliques of five, their ids strewn over the collection
@@ -97,19 +97,19 @@ def test_the_order_keeps_neighbourhoods_together_and_loses_no_pair():
     assert changes == 19
 
 
-def test_a_distance_is_that_of_a_search(snapshot):
+def test_compute_distance_agrees_with_a_search(snapshot):
     ids = snapshot.get_live_ids()
     found, distances = snapshot.search(get_vectors(snapshot, ids[:1]), 3)[0]
     assert compute_distance(snapshot, int(ids[0]), int(found[2])) == pytest.approx(distances[2], abs=1e-12)
 
 
 class InThisProcess:
-    """Instead of workers."""
+    """A worker pool that runs tasks in this process."""
 
     map = staticmethod(map)
 
 
-def test_what_was_confirmed_of_other_pairs_is_not_taken_for_these(tmp_path, monkeypatch):
+def test_results_of_other_candidates_are_not_used(tmp_path, monkeypatch):
     monkeypatch.setattr(verification, "VERIFICATION_BATCH_SIZE", 1)
     files = {}
     for image in range(1, 5):
@@ -132,7 +132,7 @@ def test_what_was_confirmed_of_other_pairs_is_not_taken_for_these(tmp_path, monk
     assert found(pairs) == found(pairs) == {(1, 2), (3, 4)}
 
 
-def test_the_nearest_of_each_picture_are_there_however_far(snapshot, tmp_path):
+def test_min_neighbours_are_written_at_any_distance(snapshot, tmp_path):
     _, pairs = written(snapshot, 0.0, tmp_path, min_neighbours=3)
     ids = snapshot.get_live_ids()
     near = snapshot.search(get_vectors(snapshot, ids), 4)

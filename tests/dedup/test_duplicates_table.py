@@ -1,4 +1,4 @@
-"""Pairs and decisions in the catalogue: replaced whole, remembered by content, listed with their files."""
+"""Pairs and decisions in the catalogue are replaced as a whole, stored by content and listed with their files."""
 
 from __future__ import annotations
 
@@ -16,15 +16,12 @@ from simile.dedup.records import Decision
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import DuplicateRecord, NewImage
 from simile.store.home import Home
+from tests.support.dedup_records import sha
 
 VAE = "a" * 64
 
 
-def sha(number: int) -> str:
-    return f"{number:064x}"
-
-
-def picture(number: int, path: str, mtime_ns: int = 10**18) -> NewImage:
+def make_image(number: int, path: str, mtime_ns: int = 10**18) -> NewImage:
     return NewImage(
         sha256=sha(number),
         size=100,
@@ -38,20 +35,20 @@ def picture(number: int, path: str, mtime_ns: int = 10**18) -> NewImage:
 
 @pytest.fixture
 def catalogue(home: Home) -> Iterator[Catalogue]:
-    """Pictures 1 to 4, each with a file; of the first there is a copy."""
+    """Images 1 to 4, each with one file; the first has a copy."""
     with Catalogue(home) as catalogue:
         catalogue.encoders.register(VAE, "vae", "vae", dimensions=2)
-        pictures = [picture(number, f"/photos/{number}.jpg") for number in range(1, 5)]
-        catalogue.images.add_batch([*pictures, picture(1, "/copies/one.jpg")], VAE, "torch")
+        images = [make_image(number, f"/photos/{number}.jpg") for number in range(1, 5)]
+        catalogue.images.add_batch([*images, make_image(1, "/copies/one.jpg")], VAE, "torch")
         yield catalogue
 
 
-def run_of(catalogue: Catalogue) -> int:
+def start_run(catalogue: Catalogue) -> int:
     return catalogue.runs.start("dedup", {})
 
 
-def test_a_run_replaces_all_that_was_found_before_and_the_nearest_come_first(catalogue: Catalogue) -> None:
-    first, second = run_of(catalogue), run_of(catalogue)
+def test_a_run_replaces_earlier_pairs_and_the_nearest_come_first(catalogue: Catalogue) -> None:
+    first, second = start_run(catalogue), start_run(catalogue)
     catalogue.duplicates.replace(first, [DuplicateRecord(1, 2, "near", 0.5, 0.9, "cropped")])
     pairs = [
         DuplicateRecord(2, 3, "near", 0.4, 0.8, "mirrored"),
@@ -65,22 +62,22 @@ def test_a_run_replaces_all_that_was_found_before_and_the_nearest_come_first(cat
     ]
 
 
-def test_a_run_that_fails_on_the_way_leaves_what_was_there(catalogue: Catalogue) -> None:
+def test_a_failed_run_changes_nothing(catalogue: Catalogue) -> None:
     pair = DuplicateRecord(1, 2, "near", 0.5, 0.9, "cropped")
-    catalogue.duplicates.replace(run_of(catalogue), [pair])
+    catalogue.duplicates.replace(start_run(catalogue), [pair])
 
     def broken() -> Iterator[DuplicateRecord]:
         yield DuplicateRecord(1, 3, "near", 0.5, 0.9, "cropped")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        catalogue.duplicates.replace(run_of(catalogue), broken())
+        catalogue.duplicates.replace(start_run(catalogue), broken())
     assert list(catalogue.duplicates.iterate_pairs()) == [pair]
 
 
-def test_thousands_of_pairs_go_in_and_come_out_and_count_as_one_change(catalogue: Catalogue) -> None:
-    pictures = [picture(number, f"/many/{number}.jpg") for number in range(100, 250)]
-    ids = catalogue.images.add_batch(pictures, VAE, "torch")
+def test_thousands_of_pairs_are_stored_in_one_change(catalogue: Catalogue) -> None:
+    images = [make_image(number, f"/many/{number}.jpg") for number in range(100, 250)]
+    ids = catalogue.images.add_batch(images, VAE, "torch")
     before = catalogue.count_changes()
     pairs = [
         DuplicateRecord(one, two, "similar", 0.1, None, "near")
@@ -88,21 +85,21 @@ def test_thousands_of_pairs_go_in_and_come_out_and_count_as_one_change(catalogue
         for two in ids[place + 1 :]
     ]
     assert len(pairs) > 2 * 5000
-    assert catalogue.duplicates.replace(run_of(catalogue), iter(pairs)) == len(pairs)
+    assert catalogue.duplicates.replace(start_run(catalogue), iter(pairs)) == len(pairs)
     assert catalogue.count_changes() == before + 1
     assert sum(1 for _ in catalogue.duplicates.iterate_pairs(("similar",))) == len(pairs)
 
 
-def test_pairs_of_a_deleted_picture_go_with_it_and_are_not_stored_afterwards(catalogue: Catalogue) -> None:
+def test_pairs_of_a_deleted_image_are_deleted_and_not_stored_again(catalogue: Catalogue) -> None:
     pairs = [DuplicateRecord(1, 2, "near", 0.5, 0.9, "cropped"), DuplicateRecord(3, 4, "near", 0.1, 0.9, "cropped")]
-    catalogue.duplicates.replace(run_of(catalogue), pairs)
+    catalogue.duplicates.replace(start_run(catalogue), pairs)
     catalogue.files.delete(["/photos/2.jpg"])
     assert list(catalogue.duplicates.iterate_pairs()) == [pairs[1]]
-    assert catalogue.duplicates.replace(run_of(catalogue), pairs) == 1
+    assert catalogue.duplicates.replace(start_run(catalogue), pairs) == 1
     assert list(catalogue.duplicates.iterate_pairs()) == [pairs[1]]
 
 
-def test_a_decision_is_kept_by_content_replaced_by_a_later_one_and_forgotten_on_demand(catalogue: Catalogue) -> None:
+def test_a_decision_is_stored_by_content_and_can_be_replaced_and_deleted(catalogue: Catalogue) -> None:
     before, changes = datetime.now(UTC), catalogue.count_changes()
     assert catalogue.duplicates.save_decisions([Decision(sha(1), sha(2), same=True, keep_sha256=sha(2))]) == 1
     assert catalogue.count_changes() == changes + 1
@@ -132,15 +129,13 @@ def test_a_decision_is_kept_by_content_replaced_by_a_later_one_and_forgotten_on_
         Decision(sha(1), sha(2), same=True, keep_sha256=sha(3)),
     ],
 )
-def test_what_can_not_be_a_decision_is_refused_by_name_and_nothing_is_stored(
-    catalogue: Catalogue, wrong: Decision
-) -> None:
+def test_an_invalid_decision_is_refused_and_nothing_is_stored(catalogue: Catalogue, wrong: Decision) -> None:
     with pytest.raises(BadSetting, match=wrong.first_sha256[-5:]):
         catalogue.duplicates.save_decisions([Decision(sha(3), sha(4), same=True), wrong])
     assert catalogue.duplicates.get_decisions() == []
 
 
-def test_many_decisions_at_once(catalogue: Catalogue) -> None:
+def test_many_decisions_are_stored_at_once(catalogue: Catalogue) -> None:
     said = [Decision(sha(1), sha(number), same=True) for number in range(2, 1002)]
     assert catalogue.duplicates.save_decisions(said) == 1000
     assert catalogue.duplicates.save_decisions(said) == 1000
@@ -148,25 +143,25 @@ def test_many_decisions_at_once(catalogue: Catalogue) -> None:
     assert catalogue.duplicates.delete_decisions((one.first_sha256, one.second_sha256) for one in said) == 1000
 
 
-def test_the_database_itself_refuses_a_pair_the_wrong_way_round(catalogue: Catalogue, home: Home) -> None:
+def test_the_database_refuses_a_pair_in_the_wrong_order(catalogue: Catalogue, home: Home) -> None:
     with sqlite3.connect(home.catalogue_path) as connection, pytest.raises(sqlite3.IntegrityError, match="ordered"):
         connection.execute("INSERT INTO duplicates VALUES (2, 1, 'near', 0.1, NULL, 'x', 1)")
     connection.close()
 
 
-def test_suspects_are_pictures_with_several_files_in_pairs_or_decided_on(catalogue: Catalogue) -> None:
+def test_candidate_files_have_copies_pairs_or_decisions(catalogue: Catalogue) -> None:
     assert [(row.image_id, row.path) for row in catalogue.duplicates.iterate_candidate_files()] == [
         (1, "/copies/one.jpg"),
         (1, "/photos/1.jpg"),
     ]
-    catalogue.duplicates.replace(run_of(catalogue), [DuplicateRecord(2, 4, "similar", 0.5, None, "near")])
+    catalogue.duplicates.replace(start_run(catalogue), [DuplicateRecord(2, 4, "similar", 0.5, None, "near")])
     assert {row.image_id for row in catalogue.duplicates.iterate_candidate_files()} == {1}
-    catalogue.duplicates.replace(run_of(catalogue), [DuplicateRecord(1, 2, "pixels", 0.0, None, "the same pixels")])
+    catalogue.duplicates.replace(start_run(catalogue), [DuplicateRecord(1, 2, "pixels", 0.0, None, "the same pixels")])
     catalogue.duplicates.save_decisions([Decision(sha(4), sha(9), same=False)])
     assert {row.image_id for row in catalogue.duplicates.iterate_candidate_files()} == {1, 2, 4}
 
 
-def test_a_filter_lets_each_file_through_for_itself(catalogue: Catalogue) -> None:
+def test_a_filter_applies_to_each_file(catalogue: Catalogue) -> None:
     found = list(catalogue.duplicates.iterate_candidate_files(make_filter(under="/photos")))
     assert [(row.path, row.size, row.mtime_ns, row.width) for row in found] == [("/photos/1.jpg", 100, 10**18, 40)]
     assert list(catalogue.duplicates.iterate_files(filter=make_filter(formats=["png"]))) == []
@@ -176,7 +171,7 @@ def test_a_filter_lets_each_file_through_for_itself(catalogue: Catalogue) -> Non
     ]
 
 
-def test_labels_are_read_by_name_and_of_suspects_only_on_demand(catalogue: Catalogue) -> None:
+def test_labels_can_be_read_by_name_or_only_for_candidates(catalogue: Catalogue) -> None:
     catalogue.metadata.set_for_files(
         {"/photos/1.jpg": {"class": "cat", "split": "train"}, "/photos/3.jpg": {"class": "dog"}}
     )
@@ -187,11 +182,11 @@ def test_labels_are_read_by_name_and_of_suspects_only_on_demand(catalogue: Catal
     assert {path for path, _, _ in catalogue.duplicates.iterate_labels(candidates_only=True)} == {"/photos/1.jpg"}
 
 
-def test_the_last_run_of_a_kind_is_the_newest_that_finished(catalogue: Catalogue) -> None:
+def test_the_last_run_of_a_kind_is_the_newest_finished_one(catalogue: Catalogue) -> None:
     assert catalogue.runs.find_last_finished("dedup") is None
-    finished = run_of(catalogue)
+    finished = start_run(catalogue)
     catalogue.runs.finish(finished, "finished", {"pairs": 3})
-    catalogue.runs.finish(run_of(catalogue), "interrupted", {})
+    catalogue.runs.finish(start_run(catalogue), "interrupted", {})
     catalogue.runs.finish(catalogue.runs.start("index", {}), "finished", {})
     found = catalogue.runs.find_last_finished("dedup")
     assert found is not None

@@ -1,4 +1,4 @@
-"""Results as data: groups.json, pairs.csv and Parquet; leaks, conflicting labels, classes; what another folder has."""
+"""Results as data: groups.json, pairs.csv and Parquet; leaks, label conflicts, classes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from simile.store.home import Home
 from tests.support.dedup_records import make_calibration, make_file, sha
 
 VAE = "a" * 64
-FILES = {  # path -> picture; the lower the number the larger the picture
+FILES = {  # path -> image; the smaller the number, the larger the image
     "/set/train/cats/1.jpg": 1,
     "/set/test/cats/1 again.jpg": 1,
     "/set/train/cats/2.jpg": 2,
@@ -91,7 +91,7 @@ def read(path: Path) -> dict[str, Any]:
 # Files
 
 
-def test_groups_json_has_three_tiers_and_all_that_scripts_rely_on(catalogue: Catalogue, tmp_path: Path) -> None:
+def test_groups_json_has_three_tiers_and_all_documented_fields(catalogue: Catalogue, tmp_path: Path) -> None:
     results, _ = collect_results(catalogue, DedupResultOptions())
     write_dedup_output(tmp_path / "groups.json", results, catalogue)
     body = read(tmp_path / "groups.json")
@@ -124,7 +124,7 @@ def test_groups_json_has_three_tiers_and_all_that_scripts_rely_on(catalogue: Cat
     assert (body["leaks"], body["conflicts"], body["classes"]) == (None, None, None)
 
 
-def test_groups_json_without_any_group_is_json_too(home: Home, tmp_path: Path) -> None:
+def test_groups_json_without_groups_is_valid_json(home: Home, tmp_path: Path) -> None:
     with Catalogue(home) as catalogue:
         results, _ = collect_results(catalogue, DedupResultOptions())
         write_dedup_output(tmp_path / "groups.json", results, catalogue)
@@ -132,7 +132,7 @@ def test_groups_json_without_any_group_is_json_too(home: Home, tmp_path: Path) -
     assert read(tmp_path / "groups.json")["threshold"] is None
 
 
-def test_a_distance_that_nobody_knows_is_null(catalogue: Catalogue, tmp_path: Path) -> None:
+def test_an_unknown_distance_is_null(catalogue: Catalogue, tmp_path: Path) -> None:
     catalogue.duplicates.save_decisions([Decision(sha(2), sha(7), same=True)])
     catalogue.encoders.register("b" * 64, "new", "vae", dimensions=2)
     catalogue.encoders.activate("b" * 64)
@@ -164,7 +164,7 @@ def test_pairs_csv_has_every_pair_once_with_similar_ones_nearest_first(catalogue
     assert (rows[3][2], rows[3][5:8]) == ("/set/test/dogs/é, 6.jpg", ["0.375", "0.8", 'turned, "mirrored"'])
 
 
-def test_pairs_that_people_called_different_never_appear_again(catalogue: Catalogue) -> None:
+def test_pairs_decided_as_different_are_not_exported(catalogue: Catalogue) -> None:
     catalogue.duplicates.save_decisions(
         [Decision(sha(one), sha(two), same=False) for one, two in ((1, 2), (3, 4), (4, 5), (6, 7))]
     )
@@ -188,14 +188,14 @@ def test_parquet_has_the_rows_of_the_csv_with_their_types(catalogue: Catalogue, 
     assert table["decision"].null_count == 6
 
 
-def test_only_the_tiers_that_are_asked_for_are_written(catalogue: Catalogue) -> None:
+def test_only_requested_tiers_are_written(catalogue: Catalogue) -> None:
     results, plan = collect_results(catalogue, DedupResultOptions(tiers=("near",), threshold=0.3))
     assert [found.pair.tier for found in iterate_file_pairs(catalogue, results)] == ["near"]
     assert [removal.path for removal in plan.removals] == ["/set/test/dogs/4.jpg"]
     assert groups_to_json(results)["threshold"] == 0.3
 
 
-def test_tiers_are_counted_with_what_could_be_freed(catalogue: Catalogue) -> None:
+def test_tier_counts_include_removable_files_and_bytes(catalogue: Catalogue) -> None:
     results, plan = collect_results(catalogue, DedupResultOptions())
     counts = count_tiers(catalogue, results, plan)
     assert [(tier, count.groups, count.files, count.removable, count.bytes) for tier, count in counts.items()] == [
@@ -207,14 +207,14 @@ def test_tiers_are_counted_with_what_could_be_freed(catalogue: Catalogue) -> Non
     assert counts["similar"].pairs == 2
 
 
-def test_a_file_that_can_not_be_written_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+def test_an_unwritable_output_is_refused_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "folder.json").mkdir()
     for name in ("groups.txt", "folder.json", "nowhere/groups.json"):
         with pytest.raises(BadSetting, match=r"can't be written|is not a folder"):
             check_dedup_output(tmp_path / name)
 
 
-def test_tiers_are_read_with_commas_and_in_their_order() -> None:
+def test_tiers_are_parsed_with_commas_and_sorted() -> None:
     assert parse_tiers([]) == ("bytes", "pixels", "near", "similar")
     assert parse_tiers(["near,bytes", "near"]) == ("bytes", "near")
     with pytest.raises(BadSetting, match="tier can't be 'exact'"):
@@ -224,7 +224,7 @@ def test_tiers_are_read_with_commas_and_in_their_order() -> None:
 # Datasets
 
 
-def test_leaks_are_copies_in_two_splits_tier_by_tier(catalogue: Catalogue) -> None:
+def test_leaks_are_copies_in_two_splits_sorted_by_tier(catalogue: Catalogue) -> None:
     results, _ = collect_results(catalogue, DedupResultOptions(split_names=("train", "test")))
     assert results.leaks is not None
     assert [(leak.tier, leak.first.path, leak.second.path) for leak in results.leaks] == [
@@ -244,7 +244,7 @@ def test_leaks_are_copies_in_two_splits_tier_by_tier(catalogue: Catalogue) -> No
     assert body["pairs"][0]["paths"] == ["/set/train/cats/1.jpg", "/set/test/cats/1 again.jpg"]
 
 
-def test_a_pair_called_different_is_no_leak_nor_one_beyond_the_threshold(catalogue: Catalogue) -> None:
+def test_pairs_decided_as_different_or_beyond_the_threshold_are_no_leaks(catalogue: Catalogue) -> None:
     catalogue.duplicates.save_decisions([Decision(sha(3), sha(4), same=False)])
     results, _ = collect_results(catalogue, DedupResultOptions(split_names=("train", "test"), threshold=0.8))
     assert results.leaks is not None
@@ -264,7 +264,7 @@ def test_every_file_with_a_copy_in_the_other_split_is_a_leak(catalogue: Catalogu
     ]
 
 
-def test_leaks_grow_with_the_files_and_not_with_their_product(catalogue: Catalogue) -> None:
+def test_the_number_of_leaks_is_linear_in_the_files(catalogue: Catalogue) -> None:
     paths = [f"/set/{split}/blank/{number}.jpg" for split in ("train", "test") for number in range(3000)]
     catalogue.files.add([(1, FileStat(path, 100, 1)) for path in paths])
     results, _ = collect_results(catalogue, DedupResultOptions(split_names=("train", "test"), tiers=("bytes",)))
@@ -272,7 +272,7 @@ def test_leaks_grow_with_the_files_and_not_with_their_product(catalogue: Catalog
     assert (count.files, count.pairs) == ({"train": 3001, "test": 3001}, 6001)
 
 
-def test_links_are_leaks_and_conflicts_though_no_copies(catalogue: Catalogue, tmp_path: Path) -> None:
+def test_links_are_leaks_and_conflicts_but_no_copies(catalogue: Catalogue, tmp_path: Path) -> None:
     names = [tmp_path / name for name in ("set/train/cats/a.jpg", "set/test/dogs/a.jpg", "set/train/cats/soft.jpg")]
     for name in names:
         name.parent.mkdir(parents=True, exist_ok=True)
@@ -318,7 +318,7 @@ def test_links_are_leaks_and_conflicts_though_no_copies(catalogue: Catalogue, tm
     assert conflict.labels.keys() == {"birds", "cats", "dogs"}
 
 
-def test_a_split_is_what_a_manifest_says_a_path_or_the_innermost_folder() -> None:
+def test_a_split_comes_from_the_manifest_a_path_or_the_innermost_folder() -> None:
     def at(path: str, split: str | None = None) -> str | None:
         labels = {} if split is None else {"split": split}
         return splits.get_split(make_file(1, path, labels=labels))
@@ -333,7 +333,7 @@ def test_a_split_is_what_a_manifest_says_a_path_or_the_innermost_folder() -> Non
     assert at("/set/train.png") is None
 
 
-def test_splits_that_can_not_be_told_apart_or_hold_nothing_are_refused(catalogue: Catalogue) -> None:
+def test_equal_or_empty_splits_are_refused(catalogue: Catalogue) -> None:
     for names in (["train"], ["train", "train"], []):
         with pytest.raises(BadSetting, match="between can't be"):
             DatasetSplits(names)
@@ -342,7 +342,7 @@ def test_splits_that_can_not_be_told_apart_or_hold_nothing_are_refused(catalogue
     assert count_splits(catalogue, DatasetSplits(["train", "test"])) == {"train": 4, "test": 4}
 
 
-def test_a_picture_with_files_in_three_splits_leaks_between_each_two(catalogue: Catalogue) -> None:
+def test_an_image_in_three_splits_leaks_between_each_pair_of_splits(catalogue: Catalogue) -> None:
     catalogue.files.add([(1, FileStat("/set/val/1.jpg", 100, 1)), (1, FileStat("/set/val/2.jpg", 100, 1))])
     results, _ = collect_results(catalogue, DedupResultOptions(split_names=("train", "test", "val"), tiers=("bytes",)))
     assert results.leaks is not None
@@ -354,7 +354,7 @@ def test_a_picture_with_files_in_three_splits_leaks_between_each_two(catalogue: 
     assert find_leaks(results.findings, results.copies, DatasetSplits(["train", "elsewhere"])) == []
 
 
-def test_a_leak_shows_through_a_third_picture_with_the_same_pixels(catalogue: Catalogue) -> None:
+def test_leaks_include_images_with_the_same_pixels_as_a_pair(catalogue: Catalogue) -> None:
     third = NewImage(
         sha256=sha(8),
         size=100,
@@ -404,7 +404,7 @@ def test_classes_are_counted_before_and_after_by_folder_and_by_column(catalogue:
         collect_results(catalogue, DedupResultOptions(label_source="species"))
 
 
-def test_a_class_folder_lies_below_the_split_and_else_it_is_the_pictures_own(tmp_path: Path) -> None:
+def test_the_class_folder_is_below_the_split_or_the_files_own_folder(tmp_path: Path) -> None:
     def label(path: str, splits: DatasetSplits | None = None) -> str | None:
         return make_label_reader("folders", splits)(make_file(1, path))
 

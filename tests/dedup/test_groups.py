@@ -1,4 +1,4 @@
-"""Groups of copies: tiers never mix, nothing is chained, people are obeyed, and what to keep has a reason."""
+"""Groups of copies: tiers never mix, matches are not chained, decisions count, and the kept file has a reason."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from simile.store.home import Home
 from tests.support.dedup_records import make_calibration, make_file, make_pair, sha
 
 CALIBRATION = make_calibration()
-Said = Mapping[tuple[int, int], tuple[bool, int | None]]
+Decided = Mapping[tuple[int, int], tuple[bool, int | None]]
 
 
-def findings(*pairs: ImagePair, files: tuple[ImageFile, ...] = (), said: Said | None = None) -> Findings:
-    """What is known of these pairs. files: in place of, or beside, the one that each picture has."""
-    said = said or {}
-    numbers = {number for pair in pairs for number in (pair.first, pair.second)} | {n for ids in said for n in ids}
+def findings(*pairs: ImagePair, files: tuple[ImageFile, ...] = (), decided: Decided | None = None) -> Findings:
+    """Make findings of these pairs; `files` replace the default file of their image."""
+    decided = decided or {}
+    numbers = {number for pair in pairs for number in (pair.first, pair.second)} | {n for ids in decided for n in ids}
     known = {
         number: tuple(one for one in files if one.image_id == number) or (make_file(number),) for number in numbers
     }
@@ -50,7 +50,7 @@ def findings(*pairs: ImagePair, files: tuple[ImageFile, ...] = (), said: Said | 
         known.setdefault(one.image_id or 0, tuple(other for other in files if other.image_id == one.image_id))
     decisions = {
         (sha(one), sha(two)): Decision(sha(one), sha(two), same, None if keep is None else sha(keep))
-        for (one, two), (same, keep) in said.items()
+        for (one, two), (same, keep) in decided.items()
     }
     return Findings(
         run_id=7,
@@ -65,21 +65,21 @@ def findings(*pairs: ImagePair, files: tuple[ImageFile, ...] = (), said: Said | 
     )
 
 
-def numbers(group: DuplicateGroup) -> list[int | None]:
-    """Ids of its pictures, the kept one first."""
+def get_ids(group: DuplicateGroup) -> list[int | None]:
+    """Return the ids of the group's images, the kept one first."""
     return [member.file.image_id for member in group.members]
 
 
-def made(found: Findings, **how: object) -> list[tuple[str, list[int | None]]]:
-    return [(group.tier, numbers(group)) for group in make_groups(found, **how)]  # type: ignore[arg-type]
+def list_groups(found: Findings, **how: object) -> list[tuple[str, list[int | None]]]:
+    return [(group.tier, get_ids(group)) for group in make_groups(found, **how)]  # type: ignore[arg-type]
 
 
 # Groups
 
 
-def test_copies_that_all_match_are_one_group_whose_first_by_the_rules_is_kept() -> None:
+def test_copies_that_all_match_are_one_group_and_the_rules_choose_the_kept_file() -> None:
     (group,) = make_groups(findings(make_pair(3, 1, 0.3), make_pair(2, 3, 0.2), make_pair(1, 2, 0.1)))
-    assert numbers(group) == [1, 2, 3]
+    assert get_ids(group) == [1, 2, 3]
     assert (group.matched, group.possible, group.decided) == (3, 3, False)
     assert [member.is_kept for member in group.members] == [True, False, False]
     assert [member.distance for member in group.members] == [0.0, 0.1, 0.3]
@@ -88,8 +88,8 @@ def test_copies_that_all_match_are_one_group_whose_first_by_the_rules_is_kept() 
     assert group.members[2].keep_reason == "larger: 9999×10, not 9997×10"
 
 
-def test_a_chain_is_not_one_group_unless_its_ends_match_the_one_that_is_kept() -> None:
-    assert made(findings(make_pair(1, 2), make_pair(2, 3), make_pair(3, 4))) == [
+def test_a_chain_is_no_group_unless_all_members_match_the_kept_file() -> None:
+    assert list_groups(findings(make_pair(1, 2), make_pair(2, 3), make_pair(3, 4))) == [
         ("near", [2, 1, 3])
     ]  # 4 only matches 3
     (group,) = make_groups(findings(make_pair(1, 2), make_pair(2, 3)))
@@ -97,69 +97,69 @@ def test_a_chain_is_not_one_group_unless_its_ends_match_the_one_that_is_kept() -
     assert group.kept_member.keep_reason == "it matches all the others directly"
 
 
-def test_tiers_never_mix_and_a_picture_with_equal_pixels_stands_once() -> None:
+def test_tiers_never_mix_and_equal_pixels_are_represented_by_one_image() -> None:
     files = (make_file(1, "/a/1.jpg"), make_file(1, "/b/longer/1.jpg"), make_file(2), make_file(3))
     found = findings(make_pair(1, 2, 0.0, tier="pixels"), make_pair(2, 3, 0.2), files=files)
-    assert made(found) == [("bytes", [1, 1]), ("pixels", [1, 2]), ("near", [1, 3])]
-    assert made(found, tiers=("near",)) == [("near", [1, 3])]
+    assert list_groups(found) == [("bytes", [1, 1]), ("pixels", [1, 2]), ("near", [1, 3])]
+    assert list_groups(found, tiers=("near",)) == [("near", [1, 3])]
     near_group = make_groups(found)[2]
     assert near_group.members[1].reason == "near 2 3"
     assert [member.file.path for member in near_group.members] == ["/a/1.jpg", "/photos/0003.jpg"]
 
 
-def test_equal_pixels_hold_through_a_third_so_that_any_of_them_can_be_kept() -> None:
+def test_equal_pixels_are_transitive_so_any_of_them_can_be_kept() -> None:
     pairs = (make_pair(1, 2, 0.0, tier="pixels"), make_pair(1, 3, 0.01, tier="pixels"), make_pair(1, 9, 0.2))
     files = (make_file(3, "/best/3.jpg"),)
     (group, other) = make_groups(findings(*pairs, files=files), ("under:/best",))
-    assert numbers(group) == [3, 1, 2]
+    assert get_ids(group) == [3, 1, 2]
     assert (group.matched, group.possible) == (3, 3)
     assert [member.distance for member in group.members] == [0.0, 0.01, 0.0]
-    assert (other.tier, numbers(other), other.members[1].reason) == ("near", [3, 9], "near 1 9")
-    said = findings(*pairs, said={(2, 3): (False, None), (1, 2): (True, 2)})
-    assert made(said) == [("pixels", [2, 1]), ("near", [2, 9])]
+    assert (other.tier, get_ids(other), other.members[1].reason) == ("near", [3, 9], "near 1 9")
+    decided = findings(*pairs, decided={(2, 3): (False, None), (1, 2): (True, 2)})
+    assert list_groups(decided) == [("pixels", [2, 1]), ("near", [2, 9])]
 
 
-def test_further_names_of_one_file_are_no_copies_of_it() -> None:
+def test_links_to_a_file_are_no_copies_of_it() -> None:
     files = (make_file(1, "/a/long/1.jpg"), make_file(1, "/a/link.jpg"), make_file(1, "/b/longer/1.jpg"), make_file(2))
     found = replace(findings(make_pair(1, 2), files=files), link_paths=frozenset({"/a/link.jpg"}))
     equal, alike = make_groups(found)
     assert [member.file.path for member in equal.members] == ["/a/long/1.jpg", "/b/longer/1.jpg"]
     assert [member.file.path for member in alike.members] == ["/a/long/1.jpg", "/photos/0002.jpg"]
-    assert made(replace(found, link_paths=frozenset({"/a/link.jpg", "/b/longer/1.jpg"}))) == [("near", [1, 2])]
+    assert list_groups(replace(found, link_paths=frozenset({"/a/link.jpg", "/b/longer/1.jpg"}))) == [("near", [1, 2])]
 
 
-def test_groups_of_a_tier_come_nearest_first() -> None:
-    assert made(findings(make_pair(1, 2, 0.4), make_pair(3, 4, 0.1))) == [("near", [3, 4]), ("near", [1, 2])]
+def test_groups_of_a_tier_are_sorted_by_distance() -> None:
+    assert list_groups(findings(make_pair(1, 2, 0.4), make_pair(3, 4, 0.1))) == [("near", [3, 4]), ("near", [1, 2])]
 
 
-def test_the_threshold_is_the_runs_unless_a_lower_one_is_given() -> None:
+def test_a_lower_threshold_replaces_the_runs() -> None:
     found = findings(make_pair(1, 2, 0.4), make_pair(3, 4, 0.6))
-    assert made(found) == [("near", [1, 2])]
-    assert made(found, threshold=0.6) == [("near", [1, 2])]  # the run looked no further than 0.5
-    assert made(found, threshold=0.1) == []
+    assert list_groups(found) == [("near", [1, 2])]
+    assert list_groups(found, threshold=0.6) == [("near", [1, 2])]  # the run looked no further than 0.5
+    assert list_groups(found, threshold=0.1) == []
     assert [found.get_effective_threshold(asked) for asked in (None, 0.1, 100.0)] == [0.5, 0.1, 0.5]
     assert replace(found, calibration=None).get_effective_threshold(0.6) == 0.6
 
 
-def test_an_id_stays_as_long_as_the_files_are_the_same() -> None:
+def test_a_group_id_depends_only_on_the_files() -> None:
     (first,) = make_groups(findings(make_pair(1, 2)))
-    (swapped,) = make_groups(findings(make_pair(1, 2), said={(1, 2): (True, 2)}))
+    (swapped,) = make_groups(findings(make_pair(1, 2), decided={(1, 2): (True, 2)}))
     (other,) = make_groups(findings(make_pair(1, 3)))
     assert first.id == swapped.id != other.id
     assert first.kept_member != swapped.kept_member
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_whatever_the_pairs_groups_are_stars_without_a_common_picture_and_nothing_is_left(seed: int) -> None:
+def test_groups_of_random_pairs_are_disjoint_stars_and_leave_no_match(seed: int) -> None:
     draw = random.Random(seed)
     chosen = draw.sample(list(combinations(range(1, 41), 2)), 90)
-    said = {pair: (draw.random() < 0.5, draw.choice([None, *pair])) for pair in draw.sample(chosen, 20)}
-    found = findings(*(make_pair(*pair, draw.random() / 2) for pair in chosen), said=said)
+    decided = {pair: (draw.random() < 0.5, draw.choice([None, *pair])) for pair in draw.sample(chosen, 20)}
+    found = findings(*(make_pair(*pair, draw.random() / 2) for pair in chosen), decided=decided)
     groups = make_groups(found)
-    direct = {pair for pair in chosen if said.get(pair, (True, None))[0]}
+    direct = {pair for pair in chosen if decided.get(pair, (True, None))[0]}
     seen: set[int | None] = set()
     for group in groups:
-        kept, *others = numbers(group)
+        kept, *others = get_ids(group)
         assert kept is not None and others
         assert not seen & {kept, *others}
         seen |= {kept, *others}
@@ -167,7 +167,7 @@ def test_whatever_the_pairs_groups_are_stars_without_a_common_picture_and_nothin
             assert other is not None
             assert (min(kept, other), max(kept, other)) in direct
         pairs = list(combinations(sorted(number for number in (kept, *others) if number), 2))
-        assert all(said.get(pair, (True, None))[0] for pair in pairs), "called different, and together all the same"
+        assert all(decided.get(pair, (True, None))[0] for pair in pairs), "called different, and together all the same"
         assert (group.possible, group.matched) == (len(pairs), len(direct & set(pairs)))
     assert not any({first, second}.isdisjoint(seen) for first, second in direct), "two that match were both left"
     shuffled = list(found.pairs)
@@ -175,7 +175,7 @@ def test_whatever_the_pairs_groups_are_stars_without_a_common_picture_and_nothin
     assert make_groups(replace(found, pairs=tuple(shuffled))) == groups
 
 
-def test_a_blank_page_found_thousands_of_times_does_not_hold_up_the_rest() -> None:
+def test_an_image_with_thousands_of_matches_is_grouped_fast() -> None:
     pairs = [make_pair(number, number + 1, 0.1) for number in range(1, 10_000, 2)]
     pairs += [make_pair(20_000, number) for number in range(20_001, 30_001)]
     groups = make_groups(findings(*pairs))
@@ -186,47 +186,55 @@ def test_a_blank_page_found_thousands_of_times_does_not_hold_up_the_rest() -> No
 # Decisions
 
 
-def test_pictures_that_people_called_different_are_never_together() -> None:
-    assert made(findings(make_pair(1, 2), said={(1, 2): (False, None)})) == []
-    found = findings(make_pair(1, 2), make_pair(1, 3, 0.2), make_pair(2, 3, 0.1), said={(1, 2): (False, None)})
-    assert made(found) == [("near", [2, 3])]  # 3 can't be a copy of both: it goes with the nearer
+def test_images_decided_as_different_are_never_in_one_group() -> None:
+    assert list_groups(findings(make_pair(1, 2), decided={(1, 2): (False, None)})) == []
+    found = findings(make_pair(1, 2), make_pair(1, 3, 0.2), make_pair(2, 3, 0.1), decided={(1, 2): (False, None)})
+    assert list_groups(found) == [("near", [2, 3])]  # 3 can't be a copy of both: it goes with the nearer
 
 
-def test_pictures_that_people_called_the_same_are_together_however_far() -> None:
-    (group,) = make_groups(findings(make_pair(1, 2, 0.9), said={(1, 2): (True, None)}))
+def test_images_decided_as_the_same_are_grouped_at_any_distance() -> None:
+    (group,) = make_groups(findings(make_pair(1, 2, 0.9), decided={(1, 2): (True, None)}))
     assert group.decided
-    assert made(findings(make_pair(1, 2, 0.0, tier="pixels"), said={(1, 2): (True, None)})) == [("pixels", [1, 2])]
+    assert list_groups(findings(make_pair(1, 2, 0.0, tier="pixels"), decided={(1, 2): (True, None)})) == [
+        ("pixels", [1, 2])
+    ]
 
 
-def test_a_decision_on_a_picture_counts_for_the_one_with_the_same_pixels() -> None:
+def test_a_decision_counts_for_images_with_the_same_pixels() -> None:
     pairs = (make_pair(1, 2, 0.0, tier="pixels"), make_pair(1, 3))
-    assert made(findings(*pairs, said={(2, 3): (False, None)})) == [("pixels", [1, 2])]
+    assert list_groups(findings(*pairs, decided={(2, 3): (False, None)})) == [("pixels", [1, 2])]
 
 
-def test_what_people_keep_is_kept_before_the_rules() -> None:
+def test_a_users_choice_comes_before_the_keep_rules() -> None:
     pairs = (make_pair(1, 2), make_pair(1, 3), make_pair(2, 3))
-    (group,) = make_groups(findings(*pairs, said={(1, 3): (True, 3)}))
-    assert numbers(group) == [3, 1, 2]
+    (group,) = make_groups(findings(*pairs, decided={(1, 3): (True, 3)}))
+    assert get_ids(group) == [3, 1, 2]
     assert group.members[1].keep_reason == "decided by a user"
     assert group.members[2].keep_reason == "it matches all the others directly"
 
 
-def test_what_people_keep_is_kept_though_it_does_not_match_all_the_others() -> None:
-    found = findings(make_pair(1, 2), make_pair(1, 3), make_pair(1, 4), said={(1, 4): (True, 4)})
-    assert made(found) == [("near", [4, 1])]
+def test_a_users_choice_is_kept_even_if_it_does_not_match_all_others() -> None:
+    found = findings(make_pair(1, 2), make_pair(1, 3), make_pair(1, 4), decided={(1, 4): (True, 4)})
+    assert list_groups(found) == [("near", [4, 1])]
 
 
-def test_people_who_go_round_in_a_circle_get_what_the_rules_say() -> None:
-    said = {(1, 2): (True, 2), (2, 3): (True, 3), (1, 3): (True, 1)}
-    assert made(findings(make_pair(1, 2), make_pair(1, 3), make_pair(2, 3), said=said)) == [("near", [1, 2, 3])]
+def test_circular_choices_fall_back_to_the_keep_rules() -> None:
+    decided = {(1, 2): (True, 2), (2, 3): (True, 3), (1, 3): (True, 1)}
+    assert list_groups(findings(make_pair(1, 2), make_pair(1, 3), make_pair(2, 3), decided=decided)) == [
+        ("near", [1, 2, 3])
+    ]
 
 
-def test_only_decided_pairs_make_groups_on_demand() -> None:
+def test_groups_can_be_limited_to_decided_pairs() -> None:
     files = (make_file(9, "/a/9.jpg"), make_file(9, "/b/9.jpg"))
     found = findings(
-        make_pair(1, 2), make_pair(3, 4), make_pair(5, 6, 0.0, tier="pixels"), files=files, said={(3, 4): (True, None)}
+        make_pair(1, 2),
+        make_pair(3, 4),
+        make_pair(5, 6, 0.0, tier="pixels"),
+        files=files,
+        decided={(3, 4): (True, None)},
     )
-    assert made(found, decided_only=True) == [("bytes", [9, 9]), ("near", [3, 4])]
+    assert list_groups(found, decided_only=True) == [("bytes", [9, 9]), ("near", [3, 4])]
 
 
 # What to keep
@@ -244,7 +252,7 @@ def test_only_decided_pairs_make_groups_on_demand() -> None:
         ((), "/p/old.jpg", "shorter path"),
     ],
 )
-def test_each_rule_decides_and_says_why(rules: tuple[str, ...], kept: str, reason: str) -> None:
+def test_each_rule_decides_with_a_reason(rules: tuple[str, ...], kept: str, reason: str) -> None:
     usual = {"width": 100, "height": 100, "size": 2000, "mtime_ns": 2 * 10**18}
     files = [
         make_file(1, "/p/large.png", **{**usual, "width": 200}, format="png"),
@@ -258,7 +266,7 @@ def test_each_rule_decides_and_says_why(rules: tuple[str, ...], kept: str, reaso
     assert ranking.explain(first, second) == reason
 
 
-def test_without_loss_then_more_bytes_a_pixel() -> None:
+def test_least_compressed_prefers_lossless_then_more_bytes_per_pixel() -> None:
     coarse, fine = make_file(1, size=1000, width=100), make_file(2, size=3000, width=100)
     ranking = KeepRanking(("least-compressed",))
     assert ranking.sort([coarse, fine]) == [fine, coarse]
@@ -266,7 +274,7 @@ def test_without_loss_then_more_bytes_a_pixel() -> None:
 
 
 @pytest.mark.parametrize(("mtime_ns", "day"), [(10**21, "9999-12-31"), (-(10**21), "1-01-01"), (10**30, "9999-12-31")])
-def test_a_time_that_no_calendar_has_is_shown_as_the_nearest_that_it_has(mtime_ns: int, day: str) -> None:
+def test_times_outside_of_the_calendar_are_clamped(mtime_ns: int, day: str) -> None:
     usual, odd = make_file(1), make_file(1, "/photos/odd.jpg", mtime_ns=mtime_ns)
     ranking = KeepRanking(("oldest",))
     assert day in ranking.explain(*ranking.sort([usual, odd]))
@@ -275,20 +283,20 @@ def test_a_time_that_no_calendar_has_is_shown_as_the_nearest_that_it_has(mtime_n
     assert file_to_json(make_file(1, mtime_ns=-1))["mtime"] == "1969-12-31T23:59:59+00:00"
 
 
-def test_files_that_no_rule_tells_apart_are_told_apart_by_their_paths() -> None:
+def test_files_that_no_rule_distinguishes_are_sorted_by_path() -> None:
     one, two = make_file(1, "/photos/a.jpg"), make_file(1, "/photos/b.jpg")
     assert KeepRanking().explain(one, two) == "first in alphabetical order"
     assert KeepRanking().sort([two, one]) == [one, two]
 
 
-def test_rules_are_read_with_commas_and_relative_folders(tmp_path: Path) -> None:
+def test_rules_are_parsed_with_commas_and_relative_folders(tmp_path: Path) -> None:
     assert parse_keep_rules(["oldest, largest", "labelled", "oldest"]) == ("oldest", "largest", "labelled")
     assert parse_keep_rules(["under:best,largest"]) == (f"under:{tmp_path}/best", "largest")
     assert parse_keep_rules(["under:/my, photos,oldest"]) == ("under:/my, photos", "oldest")
 
 
 @pytest.mark.parametrize("text", ["newest", "under:", "largest,,smallest", "under"])
-def test_a_rule_that_is_none_is_refused_by_name(text: str) -> None:
+def test_an_unknown_rule_is_refused(text: str) -> None:
     with pytest.raises(BadSetting, match=r"keep can't be .*largest.*under:FOLDER|names no folder"):
         parse_keep_rules([text])
 
@@ -296,7 +304,7 @@ def test_a_rule_that_is_none_is_refused_by_name(text: str) -> None:
 # Plans
 
 
-def test_a_plan_removes_what_groups_do_not_keep_and_never_what_another_line_keeps() -> None:
+def test_a_plan_never_removes_a_file_that_another_line_keeps() -> None:
     files = (make_file(1), make_file(2, "/b/2.jpg"), make_file(2, "/b/again/2.jpg"), make_file(3))
     found = findings(make_pair(1, 2, 0.2, tier="pixels"), make_pair(2, 3, 0.2), files=files)
     plan = plan_of(found, make_groups(found))
@@ -313,9 +321,9 @@ def test_a_plan_removes_what_groups_do_not_keep_and_never_what_another_line_keep
     assert count_freed_bytes(plan, make_groups(found)) == {"pixels": 2000, "near": 1000}
 
 
-def test_a_plan_of_decisions_only_takes_what_people_called_the_same_beside_equal_bytes() -> None:
+def test_a_plan_of_decisions_contains_decided_pairs_and_equal_bytes() -> None:
     files = (make_file(9, "/a/9.jpg"), make_file(9, "/b/longer/9.jpg"))
-    found = findings(make_pair(1, 2), make_pair(3, 4), files=files, said={(3, 4): (True, 4)})
+    found = findings(make_pair(1, 2), make_pair(3, 4), files=files, decided={(3, 4): (True, 4)})
     plan = plan_of(found, make_groups(found), only_decided=True)
     assert [(line.path, line.keep_path) for line in plan.removals] == [
         ("/b/longer/9.jpg", "/a/9.jpg"),
@@ -340,14 +348,14 @@ def test_files_in_archives_and_uploads_are_neither_removed_nor_relied_on(tmp_pat
     assert group.kept_member.file.path == "/photos/1.jpg"
     assert group.members[3].keep_reason == "a single file, outside of archives"
     assert [line.path for line in plan_of(found, [group, second]).removals] == ["/photos/a longer name.jpg"]
-    kept_inside = findings(make_pair(1, 2), files=(make_file(1, inside), make_file(2)), said={(1, 2): (True, 1)})
+    kept_inside = findings(make_pair(1, 2), files=(make_file(1, inside), make_file(2)), decided={(1, 2): (True, 1)})
     (group,) = make_groups(kept_inside)
     assert group.kept_member.file.path == inside
     assert plan_of(kept_inside, [group]).removals == ()
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_no_plan_ever_takes_the_last_file_of_a_picture_away(seed: int) -> None:
+def test_no_plan_removes_the_last_file_of_an_image(seed: int) -> None:
     draw = random.Random(seed)
     files = [
         make_file(n, f"/{draw.choice('abc')}/{n}-{copy}.jpg")
@@ -370,7 +378,7 @@ def test_no_plan_ever_takes_the_last_file_of_a_picture_away(seed: int) -> None:
 
 @pytest.fixture
 def catalogue(home: Home) -> Catalogue:
-    """Pictures 1 to 6 with vectors on a line, one unit apart; of the first there is a copy; a run found pairs."""
+    """Images 1 to 6 with vectors on a line at distance 1, a copy of the first, and the pairs of a run."""
     catalogue = Catalogue(home)
     catalogue.encoders.register("a" * 64, "vae", "vae", dimensions=2)
     catalogue.encoders.activate("a" * 64)
@@ -403,7 +411,7 @@ def catalogue(home: Home) -> Catalogue:
     return catalogue
 
 
-def test_findings_hold_the_pairs_their_files_and_how_the_threshold_came_about(catalogue: Catalogue) -> None:
+def test_findings_contain_pairs_files_and_calibration(catalogue: Catalogue) -> None:
     catalogue.metadata.set_for_files({"/photos/3.jpg": {"class": "cat"}})
     found = load_findings(catalogue)
     assert [(pair.first, pair.second, pair.tier) for pair in found.pairs] == [
@@ -415,14 +423,14 @@ def test_findings_hold_the_pairs_their_files_and_how_the_threshold_came_about(ca
     assert [one.path for one in found.files[1]] == ["/copies/1.jpg", "/photos/1.jpg"]
     assert found.files[3][0].labels == {"class": "cat"}
     assert found.files.keys() == {1, 2, 3, 4}
-    assert made(found) == [("bytes", [1, 1]), ("pixels", [1, 2]), ("near", [1, 3])]
+    assert list_groups(found) == [("bytes", [1, 1]), ("pixels", [1, 2]), ("near", [1, 3])]
 
 
-def test_copies_byte_for_byte_are_known_without_any_run(home: Home) -> None:
+def test_equal_bytes_are_known_without_a_run(home: Home) -> None:
     with Catalogue(home) as catalogue:
         assert make_groups(load_findings(catalogue)) == []
         catalogue.encoders.register("a" * 64, "vae", "vae", dimensions=2)
-        pictures = [
+        images = [
             NewImage(
                 sha256=sha(1),
                 size=9,
@@ -434,7 +442,7 @@ def test_copies_byte_for_byte_are_known_without_any_run(home: Home) -> None:
             )
             for path in ("/b.png", "/a.png")
         ]
-        catalogue.images.add_batch(pictures, "a" * 64, "torch")
+        catalogue.images.add_batch(images, "a" * 64, "torch")
         found = load_findings(catalogue)
         assert (found.run_id, found.threshold) == (None, None)
         (group,) = make_groups(found)
@@ -444,15 +452,15 @@ def test_copies_byte_for_byte_are_known_without_any_run(home: Home) -> None:
         ]
 
 
-def test_a_filter_keeps_to_the_files_that_satisfy_it_and_to_pairs_of_two_such_pictures(catalogue: Catalogue) -> None:
+def test_a_filter_restricts_files_and_pairs(catalogue: Catalogue) -> None:
     found = load_findings(catalogue, make_filter(under="/photos"))
     assert [one.path for one in found.files[1]] == ["/photos/1.jpg"]
-    assert made(found) == [("pixels", [1, 2]), ("near", [1, 3])]
-    assert made(load_findings(catalogue, make_filter(under="/photos/2.jpg"))) == []
+    assert list_groups(found) == [("pixels", [1, 2]), ("near", [1, 3])]
+    assert list_groups(load_findings(catalogue, make_filter(under="/photos/2.jpg"))) == []
     assert list(find_similar_pairs(catalogue, found, filter=make_filter(under="/copies"))) == []
 
 
-def test_similar_pairs_are_the_unconfirmed_and_those_beyond_the_threshold_but_none_that_was_decided(
+def test_similar_pairs_are_unverified_or_beyond_the_threshold_and_undecided(
     catalogue: Catalogue,
 ) -> None:
     found = load_findings(catalogue)
@@ -470,7 +478,7 @@ def test_similar_pairs_are_the_unconfirmed_and_those_beyond_the_threshold_but_no
     assert [one.pair.first for one in find_similar_pairs(catalogue, load_findings(catalogue))] == [3]
 
 
-def test_pictures_called_the_same_are_near_copies_though_no_run_found_them(catalogue: Catalogue) -> None:
+def test_images_decided_as_the_same_are_near_copies_without_a_run(catalogue: Catalogue) -> None:
     catalogue.duplicates.save_decisions(
         [Decision(sha(2), sha(6), same=True, keep_sha256=sha(6)), Decision(sha(5), sha(9), same=True)]
     )
@@ -478,10 +486,10 @@ def test_pictures_called_the_same_are_near_copies_though_no_run_found_them(catal
     pair = found.pairs[-1]
     assert (pair.first, pair.second, pair.tier, pair.distance) == (2, 6, "near", 4.0)
     groups = make_groups(found)
-    assert [numbers(group) for group in groups if group.tier == "near"] == [[6, 1]]
+    assert [get_ids(group) for group in groups if group.tier == "near"] == [[6, 1]]
 
 
-def test_a_decision_on_one_of_equal_pixels_is_as_the_pair_that_another_of_them_is_in(catalogue: Catalogue) -> None:
+def test_a_decided_pair_has_the_measurements_of_a_pair_with_the_same_pixels(catalogue: Catalogue) -> None:
     catalogue.duplicates.save_decisions(
         [Decision(sha(1), sha(3), same=True)]
     )  # the run found 2 and 3, and 1 has the pixels of 2
@@ -494,9 +502,9 @@ def test_a_decision_on_one_of_equal_pixels_is_as_the_pair_that_another_of_them_i
         0.3,
         "cropped",
     )
-    assert made(found)[1:] == [("pixels", [1, 2]), ("near", [1, 3])]
-    assert made(found, decided_only=True)[1:] == [("near", [1, 3])]
+    assert list_groups(found)[1:] == [("pixels", [1, 2]), ("near", [1, 3])]
+    assert list_groups(found, decided_only=True)[1:] == [("near", [1, 3])]
 
 
-def test_a_calibration_survives_the_way_through_json() -> None:
+def test_a_calibration_survives_json() -> None:
     assert calibration_from_json(calibration_to_json(CALIBRATION)) == CALIBRATION

@@ -142,7 +142,9 @@ def test_decisions_by_keyboard_become_a_plan(page: Any, copies: Copies) -> None:
     assert sum(line.tier == "bytes" for line in plan.removals) == 2 and len(paths) == 6
     assert paths["camera/03.png"].keep_path.endswith("phone/03.jpg")
     assert sorted(decision.same for decision in plan.decisions) == [False, True, True, True, True]
-    assert [decision.keep_sha256 for decision in plan.decisions if decision.keep_sha256] == [paths["camera/03.png"].keep_sha256]
+    assert [decision.keep_sha256 for decision in plan.decisions if decision.keep_sha256] == [
+        paths["camera/03.png"].keep_sha256
+    ]
     page.locator(".more summary").click()
     page.get_by_label("include equal bytes").uncheck()
     assert len(download_plan(page).removals) == 4

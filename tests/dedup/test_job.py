@@ -1,4 +1,4 @@
-"""`simile dedup` on real files: what it finds, what it leaves alone, and how it goes on after a stop."""
+"""`simile dedup` on real files: what it finds, what it does not change, and how it continues."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def _few_planted_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("simile.dedup.detection.threshold.PLANTED_ORIGINALS", SAMPLE)
 
 
-def nothing(*_: object) -> None:
+def ignore_progress(*_: object) -> None:
     pass
 
 
 def write_photos(folder: Path) -> None:
-    """10 scenes and 3 garments on one bed, with copies of some of them, of each tier."""
+    """Write 10 scenes and 3 garments on one bed, with copies of some of them in each tier."""
     folder.mkdir()
     for seed in range(SCENES):
         Image.fromarray(scene(seed, 120, 160)).save(folder / f"scene{seed:02}.png")
@@ -69,7 +69,7 @@ def _indexed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         settings,
         [root / "photos"],
         TrainingRequest(recipe="vae", overrides={"latent_dim": 16, "width": 8, "epochs": 4}),
-        nothing,
+        ignore_progress,
     )
     index(settings, [root / "photos"], IndexRequest())
     return root / "home", root / "photos"
@@ -77,7 +77,7 @@ def _indexed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def settings(tmp_path: Path, _indexed: tuple[Path, Path]) -> Settings:
-    """Of a home of one's own; the photos are shared: they are only read."""
+    """Settings of a home for this test; the photos are shared because they are only read."""
     shutil.copytree(_indexed[0], tmp_path / "home")
     return load_settings(home=tmp_path / "home", workers=2, device="cpu")
 
@@ -85,19 +85,19 @@ def settings(tmp_path: Path, _indexed: tuple[Path, Path]) -> Settings:
 @pytest.fixture(scope="module")
 def _searched(tmp_path_factory: pytest.TempPathFactory, _indexed: tuple[Path, Path]) -> Path:
     home = Path(shutil.copytree(_indexed[0], tmp_path_factory.mktemp("searched") / "home"))
-    find_duplicates(load_settings(home=home, workers=2, device="cpu"), DedupRequest(threshold=100.0), nothing)
+    find_duplicates(load_settings(home=home, workers=2, device="cpu"), DedupRequest(threshold=100.0), ignore_progress)
     return home
 
 
 @pytest.fixture
 def searched(tmp_path: Path, _searched: Path) -> Settings:
-    """Of such a home where copies were looked for, at every distance."""
+    """Settings of such a home after a run with an unlimited threshold."""
     shutil.copytree(_searched, tmp_path / "home")
     return load_settings(home=tmp_path / "home", workers=2, device="cpu")
 
 
-def found_groups(settings: Settings) -> dict[str, set[frozenset[str]]]:
-    """Names of the files in each group, by tier."""
+def list_groups(settings: Settings) -> dict[str, set[frozenset[str]]]:
+    """Return the file names of each group, by tier."""
     groups: dict[str, set[frozenset[str]]] = {"bytes": set(), "pixels": set(), "near": set()}
     with Catalogue(Home(settings.home)) as catalogue:
         for group in make_groups(load_findings(catalogue)):
@@ -116,12 +116,12 @@ EXPECTED = {
 }
 
 
-def test_each_copy_is_found_in_its_own_tier_and_nothing_else(searched):
-    assert found_groups(searched) == EXPECTED
+def test_exactly_the_copies_are_found_in_their_tiers(searched):
+    assert list_groups(searched) == EXPECTED
 
 
-def test_the_threshold_is_learned_and_kept_with_the_run(settings):
-    run = find_duplicates(settings, DedupRequest(precision=0.95), nothing)
+def test_the_threshold_is_calibrated_and_stored_with_the_run(settings):
+    run = find_duplicates(settings, DedupRequest(precision=0.95), ignore_progress)
     with Catalogue(Home(settings.home)) as catalogue:
         findings = load_findings(catalogue)
         kept = catalogue.runs.find_last_finished("dedup")
@@ -130,20 +130,20 @@ def test_the_threshold_is_learned_and_kept_with_the_run(settings):
     assert findings.calibration.precision == 0.95
     assert findings.calibration.reached_precision >= 0.95
     assert findings.calibration.copies == SAMPLE * 6
-    groups = found_groups(settings)
+    groups = list_groups(settings)
     assert groups["bytes"] == EXPECTED["bytes"]
     assert groups["pixels"] == EXPECTED["pixels"]
     assert not any("bed" in name for group in groups["near"] for name in group)
 
 
-def test_a_second_run_takes_the_place_of_the_first_in_the_tiers_that_it_looks_for(searched):
+def test_a_second_run_replaces_the_tiers_that_it_searches(searched):
     find_duplicates(searched, DedupRequest(tiers=("pixels",), threshold=100.0))
-    assert found_groups(searched) == EXPECTED
+    assert list_groups(searched) == EXPECTED
     find_duplicates(searched, DedupRequest(tiers=("pixels", "near"), threshold=0.0))
-    assert found_groups(searched)["near"] == set()
+    assert list_groups(searched)["near"] == set()
 
 
-def test_what_to_keep_is_chosen_by_the_rules_of_the_last_run(settings):
+def test_the_kept_file_is_chosen_by_the_rules_of_the_last_run(settings):
     for rules, kept in [(("oldest",), "scene01.png"), (("least-compressed",), "pixels01.png")]:
         find_duplicates(settings, DedupRequest(tiers=("pixels",), threshold=1.0, keep=rules))
         with Catalogue(Home(settings.home)) as catalogue:
@@ -153,14 +153,14 @@ def test_what_to_keep_is_chosen_by_the_rules_of_the_last_run(settings):
         find_duplicates(settings, DedupRequest(keep=("newest",)))
 
 
-def test_what_is_near_but_no_copy_is_similar(searched):
+def test_near_images_that_are_no_copies_are_similar(searched):
     with Catalogue(Home(searched.home)) as catalogue:
         similar = list(catalogue.duplicates.iterate_pairs(("similar",)))
     assert similar
     assert all(pair.reason.startswith("not a copy: ") for pair in similar)
 
 
-def test_a_run_that_was_stopped_goes_on_where_it_was(settings, monkeypatch):
+def test_an_interrupted_run_continues(settings, monkeypatch):
     monkeypatch.setattr("simile.dedup.detection.verification.VERIFICATION_BATCH_SIZE", 32)
     seen = []
 
@@ -170,16 +170,16 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(settings, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         find_duplicates(settings, DedupRequest(threshold=100.0), stop)
-    assert found_groups(settings)["near"] == set()  # findings change all at once
+    assert list_groups(settings)["near"] == set()  # findings change all at once
     again = DedupRequest(threshold=100.0, wait=5.0)
     find_duplicates(settings, again, lambda stage, done, _: seen.append((stage, done)))
     assert min(done for stage, done in seen if stage == "comparing images") > 64
     assert not any(stage == "looking for neighbours" for stage, _ in seen)
-    assert found_groups(settings) == EXPECTED
+    assert list_groups(settings) == EXPECTED
     assert not (settings.home / "dedup" / "unfinished").exists()
 
 
-def test_a_line_that_was_cut_off_is_done_again(settings, monkeypatch):
+def test_a_truncated_result_line_is_computed_again(settings, monkeypatch):
     monkeypatch.setattr("simile.dedup.detection.verification.VERIFICATION_BATCH_SIZE", 32)
 
     def stop(stage: str, done: int, total: int) -> None:
@@ -190,11 +190,11 @@ def test_a_line_that_was_cut_off_is_done_again(settings, monkeypatch):
         find_duplicates(settings, DedupRequest(threshold=100.0), stop)
     results = settings.home / "dedup" / "unfinished" / "confirmed.jsonl"
     results.write_bytes(results.read_bytes()[:-20])
-    find_duplicates(settings, DedupRequest(threshold=100.0), nothing)
-    assert found_groups(settings) == EXPECTED
+    find_duplicates(settings, DedupRequest(threshold=100.0), ignore_progress)
+    assert list_groups(settings) == EXPECTED
 
 
-def test_another_question_starts_anew(settings):
+def test_another_request_starts_again(settings):
     def stop(stage: str, done: int, total: int) -> None:
         if stage == "comparing images":
             raise KeyboardInterrupt
@@ -204,10 +204,10 @@ def test_another_question_starts_anew(settings):
     stages = set()
     find_duplicates(settings, DedupRequest(threshold=0.0), lambda stage, *_: stages.add(stage))
     assert "looking for neighbours" in stages
-    assert found_groups(settings)["near"] == set()
+    assert list_groups(settings)["near"] == set()
 
 
-def test_a_file_that_is_gone_costs_nothing_else(settings, _indexed, tmp_path):
+def test_missing_and_damaged_files_do_not_affect_other_copies(settings, _indexed, tmp_path):
     photos = tmp_path / "own"
     shutil.copytree(_indexed[1], photos)
     shutil.rmtree(settings.home)
@@ -216,14 +216,14 @@ def test_a_file_that_is_gone_costs_nothing_else(settings, _indexed, tmp_path):
     with Catalogue(Home(settings.home)) as catalogue:
         catalogue.files.delete([str(path) for path in sorted(_indexed[1].iterdir())])
     (photos / "blur05.png").unlink()
-    (photos / "scene04.png").write_bytes(b"no picture any more")
-    find_duplicates(settings, DedupRequest(threshold=100.0), nothing)
-    groups = found_groups(settings)
+    (photos / "scene04.png").write_bytes(b"not an image")
+    find_duplicates(settings, DedupRequest(threshold=100.0), ignore_progress)
+    groups = list_groups(settings)
     assert groups["pixels"] == EXPECTED["pixels"]
     assert groups["near"] == {frozenset({"scene03.png", "jpeg-3003.png", "grey03.png"})}
 
 
-def test_further_names_of_one_file_are_no_copies(settings, tmp_path):
+def test_links_to_a_file_are_no_copies(settings, tmp_path):
     photos = tmp_path / "links"
     photos.mkdir()
     for name in ("a.png", "b.png"):
@@ -231,38 +231,38 @@ def test_further_names_of_one_file_are_no_copies(settings, tmp_path):
     (photos / "hard.png").hardlink_to(photos / "a.png")
     (photos / "0-soft.png").symlink_to(photos / "a.png")
     index(settings, [photos], IndexRequest())
-    assert frozenset({"a.png", "b.png"}) in found_groups(settings)["bytes"]
+    assert frozenset({"a.png", "b.png"}) in list_groups(settings)["bytes"]
 
 
-def test_decisions_are_heard_by_the_calibration(settings):
+def test_the_calibration_uses_decisions(settings):
     with Searcher(settings) as searcher:
         shas = sorted(record.sha256 for record in searcher.list_images(limit=2))
         searcher.catalogue.duplicates.save_decisions([Decision(*shas, same=False)])
-    find_duplicates(settings, DedupRequest(), nothing)
+    find_duplicates(settings, DedupRequest(), ignore_progress)
     with Catalogue(Home(settings.home)) as catalogue:
         assert load_findings(catalogue).calibration.decisions == 1
 
 
 @pytest.mark.parametrize(
-    ("request_", "said"),
+    ("request_", "setting"),
     [
         (DedupRequest(precision=1.5), "precision"),
         (DedupRequest(threshold=-1), "threshold"),
         (DedupRequest(threshold=float("nan")), "threshold"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(settings, request_, said):
-    with pytest.raises(BadSetting, match=said):
-        find_duplicates(settings, request_, nothing)
+def test_invalid_settings_are_refused(settings, request_, setting):
+    with pytest.raises(BadSetting, match=setting):
+        find_duplicates(settings, request_, ignore_progress)
 
 
-def test_a_home_that_is_not_there_is_not_made(tmp_path):
+def test_a_missing_home_is_not_created(tmp_path):
     with pytest.raises(NothingIndexed, match="simile index"):
-        find_duplicates(load_settings(home=tmp_path / "none"), DedupRequest(), nothing)
+        find_duplicates(load_settings(home=tmp_path / "none"), DedupRequest(), ignore_progress)
     assert not (tmp_path / "none").exists()
 
 
-def test_a_file_is_looked_up_in_the_home(settings, _indexed):
+def test_the_copies_of_a_file_are_found_in_the_home(settings, _indexed):
     photos = _indexed[1]
     with Searcher(settings) as searcher:
 
@@ -279,13 +279,13 @@ def test_a_file_is_looked_up_in_the_home(settings, _indexed):
         assert tiers("x", rewrapped.read_bytes()) == []
 
 
-def test_two_files_are_confirmed_without_a_home(_indexed):
+def test_two_files_are_verified_without_a_home(_indexed):
     photos = _indexed[1]
     assert verify_copy(photos / "scene05.png", photos / "blur05.png", Limits())
     assert not verify_copy(photos / "bed0.png", photos / "bed1.png", Limits())
 
 
-def test_others_may_write_while_pictures_are_compared(settings):
+def test_others_may_write_while_images_are_compared(settings):
     stored = []
 
     def decide_meanwhile(stage: str, *_: int) -> None:
@@ -298,19 +298,19 @@ def test_others_may_write_while_pictures_are_compared(settings):
     assert stored == [True]
 
 
-def test_the_same_pixels_are_found_however_small_the_threshold_is(settings, tmp_path):
+def test_equal_pixels_are_found_with_any_threshold(settings, tmp_path):
     photos = tmp_path / "more"
     photos.mkdir()
     Image.fromarray(scene(77, 900, 1200)).save(photos / "large.jpg")  # decoded at a smaller scale to be indexed
     Image.open(photos / "large.jpg").save(photos / "large.png")
     index(settings, [photos], IndexRequest())
     find_duplicates(settings, DedupRequest(threshold=0.0))
-    groups = found_groups(settings)
+    groups = list_groups(settings)
     assert groups["pixels"] == EXPECTED["pixels"] | {frozenset({"large.jpg", "large.png"})}
     assert groups["near"] == set()
 
 
-def test_pictures_that_the_encoder_has_not_seen_are_no_part_of_the_calibration(settings, monkeypatch):
+def test_images_without_a_vector_are_not_used_for_calibration(settings, monkeypatch):
     asked = []
 
     def seen(planting: CopyPlanter, files: dict[int, str], _seed: int) -> list[CalibrationExample]:

@@ -1,4 +1,4 @@
-"""Which files hold the same pixels: all that is in them counts, not only what is shown first."""
+"""The pixel digest covers everything in a file, not only the first frame."""
 
 from __future__ import annotations
 
@@ -18,37 +18,46 @@ COVER, OTHER, THIRD = (
 )
 
 
-def digest(picture: Image.Image, format: str, **options: Any) -> str:
+def compute_digest(image: Image.Image, format: str, **options: Any) -> str:
     file = io.BytesIO()
-    picture.save(file, format, **options)
-    return compute_pixel_digest(file.getvalue(), "picture", Limits())
+    image.save(file, format, **options)
+    return compute_pixel_digest(file.getvalue(), "image", Limits())
 
 
-def test_the_container_does_not_count() -> None:
-    digests = [digest(COVER, format) for format in ("PNG", "BMP", "TIFF", "PPM")]
-    digests += [digest(COVER, "WEBP", lossless=True), digest(COVER.convert("RGBA"), "PNG")]
+def test_the_file_format_does_not_change_the_digest() -> None:
+    digests = [compute_digest(COVER, format) for format in ("PNG", "BMP", "TIFF", "PPM")]
+    digests += [compute_digest(COVER, "WEBP", lossless=True), compute_digest(COVER.convert("RGBA"), "PNG")]
     assert len(set(digests)) == 1
 
 
 @pytest.mark.parametrize("format", ["TIFF", "PNG", "WEBP"])
-def test_further_pages_and_frames_count(format: str) -> None:
+def test_further_pages_and_frames_change_the_digest(format: str) -> None:
     lossless = {"lossless": True} if format == "WEBP" else {}
-    one, other = (digest(COVER, format, save_all=True, append_images=[last], **lossless) for last in (OTHER, THIRD))
-    again = digest(COVER, format, save_all=True, append_images=[OTHER], **lossless)
+    one, other = (
+        compute_digest(COVER, format, save_all=True, append_images=[last], **lossless) for last in (OTHER, THIRD)
+    )
+    again = compute_digest(COVER, format, save_all=True, append_images=[OTHER], **lossless)
     assert one == again
-    assert len({one, other, digest(COVER, "PNG")}) == 3
+    assert len({one, other, compute_digest(COVER, "PNG")}) == 3
 
 
-def test_more_than_eight_bits_count() -> None:
+def test_more_than_eight_bits_change_the_digest() -> None:
     eight = np.random.default_rng(0).integers(0, 255, (40, 48))
     deep, deeper = (Image.fromarray((eight * 257 + more).astype(np.uint16)) for more in (0, 100))
-    assert digest(deep, "PNG") == digest(deep, "TIFF")
+    assert compute_digest(deep, "PNG") == compute_digest(deep, "TIFF")
     assert (
-        len({digest(deep, "PNG"), digest(deeper, "PNG"), digest(Image.fromarray(eight.astype(np.uint8)), "PNG")}) == 3
+        len(
+            {
+                compute_digest(deep, "PNG"),
+                compute_digest(deeper, "PNG"),
+                compute_digest(Image.fromarray(eight.astype(np.uint8)), "PNG"),
+            }
+        )
+        == 3
     )
 
 
-def test_animations_that_begin_alike_are_no_near_copies(tmp_path):
+def test_animations_with_the_same_first_frame_are_no_near_copies(tmp_path):
     first, still = Image.fromarray(scene(1)), tmp_path / "still.png"
     for name, then in (("a.webp", 2), ("b.webp", 3)):
         first.save(tmp_path / name, save_all=True, append_images=[Image.fromarray(scene(then))], quality=90)

@@ -1,4 +1,4 @@
-"""Undo: every byte, mode and time is back, nothing that came since is overwritten, and a kill does no harm."""
+"""Undo restores bytes, modes and times, overwrites no new file, and survives a kill."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _trash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """kept.png with three copies, each with a time and a mode of its own."""
+    """kept.png with three copies that have different times and modes."""
     folder = tmp_path / "photos"
     (folder / "sub").mkdir(parents=True)
     pixels = np.random.default_rng(4).integers(0, 256, (9, 9, 3), np.uint8)
@@ -80,29 +80,29 @@ def plan(photos: Path) -> Path:
     return photos.parent / "plan.json"
 
 
-def act(settings: Settings, plan: Path, action: CleanupAction) -> list[FileOperation]:
-    """Applies the plan; gives what was done."""
+def apply(settings: Settings, plan: Path, action: CleanupAction) -> list[FileOperation]:
+    """Apply the plan and return its operations."""
     request = ApplyRequest(action=action, target_folder=plan.parent / "gone" if action == "move" else None)
-    done = apply_plan(settings, plan, request)
-    assert (done.applied, done.set_aside) == (3, [])
+    result = apply_plan(settings, plan, request)
+    assert (result.applied, result.set_aside) == (3, [])
     return [entry.operation for entry in read_journals(Home(settings.home))[-1].entries.values()]
 
 
-def tree(folder: Path) -> dict[str, tuple[str, int, int, bool]]:
-    """Hash, time, mode of every file, and whether it is a name of its own."""
+def describe_files(folder: Path) -> dict[str, tuple[str, int, int, bool]]:
+    """Return hash, time and mode of every file, and whether it has no other name."""
     files = {str(path): identify_file(path) for path in folder.rglob("*") if not path.is_dir()}
     return {path: (seen.sha256, seen.mtime_ns, seen.mode, seen.link_count == 1) for path, seen in files.items()}
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_undo_brings_back_bytes_modes_and_times(
+def test_undo_restores_bytes_modes_and_times(
     settings: Settings, photos: Path, plan: Path, action: CleanupAction
 ) -> None:
-    before = tree(photos)
-    act(settings, plan, action)
-    done = undo_journal(settings)
-    assert (done.restored, done.set_aside) == (3, [])
-    assert tree(photos) == before
+    before = describe_files(photos)
+    apply(settings, plan, action)
+    result = undo_journal(settings)
+    assert (result.restored, result.set_aside) == (3, [])
+    assert describe_files(photos) == before
     left = [path for folder in ("gone", "data") for path in (photos.parent / folder).rglob("*") if path.is_file()]
     assert left == []
     with pytest.raises(BadSetting, match="nothing to undo"):
@@ -110,28 +110,26 @@ def test_undo_brings_back_bytes_modes_and_times(
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_a_file_that_came_since_is_never_overwritten(
-    settings: Settings, photos: Path, plan: Path, action: CleanupAction
-) -> None:
-    before = tree(photos)
-    act(settings, plan, action)
+def test_undo_never_overwrites_a_new_file(settings: Settings, photos: Path, plan: Path, action: CleanupAction) -> None:
+    before = describe_files(photos)
+    apply(settings, plan, action)
     (photos / "one.png").unlink(missing_ok=True)
     (photos / "one.png").write_text("new")
-    done = undo_journal(settings)
-    assert (done.restored, [left.path for left in done.set_aside]) == (2, [str(photos / "one.png")])
-    assert "another file is there now" in done.set_aside[0].reason
+    result = undo_journal(settings)
+    assert (result.restored, [left.path for left in result.set_aside]) == (2, [str(photos / "one.png")])
+    assert "another file is there now" in result.set_aside[0].reason
     assert (photos / "one.png").read_text() == "new"
     (photos / "one.png").unlink()
     assert undo_journal(settings).restored == 1
-    assert tree(photos) == before
+    assert describe_files(photos) == before
 
 
-def test_the_newest_is_undone_first_and_any_by_its_name(settings: Settings, photos: Path, plan: Path) -> None:
-    before = tree(photos)
+def test_undo_takes_the_newest_journal_or_a_named_one(settings: Settings, photos: Path, plan: Path) -> None:
+    before = describe_files(photos)
     for _ in range(2):
-        act(settings, plan, "move")
+        apply(settings, plan, "move")
         undo_journal(settings)
-    act(settings, plan, "symlink")
+    apply(settings, plan, "symlink")
     home = Home(settings.home)
     states = [(one["action"], one["done"], one["undone"]) for one in list_journals(home)]
     assert states == [("symlink", 3, 0), ("move", 0, 3), ("move", 0, 3)]
@@ -141,36 +139,36 @@ def test_the_newest_is_undone_first_and_any_by_its_name(settings: Settings, phot
         with pytest.raises(BadSetting, match="There is no journal"):
             undo_journal(settings, name)
     assert undo_journal(settings, str(newest.path)).restored == 3
-    assert tree(photos) == before
+    assert describe_files(photos) == before
 
 
-def test_a_folder_that_was_removed_meanwhile_is_made_again(settings: Settings, photos: Path, plan: Path) -> None:
-    before = tree(photos)
-    act(settings, plan, "move")
+def test_undo_creates_a_removed_folder(settings: Settings, photos: Path, plan: Path) -> None:
+    before = describe_files(photos)
+    apply(settings, plan, "move")
     (photos / "sub").rmdir()
     assert undo_journal(settings).restored == 3
-    assert tree(photos) == before
+    assert describe_files(photos) == before
 
 
-def test_a_folder_that_became_a_link_is_not_followed(
+def test_undo_does_not_follow_a_folder_that_became_a_link(
     settings: Settings, photos: Path, plan: Path, tmp_path: Path
 ) -> None:
-    act(settings, plan, "move")
+    apply(settings, plan, "move")
     (photos / "sub").rmdir()
     (tmp_path / "other").mkdir()
     (photos / "sub").symlink_to(tmp_path / "other")
-    done = undo_journal(settings)
-    assert (done.restored, len(done.set_aside)) == (1, 2) and not any((tmp_path / "other").iterdir())
+    result = undo_journal(settings)
+    assert (result.restored, len(result.set_aside)) == (1, 2) and not any((tmp_path / "other").iterdir())
 
 
-def test_what_was_thrown_away_or_changed_elsewhere_is_said(settings: Settings, photos: Path, plan: Path) -> None:
-    first, second, _ = act(settings, plan, "trash")
+def test_undo_reports_deleted_and_changed_files(settings: Settings, photos: Path, plan: Path) -> None:
+    first, second, _ = apply(settings, plan, "trash")
     Path(first.target).unlink()
     Path(second.target).chmod(0o644)
     Path(second.target).write_text("changed")
-    done = undo_journal(settings)
-    assert done.restored == 1
-    assert {left.path: left.reason.split()[-1] for left in done.set_aside} == {
+    result = undo_journal(settings)
+    assert result.restored == 1
+    assert {left.path: left.reason.split()[-1] for left in result.set_aside} == {
         first.path: "exist",
         second.path: "there",
     }
@@ -178,48 +176,46 @@ def test_what_was_thrown_away_or_changed_elsewhere_is_said(settings: Settings, p
     assert undo_journal(settings).restored == 1
 
 
-def test_a_link_whose_kept_file_was_edited_is_set_aside(settings: Settings, photos: Path, plan: Path) -> None:
-    act(settings, plan, "symlink")
+def test_a_link_is_skipped_if_its_kept_file_was_edited(settings: Settings, photos: Path, plan: Path) -> None:
+    apply(settings, plan, "symlink")
     (photos / "kept.png").write_text("edited")
-    done = undo_journal(settings)
-    assert done.restored == 0 and "missing or was changed since" in done.set_aside[0].reason
+    result = undo_journal(settings)
+    assert result.restored == 0 and "missing or was changed since" in result.set_aside[0].reason
     assert (photos / "one.png").is_symlink()
 
 
-def test_a_hard_link_is_made_independent_though_the_kept_file_is_gone(
-    settings: Settings, photos: Path, plan: Path
-) -> None:
-    before = tree(photos)
-    act(settings, plan, "hardlink")
+def test_a_hard_link_is_restored_without_the_kept_file(settings: Settings, photos: Path, plan: Path) -> None:
+    before = describe_files(photos)
+    apply(settings, plan, "hardlink")
     (photos / "kept.png").unlink()
     assert undo_journal(settings).restored == 3
     del before[str(photos / "kept.png")]
-    assert tree(photos) == before
+    assert describe_files(photos) == before
 
 
-def test_after_undo_an_edit_of_the_copy_leaves_the_kept_file_alone(
+def test_after_undo_an_edit_of_the_copy_does_not_change_the_kept_file(
     settings: Settings, photos: Path, plan: Path
 ) -> None:
     kept = (photos / "kept.png").read_bytes()
-    act(settings, plan, "hardlink")
+    apply(settings, plan, "hardlink")
     undo_journal(settings)
     with (photos / "one.png").open("ab") as file:
         file.write(b"more")
     assert (photos / "kept.png").read_bytes() == kept
 
 
-def test_extended_attributes_come_back(settings: Settings, photos: Path, plan: Path) -> None:
+def test_undo_restores_extended_attributes(settings: Settings, photos: Path, plan: Path) -> None:
     try:
         os.setxattr(photos / "one.png", "user.rating", b"5\xff")
     except OSError:
         pytest.skip("this file system has no extended attributes")
-    act(settings, plan, "symlink")
+    apply(settings, plan, "symlink")
     undo_journal(settings)
     assert os.getxattr(photos / "one.png", "user.rating") == b"5\xff"
 
 
-def cut(settings: Settings, lines: int) -> None:
-    """Leaves only so many lines of the newest journal, and a part of the next one: as a kill would."""
+def cut_journal(settings: Settings, lines: int) -> None:
+    """Cut the newest journal after `lines` lines and a part of the next one, like a kill."""
     path = read_journals(Home(settings.home))[-1].path
     kept = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(kept[:lines]) + kept[lines][:20])
@@ -242,7 +238,7 @@ def _trash_reserved(operation: FileOperation) -> None:
 
 
 def link_up(operation: FileOperation) -> None:
-    """What stands before the link takes the file's place."""
+    """Make the state just before the link replaces the file."""
     os.link(operation.path, operation.aside)
     if operation.action == "symlink":
         Path(operation.temporary).symlink_to(operation.keep_path)
@@ -284,43 +280,45 @@ def _copied_and_aside(operation: FileOperation) -> None:
         ("symlink", _swapped, True),
     ],
 )
-def test_what_a_kill_left_is_completed_or_taken_back(
+def test_a_killed_operation_is_completed_or_taken_back(
     settings: Settings, photos: Path, plan: Path, action: CleanupAction, steps: Step, done: bool
 ) -> None:
-    """The first file was under way: the journal has its intent, and the disk what the steps left."""
-    before = tree(photos)
-    first = act(settings, plan, action)[0]
+    """The journal contains the first file's intent, and the disk the result of the steps."""
+    before = describe_files(photos)
+    first = apply(settings, plan, action)[0]
     undo_journal(settings)
-    cut(settings, 2)
+    cut_journal(settings, 2)
     Path(first.target).parent.mkdir(parents=True, exist_ok=True)
     steps(first)
     again = undo_journal(settings)
     assert (again.restored, again.set_aside) == (int(done), [])
-    assert tree(photos) == before
+    assert describe_files(photos) == before
     assert not any(path.is_file() for name in ("gone", "data") for path in (photos.parent / name).rglob("*"))
     assert list_journals(Home(settings.home))[0]["unfinished"] == 0
 
 
-def test_a_disk_that_was_missing_after_a_kill_may_come_back(settings: Settings, photos: Path, plan: Path) -> None:
-    before = tree(photos)
-    act(settings, plan, "move")
-    cut(settings, 2)  # the other two are done, but nothing says so
+def test_a_disk_may_be_missing_after_a_kill_and_be_connected_again(
+    settings: Settings, photos: Path, plan: Path
+) -> None:
+    before = describe_files(photos)
+    apply(settings, plan, "move")
+    cut_journal(settings, 2)  # the other two are done, but nothing says so
     gone = photos.parent / "gone"
     gone.rename(photos.parent / "unplugged")
-    said = undo_journal(settings)
-    assert said.restored == 0 and "connect it" in said.set_aside[0].reason
+    result = undo_journal(settings)
+    assert result.restored == 0 and "connect it" in result.set_aside[0].reason
     (photos.parent / "unplugged").rename(gone)
     assert undo_journal(settings).restored == 1
-    assert tree(photos).items() <= before.items() and (photos / "one.png").exists()
+    assert describe_files(photos).items() <= before.items() and (photos / "one.png").exists()
 
 
 @pytest.mark.parametrize("action", ["hardlink", "symlink"])
-def test_what_was_written_into_a_file_while_a_link_was_made_of_it_is_not_lost(
+def test_an_edit_during_linking_is_not_lost(
     settings: Settings, photos: Path, plan: Path, action: CleanupAction
 ) -> None:
-    first = act(settings, plan, action)[0]
+    first = apply(settings, plan, action)[0]
     undo_journal(settings)
-    cut(settings, 2)
+    cut_journal(settings, 2)
     link_up(first)
     exchange_files(Path(first.temporary), Path(first.path))
     with Path(first.aside).open("ab") as file:  # a program that had it open
@@ -330,26 +328,26 @@ def test_what_was_written_into_a_file_while_a_link_was_made_of_it_is_not_lost(
     assert sorted(path.name for path in photos.iterdir()) == ["kept.png", "one.png", "sub"]
 
 
-def test_a_file_changed_while_a_killed_apply_had_it_aside_is_not_lost(
+def test_a_file_that_replaces_the_moved_file_during_a_kill_is_not_lost(
     settings: Settings, photos: Path, plan: Path
 ) -> None:
-    first = act(settings, plan, "move")[0]
+    first = apply(settings, plan, "move")[0]
     undo_journal(settings)
-    cut(settings, 2)
+    cut_journal(settings, 2)
     Path(first.path).rename(first.aside)
     Path(first.path).write_text("another file")
-    undo_says = undo_journal(settings)
-    assert undo_says.restored == 0 and first.aside in undo_says.set_aside[0].reason
+    result = undo_journal(settings)
+    assert result.restored == 0 and first.aside in result.set_aside[0].reason
     assert Path(first.path).read_text() == "another file" and identify_file(Path(first.aside)).sha256 == first.sha256
 
 
 @pytest.mark.parametrize("action", ["hardlink", "symlink"])
-def test_a_file_that_came_the_moment_a_link_was_put_there_is_not_lost(
+def test_a_file_that_appears_during_the_exchange_is_not_lost(
     settings: Settings, photos: Path, plan: Path, action: CleanupAction
 ) -> None:
-    first = act(settings, plan, action)[0]
+    first = apply(settings, plan, action)[0]
     undo_journal(settings)
-    cut(settings, 2)
+    cut_journal(settings, 2)
     link_up(first)
     Path(first.path).unlink()
     Path(first.path).write_text("saved by an editor")
@@ -361,10 +359,10 @@ def test_a_file_that_came_the_moment_a_link_was_put_there_is_not_lost(
     assert sorted(path.name for path in photos.iterdir()) == ["kept.png", "one.png", "sub"]
 
 
-def test_a_torn_last_line_is_passed_over_and_a_damaged_one_is_named(
+def test_an_incomplete_last_line_is_ignored_and_a_damaged_line_is_named(
     settings: Settings, photos: Path, plan: Path
 ) -> None:
-    act(settings, plan, "move")
+    apply(settings, plan, "move")
     path = read_journals(Home(settings.home))[0].path
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"event": "und')
@@ -378,14 +376,14 @@ def test_a_torn_last_line_is_passed_over_and_a_damaged_one_is_named(
         undo_journal(settings)
 
 
-def test_a_home_that_is_none_is_not_made_by_undo(tmp_path: Path) -> None:
+def test_undo_does_not_create_a_home(tmp_path: Path) -> None:
     with pytest.raises(NothingIndexed):
         undo_journal(load_settings(home=tmp_path / "nothing"))
     assert not (tmp_path / "nothing").exists()
 
 
-def test_undo_on_the_command_line_says_what_it_did(settings: Settings, photos: Path, plan: Path) -> None:
-    act(settings, plan, "move")
+def test_undo_on_the_command_line_reports_its_result(settings: Settings, photos: Path, plan: Path) -> None:
+    apply(settings, plan, "move")
     (photos / "one.png").write_text("new")
     command = ["dedup", "undo", "--home", str(settings.home)]
     result = CliRunner().invoke(app, command)
