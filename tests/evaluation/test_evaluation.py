@@ -25,7 +25,7 @@ from simile.core.settings import Settings, load_settings
 from simile.evaluation import bootstrap, copy_retrieval
 from simile.evaluation.baselines import PerceptualHash, PrincipalComponents, RawPixels
 from simile.evaluation.benchmark import BenchmarkRow
-from simile.evaluation.dataset import ImageReader, make_query_splits, read_dataset, sample_paths, make_thumbnails
+from simile.evaluation.dataset import ImageReader, make_query_splits, make_thumbnails, read_dataset, sample_paths
 from simile.evaluation.job import Evaluation, EvaluationRequest, evaluate
 from simile.evaluation.latent_figures import draw_losses, draw_manifold, make_prior_grid
 from simile.evaluation.metric_table import METRIC_COLUMNS, METRIC_GROUPS

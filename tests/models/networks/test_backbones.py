@@ -311,7 +311,7 @@ except DownloadFailed as error:
         check=True,
         timeout=120,
         env=environment,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     assert "published weights of squeezenet1_1 could not be downloaded from https://download.pytorch.org" in done.stdout
     assert "download that address elsewhere and name the file" in done.stdout

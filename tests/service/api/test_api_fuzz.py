@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from simile.core.settings import Settings
 from simile.service.app import create_app
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 ALL = "examples,coverage,fuzzing"

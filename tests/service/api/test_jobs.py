@@ -28,7 +28,7 @@ from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import JobRecord
 from simile.store.home import Home
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

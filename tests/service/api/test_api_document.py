@@ -94,7 +94,7 @@ def test_every_operation_says_what_it_does_and_has_a_name_of_its_own(document: d
 
 
 def test_the_api_page_lists_every_route_and_every_type_of_problem(document: dict[str, Any]) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "api.md").read_text(encoding="utf-8")
     for place, _ in operations(document):
         assert f"`{place}" in page, f"docs/api.md lacks {place}"
     found = {
