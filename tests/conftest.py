@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two workers share
 import fcntl
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -121,7 +122,9 @@ def _trained(_made_once: Callable[..., Path], _all_digits: Path) -> tuple[Path, 
         )
         index(settings, [root / "photos"], IndexRequest())
 
+    warm = subprocess.Popen([sys.executable, "-c", ""])  # so that no test with a time limit waits for imports
     root = _made_once("trained", fill)
+    warm.wait()
     return root / "home", root / "photos"
 
 

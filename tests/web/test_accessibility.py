@@ -48,6 +48,11 @@ def sheet(page: Any, photos: Path) -> None:
     page.locator(".delete summary").click()
 
 
+def least_alike(page: Any, photos: Path) -> None:
+    page.goto("/collection?sort=unlike")
+    page.locator("[data-retry]").wait_for(state="detached", timeout=60_000)  # until then it loads itself anew
+
+
 def adding(page: Any, photos: Path) -> None:
     page.goto("/collection")
     page.set_input_files("#add", [photos / "camera/00.png", Path(__file__)])
@@ -72,7 +77,7 @@ PAGES: dict[str, Callable[[Any, Path], None]] = {
     "picture": goes_to("/pictures/3"),
     "no picture": goes_to("/pictures/424242"),
     "collection": goes_to("/collection"),
-    "least alike": goes_to("/collection?sort=unlike"),
+    "least alike": least_alike,
     "adding": adding,
     "jobs": goes_to("/jobs"),
     "duplicates": goes_to("/duplicates?tier=near"),
