@@ -35,7 +35,9 @@ def many_rows(data: Path, work: Path, rows: int, encoder: Path | None) -> None:
             made_home(home, encoder or work / "trained")
             add_rows(home, posterior, count, seed=0)
             subprocess.run([SIMILE, "rebuild", "--home", home], check=True, stdout=subprocess.DEVNULL)
-        subprocess.run([sys.executable, "-m", "benchmarks.dedup.candidate_rows", home, work / f"candidates-{count}"], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "benchmarks.dedup.candidate_rows", home, work / f"candidates-{count}"], check=True
+        )
 
 
 def main() -> None:

@@ -236,7 +236,16 @@ def ranges(searcher: Searcher, queries: Floats, truth: list[Neighbours]) -> None
 def under_writes(searcher: Searcher, mu: Floats, queries: Floats, posterior: Path, given: argparse.Namespace) -> None:
     """Queries while another process adds rows, and then while one folds them into a new segment."""
     seed = searcher.catalogue.count_changes() + 2
-    add = [sys.executable, "-m", "benchmarks.common.synthetic_rows", searcher.home.root, posterior, given.added, seed, 100]
+    add = [
+        sys.executable,
+        "-m",
+        "benchmarks.common.synthetic_rows",
+        searcher.home.root,
+        posterior,
+        given.added,
+        seed,
+        100,
+    ]
     compact = [SIMILE, "rebuild", "--index", given.index, "--home", searcher.home.root]
     for name, command in (("rows are added", add), ("a new segment is made", compact)):
         before, pending, times = searcher.count_images(), searcher.index.get_snapshot().pending_count, []

@@ -6,6 +6,7 @@ Alembic is imported only if the schema is not current: the check is one small qu
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,7 +110,8 @@ def make_alembic_config(home: Home, scripts: Path = MIGRATIONS_FOLDER) -> Config
     """Return the configuration of Alembic. migrations/env.py reads the home from it."""
     from alembic.config import Config  # noqa: PLC0415  # as above
 
-    config = Config(attributes={"home": home})
+    # The default of `stdout` is bound when Alembic is imported, and that stream may be closed by now.
+    config = Config(attributes={"home": home}, stdout=sys.stdout)
     config.set_main_option("script_location", str(scripts).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     return config

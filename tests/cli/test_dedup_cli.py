@@ -227,7 +227,7 @@ def test_findings_of_an_encoder_that_is_no_longer_in_use_say_so(settings: Settin
         (["--last", "--threshold", "inf"], "threshold can't be inf"),
         (["--against", "photos", "--labels", "folders"], "--against compares with the whole home"),
         (["--against", "photos", "--last"], "--against compares with the whole home"),
-        (["--against", "photos", "-o", "pairs.parquet"], "name a file that ends in .json, .csv"),
+        (["--against", "photos", "-o", "pairs.parquet"], "its name must end in .json, .csv"),
         (["--between", "train", "train"], "between can't be"),
         (["--tier", "exact"], "tier can't be 'exact'"),
         (["--keep", "newest"], "keep can't be 'newest'"),

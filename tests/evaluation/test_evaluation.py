@@ -457,7 +457,9 @@ def test_every_row_is_measured_in_the_columns_that_make_sense_for_it(found: Eval
     assert vae.metrics["bytes_stored"] == 4 * 2 * 16 and vae.metrics["bytes_indexed"] == 4 * 16
     assert (phash.metrics["dimension"], phash.metrics["bytes_stored"]) == (64, 8)
     assert vae.metrics["elbo"] < vae.metrics["log_likelihood"]
-    assert any("probably trained on these images" in note for note in found.notes)  # the home's encoder was trained on 120 digits
+    assert any(
+        "probably trained on these images" in note for note in found.notes
+    )  # the home's encoder was trained on 120 digits
 
 
 def test_the_same_seed_gives_the_same_ladder(

@@ -124,7 +124,7 @@ def test_the_commands_write_pictures_and_json(home_with_digits: Settings, tmp_pa
     for name in ("t.png", "m.png", "u.png"):
         with Image.open(name) as image:
             assert image.width > 90
-    assert "of the draws" in run("uncertainty", "--id", 3, *home).stdout
+    assert "of the samples" in run("uncertainty", "--id", 3, *home).stdout
 
 
 def test_without_a_decoder_or_a_variance_each_says_what_is_missing(

@@ -445,7 +445,7 @@ def test_ctrl_c_keeps_what_was_stored_and_says_how_to_go_on(trained_home: Settin
     _, said = job.communicate(timeout=60)
     assert job.returncode == 130
     assert "finishing the current batch" in said
-    assert "run the same command again" in said
+    assert "rerun to resume" in said
     assert "Traceback" not in said
     assert 0 < images_in(trained_home) <= 900
     assert read_status(trained_home)["runs"][0]["status"] == "interrupted"

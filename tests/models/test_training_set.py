@@ -66,7 +66,7 @@ def test_training_notes_what_it_fitted_to_and_what_it_held_out(home_with_digits:
         assert (len(known.fitted), len(known.held_out_hex)) == (len(fitted), len(held_out))
         searcher.by_id(1)
         gauge = estimate_calibration(searcher.catalogue, None, known, searcher.index.get_snapshot(), threading.Event())
-        assert gauge is not None and gauge.among == "own"  # too few are held out of so small a collection
+        assert gauge is not None and gauge.population == "own"  # too few are held out of so small a collection
 
 
 def test_what_is_usual_is_measured_on_what_the_encoder_was_not_fitted_to(home_with_digits: Settings) -> None:
@@ -76,15 +76,17 @@ def test_what_is_usual_is_measured_on_what_the_encoder_was_not_fitted_to(home_wi
         gauge = estimate_calibration(
             searcher.catalogue, lambda n: 1.0 if n > 60 else 0.0, known, snapshot, threading.Event()
         )
-        assert gauge is not None and gauge.among == "new"
+        assert gauge is not None and gauge.population == "new"
         assert gauge.ordered["reconstruction"].tolist() == [1.0] * 60
         assert len(gauge.ordered["distance"]) == len(gauge.ordered["sigma"]) == 60
         answered = gauge.compute_confidence(None, 99.0, None)
         assert (
-            answered.unlike and answered.among == "new" and answered.false_alarm_rate == pytest.approx(2 / 61, abs=1e-4)
+            answered.unlike
+            and answered.false_alarm_among == "new"
+            and answered.false_alarm_rate == pytest.approx(2 / 61, abs=1e-4)
         )
         others = estimate_calibration(searcher.catalogue, None, None, snapshot, threading.Event())
-        assert others is not None and others.among == "own"
+        assert others is not None and others.population == "own"
         assert others.expected == pytest.approx(gauge.expected)  # distances are known from all
 
 

@@ -70,11 +70,17 @@ def test_so_many_of_the_collections_own_pictures_are_called_unlike_it() -> None:
     flagged = [gauge.compute_confidence(error, 0.0, None).unlike for error in fresh]
     assert np.mean(flagged) <= 2 * FALSE_ALARM_RATE
     far = gauge.compute_confidence(float(np.median(errors)), 50.0, None)
-    assert far.unlike and far.false_alarm_rate == gauge.false_alarm_rate and "nearest neighbour" in (far.unlike_reason or "")
+    assert (
+        far.unlike
+        and far.false_alarm_rate == gauge.false_alarm_rate
+        and "nearest neighbour" in (far.unlike_reason or "")
+    )
     bad = gauge.compute_confidence(100.0, 0.0, None)
     assert bad.unlike and bad.error_percentile == 100 and "reconstructed worse" in (bad.unlike_reason or "")
     usual = gauge.compute_confidence(float(np.median(errors)), 0.0, 0.3)
-    assert usual.unlike is False and usual.unlike_reason is None and usual.error_percentile == pytest.approx(50, abs=0.5)
+    assert (
+        usual.unlike is False and usual.unlike_reason is None and usual.error_percentile == pytest.approx(50, abs=0.5)
+    )
     assert gauge.compute_confidence(None, None, None).unlike is None
     quick = gauge.compute_confidence(None, 50.0, None)  # what is not measured has no say
     assert quick.unlike and quick.false_alarm_rate is not None and quick.error_percentile is None

@@ -182,7 +182,7 @@ def test_every_line_of_the_log_is_an_object_that_names_its_request(served: Serve
     while '"mine-7"' not in (text := complete_lines(served.log)):  # a line is written when the answer has been sent
         assert time.monotonic() < until, text
         time.sleep(0.02)
-    lines = [json.loads(line) for line in text.splitlines() if not line.startswith("simile listens")]
+    lines = [json.loads(line) for line in text.splitlines() if not line.startswith("simile is running")]
     (mine,) = [line for line in lines if line.get("id") == "mine-7"]
     assert (mine["method"], mine["route"], mine["status"]) == ("GET", "/v1/images/{image_id}", 200)
     assert mine["ms"] > 0 and mine["bytes_out"] > 100 and mine["key"] is None

@@ -212,7 +212,7 @@ def test_the_pages_errors_are_pages(home_with_digits: Settings, tmp_path: Path) 
             ("/collection?cursor=nonsense", 422, "cursor can&#39;t be"),
             ("/collection?sort=size", 422, "sort"),
             ("/collection?since=tomorrow", 422, "since can&#39;t be"),
-            ("/pictures/0", 404, "is no picture&#39;s number"),
+            ("/pictures/0", 404, "is no image id"),
             ("/pictures/<script>", 404, "&lt;script&gt;"),
             ("/pictures/424242", 404, "There is no image 424242"),
         ):

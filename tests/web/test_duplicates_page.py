@@ -161,7 +161,7 @@ def test_a_long_group_is_decided_member_by_member(page: Any, copies: Copies) -> 
     assert states() == ["kept", "same", "different"]
     page.locator(".members a").nth(2).click()
     page.locator(".said.different").wait_for()
-    assert fates(page) == ["Kept", "Stays"] and "not asked again" in page.inner_text(".outcome")
+    assert fates(page) == ["Kept", "Stays"] and "not shown again" in page.inner_text(".outcome")
     page.get_by_role("button", name="Take back").click()
     page.wait_for_function(
         "() => document.querySelector('.members').innerText.indexOf('?') < 0 && !document.querySelector('.said')"

@@ -109,7 +109,7 @@ def test_a_job_that_another_one_began_is_seen_without_loading_the_page_anew(brow
         other.goto("/jobs")
         begin(other)
         page.get_by_role("button", name="Index it").click()  # the page did not know yet
-        page.get_by_text("one runs at a time").wait_for()
+        page.get_by_text("only one job runs at a time").wait_for()
         page.locator("li.job .state", has_text="Running").wait_for()
         other.get_by_role("button", name="Stop").click()
         ends(page.locator("li.job"), "Stopped")

@@ -281,7 +281,7 @@ def test_the_page_s_errors_are_pages_with_the_right_status(home_with_digits: Set
             (client.get("/?image_id=424242"), 404, "There is no image 424242"),
             (client.get("/?image_id=x"), 422, "image_id"),
             (client.get("/?image_id=1&limit=0"), 422, "limit"),
-            (client.get("/?negative_id=1"), 422, "needs an image to be like"),
+            (client.get("/?negative_id=1"), 422, "needs a positive image"),
             (client.get("/?image_id=1&where=nonsense"), 422, "class=shirt"),
             (client.get("/?" + "&".join(f"positive_id={n}" for n in range(1, 40))), 422, "at most 32"),
             (client.post("/"), 422, "has no field `file`"),
@@ -301,8 +301,8 @@ def test_whether_scores_are_calibrated_is_said_in_words(home_with_digits: Settin
     with TestClient(create_app(home_with_digits)) as client:
         assert "Scores are not calibrated yet" in client.get("/?image_id=3").text
         searcher = client.app.state.searcher_provider.get_searcher()  # type: ignore[attr-defined]
-        searcher.gauges.start(searcher.index.current())
-        searcher.gauges._thread.join()
+        searcher.calibrations.start(searcher.index.get_snapshot())
+        searcher.calibrations._thread.join()
         assert "Scores are calibrated on this collection" in client.get("/?image_id=3").text
 
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Unpack
 from urllib.parse import quote
 
-from simile.client.answers import (
+from simile.client.errors import ClientError, Problem, Unavailable
+from simile.client.responses import (
     AddedImageJson,
     ClientFilterOptions,
     ClientSearchOptions,
@@ -21,7 +22,6 @@ from simile.client.answers import (
     ListedImageJson,
     SearchResponseJson,
 )
-from simile.client.errors import ClientError, Problem, Unavailable
 from simile.client.transport import (
     FormFields,
     HttpResponse,

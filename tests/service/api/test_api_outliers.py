@@ -120,7 +120,7 @@ def test_too_few_pictures_are_refused_at_once(home_with_digits: Settings) -> Non
         for image_id in range(1, 105):
             client.delete(f"/v1/images/{image_id}")
         refused = client.get("/v1/outliers")
-        assert refused.status_code == 422 and "16 pictures" in refused.json()["detail"]
+        assert refused.status_code == 422 and "16 images" in refused.json()["detail"]
 
 
 def test_what_fails_is_said_and_not_tried_at_every_request(home_with_digits: Settings) -> None:

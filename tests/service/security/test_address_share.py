@@ -28,7 +28,7 @@ def test_one_address_that_sends_slowly_leaves_places_for_others(home_with_digits
         for connection in (first, second):
             connection.sendall(start)
         until = time.monotonic() + 10
-        while inside.inside < 2 and time.monotonic() < until:
+        while inside.active_count < 2 and time.monotonic() < until:
             time.sleep(0.005)
         third = serving.answer(start)
         assert third.status == 429 and third.headers["retry-after"] == "1"
@@ -42,7 +42,7 @@ def test_one_address_that_sends_slowly_leaves_places_for_others(home_with_digits
         assert read_reply(second).status == 200
         registry = serving.server.app.state.metrics.registry
         assert registry.get_sample_value("simile_refused_total", {"reason": "too-many-at-once"}) == 1
-        assert inside.inside == 0 and not inside._of
+        assert inside.active_count == 0 and not inside._active_by_address
 
 
 def test_this_machine_is_nobody_in_particular() -> None:

@@ -236,7 +236,7 @@ def test_a_key_ends_at_its_moment_though_it_is_remembered(
         key = catalogue.keys.create("short", "search", lifetime=timedelta(hours=1))[0].text
     with serving(settings) as client:
         assert client.get("/v1/secrets", headers=bearer(key)).status_code == 404
-        monkeypatch.setattr("service.keyring.datetime", InAnHour)
+        monkeypatch.setattr("simile.service.security.api_keys.datetime", InAnHour)
         refused(client.get("/v1/secrets", headers=bearer(key)), 401, "key-refused")
 
 

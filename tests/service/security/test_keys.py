@@ -154,7 +154,7 @@ def test_the_command_line_shows_a_key_once_and_lists_it_without(tmp_path: Path) 
     assert parse_key_prefix(key)
     listed = simile("keys", "list", "--home", home)
     assert key not in listed and parse_key_prefix(key) in listed  # type: ignore[operator]
-    assert re.search(r"write +phone  60 a minute  made \d{4}-\d\d-\d\d, until", listed)
+    assert re.search(r"write +phone  60 per minute  created \d{4}-\d\d-\d\d, expires", listed)
     (one,) = json.loads(simile("keys", "list", "--home", home, "--json"))["keys"]
     assert (one["name"], one["scope"], one["rate"], one["revoked_at"]) == ("phone", "write", 60, None)
     assert "sha256" not in one
