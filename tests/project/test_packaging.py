@@ -87,6 +87,7 @@ def test_every_folder_with_modules_is_a_package() -> None:
     assert found - {""} == {name.removeprefix("simile.") for name in find_packages(str(ROOT / "src"))} - {"simile"}
 
 
+@pytest.mark.real_processes
 def test_simile_works_beside_an_application_that_has_packages_of_the_same_names(
     wheel: Path, tmp_path: Path, trained_home: Settings, digits: Path
 ) -> None:

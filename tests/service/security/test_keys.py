@@ -158,7 +158,7 @@ def test_the_command_line_shows_a_key_once_and_lists_it_without(tmp_path: Path) 
     (one,) = json.loads(simile("keys", "list", "--home", home, "--json"))["keys"]
     assert (one["name"], one["scope"], one["rate"], one["revoked_at"]) == ("phone", "write", 60, None)
     assert "sha256" not in one
-    assert simile("keys", "revoke", "phone", "--home", home) == "phone is revoked\n"
+    assert simile("keys", "revoke", "phone", "--home", home) == "phone was revoked\n"
     assert "revoked" in simile("keys", "list", "--home", home)
     simile("keys", "forget", "phone", "--home", home)
     assert "no keys" in simile("keys", "list", "--home", home)
