@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
-from benchmarks.common.runs import iterate_jpegs, load_encoder, make_parser, simile
+from benchmarks.common.runs import iterate_jpegs, load_encoder, make_parser, simile, train_once
 from simile.explore.attributes.directions import AttributeExamples, learn_attribute
 from simile.images.formats import Limits
 from simile.images.loading.loader import read_arrays
@@ -40,10 +40,8 @@ def main() -> None:
         folder = options.work / f"split{number}"
         split_faces(options.data / "smiles.tar.gz", folder, number)
         home = folder / options.recipe
-        if not (home / "catalogue.sqlite").exists():
-            minutes = str(options.minutes)
-            simile("train", folder / "train", "--recipe", options.recipe, "--minutes", minutes, home=home)
-            simile("index", folder / "test", home=home)
+        arguments = ("--recipe", options.recipe, "--minutes", options.minutes)
+        train_once(home, folder / "train", *arguments, indexed=folder / "test")
         results.append(measure(folder, home))
         print(f"split {number}: " + "  ".join(f"{name} {auc:.4f}" for name, auc in results[-1].items()), flush=True)
     for name in results[0]:

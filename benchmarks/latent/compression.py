@@ -128,7 +128,7 @@ def train_encoder(name: str, size: int, train: Path, options: argparse.Namespace
     dims, variance = ENCODERS[name][size]
     home = options.work / f"{name}-{variance}-{dims}"
     if not (home / "catalogue.sqlite").exists():
-        options_of_training = [
+        training = [
             "--recipe",
             "compression",
             "--latent-dim",
@@ -138,7 +138,7 @@ def train_encoder(name: str, size: int, train: Path, options: argparse.Namespace
             "--width",
             WIDTHS[name],
         ]
-        simile("train", train, *options_of_training, "--minutes", options.minutes, home=home)
+        simile("train", train, *training, "--minutes", options.minutes, home=home)
     (weights,) = home.glob("encoders/[0-9a-f]*/weights.safetensors")
     return load_encoder(home), weights.stat().st_size
 

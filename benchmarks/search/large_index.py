@@ -246,17 +246,10 @@ def measure_under_writes(
 ) -> None:
     """Measure queries while another process adds rows, and while it builds a new segment."""
     seed = searcher.catalogue.count_changes() + 2
-    add = [
-        sys.executable,
-        "-m",
-        "benchmarks.common.synthetic_rows",
-        searcher.home.root,
-        posterior,
-        options.added,
-        seed,
-        100,
-    ]
-    compact = [SIMILE, "rebuild", "--index", options.index, "--home", searcher.home.root]
+    root = searcher.home.root
+    arguments = [root, posterior, options.added, seed, 100]  # in batches of 100 rows
+    add = [sys.executable, "-m", "benchmarks.common.synthetic_rows", *arguments]
+    compact = [SIMILE, "rebuild", "--index", options.index, "--home", root]
     for name, command in (("rows are added", add), ("a new segment is made", compact)):
         before, pending, times = searcher.count_images(), searcher.index.get_snapshot().pending_count, []
         with subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE) as process:

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common.runs import draw_rows, make_parser, open_work_folder, simile, write_images
+from benchmarks.common.runs import draw_rows, make_parser, open_work_folder, train_once, write_images
 from benchmarks.common.serving import fetch_json, serve_address
 from simile.core.settings import load_settings
 from simile.images.encoding import encode_png
@@ -83,9 +83,7 @@ def measure_rates(data: Path, recipe: str, minutes: float, seed: int, work: Path
         strange = draw_rows(digits["x_test"], STRANGE, random)
     home, photos = work / f"{recipe}-{seed}", work / f"photos-{seed}"
     write_images(photos, own)
-    if not (home / "catalogue.sqlite").exists():
-        simile("train", photos, "--recipe", recipe, "--minutes", str(minutes), "--seed", str(seed), home=home)
-        simile("index", photos, home=home)
+    train_once(home, photos, "--recipe", recipe, "--minutes", minutes, "--seed", seed, indexed=photos)
     with Searcher(load_settings(home=home, device="cpu"), background=True) as searcher:
         searcher.by_id(1)
         searcher.calibrations.wait()
@@ -99,7 +97,7 @@ def measure_rates(data: Path, recipe: str, minutes: float, seed: int, work: Path
         assert calibration is not None
         title = f"{recipe}, seed {seed}, measured on {calibration.population}"
         print(f"\n{title:<40}{'stated':>9}{'new':>9}{'strange':>9}")
-        for names in (names for names in SETS if names in calibration.cuts):
+        for names in filter(calibration.cuts.__contains__, SETS):
             shares = [
                 np.mean([signals.is_flagged(calibration, names) for signals in group]) for group in (of_new, of_strange)
             ]
