@@ -129,9 +129,7 @@ def measure_times(home: Path, pages: int) -> None:
 
 def measure_copy(home: Path, copy: Path, pages: int) -> None:
     """Copy a home, and print its waiting times for two starts of the service."""
-    shutil.copytree(
-        home, copy, ignore=shutil.ignore_patterns("gauges", "calibrations", "uploads", "maps", "attributes")
-    )
+    shutil.copytree(home, copy, ignore=shutil.ignore_patterns("gauges", "uploads", "maps", "attributes"))
     with serve_address(copy) as address:
         images = fetch_json(f"{address}/v1/status")["images"]
         print(f"\n{images:,} images")
