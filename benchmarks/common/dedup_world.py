@@ -1,11 +1,14 @@
-"""A small home with copies of all tiers, for dedup_kills.py: what there is, what may go for what, and what is lost."""
+"""A small home with copies of all tiers: its plan, and checks that no content was lost."""
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import stat
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,41 +25,47 @@ from simile.store.database import schema
 from simile.store.home import Home
 
 ENCODER = "d" * 64
-Facts = tuple[str, str, int, int]  # kind, hash or where a link leads, mtime_ns, mode
+FileState = tuple[str, str, int, int]  # kind, hash or target of a link, mtime_ns, mode
 
 
-@dataclass
+@dataclass(kw_only=True)
 class World:
-    """folder: all of it. photos: what is indexed. elsewhere: a folder on another disk if there is one, else here."""
+    """A home and the photos that it indexed."""
 
     settings: Settings
-    folder: Path
-    photos: Path
-    elsewhere: Path
+    folder: Path  # contains everything except `elsewhere`
+    photos: Path  # the indexed folder
+    elsewhere: Path  # on another disk if there is one
     plan: Path
     removals: list[Removal] = field(default_factory=list)
-    matches: set[tuple[str, str]] = field(default_factory=set)  # hashes of pictures that are copies, both ways
+    matches: set[tuple[str, str]] = field(default_factory=set)  # hashes of images that are copies, in both orders
 
     @property
     def home(self) -> Home:
+        """The home."""
         return Home(self.settings.home)
 
     @property
     def moved(self) -> Path:
+        """Target folder of the action `move`."""
         return self.folder / "moved"
 
     @property
     def trash(self) -> Path:
+        """The trash of the user; see XDG_DATA_HOME."""
         return self.folder / "data" / "Trash"
 
     def save(self, removals: Sequence[Removal], decisions: Sequence[Decision] = ()) -> Path:
+        """Write the plan file."""
         write_plan(
             self.plan, CleanupPlan(tuple(removals), tuple(decisions), "2999-01-01T00:00:00+00:00", str(self.home.root))
         )
         return self.plan
 
-    def line(self, path: Path, keep: Path, tier: str = "bytes", sha256: str = "", keep_sha256: str = "") -> Removal:
-        """A line of a plan; hashes are the true ones unless given."""
+    def make_removal(
+        self, path: Path, keep: Path, tier: str = "bytes", sha256: str = "", keep_sha256: str = ""
+    ) -> Removal:
+        """Return a line of a plan, with the true hashes unless others are given."""
         hashes = (sha256 or sha256_of(path), keep_sha256 or sha256_of(keep))
         return Removal(
             path=str(path),
@@ -70,10 +79,12 @@ class World:
 
 
 def make_world(folder: Path, elsewhere: Path, groups: int = 4) -> World:
-    """So many groups of byte copies, of same pixels, and of near ones; in folders, each with a time and mode."""
+    """Make a home with groups of byte copies, pixel copies and near copies, each file with its own time and mode."""
     folder = Path(os.path.realpath(folder))
     settings = load_settings(home=folder / "home", device="cpu")
-    world = World(settings, folder, folder / "photos", elsewhere, folder / "plan.json")
+    world = World(
+        settings=settings, folder=folder, photos=folder / "photos", elsewhere=elsewhere, plan=folder / "plan.json"
+    )
     random = np.random.default_rng(5)
     schema.upgrade_schema(world.home)
     with Catalogue(world.home) as catalogue:
@@ -81,16 +92,18 @@ def make_world(folder: Path, elsewhere: Path, groups: int = 4) -> World:
         catalogue.encoders.activate(ENCODER)
         pairs: list[tuple[str, str, str]] = []
         for number in range(groups):
-            pairs += _group(world, catalogue, number, random)
-        _find(catalogue, pairs)
+            pairs += _add_group(world, catalogue, number, random)
+        _store_pairs(catalogue, pairs)
         run = catalogue.runs.start("index", {"sources": [str(world.photos)]})
         catalogue.runs.finish(run, "finished", {})
     world.save(world.removals)
     return world
 
 
-def _group(world: World, catalogue: Catalogue, number: int, random: np.random.Generator) -> list[tuple[str, str, str]]:
-    """One kept picture with two copies of the same bytes, one of the same pixels, one near copy; and one of its own."""
+def _add_group(
+    world: World, catalogue: Catalogue, number: int, random: np.random.Generator
+) -> list[tuple[str, str, str]]:
+    """Add a kept image with two byte copies, a pixel copy and a near copy, and an image without copies."""
     folder = world.photos / f"{number}" / "deep"
     folder.mkdir(parents=True)
     names = ("kept", "pixels", "near", "alone")
@@ -101,80 +114,94 @@ def _group(world: World, catalogue: Catalogue, number: int, random: np.random.Ge
     copies = [world.photos / f"copy {number}.png", folder / "ümläut copy.png"]
     for copy in copies:
         copy.write_bytes(data["kept"])
-    for place, path in enumerate([*paths.values(), *copies]):
-        path.chmod((0o644, 0o600, 0o444, 0o664)[place % 4])
-        os.utime(path, ns=(10**18 + place, 10**18 + number * 10**12 + place * 10**9 + 12345))
-        index(catalogue, path)
+    for position, path in enumerate([*paths.values(), *copies]):
+        path.chmod((0o644, 0o600, 0o444, 0o664)[position % 4])
+        os.utime(path, ns=(10**18 + position, 10**18 + number * 10**12 + position * 10**9 + 12345))
+        index_file(catalogue, path)
     kept = paths["kept"]
-    world.removals += [world.line(copy, kept) for copy in copies]
-    world.removals += [world.line(paths[tier], kept, tier) for tier in ("pixels", "near")]
-    found = [(sha256_of(kept), sha256_of(paths[tier]), tier) for tier in ("pixels", "near")]
-    world.matches |= {pair for one, other, _ in found for pair in ((one, other), (other, one))}
-    return found
+    world.removals += [world.make_removal(copy, kept) for copy in copies]
+    world.removals += [world.make_removal(paths[tier], kept, tier) for tier in ("pixels", "near")]
+    pairs = [(sha256_of(kept), sha256_of(paths[tier]), tier) for tier in ("pixels", "near")]
+    world.matches |= {pair for first, second, _ in pairs for pair in ((first, second), (second, first))}
+    return pairs
 
 
-def index(catalogue: Catalogue, path: Path) -> None:
-    """Stores a file as `simile index` would, with a vector that nobody looks at."""
-    facts = path.stat()
-    file = FileStat(str(path), facts.st_size, facts.st_mtime_ns)
+def index_file(catalogue: Catalogue, path: Path) -> None:
+    """Store a file as `simile index` does, with a vector of zeros."""
+    status = path.stat()
+    file = FileStat(str(path), status.st_size, status.st_mtime_ns)
     mu = np.zeros(2, np.float32)
-    picture = NewImage(sha256=sha256_of(path), size=facts.st_size, format="png", width=12, height=12, file=file, mu=mu)
-    catalogue.images.add_batch([picture], ENCODER, "eager")
+    image = NewImage(sha256=sha256_of(path), size=status.st_size, format="png", width=12, height=12, file=file, mu=mu)
+    catalogue.images.add_batch([image], ENCODER, "eager")
 
 
-def _find(catalogue: Catalogue, pairs: list[tuple[str, str, str]]) -> None:
+def _store_pairs(catalogue: Catalogue, pairs: list[tuple[str, str, str]]) -> None:
+    """Store pairs of hashes and tiers as the result of `simile dedup`."""
     ids = {
         sha: known.image_id
-        for sha, known in catalogue.images.find_by_sha256({sha for one in pairs for sha in one[:2]}).items()
+        for sha, known in catalogue.images.find_by_sha256({sha for pair in pairs for sha in pair[:2]}).items()
     }
     run = catalogue.runs.start("dedup", {})
     rows = [
-        DuplicateRecord(*sorted((ids[one], ids[other])), tier, 0.1, 0.9, "planted") for one, other, tier in pairs
-    ]  # fmt: skip
+        DuplicateRecord(*sorted((ids[first], ids[second])), tier, 0.1, 0.9, "planted") for first, second, tier in pairs
+    ]
     catalogue.duplicates.replace(run, rows)
     catalogue.runs.finish(run, "finished", {})
 
 
 def sha256_of(path: Path) -> str:
-    """Of a regular file; zeros for anything else, which must not be read."""
+    """Return the hash of a regular file; zeros for anything else, which must not be read."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "0" * 64
 
 
-def tree(folder: Path) -> dict[str, Facts]:
-    """Everything but folders below a folder: what it is, what it holds, its time and mode."""
-    found: dict[str, Facts] = {}
+def read_tree(folder: Path) -> dict[str, FileState]:
+    """Return the state of everything below a folder, except folders."""
+    found: dict[str, FileState] = {}
     for path in sorted(folder.rglob("*")):
-        facts = path.lstat()
-        if stat.S_ISLNK(facts.st_mode):
-            found[str(path)] = ("link", str(path.readlink()), facts.st_mtime_ns, 0)
-        elif stat.S_ISREG(facts.st_mode):
-            found[str(path)] = ("file", sha256_of(path), facts.st_mtime_ns, stat.S_IMODE(facts.st_mode))
-        elif not stat.S_ISDIR(facts.st_mode):
-            found[str(path)] = ("other", "", facts.st_mtime_ns, 0)
+        status = path.lstat()
+        if stat.S_ISLNK(status.st_mode):
+            found[str(path)] = ("link", str(path.readlink()), status.st_mtime_ns, 0)
+        elif stat.S_ISREG(status.st_mode):
+            found[str(path)] = ("file", sha256_of(path), status.st_mtime_ns, stat.S_IMODE(status.st_mode))
+        elif not stat.S_ISDIR(status.st_mode):
+            found[str(path)] = ("other", "", status.st_mtime_ns, 0)
     return found
 
 
-def contents(*folders: Path) -> set[str]:
-    """The hashes of all regular files."""
-    return {facts[1] for folder in folders for facts in tree(folder).values() if facts[0] == "file"}
+def get_hashes(*folders: Path) -> set[str]:
+    """Return the hashes of all regular files."""
+    return {state[1] for folder in folders for state in read_tree(folder).values() if state[0] == "file"}
 
 
-def lost(world: World, before: dict[str, Facts], *, stays: Sequence[Path] = ()) -> Iterator[str]:
-    """Contents that are nowhere any more, and pictures of which no copy is among the photos (or what stays)."""
-    everywhere = contents(world.photos, world.elsewhere, world.trash, world.moved)
-    among_photos = contents(world.photos, *stays)
+def find_lost(world: World, before: dict[str, FileState], *, more_photos: Sequence[Path] = ()) -> Iterator[str]:
+    """Yield contents that no longer exist, and images without a copy among the photos (or in `more_photos`)."""
+    everywhere = get_hashes(world.photos, world.elsewhere, world.trash, world.moved)
+    among_photos = get_hashes(world.photos, *more_photos)
     for path, (kind, sha256, *_) in before.items():
         if kind != "file":
             continue
         if sha256 not in everywhere:
-            yield f"what {path} held is nowhere any more"
-        copies = {other for one, other in world.matches if one == sha256}
+            yield f"the content of {path} no longer exists"
+        copies = {second for first, second in world.matches if first == sha256}
         if sha256 not in among_photos and not copies & among_photos:
-            yield f"no copy of {path} is among the photos any more"
+            yield f"the photos no longer contain a copy of {path}"
 
 
-def differences(before: dict[str, Facts], after: dict[str, Facts]) -> Iterator[str]:
-    """What is not as it was."""
+def find_differences(before: dict[str, FileState], after: dict[str, FileState]) -> Iterator[str]:
+    """Yield the files whose state changed."""
     for path in sorted(before.keys() | after.keys()):
         if before.get(path) != after.get(path):
             yield f"{path}: {before.get(path)} became {after.get(path)}"
+
+
+def add_elsewhere_option(parser: argparse.ArgumentParser) -> None:
+    """Add --elsewhere, for `open_folders`."""
+    parser.add_argument("--elsewhere", type=Path, help="folder on another disk, a target of moves [default: /dev/shm]")
+
+
+@contextmanager
+def open_folders(elsewhere: Path | None) -> Iterator[tuple[Path, Path]]:
+    """Yield two temporary folders, the second one on another disk if possible."""
+    other_disk = elsewhere or (Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None)
+    with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory(dir=other_disk) as second:
+        yield Path(first), Path(second)

@@ -1,9 +1,9 @@
-"""Rows without pictures, as many as a benchmark needs: drawn from a trained VAE's aggregate posterior.
+"""Rows without images, drawn from the aggregate posterior of a trained VAE.
 
-A picture's (mu, sigma) is drawn with a seed, and z = mu + sigma * noise stands as the mu of a new row, with the same
-sigma. Rows are stored through the catalogue, as the indexing job does.
+For each row, (mu, sigma) of an image is drawn with a seed; z = mu + sigma * noise is the mean of the new row, with the
+same sigma. Rows are stored through the catalogue, as the indexing job does.
 
-    python -m benchmarks.common.synthetic_rows HOME POSTERIOR ROWS SEED [BATCH]     adds rows to a home that has an encoder
+    python -m benchmarks.common.synthetic_rows HOME POSTERIOR ROWS SEED [BATCH]     adds rows to a home with an encoder
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.common.simile_runs import encoder_of, simile, write_pictures
+from benchmarks.common.runs import get_encoder_folder, load_encoder, simile, write_images
 from simile.core.records import FileStat
 from simile.search.encoder_registry import import_encoder
 from simile.store.catalogue.catalogue import Catalogue
@@ -27,43 +27,49 @@ BATCH = 5000
 Floats = NDArray[np.float32]
 
 
-def aggregate_posterior(
-    data: Path, work: Path, pictures: int = 60_000, minutes: float = 1, home: Path | None = None
+def make_posterior(
+    data: Path, work: Path, images: int = 60_000, minutes: float = 1, encoder_home: Path | None = None
 ) -> Path:
-    """A file of mu and sigma (n, d) of pictures, and their classes (n,), by a VAE that was trained on them.
+    """Write mu and sigma (n, d) of Fashion-MNIST images, and their classes (n,), to a file.
 
-    `data` holds fashion-mnist.npz. Another home's encoder is taken if `home` is given.
+    Args:
+        data: Folder with fashion-mnist.npz.
+        work: Folder for the file, the images and the trained encoder.
+        images: Number of images to train on and to embed.
+        minutes: Training time of the VAE.
+        encoder_home: A home whose encoder is used; without it a VAE is trained on the images.
     """
     file = work / "posterior.npz"
     if not file.exists():
         with np.load(data / "fashion-mnist.npz") as arrays:
-            order = np.random.default_rng(0).permutation(len(arrays["x_train"]))[:pictures]  # sorted by class
-            write_pictures(work / "pictures", arrays["x_train"][order])
+            # A permutation, because the file is sorted by class.
+            order = np.random.default_rng(0).permutation(len(arrays["x_train"]))[:images]
+            write_images(work / "images", arrays["x_train"][order])
             labels = arrays["y_train"][order]
-        trained = home or work / "trained"
-        if home is None:
-            simile("train", work / "pictures", "--recipe", "vae", "--minutes", str(minutes), home=trained)
-        folder = next(trained.glob("encoders/[0-9a-f]*"))
-        simile("embed", work / "pictures", "--encoder", folder, "--output", work / "embedded.npz", home=trained)
+        home = encoder_home or work / "trained"
+        if encoder_home is None:
+            simile("train", work / "images", "--recipe", "vae", "--minutes", minutes, home=home)
+        folder = get_encoder_folder(home)
+        simile("embed", work / "images", "--encoder", folder, "--output", work / "embedded.npz", home=home)
         with np.load(work / "embedded.npz") as embedded:
             np.savez(file, mu=embedded["mu"], sigma=embedded["sigma"], labels=labels)
     return file
 
 
-def made_home(root: Path, trained: Path) -> Home:
-    """An empty home with the trained encoder in use."""
-    home, encoder = Home(root), encoder_of(trained)
+def make_empty_home(root: Path, encoder_home: Path) -> Home:
+    """Make a home without images that uses the encoder of another home."""
+    home, encoder = Home(root), load_encoder(encoder_home)
     upgrade_schema(home)
     with Catalogue(home) as catalogue:
-        import_encoder(home, catalogue, encoder, trained / "encoders" / encoder.fingerprint)
+        import_encoder(home, catalogue, encoder, encoder_home / "encoders" / encoder.fingerprint)
         catalogue.encoders.activate(encoder.fingerprint)
     return home
 
 
-def drawn(
+def draw_latents(
     posterior: Path, count: int, seed: int, size: int = BATCH
 ) -> Iterator[tuple[NDArray[np.int64], Floats, Floats]]:
-    """(classes (m,), z (m, d), log variance (m, d)) in batches."""
+    """Yield batches of classes (m,), z (m, d) and log variance (m, d)."""
     with np.load(posterior) as arrays:
         mu, sigma, labels = arrays["mu"], arrays["sigma"], arrays["labels"]
     generator = np.random.default_rng(seed)
@@ -74,33 +80,31 @@ def drawn(
 
 
 def add_rows(root: Path, posterior: Path, count: int, seed: int, batch: int = BATCH) -> None:
-    """Stores rows as the indexing job does. The class shows as the width, for filters that depend on the content."""
+    """Store rows as the indexing job does. The class is stored as the width, for filters that depend on the content."""
     with Catalogue(Home(root)) as catalogue:
         encoder, number = catalogue.get_state().active_encoder, 0
         assert encoder is not None
-        for labels, z, log_variance in drawn(posterior, count, seed, batch):
-            pictures = []
-            for label, mu, variance in zip(labels.tolist(), z, log_variance, strict=True):
+        for labels, z, log_variances in draw_latents(posterior, count, seed, batch):
+            images = []
+            for label, mu, log_variance in zip(labels.tolist(), z, log_variances, strict=True):
                 number += 1
-                name = f"{seed:032x}{number:032x}"
-                facts = FileStat(path_of(seed, number), number, number)
-                pictures.append(
+                images.append(
                     NewImage(
-                        sha256=name,
+                        sha256=f"{seed:032x}{number:032x}",
                         size=number,
                         format="png",
                         width=1 + label,
                         height=28,
-                        file=facts,
+                        file=FileStat(get_path(seed, number), number, number),
                         mu=mu,
-                        log_variance=variance,
+                        log_variance=log_variance,
                     )
                 )
-            catalogue.images.add_batch(pictures, encoder, "synthetic")
+            catalogue.images.add_batch(images, encoder, "synthetic")
 
 
-def path_of(seed: int, number: int) -> str:
-    """Where the file of a row would be."""
+def get_path(seed: int, number: int) -> str:
+    """Return the path that a row has in the catalogue; there is no file."""
     return f"/synthetic/{seed}/{number % 100:02}/{number}.png"
 
 

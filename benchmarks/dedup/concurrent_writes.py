@@ -1,145 +1,144 @@
-"""Somebody else writes to the same files while `simile dedup apply` is at work: is anything of theirs lost?
+"""Another program writes to the same files while `simile dedup apply` runs: are its changes kept?
 
     python -m benchmarks.dedup.concurrent_writes [--elsewhere /dev/shm]
 
-One apply for every step of every action that changes a file or folder; right before that step another program appends
-to the file that goes, or saves a new file at its place, or replaces the kept one. Whatever it wrote must still be
-somewhere afterwards, and after `undo`; so must the picture, unless the kept file was replaced when a symbolic link to
-it stood already. Exit 1 if not.
+There is one apply for each step of each action that changes a file or folder. Directly before this step another program
+appends to the removed file, saves a new file in its place, or replaces the kept file. Its data must exist afterwards,
+and after `undo`; so must the image, unless the kept file was replaced after a symbolic link to it had been made. The
+exit code is 1 otherwise.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks.common.dedup_world import World, contents, make_world, tree
-from benchmarks.dedup.kills import ACTIONS, apply_world, changes_something, undo_world
+from benchmarks.common.dedup_world import World, add_elsewhere_option, get_hashes, make_world, open_folders, read_tree
+from benchmarks.common.runs import make_parser
+from benchmarks.dedup.kills import ACTIONS, apply_world, changes_files, undo_world
 
-WORD = b"somebody else's word"
+WRITTEN = b"data of another program"
+Writer = Callable[[Path, Path], bool]  # writes, given the removed and the kept file; True if it did
 
 
 def append(path: Path, _: Path) -> bool:
+    """Append to the removed file if it is still there."""
     if path.is_symlink() or not path.exists():
         return False
     with path.open("ab") as file:
-        file.write(WORD)
+        file.write(WRITTEN)
     return True
 
 
 def save(path: Path, _: Path) -> bool:
-    """As editors do: a new file under another name, renamed."""
+    """Save as editors do: write a new file and rename it."""
     new = path.with_name("unsaved")
-    new.write_bytes(WORD)
+    new.write_bytes(WRITTEN)
     new.replace(path)
     return True
 
 
 def replace_kept(_: Path, keep: Path) -> bool:
+    """Replace the kept file."""
     return save(keep, keep)
 
 
-MEDDLERS: tuple[Callable[[Path, Path], bool], ...] = (append, save, replace_kept)
+WRITERS: tuple[Writer, ...] = (append, save, replace_kept)
 
 
-class Meddling:
-    """One action and one meddler, step by step."""
-
-    def __init__(self, folder: Path, elsewhere: Path) -> None:
-        self.folder, self.elsewhere = folder, elsewhere
-
-    def steps(self, action: str, meddler: Callable[[Path, Path], bool]) -> Iterator[list[str]]:
-        """What was lost at each step."""
-        step = 0
-        while True:
-            world = self._world()
-            line = world.removals[0]
-            self._in_child(world, action, meddler, step)
-            written = world.folder / "meddled"
-            if not written.exists():
-                return
-            stood = action == "symlink" and Path(line.path).is_symlink()
-            wrong = self._lost(world, line.sha256, written.read_text() == "True", stood)
-            wrong += [f"left over: {path}" for path in tree(world.photos) if ".simile-" in path]
-            undo_world(world)
-            wrong += [
-                f"{one}, after undo" for one in self._lost(world, line.sha256, written.read_text() == "True", stood)
-            ]
-            yield [f"{action}, {meddler.__name__}, step {step}: {flaw}" for flaw in wrong]
-            step += 1
-
-    def _world(self) -> World:
-        for folder in (self.folder, self.elsewhere):
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-        world = make_world(self.folder, self.elsewhere, 1)
-        for other in world.removals[1:]:
-            Path(other.path).unlink()
-        world.removals = world.removals[:1]
-        os.environ["XDG_DATA_HOME"] = str(world.folder / "data")
-        return world
-
-    def _in_child(self, world: World, action: str, meddler: Callable[[Path, Path], bool], step: int) -> None:
-        sys.stdout.flush()
-        child = os.fork()
-        if child:
-            os.waitpid(child, 0)
+def run_steps(folder: Path, elsewhere: Path, action: str, writer: Writer) -> Iterator[list[str]]:
+    """Yield the flaws at each step of an action, until there are no more steps."""
+    step = 0
+    while True:
+        world = make_small_world(folder, elsewhere)
+        removal = world.removals[0]
+        apply_in_child(world, action, writer, step)
+        report = world.folder / "written"
+        if not report.exists():
             return
-        line, seen, busy = world.removals[0], 0, False
-
-        def meddle(event: str, arguments: tuple[object, ...]) -> None:
-            nonlocal seen, busy
-            if busy or seen > step or not changes_something(event, arguments):
-                return
-            busy = True
-            if seen == step:
-                wrote = meddler(Path(line.path), Path(line.keep_path))
-                (world.folder / "meddled").write_text(str(wrote))
-            seen, busy = seen + 1, False
-
-        sys.addaudithook(meddle)
-        apply_world(world, action)
-        os._exit(0)
-
-    def _lost(self, world: World, sha256: str, wrote: bool, stood: bool) -> list[str]:
-        places = (world.photos, world.moved, world.elsewhere, world.trash)
-        files = [Path(path) for place in places for path, facts in tree(place).items() if facts[0] == "file"]
-        wrong = []
-        if wrote and not any(path.read_bytes().endswith(WORD) for path in files):
-            wrong.append("what was written meanwhile")
-        is_there = sha256 in contents(*places) or any(_is_appended(path, sha256) for path in files)
-        if not is_there and not stood:
-            wrong.append("the picture")
-        return wrong
+        wrote = report.read_text() == "True"
+        was_linked = action == "symlink" and Path(removal.path).is_symlink()
+        flaws = find_lost_data(world, removal.sha256, wrote, was_linked)
+        flaws += [f"left over: {path}" for path in read_tree(world.photos) if ".simile-" in path]
+        undo_world(world)
+        flaws += [f"{flaw}, after undo" for flaw in find_lost_data(world, removal.sha256, wrote, was_linked)]
+        yield [f"{action}, {writer.__name__}, step {step}: {flaw}" for flaw in flaws]
+        step += 1
 
 
-def _is_appended(path: Path, sha256: str) -> bool:
-    """Whether it is the picture with somebody's word behind it."""
+def make_small_world(folder: Path, elsewhere: Path) -> World:
+    """Make a world with one removal."""
+    for path in (folder, elsewhere):
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir()
+    world = make_world(folder, elsewhere, 1)
+    for other in world.removals[1:]:
+        Path(other.path).unlink()
+    world.removals = world.removals[:1]
+    os.environ["XDG_DATA_HOME"] = str(world.folder / "data")
+    return world
+
+
+def apply_in_child(world: World, action: str, writer: Writer, step: int) -> None:
+    """Apply the plan in a child process that calls the writer before a step, and reports it in the file `written`."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return
+    removal, seen, is_writing = world.removals[0], 0, False
+
+    def write_before_step(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal seen, is_writing
+        if is_writing or seen > step or not changes_files(event, arguments):
+            return
+        is_writing = True  # the writer's own changes are not steps
+        if seen == step:
+            wrote = writer(Path(removal.path), Path(removal.keep_path))
+            (world.folder / "written").write_text(str(wrote))
+        seen, is_writing = seen + 1, False
+
+    sys.addaudithook(write_before_step)
+    apply_world(world, action)
+    os._exit(0)
+
+
+def find_lost_data(world: World, sha256: str, wrote: bool, was_linked: bool) -> list[str]:
+    """Return what no longer exists: the data of the other program, and the image."""
+    folders = (world.photos, world.moved, world.elsewhere, world.trash)
+    files = [Path(path) for folder in folders for path, state in read_tree(folder).items() if state[0] == "file"]
+    flaws = []
+    if wrote and not any(path.read_bytes().endswith(WRITTEN) for path in files):
+        flaws.append("the data of the other program is lost")
+    exists = sha256 in get_hashes(*folders) or any(has_appended_data(path, sha256) for path in files)
+    if not exists and not was_linked:
+        flaws.append("the image is lost")
+    return flaws
+
+
+def has_appended_data(path: Path, sha256: str) -> bool:
+    """Return whether the file is the image with the other program's data appended."""
     data = path.read_bytes()
-    return data.endswith(WORD) and hashlib.sha256(data[: -len(WORD)]).hexdigest() == sha256
+    return data.endswith(WRITTEN) and hashlib.sha256(data[: -len(WRITTEN)]).hexdigest() == sha256
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--elsewhere", type=Path, help="a folder on another disk, to move to [default: /dev/shm]")
-    arguments = parser.parse_args()
-    other = arguments.elsewhere or (Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None)
-    wrong: list[str] = []
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory(dir=other) as elsewhere:
-        meddling = Meddling(Path(folder) / "world", Path(elsewhere) / "world")
+    """Run all actions with all writers; return the exit code."""
+    parser = make_parser(__doc__)
+    add_elsewhere_option(parser)
+    flaws: list[str] = []
+    with open_folders(parser.parse_args().elsewhere) as (folder, elsewhere):
         for action in ACTIONS:
-            for meddler in MEDDLERS:
-                steps = list(meddling.steps(action, meddler))
-                wrong += [flaw for flaws in steps for flaw in flaws]
-                print(f"{action:<10}{meddler.__name__:<14}{len(steps):>4} steps{sum(map(bool, steps)):>4} with a loss")
-    print("\n".join(wrong))
-    return 1 if wrong else 0
+            for writer in WRITERS:
+                steps = list(run_steps(folder / "world", elsewhere / "world", action, writer))
+                flaws += [flaw for step_flaws in steps for flaw in step_flaws]
+                print(f"{action:<10}{writer.__name__:<14}{len(steps):>4} steps{sum(map(bool, steps)):>4} with a loss")
+    print("\n".join(flaws))
+    return 1 if flaws else 0
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""Copies that are exact: the same bytes, the same pixels, and traps beside them, in 5,000 files.
+"""Exact copies: `simile dedup --tier bytes,pixels` on 5,000 files with byte copies, pixel copies and near misses.
 
     python -m benchmarks.dedup.exact --data DIR [--files 5000] [--photos FOLDER] [--seed 0] [--work DIR]
 
-Pictures from DIR (clothing-photos.tar as JPEG and as PNG, fashion-mnist.npz and mnist.npz as PNG), or from a folder of
-photos. Of each, three of these are planted: a byte copy in another folder, a renamed one; a JPEG with another comment
-and EXIF around the same scan; a PNG packed otherwise, with text, with an opaque alpha channel, as lossless WebP, TIFF,
-BMP, turned with an EXIF tag that turns it back; and traps: one value of one pixel changed by 1, a part made half
-transparent, saved as JPEG. `simile index` and `simile dedup --tier bytes,pixels`; then pairs of each tier against the
-hashes of all files, and of all upright pictures as Pillow alone decodes them, on white and on black. A pixel pair is
-one of two contents, however often each lies there as a file.
+Images come from DIR (clothing-photos.tar as JPEG and as PNG, fashion-mnist.npz and mnist.npz as PNG), or from a folder
+of photos. Of each image three of these copies are planted: byte copies in another folder and renamed ones; a JPEG with
+another comment and EXIF around the same scan; a PNG with other compression and text, with an opaque alpha channel, as
+lossless WebP, TIFF, BMP, rotated with an EXIF tag that undoes the rotation; and near misses: one value of one pixel
+changed by 1, a half-transparent part, saved as JPEG. The pairs of each tier are compared with hashes of all files, and
+of all upright images as Pillow alone decodes them, on white and on black. A pixel pair is a pair of two contents,
+however many files have them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import tarfile
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from itertools import combinations, islice
@@ -27,144 +25,145 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from benchmarks.common.simile_runs import simile
-from benchmarks.dedup.exact_copies import KINDS, MAKE, as_png, opened
+from benchmarks.common.runs import iterate_jpegs, make_parser, open_work_folder, read_array, simile
+from benchmarks.dedup.exact_copies import KINDS, MAKE, encode_as_png, open_image
 
-EACH = 3  # planted beside each picture
+COPIES = 3  # planted for each image
 Pair = frozenset[str]
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--data", type=Path)
-    options.add_argument("--photos", type=Path, help="a folder of photos instead")
-    options.add_argument("--files", type=int, default=5000)
-    options.add_argument("--minutes", type=float, default=0.5, help="of training")
-    options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--work", type=Path, help="keeps files and home there, and goes on from them")
-    given = options.parse_args()
-    if (given.data is None) == (given.photos is None):
-        options.error("give --data or --photos")
-    with tempfile.TemporaryDirectory() as scratch:
-        run(given, given.work or Path(scratch))
+    """Plant the copies, run simile, and print precision and recall of both tiers."""
+    parser = make_parser(__doc__, work=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--photos", type=Path, help="a folder of photos instead")
+    parser.add_argument("--files", type=int, default=5000)
+    parser.add_argument("--minutes", type=float, default=0.5, help="of training")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    if (options.data is None) == (options.photos is None):
+        parser.error("give --data or --photos")
+    with open_work_folder(options.work) as work:
+        run(options, work)
 
 
-def run(given: argparse.Namespace, work: Path) -> None:
+def run(options: argparse.Namespace, work: Path) -> None:
+    """Run the benchmark in a work folder."""
     folder, home, output = work / "files", work / "home", work / "groups.json"
     if not folder.exists():
-        kinds = plant(sources(given.data, given.photos), folder, given.files, given.seed)
+        kinds = plant(iterate_images(options.data, options.photos), folder, options.files, options.seed)
         print(", ".join(f"{count} {kind}" for kind, count in kinds.most_common()), flush=True)
-    simile("index", folder, "--minutes", str(given.minutes), home=home)
+    simile("index", folder, "--minutes", options.minutes, home=home)
     simile("dedup", "--tier", "bytes,pixels", "--output", output, home=home)
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     contents = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    pictures = {contents[str(path)]: shown(path) for path in files}
+    images = {contents[str(path)]: hash_pixels(path) for path in files}
     groups = json.loads(output.read_text("utf-8"))["groups"]
-    print(f"{len(files):,} files, {len(pictures):,} contents, {len(set(pictures.values())):,} pictures")
+    print(f"{len(files):,} files, {len(images):,} contents, {len(set(images.values())):,} images")
     print(f"{'tier':<8}{'pairs':>8}{'found':>8}{'precision':>11}{'recall':>9}")
-    tell("bytes", equal_pairs(contents), found_pairs(groups, "bytes", "path"))
-    tell("pixels", equal_pairs(pictures), found_pairs(groups, "pixels", "sha256"))
+    report("bytes", find_equal_pairs(contents), get_reported_pairs(groups, "bytes", "path"))
+    report("pixels", find_equal_pairs(images), get_reported_pairs(groups, "pixels", "sha256"))
 
 
 # Counting
 
 
-def shown(path: Path) -> str:
-    """A hash of what a person sees: upright, on white and on black."""
+def hash_pixels(path: Path) -> str:
+    """Return a hash of the visible image: upright, on white and on black."""
     with Image.open(path) as image:
-        upright = ImageOps.exif_transpose(image)
-        colour = upright.convert("RGBA")
-        grounds = (Image.new("RGBA", colour.size, ground) for ground in ("white", "black"))
-        pixels = [np.asarray(Image.alpha_composite(ground, colour).convert("RGB")) for ground in grounds]
-    return hashlib.sha256(f"{colour.size}".encode() + b"".join(map(np.ndarray.tobytes, pixels))).hexdigest()
+        upright = ImageOps.exif_transpose(image).convert("RGBA")
+        grounds = (Image.new("RGBA", upright.size, colour) for colour in ("white", "black"))
+        pixels = [np.asarray(Image.alpha_composite(ground, upright).convert("RGB")) for ground in grounds]
+    return hashlib.sha256(f"{upright.size}".encode() + b"".join(map(np.ndarray.tobytes, pixels))).hexdigest()
 
 
-def equal_pairs(values: Mapping[str, Hashable]) -> set[Pair]:
-    """Pairs of keys with the same value."""
+def find_equal_pairs(values: Mapping[str, Hashable]) -> set[Pair]:
+    """Return the pairs of keys with the same value."""
     classes = defaultdict(list)
     for key, value in values.items():
         classes[value].append(key)
     return {frozenset(pair) for keys in classes.values() for pair in combinations(keys, 2)}
 
 
-def found_pairs(groups: Iterable[dict[str, Any]], tier: str, key: str) -> set[Pair]:
-    """Pairs of members within groups of a tier."""
+def get_reported_pairs(groups: Iterable[dict[str, Any]], tier: str, key: str) -> set[Pair]:
+    """Return the pairs of members within the groups of a tier."""
     members = ([member[key] for member in group["members"]] for group in groups if group["tier"] == tier)
     return {frozenset(pair) for keys in members for pair in combinations(keys, 2)}
 
 
-def tell(tier: str, truth: set[Pair], found: set[Pair]) -> None:
-    right = len(truth & found)
-    precision, recall = right / max(1, len(found)), right / max(1, len(truth))
-    print(f"{tier:<8}{len(truth):>8,}{len(found):>8,}{precision:>11.4f}{recall:>9.4f}", flush=True)
-    for what, pairs in (("missed", truth - found), ("wrong", found - truth)):
+def report(tier: str, truth: set[Pair], reported: set[Pair]) -> None:
+    """Print a row of the table, and up to five missed and wrong pairs."""
+    right = len(truth & reported)
+    precision, recall = right / max(1, len(reported)), right / max(1, len(truth))
+    print(f"{tier:<8}{len(truth):>8,}{len(reported):>8,}{precision:>11.4f}{recall:>9.4f}", flush=True)
+    for flaw, pairs in (("missed", truth - reported), ("wrong", reported - truth)):
         for pair in islice(pairs, 5):
-            print(f"  {what}: {'  '.join(sorted(pair))}")
+            print(f"  {flaw}: {'  '.join(sorted(pair))}")
 
 
-# Pictures
+# Images
 
 
-def sources(data: Path | None, photos: Path | None) -> Iterator[tuple[str, bytes]]:
-    """(suffix, content) of pictures: photos as they are, every second one as PNG, small ones between them."""
-    large = folder_of(photos) if photos is not None else packed(data)  # type: ignore[arg-type]
-    tiny = iter(()) if data is None else small(data)
+def iterate_images(data: Path | None, photos: Path | None) -> Iterator[tuple[str, bytes]]:
+    """Yield suffix and content: photos, each second one as PNG, and a small image after each."""
+    small: Iterator[tuple[str, bytes]] = iter(())
+    if photos is not None:
+        large = iterate_folder(photos)
+    else:
+        assert data is not None
+        large = ((".jpg", content) for _, content in iterate_jpegs(data / "clothing-photos.tar", by_name=False))
+        small = iterate_small_images(data)
     for number, (suffix, content) in enumerate(large):
-        yield (suffix, content) if number % 2 and suffix == ".jpg" else (".png", as_png(plain(opened(content))))
-        yield from islice(tiny, 1)
-    yield from tiny
+        yield (suffix, content) if number % 2 and suffix == ".jpg" else (".png", convert_to_png(content))
+        yield from islice(small, 1)
+    yield from small
 
 
-def folder_of(photos: Path) -> Iterator[tuple[str, bytes]]:
+def iterate_folder(photos: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield suffix and content of the images in a folder."""
     for path in sorted(photos.rglob("*")):
         if path.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"}:
             yield path.suffix.lower().replace("jpeg", "jpg"), path.read_bytes()
 
 
-def plain(image: Image.Image) -> Image.Image:
-    """Grey or RGB, as every format here can hold it."""
-    return image if image.mode in {"L", "RGB"} else image.convert("RGB")
+def convert_to_png(content: bytes) -> bytes:
+    """Return a grey or RGB image as PNG; each format of the copies can store these modes."""
+    image = open_image(content)
+    return encode_as_png(image if image.mode in {"L", "RGB"} else image.convert("RGB"))
 
 
-def packed(data: Path) -> Iterator[tuple[str, bytes]]:
-    with tarfile.open(data / "clothing-photos.tar") as tar:
-        for member in tar:
-            file = tar.extractfile(member) if member.name.endswith(".jpg") else None
-            if file is not None:
-                yield ".jpg", file.read()
-
-
-def small(data: Path) -> Iterator[tuple[str, bytes]]:
-    arrays = [np.load(data / f"{name}.npz")["x_test"] for name in ("fashion-mnist", "mnist")]
+def iterate_small_images(data: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield the test images of Fashion-MNIST and MNIST as PNG."""
+    arrays = [read_array(data, name, "x_test") for name in ("fashion-mnist", "mnist")]
     for pixels in np.random.default_rng(0).permutation(np.concatenate(arrays)):
-        yield ".png", as_png(Image.fromarray(pixels))
+        yield ".png", encode_as_png(Image.fromarray(pixels))
 
 
-def plant(pictures: Iterator[tuple[str, bytes]], folder: Path, count: int, seed: int) -> Counter[str]:
-    """Writes `count` files into some folders, and says how many of each kind."""
+def plant(images: Iterator[tuple[str, bytes]], folder: Path, count: int, seed: int) -> Counter[str]:
+    """Write `count` files into subfolders; return how many there are of each kind."""
     random, kinds, written = np.random.default_rng(seed), Counter[str](), 0
 
-    def write(suffix: str, content: bytes, name: str, under: str = "") -> None:
+    def write(suffix: str, content: bytes, name: str, subfolder: str = "") -> None:
         nonlocal written
-        into = folder / (under or str(int(random.integers(20))))
-        into.mkdir(parents=True, exist_ok=True)
-        (into / f"{name}{suffix}").write_bytes(content)
+        target = folder / (subfolder or str(int(random.integers(20))))
+        target.mkdir(parents=True, exist_ok=True)
+        (target / f"{name}{suffix}").write_bytes(content)
         written += 1
 
-    for number, (suffix, content) in enumerate(pictures):
+    for number, (suffix, content) in enumerate(images):
         write(suffix, content, f"{number:05d}")
         kinds["original"] += 1
-        fitting = [kind for kind, suffixes in KINDS.items() if suffix in suffixes]
-        for kind in random.permutation(fitting)[:EACH].tolist():
-            for made, changed in MAKE[kind](suffix, content, random):
+        possible = [kind for kind, suffixes in KINDS.items() if suffix in suffixes]
+        for kind in random.permutation(possible)[:COPIES].tolist():
+            for new_suffix, new_content in MAKE[kind](suffix, content, random):
                 if kind == "byte copies":
-                    write(made, changed, f"{number:05d}", under="copies")
+                    write(new_suffix, new_content, f"{number:05d}", subfolder="copies")
                 else:
-                    write(made, changed, f"{int(random.integers(1 << 60)):x}")
+                    write(new_suffix, new_content, f"{int(random.integers(1 << 60)):x}")
                 kinds[kind] += 1
         if written >= count:
             return kinds
-    raise SystemExit(f"{written} files could be made: give more pictures, or a smaller --files")
+    raise SystemExit(f"only {written} files could be made: give more images, or a smaller --files")
 
 
 if __name__ == "__main__":

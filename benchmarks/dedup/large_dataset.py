@@ -1,150 +1,142 @@
-"""Copies among 100,000 small pictures, and candidates among a million rows: time and memory.
+"""Copies among 100,000 small images, and candidates among a million rows: time and memory.
 
-    python -m benchmarks.dedup.large_dataset --data DIR [--pictures 100000] [--peer V/bin/python] [--sheet FILE] [--work DIR]
+    python -m benchmarks.dedup.large_dataset --data DIR [--pictures 100000] [--peer V/bin/python] [--sheet FILE]
     python -m benchmarks.dedup.large_dataset --data DIR --rows 1000000 [--encoder HOME] [--work DIR]
 
-Pictures: Fashion-MNIST and MNIST in an order drawn with the seed, 28 x 28, as PNG; 2,000 of them are altered copies of
-others (nine kinds that leave something to see at that size), grey. `simile index`, `simile dedup`; then imagededup's
-perceptual hash with its own search on the same files. Right is a copy with its original; any other pair is wrong, also
-where it is one of two real pictures that nobody can tell apart. Time of whole commands; memory is the largest sum over
-a command and all that it starts.
+Images: Fashion-MNIST and MNIST in an order drawn with the seed, 28 x 28, as PNG; 2,000 of them are distorted grey
+copies of others (nine kinds that keep enough detail at that size). `simile index`, `simile dedup`; then imagededup's
+perceptual hash with its own search on the same files. A pair of a copy and its original is right; all other pairs are
+wrong, also pairs of two real images that nobody can distinguish. Times are of whole commands; memory is the largest sum
+over a command and all its descendants.
 
-Rows: drawn from the aggregate posterior of a VAE (synthetic_rows.py); a quarter, half, and all of them, each stored and
-built in a home. Only candidates are looked for, at a radius that gives a row about ten neighbours, and written to disk.
+Rows: drawn from the aggregate posterior of a VAE (common/synthetic_rows.py); a quarter, half, and all of them, each in
+a home with an index. Only the search for candidates is measured, at a radius that gives a row about ten neighbours,
+with the pairs written to disk.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.common.dedup_scoring import Score, Truth, make_truth, read_pairs, recall_by_kind, score
-from benchmarks.common.simile_runs import SIMILE
-from benchmarks.dedup.candidate_rows import many_rows
-from benchmarks.dedup.pair_sheets import draw_pairs, least_sure
-from benchmarks.indexing.throughput import Peak
+from benchmarks.common.dedup_scoring import Score, Truth, get_recall_by_kind, make_truth, read_pairs, score
+from benchmarks.common.memory import run_measured
+from benchmarks.common.runs import SIMILE, make_parser, open_work_folder, read_array
+from benchmarks.dedup.candidate_rows import measure_candidates
+from benchmarks.dedup.pair_sheets import draw_pairs, sort_by_agreement
 from simile.images.distortions import distort
 from simile.images.encoding import encode_png
 
 KINDS = ("jpeg-30", "resize-50", "crop-90", "mirror", "turn-90", "colour", "blur", "noise", "border")
-PARTS = "x_train", "x_test"
-COPIES = 50  # one picture in so many is one
-FURTHEST = 8  # Hamming distance that the peer looks within
+IMAGES_PER_COPY = 50
+PEER_DISTANCE = 8  # largest Hamming distance of the other tool's search
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--data", type=Path, required=True)
-    options.add_argument("--pictures", type=int, default=0)
-    options.add_argument("--rows", type=int, default=0)
-    options.add_argument("--minutes", type=float, default=10, help="of training at most")
-    options.add_argument("--precision", type=float, default=0.99)
-    options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--peer", type=Path, help="the Python of a virtual environment with imagededup")
-    options.add_argument("--furthest", type=int, default=FURTHEST, help="Hamming distance the peer looks within")
-    options.add_argument("--encoder", type=Path, help="rows: a home whose encoder is taken instead of training one")
-    options.add_argument("--sheet", type=Path, help="PNG of wrong pairs, the least sure first")
-    options.add_argument("--work", type=Path, help="keeps everything there, and goes on from it")
-    given = options.parse_args()
-    if not given.pictures and not given.rows:
-        options.error("give --pictures or --rows")
-    with tempfile.TemporaryDirectory() as scratch:
-        work = given.work or Path(scratch)
-        work.mkdir(parents=True, exist_ok=True)
-        if given.pictures:
-            many_pictures(given, work)
-        if given.rows:
-            many_rows(given.data, work, given.rows, given.encoder)
+    """Measure images, rows, or both."""
+    parser = make_parser(__doc__, data=True, work=True)
+    parser.add_argument("--pictures", type=int, default=0)
+    parser.add_argument("--rows", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=10, help="maximum training time")
+    parser.add_argument("--precision", type=float, default=0.99)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--peer", type=Path, help="Python of a virtual environment with imagededup")
+    parser.add_argument("--furthest", type=int, default=PEER_DISTANCE, help="largest Hamming distance of its search")
+    parser.add_argument("--encoder", type=Path, help="rows: a home whose encoder is used instead of a new one")
+    parser.add_argument("--sheet", type=Path, help="PNG of wrong pairs, the lowest agreement first")
+    options = parser.parse_args()
+    if not options.pictures and not options.rows:
+        parser.error("give --pictures or --rows")
+    with open_work_folder(options.work) as work:
+        if options.pictures:
+            measure_images(options, work)
+        if options.rows:
+            measure_candidates(options.data, work, options.rows, options.encoder)
 
 
-def many_pictures(given: argparse.Namespace, work: Path) -> None:
-    folder, home, output = work / "small", work / "home", work / "pairs.csv"
-    truth = planted(given.data, folder, given.pictures, given.seed)
-    measured("simile index", [SIMILE, "index", folder, "--home", home, "--minutes", given.minutes])
-    options = ["--precision", given.precision, "--output", output, "--output", work / "groups.json"]
-    measured("simile dedup", [SIMILE, "dedup", "--home", home, *options])
-    first, second, lines = read_pairs(output, truth)
-    threshold = json.loads((work / "groups.json").read_text("utf-8"))["threshold"]
-    found = score(first, second, truth, threshold)
+def measure_images(options: argparse.Namespace, work: Path) -> None:
+    """Run simile and the other tool on the images, and print their scores."""
+    folder, home, pairs, groups = work / "small", work / "home", work / "pairs.csv", work / "groups.json"
+    truth = prepare(options.data, folder, options.pictures, options.seed)
+    run_and_report("simile index", [SIMILE, "index", folder, "--home", home, "--minutes", options.minutes])
+    arguments = ["--precision", options.precision, "--output", pairs, "--output", groups]
+    run_and_report("simile dedup", [SIMILE, "dedup", "--home", home, *arguments])
+    first, second, lines = read_pairs(pairs, truth)
+    result = score(first, second, truth, json.loads(groups.read_text("utf-8"))["threshold"])
     print(f"\n{'':<22}{'precision':>10}{'recall':>8}{'right':>8}{'wrong':>8}{'threshold':>11}")
-    show("simile dedup", found)
-    wrong = np.flatnonzero(truth.wrong(first, second))
-    if given.peer is not None:
-        peer(given.peer, folder, work / "peer.npz", given.furthest, truth)
-    print("by kind:", ", ".join(f"{kind} {share:.3f}" for kind, share in recall_by_kind(found, truth).items()))
-    real = sum(not truth.kinds[first[at]] and not truth.kinds[second[at]] for at in wrong)
-    print(f"{real} of the wrong pairs are of two pictures that nobody altered")
-    if given.sheet is not None:
-        mistaken = [lines[at] for at in wrong]
-        kinds = [" and ".join(truth.kinds[end[at]] or "original" for end in (first, second)) for at in wrong]
-        order = least_sure(mistaken)
-        draw_pairs([mistaken[at] for at in order], [kinds[at] for at in order], given.sheet)
+    print_score("simile dedup", result)
+    if options.peer is not None:
+        measure_peer(options.peer, folder, work / "peer.npz", options.furthest, truth)
+    print("by kind:", ", ".join(f"{kind} {share:.3f}" for kind, share in get_recall_by_kind(result, truth).items()))
+    wrong = np.flatnonzero(truth.wrong(first, second)).tolist()
+    undistorted = sum(not truth.kinds[first[row]] and not truth.kinds[second[row]] for row in wrong)
+    print(f"{undistorted} of the wrong pairs are of two undistorted images")
+    if options.sheet is not None:
+        wrong_lines = [lines[row] for row in wrong]
+        kinds = [" and ".join(truth.kinds[rows[row]] or "original" for rows in (first, second)) for row in wrong]
+        order = sort_by_agreement(wrong_lines)
+        draw_pairs([wrong_lines[row] for row in order], [kinds[row] for row in order], options.sheet)
 
 
-def peer(python: Path, folder: Path, output: Path, furthest: int, truth: Truth) -> None:
+def measure_peer(python: Path, folder: Path, output: Path, furthest: int, truth: Truth) -> None:
+    """Print the score of imagededup at each second distance."""
     script = Path(__file__).parents[1] / "peers" / "search.py"
-    measured(f"imagededup PHash within {furthest}", [python, script, folder, output, furthest])
-    with np.load(output) as found:
-        if found["names"].tolist() != truth.names:
-            raise SystemExit("the other tool did not read every file")
+    run_and_report(f"imagededup PHash within {furthest}", [python, script, folder, output, furthest])
+    with np.load(output) as pairs:
+        if pairs["names"].tolist() != truth.names:
+            raise SystemExit("imagededup did not read all files")
         for distance in range(0, furthest + 1, 2):
-            near = found["distance"] <= distance
-            show("imagededup PHash", score(found["first"][near], found["second"][near], truth, distance))
+            near = pairs["distance"] <= distance
+            print_score("imagededup PHash", score(pairs["first"][near], pairs["second"][near], truth, distance))
 
 
-def show(name: str, found: Score) -> None:
-    figures = f"{found.precision:>10.4f}{found.recall:>8.4f}{len(found.right):>8,}{found.wrong:>8,}"
-    print(f"{name:<22}{figures}{found.threshold:>11.4g}", flush=True)
+def print_score(name: str, result: Score) -> None:
+    """Print a row of the table."""
+    figures = f"{result.precision:>10.4f}{result.recall:>8.4f}{len(result.right):>8,}{result.wrong:>8,}"
+    print(f"{name:<22}{figures}{result.threshold:>11.4g}", flush=True)
 
 
-def measured(name: str, command: list[object]) -> None:
-    """Runs a command, its output shown; prints seconds and peak memory."""
-    started = time.monotonic()
-    with subprocess.Popen(list(map(str, command))) as process:
-        peak = Peak(process.pid)
-        code = process.wait()
-        seconds, (rss, pss) = time.monotonic() - started, peak.stop()
-    if code:
-        raise SystemExit(f"{name} failed")
+def run_and_report(name: str, command: list[object]) -> None:
+    """Run a command with its output; print seconds and peak memory."""
+    _, seconds, rss, pss = run_measured(command)
     print(f"{name}: {seconds:.0f} s, {rss:.0f} MB RSS, {pss:.0f} MB PSS\n", flush=True)
 
 
-def planted(data: Path, folder: Path, count: int, seed: int) -> Truth:
-    """Writes the pictures, copies among them, unless they are there."""
-    told = folder.with_suffix(".json")
-    if not told.exists():
+def prepare(data: Path, folder: Path, count: int, seed: int) -> Truth:
+    """Write the images and copies unless an earlier run did."""
+    description = folder.with_suffix(".json")
+    if not description.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        told.write_text(json.dumps(write_pictures(data, folder, count, seed)), "utf-8")
-    files = json.loads(told.read_text("utf-8"))
+        description.write_text(json.dumps(write_files(data, folder, count, seed)), "utf-8")
+    files = json.loads(description.read_text("utf-8"))
     return make_truth({name: (photo, kind) for name, (photo, kind) in files.items()}, {}, [])
 
 
-def write_pictures(data: Path, folder: Path, count: int, seed: int) -> dict[str, tuple[str, str]]:
-    """Name to (name of the original, kind) of each file."""
-    random, copies = np.random.default_rng(seed), count // COPIES
-    arrays = [np.load(data / f"{name}.npz")[part] for name in ("fashion-mnist", "mnist") for part in PARTS]
-    pictures = random.permutation(np.concatenate(arrays))[: count - copies]
+def write_files(data: Path, folder: Path, count: int, seed: int) -> dict[str, tuple[str, str]]:
+    """Write images and copies; return (name of the original, kind) of each file."""
+    random, copies = np.random.default_rng(seed), count // IMAGES_PER_COPY
+    parts = [(dataset, part) for dataset in ("fashion-mnist", "mnist") for part in ("x_train", "x_test")]
+    arrays = [read_array(data, dataset, part) for dataset, part in parts]
+    images = random.permutation(np.concatenate(arrays))[: count - copies]
     names = [f"{number:06d}.png" for number in random.permutation(count)]
     files = dict[str, tuple[str, str]]()
-    for name, pixels in zip(names, pictures, strict=False):
+    for name, pixels in zip(names, images, strict=False):
         (folder / name).write_bytes(encode_png(pixels))
         files[name] = name, ""
-    for number, row in enumerate(random.permutation(len(pictures))[:copies].tolist()):
-        kind, name = KINDS[number % len(KINDS)], names[len(pictures) + number]
-        copy = distort(np.repeat(pictures[row][:, :, None], 3, axis=2), kind, np.random.default_rng([seed, row]))
-        (folder / name).write_bytes(encode_png(grey(copy)))
+    for number, row in enumerate(random.permutation(len(images))[:copies].tolist()):
+        kind, name = KINDS[number % len(KINDS)], names[len(images) + number]
+        copy = distort(np.repeat(images[row][:, :, None], 3, axis=2), kind, np.random.default_rng([seed, row]))
+        (folder / name).write_bytes(encode_png(convert_to_grey(copy)))
         files[name] = names[row], kind
     return files
 
 
-def grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def convert_to_grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the luma of (h, w, 3), by ITU-R BT.601."""
     return np.asarray(np.round(pixels @ np.array([0.299, 0.587, 0.114])), np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""The kinds of work that are killed in crashes.py, on a small home with pictures beside it."""
+"""The kinds of work that the benchmark `crashes` kills, on a small home."""
 
 from __future__ import annotations
 
@@ -23,160 +23,173 @@ from simile.search.searcher import Searcher
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.home import Home
 
-Say = Callable[..., None]
-LONGEST = 60.0  # seconds after which a process hangs
+Acknowledge = Callable[..., None]
+LONGEST = 60.0  # seconds; a process that takes longer hangs
 
 
-@dataclass
+@dataclass(kw_only=True)
 class World:
-    """The home, the pictures beside it, and where the dice lie."""
+    """A home and its photos."""
 
     settings: Settings
-    photos: Path
-    encoders: list[str]
+    photos: Path  # the indexed folder
+    encoders: list[str]  # fingerprints of two encoders
     random: np.random.Generator
-    many: int
+    batch: int  # number of images that one round adds
     round: int = 0
-    highest: int = 0  # id that was ever seen: none is used again
+    highest: int = 0  # highest image id so far: no id may be used again
 
-    def picture(self) -> bytes:
-        """A PNG that is like no other."""
+    def make_image(self) -> bytes:
+        """Return a PNG of random blocks."""
         blocks = self.random.integers(0, 256, (8, 8, 1), np.uint8).repeat(3, 2)
         return encode_png(blocks.repeat(4, 0).repeat(4, 1))
 
-    def new_photos(self) -> list[Path]:
+    def add_photos(self) -> list[Path]:
+        """Write new images into a new folder."""
         folder = self.photos / f"{self.round:05d}"
         folder.mkdir()
-        paths = [folder / f"{number:04d}.png" for number in range(self.many)]
+        paths = [folder / f"{number:04d}.png" for number in range(self.batch)]
         for path in paths:
-            path.write_bytes(self.picture())
+            path.write_bytes(self.make_image())
         return paths
 
 
 @dataclass
 class Work:
-    """One kind of work. do: in the child. may_go: ids that may be gone afterwards. paths: what `done n` counts."""
+    """One kind of work."""
 
-    do: Callable[[Say], None]
-    may_go: set[int] = field(default_factory=set)
-    paths: list[Path] = field(default_factory=list)
+    run: Callable[[Acknowledge], None]  # called in the child process
+    removable: set[int] = field(default_factory=set)  # ids of images that may be missing afterwards
+    paths: list[Path] = field(default_factory=list)  # files in the order that `done n` counts
 
 
-def indexing(world: World) -> Work:
-    paths = world.new_photos()
+def index_photos(world: World) -> Work:
+    """Index a new folder."""
+    paths = world.add_photos()
 
-    def do(say: Say) -> None:
-        request = IndexRequest(on_progress=lambda summary, _: say("done", summary.done), wait=LONGEST)
+    def run(acknowledge: Acknowledge) -> None:
+        request = IndexRequest(on_progress=lambda summary, _: acknowledge("done", summary.done), wait=LONGEST)
         index(world.settings, [paths[0].parent], request)
 
-    return Work(do, paths=paths)
+    return Work(run, paths=paths)
 
 
-def pruning(world: World) -> Work:
-    """Some known pictures are moved, some removed; a run over everything with --prune."""
+def prune(world: World) -> Work:
+    """Move some images, remove others, and index everything with --prune."""
     known = sorted(path for path in world.photos.rglob("*.png"))
-    chosen = world.random.permutation(len(known))[: world.many]
-    for place, number in enumerate(chosen):
-        path = known[number]
-        path.unlink() if place % 2 else path.rename(path.with_name(f"{path.stem}-{world.round}.png"))
+    rows = world.random.permutation(len(known))[: world.batch]
+    for position, row in enumerate(rows):
+        path = known[row]
+        path.unlink() if position % 2 else path.rename(path.with_name(f"{path.stem}-{world.round}.png"))
 
-    def do(say: Say) -> None:
-        request = IndexRequest(prune=True, wait=LONGEST, on_progress=lambda summary, _: say("seen", summary.done))
+    def run(acknowledge: Acknowledge) -> None:
+        request = IndexRequest(
+            prune=True, wait=LONGEST, on_progress=lambda summary, _: acknowledge("seen", summary.done)
+        )
         index(world.settings, [world.photos], request)
 
-    return Work(do, gone_by_now(world))
+    return Work(run, find_images_without_files(world))
 
 
-def adding(world: World) -> Work:
-    pictures = [world.picture() for _ in range(world.many)]
+def add(world: World) -> Work:
+    """Upload images."""
+    images = [world.make_image() for _ in range(world.batch)]
 
-    def do(say: Say) -> None:
+    def run(acknowledge: Acknowledge) -> None:
         with Searcher(world.settings) as searcher:
-            for data in pictures:
+            for data in images:
                 image_id, _ = add_upload(searcher, data, name="upload")
-                say("stored", image_id, hashlib.sha256(data).hexdigest())
+                acknowledge("stored", image_id, hashlib.sha256(data).hexdigest())
 
-    return Work(do)
+    return Work(run)
 
 
-def deleting(world: World) -> Work:
-    """Uploads, for a picture in a folder would be new again to the next run."""
+def delete(world: World) -> Work:
+    """Delete uploads; an image in a folder would be indexed again by the next run."""
     with Catalogue(Home(world.settings.home)) as catalogue:
         known = catalogue.files.find_under([str(world.settings.home / "uploads")])
     ids = sorted(file.image_id for file in known.values())
-    chosen = [int(n) for n in world.random.permutation(ids)[: world.many // 2]]
+    deleted = [int(n) for n in world.random.permutation(ids)[: world.batch // 2]]
 
-    def do(say: Say) -> None:
+    def run(acknowledge: Acknowledge) -> None:
         with Searcher(world.settings) as searcher:
-            for image_id in chosen:
+            for image_id in deleted:
                 delete_image(searcher, image_id)
-                say("deleted", image_id)
+                acknowledge("deleted", image_id)
 
-    return Work(do, set(chosen))
+    return Work(run, set(deleted))
 
 
-def compacting(world: World) -> Work:
-    add = adding(world)
+def compact(world: World) -> Work:
+    """Upload images, then compact the index."""
+    upload = add(world)
 
-    def do(say: Say) -> None:
-        add.do(say)
+    def run(acknowledge: Acknowledge) -> None:
+        upload.run(acknowledge)
         compact_index(world.settings)
-        say("compacted")
+        acknowledge("compacted")
 
-    return Work(do)
+    return Work(run)
 
 
-def switching(world: World) -> Work:
-    """Everything is embedded by the other encoder, which is then put in use.
+def switch(world: World) -> Work:
+    """Embed everything with the other encoder, and activate it.
 
-    A run to the end comes first: what is new to the home would get a vector by the other encoder alone.
+    Everything is indexed before, because new images would get a vector of the other encoder only.
     """
     index(world.settings, [world.photos], IndexRequest(prune=True))
     with Catalogue(Home(world.settings.home)) as catalogue:
         active = catalogue.encoders.find_active()
     assert active is not None
-    other = next(one for one in world.encoders if one != active.fingerprint)
+    other = next(fingerprint for fingerprint in world.encoders if fingerprint != active.fingerprint)
 
-    def do(say: Say) -> None:
-        seen = {"on_progress": lambda summary, _: say("seen", summary.done)}
-        summary = index(world.settings, [world.photos], IndexRequest(encoder=other, prune=True, wait=LONGEST, **seen))
+    def run(acknowledge: Acknowledge) -> None:
+        request = IndexRequest(
+            encoder=other,
+            prune=True,
+            wait=LONGEST,
+            on_progress=lambda summary, _: acknowledge("seen", summary.done),
+        )
+        summary = index(world.settings, [world.photos], request)
         if not summary.lacking:
-            say("active", other)
+            acknowledge("active", other)
 
-    return Work(do)
-
-
-def gone_by_now(world: World) -> set[int]:
-    """Images whose bytes are in no file any more: a run with --prune may forget them."""
-    there = {contents(path) for path in [*world.photos.rglob("*.png"), *(world.settings.home / "uploads").iterdir()]}
-    return {image_id for image_id, sha256 in rows(world).items() if sha256 not in there}
+    return Work(run)
 
 
-def contents(path: Path) -> str:
-    """SHA-256 of a file."""
+def find_images_without_files(world: World) -> set[int]:
+    """Return images whose bytes are in no file: a run with --prune may remove them."""
+    existing = {
+        hash_file(path) for path in [*world.photos.rglob("*.png"), *(world.settings.home / "uploads").iterdir()]
+    }
+    return {image_id for image_id, sha256 in read_images(world).items() if sha256 not in existing}
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 KINDS: dict[str, Callable[[World], Work]] = {
-    "index": indexing,
-    "prune": pruning,
-    "add": adding,
-    "delete": deleting,
-    "compact": compacting,
-    "switch": switching,
+    "index": index_photos,
+    "prune": prune,
+    "add": add,
+    "delete": delete,
+    "compact": compact,
+    "switch": switch,
 }
 PAIRS = (("index", "add"), ("compact", "add"), ("switch", "delete"), ("index", "index"))
 
 
-def rows(world: World) -> dict[int, str]:
-    """SHA-256 by id of every image."""
+def read_images(world: World) -> dict[int, str]:
+    """Return the SHA-256 of each image, by id."""
     with Catalogue(Home(world.settings.home)) as catalogue:
         return {image.id: image.sha256 for image in catalogue.images.get_page(10**9)}
 
 
-def make_world(folder: Path, home: Path, trained: Path | None, seed: int, many: int) -> World:
-    """A home with two encoders and as many pictures as a round adds; the pictures lie in `folder`."""
-    runs = {"workers": 1, "device": "cpu", "runtime": "torch", "batch_size": max(4, many // 8)}
+def make_world(folder: Path, home: Path, trained: Path | None, seed: int, batch: int) -> World:
+    """Make a home with two encoders and the images of one round, which are in `folder`."""
+    runs = {"workers": 1, "device": "cpu", "runtime": "torch", "batch_size": max(4, batch // 8)}
     settings = load_settings(home=home, index="ivf", **runs)  # exact below 256 rows, inverted lists from there
     photos = folder / "photos"
     photos.mkdir(parents=True)
@@ -189,18 +202,24 @@ def make_world(folder: Path, home: Path, trained: Path | None, seed: int, many: 
     with Catalogue(Home(settings.home)) as catalogue:
         active = catalogue.encoders.find_active()
         assert active is not None
-        second = another_encoder(settings.home / "encoders", active.fingerprint)
+        second = add_second_encoder(settings.home / "encoders", active.fingerprint)
         register_encoder(catalogue, load_encoder(Home(settings.home), second, "cpu", "torch"))
-    world = World(settings, photos, [active.fingerprint, second], np.random.default_rng(seed), many)
-    world.new_photos()
+    world = World(
+        settings=settings,
+        photos=photos,
+        encoders=[active.fingerprint, second],
+        random=np.random.default_rng(seed),
+        batch=batch,
+    )
+    world.add_photos()
     index(settings, [photos], IndexRequest())
     return world
 
 
-def another_encoder(folder: Path, fingerprint: str) -> str:
-    """The same network with other weights."""
+def add_second_encoder(folder: Path, fingerprint: str) -> str:
+    """Store the same network with scaled weights; return its fingerprint."""
     weights, description = checkpoint.load_checkpoint(folder / fingerprint)
     scaled = {name: 1.1 * tensor for name, tensor in weights.items()}
-    made = checkpoint.save_checkpoint(folder / ".new", scaled, description)
-    (folder / ".new").rename(folder / made)
-    return made
+    new_fingerprint = checkpoint.save_checkpoint(folder / ".new", scaled, description)
+    (folder / ".new").rename(folder / new_fingerprint)
+    return new_fingerprint

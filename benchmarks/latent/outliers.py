@@ -1,16 +1,14 @@
-"""Strangers hidden in a collection: 100 MNIST digits among 5,000 Fashion-MNIST pictures, and the other way round.
+"""Outliers in a collection: 100 MNIST digits among 5,000 Fashion-MNIST images, and the other way round.
 
     python -m benchmarks.latent.outliers --data DIR [--seeds 3] [--minutes 1.5] [--work DIR]
 
-DIR holds mnist.npz and fashion-mnist.npz. The encoder is trained on the mixed 5,100 without labels, by the commands
-that a user types. The table: the area under the ROC curve (the chance that a stranger is ranked before another one) of
-`simile outliers`, of its three signals alone, of the error as it is, and of the raw likelihood (log p(x), 32 samples).
+DIR holds mnist.npz and fashion-mnist.npz. The encoder is trained on the mixed 5,100 images without labels. The table
+shows the area under the ROC curve (the probability that an outlier ranks before another image) of `simile outliers`, of
+its three signals alone, of the raw error, and of the raw likelihood (log p(x), 32 samples).
 """
 
 from __future__ import annotations
 
-import argparse
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.common.simile_runs import simile, write_pictures
+from benchmarks.common.runs import draw_rows, make_parser, open_work_folder, train_once, write_images
 from simile.core.settings import load_settings
 from simile.explore.latent.measurements import measure_images
 from simile.explore.outliers.detector import find_outliers
@@ -34,77 +32,79 @@ COLUMNS = ("outliers", "reconstruction", "distance", "density", "raw error", "ra
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--data", type=Path, required=True)
-    options.add_argument("--seeds", type=int, default=3)
-    options.add_argument("--minutes", type=float, default=1.5, help="of training for each")
-    options.add_argument("--work", type=Path, help="keeps pictures and homes there, and goes on from them")
-    given = options.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        run(given.data, given.seeds, given.minutes, given.work or Path(scratch))
+    """Parse the options and run the benchmark."""
+    parser = make_parser(__doc__, data=True, work=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=1.5, help="training time for each")
+    options = parser.parse_args()
+    with open_work_folder(options.work) as work:
+        run(options.data, options.seeds, options.minutes, work)
 
 
 def run(data: Path, seeds: int, minutes: float, work: Path) -> None:
+    """Measure both mixtures with all seeds, and print the table."""
     sets = {name: np.load(data / f"{name}.npz")["x_train"] for name in ("mnist", "fashion-mnist")}
     rows: list[str] = []
     for usual, strange in (("fashion-mnist", "mnist"), ("mnist", "fashion-mnist")):
-        found = []
+        results = []
         for seed in range(seeds):
-            home = indexed(work / f"{strange}-in-{usual}-{seed}", sets[usual], sets[strange], seed, minutes)
-            found.append(judged(home))
-            rows.append(row(f"{strange} in {usual}, seed {seed}", found[-1]))
-        mean = {name: float(np.mean([one[name] for one in found])) for name in COLUMNS}
-        rows.append(row(f"{strange} in {usual}, mean", mean))
+            home = make_home(work / f"{strange}-in-{usual}-{seed}", sets[usual], sets[strange], seed, minutes)
+            results.append(measure(home))
+            rows.append(format_row(f"{strange} in {usual}, seed {seed}", results[-1]))
+        mean = {name: float(np.mean([result[name] for result in results])) for name in COLUMNS}
+        rows.append(format_row(f"{strange} in {usual}, mean", mean))
     print(f"{'':<36}" + "".join(f"{name:>16}" for name in COLUMNS))
     print("\n".join(rows))
 
 
-def indexed(work: Path, usual: Pixels, strange: Pixels, seed: int, minutes: float) -> Path:
-    """A home of the mixed pictures, trained on them."""
+def make_home(work: Path, usual: Pixels, strange: Pixels, seed: int, minutes: float) -> Path:
+    """Make a home of the mixed images, with an encoder trained on them."""
     random, home = np.random.default_rng(seed), work / "home"
-    write_pictures(work / "photos" / "usual", usual[random.choice(len(usual), USUAL, replace=False)])
-    write_pictures(work / "photos" / "strange", strange[random.choice(len(strange), STRANGE, replace=False)])
-    if not (home / "catalogue.sqlite").exists():
-        simile("train", work / "photos", "--minutes", str(minutes), "--seed", str(seed), home=home)
-        simile("index", work / "photos", home=home)
+    write_images(work / "photos" / "usual", draw_rows(usual, USUAL, random))
+    write_images(work / "photos" / "strange", draw_rows(strange, STRANGE, random))
+    photos = work / "photos"
+    train_once(home, photos, "--minutes", minutes, "--seed", seed, indexed=photos)
     return home
 
 
-def judged(home: Path) -> dict[str, float]:
-    """The areas, and how many of the first 100 are strangers."""
+def measure(home: Path) -> dict[str, float]:
+    """Return the areas, and the number of outliers among the first 100."""
     with Searcher(load_settings(home=home, device="cpu")) as searcher:
-        _, found = find_outliers(searcher, STRANGE, lambda *_: None)
-        records = searcher.catalogue.images.get_many(found.ids.tolist())
-        paths = [records[image_id].paths[0] for image_id in found.ids.tolist()]
+        _, outliers = find_outliers(searcher, STRANGE, lambda *_: None)
+        records = searcher.catalogue.images.get_many(outliers.ids.tolist())
+        paths = [records[image_id].paths[0] for image_id in outliers.ids.tolist()]
         encoder = searcher.get_encoder()
-        error = measure_images(searcher, found.ids, lambda *_: None).error
-        pictures = read_arrays(paths, encoder.preprocessing, searcher.limits, 0).images
+        error = measure_images(searcher, outliers.ids, lambda *_: None).error
+        images = read_arrays(paths, encoder.preprocessing, searcher.limits, 0).images
     is_strange = np.array([Path(path).parent.name == "strange" for path in paths])
     signals = {
-        "outliers": found.scores,
-        **found.ranks,
+        "outliers": outliers.scores,
+        **outliers.ranks,
         "raw error": error,
-        "raw likelihood": surprise(encoder, pictures),
+        "raw likelihood": measure_surprise(encoder, images),
     }
     areas = {name: float(roc_auc_score(is_strange, values)) for name, values in signals.items()}
-    return areas | {"first 100": float(is_strange[np.argsort(-found.scores)[:STRANGE]].sum())}
+    return areas | {"first 100": float(is_strange[np.argsort(-outliers.scores)[:STRANGE]].sum())}
 
 
-def surprise(encoder: TrainedEncoder, pictures: Pixels) -> NDArray[np.float64]:
-    """-log p(x) of pictures (n, S, S, C), (n,) in nats."""
-    found = importance_weighted_log_likelihood(
+def measure_surprise(encoder: TrainedEncoder, images: Pixels) -> NDArray[np.float64]:
+    """Return -log p(x) of images (n, S, S, C), (n,) in nats."""
+    likelihood = importance_weighted_log_likelihood(
         encoder.network,
-        torch.from_numpy(scale_to_unit(pictures)),
+        torch.from_numpy(scale_to_unit(images)),
         likelihood="gaussian",
         samples=SAMPLES,
         generator=torch.Generator().manual_seed(0),
         content_box=encoder.preprocessing.content_box(),
     )
-    return -found.numpy()
+    return -likelihood.numpy()
 
 
-def row(name: str, found: dict[str, float]) -> str:
-    return f"{name:<36}" + "".join(f"{found[one]:>16.4f}" for one in COLUMNS[:-1]) + f"{found[COLUMNS[-1]]:>16.0f}"
+def format_row(name: str, result: dict[str, float]) -> str:
+    """Return a row of the table."""
+    return (
+        f"{name:<36}" + "".join(f"{result[column]:>16.4f}" for column in COLUMNS[:-1]) + f"{result[COLUMNS[-1]]:>16.0f}"
+    )
 
 
 if __name__ == "__main__":

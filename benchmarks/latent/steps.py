@@ -1,16 +1,14 @@
-"""How long each step of the page Latent takes: through the library, and over HTTP as a slider asks for it.
+"""Duration of each step of the page Latent: through the library, and over HTTP as a slider requests it.
 
     python -m benchmarks.latent.steps --home HOME [--repeats 60]
 
-HOME is indexed by an encoder with a decoder and a variance; a copy is used, and it stays as it is. Each step begins at
-other pictures. A step through the library is what is done for an answer: a place is made and decoded, its
-ten nearest pictures are looked up, a PNG is written. Over HTTP the same is asked of `simile serve` through one
-connection. Needs a machine with nothing else to do.
+HOME is indexed with an encoder that has a decoder and a variance; a copy is used. Each step begins at other images.
+Through the library a step makes and decodes a latent vector, searches for its ten nearest images, and encodes a PNG.
+Over HTTP `simile serve` does the same, through one connection. It needs a machine without other load.
 """
 
 from __future__ import annotations
 
-import argparse
 import http.client
 import json
 import os
@@ -25,7 +23,8 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.common.simile_runs import served
+from benchmarks.common.runs import make_parser
+from benchmarks.common.serving import serve_address
 from simile.core.records import FloatArray
 from simile.core.settings import load_settings
 from simile.explore.attributes.directions import AttributeExamples, learn_attribute
@@ -40,153 +39,156 @@ from simile.search.attributes import shift_by_attributes
 from simile.search.queries import SearchParams, SearchQuery
 from simile.search.searcher import Searcher
 
-Step = Callable[[int, int], object]  # of two images
-Timed = dict[str, NDArray[np.float64]]  # milliseconds, by step
+Step = Callable[[int, int], object]  # a step from two images
+StepTimes = dict[str, NDArray[np.float64]]  # milliseconds, by step
 
 LIMIT = 50.0  # milliseconds
-SETTLING = 12.0  # seconds: what is usual in a collection is measured behind its first searches
+WARM_UP = 12.0  # seconds: the calibration is measured in the background of the first searches
 NEAREST = 10
 FRAMES = 16
 ATTRIBUTE = "steps"
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--home", type=Path, required=True)
-    options.add_argument("--repeats", type=int, default=60)
-    given = options.parse_args()
+    """Parse the options and run the benchmark."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--repeats", type=int, default=60)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch) / "home"
-        shutil.copytree(given.home, home, ignore=shutil.ignore_patterns("uploads", "maps", "attributes"))
+        shutil.copytree(options.home, home, ignore=shutil.ignore_patterns("uploads", "maps", "attributes"))
         with Searcher(load_settings(home=home, device="cpu")) as searcher:
-            ids = prepared(searcher)
-            pairs = np.random.default_rng(0).choice(ids, (given.repeats, 2))
-            inside = timed(library_steps(searcher), pairs)
-            print(f"{len(ids):,} pictures, {searcher.get_encoder().latent_dim} numbers, {os.cpu_count()} processors")
-        with served(home) as address:
-            outside = timed(http_steps(address, home), pairs)
+            ids = prepare(searcher)
+            pairs = np.random.default_rng(0).choice(ids, (options.repeats, 2))
+            inside = measure(library_steps(searcher), pairs)
+            print(f"{len(ids):,} images, {searcher.get_encoder().latent_dim} numbers, {os.cpu_count()} processors")
+        with serve_address(home) as address:
+            outside = measure(http_steps(address, home), pairs)
     print(f"load {os.getloadavg()[0]:.1f}")
-    tell(inside, outside)
+    report(inside, outside)
 
 
-def prepared(searcher: Searcher) -> list[int]:
-    """The ids of all pictures; an attribute is learned: what has more of the most active dimension."""
-    everything = load_aggregate_posterior(searcher)
-    most = everything.mu[:, measure_latent_range(searcher).activity_order[0]]
-    digests = [str(image_id) for image_id in everything.ids.tolist()]
-    examples = AttributeExamples(everything.mu, most > np.median(most), digests)
-    attributes.save_attribute(searcher.home, learn_attribute(ATTRIBUTE, everything.encoder.fingerprint, examples))
-    found: list[int] = everything.ids.tolist()
-    return found
+def prepare(searcher: Searcher) -> list[int]:
+    """Learn an attribute (more of the most active dimension); return the ids of all images."""
+    posterior = load_aggregate_posterior(searcher)
+    values = posterior.mu[:, measure_latent_range(searcher).activity_order[0]]
+    digests = [str(image_id) for image_id in posterior.ids.tolist()]
+    examples = AttributeExamples(posterior.mu, values > np.median(values), digests)
+    attributes.save_attribute(searcher.home, learn_attribute(ATTRIBUTE, posterior.encoder.fingerprint, examples))
+    ids: list[int] = posterior.ids.tolist()
+    return ids
 
 
-def timed(steps: dict[str, Step], pairs: NDArray[np.int64]) -> Timed:
-    """Each step once for each pair, after some seconds and three steps that don't count."""
-    found = {}
-    until = time.monotonic() + SETTLING
-    while time.monotonic() < until:
+def measure(steps: dict[str, Step], pairs: NDArray[np.int64]) -> StepTimes:
+    """Time each step once for each pair, after a warm-up and three steps that do not count."""
+    times = {}
+    deadline = time.monotonic() + WARM_UP
+    while time.monotonic() < deadline:
         next(iter(steps.values()))(*pairs[0].tolist())
     for name, step in steps.items():
-        taken = []
-        for one, other in [*pairs[:3].tolist(), *pairs.tolist()]:
+        durations = []
+        for first, second in [*pairs[:3].tolist(), *pairs.tolist()]:
             started = time.perf_counter()
-            step(one, other)
-            taken.append(1000 * (time.perf_counter() - started))
-        found[name] = np.array(taken[3:])
-    found["a frame of a morph"] /= FRAMES
-    return found
+            step(first, second)
+            durations.append(1000 * (time.perf_counter() - started))
+        times[name] = np.array(durations[3:])
+    times["a frame of a morph"] /= FRAMES
+    return times
 
 
 def library_steps(searcher: Searcher) -> dict[str, Step]:
-    """By name what is done for each step."""
-    reach = measure_latent_range(searcher)
+    """Return the steps through the library, by name."""
+    latent_range = measure_latent_range(searcher)
 
-    def show(place: LatentPoint, mu: FloatArray) -> None:
-        encode_png(decode_latents(searcher, mu[None], place.width, place.height)[0])
-        look(mu)
+    def show(point: LatentPoint, mu: FloatArray) -> None:
+        encode_png(decode_latents(searcher, mu[None], point.width, point.height)[0])
+        find_nearest(mu)
 
-    def look(mu: FloatArray) -> None:
+    def find_nearest(mu: FloatArray) -> None:
         searcher.search(SearchQuery((mu,), params=SearchParams(limit=NEAREST)))
 
-    def mixed(one: int, other: int) -> None:
-        place = mix_latents(searcher, [one, other], [0.6, 0.4])
-        show(place, place.mu)
+    def mix(first: int, second: int) -> None:
+        point = mix_latents(searcher, [first, second], [0.6, 0.4])
+        show(point, point.mu)
 
-    def pushed_on(one: int, _: int) -> None:
-        place = mix_latents(searcher, [one])
+    def push(first: int, _: int) -> None:
+        point = mix_latents(searcher, [first])
         encoder = searcher.get_encoder().fingerprint
-        show(place, shift_by_attributes(searcher.home, encoder, place.mu, {ATTRIBUTE: 1.5}))
+        show(point, shift_by_attributes(searcher.home, encoder, point.mu, {ATTRIBUTE: 1.5}))
 
-    def walked(one: int, _: int) -> None:
-        place = mix_latents(searcher, [one])
-        show(place, offset_dimensions(place.mu, {reach.activity_order[0]: 2.0}, reach))
+    def move(first: int, _: int) -> None:
+        point = mix_latents(searcher, [first])
+        show(point, offset_dimensions(point.mu, {latent_range.activity_order[0]: 2.0}, latent_range))
 
-    def made(source: str, seed: int) -> None:
-        for picture in generate_images(searcher, source, 1, seed=seed).images:
-            encode_png(picture)
+    def generate(source: str, seed: int) -> None:
+        for image in generate_images(searcher, source, 1, seed=seed).images:
+            encode_png(image)
 
-    def morphed(one: int, other: int) -> None:
-        for frame in make_morph(searcher, [one, other], FRAMES).frames:
+    def morph(first: int, second: int) -> None:
+        for frame in make_morph(searcher, [first, second], FRAMES).frames:
             encode_png(frame)
 
-    made_up = made_latents(reach)
+    random_latents = draw_latents(latent_range)
     return {
-        "two pictures mixed": mixed,
-        "an attribute pushed": pushed_on,
-        "a dimension moved": walked,
-        "one picture from the prior": lambda one, _: made("prior", one),
-        "one picture from the mixture": lambda one, _: made("mixture", one),
-        "a search from a made place": lambda *_: look(next(made_up)),
-        "a frame of a morph": morphed,
+        "two images mixed": mix,
+        "an attribute pushed": push,
+        "a dimension moved": move,
+        "one image from the prior": lambda first, _: generate("prior", first),
+        "one image from the mixture": lambda first, _: generate("mixture", first),
+        "a search from a drawn vector": lambda *_: find_nearest(next(random_latents)),
+        "a frame of a morph": morph,
     }
 
 
 def http_steps(address: str, home: Path) -> dict[str, Step]:
-    """By name what is asked for each step, as the page asks for it."""
+    """Return the requests of the page, by name."""
     connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
     with Searcher(load_settings(home=home, device="cpu")) as searcher:
-        reach = measure_latent_range(searcher)
-    dim = str(reach.activity_order[0])
+        latent_range = measure_latent_range(searcher)
+    dim = str(latent_range.activity_order[0])
 
     def post(path: str, body: dict[str, Any]) -> None:
         connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        text = answer.read()
-        if answer.status != 200:
-            raise SystemExit(f"{path}: {answer.status} {text.decode()}")
+        response = connection.getresponse()
+        text = response.read()
+        if response.status != 200:
+            raise SystemExit(f"{path}: {response.status} {text.decode()}")
 
-    def place(weights: dict[int, float], **how: Any) -> None:
+    def request_latent(weights: dict[int, float], **more: Any) -> None:
         parts = [{"image_id": image_id, "weight": weight} for image_id, weight in weights.items()]
-        post("/v1/latents", {"parts": parts, "nearest": NEAREST, **how})
+        post("/v1/latents", {"parts": parts, "nearest": NEAREST, **more})
 
     def sample(source: str, seed: int) -> None:
         post("/v1/samples", {"source": source, "count": 1, "seed": seed})
 
-    made_up = made_latents(reach)
+    random_latents = draw_latents(latent_range)
     return {
-        "two pictures mixed": lambda one, other: place({one: 0.6, other: 0.4}),
-        "an attribute pushed": lambda one, _: place({one: 1.0}, attributes={ATTRIBUTE: 1.5}),
-        "a dimension moved": lambda one, _: place({one: 1.0}, dims={dim: 2.0}),
-        "one picture from the prior": lambda one, _: sample("prior", one),
-        "one picture from the mixture": lambda one, _: sample("mixture", one),
-        "a search from a made place": lambda *_: post(
-            "/v1/search", {"vector": next(made_up).tolist(), "limit": NEAREST}
+        "two images mixed": lambda first, second: request_latent({first: 0.6, second: 0.4}),
+        "an attribute pushed": lambda first, _: request_latent({first: 1.0}, attributes={ATTRIBUTE: 1.5}),
+        "a dimension moved": lambda first, _: request_latent({first: 1.0}, dims={dim: 2.0}),
+        "one image from the prior": lambda first, _: sample("prior", first),
+        "one image from the mixture": lambda first, _: sample("mixture", first),
+        "a search from a drawn vector": lambda *_: post(
+            "/v1/search", {"vector": next(random_latents).tolist(), "limit": NEAREST}
         ),
-        "a frame of a morph": lambda one, other: post(
-            "/v1/morphs", {"parts": [{"image_id": one}, {"image_id": other}], "steps": FRAMES}
+        "a frame of a morph": lambda first, second: post(
+            "/v1/morphs", {"parts": [{"image_id": first}, {"image_id": second}], "steps": FRAMES}
         ),
     }
 
 
-def made_latents(reach: LatentRange) -> Iterator[FloatArray]:
-    """Places (d,) that no picture has, as wide as the collection."""
+def draw_latents(latent_range: LatentRange) -> Iterator[FloatArray]:
+    """Yield random latent vectors (d,) with mean and deviation of the collection."""
     random = np.random.default_rng(1)
     while True:
-        yield (reach.mean + reach.deviation * random.standard_normal(len(reach.mean))).astype(np.float32)
+        yield (latent_range.mean + latent_range.deviation * random.standard_normal(len(latent_range.mean))).astype(
+            np.float32
+        )
 
 
-def tell(inside: Timed, outside: Timed) -> None:
-    """A table of medians, and 95th percentiles over HTTP."""
+def report(inside: StepTimes, outside: StepTimes) -> None:
+    """Print medians, and 95th percentiles over HTTP."""
     print(f"\n{'milliseconds':<30}{'library':>9}{'HTTP':>9}{'95th':>9}   at most {LIMIT:.0f}")
     for name, library in inside.items():
         over = outside[name]

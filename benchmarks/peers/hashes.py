@@ -1,10 +1,10 @@
-"""Hashes of pictures by other tools, run with the Python of a virtual environment that has them.
+"""Hashes of images by other tools, run with the Python of a virtual environment that has them.
 
-    V/bin/python benchmarks/peers/hashes.py LIST OUTPUT.npz TOLD.json     LIST: a file with a picture's path a line
+    V/bin/python benchmarks/peers/hashes.py LIST OUTPUT.npz SUMMARY.json     LIST: a file with a path a line
 
 Writes for each tool that can be imported an array (n, d), rows in the order of the list: bits of hashes as uint8 0 or
-1, compared by Hamming distance, or float32 features, compared by direction; and how many seconds each took, and why a
-tool was left out. Nothing of simile is imported here.
+1, compared by Hamming distance, or float32 features, compared by direction; and the seconds of each tool, or why it was
+left out. The script imports nothing of simile.
 """
 
 from __future__ import annotations
@@ -24,21 +24,23 @@ Method = Callable[[list[str]], Any]
 
 
 def main() -> None:
-    files, output, told = Path(sys.argv[1]).read_text("utf-8").splitlines(), Path(sys.argv[2]), Path(sys.argv[3])
+    """Run all tools."""
+    files, output, summary = Path(sys.argv[1]).read_text("utf-8").splitlines(), Path(sys.argv[2]), Path(sys.argv[3])
     arrays, seconds, left_out = {}, {}, {}
     for name, method in methods():
         started = time.monotonic()
         try:
             arrays[name] = method(files)
-        except Exception as error:  # whatever a tool fails with, the others are measured  # noqa: BLE001
+        except Exception as error:  # the other tools are still measured  # noqa: BLE001
             left_out[name] = f"{type(error).__name__}: {error}".splitlines()[0]
             continue
         seconds[name] = round(time.monotonic() - started, 1)
     np.savez(output, **arrays)
-    told.write_text(json.dumps({"seconds": seconds, "left_out": left_out}), "utf-8")
+    summary.write_text(json.dumps({"seconds": seconds, "left_out": left_out}), "utf-8")
 
 
 def methods() -> Iterator[tuple[str, Method]]:
+    """Yield all tools, by name."""
     for name in ("PHash", "DHash", "WHash"):
         yield f"imagededup {name}", lambda files, name=name: imagededup(name, files)  # type: ignore[misc]
     yield "pdqhash", pdq
@@ -46,6 +48,7 @@ def methods() -> Iterator[tuple[str, Method]]:
 
 
 def imagededup(name: str, files: list[str]) -> Any:
+    """Return bits, (n, 64)."""
     declare_operators()
     from imagededup import methods  # noqa: PLC0415
 
@@ -55,6 +58,7 @@ def imagededup(name: str, files: list[str]) -> Any:
 
 
 def pdq(files: list[str]) -> Any:
+    """Return bits, (n, 256)."""
     import pdqhash  # noqa: PLC0415
     from PIL import Image  # noqa: PLC0415
 
@@ -62,7 +66,7 @@ def pdq(files: list[str]) -> Any:
 
 
 def fastdup(files: list[str]) -> Any:
-    """Its features: what its similarities are the cosines of."""
+    """Return the features whose cosines are the tool's similarities."""
     os.environ["SENTRY_OPT_OUT"] = "true"
     import fastdup as tool  # noqa: PLC0415
 
@@ -74,7 +78,7 @@ def fastdup(files: list[str]) -> Any:
 
 
 def declare_operators() -> None:
-    """imagededup imports torchvision, which can't be imported beside a torch for processors alone without this."""
+    """Declare operators without which torchvision, and so imagededup, cannot be imported with a CPU-only torch."""
     import torch  # noqa: PLC0415
 
     if hasattr(torch.ops.torchvision, "nms"):
@@ -82,10 +86,10 @@ def declare_operators() -> None:
     library = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    KEPT.append(library)  # torch forgets the definitions with it
+    LIBRARIES.append(library)  # torch removes the definitions with the library
 
 
-KEPT: list[Any] = []
+LIBRARIES: list[Any] = []
 
 if __name__ == "__main__":
     main()

@@ -1,8 +1,8 @@
-"""What one writes first: FastAPI, eager torch, FAISS. The peer of benchmarks/service/load.py.
+"""A minimal service of FastAPI, eager torch and FAISS: the peer of benchmarks/service/load.py.
 
     python benchmarks/peers/plain_service.py ENCODER VECTORS PORT
 
-ENCODER is an encoder's folder, VECTORS a .npy (n, d). A handler decodes, encodes and searches for one picture.
+ENCODER is an encoder's folder, VECTORS a .npy (n, d). A handler decodes, encodes and searches for one image.
 """
 
 from __future__ import annotations
@@ -30,12 +30,14 @@ app = FastAPI()
 
 
 def to_tensor(data: bytes) -> torch.Tensor:
-    picture = Image.open(io.BytesIO(data)).convert("RGB").resize((size, size))
-    return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None].float() / 255  # (1, 3, S, S)
+    """Decode an image to (1, 3, S, S) in [0, 1]."""
+    image = Image.open(io.BytesIO(data)).convert("RGB").resize((size, size))
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float() / 255
 
 
 @app.post("/search")
 def search(file: UploadFile, limit: int = 10) -> dict[str, list[dict[str, float]]]:
+    """Return the nearest images."""
     with torch.inference_mode():
         mu, _ = network.encode(to_tensor(file.file.read()))
     distances, ids = index.search(mu.numpy(), limit)

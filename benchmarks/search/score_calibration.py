@@ -1,21 +1,20 @@
-"""How often a picture is called unlike a collection, rightly and wrongly, and how long it takes to know.
+"""True and false alarms of the flag `unlike`, and the time until scores are calibrated.
 
-    python -m benchmarks.search.score_calibration --data DIR [--recipe perceptual] [--minutes 2] [--seeds 1] [--work DIR]
+    python -m benchmarks.search.score_calibration --data DIR [--recipe perceptual] [--minutes 2] [--seeds 1]
     python -m benchmarks.search.score_calibration --home HOME [--pages 100]
 
-DIR holds fashion-mnist.npz and mnist.npz. 5,000 pictures of Fashion-MNIST are trained on and indexed by the commands
-that a user types; then 2,000 of its test pictures are asked with, which belong there and are new, and 500 digits, which
-do not. The table: the rate that is stated, and the share that was flagged, by each set of signals that may be known;
-and the same by a gauge that was measured on any pictures of the collection, which the encoder knows better.
+DIR holds fashion-mnist.npz and mnist.npz. 5,000 images of Fashion-MNIST are used for training and indexed. The queries
+are 2,000 of its test images, which belong to the collection and are new, and 500 digits, which do not. The table shows
+the stated rate and the flagged share for each set of signals, also with a calibration measured on any images of the
+collection, which the encoder represents better than new ones.
 
-With --home, an indexed home, of which a copy is used: seconds from the first search of a service that has just started
-to the first calibrated score, and from the first question for `sort=unlike` to its first page; then the pages behind
-it, and the first one of the next start. Needs a machine with nothing else to do.
+With --home (an indexed home; a copy is used): seconds from the first search of a new service to the first calibrated
+score, and from the first request with `sort=unlike` to its first page; then the following pages, and the first page
+after a restart. It needs a machine without other load.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import tempfile
@@ -30,7 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common.simile_runs import served, simile, write_pictures
+from benchmarks.common.runs import draw_rows, make_parser, open_work_folder, train_once, write_images
+from benchmarks.common.serving import fetch_json, serve_address
 from simile.core.settings import load_settings
 from simile.images.encoding import encode_png
 from simile.images.formats import Pixels
@@ -39,146 +39,150 @@ from simile.search.calibration.estimate import estimate_calibration
 from simile.search.queries import SearchParams, SearchQuery, SearchResult
 from simile.search.searcher import Searcher
 
-OWN, NEW, STRANGE, TOGETHER = 5000, 2000, 500, 50
+OWN, NEW, STRANGE, BATCH = 5000, 2000, 500, 50
 SETS = ("reconstruction,distance,sigma", "distance,sigma", "reconstruction", "distance", "sigma")
 
 
 @dataclass(frozen=True)
 class Signals:
-    """What was measured of one picture that was asked with."""
+    """The signals of a query image."""
 
     reconstruction: float | None
     distance: float | None
     sigma: float | None
 
-    def flagged(self, gauge: ScoreCalibration, names: str) -> bool:
-        """Whether these signals alone call it unlike the collection."""
+    def is_flagged(self, calibration: ScoreCalibration, names: str) -> bool:
+        """Return whether these signals alone flag the image as unlike."""
         known = {name: getattr(self, name) if name in names.split(",") else None for name in vars(self)}
-        return bool(gauge.compute_confidence(**known).unlike)
+        return bool(calibration.compute_confidence(**known).unlike)
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--data", type=Path)
-    options.add_argument("--recipe", default="perceptual")
-    options.add_argument("--minutes", type=float, default=2, help="of training for each seed")
-    options.add_argument("--seeds", type=int, default=1)
-    options.add_argument("--work", type=Path, help="keeps pictures and homes there, and goes on from them")
-    options.add_argument("--home", type=Path)
-    options.add_argument("--pages", type=int, default=100, help="of 100 pictures each")
-    given = options.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        if given.data is not None:
-            for seed in range(given.seeds):
-                rates(given.data, given.recipe, given.minutes, seed, given.work or Path(scratch))
-        if given.home is not None:
-            times(given.home, given.pages, Path(scratch))
+    """Parse the options and run the benchmark."""
+    parser = make_parser(__doc__, work=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--recipe", default="perceptual")
+    parser.add_argument("--minutes", type=float, default=2, help="training time for each seed")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--home", type=Path)
+    parser.add_argument("--pages", type=int, default=100, help="number of pages, of 100 images each")
+    options = parser.parse_args()
+    with open_work_folder(options.work) as work:
+        if options.data is not None:
+            for seed in range(options.seeds):
+                measure_rates(options.data, options.recipe, options.minutes, seed, work)
+        if options.home is not None:
+            measure_times(options.home, options.pages)
 
 
-def rates(data: Path, recipe: str, minutes: float, seed: int, work: Path) -> None:
+def measure_rates(data: Path, recipe: str, minutes: float, seed: int, work: Path) -> None:
+    """Train, index, and print the flagged shares."""
     random = np.random.default_rng(seed)
     with np.load(data / "fashion-mnist.npz") as fashion, np.load(data / "mnist.npz") as digits:
-        own, new = chosen(fashion["x_train"], OWN, random), chosen(fashion["x_test"], NEW, random)
-        strange = chosen(digits["x_test"], STRANGE, random)
+        own, new = draw_rows(fashion["x_train"], OWN, random), draw_rows(fashion["x_test"], NEW, random)
+        strange = draw_rows(digits["x_test"], STRANGE, random)
     home, photos = work / f"{recipe}-{seed}", work / f"photos-{seed}"
-    write_pictures(photos, own)
-    if not (home / "catalogue.sqlite").exists():
-        simile("train", photos, "--recipe", recipe, "--minutes", str(minutes), "--seed", str(seed), home=home)
-        simile("index", photos, home=home)
+    write_images(photos, own)
+    train_once(home, photos, "--recipe", recipe, "--minutes", minutes, "--seed", seed, indexed=photos)
     with Searcher(load_settings(home=home, device="cpu"), background=True) as searcher:
         searcher.by_id(1)
         searcher.calibrations.wait()
         snapshot = searcher.index.get_snapshot()
-        gauges = [
+        calibrations = [
             searcher.calibrations.get(snapshot),
-            estimate_calibration(searcher.catalogue, error_in(searcher), None, snapshot, Event()),
+            estimate_calibration(searcher.catalogue, make_error_reader(searcher), None, snapshot, Event()),
         ]
-        of_new, of_strange = signals_of(searcher, new), signals_of(searcher, strange)
-    for gauge in gauges:
-        assert gauge is not None
-        title = f"{recipe}, seed {seed}, measured on {gauge.among}"
+        of_new, of_strange = measure_signals(searcher, new), measure_signals(searcher, strange)
+    for calibration in calibrations:
+        assert calibration is not None
+        title = f"{recipe}, seed {seed}, measured on {calibration.population}"
         print(f"\n{title:<40}{'stated':>9}{'new':>9}{'strange':>9}")
-        for names in (one for one in SETS if one in gauge.cuts):
-            shares = [np.mean([one.flagged(gauge, names) for one in found]) for found in (of_new, of_strange)]
-            print(f"{names:<40}" + "".join(f"{100 * one:>7.2f} %" for one in (gauge.cuts[names][1], *shares)))
+        for names in filter(calibration.cuts.__contains__, SETS):
+            shares = [
+                np.mean([signals.is_flagged(calibration, names) for signals in group]) for group in (of_new, of_strange)
+            ]
+            print(f"{names:<40}" + "".join(f"{100 * share:>7.2f} %" for share in (calibration.cuts[names][1], *shares)))
 
 
-def error_in(searcher: Searcher) -> Callable[[int], float | None]:
+def make_error_reader(searcher: Searcher) -> Callable[[int], float | None]:
+    """Return a function from image id to stored reconstruction error."""
     return lambda image_id: searcher.get_image_with_error(image_id).reconstruction_error
 
 
-def chosen(pictures: Pixels, count: int, random: np.random.Generator) -> Pixels:
-    return pictures[random.choice(len(pictures), count, replace=False)]
+def measure_signals(searcher: Searcher, images: Pixels) -> list[Signals]:
+    """Return the signals of a search with each image."""
+    signals: list[Signals] = []
+    for start in range(0, len(images), BATCH):
+        queries = [searcher.prepare_query_image(encode_png(image), "image") for image in images[start : start + BATCH]]
+        for result in searcher.search_many([SearchQuery((query,), params=SearchParams(limit=1)) for query in queries]):
+            assert isinstance(result, SearchResult), result
+            query, certainty = result.query, result.confidence
+            signals.append(Signals(query.reconstruction_error, result.hits[0].distance, certainty.sigma))
+    return signals
 
 
-def signals_of(searcher: Searcher, pictures: Pixels) -> list[Signals]:
-    """Of each picture what a search with it finds."""
-    found: list[Signals] = []
-    for start in range(0, len(pictures), TOGETHER):
-        asked = [searcher.prepare_query_image(encode_png(one), "picture") for one in pictures[start : start + TOGETHER]]
-        for answer in searcher.search_many([SearchQuery((one,), params=SearchParams(limit=1)) for one in asked]):
-            assert isinstance(answer, SearchResult), answer
-            query, certainty = answer.query, answer.confidence
-            found.append(Signals(query.reconstruction_error, answer.hits[0].distance, certainty.sigma))
-    return found
+def measure_times(home: Path, pages: int) -> None:
+    """Print the waiting times of a copy of the home."""
+    with tempfile.TemporaryDirectory() as folder:
+        measure_copy(home, Path(folder) / "home", pages)
 
 
-def times(home: Path, pages: int, scratch: Path) -> None:
-    copy = scratch / "home"
+def measure_copy(home: Path, copy: Path, pages: int) -> None:
+    """Copy a home, and print its waiting times for two starts of the service."""
     shutil.copytree(home, copy, ignore=shutil.ignore_patterns("gauges", "uploads", "maps", "attributes"))
-    with served(copy) as address:
-        images = fetched(f"{address}/v1/status")["images"]
+    with serve_address(copy) as address:
+        images = fetch_json(f"{address}/v1/status")["images"]
         print(f"\n{images:,} images")
-        said("a calibrated score", until(lambda: bool(search(address)["score_calibrated"])))
-        said("sort=unlike, the first page", until(lambda: ready(address)))
-        spent = list(paged(address, pages))
+        print_seconds("a calibrated score", measure_wait(lambda: bool(search(address)["score_calibrated"])))
+        print_seconds("sort=unlike, the first page", measure_wait(lambda: has_sorted_page(address)))
+        seconds = list(measure_pages(address, pages))
         print(
-            f"{'the pages behind it':<36}{len(spent)}, median {1000 * np.median(spent):.0f} ms, "
-            f"at most {1000 * max(spent):.0f} ms"
+            f"{'the following pages':<36}{len(seconds)}, median {1000 * np.median(seconds):.0f} ms, "
+            f"at most {1000 * max(seconds):.0f} ms"
         )
-    with served(copy) as address:
-        said("a calibrated score, started again", until(lambda: bool(search(address)["score_calibrated"])))
-        said("sort=unlike, started again", until(lambda: ready(address)))
+    with serve_address(copy) as address:
+        print_seconds(
+            "a calibrated score, started again", measure_wait(lambda: bool(search(address)["score_calibrated"]))
+        )
+        print_seconds("sort=unlike, started again", measure_wait(lambda: has_sorted_page(address)))
 
 
 def search(address: str) -> Any:
+    """Search for the neighbours of image 1."""
     request = urllib.request.Request(f"{address}/v1/search", b'{"image_id": 1}', {"Content-Type": "application/json"})
     with urllib.request.urlopen(request) as response:
         return json.load(response)
 
 
-def ready(address: str) -> bool:
+def has_sorted_page(address: str) -> bool:
+    """Return whether `sort=unlike` has an answer yet."""
     try:
-        return bool(fetched(f"{address}/v1/images?sort=unlike&limit=100")["images"])
+        return bool(fetch_json(f"{address}/v1/images?sort=unlike&limit=100")["images"])
     except urllib.error.HTTPError as error:
         assert error.code == 503, error
         return False
 
 
-def paged(address: str, pages: int) -> Iterator[float]:
-    """Seconds of each page, one behind the other."""
-    cursor = fetched(f"{address}/v1/images?sort=unlike&limit=100")["next"]
+def measure_pages(address: str, pages: int) -> Iterator[float]:
+    """Yield the seconds of each following page."""
+    cursor = fetch_json(f"{address}/v1/images?sort=unlike&limit=100")["next"]
     while cursor is not None and pages:
-        began = time.perf_counter()
-        cursor = fetched(f"{address}/v1/images?sort=unlike&limit=100&cursor={cursor}")["next"]
+        started = time.perf_counter()
+        cursor = fetch_json(f"{address}/v1/images?sort=unlike&limit=100&cursor={cursor}")["next"]
         pages -= 1
-        yield time.perf_counter() - began
+        yield time.perf_counter() - started
 
 
-def fetched(address: str) -> Any:
-    with urllib.request.urlopen(address) as response:
-        return json.load(response)
-
-
-def until(is_so: Callable[[], bool]) -> float:
-    """Seconds until it is."""
-    began = time.perf_counter()
-    while not is_so():
+def measure_wait(condition: Callable[[], bool]) -> float:
+    """Return the seconds until the condition is true."""
+    started = time.perf_counter()
+    while not condition():
         time.sleep(0.05)
-    return time.perf_counter() - began
+    return time.perf_counter() - started
 
 
-def said(name: str, seconds: float) -> None:
+def print_seconds(name: str, seconds: float) -> None:
+    """Print a line."""
     print(f"{name:<36}{seconds:.2f} s", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""What schemathesis can't know of this service: that a file in a form is a picture, and what a 503 may mean."""
+"""Hooks of schemathesis: images as files of forms, and a check of answers with status 503."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from hypothesis import strategies as st
 from PIL import Image
 
 
-def picture(kind: str, colour: tuple[int, int, int]) -> bytes:
-    """A small picture of one colour with a bar in it."""
+def make_image(format: str, colour: tuple[int, int, int]) -> bytes:
+    """Return a small encoded image of one colour with a bar in it."""
     image = Image.new("RGB", (32, 32), colour)
     image.paste((255 - colour[0], 255, 0), (8, 0, 14, 32))
     file = io.BytesIO()
-    image.save(file, kind)
+    image.save(file, format)
     return file.getvalue()
 
 
-PICTURES = [picture(kind, colour) for kind in ("PNG", "JPEG", "WEBP") for colour in ((0, 0, 0), (200, 30, 90))]
+IMAGES = [make_image(format, colour) for format in ("PNG", "JPEG", "WEBP") for colour in ((0, 0, 0), (200, 30, 90))]
 
-# Mostly pictures, so that what follows the decoding is reached; the rest is noise and cut-off pictures.
+# Most files are images, so that requests pass the decoding; the others are random bytes.
 schemathesis.openapi.format(
-    "binary", st.one_of(st.sampled_from(PICTURES), st.sampled_from(PICTURES), st.binary(max_size=64))
+    "binary", st.one_of(st.sampled_from(IMAGES), st.sampled_from(IMAGES), st.binary(max_size=64))
 )
 
-# The one kind of 5xx that a service in good health answers with: it is busy with something that ends.
-PASSING = ("home-busy", "being-computed")
+# Types of the only 5xx of a healthy service: it is busy with work that ends.
+TEMPORARY = ("home-busy", "being-computed")
 
 
 @schemathesis.check
 def unavailable_for_a_moment(_ctx: Any, response: Any, _case: Any) -> None:
-    """A 503 says why, and when to ask again."""
+    """Require that a 503 has a known type and says when to repeat the request."""
     if response.status_code == 503:
         kind = response.json()["type"].rpartition(":")[2]
-        assert kind in PASSING, f"a 503 of type {kind}"
+        assert kind in TEMPORARY, f"a 503 of type {kind}"
         assert response.headers.get("retry-after"), "a 503 without Retry-After"

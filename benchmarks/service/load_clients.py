@@ -1,9 +1,9 @@
-"""Clients that upload ready-made bodies as fast as they are answered; what they saw goes to OUTPUT as JSON.
+"""Clients that upload prepared bodies as fast as they get answers; the results go to OUTPUT as JSON.
 
     python -m benchmarks.service.load_clients PORT BODIES CLIENTS SECONDS PATH OUTPUT
 
-BODIES is a file of pickled bytes: whole forms with one picture each, all with the boundary `simile`. Each client has a
-connection of its own, sends the next body when it has been answered, and waits as long as a Retry-After says.
+BODIES is a pickled list of bytes: complete forms with one image each and the boundary `simile`. Each client has its own
+connection, sends the next body after each answer, and waits for the time of a Retry-After header.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from typing import Any
 
 import uvloop
 
-BOUNDARY = b"simile"
-
 
 class Client(asyncio.Protocol):
     """One connection."""
@@ -32,30 +30,34 @@ class Client(asyncio.Protocol):
         self.transport: Any = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send the first request."""
         self.transport = transport
         self.crowd.open += 1
         self.send()
 
     def send(self) -> None:
+        """Send the next request, or close the connection after the end of the run."""
         if time.perf_counter() >= self.crowd.until or self.transport.is_closing():
             return self.transport.close()
         self.started = time.perf_counter()
         return self.transport.write(self.crowd.next_request())
 
     def data_received(self, data: bytes) -> None:
+        """Collect an answer by its Content-Length."""
         self.buffer += data
         if self.expected < 0:
             end = self.buffer.find(b"\r\n\r\n")
             if end < 0:
                 return
             self.head = bytes(self.buffer[:end]).lower()
-            self.expected = end + 4 + int(self.field(b"content-length") or 0)
+            self.expected = end + 4 + int(self.get_header(b"content-length") or 0)
         if len(self.buffer) >= self.expected:
-            self.answered()
+            self.finish_answer()
 
-    def answered(self) -> None:
-        status, pause = int(self.head[9:12]), float(self.field(b"retry-after") or 0)
-        self.crowd.note(status, time.perf_counter() - self.started)
+    def finish_answer(self) -> None:
+        """Record the answer, and send the next request now or after Retry-After."""
+        status, pause = int(self.head[9:12]), float(self.get_header(b"retry-after") or 0)
+        self.crowd.record(status, time.perf_counter() - self.started)
         self.buffer.clear()
         self.expected = -1
         if pause:
@@ -63,11 +65,13 @@ class Client(asyncio.Protocol):
         else:
             self.send()
 
-    def field(self, name: bytes) -> bytes | None:
+    def get_header(self, name: bytes) -> bytes | None:
+        """Return a header of the answer."""
         _, found, rest = self.head.partition(b"\r\n" + name + b":")
         return rest.partition(b"\r\n")[0].strip() if found else None
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Count a lost connection, and open another one."""
         self.crowd.open -= 1
         if exc is not None or self.expected >= 0:
             self.crowd.lost += 1
@@ -75,7 +79,7 @@ class Client(asyncio.Protocol):
 
 
 class Crowd:
-    """So many clients for so many seconds."""
+    """A number of clients for a number of seconds."""
 
     def __init__(self, port: int, bodies: list[bytes], clients: int, seconds: float, path: str) -> None:
         self.port, self.clients = port, clients
@@ -86,18 +90,21 @@ class Crowd:
         self.times: dict[int, list[float]] = {}
 
     def next_request(self) -> bytes:
+        """Return the next request; the bodies take turns."""
         self.sent += 1
         return self.requests[self.sent % len(self.requests)]
 
-    def note(self, status: int, seconds: float) -> None:
+    def record(self, status: int, seconds: float) -> None:
+        """Record an answer."""
         self.times.setdefault(status, []).append(seconds)
 
     def replace(self) -> None:
-        """A connection that the server ended is followed by another."""
+        """Open another connection after the server closed one."""
         if time.perf_counter() < self.until:
             asyncio.get_running_loop().call_later(0.2, lambda: asyncio.ensure_future(self.connect()))
 
     async def connect(self) -> None:
+        """Open a connection."""
         try:
             await asyncio.get_running_loop().create_connection(lambda: Client(self), "127.0.0.1", self.port)
         except OSError:
@@ -105,6 +112,7 @@ class Crowd:
             self.replace()
 
     async def run(self) -> None:
+        """Run all clients, and wait at most a minute for the last answers."""
         for _ in range(self.clients):
             await self.connect()
         while self.open or time.perf_counter() < self.until:
@@ -114,16 +122,17 @@ class Crowd:
 
 
 def main() -> None:
+    """Run the clients and write their results."""
     port, bodies, clients, seconds, path, output = sys.argv[1:]
-    loaded = pickle.loads(Path(bodies).read_bytes())  # made a moment ago by load.py
+    loaded = pickle.loads(Path(bodies).read_bytes())  # written by load.py
     crowd = Crowd(int(port), loaded, int(clients), float(seconds), path)
-    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
+    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
     uvloop.run(crowd.run())
-    after, wall = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter() - began
+    after, wall = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter() - started
     busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    # Not to stdout: uvloop leaves a pipe unblocked, and a long line is cut off in it.
-    seen = {"load": busy / wall, "seconds": float(seconds), "lost": crowd.lost, "times": crowd.times}
-    Path(output).write_text(json.dumps(seen), encoding="utf-8")
+    # A file, not stdout: uvloop makes a pipe non-blocking, which truncates a long line.
+    results = {"load": busy / wall, "seconds": float(seconds), "lost": crowd.lost, "times": crowd.times}
+    Path(output).write_text(json.dumps(results), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,39 +3,36 @@
     python -m benchmarks.training.frey_faces --data DIR --output manifold.png [--minutes 3] [--quick] [--work DIR]
 
 DIR holds frey-faces.npz (images (1965, 28, 20) uint8, the frames of a video in order). The last tenth of the frames is
-left out; frames side by side are too alike to hold out single ones.
+held out; neighbouring frames are too similar to hold out single ones.
 """
 
 from __future__ import annotations
 
-import argparse
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common.simile_runs import report_of, simile, write_pictures
+from benchmarks.common.runs import make_parser, open_work_folder, read_report, simile, train_once, write_images
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--data", type=Path, required=True)
-    options.add_argument("--output", type=Path, required=True)
-    options.add_argument("--minutes", type=float, default=3)
-    options.add_argument("--quick", action="store_true", help="a minute of training")
-    options.add_argument("--work", type=Path, help="keeps pictures and home there, and goes on from them")
-    given = options.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        run(given.data, given.output, 1 if given.quick else given.minutes, given.work or Path(scratch))
+    """Parse the options and run the benchmark."""
+    parser = make_parser(__doc__, data=True, work=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=3)
+    parser.add_argument("--quick", action="store_true", help="a minute of training")
+    options = parser.parse_args()
+    with open_work_folder(options.work) as work:
+        run(options.data, options.output, 1 if options.quick else options.minutes, work)
 
 
 def run(data: Path, output: Path, minutes: float, work: Path) -> None:
+    """Train an encoder with two dimensions and draw its manifold."""
     images = np.load(data / "frey-faces.npz")["images"]
-    write_pictures(work / "train", images[: len(images) * 9 // 10])
+    write_images(work / "train", images[: len(images) * 9 // 10])
     home = work / "home"
-    if not (home / "catalogue.sqlite").exists():
-        simile("train", work / "train", "--recipe", "vae", "--latent-dim", "2", "--minutes", str(minutes), home=home)
-    report = report_of(home)
+    train_once(home, work / "train", "--recipe", "vae", "--latent-dim", 2, "--minutes", minutes)
+    report = read_report(home)
     print(f"epoch {report['best_epoch']}: {report['best']['validation']}")
     encoder = ["--encoder", report["fingerprint"]]
     simile("evaluate", work / "train", "--picture", "manifold", *encoder, "--output", output, home=home)
