@@ -5,7 +5,7 @@ ARG TORCH_INDEX=""
 
 WORKDIR /app
 
-# Dependencies first: they change seldom, and this layer is the large one.
+# Dependencies first: they change rarely, and this is the large layer.
 COPY pyproject.toml constraints.txt ./
 RUN python -c "import tomllib; print('\n'.join(tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']))" > requirements.txt \
     && pip install --no-cache-dir -c constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -r requirements.txt
@@ -26,7 +26,7 @@ COPY cli cli
 COPY migrations migrations
 RUN pip install --no-cache-dir --no-deps .
 
-# Captions of contact sheets: Pillow's own font has no letters beyond ASCII.
+# For captions of contact sheets: Pillow's own font has only ASCII letters.
 RUN apt-get update && apt-get install -y --no-install-recommends fonts-dejavu-core && rm -rf /var/lib/apt/lists/*
 
 RUN useradd --create-home --uid 10001 simile && mkdir /data && chown simile /data
@@ -39,6 +39,6 @@ EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=30s \
     CMD ["python", "-c", "from urllib.request import ProxyHandler, build_opener; build_opener(ProxyHandler({})).open('http://127.0.0.1:8000/livez', timeout=4)"]
 
-# It listens on all interfaces: without a key (`simile keys create`) or SIMILE_INSECURE=1 it refuses to. It writes to
-# /data and /tmp alone, so the rest may be read-only; SIGTERM lets it finish what it took in.
+# The service listens on all interfaces; without a key (`simile keys create`) or SIMILE_INSECURE=1 it refuses to start. It writes to
+# /data and /tmp only, so the rest may be read-only. On SIGTERM it finishes accepted requests.
 CMD ["simile", "serve"]

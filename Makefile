@@ -1,4 +1,4 @@
-# Two commands to know: make demo, make test. Each makes its own .venv when there is none.
+# The main commands: make demo, make test. Each makes its own .venv if there is none.
 PYTHON ?= python3
 # An extra package index for torch; PyTorch's own CPU index makes the install small (README.md).
 TORCH_INDEX ?=
@@ -10,11 +10,11 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/simile demo
 
-# Two at a time, a file of tests in one of them: most wait for a process or the disk half of the time.
+# Two workers, each runs whole files: most tests wait for a process or the disk half of the time.
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# Kills, uploads, plans and requests in their hundreds.
+# The long forms: hundreds of kills, uploads, cleanup plans and requests.
 test-long: .venv/installed
 	$(BIN)/python -m pytest -n 2 -m long
 
