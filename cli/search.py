@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from simile.cli import options, output
-from simile.core.errors import BadUsage
+from simile.core.errors import BadSetting, BadUsage
 
 DEFAULT_LIMIT = 10
 
@@ -53,6 +55,7 @@ def search(
     if posterior and (plus or minus):
         raise BadUsage("posterior can't be combined with plus and minus. Leave out --posterior, or --plus and --minus.")
     query = options.get_query(image, image_id)
+    _check_not_folder(query)
     attributes = make_attribute_strengths(plus or (), minus or (), strength)
     params = SearchParams(
         limit=DEFAULT_LIMIT if limit is None and within is None else limit,
@@ -91,3 +94,11 @@ def reconstruct(
         output.write_json({"output": str(output_path), "reconstruction_error": error})
     else:
         output.write(f"{output_path}: mean squared error {error:.5f}")
+
+
+def _check_not_folder(query: Path | int) -> None:
+    """Raise BadSetting if the query is a folder."""
+    # Path.is_dir() raises for a link to a place without permission.
+    if isinstance(query, Path) and os.path.isdir(query):  # noqa: PTH112
+        command = f"simile index {shlex.quote(str(query))}"
+        raise BadSetting(f"{query} is a folder. Run `{command}` to make its images searchable, or name an image file.")

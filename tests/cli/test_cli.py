@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from simile.cli.main import app, run
 from simile.cli.output import make_search_result_json
+from simile.core.errors import BadSetting
 from simile.core.settings import Settings
 from simile.images.encoding import encode_png
 from simile.indexer.pipeline.job import IndexRequest, index
@@ -176,6 +177,15 @@ def test_errors_are_one_line_on_stderr_without_a_traceback(tmp_path: Path) -> No
         result.stderr == "NoSuchPath: absent.png does not exist. Check the spelling, or name another file or folder.\n"
     )
     assert "Traceback" in outside("search", "absent.png", "--verbose").stderr
+
+
+def test_search_for_a_folder_names_the_command_that_indexes_it(tmp_path: Path) -> None:
+    (tmp_path / "my photos").mkdir()
+    with pytest.raises(BadSetting) as caught:
+        inside("search", "my photos", "--home", tmp_path / "home")
+    assert str(caught.value) == (
+        "my photos is a folder. Run `simile index 'my photos'` to make its images searchable, or name an image file."
+    )
 
 
 @pytest.mark.real_processes
