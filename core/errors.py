@@ -12,7 +12,8 @@
     │   ├── NoSuchRoot             no folder that may be indexed over HTTP has this name
     │   ├── NoSuchEncoder          no encoder has this fingerprint or path
     │   ├── TooFewPictures         too few images for training or a measurement
-    │   └── BackupDamaged          a backup is incomplete or altered, or not made by simile
+    │   ├── BackupDamaged          a backup is incomplete or altered, or not made by simile
+    │   └── ArchiveDamaged         a file of compressed images is damaged, or not made by simile
     ├── NotFinite                  NaN or infinity where finite numbers are required
     ├── NoDecoder                  the encoder has no decoder, so it can't reconstruct
     ├── NoVariance                 the encoder has no variance, so uncertainty is unknown
@@ -23,6 +24,7 @@
     ├── JobOver                    an indexing job has ended, so it can't be cancelled
     ├── CheckpointDamaged          an encoder's files are altered, incomplete or of an unknown kind
     ├── IndexDamaged               a segment is missing, altered or inconsistent
+    ├── DownloadFailed             a dataset could not be downloaded
     └── HomeError
         ├── HomeBusy               another process holds the home's lock
         ├── HomeOutdated           made by an older version; a writer must upgrade it
