@@ -349,8 +349,9 @@ def test_a_file_that_appears_during_the_exchange_is_not_lost(
     undo_journal(settings)
     cut_journal(settings, 2)
     link_up(first)
-    Path(first.path).unlink()
-    Path(first.path).write_text("saved by an editor")
+    saved = photos / "saved"  # written while the old file exists: a new file could get the inode of a deleted one
+    saved.write_text("saved by an editor")
+    saved.replace(first.path)
     exchange_files(Path(first.temporary), Path(first.path))
     assert undo_journal(settings).restored == 0
     with pytest.raises(BadSetting, match="nothing to undo"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,7 +47,8 @@ def begin(page: Any, root: str = "photos") -> Any:
     page.get_by_label("Folder").select_option(root)
     page.get_by_role("button", name="Index it").click()
     card = page.locator("li.job").first
-    card.locator(".state", has_text="Running").wait_for()
+    # A job without its folder may fail before the page shows that it is running.
+    card.locator(".state", has_text=re.compile("Running|Failed") if root == "scans" else "Running").wait_for()
     return card
 
 

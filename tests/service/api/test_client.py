@@ -26,7 +26,7 @@ from simile.client import (
     Refused,
     Unavailable,
     Unreachable,
-    answers,
+    responses,
 )
 from simile.client.transport import Transport
 from simile.core.settings import Settings, load_settings
@@ -116,11 +116,11 @@ def test_every_operation_has_a_method_and_no_method_asks_for_what_is_not_there(t
 
 
 def test_the_types_of_the_client_have_the_fields_of_the_schemas() -> None:
-    named = {name for name, kind in vars(answers).items() if hasattr(kind, "__total__")}
+    named = {name for name, kind in vars(responses).items() if hasattr(kind, "__total__")}
     assert named == SCHEMAS.keys()
     for name, model in SCHEMAS.items():
         fields = model.model_fields.keys() - ({"distance"} if model is SearchOptions else set())
-        assert getattr(answers, name).__annotations__.keys() == fields, name
+        assert getattr(responses, name).__annotations__.keys() == fields, name
 
 
 @pytest.mark.real_processes
