@@ -74,14 +74,27 @@ def search_body() -> dict[str, Any]:
     negatives = {"negative": files | {"description": "Images that the hits should not resemble."}}
     form = _make_form_schema(files, negatives | _make_schema(SearchForm)["properties"])
     form["anyOf"] = [{"required": ["file"]}, {"required": ["positive_id"]}]
-    return _make_request_body({MULTIPART_MEDIA_TYPE: form, JSON_MEDIA_TYPE: _make_schema(SearchRequest)})
+    body = _make_request_body({MULTIPART_MEDIA_TYPE: form, JSON_MEDIA_TYPE: _make_schema(SearchRequest)})
+    return _document_search_options() | body
 
 
 def search_batch_body() -> dict[str, Any]:
     """Document a form with one search for each file, or JSON."""
     files = _make_files_schema(MAX_BATCH_SEARCHES, "Each image is a separate search.")
     form = _make_form_schema(files, _make_schema(SearchOptions)["properties"], required=["file"])
-    return _make_request_body({MULTIPART_MEDIA_TYPE: form, JSON_MEDIA_TYPE: _make_schema(SearchBatchRequest)})
+    body = _make_request_body({MULTIPART_MEDIA_TYPE: form, JSON_MEDIA_TYPE: _make_schema(SearchBatchRequest)})
+    return _document_search_options() | body
+
+
+def _document_search_options() -> dict[str, Any]:
+    """Document the options of a search as query parameters; service/requests/search.py parses them."""
+    return {
+        "parameters": [
+            {"name": name, "in": "query", "required": False, "schema": schema}
+            | ({"description": schema["description"]} if "description" in schema else {})
+            for name, schema in _make_schema(SearchOptions)["properties"].items()
+        ]
+    }
 
 
 def image_or_json_body(json_model: type[BaseModel], form_model: type[BaseModel], max_files: int = 1) -> dict[str, Any]:
