@@ -15,7 +15,6 @@ from simile.service.requests.search import (
     SearchInput,
     Upload,
     read_image_upload,
-    read_search,
     read_search_batch,
     read_upload,
 )
@@ -57,7 +56,6 @@ MapCacheDep = Annotated[MapCache, Depends(_from_state("map_cache"))]
 LatentCacheDep = Annotated[LatentCache, Depends(_from_state("latent_cache"))]
 UploadDep = Annotated[Upload, Depends(read_upload)]
 ImageUploadDep = Annotated[ImageUpload, Depends(read_image_upload)]
-SearchInputDep = Annotated[SearchInput, Depends(read_search)]
 SearchBatchDep = Annotated[list[SearchInput], Depends(read_search_batch)]
 JobIdParam = Annotated[int, Path(ge=1, le=MAX_ID, description="The id of an indexing job.")]
 ImageIdParam = Annotated[int, Path(ge=1, le=MAX_ID, description="The id of an indexed image.")]

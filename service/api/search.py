@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import cast
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -15,8 +16,8 @@ from simile.service.dependencies import (
     EncodingPoolDep,
     SearchBatchDep,
     SearcherDep,
-    SearchInputDep,
     UploadDep,
+    get_searcher,
 )
 from simile.service.errors import make_problem
 from simile.service.middleware.headers import FILE_POLICY
@@ -28,9 +29,10 @@ from simile.service.openapi.install import (
     search_body,
     upload_body,
 )
-from simile.service.requests.search import JSON_MEDIA_TYPE
+from simile.service.requests.search import JSON_MEDIA_TYPE, read_search
 from simile.service.schemas.search import SearchBatchResponse, SearchResponse
 from simile.service.serializers.search import dump_batch_json, dump_search_json
+from simile.service.state.batcher import SearchBatcher
 
 router = APIRouter(prefix=urls.API, tags=["search"])
 
@@ -44,18 +46,19 @@ _SEARCH_ERRORS = document_errors(400, 404, 408, 409, 413, 415, 422, 503)
     responses=document_json(SearchResponse) | _SEARCH_ERRORS,
     openapi_extra=search_body(),
 )
-async def search(
-    request: Request, searcher: SearcherDep, batcher: BatcherDep, search_input: SearchInputDep
-) -> Response:
+async def search(request: Request) -> Response:
     """Find the images most similar to an image, an indexed image, a vector, or several images together.
 
     A form has images in `file`; JSON has `image_id`, `vector`, or `positive` and `negative` ids. The query for several
     images is the mean of their latent vectors minus the mean of the negatives. Images of the query are not hits.
     """
-    heavy = "reconstruction" in search_input.include or search_input.body.limit > HEAVY_HITS
-    query = partial(search_input.make_query, searcher)
-    render = partial(dump_search_json, searcher, include=search_input.include)
-    data = await batcher.search(request, query if search_input.needs_decoding else query(), render, heavy=heavy)
+    # Without FastAPI's dependencies, whose resolution costs time on the route with the highest load.
+    searcher, batcher = await get_searcher(request), cast(SearchBatcher, request.app.state.batcher)
+    async with read_search(request) as search_input:
+        heavy = "reconstruction" in search_input.include or search_input.body.limit > HEAVY_HITS
+        query = partial(search_input.make_query, searcher)
+        render = partial(dump_search_json, searcher, include=search_input.include)
+        data = await batcher.search(request, query if search_input.needs_decoding else query(), render, heavy=heavy)
     return Response(data, media_type=JSON_MEDIA_TYPE)
 
 

@@ -108,8 +108,9 @@ async def read_image_upload(request: Request) -> AsyncIterator[ImageUpload]:
         yield ImageUpload(get_upload(form), None if metadata is None else metadata.to_texts())
 
 
+@asynccontextmanager
 async def read_search(request: Request) -> AsyncIterator[SearchInput]:
-    """Dependency: a search by files (form) or by id, vector or ids (JSON). The body wins over the query string."""
+    """Read a search by files (form) or by id, vector or ids (JSON). The body wins over the query string."""
     options = _parse_query_options(request)
     if get_media_type(request) == MULTIPART_MEDIA_TYPE:
         async with open_form(request, MAX_QUERY_IMAGES) as form:
