@@ -219,10 +219,7 @@ def report_wrong(pairs: list[WrongPair], truth: Truth, files: list[Path], sheet:
 
 
 def iterate_sheet_rows(
-    by_photos: list[tuple[tuple[str, ...], list[WrongPair]]],
-    originals: dict[str, int],
-    truth: Truth,
-    files: list[Path],
+    by_photos: list[tuple[tuple[str, ...], list[WrongPair]]], originals: dict[str, int], truth: Truth, files: list[Path]
 ) -> Iterator[SheetRow]:
     """Yield a wrong pair of each two photos, then the photos."""
     for photos, pairs in by_photos:

@@ -1,6 +1,6 @@
 """Copies among 100,000 small images, and candidates among a million rows: time and memory.
 
-    python -m benchmarks.dedup.large_dataset --data DIR [--pictures 100000] [--peer V/bin/python] [--sheet FILE]
+    python -m benchmarks.dedup.large_dataset --data DIR [--images 100000] [--peer V/bin/python] [--sheet FILE]
     python -m benchmarks.dedup.large_dataset --data DIR --rows 1000000 [--encoder HOME] [--work DIR]
 
 Images: Fashion-MNIST and MNIST in an order drawn with the seed, 28 x 28, as PNG; 2,000 of them are distorted grey
@@ -39,7 +39,7 @@ PEER_DISTANCE = 8  # largest Hamming distance of the other tool's search
 def main() -> None:
     """Measure images, rows, or both."""
     parser = make_parser(__doc__, data=True, work=True)
-    parser.add_argument("--pictures", type=int, default=0)
+    parser.add_argument("--images", type=int, default=0)
     parser.add_argument("--rows", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=10, help="maximum training time")
     parser.add_argument("--precision", type=float, default=0.99)
@@ -49,10 +49,10 @@ def main() -> None:
     parser.add_argument("--encoder", type=Path, help="rows: a home whose encoder is used instead of a new one")
     parser.add_argument("--sheet", type=Path, help="PNG of wrong pairs, the lowest agreement first")
     options = parser.parse_args()
-    if not options.pictures and not options.rows:
-        parser.error("give --pictures or --rows")
+    if not options.images and not options.rows:
+        parser.error("give --images or --rows")
     with open_work_folder(options.work) as work:
-        if options.pictures:
+        if options.images:
             measure_images(options, work)
         if options.rows:
             measure_candidates(options.data, work, options.rows, options.encoder)
@@ -61,7 +61,7 @@ def main() -> None:
 def measure_images(options: argparse.Namespace, work: Path) -> None:
     """Run simile and the other tool on the images, and print their scores."""
     folder, home, pairs, groups = work / "small", work / "home", work / "pairs.csv", work / "groups.json"
-    truth = prepare(options.data, folder, options.pictures, options.seed)
+    truth = prepare(options.data, folder, options.images, options.seed)
     run_and_report("simile index", [SIMILE, "index", folder, "--home", home, "--minutes", options.minutes])
     arguments = ["--precision", options.precision, "--output", pairs, "--output", groups]
     run_and_report("simile dedup", [SIMILE, "dedup", "--home", home, *arguments])

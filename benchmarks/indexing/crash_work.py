@@ -145,10 +145,7 @@ def switch(world: World) -> Work:
 
     def run(acknowledge: Acknowledge) -> None:
         request = IndexRequest(
-            encoder=other,
-            prune=True,
-            wait=LONGEST,
-            on_progress=lambda summary, _: acknowledge("seen", summary.done),
+            encoder=other, prune=True, wait=LONGEST, on_progress=lambda summary, _: acknowledge("seen", summary.done)
         )
         summary = index(world.settings, [world.photos], request)
         if not summary.lacking:

@@ -271,13 +271,13 @@ def main() -> int:
     parser = make_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=int, default=64, help="images that one round adds")
+    parser.add_argument("--images", type=int, default=64, help="images that one round adds")
     parser.add_argument("--encoder", type=Path, help="a home whose encoder is used instead of a new one")
     parser.add_argument("--disk", type=Path, help="a folder on a disk of 50 to 500 MB, which is filled")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory(dir=options.disk) as home_folder:
         home = Path(home_folder) / "home"
-        world = make_world(Path(folder), home, options.encoder, options.seed, options.pictures)
+        world = make_world(Path(folder), home, options.encoder, options.seed, options.images)
         rounds = CrashRounds(world)
         run_rounds(rounds, options.rounds, options.disk)
         rounds.flaws += finish(world)

@@ -1,6 +1,6 @@
 """`simile index` compared with the limit of decoding alone, and its memory.
 
-    python -m benchmarks.indexing.throughput [--data DIR] [--pictures 5000] [--small 100000] [--work DIR]
+    python -m benchmarks.indexing.throughput [--data DIR] [--images 5000] [--small 100000] [--work DIR]
 
 Three folders, each left out if its source is missing: JPEGs of 1 to 2 megapixels (clothing-photos.tar, cropped and
 enlarged; without it synthetic images), the clothing photos, and small PNGs (the first of Fashion-MNIST, then MNIST).
@@ -52,12 +52,12 @@ def main() -> None:
     """Measure each folder."""
     parser = make_parser(__doc__, work=True)
     parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--pictures", type=int, default=5000, help="JPEGs of 1 to 2 megapixels")
+    parser.add_argument("--images", type=int, default=5000, help="JPEGs of 1 to 2 megapixels")
     parser.add_argument("--small", type=int, default=100_000, help="small PNGs; 0: none")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     with open_work_folder(options.work) as work:
-        for folder in iterate_folders(options.data, work, options.pictures, options.small):
+        for folder in iterate_folders(options.data, work, options.images, options.small):
             measure(folder, work / f"home-{folder.name}", options.repeats)
 
 

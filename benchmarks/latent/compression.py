@@ -1,6 +1,6 @@
 """Images compressed to few bytes of latent vectors, compared with PCA, JPEG, WebP and AVIF.
 
-    python -m benchmarks.latent.compression --data DIR --work WORK [--set fashion] [--pictures 300] [--plot PNG]
+    python -m benchmarks.latent.compression --data DIR --work WORK [--set fashion] [--images 300] [--plot PNG]
 
 DIR holds fashion-mnist.npz and smiles.tar.gz. For each set and rate an encoder (recipe compression; a smaller variance
 gives more bytes) is trained on the training images alone; held-out images are compressed to 16, 32 and 64 bytes on
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder that keeps images and homes for the next run")
     parser.add_argument("--set", choices=ENCODERS, action="append", help="may be repeated [default: both]")
     parser.add_argument("--minutes", type=float, default=9, help="training time for each encoder")
-    parser.add_argument("--pictures", type=int, default=300, help="number of held-out images")
+    parser.add_argument("--images", type=int, default=300, help="number of held-out images")
     parser.add_argument("--effort", type=int, default=40)
     parser.add_argument("--plot", type=Path, help="chart of the last set")
     options = parser.parse_args()
@@ -67,7 +67,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, list[Point]]:
     """Measure all methods on one set; return their points."""
     train, held_out = prepare_folders(name, options)
     paths = sorted(held_out.rglob("*.*"))
-    paths = paths[:: max(1, len(paths) // options.pictures)][: options.pictures]
+    paths = paths[:: max(1, len(paths) // options.images)][: options.images]
     images = np.stack([read_grey(path) for path in paths])
     rows: dict[str, list[Point]] = {"simile": [], "PCA": []}
     print(f"\n{name}: {len(paths)} held-out images of {images.shape[2]} x {images.shape[1]}")
@@ -128,16 +128,7 @@ def train_encoder(name: str, size: int, train: Path, options: argparse.Namespace
     dims, variance = ENCODERS[name][size]
     home = options.work / f"{name}-{variance}-{dims}"
     if not (home / "catalogue.sqlite").exists():
-        training = [
-            "--recipe",
-            "compression",
-            "--latent-dim",
-            dims,
-            "--variance",
-            variance,
-            "--width",
-            WIDTHS[name],
-        ]
+        training = ["--recipe", "compression", "--latent-dim", dims, "--variance", variance, "--width", WIDTHS[name]]
         simile("train", train, *training, "--minutes", options.minutes, home=home)
     (weights,) = home.glob("encoders/[0-9a-f]*/weights.safetensors")
     return load_encoder(home), weights.stat().st_size

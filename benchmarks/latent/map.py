@@ -20,13 +20,7 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from benchmarks.common.browser import (
-    Milliseconds,
-    format_frames,
-    open_browser,
-    start_recording,
-    stop_recording,
-)
+from benchmarks.common.browser import Milliseconds, format_frames, open_browser, start_recording, stop_recording
 from benchmarks.common.runs import make_parser, open_work_folder, simile
 from benchmarks.common.serving import serve_address
 from simile.images.encoding import encode_png

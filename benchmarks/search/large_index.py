@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--added", type=int, default=10_000, help="rows that are added during queries")
     parser.add_argument("--queries", type=int, default=2000)
     parser.add_argument("--index", choices=["auto", "exact", "ivf"], default="auto")
-    parser.add_argument("--pictures", type=int, default=60_000, help="images that the VAE is trained on and encodes")
+    parser.add_argument("--images", type=int, default=60_000, help="images that the VAE is trained on and encodes")
     parser.add_argument("--minutes", type=float, default=1, help="of training")
     parser.add_argument("--encoder", type=Path, help="a home whose encoder is used instead of a new one")
     options = parser.parse_args()
@@ -75,7 +75,7 @@ def main() -> None:
 
 def run(options: argparse.Namespace, work: Path) -> None:
     """Make the home, and measure all parts."""
-    posterior = make_posterior(options.data, work, options.pictures, options.minutes, options.encoder)
+    posterior = make_posterior(options.data, work, options.images, options.minutes, options.encoder)
     home = work / f"home-{options.rows}"
     if not (home / "catalogue.sqlite").exists():
         make_empty_home(home, options.encoder or work / "trained")
