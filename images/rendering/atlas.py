@@ -13,14 +13,7 @@ from PIL import Image, ImageDraw
 from simile.images.encoding import encode_png
 from simile.images.formats import Pixels
 from simile.images.rendering.sheets import resize_to_fit
-from simile.images.rendering.text import (
-    MUTED_COLOUR,
-    PAPER_COLOUR,
-    TEXT_COLOUR,
-    choose_font,
-    draw_legend,
-    draw_text,
-)
+from simile.images.rendering.text import MUTED_COLOUR, PAPER_COLOUR, TEXT_COLOUR, choose_font, draw_legend, draw_text
 
 # Twenty hues of medium lightness, visible on light and on dark; static/map_colours.js has the same.
 MAP_PALETTE = (

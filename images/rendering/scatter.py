@@ -13,14 +13,7 @@ from PIL import Image, ImageDraw
 from simile.images.encoding import encode_png
 from simile.images.rendering.line_chart import compute_ticks
 from simile.images.rendering.sheets import RULE_COLOUR
-from simile.images.rendering.text import (
-    MUTED_COLOUR,
-    PAPER_COLOUR,
-    TEXT_COLOUR,
-    draw_legend,
-    draw_text,
-    truncate_text,
-)
+from simile.images.rendering.text import MUTED_COLOUR, PAPER_COLOUR, TEXT_COLOUR, draw_legend, draw_text, truncate_text
 
 # Ten hues of even lightness: Paul Tol's "muted" and "vibrant" sets, distinguishable with most kinds of colour vision
 # (https://sronpersonalpages.nl/~pault/).

@@ -94,11 +94,7 @@ def make_vectors_query(fingerprint: str, after_change: int) -> Select[int, bytes
 
 
 def write_embeddings(
-    connection: Connection,
-    change: int,
-    encoder: EncoderRecord,
-    runtime: str,
-    images: Sequence[tuple[int, NewImage]],
+    connection: Connection, change: int, encoder: EncoderRecord, runtime: str, images: Sequence[tuple[int, NewImage]]
 ) -> None:
     """Store the vectors of (image id, image) pairs; they replace older vectors by the same encoder."""
     rows = [

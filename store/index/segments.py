@@ -18,11 +18,7 @@ from simile.store.index.ivf import VECTORS_SUFFIX, IvfIndex
 from simile.store.index.vector_file import VectorFile
 
 # By the kind in the segment's row; the first version called an exact index "flat".
-INDEX_CLASSES: dict[str, type[FlatIndex] | type[IvfIndex]] = {
-    "flat": FlatIndex,
-    "exact": FlatIndex,
-    "ivf": IvfIndex,
-}
+INDEX_CLASSES: dict[str, type[FlatIndex] | type[IvfIndex]] = {"flat": FlatIndex, "exact": FlatIndex, "ivf": IvfIndex}
 MAX_HASHED_BYTES = 64 << 20  # size up to which a file is hashed at each opening: 50 ms. `verify` hashes all files
 
 
