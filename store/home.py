@@ -36,37 +36,17 @@ class Home:
         self.root = root.absolute()
         self.database_url = database_url
         self.holds_lock = False
-
-    @property
-    def catalogue_path(self) -> Path:
-        """The SQLite file of the catalogue."""
-        return self.root / "catalogue.sqlite"
+        self.catalogue_path = self.root / "catalogue.sqlite"
+        self.encoders = self.root / "encoders"  # one subfolder for each encoder
+        self.segments = self.root / "segments"  # index files
+        self.uploads = self.root / "uploads"  # uploaded images
+        self.attributes = self.root / "attributes"  # one subfolder for each encoder that has attributes; may be missing
 
     @property
     def url(self) -> str:
         """The SQLAlchemy URL of the catalogue."""
         # URL.create escapes "?" and "%" in a folder's name, which have a meaning in a URL.
         return self.database_url or URL.create("sqlite", database=str(self.catalogue_path)).render_as_string()
-
-    @property
-    def encoders(self) -> Path:
-        """Folder with one subfolder for each encoder."""
-        return self.root / "encoders"
-
-    @property
-    def segments(self) -> Path:
-        """Folder of index files."""
-        return self.root / "segments"
-
-    @property
-    def uploads(self) -> Path:
-        """Folder of uploaded images."""
-        return self.root / "uploads"
-
-    @property
-    def attributes(self) -> Path:
-        """Folder with one subfolder for each encoder that has attributes. It is missing if none has."""
-        return self.root / "attributes"
 
     def create(self) -> Home:
         """Create the missing folders. Raises HomeNotWritable."""
@@ -127,13 +107,12 @@ class Home:
                 return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if time.monotonic() >= deadline:
-                    raise self._make_busy_error(file) from None
+                    file.seek(0)
+                    holder = file.read().decode() or "another process"
+                    raise HomeBusy(
+                        f"{self.root} is in use by {holder}. Wait until it has finished, or stop it, and try again."
+                    ) from None
             time.sleep(0.05)
-
-    def _make_busy_error(self, file: IO[bytes]) -> HomeBusy:
-        file.seek(0)
-        holder = file.read().decode() or "another process"
-        return HomeBusy(f"{self.root} is in use by {holder}. Wait until it has finished, or stop it, and try again.")
 
 
 def _write_lock_holder(file: IO[bytes], text: str) -> None:

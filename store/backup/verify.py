@@ -17,12 +17,11 @@ from simile.core.errors import IndexDamaged
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.embeddings import unpack_vector, unpack_vectors
 from simile.store.catalogue.encoders import find_encoder_record
-from simile.store.catalogue.files import STREAM_OPTIONS
 from simile.store.catalogue.records import EncoderRecord, SegmentRecord
 from simile.store.catalogue.segments import find_segment_record, read_files_in_use
 from simile.store.database.engine import check_integrity
 from simile.store.database.tables import DeletionRow, EmbeddingRow, EncoderRow, ImageRow, LocationRow, RunRow, StateRow
-from simile.store.database.transactions import read_state
+from simile.store.database.transactions import STREAM_OPTIONS, read_state
 from simile.store.home import Home
 from simile.store.index.flat import VectorIndex
 from simile.store.index.metric import make_index_vectors

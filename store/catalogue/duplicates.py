@@ -10,8 +10,8 @@ from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func,
 
 from simile.core.errors import BadSetting
 from simile.core.records import Filter
-from simile.store.catalogue.files import STREAM_OPTIONS
 from simile.store.catalogue.filters import make_filter_conditions
+from simile.store.catalogue.metadata import METADATA_JOIN
 from simile.store.catalogue.records import DecisionRecord, DuplicateRecord, ImageLocation
 from simile.store.database.tables import DecisionRow, DuplicateRow, ImageRow, LocationRow, MetadataRow, utc_now
 from simile.store.database.transactions import Repository, split_chunks
@@ -73,19 +73,12 @@ class DuplicateRepository(Repository):
     def iterate_pairs(
         self, tiers: Sequence[str] = STORED_TIERS, *, min_near_distance: float | None = None
     ) -> Iterator[DuplicateRecord]:
-        """Yield the pairs of these tiers, nearest first, from one transaction.
-
-        Args:
-            tiers: The tiers to return.
-            min_near_distance: Leave out pairs of the tier `near` at this distance or less.
-        """
+        """Yield the pairs of these tiers, nearest first; none of the tier `near` at `min_near_distance` or less."""
         query = _PAIRS_QUERY.where(DuplicateRow.tier.in_(tiers))
         if min_near_distance is not None:
             query = query.where(or_(DuplicateRow.tier != "near", DuplicateRow.distance > min_near_distance))
         ordered = query.order_by(DuplicateRow.distance, DuplicateRow.first, DuplicateRow.second)
-        with self.database.begin_read() as connection:
-            for row in connection.execute(ordered, execution_options=STREAM_OPTIONS):
-                yield DuplicateRecord(*row)
+        yield from map(DuplicateRecord._make, self.stream(ordered))
 
     def save_decisions(self, decisions: Iterable[DecisionLike]) -> int:
         """Store decisions, which replace older ones on the same pairs, and return how many.
@@ -115,15 +108,7 @@ class DuplicateRepository(Repository):
     def get_decisions(self) -> list[DecisionRecord]:
         """Return all decisions, sorted by the hashes."""
         ordered = select(DecisionRow.__table__).order_by(DecisionRow.first_sha256, DecisionRow.second_sha256)
-        with self.database.begin_read() as connection:
-            return [DecisionRecord(**row._mapping) for row in connection.execute(ordered)]
-
-    def find_decision(self, first_sha256: str, second_sha256: str) -> DecisionRecord | None:
-        """Return the decision on two images, or None."""
-        pair = (min(first_sha256, second_sha256), max(first_sha256, second_sha256))
-        with self.database.begin_read() as connection:
-            row = connection.execute(select(DecisionRow.__table__).where(_make_pairs_condition([pair]))).one_or_none()
-            return None if row is None else DecisionRecord(**row._mapping)
+        return self.read_all(DecisionRecord, ordered)
 
     def iterate_candidate_files(self, filter: Filter | None = None) -> Iterator[ImageLocation]:
         """Yield the files of the candidates, by image id and path; with a filter only the matching files.
@@ -148,55 +133,28 @@ class DuplicateRepository(Repository):
         query = _IMAGE_LOCATIONS_QUERY if condition is None else _IMAGE_LOCATIONS_QUERY.where(condition)
         if filter is not None:
             query = query.where(*make_filter_conditions(filter))
-        with self.database.begin_read() as connection:
-            for row in connection.execute(query, execution_options=STREAM_OPTIONS):
-                yield ImageLocation(*row)
+        yield from map(ImageLocation._make, self.stream(query))
 
     def iterate_labels(
         self, name: str | None = None, *, candidates_only: bool = False
     ) -> Iterator[tuple[str, str, str]]:
-        """Yield the metadata of files as (path, name, text).
-
-        Args:
-            name: Return only metadata of this name.
-            candidates_only: Return only files of the candidates of `iterate_candidate_files`.
-        """
-        query = select(LocationRow.path, MetadataRow.name, MetadataRow.text).join_from(
-            MetadataRow, LocationRow, MetadataRow.location_id == LocationRow.id
-        )
+        """Yield the metadata of files as (path, name, text): all, or of one name, or of candidates only."""
+        query = select(LocationRow.path, MetadataRow.name, MetadataRow.text).join(MetadataRow, METADATA_JOIN)
         if name is not None:
             query = query.where(MetadataRow.name == name)
         if candidates_only:
             query = query.join(ImageRow, ImageRow.id == LocationRow.image_id).where(_make_candidate_condition())
-        with self.database.begin_read() as connection:
-            for row in connection.execute(query, execution_options=STREAM_OPTIONS):
-                yield row.path, row.name, row.text
+        for row in self.stream(query):
+            yield row.path, row.name, row.text
 
 
-_PAIRS_QUERY = select(
-    DuplicateRow.first,
-    DuplicateRow.second,
-    DuplicateRow.tier,
-    DuplicateRow.distance,
-    DuplicateRow.agreement,
-    DuplicateRow.reason,
-)
+_PAIRS_QUERY = select(*(DuplicateRow.__table__.c[name] for name in DuplicateRecord._fields))
+_IMAGE_COLUMNS = (ImageRow.id, ImageRow.sha256, ImageRow.width, ImageRow.height, ImageRow.format)
 _IMAGE_LOCATIONS_QUERY = (
-    select(
-        ImageRow.id,
-        ImageRow.sha256,
-        ImageRow.width,
-        ImageRow.height,
-        ImageRow.format,
-        LocationRow.path,
-        LocationRow.size,
-        LocationRow.mtime_ns,
-    )
+    select(*_IMAGE_COLUMNS, LocationRow.path, LocationRow.size, LocationRow.mtime_ns)
     .join(LocationRow, LocationRow.image_id == ImageRow.id)
     .order_by(ImageRow.id, LocationRow.path)
 )
-
-
 _DELETE_PAIR = delete(DuplicateRow).where(DuplicateRow.first == bindparam("a"), DuplicateRow.second == bindparam("b"))
 
 

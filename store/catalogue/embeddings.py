@@ -33,19 +33,12 @@ class EmbeddingRepository(Repository):
 
     def get_many(self, image_ids: Iterable[int], encoder: str) -> dict[int, Embedding]:
         """Return the embeddings of these images by id; images without one are left out."""
-        columns = select(EmbeddingRow.image_id, EmbeddingRow.mu, EmbeddingRow.log_variance)
-        query = columns.where(EmbeddingRow.encoder == encoder)
-        embeddings: dict[int, Embedding] = {}
-        with self.database.begin_read() as connection:
-            for chunk in split_chunks(image_ids):
-                for image_id, mu, log_variance in connection.execute(query.where(EmbeddingRow.image_id.in_(chunk))):
-                    embeddings[image_id] = _make_embedding(mu, log_variance)
-        return embeddings
+        rows = self.read_in_chunks(_make_latents_query(encoder), EmbeddingRow.image_id, image_ids)
+        return {image_id: _make_embedding(mu, log_variance) for image_id, mu, log_variance in rows}
 
     def iterate_chunks(self, encoder: str) -> Iterator[tuple[NDArray[np.int64], FloatArray, FloatArray | None]]:
         """Yield (ids (n,), mu (n, d), log_variance (n, d) or None) in chunks of ascending ids, from one transaction."""
-        columns = select(EmbeddingRow.image_id, EmbeddingRow.mu, EmbeddingRow.log_variance)
-        query = columns.where(EmbeddingRow.encoder == encoder).order_by(EmbeddingRow.image_id)
+        query = _make_latents_query(encoder).order_by(EmbeddingRow.image_id)
         with self.database.begin_read() as connection:
             for rows in connection.execute(query.execution_options(yield_per=EMBEDDING_CHUNK_ROWS)).partitions():
                 ids, mu, log_variance = zip(*rows, strict=True)
@@ -54,9 +47,12 @@ class EmbeddingRepository(Repository):
 
     def count(self, encoder: str) -> int:
         """Return how many images have an embedding by this encoder."""
-        with self.database.begin_read() as connection:
-            query = select(func.count()).select_from(EmbeddingRow).where(EmbeddingRow.encoder == encoder)
-            return connection.execute(query).scalar_one()
+        return self.read_value(select(func.count()).select_from(EmbeddingRow).where(EmbeddingRow.encoder == encoder))
+
+
+def _make_latents_query(encoder: str) -> Select[int, bytes, bytes | None]:
+    columns = select(EmbeddingRow.image_id, EmbeddingRow.mu, EmbeddingRow.log_variance)
+    return columns.where(EmbeddingRow.encoder == encoder)
 
 
 _EMBEDDING_QUERY = (  # built once, as in images.py

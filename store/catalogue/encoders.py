@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from simile.core.atomic_write import REPLACED
 from simile.core.errors import BadSetting, NoSuchEncoder
 from simile.store.catalogue.records import EncoderRecord
 from simile.store.database.tables import EmbeddingRow, EncoderRow, SegmentRow, StateRow, utc_now
-from simile.store.database.transactions import Repository, read_state
+from simile.store.database.transactions import Repository, read_records, read_state
 from simile.store.home import Home
 
 
@@ -37,9 +36,7 @@ class EncoderRepository(Repository):
 
     def get_all(self) -> list[EncoderRecord]:
         """Return all encoders, oldest first."""
-        with self.database.begin_read() as connection:
-            rows = connection.execute(_ENCODERS_QUERY.order_by(EncoderRow.created_at, EncoderRow.fingerprint))
-            return [_make_encoder_record(row) for row in rows]
+        return self.read_all(EncoderRecord, _ENCODERS_QUERY.order_by(EncoderRow.created_at, EncoderRow.fingerprint))
 
     def get(self, fingerprint: str) -> EncoderRecord:
         """Return an encoder. Raises NoSuchEncoder."""
@@ -71,13 +68,20 @@ class EncoderRepository(Repository):
         encoder is still known. Raises NoSuchEncoder, or BadSetting for the active encoder.
         """
         deleted_count = 0
+        batch = select(EmbeddingRow.image_id).where(EmbeddingRow.encoder == fingerprint).limit(VECTOR_DELETE_ROWS)
+        in_batch = (EmbeddingRow.encoder == fingerprint) & EmbeddingRow.image_id.in_(batch)
+        segments = select(SegmentRow.id).where(SegmentRow.encoder == fingerprint)
         while True:
             with self.database.begin_write() as (connection, _):
                 _refuse_active_encoder(connection, fingerprint)
-                batch_count = _delete_vector_batch(connection, fingerprint)
+                batch_count = connection.execute(delete(EmbeddingRow).where(in_batch)).rowcount
                 deleted_count += batch_count
                 if not batch_count:
-                    _delete_encoder_segments(connection, fingerprint)
+                    # The segments' files are deleted with the next segment, or together with the encoder's folder.
+                    connection.execute(
+                        update(StateRow).where(StateRow.segment_id.in_(segments)).values(segment_id=None)
+                    )
+                    connection.execute(delete(SegmentRow).where(SegmentRow.encoder == fingerprint))
                     connection.execute(delete(EncoderRow).where(EncoderRow.fingerprint == fingerprint))
                     return deleted_count
 
@@ -122,8 +126,8 @@ def list_encoder_folders(home: Home) -> set[str]:
 
 def find_encoder_record(connection: Connection, fingerprint: str) -> EncoderRecord | None:
     """Return an encoder, or None."""
-    row = connection.execute(_ENCODERS_QUERY.where(EncoderRow.fingerprint == fingerprint)).one_or_none()
-    return None if row is None else _make_encoder_record(row)
+    query = _ENCODERS_QUERY.where(EncoderRow.fingerprint == fingerprint)
+    return next(iter(read_records(connection, EncoderRecord, query)), None)
 
 
 def get_encoder_record(connection: Connection, fingerprint: str) -> EncoderRecord:
@@ -141,23 +145,3 @@ def _refuse_active_encoder(connection: Connection, fingerprint: str) -> None:
             f"Encoder {fingerprint} is active and can't be removed. "
             "Activate another one first: `simile encoders activate FINGERPRINT`."
         )
-
-
-def _delete_vector_batch(connection: Connection, fingerprint: str) -> int:
-    batch = select(EmbeddingRow.image_id).where(EmbeddingRow.encoder == fingerprint).limit(VECTOR_DELETE_ROWS)
-    in_batch = (EmbeddingRow.encoder == fingerprint) & EmbeddingRow.image_id.in_(batch)
-    return connection.execute(delete(EmbeddingRow).where(in_batch)).rowcount
-
-
-def _delete_encoder_segments(connection: Connection, fingerprint: str) -> None:
-    """Delete the rows. The files are deleted with the next segment, or together with the encoder's folder."""
-    segments = select(SegmentRow.id).where(SegmentRow.encoder == fingerprint)
-    connection.execute(update(StateRow).where(StateRow.segment_id.in_(segments)).values(segment_id=None))
-    connection.execute(delete(SegmentRow).where(SegmentRow.encoder == fingerprint))
-
-
-def _make_encoder_record(row: Row[Any]) -> EncoderRecord:
-    values = dict(row._mapping)
-    if isinstance(values["index_dims"], list):
-        values["index_dims"] = tuple(values["index_dims"])
-    return EncoderRecord(**values)

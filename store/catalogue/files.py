@@ -7,28 +7,37 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, bindparam, delete, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Update,
+    and_,
+    bindparam,
+    delete,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from simile.core.records import FileStat
 from simile.store.catalogue.records import KnownFile
 from simile.store.database.tables import DeletionRow, EmbeddingRow, ImageRow, LocationRow
-from simile.store.database.transactions import Repository, split_chunks
+from simile.store.database.transactions import STREAM_OPTIONS, Repository, split_chunks
 from simile.store.home import Home, translate_write_errors
 
 KnownFileRow = tuple[str, int, int, int, bool]  # path, image id, size, mtime_ns, embedded
-
-STREAM_OPTIONS = {"yield_per": 5000}  # rows fetched at a time, in queries that may return a million
 
 
 class FileRepository(Repository):
     """Queries and updates of files. A path is absolute and has one image; an image may have several paths."""
 
     def find_under(self, prefixes: Sequence[str], encoder: str | None = None) -> dict[str, KnownFile]:
-        """Return the known files that are one of `prefixes` or in one of them, by path.
+        """Return the known files that are one of the absolute paths `prefixes` or in one of them, by path.
 
-        Args:
-            prefixes: Absolute paths of files, folders or archives.
-            encoder: Fingerprint of the encoder for `embedded`, which is False without one.
+        `embedded` is for this encoder, and False without one; the same in the next two methods.
         """
         chunks = (chunk for prefix in prefixes for chunk in self.iterate_under(prefix, encoder))
         return {row[0]: make_known_file(row) for chunk in chunks for row in chunk}
@@ -51,45 +60,32 @@ class FileRepository(Repository):
 
     def get_many(self, paths: Iterable[str], encoder: str | None = None) -> dict[str, KnownFile]:
         """Return the known ones of these files, by path."""
-        known: dict[str, KnownFile] = {}
-        with self.database.begin_read() as connection:
-            for chunk in split_chunks(paths):
-                for row in connection.execute(_make_known_files_query(encoder).where(LocationRow.path.in_(chunk))):
-                    known[row.path] = make_known_file(row)
-        return known
+        rows = self.read_in_chunks(_make_known_files_query(encoder), LocationRow.path, paths)
+        return {row.path: make_known_file(row) for row in rows}
 
     def iterate_without_embedding(self, encoder: str, prefix: str | None = None) -> Iterator[tuple[int, FileStat]]:
-        """Yield (image id, file) of the images without an embedding by this encoder, by id and path.
-
-        Args:
-            encoder: The encoder's fingerprint.
-            prefix: Return only files in this folder.
-        """
-        columns = select(LocationRow.image_id, LocationRow.path, LocationRow.size, LocationRow.mtime_ns)
-        query = columns.outerjoin(EmbeddingRow, _make_embedding_join(encoder)).where(EmbeddingRow.image_id.is_(None))
+        """Yield (image id, file) of the images in a folder without an embedding by this encoder, by id and path."""
+        query = select(*_FILE_COLUMNS).outerjoin(EmbeddingRow, _make_embedding_join(encoder))
+        query = query.where(EmbeddingRow.image_id.is_(None))
         if prefix is not None:
             query = query.where(make_under_condition(prefix))
-        with self.database.begin_read() as connection:
-            ordered = query.order_by(LocationRow.image_id, LocationRow.path)
-            for image_id, path, size, mtime_ns in connection.execute(ordered, execution_options=STREAM_OPTIONS):
-                yield image_id, FileStat(path, size, mtime_ns)
+        for image_id, path, size, mtime_ns in self.stream(query.order_by(LocationRow.image_id, LocationRow.path)):
+            yield image_id, FileStat(path, size, mtime_ns)
 
     def get_for_images(self, image_ids: Iterable[int]) -> dict[int, tuple[FileStat, ...]]:
         """Return the files of each image, sorted by path; unknown ids are left out."""
         files: dict[int, list[FileStat]] = {}
         with self.database.begin_read() as connection:
-            for row in read_locations(connection, image_ids):
-                files.setdefault(row.image_id, []).append(FileStat(row.path, row.size, row.mtime_ns))
+            for image_id, path, size, mtime_ns in read_locations(connection, image_ids):
+                files.setdefault(image_id, []).append(FileStat(path, size, mtime_ns))
         return {image_id: tuple(of_image) for image_id, of_image in files.items()}
 
     def update_stats(self, files: Sequence[FileStat]) -> None:
         """Store new sizes and times of known paths, whose contents have not changed."""
         rows = [{"known_path": file.path, "size": file.size, "mtime_ns": file.mtime_ns} for file in files]
-        values: dict[str, Any] = {"size": bindparam("size"), "mtime_ns": bindparam("mtime_ns")}
         if rows:
             with self.database.begin_write() as (connection, _):
-                at_path = LocationRow.path == bindparam("known_path")
-                connection.execute(update(LocationRow).where(at_path).values(values), rows)
+                connection.execute(_make_update("size", "mtime_ns"), rows)
 
     def add(self, files: Sequence[tuple[int, FileStat]]) -> int:
         """Store (image id, file) pairs, and return how many images were deleted.
@@ -146,11 +142,10 @@ def make_under_condition(prefix: str) -> ColumnElement[bool]:
     return or_(LocationRow.path == prefix, and_(LocationRow.path >= folder, LocationRow.path < end))
 
 
+_FILE_COLUMNS = (LocationRow.image_id, LocationRow.path, LocationRow.size, LocationRow.mtime_ns)
 # Built once: every search runs it, and building it takes as long as running it.
 _LOCATIONS_QUERY = (
-    select(LocationRow.image_id, LocationRow.path, LocationRow.size, LocationRow.mtime_ns)
-    .where(LocationRow.image_id.in_(bindparam("ids", expanding=True)))
-    .order_by(LocationRow.path)
+    select(*_FILE_COLUMNS).where(LocationRow.image_id.in_(bindparam("ids", expanding=True))).order_by(LocationRow.path)
 )
 
 
@@ -160,13 +155,9 @@ def read_locations(connection: Connection, image_ids: Iterable[int]) -> list[Row
 
 
 def assign_paths(connection: Connection, files: Iterable[tuple[int, FileStat]]) -> set[int]:
-    """Assign paths to images, and return the ids of images that may have lost a path.
+    """Assign the paths of (image id, file) pairs, and return the ids of images that may have lost a path.
 
-    A known path keeps its row, and with it its metadata.
-
-    Args:
-        connection: A writing transaction.
-        files: (image id, file) pairs; of several with the same path, the last one wins.
+    A known path keeps its row, and with it its metadata. Of several pairs with the same path, the last one wins.
     """
     by_path = {file.path: (image_id, file) for image_id, file in files}
     previous_images: dict[str, int] = {}
@@ -182,9 +173,14 @@ def assign_paths(connection: Connection, files: Iterable[tuple[int, FileStat]]) 
     if new:
         connection.execute(insert(LocationRow), new)
     if known:
-        values: dict[str, Any] = {name: bindparam(name) for name in ("image_id", "size", "mtime_ns")}
-        connection.execute(update(LocationRow).where(LocationRow.path == bindparam("known_path")).values(values), known)
+        connection.execute(_make_update("image_id", "size", "mtime_ns"), known)
     return set(previous_images.values())
+
+
+def _make_update(*columns: str) -> Update:
+    """Return an update of these columns at the parameter `known_path`; the new values are parameters, too."""
+    values: dict[str, Any] = {name: bindparam(name) for name in columns}
+    return update(LocationRow).where(LocationRow.path == bindparam("known_path")).values(values)
 
 
 def delete_orphaned_images(connection: Connection, change: int, candidates: Iterable[int]) -> int:

@@ -44,12 +44,8 @@ def _make_image_conditions(filter: Filter) -> Iterator[ColumnElement[bool]]:
     """Yield the conditions on the image itself."""
     if filter.formats:
         yield ImageRow.format.in_(filter.formats)
-    bounds: tuple[tuple[Any, int | None, int | None], ...] = (
-        (ImageRow.size, filter.min_bytes, filter.max_bytes),
-        (ImageRow.width, filter.min_width, filter.max_width),
-        (ImageRow.height, filter.min_height, filter.max_height),
-    )
-    for column, minimum, maximum in bounds:
+    for column, name in ((ImageRow.size, "bytes"), (ImageRow.width, "width"), (ImageRow.height, "height")):
+        minimum, maximum = getattr(filter, f"min_{name}"), getattr(filter, f"max_{name}")
         if minimum is not None:
             yield column >= minimum
         if maximum is not None:
@@ -69,21 +65,19 @@ def _make_file_conditions(filter: Filter) -> Iterator[ColumnElement[bool]]:
 
 
 def _make_metadata_condition(condition: MetadataCondition) -> ColumnElement[bool]:
-    # IN instead of EXISTS lets SQLite use the index on metadata, instead of scanning all locations.
     name, operator, value = condition
-    positive = "=" if operator == "!=" else operator
-    rows = select(MetadataRow.location_id).where(MetadataRow.name == name, _make_comparison(positive, value))
-    return LocationRow.id.not_in(rows) if operator == "!=" else LocationRow.id.in_(rows)
-
-
-def _make_comparison(operator: str, value: str) -> ColumnElement[bool]:
     number = parse_number(value)
-    if operator == "=":
-        is_equal = MetadataRow.text == value
-        return is_equal if number is None else or_(is_equal, MetadataRow.number == number)
-    column: Any = MetadataRow.text if number is None else MetadataRow.number
-    comparison: ColumnElement[bool] = _COMPARISONS[operator](column, value if number is None else number)
-    return comparison
+    matches: ColumnElement[bool]
+    if operator in ("=", "!="):
+        matches = MetadataRow.text == value
+        if number is not None:
+            matches = or_(matches, MetadataRow.number == number)
+    else:
+        column: Any = MetadataRow.text if number is None else MetadataRow.number
+        matches = _COMPARISONS[operator](column, value if number is None else number)
+    # IN instead of EXISTS lets SQLite use the index on metadata, instead of scanning all locations.
+    rows = select(MetadataRow.location_id).where(MetadataRow.name == name, matches)
+    return LocationRow.id.not_in(rows) if operator == "!=" else LocationRow.id.in_(rows)
 
 
 def _to_nanoseconds(timestamp: datetime) -> int:

@@ -23,19 +23,13 @@ class ImageRepository(Repository):
     def find_by_sha256(self, sha256s: Iterable[str], encoder: str | None = None) -> dict[str, KnownImage]:
         """Return the images with these SHA-256 hashes, by hash; unknown hashes are left out.
 
-        Args:
-            sha256s: The hashes.
-            encoder: Fingerprint of the encoder for `embedded`, which is False without one.
+        `embedded` is for this encoder, and False without one.
         """
-        images: dict[str, KnownImage] = {}
         columns = select(ImageRow.sha256, ImageRow.id, EmbeddingRow.image_id.is_not(None)).outerjoin(
             EmbeddingRow, (EmbeddingRow.image_id == ImageRow.id) & (EmbeddingRow.encoder == encoder)
         )
-        with self.database.begin_read() as connection:
-            for chunk in split_chunks(sha256s):
-                for sha, image_id, embedded in connection.execute(columns.where(ImageRow.sha256.in_(chunk))):
-                    images[sha] = KnownImage(image_id, embedded)
-        return images
+        rows = self.read_in_chunks(columns, ImageRow.sha256, sha256s)
+        return {sha: KnownImage(image_id, embedded) for sha, image_id, embedded in rows}
 
     def add_batch(
         self,
@@ -138,8 +132,7 @@ class ImageRepository(Repository):
 
     def count(self) -> int:
         """Return how many images the catalogue holds."""
-        with self.database.begin_read() as connection:
-            return connection.execute(select(func.count()).select_from(ImageRow)).scalar_one()
+        return self.read_value(select(func.count()).select_from(ImageRow))
 
 
 def _get_or_create_images(connection: Connection, new_images: Sequence[NewImage]) -> dict[str, int]:
@@ -148,22 +141,16 @@ def _get_or_create_images(connection: Connection, new_images: Sequence[NewImage]
     for chunk in split_chunks({image.sha256 for image in new_images}):
         known = select(ImageRow.sha256, ImageRow.id).where(ImageRow.sha256.in_(chunk))
         ids_by_sha.update((sha, image_id) for sha, image_id in connection.execute(known))
-    new_rows = {image.sha256: _make_image_row(image) for image in new_images if image.sha256 not in ids_by_sha}
+    fields, now = ("sha256", "size", "format", "width", "height"), utc_now()
+    new_rows = {
+        image.sha256: {name: getattr(image, name) for name in fields} | {"created_at": now}
+        for image in new_images
+        if image.sha256 not in ids_by_sha
+    }
     if new_rows:
         created = connection.execute(insert(ImageRow).returning(ImageRow.sha256, ImageRow.id), list(new_rows.values()))
         ids_by_sha.update((sha, image_id) for sha, image_id in created)
     return ids_by_sha
-
-
-def _make_image_row(image: NewImage) -> dict[str, Any]:
-    return {
-        "sha256": image.sha256,
-        "size": image.size,
-        "format": image.format,
-        "width": image.width,
-        "height": image.height,
-        "created_at": utc_now(),
-    }
 
 
 # Built once: every search runs it, and building it takes as long as running it.

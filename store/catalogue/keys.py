@@ -5,16 +5,17 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, delete, exists, func, insert, inspect, literal, select, update
+from sqlalchemy import delete, exists, func, insert, inspect, literal, select, update
 from sqlalchemy.exc import IntegrityError
 
 from simile.core.errors import BadSetting
 from simile.core.keys import SCOPES, NewKey, Scope, check_key_name, hash_secret, make_key, make_session_token
 from simile.store.catalogue.records import KeyRecord
 from simile.store.database.tables import KeyRow, SessionRow, UtcDateTime, utc_now
-from simile.store.database.transactions import Repository
+from simile.store.database.transactions import Repository, read_records
 
 MAX_SESSIONS_PER_KEY = 100  # the oldest sessions in excess end
+_KEYS_QUERY = select(KeyRow.__table__)
 
 
 class KeyRepository(Repository):
@@ -50,17 +51,13 @@ class KeyRepository(Repository):
         if scope not in SCOPES:
             raise BadSetting(f"There is no scope {scope!r}. Take one of {', '.join(SCOPES)}.")
         key, now = make_key(), utc_now()
-        row: dict[str, object] = {
-            "name": check_key_name(name),
-            "prefix": key.prefix,
-            "sha256": hash_secret(key.text),
-            "scope": scope,
-        }
-        row |= {"rate": rate, "created_at": now, "expires_at": None if lifetime is None else now + lifetime}
+        row: dict[str, Any] = {"name": check_key_name(name), "prefix": key.prefix, "sha256": hash_secret(key.text)}
+        row |= {"scope": scope, "rate": rate, "created_at": now}
+        row["expires_at"] = None if lifetime is None else now + lifetime
         try:
             with self.database.begin_untracked_write() as connection:
-                stored = connection.execute(insert(KeyRow).values(row).returning(KeyRow.__table__)).one()
-                return key, _make_key_record(stored)
+                statement = insert(KeyRow).values(row).returning(KeyRow.__table__)
+                return key, read_records(connection, KeyRecord, statement)[0]
         except IntegrityError:
             raise BadSetting(
                 f"There is a key {name!r} already. Take another name, or `simile keys forget` that one first."
@@ -68,12 +65,11 @@ class KeyRepository(Repository):
 
     def get_all(self) -> list[KeyRecord]:
         """Return all keys, oldest first."""
-        with self.database.begin_read() as connection:
-            return [_make_key_record(row) for row in connection.execute(_KEYS_QUERY.order_by(KeyRow.id))]
+        return self.read_all(KeyRecord, _KEYS_QUERY.order_by(KeyRow.id))
 
     def find_by_prefix(self, prefix: str) -> KeyRecord | None:
         """Return the key with this prefix, or None."""
-        return self._find_key(_KEYS_QUERY.where(KeyRow.prefix == prefix))
+        return self.read_first(KeyRecord, _KEYS_QUERY.where(KeyRow.prefix == prefix))
 
     def revoke(self, name: str) -> KeyRecord:
         """Revoke a key by its name or prefix, and end its sessions. Raises BadSetting if there is no such key."""
@@ -82,21 +78,21 @@ class KeyRepository(Repository):
                 revocation = update(KeyRow).where(column == name).returning(KeyRow.__table__)
                 # If the key was revoked before, that time stays.
                 revoked_at = func.coalesce(KeyRow.revoked_at, literal(utc_now(), UtcDateTime))
-                row = connection.execute(revocation.values(revoked_at=revoked_at)).one_or_none()
-                if row is not None:
-                    connection.execute(delete(SessionRow).where(SessionRow.key_id == row.id))
-                    return _make_key_record(row)
+                for key in read_records(connection, KeyRecord, revocation.values(revoked_at=revoked_at)):
+                    connection.execute(delete(SessionRow).where(SessionRow.key_id == key.id))
+                    return key
         raise _make_no_key_error(name)
 
     def delete(self, name: str) -> None:
         """Delete a revoked or expired key. Raises BadSetting for a key that is in use or unknown."""
         with self.database.begin_untracked_write() as connection:
-            row = connection.execute(_KEYS_QUERY.where((KeyRow.name == name) | (KeyRow.prefix == name))).first()
-            if row is None:
+            query = _KEYS_QUERY.where((KeyRow.name == name) | (KeyRow.prefix == name))
+            keys = read_records(connection, KeyRecord, query)
+            if not keys:
                 raise _make_no_key_error(name)
-            if _make_key_record(row).is_usable(utc_now()):
+            if keys[0].is_usable(utc_now()):
                 raise BadSetting(f"The key {name!r} is in use. Revoke it first: `simile keys revoke {name}`.")
-            connection.execute(delete(KeyRow).where(KeyRow.id == row.id))
+            connection.execute(delete(KeyRow).where(KeyRow.id == keys[0].id))
 
     def open_session(self, key_id: int, lifetime: timedelta) -> str:
         """Open a session and return the token for its cookie. Expired sessions and the oldest in excess are deleted."""
@@ -105,39 +101,21 @@ class KeyRepository(Repository):
         with self.database.begin_untracked_write() as connection:
             connection.execute(delete(SessionRow).where(SessionRow.expires_at <= now))
             connection.execute(insert(SessionRow).values(row))
-            connection.execute(
-                delete(SessionRow).where(SessionRow.sha256.in_(_find_excess_sessions(connection, key_id)))
-            )
+            newest = select(SessionRow.sha256).where(SessionRow.key_id == key_id).order_by(SessionRow.created_at.desc())
+            excess = connection.scalars(newest.offset(MAX_SESSIONS_PER_KEY).limit(MAX_SESSIONS_PER_KEY)).all()
+            connection.execute(delete(SessionRow).where(SessionRow.sha256.in_(excess)))
         return token
 
     def find_by_session(self, token: str) -> KeyRecord | None:
         """Return the key of this token's session; None if the session does not exist or has expired."""
         alive = (SessionRow.sha256 == hash_secret(token)) & (SessionRow.expires_at > utc_now())
-        return self._find_key(_KEYS_QUERY.join(SessionRow, SessionRow.key_id == KeyRow.id).where(alive))
+        query = _KEYS_QUERY.join(SessionRow, SessionRow.key_id == KeyRow.id).where(alive)
+        return self.read_first(KeyRecord, query)
 
     def close_session(self, token: str) -> None:
         """End a session, if it exists."""
-        with self.database.begin_untracked_write() as connection:
-            connection.execute(delete(SessionRow).where(SessionRow.sha256 == hash_secret(token)))
-
-    def _find_key(self, query: Select[Any]) -> KeyRecord | None:
-        with self.database.begin_read() as connection:
-            row = connection.execute(query).one_or_none()
-            return None if row is None else _make_key_record(row)
-
-
-_KEYS_QUERY = select(KeyRow.__table__)
-
-
-def _find_excess_sessions(connection: Connection, key_id: int) -> list[str]:
-    """Return hashes of the key's sessions in excess of the maximum, without the newest ones."""
-    newest = select(SessionRow.sha256).where(SessionRow.key_id == key_id).order_by(SessionRow.created_at.desc())
-    return list(connection.scalars(newest.offset(MAX_SESSIONS_PER_KEY).limit(MAX_SESSIONS_PER_KEY)))
+        self.write_untracked(delete(SessionRow).where(SessionRow.sha256 == hash_secret(token)))
 
 
 def _make_no_key_error(name: str) -> BadSetting:
     return BadSetting(f"There is no key {name!r}. `simile keys list` shows all keys.")
-
-
-def _make_key_record(row: Row[Any]) -> KeyRecord:
-    return KeyRecord(**row._mapping)

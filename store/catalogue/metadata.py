@@ -11,6 +11,8 @@ from simile.core.filter_parser import parse_number
 from simile.store.database.tables import LocationRow, MetadataRow
 from simile.store.database.transactions import Repository, split_chunks
 
+METADATA_JOIN = MetadataRow.location_id == LocationRow.id
+
 
 class MetadataRepository(Repository):
     """Queries and updates of metadata. An image has the metadata of its files; where they differ, the first wins."""
@@ -18,13 +20,9 @@ class MetadataRepository(Repository):
     def get_for_files(self, paths: Iterable[str]) -> dict[str, dict[str, str]]:
         """Return the metadata of these files by path; files without metadata are left out."""
         metadata: dict[str, dict[str, str]] = {}
-        query = select(LocationRow.path, MetadataRow.name, MetadataRow.text).join_from(
-            MetadataRow, LocationRow, MetadataRow.location_id == LocationRow.id
-        )
-        with self.database.begin_read() as connection:
-            for chunk in split_chunks(paths):
-                for path, name, text in connection.execute(query.where(LocationRow.path.in_(chunk))):
-                    metadata.setdefault(path, {})[name] = text
+        query = select(LocationRow.path, MetadataRow.name, MetadataRow.text).join(MetadataRow, METADATA_JOIN)
+        for path, name, text in self.read_in_chunks(query, LocationRow.path, paths):
+            metadata.setdefault(path, {})[name] = text
         return metadata
 
     def set_for_files(self, metadata_by_path: Mapping[str, Mapping[str, str]]) -> int:
@@ -41,14 +39,10 @@ class MetadataRepository(Repository):
     def get_for_images(self, image_ids: Iterable[int]) -> dict[int, dict[str, str]]:
         """Return the metadata of these images by id; images without metadata are left out."""
         metadata: dict[int, dict[str, str]] = {}
-        columns = select(LocationRow.image_id, MetadataRow.name, MetadataRow.text).join(
-            MetadataRow, MetadataRow.location_id == LocationRow.id
-        )
+        columns = select(LocationRow.image_id, MetadataRow.name, MetadataRow.text).join(MetadataRow, METADATA_JOIN)
         ordered = columns.order_by(LocationRow.path, MetadataRow.name)
-        with self.database.begin_read() as connection:
-            for chunk in split_chunks(image_ids):
-                for image_id, name, text in connection.execute(ordered.where(LocationRow.image_id.in_(chunk))):
-                    metadata.setdefault(image_id, {}).setdefault(name, text)
+        for image_id, name, text in self.read_in_chunks(ordered, LocationRow.image_id, image_ids):
+            metadata.setdefault(image_id, {}).setdefault(name, text)
         return metadata
 
     def set_for_image(self, image_id: int, metadata: Mapping[str, str]) -> None:

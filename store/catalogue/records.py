@@ -81,7 +81,7 @@ class EncoderRecord:
     name: str
     recipe: str
     dimensions: int  # length of mu
-    index_dims: int | tuple[int, ...] | None  # compared dimensions: None for all, n for the first n, or a tuple of them
+    index_dims: int | list[int] | None  # compared dimensions: None for all, n for the first n, or a list of them
     metric: str
     created_at: datetime
 
@@ -108,31 +108,23 @@ class RunRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class JobRecord:
-    """One indexing job that was started over HTTP.
-
-    Attributes:
-        version: Grows with every change of the row.
-        status: running, finished, failed, cancelled (by request) or interrupted (its server ended).
-        done: Files (in indexing) or steps (in training) processed, of `total`.
-        failed: Number of files that were skipped.
-        run: Id of its run; None before the run starts.
-    """
+    """One indexing job that was started over HTTP."""
 
     id: int
-    version: int
+    version: int  # grows with every change of the row
     root: str
     prune: bool
-    status: str
+    status: str  # running, finished, failed, cancelled (by request) or interrupted (its server ended)
     cancelling: bool
     stage: str
-    done: int
+    done: int  # files (in indexing) or steps (in training) processed, of `total`
     total: int | None
     per_second: float | None
     seconds_left: float | None
-    failed: int
+    failed: int  # number of files that were skipped
     message: str | None
     result: dict[str, Any] | None
-    run: int | None
+    run: int | None  # id of its run; None before the run starts
     created_at: datetime
     finished_at: datetime | None
 
@@ -163,28 +155,22 @@ class KeyRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenSegment:
-    """A segment whose files are written and whose row is not. See SegmentRecord."""
+    """A segment whose files are written and whose row is not."""
 
     kind: str
-    file: str
+    file: str  # name of its index file in segments/
     rows: int
-    sha256: str
-    details: dict[str, Any]
+    sha256: str  # of `file`
+    details: dict[str, Any]  # how it was built, and measurements
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentRecord(WrittenSegment):
-    """A published index.
-
-    Attributes:
-        file: Name of its index file in segments/; `sha256` is the hash of this file.
-        change: The last change that the segment covers.
-        details: How it was built, and measurements.
-    """
+    """A published index."""
 
     id: int
     encoder: str
-    change: int
+    change: int  # the last change that the segment covers
     created_at: datetime
 
     @property
@@ -195,10 +181,8 @@ class SegmentRecord(WrittenSegment):
 
     @property
     def first_tracked_deletion(self) -> int:
-        """The change from which all deletions are stored. An older snapshot can't be extended.
-
-        The first version deleted the record of everything that the segment covers.
-        """
+        """The change from which all deletions are stored. An older snapshot can't be extended."""
+        # The first version deleted the record of everything that the segment covers.
         return int(self.details.get("deletions_since", self.change))
 
 

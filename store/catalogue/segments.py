@@ -7,7 +7,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from simile.core.errors import HomeBusy
 from simile.store.catalogue.records import SegmentRecord, WrittenSegment
 from simile.store.database.tables import DeletionRow, SegmentRow, StateRow, utc_now
-from simile.store.database.transactions import Repository, read_state
+from simile.store.database.transactions import Repository, read_records, read_state
 
 RETAINED_SEGMENTS = 2  # the current one, and the previous one for a process that is just opening it
 
@@ -39,8 +39,7 @@ class SegmentRepository(Repository):
             HomeBusy: There is a newer segment, so the encoder can't be made active.
         """
         with self.database.begin_write() as (connection, _):
-            current_id = read_state(connection).segment_id
-            current = None if current_id is None else find_segment_record(connection, current_id)
+            current = find_segment_record(connection, read_state(connection).segment_id)
             if current is None or current.change <= change:
                 # Deletions since the current segment are kept: other processes search that one until they have opened
                 # the new one, and these deletions bring it up to date.
@@ -65,13 +64,17 @@ class SegmentRepository(Repository):
             return read_files_in_use(connection)
 
 
-def find_segment_record(connection: Connection, segment_id: int) -> SegmentRecord | None:
-    """Return a segment, or None if it has been deleted."""
-    row = connection.execute(select(SegmentRow.__table__).where(SegmentRow.id == segment_id)).one_or_none()
-    return None if row is None else SegmentRecord(**row._mapping)
+def find_segment_record(connection: Connection, segment_id: int | None) -> SegmentRecord | None:
+    """Return a segment; None if it has been deleted, or without an id."""
+    query = select(SegmentRow.__table__).where(SegmentRow.id == segment_id)
+    return next(iter(read_records(connection, SegmentRecord, query)), None) if segment_id else None
+
+
+def read_segments(connection: Connection) -> list[SegmentRecord]:
+    """Return all segments in the catalogue."""
+    return read_records(connection, SegmentRecord, select(SegmentRow.__table__))
 
 
 def read_files_in_use(connection: Connection) -> set[str]:
     """Return the names of all files of all segments in the catalogue."""
-    rows = connection.execute(select(SegmentRow.__table__))
-    return {name for row in rows for name in SegmentRecord(**row._mapping).file_hashes}
+    return {name for segment in read_segments(connection) for name in segment.file_hashes}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +34,19 @@ def make_engine(home: Home, foreign_keys: bool = True) -> Engine:
     Raises:
         BadSetting: The database URL is invalid, or needs a driver that is not installed.
     """
-    url, file = _parse_database_url(home), _find_read_only_file(home)
+    url, file = _parse_database_url(home), find_catalogue_file(home)
+    is_writable = file is None or not file.is_file() or (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK))
     try:
-        engine = create_engine(url) if file is None else _make_read_only_engine(url, file)
+        if file is None or is_writable:
+            engine = create_engine(url)
+        else:  # without a pool: each transaction checks again whether a writer has opened the catalogue
+            engine = create_engine(url, creator=partial(_connect_read_only, file), poolclass=NullPool)
     except ImportError as error:
         raise BadSetting(f"SIMILE_DATABASE_URL needs {error.name}. Install it, or leave the variable out.") from error
     event.listen(engine, "handle_error", lambda context: _translate_database_error(home, context))
     if engine.dialect.name == "sqlite":
         event.listen(
-            engine, "connect", lambda connection, _: _configure_connection(connection, foreign_keys, file is None)
+            engine, "connect", lambda connection, _: _configure_connection(connection, foreign_keys, is_writable)
         )
         event.listen(engine, "begin", _begin_transaction)
     return engine
@@ -52,19 +57,6 @@ def _parse_database_url(home: Home) -> URL:
         return make_url(home.url)
     except ArgumentError:  # its message may contain the password
         raise BadSetting("SIMILE_DATABASE_URL is no SQLAlchemy URL. Correct it, or leave it out for SQLite.") from None
-
-
-def _find_read_only_file(home: Home) -> Path | None:
-    """Return the catalogue's file if it exists and it, or its folder, can't be written."""
-    file = find_catalogue_file(home)
-    if file is None or not file.is_file():
-        return None
-    return None if os.access(file, os.W_OK) and os.access(file.parent, os.W_OK) else file
-
-
-def _make_read_only_engine(url: URL, file: Path) -> Engine:
-    # No pool: each transaction checks again whether a writer has opened the catalogue.
-    return create_engine(url, creator=lambda: _connect_read_only(file), poolclass=NullPool)
 
 
 def _connect_read_only(file: Path) -> sqlite3.Connection:

@@ -1,21 +1,24 @@
-"""Transactions on the catalogue. The repositories (images.py, runs.py, …) use them."""
+"""Transactions on the catalogue, and the base of the repositories that use them (images.py, runs.py, …)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar, TypeVarTuple
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, Executable, Row, Select, select, update
 
 from simile.store.database.engine import make_engine
 from simile.store.database.tables import StateRow
 from simile.store.home import Home
 
 T = TypeVar("T")
+Record = TypeVar("Record")
+Columns = TypeVarTuple("Columns")
 
 SQL_CHUNK_SIZE = 500  # ids or paths in one IN (…): below the limit on parameters of every database
+STREAM_OPTIONS = {"yield_per": 5000}  # rows fetched at a time, in queries that may return a million
 
 
 class CatalogueState(NamedTuple):
@@ -27,11 +30,7 @@ class CatalogueState(NamedTuple):
 
 
 class Database:
-    """An open database. Close it, or use it in `with`.
-
-    Args:
-        home: The home whose catalogue is opened.
-    """
+    """An open database of a home. Close it, or use it in `with`."""
 
     def __init__(self, home: Home) -> None:
         self.home = home
@@ -82,14 +81,40 @@ class Database:
 
 
 class Repository:
-    """Base of the repositories: queries and updates of one kind of row, on a shared database.
-
-    Args:
-        database: The open database whose transactions the repository uses.
-    """
+    """Base of the repositories: queries and updates of one kind of row. Each method is a transaction of its own."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
+
+    def read_all(self, record: Callable[..., Record], query: Executable) -> list[Record]:
+        """Return the rows of a query as records, whose fields are named as the columns."""
+        with self.database.begin_read() as connection:
+            return read_records(connection, record, query)
+
+    def read_first(self, record: Callable[..., Record], query: Executable) -> Record | None:
+        """Return the first row of a query as a record, or None."""
+        return next(iter(self.read_all(record, query)), None)
+
+    def read_value(self, query: Select[T]) -> T:
+        """Return the only value of a query."""
+        with self.database.begin_read() as connection:
+            return connection.execute(query).scalar_one()
+
+    def read_in_chunks(self, query: Select[*Columns], column: Any, values: Iterable[Any]) -> Iterator[Row[*Columns]]:
+        """Yield the rows whose `column` has one of the values, chunk by chunk."""
+        with self.database.begin_read() as connection:
+            for chunk in split_chunks(values):
+                yield from connection.execute(query.where(column.in_(chunk)))
+
+    def stream(self, query: Select[*Columns]) -> Iterator[Row[*Columns]]:
+        """Yield the rows of a query that may return a million."""
+        with self.database.begin_read() as connection:
+            yield from connection.execute(query, execution_options=STREAM_OPTIONS)
+
+    def write_untracked(self, statement: Executable) -> None:
+        """Execute a statement on rows that no search depends on."""
+        with self.database.begin_untracked_write() as connection:
+            connection.execute(statement)
 
 
 # Built once, as in catalogue/images.py.
@@ -98,8 +123,12 @@ _STATE_QUERY = select(StateRow.changes, StateRow.active_encoder, StateRow.segmen
 
 def read_state(connection: Connection) -> CatalogueState:
     """Return the catalogue's state within a transaction."""
-    row = connection.execute(_STATE_QUERY).one()
-    return CatalogueState(row.changes, row.active_encoder, row.segment_id)
+    return CatalogueState(*connection.execute(_STATE_QUERY).one())
+
+
+def read_records(connection: Connection, record: Callable[..., Record], query: Executable) -> list[Record]:
+    """Return the rows of a query as records, whose fields are named as the columns."""
+    return [record(**row._mapping) for row in connection.execute(query)]
 
 
 def split_chunks(items: Iterable[T], size: int = SQL_CHUNK_SIZE) -> Iterator[list[T]]:

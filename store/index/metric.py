@@ -8,7 +8,7 @@ from simile.core.errors import EncoderMismatch
 from simile.core.records import FloatArray
 
 
-def make_index_vectors(mu: FloatArray, index_dims: int | tuple[int, ...] | list[int] | None, metric: str) -> FloatArray:
+def make_index_vectors(mu: FloatArray, index_dims: int | list[int] | None, metric: str) -> FloatArray:
     """Return the vectors (n, d') float32 that the index compares.
 
     Args:

@@ -222,7 +222,7 @@ def test_images_are_returned_in_the_given_order(catalogue: Catalogue) -> None:
 
 def test_encoders_are_known_by_fingerprint_and_used_when_activated(catalogue: Catalogue) -> None:
     made = catalogue.encoders.register(OTHER, "second", "supervised", 8, index_dims=[1, 2], metric="cosine")
-    assert (made.index_dims, made.indexed_dimensions, made.metric) == ((1, 2), 2, "cosine")
+    assert (made.index_dims, made.indexed_dimensions, made.metric) == ([1, 2], 2, "cosine")
     assert catalogue.encoders.register(OTHER, "again", "vae", 9) == made
     assert [encoder.fingerprint for encoder in catalogue.encoders.get_all()] == [VAE, OTHER]
     assert catalogue.encoders.find_active() == catalogue.encoders.get(VAE)
