@@ -13,18 +13,17 @@ import shutil
 import tarfile
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, update
 
 from simile.core.atomic_write import write_atomically
 from simile.core.errors import BadSetting
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.records import SegmentRecord
+from simile.store.catalogue.segments import read_segments
 from simile.store.database import schema
 from simile.store.database.engine import copy_catalogue, find_catalogue_file
 from simile.store.database.tables import SegmentRow, StateRow
@@ -46,12 +45,8 @@ class BackupSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary with the names of the JSON output."""
-        return {
-            "images": self.images,
-            "files": self.files,
-            "bytes": self.total_bytes,
-            "left_out": list(self.missing_files),
-        }
+        counts = {"images": self.images, "files": self.files, "bytes": self.total_bytes}
+        return {**counts, "left_out": list(self.missing_files)}
 
 
 def create_backup(home: Home, target: Path) -> BackupSummary:
@@ -72,23 +67,16 @@ def create_backup(home: Home, target: Path) -> BackupSummary:
         raise BadSetting(f"{target} can't be written: it is not a regular file. Name another file.")
     schema.check_schema(home)
     snapshot = Home(target.absolute().with_name(f".{target.name}.{uuid.uuid4().hex}"))
-    with _translate_write_errors(target):
-        try:
-            snapshot.root.mkdir()
-            copy_catalogue(source, snapshot.catalogue_path)
-            summaries: list[BackupSummary] = []
-            write_atomically(target, lambda path: summaries.append(_write_backup_tar(home, snapshot, path)))
-            return summaries[0]
-        finally:
-            shutil.rmtree(snapshot.root, ignore_errors=True)
-
-
-@contextmanager
-def _translate_write_errors(target: Path) -> Iterator[None]:
     try:
-        yield
+        snapshot.root.mkdir()
+        copy_catalogue(source, snapshot.catalogue_path)
+        summaries: list[BackupSummary] = []
+        write_atomically(target, lambda path: summaries.append(_write_backup_tar(home, snapshot, path)))
+        return summaries[0]
     except OSError as error:
         raise BadSetting(f"{target} can't be written: {error.strerror}. Make space, or name another file.") from error
+    finally:
+        shutil.rmtree(snapshot.root, ignore_errors=True)
 
 
 def _write_backup_tar(home: Home, snapshot_home: Home, path: Path) -> BackupSummary:
@@ -104,16 +92,9 @@ def _write_backup_tar(home: Home, snapshot_home: Home, path: Path) -> BackupSumm
             images = catalogue.images.count()
         packer.add(CATALOGUE_NAME, snapshot_home.catalogue_path)
         summary = BackupSummary(images, len(packer.hashes), packer.total_bytes, tuple(map(str, missing)))
-        packer.add_manifest(
-            {
-                "format": BACKUP_FORMAT,
-                "home": str(home.root),
-                "schema": schema.HEAD_REVISION,
-                "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-                "images": images,
-                "files": packer.hashes,
-            }
-        )
+        made_at = datetime.now(UTC).isoformat(timespec="seconds")
+        manifest = {"format": BACKUP_FORMAT, "home": str(home.root), "schema": schema.HEAD_REVISION, "made_at": made_at}
+        packer.add_manifest(manifest | {"images": images, "files": packer.hashes})
     return summary
 
 
@@ -123,10 +104,8 @@ def _iterate_home_files(home: Home, catalogue: Catalogue) -> Iterator[Path]:
     for encoder in catalogue.encoders.get_all():
         folder = home.encoders / encoder.fingerprint
         yield from sorted(path for path in folder.rglob("*") if path.is_file()) or [folder]
-        attributes = (home.attributes / encoder.fingerprint).glob(
-            "[a-z0-9]*.npz"
-        )  # names of temporary files start with a dot
-        yield from sorted(attributes)
+        # Names of temporary files start with a dot.
+        yield from sorted((home.attributes / encoder.fingerprint).glob("[a-z0-9]*.npz"))
     yield from map(Path, sorted(catalogue.files.find_under([str(home.uploads)])))
 
 
@@ -152,8 +131,7 @@ def _drop_missing_files(home: Home, snapshot: Catalogue, missing: Sequence[Path]
 def _delete_segments_of_files(catalogue: Catalogue, file_names: set[str]) -> None:
     """Delete the rows of segments whose files are missing. Searches then read the vectors from the catalogue."""
     with catalogue.begin_write() as (connection, _):
-        rows = connection.execute(select(SegmentRow.__table__)).all()
-        broken = [row.id for row in rows if file_names & SegmentRecord(**row._mapping).file_hashes.keys()]
+        broken = [record.id for record in read_segments(connection) if file_names & record.file_hashes.keys()]
         if read_state(connection).segment_id in broken:
             connection.execute(update(StateRow).values(segment_id=None))
         connection.execute(delete(SegmentRow).where(SegmentRow.id.in_(broken)))

@@ -8,8 +8,6 @@ import os
 import re
 import shutil
 import tarfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -34,19 +32,12 @@ NEW_BACKUP_HINT = "Take another backup, or copy this one again."
 
 
 def restore_backup(source: Path, home: Home) -> BackupSummary:
-    """Restore a backup into an empty home.
+    """Restore a backup (a tar file) into a home that is empty, except for files that are computed from images.
 
     Every file is unpacked into a staging folder and compared with its SHA-256 first. The catalogue is moved last, so
     that after a crash there is no home yet and the same command starts again. The paths of uploads change to the new
-    home.
-
-    Args:
-        source: The tar file.
-        home: The home. It must be empty, except for files that are computed from images.
-
-    Raises:
-        BadSetting: The home is not empty, or has another database.
-        NoSuchPath, BackupDamaged, HomeTooNew, HomeNotWritable.
+    home. Raises NoSuchPath, BackupDamaged, HomeTooNew, HomeNotWritable, or BadSetting if the home is not empty or has
+    another database.
     """
     if source.is_dir():
         raise BadSetting(f"{source} is a folder. Name the .tar that `simile backup` wrote.")
@@ -104,27 +95,26 @@ def _unpack_backup(source: Path, staging: Home) -> dict[str, Any]:
     hashes: dict[str, str] = {}
     manifest: dict[str, Any] | None = None
     # "r|*" reads the file as a stream, in one pass.
-    with _translate_tar_errors(source), tarfile.open(source, "r|*") as tar:
-        for entry in tar:
-            file = tar.extractfile(entry) if entry.isreg() else None
-            if file is None or entry.name in hashes or not _is_backup_entry(entry.name):
-                raise BackupDamaged(f"{source} is not a backup of simile: it contains {entry.name!r}.")
-            if entry.name == MANIFEST_NAME:
-                manifest = _parse_manifest(source, file.read(MAX_MANIFEST_BYTES))
-            else:
-                hashes[entry.name] = _extract_and_hash(file, staging.root / entry.name)
-    if manifest is None:
-        raise BackupDamaged(f"{source} is incomplete: it has no {MANIFEST_NAME} at its end. {NEW_BACKUP_HINT}")
-    _compare_hashes(source, manifest["files"], hashes)
-    return manifest
-
-
-@contextmanager
-def _translate_tar_errors(source: Path) -> Iterator[None]:
     try:
-        yield
+        with tarfile.open(source, "r|*") as tar:
+            for entry in tar:
+                file = tar.extractfile(entry) if entry.isreg() else None
+                if file is None or entry.name in hashes or not _is_backup_entry(entry.name):
+                    raise BackupDamaged(f"{source} is not a backup of simile: it contains {entry.name!r}.")
+                if entry.name == MANIFEST_NAME:
+                    manifest = _parse_manifest(source, file.read(MAX_MANIFEST_BYTES))
+                else:
+                    hashes[entry.name] = _extract_and_hash(file, staging.root / entry.name)
     except (tarfile.TarError, EOFError) as error:
         raise BackupDamaged(f"{source} can't be read as a tar file ({error}). {NEW_BACKUP_HINT}") from error
+    if manifest is None:
+        raise BackupDamaged(f"{source} is incomplete: it has no {MANIFEST_NAME} at its end. {NEW_BACKUP_HINT}")
+    expected = manifest["files"]
+    for name in sorted(expected.keys() | hashes.keys()):
+        if expected.get(name) != hashes.get(name):
+            state = "is missing" if name not in hashes else "has been altered" if name in expected else "is not listed"
+            raise BackupDamaged(f"{source}: {name} {state}. {NEW_BACKUP_HINT}")
+    return manifest
 
 
 def _is_backup_entry(name: str) -> bool:
@@ -155,13 +145,6 @@ def _parse_manifest(source: Path, data: bytes) -> dict[str, Any]:
     raise BackupDamaged(
         f"{source}: its {MANIFEST_NAME} is not one that this version knows. Update simile, or {NEW_BACKUP_HINT}"
     )
-
-
-def _compare_hashes(source: Path, expected: dict[str, str], actual: dict[str, str]) -> None:
-    for name in sorted(expected.keys() | actual.keys()):
-        if expected.get(name) != actual.get(name):
-            state = "is missing" if name not in actual else "has been altered" if name in expected else "is not listed"
-            raise BackupDamaged(f"{source}: {name} {state}. {NEW_BACKUP_HINT}")
 
 
 def _relocate_uploads(staging: Home, home: Home, manifest: dict[str, Any]) -> None:

@@ -92,17 +92,15 @@ def _check_vectors(_: Home, connection: Connection) -> Iterator[IntegrityProblem
     columns = select(EmbeddingRow.image_id, EmbeddingRow.encoder, EmbeddingRow.mu, EmbeddingRow.log_variance)
     for image_id, encoder, *vectors in connection.execute(columns, execution_options=STREAM_OPTIONS):
         for name, stored in zip(("mu", "log_variance"), vectors, strict=True):
-            fault = stored is not None and _describe_vector_fault(stored, dimensions[encoder])
+            fault, size = None, 4 * dimensions[encoder]
+            if stored is not None and len(stored) != size:
+                fault = f"has {len(stored)} bytes instead of {size}"
+            elif stored is not None and not np.isfinite(unpack_vector(stored)).all():
+                fault = "holds NaN or infinity"
             if fault:
                 yield IntegrityProblem(
                     "vector", f"{name} of image {image_id} by encoder {encoder} {fault}.", RESTORE_CATALOGUE_HINT
                 )
-
-
-def _describe_vector_fault(data: bytes, dimensions: int) -> str | None:
-    if len(data) != 4 * dimensions:
-        return f"has {len(data)} bytes instead of {4 * dimensions}"
-    return None if np.isfinite(unpack_vector(data)).all() else "holds NaN or infinity"
 
 
 def _check_images(_: Home, connection: Connection) -> Iterator[IntegrityProblem]:
@@ -153,7 +151,7 @@ def _iterate_uploads(home: Home, connection: Connection) -> Iterator[tuple[int, 
 def _check_segment(home: Home, connection: Connection) -> Iterator[IntegrityProblem]:
     """Find a segment that is missing or altered, or differs from the rows that it covers."""
     segment_id = read_state(connection).segment_id
-    segment = None if segment_id is None else find_segment_record(connection, segment_id)
+    segment = find_segment_record(connection, segment_id)
     encoder = None if segment is None else find_encoder_record(connection, segment.encoder)
     if segment is None or encoder is None:
         return

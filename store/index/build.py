@@ -74,10 +74,7 @@ def build_exact_index(vectors: Path, target: Path) -> dict[str, Any]:
 def build_ivf_index(vectors: Path, target: Path, options: IndexOptions) -> dict[str, Any]:
     """Write the inverted lists of a vector file to `target`, and the search parameters into the file's header.
 
-    The parameters are measured on a seeded sample of the vectors.
-
-    Returns:
-        The segment's details.
+    The parameters are measured on a seeded sample of the vectors. Return the segment's details.
     """
     file = VectorFile.open(vectors)
     rows, dimensions = file.vectors.shape

@@ -6,10 +6,11 @@ AssertionErrors without a message. The classes in this folder hide all of that.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import faiss
 import numpy as np
@@ -36,9 +37,21 @@ SCAN_CHUNK_ROWS = 16384  # vectors compared together in a full scan: 8 MB at 128
 NO_IDS: Ids = np.empty(0, np.int64)
 
 
-class VectorIndex(Protocol):
-    """A vector index. Distances are Euclidean. Any number of threads may search at once."""
+class VectorIndex(ABC):
+    """A vector index. Distances are Euclidean. Any number of threads may search at once.
 
+    Attributes:
+        dimensions: Length of each vector.
+        ids: All ids, ascending.
+    """
+
+    def __init__(self, dimensions: int, ids: Ids) -> None:
+        self.dimensions, self.ids = dimensions, ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @abstractmethod
     def search(
         self, queries: FloatArray, k: int, excluded_ids: ArrayLike = NO_IDS, allowed_ids: ArrayLike | None = None
     ) -> list[Neighbours]:
@@ -54,38 +67,28 @@ class VectorIndex(Protocol):
             For each query the ids and distances, ascending by distance, ties by id.
         """
 
+    @abstractmethod
     def range(
         self, queries: FloatArray, radius: float, excluded_ids: ArrayLike = NO_IDS, allowed_ids: ArrayLike | None = None
     ) -> list[Neighbours]:
         """Find all vectors at a distance of at most `radius` of each query (n, d), ordered as in `search`."""
 
-    def find_present(self, ids: ArrayLike) -> Ids:
-        """Return the ids that the index holds, ascending and unique."""
-
+    @abstractmethod
     def get_vectors(self, ids: ArrayLike) -> FloatArray:
         """Return the vectors (n, d) of these ids. The index must hold all of them."""
 
-    @property
-    def ids(self) -> Ids:
-        """All ids, ascending."""
-
-    @property
-    def dimensions(self) -> int:
-        """Length of each vector."""
-
-    def __len__(self) -> int: ...
+    def find_present(self, ids: ArrayLike) -> Ids:
+        """Return the ids that the index holds, ascending and unique."""
+        unique = sort_unique(ids)
+        return unique[is_member(unique, self.ids)]
 
 
-class FlatIndex:
-    """An exact index that compares each query with every vector. See VectorIndex for its methods.
-
-    Args:
-        dimensions: Length of each vector.
-    """
+class FlatIndex(VectorIndex):
+    """An exact index that compares each query with every vector."""
 
     def __init__(self, dimensions: int) -> None:
+        super().__init__(dimensions, NO_IDS)
         self._faiss_index: Any = faiss.IndexIDMap2(faiss.IndexFlatL2(dimensions))
-        self._ids = NO_IDS  # ascending
 
     @classmethod
     def from_chunks(cls, dimensions: int, chunks: Iterable[tuple[Ids, FloatArray]] = ()) -> Self:
@@ -95,31 +98,15 @@ class FlatIndex:
             index.add(np.concatenate([ids for ids, _ in parts]), np.concatenate([vectors for _, vectors in parts]))
         return index
 
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    @property
-    def dimensions(self) -> int:
-        """Length of each vector."""
-        return int(self._faiss_index.d)
-
-    @property
-    def ids(self) -> Ids:
-        """All ids, ascending."""
-        return self._ids
-
     def add(self, ids: ArrayLike, vectors: FloatArray) -> None:
         """Add vectors (n, d) with ids (n,). No thread may search meanwhile.
 
-        Raises:
-            EncoderMismatch: The vectors have the wrong length.
-            NotFinite: A vector holds NaN or infinity.
-            IndexDamaged: An id is already in the index.
+        Raises EncoderMismatch, NotFinite, or IndexDamaged if an id is already in the index.
         """
         new_ids, vectors = np.asarray(ids, np.int64), validate_vectors(vectors, self.dimensions)
         if len(new_ids) != len(vectors):
             raise IndexDamaged(f"{len(new_ids)} ids came with {len(vectors)} vectors. Run `simile rebuild`.")
-        merged = np.sort(np.concatenate([self._ids, new_ids]))
+        merged = np.sort(np.concatenate([self.ids, new_ids]))
         duplicates = merged[1:][merged[1:] == merged[:-1]]
         if len(duplicates):
             raise IndexDamaged(f"Image {duplicates[0]} would be in the index twice. Run `simile rebuild`.")
@@ -127,12 +114,7 @@ class FlatIndex:
             order = np.argsort(new_ids)  # FAISS orders equal distances by row, and ties must be ordered by id
             new_ids, vectors = new_ids[order], vectors[order]
         self._faiss_index.add_with_ids(vectors, new_ids)
-        self._ids = merged
-
-    def find_present(self, ids: ArrayLike) -> Ids:
-        """Return the ids that the index holds, ascending and unique."""
-        unique = sort_unique(ids)
-        return unique[is_member(unique, self._ids)]
+        self.ids = merged
 
     def get_vectors(self, ids: ArrayLike) -> FloatArray:
         """Return the vectors (n, d) of these ids. The index must hold all of them."""
@@ -160,7 +142,7 @@ class FlatIndex:
         with _use_one_thread_for_one_query(queries):
             squares, ids = self._faiss_index.search(queries, fetched)
         if ids.min(initial=0) < 0:  # squared distances exceed float32
-            return [scan_nearest(query, subtract_ids(self._ids, excluded), self.get_vectors, k) for query in queries]
+            return [scan_nearest(query, subtract_ids(self.ids, excluded), self.get_vectors, k) for query in queries]
         kept_ids = (row[~np.isin(row, excluded)] if len(excluded) else row for row in ids)
         results = [self._compute_exact_neighbours(query, row) for query, row in zip(queries, kept_ids, strict=True)]
         if fetched < len(self):
@@ -197,7 +179,7 @@ class FlatIndex:
         fetched = min(k + SPARE_NEIGHBOURS, len(self) - len(excluded))
         _, ids = self._faiss_index.search(queries, fetched, params=parameters)
         if ids.min(initial=0) < 0:  # squared distances exceed float32
-            return [scan_nearest(query, subtract_ids(self._ids, excluded), self.get_vectors, k) for query in queries]
+            return [scan_nearest(query, subtract_ids(self.ids, excluded), self.get_vectors, k) for query in queries]
         results = [self._compute_exact_neighbours(query, row) for query, row in zip(queries, ids, strict=True)]
         return [(nearest[:k], distances[:k]) for nearest, distances in results]
 
@@ -213,7 +195,7 @@ class FlatIndex:
             raise IndexDamaged(f"{path} is an index of another kind. Run `simile rebuild`.")
         loaded = cls(faiss_index.d)
         loaded._faiss_index = faiss_index
-        loaded._ids = np.sort(faiss.vector_to_array(faiss_index.id_map))
+        loaded.ids = np.sort(faiss.vector_to_array(faiss_index.id_map))
         return loaded
 
     def _compute_exact_neighbours(self, query: FloatArray, ids: Ids, radius: float = np.inf) -> Neighbours:

@@ -43,9 +43,6 @@ class Index:
     A commit is visible to every search that starts after it, whichever process made it: each search reads the
     catalogue's change counter, and loads what is new if the counter has moved. A new segment is opened in the
     background; until then, searches use the previous segment and everything that is newer.
-
-    Args:
-        catalogue: The open catalogue.
     """
 
     def __init__(self, catalogue: Catalogue) -> None:
@@ -65,12 +62,8 @@ class Index:
     def get_snapshot(self, encoder_fingerprint: str | None = None) -> Snapshot:
         """Return the vectors that a search starting now sees.
 
-        Args:
-            encoder_fingerprint: The encoder that made the queries, if it must be checked.
-
-        Raises:
-            NothingIndexed: The home has no active encoder or no images.
-            EncoderMismatch: Another encoder is active.
+        Raises NothingIndexed if the home has no active encoder or no images, and EncoderMismatch if another encoder
+        than that of the queries is active.
         """
         snapshot = self._get_current_snapshot()
         if not len(snapshot):
@@ -85,19 +78,10 @@ class Index:
     def search(
         self, queries: FloatArray, k: int, encoder_fingerprint: str | None = None, filter: Filter | None = None
     ) -> list[ImageDistances]:
-        """Find the k nearest images of each query.
+        """Find the k nearest images of each query (n, d'), made by `make_index_vectors`; fewer if there are fewer.
 
-        Args:
-            queries: (n, d'), made by `make_index_vectors`.
-            k: Number of neighbours; fewer are returned if there are fewer.
-            encoder_fingerprint: The encoder that made the queries; another one may have become active meanwhile.
-            filter: Conditions on the images.
-
-        Returns:
-            For each query (image id, Euclidean distance), ascending by distance, ties by id.
-
-        Raises:
-            NothingIndexed, EncoderMismatch, NotFinite.
+        Return for each query (image id, Euclidean distance), ascending by distance, ties by id. Raises NothingIndexed,
+        EncoderMismatch (another encoder has become active meanwhile), NotFinite.
         """
         snapshot = self.get_snapshot(encoder_fingerprint)
         return list(map(_make_image_distances, snapshot.search(queries, k, self.find_matching_ids(filter))))
@@ -138,17 +122,9 @@ class Index:
     ) -> None:
         """Build a new segment if changes are pending; otherwise delete unused files in segments/.
 
-        The caller must hold the home's lock.
-
-        Args:
-            kind: The setting `index`.
-            recall: The setting `recall`.
-            memory: The setting `index_memory`.
-            if_large: Leave a few changes to a large segment for later; searches find them anyway.
-
-        Raises:
-            NothingIndexed: There is no active encoder.
-            HomeNotWritable: There is no space or no permission.
+        The caller must hold the home's lock. `kind`, `recall` and `memory` are the fields of IndexOptions. With
+        `if_large`, a few changes to a large segment are left for later; searches find them anyway. Raises
+        NothingIndexed if there is no active encoder, and HomeNotWritable.
         """
         snapshot = self._get_newest_snapshot()
         ignored_changes = 0.0
@@ -197,26 +173,18 @@ class Index:
         if snapshot is None or snapshot.state != state:
             with self._refresh_lock:
                 snapshot = self._snapshot = self._refresh_snapshot(self._snapshot)
-                if self._is_outdated(snapshot):
-                    self._open_in_background()
+                is_opening = self._opener_thread is not None and self._opener_thread.is_alive()
+                if _is_outdated(snapshot) and not is_opening:
+                    self._opener_thread = threading.Thread(target=self._open_and_swap, name="open-segment", daemon=True)
+                    self._opener_thread.start()
         return snapshot
 
     def _get_newest_snapshot(self) -> Snapshot:
         """Return the current snapshot, based on the current segment."""
-        if self._is_outdated(self._get_current_snapshot()):
+        if _is_outdated(self._get_current_snapshot()):
             self.close()
         snapshot = self._get_current_snapshot()
-        return self._open_snapshot() if self._is_outdated(snapshot) else snapshot
-
-    @staticmethod
-    def _is_outdated(snapshot: Snapshot) -> bool:
-        return snapshot.base_segment_id != snapshot.state.segment_id
-
-    def _open_in_background(self) -> None:
-        """Open the current segment in a thread, unless one is running already."""
-        if self._opener_thread is None or not self._opener_thread.is_alive():
-            self._opener_thread = threading.Thread(target=self._open_and_swap, name="open-segment", daemon=True)
-            self._opener_thread.start()
+        return self._open_snapshot() if _is_outdated(snapshot) else snapshot
 
     def _open_and_swap(self) -> None:
         try:
@@ -233,7 +201,7 @@ class Index:
                 state = read_state(connection)
                 if old.state == state:  # another thread has refreshed it
                     return old
-                segment = None if state.segment_id is None else find_segment_record(connection, state.segment_id)
+                segment = find_segment_record(connection, state.segment_id)
                 if _can_extend(old.state, state, segment):
                     return old.extend(connection, state, old.state.changes)
         return self._open_snapshot()
@@ -243,7 +211,7 @@ class Index:
         with self._catalogue.begin_read() as connection:
             state = read_state(connection)
             encoder = get_encoder_record(connection, _get_active_fingerprint(state))
-            segment = None if state.segment_id is None else find_segment_record(connection, state.segment_id)
+            segment = find_segment_record(connection, state.segment_id)
             index = self._open_segment_index(encoder, segment)
             covered_change = 0 if segment is None or index is None else segment.change
             base = IndexSegment(FlatIndex(encoder.indexed_dimensions) if index is None else index, NO_IDS)
@@ -266,6 +234,10 @@ def _get_active_fingerprint(state: CatalogueState) -> str:
     if state.active_encoder is None:
         raise NothingIndexed("The home has no active encoder yet. Run `simile index PHOTOS`.")
     return state.active_encoder
+
+
+def _is_outdated(snapshot: Snapshot) -> bool:
+    return snapshot.base_segment_id != snapshot.state.segment_id
 
 
 def _can_extend(old: CatalogueState, new: CatalogueState, segment: SegmentRecord | None) -> bool:

@@ -21,6 +21,7 @@ from simile.store.index.flat import (
     NO_IDS,
     Ids,
     Neighbours,
+    VectorIndex,
     compute_exact_neighbours,
     is_member,
     read_faiss_index,
@@ -42,58 +43,38 @@ FLOAT32_MARGIN = 1.0001  # relative error of float32 distances is below 0.0001
 
 @dataclass(frozen=True, kw_only=True)
 class IvfTuning:
-    """Search parameters, measured when the index is built.
+    """Search parameters, measured when the index is built."""
 
-    Attributes:
-        nprobe: Number of lists, nearest first, to search for 10 neighbours.
-        power: For k neighbours, `nprobe` is multiplied by (k / 10) to this power.
-        error: Largest distance of a vector from its quantised bytes.
-        reach: Largest distance of a vector from its list's centroid.
-        usual: The same, for all but one vector in 200.
-    """
-
-    nprobe: int
-    power: float
-    error: float
-    reach: float
-    usual: float
+    nprobe: int  # number of lists, nearest first, to search for 10 neighbours
+    power: float  # for k neighbours, `nprobe` is multiplied by (k / 10) to this power
+    error: float  # largest distance of a vector from its quantised bytes
+    reach: float  # largest distance of a vector from its list's centroid
+    usual: float  # the same, for all but one vector in 200
 
 
 @dataclass(frozen=True, kw_only=True)
 class _RowSelection:
-    """The rows that a search may find.
+    """The rows that a search may find."""
 
-    Attributes:
-        excluded_ids: The argument that the selection was made of, as `allowed_ids`: together they are the cache's key.
-        allowed_rows: None if all rows but the excluded ones are allowed.
-        count: Number of rows that may be found.
-        is_narrow: Whether the allowed rows are few enough to compare them all.
-        selector: FAISS's selector of these rows; None for all rows, or if the selection is narrow.
-    """
-
-    excluded_ids: ArrayLike
+    excluded_ids: ArrayLike  # the arguments that the selection was made of: together they are the cache's key
     allowed_ids: ArrayLike | None
     excluded_rows: Ids
-    allowed_rows: Ids | None
-    count: int
-    is_narrow: bool
-    selector: Any
+    allowed_rows: Ids | None  # None if all rows but the excluded ones are allowed
+    count: int  # number of rows that may be found
+    is_narrow: bool  # whether the allowed rows are few enough to compare them all
+    selector: Any  # FAISS's selector of these rows; None for all rows, or if the selection is narrow
 
 
-class IvfIndex:
-    """An index that never changes: approximate in `search`, exact in everything else. See VectorIndex for its methods.
+class IvfIndex(VectorIndex):
+    """An index that never changes: approximate in `search`, exact in everything else.
 
     Selections of rows are cached by the identity of the id arrays, so callers must not change these arrays.
-
-    Args:
-        faiss_index: IndexIVFScalarQuantizer of all rows of the file.
-        file: The vectors.
-        tuning: The search parameters.
     """
 
     def __init__(self, faiss_index: Any, file: VectorFile, tuning: IvfTuning) -> None:
-        self._ids, self._vectors = file.ids, file.vectors
-        self._faiss_index = faiss_index
+        """Search the rows of a file in an IndexIVFScalarQuantizer of all of them."""
+        super().__init__(file.vectors.shape[1], file.ids)
+        self._vectors, self._faiss_index, self.list_count = file.vectors, faiss_index, int(faiss_index.nlist)
         self.tuning, self.max_scan_rows = tuning, MAX_SCAN_ROWS
         self._centroids = faiss_index.quantizer.reconstruct_n(0, faiss_index.nlist)
         self._recent_selections: tuple[_RowSelection, ...] = ()
@@ -110,31 +91,9 @@ class IvfIndex:
         except (KeyError, TypeError) as error:
             raise IndexDamaged(f"{path} was made by another version of simile. Run `simile rebuild`.") from error
 
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    @property
-    def dimensions(self) -> int:
-        """Length of each vector."""
-        return int(self._vectors.shape[1])
-
-    @property
-    def ids(self) -> Ids:
-        """All ids, ascending."""
-        return self._ids
-
-    @property
-    def list_count(self) -> int:
-        """Number of inverted lists."""
-        return int(self._faiss_index.nlist)
-
-    def find_present(self, ids: ArrayLike) -> Ids:
-        """Return the ids that the index holds, ascending and unique."""
-        return self._ids[self._find_rows(ids)]
-
     def get_vectors(self, ids: ArrayLike) -> FloatArray:
         """Return the vectors (n, d) of these ids. The index must hold all of them."""
-        return self._get_row_vectors(np.searchsorted(self._ids, np.asarray(ids, np.int64)))
+        return self._get_row_vectors(np.searchsorted(self.ids, np.asarray(ids, np.int64)))
 
     def search(
         self, queries: FloatArray, k: int, excluded_ids: ArrayLike = NO_IDS, allowed_ids: ArrayLike | None = None
@@ -268,11 +227,11 @@ class IvfIndex:
         """Return the rows of the ids that the index holds, ascending."""
         unique = sort_unique(ids)
         if len(unique) > len(self):  # a filter may allow half a million ids
-            return np.flatnonzero(is_member(self._ids, unique))
+            return np.flatnonzero(is_member(self.ids, unique))
         if not len(unique):
             return NO_IDS
-        rows = np.searchsorted(self._ids, unique).clip(max=len(self) - 1)
-        present: Ids = rows[self._ids[rows] == unique]
+        rows = np.searchsorted(self.ids, unique).clip(max=len(self) - 1)
+        present: Ids = rows[self.ids[rows] == unique]
         return present
 
     def _get_row_vectors(self, rows: Ids) -> FloatArray:
@@ -281,7 +240,7 @@ class IvfIndex:
 
     def _rows_to_ids(self, neighbours: Neighbours) -> Neighbours:
         """Replace rows by ids. Both ascend together, so ties stay in order."""
-        return self._ids[neighbours[0]], neighbours[1]
+        return self.ids[neighbours[0]], neighbours[1]
 
 
 def _make_search_parameters(nprobe: int, selection: _RowSelection) -> Any:

@@ -25,19 +25,10 @@ MAX_HASHED_BYTES = 64 << 20  # size up to which a file is hashed at each opening
 def write_segment(
     home: Home, encoder: EncoderRecord, vectors: Path, change: int, options: IndexOptions
 ) -> WrittenSegment:
-    """Write an index of a vector file into segments/, durably.
+    """Write an index of a file of `write_vector_file` into segments/, durably. An ivf segment takes the file over.
 
     The file names contain a hash of the contents: the same contents always get the same name, other contents never do.
-
-    Args:
-        home: The home.
-        encoder: The encoder that made the vectors.
-        vectors: A file written by `write_vector_file`. An ivf segment takes it over.
-        change: The last change that the vectors include.
-        options: The user's options for the index.
-
-    Raises:
-        HomeNotWritable: There is no space or no permission.
+    `change` is the last change that the vectors include. Raises HomeNotWritable.
     """
     rows, dimensions = VectorFile.open(vectors).vectors.shape
     kind = options.choose_kind(rows, dimensions)
@@ -71,15 +62,9 @@ def make_temporary_file(home: Home) -> Iterator[Path]:
 
 
 def open_segment(home: Home, segment: SegmentRecord, *, max_hashed_bytes: int | None = None) -> VectorIndex:
-    """Open a segment's index.
+    """Open a segment's index, and compare its files up to this size (None: all) with their hashes.
 
-    Args:
-        home: The home.
-        segment: The segment's row.
-        max_hashed_bytes: Size up to which files are compared with their hashes; None for all files.
-
-    Raises:
-        IndexDamaged: A file is missing, altered or inconsistent with the row.
+    Raises IndexDamaged if a file is missing, altered or inconsistent with the row.
     """
     if segment.kind not in INDEX_CLASSES:
         raise IndexDamaged(f"{segment.file} is an index of kind {segment.kind!r}, unknown here. Run `simile rebuild`.")

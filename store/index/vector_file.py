@@ -48,18 +48,9 @@ class VectorFile:
 
 
 def write_vector_file(path: Path, dimensions: int, chunks: Iterable[tuple[Ids, FloatArray]]) -> int:
-    """Write vectors chunk by chunk.
+    """Write chunks of ids (m,), ascending over all chunks, and vectors (m, dimensions); return the number of rows.
 
-    Args:
-        path: The file.
-        dimensions: Length of each vector.
-        chunks: (ids (m,), vectors (m, dimensions)); ids must ascend over all chunks.
-
-    Returns:
-        The number of rows.
-
-    Raises:
-        IndexDamaged: The ids do not ascend.
+    Raises IndexDamaged if the ids do not ascend.
     """
     id_chunks = [NO_IDS]
     with path.open("wb") as file:
