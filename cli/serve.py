@@ -81,12 +81,19 @@ def _check_settings_binding(settings: Settings) -> None:
 
 
 def _run_server(settings: Settings, verbose: bool) -> None:
+    from simile.service.server.server import has_keys
+
     # Until the server has its own handler: the first process of a container ignores signals without a handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     _check_settings_binding(settings)
     configure_logging(verbose, settings.log == "json")
     listener = _bind_socket(settings.host, settings.port)
     output.note(f"simile is running at {_make_server_url(settings.host, listener)}  (Ctrl-C stops it)")
+    if not settings.insecure and not has_keys(settings):
+        output.note(
+            "Without keys it is open to all programs on this machine, so also to a proxy and to all its clients. "
+            "Before you put a proxy in front of it: simile keys create NAME"
+        )
     if settings.serve_workers > 1:
         from simile.service.server.supervisor import supervise
 

@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
-from typing import TextIO
+from typing import Any, TextIO
 
 _NOISY_LOGGERS = ("PIL", "faiss", "torch", "alembic", "httpx2", "httpcore2", "asyncio", "python_multipart")
 
@@ -19,12 +19,21 @@ class _CurrentStderrHandler(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
+# Control characters (C0, DEL, C1): line ends fake another log line, ESC and BEL are commands for a terminal.
+_CONTROL_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {10: "\\n", 13: "\\r"}
+_TRACEBACK_ESCAPES = {code: text for code, text in _CONTROL_ESCAPES.items() if code != 10}
+
+
 class SingleLineFormatter(logging.Formatter):
-    """Format each message as one line: text from a client may hold line ends and must not fake another log line."""
+    """Format each message as one line of visible characters, because text from a client may be a part of it."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # name of logging's method
-        """Return the message with line ends escaped."""
-        return super().formatMessage(record).replace("\r", "\\r").replace("\n", "\\n")
+        """Return the message with control characters escaped."""
+        return super().formatMessage(record).translate(_CONTROL_ESCAPES)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  # name of logging's method
+        """Return the traceback with control characters other than line ends escaped."""
+        return super().formatException(ei).translate(_TRACEBACK_ESCAPES)
 
 
 class JsonLinesFormatter(logging.Formatter):

@@ -25,6 +25,7 @@ CORS_OPTIONS: dict[str, Any] = {
     "allow_credentials": False,
 }
 
+HSTS_SECONDS = 365 * 24 * 3600  # browsers that saw the service over https do not ask it over http
 # An image may be deleted, and a home may change its encoder: browsers cache the bytes and revalidate them.
 CACHE_AND_REVALIDATE = "private, no-cache"
 
@@ -44,6 +45,9 @@ class SecurityHeadersMiddleware:
                 headers.setdefault("X-Frame-Options", "DENY")
                 headers.setdefault("Cross-Origin-Opener-Policy", "same-origin")
                 headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
+                headers.setdefault("Permissions-Policy", "camera=(), microphone=(), geolocation=()")
+                if scope["scheme"] == "https":
+                    headers.setdefault("Strict-Transport-Security", f"max-age={HSTS_SECONDS}")
                 if not headers.get("Content-Type", "").startswith("text/html"):  # pages bring a policy of their own
                     headers.setdefault("Content-Security-Policy", _DEFAULT_POLICY)
                 if not scope["path"].startswith("/static/"):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import re
+import tempfile
 import unicodedata
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, BinaryIO, TypeVar
 
@@ -13,13 +15,14 @@ from fastapi import Query
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from simile.search.queries import SearchQuery
 from simile.search.searcher import Searcher
-from simile.service.errors import make_too_large_error
+from simile.service.errors import ProblemException, make_too_large_error
 from simile.service.schemas.search import (
     MAX_BATCH_SEARCHES,
     MAX_QUERY_IMAGES,
@@ -37,6 +40,7 @@ JSON_MEDIA_TYPE = "application/json"
 MAX_JSON_BYTES = 1 << 20  # a vector of 65,536 numbers needs less
 MAX_BATCH_BYTES = 8 << 20
 MAX_FORM_FIELDS = 192
+_FORM_CHARSETS = frozenset({b"utf-8", b"utf8", b"us-ascii", b"ascii", b"iso-8859-1", b"latin-1", b"latin1"})
 # Fields that a form may repeat.
 _LIST_FIELDS = frozenset({"include", "plus", "minus", "where", "format", "positive_id", "negative_id"})
 _NO_FORM_ERROR = f"Send the image as {MULTIPART_MEDIA_TYPE}, in the field `file`."
@@ -151,8 +155,24 @@ async def read_json(request: Request, model: type[BodyModel]) -> BodyModel:
 @asynccontextmanager
 async def open_form(request: Request, max_files: int = 1) -> AsyncIterator[FormData]:
     """Open the form of a request with at most `max_files` files; closes their temporary files at the end."""
-    async with request.form(max_files=max_files, max_fields=MAX_FORM_FIELDS) as form:
+    charset = parse_options_header(request.headers.get("content-type"))[1].get(b"charset", b"utf-8").lower()
+    if charset not in _FORM_CHARSETS:
+        # Starlette decodes names and values with any codec of Python, some of which take minutes or raise.
+        raise HTTPException(415, f"The charset {charset.decode('latin-1')[:40]!r} of the form is not read. Send utf-8.")
+    async with AsyncExitStack() as stack:
+        try:
+            form = await stack.enter_async_context(request.form(max_files=max_files, max_fields=MAX_FORM_FIELDS))
+        except OSError as error:
+            raise _make_spool_error(error) from error
         yield form
+
+
+def _make_spool_error(error: OSError) -> Exception:
+    """Return a 503 if the disk for temporary files is full, else the error."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    detail = f"No space is left for uploads in {tempfile.gettempdir()}. Send it again in a while."
+    return ProblemException(503, "disk-full", detail, 5)
 
 
 def get_upload(form: FormData) -> Upload:

@@ -27,7 +27,7 @@ from simile.service.errors import ProblemException, make_problem, make_problem_r
 from simile.service.security import scopes
 from simile.service.security.api_keys import Authenticator, Credential, Principal
 from simile.service.security.proxies import apply_forwarded_headers, get_client_address, is_local_client
-from simile.service.security.sessions import SESSION_COOKIE, make_sign_in_redirect
+from simile.service.security.sessions import get_cookie_name, make_sign_in_redirect
 
 MAX_HEADER_BYTES = 32 * 1024  # bytes of all headers; browsers send 2 KiB
 MAX_URL_BYTES = 8 * 1024  # bytes of path and query
@@ -57,7 +57,7 @@ class AccessControlMiddleware:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         apply_forwarded_headers(scope, self.trusted_proxies)
-        request_credential = get_credential(scope)
+        request_credential = self._get_credential(scope)
         try:
             visitor = await self._authorise(scope, request_credential)
         except (ProblemException, SimileError) as error:
@@ -76,7 +76,7 @@ class AccessControlMiddleware:
         self._check_host(headers)
         self._check_origin(scope["method"], headers)
         locked = await self.authenticator.requires_key()
-        if not locked and not self.settings.insecure and not is_local_client(scope):
+        if not locked and not self.settings.insecure and not self._is_local_request(scope, headers):
             raise _make_remote_client_error()
         visitor = await self._authenticate(scope, credential) if locked and required != "public" else None
         self._limit_rate(scope, visitor)
@@ -116,6 +116,24 @@ class AccessControlMiddleware:
             if wait:
                 raise make_rate_limit_error(wait, "requests")
 
+    def _get_credential(self, scope: Scope) -> Credential | None:
+        """Return the credential of a request; never the cookie for a page of an origin in SIMILE_CORS_ORIGINS.
+
+        SameSite=Strict is about sites: a page on another port of this host is of the same site, and sends the cookie.
+        """
+        credential, headers = get_credential(scope), Headers(scope=scope)
+        origin = headers.get("origin", "")
+        is_own_page = headers.get("sec-fetch-site") == "same-origin" or _is_same_origin(origin, headers.get("host"))
+        if credential and credential.kind == "cookie" and origin in self.allowed_origins and not is_own_page:
+            return None
+        return credential
+
+    def _is_local_request(self, scope: Scope, headers: Headers) -> bool:
+        """Return whether a program on this machine sent it: a proxy may rewrite Host, but it keeps Origin."""
+        origin = headers.get("origin")
+        is_foreign = origin and origin not in self.allowed_origins and not _is_same_origin(origin, headers.get("host"))
+        return is_local_client(scope) and not is_foreign
+
     def _check_host(self, headers: Headers) -> None:
         """Refuse unknown host names: another site's name may resolve to this machine (DNS rebinding)."""
         name = parse_host_header(headers.get("host", ""))
@@ -132,7 +150,7 @@ class AccessControlMiddleware:
         fine = (
             fetch_site in ("same-origin", "none")
             if fetch_site
-            else not origin or _is_same_origin(origin, headers.get("host", ""))
+            else not origin or _is_same_origin(origin, headers.get("host"))
         )
         if not fine:
             raise ProblemException(
@@ -194,7 +212,7 @@ def get_credential(scope: Scope) -> Credential | None:
         return Credential("key", text.strip())
     if headers.get("x-api-key"):
         return Credential("key", headers["x-api-key"])
-    cookie = Request(scope).cookies.get(SESSION_COOKIE) if "cookie" in headers else None
+    cookie = Request(scope).cookies.get(get_cookie_name(scope)) if "cookie" in headers else None
     return Credential("cookie", cookie) if cookie else None
 
 
@@ -222,8 +240,8 @@ def _make_unauthorized_error(problem_kind: str, detail: str) -> ProblemException
 
 def _make_remote_client_error() -> ProblemException:
     detail = (
-        "This home has no keys, so it is open to programs on its own machine alone. "
-        "The operator can make one: `simile keys create NAME`."
+        "This home has no keys, so it is open to programs on its own machine alone; this request came from another "
+        "one, or through a proxy. The operator can make a key: `simile keys create NAME`."
     )
     return ProblemException(403, "not-from-here", detail)
 
@@ -239,10 +257,10 @@ def _check_request_size(scope: Scope) -> None:
         )
 
 
-def _is_same_origin(origin: str, host: str) -> bool:
+def _is_same_origin(origin: str, host: str | None) -> bool:
     """Return whether an Origin is the requested host itself. `null`, sent by sandboxed pages, is not."""
     try:
-        return urlsplit(origin).netloc.lower() == host.lower() != ""
+        return urlsplit(origin).netloc.lower() == (host or "").lower() != ""
     except ValueError:
         return False
 

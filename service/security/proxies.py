@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -10,6 +11,15 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from simile.core.hosts import IpNetwork
+
+# Headers that a proxy may add; all that begin with the prefix count too. A client on this machine sends none of them.
+_FORWARDED_PREFIXES = ("x-forwarded-", "x-original-", "cf-", "x-envoy-", "x-appengine-", "fastly-", "x-amzn-")
+_FORWARDED_HEADERS = frozenset(
+    {"forwarded", "via", "true-client-ip", "x-client-ip", "x-cluster-client-ip", "x-real-ip", "x-remote-ip"}
+    | {"x-remote-addr", "x-azure-clientip", "x-azure-socketip", "fly-client-ip", "x-nginx-proxy", "client-ip"}
+    | {"x-proxyuser-ip", "x-arr-log-id", "proxy-connection"}
+)
+_PORT_PATTERN = re.compile(r"([\d.]+|\[[0-9a-fA-F:.]+\]):\d{1,5}")
 
 
 def apply_forwarded_headers(scope: Scope, trusted_proxies: Sequence[IpNetwork]) -> None:
@@ -19,7 +29,8 @@ def apply_forwarded_headers(scope: Scope, trusted_proxies: Sequence[IpNetwork]) 
         return
     headers = Headers(scope=scope)
     # Each proxy appends the address that it saw. Everything left of the first untrusted address may be forged.
-    chain = [item.strip() for item in ",".join(headers.getlist("x-forwarded-for")).split(",") if item.strip()]
+    items = [item.strip() for item in ",".join(headers.getlist("x-forwarded-for")).split(",")]
+    chain = [_remove_port(item) for item in items if item]
     stranger = next(
         (item for item in reversed(chain) if not _is_in_networks(item, trusted_proxies)), chain[0] if chain else None
     )
@@ -42,9 +53,15 @@ def get_client_address(scope: Scope) -> str:
 
 
 def is_local_client(scope: Scope) -> bool:
-    """Return whether the client is known to be on this machine; false behind any proxy."""
-    headers = Headers(scope=scope)
-    if "x-forwarded-for" in headers or "forwarded" in headers:
+    """Return whether the client is on this machine, as far as the request shows; false if a proxy may have sent it.
+
+    A proxy shows itself by a header that it adds, or by HTTP/1.0, which nginx uses by default and clients do not. A
+    proxy that does neither cannot be distinguished from a client: behind a proxy, a home needs keys.
+    """
+    names = (name.decode("latin-1") for name, _ in scope["headers"])
+    if scope.get("http_version") == "1.0" or any(
+        name in _FORWARDED_HEADERS or name.startswith(_FORWARDED_PREFIXES) for name in names
+    ):
         return False
     client = scope.get("client")
     address = _parse_address(client[0]) if client else None
@@ -59,6 +76,12 @@ def is_single_client(scope: Scope, trusted_proxies: Sequence[IpNetwork]) -> bool
     client = scope.get("client")
     address = _parse_address(client[0]) if client else None
     return address is not None and not address.is_loopback and not _is_in_networks(str(address), trusted_proxies)
+
+
+def _remove_port(address: str) -> str:
+    """Return `1.2.3.4` of `1.2.3.4:567`, and `::1` of `[::1]:567`: some proxies add the port of the client."""
+    match = _PORT_PATTERN.fullmatch(address)
+    return (match[1] if match else address).strip("[]")
 
 
 def _is_in_networks(address: str, networks: Sequence[IpNetwork]) -> bool:

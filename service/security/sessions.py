@@ -13,7 +13,7 @@ from starlette.types import Scope
 
 from simile.service import urls
 
-SESSION_COOKIE = "simile_session"
+_SESSION_COOKIE = "simile_session"
 _REDIRECT_PAGE_POLICY = "default-src 'none'; frame-ancestors 'none'"
 
 
@@ -62,15 +62,25 @@ def _get_request_url(scope: Scope) -> str:
     return get_local_url(f"{path}?{query}" if query else path)
 
 
-def set_session_cookie(response: Response, token: str, seconds: int, *, secure: bool) -> None:
+def get_cookie_name(scope: Scope) -> str:
+    """Return the name of the session cookie. Over https, browsers let no other host set a cookie with this prefix."""
+    return f"__Host-{_SESSION_COOKIE}" if scope["scheme"] == "https" else _SESSION_COOKIE
+
+
+def set_session_cookie(request: Request, response: Response, token: str, seconds: int) -> None:
     """Set the session cookie: HttpOnly, and SameSite=Strict so that other sites cannot use it."""
     response.set_cookie(
-        SESSION_COOKIE, token, max_age=seconds, path="/", secure=secure, httponly=True, samesite="strict"
+        get_cookie_name(request.scope),
+        token,
+        max_age=seconds,
+        path="/",
+        secure=request.url.scheme == "https",
+        httponly=True,
+        samesite="strict",
     )
 
 
 def delete_session_cookie(request: Request, response: Response) -> None:
     """Delete the session cookie."""
-    response.delete_cookie(
-        SESSION_COOKIE, path="/", secure=request.url.scheme == "https", httponly=True, samesite="strict"
-    )
+    secure = request.url.scheme == "https"
+    response.delete_cookie(get_cookie_name(request.scope), path="/", secure=secure, httponly=True, samesite="strict")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -28,6 +29,7 @@ CONNECTION_KEY = "simile.connection"  # in the scope of every request
 MAX_RAW_HEADER_BYTES = 64 * 1024
 HEADER_SECONDS = 10.0
 LINGER_SECONDS = 5.0  # for a client to receive its last response, or to end an unread body
+MAX_PIPELINED = 16  # requests of one connection that wait for their response
 LINGER_BYTES = 1 << 20  # of an unread body: a shorter one is read to its end, so that the connection stays usable
 
 
@@ -58,8 +60,9 @@ class GuardedConnection(HttpToolsProtocol):
         self._limits = limits
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
-        self._in_header = False
+        self._in_header = self._is_ending = False  # ending: what was read is answered, and nothing more is read
         self._header_bytes = self._unread_bytes = 0
+        self.idle_since = self.loop.time()
 
     def is_closed(self) -> bool:
         """Return whether the client has disconnected or is being disconnected."""
@@ -67,7 +70,7 @@ class GuardedConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
-        if len(self.connections) > self._limits.max_connections:
+        if len(self.connections) > self._limits.max_connections and not self._close_idle_connection():
             limit = self._limits.max_connections
             detail = f"{limit} connections are open, the maximum (SIMILE_CONNECTIONS). Try again."
             self._reject(503, "too-many-connections", detail, {"Retry-After": "1"})
@@ -79,8 +82,32 @@ class GuardedConnection(HttpToolsProtocol):
         self._cancel_write_timer()
         super().connection_lost(exc)
 
+    @property
+    def address(self) -> str:
+        """The address of the peer; empty for a Unix socket."""
+        return self.client[0] if self.client else ""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is in progress, so that the client loses nothing when the connection is closed."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _close_idle_connection(self) -> bool:
+        """Close the idle connection that waits longest, of the address with the most connections; False without one.
+
+        So connections that send nothing cannot keep out clients that send requests.
+        """
+        others = [item for item in self.connections if item is not self and isinstance(item, GuardedConnection)]
+        idle = [item for item in others if item.is_idle and not item.is_closed()]
+        if not idle:
+            return False
+        counts = Counter(item.address for item in others)
+        longest = max(idle, key=lambda item: (counts[item.address], -item.idle_since))
+        longest.transport.abort()
+        return True
+
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._is_ending:
             return
         super().data_received(data)
         if self._in_header:
@@ -89,6 +116,8 @@ class GuardedConnection(HttpToolsProtocol):
                 self._reject(431, "header-too-large", f"The headers are larger than {MAX_RAW_HEADER_BYTES:,} bytes.")
 
     def on_message_begin(self) -> None:
+        if len(self.pipeline) >= MAX_PIPELINED:  # the parser stops at an exception; uvicorn would queue them all
+            raise ValueError(f"More than {MAX_PIPELINED} requests of one connection wait for a response.")
         super().on_message_begin()
         self.scope[CONNECTION_KEY] = self  # type: ignore[literal-required]  # a scope may have additional keys
         self._in_header, self._header_bytes, self._unread_bytes = True, 0, 0
@@ -113,6 +142,7 @@ class GuardedConnection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         has_unread_body = self.cycle.response_complete and self.cycle.more_body
         super().on_response_complete()
+        self.idle_since = self.loop.time()
         if has_unread_body:
             self._start_timer(LINGER_SECONDS, self._close)
 
@@ -133,7 +163,10 @@ class GuardedConnection(HttpToolsProtocol):
         self._close()
 
     def send_400_response(self, msg: str) -> None:
-        self._reject(400, None, f"{msg} Send HTTP/1.1.")
+        if self.is_idle or self.cycle.more_body:
+            self._reject(400, None, f"{msg} Send HTTP/1.1.")
+        else:  # the requests before it get their responses
+            self._is_ending, self.cycle.keep_alive = True, False
 
     def _on_header_timeout(self) -> None:
         detail = f"The headers were not complete within {self._limits.header_seconds:g} seconds."

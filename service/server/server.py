@@ -95,7 +95,7 @@ def suppress_final_signal() -> Iterator[None]:
 
 def check_binding(settings: Settings) -> None:
     """Raise BadSetting if other machines can reach the address and the home has no keys."""
-    if is_loopback(settings.host) or settings.insecure or _has_keys(settings):
+    if is_loopback(settings.host) or settings.insecure or has_keys(settings):
         return
     raise BadSetting(
         f"On {settings.host} other machines can reach the service, and {settings.home} has no keys. Make one: "
@@ -104,7 +104,8 @@ def check_binding(settings: Settings) -> None:
     )
 
 
-def _has_keys(settings: Settings) -> bool:
+def has_keys(settings: Settings) -> bool:
+    """Return whether the home exists and has a key."""
     home = Home(settings.home, settings.database_url)
     if not catalogue_exists(home):
         return False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +14,9 @@ from simile.service.middleware.limits import UploadLimiter
 from simile.service.observability.metrics import ServiceMetrics
 from simile.service.state.searcher_provider import SearcherProvider
 
+logger = logging.getLogger(__name__)
+
+_PATH_PATTERN = re.compile(r"\S*/\S+")
 INDEX_REFRESH_SECONDS = 15.0  # between two updates of the index metrics
 
 
@@ -36,6 +41,7 @@ class Readiness:
     metrics: ServiceMetrics
     loaded_event: threading.Event = field(default_factory=threading.Event)
     stop_event: threading.Event = field(default_factory=threading.Event)
+    _logged_reason: str = ""
 
     def check(self) -> dict[str, Any]:
         """Return the encoder's fingerprint as `encoder` and the number of images as `images`. Raises NotReady."""
@@ -49,10 +55,18 @@ class Readiness:
                 state = searcher.check_ready()  # loads the encoder, and counts in the catalogue
                 len(searcher.index)  # opens the index
             except SimileError as error:
-                reasons.append(str(error))
+                self._log_reason(str(error))
+                reasons.append(_PATH_PATTERN.sub("(path in the log)", str(error)))  # anyone may ask for the readiness
         if reasons or state is None:
             raise NotReady(reasons)
+        self._logged_reason = ""
         return state
+
+    def _log_reason(self, reason: str) -> None:
+        """Log a reason once, not at each request of a health check."""
+        if reason != self._logged_reason:
+            self._logged_reason = reason
+            logger.warning("not ready: %s", reason)
 
     def preload(self) -> None:
         """Load the encoder, then update the metrics; errors are left to the first request."""

@@ -51,14 +51,14 @@ async def sign_in(request: Request) -> Response:
         return _disable_caching(render_page(request, _TEMPLATE, SignInView(there), make_problem(error)))
     response = RedirectResponse(there, 303)
     seconds = int(SESSION_LIFETIME.total_seconds())
-    sessions.set_session_cookie(response, token, seconds, secure=request.url.scheme == "https")
+    sessions.set_session_cookie(request, response, token, seconds)
     return _disable_caching(response)
 
 
 @router.post(urls.SIGN_OUT)
 async def sign_out(request: Request) -> Response:
     """End the session; copies of its cookie become invalid, too."""
-    token = request.cookies.get(sessions.SESSION_COOKIE)
+    token = request.cookies.get(sessions.get_cookie_name(request.scope))
     if token:
         await _get_authenticator(request).close_session(token)
     response = RedirectResponse(urls.SIGN_IN, 303)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -306,25 +307,13 @@ def test_a_body_that_is_refused_is_not_read_to_its_end(home_with_digits: Setting
                 sent += 100_000
 
 
-def test_more_connections_than_allowed_are_refused(home_with_digits: Settings) -> None:
-    settings = home_with_digits.model_copy(update={"connections": 2})
-    with listening(settings) as serving, serving.connect() as item, serving.connect() as two:
-        for connection in (item, two):
-            connection.sendall(get("/livez"))
-            assert read_reply(connection).status == 200
-        with serving.connect() as third:
-            reply = read_reply(third)
-        assert reply.status == 503 and reply.json()["type"].endswith("too-many-connections")
-        item.close()
-        time.sleep(0.1)
-        assert serving.answer(get("/livez")).status == 200
-
-
 def test_a_client_that_does_not_read_its_answer_is_cut_off(home_with_digits: Settings) -> None:
     settings = home_with_digits.model_copy(update={"answer_seconds": 0.5})
     with listening(settings) as serving, serving.connect() as connection:
-        for _ in range(200):  # 200 answers of 60 kB: more than the system keeps for a reader who may come back
-            connection.sendall(get("/v1/images?limit=120"))
+        with suppress(ConnectionError):  # cut off already
+            for _ in range(200):  # 200 answers of 60 kB: more than the system keeps for a reader who may come back
+                connection.sendall(get("/v1/images?limit=120"))
+                time.sleep(0.002)  # not faster than they are answered
         until = time.monotonic() + 10
         while serving.server.server_state.connections and time.monotonic() < until:
             time.sleep(0.05)
