@@ -136,7 +136,9 @@ def _decode_first_frame(
         if min_side is not None and im.format in ("JPEG", "MPO"):
             im.draft(None, (2 * min_side, 2 * min_side))
         is_reduced = im.size != original_size
-        _scale_transparent_grey(im)
+        # Pillow scales the pixels of a grey PNG with 2 or 4 bits to 0..255, but not the value that is transparent.
+        if isinstance(im, PngImagePlugin.PngImageFile) and im.tile and isinstance(im.info.get("transparency"), int):
+            im.info["transparency"] *= {"L;2": 85, "L;4": 17}.get(str(im.tile[0].args), 1)
         # Decode, convert to RGB and turn upright.
         im.load()
         orientation = _read_orientation(im)
@@ -165,12 +167,6 @@ def _read_icon_sizes(data: bytes) -> list[tuple[int, int]]:
             width, height = (int.from_bytes(head[start : start + 4], "little", signed=True) for start in (4, 8))
             sizes.append((abs(width), abs(height) // 2))
     return sizes
-
-
-def _scale_transparent_grey(im: Image.Image) -> None:
-    """Scale the transparent grey value of a PNG with 2 or 4 bits to 0..255, as Pillow scales only the pixels."""
-    if isinstance(im, PngImagePlugin.PngImageFile) and im.tile and isinstance(im.info.get("transparency"), int):
-        im.info["transparency"] *= {"L;2": 85, "L;4": 17}.get(str(im.tile[0].args), 1)
 
 
 def _check_pixel_count(size: tuple[int, int], name: str | Path, limits: Limits) -> None:
@@ -207,8 +203,11 @@ def _apply_orientation(pixels: Pixels, orientation: int) -> Pixels:
 
 def _to_rgb(im: Image.Image, name: str | Path, background: str) -> Image.Image:
     """Convert any mode to RGB; transparent pixels show the background."""
-    if im.mode in ("I", "F") or im.mode.startswith("I;16"):
-        im = _to_eight_bits(im, name)
+    if im.mode in ("I", "F") or im.mode.startswith("I;16"):  # grey of more than 8 bits
+        values, info = np.asarray(im), im.info
+        im = Image.fromarray(_scale_to_uint8(values, im, name))
+        if "transparency" in info:  # one of its values means transparent
+            im.putalpha(Image.fromarray(np.where(values == info["transparency"], 0, 255).astype(np.uint8)))
     if im.mode in ("La", "RGBa"):  # colours are multiplied by alpha
         im = im.convert({"La": "LA", "RGBa": "RGBA"}[im.mode])
     if not im.has_transparency_data:
@@ -217,15 +216,6 @@ def _to_rgb(im: Image.Image, name: str | Path, background: str) -> Image.Image:
     canvas = Image.new("RGB", im.size, background)
     canvas.paste(rgba, mask=rgba.getchannel("A"))
     return canvas
-
-
-def _to_eight_bits(im: Image.Image, name: str | Path) -> Image.Image:
-    """Convert grey of more than 8 bits to "L", or to "LA" if one of its values means transparent."""
-    values = np.asarray(im)
-    levels = Image.fromarray(_scale_to_uint8(values, im, name))
-    if "transparency" in im.info:
-        levels.putalpha(Image.fromarray(np.where(values == im.info["transparency"], 0, 255).astype(np.uint8)))
-    return levels
 
 
 def _scale_to_uint8(values: NDArray[Any], im: Image.Image, name: str | Path) -> Pixels:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
@@ -22,18 +23,9 @@ _SAMPLE_TEXTS = (
 
 
 def distort(pixels: Pixels, kind: str, random: np.random.Generator) -> Pixels:
-    """Return a distorted copy of an image.
+    """Return a distorted copy (h, w, 3) of an image (H, W, 3) uint8; the same state of `random` gives the same copy.
 
-    Args:
-        pixels: (H, W, 3) uint8.
-        kind: One of DISTORTION_KINDS or HELD_OUT_DISTORTION_KINDS.
-        random: The same state gives the same copy.
-
-    Returns:
-        (h, w, 3) uint8.
-
-    Raises:
-        ValueError: There is no such kind.
+    `kind` is one of DISTORTION_KINDS or HELD_OUT_DISTORTION_KINDS. Raises ValueError if there is no such kind.
     """
     if kind not in _DISTORTIONS:
         raise ValueError(f"there is no distortion {kind!r}. Use one of: {', '.join(_DISTORTIONS)}")
@@ -41,53 +33,37 @@ def distort(pixels: Pixels, kind: str, random: np.random.Generator) -> Pixels:
     return np.asarray(_DISTORTIONS[kind](image, random).convert("RGB"))
 
 
-def _make_recompression(format: str, quality: int) -> Distortion:
+def _recompress(image: Image.Image, _: np.random.Generator, *, format: str, quality: int) -> Image.Image:
     """Save in a lossy format and read again."""
-
-    def apply(image: Image.Image, _: np.random.Generator) -> Image.Image:
-        file = io.BytesIO()
-        image.save(file, format, quality=quality)
-        return Image.open(file, formats=(format,)).convert("RGB")
-
-    return apply
+    file = io.BytesIO()
+    image.save(file, format, quality=quality)
+    return Image.open(file, formats=(format,)).convert("RGB")
 
 
-def _make_resize(scale_x: float, scale_y: float) -> Distortion:
+def _resize(image: Image.Image, _: np.random.Generator, *, scale_x: float, scale_y: float) -> Image.Image:
     """Scale the width and the height."""
-
-    def apply(image: Image.Image, _: np.random.Generator) -> Image.Image:
-        size = max(1, round(image.width * scale_x)), max(1, round(image.height * scale_y))
-        return image.resize(size, Image.Resampling.BICUBIC)
-
-    return apply
+    size = max(1, round(image.width * scale_x)), max(1, round(image.height * scale_y))
+    return image.resize(size, Image.Resampling.BICUBIC)
 
 
-def _make_crop(area: float) -> Distortion:
-    """Crop to this share of the area, at a random position, in the aspect of the image."""
-
-    def apply(image: Image.Image, random: np.random.Generator) -> Image.Image:
-        width, height = (max(1, round(side * area**0.5)) for side in image.size)
-        left = int(random.integers(image.width - width + 1))
-        top = int(random.integers(image.height - height + 1))
-        return image.crop((left, top, left + width, top + height))
-
-    return apply
+def _crop(image: Image.Image, random: np.random.Generator, *, share_x: float, share_y: float) -> Image.Image:
+    """Crop to these shares of the width and the height, at a random position."""
+    width, height = max(1, round(image.width * share_x)), max(1, round(image.height * share_y))
+    left = int(random.integers(image.width - width + 1))
+    top = int(random.integers(image.height - height + 1))
+    return image.crop((left, top, left + width, top + height))
 
 
-def _make_transpose(method: Image.Transpose) -> Distortion:
+def _transpose(image: Image.Image, _: np.random.Generator, *, method: Image.Transpose) -> Image.Image:
     """Mirror, or rotate by a multiple of 90 degrees."""
-    return lambda image, _: image.transpose(method)
+    return image.transpose(method)
 
 
-def _make_rotation(min_degrees: float, max_degrees: float) -> Distortion:
+def _rotate(image: Image.Image, random: np.random.Generator, *, min_degrees: float, max_degrees: float) -> Image.Image:
     """Rotate to either side, with black or white corners; the frame stays or grows."""
-
-    def apply(image: Image.Image, random: np.random.Generator) -> Image.Image:
-        degrees = float(random.uniform(min_degrees, max_degrees)) * _random_sign(random)
-        fill = (0, 0, 0) if random.random() < 0.5 else (255, 255, 255)
-        return image.rotate(degrees, Image.Resampling.BICUBIC, expand=bool(random.random() < 0.5), fillcolor=fill)
-
-    return apply
+    degrees = float(random.uniform(min_degrees, max_degrees)) * _random_sign(random)
+    fill = (0, 0, 0) if random.random() < 0.5 else (255, 255, 255)
+    return image.rotate(degrees, Image.Resampling.BICUBIC, expand=bool(random.random() < 0.5), fillcolor=fill)
 
 
 def _to_greyscale(image: Image.Image, _: np.random.Generator) -> Image.Image:
@@ -156,12 +132,9 @@ def _add_sticker(image: Image.Image, random: np.random.Generator) -> Image.Image
 
 def _chain_distortions(image: Image.Image, random: np.random.Generator) -> Image.Image:
     """Apply four distortions, as when an image is shared several times: frame, colours, overlay, compression."""
-    frame = ("crop-90", "crop-60", "mirror", "turn-5")
-    colours = ("grey", "colour", "blur", "noise")
-    overlay = ("text", "border", "sticker")
-    compression = ("jpeg-30", "resize-50")
-    for choices in (frame, colours, overlay, compression):
-        image = _DISTORTIONS[str(random.choice(choices))](image, random)
+    kinds = ("crop-90 crop-60 mirror turn-5", "grey colour blur noise", "text border sticker", "jpeg-30 resize-50")
+    for choices in kinds:
+        image = _DISTORTIONS[str(random.choice(choices.split()))](image, random)
     return image
 
 
@@ -256,10 +229,7 @@ def _crop_aspect(image: Image.Image, random: np.random.Generator) -> Image.Image
     """Change the aspect: crop one side to between half and three quarters."""
     share = float(random.uniform(0.5, 0.75))
     across, down = (share, 1.0) if random.random() < 0.5 else (1.0, share)
-    width, height = round(image.width * across), round(image.height * down)
-    left = int(random.integers(image.width - width + 1))
-    top = int(random.integers(image.height - height + 1))
-    return image.crop((left, top, left + width, top + height))
+    return _crop(image, random, share_x=across, share_y=down)
 
 
 def _random_colour(random: np.random.Generator) -> Colour:
@@ -274,16 +244,16 @@ def _random_sign(random: np.random.Generator) -> int:
 
 
 _STANDARD_DISTORTIONS: dict[str, Distortion] = {
-    "jpeg-30": _make_recompression("JPEG", 30),
-    "jpeg-8": _make_recompression("JPEG", 8),
-    "resize-50": _make_resize(0.5, 0.5),
-    "resize-15": _make_resize(0.15, 0.15),
-    "crop-90": _make_crop(0.9),
-    "crop-60": _make_crop(0.6),
-    "crop-30": _make_crop(0.3),
-    "mirror": _make_transpose(Image.Transpose.FLIP_LEFT_RIGHT),
-    "turn-5": _make_rotation(5, 5),
-    "turn-90": _make_transpose(Image.Transpose.ROTATE_90),
+    "jpeg-30": partial(_recompress, format="JPEG", quality=30),
+    "jpeg-8": partial(_recompress, format="JPEG", quality=8),
+    "resize-50": partial(_resize, scale_x=0.5, scale_y=0.5),
+    "resize-15": partial(_resize, scale_x=0.15, scale_y=0.15),
+    "crop-90": partial(_crop, share_x=0.9**0.5, share_y=0.9**0.5),  # of the area
+    "crop-60": partial(_crop, share_x=0.6**0.5, share_y=0.6**0.5),
+    "crop-30": partial(_crop, share_x=0.3**0.5, share_y=0.3**0.5),
+    "mirror": partial(_transpose, method=Image.Transpose.FLIP_LEFT_RIGHT),
+    "turn-5": partial(_rotate, min_degrees=5, max_degrees=5),
+    "turn-90": partial(_transpose, method=Image.Transpose.ROTATE_90),
     "grey": _to_greyscale,
     "colour": _jitter_colours,
     "blur": _blur_image,
@@ -299,19 +269,19 @@ _HELD_OUT_DISTORTIONS: dict[str, Distortion] = {
     "gamma": _adjust_gamma,
     "posterise": _posterise,
     "letterbox": _letterbox_square,
-    "flip": _make_transpose(Image.Transpose.FLIP_TOP_BOTTOM),
+    "flip": partial(_transpose, method=Image.Transpose.FLIP_TOP_BOTTOM),
     "watermark": _add_watermark,
-    "aspect": _make_resize(1.0, 0.6),
+    "aspect": partial(_resize, scale_x=1.0, scale_y=0.6),
     "cut": _crop_aspect,
     "screenshot": _make_screenshot,
     "sharpen": _sharpen,
     "vignette": _add_vignette,
     "sepia": _to_sepia,
     "shear": _shear,
-    "webp-5": _make_recompression("WEBP", 5),
-    "turn-20": _make_rotation(10, 20),
-    "turn-180": _make_transpose(Image.Transpose.ROTATE_180),
-    "turn-270": _make_transpose(Image.Transpose.ROTATE_270),
+    "webp-5": partial(_recompress, format="WEBP", quality=5),
+    "turn-20": partial(_rotate, min_degrees=10, max_degrees=20),
+    "turn-180": partial(_transpose, method=Image.Transpose.ROTATE_180),
+    "turn-270": partial(_transpose, method=Image.Transpose.ROTATE_270),
 }
 _DISTORTIONS = _STANDARD_DISTORTIONS | _HELD_OUT_DISTORTIONS
 

@@ -47,17 +47,11 @@ _MAGIC_BYTES = re.compile(
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits on images from files and uploads.
+    """Limits on images from files and uploads."""
 
-    Attributes:
-        max_pixels: Largest width x height of an image.
-        max_bytes: Largest size of a file or an upload.
-        seconds: How long a worker process may decode one image.
-    """
-
-    max_pixels: int = 200_000_000
-    max_bytes: int = 50_000_000
-    seconds: float = 60.0
+    max_pixels: int = 200_000_000  # width x height of an image
+    max_bytes: int = 50_000_000  # of a file or an upload
+    seconds: float = 60.0  # that a worker process may decode one image
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Limits:

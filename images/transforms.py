@@ -77,16 +77,9 @@ class Preprocessing:
         return (self.image_size - height) // 2, (self.image_size - width) // 2, height, width
 
     def to_pixels(self, decoded: NDArray[np.float32], width: int, height: int) -> Pixels:
-        """Return a decoder's output as pixels, in the aspect of the original image.
+        """Return a decoder's output, a mean (C, S, S) in [0, 1], as pixels in the aspect of the original image.
 
-        Args:
-            decoded: (C, S, S) mean in [0, 1].
-            width: Width of the original.
-            height: Height of the original.
-
-        Returns:
-            (h, w, 3) uint8, without bars and padding. A crop stays square. Nothing is reduced in size, except to
-            MAX_DECODED_SIDE.
+        They have no bars and no padding. A crop stays square. Nothing is reduced in size, except to MAX_DECODED_SIDE.
         """
         array = np.rint(np.clip(decoded, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)  # (S, S, C)
         array = np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))
@@ -138,37 +131,26 @@ def scale_to_unit(batch: Pixels) -> NDArray[np.float32]:
 def choose_preprocessing(
     sample: Sequence[DecodedImage], *, image_size: int | None, fit: FitMode | None = None, background: str = "#ffffff"
 ) -> Preprocessing:
-    """Choose the preprocessing for a collection.
+    """Choose the preprocessing for a collection. Raises BadSetting if `image_size` or `fit` is out of range.
 
-    Args:
-        sample: Images of the collection.
-        image_size: The input size; None chooses it by the median shorter side of the sample.
-        fit: The fit mode; None is "pad" if all images of the sample have one small size, else "stretch".
-        background: Colour of bars and under transparent pixels.
-
-    Raises:
-        BadSetting: `image_size` or `fit` is out of range.
+    Without a size, it is the smallest standard size that holds the median shorter side of the sample, up to
+    MAX_DEFAULT_SIZE. Without a fit mode, it is "pad" if all images of the sample have one small size, else "stretch".
     """
     if image_size is not None and not MIN_IMAGE_SIZE <= image_size <= MAX_IMAGE_SIZE:
         raise BadSetting(f"image_size can't be {image_size}. Use {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE} pixels.")
     if fit is not None and fit not in ("stretch", "letterbox", "crop"):
         raise BadSetting(f"fit can't be {fit!r}. Use stretch, letterbox or crop.")
-    size = image_size or _choose_image_size(sample)
+    short_side = median(min(image.width, image.height) for image in sample)
+    sizes = (size for size in STANDARD_SIZES if short_side <= size <= MAX_DEFAULT_SIZE)
+    size = image_size or next(sizes, MAX_DEFAULT_SIZE)
     channels = 1 if all(image.is_grey for image in sample) else 3
     shapes = {(image.height, image.width) for image in sample}
     shape = next(iter(shapes))
     content = None
     if fit is None and len(shapes) == 1 and max(shape) <= size and shape != (size, size):
         fit, content = "pad", shape
-    return Preprocessing(
-        image_size=size, channels=channels, fit=fit or "stretch", content=content, background=background
-    )
-
-
-def _choose_image_size(sample: Sequence[DecodedImage]) -> int:
-    """Return the smallest standard size that holds the median shorter side, up to MAX_DEFAULT_SIZE."""
-    short_side = median(min(image.width, image.height) for image in sample)
-    return next((size for size in STANDARD_SIZES if short_side <= size <= MAX_DEFAULT_SIZE), MAX_DEFAULT_SIZE)
+    fit = fit or "stretch"
+    return Preprocessing(image_size=size, channels=channels, fit=fit, content=content, background=background)
 
 
 def _resize_array(image: Image.Image, width: int, height: int, box: tuple[int, int, int, int] | None = None) -> Pixels:

@@ -30,21 +30,13 @@ MAX_KILL_POLLS = 2000  # polls, 1 ms apart, until a killed worker has ended
 
 @dataclass(frozen=True, kw_only=True)
 class WorkBatch:
-    """A batch of items for a worker.
+    """A batch of items for a worker."""
 
-    Attributes:
-        number: Identifies the batch in the progress map.
-        task: A pickled function of one item; the function can be imported.
-        items: The items.
-        seconds: How long one item may take.
-        max_pixels: Pixels of the largest image allowed; it bounds the memory.
-    """
-
-    number: int
-    task: bytes
+    number: int  # identifies the batch in the progress map
+    task: bytes  # a pickled function of one item
     items: list[Any]
-    seconds: float
-    max_pixels: int
+    seconds: float  # how long one item may take
+    max_pixels: int  # of the largest image allowed, which bounds the memory
 
 
 @dataclass(frozen=True)
@@ -57,9 +49,8 @@ class WorkerLost:
 def run_fork_server(control_fd: int) -> None:
     """Fork and kill workers on request; end when the parent process has ended.
 
-    Args:
-        control_fd: File descriptor of a socket. "fork" comes with two descriptors (channel, progress) and is answered
-            with the pid; "end PID" is answered with the wait status.
+    The requests come over a socket. "fork" comes with two descriptors (channel, progress) and is answered with the pid;
+    "end PID" is answered with the wait status.
     """
     with socket.socket(fileno=control_fd) as control:
         control.sendall(READY_MESSAGE)
@@ -130,7 +121,11 @@ def _receive_batches(channel: socket.socket, batches: queue.SimpleQueue[WorkBatc
 
 def _compute_results(batch: WorkBatch, progress_map: mmap.mmap) -> list[Any]:
     """Run the task on each item, with a timer; note the current item in the progress map."""
-    _limit_memory(batch.max_pixels)
+    # Limit the memory to what the largest image needs: a faulty decoder gets a MemoryError.
+    limit = MIN_WORKER_MEMORY + BYTES_PER_PIXEL * batch.max_pixels
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard == resource.RLIM_INFINITY or limit < hard:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     task: Callable[[Any], Any] = pickle.loads(batch.task)
     results: list[Any] = []
     for position, item in enumerate(batch.items):
@@ -143,14 +138,6 @@ def _compute_results(batch: WorkBatch, progress_map: mmap.mmap) -> list[Any]:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
     return results
-
-
-def _limit_memory(max_pixels: int) -> None:
-    """Limit the memory of this process to what the largest image needs: a faulty decoder gets a MemoryError."""
-    limit = MIN_WORKER_MEMORY + BYTES_PER_PIXEL * max_pixels
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    if hard == resource.RLIM_INFINITY or limit < hard:
-        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
 def send_message(channel: socket.socket, message: object) -> None:

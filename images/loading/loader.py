@@ -37,40 +37,24 @@ SourceFile = tuple[str, bytes | Failure | None]  # a path; its bytes, or why not
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedImage:
-    """One image as the network sees it, and the facts of its file.
-
-    Attributes:
-        sha256: SHA-256 of the file's bytes, in hexadecimal.
-        size: Bytes of the file.
-        width: Width of the original in pixels.
-        height: Height of the original in pixels.
-        format: As `DecodedImage.format`.
-        array: (S, S, C) uint8.
-    """
+    """One image as the network sees it, and the facts of its file."""
 
     sha256: str
-    size: int
-    width: int
+    size: int  # bytes
+    width: int  # of the original
     height: int
-    format: str
-    array: Pixels
+    format: str  # as `DecodedImage.format`
+    array: Pixels  # (S, S, C)
 
 
 @dataclass(frozen=True)
 class ImageArrays:
-    """The images that could be read, in the order of their paths.
+    """The images that could be read, in the order of their paths."""
 
-    Attributes:
-        images: (n, S, S, C) uint8.
-        paths: Path of each image.
-        digests: SHA-256 of each file.
-        failures: Files that could not be used.
-    """
-
-    images: Pixels
+    images: Pixels  # (n, S, S, C)
     paths: list[str]
-    digests: list[str]
-    failures: list[Failure]
+    digests: list[str]  # SHA-256 of each file
+    failures: list[Failure]  # files that could not be used
 
 
 def prepare_image(data: bytes, name: str, preprocessing: Preprocessing, limits: Limits) -> PreparedImage:
@@ -98,17 +82,11 @@ def prepare_files(
 def decode_files(
     function: Callable[[bytes, str], Result], paths: Iterable[str], limits: Limits, workers: int | WorkerPool
 ) -> Iterator[Result | Failure]:
-    """Call `function` with the bytes and the path of each file, in worker processes.
+    """Yield what `function` returns for the bytes and the path of each file, in order, from worker processes.
 
-    Args:
-        function: A function that can be imported, or a partial of such a function.
-        paths: Files in folders or archives; members of an archive are read fastest in their order in it.
-        limits: Limits for each file.
-        workers: A running pool, or the number of processes to start (0: one per core).
-
-    Yields:
-        One result for each file, in order. A file becomes a Failure when the function raises UnreadableImage,
-        NotFinite or MemoryError, takes more than `limits.seconds`, or ends its process.
+    The function, or that of a partial, can be imported. Members of an archive are read fastest in their order in it.
+    `workers` is a running pool, or the number of processes to start (0: one per core). A file becomes a Failure when
+    it raises UnreadableImage, NotFinite or MemoryError, takes more than `limits.seconds`, or ends its process.
     """
     names: deque[str] = deque()
     task = partial(_call_or_fail, function=function, limits=limits)
@@ -125,11 +103,7 @@ def read_arrays(
     workers: int | WorkerPool,
     folder: Path | None = None,
 ) -> ImageArrays:
-    """Read all files into one array, in memory or in a temporary file in `folder`.
-
-    Raises:
-        HomeNotWritable: `folder` lacks the space or the permission.
-    """
+    """Read all files into one array, as `empty_images` makes it. Raises HomeNotWritable."""
     size, channels = preprocessing.image_size, preprocessing.channels
     images = empty_images((len(paths), size, size, channels), folder)
     read_paths: list[str] = []
@@ -148,10 +122,8 @@ def read_arrays(
 def empty_images(shape: tuple[int, ...], folder: Path | None) -> Pixels:
     """Return an array (n, S, S, C) uint8 to fill: in memory, or with a folder in a temporary file there.
 
-    The file is mapped into memory and has no name, so that the system frees its space when the process ends.
-
-    Raises:
-        HomeNotWritable: The folder lacks the space or the permission.
+    The file is mapped into memory and has no name, so that the system frees its space when the process ends. Raises
+    HomeNotWritable if the folder lacks the space or the permission.
     """
     size = math.prod(shape)
     if folder is None or size == 0:
@@ -178,18 +150,10 @@ def is_in_file(images: Pixels) -> bool:
 def sample_images(
     paths: Sequence[str], limits: Limits, workers: int | WorkerPool, count: int, seed: int
 ) -> list[DecodedImage]:
-    """Draw up to `count` readable images without replacement.
+    """Draw up to `count` readable images without replacement; the same seed draws the same files.
 
-    Args:
-        paths: Files to draw from.
-        limits: Limits for each file.
-        workers: A running pool, or the number of processes to start (0: one per core).
-        count: Most images to return.
-        seed: The same seed draws the same files.
-
-    Returns:
-        Sizes and formats of the images in the order of `paths`, with one pixel each: whole images would not fit in
-        memory. An archive is read once from front to back.
+    Return sizes and formats of the images in the order of `paths`, with one pixel each: whole images would not fit in
+    memory. An archive is read once from front to back.
     """
     order = np.random.default_rng(seed).permutation(len(paths)).tolist()
     chosen: dict[int, DecodedImage] = {}

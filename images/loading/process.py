@@ -43,13 +43,9 @@ class WorkerProcess:
         send_message(self._channel, batch)
 
     def receive_results(self, seconds: float) -> list[Any]:
-        """Return the results of the next batch.
+        """Return the results of the next batch. Raises OSError or EOFError if the worker has ended or hangs.
 
-        Args:
-            seconds: How long the batch may take. The worker's own timer ends it first, unless it hangs in the kernel.
-
-        Raises:
-            OSError, EOFError: The worker has ended or hangs.
+        The worker's own timer ends a batch that takes longer than `seconds`, unless it hangs in the kernel.
         """
         self._channel.settimeout(seconds + 10)
         results: list[Any] = receive_message(self._channel)

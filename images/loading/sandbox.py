@@ -25,13 +25,7 @@ class DecodeSandbox:
     """Decodes files of risky formats in worker processes. Safe to call from several threads."""
 
     def __init__(self, workers: int, seconds: float, limits: Limits) -> None:
-        """Set the limits; no process starts yet.
-
-        Args:
-            workers: Number of processes, 0 for one per core; they start with the first file that needs one.
-            seconds: How long one image may take.
-            limits: Limits for each file.
-        """
+        """Set the limits. The processes (0: one per core) start with the first file that needs one."""
         self._worker_count, self._seconds, self._limits = workers, seconds, limits
         self._pool: WorkerPool | None = None
         self._lock = threading.Lock()

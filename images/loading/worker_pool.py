@@ -43,30 +43,17 @@ def get_worker_count(workers: int) -> int:
 
 @dataclass(kw_only=True)
 class _PendingBatch:
-    """Items with their results.
+    """Items with their results."""
 
-    Attributes:
-        number: Identifies the batch.
-        task: The pickled function.
-        items: The items; empty when the batch is done.
-        results: One result per item, None while there is none.
-        pending: Indices of items that have no result.
-        start_count: How many workers were started for this batch.
-        done_event: Set when all results are there.
-    """
-
-    number: int
-    task: bytes
-    items: list[Any]
-    results: list[Any] = field(default_factory=list)
-    pending: list[int] = field(default_factory=list)
-    start_count: int = 0
-    done_event: threading.Event = field(default_factory=threading.Event)
+    number: int  # identifies the batch
+    task: bytes  # the pickled function
+    items: list[Any]  # empty when the batch is done
+    start_count: int = 0  # how many workers were started for this batch
+    done_event: threading.Event = field(default_factory=threading.Event)  # set when all results are there
 
     def __post_init__(self) -> None:
-        """Mark all items as pending."""
-        self.results = [None] * len(self.items)
-        self.pending = list(range(len(self.items)))
+        self.results: list[Any] = [None] * len(self.items)  # None while there is none
+        self.pending = list(range(len(self.items)))  # indices of items that have no result
 
     def set_results(self, results: list[Any]) -> None:
         """Set the results of all pending items."""
@@ -92,12 +79,9 @@ class WorkerPool:
     """
 
     def __init__(self, workers: int = 0, seconds: float = 60.0, max_pixels: int = 200_000_000) -> None:
-        """Start the fork server; the workers start with the first `map`.
+        """Start the fork server; the workers (0: one per core) start with the first `map`.
 
-        Args:
-            workers: Number of processes, 0 for one per core.
-            seconds: How long one item may take.
-            max_pixels: Pixels of the largest image, which bounds the memory of a worker.
+        One item may take so many seconds. `max_pixels` of the largest image bound the memory of a worker.
         """
         self.seconds, self.max_pixels = seconds, max_pixels
         self._worker_count = get_worker_count(workers)
@@ -118,11 +102,8 @@ class WorkerPool:
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result | WorkerLost]:
         """Yield the function's result for each item, in order. Ends early after `stop`.
 
-        It never runs far ahead of its caller, so that memory stays bounded.
-
-        Args:
-            function: A function that can be imported, or a partial of such a function.
-            items: Items that can be pickled.
+        It never runs far ahead of its caller, so that memory stays bounded. The function, or that of a partial, can be
+        imported; the items can be pickled.
         """
         task = pickle.dumps(function)
         waiting: deque[_PendingBatch] = deque()

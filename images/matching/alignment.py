@@ -50,23 +50,14 @@ WindowBox = tuple[int, int, int, int]  # left, top, right, bottom
 
 @dataclass(frozen=True, kw_only=True)
 class AlignmentResult:
-    """The result of comparing two images.
-
-    Attributes:
-        is_copy: One image is a copy of the other.
-        score: Probability of a copy, 0 to 1.
-        similarity: Correlation of the overlap in the lowest frequency band, 0 to 1.
-        reason: Why it is a copy or not, for people.
-        matrix: (3, 3) homography from pixels of the second image to pixels of the first; None if they were not aligned.
-        features: What the score was computed from; None if they were not aligned.
-    """
+    """The result of comparing two images."""
 
     is_copy: bool
-    score: float
-    similarity: float
-    reason: str
-    matrix: Matrix | None = None
-    features: CopyFeatures | None = None
+    score: float  # probability of a copy
+    similarity: float  # correlation of the overlap in the lowest frequency band, 0 to 1
+    reason: str  # why it is a copy or not, for people
+    matrix: Matrix | None = None  # (3, 3), from pixels of the second image to the first's; None if not aligned
+    features: CopyFeatures | None = None  # what the score was computed from; None if not aligned
 
 
 def align_images(first: ImageFeatures, second: ImageFeatures) -> AlignmentResult:

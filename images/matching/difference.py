@@ -22,13 +22,6 @@ def draw_difference(first: Pixels, second: Pixels) -> Pixels:
     """Draw the first image in pale grey, differences of the second in red, and a hatch where the second ends.
 
     Brightness and contrast are equalised first. Images that cannot be aligned are stretched onto each other.
-
-    Args:
-        first: (H, W, 3) uint8.
-        second: (h, w, 3) uint8.
-
-    Returns:
-        (H, W, 3) uint8.
     """
     # Align the second image to the first.
     matrix = align_images(ImageFeatures(first), ImageFeatures(second)).matrix

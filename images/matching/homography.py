@@ -23,12 +23,7 @@ def match_keypoints(
 ) -> tuple[Float32Array, Float32Array]:
     """Match keypoints that are each other's best match and clearly better than the second best.
 
-    Args:
-        first: Points (n, 2) and descriptors (n, 128) of the first image.
-        second: Points (m, 2) and descriptors (m, 128) of the second image.
-
-    Returns:
-        The matched points (k, 2) in the first and in the second image.
+    From points (n, 2) and descriptors (n, 128) of each image, return the matched points (k, 2) in both.
     """
     (first_points, first_descriptors), (second_points, second_descriptors) = first, second
     if min(len(first_points), len(second_points)) < MIN_INLIERS:
@@ -44,10 +39,9 @@ def match_keypoints(
 
 
 def fit_homography(source: Float32Array, target: Float32Array) -> tuple[Matrix | None, int]:
-    """Fit an affine map or a homography from points (m, 2) to points (m, 2).
+    """Fit an affine map and a homography from points (m, 2) to points (m, 2).
 
-    Returns:
-        The map with more inliers (None if there are too few) and its number of inliers.
+    Return the one with more inliers (None if there are too few) and its number of inliers.
     """
     if len(source) < MIN_INLIERS:
         return None, 0
@@ -109,13 +103,7 @@ def make_square_symmetries(square: Float32Array) -> list[Float32Array]:
 
 
 def make_symmetry_homography(index: int, first: ImageFeatures, second: ImageFeatures) -> Matrix:
-    """Return the homography of a symmetry, stretched from the second image's frame to the first's.
-
-    Args:
-        index: Index in the list of `make_square_symmetries`.
-        first: The first image.
-        second: The second image.
-    """
+    """Return the homography of a symmetry, by its index in `make_square_symmetries`, between the images' frames."""
     corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float32)
     square = corners[[1, 0, 3, 2]] if index >= 4 else corners
     rotated = np.roll(square, -(index % 4), axis=0)  # where each corner of the result is in the second image

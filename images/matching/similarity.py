@@ -33,40 +33,24 @@ MIN_COPY_SCORE = 0.9
 
 @dataclass(frozen=True)
 class AlignedPair:
-    """Two aligned images.
+    """Two aligned images."""
 
-    Attributes:
-        first: (h, w, 3) float32, 0 to 255.
-        second: (h, w, 3) float32, 0 to 255.
-        mask: (h, w), True where both images have pixels.
-    """
-
-    first: Float32Array
+    first: Float32Array  # (h, w, 3), 0 to 255
     second: Float32Array
-    mask: NDArray[np.bool_]
+    mask: NDArray[np.bool_]  # (h, w), True where both images have pixels
 
 
 @dataclass(frozen=True, kw_only=True)
 class CopyFeatures:
-    """The inputs of the copy classification.
+    """The inputs of the copy classification."""
 
-    Attributes:
-        band_correlations: Mean correlation of windows in each of FREQUENCY_BANDS, 0 to 1, weighted by contrast.
-        changed_share: Largest connected part of the overlap that shows something else, as a share.
-        colour_correlation: Correlation of the colours; 1 if an image is grey.
-        match_count: Matched keypoints; 0 for a homography without keypoints.
-        inlier_count: Matches that agree with the homography; 0 for a homography without keypoints.
-        distortion: As `compute_distortion`.
-        overlap_share: Share of the smaller image that overlaps the other.
-    """
-
-    band_correlations: tuple[float, ...]
-    changed_share: float
-    colour_correlation: float
-    match_count: int
-    inlier_count: int
-    distortion: float
-    overlap_share: float
+    band_correlations: tuple[float, ...]  # as `compute_band_correlations`
+    changed_share: float  # as `compute_changed_share`
+    colour_correlation: float  # as `compute_colour_correlation`
+    match_count: int  # matched keypoints; 0 for a homography without keypoints
+    inlier_count: int  # matches that agree with the homography; 0 for a homography without keypoints
+    distortion: float  # as `compute_distortion`
+    overlap_share: float  # share of the smaller image that overlaps the other
 
     @property
     def score(self) -> float:
@@ -157,16 +141,10 @@ def _correlate(first: Float32Array, second: Float32Array) -> float:
 def _compute_window_correlations(
     first: Float32Array, second: Float32Array, mask: Float32Array, side: int
 ) -> tuple[Float32Array, Float32Array]:
-    """Correlate the windows around each pixel.
+    """Correlate the windows of `side` pixels around each pixel of two images (h, w), of mean 0 in each window.
 
-    Args:
-        first: (h, w), of mean 0 in each window.
-        second: (h, w), likewise.
-        mask: (h, w), 1 where both images have pixels, else 0.
-        side: Side of a window in pixels.
-
-    Returns:
-        For each pixel (h, w): the correlation, 0 to 1, and the stronger contrast of the two.
+    `mask` is 1 where both images have pixels, else 0. Return for each pixel the correlation, 0 to 1, and the stronger
+    contrast of the two.
     """
 
     def box_mean(values: Float32Array) -> Float32Array:

@@ -114,13 +114,8 @@ def compare_copy(
 ) -> list[AlignmentResult | None] | Failure:
     """Compare a synthetic copy with its original and with other files.
 
-    Args:
-        copy_and_others: The copy to make, and the paths of the other files.
-        limits: Limits for each file.
-
-    Returns:
-        One result for the original, then one for each other file (None if it can't be read); a Failure if the
-        original cannot be read.
+    Return one result for the original, then one for each other file (None if it can't be read); a Failure if the
+    original cannot be read.
     """
     copy, others = copy_and_others
     try:

@@ -34,15 +34,9 @@ _SAFE_GIF_APPLICATIONS = frozenset((b"NETSCAPE2.0", b"ANIMEXTS1.0", b"ICCRGBG101
 
 
 def strip_metadata(data: bytes, name: str | Path, limits: Limits) -> tuple[bytes, str]:
-    """Return the image without metadata, and its media type.
+    """Return the image without metadata, and its media type. `name` is for errors only.
 
-    Args:
-        data: The bytes of the file.
-        name: Path or name of the file, for errors only.
-        limits: Limits for an image that must be decoded.
-
-    Raises:
-        UnreadableImage, ImageTooLarge: The image had to be decoded, and that failed.
+    Raises UnreadableImage or ImageTooLarge if the image had to be decoded, and that failed.
     """
     for signature, media_type, strip in _STRIPPERS:
         if signature.match(data):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageColor, ImageDraw
 
 from simile.images.encoding import encode_png
 from simile.images.formats import Pixels
@@ -17,26 +17,8 @@ from simile.images.rendering.text import MUTED_COLOUR, PAPER_COLOUR, TEXT_COLOUR
 
 # Twenty hues of medium lightness, visible on light and on dark; static/map_colours.js has the same.
 MAP_PALETTE = (
-    "#4e79a7",
-    "#f28e2b",
-    "#59a14f",
-    "#e15759",
-    "#b07aa1",
-    "#2fa8a0",
-    "#d4a818",
-    "#9c755f",
-    "#e377c2",
-    "#6b7fd7",
-    "#86bc40",
-    "#b85c38",
-    "#5b8c9b",
-    "#d37295",
-    "#8175aa",
-    "#a0a83b",
-    "#1f9e89",
-    "#c0862c",
-    "#ff9da7",
-    "#76b7e2",
+    *("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#2fa8a0", "#d4a818", "#9c755f", "#e377c2", "#6b7fd7"),
+    *("#86bc40", "#b85c38", "#5b8c9b", "#d37295", "#8175aa", "#a0a83b", "#1f9e89", "#c0862c", "#ff9da7", "#76b7e2"),
 )
 # From low to high, in steps that look even: after viridis (Smith and van der Walt, 2015, CC0), the dark end lightened.
 MAP_RAMP = ("#5b4a94", "#3b6ea5", "#21918c", "#5ec962", "#e8d32a")
@@ -51,34 +33,21 @@ MapPointArray = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MapSheet:
-    """The contents of a map.
-
-    Attributes:
-        title: Text above the map.
-        note: A second, fainter line.
-        points: (n, 2) within [-1, 1].
-        colours: (n, 3) uint8.
-        images: Rows of points and the images to draw there.
-        legend: Names and their colours.
-        ramp_labels: Meaning of the low and the high end of the colour ramp, instead of a legend.
-    """
+    """The contents of a map."""
 
     title: str
-    note: str
-    points: MapPointArray
-    colours: ColourArray
-    images: Sequence[tuple[int, Pixels]] = ()
-    legend: Sequence[tuple[str, str]] = ()
-    ramp_labels: tuple[str, str] | None = None
+    note: str  # a second, fainter line
+    points: MapPointArray  # (n, 2) within [-1, 1]
+    colours: ColourArray  # (n, 3)
+    images: Sequence[tuple[int, Pixels]] = ()  # rows of points and the images to draw there
+    legend: Sequence[tuple[str, str]] = ()  # names and their colours
+    ramp_labels: tuple[str, str] | None = None  # meaning of both ends of the colour ramp, instead of a legend
 
 
 def draw_atlas(images: Sequence[Pixels | None], side: int, columns: int) -> bytes:
-    """Draw images in a grid as WebP.
+    """Draw images (None: an empty square) in a grid as WebP.
 
-    Args:
-        images: Images, None for an empty square.
-        side: Side of a square in pixels; an image keeps its aspect, and the rest is transparent.
-        columns: Squares in a row.
+    Each is in a square of `side` pixels; it keeps its aspect, and the rest is transparent.
     """
     rows = -(-len(images) // columns)
     canvas = Image.new("RGBA", (columns * side, rows * side))
@@ -94,17 +63,17 @@ def draw_atlas(images: Sequence[Pixels | None], side: int, columns: int) -> byte
 
 def get_palette_colours(numbers: NDArray[np.int32]) -> ColourArray:
     """Return colours (n, 3) of numbers (n,): the palette, repeated; grey for negative numbers."""
-    palette = np.array([_parse_hex_colour(colour) for colour in (*MAP_PALETTE, UNKNOWN_COLOUR)], np.uint8)
+    palette = np.array([ImageColor.getrgb(colour) for colour in (*MAP_PALETTE, UNKNOWN_COLOUR)], np.uint8)
     colours: ColourArray = palette[np.where(numbers < 0, len(MAP_PALETTE), numbers % len(MAP_PALETTE))]
     return colours
 
 
 def get_ramp_colours(values: NDArray[np.float32]) -> ColourArray:
     """Return colours (n, 3) of values (n,) in 0..1; grey for NaN."""
-    stops = np.array([_parse_hex_colour(colour) for colour in MAP_RAMP], np.float64)
+    stops = np.array([ImageColor.getrgb(colour) for colour in MAP_RAMP], np.float64)
     positions = np.clip(np.nan_to_num(values), 0, 1) * (len(stops) - 1)
     colours = np.stack([np.interp(positions, np.arange(len(stops)), stops[:, channel]) for channel in range(3)], axis=1)
-    colours[~np.isfinite(values)] = _parse_hex_colour(UNKNOWN_COLOUR)
+    colours[~np.isfinite(values)] = ImageColor.getrgb(UNKNOWN_COLOUR)
     return colours.round().astype(np.uint8)
 
 
@@ -120,10 +89,7 @@ def compute_map_positions(points: MapPointArray) -> NDArray[np.float64]:
 def draw_map(sheet: MapSheet) -> bytes:
     """Draw a map as PNG: coloured dots, images framed in their colours, and a legend below."""
     width = MAP_WIDTH + 2 * _MAP_MARGIN
-    if sheet.ramp_labels is None:
-        legend = draw_legend(sheet.legend, width, _MAP_MARGIN)
-    else:
-        legend = _draw_ramp(*sheet.ramp_labels)
+    legend = _draw_ramp(*sheet.ramp_labels) if sheet.ramp_labels else draw_legend(sheet.legend, width, _MAP_MARGIN)
     canvas = Image.new("RGB", (width, _MAP_HEADER_HEIGHT + MAP_HEIGHT + legend.height + _MAP_MARGIN), PAPER_COLOUR)
     draw_text(canvas, sheet.title, (_MAP_MARGIN, 22), 22, TEXT_COLOUR)
     draw_text(canvas, sheet.note, (_MAP_MARGIN, 52), 14, MUTED_COLOUR)
@@ -162,9 +128,3 @@ def _draw_ramp(low: str, high: str) -> Image.Image:
     ramp.paste(Image.fromarray(np.repeat(colours[None], 12, axis=0)), (_MAP_MARGIN + low_width + 12, 5))
     draw_text(ramp, high, (_MAP_MARGIN + low_width + 264, 16), 14, TEXT_COLOUR, "ls")
     return ramp
-
-
-def _parse_hex_colour(colour: str) -> tuple[int, int, int]:
-    """Return (red, green, blue) of "#rrggbb"."""
-    red, green, blue = bytes.fromhex(colour[1:])
-    return red, green, blue

@@ -23,15 +23,9 @@ _CHART_SUPERSAMPLING = 3  # lines are drawn three times as large, then reduced, 
 
 
 def draw_line_chart(series: ChartSeries, *, title: str, x_label: str, y_label: str) -> bytes:
-    """Draw a line chart as PNG.
+    """Draw (x, y) points by name as lines, as PNG; a value that is not finite leaves a gap.
 
     The y axis excludes the few values that are far from all others (a first epoch, a spike); a note counts them.
-
-    Args:
-        series: (x, y) points by name; a value that is not finite leaves a gap.
-        title: Text above the chart.
-        x_label: Text below the x axis.
-        y_label: Text above the y axis.
     """
     # Choose the ranges of the axes.
     points = [point for line in series.values() for point in line if np.isfinite(point).all()]

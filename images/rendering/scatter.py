@@ -18,16 +18,7 @@ from simile.images.rendering.text import MUTED_COLOUR, PAPER_COLOUR, TEXT_COLOUR
 # Ten hues of even lightness: Paul Tol's "muted" and "vibrant" sets, distinguishable with most kinds of colour vision
 # (https://sronpersonalpages.nl/~pault/).
 SCATTER_COLOURS = (
-    "#332288",
-    "#ee7733",
-    "#117733",
-    "#cc3311",
-    "#88ccee",
-    "#aa4499",
-    "#999933",
-    "#44aa99",
-    "#882255",
-    "#ddcc77",
+    *("#332288", "#ee7733", "#117733", "#cc3311", "#88ccee", "#aa4499", "#999933", "#44aa99", "#882255", "#ddcc77"),
 )
 OTHER_COLOUR = "#bbbbbb"  # for labels beyond ten, and for points without a label
 _PANEL_SIDE, _PANEL_GAP, _SCATTER_MARGIN = 400, 56, 40  # pixels: plot area of a panel, between and around panels
@@ -41,31 +32,19 @@ ScatterPointArray = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ScatterPanel:
-    """One plot.
-
-    Attributes:
-        title: Text above the plot.
-        note: A second, fainter line.
-        points: (n, 2).
-        ring_radii: Radii of circles around the origin.
-    """
+    """One plot."""
 
     title: str
-    note: str
-    points: ScatterPointArray
-    ring_radii: tuple[float, ...] = ()
+    note: str  # a second, fainter line
+    points: ScatterPointArray  # (n, 2)
+    ring_radii: tuple[float, ...] = ()  # of circles around the origin
 
 
 def draw_scatter(panels: Sequence[ScatterPanel], labels: Sequence[str | None], columns: int = 3) -> bytes:
-    """Draw panels in rows, all coloured by the same labels, with a legend below, as PNG.
+    """Draw panels of n points in rows, all coloured by the same n labels (or None), with a legend below, as PNG.
 
     Each panel has its own axes, equal in both directions, with the origin in the middle. The ten most frequent labels
     have a colour; the others are grey. Points that are not finite are left out.
-
-    Args:
-        panels: The plots, with n points each.
-        labels: (n,), None for a point without a label.
-        columns: Panels in a row.
     """
     # Choose the colours.
     counts = Counter(label for label in labels if label is not None)

@@ -102,12 +102,9 @@ def draw_tile_grid(rows: list[list[SheetTile]]) -> bytes:
 
 
 def encode_animation(frames: Pixels, format: str, pause_frames: Sequence[int] = ()) -> bytes:
-    """Encode an endless animation.
+    """Encode frames (n, H, W, 3), enlarged to about 256 pixels, as an endless animation.
 
-    Args:
-        frames: (n, H, W, 3) uint8, enlarged to about 256 pixels.
-        format: "GIF" or "WEBP".
-        pause_frames: Indices of frames that are shown longer.
+    `format` is "GIF" or "WEBP"; `pause_frames` are indices of frames that are shown longer.
     """
     factor = max(1, round(256 / max(frames.shape[1:3])))
     large = frames.repeat(factor, axis=1).repeat(factor, axis=2)
@@ -122,27 +119,17 @@ def encode_animation(frames: Pixels, format: str, pause_frames: Sequence[int] = 
 
 def draw_image_grid(images: Pixels, columns: int) -> bytes:
     """Draw (n, H, W, C) uint8 images, C 1 or 3, in a grid of so many columns as PNG."""
-    grid = _arrange_in_grid(_to_three_channels(images), columns)
-    return encode_png(grid)
+    return encode_png(_arrange_in_grid(_to_three_channels(images), columns))
 
 
 def draw_reconstruction_pairs(originals: Pixels, reconstructions: Pixels, columns: int) -> bytes:
-    """Draw rows of originals, each with a row of their reconstructions below, as PNG.
-
-    Args:
-        originals: (n, H, W, C) uint8, C 1 or 3.
-        reconstructions: The same shape.
-        columns: Images in a row.
-    """
+    """Draw rows of originals (n, H, W, 1 or 3), each with a row of their reconstructions below, as PNG."""
     # Two rows make a band; the last one is filled up with white.
     bands = []
     for start in range(0, len(originals), columns):
-        halves = []
-        for images in (originals, reconstructions):
-            chunk = _to_three_channels(images[start : start + columns])
-            blank = np.full((columns - len(chunk), *chunk.shape[1:]), 255, np.uint8)
-            halves += [chunk, blank]
-        bands.append(_arrange_in_grid(np.concatenate(halves), columns))
+        halves = [_to_three_channels(images[start : start + columns]) for images in (originals, reconstructions)]
+        blank = np.full((columns - len(halves[0]), *halves[0].shape[1:]), 255, np.uint8)
+        bands.append(_arrange_in_grid(np.concatenate([halves[0], blank, halves[1], blank]), columns))
     # Place the caption and the bands.
     legend_height = _CAPTION_LINE_HEIGHT + 6
     width = max((band.width for band in bands), default=0)

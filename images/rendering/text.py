@@ -13,14 +13,8 @@ _LEGEND_SIZE, _LEGEND_LINE_HEIGHT, _MAX_LEGEND_NAME_WIDTH = 14, 26, 260  # font 
 # Pillow's own font has the ASCII characters only. For other characters the first of these fonts that is installed and
 # has them is used (Linux, macOS, Windows; the last ones for Chinese, Japanese and Korean).
 _FALLBACK_FONTS = (
-    "DejaVuSans.ttf",
-    "NotoSans-Regular.ttf",
-    "Arial.ttf",
-    "arial.ttf",
-    "NotoSansCJK-Regular.ttc",
-    "wqy-zenhei.ttc",
-    "Arial Unicode.ttf",
-    "msyh.ttc",
+    *("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf", "arial.ttf"),
+    *("NotoSansCJK-Regular.ttc", "wqy-zenhei.ttc", "Arial Unicode.ttf", "msyh.ttc"),
 )
 
 
@@ -76,15 +70,9 @@ def draw_text(
 
 
 def draw_legend(entries: Sequence[tuple[str, str]], width: int, margin: int) -> Image.Image:
-    """Draw (name, colour) entries from left to right, on as many lines as they need.
+    """Draw (name, colour) entries from left to right on white, on as many lines as they need.
 
-    Args:
-        entries: Names and their colours.
-        width: Width of the image in pixels.
-        margin: Space at both sides in pixels.
-
-    Returns:
-        The legend on white; one pixel high if there are no entries.
+    `width` of the image and `margin` at both sides are in pixels; it is one pixel high without entries.
     """
     # Place the entries.
     labels = [truncate_text(name, _LEGEND_SIZE, _MAX_LEGEND_NAME_WIDTH) for name, _ in entries]

@@ -51,38 +51,55 @@ ARCHIVE_ERRORS = (
 
 @dataclass(frozen=True, kw_only=True)
 class ArchiveMember:
-    """Where the bytes of a member are.
+    """Where the bytes of a member are."""
 
-    Attributes:
-        size: Bytes of the member.
-        offset: Position in the archive; in the inflated stream of a compressed tar.
-        compressed_size: Bytes in the archive.
-        method: Compression method of zip.
-        crc: CRC-32 of the member; None in a tar.
-    """
-
-    size: int
-    offset: int
-    compressed_size: int
+    size: int  # bytes of the member
+    offset: int  # position in the archive; in the inflated stream of a compressed tar
+    compressed_size: int  # bytes in the archive
     method: int = zipfile.ZIP_STORED
-    crc: int | None = None
+    crc: int | None = None  # CRC-32 of the member; None in a tar
 
 
 @dataclass
 class ArchiveContents:
-    """The contents of an archive.
+    """The contents of an archive."""
 
-    Attributes:
-        members: Images by name.
-        failures: Images that cannot be used.
-        ignored_count: Number of files that are no images.
-        is_complete: The list of members could be read to the end.
-    """
+    archive: str
+    members: dict[str, ArchiveMember] = field(default_factory=dict)  # images by name
+    failures: list[Failure] = field(default_factory=list)  # images that cannot be used
+    ignored_count: int = 0  # files that are no images
+    is_complete: bool = True  # the list of members could be read to the end
 
-    members: dict[str, ArchiveMember] = field(default_factory=dict)
-    failures: list[Failure] = field(default_factory=list)
-    ignored_count: int = 0
-    is_complete: bool = True
+    def add(self, file: IO[bytes], raw_name: str, member: ArchiveMember, rejection: str | None) -> None:
+        """Add a member: an image, a failure (with the reason of its rejection) or an ignored file."""
+        name = self._clean_name(raw_name)
+        if name is None:
+            return
+        if member.crc is None:  # a tar: the last of several with one name counts, as when they are unpacked
+            self.members.pop(name, None)
+        has_suffix = os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122  # for every member
+        if rejection is not None and has_suffix:
+            self.failures.append(Failure(f"{self.archive}/{name}", rejection))
+        elif rejection is None and (has_suffix or _has_image_signature(file, member)):
+            self.members[name] = member
+        else:
+            self.ignored_count += 1
+
+    def _clean_name(self, raw_name: str) -> str | None:
+        """Return the normalised member name; None for a hidden member and for a name that is a failure."""
+        parts = [part for part in raw_name.split("/") if part not in ("", ".")]
+        reason = None
+        if raw_name.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:[\\/]", raw_name):
+            reason = "its name leads out of the archive"
+        elif not parts or "\0" in raw_name:
+            reason = "it has no name"
+        elif not is_utf8(raw_name):
+            reason = NOT_UTF8_REASON
+        if reason is not None:
+            path = f"{self.archive}/{make_printable(raw_name)}".replace("\0", "\\0")
+            self.failures.append(Failure(path, reason))
+            return None
+        return None if any(part.startswith(".") for part in parts) else "/".join(parts)
 
 
 def is_archive(path: str) -> bool:
@@ -107,7 +124,7 @@ def read_contents(archive: str) -> ArchiveContents:
 @lru_cache(maxsize=4)
 def _read_contents_cached(archive: str, _size: int, _mtime_ns: int) -> ArchiveContents:
     """List the members; a damaged archive becomes a failure. Size and time are only part of the cache key."""
-    contents = ArchiveContents()
+    contents = ArchiveContents(archive)
     try:
         with Path(archive).open("rb") as file:
             head = file.read(4)
@@ -205,11 +222,7 @@ def _read_member_bytes(file: IO[bytes], member: ArchiveMember) -> bytes:
         if len(data) != member.size:
             raise EOFError("the archive ends before it")
         return data
-    file.seek(member.offset)
-    header = file.read(30)  # section 4.3.7 of the zip specification
-    if len(header) != 30 or not header.startswith(b"PK\3\4"):
-        raise zipfile.BadZipFile("there is no member at its offset")
-    file.seek(sum(struct.unpack("<HH", header[26:])), io.SEEK_CUR)
+    _seek_member(file, member)
     data = file.read(member.compressed_size)
     if member.method == zipfile.ZIP_DEFLATED:
         # One byte more than its size, to notice when the stated size is wrong.
@@ -219,17 +232,24 @@ def _read_member_bytes(file: IO[bytes], member: ArchiveMember) -> bytes:
     return data
 
 
-# Zip
+def _seek_member(file: IO[bytes], member: ArchiveMember) -> None:
+    """Go to the bytes of a zip's member, after its local header (section 4.3.7 of the zip specification)."""
+    file.seek(member.offset)
+    header = file.read(30)
+    if len(header) != 30 or not header.startswith(b"PK\3\4"):
+        raise zipfile.BadZipFile("there is no member at its offset")
+    file.seek(sum(struct.unpack("<HH", header[26:])), io.SEEK_CUR)
 
 
 def _list_zip_members(archive: str, contents: ArchiveContents) -> None:
     """Add the members of a zip to `contents`."""
     with zipfile.ZipFile(archive) as zip_file, Path(archive).open("rb") as file:
         infos = [info for info in zip_file.infolist() if not info.is_dir()]
-        _check_overlap(infos)
+        # A zip bomb shares bytes between its members, to inflate without end.
+        for info, following in pairwise(sorted(infos, key=lambda info: info.header_offset)):
+            if info.header_offset + 30 + info.compress_size > following.header_offset:
+                raise zipfile.BadZipFile("its members overlap")
         for info in infos:
-            if (name := _clean_member_name(archive, info.filename, contents)) is None:
-                continue
             member = ArchiveMember(
                 size=info.file_size,
                 offset=info.header_offset,
@@ -237,19 +257,7 @@ def _list_zip_members(archive: str, contents: ArchiveContents) -> None:
                 method=info.compress_type,
                 crc=info.CRC,
             )
-            if reason := _get_zip_rejection_reason(info):
-                _skip_member(archive, name, reason, contents)
-            elif _is_image_member(file, name, member):
-                contents.members[name] = member
-            else:
-                contents.ignored_count += 1
-
-
-def _check_overlap(infos: list[zipfile.ZipInfo]) -> None:
-    """Raise BadZipFile if members share bytes: a zip bomb does so to inflate without end."""
-    for info, following in pairwise(sorted(infos, key=lambda info: info.header_offset)):
-        if info.header_offset + 30 + info.compress_size > following.header_offset:
-            raise zipfile.BadZipFile("its members overlap")
+            contents.add(file, info.filename, member, _get_zip_rejection_reason(info))
 
 
 def _get_zip_rejection_reason(info: zipfile.ZipInfo) -> str | None:
@@ -263,9 +271,6 @@ def _get_zip_rejection_reason(info: zipfile.ZipInfo) -> str | None:
     return None
 
 
-# Tar
-
-
 def _list_tar_members(archive: str, contents: ArchiveContents) -> None:
     """Add the members of a tar to `contents`."""
     with _open_stream(archive) as stream:
@@ -273,26 +278,16 @@ def _list_tar_members(archive: str, contents: ArchiveContents) -> None:
         with tarfile.TarFile(fileobj=cast(IO[bytes], bounded), encoding="utf-8", errors="surrogateescape") as tar:
             while (info := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # or a million headers stay in memory
-                _add_tar_member(archive, info, stream, contents)
+                if info.isdir():
+                    continue
+                rejection = _LINK_REASON if info.issym() or info.islnk() else None
+                if rejection is None and (not info.isreg() or info.issparse()):
+                    rejection = "not a regular file"
+                member = ArchiveMember(size=info.size, offset=info.offset_data, compressed_size=info.size)
+                contents.add(stream, info.name, member, rejection)
             # tarfile takes a damaged header for the end; the real end is a block of zeros, or no block.
             if bounded.last_block not in (b"", bytes(tarfile.BLOCKSIZE)):
                 raise tarfile.ReadError("a header is damaged")
-
-
-def _add_tar_member(archive: str, info: tarfile.TarInfo, stream: IO[bytes], contents: ArchiveContents) -> None:
-    """Add one member of a tar to `contents`."""
-    if info.isdir() or (name := _clean_member_name(archive, info.name, contents)) is None:
-        return
-    member = ArchiveMember(size=info.size, offset=info.offset_data, compressed_size=info.size)
-    contents.members.pop(name, None)  # the last of several with one name counts, as when they are unpacked
-    if info.issym() or info.islnk():
-        _skip_member(archive, name, _LINK_REASON, contents)
-    elif not info.isreg() or info.issparse():
-        _skip_member(archive, name, "not a regular file", contents)
-    elif _is_image_member(stream, name, member):
-        contents.members[name] = member
-    else:
-        contents.ignored_count += 1
 
 
 def _open_stream(archive: str) -> IO[bytes]:
@@ -328,56 +323,19 @@ class _BoundedStream:
         return self._stream.tell()
 
 
-# Zip and tar
-
-
-def _clean_member_name(archive: str, raw_name: str, contents: ArchiveContents) -> str | None:
-    """Return the normalised member name; None for a hidden member and for a name that is a failure."""
-    parts = [part for part in raw_name.split("/") if part not in ("", ".")]
-    reason = None
-    if raw_name.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:[\\/]", raw_name):
-        reason = "its name leads out of the archive"
-    elif not parts or "\0" in raw_name:
-        reason = "it has no name"
-    elif not is_utf8(raw_name):
-        reason = NOT_UTF8_REASON
-    if reason is not None:
-        contents.failures.append(Failure(f"{archive}/{make_printable(raw_name)}".replace("\0", "\\0"), reason))
-        return None
-    return None if any(part.startswith(".") for part in parts) else "/".join(parts)
-
-
-def _skip_member(archive: str, name: str, reason: str, contents: ArchiveContents) -> None:
-    """Add a failure if the name has an image suffix; other files are ignored."""
-    if _has_image_suffix(name):
-        contents.failures.append(Failure(f"{archive}/{name}", reason))
-    else:
-        contents.ignored_count += 1
-
-
-def _is_image_member(file: IO[bytes], name: str, member: ArchiveMember) -> bool:
-    """Return whether suffix or first bytes are those of an image."""
-    if _has_image_suffix(name):
-        return True
+def _has_image_signature(file: IO[bytes], member: ArchiveMember) -> bool:
+    """Return whether the first bytes of a member are those of an image."""
     try:
-        return has_image_signature(_read_member_head(file, member))
-    except (zlib.error, struct.error):
+        if member.crc is None:  # a tar
+            file.seek(member.offset)
+            return has_image_signature(file.read(min(32, member.size)))
+        _seek_member(file, member)
+        data = file.read(min(1024, member.compressed_size))
+        return has_image_signature(
+            zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, 32) if member.method else data[:32]
+        )
+    except (zlib.error, struct.error, zipfile.BadZipFile):
         return False
-
-
-def _read_member_head(file: IO[bytes], member: ArchiveMember) -> bytes:
-    """Return the first 32 bytes of a member."""
-    file.seek(member.offset)
-    if member.crc is None:
-        return file.read(min(32, member.size))
-    file.seek(sum(struct.unpack("<HH", file.read(30)[26:])), io.SEEK_CUR)
-    data = file.read(min(1024, member.compressed_size))
-    return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, 32) if member.method else data[:32]
-
-
-def _has_image_suffix(name: str) -> bool:
-    """Return whether the name ends in an image suffix."""
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122  # for every member
 
 
 def _describe_error(error: BaseException) -> str:

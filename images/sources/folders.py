@@ -24,17 +24,11 @@ _IMAGE_SUFFIXES_BOTH_CASES = IMAGE_SUFFIXES | {suffix.upper() for suffix in IMAG
 
 @dataclass
 class WalkResult:
-    """The result of a walk.
-
-    Attributes:
-        files: The files.
-        failures: Files and folders that cannot be used.
-        ignored_count: Number of files that are no images by name and first bytes.
-    """
+    """The result of a walk."""
 
     files: list[FileStat] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-    ignored_count: int = 0
+    failures: list[Failure] = field(default_factory=list)  # files and folders that cannot be used
+    ignored_count: int = 0  # number of files that are no images by name and first bytes
 
     def add_failure(self, path: str, reason: str) -> None:
         """Add a failure, with a path that can be shown."""
@@ -43,19 +37,12 @@ class WalkResult:
 
 @dataclass
 class FolderWalker:
-    """Walks folders and collects failures on the way.
-
-    Attributes:
-        patterns: Patterns that select files.
-        skip_folders: Folders that are not entered.
-        explicit_files: Files that are selected whatever their format.
-        result: Failures and number of ignored files, so far.
-    """
+    """Walks folders and collects failures on the way."""
 
     patterns: PathPatterns = field(default_factory=PathPatterns)
-    skip_folders: frozenset[FolderIdentity] = frozenset()
-    explicit_files: frozenset[str] = frozenset()
-    result: WalkResult = field(default_factory=WalkResult)
+    skip_folders: frozenset[FolderIdentity] = frozenset()  # not entered
+    explicit_files: frozenset[str] = frozenset()  # selected whatever their format
+    result: WalkResult = field(default_factory=WalkResult)  # failures and number of ignored files, so far
 
     def iterate_files(self, root: str) -> Iterator[list[FileFactsTuple]]:
         """Yield the files below `root` in lists; the lists are in the order of paths. `result.files` stays empty.
@@ -146,10 +133,14 @@ class FolderWalker:
 
     def _accepts_file(self, path: str, facts: os.stat_result) -> bool:
         """Return whether a file without a known suffix is selected. The decoder reports what is no regular file."""
-        if not stat.S_ISREG(facts.st_mode) or path in self.explicit_files or _is_image_file(path):
+        if not stat.S_ISREG(facts.st_mode) or path in self.explicit_files:
             return True
-        self.result.ignored_count += 1
-        return False
+        if Path(path).suffix.lower() in IMAGE_SUFFIXES:
+            return True
+        with Path(path).open("rb") as file:
+            is_image = has_image_signature(file.read(32))
+        self.result.ignored_count += not is_image
+        return is_image
 
 
 def _merge_in_order(base: str, files: list[FileFactsTuple], folders: list[str]) -> list[str | list[FileFactsTuple]]:
@@ -184,11 +175,3 @@ def get_file_failure_reason(path: str, error: OSError) -> str:
         return f"a broken symbolic link to {make_printable(str(Path(path).readlink()))}"
     except OSError:  # no link, or in a folder that can be listed but not entered
         return error.strerror or "can't be opened"
-
-
-def _is_image_file(path: str) -> bool:
-    """Return whether a file is an image by its suffix or else by its first bytes."""
-    if Path(path).suffix.lower() in IMAGE_SUFFIXES:
-        return True
-    with Path(path).open("rb") as file:
-        return has_image_signature(file.read(32))

@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,16 +29,10 @@ LABEL_COLUMNS = ("label", "class", "category", "y", "labels", "class_name", "tar
 
 
 def read_labels(spec: str, paths: Sequence[str], roots: Sequence[Path] = ()) -> list[str | None]:
-    """Return the label of each path, None if it has none.
+    """Return the label of each absolute path in the sources `roots`, None if it has none.
 
-    Args:
-        spec: "folders", or a CSV file.
-        paths: Absolute paths, as `walk_sources` returns them.
-        roots: The sources of `paths`.
-
-    Raises:
-        BadSetting: The file cannot be used or contradicts itself, or no image has a label.
-        NoSuchPath: The CSV file does not exist.
+    `spec` is "folders", or a CSV file. Raises NoSuchPath if the file does not exist, and BadSetting if it cannot be
+    used or contradicts itself, or if no image has a label.
     """
     if not paths:
         return []
@@ -90,12 +85,11 @@ def _is_inside(path: str, folder: str) -> bool:
 # A CSV file
 
 
-@dataclass(frozen=True)
-class _LabelRow:
-    """A row of a CSV file; `key` is the path or name as it is written there."""
+class _LabelRow(NamedTuple):
+    """A row of a CSV file."""
 
     line: int
-    key: str
+    key: str  # the path or name as it is written there
     label: str | None
 
 
@@ -224,29 +218,11 @@ class LabelClasses:
         number_of = {name: number for number, name in enumerate(self.names)}
         return np.array([NO_LABEL if label is None else number_of.get(label, NO_LABEL) for label in labels], np.int64)
 
-    def require_count(self, min_count: int) -> None:
-        """Raise BadSetting for the first class with fewer than `min_count` images."""
-        for name, count in zip(self.names, self.counts, strict=True):
-            if count < min_count:
-                raise BadSetting(
-                    f"Class {name!r} has {count} image{'s' * (count > 1)}, and {min_count} are needed. "
-                    "Add some, or leave the class out."
-                )
-
 
 def make_stratified_folds(labels: Sequence[str | None], k: int, seed: int) -> list[IntArray]:
-    """Split rows into k disjoint folds of equal size, with every class spread evenly.
+    """Split rows into k (2 to n) disjoint folds of equal size, with every class spread evenly; return sorted rows.
 
-    Args:
-        labels: (n,); images without a label are treated as a class.
-        k: Number of folds, 2 to n.
-        seed: The same labels and seed give the same folds.
-
-    Returns:
-        The sorted rows of each fold.
-
-    Raises:
-        BadSetting: k is out of range.
+    Images without a label are treated as a class. The same labels and seed give the same folds. Raises BadSetting.
     """
     if not 2 <= k <= len(labels):
         raise BadSetting(f"folds can't be {k} for {len(labels)} images. Use 2 to {max(2, len(labels))}.")

@@ -31,14 +31,10 @@ class PathPatterns:
 
     A pattern without a slash matches a file or a folder at any depth; with a slash it starts at the source. `*` and
     `?` do not match a slash, `**` does; a slash at the end means a folder. Everything in a matching folder matches too.
-
-    Attributes:
-        include: Only files that match one of these are selected; empty selects all files.
-        exclude: Files that match one of these are not selected.
     """
 
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()  # only files that match one of these are selected; empty selects all files
+    exclude: tuple[str, ...] = ()  # files that match one of these are not selected
 
     def __bool__(self) -> bool:
         """Return whether there is any pattern."""

@@ -13,12 +13,7 @@ from simile.images.sources.archives import read_archive_member
 
 
 def read_bytes(path: Path, limits: Limits) -> bytes:
-    """Return the bytes of one regular file, in a folder or in an archive.
-
-    Raises:
-        UnreadableImage: The file cannot be read, is empty or is no regular file.
-        ImageTooLarge: The file has more than `limits.max_bytes`.
-    """
+    """Return the bytes of one regular file, in a folder or in an archive. Raises UnreadableImage, ImageTooLarge."""
     try:
         # O_NONBLOCK: opening a pipe without a writer would block for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -40,22 +40,13 @@ STDIN_SOURCE = "-"
 
 @dataclass(kw_only=True)
 class SourcePart:
-    """Some of the files of a source.
+    """Some of the files of a source. The parts of a root are in the order of paths, with no order inside a part."""
 
-    Attributes:
-        root: The folder or archive that contains the files; None for files that were listed. The parts of a root follow
-            each other in the order of paths, with no order inside a part; an archive is one part.
-        files: The files.
-        metadata: The manifest's metadata of each file; None without a manifest.
-        missing: Listed paths that do not exist.
-        pattern: A folder and a regular expression for paths: indexed files below the folder that match are gone if
-            they are not in `files`.
-    """
-
-    root: str | None
+    root: str | None  # the folder that contains the files, or the archive, which is one part; None for listed files
     files: list[FileFactsTuple] = field(default_factory=list)
-    metadata: list[dict[str, str]] | None = None
-    missing: list[str] = field(default_factory=list)
+    metadata: list[dict[str, str]] | None = None  # the manifest's, of each file; None without a manifest
+    missing: list[str] = field(default_factory=list)  # listed paths that do not exist
+    # A folder and a regular expression: indexed files below it that match are gone if they are not in `files`.
     pattern: tuple[str, re.Pattern[str]] | None = None
 
 
@@ -75,16 +66,7 @@ class ImageSources:
     def __init__(
         self, sources: Sequence[Path | str], skip: Sequence[Path] = (), patterns: PathPatterns | None = None
     ) -> None:
-        """Check that the sources exist.
-
-        Args:
-            sources: Folders, files, archives, manifests, patterns or "-".
-            skip: Folders that are not entered, because the home can be inside a source.
-            patterns: Patterns that select files.
-
-        Raises:
-            NoSuchPath: A source does not exist.
-        """
+        """Check that the sources exist; folders in `skip` are not entered. Raises NoSuchPath."""
         check_sources([Path(source) for source in sources])
         self.patterns = patterns or PathPatterns()
         self.sources = list(
@@ -138,12 +120,7 @@ class ImageSources:
     def _iterate_entries(
         self, entries: Iterable[tuple[str, dict[str, str] | None]], *, expand: bool
     ) -> Iterator[SourcePart]:
-        """Yield the parts of listed paths.
-
-        Args:
-            entries: Paths, with metadata or None.
-            expand: Replace folders and archives by their contents.
-        """
+        """Yield the parts of listed paths with metadata or None; `expand` lists what is in folders and archives."""
         rest = iter(entries)
         while chunk := list(islice(rest, LISTED_CHUNK_SIZE)):
             part = SourcePart(root=None)
@@ -152,16 +129,13 @@ class ImageSources:
                 if is_folder or (expand and archives.is_archive(path) and _is_file(path)):
                     yield part
                     part = SourcePart(root=None)
-                    yield from self._iterate_folder(path) if is_folder else [self._make_archive_part(path)]
+                    # Also a part without files: the indexed files of an empty folder are gone.
+                    yield SourcePart(root=path) if is_folder else self._make_archive_part(path)
+                    for files in self._walker.iterate_files(path) if is_folder else ():
+                        yield SourcePart(root=path, files=files)
                 else:
                     self._add_file(path, metadata, part)
             yield part
-
-    def _iterate_folder(self, folder: str) -> Iterator[SourcePart]:
-        """Yield the parts of a folder."""
-        yield SourcePart(root=folder)  # also for an empty folder: its indexed files are gone
-        for files in self._walker.iterate_files(folder):
-            yield SourcePart(root=folder, files=files)
 
     def _make_archive_part(self, archive: str) -> SourcePart:
         """Return the images of an archive as one part."""
@@ -175,7 +149,7 @@ class ImageSources:
             self._add_failure(archive, get_file_failure_reason(archive, error))
             return part
         for failure in contents.failures:
-            self._record_failure(failure)
+            self._add_failure(failure.path, failure.reason)
         self.result.ignored_count += contents.ignored_count
         part.files = [
             (f"{archive}/{name}", member.size, mtime_ns, member.offset)
@@ -213,14 +187,10 @@ class ImageSources:
             part.metadata.append(metadata)
 
     def _add_failure(self, path: str, reason: str) -> None:
-        """Record a failure with a path that can be shown."""
-        self._record_failure(Failure(make_printable(path), reason))
-
-    def _record_failure(self, failure: Failure) -> None:
-        """Record the first failure of each path."""
-        if failure.path not in self._failed_paths:
-            self._failed_paths.add(failure.path)
-            self.result.failures.append(failure)
+        """Record the first failure of each path, with a path that can be shown."""
+        if (shown := make_printable(path)) not in self._failed_paths:
+            self._failed_paths.add(shown)
+            self.result.failures.append(Failure(shown, reason))
 
 
 def walk_sources(

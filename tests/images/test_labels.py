@@ -209,13 +209,6 @@ def test_fewer_than_two_classes_are_refused(labels: list[str | None], found: str
         LabelClasses.from_labels(labels)
 
 
-def test_a_class_that_is_too_small_to_split_is_named() -> None:
-    classes = LabelClasses.from_labels(["cat", "cat", "dog"])
-    classes.require_count(1)
-    with pytest.raises(BadSetting, match="Class 'dog' has 1 image, and 2 are needed"):
-        classes.require_count(2)
-
-
 # Folds
 
 
