@@ -28,32 +28,19 @@ Float64Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Attribute:
-    """A direction in the latent space that was learned from images with and without a property.
-
-    Attributes:
-        encoder: Fingerprint of the encoder.
-        raw: (d,) float64, mean of the positives minus mean of the negatives.
-        whitened: (d,) float64, the direction for ranking.
-        centre: (d,) float64, the midpoint of the two means.
-        auc: Mean AUC on held-out images over the folds, by direction (raw, whitened).
-        spread: Standard deviation of that AUC, by direction.
-        positives: Number of images with the property.
-        negatives: Number of images without it.
-        contradictory: Number of images that were on both sides and were left out.
-        unreadable: Number of files that could not be read.
-    """
+    """A direction in the latent space that was learned from images with and without a property."""
 
     name: str
-    encoder: str
-    raw: Float64Array
-    whitened: Float64Array
-    centre: Float64Array
-    auc: dict[str, float]
-    spread: dict[str, float]
-    positives: int
-    negatives: int
-    contradictory: int
-    unreadable: int
+    encoder: str  # fingerprint of the encoder
+    raw: Float64Array  # (d,) float64, mean of the positives minus mean of the negatives
+    whitened: Float64Array  # (d,) float64, the direction for ranking
+    centre: Float64Array  # (d,) float64, the midpoint of the two means
+    auc: dict[str, float]  # mean AUC on held-out images over the folds, by direction (raw, whitened)
+    spread: dict[str, float]  # standard deviation of that AUC, by direction
+    positives: int  # number of images with the property
+    negatives: int  # number of images without it
+    contradictory: int  # number of images that were on both sides and were left out
+    unreadable: int  # number of files that could not be read
     seed: int
 
     def shift(self, mu: FloatArray, strength: float) -> FloatArray:

@@ -47,19 +47,15 @@ def _fits_snapshot(entry: CacheEntry, snapshot: Snapshot) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheSpec(Generic[EntryT]):
-    """How a value is computed, saved and loaded.
+    """How a value is computed, saved and loaded."""
 
-    Attributes:
-        suffix: Of its files.
-        measure: Computes the value; returns None if the event was set, which means stop.
-        load: May raise OSError, EOFError, BadZipFile, ValueError, KeyError or TypeError for a bad file.
-        is_valid: Whether a value of this encoder and segment is still valid.
-    """
-
-    suffix: str
+    suffix: str  # of its files
+    # Computes the value; returns None if the event was set, which means stop.
     measure: Callable[[Snapshot, threading.Event], EntryT | None]
     save: Callable[[EntryT, Path], object]
+    # May raise OSError, EOFError, BadZipFile, ValueError, KeyError or TypeError for a bad file.
     load: Callable[[Path], EntryT]
+    # Whether a value of this encoder and segment is still valid.
     is_valid: Callable[[EntryT, Snapshot], bool] = _fits_snapshot
 
 

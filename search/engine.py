@@ -55,21 +55,14 @@ SPREAD_CHUNK_SIZE = 4096  # hits whose vectors are in memory at once
 
 @dataclass(kw_only=True)
 class _SearchState:
-    """A query on its way through the stages.
-
-    Attributes:
-        encoded_query: None until it is encoded, and after an error.
-        error: Why there is no result.
-        ids: (n,) of the hits, like `distances`.
-        nearest_distance: Distance of the nearest image, whether it is a hit or not; None if unknown.
-    """
+    """A query on its way through the stages."""
 
     query: SearchQuery
-    encoded_query: EncodedQuery | None = None
-    error: SimileError | None = None
-    ids: Ids = field(default_factory=lambda: np.empty(0, np.int64))
+    encoded_query: EncodedQuery | None = None  # None until it is encoded, and after an error
+    error: SimileError | None = None  # why there is no result
+    ids: Ids = field(default_factory=lambda: np.empty(0, np.int64))  # (n,) of the hits, like `distances`
     distances: Distances = field(default_factory=lambda: np.empty(0))
-    nearest_distance: float | None = None
+    nearest_distance: float | None = None  # distance of the nearest image, whether it is a hit or not; None if unknown
 
     @property
     def params(self) -> SearchParams:
@@ -83,19 +76,14 @@ class _SearchState:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchEngine:
-    """Searches one collection.
-
-    Attributes:
-        encode_images: Encodes query images in one batch.
-        get_calibration: Returns the calibration of a snapshot at once; None if there is none yet.
-        observe: Called with the name and the seconds of each stage: encode, search, rows.
-    """
+    """Searches one collection."""
 
     catalogue: Catalogue
     index: Index
-    encode_images: EncodeImages
+    encode_images: EncodeImages  # encodes query images in one batch
+    # Returns the calibration of a snapshot at once; None if there is none yet.
     get_calibration: Callable[[Snapshot], ScoreCalibration | None]
-    observe: StageObserver
+    observe: StageObserver  # called with the name and the seconds of each stage: encode, search, rows
 
     def search_many(self, search_queries: Sequence[SearchQuery]) -> list[SearchResult | SimileError]:
         """Return the result or the error of each query, in order."""

@@ -25,19 +25,12 @@ MAX_UNRANKED_IMAGES = 256  # new images that are few enough to be ranked during 
 
 @dataclass(frozen=True)
 class OutlierRanking:
-    """The ranking of the images that were there when it was computed.
+    """The ranking of the images that were there when it was computed."""
 
-    Attributes:
-        encoder: Fingerprint of the encoder of the vectors.
-        segment: Id of the base segment; None if there was none.
-        ids: (n,), sorted by falling distance, equal distances by id.
-        distances: (n,) to the k-th nearest neighbour.
-    """
-
-    encoder: str
-    segment: int | None
-    ids: Ids
-    distances: Distances
+    encoder: str  # fingerprint of the encoder of the vectors
+    segment: int | None  # id of the base segment; None if there was none
+    ids: Ids  # (n,), sorted by falling distance, equal distances by id
+    distances: Distances  # (n,) to the k-th nearest neighbour
 
     def fits(self, images: int) -> bool:
         """Tell whether only few images were added or deleted since."""

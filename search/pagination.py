@@ -20,35 +20,23 @@ SortOrder = Literal["id", "newest", "unlike"]
 
 @dataclass(frozen=True, kw_only=True)
 class ImagePageRequest:
-    """Which page of the collection to return.
-
-    Attributes:
-        sort: By id, newest first, or `unlike`: outliers first.
-        offset: Number of images to skip, from the cursor on.
-        cursor: `next_cursor` of the previous page.
-    """
+    """Which page of the collection to return."""
 
     filter: Filter | None = None
-    sort: SortOrder = "id"
+    sort: SortOrder = "id"  # by id, newest first, or `unlike`: outliers first
     limit: int = 100
-    offset: int = 0
-    cursor: str | None = None
+    offset: int = 0  # number of images to skip, from the cursor on
+    cursor: str | None = None  # `next_cursor` of the previous page
 
 
 @dataclass(frozen=True)
 class ImagePageResult:
-    """One page of the images that match a filter.
-
-    Attributes:
-        total: Number of images that match.
-        next_cursor: Cursor of the next page; None at the end.
-        distances: With sort `unlike`: the distance to the 10th neighbour, by image id.
-    """
+    """One page of the images that match a filter."""
 
     images: list[ImageRecord]
-    total: int
-    next_cursor: str | None
-    distances: dict[int, float] | None = None
+    total: int  # number of images that match
+    next_cursor: str | None  # cursor of the next page; None at the end
+    distances: dict[int, float] | None = None  # with sort `unlike`: the distance to the 10th neighbour, by image id
 
 
 def get_image_page(searcher: Searcher, request: ImagePageRequest) -> ImagePageResult:

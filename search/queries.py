@@ -16,44 +16,28 @@ StageObserver = Callable[[str, float], None]  # (name of the stage, seconds)
 
 @dataclass(frozen=True, kw_only=True)
 class SearchParams:
-    """Options of a search.
+    """Options of a search."""
 
-    Attributes:
-        limit: The largest number of hits; None: no limit.
-        offset: Number of nearest images to skip.
-        filter: Only images that match it can be hits.
-        radius: The largest distance of a hit; None: no bound.
-        encode_only: Only encode the query; do not search.
-        include_metadata: Give each hit its metadata.
-        include_error: Measure the reconstruction error of a query image. It takes more than half of the encoder time.
-        use_posterior: Compare posteriors (mu and sigma, see posterior.py) instead of means. Scores are not calibrated.
-    """
-
-    limit: int | None = 10
-    offset: int = 0
-    filter: Filter | None = None
-    radius: float | None = None
-    encode_only: bool = False
-    include_metadata: bool = False
+    limit: int | None = 10  # the largest number of hits; None: no limit
+    offset: int = 0  # number of nearest images to skip
+    filter: Filter | None = None  # only images that match it can be hits
+    radius: float | None = None  # the largest distance of a hit; None: no bound
+    encode_only: bool = False  # only encode the query; do not search
+    include_metadata: bool = False  # give each hit its metadata
+    # Measure the reconstruction error of a query image. It takes more than half of the encoder time.
     include_error: bool = True
+    # Compare posteriors (mu and sigma, see posterior.py) instead of means. Scores are not calibrated.
     use_posterior: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class QueryImage:
-    """A query image, decoded for one encoder.
+    """A query image, decoded for one encoder."""
 
-    Attributes:
-        name: For display.
-        data: The bytes of the file, to decode it again if another encoder becomes active.
-        encoder: Fingerprint of the encoder that `prepared_image` was decoded for.
-        prepared_image: The decoded image in the encoder's input size.
-    """
-
-    name: str
-    data: bytes
-    encoder: str
-    prepared_image: PreparedImage
+    name: str  # for display
+    data: bytes  # the bytes of the file, to decode it again if another encoder becomes active
+    encoder: str  # fingerprint of the encoder that `prepared_image` was decoded for
+    prepared_image: PreparedImage  # the decoded image in the encoder's input size
 
 
 QueryTerm = QueryImage | int | FloatArray  # an image, the id of an indexed image, or a latent vector mu (d,)
@@ -61,18 +45,12 @@ QueryTerm = QueryImage | int | FloatArray  # an image, the id of an indexed imag
 
 @dataclass(frozen=True, eq=False)
 class SearchQuery:
-    """One search. Indexed images among its terms are not hits.
+    """One search. Indexed images among its terms are not hits."""
 
-    Attributes:
-        positives: Terms to search by: the mean of their mu.
-        negatives: Terms to avoid: the mean of their mu is subtracted.
-        params: Options of the search.
-        attributes: Strength by attribute name. The query vector is shifted along these attributes.
-    """
-
-    positives: tuple[QueryTerm, ...]
-    negatives: tuple[QueryTerm, ...] = ()
+    positives: tuple[QueryTerm, ...]  # terms to search by: the mean of their mu
+    negatives: tuple[QueryTerm, ...] = ()  # terms to avoid: the mean of their mu is subtracted
     params: SearchParams = field(default_factory=SearchParams)
+    # Strength by attribute name. The query vector is shifted along these attributes.
     attributes: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -93,25 +71,17 @@ class SearchQuery:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedQuery:
-    """A query as the encoder sees it. A vector has no name, id or size.
+    """A query as the encoder sees it. A vector has no name, id or size."""
 
-    Attributes:
-        mu: (d,) float32, the latent vector that is searched for.
-        sigma: (d,) float32; None without a variance.
-        width: Of the query image, in pixels, like `height`.
-        reconstruction_error: Mean squared error over values in [0, 1]; None if it was not measured.
-        positives: The encoded terms, if the query has several.
-    """
-
-    mu: FloatArray
-    sigma: FloatArray | None = None
+    mu: FloatArray  # (d,) float32, the latent vector that is searched for
+    sigma: FloatArray | None = None  # (d,) float32; None without a variance
     name: str | None = None
     image_id: int | None = None
-    width: int | None = None
+    width: int | None = None  # of the query image, in pixels, like `height`
     height: int | None = None
     format: str | None = None
-    reconstruction_error: float | None = None
-    positives: tuple[EncodedQuery, ...] = ()
+    reconstruction_error: float | None = None  # mean squared error over values in [0, 1]; None if it was not measured
+    positives: tuple[EncodedQuery, ...] = ()  # the encoded terms, if the query has several
     negatives: tuple[EncodedQuery, ...] = ()
 
 
@@ -120,38 +90,23 @@ EncodeOutcome = EncodedQuery | SimileError
 
 @dataclass(frozen=True, kw_only=True)
 class Confidence:
-    """How far the result of a search can be trusted. None: unknown.
+    """How far the result of a search can be trusted. None: unknown."""
 
-    Attributes:
-        sigma: Mean sigma of the query over the indexed dimensions.
-        error_percentile: Share of the collection with a lower reconstruction error, 0 to 100.
-        unlike: Whether the query image is an outlier in this collection.
-        unlike_reason: Why it is an outlier.
-        false_alarm_rate: Share of usual images that `unlike` would be true for as well.
-        false_alarm_among: The images that this rate was measured on: "new" (not used in training) or "own" (any image
-            of the collection, if too few are known to be new).
-    """
-
-    sigma: float | None = None
-    error_percentile: float | None = None
-    unlike: bool | None = None
-    unlike_reason: str | None = None
-    false_alarm_rate: float | None = None
+    sigma: float | None = None  # mean sigma of the query over the indexed dimensions
+    error_percentile: float | None = None  # share of the collection with a lower reconstruction error, 0 to 100
+    unlike: bool | None = None  # whether the query image is an outlier in this collection
+    unlike_reason: str | None = None  # why it is an outlier
+    false_alarm_rate: float | None = None  # share of usual images that `unlike` would be true for as well
+    # "new": the rate was measured on images that were not used in training; "own": too few are known to be new.
     false_alarm_among: ReferencePopulation | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """An encoded query and its hits.
-
-    Attributes:
-        hits: The nearest first.
-        is_calibrated: Whether scores were calibrated on this collection.
-        encoder: Fingerprint of the encoder of the query's mu; None: the active one.
-    """
+    """An encoded query and its hits."""
 
     query: EncodedQuery
-    hits: list[Hit]
+    hits: list[Hit]  # the nearest first
     confidence: Confidence = field(default_factory=Confidence)
-    is_calibrated: bool = False
-    encoder: str | None = None
+    is_calibrated: bool = False  # whether scores were calibrated on this collection
+    encoder: str | None = None  # fingerprint of the encoder of the query's mu; None: the active one

@@ -28,34 +28,21 @@ MIN_EXAMPLES_PER_SIDE = 2 * CROSS_VALIDATION_FOLDS  # different images with and 
 
 @dataclass(frozen=True, eq=False)
 class AttributeExamples:
-    """Images with and without an attribute.
+    """Images with and without an attribute."""
 
-    Attributes:
-        mu: Latent vectors (n, d).
-        is_positive: Whether each image has the attribute, (n,).
-        digests: A hash of each file; files with the same hash are copies.
-        unreadable: Number of files that could not be read.
-    """
-
-    mu: FloatArray
-    is_positive: NDArray[np.bool_]
-    digests: Sequence[str]
-    unreadable: int = 0
+    mu: FloatArray  # latent vectors (n, d)
+    is_positive: NDArray[np.bool_]  # whether each image has the attribute, (n,)
+    digests: Sequence[str]  # a hash of each file; files with the same hash are copies
+    unreadable: int = 0  # number of files that could not be read
 
 
 @dataclass(frozen=True)
 class AttributeEntanglement:
-    """How much another attribute moves with an attribute.
-
-    Attributes:
-        name: Name of the other attribute.
-        cosine: Cosine of the two raw directions under the within-class covariance, -1 to 1.
-        change: Change of the other attribute's score for a step of 1 along this one.
-    """
+    """How much another attribute moves with an attribute."""
 
     name: str
-    cosine: float
-    change: float
+    cosine: float  # cosine of the two raw directions under the within-class covariance, -1 to 1
+    change: float  # change of the other attribute's score for a step of 1 along this one
 
 
 def learn_attribute(name: str, encoder: str, examples: AttributeExamples, seed: int = 0) -> Attribute:

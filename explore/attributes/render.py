@@ -48,8 +48,7 @@ def render_attribute_sheet(
 ) -> bytes:
     """Draw a PNG: a row for each image, first the image, then the decoded image at each strength.
 
-    Raises:
-        NoDecoder. And as `encode_inputs`.
+    Raises NoDecoder. And as `encode_inputs`.
     """
     rows = []
     for latent_input, point in zip(latent_inputs, encode_inputs(searcher, latent_inputs), strict=True):

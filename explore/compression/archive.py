@@ -88,11 +88,7 @@ def read_archive(path: Path) -> CompressedImages:
 
 
 def extract_images(encoder: TrainedEncoder, stored: CompressedImages, folder: Path) -> list[Path]:
-    """Write all images into a folder as PNG, without overwriting a file.
-
-    Raises:
-        EncoderMismatch, BadSetting.
-    """
+    """Write all images into a folder as PNG, without overwriting a file. Raises EncoderMismatch, BadSetting."""
     if encoder.fingerprint != stored.encoder:
         raise EncoderMismatch(
             f"The archive was made by encoder {stored.encoder}, and this is {encoder.fingerprint}. "

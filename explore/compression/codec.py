@@ -49,25 +49,15 @@ DEFAULT_DELTA = 1.0  # a step changes an image of values in [0, 1] by 1 in all
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CompressedImages:
-    """The content of an archive.
+    """The content of an archive."""
 
-    Attributes:
-        encoder: Fingerprint of the encoder.
-        quantiser: Quantiser of the latents.
-        tables: Frequency tables of the symbols.
-        symbols: Symbols (n, d).
-        names: File name of each image.
-        sizes: (width, height) of each image.
-        failures: Files that could not be read; not in the archive.
-    """
-
-    encoder: str
+    encoder: str  # fingerprint of the encoder
     quantiser: LatentQuantiser
     tables: FrequencyTables
-    symbols: Symbols
-    names: Sequence[str]
-    sizes: Sequence[tuple[int, int]]
-    failures: Sequence[Failure] = ()
+    symbols: Symbols  # (n, d)
+    names: Sequence[str]  # file names
+    sizes: Sequence[tuple[int, int]]  # (width, height) of each image
+    failures: Sequence[Failure] = ()  # files that could not be read; not in the archive
 
     def encode_latents(self) -> bytes:
         """Entropy-code the latents of all images."""

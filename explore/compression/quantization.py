@@ -75,18 +75,12 @@ class FrequencyTables:
 
     Power 1 is a Laplace distribution, 2 a Gaussian. A smaller power has most mass at 0 and a few distant symbols, as
     most dimensions have at low bit rates.
-
-    Attributes:
-        powers: Index (d,) into TABLE_POWERS, uint8.
-        rates: log2 of the rate (d,), in steps of 1 / RATES_PER_OCTAVE, int16.
-        low: Smallest symbol (d,), int16.
-        high: Largest symbol (d,), int16.
     """
 
-    powers: NDArray[np.uint8]
-    rates: NDArray[np.int16]
-    low: NDArray[np.int16]
-    high: NDArray[np.int16]
+    powers: NDArray[np.uint8]  # index (d,) into TABLE_POWERS, uint8
+    rates: NDArray[np.int16]  # log2 of the rate (d,), in steps of 1 / RATES_PER_OCTAVE, int16
+    low: NDArray[np.int16]  # smallest symbol (d,), int16
+    high: NDArray[np.int16]  # largest symbol (d,), int16
 
     @classmethod
     def fit(cls, symbols: Symbols) -> FrequencyTables:

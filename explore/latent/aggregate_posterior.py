@@ -16,19 +16,12 @@ from simile.store.index.metric import make_index_vectors
 
 @dataclass(frozen=True)
 class AggregatePosterior:
-    """The latent vectors of n images.
+    """The latent vectors of n images."""
 
-    Attributes:
-        encoder: The active encoder.
-        ids: Image ids (n,), ascending.
-        mu: Means (n, d), float32.
-        sigma: Standard deviations (n, d), float32; None for an encoder without a variance.
-    """
-
-    encoder: EncoderRecord
-    ids: Ids
-    mu: FloatArray
-    sigma: FloatArray | None
+    encoder: EncoderRecord  # the active encoder
+    ids: Ids  # image ids (n,), ascending
+    mu: FloatArray  # means (n, d), float32
+    sigma: FloatArray | None  # standard deviations (n, d), float32; None for an encoder without a variance
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -21,28 +21,19 @@ LatentInput = Path | int | QueryImage | FloatArray
 
 @dataclass(frozen=True, eq=False)
 class LatentPoint:
-    """The latent vector of one input.
+    """The latent vector of one input."""
 
-    Attributes:
-        name: The file name or id, for captions.
-        mu: Mean (d,).
-        sigma: Standard deviation (d,); None without a variance.
-        width: Width of the image, in pixels.
-        height: Height of the image, in pixels.
-    """
-
-    name: str
-    mu: FloatArray
-    sigma: FloatArray | None
-    width: int
+    name: str  # the file name or id, for captions
+    mu: FloatArray  # mean (d,)
+    sigma: FloatArray | None  # standard deviation (d,); None without a variance
+    width: int  # of the image, in pixels, like `height`
     height: int
 
 
 def encode_inputs(searcher: Searcher, latent_inputs: Sequence[LatentInput]) -> list[LatentPoint]:
     """Encode all inputs, in order. A plain latent vector gets the size of the network's input images.
 
-    Raises:
-        UnreadableImage, NoSuchImage, NothingIndexed, EncoderMismatch, NotFinite.
+    Raises UnreadableImage, NoSuchImage, NothingIndexed, EncoderMismatch, NotFinite.
     """
     params = SearchParams(encode_only=True, include_error=False)
     queries = [

@@ -34,24 +34,15 @@ MAX_MORPH_FRAMES = 1000  # all decoded frames are in memory together
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LatentMorph:
-    """A morph of n frames.
-
-    Attributes:
-        input_names: Name of each input image.
-        input_rows: Frame of each input image.
-        latents: Latent vectors (n, d).
-        frames: Decoded images (n, h, w, 3).
-        changes: Root mean square change (n - 1,) from each frame to the next, for values in [0, 1].
-        nearest_hits: The indexed image nearest to each frame; None in an empty home.
-    """
+    """A morph of n frames."""
 
     interpolation: InterpolationMethod
     input_names: list[str]
-    input_rows: list[int]
-    latents: FloatArray
-    frames: Pixels
-    changes: FloatArray
-    nearest_hits: list[Hit | None]
+    input_rows: list[int]  # frame of each input image
+    latents: FloatArray  # latent vectors (n, d)
+    frames: Pixels  # decoded images (n, h, w, 3)
+    changes: FloatArray  # root mean square change (n - 1,) from each frame to the next, for values in [0, 1]
+    nearest_hits: list[Hit | None]  # the indexed image nearest to each frame; None in an empty home
 
 
 def mix_latents(

@@ -25,17 +25,12 @@ MEASURE_BATCH_SIZE = 1024  # images in memory together: 12 MB of pixels at 64 px
 
 @dataclass(frozen=True)
 class ImageMeasurements:
-    """Measurements of n images.
+    """Measurements of n images."""
 
-    Attributes:
-        ids: Image ids (n,), ascending.
-        error: Mean squared error (n,) of decoding mu, for values in [0, 1]; NaN without a decoder or a readable file.
-        detail: Mean squared gradient (n,), for values in [0, 1]; NaN without a readable file.
-    """
-
-    ids: Ids
+    ids: Ids  # image ids (n,), ascending
+    # Mean squared error (n,) of decoding mu, for values in [0, 1]; NaN without a decoder or a readable file.
     error: Float64Array
-    detail: Float64Array
+    detail: Float64Array  # mean squared gradient (n,), for values in [0, 1]; NaN without a readable file
 
     def select(self, ids: Ids) -> ImageMeasurements:
         """Return the measurements of these ids, in their order; NaN for ids that were not measured."""

@@ -35,17 +35,11 @@ class GeneratedImages:
 
 @dataclass(frozen=True, eq=False)
 class LatentMixture:
-    """A mixture of k Gaussians.
+    """A mixture of k Gaussians."""
 
-    Attributes:
-        weights: Component weights (k,).
-        means: Component means (k, d).
-        roots: Cholesky factors (k, d, d) of the component covariances.
-    """
-
-    weights: Float64Array
-    means: Float64Array
-    roots: Float64Array
+    weights: Float64Array  # component weights (k,)
+    means: Float64Array  # component means (k, d)
+    roots: Float64Array  # Cholesky factors (k, d, d) of the component covariances
 
     def sample(self, count: int, temperature: float, seed: int) -> FloatArray:
         """Draw latents (count, d). The temperature scales the spread of each component, not the means."""
@@ -133,8 +127,7 @@ def sample_posterior(
 def get_mixture(searcher: Searcher) -> LatentMixture:
     """Return the mixture of the collection, stored in HOME/measures until the collection changes.
 
-    Raises:
-        TooFewPictures, NothingIndexed.
+    Raises TooFewPictures, NothingIndexed.
     """
     basis = get_mixture_basis(searcher)
     stored = None if basis is None or basis.images < MIN_MIXTURE_IMAGES else load_mixture(searcher, basis)

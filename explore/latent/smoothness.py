@@ -33,23 +33,14 @@ PAIR_SAMPLE_SIZE = 10_000  # images of the collection that pairs are drawn from
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PathMeasures:
-    """Measures of n paths, (n,) each.
+    """Measures of n paths, (n,) each."""
 
-    Attributes:
-        path: Relative length; NaN if both ends decode to the same image.
-        jump: Relative size of the largest step; NaN if both ends decode to the same image.
-        strangeness: Mean over the steps between the ends.
-        of_ends: Mean strangeness of the two ends.
-        of_fade: Mean strangeness of the steps of a cross-fade between the ends.
-        returned: Mean over the steps between the ends.
-    """
-
-    path: Float64Array
-    jump: Float64Array
-    strangeness: Float64Array
-    of_ends: Float64Array
-    of_fade: Float64Array
-    returned: Float64Array
+    path: Float64Array  # relative length; NaN if both ends decode to the same image
+    jump: Float64Array  # relative size of the largest step; NaN if both ends decode to the same image
+    strangeness: Float64Array  # mean over the steps between the ends
+    of_ends: Float64Array  # mean strangeness of the two ends
+    of_fade: Float64Array  # mean strangeness of the steps of a cross-fade between the ends
+    returned: Float64Array  # mean over the steps between the ends
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

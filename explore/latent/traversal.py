@@ -31,55 +31,34 @@ MANIFOLD_QUANTILES = (0.02, 0.98)  # of the normal distribution, from edge to ed
 
 @dataclass(frozen=True, eq=False)
 class LatentRange:
-    """The range of the collection in the latent space.
+    """The range of the collection in the latent space."""
 
-    Attributes:
-        mean: Mean (d,) of mu.
-        deviation: Standard deviation (d,) of mu.
-        activity_order: All dimensions, the one with the largest deviation first.
-    """
-
-    mean: FloatArray
-    deviation: FloatArray
-    activity_order: list[int]
+    mean: FloatArray  # mean (d,) of mu
+    deviation: FloatArray  # standard deviation (d,) of mu
+    activity_order: list[int]  # all dimensions, the one with the largest deviation first
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LatentTraversal:
-    """A traversal of r dimensions in s steps.
+    """A traversal of r dimensions in s steps."""
 
-    Attributes:
-        name: Name of the start.
-        dims: The dimensions (r).
-        steps: Offsets (s,) from the start, in deviations of the collection.
-        latents: Latent vectors (r, s, d).
-        frames: Decoded images (r, s, h, w, 3).
-        nearest_hits: For each dimension the indexed image nearest to each frame; [] if not requested.
-    """
-
-    name: str
-    dims: list[int]
-    steps: FloatArray
-    latents: FloatArray
-    frames: Pixels
+    name: str  # of the start
+    dims: list[int]  # (r)
+    steps: FloatArray  # offsets (s,) from the start, in deviations of the collection
+    latents: FloatArray  # latent vectors (r, s, d)
+    frames: Pixels  # decoded images (r, s, h, w, 3)
+    # For each dimension the indexed image nearest to each frame; [] if not requested.
     nearest_hits: list[list[Hit | None]]
 
 
 @dataclass(frozen=True, eq=False)
 class LatentManifold:
-    """A plane of size x size decoded images, top left first.
+    """A plane of size x size decoded images, top left first."""
 
-    Attributes:
-        axes: The two directions, in words.
-        latents: Latent vectors (size², d).
-        frames: Decoded images (size², h, w, 3).
-        nearest_hits: The indexed image nearest to each frame; [] if not requested.
-    """
-
-    axes: str
-    latents: FloatArray
-    frames: Pixels
-    nearest_hits: list[Hit | None]
+    axes: str  # the two directions, in words
+    latents: FloatArray  # latent vectors (size², d)
+    frames: Pixels  # decoded images (size², h, w, 3)
+    nearest_hits: list[Hit | None]  # the indexed image nearest to each frame; [] if not requested
 
 
 def measure_latent_range(searcher: Searcher, seed: int = 0) -> LatentRange:
@@ -95,8 +74,7 @@ def _compute_latent_range(mu: FloatArray) -> LatentRange:
 def parse_dims(text: str, latent_range: LatentRange) -> list[int]:
     """Parse a list of dimensions, "1,5,7" or "5,", or a number of dimensions, "8": the most active ones.
 
-    Raises:
-        BadSetting.
+    Raises BadSetting.
     """
     count = len(latent_range.activity_order)
     try:

@@ -40,41 +40,23 @@ MIN_IMPORTANCE_SAMPLES = 64  # with fewer draws the estimate of log p(x) is too 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class EncodingUncertainty:
-    """Uncertainty of one image.
-
-    Attributes:
-        name: Name of the image.
-        mu: Mean (d,) of the posterior q(z|x).
-        sigma: Standard deviation (d,) of the posterior.
-        spread_of_all: Standard deviation (d,) of mu over the collection.
-        samples: Number of draws from the posterior.
-        reconstruction: Decoded mu, (h, w, 3).
-        deviation: Standard deviation over the decoded draws, (h, w, 3); 255 stands for `largest`.
-        mean_deviation: Mean of the deviation, for values in [0, 1].
-        largest: Largest deviation, for values in [0, 1].
-        log_likelihood: log p(x) in nats; None if the decoder was trained with a loss that is no density.
-        bits_per_value: The same in bits for each value of the image.
-        error: Mean squared error of the reconstruction, for values in [0, 1].
-        error_percentile: Percentage of the collection with a smaller error; None if no image could be read.
-        same_nearest: Fraction of draws with the same nearest image as mu; None with fewer than two images.
-        overlap: Mean fraction of mu's ten nearest images that a draw finds; None with fewer than two images.
-    """
+    """Uncertainty of one image."""
 
     name: str
-    mu: FloatArray
-    sigma: FloatArray
-    spread_of_all: FloatArray
-    samples: int
-    reconstruction: Pixels
-    deviation: Pixels
-    mean_deviation: float
-    largest: float
-    log_likelihood: float | None
-    bits_per_value: float | None
-    error: float
-    error_percentile: float | None
-    same_nearest: float | None
-    overlap: float | None
+    mu: FloatArray  # mean (d,) of the posterior q(z|x)
+    sigma: FloatArray  # standard deviation (d,) of the posterior
+    spread_of_all: FloatArray  # standard deviation (d,) of mu over the collection
+    samples: int  # number of draws from the posterior
+    reconstruction: Pixels  # decoded mu, (h, w, 3)
+    deviation: Pixels  # standard deviation over the decoded draws, (h, w, 3); 255 stands for `largest`
+    mean_deviation: float  # mean of the deviation, for values in [0, 1]
+    largest: float  # largest deviation, for values in [0, 1]
+    log_likelihood: float | None  # log p(x) in nats; None if the decoder was trained with a loss that is no density
+    bits_per_value: float | None  # the same in bits for each value of the image
+    error: float  # mean squared error of the reconstruction, for values in [0, 1]
+    error_percentile: float | None  # percentage of the collection with a smaller error; None if no image could be read
+    same_nearest: float | None  # fraction of draws with the same nearest image as mu; None with fewer than two images
+    overlap: float | None  # mean fraction of mu's ten nearest images that a draw finds; None with fewer than two images
 
 
 def measure_uncertainty(

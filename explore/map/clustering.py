@@ -37,16 +37,13 @@ def check_cluster_settings(method: str, count: int | None) -> None:
 
 
 def find_clusters(vectors: FloatArray, method: ClusterMethod, count: int | None, seed: int) -> ClusterNumbers:
-    """Cluster vectors (n, d).
+    """Cluster vectors (n, d). Raises BadSetting.
 
     Args:
         count: Number of clusters for kmeans; images in the smallest cluster for hdbscan; None for the default.
 
     Returns:
         The cluster (n,) of each vector, 0 for the largest cluster, NO_CLUSTER for none.
-
-    Raises:
-        BadSetting.
     """
     check_cluster_settings(method, count)
     if method == "hdbscan":

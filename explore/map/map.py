@@ -56,27 +56,16 @@ class MapSettings:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LatentMap:
-    """A map of n images in c clusters.
-
-    Attributes:
-        settings: The settings that it was made with.
-        encoder: Fingerprint of the encoder.
-        segment: Index segment; None before the first one.
-        ids: Image ids (n,), in the order of a Hilbert curve: neighbours in the plane are near each other in the list.
-        points: Points (n, 2), float32, in [-1, 1].
-        clusters: Cluster (n,) of each image, as of `find_clusters`.
-        density: Fraction (n,), float32, of images in thinner places; NaN for a single image.
-        typical: Id (c,) of the most typical image of each cluster.
-    """
+    """A map of n images in c clusters."""
 
     settings: MapSettings
-    encoder: str
-    segment: int | None
-    ids: Ids
-    points: FloatArray
-    clusters: ClusterNumbers
-    density: FloatArray
-    typical: Ids
+    encoder: str  # fingerprint of the encoder
+    segment: int | None  # index segment; None before the first one
+    ids: Ids  # image ids (n,), in the order of a Hilbert curve: neighbours in the plane are near each other in the list
+    points: FloatArray  # (n, 2), float32, in [-1, 1]
+    clusters: ClusterNumbers  # cluster (n,) of each image, as of `find_clusters`
+    density: FloatArray  # fraction (n,), float32, of images in thinner places; NaN for a single image
+    typical: Ids  # id (c,) of the most typical image of each cluster
 
     @property
     def tag(self) -> str:
@@ -120,8 +109,7 @@ class LatentMap:
 def make_map(searcher: Searcher, map_settings: MapSettings, on_progress: OnProgress) -> LatentMap:
     """Make and store the map of all images. A stored map of the same images and settings is returned instead.
 
-    Raises:
-        NothingIndexed, BadSetting, TooFewPictures, HomeNotWritable.
+    Raises NothingIndexed, BadSetting, TooFewPictures, HomeNotWritable.
     """
     posterior = load_aggregate_posterior(searcher)
     map_settings.check(len(posterior))

@@ -46,8 +46,7 @@ def check_layout(name: str, count: int) -> None:
 def compute_layout(vectors: FloatArray, name: LayoutName, seed: int) -> FloatArray:
     """Project vectors (n, d) to points (n, 2), centred, with the larger side from -1 to 1.
 
-    Raises:
-        BadSetting, TooFewPictures.
+    Raises BadSetting, TooFewPictures.
     """
     check_layout(name, len(vectors))
     if name == "pca":

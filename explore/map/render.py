@@ -42,17 +42,11 @@ MAP_STYLES: tuple[MapStyle, ...] = get_args(MapStyle)
 
 @dataclass(frozen=True, eq=False)
 class MapTile:
-    """A tile: the images in rows 256 n to 256 n + 255 of a map, 16 in each row of the tile.
+    """A tile: the images in rows 256 n to 256 n + 255 of a map, 16 in each row of the tile."""
 
-    Attributes:
-        tag: Hash of the content.
-        path: File of the tile in the home.
-        ids: Image ids; None for a deleted image.
-    """
-
-    tag: str
-    path: Path
-    ids: Sequence[int | None]
+    tag: str  # hash of the content
+    path: Path  # file of the tile in the home
+    ids: Sequence[int | None]  # image ids; None for a deleted image
 
 
 def count_tiles(view: MapView) -> int:
@@ -98,14 +92,11 @@ def get_thumbnail(searcher: Searcher, image_id: int) -> Pixels | None:
 
 
 def render_map(searcher: Searcher, view: MapView, labels: Sequence[MapLabels], colour: str, style: MapStyle) -> bytes:
-    """Render a map as PNG.
+    """Render a map as PNG. Raises BadSetting, NoDecoder.
 
     Args:
         colour: `cluster`, `density`, `error`, `label` (the first labels) or the source of labels.
         style: `pictures` adds thumbnails where there is space.
-
-    Raises:
-        BadSetting, NoDecoder.
     """
     if style not in MAP_STYLES:
         raise BadSetting(f"style can't be {style!r}. Give pictures or dots.")

@@ -27,65 +27,38 @@ MAX_LABEL_VALUES = 60  # metadata with more different values are not useful as l
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MapView:
-    """A view of n images.
-
-    Attributes:
-        map: The stored map.
-        catalogue_changes: State of the catalogue.
-        ids: Image ids (n,).
-        map_rows: Row (n,) of each image in the map; -1 for a newer image.
-        points: Points (n, 2), float32.
-        clusters: Cluster (n,) of each image.
-        density: Fraction (n,) of images in thinner places; NaN for a newer image.
-        newer_count: Number of newer images in the view.
-        missing_count: Number of newer images that are not in the view, as they are too many.
-    """
+    """A view of n images."""
 
     map: LatentMap
-    catalogue_changes: int
-    ids: Ids
-    map_rows: Ids
-    points: FloatArray
-    clusters: ClusterNumbers
-    density: FloatArray
-    newer_count: int
-    missing_count: int
+    catalogue_changes: int  # state of the catalogue
+    ids: Ids  # image ids (n,)
+    map_rows: Ids  # row (n,) of each image in the map; -1 for a newer image
+    points: FloatArray  # points (n, 2), float32
+    clusters: ClusterNumbers  # cluster (n,) of each image
+    density: FloatArray  # fraction (n,) of images in thinner places; NaN for a newer image
+    newer_count: int  # number of newer images in the view
+    missing_count: int  # number of newer images that are not in the view, as they are too many
 
 
 @dataclass(frozen=True, eq=False)
 class MapLabels:
-    """Labels of n images from one source.
+    """Labels of n images from one source."""
 
-    Attributes:
-        source: `folder`, or a metadata field.
-        names: The most frequent labels.
-        label_ids: Index (n,) into `names`; -1 for any other label or none.
-    """
-
-    source: str
-    names: tuple[str, ...]
-    label_ids: ClusterNumbers
+    source: str  # `folder`, or a metadata field
+    names: tuple[str, ...]  # the most frequent labels
+    label_ids: ClusterNumbers  # index (n,) into `names`; -1 for any other label or none
 
 
 @dataclass(frozen=True, kw_only=True)
 class MapCluster:
-    """One cluster of a view.
-
-    Attributes:
-        number: Number in the map.
-        size: Number of images.
-        typical: Id of the most typical image.
-        x: Median of the points.
-        y: Median of the points.
-        label: The label of at least half of the images, if there is one.
-    """
+    """One cluster of a view."""
 
     number: int
     size: int
-    typical: int
-    x: float
+    typical: int  # id of the most typical image
+    x: float  # median of the points, like `y`
     y: float
-    label: str | None
+    label: str | None  # the label of at least half of the images, if there is one
 
 
 def make_map_view(searcher: Searcher, latent_map: LatentMap) -> MapView:

@@ -26,22 +26,13 @@ MAX_STORED_OUTLIERS = 1000
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class OutlierListing:
-    """The first MAX_STORED_OUTLIERS outliers of a collection, the highest score first.
+    """The first MAX_STORED_OUTLIERS outliers of a collection, the highest score first."""
 
-    Attributes:
-        encoder: Fingerprint of the encoder.
-        segment: Index segment; None before the first one.
-        changes: State of the catalogue.
-        ids: Ids (n,) of all scored images, ascending.
-        neighbour: The k of the k-th neighbour.
-        outliers: The outliers.
-    """
-
-    encoder: str
-    segment: int | None
-    changes: int
-    ids: Ids
-    neighbour: int
+    encoder: str  # fingerprint of the encoder
+    segment: int | None  # index segment; None before the first one
+    changes: int  # state of the catalogue
+    ids: Ids  # ids (n,) of all scored images, ascending
+    neighbour: int  # the k of the k-th neighbour
     outliers: Sequence[Outlier]
 
     def fits(self, images: int) -> bool:
@@ -81,13 +72,10 @@ def make_outlier_cache_spec(searcher: Searcher) -> CacheSpec[OutlierListing]:
 
 
 def measure_outliers(searcher: Searcher, snapshot: Snapshot, stop_event: threading.Event) -> OutlierListing | None:
-    """Measure the outliers of the current collection.
+    """Measure the outliers of the current collection. Raises TooFewPictures, NothingIndexed.
 
     Returns:
         None if the event was set, or the active encoder has changed. Measurements of single images are kept.
-
-    Raises:
-        TooFewPictures, NothingIndexed.
     """
 
     def check_stop_event(_stage: str, _done: int, _total: int) -> None:

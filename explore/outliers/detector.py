@@ -60,38 +60,23 @@ REASON_TEMPLATES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Outlier:
-    """One image.
-
-    Attributes:
-        image_id: Id of the image.
-        path: First path; empty if there is none.
-        score: Evidence in nats.
-        ranks: Rank of each signal, 0 to 1; 1 is the least like the rest.
-        reason: The strongest signals in words.
-    """
+    """One image."""
 
     image_id: int
-    path: str
-    score: float
-    ranks: dict[str, float]
-    reason: str
+    path: str  # first path; empty if there is none
+    score: float  # evidence in nats
+    ranks: dict[str, float]  # rank of each signal, 0 to 1; 1 is the least like the rest
+    reason: str  # the strongest signals in words
 
 
 @dataclass(frozen=True)
 class OutlierScores:
-    """The scores of all n images.
+    """The scores of all n images."""
 
-    Attributes:
-        ids: Image ids (n,).
-        scores: Evidence (n,) in nats.
-        ranks: Rank (n,) of each signal; NaN if it could not be measured.
-        neighbour: The k of the k-th neighbour.
-    """
-
-    ids: Ids
-    scores: Float64Array
-    ranks: dict[str, Float64Array]
-    neighbour: int
+    ids: Ids  # image ids (n,)
+    scores: Float64Array  # evidence (n,) in nats
+    ranks: dict[str, Float64Array]  # rank (n,) of each signal; NaN if it could not be measured
+    neighbour: int  # the k of the k-th neighbour
 
 
 def find_outliers(
@@ -99,8 +84,7 @@ def find_outliers(
 ) -> tuple[list[Outlier], OutlierScores]:
     """Find the `count` images with the highest scores, the highest first, and the scores of all images.
 
-    Raises:
-        NothingIndexed, TooFewPictures, BadSetting.
+    Raises NothingIndexed, TooFewPictures, BadSetting.
     """
     if count < 1:
         raise BadSetting(f"count can't be {count}. Give a number of at least 1.")

@@ -18,30 +18,20 @@ RESTORE_HINT = "Restore the folder from a backup, or train again."
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderDescription:
-    """Everything that encoder.json says of an encoder, except the file's format and checksum.
+    """Everything that encoder.json says of an encoder, except the file's format and checksum."""
 
-    Attributes:
-        fingerprint: Hash over the weights and the four fields below; empty before the encoder is saved.
-        architecture: `Architecture.to_dict()` as stored, because the fingerprint covers these exact values.
-        preprocessing: `Preprocessing.to_dict()` as stored, for the same reason.
-        metric: How vectors are compared, "l2" or "cosine".
-        index_dims: Number of leading values of mu that are indexed; None for all of them.
-        recipe: `Recipe.to_dict()` of the training that made the encoder network.
-        classes: Class names of a classifier; None in files of older versions.
-        seed: Seed of the training.
-        data: Image counts "pictures", "training", "validation" and "set_aside" of the training.
-        decoder: "over" (fingerprint of the base encoder) and "recipe" of a decoder that was trained later.
-    """
-
-    fingerprint: str = ""
+    fingerprint: str = ""  # hash over the weights and the four fields below; empty before the encoder is saved
+    # `Architecture.to_dict()` as stored, because the fingerprint covers these exact values.
     architecture: dict[str, Any]
-    preprocessing: dict[str, Any]
-    metric: str
-    index_dims: int | None
-    recipe: dict[str, Any] | None = None
-    classes: list[str] | None = None
+    preprocessing: dict[str, Any]  # `Preprocessing.to_dict()` as stored, for the same reason
+    metric: str  # how vectors are compared, "l2" or "cosine"
+    index_dims: int | None  # number of leading values of mu that are indexed; None for all of them
+    recipe: dict[str, Any] | None = None  # `Recipe.to_dict()` of the training that made the encoder network
+    classes: list[str] | None = None  # class names of a classifier; None in files of older versions
     seed: int | None = None
+    # Image counts "pictures", "training", "validation" and "set_aside" of the training.
     data: dict[str, int] | None = None
+    # "over" (fingerprint of the base encoder) and "recipe" of a decoder that was trained later.
     decoder: dict[str, Any] | None = None
 
     @property

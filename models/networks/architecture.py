@@ -17,37 +17,23 @@ _LIMITS = {"image_size": (16, 256), "channels": (1, 3), "latent_dim": (1, 65536)
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Everything that determines the shapes of the weights.
+    """Everything that determines the shapes of the weights."""
 
-    Attributes:
-        image_size: Side of the square input in pixels.
-        channels: 1 for grey or 3 for colour.
-        latent_dim: Length of mu.
-        width: Channels after the first halving, or units of a dense layer.
-        kind: One of `NETWORK_KINDS`, or the name of a torchvision classifier.
-        bottleneck: "dense", or "convolutional": the latent is a small feature map, flattened.
-        variational: Whether the encoder gives a variance.
-        decoder: Whether there is a decoder.
-        classes: Number of classes of the classifier on top of mu; 0 for none.
-        edges: Whether the encoder's head also receives HOG features.
-        full_resolution: Whether the decoder has feature maps of the image's size; without them it takes half the time.
-        sphere: Number of leading values of mu that are scaled to length √sphere, the length that the prior gives them.
-        linear: Whether a linear path runs in parallel to both networks (models/training/pca_init.py).
-    """
-
-    image_size: int
-    channels: int
-    latent_dim: int
-    width: int = 32
-    kind: str = "convolutional"
-    bottleneck: str = "dense"
-    variational: bool = True
-    decoder: bool = True
-    classes: int = 0
-    edges: bool = False
+    image_size: int  # side of the square input in pixels
+    channels: int  # 1 for grey or 3 for colour
+    latent_dim: int  # length of mu
+    width: int = 32  # channels after the first halving, or units of a dense layer
+    kind: str = "convolutional"  # one of `NETWORK_KINDS`, or the name of a torchvision classifier
+    bottleneck: str = "dense"  # "dense", or "convolutional": the latent is a small feature map, flattened
+    variational: bool = True  # whether the encoder gives a variance
+    decoder: bool = True  # whether there is a decoder
+    classes: int = 0  # number of classes of the classifier on top of mu; 0 for none
+    edges: bool = False  # whether the encoder's head also receives HOG features
+    # Whether the decoder has feature maps of the image's size; without them it takes half the time.
     full_resolution: bool = True
+    # Number of leading values of mu that are scaled to length √sphere, the length that the prior gives them.
     sphere: int = 0
-    linear: bool = False
+    linear: bool = False  # whether a linear path runs in parallel to both networks (models/training/pca_init.py)
 
     @property
     def value_count(self) -> int:

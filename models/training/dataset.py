@@ -22,33 +22,22 @@ RESIZE_CHUNK_SIZE = 500  # images resized together
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingBatch:
-    """Images of one training step.
+    """Images of one training step."""
 
-    Attributes:
-        images: (b, C, S, S) in [0, 1], at the network's size.
-        labels: Class numbers (b,), if there are labels.
-        rows: Row numbers (b,) in the training dataset; None for images outside it.
-        large_images: (b, C, R, R), the same images at a larger size for augmentation, if the dataset has them.
-    """
-
-    images: Tensor
-    labels: Tensor | None = None
-    rows: Tensor | None = None
+    images: Tensor  # (b, C, S, S) in [0, 1], at the network's size
+    labels: Tensor | None = None  # class numbers (b,), if there are labels
+    rows: Tensor | None = None  # row numbers (b,) in the training dataset; None for images outside it
+    # (b, C, R, R), the same images at a larger size for augmentation, if the dataset has them.
     large_images: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Images in memory or in a file, like a torch `Dataset` that returns whole batches.
+    """Images in memory or in a file, like a torch `Dataset` that returns whole batches."""
 
-    Attributes:
-        images: (n, S, S, C) uint8, S the network's size.
-        labels: Class numbers (n,), if there are labels.
-        large_images: (n, R, R, C) uint8, if augmentation needs images that are larger than the network's input.
-    """
-
-    images: Pixels
-    labels: ClassNumbers | None = None
+    images: Pixels  # (n, S, S, C) uint8, S the network's size
+    labels: ClassNumbers | None = None  # class numbers (n,), if there are labels
+    # (n, R, R, C) uint8, if augmentation needs images that are larger than the network's input.
     large_images: Pixels | None = None
 
     @classmethod

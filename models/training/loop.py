@@ -47,21 +47,13 @@ MAX_TIME_SHARE = 0.97  # of the time budget: training stops here in any case, so
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """Seed, duration and device of a training.
+    """Seed, duration and device of a training."""
 
-    Attributes:
-        seed: Seed of all random numbers.
-        minutes: Time budget; None for no limit, or for the original budget of a resumed run.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        resume: None to resume only if there is an unfinished run with the same images and settings.
-        start_time: The time.monotonic() from which `minutes` count.
-    """
-
-    seed: int = 0
-    minutes: float | None = None
-    device: str = "auto"
-    resume: bool | None = False
-    start_time: float = 0.0
+    seed: int = 0  # of all random numbers
+    minutes: float | None = None  # time budget; None for no limit, or for the original budget of a resumed run
+    device: str = "auto"  # `auto`, `cpu`, `cuda` or `cuda:N`
+    resume: bool | None = False  # None to resume only if there is an unfinished run with the same images and settings
+    start_time: float = 0.0  # the time.monotonic() from which `minutes` count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,25 +70,15 @@ class TrainingProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """The result of a training.
+    """The result of a training."""
 
-    Attributes:
-        network: The network of the best epoch.
-        history: Measurements of each epoch.
-        best_epoch: Number of the epoch with the best validation objective, from 1.
-        stop_reason: Why the training ended.
-        warnings: Problems that the user should know.
-        train_count: Number of images that weights were fitted to.
-        validation_images: Held-out images (m, S, S, C) uint8.
-    """
-
-    network: Network
-    history: list[dict[str, Any]]
-    best_epoch: int
+    network: Network  # of the best epoch
+    history: list[dict[str, Any]]  # measurements of each epoch
+    best_epoch: int  # number of the epoch with the best validation objective, from 1
     stop_reason: str
-    warnings: list[str]
-    train_count: int
-    validation_images: Pixels
+    warnings: list[str]  # problems that the user should know
+    train_count: int  # number of images that weights were fitted to
+    validation_images: Pixels  # held-out images (m, S, S, C) uint8
 
 
 def train(  # noqa: PLR0912, PLR0915  # flat on purpose: it is read from top to bottom

@@ -39,15 +39,10 @@ STRENGTH_RAMP, INITIAL_STRENGTH = 0.4, 0.25
 
 @dataclass(frozen=True)
 class Terms:
-    """The result of one training step.
+    """The result of one training step."""
 
-    Attributes:
-        loss: A scalar per pixel value.
-        parts: The terms by name, for the report; likelihoods are in nats per image.
-    """
-
-    loss: Tensor
-    parts: dict[str, Tensor]
+    loss: Tensor  # a scalar per pixel value
+    parts: dict[str, Tensor]  # the terms by name, for the report; likelihoods are in nats per image
 
 
 class Objective(nn.Module):

@@ -23,27 +23,16 @@ _IDENTITY_LABELS = {"pictures": "images"}  # keys of the state file that message
 
 @dataclass(kw_only=True)
 class EpochState:
-    """The state of a run at the end of an epoch.
+    """The state of a run at the end of an epoch."""
 
-    Attributes:
-        step: Steps done.
-        epoch: Epochs done.
-        total_steps: Planned number of steps; None before it is known.
-        minutes: Time budget; None for no limit.
-        seconds: Time used of the budget.
-        best_epoch: Number of the best epoch so far, from 1; 0 before the first.
-        history: Measurements of each epoch.
-        best_weights: Weights of the best epoch by name.
-    """
-
-    step: int = 0
+    step: int = 0  # steps that are done, like `epoch`
     epoch: int = 0
-    total_steps: int | None = None
-    minutes: float | None = None
-    seconds: float = 0.0
-    best_epoch: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best_weights: dict[str, Tensor] | None = None
+    total_steps: int | None = None  # planned number of steps; None before it is known
+    minutes: float | None = None  # time budget; None for no limit
+    seconds: float = 0.0  # time used of the budget
+    best_epoch: int = 0  # number of the best epoch so far, from 1; 0 before the first
+    history: list[dict[str, Any]] = field(default_factory=list)  # measurements of each epoch
+    best_weights: dict[str, Tensor] | None = None  # weights of the best epoch by name
 
     def add_epoch(
         self,

@@ -27,19 +27,12 @@ PROXY_LEARNING_RATE_FACTOR = 5.0  # a proxy gets a gradient once per pass, so it
 
 @dataclass(frozen=True)
 class TrainingExtras:
-    """Inputs in addition to images that some recipes need.
+    """Inputs in addition to images that some recipes need."""
 
-    Attributes:
-        labels: Class numbers (n,) for `classes`.
-        classes: Class names.
-        perceptual_distance: Distance of the features that the decoder must reproduce.
-        frozen_network: A network with an encoder that stays as it is while a decoder is trained.
-    """
-
-    labels: ClassNumbers | None = None
+    labels: ClassNumbers | None = None  # class numbers (n,) for `classes`
     classes: tuple[str, ...] = ()
-    perceptual_distance: PerceptualDistance | None = None
-    frozen_network: Network | None = None
+    perceptual_distance: PerceptualDistance | None = None  # distance of the features that the decoder must reproduce
+    frozen_network: Network | None = None  # a network with an encoder that stays as it is while a decoder is trained
 
 
 NO_EXTRAS = TrainingExtras()

@@ -49,28 +49,18 @@ class CalibrationSample:
 
 @dataclass(frozen=True)
 class ScoreCalibration:
-    """The calibration of a collection.
+    """The calibration of a collection."""
 
-    Attributes:
-        encoder: Fingerprint of the encoder of the vectors.
-        segment: Id of the base segment; None if there was none.
-        images: Number of images in the collection.
-        distances: (n,) ascending.
-        expected: (n,) number of images within each of these distances of an image, on average.
-        ordered: The values of each signal in the sample, ascending.
-        cuts: For a set of signals (names joined by commas): (cut, rate). A query image with these signals is an outlier
-            if its highest rank among them, 0 to 1, is above the cut. The same is true for `rate` of the sample.
-        population: The images of the sample: see Confidence.false_alarm_among.
-    """
-
-    encoder: str
-    segment: int | None
-    images: int
-    distances: Float64Array
-    expected: Float64Array
-    ordered: dict[str, Float64Array] = field(default_factory=dict)
+    encoder: str  # fingerprint of the encoder of the vectors
+    segment: int | None  # id of the base segment; None if there was none
+    images: int  # in the collection
+    distances: Float64Array  # (n,) ascending
+    expected: Float64Array  # (n,) number of images within each of these distances of an image, on average
+    ordered: dict[str, Float64Array] = field(default_factory=dict)  # the values of each signal in the sample, ascending
+    # For a set of signals (names joined by commas): (cut, rate). A query image with these signals is an outlier if its
+    # highest rank among them, 0 to 1, is above the cut. The same is true for `rate` of the sample.
     cuts: dict[str, tuple[float, float]] = field(default_factory=dict)
-    population: ReferencePopulation = "own"
+    population: ReferencePopulation = "own"  # the images of the sample: see Confidence.false_alarm_among
 
     @property
     def false_alarm_rate(self) -> float | None:
