@@ -6,13 +6,10 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from simile.core.records import Hit, IndexSummary
-from simile.search.serializer import serialize_hit, serialize_query, serialize_result
-
-if TYPE_CHECKING:
-    from simile.search.queries import SearchResult
+from simile.search.queries import SearchResult, serialize_hit, serialize_query, serialize_result
 
 
 def write(text: str) -> None:

@@ -8,9 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, Self, TypeVar
 from zipfile import BadZipFile
 
 from simile.core.atomic_write import write_atomically
@@ -26,6 +25,8 @@ FILE_CHECK_SECONDS = 2.0  # how often to look for a file that another process ma
 class CacheEntry(Protocol):
     """A value that was computed from the vectors of one encoder in one base segment."""
 
+    suffix: ClassVar[str]  # of its files
+
     @property
     def encoder(self) -> str:
         """Fingerprint of the encoder."""
@@ -34,29 +35,18 @@ class CacheEntry(Protocol):
     def segment(self) -> int | None:
         """Id of the base segment; None if there was none."""
 
-    def fits(self, images: int) -> bool:
-        """Tell whether the value is still valid for this number of images."""
+    def fits(self, snapshot: Snapshot) -> bool:
+        """Tell whether the value is still valid for a snapshot with the same encoder and base segment."""
+
+    def save(self, path: Path) -> None:
+        """Write the value to a file."""
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a file. Raises OSError, EOFError, BadZipFile, ValueError, KeyError or TypeError for a bad one."""
 
 
 EntryT = TypeVar("EntryT", bound=CacheEntry)
-
-
-def _fits_snapshot(entry: CacheEntry, snapshot: Snapshot) -> bool:
-    return entry.fits(len(snapshot))
-
-
-@dataclass(frozen=True, kw_only=True)
-class CacheSpec(Generic[EntryT]):
-    """How a value is computed, saved and loaded."""
-
-    suffix: str  # of its files
-    # Computes the value; returns None if the event was set, which means stop.
-    measure: Callable[[Snapshot, threading.Event], EntryT | None]
-    save: Callable[[EntryT, Path], object]
-    # May raise OSError, EOFError, BadZipFile, ValueError, KeyError or TypeError for a bad file.
-    load: Callable[[Path], EntryT]
-    # Whether a value of this encoder and segment is still valid.
-    is_valid: Callable[[EntryT, Snapshot], bool] = _fits_snapshot
 
 
 class BackgroundCache(Generic[EntryT]):
@@ -64,13 +54,22 @@ class BackgroundCache(Generic[EntryT]):
 
     Args:
         home: The value is saved in its folder `gauges`.
-        spec: How the value is computed, saved and loaded.
+        entry_type: The class of the value.
+        measure: Computes the value; returns None if the event was set, which means stop.
         compute_on_demand: Compute a missing value on the first `get`. Otherwise only `start` computes it, and `get`
             returns what another process has saved.
     """
 
-    def __init__(self, home: Home, spec: CacheSpec[EntryT], *, compute_on_demand: bool) -> None:
-        self._folder, self._spec, self._compute_on_demand = home.root / "gauges", spec, compute_on_demand
+    def __init__(
+        self,
+        home: Home,
+        entry_type: type[EntryT],
+        measure: Callable[[Snapshot, threading.Event], EntryT | None],
+        *,
+        compute_on_demand: bool,
+    ) -> None:
+        self._folder, self._suffix = home.root / "gauges", entry_type.suffix
+        self._entry_type, self._measure, self._compute_on_demand = entry_type, measure, compute_on_demand
         self._entry: EntryT | None = None
         self._next_file_check = 0.0  # time.monotonic()
         self._stop_event = threading.Event()
@@ -79,7 +78,7 @@ class BackgroundCache(Generic[EntryT]):
 
     def get(self, snapshot: Snapshot) -> EntryT | None:
         """Return the cached value for these vectors; a stale value is returned until the new one is ready."""
-        if self._entry is None or not self._is_valid(self._entry, snapshot):
+        if self._entry is None or not _is_valid(self._entry, snapshot):
             now = time.monotonic()
             if now >= self._next_file_check:
                 self._next_file_check = now + FILE_CHECK_SECONDS
@@ -109,15 +108,11 @@ class BackgroundCache(Generic[EntryT]):
         self._stop_event.set()
         self.wait()
 
-    def put(self, entry: EntryT) -> None:
-        """Set the value in this process."""
-        self._entry = entry
-
     def _reload(self, snapshot: Snapshot) -> None:
         entry = self._load_entry(snapshot)
         if entry is not None:
             self._entry = entry
-        if self._compute_on_demand and (entry is None or not self._is_valid(entry, snapshot)):
+        if self._compute_on_demand and (entry is None or not _is_valid(entry, snapshot)):
             self.start(snapshot)
 
     def _compute(self, snapshot: Snapshot) -> None:
@@ -126,21 +121,21 @@ class BackgroundCache(Generic[EntryT]):
                 if not is_locked:  # another process computes it
                     return
                 entry = self._load_entry(snapshot)
-                if entry is None or not self._is_valid(entry, snapshot):
-                    entry = self._spec.measure(snapshot, self._stop_event)
+                if entry is None or not _is_valid(entry, snapshot):
+                    entry = self._measure(snapshot, self._stop_event)
                     if entry is not None:
                         self._save_entry(entry)
             if entry is not None:
                 self._entry = entry
         except SimileError as error:  # such as an encoder that was removed meanwhile
-            log.warning("background computation failed (%s): %s", self._spec.suffix, error)
+            log.warning("background computation failed (%s): %s", self._suffix, error)
 
     @contextmanager
     def _try_lock(self) -> Iterator[bool]:
         """Yield whether no other process computes the value. Without a lock file every process computes its own."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            file = (self._folder / f"{self._spec.suffix.strip('-')}.lock").open("wb")
+            file = (self._folder / f"{self._suffix.strip('-')}.lock").open("wb")
         except OSError:
             yield True
             return
@@ -153,14 +148,11 @@ class BackgroundCache(Generic[EntryT]):
             yield True
 
     def _get_path(self, encoder: str, segment: int | None) -> Path:
-        return self._folder / f"{encoder[:16]}-{segment or 0}{self._spec.suffix}"
-
-    def _is_valid(self, entry: EntryT, snapshot: Snapshot) -> bool:
-        return _has_same_source(entry, snapshot) and self._spec.is_valid(entry, snapshot)
+        return self._folder / f"{encoder[:16]}-{segment or 0}{self._suffix}"
 
     def _load_entry(self, snapshot: Snapshot) -> EntryT | None:
         with suppress(OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile):
-            entry = self._spec.load(self._get_path(snapshot.encoder.fingerprint, snapshot.base_segment_id))
+            entry = self._entry_type.load(self._get_path(snapshot.encoder.fingerprint, snapshot.base_segment_id))
             return entry if _has_same_source(entry, snapshot) else None
         return None
 
@@ -168,8 +160,8 @@ class BackgroundCache(Generic[EntryT]):
         path = self._get_path(entry.encoder, entry.segment)
         try:
             with translate_write_errors(path):
-                write_atomically(path, lambda temporary: self._spec.save(entry, temporary))
-                for old in self._folder.glob(f"{entry.encoder[:16]}-*{self._spec.suffix}"):
+                write_atomically(path, entry.save)
+                for old in self._folder.glob(f"{entry.encoder[:16]}-*{self._suffix}"):
                     if old != path:
                         old.unlink(missing_ok=True)
         except SimileError as error:  # the value stays in memory
@@ -178,3 +170,7 @@ class BackgroundCache(Generic[EntryT]):
 
 def _has_same_source(entry: CacheEntry, snapshot: Snapshot) -> bool:
     return (entry.encoder, entry.segment) == (snapshot.encoder.fingerprint, snapshot.base_segment_id)
+
+
+def _is_valid(entry: CacheEntry, snapshot: Snapshot) -> bool:
+    return _has_same_source(entry, snapshot) and entry.fits(snapshot)

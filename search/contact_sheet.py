@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
+from simile.core.atomic_write import write_output_file
 from simile.core.errors import BadSetting, NoDecoder, NoSuchImage, UnreadableImage
 from simile.core.records import Hit
 from simile.images.encoding import encode_png
 from simile.images.formats import Pixels
 from simile.images.rendering.sheets import SheetRow, SheetTile, draw_contact_sheets, draw_side_by_side
 from simile.search.searcher import Searcher, SearchResult
+
+BLANK_PIXELS = np.full((64, 64, 3), 255, np.uint8)  # for an image without a file and a decoder
 
 
 def write_contact_sheet(searcher: Searcher, results: list[tuple[SearchResult, Pixels]], output: Path) -> None:
@@ -22,34 +25,24 @@ def write_contact_sheet(searcher: Searcher, results: list[tuple[SearchResult, Pi
     if output.suffix.lower() == ".png":
         data = draw_contact_sheets(rows)
     elif output.suffix.lower() in (".html", ".htm"):
-        data = _render_html(rows).encode()
+        data = _PAGE_TEMPLATE.format(sections="\n".join(map(_render_section, rows))).encode()
     else:
         raise BadSetting(f"{output} can't be written: name a file that ends in .png or .html.")
-    _write_sheet_file(output, data)
+    write_output_file(output, data)
 
 
 def write_reconstruction(searcher: Searcher, image: Path, output: Path) -> float:
-    """Write an image and its reconstruction side by side as a PNG.
+    """Write an image and its reconstruction side by side as a PNG. Raises BadSetting.
 
     Returns:
         The mean squared error, over values in [0, 1].
-
-    Raises:
-        BadSetting: If the suffix is not .png or the file cannot be written.
     """
     original, reconstruction, query = searcher.reconstruct_file(image, name=str(image))
     if output.suffix.lower() != ".png":
         raise BadSetting(f"{output} can't be written: name a file that ends in .png.")
-    _write_sheet_file(output, draw_side_by_side([original, reconstruction], [image.name, "reconstruction"]))
+    write_output_file(output, draw_side_by_side([original, reconstruction], [image.name, "reconstruction"]))
     assert query.reconstruction_error is not None
     return query.reconstruction_error
-
-
-def _write_sheet_file(output: Path, data: bytes) -> None:
-    try:
-        output.write_bytes(data)
-    except OSError as error:
-        raise BadSetting(f"{output} can't be written: {error.strerror}. Name another --output.") from error
 
 
 def make_sheet_row(searcher: Searcher, result: SearchResult, query_pixels: Pixels) -> SheetRow:
@@ -74,11 +67,7 @@ def make_hit_tile(searcher: Searcher, hit: Hit, caption_prefix: str = "") -> She
     try:
         return SheetTile(searcher.get_reconstruction_pixels(hit.image_id), caption)
     except NoDecoder:
-        return SheetTile(np.full((64, 64, 3), 255, np.uint8), caption)
-
-
-def _render_html(rows: list[SheetRow]) -> str:
-    return _PAGE_TEMPLATE.format(sections="\n".join(map(_render_section, rows)))
+        return SheetTile(BLANK_PIXELS, caption)
 
 
 def _render_section(row: SheetRow) -> str:
@@ -87,7 +76,7 @@ def _render_section(row: SheetRow) -> str:
     title = "Nearest"
     if row.hit_reconstructions:
         title = "Nearest, each above its reconstruction"
-        images = [_render_image(tile.pixels, "reconstruction") for tile in row.hit_reconstructions]
+        images = [render_image_tag(tile.pixels, "reconstruction") for tile in row.hit_reconstructions]
         figures = [figure + image for figure, image in zip(figures, images, strict=True)]
     hits = "".join(f"<li>{figure}</li>" for figure in figures)
     return f"<section><h2>Query</h2><div class=query>{query}</div><h2>{title}</h2><ol>{hits}</ol></section>"
@@ -95,10 +84,11 @@ def _render_section(row: SheetRow) -> str:
 
 def _render_figure(tile: SheetTile) -> str:
     lines = "".join(f"<span>{escape(line)}</span>" for line in tile.caption.split("\n"))
-    return f"<figure>{_render_image(tile.pixels, tile.caption)}<figcaption>{lines}</figcaption></figure>"
+    return f"<figure>{render_image_tag(tile.pixels, tile.caption)}<figcaption>{lines}</figcaption></figure>"
 
 
-def _render_image(pixels: Pixels, alt: str) -> str:
+def render_image_tag(pixels: Pixels, alt: str) -> str:
+    """Return an HTML image with the pixels as a data URL."""
     data = base64.b64encode(encode_png(pixels)).decode()
     small = " class=small" if max(pixels.shape[:2]) <= 64 else ""  # shown with sharp pixels
     return f'<img{small} alt="{escape(alt, quote=True)}" src="data:image/png;base64,{data}">'

@@ -10,15 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from simile.core.errors import BadSetting, EncoderMismatch, NoSuchImage, NotFinite, NoVariance, SimileError
+from simile.core.errors import BadSetting, NoVariance, SimileError
 from simile.core.filter_parser import parse_metadata
 from simile.core.records import Filter, FloatArray, Hit
-from simile.search.attributes import shift_by_attributes
 from simile.search.calibration.calibration import ScoreCalibration
 from simile.search.posterior import (
     compute_distance_spreads,
@@ -31,8 +29,6 @@ from simile.search.queries import (
     Confidence,
     EncodedQuery,
     EncodeOutcome,
-    QueryImage,
-    QueryTerm,
     SearchParams,
     SearchQuery,
     SearchResult,
@@ -45,9 +41,6 @@ from simile.store.index.index import Index
 from simile.store.index.metric import make_index_vectors
 from simile.store.index.snapshot import Snapshot
 
-# (images, fingerprint of the encoder, whether to measure each image's reconstruction error) -> one outcome for each
-EncodeImages = Callable[[Sequence[QueryImage], str, Sequence[bool]], list[EncodeOutcome]]
-OutcomesByTerm = dict[QueryImage | int, EncodeOutcome]
 SearchGroupKey = tuple[Filter | None, float | None, int]  # filter, radius, count: the same for one index search
 
 SPREAD_CHUNK_SIZE = 4096  # hits whose vectors are in memory at once
@@ -80,7 +73,7 @@ class SearchEngine:
 
     catalogue: Catalogue
     index: Index
-    encode_images: EncodeImages  # encodes query images in one batch
+    encode_queries: Callable[[Sequence[SearchQuery], Snapshot], list[EncodeOutcome]]
     # Returns the calibration of a snapshot at once; None if there is none yet.
     get_calibration: Callable[[Snapshot], ScoreCalibration | None]
     observe: StageObserver  # called with the name and the seconds of each stage: encode, search, rows
@@ -93,72 +86,17 @@ class SearchEngine:
         try:
             snapshot = self.index.get_snapshot()
             with self._time_stage("encode"):
-                self._encode_queries(states, snapshot)
+                for state, outcome in zip(states, self.encode_queries(search_queries, snapshot), strict=True):
+                    if isinstance(outcome, SimileError):
+                        state.fail(outcome)
+                    else:
+                        state.encoded_query = outcome
             with self._time_stage("search"):
                 self._search_states(states, snapshot)
             with self._time_stage("rows"):
                 return self._make_results(states, snapshot)
         except SimileError as error:  # an error of the home, not of one query
             return [state.error or error for state in states]
-
-    def _encode_queries(self, states: Sequence[_SearchState], snapshot: Snapshot) -> None:
-        """Encode each query; an image or id in several queries is encoded once."""
-        ids = {term for state in states for term in state.query.terms if isinstance(term, int)}
-        outcomes = self._encode_query_images(states, snapshot) | self._load_indexed_queries(ids, snapshot)
-        fingerprint = snapshot.encoder.fingerprint
-        for state in states:
-            try:
-                encoded = _combine_terms(state.query, lambda term: _resolve_term(term, outcomes, snapshot))
-                if state.query.attributes:
-                    mu = shift_by_attributes(self.catalogue.home, fingerprint, encoded.mu, state.query.attributes)
-                    # What was measured holds for the image itself, not for the shifted vector.
-                    encoded = replace(encoded, mu=mu, sigma=None, image_id=None, reconstruction_error=None)
-                state.encoded_query = encoded
-            except SimileError as error:
-                state.fail(error)
-
-    def _encode_query_images(self, states: Sequence[_SearchState], snapshot: Snapshot) -> OutcomesByTerm:
-        """Encode all query images in one batch."""
-        include_errors: dict[QueryImage, bool] = {}
-        for state in states:
-            needs_error = state.params.include_error and state.query.is_single_term and not state.query.attributes
-            for term in state.query.terms:
-                if isinstance(term, QueryImage):
-                    include_errors[term] = include_errors.get(term, False) or needs_error
-        if not include_errors:
-            return {}
-        images = list(include_errors)
-        outcomes = self.encode_images(images, snapshot.encoder.fingerprint, list(include_errors.values()))
-        return dict(zip(images, outcomes, strict=True))
-
-    def _load_indexed_queries(self, ids: set[int], snapshot: Snapshot) -> OutcomesByTerm:
-        """Load indexed images as encoded queries; no encoder is needed."""
-        if not ids:
-            return {}
-        fingerprint = snapshot.encoder.fingerprint
-        records = self.catalogue.images.get_many(sorted(ids))
-        embeddings = self.catalogue.embeddings.get_many(ids, fingerprint)
-        outcomes: OutcomesByTerm = {}
-        for image_id in ids:
-            record, embedding = records.get(image_id), embeddings.get(image_id)
-            if record is None:
-                outcomes[image_id] = NoSuchImage(image_id)
-            elif embedding is None:
-                outcomes[image_id] = EncoderMismatch(
-                    f"Image {image_id} has no vector by encoder {fingerprint}. Run `simile index` on it."
-                )
-            else:
-                outcomes[image_id] = EncodedQuery(
-                    mu=embedding.mu,
-                    sigma=None if embedding.log_variance is None else np.exp(0.5 * embedding.log_variance),
-                    name=Path(record.paths[0]).name if record.paths else None,
-                    image_id=image_id,
-                    width=record.width,
-                    height=record.height,
-                    format=record.format,
-                    reconstruction_error=record.reconstruction_error,
-                )
-        return outcomes
 
     def _search_states(self, states: Sequence[_SearchState], snapshot: Snapshot) -> None:
         """Find the hits of each query; queries with the same filter, radius and count share an index search."""
@@ -263,42 +201,6 @@ class SearchEngine:
             yield
         finally:  # a stage that fails takes time too
             self.observe(stage, time.perf_counter() - started)
-
-
-def _resolve_term(term: QueryTerm, outcomes: OutcomesByTerm, snapshot: Snapshot) -> EncodedQuery:
-    """Return the encoded term. Raises its error, EncoderMismatch or NotFinite for a bad vector."""
-    if isinstance(term, QueryImage | int):
-        outcome = outcomes[term]
-        if isinstance(outcome, SimileError):
-            raise outcome
-        return outcome
-    encoder, mu = snapshot.encoder, np.asarray(term, dtype=np.float32)
-    if mu.shape != (encoder.dimensions,):
-        raise EncoderMismatch(
-            f"A vector of {mu.size} numbers can't be compared: encoder {encoder.fingerprint} has {encoder.dimensions}."
-        )
-    if not np.isfinite(mu).all():
-        raise NotFinite("The vector holds NaN or infinity, or a number beyond float32. Send finite numbers.")
-    return EncodedQuery(mu=mu)
-
-
-def _combine_terms(search_query: SearchQuery, resolve_term: Callable[[QueryTerm], EncodedQuery]) -> EncodedQuery:
-    """Combine the terms of a query: the mean of the positives minus the mean of the negatives. Raises NotFinite."""
-    positives = [resolve_term(term) for term in search_query.positives]
-    negatives = [resolve_term(term) for term in search_query.negatives]
-    if search_query.is_single_term:
-        return positives[0]
-    mu, variance = np.zeros_like(positives[0].mu), np.zeros_like(positives[0].mu)
-    has_variance = True
-    for side, sign in ((positives, 1), (negatives, -1)):
-        for query in side:
-            mu += sign * query.mu / len(side)
-            has_variance &= query.sigma is not None
-            variance += 0 if query.sigma is None else np.square(query.sigma / len(side))
-    if not np.isfinite(mu).all():
-        raise NotFinite("The mean of the vectors is beyond float32. Send smaller numbers.")
-    sigma = np.sqrt(variance) if has_variance else None
-    return EncodedQuery(mu=mu, sigma=sigma, positives=tuple(positives), negatives=tuple(negatives))
 
 
 def _get_group_key(search_query: SearchQuery, image_count: int) -> SearchGroupKey:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -27,14 +27,16 @@ MAX_UNRANKED_IMAGES = 256  # new images that are few enough to be ranked during 
 class OutlierRanking:
     """The ranking of the images that were there when it was computed."""
 
+    suffix: ClassVar = "-unlike.npz"
+
     encoder: str  # fingerprint of the encoder of the vectors
     segment: int | None  # id of the base segment; None if there was none
     ids: Ids  # (n,), sorted by falling distance, equal distances by id
     distances: Distances  # (n,) to the k-th nearest neighbour
 
-    def fits(self, images: int) -> bool:
+    def fits(self, snapshot: Snapshot) -> bool:
         """Tell whether only few images were added or deleted since."""
-        return abs(images - len(self.ids)) <= MAX_UNRANKED_IMAGES
+        return abs(len(snapshot) - len(self.ids)) <= MAX_UNRANKED_IMAGES
 
     def restrict_to(self, ids: Ids) -> Self:
         """Return the ranking of these images only (ids ascending); images that are not ranked are left out."""
@@ -78,15 +80,10 @@ class OutlierRanking:
 def compute_outlier_ranking(
     snapshot: Snapshot, stop_event: threading.Event, is_busy: Callable[[], bool]
 ) -> OutlierRanking | None:
-    """Rank all images of a snapshot, on one core; call it in its own thread.
+    """Rank all images of a snapshot, on one core; call it in its own thread. Returns None if it was stopped.
 
     Args:
-        snapshot: The vectors.
-        stop_event: Ends the computation.
         is_busy: Whether others search now; then it pauses for half of the time.
-
-    Returns:
-        The ranking; None if it was stopped.
     """
     use_single_search_thread()
     ids = snapshot.get_live_ids()

@@ -42,10 +42,7 @@ class ImagePageResult:
 def get_image_page(searcher: Searcher, request: ImagePageRequest) -> ImagePageResult:
     """Return a page of the collection.
 
-    Raises:
-        BadSetting: If the cursor does not belong to this sort.
-        BeingComputed: With sort `unlike`, until the ranking is ready.
-        NothingIndexed: With sort `unlike`, if the home is empty.
+    Raises BadSetting for the cursor of another sort, and the errors of `get_outlier_ranking` for sort `unlike`.
     """
     last_key = None if request.cursor is None else _decode_cursor(request.cursor, request.sort)
     matching_ids = searcher.index.find_matching_ids(request.filter)
@@ -74,7 +71,7 @@ def get_outlier_ranking(searcher: Searcher) -> OutlierRanking:
     if ranking is None:
         searcher.outlier_rankings.start(snapshot)
         raise BeingComputed("The outlier ranking is being computed. Try again in a few seconds.")
-    if not ranking.fits(len(snapshot)) or ranking.segment != snapshot.base_segment_id:
+    if not ranking.fits(snapshot) or ranking.segment != snapshot.base_segment_id:
         searcher.outlier_rankings.start(snapshot)
     return ranking.update_to(snapshot)
 

@@ -8,7 +8,7 @@ nearest posteriors: it returns more and more neighbours until no other image can
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from simile.store.catalogue.records import EncoderRecord
 from simile.store.index.flat import Distances, Ids, Neighbours, sort_by_distance
 from simile.store.index.metric import make_index_vectors
 
+if TYPE_CHECKING:  # imports torch
+    from simile.models.inference.encoder import TrainedEncoder
+
 INITIAL_CANDIDATES = 32  # neighbours of the mean in the first index search
 CANDIDATE_GROWTH = 4
 POSTERIOR_CHUNK_SIZE = 4096  # images whose posteriors are in memory at once
@@ -27,19 +30,7 @@ Float64Array = NDArray[np.float64]
 SigmaDistances = Callable[[Ids], Distances]  # |sigma1 - sigma2|² for ids (n,), NaN for a deleted image
 
 
-class MetricDescription(Protocol):
-    """How the vectors of an encoder are compared."""
-
-    @property
-    def index_dims(self) -> Any:
-        """The indexed dimensions."""
-
-    @property
-    def metric(self) -> str:
-        """`l2` or `cosine`."""
-
-
-def to_indexed_sigma(mu: FloatArray, sigma: FloatArray, encoder: MetricDescription) -> FloatArray:
+def to_indexed_sigma(mu: FloatArray, sigma: FloatArray, encoder: EncoderRecord | TrainedEncoder) -> FloatArray:
     """Return sigma over the indexed dimensions, (n, d') from (n, d); for `cosine` divided by the length of mu."""
     indexed_sigma = make_index_vectors(sigma, encoder.index_dims, "l2")
     if encoder.metric != "cosine":
@@ -55,10 +46,8 @@ def find_nearest_posteriors(
     """Find the nearest posteriors. An approximate index may miss some.
 
     Args:
-        count: How many to find.
         find_nearest_means: Returns the given number of neighbours of the query's mean, ascending; fewer if there are
             fewer.
-        sigma_distances: See `make_sigma_distances`.
 
     Returns:
         Ids and distances W, ascending.
@@ -84,14 +73,7 @@ def filter_posteriors(ids: Ids, distances: Distances, sigma_distances: SigmaDist
 def make_sigma_distances(
     mu: FloatArray, sigma: FloatArray, catalogue: Catalogue, encoder: EncoderRecord
 ) -> SigmaDistances:
-    """Return a function that computes |sigma1 - sigma2|² between a query and indexed images; each is read once.
-
-    Args:
-        mu: (d,) of the query, like `sigma`.
-        sigma: See `mu`.
-        catalogue: Holds the posteriors of the images.
-        encoder: The encoder of the query.
-    """
+    """Return a function that computes |sigma1 - sigma2|² between a query (d,) and indexed images; each is read once."""
     query_sigma = to_indexed_sigma(mu[None], sigma[None], encoder)[0].astype(np.float64)
     known: dict[int, float] = {}
 
@@ -131,12 +113,7 @@ def compute_distance_spreads(
 
     Args:
         mu: (n, d), like `sigma`.
-        sigma: See `mu`.
         vectors: (n, d') as indexed.
-        encoder: The encoder of all vectors.
-
-    Returns:
-        (n,).
     """
     x, variance = (make_index_vectors(rows, encoder.index_dims, "l2").astype(np.float64) for rows in (mu, sigma))
     variance **= 2

@@ -1,17 +1,23 @@
-"""Data classes of the search pipeline: SearchQuery goes in, SearchResult comes out."""
+"""Data classes of the search pipeline: SearchQuery goes in, SearchResult comes out, also as JSON-ready values."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from simile.core.errors import SimileError
 from simile.core.records import Filter, FloatArray, Hit
-from simile.images.loading.loader import PreparedImage
+
+if TYPE_CHECKING:  # the command line imports this module at start, and that takes long
+    from simile.images.loading.loader import PreparedImage
 
 ReferencePopulation = Literal["new", "own"]
 StageObserver = Callable[[str, float], None]  # (name of the stage, seconds)
+
+# The fields of the HTTP API, which adds its URLs.
+_QUERY_FIELDS = ("name", "image_id", "width", "height", "format", "reconstruction_error")
+_HIT_FIELDS = ("image_id", "distance", "score", "spread", "path", "width", "height", "format", "metadata")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,3 +116,22 @@ class SearchResult:
     confidence: Confidence = field(default_factory=Confidence)
     is_calibrated: bool = False  # whether scores were calibrated on this collection
     encoder: str | None = None  # fingerprint of the encoder of the query's mu; None: the active one
+
+
+def serialize_result(result: SearchResult) -> dict[str, Any]:
+    """Serialise a result: `query`, `hits` and `score_calibrated`."""
+    hits = [serialize_hit(hit) for hit in result.hits]
+    return {"query": serialize_query(result), "hits": hits, "score_calibrated": result.is_calibrated}
+
+
+def serialize_query(result: SearchResult) -> dict[str, Any]:
+    """Serialise the query of a result and its confidence; the latent vectors are left out."""
+    fields = {name: getattr(result.query, name) for name in _QUERY_FIELDS} | vars(result.confidence)
+    for side in ("positives", "negatives"):
+        fields[side] = [{"image_id": term.image_id, "name": term.name} for term in getattr(result.query, side)]
+    return fields
+
+
+def serialize_hit(hit: Hit) -> dict[str, Any]:
+    """Serialise one hit; `metadata` is None if the search did not include it."""
+    return {name: getattr(hit, name) for name in _HIT_FIELDS}

@@ -1,32 +1,36 @@
-"""Decode and encode query images."""
+"""Encode search queries: decode and encode their images in one batch, read indexed images, combine the terms."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from simile.core.errors import NotFinite, SimileError
+from simile.core.errors import EncoderMismatch, NoSuchImage, NotFinite, SimileError
 from simile.images.formats import Limits
 from simile.images.loading.loader import prepare_image
 from simile.models.inference.encoder import TrainedEncoder
+from simile.search.attributes import shift_by_attributes
 from simile.search.encoder_registry import EncoderCache
-from simile.search.queries import EncodedQuery, EncodeOutcome, QueryImage, StageObserver
+from simile.search.queries import EncodedQuery, EncodeOutcome, QueryImage, QueryTerm, SearchQuery, StageObserver
+from simile.store.catalogue.catalogue import Catalogue
+from simile.store.index.snapshot import Snapshot
+
+OutcomesByTerm = Mapping[QueryImage | int, EncodeOutcome]
 
 
 class QueryEncoder:
-    """Decodes query images and encodes them in batches. Safe to share between threads."""
+    """Decodes query images and encodes queries in batches. Safe to share between threads.
 
-    def __init__(self, encoders: EncoderCache, limits: Limits, observe: StageObserver) -> None:
-        """Create it.
+    Args:
+        observe: Called with "decode" and the seconds that each decoding took.
+    """
 
-        Args:
-            encoders: Loads encoders by fingerprint.
-            limits: Limits of decoding.
-            observe: Called with "decode" and the seconds that each decoding took.
-        """
-        self._encoders, self._limits, self.observe = encoders, limits, observe
+    def __init__(self, catalogue: Catalogue, encoders: EncoderCache, limits: Limits, observe: StageObserver) -> None:
+        self._catalogue, self._encoders, self._limits, self.observe = catalogue, encoders, limits, observe
 
     def prepare(self, data: bytes, name: str, encoder: TrainedEncoder) -> QueryImage:
         """Decode an image for an encoder. Raises UnreadableImage."""
@@ -41,30 +45,110 @@ class QueryEncoder:
             return query_image
         return self.prepare(query_image.data, query_image.name, encoder)
 
-    def encode_many(
-        self, query_images: Sequence[QueryImage], fingerprint: str, include_errors: Sequence[bool]
-    ) -> list[EncodeOutcome]:
-        """Encode images in one batch.
+    def encode_queries(self, search_queries: Sequence[SearchQuery], snapshot: Snapshot) -> list[EncodeOutcome]:
+        """Return the encoded query or the error of each query; an image or id in several queries is encoded once."""
+        terms = [(query, term) for query in search_queries for term in query.terms]
+        # For each query image, whether its reconstruction error is measured.
+        include_errors: dict[QueryImage, bool] = {}
+        for query, term in terms:
+            if isinstance(term, QueryImage):
+                needs_error = query.params.include_error and query.is_single_term and not query.attributes
+                include_errors[term] = include_errors.get(term, False) or needs_error
+        ids = {term for _, term in terms if isinstance(term, int)}
+        fingerprint = snapshot.encoder.fingerprint
+        outcomes: dict[QueryImage | int, EncodeOutcome] = {}
+        if include_errors:
+            outcomes |= self._encode_images(include_errors, fingerprint)
+        if ids:
+            outcomes |= self._load_indexed_images(ids, fingerprint)
+        encoded_queries: list[EncodeOutcome] = []
+        for query in search_queries:
+            try:
+                encoded = _combine_terms(query, outcomes, snapshot)
+                if query.attributes:
+                    mu = shift_by_attributes(self._catalogue.home, fingerprint, encoded.mu, query.attributes)
+                    # What was measured holds for the image itself, not for the shifted vector.
+                    encoded = replace(encoded, mu=mu, sigma=None, image_id=None, reconstruction_error=None)
+                encoded_queries.append(encoded)
+            except SimileError as error:
+                encoded_queries.append(error)
+        return encoded_queries
 
-        Args:
-            query_images: The images, decoded for any encoder.
-            fingerprint: Of the encoder to use.
-            include_errors: For each image, whether its reconstruction error is measured.
-
-        Returns:
-            For each image, in order, the encoded query or the error.
-        """
+    def _encode_images(self, include_errors: Mapping[QueryImage, bool], fingerprint: str) -> OutcomesByTerm:
         encoder = self._encoders.get(fingerprint)
-        outcomes: list[EncodeOutcome | None] = []
+        outcomes: dict[QueryImage | int, EncodeOutcome] = {}
         batch: list[tuple[QueryImage, bool]] = []
-        for query_image, include_error in zip(query_images, include_errors, strict=True):
+        for query_image, include_error in include_errors.items():
             try:
                 batch.append((self.prepare_for(query_image, encoder), include_error))
-                outcomes.append(None)
             except SimileError as error:
-                outcomes.append(error)
-        encoded = iter(_encode_batch_or_errors(batch, encoder))
-        return [next(encoded) if outcome is None else outcome for outcome in outcomes]
+                outcomes[query_image] = error
+        prepared = [query_image for query_image in include_errors if query_image not in outcomes]
+        return outcomes | dict(zip(prepared, _encode_batch_or_errors(batch, encoder), strict=True))
+
+    def _load_indexed_images(self, ids: set[int], fingerprint: str) -> OutcomesByTerm:
+        """Load indexed images as encoded queries; no encoder is needed."""
+        records = self._catalogue.images.get_many(sorted(ids))
+        embeddings = self._catalogue.embeddings.get_many(ids, fingerprint)
+        outcomes: dict[QueryImage | int, EncodeOutcome] = {}
+        for image_id in ids:
+            record, embedding = records.get(image_id), embeddings.get(image_id)
+            if record is None:
+                outcomes[image_id] = NoSuchImage(image_id)
+            elif embedding is None:
+                outcomes[image_id] = EncoderMismatch(
+                    f"Image {image_id} has no vector by encoder {fingerprint}. Run `simile index` on it."
+                )
+            else:
+                outcomes[image_id] = EncodedQuery(
+                    mu=embedding.mu,
+                    sigma=None if embedding.log_variance is None else np.exp(0.5 * embedding.log_variance),
+                    name=Path(record.paths[0]).name if record.paths else None,
+                    image_id=image_id,
+                    width=record.width,
+                    height=record.height,
+                    format=record.format,
+                    reconstruction_error=record.reconstruction_error,
+                )
+        return outcomes
+
+
+def _resolve_term(term: QueryTerm, outcomes: OutcomesByTerm, snapshot: Snapshot) -> EncodedQuery:
+    """Return the encoded term. Raises its error, EncoderMismatch or NotFinite for a bad vector."""
+    if isinstance(term, QueryImage | int):
+        outcome = outcomes[term]
+        if isinstance(outcome, SimileError):
+            raise outcome
+        return outcome
+    encoder, mu = snapshot.encoder, np.asarray(term, dtype=np.float32)
+    if mu.shape != (encoder.dimensions,):
+        raise EncoderMismatch(
+            f"A vector of {mu.size} numbers can't be compared: encoder {encoder.fingerprint} has {encoder.dimensions}."
+        )
+    if not np.isfinite(mu).all():
+        raise NotFinite("The vector holds NaN or infinity, or a number beyond float32. Send finite numbers.")
+    return EncodedQuery(mu=mu)
+
+
+def _combine_terms(search_query: SearchQuery, outcomes: OutcomesByTerm, snapshot: Snapshot) -> EncodedQuery:
+    """Combine the terms of a query: the mean of the positives minus the mean of the negatives. Raises NotFinite."""
+    positives, negatives = (
+        [_resolve_term(term, outcomes, snapshot) for term in side]
+        for side in (search_query.positives, search_query.negatives)
+    )
+    if search_query.is_single_term:
+        return positives[0]
+    mu, variance = np.zeros_like(positives[0].mu), np.zeros_like(positives[0].mu)
+    has_variance = True
+    for side, sign in ((positives, 1), (negatives, -1)):
+        for query in side:
+            mu += sign * query.mu / len(side)
+            has_variance &= query.sigma is not None
+            variance += 0 if query.sigma is None else np.square(query.sigma / len(side))
+    if not np.isfinite(mu).all():
+        raise NotFinite("The mean of the vectors is beyond float32. Send smaller numbers.")
+    sigma = np.sqrt(variance) if has_variance else None
+    return EncodedQuery(mu=mu, sigma=sigma, positives=tuple(positives), negatives=tuple(negatives))
 
 
 def _encode_batch_or_errors(batch: list[tuple[QueryImage, bool]], encoder: TrainedEncoder) -> list[EncodeOutcome]:

@@ -18,7 +18,7 @@ from simile.images.decoding import decode_image
 from simile.images.encoding import encode_png
 from simile.images.formats import Pixels
 from simile.images.sources.reader import read_bytes
-from simile.search.background import BackgroundCache, CacheSpec
+from simile.search.background import BackgroundCache
 from simile.search.calibration.calibration import ScoreCalibration
 from simile.search.calibration.estimate import estimate_calibration
 from simile.search.engine import SearchEngine
@@ -66,7 +66,6 @@ class Searcher(ImageLibrary):
         """Open the home of the settings.
 
         Args:
-            settings: Names the home, the device and the limits.
             observe: Called with the name and the seconds of each stage: decode, encode, search, rows.
             background: Calibrate scores in the background, for a process that answers many searches.
             validate_upload: Raises UnreadableImage for untrusted bytes that are not safe to decode in this process.
@@ -74,29 +73,18 @@ class Searcher(ImageLibrary):
         super().__init__(settings)
         self.index = Index(self.catalogue)
         self.calibrations = BackgroundCache(
-            self.home,
-            CacheSpec(
-                suffix="-gauge.json",
-                measure=self._estimate_calibration,
-                save=ScoreCalibration.save,
-                load=ScoreCalibration.load,
-            ),
-            compute_on_demand=background,
+            self.home, ScoreCalibration, self._estimate_calibration, compute_on_demand=background
         )
         self.outlier_rankings = BackgroundCache(
-            self.home,
-            CacheSpec(
-                suffix="-unlike.npz", measure=self._compute_ranking, save=OutlierRanking.save, load=OutlierRanking.load
-            ),
-            compute_on_demand=False,
+            self.home, OutlierRanking, self._compute_ranking, compute_on_demand=False
         )
         self.validate_upload = validate_upload
-        self.query_encoder = QueryEncoder(self.encoder_cache, self.limits, observe)
+        self.query_encoder = QueryEncoder(self.catalogue, self.encoder_cache, self.limits, observe)
         self._last_search_at = -BUSY_SECONDS
         self._engine = SearchEngine(
             catalogue=self.catalogue,
             index=self.index,
-            encode_images=self.query_encoder.encode_many,
+            encode_queries=self.query_encoder.encode_queries,
             get_calibration=self.calibrations.get,
             observe=observe,
         )
@@ -124,19 +112,13 @@ class Searcher(ImageLibrary):
         filter: Filter | None = None,
         radius: float | None = None,
     ) -> SearchResult:
-        """Search by an image that need not be indexed.
+        """Search by an image file or its bytes, which need not be indexed; see SearchParams for the options.
 
         Args:
-            source: The image file or its bytes.
             name: For display.
-            limit: The largest number of hits; None: no limit.
-            offset: Number of nearest images to skip.
-            filter: Only images that match it can be hits.
-            radius: The largest distance of a hit.
 
         Raises:
-            UnreadableImage: If the image cannot be decoded.
-            NothingIndexed: If the home is empty.
+            UnreadableImage, NothingIndexed.
         """
         params = SearchParams(limit=limit, offset=offset, filter=filter, radius=radius)
         return self._search_term(self.prepare_query_image(source, name), params)
@@ -229,11 +211,8 @@ class Searcher(ImageLibrary):
     def check_ready(self) -> dict[str, Any]:
         """Load the active encoder; return its fingerprint, its recipe and the image count. Raises NothingIndexed."""
         encoder = self.get_encoder()
-        return {
-            "encoder": encoder.fingerprint,
-            "images": self.count_images(),
-            "recipe": encoder.description.recipe_name,
-        }
+        recipe = encoder.description.recipe_name
+        return {"encoder": encoder.fingerprint, "images": self.count_images(), "recipe": recipe}
 
     def _search_term(self, term: QueryTerm, params: SearchParams) -> SearchResult:
         return self.search(SearchQuery((term,), params=params))

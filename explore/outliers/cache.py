@@ -10,13 +10,12 @@ import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 
 from simile.explore.arrays import write_arrays
 from simile.explore.outliers.detector import Outlier, find_outliers
-from simile.search.background import CacheSpec
 from simile.search.searcher import Searcher
 from simile.store.index.flat import Ids
 from simile.store.index.snapshot import Snapshot
@@ -28,6 +27,8 @@ MAX_STORED_OUTLIERS = 1000
 class OutlierListing:
     """The first MAX_STORED_OUTLIERS outliers of a collection, the highest score first."""
 
+    suffix: ClassVar = "-outliers.npz"
+
     encoder: str  # fingerprint of the encoder
     segment: int | None  # index segment; None before the first one
     changes: int  # state of the catalogue
@@ -35,9 +36,11 @@ class OutlierListing:
     neighbour: int  # the k of the k-th neighbour
     outliers: Sequence[Outlier]
 
-    def fits(self, images: int) -> bool:
-        """Return whether the listing is of so many images."""
-        return images == len(self.ids)
+    def fits(self, snapshot: Snapshot) -> bool:
+        """Return whether the listing is of exactly these images; their metadata may have changed since."""
+        if self.changes == snapshot.state.changes:
+            return True
+        return len(self.ids) == len(snapshot) and np.array_equal(self.ids, snapshot.get_live_ids())
 
     def save(self, path: Path) -> None:
         """Write the listing as an .npz file without pickles."""
@@ -51,24 +54,6 @@ class OutlierListing:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             outliers = [Outlier(**fields) for fields in json.loads(str(stored["outliers"]))]
             return cls(**json.loads(str(stored["about"])), ids=stored["ids"], outliers=outliers)
-
-
-def is_current(listing: OutlierListing, snapshot: Snapshot) -> bool:
-    """Return whether the listing is of exactly these images; their metadata may have changed since."""
-    if listing.changes == snapshot.state.changes:
-        return True
-    return listing.fits(len(snapshot)) and np.array_equal(listing.ids, snapshot.get_live_ids())
-
-
-def make_outlier_cache_spec(searcher: Searcher) -> CacheSpec[OutlierListing]:
-    """Make the specification of how outliers are measured, written and read."""
-    return CacheSpec(
-        suffix="-outliers.npz",
-        measure=lambda snapshot, stop_event: measure_outliers(searcher, snapshot, stop_event),
-        save=OutlierListing.save,
-        load=OutlierListing.load,
-        is_valid=is_current,
-    )
 
 
 def measure_outliers(searcher: Searcher, snapshot: Snapshot, stop_event: threading.Event) -> OutlierListing | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 from collections.abc import Sequence
@@ -10,14 +9,12 @@ from contextlib import suppress
 from html import escape
 from pathlib import Path
 
-import numpy as np
-
 from simile.core.atomic_write import write_output_file
 from simile.core.errors import NoDecoder, NoSuchImage, UnreadableImage
 from simile.explore.outliers.detector import Outlier
-from simile.images.encoding import encode_png
 from simile.images.formats import Pixels
 from simile.images.rendering.sheets import SheetTile, draw_tile_grid
+from simile.search.contact_sheet import BLANK_PIXELS, render_image_tag
 from simile.search.searcher import Searcher
 
 OUTLIER_SUFFIXES = (".png", ".html", ".csv")
@@ -31,7 +28,8 @@ def write_outliers(searcher: Searcher, outliers: Sequence[Outlier], output: Path
     if suffix == ".csv":
         data = _make_csv(outliers).encode()
     elif suffix == ".html":
-        data = _make_html(searcher, outliers).encode()
+        figures = "\n".join(_make_figure(searcher, position, outlier) for position, outlier in enumerate(outliers, 1))
+        data = _PAGE_TEMPLATE.format(figures=figures, count=len(outliers)).encode()
     else:
         tiles = [_make_tile(searcher, outlier) for outlier in outliers]
         data = draw_tile_grid(
@@ -61,18 +59,13 @@ def _get_pixels(searcher: Searcher, image_id: int) -> Pixels:
     try:
         return searcher.get_query_pixels(image_id)
     except (NoDecoder, NoSuchImage, UnreadableImage):
-        return np.full((64, 64, 3), 255, np.uint8)
-
-
-def _make_html(searcher: Searcher, outliers: Sequence[Outlier]) -> str:
-    figures = "\n".join(_make_figure(searcher, position, outlier) for position, outlier in enumerate(outliers, 1))
-    return _PAGE_TEMPLATE.format(figures=figures, count=len(outliers))
+        return BLANK_PIXELS
 
 
 def _make_figure(searcher: Searcher, position: int, outlier: Outlier) -> str:
-    images = _make_image_tag(_get_pixels(searcher, outlier.image_id), Path(outlier.path).name)
+    images = render_image_tag(_get_pixels(searcher, outlier.image_id), Path(outlier.path).name)
     with suppress(NoDecoder, NoSuchImage):
-        images += _make_image_tag(searcher.get_reconstruction_pixels(outlier.image_id), "its reconstruction")
+        images += render_image_tag(searcher.get_reconstruction_pixels(outlier.image_id), "its reconstruction")
     bars = "".join(
         f'<tr><th>{name}<td><meter min=0 max=1 value="{rank:.4f}"></meter><td>{100 * rank:.1f} %'
         for name in OUTLIER_SIGNALS
@@ -83,12 +76,6 @@ def _make_figure(searcher: Searcher, position: int, outlier: Outlier) -> str:
         f"<p>{escape(outlier.reason)}</p><table>{bars}</table><small>{escape(outlier.path)}</small></figcaption>"
         "</figure>"
     )
-
-
-def _make_image_tag(pixels: Pixels, alt: str) -> str:
-    data = base64.b64encode(encode_png(pixels)).decode()
-    small = " class=small" if max(pixels.shape[:2]) <= 64 else ""
-    return f'<img{small} alt="{escape(alt, quote=True)}" src="data:image/png;base64,{data}">'
 
 
 _PAGE_TEMPLATE = """<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width">

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain, combinations
 from pathlib import Path
-from typing import Any, Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simile.search.queries import Confidence, ReferencePopulation
+from simile.store.index.snapshot import Snapshot
 
 Float64Array = NDArray[np.float64]
 
@@ -24,7 +25,6 @@ FALSE_ALARM_RATE = 0.01  # share of usual images that may be called outliers
 MAX_FALSE_ALARM_RATE = 0.1  # small samples only support higher rates; above this one no statement is made
 MAX_GROWTH_FACTOR = 1.5  # the collection may grow or shrink by this factor before a new calibration
 EXPECTATION_GRID_STEPS = 256  # distances at which the expectation is stored
-CALIBRATION_SIGNALS = ("reconstruction", "distance", "sigma")
 
 _OUTLIER_REASONS = {
     "reconstruction": "It is reconstructed worse than {share} % of this collection's own images.",
@@ -41,15 +41,12 @@ class CalibrationSample:
     distance: Float64Array  # to the nearest other image
     sigma: Float64Array  # mean sigma
 
-    def get_usable_signals(self) -> dict[str, Float64Array]:
-        """Return the signals that are known for at least half of the images."""
-        signals = {name: getattr(self, name) for name in CALIBRATION_SIGNALS}
-        return {name: values for name, values in signals.items() if np.isfinite(values).mean() >= 0.5}
-
 
 @dataclass(frozen=True)
 class ScoreCalibration:
     """The calibration of a collection."""
+
+    suffix: ClassVar = "-gauge.json"
 
     encoder: str  # fingerprint of the encoder of the vectors
     segment: int | None  # id of the base segment; None if there was none
@@ -77,17 +74,9 @@ class ScoreCalibration:
         sample: CalibrationSample,
         population: ReferencePopulation = "own",
     ) -> Self:
-        """Make a calibration from a sample.
-
-        Args:
-            encoder: See the class.
-            segment: See the class.
-            images: See the class.
-            expectation: (distances, expected), see `compute_expectation`.
-            sample: The signals of the sample.
-            population: The images of the sample.
-        """
-        signals = sample.get_usable_signals()
+        """Make a calibration from a sample; `expectation` is the result of `compute_expectation`."""
+        # Signals that are known for at least half of the images.
+        signals = {name: values for name, values in vars(sample).items() if np.isfinite(values).mean() >= 0.5}
         ordered = {name: np.sort(values[np.isfinite(values)]) for name, values in signals.items()}
         return cls(encoder, segment, images, *expectation, ordered, _compute_conformal_cuts(signals), population)
 
@@ -99,13 +88,7 @@ class ScoreCalibration:
     def compute_confidence(
         self, reconstruction: float | None, distance: float | None, sigma: float | None
     ) -> Confidence:
-        """Judge a query image. Each argument may be None: unknown.
-
-        Args:
-            reconstruction: Its reconstruction error.
-            distance: Distance of its nearest neighbour.
-            sigma: Its mean sigma.
-        """
+        """Judge a query image by its reconstruction error, nearest distance and mean sigma. None: unknown."""
         signals = {"reconstruction": reconstruction, "distance": distance, "sigma": sigma}
         ranks = {
             name: float(np.searchsorted(self.ordered[name], value) / len(self.ordered[name]))
@@ -118,54 +101,38 @@ class ScoreCalibration:
             return Confidence(sigma=sigma, error_percentile=percentile)
         cut, rate = cut_and_rate
         highest = max(ranks, key=lambda name: ranks[name])
-        is_outlier = ranks[highest] > cut
+        is_outlier, share = ranks[highest] > cut, f"{100 * ranks[highest]:.1f}".removesuffix(".0")
         return Confidence(
             sigma=sigma,
             error_percentile=percentile,
             unlike=is_outlier,
-            unlike_reason=_format_outlier_reason(highest, ranks[highest]) if is_outlier else None,
+            unlike_reason=_OUTLIER_REASONS[highest].format(share=share) if is_outlier else None,
             false_alarm_rate=rate,
             false_alarm_among=self.population,
         )
 
-    def fits(self, images: int) -> bool:
+    def fits(self, snapshot: Snapshot) -> bool:
         """Tell whether it is still valid for this number of images."""
-        return self.images / MAX_GROWTH_FACTOR <= images <= self.images * MAX_GROWTH_FACTOR
+        return self.images / MAX_GROWTH_FACTOR <= len(snapshot) <= self.images * MAX_GROWTH_FACTOR
 
     def save(self, path: Path) -> None:
         """Save it as JSON."""
-        path.write_text(json.dumps(self.to_json()), encoding="utf-8")
+        document = {"among" if name == "population" else name: value for name, value in vars(self).items()}
+        path.write_text(json.dumps(document, default=np.ndarray.tolist), encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Load a saved calibration. Raises OSError, KeyError, TypeError or ValueError for a bad file."""
-        return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON-ready values; see `from_json`."""
-        return {
-            "encoder": self.encoder,
-            "segment": self.segment,
-            "images": self.images,
-            "distances": self.distances.tolist(),
-            "expected": self.expected.tolist(),
-            "ordered": {name: values.tolist() for name, values in self.ordered.items()},
-            "cuts": self.cuts,
-            "among": self.population,
-        }
-
-    @classmethod
-    def from_json(cls, document: dict[str, Any]) -> Self:
-        """Make a calibration from the values of `to_json`. Raises KeyError, TypeError or ValueError for others."""
+        document = json.loads(path.read_text(encoding="utf-8"))
         return cls(
-            encoder=document["encoder"],
-            segment=document["segment"],
-            images=document["images"],
-            distances=np.asarray(document["distances"], np.float64),
-            expected=np.asarray(document["expected"], np.float64),
-            ordered={name: np.asarray(values, np.float64) for name, values in document["ordered"].items()},
-            cuts={names: (float(cut), float(rate)) for names, (cut, rate) in document["cuts"].items()},
-            population=document["among"],
+            document["encoder"],
+            document["segment"],
+            document["images"],
+            np.asarray(document["distances"], np.float64),
+            np.asarray(document["expected"], np.float64),
+            {name: np.asarray(values, np.float64) for name, values in document["ordered"].items()},
+            {names: (float(cut), float(rate)) for names, (cut, rate) in document["cuts"].items()},
+            document["among"],
         )
 
 
@@ -177,7 +144,7 @@ def compute_expectation(
     Args:
         nearest_distances: For each image of the sample, the distances of its nearest other images, ascending.
         pairwise_distances: (m, m) within the sample; extrapolated beyond the nearest distances.
-        image_count: Number of images in the collection.
+        image_count: In the collection.
 
     Returns:
         Distances (n,), ascending, and the expected number for each, (n,).
@@ -242,7 +209,3 @@ def _compute_conformal_cut(highest_ranks: Float64Array) -> tuple[float, float] |
     if rate > MAX_FALSE_ALARM_RATE or passed >= len(highest_ranks):
         return None
     return float(highest_ranks[passed]), round(rate, 4)
-
-
-def _format_outlier_reason(signal: str, rank: float) -> str:
-    return _OUTLIER_REASONS[signal].format(share=f"{100 * rank:.1f}".removesuffix(".0"))

@@ -38,14 +38,11 @@ def estimate_calibration(
     """Estimate the calibration of a snapshot, with at most half of one core; call it in its own thread.
 
     Args:
-        catalogue: The images of the home.
         get_error: Measures reconstruction errors; None for an encoder without a decoder.
         trained_on: The training set of the encoder; None if unknown.
-        snapshot: The vectors.
-        stop_event: Ends the estimation.
 
     Returns:
-        The calibration; None if it was stopped or there are fewer than two images.
+        None if the stop event was set or there are fewer than two images.
     """
     use_single_search_thread()
     live_ids = snapshot.get_live_ids()

@@ -8,8 +8,8 @@ from typing import Any
 
 from simile.core.errors import NoDecoder
 from simile.core.records import Hit
-from simile.search.searcher import Searcher, SearchResult
-from simile.search.serializer import serialize_hit, serialize_result
+from simile.search.queries import SearchResult, serialize_hit, serialize_result
+from simile.search.searcher import Searcher
 from simile.service import urls
 from simile.service.errors import ProblemDetails, make_problem_body
 from simile.service.schemas.search import (

@@ -6,14 +6,15 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Generic, TypeVar
 
 from simile.core.errors import BeingComputed, HomeError, SimileError
 from simile.explore.latent.sampling import LatentMixture, MixtureBasis, get_mixture
 from simile.explore.latent.traversal import LatentRange, measure_latent_range
-from simile.explore.outliers.cache import OutlierListing, make_outlier_cache_spec
+from simile.explore.outliers.cache import OutlierListing, measure_outliers
 from simile.explore.outliers.detector import check_enough_images
-from simile.search.background import BackgroundCache, CacheSpec
+from simile.search.background import BackgroundCache
 from simile.search.searcher import Searcher
 from simile.store.database.transactions import CatalogueState
 from simile.store.index.snapshot import Snapshot
@@ -85,28 +86,22 @@ class LatentCache:
     def _get_outlier_cache(self, searcher: Searcher) -> BackgroundCache[OutlierListing]:
         with self._lock:
             if self._outlier_cache is None:
-                spec = make_outlier_cache_spec(searcher)
-                self._outlier_cache = BackgroundCache(
-                    searcher.home, replace(spec, measure=self._make_guarded_measure(spec)), compute_on_demand=True
-                )
+                measure = partial(self._measure_outliers, searcher)
+                self._outlier_cache = BackgroundCache(searcher.home, OutlierListing, measure, compute_on_demand=True)
             return self._outlier_cache
 
-    def _make_guarded_measure(
-        self, spec: CacheSpec[OutlierListing]
-    ) -> Callable[[Snapshot, threading.Event], OutlierListing | None]:
-        """Wrap the measurement, so that a failed one is not repeated until the catalogue changes."""
-
-        def measure(snapshot: Snapshot, stopping: threading.Event) -> OutlierListing | None:
-            if self._last_failure is not None and self._last_failure[0] == snapshot.state:
-                return None
-            try:
-                return spec.measure(snapshot, stopping)
-            except SimileError as error:
-                self._last_failure = snapshot.state, error
-            except Exception:  # any failure is shown to the user, and must not be repeated at every request
-                log.exception("outlier measurement failed")
-                failure = HomeError("The outliers could not be measured; see the log of the service.")
-                self._last_failure = snapshot.state, failure
+    def _measure_outliers(
+        self, searcher: Searcher, snapshot: Snapshot, stopping: threading.Event
+    ) -> OutlierListing | None:
+        """Measure the outliers; a failed measurement is not repeated until the catalogue changes."""
+        if self._last_failure is not None and self._last_failure[0] == snapshot.state:
             return None
-
-        return measure
+        try:
+            return measure_outliers(searcher, snapshot, stopping)
+        except SimileError as error:
+            self._last_failure = snapshot.state, error
+        except Exception:  # any failure is shown to the user, and must not be repeated at every request
+            log.exception("outlier measurement failed")
+            failure = HomeError("The outliers could not be measured; see the log of the service.")
+            self._last_failure = snapshot.state, failure
+        return None

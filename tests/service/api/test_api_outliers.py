@@ -11,7 +11,7 @@ from typing import Any
 from fastapi.testclient import TestClient
 
 from simile.core.settings import Settings
-from simile.explore.outliers.cache import OutlierListing, is_current
+from simile.explore.outliers.cache import OutlierListing
 from simile.search.searcher import Searcher
 from simile.service.app import create_app
 
@@ -80,12 +80,12 @@ def test_a_listing_holds_for_just_the_pictures_that_were_judged(home_with_digits
         listing = OutlierListing.load(file)
         data = client.get("/v1/images/7/file").content
         with Searcher(home_with_digits) as searcher:
-            assert is_current(listing, searcher.index.get_snapshot())
+            assert listing.fits(searcher.index.get_snapshot())
             client.put("/v1/images/1/metadata", json={"metadata": {"class": "digit"}})
-            assert is_current(listing, searcher.index.get_snapshot())
+            assert listing.fits(searcher.index.get_snapshot())
             client.delete("/v1/images/7")
             client.post("/v1/images", files={"file": ("seven.png", data)})  # as many as before, but one is another
-            assert searcher.count_images() == 120 and not is_current(listing, searcher.index.get_snapshot())
+            assert searcher.count_images() == 120 and not listing.fits(searcher.index.get_snapshot())
         ended = time.monotonic() + PATIENCE
         while OutlierListing.load(file).ids[-1] != 121:
             client.get("/v1/outliers")
