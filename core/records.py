@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float32]
+Float64Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

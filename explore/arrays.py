@@ -6,27 +6,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
-import numpy as np
 from numpy.typing import NDArray
 
+from simile.core.arrays import ARRAY_FILE_ERRORS, read_arrays, write_arrays
 from simile.core.atomic_write import write_atomically
 from simile.core.errors import HomeNotWritable
 from simile.store.home import translate_write_errors
 
-Float64Array = NDArray[np.float64]
 OnProgress = Callable[[str, int, int], object]  # (stage, done, total)
 
 
 def ignore_progress(stage: str, done: int, total: int) -> None:
     """Report no progress: the default of functions that take `on_progress`."""
-
-
-def write_arrays(path: Path, **arrays: Any) -> None:
-    """Write arrays as an uncompressed .npz file at exactly this path."""
-    with path.open("wb") as file:  # np.savez appends .npz to a path, but not to an open file
-        np.savez(file, **arrays)
 
 
 def save_derived_arrays(path: Path, **arrays: Any) -> None:
@@ -38,10 +30,6 @@ def save_derived_arrays(path: Path, **arrays: Any) -> None:
 
 def load_derived_arrays(path: Path) -> dict[str, NDArray[Any]] | None:
     """Return the arrays of a file; None if the file is missing or damaged."""
-    with (
-        suppress(OSError, EOFError, ValueError, KeyError, BadZipFile),
-        path.open("rb") as file,
-        np.load(file, allow_pickle=False) as stored,
-    ):
-        return dict(stored)
+    with suppress(*ARRAY_FILE_ERRORS):
+        return read_arrays(path)
     return None

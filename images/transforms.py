@@ -76,6 +76,12 @@ class Preprocessing:
         height, width = self.content
         return (self.image_size - height) // 2, (self.image_size - width) // 2, height, width
 
+    @property
+    def content_slices(self) -> tuple[slice, slice]:
+        """The rows and columns of `content_box`."""
+        top, left, height, width = self.content_box()
+        return slice(top, top + height), slice(left, left + width)
+
     def to_pixels(self, decoded: NDArray[np.float32], width: int, height: int) -> Pixels:
         """Return a decoder's output, a mean (C, S, S) in [0, 1], as pixels in the aspect of the original image.
 

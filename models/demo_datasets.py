@@ -29,14 +29,7 @@ def write_digits(folder: Path) -> int:
 def write_dataset(name: str, folder: Path, download_folder: Path) -> int:
     """Write the training images of a torchvision dataset as PNG files named number-label.png; return their count.
 
-    Args:
-        name: A key of `DOWNLOADABLE_DATASETS`.
-        folder: Target of the PNG files.
-        download_folder: Where torchvision keeps its files; nothing is downloaded if they are there.
-
-    Raises:
-        BadSetting: The name is not known.
-        DownloadFailed: The dataset can't be downloaded.
+    Nothing is downloaded if the files are in `download_folder`. Raises BadSetting, DownloadFailed.
     """
     if name not in DOWNLOADABLE_DATASETS:
         raise BadSetting(f"dataset can't be {name!r}. Use digits, {', '.join(sorted(DOWNLOADABLE_DATASETS))}.")

@@ -10,20 +10,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
-from numpy.typing import NDArray
 
+from simile.core.arrays import ARRAY_FILE_ERRORS, read_arrays, write_arrays
 from simile.core.atomic_write import fsync_path, write_atomically
 from simile.core.errors import BadSetting, EncoderMismatch
-from simile.core.records import FloatArray
+from simile.core.records import Float64Array, FloatArray
 from simile.store.home import Home, translate_write_errors
 
 ATTRIBUTE_ARRAYS = ("raw", "whitened", "centre")
 ATTRIBUTE_NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # a valid file name on every system
-
-Float64Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -49,15 +46,6 @@ class Attribute:
             raise EncoderMismatch(f"Attribute {self.name} has {len(self.raw)} numbers, the vector {mu.shape[-1]}.")
         shifted: FloatArray = (mu + strength * self.raw).astype(np.float32)
         return shifted
-
-    def compute_scores(self, mu: FloatArray) -> Float64Array:
-        """Compute how strong the attribute is in each mu (n, d).
-
-        Returns:
-            (n,): 0 at the midpoint of the two means; a shift of strength 1 adds 1.
-        """
-        scores: Float64Array = (mu - self.centre) @ self.whitened / (self.raw @ self.whitened)
-        return scores
 
 
 def check_attribute_name(name: str) -> None:
@@ -94,10 +82,9 @@ def load_attribute(home: Home, encoder: str, name: str) -> Attribute:
             f"Learn it with `simile attribute learn {name}`."
         )
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = {array_name: stored[array_name] for array_name in ATTRIBUTE_ARRAYS}
-            return Attribute(**json.loads(str(stored["about"])), **arrays)
-    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
+        stored = read_arrays(path)
+        return Attribute(**json.loads(str(stored["about"])), **{array: stored[array] for array in ATTRIBUTE_ARRAYS})
+    except ARRAY_FILE_ERRORS as error:
         raise BadSetting(f"{path} is damaged ({error}). Remove the file and learn the attribute again.") from error
 
 
@@ -140,8 +127,7 @@ def shift_by_attributes(home: Home, encoder: str, mu: FloatArray, strengths: Map
 def _write_attribute(attribute: Attribute, path: Path) -> None:
     values = {name: value for name, value in vars(attribute).items() if name not in ATTRIBUTE_ARRAYS}
     arrays = {name: getattr(attribute, name) for name in ATTRIBUTE_ARRAYS}
-    with path.open("wb") as file:
-        np.savez(file, about=json.dumps(values), **arrays)
+    write_arrays(path, about=json.dumps(values), **arrays)
 
 
 def _get_attribute_path(home: Home, encoder: str, name: str) -> Path:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar, Generic, Protocol, Self, TypeVar
-from zipfile import BadZipFile
 
+from simile.core.arrays import ARRAY_FILE_ERRORS
 from simile.core.atomic_write import write_atomically
 from simile.core.errors import SimileError
 from simile.store.home import Home, translate_write_errors
@@ -43,7 +43,7 @@ class CacheEntry(Protocol):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a file. Raises OSError, EOFError, BadZipFile, ValueError, KeyError or TypeError for a bad one."""
+        """Read a file. Raises one of ARRAY_FILE_ERRORS for a bad one."""
 
 
 EntryT = TypeVar("EntryT", bound=CacheEntry)
@@ -151,7 +151,7 @@ class BackgroundCache(Generic[EntryT]):
         return self._folder / f"{encoder[:16]}-{segment or 0}{self._suffix}"
 
     def _load_entry(self, snapshot: Snapshot) -> EntryT | None:
-        with suppress(OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile):
+        with suppress(*ARRAY_FILE_ERRORS):
             entry = self._entry_type.load(self._get_path(snapshot.encoder.fingerprint, snapshot.base_segment_id))
             return entry if _has_same_source(entry, snapshot) else None
         return None

@@ -42,13 +42,9 @@ class ImageLibrary:
         return self.encoder_cache.get(fingerprint)
 
     def reconstruct_latent(self, mu: FloatArray, width: int, height: int, fingerprint: str | None = None) -> bytes:
-        """Decode a latent vector to a PNG. Raises NoDecoder.
+        """Decode mu (d,) of an encoder (None: the active one) to a PNG in the aspect of a width x height image.
 
-        Args:
-            mu: (d,).
-            width: Gives the aspect ratio of the image, with `height`.
-            height: See `width`.
-            fingerprint: Of the encoder of mu; None: the active one.
+        Raises NoDecoder.
         """
         encoder = self.get_encoder() if fingerprint is None else self.encoder_cache.get(fingerprint)
         return encode_png(encoder.reconstruct(mu, width, height))

@@ -14,6 +14,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
+from simile.core.arrays import read_arrays, write_arrays
 from simile.core.records import FloatArray
 from simile.store.index.flat import Distances, Ids, use_single_search_thread
 from simile.store.index.snapshot import Snapshot
@@ -61,16 +62,14 @@ class OutlierRanking:
 
     def save(self, path: Path) -> None:
         """Save it as .npz without pickle."""
-        segment = -1 if self.segment is None else self.segment
-        with path.open("wb") as file:
-            np.savez(file, encoder=self.encoder, segment=segment, ids=self.ids, distances=self.distances)
+        write_arrays(path, **vars(self) | {"segment": -1 if self.segment is None else self.segment})
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Load a saved ranking. Raises OSError, EOFError, BadZipFile, KeyError or ValueError for a bad file."""
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            segment = int(stored["segment"])
-            return cls(str(stored["encoder"]), None if segment < 0 else segment, stored["ids"], stored["distances"])
+        """Load a saved ranking. Raises one of ARRAY_FILE_ERRORS for a bad file."""
+        stored = read_arrays(path)
+        segment = int(stored["segment"])
+        return cls(str(stored["encoder"]), None if segment < 0 else segment, stored["ids"], stored["distances"])
 
     def _sort(self, ids: Ids, distances: Distances) -> Self:
         order = np.lexsort((ids, -distances))

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from simile.core.records import FloatArray
+from simile.core.records import Float64Array, FloatArray
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import EncoderRecord
 from simile.store.index.flat import Distances, Ids, Neighbours, sort_by_distance
@@ -26,7 +25,6 @@ INITIAL_CANDIDATES = 32  # neighbours of the mean in the first index search
 CANDIDATE_GROWTH = 4
 POSTERIOR_CHUNK_SIZE = 4096  # images whose posteriors are in memory at once
 
-Float64Array = NDArray[np.float64]
 SigmaDistances = Callable[[Ids], Distances]  # |sigma1 - sigma2|² for ids (n,), NaN for a deleted image
 
 
@@ -43,14 +41,9 @@ def to_indexed_sigma(mu: FloatArray, sigma: FloatArray, encoder: EncoderRecord |
 def find_nearest_posteriors(
     count: int, find_nearest_means: Callable[[int], Neighbours], sigma_distances: SigmaDistances
 ) -> Neighbours:
-    """Find the nearest posteriors. An approximate index may miss some.
+    """Find the nearest posteriors: ids and distances W, ascending. An approximate index may miss some.
 
-    Args:
-        find_nearest_means: Returns the given number of neighbours of the query's mean, ascending; fewer if there are
-            fewer.
-
-    Returns:
-        Ids and distances W, ascending.
+    `find_nearest_means` returns so many neighbours of the query's mean, ascending; fewer if there are fewer.
     """
     candidate_count = max(2 * count, INITIAL_CANDIDATES)
     while True:

@@ -18,8 +18,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
 from simile.core.errors import TooFewPictures
-from simile.core.records import FloatArray
-from simile.explore.arrays import Float64Array
+from simile.core.records import Float64Array, FloatArray
 from simile.search.attributes import Attribute, check_attribute_name
 
 CROSS_VALIDATION_FOLDS = 5
@@ -48,13 +47,8 @@ class AttributeEntanglement:
 def learn_attribute(name: str, encoder: str, examples: AttributeExamples, seed: int = 0) -> Attribute:
     """Learn both directions of an attribute, and measure their held-out AUC by cross-validation.
 
-    Args:
-        encoder: Fingerprint of the encoder of the examples.
-        seed: Draws the folds.
-
-    Raises:
-        BadSetting: A name that is not allowed.
-        TooFewPictures.
+    `encoder` is the fingerprint of the encoder of the examples; the seed draws the folds. Raises BadSetting for a name
+    that is not allowed, TooFewPictures.
     """
     check_attribute_name(name)
     # Remove images that are on both sides. Copies form a group, which is never split between folds.

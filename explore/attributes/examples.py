@@ -27,9 +27,7 @@ def read_examples_from_files(
 ) -> AttributeExamples:
     """Encode images of files and folders, which need not be indexed, by the active encoder.
 
-    Raises:
-        NoSuchPath.
-        TooFewPictures: One side has no readable image.
+    Raises NoSuchPath, and TooFewPictures if one side has no readable image.
     """
     (positive_paths, positive_failures), (negative_paths, negative_failures) = (
         _list_images(searcher, sources) for sources in (positive, negative)
@@ -43,13 +41,8 @@ def read_examples_from_labels(
 ) -> AttributeExamples:
     """Encode the images of one class against the images of all other classes, without unlabelled images.
 
-    Args:
-        labels: `folders`, or a CSV file; see images/sources/labels.py.
-
-    Raises:
-        NoSuchPath.
-        BadSetting: No image has this label.
-        TooFewPictures: One side has no readable image.
+    `labels` is `folders`, or a CSV file; see images/sources/labels.py. Raises NoSuchPath, BadSetting if no image has
+    this label, and TooFewPictures if one side has no readable image.
     """
     paths, failures = _list_images(searcher, sources)
     image_labels = read_labels(labels, paths, sources)
@@ -66,9 +59,7 @@ def read_examples_from_labels(
 def load_examples_from_metadata(searcher: Searcher, where: Sequence[str]) -> AttributeExamples:
     """Load the indexed images that satisfy all conditions, against all others.
 
-    Raises:
-        BadSetting: No condition, or one that can't be parsed.
-        NothingIndexed.
+    Raises BadSetting without a condition or for one that can't be parsed, NothingIndexed.
     """
     image_filter = make_filter(where=where)
     if image_filter is None:
@@ -91,13 +82,7 @@ def _encode_sides(
     failures: int,
     on_progress: OnProgress,
 ) -> AttributeExamples:
-    """Encode both sides.
-
-    Args:
-        positive: Paths, and the sources that they come from.
-        negative: The same of the other side.
-        failures: Files that were no images; unreadable images are added.
-    """
+    """Encode both sides: paths, and the sources that they come from. `failures`: files that were no images."""
     positive_mu, positive_digests = _encode_images(searcher, *positive, on_progress)
     negative_mu, negative_digests = _encode_images(searcher, *negative, on_progress)
     digests = [*positive_digests, *negative_digests]

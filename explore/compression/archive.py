@@ -28,11 +28,7 @@ _HEADER_ENTRY, _TABLES_ENTRY, _LATENTS_ENTRY = "pictures.json", "tables.npz", "l
 
 
 def write_archive(images: CompressedImages, path: Path) -> dict[str, int]:
-    """Write an archive atomically.
-
-    Returns:
-        The bytes of its parts: latents, tables, names (with the ZIP structure), all.
-    """
+    """Write an archive atomically; return the bytes of its latents, tables, names (with the ZIP structure), and all."""
     header = {
         "simile_archive": ARCHIVE_FORMAT,
         "encoder": images.encoder,

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from simile.core.errors import BadSetting, TooFewPictures
-from simile.core.records import Failure, FloatArray
-from simile.explore.arrays import Float64Array, OnProgress
+from simile.core.records import Failure, Float64Array, FloatArray
+from simile.explore.arrays import OnProgress
 from simile.explore.compression.quantization import (
     BIT_PRICE,
     FrequencyTables,
@@ -25,7 +25,6 @@ from simile.explore.compression.quantization import (
     Symbols,
     round_to_symbols,
 )
-from simile.explore.latent.measurements import get_content_slices
 from simile.images.formats import Limits, Pixels
 from simile.images.loading.loader import PreparedImage, prepare_files
 from simile.images.transforms import scale_to_unit
@@ -75,16 +74,12 @@ def compress_images(
     delta: float | None = None,
     effort: int = 0,
 ) -> CompressedImages:
-    """Compress images to a budget of bytes, or with a given quality.
+    """Compress images to a budget of bytes, or with a given quality. Raises NoDecoder, BadSetting, TooFewPictures.
 
     Args:
         bytes_per_image: Budget on average; None to use `delta`.
         delta: Change of an image by one step; None for the default.
         effort: Steps of gradient descent on each latent, which reduce error and bits together.
-
-    Raises:
-        NoDecoder, BadSetting.
-        TooFewPictures: No image can be read.
     """
     if bytes_per_image is not None and not 1 <= bytes_per_image <= 65536:
         raise BadSetting(f"bytes can't be {bytes_per_image:g}. Give 1 to 65536 for each image.")
@@ -121,10 +116,9 @@ def compress_images(
 def measure_sensitivity(encoder: TrainedEncoder, mu: FloatArray) -> Float64Array:
     """Measure the change (d,) of an image with one unit of each dimension: root of the summed squares, on average.
 
-    Args:
-        mu: Latents (n, d) of some images. Central differences over a tenth of each dimension's deviation are used.
+    From latents mu (n, d) of some images, by central differences over a tenth of each dimension's deviation.
     """
-    content = get_content_slices(encoder)
+    content = encoder.preprocessing.content_slices
     sensitivity = np.zeros(mu.shape[1])
     for dim, deviation in enumerate(mu.std(axis=0)):
         if deviation < 1e-6:  # the encoder does not use this dimension
@@ -157,10 +151,9 @@ def find_delta(
 
 
 def _fit_to_budget(fit: FitFunction, delta: float, budget: float) -> tuple[LatentQuantiser, Symbols]:
-    """Fit all images, starting with a delta that was found on a sample; the result is within the budget.
+    """Fit all images, starting with a delta that was found on a sample.
 
-    Returns:
-        Of the fits within the budget, the one with the most bytes.
+    Of the fits within the budget, the one with the most bytes is returned.
     """
     best: tuple[float, LatentQuantiser, Symbols] | None = None  # (bytes, quantiser, symbols)
     for _ in range(MAX_DELTA_CORRECTIONS):
@@ -215,7 +208,7 @@ def _refine_symbols(
     changes an image by delta, so the curvature of the error is 2 delta² in each dimension.
     """
     device = encoder.network.variance.device
-    content = get_content_slices(encoder)
+    content = encoder.preprocessing.content_slices
     target = torch.from_numpy(scale_to_unit(images)).to(device)[:, :, *content]
     centre, steps = (torch.from_numpy(array).to(device) for array in (quantiser.centre, quantiser.steps))
     rates, powers = (torch.from_numpy(array).float().to(device) for array in tables.get_rates_and_powers())

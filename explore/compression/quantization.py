@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simile.core.errors import ArchiveDamaged
-from simile.core.records import FloatArray
-from simile.explore.arrays import Float64Array
+from simile.core.records import Float64Array, FloatArray
 
 Symbols = NDArray[np.int32]
 
@@ -40,12 +39,7 @@ class LatentQuantiser:
 
     @classmethod
     def from_sensitivity(cls, centre: FloatArray, sensitivity: Float64Array, delta: float) -> LatentQuantiser:
-        """Make a quantiser whose steps change an image by `delta`.
-
-        Args:
-            centre: Centre (d,).
-            sensitivity: Change (d,) of an image with one unit of each dimension: root of the summed squares.
-        """
+        """Make a quantiser whose steps change an image by `delta`; see `measure_sensitivity`. centre: (d,)."""
         steps = np.where(sensitivity > 0, delta / np.maximum(sensitivity, 1e-12), 0.0)
         return cls(centre.astype(np.float32), steps.astype(np.float32))
 

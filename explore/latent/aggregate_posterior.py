@@ -30,12 +30,6 @@ class AggregatePosterior:
         """Return the vectors (n, d') that a search compares."""
         return make_index_vectors(self.mu, self.encoder.index_dims, self.encoder.metric)
 
-    def get_sigma(self) -> FloatArray:
-        """Return sigma (n, d). Raises NoVariance for an encoder without one."""
-        if self.sigma is None:
-            raise make_no_variance_error(self.encoder.fingerprint)
-        return self.sigma
-
     def sample(self, max_count: int, seed: int) -> AggregatePosterior:
         """Return at most `max_count` random images, ids ascending; the same images for the same seed."""
         if len(self) <= max_count:

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from simile.core.errors import NoDecoder, SimileError
 from simile.core.records import FloatArray, Hit
 from simile.images.formats import Pixels
@@ -65,11 +63,7 @@ def find_nearest_images(searcher: Searcher, latents: FloatArray) -> list[Hit | N
 
 
 def check_decoder(searcher: Searcher, limitation: str) -> None:
-    """Raise NoDecoder if the encoder has no decoder.
-
-    Args:
-        limitation: What is impossible without a decoder, as a clause of the error message.
-    """
+    """Raise NoDecoder if the encoder has no decoder; `limitation`, a clause of the message, says what is impossible."""
     encoder = searcher.get_encoder()
     if not encoder.has_decoder:
         raise NoDecoder(
@@ -80,8 +74,7 @@ def check_decoder(searcher: Searcher, limitation: str) -> None:
 
 def decode_latents(searcher: Searcher, latents: FloatArray, width: int, height: int) -> Pixels:
     """Decode latents (n, d) to images (n, h, w, 3) with the aspect ratio width:height. Raises NoDecoder."""
-    encoder = searcher.get_encoder()
-    return np.stack([encoder.preprocessing.to_pixels(image, width, height) for image in encoder.decode(latents)])
+    return searcher.get_encoder().reconstruct_many(latents, width, height)
 
 
 def _search_all(searcher: Searcher, queries: Sequence[SearchQuery]) -> list[SearchResult]:

@@ -12,8 +12,7 @@ import numpy as np
 
 from simile.core.atomic_write import write_output_file
 from simile.core.errors import BadSetting
-from simile.core.records import FloatArray, Hit
-from simile.explore.arrays import Float64Array
+from simile.core.records import Float64Array, FloatArray, Hit
 from simile.explore.latent.inputs import (
     LatentInput,
     LatentPoint,
@@ -90,16 +89,10 @@ def make_morph(
     steps: int = 16,
     interpolation: InterpolationMethod = "linear",
 ) -> LatentMorph:
-    """Interpolate through all inputs. The frames of the inputs are reconstructions, not the original images.
+    """Interpolate through all inputs, with `steps` frames from each to the next, both included.
 
-    Args:
-        steps: Frames from each input to the next, both included.
-
-    Returns:
-        The morph; its frames have the aspect ratio of the first image.
-
-    Raises:
-        NoDecoder, BadSetting. And as `encode_inputs`.
+    The frames of the inputs are reconstructions, not the original images; all have the aspect ratio of the first image.
+    Raises NoDecoder, BadSetting, and as `encode_inputs`.
     """
     check_interpolation_method(interpolation)
     if len(latent_inputs) < 2:
@@ -144,17 +137,11 @@ def interpolate_path(latents: FloatArray, steps: int, interpolation: Interpolati
 def interpolate(
     start: Float64Array, end: Float64Array, fractions: Float64Array, interpolation: InterpolationMethod
 ) -> Float64Array:
-    """Interpolate between two latent vectors (d,).
+    """Interpolate between two latent vectors (d,) at fractions (n, 1) from 0 (start) to 1 (end): (n, d).
 
     Spherical interpolation (Shoemake 1985) turns the direction evenly and changes the length evenly, so the vectors in
     between are not shorter, as they are on a straight line. It is linear where the two directions agree, are opposite,
     or one of the vectors is 0.
-
-    Args:
-        fractions: Fractions (n, 1) of the path, from 0 (start) to 1 (end).
-
-    Returns:
-        The latent vectors (n, d).
     """
     straight: Float64Array = (1 - fractions) * start + fractions * end
     if interpolation == "linear":
@@ -177,11 +164,7 @@ def write_morph(searcher: Searcher, latent_morph: LatentMorph, output: Path) -> 
 
 
 def draw_morph(searcher: Searcher, latent_morph: LatentMorph, format: str) -> bytes:
-    """Encode a morph.
-
-    Args:
-        format: `gif` or `webp` for a looping animation; `png` for a strip, the nearest indexed image below each frame.
-    """
+    """Encode a morph as a looping animation (`gif`, `webp`), or as a strip above the nearest images (`png`)."""
     if format != "png":
         return encode_animation(latent_morph.frames, format.upper(), latent_morph.input_rows)
     inputs = zip(latent_morph.input_rows, latent_morph.input_names, strict=True)
@@ -193,12 +176,7 @@ def draw_morph(searcher: Searcher, latent_morph: LatentMorph, format: str) -> by
 def _make_strip_rows(
     searcher: Searcher, latent_morph: LatentMorph, start: tuple[int, str], end: tuple[int, str]
 ) -> list[list[SheetTile]]:
-    """Make two rows of tiles for one leg: the frames, and the nearest images.
-
-    Args:
-        start: (frame, name) of the first input of the leg.
-        end: (frame, name) of the last input of the leg.
-    """
+    """Make two rows of tiles for one leg, from one (frame, name) to another: the frames, and the nearest images."""
     (first, first_name), (last, last_name) = start, end
     captions = {first: Path(first_name).name, last: Path(last_name).name}
     rows = range(first, last + 1)

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from simile.explore.arrays import Float64Array, OnProgress, load_derived_arrays, save_derived_arrays
+from simile.core.records import Float64Array
+from simile.explore.arrays import OnProgress, load_derived_arrays, save_derived_arrays
 from simile.images.formats import Pixels
 from simile.images.loading.loader import PreparedImage, open_worker_pool, prepare_files
 from simile.images.loading.worker_pool import WorkerPool
@@ -53,11 +54,7 @@ _NO_MEASUREMENTS = ImageMeasurements(np.empty(0, np.int64), np.empty(0), np.empt
 
 
 def measure_images(searcher: Searcher, ids: Ids, on_progress: OnProgress) -> ImageMeasurements:
-    """Measure images by the active encoder; only images without stored measurements are read.
-
-    Args:
-        ids: Image ids (n,), ascending.
-    """
+    """Measure images, ids (n,) ascending, by the active encoder; only images without stored measurements are read."""
     encoder = searcher.get_encoder()
     path = _get_measurements_path(searcher, encoder.fingerprint)
     stored = _load_measurements_file(path)
@@ -93,17 +90,11 @@ def compute_reconstruction_error(encoder: TrainedEncoder, images: Pixels) -> Flo
     return np.full(len(images), np.nan) if errors is None else errors.astype(np.float64)
 
 
-def get_content_slices(encoder: TrainedEncoder) -> tuple[slice, slice]:
-    """Return the rows and columns of the network's images without padding."""
-    top, left, height, width = encoder.preprocessing.content_box()
-    return slice(top, top + height), slice(left, left + width)
-
-
 def _measure_missing(
     searcher: Searcher, encoder: TrainedEncoder, ids: Ids, on_progress: OnProgress
 ) -> ImageMeasurements:
     error, detail = np.full(len(ids), np.nan), np.full(len(ids), np.nan)
-    content = get_content_slices(encoder)
+    content = encoder.preprocessing.content_slices
     with open_worker_pool(searcher.settings.workers, searcher.limits) as pool:
         for start in range(0, len(ids), MEASURE_BATCH_SIZE):
             batch_ids = ids[start : start + MEASURE_BATCH_SIZE]
@@ -118,11 +109,7 @@ def _measure_missing(
 def _read_image_arrays(
     searcher: Searcher, encoder: TrainedEncoder, ids: Ids, pool: WorkerPool
 ) -> tuple[NDArray[np.int64], Pixels]:
-    """Read the images that have a readable file.
-
-    Returns:
-        The rows (m,) of these images in `ids`, and their arrays (m, S, S, C).
-    """
+    """Read the images that have a readable file: their rows (m,) in `ids`, and their arrays (m, S, S, C)."""
     # Find the first existing file of each image.
     records = searcher.catalogue.images.get_many(ids.tolist())
     files: list[tuple[int, str]] = []

@@ -9,8 +9,8 @@ import numpy as np
 from sklearn.mixture import GaussianMixture
 
 from simile.core.errors import BadSetting, TooFewPictures
-from simile.core.records import FloatArray
-from simile.explore.arrays import Float64Array, load_derived_arrays, save_derived_arrays
+from simile.core.records import Float64Array, FloatArray
+from simile.explore.arrays import load_derived_arrays, save_derived_arrays
 from simile.explore.latent.aggregate_posterior import load_aggregate_posterior, make_no_variance_error
 from simile.explore.latent.inputs import check_decoder, decode_latents, encode_inputs, get_content_size
 from simile.images.formats import Pixels

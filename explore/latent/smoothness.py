@@ -16,12 +16,11 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from simile.core.errors import BadSetting, NothingIndexed
-from simile.core.records import FloatArray
-from simile.explore.arrays import Float64Array, OnProgress, ignore_progress
+from simile.core.records import Float64Array, FloatArray
+from simile.explore.arrays import OnProgress, ignore_progress
 from simile.explore.latent.aggregate_posterior import load_aggregate_posterior
 from simile.explore.latent.inputs import check_decoder
 from simile.explore.latent.interpolation import InterpolationMethod, check_interpolation_method, interpolate
-from simile.explore.latent.measurements import get_content_slices
 from simile.models.inference.encoder import TrainedEncoder
 from simile.search.searcher import Searcher
 from simile.store.index.flat import Ids
@@ -73,12 +72,8 @@ def measure_continuity(
 ) -> LatentContinuity:
     """Measure the active encoder on random pairs of different images. The image files are not needed.
 
-    Args:
-        pairs: Number of pairs.
-        steps: Latent vectors on each path, both ends included.
-
-    Raises:
-        NoDecoder, BadSetting, NothingIndexed (also for a single image).
+    Each path has `steps` latent vectors, both ends included. Raises NoDecoder, BadSetting, and NothingIndexed (also for
+    a single image).
     """
     check_interpolation_method(interpolation)
     if not 1 <= pairs <= MAX_CONTINUITY_PAIRS:
@@ -144,7 +139,7 @@ def _measure_path_batch(
     # For comparison: a cross-fade between the decoded ends, in image space.
     first, last = images[:, :1], images[:, -1:]
     fade = first + fractions[1:-1, :, None, None].astype(np.float32) * (last - first)
-    path, jump = _measure_lengths(images[..., *get_content_slices(encoder)])
+    path, jump = _measure_lengths(images[..., *encoder.preprocessing.content_slices])
     end_distance = np.maximum(np.linalg.norm(latents[:, -1] - latents[:, 0], axis=1), 1e-12)
     returned_distance = np.linalg.norm(returned_mu - latents, axis=2)[:, 1:-1].mean(1)
     return PathMeasures(
@@ -168,15 +163,11 @@ def _measure_lengths(images: FloatArray) -> tuple[Float64Array, Float64Array]:
 
 
 def _reencode(encoder: TrainedEncoder, images: FloatArray) -> tuple[Float64Array, Float64Array]:
-    """Encode decoded images (n, steps, C, S, S) and decode them again.
-
-    Returns:
-        The encoder's mu (n, steps, d), and the strangeness (n, steps).
-    """
+    """Encode decoded images (n, steps, C, S, S) and decode them again: mu (n, steps, d), and strangeness (n, steps)."""
     count, steps, *shape = images.shape
     pixels = np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)  # 8 bits a value, as every input of the encoder
     mu = encoder.encode(pixels.reshape(-1, *shape).transpose(0, 2, 3, 1)).mu.reshape(count, steps, -1)
-    difference = (_decode_paths(encoder, mu) - images)[..., *get_content_slices(encoder)]
+    difference = (_decode_paths(encoder, mu) - images)[..., *encoder.preprocessing.content_slices]
     return mu.astype(np.float64), np.sqrt(np.square(difference).mean(axis=(2, 3, 4), dtype=np.float64))
 
 

@@ -93,14 +93,7 @@ def parse_dims(text: str, latent_range: LatentRange) -> list[int]:
 
 
 def offset_dimensions(mu: FloatArray, dims: Mapping[int, float], latent_range: LatentRange) -> FloatArray:
-    """Return mu (d,) with single dimensions moved.
-
-    Args:
-        dims: By dimension the offset, in deviations of the collection.
-
-    Raises:
-        BadSetting: There is no such dimension.
-    """
+    """Return mu (d,) with single dimensions moved, by offsets in deviations of the collection. Raises BadSetting."""
     moved = mu.copy()
     for dim, steps in dims.items():
         if not 0 <= dim < len(mu):
@@ -178,13 +171,8 @@ def make_manifold(
     """Decode size x size points of a plane through the mean of the collection.
 
     The points are at even quantiles of the normal distribution with the collection's deviation (Kingma and Welling,
-    arXiv 1312.6114, figure 4). For an encoder of two dimensions the plane is the whole space.
-
-    Args:
-        axes: `principal`, the two directions in which mu varies most; or two dimensions, "3,7".
-
-    Raises:
-        NoDecoder, BadSetting, NothingIndexed.
+    arXiv 1312.6114, figure 4). For an encoder of two dimensions the plane is the whole space. `axes` is `principal`,
+    the two directions in which mu varies most, or two dimensions, "3,7". Raises NoDecoder, BadSetting, NothingIndexed.
     """
     check_decoder(searcher, "its space can't be shown")
     if not 2 <= size <= 30:

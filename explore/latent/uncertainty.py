@@ -21,7 +21,7 @@ from simile.core.records import FloatArray
 from simile.explore.arrays import OnProgress, ignore_progress
 from simile.explore.latent.aggregate_posterior import load_aggregate_posterior, make_no_variance_error
 from simile.explore.latent.inputs import check_decoder, decode_latents
-from simile.explore.latent.measurements import compute_reconstruction_error, get_content_slices, measure_images
+from simile.explore.latent.measurements import compute_reconstruction_error, measure_images
 from simile.explore.latent.traversal import RANGE_SAMPLE_SIZE
 from simile.images.formats import Pixels
 from simile.images.rendering.sheets import SheetTile, draw_tile_grid
@@ -69,8 +69,7 @@ def measure_uncertainty(
 ) -> EncodingUncertainty:
     """Measure the uncertainty of a file or an indexed image; see `measure_image_uncertainty`.
 
-    Raises:
-        UnreadableImage, NoSuchImage: Also if the file of an indexed image is gone.
+    Raises UnreadableImage, and NoSuchImage also if the file of an indexed image is gone.
     """
     image_id = latent_input if isinstance(latent_input, int) else None
     path = searcher.get_file(latent_input)[0] if isinstance(latent_input, int) else latent_input
@@ -87,14 +86,9 @@ def measure_image_uncertainty(
     seed: int = 0,
     on_progress: OnProgress = ignore_progress,
 ) -> EncodingUncertainty:
-    """Measure the uncertainty of a prepared image. The result is the same for the same seed.
+    """Measure the uncertainty of a prepared image, with so many draws from its posterior; the same for the same seed.
 
-    Args:
-        image_id: Id of an indexed image, which is no neighbour of itself.
-        samples: Draws from the posterior.
-
-    Raises:
-        NoVariance, NoDecoder, BadSetting.
+    `image_id` is that of an indexed image, which is no neighbour of itself. Raises NoVariance, NoDecoder, BadSetting.
     """
     if not 2 <= samples <= MAX_POSTERIOR_SAMPLES:
         raise BadSetting(f"samples can't be {samples}. Draw 2 to {MAX_POSTERIOR_SAMPLES}.")
@@ -113,7 +107,7 @@ def measure_image_uncertainty(
 
     # Decode the draws: their deviation, and the same as an image, relative to the largest value.
     deviation = encoder.decode(draws).std(axis=0)  # (C, S, S)
-    content_deviation = deviation[:, *get_content_slices(encoder)]
+    content_deviation = deviation[:, *encoder.preprocessing.content_slices]
     largest = float(content_deviation.max())
     relative_deviation = np.minimum(deviation / max(largest, 1e-12), 1)
 
@@ -162,13 +156,9 @@ def draw_uncertainty(uncertainty: EncodingUncertainty, image: Pixels) -> bytes:
 def _compute_log_likelihood(
     encoder: TrainedEncoder, batch: Pixels, samples: int, seed: int
 ) -> tuple[float | None, float | None]:
-    """Return log p(x) in nats, and in bits for each value without padding.
+    """Return log p(x) of an image (1, S, S, C) in nats, and in bits for each value without padding.
 
-    Args:
-        batch: One image (1, S, S, C).
-
-    Returns:
-        (None, None) if the decoder was trained with a loss that is no density.
+    (None, None) if the decoder was trained with a loss that is no density.
     """
     likelihood = cast(Density, encoder.description.likelihood)
     if likelihood not in ("gaussian", "bernoulli"):
@@ -182,7 +172,7 @@ def _compute_log_likelihood(
         content_box=encoder.preprocessing.content_box(),
     )
     nats = float(estimate[0])
-    return nats, bits_per_dimension(nats, batch[0, *get_content_slices(encoder)].size, likelihood)
+    return nats, bits_per_dimension(nats, batch[0, *encoder.preprocessing.content_slices].size, likelihood)
 
 
 def _compute_error_percentile(searcher: Searcher, error: float, seed: int, on_progress: OnProgress) -> float | None:
@@ -196,10 +186,7 @@ def _compute_error_percentile(searcher: Searcher, error: float, seed: int, on_pr
 def _compute_neighbour_stability(
     searcher: Searcher, mu: FloatArray, draws: FloatArray, hidden_id: int | None
 ) -> tuple[float | None, float | None]:
-    """Compare the neighbours of draws (n, d) with the neighbours of mu (d,).
-
-    Args:
-        hidden_id: An image that is no neighbour.
+    """Compare the neighbours of draws (n, d) with the neighbours of mu (d,), without the image `hidden_id`.
 
     Returns:
         The fraction of draws with the same nearest image, and the mean fraction of shared neighbours.

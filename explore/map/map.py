@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from simile.core.arrays import ARRAY_FILE_ERRORS, read_arrays, write_arrays
 from simile.core.atomic_write import write_atomically
-from simile.core.records import FloatArray
-from simile.explore.arrays import Float64Array, OnProgress, write_arrays
+from simile.core.records import Float64Array, FloatArray
+from simile.explore.arrays import OnProgress
 from simile.explore.latent.aggregate_posterior import AggregatePosterior, load_aggregate_posterior
 from simile.explore.latent.measurements import measure_images
 from simile.explore.map.clustering import (
@@ -89,17 +89,17 @@ class LatentMap:
 
     @classmethod
     def load(cls, path: Path) -> LatentMap:
-        """Read a map. Raises OSError, EOFError, KeyError, ValueError or BadZipFile for any other file."""
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            layout, method = str(stored["layout"]), str(stored["method"])
-            count, seed, segment = int(stored["count"]) or None, int(stored["seed"]), int(stored["segment"])
-            latent_map = cls(
-                settings=MapSettings(layout, method, count, seed),  # type: ignore[arg-type]
-                encoder=str(stored["encoder"]),
-                segment=None if segment < 0 else segment,
-                typical=stored["typical"],
-                **{name: stored[name] for name in _ROW_ARRAYS},
-            )
+        """Read a map. Raises one of ARRAY_FILE_ERRORS for any other file."""
+        stored = read_arrays(path)
+        layout, method = str(stored["layout"]), str(stored["method"])
+        count, seed, segment = int(stored["count"]) or None, int(stored["seed"]), int(stored["segment"])
+        latent_map = cls(
+            settings=MapSettings(layout, method, count, seed),  # type: ignore[arg-type]
+            encoder=str(stored["encoder"]),
+            segment=None if segment < 0 else segment,
+            typical=stored["typical"],
+            **{name: stored[name] for name in _ROW_ARRAYS},
+        )
         lengths = {len(getattr(latent_map, name)) for name in _ROW_ARRAYS}
         if len(lengths) > 1 or not len(latent_map.ids) or latent_map.points.shape[1:] != (2,):
             raise ValueError("the arrays of the map don't have the same length")
@@ -134,7 +134,7 @@ def load_stored_map(searcher: Searcher, layout: LayoutName) -> LatentMap | None:
     """Load the latest map of a layout by the active encoder; None if it is missing or damaged."""
     path = find_map_path(searcher, layout)
     if path is not None:
-        with suppress(OSError, EOFError, KeyError, ValueError, BadZipFile):
+        with suppress(*ARRAY_FILE_ERRORS):
             return LatentMap.load(path)
     return None
 
@@ -207,11 +207,7 @@ def _compute_map(
     stored_map: LatentMap | None,
     on_progress: OnProgress,
 ) -> LatentMap:
-    """Compute a map.
-
-    Args:
-        stored_map: A map of the same images; its points are used again if layout and seed are the same.
-    """
+    """Compute a map. Points of a stored map of the same images are used again if layout and seed are the same."""
     vectors, count, seed = posterior.get_index_vectors(), len(posterior), map_settings.seed
     # Points and density, which don't depend on the cluster settings.
     if stored_map is not None and (stored_map.settings.layout, stored_map.settings.seed) == (map_settings.layout, seed):

@@ -25,12 +25,7 @@ INTERPOLATION_NEIGHBOURS = 5
 
 
 def check_layout(name: str, count: int) -> None:
-    """Check a layout for `count` images.
-
-    Raises:
-        BadSetting: An unknown layout, or one whose library is not installed.
-        TooFewPictures.
-    """
+    """Check a layout, and whether its library is installed, for `count` images. Raises BadSetting, TooFewPictures."""
     if name not in LAYOUTS:
         raise BadSetting(f"layout can't be {name!r}. Give one of {', '.join(LAYOUTS)}.")
     if name == "umap" and find_spec("umap") is None:
@@ -84,8 +79,7 @@ def compute_principal_components(vectors: FloatArray) -> FloatArray:
 def interpolate_points(vectors: FloatArray, known_vectors: FloatArray, known_points: FloatArray) -> FloatArray:
     """Place vectors (m, d) in a plane among known vectors (n, d) with points (n, 2).
 
-    Returns:
-        Points (m, 2): the mean of the nearest known points, weighted by inverse distance.
+    A point is the mean of the nearest known points, weighted by inverse distance.
     """
     from sklearn.neighbors import KNeighborsRegressor  # noqa: PLC0415  # slow to import, and only needed here
 

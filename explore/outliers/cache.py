@@ -14,7 +14,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from simile.explore.arrays import write_arrays
+from simile.core.arrays import read_arrays, write_arrays
 from simile.explore.outliers.detector import Outlier, find_outliers
 from simile.search.searcher import Searcher
 from simile.store.index.flat import Ids
@@ -50,17 +50,16 @@ class OutlierListing:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a listing. Raises OSError, EOFError, BadZipFile, KeyError, TypeError, ValueError for any other file."""
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            outliers = [Outlier(**fields) for fields in json.loads(str(stored["outliers"]))]
-            return cls(**json.loads(str(stored["about"])), ids=stored["ids"], outliers=outliers)
+        """Read a listing. Raises one of ARRAY_FILE_ERRORS for any other file."""
+        stored = read_arrays(path)
+        outliers = [Outlier(**fields) for fields in json.loads(str(stored["outliers"]))]
+        return cls(**json.loads(str(stored["about"])), ids=stored["ids"], outliers=outliers)
 
 
 def measure_outliers(searcher: Searcher, snapshot: Snapshot, stop_event: threading.Event) -> OutlierListing | None:
     """Measure the outliers of the current collection. Raises TooFewPictures, NothingIndexed.
 
-    Returns:
-        None if the event was set, or the active encoder has changed. Measurements of single images are kept.
+    None if the event was set, or the active encoder has changed. Measurements of single images are kept.
     """
 
     def check_stop_event(_stage: str, _done: int, _total: int) -> None:

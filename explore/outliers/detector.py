@@ -24,8 +24,8 @@ import numpy as np
 from scipy.stats import multivariate_normal, rankdata
 
 from simile.core.errors import BadSetting, TooFewPictures
-from simile.core.records import FloatArray
-from simile.explore.arrays import Float64Array, OnProgress
+from simile.core.records import Float64Array, FloatArray
+from simile.explore.arrays import OnProgress
 from simile.explore.latent.aggregate_posterior import AggregatePosterior, load_aggregate_posterior
 from simile.explore.latent.measurements import ImageMeasurements, measure_images
 from simile.search.searcher import Searcher

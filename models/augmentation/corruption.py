@@ -19,11 +19,7 @@ MASK_GRID_SIZE = 8  # a mask covers cells of a grid of 8 x 8
 
 
 def parse_corruption(text: str) -> Corruption:
-    """Parse names and amounts such as `noise=0.3,mask`; "none" gives an empty list.
-
-    Raises:
-        BadSetting: A name is not known or an amount is out of range.
-    """
+    """Parse names and amounts such as `noise=0.3,mask`; "none" gives an empty list. Raises BadSetting."""
     if text == "none":
         return []
     return [_parse_corruption_term(term.strip(), text) for term in text.split(",")]

@@ -63,16 +63,11 @@ def resize_images(images: Tensor, size: int) -> Tensor:
 def augment(
     images: Tensor, size: int, generator: torch.Generator, strength: AugmentationStrength | None = None
 ) -> Tensor:
-    """Return one augmented view of each image.
+    """Return one augmented view (n, C, size, size) float32 in [0, 1] of each image.
 
     Args:
         images: (n, C, R, R) float32 in [0, 1], C 1 or 3.
-        size: Side of the views in pixels.
         generator: CPU generator; the same state gives the same views.
-        strength: How much to change; None for the default.
-
-    Returns:
-        Views (n, C, size, size) float32 in [0, 1].
     """
     random_state, strength = RandomState(generator), strength or AugmentationStrength()
     frame = _sample_frames(len(images), strength, random_state)  # (n, 4)

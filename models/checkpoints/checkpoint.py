@@ -57,12 +57,7 @@ def save_checkpoint(folder: Path, weights: Mapping[str, Tensor], description: En
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], EncoderDescription]:
-    """Return the weights by name, and the description.
-
-    Raises:
-        NoSuchEncoder: One of the two files is missing.
-        CheckpointDamaged: A file can't be read, was changed, or belongs to another encoder.
-    """
+    """Return the weights by name, and the description. Raises NoSuchEncoder for a missing file, CheckpointDamaged."""
     if not (folder / DESCRIPTION_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
         raise NoSuchEncoder(
             f"{folder} holds no encoder ({DESCRIPTION_FILE} and {WEIGHTS_FILE}). "

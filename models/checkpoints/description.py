@@ -62,11 +62,7 @@ class EncoderDescription:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EncoderDescription:
-        """Return the description with these values; other keys are ignored.
-
-        Raises:
-            CheckpointDamaged: A required key is missing.
-        """
+        """Return the description with these values; other keys are ignored. Raises CheckpointDamaged."""
         try:
             return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
         except TypeError as error:
@@ -74,11 +70,7 @@ class EncoderDescription:
 
 
 def read_description(folder: Path) -> EncoderDescription:
-    """Read encoder.json from an encoder's folder and check its format and checksum.
-
-    Raises:
-        CheckpointDamaged: The file can't be read, has an unknown format, or was changed.
-    """
+    """Read encoder.json from an encoder's folder and check its format and checksum. Raises CheckpointDamaged."""
     path = folder / DESCRIPTION_FILE
     try:
         body = json.loads(path.read_text(encoding="utf-8"))

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from simile.core.arrays import ARRAY_FILE_ERRORS, read_arrays, write_arrays
 from simile.core.atomic_write import write_atomically
 
 TRAINING_DIGESTS_FILE = "trained_on.npz"
@@ -53,20 +53,15 @@ class TrainingDigests:
 
     def save(self, folder: Path) -> None:
         """Write the hashes into the encoder's folder, durably."""
-
-        def write(path: Path) -> None:
-            with path.open("wb") as file:
-                np.savez(file, fitted=self.fitted, held_out=self.held_out)
-
-        write_atomically(folder / TRAINING_DIGESTS_FILE, write)
+        write_atomically(folder / TRAINING_DIGESTS_FILE, lambda path: write_arrays(path, **vars(self)))
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
         """Read the hashes; None for an encoder of an older version without them, or a damaged file."""
         try:
-            with (folder / TRAINING_DIGESTS_FILE).open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                return cls(stored["fitted"].astype(np.uint64), stored["held_out"].astype(np.uint8).reshape(-1, 32))
-        except (OSError, EOFError, KeyError, ValueError, BadZipFile):
+            stored = read_arrays(folder / TRAINING_DIGESTS_FILE)
+            return cls(stored["fitted"].astype(np.uint64), stored["held_out"].astype(np.uint8).reshape(-1, 32))
+        except ARRAY_FILE_ERRORS:
             return None
 
     def _remove_overlap(self) -> Self:

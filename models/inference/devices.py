@@ -8,11 +8,7 @@ from simile.core.errors import BadSetting
 
 
 def select_device(name: str) -> torch.device:
-    """Return the device for `auto`, `cpu`, `cuda` or `cuda:N`.
-
-    Raises:
-        BadSetting: The device does not exist.
-    """
+    """Return the device for `auto`, `cpu`, `cuda` or `cuda:N`. Raises BadSetting if it does not exist."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

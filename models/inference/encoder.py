@@ -86,17 +86,9 @@ class TrainedEncoder:
         return cls(network, preprocessing, description, device, runtime, TrainingDigests.load(folder))
 
     def encode(self, batch: Pixels) -> Latent:
-        """Return the latents of images.
+        """Return the latents (n, d) of preprocessed images (n, S, S, C) uint8.
 
-        Args:
-            batch: Preprocessed images (n, S, S, C) uint8.
-
-        Returns:
-            mu (n, d) and sigma (n, d) float32; sigma is None if the encoder has no variance.
-
-        Raises:
-            BadSetting: The images have another shape.
-            NotFinite: The network gives NaN or infinity.
+        Raises BadSetting for images of another shape, NotFinite if the network gives NaN or infinity.
         """
         mu, log_variance = self._encode_batch(batch)
         return Latent(mu, None if log_variance is None else np.exp(0.5 * log_variance))
@@ -118,11 +110,10 @@ class TrainedEncoder:
         """
         if not self.has_decoder:
             return None
-        top, left, height, width = self.preprocessing.content_box()
         errors = np.empty(len(batch), dtype=np.float32)
         for rows in _iterate_chunks(len(batch)):
             difference = self.decode(mu[rows]) - scale_to_unit(batch[rows])
-            errors[rows] = np.square(difference[:, :, top : top + height, left : left + width]).mean(axis=(1, 2, 3))
+            errors[rows] = np.square(difference[:, :, *self.preprocessing.content_slices]).mean(axis=(1, 2, 3))
         return errors
 
     def decode(self, mu: FloatArray) -> FloatArray:
@@ -137,6 +128,10 @@ class TrainedEncoder:
     def reconstruct(self, mu: FloatArray, width: int, height: int) -> Pixels:
         """Return the reconstruction of mu (d,), (h, w, 3) uint8 with the aspect of a width x height image."""
         return self.preprocessing.to_pixels(self.decode(mu[None])[0], width, height)
+
+    def reconstruct_many(self, mu: FloatArray, width: int, height: int) -> Pixels:
+        """Return the reconstructions (n, h, w, 3) of mu (n, d); see `reconstruct`."""
+        return np.stack([self.preprocessing.to_pixels(image, width, height) for image in self.decode(mu)])
 
     def _make_sample(self) -> FloatArray:
         return make_smooth_images(RUNTIME_SAMPLE_SIZE, self.preprocessing.channels, self.preprocessing.image_size)

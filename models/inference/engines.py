@@ -31,11 +31,7 @@ _core_lock = Lock()
 
 
 class OpenvinoRuntime:
-    """Runs a module in OpenVINO.
-
-    Raises:
-        ImportError: openvino is not installed.
-    """
+    """Runs a module in OpenVINO. Raises ImportError if openvino is not installed."""
 
     def __init__(self, module: nn.Module, sample: Tensor, precision: Literal["fp32", "bf16"]) -> None:
         core = shared_core()
@@ -59,14 +55,11 @@ class OpenvinoRuntime:
 
 
 def shared_core() -> Any:
-    """Return the only `openvino.Core` of the process, which is kept until the process ends.
+    """Return the only `openvino.Core` of the process, which is kept until the process ends. Raises ImportError.
 
     A core's CPU plugin gives the thread that loads it an alternate signal stack, and frees that memory with the core.
     If another thread deletes the core, or two cores are deleted in the order in which they were made, the kernel still
     writes the next signal's frame to the freed address: Ctrl-C then ends the process with SIGSEGV.
-
-    Raises:
-        ImportError: openvino is not installed.
     """
     global _core  # noqa: PLW0603  # one per process
     openvino = import_openvino()
@@ -102,11 +95,7 @@ def _convert_to_openvino(module: nn.Module, sample: Tensor) -> object:
 
 
 class OnnxRuntime:
-    """Runs a module in ONNX Runtime.
-
-    Raises:
-        ImportError: onnxruntime or onnx is not installed.
-    """
+    """Runs a module in ONNX Runtime. Raises ImportError if onnxruntime or onnx is not installed."""
 
     name = "onnxruntime-fp32"
 
@@ -149,10 +138,8 @@ def _export_to_onnx(module: nn.Module, sample: Tensor) -> bytes:
 class CompiledRuntime:
     """Runs a module with frozen weights in bfloat16, compiled by torch: the fastest, after a minute of compilation.
 
-    torch caches compiled code (TORCHINDUCTOR_CACHE_DIR), so that the next start is faster.
-
-    Raises:
-        BadSetting: There is no C++ compiler.
+    torch caches compiled code (TORCHINDUCTOR_CACHE_DIR), so that the next start is faster. Raises BadSetting without a
+    C++ compiler.
     """
 
     name = "compile-bf16"

@@ -132,16 +132,12 @@ def get_runtime_candidates(runtime_name: str, device: torch.device) -> tuple[Run
 def make_runtime(
     module: EncoderModule | DecoderModule, sample: FloatArray, runtime_name: str, device: torch.device
 ) -> Runtime:
-    """Return the first candidate with outputs that agree with torch's, or torch itself.
+    """Return the first candidate with outputs that agree with torch's, or torch itself. Raises BadSetting.
 
     Args:
-        module: The network to run.
         sample: Inputs (n, …) for the check, n at least 2.
         runtime_name: A key of `RUNTIME_CHOICES`.
         device: Only a CPU has other runtimes than torch.
-
-    Raises:
-        BadSetting: The name is not known.
     """
     eager = TorchRuntime(module, device)
     candidates = get_runtime_candidates(runtime_name, device)

@@ -42,15 +42,11 @@ class ContrastiveLoss(nn.Module):
 
 
 def info_nce(first: Tensor, second: Tensor, temperature: float) -> Tensor:
-    """Return the InfoNCE loss of two views of b images, a scalar in nats.
+    """Return the InfoNCE loss of two views of b images, directions (b, c) of length 1: a scalar in nats.
 
     Cross-entropy over cosines divided by `temperature` (van den Oord et al., arXiv 1807.03748). First views are
     compared with second views and the reverse, never within one set: a search compares a copy with unaltered images.
-
-    Args:
-        first: Directions (b, c) of length 1.
-        second: The same for the other views.
-        temperature: A smaller value gives the nearest other images more weight.
+    A smaller temperature gives the nearest other images more weight.
     """
     similarity = first @ second.T / temperature  # (b, b)
     targets = torch.arange(len(first), device=first.device)

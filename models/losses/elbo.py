@@ -52,11 +52,9 @@ def bernoulli_log_likelihood(x: Tensor, logits: Tensor) -> Tensor:
 def reconstruction_log_likelihood(
     x: Tensor, logits: Tensor, likelihood: Likelihood, variance: Tensor | None = None
 ) -> Tensor:
-    """Return log p(x|z) per image, (n,).
+    """Return log p(x|z) per image, (n,), for images x and decoder logits (n, C, S, S).
 
     Args:
-        x: Images (n, C, S, S) in [0, 1].
-        logits: Decoder output of the same shape.
         likelihood: "l2" and "l1" are the plain losses of an autoencoder (minus the sum of squared or absolute
             differences) and not densities.
         variance: Of the Gaussian; None for the optimal one of this batch.

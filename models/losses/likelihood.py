@@ -40,10 +40,9 @@ def importance_weighted_log_likelihood(
     content_box: ContentBox | None = None,
     chunk: int = DECODE_CHUNK_SIZE,
 ) -> Tensor:
-    """Estimate log p(x) by importance sampling.
+    """Estimate log p(x) by importance sampling: (n,) float64 in nats.
 
     Args:
-        network: A network with a variance and a decoder.
         x: Images (n, C, S, S) in [0, 1].
         likelihood: The density p(x|z) that the network was trained with.
         samples: Samples of z per image, k in the formula.
@@ -51,12 +50,9 @@ def importance_weighted_log_likelihood(
         content_box: Area to score; None for the whole image.
         chunk: Largest number of images to decode in one pass.
 
-    Returns:
-        log p̂(x), (n,) float64 in nats.
-
     Raises:
         BadSetting: The encoder has no variance, or `likelihood` is not a density.
-        NoDecoder: The network has no decoder.
+        NoDecoder.
     """
     total = torch.full((len(x),), -math.inf, dtype=torch.float64)
     images_per_pass = max(1, chunk // samples)  # several images if all their samples fit into a chunk

@@ -55,10 +55,7 @@ def make_perceptual_distance(spec: str, channels: int, image_size: int) -> Perce
 
     Raises:
         BadSetting: The name is not known, or the distance does not work at this size.
-        NoSuchPath: A file or folder does not exist.
-        NoSuchEncoder: The folder holds no encoder.
-        CheckpointDamaged: The weights can't be read.
-        DownloadFailed: The published weights can't be downloaded.
+        NoSuchPath, NoSuchEncoder, CheckpointDamaged, DownloadFailed: As the name says, for files, folders and weights.
     """
     if spec == "gradients":
         # Cells of 4 and 8 pixels where they fit, and larger ones as long as an image has 4 by 4 of them.

@@ -23,10 +23,7 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     """Return SSIM per image, (n,), of images x and y (n, C, S, S) in [0, 1]: the mean over pixels and channels.
 
     The Gaussian window of 11 px (sigma 1.5) is used only where it is fully inside the images, with population
-    variances: the values of scikit-image with gaussian_weights=True, use_sample_covariance=False.
-
-    Raises:
-        BadSetting: The shapes differ, or a side has fewer than 11 pixels.
+    variances: the values of scikit-image with gaussian_weights=True, use_sample_covariance=False. Raises BadSetting.
     """
     _check_image_shapes(x, y)
     with torch.autocast(x.device.type, enabled=False):  # differences of squares need more digits than bfloat16 has
@@ -39,10 +36,7 @@ def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
 
     From 161 pixels on it has the paper's five scales. Smaller images have as many scales as the window fits into, with
     weights that are rescaled to sum 1: 4 from 81, 3 from 41, 2 from 21, 1 (which is SSIM) from 11 pixels. Structure
-    below 0.0001 counts as 0.0001.
-
-    Raises:
-        BadSetting: The shapes differ, or a side has fewer than 11 pixels.
+    below 0.0001 counts as 0.0001. Raises BadSetting if the shapes differ, or for fewer than 11 pixels.
     """
     _check_image_shapes(x, y)
     count = count_scales(min(x.shape[-2:]))

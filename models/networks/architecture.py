@@ -62,11 +62,7 @@ class Architecture:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Architecture:
-        """Return the architecture with the values of `to_dict`.
-
-        Raises:
-            CheckpointDamaged: A value is not known to this version.
-        """
+        """Return the architecture with the values of `to_dict`. Raises CheckpointDamaged for an unknown value."""
         if values.get("kind") == "convolutional-vae":  # written by the first version
             values = {**values, "kind": "convolutional"}
         try:

@@ -106,9 +106,7 @@ class Backbone(nn.Module):
 
     Grey images become three equal channels; the mean and standard deviation of the published weights are applied
     inside. Images smaller than the network's minimum are enlarged; a transformer gets every image at its fixed size.
-
-    Raises:
-        BadSetting: The name is not known.
+    Raises BadSetting for an unknown name.
     """
 
     def __init__(self, name: str, channels: int, image_size: int) -> None:
@@ -179,14 +177,11 @@ def load_backbone_weights(backbone: Backbone, source: str) -> None:
     """Load weights into a backbone.
 
     Args:
-        backbone: The network to change.
         source: "published" (downloaded once), or a .safetensors, .pt or .pth file with torchvision's names for the
             weights, with or without those of the classifier.
 
     Raises:
-        DownloadFailed: The published weights can't be downloaded.
-        NoSuchPath: The file does not exist.
-        CheckpointDamaged: The file holds no weights.
+        DownloadFailed, NoSuchPath, CheckpointDamaged.
         BadSetting: The weights belong to another network.
     """
     weights = _download_weights(backbone.name) if source == PUBLISHED_WEIGHTS else _read_weights_file(Path(source))

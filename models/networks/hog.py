@@ -80,7 +80,7 @@ class HogHead(nn.Module):
 
 
 def compute_hog(x: Tensor, cell_size: int, bins: int = 8, contrast: ContrastMode = "local") -> Tensor:
-    """Return histograms of gradient directions (n, k) of images x (n, C, S, S) in [0, 1].
+    """Return histograms of gradient directions (n, k) of images x (n, C, S, S) in [0, 1]. Raises BadSetting.
 
     Directions are unsigned (a dark line on white equals a white line on dark); the first points right, the next ones
     turn downwards. With several channels each pixel uses its strongest gradient, as in the paper. A cell also counts
@@ -97,9 +97,6 @@ def compute_hog(x: Tensor, cell_size: int, bins: int = 8, contrast: ContrastMode
 
     Returns:
         k = bins · ⌈S / cell_size⌉² values by direction, then cell rows; twice as many for "both".
-
-    Raises:
-        BadSetting: `cell_size` or `bins` is out of range.
     """
     side = min(x.shape[-2:])
     if not 1 <= cell_size <= side or bins < 2:

@@ -50,11 +50,7 @@ class Network(nn.Module):
         return mu, log_variance
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return logits (n, C, S, S) of the mean image for z (n, d).
-
-        Raises:
-            NoDecoder: The network has no decoder.
-        """
+        """Return logits (n, C, S, S) of the mean image for z (n, d). Raises NoDecoder."""
         if self.decoder is None:
             raise NoDecoder(
                 "This encoder has no decoder: it can search, but it can't show reconstructions. "

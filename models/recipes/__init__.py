@@ -85,15 +85,7 @@ def list_recipes() -> list[str]:
 
 
 def load_recipe(name: str, **overrides: object) -> Recipe:
-    """Load a recipe.
-
-    Args:
-        name: Name of a TOML file in this folder, without its suffix.
-        overrides: Settings that replace those of the file; None keeps the file's value.
-
-    Raises:
-        BadSetting: The recipe or a setting is not known, or a value can't be used.
-    """
+    """Load a recipe by its name; settings in `overrides` replace those of the file, except None. Raises BadSetting."""
     values = _read_recipe(name) | {key: value for key, value in overrides.items() if value is not None}
     if values["features"] != "gradients" and "features_from" not in overrides:
         values["features_from"] = "picture"  # only gradients can be computed from the latent

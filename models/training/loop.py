@@ -96,12 +96,9 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: it is read from top to 
     Args:
         images: (n, R, R, C) uint8; R is the network's size, or larger for sharp crops.
         preprocessing: How the images were made; it has the network's size.
-        recipe: The settings of network and objective.
-        options: Seed, duration and device.
         state_folder: Receives a checkpoint after each epoch. A resumed run continues from it with equal losses (on
             the same machine with the same number of threads).
         on_progress: Called after each step.
-        extras: Labels and other inputs that some recipes need.
 
     Raises:
         TooFewPictures: There are fewer than `MIN_TRAINING_IMAGES`.

@@ -123,8 +123,7 @@ class Objective(nn.Module):
 
     def crop_content(self, x: Tensor) -> Tensor:
         """Return images (n, C, S, S) without their padding, which is neither scored nor learned."""
-        top, left, height, width = self.preprocessing.content_box()
-        return x[:, :, top : top + height, left : left + width]
+        return x[:, :, *self.preprocessing.content_slices]
 
     @torch.no_grad()
     def measure_elbo(
@@ -133,10 +132,7 @@ class Objective(nn.Module):
         """Return the two terms of the ELBO in nats per image, and the mean squared error at z = mu.
 
         Args:
-            network: Its `variance` is that of the Gaussian.
-            x: Clean images (n, C, S, S).
-            mu: Their latents (n, d).
-            log_variance: (n, d), or None.
+            x: Clean images (n, C, S, S); mu and log_variance are their latents (n, d).
             generator: CPU generator of the noise.
         """
         clean = self.crop_content(x)

@@ -24,7 +24,6 @@ def fit_linear_path(network: Network, sample: Tensor, variance: float | None) ->
     """Set the linear path of a network to probabilistic PCA of a sample.
 
     Args:
-        network: A network with `linear` paths.
         sample: Images (m, C, S, S) in [0, 1]. Dimensions beyond their number start at 0.
         variance: Of the Gaussian p(x|z); None for the maximum-likelihood one, the mean variance of the components
             that are left out. Components with a smaller variance start at 0.

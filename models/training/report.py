@@ -56,18 +56,16 @@ def _draw_loss_curves(result: TrainingResult) -> bytes:
 
 
 def _draw_reconstructions(originals: Pixels, encoder: TrainedEncoder) -> bytes:
-    decoded = encoder.decode(encoder.encode(originals).mu)
-    top, left, height, width = encoder.preprocessing.content_box()
-    content = originals[:, top : top + height, left : left + width]  # (n, h, w, C) without padding
+    content = originals[:, *encoder.preprocessing.content_slices]  # (n, h, w, C) without padding
     content = np.ascontiguousarray(np.broadcast_to(content, (*content.shape[:3], 3)))
-    return sheets.draw_reconstruction_pairs(content, _convert_decoded(decoded, encoder), columns=8)
+    return sheets.draw_reconstruction_pairs(content, _decode(encoder.encode(originals).mu, encoder), columns=8)
 
 
 def _draw_samples(encoder: TrainedEncoder, seed: int) -> bytes:
     z = np.random.default_rng(seed).standard_normal((REPORT_SAMPLE_COUNT, encoder.latent_dim)).astype(np.float32)
-    return sheets.draw_image_grid(_convert_decoded(encoder.decode(z), encoder), columns=9)
+    return sheets.draw_image_grid(_decode(z, encoder), columns=9)
 
 
-def _convert_decoded(decoded: FloatArray, encoder: TrainedEncoder) -> Pixels:
+def _decode(mu: FloatArray, encoder: TrainedEncoder) -> Pixels:
     _, _, height, width = encoder.preprocessing.content_box()
-    return np.stack([encoder.preprocessing.to_pixels(image, width, height) for image in decoded])
+    return encoder.reconstruct_many(mu, width, height)

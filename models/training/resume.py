@@ -114,7 +114,7 @@ def load_training_state(
 
     Raises:
         BadSetting: There is no unfinished training, or it had other images or settings.
-        CheckpointDamaged: The file can't be read.
+        CheckpointDamaged.
     """
     require_training_state(folder)
     metadata, tensors = _read_state_file(folder)

@@ -23,13 +23,6 @@ def validate(
 ) -> dict[str, float]:
     """Measure the network on the held-out images, with the same noise in each call.
 
-    Args:
-        network: The network to measure.
-        objective: The objective of the training.
-        dataset: The held-out images.
-        autocast: Context of the forward passes.
-        seed: Seed of the noise.
-
     Returns:
         "objective" (to be maximised, for early stopping) and "active_units"; with a decoder the terms of the ELBO in
         nats per image and the mean squared error at z = mu, of clean images; and the other terms of the training.

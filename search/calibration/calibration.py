@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from simile.core.records import Float64Array
 from simile.search.queries import Confidence, ReferencePopulation
 from simile.store.index.snapshot import Snapshot
-
-Float64Array = NDArray[np.float64]
 
 FALSE_ALARM_RATE = 0.01  # share of usual images that may be called outliers
 MAX_FALSE_ALARM_RATE = 0.1  # small samples only support higher rates; above this one no statement is made

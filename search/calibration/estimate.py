@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from simile.core.records import FloatArray
+from simile.core.records import Float64Array, FloatArray
 from simile.models.checkpoints.training_set import TrainingDigests
-from simile.search.calibration.calibration import CalibrationSample, Float64Array, ScoreCalibration, compute_expectation
+from simile.search.calibration.calibration import CalibrationSample, ScoreCalibration, compute_expectation
 from simile.search.posterior import compute_mean_sigma
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.index.flat import Ids, use_single_search_thread

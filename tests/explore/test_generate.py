@@ -35,7 +35,8 @@ def test_the_mixture_has_the_spread_of_the_aggregate_posterior(home_with_digits:
     with Searcher(home_with_digits) as searcher:
         everything = load_aggregate_posterior(searcher)
         drawn = generate_images(searcher, "mixture", 400).latents
-    wanted = everything.mu.var(axis=0) + np.square(everything.get_sigma()).mean(axis=0)
+    assert everything.sigma is not None
+    wanted = everything.mu.var(axis=0) + np.square(everything.sigma).mean(axis=0)
     assert drawn.var(axis=0).sum() == pytest.approx(wanted.sum(), rel=0.15)
     assert np.linalg.norm(drawn.mean(0) - everything.mu.mean(0)) < 0.6
 
