@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -64,6 +65,17 @@ def make_hit_tile(searcher: Searcher, hit: Hit, caption_prefix: str = "") -> She
         return SheetTile(searcher.get_reconstruction_pixels(hit.image_id), caption)
     except NoDecoder:
         return SheetTile(BLANK_PIXELS, caption)
+
+
+def make_frame_rows(
+    searcher: Searcher, frames: Pixels, captions: Sequence[str], hits: Sequence[Hit | None]
+) -> list[list[SheetTile]]:
+    """Make a row of tiles of decoded images and, if there are hits, a row of the nearest images below it."""
+    rows = [[SheetTile(frame, caption) for frame, caption in zip(frames, captions, strict=True)]]
+    if hits:
+        nothing = SheetTile(BLANK_PIXELS, "nothing is indexed")
+        rows.append([nothing if hit is None else make_hit_tile(searcher, hit, "nearest: ") for hit in hits])
+    return rows
 
 
 def _render_section(row: SheetRow) -> str:

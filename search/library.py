@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from simile.core.errors import NoSuchImage, NothingIndexed, UnreadableImage
+from simile.core.errors import NoDecoder, NoSuchImage, NothingIndexed, UnreadableImage
 from simile.core.records import FloatArray
 from simile.core.settings import Settings
 from simile.images.decoding import DecodedImage, decode_image
@@ -116,6 +117,12 @@ class ImageLibrary:
             return self.get_pixels(query, side)
         except (UnreadableImage, ImageFileMissing):
             return self.get_reconstruction_pixels(query)
+
+    def find_pixels(self, image_id: int, side: int = 256) -> Pixels | None:
+        """Return the pixels of `get_query_pixels`; None for a deleted image, or without a file and a decoder."""
+        with suppress(NoDecoder, NoSuchImage, UnreadableImage):
+            return self.get_query_pixels(image_id, side)
+        return None
 
     def _decode_file(self, path: Path, side: int) -> DecodedImage:
         return decode_image(read_bytes(path, self.limits), name=path, limits=self.limits, min_side=side)

@@ -28,7 +28,6 @@ from simile.images.formats import Limits
 from simile.images.loading.loader import read_arrays
 from simile.images.sources.sources import walk_sources
 from simile.images.transforms import scale_to_unit
-from simile.models.inference.devices import has_fast_bfloat16
 from simile.models.inference.encoder import TrainedEncoder
 from simile.models.inference.parity import compare_outputs, make_smooth_images
 from simile.models.inference.runtimes import (
@@ -38,6 +37,7 @@ from simile.models.inference.runtimes import (
     Runtime,
     TorchRuntime,
     get_runtime_candidates,
+    has_fast_bfloat16,
     make_runtime,
 )
 from simile.models.networks.architecture import Architecture

@@ -23,7 +23,7 @@ from simile.explore.latent.inputs import (
 )
 from simile.images.formats import Pixels
 from simile.images.rendering.sheets import SheetTile, draw_tile_grid, encode_animation
-from simile.search.contact_sheet import make_hit_tile
+from simile.search.contact_sheet import make_frame_rows
 from simile.search.searcher import Searcher
 
 InterpolationMethod = Literal["linear", "spherical"]
@@ -168,25 +168,10 @@ def draw_morph(searcher: Searcher, latent_morph: LatentMorph, format: str) -> by
     if format != "png":
         return encode_animation(latent_morph.frames, format.upper(), latent_morph.input_rows)
     inputs = zip(latent_morph.input_rows, latent_morph.input_names, strict=True)
-    return draw_tile_grid(
-        [row for start, end in pairwise(inputs) for row in _make_strip_rows(searcher, latent_morph, start, end)]
-    )
-
-
-def _make_strip_rows(
-    searcher: Searcher, latent_morph: LatentMorph, start: tuple[int, str], end: tuple[int, str]
-) -> list[list[SheetTile]]:
-    """Make two rows of tiles for one leg, from one (frame, name) to another: the frames, and the nearest images."""
-    (first, first_name), (last, last_name) = start, end
-    captions = {first: Path(first_name).name, last: Path(last_name).name}
-    rows = range(first, last + 1)
-    frames = [
-        SheetTile(latent_morph.frames[row], captions.get(row, f"{(row - first) / (last - first):.0%}")) for row in rows
-    ]
-    return [frames, [_make_nearest_tile(searcher, latent_morph.nearest_hits[row]) for row in rows]]
-
-
-def _make_nearest_tile(searcher: Searcher, hit: Hit | None) -> SheetTile:
-    if hit is None:
-        return SheetTile(np.full((64, 64, 3), 255, np.uint8), "nothing is indexed")
-    return make_hit_tile(searcher, hit, "nearest: ")
+    rows: list[list[SheetTile]] = []
+    for (first, first_name), (last, last_name) in pairwise(inputs):
+        fractions = [f"{step / (last - first):.0%}" for step in range(1, last - first)]
+        captions = [Path(first_name).name, *fractions, Path(last_name).name]
+        leg = slice(first, last + 1)
+        rows += make_frame_rows(searcher, latent_morph.frames[leg], captions, latent_morph.nearest_hits[leg])
+    return draw_tile_grid(rows)

@@ -5,14 +5,16 @@ They are stored in HOME/measures by encoder and image, so that each image is rea
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from simile.core.arrays import ARRAY_FILE_ERRORS, read_arrays
 from simile.core.records import Float64Array
-from simile.explore.arrays import OnProgress, load_derived_arrays, save_derived_arrays
+from simile.explore.arrays import OnProgress, save_derived_arrays
 from simile.images.formats import Pixels
 from simile.images.loading.loader import PreparedImage, open_worker_pool, prepare_files
 from simile.images.loading.worker_pool import WorkerPool
@@ -135,9 +137,9 @@ def _get_measurements_path(searcher: Searcher, fingerprint: str) -> Path:
 
 
 def _load_measurements_file(path: Path) -> ImageMeasurements:
-    arrays = load_derived_arrays(path)
-    if arrays is None or not {"ids", "error", "detail"} <= arrays.keys():
-        return _NO_MEASUREMENTS
-    ids, error, detail = arrays["ids"], arrays["error"], arrays["detail"]
-    is_valid = len(ids) == len(error) == len(detail) and bool(np.all(np.diff(ids) > 0))
-    return ImageMeasurements(ids, error, detail) if is_valid else _NO_MEASUREMENTS
+    with suppress(*ARRAY_FILE_ERRORS):
+        arrays = read_arrays(path)
+        ids, error, detail = arrays["ids"], arrays["error"], arrays["detail"]
+        if len(ids) == len(error) == len(detail) and np.all(np.diff(ids) > 0):
+            return ImageMeasurements(ids, error, detail)
+    return _NO_MEASUREMENTS

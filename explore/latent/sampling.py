@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from sklearn.mixture import GaussianMixture
 
+from simile.core.arrays import ARRAY_FILE_ERRORS, read_arrays
 from simile.core.errors import BadSetting, TooFewPictures
 from simile.core.records import Float64Array, FloatArray
-from simile.explore.arrays import load_derived_arrays, save_derived_arrays
+from simile.explore.arrays import save_derived_arrays
 from simile.explore.latent.aggregate_posterior import load_aggregate_posterior, make_no_variance_error
 from simile.explore.latent.inputs import check_decoder, decode_latents, encode_inputs, get_content_size
 from simile.images.formats import Pixels
@@ -129,13 +131,13 @@ def get_mixture(searcher: Searcher) -> LatentMixture:
 
     Raises TooFewPictures, NothingIndexed.
     """
-    basis = get_mixture_basis(searcher)
-    stored = None if basis is None or basis.images < MIN_MIXTURE_IMAGES else load_mixture(searcher, basis)
-    if stored is not None:
-        return stored
-    mixture = _fit_collection_mixture(searcher)
-    if basis is not None:
-        save_derived_arrays(_get_mixture_path(searcher, basis.encoder), **vars(basis), **vars(mixture))
+    state = searcher.catalogue.get_state()
+    basis = MixtureBasis(state.active_encoder or "", state.segment_id or 0, searcher.catalogue.images.count())
+    path = searcher.home.root / "measures" / f"{basis.encoder[:16]}-mixture.npz"
+    mixture = _load_mixture(path, basis) if basis.images >= MIN_MIXTURE_IMAGES else None
+    if mixture is None:
+        mixture = _fit_collection_mixture(searcher)
+        save_derived_arrays(path, **vars(basis), **vars(mixture))
     return mixture
 
 
@@ -150,25 +152,14 @@ def fit_mixture(mu: Float64Array, seed: int) -> GaussianMixture:
     return min(mixtures, key=lambda mixture: mixture.bic(mu))
 
 
-def get_mixture_basis(searcher: Searcher) -> MixtureBasis | None:
-    """Return the current collection as a basis; None before the first index. Reads no vectors and no network."""
-    state = searcher.catalogue.get_state()
-    if state.active_encoder is None:
-        return None
-    return MixtureBasis(state.active_encoder, state.segment_id or 0, searcher.catalogue.images.count())
-
-
-def load_mixture(searcher: Searcher, basis: MixtureBasis) -> LatentMixture | None:
-    """Load the stored mixture; None if it is missing, damaged, or of a collection that is too different."""
-    arrays = load_derived_arrays(_get_mixture_path(searcher, basis.encoder))
-    try:
-        if arrays is None:
-            return None
+def _load_mixture(path: Path, basis: MixtureBasis) -> LatentMixture | None:
+    """Load a mixture; None if it is missing, damaged, or of a collection that is too different."""
+    with suppress(*ARRAY_FILE_ERRORS):
+        arrays = read_arrays(path)
         stored_basis = MixtureBasis(str(arrays["encoder"]), int(arrays["segment"]), int(arrays["images"]))
         mixture = LatentMixture(arrays["weights"], arrays["means"], arrays["roots"])
         return mixture if stored_basis.is_compatible(basis) and mixture.is_valid() else None
-    except (ValueError, KeyError, TypeError):  # a damaged file
-        return None
+    return None
 
 
 def _fit_collection_mixture(searcher: Searcher) -> LatentMixture:
@@ -183,13 +174,8 @@ def _fit_collection_mixture(searcher: Searcher) -> LatentMixture:
             f"{len(posterior)} images are too few for a mixture: index at least {MIN_MIXTURE_IMAGES} images."
         )
     mixture = fit_mixture(posterior.mu.astype(np.float64), 0)
-    dims = posterior.mu.shape[1]
-    mean_variance = (
-        np.zeros(dims) if posterior.sigma is None else np.square(posterior.sigma.astype(np.float64)).mean(axis=0)
-    )
-    roots = np.linalg.cholesky(mixture.covariances_ + np.diag(mean_variance))
+    covariances = mixture.covariances_
+    if posterior.sigma is not None:
+        covariances = covariances + np.diag(np.square(posterior.sigma.astype(np.float64)).mean(axis=0))
+    roots = np.linalg.cholesky(covariances)
     return LatentMixture(mixture.weights_ / mixture.weights_.sum(), mixture.means_, roots)
-
-
-def _get_mixture_path(searcher: Searcher, fingerprint: str) -> Path:
-    return searcher.home.root / "measures" / f"{fingerprint[:16]}-mixture.npz"

@@ -1,17 +1,19 @@
 """Smoothness of the latent space: how decoded images change on paths between pairs of indexed images.
 
 path         length of the path in image space, divided by the straight distance between its ends. A cross-fade of the
-             two images has 1, so a short path alone is no proof of quality.
+             two images has 1, so a short path alone is no proof of quality. NaN, like the jump, for equal ends.
 jump         largest step in image space, divided by the mean step; 1 if the image changes evenly.
 strangeness  root mean square of x - decode(encode(x).mu), where x = decode(z). Large where the decoder makes images
-             that the encoder has never seen. Compare with the value of the ends and of a cross-fade between them.
-returned     distance from z to encode(decode(z)).mu, divided by the distance between the ends in the latent space.
+             that the encoder has never seen. The mean over the steps between the ends; compare with `of_ends`, the mean
+             of both ends, and `of_fade`, of a cross-fade between them.
+returned     distance from z to encode(decode(z)).mu, divided by the distance between the ends in the latent space: the
+             mean over the steps between the ends.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -29,17 +31,7 @@ MAX_CONTINUITY_PAIRS, MAX_CONTINUITY_STEPS = 10_000, 256
 FRAMES_PER_BATCH = 256  # decoded images in memory together
 PAIR_SAMPLE_SIZE = 10_000  # images of the collection that pairs are drawn from
 
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class PathMeasures:
-    """Measures of n paths, (n,) each."""
-
-    path: Float64Array  # relative length; NaN if both ends decode to the same image
-    jump: Float64Array  # relative size of the largest step; NaN if both ends decode to the same image
-    strangeness: Float64Array  # mean over the steps between the ends
-    of_ends: Float64Array  # mean strangeness of the two ends
-    of_fade: Float64Array  # mean strangeness of the steps of a cross-fade between the ends
-    returned: Float64Array  # mean over the steps between the ends
+PathMeasures = dict[str, Float64Array]  # each measure by name, (n,) for n paths
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -55,7 +47,7 @@ class LatentContinuity:
     def summarise(self) -> dict[str, tuple[float, float] | None]:
         """Return (median, 90th percentile) of each measure over the pairs that have it; None if no pair has it."""
         summary: dict[str, tuple[float, float] | None] = {}
-        for name, values in vars(self.path_measures).items():
+        for name, values in self.path_measures.items():
             finite = values[np.isfinite(values)]
             summary[name] = (float(np.median(finite)), float(np.percentile(finite, 90))) if len(finite) else None
         return summary
@@ -123,8 +115,7 @@ def measure_paths(
         rows = slice(first, first + batch_size)
         batches.append(_measure_path_batch(encoder, starts[rows], ends[rows], steps, interpolation))
         on_progress(min(first + batch_size, len(starts)))
-    names = [field.name for field in fields(PathMeasures)]
-    return PathMeasures(**{name: np.concatenate([getattr(batch, name) for batch in batches]) for name in names})
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def _measure_path_batch(
@@ -142,14 +133,14 @@ def _measure_path_batch(
     path, jump = _measure_lengths(images[..., *encoder.preprocessing.content_slices])
     end_distance = np.maximum(np.linalg.norm(latents[:, -1] - latents[:, 0], axis=1), 1e-12)
     returned_distance = np.linalg.norm(returned_mu - latents, axis=2)[:, 1:-1].mean(1)
-    return PathMeasures(
-        path=path,
-        jump=jump,
-        strangeness=strangeness[:, 1:-1].mean(1),
-        of_ends=strangeness[:, [0, -1]].mean(1),
-        of_fade=_reencode(encoder, fade)[1].mean(1),
-        returned=returned_distance / end_distance,
-    )
+    return {
+        "path": path,
+        "jump": jump,
+        "strangeness": strangeness[:, 1:-1].mean(1),
+        "of_ends": strangeness[:, [0, -1]].mean(1),
+        "of_fade": _reencode(encoder, fade)[1].mean(1),
+        "returned": returned_distance / end_distance,
+    }
 
 
 def _measure_lengths(images: FloatArray) -> tuple[Float64Array, Float64Array]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from simile.explore.latent.inputs import (
 )
 from simile.images.formats import Pixels
 from simile.images.rendering.sheets import SheetTile, draw_image_grid, draw_tile_grid
-from simile.search.contact_sheet import make_hit_tile
+from simile.search.contact_sheet import make_frame_rows
 from simile.search.searcher import Searcher
 
 MAX_TRAVERSAL_IMAGES = 1000  # decoded images of one traversal are in memory together
@@ -157,12 +157,11 @@ def traverse_latents(
 
 def draw_traversal(searcher: Searcher, traversal: LatentTraversal) -> bytes:
     """Draw a PNG: a row for each dimension, with the nearest indexed images below it."""
-    rows = []
+    rows: list[list[SheetTile]] = []
     for dim, frames, hits in zip(traversal.dims, traversal.frames, traversal.nearest_hits, strict=True):
         captions = [f"dimension {dim}\n{step:+.1f}" for step in traversal.steps]
-        rows.append([SheetTile(frame, caption) for frame, caption in zip(frames, captions, strict=True)])
-        rows.append(_make_hit_tiles(searcher, hits))
-    return draw_tile_grid([row for row in rows if row])
+        rows += make_frame_rows(searcher, frames, captions, hits)
+    return draw_tile_grid(rows)
 
 
 def make_manifold(
@@ -193,15 +192,11 @@ def draw_manifold(searcher: Searcher, latent_manifold: LatentManifold) -> bytes:
     size = round(len(frames) ** 0.5)
     if not hits:
         return draw_image_grid(frames, size)
-    rows = []
+    rows: list[list[SheetTile]] = []
     for start in range(0, len(frames), size):
-        rows.append([SheetTile(frame, "") for frame in frames[start : start + size]])
-        rows.append(_make_hit_tiles(searcher, hits[start : start + size]))
-    return draw_tile_grid([row for row in rows if row])
-
-
-def _make_hit_tiles(searcher: Searcher, hits: Sequence[Hit | None]) -> list[SheetTile]:
-    return [make_hit_tile(searcher, hit, "nearest: ") for hit in hits if hit is not None]
+        row = slice(start, start + size)
+        rows += make_frame_rows(searcher, frames[row], [""] * size, hits[row])
+    return draw_tile_grid(rows)
 
 
 def _make_plane(mu: FloatArray, latent_range: LatentRange, axes: str) -> tuple[FloatArray, FloatArray, str]:

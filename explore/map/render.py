@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simile.core.atomic_write import write_atomically
-from simile.core.errors import BadSetting, HomeNotWritable, NoDecoder, NoSuchImage, UnreadableImage
+from simile.core.errors import BadSetting, HomeNotWritable, NoDecoder
 from simile.core.records import FloatArray
 from simile.explore.map.map import get_tiles_folder
 from simile.explore.map.view import MapLabels, MapView, compute_error_ranks, make_clusters
-from simile.images.formats import Pixels
 from simile.images.rendering.atlas import (
     MAP_PALETTE,
     UNKNOWN_COLOUR,
@@ -72,7 +71,7 @@ def get_tile_bytes(searcher: Searcher, tile: MapTile) -> bytes:
     """Return a tile as WebP. It is drawn once and stored; older versions with deleted images are removed."""
     with suppress(OSError):
         return tile.path.read_bytes()
-    thumbnails = [None if image_id is None else get_thumbnail(searcher, image_id) for image_id in tile.ids]
+    thumbnails = [None if image_id is None else searcher.find_pixels(image_id, THUMBNAIL_SIDE) for image_id in tile.ids]
     data = draw_atlas(thumbnails, THUMBNAIL_SIDE, TILE_COLUMNS)
     with suppress(HomeNotWritable), translate_write_errors(tile.path):  # not stored: drawn again next time
         tile.path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,13 +81,6 @@ def get_tile_bytes(searcher: Searcher, tile: MapTile) -> bytes:
             if old_path != tile.path:
                 old_path.unlink(missing_ok=True)
     return data
-
-
-def get_thumbnail(searcher: Searcher, image_id: int) -> Pixels | None:
-    """Return a thumbnail of the image, or of its reconstruction if its file is gone; None without either."""
-    with suppress(NoDecoder, NoSuchImage, UnreadableImage):
-        return searcher.get_query_pixels(image_id, THUMBNAIL_SIDE)
-    return None
 
 
 def render_map(searcher: Searcher, view: MapView, labels: Sequence[MapLabels], colour: str, style: MapStyle) -> bytes:
@@ -102,11 +94,14 @@ def render_map(searcher: Searcher, view: MapView, labels: Sequence[MapLabels], c
         raise BadSetting(f"style can't be {style!r}. Give pictures or dots.")
     colours, legend, ramp_ends = _make_colours(searcher, view, labels, colour)
     rows = _choose_thumbnail_rows(view.points) if style == "pictures" else []
-    thumbnails = [(row, pixels) for row in rows if (pixels := get_thumbnail(searcher, int(view.ids[row]))) is not None]
-    subtitle = f"{len(view.ids):,} images, layout {view.map.settings.layout}, coloured by {colour}"
+    thumbnails = [
+        (row, pixels)
+        for row in rows
+        if (pixels := searcher.find_pixels(int(view.ids[row]), THUMBNAIL_SIDE)) is not None
+    ]
     sheet = MapSheet(
         title="The map of the collection",
-        note=subtitle,
+        note=f"{len(view.ids):,} images, layout {view.map.settings.layout}, coloured by {colour}",
         points=view.points,
         colours=colours,
         images=thumbnails,

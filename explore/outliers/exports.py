@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 
 from simile.core.atomic_write import write_output_file
-from simile.core.errors import NoDecoder, NoSuchImage, UnreadableImage
+from simile.core.errors import NoDecoder, NoSuchImage
 from simile.explore.outliers.detector import Outlier
 from simile.images.formats import Pixels
 from simile.images.rendering.sheets import SheetTile, draw_tile_grid
@@ -55,11 +55,8 @@ def _make_tile(searcher: Searcher, outlier: Outlier) -> SheetTile:
 
 
 def _get_pixels(searcher: Searcher, image_id: int) -> Pixels:
-    """Return the image, or its reconstruction if the file is gone; white pixels without either."""
-    try:
-        return searcher.get_query_pixels(image_id)
-    except (NoDecoder, NoSuchImage, UnreadableImage):
-        return BLANK_PIXELS
+    pixels = searcher.find_pixels(image_id)
+    return BLANK_PIXELS if pixels is None else pixels
 
 
 def _make_figure(searcher: Searcher, position: int, outlier: Outlier) -> str:

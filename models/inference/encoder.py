@@ -14,9 +14,14 @@ from simile.images.transforms import Preprocessing, scale_to_unit
 from simile.models.checkpoints import checkpoint
 from simile.models.checkpoints.description import EncoderDescription
 from simile.models.checkpoints.training_set import TrainingDigests
-from simile.models.inference.devices import select_device
 from simile.models.inference.parity import make_smooth_images
-from simile.models.inference.runtimes import RUNTIME_SAMPLE_SIZE, DecoderModule, EncoderModule, LazyRuntime
+from simile.models.inference.runtimes import (
+    RUNTIME_SAMPLE_SIZE,
+    DecoderModule,
+    EncoderModule,
+    LazyRuntime,
+    select_device,
+)
 from simile.models.networks.architecture import Architecture
 from simile.models.networks.vae import Network, rename_legacy_weights
 
@@ -24,14 +29,10 @@ ENCODER_CHUNK_SIZE = 256  # images in one forward pass: limits memory, and more 
 
 
 class TrainedEncoder:
-    """A network with the preprocessing that it was trained with. Thread-safe.
+    """A network with the preprocessing that it was trained with; see EncoderDescription. Thread-safe.
 
     Attributes:
-        description: The content of encoder.json.
         training_digests: Hashes of the training images; None if they are not known.
-        fingerprint: Identifier of the encoder.
-        metric: How vectors are compared, "l2" or "cosine".
-        index_dims: Number of leading values of mu that are indexed; None for all.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The runtimes that execute a network (encoder.py prepares their inputs).
+"""The device and the runtimes that execute a network (encoder.py prepares their inputs).
 
     name            runs as           where
     torch           torch-fp32        everywhere; the reference for all others
@@ -26,7 +26,6 @@ from torch import Tensor, nn
 
 from simile.core.errors import BadSetting
 from simile.core.records import FloatArray
-from simile.models.inference.devices import has_fast_bfloat16
 from simile.models.inference.engines import CompiledRuntime, OnnxRuntime, OpenvinoRuntime
 from simile.models.inference.parity import compare_outputs
 from simile.models.networks.vae import Network
@@ -35,6 +34,33 @@ logger = logging.getLogger(__name__)
 
 RUNTIME_SAMPLE_SIZE = 8  # inputs for the check of a runtime
 EAGER_INPUT_COUNT = 128  # torch processes so many inputs in the time that a faster runtime takes to start (0.4 s)
+
+
+def select_device(name: str) -> torch.device:
+    """Return the device for `auto`, `cpu`, `cuda` or `cuda:N`. Raises BadSetting if it does not exist."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise BadSetting(f"device can't be {name!r}. Use auto, cpu or cuda.") from None
+    if device.type not in ("cpu", "cuda"):
+        raise BadSetting(f"device can't be {name!r}. Use auto, cpu or cuda.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        gpus = torch.cuda.device_count()
+        raise BadSetting(f"device {name!r} is not there: torch sees {gpus} GPUs. Use --device auto.")
+    if device.type == "cuda":
+        # Equal losses after a resume, and the same vector for an image alone and in a batch.
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.allow_tf32 = False  # TF32 has 10 bits of precision, and is the default for convolutions
+    return device
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Return whether the hardware multiplies bfloat16 itself; emulation is slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 class Runtime(Protocol):
@@ -50,14 +76,20 @@ class Runtime(Protocol):
         ...
 
 
-class EncoderModule(nn.Module):
-    """Images (n, C, S, S) to (mu, log sigma²), each (n, d), or to (mu,) without a variance."""
+class NetworkModule(nn.Module):
+    """Half of a network, with outputs that are a tuple of tensors."""
 
-    is_searched = True  # by distance, so a runtime must keep nearest neighbours
+    is_searched = False  # by distance, so that a runtime must keep nearest neighbours
 
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network.eval()
+
+
+class EncoderModule(NetworkModule):
+    """Images (n, C, S, S) to (mu, log sigma²), each (n, d), or to (mu,) without a variance."""
+
+    is_searched = True
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs without None."""
@@ -65,14 +97,8 @@ class EncoderModule(nn.Module):
         return (mu,) if log_variance is None else (mu, log_variance)
 
 
-class DecoderModule(nn.Module):
+class DecoderModule(NetworkModule):
     """z (n, d) to the mean image (n, C, S, S) in [0, 1]."""
-
-    is_searched = False
-
-    def __init__(self, network: Network) -> None:
-        super().__init__()
-        self.network = network.eval()
 
     def forward(self, z: Tensor) -> tuple[Tensor, ...]:
         """Return the mean image as a tuple of one."""
@@ -84,7 +110,7 @@ class TorchRuntime:
 
     name = "torch-fp32"
 
-    def __init__(self, module: EncoderModule | DecoderModule, device: torch.device) -> None:
+    def __init__(self, module: NetworkModule, device: torch.device) -> None:
         self.module = module.eval()
         self._device = device
 
@@ -129,9 +155,7 @@ def get_runtime_candidates(runtime_name: str, device: torch.device) -> tuple[Run
     return RUNTIME_CHOICES[runtime_name] if device.type == "cpu" else ()
 
 
-def make_runtime(
-    module: EncoderModule | DecoderModule, sample: FloatArray, runtime_name: str, device: torch.device
-) -> Runtime:
+def make_runtime(module: NetworkModule, sample: FloatArray, runtime_name: str, device: torch.device) -> Runtime:
     """Return the first candidate with outputs that agree with torch's, or torch itself. Raises BadSetting.
 
     Args:
@@ -186,7 +210,7 @@ class LazyRuntime:
 
     def __init__(
         self,
-        module: EncoderModule | DecoderModule,
+        module: NetworkModule,
         sample: Callable[[], FloatArray],
         runtime_name: str,
         device: torch.device,

@@ -33,7 +33,7 @@ class Architecture:
     full_resolution: bool = True
     # Number of leading values of mu that are scaled to length √sphere, the length that the prior gives them.
     sphere: int = 0
-    linear: bool = False  # whether a linear path runs in parallel to both networks (models/training/pca_init.py)
+    linear: bool = False  # whether a linear path runs in parallel to both networks (models/training/setup.py)
 
     @property
     def value_count(self) -> int:

@@ -65,7 +65,7 @@ class DenseDecoder(nn.Module):
 class LinearPathDecoder(nn.Module):
     """A decoder plus a linear map of z: logits (n, C, S, S) are the sum of both.
 
-    With a linear path in encoder and decoder a network starts as principal components (models/training/pca_init.py),
+    With a linear path in encoder and decoder a network starts as principal components (models/training/setup.py),
     so it is not worse than PCA from its first step on, and then learns what PCA leaves over. The optimum of a linear
     VAE is probabilistic PCA (Lucas et al., arXiv 1911.02469).
     """

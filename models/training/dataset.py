@@ -46,9 +46,8 @@ class ImageDataset:
 
         The resized images are stored in a file in `folder` if `images` are in a file.
         """
-        if images.shape[1] == size:
-            return cls(images, labels)
-        return cls(resize_to_input(images, size, folder), labels, images)
+        resized = resize_to_input(images, size, folder)
+        return cls(resized, labels, None if resized is images else images)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -73,7 +72,7 @@ class ImageDataset:
         )
 
 
-def _to_unit_tensor(images: Pixels, rows: RowIndices) -> Tensor:
+def _to_unit_tensor(images: Pixels, rows: RowIndices | slice) -> Tensor:
     """Return the rows of images (n, S, S, C) uint8 as (b, C, S, S) in [0, 1]."""
     return torch.from_numpy(np.ascontiguousarray(images[rows])).permute(0, 3, 1, 2).float() / 255
 
@@ -85,6 +84,6 @@ def resize_to_input(images: Pixels, size: int, folder: Path) -> Pixels:
     resized = empty_images((len(images), size, size, images.shape[3]), folder if is_in_file(images) else None)
     for start in range(0, len(images), RESIZE_CHUNK_SIZE):
         rows = slice(start, start + RESIZE_CHUNK_SIZE)
-        x = torch.from_numpy(images[rows]).permute(0, 3, 1, 2).float() / 255
+        x = _to_unit_tensor(images, rows)
         resized[rows] = (resize_images(x, size) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     return resized

@@ -19,10 +19,11 @@ from torch import nn
 from simile.core.errors import NotFinite, TooFewPictures
 from simile.images.formats import Pixels
 from simile.images.transforms import Preprocessing
-from simile.models.inference.devices import has_fast_bfloat16, select_device
+from simile.models.inference.runtimes import has_fast_bfloat16, select_device
 from simile.models.networks.vae import Network
 from simile.models.recipes import Recipe
 from simile.models.training.dataset import ImageDataset, RowIndices
+from simile.models.training.objective import validate
 from simile.models.training.resume import EpochState, can_resume, load_training_state, save_training_state
 from simile.models.training.setup import (
     NO_EXTRAS,
@@ -33,7 +34,6 @@ from simile.models.training.setup import (
     make_objective,
     make_optimiser,
 )
-from simile.models.training.validation import validate
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +168,8 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: it is read from top to 
             # Get the batch (b, C, S, S) and the values of the schedules.
             batch = dataset.get_batch(rows, device, binarise_generator)
             progress, beta = _compute_progress(state), _compute_beta(state, recipe)
-            _set_learning_rate(optimiser, _compute_learning_rate(state, recipe))
+            for group in optimiser.param_groups:
+                group["lr"] = _compute_learning_rate(state, recipe) * group["factor"]
             # Forward pass.
             with autocast:
                 terms = objective(network, batch, generator, beta, progress)
@@ -276,11 +277,6 @@ def _compute_learning_rate(state: EpochState, recipe: Recipe) -> float:
     """Return the learning rate: a linear warm-up, then a cosine from the recipe's value to a hundredth of it."""
     cosine = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * _compute_progress(state)))
     return recipe.learning_rate * cosine * min(1.0, (state.step + 1) / WARMUP_STEPS)
-
-
-def _set_learning_rate(optimiser: torch.optim.Optimizer, learning_rate: float) -> None:
-    for group in optimiser.param_groups:
-        group["lr"] = learning_rate * group["factor"]
 
 
 def _compute_beta(state: EpochState, recipe: Recipe) -> float:

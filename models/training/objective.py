@@ -1,4 +1,4 @@
-"""The objective of a training step: the terms of every recipe.
+"""The objective of a training step, the terms of every recipe, and its validation at the end of each epoch.
 
 input      clean or corrupted images; or two augmented views of each image, the first augmented less
 latent     mu, or z = mu + sigma·eps; of the first view, with some contents from the second view
@@ -7,8 +7,10 @@ terms      pixel log-likelihood, KL, feature log-likelihood, contrast, cross-ent
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ from simile.models.augmentation.geometric import MILD_STRENGTH, AugmentationStre
 from simile.models.losses.contrastive import ContrastiveLoss, swap_content
 from simile.models.losses.elbo import (
     apply_free_bits,
+    count_active_units,
     kl_divergence,
     kl_per_dimension,
     optimal_variance,
@@ -28,13 +31,15 @@ from simile.models.losses.perceptual import PerceptualDistance
 from simile.models.networks.hog import HogHead
 from simile.models.networks.vae import Network, reparametrise
 from simile.models.recipes import Recipe, parse_variance
-from simile.models.training.dataset import TrainingBatch
+from simile.models.training.dataset import ImageDataset, TrainingBatch
 
 # The first view represents an indexed image, the second for a copy that someone made of it.
 CLEAN_VIEW_RATE = 0.6  # share of first views without augmentation
 MAX_DECODED_VIEWS = 48  # first views per batch that are decoded: enough for the decoder, and half of the cost of a step
 # Augmentation starts weak and reaches full strength after this share of the training.
 STRENGTH_RAMP, INITIAL_STRENGTH = 0.4, 0.25
+VALIDATION_BATCH_SIZE = 500  # images in one forward pass
+ELBO_PARTS = {"reconstruction", "kl"}  # measured on clean images
 
 
 @dataclass(frozen=True)
@@ -73,8 +78,6 @@ class Objective(nn.Module):
         """Return the terms of one batch.
 
         Args:
-            network: The network to train.
-            batch: b images.
             generator: CPU generator of all noise.
             beta: Weight of the KL term.
             progress: Share of the training that is done, 0 to 1.
@@ -186,3 +189,40 @@ class Objective(nn.Module):
             network.variance.copy_(variance)
         else:
             network.variance.lerp_(optimal_variance(x, torch.sigmoid(logits.detach())), 0.05)
+
+
+def validate(
+    network: Network, objective: Objective, dataset: ImageDataset, autocast: Any, seed: int
+) -> dict[str, float]:
+    """Measure the network on the held-out images, with the same noise in each call.
+
+    Returns:
+        "objective" (to be maximised, for early stopping) and "active_units"; with a decoder the terms of the ELBO in
+        nats per image and the mean squared error at z = mu, of clean images; and the other terms of the training.
+    """
+    network.eval()
+    objective.eval()
+    generator = torch.Generator().manual_seed(seed)
+    device, recipe = network.variance.device, objective.recipe
+    totals: dict[str, float] = {}
+    latents = []
+    with torch.inference_mode(), autocast:
+        for start in range(0, len(dataset), VALIDATION_BATCH_SIZE):
+            rows = np.arange(start, min(start + VALIDATION_BATCH_SIZE, len(dataset)))
+            batch = dataset.get_batch(rows, device, generator if recipe.binarise else None)
+            mu, log_variance = network.encode(batch.images)
+            latents.append(mu.float().cpu())
+            means: dict[str, Tensor] = {}
+            if network.decoder is not None:
+                means |= objective.measure_elbo(network, batch.images, mu, log_variance, generator)
+            if not recipe.is_plain:
+                # The row numbers are those of this dataset, not of the training dataset.
+                terms = objective(network, replace(batch, rows=None), generator, recipe.beta)
+                means |= {"loss": terms.loss} | {name: terms.parts[name] for name in terms.parts.keys() - ELBO_PARTS}
+            for name, mean in means.items():
+                totals[name] = totals.get(name, 0.0) + len(rows) * mean.double().item()
+    results = {name: total / len(dataset) for name, total in totals.items()}
+    if "reconstruction" in results:
+        results["elbo"] = results["reconstruction"] - recipe.beta * results["kl"]
+    results["objective"] = results["elbo"] if recipe.is_plain else -results["loss"]
+    return {**results, "active_units": count_active_units(torch.cat(latents))}

@@ -1,12 +1,14 @@
-"""The start of a training: the network, its objective and its optimiser."""
+"""The start of a training: the network, its linear path, its objective and its optimiser."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from simile.core.errors import BadSetting
 from simile.images.transforms import Preprocessing
@@ -14,15 +16,21 @@ from simile.models.losses.contrastive import ContrastiveLoss
 from simile.models.losses.perceptual import PerceptualDistance
 from simile.models.networks.architecture import DEFAULT_WIDTHS, Architecture
 from simile.models.networks.backbones import Backbone, load_backbone_weights
+from simile.models.networks.decoders import LinearPathDecoder
 from simile.models.networks.hog import HogFeatures, HogHead
 from simile.models.networks.vae import Network
 from simile.models.recipes import Recipe, parse_variance
 from simile.models.training.dataset import ClassNumbers, ImageDataset, RowIndices
 from simile.models.training.objective import Objective
-from simile.models.training.pca_init import fit_linear_path
 
+# Fields of a recipe that are fields of the architecture, too.
+SHARED_SETTINGS = ("latent_dim", "bottleneck", "variational", "edges", "full_resolution", "linear")
 FIT_SAMPLE_SIZE = 4000  # images for the scales of HOG features and for the principal components
 PROXY_LEARNING_RATE_FACTOR = 5.0  # a proxy gets a gradient once per pass, so it takes larger steps
+INITIAL_WEIGHT_SCALE = 0.1  # factor for the weights of the other layers, so that the linear path dominates at first
+MIN_MEAN_BRIGHTNESS = 0.1  # the mean image is clamped to [0.1, 0.9], where a sigmoid is still steep
+MIN_POSTERIOR_VARIANCE = 1e-4
+SKETCH_OVERSAMPLING = 8  # extra components of the random sketch, which make the last ones exact
 
 
 @dataclass(frozen=True)
@@ -45,23 +53,17 @@ def make_network(preprocessing: Preprocessing, recipe: Recipe, extras: TrainingE
         network.encoder.load_state_dict(extras.frozen_network.encoder.state_dict())
         network.encoder.requires_grad_(False)
         return network
-    network = Network(
-        Architecture(
-            image_size=preprocessing.image_size,
-            channels=preprocessing.channels,
-            latent_dim=recipe.latent_dim,
-            width=recipe.width or DEFAULT_WIDTHS.get(recipe.architecture, 32),
-            kind=recipe.architecture,
-            bottleneck=recipe.bottleneck,
-            variational=recipe.variational,
-            decoder=recipe.has_decoder,
-            classes=len(extras.classes) if recipe.classifier else 0,
-            edges=recipe.edges,
-            full_resolution=recipe.full_resolution,
-            sphere=recipe.content_dim if recipe.contrast_weight else 0,
-            linear=recipe.linear,
-        )
+    architecture = Architecture(
+        image_size=preprocessing.image_size,
+        channels=preprocessing.channels,
+        width=recipe.width or DEFAULT_WIDTHS.get(recipe.architecture, 32),
+        kind=recipe.architecture,
+        decoder=recipe.has_decoder,
+        classes=len(extras.classes) if recipe.classifier else 0,
+        sphere=recipe.content_dim if recipe.contrast_weight else 0,
+        **{name: getattr(recipe, name) for name in SHARED_SETTINGS},
     )
+    network = Network(architecture)
     if recipe.weights != "none":
         if not isinstance(network.encoder.trunk, Backbone):
             raise BadSetting(
@@ -106,6 +108,60 @@ def fit_to_sample(
         hog.fit(sample)
     if recipe.linear:
         fit_linear_path(network, sample, parse_variance(recipe.variance))
+
+
+@torch.no_grad()
+def fit_linear_path(network: Network, sample: Tensor, variance: float | None) -> None:
+    """Set the linear path of a network to probabilistic PCA of a sample (Tipping and Bishop, 1999, in closed form).
+
+    Args:
+        sample: Images (m, C, S, S) in [0, 1]. Dimensions beyond their number start at 0.
+        variance: Of the Gaussian p(x|z); None for the maximum-likelihood one, the mean variance of the components
+            that are left out. Components with a smaller variance start at 0.
+    """
+    x = sample.flatten(1)
+    mean = x.mean(0)
+    count = min(network.architecture.latent_dim, len(x) - 1, x.shape[1])
+    rank = min(count + SKETCH_OVERSAMPLING, *x.shape)
+    _, singular_values, directions = torch.pca_lowrank(x - mean, rank, center=False, niter=4)
+    component_variance, directions = singular_values[:count].square() / len(x), directions[:, :count]  # (k,), (D, k)
+    if variance is None:
+        residual = (x - mean).square().sum() / len(x) - component_variance.sum()
+        variance = float(residual / max(1, x.shape[1] - count))
+    # Share of each component's variance that z explains.
+    explained = (1 - variance / component_variance.clamp_min(1e-12)).clamp_min(0)
+    weights = directions * (explained / component_variance.clamp_min(1e-12)).sqrt()
+    _initialise_encoder(network, weights, mean, variance / component_variance)
+    _initialise_decoder(network, directions * (explained * component_variance).sqrt(), mean)
+
+
+def _initialise_encoder(network: Network, weights: Tensor, mean: Tensor, posterior: Tensor) -> None:
+    """Set mu = weights' (x - mean), with sigma² of each component from `posterior` (k,)."""
+    encoder, count = network.encoder, weights.shape[1]
+    encoder.linear.weight.zero_()
+    encoder.linear.weight[:count] = weights.T
+    encoder.linear.bias.copy_(-encoder.linear.weight @ mean)
+    head = cast(nn.Linear, cast(nn.Sequential, encoder.head)[-1])
+    head.weight.mul_(INITIAL_WEIGHT_SCALE)
+    head.bias.zero_()
+    if encoder.variational:
+        dims = network.architecture.latent_dim
+        head.bias[dims : dims + count] = posterior.clamp(MIN_POSTERIOR_VARIANCE, 1).log()
+
+
+def _initialise_decoder(network: Network, weights: Tensor, mean: Tensor) -> None:
+    """Set logits so that their sigmoid is near mean + weights z, with the sigmoid's slope at the mean image."""
+    if not isinstance(network.decoder, LinearPathDecoder):
+        return
+    clamped = mean.clamp(MIN_MEAN_BRIGHTNESS, 1 - MIN_MEAN_BRIGHTNESS)
+    linear = network.decoder.linear
+    linear.weight.zero_()
+    linear.weight[:, : weights.shape[1]] = weights / (clamped * (1 - clamped))[:, None]
+    linear.bias.copy_(torch.logit(clamped))
+    last = [layer for layer in network.decoder.decoder.modules() if isinstance(layer, nn.Conv2d | nn.Linear)][-1]
+    last.weight.mul_(INITIAL_WEIGHT_SCALE)
+    if last.bias is not None:
+        last.bias.zero_()
 
 
 def hash_encoder_weights(network: Network) -> str:

@@ -40,7 +40,7 @@ class Plain:
 def ways(encoder: Plain, start: float, end: float, steps: int = 6) -> dict[str, float]:
     ends = (np.array([[value]], np.float32) for value in (start, end))
     found = measure_paths(cast(TrainedEncoder, encoder), *ends, steps=steps, interpolation="linear")
-    return {name: float(values[0]) for name, values in vars(found).items()}
+    return {name: float(values[0]) for name, values in found.items()}
 
 
 def test_a_space_that_is_the_pictures_themselves_has_no_flaw() -> None:
@@ -74,7 +74,7 @@ def test_pairs_are_of_different_pictures_and_the_same_for_the_same_seed(home_wit
         other = measure_continuity(searcher, 40, steps=8, interpolation="spherical", seed=4)
     assert found.pairs.shape == (40, 2) and (found.pairs[:, 0] != found.pairs[:, 1]).all() and told == [32, 40]
     assert found.pairs.tolist() == again.pairs.tolist() != other.pairs.tolist()
-    assert found.summarise() == again.summarise() and (found.path_measures.path >= 1 - 1e-5).all()
+    assert found.summarise() == again.summarise() and (found.path_measures["path"] >= 1 - 1e-5).all()
     middle, worst = found.summarise()["jump"] or (0, 0)
     assert 1 <= middle <= worst
 

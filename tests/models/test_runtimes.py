@@ -16,7 +16,6 @@ from torch import Tensor
 
 from simile.core.errors import BadSetting
 from simile.core.records import FloatArray
-from simile.models.inference.devices import has_fast_bfloat16
 from simile.models.inference.parity import MAX_DISPLACEMENT, RuntimeParity, compare_outputs, make_smooth_images
 from simile.models.inference.runtimes import (
     EAGER_INPUT_COUNT,
@@ -26,6 +25,7 @@ from simile.models.inference.runtimes import (
     LazyRuntime,
     TorchRuntime,
     get_runtime_candidates,
+    has_fast_bfloat16,
     make_runtime,
 )
 from simile.models.networks.architecture import Architecture

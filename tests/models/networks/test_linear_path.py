@@ -19,7 +19,7 @@ from simile.models.networks.architecture import Architecture
 from simile.models.networks.vae import Network
 from simile.models.recipes import load_recipe
 from simile.models.training.loop import TrainingOptions, train
-from simile.models.training.pca_init import fit_linear_path
+from simile.models.training.setup import fit_linear_path
 
 DIMS = 12
 
