@@ -29,11 +29,11 @@ def read_examples_from_files(
 
     Raises NoSuchPath, and TooFewPictures if one side has no readable image.
     """
-    (positive_paths, positive_failures), (negative_paths, negative_failures) = (
+    (positive_paths, failures), (negative_paths, more_failures) = (
         _list_images(searcher, sources) for sources in (positive, negative)
     )
-    failures = positive_failures + negative_failures
-    return _encode_sides(searcher, (positive_paths, positive), (negative_paths, negative), failures, on_progress)
+    sides = [(positive_paths, positive), (negative_paths, negative)]
+    return _encode_sides(searcher, sides, failures + more_failures, on_progress)
 
 
 def read_examples_from_labels(
@@ -53,7 +53,7 @@ def read_examples_from_labels(
     labelled = list(zip(paths, image_labels, strict=True))
     positive = [path for path, label in labelled if label == class_name]
     negative = [path for path, label in labelled if label not in (None, class_name)]
-    return _encode_sides(searcher, (positive, sources), (negative, sources), failures, on_progress)
+    return _encode_sides(searcher, [(positive, sources), (negative, sources)], failures, on_progress)
 
 
 def load_examples_from_metadata(searcher: Searcher, where: Sequence[str]) -> AttributeExamples:
@@ -76,19 +76,16 @@ def make_indexed_examples(mu: FloatArray, is_positive: np.ndarray, ids: np.ndarr
 
 
 def _encode_sides(
-    searcher: Searcher,
-    positive: tuple[Sequence[str], Sequence[Path]],
-    negative: tuple[Sequence[str], Sequence[Path]],
-    failures: int,
-    on_progress: OnProgress,
+    searcher: Searcher, sides: Sequence[tuple[list[str], Sequence[Path]]], failures: int, on_progress: OnProgress
 ) -> AttributeExamples:
-    """Encode both sides: paths, and the sources that they come from. `failures`: files that were no images."""
-    positive_mu, positive_digests = _encode_images(searcher, *positive, on_progress)
-    negative_mu, negative_digests = _encode_images(searcher, *negative, on_progress)
-    digests = [*positive_digests, *negative_digests]
-    unreadable = failures + len(positive[0]) + len(negative[0]) - len(digests)
-    is_positive = np.repeat([True, False], [len(positive_mu), len(negative_mu)])
-    return AttributeExamples(np.concatenate([positive_mu, negative_mu]), is_positive, digests, unreadable)
+    """Encode the positive and the negative side: paths, and the sources that they come from.
+
+    `failures` is the number of files that were no images.
+    """
+    mus, digests = zip(*(_encode_images(searcher, *side, on_progress) for side in sides), strict=True)
+    is_positive = np.repeat([True, False], [len(mu) for mu in mus])
+    unreadable = failures + sum(len(paths) for paths, _ in sides) - len(is_positive)
+    return AttributeExamples(np.concatenate(mus), is_positive, [*digests[0], *digests[1]], unreadable)
 
 
 def _list_images(searcher: Searcher, sources: Sequence[Path]) -> tuple[list[str], int]:

@@ -20,25 +20,21 @@ MASK_GRID_SIZE = 8  # a mask covers cells of a grid of 8 x 8
 
 def parse_corruption(text: str) -> Corruption:
     """Parse names and amounts such as `noise=0.3,mask`; "none" gives an empty list. Raises BadSetting."""
-    if text == "none":
-        return []
-    return [_parse_corruption_term(term.strip(), text) for term in text.split(",")]
-
-
-def _parse_corruption_term(term: str, text: str) -> tuple[str, float]:
-    name, equals, amount = term.partition("=")
-    if name not in CORRUPTION_KINDS:
-        raise BadSetting(
-            f"corrupt can't be {text!r}. Use none, or some of {', '.join(CORRUPTION_KINDS)}, such as noise=0.2,mask."
-        )
-    default, largest, _ = CORRUPTION_KINDS[name]
-    try:
-        value = float(amount) if equals else default
-    except ValueError:
-        value = -1.0
-    if not 0 < value <= largest:
-        raise BadSetting(f"corrupt can't have {term!r}. Use a number above zero, at most {largest:g}.")
-    return name, value
+    corruption = []
+    for term in [] if text == "none" else text.split(","):
+        name, equals, amount = term.strip().partition("=")
+        if name not in CORRUPTION_KINDS:
+            names = ", ".join(CORRUPTION_KINDS)
+            raise BadSetting(f"corrupt can't be {text!r}. Use none, or some of {names}, such as noise=0.2,mask.")
+        default, largest, _ = CORRUPTION_KINDS[name]
+        try:
+            value = float(amount) if equals else default
+        except ValueError:
+            value = -1.0
+        if not 0 < value <= largest:
+            raise BadSetting(f"corrupt can't have {term.strip()!r}. Use a number above zero, at most {largest:g}.")
+        corruption.append((name, value))
+    return corruption
 
 
 def apply_corruption(x: Tensor, corruption: Corruption, generator: torch.Generator) -> Tensor:

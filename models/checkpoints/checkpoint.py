@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from simile.core.atomic_write import write_atomically
 from simile.core.errors import CheckpointDamaged, NoSuchEncoder
@@ -73,6 +73,14 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], EncoderDescription
             f"{folder / WEIGHTS_FILE} and {DESCRIPTION_FILE} do not belong together: one was changed. {RESTORE_HINT}"
         )
     return weights, description
+
+
+def hash_weights(module: nn.Module) -> str:
+    """Return a SHA-256 over the values of a module's weights."""
+    digest = hashlib.sha256()
+    for tensor in module.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def write_json(path: Path, body: Mapping[str, Any]) -> None:

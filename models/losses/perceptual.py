@@ -13,7 +13,6 @@ the channels: Zhang et al., "The Unreasonable Effectiveness of Deep Features as 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 
 from simile.core.errors import BadSetting, NoSuchPath
 from simile.images.transforms import Preprocessing
+from simile.models.checkpoints.checkpoint import hash_weights
 from simile.models.inference.encoder import TrainedEncoder
 from simile.models.losses.ssim import SSIM_WINDOW, ms_ssim
 from simile.models.networks.backbones import PUBLISHED_WEIGHTS, Backbone, list_backbones, load_backbone_weights
@@ -128,10 +128,7 @@ class FeatureMapDistance:
         self.prepare = prepare.eval().requires_grad_(False)
         self.layers = nn.ModuleList(layers).eval().requires_grad_(False)
         # The hash of the weights prevents a training from being resumed with other features.
-        digest = hashlib.sha256()
-        for tensor in self.layers.state_dict().values():
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        self.name = f"{label} {digest.hexdigest()[:16]}"
+        self.name = f"{label} {hash_weights(self.layers)[:16]}"
 
     def distance(self, clean: Tensor, decoded: Tensor) -> Tensor:
         """Return the distance per image, (n,)."""

@@ -18,8 +18,80 @@ from torch import Tensor, nn
 
 from simile.core.errors import NoDecoder
 from simile.models.networks.architecture import Architecture
-from simile.models.networks.decoders import ConvDecoder, DenseDecoder, LinearPathDecoder
-from simile.models.networks.encoders import Encoder
+from simile.models.networks.encoders import Encoder, ResidualBlock, init_xavier
+
+
+class ConvDecoder(nn.Module):
+    """Transposed convolutions from z (n, d) to logits (n, C, S, S); their sigmoid is the mean image."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        widths, side = architecture.widths, architecture.bottleneck_side
+        self.image_size = architecture.image_size
+        # z to the smallest feature map (n, widths[-1], side, side).
+        self.root: nn.Module
+        if architecture.bottleneck == "convolutional":
+            channels = architecture.bottleneck_channels
+            self.root = nn.Sequential(nn.Unflatten(1, (channels, side, side)), nn.Conv2d(channels, widths[-1], 1))
+        else:
+            self.root = nn.Sequential(
+                nn.Linear(architecture.latent_dim, widths[-1] * side**2), nn.Unflatten(1, (widths[-1], side, side))
+            )
+        # Each step doubles the side.
+        layers: list[nn.Module] = [nn.BatchNorm2d(widths[-1]), nn.SiLU()]
+        for width, narrower in zip(widths[::-1], [*widths[-2::-1], widths[0]], strict=True):
+            layers += [ResidualBlock(width)] if architecture.kind == "residual" else []
+            layers += [nn.ConvTranspose2d(width, narrower, 4, 2, 1, bias=False), nn.BatchNorm2d(narrower), nn.SiLU()]
+        if architecture.full_resolution:
+            layers += [nn.Conv2d(widths[0], architecture.channels, 3, padding=1)]
+        else:  # pixel shuffle does the last doubling: four values at each position (Shi et al., arXiv 1609.05158)
+            layers = layers[:-3]
+            layers += [nn.Conv2d(widths[0], 4 * architecture.channels, 3, padding=1), nn.PixelShuffle(2)]
+        self.trunk = nn.Sequential(*layers)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return logits (n, C, S, S) in float32 for z (n, d)."""
+        hidden = self.root(z).contiguous(memory_format=torch.channels_last)
+        logits: Tensor = self.trunk(hidden)[:, :, : self.image_size, : self.image_size]
+        return logits.float()
+
+
+class DenseDecoder(nn.Module):
+    """Two hidden layers of tanh units from z (n, d) to logits (n, C, S, S)."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        width = architecture.width
+        sizes = [(architecture.latent_dim, width), (width, width), (width, architecture.value_count)]
+        first, second, last = (nn.Linear(*size) for size in sizes)
+        self.layers = nn.Sequential(init_xavier(first), nn.Tanh(), init_xavier(second), nn.Tanh(), init_xavier(last))
+        self.shape = nn.Unflatten(1, (architecture.channels, architecture.image_size, architecture.image_size))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return logits (n, C, S, S) in float32 for z (n, d)."""
+        logits: Tensor = self.shape(self.layers(z))
+        return logits.float()
+
+
+class LinearPathDecoder(nn.Module):
+    """A decoder plus a linear map of z: logits (n, C, S, S) are the sum of both.
+
+    With a linear path in encoder and decoder a network starts as principal components (models/training/setup.py),
+    so it is not worse than PCA from its first step on, and then learns what PCA leaves over. The optimum of a linear
+    VAE is probabilistic PCA (Lucas et al., arXiv 1911.02469).
+    """
+
+    def __init__(self, decoder: nn.Module, latent_dim: int, value_count: int) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.linear = nn.Linear(latent_dim, value_count)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return logits (n, C, S, S) for z (n, d)."""
+        logits: Tensor = self.decoder(z)
+        linear: Tensor = self.linear(z).float()
+        return logits + linear.view_as(logits)
 
 
 class Network(nn.Module):

@@ -19,17 +19,17 @@ from torch import nn
 from simile.core.errors import NotFinite, TooFewPictures
 from simile.images.formats import Pixels
 from simile.images.transforms import Preprocessing
+from simile.models.checkpoints.checkpoint import hash_weights
 from simile.models.inference.runtimes import has_fast_bfloat16, select_device
 from simile.models.networks.vae import Network
 from simile.models.recipes import Recipe
 from simile.models.training.dataset import ImageDataset, RowIndices
 from simile.models.training.objective import validate
-from simile.models.training.resume import EpochState, can_resume, load_training_state, save_training_state
+from simile.models.training.resume import EpochState, TrainingStateFile
 from simile.models.training.setup import (
     NO_EXTRAS,
     TrainingExtras,
     fit_to_sample,
-    hash_encoder_weights,
     make_network,
     make_objective,
     make_optimiser,
@@ -132,9 +132,9 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: it is read from top to 
 
     # 3. Resume an unfinished run.
     identity = _make_run_identity(images, preprocessing, recipe, options.seed, extras)
-    state = EpochState()
-    if options.resume or (options.resume is None and can_resume(state_folder, identity)):
-        state = load_training_state(state_folder, identity, modules, optimiser, generator)
+    state, state_file = EpochState(), TrainingStateFile(state_folder, identity, modules, optimiser, generator)
+    if options.resume or (options.resume is None and state_file.can_be_resumed()):
+        state = state_file.load()
         log.info("resuming after epoch %d", state.epoch)
     seconds_before, start_time = state.seconds, options.start_time if state.epoch == 0 else time.monotonic()
 
@@ -218,7 +218,7 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: it is read from top to 
         if state.minutes is not None and state.step < (state.total_steps or 0):
             epoch_seconds, epoch_start = time.monotonic() - epoch_start, time.monotonic()
             state.total_steps = _plan_total_steps(state, epoch_seconds / epoch_steps, max_steps)
-        save_training_state(state_folder, identity, modules, optimiser, generator, state)
+        state_file.save(state)
         if stop_reason == "out of time":
             break
 
@@ -339,5 +339,5 @@ def _make_run_identity(
         "seed": seed,
         "labels": labels,
         "features": None if extras.perceptual_distance is None else extras.perceptual_distance.name,
-        "frozen encoder": None if extras.frozen_network is None else hash_encoder_weights(extras.frozen_network),
+        "frozen encoder": None if extras.frozen_network is None else hash_weights(extras.frozen_network.encoder),
     }

@@ -18,6 +18,7 @@ from simile.core.atomic_write import write_atomically
 from simile.core.errors import BadSetting, CheckpointDamaged
 from simile.models.networks.vae import Network
 
+STATE_FILE = "state.safetensors"
 _IDENTITY_LABELS = {"pictures": "images"}  # keys of the state file that messages name differently
 
 
@@ -58,81 +59,74 @@ class EpochState:
             self.best_weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
 
-def save_training_state(
-    folder: Path,
-    identity: dict[str, Any],
-    modules: Mapping[str, nn.Module],
-    optimiser: torch.optim.Optimizer,
-    generator: torch.Generator,
-    state: EpochState,
-) -> None:
-    """Write tensors and, as metadata of the same file, numbers: so both always belong to the same epoch."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        f"{name}.{key}": tensor for name, module in modules.items() for key, tensor in module.state_dict().items()
-    }
-    tensors |= {f"best.{name}": tensor for name, tensor in (state.best_weights or {}).items()}
-    for index, values in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{index}.{name}": value for name, value in values.items()}
-    tensors["generator"] = generator.get_state()
-    numbers = {name: value for name, value in vars(state).items() if name != "best_weights"}
-    metadata = {"identity": json.dumps(identity), "at": json.dumps(numbers)}
-    flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_atomically(folder / "state.safetensors", lambda path: save_file(flat, path, metadata))
+@dataclass(frozen=True)
+class TrainingStateFile:
+    """The state of an unfinished training in a folder: tensors and, as metadata of the same file, numbers.
 
+    So both always belong to the same epoch. A training is resumed only with the same `identity`.
+    """
 
-def has_training_state(folder: Path) -> bool:
-    """Return whether `folder` holds an unfinished training."""
-    return (folder / "state.safetensors").is_file()
+    folder: Path
+    identity: dict[str, Any]
+    modules: Mapping[str, nn.Module]
+    optimiser: torch.optim.Optimizer
+    generator: torch.Generator
 
+    def save(self, state: EpochState) -> None:
+        """Write the file atomically."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tensors = {f"best.{name}": tensor for name, tensor in (state.best_weights or {}).items()}
+        for name, module in self.modules.items():
+            tensors |= {f"{name}.{key}": tensor for key, tensor in module.state_dict().items()}
+        for index, values in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{index}.{name}": value for name, value in values.items()}
+        tensors["generator"] = self.generator.get_state()
+        numbers = {name: value for name, value in vars(state).items() if name != "best_weights"}
+        metadata = {"identity": json.dumps(self.identity), "at": json.dumps(numbers)}
+        flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        write_atomically(self.folder / STATE_FILE, lambda path: save_file(flat, path, metadata))
 
-def can_resume(folder: Path, identity: dict[str, Any]) -> bool:
-    """Return whether `folder` holds an unfinished training with the same images and settings."""
-    if not has_training_state(folder):
-        return False
-    try:
-        stored, _ = _read_state_file(folder)
-    except CheckpointDamaged:
-        return False
-    return _find_differences(json.loads(stored["identity"]), identity) == []
+    def can_be_resumed(self) -> bool:
+        """Return whether there is an unfinished training with the same images and settings."""
+        try:
+            return self._find_differences(_read_state_file(self.folder)[0]) == []
+        except CheckpointDamaged:  # or there is none
+            return False
+
+    def load(self) -> EpochState:
+        """Restore modules, optimiser and generator, and return the rest of the state.
+
+        Raises:
+            BadSetting: There is no unfinished training, or it had other images or settings.
+            CheckpointDamaged.
+        """
+        require_training_state(self.folder)
+        metadata, tensors = _read_state_file(self.folder)
+        if differences := self._find_differences(metadata):
+            names = " and ".join(_IDENTITY_LABELS.get(name, name) for name in differences)
+            raise BadSetting(
+                f"The unfinished training in {self.folder} was started with other {names}. "
+                "Give the same images and options, or leave out --resume to start again."
+            )
+        for name, module in self.modules.items():
+            module.load_state_dict(_select_prefix(f"{name}.", tensors))
+        _load_optimiser_state(self.optimiser, _select_prefix("optimiser.", tensors))
+        self.generator.set_state(tensors["generator"])
+        return EpochState(**json.loads(metadata["at"]), best_weights=_select_prefix("best.", tensors) or None)
+
+    def _find_differences(self, metadata: dict[str, str]) -> list[str]:
+        stored, expected = json.loads(metadata["identity"]), json.loads(json.dumps(self.identity))
+        return [name for name, value in expected.items() if stored.get(name) != value]
 
 
 def require_training_state(folder: Path) -> None:
     """Raise BadSetting if there is nothing to resume."""
-    if not has_training_state(folder):
+    if not (folder / STATE_FILE).is_file():
         raise BadSetting(f"{folder} holds no unfinished training to resume. Leave out --resume.")
 
 
-def load_training_state(
-    folder: Path,
-    identity: dict[str, Any],
-    modules: Mapping[str, nn.Module],
-    optimiser: torch.optim.Optimizer,
-    generator: torch.Generator,
-) -> EpochState:
-    """Restore modules, optimiser and generator, and return the rest of the state.
-
-    Raises:
-        BadSetting: There is no unfinished training, or it had other images or settings.
-        CheckpointDamaged.
-    """
-    require_training_state(folder)
-    metadata, tensors = _read_state_file(folder)
-    if differences := _find_differences(json.loads(metadata["identity"]), identity):
-        names = " and ".join(_IDENTITY_LABELS.get(name, name) for name in differences)
-        raise BadSetting(
-            f"The unfinished training in {folder} was started with other {names}. "
-            "Give the same images and options, or leave out --resume to start again."
-        )
-    for name, module in modules.items():
-        module.load_state_dict(_select_prefix(f"{name}.", tensors))
-    _load_optimiser_state(optimiser, _select_prefix("optimiser.", tensors))
-    generator.set_state(tensors["generator"])
-    return EpochState(**json.loads(metadata["at"]), best_weights=_select_prefix("best.", tensors) or None)
-
-
 def _read_state_file(folder: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    path = folder / "state.safetensors"
+    path = folder / STATE_FILE
     try:
         with safe_open(path, "pt") as file:
             return file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
@@ -154,7 +148,3 @@ def _load_optimiser_state(optimiser: torch.optim.Optimizer, tensors: dict[str, T
             tensor = torch.empty_like(weight).copy_(tensor)  # noqa: PLW2901
         state.setdefault(int(index), {})[value_name] = tensor
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-
-
-def _find_differences(stored: dict[str, Any], expected: dict[str, Any]) -> list[str]:
-    return [name for name in expected if stored.get(name) != json.loads(json.dumps(expected[name]))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -16,9 +15,8 @@ from simile.models.losses.contrastive import ContrastiveLoss
 from simile.models.losses.perceptual import PerceptualDistance
 from simile.models.networks.architecture import DEFAULT_WIDTHS, Architecture
 from simile.models.networks.backbones import Backbone, load_backbone_weights
-from simile.models.networks.decoders import LinearPathDecoder
 from simile.models.networks.hog import HogFeatures, HogHead
-from simile.models.networks.vae import Network
+from simile.models.networks.vae import LinearPathDecoder, Network
 from simile.models.recipes import Recipe, parse_variance
 from simile.models.training.dataset import ClassNumbers, ImageDataset, RowIndices
 from simile.models.training.objective import Objective
@@ -162,11 +160,3 @@ def _initialise_decoder(network: Network, weights: Tensor, mean: Tensor) -> None
     last.weight.mul_(INITIAL_WEIGHT_SCALE)
     if last.bias is not None:
         last.bias.zero_()
-
-
-def hash_encoder_weights(network: Network) -> str:
-    """Return a SHA-256 over the encoder's weights."""
-    digest = hashlib.sha256()
-    for tensor in network.encoder.state_dict().values():
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -65,7 +65,8 @@ def estimate_calibration(
     sigmas = _get_mean_sigmas(catalogue, signal_ids, snapshot)
     # Combine.
     rows = np.flatnonzero(np.isin(ids, distance_ids))
-    pairwise_distances = _compute_pairwise_distances(vectors[rows])
+    wide = vectors[rows].astype(np.float64)
+    pairwise_distances = np.stack([np.linalg.norm(wide - row, axis=1) for row in wide])
     return ScoreCalibration.from_sample(
         snapshot.encoder.fingerprint,
         snapshot.base_segment_id,
@@ -126,12 +127,6 @@ def _get_reconstruction_errors(
         errors[row] = np.nan if error is None else error
         _throttle(started_at, stop_event)
     return errors
-
-
-def _compute_pairwise_distances(vectors: FloatArray) -> Float64Array:
-    """Compute the (m, m) distances between the vectors (m, d)."""
-    wide = vectors.astype(np.float64)
-    return np.stack([np.linalg.norm(wide - row, axis=1) for row in wide])
 
 
 def _get_mean_sigmas(catalogue: Catalogue, ids: Ids, snapshot: Snapshot) -> Float64Array:
