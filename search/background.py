@@ -6,10 +6,12 @@ import fcntl
 import logging
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Generic, Protocol, Self, TypeVar
+from typing import ClassVar, Generic, Self, TypeVar
 
 from simile.core.arrays import ARRAY_FILE_ERRORS
 from simile.core.atomic_write import write_atomically
@@ -22,26 +24,25 @@ log = logging.getLogger(__name__)
 FILE_CHECK_SECONDS = 2.0  # how often to look for a file that another process may have written
 
 
-class CacheEntry(Protocol):
+@dataclass(frozen=True)
+class CacheEntry(ABC):
     """A value that was computed from the vectors of one encoder in one base segment."""
 
     suffix: ClassVar[str]  # of its files
 
-    @property
-    def encoder(self) -> str:
-        """Fingerprint of the encoder."""
+    encoder: str  # fingerprint of the encoder
+    segment: int | None  # id of the base segment; None if there was none
 
-    @property
-    def segment(self) -> int | None:
-        """Id of the base segment; None if there was none."""
-
+    @abstractmethod
     def fits(self, snapshot: Snapshot) -> bool:
         """Tell whether the value is still valid for a snapshot with the same encoder and base segment."""
 
+    @abstractmethod
     def save(self, path: Path) -> None:
         """Write the value to a file."""
 
     @classmethod
+    @abstractmethod
     def load(cls, path: Path) -> Self:
         """Read a file. Raises one of ARRAY_FILE_ERRORS for a bad one."""
 

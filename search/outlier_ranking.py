@@ -16,6 +16,7 @@ import numpy as np
 
 from simile.core.arrays import read_arrays, write_arrays
 from simile.core.records import FloatArray
+from simile.search.background import CacheEntry
 from simile.store.index.flat import Distances, Ids, use_single_search_thread
 from simile.store.index.snapshot import Snapshot
 
@@ -25,13 +26,11 @@ MAX_UNRANKED_IMAGES = 256  # new images that are few enough to be ranked during 
 
 
 @dataclass(frozen=True)
-class OutlierRanking:
+class OutlierRanking(CacheEntry):
     """The ranking of the images that were there when it was computed."""
 
     suffix: ClassVar = "-unlike.npz"
 
-    encoder: str  # fingerprint of the encoder of the vectors
-    segment: int | None  # id of the base segment; None if there was none
     ids: Ids  # (n,), sorted by falling distance, equal distances by id
     distances: Distances  # (n,) to the k-th nearest neighbour
 

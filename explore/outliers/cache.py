@@ -16,6 +16,7 @@ import numpy as np
 
 from simile.core.arrays import read_arrays, write_arrays
 from simile.explore.outliers.detector import Outlier, find_outliers
+from simile.search.background import CacheEntry
 from simile.search.searcher import Searcher
 from simile.store.index.flat import Ids
 from simile.store.index.snapshot import Snapshot
@@ -24,13 +25,11 @@ MAX_STORED_OUTLIERS = 1000
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class OutlierListing:
+class OutlierListing(CacheEntry):
     """The first MAX_STORED_OUTLIERS outliers of a collection, the highest score first."""
 
     suffix: ClassVar = "-outliers.npz"
 
-    encoder: str  # fingerprint of the encoder
-    segment: int | None  # index segment; None before the first one
     changes: int  # state of the catalogue
     ids: Ids  # ids (n,) of all scored images, ascending
     neighbour: int  # the k of the k-th neighbour

@@ -57,8 +57,7 @@ class EncoderDescription:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the keys and values of encoder.json, in the order of the file; unknown values are left out."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if value is not None or name == "index_dims"}
+        return {name: value for name, value in vars(self).items() if value is not None or name == "index_dims"}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EncoderDescription:

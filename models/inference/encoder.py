@@ -91,8 +91,14 @@ class TrainedEncoder:
 
         Raises BadSetting for images of another shape, NotFinite if the network gives NaN or infinity.
         """
-        mu, log_variance = self._encode_batch(batch)
-        return Latent(mu, None if log_variance is None else np.exp(0.5 * log_variance))
+        expected = (self.preprocessing.image_size, self.preprocessing.image_size, self.preprocessing.channels)
+        if batch.shape[1:] != expected:
+            raise BadSetting(f"Encoder {self.fingerprint} takes images of {expected}, not {batch.shape[1:]}.")
+        chunks = [self._encoder_runtime.run(scale_to_unit(batch[rows])) for rows in _iterate_chunks(len(batch))]
+        outputs = [np.concatenate(parts) for parts in zip(*chunks, strict=True)]  # mu and log sigma²
+        if not all(np.isfinite(output).all() for output in outputs):
+            raise NotFinite(f"Encoder {self.fingerprint} gave NaN or infinity: its training failed. Train again.")
+        return Latent(outputs[0], np.exp(0.5 * outputs[1]) if len(outputs) > 1 else None)
 
     def encode_with_errors(self, batch: Pixels) -> tuple[Latent, FloatArray | None]:
         """Return the results of `encode` and `compute_errors`."""
@@ -136,16 +142,6 @@ class TrainedEncoder:
 
     def _make_sample(self) -> FloatArray:
         return make_smooth_images(RUNTIME_SAMPLE_SIZE, self.preprocessing.channels, self.preprocessing.image_size)
-
-    def _encode_batch(self, batch: Pixels) -> tuple[FloatArray, FloatArray | None]:
-        expected = (self.preprocessing.image_size, self.preprocessing.image_size, self.preprocessing.channels)
-        if batch.shape[1:] != expected:
-            raise BadSetting(f"Encoder {self.fingerprint} takes images of {expected}, not {batch.shape[1:]}.")
-        chunks = [self._encoder_runtime.run(scale_to_unit(batch[rows])) for rows in _iterate_chunks(len(batch))]
-        outputs = [np.concatenate(parts) for parts in zip(*chunks, strict=True)]  # mu and log sigma²
-        if not all(np.isfinite(output).all() for output in outputs):
-            raise NotFinite(f"Encoder {self.fingerprint} gave NaN or infinity: its training failed. Train again.")
-        return outputs[0], outputs[1] if len(outputs) > 1 else None
 
 
 def _iterate_chunks(count: int) -> Iterator[slice]:

@@ -19,6 +19,11 @@ from simile.models.losses.elbo import Likelihood
 # the same, and a 6 is not a 9.
 DEFAULT_RECIPE = "perceptual"
 PHOTO_RECIPE = "invariant"  # the default for photographs: see is_photographic
+_CHOICES = {
+    "likelihood": ("gaussian", "bernoulli", "l2", "l1"),
+    "features_from": ("picture", "latent"),
+    "metric": ("l2", "cosine"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +118,9 @@ def _check_recipe(recipe: Recipe) -> None:
     for setting in ("beta", "free_bits", "pixel_weight", "feature_weight", "contrast_weight"):
         if getattr(recipe, setting) < 0:
             raise BadSetting(f"{setting} can't be {getattr(recipe, setting)}. Use zero or more.")
-    _check_recipe_choice(recipe, "likelihood", ("gaussian", "bernoulli", "l2", "l1"))
-    _check_recipe_choice(recipe, "features_from", ("picture", "latent"))
-    _check_recipe_choice(recipe, "metric", ("l2", "cosine"))
+    for setting, choices in _CHOICES.items():
+        if getattr(recipe, setting) not in choices:
+            raise BadSetting(f"{setting} can't be {getattr(recipe, setting)!r}. Use {' or '.join(choices)}.")
     if recipe.features_from == "latent" and recipe.features != "gradients":
         raise BadSetting(
             f"features can't be {recipe.features!r} from the latent. Use gradients, or features_from picture."
@@ -131,11 +136,6 @@ def _check_recipe(recipe: Recipe) -> None:
         raise BadSetting(f"content_dim can't be {recipe.content_dim}. Use 0 to {recipe.latent_dim - 1}.")
     parse_variance(recipe.variance)
     parse_corruption(recipe.corrupt)
-
-
-def _check_recipe_choice(recipe: Recipe, setting: str, choices: tuple[str, ...]) -> None:
-    if getattr(recipe, setting) not in choices:
-        raise BadSetting(f"{setting} can't be {getattr(recipe, setting)!r}. Use {' or '.join(choices)}.")
 
 
 def parse_variance(variance: str | float) -> float | None:

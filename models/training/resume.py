@@ -43,16 +43,9 @@ class EpochState:
         network: Network,
     ) -> None:
         """Append an epoch to the history, and keep its weights if its validation objective is the best so far."""
-        self.history.append(
-            {
-                "epoch": self.epoch,
-                "step": self.step,
-                "train": train_means,
-                "validation": validation_means,
-                **schedule,
-                "seconds": round(self.seconds, 2),
-            }
-        )
+        means = {"train": train_means, "validation": validation_means}
+        seconds = round(self.seconds, 2)
+        self.history.append({"epoch": self.epoch, "step": self.step, **means, **schedule, "seconds": seconds})
         best = self.history[self.best_epoch - 1]["validation"]["objective"] if self.best_epoch else -math.inf
         if self.best_epoch == 0 or validation_means["objective"] > best:
             self.best_epoch = self.epoch

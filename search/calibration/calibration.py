@@ -16,6 +16,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from simile.core.records import Float64Array
+from simile.search.background import CacheEntry
 from simile.search.queries import Confidence, ReferencePopulation
 from simile.store.index.snapshot import Snapshot
 
@@ -41,13 +42,11 @@ class CalibrationSample:
 
 
 @dataclass(frozen=True)
-class ScoreCalibration:
+class ScoreCalibration(CacheEntry):
     """The calibration of a collection."""
 
     suffix: ClassVar = "-gauge.json"
 
-    encoder: str  # fingerprint of the encoder of the vectors
-    segment: int | None  # id of the base segment; None if there was none
     images: int  # in the collection
     distances: Float64Array  # (n,) ascending
     expected: Float64Array  # (n,) number of images within each of these distances of an image, on average
