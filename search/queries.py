@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from simile.core.errors import SimileError
 from simile.core.records import Filter, FloatArray, Hit
@@ -34,6 +34,15 @@ class SearchParams:
     include_error: bool = True
     # Compare posteriors (mu and sigma, see posterior.py) instead of means. Scores are not calibrated.
     use_posterior: bool = False
+
+
+class HitOptions(TypedDict, total=False):
+    """Options of a search that choose the hits; see SearchParams."""
+
+    limit: int | None
+    offset: int
+    filter: Filter | None
+    radius: float | None
 
 
 @dataclass(frozen=True, eq=False)

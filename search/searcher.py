@@ -6,13 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from simile.core.errors import SimileError
 from simile.core.filter_parser import parse_metadata
-from simile.core.records import Filter, FloatArray
+from simile.core.records import FloatArray
 from simile.core.settings import Settings
 from simile.images.decoding import decode_image
 from simile.images.encoding import encode_png
@@ -27,6 +27,7 @@ from simile.search.outlier_ranking import OutlierRanking, compute_outlier_rankin
 from simile.search.posterior import compute_mean_sigma
 from simile.search.queries import (
     EncodedQuery,
+    HitOptions,
     QueryImage,
     QueryTerm,
     SearchParams,
@@ -102,51 +103,20 @@ class Searcher(ImageLibrary):
         self.index.close()
         self.catalogue.close()
 
-    def by_file(
-        self,
-        source: Path | bytes,
-        *,
-        name: str,
-        limit: int | None = 10,
-        offset: int = 0,
-        filter: Filter | None = None,
-        radius: float | None = None,
-    ) -> SearchResult:
-        """Search by an image file or its bytes, which need not be indexed; see SearchParams for the options.
+    def by_file(self, source: Path | bytes, *, name: str, **options: Unpack[HitOptions]) -> SearchResult:
+        """Search by an image file or its bytes, which need not be indexed; the name is for display.
 
-        Args:
-            name: For display.
-
-        Raises:
-            UnreadableImage, NothingIndexed.
+        Raises UnreadableImage, NothingIndexed.
         """
-        params = SearchParams(limit=limit, offset=offset, filter=filter, radius=radius)
-        return self._search_term(self.prepare_query_image(source, name), params)
+        return self._search_term(self.prepare_query_image(source, name), options)
 
-    def by_id(
-        self,
-        image_id: int,
-        *,
-        limit: int | None = 10,
-        offset: int = 0,
-        filter: Filter | None = None,
-        radius: float | None = None,
-    ) -> SearchResult:
-        """Search by an indexed image, which is not a hit; see `by_file`. Needs no encoder. Raises NoSuchImage."""
-        return self._search_term(image_id, SearchParams(limit=limit, offset=offset, filter=filter, radius=radius))
+    def by_id(self, image_id: int, **options: Unpack[HitOptions]) -> SearchResult:
+        """Search by an indexed image, which is not a hit. Needs no encoder. Raises NoSuchImage."""
+        return self._search_term(image_id, options)
 
-    def by_vector(
-        self,
-        vector: Sequence[float] | FloatArray,
-        *,
-        limit: int | None = 10,
-        offset: int = 0,
-        filter: Filter | None = None,
-        radius: float | None = None,
-    ) -> SearchResult:
-        """Search by a mu (d,) of the active encoder; see `by_file`. Raises EncoderMismatch (another d), NotFinite."""
-        params = SearchParams(limit=limit, offset=offset, filter=filter, radius=radius)
-        return self._search_term(np.asarray(vector, dtype=np.float32), params)
+    def by_vector(self, vector: Sequence[float] | FloatArray, **options: Unpack[HitOptions]) -> SearchResult:
+        """Search by a mu (d,) of the active encoder. Raises EncoderMismatch (another d), NotFinite."""
+        return self._search_term(np.asarray(vector, dtype=np.float32), options)
 
     def prepare_query_image(self, source: Path | bytes, name: str) -> QueryImage:
         """Decode a query image for the encoder that was used last; `search` decodes it again for another one.
@@ -214,8 +184,8 @@ class Searcher(ImageLibrary):
         recipe = encoder.description.recipe_name
         return {"encoder": encoder.fingerprint, "images": self.count_images(), "recipe": recipe}
 
-    def _search_term(self, term: QueryTerm, params: SearchParams) -> SearchResult:
-        return self.search(SearchQuery((term,), params=params))
+    def _search_term(self, term: QueryTerm, options: HitOptions) -> SearchResult:
+        return self.search(SearchQuery((term,), params=SearchParams(**options)))
 
     def _read_source(self, source: Path | bytes) -> bytes:
         return read_bytes(source, self.limits) if isinstance(source, Path) else source
