@@ -13,10 +13,9 @@ the channels: Zhang et al., "The Unreasonable Effectiveness of Deep Features as 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -34,20 +33,17 @@ LUMA_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow converts colours to
 MIN_MAP_ENERGY = 1e-4  # map values are about 1; where all channels are 0 the slope must stay finite
 
 
-class PerceptualDistance(Protocol):
-    """A distance that a decoder minimises in addition to the pixel error. `name` differs if distances differ."""
+class PerceptualDistance:
+    """A distance that a decoder minimises in addition to the pixel error.
 
-    @property
-    def name(self) -> str:
-        """Label of the distance and of its weights."""
-        ...
+    Args:
+        name: Label of the distance and of its weights: it differs if distances differ.
+        distance: From clean and decoded images (n, C, h, w) in [0, 1], without padding, to the mean squared difference
+            per image, (n,): 0 for equal images. Only decoded images get a gradient.
+    """
 
-    def distance(self, clean: Tensor, decoded: Tensor) -> Tensor:
-        """Return the mean squared difference per image, (n,), of unpadded images (n, C, h, w) in [0, 1].
-
-        It is 0 for equal images; values of different distances are not comparable. Only `decoded` gets a gradient.
-        """
-        ...
+    def __init__(self, name: str, distance: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.name, self.distance = name, distance
 
 
 def make_perceptual_distance(spec: str, channels: int, image_size: int) -> PerceptualDistance:
@@ -60,11 +56,13 @@ def make_perceptual_distance(spec: str, channels: int, image_size: int) -> Perce
     if spec == "gradients":
         # Cells of 4 and 8 pixels where they fit, and larger ones as long as an image has 4 by 4 of them.
         max_cell_size = min(image_size, max(8, image_size // 4))
-        return HogDistance(min(4, image_size), sum(cell <= max_cell_size for cell in (8, 16, 32, 64)))
+        cell_size, halvings = min(4, image_size), sum(cell <= max_cell_size for cell in (8, 16, 32, 64))
+        name = f"gradients in cells of {', '.join(str(cell_size << level) for level in range(halvings + 1))}"
+        return PerceptualDistance(name, partial(compute_hog_distance, cell_size=cell_size, halvings=halvings))
     if spec == "ms-ssim":
         if image_size < SSIM_WINDOW:
             raise BadSetting(f"features can't be ms-ssim for images of {image_size} px: it needs {SSIM_WINDOW}.")
-        return MsSsimDistance()
+        return PerceptualDistance("ms-ssim", lambda clean, decoded: 1 - ms_ssim(clean.detach(), decoded))
     name, colon, file = spec.partition(":")
     if name in list_backbones() and bool(colon) == bool(file):
         backbone = Backbone(name, channels, image_size)
@@ -81,44 +79,22 @@ def make_perceptual_distance(spec: str, channels: int, image_size: int) -> Perce
     )
 
 
-@dataclass(frozen=True)
-class HogDistance:
-    """Mean distance of HOG features of the image and of `halvings` smaller versions of it.
+def compute_hog_distance(clean: Tensor, decoded: Tensor, cell_size: int, halvings: int) -> Tensor:
+    """Return the mean distance, (n,), of HOG features of images and of `halvings` smaller versions of them.
 
     Cells of `cell_size` pixels in a halved image cover twice the side in the image, at a quarter of the cost.
     """
-
-    cell_size: int
-    halvings: int
-
-    @property
-    def name(self) -> str:
-        """Label with the sizes of the cells, which define the distance."""
-        return f"gradients in cells of {', '.join(str(self.cell_size << level) for level in range(self.halvings + 1))}"
-
-    def distance(self, clean: Tensor, decoded: Tensor) -> Tensor:
-        """Return the distance per image, (n,)."""
-        distances = []
-        for level in range(self.halvings + 1):
-            if level:
-                clean, decoded = (F.avg_pool2d(images, 2, ceil_mode=True) for images in (clean, decoded))
-            with torch.no_grad():
-                target = compute_hog(clean, self.cell_size)  # (n, k)
-            distances.append((compute_hog(decoded, self.cell_size) - target).square().mean(1))
-        return torch.stack(distances).mean(0)  # (n,)
+    distances = []
+    for level in range(halvings + 1):
+        if level:
+            clean, decoded = (F.avg_pool2d(images, 2, ceil_mode=True) for images in (clean, decoded))
+        with torch.no_grad():
+            target = compute_hog(clean, cell_size)  # (n, k)
+        distances.append((compute_hog(decoded, cell_size) - target).square().mean(1))
+    return torch.stack(distances).mean(0)  # (n,)
 
 
-class MsSsimDistance:
-    """1 - MS-SSIM, which is 0 for equal images."""
-
-    name = "ms-ssim"
-
-    def distance(self, clean: Tensor, decoded: Tensor) -> Tensor:
-        """Return the distance per image, (n,)."""
-        return 1 - ms_ssim(clean.detach(), decoded)
-
-
-class FeatureMapDistance:
+class FeatureMapDistance(PerceptualDistance):
     """Distance of the feature maps of a frozen network, one per resolution, each scaled to length 1 over its channels.
 
     It is not an nn.Module: its layers must not be trained, saved or switched to training mode with the objective.
@@ -128,10 +104,9 @@ class FeatureMapDistance:
         self.prepare = prepare.eval().requires_grad_(False)
         self.layers = nn.ModuleList(layers).eval().requires_grad_(False)
         # The hash of the weights prevents a training from being resumed with other features.
-        self.name = f"{label} {hash_weights(self.layers)[:16]}"
+        super().__init__(f"{label} {hash_weights(self.layers)[:16]}", self._compute_distance)
 
-    def distance(self, clean: Tensor, decoded: Tensor) -> Tensor:
-        """Return the distance per image, (n,)."""
+    def _compute_distance(self, clean: Tensor, decoded: Tensor) -> Tensor:
         self.prepare.to(decoded.device)
         self.layers.to(decoded.device)
         with torch.no_grad():
