@@ -132,7 +132,10 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: it is read from top to 
 
     # 3. Resume an unfinished run.
     identity = _make_run_identity(images, preprocessing, recipe, options.seed, extras)
-    state, state_file = EpochState(), TrainingStateFile(state_folder, identity, modules, optimiser, generator)
+    state = EpochState()
+    state_file = TrainingStateFile(
+        folder=state_folder, identity=identity, modules=modules, optimiser=optimiser, generator=generator
+    )
     if options.resume or (options.resume is None and state_file.can_be_resumed()):
         state = state_file.load()
         log.info("resuming after epoch %d", state.epoch)

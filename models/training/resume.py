@@ -52,7 +52,7 @@ class EpochState:
             self.best_weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingStateFile:
     """The state of an unfinished training in a folder: tensors and, as metadata of the same file, numbers.
 
