@@ -82,11 +82,7 @@ METRIC_GROUPS = (
                 "importance-weighted estimate in nats per image (arXiv 1509.00519)",
             ),
             MetricColumn(
-                "active_units",
-                "active units",
-                "{:.0f}",
-                0,
-                "latent dimensions with a variance of μ above 0.01",
+                "active_units", "active units", "{:.0f}", 0, "latent dimensions with a variance of μ above 0.01"
             ),
         ),
     ),

@@ -460,9 +460,7 @@ def test_a_filter_restricts_files_and_pairs(catalogue: Catalogue) -> None:
     assert list(find_similar_pairs(catalogue, found, filter=make_filter(under="/copies"))) == []
 
 
-def test_similar_pairs_are_unverified_or_beyond_the_threshold_and_undecided(
-    catalogue: Catalogue,
-) -> None:
+def test_similar_pairs_are_unverified_or_beyond_the_threshold_and_undecided(catalogue: Catalogue) -> None:
     found = load_findings(catalogue)
     listed = list(find_similar_pairs(catalogue, found))
     assert [(one.pair.first, one.pair.second, one.pair.tier) for one in listed] == [
@@ -495,13 +493,7 @@ def test_a_decided_pair_has_the_measurements_of_a_pair_with_the_same_pixels(cata
     )  # the run found 2 and 3, and 1 has the pixels of 2
     found = load_findings(catalogue)
     pair = found.pairs[-1]
-    assert (pair.first, pair.second, pair.tier, pair.distance, pair.reason) == (
-        1,
-        3,
-        "near",
-        0.3,
-        "cropped",
-    )
+    assert (pair.first, pair.second, pair.tier, pair.distance, pair.reason) == (1, 3, "near", 0.3, "cropped")
     assert list_groups(found)[1:] == [("pixels", [1, 2]), ("near", [1, 3])]
     assert list_groups(found, decided_only=True)[1:] == [("near", [1, 3])]
 
