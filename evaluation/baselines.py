@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.fft import dctn
 
 from simile.core.errors import NoVariance
 from simile.core.records import FloatArray
 from simile.evaluation.neighbours import VectorArray
 from simile.images.formats import Pixels
-from simile.images.transforms import Preprocessing, scale_to_unit
+from simile.images.transforms import Preprocessing
 from simile.models.inference.encoder import TrainedEncoder
 from simile.search.posterior import to_indexed_sigma
 from simile.store.index.metric import make_index_vectors
@@ -21,30 +23,27 @@ HASH_SIDE = 8  # lowest frequencies per axis: 64 bits
 MAX_PCA_FIT_BYTES = 256 << 20  # maximum float32 pixels to fit PCA on
 
 
-class EmbeddingMethod(Protocol):
+class EmbeddingMethod(ABC):
     """Makes vectors of images, which are compared by Euclidean distance; `fit` is called before `embed`."""
 
     name: str
     preprocessing: Preprocessing
-    needs_fit: bool  # whether `fit` does anything
     dimension: int  # of the indexed vector
     bytes_stored: int
     bytes_indexed: int
+    encoder: TrainedEncoder | None = None  # None for a baseline
+    needs_fit = False  # whether `fit` does anything
 
-    @property
-    def encoder(self) -> TrainedEncoder | None:
-        """The encoder; None for a baseline."""
-
-    def fit(self, images: Pixels) -> None:
+    def fit(self, images: Pixels) -> None:  # noqa: B027  # most methods need none
         """Fit the method to the searched images (n, S, S, C)."""
 
+    @abstractmethod
     def embed(self, images: Pixels) -> VectorArray:
         """Embed images (n, S, S, C) uint8 to (n, d)."""
-        ...
 
-    def reconstruct(self, images: Pixels) -> FloatArray | None:
+    def reconstruct(self, images: Pixels) -> FloatArray | None:  # noqa: ARG002
         """Reconstruct images (n, S, S, C) without padding, (n, C, h, w) in [0, 1]; None if that is impossible."""
-        ...
+        return None
 
 
 def crop_padding(images: Pixels, preprocessing: Preprocessing) -> Pixels:
@@ -53,34 +52,24 @@ def crop_padding(images: Pixels, preprocessing: Preprocessing) -> Pixels:
     return images[:, top : top + height, left : left + width]
 
 
-class RawPixels:
+class RawPixels(EmbeddingMethod):
     """The pixels of an image as its vector."""
 
     name = "pixels"
-    encoder = None
-    needs_fit = False
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         self.preprocessing = preprocessing
         _, _, height, width = preprocessing.content_box()
         self.dimension = self.bytes_stored = self.bytes_indexed = height * width * preprocessing.channels
 
-    def fit(self, images: Pixels) -> None:
-        """Do nothing."""
-
     def embed(self, images: Pixels) -> VectorArray:
         """Embed images; see EmbeddingMethod."""
         return crop_padding(images, self.preprocessing).reshape(len(images), -1)
 
-    def reconstruct(self, images: Pixels) -> None:  # noqa: ARG002
-        """Reconstruct images; see EmbeddingMethod."""
-        return
 
-
-class PrincipalComponents:
+class PrincipalComponents(EmbeddingMethod):
     """PCA of the pixels: the best linear autoencoder of this dimension."""
 
-    encoder = None
     needs_fit = True
 
     def __init__(self, preprocessing: Preprocessing, dimension: int, seed: int) -> None:
@@ -116,7 +105,7 @@ class PrincipalComponents:
         return np.ascontiguousarray(np.clip(images_, 0, 1))
 
 
-class PerceptualHash:
+class PerceptualHash(EmbeddingMethod):
     """pHash: 64 bits, whether each of the lowest frequencies of a 32 x 32 grey image is above their median.
 
     The squared distance of two bit vectors is their Hamming distance. As in the imagehash library: DCT-II on both axes,
@@ -124,37 +113,22 @@ class PerceptualHash:
     """
 
     name = "pHash"
-    encoder = None
     preprocessing = HASH_INPUT
-    needs_fit = False
     dimension = HASH_SIDE**2
     bytes_stored = bytes_indexed = HASH_SIDE**2 // 8
 
-    def fit(self, images: Pixels) -> None:
-        """Do nothing."""
-
     def embed(self, images: Pixels) -> NDArray[np.uint8]:
         """Embed images; see EmbeddingMethod."""
-        lowest = _make_dct_matrix(HASH_INPUT.image_size)[:HASH_SIDE]  # (8, 32)
-        grey = images[..., 0].astype(np.float64)  # (n, 32, 32)
-        spectrum = (lowest @ grey @ lowest.T).reshape(len(images), -1)  # (n, 64)
-        return (spectrum > np.median(spectrum, axis=1, keepdims=True)).astype(np.uint8)
-
-    def reconstruct(self, images: Pixels) -> None:  # noqa: ARG002
-        """Reconstruct images; see EmbeddingMethod."""
-        return
+        frequencies = dctn(images[..., 0].astype(np.float64), axes=(1, 2))  # (n, 32, 32), lowest first
+        spectrum = frequencies[:, :HASH_SIDE, :HASH_SIDE].reshape(len(images), -1)  # (n, 64)
+        bits: NDArray[np.uint8] = (spectrum > np.median(spectrum, axis=1, keepdims=True)).astype(np.uint8)
+        return bits
 
 
-def _make_dct_matrix(size: int) -> NDArray[np.float64]:
-    """Make the matrix of the discrete cosine transform (type II), (size, size), lowest frequency first."""
-    positions = np.arange(size)
-    return np.cos(np.pi * positions[:, None] * (2 * positions + 1) / (2 * size))
-
-
-class EncoderMethod:
+class EncoderMethod(EmbeddingMethod):
     """The indexed vectors of a trained encoder."""
 
-    needs_fit = False
+    encoder: TrainedEncoder
 
     def __init__(self, encoder: TrainedEncoder) -> None:
         self.name = f"{encoder.description.recipe_name} {encoder.fingerprint[:6]}"
@@ -165,9 +139,6 @@ class EncoderMethod:
         self.dimension = dims if isinstance(dims, int) else len(dims)
         self.bytes_stored = 4 * encoder.latent_dim * (2 if encoder.has_variance else 1)
         self.bytes_indexed = 4 * self.dimension
-
-    def fit(self, images: Pixels) -> None:
-        """Do nothing: the encoder is trained."""
 
     def embed(self, images: Pixels) -> FloatArray:
         """Embed images; see EmbeddingMethod."""
@@ -182,14 +153,12 @@ class EncoderMethod:
         return np.ascontiguousarray(decoded[:, :, top : top + height, left : left + width])
 
 
-class PosteriorMethod:
+class PosteriorMethod(EmbeddingMethod):
     """The posteriors of a trained encoder as [mu, sigma]: their Euclidean distance is the 2-Wasserstein distance.
 
-    Raises NoVariance for an encoder without a variance.
+    Its `encoder` is None: the metrics of the encoder itself are in its EncoderMethod row. Raises NoVariance for an
+    encoder without a variance.
     """
-
-    encoder = None  # the metrics of the encoder itself are in its EncoderMethod row
-    needs_fit = False
 
     def __init__(self, encoder: TrainedEncoder) -> None:
         if not encoder.has_variance:
@@ -201,24 +170,12 @@ class PosteriorMethod:
         self.bytes_indexed = 2 * mean_method.bytes_indexed
         self._encoder = encoder
 
-    def fit(self, images: Pixels) -> None:
-        """Do nothing: the encoder is trained."""
-
     def embed(self, images: Pixels) -> FloatArray:
         """Embed images; see EmbeddingMethod."""
         latent = self._encoder.encode(images)
         assert latent.sigma is not None  # __init__ checks it
         mu = make_index_vectors(latent.mu, self._encoder.index_dims, self._encoder.metric)
         return np.concatenate([mu, to_indexed_sigma(latent.mu, latent.sigma, self._encoder)], axis=1)
-
-    def reconstruct(self, images: Pixels) -> None:  # noqa: ARG002
-        """Reconstruct images; see EmbeddingMethod."""
-        return
-
-
-def make_reconstruction_targets(images: Pixels, preprocessing: Preprocessing) -> FloatArray:
-    """Return the images to compare reconstructions with, (n, C, h, w) in [0, 1]."""
-    return scale_to_unit(crop_padding(images, preprocessing))
 
 
 def make_chunks(count: int, chunk_size: int = 256) -> list[slice]:

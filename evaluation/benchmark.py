@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,6 +25,8 @@ from simile.images.formats import Pixels
 
 TIMED_IMAGES = 1024  # images for the speed measurement
 EXAMPLE_NEIGHBOURS = 8  # neighbours of each example query in the report
+LABEL_METRICS = {"vote": "vote", "precision": "precision", "map": "average_precision"}
+RECONSTRUCTION_METRICS = {"mse": "squared_error", "psnr": "psnr", "ssim": "ssim"}
 
 
 @dataclass(kw_only=True)
@@ -97,14 +99,15 @@ def benchmark_method(method: EmbeddingMethod, data: BenchmarkData, on_progress: 
     steps = len(data.splits) + 2
     row.metrics |= _get_cost_metrics(method)
     vectors = None if method.needs_fit else _embed_images(method, images)
-    label_scores, reconstruction_scores = [], []
+    label_scores: list[LabelScores | None] = []
+    reconstruction_scores: list[ReconstructionScores | None] = []
     for done, split in enumerate(data.splits):
         on_progress(method.name, done, steps)
         method.fit(images[split.base])
         label_scores.append(_score_split_labels(split, images, data, method, vectors))
         reconstruction_scores.append(score_reconstruction(method, images[split.queries]))
-    _add_label_metrics(row, [scores for scores in label_scores if scores is not None], data.seed)
-    _add_reconstruction_metrics(row, [scores for scores in reconstruction_scores if scores is not None], data.seed)
+    _add_mean_metrics(row, label_scores, LABEL_METRICS, data.seed)
+    _add_mean_metrics(row, reconstruction_scores, RECONSTRUCTION_METRICS, data.seed)
     on_progress(method.name, steps - 2, steps)
     _add_likelihood_metrics(row, method, images[data.query_rows], data)
     on_progress(method.name, steps - 1, steps)
@@ -143,48 +146,30 @@ def _score_split_labels(
     return compute_label_scores(base_vectors, data.classes[base], query_vectors, data.classes[queries])
 
 
-def _add_label_metrics(row: BenchmarkRow, split_scores: list[LabelScores], seed: int) -> None:
-    for key, name in (("vote", "vote"), ("precision", "precision"), ("map", "average_precision")):
+def _add_mean_metrics(
+    row: BenchmarkRow, split_scores: Sequence[object | None], names: Mapping[str, str], seed: int
+) -> None:
+    """Add the means over the queries of all splits; None where no split has a value.
+
+    Args:
+        names: The attribute of the scores, (n,), by metric key.
+    """
+    known_scores = [scores for scores in split_scores if scores is not None]
+    for key, name in names.items():
         row.metrics[key] = None
-        if not split_scores:
-            continue
-        values = np.concatenate([getattr(scores, name) for scores in split_scores])
-        if not np.isfinite(values).any():
-            continue
-        row.metrics[key] = float(np.nanmean(values))
-        row.bootstrap_values[key] = bootstrap.compute_bootstrap_means(
-            values, bootstrap.make_bootstrap_weights(len(values), seed)
-        )
-        row.standard_errors[key] = float(row.bootstrap_values[key].std())
-
-
-def _add_reconstruction_metrics(row: BenchmarkRow, split_scores: list[ReconstructionScores], seed: int) -> None:
-    for key, name in (("mse", "squared_error"), ("psnr", "psnr"), ("ssim", "ssim")):
-        values = (
-            np.concatenate([getattr(parts, name) for parts in split_scores]) if split_scores else np.array([np.nan])
-        )
-        mean = float(values.mean())
-        row.metrics[key] = mean if np.isfinite(mean) else None
-        if row.metrics[key] is not None:
-            row.bootstrap_values[key] = bootstrap.compute_bootstrap_means(
-                values, bootstrap.make_bootstrap_weights(len(values), seed)
-            )
+        values = np.concatenate([np.empty(0), *(getattr(scores, name) for scores in known_scores)])
+        if np.isfinite(values).any():
+            row.metrics[key] = float(np.nanmean(values))
+            weights = bootstrap.make_bootstrap_weights(len(values), seed)
+            row.bootstrap_values[key] = bootstrap.compute_bootstrap_means(values, weights)
             row.standard_errors[key] = float(row.bootstrap_values[key].std())
 
 
 def _add_likelihood_metrics(row: BenchmarkRow, method: EmbeddingMethod, images: Pixels, data: BenchmarkData) -> None:
-    row.metrics |= dict.fromkeys(("elbo", "bits", "log_likelihood", "active_units"))
-    if method.encoder is None:
-        return
-    scores = estimate_likelihood(method.encoder, images, data.samples, data.seed)
+    scores = None if method.encoder is None else estimate_likelihood(method.encoder, images, data.samples, data.seed)
+    row.metrics |= {key: getattr(scores, key, None) for key in ("elbo", "bits", "log_likelihood", "active_units")}
     if scores is None:
         return
-    row.metrics |= {
-        "elbo": scores.elbo,
-        "bits": scores.bits,
-        "log_likelihood": scores.log_likelihood,
-        "active_units": scores.active_units,
-    }
     row.standard_errors["elbo"] = scores.elbo_error
     if scores.log_likelihood_error is not None:
         row.standard_errors["log_likelihood"] = scores.log_likelihood_error

@@ -22,6 +22,7 @@ from simile.evaluation.neighbours import Float64Array, NearestRows, RowIndices
 from simile.images.decoding import DecodedImage
 from simile.images.distortions import DISTORTION_KINDS, distort
 from simile.images.formats import Pixels
+from simile.images.transforms import downscale
 
 log = logging.getLogger(__name__)
 
@@ -85,10 +86,10 @@ def plant_copies(
 def _make_copies(
     data: bytes, path: str, rows: dict[str, int], kinds: Sequence[str], reader: ImageReader, seed: int
 ) -> list[list[Pixels]]:
-    images = {
-        background: replace(image, pixels=_downscale(image.pixels))
-        for background, image in reader.decode(data, path, MIN_DECODED_SIDE).items()
-    }
+    images = {}
+    for background, image in reader.decode(data, path, MIN_DECODED_SIDE).items():
+        factor = -(-max(image.pixels.shape[:2]) // MAX_ORIGINAL_SIDE)  # rounded up
+        images[background] = replace(image, pixels=downscale(image.pixels, factor))
     return [
         reader.preprocess({name: _distort(image, kind, [seed, rows[path], number]) for name, image in images.items()})
         for number, kind in enumerate(kinds)
@@ -100,18 +101,6 @@ def _distort(image: DecodedImage, kind: str, seed: list[int]) -> DecodedImage:
     return replace(image, pixels=pixels, width=pixels.shape[1], height=pixels.shape[0])
 
 
-def _downscale(pixels: Pixels) -> Pixels:
-    """Downscale (H, W, 3) by a whole factor until the longer side is at most MAX_ORIGINAL_SIDE."""
-    factor = -(-max(pixels.shape[:2]) // MAX_ORIGINAL_SIDE)
-    if factor == 1:
-        return pixels
-    height, width = (max(1, side // factor) for side in pixels.shape[:2])
-    down, across = (min(factor, side) for side in pixels.shape[:2])  # a side of one pixel stays
-    blocks = pixels[: height * down, : width * across].reshape(height, down, width, across, 3)
-    reduced: Pixels = np.rint(blocks.mean((1, 3))).astype(np.uint8)
-    return reduced
-
-
 def score_copies(neighbours: NearestRows, planted: PlantedCopies, identity: NDArray[np.int64], seed: int) -> CopyScores:
     """Score the nearest candidates of each copy; rows with equal `identity` (m,) are the same image."""
     is_correct = identity[neighbours.rows] == identity[planted.originals][:, None]  # (c, k)
@@ -120,50 +109,38 @@ def score_copies(neighbours: NearestRows, planted: PlantedCopies, identity: NDAr
     # (b, c): all copies of an original have the same weight in a draw.
     weights = bootstrap.make_bootstrap_weights(int(originals.max()) + 1, seed)[:, originals]
     first = is_correct[:, 0].astype(np.float64)
-    pooled = _pool_candidates(neighbours.distances, is_correct, ~is_repeated)
-    (micro_ap,), (at_precision,) = _score_pooled(pooled, np.ones((1, len(is_correct))))
-    drawn_ap, drawn_at = _score_pooled(pooled, weights)
+    # The first row of weights gives the scores of all copies, the others those of the draws.
+    all_weights = np.concatenate([np.ones((1, len(is_correct))), weights])
+    micro_ap, at_precision = _score_pooled(neighbours.distances, is_correct, ~is_repeated, all_weights)
     return CopyScores(
         recall=float(first.mean()),
-        micro_ap=float(micro_ap),
-        recall_at_precision=float(at_precision),
+        micro_ap=float(micro_ap[0]),
+        recall_at_precision=float(at_precision[0]),
         by_kind={kind: float(first[kinds == kind].mean()) for kind in dict.fromkeys(planted.kinds)},
         bootstrap_values={
             "copy_recall": bootstrap.compute_bootstrap_means(first, weights),
-            "micro_ap": drawn_ap,
-            "recall_at_precision": drawn_at,
+            "micro_ap": micro_ap[1:],
+            "recall_at_precision": at_precision[1:],
         },
     )
 
 
-@dataclass(frozen=True)
-class _PooledCandidates:
-    """Candidates of all copies, nearest first: their copies, whether they are correct, where equal distances end."""
+def _score_pooled(
+    distances: Float64Array, is_correct: NDArray[np.bool_], is_counted: NDArray[np.bool_], weights: Float64Array
+) -> tuple[Float64Array, Float64Array]:
+    """Pool the counted candidates (c, k) of all copies, nearest first.
 
-    copies: RowIndices
-    is_correct: NDArray[np.bool_]
-    tie_ends: RowIndices
-
-
-def _pool_candidates(
-    distances: Float64Array, is_correct: NDArray[np.bool_], is_counted: NDArray[np.bool_]
-) -> _PooledCandidates:
-    """Pool the candidates (c, k) that are counted."""
-    copies, _ = np.nonzero(is_counted)
+    Returns:
+        μAP and recall at TARGET_PRECISION, (b,) each, for the weights of the copies (b, c).
+    """
     order = np.argsort(distances[is_counted], kind="stable")
-    sorted_distances = distances[is_counted][order]
+    copies, correct = np.nonzero(is_counted)[0][order], is_correct[is_counted][order]
     # A threshold includes all candidates with equal distances, or none of them.
-    ends = np.flatnonzero(np.append(np.diff(sorted_distances) > 0, True))
-    return _PooledCandidates(copies[order], is_correct[is_counted][order], ends)
-
-
-def _score_pooled(pooled: _PooledCandidates, weights: Float64Array) -> tuple[Float64Array, Float64Array]:
-    """Compute μAP and recall at TARGET_PRECISION, (b,) each, for the weights of the copies (b, c)."""
+    ends = np.flatnonzero(np.append(np.diff(distances[is_counted][order]) > 0, True))
     micro_ap, at_precision = np.empty(len(weights)), np.empty(len(weights))
     for draw, copy_weights in enumerate(weights):
-        candidate_weights = copy_weights[pooled.copies]  # (c·k,)
-        counts = np.cumsum(candidate_weights)[pooled.tie_ends]
-        hits = np.cumsum(candidate_weights * pooled.is_correct)[pooled.tie_ends]
+        candidate_weights = copy_weights[copies]  # (c·k,)
+        counts, hits = (np.cumsum(values)[ends] for values in (candidate_weights, candidate_weights * correct))
         recall, precision = hits / copy_weights.sum(), hits / np.maximum(counts, 1)
         micro_ap[draw] = (np.diff(recall, prepend=0) * precision).sum()
         at_precision[draw] = np.where(precision >= TARGET_PRECISION, recall, 0).max()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -147,11 +148,13 @@ def evaluate(
         log.info(note)
     # Measure.
     rows = [benchmark_method(method, benchmark_data, on_progress) for method in methods]
-    trained_rows = [row for row, encoder in _get_encoder_rows(rows, encoders) if _is_trained_on(encoder, len(files))]
-    for row, encoder in _get_encoder_rows(rows, encoders):
-        row.is_trained_on_labels = (
-            row in trained_rows and request.test is None and encoder.network.architecture.classes > 0
-        )
+    # The last rows are those of the encoders and, with `posterior`, of their posteriors.
+    row_encoders = encoders * (1 + request.posterior)
+    trained_rows = []
+    for row, encoder in zip(rows[len(rows) - len(row_encoders) :], row_encoders, strict=True):
+        if encoder.description.training_file_count == len(files):  # probably trained on these images
+            trained_rows.append(row)
+            row.is_trained_on_labels = request.test is None and encoder.network.architecture.classes > 0
     notes += _make_notes(rows, trained_rows, damaged, settings)
     return Evaluation(
         request=request,
@@ -257,8 +260,8 @@ def _plant_copies(
     if not request.copies:
         return None
     max_count = MAX_EVALUATION_BYTES // (reader.bytes_per_image * len(DISTORTION_KINDS))
-    count = min(request.copies, len(base_rows), max_count)
-    rows = np.sort(np.random.default_rng(request.seed).choice(base_rows, count, replace=False))
+    original_count = min(request.copies, len(base_rows), max_count)
+    rows = np.sort(np.random.default_rng(request.seed).choice(base_rows, original_count, replace=False))
     planted = copy_retrieval.plant_copies(dataset.paths, rows, reader, request.seed, on_progress)
     return planted if planted.kinds else None
 
@@ -270,24 +273,9 @@ def _choose_example_queries(
     queries = np.concatenate([split.queries for split in splits])
     order = np.random.default_rng(request.seed).permutation(queries)
     # The first of each class comes first, then the second of each class, and so on.
-    counts: Counter[str | None] = Counter()
-    ranks = []
-    for row in order:
-        counts[labels[row]] += 1
-        ranks.append(counts[labels[row]])
+    counts: defaultdict[str | None, count[int]] = defaultdict(count)
+    ranks = [next(counts[labels[row]]) for row in order]
     return np.sort(order[np.argsort(ranks, kind="stable")][:EXAMPLE_QUERIES])
-
-
-def _get_encoder_rows(
-    rows: Sequence[BenchmarkRow], encoders: Sequence[TrainedEncoder]
-) -> list[tuple[BenchmarkRow, TrainedEncoder]]:
-    """Pair the rows of encoders, which are the last ones, with their encoders."""
-    return list(zip(rows[len(rows) - len(encoders) :], encoders, strict=True))
-
-
-def _is_trained_on(encoder: TrainedEncoder, file_count: int) -> bool:
-    """Tell whether it was probably trained on these images: on the same number of files."""
-    return encoder.description.training_file_count == file_count
 
 
 def _make_notes(

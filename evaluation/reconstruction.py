@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor
 
 from simile.core.records import FloatArray
-from simile.evaluation.baselines import EmbeddingMethod, make_chunks, make_reconstruction_targets
-from simile.evaluation.neighbours import Float64Array, RowIndices
+from simile.evaluation.baselines import EmbeddingMethod, crop_padding, make_chunks
+from simile.evaluation.neighbours import Float64Array
 from simile.images.formats import Pixels
 from simile.images.transforms import scale_to_unit
 from simile.models.inference.encoder import TrainedEncoder
@@ -57,7 +58,7 @@ def score_reconstruction(method: EmbeddingMethod, images: Pixels) -> Reconstruct
 
 
 def _score_reconstruction_batch(method: EmbeddingMethod, images: Pixels) -> tuple[FloatArray, FloatArray]:
-    targets, outputs = make_reconstruction_targets(images, method.preprocessing), method.reconstruct(images)
+    targets, outputs = scale_to_unit(crop_padding(images, method.preprocessing)), method.reconstruct(images)
     assert outputs is not None
     error = np.square(outputs - targets).mean(axis=(1, 2, 3))
     if min(targets.shape[2:]) < SSIM_WINDOW:
@@ -78,31 +79,27 @@ def estimate_likelihood(encoder: TrainedEncoder, images: Pixels, samples: int, s
     if not (encoder.has_variance and encoder.has_decoder) or likelihood not in ("gaussian", "bernoulli"):
         return None
     binarise, generator = encoder.description.is_binarised, torch.Generator().manual_seed(seed)
-    elbos: list[Tensor] = []
-    for chunk in make_chunks(len(images), DECODE_BATCH_SIZE):
-        x = _to_input_tensor(images[chunk], binarise, generator)
-        elbos.append(
-            elbo(
-                encoder.network,
-                x,
-                likelihood=likelihood,
-                generator=generator,
-                content_box=encoder.preprocessing.content_box(),
-                chunk=DECODE_BATCH_SIZE,
-            )
-        )
-    elbo_values = torch.cat(elbos).numpy()
-    mean = float(elbo_values.mean())
-    _, _, height, width = encoder.preprocessing.content_box()
+    content_box = encoder.preprocessing.content_box()
+    estimate = partial(
+        elbo,
+        encoder.network,
+        likelihood=likelihood,
+        generator=generator,
+        content_box=content_box,
+        chunk=DECODE_BATCH_SIZE,
+    )
+    chunks = make_chunks(len(images), DECODE_BATCH_SIZE)
+    elbos = torch.cat([estimate(_to_input_tensor(images[chunk], binarise, generator)) for chunk in chunks]).numpy()
+    mean = float(elbos.mean())
     log_likelihoods = (
         _estimate_log_likelihood(encoder, images, likelihood, samples, binarise, seed) if samples else None
     )
     return LikelihoodScores(
         elbo=mean,
-        elbo_error=compute_standard_error(elbo_values),
-        bits=bits_per_dimension(mean, height * width * encoder.preprocessing.channels, likelihood),
+        elbo_error=_compute_standard_error(elbos),
+        bits=bits_per_dimension(mean, content_box[2] * content_box[3] * encoder.preprocessing.channels, likelihood),
         log_likelihood=None if log_likelihoods is None else float(log_likelihoods.mean()),
-        log_likelihood_error=None if log_likelihoods is None else compute_standard_error(log_likelihoods),
+        log_likelihood_error=None if log_likelihoods is None else _compute_standard_error(log_likelihoods),
         active_units=count_active_units(torch.from_numpy(encoder.encode(images).mu)),
         binarised=binarise,
     )
@@ -113,7 +110,8 @@ def _estimate_log_likelihood(
 ) -> Float64Array:
     """Estimate log p(x) of at most MAX_LIKELIHOOD_IMAGES random images."""
     generator = torch.Generator().manual_seed(seed)
-    x = _to_input_tensor(images[choose_likelihood_rows(len(images), seed)], binarise, generator)
+    rows = np.sort(np.random.default_rng(seed).permutation(len(images))[:MAX_LIKELIHOOD_IMAGES])
+    x = _to_input_tensor(images[rows], binarise, generator)
     estimates = importance_weighted_log_likelihood(
         encoder.network,
         x,
@@ -126,12 +124,7 @@ def _estimate_log_likelihood(
     return estimates.numpy()
 
 
-def choose_likelihood_rows(count: int, seed: int) -> RowIndices:
-    """Choose which of `count` images log p(x) is estimated on."""
-    return np.sort(np.random.default_rng(seed).permutation(count)[:MAX_LIKELIHOOD_IMAGES])
-
-
-def compute_standard_error(values: Float64Array) -> float:
+def _compute_standard_error(values: Float64Array) -> float:
     """Compute the standard error of the mean of values (n,)."""
     return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")
 

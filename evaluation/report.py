@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePath
 from typing import Any
@@ -28,6 +26,7 @@ from simile.evaluation.metric_table import (
     get_columns_with_values,
     select_rows_with_values,
 )
+from simile.images.encoding import make_data_url
 from simile.images.formats import Limits, Pixels
 from simile.images.rendering import sheets
 from simile.models.inference.encoder import TrainedEncoder
@@ -53,41 +52,6 @@ _environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "temp
 _environment.filters["file_name"] = lambda path: PurePath(path).name
 
 
-@dataclass(frozen=True)
-class MetricCell:
-    """A formatted metric; `is_best`: no other value in its column is significantly better."""
-
-    text: str
-    is_best: bool
-
-
-@dataclass(frozen=True)
-class ReportTile:
-    """An image; `has_query_label`: whether it has the label of the query, None without labels."""
-
-    source: str
-    path: str
-    label: str | None
-    has_query_label: bool | None
-
-
-@dataclass(frozen=True)
-class QueryExample:
-    """A query and its nearest images by each method."""
-
-    query: ReportTile
-    tiles_by_method: list[tuple[str, list[ReportTile]]]
-
-
-@dataclass(frozen=True)
-class MethodExample:
-    """Reconstructions by one method, and samples of its prior, if it has one."""
-
-    name: str
-    reconstructions: str
-    samples: str | None
-
-
 def write_evaluation_report(
     evaluation: Evaluation, settings: Settings, output_path: Path, latent_figures: Mapping[str, bytes]
 ) -> None:
@@ -101,34 +65,23 @@ def write_evaluation_report(
         ],
         kinds=_get_recall_by_kind(evaluation.rows),
         examples=_make_query_examples(evaluation, settings),
-        method_examples=[
-            example for method in evaluation.methods if (example := _make_method_example(method, evaluation))
-        ],
+        method_examples=list(filter(None, (_make_method_example(method, evaluation) for method in evaluation.methods))),
         latent=[(*LATENT_FIGURE_TITLES[name], make_data_url(data, "png")) for name, data in latent_figures.items()],
         version=version("simile"),
     )
     write_atomically(output_path, lambda path: path.write_text(page, encoding="utf-8"))
 
 
-def make_data_url(data: bytes, image_format: str) -> str:
-    """Return an image as a data URL."""
-    return f"data:image/{image_format};base64,{base64.b64encode(data).decode()}"
-
-
 def _make_metric_table(
     group: MetricGroup, columns: tuple[MetricColumn, ...], rows: list[BenchmarkRow]
 ) -> dict[str, Any]:
+    """Return a table; its lines are (name, cells), and a cell is (text, whether no other value is better)."""
     best = {column.key: _find_best_rows(column, rows) for column in columns}
-    lines = [
-        (
-            row.name,
-            [
-                MetricCell(format_metric(column, row.metrics, row.standard_errors), row.name in best[column.key])
-                for column in columns
-            ],
-        )
-        for row in select_rows_with_values(rows, columns)
-    ]
+    lines = []
+    for row in select_rows_with_values(rows, columns):
+        texts = [format_metric(column, row.metrics, row.standard_errors) for column in columns]
+        is_best = [row.name in best[column.key] for column in columns]
+        lines.append((row.name, list(zip(texts, is_best, strict=True))))
     return {"title": group.title, "columns": columns, "lines": lines}
 
 
@@ -159,22 +112,27 @@ def _get_recall_by_kind(rows: list[BenchmarkRow]) -> list[tuple[str, list[float]
     return [(kind, [row.copies_by_kind[kind] for row in rows]) for kind in kinds]
 
 
-def _make_query_examples(evaluation: Evaluation, settings: Settings) -> list[QueryExample]:
+def _make_query_examples(evaluation: Evaluation, settings: Settings) -> list[dict[str, Any]]:
+    """Return the example queries, each with its nearest images by method."""
     queries = evaluation.benchmark_data.example_queries.tolist()
     neighbours = {row.name: [] if row.example_rows is None else row.example_rows.tolist() for row in evaluation.rows}
-    rows_shown = {*queries, *(row for lists in neighbours.values() for rows in lists for row in rows)}
-    sources = _make_thumbnails(evaluation, sorted(rows_shown), settings)
+    tile_rows = {*queries, *(row for lists in neighbours.values() for rows in lists for row in rows)}
+    sources = _make_thumbnails(evaluation, sorted(tile_rows), settings)
 
-    def make_tile(row: int, query: int) -> ReportTile:
+    def make_tile(row: int, query: int) -> dict[str, Any]:
         label, query_label = evaluation.labels[row], evaluation.labels[query]
-        has_query_label = None if label is None or query_label is None else label == query_label
-        return ReportTile(sources[row], evaluation.benchmark_data.dataset.paths[row], label, has_query_label)
+        return {
+            "source": sources[row],
+            "path": evaluation.benchmark_data.dataset.paths[row],
+            "label": label,
+            "has_query_label": label is not None and label == query_label,
+        }
 
     return [
-        QueryExample(
-            make_tile(query, query),
-            [(name, [make_tile(row, query) for row in lists[number]]) for name, lists in neighbours.items()],
-        )
+        {
+            "query": make_tile(query, query),
+            "tiles": {name: [make_tile(row, query) for row in lists[number]] for name, lists in neighbours.items()},
+        }
         for number, query in enumerate(queries)
     ]
 
@@ -191,7 +149,7 @@ def _make_thumbnails(evaluation: Evaluation, rows: list[int], settings: Settings
     return sources
 
 
-def _make_method_example(method: EmbeddingMethod, evaluation: Evaluation) -> MethodExample | None:
+def _make_method_example(method: EmbeddingMethod, evaluation: Evaluation) -> dict[str, str | None] | None:
     """Reconstruct queries of the first split, which PCA was not fitted on; None if the method has no reconstruction."""
     data = evaluation.benchmark_data
     images, split = data.dataset.arrays[method.preprocessing], data.splits[0]
@@ -203,7 +161,7 @@ def _make_method_example(method: EmbeddingMethod, evaluation: Evaluation) -> Met
     pixels = crop_padding(originals, method.preprocessing)
     pairs = sheets.draw_reconstruction_pairs(pixels, _to_pixels(reconstructions), GRID_COLUMNS)
     samples = _draw_prior_samples(method.encoder, evaluation.request.seed) if method.encoder is not None else None
-    return MethodExample(method.name, make_data_url(pairs, "png"), samples)
+    return {"name": method.name, "reconstructions": make_data_url(pairs, "png"), "samples": samples}
 
 
 def _draw_prior_samples(encoder: TrainedEncoder, seed: int) -> str | None:

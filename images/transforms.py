@@ -170,3 +170,8 @@ def upscale(grey: Pixels, factor: int) -> Pixels:
     """Enlarge a grey image (H, W) uint8 to (H * factor, W * factor) with bicubic interpolation."""
     image = Image.fromarray(grey)
     return np.asarray(image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC))
+
+
+def downscale(pixels: Pixels, factor: int) -> Pixels:
+    """Reduce (H, W, 3) by a whole factor; each pixel becomes the mean of a block of factor × factor."""
+    return pixels if factor == 1 else np.asarray(Image.fromarray(pixels).reduce(factor))
