@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
+OnProgress = Callable[[str, int, int], object]  # (stage, done, total)
 
 
 @dataclass(frozen=True)

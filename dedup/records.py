@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Literal, TypeVar
+from typing import TypeVar
 
-Tier = Literal["bytes", "pixels", "near", "similar"]
+from simile.store.catalogue.records import DuplicateRecord, DuplicateTier
+
+Tier = DuplicateTier
+ImagePair = DuplicateRecord
 
 TIERS: tuple[Tier, ...] = ("bytes", "pixels", "near", "similar")  # the most certain first; never mixed in a group
 
@@ -43,26 +46,6 @@ class ImageFile:
             return (datetime.max if self.mtime_ns > 0 else datetime.min).replace(tzinfo=UTC)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImagePair:
-    """Two indexed images that are copies or similar.
-
-    Attributes:
-        first: The smaller image id.
-        second: The larger image id.
-        distance: Euclidean distance between the indexed vectors.
-        agreement: Share of the common area that is equal after alignment, 0 to 1; None if it was not measured (pixels).
-        reason: A phrase without a full stop, for users.
-    """
-
-    first: int
-    second: int
-    tier: Tier
-    distance: float
-    agreement: float | None
-    reason: str
-
-
 @dataclass(frozen=True)
 class CurvePoint:
     """Precision and recall (0 to 1) of a threshold at this distance."""
@@ -85,12 +68,12 @@ class ThresholdCalibration:
     """
 
     threshold: float
-    precision: float | None
-    reached_precision: float | None
-    reached_recall: float | None
-    copies: int
-    decisions: int
-    curve: tuple[CurvePoint, ...]
+    precision: float | None = None
+    reached_precision: float | None = None
+    reached_recall: float | None = None
+    copies: int = 0
+    decisions: int = 0
+    curve: tuple[CurvePoint, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,6 +107,8 @@ class GroupMember:
 class DuplicateGroup:
     """Copies of one tier, the kept file first. Each member matches the kept file directly.
 
+    In a review it can also be a pair of similar or different images.
+
     Attributes:
         id: The same as long as the members are the same.
         matched: How many of the `possible` pairs of members match directly.
@@ -141,6 +126,11 @@ class DuplicateGroup:
     def kept_member(self) -> GroupMember:
         """Return the member whose file is kept."""
         return self.members[0]
+
+    @property
+    def files(self) -> tuple[ImageFile, ...]:
+        """Return the files of all members."""
+        return tuple(member.file for member in self.members)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,13 +2,14 @@
 
 A decision changes the groups: an image that was called different leaves, or another one is kept. Computing all groups
 again after each decision would take seconds, and would move the list under the reader. So a review is a fixed list of
-cases, and later decisions are applied to it: only the affected case is computed again.
+cases (groups of the moment when it began), and later decisions are applied to it: only the affected case is computed
+again. `decided` of a case: nothing was open when the review began.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import PurePath
@@ -22,21 +23,6 @@ _NOT_COMPARED_NOTE = "{} stays: it was not found to be a copy of the file that i
 _PROTECTED_NOTE = "Both files stay: {} is in an archive or was uploaded, and no plan touches such files."
 
 DecisionsByHashes = Mapping[tuple[str, str], Decision]  # by (first_sha256, second_sha256)
-
-
-@dataclass(frozen=True)
-class ReviewCase:
-    """Files that belong together, the kept file of that moment first."""
-
-    id: str
-    tier: Tier
-    members: tuple[GroupMember, ...]
-    decided: bool  # nothing was open when the review began
-
-    @property
-    def files(self) -> tuple[ImageFile, ...]:
-        """Return the files of all members."""
-        return tuple(member.file for member in self.members)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +60,7 @@ class ReviewQuestion:
 class DuplicateReview:
     """The cases of one moment and the decisions since then. Safe to share between threads."""
 
-    def __init__(self, findings: Findings, cases: Sequence[ReviewCase], threshold: float | None) -> None:
+    def __init__(self, findings: Findings, cases: Sequence[DuplicateGroup], threshold: float | None) -> None:
         self.findings, self.cases, self.threshold = findings, tuple(cases), threshold
         self.positions = {case.id: position for position, case in enumerate(self.cases)}
         self._pairs_by_image: defaultdict[int, list[ImagePair]] = defaultdict(list)
@@ -99,7 +85,7 @@ class DuplicateReview:
             self._decision_partners[first].add(second)
             self._decision_partners[second].add(first)
 
-    def get_questions(self, case: ReviewCase) -> tuple[ReviewQuestion, ...]:
+    def get_questions(self, case: DuplicateGroup) -> tuple[ReviewQuestion, ...]:
         """Return the pairs of a case with the current decisions, each with a kept file."""
         decisions = self._get_decisions(case)
         cached = self._question_cache.get(case.id)
@@ -107,7 +93,7 @@ class DuplicateReview:
             cached = self._question_cache[case.id] = decisions, self._make_questions(case)
         return cached[1]
 
-    def is_open(self, case: ReviewCase) -> bool:
+    def is_open(self, case: DuplicateGroup) -> bool:
         """Return whether a pair of the case waits for a decision."""
         if case.tier == "bytes":
             return False
@@ -126,13 +112,13 @@ class DuplicateReview:
                 )
         return len(self._decisions_by_hashes), open_count
 
-    def _get_decisions(self, case: ReviewCase) -> tuple[Decision, ...]:
+    def _get_decisions(self, case: DuplicateGroup) -> tuple[Decision, ...]:
         """Return the decisions on pairs of the case's files."""
         hashes = {file.sha256 for file in case.files}
         keys = {sort_pair(sha, other) for sha in hashes for other in self._decision_partners.get(sha, set()) & hashes}
         return tuple(self._decisions_by_hashes[key] for key in sorted(keys))
 
-    def _make_questions(self, case: ReviewCase) -> tuple[ReviewQuestion, ...]:
+    def _make_questions(self, case: DuplicateGroup) -> tuple[ReviewQuestion, ...]:
         """Group the case's images again with the current decisions, and make a question of each pair."""
         if case.tier == "bytes":
             kept = case.members[0]
@@ -159,7 +145,7 @@ class DuplicateReview:
                 questions[position] = self._make_question(case, partner, member, position, is_removed=False)
         return tuple(questions[position] for position in sorted(questions))
 
-    def _find_partner(self, case: ReviewCase, position: int, kept_positions: set[int]) -> GroupMember:
+    def _find_partner(self, case: DuplicateGroup, position: int, kept_positions: set[int]) -> GroupMember:
         """Choose the member that is shown beside a file without a group: a pair if possible, kept files first."""
         own = case.members[position].file
         preferred = [case.members[index] for index in (*sorted(kept_positions), 0) if index != position]
@@ -167,7 +153,13 @@ class DuplicateReview:
         return next((member for member in candidates if self._find_pair(member.file, own)), candidates[0])
 
     def _make_question(
-        self, case: ReviewCase, kept_member: GroupMember, other_member: GroupMember, position: int, *, is_removed: bool
+        self,
+        case: DuplicateGroup,
+        kept_member: GroupMember,
+        other_member: GroupMember,
+        position: int,
+        *,
+        is_removed: bool,
     ) -> ReviewQuestion:
         """Make the question of two members.
 
@@ -217,7 +209,7 @@ class DuplicateReview:
             all_ids |= new
         return all_ids
 
-    def _regroup(self, case: ReviewCase) -> list[DuplicateGroup]:
+    def _regroup(self, case: DuplicateGroup) -> list[DuplicateGroup]:
         """Make the current groups of the case's images and images with the same pixels, without other images."""
         ids = self._add_pixel_copies({file.image_id for file in case.files if file.image_id is not None})
         files = {image_id: self.findings.files[image_id] for image_id in ids if image_id in self.findings.files}
@@ -232,16 +224,7 @@ class DuplicateReview:
         # A similar pair that users decided to be the same counts as near.
         if case.tier == "similar" and any(decision.same for decision in self._get_decisions(case)):
             (first, second), other = sorted(file.image_id or 0 for file in case.files), case.members[1]
-            pairs.add(
-                ImagePair(
-                    first=first,
-                    second=second,
-                    tier="near",
-                    distance=other.distance,
-                    agreement=other.agreement,
-                    reason=other.reason,
-                )
-            )
+            pairs.add(ImagePair(first, second, "near", other.distance, other.agreement, other.reason))
         case_findings = replace(
             self.findings,
             pairs=tuple(sorted(pairs, key=lambda pair: (pair.distance, pair.first, pair.second))),
@@ -253,12 +236,7 @@ class DuplicateReview:
         return [group for group in groups if case.tier != "near" or group.tier == "near"]
 
 
-def make_cases(groups: Iterable[DuplicateGroup]) -> list[ReviewCase]:
-    """Make a case of each group."""
-    return [ReviewCase(group.id, group.tier, group.members, group.decided) for group in groups]
-
-
-def iterate_different_cases(findings: Findings, tiers: Collection[Tier]) -> Iterator[ReviewCase]:
+def iterate_different_cases(findings: Findings, tiers: Collection[Tier]) -> Iterator[DuplicateGroup]:
     """Yield the pairs that users decided to be different: they are in no group, but can be decided again."""
     for pair in findings.pairs:
         if pair.tier in tiers and {pair.first, pair.second} <= findings.files.keys():
@@ -268,7 +246,7 @@ def iterate_different_cases(findings: Findings, tiers: Collection[Tier]) -> Iter
                 yield _make_pair_case("different", pair.tier, pair, (first, second), decided=True)
 
 
-def make_similar_case(file_pair: FilePair) -> ReviewCase:
+def make_similar_case(file_pair: FilePair) -> DuplicateGroup:
     """Make a case of two similar images: nothing is removed unless a user decides that they are the same."""
     files, decided = (file_pair.first, file_pair.second), file_pair.decision is not None
     return _make_pair_case("similar", "similar", file_pair.pair, files, decided=decided)
@@ -276,10 +254,11 @@ def make_similar_case(file_pair: FilePair) -> ReviewCase:
 
 def _make_pair_case(
     prefix: str, tier: Tier, pair: ImagePair, files: tuple[ImageFile, ImageFile], *, decided: bool
-) -> ReviewCase:
+) -> DuplicateGroup:
     """Make a case of one pair; the first file is the kept one."""
     members = (
         GroupMember(file=files[0], is_kept=True),
         GroupMember(file=files[1], distance=pair.distance, agreement=pair.agreement, reason=pair.reason),
     )
-    return ReviewCase(f"{prefix}-{pair.first}-{pair.second}", tier, members, decided)
+    case_id = f"{prefix}-{pair.first}-{pair.second}"
+    return DuplicateGroup(id=case_id, tier=tier, members=members, matched=0, possible=1, decided=decided)

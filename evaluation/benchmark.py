@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from simile.core.records import OnProgress
 from simile.evaluation import bootstrap, copy_retrieval
 from simile.evaluation.baselines import EmbeddingMethod, RawPixels, make_chunks
-from simile.evaluation.dataset import EvaluationDataset, OnProgress, QuerySplit
+from simile.evaluation.dataset import EvaluationDataset, QuerySplit
 from simile.evaluation.neighbours import (
     Float64Array,
     LabelScores,

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from simile.core.errors import TooFewPictures
-from simile.core.records import Failure
+from simile.core.records import Failure, OnProgress
 from simile.evaluation.neighbours import RowIndices
 from simile.images.decoding import DecodedImage, decode_image
 from simile.images.formats import Limits, Pixels
@@ -23,7 +23,6 @@ from simile.images.transforms import Preprocessing
 
 ArraysByPreprocessing = dict[Preprocessing, Pixels]  # (n, S, S, C) uint8 each
 Result = TypeVar("Result")
-OnProgress = Callable[[str, int, int], None]  # stage, done, total
 
 MIN_EVALUATION_IMAGES = 12  # fewer give no meaningful result
 

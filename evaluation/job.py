@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from simile.core.errors import BadSetting, CheckpointDamaged
-from simile.core.records import Failure
+from simile.core.records import Failure, OnProgress
 from simile.core.settings import Settings
 from simile.evaluation import copy_retrieval
 from simile.evaluation.baselines import (
@@ -28,7 +28,6 @@ from simile.evaluation.benchmark import BenchmarkData, BenchmarkRow, benchmark_m
 from simile.evaluation.dataset import (
     EvaluationDataset,
     ImageReader,
-    OnProgress,
     QuerySplit,
     check_image_count,
     make_query_splits,

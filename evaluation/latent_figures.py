@@ -13,9 +13,9 @@ from statistics import NormalDist
 import numpy as np
 
 from simile.core.errors import BadSetting, NoSuchEncoder
-from simile.core.records import FloatArray
+from simile.core.records import FloatArray, OnProgress
 from simile.core.settings import Settings
-from simile.evaluation.dataset import ImageReader, OnProgress, read_dataset, sample_paths
+from simile.evaluation.dataset import ImageReader, read_dataset, sample_paths
 from simile.evaluation.job import EvaluationRequest, choose_common_preprocessing, find_image_files, load_encoders
 from simile.images.encoding import encode_png
 from simile.images.formats import Limits, Pixels

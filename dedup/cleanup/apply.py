@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from simile.core.errors import BadSetting
-from simile.core.records import Failure
+from simile.core.records import Failure, OnProgress
 from simile.core.settings import Settings
 from simile.dedup.cleanup.actions import TargetPlanner, execute_operation
 from simile.dedup.cleanup.file_identity import FileIdentity, SkippedFile, identify_file
@@ -35,8 +34,6 @@ from simile.images.sources.paths import make_printable
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.database import schema
 from simile.store.home import Home
-
-OnProgress = Callable[[str, int, int], None]  # (stage, done, total)
 
 
 @dataclass(frozen=True, kw_only=True)

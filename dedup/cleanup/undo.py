@@ -5,13 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from simile.core.errors import BadSetting
-from simile.core.records import Failure
+from simile.core.records import Failure, OnProgress
 from simile.core.settings import Settings
 from simile.dedup.cleanup.file_identity import (
     SkippedFile,
@@ -35,7 +34,6 @@ from simile.dedup.cleanup.recovery import is_operation_link, recover_journal
 from simile.store.database import schema
 from simile.store.home import Home
 
-OnProgress = Callable[[str, int, int], None]  # (stage, done, total)
 PATH_OCCUPIED_REASON = "another file is there now; move it away, and undo again"
 
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from simile.core.atomic_write import write_atomically
 from simile.core.errors import BadSetting, NothingIndexed
-from simile.core.records import Failure, Filter
+from simile.core.records import Failure, Filter, OnProgress
 from simile.core.settings import Settings
 from simile.core.signals import stop_on_interrupt
 from simile.dedup.detection.candidates import (
@@ -48,7 +48,6 @@ from simile.images.loading.worker_pool import WorkerPool
 from simile.images.matching.tasks import compute_file_digest
 from simile.search.encoder_registry import load_encoder
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.records import DuplicateRecord
 from simile.store.database import schema
 from simile.store.home import Home, translate_write_errors
 from simile.store.index.index import Index
@@ -60,7 +59,6 @@ DEFAULT_PRECISION = 0.99
 # pixels differ if one file is a JPEG that was decoded at a smaller scale (by at most 0.13 for 30 photos of 1.5
 # megapixels).
 SAME_IMAGE_FRACTION = 0.15
-OnProgress = Callable[[str, int, int], None]  # (stage, done, total)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +83,7 @@ class DedupRequest:
     keep: tuple[str, ...] = DEFAULT_KEEP_RULES
 
 
-def find_duplicates(
-    settings: Settings, request: DedupRequest, on_progress: OnProgress = lambda _stage, _done, _total: None
-) -> int:
+def find_duplicates(settings: Settings, request: DedupRequest, on_progress: OnProgress = lambda *_: None) -> int:
     """Find the copies among a home's images and replace the findings of the last run in the catalogue.
 
     Ctrl-C finishes the current batch; the same request continues from there.
@@ -216,7 +212,7 @@ class _DedupJob:
         # Store the pairs of the requested tiers.
         tiers = [tier for tier in self.request.tiers if tier != "bytes"]
         pairs = chain(self._make_pixel_pairs(pixel_classes), near, _make_neighbour_pairs(candidates[~is_near]))
-        records = (DuplicateRecord(**vars(pair)) for pair in pairs if pair.tier in tiers)
+        records = (pair for pair in pairs if pair.tier in tiers)
         searched_ids = None if self.request.only is None else self.paths.keys()
         stored = self.catalogue.duplicates.replace(run_id, records, tiers, searched_ids)
         crowded = candidate_counts["crowded"]
@@ -242,15 +238,7 @@ class _DedupJob:
             last = self.catalogue.runs.find_last_finished(DEDUP_RUN_KIND)
             return (last.counts["calibration"] or {}) if last and last.counts["encoder"] == fingerprint else {}
         if self.request.threshold is not None:
-            calibration = ThresholdCalibration(
-                threshold=self.request.threshold,
-                precision=None,
-                reached_precision=None,
-                reached_recall=None,
-                copies=0,
-                decisions=0,
-                curve=(),
-            )
+            calibration = ThresholdCalibration(threshold=self.request.threshold)
         else:
             encoder = load_encoder(self.home, fingerprint, self.settings.device, self.settings.runtime)
             planter = CopyPlanter(self.snapshot, encoder, workers, self.limits, self._report_progress)
@@ -308,14 +296,8 @@ class _DedupJob:
     def _make_pixel_pairs(self, pixel_classes: dict[int, int]) -> Iterator[ImagePair]:
         """Yield the pair of each image with the smallest id of its class; the other pairs follow from these."""
         for image_id, first in pixel_classes.items():
-            yield ImagePair(
-                first=first,
-                second=image_id,
-                tier="pixels",
-                distance=compute_distance(self.snapshot, first, image_id),
-                agreement=None,
-                reason="the same pixels in other bytes",
-            )
+            distance = compute_distance(self.snapshot, first, image_id)
+            yield ImagePair(first, image_id, "pixels", distance, None, "the same pixels in other bytes")
 
     def _verify_near(self, pairs: PairArray, workers: WorkerPool) -> Iterator[ImagePair]:
         """Yield the near copies among the candidates, and some others as similar."""
@@ -336,24 +318,14 @@ class _DedupJob:
         if self.failures:
             log.warning("%d files can no longer be read; `simile status` lists them", len(self.failures))
         if crowded:
-            log.warning(
-                "%d images have more than %d others within the distance; only the nearest were compared",
-                crowded,
-                MAX_NEIGHBOURS,
-            )
+            message = "%d images have more than %d others within the distance; only the nearest were compared"
+            log.warning(message, crowded, MAX_NEIGHBOURS)
 
 
 def _make_neighbour_pairs(pairs: PairArray) -> Iterator[ImagePair]:
     """Yield the candidates beyond the threshold as similar pairs."""
     for first, second, distance in pairs.tolist():
-        yield ImagePair(
-            first=first,
-            second=second,
-            tier="similar",
-            distance=distance,
-            agreement=None,
-            reason="a neighbour beyond the threshold",
-        )
+        yield ImagePair(first, second, "similar", distance, None, "a neighbour beyond the threshold")
 
 
 def _check_request(request: DedupRequest) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simile.core.errors import TooFewPictures
-from simile.core.records import Failure, FloatArray
+from simile.core.records import Failure, FloatArray, OnProgress
 from simile.dedup.detection.candidates import get_vectors
 from simile.dedup.records import CurvePoint, ThresholdCalibration, sort_pair
 from simile.images.distortions import DISTORTION_KINDS
@@ -40,11 +40,9 @@ MAX_POSITIVE_QUANTILE = 0.98
 CURVE_POINTS = 60
 MIN_RELIABLE_COPIES = 200  # one false match among 200 lowers the precision by half a percent
 CURVE_WIDTH, CURVE_HEIGHT = 400, 96  # units of the SVG drawing
-_SLIDER_STEPS = 200
 _MAX_LINE_POINTS = 200  # more points of a line can't be distinguished
 
 Float64Array = NDArray[np.float64]
-OnProgress = Callable[[str, int, int], None]  # (stage, done, total)
 
 
 @dataclass(frozen=True)
@@ -279,7 +277,6 @@ class PrecisionRecallCurve:
     recall: str
     threshold_x: float
     max_distance: float
-    slider_step: float
     threshold_point: CurvePoint | None
 
 
@@ -303,6 +300,5 @@ def make_curve(calibration: ThresholdCalibration, threshold: float) -> Precision
         recall=make_line(lambda point: point.recall),
         threshold_x=round(CURVE_WIDTH * threshold / max_distance, 1),
         max_distance=max_distance,
-        slider_step=max_distance / _SLIDER_STEPS,
         threshold_point=below[-1] if below else None,
     )

@@ -10,7 +10,6 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -65,7 +64,9 @@ def verify_candidates(
                     on_failure(alignment)
             verified = list(_make_verified_pairs(batch, alignments, similar_counts))
             done += len(batch)
-            file.write(json.dumps({"of": checksum, "done": done, "pairs": list(map(asdict, verified))}) + "\n")
+            file.write(
+                json.dumps({"of": checksum, "done": done, "pairs": [pair._asdict() for pair in verified]}) + "\n"
+            )
             file.flush()
             yield from verified
             on_progress(done, len(pairs))
@@ -80,19 +81,12 @@ def _make_verified_pairs(
     for (first, second, distance), alignment in zip(batch, alignments, strict=True):
         if isinstance(alignment, Failure | WorkerLost):  # missing or damaged since indexing: nothing is known
             continue
-        pair = ImagePair(
-            first=first,
-            second=second,
-            tier="near",
-            distance=distance,
-            agreement=round(alignment.similarity, 4),
-            reason=alignment.reason,
-        )
+        pair = ImagePair(first, second, "near", distance, round(alignment.similarity, 4), alignment.reason)
         if alignment.is_copy:
             yield pair
         elif min(similar_counts[first], similar_counts[second]) < SIMILAR_PAIRS_PER_IMAGE:
             similar_counts.update((first, second))
-            yield replace(pair, tier="similar", reason=f"not a copy: {alignment.reason}")
+            yield pair._replace(tier="similar", reason=f"not a copy: {alignment.reason}")
 
 
 def _read_verified_pairs(results_path: Path, checksum: int) -> tuple[int, list[ImagePair]]:

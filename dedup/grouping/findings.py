@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +16,9 @@ from simile.core.errors import EncoderMismatch, NoSuchImage
 from simile.core.records import Filter
 from simile.dedup.grouping.keep_rules import DEFAULT_KEEP_RULES
 from simile.dedup.grouping.matches import find_component_roots
-from simile.dedup.records import CurvePoint, Decision, ImageFile, ImagePair, ThresholdCalibration, Tier, sort_pair
+from simile.dedup.records import CurvePoint, Decision, ImageFile, ImagePair, ThresholdCalibration, sort_pair
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.records import DuplicateRecord, ImageLocation
+from simile.store.catalogue.records import ImageLocation
 from simile.store.database.transactions import split_chunks
 from simile.store.index.metric import make_index_vectors
 
@@ -83,21 +83,12 @@ def load_findings(catalogue: Catalogue, filter: Filter | None = None) -> Finding
     """Read the findings; with a filter only the matching files, and pairs of two such images."""
     run = catalogue.runs.find_last_finished(DEDUP_RUN_KIND)
     counts = run.counts if run is not None else {}
-    decisions = {
-        (record.first_sha256, record.second_sha256): Decision(
-            record.first_sha256, record.second_sha256, record.same, record.keep_sha256
-        )
-        for record in catalogue.duplicates.get_decisions()
-    }
+    decisions = load_decisions(catalogue)
     files = _group_files_by_image(
         catalogue.duplicates.iterate_candidate_files(filter), catalogue.duplicates.iterate_labels(candidates_only=True)
     )
-    records = catalogue.duplicates.iterate_pairs(("pixels", "near"))
-    pairs = [
-        _make_pair(record, cast(Tier, record.tier))
-        for record in records
-        if record.first in files and record.second in files
-    ]
+    copies = catalogue.duplicates.iterate_pairs(("pixels", "near"))
+    pairs = [pair for pair in copies if pair.first in files and pair.second in files]
     pairs += _make_decided_pairs(catalogue, decisions, pairs, files)
     return Findings(
         run_id=None if run is None else run.id,
@@ -112,6 +103,15 @@ def load_findings(catalogue: Catalogue, filter: Filter | None = None) -> Finding
         link_paths=_find_link_paths(files.values()),
         keep_rules=DEFAULT_KEEP_RULES if run is None else tuple(run.settings.get("keep", DEFAULT_KEEP_RULES)),
     )
+
+
+def load_decisions(catalogue: Catalogue) -> dict[tuple[str, str], Decision]:
+    """Read the users' decisions, by first and second SHA-256."""
+    decisions = (
+        Decision(record.first_sha256, record.second_sha256, record.same, record.keep_sha256)
+        for record in catalogue.duplicates.get_decisions()
+    )
+    return {(decision.first_sha256, decision.second_sha256): decision for decision in decisions}
 
 
 def find_decision(findings: Findings, first_sha256: str, second_sha256: str) -> Decision | None:
@@ -159,7 +159,7 @@ def add_files(catalogue: Catalogue, pairs: Iterable[ImagePair], filter: Filter |
 
 def iterate_files(catalogue: Catalogue, filter: Filter | None = None) -> Iterator[ImageFile]:
     """Yield every file of the home by image id, without labels."""
-    return (_make_image_file(location, {}) for location in catalogue.duplicates.iterate_files(None, filter))
+    return (ImageFile(**location._asdict()) for location in catalogue.duplicates.iterate_files(None, filter))
 
 
 def calibration_to_json(calibration: ThresholdCalibration) -> dict[str, Any]:
@@ -181,13 +181,9 @@ def _iterate_undecided_pairs(catalogue: Catalogue, findings: Findings, threshold
     decided = {
         sort_pair(ids[first], ids[second]) for first, second in findings.decisions if first in ids and second in ids
     }
-    for record in catalogue.duplicates.iterate_pairs(tiers, min_near_distance=bound):
-        if (record.first, record.second) not in decided:
-            yield _make_pair(record, "similar")
-
-
-def _make_pair(record: DuplicateRecord, tier: Tier) -> ImagePair:
-    return ImagePair(**{**record._asdict(), "tier": tier})
+    for pair in catalogue.duplicates.iterate_pairs(tiers, min_near_distance=bound):
+        if (pair.first, pair.second) not in decided:
+            yield pair._replace(tier="similar")
 
 
 def _group_files_by_image(
@@ -204,7 +200,9 @@ def _group_files_by_image(
         labels_by_path.setdefault(path, {})[name] = text
     no_labels: dict[str, str] = {}  # shared: most files have none
     return {
-        image_id: tuple(_make_image_file(location, labels_by_path.get(location.path, no_labels)) for location in group)
+        image_id: tuple(
+            ImageFile(**location._asdict(), labels=labels_by_path.get(location.path, no_labels)) for location in group
+        )
         for image_id, group in groupby(locations, key=lambda location: location.image_id)
     }
 
@@ -226,20 +224,6 @@ def _find_link_paths(files_by_image: Iterable[Sequence[ImageFile]]) -> frozenset
                 link_paths.add(path)
             identities.add(identity)
     return frozenset(link_paths)
-
-
-def _make_image_file(location: ImageLocation, labels: Mapping[str, str]) -> ImageFile:
-    return ImageFile(
-        path=location.path,
-        image_id=location.image_id,
-        sha256=location.sha256,
-        size=location.size,
-        mtime_ns=location.mtime_ns,
-        width=location.width,
-        height=location.height,
-        format=location.format,
-        labels=labels,
-    )
 
 
 def _make_decided_pairs(
@@ -271,11 +255,8 @@ def _make_decided_pairs(
             continue
         known = pairs_by_class.get(get_class_pair(first, second))
         if known is None:
-            distance = _compute_distance(catalogue, first, second)
-            known = ImagePair(
-                first=first, second=second, tier="near", distance=distance, agreement=None, reason=DECIDED_REASON
-            )
-        decided_pairs.append(replace(known, first=first, second=second))
+            known = ImagePair(first, second, "near", _compute_distance(catalogue, first, second), None, DECIDED_REASON)
+        decided_pairs.append(known._replace(first=first, second=second))
     return decided_pairs
 
 

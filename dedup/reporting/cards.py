@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import math
 import os
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-import numpy as np
-
 from simile.core.errors import SimileError
 from simile.dedup.grouping.findings import Findings, find_decision
 from simile.dedup.grouping.keep_rules import LOSSLESS_FORMATS, is_protected
-from simile.dedup.records import GroupMember, ImageFile
-from simile.dedup.review import ReviewCase
-from simile.images.encoding import encode_jpeg, encode_png
+from simile.dedup.records import DuplicateGroup, GroupMember, ImageFile
+from simile.images.encoding import encode_jpeg, encode_png, make_data_url
 from simile.images.formats import Pixels
 from simile.images.matching.difference import draw_difference
+from simile.images.transforms import downscale
 from simile.search.searcher import Searcher
 
 MAX_CARD_MEMBERS = 16
@@ -55,11 +52,9 @@ class CardImage:
 class ReportCard:
     """One group."""
 
-    case: ReviewCase
+    case: DuplicateGroup
     images: list[CardImage]
     plan_data: dict[str, Any]  # what the page's script needs to make a plan
-    matched_pairs: int
-    possible_pairs: int
     hidden_members: int  # beyond MAX_CARD_MEMBERS
 
     @property
@@ -77,20 +72,18 @@ class CardRenderer:
     findings: Findings
     matched_pairs: frozenset[tuple[int, int]] = field(repr=False)  # the pairs of the findings, by image id
 
-    def make_card(self, case: ReviewCase, match_count: int, pair_count: int) -> ReportCard:
-        """Render a group of which `match_count` of `pair_count` pairs match."""
+    def make_card(self, case: DuplicateGroup) -> ReportCard:
+        """Render a group."""
         count = min(len(case.members), MAX_CARD_MEMBERS)
         kept_pixels = self._read_pixels(case.members[0].file)
         return ReportCard(
             case=case,
             images=[self._make_image(case, position, kept_pixels) for position in range(count)],
             plan_data=self._make_plan_data(case, count),
-            matched_pairs=match_count,
-            possible_pairs=pair_count,
             hidden_members=len(case.members) - count,
         )
 
-    def _make_image(self, case: ReviewCase, position: int, kept_pixels: Pixels | None) -> CardImage:
+    def _make_image(self, case: DuplicateGroup, position: int, kept_pixels: Pixels | None) -> CardImage:
         member = case.members[position]
         other = case.members[0 if position else 1]  # the kept file is compared with the first other file
         path = format_path(member.file.path)
@@ -107,7 +100,7 @@ class CardRenderer:
             is_protected=is_protected(member.file.path, self.findings.uploads_folder),
         )
 
-    def _render_image(self, case: ReviewCase, position: int, kept_pixels: Pixels | None) -> tuple[str, str]:
+    def _render_image(self, case: DuplicateGroup, position: int, kept_pixels: Pixels | None) -> tuple[str, str]:
         """Return the image and its difference to the kept image as data URLs.
 
         Equal bytes are shown once; equal pixels have no difference.
@@ -120,7 +113,7 @@ class CardRenderer:
             return "", ""
         # Small images are embedded without loss: the browser enlarges them.
         is_small = max(file.width, file.height) <= CARD_IMAGE_SIDE // 3
-        image_url = _make_data_url(encode_png(pixels), "png") if is_small else _make_jpeg_url(pixels)
+        image_url = make_data_url(encode_png(pixels), "png") if is_small else _make_jpeg_url(pixels)
         if not position or case.tier == "pixels" or kept_pixels is None:
             return image_url, ""
         return image_url, _make_jpeg_url(draw_difference(kept_pixels, pixels))
@@ -131,10 +124,9 @@ class CardRenderer:
             pixels = self.searcher.get_pixels(file.image_id or 0, CARD_IMAGE_SIDE)
         except SimileError:
             return None
-        step = max(1, round(max(pixels.shape[:2]) / CARD_IMAGE_SIDE))
-        return pixels if step == 1 else _downscale(pixels, step)
+        return downscale(pixels, max(1, round(max(pixels.shape[:2]) / CARD_IMAGE_SIDE)))
 
-    def _make_plan_data(self, case: ReviewCase, count: int) -> dict[str, Any]:
+    def _make_plan_data(self, case: DuplicateGroup, count: int) -> dict[str, Any]:
         """Return the JSON of the first `count` members for the page's script."""
         members = case.members[:count]
         ids = [member.file.image_id for member in members]
@@ -191,18 +183,4 @@ def format_size(count: int) -> str:
 
 
 def _make_jpeg_url(pixels: Pixels) -> str:
-    return _make_data_url(encode_jpeg(pixels, _JPEG_QUALITY), "jpeg")
-
-
-def _make_data_url(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
-
-
-def _downscale(pixels: Pixels, step: int) -> Pixels:
-    """Reduce (h, w, 3) by a whole factor; each pixel is the mean of a block of step × step."""
-    height, width = (max(1, length // step) for length in pixels.shape[:2])
-    if min(pixels.shape[:2]) < step:  # a narrow strip contains no whole block
-        return np.ascontiguousarray(pixels[::step, ::step])
-    blocks = pixels[: height * step, : width * step].reshape(height, step, width, step, 3)
-    reduced: Pixels = np.rint(blocks.mean((1, 3))).astype(np.uint8)
-    return reduced
+    return make_data_url(encode_jpeg(pixels, _JPEG_QUALITY), "jpeg")

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from simile.core.errors import BadSetting, NoSuchPath, UnreadableImage
-from simile.core.records import Failure
+from simile.core.records import Failure, OnProgress
 from simile.dedup.detection.lookup import ImageMatch, find_existing_copies
 from simile.dedup.grouping.keep_rules import is_protected
 from simile.dedup.records import TIERS, CleanupPlan, Removal
@@ -26,7 +26,6 @@ from simile.store.home import Home
 
 COMPARISON_COLUMNS = ("path", "tier", "match", "image_id", "distance", "agreement", "reason")
 NOT_FOUND_TIER = "not found"
-OnProgress = Callable[[str, int, int], None]  # (stage, done, total)
 
 
 @dataclass(frozen=True)

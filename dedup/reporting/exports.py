@@ -148,14 +148,8 @@ def iterate_file_pairs(catalogue: Catalogue, results: DedupResults) -> Iterator[
 
 def _pair_with_kept_file(results: DedupResults, group: DuplicateGroup, member: GroupMember) -> FilePair:
     kept, file = group.kept_member.file, member.file
-    pair = ImagePair(
-        first=kept.image_id or 0,
-        second=file.image_id or 0,
-        tier=group.tier,
-        distance=member.distance,
-        agreement=member.agreement,
-        reason=member.reason,
-    )
+    ids = kept.image_id or 0, file.image_id or 0
+    pair = ImagePair(*ids, group.tier, member.distance, member.agreement, member.reason)
     return FilePair(pair, kept, file, find_decision(results.findings, kept.sha256, file.sha256))
 
 

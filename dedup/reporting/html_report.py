@@ -6,7 +6,7 @@ The file is written as a stream: only a few groups are in memory at a time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -16,13 +16,14 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
+from simile.core.records import OnProgress
 from simile.dedup.cleanup.plan import count_freed_bytes, plan_of
 from simile.dedup.detection.threshold import make_curve
 from simile.dedup.grouping.findings import FilePair, Findings
 from simile.dedup.records import DuplicateGroup, Tier
 from simile.dedup.reporting.cards import CardRenderer, ReportCard, format_path, format_size
 from simile.dedup.reporting.exports import write_output
-from simile.dedup.review import ReviewCase, make_cases, make_similar_case
+from simile.dedup.review import make_similar_case
 from simile.images.loading.loader import map_in_threads
 from simile.search.searcher import Searcher
 
@@ -47,7 +48,7 @@ def write_html_report(
     *,
     similar_file_pairs: Iterable[FilePair] = (),
     threshold: float | None = None,
-    on_progress: Callable[[str, int, int], None] | None = None,
+    on_progress: OnProgress = lambda *_: None,
 ) -> None:
     """Write the report completely or not at all. Images that can no longer be read are shown as missing.
 
@@ -64,7 +65,7 @@ def write_html_report(
     similar_cases = [make_similar_case(file_pair) for file_pair in islice(similar_file_pairs, MAX_REPORT_SIMILAR)]
     stream = _template_environment.get_template("report.html").stream(
         summary=_make_summary(findings, groups, len(shown_groups), len(similar_cases)),
-        cards=_make_cards(searcher, findings, shown_groups, similar_cases, on_progress),
+        cards=_make_cards(searcher, findings, [*shown_groups, *similar_cases], on_progress),
         calibration=calibration,
         curve=None if calibration is None or threshold is None else make_curve(calibration, threshold),
         threshold=threshold,
@@ -82,18 +83,13 @@ def write_html_report(
 def _make_cards(
     searcher: Searcher,
     findings: Findings,
-    groups: Sequence[DuplicateGroup],
-    similar_cases: Sequence[ReviewCase],
-    on_progress: Callable[[str, int, int], None] | None,
+    cases: Sequence[DuplicateGroup],
+    on_progress: OnProgress,
 ) -> Iterator[ReportCard]:
     """Yield card by card. Threads read and compare images only a little ahead of the writer."""
     renderer = CardRenderer(searcher, findings, frozenset((pair.first, pair.second) for pair in findings.pairs))
-    tasks = [(case, group.matched, group.possible) for case, group in zip(make_cases(groups), groups, strict=True)]
-    tasks += [(case, 0, 1) for case in similar_cases]
-    cards = map_in_threads(lambda task: renderer.make_card(*task), tasks, searcher.settings.workers)
-    for done, card in enumerate(cards, 1):
-        if on_progress is not None:
-            on_progress("report", done, len(tasks))
+    for done, card in enumerate(map_in_threads(renderer.make_card, cases, searcher.settings.workers), 1):
+        on_progress("report", done, len(cases))
         yield card
 
 

@@ -14,11 +14,12 @@ from simile.dedup.grouping.findings import (
     Findings,
     count_similar_pairs,
     find_similar_pairs,
+    load_decisions,
     load_findings,
 )
 from simile.dedup.grouping.groups import make_groups
-from simile.dedup.records import Decision, DuplicateGroup, Tier
-from simile.dedup.review import DuplicateReview, iterate_different_cases, make_cases, make_similar_case
+from simile.dedup.records import DuplicateGroup, Tier
+from simile.dedup.review import DuplicateReview, iterate_different_cases, make_similar_case
 from simile.search.searcher import Searcher
 
 COPY_TIERS: tuple[Tier, ...] = ("pixels", "near", "bytes")  # bytes last: they need no decision
@@ -100,7 +101,7 @@ class ReviewCache:
             if cached is None or cached.review.findings.run_id != run or (refresh and cached.created_change != changes):
                 cached = CachedReview(changes, changes, self._make_review(searcher, selection))
             elif cached.decisions_change != changes:
-                review = cached.review.with_decisions(_load_decisions(searcher))
+                review = cached.review.with_decisions(load_decisions(searcher.catalogue))
                 cached = CachedReview(cached.created_change, changes, review)
             _put_newest(self._reviews, selection, cached)
             return cached.review
@@ -117,20 +118,13 @@ class ReviewCache:
             cases = [make_similar_case(pair) for pair in islice(pairs, MAX_SIMILAR_PAIRS)]
         else:
             findings, groups = self.get_groups(searcher, selection)
-            cases = [*make_cases(groups), *iterate_different_cases(findings, selection.tiers)]
+            cases = [*groups, *iterate_different_cases(findings, selection.tiers)]
         return DuplicateReview(findings, cases, selection.threshold)
 
 
 def _make_sorted_groups(findings: Findings, selection: TierSelection) -> list[DuplicateGroup]:
     groups = make_groups(findings, tiers=selection.tiers, threshold=selection.threshold)
     return sorted(groups, key=lambda group: selection.tiers.index(group.tier))  # stable: the order within a tier stays
-
-
-def _load_decisions(searcher: Searcher) -> dict[tuple[str, str], Decision]:
-    return {
-        (row.first_sha256, row.second_sha256): Decision(row.first_sha256, row.second_sha256, row.same, row.keep_sha256)
-        for row in searcher.catalogue.duplicates.get_decisions()
-    }
 
 
 def _get_last_run_id(searcher: Searcher) -> int | None:

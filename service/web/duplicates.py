@@ -16,9 +16,9 @@ from starlette.responses import RedirectResponse, Response
 
 from simile.core.errors import NothingIndexed, SimileError
 from simile.dedup.detection.threshold import PrecisionRecallCurve, make_curve
-from simile.dedup.records import ImageFile, ThresholdCalibration, Tier
+from simile.dedup.records import DuplicateGroup, ImageFile, ThresholdCalibration, Tier
 from simile.dedup.reporting.cards import FileProperty, compare_file_properties, shorten_folder
-from simile.dedup.review import DuplicateReview, ReviewCase, ReviewQuestion
+from simile.dedup.review import DuplicateReview, ReviewQuestion
 from simile.search.searcher import Searcher
 from simile.service import urls
 from simile.service.dependencies import EncodingPoolDep, ReviewCacheDep, get_searcher
@@ -146,7 +146,7 @@ def _make_next_url(
     return params.make_url(**back)
 
 
-def _find_position(review: DuplicateReview, case: ReviewCase, question: ReviewQuestion) -> int:
+def _find_position(review: DuplicateReview, case: DuplicateGroup, question: ReviewQuestion) -> int:
     """Return the position of the pair after the other image became the one to keep."""
     ids = {question.kept_file.image_id, question.other_file.image_id}
     found = (
@@ -228,7 +228,7 @@ class GroupThumbnail:
 class PairView:
     """The shown pair."""
 
-    case: ReviewCase
+    case: DuplicateGroup
     question: ReviewQuestion
     panels: list[ReviewPanel]
     explanation: str
@@ -333,7 +333,7 @@ def _make_state_tabs(params: ReviewPageParams) -> list[ReviewTab]:
 
 
 def _make_pair_view(
-    review: DuplicateReview, cases: Sequence[ReviewCase], index: int, params: ReviewPageParams
+    review: DuplicateReview, cases: Sequence[DuplicateGroup], index: int, params: ReviewPageParams
 ) -> PairView:
     case = cases[index]
     question = find_question(review, case, params.pair)
@@ -359,7 +359,7 @@ def _make_pair_view(
 
 
 def _make_adjacent_url(
-    review: DuplicateReview, cases: Sequence[ReviewCase], index: int, question_index: int, params: ReviewPageParams
+    review: DuplicateReview, cases: Sequence[DuplicateGroup], index: int, question_index: int, params: ReviewPageParams
 ) -> str | None:
     """Return the URL of the previous or next pair, in the same group or in an adjacent one."""
     questions = review.get_questions(cases[index])
@@ -429,7 +429,7 @@ def _label_decision(question: ReviewQuestion) -> str:
 
 
 def _make_thumbnails(
-    review: DuplicateReview, case: ReviewCase, current: ReviewQuestion, params: ReviewPageParams
+    review: DuplicateReview, case: DuplicateGroup, current: ReviewQuestion, params: ReviewPageParams
 ) -> list[GroupThumbnail]:
     """Make thumbnails of the group; of a large group, those around the current pair."""
     by_place = {question.position: question for question in review.get_questions(case)}
@@ -444,7 +444,7 @@ def _make_thumbnails(
     return smalls
 
 
-def _list_prefetch_urls(cases: Sequence[ReviewCase], index: int) -> list[str]:
+def _list_prefetch_urls(cases: Sequence[DuplicateGroup], index: int) -> list[str]:
     """List the images of the next pair, so that the browser loads them early."""
     return [
         urls.thumbnail(file.image_id or 0, REVIEW_IMAGE_SIDE)

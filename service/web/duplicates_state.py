@@ -8,8 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from simile.dedup.records import Tier
-from simile.dedup.review import DuplicateReview, ReviewCase, ReviewQuestion
+from simile.dedup.records import DuplicateGroup, Tier
+from simile.dedup.review import DuplicateReview, ReviewQuestion
 from simile.service import urls
 from simile.service.state.review_cache import TierSelection, make_tier_selection
 
@@ -44,13 +44,13 @@ class ReviewPageParams(BaseModel):
         return urls.duplicates_page(**(usual | changes))
 
 
-def filter_cases(review: DuplicateReview, params: ReviewPageParams) -> list[ReviewCase]:
+def filter_cases(review: DuplicateReview, params: ReviewPageParams) -> list[DuplicateGroup]:
     """Return the groups that match the parameters, as of the time when the list was made, so that its order stays."""
     states = {"open": (False,), "decided": (True,), "all": (True, False)}[params.state]
     return [case for case in review.cases if case.decided in states and (case.tier != "bytes" or params.state == "all")]
 
 
-def find_case_index(review: DuplicateReview, cases: Sequence[ReviewCase], params: ReviewPageParams) -> int | None:
+def find_case_index(review: DuplicateReview, cases: Sequence[DuplicateGroup], params: ReviewPageParams) -> int | None:
     """Return the index of the requested group, or of the first undecided one."""
     for at, case in enumerate(cases):
         if case.id == params.group:
@@ -59,7 +59,7 @@ def find_case_index(review: DuplicateReview, cases: Sequence[ReviewCase], params
     return first if params.state == "open" or first is not None else (0 if cases else None)
 
 
-def find_question(review: DuplicateReview, case: ReviewCase, pair: int) -> ReviewQuestion:
+def find_question(review: DuplicateReview, case: DuplicateGroup, pair: int) -> ReviewQuestion:
     """Return the requested pair of a group, or the first undecided one."""
     questions = review.get_questions(case)
     requested = next((question for question in questions if question.position == pair), None)

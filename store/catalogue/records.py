@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from simile.core.keys import Scope
 from simile.core.records import FileStat, FloatArray
+
+DuplicateTier = Literal["bytes", "pixels", "near", "similar"]
 
 
 class KnownFile(NamedTuple):  # a dataclass takes three times as long, and there may be half a million files
@@ -187,11 +189,17 @@ class SegmentRecord(WrittenSegment):
 
 
 class DuplicateRecord(NamedTuple):
-    """Two images that are copies of each other, or similar; first < second."""
+    """Two images that are copies of each other, or similar; first < second.
+
+    Attributes:
+        distance: Euclidean distance between the indexed vectors.
+        agreement: Share of the common area that is equal after alignment, 0 to 1; None if it was not measured (pixels).
+        reason: A phrase without a full stop, for users.
+    """
 
     first: int
     second: int
-    tier: str  # pixels, near or similar
+    tier: DuplicateTier
     distance: float
     agreement: float | None
     reason: str

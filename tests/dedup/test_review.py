@@ -11,7 +11,7 @@ from simile.dedup.grouping.findings import Findings
 from simile.dedup.grouping.groups import make_groups
 from simile.dedup.records import CurvePoint, Decision, ImageFile, ImagePair
 from simile.dedup.reporting.cards import compare_file_properties, format_size, shorten_folder
-from simile.dedup.review import DuplicateReview, iterate_different_cases, make_cases
+from simile.dedup.review import DuplicateReview, iterate_different_cases
 from tests.support.dedup_records import make_calibration, make_file, make_pair, sha
 
 
@@ -29,7 +29,7 @@ def make_review(*pairs: ImagePair, files: dict[int, ImageFile] | None = None) ->
         home="/home",
         uploads_folder="/home/uploads",
     )
-    return DuplicateReview(findings, make_cases(make_groups(findings)), None)
+    return DuplicateReview(findings, make_groups(findings), None)
 
 
 def decide(review: DuplicateReview, *answers: tuple[int, int, bool, int | None]) -> DuplicateReview:
