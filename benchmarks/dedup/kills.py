@@ -36,7 +36,7 @@ from benchmarks.common.runs import make_parser
 from benchmarks.dedup.malicious_plans import MALICIOUS
 from simile.core.errors import BadSetting, SimileError
 from simile.dedup.cleanup.apply import ApplyRequest, ApplyResult, apply_plan
-from simile.dedup.cleanup.file_identity import path_exists
+from simile.dedup.cleanup.file_ops import path_exists
 from simile.dedup.cleanup.journal import CleanupAction, read_journals
 from simile.dedup.cleanup.undo import undo_journal
 

@@ -11,15 +11,19 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from simile.core.atomic_write import fsync_path
-from simile.dedup.cleanup.file_identity import FileIdentity, SkippedFile, describe_os_error, path_exists
 from simile.dedup.cleanup.file_ops import (
+    FileIdentity,
+    SkippedFile,
     copy_file,
+    describe_os_error,
     exchange_files,
+    path_exists,
     read_extended_attributes,
     rename_without_overwrite,
     reserve_name,
@@ -147,7 +151,7 @@ class TargetPlanner:
         Raises:
             SkippedFile: There is no place for the file.
         """
-        prefix = f".simile-{self.name_token}-{number}"
+        prefix, status = f".simile-{self.name_token}-{number}", identity.status
         try:
             target, info = self._choose_target(plan_path, identity, kept_file)
             attributes = read_extended_attributes(identity.path)
@@ -159,19 +163,19 @@ class TargetPlanner:
             named=plan_path,
             path=str(identity.path),
             sha256=identity.sha256,
-            size=identity.size,
-            mode=identity.mode,
-            mtime_ns=identity.mtime_ns,
-            atime_ns=identity.atime_ns,
-            uid=identity.uid,
-            gid=identity.gid,
-            device=identity.device,
-            inode=identity.inode,
+            size=status.st_size,
+            mode=stat.S_IMODE(status.st_mode),
+            mtime_ns=status.st_mtime_ns,
+            atime_ns=status.st_atime_ns,
+            uid=status.st_uid,
+            gid=status.st_gid,
+            device=status.st_dev,
+            inode=status.st_ino,
             attributes=attributes,
             keep_path=str(kept_file.path),
             keep_sha256=kept_file.sha256,
-            keep_device=kept_file.device,
-            keep_inode=kept_file.inode,
+            keep_device=kept_file.status.st_dev,
+            keep_inode=kept_file.status.st_ino,
             tier=tier,
             aside=str(identity.path.with_name(f"{prefix}.old")),
             temporary=str((target or identity.path).with_name(f"{prefix}.new")),
@@ -186,7 +190,7 @@ class TargetPlanner:
             _check_outside(identity, kept_file, self.base_folder)
         if self.action in ("hardlink", "symlink") and identity.sha256 != kept_file.sha256:
             raise SkippedFile("its bytes differ from those of the file to keep: a link would change its content")
-        if self.action == "hardlink" and identity.device != kept_file.device:
+        if self.action == "hardlink" and identity.status.st_dev != kept_file.status.st_dev:
             raise SkippedFile(OTHER_DISK_REASON)
 
     def get_trash(self, path: Path) -> Trash | None:

@@ -18,7 +18,7 @@ from simile.core.errors import BadSetting
 from simile.core.records import Failure, OnProgress
 from simile.core.settings import Settings
 from simile.dedup.cleanup.actions import TargetPlanner, execute_operation
-from simile.dedup.cleanup.file_identity import FileIdentity, SkippedFile, identify_file
+from simile.dedup.cleanup.file_ops import FileIdentity, SkippedFile, identify_file
 from simile.dedup.cleanup.journal import CleanupAction, OperationJournal, create_journal, read_journals
 from simile.dedup.cleanup.plan import read_plan
 from simile.dedup.cleanup.recovery import recover_journal
@@ -172,8 +172,8 @@ class _PlanApplier:
                 raise SkippedFile(reason)
             self.history.add(operation)
         self.result.applied += 1
-        if file.link_count == 1:  # otherwise another name still uses the space
-            self.result.bytes_freed += file.size
+        if file.status.st_nlink == 1:  # otherwise another name still uses the space
+            self.result.bytes_freed += file.status.st_size
 
     def _get_journal(self, plan_name: str) -> OperationJournal:
         """Return the journal; it is created for the first operation, so that a plan without any leaves none."""
@@ -190,9 +190,9 @@ class _PlanApplier:
         self.history.check_location(path)
         kept_file = self._check_kept_file(removal)
         file = identify_file(path)
-        if (file.device, file.inode) == (kept_file.device, kept_file.inode):
+        if os.path.samestat(file.status, kept_file.status):
             raise SkippedFile("it is the file that is to be kept, under another name")
-        if file.size == 0:
+        if file.status.st_size == 0:
             raise SkippedFile("it is empty, so it is no image")
         if file.sha256 != removal.sha256:
             raise SkippedFile("it was changed since the plan was made")

@@ -13,15 +13,15 @@ from pathlib import Path
 
 from simile.core.atomic_write import fsync_path
 from simile.dedup.cleanup import trash
-from simile.dedup.cleanup.file_identity import (
+from simile.dedup.cleanup.file_ops import (
     SkippedFile,
     describe_os_error,
     has_content,
     is_empty_file,
     is_same_file,
     path_exists,
+    rename_without_overwrite,
 )
-from simile.dedup.cleanup.file_ops import rename_without_overwrite
 from simile.dedup.cleanup.journal import FileOperation, OperationJournal, OperationState
 
 OperationOutcome = tuple[OperationState, str]  # state, reason

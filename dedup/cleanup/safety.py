@@ -16,7 +16,7 @@ from pathlib import Path
 
 from simile.core.errors import UnreadableImage
 from simile.core.settings import Settings
-from simile.dedup.cleanup.file_identity import FileIdentity, SkippedFile, has_content, path_exists
+from simile.dedup.cleanup.file_ops import FileIdentity, SkippedFile, has_content, path_exists
 from simile.dedup.cleanup.journal import FileOperation, OperationJournal, iterate_active_entries
 from simile.dedup.cleanup.recovery import is_operation_link
 from simile.dedup.cleanup.trash import is_in_trash

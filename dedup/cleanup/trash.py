@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from simile.core.atomic_write import fsync_path
-from simile.dedup.cleanup.file_identity import SkippedFile, describe_os_error, path_exists
+from simile.dedup.cleanup.file_ops import SkippedFile, describe_os_error, path_exists
 
 
 @dataclass(frozen=True)

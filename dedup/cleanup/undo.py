@@ -12,16 +12,18 @@ from pathlib import Path
 from simile.core.errors import BadSetting
 from simile.core.records import Failure, OnProgress
 from simile.core.settings import Settings
-from simile.dedup.cleanup.file_identity import (
+from simile.dedup.cleanup.file_ops import (
     SkippedFile,
+    copy_file,
     describe_os_error,
     has_content,
     identify_file,
     is_empty_file,
     is_same_file,
     path_exists,
+    rename_without_overwrite,
+    sync_folders,
 )
-from simile.dedup.cleanup.file_ops import copy_file, rename_without_overwrite, sync_folders
 from simile.dedup.cleanup.journal import (
     UNDOABLE_STATES,
     FileOperation,
@@ -168,8 +170,7 @@ def _replace_link_by_copy(operation: FileOperation) -> None:
         return  # the file has its own bytes already
     status = path.lstat()
     copy_file(_check_source(keep if stat.S_ISLNK(status.st_mode) else path, operation), temporary, operation)
-    current = path.lstat()
-    if (current.st_dev, current.st_ino) != (status.st_dev, status.st_ino):
+    if not os.path.samestat(path.lstat(), status):
         temporary.unlink()
         raise SkippedFile(PATH_OCCUPIED_REASON)
     temporary.replace(path)

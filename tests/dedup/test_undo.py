@@ -17,8 +17,7 @@ from simile.core.errors import BadSetting, HomeError, NothingIndexed
 from simile.core.records import FileStat
 from simile.core.settings import Settings, load_settings
 from simile.dedup.cleanup.apply import ApplyRequest, apply_plan
-from simile.dedup.cleanup.file_identity import identify_file
-from simile.dedup.cleanup.file_ops import exchange_files
+from simile.dedup.cleanup.file_ops import exchange_files, identify_file
 from simile.dedup.cleanup.journal import CleanupAction, FileOperation, get_journals_folder, list_journals, read_journals
 from simile.dedup.cleanup.plan import write_plan
 from simile.dedup.cleanup.undo import undo_journal
@@ -90,8 +89,11 @@ def apply(settings: Settings, plan: Path, action: CleanupAction) -> list[FileOpe
 
 def describe_files(folder: Path) -> dict[str, tuple[str, int, int, bool]]:
     """Return hash, time and mode of every file, and whether it has no other name."""
-    files = {str(path): identify_file(path) for path in folder.rglob("*") if not path.is_dir()}
-    return {path: (seen.sha256, seen.mtime_ns, seen.mode, seen.link_count == 1) for path, seen in files.items()}
+    files = [identify_file(path) for path in folder.rglob("*") if not path.is_dir()]
+    return {
+        str(file.path): (file.sha256, file.status.st_mtime_ns, file.status.st_mode, file.status.st_nlink == 1)
+        for file in files
+    }
 
 
 @pytest.mark.parametrize("action", ACTIONS)
