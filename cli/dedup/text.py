@@ -101,7 +101,7 @@ def _format_leaks(results: DedupResults) -> Iterable[str]:
         files = ", ".join(f"{number:,} files of {split}" for split, number in count.files.items())
         yield f"  {count.first} – {count.second}, {count.tier}: {count.pairs:,} pairs, {files}"
     for leak in islice(results.leaks, MAX_LISTED_ITEMS):
-        yield f"  {leak.tier}  {leak.distance:.4f}  {leak.first.path}  =  {leak.second.path}"
+        yield f"  {leak.pair.tier}  {leak.pair.distance:.4f}  {leak.first.path}  =  {leak.second.path}"
     yield from _format_more(len(results.leaks))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,7 @@ from simile.core.records import Failure, OnProgress
 from simile.dedup.detection.lookup import ImageMatch, find_existing_copies
 from simile.dedup.grouping.keep_rules import is_protected
 from simile.dedup.records import TIERS, CleanupPlan, Removal
-from simile.dedup.reporting.exports import write_csv, write_output
+from simile.dedup.reporting.exports import dump_json, write_csv, write_output
 from simile.images.sources import archives
 from simile.images.sources.reader import read_bytes
 from simile.images.sources.sources import walk_sources
@@ -109,8 +108,8 @@ def iterate_comparison_rows(comparison: SourceComparison) -> Iterator[tuple[obje
     """Yield rows of COMPARISON_COLUMNS: one for each match, one for each file without a match or that failed."""
     for file in comparison.files:
         for match in file.matches:
-            agreement = "" if match.agreement is None else match.agreement
-            yield file.path, match.tier, match.path, match.image_id, match.distance, agreement, match.reason
+            values = match.tier, match.path, match.image_id, match.distance, match.agreement, match.reason
+            yield file.path, *values
         if not file.matches:
             yield file.path, NOT_FOUND_TIER, "", "", "", "", ""
     for failure in comparison.failures:
@@ -124,8 +123,7 @@ def write_comparison(path: Path, comparison: SourceComparison) -> None:
         if path.suffix.lower() == ".csv":
             write_csv(temporary, COMPARISON_COLUMNS, iterate_comparison_rows(comparison))
         else:
-            body = json.dumps(comparison_to_json(comparison), ensure_ascii=False, allow_nan=False)
-            temporary.write_text(body, "utf-8")
+            temporary.write_text(dump_json(comparison_to_json(comparison)), "utf-8")
 
     write_output(path, write)
 

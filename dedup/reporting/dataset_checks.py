@@ -6,7 +6,6 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import combinations
 
 from simile.core.errors import BadSetting
@@ -24,16 +23,13 @@ LabelReader = Callable[[ImageFile], str | None]
 
 @dataclass(frozen=True, kw_only=True)
 class SplitLeak:
-    """Two files of different splits that are copies of each other."""
+    """Two files of different splits that are copies of each other, and what was found of their images."""
 
-    tier: Tier
+    pair: ImagePair
     first: ImageFile
     second: ImageFile
     first_split: str
     second_split: str
-    distance: float
-    agreement: float | None
-    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,16 +106,16 @@ def find_leaks(findings: Findings, copies: CopyMatches, splits: DatasetSplits) -
     leaks: list[SplitLeak] = []
     for files in findings.files.values():
         if len(files) > 1:
-            bytes_leak = partial(SplitLeak, tier="bytes", distance=0.0, agreement=1.0, reason=SAME_BYTES_REASON)
-            leaks += _iterate_class_leaks(files, splits, bytes_leak)
+            image_id = files[0].image_id or 0
+            leaks += _iterate_leaks(ImagePair(image_id, image_id, "bytes", 0.0, 1.0, SAME_BYTES_REASON), files, splits)
     files_by_image = dict(findings.files)
     for star in copies.pixel_stars:
         files = tuple(file for image_id in (star.kept_id, *star.other_ids) for file in findings.files[image_id])
         files_by_image[star.kept_id] = files
         pair = next(iter(copies.pixel_matches.neighbours[star.other_ids[0]].values()))
-        leaks += _iterate_class_leaks(files, splits, _start_leak(pair), require_other_image=True)
+        leaks += _iterate_leaks(pair, files, splits)
     for first, second, pair in copies.near_matches.iterate_pairs():
-        leaks += _iterate_pair_leaks(pair, files_by_image[first], files_by_image[second], splits)
+        leaks += _iterate_leaks(pair, files_by_image[first], splits, files_by_image[second])
     return leaks
 
 
@@ -143,7 +139,7 @@ def count_leaks(leaks: Iterable[SplitLeak]) -> list[SplitLeakCount]:
     """Count the leaks by tier and pair of splits."""
     leaks_by_key: defaultdict[tuple[str, str, Tier], list[SplitLeak]] = defaultdict(list)
     for leak in leaks:
-        leaks_by_key[leak.first_split, leak.second_split, leak.tier].append(leak)
+        leaks_by_key[leak.first_split, leak.second_split, leak.pair.tier].append(leak)
     return [
         SplitLeakCount(
             first=first,
@@ -232,69 +228,51 @@ def _iterate_labels(
             yield file.path, label
 
 
-def _start_leak(pair: ImagePair) -> partial[SplitLeak]:
-    """Return the constructor of a leak with what was found of the pair."""
-    return partial(SplitLeak, tier=pair.tier, distance=pair.distance, agreement=pair.agreement, reason=pair.reason)
-
-
-def _iterate_class_leaks(
-    files: Sequence[ImageFile],
-    splits: DatasetSplits,
-    make_leak: partial[SplitLeak],
-    *,
-    require_other_image: bool = False,
+def _iterate_leaks(
+    pair: ImagePair, files: Sequence[ImageFile], splits: DatasetSplits, other_files: Sequence[ImageFile] | None = None
 ) -> Iterator[SplitLeak]:
-    """Yield the leaks among files with equal bytes or pixels."""
-    for (first_split, first_files), (second_split, second_files) in combinations(
-        _group_by_split(files, splits).items(), 2
-    ):
-        for first, second in _match_across_splits(first_files, second_files, require_other_image=require_other_image):
-            yield make_leak(first=first, second=second, first_split=first_split, second_split=second_split)
-
-
-def _iterate_pair_leaks(
-    pair: ImagePair, first_files: Sequence[ImageFile], second_files: Sequence[ImageFile], splits: DatasetSplits
-) -> Iterator[SplitLeak]:
-    """Yield the leaks between the files of two images."""
-    make_leak = _start_leak(pair)
-    by_split, other_by_split = _group_by_split(first_files, splits), _group_by_split(second_files, splits)
+    """Yield the leaks among files with equal bytes or pixels, or between those of two near images."""
+    by_split = _group_by_split(files, splits)
+    sides = [(by_split, by_split)]
+    if other_files is not None:
+        other_by_split = _group_by_split(other_files, splits)
+        sides = [(by_split, other_by_split), (other_by_split, by_split)]
     for first_split, second_split in combinations(splits.names, 2):
-        for left, right in ((by_split, other_by_split), (other_by_split, by_split)):
-            for first, second in _match_across_splits(left.get(first_split, ()), right.get(second_split, ())):
-                yield make_leak(first=first, second=second, first_split=first_split, second_split=second_split)
+        for left, right in sides:
+            for first, second in _match_across_splits(
+                left.get(first_split, ()), right.get(second_split, ()), same_image=pair.tier == "bytes"
+            ):
+                yield SplitLeak(
+                    pair=pair, first=first, second=second, first_split=first_split, second_split=second_split
+                )
 
 
 def _match_across_splits(
-    first: Sequence[ImageFile], second: Sequence[ImageFile], *, require_other_image: bool = False
+    first: Sequence[ImageFile], second: Sequence[ImageFile], *, same_image: bool
 ) -> Iterator[tuple[ImageFile, ImageFile]]:
     """Yield every file of both splits, paired with a file of the other split.
 
     Args:
-        require_other_image: Pair a file only with a file of another image.
+        same_image: Whether the two files are of the same image; otherwise they must be of two images.
     """
+
+    def find_partner(file: ImageFile, candidates: Iterable[ImageFile]) -> ImageFile | None:
+        return next((other for other in candidates if same_image or other.image_id != file.image_id), None)
+
+    # The first file of each image is enough to choose from, so at most two are compared.
+    first_files: dict[int | None, ImageFile] = {}
+    second_files: dict[int | None, ImageFile] = {}
+    for files, files_by_image in ((first, first_files), (second, second_files)):
+        for file in files:
+            files_by_image.setdefault(file.image_id, file)
     listed = set()
-    find_partner = _make_partner_finder(first, require_other_image=require_other_image)
     for file in second:
-        partner = find_partner(file)
-        if partner is not None:
+        if partner := find_partner(file, first_files.values()):
             listed.add(partner.path)
             yield partner, file
-    find_partner = _make_partner_finder(second, require_other_image=require_other_image)
     for file in first:
-        partner = find_partner(file)
-        if partner is not None and file.path not in listed:
+        if (partner := find_partner(file, second_files.values())) and file.path not in listed:
             yield file, partner
-
-
-def _make_partner_finder(
-    files: Sequence[ImageFile], *, require_other_image: bool
-) -> Callable[[ImageFile], ImageFile | None]:
-    """Return a function that finds a file's partner among `files` in constant time."""
-    head = next(iter(files), None)
-    if head is None or not require_other_image:
-        return lambda _: head
-    other = next((file for file in files if file.image_id != head.image_id), None)
-    return lambda file: head if file.image_id != head.image_id else other
 
 
 def _group_by_split(files: Sequence[ImageFile], splits: DatasetSplits) -> dict[str, list[ImageFile]]:

@@ -46,10 +46,8 @@ def write_dedup_output(path: Path, results: DedupResults, catalogue: Catalogue) 
     """Write .json (groups), .csv or .parquet (pairs), completely or not at all. Raises BadSetting."""
     writers: dict[str, Callable[[Path], object]] = {
         ".json": lambda temporary: write_groups(temporary, results),
-        ".csv": lambda temporary: write_csv(
-            temporary, PAIR_COLUMNS, map(_make_csv_row, iterate_file_pairs(catalogue, results))
-        ),
-        ".parquet": lambda temporary: _write_pairs_parquet(temporary, iterate_file_pairs(catalogue, results)),
+        ".csv": lambda temporary: write_csv(temporary, PAIR_COLUMNS, _iterate_pair_rows(catalogue, results)),
+        ".parquet": lambda temporary: _write_pairs_parquet(temporary, _iterate_pair_rows(catalogue, results)),
     }
     write_output(path, writers[path.suffix.lower()])
 
@@ -58,8 +56,8 @@ def write_groups(path: Path, results: DedupResults) -> None:
     """Write groups.json, one group per line."""
     with path.open("w", encoding="utf-8") as file:
         for number, group in enumerate(results.groups):
-            file.write((",\n" if number else '{"groups": [\n') + _dump_json(group_to_json(group)))
-        file.write(("\n], " if results.groups else '{"groups": [], ') + _dump_json(summary_to_json(results))[1:] + "\n")
+            file.write((",\n" if number else '{"groups": [\n') + dump_json(group_to_json(group)))
+        file.write(("\n], " if results.groups else '{"groups": [], ') + dump_json(summary_to_json(results))[1:] + "\n")
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -167,28 +165,25 @@ def _member_to_json(member: GroupMember) -> dict[str, Any]:
 
 def _leak_to_json(leak: SplitLeak) -> dict[str, Any]:
     return {
-        "tier": leak.tier,
+        "tier": leak.pair.tier,
         "splits": [leak.first_split, leak.second_split],
         "paths": [leak.first.path, leak.second.path],
-        "distance": _nan_to_none(leak.distance),
-        "agreement": leak.agreement,
-        "reason": leak.reason,
+        "distance": _nan_to_none(leak.pair.distance),
+        "agreement": leak.pair.agreement,
+        "reason": leak.pair.reason,
     }
 
 
-def _make_pair_row(file_pair: FilePair) -> list[Any]:
-    """Return the values of PAIR_COLUMNS."""
-    pair, first, second, decision = file_pair.pair, file_pair.first, file_pair.second, file_pair.decision
-    verdict = None if decision is None else "same" if decision.same else "different"
-    files = [first.path, second.path, first.image_id, second.image_id]
-    return [pair.tier, *files, _nan_to_none(pair.distance), pair.agreement, pair.reason, verdict]
+def _iterate_pair_rows(catalogue: Catalogue, results: DedupResults) -> Iterator[list[Any]]:
+    """Yield rows of PAIR_COLUMNS."""
+    for file_pair in iterate_file_pairs(catalogue, results):
+        pair, first, second, decision = file_pair.pair, file_pair.first, file_pair.second, file_pair.decision
+        verdict = None if decision is None else "same" if decision.same else "different"
+        files = [first.path, second.path, first.image_id, second.image_id]
+        yield [pair.tier, *files, _nan_to_none(pair.distance), pair.agreement, pair.reason, verdict]
 
 
-def _make_csv_row(file_pair: FilePair) -> list[Any]:
-    return ["" if cell is None else cell for cell in _make_pair_row(file_pair)]
-
-
-def _write_pairs_parquet(path: Path, pairs: Iterable[FilePair]) -> None:
+def _write_pairs_parquet(path: Path, rows: Iterable[list[Any]]) -> None:
     import pyarrow as pa  # the import takes half a second  # noqa: PLC0415
     from pyarrow import parquet  # noqa: PLC0415
 
@@ -196,8 +191,8 @@ def _write_pairs_parquet(path: Path, pairs: Iterable[FilePair]) -> None:
     types = (text, text, text, integer, integer, real, real, text, text)
     schema = pa.schema(list(zip(PAIR_COLUMNS, types, strict=True)))
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
-        for chunk in split_chunks(pairs, PARQUET_BATCH_ROWS):
-            columns = zip(*map(_make_pair_row, chunk), strict=True)
+        for chunk in split_chunks(rows, PARQUET_BATCH_ROWS):
+            columns = zip(*chunk, strict=True)
             writer.write_table(pa.Table.from_arrays(list(map(pa.array, columns, types)), schema=schema))
 
 
@@ -205,5 +200,6 @@ def _nan_to_none(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _dump_json(body: Any) -> str:
+def dump_json(body: Any) -> str:
+    """Return JSON text; NaN is an error."""
     return json.dumps(body, ensure_ascii=False, allow_nan=False)

@@ -90,7 +90,7 @@ def collect_results(catalogue: Catalogue, options: DedupResultOptions) -> tuple[
     plan = plan_of(findings, groups)
     leaks = conflicts = class_counts = None
     if splits is not None:
-        leaks = [leak for leak in find_leaks(findings, copies, splits) if leak.tier in options.tiers]
+        leaks = [leak for leak in find_leaks(findings, copies, splits) if leak.pair.tier in options.tiers]
     if options.label_source is not None:
         labelled_groups = add_linked_names(findings, copies, groups) if "bytes" in options.tiers else groups
         conflicts = find_label_conflicts(labelled_groups, make_label_reader(options.label_source, splits))

@@ -227,7 +227,7 @@ def test_tiers_are_parsed_with_commas_and_sorted() -> None:
 def test_leaks_are_copies_in_two_splits_sorted_by_tier(catalogue: Catalogue) -> None:
     results, _ = collect_results(catalogue, DedupResultOptions(split_names=("train", "test")))
     assert results.leaks is not None
-    assert [(leak.tier, leak.first.path, leak.second.path) for leak in results.leaks] == [
+    assert [(leak.pair.tier, leak.first.path, leak.second.path) for leak in results.leaks] == [
         ("bytes", "/set/train/cats/1.jpg", "/set/test/cats/1 again.jpg"),
         ("pixels", "/set/train/cats/2.jpg", "/set/test/cats/1 again.jpg"),
         ("near", "/set/train/dogs/3.jpg", "/set/test/dogs/4.jpg"),
@@ -248,7 +248,7 @@ def test_pairs_decided_as_different_or_beyond_the_threshold_are_no_leaks(catalog
     catalogue.duplicates.save_decisions([Decision(sha(3), sha(4), same=False)])
     results, _ = collect_results(catalogue, DedupResultOptions(split_names=("train", "test"), threshold=0.8))
     assert results.leaks is not None
-    assert [leak for leak in results.leaks if leak.tier == "near"] == []
+    assert [leak for leak in results.leaks if leak.pair.tier == "near"] == []
     assert groups_to_json(results)["threshold"] == 0.5, "the run looked no further"
 
 
