@@ -17,6 +17,7 @@ from pathlib import PurePath
 from simile.dedup.grouping.findings import FilePair, Findings, find_decision
 from simile.dedup.grouping.groups import SAME_BYTES_REASON, make_groups
 from simile.dedup.grouping.keep_rules import is_protected
+from simile.dedup.grouping.matches import find_component_roots
 from simile.dedup.records import Decision, DuplicateGroup, GroupMember, ImageFile, ImagePair, Tier, sort_pair
 
 _NOT_COMPARED_NOTE = "{} stays: it was not found to be a copy of the file that is kept now."
@@ -67,6 +68,12 @@ class DuplicateReview:
         for pair in findings.pairs:
             self._pairs_by_image[pair.first].append(pair)
             self._pairs_by_image[pair.second].append(pair)
+        # Equal pixels: a run stores them with one image of the class only.
+        pixel_pairs = ((pair.first, pair.second) for pair in findings.pairs if pair.tier == "pixels")
+        self._pixel_classes = find_component_roots(pixel_pairs)
+        self._images_by_class: defaultdict[int, set[int]] = defaultdict(set)
+        for image_id, root in self._pixel_classes.items():
+            self._images_by_class[root].add(image_id)
         # The questions of each case, with the decisions that they depend on. Shared by the copies of this review.
         self._question_cache: dict[str, tuple[tuple[Decision, ...], tuple[ReviewQuestion, ...]]] = {}
         self._decisions_by_hashes: DecisionsByHashes
@@ -198,20 +205,12 @@ class DuplicateReview:
         pairs = self._pairs_by_image.get(first_file.image_id or 0, ())
         return next((pair for pair in pairs if {pair.first, pair.second} == ids), None)
 
-    def _add_pixel_copies(self, ids: set[int]) -> set[int]:
-        """Add images with the same pixels as these; a run stores equal pixels with one image of the class only."""
-        all_ids, new = set(ids), set(ids)
-        while new:
-            pairs = [
-                pair for image_id in new for pair in self._pairs_by_image.get(image_id, ()) if pair.tier == "pixels"
-            ]
-            new = {end for pair in pairs for end in (pair.first, pair.second)} - all_ids
-            all_ids |= new
-        return all_ids
-
     def _regroup(self, case: DuplicateGroup) -> list[DuplicateGroup]:
         """Make the current groups of the case's images and images with the same pixels, without other images."""
-        ids = self._add_pixel_copies({file.image_id for file in case.files if file.image_id is not None})
+        ids = {file.image_id for file in case.files if file.image_id is not None}
+        ids |= {
+            other for image_id in ids for other in self._images_by_class.get(self._pixel_classes.get(image_id, 0), ())
+        }
         files = {image_id: self.findings.files[image_id] for image_id in ids if image_id in self.findings.files}
         files |= {file.image_id: (file,) for file in case.files if file.image_id and file.image_id not in files}
         hashes = {file.sha256 for image_files in files.values() for file in image_files}

@@ -142,14 +142,11 @@ class TargetPlanner:
     def make_operation(
         self, number: int, plan_path: str, tier: str, identity: FileIdentity, kept_file: FileIdentity
     ) -> FileOperation:
-        """Collect all that is needed to do and undo the action.
+        """Collect all that is needed to do and undo the action. Raises SkippedFile if there is no place for the file.
 
         Args:
             number: The line of the plan.
             plan_path: The file's path in the plan.
-
-        Raises:
-            SkippedFile: There is no place for the file.
         """
         prefix, status = f".simile-{self.name_token}-{number}", identity.status
         try:

@@ -23,11 +23,11 @@ from simile.dedup.cleanup.journal import CleanupAction, OperationJournal, create
 from simile.dedup.cleanup.plan import read_plan
 from simile.dedup.cleanup.recovery import recover_journal
 from simile.dedup.cleanup.safety import (
+    AllowedPaths,
+    CopyEvidence,
     OperationHistory,
     find_contradictions,
     is_inside,
-    load_copy_evidence,
-    make_allowed_paths,
 )
 from simile.dedup.records import CleanupPlan, Removal
 from simile.images.sources.paths import make_printable
@@ -72,13 +72,8 @@ def apply_plan(
 
     After an interruption it continues when it is called again.
 
-    Raises:
-        BadSetting: The plan or the target folder is invalid.
-        NoSuchPath: There is no plan.
-        NothingIndexed: The home does not exist.
-        HomeBusy: Another command uses the home.
-        HomeNotWritable: The disk is full or read-only.
-        HomeError: A journal is damaged.
+    Raises BadSetting for an invalid plan or target folder, NoSuchPath without a plan, NothingIndexed without a home,
+    HomeError for a damaged journal; HomeBusy, HomeNotWritable.
     """
     plan = read_plan(plan_path)
     home = Home(settings.home, settings.database_url)
@@ -129,8 +124,8 @@ class _PlanApplier:
     ) -> None:
         self.catalogue, self.plan, self.request = catalogue, plan, request
         self.result = ApplyResult(dry_run=request.is_read_only)
-        self.allowed_paths = make_allowed_paths(catalogue, plan, request.extra_roots)
-        self.evidence = load_copy_evidence(catalogue, settings, plan)
+        self.allowed_paths = AllowedPaths(catalogue, plan, request.extra_roots)
+        self.evidence = CopyEvidence(catalogue, settings, plan)
         self.history = OperationHistory(read_journals(catalogue.home))
         self.target_planner: TargetPlanner | None = None
         if request.action is not None:
@@ -226,17 +221,16 @@ class _PlanApplier:
 
     def _store_decisions(self) -> None:
         """Store the plan's decisions, except outdated ones and those without evidence."""
-        decisions = [
-            decision
-            for decision in self.plan.decisions
-            if not self.evidence.is_outdated(decision, self.plan.created_at)
-        ]
-        allowed = [decision for decision in decisions if self.evidence.may_record(decision)]
+        allowed = []
+        for decision in self.plan.decisions:
+            if self.evidence.is_outdated(decision, self.plan.created_at):
+                continue
+            if self.evidence.may_record(decision):
+                allowed.append(decision)
+                continue
+            name = f"decision on {decision.first_sha256[:12]}… and {decision.second_sha256[:12]}…"
+            reason = "simile did not find the two to be copies; if they are, decide on the page /duplicates"
+            self.result.set_aside.append(Failure(name, reason))
         self.result.decisions = (
             len(allowed) if self.request.is_read_only else self.catalogue.duplicates.save_decisions(allowed)
         )
-        for decision in decisions:
-            if not self.evidence.may_record(decision):
-                name = f"decision on {decision.first_sha256[:12]}… and {decision.second_sha256[:12]}…"
-                reason = "simile did not find the two to be copies; if they are, decide on the page /duplicates"
-                self.result.set_aside.append(Failure(name, reason))

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -155,14 +154,11 @@ def find_journal(home: Home, name: str | None) -> OperationJournal:
 
 
 def read_journal(path: Path, *, repair: bool = False) -> OperationJournal:
-    """Read a journal and ignore an incomplete last line, which a kill may leave.
+    """Read a journal and ignore an incomplete last line, which a kill may leave. Raises HomeError if it is damaged.
 
     Args:
         repair: Cut off the incomplete line, which is needed before writing. Only under the home's lock: otherwise
             another process may be writing that line.
-
-    Raises:
-        HomeError: The journal is damaged.
     """
     data = path.read_bytes()
     complete = data[: data.rfind(b"\n") + 1]
@@ -206,12 +202,6 @@ def list_journals(home: Home) -> list[dict[str, Any]]:
         }
         for journal in reversed(read_journals(home))
     ]
-
-
-def iterate_active_entries(journals: Iterable[OperationJournal]) -> Iterator[JournalEntry]:
-    """Yield the operations that were begun and not undone."""
-    for journal in journals:
-        yield from (entry for entry in journal.entries.values() if entry.state in ACTIVE_STATES)
 
 
 def _apply_line(journal: OperationJournal, line: dict[str, Any]) -> None:

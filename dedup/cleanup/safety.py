@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 
 from simile.core.errors import UnreadableImage
 from simile.core.settings import Settings
 from simile.dedup.cleanup.file_ops import FileIdentity, SkippedFile, has_content, path_exists
-from simile.dedup.cleanup.journal import FileOperation, OperationJournal, iterate_active_entries
+from simile.dedup.cleanup.journal import ACTIVE_STATES, FileOperation, OperationJournal
 from simile.dedup.cleanup.recovery import is_operation_link
 from simile.dedup.cleanup.trash import is_in_trash
 from simile.dedup.grouping.matches import find_component_roots
@@ -28,27 +28,29 @@ from simile.store.catalogue.catalogue import Catalogue
 
 MAX_SOURCE_RUNS = 10_000  # the latest runs, whose sources are folders that users named
 
-ImageIdPair = tuple[int, int]
-
 
 # Allowed paths
 
 
-@dataclass(kw_only=True)
 class AllowedPaths:
-    """The places where files may be touched."""
+    """The places where files may be touched. No path contains links, except those that the plan or users name."""
 
-    home: str  # the home's folder without links
-    indexed_paths: Collection[str]  # the plan's paths that are indexed
-    source_folders: tuple[str, ...]  # the sources of `simile index`
-    extra_roots: tuple[str, ...]  # the folders named with --root
-    _real_folders: dict[str, str] = field(default_factory=dict)
+    def __init__(self, catalogue: Catalogue, plan: CleanupPlan, roots: Iterable[Path]) -> None:
+        """Collect the allowed places for a plan's files; `roots` are the folders named with --root."""
+        plan_paths = {path for removal in plan.removals for path in (removal.path, removal.keep_path)}
+        runs = catalogue.runs.get_latest(MAX_SOURCE_RUNS)
+        sources = {source for run in runs if run.kind == "index" for source in run.settings.get("sources", ())}
+        self.home = os.path.realpath(catalogue.home.root)
+        self.indexed_paths = catalogue.files.get_many(plan_paths).keys()  # those of the plan's paths that are indexed
+        self.extra_roots = tuple(os.path.abspath(root) for root in roots)  # noqa: PTH100  # Path.absolute() leaves `..` in
+        # The folders named by users; sources are those of `simile index`.
+        self.named_folders = (*self.extra_roots, *sorted(source for source in sources if source.startswith(os.sep)))
+        self._get_real_folder = cache(os.path.realpath)
 
     def resolve(self, path: str) -> Path:
         """Return the path with links to its folder resolved (the file itself may be a link).
 
-        Raises:
-            SkippedFile: The file is in no allowed place.
+        Raises SkippedFile if the file is in no allowed place.
         """
         if split_member_path(path) is not None:
             raise SkippedFile("it is in an archive, which is never changed")
@@ -66,40 +68,22 @@ class AllowedPaths:
     def get_real_path(self, path: str) -> str:
         """Return the path with all links to its folder resolved."""
         folder, name = os.path.split(path)
-        if folder not in self._real_folders:
-            self._real_folders[folder] = os.path.realpath(folder)
-        return str(Path(self._real_folders[folder]) / name)
+        return str(Path(self._get_real_folder(folder)) / name)
 
     def get_relative_path(self, path: str) -> Path:
         """Return the path relative to the outermost named folder that contains it, or to the file system's root."""
-        return Path(path).relative_to(min(self._find_named_folders(path), key=len, default=os.sep))
+        containing = [folder for folder in self.named_folders if is_inside(path, folder)]
+        return Path(path).relative_to(min(containing, key=len, default=os.sep))
 
     def _are_links_allowed(self, path: str, real: str) -> bool:
         """Return whether the links lead into a folder named with --root, or back into the named folder."""
-        folders = [*self._find_named_folders(path), *self.extra_roots]
+        folders = {folder for folder in self.named_folders if is_inside(path, folder)} | set(self.extra_roots)
         return any(is_inside(real, os.path.realpath(folder)) for folder in folders)
-
-    def _find_named_folders(self, path: str) -> list[str]:
-        """Return the folders named by users that contain the path."""
-        return [folder for folder in (*self.extra_roots, *self.source_folders) if is_inside(path, folder)]
 
 
 def is_inside(path: str, folder: str) -> bool:
     """Return whether the path is in the folder, by their names only."""
     return path.startswith(folder.rstrip(os.sep) + os.sep)
-
-
-def make_allowed_paths(catalogue: Catalogue, plan: CleanupPlan, roots: Iterable[Path]) -> AllowedPaths:
-    """Collect the allowed places for a plan's files."""
-    plan_paths = {path for removal in plan.removals for path in (removal.path, removal.keep_path)}
-    runs = catalogue.runs.get_latest(MAX_SOURCE_RUNS)
-    sources = {source for run in runs if run.kind == "index" for source in run.settings.get("sources", ())}
-    return AllowedPaths(
-        home=os.path.realpath(catalogue.home.root),
-        indexed_paths=catalogue.files.get_many(plan_paths).keys(),
-        source_folders=tuple(sorted(source for source in sources if source.startswith(os.sep))),
-        extra_roots=tuple(os.path.abspath(root) for root in roots),  # noqa: PTH100  # Path.absolute() leaves `..` in
-    )
 
 
 # Contradictions in the plan
@@ -117,68 +101,71 @@ def find_contradictions(
         The reasons by line number.
     """
 
-    def identify(path: str) -> _PlanPath:
-        real = allowed_paths.get_real_path(path)
+    def identify(path: str) -> tuple[frozenset[str], frozenset[object]]:
+        """Return the names of a file, in the plan and without links, and all that identifies it: also its inode."""
+        names = frozenset({path, allowed_paths.get_real_path(path)})
         try:
-            status = os.lstat(real)
+            status = os.lstat(allowed_paths.get_real_path(path))
         except OSError:
-            return _PlanPath(frozenset({path, real}), None)
-        return _PlanPath(frozenset({path, real}), (status.st_dev, status.st_ino))
+            return names, names
+        return names, names | {(status.st_dev, status.st_ino)}
 
     lines = {
-        number: (identify(removal.path), identify(removal.keep_path))
+        number: (*identify(removal.path), identify(removal.keep_path)[1])
         for number, removal in enumerate(plan.removals)
         if number not in done_lines
     }
     reasons = {
         number: "it is the file that is to be kept, under this or another name"
-        for number, (file, kept) in lines.items()
-        if file.keys & kept.keys
+        for number, (_, keys, kept_keys) in lines.items()
+        if keys & kept_keys
     }
     # A file that is the kept file itself counts by its names only: its inode is also that of the kept file.
-    removed_keys = {
-        key for number, (file, _) in lines.items() for key in (file.names if number in reasons else file.keys)
-    }
-    kept_keys = {key for _, kept in lines.values() for key in kept.keys}
+    removed_keys = {key for number, (names, keys, _) in lines.items() for key in (names if number in reasons else keys)}
+    all_kept_keys = {key for _, _, kept_keys in lines.values() for key in kept_keys}
     seen_names: set[str] = set()
-    for number, (file, kept) in lines.items():
+    for number, (names, keys, kept_keys) in lines.items():
         if number not in reasons:
-            if kept.keys & removed_keys:
+            if kept_keys & removed_keys:
                 reasons[number] = "the file that is to be kept for it is removed by the same plan"
-            elif file.keys & kept_keys:
+            elif keys & all_kept_keys:
                 reasons[number] = "the same plan keeps it for another file"
-            elif file.names & seen_names:
+            elif names & seen_names:
                 reasons[number] = "the plan names it twice"
-        seen_names |= file.names
+        seen_names |= names
     return reasons
-
-
-@dataclass(frozen=True)
-class _PlanPath:
-    """A path of a plan."""
-
-    names: frozenset[str]  # the path in the plan, and the path without links
-    inode: tuple[int, int] | None  # device and inode; None if there is no file
-
-    @property
-    def keys(self) -> frozenset[object]:
-        """Return all that identifies the file."""
-        return self.names if self.inode is None else self.names | {self.inode}
 
 
 # Evidence that two files are copies
 
 
-@dataclass(kw_only=True)
 class CopyEvidence:
-    """What the home knows about the images of a plan."""
+    """What the home knows about the images of a plan, before any decision of the plan is stored."""
 
-    settings: Settings
-    image_ids: dict[str, int]  # of the indexed images, by hash
-    verdicts: dict[tuple[str, str], bool]  # same or different, by two hashes
-    decided_at: dict[tuple[str, str], datetime]  # of the home's decisions
-    pixel_classes: dict[int, int]  # image id -> smallest id with the same pixels, for images with such copies
-    near_pairs: set[ImageIdPair]  # matching pixel classes, and images decided to be the same
+    def __init__(self, catalogue: Catalogue, settings: Settings, plan: CleanupPlan) -> None:
+        self.settings = settings
+        decisions = {
+            (record.first_sha256, record.second_sha256): record for record in catalogue.duplicates.get_decisions()
+        }
+        self.decided_at = {pair: record.decided_at for pair, record in decisions.items()}
+        # Same or different, by two hashes. The plan's `different` decisions are believed: they only prevent a removal.
+        self.verdicts = {pair: record.same for pair, record in decisions.items()}
+        plan_pairs = {(decision.first_sha256, decision.second_sha256): decision.same for decision in plan.decisions}
+        self.verdicts |= {pair: False for pair, same in plan_pairs.items() if not same}
+        hashes = {sha for removal in plan.removals for sha in (removal.sha256, removal.keep_sha256)}
+        hashes |= {sha for pair in self.verdicts | plan_pairs for sha in pair}
+        self.image_ids = {sha: known.image_id for sha, known in catalogue.images.find_by_sha256(hashes).items()}
+        # Image id -> smallest id with the same pixels; a near pair holds between all images of two such classes.
+        decided: dict[bool, set[tuple[int, int]]] = {True: set(), False: set()}
+        for (first, second), same in self.verdicts.items():
+            if first in self.image_ids and second in self.image_ids:
+                decided[same].add(sort_pair(self.image_ids[first], self.image_ids[second]))
+        pixel_pairs, near_pairs = (
+            {(pair.first, pair.second) for pair in catalogue.duplicates.iterate_pairs((tier,))} - decided[False]
+            for tier in ("pixels", "near")
+        )
+        self.pixel_classes = find_component_roots(pixel_pairs)
+        self.near_pairs = {self._get_class_pair(*pair) for pair in near_pairs | decided[True]}
 
     def check_copy(self, file: FileIdentity, kept_file: FileIdentity) -> None:
         """Raise SkippedFile unless the two files are copies of one image."""
@@ -219,20 +206,7 @@ class CopyEvidence:
         except (ValueError, TypeError):  # not a time, or a time without a time zone
             return True
 
-    def load_pairs(self, catalogue: Catalogue) -> None:
-        """Load pixel classes and near pairs. A near pair holds between whole pixel classes."""
-        decided: dict[bool, set[ImageIdPair]] = {True: set(), False: set()}
-        for (first, second), same in self.verdicts.items():
-            if first in self.image_ids and second in self.image_ids:
-                decided[same].add(sort_pair(self.image_ids[first], self.image_ids[second]))
-        pairs: dict[str, set[ImageIdPair]] = {
-            tier: {(pair.first, pair.second) for pair in catalogue.duplicates.iterate_pairs((tier,))} - decided[False]
-            for tier in ("pixels", "near")
-        }
-        self.pixel_classes = find_component_roots(pairs["pixels"])
-        self.near_pairs = {self._get_class_pair(*pair) for pair in pairs["near"] | decided[True]}
-
-    def _get_class_pair(self, first: int, second: int) -> ImageIdPair:
+    def _get_class_pair(self, first: int, second: int) -> tuple[int, int]:
         return sort_pair(self.pixel_classes.get(first, first), self.pixel_classes.get(second, second))
 
     def _verify_pixels(self, path: Path, keep_path: Path) -> None:
@@ -247,29 +221,6 @@ class CopyEvidence:
             raise SkippedFile("the two images do not match when they are aligned")
 
 
-def load_copy_evidence(catalogue: Catalogue, settings: Settings, plan: CleanupPlan) -> CopyEvidence:
-    """Load what the home knows, before any decision of the plan is stored."""
-    decisions = {(record.first_sha256, record.second_sha256): record for record in catalogue.duplicates.get_decisions()}
-    verdicts = {pair: record.same for pair, record in decisions.items()}
-    # The plan's `different` decisions are believed: they can only prevent a removal.
-    verdicts |= {
-        (decision.first_sha256, decision.second_sha256): False for decision in plan.decisions if not decision.same
-    }
-    hashes = {sha for removal in plan.removals for sha in (removal.sha256, removal.keep_sha256)}
-    hashes |= {sha for pair in verdicts for sha in pair}
-    hashes |= {sha for decision in plan.decisions for sha in (decision.first_sha256, decision.second_sha256)}
-    evidence = CopyEvidence(
-        settings=settings,
-        image_ids={sha: known.image_id for sha, known in catalogue.images.find_by_sha256(hashes).items()},
-        verdicts=verdicts,
-        decided_at={pair: record.decided_at for pair, record in decisions.items()},
-        pixel_classes={},
-        near_pairs=set(),
-    )
-    evidence.load_pairs(catalogue)
-    return evidence
-
-
 # Earlier operations
 
 
@@ -282,8 +233,9 @@ class OperationHistory:
         self._dependent_operations: dict[str, dict[tuple[str, str], FileOperation]] = {}
         self._symlinks_by_target: dict[str, FileOperation] = {}
         self._target_folders: set[str] = set()
-        for entry in iterate_active_entries(journals):
-            self.add(entry.operation, done=entry.state == "done")
+        for entry in (entry for journal in journals for entry in journal.entries.values()):
+            if entry.state in ACTIVE_STATES:
+                self.add(entry.operation, done=entry.state == "done")
 
     def add(self, operation: FileOperation, *, done: bool = True) -> None:
         """Add an operation; `done` False: it is not known to be complete."""

@@ -57,10 +57,7 @@ def undo_journal(
         journal_name: None: the newest journal with something to undo.
         wait: Seconds to wait for the home's lock.
 
-    Raises:
-        BadSetting: There is nothing to undo.
-        HomeBusy: Another command uses the home.
-        HomeError: A journal is damaged.
+    Raises BadSetting if there is nothing to undo, HomeError for a damaged journal, HomeBusy.
     """
     home = Home(settings.home, settings.database_url)
     if schema.read_revision(home) is None:

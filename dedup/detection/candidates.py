@@ -66,7 +66,7 @@ def write_candidates(
     max_neighbours: int = MAX_NEIGHBOURS,
     min_neighbours: int = 0,
 ) -> CandidateCounts:
-    """Write all pairs within `radius` to `path`, each pair once.
+    """Write all pairs within `radius` to `path`, each pair once. Raises HomeNotWritable.
 
     Memory: the ids, and two numbers per image.
 
@@ -74,9 +74,6 @@ def write_candidates(
         path: Receives records of PAIR_DTYPE.
         allowed_ids: Only pairs of these images; None for all images.
         min_neighbours: So many neighbours of each image are written even if they are outside the radius.
-
-    Raises:
-        HomeNotWritable: The file can't be written.
     """
     ids = snapshot.get_live_ids()
     if allowed_ids is not None:

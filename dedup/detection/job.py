@@ -59,6 +59,7 @@ DEFAULT_PRECISION = 0.99
 # pixels differ if one file is a JPEG that was decoded at a smaller scale (by at most 0.13 for 30 photos of 1.5
 # megapixels).
 SAME_IMAGE_FRACTION = 0.15
+PIXELS_REASON, NEIGHBOUR_REASON = "the same pixels in other bytes", "a neighbour beyond the threshold"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,17 +87,10 @@ class DedupRequest:
 def find_duplicates(settings: Settings, request: DedupRequest, on_progress: OnProgress = lambda *_: None) -> int:
     """Find the copies among a home's images and replace the findings of the last run in the catalogue.
 
-    Ctrl-C finishes the current batch; the same request continues from there.
+    Ctrl-C finishes the current batch; the same request continues from there. The id of the run is returned.
 
-    Returns:
-        The id of the run.
-
-    Raises:
-        NothingIndexed: The home has no images.
-        TooFewPictures: No threshold can be calibrated.
-        BadSetting: The request has an invalid value.
-        HomeBusy: Another command uses the home.
-        HomeNotWritable: The disk is full or read-only.
+    Raises NothingIndexed without images, TooFewPictures if no threshold can be calibrated, BadSetting for an invalid
+    value; HomeBusy, HomeNotWritable.
     """
     _check_request(request)
     home = Home(settings.home, settings.database_url)
@@ -211,8 +205,15 @@ class _DedupJob:
         near = list(self._verify_near(candidates[is_near], workers)) if self._includes_near else []
         # Store the pairs of the requested tiers.
         tiers = [tier for tier in self.request.tiers if tier != "bytes"]
-        pairs = chain(self._make_pixel_pairs(pixel_classes), near, _make_neighbour_pairs(candidates[~is_near]))
-        records = (pair for pair in pairs if pair.tier in tiers)
+        pixel_pairs = (  # each image with the smallest id of its class; the other pairs follow from these
+            ImagePair(first, image_id, "pixels", compute_distance(self.snapshot, first, image_id), None, PIXELS_REASON)
+            for image_id, first in pixel_classes.items()
+        )
+        neighbours = (
+            ImagePair(first, second, "similar", distance, None, NEIGHBOUR_REASON)
+            for first, second, distance in candidates[~is_near].tolist()
+        )
+        records = (pair for pair in chain(pixel_pairs, near, neighbours) if pair.tier in tiers)
         searched_ids = None if self.request.only is None else self.paths.keys()
         stored = self.catalogue.duplicates.replace(run_id, records, tiers, searched_ids)
         crowded = candidate_counts["crowded"]
@@ -293,21 +294,13 @@ class _DedupJob:
             self._report_progress("comparing pixels", position + 1, len(image_ids))
         return {"classes": {image_id: first for image_id, first in classes.items() if image_id != first}}
 
-    def _make_pixel_pairs(self, pixel_classes: dict[int, int]) -> Iterator[ImagePair]:
-        """Yield the pair of each image with the smallest id of its class; the other pairs follow from these."""
-        for image_id, first in pixel_classes.items():
-            distance = compute_distance(self.snapshot, first, image_id)
-            yield ImagePair(first, image_id, "pixels", distance, None, "the same pixels in other bytes")
-
     def _verify_near(self, pairs: PairArray, workers: WorkerPool) -> Iterator[ImagePair]:
         """Yield the near copies among the candidates, and some others as similar."""
         longer_sides = {image_id: max(size) for image_id, size in self.image_sizes.items()}
-        on_tiny, on_compared = (
-            partial(self._report_progress, stage) for stage in ("comparing thumbnails", "comparing images")
-        )
+        on_tiny = partial(self._report_progress, "comparing thumbnails")
         pairs = filter_tiny_pairs(pairs, longer_sides, self.paths, workers, self.limits, on_tiny)
-        results_path = self.work_folder / "confirmed.jsonl"
-        return verify_candidates(pairs, self.paths, workers, self.limits, results_path, on_compared, self._add_failure)
+        path, on_compared = self.work_folder / "confirmed.jsonl", partial(self._report_progress, "comparing images")
+        return verify_candidates(pairs, self.paths, workers, self.limits, path, on_compared, self._add_failure)
 
     def _add_failure(self, failure: Failure) -> None:
         self.failures[failure.path] = failure
@@ -320,12 +313,6 @@ class _DedupJob:
         if crowded:
             message = "%d images have more than %d others within the distance; only the nearest were compared"
             log.warning(message, crowded, MAX_NEIGHBOURS)
-
-
-def _make_neighbour_pairs(pairs: PairArray) -> Iterator[ImagePair]:
-    """Yield the candidates beyond the threshold as similar pairs."""
-    for first, second, distance in pairs.tolist():
-        yield ImagePair(first, second, "similar", distance, None, "a neighbour beyond the threshold")
 
 
 def _check_request(request: DedupRequest) -> None:

@@ -39,15 +39,11 @@ def find_existing_copies(searcher: Searcher, data: bytes, name: str) -> list[Ima
     """Return the indexed copies of an image, the most certain first; empty if the image is new.
 
     Near copies are searched up to the threshold of the last finished `simile dedup`, or among the nearest images if
-    there is none, and are verified by their pixels.
+    there is none, and are verified by their pixels. Raises UnreadableImage, or NothingIndexed without an encoder.
 
     Args:
         data: The image file's bytes.
         name: The file's name for error messages.
-
-    Raises:
-        UnreadableImage: The bytes are not a readable image.
-        NothingIndexed: There is no encoder yet.
     """
     encoder = searcher.get_encoder()
     prepared = prepare_image(data, name, encoder.preprocessing, searcher.limits)

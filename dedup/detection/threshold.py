@@ -197,10 +197,7 @@ def calibrate_threshold(
 ) -> ThresholdCalibration:
     """Find the largest distance at which the examples still reach the precision.
 
-    The distance is at most the MAX_POSITIVE_QUANTILE quantile of the true matches.
-
-    Raises:
-        TooFewPictures: There is no copy at all.
+    It is at most the MAX_POSITIVE_QUANTILE quantile of the true matches. Raises TooFewPictures if there is no copy.
     """
     all_examples = [*examples, *decision_examples]
     positives = np.array([example.distance for example in all_examples if example.is_copy and example.is_match])

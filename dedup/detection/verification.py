@@ -39,16 +39,13 @@ def verify_candidates(
     on_progress: StageProgress,
     on_failure: Callable[[Failure], None] = lambda _: None,
 ) -> Iterator[ImagePair]:
-    """Yield the pairs that are near copies, and some of the other pairs as similar.
+    """Yield the pairs that are near copies, and some of the other pairs as similar. Raises HomeNotWritable.
 
     Args:
         pairs: The candidates, (n,) of PAIR_DTYPE.
         paths: One file of each image, by image id.
         results_path: The file with the results; it is continued if it belongs to the same candidates.
         on_failure: Gets each file that can no longer be read.
-
-    Raises:
-        HomeNotWritable: The results can't be written.
     """
     checksum = zlib.crc32(pairs.tobytes())  # other candidates (a file was missing for a while) have other results
     done, verified = _read_verified_pairs(results_path, checksum)

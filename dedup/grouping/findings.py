@@ -135,7 +135,12 @@ def find_similar_pairs(
         threshold: Near pairs beyond it are included; None: the run's threshold.
     """
     pairs = islice(_iterate_undecided_pairs(catalogue, findings, threshold), offset, None)
-    yield from add_files(catalogue, islice(pairs, limit), filter)  # two steps: offset + limit may be too large
+    for chunk in split_chunks(islice(pairs, limit)):  # two steps: offset + limit may be too large
+        ids = {image_id for pair in chunk for image_id in (pair.first, pair.second)}
+        files = _group_files_by_image(catalogue.duplicates.iterate_files(ids, filter), ())
+        for pair in chunk:
+            if pair.first in files and pair.second in files:
+                yield FilePair(pair, files[pair.first][0], files[pair.second][0])
 
 
 def count_similar_pairs(
@@ -145,21 +150,6 @@ def count_similar_pairs(
     if filter is not None:
         return sum(1 for _ in find_similar_pairs(catalogue, findings, filter=filter, threshold=threshold))
     return sum(1 for _ in _iterate_undecided_pairs(catalogue, findings, threshold))
-
-
-def add_files(catalogue: Catalogue, pairs: Iterable[ImagePair], filter: Filter | None = None) -> Iterator[FilePair]:
-    """Add the first matching file of each image; pairs with an image that has none are left out."""
-    for chunk in split_chunks(pairs):
-        ids = {image_id for pair in chunk for image_id in (pair.first, pair.second)}
-        files = _group_files_by_image(catalogue.duplicates.iterate_files(ids, filter), ())
-        for pair in chunk:
-            if pair.first in files and pair.second in files:
-                yield FilePair(pair, files[pair.first][0], files[pair.second][0])
-
-
-def iterate_files(catalogue: Catalogue, filter: Filter | None = None) -> Iterator[ImageFile]:
-    """Yield every file of the home by image id, without labels."""
-    return (ImageFile(**location._asdict()) for location in catalogue.duplicates.iterate_files(None, filter))
 
 
 def calibration_to_json(calibration: ThresholdCalibration) -> dict[str, Any]:

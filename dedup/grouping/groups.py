@@ -74,7 +74,7 @@ def make_groups(
     *,
     decided_only: bool = False,
 ) -> list[DuplicateGroup]:
-    """Make all groups, sorted by tier, then by distance.
+    """Make all groups, sorted by tier, then by distance. Raises BadSetting for an unknown rule.
 
     In pixel and near groups an image with several files is represented by the file that its bytes group keeps. In near
     groups, images with equal pixels are represented by the image that their pixel group keeps.
@@ -83,9 +83,6 @@ def make_groups(
         rules: The keep rules; None: those of the run.
         threshold: Of near pairs; None: the run's threshold, which is also the maximum.
         decided_only: Use only pixel and near pairs that users decided to be the same; bytes groups are not affected.
-
-    Raises:
-        BadSetting: A rule is unknown.
     """
     return build_groups(findings, match_copies(findings, rules, threshold, decided_only=decided_only), tiers)
 

@@ -60,10 +60,7 @@ def compare_source(searcher: Searcher, source: Path, on_progress: OnProgress) ->
     Args:
         source: A folder, a file, an archive, or another home.
 
-    Raises:
-        NoSuchPath: The source does not exist.
-        BadSetting: The source has no images, or is this home.
-        NothingIndexed: This home has no encoder.
+    Raises NoSuchPath, BadSetting for a source without images or this home itself, NothingIndexed without an encoder.
     """
     paths, failures = _list_source_files(source, searcher.home)
     if not paths and not failures:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 
 from simile.core.errors import BadSetting
 from simile.core.records import Filter
-from simile.dedup.grouping.findings import Findings, iterate_files
+from simile.dedup.grouping.findings import Findings
 from simile.dedup.grouping.groups import SAME_BYTES_REASON, CopyMatches
 from simile.dedup.records import CleanupPlan, DuplicateGroup, ImageFile, ImagePair, Tier
 from simile.store.catalogue.catalogue import Catalogue
@@ -124,7 +124,7 @@ def count_splits(catalogue: Catalogue, splits: DatasetSplits, filter: Filter | N
     manifest_splits = {path: text for path, _, text in catalogue.duplicates.iterate_labels(SPLIT_COLUMN)}
     counts = Counter(
         splits.get_split_for_path(file.path, manifest_splits.get(file.path))
-        for file in iterate_files(catalogue, filter)
+        for file in catalogue.duplicates.iterate_files(None, filter)
     )
     for name in splits.names:
         if not counts[name]:
@@ -222,8 +222,8 @@ def _iterate_labels(
     if label_source != FOLDER_LABELS:
         rows = catalogue.duplicates.iterate_labels(label_source)
         labels_by_path = {path: {label_source: text} for path, _, text in rows}
-    for file in iterate_files(catalogue, filter):
-        label = read_label(replace(file, labels=labels_by_path.get(file.path, {})))
+    for file in catalogue.duplicates.iterate_files(None, filter):
+        label = read_label(ImageFile(**file._asdict(), labels=labels_by_path.get(file.path, {})))
         if label is not None:
             yield file.path, label
 

@@ -52,12 +52,7 @@ def write_html_report(
 ) -> None:
     """Write the report completely or not at all. Images that can no longer be read are shown as missing.
 
-    Args:
-        threshold: The threshold of the groups; None: the run's.
-        on_progress: Called with (stage, groups done, groups in total).
-
-    Raises:
-        BadSetting: The file can't be written.
+    `threshold` is that of the groups; None: the run's. Raises BadSetting if the file can't be written.
     """
     threshold = findings.get_effective_threshold(threshold)
     calibration = findings.calibration
