@@ -14,7 +14,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,13 +29,9 @@ from simile.images.sources.paths import is_utf8
 from simile.store.home import translate_write_errors
 
 PLAN_VERSION = 1
-REMOVABLE_TIERS = ("bytes", "pixels", "near")  # similar images are never removed
 MAX_PLAN_BYTES = 1 << 30  # some millions of lines
-
 _PLAN_FIELDS = {"simile_plan", "created_at", "home", "removals", "decisions"}
-_SHA256_PATTERN = re.compile("[0-9a-f]{64}")
-_REMOVAL_FIELDS = dict.fromkeys(("path", "sha256", "keep_path", "keep_sha256", "tier", "group", "reason"), str)
-_DECISION_FIELDS = {"first_sha256": str, "second_sha256": str, "same": bool, "keep_sha256": (str, type(None))}
+_CORRECT = "Correct it, or make the plan again."
 
 
 def plan_to_json(plan: CleanupPlan) -> dict[str, Any]:
@@ -89,73 +85,74 @@ def parse_plan(body: object, name: str) -> CleanupPlan:
         )
     if unknown := sorted(body.keys() - _PLAN_FIELDS):
         raise BadSetting(f"{name} has the unknown field {unknown[0]!r}. Correct it, or make the plan again.")
-    return CleanupPlan(
-        tuple(_parse_removal(item, place) for item, place in _iterate_items(body, "removals", name)),
-        tuple(_parse_decision(item, place) for item, place in _iterate_items(body, "decisions", name)),
-        _get_text(body, "created_at", name),
-        _get_text(body, "home", name),
-    )
+    texts = {field: body.get(field, "") for field in ("created_at", "home")}
+    for field, text in texts.items():
+        if not _is_text(text):
+            raise BadSetting(f"{name}: {field} is not a text. {_CORRECT}")
+    removals = tuple(Removal(**item) for item in _check_items(body, "removals", _REMOVAL_CHECKS, name))
+    decisions = tuple(Decision(**item) for item in _check_items(body, "decisions", _DECISION_CHECKS, name))
+    for number, decision in enumerate(decisions):
+        pair, place = (decision.first_sha256, decision.second_sha256), f"{name}, decisions[{number}]"
+        if pair[0] >= pair[1]:
+            raise BadSetting(f"{place}: the smaller of two different hashes must come first. Make the plan again.")
+        if decision.keep_sha256 not in (None, *pair):
+            raise BadSetting(f"{place}: keep_sha256 must be one of the two hashes. Make the plan again.")
+    return CleanupPlan(removals, decisions, **texts)
 
 
-def _iterate_items(body: dict[str, Any], field: str, name: str) -> Iterator[tuple[Any, str]]:
-    """Yield the items of a list, each with its place for error messages."""
+def _check_items(
+    body: dict[str, Any], field: str, checks: Mapping[str, tuple[Callable[[Any], bool], str]], name: str
+) -> list[dict[str, Any]]:
+    """Return the items of a list if each has exactly the fields of `checks` with valid values. Raises BadSetting."""
     items = body.get(field, [])
     if not isinstance(items, list):
-        raise BadSetting(f"{name}: {field} is not a list. Correct it, or make the plan again.")
-    return ((item, f"{name}, {field}[{number}]") for number, item in enumerate(items))
+        raise BadSetting(f"{name}: {field} is not a list. {_CORRECT}")
+    for number, item in enumerate(items):
+        place = f"{name}, {field}[{number}]"
+        if not isinstance(item, dict):
+            raise BadSetting(f"{place} is not an object. {_CORRECT}")
+        if wrong := sorted(map(str, item.keys() ^ checks.keys())):
+            problem = "is missing" if wrong[0] in checks else "is an unknown field"
+            raise BadSetting(f"{place}: {wrong[0]} {problem}. {_CORRECT}")
+        for key, (is_valid, advice) in checks.items():
+            if not is_valid(item[key]):
+                raise BadSetting(f"{place}: {key} can't be {item[key]!r}. {advice}")
+    return items
 
 
-def _get_text(body: dict[str, Any], field: str, name: str) -> str:
-    text = body.get(field, "")
-    if not isinstance(text, str) or not is_utf8(text):
-        raise BadSetting(f"{name}: {field} is not a text. Correct it, or make the plan again.")
-    return text
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and is_utf8(value)
 
 
-def _parse_removal(item: object, place: str) -> Removal:
-    fields = _check_fields(item, _REMOVAL_FIELDS, place)
-    _check_hashes(place, fields["sha256"], fields["keep_sha256"])
-    if fields["tier"] not in REMOVABLE_TIERS:
-        raise BadSetting(f"{place}: tier can't be {fields['tier']!r}. It must be bytes, pixels or near.")
-    for name in ("path", "keep_path"):
-        path = fields[name]
-        # A path identifies one place: absolute, without `..`, `.` or double separators; and it can be opened.
-        is_plain = path.startswith(os.sep) and os.path.normpath(path) == path and not path.startswith("//")
-        if not is_plain or "\0" in path or path == os.sep:
-            raise BadSetting(f"{place}: {name} can't be {path!r}. It must be an absolute path without `..`.")
-    return Removal(**fields)
+def _is_sha256(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
-def _parse_decision(item: object, place: str) -> Decision:
-    decision = Decision(**_check_fields(item, _DECISION_FIELDS, place))
-    pair = (decision.first_sha256, decision.second_sha256)
-    _check_hashes(place, *pair)
-    if decision.first_sha256 >= decision.second_sha256:
-        raise BadSetting(f"{place}: the smaller of two different hashes must come first. Make the plan again.")
-    if decision.keep_sha256 is not None and decision.keep_sha256 not in pair:
-        raise BadSetting(f"{place}: keep_sha256 must be one of the two hashes. Make the plan again.")
-    return decision
+def _is_plain_path(value: Any) -> bool:
+    """Return whether a path identifies one file: absolute, without `..`, `.` or double separators; can be opened."""
+    if not _is_text(value) or not value.startswith(os.sep) or value.startswith("//") or "\0" in value:
+        return False
+    return bool(os.path.normpath(value) == value != os.sep)
 
 
-def _check_fields(item: object, expected: dict[str, Any], place: str) -> dict[str, Any]:
-    """Return the item if it has exactly these fields with these types. Raises BadSetting."""
-    if not isinstance(item, dict):
-        raise BadSetting(f"{place} is not an object. Correct it, or make the plan again.")
-    if wrong := sorted(map(str, item.keys() ^ expected.keys())):
-        problem = "is missing" if wrong[0] in expected else "is an unknown field"
-        raise BadSetting(f"{place}: {wrong[0]} {problem}. Correct it, or make the plan again.")
-    for name, kind in expected.items():
-        if not isinstance(item[name], kind) or (isinstance(item[name], str) and not is_utf8(item[name])):
-            raise BadSetting(f"{place}: {name} can't be {item[name]!r}. Correct it, or make the plan again.")
-    return item
-
-
-def _check_hashes(place: str, *hashes: str) -> None:
-    for sha256 in hashes:
-        if not _SHA256_PATTERN.fullmatch(sha256):
-            raise BadSetting(
-                f"{place}: {sha256!r} is not a SHA-256 (64 characters 0 to 9 and a to f). Make the plan again."
-            )
+_TEXT_CHECK = _is_text, _CORRECT
+_PATH_CHECK = _is_plain_path, "It must be an absolute path without `..`."
+_SHA256_CHECK = _is_sha256, "It must be a SHA-256 (64 characters 0 to 9 and a to f). Make the plan again."
+_REMOVAL_CHECKS = {
+    "path": _PATH_CHECK,
+    "sha256": _SHA256_CHECK,
+    "keep_path": _PATH_CHECK,
+    "keep_sha256": _SHA256_CHECK,
+    "tier": (("bytes", "pixels", "near").__contains__, "It must be bytes, pixels or near."),  # similar ones all stay
+    "group": _TEXT_CHECK,
+    "reason": _TEXT_CHECK,
+}
+_DECISION_CHECKS = {
+    "first_sha256": _SHA256_CHECK,
+    "second_sha256": _SHA256_CHECK,
+    "same": (lambda value: isinstance(value, bool), _CORRECT),
+    "keep_sha256": (lambda value: value is None or _is_sha256(value), _SHA256_CHECK[1]),
+}
 
 
 def plan_of(findings: Findings, groups: Sequence[DuplicateGroup], *, only_decided: bool = False) -> CleanupPlan:

@@ -64,7 +64,6 @@ def write_candidates(
     *,
     allowed_ids: Ids | None = None,
     max_neighbours: int = MAX_NEIGHBOURS,
-    min_neighbours: int = 0,
 ) -> CandidateCounts:
     """Write all pairs within `radius` to `path`, each pair once. Raises HomeNotWritable.
 
@@ -73,7 +72,6 @@ def write_candidates(
     Args:
         path: Receives records of PAIR_DTYPE.
         allowed_ids: Only pairs of these images; None for all images.
-        min_neighbours: So many neighbours of each image are written even if they are outside the radius.
     """
     ids = snapshot.get_live_ids()
     if allowed_ids is not None:
@@ -89,13 +87,12 @@ def write_candidates(
             for row, (all_neighbours, all_distances) in enumerate(results, start):
                 # The neighbours that count: not the image itself, and within the radius.
                 columns = np.flatnonzero(all_neighbours != ids[row])[:max_neighbours]
-                is_near = (all_distances[columns] <= radius) | (np.arange(len(columns)) < min_neighbours)
-                columns = columns[is_near]
+                columns = columns[all_distances[columns] <= radius]
                 neighbours, distances = all_neighbours[columns], all_distances[columns]
                 # How far this image reached, and the largest id at that distance.
                 is_full = len(neighbours) == max_neighbours
-                crowded += is_full and distances[-1] <= radius
-                reached[row] = distances[-1] if is_full else max(radius, distances.max(initial=0))
+                crowded += is_full
+                reached[row] = distances[-1] if is_full else radius
                 if len(neighbours) and reached[row] == distances[-1]:
                     last[row] = neighbours[-1]
                 # Pairs that the neighbour writes itself are left out.

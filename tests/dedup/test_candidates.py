@@ -130,16 +130,3 @@ def test_results_of_other_candidates_are_not_used(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         found(pairs[1:], stop_at=2)  # a file was away, and with it a pair
     assert found(pairs) == found(pairs) == {(1, 2), (3, 4)}
-
-
-def test_min_neighbours_are_written_at_any_distance(snapshot, tmp_path):
-    _, pairs = written(snapshot, 0.0, tmp_path, min_neighbours=3)
-    ids = snapshot.get_live_ids()
-    near = snapshot.search(get_vectors(snapshot, ids), 4)
-    asked = [
-        (int(own), int(other))
-        for own, (others, _) in zip(ids, near, strict=True)
-        for other in [one for one in others if one != own][:3]
-    ]
-    assert len(pairs) == len(set(pairs))
-    assert set(pairs) == {(min(pair), max(pair)) for pair in asked}
