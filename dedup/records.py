@@ -57,22 +57,14 @@ class CurvePoint:
 
 @dataclass(frozen=True, kw_only=True)
 class ThresholdCalibration:
-    """How the threshold was found.
-
-    Attributes:
-        precision: The requested precision; None if the threshold was given by the user.
-        reached_precision: The measured precision at the threshold.
-        reached_recall: The measured recall at the threshold.
-        copies: The number of planted copies and decided pairs of copies.
-        decisions: The number of decisions that were used.
-    """
+    """How the threshold was found."""
 
     threshold: float
-    precision: float | None = None
-    reached_precision: float | None = None
-    reached_recall: float | None = None
-    copies: int = 0
-    decisions: int = 0
+    precision: float | None = None  # the requested precision; None if the threshold was given by the user
+    reached_precision: float | None = None  # the measured precision at the threshold
+    reached_recall: float | None = None  # the measured recall at the threshold
+    copies: int = 0  # the number of planted copies and decided pairs of copies
+    decisions: int = 0  # the number of decisions that were used
     curve: tuple[CurvePoint, ...] = ()
 
 
@@ -88,19 +80,14 @@ class Decision:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupMember:
-    """A file of a group. The defaults are those of the kept file.
-
-    Attributes:
-        distance: To the kept file; `agreement` and `reason` also describe the pair with the kept file.
-        keep_reason: Why this file is kept, or why the kept file was preferred.
-    """
+    """A file of a group. The defaults are those of the kept file."""
 
     file: ImageFile
     is_kept: bool = False
-    distance: float = 0.0
+    distance: float = 0.0  # to the kept file; `agreement` and `reason` also describe the pair with the kept file
     agreement: float | None = None
     reason: str = ""
-    keep_reason: str = ""
+    keep_reason: str = ""  # why this file is kept, or why the kept file was preferred
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,19 +95,14 @@ class DuplicateGroup:
     """Copies of one tier, the kept file first. Each member matches the kept file directly.
 
     In a review it can also be a pair of similar or different images.
-
-    Attributes:
-        id: The same as long as the members are the same.
-        matched: How many of the `possible` pairs of members match directly.
-        decided: Whether a user decided every pair with the kept file.
     """
 
-    id: str
+    id: str  # the same as long as the members are the same
     tier: Tier
     members: tuple[GroupMember, ...]
-    matched: int
+    matched: int  # how many of the `possible` pairs of members match directly
     possible: int
-    decided: bool = False
+    decided: bool = False  # whether a user decided every pair with the kept file
 
     @property
     def kept_member(self) -> GroupMember:

@@ -28,29 +28,20 @@ DecisionsByHashes = Mapping[tuple[str, str], Decision]  # by (first_sha256, seco
 
 @dataclass(frozen=True, kw_only=True)
 class ReviewQuestion:
-    """One pair of a case.
-
-    Attributes:
-        position: Of `other_file` among the case's members.
-        keep_reason: Why `kept_file` is kept.
-        decision: The users' decision on the two images, if there is one.
-        is_removed: Whether a plan would remove `other_file` and keep `kept_file`; otherwise both stay.
-        note: Why both stay although they are copies; empty if that needs no explanation.
-        needs_decision: False for equal bytes.
-    """
+    """One pair of a case."""
 
     kept_file: ImageFile
     other_file: ImageFile
-    position: int
+    position: int  # of `other_file` among the case's members
     tier: Tier
     distance: float
     agreement: float | None
     reason: str
-    keep_reason: str
-    decision: Decision | None
-    is_removed: bool
-    note: str = ""
-    needs_decision: bool = True
+    keep_reason: str  # why `kept_file` is kept
+    decision: Decision | None  # the users' decision on the two images, if there is one
+    is_removed: bool  # whether a plan would remove `other_file` and keep `kept_file`; otherwise both stay
+    note: str = ""  # why both stay although they are copies; empty if that needs no explanation
+    needs_decision: bool = True  # False for equal bytes
 
     @property
     def is_open(self) -> bool:

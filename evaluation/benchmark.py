@@ -35,20 +35,16 @@ class BenchmarkRow:
     """The results of one method.
 
     Attributes:
-        encoder: Fingerprint of the encoder; None for a baseline.
-        metrics: Value by column key; None if the metric does not apply.
-        standard_errors: Of some of the metrics.
-        copies_by_kind: recall@1 by kind of distortion.
         bootstrap_values: Values of these metrics for the shared bootstrap draws, (BOOTSTRAP_DRAWS,).
         example_rows: (e, EXAMPLE_NEIGHBOURS), the nearest rows of the example queries.
         is_trained_on_labels: Whether it was trained on these labels, so that its label metrics are not meaningful.
     """
 
     name: str
-    encoder: str | None
-    metrics: dict[str, Any] = field(default_factory=dict)
-    standard_errors: dict[str, float] = field(default_factory=dict)
-    copies_by_kind: dict[str, float] = field(default_factory=dict)
+    encoder: str | None  # fingerprint of the encoder; None for a baseline
+    metrics: dict[str, Any] = field(default_factory=dict)  # value by column key; None if the metric does not apply
+    standard_errors: dict[str, float] = field(default_factory=dict)  # of some of the metrics
+    copies_by_kind: dict[str, float] = field(default_factory=dict)  # recall@1 by kind of distortion
     notes: list[str] = field(default_factory=list)
     bootstrap_values: dict[str, Float64Array] = field(default_factory=dict, repr=False)
     example_rows: RowIndices | None = field(default=None, repr=False)
@@ -67,22 +63,15 @@ class BenchmarkRow:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkData:
-    """The data that every method is measured on.
-
-    Attributes:
-        classes: (n,) class numbers, -1 without a label.
-        base_rows: Rows that copies and example queries are searched in.
-        example_queries: Rows of the example queries.
-        samples: Samples per image to estimate log p(x).
-    """
+    """The data that every method is measured on."""
 
     dataset: EvaluationDataset
     splits: Sequence[QuerySplit]
-    classes: RowIndices
+    classes: RowIndices  # (n,) class numbers, -1 without a label
     planted_copies: copy_retrieval.PlantedCopies | None
-    base_rows: RowIndices
-    example_queries: RowIndices
-    samples: int
+    base_rows: RowIndices  # rows that copies and example queries are searched in
+    example_queries: RowIndices  # rows of the example queries
+    samples: int  # samples per image to estimate log p(x)
     seed: int
 
     @property

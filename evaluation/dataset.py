@@ -29,17 +29,11 @@ MIN_EVALUATION_IMAGES = 12  # fewer give no meaningful result
 
 @dataclass(frozen=True)
 class ImageReader:
-    """Reads files for an evaluation.
-
-    Attributes:
-        limits: Limits of decoding.
-        workers: A running pool, or the number of processes to start for each call; 0: one for each core.
-        preprocessings: All that some method needs.
-    """
+    """Reads files for an evaluation."""
 
     limits: Limits
-    workers: int | WorkerPool
-    preprocessings: tuple[Preprocessing, ...]
+    workers: int | WorkerPool  # a running pool, or the number of processes to start for each call; 0: one for each core
+    preprocessings: tuple[Preprocessing, ...]  # all that some method needs
 
     @property
     def without_workers(self) -> ImageReader:

@@ -58,27 +58,17 @@ MAX_EVALUATION_BYTES = 2_000_000_000  # preprocessed images in memory
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRequest:
-    """Options of an evaluation.
+    """Options of an evaluation."""
 
-    Attributes:
-        labels: `folders` or a CSV file.
-        test: Folder of query images, instead of folds.
-        encoders: Folders or fingerprints; empty: all encoders of the home.
-        copies: Number of images to make distorted copies of.
-        samples: Samples per image to estimate log p(x).
-        limit: Maximum number of images.
-        posterior: Add a row per encoder that compares posteriors.
-    """
-
-    labels: str | None = None
+    labels: str | None = None  # `folders` or a CSV file
     folds: int = 5
-    test: Path | None = None
-    encoders: tuple[str, ...] = ()
-    copies: int = 100
-    samples: int = 64
+    test: Path | None = None  # folder of query images, instead of folds
+    encoders: tuple[str, ...] = ()  # folders or fingerprints; empty: all encoders of the home
+    copies: int = 100  # number of images to make distorted copies of
+    samples: int = 64  # samples per image to estimate log p(x)
     seed: int = 0
-    limit: int = 5000
-    posterior: bool = False
+    limit: int = 5000  # maximum number of images
+    posterior: bool = False  # add a row per encoder that compares posteriors
 
 
 @dataclass(frozen=True, kw_only=True)

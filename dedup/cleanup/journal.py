@@ -34,44 +34,32 @@ _JOURNAL_NAME_PATTERN = re.compile(r"\d{8}T\d{6}Z-(\d+)\.jsonl")
 
 @dataclass(frozen=True, kw_only=True)
 class FileOperation:
-    """The removal of one file. All paths but `named` contain no links.
+    """The removal of one file. All paths but `named` contain no links."""
 
-    Attributes:
-        number: The line of the plan.
-        named: The file's path in the plan.
-        mode: This and the fields up to `attributes` describe the file before the operation.
-        attributes: Extended attributes, base64.
-        aside: A temporary name beside the file, used only by this operation.
-        temporary: A temporary name beside the target, or beside the file for links.
-        target: The new path (move, trash).
-        info: The .trashinfo of the target.
-        base: The folder that all files of the plan are moved to.
-    """
-
-    number: int
+    number: int  # the line of the plan
     action: CleanupAction
-    named: str
+    named: str  # the file's path in the plan
     path: str
     sha256: str
     size: int
-    mode: int
+    mode: int  # this and the fields up to `attributes` describe the file before the operation
     mtime_ns: int
     atime_ns: int
     uid: int
     gid: int
     device: int
     inode: int
-    attributes: dict[str, str]
+    attributes: dict[str, str]  # extended attributes, base64
     keep_path: str
     keep_sha256: str
     keep_device: int
     keep_inode: int
     tier: str
-    aside: str
-    temporary: str
-    target: str = ""
-    info: str = ""
-    base: str = ""
+    aside: str  # a temporary name beside the file, used only by this operation
+    temporary: str  # a temporary name beside the target, or beside the file for links
+    target: str = ""  # the new path (move, trash)
+    info: str = ""  # the .trashinfo of the target
+    base: str = ""  # the folder that all files of the plan are moved to
 
 
 _OPERATION_FIELDS = frozenset(one_field.name for one_field in fields(FileOperation))

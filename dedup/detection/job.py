@@ -67,20 +67,15 @@ class DedupRequest:
     """What to search for.
 
     Attributes:
-        precision: Of near copies; the threshold is calibrated to reach it. None: DEFAULT_PRECISION.
-        threshold: A distance that replaces the calibration.
-        only: Restricts the search to some images.
-        seed: Of the planted copies.
-        wait: Seconds to wait while another command uses the home.
         keep: The default keep rules of this run's groups, see grouping/keep_rules.py.
     """
 
     tiers: tuple[Tier, ...] = TIERS
-    precision: float | None = None
-    threshold: float | None = None
-    only: Filter | None = None
-    seed: int = 0
-    wait: float = 0.0
+    precision: float | None = None  # of near copies; the threshold is calibrated to reach it. None: DEFAULT_PRECISION
+    threshold: float | None = None  # a distance that replaces the calibration
+    only: Filter | None = None  # restricts the search to some images
+    seed: int = 0  # of the planted copies
+    wait: float = 0.0  # seconds to wait while another command uses the home
     keep: tuple[str, ...] = DEFAULT_KEEP_RULES
 
 

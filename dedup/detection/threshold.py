@@ -263,17 +263,13 @@ class PrecisionRecallCurve:
     """The calibration curve as an SVG drawing.
 
     Attributes:
-        precision: Points of the precision's polyline.
-        recall: Points of the recall's polyline.
-        threshold_x: Where the threshold is drawn.
-        max_distance: The largest value of the threshold slider.
         threshold_point: The curve's last point up to the threshold; None if the threshold is below all points.
     """
 
-    precision: str
-    recall: str
-    threshold_x: float
-    max_distance: float
+    precision: str  # points of the precision's polyline
+    recall: str  # points of the recall's polyline
+    threshold_x: float  # where the threshold is drawn
+    max_distance: float  # the largest value of the threshold slider
     threshold_point: CurvePoint | None
 
 

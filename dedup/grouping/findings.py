@@ -31,27 +31,23 @@ class Findings:
     """What is known about copies in a home.
 
     Attributes:
-        run_id: None if `simile dedup` never finished in this home; equal bytes are known anyway.
         pairs: Pixel and near pairs, the nearest first. Decisions are not applied yet, except that images which users
             decided to be the same are always a pair.
         files: By image id, sorted by path; for all images in `pairs` and all images with several files.
-        decisions: By first and second SHA-256.
-        uploads_folder: The folder of files that simile stored itself.
         link_paths: Paths in `files` that are hard or symbolic links to another file of the same image.
-        keep_rules: Those of the run.
     """
 
-    run_id: int | None
+    run_id: int | None  # None if `simile dedup` never finished in this home; equal bytes are known anyway
     found_at: datetime | None
     encoder: str | None
     calibration: ThresholdCalibration | None
     pairs: tuple[ImagePair, ...]
     files: Mapping[int, tuple[ImageFile, ...]]
-    decisions: Mapping[tuple[str, str], Decision]
+    decisions: Mapping[tuple[str, str], Decision]  # by first and second SHA-256
     home: str
-    uploads_folder: str
+    uploads_folder: str  # the folder of files that simile stored itself
     link_paths: frozenset[str] = frozenset()
-    keep_rules: tuple[str, ...] = DEFAULT_KEEP_RULES
+    keep_rules: tuple[str, ...] = DEFAULT_KEEP_RULES  # those of the run
 
     @property
     def threshold(self) -> float | None:

@@ -21,17 +21,15 @@ class CopyMatches:
 
     Attributes:
         representative_files: For each image the file that is kept of its equal files, by image id.
-        keep_order: The rank of each image by the keep rules; the lowest rank is kept.
-        pixel_stars: Groups of equal pixels.
         replaced_by: For images that a pixel group does not keep, the image that it keeps. Near copies are searched
             only among the other images.
     """
 
     keep_ranking: KeepRanking
     representative_files: Mapping[int, ImageFile]
-    keep_order: Mapping[int, int]
+    keep_order: Mapping[int, int]  # the rank of each image by the keep rules; the lowest rank is kept
     pixel_matches: MatchGraph
-    pixel_stars: Sequence[MatchStar]
+    pixel_stars: Sequence[MatchStar]  # groups of equal pixels
     replaced_by: Mapping[int, int]
     near_matches: MatchGraph
 

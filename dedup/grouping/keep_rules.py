@@ -29,15 +29,10 @@ UNDER_PREFIX = "under:"
 
 @dataclass(frozen=True)
 class KeepRule:
-    """One rule.
+    """One rule."""
 
-    Attributes:
-        get_key: The file with the smaller key is kept.
-        explain: Says what is better about the first of two files.
-    """
-
-    get_key: Callable[[ImageFile], Any]
-    explain: Callable[[ImageFile, ImageFile], str]
+    get_key: Callable[[ImageFile], Any]  # the file with the smaller key is kept
+    explain: Callable[[ImageFile, ImageFile], str]  # says what is better about the first of two files
 
 
 class KeepRanking:

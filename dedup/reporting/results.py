@@ -28,21 +28,14 @@ from simile.store.catalogue.catalogue import Catalogue
 
 @dataclass(frozen=True, kw_only=True)
 class DedupResultOptions:
-    """Which results to collect.
+    """Which results to collect."""
 
-    Attributes:
-        rules: The keep rules; None: those of the run.
-        threshold: Of near pairs; None: the run's threshold, which is also the maximum.
-        split_names: Splits between which leaks are searched; None: none.
-        label_source: `folders` or a manifest column; None: labels are not checked.
-    """
-
-    rules: Sequence[str] | None = None
+    rules: Sequence[str] | None = None  # the keep rules; None: those of the run
     tiers: Sequence[Tier] = TIERS
-    threshold: float | None = None
+    threshold: float | None = None  # of near pairs; None: the run's threshold, which is also the maximum
     filter: Filter | None = None
-    split_names: Sequence[str] | None = None
-    label_source: str | None = None
+    split_names: Sequence[str] | None = None  # splits between which leaks are searched; None: none
+    label_source: str | None = None  # `folders` or a manifest column; None: labels are not checked
 
 
 @dataclass(frozen=True, kw_only=True)
