@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from simile.core.errors import SimileError
-from simile.dedup.grouping.findings import Findings, find_decision
+from simile.dedup.grouping.findings import Findings
 from simile.dedup.grouping.keep_rules import LOSSLESS_FORMATS, is_protected
 from simile.dedup.records import DuplicateGroup, GroupMember, ImageFile
 from simile.images.encoding import encode_jpeg, encode_png, make_data_url
@@ -131,18 +131,16 @@ class CardRenderer:
         members = case.members[:count]
         ids = [member.file.image_id for member in members]
         pairs = [[i, j] for i in range(count) for j in range(count) if (ids[i], ids[j]) in self.matched_pairs]
-        files = [self._make_file_data(member, members[0]) for member in members]
+        files = [
+            {
+                "path": member.file.path,
+                "sha256": member.file.sha256,
+                "reason": "; ".join(text for text in (member.reason, member.keep_reason) if text),
+                "fixed": is_protected(member.file.path, self.findings.uploads_folder),
+            }
+            for member in members
+        ]
         return {"id": case.id, "tier": case.tier, "matches": pairs, "files": files}
-
-    def _make_file_data(self, member: GroupMember, kept_member: GroupMember) -> dict[str, Any]:
-        decision = find_decision(self.findings, kept_member.file.sha256, member.file.sha256)
-        return {
-            "path": member.file.path,
-            "sha256": member.file.sha256,
-            "reason": "; ".join(text for text in (member.reason, member.keep_reason) if text),
-            "fixed": is_protected(member.file.path, self.findings.uploads_folder),
-            "said": None if decision is None else {"same": decision.same, "keep": decision.keep_sha256},
-        }
 
 
 def compare_file_properties(file: ImageFile, other_file: ImageFile) -> list[FileProperty]:
