@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -76,8 +77,8 @@ class ImageLibrary:
         if not encoder.has_decoder:
             return record
         try:
-            path = self.get_file(image_id)[0]
-            prepared = prepare_image(read_bytes(path, self.limits), str(path), encoder.preprocessing, self.limits)
+            data, path, _ = self.read_file(image_id)
+            prepared = prepare_image(data, str(path), encoder.preprocessing, self.limits)
         except (UnreadableImage, NoSuchImage):
             return record
         errors = encoder.encode_with_errors(prepared.array[None])[1]
@@ -99,19 +100,39 @@ class ImageLibrary:
                 return path, get_media_type(record.format)
         raise ImageFileMissing(record)
 
+    def read_file(self, image_id: int) -> tuple[bytes, Path, str]:
+        """Return the image's bytes as they were indexed, with the path of a file that has them and its media type.
+
+        Raises:
+            NoSuchImage: The id is unknown, or no file of the image exists.
+            UnreadableImage: The files are unreadable or have changed. Whatever lies at the path of an image now may be
+                something else, such as a link to a file that nobody indexed.
+        """
+        record = self.catalogue.images.get(image_id)
+        problem: UnreadableImage | None = None
+        for path in (path for path in map(Path, record.paths) if is_regular_file(str(path))):
+            try:
+                data = read_bytes(path, self.limits)
+                if hashlib.sha256(data).hexdigest() == record.sha256:
+                    return data, path, get_media_type(record.format)
+                raise UnreadableImage(path, "it has changed since it was indexed; run `simile index` again")
+            except UnreadableImage as error:
+                problem = problem or error
+        raise problem or ImageFileMissing(record)
+
     def get_thumbnail(self, image_id: int, side: int = 256) -> tuple[bytes, str]:
         """Return a thumbnail of at most side x side pixels and its media type. Raises NoSuchImage, UnreadableImage."""
-        data = sheets.encode_thumbnail(self._decode_file(self.get_file(image_id)[0], side), side)
+        data = sheets.encode_thumbnail(self._decode_indexed_file(image_id, side), side)
         return data, "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"
 
     def get_pixels(self, image_id: int, side: int = 256) -> Pixels:
         """Decode the image's file to at least `side` pixels a side, if it has them, (h, w, 3) uint8."""
-        return self._decode_file(self.get_file(image_id)[0], side).pixels
+        return self._decode_indexed_file(image_id, side).pixels
 
     def get_query_pixels(self, query: Path | int | None, side: int = 256) -> Pixels:
         """Return the pixels of a query image, a file or an id; without a readable file its reconstruction."""
         if isinstance(query, Path):
-            return self._decode_file(query, side).pixels
+            return decode_image(read_bytes(query, self.limits), name=query, limits=self.limits, min_side=side).pixels
         assert query is not None
         try:
             return self.get_pixels(query, side)
@@ -124,8 +145,9 @@ class ImageLibrary:
             return self.get_query_pixels(image_id, side)
         return None
 
-    def _decode_file(self, path: Path, side: int) -> DecodedImage:
-        return decode_image(read_bytes(path, self.limits), name=path, limits=self.limits, min_side=side)
+    def _decode_indexed_file(self, image_id: int, side: int) -> DecodedImage:
+        data, path, _ = self.read_file(image_id)
+        return decode_image(data, name=path, limits=self.limits, min_side=side)
 
 
 class ImageFileMissing(NoSuchImage):

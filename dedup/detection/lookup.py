@@ -113,7 +113,7 @@ def _find_near_matches(
         if image_id == own_image_id or image_id not in records or distance > threshold:
             continue
         try:
-            data = read_bytes(searcher.get_file(image_id)[0], searcher.limits)
+            data = searcher.read_file(image_id)[0]
             match = lookup_image.compare(records[image_id], data, distance)
         except (UnreadableImage, NoSuchImage):  # the indexed file is missing or damaged: it can't be compared
             continue

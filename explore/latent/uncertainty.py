@@ -71,9 +71,11 @@ def measure_uncertainty(
 
     Raises UnreadableImage, and NoSuchImage also if the file of an indexed image is gone.
     """
-    image_id = latent_input if isinstance(latent_input, int) else None
-    path = searcher.get_file(latent_input)[0] if isinstance(latent_input, int) else latent_input
-    image = searcher.prepare_query_image(path, path.name)
+    if isinstance(latent_input, Path):
+        image_id, image = None, searcher.prepare_query_image(latent_input, latent_input.name)
+    else:
+        data, path, _ = searcher.read_file(latent_input)
+        image_id, image = latent_input, searcher.prepare_query_image(data, path.name)
     return measure_image_uncertainty(searcher, image, image_id, samples=samples, seed=seed, on_progress=on_progress)
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from pathlib import Path
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
 from simile.core.errors import UnreadableImage
+from simile.images.formats import has_image_signature
 from simile.images.privacy.strip import strip_metadata
-from simile.images.sources.reader import read_bytes
 from simile.search.searcher import Searcher
 from simile.service.middleware.headers import CACHE_AND_REVALIDATE, FILE_POLICY, is_not_modified
 
@@ -22,7 +20,7 @@ _RANGE_PATTERN = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 def make_image_file_response(request: Request, searcher: Searcher, image_id: int, *, keep_metadata: bool) -> Response:
     """Return the file of an image, or 304 if the client has it.
 
-    The ETag is a hash of the current bytes, so that a changed file has a new ETag.
+    Only the bytes that were indexed are served: what lies at the path now may be another file.
 
     Args:
         request: Its headers choose a byte range and name a known ETag.
@@ -32,26 +30,25 @@ def make_image_file_response(request: Request, searcher: Searcher, image_id: int
 
     Raises:
         NoSuchImage: The id is unknown.
-        HTTPException: 404 if the file is unreadable now, 416 for a range after its end.
+        HTTPException: 404 if the file is unreadable or has changed, 416 for a range after its end.
     """
-    path, media_type = searcher.get_file(image_id)
+    etag = f'"{searcher.get_image(image_id).sha256}-{"whole" if keep_metadata else "plain"}"'
+    headers = {
+        "ETag": etag,
+        "Accept-Ranges": "bytes",
+        "Cache-Control": CACHE_AND_REVALIDATE,
+        "Content-Security-Policy": FILE_POLICY,
+    }
+    if is_not_modified(request, etag):
+        return Response(status_code=304, headers=headers)
     try:
-        data = read_bytes(path, searcher.limits)
-        etag = f'"{hashlib.sha256(data).hexdigest()}-{"whole" if keep_metadata else "plain"}"'
-        headers = {
-            "ETag": etag,
-            "Accept-Ranges": "bytes",
-            "Cache-Control": CACHE_AND_REVALIDATE,
-            "Content-Security-Policy": FILE_POLICY,
-        }
-        if is_not_modified(request, etag):
-            return Response(status_code=304, headers=headers)
+        data, path, media_type = searcher.read_file(image_id)
         if not keep_metadata:
-            data, media_type = strip_metadata(data, Path(path).name, searcher.limits)
+            data, media_type = strip_metadata(data, path.name, searcher.limits)
     except UnreadableImage as error:  # a file that has changed since it was indexed
         raise HTTPException(404, str(error)) from error
     # Only raster images keep their media type: SVG and HTML could run scripts on this origin.
-    is_safe = media_type.startswith("image/") and "svg" not in media_type
+    is_safe = media_type.startswith("image/") and "svg" not in media_type and has_image_signature(data[:32])
     return _make_range_response(request, data, headers, media_type if is_safe else "application/octet-stream")
 
 

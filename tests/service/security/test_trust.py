@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from starlette.testclient import TestClient
 
 from simile.core.hosts import parse_networks
@@ -176,3 +177,28 @@ def test_a_line_of_the_log_has_no_commands_for_a_terminal() -> None:
     text = formatter.format(record)
     assert text.startswith("/x\\x1b]0;t\\x07\\x9b1m\\x00\\r\\n\nTraceback")
     assert not {letter for letter in text if ord(letter) < 32 or 127 <= ord(letter) < 160} - {"\n"}
+
+
+@pytest.mark.parametrize("kind", ["link", "other image", "text"])
+def test_only_what_was_indexed_is_served_from_the_path_of_an_image(
+    home_with_digits: Settings, tmp_path: Path, kind: str
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"root:x:0:0:")
+    with serve(home_with_digits) as client:
+        added = []
+        for colour in ("red", "blue"):
+            Image.new("RGB", (32, 32), colour).save(tmp_path / f"{colour}.png")
+            with (tmp_path / f"{colour}.png").open("rb") as file:
+                added.append(client.post("/v1/images", files={"file": file}).json())
+        address, path = f"/v1/images/{added[0]['image_id']}", Path(added[0]["path"])
+        assert client.get(f"{address}/file", params={"metadata": "keep"}).content == path.read_bytes()
+        path.unlink()
+        if kind == "link":
+            path.symlink_to(secret)
+        else:
+            path.write_bytes((secret if kind == "text" else Path(added[1]["path"])).read_bytes())
+        for route in ("file?metadata=keep", "file", "thumbnail"):
+            answer = client.get(f"{address}/{route}")
+            assert answer.status_code == 404 and "changed" in answer.json()["detail"]
+        assert client.get(address).status_code == 200
