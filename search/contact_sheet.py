@@ -33,7 +33,7 @@ def write_contact_sheet(searcher: Searcher, results: list[tuple[SearchResult, Pi
 
 
 def write_reconstruction(searcher: Searcher, image: Path, output: Path) -> float:
-    """Write an image beside its reconstruction as a PNG; return the mean squared error, of values in [0, 1]."""
+    """Write an image and its reconstruction as a PNG; return the mean squared error, of values in [0, 1]."""
     original, reconstruction, query = searcher.reconstruct_file(image, name=str(image))
     if output.suffix.lower() != ".png":
         raise BadSetting(f"{output} can't be written: name a file that ends in .png.")

@@ -39,7 +39,7 @@ class LatentQuantiser:
 
     @classmethod
     def from_sensitivity(cls, centre: FloatArray, sensitivity: Float64Array, delta: float) -> LatentQuantiser:
-        """Make a quantiser whose steps change an image by `delta`; see `measure_sensitivity`. centre: (d,)."""
+        """Make a quantiser with steps that change an image by `delta`; see `measure_sensitivity`. centre: (d,)."""
         steps = np.where(sensitivity > 0, delta / np.maximum(sensitivity, 1e-12), 0.0)
         return cls(centre.astype(np.float32), steps.astype(np.float32))
 

@@ -63,7 +63,7 @@ def find_nearest_images(searcher: Searcher, latents: FloatArray) -> list[Hit | N
 
 
 def check_decoder(searcher: Searcher, limitation: str) -> None:
-    """Raise NoDecoder if the encoder has no decoder; `limitation`, a clause of the message, says what is impossible."""
+    """Raise NoDecoder if the encoder has no decoder; `limitation` is a clause of the message: what can't be done."""
     encoder = searcher.get_encoder()
     if not encoder.has_decoder:
         raise NoDecoder(
