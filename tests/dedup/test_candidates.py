@@ -51,9 +51,8 @@ def written(snapshot, radius, tmp_path, **options):
 @pytest.mark.parametrize("chunk", [7, 512])
 def test_all_pairs_within_the_radius_are_written_once(snapshot, tmp_path, monkeypatch, chunk):
     monkeypatch.setattr(candidates, "QUERY_BATCH_SIZE", chunk)
-    radius = float(
-        np.median([d for _, far in snapshot.search(get_vectors(snapshot, snapshot.get_live_ids()), 8) for d in far])
-    )
+    nearest = snapshot.search(get_vectors(snapshot, snapshot.get_live_ids()), 8)
+    radius = float(np.median([distance for _, distances in nearest for distance in distances]))
     _, pairs = written(snapshot, radius, tmp_path)
     assert len(pairs) == len(set(pairs)) > 50
     assert set(pairs) == all_pairs(snapshot, radius)

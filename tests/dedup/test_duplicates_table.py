@@ -5,32 +5,19 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import combinations
 
-import numpy as np
 import pytest
 
 from simile.core.errors import BadSetting
 from simile.core.filter_parser import make_filter
-from simile.core.records import FileStat
 from simile.dedup.records import Decision
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.records import DuplicateRecord, NewImage
+from simile.store.catalogue.records import DuplicateRecord
 from simile.store.home import Home
-from tests.support.dedup_records import sha
+from tests.support.dedup_records import make_stored_image, sha
 
 VAE = "a" * 64
-
-
-def make_image(number: int, path: str, mtime_ns: int = 10**18) -> NewImage:
-    return NewImage(
-        sha256=sha(number),
-        size=100,
-        format="jpeg",
-        width=40,
-        height=30,
-        file=FileStat(path, 100, mtime_ns),
-        mu=np.zeros(2, np.float32),
-    )
 
 
 @pytest.fixture
@@ -38,8 +25,8 @@ def catalogue(home: Home) -> Iterator[Catalogue]:
     """Images 1 to 4, each with one file; the first has a copy."""
     with Catalogue(home) as catalogue:
         catalogue.encoders.register(VAE, "vae", "vae", dimensions=2)
-        images = [make_image(number, f"/photos/{number}.jpg") for number in range(1, 5)]
-        catalogue.images.add_batch([*images, make_image(1, "/copies/one.jpg")], VAE, "torch")
+        images = [make_stored_image(number, f"/photos/{number}.jpg") for number in range(1, 5)]
+        catalogue.images.add_batch([*images, make_stored_image(1, "/copies/one.jpg")], VAE, "torch")
         yield catalogue
 
 
@@ -76,14 +63,10 @@ def test_a_failed_run_changes_nothing(catalogue: Catalogue) -> None:
 
 
 def test_thousands_of_pairs_are_stored_in_one_change(catalogue: Catalogue) -> None:
-    images = [make_image(number, f"/many/{number}.jpg") for number in range(100, 250)]
+    images = [make_stored_image(number, f"/many/{number}.jpg") for number in range(100, 250)]
     ids = catalogue.images.add_batch(images, VAE, "torch")
     before = catalogue.count_changes()
-    pairs = [
-        DuplicateRecord(one, two, "similar", 0.1, None, "near")
-        for place, one in enumerate(ids)
-        for two in ids[place + 1 :]
-    ]
+    pairs = [DuplicateRecord(*pair, "similar", 0.1, None, "near") for pair in combinations(ids, 2)]
     assert len(pairs) > 2 * 5000
     assert catalogue.duplicates.replace(start_run(catalogue), iter(pairs)) == len(pairs)
     assert catalogue.count_changes() == before + 1
@@ -111,10 +94,8 @@ def test_a_decision_is_stored_by_content_and_can_be_replaced_and_deleted(catalog
     catalogue.duplicates.save_decisions(
         [Decision(sha(1), sha(2), same=False, keep_sha256=sha(1)), Decision(sha(1), sha(3), same=True)]
     )
-    assert [(one.second_sha256, one.same, one.keep_sha256) for one in catalogue.duplicates.get_decisions()] == [
-        (sha(2), False, None),
-        (sha(3), True, None),
-    ]
+    stored = [(one.second_sha256, one.same, one.keep_sha256) for one in catalogue.duplicates.get_decisions()]
+    assert stored == [(sha(2), False, None), (sha(3), True, None)]
     assert catalogue.duplicates.delete_decisions([(sha(3), sha(1)), (sha(1), sha(9))]) == 1
     assert sha(3) not in [one.second_sha256 for one in catalogue.duplicates.get_decisions()]
 
@@ -150,10 +131,8 @@ def test_the_database_refuses_a_pair_in_the_wrong_order(catalogue: Catalogue, ho
 
 
 def test_candidate_files_have_copies_pairs_or_decisions(catalogue: Catalogue) -> None:
-    assert [(row.image_id, row.path) for row in catalogue.duplicates.iterate_candidate_files()] == [
-        (1, "/copies/one.jpg"),
-        (1, "/photos/1.jpg"),
-    ]
+    rows = [(row.image_id, row.path) for row in catalogue.duplicates.iterate_candidate_files()]
+    assert rows == [(1, "/copies/one.jpg"), (1, "/photos/1.jpg")]
     catalogue.duplicates.replace(start_run(catalogue), [DuplicateRecord(2, 4, "similar", 0.5, None, "near")])
     assert {row.image_id for row in catalogue.duplicates.iterate_candidate_files()} == {1}
     catalogue.duplicates.replace(start_run(catalogue), [DuplicateRecord(1, 2, "pixels", 0.0, None, "the same pixels")])
@@ -165,20 +144,15 @@ def test_a_filter_applies_to_each_file(catalogue: Catalogue) -> None:
     found = list(catalogue.duplicates.iterate_candidate_files(make_filter(under="/photos")))
     assert [(row.path, row.size, row.mtime_ns, row.width) for row in found] == [("/photos/1.jpg", 100, 10**18, 40)]
     assert list(catalogue.duplicates.iterate_files(filter=make_filter(formats=["png"]))) == []
-    assert [row.path for row in catalogue.duplicates.iterate_files([3, 99, 1], make_filter(under="/photos"))] == [
-        "/photos/1.jpg",
-        "/photos/3.jpg",
-    ]
+    rows = catalogue.duplicates.iterate_files([3, 99, 1], make_filter(under="/photos"))
+    assert [row.path for row in rows] == ["/photos/1.jpg", "/photos/3.jpg"]
 
 
 def test_labels_can_be_read_by_name_or_only_for_candidates(catalogue: Catalogue) -> None:
-    catalogue.metadata.set_for_files(
-        {"/photos/1.jpg": {"class": "cat", "split": "train"}, "/photos/3.jpg": {"class": "dog"}}
-    )
-    assert set(catalogue.duplicates.iterate_labels("class")) == {
-        ("/photos/1.jpg", "class", "cat"),
-        ("/photos/3.jpg", "class", "dog"),
-    }
+    labels = {"/photos/1.jpg": {"class": "cat", "split": "train"}, "/photos/3.jpg": {"class": "dog"}}
+    catalogue.metadata.set_for_files(labels)
+    classes = {("/photos/1.jpg", "class", "cat"), ("/photos/3.jpg", "class", "dog")}
+    assert set(catalogue.duplicates.iterate_labels("class")) == classes
     assert {path for path, _, _ in catalogue.duplicates.iterate_labels(candidates_only=True)} == {"/photos/1.jpg"}
 
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from simile.core.errors import BadSetting
@@ -33,9 +32,9 @@ from simile.dedup.reporting.exports import (
 )
 from simile.dedup.reporting.results import DedupResultOptions, collect_results, count_tiers, parse_tiers
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.records import DuplicateRecord, NewImage
+from simile.store.catalogue.records import DuplicateRecord
 from simile.store.home import Home
-from tests.support.dedup_records import make_calibration, make_file, sha
+from tests.support.dedup_records import make_calibration, make_file, make_stored_image, sha
 
 VAE = "a" * 64
 FILES = {  # path -> image; the smaller the number, the larger the image
@@ -62,22 +61,8 @@ def catalogue(home: Home) -> Iterator[Catalogue]:
     with Catalogue(home) as catalogue:
         catalogue.encoders.register(VAE, "vae", "vae", dimensions=2)
         catalogue.encoders.activate(VAE)
-        catalogue.images.add_batch(
-            [
-                NewImage(
-                    sha256=sha(n),
-                    size=100,
-                    format="jpeg",
-                    width=100 - n,
-                    height=30,
-                    file=FileStat(path, 100, 10**18),
-                    mu=np.zeros(2, np.float32),
-                )
-                for path, n in FILES.items()
-            ],
-            VAE,
-            "torch",
-        )
+        images = [make_stored_image(n, path, width=100 - n, height=30) for path, n in FILES.items()]
+        catalogue.images.add_batch(images, VAE, "torch")
         run = catalogue.runs.start("dedup", {})
         catalogue.duplicates.replace(run, PAIRS)
         catalogue.runs.finish(run, "finished", {"encoder": VAE, "calibration": calibration_to_json(make_calibration())})
@@ -103,22 +88,10 @@ def test_groups_json_has_three_tiers_and_all_documented_fields(catalogue: Catalo
     assert (group["matched"], group["possible"], group["decided"]) == (1, 1, False)
     kept, other = group["members"]
     assert (kept["keep"], kept["distance"], kept["agreement"]) == (True, 0.0, None)
-    assert {**other, "keep_reason": None} == {
-        "path": "/set/test/dogs/4.jpg",
-        "image_id": 4,
-        "sha256": sha(4),
-        "size": 100,
-        "width": 96,
-        "height": 30,
-        "format": "jpeg",
-        "mtime": "2001-09-09T01:46:40+00:00",
-        "labels": {},
-        "keep": False,
-        "keep_reason": None,
-        "distance": 0.25,
-        "agreement": 0.9,
-        "reason": "cropped",
-    }
+    file = {"path": "/set/test/dogs/4.jpg", "image_id": 4, "sha256": sha(4), "size": 100, "width": 96, "height": 30}
+    file |= {"format": "jpeg", "mtime": "2001-09-09T01:46:40+00:00", "labels": {}}
+    match = {"keep": False, "keep_reason": None, "distance": 0.25, "agreement": 0.9, "reason": "cropped"}
+    assert {**other, "keep_reason": None} == file | match
     assert (body["encoder"], body["threshold"], body["precision"]) == (VAE, 0.5, 0.99)
     assert body["calibration"]["curve"][1] == {"distance": 0.5, "precision": 0.992, "recall": 0.95}
     assert (body["leaks"], body["conflicts"], body["classes"]) == (None, None, None)
@@ -165,14 +138,11 @@ def test_pairs_csv_has_every_pair_once_with_similar_ones_nearest_first(catalogue
 
 
 def test_pairs_decided_as_different_are_not_exported(catalogue: Catalogue) -> None:
-    catalogue.duplicates.save_decisions(
-        [Decision(sha(one), sha(two), same=False) for one, two in ((1, 2), (3, 4), (4, 5), (6, 7))]
-    )
+    different = ((1, 2), (3, 4), (4, 5), (6, 7))
+    catalogue.duplicates.save_decisions([Decision(sha(one), sha(two), same=False) for one, two in different])
     results, _ = collect_results(catalogue, DedupResultOptions())
-    assert [(found.pair.tier, found.pair.first) for found in iterate_file_pairs(catalogue, results)] == [
-        ("bytes", 1),
-        ("near", 5),
-    ]
+    pairs = [found.pair for found in iterate_file_pairs(catalogue, results)]
+    assert [(pair.tier, pair.first) for pair in pairs] == [("bytes", 1), ("near", 5)]
 
 
 def test_parquet_has_the_rows_of_the_csv_with_their_types(catalogue: Catalogue, tmp_path: Path) -> None:
@@ -234,13 +204,8 @@ def test_leaks_are_copies_in_two_splits_sorted_by_tier(catalogue: Catalogue) -> 
     ]
     assert all((leak.first_split, leak.second_split) == ("train", "test") for leak in results.leaks)
     body = groups_to_json(results)["leaks"]
-    assert body["counts"][2] == {
-        "first": "train",
-        "second": "test",
-        "tier": "near",
-        "pairs": 1,
-        "files": {"train": 1, "test": 1},
-    }
+    names = {"first": "train", "second": "test", "tier": "near"}
+    assert body["counts"][2] == {**names, "pairs": 1, "files": {"train": 1, "test": 1}}
     assert body["pairs"][0]["paths"] == ["/set/train/cats/1.jpg", "/set/test/cats/1 again.jpg"]
 
 
@@ -279,25 +244,10 @@ def test_links_are_leaks_and_conflicts_but_no_copies(catalogue: Catalogue, tmp_p
     names[0].write_bytes(b"one file")
     names[1].hardlink_to(names[0])
     names[2].symlink_to(names[0])
-    catalogue.images.add_batch(
-        [
-            NewImage(
-                sha256=sha(9),
-                size=8,
-                format="jpeg",
-                width=9,
-                height=9,
-                file=FileStat(str(name), 8, 10**18),
-                mu=np.zeros(2, np.float32),
-            )
-            for name in names
-        ],
-        VAE,
-        "torch",
-    )
-    wanted = DedupResultOptions(
-        split_names=("train", "test"), label_source="folders", tiers=("bytes",), filter=make_filter(under=str(tmp_path))
-    )
+    images = [make_stored_image(9, "", file=FileStat(str(name), 8, 10**18)) for name in names]
+    catalogue.images.add_batch(images, VAE, "torch")
+    datasets = {"split_names": ("train", "test"), "label_source": "folders"}
+    wanted = DedupResultOptions(**datasets, tiers=("bytes",), filter=make_filter(under=str(tmp_path)))
     results, plan = collect_results(catalogue, wanted)
     assert (list(results.groups), plan.removals) == ([], ())
     assert results.leaks is not None and results.conflicts is not None
@@ -305,9 +255,8 @@ def test_links_are_leaks_and_conflicts_but_no_copies(catalogue: Catalogue, tmp_p
         (str(names[0]), str(names[1])),
         (str(names[2]), str(names[1])),
     ]
-    assert [dict(one.labels) for one in results.conflicts] == [
-        {"cats": (str(names[0]), str(names[2])), "dogs": (str(names[1]),)}
-    ]
+    (conflict,) = results.conflicts
+    assert dict(conflict.labels) == {"cats": (str(names[0]), str(names[2])), "dogs": (str(names[1]),)}
     (tmp_path / "set/test/birds").mkdir()
     copy = tmp_path / "set/test/birds/a.jpg"
     copy.write_bytes(b"one file")
@@ -355,15 +304,7 @@ def test_an_image_in_three_splits_leaks_between_each_pair_of_splits(catalogue: C
 
 
 def test_leaks_include_images_with_the_same_pixels_as_a_pair(catalogue: Catalogue) -> None:
-    third = NewImage(
-        sha256=sha(8),
-        size=100,
-        format="png",
-        width=99,
-        height=30,
-        file=FileStat("/set/test/cats/8.png", 100, 10**18),
-        mu=np.zeros(2, np.float32),
-    )
+    third = make_stored_image(8, "/set/test/cats/8.png", format="png", width=99)
     (eighth,) = catalogue.images.add_batch([third], VAE, "torch")
     pairs = [
         DuplicateRecord(4, 5, "pixels", 0.0, None, "the same pixels"),  # both of the test set …
@@ -386,10 +327,8 @@ def test_conflicting_labels_among_copies_by_class_folder(catalogue: Catalogue) -
         ("bytes", {"cats": ("/set/train/cats/3.jpg",), "dogs": ("/set/train/dogs/3.jpg",)}),
         ("near", {"cats": ("/set/train/cats/3.jpg",), "dogs": ("/set/test/dogs/4.jpg",)}),
     ]
-    assert groups_to_json(results)["conflicts"][0]["labels"] == {
-        "cats": ["/set/train/cats/3.jpg"],
-        "dogs": ["/set/train/dogs/3.jpg"],
-    }
+    labels = {"cats": ["/set/train/cats/3.jpg"], "dogs": ["/set/train/dogs/3.jpg"]}
+    assert groups_to_json(results)["conflicts"][0]["labels"] == labels
 
 
 def test_classes_are_counted_before_and_after_by_folder_and_by_column(catalogue: Catalogue) -> None:

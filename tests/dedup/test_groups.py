@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import combinations
 from pathlib import Path
 from zipfile import ZipFile
 
-import numpy as np
 import pytest
 
 from simile.core.errors import BadSetting
 from simile.core.filter_parser import make_filter
-from simile.core.records import FileStat
 from simile.dedup.cleanup.plan import count_freed_bytes, plan_of
 from simile.dedup.grouping.findings import (
     Findings,
@@ -27,42 +24,15 @@ from simile.dedup.grouping.findings import (
 )
 from simile.dedup.grouping.groups import make_groups
 from simile.dedup.grouping.keep_rules import DEFAULT_KEEP_RULES, KeepRanking, parse_keep_rules
-from simile.dedup.records import Decision, DuplicateGroup, ImageFile, ImagePair
+from simile.dedup.records import Decision, DuplicateGroup
 from simile.dedup.reporting.cards import compare_file_properties
 from simile.dedup.reporting.exports import file_to_json
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.records import DuplicateRecord, NewImage
+from simile.store.catalogue.records import DuplicateRecord
 from simile.store.home import Home
-from tests.support.dedup_records import make_calibration, make_file, make_pair, sha
+from tests.support.dedup_records import make_calibration, make_file, make_findings, make_pair, make_stored_image, sha
 
 CALIBRATION = make_calibration()
-Decided = Mapping[tuple[int, int], tuple[bool, int | None]]
-
-
-def findings(*pairs: ImagePair, files: tuple[ImageFile, ...] = (), decided: Decided | None = None) -> Findings:
-    """Make findings of these pairs; `files` replace the default file of their image."""
-    decided = decided or {}
-    numbers = {number for pair in pairs for number in (pair.first, pair.second)} | {n for ids in decided for n in ids}
-    known = {
-        number: tuple(one for one in files if one.image_id == number) or (make_file(number),) for number in numbers
-    }
-    for one in files:
-        known.setdefault(one.image_id or 0, tuple(other for other in files if other.image_id == one.image_id))
-    decisions = {
-        (sha(one), sha(two)): Decision(sha(one), sha(two), same, None if keep is None else sha(keep))
-        for (one, two), (same, keep) in decided.items()
-    }
-    return Findings(
-        run_id=7,
-        found_at=datetime(2026, 1, 1, tzinfo=UTC),
-        encoder="a" * 64,
-        calibration=CALIBRATION,
-        pairs=pairs,
-        files=known,
-        decisions=decisions,
-        home="/home",
-        uploads_folder="/home/up",
-    )
 
 
 def get_ids(group: DuplicateGroup) -> list[int | None]:
@@ -78,7 +48,7 @@ def list_groups(found: Findings, **how: object) -> list[tuple[str, list[int | No
 
 
 def test_copies_that_all_match_are_one_group_and_the_rules_choose_the_kept_file() -> None:
-    (group,) = make_groups(findings(make_pair(3, 1, 0.3), make_pair(2, 3, 0.2), make_pair(1, 2, 0.1)))
+    (group,) = make_groups(make_findings(make_pair(3, 1, 0.3), make_pair(2, 3, 0.2), make_pair(1, 2, 0.1)))
     assert get_ids(group) == [1, 2, 3]
     assert (group.matched, group.possible, group.decided) == (3, 3, False)
     assert [member.is_kept for member in group.members] == [True, False, False]
@@ -89,17 +59,16 @@ def test_copies_that_all_match_are_one_group_and_the_rules_choose_the_kept_file(
 
 
 def test_a_chain_is_no_group_unless_all_members_match_the_kept_file() -> None:
-    assert list_groups(findings(make_pair(1, 2), make_pair(2, 3), make_pair(3, 4))) == [
-        ("near", [2, 1, 3])
-    ]  # 4 only matches 3
-    (group,) = make_groups(findings(make_pair(1, 2), make_pair(2, 3)))
+    chain = make_findings(make_pair(1, 2), make_pair(2, 3), make_pair(3, 4))
+    assert list_groups(chain) == [("near", [2, 1, 3])]  # 4 only matches 3
+    (group,) = make_groups(make_findings(make_pair(1, 2), make_pair(2, 3)))
     assert (group.matched, group.possible) == (2, 3)
     assert group.kept_member.keep_reason == "it matches all the others directly"
 
 
 def test_tiers_never_mix_and_equal_pixels_are_represented_by_one_image() -> None:
     files = (make_file(1, "/a/1.jpg"), make_file(1, "/b/longer/1.jpg"), make_file(2), make_file(3))
-    found = findings(make_pair(1, 2, 0.0, tier="pixels"), make_pair(2, 3, 0.2), files=files)
+    found = make_findings(make_pair(1, 2, 0.0, tier="pixels"), make_pair(2, 3, 0.2), files=files)
     assert list_groups(found) == [("bytes", [1, 1]), ("pixels", [1, 2]), ("near", [1, 3])]
     assert list_groups(found, tiers=("near",)) == [("near", [1, 3])]
     near_group = make_groups(found)[2]
@@ -110,18 +79,18 @@ def test_tiers_never_mix_and_equal_pixels_are_represented_by_one_image() -> None
 def test_equal_pixels_are_transitive_so_any_of_them_can_be_kept() -> None:
     pairs = (make_pair(1, 2, 0.0, tier="pixels"), make_pair(1, 3, 0.01, tier="pixels"), make_pair(1, 9, 0.2))
     files = (make_file(3, "/best/3.jpg"),)
-    (group, other) = make_groups(findings(*pairs, files=files), ("under:/best",))
+    (group, other) = make_groups(make_findings(*pairs, files=files), ("under:/best",))
     assert get_ids(group) == [3, 1, 2]
     assert (group.matched, group.possible) == (3, 3)
     assert [member.distance for member in group.members] == [0.0, 0.01, 0.0]
     assert (other.tier, get_ids(other), other.members[1].reason) == ("near", [3, 9], "near 1 9")
-    decided = findings(*pairs, decided={(2, 3): (False, None), (1, 2): (True, 2)})
+    decided = make_findings(*pairs, decided={(2, 3): (False, None), (1, 2): (True, 2)})
     assert list_groups(decided) == [("pixels", [2, 1]), ("near", [2, 9])]
 
 
 def test_links_to_a_file_are_no_copies_of_it() -> None:
     files = (make_file(1, "/a/long/1.jpg"), make_file(1, "/a/link.jpg"), make_file(1, "/b/longer/1.jpg"), make_file(2))
-    found = replace(findings(make_pair(1, 2), files=files), link_paths=frozenset({"/a/link.jpg"}))
+    found = replace(make_findings(make_pair(1, 2), files=files), link_paths=frozenset({"/a/link.jpg"}))
     equal, alike = make_groups(found)
     assert [member.file.path for member in equal.members] == ["/a/long/1.jpg", "/b/longer/1.jpg"]
     assert [member.file.path for member in alike.members] == ["/a/long/1.jpg", "/photos/0002.jpg"]
@@ -129,11 +98,12 @@ def test_links_to_a_file_are_no_copies_of_it() -> None:
 
 
 def test_groups_of_a_tier_are_sorted_by_distance() -> None:
-    assert list_groups(findings(make_pair(1, 2, 0.4), make_pair(3, 4, 0.1))) == [("near", [3, 4]), ("near", [1, 2])]
+    found = make_findings(make_pair(1, 2, 0.4), make_pair(3, 4, 0.1))
+    assert list_groups(found) == [("near", [3, 4]), ("near", [1, 2])]
 
 
 def test_a_lower_threshold_replaces_the_runs() -> None:
-    found = findings(make_pair(1, 2, 0.4), make_pair(3, 4, 0.6))
+    found = make_findings(make_pair(1, 2, 0.4), make_pair(3, 4, 0.6))
     assert list_groups(found) == [("near", [1, 2])]
     assert list_groups(found, threshold=0.6) == [("near", [1, 2])]  # the run looked no further than 0.5
     assert list_groups(found, threshold=0.1) == []
@@ -142,9 +112,9 @@ def test_a_lower_threshold_replaces_the_runs() -> None:
 
 
 def test_a_group_id_depends_only_on_the_files() -> None:
-    (first,) = make_groups(findings(make_pair(1, 2)))
-    (swapped,) = make_groups(findings(make_pair(1, 2), decided={(1, 2): (True, 2)}))
-    (other,) = make_groups(findings(make_pair(1, 3)))
+    (first,) = make_groups(make_findings(make_pair(1, 2)))
+    (swapped,) = make_groups(make_findings(make_pair(1, 2), decided={(1, 2): (True, 2)}))
+    (other,) = make_groups(make_findings(make_pair(1, 3)))
     assert first.id == swapped.id != other.id
     assert first.kept_member != swapped.kept_member
 
@@ -154,7 +124,7 @@ def test_groups_of_random_pairs_are_disjoint_stars_and_leave_no_match(seed: int)
     draw = random.Random(seed)
     chosen = draw.sample(list(combinations(range(1, 41), 2)), 90)
     decided = {pair: (draw.random() < 0.5, draw.choice([None, *pair])) for pair in draw.sample(chosen, 20)}
-    found = findings(*(make_pair(*pair, draw.random() / 2) for pair in chosen), decided=decided)
+    found = make_findings(*(make_pair(*pair, draw.random() / 2) for pair in chosen), decided=decided)
     groups = make_groups(found)
     direct = {pair for pair in chosen if decided.get(pair, (True, None))[0]}
     seen: set[int | None] = set()
@@ -178,7 +148,7 @@ def test_groups_of_random_pairs_are_disjoint_stars_and_leave_no_match(seed: int)
 def test_an_image_with_thousands_of_matches_is_grouped_fast() -> None:
     pairs = [make_pair(number, number + 1, 0.1) for number in range(1, 10_000, 2)]
     pairs += [make_pair(20_000, number) for number in range(20_001, 30_001)]
-    groups = make_groups(findings(*pairs))
+    groups = make_groups(make_findings(*pairs))
     assert len(groups) == 5_001
     assert max(len(group.members) for group in groups) == 10_001
 
@@ -187,53 +157,46 @@ def test_an_image_with_thousands_of_matches_is_grouped_fast() -> None:
 
 
 def test_images_decided_as_different_are_never_in_one_group() -> None:
-    assert list_groups(findings(make_pair(1, 2), decided={(1, 2): (False, None)})) == []
-    found = findings(make_pair(1, 2), make_pair(1, 3, 0.2), make_pair(2, 3, 0.1), decided={(1, 2): (False, None)})
+    assert list_groups(make_findings(make_pair(1, 2), decided={(1, 2): (False, None)})) == []
+    found = make_findings(make_pair(1, 2), make_pair(1, 3, 0.2), make_pair(2, 3, 0.1), decided={(1, 2): (False, None)})
     assert list_groups(found) == [("near", [2, 3])]  # 3 can't be a copy of both: it goes with the nearer
 
 
 def test_images_decided_as_the_same_are_grouped_at_any_distance() -> None:
-    (group,) = make_groups(findings(make_pair(1, 2, 0.9), decided={(1, 2): (True, None)}))
+    (group,) = make_groups(make_findings(make_pair(1, 2, 0.9), decided={(1, 2): (True, None)}))
     assert group.decided
-    assert list_groups(findings(make_pair(1, 2, 0.0, tier="pixels"), decided={(1, 2): (True, None)})) == [
-        ("pixels", [1, 2])
-    ]
+    found = make_findings(make_pair(1, 2, 0.0, tier="pixels"), decided={(1, 2): (True, None)})
+    assert list_groups(found) == [("pixels", [1, 2])]
 
 
 def test_a_decision_counts_for_images_with_the_same_pixels() -> None:
     pairs = (make_pair(1, 2, 0.0, tier="pixels"), make_pair(1, 3))
-    assert list_groups(findings(*pairs, decided={(2, 3): (False, None)})) == [("pixels", [1, 2])]
+    assert list_groups(make_findings(*pairs, decided={(2, 3): (False, None)})) == [("pixels", [1, 2])]
 
 
 def test_a_users_choice_comes_before_the_keep_rules() -> None:
     pairs = (make_pair(1, 2), make_pair(1, 3), make_pair(2, 3))
-    (group,) = make_groups(findings(*pairs, decided={(1, 3): (True, 3)}))
+    (group,) = make_groups(make_findings(*pairs, decided={(1, 3): (True, 3)}))
     assert get_ids(group) == [3, 1, 2]
     assert group.members[1].keep_reason == "decided by a user"
     assert group.members[2].keep_reason == "it matches all the others directly"
 
 
 def test_a_users_choice_is_kept_even_if_it_does_not_match_all_others() -> None:
-    found = findings(make_pair(1, 2), make_pair(1, 3), make_pair(1, 4), decided={(1, 4): (True, 4)})
+    found = make_findings(make_pair(1, 2), make_pair(1, 3), make_pair(1, 4), decided={(1, 4): (True, 4)})
     assert list_groups(found) == [("near", [4, 1])]
 
 
 def test_circular_choices_fall_back_to_the_keep_rules() -> None:
     decided = {(1, 2): (True, 2), (2, 3): (True, 3), (1, 3): (True, 1)}
-    assert list_groups(findings(make_pair(1, 2), make_pair(1, 3), make_pair(2, 3), decided=decided)) == [
-        ("near", [1, 2, 3])
-    ]
+    found = make_findings(make_pair(1, 2), make_pair(1, 3), make_pair(2, 3), decided=decided)
+    assert list_groups(found) == [("near", [1, 2, 3])]
 
 
 def test_groups_can_be_limited_to_decided_pairs() -> None:
     files = (make_file(9, "/a/9.jpg"), make_file(9, "/b/9.jpg"))
-    found = findings(
-        make_pair(1, 2),
-        make_pair(3, 4),
-        make_pair(5, 6, 0.0, tier="pixels"),
-        files=files,
-        decided={(3, 4): (True, None)},
-    )
+    pairs = (make_pair(1, 2), make_pair(3, 4), make_pair(5, 6, 0.0, tier="pixels"))
+    found = make_findings(*pairs, files=files, decided={(3, 4): (True, None)})
     assert list_groups(found, decided_only=True) == [("bytes", [9, 9]), ("near", [3, 4])]
 
 
@@ -306,7 +269,7 @@ def test_an_unknown_rule_is_refused(text: str) -> None:
 
 def test_a_plan_never_removes_a_file_that_another_line_keeps() -> None:
     files = (make_file(1), make_file(2, "/b/2.jpg"), make_file(2, "/b/again/2.jpg"), make_file(3))
-    found = findings(make_pair(1, 2, 0.2, tier="pixels"), make_pair(2, 3, 0.2), files=files)
+    found = make_findings(make_pair(1, 2, 0.2, tier="pixels"), make_pair(2, 3, 0.2), files=files)
     plan = plan_of(found, make_groups(found))
     assert [(line.path, line.keep_path, line.tier) for line in plan.removals] == [
         ("/b/again/2.jpg", "/photos/0001.jpg", "pixels"),
@@ -323,7 +286,7 @@ def test_a_plan_never_removes_a_file_that_another_line_keeps() -> None:
 
 def test_a_plan_of_decisions_contains_decided_pairs_and_equal_bytes() -> None:
     files = (make_file(9, "/a/9.jpg"), make_file(9, "/b/longer/9.jpg"))
-    found = findings(make_pair(1, 2), make_pair(3, 4), files=files, decided={(3, 4): (True, 4)})
+    found = make_findings(make_pair(1, 2), make_pair(3, 4), files=files, decided={(3, 4): (True, 4)})
     plan = plan_of(found, make_groups(found), only_decided=True)
     assert [(line.path, line.keep_path) for line in plan.removals] == [
         ("/b/longer/9.jpg", "/a/9.jpg"),
@@ -337,18 +300,15 @@ def test_files_in_archives_and_uploads_are_neither_removed_nor_relied_on(tmp_pat
     with ZipFile(archive, "w") as made_now:
         made_now.writestr("1.jpg", b"")
     inside = f"{archive}/1.jpg"
-    files = (
-        make_file(1, inside),
-        make_file(1, "/home/up/1.jpg"),
-        make_file(1, "/photos/a longer name.jpg"),
-        make_file(1, "/photos/1.jpg"),
-    )
-    found = findings(make_pair(1, 2, 0.2), files=(*files, make_file(2, f"{archive}/2.jpg"), make_file(3, "/a.jpg")))
+    paths = (inside, "/home/uploads/1.jpg", "/photos/a longer name.jpg", "/photos/1.jpg")
+    files = (*(make_file(1, path) for path in paths), make_file(2, f"{archive}/2.jpg"), make_file(3, "/a.jpg"))
+    found = make_findings(make_pair(1, 2, 0.2), files=files)
     (group, second) = make_groups(found)
     assert group.kept_member.file.path == "/photos/1.jpg"
     assert group.members[3].keep_reason == "a single file, outside of archives"
     assert [line.path for line in plan_of(found, [group, second]).removals] == ["/photos/a longer name.jpg"]
-    kept_inside = findings(make_pair(1, 2), files=(make_file(1, inside), make_file(2)), decided={(1, 2): (True, 1)})
+    files = (make_file(1, inside), make_file(2))
+    kept_inside = make_findings(make_pair(1, 2), files=files, decided={(1, 2): (True, 1)})
     (group,) = make_groups(kept_inside)
     assert group.kept_member.file.path == inside
     assert plan_of(kept_inside, [group]).removals == ()
@@ -366,7 +326,7 @@ def test_no_plan_removes_the_last_file_of_an_image(seed: int) -> None:
         make_pair(*pair, 0.1, draw.choice(("pixels", "near")))  # type: ignore[arg-type]
         for pair in draw.sample(list(combinations(range(1, 31), 2)), 40)
     ]
-    found = findings(*pairs, files=tuple(files))
+    found = make_findings(*pairs, files=tuple(files))
     plan = plan_of(found, make_groups(found))
     gone = {line.path for line in plan.removals}
     assert len(gone) == len(plan.removals) > 0
@@ -383,22 +343,7 @@ def catalogue(home: Home) -> Catalogue:
     catalogue.encoders.register("a" * 64, "vae", "vae", dimensions=2)
     catalogue.encoders.activate("a" * 64)
     paths = [(1, "/photos/1.jpg"), *((n, f"/photos/{n}.jpg") for n in range(2, 7)), (1, "/copies/1.jpg")]
-    catalogue.images.add_batch(
-        [
-            NewImage(
-                sha256=sha(n),
-                size=100,
-                format="jpeg",
-                width=40,
-                height=30,
-                file=FileStat(path, 100, 10**18),
-                mu=np.array([n, 0], np.float32),
-            )
-            for n, path in paths
-        ],
-        "a" * 64,
-        "torch",
-    )
+    catalogue.images.add_batch([make_stored_image(n, path, [n, 0]) for n, path in paths], "a" * 64, "torch")
     run = catalogue.runs.start("dedup", {})
     pairs = [
         DuplicateRecord(1, 2, "pixels", 0.0, None, "the same pixels"),
@@ -414,11 +359,8 @@ def catalogue(home: Home) -> Catalogue:
 def test_findings_contain_pairs_files_and_calibration(catalogue: Catalogue) -> None:
     catalogue.metadata.set_for_files({"/photos/3.jpg": {"class": "cat"}})
     found = load_findings(catalogue)
-    assert [(pair.first, pair.second, pair.tier) for pair in found.pairs] == [
-        (1, 2, "pixels"),
-        (2, 3, "near"),
-        (3, 4, "near"),
-    ]
+    pairs = [(pair.first, pair.second, pair.tier) for pair in found.pairs]
+    assert pairs == [(1, 2, "pixels"), (2, 3, "near"), (3, 4, "near")]
     assert (found.calibration, found.threshold, found.encoder) == (CALIBRATION, 0.5, "a" * 64)
     assert [one.path for one in found.files[1]] == ["/copies/1.jpg", "/photos/1.jpg"]
     assert found.files[3][0].labels == {"class": "cat"}
@@ -430,26 +372,13 @@ def test_equal_bytes_are_known_without_a_run(home: Home) -> None:
     with Catalogue(home) as catalogue:
         assert make_groups(load_findings(catalogue)) == []
         catalogue.encoders.register("a" * 64, "vae", "vae", dimensions=2)
-        images = [
-            NewImage(
-                sha256=sha(1),
-                size=9,
-                format="png",
-                width=4,
-                height=3,
-                file=FileStat(path, 9, 10**18),
-                mu=np.zeros(2, np.float32),
-            )
-            for path in ("/b.png", "/a.png")
-        ]
+        images = [make_stored_image(1, path) for path in ("/b.png", "/a.png")]
         catalogue.images.add_batch(images, "a" * 64, "torch")
         found = load_findings(catalogue)
         assert (found.run_id, found.threshold) == (None, None)
         (group,) = make_groups(found)
-        assert [(member.file.path, member.distance, member.reason) for member in group.members] == [
-            ("/a.png", 0.0, ""),
-            ("/b.png", 0.0, "the same bytes"),
-        ]
+        members = [(member.file.path, member.distance, member.reason) for member in group.members]
+        assert members == [("/a.png", 0.0, ""), ("/b.png", 0.0, "the same bytes")]
 
 
 def test_a_filter_restricts_files_and_pairs(catalogue: Catalogue) -> None:
@@ -463,10 +392,8 @@ def test_a_filter_restricts_files_and_pairs(catalogue: Catalogue) -> None:
 def test_similar_pairs_are_unverified_or_beyond_the_threshold_and_undecided(catalogue: Catalogue) -> None:
     found = load_findings(catalogue)
     listed = list(find_similar_pairs(catalogue, found))
-    assert [(one.pair.first, one.pair.second, one.pair.tier) for one in listed] == [
-        (4, 5, "similar"),
-        (3, 4, "similar"),
-    ]
+    pairs = [(one.pair.first, one.pair.second, one.pair.tier) for one in listed]
+    assert pairs == [(4, 5, "similar"), (3, 4, "similar")]
     assert (listed[0].first.path, listed[0].second.path) == ("/photos/4.jpg", "/photos/5.jpg")
     assert count_similar_pairs(catalogue, found) == 2
     assert [one.pair.first for one in find_similar_pairs(catalogue, found, threshold=0.2)] == [2, 4, 3]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +30,14 @@ from simile.store.home import Home
 from simile.store.index.snapshot import IndexSegment
 from tests.support.synthetic_images import on_bed, scene
 
-SCENES, BEDS, SAMPLE = 10, 3, 6
+SCENES, BEDS, SAMPLE = 8, 2, 3
+ALL_PAIRS = DedupRequest(threshold=100.0)
 
 
 @pytest.fixture(autouse=True)
-def _few_planted_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+def _few_planted_copies_and_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("simile.dedup.detection.threshold.PLANTED_ORIGINALS", SAMPLE)
+    monkeypatch.setattr("simile.dedup.detection.verification.VERIFICATION_BATCH_SIZE", 32)
 
 
 def ignore_progress(*_: object) -> None:
@@ -42,7 +45,7 @@ def ignore_progress(*_: object) -> None:
 
 
 def write_photos(folder: Path) -> None:
-    """Write 10 scenes and 3 garments on one bed, with copies of some of them in each tier."""
+    """Write scenes and garments on one bed, with copies of some of them in each tier."""
     folder.mkdir()
     for seed in range(SCENES):
         Image.fromarray(scene(seed, 120, 160)).save(folder / f"scene{seed:02}.png")
@@ -60,17 +63,18 @@ def write_photos(folder: Path) -> None:
         Image.fromarray(copy).save(folder / f"{kind}{seed:02}.png")
 
 
+def settings_of(home: Path) -> Settings:
+    """Settings with one worker, so that the features of each image are computed once."""
+    return load_settings(home=home, workers=1, device="cpu")
+
+
 @pytest.fixture(scope="module")
 def _indexed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     root = tmp_path_factory.mktemp("copies")
     write_photos(root / "photos")
-    settings = load_settings(home=root / "home", workers=2, device="cpu")
-    train_on_sources(
-        settings,
-        [root / "photos"],
-        TrainingRequest(recipe="vae", overrides={"latent_dim": 16, "width": 8, "epochs": 4}),
-        ignore_progress,
-    )
+    settings = settings_of(root / "home")
+    request = TrainingRequest(recipe="vae", overrides={"latent_dim": 16, "width": 8, "epochs": 4})
+    train_on_sources(settings, [root / "photos"], request, ignore_progress)
     index(settings, [root / "photos"], IndexRequest())
     return root / "home", root / "photos"
 
@@ -78,22 +82,20 @@ def _indexed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture
 def settings(tmp_path: Path, _indexed: tuple[Path, Path]) -> Settings:
     """Settings of a home for this test; the photos are shared because they are only read."""
-    shutil.copytree(_indexed[0], tmp_path / "home")
-    return load_settings(home=tmp_path / "home", workers=2, device="cpu")
+    return settings_of(shutil.copytree(_indexed[0], tmp_path / "home"))
 
 
 @pytest.fixture(scope="module")
 def _searched(tmp_path_factory: pytest.TempPathFactory, _indexed: tuple[Path, Path]) -> Path:
     home = Path(shutil.copytree(_indexed[0], tmp_path_factory.mktemp("searched") / "home"))
-    find_duplicates(load_settings(home=home, workers=2, device="cpu"), DedupRequest(threshold=100.0), ignore_progress)
+    find_duplicates(settings_of(home), ALL_PAIRS, ignore_progress)
     return home
 
 
 @pytest.fixture
 def searched(tmp_path: Path, _searched: Path) -> Settings:
     """Settings of such a home after a run with an unlimited threshold."""
-    shutil.copytree(_searched, tmp_path / "home")
-    return load_settings(home=tmp_path / "home", workers=2, device="cpu")
+    return settings_of(shutil.copytree(_searched, tmp_path / "home"))
 
 
 def list_groups(settings: Settings) -> dict[str, set[frozenset[str]]]:
@@ -120,7 +122,10 @@ def test_exactly_the_copies_are_found_in_their_tiers(searched):
     assert list_groups(searched) == EXPECTED
 
 
-def test_the_threshold_is_calibrated_and_stored_with_the_run(settings):
+def test_the_threshold_is_calibrated_on_copies_and_decisions_and_stored_with_the_run(settings):
+    with Catalogue(Home(settings.home)) as catalogue:
+        shas = sorted(image.sha256 for image in catalogue.images.get_page(2))  # of the two beds
+        catalogue.duplicates.save_decisions([Decision(*shas, same=False)])
     run = find_duplicates(settings, DedupRequest(precision=0.95), ignore_progress)
     with Catalogue(Home(settings.home)) as catalogue:
         findings = load_findings(catalogue)
@@ -129,7 +134,7 @@ def test_the_threshold_is_calibrated_and_stored_with_the_run(settings):
     assert kept.counts["encoder"] == findings.encoder
     assert findings.calibration.precision == 0.95
     assert findings.calibration.reached_precision >= 0.95
-    assert findings.calibration.copies == SAMPLE * 6
+    assert (findings.calibration.copies, findings.calibration.decisions) == (SAMPLE * 6, 1)
     groups = list_groups(settings)
     assert groups["bytes"] == EXPECTED["bytes"]
     assert groups["pixels"] == EXPECTED["pixels"]
@@ -160,47 +165,38 @@ def test_near_images_that_are_no_copies_are_similar(searched):
     assert all(pair.reason.startswith("not a copy: ") for pair in similar)
 
 
-def test_an_interrupted_run_continues(settings, monkeypatch):
-    monkeypatch.setattr("simile.dedup.detection.verification.VERIFICATION_BATCH_SIZE", 32)
-    seen = []
+def interrupt(settings: Settings, compared: int) -> None:
+    """Interrupt a run after so many comparisons."""
 
     def stop(stage: str, done: int, total: int) -> None:
-        if stage == "comparing images" and done >= 64:
+        if stage == "comparing images" and done >= compared:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        find_duplicates(settings, DedupRequest(threshold=100.0), stop)
+        find_duplicates(settings, ALL_PAIRS, stop)
+
+
+def test_an_interrupted_run_continues(settings):
+    seen = []
+    interrupt(settings, 64)
     assert list_groups(settings)["near"] == set()  # findings change all at once
-    again = DedupRequest(threshold=100.0, wait=5.0)
-    find_duplicates(settings, again, lambda stage, done, _: seen.append((stage, done)))
+    find_duplicates(settings, replace(ALL_PAIRS, wait=5.0), lambda stage, done, _: seen.append((stage, done)))
     assert min(done for stage, done in seen if stage == "comparing images") > 64
     assert not any(stage == "looking for neighbours" for stage, _ in seen)
     assert list_groups(settings) == EXPECTED
     assert not (settings.home / "dedup" / "unfinished").exists()
 
 
-def test_a_truncated_result_line_is_computed_again(settings, monkeypatch):
-    monkeypatch.setattr("simile.dedup.detection.verification.VERIFICATION_BATCH_SIZE", 32)
-
-    def stop(stage: str, done: int, total: int) -> None:
-        if stage == "comparing images" and done >= 96:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        find_duplicates(settings, DedupRequest(threshold=100.0), stop)
+def test_a_truncated_result_line_is_computed_again(settings):
+    interrupt(settings, 64)
     results = settings.home / "dedup" / "unfinished" / "confirmed.jsonl"
     results.write_bytes(results.read_bytes()[:-20])
-    find_duplicates(settings, DedupRequest(threshold=100.0), ignore_progress)
+    find_duplicates(settings, ALL_PAIRS, ignore_progress)
     assert list_groups(settings) == EXPECTED
 
 
 def test_another_request_starts_again(settings):
-    def stop(stage: str, done: int, total: int) -> None:
-        if stage == "comparing images":
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        find_duplicates(settings, DedupRequest(threshold=100.0), stop)
+    interrupt(settings, 1)
     stages = set()
     find_duplicates(settings, DedupRequest(threshold=0.0), lambda stage, *_: stages.add(stage))
     assert "looking for neighbours" in stages
@@ -217,7 +213,7 @@ def test_missing_and_damaged_files_do_not_affect_other_copies(settings, _indexed
         catalogue.files.delete([str(path) for path in sorted(_indexed[1].iterdir())])
     (photos / "blur05.png").unlink()
     (photos / "scene04.png").write_bytes(b"not an image")
-    find_duplicates(settings, DedupRequest(threshold=100.0), ignore_progress)
+    find_duplicates(settings, ALL_PAIRS, ignore_progress)
     groups = list_groups(settings)
     assert groups["pixels"] == EXPECTED["pixels"]
     assert groups["near"] == {frozenset({"scene03.png", "jpeg-3003.png", "grey03.png"})}
@@ -232,15 +228,6 @@ def test_links_to_a_file_are_no_copies(settings, tmp_path):
     (photos / "0-soft.png").symlink_to(photos / "a.png")
     index(settings, [photos], IndexRequest())
     assert frozenset({"a.png", "b.png"}) in list_groups(settings)["bytes"]
-
-
-def test_the_calibration_uses_decisions(settings):
-    with Searcher(settings) as searcher:
-        shas = sorted(record.sha256 for record in searcher.list_images(limit=2))
-        searcher.catalogue.duplicates.save_decisions([Decision(*shas, same=False)])
-    find_duplicates(settings, DedupRequest(), ignore_progress)
-    with Catalogue(Home(settings.home)) as catalogue:
-        assert load_findings(catalogue).calibration.decisions == 1
 
 
 @pytest.mark.parametrize(
@@ -294,14 +281,17 @@ def test_others_may_write_while_images_are_compared(settings):
                 other.execute("BEGIN IMMEDIATE")  # raises at once where somebody writes
                 stored.append(other.in_transaction)
 
-    find_duplicates(settings, DedupRequest(threshold=100.0), decide_meanwhile)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        find_duplicates(settings, ALL_PAIRS, decide_meanwhile)
     assert stored == [True]
 
 
 def test_equal_pixels_are_found_with_any_threshold(settings, tmp_path):
     photos = tmp_path / "more"
     photos.mkdir()
-    Image.fromarray(scene(77, 900, 1200)).save(photos / "large.jpg")  # decoded at a smaller scale to be indexed
+    Image.fromarray(scene(77, 600, 800)).save(photos / "large.jpg")  # decoded at a smaller scale to be indexed
     Image.open(photos / "large.jpg").save(photos / "large.png")
     index(settings, [photos], IndexRequest())
     find_duplicates(settings, DedupRequest(threshold=0.0))

@@ -45,16 +45,8 @@ def test_more_than_eight_bits_change_the_digest() -> None:
     eight = np.random.default_rng(0).integers(0, 255, (40, 48))
     deep, deeper = (Image.fromarray((eight * 257 + more).astype(np.uint16)) for more in (0, 100))
     assert compute_digest(deep, "PNG") == compute_digest(deep, "TIFF")
-    assert (
-        len(
-            {
-                compute_digest(deep, "PNG"),
-                compute_digest(deeper, "PNG"),
-                compute_digest(Image.fromarray(eight.astype(np.uint8)), "PNG"),
-            }
-        )
-        == 3
-    )
+    images = (deep, deeper, Image.fromarray(eight.astype(np.uint8)))
+    assert len({compute_digest(image, "PNG") for image in images}) == 3
 
 
 def test_animations_with_the_same_first_frame_are_no_near_copies(tmp_path):

@@ -7,28 +7,15 @@ from dataclasses import replace
 import pytest
 
 from simile.dedup.detection.threshold import CURVE_HEIGHT, CURVE_WIDTH, make_curve
-from simile.dedup.grouping.findings import Findings
 from simile.dedup.grouping.groups import make_groups
 from simile.dedup.records import CurvePoint, Decision, ImageFile, ImagePair
 from simile.dedup.reporting.cards import compare_file_properties, format_size, shorten_folder
 from simile.dedup.review import DuplicateReview, iterate_different_cases
-from tests.support.dedup_records import make_calibration, make_file, make_pair, sha
+from tests.support.dedup_records import make_calibration, make_file, make_findings, make_pair, sha
 
 
 def make_review(*pairs: ImagePair, files: dict[int, ImageFile] | None = None) -> DuplicateReview:
-    numbers = {number for item in pairs for number in (item.first, item.second)}
-    known = {number: ((files or {}).get(number) or make_file(number),) for number in numbers}
-    findings = Findings(
-        run_id=1,
-        found_at=None,
-        encoder=None,
-        calibration=None,
-        pairs=pairs,
-        files=known,
-        decisions={},
-        home="/home",
-        uploads_folder="/home/uploads",
-    )
+    findings = make_findings(*pairs, files=tuple((files or {}).values()))
     return DuplicateReview(findings, make_groups(findings), None)
 
 
@@ -90,10 +77,8 @@ def test_pairs_decided_as_different_are_separate_cases() -> None:
 
 
 def test_better_properties_are_marked() -> None:
-    large, small = (
-        make_file(1, width=400, height=300, size=9000, mtime_ns=2),
-        make_file(2, width=40, height=30, mtime_ns=1),
-    )
+    large = make_file(1, width=400, height=300, size=9000, mtime_ns=2)
+    small = make_file(2, width=40, height=30, mtime_ns=1)
     assert [prop.name for prop in compare_file_properties(large, small) if prop.is_better] == ["Pixels"]
     assert [prop.name for prop in compare_file_properties(small, large) if prop.is_better] == ["Modified"]
     png, jpeg = make_file(1, format="png", size=50), make_file(1, format="jpeg", size=5000)

@@ -37,10 +37,7 @@ def test_unverified_copies_lower_only_the_recall():
 
 def test_decisions_change_the_threshold():
     different = [CalibrationExample(0.6, is_match=True, is_copy=False)] * 30
-    before, after = (
-        calibrate_threshold(make_copies(1000), 0.99),
-        calibrate_threshold(make_copies(1000), 0.99, different),
-    )
+    before, after = (calibrate_threshold(make_copies(1000), 0.99, *pairs) for pairs in ((), (different,)))
     assert after.threshold < 0.61 < before.threshold
     assert after.decisions == 30
 

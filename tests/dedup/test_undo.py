@@ -10,11 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from simile.cli.main import app
 from simile.core.errors import BadSetting, HomeError, NothingIndexed
-from simile.core.records import FileStat
 from simile.core.settings import Settings, load_settings
 from simile.dedup.cleanup.apply import ApplyRequest, apply_plan
 from simile.dedup.cleanup.file_ops import exchange_files, identify_file
@@ -24,9 +21,9 @@ from simile.dedup.cleanup.undo import undo_journal
 from simile.dedup.records import CleanupPlan
 from simile.images.encoding import encode_png
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.records import NewImage
 from simile.store.home import Home
-from tests.support.dedup_records import make_removal
+from tests.support.commands import run_json, run_simile
+from tests.support.dedup_records import index_file, make_removal
 
 ENCODER = "f" * 64
 ACTIONS: tuple[CleanupAction, ...] = ("move", "hardlink", "symlink", "trash")
@@ -56,17 +53,7 @@ def settings(home: Home, photos: Path) -> Iterator[Settings]:
     with Catalogue(home) as catalogue:
         catalogue.encoders.register(ENCODER, "toy", "vae", dimensions=1)
         for path in sorted(photos.rglob("*.png")):
-            facts = FileStat(str(path), path.stat().st_size, path.stat().st_mtime_ns)
-            new = NewImage(
-                sha256=identify_file(path).sha256,
-                size=facts.size,
-                format="png",
-                width=9,
-                height=9,
-                file=facts,
-                mu=np.zeros(1, np.float32),
-            )
-            catalogue.images.add_batch([new], ENCODER, "eager")
+            index_file(catalogue, path, ENCODER)
     yield load_settings(home=home.root, device="cpu")
 
 
@@ -170,10 +157,8 @@ def test_undo_reports_deleted_and_changed_files(settings: Settings, photos: Path
     Path(second.target).write_text("changed")
     result = undo_journal(settings)
     assert result.restored == 1
-    assert {left.path: left.reason.split()[-1] for left in result.set_aside} == {
-        first.path: "exist",
-        second.path: "there",
-    }
+    reasons = {left.path: left.reason.split()[-1] for left in result.set_aside}
+    assert reasons == {first.path: "exist", second.path: "there"}
     shutil.copy2(photos / "kept.png", first.path)  # whoever has another copy may put it back himself
     assert undo_journal(settings).restored == 1
 
@@ -216,11 +201,19 @@ def test_undo_restores_extended_attributes(settings: Settings, photos: Path, pla
     assert os.getxattr(photos / "one.png", "user.rating") == b"5\xff"
 
 
-def cut_journal(settings: Settings, lines: int) -> None:
-    """Cut the newest journal after `lines` lines and a part of the next one, like a kill."""
+def cut_journal(settings: Settings) -> None:
+    """Cut the newest journal in its third line, like a kill."""
     path = read_journals(Home(settings.home))[-1].path
     kept = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join(kept[:lines]) + kept[lines][:20])
+    path.write_bytes(b"".join(kept[:2]) + kept[2][:20])
+
+
+def begin_first(settings: Settings, plan: Path, action: CleanupAction) -> FileOperation:
+    """Make the state after a kill in the first operation: only its intent is in the journal. Return it."""
+    first = apply(settings, plan, action)[0]
+    undo_journal(settings)
+    cut_journal(settings)
+    return first
 
 
 Step = Callable[[FileOperation], None]
@@ -287,9 +280,7 @@ def test_a_killed_operation_is_completed_or_taken_back(
 ) -> None:
     """The journal contains the first file's intent, and the disk the result of the steps."""
     before = describe_files(photos)
-    first = apply(settings, plan, action)[0]
-    undo_journal(settings)
-    cut_journal(settings, 2)
+    first = begin_first(settings, plan, action)
     Path(first.target).parent.mkdir(parents=True, exist_ok=True)
     steps(first)
     again = undo_journal(settings)
@@ -304,7 +295,7 @@ def test_a_disk_may_be_missing_after_a_kill_and_be_connected_again(
 ) -> None:
     before = describe_files(photos)
     apply(settings, plan, "move")
-    cut_journal(settings, 2)  # the other two are done, but nothing says so
+    cut_journal(settings)  # the other two are done, but nothing says so
     gone = photos.parent / "gone"
     gone.rename(photos.parent / "unplugged")
     result = undo_journal(settings)
@@ -318,11 +309,8 @@ def test_a_disk_may_be_missing_after_a_kill_and_be_connected_again(
 def test_an_edit_during_linking_is_not_lost(
     settings: Settings, photos: Path, plan: Path, action: CleanupAction
 ) -> None:
-    first = apply(settings, plan, action)[0]
-    undo_journal(settings)
-    cut_journal(settings, 2)
-    link_up(first)
-    exchange_files(Path(first.temporary), Path(first.path))
+    first = begin_first(settings, plan, action)
+    _swapped(first)
     with Path(first.aside).open("ab") as file:  # a program that had it open
         file.write(b"edited")
     assert undo_journal(settings).restored == 0
@@ -333,9 +321,7 @@ def test_an_edit_during_linking_is_not_lost(
 def test_a_file_that_replaces_the_moved_file_during_a_kill_is_not_lost(
     settings: Settings, photos: Path, plan: Path
 ) -> None:
-    first = apply(settings, plan, "move")[0]
-    undo_journal(settings)
-    cut_journal(settings, 2)
+    first = begin_first(settings, plan, "move")
     Path(first.path).rename(first.aside)
     Path(first.path).write_text("another file")
     result = undo_journal(settings)
@@ -347,9 +333,7 @@ def test_a_file_that_replaces_the_moved_file_during_a_kill_is_not_lost(
 def test_a_file_that_appears_during_the_exchange_is_not_lost(
     settings: Settings, photos: Path, plan: Path, action: CleanupAction
 ) -> None:
-    first = apply(settings, plan, action)[0]
-    undo_journal(settings)
-    cut_journal(settings, 2)
+    first = begin_first(settings, plan, action)
     link_up(first)
     saved = photos / "saved"  # written while the old file exists: a new file could get the inode of a deleted one
     saved.write_text("saved by an editor")
@@ -388,11 +372,11 @@ def test_undo_does_not_create_a_home(tmp_path: Path) -> None:
 def test_undo_on_the_command_line_reports_its_result(settings: Settings, photos: Path, plan: Path) -> None:
     apply(settings, plan, "move")
     (photos / "one.png").write_text("new")
-    command = ["dedup", "undo", "--home", str(settings.home)]
-    result = CliRunner().invoke(app, command)
+    command = ("dedup", "undo", "--home", settings.home)
+    result = run_simile(*command)
     assert result.exit_code == 1 and result.stdout.startswith("2 files restored")
     assert f"skipped: {photos / 'one.png'}: another file" in result.stdout
     (photos / "one.png").unlink()
-    body = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    body = run_json(*command)
     assert (body["restored"], body["set_aside"]) == (1, []) and body["journal"].endswith("-1")
     assert get_journals_folder(Home(settings.home)).is_dir()

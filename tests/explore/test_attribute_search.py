@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from typer.testing import CliRunner
 
-from simile.cli.main import app
 from simile.core.errors import BadSetting
 from simile.core.settings import Settings
 from simile.explore.attributes.directions import AttributeExamples, learn_attribute
@@ -20,18 +18,18 @@ from simile.explore.latent.aggregate_posterior import load_aggregate_posterior
 from simile.search import attributes
 from simile.search.searcher import Searcher
 from simile.service.app import create_app
+from tests.support.commands import run_json
 
 
 @pytest.fixture
 def home(home_with_digits: Settings) -> Settings:
-    """With two attributes: of the second half of the pictures, and of every other one."""
+    """With two attributes: of the second half of the images, and of every other one."""
     with Searcher(home_with_digits) as searcher:
         everything = load_aggregate_posterior(searcher)
         for name, has in (("late", everything.ids > 60), ("odd", everything.ids % 2 == 1)):
             examples = AttributeExamples(everything.mu, has, [str(one) for one in everything.ids.tolist()])
-            attributes.save_attribute(
-                searcher.home, learn_attribute(name, searcher.get_encoder().fingerprint, examples)
-            )
+            made = learn_attribute(name, searcher.get_encoder().fingerprint, examples)
+            attributes.save_attribute(searcher.home, made)
     return home_with_digits
 
 
@@ -48,9 +46,7 @@ def picture(home: Settings) -> Path:
 
 
 def at_the_command_line(home: Settings, *arguments: str) -> dict[str, Any]:
-    done = CliRunner().invoke(app, ["search", *arguments, "-k", "6", "--json", "--home", str(home.home)])
-    assert done.exit_code == 0, (done.output, done.exception)
-    return dict(json.loads(done.stdout))
+    return dict(run_json("search", *arguments, "-k", 6, "--home", home.home))
 
 
 def hits(answer: dict[str, Any]) -> list[tuple[int, float]]:
@@ -102,11 +98,11 @@ def test_both_doors_refuse_the_same(home: Settings, client: TestClient, asked: d
     assert refused.status_code == 422 and said in refused.json()["detail"]
     options = [f"--{side}={name}" for side in ("plus", "minus") for name in asked.get(side, [])]
     options += ["--posterior"] if "posterior" in asked else []
-    done = CliRunner().invoke(app, ["search", "--id", "5", *options, "--home", str(home.home)])
-    assert isinstance(done.exception, BadSetting) and said in str(done.exception)
+    with pytest.raises(BadSetting, match=re.escape(said)):
+        run_json("search", "--id", 5, *options, "--home", home.home)
 
 
-def test_several_pictures_are_pushed_from_the_middle_of_them(home: Settings, client: TestClient) -> None:
+def test_several_images_are_pushed_from_the_middle_of_them(home: Settings, client: TestClient) -> None:
     answer = client.post("/v1/search", json={"positive": [5, 70], "plus": ["odd"], "limit": 120}).json()
     assert {5, 70}.isdisjoint(dict(hits(answer))) and len(answer["hits"]) == 118
     with Searcher(home) as searcher:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from simile.cli.main import app
 from simile.core.errors import BadSetting, EncoderMismatch, NoDecoder, TooFewPictures
 from simile.core.settings import Settings
 from simile.explore.arrays import ignore_progress
@@ -25,6 +23,7 @@ from simile.search import attributes
 from simile.search.attributes import Attribute
 from simile.search.searcher import Searcher
 from simile.store.home import Home
+from tests.support.commands import run_json
 
 
 def blobs(count: int = 200, seed: int = 0) -> AttributeExamples:
@@ -63,7 +62,7 @@ def test_copies_never_stand_on_both_sides_of_a_split() -> None:
     )
 
 
-def test_a_picture_on_both_sides_is_left_out_and_counted() -> None:
+def test_an_image_on_both_sides_is_left_out_and_counted() -> None:
     examples = blobs(60)
     both = AttributeExamples(examples.mu, examples.is_positive, ["same", "same", *examples.digests[2:]])
     made = learn_attribute("big", "e", both)
@@ -119,29 +118,27 @@ def sides(home_with_digits: Settings, tmp_path: Path) -> tuple[Path, Path]:
     return folders
 
 
-def test_more_of_an_attribute_is_seen_and_found(home_with_digits: Settings, sides: tuple[Path, Path]) -> None:
-    with Searcher(home_with_digits) as searcher:
-        examples = read_examples_from_files(searcher, [sides[0]], [sides[1]], ignore_progress)
-        assert (len(examples.mu), examples.unreadable) == (60, 1)
-        made = learn_attribute("ink", searcher.get_encoder().fingerprint, examples)
-        assert made.auc["whitened"] > 0.8
-        mu = searcher.by_id(1).query.mu
-        brightness = [searcher.get_encoder().decode(made.shift(mu, s)[None]).mean() for s in (-2, 0, 2)]
-        assert brightness[0] < brightness[1] < brightness[2]
-        assert made.shift(made.shift(mu, 1.0), -1.0) == pytest.approx(mu, abs=1e-5)
-        drawn = render_attribute_sheet(searcher, made, [1, 2], parse_strengths("-1..1"))
-        assert drawn.startswith(b"\x89PNG")
-        searcher.get_encoder().has_decoder = False
-        with pytest.raises(NoDecoder, match="learned and searched with"):
-            render_attribute_sheet(searcher, made, [1], [0.0])
+def test_more_of_an_attribute_is_seen_and_found(searcher: Searcher, sides: tuple[Path, Path]) -> None:
+    examples = read_examples_from_files(searcher, [sides[0]], [sides[1]], ignore_progress)
+    assert (len(examples.mu), examples.unreadable) == (60, 1)
+    made = learn_attribute("ink", searcher.get_encoder().fingerprint, examples)
+    assert made.auc["whitened"] > 0.8
+    mu = searcher.by_id(1).query.mu
+    brightness = [searcher.get_encoder().decode(made.shift(mu, s)[None]).mean() for s in (-2, 0, 2)]
+    assert brightness[0] < brightness[1] < brightness[2]
+    assert made.shift(made.shift(mu, 1.0), -1.0) == pytest.approx(mu, abs=1e-5)
+    drawn = render_attribute_sheet(searcher, made, [1, 2], parse_strengths("-1..1"))
+    assert drawn.startswith(b"\x89PNG")
+    searcher.get_encoder().has_decoder = False
+    with pytest.raises(NoDecoder, match="learned and searched with"):
+        render_attribute_sheet(searcher, made, [1], [0.0])
 
 
-def test_examples_come_from_what_is_said_of_the_pictures(home_with_digits: Settings) -> None:
-    with Searcher(home_with_digits) as searcher:
-        for image_id in range(1, 31):
-            searcher.catalogue.metadata.set_for_image(image_id, {"smile": "yes"})
-        examples = load_examples_from_metadata(searcher, ["smile=yes"])
-        assert examples.is_positive.sum() == 30 and len(examples.mu) == 120
+def test_examples_come_from_what_is_said_of_the_images(searcher: Searcher) -> None:
+    for image_id in range(1, 31):
+        searcher.catalogue.metadata.set_for_image(image_id, {"smile": "yes"})
+    examples = load_examples_from_metadata(searcher, ["smile=yes"])
+    assert examples.is_positive.sum() == 30 and len(examples.mu) == 120
 
 
 def test_a_class_among_labels_is_learned_against_all_others(
@@ -157,15 +154,12 @@ def test_a_class_among_labels_is_learned_against_all_others(
         assert sorted(found.digests) == sorted(plain.digests)
         with pytest.raises(BadSetting, match=r"label 'cat' \(known: little, much"):
             read_examples_from_labels(searcher, sides, "folders", "cat", ignore_progress)
-    home = ["--home", str(home_with_digits.home), "--json"]
-    command = ["attribute", "learn", "ink", *map(str, sides), "--labels", str(table), "--of", "Much Ink", *home]
-    done = CliRunner().invoke(app, command)
-    assert done.exit_code == 0, (done.output, done.exception)
-    about = json.loads(done.stdout)
+    learn = ("attribute", "learn", "--home", home_with_digits.home)
+    about = run_json(*learn, "ink", *sides, "--labels", table, "--of", "Much Ink")
     assert (about["positives"], about["negatives"]) == (27, 30) and about["auc"]["whitened"] > 0.8
     for wrong in (["x", str(sides[0])], ["x", "--labels", "folders"], ["x", "--of", "y", "--where", "a=b"]):
-        refused = CliRunner().invoke(app, ["attribute", "learn", *wrong, *home])
-        assert isinstance(refused.exception, BadSetting), wrong
+        with pytest.raises(BadSetting):
+            run_json(*learn, *wrong)
 
 
 def test_strengths_are_read_as_a_range_or_one_by_one() -> None:
@@ -179,28 +173,24 @@ def test_strengths_are_read_as_a_range_or_one_by_one() -> None:
 def test_the_commands_learn_list_show_apply_search_and_remove(
     home_with_digits: Settings, sides: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    home = ["--home", str(home_with_digits.home)]
+    def run(*arguments: object) -> Any:
+        return run_json(*arguments, "--home", home_with_digits.home)
 
-    def run(*arguments: str) -> dict[str, object]:
-        done = CliRunner().invoke(app, [*arguments, "--json", *home])
-        assert done.exit_code == 0, (done.output, done.exception)
-        return dict(json.loads(done.stdout))
-
-    learned = run("attribute", "learn", "ink", "--positive", str(sides[0]), "--negative", str(sides[1]))
+    learned = run("attribute", "learn", "ink", "--positive", sides[0], "--negative", sides[1])
     assert learned["positives"] == 30 and learned["drags"] == []
-    assert run("attribute", "learn", "less", "--positive", str(sides[1]), "--negative", str(sides[0]))["drags"]
-    assert len(run("attribute", "list")["attributes"]) == 2  # type: ignore[arg-type]
+    assert run("attribute", "learn", "less", "--positive", sides[1], "--negative", sides[0])["drags"]
+    assert len(run("attribute", "list")["attributes"]) == 2
     shown = run("attribute", "show", "ink")["drags"]
-    assert shown[0]["name"] == "less" and shown[0]["change"] == pytest.approx(-1, abs=1e-6)  # type: ignore[index]
-    for drawn, arguments in (("a.png", ["--strength", "1.5"]), ("s.png", ["--strengths", "-2..2"])):
-        verb = "apply" if drawn == "a.png" else "sheet"
-        run("attribute", verb, "ink", "--id", "1", *arguments, "-o", str(tmp_path / drawn))
-        with Image.open(tmp_path / drawn) as image:
+    assert shown[0]["name"] == "less" and shown[0]["change"] == pytest.approx(-1, abs=1e-6)
+    for verb, *arguments in (("apply", "--strength", 1.5), ("sheet", "--strengths", "-2..2")):
+        run("attribute", verb, "ink", "--id", 1, *arguments, "-o", tmp_path / "drawn.png")
+        with Image.open(tmp_path / "drawn.png") as image:
             assert image.width > 3 * 160
     plain = run("search", "--id", "1", "-k", "5")["hits"]
     found = run("search", "--id", "1", "-k", "5", "--plus", "ink", "--strength", "2")["hits"]
-    assert len(found) == 5 and found != plain and 1 not in {hit["image_id"] for hit in found}  # type: ignore[arg-type, index, attr-defined]
+    assert len(found) == 5 and found != plain and 1 not in {hit["image_id"] for hit in found}
     run("attribute", "remove", "less")
-    refused = CliRunner().invoke(app, ["search", "--id", "1", "--minus", "less", *home])
-    assert isinstance(refused.exception, BadSetting) and "known: ink" in str(refused.exception)
-    assert isinstance(CliRunner().invoke(app, ["attribute", "learn", "x", *home]).exception, BadSetting)
+    with pytest.raises(BadSetting, match="known: ink"):
+        run("search", "--id", 1, "--minus", "less")
+    with pytest.raises(BadSetting):
+        run("attribute", "learn", "x")

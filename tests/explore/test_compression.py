@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from simile.cli.main import app
 from simile.core.errors import ArchiveDamaged, BadSetting, EncoderMismatch, NoDecoder, TooFewPictures
 from simile.core.settings import Settings
 from simile.explore.arrays import ignore_progress
@@ -29,12 +26,9 @@ from simile.explore.compression.quantization import (
 from simile.images.formats import Limits
 from simile.models.inference.encoder import TrainedEncoder
 from simile.search.searcher import Searcher
+from tests.support.commands import run_json, run_simile
 
 LIMITS = Limits(200_000_000, 50_000_000)
-
-
-def run(*arguments: object) -> Any:
-    return CliRunner().invoke(app, list(map(str, arguments)))
 
 
 @pytest.fixture
@@ -46,6 +40,13 @@ def encoder(home_with_digits: Settings) -> TrainedEncoder:
 def pack(encoder: TrainedEncoder, photos: Path, **how: Any) -> CompressedImages:
     paths = sorted(map(str, photos.iterdir()))
     return compress_images(encoder, paths, LIMITS, 0, ignore_progress, **how)
+
+
+def compute_loss(encoder: TrainedEncoder, made: CompressedImages, photos: Path) -> float:
+    """Return the mean squared error of a value in [0, 1]."""
+    seen = encoder.decode(made.quantiser.dequantise(made.symbols))
+    images = np.stack([np.asarray(Image.open(path).convert("L")) for path in sorted(photos.iterdir())])
+    return float(np.square(seen[:, 0] - images / 255).mean())
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.3, 4.0, 400.0])
@@ -77,9 +78,8 @@ def test_a_symbol_nearer_to_0_is_taken_where_that_is_cheaper_in_all() -> None:
     assert (np.abs(chosen) <= np.abs(nearest)).all() and (chosen != nearest).any()
 
     def cost(symbols: Symbols) -> float:
-        return float(
-            np.square(symbols - scaled).sum() + BIT_PRICE * FrequencyTables.fit(symbols).count_bits(symbols).sum()
-        )
+        bits = FrequencyTables.fit(symbols).count_bits(symbols).sum()
+        return float(np.square(symbols - scaled).sum() + BIT_PRICE * bits)
 
     assert cost(chosen) < 0.98 * cost(nearest)
 
@@ -100,24 +100,20 @@ def test_as_few_bytes_as_are_asked_for_and_fewer_lose_more(encoder: TrainedEncod
     for budget in (2.0, 4.0, 8.0):
         made = pack(encoder, digits, bytes_per_image=budget)
         assert 0.6 * budget <= len(made.encode_latents()) / len(made.names) <= budget + 0.1
-        seen = encoder.decode(made.quantiser.dequantise(made.symbols))
-        pictures = np.stack([np.asarray(Image.open(path).convert("L")) for path in sorted(digits.iterdir())])
-        losses.append(float(np.square(seen[:, 0] - pictures / 255).mean()))
+        losses.append(compute_loss(encoder, made, digits))
     assert losses == sorted(losses, reverse=True) and losses[0] > 1.1 * losses[2]
 
 
 def test_effort_makes_it_better_at_the_same_cost(encoder: TrainedEncoder, digits: Path) -> None:
     def cost(made: CompressedImages) -> float:
-        seen = encoder.decode(made.quantiser.dequantise(made.symbols))
-        pictures = np.stack([np.asarray(Image.open(path).convert("L")) for path in sorted(digits.iterdir())])
-        lost = float(np.square(seen[:, 0] - pictures / 255).sum() / len(pictures))
-        return lost + 2 * np.log(2) / 12 * 8 * len(made.encode_latents()) / len(pictures)
+        lost = 32 * 32 * compute_loss(encoder, made, digits)
+        return lost + 2 * np.log(2) / 12 * 8 * len(made.encode_latents()) / len(made.names)
 
     plain, refined = (pack(encoder, digits, delta=1.0, effort=effort) for effort in (0, 40))
     assert cost(refined) < cost(plain)
 
 
-def test_an_archive_comes_back_as_pictures_of_their_size(encoder: TrainedEncoder, digits: Path, tmp_path: Path) -> None:
+def test_an_archive_comes_back_as_images_of_their_size(encoder: TrainedEncoder, digits: Path, tmp_path: Path) -> None:
     made = pack(encoder, digits, delta=0.5)
     sizes = write_archive(made, tmp_path / "a.simile")
     assert sizes["all"] == (tmp_path / "a.simile").stat().st_size and sizes["latents"] == len(made.encode_latents())
@@ -132,7 +128,7 @@ def test_an_archive_comes_back_as_pictures_of_their_size(encoder: TrainedEncoder
         assert image.size == (32, 32)
 
 
-def test_what_an_archive_calls_its_pictures_is_never_a_path(
+def test_what_an_archive_calls_its_images_is_never_a_path(
     encoder: TrainedEncoder, digits: Path, tmp_path: Path
 ) -> None:
     made = pack(encoder, digits, delta=2.0)
@@ -169,18 +165,14 @@ def test_damage_is_noticed_wherever_it_is(encoder: TrainedEncoder, digits: Path,
 def test_the_commands_go_there_and_back(home_with_digits: Settings, digits: Path, tmp_path: Path) -> None:
     home = ("--home", home_with_digits.home)
     (digits / "broken.png").write_bytes(b"no picture")
-    packed = run("compress", digits, "--bytes", 6, "--json", "-o", "a.simile", *home)
-    assert packed.exit_code == 0, packed.output
-    said = json.loads(packed.stdout)
+    said = run_json("compress", digits, "--bytes", 6, "-o", "a.simile", *home)
     assert said["pictures"] == 120 and said["bytes_per_picture"] <= 6.1
     assert [Path(one["path"]).name for one in said["failures"]] == ["broken.png"]
-    opened = run("decompress", "a.simile", "-o", "out", "--json", *home)
-    assert opened.exit_code == 0 and len(json.loads(opened.stdout)["pictures"]) == 120
-    assert "needed to open it" in run("compress", digits, "-o", "b.simile", *home).stdout
-    both = run("compress", digits, "--bytes", 6, "--step", 1, "-o", "b.simile", *home)
-    assert isinstance(both.exception, BadSetting)
-    for wrong in (("--bytes", 0.5), ("--step", 0)):
-        assert isinstance(run("compress", digits, *wrong, "-o", "b.simile", *home).exception, BadSetting)
+    assert len(run_json("decompress", "a.simile", "-o", "out", *home)["pictures"]) == 120
+    assert "needed to open it" in run_simile("compress", digits, "-o", "b.simile", *home).stdout
+    for wrong in (("--bytes", 6, "--step", 1), ("--bytes", 0.5), ("--step", 0)):
+        with pytest.raises(BadSetting):
+            run_simile("compress", digits, *wrong, "-o", "b.simile", *home)
 
 
 def test_another_encoder_or_none_is_refused(
@@ -194,5 +186,5 @@ def test_another_encoder_or_none_is_refused(
         compress_images(encoder, [str(tmp_path / "none.png")], LIMITS, 0, ignore_progress)
     monkeypatch.setattr(Searcher, "get_encoder", lambda _: encoder)
     monkeypatch.setattr(encoder, "has_decoder", False)
-    refused = run("compress", digits, "-o", "c.simile", "--home", home_with_digits.home)
-    assert isinstance(refused.exception, NoDecoder) and "--decoder-only" in str(refused.exception)
+    with pytest.raises(NoDecoder, match="--decoder-only"):
+        run_simile("compress", digits, "-o", "c.simile", "--home", home_with_digits.home)

@@ -1,40 +1,34 @@
-"""Pictures that were never taken: from the prior, from a mixture over the collection, around one picture."""
+"""Images that were never taken: from the prior, from a mixture over the collection, around one image."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from simile.cli.main import app
-from simile.core.errors import BadSetting, NoDecoder, NoVariance, TooFewPictures
+from simile.core.errors import BadSetting, NoDecoder, NoSuchPath, NoVariance, TooFewPictures
 from simile.core.settings import Settings
 from simile.explore.latent import sampling
 from simile.explore.latent.aggregate_posterior import load_aggregate_posterior
 from simile.explore.latent.sampling import fit_mixture, generate_images, get_mixture
 from simile.indexer.pipeline.uploads import delete_image
 from simile.search.searcher import Searcher
+from tests.support.commands import run_json
 
 
 @pytest.mark.parametrize("source", ["prior", "mixture", 3])
-def test_the_same_seed_makes_the_same_pictures_and_another_others(
-    home_with_digits: Settings, source: str | int
-) -> None:
-    with Searcher(home_with_digits) as searcher:
-        made, again, other = (generate_images(searcher, source, 5, seed=seed) for seed in (1, 1, 2))
+def test_the_same_seed_makes_the_same_images_and_another_others(searcher: Searcher, source: str | int) -> None:
+    made, again, other = (generate_images(searcher, source, 5, seed=seed) for seed in (1, 1, 2))
     assert made.images.shape == (5, 32, 32, 3) and made.latents.shape == (5, 16)
     assert (made.latents == again.latents).all() and (made.images == again.images).all()
     assert not (made.latents == other.latents).all()
 
 
-def test_the_mixture_has_the_spread_of_the_aggregate_posterior(home_with_digits: Settings) -> None:
-    with Searcher(home_with_digits) as searcher:
-        everything = load_aggregate_posterior(searcher)
-        drawn = generate_images(searcher, "mixture", 400).latents
+def test_the_mixture_has_the_spread_of_the_aggregate_posterior(searcher: Searcher) -> None:
+    everything = load_aggregate_posterior(searcher)
+    drawn = generate_images(searcher, "mixture", 400).latents
     assert everything.sigma is not None
     wanted = everything.mu.var(axis=0) + np.square(everything.sigma).mean(axis=0)
     assert drawn.var(axis=0).sum() == pytest.approx(wanted.sum(), rel=0.15)
@@ -86,44 +80,39 @@ def test_the_mixture_finds_as_many_clusters_as_there_are() -> None:
     assert fit_mixture(clusters, 0).n_components == 2
 
 
-def test_without_temperature_everything_is_the_picture_itself(home_with_digits: Settings) -> None:
-    with Searcher(home_with_digits) as searcher:
-        made = generate_images(searcher, 3, 2, temperature=0)
-        mu = searcher.by_id(3).query.mu
-        assert np.abs(made.latents - mu).max() == 0
-        assert np.abs(generate_images(searcher, "prior", 2, temperature=0).latents).max() == 0
+def test_without_temperature_everything_is_the_image_itself(searcher: Searcher) -> None:
+    made = generate_images(searcher, 3, 2, temperature=0)
+    mu = searcher.by_id(3).query.mu
+    assert np.abs(made.latents - mu).max() == 0
+    assert np.abs(generate_images(searcher, "prior", 2, temperature=0).latents).max() == 0
 
 
-def test_what_an_encoder_cannot_do_is_said(home_with_digits: Settings) -> None:
-    with Searcher(home_with_digits) as searcher:
-        with pytest.raises(BadSetting, match="temperature"):
-            generate_images(searcher, temperature=float("nan"))
-        with pytest.raises(BadSetting, match="prior, mixture"):
-            generate_images(searcher, "posterior")
-        encoder = searcher.get_encoder()
-        encoder.has_variance = False
-        with pytest.raises(NoVariance, match="--recipe vae"):
-            generate_images(searcher)
-        encoder.has_decoder = False
-        with pytest.raises(NoDecoder, match="--decoder-only"):
-            generate_images(searcher)
+def test_what_an_encoder_cannot_do_is_said(searcher: Searcher) -> None:
+    with pytest.raises(BadSetting, match="temperature"):
+        generate_images(searcher, temperature=float("nan"))
+    with pytest.raises(BadSetting, match="prior, mixture"):
+        generate_images(searcher, "posterior")
+    encoder = searcher.get_encoder()
+    encoder.has_variance = False
+    with pytest.raises(NoVariance, match="--recipe vae"):
+        generate_images(searcher)
+    encoder.has_decoder = False
+    with pytest.raises(NoDecoder, match="--decoder-only"):
+        generate_images(searcher)
 
 
-def test_a_mixture_needs_a_collection(home_with_digits: Settings) -> None:
-    with Searcher(home_with_digits) as searcher:
-        for image_id in range(1, 80):
-            delete_image(searcher, image_id)
-        with pytest.raises(TooFewPictures, match="41 images"):
-            generate_images(searcher, "mixture")
+def test_a_mixture_needs_a_collection(searcher: Searcher) -> None:
+    for image_id in range(1, 80):
+        delete_image(searcher, image_id)
+    with pytest.raises(TooFewPictures, match="41 images"):
+        generate_images(searcher, "mixture")
 
 
 def test_the_command_writes_a_grid(home_with_digits: Settings, tmp_path: Path) -> None:
-    home = ["--home", str(home_with_digits.home), "--device", "cpu", "-o", str(tmp_path / "grid.png")]
+    options = ("--home", home_with_digits.home, "--device", "cpu", "-o", tmp_path / "grid.png")
     for source in (["--from", "mixture"], ["--id", "2"], []):
-        done = CliRunner().invoke(app, ["generate", "--count", "9", *source, "--json", *home])
-        assert done.exit_code == 0, (done.output, done.exception)
-        assert len(json.loads(done.stdout)["mu"]) == 9
+        assert len(run_json("generate", "--count", 9, *source, *options)["mu"]) == 9
         with Image.open(tmp_path / "grid.png") as image:
             assert image.width == image.height == 3 * 96 + 2 * 4
-    refused = CliRunner().invoke(app, ["generate", "--from", "postcard", *home])
-    assert "postcard" in str(refused.exception)
+    with pytest.raises(NoSuchPath, match="postcard"):
+        run_json("generate", "--from", "postcard", *options)

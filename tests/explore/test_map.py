@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from simile.cli.main import app as cli
 from simile.core.errors import BadSetting, NoDecoder, NothingIndexed, TooFewPictures
 from simile.core.settings import Settings
 from simile.explore.arrays import ignore_progress
@@ -42,16 +38,11 @@ from simile.indexer.pipeline.job import IndexRequest, index
 from simile.indexer.pipeline.uploads import delete_image
 from simile.search.searcher import Searcher
 from simile.service.schemas.map import MapRequest
+from tests.support.commands import run_json, run_simile
 
 RANDOM = np.random.default_rng(0)
 BLOBS = np.concatenate([RANDOM.normal(centre, 0.1, (60, 8)) for centre in (0.0, 2.0, -2.0)]).astype(np.float32)
 OF_BLOB = np.repeat([0, 1, 2], 60)
-
-
-@pytest.fixture
-def searcher(home_with_digits: Settings) -> Iterator[Searcher]:
-    with Searcher(home_with_digits) as searcher:
-        yield searcher
 
 
 # Layouts
@@ -66,12 +57,12 @@ def test_pca_finds_the_two_directions_of_most_variance_and_turns_them_the_same_w
 
 
 @pytest.mark.parametrize("shape", [(1, 4), (2, 4), (50, 1), (3, 2)])
-def test_pca_lays_out_few_pictures_and_few_dimensions(shape: tuple[int, int]) -> None:
+def test_pca_lays_out_few_images_and_few_dimensions(shape: tuple[int, int]) -> None:
     found = compute_layout(RANDOM.normal(size=shape).astype(np.float32), "pca", 0)
     assert found.shape == (shape[0], 2) and np.isfinite(found).all() and np.abs(found).max() <= 1 + 1e-6
 
 
-def test_equal_pictures_lie_on_one_point() -> None:
+def test_equal_images_lie_on_one_point() -> None:
     assert compute_layout(np.ones((20, 4), np.float32), "pca", 0).tolist() == [[0, 0]] * 20
 
 
@@ -93,7 +84,7 @@ def test_what_cannot_be_laid_out_is_refused_by_name(monkeypatch: pytest.MonkeyPa
         check_layout("umap", 100)
 
 
-def test_another_picture_lies_amid_its_nearest() -> None:
+def test_another_image_lies_amid_its_nearest() -> None:
     points = compute_layout(BLOBS, "pca", 0)
     found = interpolate_points(BLOBS[:60] + 0.01, BLOBS, points)
     assert np.linalg.norm(found - points[:60], axis=1).max() < 0.1
@@ -121,19 +112,19 @@ def test_clusters_are_found_and_the_largest_comes_first(method: Any) -> None:
     assert all(found[row] == number for number, row in enumerate(rows))
 
 
-def test_the_typical_picture_lies_nearest_to_the_middle() -> None:
+def test_the_typical_image_lies_nearest_to_the_middle() -> None:
     assert find_typical_rows(np.array([[0, 0], [9, 9], [4, 5]], np.float32), np.zeros(3, np.int32)).tolist() == [2]
 
 
 def test_hdbscan_looks_at_so_many_and_says_so() -> None:
-    """Two thick places and more pictures than are looked at: each goes with those around it, looked at or not."""
+    """Two thick places and more images than are looked at: each goes with those around it, looked at or not."""
     generator = np.random.default_rng(0)
     middles = np.repeat(np.array([[0], [9]], np.float32), HDBSCAN_SAMPLE_SIZE // 2 + 300, axis=0)
     vectors = middles + generator.uniform(-1, 1, middles.shape).astype(np.float32)
     found = find_clusters(vectors, "hdbscan", 100, 0)
     half = len(found) // 2
     assert len(set(found[:half])) == len(set(found[half:])) == 1 and set(found) == {0, 1}
-    said = CliRunner().invoke(cli, ["map", "--help"]).output
+    said = run_simile("map", "--help").output
     assert f"{HDBSCAN_SAMPLE_SIZE:,}" in said and f"{HDBSCAN_SAMPLE_SIZE:,}" in str(
         MapRequest.model_json_schema()["properties"]["clusters"]
     )
@@ -145,7 +136,7 @@ def test_hdbscan_leaves_out_what_lies_alone_and_all_where_there_is_nothing_thick
     assert set(find_clusters(BLOBS[:4], "hdbscan", 10, 0)) == {NO_CLUSTER}
 
 
-def test_there_are_no_more_clusters_than_different_pictures() -> None:
+def test_there_are_no_more_clusters_than_different_images() -> None:
     assert set(find_clusters(np.ones((30, 3), np.float32), "kmeans", 12, 0)) == {0}
     assert set(find_clusters(np.ones((1, 3), np.float32), "kmeans", None, 0)) == {0}
 
@@ -186,7 +177,7 @@ def test_a_damaged_file_is_made_anew(searcher: Searcher) -> None:
         assert make_map(searcher, MapSettings(), ignore_progress).tag == made.tag
 
 
-def test_a_deleted_picture_leaves_the_map_and_a_new_one_lies_beside_what_it_is_like(
+def test_a_deleted_image_leaves_the_map_and_a_new_one_lies_beside_what_it_is_like(
     searcher: Searcher, digits: Path, tmp_path: Path
 ) -> None:
     made = make_map(searcher, MapSettings(), ignore_progress)
@@ -215,7 +206,7 @@ def test_clusters_say_what_half_of_them_are_called(searcher: Searcher) -> None:
             image_id, {"kind": "even" if image_id % 2 == 0 else "odd", "id": f"{image_id}"}
         )
     view = make_map_view(searcher, make_map(searcher, MapSettings(count=2), ignore_progress))
-    (labels,) = load_labels(searcher, view.ids)  # one folder, and as many ids as pictures, tell nothing apart
+    (labels,) = load_labels(searcher, view.ids)  # one folder, and as many ids as images, tell nothing apart
     assert labels.source == "kind" and labels.names == ("even", "odd")
     assert labels.label_ids.tolist() == [image_id % 2 for image_id in view.ids.tolist()]
     clusters = make_clusters(view, labels)
@@ -223,7 +214,7 @@ def test_clusters_say_what_half_of_them_are_called(searcher: Searcher) -> None:
     assert all(one.label in ("even", "odd") for one in clusters)
 
 
-def test_the_folders_of_pictures_are_labels_without_what_they_have_in_common(
+def test_the_folders_of_images_are_labels_without_what_they_have_in_common(
     trained_home: Settings, digits: Path
 ) -> None:
     for number, path in enumerate(sorted(digits.iterdir())):
@@ -240,7 +231,7 @@ def test_the_folders_of_pictures_are_labels_without_what_they_have_in_common(
             render_map(searcher, view, [labels], "class", "dots")
 
 
-def test_errors_are_shares_of_the_pictures_that_are_reconstructed_better(searcher: Searcher) -> None:
+def test_errors_are_shares_of_the_images_that_are_reconstructed_better(searcher: Searcher) -> None:
     view = make_map_view(searcher, make_map(searcher, MapSettings(), ignore_progress))
     assert np.isnan(compute_error_ranks(searcher, view)).all()
     measure_reconstruction_errors(searcher, view.ids, ignore_progress)
@@ -274,7 +265,7 @@ def test_a_map_is_no_pickle(searcher: Searcher, tmp_path: Path) -> None:
         assert {stored[name].dtype.hasobject for name in stored.files} == {False}
 
 
-# Pictures
+# Images
 
 
 def test_a_tile_holds_the_thumbnails_in_the_order_of_the_map_and_forgets_what_was_deleted(searcher: Searcher) -> None:
@@ -324,7 +315,7 @@ def test_colours_say_what_is_not_known() -> None:
     assert ends[0] == [0x5B, 0x4A, 0x94] and ends[1] == [0xE8, 0xD3, 0x2A] and ends[2] == found[1]
 
 
-def test_the_page_and_the_pictures_have_the_same_colours() -> None:
+def test_the_page_and_the_images_have_the_same_colours() -> None:
     script = (Path(__file__).parents[2] / "service/static/map_colours.js").read_text(encoding="utf-8")
     assert all(f'"{colour}"' in script for colour in (*MAP_PALETTE, UNKNOWN_COLOUR))
 
@@ -332,14 +323,9 @@ def test_the_page_and_the_pictures_have_the_same_colours() -> None:
 # The command
 
 
-def run(home: Settings, *arguments: str | Path) -> Any:
-    return CliRunner().invoke(cli, ["map", "--home", str(home.home), "--device", "cpu", *map(str, arguments)])
-
-
-def test_the_command_writes_a_picture_and_gives_json(home_with_digits: Settings, tmp_path: Path) -> None:
-    done = run(home_with_digits, "--count", "4", "--output", tmp_path / "map.png", "--json")
-    assert done.exit_code == 0, done.output
-    body = json.loads(done.stdout)
+def test_the_command_writes_an_image_and_gives_json(home_with_digits: Settings, tmp_path: Path) -> None:
+    command = ("map", "--home", home_with_digits.home, "--device", "cpu")
+    body = run_json(*command, "--count", 4, "--output", tmp_path / "map.png")
     assert len(body["points"]) == body["images"] == 120 and len(body["clusters"]) == 4
     assert sum(one["size"] for one in body["clusters"]) == 120 and body["clusters"][0]["number"] == 1
     one = body["points"][0]
@@ -347,8 +333,9 @@ def test_the_command_writes_a_picture_and_gives_json(home_with_digits: Settings,
     with Image.open(tmp_path / "map.png") as image:
         assert image.size[0] == 1680
     for colour in ("density", "error"):
-        assert run(home_with_digits, "--colour", colour, "--style", "dots", "-o", tmp_path / "b.png").exit_code == 0
-    listed = run(home_with_digits, "--clusters", "hdbscan", "--count", "5")
+        done = run_simile(*command, "--colour", colour, "--style", "dots", "-o", tmp_path / "b.png")
+        assert done.exit_code == 0, done.output
+    listed = run_simile(*command, "--clusters", "hdbscan", "--count", 5)
     assert listed.exit_code == 0, listed.output
 
 
@@ -356,6 +343,5 @@ def test_the_command_writes_a_picture_and_gives_json(home_with_digits: Settings,
     "wrong", [["--layout", "round"], ["--clusters", "some"], ["--colour", "taste"], ["--output", "map.txt"]]
 )
 def test_the_command_refuses_by_name_what_it_does_not_know(home_with_digits: Settings, wrong: list[str]) -> None:
-    done = run(home_with_digits, *wrong)
-    assert isinstance(done.exception, BadSetting), done.output
-    assert wrong[1] in str(done.exception)
+    with pytest.raises(BadSetting, match=wrong[1]):
+        run_simile("map", "--home", home_with_digits.home, *wrong)

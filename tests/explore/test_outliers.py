@@ -1,20 +1,15 @@
-"""Outliers: what each signal says on made-up pictures, and the command on real ones with strangers among them."""
+"""Outliers: what each signal says on made-up images, and the command on real ones with strangers among them."""
 
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from typer import Typer
-from typer.testing import CliRunner
 
-from simile.cli.explore.measure import show_outliers as command
 from simile.core.atomic_write import check_output_path
 from simile.core.errors import BadSetting, NothingIndexed, NoVariance, TooFewPictures
 from simile.core.settings import Settings, load_settings
@@ -33,6 +28,7 @@ from simile.explore.outliers.detector import (
 from simile.indexer.pipeline.job import IndexRequest, index
 from simile.indexer.training.train import TrainingRequest, train_on_sources
 from simile.search.searcher import Searcher
+from tests.support.commands import run_json, run_simile
 
 RANDOM = np.random.default_rng(0)
 CLOUD = RANDOM.normal(size=(400, 6)).astype(np.float32)
@@ -42,15 +38,9 @@ def uncounted(rows: int) -> None:
     pass
 
 
-def run(*arguments: str | Path) -> Any:
-    app = Typer()
-    app.command()(command)
-    return CliRunner().invoke(app, list(map(str, arguments)))
-
-
 @pytest.fixture
 def with_strangers(tmp_path: Path, home_with_digits: Settings) -> Settings:
-    """120 digits and four pictures of nothing but noise, stranger-0.png to stranger-3.png."""
+    """120 digits and four images of nothing but noise, stranger-0.png to stranger-3.png."""
     folder = tmp_path / "strangers"
     folder.mkdir()
     for number in range(4):
@@ -73,7 +63,7 @@ def test_a_bunch_of_strangers_smaller_than_the_neighbour_asked_for_does_not_hide
 def test_the_distance_to_the_kth_neighbour_is_exact() -> None:
     distances, neighbour = compute_neighbour_distances(CLOUD, 0, uncounted)
     apart = np.sort(np.linalg.norm(CLOUD[:, None].astype(float) - CLOUD[None], axis=2), axis=1)
-    np.testing.assert_allclose(distances, apart[:, neighbour], rtol=1e-4)  # place 0 is the picture itself
+    np.testing.assert_allclose(distances, apart[:, neighbour], rtol=1e-4)  # place 0 is the image itself
 
 
 def test_strangers_do_not_bend_the_density_to_themselves() -> None:
@@ -82,7 +72,7 @@ def test_strangers_do_not_bend_the_density_to_themselves() -> None:
     assert found[400:].min() > np.quantile(found[:400], 0.99)
 
 
-def test_a_dimension_that_the_encoder_is_not_sure_of_does_not_make_a_picture_strange() -> None:
+def test_a_dimension_that_the_encoder_is_not_sure_of_does_not_make_an_image_strange() -> None:
     silent = 1e-3 * RANDOM.normal(size=(400, 1)).astype(np.float32)  # as a collapsed dimension has it: μ ≈ 0, σ ≈ 1
     silent[7] = 0.02
     mu = np.concatenate([CLOUD, silent], axis=1)
@@ -95,19 +85,19 @@ def test_an_error_that_the_detail_explains_is_not_strange() -> None:
     detail = RANDOM.uniform(0.01, 1, 200)
     error = 0.1 * detail * np.exp(0.05 * RANDOM.normal(size=200))
     plain = detail.argmin()
-    error[plain] *= 5  # badly reconstructed for so plain a picture, yet below the largest errors
+    error[plain] *= 5  # badly reconstructed for so plain an image, yet below the largest errors
     assert error.argmax() != plain
     assert compute_relative_error(error, detail).argmax() == plain
 
 
-def test_pictures_that_could_not_be_read_have_no_error_and_cost_the_others_nothing() -> None:
+def test_images_that_could_not_be_read_have_no_error_and_cost_the_others_nothing() -> None:
     error, detail = RANDOM.uniform(0.01, 1, 100), RANDOM.uniform(0.01, 1, 100)
     error[3] = np.nan
     found = compute_relative_error(error, detail)
     assert np.isnan(found[3]) and np.isfinite(np.delete(found, 3)).all()
 
 
-def test_equal_pictures_have_finite_signals() -> None:
+def test_equal_images_have_finite_signals() -> None:
     same = np.ones((50, 4), np.float32)
     assert np.isfinite(compute_negative_log_density(same, None, 0)).all()
     assert np.isfinite(compute_relative_error(np.full(50, 0.1), np.full(50, 0.2))).all()
@@ -150,7 +140,7 @@ def test_noise_among_digits_stands_out(with_strangers: Settings) -> None:
     assert found == again
 
 
-def test_pictures_are_read_once_and_measured_again_where_the_file_is_damaged(with_strangers: Settings) -> None:
+def test_images_are_read_once_and_measured_again_where_the_file_is_damaged(with_strangers: Settings) -> None:
     stages: list[str] = []
     with Searcher(with_strangers) as searcher:
         find_outliers(searcher, 1, lambda *said: stages.append(said[0]))
@@ -204,8 +194,7 @@ def test_an_encoder_without_a_decoder_and_without_a_variance_judges_by_the_other
             sample_prior(searcher, 1, 1.0, 0)
     assert len(found) == 5 and set(judged.ranks) == {"distance", "density"}
     for name in ("sheet.png", "page.html"):
-        done = run("--home", settings.home, "--device", "cpu", "--count", "5", "--output", tmp_path / name)
-        assert done.exit_code == 0, done.output
+        run_json("outliers", "--home", settings.home, "--device", "cpu", "--count", 5, "--output", tmp_path / name)
     assert "what the model saw" not in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
@@ -213,10 +202,9 @@ def test_an_encoder_without_a_decoder_and_without_a_variance_judges_by_the_other
 
 
 def test_the_command_writes_a_sheet_a_page_and_a_table(with_strangers: Settings, tmp_path: Path) -> None:
-    home = ["--home", with_strangers.home, "--device", "cpu", "--count", "9"]
+    command = ("outliers", "--home", with_strangers.home, "--device", "cpu", "--count", 9)
     for name in ("sheet.png", "page.html", "table.csv"):
-        done = run(*home, "--output", tmp_path / name)
-        assert done.exit_code == 0, done.output
+        assert run_simile(*command, "--output", tmp_path / name).exit_code == 0
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > sheet.height > 400
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
@@ -228,8 +216,7 @@ def test_the_command_writes_a_sheet_a_page_and_a_table(with_strangers: Settings,
 
 
 def test_the_command_gives_json(with_strangers: Settings) -> None:
-    done = run("--home", with_strangers.home, "--device", "cpu", "--count", "2", "--json")
-    body = json.loads(done.stdout)
+    body = run_json("outliers", "--home", with_strangers.home, "--device", "cpu", "--count", 2)
     assert len(body["outliers"]) == 2 and body["images"] == 124 and body["neighbour"] == 10
     assert {"image_id", "path", "score", "ranks", "reason"} == set(body["outliers"][0])
 

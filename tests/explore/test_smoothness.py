@@ -1,16 +1,13 @@
-"""How smooth the latent space is: figures of the ways between pictures, checked on a decoder known by heart."""
+"""How smooth the latent space is: figures of the ways between images, checked on a decoder known by heart."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from simile.cli.main import app
 from simile.core.errors import BadSetting, NoDecoder, NothingIndexed
 from simile.core.records import FloatArray, Latent
 from simile.core.settings import Settings
@@ -20,6 +17,7 @@ from simile.images.transforms import Preprocessing
 from simile.indexer.pipeline.job import IndexRequest, index
 from simile.models.inference.encoder import TrainedEncoder
 from simile.search.searcher import Searcher
+from tests.support.commands import run_json, run_simile
 
 
 class Plain:
@@ -43,7 +41,7 @@ def ways(encoder: Plain, start: float, end: float, steps: int = 6) -> dict[str, 
     return {name: float(values[0]) for name, values in found.items()}
 
 
-def test_a_space_that_is_the_pictures_themselves_has_no_flaw() -> None:
+def test_a_space_that_is_the_images_themselves_has_no_flaw() -> None:
     found = ways(Plain(), 0.2, 0.8)
     assert (found["path"], found["jump"]) == pytest.approx((1, 1), abs=1e-5)
     assert max(found[name] for name in ("strangeness", "of_ends", "of_fade")) < 1 / 255
@@ -54,7 +52,7 @@ def test_a_detour_makes_the_path_longer() -> None:
     assert ways(Plain(bent=True), 0, 0.75, steps=4)["path"] == pytest.approx(3, abs=1e-5)  # up by 1, back by 0.5
 
 
-def test_an_encoder_that_does_not_know_its_own_pictures_is_found_out() -> None:
+def test_an_encoder_that_does_not_know_its_own_images_is_found_out() -> None:
     found = ways(Plain(deaf=True), 0, 1, steps=5)  # steps between the ends at 0.25, 0.5, 0.75, seen as 0.5
     assert found["strangeness"] == pytest.approx(0.5 / 3, abs=1e-5)
     assert found["returned"] == pytest.approx(0.5 / 3, abs=1e-5)
@@ -66,12 +64,11 @@ def test_ends_that_look_the_same_have_no_path() -> None:
     assert np.isnan([found["path"], found["jump"]]).all() and np.isfinite(found["returned"])
 
 
-def test_pairs_are_of_different_pictures_and_the_same_for_the_same_seed(home_with_digits: Settings) -> None:
-    with Searcher(home_with_digits) as searcher:
-        told: list[object] = []
-        found = measure_continuity(searcher, 40, steps=8, seed=3, on_progress=lambda *at: told.append(at[1]))
-        again = measure_continuity(searcher, 40, steps=8, seed=3)
-        other = measure_continuity(searcher, 40, steps=8, interpolation="spherical", seed=4)
+def test_pairs_are_of_different_images_and_the_same_for_the_same_seed(searcher: Searcher) -> None:
+    told: list[object] = []
+    found = measure_continuity(searcher, 40, steps=8, seed=3, on_progress=lambda *at: told.append(at[1]))
+    again = measure_continuity(searcher, 40, steps=8, seed=3)
+    other = measure_continuity(searcher, 40, steps=8, interpolation="spherical", seed=4)
     assert found.pairs.shape == (40, 2) and (found.pairs[:, 0] != found.pairs[:, 1]).all() and told == [32, 40]
     assert found.pairs.tolist() == again.pairs.tolist() != other.pairs.tolist()
     assert found.summarise() == again.summarise() and (found.path_measures["path"] >= 1 - 1e-5).all()
@@ -82,28 +79,27 @@ def test_pairs_are_of_different_pictures_and_the_same_for_the_same_seed(home_wit
 @pytest.mark.parametrize(
     "wrong", [{"pairs": 0}, {"pairs": 10_001}, {"steps": 2}, {"steps": 257}, {"interpolation": "x"}]
 )
-def test_what_can_not_be_measured_is_refused_by_name(home_with_digits: Settings, wrong: dict[str, Any]) -> None:
-    with Searcher(home_with_digits) as searcher, pytest.raises(BadSetting, match="can't be"):
+def test_what_can_not_be_measured_is_refused_by_name(searcher: Searcher, wrong: dict[str, Any]) -> None:
+    with pytest.raises(BadSetting, match="can't be"):
         measure_continuity(searcher, **wrong)
 
 
-def test_without_a_decoder_it_says_what_to_do(home_with_digits: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Searcher(home_with_digits) as searcher, monkeypatch.context() as patched:
-        patched.setattr(searcher.get_encoder(), "has_decoder", False)
-        with pytest.raises(NoDecoder, match="--decoder-only"):
-            measure_continuity(searcher)
+def test_without_a_decoder_it_says_what_to_do(searcher: Searcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searcher.get_encoder(), "has_decoder", False)
+    with pytest.raises(NoDecoder, match="--decoder-only"):
+        measure_continuity(searcher)
 
 
-def test_one_picture_alone_has_no_way(trained_home: Settings, digits: Path) -> None:
+def test_one_image_alone_has_no_way(trained_home: Settings, digits: Path) -> None:
     index(trained_home, [next(digits.iterdir())], IndexRequest())
     with Searcher(trained_home) as searcher, pytest.raises(NothingIndexed, match="two ends"):
         measure_continuity(searcher)
 
 
 def test_the_command_prints_a_table_or_json(home_with_digits: Settings) -> None:
-    arguments = ["continuity", "--pairs", "6", "--steps", "5", "--home", str(home_with_digits.home), "--device", "cpu"]
-    table = CliRunner().invoke(app, arguments)
+    arguments = ("continuity", "--pairs", 6, "--steps", 5, "--home", home_with_digits.home, "--device", "cpu")
+    table = run_simile(*arguments)
     assert table.exit_code == 0 and "6 pairs, 5 steps, linear" in table.output and "of_fade" in table.output
-    body = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    body = run_json(*arguments)
     assert len(body["pairs"]) == 6 and body["steps"] == 5
     assert body["path"]["median"] >= 1 and body["strangeness"]["p90"] >= body["strangeness"]["median"] > 0

@@ -1,4 +1,4 @@
-"""Altered copies of pictures, and altered views of tensors."""
+"""Altered copies of images, and altered views of tensors."""
 
 from __future__ import annotations
 
@@ -100,15 +100,8 @@ def test_a_batch_may_be_so_small_that_nothing_is_drawn_for_some_effects(n: int) 
 
 def test_without_strength_a_view_is_nearly_the_clean_image() -> None:
     flat = torch.linspace(0, 1, 64).expand(12, 3, 64, 64).contiguous()
-    nothing = AugmentationStrength(
-        min_crop_area=1.0,
-        uncropped_rate=1.0,
-        quarter_turn_rate=0.0,
-        max_tilt_degrees=0.0,
-        effect_rate=0.0,
-        frame_rate=0.0,
-        mirror_rate=0.0,
-    )
+    rates = ("quarter_turn_rate", "max_tilt_degrees", "effect_rate", "frame_rate", "mirror_rate")
+    nothing = AugmentationStrength(min_crop_area=1.0, uncropped_rate=1.0, **dict.fromkeys(rates, 0.0))
     seen = augment(flat, 32, torch.Generator().manual_seed(0), nothing)
     assert (seen - resize_images(flat, 32)).abs().max() < 0.03
 

@@ -1,4 +1,4 @@
-"""Labels of pictures: class folders, CSV files as people write them, class numbers, and folds."""
+"""Labels of images: class folders, CSV files as people write them, class numbers, and folds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from simile.images.sources.labels import NO_LABEL, LabelClasses, make_stratified
 
 
 def put(root: Path, *names: str) -> list[str]:
-    """Empty files, for no label needs a picture to be opened; gives their paths."""
+    """Empty files, for no label needs an image to be opened; gives their paths."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
@@ -225,11 +225,7 @@ def test_folds_are_disjoint_cover_everything_and_spread_every_class() -> None:
 
 def test_folds_depend_on_the_seed_alone() -> None:
     labels = ["a", "b", None] * 20
-    first, again, other = (
-        make_stratified_folds(labels, 4, seed=1),
-        make_stratified_folds(labels, 4, seed=1),
-        make_stratified_folds(labels, 4, seed=2),
-    )
+    first, again, other = (make_stratified_folds(labels, 4, seed=seed) for seed in (1, 1, 2))
     assert all((one == two).all() for one, two in zip(first, again, strict=True))
     assert not all((one == two).all() for one, two in zip(first, other, strict=True))
 

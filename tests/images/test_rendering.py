@@ -85,11 +85,7 @@ def test_hits_of_one_sheet_are_placed_in_their_order() -> None:
 
 def test_sheet_of_several_queries_takes_missing_parts() -> None:
     query = SheetTile(noise(5, 200), "a")
-    rows = [
-        SheetRow(query, query, tiles(3), tiles(3)),
-        SheetRow(query, None, tiles(2)),
-        SheetRow(query, query, []),
-    ]
+    rows = [SheetRow(query, query, tiles(3), tiles(3)), SheetRow(query, None, tiles(2)), SheetRow(query, query, [])]
     whole = pixels_of(draw_contact_sheets(rows))
     assert whole.shape[0] > sum(pixels_of(draw_contact_sheets([row])).shape[0] for row in rows) - 3 * 64
     assert pixels_of(draw_contact_sheets(rows[2:])).shape[1] == 160 + 2 * 32

@@ -21,9 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from starlette.testclient import TestClient
-from typer.testing import CliRunner, Result
 
-from simile.cli.main import app
 from simile.core.errors import BadSetting, ImageTooLarge, NoSuchPath, UnreadableImage
 from simile.core.records import IndexSummary
 from simile.core.settings import Settings
@@ -43,20 +41,17 @@ from simile.search.encoder_registry import find_encoder
 from simile.search.searcher import Searcher
 from simile.service.app import create_app
 from simile.store.home import Home
+from tests.support.commands import run_json
 
 SIMILE = str(Path(sys.executable).with_name("simile"))
 
 
-def picture(seed: int) -> bytes:
+def image(seed: int) -> bytes:
     return encode_png(np.random.default_rng(seed).integers(0, 256, (20, 30, 3)).astype(np.uint8))
 
 
 def go(settings: Settings, *sources: Path | str, **request: object) -> IndexSummary:
     return index(settings, list(sources), IndexRequest(**request))  # type: ignore[arg-type]
-
-
-def inside(*arguments: str | Path, stdin: bytes | None = None) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin, catch_exceptions=False)
 
 
 def names(found: WalkResult, below: Path) -> list[str]:
@@ -94,12 +89,12 @@ PACKERS: dict[str, Packer] = {
     "stored.zip": lambda path, members: zipped(path, members, zipfile.ZIP_STORED),
 }
 MEMBERS = {
-    "b/two.png": picture(2),
-    "a/one.png": picture(1),
-    "./three.JPG": picture(3),
-    "IMG_4": picture(4),
+    "b/two.png": image(2),
+    "a/one.png": image(1),
+    "./three.JPG": image(3),
+    "IMG_4": image(4),
     "notes.txt": b"some words",
-    ".hidden.png": picture(5),
+    ".hidden.png": image(5),
     "__MACOSX/._one.png": b"a resource fork",
 }
 
@@ -114,7 +109,7 @@ def test_an_archive_stands_for_the_images_in_it(name: str, tmp_path: Path) -> No
     assert names(found, archive) == ["IMG_4", "a/one.png", "b/two.png", "three.JPG"]
     assert (found.failures, found.ignored_count) == ([], 1)
     facts = found.files[1]
-    assert (facts.size, facts.mtime_ns) == (len(picture(1)), archive.stat().st_mtime_ns)
+    assert (facts.size, facts.mtime_ns) == (len(image(1)), archive.stat().st_mtime_ns)
     for file in found.files:
         assert read_bytes(Path(file.path), Limits()) in MEMBERS.values()
 
@@ -143,37 +138,37 @@ def _fingerprint(settings: Settings) -> str:
 
 
 def test_an_image_in_an_archive_is_found_shown_and_searched_by(trained_home: Settings, tmp_path: Path) -> None:
-    archive = zipped(tmp_path / "photos.zip", {f"{n}.png": picture(n) for n in range(20)})
+    archive = zipped(tmp_path / "photos.zip", {f"{n}.png": image(n) for n in range(20)})
     go(trained_home, archive)
     with Searcher(trained_home) as searcher:
         (hit,) = searcher.by_file(archive / "7.png", name="7.png", limit=1).hits
         assert (hit.path, hit.distance) == (str(archive / "7.png"), pytest.approx(0, abs=1e-3))
         assert searcher.get_pixels(hit.image_id).shape == (20, 30, 3)
         assert searcher.get_thumbnail(hit.image_id)[0]
-    result = inside("search", archive / "7.png", "--home", trained_home.home, "--json", "-k", "1")
-    assert json.loads(result.stdout)["hits"][0]["path"] == str(archive / "7.png")
+    result = run_json("search", archive / "7.png", "--home", trained_home.home, "-k", 1)
+    assert result["hits"][0]["path"] == str(archive / "7.png")
     with pytest.raises(NoSuchPath):
-        inside("search", archive / "absent.png", "--home", trained_home.home)
+        run_json("search", archive / "absent.png", "--home", trained_home.home)
 
 
 def test_the_service_hands_out_an_image_from_an_archive(trained_home: Settings, tmp_path: Path) -> None:
-    archive = tar(tmp_path / "photos.tar.gz", {"a.png": picture(1)}, "w:gz")
+    archive = tar(tmp_path / "photos.tar.gz", {"a.png": image(1)}, "w:gz")
     go(trained_home, archive)
     with TestClient(create_app(trained_home), base_url="http://localhost") as client:
         answer = client.get("/v1/images/1/file")
-        assert (answer.status_code, answer.content, answer.headers["content-type"]) == (200, picture(1), "image/png")
+        assert (answer.status_code, answer.content, answer.headers["content-type"]) == (200, image(1), "image/png")
         assert client.get("/v1/images/1/thumbnail").status_code == 200
         archive.unlink()
         assert client.get("/v1/images/1/file").status_code == 404
 
 
 def test_what_vanishes_from_an_archive_is_missing_then_pruned(trained_home: Settings, tmp_path: Path) -> None:
-    members = {f"{n}.png": picture(n) for n in range(6)}
+    members = {f"{n}.png": image(n) for n in range(6)}
     archive = zipped(tmp_path / "photos.zip", members)
     go(trained_home, archive)
     del members["3.png"]
     members["moved.png"] = members.pop("4.png")
-    members["5.png"] = picture(55)
+    members["5.png"] = image(55)
     zipped(archive, members)
     os.utime(archive, (1, 1))
     planned = go(trained_home, archive, dry_run=True)
@@ -186,8 +181,8 @@ def test_what_vanishes_from_an_archive_is_missing_then_pruned(trained_home: Sett
 def test_the_folder_around_an_archive_does_not_take_its_images_for_gone(trained_home: Settings, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
-    (folder / "a.png").write_bytes(picture(1))
-    archive = tar(folder / "photos.tar", {"b.png": picture(2)})
+    (folder / "a.png").write_bytes(image(1))
+    archive = tar(folder / "photos.tar", {"b.png": image(2)})
     go(trained_home, archive)
     summary = go(trained_home, folder, prune=True)
     assert (summary.new, summary.removed, summary.ignored) == (1, 0, 1)
@@ -196,19 +191,19 @@ def test_the_folder_around_an_archive_does_not_take_its_images_for_gone(trained_
 
 
 def test_what_a_damaged_archive_held_is_not_taken_for_gone(trained_home: Settings, tmp_path: Path) -> None:
-    archive = zipped(tmp_path / "photos.zip", {f"{n}.png": picture(n) for n in range(3)})
-    (tmp_path / "a.png").write_bytes(picture(9))
+    archive = zipped(tmp_path / "photos.zip", {f"{n}.png": image(n) for n in range(3)})
+    (tmp_path / "a.png").write_bytes(image(9))
     go(trained_home, archive)
     archive.write_bytes(archive.read_bytes()[:500])  # a download that was broken off
     summary = go(trained_home, archive, tmp_path / "a.png", prune=True)
     assert (summary.missing, summary.removed, len(summary.failures)) == (0, 0, 1)
-    zipped(archive, {"1.png": picture(1)})
+    zipped(archive, {"1.png": image(1)})
     assert go(trained_home, archive, prune=True).removed == 2
 
 
 def test_an_archive_and_a_manifest_may_be_named_with_the_folder_around_them(tmp_path: Path) -> None:
-    archive = zipped(tmp_path / "photos.zip", {"b.png": picture(1)})
-    (tmp_path / "a.png").write_bytes(picture(2))
+    archive = zipped(tmp_path / "photos.zip", {"b.png": image(1)})
+    (tmp_path / "a.png").write_bytes(image(2))
     (tmp_path / "list.csv").write_text("path\na.png\n")
     found = walk_sources([tmp_path, archive, tmp_path / "list.csv"])
     assert (names(found, tmp_path), found.failures) == (["a.png", "photos.zip/b.png"], [])
@@ -216,20 +211,20 @@ def test_an_archive_and_a_manifest_may_be_named_with_the_folder_around_them(tmp_
 
 def test_training_reads_archives_too(tmp_path: Path, digits: Path) -> None:
     archive = tar(tmp_path / "d.tar.gz", {path.name: path.read_bytes() for path in digits.iterdir()}, "w:gz")
-    done = inside("train", archive, "--home", tmp_path / "home", "--epochs", "1", "--device", "cpu", "--json")
-    encoder = Path(json.loads(done.stdout)["folder"]) / "encoder.json"
+    done = run_json("train", archive, "--home", tmp_path / "home", "--epochs", 1, "--device", "cpu")
+    encoder = Path(done["folder"]) / "encoder.json"
     assert json.loads(encoder.read_text())["data"]["pictures"] == 120
 
 
 def test_members_are_read_in_the_order_of_their_bytes(tmp_path: Path) -> None:
-    archive = tar(tmp_path / "photos.tar.gz", {f"{n}.png": picture(n) for n in (3, 1, 2)}, "w:gz")
-    (tmp_path / "alone.png").write_bytes(picture(9))
+    archive = tar(tmp_path / "photos.tar.gz", {f"{n}.png": image(n) for n in (3, 1, 2)}, "w:gz")
+    (tmp_path / "alone.png").write_bytes(image(9))
     files = walk_sources([tmp_path / "alone.png", archive]).files
     order = [Path(files[place].path).stem for place in get_reading_order(files)]
     assert order == ["alone", "3", "1", "2"]
     read = read_arrays([file.path for file in files], Preprocessing(image_size=32, channels=3), Limits(), 1)
     assert (len(read.images), read.paths, read.failures) == (4, [file.path for file in files], [])
-    assert read.digests == [hashlib.sha256(picture(n)).hexdigest() for n in (9, 1, 2, 3)]
+    assert read.digests == [hashlib.sha256(image(n)).hexdigest() for n in (9, 1, 2, 3)]
 
 
 def test_names_that_lead_out_and_links_are_set_aside(tmp_path: Path) -> None:
@@ -237,8 +232,8 @@ def test_names_that_lead_out_and_links_are_set_aside(tmp_path: Path) -> None:
     with tarfile.open(archive, "w") as packed:
         for name in ("/etc/passwd.png", "../up.png", "a/../../up2.png", "C:\\windows.png", "good.png"):
             info = tarfile.TarInfo(name)
-            info.size = len(picture(1))
-            packed.addfile(info, io.BytesIO(picture(1)))
+            info.size = len(image(1))
+            packed.addfile(info, io.BytesIO(image(1)))
         for name, kind in (
             ("soft.png", tarfile.SYMTYPE),
             ("hard.png", tarfile.LNKTYPE),
@@ -260,10 +255,10 @@ def test_a_zip_that_links_or_is_encrypted_or_packed_strangely_is_set_aside(tmp_p
         link = zipfile.ZipInfo("link.png")
         link.external_attr = 0o120777 << 16
         packed.writestr(link, "/etc/passwd")
-        packed.writestr("strange.png", picture(1), zipfile.ZIP_LZMA)
-        packed.writestr("locked.png", picture(2))
-        packed.writestr("../out.png", picture(3))
-        packed.writestr("good.png", picture(4))
+        packed.writestr("strange.png", image(1), zipfile.ZIP_LZMA)
+        packed.writestr("locked.png", image(2))
+        packed.writestr("../out.png", image(3))
+        packed.writestr("good.png", image(4))
     data = bytearray(archive.read_bytes())
     entry = data.rfind(b"PK\1\2", 0, data.rfind(b"locked.png"))  # its own in the central directory
     data[entry + 8] |= 1
@@ -296,7 +291,7 @@ def test_a_bomb_is_not_inflated(tmp_path: Path) -> None:
 
 def test_a_tar_that_inflates_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("simile.images.sources.archives.MAX_INFLATED_BYTES", 1_000_000)
-    archive = tar(tmp_path / "bomb.tar.gz", {"a.png": picture(1), "b.png": bytes(9_000_000), "c.png": b""}, "w:gz")
+    archive = tar(tmp_path / "bomb.tar.gz", {"a.png": image(1), "b.png": bytes(9_000_000), "c.png": b""}, "w:gz")
     found = walk_sources([archive])
     assert names(found, archive) == ["a.png", "b.png"]
     assert "inflates to more than 200 times its size" in reasons(found)["bomb.tar.gz"]
@@ -309,8 +304,8 @@ def test_a_tar_that_inflates_without_end_is_given_up(tmp_path: Path, monkeypatch
 def test_members_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
     archive = tmp_path / "overlap.zip"
     with zipfile.ZipFile(archive, "w") as packed:
-        packed.writestr("a.png", picture(1))
-        packed.writestr("b.png", picture(1))
+        packed.writestr("a.png", image(1))
+        packed.writestr("b.png", image(1))
         packed.filelist[1].header_offset = packed.filelist[0].header_offset
     assert "its members overlap" in reasons(walk_sources([archive]))["overlap.zip"]
 
@@ -318,8 +313,8 @@ def test_members_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", PACKERS)
 def test_a_damaged_archive_gives_failures_and_never_an_error(name: str, tmp_path: Path) -> None:
     """Cut at many places and with bytes flipped; what is still whole is taken."""
-    whole = PACKERS[name](tmp_path / name, {f"{n}.png": picture(n) for n in range(5)}).read_bytes()
-    good = {zlib.crc32(picture(n)) for n in range(5)}
+    whole = PACKERS[name](tmp_path / name, {f"{n}.png": image(n) for n in range(5)}).read_bytes()
+    good = {zlib.crc32(image(n)) for n in range(5)}
     chance = random.Random(1)
     versions = [whole[: len(whole) * part // 12] for part in range(12)]
     for _ in range(25):
@@ -379,9 +374,9 @@ def test_names_with_line_breaks_come_through_nul_bytes() -> None:
 
 def test_a_list_on_stdin_names_files_folders_and_archives(trained_home: Settings, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "a.png").write_bytes(picture(1))
-    (tmp_path / "alone").write_bytes(picture(2))
-    zipped(tmp_path / "p.zip", {"b.png": picture(3)})
+    (tmp_path / "folder" / "a.png").write_bytes(image(1))
+    (tmp_path / "alone").write_bytes(image(2))
+    zipped(tmp_path / "p.zip", {"b.png": image(3)})
     listed = "folder\nalone\np.zip\nabsent.png\n"
     done = subprocess.run(
         [SIMILE, "index", "-", "--home", trained_home.home, "--json"],
@@ -394,19 +389,19 @@ def test_a_list_on_stdin_names_files_folders_and_archives(trained_home: Settings
 
 def test_a_listed_file_that_has_vanished_is_missing_then_pruned(trained_home: Settings, tmp_path: Path) -> None:
     for number in range(3):
-        (tmp_path / f"{number}.png").write_bytes(picture(number))
+        (tmp_path / f"{number}.png").write_bytes(image(number))
     listed = "\n".join(str(tmp_path / f"{number}.png") for number in range(3)).encode()
-    arguments = ("index", "-", "--home", trained_home.home, "--json")
-    assert json.loads(inside(*arguments, stdin=listed).stdout)["new"] == 3
+    arguments = ("index", "-", "--home", trained_home.home)
+    assert run_json(*arguments, stdin=listed)["new"] == 3
     (tmp_path / "1.png").unlink()
-    assert json.loads(inside(*arguments, stdin=listed).stdout)["missing"] == 1
-    assert json.loads(inside(*arguments, "--prune", stdin=listed).stdout)["removed"] == 1
+    assert run_json(*arguments, stdin=listed)["missing"] == 1
+    assert run_json(*arguments, "--prune", stdin=listed)["removed"] == 1
     for number in (0, 2):
         (tmp_path / f"{number}.png").unlink()
     with pytest.raises(BadSetting, match="None of the listed files exists, but 2 of them are known"):
-        inside(*arguments, "--prune", stdin=listed)
+        run_json(*arguments, "--prune", stdin=listed)
     with pytest.raises(BadSetting, match="the list on stdin holds no images"):
-        inside(*arguments, stdin=b"")
+        run_json(*arguments, stdin=b"")
 
 
 # Patterns
@@ -417,7 +412,7 @@ def tree(tmp_path: Path) -> Path:
     for name in ("a.png", "b.jpg", "2024/c.png", "2024/june/d.png", "2024/june/raw/e.png", "thumbs/f.png", "g[1].png"):
         path = tmp_path / "tree" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture(len(name)))
+        path.write_bytes(image(len(name)))
     return tmp_path / "tree"
 
 
@@ -470,8 +465,8 @@ def test_a_relative_pattern_starts_from_a_folder_of_any_name(
 ) -> None:
     (folder := tmp_path / "odd [x]").mkdir()
     monkeypatch.chdir(folder)
-    (folder / "a.png").write_bytes(picture(1))
-    (folder / "b.jpg").write_bytes(picture(2))
+    (folder / "a.png").write_bytes(image(1))
+    (folder / "b.jpg").write_bytes(image(2))
     assert go(trained_home, folder).new == 2
     (folder / "a.png").unlink()
     (folder / "b.jpg").unlink()
@@ -502,21 +497,19 @@ def test_include_and_exclude_are_patterns_as_in_gitignore(
 
 
 def test_patterns_hold_in_archives_and_for_listed_files(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    archive = zipped(tree / "p.zip", {"raw/x.png": picture(1), "y.png": picture(2)})
+    archive = zipped(tree / "p.zip", {"raw/x.png": image(1), "y.png": image(2)})
     monkeypatch.chdir(tree)
     patterns = PathPatterns(exclude=("raw", "a.png"))
-    assert names(walk_sources([archive, tree / "a.png", tree / "b.jpg"], patterns=patterns), tree) == [
-        "p.zip/y.png",
-        "b.jpg",
-    ]
+    found = walk_sources([archive, tree / "a.png", tree / "b.jpg"], patterns=patterns)
+    assert names(found, tree) == ["p.zip/y.png", "b.jpg"]
 
 
 def test_what_is_excluded_later_stays_known(trained_home: Settings, tree: Path) -> None:
     go(trained_home, tree)
     summary = go(trained_home, tree, prune=True, patterns=PathPatterns(exclude=("2024",)))
     assert (summary.unchanged, summary.removed) == (4, 0)
-    result = inside("index", tree, "--exclude", "2024", "--exclude", "thumbs", "--home", trained_home.home, "--json")
-    assert json.loads(result.stdout)["unchanged"] == 3
+    result = run_json("index", tree, "--exclude", "2024", "--exclude", "thumbs", "--home", trained_home.home)
+    assert result["unchanged"] == 3
 
 
 # Manifests
@@ -524,9 +517,8 @@ def test_what_is_excluded_later_stays_known(trained_home: Settings, tree: Path) 
 
 def metadata(settings: Settings, *paths: Path) -> dict[str, dict[str, str]]:
     with Searcher(settings) as searcher:
-        return {
-            Path(path).name: said for path, said in searcher.catalogue.metadata.get_for_files(map(str, paths)).items()
-        }
+        found = searcher.catalogue.metadata.get_for_files(map(str, paths))
+    return {Path(path).name: metadata for path, metadata in found.items()}
 
 
 def write_parquet(path: Path, **columns: list[object]) -> Path:
@@ -551,9 +543,8 @@ def test_a_nul_byte_in_a_manifest_costs_its_line(name: str, tree: Path) -> None:
         write_parquet(tree / name, file=["x\0y.png", "a.png"])
     found = walk_sources([tree / name])
     assert names(found, tree) == ["a.png"]
-    assert [(Path(one.path).name, one.reason) for one in found.failures] == [
-        (r"x\0y.png", "a file name can't contain a NUL byte")
-    ]
+    (failure,) = found.failures
+    assert (Path(failure.path).name, failure.reason) == (r"x\0y.png", "a file name can't contain a NUL byte")
 
 
 def test_what_a_manifest_says_is_brought_up_to_date_without_embedding(trained_home: Settings, tree: Path) -> None:
@@ -576,14 +567,12 @@ def test_what_is_said_of_a_file_stays_when_the_file_changes_or_moves(trained_hom
     manifest = tree / "list.csv"
     manifest.write_text("path,class\na.png,shirt\nb.jpg,hat\n")
     go(trained_home, manifest)
-    (tree / "a.png").write_bytes(picture(100))
+    (tree / "a.png").write_bytes(image(100))
     (tree / "b.jpg").rename(tree / "z.jpg")
     summary = go(trained_home, tree)
     assert (summary.changed, summary.moved) == (1, 1)
-    assert metadata(trained_home, tree / "a.png", tree / "z.jpg") == {
-        "a.png": {"class": "shirt"},
-        "z.jpg": {"class": "hat"},
-    }
+    expected = {"a.png": {"class": "shirt"}, "z.jpg": {"class": "hat"}}
+    assert metadata(trained_home, tree / "a.png", tree / "z.jpg") == expected
     assert verify_home(trained_home) == []
 
 
@@ -628,7 +617,7 @@ def test_a_manifest_that_makes_no_sense_is_an_error_that_names_the_line(
 def test_a_manifest_may_name_folders_wrongly_and_members_of_archives_rightly(
     trained_home: Settings, tree: Path
 ) -> None:
-    zipped(tree / "p.zip", {"x.png": picture(77)})
+    zipped(tree / "p.zip", {"x.png": image(77)})
     manifest = tree / "list.csv"
     manifest.write_text("path,class\n2024,year\np.zip/x.png,packed\np.zip/y.png,absent\n")
     summary = go(trained_home, manifest)

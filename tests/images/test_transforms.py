@@ -1,4 +1,4 @@
-"""From picture to tensor and back: the spec chosen for a collection, the four fits, what a decoder's mean becomes."""
+"""From image to tensor and back: the spec chosen for a collection, the four fits, what a decoder's mean becomes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FITS = ("stretch", "letterbox", "crop", "pad")
 
 
 def shown(pixels: np.ndarray) -> DecodedImage:
-    """The picture that the decoder makes of a PNG with these pixels, (H, W, 3) or (H, W)."""
+    """The image that the decoder makes of a PNG with these pixels, (H, W, 3) or (H, W)."""
     return decode_image(encode_png(pixels.astype(np.uint8)), name="made here")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import subprocess
@@ -14,11 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
 
-from simile.cli.main import app
 from simile.core.errors import BadSetting, EncoderMismatch, HomeBusy, NoSuchEncoder
-from simile.core.records import Failure, FileStat
+from simile.core.records import Failure
 from simile.core.settings import Settings, load_settings
 from simile.indexer.maintenance.encoders import activate_encoder, list_encoders, remove_encoder
 from simile.indexer.maintenance.export import export_embeddings
@@ -31,22 +28,15 @@ from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import NewImage
 from simile.store.home import Home
 from simile.store.index.index import Index
+from tests.support.catalogue import make_new_image
+from tests.support.commands import run_json, run_simile
 
+ROOT = Path(__file__).parents[2]
 OLD, NEW, THIRD = "a" * 16, "ab" * 8, "c" * 16
 
 
 def image(number: int, x: float, length: int = 2) -> NewImage:
-    mu = np.zeros(length, np.float32)
-    mu[0] = x
-    return NewImage(
-        sha256=f"{number:064}",
-        size=1,
-        format="PNG",
-        width=8,
-        height=8,
-        file=FileStat(f"/photos/{number}.png", 1, 1),
-        mu=mu,
-    )
+    return make_new_image(number, [x, *[0] * (length - 1)])
 
 
 @pytest.fixture
@@ -74,10 +64,6 @@ def nearest(catalogue: Catalogue, *at: float) -> list[int]:
     return [image_id for image_id, _ in Index(catalogue).search(np.array([at], np.float32), 100)[0]]
 
 
-def command(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
-
-
 # Encoders
 
 
@@ -88,10 +74,10 @@ def test_encoders_are_listed_with_what_they_have_seen(settings: Settings) -> Non
     assert [one["vectors"] for one in listed.values()] == [10, 8, 0, 0]
     assert [one["active"] for one in listed.values()] == [True, False, False, False]
     assert listed[NEW]["bytes"] == 10
-    text = command("encoders", "--home", settings.home).stdout.splitlines()
+    text = run_simile("encoders", "--home", settings.home).stdout.splitlines()
     assert text[0].startswith(f"* {OLD}  vae  μ of 2, l2  10 of 10 images  10 bytes")
     assert text[3].endswith("an unused folder")
-    assert len(json.loads(command("encoders", "--home", settings.home, "--json").stdout)["encoders"]) == 4
+    assert len(run_json("encoders", "--home", settings.home)["encoders"]) == 4
 
 
 def test_every_command_says_the_same_of_a_fingerprint_that_is_cut_too_short_or_unknown(
@@ -198,11 +184,10 @@ def test_the_segment_of_an_encoder_that_is_removed_gives_way_to_one_that_is_used
 
 
 def test_the_commands_take_the_home_before_and_after(settings: Settings) -> None:
-    done = command("encoders", "--home", settings.home, "activate", NEW)
+    done = run_simile("encoders", "--home", settings.home, "activate", NEW)
     assert done.stdout == f"encoder {NEW} is active, with 8 vectors\n"
     assert "2 images have no vector of it" in done.stderr
-    done = command("encoders", "remove", OLD, "--home", settings.home, "--json")
-    assert json.loads(done.stdout) == {"fingerprint": OLD, "vectors": 10}
+    assert run_json("encoders", "remove", OLD, "--home", settings.home) == {"fingerprint": OLD, "vectors": 10}
 
 
 # Compact, status
@@ -214,9 +199,9 @@ def test_compact_folds_in_what_is_new_and_what_is_gone(settings: Settings, catal
     catalogue.images.delete(2)
     (catalogue.home.segments / "left.tmp").touch()
     assert read_status(settings)["pending"] == 2
-    assert "2 changes merged: a new segment with 10 vectors" in command("compact", "--home", settings.home).stdout
+    assert "2 changes merged: a new segment with 10 vectors" in run_simile("compact", "--home", settings.home).stdout
     assert read_status(settings)["pending"] == 0
-    assert "no changes to merge" in command("compact", "--home", settings.home).stdout
+    assert "no changes to merge" in run_simile("compact", "--home", settings.home).stdout
     assert nearest(catalogue, 0, 0) == [1, 3, 4, 5, 6, 7, 8, 9, 10, 11]
     assert find_problems(catalogue.home) == find_leftovers(catalogue.home) == []
 
@@ -225,10 +210,10 @@ def test_rebuild_takes_the_kind_of_index_that_is_asked_for(settings: Settings, c
     catalogue.images.add_batch([image(n, n % 97) for n in range(11, 600)], OLD, "eager")
     rebuild_index(settings)
     assert read_status(settings)["segment"]["details"]["kind"] == "exact"
-    assert command("rebuild", "--index", "ivf", "--home", settings.home).exit_code == 0
+    assert run_simile("rebuild", "--index", "ivf", "--home", settings.home).exit_code == 0
     details = read_status(settings)["segment"]["details"]
     assert (details["kind"], details["recall"] >= 0.98, details["nprobe"] >= 1) == ("ivf", True, True)
-    text = command("status", "--home", settings.home).stdout
+    text = run_simile("status", "--home", settings.home).stdout
     assert "lists" in text and "recall" in text and "in memory" in text
     assert find_problems(catalogue.home) == []
 
@@ -241,7 +226,7 @@ def test_status_shows_runs_failures_and_the_second_set(settings: Settings, catal
     found = read_status(settings, runs=2)
     assert [len(run["failures"]) for run in found["runs"]] == [25, 0]
     assert found["others"] == [{"fingerprint": NEW, "vectors": 8, "in_the_making": True}]
-    text = command("status", "--home", settings.home, "--runs", "1").stdout
+    text = run_simile("status", "--home", settings.home, "--runs", "1").stdout
     assert text.count("\nrun ") == 1 and "run    7   index  interrupted" in text
     assert "in progress: 8 of 10 images embedded" in text
     assert text.count("/bad/") == 10 and "and 15 more" in text
@@ -263,9 +248,7 @@ assert ctypes.CDLL(None).capset(known, held) == 0
 
 def in_another_process(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Runs `code` where permissions count, with the names of this file at hand."""
-    start = (
-        f"{DROP}sys.path.insert(0, {str(Path(__file__).parents[2])!r}); from tests.indexer.test_maintenance import *\n"
-    )
+    start = f"{DROP}sys.path.insert(0, {str(ROOT)!r}); from tests.indexer.test_maintenance import *\n"
     command = [sys.executable, "-c", start + code, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
@@ -311,10 +294,8 @@ def test_a_reader_without_permission_sees_what_a_writer_commits(settings: Settin
     """The writer keeps its log open: a reader who took the file for the whole would miss what is only in the log."""
     catalogue.images.add_batch([image(11, 1.5)], OLD, "eager")
     settings.home.chmod(0o555)
-    try:
-        done = in_another_process(LOOK, settings.home)
-    finally:
-        settings.home.chmod(0o755)
+    done = in_another_process(LOOK, settings.home)
+    settings.home.chmod(0o755)
     assert done.stdout.startswith("[1, 11, 2, 3]\n[] 11\n"), done.stderr
 
 
@@ -329,15 +310,12 @@ with Catalogue(Home(Path(sys.argv[1]))) as catalogue:
 def test_what_a_writer_that_died_left_in_its_log_is_read_without_permission(settings: Settings) -> None:
     in_another_process(DIE, settings.home)
     settings.home.chmod(0o555)
-    try:
-        done = in_another_process(LOOK, settings.home)
-        log_alone = settings.home / "catalogue.sqlite-shm"
-        settings.home.chmod(0o755)
-        log_alone.unlink()
-        settings.home.chmod(0o555)
-        refused = in_another_process(LOOK, settings.home)
-    finally:
-        settings.home.chmod(0o755)
+    done = in_another_process(LOOK, settings.home)
+    settings.home.chmod(0o755)
+    (settings.home / "catalogue.sqlite-shm").unlink()
+    settings.home.chmod(0o555)
+    refused = in_another_process(LOOK, settings.home)
+    settings.home.chmod(0o755)
     assert done.stdout.startswith("[1, 11, 2, 3]\n[] 11\n"), done.stderr
     # Without SQLite's index of the log nobody can tell what is in it, and none may be made here.
     assert "simile.core.errors.HomeNotWritable: Can't use" in refused.stderr

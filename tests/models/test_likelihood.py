@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,11 +79,13 @@ def exact(x: Tensor) -> Tensor:
 IMAGES = placed(torch.tensor([[0.5, 0.4, 0.6, 0.5], [0.6, 0.45, 0.5, 0.5], [0.4, 0.45, 0.7, 0.55]]))
 
 
-def estimate(network: Network, samples: int, chunk: int = 1024, seed: int = 0) -> Tensor:
+def gaussian(samples: int, seed: int = 0) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(seed)
-    return importance_weighted_log_likelihood(
-        network, IMAGES, likelihood="gaussian", samples=samples, generator=generator, content_box=BOX, chunk=chunk
-    )
+    return {"likelihood": "gaussian", "samples": samples, "generator": generator, "content_box": BOX}
+
+
+def estimate(network: Network, samples: int, chunk: int = 1024) -> Tensor:
+    return importance_weighted_log_likelihood(network, IMAGES, **gaussian(samples), chunk=chunk)
 
 
 def test_many_samples_give_the_exact_likelihood_of_a_linear_gaussian_model() -> None:
@@ -109,37 +112,16 @@ def test_more_samples_tighten_the_bound_and_one_sample_is_the_elbo() -> None:
     network, often = linear_gaussian(widened=2.5), IMAGES.repeat(4000, 1, 1, 1)
     means = []
     for samples in (1, 5, 50):
-        found = importance_weighted_log_likelihood(
-            network,
-            often,
-            likelihood="gaussian",
-            samples=samples,
-            generator=torch.Generator().manual_seed(0),
-            content_box=BOX,
-        )
+        found = importance_weighted_log_likelihood(network, often, **gaussian(samples))
         means.append(found.unflatten(0, (4000, 3)).mean(0))
     assert (means[0] < means[1]).all() and (means[1] < means[2]).all() and (means[2] < exact(IMAGES) + 0.02).all()
-    bound = elbo(
-        network,
-        IMAGES,
-        likelihood="gaussian",
-        samples=20_000,
-        generator=torch.Generator().manual_seed(1),
-        content_box=BOX,
-    )
+    bound = elbo(network, IMAGES, **gaussian(20_000, seed=1))
     torch.testing.assert_close(means[0], bound, atol=0.12, rtol=0)
 
 
 def test_elbo_of_the_true_posterior_falls_short_by_its_distance_from_independence() -> None:
     """ELBO = log p(x) - KL(q || posterior), and both of those are Gaussians."""
-    bound = elbo(
-        linear_gaussian(widened=1.0),
-        IMAGES,
-        likelihood="gaussian",
-        samples=20_000,
-        generator=torch.Generator().manual_seed(1),
-        content_box=BOX,
-    )
+    bound = elbo(linear_gaussian(widened=1.0), IMAGES, **gaussian(20_000, seed=1))
     precision = torch.eye(2) + WEIGHTS.T @ WEIGHTS / VARIANCE
     covariance = torch.linalg.inv(precision)
     q = torch.distributions.MultivariateNormal(torch.zeros(2), torch.diag(covariance.diagonal()))
@@ -169,10 +151,7 @@ def test_padding_outside_the_content_box_is_not_scored() -> None:
     network = linear_gaussian(widened=1.5)
     elsewhere = IMAGES.clone()
     elsewhere[:, :, 8:, 8:] = 1.0
-    generator = torch.Generator().manual_seed(0)
-    found = importance_weighted_log_likelihood(
-        network, elsewhere, likelihood="gaussian", samples=50, generator=generator, content_box=BOX
-    )
+    found = importance_weighted_log_likelihood(network, elsewhere, **gaussian(50))
     torch.testing.assert_close(found, estimate(network, 50))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,14 +39,18 @@ def weights_of(name: str, path: Path, seed: int = 3) -> str:
     return f"{name}:{path}"
 
 
-def encoder_folder(folder: Path, architecture: Architecture, preprocessing: Preprocessing) -> str:
+def encoder_folder(folder: Path, channels: int, size: int = 32, crop: Any = None, **architecture: Any) -> str:
+    """A folder with an encoder of random weights; crop: the (height, width) that its images were padded from."""
+    fit = {} if crop is None else {"fit": "pad", "content": crop}
+    preprocessing = Preprocessing(image_size=size, channels=channels, **fit)
+    made = Architecture(image_size=size, channels=channels, **architecture)
     torch.manual_seed(11)
-    network = Network(architecture)
+    network = Network(made)
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.uniform_(layer.running_mean, -0.2, 0.2)
     description = EncoderDescription(
-        architecture=architecture.to_dict(), preprocessing=preprocessing.to_dict(), metric="l2", index_dims=None
+        architecture=made.to_dict(), preprocessing=preprocessing.to_dict(), metric="l2", index_dims=None
     )
     checkpoint.save_checkpoint(folder, network.state_dict(), description)
     return str(folder)
@@ -55,28 +61,24 @@ def spec_for(kind: str, tmp_path: Path, channels: int) -> str:
     if kind in ("gradients", "ms-ssim"):
         return kind
     if kind == "encoder":
-        return encoder_folder(
-            tmp_path / "encoder",
-            Architecture(image_size=32, channels=channels, latent_dim=4, width=4),
-            Preprocessing(image_size=32, channels=channels),
-        )
+        return encoder_folder(tmp_path / "encoder", channels, latent_dim=4, width=4)
     if kind == "supervised":
-        architecture = Architecture(
-            image_size=32, channels=channels, latent_dim=8, kind="resnet18", variational=False, decoder=False, classes=3
-        )
-        return encoder_folder(tmp_path / "supervised", architecture, Preprocessing(image_size=32, channels=channels))
+        classifier = {"kind": "resnet18", "variational": False, "decoder": False, "classes": 3}
+        return encoder_folder(tmp_path / "supervised", channels, latent_dim=8, **classifier)
     return weights_of(kind, tmp_path / f"{kind}.safetensors")
 
 
 @pytest.fixture(scope="module")
 def perceive(tmp_path_factory: pytest.TempPathFactory) -> Perceive:
-    """Makes a perception of a kind, for so many channels and a size; files of weights are made once."""
-    made: dict[tuple[str, int], str] = {}
+    """Makes a perception of a kind, for so many channels and a size; each is made once."""
 
+    @cache
+    def find_spec(kind: str, channels: int) -> str:
+        return spec_for(kind, tmp_path_factory.mktemp("weights"), channels)
+
+    @cache
     def perception(kind: str, channels: int, size: int) -> nn.Module:
-        if (kind, channels) not in made:
-            made[kind, channels] = spec_for(kind, tmp_path_factory.mktemp("weights"), channels)
-        return make_perceptual_distance(made[kind, channels], channels, size)
+        return make_perceptual_distance(find_spec(kind, channels), channels, size)
 
     return perception
 
@@ -177,13 +179,8 @@ def test_vgg16_gives_a_map_before_each_halving_without_its_classifier() -> None:
     assert sum(weight.numel() for weight in backbone.parameters()) < 15e6  # of 138 million
     features = FeatureMapDistance("vgg16", backbone.prepare, backbone.get_feature_layers())
     maps = list(features.iterate_feature_maps(blocks(1, 3, 64, 64)))
-    assert [tuple(found.shape[1:]) for found in maps] == [
-        (64, 64, 64),
-        (128, 32, 32),
-        (256, 16, 16),
-        (512, 8, 8),
-        (512, 4, 4),
-    ]
+    shapes = [(64, 64, 64), (128, 32, 32), (256, 16, 16), (512, 8, 8), (512, 4, 4)]
+    assert [tuple(found.shape[1:]) for found in maps] == shapes
     assert isinstance(features.layers[-1], nn.ReLU)  # relu5_3, as in the paper
 
 
@@ -198,10 +195,7 @@ def test_a_resnet_gives_its_stem_and_four_stages(tmp_path: Path) -> None:
 
 
 def test_an_encoder_gives_a_map_at_each_level_of_what_it_was_trained_on(tmp_path: Path) -> None:
-    architecture = Architecture(image_size=28, channels=1, latent_dim=4, width=4)
-    folder = encoder_folder(
-        tmp_path / "encoder", architecture, Preprocessing(image_size=28, channels=1, fit="pad", content=(20, 24))
-    )
+    folder = encoder_folder(tmp_path / "encoder", 1, 28, (20, 24), latent_dim=4, width=4)
     perception = make_perceptual_distance(folder, 3, 20)
     assert isinstance(perception, FeatureMapDistance)
     grey = blocks(2, 1, 20, 24)
@@ -213,19 +207,14 @@ def test_an_encoder_gives_a_map_at_each_level_of_what_it_was_trained_on(tmp_path
 def test_an_encoders_input_is_padded_as_its_images_were() -> None:
     preprocessing = Preprocessing(image_size=32, channels=1, fit="pad", content=(20, 27))
     x = torch.randint(0, 256, (1, 1, 20, 27), generator=torch.Generator().manual_seed(0)).float()
-    image = DecodedImage(
-        pixels=x[0, 0].byte().numpy()[:, :, None].repeat(3, 2), width=27, height=20, format="png", is_grey=True
-    )
+    pixels = x[0, 0].byte().numpy()[:, :, None].repeat(3, 2)
+    image = DecodedImage(pixels=pixels, width=27, height=20, format="png", is_grey=True)
     expected = torch.tensor(preprocessing.to_array(image)).permute(2, 0, 1).float()
     assert torch.equal(EncoderInput(preprocessing, 0)(x)[0], expected)
 
 
 def test_a_dense_encoder_gives_its_last_layer(tmp_path: Path) -> None:
-    folder = encoder_folder(
-        tmp_path / "dense",
-        Architecture(image_size=16, channels=1, latent_dim=4, width=12, kind="dense"),
-        Preprocessing(image_size=16, channels=1),
-    )
+    folder = encoder_folder(tmp_path / "dense", 1, 16, latent_dim=4, width=12, kind="dense")
     perception = make_perceptual_distance(folder, 1, 16)
     assert isinstance(perception, FeatureMapDistance)
     assert [tuple(found.shape) for found in perception.iterate_feature_maps(blocks(2, 1, 16, 16))] == [(2, 12, 1)]

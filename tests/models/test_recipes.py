@@ -20,7 +20,7 @@ from simile.images.formats import Pixels
 from simile.indexer.pipeline.job import IndexRequest, index
 from simile.indexer.training.train import TrainingRequest, train_on_sources
 from simile.models.inference.encoder import TrainedEncoder
-from simile.models.recipes import list_recipes, load_recipe
+from simile.models.recipes import Recipe, list_recipes, load_recipe
 from simile.search.searcher import Searcher
 from tests.support.synthetic_images import scene
 
@@ -36,7 +36,7 @@ def request(recipe: str, **options: Any) -> TrainingRequest:
 
 
 def settings_of(home: Path) -> Settings:
-    return load_settings(home=home, workers=2, device="cpu")
+    return load_settings(home=home, workers=1, device="cpu")
 
 
 def in_class_folders(digits: Path, target: Path, count: int) -> Path:
@@ -154,10 +154,10 @@ def test_every_recipe_is_indexed_and_searched_with(recipe: str, homes: Path, pho
     assert index(settings, [photos], IndexRequest()).new == COUNT
     query = next(photos.rglob("*.png"))
     with Searcher(settings) as searcher:
-        answer = searcher.by_file(query, name=query.name, limit=3)
-        assert answer.hits[0].path == str(query)
-        assert answer.hits[0].distance == pytest.approx(0, abs=1e-3)
-        assert (answer.query.reconstruction_error is None) == (recipe == "supervised")
+        result = searcher.by_file(query, name=query.name, limit=3)
+        assert result.hits[0].path == str(query)
+        assert result.hits[0].distance == pytest.approx(0, abs=1e-3)
+        assert (result.query.reconstruction_error is None) == (recipe == "supervised")
 
 
 def test_the_indexed_part_of_a_latent_in_two_parts_is_the_content(homes: Path) -> None:
@@ -193,10 +193,8 @@ def test_a_decoder_over_a_frozen_encoder_leaves_its_vectors_and_shows_reconstruc
     assert after.decode(np.zeros((1, 8), np.float32)).shape == (1, 1, 32, 32)
     assert after.description.recipe == before.description.recipe
     assert after.description.decoder is not None and after.description.decoder["over"] == before.fingerprint
-    errors = [
-        epoch["validation"]["squared_error"]
-        for epoch in json.loads((Path(report["folder"]) / "report.json").read_text())["epochs"]
-    ]
+    epochs = json.loads((Path(report["folder"]) / "report.json").read_text())["epochs"]
+    errors = [epoch["validation"]["squared_error"] for epoch in epochs]
     assert errors[-1] < errors[0]
 
 
@@ -224,14 +222,17 @@ def test_options_that_contradict_each_other_are_refused_by_name() -> None:
     ("side", "overrides", "recipe"),
     [(80, {}, "invariant"), (20, {}, "perceptual"), (80, {"latent_dim": 8}, "perceptual")],
 )
-def test_the_recipe_follows_the_images_where_nothing_speaks_for_one(tmp_path, side, overrides, recipe):
+def test_the_recipe_follows_the_images_where_nothing_speaks_for_one(tmp_path, monkeypatch, side, overrides, recipe):
+    def load_small(name: str, **options: Any) -> Recipe:
+        return replace(load_recipe(name, **options), width=8, passes=1)
+
+    monkeypatch.setattr("simile.indexer.training.train.load_recipe", load_small)
     photos = tmp_path / "photos"
     photos.mkdir()
     for seed in range(20):
         Image.fromarray(scene(seed, side, side)).save(photos / f"{seed}.png")
     settings = load_settings(home=tmp_path / "home", device="cpu")
-    trained = train_on_sources(
-        settings, [photos], TrainingRequest(overrides={"epochs": 1, **overrides}), lambda _: None
-    )
+    request = TrainingRequest(overrides={"epochs": 1, **overrides})
+    trained = train_on_sources(settings, [photos], request, lambda _: None)
     description = json.loads((Path(trained["folder"]) / "encoder.json").read_text("utf-8"))
     assert description["recipe"]["name"] == recipe

@@ -38,9 +38,8 @@ KINDS = ("convolutional", "residual", "dense")
 
 def network(kind: str = "convolutional", variational: bool = True) -> Network:
     torch.manual_seed(0)
-    return Network(
-        Architecture(image_size=28, channels=1, latent_dim=8, width=8, kind=kind, variational=variational)
-    ).eval()
+    sizes = {"image_size": 28, "channels": 1, "latent_dim": 8, "width": 8}
+    return Network(Architecture(**sizes, kind=kind, variational=variational)).eval()
 
 
 def images(count: int) -> FloatArray:
@@ -93,9 +92,8 @@ def test_bfloat16_is_used_where_it_is_asked_for_and_only_there() -> None:
     module = EncoderModule(network())
     coarse = make_runtime(module, images(RUNTIME_SAMPLE_SIZE), "openvino-bf16", CPU)
     assert coarse.name == "openvino-bf16"
-    agreement = compare_outputs(
-        TorchRuntime(module, CPU).run(images(RUNTIME_SAMPLE_SIZE)), coarse.run(images(RUNTIME_SAMPLE_SIZE))
-    )
+    sample = images(RUNTIME_SAMPLE_SIZE)
+    agreement = compare_outputs(TorchRuntime(module, CPU).run(sample), coarse.run(sample))
     assert agreement.get_rejection_reason(exact=False) is None
     assert agreement.displacement > MAX_DISPLACEMENT  # it would not keep nearest neighbours
     assert all(not candidate.needs_bfloat16 for candidate in get_runtime_candidates("auto", CPU))

@@ -1,13 +1,10 @@
-"""Training, resuming after a kill, and what a checkpoint refuses."""
+"""Training, and what a checkpoint refuses; test_recipes.py kills, resumes and loads every recipe."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -61,17 +58,15 @@ def small(**overrides: object) -> Recipe:
 
 
 def run(images: Pixels, folder: Path, recipe: Recipe, **options: object) -> TrainingResult:
-    return train(
-        images, SPEC, recipe, TrainingOptions(**{"start_time": time.monotonic(), **options}), folder, lambda _: None
-    )
+    training = TrainingOptions(**{"start_time": time.monotonic(), **options})
+    return train(images, SPEC, recipe, training, folder, lambda _: None)
 
 
 @pytest.mark.parametrize("size", [16, 17, 28, 45, 64, 100, 128, 256])
 @pytest.mark.parametrize(("channels", "kind"), [(1, "convolutional"), (3, "patches"), (3, "residual"), (1, "dense")])
 def test_any_square_input_comes_back_in_its_shape(size: int, channels: int, kind: str) -> None:
-    network = Network(
-        Architecture(image_size=size, channels=channels, latent_dim=5, width=4, kind=kind, full_resolution=False)
-    ).eval()
+    sizes = {"image_size": size, "channels": channels, "latent_dim": 5, "width": 4}
+    network = Network(Architecture(**sizes, kind=kind, full_resolution=False)).eval()
     with torch.inference_mode():
         mu, log_variance = network.encode(torch.rand(2, channels, size, size))
         assert mu.shape == log_variance.shape == (2, 5)
@@ -150,28 +145,6 @@ def test_too_little_space_for_the_images_is_an_error_that_says_how_much_is_neede
     words = r"50,000 images to train on need 0\.6 GB in .*: No space left on device.*SIMILE_TRAIN_MEMORY"
     with pytest.raises(HomeNotWritable, match=words):
         empty_images((50_000, 64, 64, 3), tmp_path)
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-import tests.models.test_training as t
-t.train(
-    t.bars(100), t.SPEC, t.small(), t.TrainingOptions(seed=3), Path({folder!r}),
-    lambda at: os.kill(os.getpid(), signal.SIGKILL) if at.epoch == 4 and at.step % 3 == 1 else None)
-"""
-
-
-def test_resuming_after_a_kill_gives_equal_losses(tmp_path: Path) -> None:
-    whole = run(bars(100), tmp_path / "whole", small(), seed=3)
-    script = KILLED.format(tests=str(Path(__file__).parents[2]), folder=str(tmp_path / "cut"))
-    killed = subprocess.run([sys.executable, "-c", script], check=False, cwd=Path(__file__).parents[2])
-    assert killed.returncode == -signal.SIGKILL
-    resumed = run(bars(100), tmp_path / "cut", small(), seed=3, resume=True)
-    assert losses(resumed) == losses(whole)
-    for name, tensor in whole.network.state_dict().items():
-        assert torch.equal(tensor, resumed.network.state_dict()[name]), name
 
 
 def test_minutes_become_a_number_of_steps_that_is_stored(tmp_path: Path) -> None:
@@ -292,15 +265,9 @@ def encoder_folder(settings: Settings, tmp_path: Path) -> Path:
 
 def test_the_encoders_folder_holds_a_report_a_person_can_look_at(home_with_digits: Settings, tmp_path: Path) -> None:
     folder = encoder_folder(home_with_digits, tmp_path)
-    assert {path.name for path in folder.iterdir()} == {
-        "weights.safetensors",
-        "encoder.json",
-        "report.json",
-        "curves.png",
-        "reconstructions.png",
-        "samples.png",
-        "trained_on.npz",
-    }
+    charts = {"curves.png", "reconstructions.png", "samples.png"}
+    files = {"weights.safetensors", "encoder.json", "report.json", "trained_on.npz", *charts}
+    assert {path.name for path in folder.iterdir()} == files
     report = json.loads((folder / "report.json").read_text())
     assert {"reconstruction", "kl", "elbo", "squared_error", "active_units"} <= report["best"]["validation"].keys()
     description = json.loads((folder / "encoder.json").read_text())
@@ -315,20 +282,6 @@ def test_an_image_alone_and_in_a_batch_gets_the_same_mu(home_with_digits: Settin
     alone = np.concatenate([encoder.encode(batch[n : n + 1]).mu for n in range(0, 300, 37)])
     assert np.abs(alone - together[::37]).max() <= 1e-5 * np.abs(together).max()
     assert np.array_equal(encoder.encode(batch).mu, together)
-
-
-def test_a_fresh_process_gives_equal_mu(home_with_digits: Settings, tmp_path: Path) -> None:
-    folder = encoder_folder(home_with_digits, tmp_path)
-    script = (
-        "import sys, numpy as np; from pathlib import Path\n"
-        "from simile.models.inference.encoder import TrainedEncoder\n"
-        "encoder = TrainedEncoder.load(Path(sys.argv[1]), 'cpu'); s = encoder.preprocessing\n"
-        "batch = np.arange(4 * s.image_size**2 * s.channels).reshape(4, s.image_size, s.image_size, s.channels)\n"
-        "np.save(sys.argv[2], encoder.encode((batch % 256).astype(np.uint8)).mu)"
-    )
-    for name in ("one.npy", "two.npy"):
-        subprocess.run([sys.executable, "-c", script, folder, tmp_path / name], check=True)
-    assert np.array_equal(np.load(tmp_path / "one.npy"), np.load(tmp_path / "two.npy"))
 
 
 def test_altered_weights_are_refused(home_with_digits: Settings, tmp_path: Path) -> None:
@@ -368,8 +321,9 @@ def test_a_checkpoint_of_the_first_version_still_loads_with_its_fingerprint(tmp_
     old_names = {"encoder.head.1.weight": "encoder.head.weight", "encoder.head.1.bias": "encoder.head.bias"}
     weights = {old_names.get(name, name): tensor for name, tensor in network.state_dict().items()}
     architecture = {"image_size": 16, "channels": 1, "latent_dim": 4, "width": 4, "kind": "convolutional-vae"}
+    preprocessing = SPEC.to_dict()
     description = EncoderDescription(
-        architecture=architecture, preprocessing=SPEC.to_dict(), metric="cosine", index_dims=None
+        architecture=architecture, preprocessing=preprocessing, metric="cosine", index_dims=None
     )
     fingerprint = checkpoint.save_checkpoint(tmp_path / "old", weights, description)
     encoder = TrainedEncoder.load(tmp_path / "old", "cpu")

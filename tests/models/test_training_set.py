@@ -36,12 +36,8 @@ def test_a_copy_of_what_was_fitted_to_is_not_held_out() -> None:
     assert known.held_out_hex == sums("c")
     assert known.contains(sums("a", "b", "c", "d")).tolist() == [True, True, True, False]
     joined = known.merge(TrainingDigests.from_rows(sums("c", "d"), rows(0), rows(1)))
-    assert joined.held_out_hex == sums("d") and joined.contains(sums("a", "c", "d", "e")).tolist() == [
-        True,
-        True,
-        True,
-        False,
-    ]
+    assert joined.held_out_hex == sums("d")
+    assert joined.contains(sums("a", "c", "d", "e")).tolist() == [True, True, True, False]
 
 
 def test_it_reads_as_it_was_written_and_is_unknown_where_damaged(tmp_path: Path) -> None:
@@ -79,12 +75,9 @@ def test_what_is_usual_is_measured_on_what_the_encoder_was_not_fitted_to(home_wi
         assert gauge is not None and gauge.population == "new"
         assert gauge.ordered["reconstruction"].tolist() == [1.0] * 60
         assert len(gauge.ordered["distance"]) == len(gauge.ordered["sigma"]) == 60
-        answered = gauge.compute_confidence(None, 99.0, None)
-        assert (
-            answered.unlike
-            and answered.false_alarm_among == "new"
-            and answered.false_alarm_rate == pytest.approx(2 / 61, abs=1e-4)
-        )
+        confidence = gauge.compute_confidence(None, 99.0, None)
+        assert confidence.unlike and confidence.false_alarm_among == "new"
+        assert confidence.false_alarm_rate == pytest.approx(2 / 61, abs=1e-4)
         others = estimate_calibration(searcher.catalogue, None, None, snapshot, threading.Event())
         assert others is not None and others.population == "own"
         assert others.expected == pytest.approx(gauge.expected)  # distances are known from all

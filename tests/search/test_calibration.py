@@ -1,4 +1,4 @@
-"""What is usual in a collection: calibrated scores, pictures unlike it, and the least like the rest."""
+"""What is usual in a collection: calibrated scores, images unlike it, and the least like the rest."""
 
 from __future__ import annotations
 
@@ -42,9 +42,8 @@ def gauge_of(values: np.ndarray, errors: np.ndarray | None = None) -> ScoreCalib
 
 def test_expected_neighbours_are_counted_by_hand() -> None:
     gauge = gauge_of(np.array([0.0, 1.0, 3.0]))  # distances 1, 3, 2
-    assert gauge.compute_expected_counts(np.array([0.0, 1.0, 2.0, 3.0, 99.0])).tolist() == pytest.approx(
-        [0, 2 / 3, 4 / 3, 2, 2]
-    )
+    found = gauge.compute_expected_counts(np.array([0.0, 1.0, 2.0, 3.0, 99.0])).tolist()
+    assert found == pytest.approx([0, 2 / 3, 4 / 3, 2, 2])
 
 
 def test_beyond_the_known_neighbours_the_sample_stands_for_the_collection() -> None:
@@ -61,7 +60,7 @@ def test_beyond_the_known_neighbours_the_sample_stands_for_the_collection() -> N
     assert (np.diff(gauge.expected) >= 0).all()
 
 
-def test_so_many_of_the_collections_own_pictures_are_called_unlike_it() -> None:
+def test_so_many_of_the_collections_own_images_are_called_unlike_it() -> None:
     generator = np.random.default_rng(1)
     errors = generator.gamma(2, size=512)
     gauge = gauge_of(generator.normal(size=512), errors)
@@ -70,17 +69,13 @@ def test_so_many_of_the_collections_own_pictures_are_called_unlike_it() -> None:
     flagged = [gauge.compute_confidence(error, 0.0, None).unlike for error in fresh]
     assert np.mean(flagged) <= 2 * FALSE_ALARM_RATE
     far = gauge.compute_confidence(float(np.median(errors)), 50.0, None)
-    assert (
-        far.unlike
-        and far.false_alarm_rate == gauge.false_alarm_rate
-        and "nearest neighbour" in (far.unlike_reason or "")
-    )
+    assert far.unlike and far.false_alarm_rate == gauge.false_alarm_rate
+    assert "nearest neighbour" in (far.unlike_reason or "")
     bad = gauge.compute_confidence(100.0, 0.0, None)
     assert bad.unlike and bad.error_percentile == 100 and "reconstructed worse" in (bad.unlike_reason or "")
     usual = gauge.compute_confidence(float(np.median(errors)), 0.0, 0.3)
-    assert (
-        usual.unlike is False and usual.unlike_reason is None and usual.error_percentile == pytest.approx(50, abs=0.5)
-    )
+    assert usual.unlike is False and usual.unlike_reason is None
+    assert usual.error_percentile == pytest.approx(50, abs=0.5)
     assert gauge.compute_confidence(None, None, None).unlike is None
     quick = gauge.compute_confidence(None, 50.0, None)  # what is not measured has no say
     assert quick.unlike and quick.false_alarm_rate is not None and quick.error_percentile is None
@@ -110,9 +105,9 @@ def test_a_service_measures_behind_its_searches_and_others_read_what_it_found(ho
         first = searcher.by_id(1)
         assert not first.is_calibrated and first.hits[0].score == 1 / (1 + first.hits[0].distance)
         searcher.calibrations.wait()
-        answer = searcher.by_id(1, limit=100)
-        scores = [hit.score for hit in answer.hits]
-        assert answer.is_calibrated and scores == sorted(scores, reverse=True)
+        result = searcher.by_id(1, limit=100)
+        scores = [hit.score for hit in result.hits]
+        assert result.is_calibrated and scores == sorted(scores, reverse=True)
         assert 0.2 < np.median([searcher.by_id(n, limit=1).hits[0].score for n in range(1, 40)]) < 0.8
         assert scores[-1] < 0.05
     with Searcher(home_with_digits) as other:
@@ -125,9 +120,8 @@ def test_a_service_measures_behind_its_searches_and_others_read_what_it_found(ho
         path = other.get_file(5)[0]
         own = other.by_file(path, name="own.png")
         assert own.confidence.unlike is False and own.confidence.false_alarm_rate is not None
-        filtered = other.search(
-            SearchQuery((other.prepare_query_image(noise(1), "n"),), params=SearchParams(offset=3, radius=3.0))
-        )
+        query = other.prepare_query_image(noise(1), "n")
+        filtered = other.search(SearchQuery((query,), params=SearchParams(offset=3, radius=3.0)))
         assert filtered.confidence == strange.confidence
 
 
@@ -163,64 +157,57 @@ def brute_force(searcher: Searcher) -> list[tuple[float, int]]:
     return sorted((-distance, image_id) for distance, image_id in zip(apart, ids, strict=True))
 
 
-def test_the_least_like_the_rest_come_first_page_by_page(home_with_digits: Settings) -> None:
-    with Searcher(home_with_digits) as searcher:
-        with pytest.raises(BeingComputed):
-            get_image_page(searcher, ImagePageRequest(sort="unlike"))
-        searcher.outlier_rankings.wait()
-        expected = brute_force(searcher)
+def test_the_least_like_the_rest_come_first_page_by_page(searcher: Searcher) -> None:
+    with pytest.raises(BeingComputed):
+        get_image_page(searcher, ImagePageRequest(sort="unlike"))
+    searcher.outlier_rankings.wait()
+    expected = brute_force(searcher)
+    found: list[int] = []
+    page = get_image_page(searcher, ImagePageRequest(sort="unlike", limit=50))
+    assert page.total == 120 and page.distances is not None
+    assert page.distances[page.images[0].id] == pytest.approx(-expected[0][0], abs=1e-5)
+    while True:
+        found += [record.id for record in page.images]
+        if page.next_cursor is None:
+            break
+        page = get_image_page(searcher, ImagePageRequest(sort="unlike", limit=50, cursor=page.next_cursor))
+    assert found == [image_id for _, image_id in expected]
+
+
+def test_what_is_added_or_deleted_later_is_ranked_too(searcher: Searcher) -> None:
+    with pytest.raises(BeingComputed):
+        get_outlier_ranking(searcher)
+    searcher.outlier_rankings.wait()
+    added, _ = add_upload(searcher, noise(5), name="noise.png")
+    delete_image(searcher, 7)
+    page = get_image_page(searcher, ImagePageRequest(sort="unlike", limit=200))
+    ids = [record.id for record in page.images]
+    assert added in ids[:5] and 7 not in ids and len(ids) == page.total == 120
+
+
+def test_pages_by_id_and_newest_first_go_through_all_once_and_skip_what_is_gone(searcher: Searcher) -> None:
+    for sort in ("id", "newest"):
         found: list[int] = []
-        page = get_image_page(searcher, ImagePageRequest(sort="unlike", limit=50))
-        assert page.total == 120 and page.distances is not None
-        assert page.distances[page.images[0].id] == pytest.approx(-expected[0][0], abs=1e-5)
+        after = None
         while True:
+            page = get_image_page(searcher, ImagePageRequest(sort=sort, limit=17, cursor=after))  # type: ignore[arg-type]
             found += [record.id for record in page.images]
             if page.next_cursor is None:
                 break
-            page = get_image_page(searcher, ImagePageRequest(sort="unlike", limit=50, cursor=page.next_cursor))
-        assert found == [image_id for _, image_id in expected]
-
-
-def test_what_is_added_or_deleted_later_is_ranked_too(home_with_digits: Settings) -> None:
-    with Searcher(home_with_digits) as searcher:
-        with pytest.raises(BeingComputed):
-            get_outlier_ranking(searcher)
-        searcher.outlier_rankings.wait()
-        added, _ = add_upload(searcher, noise(5), name="noise.png")
-        delete_image(searcher, 7)
-        page = get_image_page(searcher, ImagePageRequest(sort="unlike", limit=200))
-        ids = [record.id for record in page.images]
-        assert added in ids[:5] and 7 not in ids and len(ids) == page.total == 120
-
-
-def test_pages_by_id_and_newest_first_go_through_all_once_and_skip_what_is_gone(home_with_digits: Settings) -> None:
-    with Searcher(home_with_digits) as searcher:
-        for sort in ("id", "newest"):
-            found: list[int] = []
-            after = None
-            while True:
-                page = get_image_page(searcher, ImagePageRequest(sort=sort, limit=17, cursor=after))  # type: ignore[arg-type]
-                found += [record.id for record in page.images]
-                if page.next_cursor is None:
-                    break
-                after = page.next_cursor
-            assert sorted(found) == list(range(1, 121))
-            assert found == sorted(found, reverse=sort == "newest")
+            after = page.next_cursor
+        assert sorted(found) == list(range(1, 121))
+        assert found == sorted(found, reverse=sort == "newest")
+    with pytest.raises(BadSetting, match="cursor"):
+        get_image_page(searcher, ImagePageRequest(sort="id", cursor=after))
+    for bad in ("", "!", "AAAA", "WyJpZCIsIC0xXQ", "é", "WyJpZCIsIDFlOTk5XQ"):
         with pytest.raises(BadSetting, match="cursor"):
-            get_image_page(searcher, ImagePageRequest(sort="id", cursor=after))
-        for bad in ("", "!", "AAAA", "WyJpZCIsIC0xXQ", "é", "WyJpZCIsIDFlOTk5XQ"):
-            with pytest.raises(BadSetting, match="cursor"):
-                get_image_page(searcher, ImagePageRequest(sort="id", cursor=bad))
+            get_image_page(searcher, ImagePageRequest(sort="id", cursor=bad))
 
 
-def test_a_ranking_goes_on_behind_a_picture_that_is_gone() -> None:
+def test_a_ranking_goes_on_behind_an_image_that_is_gone() -> None:
     ranking = OutlierRanking("f", 1, np.array([5, 2, 9]), np.array([3.0, 1.0, 1.0]))
-    assert [
-        ranking.find_position_after(3.0, 5),
-        ranking.find_position_after(1.0, 2),
-        ranking.find_position_after(1.0, 4),
-        ranking.find_position_after(0.5, 1),
-    ] == [1, 2, 2, 3]
+    places = [ranking.find_position_after(*at) for at in ((3.0, 5), (1.0, 2), (1.0, 4), (0.5, 1))]
+    assert places == [1, 2, 2, 3]
 
 
 class Waits(threading.Event):

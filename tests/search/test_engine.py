@@ -1,4 +1,4 @@
-"""Many questions answered together: as each alone, and a bad one costs the others nothing."""
+"""Many queries answered together: as each alone, and a bad one costs the others nothing."""
 
 from __future__ import annotations
 
@@ -35,60 +35,49 @@ def alike(one: SearchResult | SimileError, other: SearchResult | SimileError) ->
             assert hit.spread == pytest.approx(twin.spread, rel=1e-3)
 
 
-def test_a_batch_answers_as_each_question_alone(home_with_digits: Settings) -> None:
-    with Searcher(home_with_digits) as searcher:
-        pictures = [searcher.prepare_query_image(path, path.name) for path in paths(searcher, 6)]
-        mu = searcher.by_id(7).query.mu
-        asked = SearchParams(limit=5)
-        questions = [
-            *(SearchQuery((picture,), params=asked) for picture in pictures),
-            SearchQuery((7,), params=asked),
-            SearchQuery((mu,), params=asked),
-            SearchQuery((pictures[0], 9), (pictures[1], 11), asked),
-            SearchQuery((3,), params=SearchParams(limit=5, filter=Filter(formats=("png",)))),
-            SearchQuery((3,), params=SearchParams(limit=None, radius=0.4)),
-            SearchQuery((3,), params=SearchParams(limit=3, offset=2)),
-        ]
-        together = searcher.search_many(questions)
-        for question, answer in zip(questions, together, strict=True):
-            alike(answer, searcher.search(question))
+def test_a_batch_gives_the_results_of_each_query_alone(searcher: Searcher) -> None:
+    pictures = [searcher.prepare_query_image(path, path.name) for path in paths(searcher, 6)]
+    mu = searcher.by_id(7).query.mu
+    asked = SearchParams(limit=5)
+    queries = [
+        *(SearchQuery((picture,), params=asked) for picture in pictures),
+        SearchQuery((7,), params=asked),
+        SearchQuery((mu,), params=asked),
+        SearchQuery((pictures[0], 9), (pictures[1], 11), asked),
+        SearchQuery((3,), params=SearchParams(limit=5, filter=Filter(formats=("png",)))),
+        SearchQuery((3,), params=SearchParams(limit=None, radius=0.4)),
+        SearchQuery((3,), params=SearchParams(limit=3, offset=2)),
+    ]
+    together = searcher.search_many(queries)
+    for query, result in zip(queries, together, strict=True):
+        alike(result, searcher.search(query))
 
 
-def test_a_bad_question_costs_the_others_nothing(home_with_digits: Settings) -> None:
-    with Searcher(home_with_digits) as searcher:
-        good = searcher.prepare_query_image(paths(searcher, 1)[0], "good.png")
-        found = searcher.search_many(
-            [
-                SearchQuery((good,)),
-                SearchQuery((424242,)),
-                SearchQuery((np.zeros(3, np.float32),)),
-                SearchQuery((np.full(16, np.nan, np.float32),)),
-                SearchQuery((1,), params=SearchParams(radius=-1.0)),
-                SearchQuery((good, 424242)),
-                SearchQuery((2,)),
-            ]
-        )
-    kinds = [type(answer) for answer in found]
+def test_a_bad_query_costs_the_others_nothing(searcher: Searcher) -> None:
+    good = searcher.prepare_query_image(paths(searcher, 1)[0], "good.png")
+    parts = (good, 424242, np.zeros(3, np.float32), np.full(16, np.nan, np.float32))
+    queries = [*(SearchQuery((part,)) for part in parts), SearchQuery((1,), params=SearchParams(radius=-1.0))]
+    found = searcher.search_many([*queries, SearchQuery((good, 424242)), SearchQuery((2,))])
+    kinds = [type(result) for result in found]
     assert kinds == [SearchResult, NoSuchImage, EncoderMismatch, NotFinite, BadSetting, NoSuchImage, SearchResult]
 
 
-def test_a_picture_that_makes_the_network_fail_costs_the_others_nothing(home_with_digits: Settings) -> None:
-    with Searcher(home_with_digits) as searcher:
-        encoder = searcher.get_encoder()
-        pictures = [searcher.prepare_query_image(path, path.name) for path in paths(searcher, 3)]
-        really, poison = encoder.encode, pictures[1].prepared_image.array
+def test_an_image_that_makes_the_network_fail_costs_the_others_nothing(searcher: Searcher) -> None:
+    encoder = searcher.get_encoder()
+    pictures = [searcher.prepare_query_image(path, path.name) for path in paths(searcher, 3)]
+    really, poison = encoder.encode, pictures[1].prepared_image.array
 
-        def encode(batch: np.ndarray) -> object:
-            if any(np.array_equal(array, poison) for array in batch):
-                raise NotFinite("The encoder gave NaN.")
-            return really(batch)
+    def encode(batch: np.ndarray) -> object:
+        if any(np.array_equal(array, poison) for array in batch):
+            raise NotFinite("The encoder gave NaN.")
+        return really(batch)
 
-        encoder.encode = encode  # type: ignore[method-assign, assignment]
-        found = searcher.search_many([SearchQuery((picture,)) for picture in pictures])
-    assert [type(answer) for answer in found] == [SearchResult, NotFinite, SearchResult]
+    encoder.encode = encode  # type: ignore[method-assign, assignment]
+    found = searcher.search_many([SearchQuery((picture,)) for picture in pictures])
+    assert [type(result) for result in found] == [SearchResult, NotFinite, SearchResult]
 
 
-def test_all_pictures_of_a_batch_go_through_the_network_and_the_index_together(home_with_digits: Settings) -> None:
+def test_all_images_of_a_batch_go_through_the_network_and_the_index_together(home_with_digits: Settings) -> None:
     seen: list[str] = []
     with Searcher(home_with_digits, observe=lambda stage, _: seen.append(stage)) as searcher:
         pictures = [searcher.prepare_query_image(path, path.name) for path in paths(searcher, 4)]
@@ -107,86 +96,72 @@ def test_a_stage_that_fails_is_timed_too(home_with_digits: Settings, monkeypatch
     assert seen == ["encode", "search", "rows"] * 2
 
 
-def test_the_reconstruction_error_is_measured_where_it_is_asked_for(home_with_digits: Settings) -> None:
-    with Searcher(home_with_digits) as searcher:
-        one, other = (searcher.prepare_query_image(path, path.name) for path in paths(searcher, 2))
-        quick, full, both = searcher.search_many(
-            [
-                SearchQuery((one,), params=SearchParams(include_error=False)),
-                SearchQuery((other,)),
-                SearchQuery((one, other)),
-            ]
-        )
+def test_the_reconstruction_error_is_measured_where_it_is_asked_for(searcher: Searcher) -> None:
+    one, other = (searcher.prepare_query_image(path, path.name) for path in paths(searcher, 2))
+    first = SearchQuery((one,), params=SearchParams(include_error=False))
+    quick, full, both = searcher.search_many([first, SearchQuery((other,)), SearchQuery((one, other))])
     assert isinstance(quick, SearchResult) and isinstance(full, SearchResult) and isinstance(both, SearchResult)
     assert quick.query.reconstruction_error is None and quick.confidence.sigma is not None
     assert full.query.reconstruction_error is not None and full.query.reconstruction_error > 0
     assert both.query.reconstruction_error is None
 
 
-def test_several_are_asked_for_by_their_mean_less_that_of_the_negatives(home_with_digits: Settings) -> None:
-    with Searcher(home_with_digits) as searcher:
-        encoder = searcher.get_encoder()
-        mu = {n: searcher.catalogue.embeddings.get(n, encoder.fingerprint).mu for n in range(1, 121)}
-        wanted = (mu[1] + mu[2]) / 2 - (mu[5] + mu[6] + mu[7]) / 3
-        answer = searcher.search(SearchQuery((1, 2), (5, 6, 7), SearchParams(limit=115)))
-        vectors = make_index_vectors(np.stack(list(mu.values())), encoder.index_dims, encoder.metric)
-        distances = np.linalg.norm(
-            vectors - make_index_vectors(wanted[None], encoder.index_dims, encoder.metric), axis=1
-        )
+def test_several_are_asked_for_by_their_mean_less_that_of_the_negatives(searcher: Searcher) -> None:
+    encoder = searcher.get_encoder()
+    mu = {n: searcher.catalogue.embeddings.get(n, encoder.fingerprint).mu for n in range(1, 121)}
+    wanted = (mu[1] + mu[2]) / 2 - (mu[5] + mu[6] + mu[7]) / 3
+    result = searcher.search(SearchQuery((1, 2), (5, 6, 7), SearchParams(limit=115)))
+    vectors = make_index_vectors(np.stack(list(mu.values())), encoder.index_dims, encoder.metric)
+    distances = np.linalg.norm(vectors - make_index_vectors(wanted[None], encoder.index_dims, encoder.metric), axis=1)
     expected = [int(n) + 1 for n in np.argsort(distances) if n + 1 not in (1, 2, 5, 6, 7)]
-    assert [hit.image_id for hit in answer.hits] == expected
-    np.testing.assert_allclose(answer.query.mu, wanted, rtol=1e-5, atol=1e-6)
-    assert [one.image_id for one in answer.query.positives] == [1, 2]
-    assert [one.image_id for one in answer.query.negatives] == [5, 6, 7]
-    assert answer.confidence.unlike is None  # what lies between pictures is no picture
+    assert [hit.image_id for hit in result.hits] == expected
+    np.testing.assert_allclose(result.query.mu, wanted, rtol=1e-5, atol=1e-6)
+    assert [one.image_id for one in result.query.positives] == [1, 2]
+    assert [one.image_id for one in result.query.negatives] == [5, 6, 7]
+    assert result.confidence.unlike is None  # what lies between images is no image
 
 
-def test_images_that_are_asked_with_are_no_hits_and_cost_no_place(home_with_digits: Settings) -> None:
-    with Searcher(home_with_digits) as searcher:
-        hits = searcher.search(SearchQuery((1, 2, 3), params=SearchParams(limit=117))).hits
-        page = searcher.search(SearchQuery((1, 2, 3), params=SearchParams(limit=4, offset=4))).hits
+def test_images_that_are_asked_with_are_no_hits_and_cost_no_place(searcher: Searcher) -> None:
+    hits = searcher.search(SearchQuery((1, 2, 3), params=SearchParams(limit=117))).hits
+    page = searcher.search(SearchQuery((1, 2, 3), params=SearchParams(limit=4, offset=4))).hits
     assert len(hits) == 117 and not {1, 2, 3} & {hit.image_id for hit in hits}
     assert page == hits[4:8]
 
 
-def test_hits_say_what_was_said_of_them(home_with_digits: Settings) -> None:
-    with Searcher(home_with_digits) as searcher:
-        nearest = searcher.by_id(1).hits[0].image_id
-        searcher.catalogue.metadata.set_for_image(nearest, {"class": "shirt", "price": "9.5", "code": "007"})
-        assert searcher.by_id(1).hits[0].metadata is None
-        hits = searcher.search(SearchQuery((1,), params=SearchParams(include_metadata=True))).hits
-        assert [hit.metadata for hit in hits[:2]] == [{"class": "shirt", "price": 9.5, "code": "007"}, {}]
-        assert searcher.by_id(1, filter=Filter(where=(("price", "<", "10"),))).hits[0].image_id == nearest
+def test_hits_say_what_was_said_of_them(searcher: Searcher) -> None:
+    nearest = searcher.by_id(1).hits[0].image_id
+    searcher.catalogue.metadata.set_for_image(nearest, {"class": "shirt", "price": "9.5", "code": "007"})
+    assert searcher.by_id(1).hits[0].metadata is None
+    hits = searcher.search(SearchQuery((1,), params=SearchParams(include_metadata=True))).hits
+    assert [hit.metadata for hit in hits[:2]] == [{"class": "shirt", "price": 9.5, "code": "007"}, {}]
+    assert searcher.by_id(1, filter=Filter(where=(("price", "<", "10"),))).hits[0].image_id == nearest
 
 
-def test_an_upload_brings_its_metadata_in_the_same_moment(home_with_digits: Settings) -> None:
+def test_an_upload_brings_its_metadata_in_the_same_moment(searcher: Searcher) -> None:
     data = encode_png(np.random.default_rng(3).integers(0, 256, (32, 32, 3)).astype(np.uint8))
-    with Searcher(home_with_digits) as searcher:
-        image_id, created = add_upload(searcher, data, name="a.png", metadata={"artist": "Ada"})
-        assert created and searcher.get_metadata(image_id) == {"artist": "Ada"}
-        assert add_upload(searcher, data, name="a.png") == (image_id, False)
-        assert searcher.get_metadata(image_id) == {"artist": "Ada"}
-        add_upload(searcher, data, name="a.png", metadata={})
-        assert searcher.get_metadata(image_id) == {}
+    image_id, created = add_upload(searcher, data, name="a.png", metadata={"artist": "Ada"})
+    assert created and searcher.get_metadata(image_id) == {"artist": "Ada"}
+    assert add_upload(searcher, data, name="a.png") == (image_id, False)
+    assert searcher.get_metadata(image_id) == {"artist": "Ada"}
+    add_upload(searcher, data, name="a.png", metadata={})
+    assert searcher.get_metadata(image_id) == {}
 
 
-def test_every_question_to_an_empty_home_is_told_so(trained_home: Settings) -> None:
+def test_every_query_to_an_empty_home_is_told_so(trained_home: Settings) -> None:
     with Searcher(trained_home) as searcher:
-        assert [type(one) for one in searcher.search_many([SearchQuery((1,)), SearchQuery((2,))])] == [
-            NothingIndexed
-        ] * 2
+        results = searcher.search_many([SearchQuery((1,)), SearchQuery((2,))])
+        assert [type(result) for result in results] == [NothingIndexed] * 2
         assert searcher.search_many([]) == []
 
 
-def test_a_picture_decoded_for_another_encoder_is_decoded_anew(home_with_digits: Settings) -> None:
-    with Searcher(home_with_digits) as searcher:
-        fresh = searcher.prepare_query_image(paths(searcher, 1)[0], "a.png")
-        stale = type(fresh)(fresh.name, fresh.data, "0" * 16, fresh.prepared_image)
-        decoded: list[str] = []
-        searcher.query_encoder.observe = lambda stage, _: decoded.append(stage)
-        one, other = searcher.search_many([SearchQuery((fresh,)), SearchQuery((stale,))])
-        alike(one, other)
-        assert decoded == ["decode"]
+def test_an_image_decoded_for_another_encoder_is_decoded_anew(searcher: Searcher) -> None:
+    fresh = searcher.prepare_query_image(paths(searcher, 1)[0], "a.png")
+    stale = type(fresh)(fresh.name, fresh.data, "0" * 16, fresh.prepared_image)
+    decoded: list[str] = []
+    searcher.query_encoder.observe = lambda stage, _: decoded.append(stage)
+    one, other = searcher.search_many([SearchQuery((fresh,)), SearchQuery((stale,))])
+    alike(one, other)
+    assert decoded == ["decode"]
 
 
 @pytest.mark.parametrize("metric", ["l2", "cosine"])

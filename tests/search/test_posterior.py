@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from typer.testing import CliRunner
 
-from simile.cli.main import app
 from simile.core.errors import BadSetting, NoVariance
 from simile.core.filter_parser import make_filter
 from simile.core.settings import Settings
@@ -26,12 +22,7 @@ from simile.service.app import create_app
 from simile.store.catalogue.records import EncoderRecord
 from simile.store.database.tables import utc_now
 from simile.store.index.metric import make_index_vectors
-
-
-@pytest.fixture
-def searcher(home_with_digits: Settings) -> Iterator[Searcher]:
-    with Searcher(home_with_digits) as found:
-        yield found
+from tests.support.commands import run_json
 
 
 def brute_force(searcher: Searcher, image_id: int) -> tuple[list[int], Any]:
@@ -41,9 +32,8 @@ def brute_force(searcher: Searcher, image_id: int) -> tuple[list[int], Any]:
     ids = np.concatenate([row[0] for row in rows])
     mu, variance = (np.concatenate([row[at] for row in rows]) for at in (1, 2))  # type: ignore[misc]
     sigma = np.exp(0.5 * variance)
-    both = np.concatenate(
-        [make_index_vectors(mu, encoder.index_dims, encoder.metric), to_indexed_sigma(mu, sigma, encoder)], axis=1
-    ).astype(np.float64)
+    vectors = make_index_vectors(mu, encoder.index_dims, encoder.metric)
+    both = np.concatenate([vectors, to_indexed_sigma(mu, sigma, encoder)], axis=1).astype(np.float64)
     apart = np.linalg.norm(both - both[ids == image_id], axis=1)
     order = np.lexsort((ids, apart))
     order = order[ids[order] != image_id]
@@ -51,9 +41,9 @@ def brute_force(searcher: Searcher, image_id: int) -> tuple[list[int], Any]:
 
 
 def ask(searcher: Searcher, part: Any, **asked: Any) -> tuple[list[int], Any]:
-    answer = searcher.search(SearchQuery((part,), params=SearchParams(use_posterior=True, **asked)))
-    assert not answer.is_calibrated
-    return [hit.image_id for hit in answer.hits], np.array([hit.distance for hit in answer.hits])
+    result = searcher.search(SearchQuery((part,), params=SearchParams(use_posterior=True, **asked)))
+    assert not result.is_calibrated
+    return [hit.image_id for hit in result.hits], np.array([hit.distance for hit in result.hits])
 
 
 def test_it_is_the_distance_over_mu_and_sigma(searcher: Searcher) -> None:
@@ -126,11 +116,10 @@ def test_the_command_the_service_and_the_ladder_have_it(home_with_digits: Settin
         pictures = np.stack([searcher.prepare_query_image(file, "a").prepared_image.array for file in files])
         one, other = PosteriorMethod(encoder).embed(pictures)
         assert np.linalg.norm(one - other) == pytest.approx(apart[0], rel=1e-3)
-    home = ["--home", str(home_with_digits.home), "--json"]
-    done = CliRunner().invoke(app, ["search", "--id", "3", "--posterior", "-k", "5", *home])
-    assert [hit["image_id"] for hit in json.loads(done.stdout)["hits"]] == ids[:5]
-    refused = CliRunner().invoke(app, ["search", "--id", "3", "--posterior", "--plus", "x", *home])
-    assert isinstance(refused.exception, BadSetting)
+    command = ("search", "--id", 3, "--posterior", "--home", home_with_digits.home)
+    assert [hit["image_id"] for hit in run_json(*command, "-k", 5)["hits"]] == ids[:5]
+    with pytest.raises(BadSetting):
+        run_json(*command, "--plus", "x")
     with TestClient(create_app(home_with_digits)) as client:
         found = client.post("/v1/search", json={"image_id": 3, "limit": 5, "posterior": True}).json()
         assert [hit["image_id"] for hit in found["hits"]] == ids[:5] and not found["score_calibrated"]

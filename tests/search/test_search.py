@@ -28,12 +28,11 @@ def first_path(searcher: Searcher) -> Path:
     return Path(searcher.list_images(limit=1)[0].paths[0])
 
 
-def test_file_id_and_vector_give_the_same_hits(home_with_digits: Settings) -> None:
-    with Searcher(home_with_digits) as searcher:
-        path = first_path(searcher)
-        by_file = searcher.by_file(path, name=path.name, limit=6)
-        by_vector = searcher.by_vector(by_file.query.mu.tolist(), limit=6)
-        by_id = searcher.by_id(1, limit=5)
+def test_file_id_and_vector_give_the_same_hits(searcher: Searcher) -> None:
+    path = first_path(searcher)
+    by_file = searcher.by_file(path, name=path.name, limit=6)
+    by_vector = searcher.by_vector(by_file.query.mu.tolist(), limit=6)
+    by_id = searcher.by_id(1, limit=5)
     assert [hit.image_id for hit in by_file.hits] == [hit.image_id for hit in by_vector.hits]
     assert by_file.hits[0].image_id == 1
     assert [hit.image_id for hit in by_file.hits[1:]] == [hit.image_id for hit in by_id.hits]
@@ -41,38 +40,35 @@ def test_file_id_and_vector_give_the_same_hits(home_with_digits: Settings) -> No
         assert one.distance == pytest.approx(other.distance, abs=1e-5)
 
 
-def test_hits_are_the_nearest_by_brute_force(home_with_digits: Settings) -> None:
-    with Searcher(home_with_digits) as searcher:
-        encoder = searcher.get_encoder()
-        mus = {n: searcher.catalogue.embeddings.get(n, encoder.fingerprint).mu for n in range(1, 121)}
-        vectors = make_index_vectors(np.stack(list(mus.values())), encoder.index_dims, encoder.metric)
-        distances = np.linalg.norm(vectors - vectors[16], axis=1)
-        distances[16] = math.inf
-        hits = searcher.by_id(17, limit=10).hits
+def test_hits_are_the_nearest_by_brute_force(searcher: Searcher) -> None:
+    encoder = searcher.get_encoder()
+    mus = {n: searcher.catalogue.embeddings.get(n, encoder.fingerprint).mu for n in range(1, 121)}
+    vectors = make_index_vectors(np.stack(list(mus.values())), encoder.index_dims, encoder.metric)
+    distances = np.linalg.norm(vectors - vectors[16], axis=1)
+    distances[16] = math.inf
+    hits = searcher.by_id(17, limit=10).hits
     assert [hit.image_id for hit in hits] == [int(n) + 1 for n in np.argsort(distances)[:10]]
     assert [hit.distance for hit in hits] == pytest.approx(np.sort(distances)[:10].tolist(), abs=1e-5)
     assert hits[0].score == pytest.approx(1 / (1 + hits[0].distance))
 
 
-def test_offset_goes_on_where_the_first_page_ended(home_with_digits: Settings) -> None:
-    with Searcher(home_with_digits) as searcher:
-        whole = searcher.by_id(3, limit=8).hits
-        assert searcher.by_id(3, limit=4).hits + searcher.by_id(3, limit=4, offset=4).hits == whole
-        assert searcher.by_id(3, limit=10, offset=10_000).hits == []
-        assert len(searcher.by_id(3, limit=1000).hits) == 119
+def test_offset_goes_on_where_the_first_page_ended(searcher: Searcher) -> None:
+    whole = searcher.by_id(3, limit=8).hits
+    assert searcher.by_id(3, limit=4).hits + searcher.by_id(3, limit=4, offset=4).hits == whole
+    assert searcher.by_id(3, limit=10, offset=10_000).hits == []
+    assert len(searcher.by_id(3, limit=1000).hits) == 119
 
 
-def test_wrong_queries_are_refused_by_name(home_with_digits: Settings, tmp_path: Path) -> None:
-    with Searcher(home_with_digits) as searcher:
-        with pytest.raises(EncoderMismatch, match="3 numbers"):
-            searcher.by_vector([1.0, 2.0, 3.0])
-        with pytest.raises(NotFinite):
-            searcher.by_vector([math.nan] * 16)
-        with pytest.raises(NoSuchImage, match="no image 999"):
-            searcher.by_id(999)
-        (tmp_path / "note.jpg").write_text("no picture")
-        with pytest.raises(UnreadableImage, match=r"note\.jpg: not an image"):
-            searcher.by_file(tmp_path / "note.jpg", name="note.jpg")
+def test_wrong_queries_are_refused_by_name(searcher: Searcher, tmp_path: Path) -> None:
+    with pytest.raises(EncoderMismatch, match="3 numbers"):
+        searcher.by_vector([1.0, 2.0, 3.0])
+    with pytest.raises(NotFinite):
+        searcher.by_vector([math.nan] * 16)
+    with pytest.raises(NoSuchImage, match="no image 999"):
+        searcher.by_id(999)
+    (tmp_path / "note.jpg").write_text("no picture")
+    with pytest.raises(UnreadableImage, match=r"note\.jpg: not an image"):
+        searcher.by_file(tmp_path / "note.jpg", name="note.jpg")
 
 
 def test_an_empty_home_says_what_to_run(trained_home: Settings, tmp_path: Path) -> None:
@@ -96,35 +92,32 @@ def test_an_upload_is_found_by_the_next_search_of_every_searcher(home_with_digit
         assert add_upload(one, data, name="back.png") == (image_id + 1, True)
 
 
-def test_a_reconstruction_needs_no_file(home_with_digits: Settings, tmp_path: Path) -> None:
-    with Searcher(home_with_digits) as searcher:
-        photos = first_path(searcher).parent
-        copied = shutil.copytree(photos, tmp_path / "photos")
-        assert copied.is_dir()
-        seen = Image.open(io.BytesIO(searcher.reconstruct_image(5)))
-        assert seen.size == (32, 32)
+def test_a_reconstruction_needs_no_file(searcher: Searcher, tmp_path: Path) -> None:
+    photos = first_path(searcher).parent
+    copied = shutil.copytree(photos, tmp_path / "photos")
+    assert copied.is_dir()
+    seen = Image.open(io.BytesIO(searcher.reconstruct_image(5)))
+    assert seen.size == (32, 32)
 
 
-def test_reconstruction_keeps_the_aspect_of_the_picture(home_with_digits: Settings, tmp_path: Path) -> None:
+def test_reconstruction_keeps_the_aspect_of_the_image(searcher: Searcher, tmp_path: Path) -> None:
     wide = tmp_path / "wide.png"
     wide.write_bytes(encode_png(np.zeros((50, 100, 3), np.uint8)))
-    with Searcher(home_with_digits) as searcher:
-        original, seen, query = searcher.reconstruct_file(wide, name="wide.png")
-        assert original.shape == (50, 100, 3)
-        assert seen.shape[1] == 2 * seen.shape[0]
-        assert (query.width, query.height) == (100, 50)
-        error = write_reconstruction(searcher, wide, tmp_path / "out.png")
+    original, seen, query = searcher.reconstruct_file(wide, name="wide.png")
+    assert original.shape == (50, 100, 3)
+    assert seen.shape[1] == 2 * seen.shape[0]
+    assert (query.width, query.height) == (100, 50)
+    error = write_reconstruction(searcher, wide, tmp_path / "out.png")
     assert error == query.reconstruction_error
     assert Image.open(io.BytesIO((tmp_path / "out.png").read_bytes())).width > 2 * 100
 
 
 @pytest.mark.parametrize("suffix", ["png", "html"])
-def test_a_sheet_shows_query_and_hits(home_with_digits: Settings, tmp_path: Path, suffix: str) -> None:
+def test_a_sheet_shows_query_and_hits(searcher: Searcher, tmp_path: Path, suffix: str) -> None:
     output = tmp_path / f"sheet.{suffix}"
-    with Searcher(home_with_digits) as searcher:
-        path = first_path(searcher)
-        answer = searcher.by_file(path, name="<b>&name.png", limit=3)
-        write_contact_sheet(searcher, [(answer, searcher.get_query_pixels(path))], output)
+    path = first_path(searcher)
+    result = searcher.by_file(path, name="<b>&name.png", limit=3)
+    write_contact_sheet(searcher, [(result, searcher.get_query_pixels(path))], output)
     if suffix == "png":
         assert Image.open(io.BytesIO(output.read_bytes())).width > 500
     else:
@@ -162,7 +155,7 @@ def test_embed_lists_what_it_left_out(home_with_digits: Settings, tmp_path: Path
             embed(home_with_digits, [tmp_path / "bad.jpg"], searcher.get_encoder())
 
 
-def test_an_upload_outlives_the_folder_that_held_the_same_picture(home_with_digits: Settings, tmp_path: Path) -> None:
+def test_an_upload_outlives_the_folder_that_held_the_same_image(home_with_digits: Settings, tmp_path: Path) -> None:
     photos = shutil.copytree(photos_of(home_with_digits), tmp_path / "photos")
     extra = photos / "extra.png"
     extra.write_bytes(encode_png(np.full((32, 32, 3), 77, np.uint8)))
@@ -182,7 +175,7 @@ def photos_of(settings: Settings) -> Path:
         return first_path(searcher).parent
 
 
-def test_embed_passes_over_the_reports_of_a_home_among_the_pictures(home_with_digits: Settings, tmp_path: Path) -> None:
+def test_embed_passes_over_the_reports_of_a_home_among_the_images(home_with_digits: Settings, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encode_png(np.zeros((32, 32, 3), np.uint8)))
     with Searcher(home_with_digits) as searcher:
         assert embed(home_with_digits, [tmp_path], searcher.get_encoder()).paths == [str(tmp_path / "a.png")]
@@ -207,7 +200,7 @@ def test_a_search_that_another_encoder_comes_between_is_made_with_that_one(home_
             home_with_digits, [path.parent], TrainingRequest(recipe="vae", overrides=overrides), lambda _: None
         )
         index(home_with_digits, [path.parent], IndexRequest(encoder=other["fingerprint"]))
-        answer = searcher.search(SearchQuery((asked,)))
+        result = searcher.search(SearchQuery((asked,)))
     assert asked.encoder != other["fingerprint"]
-    assert (len(seen.query.mu), len(answer.query.mu)) == (16, 8)
-    assert answer.hits[0].image_id == seen.hits[0].image_id == 1
+    assert (len(seen.query.mu), len(result.query.mu)) == (16, 8)
+    assert result.hits[0].image_id == seen.hits[0].image_id == 1

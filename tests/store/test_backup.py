@@ -14,9 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
 
-from simile.cli.main import app
 from simile.core.errors import (
     BackupDamaged,
     BadSetting,
@@ -27,7 +25,7 @@ from simile.core.errors import (
     NothingIndexed,
 )
 from simile.store.backup import create
-from simile.store.backup.create import create_backup
+from simile.store.backup.create import BackupSummary, create_backup
 from simile.store.backup.restore import restore_backup
 from simile.store.backup.verify import find_leftovers, find_problems
 from simile.store.catalogue.catalogue import Catalogue
@@ -36,6 +34,7 @@ from simile.store.database.schema import HEAD_REVISION, read_revision
 from simile.store.home import Home
 from simile.store.index.index import Index
 from tests.support.catalogue import make_new_image
+from tests.support.commands import run_json, run_simile
 
 VAE = "a" * 16
 
@@ -71,6 +70,19 @@ def found(home: Home) -> list[tuple[int, float]]:
         return Index(catalogue).search(np.zeros((1, 2), np.float32), 100)[0]
 
 
+def restore_elsewhere(home: Home, folder: Path) -> tuple[BackupSummary, Home]:
+    """Back the home up and restore it into another folder."""
+    contents, restored = create_backup(home, folder / "backup.tar"), Home(folder / "restored")
+    restore_backup(folder / "backup.tar", restored)
+    return contents, restored
+
+
+@pytest.fixture
+def backup(home: Home, tmp_path: Path) -> Path:
+    create_backup(home, tmp_path / "backup.tar")
+    return tmp_path / "backup.tar"
+
+
 def names(path: Path) -> list[str]:
     with tarfile.open(path) as tar:
         return tar.getnames()
@@ -92,13 +104,8 @@ def test_a_backup_restores_into_another_folder_with_its_uploads(home: Home, tmp_
         assert catalogue.images.add_batch([new_image(5)], VAE, "eager") == [5]
     assert [path.name for path in other.uploads.iterdir()] == [f"{3:064}.png"]
     assert (other.encoders / VAE / "images" / "curve.png").read_bytes() == b"curve"
-    assert sorted(path.name for path in other.root.iterdir()) == [
-        "catalogue.sqlite",
-        "encoders",
-        "lock",
-        "segments",
-        "uploads",
-    ]
+    files = {"catalogue.sqlite", "encoders", "lock", "segments", "uploads"}
+    assert {path.name for path in other.root.iterdir()} == files
 
 
 def test_unfinished_and_orphaned_files_are_not_in_the_backup(home: Home, tmp_path: Path) -> None:
@@ -164,9 +171,8 @@ def test_an_upload_deleted_meanwhile_is_deleted_in_the_backup_too(
 ) -> None:
     with Catalogue(home) as catalogue:
         disappearing(monkeypatch, lambda: catalogue.images.delete(3))
-        assert create_backup(home, tmp_path / "backup.tar").images == 3
-    restored = Home(tmp_path / "restored")
-    restore_backup(tmp_path / "backup.tar", restored)
+        contents, restored = restore_elsewhere(home, tmp_path)
+    assert contents.images == 3
     assert find_problems(restored) == []
     assert [image_id for image_id, _ in found(restored)] == [1, 2, 4]
 
@@ -184,9 +190,8 @@ def test_an_encoder_removed_meanwhile_is_not_in_the_backup_either(
             shutil.rmtree(home.encoders / ("b" * 16))
 
         disappearing(monkeypatch, remove)
-        assert create_backup(home, tmp_path / "backup.tar").missing_files == ()
-    restored = Home(tmp_path / "restored")
-    restore_backup(tmp_path / "backup.tar", restored)
+        contents, restored = restore_elsewhere(home, tmp_path)
+    assert contents.missing_files == ()
     assert find_problems(restored) == find_leftovers(restored) == []
     with Catalogue(restored) as catalogue:
         assert [record.fingerprint for record in catalogue.encoders.get_all()] == [VAE]
@@ -200,9 +205,7 @@ def test_a_segment_deleted_meanwhile_is_rebuilt_from_rows(
             path.unlink()
 
     disappearing(monkeypatch, clear)
-    create_backup(home, tmp_path / "backup.tar")
-    restored = Home(tmp_path / "restored")
-    restore_backup(tmp_path / "backup.tar", restored)
+    _, restored = restore_elsewhere(home, tmp_path)
     assert find_problems(restored) == []
     assert [image_id for image_id, _ in found(restored)] == [1, 2, 3, 4]
 
@@ -211,10 +214,8 @@ def test_missing_files_are_named_and_the_rest_is_saved(home: Home, tmp_path: Pat
     lost = home.uploads / f"{3:064}.png"
     lost.unlink()
     shutil.rmtree(home.encoders / VAE)
-    left_out = create_backup(home, tmp_path / "backup.tar").missing_files
-    assert sorted(left_out) == sorted([str(lost), str(home.encoders / VAE)])
-    restored = Home(tmp_path / "restored")
-    restore_backup(tmp_path / "backup.tar", restored)
+    contents, restored = restore_elsewhere(home, tmp_path)
+    assert sorted(contents.missing_files) == sorted([str(lost), str(home.encoders / VAE)])
     assert sorted(problem.kind for problem in find_problems(restored)) == ["encoder", "upload"]
 
 
@@ -232,12 +233,10 @@ def test_complete_attributes_of_known_encoders_are_in_the_backup(
     learned(home, "smile", "f" * 16)  # of an encoder that was removed
     (smile.parent / ".hat.npz.0123.tmp").touch()  # being written
     disappearing(monkeypatch, glasses.unlink)
-    assert create_backup(home, tmp_path / "backup.tar").missing_files == ()
-    restored = Home(tmp_path / "restored")
-    restore_backup(tmp_path / "backup.tar", restored)
-    assert {path.relative_to(restored.root).as_posix() for path in restored.attributes.rglob("*.*")} == {
-        f"attributes/{VAE}/smile.npz"
-    }
+    contents, restored = restore_elsewhere(home, tmp_path)
+    assert contents.missing_files == ()
+    (stored,) = restored.attributes.rglob("*.*")
+    assert stored == restored.attributes / VAE / "smile.npz"
     assert (restored.attributes / VAE / "smile.npz").read_bytes() == b"smile"
     assert find_problems(restored) == find_leftovers(restored) == []
 
@@ -253,41 +252,33 @@ def test_attributes_removed_between_listing_and_reading_are_left_out(
         return add(packer, name, source)
 
     monkeypatch.setattr(create._TarPacker, "add", add_late)
-    assert create_backup(home, tmp_path / "backup.tar").missing_files == ()
-    restored = Home(tmp_path / "restored")
-    restore_backup(tmp_path / "backup.tar", restored)
+    contents, restored = restore_elsewhere(home, tmp_path)
+    assert contents.missing_files == ()
     assert find_problems(restored) == [] and not restored.attributes.exists()
 
 
-def test_existing_attributes_are_not_overwritten(home: Home, tmp_path: Path) -> None:
-    create_backup(home, tmp_path / "backup.tar")
+def test_existing_attributes_are_not_overwritten(backup: Path, tmp_path: Path) -> None:
     kept = Home(tmp_path / "kept")
     learned(kept, "smile")
     with pytest.raises(BadSetting, match="holds attributes"):
-        restore_backup(tmp_path / "backup.tar", kept)
+        restore_backup(backup, kept)
     assert (kept.attributes / VAE / "smile.npz").read_bytes() == b"smile"
 
 
-def test_a_restore_replaces_derived_files_and_keeps_a_users_own_maps(home: Home, tmp_path: Path) -> None:
-    create_backup(home, tmp_path / "backup.tar")
+def test_a_restore_replaces_derived_files_and_keeps_a_users_own_maps(backup: Path, tmp_path: Path) -> None:
     cleared = Home(tmp_path / "cleared")
-    for name in (
-        "maps.lock",
-        "jobs.lock",
-        "gauges/gauge.json.lock",
-        f"gauges/{VAE}-1-gauge.json",
-        f"measures/{VAE}.npz",
-    ):
+    derived = ("gauges/gauge.json.lock", f"gauges/{VAE}-1-gauge.json", f"measures/{VAE}.npz")
+    for name in ("maps.lock", "jobs.lock", *derived):
         (cleared.root / name).parent.mkdir(parents=True, exist_ok=True)
         (cleared.root / name).touch()
     (cleared.root / "maps" / "tiles-pca" / f"{VAE}-0").mkdir(parents=True)
-    restore_backup(tmp_path / "backup.tar", cleared)
+    restore_backup(backup, cleared)
     assert find_problems(cleared) == []
     assert not any((cleared.root / name).exists() for name in ("maps", "gauges", "measures"))
     (tmp_path / "atlas" / "maps").mkdir(parents=True)
     (tmp_path / "atlas" / "maps" / "rome.jpg").touch()
     with pytest.raises(BadSetting, match="holds maps"):
-        restore_backup(tmp_path / "backup.tar", Home(tmp_path / "atlas"))
+        restore_backup(backup, Home(tmp_path / "atlas"))
     assert (tmp_path / "atlas" / "maps" / "rome.jpg").exists()
 
 
@@ -304,31 +295,29 @@ def test_a_backup_without_space_leaves_the_old_one(home: Home, tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "home", "pipe"]
 
 
-def test_only_an_empty_home_can_be_restored_into(home: Home, tmp_path: Path) -> None:
-    create_backup(home, tmp_path / "backup.tar")
+def test_only_an_empty_home_can_be_restored_into(home: Home, backup: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "1.jpg").touch()
     for used, words in ((home, "holds catalogue.sqlite"), (Home(tmp_path / "photos"), "holds 1.jpg")):
         with pytest.raises(BadSetting, match=words):
-            restore_backup(tmp_path / "backup.tar", used)
+            restore_backup(backup, used)
     trained = Home(tmp_path / "trained").create()
     (trained.encoders / VAE).mkdir()
     with pytest.raises(BadSetting, match="holds encoders"):
-        restore_backup(tmp_path / "backup.tar", trained)
+        restore_backup(backup, trained)
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["1.jpg"]
     with pytest.raises(NoSuchPath):
         restore_backup(tmp_path / "none.tar", Home(tmp_path / "new"))
     with pytest.raises(BadSetting, match="is a folder"):
         restore_backup(tmp_path / "photos", Home(tmp_path / "new"))
     with pytest.raises(BadSetting, match="SIMILE_DATABASE_URL"):
-        restore_backup(tmp_path / "backup.tar", Home(tmp_path / "new", "postgresql://nowhere/db"))
+        restore_backup(backup, Home(tmp_path / "new", "postgresql://nowhere/db"))
 
 
-def test_restoring_into_a_busy_home_names_the_holder(home: Home, tmp_path: Path) -> None:
-    create_backup(home, tmp_path / "backup.tar")
+def test_restoring_into_a_busy_home_names_the_holder(backup: Path, tmp_path: Path) -> None:
     new = Home(tmp_path / "new")
     with Home(new.root).lock("simile index"), pytest.raises(HomeBusy, match="simile index"):
-        restore_backup(tmp_path / "backup.tar", new)
+        restore_backup(backup, new)
 
 
 def rewritten(source: Path, target: Path, change: Callable[[str, bytes], bytes | None]) -> None:
@@ -359,21 +348,19 @@ def flipped(data: bytes) -> bytes:
     ],
 )
 def test_an_altered_backup_is_rejected_and_leaves_nothing(
-    home: Home, tmp_path: Path, change: Callable[[str, bytes], bytes | None], words: str
+    backup: Path, tmp_path: Path, change: Callable[[str, bytes], bytes | None], words: str
 ) -> None:
-    create_backup(home, tmp_path / "backup.tar")
-    rewritten(tmp_path / "backup.tar", tmp_path / "altered.tar", change)
+    rewritten(backup, tmp_path / "altered.tar", change)
     new = Home(tmp_path / "new")
     with pytest.raises(BackupDamaged, match=words):
         restore_backup(tmp_path / "altered.tar", new)
     assert read_revision(new) is None
-    restore_backup(tmp_path / "backup.tar", new)  # the place is still good
+    restore_backup(backup, new)  # the place is still good
     assert find_problems(new) == []
 
 
-def test_a_truncated_backup_is_rejected(home: Home, tmp_path: Path) -> None:
-    create_backup(home, tmp_path / "backup.tar")
-    whole = (tmp_path / "backup.tar").read_bytes()
+def test_a_truncated_backup_is_rejected(backup: Path, tmp_path: Path) -> None:
+    whole = (backup).read_bytes()
     for share in (0, 0.01, 0.3, 0.6, 0.9):
         (tmp_path / "short.tar").write_bytes(whole[: int(share * len(whole))])
         with pytest.raises(BackupDamaged):
@@ -415,17 +402,15 @@ def test_a_tar_with_foreign_entries_is_rejected(tmp_path: Path, entry: tarfile.T
     assert not list(tmp_path.rglob("outside"))
 
 
-def test_an_interrupted_restore_can_be_started_again(home: Home, tmp_path: Path) -> None:
-    create_backup(home, tmp_path / "backup.tar")
+def test_an_interrupted_restore_can_be_started_again(backup: Path, tmp_path: Path) -> None:
     new = Home(tmp_path / "new").create()
     (new.root / ".restoring").mkdir()
     (new.uploads / "half of it.png").touch()
-    restore_backup(tmp_path / "backup.tar", new)
+    restore_backup(backup, new)
     assert find_problems(new) == find_leftovers(new) == []
 
 
-def test_a_backup_of_a_newer_version_is_rejected(home: Home, tmp_path: Path) -> None:
-    create_backup(home, tmp_path / "backup.tar")
+def test_a_backup_of_a_newer_version_is_rejected(backup: Path, tmp_path: Path) -> None:
 
     def newer(name: str, data: bytes) -> bytes:
         if name == "catalogue.sqlite":
@@ -436,7 +421,7 @@ def test_a_backup_of_a_newer_version_is_rejected(home: Home, tmp_path: Path) -> 
         return data
 
     hashes: dict[str, str] = {}
-    rewritten(tmp_path / "backup.tar", tmp_path / "newer.tar", newer)
+    rewritten(backup, tmp_path / "newer.tar", newer)
     with pytest.raises(HomeTooNew, match="2099x"):
         restore_backup(tmp_path / "newer.tar", Home(tmp_path / "new"))
     assert not (tmp_path / "new" / "catalogue.sqlite").exists()
@@ -454,21 +439,17 @@ def test_a_catalogue_outside_the_home_is_in_the_backup_too(home: Home, tmp_path:
 
 
 def test_the_commands_say_what_they_did(home: Home, tmp_path: Path) -> None:
-    def simile(*arguments: str) -> Result:
-        return CliRunner().invoke(app, arguments, catch_exceptions=False)
-
     skipped = home.uploads / f"{3:064}.png"
     skipped.unlink()
-    done = simile("backup", "--home", str(home.root), "backup.tar")
+    done = run_simile("backup", "--home", home.root, "backup.tar")
     assert done.stdout.startswith("backup.tar: the rows of 4 images, 5 files, ")
     assert done.stderr == f"skipped: {skipped} is missing. Run `simile verify` for the next step.\n"
-    assert simile("restore", "--home", "new", "backup.tar").stdout == "new: restored 4 images and 5 files\n"
-    body = json.loads(simile("backup", "--home", "new", "again.tar", "--json").stdout)
+    assert run_simile("restore", "--home", "new", "backup.tar").stdout == "new: restored 4 images and 5 files\n"
+    body = run_json("backup", "--home", "new", "again.tar")
     assert (body["output"], body["images"], body["files"], len(body["left_out"])) == ("again.tar", 4, 5, 1)
 
 
-def test_a_home_that_cannot_be_made_says_so(home: Home, tmp_path: Path) -> None:
-    create_backup(home, tmp_path / "backup.tar")
+def test_a_home_that_cannot_be_made_says_so(home: Home, backup: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(HomeNotWritable):
-        restore_backup(tmp_path / "backup.tar", Home(tmp_path / "file" / "home"))
+        restore_backup(backup, Home(tmp_path / "file" / "home"))

@@ -32,6 +32,7 @@ from simile.store.catalogue.records import KnownFile, KnownImage, NewImage
 from simile.store.database.engine import make_engine
 from simile.store.database.schema import upgrade_schema
 from simile.store.home import Home, translate_write_errors
+from tests.support.catalogue import make_new_image
 
 VAE, OTHER = "a" * 64, "b" * 64
 
@@ -40,18 +41,9 @@ def new_image(name: str, content: str | None = None, folder: str = "/photos") ->
     """Return an image whose mu depends on its content."""
     content = content or name
     mu = np.full(3, sum(map(ord, content)), np.float32)
-    facts = FileStat(f"{folder}/{name}", size=len(content), mtime_ns=1_000_000_007)
-    return NewImage(
-        sha256=content.rjust(64, "0"),
-        size=len(content),
-        format="PNG",
-        width=8,
-        height=6,
-        file=facts,
-        mu=mu,
-        log_variance=-mu,
-        reconstruction_error=0.25,
-    )
+    file = FileStat(f"{folder}/{name}", size=len(content), mtime_ns=1_000_000_007)
+    fields = {"sha256": content.rjust(64, "0"), "size": len(content), "height": 6, "reconstruction_error": 0.25}
+    return make_new_image(0, mu, file=file, log_variance=-mu, **fields)
 
 
 @pytest.fixture
@@ -75,13 +67,8 @@ def test_a_stored_image_is_read_back_completely(catalogue: Catalogue) -> None:
     before = datetime.now(UTC)
     (image_id,) = store(catalogue, new_image("cat.png"))
     image = catalogue.images.get(image_id)
-    assert (image.sha256, image.size, image.format, image.width, image.height) == (
-        "cat.png".rjust(64, "0"),
-        7,
-        "PNG",
-        8,
-        6,
-    )
+    stored = (image.sha256, image.size, image.format, image.width, image.height)
+    assert stored == ("cat.png".rjust(64, "0"), 7, "PNG", 8, 6)
     assert (image.paths, image.reconstruction_error) == (("/photos/cat.png",), 0.25)
     assert before <= image.created_at <= datetime.now(UTC)
     embedding = catalogue.embeddings.get(image_id, VAE)
@@ -95,9 +82,8 @@ def test_an_encoder_without_a_variance_stores_none(catalogue: Catalogue) -> None
     new = new_image("cat.png")
     (image_id,) = store(catalogue, replace(new, log_variance=None))
     assert catalogue.embeddings.get(image_id, VAE).log_variance is None
-    assert [(ids.tolist(), variance) for ids, _, variance in catalogue.embeddings.iterate_chunks(VAE)] == [
-        ([image_id], None)
-    ]
+    ((ids, _, variance),) = catalogue.embeddings.iterate_chunks(VAE)
+    assert (ids.tolist(), variance) == ([image_id], None)
 
 
 def test_storing_again_keeps_the_id(catalogue: Catalogue) -> None:
@@ -172,10 +158,8 @@ def test_each_write_is_one_change_and_reading_is_none(catalogue: Catalogue) -> N
 
 
 def test_known_files_are_those_under_the_prefixes(catalogue: Catalogue) -> None:
-    store(
-        catalogue, new_image("x.png"), new_image("X.png", folder="/photos/sub"), new_image("y.png", folder="/photos2")
-    )
-    store(catalogue, new_image("z_.png", folder="/ph%tos"))
+    names = {"x.png": "/photos", "X.png": "/photos/sub", "y.png": "/photos2", "z_.png": "/ph%tos"}
+    store(catalogue, *(new_image(name, folder=folder) for name, folder in names.items()))
     assert set(catalogue.files.find_under(["/photos"])) == {"/photos/x.png", "/photos/sub/X.png"}
     assert set(catalogue.files.find_under(["/photos/"])) == {"/photos/x.png", "/photos/sub/X.png"}
     assert set(catalogue.files.find_under(["/photos/x.png", "/ph%tos"])) == {"/photos/x.png", "/ph%tos/z_.png"}
@@ -239,12 +223,8 @@ def test_runs_remember_what_they_did(catalogue: Catalogue) -> None:
     catalogue.runs.add_failures(run, [Failure("/b", "truncated"), Failure("/a", "no image")])
     catalogue.runs.finish(run, "finished", {"new": 3})
     (record,) = catalogue.runs.get_latest()
-    assert (record.kind, record.status, record.counts, record.settings) == (
-        "index",
-        "finished",
-        {"new": 3},
-        {"workers": 2},
-    )
+    assert (record.kind, record.status) == ("index", "finished")
+    assert (record.counts, record.settings) == ({"new": 3}, {"workers": 2})
     assert record.finished_at is not None
     assert record.finished_at >= record.started_at
     assert catalogue.runs.get_failures(run) == [Failure("/b", "truncated"), Failure("/a", "no image")]
@@ -330,10 +310,8 @@ def test_a_home_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 
 def test_system_errors_are_recognised_in_any_exception_class(tmp_path: Path) -> None:
-    with (
-        pytest.raises(HomeNotWritable, match=r"No space left on device\. Make space"),
-        translate_write_errors(tmp_path),
-    ):
+    full = pytest.raises(HomeNotWritable, match=r"No space left on device\. Make space")
+    with full, translate_write_errors(tmp_path):
         raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
     with pytest.raises(HomeNotWritable, match=r"File too large\. Make space"), translate_write_errors(tmp_path):
         raise shutil.Error([("from", "to", "[Errno 27] File too large: 'from' -> 'to'")])  # of copytree()
@@ -373,10 +351,8 @@ def test_a_catalogue_that_is_no_database_is_named(home: Home) -> None:
 
 def test_acknowledged_writes_are_flushed_and_foreign_keys_hold(catalogue: Catalogue) -> None:
     with catalogue.begin_read() as connection:
-        pragmas = [
-            connection.exec_driver_sql(f"PRAGMA {name}").scalar()
-            for name in ("journal_mode", "synchronous", "foreign_keys")
-        ]
+        names = ("journal_mode", "synchronous", "foreign_keys")
+        pragmas = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in names]
     assert pragmas == ["wal", 2, 1]
 
 

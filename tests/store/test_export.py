@@ -14,9 +14,7 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 from sqlalchemy import text
-from typer.testing import CliRunner
 
-from simile.cli.main import app
 from simile.core.errors import BadSetting, NoSuchEncoder, NothingIndexed
 from simile.core.records import FileStat
 from simile.core.settings import Settings, load_settings
@@ -26,6 +24,7 @@ from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import NewImage
 from simile.store.home import Home
 from tests.support.catalogue import make_new_image
+from tests.support.commands import run_json, run_simile
 
 VAE, PLAIN = "a" * 16, "b" * 16
 
@@ -158,6 +157,6 @@ def test_an_unknown_encoder_and_an_empty_home_are_errors(settings: Settings, tmp
 
 
 def test_the_command_prints_what_it_wrote(settings: Settings) -> None:
-    arguments = ["export", "--home", str(settings.home), "-o", "all.csv"]
-    assert CliRunner().invoke(app, arguments).stdout == f"all.csv: 5 images by encoder {VAE}\n"
-    assert json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)["metadata"] == ["class", "price"]
+    arguments = ("export", "--home", settings.home, "-o", "all.csv")
+    assert run_simile(*arguments).stdout == f"all.csv: 5 images by encoder {VAE}\n"
+    assert run_json(*arguments)["metadata"] == ["class", "price"]

@@ -114,7 +114,7 @@ def test_many_small_commits_are_found_together(catalogue: Catalogue, index: Inde
     assert index.count_pending() == 39
 
 
-def test_a_batch_of_queries_is_answered_in_order(catalogue: Catalogue, index: Index) -> None:
+def test_the_results_of_a_batch_come_in_the_order_of_its_queries(catalogue: Catalogue, index: Index) -> None:
     add(catalogue, 0, 10)
     index.publish()
     add(catalogue, 20)

@@ -13,9 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sqlalchemy import text
-from typer.testing import CliRunner
 
-from simile.cli.main import app
 from simile.core.atomic_write import replace_folder
 from simile.core.settings import Settings
 from simile.indexer.maintenance.verify import find_home_leftovers, verify_home
@@ -30,6 +28,7 @@ from simile.store.database.schema import upgrade_schema
 from simile.store.home import Home
 from simile.store.index.index import Index
 from tests.support.catalogue import make_new_image
+from tests.support.commands import run_simile
 
 VAE = "a" * 64
 
@@ -136,10 +135,8 @@ def test_orphaned_files_and_missing_encoders_are_found(home: Home) -> None:
     (home.uploads / "9.png").touch()
     (home.encoders / VAE).rmdir()
     assert kinds(home) == ["encoder"]
-    assert [problem.kind for problem in find_leftovers(home)] == [
-        "orphan",
-        "orphan",
-    ]  # space to win back, nothing wrong
+    kinds_left = [problem.kind for problem in find_leftovers(home)]
+    assert kinds_left == ["orphan", "orphan"]  # space to win back, nothing wrong
 
 
 def test_an_upload_without_its_file_is_found(home: Home) -> None:
@@ -297,7 +294,7 @@ def test_files_are_read_and_compared_when_asked_for(trained_home: Settings, digi
     assert found[0] == f"{changed} has changed since it was indexed as image 1."
     assert found[1].startswith(f"{gone} of image 2 can't be read")
     assert found[2].startswith(f"{tmp_path / 'some.tar' / 'two.png'} has changed")
-    result = CliRunner().invoke(app, ["verify", "--files", "--home", str(trained_home.home)])
+    result = run_simile("verify", "--files", "--home", trained_home.home)
     assert (result.exit_code, len(result.stdout.splitlines())) == (1, 3)
 
 

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from simile.dedup.records import CurvePoint, ImageFile, ImagePair, Removal, ThresholdCalibration, Tier
+from simile.core.records import FileStat
+from simile.dedup.cleanup.file_ops import identify_file
+from simile.dedup.grouping.findings import Findings
+from simile.dedup.records import CurvePoint, Decision, ImageFile, ImagePair, Removal, ThresholdCalibration, Tier
+from simile.store.catalogue.catalogue import Catalogue
+from simile.store.catalogue.records import NewImage
+from tests.support.catalogue import make_new_image
 
 CURVE = (CurvePoint(0.1, 1.0, 0.6), CurvePoint(0.5, 0.992, 0.95))
 
@@ -21,6 +30,20 @@ def make_file(number: int, path: str = "", **fields: Any) -> ImageFile:
     return ImageFile(path=path, image_id=number, sha256=sha(number), **(defaults | fields))
 
 
+def make_stored_image(number: int, path: str, mu: Any = (0, 0), **fields: Any) -> NewImage:
+    """Make image `number` to store: a JPEG of 40 x 30 in a file of 100 bytes."""
+    defaults = {"sha256": sha(number), "size": 100, "format": "jpeg", "width": 40, "height": 30}
+    return make_new_image(number, mu, **(defaults | {"file": FileStat(path, 100, 10**18)} | fields))
+
+
+def index_file(catalogue: Catalogue, path: Path, encoder: str) -> int:
+    """Store a PNG of 9 x 9 with its bytes as they are and a vector of [0]; return its id."""
+    found = path.stat()
+    file = FileStat(str(path), found.st_size, found.st_mtime_ns)
+    fields = {"sha256": identify_file(path).sha256, "size": file.size, "format": "png", "width": 9, "height": 9}
+    return catalogue.images.add_batch([make_new_image(0, [0], file=file, **fields)], encoder, "eager")[0]
+
+
 def make_pair(first: int, second: int, distance: float = 0.1, tier: Tier = "near") -> ImagePair:
     """Make a pair with an agreement of 0.9."""
     first, second = min(first, second), max(first, second)
@@ -28,27 +51,36 @@ def make_pair(first: int, second: int, distance: float = 0.1, tier: Tier = "near
     return ImagePair(first=first, second=second, tier=tier, distance=distance, agreement=0.9, reason=reason)
 
 
+Decided = Mapping[tuple[int, int], tuple[bool, int | None]]
+
+
+def make_findings(*pairs: ImagePair, files: tuple[ImageFile, ...] = (), decided: Decided | None = None) -> Findings:
+    """Make findings of these pairs.
+
+    Args:
+        files: They replace the default file of their image.
+        decided: By the numbers of two images: whether they are the same, and the image to keep.
+    """
+    decided = decided or {}
+    numbers = {number for pair in pairs for number in (pair.first, pair.second)} | {n for ids in decided for n in ids}
+    known = {number: (make_file(number),) for number in numbers}
+    known |= {n: tuple(file for file in files if file.image_id == n) for n in (file.image_id or 0 for file in files)}
+    decisions = {
+        (sha(one), sha(two)): Decision(sha(one), sha(two), same, None if keep is None else sha(keep))
+        for (one, two), (same, keep) in decided.items()
+    }
+    run = {"run_id": 7, "found_at": datetime(2026, 1, 1, tzinfo=UTC), "encoder": "a" * 64}
+    places = {"home": "/home", "uploads_folder": "/home/uploads"}
+    return Findings(**run, calibration=make_calibration(), pairs=pairs, files=known, decisions=decisions, **places)
+
+
 def make_removal(path: str, sha256: str, keep_path: str, keep_sha256: str, tier: Tier = "bytes") -> Removal:
     """Make a line of a plan."""
-    return Removal(
-        path=path,
-        sha256=sha256,
-        keep_path=keep_path,
-        keep_sha256=keep_sha256,
-        tier=tier,
-        group="group",
-        reason="a copy",
-    )
+    kept = {"keep_path": keep_path, "keep_sha256": keep_sha256}
+    return Removal(path=path, sha256=sha256, **kept, tier=tier, group="group", reason="a copy")
 
 
 def make_calibration(curve: tuple[CurvePoint, ...] = CURVE) -> ThresholdCalibration:
     """Make a calibration with a threshold of 0.5."""
-    return ThresholdCalibration(
-        threshold=0.5,
-        precision=0.99,
-        reached_precision=0.992,
-        reached_recall=0.95,
-        copies=800,
-        decisions=3,
-        curve=curve,
-    )
+    reached = {"reached_precision": 0.992, "reached_recall": 0.95}
+    return ThresholdCalibration(threshold=0.5, precision=0.99, **reached, copies=800, decisions=3, curve=curve)

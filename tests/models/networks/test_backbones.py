@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ def images(count: int, channels: int, side: int) -> Tensor:
     return torch.rand(count, channels, side, side, generator=torch.Generator().manual_seed(side))
 
 
+@cache
 def classifier(name: str, seed: int = 5) -> nn.Module:
     """torchvision's own network with random weights, batch norms that do something, and the published one's options."""
     torch.manual_seed(seed)
@@ -47,10 +49,11 @@ def classifier(name: str, seed: int = 5) -> nn.Module:
     return network.eval()
 
 
-@pytest.fixture
-def resnet_file(tmp_path: Path) -> Path:
-    save_file(classifier("resnet18").state_dict(), tmp_path / "resnet18.safetensors")
-    return tmp_path / "resnet18.safetensors"
+def load(name: str, path: Path | str, side: int = 32) -> Backbone:
+    """Return a backbone with the weights of a file."""
+    backbone = Backbone(name, 3, side)
+    load_backbone_weights(backbone, str(path))
+    return backbone
 
 
 # What they give
@@ -60,8 +63,7 @@ def resnet_file(tmp_path: Path) -> Path:
 def test_the_last_layer_of_torchvision_on_top_gives_what_torchvision_gives(name: str, tmp_path: Path) -> None:
     whole = classifier(name)
     torch.save(whole.state_dict(), tmp_path / "weights.pth")
-    backbone = Backbone(name, 3, 64).eval()
-    load_backbone_weights(backbone, str(tmp_path / "weights.pth"))
+    backbone = load(name, tmp_path / "weights.pth", 64).eval()
     transform = models.get_model_weights(name).DEFAULT.transforms()
     mean, std = torch.tensor(transform.mean).view(3, 1, 1), torch.tensor(transform.std).view(3, 1, 1)
     x = images(3, 3, 64)
@@ -132,7 +134,7 @@ def test_a_backbone_without_its_classifier_takes_weights_without_one(tmp_path: P
     save_file(maps, tmp_path / "maps.safetensors")
     save_file(state, tmp_path / "whole.safetensors")
     with pytest.raises(BadSetting, match=r"it lacks classifier\.0\.weight, classifier\.0\.bias"):
-        load_backbone_weights(Backbone("mobilenet_v3_small", 3, 32), str(tmp_path / "maps.safetensors"))
+        load("mobilenet_v3_small", tmp_path / "maps.safetensors")
     for name in ("maps", "whole"):
         backbone = Backbone("mobilenet_v3_small", 3, 32)
         backbone.drop_classifier()
@@ -178,8 +180,7 @@ def test_weights_come_from_every_kind_of_file_with_or_without_the_classifier(
         save_file(state, path)
     else:
         torch.save(state, path)
-    backbone = Backbone("resnet18", 3, 32)
-    load_backbone_weights(backbone, str(path))
+    backbone = load("resnet18", path)
     assert torch.equal(backbone.body.conv1.weight, state["conv1.weight"])
     assert torch.equal(backbone.body.layer4[1].bn2.running_var, state["layer4.1.bn2.running_var"])
 
@@ -188,8 +189,7 @@ def test_weights_come_from_every_kind_of_file_with_or_without_the_classifier(
 def test_what_training_scripts_put_around_weights_is_taken_off(wrapped: str, tmp_path: Path) -> None:
     state = classifier("resnet18").state_dict()
     torch.save({wrapped: state, "epoch": 3}, tmp_path / "checkpoint.pth")
-    backbone = Backbone("resnet18", 3, 32)
-    load_backbone_weights(backbone, str(tmp_path / "checkpoint.pth"))
+    backbone = load("resnet18", tmp_path / "checkpoint.pth")
     assert torch.equal(backbone.body.conv1.weight, state["conv1.weight"])
 
 
@@ -198,17 +198,17 @@ def test_names_in_densenets_published_files_are_understood(tmp_path: Path) -> No
     old = {name.replace(".norm1.", ".norm.1.").replace(".conv2.", ".conv.2."): t for name, t in state.items()}
     assert "features.denseblock1.denselayer1.norm.1.weight" in old
     torch.save(old, tmp_path / "densenet121.pth")
-    backbone = Backbone("densenet121", 3, 32)
-    load_backbone_weights(backbone, str(tmp_path / "densenet121.pth"))
+    backbone = load("densenet121", tmp_path / "densenet121.pth")
     name = "features.denseblock1.denselayer1.norm1.running_mean"
     assert torch.equal(backbone.body.state_dict()[name], state[name])
 
 
-def test_weights_of_another_network_are_refused_with_names(resnet_file: Path) -> None:
+def test_weights_of_another_network_are_refused_with_names(tmp_path: Path) -> None:
+    save_file(classifier("resnet18").state_dict(), tmp_path / "resnet18.safetensors")
     with pytest.raises(BadSetting, match=r"does not fit resnet34: it lacks layer1\.2\.\S+, .* and \d+ more"):
-        load_backbone_weights(Backbone("resnet34", 3, 32), str(resnet_file))
+        load("resnet34", tmp_path / "resnet18.safetensors")
     with pytest.raises(BadSetting, match=r"does not fit squeezenet1_1: it lacks features\."):
-        load_backbone_weights(Backbone("squeezenet1_1", 3, 32), str(resnet_file))
+        load("squeezenet1_1", tmp_path / "resnet18.safetensors")
 
 
 def test_weights_with_more_or_of_other_shapes_are_refused_with_names(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_a_damaged_file_is_named(suffix: str, kept: int, tmp_path: Path) -> None
     torch.save(state, whole) if suffix == "pt" else save_file(state, whole)
     path.write_bytes(whole.read_bytes()[:kept])
     with pytest.raises(CheckpointDamaged, match=rf"cut\.{suffix} can't be read"):
-        load_backbone_weights(Backbone("resnet18", 3, 32), str(path))
+        load("resnet18", path)
 
 
 class Bomb:
@@ -246,7 +246,7 @@ def test_a_file_with_code_in_it_is_refused_and_not_run(tmp_path: Path, monkeypat
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Bomb(), protocol=2))
     for name in ("bomb.pt", "plain.pt"):
         with pytest.raises(CheckpointDamaged, match=rf"{name} can't be read as weights \(damaged, or it contains"):
-            load_backbone_weights(Backbone("resnet18", 3, 32), str(tmp_path / name))
+            load("resnet18", tmp_path / name)
     assert not (tmp_path / "exploded").exists()
 
 
@@ -254,7 +254,7 @@ def test_a_file_with_code_in_it_is_refused_and_not_run(tmp_path: Path, monkeypat
 def test_a_file_without_weights_by_name_is_refused(content: object, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "odd.pt")
     with pytest.raises(CheckpointDamaged, match=r"odd\.pt holds no weights by name"):
-        load_backbone_weights(Backbone("resnet18", 3, 32), str(tmp_path / "odd.pt"))
+        load("resnet18", tmp_path / "odd.pt")
 
 
 def test_a_file_that_is_missing_or_of_another_kind_is_named(tmp_path: Path) -> None:
@@ -280,8 +280,7 @@ def test_published_weights_that_were_downloaded_are_used(tmp_path: Path, monkeyp
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     state = classifier("resnet18").state_dict()
     torch.save(state, published_file("resnet18", tmp_path))
-    backbone = Backbone("resnet18", 3, 32)
-    load_backbone_weights(backbone, "published")
+    backbone = load("resnet18", "published")
     assert torch.equal(backbone.body.conv1.weight, state["conv1.weight"])
 
 
@@ -290,7 +289,7 @@ def test_a_download_that_was_cut_short_is_no_traceback(tmp_path: Path, monkeypat
     kept = published_file("resnet18", tmp_path)
     kept.write_bytes(b"half of it")
     with pytest.raises(DownloadFailed, match=f"delete {kept} if it is there"):
-        load_backbone_weights(Backbone("resnet18", 3, 32), "published")
+        load("resnet18", "published")
 
 
 def test_without_a_network_published_weights_say_what_to_do(tmp_path: Path) -> None:
@@ -304,14 +303,7 @@ except DownloadFailed as error:
 """
     closed = {"https_proxy": "http://127.0.0.1:9", "TORCH_HOME": str(tmp_path), "no_proxy": ""}  # nothing listens there
     environment = {key: value for key, value in os.environ.items() if key.lower() not in closed} | closed
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-        env=environment,
-        cwd=Path(__file__).parents[3],
-    )
+    options = {"capture_output": True, "text": True, "timeout": 120, "cwd": Path(__file__).parents[3]}
+    done = subprocess.run([sys.executable, "-c", code], check=True, env=environment, **options)
     assert "published weights of squeezenet1_1 could not be downloaded from https://download.pytorch.org" in done.stdout
     assert "download that address elsewhere and name the file" in done.stdout

@@ -46,9 +46,7 @@ def mu_of(client: TestClient, image_id: int) -> list[float]:
 def test_a_place_is_mixed_decoded_and_looked_around_from(client: TestClient) -> None:
     one, other = mu_of(client, 3), mu_of(client, 9)
     mixed = post(
-        client,
-        "latents",
-        {"parts": [{"image_id": 3, "weight": 3}, {"vector": other, "weight": 1}], "nearest": 5},
+        client, "latents", {"parts": [{"image_id": 3, "weight": 3}, {"vector": other, "weight": 1}], "nearest": 5}
     )
     assert mixed["mu"] == pytest.approx((0.75 * np.array(one) + 0.25 * np.array(other)).tolist(), abs=1e-5)
     assert picture_in(mixed["picture"]).shape == (32, 32, 3) and mixed["decoder"] and mixed["sigma"] is None

@@ -324,11 +324,7 @@ def test_what_was_searched_with_comes_back_as_text(client: TestClient) -> None:
     assert shown.status_code == 200 and harmless(shown.text)
     wrong = client.post("/", files={"file": (f"{EVIL}{SCRIPT}.png", SCRIPT.encode())})
     assert wrong.status_code == 422 and harmless(wrong.text)
-    for address in (
-        f"/?image_id={SCRIPT}",
-        f"/collection?sort={EVIL}",
-        f"/collection?where={SCRIPT}",
-    ):
+    for address in (f"/?image_id={SCRIPT}", f"/collection?sort={EVIL}", f"/collection?where={SCRIPT}"):
         assert harmless(client.get(address, headers={"Accept": "text/html"}).text)
 
 
