@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from simile.core.records import OnProgress
+from simile.core.records import Float64Array, OnProgress
 from simile.evaluation import bootstrap, copy_retrieval
 from simile.evaluation.baselines import EmbeddingMethod, RawPixels, make_chunks
 from simile.evaluation.dataset import EvaluationDataset, QuerySplit
 from simile.evaluation.neighbours import (
-    Float64Array,
     LabelScores,
     RowIndices,
     VectorArray,
@@ -87,7 +86,13 @@ def benchmark_method(method: EmbeddingMethod, data: BenchmarkData, on_progress: 
         method.encoder.start_runtimes()  # all vectors by one runtime; its start is not timed
     images = data.dataset.arrays[method.preprocessing]
     steps = len(data.splits) + 2
-    row.metrics |= _get_cost_metrics(method)
+    _, _, height, width = method.preprocessing.content_box()
+    row.metrics |= {
+        "input": f"{width}×{height} {'grey' if method.preprocessing.channels == 1 else 'RGB'}",
+        "dimension": method.dimension,
+        "bytes_stored": method.bytes_stored,
+        "bytes_indexed": method.bytes_indexed,
+    }
     vectors = None if method.needs_fit else _embed_images(method, images)
     label_scores: list[LabelScores | None] = []
     reconstruction_scores: list[ReconstructionScores | None] = []
@@ -106,17 +111,6 @@ def benchmark_method(method: EmbeddingMethod, data: BenchmarkData, on_progress: 
     _add_search_metrics(row, method, images, vectors, data)
     on_progress(method.name, steps, steps)
     return row
-
-
-def _get_cost_metrics(method: EmbeddingMethod) -> dict[str, Any]:
-    _, _, height, width = method.preprocessing.content_box()
-    colour = "grey" if method.preprocessing.channels == 1 else "RGB"
-    return {
-        "input": f"{width}×{height} {colour}",
-        "dimension": method.dimension,
-        "bytes_stored": method.bytes_stored,
-        "bytes_indexed": method.bytes_indexed,
-    }
 
 
 def _embed_images(method: EmbeddingMethod, images: Pixels) -> VectorArray:

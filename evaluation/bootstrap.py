@@ -7,9 +7,8 @@ with the same queries.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Float64Array = NDArray[np.float64]
+from simile.core.records import Float64Array
 
 BOOTSTRAP_DRAWS = 200
 MIN_LEAD_STANDARD_ERRORS = 2.0  # a smaller difference is not significant

@@ -15,10 +15,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from simile.core.records import Failure, OnProgress
+from simile.core.records import Failure, Float64Array, OnProgress
 from simile.evaluation import bootstrap
 from simile.evaluation.dataset import ArraysByPreprocessing, ImageReader
-from simile.evaluation.neighbours import Float64Array, NearestRows, RowIndices
+from simile.evaluation.neighbours import NearestRows, RowIndices
 from simile.images.decoding import DecodedImage
 from simile.images.distortions import DISTORTION_KINDS, distort
 from simile.images.formats import Pixels

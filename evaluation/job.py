@@ -131,7 +131,11 @@ def evaluate(
     with open_worker_pool(settings.workers, limits) as workers:
         reader = ImageReader(limits, workers, specs)
         dataset = read_dataset([*chosen, *chosen_queries], reader, on_progress)
-        labels = _read_image_labels(request, dataset, photos)
+        labels: list[str | None] = [None] * len(dataset)
+        if request.labels is not None:
+            roots = [*photos, *([request.test] if request.test is not None else [])]
+            labels = read_labels(request.labels, dataset.paths, roots)
+            LabelClasses.from_labels(labels)  # raises BadSetting for fewer than two classes
         benchmark_data = _make_benchmark_data(request, dataset, labels, set(chosen_queries), reader, on_progress)
     for note in notes:
         log.info(note)
@@ -199,17 +203,6 @@ def _make_methods(
     return methods + [PosteriorMethod(encoder) for encoder in encoders if request.posterior]
 
 
-def _read_image_labels(
-    request: EvaluationRequest, dataset: EvaluationDataset, photos: Sequence[Path]
-) -> list[str | None]:
-    if request.labels is None:
-        return [None] * len(dataset)
-    roots = [*photos, *([request.test] if request.test is not None else [])]
-    labels = read_labels(request.labels, dataset.paths, roots)
-    LabelClasses.from_labels(labels)  # raises BadSetting for fewer than two classes
-    return labels
-
-
 def _make_benchmark_data(
     request: EvaluationRequest,
     dataset: EvaluationDataset,
@@ -227,32 +220,22 @@ def _make_benchmark_data(
         if not is_query.any():
             raise BadSetting(f"--test {request.test} has no readable image. Name another folder.")
         splits, base_rows = [QuerySplit(rows[is_query], rows[~is_query])], rows[~is_query]
+    planted = None
+    if request.copies:
+        max_count = MAX_EVALUATION_BYTES // (reader.bytes_per_image * len(DISTORTION_KINDS))
+        copied_count = min(request.copies, len(base_rows), max_count)
+        copied = np.sort(np.random.default_rng(request.seed).choice(base_rows, copied_count, replace=False))
+        planted = copy_retrieval.plant_copies(dataset.paths, copied, reader, request.seed, on_progress)
     return BenchmarkData(
         dataset=dataset,
         splits=splits,
         classes=LabelClasses.from_labels(labels).to_numbers(labels) if any(labels) else np.full(len(rows), -1),
-        planted_copies=_plant_copies(request, dataset, base_rows, reader, on_progress),
+        planted_copies=planted if planted and planted.kinds else None,
         base_rows=base_rows,
         example_queries=_choose_example_queries(request, splits, labels),
         samples=request.samples,
         seed=request.seed,
     )
-
-
-def _plant_copies(
-    request: EvaluationRequest,
-    dataset: EvaluationDataset,
-    base_rows: RowIndices,
-    reader: ImageReader,
-    on_progress: OnProgress,
-) -> copy_retrieval.PlantedCopies | None:
-    if not request.copies:
-        return None
-    max_count = MAX_EVALUATION_BYTES // (reader.bytes_per_image * len(DISTORTION_KINDS))
-    original_count = min(request.copies, len(base_rows), max_count)
-    rows = np.sort(np.random.default_rng(request.seed).choice(base_rows, original_count, replace=False))
-    planted = copy_retrieval.plant_copies(dataset.paths, rows, reader, request.seed, on_progress)
-    return planted if planted.kinds else None
 
 
 def _choose_example_queries(

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from simile.core.records import Float64Array
+
 VectorArray = NDArray[Any]  # (n, d), any real type
 RowIndices = NDArray[np.int64]
-Float64Array = NDArray[np.float64]
 
 DISTANCE_BLOCK_BYTES = 64 << 20  # distances in memory at once
 VECTOR_BLOCK_BYTES = 32 << 20  # float64 vectors in memory at once

@@ -44,18 +44,15 @@ def _select_rows_with(rows: Sequence[BenchmarkRow], key: str) -> list[BenchmarkR
 
 def _recommend_for_metric(rows: Sequence[BenchmarkRow], key: str) -> str:
     """Return the recommendation as the end of a sentence that starts with "for search"."""
-    ranked = sorted(
-        _select_rows_with(rows, key), key=lambda row: -_get_row_metric(row, key)
-    )  # stable: a simpler method first
+    # The sort is stable: of equal methods the simpler one comes first.
+    ranked = sorted(_select_rows_with(rows, key), key=lambda row: -row.metrics[key])
     baseline = next((row for row in ranked if row.encoder is None), None)
     best = next((row for row in ranked if row.encoder is not None), None)
     if best is None:
         assert baseline is not None
         return f"{_format_row(baseline, key)} is the best baseline{_describe_ties(ranked, baseline, key)}"
     if baseline is None or _is_better(best, baseline, key):
-        comparison = (
-            "" if baseline is None else f", compared with {_format_row_metric(baseline, key)} of {baseline.name}"
-        )
+        comparison = f", compared with {_format_row_metric(baseline, key)} of {baseline.name}" if baseline else ""
         return f"use {_format_row(best, key)}{comparison}{_describe_ties(ranked, best, key)}"
     degree = "" if _is_better(baseline, best, key) else " significantly"
     best_metric = _format_row_metric(best, key)
@@ -70,11 +67,8 @@ def _describe_ties(ranked: Sequence[BenchmarkRow], best: BenchmarkRow, key: str)
 
 
 def _is_better(better: BenchmarkRow, worse: BenchmarkRow, key: str) -> bool:
-    return bootstrap.is_significant_lead(
-        better.bootstrap_values[key],
-        worse.bootstrap_values[key],
-        _get_row_metric(better, key) - _get_row_metric(worse, key),
-    )
+    gap = better.metrics[key] - worse.metrics[key]
+    return bootstrap.is_significant_lead(better.bootstrap_values[key], worse.bootstrap_values[key], gap)
 
 
 def _format_row(row: BenchmarkRow, key: str) -> str:
@@ -83,8 +77,4 @@ def _format_row(row: BenchmarkRow, key: str) -> str:
 
 def _format_row_metric(row: BenchmarkRow, key: str) -> str:
     error = row.standard_errors.get(key)
-    return f"{_get_row_metric(row, key):.3f}" + (f" ± {error:.3f}" if error is not None else "")
-
-
-def _get_row_metric(row: BenchmarkRow, key: str) -> float:
-    return float(row.metrics[key])
+    return f"{row.metrics[key]:.3f}" + (f" ± {error:.3f}" if error is not None else "")

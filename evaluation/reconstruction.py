@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simile.core.records import FloatArray
+from simile.core.records import Float64Array, FloatArray
 from simile.evaluation.baselines import EmbeddingMethod, crop_padding, make_chunks
-from simile.evaluation.neighbours import Float64Array
 from simile.images.formats import Pixels
 from simile.images.transforms import scale_to_unit
 from simile.models.inference.encoder import TrainedEncoder

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from simile.core.errors import TooFewPictures
-from simile.core.records import Failure, FloatArray, OnProgress
+from simile.core.records import Failure, Float64Array, FloatArray, OnProgress
 from simile.dedup.detection.candidates import get_vectors
 from simile.dedup.records import CurvePoint, ThresholdCalibration, sort_pair
 from simile.images.distortions import DISTORTION_KINDS
@@ -41,8 +40,6 @@ CURVE_POINTS = 60
 MIN_RELIABLE_COPIES = 200  # one false match among 200 lowers the precision by half a percent
 CURVE_WIDTH, CURVE_HEIGHT = 400, 96  # units of the SVG drawing
 _MAX_LINE_POINTS = 200  # more points of a line can't be distinguished
-
-Float64Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
