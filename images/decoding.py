@@ -56,21 +56,13 @@ logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 @dataclass(frozen=True, kw_only=True)
 class DecodedImage:
-    """A decoded image.
+    """A decoded image, turned upright."""
 
-    Attributes:
-        pixels: (H, W, 3) uint8 RGB, possibly reduced by whole factors.
-        width: Width of the original in pixels, after it is turned upright.
-        height: Height of the original in pixels, after it is turned upright.
-        format: Pillow's format name in lower case; "jpeg" for MPO.
-        is_grey: The pixels have no colour, whatever the mode of the file.
-    """
-
-    pixels: Pixels
-    width: int
+    pixels: Pixels  # (H, W, 3) RGB, possibly reduced by whole factors
+    width: int  # of the original in pixels
     height: int
-    format: str
-    is_grey: bool
+    format: str  # Pillow's format name in lower case; "jpeg" for MPO
+    is_grey: bool  # the pixels have no colour, whatever the mode of the file
 
 
 def decode_image(

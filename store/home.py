@@ -25,14 +25,10 @@ NOT_WRITABLE_ERRNOS = {
 
 
 class Home:
-    """Paths in a home, and its lock.
-
-    Args:
-        root: The folder.
-        database_url: SQLAlchemy URL of the catalogue, if it is not `catalogue.sqlite` in the folder.
-    """
+    """Paths in a home, and its lock."""
 
     def __init__(self, root: Path, database_url: str | None = None) -> None:
+        """Take the folder, and the SQLAlchemy URL of the catalogue if it is not `catalogue.sqlite` in the folder."""
         self.root = root.absolute()
         self.database_url = database_url
         self.holds_lock = False
@@ -59,13 +55,8 @@ class Home:
     def lock(self, purpose: str, wait: float = 0) -> Iterator[None]:
         """Hold the lock of the home within the block. The operating system releases it when the process ends.
 
-        Args:
-            purpose: The command, for the message that others get.
-            wait: Seconds to wait for another holder.
-
-        Raises:
-            HomeBusy: Another process holds the lock; the message names it.
-            HomeNotWritable: There is no space or no permission.
+        Raises HomeNotWritable, or HomeBusy with the `purpose` (the command) of another process that still holds the
+        lock after `wait` seconds.
         """
         path = self.create().root / "lock"
         with translate_write_errors(path):

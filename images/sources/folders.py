@@ -67,10 +67,7 @@ class FolderWalker:
     ) -> tuple[list[FileFactsTuple], list[str]] | None:
         """Return the files and the names of the folders in a folder; None if it must not or cannot be entered.
 
-        Args:
-            folder: The folder.
-            visited: Folders that are not entered any more; this folder is added.
-            prefix_length: Length of the source's path with its separator; patterns apply to the rest of a path.
+        It is added to `visited`. Patterns apply to a path without `prefix_length` characters, those of the source.
         """
         try:
             facts = Path(folder).stat()

@@ -53,10 +53,8 @@ def create_backup(home: Home, target: Path) -> BackupSummary:
     """Write the home as of this moment to a tar file. An existing file is replaced when the new one is complete.
 
     No lock is needed: the catalogue is copied in one transaction, and the other files of a home never change. A file
-    that is deleted before it is copied (an old segment, an upload) is also removed from the copied catalogue.
-
-    Raises:
-        BadSetting: `target` can't be written, or the catalogue is not an SQLite file.
+    that is deleted before it is copied (an old segment, an upload) is also removed from the copied catalogue. Raises
+    BadSetting if `target` can't be written, or the catalogue is not an SQLite file.
     """
     source = find_catalogue_file(home)
     if source is None:

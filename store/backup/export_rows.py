@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from simile.core.records import FloatArray
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.embeddings import unpack_vector
 from simile.store.catalogue.encoders import get_encoder_record
+from simile.store.catalogue.metadata import METADATA_JOIN
 from simile.store.catalogue.records import EncoderRecord
 from simile.store.database.tables import EmbeddingRow, ImageRow, LocationRow, MetadataRow
 
@@ -23,14 +24,7 @@ EXPORT_CHUNK_ROWS = 4096  # 4 MB of mu and log-variance at 128 dimensions
 
 @dataclass(frozen=True, kw_only=True)
 class ExportRows:
-    """Columns of n images, by ascending id.
-
-    Attributes:
-        paths: All files of each image, sorted.
-        metadata: Text by name; if an image's files differ, the first one wins.
-        mu: (n, d).
-        log_variance: (n, d), NaN if the encoder has none.
-    """
+    """Columns of n images, by ascending id."""
 
     ids: NDArray[np.int64]
     sha256: list[str]
@@ -38,10 +32,10 @@ class ExportRows:
     sizes: list[int]
     widths: list[int]
     heights: list[int]
-    paths: list[tuple[str, ...]]
-    metadata: list[dict[str, str]]
-    mu: FloatArray
-    log_variance: FloatArray
+    paths: list[tuple[str, ...]]  # sorted
+    metadata: list[dict[str, str]]  # text by name; if an image's files differ, the first one wins
+    mu: FloatArray  # (n, d)
+    log_variance: FloatArray  # (n, d), NaN if the encoder has none
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -49,39 +43,37 @@ class ExportRows:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportReader:
-    """Reads the images that an encoder has embedded. Valid within `open_export_reader`.
-
-    Attributes:
-        count: Number of images.
-        numeric_by_name: For each name of metadata, whether all its texts are numbers.
-        max_lengths: Largest number of characters of a metadata text, by name, and of a path, as "path".
-    """
+    """Reads the images that an encoder has embedded. Valid within `open_export_reader`."""
 
     encoder: EncoderRecord
-    count: int
+    count: int  # of images
     has_variance: bool
-    numeric_by_name: dict[str, bool]
-    max_lengths: dict[str, int]
+    numeric_by_name: dict[str, bool]  # for each name of metadata, whether all its texts are numbers
+    max_lengths: dict[str, int]  # most characters of a metadata text, by name, and of a path, as "path"
     connection: Connection
 
     def iterate_chunks(self) -> Iterator[ExportRows]:
         """Yield all images in chunks, in bounded memory."""
+        columns = select(ImageRow.__table__, EmbeddingRow.mu, EmbeddingRow.log_variance)
+        query = columns.join(EmbeddingRow, EmbeddingRow.image_id == ImageRow.id)
+        query = query.where(EmbeddingRow.encoder == self.encoder.fingerprint).order_by(ImageRow.id)
         last_id = 0
-        while rows := self._read_rows_after(last_id):
+        while rows := self.connection.execute(query.where(ImageRow.id > last_id).limit(EXPORT_CHUNK_ROWS)).all():
             last_id = rows[-1].id
             yield self._make_export_rows(rows)
 
-    def _read_rows_after(self, last_id: int) -> list[Row[Any]]:
-        columns = select(ImageRow.__table__, EmbeddingRow.mu, EmbeddingRow.log_variance).join(
-            EmbeddingRow, EmbeddingRow.image_id == ImageRow.id
-        )
-        query = columns.where(EmbeddingRow.encoder == self.encoder.fingerprint, ImageRow.id > last_id)
-        return list(self.connection.execute(query.order_by(ImageRow.id).limit(EXPORT_CHUNK_ROWS)))
-
-    def _make_export_rows(self, rows: list[Row[Any]]) -> ExportRows:
+    def _make_export_rows(self, rows: Sequence[Row[Any]]) -> ExportRows:
         in_range = LocationRow.image_id.between(rows[0].id, rows[-1].id)
         no_variance = np.full(self.encoder.dimensions, np.nan, np.float32)
-        paths, metadata = self._read_paths(in_range), self._read_metadata(in_range)
+        paths: dict[int, list[str]] = {}
+        files = select(LocationRow.image_id, LocationRow.path).where(in_range).order_by(LocationRow.path)
+        for image_id, path in self.connection.execute(files):
+            paths.setdefault(image_id, []).append(path)
+        metadata: dict[int, dict[str, str]] = {}
+        if self.numeric_by_name:
+            items = select(LocationRow.image_id, MetadataRow.name, MetadataRow.text).join(MetadataRow, METADATA_JOIN)
+            for image_id, name, text in self.connection.execute(items.where(in_range).order_by(LocationRow.path)):
+                metadata.setdefault(image_id, {}).setdefault(name, text)
         return ExportRows(
             ids=np.array([row.id for row in rows], np.int64),
             sha256=[row.sha256 for row in rows],
@@ -97,23 +89,6 @@ class ExportReader:
             ),
         )
 
-    def _read_paths(self, in_range: Any) -> dict[int, list[str]]:
-        paths: dict[int, list[str]] = {}
-        query = select(LocationRow.image_id, LocationRow.path).where(in_range).order_by(LocationRow.path)
-        for image_id, path in self.connection.execute(query):
-            paths.setdefault(image_id, []).append(path)
-        return paths
-
-    def _read_metadata(self, in_range: Any) -> dict[int, dict[str, str]]:
-        metadata: dict[int, dict[str, str]] = {}
-        if self.numeric_by_name:
-            columns = select(LocationRow.image_id, MetadataRow.name, MetadataRow.text).join(
-                MetadataRow, MetadataRow.location_id == LocationRow.id
-            )
-            for image_id, name, text in self.connection.execute(columns.where(in_range).order_by(LocationRow.path)):
-                metadata.setdefault(image_id, {}).setdefault(name, text)
-        return metadata
-
 
 @contextmanager
 def open_export_reader(catalogue: Catalogue, fingerprint: str) -> Iterator[ExportReader]:
@@ -122,7 +97,10 @@ def open_export_reader(catalogue: Catalogue, fingerprint: str) -> Iterator[Expor
         encoder = get_encoder_record(connection, fingerprint)
         counts = select(func.count(), func.count(EmbeddingRow.log_variance)).where(EmbeddingRow.encoder == fingerprint)
         count, variance_count = connection.execute(counts).one()
-        metadata_stats = _read_metadata_stats(connection)
+        # Names of metadata, files that have it, files where it is a number, characters of the longest text.
+        lengths = func.max(func.length(MetadataRow.text))
+        columns = select(MetadataRow.name, func.count(), func.count(MetadataRow.number), lengths)
+        metadata_stats = connection.execute(columns.group_by(MetadataRow.name).order_by(MetadataRow.name)).all()
         max_lengths = {name: length for name, _, _, length in metadata_stats}
         max_lengths["path"] = connection.scalar(select(func.max(func.length(LocationRow.path)))) or 1
         yield ExportReader(
@@ -133,11 +111,3 @@ def open_export_reader(catalogue: Catalogue, fingerprint: str) -> Iterator[Expor
             max_lengths=max_lengths,
             connection=connection,
         )
-
-
-def _read_metadata_stats(connection: Connection) -> list[Row[str, int, int, int]]:
-    """Return (name, number of files that have it, number of files where it is a number, longest text)."""
-    columns = select(
-        MetadataRow.name, func.count(), func.count(MetadataRow.number), func.max(func.length(MetadataRow.text))
-    )
-    return list(connection.execute(columns.group_by(MetadataRow.name).order_by(MetadataRow.name)))

@@ -21,9 +21,6 @@ class Catalogue(Database):
     The schema must be current: a writer first calls `upgrade_schema(home)` of store/database/schema.py, a reader
     `check_schema(home)`. Every method of a repository may raise HomeNotWritable (no space, no permission) or HomeBusy
     (another writer took too long).
-
-    Args:
-        home: The home whose catalogue is opened.
     """
 
     def __init__(self, home: Home) -> None:

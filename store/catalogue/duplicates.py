@@ -44,16 +44,10 @@ class DuplicateRepository(Repository):
         tiers: Sequence[str] = STORED_TIERS,
         image_ids: Collection[int] | None = None,
     ) -> int:
-        """Replace the pairs of a run in one transaction, with some thousands in memory at a time.
+        """Replace the pairs of a run in one transaction, with some thousands in memory; return how many were stored.
 
-        Args:
-            run_id: The run that found the pairs.
-            pairs: The new pairs. Pairs with a deleted image are left out.
-            tiers: The tiers that the run searched; pairs of other tiers stay.
-            image_ids: The images that it searched, None for all; pairs with another image stay.
-
-        Returns:
-            How many pairs were stored.
+        The run searched these tiers and images (None: all): pairs of other tiers and pairs with another image stay.
+        New pairs with a deleted image are left out.
         """
         count = 0
         with self.database.begin_write() as (connection, _):

@@ -94,13 +94,8 @@ _ENCODERS_QUERY = select(EncoderRow.__table__)
 def find_fingerprint(home: Home, reference: str, known: Iterable[str] = ()) -> str:
     """Return the fingerprint that a user means. All commands resolve references here.
 
-    Args:
-        home: The home, whose encoder folders are searched.
-        reference: A fingerprint, or the start of exactly one.
-        known: More fingerprints, from the catalogue.
-
-    Raises:
-        NoSuchEncoder: No fingerprint matches, or several do.
+    `reference` is a fingerprint, or the start of exactly one, of the home's folders or `known` from the catalogue.
+    Raises NoSuchEncoder.
     """
     if any(home.encoders.glob(f"{REPLACED}*")):
         home.recover()

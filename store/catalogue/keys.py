@@ -34,19 +34,10 @@ class KeyRepository(Repository):
     def create(
         self, name: str, scope: Scope, *, rate: int | None = None, lifetime: timedelta | None = None
     ) -> tuple[NewKey, KeyRecord]:
-        """Create a key.
+        """Create a key; return it, which is the only place of its secret text, and its record.
 
-        Args:
-            name: A new name.
-            scope: What the key may do.
-            rate: Requests a minute; None for the service's setting.
-            lifetime: Time until the key expires; None for a key that never expires.
-
-        Returns:
-            The new key, which is the only place of its secret text, and its record.
-
-        Raises:
-            BadSetting: The name is invalid or taken, or the scope is unknown.
+        It may make `rate` requests a minute (None: the service's setting), and expires after `lifetime` (None: never).
+        Raises BadSetting if the name is invalid or taken, or the scope is unknown.
         """
         if scope not in SCOPES:
             raise BadSetting(f"There is no scope {scope!r}. Take one of {', '.join(SCOPES)}.")

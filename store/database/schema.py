@@ -30,16 +30,8 @@ def upgrade_schema(home: Home, scripts: Path = MIGRATIONS_FOLDER, head: str = HE
     """Upgrade the catalogue to the newest schema, for a writer; create the home if it does not exist.
 
     An existing catalogue is first copied to `catalogue.sqlite.bak-<revision>`. The home's lock is taken here unless
-    the caller holds it.
-
-    Args:
-        home: The home.
-        scripts: Folder of the migrations.
-        head: The newest revision.
-        wait: Seconds to wait for the lock: several workers may start at the same time.
-
-    Raises:
-        HomeTooNew, HomeBusy, HomeNotWritable.
+    the caller holds it, after at most `wait` seconds: several workers may start at the same time. Raises HomeTooNew,
+    HomeBusy, HomeNotWritable.
     """
     if read_revision(home.create()) == head:
         return

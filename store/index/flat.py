@@ -281,15 +281,9 @@ def is_member(ids: Ids, members: Ids) -> NDArray[np.bool_]:
 
 
 def compute_exact_neighbours(query: FloatArray, ids: Ids, vectors: FloatArray, radius: float = np.inf) -> Neighbours:
-    """Compute and sort exact distances.
+    """Compute and sort the exact distances of a query (d,) from vectors (n, d) with ids (n,) within the radius.
 
     Differences in float64 are used, so that a vector is at exactly 0 from itself.
-
-    Args:
-        query: (d,).
-        ids: (n,), the ids of `vectors`.
-        vectors: (n, d).
-        radius: Vectors farther away are dropped.
     """
     difference = vectors.astype(np.float64) - query
     distances = np.sqrt(np.einsum("nd,nd->n", difference, difference))
@@ -301,14 +295,9 @@ def compute_exact_neighbours(query: FloatArray, ids: Ids, vectors: FloatArray, r
 def scan_nearest(
     query: FloatArray, ids: Ids, get_vectors: Callable[[Ids], FloatArray], k: int | None, radius: float = np.inf
 ) -> Neighbours:
-    """Find neighbours among given ids by comparing each of them, chunk by chunk.
+    """Find the k nearest neighbours (None: all) of a query (d,) within the radius among ids (n,).
 
-    Args:
-        query: (d,).
-        ids: (n,), the only ids that can be found.
-        get_vectors: Returns the vectors (m, d) of ids (m,).
-        k: Number of neighbours; None for all.
-        radius: Vectors farther away are dropped.
+    Each of them is compared, chunk by chunk; `get_vectors` returns the vectors (m, d) of ids (m,).
     """
     results: list[Neighbours] = [(NO_IDS, np.empty(0))]
     for start in range(0, len(ids), SCAN_CHUNK_ROWS):
