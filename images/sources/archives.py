@@ -60,7 +60,7 @@ class ArchiveMember:
     crc: int | None = None  # CRC-32 of the member; None in a tar
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ArchiveContents:
     """The contents of an archive."""
 
@@ -124,7 +124,7 @@ def read_contents(archive: str) -> ArchiveContents:
 @lru_cache(maxsize=4)
 def _read_contents_cached(archive: str, _size: int, _mtime_ns: int) -> ArchiveContents:
     """List the members; a damaged archive becomes a failure. Size and time are only part of the cache key."""
-    contents = ArchiveContents(archive)
+    contents = ArchiveContents(archive=archive)
     try:
         with Path(archive).open("rb") as file:
             head = file.read(4)

@@ -120,7 +120,7 @@ class ImageSources:
     def _iterate_entries(
         self, entries: Iterable[tuple[str, dict[str, str] | None]], *, expand: bool
     ) -> Iterator[SourcePart]:
-        """Yield the parts of listed paths with metadata or None; `expand` lists what is in folders and archives."""
+        """Yield the parts of listed paths with metadata or None; `expand` lists the files in folders and archives."""
         rest = iter(entries)
         while chunk := list(islice(rest, LISTED_CHUNK_SIZE)):
             part = SourcePart(root=None)
@@ -188,9 +188,10 @@ class ImageSources:
 
     def _add_failure(self, path: str, reason: str) -> None:
         """Record the first failure of each path, with a path that can be shown."""
-        if (shown := make_printable(path)) not in self._failed_paths:
-            self._failed_paths.add(shown)
-            self.result.failures.append(Failure(shown, reason))
+        printable = make_printable(path)
+        if printable not in self._failed_paths:
+            self._failed_paths.add(printable)
+            self.result.failures.append(Failure(printable, reason))
 
 
 def walk_sources(
