@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
-from simile.store.catalogue.records import DuplicateRecord, DuplicateTier
+from simile.store.catalogue.records import DuplicateRecord, DuplicateTier, NewDecision
 
 Tier = DuplicateTier
 ImagePair = DuplicateRecord
+Decision = NewDecision
 
 TIERS: tuple[Tier, ...] = ("bytes", "pixels", "near", "similar")  # the most certain first; never mixed in a group
 
@@ -66,16 +67,6 @@ class ThresholdCalibration:
     copies: int = 0  # the number of planted copies and decided pairs of copies
     decisions: int = 0  # the number of decisions that were used
     curve: tuple[CurvePoint, ...] = ()
-
-
-@dataclass(frozen=True)
-class Decision:
-    """A user's decision on two images, identified by the hashes of their bytes."""
-
-    first_sha256: str  # the smaller hash
-    second_sha256: str
-    same: bool
-    keep_sha256: str | None = None  # the image to keep; None: the keep rules choose
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,21 +30,16 @@ MAX_DECODED_SIDE = 4096  # longer side of a reconstruction in pixels: 1 x 60,000
 class Preprocessing:
     """How an image becomes an (S, S, C) array.
 
-    Attributes:
-        image_size: S, the side of the network's input in pixels.
-        channels: C, 1 for grey or 3 for RGB.
-        fit: "stretch": the whole image, its aspect changed. "letterbox": the whole image between bars of `background`.
-            "crop": the central square. "pad": scaled to `content`, then the edge pixels repeated up to S x S; for
-            collections of small images of one size, whose pixels stay unchanged.
-        content: (height, width) of the image inside the input, for "pad" only.
-        background: Colour of bars and under transparent pixels, "#rrggbb".
+    A fit mode is "stretch": the whole image, its aspect changed; "letterbox": the whole image between bars of
+    `background`; "crop": the central square; or "pad": scaled to `content`, then the edge pixels repeated up to S x S,
+    for collections of small images of one size, which keep their pixels.
     """
 
-    image_size: int
-    channels: int
+    image_size: int  # S, the side of the network's input in pixels
+    channels: int  # C, 1 for grey or 3 for RGB
     fit: FitMode = "stretch"
-    content: tuple[int, int] | None = None
-    background: str = "#ffffff"
+    content: tuple[int, int] | None = None  # (height, width) of the image inside the input, for "pad" only
+    background: str = "#ffffff"  # colour of bars and under transparent pixels
 
     def to_array(self, decoded_image: DecodedImage) -> Pixels:
         """Return the image as (S, S, C) uint8."""

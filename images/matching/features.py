@@ -22,21 +22,14 @@ cv2.setNumThreads(1)  # pairs are compared in several processes
 
 
 class ImageFeatures:
-    """The features of an image (H, W, 3) uint8, about 300 kB.
-
-    Attributes:
-        is_tiny: The image is too small for keypoints.
-        scale: Scale from the image to `rgb` and `grey`.
-        detail_side: Longer side, in pixels, above which the image has no more detail.
-        rgb: (h, w, 3) uint8, the longer side about KEYPOINT_SIDE.
-        grey: (h, w) uint8.
-    """
+    """The features of an image (H, W, 3) uint8, about 300 kB."""
 
     def __init__(self, pixels: Pixels) -> None:
         longer = max(pixels.shape[:2])
-        self.is_tiny = longer < MIN_KEYPOINT_SIDE
+        self.is_tiny = longer < MIN_KEYPOINT_SIDE  # too small for keypoints
+        # The scale from the image to `rgb` (h, w, 3) and `grey` (h, w), whose longer side is about KEYPOINT_SIDE.
         self.scale = min(KEYPOINT_SIDE / longer, 4.0) if self.is_tiny else KEYPOINT_SIDE / longer
-        self.detail_side = round(min(MAX_DETAIL_SIDE, 2 * longer))
+        self.detail_side = round(min(MAX_DETAIL_SIDE, 2 * longer))  # above this longer side it has no more detail
         height, width = (max(8, round(side * self.scale)) for side in pixels.shape[:2])
         interpolation = cv2.INTER_AREA if self.scale < 1 else cv2.INTER_CUBIC
         self.rgb: Pixels = cv2.resize(np.ascontiguousarray(pixels), (width, height), interpolation=interpolation)

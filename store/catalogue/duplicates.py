@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, insert, or_, select
 
@@ -12,26 +12,13 @@ from simile.core.errors import BadSetting
 from simile.core.records import Filter
 from simile.store.catalogue.filters import make_filter_conditions
 from simile.store.catalogue.metadata import METADATA_JOIN
-from simile.store.catalogue.records import DecisionRecord, DuplicateRecord, ImageLocation
+from simile.store.catalogue.records import DecisionRecord, DuplicateRecord, ImageLocation, NewDecision
 from simile.store.database.tables import DecisionRow, DuplicateRow, ImageRow, LocationRow, MetadataRow, utc_now
 from simile.store.database.transactions import Repository, split_chunks
 
 SHA256_PATTERN = re.compile("[0-9a-f]{64}")
 STORED_TIERS = ("pixels", "near", "similar")  # identical files are not stored: they are locations of one image
 DUPLICATE_INSERT_ROWS = 5000  # rows written at a time
-
-
-class DecisionLike(Protocol):
-    """A decision that `save_decisions` takes: two hashes in order, and the decision on their images."""
-
-    @property
-    def first_sha256(self) -> str: ...
-    @property
-    def second_sha256(self) -> str: ...
-    @property
-    def same(self) -> bool: ...
-    @property
-    def keep_sha256(self) -> str | None: ...
 
 
 class DuplicateRepository(Repository):
@@ -74,7 +61,7 @@ class DuplicateRepository(Repository):
         ordered = query.order_by(DuplicateRow.distance, DuplicateRow.first, DuplicateRow.second)
         yield from map(DuplicateRecord._make, self.stream(ordered))
 
-    def save_decisions(self, decisions: Iterable[DecisionLike]) -> int:
+    def save_decisions(self, decisions: Iterable[NewDecision]) -> int:
         """Store decisions, which replace older ones on the same pairs, and return how many.
 
         Safe to repeat. Raises BadSetting with the pair that is wrong; nothing is stored then.
@@ -183,7 +170,7 @@ def _make_pairs_condition(pairs: Iterable[tuple[str, str]]) -> ColumnElement[boo
     )
 
 
-def _make_decision_row(decision: DecisionLike) -> dict[str, Any]:
+def _make_decision_row(decision: NewDecision) -> dict[str, Any]:
     """Return the row of a decision. Raises BadSetting if it is invalid."""
     first, second, keep = decision.first_sha256, decision.second_sha256, decision.keep_sha256
     if not (SHA256_PATTERN.fullmatch(first) and SHA256_PATTERN.fullmatch(second)):
@@ -192,10 +179,5 @@ def _make_decision_row(decision: DecisionLike) -> dict[str, Any]:
         raise BadSetting(f"A decision can't be on {first} and {second}. Name two images, the smaller hash first.")
     if keep is not None and keep not in (first, second):
         raise BadSetting(f"A decision on {first} and {second} can't keep {keep!r}. Keep one of the two.")
-    return {
-        "first_sha256": first,
-        "second_sha256": second,
-        "same": decision.same,
-        "keep_sha256": keep if decision.same else None,  # both different images are kept
-        "decided_at": utc_now(),
-    }
+    # Of different images both are kept.
+    return {**vars(decision), "keep_sha256": keep if decision.same else None, "decided_at": utc_now()}

@@ -205,14 +205,20 @@ class DuplicateRecord(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class DecisionRecord:
-    """A person's decision on two images, named by their SHA-256; first_sha256 < second_sha256."""
+@dataclass(frozen=True)
+class NewDecision:
+    """A user's decision on two images, identified by the SHA-256 of their bytes; first_sha256 < second_sha256."""
 
     first_sha256: str
     second_sha256: str
     same: bool
-    keep_sha256: str | None
+    keep_sha256: str | None = None  # the image to keep; None: the keep rules choose
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecisionRecord(NewDecision):
+    """A stored decision."""
+
     decided_at: datetime
 
 

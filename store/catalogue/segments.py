@@ -32,11 +32,8 @@ class SegmentRepository(Repository):
             change: The last change that the segment covers.
             activate: Whether the same transaction makes the encoder active.
 
-        Returns:
-            Names of the files in segments/ that are in use.
-
-        Raises:
-            HomeBusy: There is a newer segment, so the encoder can't be made active.
+        Returns the names of the files in segments/ that are in use. Raises HomeBusy if there is a newer segment, so
+        that the encoder can't be made active.
         """
         with self.database.begin_write() as (connection, _):
             current = find_segment_record(connection, read_state(connection).segment_id)

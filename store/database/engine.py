@@ -26,13 +26,8 @@ DAMAGE_MESSAGES = ("disk image is malformed", "file is not a database", "no such
 def make_engine(home: Home, foreign_keys: bool = True) -> Engine:
     """Create an engine for the home's catalogue. It is read-only if the file can't be written.
 
-    Args:
-        home: The home.
-        foreign_keys: Enforce foreign keys. Migrations turn them off: SQLite alters a table by copying it, and dropping
-            the old table would delete the rows that refer to it.
-
-    Raises:
-        BadSetting: The database URL is invalid, or needs a driver that is not installed.
+    Migrations turn foreign keys off: SQLite alters a table by copying it, and dropping the old table would delete the
+    rows that refer to it. Raises BadSetting if the database URL is invalid, or needs a driver that is not installed.
     """
     url, file = _parse_database_url(home), find_catalogue_file(home)
     is_writable = file is None or not file.is_file() or (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK))

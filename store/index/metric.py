@@ -9,15 +9,10 @@ from simile.core.records import FloatArray
 
 
 def make_index_vectors(mu: FloatArray, index_dims: int | list[int] | None, metric: str) -> FloatArray:
-    """Return the vectors (n, d') float32 that the index compares.
+    """Return the vectors (n, d') float32 that the index compares, from latent means (n, d).
 
-    Args:
-        mu: Latent means, (n, d).
-        index_dims: The dimensions to compare: None for all, n for the first n, or a list of them.
-        metric: "l2", or "cosine", which scales each vector to length 1 (a zero vector stays zero).
-
-    Raises:
-        EncoderMismatch: mu has too few dimensions.
+    `index_dims` are the dimensions to compare: None for all, n for the first n, or a list of them. The metric is "l2",
+    or "cosine", which scales each vector to length 1 (a zero vector stays zero). Raises EncoderMismatch.
     """
     dims = list(range(index_dims)) if isinstance(index_dims, int) else index_dims
     if dims is not None and len(dims) and max(dims) >= mu.shape[1]:

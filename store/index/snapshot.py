@@ -49,19 +49,12 @@ class IndexSegment:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """An immutable view of the vectors, which any number of threads may search.
+    """An immutable view of the vectors, which any number of threads may search."""
 
-    Attributes:
-        state: The catalogue's state at the commit.
-        encoder: The encoder that made the vectors.
-        base_segment_id: Id of the first segment. It differs from `state` while a newer segment is being opened.
-        segments: The published segment, then deltas: vectors that are newer.
-    """
-
-    state: CatalogueState
+    state: CatalogueState  # at the commit
     encoder: EncoderRecord
-    base_segment_id: int | None
-    segments: tuple[IndexSegment, ...]
+    base_segment_id: int | None  # of the first segment; it differs from `state` while a newer one is being opened
+    segments: tuple[IndexSegment, ...]  # the published segment, then deltas: vectors that are newer
 
     def __len__(self) -> int:
         return sum(map(len, self.segments))
