@@ -105,8 +105,8 @@ class ImageLibrary:
 
         Raises:
             NoSuchImage: The id is unknown, or no file of the image exists.
-            UnreadableImage: The files are unreadable or have changed. Whatever lies at the path of an image now may be
-                something else, such as a link to a file that nobody indexed.
+            UnreadableImage: The files are unreadable or have changed. Whatever is at the path of an image now may be
+                something else, such as a link to a file that was not indexed.
         """
         record = self.catalogue.images.get(image_id)
         problem: UnreadableImage | None = None

@@ -20,7 +20,7 @@ _RANGE_PATTERN = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 def make_image_file_response(request: Request, searcher: Searcher, image_id: int, *, keep_metadata: bool) -> Response:
     """Return the file of an image, or 304 if the client has it.
 
-    Only the bytes that were indexed are served: what lies at the path now may be another file.
+    Only the bytes that were indexed are served: the path may lead to another file now.
 
     Args:
         request: Its headers choose a byte range and name a known ETag.
