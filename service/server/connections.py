@@ -17,13 +17,7 @@ from typing import Any
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from simile.service.errors import (
-    PROBLEM_MEDIA_TYPE,
-    ProblemDetails,
-    ProblemException,
-    make_problem,
-    make_problem_body,
-)
+from simile.service.errors import PROBLEM_MEDIA_TYPE, ProblemDetails, ProblemException, make_problem, make_problem_body
 
 CONNECTION_KEY = "simile.connection"  # in the scope of every request
 MAX_RAW_HEADER_BYTES = 64 * 1024
