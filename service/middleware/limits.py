@@ -48,9 +48,8 @@ class UploadLimiter:
     def get_refusal(self, address: str | None = None) -> ProblemException | None:
         """Return the refusal of the next upload; None if it is accepted."""
         if self.is_draining:
-            return ProblemException(
-                503, "draining", "The service is about to stop. Send it again in a moment.", 5, close=True
-            )
+            detail = "The service is about to stop. Send it again in a moment."
+            return ProblemException(503, "draining", detail, 5, close=True)
         if address is not None and self._active_by_address[address] >= self._max_per_address:
             detail = (
                 f"{self._active_by_address[address]} uploads of this address are in progress or waiting, the "
@@ -89,9 +88,7 @@ class UploadLimitMiddleware:
         if refusal is not None:
             self.metrics.count_refusal(refusal.problem_kind)
             response = make_problem_response(Request(scope), make_problem(refusal))
-            if Headers(scope=scope).get(
-                "expect"
-            ):  # the rest of the body may still arrive, so the connection cannot be reused
+            if Headers(scope=scope).get("expect"):  # the rest of the body may still arrive: no reuse of the connection
                 response.headers["Connection"] = "close"
             return await response(scope, receive, send)
         self.upload_limiter.acquire(address)
@@ -141,9 +138,8 @@ class BodyLimitMiddleware:
             if received > self.max_bytes:
                 raise make_too_large_error(self.max_bytes)
             started = started or time.monotonic()
-            message = await self._receive_before(
-                receive, started + self.timeout_seconds + received / MIN_UPLOAD_BYTES_PER_SECOND
-            )
+            deadline = started + self.timeout_seconds + received / MIN_UPLOAD_BYTES_PER_SECOND
+            message = await self._receive_before(receive, deadline)
             received += len(message.get("body", b""))
             if received > self.max_bytes:
                 raise make_too_large_error(self.max_bytes)

@@ -25,6 +25,12 @@ REQUEST_STAGES = ("receive", "decode", "encode", "search", "rows", "render", "to
 
 _SECONDS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _BATCH_SIZE_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+_INDEX_GAUGES = {
+    "images": "Images in the catalogue.",
+    "pending": "Rows that are newer than the segment.",
+    "segment_rows": "Rows of the segment in use.",
+    "recall": "Share of the 10 nearest that the index finds, as measured when it was made.",
+}
 
 
 class ServiceMetrics:
@@ -58,13 +64,7 @@ class ServiceMetrics:
         )
         self.batch_waiting = _make_gauge("simile_batch_waiting", "Searches that wait for a batch.", registry, "livesum")
         self._index_gauges = {
-            name: _make_gauge(f"simile_index_{name}", text, registry, "livemax")
-            for name, text in (
-                ("images", "Images in the catalogue."),
-                ("pending", "Rows that are newer than the segment."),
-                ("segment_rows", "Rows of the segment in use."),
-                ("recall", "Share of the 10 nearest that the index finds, as measured when it was made."),
-            )
+            name: _make_gauge(f"simile_index_{name}", text, registry, "livemax") for name, text in _INDEX_GAUGES.items()
         }
         self._index_info = _make_gauge(
             "simile_index_info", "The encoder and the kind of index in use.", registry, "livemax", "encoder", "kind"

@@ -6,7 +6,6 @@ A key that any process revokes is therefore refused by every worker within a sec
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -60,34 +59,31 @@ class Authenticator:
         self._clock = clock
         self._catalogue: Catalogue | None = None
         self._catalogue_inode: tuple[int, int] | None = None
-        self._cached_key_requirement: tuple[bool, float] = False, float("-inf")
+        self._key_requirement: tuple[bool, float] = False, float("-inf")  # with the time of its lookup
         self._valid_keys: OrderedDict[str, tuple[KeyRecord, float]] = OrderedDict()
         self._lookup_lock = asyncio.Lock()
         self._thread_limiter: CapacityLimiter | None = None
 
     async def requires_key(self) -> bool:
         """Return whether requests need a key: true once the home has any key, even if it is revoked or expired."""
-        if not self._is_fresh(self._cached_key_requirement[1]):
+        if not self._is_fresh(self._key_requirement):
             async with self._lookup_lock:
-                if not self._is_fresh(self._cached_key_requirement[1]):
+                if not self._is_fresh(self._key_requirement):
                     started = self._clock()
-                    self._cached_key_requirement = (
-                        await self._query_catalogue(lambda catalogue: catalogue.keys.has_any(), default=False),
-                        started,
-                    )
-        return self._cached_key_requirement[0]
+                    required = await self._query_catalogue(lambda catalogue: catalogue.keys.has_any(), default=False)
+                    self._key_requirement = required, started
+        return self._key_requirement[0]
 
     async def authenticate(self, credential: Credential) -> Principal | None:
         """Return the principal of a key or session; None if it is unknown, revoked or expired."""
         mark = hash_secret(credential.secret)
-        if not self._is_fresh(self._valid_keys.get(mark, (None, float("-inf")))[1]):
+        if not self._is_fresh(self._valid_keys.get(mark)):
             async with self._lookup_lock:
-                if not self._is_fresh(self._valid_keys.get(mark, (None, float("-inf")))[1]):
+                if not self._is_fresh(self._valid_keys.get(mark)):
                     await self._look_up(credential, mark)
-        found = self._valid_keys.get(mark)
-        if found is None or not found[0].is_usable(datetime.now(UTC)):
+        key, _ = self._valid_keys.get(mark, (None, 0.0))
+        if key is None or not key.is_usable(datetime.now(UTC)):
             return None
-        key = found[0]
         return Principal(key.name, key.scope, credential.kind, key.id, key.rate)
 
     def is_cached(self, credential: Credential) -> bool:
@@ -136,19 +132,15 @@ class Authenticator:
         if not catalogue_exists(self._home):
             return None
         path = find_catalogue_file(self._home)
-        found = None if path is None else _get_inode(path)
+        info = None if path is None else path.stat()
+        found = None if info is None else (info.st_dev, info.st_ino)
         if self._catalogue is None or found != self._catalogue_inode:
             self.close()
             self._catalogue, self._catalogue_inode = Catalogue(self._home), found
         return self._catalogue
 
-    def _is_fresh(self, since: float) -> bool:
-        return self._clock() - since < KEY_CACHE_SECONDS
-
-
-def _get_inode(path: os.PathLike[str]) -> tuple[int, int]:
-    info = os.stat(path)  # noqa: PTH116
-    return info.st_dev, info.st_ino
+    def _is_fresh(self, cached: tuple[object, float] | None) -> bool:
+        return cached is not None and self._clock() - cached[1] < KEY_CACHE_SECONDS
 
 
 def _find_key(catalogue: Catalogue, credential: Credential) -> KeyRecord | None:

@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from simile.core.errors import SimileError
@@ -61,7 +60,9 @@ class AccessControlMiddleware:
         try:
             visitor = await self._authorise(scope, request_credential)
         except (ProblemException, SimileError) as error:
-            return await self._make_error_response(scope, error)(scope, receive, send)
+            redirect = make_sign_in_redirect(scope) if getattr(error, "status_code", None) == 401 else None
+            response = redirect or make_problem_response(Request(scope), make_problem(error))
+            return await response(scope, receive, send)
         scope.setdefault("state", {})["visitor"] = visitor
         if visitor is None or request_credential is None:
             return await self.app(scope, receive, send)
@@ -77,7 +78,11 @@ class AccessControlMiddleware:
         self._check_origin(scope["method"], headers)
         locked = await self.authenticator.requires_key()
         if not locked and not self.settings.insecure and not self._is_local_request(scope, headers):
-            raise _make_remote_client_error()
+            detail = (
+                "This home has no keys, so it is open to programs on its own machine alone; this request came from "
+                "another one, or through a proxy. The operator can make a key: `simile keys create NAME`."
+            )
+            raise ProblemException(403, "not-from-here", detail)
         visitor = await self._authenticate(scope, credential) if locked and required != "public" else None
         self._limit_rate(scope, visitor)
         if visitor is not None and required != "public":
@@ -86,9 +91,8 @@ class AccessControlMiddleware:
 
     async def _authenticate(self, scope: Scope, credential: Credential | None) -> Principal:
         if credential is None:
-            raise _make_unauthorized_error(
-                "key-needed", "This service needs a key: send it as `Authorization: Bearer KEY`."
-            )
+            detail = "This service needs a key: send it as `Authorization: Bearer KEY`."
+            raise _make_unauthorized_error("key-needed", detail)
         guesses = f"guesses of {get_client_address(scope)}"
         if (
             credential.kind == "key"
@@ -147,22 +151,13 @@ class AccessControlMiddleware:
         if method in _SAFE_METHODS or origin in self.allowed_origins:
             return
         fetch_site = headers.get("sec-fetch-site")
-        fine = (
-            fetch_site in ("same-origin", "none")
-            if fetch_site
-            else not origin or _is_same_origin(origin, headers.get("host"))
-        )
-        if not fine:
-            raise ProblemException(
-                403, "cross-site", "The page of another site sent this. Only this service's own page may."
-            )
-
-    def _make_error_response(self, scope: Scope, error: ProblemException | SimileError) -> Response:
-        if isinstance(error, ProblemException) and error.status_code == 401:
-            redirect = make_sign_in_redirect(scope)
-            if redirect is not None:
-                return redirect
-        return make_problem_response(Request(scope), make_problem(error))
+        if fetch_site:
+            is_own = fetch_site in ("same-origin", "none")
+        else:
+            is_own = not origin or _is_same_origin(origin, headers.get("host"))
+        if not is_own:
+            detail = "The page of another site sent this. Only this service's own page may."
+            raise ProblemException(403, "cross-site", detail)
 
 
 class StreamRevocationGuard:
@@ -186,14 +181,11 @@ class StreamRevocationGuard:
         if message["type"] == "http.response.start":
             kind = Headers(raw=list(message.get("headers", []))).get("content-type", "")
             self._is_stream = kind.startswith("text/event-stream")
-        elif (
-            self._is_stream
-            and message.get("more_body")
-            and await self.authenticator.authenticate(self.credential) is None
-        ):
-            self._is_revoked = True
-            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-            raise OSError("The key was revoked while events were sent.")
+        elif self._is_stream and message.get("more_body"):
+            self._is_revoked = await self.authenticator.authenticate(self.credential) is None
+            if self._is_revoked:
+                await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+                raise OSError("The key was revoked while events were sent.")
         await self._send(message)
 
 
@@ -219,16 +211,14 @@ def get_credential(scope: Scope) -> Credential | None:
 def make_rate_limit_error(wait_seconds: float, subject: str) -> ProblemException:
     """Make the 429 with the seconds to wait."""
     seconds = max(1, math.ceil(wait_seconds))
-    return ProblemException(
-        429, "too-many-requests", f"Too many {subject}. Wait {seconds} s, then go on more slowly.", seconds
-    )
+    detail = f"Too many {subject}. Wait {seconds} s, then go on more slowly."
+    return ProblemException(429, "too-many-requests", detail, seconds)
 
 
 def _check_scope(principal: Principal, required_scope: KeyScope) -> None:
     if not scope_allows(principal.scope, required_scope):
-        detail = (
-            f"This needs a key with the scope `{required_scope}`; that of {principal.name} has `{principal.scope}`."
-        )
+        has = f"that of {principal.name} has `{principal.scope}`"
+        detail = f"This needs a key with the scope `{required_scope}`; {has}."
         raise ProblemException(403, "missing-scope", detail)
 
 
@@ -238,23 +228,13 @@ def _make_unauthorized_error(problem_kind: str, detail: str) -> ProblemException
     return refusal
 
 
-def _make_remote_client_error() -> ProblemException:
-    detail = (
-        "This home has no keys, so it is open to programs on its own machine alone; this request came from another "
-        "one, or through a proxy. The operator can make a key: `simile keys create NAME`."
-    )
-    return ProblemException(403, "not-from-here", detail)
-
-
 def _check_request_size(scope: Scope) -> None:
     if len(scope.get("raw_path") or scope["path"].encode()) + len(scope["query_string"]) > MAX_URL_BYTES:
-        raise ProblemException(
-            414, "address-too-long", f"The address is longer than the {MAX_URL_BYTES:,} bytes allowed here."
-        )
+        detail = f"The address is longer than the {MAX_URL_BYTES:,} bytes allowed here."
+        raise ProblemException(414, "address-too-long", detail)
     if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
-        raise ProblemException(
-            431, "header-too-large", f"The headers are larger than the {MAX_HEADER_BYTES:,} bytes allowed here."
-        )
+        detail = f"The headers are larger than the {MAX_HEADER_BYTES:,} bytes allowed here."
+        raise ProblemException(431, "header-too-large", detail)
 
 
 def _is_same_origin(origin: str, host: str | None) -> bool:

@@ -83,15 +83,11 @@ _SCOPE_PATTERNS = [
     for (method, _, path), required in ((route.partition(" "), required) for route, required in ROUTE_SCOPES.items())
 ]
 _REFUSAL_PHRASES = {"401": "Unauthorized", "403": "Forbidden", "421": "Misdirected Request", "429": "Too Many Requests"}
+_COOKIE_DESCRIPTION = "The session cookie set by /signin."
 _SECURITY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "A key made by `simile keys create`."},
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key."},
-    "cookie": {
-        "type": "apiKey",
-        "in": "cookie",
-        "name": "simile_session",
-        "description": "The session cookie set by /signin.",
-    },
+    "cookie": {"type": "apiKey", "in": "cookie", "name": "simile_session", "description": _COOKIE_DESCRIPTION},
 }
 
 
@@ -111,9 +107,8 @@ def check_routes(app: FastAPI) -> None:
     """Raise RuntimeError for a route that is missing in the table."""
     missing = [route for route in list_routes(app.router.routes) if route not in ROUTE_SCOPES]
     if missing:
-        raise RuntimeError(
-            f"No scope for {', '.join(missing)}. Add its scope to ROUTE_SCOPES in service/security/scopes.py."
-        )
+        routes = ", ".join(missing)
+        raise RuntimeError(f"No scope for {routes}. Add its scope to ROUTE_SCOPES in service/security/scopes.py.")
 
 
 def list_routes(routes: Iterable[BaseRoute]) -> list[str]:

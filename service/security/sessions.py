@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from html import escape
 from urllib.parse import urlencode
 
@@ -15,18 +14,6 @@ from simile.service import urls
 
 _SESSION_COOKIE = "simile_session"
 _REDIRECT_PAGE_POLICY = "default-src 'none'; frame-ancestors 'none'"
-
-
-@dataclass(frozen=True)
-class SignInView:
-    """The sign-in page. next_url: the page to open after signing in."""
-
-    next_url: str = urls.SEARCH_PAGE
-
-    @property
-    def form_url(self) -> str:
-        """The URL that the form is sent to."""
-        return make_sign_in_url(self.next_url)
 
 
 def make_sign_in_redirect(scope: Scope) -> Response | None:

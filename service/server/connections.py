@@ -39,11 +39,7 @@ class ConnectionLimits:
 def make_disconnect_check(scope: Scope) -> Callable[[], bool]:
     """Return a function that tells, in any thread, whether the client of a request has disconnected."""
     connection = scope.get(CONNECTION_KEY)
-    return _never_disconnected if connection is None else connection.is_closed
-
-
-def _never_disconnected() -> bool:
-    return False
+    return (lambda: False) if connection is None else connection.is_closed
 
 
 class GuardedConnection(HttpToolsProtocol):
@@ -201,11 +197,6 @@ def _make_error_bytes(status: int, problem_kind: str | None, detail: str, header
     if problem_kind is not None:
         problem = make_problem(ProblemException(status, problem_kind, detail))
     document = json.dumps(make_problem_body(problem, "")).encode()
-    fields = {
-        "Content-Type": PROBLEM_MEDIA_TYPE,
-        "Content-Length": str(len(document)),
-        "Connection": "close",
-        **headers,
-    }
+    fields = {"Content-Type": PROBLEM_MEDIA_TYPE, "Content-Length": len(document), "Connection": "close", **headers}
     lines = [f"HTTP/1.1 {status} {phrase}", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
     return "\r\n".join(lines).encode() + document

@@ -69,9 +69,8 @@ class WorkerSupervisor:
             for number, handler in previous.items():
                 signal.signal(number, handler)
         if not self._is_stopping:
-            raise BadSetting(
-                f"{self._quick_exits} workers ended right after their start. The log above has the reason."
-            )
+            detail = "workers ended right after their start. The log above has the reason."
+            raise BadSetting(f"{self._quick_exits} {detail}")
 
     def _handle_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._is_stopping = True
@@ -109,10 +108,8 @@ class WorkerSupervisor:
 
 def run_worker(settings: Settings, listener: socket.socket, verbose: bool) -> None:
     """Run a worker; the entry point of its process."""
-    from simile.service.server.server import (  # noqa: PLC0415  # torch and FAISS: not in the supervisor
-        make_server,
-        suppress_final_signal,
-    )
+    # Here, because torch and FAISS do not belong into the supervisor.
+    from simile.service.server.server import make_server, suppress_final_signal  # noqa: PLC0415
 
     logs.configure_logging(verbose, settings.log == "json")
     threading.Thread(target=_exit_with_supervisor, daemon=True).start()

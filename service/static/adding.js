@@ -1,6 +1,6 @@
 // Adding images to the collection: a few at a time, each with what became of it.
 
-import { ask, complain, parsed } from "./asking.js";
+import { ask, askPage, complain, element, onDrop } from "./asking.js";
 
 const AT_ONCE = 2;
 const TRIES = 6;
@@ -15,17 +15,11 @@ let stopped = null;
 const wait = (seconds) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
 
 function line(name, words, className) {
-  const item = Object.assign(document.createElement("li"), { className });
-  item.append(Object.assign(document.createElement("span"), { textContent: name }));
-  const said = document.createElement("span");
-  said.append(...words);
-  item.append(said);
+  const item = element("li", { className }, element("span", {}, name), element("span", {}, ...words));
   box().querySelector("ul").prepend(item);
 }
 
-function linkTo(image) {
-  return Object.assign(document.createElement("a"), { href: `/pictures/${image.image_id}`, textContent: `image ${image.image_id}` });
-}
+const linkTo = ({ image_id }) => element("a", { href: `/pictures/${image_id}` }, `image ${image_id}`);
 
 function report() {
   const bar = box().querySelector("progress");
@@ -82,7 +76,7 @@ async function work() {
 }
 
 async function refresh() {
-  const fresh = parsed(await (await ask(location.href)).text());
+  const fresh = await askPage(location.href);
   for (const selector of ["#hits", ".wide-bar h1", ".more"]) {
     const [old, now] = [document.querySelector(selector), fresh.querySelector(selector)];
     if (old && now) old.replaceWith(now);
@@ -102,10 +96,8 @@ function take(files) {
   waiting.push(...files);
   count.all += files.length;
   report();
-  while (working < Math.min(AT_ONCE, files.length)) work().catch((error) => complain(error.message));
+  while (working < Math.min(AT_ONCE, files.length)) work().catch(complain);
 }
-
-const dragged = (event) => form() && event.dataTransfer?.types.includes("Files");
 
 document.addEventListener("change", ({ target }) => {
   if (target.id !== "add") return;
@@ -120,22 +112,7 @@ document.addEventListener("click", ({ target }) => {
   waiting.length = 0;
 });
 
-document.addEventListener("dragover", (event) => {
-  if (!dragged(event)) return;
-  event.preventDefault();
-  document.documentElement.classList.add("dropping");
-});
-
-document.addEventListener("dragleave", (event) => {
-  if (!event.relatedTarget) document.documentElement.classList.remove("dropping");
-});
-
-document.addEventListener("drop", (event) => {
-  document.documentElement.classList.remove("dropping");
-  if (!dragged(event)) return;
-  event.preventDefault();
-  take([...event.dataTransfer.files]);
-});
+onDrop(form, take);
 
 addEventListener("beforeunload", (event) => {
   if (count.done < count.all) event.preventDefault(); // what waits would not be added

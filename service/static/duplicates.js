@@ -1,7 +1,6 @@
 // Keys and quick steps for the review of copies. Without this file its links and forms do the same, page by page.
 
-const html = document.documentElement;
-html.classList.add("js");
+import { element, parsed, toggleKeys } from "./asking.js";
 
 const UNDO = "simile-undo"; // answers of this tab that can be taken back, the newest last
 const BLINK = 550; // milliseconds that each image is shown
@@ -15,15 +14,13 @@ const remember = (answers) => sessionStorage.setItem(UNDO, JSON.stringify(answer
 
 function say(text) {
   document.querySelector(".toast")?.remove();
-  if (!text) return;
-  const toast = Object.assign(document.createElement("p"), { className: "toast", textContent: text });
-  toast.setAttribute("role", "alert");
+  const toast = element("p", { className: "toast", role: "alert" }, text);
   document.body.append(toast);
   setTimeout(() => toast.remove(), 4000);
 }
 
-function show(text, address) {
-  const fresh = new DOMParser().parseFromString(text, "text/html");
+function show(text) {
+  const fresh = parsed(text);
   const differs = document.querySelector("#difference")?.checked;
   const opened = document.querySelector(".tune")?.open;
   stopBlinking();
@@ -32,11 +29,11 @@ function show(text, address) {
   if (checkbox) checkbox.checked = differs ?? false;
   const tune = document.querySelector(".tune");
   if (tune && opened !== undefined) tune.open = opened;
-  arrived(address);
+  arrived();
 }
 
 // An answer leads to an address that knows how to take it back: noted, so that "u" works later too.
-function arrived(address) {
+function arrived() {
   const form = document.querySelector("form.undo");
   if (!form) return;
   const answers = answersGiven();
@@ -54,7 +51,7 @@ async function step(address, options = {}, { replace = false } = {}) {
     const text = await response.text();
     if (mine.signal.aborted) return;
     history[replace ? "replaceState" : "pushState"](null, "", response.url);
-    show(text, response.url);
+    show(text);
     scrollTo({ top: 0 });
     document.querySelector("#case-heading")?.focus({ preventScroll: true });
   } catch (error) {
@@ -99,13 +96,7 @@ async function blink() {
   if (!still()) blinking = setInterval(() => over.classList.toggle("lit"), BLINK);
 }
 
-function keys() {
-  const dialog = document.querySelector("dialog.keys");
-  if (dialog.open) dialog.close();
-  else dialog.showModal();
-}
-
-const OWN = { b: blink, u: undo, "?": keys };
+const OWN = { b: blink, u: undo, "?": toggleKeys };
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
@@ -121,7 +112,7 @@ document.addEventListener("keydown", (event) => {
   );
   if (!target) return;
   event.preventDefault();
-  if (html.querySelector("main[aria-busy=true]") && target.closest(".answers")) return; // meant for what is not shown yet
+  if (document.querySelector("main[aria-busy=true]") && target.closest(".answers")) return; // meant for what is not shown yet
   target.click();
 });
 
@@ -151,4 +142,4 @@ document.addEventListener("change", ({ target }) => {
 });
 
 addEventListener("popstate", () => step(location.href, {}, { replace: true }));
-arrived(location.href);
+arrived();

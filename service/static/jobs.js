@@ -1,9 +1,6 @@
 // Indexing jobs as they go on.
 
-import { ask, complain, parsed } from "./asking.js";
-import { localTimes } from "./times.js";
-
-document.documentElement.classList.add("js");
+import { ask, askJson, askPage, complain, element, json, localTimes } from "./asking.js";
 
 const STAGES = { looking: "Looking at the folder", training: "Training", indexing: "Indexing", publishing: "Putting it in use" };
 const number = (value) => value.toLocaleString("en");
@@ -37,7 +34,7 @@ const running = () => document.querySelector("[data-events]");
 
 // The cards as the server has them now. What a person is choosing, has opened or has the focus on stays.
 async function refresh() {
-  const fresh = parsed(await (await ask(location.href)).text());
+  const fresh = await askPage(location.href);
   const focused = document.activeElement?.closest(".job")?.dataset.job;
   const opened = cards().filter((card) => !("events" in card.dataset) && card.querySelector("details[open]"));
   document.querySelector(".jobs-so-far").replaceWith(fresh.querySelector(".jobs-so-far"));
@@ -66,12 +63,7 @@ function listen() {
     events.addEventListener("end", async () => {
       events.close();
       if (!card.isConnected) return;
-      try {
-        await refresh();
-        announce(card.dataset.job);
-      } catch (error) {
-        complain(error.message);
-      }
+      await refresh().then(() => announce(card.dataset.job), complain);
     });
     addEventListener("pagehide", () => events.close());
   }
@@ -82,8 +74,7 @@ async function start(form) {
   const [root, prune] = [form.elements.root.value, form.elements.prune.checked];
   said.textContent = "Starting …";
   try {
-    const headers = { "Content-Type": "application/json" };
-    await ask(form.dataset.jobs, { method: "POST", headers, body: JSON.stringify({ root, prune }) });
+    await ask(form.dataset.jobs, json({ root, prune }));
     await refresh();
     said.textContent = "";
     running()?.querySelector("h2").focus();
@@ -96,18 +87,10 @@ async function start(form) {
 async function cancel(button) {
   Object.assign(button, { disabled: true, textContent: "Stopping …" });
   button.closest(".job").querySelector("h2").focus({ preventScroll: true });
-  try {
-    await ask(button.dataset.cancel, { method: "POST" });
-  } catch (error) {
-    complain(error.message);
-  }
+  await ask(button.dataset.cancel, { method: "POST" }).catch(complain);
 }
 
-function lineOf({ path, reason }) {
-  const item = Object.assign(document.createElement("li"), { textContent: path });
-  item.append(Object.assign(document.createElement("span"), { textContent: reason }));
-  return item;
-}
+const lineOf = ({ path, reason }) => element("li", {}, path, element("span", {}, reason));
 
 // The next files that were set aside, and a button for those after them.
 async function list(details) {
@@ -116,12 +99,12 @@ async function list(details) {
   more.disabled = true;
   try {
     const address = `${details.dataset.failures}?limit=100&offset=${before}`;
-    const { failures, total } = await (await ask(address)).json();
+    const { failures, total } = await askJson(address);
     shown.append(...failures.map(lineOf));
     more.textContent = `Show more of ${number(total)}`;
     more.hidden = !failures.length || shown.children.length >= total;
   } catch (error) {
-    complain(error.message);
+    complain(error);
   }
   more.disabled = false;
 }
@@ -144,7 +127,7 @@ document.addEventListener("toggle", ({ target }) => isNews(target) && list(targe
 
 // Whoever comes back to the page sees what was begun elsewhere meanwhile.
 document.addEventListener("visibilitychange", () => {
-  if (!document.hidden && document.querySelector(".jobs-so-far") && !running()) refresh().catch((error) => complain(error.message));
+  if (!document.hidden && document.querySelector(".jobs-so-far") && !running()) refresh().catch(complain);
 });
 
 listen();

@@ -1,14 +1,9 @@
 // Keys: from image to image, and what can be done with one. The list of them is in the dialog that "?" opens.
 
+import { toggleKeys } from "./asking.js";
 import { go } from "./picture.js";
 
 const tiles = () => [...document.querySelectorAll("#hits a.frame, .examples a.frame")];
-const keys = () => document.querySelector("dialog.keys");
-
-function help() {
-  if (keys()?.open) keys().close();
-  else keys()?.showModal();
-}
 
 function choose() {
   const input = document.querySelector("#file");
@@ -55,8 +50,8 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
   if (event.target.matches("input:not([type=checkbox], [type=file]), textarea, select")) return;
   const inSheet = Boolean(document.querySelector("dialog.sheet[open]"));
-  if (event.key === "?") return help();
-  if (keys()?.open) return undefined;
+  if (event.key === "?") return toggleKeys();
+  if (document.querySelector("dialog.keys[open]")) return undefined;
   if (STEPS[event.key]) return step(STEPS[event.key]);
   if (inSheet) {
     if (event.key === "ArrowLeft") go("before");
@@ -71,7 +66,7 @@ document.addEventListener("keydown", (event) => {
 });
 
 document.addEventListener("click", ({ target }) => {
-  if (target.closest("[data-help]")) help();
+  if (target.closest("[data-help]")) toggleKeys();
   const filters = document.querySelector(".filters[open]");
   if (filters && !filters.contains(target)) filters.open = false;
 });

@@ -1,11 +1,9 @@
 // The page of the latent space: every slider requests the decoded image. At most one request is under way; of changes in
 // the meantime, only the newest is requested next.
 
-import { ask, complain, newest } from "./asking.js";
+import { ask, askJson, complain, element, json, newest } from "./asking.js";
 import { learning } from "./learning.js";
 import { keeping, making } from "./making.js";
-
-document.documentElement.classList.add("js");
 
 const form = document.querySelector(".latent");
 const find = (selector) => document.querySelector(selector);
@@ -22,7 +20,6 @@ const maker = form && making(form, choose);
 const tray = form && keeping(form, choose);
 let speaking = 0; // timer of the screen reader message: it waits until the slider rests
 
-const json = (body) => ({ method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
 const share = () => Number(form.elements.share.value);
 const how = () => (form.elements.how.checked ? "spherical" : "linear");
 const partOf = ({ image_id, vector }) => (vector ? { vector } : { image_id });
@@ -40,17 +37,11 @@ function wanted() {
   return { parts, how: how(), attributes: moved("attr."), dims: moved("dim."), nearest: NEAREST };
 }
 
-function tile({ image_id, thumbnail_url, distance, path }) {
-  const [item, link, picture, text] = ["li", "a", "img", "p"].map((name) => document.createElement(name));
-  link.className = "frame";
-  link.href = `${form.dataset.pictures}/${image_id}`;
-  picture.src = thumbnail_url;
-  picture.alt = path.split("/").pop();
-  link.append(picture);
-  text.className = "soft";
-  text.textContent = distance < 0.001 ? "below 0.001" : String(Number(distance.toPrecision(3)));
-  item.append(link, text);
-  return item;
+function tile({ image_id, thumbnail_url: src, distance, path }) {
+  const picture = element("img", { src, alt: path.split("/").pop() });
+  const link = element("a", { className: "frame", href: `${form.dataset.pictures}/${image_id}` }, picture);
+  const text = distance < 0.001 ? "below 0.001" : String(Number(distance.toPrecision(3)));
+  return element("li", {}, link, element("p", { className: "soft" }, text));
 }
 
 function show(place) {
@@ -67,10 +58,10 @@ const refresh = newest(async () => {
   form.setAttribute("aria-busy", "true");
   const started = performance.now();
   try {
-    show(await (await ask(form.dataset.latents, json(wanted()))).json());
+    show(await askJson(form.dataset.latents, json(wanted())));
     find("[data-said]").textContent = `decoded in ${Math.round(performance.now() - started)} ms`;
   } catch (error) {
-    complain(error.message);
+    complain(error);
   }
   form.setAttribute("aria-busy", "false");
 });
@@ -146,49 +137,37 @@ async function upload(input) {
   if (!file) return;
   const body = new FormData();
   body.append("file", file);
-  try {
-    const found = await (await ask(form.dataset.latents, { method: "POST", body })).json();
-    place(input.dataset.upload, { vector: found.mu, name: found.name, picture: await dataUrl(file) });
-    keep();
-    refresh();
-  } catch (error) {
-    complain(error.message);
-  }
-  input.value = "";
+  const found = await askJson(form.dataset.latents, { method: "POST", body });
+  place(input.dataset.upload, { vector: found.mu, name: found.name, picture: await dataUrl(file) });
+  changed();
 }
 
-function choose(end) {
-  place(picking, end);
+// The end that is shown now, and what follows from it.
+function changed() {
   keep();
   refresh();
 }
 
-function download(url, name) {
-  const link = Object.assign(document.createElement("a"), { href: url, download: name });
-  link.click();
+function choose(end) {
+  place(picking, end);
+  changed();
 }
+
+const download = (href, name) => element("a", { href, download: name }).click();
 
 async function loop() {
   const wish = json({ parts: [partOf(ends.a), partOf(ends.b)], steps: 24, how: how() });
   wish.headers.Accept = "image/gif";
-  try {
-    download(await dataUrl(await (await ask(form.dataset.morphs, wish)).blob()), "morph.gif");
-  } catch (error) {
-    complain(error.message);
-  }
+  download(await dataUrl(await (await ask(form.dataset.morphs, wish)).blob()), "morph.gif");
 }
 
 async function search() {
-  try {
-    const { mu } = await (await ask(form.dataset.latents, json({ ...wanted(), nearest: 0, picture: false }))).json();
-    const { hits } = await (await ask(form.dataset.search, json({ vector: mu, limit: 48 }))).json();
-    const section = find("[data-found]");
-    section.querySelector("ol").replaceChildren(...hits.map(tile));
-    section.hidden = false;
-    section.querySelector("h2").focus();
-  } catch (error) {
-    complain(error.message);
-  }
+  const { mu } = await askJson(form.dataset.latents, json({ ...wanted(), nearest: 0, picture: false }));
+  const { hits } = await askJson(form.dataset.search, json({ vector: mu, limit: 48 }));
+  const section = find("[data-found]");
+  section.querySelector("ol").replaceChildren(...hits.map(tile));
+  section.hidden = false;
+  section.querySelector("h2").focus();
 }
 
 const doing = {
@@ -198,23 +177,20 @@ const doing = {
     place("b", a);
     form.elements.share.value = 1 - share();
     say(form.elements.share);
-    keep();
-    refresh();
+    changed();
   },
   undo() {
     if (!before.length) return;
     settled = null;
     restore(before.pop());
-    keep();
-    refresh();
+    changed();
   },
   reset() {
     for (const one of sliders()) {
       one.value = one.id === "share" ? 0.5 : 0;
       say(one);
     }
-    keep();
-    refresh();
+    changed();
   },
   save: () => made?.picture && download(made.picture, "latent.png"),
   keep: () => made?.picture && tray.keep(made),
@@ -230,8 +206,7 @@ const doing = {
 function relearned(page) {
   form.querySelector("[data-attributes]").replaceWith(page.querySelector("[data-attributes]"));
   settled = state(); // not an undo step
-  keep();
-  refresh();
+  changed();
 }
 
 function start() {
@@ -243,21 +218,20 @@ function start() {
   }
   const asked = new URLSearchParams(location.search);
   pick("a");
-  keep();
-  refresh();
+  changed();
   if (asked.has("seed")) maker.again(asked).then(keep);
   learning(address, relearned);
   form.addEventListener("input", ({ target }) => {
     if (target.type === "range") say(target);
     if (target.type !== "file") refresh();
   });
-  form.addEventListener("change", ({ target }) => (target.dataset.upload ? upload(target) : keep()));
+  form.addEventListener("change", ({ target }) => (target.dataset.upload ? upload(target).catch(complain).then(() => (target.value = "")) : keep()));
   form.addEventListener("submit", (event) => event.preventDefault());
   document.addEventListener("click", ({ target }) => {
     const button = target.closest("[data-do], [data-pick], [data-choose]");
     if (!button) return;
     const { do: what, pick: key, choose: id, called } = button.dataset;
-    if (what) doing[what]();
+    if (what) Promise.resolve(doing[what]()).catch(complain);
     else if (key) pick(key);
     else choose({ image_id: Number(id), name: called, picture: button.querySelector("img").src });
   });

@@ -1,6 +1,6 @@
 // Learns an attribute from images that a person marks: with it, and without it.
 
-import { ask, parsed } from "./asking.js";
+import { ask, askJson, askPage, imageButton, json } from "./asking.js";
 
 const AT_ONCE = 48;
 const RUN = 4; // consecutive images, which are often similar: only a few from each place
@@ -16,7 +16,6 @@ let brush = "with";
 
 const name = () => find("[name=attribute]").value.trim().toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "");
 const idsOf = (side) => [...marked].filter(([, one]) => one.side === side).map(([id]) => id);
-const json = (body) => ({ method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
 const called = ({ path, metadata }) => metadata?.name || path.split("/").pop();
 
 function say(text, alarm = false) {
@@ -25,15 +24,7 @@ function say(text, alarm = false) {
   said.classList.toggle("alarm", alarm);
 }
 
-function tile(image, title, act) {
-  const [item, button, picture] = ["li", "button", "img"].map((tag) => document.createElement(tag));
-  Object.assign(button, { type: "button", className: "frame", title });
-  Object.assign(picture, { src: image.thumbnail_url, alt: called(image), loading: "lazy" });
-  button.append(picture);
-  button.addEventListener("click", act);
-  item.append(button);
-  return item;
-}
+const tile = (image, title, act) => imageButton({ src: image.thumbnail_url, alt: called(image), loading: "lazy" }, title, act);
 
 function candidate(image) {
   const item = tile(image, called(image), () => mark(image, marked.get(image.image_id)?.side === brush ? null : brush));
@@ -74,7 +65,7 @@ function chip(image) {
 
 // From the whole collection: a few at a random place in each of its sections.
 async function others() {
-  const images = async (query) => (await (await ask(`${box.dataset.images}?${query}`)).json()).images;
+  const images = async (query) => (await askJson(`${box.dataset.images}?${query}`)).images;
   const total = Number(box.dataset.total);
   if (total <= AT_ONCE) return images(`limit=${AT_ONCE}`);
   const stretch = total / (AT_ONCE / RUN);
@@ -84,7 +75,7 @@ async function others() {
 
 async function alike() {
   const wish = { positive: idsOf("with").slice(-MOST_ASKED), limit: Math.min(AT_ONCE + marked.size, MOST_HITS), include: ["metadata"] };
-  const { hits } = await (await ask(box.dataset.search, json(wish))).json();
+  const { hits } = await askJson(box.dataset.search, json(wish));
   return hits.filter((hit) => !marked.has(hit.image_id)).slice(0, AT_ONCE);
 }
 
@@ -114,7 +105,7 @@ async function learn(added) {
   say("learning …");
   try {
     const wish = { name: name(), positive: idsOf("with"), negative: idsOf("without") };
-    const made = await (await ask(box.dataset.attributesUrl, json(wish))).json();
+    const made = await askJson(box.dataset.attributesUrl, json(wish));
     const along = made.drags.filter((one) => Math.abs(one.change) >= 0.25).map((one) => `${one.name} by ${one.change.toFixed(1)}`);
     const moves = along.length ? ` A step also moves ${along.join(", ")}.` : "";
     const from = `from ${made.positives} with it and ${made.negatives} without`;
@@ -148,7 +139,7 @@ async function forget(button, removed) {
 export function learning(address, changed) {
   if (!box) return;
   const renew = async (without) => {
-    const fresh = parsed(await (await ask(address(without))).text());
+    const fresh = await askPage(address(without));
     find("[data-known]").replaceWith(fresh.querySelector("[data-known]"));
     changed(fresh);
   };

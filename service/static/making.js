@@ -1,20 +1,11 @@
 // Generated images: twelve from a seed, and the images that a person keeps while the tab is open.
 
-import { ask } from "./asking.js";
+import { askJson, element, imageButton, json } from "./asking.js";
 
 const find = (selector) => document.querySelector(selector);
 const MOST_KEPT = 48;
 const SEEDS = 2 ** 32;
-
-function tile({ picture, title, alt }, act) {
-  const [item, button, image] = ["li", "button", "img"].map((name) => document.createElement(name));
-  Object.assign(button, { type: "button", className: "frame", title });
-  Object.assign(image, { src: picture, alt });
-  button.append(image);
-  button.addEventListener("click", act);
-  item.append(button);
-  return item;
-}
+const CONTINUE = "Continue from this image";
 
 // choose: called with the image that was clicked. Returns functions that generate, repeat, and give the address fields.
 export function making(form, choose) {
@@ -27,13 +18,10 @@ export function making(form, choose) {
     const wish = { source: source.value, temperature: Number(temperature.value), count: 12, seed: drawn };
     said.textContent = "generating …";
     try {
-      const headers = { "Content-Type": "application/json" };
-      const answer = await ask(form.dataset.samples, { method: "POST", headers, body: JSON.stringify(wish) });
-      const { samples } = await answer.json();
+      const { samples } = await askJson(form.dataset.samples, json(wish));
       const tiles = samples.map(({ mu, picture }, at) => {
         const name = `generated image ${at + 1} of seed ${drawn}`;
-        const shown = { picture, title: "Continue from this image", alt: name };
-        return tile(shown, () => choose({ vector: mu, name, picture }));
+        return imageButton({ src: picture, alt: name }, CONTINUE, () => choose({ vector: mu, name, picture }));
       });
       find("[data-new]").replaceChildren(...tiles);
       made = wish;
@@ -72,10 +60,8 @@ export function keeping(form, choose) {
 
   function show() {
     const tiles = read().map((one) => {
-      const item = tile({ ...one, title: "Continue from this image", alt: one.name }, () => choose(one));
-      const drop = Object.assign(document.createElement("button"), { type: "button", className: "drop", textContent: "×" });
-      drop.title = "Remove";
-      drop.setAttribute("aria-label", `Remove ${one.name}`);
+      const item = imageButton({ src: one.picture, alt: one.name }, CONTINUE, () => choose(one));
+      const drop = element("button", { type: "button", className: "drop", title: "Remove", ariaLabel: `Remove ${one.name}` }, "×");
       drop.addEventListener("click", () => {
         write(read().filter(({ name: other }) => other !== one.name));
         (find("[data-kept] .drop") ?? find("[data-do=keep]"))?.focus();

@@ -1,13 +1,11 @@
 // The page of the map: moving, zooming, colours, selection, and the tooltip of the pointer.
 
-import { ask, complain } from "./asking.js";
-import { PALETTE, RAMP, GREY, byNumber, byShare, packed } from "./map_colours.js";
+import { ask, askJson, complain, element, json } from "./asking.js";
+import { PALETTE, RAMP, GREY, byNumber, byShare, channels, packed } from "./map_colours.js";
 import { Plane } from "./map_plane.js";
 import { fetchPoints } from "./map_points.js";
 import { Tiles } from "./map_tiles.js";
 import { listen } from "./map_moves.js";
-
-document.documentElement.classList.add("js");
 
 const LISTED = 60; // images of a selection that are listed
 const ASKED = 32; // most images in one query
@@ -34,7 +32,7 @@ class MapPage {
     this.restoreView();
     this.find(".loading").remove();
     this.paint(colour.value);
-    colour.addEventListener("change", () => this.recolour(colour.value).catch((error) => complain(error.message)));
+    colour.addEventListener("change", () => this.recolour(colour.value).catch(complain));
     new ResizeObserver(() => this.resized()).observe(this.plane.canvas);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
       this.learnColours();
@@ -88,11 +86,9 @@ class MapPage {
     const option = document.querySelector("[name=colour]").selectedOptions[0];
     const names = JSON.parse(option.dataset.names);
     const item = (name, colour) => {
-      const dot = Object.assign(document.createElement("i"), { className: "dot" });
+      const dot = element("i", { className: "dot" });
       dot.style.background = colour;
-      const made = document.createElement("li");
-      made.append(dot, ` ${name}`);
-      return made;
+      return element("li", {}, dot, ` ${name}`);
     };
     const made = names.map((name, at) => item(name, PALETTE[at]));
     return this.points.label.includes(255) ? [...made, item("others", GREY)] : made;
@@ -100,13 +96,12 @@ class MapPage {
 
   learnColours() {
     const probe = document.createElement("canvas").getContext("2d");
-    const style = getComputedStyle(document.documentElement);
-    const read = (name) => {
-      probe.fillStyle = style.getPropertyValue(name);
-      const hex = probe.fillStyle;
-      return packed([1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16)));
+    const read = (colour) => {
+      probe.fillStyle = colour; // as #rrggbb
+      return packed(channels(probe.fillStyle));
     };
-    this.grounds = { ground: read("--raised"), faint: read("--line") };
+    const { backgroundColor, borderTopColor } = getComputedStyle(this.find(".plane"));
+    this.grounds = { ground: read(backgroundColor), faint: read(borderTopColor) };
   }
 
   resized() {
@@ -210,12 +205,8 @@ class MapPage {
   }
 
   tile(id) {
-    const image = Object.assign(new Image(), { loading: "lazy", src: `${this.at.thumbnail}/${id}/thumbnail?side=96`, alt: `Image ${id}` });
-    const link = Object.assign(document.createElement("a"), { className: "frame", href: `${this.at.picture}/${id}` });
-    link.append(image);
-    const item = document.createElement("li");
-    item.append(link);
-    return item;
+    const image = element("img", { loading: "lazy", src: `${this.at.thumbnail}/${id}/thumbnail?side=96`, alt: `Image ${id}` });
+    return element("li", {}, element("a", { className: "frame", href: `${this.at.picture}/${id}` }, image));
   }
 }
 
@@ -223,7 +214,7 @@ async function wait(address, layout, isDone, say) {
   for (;;) {
     await new Promise((resolve) => setTimeout(resolve, 1000));
     try {
-      const found = await (await ask(`${address}?layout=${layout}`)).json();
+      const found = await askJson(`${address}?layout=${layout}`);
       if (isDone(found)) return;
       const { stage, done, total } = found.computing ?? { stage: "waiting" };
       say(total ? `${stage}: ${number(done)} of ${number(total)}` : `${stage} …`);
@@ -241,8 +232,7 @@ async function make(button) {
   button.disabled = true;
   said.textContent = "starting …";
   try {
-    const headers = { "Content-Type": "application/json" };
-    await ask(address, { method: "POST", headers, body: JSON.stringify({ layout, clusters }) });
+    await ask(address, json({ layout, clusters }));
     await wait(address, layout, (found) => !found.computing, (words) => (said.textContent = words));
     location.assign(`/map?layout=${layout}`);
   } catch (error) {
@@ -252,7 +242,7 @@ async function make(button) {
 }
 
 const root = document.querySelector("[data-map]");
-if (root) new MapPage(root).open().catch((error) => complain(error.message));
+if (root) new MapPage(root).open().catch(complain);
 
 const waiting = document.querySelector("[data-wait]");
 if (waiting) {

@@ -8,7 +8,7 @@ export const PALETTE = [
 export const RAMP = ["#5b4a94", "#3b6ea5", "#21918c", "#5ec962", "#e8d32a"];
 export const GREY = "#9a9a9a";
 
-const channels = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
+export const channels = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 export const packed = ([red, green, blue]) => ((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0;
 export const hex = (number) => `rgb(${number & 255} ${(number >> 8) & 255} ${(number >> 16) & 255})`;
 

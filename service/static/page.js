@@ -1,7 +1,5 @@
 // What pages can do beyond their links and forms. Without these files the links and forms do what matters.
 
-document.documentElement.classList.add("js");
-
 import "./search.js";
 import "./picture.js";
 import "./keyboard.js";

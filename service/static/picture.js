@@ -1,9 +1,7 @@
 // An image opens in a sheet over the images it was found among. Its address is in the page's own, so that it can be
 // shared, and so that back closes it.
 
-import { ask, complain, parsed } from "./asking.js";
-import { between } from "./between.js";
-import { localTimes } from "./times.js";
+import { ask, askJson, askPage, complain, element, json, localTimes, newest } from "./asking.js";
 
 const sheet = () => document.querySelector("dialog.sheet");
 const isOpen = () => Boolean(sheet()?.open);
@@ -14,13 +12,10 @@ let asked = 0; // a newer image ends the wait for an older one
 function handle(id) {
   const order = links().map((link) => link.dataset.picture);
   const at = order.indexOf(String(id));
-  const bar = Object.assign(document.createElement("div"), { className: "handle" });
+  const bar = element("div", { className: "handle" });
   const add = (text, label, key, target) => {
-    const button = Object.assign(document.createElement("button"), { type: "button", textContent: text, title: label });
-    button.setAttribute("aria-label", label);
-    button.dataset.go = key;
-    if (target === undefined) button.disabled = true;
-    else button.dataset.to = target;
+    const button = element("button", { type: "button", title: label, ariaLabel: label, disabled: target === undefined }, text);
+    Object.assign(button.dataset, { go: key, to: target ?? "" });
     bar.append(button);
   };
   if (at >= 0) {
@@ -35,8 +30,8 @@ async function load(id) {
   const mine = ++asked;
   const search = document.querySelector("[data-search]")?.dataset.search ?? "";
   try {
-    const page = await (await ask(`/pictures/${id}${search.includes("?") ? search.slice(search.indexOf("?")) : ""}`)).text();
-    const article = parsed(page).querySelector(".panel");
+    const page = await askPage(`/pictures/${id}${search.includes("?") ? search.slice(search.indexOf("?")) : ""}`);
+    const article = page.querySelector(".panel");
     if (mine !== asked) return;
     const less = article.querySelector("[data-step=less]");
     if (less && document.querySelector("[data-uploads]")) less.hidden = false; // uploads are there to be like
@@ -50,16 +45,14 @@ async function load(id) {
   } catch (error) {
     if (mine !== asked) return;
     close();
-    complain(error.message);
+    complain(error);
   }
 }
 
 export function open(id, { replace = false } = {}) {
   const { page: _page, ...state } = history.state ?? {};
   const depth = replace ? state.depth ?? 0 : (state.depth ?? 0) + 1;
-  const address = `#picture-${id}`;
-  if (replace) history.replaceState({ ...state, picture: String(id), depth }, "", address);
-  else history.pushState({ ...state, picture: String(id), depth }, "", address);
+  history[replace ? "replaceState" : "pushState"]({ ...state, picture: String(id), depth }, "", `#picture-${id}`);
   return load(id);
 }
 
@@ -72,6 +65,30 @@ function close() {
   if (depth > 0) history.go(-depth);
   else if (location.hash) history.replaceState(state, "", location.pathname + location.search);
   links().find((link) => link.dataset.picture === last)?.focus();
+}
+
+// A slider: decoded images between the query and this image.
+function between(article) {
+  const section = article.querySelector(".between");
+  const mu = document.querySelector("[data-mu]")?.dataset.mu;
+  if (!section || !mu || mu === "[]") return;
+  const [slider, picture, said] = ["input", "img", ".minor"].map((one) => section.querySelector(one));
+  const [search, image] = [{ vector: JSON.parse(mu) }, { image_id: Number(article.dataset.image) }];
+
+  const refresh = newest(async () => {
+    const share = Number(slider.value);
+    const parts = [{ ...image, weight: share }, { ...search, weight: 1 - share }]; // the first one gives the size
+    try {
+      picture.src = (await askJson("/v1/latents", json({ parts }))).picture;
+      said.textContent = `${Math.round(100 * share)} % of the way to this image`;
+      section.hidden = false;
+    } catch (error) {
+      said.textContent = error.message;
+    }
+  });
+
+  slider.addEventListener("input", refresh);
+  refresh();
 }
 
 function follow(state) {
@@ -102,13 +119,11 @@ async function save(form) {
   const said = form.querySelector(".said");
   try {
     const metadata = notesOf(form.elements.notes.value);
-    const headers = { "Content-Type": "application/json" };
-    await ask(form.dataset.metadata, { method: "PUT", headers, body: JSON.stringify({ metadata }) });
+    await ask(form.dataset.metadata, json({ metadata }, "PUT"));
     const id = form.closest("[data-image]").dataset.image;
-    const fresh = parsed(await (await ask(`/pictures/${id}`)).text()).querySelector(".metadata");
-    const old = form.closest(".metadata");
-    fresh.querySelector("h2").append(Object.assign(document.createElement("span"), { className: "soft", textContent: " saved" }));
-    old.replaceWith(fresh);
+    const fresh = (await askPage(`/pictures/${id}`)).querySelector(".metadata");
+    fresh.querySelector("h2").append(element("span", { className: "soft" }, " saved"));
+    form.closest(".metadata").replaceWith(fresh);
     fresh.querySelector("summary").focus();
   } catch (error) {
     said.textContent = error.message;

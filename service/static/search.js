@@ -1,6 +1,6 @@
 // Drop, paste and choose search without loading the page anew, and what is asked next keeps the images.
 
-import { addressOf, ask, complain, parsed } from "./asking.js";
+import { ask, askPage, complain, onDrop, parsed } from "./asking.js";
 
 const html = document.documentElement;
 const pages = new Map(); // by search: the page that answered; 0 is the one that was loaded
@@ -46,7 +46,7 @@ async function answered(address, chosen) {
   } catch (error) {
     if (mine.signal.aborted) return null;
     say("");
-    complain(error.message);
+    complain(error);
     return null;
   }
 }
@@ -70,8 +70,8 @@ function searchFor(chosen) {
   if (!form() || !chosen.length) return; // nothing is indexed, and the page says so
   const { maxBytes, maxFiles } = form().dataset;
   const large = chosen.find((file) => file.size > Number(maxBytes));
-  if (large) return complain(`${large.name} is larger than the ${Number(maxBytes).toLocaleString("en")} bytes allowed here.`);
-  if (chosen.length > Number(maxFiles)) return complain(`A search takes at most ${maxFiles} images.`);
+  if (large) return complain({ message: `${large.name} is larger than the ${Number(maxBytes).toLocaleString("en")} bytes allowed here.` });
+  if (chosen.length > Number(maxFiles)) return complain({ message: `A search takes at most ${maxFiles} images.` });
   const address = new URL(searched()?.dataset.search ?? "/", location);
   for (const name of ["image_id", "positive_id", "negative_id", "limit"]) address.searchParams.delete(name);
   search(address, chosen);
@@ -81,7 +81,7 @@ function searchFor(chosen) {
 function refine(link) {
   const chosen = files.get(shown) ?? [];
   if (chosen.length < Number(searched().dataset.uploads)) {
-    return complain("The image you searched with is not kept. Choose it again, and go on from there.");
+    return complain({ message: "The image you searched with is not kept. Choose it again, and go on from there." });
   }
   const rest = chosen.filter((_, at) => at !== Number(link.dataset?.forget ?? -1));
   if (!rest.length) return location.assign(link.href);
@@ -97,7 +97,7 @@ async function extend(link) {
     const uploaded = hasUploads() ? (files.get(shown) ?? []) : [];
     if (hasUploads() && !uploaded.length) throw new Error("The image you searched with is not kept. Choose it again.");
     const options = uploaded.length ? ofSearch(link.href, uploaded) : {};
-    const fresh = parsed(await (await ask(uploaded.length ? "/" : link.href, options)).text());
+    const fresh = await askPage(uploaded.length ? "/" : link.href, options);
     const came = [...fresh.getElementById(list.id).children];
     if ("appends" in link.dataset) list.append(...came);
     else list.replaceChildren(...came);
@@ -108,11 +108,9 @@ async function extend(link) {
     list.children[before]?.querySelector("a").focus();
   } catch (error) {
     link.removeAttribute("aria-busy");
-    complain(error.message);
+    complain(error);
   }
 }
-
-const draggedFiles = (event) => form() && event.dataTransfer?.types.includes("Files");
 
 document.addEventListener("change", ({ target }) => {
   if (target.id === "file" || target.id === "camera") searchFor([...target.files]);
@@ -125,7 +123,8 @@ document.addEventListener("submit", (event) => {
     searchFor([...sent.elements.file.files]);
   } else if (sent.matches(".narrow")) {
     event.preventDefault();
-    const href = new URL(addressOf(sent), location).href;
+    const said = [...new FormData(sent)].filter(([, value]) => value !== "");
+    const href = new URL(`${sent.getAttribute("action")}?${new URLSearchParams(said)}`, location).href;
     if (hasUploads()) refine({ href });
     else location.assign(href);
   }
@@ -144,22 +143,7 @@ document.addEventListener("click", (event) => {
   }
 });
 
-document.addEventListener("dragover", (event) => {
-  if (!draggedFiles(event)) return;
-  event.preventDefault();
-  html.classList.add("dropping");
-});
-
-document.addEventListener("dragleave", (event) => {
-  if (!event.relatedTarget) html.classList.remove("dropping"); // it left the window
-});
-
-document.addEventListener("drop", (event) => {
-  html.classList.remove("dropping");
-  if (!draggedFiles(event)) return;
-  event.preventDefault();
-  searchFor([...event.dataTransfer.files]);
-});
+onDrop(form, searchFor);
 
 document.addEventListener("paste", (event) => {
   const pasted = [...(event.clipboardData?.files ?? [])];

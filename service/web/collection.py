@@ -2,60 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from fastapi import APIRouter
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from simile.core.errors import BeingComputed, NothingIndexed, SimileError
-from simile.search.pagination import ImagePageRequest, ImagePageResult, get_image_page
+from simile.core.errors import BeingComputed, NothingIndexed
 from simile.search.queries import SearchParams, SearchQuery
 from simile.search.searcher import Searcher
 from simile.service import urls
-from simile.service.dependencies import EncodingPoolDep, get_searcher
-from simile.service.errors import make_problem
-from simile.service.schemas.search import MAX_ID, HitResponse, ImageListItemResponse, ImageResponse
-from simile.service.serializers.search import make_image_fields, make_image_response, make_search_response
-from simile.service.web import collection as pages
-from simile.service.web.query_params import COLLECTION_PAGE_SIZE, CollectionPageParams, SearchPageParams
-from simile.service.web.rendering import get_image_name, render_page
+from simile.service.api.images import list_images
+from simile.service.dependencies import EncodingPoolDep
+from simile.service.schemas.search import MAX_ID, ImageListOptions
+from simile.service.serializers.search import make_image_response, make_search_response
+from simile.service.web.query_params import CollectionPageParams, PageLink, SearchPageParams
+from simile.service.web.rendering import View, get_image_name, show_page
 
-pass
+COLLECTION_PAGE_SIZE = 60  # images on a page of the collection: fills rows of 2, 3, 4, 5 and 6
+IMAGE_PAGE_SIDE = 1024  # pixels of the longer side of an opened image
+MAX_PAGE_NEIGHBOURS = 8
+RETRY_SECONDS = 2  # seconds until a page reloads while the outlier order is computed
+
+_SORT_LABELS = {"newest": "Newest", "id": "Oldest", "unlike": "Least like the rest"}
 
 router = APIRouter(include_in_schema=False)
-
-_COLLECTION_PAGE_ERRORS = (SimileError, HTTPException, RequestValidationError)
 
 
 @router.get(urls.COLLECTION_PAGE)
 async def show_collection(request: Request, pool: EncodingPoolDep) -> Response:
     """Show a page of the collection with the order and the filters of the URL."""
-    try:
-        link = CollectionPageParams.from_params(request.query_params)
-        searcher = await get_searcher(request)
-        view = await pool.run(lambda: pages.make_collection_view(searcher, link))
-        return render_page(request, "collection.html", view)
-    except NothingIndexed:
-        return render_page(request, "collection.html", CollectionView())
-    except _COLLECTION_PAGE_ERRORS as error:
-        return render_page(request, "collection.html", CollectionView(CollectionPageParams()), make_problem(error))
+    return await show_page(
+        request, "collection.html", CollectionPageParams.from_params, make_collection_view, pool=pool
+    )
 
 
 @router.get(urls.IMAGE_PAGES + "/{image_id}")
 async def show_image_page(request: Request, image_id: str, pool: EncodingPoolDep) -> Response:
     """Show an image with all its details. The query parameters describe the search that it was opened from."""
-    try:
-        number, link = _parse_image_id(image_id), SearchPageParams.from_params(request.query_params)
-        searcher = await get_searcher(request)
-        view = await pool.run(lambda: pages.make_image_view(searcher, number, link))
-        return render_page(request, "picture.html", view)
-    except _COLLECTION_PAGE_ERRORS as error:
-        return render_page(request, "picture.html", MissingImageView(), make_problem(error))
+    return await show_page(
+        request,
+        "picture.html",
+        lambda query: (_parse_image_id(image_id), SearchPageParams.from_params(query)),
+        lambda searcher, parsed: make_image_view(searcher, *parsed),
+        pool=pool,
+        explains_empty=True,
+    )
 
 
 def _parse_image_id(text: str) -> int:
@@ -65,116 +58,47 @@ def _parse_image_id(text: str) -> int:
     raise HTTPException(404, f"{text} is no image id.")
 
 
-IMAGE_PAGE_SIDE = 1024  # pixels of the longer side of an opened image
-MAX_PAGE_NEIGHBOURS = 8
-RETRY_SECONDS = 2  # seconds until a page reloads while the outlier order is computed
-
-_SORT_LABELS = (("newest", "Newest"), ("id", "Oldest"), ("unlike", "Least like the rest"))
-
-
-@dataclass(frozen=True)
-class SortLink:
-    """A sort order of the collection and its URL."""
-
-    text: str
-    url: str
-    current: bool
-
-
-@dataclass(frozen=True)
-class CollectionView:
-    """A page of the collection. has_encoder: images can be added. retry_seconds: delay of the next reload."""
-
-    params: CollectionPageParams | None = None
-    has_encoder: bool = False
-    total: int = 0
-    images: Sequence[ImageListItemResponse] = ()
-    sorts: Sequence[SortLink] = ()
-    next_url: str | None = None
-    retry_seconds: int | None = None
-
-
-@dataclass(frozen=True)
-class ImagePageView:
-    """The page of an image. params: the search that it was opened from. is_upload: its file is in the home."""
-
-    params: SearchPageParams
-    image: ImageResponse
-    name: str
-    large_url: str
-    error_percentile: float | None
-    sigma: float | None
-    has_decoder: bool
-    metadata: Mapping[str, object]
-    neighbours: Sequence[HitResponse]
-    is_upload: bool
-
-
-@dataclass(frozen=True)
-class MissingImageView:
-    """The page for an image id that does not exist."""
-
-    image: None = None
-    name: str = ""
-
-
-def make_collection_view(searcher: Searcher, params: CollectionPageParams) -> CollectionView:
+def make_collection_view(searcher: Searcher, params: CollectionPageParams) -> View:
     """Make a page of the collection. Raises BadSetting for an invalid filter or cursor."""
-    sorts = [SortLink(text, params.make_url(sort=sort), sort == params.sort) for sort, text in _SORT_LABELS]
-    ready = _has_encoder(searcher)
+    view: View = {"params": params, "has_encoder": searcher.catalogue.get_state().active_encoder is not None}
+    sorts = [
+        PageLink(text=text, url=params.make_url(sort=sort), current=sort == params.sort)
+        for sort, text in _SORT_LABELS.items()
+    ]
     try:
-        page = get_image_page(
-            searcher,
-            ImagePageRequest(
-                filter=params.to_filter(), sort=params.sort, limit=COLLECTION_PAGE_SIZE, cursor=params.cursor
-            ),
-        )
+        page = list_images(searcher, ImageListOptions(**params.model_dump(), limit=COLLECTION_PAGE_SIZE))
     except BeingComputed:
-        return CollectionView(params, ready, searcher.count_images(), sorts=sorts, retry_seconds=RETRY_SECONDS)
+        return view | {"total": searcher.count_images(), "sorts": sorts, "retry_seconds": RETRY_SECONDS}
     except NothingIndexed:
-        return CollectionView(params, ready)
-    more = params.make_url(cursor=page.next_cursor) if page.next_cursor else None
-    return CollectionView(params, ready, page.total, _make_list_items(searcher, page), sorts, more)
+        return view
+    next_url = params.make_url(cursor=page.next) if page.next else None
+    return view | {"total": page.total, "images": page.images, "sorts": sorts, "next_url": next_url}
 
 
-def make_image_view(searcher: Searcher, image_id: int, params: SearchPageParams) -> ImagePageView:
-    """Make the page of an image. Raises NoSuchImage."""
+def make_image_view(searcher: Searcher, image_id: int, params: SearchPageParams) -> View:
+    """Make the page of an image. Raises NoSuchImage.
+
+    Args:
+        params: The search that it was opened from.
+    """
     record = searcher.get_image_with_error(image_id)
-    found = searcher.search(
-        SearchQuery((image_id,), params=SearchParams(limit=MAX_PAGE_NEIGHBOURS, include_metadata=True))
-    )
-    near = make_search_response(searcher, found, {"metadata"})
+    query = SearchQuery((image_id,), params=SearchParams(limit=MAX_PAGE_NEIGHBOURS, include_metadata=True))
+    near = make_search_response(searcher, searcher.search(query), {"metadata"})
     image = make_image_response(record, searcher.get_metadata(image_id))
-    own = searcher.home.uploads
-    return ImagePageView(
-        params=params,
-        image=image,
-        name=get_image_name(image),
-        large_url=urls.thumbnail(image_id, IMAGE_PAGE_SIDE),
-        error_percentile=_get_error_percentile(searcher, record.reconstruction_error),
-        sigma=near.query.sigma,
-        has_decoder=searcher.get_encoder().has_decoder,
-        metadata=image.metadata,
-        neighbours=near.hits,
-        is_upload=all(Path(path).is_relative_to(own) for path in record.paths),
-    )
+    return {
+        "params": params,
+        "image": image,
+        "name": get_image_name(image),
+        "large_url": urls.thumbnail(image_id, IMAGE_PAGE_SIDE),
+        "error_percentile": _get_error_percentile(searcher, record.reconstruction_error),
+        "sigma": near.query.sigma,
+        "has_decoder": searcher.get_encoder().has_decoder,
+        "neighbours": near.hits,
+        "is_upload": all(Path(path).is_relative_to(searcher.home.uploads) for path in record.paths),
+    }
 
 
 def _get_error_percentile(searcher: Searcher, error: float | None) -> float | None:
     """Return the percentile (0 to 100) of a reconstruction error in the collection; None before calibration."""
     gauge = searcher.calibrations.get(searcher.index.get_snapshot())
     return None if gauge is None else gauge.compute_confidence(error, None, None).error_percentile
-
-
-def _make_list_items(searcher: Searcher, page: ImagePageResult) -> list[ImageListItemResponse]:
-    distances, metadata_by_id = page.distances or {}, searcher.get_metadata_by_id([item.id for item in page.images])
-    return [
-        ImageListItemResponse(
-            **make_image_fields(item, metadata_by_id.get(item.id)), unlike_distance=distances.get(item.id)
-        )
-        for item in page.images
-    ]
-
-
-def _has_encoder(searcher: Searcher) -> bool:
-    return searcher.catalogue.get_state().active_encoder is not None

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from simile.dedup.records import DuplicateGroup, Tier
 from simile.dedup.review import DuplicateReview, ReviewQuestion
 from simile.service import urls
+from simile.service.schemas.duplicates import DecisionRequest
+from simile.service.schemas.search import DistanceParam
 from simile.service.state.review_cache import TierSelection, make_tier_selection
+from simile.service.web.query_params import PageParams, validate_fields
 
 MAX_UNDO_LENGTH = 16_000  # characters of a URL: about 800 pairs
+ANSWERS = {"same": True, "swap": True, "different": False, "open": None}  # whether the two are the same; None: unknown
 
-_UNDO_PATTERN = re.compile(r"(\d{1,19})-(\d{1,19})-(same|different|open)(?:-(\d{1,19}))?")
+_UNDO_PATTERN = re.compile(
+    r"(?P<first>\d{1,19})-(?P<second>\d{1,19})-(?P<same>same|different|open)(?:-(?P<keep>\d{1,19}))?"
+)
 
 
-class ReviewPageParams(BaseModel):
+class ReviewPageParams(PageParams):
     """Parameters of the review page. `pair`: member of the group, counted from 1; 0 is the first undecided one."""
 
+    make_page_url = staticmethod(urls.duplicates_page)
+    own_fields = frozenset({"group", "pair", "undo", "back"})
+
     tier: list[Tier] = Field([], max_length=8)
-    threshold: float | None = Field(None, ge=0, le=1e18, allow_inf_nan=False)
+    threshold: DistanceParam = None
     show: Literal["open", "decided", "all"] = "open"
     group: str = Field("", max_length=64)
     pair: int = Field(0, ge=0, le=10**9)
@@ -31,17 +40,13 @@ class ReviewPageParams(BaseModel):
 
     @property
     def selection(self) -> TierSelection:
+        """The tiers and the threshold of the list."""
         return make_tier_selection(self.tier, self.threshold)
 
     @property
     def state(self) -> str:
         """Exact duplicates need no review, so the tier `bytes` alone lists every group."""
         return "all" if self.tier == ["bytes"] else self.show
-
-    def make_url(self, **changes: object) -> str:
-        """Return the URL of the page with changed parameters. `undo` is dropped: it belongs to one decision."""
-        usual = {"tier": self.tier, "threshold": self.threshold, "show": None if self.show == "open" else self.show}
-        return urls.duplicates_page(**(usual | changes))
 
 
 def filter_cases(review: DuplicateReview, params: ReviewPageParams) -> list[DuplicateGroup]:
@@ -66,13 +71,15 @@ def find_question(review: DuplicateReview, case: DuplicateGroup, pair: int) -> R
     return requested or next((question for question in questions if question.is_open), questions[0])
 
 
-def parse_undo(text: str) -> list[tuple[int, int, bool | None, int | None]]:
-    """Parse the state before a decision: (first, second, same, keep) for each pair that it changed."""
+def make_decision(fields: dict[str, Any], answer: str) -> DecisionRequest:
+    """Return the decision for an answer about the images `first` and `second`. Raises RequestValidationError."""
+    return validate_fields(DecisionRequest, fields | {"same": ANSWERS[answer]})
+
+
+def parse_undo(text: str) -> list[DecisionRequest]:
+    """Parse the state before a decision, of each pair that it changed."""
     parts = [_UNDO_PATTERN.fullmatch(part) for part in text.split(",")]
-    previous = {"same": True, "different": False, "open": None}
-    return [
-        (int(item[1]), int(item[2]), previous[item[3]], int(item[4]) if item[4] else None) for item in parts if item
-    ]
+    return [make_decision(part.groupdict(), part["same"]) for part in parts if part]
 
 
 def format_undo(questions: Sequence[ReviewQuestion]) -> str:
@@ -83,11 +90,8 @@ def format_undo(questions: Sequence[ReviewQuestion]) -> str:
 
 def _format_undo_entry(question: ReviewQuestion) -> str:
     previous, ids = question.decision, f"{question.kept_file.image_id}-{question.other_file.image_id}"
-    if previous is None:
-        return f"{ids}-open"
-    if not previous.same:
-        return f"{ids}-different"
-    kept = next(
-        (file for file in (question.kept_file, question.other_file) if file.sha256 == previous.keep_sha256), None
-    )
+    if previous is None or not previous.same:
+        return f"{ids}-{'open' if previous is None else 'different'}"
+    two = question.kept_file, question.other_file
+    kept = next((file for file in two if file.sha256 == previous.keep_sha256), None)
     return f"{ids}-same" + (f"-{kept.image_id}" if kept else "")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -14,11 +11,10 @@ from simile.core.errors import NothingIndexed, SimileError
 from simile.service import urls
 from simile.service.dependencies import JobManagerDep
 from simile.service.errors import make_problem
-from simile.service.schemas.jobs import JobResponse, make_job_response
-from simile.service.state.job_manager import JobManager
+from simile.service.schemas.jobs import make_job_response
 from simile.service.web.rendering import render_page
 
-pass
+MAX_PAGE_JOBS = 20
 
 router = APIRouter(include_in_schema=False)
 
@@ -27,30 +23,10 @@ router = APIRouter(include_in_schema=False)
 async def show_jobs(request: Request, job_manager: JobManagerDep) -> Response:
     """Show the latest indexing jobs and the folders that can be indexed."""
     try:
-        return render_page(request, "jobs.html", await run_in_threadpool(make_job_list_view, job_manager))
+        jobs = await run_in_threadpool(job_manager.list_latest, MAX_PAGE_JOBS)
     except NothingIndexed:
-        return render_page(request, "jobs.html", JobListView(roots=sorted(job_manager.roots)))
+        jobs = []
     except SimileError as error:
-        return render_page(request, "jobs.html", JobListView(), make_problem(error))
-
-
-MAX_PAGE_JOBS = 20
-
-
-@dataclass(frozen=True)
-class JobListView:
-    """The latest jobs, newest first, and the folders that can be indexed."""
-
-    jobs: Sequence[JobResponse] = ()
-    roots: Sequence[str] = ()
-
-    @property
-    def is_running(self) -> bool:
-        return any(job.status == "running" for job in self.jobs)
-
-
-def make_job_list_view(job_manager: JobManager) -> JobListView:
-    """Make the list of the latest jobs. Raises SimileError if the home cannot be read."""
-    return JobListView(
-        [make_job_response(job) for job in job_manager.list_latest(MAX_PAGE_JOBS)], sorted(job_manager.roots)
-    )
+        return render_page(request, "jobs.html", {}, make_problem(error))
+    view = {"jobs": [make_job_response(job) for job in jobs], "roots": sorted(job_manager.roots)}
+    return render_page(request, "jobs.html", view)

@@ -2,65 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 from fastapi import APIRouter
-from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 
-from simile.core.errors import BeingComputed, NothingIndexed, SimileError
+from simile.core.errors import BeingComputed
 from simile.explore.map.projection import LAYOUTS, LayoutName
 from simile.search.searcher import Searcher
 from simile.service import urls
-from simile.service.dependencies import MapCacheDep, get_searcher
-from simile.service.errors import ProblemException, make_problem
-from simile.service.schemas.map import MapResponse, make_map_response
+from simile.service.dependencies import MapCacheDep
+from simile.service.errors import ProblemException
+from simile.service.schemas.map import make_map_response
 from simile.service.state.map_cache import MapCache
-from simile.service.web.rendering import render_page
+from simile.service.web.rendering import View, show_page
 
 router = APIRouter(include_in_schema=False)
-
-_TEMPLATE = "map.html"
 
 
 @router.get(urls.MAP_PAGE)
 async def show_map_page(request: Request, map_cache: MapCacheDep) -> Response:
     """Show the map with the layout of the query string; the list of clusters is its text alternative."""
-    requested = request.query_params.get("layout", "pca")
-    layout: LayoutName = next((name for name in LAYOUTS if name == requested), "pca")
+    return await show_page(
+        request, "map.html", _parse_layout, lambda searcher, layout: make_map_page_view(searcher, map_cache, layout)
+    )
+
+
+def _parse_layout(query: QueryParams) -> LayoutName:
+    return next((name for name in LAYOUTS if name == query.get("layout")), "pca")
+
+
+def make_map_page_view(searcher: Searcher, map_cache: MapCache, layout: LayoutName) -> View:
+    """Make the page: with a map, or `is_computing`, or neither if no map of this layout was requested yet.
+
+    Raises NothingIndexed, and ProblemException if the map could not be made.
+    """
+    view: View = {"layout": layout, "layouts": LAYOUTS, "total": searcher.count_images()}
     try:
-        searcher = await get_searcher(request)
-        view = await run_in_threadpool(make_map_page_view, searcher, map_cache, layout)
-        return render_page(request, _TEMPLATE, view)
-    except NothingIndexed:
-        return render_page(request, _TEMPLATE, MapPageView(layout=layout))
-    except (SimileError, HTTPException) as error:
-        return render_page(request, _TEMPLATE, MapPageView(layout=layout), make_problem(error))
-
-
-@dataclass(frozen=True, kw_only=True)
-class MapPageView:
-    """The content of the page: a map, or `is_computing`, or neither if no map of this layout was requested yet."""
-
-    layout: LayoutName = "pca"
-    map: MapResponse | None = None
-    is_computing: bool = False
-    layouts: Sequence[LayoutName] = LAYOUTS
-    total: int = 0  # images in the home
-
-
-def make_map_page_view(searcher: Searcher, map_cache: MapCache, layout: LayoutName) -> MapPageView:
-    """Make the content of the page. Raises NothingIndexed, and ProblemException if the map could not be made."""
-    total = searcher.count_images()
-    try:
-        response = make_map_response(searcher, map_cache, map_cache.get_view(searcher, layout))
-        return MapPageView(layout=layout, map=response, total=total)
+        view["map"] = make_map_response(searcher, map_cache, map_cache.get_view(searcher, layout))
     except BeingComputed:
-        return MapPageView(layout=layout, is_computing=True, total=total)
+        view["is_computing"] = True
     except ProblemException as problem:
         if problem.problem_kind != "no-such-map":
             raise
-        return MapPageView(layout=layout, total=total)
+    return view

@@ -1,22 +1,19 @@
-"""Query parameters of the pages, and the URLs of related searches."""
+"""Query parameters of the pages, and the URLs of the pages with other parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from fastapi.exceptions import RequestValidationError
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from starlette.datastructures import ImmutableMultiDict
 
 from simile.service import urls
-from simile.service.schemas.search import MAX_LIMIT, MAX_QUERY_IMAGES, FilterParams, ImageIdField
+from simile.service.schemas.search import MAX_LIMIT, MAX_QUERY_IMAGES, DistanceParam, FilterParams, ImageIdField
 
 DEFAULT_PAGE_HITS = 24  # fills rows of 2, 3, 4, 6 and 8
-COLLECTION_PAGE_SIZE = 60  # images on a page of the collection: fills rows of 2, 3, 4, 5 and 6
-
-CollectionSort = Literal["newest", "id", "unlike"]
 
 _FILTER_LABELS = {
     "under": "in {}",
@@ -31,17 +28,32 @@ _FILTER_LABELS = {
     "within": "within {:g}",
 }
 
+Model = TypeVar("Model", bound=BaseModel)
 
-@dataclass(frozen=True)
-class FilterChip:
-    """An active filter and the URL without it."""
+
+@dataclass(frozen=True, kw_only=True)
+class PageLink:
+    """A link to a page with other parameters: a filter to remove, a sort order, a tab."""
 
     text: str
     url: str
+    current: bool = False
+    count: int | None = None
 
 
-class BrowsePageParams(FilterParams):
-    """Filters in a URL."""
+def validate_fields(model: type[Model], fields: Mapping[str, Any]) -> Model:
+    """Return the model of the fields. Raises RequestValidationError."""
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
+
+
+class PageParams(BaseModel):
+    """The parameters of a page in its URL."""
+
+    make_page_url: ClassVar[Callable[..., str]]
+    own_fields: ClassVar[frozenset[str]] = frozenset()  # of one page: not part of the URLs of other pages
 
     @classmethod
     def from_params(cls, params: ImmutableMultiDict[str, Any]) -> Self:
@@ -52,22 +64,21 @@ class BrowsePageParams(FilterParams):
             values = [value for value in params.getlist(name) if isinstance(value, str) and value.strip()]
             if values:
                 fields[name] = values if name in lists else values[-1]
-        try:
-            return cls.model_validate(fields)
-        except ValidationError as error:
-            raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
+        return validate_fields(cls, fields)
 
     def make_url(self, **changes: object) -> str:
         """Return the URL of this page with changed parameters."""
-        raise NotImplementedError
+        fields = self.model_dump(exclude=set(self.own_fields)) | changes
+        defaults = {name: item.default for name, item in type(self).model_fields.items()}
+        return type(self).make_page_url(**{name: fields[name] for name in fields if fields[name] != defaults[name]})
 
-    def get_chips(self) -> list[FilterChip]:
-        """Return the active filters."""
-        return [FilterChip(text, self.make_url(**without)) for text, without in self._iter_filters()]
 
-    def get_set_fields(self) -> dict[str, Any]:
-        """Return every field that is set, by name."""
-        return {name: value for name, value in self.model_dump().items() if value not in (None, [])}
+class BrowsePageParams(PageParams, FilterParams):
+    """Filters in a URL."""
+
+    def get_chips(self) -> list[PageLink]:
+        """Return the active filters, each with the URL without it."""
+        return [PageLink(text=text, url=self.make_url(**without)) for text, without in self._iter_filters()]
 
     def _iter_filters(self) -> Iterator[tuple[str, dict[str, object]]]:
         for name in ("where", "format"):
@@ -83,10 +94,12 @@ class BrowsePageParams(FilterParams):
 class SearchPageParams(BrowsePageParams):
     """A search on the page: by one image id, or by positive and negative images."""
 
+    make_page_url = staticmethod(urls.search_page)
+
     image_id: ImageIdField | None = None
     positive_id: list[ImageIdField] = Field([], max_length=MAX_QUERY_IMAGES)
     negative_id: list[ImageIdField] = Field([], max_length=MAX_QUERY_IMAGES)
-    within: float | None = Field(None, ge=0, le=1e18, allow_inf_nan=False)
+    within: DistanceParam = None
     limit: int = Field(DEFAULT_PAGE_HITS, ge=1, le=MAX_LIMIT)
 
     @property
@@ -95,43 +108,35 @@ class SearchPageParams(BrowsePageParams):
         first = [] if self.image_id is None else [self.image_id]
         return list(dict.fromkeys(first + self.positive_id))
 
-    def make_url(self, **changes: object) -> str:
+    def make_url(self, **changes: Any) -> str:
         """Return the URL of this search with changed parameters; a single positive becomes `image_id`."""
-        parameters = self.get_set_fields() | {"image_id": None, "positive_id": self.positives} | changes
-        if len(parameters["positive_id"]) == 1 and not parameters.get("negative_id"):
-            parameters |= {"image_id": parameters["positive_id"][0], "positive_id": None}
-        if parameters.get("limit") == DEFAULT_PAGE_HITS:
-            parameters["limit"] = None
-        return urls.search_page(**parameters)
+        positives = changes.pop("positive_id", self.positives)
+        if len(positives) == 1 and not changes.get("negative_id", self.negative_id):
+            return super().make_url(image_id=positives[0], positive_id=[], **changes)
+        return super().make_url(image_id=None, positive_id=positives, **changes)
 
     def make_more_like_url(self, image_id: int) -> str:
         """Return the URL of this search with one more positive image."""
-        unlike = [item for item in self.negative_id if item != image_id]
-        like = [*(item for item in self.positives if item != image_id), image_id]
-        return self.make_url(positive_id=like, negative_id=unlike, limit=DEFAULT_PAGE_HITS)
+        return self.make_url_without(image_id, positives=[image_id], limit=DEFAULT_PAGE_HITS)
 
     def make_less_like_url(self, image_id: int) -> str:
         """Return the URL of this search with one more negative image."""
-        like = [item for item in self.positives if item != image_id]
-        unlike = [*(item for item in self.negative_id if item != image_id), image_id]
-        return self.make_url(positive_id=like, negative_id=unlike, limit=DEFAULT_PAGE_HITS)
+        return self.make_url_without(image_id, negatives=[image_id], limit=DEFAULT_PAGE_HITS)
 
-    def make_url_without(self, image_id: int) -> str:
-        """Return the URL of this search without an image; the start page if no positive image is left."""
-        like = [item for item in self.positives if item != image_id]
-        unlike = [item for item in self.negative_id if item != image_id]
-        return self.make_url(positive_id=like, negative_id=unlike)
+    def make_url_without(
+        self, image_id: int, positives: Sequence[int] = (), negatives: Sequence[int] = (), **changes: object
+    ) -> str:
+        """Return the URL of this search without an image; positives, negatives: more images."""
+        like = [*(item for item in self.positives if item != image_id), *positives]
+        unlike = [*(item for item in self.negative_id if item != image_id), *negatives]
+        return self.make_url(positive_id=like, negative_id=unlike, **changes)
 
 
 class CollectionPageParams(BrowsePageParams):
     """A page of the collection. cursor: its start, from the previous page."""
 
-    sort: CollectionSort = "newest"
-    cursor: str | None = Field(None, max_length=512)
+    make_page_url = staticmethod(urls.collection_page)
+    own_fields = frozenset({"cursor"})
 
-    def make_url(self, **changes: object) -> str:
-        """Return the URL of the collection with changed parameters, from the beginning unless a cursor is given."""
-        parameters = self.get_set_fields() | {"cursor": None} | changes
-        if parameters.get("sort") == "newest":
-            parameters["sort"] = None
-        return urls.collection_page(**parameters)
+    sort: Literal["newest", "id", "unlike"] = "newest"
+    cursor: str | None = Field(None, max_length=200)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -14,9 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from simile.service import urls
-from simile.service.web.rendering import render_page
-
-pass
+from simile.service.web.rendering import View, render_page
 
 router = APIRouter(include_in_schema=False)
 
@@ -24,123 +21,25 @@ router = APIRouter(include_in_schema=False)
 @router.get(urls.DOCS)
 def show_reference(request: Request) -> Response:
     """Show every operation with its parameters and responses."""
-    return render_page(request, "reference.html", _get_reference(request.app))
+    return render_page(request, "reference.html", _make_reference(request.app))
 
 
 @lru_cache(4)
-def _get_reference(app: FastAPI) -> ApiReference:
-    return make_reference(app.openapi())
-
-
-@dataclass(frozen=True)
-class ReferenceField:
-    """A parameter or a field of a body."""
-
-    name: str
-    type: str
-    required: bool
-    text: str
-
-
-@dataclass(frozen=True)
-class ReferenceBody:
-    """A request body of one media type. examples: JSON by name."""
-
-    media_type: str
-    fields: list[ReferenceField]
-    examples: list[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class ReferenceResponse:
-    """A response. example: JSON of a successful response."""
-
-    status: str
-    text: str
-    media_types: list[str]
-    example: str | None
-
-
-@dataclass(frozen=True)
-class ReferenceOperation:
-    """One method of one path. anchor: its anchor on the page."""
-
-    method: str
-    path: str
-    anchor: str
-    title: str
-    text: str
-    parameters: list[ReferenceField]
-    bodies: list[ReferenceBody]
-    responses: list[ReferenceResponse]
-
-
-@dataclass(frozen=True)
-class ApiReference:
-    """All operations, by tag."""
-
-    groups: list[tuple[str, list[ReferenceOperation]]]
-
-
-def make_reference(document: Mapping[str, Any]) -> ApiReference:
-    """Make the reference of an OpenAPI document."""
-    groups: dict[str, list[ReferenceOperation]] = {}
+def _make_reference(app: FastAPI) -> View:
+    """Return the operations of the OpenAPI document by tag, each with its anchor on the page."""
+    document = app.openapi()
+    groups: dict[str, list[dict[str, Any]]] = {}
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
-            about = (operation.get("tags") or ["service"])[0]
-            groups.setdefault(about, []).append(_make_operation(method.upper(), path, operation, document))
-    return ApiReference(list(groups.items()))
-
-
-def _make_operation(
-    method: str, path: str, operation: Mapping[str, Any], document: Mapping[str, Any]
-) -> ReferenceOperation:
-    bodies = operation.get("requestBody", {}).get("content", {})
-    return ReferenceOperation(
-        method,
-        path,
-        re.sub(r"[^a-z0-9]+", "-", f"{method} {path}".lower()).strip("-"),
-        operation.get("summary", ""),
-        operation.get("description", ""),
-        [_make_parameter(item) for item in operation.get("parameters", [])],
-        [_make_body(kind, content, document) for kind, content in bodies.items()],
-        [_make_response(status, response) for status, response in operation["responses"].items()],
-    )
-
-
-def _make_parameter(parameter: Mapping[str, Any]) -> ReferenceField:
-    return ReferenceField(
-        parameter["name"],
-        _format_type(parameter.get("schema", {})),
-        bool(parameter.get("required")),
-        parameter.get("description", ""),
-    )
-
-
-def _make_body(media_type: str, content: Mapping[str, Any], document: Mapping[str, Any]) -> ReferenceBody:
-    schema = _resolve_ref(content.get("schema", {}), document)
-    needed = schema.get("required", [])
-    fields = [
-        ReferenceField(name, _format_type(item), name in needed, item.get("description", ""))
-        for name, item in schema.get("properties", {}).items()
-    ]
-    examples = [(name, _format_json(item["value"])) for name, item in content.get("examples", {}).items()]
-    return ReferenceBody(media_type, fields, examples)
-
-
-def _make_response(status: str, response: Mapping[str, Any]) -> ReferenceResponse:
-    content = response.get("content", {})
-    examples = [item["example"] for item in content.values() if "example" in item]
-    return ReferenceResponse(
-        status, response.get("description", ""), list(content), _format_json(examples[0]) if examples else None
-    )
-
-
-def _resolve_ref(schema: Mapping[str, Any], document: Mapping[str, Any]) -> Mapping[str, Any]:
-    if "$ref" not in schema:
-        return schema
-    found: Mapping[str, Any] = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
-    return found
+            anchor = re.sub(r"[^a-z0-9]+", "-", f"{method} {path}".lower()).strip("-")
+            named = {"method": method.upper(), "path": path, "anchor": anchor}
+            groups.setdefault(operation.get("tags", ["service"])[0], []).append(operation | named)
+    return {
+        "groups": groups,
+        "schemas": document["components"]["schemas"],
+        "format_type": _format_type,
+        "format_json": _format_json,
+    }
 
 
 def _format_type(schema: Mapping[str, Any]) -> str:

@@ -1,26 +1,38 @@
-"""Rendering of pages: the templates, their globals and filters."""
+"""Rendering of pages: the templates, their globals and filters, and the pages of errors."""
 
 from __future__ import annotations
 
 import gzip
 import math
 import shlex
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeVar
 
+from fastapi.exceptions import RequestValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import QueryParams
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.templating import Jinja2Templates
 
+from simile.core.errors import NothingIndexed, SimileError
 from simile.core.settings import Settings
+from simile.search.searcher import Searcher
 from simile.service import urls
-from simile.service.errors import ProblemDetails
+from simile.service.dependencies import get_searcher
+from simile.service.errors import ProblemDetails, make_problem
 from simile.service.middleware.headers import PAGE_POLICY
 from simile.service.schemas.jobs import JobResponse, JobResultResponse
 from simile.service.schemas.search import MAX_QUERY_IMAGES, HitResponse, ImageResponse
+from simile.service.state.encoding_pool import EncodingPool
 
-pass
+View = dict[str, Any]  # what a template shows, as `view`; without fields: the page of an empty home or of an error
+Params = TypeVar("Params")
+
+PAGE_ERRORS = (SimileError, HTTPException, RequestValidationError)
 
 _STAGE_LABELS = {
     "looking": "Looking at the folder",
@@ -83,7 +95,6 @@ _templates.env.globals |= {
     "urls": urls,
     "version": version("simile"),
     "formats": _FILTER_FORMATS,
-    "tiny": MAX_TINY_SIDE,
     "max_files": MAX_QUERY_IMAGES,
 }
 
@@ -114,16 +125,50 @@ def format_one_in(rate: float) -> str:
     return f"1 in {round(1 / rate):,}" if 0 < rate <= 1 else "none"
 
 
+def get_tiny_class(image: Any) -> str:
+    """Return the class of a tiny image: it is shown without smoothing."""
+    return " tiny" if max(image.width, image.height) <= MAX_TINY_SIDE else ""
+
+
 _templates.env.filters |= {
     "called": get_image_name,
     "distance": format_distance,
     "bytes": format_bytes,
     "one_in": format_one_in,
+    "tiny": get_tiny_class,
     "job_words": describe_job,
 }
 
 
-def render_page(request: Request, template: str, view: object, problem: ProblemDetails | None = None) -> Response:
+async def show_page(
+    request: Request,
+    template: str,
+    parse: Callable[[QueryParams], Params],
+    make_view: Callable[[Searcher, Params], View],
+    *,
+    pool: EncodingPool | None = None,
+    explains_empty: bool = False,
+) -> Response:
+    """Show the page for the parameters in the URL; an error is shown on the page.
+
+    Args:
+        parse: Returns the parameters of `make_view`. They are parsed here, so that errors are pages, too.
+        make_view: Runs in a thread of `pool`, None: in any thread.
+        explains_empty: Whether a home without images is an error on this page.
+    """
+    try:
+        params = parse(request.query_params)
+        searcher = await get_searcher(request)
+        run = run_in_threadpool if pool is None else pool.run
+        return render_page(request, template, await run(lambda: make_view(searcher, params)))
+    except PAGE_ERRORS as error:
+        is_empty = isinstance(error, NothingIndexed) and not explains_empty
+        return render_page(request, template, {}, None if is_empty else make_problem(error))
+
+
+def render_page(
+    request: Request, template: str, view: Mapping[str, Any], problem: ProblemDetails | None = None
+) -> Response:
     """Render a page with its view, and the problem if there is one."""
     settings: Settings = request.app.state.settings
     visitor = getattr(request.state, "visitor", None)

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from fastapi import APIRouter
-from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -22,80 +20,18 @@ from simile.service import urls
 from simile.service.dependencies import BatcherDep, EncodingPoolDep, get_searcher
 from simile.service.errors import make_problem
 from simile.service.requests.search import get_uploads, open_form
-from simile.service.schemas.search import MAX_LIMIT, MAX_QUERY_IMAGES, HitResponse, ImageResponse, QueryResponse
+from simile.service.schemas.search import MAX_LIMIT, MAX_QUERY_IMAGES, ImageResponse
 from simile.service.serializers.search import make_data_url, make_image_response, make_search_response
 from simile.service.state.encoding_pool import EncodingPool
-from simile.service.web import search
 from simile.service.web.query_params import SearchPageParams
-from simile.service.web.rendering import get_image_name, render_page
-
-pass
-
-router = APIRouter(include_in_schema=False)
-
-# Parameters are parsed inside the handlers, so that errors are shown on the page.
-_SEARCH_PAGE_ERRORS = (SimileError, HTTPException, RequestValidationError)
-_TEMPLATE = "page.html"
-
-
-@router.get(urls.SEARCH_PAGE)
-async def show_search_page(request: Request, pool: EncodingPoolDep, batcher: BatcherDep) -> Response:
-    """Show the start page, or the results for the images in the URL."""
-    try:
-        link = SearchPageParams.from_params(request.query_params)
-        searcher = await get_searcher(request)
-        if not link.positives and not link.negative_id:
-            return render_page(request, _TEMPLATE, await pool.run(lambda: search.make_start_view(searcher)))
-        return await _render_results(request, await _run_search(request, batcher, searcher, link))
-    except NothingIndexed as error:
-        asked = make_problem(error) if request.query_params else None
-        return render_page(request, _TEMPLATE, SearchView(SearchPageParams()), asked)
-    except _SEARCH_PAGE_ERRORS as error:
-        return await _render_problem(request, pool, error)
-
-
-@router.post(urls.SEARCH_PAGE)
-async def submit_search(request: Request, pool: EncodingPoolDep, batcher: BatcherDep) -> Response:
-    """Search by the form's uploads (`file`) and the images that it names."""
-    try:
-        searcher = await get_searcher(request)
-        async with open_form(request, MAX_QUERY_IMAGES) as form:
-            link = SearchPageParams.from_params(form)
-            sent = get_uploads(form, required=not link.positives)
-            uploads = await pool.run(lambda: [NamedUpload(upload.name, upload.read()) for upload in sent])
-        return await _render_results(request, await _run_search(request, batcher, searcher, link, uploads))
-    except _SEARCH_PAGE_ERRORS as error:
-        return await _render_problem(request, pool, error)
-
-
-async def _run_search(
-    request: Request,
-    batcher: BatcherDep,
-    searcher: Searcher,
-    params: SearchPageParams,
-    uploads: Sequence[NamedUpload] = (),
-) -> SearchView:
-    return await batcher.search(
-        request,
-        lambda: search.make_search_query(searcher, params, uploads),
-        lambda answer: search.make_results_view(searcher, params, uploads, answer),
-        heavy=True,
-    )
-
-
-async def _render_results(request: Request, view: SearchView) -> Response:
-    """Render the results in a thread: 1,000 hits take 0.1 s, which would block the event loop."""
-    return await run_in_threadpool(render_page, request, _TEMPLATE, view)
-
-
-async def _render_problem(request: Request, pool: EncodingPool, error: Exception) -> Response:
-    searcher = request.app.state.searcher_provider.searcher
-    view = await pool.run(lambda: search.make_fallback_view(searcher))
-    return render_page(request, _TEMPLATE, view, make_problem(error))
-
+from simile.service.web.rendering import PAGE_ERRORS, View, get_image_name, render_page
 
 MAX_EXAMPLE_IMAGES = 12
 PREVIEW_SIDE = 256
+
+_TEMPLATE = "page.html"
+
+router = APIRouter(include_in_schema=False)
 
 
 @dataclass(frozen=True)
@@ -118,44 +54,70 @@ class NamedUpload(NamedTuple):
     data: bytes
 
 
-@dataclass(frozen=True)
-class SearchView:
-    """The search page.
-
-    more_url: the search with more hits; unfiltered_url: without filters. max_distance: the distance of a full bar. mu:
-    of the query. is_calibrated: whether scores are calibrated. mean_image_url: the reconstruction of several query
-    images together. upload_count: how many query images were uploaded.
-    """
-
-    params: SearchPageParams
-    total: int = 0
-    title: str = ""
-    query: QueryResponse | None = None
-    positives: Sequence[QueryImageView] = ()
-    negatives: Sequence[QueryImageView] = ()
-    mean_image_url: str | None = None
-    mu: Sequence[float] = ()
-    is_calibrated: bool = False
-    hits: Sequence[HitResponse] = ()
-    max_distance: float = 1.0
-    more_url: str | None = None
-    unfiltered_url: str = urls.SEARCH_PAGE
-    upload_count: int = 0
-    examples: Sequence[ImageResponse] = ()
+@router.get(urls.SEARCH_PAGE)
+async def show_search_page(request: Request, pool: EncodingPoolDep, batcher: BatcherDep) -> Response:
+    """Show the start page, or the results for the images in the URL."""
+    try:
+        link = SearchPageParams.from_params(request.query_params)
+        searcher = await get_searcher(request)
+        if not link.positives and not link.negative_id:
+            return render_page(request, _TEMPLATE, await pool.run(lambda: make_start_view(searcher)))
+        return await _show_results(request, batcher, searcher, link)
+    except NothingIndexed as error:
+        return render_page(request, _TEMPLATE, {}, make_problem(error) if request.query_params else None)
+    except PAGE_ERRORS as error:
+        return await _render_problem(request, pool, error)
 
 
-def make_start_view(searcher: Searcher) -> SearchView:
+@router.post(urls.SEARCH_PAGE)
+async def submit_search(request: Request, pool: EncodingPoolDep, batcher: BatcherDep) -> Response:
+    """Search by the form's uploads (`file`) and the images that it names."""
+    try:
+        searcher = await get_searcher(request)
+        async with open_form(request, MAX_QUERY_IMAGES) as form:
+            link = SearchPageParams.from_params(form)
+            sent = get_uploads(form, required=not link.positives)
+            uploads = await pool.run(lambda: [NamedUpload(upload.name, upload.read()) for upload in sent])
+        return await _show_results(request, batcher, searcher, link, uploads)
+    except PAGE_ERRORS as error:
+        return await _render_problem(request, pool, error)
+
+
+async def _show_results(
+    request: Request,
+    batcher: BatcherDep,
+    searcher: Searcher,
+    params: SearchPageParams,
+    uploads: Sequence[NamedUpload] = (),
+) -> Response:
+    view = await batcher.search(
+        request,
+        lambda: make_search_query(searcher, params, uploads),
+        lambda result: make_results_view(searcher, params, uploads, result),
+        heavy=True,
+    )
+    # In a thread: 1,000 hits take 0.1 s, which would block the event loop.
+    return await run_in_threadpool(render_page, request, _TEMPLATE, view)
+
+
+async def _render_problem(request: Request, pool: EncodingPool, error: Exception) -> Response:
+    searcher = request.app.state.searcher_provider.searcher
+    view = await pool.run(lambda: make_fallback_view(searcher))
+    return render_page(request, _TEMPLATE, view, make_problem(error))
+
+
+def make_start_view(searcher: Searcher) -> View:
     """Make the start page with some indexed images to try."""
     total = searcher.count_images()
-    return SearchView(SearchPageParams(), total=total, examples=select_spread_images(searcher, total))
+    return {"total": total, "examples": select_spread_images(searcher, total)}
 
 
-def make_fallback_view(searcher: Searcher | None) -> SearchView:
+def make_fallback_view(searcher: Searcher | None) -> View:
     """Make the page that shows a problem; the home itself may be unreadable."""
     try:
-        return make_start_view(searcher) if searcher else SearchView(SearchPageParams())
+        return make_start_view(searcher) if searcher else {}
     except SimileError:
-        return SearchView(SearchPageParams())
+        return {}
 
 
 def make_search_query(searcher: Searcher, params: SearchPageParams, uploads: Sequence[NamedUpload]) -> SearchQuery:
@@ -174,29 +136,29 @@ def make_search_query(searcher: Searcher, params: SearchPageParams, uploads: Seq
 
 def make_results_view(
     searcher: Searcher, params: SearchPageParams, uploads: Sequence[NamedUpload], result: SearchResult
-) -> SearchView:
+) -> View:
     """Make the page of the results. Raises NoSuchImage for an image that was deleted meanwhile."""
     like = [_make_upload_view(searcher, upload, position, params) for position, upload in enumerate(uploads)]
-    like += [_make_query_image_view(_load_query_image(searcher, item), params) for item in params.positives]
-    unlike = [_make_query_image_view(_load_query_image(searcher, item), params) for item in params.negative_id]
+    like += [_make_query_image_view(load_image(searcher, item), params) for item in params.positives]
+    unlike = [_make_query_image_view(load_image(searcher, item), params) for item in params.negative_id]
     found = make_search_response(searcher, result, {"reconstruction", "metadata"})
     total = searcher.count_images()
-    return SearchView(
-        params=params,
-        total=total,
-        title=_make_title(like, unlike),
-        query=found.query,
-        positives=like,
-        negatives=unlike,
-        mean_image_url=_reconstruct_mean(searcher, result, like[0]) if len(like) + len(unlike) > 1 else None,
-        mu=[round(value, 5) for value in result.query.mu.tolist()],
-        is_calibrated=found.score_calibrated,
-        hits=found.hits,
-        max_distance=max((hit.distance for hit in found.hits), default=0.0) or 1.0,
-        more_url=_make_more_url(params, total, len(found.hits)),
-        unfiltered_url=SearchPageParams(positive_id=params.positives, negative_id=params.negative_id).make_url(),
-        upload_count=len(uploads),
-    )
+    return {
+        "params": params,
+        "total": total,
+        "title": _make_title(like, unlike),
+        "query": found.query,
+        "positives": like,
+        "negatives": unlike,
+        "mean_image_url": _reconstruct_mean(searcher, result, like[0]) if len(like) + len(unlike) > 1 else None,
+        "mu": [round(value, 5) for value in result.query.mu.tolist()],
+        "is_calibrated": found.score_calibrated,
+        "hits": found.hits,
+        "max_distance": max((hit.distance for hit in found.hits), default=0.0) or 1.0,  # of a full bar
+        "more_url": _make_more_url(params, total, len(found.hits)),
+        "unfiltered_url": SearchPageParams(positive_id=params.positives, negative_id=params.negative_id).make_url(),
+        "upload_count": len(uploads),
+    }
 
 
 def _make_title(positives: Sequence[QueryImageView], negatives: Sequence[QueryImageView]) -> str:
@@ -206,7 +168,8 @@ def _make_title(positives: Sequence[QueryImageView], negatives: Sequence[QueryIm
     return f"{together}, unlike {len(negatives)}" if negatives else together
 
 
-def _load_query_image(searcher: Searcher, image_id: int) -> ImageResponse:
+def load_image(searcher: Searcher, image_id: int) -> ImageResponse:
+    """Return an indexed image with its metadata. Raises NoSuchImage."""
     return make_image_response(searcher.get_image(image_id), searcher.get_metadata(image_id))
 
 
@@ -236,9 +199,8 @@ def _reconstruct_mean(searcher: Searcher, result: SearchResult, first: QueryImag
     """Reconstruct the query's mu, with the aspect ratio of the first query image."""
     if not searcher.get_encoder().has_decoder:
         return None
-    return make_data_url(
-        searcher.reconstruct_latent(result.query.mu, first.width, first.height, result.encoder), "image/png"
-    )
+    data = searcher.reconstruct_latent(result.query.mu, first.width, first.height, result.encoder)
+    return make_data_url(data, "image/png")
 
 
 def select_spread_images(searcher: Searcher, total: int, limit: int = MAX_EXAMPLE_IMAGES) -> list[ImageResponse]:
