@@ -207,7 +207,9 @@ def _make_state_tabs(params: ReviewPageParams) -> list[PageLink]:
     ]
 
 
-def _make_pair_view(review: DuplicateReview, cases: Sequence[DuplicateGroup], index: int, params: ReviewPageParams) -> View:
+def _make_pair_view(
+    review: DuplicateReview, cases: Sequence[DuplicateGroup], index: int, params: ReviewPageParams
+) -> View:
     """Make the shown pair. `panels`: the kept image, then the other; `members`: the thumbnails of a larger group."""
     case = cases[index]
     question = find_question(review, case, params.pair)
