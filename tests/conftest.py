@@ -1,4 +1,4 @@
-"""Small real things for every test: pictures, a trained encoder, an indexed home; and a clean environment."""
+"""Small real things for every test: images, a trained encoder, an indexed home; and a clean environment."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two workers share the cores already
 
 import fcntl
+import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,9 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 from PIL import Image
+from starlette.testclient import TestClient
 
 from simile.core.settings import Settings, load_settings
-from simile.dedup.grouping.findings import calibration_to_json
 from simile.dedup.records import CurvePoint
 from simile.indexer.pipeline.job import IndexRequest, index
 from simile.indexer.training.train import TrainingRequest, train_on_sources
@@ -33,7 +35,7 @@ from simile.store.catalogue.records import DuplicateRecord
 from simile.store.database import schema
 from simile.store.home import Home
 from tests.support import forking
-from tests.support.dedup_records import make_calibration
+from tests.support.dedup_records import make_calibration, record_dedup_run
 
 COUNT = 120
 running = ExitStack()
@@ -148,15 +150,47 @@ def _trained_home(_made_once: Callable[..., Path], _trained: tuple[Path, Path], 
 
 @pytest.fixture
 def digits(tmp_path: Path, _all_digits: Path) -> Path:
-    """A folder of one's own with 120 pictures of digits, 32 x 32."""
+    """A folder of one's own with 120 images of digits, 32 x 32."""
     return copy_some(_all_digits, tmp_path / "photos", COUNT)
+
+
+def own_settings(template: Path, home: Path) -> Settings:
+    """Settings of a copy of a home."""
+    shutil.copytree(template, home)
+    return load_settings(home=home, workers=2, device="cpu", allowed_hosts="testserver")
 
 
 @pytest.fixture
 def home_with_digits(tmp_path: Path, _trained: tuple[Path, Path]) -> Settings:
-    """Settings of a home of one's own, with 120 digits indexed; its pictures are shared, so don't change them."""
-    shutil.copytree(_trained[0], tmp_path / "home")
-    return load_settings(home=tmp_path / "home", workers=2, device="cpu")
+    """Settings of a home of one's own, with 120 digits indexed; its images are shared, so don't change them."""
+    return own_settings(_trained[0], tmp_path / "home")
+
+
+@pytest.fixture(scope="module")
+def shared_home(tmp_path_factory: pytest.TempPathFactory, _trained: tuple[Path, Path]) -> Settings:
+    """As `home_with_digits`, once for a file of tests, which leave it as it is."""
+    return own_settings(_trained[0], tmp_path_factory.mktemp("shared") / "home")
+
+
+@pytest.fixture
+def client(home_with_digits: Settings) -> Iterator[TestClient]:
+    """A client of a service of a home of one's own."""
+    with app_client(home_with_digits) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def shared_client(shared_home: Settings) -> Iterator[TestClient]:
+    """A client of a service of `shared_home`, for tests that change nothing."""
+    with app_client(shared_home) as client:
+        yield client
+
+
+def app_client(settings: Settings) -> TestClient:
+    """A client of a service in this process; an error of the service is an answer with status 500."""
+    from simile.service.app import create_app
+
+    return TestClient(create_app(settings), raise_server_exceptions=False)
 
 
 @pytest.fixture
@@ -169,11 +203,22 @@ def address(home_with_digits: Settings) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
+def shared_address(shared_home: Settings) -> Iterator[str]:
+    """Where a service of `shared_home` runs, for tests that change nothing."""
+    from tests.support.browser import serving
+
+    with serving(shared_home) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium, started once for a file of tests: no longer, for playwright's event loop would be in others' way."""
     playwright = pytest.importorskip("playwright.sync_api", reason="pages are looked at in a browser")
-    from tests.support.browser import launched
+    from tests.support.browser import CHROMIUM, launched
 
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine")
     with launched(playwright) as browser:
         yield browser
 
@@ -181,8 +226,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def trained_home(tmp_path: Path, _trained_home: Path) -> Settings:
     """Settings of a home with an encoder in use and nothing indexed."""
-    shutil.copytree(_trained_home, tmp_path / "home")
-    return load_settings(home=tmp_path / "home", workers=2, device="cpu")
+    return own_settings(_trained_home, tmp_path / "home")
 
 
 @pytest.fixture
@@ -199,6 +243,15 @@ def copy_some(source: Path, target: Path, count: int) -> Path:
     return target
 
 
+def copy_home_and_photos(template: Path, folder: Path) -> Settings:
+    """Copies `home` and `photos`, so that the home knows the copied images."""
+    shutil.copytree(template / "photos", folder / "photos")
+    settings = own_settings(template / "home", folder / "home")
+    with closing(sqlite3.connect(settings.home / "catalogue.sqlite")) as catalogue, catalogue:
+        catalogue.execute("UPDATE locations SET path = replace(path, ?, ?)", (f"{template}/", f"{folder}/"))
+    return settings
+
+
 @dataclass(frozen=True)
 class Copies:
     """A home in which copies were found. `settings` of it; `photos`: its folder; ids: image ids by path beneath it."""
@@ -208,52 +261,69 @@ class Copies:
     ids: dict[str, int]
 
 
+@pytest.fixture(scope="session")
+def _copies(_made_once: Callable[..., Path], _trained_home: Path) -> Path:
+    def fill(root: Path) -> None:
+        write_copies(root / "photos")
+        settings = own_settings(_trained_home, root / "home")
+        index(settings, [root / "photos"], IndexRequest())
+        with Catalogue(Home(settings.home)) as catalogue:
+            found = catalogue.files.find_under([str(root / "photos")])
+            ids = {Path(path).relative_to(root / "photos").as_posix(): known.image_id for path, known in found.items()}
+            record_copies(catalogue, ids)
+        (root / "ids.json").write_text(json.dumps(ids))
+
+    return _made_once("copies", fill)
+
+
+def load_copies(template: Path, folder: Path) -> Copies:
+    settings = copy_home_and_photos(template, folder)
+    return Copies(settings, folder / "photos", json.loads((template / "ids.json").read_text()))
+
+
 @pytest.fixture
-def copies(tmp_path: Path, trained_home: Settings) -> Copies:
-    """48 x 64 pictures: ten that have smaller copies as JPEG (00 has two), two with the same pixels as BMP, two with
+def copies(tmp_path: Path, _copies: Path) -> Copies:
+    """48 x 64 images: ten that have smaller copies as JPEG (00 has two), two with the same pixels as BMP, two with
     the same bytes; 08 and 09 are only similar. What a run would have found stands in the home, at made-up distances.
     """
-    photos = tmp_path / "photos"
-    write_copies(photos)
-    index(trained_home, [photos], IndexRequest())
-    with Catalogue(Home(trained_home.home)) as catalogue:
-        found = catalogue.files.find_under([str(photos)])
-        ids = {Path(path).relative_to(photos).as_posix(): known.image_id for path, known in found.items()}
-        near = [(f"camera/{n:02}.png", f"phone/{n:02}.jpg", "near", 0.1 + n / 100) for n in range(10)]
-        near += [
-            ("camera/00.png", "phone/00 again.jpg", "near", 0.3),
-            ("phone/00.jpg", "phone/00 again.jpg", "near", 0.2),
-        ]
-        same = [(f"camera/{n}.png", f"scans/{n}.bmp", "pixels", 0.0) for n in (20, 21)]
-        alike = [("camera/08.png", "camera/09.png", "similar", 0.9)]
-        rows = [
-            DuplicateRecord(
-                *sorted((ids[one], ids[two])), tier, distance, None if tier == "pixels" else 0.9, f"a {tier} one"
-            )
-            for one, two, tier, distance in near + same + alike
-        ]
-        run = catalogue.runs.start("dedup", {})
-        catalogue.duplicates.replace(run, rows)
-        curve = tuple(CurvePoint(n / 20, 1 - n / 1000, min(1, n / 10)) for n in range(1, 21))
-        calibration = calibration_to_json(make_calibration(curve))
-        encoder = catalogue.get_state().active_encoder
-        catalogue.runs.finish(run, "finished", {"encoder": encoder, "calibration": calibration})
-    return Copies(trained_home, photos, ids)
+    return load_copies(_copies, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared_copies(tmp_path_factory: pytest.TempPathFactory, _copies: Path) -> Copies:
+    """As `copies`, once for a file of tests, which leave it as it is."""
+    return load_copies(_copies, tmp_path_factory.mktemp("shared-copies"))
+
+
+def record_copies(catalogue: Catalogue, ids: dict[str, int]) -> None:
+    """Stores what a run would have found in the images of the fixture `copies`."""
+    near = [(f"camera/{n:02}.png", f"phone/{n:02}.jpg", "near", 0.1 + n / 100) for n in range(10)]
+    near += [("camera/00.png", "phone/00 again.jpg", "near", 0.3), ("phone/00.jpg", "phone/00 again.jpg", "near", 0.2)]
+    same = [(f"camera/{n}.png", f"scans/{n}.bmp", "pixels", 0.0) for n in (20, 21)]
+    alike = [("camera/08.png", "camera/09.png", "similar", 0.9)]
+    rows = [
+        DuplicateRecord(
+            *sorted((ids[one], ids[two])), tier, distance, None if tier == "pixels" else 0.9, f"a {tier} one"
+        )
+        for one, two, tier, distance in near + same + alike
+    ]
+    curve = tuple(CurvePoint(n / 20, 1 - n / 1000, min(1, n / 10)) for n in range(1, 21))
+    record_dedup_run(catalogue, rows, make_calibration(curve))
 
 
 def write_copies(photos: Path) -> None:
-    """The pictures of the fixture `copies`."""
+    """The images of the fixture `copies`."""
     for folder in ("camera", "phone", "scans", "backup"):
         (photos / folder).mkdir(parents=True)
     for n in (*range(10), 20, 21, 30, 31):
         noise = np.random.default_rng(n).integers(0, 256, (8, 6, 3), np.uint8)
-        picture = Image.fromarray(noise).resize((48, 64), Image.Resampling.BICUBIC)
-        picture.save(photos / f"camera/{n:02}.png")
+        image = Image.fromarray(noise).resize((48, 64), Image.Resampling.BICUBIC)
+        image.save(photos / f"camera/{n:02}.png")
         if n < 10:
-            picture.resize((30, 40)).save(photos / f"phone/{n:02}.jpg", quality=80)
+            image.resize((30, 40)).save(photos / f"phone/{n:02}.jpg", quality=80)
         if n == 0:
-            picture.resize((24, 32)).save(photos / "phone/00 again.jpg", quality=70)
+            image.resize((24, 32)).save(photos / "phone/00 again.jpg", quality=70)
         if n in (20, 21):
-            picture.save(photos / f"scans/{n}.bmp")
+            image.save(photos / f"scans/{n}.bmp")
         if n >= 30:
             shutil.copy2(photos / f"camera/{n}.png", photos / f"backup/{n} of old.png")

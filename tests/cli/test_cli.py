@@ -8,8 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from simile.images.encoding import encode_png
 from simile.indexer.pipeline.job import IndexRequest, index
 from simile.search.queries import Confidence, EncodedQuery, SearchResult
 from simile.service.schemas.search import QueryResponse
+from tests.support.waiting import free_port, wait_until
 
 SIMILE = str(Path(sys.executable).with_name("simile"))
 
@@ -128,7 +129,7 @@ def test_search_prints_rank_distance_path(home_with_digits: Settings) -> None:
     assert float(distance) > 0
 
 
-def test_search_and_reconstruct_write_pictures(home_with_digits: Settings, tmp_path: Path) -> None:
+def test_search_and_reconstruct_write_images(home_with_digits: Settings, tmp_path: Path) -> None:
     picture = tmp_path / "query.png"
     picture.write_bytes(encode_png(np.full((40, 30, 3), 90, np.uint8)))
     for output in ("sheet.png", "sheet.html"):
@@ -241,7 +242,7 @@ def test_embed_looks_at_its_output_before_it_works(digits: Path, tmp_path: Path)
     assert result.stderr.startswith("BadSetting: absent/vectors.npz can't be written: its folder does not exist.")
 
 
-def test_a_demo_of_other_pictures_is_not_mixed_in(home_with_digits: Settings, tmp_path: Path) -> None:
+def test_a_demo_of_other_images_is_not_mixed_in(home_with_digits: Settings, tmp_path: Path) -> None:
     result = outside("demo", "--home", home_with_digits.home, "--no-serve")
     assert result.returncode == 1
     assert "holds a demo of other images" in result.stderr
@@ -254,19 +255,13 @@ def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch, digits: Path) -
     assert "workers (SIMILE_WORKERS) can't be 'many'" in result.stderr
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @pytest.mark.real_processes
 def test_the_demo_serves_its_page_and_ctrl_c_ends_it_cleanly(tmp_path: Path) -> None:
     port = free_port()
     command = [SIMILE, "demo", "--minutes", "0.05", "--port", str(port)]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
         try:
-            page = wait_for(f"http://127.0.0.1:{port}/")
+            page = wait_until(lambda: fetch(f"http://127.0.0.1:{port}/"), 120)
         finally:
             demo.send_signal(signal.SIGINT)
         printed, said = demo.communicate(timeout=60)
@@ -278,16 +273,11 @@ def test_the_demo_serves_its_page_and_ctrl_c_ends_it_cleanly(tmp_path: Path) -> 
     assert "three searches: simile-demo/searches.png" in printed
 
 
-def wait_for(url: str) -> str:
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                return str(answer.read().decode())
-        except OSError:  # not yet there, or too busy to answer
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
+def fetch(url: str) -> str:
+    """A page; nothing where it is not yet there, or too busy to answer."""
+    with suppress(OSError), urllib.request.urlopen(url, timeout=5) as response:
+        return str(response.read().decode())
+    return ""
 
 
 def test_a_port_in_use_is_an_error_that_names_it(home_with_digits: Settings) -> None:

@@ -27,11 +27,12 @@ from simile.service.server.server import make_server
 from simile.service.state.batcher import SearchBatcher
 from simile.service.state.encoding_pool import EncodingPool
 from tests.support.server import Listening, form, get, head, is_closed, listening, read_reply, upload
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
 def pictures(digits: Path) -> list[bytes]:
-    return [path.read_bytes() for path in sorted(digits.iterdir())[:24]]
+    return [path.read_bytes() for path in sorted(digits.iterdir())[:12]]
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def stripped(answer: Any) -> Any:
 # Batches
 
 
-def test_searches_that_come_together_are_answered_together_and_as_alone(
+def test_searches_that_come_together_have_results_together_and_as_alone(
     home_with_digits: Settings, pictures: list[bytes]
 ) -> None:
     with listening(home_with_digits) as serving:
@@ -67,7 +68,7 @@ def test_searches_that_come_together_are_answered_together_and_as_alone(
     assert sample(metrics, "simile_batch_size_sum") == 2 * len(pictures)
 
 
-def test_a_bad_picture_among_many_costs_no_other(home_with_digits: Settings, pictures: list[bytes]) -> None:
+def test_a_bad_image_among_many_costs_no_other(home_with_digits: Settings, pictures: list[bytes]) -> None:
     sent = [data if at % 3 else data[:60] for at, data in enumerate(pictures)]
     with listening(home_with_digits) as serving, ThreadPoolExecutor(len(sent)) as clients:
         replies = list(clients.map(lambda data: serving.answer(upload("/v1/search", data)), sent))
@@ -142,7 +143,7 @@ def test_work_that_was_not_begun_is_dropped_when_its_client_leaves() -> None:
     assert sample(metrics, "simile_clients_gone_total") == 1
 
 
-def test_what_waits_while_a_batch_is_answered_becomes_the_next_batch() -> None:
+def test_what_waits_while_a_batch_runs_becomes_the_next_batch() -> None:
     slow = Slow()
 
     async def work(desk: SearchBatcher) -> None:
@@ -157,7 +158,7 @@ def test_what_waits_while_a_batch_is_answered_becomes_the_next_batch() -> None:
     assert [len(batch) for batch in slow.batches] == [1, 64, 36]
 
 
-def test_a_question_that_is_not_answered_in_time_is_refused_and_never_begun() -> None:
+def test_a_query_that_has_no_result_in_time_is_refused_and_never_begun() -> None:
     slow = Slow()
 
     async def work(desk: SearchBatcher) -> None:
@@ -173,7 +174,7 @@ def test_a_question_that_is_not_answered_in_time_is_refused_and_never_begun() ->
     assert slow.batches == [[1.0]]
 
 
-def test_an_answer_that_can_t_be_written_is_the_error_of_its_own_request() -> None:
+def test_a_result_that_can_t_be_written_is_the_error_of_its_own_request() -> None:
     slow = Slow()
     slow.go.set()
 
@@ -202,9 +203,7 @@ def begun(serving: Listening, data: bytes) -> socket.socket:
     connection = serving.connect()
     body = form(data)
     connection.sendall(head("/v1/search", len(body)) + body[:-20])
-    until = time.monotonic() + 10
-    while not serving.server.app.state.upload_limiter.active_count and time.monotonic() < until:
-        time.sleep(0.005)
+    wait_until(lambda: serving.server.app.state.upload_limiter.active_count)
     return connection
 
 
@@ -267,12 +266,8 @@ def test_an_upload_that_drips_is_cut_off_too(small: Settings, pictures: list[byt
         assert serving.answer(upload("/v1/search", pictures[0])).status == 200
 
 
-def test_half_a_header_and_none_at_all_are_cut_off(home_with_digits: Settings) -> None:
-    with (
-        listening(home_with_digits, header_seconds=0.5) as serving,
-        serving.connect() as half,
-        serving.connect() as mute,
-    ):
+def test_half_a_header_and_none_at_all_are_cut_off(shared_home: Settings) -> None:
+    with listening(shared_home, header_seconds=0.5) as serving, serving.connect() as half, serving.connect() as mute:
         half.sendall(b"GET /livez HTTP/1.1\r\nHost: 127.0.")
         for connection in (half, mute):
             reply = read_reply(connection)
@@ -284,20 +279,20 @@ def test_half_a_header_and_none_at_all_are_cut_off(home_with_digits: Settings) -
                 assert read_reply(fine).status == 200
 
 
-def test_headers_without_an_end_are_cut_off(home_with_digits: Settings) -> None:
-    with listening(home_with_digits) as serving:
+def test_headers_without_an_end_are_cut_off(shared_home: Settings) -> None:
+    with listening(shared_home) as serving:
         reply = serving.answer(b"GET /livez HTTP/1.1\r\n" + b"X-Much: " + b"a" * 100_000)
         assert reply.status == 431 and reply.json()["type"].endswith("header-too-large")
 
 
-def test_what_is_no_http_gets_a_problem_document(home_with_digits: Settings) -> None:
-    with listening(home_with_digits) as serving:
+def test_what_is_no_http_gets_a_problem_document(shared_home: Settings) -> None:
+    with listening(shared_home) as serving:
         reply = serving.answer(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 hello\r\n\r\n")
         assert reply.status == 400 and reply.headers["content-type"] == "application/problem+json"
 
 
-def test_a_body_that_is_refused_is_not_read_to_its_end(home_with_digits: Settings) -> None:
-    with listening(home_with_digits) as serving, serving.connect() as connection:
+def test_a_body_that_is_refused_is_not_read_to_its_end(shared_home: Settings) -> None:
+    with listening(shared_home) as serving, serving.connect() as connection:
         connection.sendall(head("/v1/search", 10_000_000_000))
         assert read_reply(connection).status == 413
         sent = 0
@@ -307,29 +302,25 @@ def test_a_body_that_is_refused_is_not_read_to_its_end(home_with_digits: Setting
                 sent += 100_000
 
 
-def test_a_client_that_does_not_read_its_answer_is_cut_off(home_with_digits: Settings) -> None:
-    settings = home_with_digits.model_copy(update={"answer_seconds": 0.5})
+def test_a_client_that_does_not_read_its_response_is_cut_off(shared_home: Settings) -> None:
+    settings = shared_home.model_copy(update={"answer_seconds": 0.5})
     with listening(settings) as serving, serving.connect() as connection:
         with suppress(ConnectionError):  # cut off already
-            for _ in range(200):  # 200 answers of 60 kB: more than the system keeps for a reader who may come back
+            for _ in range(200):  # 200 responses of 60 kB: more than the system keeps for a reader who may come back
                 connection.sendall(get("/v1/images?limit=120"))
-                time.sleep(0.002)  # not faster than they are answered
-        until = time.monotonic() + 10
-        while serving.server.server_state.connections and time.monotonic() < until:
-            time.sleep(0.05)
-        assert not serving.server.server_state.connections
+                time.sleep(0.002)  # not faster than they are written
+        wait_until(lambda: not serving.server.server_state.connections, 10)
 
 
 # The end
 
 
-def test_a_server_that_stops_answers_what_it_took_in_and_refuses_the_rest(
+def test_a_server_that_stops_finishes_what_it_took_in_and_refuses_the_rest(
     home_with_digits: Settings, pictures: list[bytes]
 ) -> None:
     with listening(home_with_digits) as serving, begun(serving, pictures[0]) as taken:
         serving.server.should_exit = True
-        while not serving.server.app.state.upload_limiter.is_draining:
-            time.sleep(0.01)
+        wait_until(lambda: serving.server.app.state.upload_limiter.is_draining)
         ready = serving.answer(get("/readyz"))
         assert ready.status == 503 and "about to stop" in ready.json()["detail"]
         refused = serving.answer(upload("/v1/search", pictures[1]))
@@ -348,8 +339,7 @@ def test_a_server_that_is_forced_to_end_ends_its_threads(tmp_path: Path) -> None
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
-        while not server.started:
-            time.sleep(0.01)
+        wait_until(lambda: server.started)
         assert "readiness" in {thread.name for thread in threading.enumerate()}
         server.force_exit = server.should_exit = True
         thread.join(timeout=60)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 from contextlib import closing
 from http.client import HTTPConnection
 from typing import Any
@@ -14,17 +13,12 @@ from starlette.testclient import TestClient
 
 from simile.core import logs
 from simile.core.errors import BadSetting
-from simile.core.settings import Settings, load_settings
+from simile.core.settings import load_settings
 from simile.service.app import create_app
 from simile.service.observability.metrics import REQUEST_STAGES, ServiceMetrics, serve_metrics
-from tests.service.test_service import picture, problem, search
-from tests.service.test_workers import free_port
-
-
-@pytest.fixture
-def client(home_with_digits: Settings) -> Iterator[TestClient]:
-    with TestClient(create_app(home_with_digits), raise_server_exceptions=False) as client:
-        yield client
+from tests.service.test_service import problem, search
+from tests.support.images import noise
+from tests.support.waiting import free_port
 
 
 def figures(client: TestClient) -> dict[str, float]:
@@ -35,7 +29,7 @@ def figures(client: TestClient) -> dict[str, float]:
 def test_a_search_leaves_its_time_at_every_stage(client: TestClient) -> None:
     before = figures(client)
     for seed in range(3):
-        assert search(client, picture(seed)).status_code == 200
+        assert search(client, noise(seed)).status_code == 200
     found = figures(client)
     for stage in REQUEST_STAGES:
         name = f'simile_stage_seconds_count{{stage="{stage}"}}'
@@ -56,7 +50,7 @@ def test_requests_are_counted_by_route_and_never_by_what_a_client_made_up(client
 
 def test_the_index_shows_in_the_figures_as_it_is_now(client: TestClient) -> None:
     assert figures(client)["simile_index_images"] == 120
-    client.post("/v1/images", files={"file": ("a.png", picture(5))})
+    client.post("/v1/images", files={"file": ("a.png", noise(5))})
     found = figures(client)
     assert (found["simile_index_images"], found["simile_index_pending"]) == (121, 1)
     assert found["simile_index_segment_rows"] == 120 and found["simile_index_recall"] == 1
@@ -83,7 +77,7 @@ def test_the_figures_have_an_address_of_their_own_if_one_is_given() -> None:
             pass
 
 
-def test_every_answer_has_an_id_and_a_client_s_own_is_kept_if_it_is_plain(client: TestClient) -> None:
+def test_every_response_has_an_id_and_a_client_s_own_is_kept_if_it_is_plain(client: TestClient) -> None:
     made = [client.get("/livez").headers["x-request-id"] for _ in range(2)]
     assert made[0] != made[1] and made[0].split("-")[0] == made[1].split("-")[0]
     assert client.get("/livez", headers={"X-Request-Id": "abc-1.2:3"}).headers["x-request-id"] == "abc-1.2:3"

@@ -18,14 +18,7 @@ from simile.indexer.maintenance.rebuild import compact_index, rebuild_index
 from simile.indexer.pipeline.job import IndexRequest, index
 from simile.indexer.training.train import TrainingRequest, train_on_sources
 from tests.support.browser import serving
-
-FORM = "multipart/form-data; boundary=part"
-
-
-def upload(data: bytes) -> bytes:
-    """A form with one picture."""
-    head = b'--part\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
-    return head + data + b"\r\n--part--\r\n"
+from tests.support.server import FORM, form
 
 
 def ask(address: str, body: bytes | None = None, kind: str = "application/json") -> Any:
@@ -40,7 +33,7 @@ def searching(address: str, data: bytes) -> Iterator[Counter[str]]:
     outcomes: Counter[str] = Counter()
     stopped = threading.Event()
     searches: list[tuple[Any, ...]] = [
-        (f"{address}/v1/search?limit=3", upload(data), FORM),
+        (f"{address}/v1/search?limit=3", form(data), FORM),
         (f"{address}/v1/search", b'{"image_id": 7, "limit": 3, "include": ["reconstruction"]}'),
         (f"{address}/v1/images/7/neighbours?limit=3",),
     ]
@@ -76,7 +69,7 @@ def test_no_search_fails_while_segments_are_replaced_and_jobs_run(home_with_digi
             while ask(address + job["url"])["status"] == "running":
                 time.sleep(0.05)
             rebuild_index(settings)
-            ask(f"{address}/v1/images", upload(data), FORM)
+            ask(f"{address}/v1/images", form(data), FORM)
             compact_index(settings)
         assert ask(address + job["url"])["status"] == "finished"
     assert set(outcomes) == {"found"} and outcomes["found"] >= 10

@@ -20,15 +20,11 @@ from typing import Any
 import pytest
 
 from simile.core.settings import Settings
-from tests.service.test_service import picture
-from tests.support.server import BOUNDARY, form
+from tests.support.images import noise
+from tests.support.server import FORM, form
+from tests.support.waiting import free_port, wait_until
 
 SIMILE = str(Path(sys.executable).with_name("simile"))
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @dataclass
@@ -92,7 +88,7 @@ class Served:
 def ask(connection: HTTPConnection, method: str, path: str, data: bytes | None = None) -> tuple[int, str, Any]:
     """Status, the letters of the worker that answered, and the answer."""
     body = None if data is None else form(data)
-    headers = {} if data is None else {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+    headers = {} if data is None else {"Content-Type": FORM}
     connection.request(method, path, body, headers)
     response = connection.getresponse()
     return response.status, response.headers["x-request-id"].split("-")[0], json.loads(response.read() or b"null")
@@ -129,8 +125,8 @@ def served(_trained: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
 def test_what_one_worker_stores_the_other_finds_at_once(served: Served) -> None:
     served.connect(2)
     item, other = served.connections.values()
-    for seed in range(100, 110):
-        data = picture(seed)
+    for seed in range(100, 104):
+        data = noise(seed)
         status, first, added = ask(item, "POST", "/v1/images", data)
         assert status == 201
         status, second, found = ask(other, "POST", "/v1/search?limit=1", data)
@@ -152,20 +148,14 @@ def test_the_figures_of_all_workers_are_added_up_at_an_address_of_their_own(serv
     before = counted()
     for connection in served.connections.values():
         assert ask(connection, "GET", "/v1/images/7")[0] == 200
-    until = time.monotonic() + 10
-    while counted() != before + 2:  # a request is counted when its answer has been sent
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    wait_until(lambda: counted() == before + 2)  # a request is counted when its response has been sent
 
 
 def test_a_worker_that_dies_is_replaced_and_the_other_goes_on(served: Served) -> None:
     before = served.pids()
     assert len(before) == 2
     os.kill(min(before), signal.SIGKILL)
-    until = time.monotonic() + 60
-    while not (len(served.pids()) == 2 and served.pids() != before):
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    wait_until(lambda: len(served.pids()) == 2 and served.pids() != before)
     served.disconnect()
     served.connect(2)
     assert "a new one is started" in served.log.read_text()
@@ -178,10 +168,8 @@ def test_every_line_of_the_log_is_an_object_that_names_its_request(served: Serve
         response = connection.getresponse()
         response.read()
     assert response.headers["x-request-id"] == "mine-7"
-    until = time.monotonic() + 30
-    while '"mine-7"' not in (text := complete_lines(served.log)):  # a line is written when the answer has been sent
-        assert time.monotonic() < until, text
-        time.sleep(0.02)
+    wait_until(lambda: '"mine-7"' in complete_lines(served.log))  # a line is written when the response has been sent
+    text = complete_lines(served.log)
     lines = [json.loads(line) for line in text.splitlines() if not line.startswith("simile is running")]
     (mine,) = [line for line in lines if line.get("id") == "mine-7"]
     assert (mine["method"], mine["route"], mine["status"]) == ("GET", "/v1/images/{image_id}", 200)
@@ -208,15 +196,10 @@ def test_sigterm_ends_all_workers_and_the_command_says_it_went_well(served: Serv
 
 def test_workers_do_not_outlive_a_supervisor_that_is_killed(home_with_digits: Settings, tmp_path: Path) -> None:
     served = start(home_with_digits.home, tmp_path / "log", "--workers", "2")
-    until = time.monotonic() + 30
-    while len(served.pids()) < 2:
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    wait_until(lambda: len(served.pids()) == 2)
     workers = served.pids()
     served.kill()
-    while any(Path(f"/proc/{pid}/exe").exists() for pid in workers):
-        assert time.monotonic() < until + 60
-        time.sleep(0.1)
+    wait_until(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in workers), 90)
 
 
 def test_workers_that_can_t_start_end_the_command(tmp_path: Path) -> None:

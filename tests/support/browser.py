@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import shutil
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
@@ -15,6 +14,7 @@ import uvicorn
 
 from simile.core.settings import Settings
 from simile.service.app import create_app
+from tests.support.waiting import wait_until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
@@ -29,6 +29,8 @@ FLAGS = [
 ]
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+DESK = {"width": 1280, "height": 900}
+PHONE = {"width": 390, "height": 844}
 
 
 @contextmanager
@@ -37,8 +39,7 @@ def serving(settings: Settings) -> Iterator[str]:
     server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
-    while not server.started:
-        time.sleep(0.01)
+    wait_until(lambda: server.started)
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:  # or a test that fails leaves a thread behind, for which the whole run would wait
@@ -57,19 +58,48 @@ def launched(playwright: Any) -> Iterator[Any]:
 
 @contextmanager
 def opened(browser: Any, address: str, *, expected: Sequence[str] = (), **context: Any) -> Iterator[Any]:
-    """A page of its own. At its end, nothing was asked of another server, and no script failed or complained.
+    """A page of its own. At its end, no page asked another server for anything, and no script failed or complained.
 
     expected: what the browser's console may say, such as of a request that is meant to be refused.
     """
+    failed: list[str] = []
     with closing(browser.new_context(base_url=address, **context)) as made:
         made.set_default_timeout(10_000)
-        page = made.new_page()
-        failed: list[str] = []
-        page.on("pageerror", lambda error: failed.append(str(error)))
-        page.on("console", lambda said: _complaint(said, expected, failed))
-        page.on("request", lambda request: _only_this_server(request.url, address, failed))
-        yield page
+        made.on("weberror", lambda error: failed.append(str(error.error)))
+        made.on("console", lambda said: _complaint(said, expected, failed))
+        made.on("request", lambda request: _only_this_server(request.url, address, failed))
+        yield made.new_page()
     assert failed == []
+
+
+def violations(page: Any, *rules: str) -> list[tuple[str, list[str]]]:
+    """What axe finds on a page by these rules, or by all: the rule and the elements."""
+    axe = pytest.importorskip("axe_playwright_python.base", reason="needs axe-playwright-python")
+    if not page.evaluate("() => 'axe' in window"):
+        page.evaluate(axe.AXE_SCRIPT)
+    options: dict[str, Any] = {"resultTypes": ["violations"]} | ({"runOnly": rules} if rules else {})
+    found = page.evaluate("options => axe.run(options).then((all) => all.violations)", options)
+    return [(one["id"], [node["html"] for node in one["nodes"]]) for one in found]
+
+
+def layout_problems(page: Any) -> list[tuple[str, list[str]]]:
+    """What is wrong with a page at the size of a desk and of a phone: what axe finds, and scrolling sideways.
+
+    All rules at both sizes, contrast in light and dark. The page stays as on a phone, which a browser can't undo.
+    """
+    page.emulate_media(color_scheme="light", reduced_motion="reduce")
+    found = [*violations(page), *scrolls_sideways(page, DESK["width"])]
+    page.emulate_media(color_scheme="dark")
+    found += violations(page, "color-contrast")
+    devtools = page.context.new_cdp_session(page)
+    devtools.send("Emulation.setDeviceMetricsOverride", PHONE | {"deviceScaleFactor": 1, "mobile": True})
+    devtools.send("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    return [*found, *violations(page), *scrolls_sideways(page, PHONE["width"])]
+
+
+def scrolls_sideways(page: Any, width: int) -> list[tuple[str, list[str]]]:
+    found = page.evaluate("document.documentElement.scrollWidth")
+    return [] if found == width else [("scrolls sideways", [str(found)])]
 
 
 def drop_or_paste(page: Any, kind: str, name: str, data: bytes) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +12,10 @@ from typing import Any
 
 from simile.core.settings import Settings
 from simile.service.server.server import DrainingServer, make_server
+from tests.support.waiting import wait_until
 
 BOUNDARY = "simile"
+FORM = f"multipart/form-data; boundary={BOUNDARY}"
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,7 @@ def listening(settings: Settings, **options: Any) -> Iterator[Listening]:
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
-    while not server.started:
-        time.sleep(0.01)
+    wait_until(lambda: server.started)
     try:
         yield Listening(server, listener.getsockname()[1], thread)
     finally:
@@ -71,15 +71,8 @@ def form(data: bytes, name: str = "a.png") -> bytes:
 
 def head(path: str, length: int, *more: str, method: str = "POST") -> bytes:
     """The head of a request with a form of so many bytes."""
-    kind = f"multipart/form-data; boundary={BOUNDARY}"
-    lines = [
-        f"{method} {path} HTTP/1.1",
-        "Host: 127.0.0.1",
-        f"Content-Type: {kind}",
-        f"Content-Length: {length}",
-        *more,
-    ]
-    return "\r\n".join([*lines, "", ""]).encode()
+    lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", f"Content-Type: {FORM}", f"Content-Length: {length}"]
+    return "\r\n".join([*lines, *more, "", ""]).encode()
 
 
 def get(path: str, *more: str) -> bytes:

@@ -14,18 +14,26 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from simile.core.settings import Settings
-from simile.service.app import create_app
+from simile.core.settings import Settings, load_settings
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.home import Home
-from tests.support.browser import drop_or_paste, loaded, needs_browser, opened, serving
+from tests.conftest import app_client
+from tests.support.browser import drop_or_paste, loaded, opened, serving
 
 REFUSED = ("status of 4", "status of 503")  # what chromium's console says of what is asked for here
 
 
 @pytest.fixture
 def page(browser: Any, address: str) -> Iterator[Any]:
+    """A page of a home of one's own, to change it."""
     with opened(browser, address, expected=REFUSED) as page:
+        yield page
+
+
+@pytest.fixture
+def shared_page(browser: Any, shared_address: str) -> Iterator[Any]:
+    """A page of the home that is shared, to look at it."""
+    with opened(browser, shared_address, expected=REFUSED) as page:
         yield page
 
 
@@ -35,7 +43,7 @@ def of_service(address: str, path: str) -> Any:
         return json.load(answer)
 
 
-def pictures(page: Any) -> list[int]:
+def image_ids(page: Any) -> list[int]:
     """The ids of the images in the grid."""
     return [int(each.get_attribute("data-picture")) for each in page.locator("#hits a.frame").all()]
 
@@ -48,10 +56,10 @@ def open_sheet(page: Any, number: int) -> Any:
     return sheet
 
 
-@needs_browser
-def test_an_opened_picture_shows_what_the_model_saw_and_what_it_missed(page: Any) -> None:
+def test_an_opened_image_shows_its_reconstruction_and_error_and_can_be_liked_or_not(shared_page: Any) -> None:
+    page = shared_page
     page.goto("/?image_id=7")
-    opened_id = pictures(page)[1]
+    opened_id = image_ids(page)[1]
     sheet = open_sheet(page, 1)
     assert sheet.locator(".three img").count() == 4
     assert all(loaded(image) for image in sheet.locator(".three img").all())
@@ -67,10 +75,13 @@ def test_an_opened_picture_shows_what_the_model_saw_and_what_it_missed(page: Any
     page.go_back()
     sheet.wait_for(state="hidden")
     assert page.url.endswith("/?image_id=7")
+    open_sheet(page, 2).get_by_role("link", name="Less like this").click()
+    page.get_by_role("heading", name="Like one image, unlike 1").wait_for()
+    assert page.locator("dialog.sheet[open]").count() == 0
 
 
-@needs_browser
-def test_the_address_of_an_opened_picture_can_be_shared(page: Any) -> None:
+def test_the_address_of_an_opened_image_can_be_shared(shared_page: Any) -> None:
+    page = shared_page
     page.goto("/?image_id=7#picture-9")
     page.locator("dialog.sheet[open] .panel[data-image='9']").wait_for()
     page.get_by_role("button", name="Close").click()
@@ -82,18 +93,9 @@ def test_the_address_of_an_opened_picture_can_be_shared(page: Any) -> None:
     assert page.get_by_role("heading", name="No such image").is_visible()
 
 
-@needs_browser
-def test_a_picture_is_liked_from_its_sheet(page: Any) -> None:
-    page.goto("/?image_id=7")
-    open_sheet(page, 2).get_by_role("link", name="Less like this").click()
-    page.get_by_role("heading", name="Like one image, unlike 1").wait_for()
-    assert page.locator("dialog.sheet[open]").count() == 0
-
-
-@needs_browser
-def test_what_is_noted_of_a_picture_can_be_changed_and_searched_for(page: Any, address: str) -> None:
+def test_the_metadata_of_an_image_can_be_changed_and_searched_for(page: Any, address: str) -> None:
     page.goto("/collection")
-    image_id = pictures(page)[0]
+    image_id = image_ids(page)[0]
     sheet = open_sheet(page, 0)
     sheet.locator("summary", has_text="Edit").click()
     notes = sheet.get_by_label("One a line")
@@ -110,25 +112,23 @@ def test_what_is_noted_of_a_picture_can_be_changed_and_searched_for(page: Any, a
     }
     assert "<b>seven</b>" in sheet.locator(".metadata .table").inner_text()
     page.goto("/collection?where=price<13")
-    assert pictures(page) == [image_id]
+    assert image_ids(page) == [image_id]
 
 
-@needs_browser
-def test_a_forgotten_picture_is_gone_at_once(page: Any, address: str) -> None:
+def test_a_forgotten_image_is_gone_at_once(page: Any, address: str) -> None:
     page.goto("/?image_id=7")
-    gone, following = pictures(page)[3:5]
+    gone, following = image_ids(page)[3:5]
     sheet = open_sheet(page, 3)
     sheet.locator("summary", has_text="Forget").click()
     assert "Its file stays where it is" in sheet.locator(".delete").inner_text()
     sheet.get_by_role("button", name="Forget it").click()
     sheet.wait_for(state="hidden")
-    assert pictures(page)[3] == following and len(pictures(page)) == 23
+    assert image_ids(page)[3] == following and len(image_ids(page)) == 23
     assert of_service(address, "/v1/images")["total"] == 119
     assert page.goto(f"/pictures/{gone}").status == 404
 
 
-@needs_browser
-def test_pictures_are_added_with_what_became_of_each(page: Any, address: str, tmp_path: Path) -> None:
+def test_images_are_added_with_what_became_of_each(page: Any, address: str, tmp_path: Path) -> None:
     known = Path(of_service(address, "/v1/images/7")["path"])
     shutil.copy(known, tmp_path / "again.png")
     (tmp_path / "notes.png").write_text("dear diary")
@@ -149,16 +149,16 @@ def test_pictures_are_added_with_what_became_of_each(page: Any, address: str, tm
     assert "its file is deleted too" in sheet.locator(".delete").inner_text()
 
 
-@needs_browser
-def test_the_collection_is_seen_page_by_page_and_by_what_is_least_like_the_rest(page: Any) -> None:
+def test_the_collection_is_seen_page_by_page_and_by_what_is_least_like_the_rest(shared_page: Any) -> None:
+    page = shared_page
     page.goto("/collection")
-    assert pictures(page) == list(range(120, 60, -1))
+    assert image_ids(page) == list(range(120, 60, -1))
     page.get_by_role("link", name="Show more").click()
     page.wait_for_function("() => document.querySelectorAll('#hits li').length === 120")
-    assert pictures(page) == list(range(120, 0, -1)) and page.get_by_role("link", name="Show more").count() == 0
+    assert image_ids(page) == list(range(120, 0, -1)) and page.get_by_role("link", name="Show more").count() == 0
     page.get_by_role("link", name="Oldest").click()
     page.wait_for_url("**sort=id")
-    assert pictures(page)[:3] == [1, 2, 3]
+    assert image_ids(page)[:3] == [1, 2, 3]
     page.get_by_role("link", name="Least like the rest").click()
     page.locator("#hits li").first.wait_for()
     said = page.locator("#hits .distance").all_text_contents()
@@ -170,7 +170,6 @@ def test_the_collection_is_seen_page_by_page_and_by_what_is_least_like_the_rest(
     page.get_by_text("No image matches these filters").wait_for()
 
 
-@needs_browser
 def test_a_key_opens_what_it_may_and_the_way_out_is_on_every_page(browser: Any, home_with_digits: Settings) -> None:
     with Catalogue(Home(home_with_digits.home)) as catalogue:
         looker = catalogue.keys.create("a visitor", "search")[0].text
@@ -206,21 +205,25 @@ def test_a_key_opens_what_it_may_and_the_way_out_is_on_every_page(browser: Any, 
         page.wait_for_url("**/signin?next=*")
 
 
-def test_the_pages_errors_are_pages(home_with_digits: Settings, tmp_path: Path) -> None:
-    with TestClient(create_app(home_with_digits)) as client:
-        for address, status, reason in (
-            ("/collection?cursor=nonsense", 422, "cursor can&#39;t be"),
-            ("/collection?sort=size", 422, "sort"),
-            ("/collection?since=tomorrow", 422, "since can&#39;t be"),
-            ("/pictures/0", 404, "is no image id"),
-            ("/pictures/<script>", 404, "&lt;script&gt;"),
-            ("/pictures/424242", 404, "There is no image 424242"),
-        ):
-            answer = client.get(address)
-            assert (answer.status_code, answer.headers["content-type"]) == (status, "text/html; charset=utf-8")
-            assert 'role="alert"' in answer.text and reason in answer.text
-    nothing = home_with_digits.model_copy(update={"home": tmp_path / "nothing yet"})
-    with TestClient(create_app(nothing)) as client:
+@pytest.mark.parametrize(
+    ("address", "status", "reason"),
+    [
+        ("/collection?cursor=nonsense", 422, "cursor can&#39;t be"),
+        ("/collection?sort=size", 422, "sort"),
+        ("/collection?since=tomorrow", 422, "since can&#39;t be"),
+        ("/pictures/0", 404, "is no image id"),
+        ("/pictures/<script>", 404, "&lt;script&gt;"),
+        ("/pictures/424242", 404, "There is no image 424242"),
+    ],
+)
+def test_the_pages_errors_are_pages(shared_client: TestClient, address: str, status: int, reason: str) -> None:
+    response = shared_client.get(address)
+    assert (response.status_code, response.headers["content-type"]) == (status, "text/html; charset=utf-8")
+    assert 'role="alert"' in response.text and reason in response.text
+
+
+def test_pages_without_a_home_say_what_to_do(tmp_path: Path) -> None:
+    with app_client(load_settings(home=tmp_path / "nothing yet")) as client:
         assert "simile index PHOTOS" in client.get("/collection").text
         assert client.get("/jobs").status_code == 200
         assert client.get("/pictures/1").status_code == 409

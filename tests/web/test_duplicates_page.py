@@ -13,37 +13,42 @@ import pytest
 from starlette.testclient import TestClient
 
 from simile.dedup.records import Decision
-from simile.service.app import create_app
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.home import Home
-from tests.conftest import Copies
+from tests.conftest import Copies, app_client
 from tests.support import forking
-from tests.support.browser import needs_browser, serving
+from tests.support.browser import opened, serving
 
 OFFLINE = "ERR_INTERNET_DISCONNECTED"  # what chromium's console says of the test that asks for it
 
 
+LOOK = {"expected": [OFFLINE], "viewport": {"width": 1400, "height": 900}, "accept_downloads": True}
+
+
 @pytest.fixture
-def address(copies: Copies) -> Iterator[str]:
-    """Where the service runs."""
-    with serving(copies.settings) as address:
+def page(browser: Any, copies: Copies) -> Iterator[Any]:
+    """A page of copies of one's own, to decide on them."""
+    with serving(copies.settings) as address, opened(browser, address, **LOOK) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def shared_service(shared_copies: Copies) -> Iterator[str]:
+    with serving(shared_copies.settings) as address:
         yield address
 
 
 @pytest.fixture
-def page(browser: Any, address: str) -> Iterator[Any]:
-    context = browser.new_context(base_url=address, viewport={"width": 1400, "height": 900}, accept_downloads=True)
-    context.set_default_timeout(10_000)
-    page = context.new_page()
-    failed: list[str] = []
-    page.on("pageerror", lambda error: failed.append(str(error)))
-    page.on(
-        "console", lambda said: failed.append(said.text) if said.type == "error" and OFFLINE not in said.text else None
-    )
-    page.on("request", lambda request: None if request.url.startswith(address) else failed.append(request.url))
-    yield page
-    context.close()
-    assert failed == []
+def shared_page(browser: Any, shared_service: str) -> Iterator[Any]:
+    """A page of copies that are shared, to look at them."""
+    with opened(browser, shared_service, **LOOK) as page:
+        yield page
+
+
+@pytest.fixture
+def client(copies: Copies) -> Iterator[TestClient]:
+    with app_client(copies.settings) as client:
+        yield client
 
 
 def press(page: Any, key: str) -> None:
@@ -102,7 +107,6 @@ def decisions(copies: Copies) -> list[Decision]:
         ]
 
 
-@needs_browser
 def test_ten_groups_are_decided_by_keyboard_exported_applied_and_undone(
     page: Any, copies: Copies, tmp_path: Path
 ) -> None:
@@ -129,8 +133,7 @@ def test_ten_groups_are_decided_by_keyboard_exported_applied_and_undone(
     assert tree(copies.photos) == before
 
 
-@needs_browser
-def test_the_last_answers_are_undone_one_by_one_even_after_looking_elsewhere(page: Any, copies: Copies) -> None:
+def test_the_last_decisions_are_undone_one_by_one_even_after_looking_elsewhere(page: Any, copies: Copies) -> None:
     page.goto("/duplicates?tier=near")
     first = names(page)
     press(page, "y")
@@ -147,7 +150,6 @@ def test_the_last_answers_are_undone_one_by_one_even_after_looking_elsewhere(pag
     assert "no answer" in page.inner_text(".toast")
 
 
-@needs_browser
 def test_a_long_group_is_decided_member_by_member(page: Any, copies: Copies) -> None:
     page.goto("/duplicates?tier=near")
     go_to(page, "00.jpg")
@@ -169,7 +171,6 @@ def test_a_long_group_is_decided_member_by_member(page: Any, copies: Copies) -> 
     assert states() == ["kept", "same", "open"]
 
 
-@needs_browser
 def test_choosing_another_keeper_of_a_long_group_turns_all_its_pairs(page: Any) -> None:
     page.goto("/duplicates?tier=near")
     go_to(page, "00.jpg")
@@ -180,8 +181,8 @@ def test_choosing_another_keeper_of_a_long_group_turns_all_its_pairs(page: Any) 
     assert fates(page) == ["Kept", "Would be removed"]
 
 
-@needs_browser
-def test_what_differs_and_blinking_are_a_key_away(page: Any) -> None:
+def test_what_differs_and_blinking_are_a_key_away(shared_page: Any) -> None:
+    page = shared_page
     page.goto("/duplicates?tier=near")
     between = page.locator(".between img")
     assert not between.is_visible()
@@ -203,8 +204,8 @@ def test_what_differs_and_blinking_are_a_key_away(page: Any) -> None:
     assert page.inner_text(".progress p").startswith("0 decided")
 
 
-@needs_browser
-def test_the_threshold_moves_the_list_and_finds_back(page: Any) -> None:
+def test_the_threshold_moves_the_list_and_finds_back(shared_page: Any) -> None:
+    page = shared_page
     page.goto("/duplicates?tier=near")
     page.locator(".tune summary").click()
     slider = page.locator(".tune input[type=range]")
@@ -216,7 +217,6 @@ def test_the_threshold_moves_the_list_and_finds_back(page: Any) -> None:
     page.wait_for_function("() => document.querySelector('.place')?.innerText === '1 / 10'")
 
 
-@needs_browser
 def test_tabs_lead_to_each_tier(page: Any, copies: Copies) -> None:
     page.goto("/")
     page.get_by_role("link", name="Duplicates").click()
@@ -235,8 +235,7 @@ def test_tabs_lead_to_each_tier(page: Any, copies: Copies) -> None:
     assert [one.same for one in decisions(copies)] == [True]
 
 
-@needs_browser
-def test_nothing_scrolls_sideways_and_the_answers_stay_in_reach_on_a_phone(page: Any) -> None:
+def test_nothing_scrolls_sideways_and_the_buttons_stay_in_reach_on_a_phone(page: Any) -> None:
     page.set_viewport_size({"width": 360, "height": 740})
     page.goto("/duplicates?tier=near")
     for key in ("j", "n"):
@@ -248,90 +247,85 @@ def test_nothing_scrolls_sideways_and_the_answers_stay_in_reach_on_a_phone(page:
     assert page.evaluate("document.documentElement.scrollWidth") == 360
 
 
-@needs_browser
-def test_a_server_that_is_gone_is_explained_and_nothing_is_lost(page: Any, copies: Copies) -> None:
+def test_a_server_that_is_gone_is_explained_and_nothing_is_lost(shared_page: Any, shared_copies: Copies) -> None:
+    page = shared_page
     page.goto("/duplicates?tier=near")
     shown = names(page)
     page.context.set_offline(True)
     page.evaluate("document.querySelector('[data-key=y]').click()")
     page.get_by_role("alert").wait_for()
     assert "can't be reached" in page.inner_text(".toast") and names(page) == shown
-    assert decisions(copies) == []
+    assert decisions(shared_copies) == []
 
 
-@needs_browser
-def test_the_review_works_without_javascript(browser: Any, address: str, copies: Copies) -> None:
-    context = browser.new_context(base_url=address, java_script_enabled=False)
-    page = context.new_page()
-    page.goto("/duplicates?tier=near")
-    first = names(page)
-    page.get_by_role("button", name="Same").click()
-    assert names(page) != first and page.inner_text(".progress p") == "1 decided · 10 to go"
-    page.get_by_role("button", name="Undo").click()
-    assert names(page) == first and decisions(copies) == []
-    page.get_by_role("button", name="Keep the other").click()
-    assert names(page) == first[::-1]
-    page.locator("label[for=difference]").click()
-    assert page.locator(".between img").is_visible()
-    page.get_by_role("link", name="Next").click()
-    assert names(page) != first
-    context.close()
+def test_the_review_works_without_javascript(browser: Any, copies: Copies) -> None:
+    with serving(copies.settings) as address, opened(browser, address, java_script_enabled=False) as page:
+        page.goto("/duplicates?tier=near")
+        first = names(page)
+        page.get_by_role("button", name="Same").click()
+        assert names(page) != first and page.inner_text(".progress p") == "1 decided · 10 to go"
+        page.get_by_role("button", name="Undo").click()
+        assert names(page) == first and decisions(copies) == []
+        page.get_by_role("button", name="Keep the other").click()
+        assert names(page) == first[::-1]
+        page.locator("label[for=difference]").click()
+        assert page.locator(".between img").is_visible()
+        page.get_by_role("link", name="Next").click()
+        assert names(page) != first
 
 
-def test_the_list_stays_while_others_write(copies: Copies) -> None:
+def test_the_list_stays_while_others_write(client: TestClient, copies: Copies) -> None:
     """A change that has nothing to do with copies, or another person's answer, must not move the list."""
-    with TestClient(create_app(copies.settings)) as client:
-        page = client.get("/duplicates?tier=near").text
-        following = page.split('data-key="ArrowDown j"')[0].rsplit('href="', 1)[1].split('"')[0].replace("&amp;", "&")
-        pair = {"first": copies.ids["camera/01.png"], "second": copies.ids["phone/01.jpg"], "same": False}
-        client.post("/v1/duplicates/decisions", json={"decisions": [pair]})
-        later = client.get(following).text
-        assert "2 / 10" in later and "<strong>1</strong> decided" in later
-        assert "1 / 9" in client.get("/duplicates?tier=near").text  # opened again, it is of now
-
-
-def test_what_was_called_different_is_listed_as_decided_and_can_be_thought_over(copies: Copies) -> None:
+    page = client.get("/duplicates?tier=near").text
+    following = page.split('data-key="ArrowDown j"')[0].rsplit('href="', 1)[1].split('"')[0].replace("&amp;", "&")
     pair = {"first": copies.ids["camera/01.png"], "second": copies.ids["phone/01.jpg"], "same": False}
-    with TestClient(create_app(copies.settings)) as client:
-        client.post("/v1/duplicates/decisions", json={"decisions": [pair]})
-        page = client.get("/duplicates?tier=near&show=decided").text
-        assert "1 / 1" in page and "You said: different" in page and "01.jpg" in page
-        action = page.split('" method="post" class="answers"')[0].rsplit('action="', 1)[1].replace("&amp;", "&")
-        asked = {"first": pair["first"], "second": pair["second"]}
-        changed = client.post(action, data=asked | {"answer": "same"}).text
-        assert "You said: same" in changed and "Would be removed" in changed
-        taken_back = client.post(action, data=asked | {"answer": "open"}).text
-        assert "You said" not in taken_back
+    client.post("/v1/duplicates/decisions", json={"decisions": [pair]})
+    later = client.get(following).text
+    assert "2 / 10" in later and "<strong>1</strong> decided" in later
+    assert "1 / 9" in client.get("/duplicates?tier=near").text  # opened again, it is of now
+
+
+def test_what_was_called_different_is_listed_as_decided_and_can_be_thought_over(
+    client: TestClient, copies: Copies
+) -> None:
+    pair = {"first": copies.ids["camera/01.png"], "second": copies.ids["phone/01.jpg"], "same": False}
+    client.post("/v1/duplicates/decisions", json={"decisions": [pair]})
+    page = client.get("/duplicates?tier=near&show=decided").text
+    assert "1 / 1" in page and "You said: different" in page and "01.jpg" in page
+    action = page.split('" method="post" class="answers"')[0].rsplit('action="', 1)[1].replace("&amp;", "&")
+    asked = {"first": pair["first"], "second": pair["second"]}
+    changed = client.post(action, data=asked | {"answer": "same"}).text
+    assert "You said: same" in changed and "Would be removed" in changed
+    taken_back = client.post(action, data=asked | {"answer": "open"}).text
+    assert "You said" not in taken_back
     assert decisions(copies) == []
 
 
-def test_answers_that_make_no_sense_change_nothing(copies: Copies) -> None:
-    with TestClient(create_app(copies.settings)) as client:
-        group = client.get("/v1/duplicates?tier=near").json()["groups"][0]
-        address, ids = f"/duplicates?tier=near&group={group['id']}", [one["image_id"] for one in group["members"]]
-        right = {"first": ids[0], "second": ids[1], "answer": "same"}
-        for wrong, status in (
-            ({**right, "answer": "perhaps"}, 422),
-            ({**right, "second": copies.ids["camera/09.png"]}, 409),
-            ({**right, "second": "x"}, 409),
-            ({"answer": "undo", "undo": "4242-4243-same"}, 404),
-            ({"answer": "undo", "undo": "nonsense,1-1-open"}, 422),
-        ):
-            response = client.post(address, data=wrong)
-            assert response.status_code == status and 'role="alert"' in response.text
-        elsewhere = client.post(address, data=right, headers={"sec-fetch-site": "cross-site"})
-        assert elsewhere.status_code == 403
-        assert client.post(address, data={"answer": "undo"}).status_code == 200
+def test_decisions_that_make_no_sense_change_nothing(client: TestClient, copies: Copies) -> None:
+    group = client.get("/v1/duplicates?tier=near").json()["groups"][0]
+    address, ids = f"/duplicates?tier=near&group={group['id']}", [one["image_id"] for one in group["members"]]
+    right = {"first": ids[0], "second": ids[1], "answer": "same"}
+    for wrong, status in (
+        ({**right, "answer": "perhaps"}, 422),
+        ({**right, "second": copies.ids["camera/09.png"]}, 409),
+        ({**right, "second": "x"}, 409),
+        ({"answer": "undo", "undo": "4242-4243-same"}, 404),
+        ({"answer": "undo", "undo": "nonsense,1-1-open"}, 422),
+    ):
+        response = client.post(address, data=wrong)
+        assert response.status_code == status and 'role="alert"' in response.text
+    elsewhere = client.post(address, data=right, headers={"sec-fetch-site": "cross-site"})
+    assert elsewhere.status_code == 403
+    assert client.post(address, data={"answer": "undo"}).status_code == 200
     assert decisions(copies) == []
 
 
-def test_a_key_that_may_only_look_gets_no_buttons_to_answer_with(copies: Copies) -> None:
+def test_a_key_that_may_only_look_gets_no_buttons_to_decide_with(client: TestClient, copies: Copies) -> None:
     with Catalogue(Home(copies.settings.home)) as catalogue:
         keys = {scope: catalogue.keys.create(scope, scope)[0].text for scope in ("search", "write")}
-    with TestClient(create_app(copies.settings)) as client:
-        pages = {
-            scope: client.get("/duplicates?tier=near", headers={"Authorization": f"Bearer {key}"}).text
-            for scope, key in keys.items()
-        }
+    pages = {
+        scope: client.get("/duplicates?tier=near", headers={"Authorization": f"Bearer {key}"}).text
+        for scope, key in keys.items()
+    }
     assert 'value="different"' in pages["write"] and "Answers need a key" not in pages["write"]
     assert 'name="answer"' not in pages["search"] and "Answers need a key" in pages["search"]

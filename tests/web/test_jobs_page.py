@@ -13,10 +13,8 @@ import pytest
 from simile.core.settings import Settings
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.home import Home
-from tests.support.browser import needs_browser, opened, serving
+from tests.support.browser import DESK, layout_problems, opened, serving
 
-DESK = {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"}
-PHONE = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "has_touch": True, "is_mobile": True}
 PATIENCE = 60_000  # ms: a job is a process of its own that begins by loading the network
 
 
@@ -29,17 +27,14 @@ def settings(trained_home: Settings, digits: Path) -> Settings:
 
 
 @contextmanager
-def jobs_page(browser: Any, address: str, shape: dict[str, Any]) -> Iterator[Any]:
+def jobs_page(browser: Any, address: str) -> Iterator[Any]:
     """The page of jobs, which is never loaded anew and by its end has passed axe."""
-    axe_core = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
-    with opened(browser, address, expected=["status of 409"], reduced_motion="reduce", **shape) as page:
+    with opened(browser, address, expected=["status of 409"], reduced_motion="reduce", viewport=DESK) as page:
         page.goto("/jobs")
         page.evaluate("window.sameDocument = true")
         yield page
         assert page.evaluate("window.sameDocument") is True
-        found = axe_core.Axe().run(page).response["violations"]
-        assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
-        assert page.evaluate("document.documentElement.scrollWidth") == shape["viewport"]["width"]
+        assert layout_problems(page) == []
 
 
 def begin(page: Any, root: str = "photos") -> Any:
@@ -57,13 +52,9 @@ def ends(card: Any, state: str) -> None:
     card.locator(".state", has_text=state).wait_for(timeout=PATIENCE)
 
 
-@needs_browser
-@pytest.mark.parametrize("shape", [DESK, PHONE], ids=["desk", "phone"])
-def test_a_job_is_begun_watched_and_tells_what_it_set_aside(
-    browser: Any, settings: Settings, shape: dict[str, Any]
-) -> None:
+def test_a_job_is_begun_watched_and_tells_what_it_set_aside(browser: Any, settings: Settings) -> None:
     home = Home(settings.home)
-    with serving(settings) as address, jobs_page(browser, address, shape) as page:
+    with serving(settings) as address, jobs_page(browser, address) as page:
         page.get_by_text("No folder was indexed from here yet").wait_for()
         with home.lock("a test"), Catalogue(home) as catalogue:  # the job waits, so that nothing is over too soon
             card = begin(page)
@@ -86,10 +77,9 @@ def test_a_job_is_begun_watched_and_tells_what_it_set_aside(
         page.get_by_role("link", name="Look at the collection").wait_for()
 
 
-@needs_browser
 def test_a_job_is_stopped_and_another_follows(browser: Any, settings: Settings) -> None:
     home = Home(settings.home)
-    with serving(settings) as address, jobs_page(browser, address, DESK) as page:
+    with serving(settings) as address, jobs_page(browser, address) as page:
         with home.lock("a test"):
             card = begin(page)
             card.get_by_role("button", name="Stop").press("Enter")
@@ -103,10 +93,9 @@ def test_a_job_is_stopped_and_another_follows(browser: Any, settings: Settings) 
         assert page.locator("li.job").count() == 2
 
 
-@needs_browser
 def test_a_job_that_another_one_began_is_seen_without_loading_the_page_anew(browser: Any, settings: Settings) -> None:
     home = Home(settings.home)
-    with serving(settings) as address, jobs_page(browser, address, DESK) as page, home.lock("a test"):
+    with serving(settings) as address, jobs_page(browser, address) as page, home.lock("a test"):
         other = page.context.new_page()
         other.goto("/jobs")
         begin(other)

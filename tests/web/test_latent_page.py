@@ -17,28 +17,25 @@ from simile.explore.latent.aggregate_posterior import load_aggregate_posterior
 from simile.explore.latent.traversal import measure_latent_range
 from simile.search import attributes
 from simile.search.searcher import Searcher
-from simile.service.app import create_app
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.home import Home
-from tests.support.browser import needs_browser, opened, serving
-
-DESK = {"width": 1280, "height": 900}
-PHONE = {"width": 390, "height": 844}
+from tests.conftest import app_client
+from tests.support.browser import DESK, PHONE, layout_problems, opened, serving
 
 
-@pytest.fixture
-def digits_home(home_with_digits: Settings) -> Settings:
+@pytest.fixture(scope="module")
+def latent_home(shared_home: Settings) -> Settings:
     """120 digits, and an attribute `late`: the second half of them."""
-    with Searcher(home_with_digits) as searcher:
+    with Searcher(shared_home) as searcher:
         everything = load_aggregate_posterior(searcher)
         examples = AttributeExamples(everything.mu, everything.ids > 60, [str(one) for one in everything.ids.tolist()])
         attributes.save_attribute(searcher.home, learn_attribute("late", everything.encoder.fingerprint, examples))
-    return home_with_digits
+    return shared_home
 
 
-@pytest.fixture
-def latent(digits_home: Settings) -> Iterator[str]:
-    with serving(digits_home) as address:
+@pytest.fixture(scope="module")
+def latent(latent_home: Settings) -> Iterator[str]:
+    with serving(latent_home) as address:
         yield address
 
 
@@ -55,8 +52,7 @@ def move(page: Any, name: str, value: str) -> str:
     return shown(page)
 
 
-@needs_browser
-def test_sliders_make_pictures_and_the_address_says_where_one_is(browser: Any, latent: str) -> None:
+def test_sliders_make_images_and_the_address_says_where_one_is(browser: Any, latent: str) -> None:
     with opened(browser, latent, viewport=DESK) as page:
         page.goto("/latent?a=3&b=9")
         first = shown(page)
@@ -77,9 +73,8 @@ def test_sliders_make_pictures_and_the_address_says_where_one_is(browser: Any, l
         assert shown(page) == walked
 
 
-@needs_browser
-def test_pictures_are_chosen_uploaded_made_and_searched_from(browser: Any, latent: str, digits_home: Settings) -> None:
-    with Searcher(digits_home) as searcher:
+def test_images_are_chosen_uploaded_made_and_searched_from(browser: Any, latent: str, latent_home: Settings) -> None:
+    with Searcher(latent_home) as searcher:
         file = Path(searcher.get_image(7).paths[0])
     with opened(browser, latent, viewport=PHONE, has_touch=True, is_mobile=True) as page:
         page.goto("/latent?a=3&b=9&share=0")
@@ -101,9 +96,8 @@ def test_pictures_are_chosen_uploaded_made_and_searched_from(browser: Any, laten
         assert saved.value.path().read_bytes().startswith(b"GIF8")
 
 
-@needs_browser
-def test_a_dimension_that_the_address_moves_has_a_slider(browser: Any, latent: str, digits_home: Settings) -> None:
-    with Searcher(digits_home) as searcher:
+def test_a_dimension_that_the_address_moves_has_a_slider(browser: Any, latent: str, latent_home: Settings) -> None:
+    with Searcher(latent_home) as searcher:
         last = measure_latent_range(searcher).activity_order[-1]
     with opened(browser, latent, viewport=DESK) as page:
         page.goto(f"/latent?a=3&b=9&dim.{last}=2.5")
@@ -112,7 +106,6 @@ def test_a_dimension_that_the_address_moves_has_a_slider(browser: Any, latent: s
         assert page.get_by_label(f"Dimension {last}").input_value() == "2.5"
 
 
-@needs_browser
 def test_the_way_to_a_hit_is_a_slider_in_its_panel(browser: Any, latent: str) -> None:
     with opened(browser, latent, viewport=DESK) as page:
         page.goto("/?image_id=3")
@@ -125,12 +118,8 @@ def test_the_way_to_a_hit_is_a_slider_in_its_panel(browser: Any, latent: str) ->
         assert page.locator(".between img").get_attribute("src") != half
 
 
-@needs_browser
-@pytest.mark.parametrize("shape", [DESK, PHONE], ids=["desk", "phone"])
-def test_an_attribute_is_learned_from_marked_pictures_pushed_and_forgotten(
-    browser: Any, latent: str, shape: dict[str, int]
-) -> None:
-    with opened(browser, latent, expected=["status of 409"], viewport=shape, reduced_motion="reduce") as page:
+def test_an_attribute_is_learned_from_marked_images_pushed_and_forgotten(browser: Any, latent: str) -> None:
+    with opened(browser, latent, expected=["status of 409"], viewport=PHONE, reduced_motion="reduce") as page:
         page.goto("/latent?a=3&b=9&attr.late=1")
         page.locator("#learn summary").click()
         candidates = page.locator("[data-candidates] button")
@@ -165,11 +154,10 @@ def test_an_attribute_is_learned_from_marked_pictures_pushed_and_forgotten(
         page.wait_for_function("() => !location.search.includes('tall-one') && location.search.includes('attr.late=1')")
 
 
-@needs_browser
-def test_only_a_key_that_may_write_learns(browser: Any, digits_home: Settings) -> None:
-    with Catalogue(Home(digits_home.home)) as catalogue:
+def test_only_a_key_that_may_write_learns(browser: Any, home_with_digits: Settings) -> None:
+    with Catalogue(Home(home_with_digits.home)) as catalogue:
         keys = {scope: catalogue.keys.create(f"may {scope}", scope)[0].text for scope in ("search", "write")}
-    with serving(digits_home) as address:
+    with serving(home_with_digits) as address:
         for scope, sections in (("search", 0), ("write", 1)):
             with opened(browser, address) as page:
                 page.goto("/latent")
@@ -179,8 +167,7 @@ def test_only_a_key_that_may_write_learns(browser: Any, digits_home: Settings) -
                 assert page.get_by_text("Learn an attribute").count() == sections
 
 
-@needs_browser
-def test_a_seed_makes_the_same_pictures_again_and_what_is_kept_stays_for_the_tab(browser: Any, latent: str) -> None:
+def test_a_seed_makes_the_same_images_again_and_what_is_kept_stays_for_the_tab(browser: Any, latent: str) -> None:
     def dozen() -> list[str]:
         page.locator("[data-new] button").nth(11).wait_for()
         page.get_by_text("seed 77; click one").wait_for()
@@ -212,13 +199,8 @@ def test_a_seed_makes_the_same_pictures_again_and_what_is_kept_stays_for_the_tab
         assert other.locator("[data-kept] li").count() == 0
 
 
-@needs_browser
-@pytest.mark.parametrize(("viewport", "scheme"), [(DESK, "dark"), (PHONE, "light")])
-def test_axe_finds_nothing_and_nothing_scrolls_sideways(
-    browser: Any, latent: str, viewport: dict[str, int], scheme: str
-) -> None:
-    axe_core = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
-    with opened(browser, latent, viewport=viewport, color_scheme=scheme, reduced_motion="reduce") as page:
+def test_axe_finds_nothing_and_nothing_scrolls_sideways(browser: Any, latent: str) -> None:
+    with opened(browser, latent, viewport=DESK, reduced_motion="reduce") as page:
         page.goto("/latent?seed=7")
         shown(page)
         page.locator("[data-new] button").nth(11).wait_for()
@@ -226,36 +208,44 @@ def test_axe_finds_nothing_and_nothing_scrolls_sideways(
         page.locator("#learn summary").click()
         page.locator("[data-candidates] button").first.click()
         page.get_by_role("button", name="Mark all others here as without it").click()
-        found = axe_core.Axe().run(page).response["violations"]
-        assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert layout_problems(page) == []
 
 
-def test_without_a_script_it_is_a_form(digits_home: Settings) -> None:
-    with TestClient(create_app(digits_home)) as client:
-        page = client.get("/latent", params={"a": 3, "b": 9, "share": 0, "attr.late": 1})
-        assert page.status_code == 200 and "data:image/png;base64," in page.text
-        assert 'name="attr.late"' in page.text and 'name="share"' in page.text
-        for params, status in (
-            ({"a": "x"}, 422),
-            ({"a": 4242}, 404),
-            ({"share": "nan"}, 422),
-            ({"attr.nobody": 1}, 422),
-            ({"dim.99": 1}, 422),
-            ({"dim.x": 1}, 422),
-        ):
-            refused = client.get("/latent", params=params)
-            assert refused.status_code == status and "That did not work" in refused.text, params
+@pytest.fixture(scope="module")
+def client(latent_home: Settings) -> Iterator[TestClient]:
+    with app_client(latent_home) as client:
+        yield client
 
 
-def test_without_a_decoder_it_says_so_and_still_finds(digits_home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    with TestClient(create_app(digits_home)) as client:
-        client.get("/readyz")
-        monkeypatch.setattr(client.app.state.searcher_provider.get_searcher().get_encoder(), "has_decoder", False)  # type: ignore[attr-defined]
-        page = client.get("/latent", params={"a": 3, "b": 9, "share": 0})
-        assert page.status_code == 200 and "has no decoder" in page.text and "/pictures/3" in page.text
+def test_without_a_script_it_is_a_form(client: TestClient) -> None:
+    page = client.get("/latent", params={"a": 3, "b": 9, "share": 0, "attr.late": 1})
+    assert page.status_code == 200 and "data:image/png;base64," in page.text
+    assert 'name="attr.late"' in page.text and 'name="share"' in page.text
+
+
+@pytest.mark.parametrize(
+    ("params", "status"),
+    [
+        ({"a": "x"}, 422),
+        ({"a": 4242}, 404),
+        ({"share": "nan"}, 422),
+        ({"attr.nobody": 1}, 422),
+        ({"dim.99": 1}, 422),
+        ({"dim.x": 1}, 422),
+    ],
+)
+def test_a_form_that_makes_no_sense_is_refused(client: TestClient, params: dict[str, Any], status: int) -> None:
+    refused = client.get("/latent", params=params)
+    assert refused.status_code == status and "That did not work" in refused.text
+
+
+def test_without_a_decoder_it_says_so_and_still_finds(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    client.get("/readyz")
+    monkeypatch.setattr(client.app.state.searcher_provider.get_searcher().get_encoder(), "has_decoder", False)  # type: ignore[attr-defined]
+    page = client.get("/latent", params={"a": 3, "b": 9, "share": 0})
+    assert page.status_code == 200 and "has no decoder" in page.text and "/pictures/3" in page.text
 
 
 def test_an_empty_home_says_what_to_do(trained_home: Settings) -> None:
-    with TestClient(create_app(trained_home)) as client:
+    with app_client(trained_home) as client:
         assert "Nothing is indexed yet" in client.get("/latent").text

@@ -13,24 +13,20 @@ from simile.explore.arrays import ignore_progress
 from simile.explore.map.map import MapSettings, make_map, measure_reconstruction_errors
 from simile.explore.map.view import make_map_view
 from simile.search.searcher import Searcher
-from tests.support.browser import needs_browser, opened, serving
+from tests.support.browser import DESK, PHONE, layout_problems, opened, serving
 
-pytestmark = needs_browser
-
-DESK = {"width": 1280, "height": 800}
-PHONE = {"width": 390, "height": 844}
 READS = ["willReadFrequently"]  # what Chromium says of a canvas that these tests read
 
 
-@pytest.fixture
-def mapped(home_with_digits: Settings) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def mapped(shared_home: Settings) -> Iterator[str]:
     """Where a service of 120 digits runs whose map was made, with errors and a label `kind`."""
-    with Searcher(home_with_digits) as searcher:
+    with Searcher(shared_home) as searcher:
         view = make_map_view(searcher, make_map(searcher, MapSettings(count=5), ignore_progress))
         measure_reconstruction_errors(searcher, view.ids, ignore_progress)
         for image_id in range(1, 121):
             searcher.catalogue.metadata.set_for_image(image_id, {"kind": "odd" if image_id % 2 else "even"})
-    with serving(home_with_digits) as address:
+    with serving(shared_home) as address:
         yield address
 
 
@@ -66,7 +62,7 @@ DOT = """() => {
 }"""
 
 
-def test_the_map_is_drawn_and_a_click_leads_to_the_picture_and_back(browser: Any, mapped: str) -> None:
+def test_the_map_is_drawn_and_a_click_leads_to_the_image_and_back(browser: Any, mapped: str) -> None:
     with opened(browser, mapped, expected=READS, viewport=DESK) as page:
         open_map(page)
         page.wait_for_function(
@@ -191,17 +187,13 @@ def test_the_page_waits_for_the_map_and_shows_it(browser: Any, address: str) -> 
         assert drawn(page) > 100
 
 
-@pytest.mark.parametrize(("size", "scheme"), [(DESK, "light"), (PHONE, "dark")])
-def test_axe_finds_nothing_on_the_map(browser: Any, mapped: str, size: dict[str, int], scheme: str) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
-    with opened(browser, mapped, viewport=size, color_scheme=scheme) as page:
-        for address in ("/map?colour=density", "/map?layout=tsne"):
-            page.goto(address)
-            if "colour" in address:
-                page.wait_for_selector(".loading", state="detached")
-                page.locator("canvas").focus()
-                page.keyboard.press("s")
-                page.locator(".chosen a.frame").first.wait_for()
-            found = axe.run(page).response["violations"]
-            assert found == [], [(one["id"], [node["html"] for node in one["nodes"]]) for one in found]
-            assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+def test_axe_finds_nothing_on_the_map(browser: Any, mapped: str) -> None:
+    with opened(browser, mapped, expected=READS, viewport=DESK) as page:
+        open_map(page, "/map?colour=density")
+        page.locator("canvas").focus()
+        page.keyboard.press("s")
+        page.locator(".chosen a.frame").first.wait_for()
+        assert layout_problems(page) == []
+        other = page.context.new_page()
+        other.goto("/map?layout=tsne")
+        assert layout_problems(other) == []

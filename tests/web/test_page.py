@@ -10,24 +10,24 @@ import pytest
 from starlette.testclient import TestClient
 
 from simile.core.settings import Settings
+from simile.search.searcher import Searcher
 from simile.service.app import create_app
-from tests.support.browser import drop_or_paste, loaded, needs_browser, opened
+from tests.support.browser import drop_or_paste, loaded, opened
 
 REFUSED = ("status of 4", "ERR_INTERNET_DISCONNECTED")  # what chromium's console says of what is asked for here
 
 
 @pytest.fixture
-def page(browser: Any, address: str) -> Iterator[Any]:
-    with opened(browser, address, expected=REFUSED) as page:
-        page.goto("/")
+def page(browser: Any, shared_address: str) -> Iterator[Any]:
+    with opened(browser, shared_address, expected=REFUSED) as page:
         yield page
 
 
-@pytest.fixture
-def one_digit(home_with_digits: Settings) -> Path:
+@pytest.fixture(scope="module")
+def one_digit(shared_home: Settings) -> Path:
     """An image that is also indexed: its own first hit."""
-    with TestClient(create_app(home_with_digits)) as client:
-        return Path(client.get("/v1/images/7").json()["path"])
+    with Searcher(shared_home) as searcher:
+        return Path(searcher.get_image(7).paths[0])
 
 
 def names(page: Any) -> list[str]:
@@ -35,8 +35,8 @@ def names(page: Any) -> list[str]:
     return [str(each) for each in page.locator("#hits .name").all_inner_texts()]
 
 
-@needs_browser
 def test_a_chosen_file_is_shown_with_its_reconstruction_and_hits(page: Any, one_digit: Path) -> None:
+    page.goto("/")
     page.set_input_files("#file", one_digit)
     page.locator("#hits li").first.wait_for()
     assert page.locator(".pair img").count() == 2
@@ -49,22 +49,16 @@ def test_a_chosen_file_is_shown_with_its_reconstruction_and_hits(page: Any, one_
     assert page.locator("#hits .frame img").first.evaluate("img => getComputedStyle(img).imageRendering") == "pixelated"
 
 
-@needs_browser
-def test_every_hit_has_its_distance_as_a_bar_that_grows_and_its_score(page: Any) -> None:
+def test_every_hit_has_a_distance_as_a_bar_a_score_and_a_reconstruction_at_the_press_of_a_key(page: Any) -> None:
+    requested: list[str] = []
+    page.on("request", lambda request: requested.append(request.url))
     page.goto("/?image_id=7")
     bars = [float(each.get_attribute("width")) for each in page.locator("#hits .reach").all()]
     assert bars == sorted(bars) and bars[-1] == 100 and len(bars) == 24
-    said = page.locator("#hits .distance").first.inner_text()
-    assert "score 0." in said and "±" in said
-
-
-@needs_browser
-def test_the_hits_show_what_the_model_saw_at_the_press_of_a_key(page: Any) -> None:
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.goto("/?image_id=7")
+    text = page.locator("#hits .distance").first.inner_text()
+    assert "score 0." in text and "±" in text
     seen = page.locator("#hits .seen").nth(1)
-    assert not seen.is_visible() and not any("reconstruction" in url for url in asked)
+    assert not seen.is_visible() and not any("reconstruction" in url for url in requested)
     page.keyboard.press("m")
     assert seen.is_visible() and loaded(seen)
     page.get_by_label("Show reconstructions").focus()
@@ -72,8 +66,8 @@ def test_the_hits_show_what_the_model_saw_at_the_press_of_a_key(page: Any) -> No
     assert not seen.is_visible()
 
 
-@needs_browser
 def test_a_hit_is_searched_by_and_back_leads_back(page: Any, one_digit: Path) -> None:
+    page.goto("/")
     page.set_input_files("#file", one_digit)
     page.locator("#hits li").nth(1).hover()
     name = names(page)[1]
@@ -90,24 +84,24 @@ def test_a_hit_is_searched_by_and_back_leads_back(page: Any, one_digit: Path) ->
     page.get_by_role("heading", name="Or try one of these").wait_for()
 
 
-@needs_browser
 def test_an_example_is_searched_with_one_click(page: Any) -> None:
+    page.goto("/")
     assert page.locator(".examples a").count() == 12
     assert all(loaded(image) for image in page.locator(".examples img").all())
     page.locator(".examples a").nth(3).click()
     page.locator("#hits li").first.wait_for()
 
 
-@needs_browser
-@pytest.mark.parametrize("kind", ["drop", "paste"])
-def test_a_picture_can_be_brought_without_a_dialog(page: Any, one_digit: Path, kind: str) -> None:
-    drop_or_paste(page, kind, "снимок.png", one_digit.read_bytes())
-    page.get_by_role("heading", name="снимок.png").wait_for()
-    assert page.locator("#hits li").count() == 24
+def test_an_image_can_be_dropped_or_pasted(page: Any, one_digit: Path) -> None:
+    page.goto("/")
+    for kind, name in (("drop", "снимок.png"), ("paste", "вставка.png")):
+        drop_or_paste(page, kind, name, one_digit.read_bytes())
+        page.get_by_role("heading", name=name).wait_for()
+        assert page.locator("#hits li").count() == 24
 
 
-@needs_browser
-def test_several_pictures_are_searched_by_what_they_have_in_common(page: Any, one_digit: Path) -> None:
+def test_several_images_are_searched_by_what_they_have_in_common(page: Any, one_digit: Path) -> None:
+    page.goto("/")
     others = sorted(one_digit.parent.iterdir())[20:22]
     page.set_input_files("#file", [one_digit, *others])
     page.get_by_role("heading", name="Like 3 images together").wait_for()
@@ -125,7 +119,6 @@ def test_several_pictures_are_searched_by_what_they_have_in_common(page: Any, on
     page.get_by_role("heading", name="Like 3 images together").wait_for()
 
 
-@needs_browser
 def test_likes_and_dislikes_are_clicked_together_and_taken_back(page: Any) -> None:
     page.goto("/?image_id=7")
     first = names(page)[0]
@@ -148,8 +141,8 @@ def test_likes_and_dislikes_are_clicked_together_and_taken_back(page: Any) -> No
     page.wait_for_url("**/?image_id=7")
 
 
-@needs_browser
-def test_an_upload_keeps_its_picture_while_likes_and_filters_come_and_go(page: Any, one_digit: Path) -> None:
+def test_an_upload_keeps_its_image_while_likes_and_filters_come_and_go(page: Any, one_digit: Path) -> None:
+    page.goto("/")
     page.set_input_files("#file", one_digit)
     page.locator("#hits li").nth(2).hover()
     page.locator("#hits [data-step=more]").nth(2).click()
@@ -168,7 +161,6 @@ def test_an_upload_keeps_its_picture_while_likes_and_filters_come_and_go(page: A
     page.get_by_text("No image matches these filters").wait_for()
 
 
-@needs_browser
 def test_filters_narrow_a_search_down_in_an_address_that_can_be_shared(page: Any) -> None:
     page.goto("/?image_id=7")
     nearest = (page.locator("#hits .distance").nth(3).text_content() or "").split()[1]  # painted or not yet
@@ -187,8 +179,8 @@ def test_filters_narrow_a_search_down_in_an_address_that_can_be_shared(page: Any
     page.wait_for_url("**/?image_id=7")
 
 
-@needs_browser
 def test_the_keyboard_does_it_all(page: Any) -> None:
+    page.goto("/")
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.id") == "file"
     page.goto("/?image_id=7")
@@ -223,8 +215,8 @@ def test_the_keyboard_does_it_all(page: Any) -> None:
     page.wait_for_url("**/?image_id=*")
 
 
-@needs_browser
 def test_a_bad_file_is_explained_and_the_next_one_works(page: Any, one_digit: Path) -> None:
+    page.goto("/")
     drop_or_paste(page, "drop", "заметки.txt", b"dear diary")
     alert = page.get_by_role("alert")
     alert.wait_for()
@@ -237,17 +229,16 @@ def test_a_bad_file_is_explained_and_the_next_one_works(page: Any, one_digit: Pa
     assert page.locator("#hits li").count() == 24  # what was found before stays
 
 
-@needs_browser
 def test_a_server_that_is_gone_is_explained(page: Any, one_digit: Path) -> None:
+    page.goto("/")
     page.context.set_offline(True)
     page.set_input_files("#file", one_digit)
     page.get_by_role("alert").wait_for()
     assert "can't be reached" in page.get_by_role("alert").inner_text()
 
 
-@needs_browser
-def test_everything_works_without_javascript(browser: Any, address: str, one_digit: Path) -> None:
-    with opened(browser, address, expected=REFUSED, java_script_enabled=False) as page:
+def test_everything_works_without_javascript(browser: Any, shared_address: str, one_digit: Path) -> None:
+    with opened(browser, shared_address, expected=REFUSED, java_script_enabled=False) as page:
         page.goto("/")
         assert not page.get_by_role("button", name="Find similar").is_visible()
         page.set_input_files("#file", one_digit)
@@ -274,8 +265,8 @@ def test_everything_works_without_javascript(browser: Any, address: str, one_dig
         assert "notes.jpg: not an image" in page.get_by_role("alert").inner_text()
 
 
-def test_the_page_s_errors_are_pages_with_the_right_status(home_with_digits: Settings) -> None:
-    settings = home_with_digits.model_copy(update={"max_bytes": 10_000})
+def test_the_page_s_errors_are_pages_with_the_right_status(shared_home: Settings) -> None:
+    settings = shared_home.model_copy(update={"max_bytes": 10_000})
     with TestClient(create_app(settings)) as client:
         answers = [
             (client.get("/?image_id=424242"), 404, "There is no image 424242"),
@@ -297,21 +288,19 @@ def test_the_page_s_errors_are_pages_with_the_right_status(home_with_digits: Set
         assert "Or try one of these" in response.text
 
 
-def test_whether_scores_are_calibrated_is_said_in_words(home_with_digits: Settings) -> None:
-    with TestClient(create_app(home_with_digits)) as client:
-        assert "Scores are not calibrated yet" in client.get("/?image_id=3").text
-        searcher = client.app.state.searcher_provider.get_searcher()  # type: ignore[attr-defined]
-        searcher.calibrations.start(searcher.index.get_snapshot())
-        searcher.calibrations._thread.join()
-        assert "Scores are calibrated on this collection" in client.get("/?image_id=3").text
+def test_whether_scores_are_calibrated_is_said_in_words(client: TestClient) -> None:
+    assert "Scores are not calibrated yet" in client.get("/?image_id=3").text
+    searcher = client.app.state.searcher_provider.get_searcher()  # type: ignore[attr-defined]
+    searcher.calibrations.start(searcher.index.get_snapshot())
+    searcher.calibrations._thread.join()
+    assert "Scores are calibrated on this collection" in client.get("/?image_id=3").text
 
 
-def test_a_page_of_many_hits_comes_small_to_who_can_unpack_it(home_with_digits: Settings) -> None:
-    with TestClient(create_app(home_with_digits)) as client:
-        asked = {"image_id": 7, "limit": 1000}
-        plain = client.get("/", params=asked, headers={"Accept-Encoding": "identity"})
-        packed = client.get("/", params=asked, headers={"Accept-Encoding": "gzip"})
-        assert "content-encoding" not in plain.headers and packed.headers["content-encoding"] == "gzip"
-        assert int(packed.headers["content-length"]) < len(plain.content) / 8
-        assert packed.text == plain.text and plain.text.count('<li class="tile">') == 119
-        assert packed.headers["vary"] == plain.headers["vary"] == "Accept-Encoding"
+def test_a_page_of_many_hits_comes_small_to_who_can_unpack_it(shared_client: TestClient) -> None:
+    params = {"image_id": 7, "limit": 1000}
+    plain = shared_client.get("/", params=params, headers={"Accept-Encoding": "identity"})
+    packed = shared_client.get("/", params=params, headers={"Accept-Encoding": "gzip"})
+    assert "content-encoding" not in plain.headers and packed.headers["content-encoding"] == "gzip"
+    assert int(packed.headers["content-length"]) < len(plain.content) / 8
+    assert packed.text == plain.text and plain.text.count('<li class="tile">') == 119
+    assert packed.headers["vary"] == plain.headers["vary"] == "Accept-Encoding"

@@ -50,7 +50,7 @@ def hold(value: Any, schema: dict[str, Any], document: dict[str, Any], where: st
         pytest.fail(f"{where}: {error}")
 
 
-def test_every_answer_and_error_has_an_example_that_holds(document: dict[str, Any]) -> None:
+def test_every_response_and_error_has_an_example_that_holds(document: dict[str, Any]) -> None:
     checked = 0
     for place, operation in operations(document):
         for status, response in operation["responses"].items():

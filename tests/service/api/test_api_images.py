@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 
-import numpy as np
-import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
 from simile.core.settings import Settings
-from simile.images.encoding import encode_png
 from simile.service.app import create_app
-
-
-def noise(seed: int) -> bytes:
-    return encode_png(np.random.default_rng(seed).integers(0, 256, (32, 32, 3)).astype(np.uint8))
+from tests.support.images import noise
 
 
 def with_gps() -> bytes:
@@ -27,12 +20,6 @@ def with_gps() -> bytes:
     file = io.BytesIO()
     Image.effect_noise((32, 32), 90).convert("RGB").save(file, "JPEG", exif=exif)
     return file.getvalue()
-
-
-@pytest.fixture
-def client(home_with_digits: Settings) -> Iterator[TestClient]:
-    with TestClient(create_app(home_with_digits)) as found:
-        yield found
 
 
 def test_the_collection_is_gone_through_with_cursors_while_it_changes(client: TestClient) -> None:
@@ -93,12 +80,12 @@ def test_metadata_is_replaced_as_a_whole(client: TestClient) -> None:
     assert client.get("/v1/images").json()["total"] == 120
 
 
-def test_a_file_is_sent_once_and_in_stretches(client: TestClient) -> None:
-    whole = client.get("/v1/images/1/file")
+def test_a_file_is_sent_once_and_in_stretches(shared_client: TestClient) -> None:
+    whole = shared_client.get("/v1/images/1/file")
     tag, size = whole.headers["etag"], len(whole.content)
     assert whole.headers["accept-ranges"] == "bytes" and "private" in whole.headers["cache-control"]
     for known in (tag, f"W/{tag}", f'"other", {tag}', "*"):
-        again = client.get("/v1/images/1/file", headers={"If-None-Match": known})
+        again = shared_client.get("/v1/images/1/file", headers={"If-None-Match": known})
         assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
     for requested, expected in {
         "bytes=0-9": (0, 9),
@@ -107,20 +94,20 @@ def test_a_file_is_sent_once_and_in_stretches(client: TestClient) -> None:
         f"bytes=3-{size + 99}": (3, size - 1),
         "bytes=-99999999": (0, size - 1),
     }.items():
-        part = client.get("/v1/images/1/file", headers={"Range": requested})
+        part = shared_client.get("/v1/images/1/file", headers={"Range": requested})
         assert part.status_code == 206
         assert part.headers["content-range"] == f"bytes {expected[0]}-{expected[1]}/{size}"
         assert part.content == whole.content[expected[0] : expected[1] + 1]
     for requested in ("bytes=9-3", "bytes=-", "lines=1-2", "bytes=0-1,5-6"):
-        assert client.get("/v1/images/1/file", headers={"Range": requested}).status_code == 200
-    stale = client.get("/v1/images/1/file", headers={"Range": "bytes=0-9", "If-Range": '"other"'})
+        assert shared_client.get("/v1/images/1/file", headers={"Range": requested}).status_code == 200
+    stale = shared_client.get("/v1/images/1/file", headers={"Range": "bytes=0-9", "If-Range": '"other"'})
     assert stale.status_code == 200
     for requested in (f"bytes={size}-", "bytes=-0"):
-        behind = client.get("/v1/images/1/file", headers={"Range": requested})
+        behind = shared_client.get("/v1/images/1/file", headers={"Range": requested})
         assert behind.status_code == 416 and behind.headers["content-range"] == f"bytes */{size}"
 
 
-def test_where_a_picture_was_taken_stays_here_unless_asked(client: TestClient) -> None:
+def test_where_an_image_was_taken_stays_here_unless_asked(client: TestClient) -> None:
     data = with_gps()
     image_id = client.post("/v1/images", files={"file": ("a.jpg", data)}).json()["image_id"]
     plain, kept = (client.get(f"/v1/images/{image_id}/file", params=given) for given in ({}, {"metadata": "keep"}))
@@ -130,22 +117,22 @@ def test_where_a_picture_was_taken_stays_here_unless_asked(client: TestClient) -
         assert item.getexif() == {} and item.tobytes() == other.tobytes()
 
 
-def test_thumbnails_and_reconstructions_are_not_made_twice(client: TestClient) -> None:
+def test_thumbnails_and_reconstructions_are_not_made_twice(shared_client: TestClient) -> None:
     for path in ("/v1/images/1/thumbnail", "/v1/images/1/reconstruction"):
-        tag = client.get(path).headers["etag"]
-        assert client.get(path, headers={"If-None-Match": tag}).status_code == 304
+        tag = shared_client.get(path).headers["etag"]
+        assert shared_client.get(path, headers={"If-None-Match": tag}).status_code == 304
 
 
-def test_encoders_are_listed_shown_and_put_in_use(client: TestClient) -> None:
-    (encoder,) = client.get("/v1/encoders").json()["encoders"]
+def test_encoders_are_listed_shown_and_put_in_use(shared_client: TestClient) -> None:
+    (encoder,) = shared_client.get("/v1/encoders").json()["encoders"]
     assert encoder["active"] and encoder["vectors"] == encoder["images"] == 120
-    shown = client.get(f"/v1/encoders/{encoder['fingerprint'][:5]}").json()
+    shown = shared_client.get(f"/v1/encoders/{encoder['fingerprint'][:5]}").json()
     assert shown["description"]["recipe"]["name"] == encoder["recipe"]
-    used = client.post(f"/v1/encoders/{encoder['fingerprint']}/activate").json()
+    used = shared_client.post(f"/v1/encoders/{encoder['fingerprint']}/activate").json()
     assert used == {"fingerprint": encoder["fingerprint"], "vectors": 120, "lacking": 0}
-    missing = client.get("/v1/encoders/ffff")
+    missing = shared_client.get("/v1/encoders/ffff")
     assert missing.status_code == 404 and missing.json()["type"].endswith("no-such-encoder")
-    assert client.get("/v1/encoders/..%2f..").status_code in (404, 422)
+    assert shared_client.get("/v1/encoders/..%2f..").status_code in (404, 422)
 
 
 def test_status_says_how_things_stand(client: TestClient) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,6 @@ from typer.testing import CliRunner
 from simile.cli.main import app
 from simile.core.settings import Settings
 from simile.search.searcher import Searcher
-from simile.service.app import create_app
-
-
-@pytest.fixture
-def client(home_with_digits: Settings) -> Iterator[TestClient]:
-    with TestClient(create_app(home_with_digits)) as client:
-        yield client
 
 
 def post(client: TestClient, path: str, body: dict[str, Any], status: int = 200) -> Any:
@@ -43,43 +35,45 @@ def mu_of(client: TestClient, image_id: int) -> list[float]:
     return list(post(client, "latents", {"parts": [{"image_id": image_id}], "picture": False})["mu"])
 
 
-def test_a_place_is_mixed_decoded_and_looked_around_from(client: TestClient) -> None:
-    one, other = mu_of(client, 3), mu_of(client, 9)
+def test_a_place_is_mixed_decoded_and_looked_around_from(shared_client: TestClient) -> None:
+    one, other = mu_of(shared_client, 3), mu_of(shared_client, 9)
     mixed = post(
-        client, "latents", {"parts": [{"image_id": 3, "weight": 3}, {"vector": other, "weight": 1}], "nearest": 5}
+        shared_client,
+        "latents",
+        {"parts": [{"image_id": 3, "weight": 3}, {"vector": other, "weight": 1}], "nearest": 5},
     )
     assert mixed["mu"] == pytest.approx((0.75 * np.array(one) + 0.25 * np.array(other)).tolist(), abs=1e-5)
     assert picture_in(mixed["picture"]).shape == (32, 32, 3) and mixed["decoder"] and mixed["sigma"] is None
     assert len(mixed["nearest"]) == 5
-    turned = post(client, "latents", {"parts": [{"image_id": 3}, {"image_id": 9}], "how": "spherical"})
+    turned = post(shared_client, "latents", {"parts": [{"image_id": 3}, {"image_id": 9}], "how": "spherical"})
     assert np.linalg.norm(turned["mu"]) == pytest.approx((np.linalg.norm(one) + np.linalg.norm(other)) / 2, rel=1e-3)
-    alone = post(client, "latents", {"parts": [{"image_id": 3}], "nearest": 1})
+    alone = post(shared_client, "latents", {"parts": [{"image_id": 3}], "nearest": 1})
     assert alone["nearest"][0]["image_id"] == 3 and len(alone["sigma"]) == 16
 
 
-def test_dimensions_are_moved_by_deviations_of_the_collection(client: TestClient) -> None:
-    walked = post(client, "traversals", {"start": {"image_id": 3}, "dims": [2, 5], "span": 2, "steps": 3})
+def test_dimensions_are_moved_by_deviations_of_the_collection(shared_client: TestClient) -> None:
+    walked = post(shared_client, "traversals", {"start": {"image_id": 3}, "dims": [2, 5], "span": 2, "steps": 3})
     two = walked["dimensions"][0]
     assert two["dim"] == 2 and walked["steps"] == [-2, 0, 2] and two["frames"][1]["nearest"]["image_id"] == 3
-    moved = post(client, "latents", {"parts": [{"image_id": 3}], "dims": {"2": 2}})
+    moved = post(shared_client, "latents", {"parts": [{"image_id": 3}], "dims": {"2": 2}})
     assert moved["mu"] == pytest.approx(two["frames"][2]["mu"], abs=1e-5)
-    assert moved["mu"][2] - mu_of(client, 3)[2] == pytest.approx(2 * two["deviation"], abs=1e-4)
-    most = post(client, "traversals", {"dims": 3, "steps": 2, "nearest": False})
+    assert moved["mu"][2] - mu_of(shared_client, 3)[2] == pytest.approx(2 * two["deviation"], abs=1e-4)
+    most = post(shared_client, "traversals", {"dims": 3, "steps": 2, "nearest": False})
     deviations = [row["deviation"] for row in most["dimensions"]]
     assert len(deviations) == 3 and deviations == sorted(deviations, reverse=True)
 
 
-def test_an_upload_gets_a_place_which_goes_on_as_a_vector(client: TestClient, home_with_digits: Settings) -> None:
-    with Searcher(home_with_digits) as searcher:
+def test_an_upload_gets_a_place_which_goes_on_as_a_vector(shared_client: TestClient, shared_home: Settings) -> None:
+    with Searcher(shared_home) as searcher:
         path = Path(searcher.get_image(5).paths[0])
-    found = client.post("/v1/latents", files={"file": ("five.png", path.read_bytes())}).json()
+    found = shared_client.post("/v1/latents", files={"file": ("five.png", path.read_bytes())}).json()
     assert found["name"] == "five.png" and found["nearest"][0]["image_id"] == 5
-    morph = post(client, "morphs", {"parts": [{"vector": found["mu"]}, {"image_id": 9}], "steps": 4})
+    morph = post(shared_client, "morphs", {"parts": [{"vector": found["mu"]}, {"image_id": 9}], "steps": 4})
     assert [len(morph[name]) for name in ("frames", "changes", "stops")] == [4, 3, 2]
     assert morph["frames"][0]["nearest"]["image_id"] == 5 and morph["frames"][3]["nearest"]["image_id"] == 9
-    sure = client.post("/v1/uncertainty", files={"file": ("five.png", path.read_bytes())}).json()
+    sure = shared_client.post("/v1/uncertainty", files={"file": ("five.png", path.read_bytes())}).json()
     assert sure["name"] == "five.png" and picture_in(sure["deviation"]).max() == 255
-    assert len(post(client, "uncertainty", {"image_id": 5, "samples": 4})["sigma"]) == 16
+    assert len(post(shared_client, "uncertainty", {"image_id": 5, "samples": 4})["sigma"]) == 16
 
 
 def digit(home: Settings, image_id: int) -> bytes:
@@ -134,10 +128,10 @@ def test_files_are_mixed_pushed_moved_and_walked_between_in_one_call(
     ],
 )
 def test_a_form_that_makes_no_sense_is_refused_with_a_reason(
-    client: TestClient, home_with_digits: Settings, path: str, ids: list[int], said: dict[str, str], reason: str
+    shared_client: TestClient, shared_home: Settings, path: str, ids: list[int], said: dict[str, str], reason: str
 ) -> None:
     status = 400 if path == "uncertainty" else 422  # more files than there is room for
-    assert reason in json.dumps(send(client, path, ids, home_with_digits, status, **said))
+    assert reason in json.dumps(send(shared_client, path, ids, shared_home, status, **said))
 
 
 def test_an_attribute_is_painted_onto_an_upload_an_image_and_a_place(
@@ -176,26 +170,26 @@ def test_an_attribute_is_painted_onto_an_upload_an_image_and_a_place(
 
 
 @pytest.mark.parametrize("kind", ["image/gif", "image/webp", "image/png"])
-def test_a_morph_comes_as_a_picture_where_that_is_asked_for(client: TestClient, kind: str) -> None:
+def test_a_morph_comes_as_an_image_where_that_is_asked_for(shared_client: TestClient, kind: str) -> None:
     body = {"parts": [{"image_id": 3}, {"image_id": 9}], "steps": 5}
-    answer = client.post("/v1/morphs", json=body, headers={"Accept": kind})
+    answer = shared_client.post("/v1/morphs", json=body, headers={"Accept": kind})
     assert answer.headers["content-type"] == kind
     with Image.open(io.BytesIO(answer.content)) as image:
         assert getattr(image, "n_frames", 1) == (1 if kind == "image/png" else 5)
 
 
 def test_samples_are_the_same_for_the_same_seed_here_and_at_the_command_line(
-    client: TestClient, home_with_digits: Settings
+    shared_client: TestClient, shared_home: Settings
 ) -> None:
     for asked, said in (
         ({"source": "prior"}, ["--from", "prior"]),
         ({"source": "mixture"}, ["--from", "mixture"]),
         ({"source": "image", "image_id": 4}, ["--id", "4"]),
     ):
-        one, again, other = (post(client, "samples", {**asked, "count": 3, "seed": seed}) for seed in (1, 1, 2))
+        one, again, other = (post(shared_client, "samples", {**asked, "count": 3, "seed": seed}) for seed in (1, 1, 2))
         assert one == again != other and len(one["samples"]) == 3 and (one["seed"], other["seed"]) == (1, 2)
         assert picture_in(one["samples"][0]["picture"]).shape == (32, 32, 3)
-        command = ["generate", *said, "--count", "3", "--seed", "1", "--json", "--home", str(home_with_digits.home)]
+        command = ["generate", *said, "--count", "3", "--seed", "1", "--json", "--home", str(shared_home.home)]
         made = json.loads(CliRunner().invoke(app, command).stdout)
         assert made["seed"] == 1
         assert np.array(made["mu"]) == pytest.approx(np.array([sample["mu"] for sample in one["samples"]]), abs=1e-5)
@@ -254,17 +248,19 @@ def test_an_upload_is_searched_with_an_attribute(client: TestClient, home_with_d
         ("attributes", {"name": "x", "positive": [1, 2], "negative": [3]}),
     ],
 )
-def test_what_makes_no_sense_is_refused_with_a_reason(client: TestClient, path: str, body: dict[str, Any]) -> None:
-    assert post(client, path, body, 422)["detail"]
+def test_what_makes_no_sense_is_refused_with_a_reason(
+    shared_client: TestClient, path: str, body: dict[str, Any]
+) -> None:
+    assert post(shared_client, path, body, 422)["detail"]
 
 
-def test_an_image_that_is_not_there_is_named(client: TestClient) -> None:
+def test_an_image_that_is_not_there_is_named(shared_client: TestClient) -> None:
     for path, body in (
         ("latents", {"parts": [{"image_id": 4242}]}),
         ("attributes", {"name": "x", "positive": [4242], "negative": [1]}),
         ("uncertainty", {"image_id": 4242}),
     ):
-        assert "4242" in post(client, path, body, 404)["detail"]
+        assert "4242" in post(shared_client, path, body, 404)["detail"]
 
 
 def test_without_a_decoder_or_a_variance_the_rest_goes_on(

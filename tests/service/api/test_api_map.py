@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,13 +14,15 @@ from simile.explore.arrays import ignore_progress
 from simile.explore.map.map import MapSettings, make_map
 from simile.search.searcher import Searcher
 from simile.service.app import create_app
+from tests.support.waiting import wait_until
 
 
-@pytest.fixture
-def service(home_with_digits: Settings) -> Iterator[TestClient]:
-    with Searcher(home_with_digits) as searcher:
+@pytest.fixture(scope="module")
+def service(shared_home: Settings) -> Iterator[TestClient]:
+    """A service whose map was made; the last test that uses it deletes an image."""
+    with Searcher(shared_home) as searcher:
         make_map(searcher, MapSettings(), ignore_progress)
-    with TestClient(create_app(home_with_digits)) as client:
+    with TestClient(create_app(shared_home)) as client:
         yield client
 
 
@@ -54,7 +55,7 @@ def test_points_come_as_bare_columns_too_and_not_again_for_who_has_them(service:
     assert gzip.compress(data, 1, mtime=0) == gzip.compress(data, 1, mtime=0)
 
 
-def test_points_are_told_apart_by_a_label(service: TestClient, home_with_digits: Settings) -> None:
+def test_points_are_told_apart_by_a_label(service: TestClient) -> None:
     for image_id in (1, 2):
         service.put(f"/v1/images/{image_id}/metadata", json={"metadata": {"kind": f"k{image_id}"}})
     assert service.get("/v1/map").json()["labels"] == [{"by": "kind", "names": ["k1", "k2"]}]
@@ -62,18 +63,6 @@ def test_points_are_told_apart_by_a_label(service: TestClient, home_with_digits:
     named = {one: label for one, label in zip(points["ids"], points["label"], strict=True) if label is not None}
     assert named == {1: 0, 2: 1}
     assert service.get("/v1/map/points?label=taste").status_code == 422
-
-
-def test_tiles_are_pictures_with_etags_and_of_one_map(service: TestClient) -> None:
-    found = service.get("/v1/map").json()
-    tile = service.get(f"/v1/map/tiles/0?map={found['map']}")
-    assert tile.headers["content-type"] == "image/webp" and tile.content[:4] == b"RIFF"
-    assert service.get("/v1/map/tiles/0", headers={"If-None-Match": tile.headers["etag"]}).status_code == 304
-    assert service.get("/v1/map/tiles/1").status_code == 404
-    assert service.get(f"/v1/map/tiles/0?map={'0' * 16}").status_code == 404
-    service.delete("/v1/images/5")
-    assert service.get("/v1/map/tiles/0").headers["etag"] != tile.headers["etag"]
-    assert service.get("/v1/map").json()["images"] == 119
 
 
 def test_a_layout_that_nobody_asked_for_is_not_there_and_a_wrong_one_is_refused(service: TestClient) -> None:
@@ -86,6 +75,18 @@ def test_a_layout_that_nobody_asked_for_is_not_there_and_a_wrong_one_is_refused(
     assert page.status_code == 200 and "There is no map by t-SNE yet" in page.text
 
 
+def test_tiles_are_images_with_etags_and_of_one_map(service: TestClient) -> None:
+    found = service.get("/v1/map").json()
+    tile = service.get(f"/v1/map/tiles/0?map={found['map']}")
+    assert tile.headers["content-type"] == "image/webp" and tile.content[:4] == b"RIFF"
+    assert service.get("/v1/map/tiles/0", headers={"If-None-Match": tile.headers["etag"]}).status_code == 304
+    assert service.get("/v1/map/tiles/1").status_code == 404
+    assert service.get(f"/v1/map/tiles/0?map={'0' * 16}").status_code == 404
+    service.delete("/v1/images/5")
+    assert service.get("/v1/map/tiles/0").headers["etag"] != tile.headers["etag"]
+    assert service.get("/v1/map").json()["images"] == 119
+
+
 def test_the_first_to_ask_has_the_map_made_in_a_process_of_its_own(home_with_digits: Settings) -> None:
     with TestClient(create_app(home_with_digits)) as service:
         first = service.get("/v1/map")
@@ -94,22 +95,16 @@ def test_the_first_to_ask_has_the_map_made_in_a_process_of_its_own(home_with_dig
         assert "is being computed" in service.get("/map").text
         asked = service.post("/v1/map", json={"layout": "tsne"})
         assert asked.status_code == 202 and asked.json()["layout"] == "pca"  # one at a time
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            found = service.get("/v1/map")
-            if found.status_code == 200 and found.json()["computing"] is None:
-                break
-            time.sleep(0.2)
-        assert found.json()["errors"] == 120, found.text
+        wait_until(lambda: service.get("/v1/map").is_success and service.get("/v1/map").json()["computing"] is None)
+        assert service.get("/v1/map").json()["errors"] == 120
 
 
 def test_a_map_that_could_not_be_made_says_so_until_somebody_asks_anew(home_with_digits: Settings) -> None:
     (home_with_digits.home / "maps").write_text("where a folder should be")
     with TestClient(create_app(home_with_digits)) as service:
         assert service.get("/v1/map").json()["type"].endswith("being-computed")
-        deadline = time.monotonic() + 60
-        while (found := service.get("/v1/map")).headers["retry-after"] != "30" and time.monotonic() < deadline:
-            time.sleep(0.1)
+        wait_until(lambda: service.get("/v1/map").headers["retry-after"] == "30")
+        found = service.get("/v1/map")
         assert found.status_code == 503 and found.json()["type"].endswith("map-failed")
         assert "Can't write" in found.json()["detail"]
         assert "Make space or give permission" in service.get("/map").text

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +11,21 @@ from fastapi.testclient import TestClient
 from simile.core.settings import Settings
 from simile.explore.outliers.cache import OutlierListing
 from simile.search.searcher import Searcher
-from simile.service.app import create_app
-
-PATIENCE = 60  # seconds
-
-
-@contextmanager
-def served(settings: Settings) -> Iterator[TestClient]:
-    with TestClient(create_app(settings)) as client:
-        yield client
+from tests.conftest import app_client
+from tests.support.waiting import wait_until
 
 
-def listed(client: TestClient, images: int = 120, **asked: int) -> Any:
-    """The answer, once it is there and about so many images."""
-    ended = time.monotonic() + PATIENCE
-    while True:
-        answer = client.get("/v1/outliers", params=asked)
-        if answer.status_code == 503:
-            assert answer.json()["type"].endswith("being-computed") and answer.headers["retry-after"]
-        elif answer.json()["images"] == images:
-            return answer.json()
-        assert time.monotonic() < ended, answer.text
-        time.sleep(0.1)
+def listed(client: TestClient, images: int = 120, **params: int) -> Any:
+    """The list, once it is there and about so many images."""
+
+    def look() -> Any:
+        response = client.get("/v1/outliers", params=params)
+        if response.status_code == 503:
+            assert response.json()["type"].endswith("being-computed") and response.headers["retry-after"]
+            return None
+        return response.json() if response.json()["images"] == images else None
+
+    return wait_until(look)
 
 
 def kept(settings: Settings) -> list[Path]:
@@ -42,7 +33,7 @@ def kept(settings: Settings) -> list[Path]:
 
 
 def test_outliers_are_measured_behind_the_requests(home_with_digits: Settings) -> None:
-    with served(home_with_digits) as client:
+    with app_client(home_with_digits) as client:
         assert client.get("/v1/outliers").status_code == 503
         found = listed(client, limit=5, offset=1)
         assert found["total"] == 120 and len(found["outliers"]) == 5
@@ -56,25 +47,25 @@ def test_outliers_are_measured_behind_the_requests(home_with_digits: Settings) -
 
 
 def test_a_restart_and_a_second_process_find_what_is_kept(home_with_digits: Settings) -> None:
-    with served(home_with_digits) as first:
+    with app_client(home_with_digits) as first:
         found = listed(first)
         (file,) = kept(home_with_digits)
         made_at = file.stat().st_mtime_ns
-        with served(home_with_digits) as second:
+        with app_client(home_with_digits) as second:
             assert second.get("/v1/outliers").json() == found
             told = {"metadata": {"class": "digit"}}  # what is said of a picture changes nothing of this
             assert second.put("/v1/images/1/metadata", json=told).status_code == 200
             second.delete("/v1/images/2")
             assert listed(second, 119)
         assert listed(first, 119) and len(kept(home_with_digits)) == 1
-    with served(home_with_digits) as again:
+    with app_client(home_with_digits) as again:
         answer = again.get("/v1/outliers")
         assert answer.status_code == 200 and answer.json()["images"] == 119
         assert kept(home_with_digits)[0].stat().st_mtime_ns > made_at
 
 
-def test_a_listing_holds_for_just_the_pictures_that_were_judged(home_with_digits: Settings) -> None:
-    with served(home_with_digits) as client:
+def test_a_listing_holds_for_just_the_images_that_were_judged(home_with_digits: Settings) -> None:
+    with app_client(home_with_digits) as client:
         listed(client)
         (file,) = kept(home_with_digits)
         listing = OutlierListing.load(file)
@@ -86,19 +77,15 @@ def test_a_listing_holds_for_just_the_pictures_that_were_judged(home_with_digits
             client.delete("/v1/images/7")
             client.post("/v1/images", files={"file": ("seven.png", data)})  # as many as before, but one is another
             assert searcher.count_images() == 120 and not listing.fits(searcher.index.get_snapshot())
-        ended = time.monotonic() + PATIENCE
-        while OutlierListing.load(file).ids[-1] != 121:
-            client.get("/v1/outliers")
-            assert time.monotonic() < ended
-            time.sleep(0.1)
+        wait_until(lambda: client.get("/v1/outliers") and OutlierListing.load(file).ids[-1] == 121)
 
 
 def test_a_damaged_file_is_made_anew(home_with_digits: Settings) -> None:
-    with served(home_with_digits) as client:
+    with app_client(home_with_digits) as client:
         found = listed(client)
     (file,) = kept(home_with_digits)
     file.write_bytes(file.read_bytes()[:200])
-    with served(home_with_digits) as client:
+    with app_client(home_with_digits) as client:
         assert client.get("/v1/outliers").status_code == 503
         assert listed(client)["outliers"] == found["outliers"]
 
@@ -115,8 +102,8 @@ def test_a_damaged_ranking_is_none(home_with_digits: Settings) -> None:
         assert searcher.outlier_rankings.get(searcher.index.get_snapshot()) is None
 
 
-def test_too_few_pictures_are_refused_at_once(home_with_digits: Settings) -> None:
-    with served(home_with_digits) as client:
+def test_too_few_images_are_refused_at_once(home_with_digits: Settings) -> None:
+    with app_client(home_with_digits) as client:
         for image_id in range(1, 105):
             client.delete(f"/v1/images/{image_id}")
         refused = client.get("/v1/outliers")
@@ -124,13 +111,11 @@ def test_too_few_pictures_are_refused_at_once(home_with_digits: Settings) -> Non
 
 
 def test_what_fails_is_said_and_not_tried_at_every_request(home_with_digits: Settings) -> None:
-    with served(home_with_digits) as client:
+    with app_client(home_with_digits) as client:
         for weights in (home_with_digits.home / "encoders").rglob("*.safetensors"):
             weights.unlink()
-        ended = time.monotonic() + PATIENCE
-        while (answer := client.get("/v1/outliers")).json()["type"].endswith("being-computed"):
-            assert time.monotonic() < ended
-            time.sleep(0.1)
+        wait_until(lambda: not client.get("/v1/outliers").json()["type"].endswith("being-computed"))
+        answer = client.get("/v1/outliers")
         assert answer.json()["detail"] and answer.status_code >= 400
         latents = client.app.state.latent_cache  # type: ignore[attr-defined]
         failed = latents._last_failure

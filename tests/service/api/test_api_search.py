@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +11,16 @@ import pytest
 from starlette.testclient import TestClient
 
 from simile.core.settings import Settings
-from simile.images.encoding import encode_png
 from simile.service.app import create_app
+from tests.support.images import noise
 
 Files = list[tuple[str, tuple[str, bytes]]]
 
 
-def noise(seed: int) -> bytes:
-    return encode_png(np.random.default_rng(seed).integers(0, 256, (32, 32, 3)).astype(np.uint8))
-
-
-@pytest.fixture
-def client(home_with_digits: Settings) -> Iterator[TestClient]:
-    with TestClient(create_app(home_with_digits)) as found:
-        yield found
-
-
-@pytest.fixture
-def pictures(client: TestClient) -> list[bytes]:
-    shown = [client.get(f"/v1/images/{n}").json() for n in (1, 2, 3)]
+@pytest.fixture(scope="module")
+def files(shared_client: TestClient) -> list[bytes]:
+    """The files of the first three images."""
+    shown = [shared_client.get(f"/v1/images/{n}").json() for n in (1, 2, 3)]
     return [Path(item["path"]).read_bytes() for item in shown]
 
 
@@ -42,20 +32,23 @@ def ids(response: Any) -> list[int]:
     return [hit["image_id"] for hit in response.json()["hits"]]
 
 
-def test_several_pictures_are_one_question_and_negatives_turn_it_away(
-    client: TestClient, pictures: list[bytes]
-) -> None:
-    together = client.post("/v1/search", files=sent(*pictures[:2]), data={"limit": "119"})
-    by_ids = client.post("/v1/search", json={"positive": [1, 2], "limit": 118})
+def test_several_images_are_one_query_and_negatives_turn_it_away(shared_client: TestClient, files: list[bytes]) -> None:
+    together = shared_client.post("/v1/search", files=sent(*files[:2]), data={"limit": "119"})
+    by_ids = shared_client.post("/v1/search", json={"positive": [1, 2], "limit": 118})
     assert [item for item in ids(together) if item > 2][:50] == ids(by_ids)[:50]
-    turned = client.post("/v1/search", files=sent(pictures[0]) + sent(pictures[2], field="negative"))
-    mixed = client.post("/v1/search", files=sent(pictures[0]), data={"negative_id": ["3"], "positive_id": ["5", "7"]})
+    turned = shared_client.post("/v1/search", files=sent(files[0]) + sent(files[2], field="negative"))
+    mixed = shared_client.post(
+        "/v1/search", files=sent(files[0]), data={"negative_id": ["3"], "positive_id": ["5", "7"]}
+    )
     assert turned.status_code == mixed.status_code == 200
     assert not {3, 5, 7} & set(ids(mixed))
     query = mixed.json()["query"]
     assert query["positives"] == [
         {"image_id": None, "name": "0.png"},
-        *({"image_id": n, "name": client.get(f"/v1/images/{n}").json()["path"].rpartition("/")[2]} for n in (5, 7)),
+        *(
+            {"image_id": n, "name": shared_client.get(f"/v1/images/{n}").json()["path"].rpartition("/")[2]}
+            for n in (5, 7)
+        ),
     ]
     assert len(query["negatives"]) == 1 and query["unlike"] is None
 
@@ -76,68 +69,70 @@ def test_several_pictures_are_one_question_and_negatives_turn_it_away(
         {"image_id": 1, "where": ["shirt"]},
     ],
 )
-def test_a_question_that_makes_no_sense_is_refused(client: TestClient, body: dict[str, Any]) -> None:
-    assert client.post("/v1/search", json=body).status_code == 422
+def test_a_query_that_makes_no_sense_is_refused(shared_client: TestClient, body: dict[str, Any]) -> None:
+    assert shared_client.post("/v1/search", json=body).status_code == 422
 
 
-def test_too_many_pictures_and_text_in_their_place_are_refused(client: TestClient, pictures: list[bytes]) -> None:
-    many = client.post("/v1/search", files=sent(*pictures), data={"positive_id": [str(n) for n in range(1, 31)]})
+def test_too_many_images_and_text_in_their_place_are_refused(shared_client: TestClient, files: list[bytes]) -> None:
+    many = shared_client.post("/v1/search", files=sent(*files), data={"positive_id": [str(n) for n in range(1, 31)]})
     assert many.status_code == 422 and "32" in many.json()["detail"]
-    assert client.post("/v1/search", files=sent(*[b"x"] * 40)).status_code == 400
-    text = client.post("/v1/search", files=sent(pictures[0]), data={"negative": "text"})
+    assert shared_client.post("/v1/search", files=sent(*[b"x"] * 40)).status_code == 400
+    text = shared_client.post("/v1/search", files=sent(files[0]), data={"negative": "text"})
     assert text.json()["errors"][0]["field"] == "body.negative"
 
 
-def test_options_stand_anywhere_and_the_body_wins(client: TestClient, pictures: list[bytes]) -> None:
+def test_options_stand_anywhere_and_the_body_wins(shared_client: TestClient, files: list[bytes]) -> None:
     requested = "/v1/search?limit=3&include=metadata,reconstruction"
-    by_json = client.post(requested, json={"image_id": 1})
+    by_json = shared_client.post(requested, json={"image_id": 1})
     assert len(ids(by_json)) == 3
     assert by_json.json()["hits"][0]["metadata"] == {} and by_json.json()["hits"][0]["reconstruction_url"]
-    assert len(ids(client.post(requested, json={"image_id": 1, "limit": 2}))) == 2
-    assert len(ids(client.post(requested, files=sent(pictures[0]), data={"limit": "4"}))) == 4
+    assert len(ids(shared_client.post(requested, json={"image_id": 1, "limit": 2}))) == 2
+    assert len(ids(shared_client.post(requested, files=sent(files[0]), data={"limit": "4"}))) == 4
     for name in ("within", "distance"):
-        near = client.post("/v1/search", json={"image_id": 1, "limit": 50, name: 0.4}).json()["hits"]
+        near = shared_client.post("/v1/search", json={"image_id": 1, "limit": 50, name: 0.4}).json()["hits"]
         assert near and all(hit["distance"] <= 0.4 for hit in near)
-    plain = client.post("/v1/search", json={"image_id": 1}).json()["hits"][0]
+    plain = shared_client.post("/v1/search", json={"image_id": 1}).json()["hits"][0]
     assert plain["metadata"] is None and plain["spread"] > 0
 
 
-def test_a_batch_answers_in_order_and_a_bad_picture_costs_nothing_else(
-    client: TestClient, pictures: list[bytes]
+def test_a_batch_has_results_in_order_and_a_bad_image_costs_nothing_else(
+    shared_client: TestClient, files: list[bytes]
 ) -> None:
-    found = client.post("/v1/search/batch", files=sent(pictures[0], b"bad", pictures[1]), data={"limit": "2"}).json()
+    found = shared_client.post("/v1/search/batch", files=sent(files[0], b"bad", files[1]), data={"limit": "2"}).json()
     first, bad, last = found["results"]
     assert (first["hits"][0]["image_id"], last["hits"][0]["image_id"]) == (1, 2) and len(last["hits"]) == 2
     assert bad["problem"]["status"] == 422 and bad["problem"]["type"].endswith("unreadable-image")
-    alone = client.post("/v1/search", files=sent(pictures[0]), data={"limit": "2"}).json()
+    alone = shared_client.post("/v1/search", files=sent(files[0]), data={"limit": "2"}).json()
     np.testing.assert_allclose(
         [hit["distance"] for hit in first["hits"]], [hit["distance"] for hit in alone["hits"]], atol=1e-5
     )
     requested = [{"image_id": 1}, {"image_id": 4242}, {"image_id": 2, "where": ["?"]}, {"positive": [1, 2], "limit": 1}]
-    results = client.post("/v1/search/batch?limit=3", json={"searches": requested}).json()["results"]
+    results = shared_client.post("/v1/search/batch?limit=3", json={"searches": requested}).json()["results"]
     assert [len(item.get("hits", ())) for item in results] == [3, 0, 0, 1]
     assert [item["problem"]["status"] for item in results if "problem" in item] == [404, 422]
 
 
-def test_a_batch_that_is_no_batch_is_refused(client: TestClient, pictures: list[bytes]) -> None:
+def test_a_batch_that_is_no_batch_is_refused(shared_client: TestClient, files: list[bytes]) -> None:
     for body in ({"searches": []}, {"searches": [{"image_id": 1}] * 101}, {"searches": [{}]}, []):
-        assert client.post("/v1/search/batch", json=body).status_code == 422
-    assert client.post("/v1/search/batch", files=sent(pictures[0]), data={"positive_id": "1"}).status_code == 422
-    assert client.post("/v1/search/batch", files=sent(pictures[0], field="other")).status_code == 422
-    assert client.post("/v1/search/batch", content=b"x", headers={"content-type": "image/png"}).status_code == 415
+        assert shared_client.post("/v1/search/batch", json=body).status_code == 422
+    assert shared_client.post("/v1/search/batch", files=sent(files[0]), data={"positive_id": "1"}).status_code == 422
+    assert shared_client.post("/v1/search/batch", files=sent(files[0], field="other")).status_code == 422
+    assert (
+        shared_client.post("/v1/search/batch", content=b"x", headers={"content-type": "image/png"}).status_code == 415
+    )
 
 
-def test_any_picture_is_reconstructed_under_a_tag_of_its_content(client: TestClient, pictures: list[bytes]) -> None:
+def test_any_image_is_reconstructed_under_a_tag_of_its_content(shared_client: TestClient, files: list[bytes]) -> None:
     item, again, other = (
-        client.post("/v1/reconstructions", files=sent(data)) for data in (*pictures[:1] * 2, noise(1))
+        shared_client.post("/v1/reconstructions", files=sent(data)) for data in (*files[:1] * 2, noise(1))
     )
     assert item.headers["content-type"] == "image/png" and item.content.startswith(b"\x89PNG")
     assert item.headers["etag"] == again.headers["etag"] != other.headers["etag"]
-    assert item.content == client.get("/v1/images/1/reconstruction").content
-    assert client.post("/v1/reconstructions", files=sent(b"bad")).status_code == 422
+    assert item.content == shared_client.get("/v1/images/1/reconstruction").content
+    assert shared_client.post("/v1/reconstructions", files=sent(b"bad")).status_code == 422
 
 
-def test_scores_are_calibrated_by_a_service_that_measures(home_with_digits: Settings, pictures: list[bytes]) -> None:
+def test_scores_are_calibrated_by_a_service_that_measures(home_with_digits: Settings, files: list[bytes]) -> None:
     with TestClient(create_app(home_with_digits, preload=True)) as client:
         client.post("/v1/search", json={"image_id": 1})
         client.app.state.searcher_provider.get_searcher().calibrations.wait()  # type: ignore[attr-defined]
@@ -154,7 +149,7 @@ def test_scores_are_calibrated_by_a_service_that_measures(home_with_digits: Sett
         assert client.get("/v1/status").json()["gauge"]["status"] == "ready"
 
 
-def test_an_answer_is_json_whatever_files_are_called(client: TestClient, home_with_digits: Settings) -> None:
+def test_a_result_is_json_whatever_files_are_called(client: TestClient, home_with_digits: Settings) -> None:
     added = client.post("/v1/images", files={"file": ("a.png", noise(9))}, data={"metadata": '{"artist": "Ada ✓"}'})
     found = client.post("/v1/search?include=metadata", json={"image_id": added.json()["image_id"], "limit": 1})
     assert json.loads(found.content)["hits"]

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from pydantic import BaseModel
 
@@ -30,7 +29,6 @@ from simile.client import (
 )
 from simile.client.transport import Transport
 from simile.core.settings import Settings, load_settings
-from simile.images.encoding import encode_png
 from simile.service.app import create_app
 from simile.service.schemas.duplicates import DecisionRequest
 from simile.service.schemas.jobs import JobResponse
@@ -49,6 +47,7 @@ from simile.service.schemas.search import (
 )
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.home import Home
+from tests.support.images import noise
 from tests.support.server import listening
 
 SCHEMAS: dict[str, type[BaseModel]] = {
@@ -66,10 +65,6 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "JobJson": JobResponse,
     "LatentJson": LatentResponse,
 }
-
-
-def noise(seed: int) -> bytes:
-    return encode_png(np.random.default_rng(seed).integers(0, 256, (32, 32, 3)).astype(np.uint8))
 
 
 @pytest.fixture
@@ -136,7 +131,7 @@ def test_simile_has_every_name_that_it_lists_and_no_other() -> None:
     assert "has no attribute 'nothing'" in done.stderr.splitlines()[-1]
 
 
-def test_pictures_are_searched_for_in_every_way(client: Client, digits: Path) -> None:
+def test_images_are_searched_for_in_every_way(client: Client, digits: Path) -> None:
     first, second = sorted(digits.iterdir())[:2]
     by_file = client.search(first, limit=3, include=["metadata", "reconstruction"])
     assert by_file["hits"][0]["image_id"] == 1 and by_file["hits"][0]["metadata"] == {}
@@ -190,7 +185,7 @@ def test_the_collection_is_added_to_described_listed_and_shrunk(client: Client) 
         client.image(added["image_id"])
 
 
-def test_the_rest_of_the_document_is_answered_too(client: Client) -> None:
+def test_the_rest_of_the_document_works_too(client: Client) -> None:
     assert client.is_alive() and client.is_ready()
     status = client.status()
     assert status["images"] == 120 and (status["index"] or {})["kind"] == "exact" and status["runs"]
@@ -281,7 +276,7 @@ def test_a_connection_that_the_service_closed_is_opened_anew() -> None:
     assert later.value.retry_after == 3.0 and later.value.detail == "busy"
 
 
-def test_names_of_files_and_odd_answers_break_nothing(client: Client, tmp_path: Path) -> None:
+def test_names_of_files_and_odd_responses_break_nothing(client: Client, tmp_path: Path) -> None:
     odd = tmp_path / 'a"; filename="b\r\nX: y.png'
     odd.write_bytes(noise(4))
     response: Any = client.search(odd, limit=1)

@@ -15,12 +15,19 @@ from simile.core.settings import Settings
 from simile.dedup.cleanup.plan import parse_plan
 from simile.indexer.pipeline.job import IndexRequest, index
 from simile.service.app import create_app
-from tests.conftest import Copies
+from tests.conftest import Copies, app_client
 
 
 @pytest.fixture
 def client(copies: Copies) -> Iterator[TestClient]:
-    with TestClient(create_app(copies.settings), raise_server_exceptions=False) as client:
+    with app_client(copies.settings) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def shared_client(shared_copies: Copies) -> Iterator[TestClient]:
+    """For tests that change nothing."""
+    with app_client(shared_copies.settings) as client:
         yield client
 
 
@@ -45,8 +52,8 @@ def plan(client: TestClient, **requested: Any) -> Any:
     return parse_plan(response.json(), "the plan")
 
 
-def test_groups_come_by_tier_with_all_that_a_client_needs(client: TestClient) -> None:
-    body = found(client)
+def test_groups_come_by_tier_with_all_that_a_client_needs(shared_client: TestClient) -> None:
+    body = found(shared_client)
     assert [group["tier"] for group in body["groups"]] == ["bytes"] * 2 + ["pixels"] * 2 + ["near"] * 10
     assert (body["total"], body["limit"], body["offset"], body["hint"], body["pairs"]) == (14, 100, 0, None, [])
     assert body["threshold"] == 0.5 and body["run_id"] and len(body["calibration"]["curve"]) == 20
@@ -56,35 +63,35 @@ def test_groups_come_by_tier_with_all_that_a_client_needs(client: TestClient) ->
     assert first["keep"] and first["path"] == near["keep"] and "larger" in near["keep_reason"]
     assert [other["distance"] for other in others] == [0.1, 0.3] and others[0]["reason"] == "a near one"
     for member in near["members"]:
-        assert client.get(member["thumbnail_url"]).headers["content-type"] == "image/png"
-        assert client.get(member["file_url"]).content == Path(member["path"]).read_bytes()
-    assert client.get(others[0]["difference_url"]).content.startswith(b"\x89PNG")
+        assert shared_client.get(member["thumbnail_url"]).headers["content-type"] == "image/png"
+        assert shared_client.get(member["file_url"]).content == Path(member["path"]).read_bytes()
+    assert shared_client.get(others[0]["difference_url"]).content.startswith(b"\x89PNG")
     assert first["difference_url"] is None
 
 
-def test_tiers_threshold_and_pages_narrow_the_list(client: TestClient) -> None:
-    assert kept(found(client, tier="pixels")) == ["scans/20.bmp", "scans/21.bmp"]
-    assert found(client, tier=["bytes", "near"])["total"] == 12
-    assert kept(found(client, tier="near", threshold=0.105)) == ["camera/00.png"]
-    beyond = found(client, tier="near", threshold=100)
+def test_tiers_threshold_and_pages_narrow_the_list(shared_client: TestClient) -> None:
+    assert kept(found(shared_client, tier="pixels")) == ["scans/20.bmp", "scans/21.bmp"]
+    assert found(shared_client, tier=["bytes", "near"])["total"] == 12
+    assert kept(found(shared_client, tier="near", threshold=0.105)) == ["camera/00.png"]
+    beyond = found(shared_client, tier="near", threshold=100)
     assert (beyond["threshold"], beyond["total"]) == (0.5, 10), "the run looked no further than 0.5"
-    assert found(client, tier="near", threshold=0.105)["threshold"] == 0.105
-    assert "The last run looked no further than 0.5" in client.get("/duplicates?tier=near&threshold=100").text
-    assert "looked no further" not in client.get("/duplicates?tier=near&threshold=0.2").text
-    pages = [found(client, tier="near", limit=4, offset=offset) for offset in (0, 4, 8, 12)]
+    assert found(shared_client, tier="near", threshold=0.105)["threshold"] == 0.105
+    assert "The last run looked no further than 0.5" in shared_client.get("/duplicates?tier=near&threshold=100").text
+    assert "looked no further" not in shared_client.get("/duplicates?tier=near&threshold=0.2").text
+    pages = [found(shared_client, tier="near", limit=4, offset=offset) for offset in (0, 4, 8, 12)]
     assert [len(page["groups"]) for page in pages] == [4, 4, 2, 0] and {page["total"] for page in pages} == {10}
-    assert [name for page in pages for name in kept(page)] == kept(found(client, tier="near"))
+    assert [name for page in pages for name in kept(page)] == kept(found(shared_client, tier="near"))
 
 
-def test_similar_pairs_are_a_list_of_their_own(client: TestClient, copies: Copies) -> None:
-    body = found(client, tier="similar")
+def test_similar_pairs_are_a_list_of_their_own(shared_client: TestClient, shared_copies: Copies) -> None:
+    body = found(shared_client, tier="similar")
     assert body["groups"] == [] and body["total"] == 1
     pair = body["pairs"][0]
-    ids = {copies.ids["camera/08.png"], copies.ids["camera/09.png"]}
+    ids = {shared_copies.ids["camera/08.png"], shared_copies.ids["camera/09.png"]}
     assert {pair["first"]["image_id"], pair["second"]["image_id"]} == ids and pair["distance"] == 0.9
-    assert found(client, tier="similar", threshold=0.105)["total"] == 12  # near ones beyond it are only similar
-    assert client.get("/v1/duplicates?tier=similar&tier=near").status_code == 422
-    assert client.get("/v1/duplicates/plan?tier=similar").status_code == 422
+    assert found(shared_client, tier="similar", threshold=0.105)["total"] == 12  # near ones beyond it are only similar
+    assert shared_client.get("/v1/duplicates?tier=similar&tier=near").status_code == 422
+    assert shared_client.get("/v1/duplicates/plan?tier=similar").status_code == 422
 
 
 def test_before_the_first_run_same_bytes_are_known_and_the_rest_has_a_hint(home_with_digits: Settings) -> None:
@@ -95,7 +102,7 @@ def test_before_the_first_run_same_bytes_are_known_and_the_rest_has_a_hint(home_
         assert "simile dedup --home" in client.get("/duplicates").text
 
 
-def test_pictures_that_are_called_different_leave_and_come_back(client: TestClient, copies: Copies) -> None:
+def test_images_that_are_called_different_leave_and_come_back(client: TestClient, copies: Copies) -> None:
     first, second = copies.ids["camera/03.png"], copies.ids["phone/03.jpg"]
     said = {"first": second, "second": first, "same": False}  # either order
     for _ in range(2):
@@ -122,26 +129,31 @@ def test_the_last_of_several_words_on_one_pair_counts(client: TestClient, copies
     assert found(client, decided=True, tier="near")["total"] == 1
 
 
-def test_decisions_that_cannot_be_meant_are_refused_and_nothing_is_stored(client: TestClient, copies: Copies) -> None:
-    item, two = copies.ids["camera/03.png"], copies.ids["phone/03.jpg"]
+def test_decisions_that_cannot_be_meant_are_refused_and_nothing_is_stored(
+    shared_client: TestClient, shared_copies: Copies
+) -> None:
+    item, two = shared_copies.ids["camera/03.png"], shared_copies.ids["phone/03.jpg"]
     right = {"first": item, "second": two, "same": False}
     for wrong, status, reason in [
         ({**right, "second": item}, 422, "the same image"),
-        ({**right, "keep": copies.ids["camera/04.png"]}, 422, "keep is neither"),
+        ({**right, "keep": shared_copies.ids["camera/04.png"]}, 422, "keep is neither"),
         ({**right, "second": 4242}, 404, "There is no image 4242"),
         ({**right, "same": "yes"}, 422, "same"),
         ({"first": item, "second": two}, 422, "same"),
         ({**right, "comment": "hm"}, 422, "comment"),
     ]:
-        response = decide(client, right, wrong)
+        response = decide(shared_client, right, wrong)
         assert response.status_code == status and reason in response.json()["detail"]
-    assert client.post("/v1/duplicates/decisions", content="{").status_code == 415
-    assert client.post("/v1/duplicates/decisions", json={"decisions": []}).status_code == 422
-    broken = client.post("/v1/duplicates/decisions", content="{", headers={"content-type": "application/json"})
+    assert shared_client.post("/v1/duplicates/decisions", content="{").status_code == 415
+    assert shared_client.post("/v1/duplicates/decisions", json={"decisions": []}).status_code == 422
+    broken = shared_client.post("/v1/duplicates/decisions", content="{", headers={"content-type": "application/json"})
     assert broken.status_code == 400
     elsewhere = {"sec-fetch-site": "cross-site"}
-    assert client.post("/v1/duplicates/decisions", json={"decisions": [right]}, headers=elsewhere).status_code == 403
-    assert found(client)["total"] == 14
+    assert (
+        shared_client.post("/v1/duplicates/decisions", json={"decisions": [right]}, headers=elsewhere).status_code
+        == 403
+    )
+    assert found(shared_client)["total"] == 14
 
 
 def test_the_plan_holds_what_was_decided_or_everything(client: TestClient, copies: Copies) -> None:
@@ -181,12 +193,12 @@ def test_what_differs_is_drawn_once_and_asked_again_cheaply(client: TestClient, 
     assert client.get("/v1/duplicates/difference", params=requested).status_code == 404
 
 
-def test_large_previews_keep_their_pixels(client: TestClient, copies: Copies) -> None:
+def test_large_previews_keep_their_pixels(shared_client: TestClient, shared_copies: Copies) -> None:
     for side, size in ((1024, (768, 1024)), (64, (48, 64)), (40, (30, 40))):
-        shown = client.get(f"/v1/images/{copies.ids['camera/02.png']}/thumbnail?side={side}")
+        shown = shared_client.get(f"/v1/images/{shared_copies.ids['camera/02.png']}/thumbnail?side={side}")
         with Image.open(io.BytesIO(shown.content)) as image:
             assert image.size == size
-    assert client.get(f"/v1/images/{copies.ids['camera/02.png']}/thumbnail?side=9999").status_code == 422
+    assert shared_client.get(f"/v1/images/{shared_copies.ids['camera/02.png']}/thumbnail?side=9999").status_code == 422
 
 
 def upload(client: TestClient, data: bytes, if_duplicate: str | None = None) -> Any:
@@ -202,19 +214,21 @@ def rewrapped(path: Path) -> bytes:
     return file.getvalue()
 
 
-def test_an_upload_that_is_there_is_refused_with_the_picture_to_use(client: TestClient, copies: Copies) -> None:
-    before = client.get("/v1/images").json()["total"]
+def test_an_upload_that_is_there_is_refused_with_the_image_to_use(
+    shared_client: TestClient, shared_copies: Copies
+) -> None:
+    before = shared_client.get("/v1/images").json()["total"]
     for data, tier in (
-        ((copies.photos / "camera/02.png").read_bytes(), "bytes"),
-        (rewrapped(copies.photos / "camera/02.png"), "pixels"),
+        ((shared_copies.photos / "camera/02.png").read_bytes(), "bytes"),
+        (rewrapped(shared_copies.photos / "camera/02.png"), "pixels"),
     ):
-        refused = upload(client, data, "reject")
+        refused = upload(shared_client, data, "reject")
         body = refused.json()
         assert refused.status_code == 409 and refused.headers["content-type"] == "application/problem+json"
         assert body["type"] == "urn:problem-type:simile:duplicate" and "if_duplicate=keep" in body["detail"]
-        assert body["duplicates"][0]["image_id"] == copies.ids["camera/02.png"]
+        assert body["duplicates"][0]["image_id"] == shared_copies.ids["camera/02.png"]
         assert body["duplicates"][0]["tier"] == tier
-    assert client.get("/v1/images").json()["total"] == before
+    assert shared_client.get("/v1/images").json()["total"] == before
 
 
 def test_an_upload_can_be_linked_to_what_is_there(client: TestClient, copies: Copies) -> None:
@@ -241,15 +255,15 @@ def test_a_new_upload_is_stored_whatever_was_asked(client: TestClient) -> None:
     assert upload(client, b"", "perhaps").status_code == 422
 
 
-def test_the_page_s_errors_are_pages_with_the_right_status(client: TestClient) -> None:
+def test_the_page_s_errors_are_pages_with_the_right_status(shared_client: TestClient) -> None:
     for address, status, reason in (
         ("/duplicates?tier=all", 422, "tier"),
         ("/duplicates?threshold=x", 422, "threshold"),
         ("/duplicates?pair=-1", 422, "pair"),
     ):
-        response = client.get(address)
+        response = shared_client.get(address)
         assert response.status_code == status and 'role="alert"' in response.text and reason in response.text
-    missing = client.post("/duplicates?group=nothing", data={"answer": "same"})
+    missing = shared_client.post("/duplicates?group=nothing", data={"answer": "same"})
     assert missing.status_code == 404 and "not in the list any more" in missing.text
 
 
@@ -262,7 +276,7 @@ def test_file_names_are_text_on_the_page(client: TestClient, copies: Copies) -> 
     assert "default-src 'none'" in response.headers["content-security-policy"]
 
 
-def test_a_home_without_pictures_says_what_to_do(tmp_path: Path) -> None:
+def test_a_home_without_images_says_what_to_do(tmp_path: Path) -> None:
     with TestClient(create_app(Settings(home=tmp_path / "no-home"))) as client:
         assert "simile index PHOTOS" in client.get("/duplicates").text
         assert client.get("/v1/duplicates").status_code == 409

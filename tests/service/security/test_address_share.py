@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from simile.core.hosts import parse_networks
@@ -10,6 +9,7 @@ from simile.core.settings import Settings
 from simile.service.middleware.limits import UploadLimiter
 from simile.service.security.proxies import is_single_client
 from tests.support.server import form, head, listening, read_reply, upload
+from tests.support.waiting import wait_until
 
 
 def sent_for(address: str, data: bytes) -> tuple[bytes, bytes]:
@@ -27,9 +27,7 @@ def test_one_address_that_sends_slowly_leaves_places_for_others(home_with_digits
         inside = serving.server.app.state.upload_limiter
         for connection in (first, second):
             connection.sendall(start)
-        until = time.monotonic() + 10
-        while inside.active_count < 2 and time.monotonic() < until:
-            time.sleep(0.005)
+        wait_until(lambda: inside.active_count == 2)
         third = serving.answer(start)
         assert third.status == 429 and third.headers["retry-after"] == "1"
         assert third.json()["type"] == "urn:problem-type:simile:too-many-at-once"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import socket
 import time
@@ -15,44 +14,29 @@ from typing import Any
 import numpy as np
 import pillow_heif
 import pytest
-from PIL import Image
 from starlette.testclient import TestClient
 
 from simile.core.settings import Settings
 from simile.indexer.pipeline.job import IndexRequest, index
-from simile.service.app import create_app
 from simile.service.requests.search import MAX_FORM_FIELDS
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import DuplicateRecord
 from simile.store.home import Home
-from tests.service.test_service import bomb
+from tests.support.images import bomb, noise
 from tests.support.server import BOUNDARY, Listening, head, is_closed, listening, read_reply
 
 pillow_heif.register_heif_opener()
 
-COUNT = 120  # pictures of the home
+COUNT = 120  # images of the home
 SCRIPT = "<script>alert(1)</script>"
 EVIL = '"><img src=x onerror=alert(1)>'
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "HEIF", "JPEG2000", "ICO", "QOI")
 
 
-@pytest.fixture
-def client(home_with_digits: Settings) -> Iterator[TestClient]:
-    with TestClient(create_app(home_with_digits), raise_server_exceptions=False) as client:
-        yield client
-
-
-@pytest.fixture
-def server(home_with_digits: Settings) -> Iterator[Listening]:
-    with listening(home_with_digits) as server:
+@pytest.fixture(scope="module")
+def server(shared_home: Settings) -> Iterator[Listening]:
+    with listening(shared_home) as server:
         yield server
-
-
-def picture(seed: int, format: str = "PNG", **options: Any) -> bytes:
-    noise = np.random.default_rng(seed).integers(0, 256, (40, 32, 3), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(noise).save(file, format, **options)
-    return file.getvalue()
 
 
 def refused(response: Any) -> str:
@@ -67,7 +51,7 @@ def refused(response: Any) -> str:
 # Bad files
 
 
-NO_PICTURES = {
+NO_IMAGES = {
     "nothing.png": b"",
     "one byte.jpg": b"\xff",
     "text.jpg": b"dear diary, " * 100,
@@ -91,34 +75,37 @@ NO_PICTURES = {
 
 
 @pytest.mark.parametrize("path", ["/v1/search", "/v1/images", "/v1/reconstructions"])
-@pytest.mark.parametrize("name", NO_PICTURES)
-def test_what_is_no_picture_is_refused_with_its_reason(client: TestClient, path: str, name: str) -> None:
+@pytest.mark.parametrize("name", NO_IMAGES)
+def test_what_is_no_image_is_refused_with_its_reason(shared_client: TestClient, path: str, name: str) -> None:
     started = time.monotonic()
-    detail = refused(client.post(path, files={"file": (name, NO_PICTURES[name], "image/png")}))
+    detail = refused(shared_client.post(path, files={"file": (name, NO_IMAGES[name], "image/png")}))
     assert name in detail and time.monotonic() - started < 5
-    assert client.get("/v1/images?limit=1").json()["total"] == COUNT
+    assert shared_client.get("/v1/images?limit=1").json()["total"] == COUNT
 
 
+@pytest.mark.parametrize(("cuts", "changes"), [(3, 5), pytest.param(8, 40, marks=pytest.mark.long)])
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_damaged_picture_is_a_reason_or_a_picture_and_never_an_error(client: TestClient, format: str) -> None:
-    data, random = picture(0, format), np.random.default_rng(1)
-    broken = [data[:length] for length in np.linspace(1, len(data) - 1, 8, dtype=int)]
-    for _ in range(12):
+def test_a_damaged_image_is_a_reason_or_an_image_and_never_an_error(
+    shared_client: TestClient, format: str, cuts: int, changes: int
+) -> None:
+    data, random = noise(0, format), np.random.default_rng(1)
+    broken = [data[:length] for length in np.linspace(1, len(data) - 1, cuts, dtype=int)]
+    for _ in range(changes):
         other = bytearray(data)
         other[random.integers(len(data))] ^= int(random.integers(1, 256))
         broken.append(bytes(other))
-    for one in broken:
-        response = client.post("/v1/search", files={"file": (f"broken.{format.lower()}", one)})
+    for item in broken:
+        response = shared_client.post("/v1/search", files={"file": (f"broken.{format.lower()}", item)})
         if response.status_code != 200:
             assert "broken." in refused(response)
-    assert client.get("/readyz").status_code == 200
+    assert shared_client.get("/readyz").status_code == 200
 
 
-def test_every_frame_size_is_looked_at_before_pixels_are_made(client: TestClient) -> None:
-    huge = bytearray(picture(0, "BMP"))
+def test_every_frame_size_is_looked_at_before_pixels_are_made(shared_client: TestClient) -> None:
+    huge = bytearray(noise(0, "BMP"))
     huge[18:26] = (100_000).to_bytes(4, "little") * 2
     for name, data in {"bomb.png": bomb(), "huge.bmp": bytes(huge)}.items():
-        response = client.post("/v1/images", files={"file": (name, data)})
+        response = shared_client.post("/v1/images", files={"file": (name, data)})
         assert response.status_code == 413 and "SIMILE_MAX_PIXELS" in refused(response)
 
 
@@ -156,8 +143,8 @@ def test_ten_gigabytes_in_pieces_are_cut_off_at_the_limit(home_with_digits: Sett
 
 
 @pytest.mark.parametrize("kind", ["file", "text", "other files"])
-def test_a_thousand_parts_are_refused_quickly(client: TestClient, kind: str) -> None:
-    data = picture(0)
+def test_a_thousand_parts_are_refused_quickly(shared_client: TestClient, kind: str) -> None:
+    data = noise(0)
     parts = {
         "file": [("file", (f"{n}.png", data)) for n in range(1000)],
         "other files": [(f"file{n}", (f"{n}.png", data)) for n in range(1000)],
@@ -165,27 +152,27 @@ def test_a_thousand_parts_are_refused_quickly(client: TestClient, kind: str) -> 
     }
     started = time.monotonic()
     for path in ("/v1/search", "/v1/images", "/v1/reconstructions", "/"):
-        response = client.post(path, files=parts[kind])
+        response = shared_client.post(path, files=parts[kind])
         assert 400 <= response.status_code < 500
     assert time.monotonic() - started < 5
     assert MAX_FORM_FIELDS < 1000
 
 
-def test_a_form_of_headers_or_names_without_end_is_refused(client: TestClient) -> None:
+def test_a_form_of_headers_or_names_without_end_is_refused(shared_client: TestClient) -> None:
     kind = {"Content-Type": "multipart/form-data; boundary=b"}
     endless = b'--b\r\nContent-Disposition: form-data; name="' + b"x" * 200_000 + b'"\r\n\r\nx\r\n--b--\r\n'
     many = b"--b\r\n" + b"".join(b"X-%d: y\r\n" % n for n in range(10_000)) + b"\r\nx\r\n--b--\r\n"
     for body in (endless, many, b"--b\r\n" * 100_000, b"\r\n" * 100_000):
-        refused(client.post("/v1/search", content=body, headers=kind))
-    refused(client.post("/v1/search", content=b"--b", headers={"Content-Type": "multipart/form-data"}))
-    refused(client.post("/v1/search", content="[" * 200_000, headers={"Content-Type": "application/json"}))
+        refused(shared_client.post("/v1/search", content=body, headers=kind))
+    refused(shared_client.post("/v1/search", content=b"--b", headers={"Content-Type": "multipart/form-data"}))
+    refused(shared_client.post("/v1/search", content="[" * 200_000, headers={"Content-Type": "application/json"}))
 
 
-def test_an_upload_that_is_left_half_way_is_no_picture(home_with_digits: Settings) -> None:
+def test_an_upload_that_is_left_half_way_is_no_image(home_with_digits: Settings) -> None:
     with listening(home_with_digits) as server:
         for _ in range(5):
             with server.connect() as connection:
-                body = picture(3)
+                body = noise(3)
                 connection.sendall(head("/v1/images", len(body) + 10_000) + body)
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         reply = server.answer(b"GET /v1/images?limit=1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -210,17 +197,17 @@ def test_an_upload_that_is_left_half_way_is_no_picture(home_with_digits: Setting
         "-rf",
     ],
 )
-def test_a_file_name_becomes_no_path(client: TestClient, home_with_digits: Settings, name: str) -> None:
-    home = home_with_digits.home
+def test_a_file_name_becomes_no_path(shared_client: TestClient, shared_home: Settings, name: str) -> None:
+    home = shared_home.home
     before = {path for path in home.parent.rglob("*") if "evil" in path.name}
-    made = client.post("/v1/images", files={"file": (name, picture(zlib.crc32(name.encode()) % 1000))})
+    made = shared_client.post("/v1/images", files={"file": (name, noise(zlib.crc32(name.encode()) % 1000))})
     if made.status_code not in (200, 201):
         refused(made)
         return
     assert {path for path in home.parent.rglob("*") if "evil" in path.name} == before
     stored = Path(made.json()["path"])
     assert stored.parent == home / "uploads" and stored.name.startswith(made.json()["sha256"])
-    assert client.delete(f"/v1/images/{made.json()['image_id']}").status_code == 204
+    assert shared_client.delete(f"/v1/images/{made.json()['image_id']}").status_code == 204
 
 
 @pytest.mark.parametrize(
@@ -247,17 +234,17 @@ def test_no_address_leads_to_another_file(server: Listening, path: str) -> None:
     assert b"import" not in reply.body and b"root:" not in reply.body and b"SQLite" not in reply.body
 
 
-def test_no_path_and_no_url_is_taken_from_a_client(client: TestClient) -> None:
+def test_no_path_and_no_url_is_taken_from_a_client(shared_client: TestClient) -> None:
     for given in (
         {"path": "/etc/passwd"},
         {"url": "http://127.0.0.1/"},
         {"image_id": "/etc/passwd"},
         {"file": "/etc/x"},
     ):
-        refused(client.post("/v1/search", json=given))
-    refused(client.post("/v1/search", data={"file": "/etc/passwd"}))
-    refused(client.post("/v1/jobs", json={"root": "/etc"}))
-    refused(client.post("/v1/jobs", json={"root": "../.."}))
+        refused(shared_client.post("/v1/search", json=given))
+    refused(shared_client.post("/v1/search", data={"file": "/etc/passwd"}))
+    refused(shared_client.post("/v1/jobs", json={"root": "/etc"}))
+    refused(shared_client.post("/v1/jobs", json={"root": "../.."}))
 
 
 # Scripts
@@ -278,7 +265,7 @@ def harmless(page: str) -> bool:
 
 def test_names_and_metadata_are_text_on_every_page(client: TestClient) -> None:
     said = {"scan": SCRIPT, "note": EVIL, "{{7*7}}": "{% raw %}{{ config }}", "javascript:alert(1)": "'-alert(1)-'"}
-    made = client.post("/v1/images", files={"file": (f"{EVIL}.png", picture(1))}, data={"metadata": json.dumps(said)})
+    made = client.post("/v1/images", files={"file": (f"{EVIL}.png", noise(1))}, data={"metadata": json.dumps(said)})
     assert made.status_code == 201, made.text
     image_id = made.json()["image_id"]
     assert client.get(f"/v1/images/{image_id}").json()["metadata"] == said
@@ -293,7 +280,7 @@ def test_folders_and_files_with_scripts_for_names_are_text_too(client: TestClien
     photos = home_with_digits.home.parent / "<b onclick=alert(1)>"
     photos.mkdir()
     for seed in (1, 1):
-        (photos / f"<img src=x onerror=alert({seed})>{len(list(photos.iterdir()))}.png").write_bytes(picture(seed))
+        (photos / f"<img src=x onerror=alert({seed})>{len(list(photos.iterdir()))}.png").write_bytes(noise(seed))
     index(home_with_digits, [photos], IndexRequest())
     with Catalogue(Home(home_with_digits.home)) as catalogue:
         image_id = max(known.image_id for known in catalogue.files.find_under([str(photos)]).values())
@@ -301,13 +288,13 @@ def test_folders_and_files_with_scripts_for_names_are_text_too(client: TestClien
     assert all(map(harmless, pages)) and not any("<b onclick" in page for page in pages)
 
 
-def test_pairs_of_pictures_with_scripts_for_names_are_text_in_the_review(
+def test_pairs_of_images_with_scripts_for_names_are_text_in_the_review(
     client: TestClient, home_with_digits: Settings
 ) -> None:
     photos = home_with_digits.home.parent / "odd"
     photos.mkdir()
     for seed in (1, 2):
-        (photos / f"<img src=x onerror=alert(1)>{seed}.png").write_bytes(picture(seed))
+        (photos / f"<img src=x onerror=alert(1)>{seed}.png").write_bytes(noise(seed))
     index(home_with_digits, [photos], IndexRequest())
     with Catalogue(Home(home_with_digits.home)) as catalogue:
         one, other = sorted(known.image_id for known in catalogue.files.find_under([str(photos)]).values())
@@ -319,35 +306,35 @@ def test_pairs_of_pictures_with_scripts_for_names_are_text_in_the_review(
     assert harmless(page)
 
 
-def test_what_was_searched_with_comes_back_as_text(client: TestClient) -> None:
-    shown = client.post("/", files={"file": (f"{EVIL}{SCRIPT}.png", picture(2))})
+def test_what_was_searched_with_comes_back_as_text(shared_client: TestClient) -> None:
+    shown = shared_client.post("/", files={"file": (f"{EVIL}{SCRIPT}.png", noise(2))})
     assert shown.status_code == 200 and harmless(shown.text)
-    wrong = client.post("/", files={"file": (f"{EVIL}{SCRIPT}.png", SCRIPT.encode())})
+    wrong = shared_client.post("/", files={"file": (f"{EVIL}{SCRIPT}.png", SCRIPT.encode())})
     assert wrong.status_code == 422 and harmless(wrong.text)
     for address in (f"/?image_id={SCRIPT}", f"/collection?sort={EVIL}", f"/collection?where={SCRIPT}"):
-        assert harmless(client.get(address, headers={"Accept": "text/html"}).text)
+        assert harmless(shared_client.get(address, headers={"Accept": "text/html"}).text)
 
 
-def test_problems_are_json_whatever_was_asked(client: TestClient) -> None:
-    response = client.get(f"/v1/{SCRIPT}", headers={"Accept": "text/html"})
+def test_problems_are_json_whatever_was_asked(shared_client: TestClient) -> None:
+    response = shared_client.get(f"/v1/{SCRIPT}", headers={"Accept": "text/html"})
     assert response.headers["content-type"] == "application/problem+json"
     assert response.headers["x-content-type-options"] == "nosniff"
 
 
-def test_pictures_are_served_so_that_nothing_in_them_runs(client: TestClient) -> None:
+def test_images_are_served_so_that_nothing_in_them_runs(shared_client: TestClient) -> None:
     for path in ("/v1/images/1/file", "/v1/images/1/thumbnail", "/v1/images/1/reconstruction"):
-        response = client.get(path)
+        response = shared_client.get(path)
         assert response.headers["content-type"].startswith("image/")
         assert response.headers["x-content-type-options"] == "nosniff"
         assert "sandbox" in response.headers["content-security-policy"]
         assert response.headers["cross-origin-resource-policy"] == "same-origin"
 
 
-def test_a_picture_that_hides_a_page_is_served_without_it(client: TestClient) -> None:
+def test_an_image_that_hides_a_page_is_served_without_it(client: TestClient) -> None:
     polyglots = {
-        "gif": picture(5, "GIF", comment=SCRIPT.encode()),
-        "jpeg": picture(6, "JPEG", comment=SCRIPT.encode()),
-        "png": picture(7) + SCRIPT.encode(),
+        "gif": noise(5, "GIF", comment=SCRIPT.encode()),
+        "jpeg": noise(6, "JPEG", comment=SCRIPT.encode()),
+        "png": noise(7) + SCRIPT.encode(),
     }
     for name, data in polyglots.items():
         made = client.post("/v1/images", files={"file": (f"a.{name}", data)}).json()
@@ -370,27 +357,27 @@ SQL = (
 
 
 @pytest.mark.parametrize("text", SQL)
-def test_sql_in_any_field_is_only_text(client: TestClient, text: str) -> None:
+def test_sql_in_any_field_is_only_text(shared_client: TestClient, text: str) -> None:
     answers = [
-        client.get("/v1/images", params={"where": f"a={text}"}),
-        client.get("/v1/images", params={"where": f"{text}=a"}),
-        client.get("/v1/images", params={"under": text}),
-        client.get("/v1/images", params={"format": text}),
-        client.get("/v1/images", params={"sort": text}),
-        client.get("/v1/images", params={"cursor": text}),
-        client.get("/v1/images", params={"limit": text}),
-        client.post("/v1/search", json={"image_id": 1, "where": [f"{text}={text}"]}),
-        client.get("/v1/duplicates", params={"tier": text}),
-        client.get("/v1/images/1/neighbours", params={"since": text}),
-        client.put("/v1/images/1/metadata", json={"metadata": {text: text}}),
+        shared_client.get("/v1/images", params={"where": f"a={text}"}),
+        shared_client.get("/v1/images", params={"where": f"{text}=a"}),
+        shared_client.get("/v1/images", params={"under": text}),
+        shared_client.get("/v1/images", params={"format": text}),
+        shared_client.get("/v1/images", params={"sort": text}),
+        shared_client.get("/v1/images", params={"cursor": text}),
+        shared_client.get("/v1/images", params={"limit": text}),
+        shared_client.post("/v1/search", json={"image_id": 1, "where": [f"{text}={text}"]}),
+        shared_client.get("/v1/duplicates", params={"tier": text}),
+        shared_client.get("/v1/images/1/neighbours", params={"since": text}),
+        shared_client.put("/v1/images/1/metadata", json={"metadata": {text: text}}),
     ]
     for answer in answers:
         assert answer.status_code < 500, answer.text
         if answer.status_code == 200 and "images" in answer.json():
             assert answer.json()["images"] == []
-    assert client.get("/v1/images?limit=1").json()["total"] == COUNT
+    assert shared_client.get("/v1/images?limit=1").json()["total"] == COUNT
 
 
-def test_a_cursor_that_was_made_up_is_refused(client: TestClient) -> None:
+def test_a_cursor_that_was_made_up_is_refused(shared_client: TestClient) -> None:
     for cursor in ("AAAA", "e30", "W10=", "gASVAA==", "9" * 300, "-1"):
-        refused(client.get("/v1/images", params={"cursor": cursor}))
+        refused(shared_client.get("/v1/images", params={"cursor": cursor}))
