@@ -10,8 +10,8 @@ from simile.service.server.connections import MAX_PIPELINED
 from tests.support.server import get, is_closed, listening, read_reply
 
 
-def test_connections_that_send_nothing_do_not_keep_out_a_client(home_with_digits: Settings) -> None:
-    settings = home_with_digits.model_copy(update={"connections": 8})
+def test_connections_that_send_nothing_do_not_keep_out_a_client(shared_home: Settings) -> None:
+    settings = shared_home.model_copy(update={"connections": 8})
     with listening(settings) as serving, ExitStack() as stack:
         mute = [stack.enter_context(serving.connect()) for _ in range(40)]
         for _ in range(20):
@@ -20,8 +20,8 @@ def test_connections_that_send_nothing_do_not_keep_out_a_client(home_with_digits
         assert is_closed(mute[0])
 
 
-def test_a_connection_with_a_request_in_progress_is_not_closed_for_another(home_with_digits: Settings) -> None:
-    settings = home_with_digits.model_copy(update={"connections": 2})
+def test_a_connection_with_a_request_in_progress_is_not_closed_for_another(shared_home: Settings) -> None:
+    settings = shared_home.model_copy(update={"connections": 2})
     body = b"--b\r\n"
     begin = get("/v1/search", "Content-Type: multipart/form-data; boundary=b", "Content-Length: 1000")
     begin = begin.replace(b"GET", b"POST", 1) + body
@@ -37,8 +37,8 @@ def test_a_connection_with_a_request_in_progress_is_not_closed_for_another(home_
             assert read_reply(connection).status == 400
 
 
-def test_a_few_pipelined_requests_are_answered_in_order(home_with_digits: Settings) -> None:
-    with listening(home_with_digits) as serving, serving.connect() as connection:
+def test_a_few_pipelined_requests_are_answered_in_order(shared_home: Settings) -> None:
+    with listening(shared_home) as serving, serving.connect() as connection:
         connection.sendall(b"".join(get("/livez", f"X-Request-Id: {number}") for number in range(10)))
         received = b""
         while received.count(b'{"status":"alive"}') < 10:
@@ -46,8 +46,8 @@ def test_a_few_pipelined_requests_are_answered_in_order(home_with_digits: Settin
         assert re.findall(rb"x-request-id: (\d)", received.lower()) == [b"%d" % number for number in range(10)]
 
 
-def test_thousands_of_pipelined_requests_are_not_queued(home_with_digits: Settings) -> None:
-    with listening(home_with_digits) as serving, serving.connect() as connection:
+def test_thousands_of_pipelined_requests_are_not_queued(shared_home: Settings) -> None:
+    with listening(shared_home) as serving, serving.connect() as connection:
         connection.sendall(get("/livez") * 1000)
         received = b""
         with suppress(ConnectionResetError):
