@@ -64,7 +64,6 @@ def opened(browser: Any, address: str, *, expected: Sequence[str] = (), **contex
     """
     failed: list[str] = []
     with closing(browser.new_context(base_url=address, **context)) as made:
-        made.set_default_timeout(10_000)
         made.on("weberror", lambda error: failed.append(str(error.error)))
         made.on("console", lambda said: _complaint(said, expected, failed))
         made.on("request", lambda request: _only_this_server(request.url, address, failed))

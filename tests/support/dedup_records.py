@@ -9,10 +9,10 @@ from typing import Any
 
 from simile.core.records import FileStat
 from simile.dedup.cleanup.file_ops import identify_file
-from simile.dedup.grouping.findings import Findings
+from simile.dedup.grouping.findings import Findings, calibration_to_json
 from simile.dedup.records import CurvePoint, Decision, ImageFile, ImagePair, Removal, ThresholdCalibration, Tier
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.records import NewImage
+from simile.store.catalogue.records import DuplicateRecord, NewImage
 from tests.support.catalogue import make_new_image
 
 CURVE = (CurvePoint(0.1, 1.0, 0.6), CurvePoint(0.5, 0.992, 0.95))
@@ -84,3 +84,11 @@ def make_calibration(curve: tuple[CurvePoint, ...] = CURVE) -> ThresholdCalibrat
     """Make a calibration with a threshold of 0.5."""
     reached = {"reached_precision": 0.992, "reached_recall": 0.95}
     return ThresholdCalibration(threshold=0.5, precision=0.99, **reached, copies=800, decisions=3, curve=curve)
+
+
+def record_dedup_run(catalogue: Catalogue, rows: list[DuplicateRecord], calibration: ThresholdCalibration) -> None:
+    """Store a finished run of the active encoder that found these pairs."""
+    run = catalogue.runs.start("dedup", {})
+    catalogue.duplicates.replace(run, rows)
+    encoder = catalogue.get_state().active_encoder
+    catalogue.runs.finish(run, "finished", {"encoder": encoder, "calibration": calibration_to_json(calibration)})

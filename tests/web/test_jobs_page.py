@@ -13,7 +13,7 @@ import pytest
 from simile.core.settings import Settings
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.home import Home
-from tests.support.browser import DESK, layout_problems, opened, serving
+from tests.support.browser import DESK, layout_problems, opened, scrolls_sideways, serving, violations
 
 PATIENCE = 60_000  # ms: a job is a process of its own that begins by loading the network
 
@@ -34,7 +34,7 @@ def jobs_page(browser: Any, address: str) -> Iterator[Any]:
         page.evaluate("window.sameDocument = true")
         yield page
         assert page.evaluate("window.sameDocument") is True
-        assert layout_problems(page) == []
+        assert [*violations(page), *scrolls_sideways(page, DESK["width"])] == []
 
 
 def begin(page: Any, root: str = "photos") -> Any:
@@ -75,6 +75,11 @@ def test_a_job_is_begun_watched_and_tells_what_it_set_aside(browser: Any, settin
         assert "notes.png\nnot an image" in set_aside and "<i>empty.jpg\n" in set_aside
         assert page.get_by_role("button", name="Index it").is_enabled()
         page.get_by_role("link", name="Look at the collection").wait_for()
+        other = page.context.new_page()
+        other.goto("/jobs")
+        other.get_by_text("2 files set aside").click()
+        other.locator(".failures li").nth(1).wait_for()
+        assert layout_problems(other) == []
 
 
 def test_a_job_is_stopped_and_another_follows(browser: Any, settings: Settings) -> None:
