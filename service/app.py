@@ -91,10 +91,7 @@ def create_app(settings: Settings, *, preload: bool = False) -> FastAPI:
     app.add_middleware(BodyLimitMiddleware, settings.max_bytes + FORM_OVERHEAD, settings.upload_seconds, metrics)
     app.add_middleware(UploadLimitMiddleware, state.upload_limiter, metrics, parse_networks(settings.trusted_proxies))
     app.add_middleware(
-        AccessControlMiddleware,
-        settings=settings,
-        authenticator=state.authenticator,
-        rate_limiter=state.rate_limiter,
+        AccessControlMiddleware, settings=settings, authenticator=state.authenticator, rate_limiter=state.rate_limiter
     )
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, **CORS_OPTIONS, allow_origins=parse_origins(settings.cors_origins))
@@ -114,10 +111,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state.searcher_provider = SearcherProvider(settings, state.metrics.observe_stage, background=state.preload)
     state.pool = EncodingPool(settings.workers, settings.answer_seconds)
     state.batcher = SearchBatcher(
-        settings,
-        lambda queries: state.searcher_provider.get_searcher().search_many(queries),
-        state.pool,
-        state.metrics,
+        settings, lambda queries: state.searcher_provider.get_searcher().search_many(queries), state.pool, state.metrics
     )
     state.job_manager = JobManager(settings)
     state.latent_cache = LatentCache()

@@ -36,11 +36,7 @@ from simile.service.schemas.duplicates import (
     ThresholdCalibrationResponse,
 )
 from simile.service.schemas.search import MAX_ID
-from simile.service.serializers.duplicates import (
-    make_group_response,
-    make_pair_response,
-    store_decisions,
-)
+from simile.service.serializers.duplicates import make_group_response, make_pair_response, store_decisions
 from simile.service.state.review_cache import ReviewCache, TierSelection, make_tier_selection
 
 router = APIRouter(prefix=f"{urls.API}/duplicates", tags=["duplicates"])

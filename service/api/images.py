@@ -199,11 +199,7 @@ def reconstruction(image_id: ImageIdParam, request: Request, searcher: SearcherD
 
 @router.get("/{image_id}/neighbours", response_class=Response, responses=document_json(SearchResponse) | _IMAGE_ERRORS)
 async def neighbours(
-    image_id: ImageIdParam,
-    request: Request,
-    searcher: SearcherDep,
-    batcher: BatcherDep,
-    params: SearchOptionsQuery,
+    image_id: ImageIdParam, request: Request, searcher: SearcherDep, batcher: BatcherDep, params: SearchOptionsQuery
 ) -> Response:
     """Find the images most similar to this one; the image itself is not a hit."""
     include = params.get_includes()

@@ -11,13 +11,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 from simile.core.records import FloatArray, Hit
 from simile.explore.attributes.directions import AttributeEntanglement
 from simile.explore.attributes.render import render_attribute
-from simile.explore.latent.inputs import (
-    LatentInput,
-    check_decoder,
-    decode_latents,
-    encode_inputs,
-    get_content_size,
-)
+from simile.explore.latent.inputs import LatentInput, check_decoder, decode_latents, encode_inputs, get_content_size
 from simile.explore.latent.interpolation import InterpolationMethod, LatentMorph, mix_latents
 from simile.explore.latent.sampling import sample_posterior, sample_prior
 from simile.explore.latent.traversal import LatentTraversal, offset_dimensions
