@@ -16,7 +16,7 @@ from starlette.staticfiles import StaticFiles
 from simile.core.hosts import parse_networks, parse_origins
 from simile.core.settings import Settings
 from simile.service import errors, urls
-from simile.service.api import attributes, duplicates, encoders, health, images, jobs, latents, map, status
+from simile.service.api import attributes, duplicates, images, jobs, latents, map, status
 from simile.service.api import search as api_search
 from simile.service.middleware.headers import CORS_OPTIONS, SecurityHeadersMiddleware
 from simile.service.middleware.limits import FORM_OVERHEAD, BodyLimitMiddleware, UploadLimiter, UploadLimitMiddleware
@@ -26,56 +26,35 @@ from simile.service.openapi import install
 from simile.service.security import scopes
 from simile.service.security.api_keys import Authenticator
 from simile.service.security.authorization import AccessControlMiddleware, RateLimiter
-from simile.service.state.batcher import SearchBatcher
-from simile.service.state.encoding_pool import EncodingPool
-from simile.service.state.job_events import JobEventBroker
-from simile.service.state.job_manager import JobManager
+from simile.service.state.batcher import EncodingPool, SearchBatcher
+from simile.service.state.job_manager import JobEventBroker, JobManager
 from simile.service.state.latent_cache import LatentCache
 from simile.service.state.map_cache import MapCache
-from simile.service.state.readiness import Readiness
+from simile.service.state.readiness import Readiness, SearcherProvider
 from simile.service.state.review_cache import ReviewCache
-from simile.service.state.searcher_provider import SearcherProvider
 from simile.service.web import collection, latent, login, reference, search
 from simile.service.web import duplicates as web_duplicates
 from simile.service.web import jobs as web_jobs
 from simile.service.web import map as web_map
 
+_API_MODULES = (api_search, latents, attributes, images, duplicates, status, jobs, map)
+_PAGE_MODULES = (search, reference, collection, web_duplicates, web_jobs, web_map, latent, login)
 ROUTERS = (
-    api_search.router,
-    latents.router,
-    attributes.router,
-    images.router,
-    duplicates.router,
-    encoders.router,
-    status.router,
-    jobs.router,
-    map.router,
-    health.router,
-    health.metrics_router,
-    search.router,
-    reference.router,
-    collection.router,
-    web_duplicates.router,
-    web_jobs.router,
-    web_map.router,
-    latent.router,
-    login.router,
+    *(module.router for module in _API_MODULES),
+    *(status.encoders_router, status.health_router, status.metrics_router),
+    *(module.router for module in _PAGE_MODULES),
 )
 DESCRIPTION = "Finds similar images with a variational autoencoder, and shows reconstructions by the model."
 
 
 def create_app(settings: Settings, *, preload: bool = False) -> FastAPI:
-    """Create the app for one home, which need not exist yet.
-
-    Args:
-        settings: The settings of the service.
-        preload: Load the encoder and its fast runtime at startup, so that the first searches do not wait for them.
-    """
+    """Create the app for one home, which need not exist yet; `preload`: load the encoder and its runtime at startup."""
     app = FastAPI(
         title="simile",
         version=version("simile"),
         description=DESCRIPTION,
         lifespan=_lifespan,
+        responses=install.document_errors(400, 414, 431),  # before the path is looked at
         docs_url=None,  # FastAPI's page loads scripts from a CDN; web/reference.py replaces it
         redoc_url=None,
     )

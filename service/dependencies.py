@@ -11,7 +11,6 @@ from starlette.requests import Request
 
 from simile.search.searcher import Searcher
 from simile.service.requests.search import (
-    ImageUpload,
     SearchInput,
     Upload,
     read_image_upload,
@@ -19,15 +18,12 @@ from simile.service.requests.search import (
     read_upload,
 )
 from simile.service.schemas.search import MAX_ID, MAX_LIMIT
-from simile.service.state.batcher import SearchBatcher
-from simile.service.state.encoding_pool import EncodingPool
-from simile.service.state.job_events import JobEventBroker
-from simile.service.state.job_manager import JobManager
+from simile.service.state.batcher import EncodingPool, SearchBatcher
+from simile.service.state.job_manager import JobEventBroker, JobManager
 from simile.service.state.latent_cache import LatentCache
 from simile.service.state.map_cache import MapCache
-from simile.service.state.readiness import Readiness
+from simile.service.state.readiness import Readiness, SearcherProvider
 from simile.service.state.review_cache import ReviewCache
-from simile.service.state.searcher_provider import SearcherProvider
 
 
 async def get_searcher(request: Request) -> Searcher:
@@ -55,7 +51,7 @@ JobEventsDep = Annotated[JobEventBroker, Depends(_from_state("event_broker"))]
 MapCacheDep = Annotated[MapCache, Depends(_from_state("map_cache"))]
 LatentCacheDep = Annotated[LatentCache, Depends(_from_state("latent_cache"))]
 UploadDep = Annotated[Upload, Depends(read_upload)]
-ImageUploadDep = Annotated[ImageUpload, Depends(read_image_upload)]
+ImageUploadDep = Annotated[Upload, Depends(read_image_upload)]
 SearchBatchDep = Annotated[list[SearchInput], Depends(read_search_batch)]
 JobIdParam = Annotated[int, Path(ge=1, le=MAX_ID, description="The id of an indexing job.")]
 ImageIdParam = Annotated[int, Path(ge=1, le=MAX_ID, description="The id of an indexed image.")]

@@ -9,7 +9,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -31,38 +31,23 @@ TYPE_PREFIX = "urn:problem-type:simile:"
 _HTTP_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _MAX_LISTED_ERRORS = 10  # a vector of 10,000 NaN has 10,000 errors
 
-# The nearest base class counts, so that a subclass needs no row. 409: the home lacks something; the request is valid,
+# The nearest base class counts, so that a subclass needs no entry. 409: the home lacks something; the request is valid,
 # but repeating it helps only after images were indexed. 503: an operator has to repair something.
-STATUS_BY_ERROR: dict[type[SimileError], int] = {
-    errors.SimileError: 500,
-    errors.InputError: 422,
-    errors.BadSetting: 422,
-    errors.NoSuchPath: 404,
-    errors.UnreadableImage: 422,
-    errors.ImageTooLarge: 413,
-    errors.NoSuchImage: 404,
-    errors.NoSuchJob: 404,
-    errors.NoSuchRoot: 404,
-    errors.JobRunning: 409,
-    errors.JobOver: 409,
-    errors.NoSuchEncoder: 503,
-    errors.TooFewPictures: 422,
-    errors.BackupDamaged: 422,
-    errors.ArchiveDamaged: 422,
-    errors.NotFinite: 422,
-    errors.NoDecoder: 409,
-    errors.NoVariance: 409,
-    errors.NothingIndexed: 409,
-    errors.EncoderMismatch: 422,
-    errors.BeingComputed: 503,
-    errors.CheckpointDamaged: 503,
-    errors.IndexDamaged: 503,
-    errors.HomeError: 503,
-    errors.HomeBusy: 503,
-    errors.HomeOutdated: 503,
-    errors.HomeTooNew: 503,
-    errors.HomeNotWritable: 503,
+_ERRORS_BY_STATUS: dict[int, tuple[type[SimileError], ...]] = {
+    404: (errors.NoSuchPath, errors.NoSuchImage, errors.NoSuchJob, errors.NoSuchRoot),
+    409: (errors.JobRunning, errors.JobOver, errors.NoDecoder, errors.NoVariance, errors.NothingIndexed),
+    413: (errors.ImageTooLarge,),
+    422: (
+        *(errors.InputError, errors.BadSetting, errors.UnreadableImage, errors.TooFewPictures, errors.NotFinite),
+        *(errors.BackupDamaged, errors.ArchiveDamaged, errors.EncoderMismatch),
+    ),
+    500: (errors.SimileError,),
+    503: (
+        *(errors.NoSuchEncoder, errors.BeingComputed, errors.CheckpointDamaged, errors.IndexDamaged),
+        *(errors.HomeError, errors.HomeBusy, errors.HomeOutdated, errors.HomeTooNew, errors.HomeNotWritable),
+    ),
 }
+STATUS_BY_ERROR = {kind: status for status, kinds in _ERRORS_BY_STATUS.items() for kind in kinds}
 _RETRY_AFTER: dict[type[SimileError], str] = {errors.HomeBusy: "5", errors.BeingComputed: "2"}  # seconds
 
 
@@ -88,12 +73,7 @@ class ProblemDetails:
 class ProblemException(HTTPException):
     """A rejected request; `problem_kind` is the last part of its type, such as `too-busy`.
 
-    Args:
-        status: The HTTP status.
-        problem_kind: Last part of the type.
-        detail: What happened and what to do next.
-        retry_after: Seconds for the header Retry-After.
-        close: Close the connection after the response.
+    retry_after: seconds; close: close the connection after the response.
     """
 
     def __init__(
@@ -105,28 +85,11 @@ class ProblemException(HTTPException):
 
 
 def make_problem_body(problem: ProblemDetails, instance: str) -> dict[str, Any]:
-    """Return the body of an error response.
-
-    - `type`: `urn:problem-type:simile:` + the error's name (`no-such-image`), to tell errors apart in a program;
-      `about:blank` if the status is sufficient (404 of an unknown path, 405, 413, 415, 422).
-    - `title`: the type in words, the same for every occurrence.
-    - `status`: the HTTP status.
-    - `detail`: what happened and what to do next, for a person.
-    - `instance`: the path of the request.
-    - `errors`: only with 422 for an invalid request; a list of `{"field", "detail"}`, where `field` is the location
-      in the request, such as `query.limit` or `body.vector.3`.
-    - `duplicates`: only with 409 `duplicate`; the images of which an upload is a copy.
-    """
-    document: dict[str, Any] = {
-        "type": problem.type,
-        "title": problem.title,
-        "status": problem.status,
-        "detail": problem.detail,
-        "instance": instance,
-    }
+    """Return the body of an error response, as ProblemResponse describes it; `instance`: the path of the request."""
+    body = {name: getattr(problem, name) for name in ("type", "title", "status", "detail")} | {"instance": instance}
     if problem.errors:
-        document["errors"] = [{"field": name, "detail": detail} for name, detail in problem.errors]
-    return document | dict(problem.extensions)
+        body["errors"] = [{"field": name, "detail": detail} for name, detail in problem.errors]
+    return body | dict(problem.extensions)
 
 
 def make_problem(error: Exception) -> ProblemDetails:
@@ -135,15 +98,11 @@ def make_problem(error: Exception) -> ProblemDetails:
         return _make_simile_problem(error)
     if isinstance(error, RequestValidationError):
         return _make_validation_problem(error)
-    if isinstance(error, ProblemException):
-        title = error.problem_kind.replace("-", " ").capitalize()
-        return ProblemDetails(
-            error.status_code, title, error.detail, TYPE_PREFIX + error.problem_kind, headers=error.headers or {}
-        )
     if isinstance(error, HTTPException):
-        return ProblemDetails(
-            error.status_code, _get_status_phrase(error.status_code), str(error.detail), headers=error.headers or {}
-        )
+        problem_kind, headers = getattr(error, "problem_kind", None), error.headers or {}
+        if problem_kind is not None:
+            return _make_typed_problem(error.status_code, problem_kind, error.detail, headers)
+        return ProblemDetails(error.status_code, _get_status_phrase(error.status_code), error.detail, headers=headers)
     return ProblemDetails(500, _get_status_phrase(500), "The server failed unexpectedly. Its log has the details.")
 
 
@@ -156,13 +115,15 @@ def make_problem_response(request: Request, problem: ProblemDetails) -> Response
 
 def install_error_handlers(app: FastAPI) -> None:
     """Make every error of the app a problem response."""
-    for kind in (SimileError, RequestValidationError, HTTPException):
+    for kind in (SimileError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _handle_error)
     app.add_exception_handler(ClientDisconnect, _handle_disconnect)
-    app.add_exception_handler(Exception, _handle_unexpected)
 
 
 async def _handle_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, SimileError | RequestValidationError | HTTPException):
+        # Starlette raises it again after this response, and the server prints the traceback.
+        logger.error("%s %s failed: %s", request.method, request.url.path, type(error).__name__)
     return make_problem_response(request, _explain_routing_error(request, make_problem(error)))
 
 
@@ -170,23 +131,14 @@ async def _handle_disconnect(_request: Request, _error: Exception) -> Response:
     return Response(status_code=400)  # the client has left
 
 
-async def _handle_unexpected(request: Request, error: Exception) -> Response:
-    # Starlette raises it again after this response, and the server prints the traceback.
-    logger.error("%s %s failed: %s", request.method, request.url.path, type(error).__name__)
-    return make_problem_response(request, make_problem(error))
-
-
 def _explain_routing_error(request: Request, problem: ProblemDetails) -> ProblemDetails:
     """Add details to Starlette's own 404 and 405, which have only their names."""
-    if problem.detail != problem.title:
-        return problem
-    if problem.status == 405:
+    if problem.detail == problem.title and problem.status == 405:
         allowed = _get_allowed_methods(request, problem.headers.get("Allow", ""))
         detail = f"{request.method} is not allowed here, only {allowed}."
-        return ProblemDetails(problem.status, problem.title, detail, headers={"Allow": allowed})
-    if problem.status == 404:
-        detail = f"There is nothing at this URL. {urls.DOCS} lists the API."
-        return ProblemDetails(problem.status, problem.title, detail, headers=problem.headers)
+        return replace(problem, detail=detail, headers={"Allow": allowed})
+    if problem.detail == problem.title and problem.status == 404:
+        return replace(problem, detail=f"There is nothing at this URL. {urls.DOCS} lists the API.")
     return problem
 
 
@@ -202,11 +154,14 @@ def _get_allowed_methods(request: Request, allow_header: str) -> str:
 
 def _make_simile_problem(error: SimileError) -> ProblemDetails:
     kind = next(kind for kind in type(error).__mro__ if kind in STATUS_BY_ERROR)
-    words = re.sub(r"(?<!^)(?=[A-Z])", " ", kind.__name__).lower()
+    problem_kind = re.sub(r"(?<!^)(?=[A-Z])", "-", kind.__name__).lower()
     headers = {"Retry-After": _RETRY_AFTER[kind]} if kind in _RETRY_AFTER else {}
-    return ProblemDetails(
-        STATUS_BY_ERROR[kind], words.capitalize(), str(error), TYPE_PREFIX + words.replace(" ", "-"), headers=headers
-    )
+    return _make_typed_problem(STATUS_BY_ERROR[kind], problem_kind, str(error), headers)
+
+
+def _make_typed_problem(status: int, problem_kind: str, detail: str, headers: Mapping[str, str]) -> ProblemDetails:
+    title = problem_kind.replace("-", " ").capitalize()
+    return ProblemDetails(status, title, detail, TYPE_PREFIX + problem_kind, headers=headers)
 
 
 def _make_validation_problem(error: RequestValidationError) -> ProblemDetails:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from urllib.parse import urlencode
 
 API = "/v1"
@@ -20,6 +21,19 @@ STATIC = "/static"
 DOCS = "/docs"
 
 
+def make_url(path: str, /, **params: object) -> str:
+    """Return `path?a=1&b=2`; empty values are left out, a list repeats its name."""
+    given = {name: value for name, value in params.items() if value not in (None, "", (), [])}
+    return f"{path}?{urlencode(given, doseq=True)}" if given else path
+
+
+search_page = partial(make_url, SEARCH_PAGE)
+collection_page = partial(make_url, COLLECTION_PAGE)
+latent_page = partial(make_url, LATENT_PAGE)  # between images a and b
+duplicates_page = partial(make_url, DUPLICATES_PAGE)
+plan = partial(make_url, f"{API}/duplicates/plan")  # the cleanup plan, a file to download
+
+
 def image(image_id: int) -> str:
     """Return the URL of an image's record."""
     return f"{API}/images/{image_id}"
@@ -32,41 +46,17 @@ def file(image_id: int) -> str:
 
 def thumbnail(image_id: int, side: int | None = None) -> str:
     """Return the URL of a thumbnail; `side`: maximum width and height in pixels."""
-    return f"{image(image_id)}/thumbnail" + ("" if side is None else f"?side={side}")
+    return make_url(f"{image(image_id)}/thumbnail", side=side)
 
 
-def reconstruction(image_id: int) -> str:
-    """Return the URL of an image's reconstruction, a PNG."""
-    return f"{image(image_id)}/reconstruction"
-
-
-def image_urls(image_id: int) -> dict[str, str]:
+def image_urls(image_id: int, has_reconstruction: bool = True) -> dict[str, str | None]:
     """Return the URL fields of a response about an image."""
+    reconstruction = f"{image(image_id)}/reconstruction" if has_reconstruction else None
     return {
         "file_url": file(image_id),
-        "thumbnail_url": thumbnail(image_id),
-        "reconstruction_url": reconstruction(image_id),
+        "thumbnail_url": f"{image(image_id)}/thumbnail",
+        "reconstruction_url": reconstruction,
     }
-
-
-def job(job_id: int) -> str:
-    """Return the URL of an indexing job."""
-    return f"{API}/jobs/{job_id}"
-
-
-def job_events(job_id: int) -> str:
-    """Return the URL of a job's server-sent events."""
-    return f"{job(job_id)}/events"
-
-
-def job_cancel(job_id: int) -> str:
-    """Return the URL that cancels a job."""
-    return f"{job(job_id)}/cancel"
-
-
-def job_failures(job_id: int) -> str:
-    """Return the URL of the list of files that a job could not read."""
-    return f"{job(job_id)}/failures"
 
 
 def metadata(image_id: int) -> str:
@@ -74,47 +64,22 @@ def metadata(image_id: int) -> str:
     return f"{image(image_id)}/metadata"
 
 
-def similar_page(image_id: int, limit: int | None = None) -> str:
-    """Return the URL of the page with images similar to an image."""
-    return search_page(image_id=image_id, limit=limit)
-
-
 def image_page(image_id: int) -> str:
     """Return the URL of the page of one image."""
     return f"{IMAGE_PAGES}/{image_id}"
 
 
-def search_page(**params: object) -> str:
-    """Return the URL of a search page."""
-    return f"{SEARCH_PAGE}{_make_query_string(params)}"
+def similar_page(image_id: int) -> str:
+    """Return the URL of the page with images similar to an image."""
+    return search_page(image_id=image_id)
 
 
-def collection_page(**params: object) -> str:
-    """Return the URL of a page of the collection."""
-    return f"{COLLECTION_PAGE}{_make_query_string(params)}"
-
-
-def latent_page(**params: object) -> str:
-    """Return the URL of the latent space page, between images a and b."""
-    return f"{LATENT_PAGE}{_make_query_string(params)}"
+def job_urls(job_id: int) -> dict[str, str]:
+    """Return the URL fields of a response about an indexing job."""
+    url = f"{API}/jobs/{job_id}"
+    return {"url": url} | {f"{name}_url": f"{url}/{name}" for name in ("events", "cancel", "failures")}
 
 
 def difference(first: int, second: int, show: str | None = None) -> str:
     """Return the URL of the difference image of two images; show `overlay`: the second one aligned with the first."""
-    return f"{API}/duplicates/difference{_make_query_string({'first': first, 'second': second, 'show': show})}"
-
-
-def plan(**params: object) -> str:
-    """Return the URL of the cleanup plan, a file to download."""
-    return f"{API}/duplicates/plan{_make_query_string(params)}"
-
-
-def duplicates_page(**params: object) -> str:
-    """Return the URL of the page where duplicates are reviewed."""
-    return f"{DUPLICATES_PAGE}{_make_query_string(params)}"
-
-
-def _make_query_string(params: dict[str, object]) -> str:
-    """Return `?a=1&b=2`; empty values are left out, a list repeats its name."""
-    given = {name: value for name, value in params.items() if value not in (None, "", (), [])}
-    return f"?{urlencode(given, doseq=True)}" if given else ""
+    return make_url(f"{API}/duplicates/difference", first=first, second=second, show=show)

@@ -27,17 +27,9 @@ from simile.service.dependencies import EncodingPoolDep, LimitParam, OffsetParam
 from simile.service.middleware.headers import make_etag_response
 from simile.service.openapi.install import ResponseDocs, document_errors, document_image, json_body
 from simile.service.requests.search import read_json
-from simile.service.schemas.duplicates import (
-    DecisionListRequest,
-    DecisionListResponse,
-    DuplicateGroupResponse,
-    DuplicateListResponse,
-    SimilarPairResponse,
-    ThresholdCalibrationResponse,
-)
+from simile.service.schemas import duplicates as schemas
 from simile.service.schemas.search import MAX_ID
-from simile.service.serializers.duplicates import make_group_response, make_pair_response, store_decisions
-from simile.service.state.review_cache import ReviewCache, TierSelection, make_tier_selection
+from simile.service.state.review_cache import ReviewCache, TierSelection, make_tier_selection, store_decisions
 
 router = APIRouter(prefix=f"{urls.API}/duplicates", tags=["duplicates"])
 
@@ -79,28 +71,31 @@ def list_duplicates(
     decided: DecidedParam = None,
     limit: LimitParam = 100,
     offset: OffsetParam = 0,
-) -> DuplicateListResponse:
+) -> schemas.DuplicateListResponse:
     """List groups of copies by tier, the most certain first, or pairs that are only similar, from `simile dedup`."""
     if "similar" in tier and len(set(tier)) > 1:
         raise HTTPException(422, "Similar pairs are not groups: request tier=similar separately from the other tiers.")
     chosen = make_tier_selection(tier, threshold, ("bytes", "pixels", "near"))
     findings = review_cache.get_findings(searcher)
-    groups: list[DuplicateGroupResponse] = []
-    pairs: list[SimilarPairResponse] = []
+    groups: list[schemas.DuplicateGroupResponse] = []
+    pairs: list[schemas.SimilarPairResponse] = []
     if "similar" in chosen.tiers:
         total = count_similar_pairs(searcher.catalogue, findings, threshold)
         file_pairs = find_similar_pairs(searcher.catalogue, findings, threshold=threshold, limit=limit, offset=offset)
-        pairs = [make_pair_response(file_pair) for file_pair in file_pairs]
+        pairs = [schemas.make_pair_response(file_pair) for file_pair in file_pairs]
     else:
         findings, all_groups = review_cache.get_groups(searcher, chosen)
         selected = [group for group in all_groups if decided is None or group.decided == decided]
-        total, groups = len(selected), [make_group_response(group) for group in selected[offset : offset + limit]]
-    return DuplicateListResponse(
+        total, groups = (
+            len(selected),
+            [schemas.make_group_response(group) for group in selected[offset : offset + limit]],
+        )
+    return schemas.DuplicateListResponse(
         run_id=findings.run_id,
         encoder=findings.encoder,
         threshold=findings.get_effective_threshold(threshold),
         calibration=findings.calibration
-        and ThresholdCalibrationResponse.model_validate(findings.calibration, from_attributes=True),
+        and schemas.ThresholdCalibrationResponse.model_validate(findings.calibration, from_attributes=True),
         groups=groups,
         pairs=pairs,
         total=total,
@@ -113,13 +108,13 @@ def list_duplicates(
 @router.post(
     "/decisions",
     responses=document_errors(400, 403, 404, 408, 409, 413, 415, 422, 503),
-    openapi_extra=json_body(DecisionListRequest),
+    openapi_extra=json_body(schemas.DecisionListRequest),
 )
-async def decide(request: Request, searcher: SearcherDep) -> DecisionListResponse:
+async def decide(request: Request, searcher: SearcherDep) -> schemas.DecisionListResponse:
     """Decide for pairs whether they show the same image. Stored permanently, by content; safe to repeat."""
-    params = await read_json(request, DecisionListRequest)
+    params = await read_json(request, schemas.DecisionListRequest)
     stored, removed = await run_in_threadpool(store_decisions, searcher, params.decisions)
-    return DecisionListResponse(stored=stored, removed=removed)
+    return schemas.DecisionListResponse(stored=stored, removed=removed)
 
 
 @router.get("/plan", response_class=Response, responses=_PLAN_RESPONSES | document_errors(409, 422, 503))

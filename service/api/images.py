@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Annotated, Literal
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from starlette.concurrency import run_in_threadpool
@@ -12,36 +13,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from simile.core.errors import UnreadableImage
-from simile.indexer.pipeline.uploads import delete_image
+from simile.dedup.detection.lookup import ImageMatch, find_existing_copies
+from simile.images.formats import has_image_signature
+from simile.images.privacy.strip import strip_metadata
+from simile.indexer.pipeline.uploads import add_upload, delete_image
 from simile.search.pagination import ImagePageRequest, get_image_page
 from simile.search.searcher import Searcher, SearchQuery
 from simile.service import urls
-from simile.service.api.file_response import make_image_file_response
-from simile.service.api.search import HEAVY_HITS
-from simile.service.api.uploads import store_upload
+from simile.service.api.search import run_search
 from simile.service.dependencies import BatcherDep, EncodingPoolDep, ImageIdParam, ImageUploadDep, SearcherDep
-from simile.service.errors import make_problem_response
-from simile.service.middleware.headers import make_etag_response
-from simile.service.openapi.install import (
-    ResponseDocs,
-    document_errors,
-    document_image,
-    document_json,
-    image_upload_body,
-    json_body,
-)
-from simile.service.requests.search import JSON_MEDIA_TYPE, SearchOptionsQuery, read_json
-from simile.service.schemas.search import (
-    AddImageResponse,
-    ImageDetailResponse,
-    ImageListItemResponse,
-    ImageListOptions,
-    ImageListResponse,
-    MetadataRequest,
-    SearchResponse,
-)
+from simile.service.errors import TYPE_PREFIX, ProblemDetails, make_problem_response
+from simile.service.middleware.headers import CACHE_AND_REVALIDATE, FILE_POLICY, is_not_modified, make_etag_response
+from simile.service.openapi.install import document_errors, document_image, document_json, json_body, upload_body
+from simile.service.requests.search import read_json
+from simile.service.schemas import search as schemas
+from simile.service.schemas.serializers import make_image_fields
 from simile.service.security.authorization import require_scope
-from simile.service.serializers.search import dump_search_json, make_image_fields
 
 router = APIRouter(prefix=f"{urls.API}/images", tags=["images"])
 
@@ -59,16 +46,17 @@ MetadataModeParam = Annotated[
     ),
 ]
 
-_EXISTING_RESPONSES: ResponseDocs = {
-    200: {"model": AddImageResponse, "description": "The bytes are indexed already, or the upload is linked to a copy"}
-}
+_RANGE_PATTERN = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+_MAX_NAMED_COPIES = 3  # copies that the detail of a problem names; its field `duplicates` has all
 _IMAGE_ERRORS = document_errors(404, 409, 422, 503)
-_BINARY_CONTENT = {"image/*": {"schema": {"type": "string", "format": "binary"}}}
-_RANGE_RESPONSES: ResponseDocs = {206: {"content": _BINARY_CONTENT, "description": "The requested range"}}
+_FILE_RESPONSES = document_image("image/*", cacheable=True)
+_FILE_RESPONSES[206] = _FILE_RESPONSES[200] | {"description": "The requested range"}
 
 
 @router.get("", responses=document_errors(409, 422, 503))
-def list_images(searcher: SearcherDep, params: Annotated[ImageListOptions, Query()]) -> ImageListResponse:
+def list_images(
+    searcher: SearcherDep, params: Annotated[schemas.ImageListOptions, Query()]
+) -> schemas.ImageListResponse:
     """List a page of the collection: by id, newest first, or outliers first.
 
     `sort=unlike` is computed on first use; until then 503 `being-computed`.
@@ -80,12 +68,12 @@ def list_images(searcher: SearcherDep, params: Annotated[ImageListOptions, Query
     metadata = searcher.get_metadata_by_id([record.id for record in page.images])
     distances = page.distances or {}
     images = [
-        ImageListItemResponse(
+        schemas.ImageListItemResponse(
             **make_image_fields(record, metadata.get(record.id)), unlike_distance=distances.get(record.id)
         )
         for record in page.images
     ]
-    return ImageListResponse(
+    return schemas.ImageListResponse(
         images=images, total=page.total, limit=params.limit, offset=params.offset, next=page.next_cursor
     )
 
@@ -93,19 +81,22 @@ def list_images(searcher: SearcherDep, params: Annotated[ImageListOptions, Query
 @router.post(
     "",
     status_code=201,
-    response_model=AddImageResponse,
+    response_model=schemas.AddImageResponse,
     response_model_exclude_unset=True,
-    responses=_EXISTING_RESPONSES | document_errors(400, 408, 409, 413, 415, 422, 503),
-    openapi_extra=image_upload_body(),
+    responses=document_json(
+        schemas.AddImageResponse, "The bytes are indexed already, or the upload is linked to a copy"
+    )
+    | document_errors(400, 408, 409, 413, 415, 422, 503),
+    openapi_extra=upload_body(schemas.MetadataRequest),
 )
 async def add_image(
     request: Request,
-    image_upload: ImageUploadDep,
+    upload: ImageUploadDep,
     searcher: SearcherDep,
     pool: EncodingPoolDep,
     response: Response,
     if_duplicate: IfDuplicateParam = None,
-) -> AddImageResponse | Response:
+) -> schemas.AddImageResponse | Response:
     """Add an image (multipart field `file`). After the response it is stored, and the next search finds it.
 
     Safe to repeat: the same bytes are one image, and the response has its id. The field `metadata` holds JSON.
@@ -113,19 +104,31 @@ async def add_image(
     by its pixels. `reject`: 409, nothing is stored. `link`: returns the existing copy, nothing is stored. `keep`: the
     image is stored, and the response lists the copies.
     """
-    upload = image_upload.upload
-    result = await pool.run(
-        lambda: store_upload(searcher, upload.read(), upload.name, if_duplicate, image_upload.metadata)
-    )
-    if result.problem is not None:
-        return make_problem_response(request, result.problem)
-    response.headers["Location"] = urls.image(result.image.image_id)
-    response.status_code = 201 if result.is_new else 200
-    return result.image
+
+    def store() -> schemas.AddImageResponse | Response:
+        data = upload.read()
+        searcher.validate_upload(data, upload.name)
+        copies = [] if if_duplicate is None else find_existing_copies(searcher, data, upload.name)
+        if copies and if_duplicate == "reject":
+            return make_problem_response(request, _make_duplicate_problem(upload.name, copies))
+        more: dict[str, Any] = {}  # a field that was not requested stays unset, so that the response leaves it out
+        if if_duplicate is not None:
+            more["duplicates"] = [_make_match_fields(copy) for copy in copies]
+        if copies and if_duplicate == "link":
+            image_id, is_new = copies[0].image_id, False
+            more["duplicate_of"] = image_id
+        else:
+            image_id, is_new = add_upload(searcher, data, name=upload.name, metadata=upload.metadata)
+        response.headers["Location"] = urls.image(image_id)
+        response.status_code = 201 if is_new else 200
+        fields = make_image_fields(searcher.get_image(image_id), searcher.get_metadata(image_id))
+        return schemas.AddImageResponse(**fields, **more)
+
+    return await pool.run(store)
 
 
 @router.get("/{image_id}", responses=_IMAGE_ERRORS)
-def show_image(image_id: ImageIdParam, searcher: SearcherDep) -> ImageDetailResponse:
+def show_image(image_id: ImageIdParam, searcher: SearcherDep) -> schemas.ImageDetailResponse:
     """Return an image with its metadata."""
     return _make_image_detail(searcher, image_id)
 
@@ -139,16 +142,18 @@ def forget_image(image_id: ImageIdParam, searcher: SearcherDep) -> None:
 @router.put(
     "/{image_id}/metadata",
     responses=_IMAGE_ERRORS | document_errors(400, 408, 413, 415),
-    openapi_extra=json_body(MetadataRequest),
+    openapi_extra=json_body(schemas.MetadataRequest),
 )
-async def replace_metadata(image_id: ImageIdParam, request: Request, searcher: SearcherDep) -> ImageDetailResponse:
+async def replace_metadata(
+    image_id: ImageIdParam, request: Request, searcher: SearcherDep
+) -> schemas.ImageDetailResponse:
     """Replace the image's metadata. Searches with `where` use it.
 
     A later `simile index` with a manifest that lists the file replaces it again.
     """
-    metadata = (await read_json(request, MetadataRequest)).to_texts()
+    metadata = (await read_json(request, schemas.MetadataRequest)).to_texts()
 
-    def replace() -> ImageDetailResponse:
+    def replace() -> schemas.ImageDetailResponse:
         searcher.catalogue.metadata.set_for_image(image_id, metadata)
         return _make_image_detail(searcher, image_id)
 
@@ -158,7 +163,7 @@ async def replace_metadata(image_id: ImageIdParam, request: Request, searcher: S
 @router.get(
     "/{image_id}/file",
     response_class=Response,
-    responses=document_image("image/*", cacheable=True) | _RANGE_RESPONSES | _IMAGE_ERRORS | document_errors(416),
+    responses=_FILE_RESPONSES | _IMAGE_ERRORS | document_errors(416),
 )
 def image_file(
     image_id: ImageIdParam, request: Request, searcher: SearcherDep, metadata_mode: MetadataModeParam = "strip"
@@ -166,7 +171,7 @@ def image_file(
     """Return the image's file, or a byte range of it (`Range`)."""
     if metadata_mode == "keep":
         require_scope(request, "write")
-    return make_image_file_response(request, searcher, image_id, keep_metadata=metadata_mode == "keep")
+    return _make_file_response(request, searcher, image_id, keep_metadata=metadata_mode == "keep")
 
 
 @router.get(
@@ -197,22 +202,85 @@ def reconstruction(image_id: ImageIdParam, request: Request, searcher: SearcherD
     return make_etag_response(request, tag, lambda: (searcher.reconstruct_image(image_id), "image/png"))
 
 
-@router.get("/{image_id}/neighbours", response_class=Response, responses=document_json(SearchResponse) | _IMAGE_ERRORS)
+@router.get(
+    "/{image_id}/neighbours", response_class=Response, responses=document_json(schemas.SearchResponse) | _IMAGE_ERRORS
+)
 async def neighbours(
-    image_id: ImageIdParam, request: Request, searcher: SearcherDep, batcher: BatcherDep, params: SearchOptionsQuery
+    image_id: ImageIdParam,
+    request: Request,
+    searcher: SearcherDep,
+    batcher: BatcherDep,
+    params: Annotated[schemas.SearchOptions, Query()],
 ) -> Response:
     """Find the images most similar to this one; the image itself is not a hit."""
-    include = params.get_includes()
     query = SearchQuery((image_id,), params=params.to_search_params(), attributes=params.to_attribute_strengths())
-    data = await batcher.search(
-        request,
-        query,
-        partial(dump_search_json, searcher, include=include),
-        heavy="reconstruction" in include or params.limit > HEAVY_HITS,
-    )
-    return Response(data, media_type=JSON_MEDIA_TYPE)
+    return await run_search(request, searcher, batcher, query, params)
 
 
-def _make_image_detail(searcher: Searcher, image_id: int) -> ImageDetailResponse:
+def _make_image_detail(searcher: Searcher, image_id: int) -> schemas.ImageDetailResponse:
     fields = make_image_fields(searcher.get_image_with_error(image_id), searcher.get_metadata(image_id))
-    return ImageDetailResponse(**fields, sigma=searcher.get_mean_sigma(image_id))
+    return schemas.ImageDetailResponse(**fields, sigma=searcher.get_mean_sigma(image_id))
+
+
+def _make_match_fields(match: ImageMatch) -> dict[str, Any]:
+    return vars(match) | urls.image_urls(match.image_id)
+
+
+def _make_duplicate_problem(name: str, copies: Sequence[ImageMatch]) -> ProblemDetails:
+    matches = [schemas.DuplicateMatchResponse.model_validate(_make_match_fields(copy)) for copy in copies]
+    named = ", ".join(f"image {match.image_id} ({match.path}: {match.reason})" for match in matches[:_MAX_NAMED_COPIES])
+    more = f" and {len(copies) - _MAX_NAMED_COPIES} more" if len(copies) > _MAX_NAMED_COPIES else ""
+    return ProblemDetails(
+        status=409,
+        title="Duplicate",
+        detail=f"{name} exists already: {named}{more}. Nothing was stored. Use that image, or send this one again with "
+        "if_duplicate=keep.",
+        type=TYPE_PREFIX + "duplicate",
+        extensions={"duplicates": [match.model_dump() for match in matches]},
+    )
+
+
+def _make_file_response(request: Request, searcher: Searcher, image_id: int, *, keep_metadata: bool) -> Response:
+    """Return the file of an image, or 304 if the client has it.
+
+    Only the bytes that were indexed are served: what lies at the path now may be another file. `keep_metadata`: keep the
+    metadata that a camera wrote into the file.
+
+    Raises:
+        NoSuchImage: The id is unknown.
+        HTTPException: 404 if the file is unreadable or has changed, 416 for a range after its end.
+    """
+    etag = f'"{searcher.get_image(image_id).sha256}-{"whole" if keep_metadata else "plain"}"'
+    headers = {
+        "ETag": etag,
+        "Accept-Ranges": "bytes",
+        "Cache-Control": CACHE_AND_REVALIDATE,
+        "Content-Security-Policy": FILE_POLICY,
+    }
+    if is_not_modified(request, etag):
+        return Response(status_code=304, headers=headers)
+    try:
+        data, path, media_type = searcher.read_file(image_id)
+        if not keep_metadata:
+            data, media_type = strip_metadata(data, path.name, searcher.limits)
+    except UnreadableImage as error:  # a file that has changed since it was indexed
+        raise HTTPException(404, str(error)) from error
+    # Only raster images keep their media type: SVG and HTML could run scripts on this origin.
+    is_safe = media_type.startswith("image/") and "svg" not in media_type and has_image_signature(data[:32])
+    return _make_range_response(request, data, headers, media_type if is_safe else "application/octet-stream")
+
+
+def _make_range_response(request: Request, data: bytes, headers: dict[str, str], media_type: str) -> Response:
+    """Apply the Range header (RFC 9110, 14): one byte range, 416 for a range after the end, else the whole file."""
+    match = _RANGE_PATTERN.fullmatch(request.headers.get("range", ""))
+    first, last = match.groups() if match else ("", "")
+    is_stale = request.headers.get("if-range") not in (None, headers["ETag"])
+    if (not first and not last) or is_stale or (first and last and int(last) < int(first)):
+        return Response(data, headers=headers, media_type=media_type)
+    start = int(first) if first else max(len(data) - int(last), 0)
+    end = min(int(last), len(data) - 1) if first and last else len(data) - 1
+    if start >= len(data) or (not first and not int(last)):
+        detail = f"The file has {len(data):,} bytes: the requested range starts after its end."
+        raise HTTPException(416, detail, {"Content-Range": f"bytes */{len(data)}"})
+    headers["Content-Range"] = f"bytes {start}-{end}/{len(data)}"
+    return Response(data[start : end + 1], 206, headers=headers, media_type=media_type)

@@ -14,15 +14,8 @@ from simile.service import urls
 from simile.service.dependencies import JobEventsDep, JobIdParam, JobManagerDep, LimitParam, OffsetParam
 from simile.service.openapi.install import ResponseDocs, document_errors, json_body
 from simile.service.requests.search import read_json
-from simile.service.schemas.jobs import (
-    FailureListResponse,
-    FileFailureResponse,
-    JobListResponse,
-    JobRequest,
-    JobResponse,
-    make_job_response,
-)
-from simile.service.state.job_events import EVENT_STREAM_MEDIA_TYPE
+from simile.service.schemas import jobs as schemas
+from simile.service.state.job_manager import EVENT_STREAM_MEDIA_TYPE
 
 router = APIRouter(prefix=f"{urls.API}/jobs", tags=["jobs"])
 
@@ -56,51 +49,52 @@ _JOB_ERRORS = document_errors(404, 409, 422, 503)
 
 
 @router.get("", responses=document_errors(409, 422, 503))
-def list_jobs(job_manager: JobManagerDep, limit: LimitParam = 20) -> JobListResponse:
+def list_jobs(job_manager: JobManagerDep, limit: LimitParam = 20) -> schemas.JobListResponse:
     """List the latest jobs, newest first, and the names of the folders that can be indexed (SIMILE_ROOTS)."""
-    jobs = [make_job_response(job) for job in job_manager.list_latest(limit)]
-    return JobListResponse(jobs=jobs, roots=sorted(job_manager.roots))
+    jobs = [schemas.make_job_response(job) for job in job_manager.list_latest(limit)]
+    return schemas.JobListResponse(jobs=jobs, roots=sorted(job_manager.roots))
 
 
 @router.post(
     "",
     status_code=202,
-    response_model=JobResponse,
+    response_model=schemas.JobResponse,
     responses=document_errors(400, 403, 404, 408, 409, 413, 415, 422, 503),
-    openapi_extra=json_body(JobRequest),
+    openapi_extra=json_body(schemas.JobRequest),
 )
-async def start_job(request: Request, job_manager: JobManagerDep, response: Response) -> JobResponse:
+async def start_job(request: Request, job_manager: JobManagerDep, response: Response) -> schemas.JobResponse:
     """Start to index a folder by the name that the operator gave it; one job at a time.
 
     The job runs next to the service at low priority and ends with it; the next job continues where it stopped. In a
     home without an encoder the job first trains one.
     """
-    params = await read_json(request, JobRequest)
+    params = await read_json(request, schemas.JobRequest)
     job = await run_in_threadpool(job_manager.start, params.root, params.prune)
-    response.headers["Location"] = urls.job(job.id)
-    return make_job_response(job)
+    started = schemas.make_job_response(job)
+    response.headers["Location"] = started.url
+    return started
 
 
 @router.get("/{job_id}", responses=_JOB_ERRORS)
-def show_job(job_id: JobIdParam, job_manager: JobManagerDep) -> JobResponse:
+def show_job(job_id: JobIdParam, job_manager: JobManagerDep) -> schemas.JobResponse:
     """Return the state of a job."""
-    return make_job_response(job_manager.get(job_id))
+    return schemas.make_job_response(job_manager.get(job_id))
 
 
 @router.post("/{job_id}/cancel", status_code=202, responses=_JOB_ERRORS | document_errors(403))
-def cancel_job(job_id: JobIdParam, job_manager: JobManagerDep) -> JobResponse:
+def cancel_job(job_id: JobIdParam, job_manager: JobManagerDep) -> schemas.JobResponse:
     """Request that a job stops. It finishes the current batch and keeps all stored results. 409 if it has ended."""
-    return make_job_response(job_manager.cancel(job_id))
+    return schemas.make_job_response(job_manager.cancel(job_id))
 
 
 @router.get("/{job_id}/failures", responses=_JOB_ERRORS)
 def list_failures(
     job_id: JobIdParam, job_manager: JobManagerDep, limit: LimitParam = 100, offset: OffsetParam = 0
-) -> FailureListResponse:
+) -> schemas.FailureListResponse:
     """List the files that a job could not read, with the reasons."""
     failures, total = job_manager.list_failures(job_id, limit, offset)
-    listed = [FileFailureResponse.model_validate(failure) for failure in failures]
-    return FailureListResponse(failures=listed, total=total, limit=limit, offset=offset)
+    page = {"failures": failures, "total": total, "limit": limit, "offset": offset}
+    return schemas.FailureListResponse.model_validate(page, from_attributes=True)
 
 
 @router.get("/{job_id}/events", response_class=Response, responses=_STREAM_RESPONSES | _JOB_ERRORS)

@@ -16,17 +16,16 @@ from simile.explore.map.render import count_tiles, find_labels, get_tile, get_ti
 from simile.service import urls
 from simile.service.dependencies import EncodingPoolDep, MapCacheDep, SearcherDep
 from simile.service.middleware.headers import make_etag_response
-from simile.service.openapi.install import ResponseDocs, document_errors, document_image, document_json, json_body
-from simile.service.requests.search import read_json
-from simile.service.schemas.map import (
-    BINARY_MEDIA_TYPE,
-    MapPointsResponse,
-    MapProgressResponse,
-    MapRequest,
-    MapResponse,
-    make_map_response,
-    make_points_response,
+from simile.service.openapi.install import (
+    NOT_MODIFIED_RESPONSE,
+    document_errors,
+    document_image,
+    document_json,
+    json_body,
 )
+from simile.service.requests.search import read_json
+from simile.service.schemas import map as schemas
+from simile.service.state.map_cache import MapProgress
 
 router = APIRouter(prefix=urls.MAP, tags=["map"])
 
@@ -40,34 +39,35 @@ MapTagParam = Annotated[
 ]
 
 _MAP_ERRORS = document_errors(404, 409, 422, 503)
-_POINTS_RESPONSES = document_json(MapPointsResponse)
-_POINTS_RESPONSES[200]["content"] = {BINARY_MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}
-_NOT_MODIFIED: ResponseDocs = {304: {"description": "Not modified: the content has the ETag of If-None-Match"}}
+_POINTS_RESPONSES = (
+    document_json(schemas.MapPointsResponse, binary_media_types=[schemas.BINARY_MEDIA_TYPE])
+    | NOT_MODIFIED_RESPONSE
+    | _MAP_ERRORS
+)
 
 
 @router.get("", responses=_MAP_ERRORS)
-def show_map(searcher: SearcherDep, map_cache: MapCacheDep, layout: LayoutParam = "pca") -> MapResponse:
+def show_map(searcher: SearcherDep, map_cache: MapCacheDep, layout: LayoutParam = "pca") -> schemas.MapResponse:
     """Describe the map: clusters, each with its most typical image, labels and tiles.
 
     A missing map by PCA is computed: 503 `being-computed` until then. Other layouts: 404 until they are requested.
     """
-    return make_map_response(searcher, map_cache, map_cache.get_view(searcher, layout))
+    return schemas.make_map_response(searcher, map_cache, map_cache.get_view(searcher, layout))
 
 
 @router.post(
     "",
     status_code=202,
     responses=document_errors(400, 403, 408, 409, 413, 415, 422, 503),
-    openapi_extra=json_body(MapRequest),
+    openapi_extra=json_body(schemas.MapRequest),
 )
-async def make_map(request: Request, searcher: SearcherDep, map_cache: MapCacheDep) -> MapProgressResponse:
+async def make_map(request: Request, searcher: SearcherDep, map_cache: MapCacheDep) -> MapProgress:
     """Start to make a map in a separate process. Only one is made at a time; the response says which."""
-    body = await read_json(request, MapRequest)
-    progress = await run_in_threadpool(map_cache.start, searcher, MapSettings(**body.model_dump()))
-    return MapProgressResponse.model_validate(progress)
+    body = await read_json(request, schemas.MapRequest)
+    return await run_in_threadpool(map_cache.start, searcher, MapSettings(**body.model_dump()))
 
 
-@router.get("/points", response_class=Response, responses=_POINTS_RESPONSES | _NOT_MODIFIED | _MAP_ERRORS)
+@router.get("/points", response_class=Response, responses=_POINTS_RESPONSES)
 def points(
     request: Request,
     searcher: SearcherDep,
@@ -78,7 +78,7 @@ def points(
     """Return all images of the map in columns. `Accept: application/octet-stream`: in binary."""
     view = map_cache.get_view(searcher, layout)
     labels = None if label is None else find_labels(map_cache.get_labels(searcher, view), label)
-    return make_points_response(request, searcher, view, labels)
+    return schemas.make_points_response(request, searcher, view, labels)
 
 
 @router.get(

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from simile.core.errors import SimileError
+from simile.search.searcher import Searcher
 from simile.service import urls
 from simile.service.dependencies import (
     BatcherDep,
@@ -30,13 +31,13 @@ from simile.service.openapi.install import (
     upload_body,
 )
 from simile.service.requests.search import JSON_MEDIA_TYPE, read_search
-from simile.service.schemas.search import SearchBatchResponse, SearchResponse
-from simile.service.serializers.search import dump_batch_json, dump_search_json
-from simile.service.state.batcher import SearchBatcher
+from simile.service.schemas.search import SearchBatchResponse, SearchOptions, SearchResponse
+from simile.service.schemas.serializers import dump_batch_json, dump_search_json
+from simile.service.state.batcher import QuerySource, SearchBatcher
 
 router = APIRouter(prefix=urls.API, tags=["search"])
 
-HEAVY_HITS = 100  # responses with more hits are rendered in a separate thread, so that others do not wait for them
+HEAVY_HITS = 100  # that a response has at most if the thread of the searches renders it
 _SEARCH_ERRORS = document_errors(400, 404, 408, 409, 413, 415, 422, 503)
 
 
@@ -55,11 +56,19 @@ async def search(request: Request) -> Response:
     # Without FastAPI's dependencies, whose resolution costs time on the route with the highest load.
     searcher, batcher = await get_searcher(request), cast(SearchBatcher, request.app.state.batcher)
     async with read_search(request) as search_input:
-        heavy = "reconstruction" in search_input.include or search_input.body.limit > HEAVY_HITS
         query = partial(search_input.make_query, searcher)
-        render = partial(dump_search_json, searcher, include=search_input.include)
-        data = await batcher.search(request, query if search_input.needs_decoding else query(), render, heavy=heavy)
-    return Response(data, media_type=JSON_MEDIA_TYPE)
+        source = query if search_input.needs_decoding else query()
+        return await run_search(request, searcher, batcher, source, search_input.body)
+
+
+async def run_search(
+    request: Request, searcher: Searcher, batcher: SearchBatcher, query: QuerySource, options: SearchOptions
+) -> Response:
+    """Run one search; reconstructions and many hits are rendered in a separate thread, so that others do not wait."""
+    include = options.get_includes()
+    heavy = "reconstruction" in include or options.limit > HEAVY_HITS
+    render = partial(dump_search_json, searcher, include=include)
+    return Response(await batcher.search(request, query, render, heavy=heavy), media_type=JSON_MEDIA_TYPE)
 
 
 @router.post(
@@ -78,7 +87,7 @@ async def search_batch(
     queries = [partial(search_input.make_query, searcher) for search_input in search_inputs]
     results = await batcher.search_many(request, queries)
     results_or_problems = [make_problem(result) if isinstance(result, SimileError) else result for result in results]
-    includes = [search_input.include for search_input in search_inputs]
+    includes = [search_input.body.get_includes() for search_input in search_inputs]
     data = await pool.run(lambda: dump_batch_json(searcher, results_or_problems, includes))
     return Response(data, media_type=JSON_MEDIA_TYPE)
 

@@ -6,12 +6,14 @@ themselves, so that their texts are those of the service.
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from simile.core import errors
+from simile.service import urls
 from simile.service.errors import PROBLEM_MEDIA_TYPE, ProblemException, make_problem, make_problem_body
 from simile.service.requests.search import JSON_MEDIA_TYPE, MULTIPART_MEDIA_TYPE
 
@@ -31,10 +33,8 @@ FIELD_EXAMPLES: dict[str, Any] = {
     "format": "jpeg",
     "size": 48213,
     "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
-    "file_url": "/v1/images/17/file",
-    "thumbnail_url": "/v1/images/17/thumbnail",
-    "reconstruction_url": "/v1/images/17/reconstruction",
-    "difference_url": "/v1/duplicates/difference?first=17&second=18",
+    **urls.image_urls(17),
+    "difference_url": urls.difference(17, 18),
     "metadata": _METADATA,
     "distance": 0.214,
     "score": 0.83,
@@ -61,10 +61,7 @@ FIELD_EXAMPLES: dict[str, Any] = {
     "deviation": _PNG_DATA_URL,
     "root": "photos",
     "roots": "photos",
-    "url": "/v1/jobs/7",
-    "events_url": "/v1/jobs/7/events",
-    "cancel_url": "/v1/jobs/7/cancel",
-    "failures_url": "/v1/jobs/7/failures",
+    **urls.job_urls(7),
     "reason": "a near copy, confirmed by its pixels",
     "keep_reason": "the largest",
     "layout": "pca",
@@ -167,18 +164,7 @@ EXAMPLE_ERRORS: dict[int, list[Exception]] = {
     ],
 }
 
-_MAP_ERRORS: dict[int, list[Exception]] = {
-    404: [ProblemException(404, "no-such-map", "There is no map by umap yet. POST to /v1/map to compute it.")],
-    503: [
-        errors.BeingComputed("The map is being computed: layout (pca), 0 of 1,389. Try again in some seconds."),
-        ProblemException(503, "map-failed", "The map by pca could not be computed. Try `simile map --layout pca`."),
-    ],
-}
-_ATTRIBUTE_ERRORS: dict[int, list[Exception]] = {
-    404: [ProblemException(404, "no-such-attribute", "There is no attribute smile (known: none).")]
-}
-
-# By route, in place of EXAMPLE_ERRORS.
+# By pattern of a route, in place of EXAMPLE_ERRORS; the first one that matches counts.
 ROUTE_ERRORS: dict[str, dict[int, list[Exception]]] = {
     "GET /v1/images": {503: [errors.BeingComputed("The outlier ranking is being computed.")]},
     "POST /v1/jobs": {
@@ -186,21 +172,25 @@ ROUTE_ERRORS: dict[str, dict[int, list[Exception]]] = {
         409: [errors.JobRunning("Job 7 is running, and only one job runs at a time. Wait for its end or cancel it.")],
     },
     "POST /v1/jobs/{job_id}/cancel": {409: [errors.JobOver("Job 7 has ended: it cannot be cancelled any more.")]},
-    "GET /v1/map": _MAP_ERRORS,
-    "GET /v1/map/points": _MAP_ERRORS,
-    "GET /v1/map/tiles/{tile}": _MAP_ERRORS,
+    "* /v1/jobs/{job_id}*": {404: [errors.NoSuchJob(42)]},
+    "* /v1/encoders/{fingerprint}*": {
+        404: [ProblemException(404, "no-such-encoder", "'ffff' is not an encoder of this home.")]
+    },
+    "GET /v1/map*": {
+        404: [ProblemException(404, "no-such-map", "There is no map by umap yet. POST to /v1/map to compute it.")],
+        503: [
+            errors.BeingComputed("The map is being computed: layout (pca), 0 of 1,389. Try again in some seconds."),
+            ProblemException(503, "map-failed", "The map by pca could not be computed. Try `simile map --layout pca`."),
+        ],
+    },
     "POST /v1/attributes": {
         409: [ProblemException(409, "attribute-exists", "Attribute smile exists already. Use another name.")]
     },
-    "GET /v1/attributes/{name}": _ATTRIBUTE_ERRORS,
-    "DELETE /v1/attributes/{name}": _ATTRIBUTE_ERRORS,
-    "POST /v1/attributes/{name}/apply": _ATTRIBUTE_ERRORS,
+    "* /v1/attributes/{name}*": {
+        404: [ProblemException(404, "no-such-attribute", "There is no attribute smile (known: none).")]
+    },
     "GET /v1/outliers": {503: [errors.BeingComputed("The outliers are being computed.")]},
     "GET /readyz": {503: [ProblemException(503, "not-ready", "The encoder is being loaded.")]},
-}
-_UNKNOWN_ID_ERRORS: dict[str, Exception] = {
-    "{job_id}": errors.NoSuchJob(42),
-    "{fingerprint}": ProblemException(404, "no-such-encoder", "'ffff' is not an encoder of this home."),
 }
 _PARAMETER_EXAMPLES: dict[str, Any] = {
     "image_id": 17,
@@ -278,20 +268,12 @@ def make_schema_example(schema: dict[str, Any], schemas: dict[str, Any], name: s
 
 def make_problem_examples(route: str, status: int) -> dict[str, Any]:
     """Return examples of a route's problems with this status, by the last word of their type."""
-    examples: dict[str, Any] = {}
     path = route.partition(" ")[2]
     for name, value in _PARAMETER_EXAMPLES.items():
         path = path.replace(f"{{{name}}}", str(value))
-    for error in _get_errors(route, status):
-        problem = make_problem(error)
+    of_route = (found[status] for key, found in ROUTE_ERRORS.items() if fnmatchcase(route, key) and status in found)
+    examples: dict[str, Any] = {}
+    for problem in map(make_problem, next(of_route, EXAMPLE_ERRORS[status])):
         kind = problem.type.rpartition(":")[2]
         examples["unspecified" if kind == "blank" else kind] = {"value": make_problem_body(problem, path)}
     return examples
-
-
-def _get_errors(route: str, status: int) -> list[Exception]:
-    route_errors = ROUTE_ERRORS.get(route, {})
-    if status in route_errors:
-        return route_errors[status]
-    unknown_ids = [error for name, error in _UNKNOWN_ID_ERRORS.items() if status == 404 and name in route]
-    return unknown_ids or EXAMPLE_ERRORS[status]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from copy import deepcopy
+from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -16,7 +15,6 @@ from simile.service.requests.search import JSON_MEDIA_TYPE, MULTIPART_MEDIA_TYPE
 from simile.service.schemas.search import (
     MAX_BATCH_SEARCHES,
     MAX_QUERY_IMAGES,
-    MetadataRequest,
     ProblemResponse,
     SearchBatchRequest,
     SearchForm,
@@ -27,45 +25,39 @@ from simile.service.security import scopes
 
 ResponseDocs = dict[int | str, dict[str, Any]]
 
-# Errors of all routes, before the path is looked at.
-_COMMON_ERRORS = {
-    status: {
-        "description": HTTPStatus(int(status)).phrase,
-        "content": {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{ProblemResponse.__name__}"}}},
-    }
-    for status in ("400", "414", "431")
-}
+NOT_MODIFIED_RESPONSE: ResponseDocs = {304: {"description": "Not modified: the ETag is in If-None-Match"}}
 _SCALAR_TYPES = ("string", "integer", "number", "boolean")
+_BINARY_CONTENT = {"schema": {"type": "string", "format": "binary"}}
 _FILE_SCHEMA = {"type": "string", "format": "binary", "description": "The image."}
 
 
 def document_errors(*statuses: int) -> ResponseDocs:
     """Document the problems of a route."""
-    return {status: {"model": ProblemResponse, "description": HTTPStatus(status).phrase} for status in statuses}
+    schema = {"$ref": f"#/components/schemas/{ProblemResponse.__name__}"}
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": {PROBLEM_MEDIA_TYPE: {"schema": schema}}}
+        for status in statuses
+    }
 
 
-def document_json(model: type[BaseModel]) -> ResponseDocs:
-    """Document a JSON response of a route that serialises it itself."""
-    return {200: {"model": model, "description": "Successful Response"}}
+def document_json(
+    model: type[BaseModel], description: str = "Successful Response", binary_media_types: Iterable[str] = ()
+) -> ResponseDocs:
+    """Document a JSON response of a route that serialises it itself, and the binary forms that `Accept` may name."""
+    content = dict.fromkeys(binary_media_types, _BINARY_CONTENT)
+    return {200: {"model": model, "description": description, "content": content}}
 
 
 def document_image(*media_types: str, cacheable: bool = False) -> ResponseDocs:
     """Document an image as the response; `cacheable`: with an ETag, so that 304 is possible."""
-    content = {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in media_types}
-    not_modified: ResponseDocs = {304: {"description": "Not modified: the ETag is in If-None-Match"}}
-    return {200: {"description": "The image", "content": content}} | (not_modified if cacheable else {})
+    content = dict.fromkeys(media_types, _BINARY_CONTENT)
+    return {200: {"description": "The image", "content": content}} | (NOT_MODIFIED_RESPONSE if cacheable else {})
 
 
-def upload_body() -> dict[str, Any]:
-    """Document a form with one file."""
-    return _make_request_body({MULTIPART_MEDIA_TYPE: _make_form_schema(_FILE_SCHEMA, {}, required=["file"])})
-
-
-def image_upload_body() -> dict[str, Any]:
-    """Document a form with one file and its metadata."""
-    fields = {"metadata": _make_schema(MetadataRequest)["properties"]["metadata"]}
-    form = _make_form_schema(_FILE_SCHEMA, fields, required=["file"])
-    return _make_request_body({MULTIPART_MEDIA_TYPE: form}, ["metadata"])
+def upload_body(form_model: type[BaseModel] | None = None) -> dict[str, Any]:
+    """Document a form with one file, and fields of `form_model` that hold JSON."""
+    fields = {} if form_model is None else _make_schema(form_model)["properties"]
+    return _make_request_body({MULTIPART_MEDIA_TYPE: _make_form_schema(_FILE_SCHEMA, fields, ["file"])}, list(fields))
 
 
 def search_body() -> dict[str, Any]:
@@ -81,7 +73,7 @@ def search_body() -> dict[str, Any]:
 def search_batch_body() -> dict[str, Any]:
     """Document a form with one search for each file, or JSON."""
     files = _make_files_schema(MAX_BATCH_SEARCHES, "Each image is a separate search.")
-    form = _make_form_schema(files, _make_schema(SearchOptions)["properties"], required=["file"])
+    form = _make_form_schema(files, _make_schema(SearchOptions)["properties"], ["file"])
     body = _make_request_body({MULTIPART_MEDIA_TYPE: form, JSON_MEDIA_TYPE: _make_schema(SearchBatchRequest)})
     return _document_search_options() | body
 
@@ -101,7 +93,7 @@ def image_or_json_body(json_model: type[BaseModel], form_model: type[BaseModel],
     """Document a form with up to `max_files` images and the fields of `form_model`, or JSON of `json_model`."""
     file = _FILE_SCHEMA if max_files == 1 else _make_files_schema(max_files, "One or more images.")
     fields = _make_schema(form_model)["properties"]
-    form = _make_form_schema(file, fields, required=["file"]) | {"additionalProperties": False}
+    form = _make_form_schema(file, fields, ["file"]) | {"additionalProperties": False}
     json_fields = [name for name, schema in fields.items() if schema.get("type") not in _SCALAR_TYPES]
     return _make_request_body({MULTIPART_MEDIA_TYPE: form, JSON_MEDIA_TYPE: _make_schema(json_model)}, json_fields)
 
@@ -112,29 +104,18 @@ def json_body(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def install_openapi(app: FastAPI) -> None:
-    """Complete the app's document with the media type of errors, security and examples."""
+    """Complete the app's document with security and examples."""
     make_document = app.openapi
 
     def make_complete_document() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = make_document()
-            for path in document["paths"].values():
-                for operation in path.values():
-                    operation["responses"] = deepcopy(_COMMON_ERRORS) | operation["responses"]
-                    _set_problem_media_type(operation["responses"])
             scopes.add_security(document)
             examples.add_examples(document)
             app.openapi_schema = document
         return app.openapi_schema
 
     app.openapi = make_complete_document  # type: ignore[method-assign]  # as FastAPI's documentation does
-
-
-def _set_problem_media_type(responses: dict[str, Any]) -> None:
-    for status, response in responses.items():
-        content = response.get("content", {})
-        if int(status) >= 400 and JSON_MEDIA_TYPE in content:
-            content[PROBLEM_MEDIA_TYPE] = content.pop(JSON_MEDIA_TYPE)
 
 
 def _make_files_schema(max_files: int, description: str) -> dict[str, Any]:

@@ -9,36 +9,22 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, Literal, Self, TypeVar, get_origin
+from typing import Annotated, Any, Generic, Literal, Self, get_origin
 
 import numpy as np
-from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import from_json
 from starlette.datastructures import FormData
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from simile.explore.latent.inputs import LatentInput
 from simile.explore.latent.interpolation import InterpolationMethod
 from simile.search.queries import QueryImage
 from simile.search.searcher import Searcher
-from simile.service.requests.search import (
-    JSON_MEDIA_TYPE,
-    MULTIPART_MEDIA_TYPE,
-    Upload,
-    get_media_type,
-    get_uploads,
-    locate_errors,
-    make_field_error,
-    open_form,
-    read_json,
-)
-from simile.service.schemas.search import MAX_ID, ImageIdField, TextParam, VectorValue
-
-FILE_FIELD = "file"
-RequestModel = TypeVar("RequestModel", bound=BaseModel)
+from simile.service.requests import search as search_requests
+from simile.service.requests.search import BodyModel, Upload, make_field_error
+from simile.service.schemas.search import ImageIdField, RequestBody, TextParam, VectorField, check_single_field
 
 MAX_LATENT_INPUTS = 8
 MAX_MORPH_FRAMES = 64
@@ -46,33 +32,27 @@ MAX_LATENT_SAMPLES = 64
 MAX_TRAVERSAL_FRAMES = 400  # in all dimensions together
 MAX_STRENGTHS = 31
 DEFAULT_NEAREST_COUNT = 10  # for an upload
+_MEDIA_TYPE_ERROR = "Send images as {} (field `file`), or ids of indexed images as {}."
 
 AttributeNameField = Annotated[
     str, Field(pattern="^[a-z0-9][a-z0-9_-]{0,63}$", description="The name of an attribute, such as `smile`.")
 ]
 StrengthField = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 SeedField = Annotated[int, Field(ge=0, le=2**32 - 1, description="The same seed gives the same result.")]
-VectorField = Annotated[list[VectorValue], Field(min_length=1, max_length=65536)]
 WeightField = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 
 
-class LatentInputRequest(BaseModel):
+class LatentInputRequest(RequestBody):
     """An indexed image, or a latent vector."""
 
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"oneOf": [{"required": [name]} for name in ("image_id", "vector")]}
-    )
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": [name]} for name in ("image_id", "vector")]})
 
     image_id: ImageIdField | SkipJsonSchema[None] = None
-    vector: VectorField | SkipJsonSchema[None] = Field(
-        None, description="A complete latent vector mu of the active encoder."
-    )
+    vector: VectorField | SkipJsonSchema[None] = None
 
     @model_validator(mode="after")
     def _check_one_input(self) -> Self:
-        given = self.model_fields_set & {"image_id", "vector"}
-        if len(given) != 1 or getattr(self, min(given)) is None:
-            raise ValueError("give exactly one of image_id and vector")
+        check_single_field(self, "image_id", "vector")
         return self
 
     def to_latent_input(self) -> LatentInput:
@@ -86,18 +66,12 @@ class WeightedInputRequest(LatentInputRequest):
     weight: WeightField = 1.0
 
 
-class LatentArithmeticParams(BaseModel):
+class LatentArithmeticParams(RequestBody):
     """Latent arithmetic: parts are mixed, then moved along attributes, then along single dimensions."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    how: InterpolationMethod = Field(
-        "linear", description="`spherical`: for two parts; direction and length both change evenly."
-    )
+    how: InterpolationMethod = Field("linear", description="`spherical`: for two parts, changes the length evenly.")
     attributes: dict[AttributeNameField, StrengthField] = Field(
-        {},
-        max_length=50,
-        description="By name the strength; 1 moves the average image without it to the average with it.",
+        {}, max_length=50, description="Strengths; 1 moves the average image without it to the average with it."
     )
     dims: dict[Annotated[str, Field(pattern="^[0-9]{1,5}$")], StrengthField] = Field(
         {}, max_length=500, description="By dimension the offset, in standard deviations of the collection."
@@ -110,47 +84,33 @@ class LatentArithmeticParams(BaseModel):
 class LatentRequest(LatentArithmeticParams):
     """A latent vector computed from indexed images and latent vectors."""
 
-    parts: list[WeightedInputRequest] = Field(
-        min_length=1, max_length=MAX_LATENT_INPUTS, description="Mixed by their weights."
-    )
+    parts: list[WeightedInputRequest] = Field(min_length=1, max_length=MAX_LATENT_INPUTS, description="To be mixed.")
 
 
 class LatentForm(LatentArithmeticParams):
     """A latent vector computed from uploaded images, then further parts."""
 
     parts: list[WeightedInputRequest] = Field([], max_length=MAX_LATENT_INPUTS - 1, description="Mixed with the files.")
-    weights: list[WeightField] = Field(
-        [], max_length=MAX_LATENT_INPUTS, description="Weights of the files, in order; default: 1 each."
-    )
+    weights: list[WeightField] = Field([], max_length=MAX_LATENT_INPUTS, description="Of the files; default: 1 each.")
     nearest: int = Field(DEFAULT_NEAREST_COUNT, ge=0, le=100, description="Number of nearest indexed images.")
 
 
-class MorphParams(BaseModel):
-    """Options of a morph."""
-
-    model_config = ConfigDict(extra="forbid")
+class MorphForm(RequestBody):
+    """A morph through uploaded images, then further parts."""
 
     steps: int = Field(16, ge=2, le=MAX_MORPH_FRAMES, description="Frames from each part to the next, both included.")
     how: InterpolationMethod = "linear"
-    parts: Sequence[LatentInputRequest] = ()
+    parts: list[LatentInputRequest] = Field([], max_length=MAX_LATENT_INPUTS - 1, description="Parts after the files.")
 
 
-class MorphRequest(MorphParams):
+class MorphRequest(MorphForm):
     """A morph through indexed images and latent vectors."""
 
     parts: list[LatentInputRequest] = Field(min_length=2, max_length=MAX_LATENT_INPUTS)
 
 
-class MorphForm(MorphParams):
-    """A morph through uploaded images, then further parts."""
-
-    parts: list[LatentInputRequest] = Field([], max_length=MAX_LATENT_INPUTS - 1, description="Parts after the files.")
-
-
-class SampleParams(BaseModel):
+class SampleParams(RequestBody):
     """Options of new images."""
-
-    model_config = ConfigDict(extra="forbid")
 
     count: int = Field(16, ge=1, le=MAX_LATENT_SAMPLES)
     temperature: float = Field(
@@ -175,10 +135,8 @@ class SampleRequest(SampleParams):
         return self
 
 
-class TraversalParams(BaseModel):
+class TraversalParams(RequestBody):
     """Options of a traversal."""
-
-    model_config = ConfigDict(extra="forbid")
 
     dims: int | list[Annotated[int, Field(ge=0, le=65535)]] = Field(
         8, description="The number of dimensions, most active first; or a list of dimensions."
@@ -207,10 +165,8 @@ class TraversalRequest(TraversalParams):
     start: LatentInputRequest | None = Field(None, description="Default: the mean of the collection.")
 
 
-class LearnAttributeRequest(BaseModel):
+class LearnAttributeRequest(RequestBody):
     """The examples of a new attribute: images with and without it, or conditions on image metadata."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: AttributeNameField
     positive: list[ImageIdField] = Field([], max_length=100_000)
@@ -227,10 +183,8 @@ class LearnAttributeRequest(BaseModel):
         return self
 
 
-class StrengthParams(BaseModel):
+class StrengthParams(RequestBody):
     """Strengths of an attribute."""
-
-    model_config = ConfigDict(extra="forbid")
 
     strengths: list[StrengthField] = Field(
         [1.0],
@@ -244,10 +198,8 @@ class ApplyAttributeRequest(StrengthParams, LatentInputRequest):
     """An indexed image or a latent vector, and the strengths of an attribute."""
 
 
-class UncertaintyParams(BaseModel):
+class UncertaintyParams(RequestBody):
     """Options of an uncertainty measurement."""
-
-    model_config = ConfigDict(extra="forbid")
 
     samples: int = Field(32, ge=2, le=256)
     seed: SeedField = 0
@@ -256,15 +208,16 @@ class UncertaintyParams(BaseModel):
 class UncertaintyRequest(UncertaintyParams):
     """An indexed image whose uncertainty is measured."""
 
-    image_id: int = Field(ge=1, le=MAX_ID)
+    image_id: ImageIdField
 
 
 @dataclass(frozen=True)
-class LatentRequestData(Generic[RequestModel]):
-    """A parsed request. uploads: the images of a form; none with JSON."""
+class LatentRequestData(Generic[BodyModel]):
+    """A parsed request. uploads: the images of a form, none with JSON; accept: the header."""
 
-    params: RequestModel
-    uploads: Sequence[Upload] = ()
+    params: BodyModel
+    uploads: Sequence[Upload]
+    accept: str
 
     def prepare_images(self, searcher: Searcher) -> list[QueryImage]:
         """Decode the uploads. Raises UnreadableImage, NothingIndexed."""
@@ -273,39 +226,32 @@ class LatentRequestData(Generic[RequestModel]):
 
 @asynccontextmanager
 async def read_latent_request(
-    request: Request, json_model: type[RequestModel], form_model: type[RequestModel], max_files: int = 1
-) -> AsyncIterator[LatentRequestData[RequestModel]]:
+    request: Request, json_model: type[BodyModel], form_model: type[BodyModel], max_files: int = 1
+) -> AsyncIterator[LatentRequestData[BodyModel]]:
     """Read JSON, or a form with one to `max_files` images in the field `file`.
 
     Raises:
         HTTPException, RequestValidationError: 400, 413, 415 or 422.
     """
-    kind = get_media_type(request)
-    if kind == MULTIPART_MEDIA_TYPE:
-        async with open_form(request, max_files) as form:
-            yield LatentRequestData(parse_form(form, form_model), get_uploads(form, required=True))
-    elif kind == JSON_MEDIA_TYPE:
-        yield LatentRequestData(await read_json(request, json_model))
+    accept = request.headers.get("accept", "")
+    if search_requests.get_media_type(request) == search_requests.MULTIPART_MEDIA_TYPE:
+        async with search_requests.open_form(request, max_files) as form:
+            params = _parse_form(form, form_model)
+            yield LatentRequestData(params, search_requests.get_uploads(form, required=True), accept)
     else:
-        raise HTTPException(
-            415, f"Send images as {MULTIPART_MEDIA_TYPE} (field `file`), or ids of indexed images as {JSON_MEDIA_TYPE}."
-        )
+        yield LatentRequestData(await search_requests.read_json(request, json_model, _MEDIA_TYPE_ERROR), (), accept)
 
 
-def parse_form(form: FormData, model: type[RequestModel]) -> RequestModel:
+def _parse_form(form: FormData, model: type[BodyModel]) -> BodyModel:
     """Parse the fields of a form, without its files. Raises RequestValidationError, also for an unknown field."""
-    fields = {name: _get_form_value(form, name, model) for name in form if name != FILE_FIELD}
-    try:
-        return model.model_validate(fields, strict=True)
-    except ValidationError as error:
-        raise RequestValidationError(locate_errors(error, "body")) from None
-
-
-def _get_form_value(form: FormData, name: str, model: type[BaseModel]) -> Any:
-    values = [_parse_form_text(name, value) for value in form.getlist(name)]
-    if len(values) == 1 and (isinstance(values[0], list) or not _is_list_field(model, name)):
-        return values[0]
-    return values
+    fields: dict[str, Any] = {}
+    for name in form:
+        if name != "file":
+            values = [_parse_form_text(name, value) for value in form.getlist(name)]
+            is_list = name in model.model_fields and get_origin(model.model_fields[name].annotation) is list
+            is_single = len(values) == 1 and (isinstance(values[0], list) or not is_list)
+            fields[name] = values[0] if is_single else values
+    return search_requests.validate_fields(model, fields, strict=True)
 
 
 def _parse_form_text(name: str, value: Any) -> Any:
@@ -315,8 +261,3 @@ def _parse_form_text(name: str, value: Any) -> Any:
         return from_json(value, allow_inf_nan=False)
     except ValueError:
         return value
-
-
-def _is_list_field(model: type[BaseModel], name: str) -> bool:
-    field = model.model_fields.get(name)
-    return field is not None and get_origin(field.annotation) is list

@@ -8,15 +8,14 @@ import tempfile
 import unicodedata
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from typing import Annotated, Any, BinaryIO, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO, TypeVar
 
-from fastapi import Query
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from python_multipart.multipart import parse_options_header
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import FormData, ImmutableMultiDict, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
@@ -44,28 +43,21 @@ _FORM_CHARSETS = frozenset({b"utf-8", b"utf8", b"us-ascii", b"ascii", b"iso-8859
 # Fields that a form may repeat.
 _LIST_FIELDS = frozenset({"include", "plus", "minus", "where", "format", "positive_id", "negative_id"})
 _NO_FORM_ERROR = f"Send the image as {MULTIPART_MEDIA_TYPE}, in the field `file`."
-
-SearchOptionsQuery = Annotated[SearchOptions, Query()]
+_NO_SEARCH_ERROR = "Send images as {} (field `file`), or image_id or vector as {}."
+_NO_BATCH_ERROR = "Send images as {} (field `file`, repeated), or `searches` as {}."
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A file of a form. `name` is for display only and never becomes a path."""
+    """A file of a form. `name` is for display only and never becomes a path. `metadata`: of the image."""
 
     name: str
     file: BinaryIO
+    metadata: dict[str, str] | None = None
 
     def read(self) -> bytes:
         """Read the whole file; blocks on the disk, so call it in a thread."""
         return self.file.read()
-
-
-@dataclass(frozen=True)
-class ImageUpload:
-    """An image to add and its metadata, None if the form has none."""
-
-    upload: Upload
-    metadata: dict[str, str] | None
 
 
 @dataclass(frozen=True)
@@ -75,11 +67,6 @@ class SearchInput:
     body: SearchRequest | SearchForm
     files: tuple[Upload, ...] = ()
     negative_files: tuple[Upload, ...] = ()
-
-    @property
-    def include(self) -> frozenset[str]:
-        """The parts to include in the response."""
-        return self.body.get_includes()
 
     @property
     def needs_decoding(self) -> bool:
@@ -101,15 +88,23 @@ async def read_upload(request: Request) -> AsyncIterator[Upload]:
     """Dependency: the file in the form field `file`."""
     _check_media_type(request, MULTIPART_MEDIA_TYPE, _NO_FORM_ERROR)
     async with open_form(request) as form:
-        yield get_upload(form)
+        yield get_uploads(form, required=True)[0]
 
 
-async def read_image_upload(request: Request) -> AsyncIterator[ImageUpload]:
-    """Dependency: the image in the form field `file` and its metadata in the form field `metadata`."""
+async def read_image_upload(request: Request) -> AsyncIterator[Upload]:
+    """Dependency: the image in the form field `file` and its metadata, as JSON, in the form field `metadata`."""
     _check_media_type(request, MULTIPART_MEDIA_TYPE, _NO_FORM_ERROR)
     async with open_form(request) as form:
-        metadata = parse_json_field(form, "metadata", MetadataRequest)
-        yield ImageUpload(get_upload(form), None if metadata is None else metadata.to_texts())
+        metadata, text = None, form.get("metadata") or None
+        if isinstance(text, UploadFile):
+            raise make_field_error("metadata", "it is a file: send it as text")
+        if text is not None:
+            try:
+                value = from_json(text)
+            except ValueError as error:
+                raise make_field_error("metadata", f"it is not JSON: {error}") from None
+            metadata = validate_fields(MetadataRequest, {"metadata": value}, strict=True).to_texts()
+        yield replace(get_uploads(form, required=True)[0], metadata=metadata)
 
 
 @asynccontextmanager
@@ -125,9 +120,8 @@ async def read_search(request: Request) -> AsyncIterator[SearchInput]:
                 raise make_field_error("file", f"files and ids are more than {MAX_QUERY_IMAGES} images together")
             yield SearchInput(body, tuple(files), tuple(negatives))
     else:
-        reason = f"Send images as {MULTIPART_MEDIA_TYPE} (field `file`), or image_id or vector as {JSON_MEDIA_TYPE}."
-        _check_media_type(request, JSON_MEDIA_TYPE, reason)
-        yield SearchInput(_merge_options(await _read_json(request, SearchRequest, MAX_JSON_BYTES), options))
+        search = await read_json(request, SearchRequest, _NO_SEARCH_ERROR)
+        yield SearchInput(_merge_options(search, options))
 
 
 async def read_search_batch(request: Request) -> AsyncIterator[list[SearchInput]]:
@@ -140,16 +134,39 @@ async def read_search_batch(request: Request) -> AsyncIterator[list[SearchInput]
                 raise make_field_error("negative", "in a batch each file is a separate search")
             yield [SearchInput(body, (upload,)) for upload in get_uploads(form, required=True)]
     else:
-        reason = f"Send images as {MULTIPART_MEDIA_TYPE} (field `file`, repeated), or `searches` as {JSON_MEDIA_TYPE}."
-        _check_media_type(request, JSON_MEDIA_TYPE, reason)
-        batch = await _read_json(request, SearchBatchRequest, MAX_BATCH_BYTES)
+        batch = await read_json(request, SearchBatchRequest, _NO_BATCH_ERROR, MAX_BATCH_BYTES)
         yield [SearchInput(_merge_options(search, options)) for search in batch.searches]
 
 
-async def read_json(request: Request, model: type[BodyModel]) -> BodyModel:
-    """Read the JSON body of a request. Raises the errors for 400, 413, 415 and 422."""
-    _check_media_type(request, JSON_MEDIA_TYPE, f"Send the body as {JSON_MEDIA_TYPE}.")
-    return await _read_json(request, model, MAX_JSON_BYTES)
+async def read_json(
+    request: Request,
+    model: type[BodyModel],
+    media_type_error: str = "Send the body as {1}.",
+    max_bytes: int = MAX_JSON_BYTES,
+) -> BodyModel:
+    """Read the JSON body of a request.
+
+    Args:
+        media_type_error: The detail for another media type; {} stand for the media types of forms and of JSON.
+
+    Raises:
+        HTTPException, RequestValidationError: 400, 413, 415 or 422.
+    """
+    _check_media_type(request, JSON_MEDIA_TYPE, media_type_error.format(MULTIPART_MEDIA_TYPE, JSON_MEDIA_TYPE))
+    data = bytearray()
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > max_bytes:
+            raise make_too_large_error(max_bytes)
+    try:
+        # Strict: "5", 5.0 and true are not ids.
+        return model.model_validate_json(bytes(data), strict=True)
+    except ValidationError as error:
+        located = _locate_errors(error, "body")
+        errors = located.errors()
+        if errors[0]["type"] == "json_invalid":
+            raise HTTPException(400, f"{errors[0]['msg']}.") from None
+        raise located from None
 
 
 @asynccontextmanager
@@ -175,11 +192,6 @@ def _make_spool_error(error: OSError) -> Exception:
     return ProblemException(503, "disk-full", detail, 5)
 
 
-def get_upload(form: FormData) -> Upload:
-    """Return the file in the form field `file`. Raises RequestValidationError if there is none."""
-    return get_uploads(form, required=True)[0]
-
-
 def get_uploads(form: FormData, field: str = "file", *, required: bool = False) -> list[Upload]:
     """Return the files of a form field; empty file inputs are left out.
 
@@ -197,21 +209,6 @@ def get_uploads(form: FormData, field: str = "file", *, required: bool = False) 
     return [Upload(make_display_name(value.filename or ""), value.file) for value in files]
 
 
-def parse_json_field(form: FormData, field: str, model: type[BodyModel]) -> BodyModel | None:
-    """Parse a form field that holds JSON; None without the field. Raises RequestValidationError."""
-    value = form.get(field)
-    if value is None or value == "":
-        return None
-    if not isinstance(value, str):
-        raise make_field_error(field, "it is a file: send it as text")
-    try:
-        return model.model_validate({field: from_json(value)}, strict=True)
-    except ValidationError as error:
-        raise RequestValidationError(locate_errors(error, "body")) from None
-    except ValueError as error:
-        raise make_field_error(field, f"it is not JSON: {error}") from None
-
-
 def make_display_name(name: str) -> str:
     """Return the name of a client's file for display: no folders, no invisible characters, at most 200 characters."""
     last = re.split(r"[/\\]", name)[-1]
@@ -220,10 +217,14 @@ def make_display_name(name: str) -> str:
     return visible[:200] or "upload"
 
 
-def locate_errors(error: ValidationError, location: str) -> list[Mapping[str, Any]]:
-    """Return the errors with their location in the request, `body` or `query`, prepended."""
-    errors = error.errors(include_url=False, include_input=False)
-    return [{**details, "loc": (location, *details["loc"])} for details in errors]
+def validate_fields(
+    model: type[BodyModel], fields: Mapping[str, Any], location: str = "body", *, strict: bool | None = None
+) -> BodyModel:
+    """Validate fields of a form or a query string. Raises RequestValidationError, located in `location`."""
+    try:
+        return model.model_validate(fields, strict=strict)
+    except ValidationError as error:
+        raise _locate_errors(error, location) from None
 
 
 def get_media_type(request: Request) -> str:
@@ -234,6 +235,12 @@ def get_media_type(request: Request) -> str:
 def make_field_error(field: str, reason: str) -> RequestValidationError:
     """Return the 422 for a field of the body."""
     return RequestValidationError([{"loc": ("body", field), "msg": reason, "type": "value_error"}])
+
+
+def _locate_errors(error: ValidationError, location: str) -> RequestValidationError:
+    """Return the error with `location`, `body` or `query`, prepended to the field names."""
+    errors = error.errors(include_url=False, include_input=False)
+    return RequestValidationError([{**details, "loc": (location, *details["loc"])} for details in errors])
 
 
 def _check_media_type(request: Request, media_type: str, reason: str) -> None:
@@ -247,43 +254,19 @@ def _parse_query_options(request: Request) -> SearchOptions:
     Raises:
         RequestValidationError: An option is invalid.
     """
-    query = request.query_params
-    names = query.keys() & SearchOptions.model_fields.keys()
-    try:
-        return SearchOptions.model_validate(
-            {name: query.getlist(name) if name in _LIST_FIELDS else query[name] for name in names}
-        )
-    except ValidationError as error:
-        raise RequestValidationError(locate_errors(error, "query")) from None
+    return validate_fields(SearchOptions, _get_values(request.query_params, SearchOptions), "query")
 
 
 def _parse_search_form(form: FormData, options: SearchOptions) -> SearchForm:
     """Return the fields of a form; options of the query string fill the missing ones."""
-    names = SearchForm.model_fields.keys() & form.keys()
-    given = {name: form.getlist(name) if name in _LIST_FIELDS else form[name] for name in names}
-    try:
-        return SearchForm.model_validate(options.model_dump(exclude_unset=True) | given)
-    except ValidationError as error:
-        raise RequestValidationError(locate_errors(error, "body")) from None
+    return validate_fields(SearchForm, options.model_dump(exclude_unset=True) | _get_values(form, SearchForm))
+
+
+def _get_values(fields: ImmutableMultiDict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    names = model.model_fields.keys() & fields.keys()
+    return {name: fields.getlist(name) if name in _LIST_FIELDS else fields[name] for name in names}
 
 
 def _merge_options(body: SearchRequest, options: SearchOptions) -> SearchRequest:
     """Return the body; options of the query string fill the missing fields."""
-    given = options.model_dump(exclude_unset=True, exclude=body.model_fields_set)
-    return body.model_copy(update=given)
-
-
-async def _read_json(request: Request, model: type[BodyModel], max_bytes: int) -> BodyModel:
-    data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > max_bytes:
-            raise make_too_large_error(max_bytes)
-    try:
-        # Strict: "5", 5.0 and true are not ids.
-        return model.model_validate_json(bytes(data), strict=True)
-    except ValidationError as error:
-        errors = locate_errors(error, "body")
-        if errors[0]["type"] == "json_invalid":
-            raise HTTPException(400, f"{errors[0]['msg']}.") from None
-        raise RequestValidationError(errors) from None
+    return body.model_copy(update=options.model_dump(exclude_unset=True, exclude=body.model_fields_set))

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from simile.service.schemas.search import MAX_LIMIT, DisplayText, ImageIdField
+from simile.dedup.grouping.findings import FilePair
+from simile.dedup.records import CurvePoint, DuplicateGroup, ImageFile
+from simile.service import urls
+from simile.service.schemas.search import MAX_LIMIT, DisplayText, ImageIdField, RequestBody
+
+
+def _replace_nan(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value
 
 
 class DuplicateFileResponse(BaseModel):
@@ -17,9 +25,9 @@ class DuplicateFileResponse(BaseModel):
 
     image_id: int | None
     path: DisplayText
-    keep: bool = False
+    keep: bool = Field(False, validation_alias="is_kept")
     keep_reason: str = Field("", description="Why it is kept, or why the kept file was preferred.")
-    distance: float | None
+    distance: Annotated[float | None, BeforeValidator(_replace_nan)] = 0.0
     agreement: float | None = Field(None, description="The share of the common content that is equal, 0 to 1.")
     reason: str = ""
     sha256: str
@@ -27,7 +35,7 @@ class DuplicateFileResponse(BaseModel):
     width: int
     height: int
     format: str
-    mtime: datetime = Field(description="When the file was last modified.")
+    mtime: datetime = Field(validation_alias="modified_at", description="When the file was last modified.")
     labels: dict[str, str]
     file_url: str | None = None
     thumbnail_url: str | None = None
@@ -58,20 +66,8 @@ class SimilarPairResponse(BaseModel):
     reason: str
 
 
-class CurvePointResponse(BaseModel):
-    """Precision and recall on synthetic copies at this distance."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    distance: float
-    precision: float
-    recall: float
-
-
 class ThresholdCalibrationResponse(BaseModel):
     """How the threshold was calibrated: on synthetic copies of the collection's images and on earlier decisions."""
-
-    model_config = ConfigDict(from_attributes=True)
 
     threshold: float
     precision: float | None
@@ -79,7 +75,7 @@ class ThresholdCalibrationResponse(BaseModel):
     reached_recall: float | None
     copies: int
     decisions: int
-    curve: list[CurvePointResponse]
+    curve: list[CurvePoint]
 
 
 class DuplicateListResponse(BaseModel):
@@ -97,10 +93,8 @@ class DuplicateListResponse(BaseModel):
     hint: str | None = None
 
 
-class DecisionRequest(BaseModel):
+class DecisionRequest(RequestBody):
     """A decision about two images. `same` null deletes it. `keep` is one of the two; null: decided by the rules."""
-
-    model_config = ConfigDict(extra="forbid")
 
     first: ImageIdField
     second: ImageIdField
@@ -116,10 +110,8 @@ class DecisionRequest(BaseModel):
         return self
 
 
-class DecisionListRequest(BaseModel):
+class DecisionListRequest(RequestBody):
     """Some decisions; the last one about a pair wins."""
-
-    model_config = ConfigDict(extra="forbid")
 
     decisions: list[DecisionRequest] = Field(min_length=1, max_length=MAX_LIMIT)
 
@@ -129,3 +121,28 @@ class DecisionListResponse(BaseModel):
 
     stored: int
     removed: int
+
+
+def make_group_response(group: DuplicateGroup) -> DuplicateGroupResponse:
+    """Return a group with the URLs of its images."""
+    kept = group.kept_member
+    members = [_make_file_fields(member.file, kept.file) | vars(member) for member in group.members]
+    return DuplicateGroupResponse.model_validate(
+        vars(group) | {"keep": kept.file.path, "keep_reason": kept.keep_reason, "members": members}
+    )
+
+
+def make_pair_response(file_pair: FilePair) -> SimilarPairResponse:
+    """Return two similar images."""
+    first, second = (_make_file_fields(file, file_pair.first) for file in (file_pair.first, file_pair.second))
+    return SimilarPairResponse.model_validate(
+        vars(file_pair.pair) | {"tier": "similar", "first": first, "second": second}
+    )
+
+
+def _make_file_fields(file: ImageFile, kept: ImageFile) -> dict[str, Any]:
+    """Return the fields of a file that do not depend on its match with the kept file."""
+    links = {} if file.image_id is None else urls.image_urls(file.image_id)
+    if file.image_id is not None and kept.image_id not in (None, file.image_id):
+        links["difference_url"] = urls.difference(kept.image_id, file.image_id)
+    return vars(file) | links | {"modified_at": file.modified_at}

@@ -19,7 +19,7 @@ class EncoderResponse(BaseModel):
     active: bool
     vectors: int = Field(description="Number of images that it has encoded.")
     images: int = Field(description="Number of images in the home.")
-    size: int = Field(description="Size of its folder in bytes.")
+    size: int = Field(validation_alias="bytes", description="Size of its folder in bytes.")
 
 
 class EncoderListResponse(BaseModel):
@@ -48,9 +48,7 @@ class IndexStatusResponse(BaseModel):
     kind: str | None = Field(description="exact or ivf; null without a segment.")
     rows: int
     pending: int = Field(description="Rows added or removed since the segment was built; searches include them.")
-    recall: float | None = Field(
-        description="Share of the 10 nearest neighbours that it finds, measured at build time."
-    )
+    recall: float | None = Field(description="Share of the 10 nearest neighbours that it finds; as of its build.")
     memory_bytes: int | None
     created_at: datetime | None
 
@@ -84,3 +82,17 @@ class StatusResponse(BaseModel):
     index: IndexStatusResponse | None
     gauge: ScoreCalibrationResponse
     runs: list[RunResponse]
+
+
+class LivenessResponse(BaseModel):
+    """The process responds."""
+
+    status: Literal["alive"] = "alive"
+
+
+class ReadinessResponse(BaseModel):
+    """The service can answer searches."""
+
+    status: Literal["ready"] = "ready"
+    encoder: str = Field(description="The fingerprint of the active encoder.")
+    images: int

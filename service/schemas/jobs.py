@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from simile.service import urls
-from simile.service.schemas.search import DisplayText
+from simile.service.schemas.search import DisplayText, RequestBody
 from simile.store.catalogue.records import JobRecord
 
 JobStatus = Literal["running", "finished", "failed", "cancelled", "interrupted"]
@@ -16,10 +16,8 @@ JobStage = Literal["looking", "training", "indexing", "publishing"]
 CountField = Annotated[int, Field(ge=0)]
 
 
-class JobRequest(BaseModel):
+class JobRequest(RequestBody):
     """The folder to index."""
-
-    model_config = ConfigDict(extra="forbid")
 
     root: str = Field(min_length=1, max_length=64, description="A name that `GET /v1/jobs` lists under `roots`.")
     prune: bool = Field(False, description="Forget known files of that folder that are missing.")
@@ -79,8 +77,6 @@ class JobListResponse(BaseModel):
 class FileFailureResponse(BaseModel):
     """A file that could not be read."""
 
-    model_config = ConfigDict(from_attributes=True)
-
     path: DisplayText
     reason: DisplayText
 
@@ -96,10 +92,5 @@ class FailureListResponse(BaseModel):
 
 def make_job_response(job: JobRecord) -> JobResponse:
     """Return a job with its URLs."""
-    links = {
-        "url": urls.job(job.id),
-        "events_url": urls.job_events(job.id),
-        "cancel_url": urls.job_cancel(job.id),
-        "failures_url": urls.job_failures(job.id),
-    }
-    return JobResponse.model_validate(vars(job) | {"cancelling": job.cancelling and not job.is_over} | links)
+    cancelling = job.cancelling and not job.is_over
+    return JobResponse.model_validate(vars(job) | {"cancelling": cancelling} | urls.job_urls(job.id))

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, Field
 
-from simile.core.records import FloatArray, Hit
+from simile.core.records import Hit
 from simile.explore.attributes.directions import AttributeEntanglement
-from simile.explore.attributes.render import render_attribute
-from simile.explore.latent.inputs import LatentInput, check_decoder, decode_latents, encode_inputs, get_content_size
-from simile.explore.latent.interpolation import InterpolationMethod, LatentMorph, mix_latents
-from simile.explore.latent.sampling import sample_posterior, sample_prior
-from simile.explore.latent.traversal import LatentTraversal, offset_dimensions
-from simile.explore.outliers.cache import OutlierListing
+from simile.explore.latent.inputs import decode_latents
+from simile.explore.latent.interpolation import InterpolationMethod, mix_latents
+from simile.explore.latent.traversal import offset_dimensions
 from simile.images.encoding import encode_png
-from simile.search.attributes import Attribute, shift_by_attributes
-from simile.search.queries import QueryImage, SearchParams, SearchQuery
+from simile.search.attributes import shift_by_attributes
+from simile.search.queries import QueryImage, SearchParams, SearchQuery, serialize_hit
 from simile.search.searcher import Searcher
 from simile.service import urls
-from simile.service.requests.latents import LatentArithmeticParams, SampleParams, SampleRequest
+from simile.service.requests.latents import LatentArithmeticParams
 from simile.service.schemas.search import DisplayText, HitResponse
-from simile.service.serializers.search import make_data_url, make_hit_response
+from simile.service.schemas.serializers import make_data_url
 from simile.service.state.latent_cache import LatentCache
 
 
@@ -35,13 +32,32 @@ def _to_data_url(value: Any) -> Any:
     return make_data_url(encode_png(value), "image/png") if isinstance(value, np.ndarray) else value
 
 
-def _to_hit_response(value: Any) -> Any:
-    return make_hit_response(value, with_reconstruction=False) if isinstance(value, Hit) else value
+def _to_hit_fields(value: Any) -> Any:
+    return serialize_hit(value) | urls.image_urls(value.image_id, False) if isinstance(value, Hit) else value
 
 
 FloatList = Annotated[list[float], BeforeValidator(_to_list)]  # from an array (n,)
 PngDataUrl = Annotated[str, BeforeValidator(_to_data_url)]  # from pixels (h, w, 3)
-NearestHit = Annotated[HitResponse, BeforeValidator(_to_hit_response)]  # from a Hit
+NearestHit = Annotated[HitResponse, BeforeValidator(_to_hit_fields)]  # from a Hit
+
+
+class SampleResponse(BaseModel):
+    """A decoded latent vector."""
+
+    mu: FloatList
+    picture: PngDataUrl
+
+
+class FrameResponse(SampleResponse):
+    """A decoded latent vector, and the nearest indexed image."""
+
+    nearest: NearestHit | None
+
+
+class AttributeImageResponse(SampleResponse):
+    """A latent vector moved along an attribute by one strength, decoded."""
+
+    strength: float
 
 
 class LatentResponse(BaseModel):
@@ -60,29 +76,14 @@ class LatentResponse(BaseModel):
     nearest: list[NearestHit]
 
 
-class FrameResponse(BaseModel):
-    """A decoded latent vector, and the nearest indexed image."""
-
-    mu: FloatList
-    picture: PngDataUrl
-    nearest: NearestHit | None
-
-
 class MorphResponse(BaseModel):
     """A morph. `stops`: the frames of the parts. `changes`: root mean square change from each frame to the next."""
 
-    how: InterpolationMethod
-    names: list[DisplayText]
-    stops: list[int]
+    how: InterpolationMethod = Field(validation_alias="interpolation")
+    names: list[DisplayText] = Field(validation_alias="input_names")
+    stops: list[int] = Field(validation_alias="input_rows")
     changes: FloatList
     frames: list[FrameResponse]
-
-
-class SampleResponse(BaseModel):
-    """A new image, with its latent vector."""
-
-    mu: FloatList
-    picture: PngDataUrl
 
 
 class SampleListResponse(BaseModel):
@@ -108,14 +109,6 @@ class TraversalResponse(BaseModel):
     dimensions: list[TraversalDimensionResponse]
 
 
-class AttributeEffectResponse(BaseModel):
-    """The change of another attribute's score when this one is increased by 1."""
-
-    name: str
-    cosine: float
-    change: float
-
-
 class AttributeResponse(BaseModel):
     """A stored attribute. auc, spread: mean and standard deviation over folds, of the directions `raw` and `whitened`.
 
@@ -131,21 +124,13 @@ class AttributeResponse(BaseModel):
     contradictory: int
     unreadable: int
     seed: int
-    drags: list[AttributeEffectResponse]
+    drags: list[AttributeEntanglement]
 
 
 class AttributeListResponse(BaseModel):
     """The attributes of the active encoder."""
 
     attributes: list[AttributeResponse]
-
-
-class AttributeImageResponse(BaseModel):
-    """A latent vector moved along an attribute by one strength, decoded."""
-
-    strength: float
-    mu: FloatList
-    picture: PngDataUrl
 
 
 class ApplyAttributeResponse(BaseModel):
@@ -207,7 +192,7 @@ def compute_latent_response(
     searcher: Searcher,
     latent_cache: LatentCache,
     arithmetic: LatentArithmeticParams,
-    images: Sequence[tuple[QueryImage, float]] = (),
+    images: Iterable[tuple[QueryImage, float]] = (),
 ) -> LatentResponse:
     """Compute a latent vector, decode it if there is a decoder, and find the nearest indexed images.
 
@@ -225,104 +210,16 @@ def compute_latent_response(
     if arithmetic.dims:
         dims = {int(dim): steps for dim, steps in arithmetic.dims.items()}
         mu = offset_dimensions(mu, dims, latent_cache.get_ranges(searcher))
-    has_decoder, nearest = encoder.has_decoder, arithmetic.nearest
-    fields = {
-        "mu": mu,
-        "sigma": point.sigma if mu is point.mu else None,
-        "decoder": has_decoder,
-        "picture": decode_latents(searcher, mu[None], point.width, point.height)[0]
-        if arithmetic.picture and has_decoder
-        else None,
-        "nearest": searcher.search(SearchQuery((mu,), params=SearchParams(limit=nearest))).hits if nearest else [],
-    }
-    return LatentResponse.model_validate(vars(point) | fields)
+    fields = vars(point) | {"mu": mu, "decoder": encoder.has_decoder, "picture": None, "nearest": []}
+    if mu is not point.mu:
+        fields["sigma"] = None
+    if arithmetic.picture and encoder.has_decoder:
+        (fields["picture"],) = decode_latents(searcher, mu[None], point.width, point.height)
+    if arithmetic.nearest:
+        fields["nearest"] = searcher.search(SearchQuery((mu,), params=SearchParams(limit=arithmetic.nearest))).hits
+    return LatentResponse.model_validate(fields)
 
 
-def make_morph_response(morph: LatentMorph) -> MorphResponse:
-    """Make the response of a morph."""
-    frames = _zip_frames(morph.latents, morph.frames, morph.nearest_hits)
-    return MorphResponse.model_validate(
-        {
-            "how": morph.interpolation,
-            "names": morph.input_names,
-            "stops": morph.input_rows,
-            "changes": morph.changes,
-            "frames": frames,
-        }
-    )
-
-
-def make_samples_response(
-    searcher: Searcher, latent_cache: LatentCache, params: SampleParams, image: QueryImage | None = None
-) -> SampleListResponse:
-    """Generate new images.
-
-    Args:
-        image: An upload; the new images are around it.
-
-    Raises:
-        NoDecoder, NoVariance, TooFewPictures, NoSuchImage.
-    """
-    check_decoder(searcher, "no images can be generated")
-    size = get_content_size(searcher)
-    latents: FloatArray
-    drawing = params.count, params.temperature, params.seed
-    centre: LatentInput | None = image or (params.image_id if isinstance(params, SampleRequest) else None)
-    if centre is not None:
-        (point,) = encode_inputs(searcher, [centre])
-        latents, size = sample_posterior(searcher, point.mu, point.sigma, *drawing), (point.width, point.height)
-    elif isinstance(params, SampleRequest) and params.source == "mixture":
-        latents = latent_cache.get_mixture(searcher).sample(*drawing)
-    else:
-        latents = sample_prior(searcher, *drawing)
-    decoded = zip(latents, decode_latents(searcher, latents, *size), strict=True)
-    samples = [{"mu": mu, "picture": pixels} for mu, pixels in decoded]
-    return SampleListResponse.model_validate({"seed": params.seed, "samples": samples})
-
-
-def make_apply_response(
-    searcher: Searcher, attribute: Attribute, latent_input: LatentInput, strengths: Sequence[float]
-) -> ApplyAttributeResponse:
-    """Move an image along an attribute. Raises NoDecoder, and as `encode_inputs`."""
-    (point,) = encode_inputs(searcher, [latent_input])
-    images = zip(strengths, render_attribute(searcher, attribute, point, strengths), strict=True)
-    pictures = [
-        {"strength": strength, "mu": attribute.shift(point.mu, strength), "picture": pixels}
-        for strength, pixels in images
-    ]
-    return ApplyAttributeResponse.model_validate(vars(point) | {"attribute": attribute.name, "pictures": pictures})
-
-
-def make_attribute_response(attribute: Attribute, entangled: Sequence[AttributeEntanglement]) -> AttributeResponse:
-    """Make the response of a stored attribute, without its directions."""
-    return AttributeResponse.model_validate(vars(attribute) | {"drags": [vars(other) for other in entangled]})
-
-
-def make_traversal_response(traversal: LatentTraversal, deviation: FloatArray) -> TraversalResponse:
-    """Make the response of a traversal; deviation (d,): of the collection."""
-    dimensions = []
-    for row, dim in enumerate(traversal.dims):
-        hits = traversal.nearest_hits[row] or [None] * len(traversal.steps)
-        frames = _zip_frames(traversal.latents[row], traversal.frames[row], hits)
-        dimensions.append({"dim": dim, "deviation": float(deviation[dim]), "frames": frames})
-    return TraversalResponse.model_validate(
-        {"name": traversal.name, "steps": traversal.steps, "dimensions": dimensions}
-    )
-
-
-def make_outliers_response(searcher: Searcher, listing: OutlierListing, limit: int, offset: int) -> OutlierListResponse:
-    """Make one page of the outliers."""
-    has_decoder = searcher.get_encoder().has_decoder
-    page = []
-    for outlier in listing.outliers[offset : offset + limit]:
-        links = urls.image_urls(outlier.image_id) | ({} if has_decoder else {"reconstruction_url": None})
-        page.append(vars(outlier) | links)
-    counts = {"images": len(listing.ids), "neighbour": listing.neighbour, "total": len(listing.outliers)}
-    return OutlierListResponse.model_validate({"outliers": page, "limit": limit, "offset": offset, **counts})
-
-
-def _zip_frames(latents: FloatArray, images: np.ndarray, hits: Sequence[Hit | None]) -> list[dict[str, Any]]:
-    """Return the fields of a FrameResponse for each frame."""
-    return [
-        {"mu": mu, "picture": pixels, "nearest": hit} for mu, pixels, hit in zip(latents, images, hits, strict=True)
-    ]
+def zip_fields(**columns: Sequence[Any] | np.ndarray) -> list[dict[str, Any]]:
+    """Return the fields of each item of columns that have one value for each item."""
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

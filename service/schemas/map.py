@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field, computed_field
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -21,7 +21,7 @@ from simile.explore.map.view import MapLabels, MapView, compute_error_ranks, mak
 from simile.search.searcher import Searcher
 from simile.service import urls
 from simile.service.middleware.headers import CACHE_AND_REVALIDATE, is_not_modified
-from simile.service.schemas.search import DisplayText
+from simile.service.schemas.search import DisplayText, RequestBody
 from simile.service.state.map_cache import MapCache, MapProgress
 
 BINARY_MEDIA_TYPE = "application/octet-stream"
@@ -29,10 +29,8 @@ UNKNOWN_BYTE = 255
 CLUSTER_THUMBNAIL_SIDE = 96  # pixels
 
 
-class MapRequest(BaseModel):
+class MapRequest(RequestBody):
     """Settings of a new map."""
-
-    model_config = ConfigDict(extra="forbid")
 
     layout: LayoutName = Field("pca", description="`pca`: takes seconds. `tsne`, `umap`: minutes for many images.")
     clusters: Literal["kmeans", "hdbscan"] = Field(
@@ -45,33 +43,27 @@ class MapRequest(BaseModel):
     seed: int = Field(0, ge=0, le=2**32 - 1)
 
 
-class MapProgressResponse(BaseModel):
-    """Progress of a map. `total` is 0 if it is not known."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    layout: str
-    stage: str
-    done: int
-    total: int
-
-
 class ClusterResponse(BaseModel):
     """A cluster. `label`: the label of at least half of its images. x, y: median of its points."""
 
-    cluster: int
+    cluster: int = Field(validation_alias="number")
     size: int
     typical: int
     x: float
     y: float
     label: DisplayText | None
-    thumbnail_url: str
+
+    @computed_field  # type: ignore[prop-decorator]  # as pydantic documents
+    @property
+    def thumbnail_url(self) -> str:
+        """The URL of the thumbnail of the most typical image."""
+        return urls.thumbnail(self.typical, CLUSTER_THUMBNAIL_SIDE)
 
 
 class MapLabelsResponse(BaseModel):
     """Labels by folder or by a metadata field: the 20 most frequent."""
 
-    by: DisplayText
+    by: DisplayText = Field(validation_alias="source")
     names: list[DisplayText]
 
 
@@ -94,7 +86,7 @@ class MapResponse(BaseModel):
     errors: int
     tiles: int = Field(description="Number of tiles: the image at `place` p is in tile p // 256, at position p % 256.")
     tile_side: int = Field(description="Side of a thumbnail in pixels; a row of a tile has 16 thumbnails.")
-    computing: MapProgressResponse | None
+    computing: MapProgress | None
     failed: str | None = Field(description="Why the last map of this layout could not be made.")
 
 
@@ -118,36 +110,24 @@ class MapPointsResponse(BaseModel):
 def make_map_response(searcher: Searcher, map_cache: MapCache, view: MapView) -> MapResponse:
     """Make the response of a map."""
     labels = map_cache.get_labels(searcher, view)
-    errors = load_measurements(searcher, np.sort(view.ids)).error
-    clusters = [
-        vars(cluster)
-        | {"cluster": cluster.number, "thumbnail_url": urls.thumbnail(cluster.typical, CLUSTER_THUMBNAIL_SIDE)}
-        for cluster in make_clusters(view, labels[0] if labels else None)
-    ]
     settings = view.map.settings
-    return MapResponse.model_validate(
-        {
-            "layout": settings.layout,
-            "map": view.map.tag,
-            "layouts": map_cache.list_layouts(searcher),
-            "images": len(view.ids),
-            "newer": view.newer_count,
-            "missing": view.missing_count,
-            "method": settings.clusters,
-            "clusters": clusters,
-            "labels": [{"by": label.source, "names": label.names} for label in labels],
-            "errors": int(np.isfinite(errors).sum()),
-            "tiles": count_tiles(view),
-            "tile_side": THUMBNAIL_SIDE,
-            "computing": make_progress_response(map_cache.get_progress()),
-            "failed": map_cache.get_failure(settings.layout),
-        }
-    )
-
-
-def make_progress_response(progress: MapProgress | None) -> MapProgressResponse | None:
-    """Make the response of a map that is being made; None if there is none."""
-    return None if progress is None else MapProgressResponse.model_validate(progress)
+    fields = {
+        "layout": settings.layout,
+        "map": view.map.tag,
+        "layouts": map_cache.list_layouts(searcher),
+        "images": len(view.ids),
+        "newer": view.newer_count,
+        "missing": view.missing_count,
+        "method": settings.clusters,
+        "clusters": make_clusters(view, labels[0] if labels else None),
+        "labels": labels,
+        "errors": int(np.isfinite(load_measurements(searcher, np.sort(view.ids)).error).sum()),
+        "tiles": count_tiles(view),
+        "tile_side": THUMBNAIL_SIDE,
+        "computing": map_cache.get_progress(),
+        "failed": map_cache.failures.get(settings.layout),
+    }
+    return MapResponse.model_validate(fields, from_attributes=True)
 
 
 def make_points_response(request: Request, searcher: Searcher, view: MapView, label: MapLabels | None) -> Response:

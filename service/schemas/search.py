@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Literal, Self
 
@@ -32,12 +31,6 @@ def _clean_text(value: object) -> object:
     return replace_surrogates(value) if isinstance(value, str) else value
 
 
-def _clean_metadata(value: object) -> object:
-    return (
-        {_clean_text(name): _clean_text(text) for name, text in value.items()} if isinstance(value, Mapping) else value
-    )
-
-
 def _wrap_in_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
@@ -50,8 +43,13 @@ def _check_bool_text(value: object) -> object:
 
 DisplayText = Annotated[str, BeforeValidator(_clean_text)]  # text from the file system that goes into JSON
 ImageIdField = Annotated[int, Field(ge=1, le=MAX_ID, description="The id of an indexed image.")]
+ImageIdList = Annotated[list[ImageIdField], Field(max_length=MAX_QUERY_IMAGES)]
 # Latent vectors lie around 0 with a spread of 1. The bound keeps squared distances within float32.
 VectorValue = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
+VectorField = Annotated[
+    list[VectorValue],
+    Field(min_length=1, max_length=65536, description="A complete latent vector mu of the active encoder."),
+]
 BoolParam = Annotated[bool, BeforeValidator(_check_bool_text)]  # pydantic alone also accepts 1, yes and on
 TextParam = Annotated[str, Field(max_length=4096)]
 TextList = Annotated[list[TextParam], Field(max_length=32)]
@@ -60,6 +58,7 @@ NonNegativeIntParam = Annotated[int | None, Field(ge=0, le=MAX_ID)]
 DistanceParam = Annotated[float | None, Field(ge=0, le=1e18, allow_inf_nan=False)]
 IncludeItem = Annotated[str, Field(pattern="^(reconstruction|metadata)(,(reconstruction|metadata))*$", max_length=100)]
 IncludeList = Annotated[list[IncludeItem], Field(max_length=8)]
+IncludeParam = Annotated[IncludeList, BeforeValidator(_wrap_in_list, json_schema_input_type=IncludeList | IncludeItem)]
 MetadataName = Annotated[str, Field(min_length=1, max_length=200, pattern="^[^!<>=\\s]([^!<>=]*[^!<>=\\s])?$")]
 MetadataValue = Annotated[
     Annotated[str, Field(max_length=4096)]
@@ -68,7 +67,23 @@ MetadataValue = Annotated[
     | None,
     WithJsonSchema({"type": ["string", "number", "null"], "maxLength": 4096}),
 ]
-MetadataResponse = Annotated[dict[str, str | int | float], BeforeValidator(_clean_metadata)]
+MeanSigma = Annotated[
+    float | None, Field(description="Mean σ of the encoder over the indexed dimensions; null without a variance.")
+]
+MetadataResponse = dict[DisplayText, DisplayText | int | float]
+
+
+class RequestBody(BaseModel):
+    """A body in which an unknown field is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def check_single_field(body: BaseModel, *names: str) -> None:
+    """Check that a body has exactly one of these fields. Raises ValueError."""
+    given = body.model_fields_set & set(names)
+    if len(given) != 1 or getattr(body, min(given)) is None:
+        raise ValueError(f"give exactly one of {', '.join(names[:-1])} and {names[-1]}")
 
 
 class FilterParams(BaseModel):
@@ -84,11 +99,7 @@ class FilterParams(BaseModel):
     min_height: NonNegativeIntParam = Field(None, description="Minimum height in pixels.")
     max_height: NonNegativeIntParam = Field(None, description="Maximum height in pixels.")
     since: str | None = Field(None, max_length=64, description="Files modified at this time or later; ISO 8601.")
-    until: str | None = Field(
-        None,
-        max_length=64,
-        description="Files modified at this time or earlier; a date without a time includes that day.",
-    )
+    until: str | None = Field(None, max_length=64, description="Files modified at this time or day, or earlier.")
 
     def to_filter(self) -> Filter | None:
         """Return the filter, None without conditions. Raises BadSetting."""
@@ -99,14 +110,10 @@ class FilterParams(BaseModel):
 class ImageListOptions(FilterParams):
     """Which page of the collection to return."""
 
-    sort: Literal["id", "newest", "unlike"] = Field(
-        "id", description="`unlike`: outliers first, by the distance to the 10th neighbour."
-    )
+    sort: Literal["id", "newest", "unlike"] = Field("id", description="`unlike`: by distance to the 10th neighbour.")
     limit: int = Field(100, ge=1, le=MAX_LIMIT, description="Maximum number of images.")
     offset: int = Field(0, ge=0, le=MAX_ID, description="Number of images to skip, counted from the cursor.")
-    cursor: str | None = Field(
-        None, max_length=200, description="The `next` of the previous page, with the same `sort`."
-    )
+    cursor: str | None = Field(None, max_length=200, description="`next` of the previous page, with the same `sort`.")
 
 
 class SearchOptions(FilterParams):
@@ -116,9 +123,7 @@ class SearchOptions(FilterParams):
     distance: DistanceParam = Field(None, description="The same as `within`.")
     limit: int = Field(10, ge=1, le=MAX_LIMIT, description="Maximum number of hits.")
     offset: int = Field(0, ge=0, le=MAX_SEARCH_OFFSET, description="Number of nearest hits to skip.")
-    include: Annotated[
-        IncludeList, BeforeValidator(_wrap_in_list, json_schema_input_type=IncludeList | IncludeItem)
-    ] = Field(
+    include: IncludeParam = Field(
         [],
         description="`reconstruction`: reconstructions of the query and of each hit. `metadata`: the metadata of each "
         "hit. Repeat the option or separate the names by commas.",
@@ -128,10 +133,7 @@ class SearchOptions(FilterParams):
         description="`quick`: skip the reconstruction error, which takes most of the network's time; `unlike` then "
         "depends on distance and σ only.",
     )
-    posterior: BoolParam = Field(
-        False,
-        description="Rank by the distance between posteriors (μ and σ) instead of means; scores are not calibrated.",
-    )
+    posterior: BoolParam = Field(False, description="Rank by the distance of posteriors (μ and σ); not calibrated.")
     plus: TextListParam = Field([], description="Attributes that the hits should have more of than the query.")
     minus: TextListParam = Field([], description="Attributes that the hits should have less of than the query.")
     strength: float = Field(
@@ -178,24 +180,19 @@ class SearchRequest(SearchOptions):
     )
 
     image_id: ImageIdField | SkipJsonSchema[None] = None
-    vector: Annotated[list[VectorValue], Field(min_length=1, max_length=65536)] | SkipJsonSchema[None] = Field(
-        None, description="A complete latent vector (mu) of the active encoder."
+    vector: VectorField | SkipJsonSchema[None] = None
+    positive: Annotated[ImageIdList, Field(min_length=1)] | SkipJsonSchema[None] = Field(
+        None, description="Images that the hits should resemble, by the mean of their mu."
     )
-    positive: Annotated[list[ImageIdField], Field(min_length=1, max_length=MAX_QUERY_IMAGES)] | SkipJsonSchema[None] = (
-        Field(None, description="Images that the hits should resemble, by the mean of their mu.")
-    )
-    negative: list[ImageIdField] = Field(
+    negative: ImageIdList = Field(
         [],
-        max_length=MAX_QUERY_IMAGES,
         description="Images that the hits should not resemble; the mean of their mu is subtracted. Only with "
         "`positive`; at most 32 images together.",
     )
 
     @model_validator(mode="after")
     def _check_one_query(self) -> Self:
-        given = self.model_fields_set & {"image_id", "vector", "positive"}
-        if len(given) != 1 or getattr(self, min(given)) is None:
-            raise ValueError("give exactly one of image_id, vector and positive")
+        check_single_field(self, "image_id", "vector", "positive")
         if self.negative and self.positive is None:
             raise ValueError("negative goes with positive only")
         if len(self.positive or ()) + len(self.negative) > MAX_QUERY_IMAGES:
@@ -215,18 +212,12 @@ class SearchRequest(SearchOptions):
 class SearchForm(SearchOptions):
     """The fields of a search form other than its files `file` and `negative`."""
 
-    positive_id: Annotated[list[ImageIdField], Field(max_length=MAX_QUERY_IMAGES)] = Field(
-        [], description="Indexed images that the hits should resemble, in addition to the files."
-    )
-    negative_id: Annotated[list[ImageIdField], Field(max_length=MAX_QUERY_IMAGES)] = Field(
-        [], description="Indexed images that the hits should not resemble."
-    )
+    positive_id: ImageIdList = Field([], description="Indexed images that the hits should resemble as well.")
+    negative_id: ImageIdList = Field([], description="Indexed images that the hits should not resemble.")
 
 
-class SearchBatchRequest(BaseModel):
+class SearchBatchRequest(RequestBody):
     """Several independent searches."""
-
-    model_config = ConfigDict(extra="forbid")
 
     searches: list[SearchRequest] = Field(min_length=1, max_length=MAX_BATCH_SEARCHES)
 
@@ -246,24 +237,16 @@ class QueryResponse(BaseModel):
     width: int | None
     height: int | None
     format: str | None
-    reconstruction_error: float | None = Field(
-        description="Mean squared error of the reconstruction, for values in [0, 1]."
-    )
-    error_percentile: float | None = Field(
-        None, description="Percentile of the error in this collection, 0 to 100; null while unknown."
-    )
-    sigma: float | None = Field(
-        None, description="Mean σ of the encoder over the indexed dimensions; null for an encoder without a variance."
-    )
+    reconstruction_error: float | None = Field(description="Mean squared error, for values in [0, 1].")
+    error_percentile: float | None = Field(None, description="Percentile of the error in this collection, 0 to 100.")
+    sigma: MeanSigma = None
     unlike: bool | None = Field(
         None,
         description="Whether the image is an outlier of this collection, by its reconstruction error, the distance to "
         "its nearest neighbour, or its σ. Null until measured, and for several images.",
     )
     unlike_reason: str | None = Field(None, description="Why `unlike` is true.")
-    false_alarm_rate: float | None = Field(
-        None, description="The share of images that belong to the collection for which `unlike` is true as well."
-    )
+    false_alarm_rate: float | None = Field(None, description="Share of usual images for which `unlike` is true too.")
     false_alarm_among: Literal["new", "own"] | None = Field(
         None,
         description="The images that the rate was measured on. `new`: images of this collection that the encoder was "
@@ -272,9 +255,7 @@ class QueryResponse(BaseModel):
     )
     positives: list[QueryImageResponse] = Field([], description="For several images: those to resemble.")
     negatives: list[QueryImageResponse] = Field([], description="For several images: those not to resemble.")
-    reconstruction: str | None = Field(
-        None, description="The reconstruction, a PNG as a data URL; null if not included."
-    )
+    reconstruction: str | None = Field(None, description="A PNG as a data URL; null if not included.")
 
 
 class HitResponse(BaseModel):
@@ -287,9 +268,7 @@ class HitResponse(BaseModel):
         "one of its images: near 1 for a match that does not happen by chance, 0.5 for a usual nearest neighbour. "
         "1 / (1 + distance) until calibrated."
     )
-    spread: float | None = Field(
-        None, description="Standard deviation of the distance, from the encoder's uncertainty about the query."
-    )
+    spread: float | None = Field(None, description="Standard deviation of the distance, from the encoder's σ.")
     path: DisplayText = Field(description="The first path of the image on the server; with `under`, the first there.")
     width: int
     height: int
@@ -320,9 +299,7 @@ class ImageResponse(BaseModel):
     size: int
     sha256: str
     created_at: datetime
-    reconstruction_error: float | None = Field(
-        description="Mean squared error of the reconstruction; null in lists until measured."
-    )
+    reconstruction_error: float | None = Field(description="Mean squared error; null in lists until measured.")
     metadata: MetadataResponse = Field({}, description="The metadata of the first file of the image.")
     file_url: str
     thumbnail_url: str
@@ -332,17 +309,13 @@ class ImageResponse(BaseModel):
 class ImageDetailResponse(ImageResponse):
     """An indexed image with the encoder's uncertainty."""
 
-    sigma: float | None = Field(
-        None, description="Mean σ of the encoder over the indexed dimensions; null for an encoder without a variance."
-    )
+    sigma: MeanSigma = None
 
 
 class ImageListItemResponse(ImageResponse):
     """An image in a list."""
 
-    unlike_distance: float | None = Field(
-        None, description="With `sort=unlike`: the distance to the 10th neighbour; large for outliers."
-    )
+    unlike_distance: float | None = Field(None, description="With `sort=unlike`: the distance to the 10th neighbour.")
 
 
 class ImageListResponse(BaseModel):
@@ -355,10 +328,8 @@ class ImageListResponse(BaseModel):
     next: str | None = Field(None, description="The `cursor` of the next page; null on the last page.")
 
 
-class MetadataRequest(BaseModel):
+class MetadataRequest(RequestBody):
     """New metadata of an image. It replaces the old metadata; a name with null is removed."""
-
-    model_config = ConfigDict(extra="forbid")
 
     metadata: dict[MetadataName, MetadataValue] = Field(max_length=100)
 
@@ -388,23 +359,7 @@ class AddImageResponse(ImageResponse):
     """The added image, or the image of which the upload is a copy."""
 
     duplicate_of: int | None = Field(None, description="With `if_duplicate=link`: the id of the existing copy.")
-    duplicates: list[DuplicateMatchResponse] | None = Field(
-        None, description="The existing copies; only with `if_duplicate`."
-    )
-
-
-class LivenessResponse(BaseModel):
-    """The process responds."""
-
-    status: Literal["alive"] = "alive"
-
-
-class ReadinessResponse(BaseModel):
-    """The service can answer searches."""
-
-    status: Literal["ready"] = "ready"
-    encoder: str = Field(description="The fingerprint of the active encoder.")
-    images: int
+    duplicates: list[DuplicateMatchResponse] | None = Field(None, description="Existing copies, with `if_duplicate`.")
 
 
 class ProblemFieldError(BaseModel):

@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
+import anyio.to_thread
+from anyio import CapacityLimiter
 from starlette.requests import ClientDisconnect, Request
 
 from simile.core.errors import SimileError
@@ -25,7 +27,6 @@ from simile.search.queries import SearchQuery, SearchResult
 from simile.service.errors import make_timeout_error
 from simile.service.observability.metrics import ServiceMetrics
 from simile.service.server.connections import make_disconnect_check
-from simile.service.state.encoding_pool import EncodingPool
 
 T = TypeVar("T")
 QuerySource = SearchQuery | Callable[[], SearchQuery]  # a function decodes images and runs in a thread
@@ -34,6 +35,38 @@ SearchFunction = Callable[[Sequence[SearchQuery]], Sequence[SearchResult | Simil
 MAX_SEARCH_BATCH_SIZE = 64  # a larger batch delays its first search and is hardly faster for each
 MAX_DECODE_WAIT_SECONDS = 0.005  # that a batch waits for images that are being decoded
 RENDER_FLUSH_SECONDS = 0.005  # of rendering, after which the finished responses are sent
+
+
+class EncodingPool:
+    """Runs work on images in threads, at most one for each core.
+
+    These are not the threads of the other handlers, so that thumbnails and health checks never wait for uploads. Create
+    it inside a running event loop.
+    """
+
+    def __init__(self, workers: int, timeout_seconds: float = 30.0) -> None:
+        threads = get_worker_count(workers)
+        self._slot_limiter, self._thread_limiter = CapacityLimiter(threads), CapacityLimiter(threads)
+        self._timeout_seconds = timeout_seconds
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Run `work` in a thread and return its result.
+
+        Work that has started runs to its end, so that no client is told that a stored image was not stored.
+
+        Raises:
+            ProblemException: No thread was free in time.
+        """
+        token = object()
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await self._slot_limiter.acquire_on_behalf_of(token)
+        except TimeoutError:
+            raise make_timeout_error(self._timeout_seconds) from None
+        try:
+            return await anyio.to_thread.run_sync(work, limiter=self._thread_limiter)
+        finally:
+            self._slot_limiter.release_on_behalf_of(token)
 
 
 @dataclass(eq=False)
@@ -76,8 +109,7 @@ class SearchBatcher:
         Args:
             request: The search is dropped when its client disconnects.
             query: A query, or a function that makes it and is called in a decode thread.
-            render: Called in the batch thread.
-            heavy: Call `render` in a separate thread, so that other searches do not wait for it.
+            render: Called in the batch thread; if `heavy` in a separate one, so that other searches do not wait.
 
         Raises:
             ProblemException: There was no result in time.

@@ -1,4 +1,4 @@
-"""Run indexing jobs of the service as child processes; every worker can read and cancel them.
+"""Run indexing jobs of the service as child processes; every worker can read and cancel them, and streams their events.
 
 The job lock (`jobs.lock` in the home) is held while a job is started, then by the job's own process. If the lock is
 free, a job whose status is `running` has died.
@@ -6,6 +6,7 @@ free, a job whose status is `running` has died.
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import logging
 import os
@@ -15,15 +16,18 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO
+
+from starlette.concurrency import run_in_threadpool
 
 from simile.core.errors import HomeBusy, JobOver, JobRunning, NoSuchJob, NoSuchRoot, SimileError
 from simile.core.hosts import parse_roots
 from simile.core.records import Failure
 from simile.core.settings import Settings
 from simile.indexer.pipeline.job_process import make_index_job_spec
+from simile.service.schemas.jobs import make_job_response
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import JobRecord
 from simile.store.database import schema
@@ -34,6 +38,12 @@ log = logging.getLogger(__name__)
 JOB_STOP_SECONDS = 10.0  # the process itself needs half of it for an orderly stop
 JOB_LOCK_SECONDS = 2.0  # wait for a job that is just ending
 MAX_STDERR_BYTES = 4000  # logged from the end of a failed job's output
+EVENT_STREAM_MEDIA_TYPE = "text/event-stream"
+MAX_LISTENERS = 200  # in one process
+POLL_SECONDS = 0.5  # one query serves all listeners of a job
+HEARTBEAT_SECONDS = 10.0  # keeps the connection open in proxies and detects disconnected clients
+MAX_STREAM_SECONDS = 3600.0  # then the client reconnects, and its key is checked again
+EVENT_RETRY_MS = 2000  # delay before a browser reconnects
 # -c instead of -m: the main module, which may be a user's script, must not run again.
 _JOB_COMMAND = "import sys; sys.path[:] = {path!r}; from simile.indexer.pipeline.job_process import main; main()"
 
@@ -74,14 +84,14 @@ class JobManager:
 
     def list_latest(self, limit: int) -> list[JobRecord]:
         """List the latest jobs, newest first; none without a home."""
-        if self._cached_catalogue is None and schema.read_revision(self._home) is None:
+        if not self._has_home():
             return []
         jobs = self._get_catalogue().jobs.get_latest(limit)
         return self._get_catalogue().jobs.get_latest(limit) if self._mark_dead_jobs(jobs) else jobs
 
     def get(self, job_id: int) -> JobRecord:
         """Return the current state of a job. Raises NoSuchJob."""
-        if self._cached_catalogue is None and schema.read_revision(self._home) is None:
+        if not self._has_home():
             raise NoSuchJob(job_id)
         job = self._get_catalogue().jobs.get(job_id)
         return self._get_catalogue().jobs.get(job_id) if self._mark_dead_jobs([job]) else job
@@ -116,6 +126,9 @@ class JobManager:
             self._wait_thread.join()
         if self._cached_catalogue is not None:
             self._cached_catalogue.close()
+
+    def _has_home(self) -> bool:
+        return self._cached_catalogue is not None or schema.read_revision(self._home) is not None
 
     def _get_catalogue(self) -> Catalogue:
         """Open the catalogue. Raises NothingIndexed if there is none, HomeOutdated, HomeTooNew."""
@@ -195,6 +208,69 @@ class JobManager:
         if process.stdin is not None:
             with suppress(OSError):
                 process.stdin.close()
+
+
+class JobEventBroker:
+    """The event streams of one process. A job is queried once in `poll_seconds` for all its listeners."""
+
+    def __init__(
+        self, job_manager: JobManager, poll_seconds: float = POLL_SECONDS, heartbeat_seconds: float = HEARTBEAT_SECONDS
+    ) -> None:
+        self._job_manager, self._poll_seconds, self._heartbeat_seconds = job_manager, poll_seconds, heartbeat_seconds
+        self._poll_lock = asyncio.Lock()
+        self._recent_jobs: dict[int, tuple[float, JobRecord]] = {}
+        self._listener_count = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more listeners are accepted."""
+        return self._listener_count >= MAX_LISTENERS
+
+    async def stream(self, job_id: int, known_version: int | None) -> AsyncIterator[str]:
+        """Yield events until the job ends: `progress` after each change, and a last `end`.
+
+        A stream without an `end` was interrupted; the client reconnects.
+
+        Args:
+            job_id: The id of the job.
+            known_version: The version of the job that the client knows; None: none.
+        """
+        self._listener_count += 1
+        try:
+            yield f"retry: {EVENT_RETRY_MS}\n\n"
+            last_sent = time.monotonic()
+            deadline = last_sent + MAX_STREAM_SECONDS
+            while time.monotonic() < deadline and not self._job_manager.draining.is_set():
+                job = await self._poll_job(job_id)
+                if job.version != known_version or job.is_over:
+                    yield format_event(job)
+                    known_version, last_sent = job.version, time.monotonic()
+                elif time.monotonic() - last_sent >= self._heartbeat_seconds:
+                    yield ": heartbeat\n\n"
+                    last_sent = time.monotonic()
+                if job.is_over:
+                    return
+                await asyncio.sleep(self._poll_seconds)
+        except SimileError:  # the catalogue is busy, and the response has started: the client reconnects
+            return
+        finally:
+            self._listener_count -= 1
+
+    async def _poll_job(self, job_id: int) -> JobRecord:
+        """Return the job, at most `poll_seconds` old."""
+        async with self._poll_lock:
+            expired = time.monotonic() - self._poll_seconds
+            self._recent_jobs = {key: recent for key, recent in self._recent_jobs.items() if recent[0] > expired}
+            if job_id not in self._recent_jobs:
+                job = await run_in_threadpool(self._job_manager.get, job_id)
+                self._recent_jobs[job_id] = time.monotonic(), job
+            return self._recent_jobs[job_id][1]
+
+
+def format_event(job: JobRecord) -> str:
+    """Return one server-sent event; its id is the version of the job."""
+    name = "end" if job.is_over else "progress"
+    return f"event: {name}\nid: {job.version}\ndata: {make_job_response(job).model_dump_json()}\n\n"
 
 
 def _try_lock(file: IO[bytes]) -> bool:

@@ -32,21 +32,26 @@ MAP_RETRY_SECONDS = 30  # Retry-After of a map that failed; static/map.js recogn
 
 @dataclass(frozen=True)
 class MapProgress:
-    """Progress of a map that is being made; total is 0 if it is not known."""
+    """Progress of a map that is being made. `total` is 0 if it is not known."""
 
     layout: str
-    stage: str = "starting"
-    done: int = 0
-    total: int = 0
+    stage: str
+    done: int
+    total: int
 
     def __str__(self) -> str:
         return f"{self.stage}, {self.done:,} of {self.total:,}" if self.total else self.stage
 
 
 class MapCache:
-    """The maps of one home. Thread-safe; every method may block on the disk."""
+    """The maps of one home. Thread-safe; every method may block on the disk.
+
+    Attributes:
+        failures: By layout, why this service could not make its last map.
+    """
 
     def __init__(self, settings: Settings) -> None:
+        self.failures: dict[str, str] = {}
         self._settings = settings
         self._lock = threading.RLock()
         self._views: dict[LayoutName, tuple[Hashable, MapView]] = {}
@@ -54,7 +59,6 @@ class MapCache:
         self._process: subprocess.Popen[bytes] | None = None
         self._reader_thread: threading.Thread | None = None
         self._progress: MapProgress | None = None
-        self._failures: dict[str, str] = {}
         self._is_closing = False
 
     def get_view(self, searcher: Searcher, layout: LayoutName) -> MapView:
@@ -71,8 +75,8 @@ class MapCache:
                 return view
             progress = self.get_progress()
             if progress is None:
-                if layout in self._failures:
-                    raise ProblemException(503, "map-failed", self._failures[layout], MAP_RETRY_SECONDS)
+                if layout in self.failures:
+                    raise ProblemException(503, "map-failed", self.failures[layout], MAP_RETRY_SECONDS)
                 if layout != "pca":
                     detail = f"There is no map by {layout} yet. POST to {urls.MAP} to have it computed."
                     raise ProblemException(404, "no-such-map", detail)
@@ -97,8 +101,8 @@ class MapCache:
             map_settings.check(len(searcher.index.get_snapshot()) or len(load_aggregate_posterior(searcher)))
             progress = self.get_progress()
             if progress is None:
-                self._failures.pop(map_settings.layout, None)
-                progress = self._progress = MapProgress(map_settings.layout)
+                self.failures.pop(map_settings.layout, None)
+                progress = self._progress = MapProgress(map_settings.layout, "starting", 0, 0)
                 self._spawn(map_settings)
             return progress
 
@@ -107,11 +111,8 @@ class MapCache:
         with self._lock:
             if self._reader_thread is not None and self._reader_thread.is_alive():
                 return self._progress
-            return MapProgress("", "another process is making one") if is_map_running(self._settings.home) else None
-
-    def get_failure(self, layout: str) -> str | None:
-        """Return why this service could not make the last map of this layout; None if it could."""
-        return self._failures.get(layout)
+            is_running = is_map_running(self._settings.home)
+            return MapProgress("", "another process is making one", 0, 0) if is_running else None
 
     def list_layouts(self, searcher: Searcher) -> list[LayoutName]:
         """Return the layouts that have a map."""
@@ -165,12 +166,12 @@ class MapCache:
         for line in process.stdout:
             message = json.loads(line)
             if "failed" in message:
-                self._failures[layout] = message["failed"]
+                self.failures[layout] = message["failed"]
             else:
                 self._progress = MapProgress(layout, **message)
         if process.wait() and not self._is_closing:
             log.error("map process for layout %s exited with %d", layout, process.returncode)
-            self._failures[layout] = f"The map by {layout} could not be made. Try `simile map --layout {layout}`."
+            self.failures[layout] = f"The map by {layout} could not be made. Try `simile map --layout {layout}`."
         process.stdout.close()
         with suppress(OSError):
             process.stdin.close()

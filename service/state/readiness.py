@@ -1,18 +1,23 @@
-"""Check whether the process can answer searches, and update the metrics of the index."""
+"""Open the Searcher of the process on first use, and check whether it can answer searches."""
 
 from __future__ import annotations
 
 import logging
 import re
 import threading
-from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from simile.core.errors import SimileError
+from simile.core.settings import Settings
+from simile.images.formats import Limits
+from simile.images.loading.sandbox import DecodeSandbox
+from simile.search.queries import StageObserver
+from simile.search.searcher import Searcher
+from simile.service.errors import ProblemException
 from simile.service.middleware.limits import UploadLimiter
 from simile.service.observability.metrics import ServiceMetrics
-from simile.service.state.searcher_provider import SearcherProvider
 
 logger = logging.getLogger(__name__)
 
@@ -20,11 +25,36 @@ _PATH_PATTERN = re.compile(r"\S*/\S+")
 INDEX_REFRESH_SECONDS = 15.0  # between two updates of the index metrics
 
 
-class NotReady(Exception):
-    """Searches cannot be answered now; the message has the reasons."""
+class SearcherProvider:
+    """Holds the Searcher of the process, which the first request to an indexed home opens.
 
-    def __init__(self, reasons: Sequence[str]) -> None:
-        super().__init__(" ".join(reasons))
+    The service can start before the first `simile index`; until then its responses say what is missing.
+    """
+
+    def __init__(self, settings: Settings, observe: StageObserver, *, background: bool = False) -> None:
+        """Create the provider; `observe` and `background` as in Searcher."""
+        self.searcher: Searcher | None = None
+        self._settings, self._observe, self._background = settings, observe, background
+        self._open_lock = threading.Lock()
+        limits = Limits.from_settings(settings)
+        # No request waits longer than answer_seconds, although indexing may.
+        self._sandbox = DecodeSandbox(settings.workers, min(settings.decode_seconds, settings.answer_seconds), limits)
+
+    def get_searcher(self) -> Searcher:
+        """Return the Searcher. Raises NothingIndexed without a catalogue, HomeOutdated, HomeTooNew."""
+        with self._open_lock:
+            if self.searcher is None:
+                check = self._sandbox.check
+                self.searcher = Searcher(
+                    self._settings, observe=self._observe, background=self._background, validate_upload=check
+                )
+            return self.searcher
+
+    def close(self) -> None:
+        """Close the Searcher, if it was opened."""
+        self._sandbox.close()
+        if self.searcher is not None:
+            self.searcher.close()
 
 
 @dataclass(kw_only=True)
@@ -44,7 +74,11 @@ class Readiness:
     _logged_reason: str = ""
 
     def check(self) -> dict[str, Any]:
-        """Return the encoder's fingerprint as `encoder` and the number of images as `images`. Raises NotReady."""
+        """Return the encoder's fingerprint as `encoder` and the number of images as `images`.
+
+        Raises:
+            ProblemException: Searches cannot be answered now; 503 with all reasons.
+        """
         refusal, state = self.upload_limiter.get_refusal(), None
         reasons = [] if refusal is None else [str(refusal.detail)]
         if not self.loaded_event.is_set():
@@ -58,7 +92,7 @@ class Readiness:
                 self._log_reason(str(error))
                 reasons.append(_PATH_PATTERN.sub("(path in the log)", str(error)))  # anyone may ask for the readiness
         if reasons or state is None:
-            raise NotReady(reasons)
+            raise ProblemException(503, "not-ready", " ".join(reasons), retry_after=1)
         self._logged_reason = ""
         return state
 
@@ -67,14 +101,6 @@ class Readiness:
         if reason != self._logged_reason:
             self._logged_reason = reason
             logger.warning("not ready: %s", reason)
-
-    def preload(self) -> None:
-        """Load the encoder, then update the metrics; errors are left to the first request."""
-        try:
-            self.searcher_provider.preload()
-        finally:
-            self.loaded_event.set()
-        self.update_index_metrics()
 
     def update_index_metrics(self) -> None:
         """Update the metrics of the index; without an index they stay unchanged."""
@@ -87,18 +113,22 @@ class Readiness:
             images = searcher.count_images()
         except SimileError:
             return
-        details = {} if segment is None else segment.details
         self.metrics.set_index_metrics(
             images=images,
             pending=snapshot.pending_count,
             rows=0 if segment is None else segment.rows,
-            recall=float(details.get("recall") or 1.0),
+            recall=1.0 if segment is None else float(segment.details.get("recall") or 1.0),
             encoder=snapshot.encoder.fingerprint,
             kind="none" if segment is None else segment.kind,
         )
 
     def watch(self) -> None:
         """Load the encoder, then update the metrics regularly until `stop_event` is set; runs in a thread."""
-        self.preload()
+        try:
+            with suppress(SimileError):  # left to the first request
+                self.searcher_provider.get_searcher().get_encoder().start_runtimes()
+        finally:
+            self.loaded_event.set()
+        self.update_index_metrics()
         while not self.stop_event.wait(INDEX_REFRESH_SECONDS):
             self.update_index_metrics()

@@ -9,18 +9,14 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
-from simile.dedup.grouping.findings import (
-    DEDUP_RUN_KIND,
-    Findings,
-    count_similar_pairs,
-    find_similar_pairs,
-    load_decisions,
-    load_findings,
-)
+from simile.core.errors import NoSuchImage
+from simile.dedup.grouping import findings as findings_module
+from simile.dedup.grouping.findings import Findings, count_similar_pairs, find_similar_pairs
 from simile.dedup.grouping.groups import make_groups
-from simile.dedup.records import DuplicateGroup, Tier
+from simile.dedup.records import Decision, DuplicateGroup, Tier, sort_pair
 from simile.dedup.review import DuplicateReview, iterate_different_cases, make_similar_case
 from simile.search.searcher import Searcher
+from simile.service.schemas.duplicates import DecisionRequest
 
 COPY_TIERS: tuple[Tier, ...] = ("pixels", "near", "bytes")  # bytes last: they need no decision
 MAX_SIMILAR_PAIRS = 1000  # that a review contains
@@ -63,7 +59,7 @@ class ReviewCache:
         with self._lock:
             changes = searcher.catalogue.count_changes()
             if self._findings is None or self._findings[0] != changes:
-                self._findings = changes, load_findings(searcher.catalogue)
+                self._findings = changes, findings_module.load_findings(searcher.catalogue)
             return self._findings[1]
 
     def get_groups(self, searcher: Searcher, selection: TierSelection) -> tuple[Findings, list[DuplicateGroup]]:
@@ -101,7 +97,7 @@ class ReviewCache:
             if cached is None or cached.review.findings.run_id != run or (refresh and cached.created_change != changes):
                 cached = CachedReview(changes, changes, self._make_review(searcher, selection))
             elif cached.decisions_change != changes:
-                review = cached.review.with_decisions(load_decisions(searcher.catalogue))
+                review = cached.review.with_decisions(findings_module.load_decisions(searcher.catalogue))
                 cached = CachedReview(cached.created_change, changes, review)
             _put_newest(self._reviews, selection, cached)
             return cached.review
@@ -122,13 +118,42 @@ class ReviewCache:
         return DuplicateReview(findings, cases, selection.threshold)
 
 
+def store_decisions(searcher: Searcher, decisions: Sequence[DecisionRequest]) -> tuple[int, int]:
+    """Store decisions, and delete those with `same` None; the last decision about a pair wins.
+
+    Returns:
+        The number of stored and of deleted decisions.
+
+    Raises:
+        NoSuchImage: An image of a decision is unknown; nothing is stored.
+    """
+    image_ids = sorted({image_id for decision in decisions for image_id in (decision.first, decision.second)})
+    records = searcher.catalogue.images.get_many(image_ids)
+    for image_id in image_ids:
+        if image_id not in records:
+            raise NoSuchImage(image_id)
+    hashes = {image_id: record.sha256 for image_id, record in records.items()}
+    latest = {sort_pair(hashes[decision.first], hashes[decision.second]): decision for decision in decisions}
+    stored = [
+        Decision(first, second, decision.same, None if decision.keep is None else hashes[decision.keep])
+        for (first, second), decision in latest.items()
+        if decision.same is not None
+    ]
+    removed = [pair for pair, decision in latest.items() if decision.same is None]
+    if stored:
+        searcher.catalogue.duplicates.save_decisions(stored)
+    if removed:
+        searcher.catalogue.duplicates.delete_decisions(removed)
+    return len(stored), len(removed)
+
+
 def _make_sorted_groups(findings: Findings, selection: TierSelection) -> list[DuplicateGroup]:
     groups = make_groups(findings, tiers=selection.tiers, threshold=selection.threshold)
     return sorted(groups, key=lambda group: selection.tiers.index(group.tier))  # stable: the order within a tier stays
 
 
 def _get_last_run_id(searcher: Searcher) -> int | None:
-    run = searcher.catalogue.runs.find_last_finished(DEDUP_RUN_KIND)
+    run = searcher.catalogue.runs.find_last_finished(findings_module.DEDUP_RUN_KIND)
     return None if run is None else run.id
 
 

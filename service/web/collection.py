@@ -16,7 +16,7 @@ from simile.service import urls
 from simile.service.api.images import list_images
 from simile.service.dependencies import EncodingPoolDep
 from simile.service.schemas.search import MAX_ID, ImageListOptions
-from simile.service.serializers.search import make_image_response, make_search_response
+from simile.service.schemas.serializers import make_image_response, make_search_response
 from simile.service.web.query_params import CollectionPageParams, PageLink, SearchPageParams
 from simile.service.web.rendering import View, get_image_name, show_page
 

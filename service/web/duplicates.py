@@ -21,8 +21,7 @@ from simile.service.errors import make_problem
 from simile.service.requests.search import open_form
 from simile.service.schemas.duplicates import DecisionRequest
 from simile.service.schemas.search import replace_surrogates
-from simile.service.serializers.duplicates import store_decisions
-from simile.service.state.review_cache import COPY_TIERS, ReviewCache
+from simile.service.state.review_cache import COPY_TIERS, ReviewCache, store_decisions
 from simile.service.web.duplicates_state import (
     ANSWERS,
     ReviewPageParams,

@@ -27,7 +27,7 @@ from simile.service.errors import ProblemDetails, make_problem
 from simile.service.middleware.headers import PAGE_POLICY
 from simile.service.schemas.jobs import JobResponse, JobResultResponse
 from simile.service.schemas.search import MAX_QUERY_IMAGES, HitResponse, ImageResponse
-from simile.service.state.encoding_pool import EncodingPool
+from simile.service.state.batcher import EncodingPool
 
 View = dict[str, Any]  # what a template shows, as `view`; without fields: the page of an empty home or of an error
 Params = TypeVar("Params")

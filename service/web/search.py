@@ -21,8 +21,8 @@ from simile.service.dependencies import BatcherDep, EncodingPoolDep, get_searche
 from simile.service.errors import make_problem
 from simile.service.requests.search import get_uploads, open_form
 from simile.service.schemas.search import MAX_LIMIT, MAX_QUERY_IMAGES, ImageResponse
-from simile.service.serializers.search import make_data_url, make_image_response, make_search_response
-from simile.service.state.encoding_pool import EncodingPool
+from simile.service.schemas.serializers import make_data_url, make_image_response, make_search_response
+from simile.service.state.batcher import EncodingPool
 from simile.service.web.query_params import SearchPageParams
 from simile.service.web.rendering import PAGE_ERRORS, View, get_image_name, render_page
 

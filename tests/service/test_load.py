@@ -24,8 +24,7 @@ from simile.service.errors import ProblemException
 from simile.service.observability.metrics import ServiceMetrics
 from simile.service.server.connections import CONNECTION_KEY
 from simile.service.server.server import make_server
-from simile.service.state.batcher import SearchBatcher
-from simile.service.state.encoding_pool import EncodingPool
+from simile.service.state.batcher import EncodingPool, SearchBatcher
 from tests.support.server import Listening, form, get, head, is_closed, listening, read_reply, upload
 from tests.support.waiting import wait_until
 

@@ -21,8 +21,7 @@ from simile.core.errors import BadSetting, JobRunning
 from simile.core.hosts import parse_roots
 from simile.core.settings import Settings, load_settings
 from simile.service.app import create_app
-from simile.service.state.job_events import MAX_LISTENERS, JobEventBroker
-from simile.service.state.job_manager import JobManager
+from simile.service.state.job_manager import MAX_LISTENERS, JobEventBroker, JobManager
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import JobRecord
 from simile.store.home import Home

@@ -7,13 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from simile.core.errors import NoDecoder
-from simile.core.records import Hit
-from simile.search.queries import SearchResult, serialize_hit, serialize_result
+from simile.search.queries import SearchResult, serialize_result
 from simile.search.searcher import Searcher
 from simile.service import urls
 from simile.service.errors import ProblemDetails, make_problem_body
 from simile.service.schemas.search import (
-    HitResponse,
     ImageResponse,
     ProblemResponse,
     SearchBatchProblemResponse,
@@ -27,17 +25,15 @@ def make_search_response(searcher: Searcher, result: SearchResult, include: Coll
     """Return the response to a search.
 
     Args:
-        searcher: Makes the reconstructions.
-        result: The result of the search.
         include: `reconstruction` adds reconstructions; they stay None for an encoder without a decoder.
     """
     fields = serialize_result(result)
-    with_reconstruction = "reconstruction" in include
-    if with_reconstruction:
+    has_decoder = False
+    if "reconstruction" in include:
         fields["query"]["reconstruction"] = _make_reconstruction_url(searcher, result)
-    has_decoder = with_reconstruction and searcher.get_encoder().has_decoder
+        has_decoder = searcher.get_encoder().has_decoder
     for hit in fields["hits"]:
-        hit.update(_make_hit_urls(hit["image_id"], with_reconstruction=has_decoder))
+        hit.update(urls.image_urls(hit["image_id"], has_decoder))
     return SearchResponse.model_validate(fields)
 
 
@@ -71,23 +67,9 @@ def make_image_fields(record: ImageRecord, metadata: Mapping[str, str | float] |
     return vars(record) | named | urls.image_urls(record.id)
 
 
-def make_hit_response(hit: Hit, *, with_reconstruction: bool) -> HitResponse:
-    """Return one hit; `with_reconstruction` adds the URL of its reconstruction."""
-    return HitResponse.model_validate(
-        serialize_hit(hit) | _make_hit_urls(hit.image_id, with_reconstruction=with_reconstruction)
-    )
-
-
 def make_data_url(data: bytes, media_type: str) -> str:
     """Return an image as a data URL."""
     return f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"
-
-
-def _make_hit_urls(image_id: int, *, with_reconstruction: bool) -> dict[str, str]:
-    links = urls.image_urls(image_id)
-    if not with_reconstruction:
-        del links["reconstruction_url"]
-    return links
 
 
 def _make_reconstruction_url(searcher: Searcher, result: SearchResult) -> str | None:
