@@ -56,18 +56,28 @@ class ProblemDetails:
     """An error as a client sees it.
 
     Attributes:
+        problem_kind: The last part of its type; None if the status is sufficient.
         errors: (field, reason) of each invalid field of a request.
         headers: Headers of the response.
         extensions: Additional fields of the body, for programs.
     """
 
     status: int
-    title: str
     detail: str
-    type: str = "about:blank"
+    problem_kind: str | None = None
     errors: Sequence[tuple[str, str]] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
     extensions: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def type(self) -> str:
+        """The type of the problem, to tell errors apart in a program."""
+        return "about:blank" if self.problem_kind is None else TYPE_PREFIX + self.problem_kind
+
+    @property
+    def title(self) -> str:
+        """The type in words, the same for every occurrence."""
+        return self.problem_kind.replace("-", " ").capitalize() if self.problem_kind else HTTPStatus(self.status).phrase
 
 
 class ProblemException(HTTPException):
@@ -95,15 +105,19 @@ def make_problem_body(problem: ProblemDetails, instance: str) -> dict[str, Any]:
 def make_problem(error: Exception) -> ProblemDetails:
     """Return the problem for an exception; an unexpected exception reveals no internal details."""
     if isinstance(error, SimileError):
-        return _make_simile_problem(error)
+        kind = next(kind for kind in type(error).__mro__ if kind in STATUS_BY_ERROR)
+        problem_kind = re.sub(r"(?<!^)(?=[A-Z])", "-", kind.__name__).lower()
+        headers = {"Retry-After": _RETRY_AFTER[kind]} if kind in _RETRY_AFTER else {}
+        return ProblemDetails(STATUS_BY_ERROR[kind], str(error), problem_kind, headers=headers)
     if isinstance(error, RequestValidationError):
-        return _make_validation_problem(error)
+        fields = [(".".join(map(str, details["loc"])), str(details["msg"])) for details in error.errors()]
+        first_field, first_detail = fields[0] if fields else ("request", "it is invalid")
+        more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
+        return ProblemDetails(422, f"{first_field}: {first_detail}{more}.", errors=fields[:_MAX_LISTED_ERRORS])
     if isinstance(error, HTTPException):
-        problem_kind, headers = getattr(error, "problem_kind", None), error.headers or {}
-        if problem_kind is not None:
-            return _make_typed_problem(error.status_code, problem_kind, error.detail, headers)
-        return ProblemDetails(error.status_code, _get_status_phrase(error.status_code), error.detail, headers=headers)
-    return ProblemDetails(500, _get_status_phrase(500), "The server failed unexpectedly. Its log has the details.")
+        own_kind: str | None = getattr(error, "problem_kind", None)
+        return ProblemDetails(error.status_code, error.detail, own_kind, headers=error.headers or {})
+    return ProblemDetails(500, "The server failed unexpectedly. Its log has the details.")
 
 
 def make_problem_response(request: Request, problem: ProblemDetails) -> Response:
@@ -150,30 +164,6 @@ def _get_allowed_methods(request: Request, allow_header: str) -> str:
         return any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
 
     return ", ".join(method for method in _HTTP_METHODS if method in allow_header.split(", ") or is_routed(method))
-
-
-def _make_simile_problem(error: SimileError) -> ProblemDetails:
-    kind = next(kind for kind in type(error).__mro__ if kind in STATUS_BY_ERROR)
-    problem_kind = re.sub(r"(?<!^)(?=[A-Z])", "-", kind.__name__).lower()
-    headers = {"Retry-After": _RETRY_AFTER[kind]} if kind in _RETRY_AFTER else {}
-    return _make_typed_problem(STATUS_BY_ERROR[kind], problem_kind, str(error), headers)
-
-
-def _make_typed_problem(status: int, problem_kind: str, detail: str, headers: Mapping[str, str]) -> ProblemDetails:
-    title = problem_kind.replace("-", " ").capitalize()
-    return ProblemDetails(status, title, detail, TYPE_PREFIX + problem_kind, headers=headers)
-
-
-def _make_validation_problem(error: RequestValidationError) -> ProblemDetails:
-    fields = [(".".join(map(str, details["loc"])), str(details["msg"])) for details in error.errors()]
-    first_field, first_detail = fields[0] if fields else ("request", "it is invalid")
-    more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
-    detail = f"{first_field}: {first_detail}{more}."
-    return ProblemDetails(422, _get_status_phrase(422), detail, errors=fields[:_MAX_LISTED_ERRORS])
-
-
-def _get_status_phrase(status: int) -> str:
-    return HTTPStatus(status).phrase
 
 
 def make_too_large_error(max_bytes: int) -> HTTPException:

@@ -50,13 +50,7 @@ ImageIdQuery = Annotated[int, Query(ge=1, le=MAX_ID, description="The id of an i
 
 NOT_RUN_HINT = "Only equal bytes are known so far. Run `simile dedup` to find equal pixels and near copies."
 _DIFFERENCE_SIDE = 1024  # longer side of a difference image, in pixels
-_PLAN_EXAMPLE = {
-    "simile_plan": 1,
-    "created_at": "2026-11-26T10:00:00+00:00",
-    "home": "/srv/simile",
-    "removals": [],
-    "decisions": [],
-}
+_PLAN_EXAMPLE = plan_to_json(CleanupPlan((), created_at="2026-11-26T10:00:00+00:00", home="/srv/simile"))
 _PLAN_RESPONSES: ResponseDocs = {
     200: {"content": {"application/json": {"example": _PLAN_EXAMPLE}}, "description": "The plan"}
 }

@@ -22,7 +22,7 @@ from simile.search.searcher import Searcher, SearchQuery
 from simile.service import urls
 from simile.service.api.search import run_search
 from simile.service.dependencies import BatcherDep, EncodingPoolDep, ImageIdParam, ImageUploadDep, SearcherDep
-from simile.service.errors import TYPE_PREFIX, ProblemDetails, make_problem_response
+from simile.service.errors import ProblemDetails, make_problem_response
 from simile.service.middleware.headers import CACHE_AND_REVALIDATE, FILE_POLICY, is_not_modified, make_etag_response
 from simile.service.openapi.install import document_errors, document_image, document_json, json_body, upload_body
 from simile.service.requests.search import read_json
@@ -230,13 +230,12 @@ def _make_duplicate_problem(name: str, copies: Sequence[ImageMatch]) -> ProblemD
     matches = [schemas.DuplicateMatchResponse.model_validate(_make_match_fields(copy)) for copy in copies]
     named = ", ".join(f"image {match.image_id} ({match.path}: {match.reason})" for match in matches[:_MAX_NAMED_COPIES])
     more = f" and {len(copies) - _MAX_NAMED_COPIES} more" if len(copies) > _MAX_NAMED_COPIES else ""
+    detail = (
+        f"{name} exists already: {named}{more}. Nothing was stored. Use that image, or send this one again with "
+        "if_duplicate=keep."
+    )
     return ProblemDetails(
-        status=409,
-        title="Duplicate",
-        detail=f"{name} exists already: {named}{more}. Nothing was stored. Use that image, or send this one again with "
-        "if_duplicate=keep.",
-        type=TYPE_PREFIX + "duplicate",
-        extensions={"duplicates": [match.model_dump() for match in matches]},
+        409, detail, "duplicate", extensions={"duplicates": [match.model_dump() for match in matches]}
     )
 
 

@@ -16,13 +16,7 @@ from simile.explore.map.render import count_tiles, find_labels, get_tile, get_ti
 from simile.service import urls
 from simile.service.dependencies import EncodingPoolDep, MapCacheDep, SearcherDep
 from simile.service.middleware.headers import make_etag_response
-from simile.service.openapi.install import (
-    NOT_MODIFIED_RESPONSE,
-    document_errors,
-    document_image,
-    document_json,
-    json_body,
-)
+from simile.service.openapi import install as docs
 from simile.service.requests.search import read_json
 from simile.service.schemas import map as schemas
 from simile.service.state.map_cache import MapProgress
@@ -38,10 +32,10 @@ MapTagParam = Annotated[
     str | None, Query(alias="map", pattern="^[0-9a-f]{16}$", description="The map that the tile belongs to.")
 ]
 
-_MAP_ERRORS = document_errors(404, 409, 422, 503)
+_MAP_ERRORS = docs.document_errors(404, 409, 422, 503)
 _POINTS_RESPONSES = (
-    document_json(schemas.MapPointsResponse, binary_media_types=[schemas.BINARY_MEDIA_TYPE])
-    | NOT_MODIFIED_RESPONSE
+    docs.document_json(schemas.MapPointsResponse, binary_media_types=[schemas.BINARY_MEDIA_TYPE])
+    | docs.NOT_MODIFIED_RESPONSE
     | _MAP_ERRORS
 )
 
@@ -58,8 +52,8 @@ def show_map(searcher: SearcherDep, map_cache: MapCacheDep, layout: LayoutParam 
 @router.post(
     "",
     status_code=202,
-    responses=document_errors(400, 403, 408, 409, 413, 415, 422, 503),
-    openapi_extra=json_body(schemas.MapRequest),
+    responses=docs.document_errors(400, 403, 408, 409, 413, 415, 422, 503),
+    openapi_extra=docs.json_body(schemas.MapRequest),
 )
 async def make_map(request: Request, searcher: SearcherDep, map_cache: MapCacheDep) -> MapProgress:
     """Start to make a map in a separate process. Only one is made at a time; the response says which."""
@@ -82,7 +76,9 @@ def points(
 
 
 @router.get(
-    "/tiles/{tile}", response_class=Response, responses=document_image("image/webp", cacheable=True) | _MAP_ERRORS
+    "/tiles/{tile}",
+    response_class=Response,
+    responses=docs.document_image("image/webp", cacheable=True) | _MAP_ERRORS,
 )
 async def tile(
     tile: TileParam,

@@ -22,14 +22,7 @@ from simile.service.dependencies import (
 )
 from simile.service.errors import make_problem
 from simile.service.middleware.headers import FILE_POLICY
-from simile.service.openapi.install import (
-    document_errors,
-    document_image,
-    document_json,
-    search_batch_body,
-    search_body,
-    upload_body,
-)
+from simile.service.openapi import install as docs
 from simile.service.requests.search import JSON_MEDIA_TYPE, read_search
 from simile.service.schemas.search import SearchBatchResponse, SearchOptions, SearchResponse
 from simile.service.schemas.serializers import dump_batch_json, dump_search_json
@@ -38,14 +31,14 @@ from simile.service.state.batcher import QuerySource, SearchBatcher
 router = APIRouter(prefix=urls.API, tags=["search"])
 
 HEAVY_HITS = 100  # that a response has at most if the thread of the searches renders it
-_SEARCH_ERRORS = document_errors(400, 404, 408, 409, 413, 415, 422, 503)
+_SEARCH_ERRORS = docs.document_errors(400, 404, 408, 409, 413, 415, 422, 503)
 
 
 @router.post(
     "/search",
     response_class=Response,
-    responses=document_json(SearchResponse) | _SEARCH_ERRORS,
-    openapi_extra=search_body(),
+    responses=docs.document_json(SearchResponse) | _SEARCH_ERRORS,
+    openapi_extra=docs.search_body(),
 )
 async def search(request: Request) -> Response:
     """Find the images most similar to an image, an indexed image, a vector, or several images together.
@@ -74,8 +67,8 @@ async def run_search(
 @router.post(
     "/search/batch",
     response_class=Response,
-    responses=document_json(SearchBatchResponse) | _SEARCH_ERRORS,
-    openapi_extra=search_batch_body(),
+    responses=docs.document_json(SearchBatchResponse) | _SEARCH_ERRORS,
+    openapi_extra=docs.search_batch_body(),
 )
 async def search_batch(
     request: Request, searcher: SearcherDep, batcher: BatcherDep, pool: EncodingPoolDep, search_inputs: SearchBatchDep
@@ -95,8 +88,8 @@ async def search_batch(
 @router.post(
     "/reconstructions",
     response_class=Response,
-    responses=document_image("image/png") | _SEARCH_ERRORS,
-    openapi_extra=upload_body(),
+    responses=docs.document_image("image/png") | _SEARCH_ERRORS,
+    openapi_extra=docs.upload_body(),
 )
 async def reconstruct(upload: UploadDep, searcher: SearcherDep, pool: EncodingPoolDep) -> Response:
     """Encode an image (multipart field `file`) and return its reconstruction. The image is not stored."""

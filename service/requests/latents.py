@@ -206,7 +206,7 @@ class UncertaintyParams(RequestBody):
 
 
 class UncertaintyRequest(UncertaintyParams):
-    """An indexed image whose uncertainty is measured."""
+    """An indexed image, to measure its uncertainty."""
 
     image_id: ImageIdField
 

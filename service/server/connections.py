@@ -17,7 +17,7 @@ from typing import Any
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from simile.service.errors import PROBLEM_MEDIA_TYPE, ProblemDetails, ProblemException, make_problem, make_problem_body
+from simile.service.errors import PROBLEM_MEDIA_TYPE, ProblemDetails, make_problem_body
 
 CONNECTION_KEY = "simile.connection"  # in the scope of every request
 MAX_RAW_HEADER_BYTES = 64 * 1024
@@ -193,10 +193,7 @@ class GuardedConnection(HttpToolsProtocol):
 
 def _make_error_bytes(status: int, problem_kind: str | None, detail: str, headers: dict[str, str]) -> bytes:
     phrase = HTTPStatus(status).phrase
-    problem = ProblemDetails(status=status, title=phrase, detail=detail)
-    if problem_kind is not None:
-        problem = make_problem(ProblemException(status, problem_kind, detail))
-    document = json.dumps(make_problem_body(problem, "")).encode()
+    document = json.dumps(make_problem_body(ProblemDetails(status, detail, problem_kind), "")).encode()
     fields = {"Content-Type": PROBLEM_MEDIA_TYPE, "Content-Length": len(document), "Connection": "close", **headers}
     lines = [f"HTTP/1.1 {status} {phrase}", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
     return "\r\n".join(lines).encode() + document

@@ -1,7 +1,7 @@
 """Run indexing jobs of the service as child processes; every worker can read and cancel them, and streams their events.
 
 The job lock (`jobs.lock` in the home) is held while a job is started, then by the job's own process. If the lock is
-free, a job whose status is `running` has died.
+free, a job with the status `running` has died.
 """
 
 from __future__ import annotations
