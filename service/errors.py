@@ -58,7 +58,6 @@ class ProblemDetails:
     Attributes:
         problem_kind: The last part of its type; None if the status is sufficient.
         errors: (field, reason) of each invalid field of a request.
-        headers: Headers of the response.
         extensions: Additional fields of the body, for programs.
     """
 

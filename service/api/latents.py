@@ -42,11 +42,7 @@ def _add_latent_route(
     max_files: int = 1,
     **documentation: Any,
 ) -> Callable[[LatentHandler], LatentHandler]:
-    """Add a POST route for the decorated function, which runs in the pool and gets a form with images, or JSON.
-
-    Args:
-        documentation: As in `document_json`.
-    """
+    """Add a POST route for the decorated function, which runs in the pool; `documentation`: as in `document_json`."""
 
     def decorate(compute: LatentHandler) -> LatentHandler:
         async def handle(

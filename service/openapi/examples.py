@@ -228,13 +228,7 @@ def _add_operation_examples(route: str, operation: dict[str, Any], schemas: dict
 
 
 def make_schema_example(schema: dict[str, Any], schemas: dict[str, Any], name: str = "") -> Any:
-    """Return an example of a schema.
-
-    Args:
-        schema: A JSON schema as pydantic makes it.
-        schemas: The schemas that `$ref` names.
-        name: The name of the field, for FIELD_EXAMPLES.
-    """
+    """Return an example of a JSON schema; `schemas`: those that `$ref` names; `name`: the field in FIELD_EXAMPLES."""
     options = [
         schemas[option["$ref"].rpartition("/")[2]] if "$ref" in option else option
         for option in schema.get("anyOf", [schema])

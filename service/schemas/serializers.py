@@ -22,11 +22,7 @@ from simile.store.catalogue.records import ImageRecord
 
 
 def make_search_response(searcher: Searcher, result: SearchResult, include: Collection[str] = ()) -> SearchResponse:
-    """Return the response to a search.
-
-    Args:
-        include: `reconstruction` adds reconstructions; they stay None for an encoder without a decoder.
-    """
+    """Return the response to a search; `reconstruction` in `include` adds reconstructions, if there is a decoder."""
     fields = serialize_result(result)
     has_decoder = False
     if "reconstruction" in include:

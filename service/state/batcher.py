@@ -114,7 +114,6 @@ class SearchBatcher:
         Raises:
             ProblemException: There was no result in time.
             ClientDisconnect: The client left before the search started.
-            Exception: Whatever the query, the search or `render` raises.
         """
         if heavy:
             result = await self._submit(request, query, _identity)

@@ -229,11 +229,7 @@ class JobEventBroker:
     async def stream(self, job_id: int, known_version: int | None) -> AsyncIterator[str]:
         """Yield events until the job ends: `progress` after each change, and a last `end`.
 
-        A stream without an `end` was interrupted; the client reconnects.
-
-        Args:
-            job_id: The id of the job.
-            known_version: The version of the job that the client knows; None: none.
+        A stream without an `end` was interrupted; the client reconnects. `known_version`: of the job that it knows.
         """
         self._listener_count += 1
         try:

@@ -92,11 +92,7 @@ class MapCache:
             return self._labels[1]
 
     def start(self, searcher: Searcher, map_settings: MapSettings) -> MapProgress:
-        """Start to make a map, unless one is being made; return the progress.
-
-        Raises:
-            NothingIndexed, BadSetting, TooFewPictures.
-        """
+        """Start to make a map, unless one is being made. Raises NothingIndexed, BadSetting, TooFewPictures."""
         with self._lock:
             map_settings.check(len(searcher.index.get_snapshot()) or len(load_aggregate_posterior(searcher)))
             progress = self.get_progress()

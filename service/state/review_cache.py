@@ -86,10 +86,7 @@ class ReviewCache:
     def get_review(self, searcher: Searcher, selection: TierSelection, *, refresh: bool) -> DuplicateReview:
         """Return the list that a person reviews, with the latest decisions applied.
 
-        Args:
-            searcher: The home.
-            selection: Tiers and threshold.
-            refresh: Make the list again after any commit; else only after another run.
+        `refresh`: make the list again after any commit; else only after another run.
         """
         with self._lock:
             changes, run = searcher.catalogue.count_changes(), _get_last_run_id(searcher)
@@ -121,11 +118,7 @@ class ReviewCache:
 def store_decisions(searcher: Searcher, decisions: Sequence[DecisionRequest]) -> tuple[int, int]:
     """Store decisions, and delete those with `same` None; the last decision about a pair wins.
 
-    Returns:
-        The number of stored and of deleted decisions.
-
-    Raises:
-        NoSuchImage: An image of a decision is unknown; nothing is stored.
+    Returns the number of stored and of deleted decisions. Raises NoSuchImage for an unknown image; nothing is stored.
     """
     image_ids = sorted({image_id for decision in decisions for image_id in (decision.first, decision.second)})
     records = searcher.catalogue.images.get_many(image_ids)
