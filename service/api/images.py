@@ -242,8 +242,8 @@ def _make_duplicate_problem(name: str, copies: Sequence[ImageMatch]) -> ProblemD
 def _make_file_response(request: Request, searcher: Searcher, image_id: int, *, keep_metadata: bool) -> Response:
     """Return the file of an image, or 304 if the client has it.
 
-    Only the bytes that were indexed are served: what lies at the path now may be another file. `keep_metadata`: keep the
-    metadata that a camera wrote into the file.
+    Only the bytes that were indexed are served: the path may hold another file now. `keep_metadata`: keep the metadata
+    that a camera wrote into the file.
 
     Raises:
         NoSuchImage: The id is unknown.

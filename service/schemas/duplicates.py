@@ -136,7 +136,7 @@ def make_pair_response(file_pair: FilePair) -> SimilarPairResponse:
     """Return two similar images."""
     first, second = (_make_file_fields(file, file_pair.first) for file in (file_pair.first, file_pair.second))
     return SimilarPairResponse.model_validate(
-        vars(file_pair.pair) | {"tier": "similar", "first": first, "second": second}
+        file_pair.pair._asdict() | {"tier": "similar", "first": first, "second": second}
     )
 
 
