@@ -28,8 +28,7 @@ def index(
         str | None, typer.Option("--index", help="auto, exact or ivf. [env: SIMILE_INDEX; default: auto]")
     ] = None,
     minutes: Annotated[
-        float,
-        typer.Option(min=0.01, max=options.MAX_DURATION, help="Training time, if the home has no encoder yet."),
+        float, typer.Option(min=0.01, max=options.MAX_DURATION, help="Training time, if the home has no encoder yet.")
     ] = DEFAULT_TRAINING_MINUTES,
 ) -> None:
     """Make PHOTOS searchable; a second run only processes changes. Trains an encoder if there is none.

@@ -30,8 +30,7 @@ def learn(
     common: options.EncoderOptions,
     name: AttributeNameArgument,
     photos: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="PHOTOS…", help="Labelled images, with --labels.", show_default=False),
+        list[Path] | None, typer.Argument(metavar="PHOTOS…", help="Labelled images, with --labels.", show_default=False)
     ] = None,
     labels: Annotated[
         str | None,

@@ -31,8 +31,7 @@ def compress(
         typer.Option(help="Quantisation step instead: its effect on an image with values in [0, 1]. [default: 1]"),
     ] = None,
     effort: Annotated[
-        int,
-        typer.Option(min=0, max=2000, help="Gradient descent steps per image: slower and better; 60 is a lot."),
+        int, typer.Option(min=0, max=2000, help="Gradient descent steps per image: slower and better; 60 is a lot.")
     ] = 0,
     encoder: options.EncoderOption = None,
 ) -> None:

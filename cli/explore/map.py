@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 def map_collection(
     common: options.EncoderOptions,
     layout: Annotated[
-        str,
-        typer.Option(help="pca: fast. tsne, umap: keep neighbours together, in minutes; umap needs `simile[map]`."),
+        str, typer.Option(help="pca: fast. tsne, umap: keep neighbours together, in minutes; umap needs `simile[map]`.")
     ] = "pca",
     clusters: Annotated[
         str,
@@ -30,8 +29,7 @@ def map_collection(
         ),
     ] = "kmeans",
     count: Annotated[
-        int | None,
-        typer.Option(min=2, help="kmeans: number of clusters [12]. hdbscan: minimum cluster size [1 %]."),
+        int | None, typer.Option(min=2, help="kmeans: number of clusters [12]. hdbscan: minimum cluster size [1 %].")
     ] = None,
     colour: Annotated[
         str, typer.Option(help="cluster, density, error, folder, or a metadata name such as class.")

@@ -102,10 +102,7 @@ def show_continuity(
     from simile.explore.latent.smoothness import measure_continuity
     from simile.search.searcher import Searcher
 
-    with (
-        Searcher(common.load_settings()) as searcher,
-        ProgressReporter(RESTART_HINT, json=common.json) as reporter,
-    ):
+    with Searcher(common.load_settings()) as searcher, ProgressReporter(RESTART_HINT, json=common.json) as reporter:
         result = measure_continuity(
             searcher,
             pairs,

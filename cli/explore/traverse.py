@@ -53,8 +53,7 @@ def traverse(
 def show_manifold(
     common: options.EncoderOptions,
     axes: Annotated[
-        str,
-        typer.Option("--dims", help="principal: the two principal components; or two dimensions, such as 3,7."),
+        str, typer.Option("--dims", help="principal: the two principal components; or two dimensions, such as 3,7.")
     ] = "principal",
     size: Annotated[int, typer.Option(min=2, max=30, help="Images per side.")] = 12,
     nearest: Annotated[

@@ -117,10 +117,7 @@ def _run_dry(home: Home, sources: ImageSources, request: IndexRequest, settings:
 
 def _make_summary(run_id: int, plan: IndexPlan) -> IndexSummary:
     return IndexSummary(
-        run_id=run_id,
-        unchanged=plan.unchanged,
-        ignored=plan.scan.ignored_count,
-        failures=list(plan.scan.failures),
+        run_id=run_id, unchanged=plan.unchanged, ignored=plan.scan.ignored_count, failures=list(plan.scan.failures)
     )
 
 
