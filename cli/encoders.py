@@ -5,60 +5,45 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
+from typer import Argument
 
 from simile.cli import options, output
 
-app = typer.Typer(help="List the encoders of the home; activate or remove one.")
+app = options.CommandGroup(help="List the encoders of the home; activate or remove one.")
 
-FingerprintArgument = Annotated[
-    str, typer.Argument(metavar="FINGERPRINT", help="Fingerprint of the encoder, or its start.")
-]
+FingerprintArgument = Annotated[str, Argument(metavar="FINGERPRINT", help="Fingerprint of the encoder, or its start.")]
 
 
 @app.callback(invoke_without_command=True)
-@options.option_groups
 def encoders(context: typer.Context, common: options.CommonOptions) -> None:
     """List the encoders of the home."""
-    if context.invoked_subcommand is not None:
-        context.obj = common.home  # `encoders --home H activate F` is the same as `encoders activate F --home H`
+    if options.pass_home_to_subcommand(context, common.home):
         return
     from simile.indexer.maintenance.encoders import list_encoders
 
     found = list_encoders(common.load_settings())
-    if common.json:
-        output.write_json({"encoders": found})
-        return
-    output.write("\n".join(map(_format_encoder, found)) or "no encoder yet: run `simile index PHOTOS`")
+    text = "\n".join(map(_format_encoder, found)) or "no encoder yet: run `simile index PHOTOS`"
+    common.show({"encoders": found}, text)
 
 
 @app.command()
-@options.option_groups
-def activate(context: typer.Context, common: options.CommonOptions, reference: FingerprintArgument) -> None:
+def activate(common: options.CommonOptions, reference: FingerprintArgument) -> None:
     """Activate an encoder and the index of its vectors; searches switch at once."""
     from simile.indexer.maintenance.encoders import activate_encoder
 
-    done = activate_encoder(common.load_settings(context.obj), reference)
-    if common.json:
-        output.write_json(done)
-        return
-    output.write(f"encoder {done['fingerprint']} is active, with {done['vectors']:,} vectors")
-    if done["lacking"]:
-        output.note(
-            f"{done['lacking']:,} images have no vector of it: searches do not find them until they are indexed again"
-        )
+    done = activate_encoder(common.load_settings(), reference)
+    lacking = f"{done['lacking']:,} images have no vector of it: searches do not find them until they are indexed again"
+    notes = [lacking] if done["lacking"] else []
+    common.show(done, f"encoder {done['fingerprint']} is active, with {done['vectors']:,} vectors", *notes)
 
 
 @app.command()
-@options.option_groups
-def remove(context: typer.Context, common: options.CommonOptions, reference: FingerprintArgument) -> None:
+def remove(common: options.CommonOptions, reference: FingerprintArgument) -> None:
     """Remove an encoder and its vectors; the active encoder can't be removed."""
     from simile.indexer.maintenance.encoders import remove_encoder
 
-    done = remove_encoder(common.load_settings(context.obj), reference)
-    if common.json:
-        output.write_json(done)
-    else:
-        output.write(f"encoder {done['fingerprint']} was removed, with {done['vectors']:,} vectors")
+    done = remove_encoder(common.load_settings(), reference)
+    common.show(done, f"encoder {done['fingerprint']} was removed, with {done['vectors']:,} vectors")
 
 
 def _format_encoder(encoder: dict[str, Any]) -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from rich.console import Console
 from rich.table import Table
+from typer import Argument, Option
 
 from simile.cli import options, output
 from simile.cli.progress import RESTART_HINT, ProgressReporter
-from simile.core.errors import BadSetting, BadUsage
+from simile.core.errors import BadUsage
 from simile.core.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,39 +24,56 @@ MIN_WIDTH_WITH_ERRORS = 116  # terminal width for a table with standard errors
 FILE_OUTPUT_WIDTH = 120  # width of the table in a file or a pipe
 
 
-@options.option_groups
-def evaluate(
-    common: options.EncoderOptions,
-    photos: Annotated[
-        list[Path] | None, typer.Argument(help="Folders or files. Hidden files are skipped.", show_default=False)
-    ] = None,
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """Options of an evaluation: the fields of EvaluationRequest, and the output."""
+
     labels: Annotated[
-        str | None, typer.Option(help="folders (each class has its folder), or a CSV file. [default: none]")
-    ] = None,
-    folds: Annotated[int, typer.Option(min=2, max=100, help="Number of folds; each is searched in the others.")] = 5,
-    test: Annotated[
-        Path | None, typer.Option(help="Folder of query images to search in PHOTOS, instead of folds.")
-    ] = None,
-    encoder: Annotated[
+        str | None, Option(help="folders (each class has its folder), or a CSV file. [default: none]")
+    ] = None
+    folds: Annotated[int, Option(min=2, max=100, help="Number of folds; each is searched in the others.")] = 5
+    test: Annotated[Path | None, Option(help="Folder of query images to search in PHOTOS, instead of folds.")] = None
+    encoders: Annotated[
         list[str] | None,
-        typer.Option(help="Folder or fingerprint of an encoder; can be repeated. [default: all of the home]"),
-    ] = None,
-    copies: Annotated[int, typer.Option(min=0, help="Images to make distorted copies of; 0: skip this test.")] = 100,
-    samples: Annotated[int, typer.Option(min=0, help="Samples per image to estimate log p(x); 0: skip it.")] = 64,
-    limit: Annotated[int, typer.Option(min=12, help="Maximum number of images, chosen at random.")] = 5000,
-    seed: Annotated[int, typer.Option(min=0, max=options.MAX_BIGINT, help="Random seed (folds, samples, copies).")] = 0,
+        Option("--encoder", help="Folder or fingerprint of an encoder; can be repeated. [default: all of the home]"),
+    ] = None
+    copies: Annotated[int, Option(min=0, help="Images to make distorted copies of; 0: skip this test.")] = 100
+    samples: Annotated[int, Option(min=0, help="Samples per image to estimate log p(x); 0: skip it.")] = 64
+    limit: Annotated[int, Option(min=12, help="Maximum number of images, chosen at random.")] = 5000
+    seed: Annotated[int, Option(min=0, max=options.MAX_BIGINT, help="Random seed (folds, samples, copies).")] = 0
     posterior: Annotated[
-        bool, typer.Option("--posterior", help="Add a row per encoder that compares posteriors (μ and σ).")
-    ] = False,
+        bool, Option("--posterior", help="Add a row per encoder that compares posteriors (μ and σ).")
+    ] = False
     picture: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="losses: train three 2-D VAEs (only reconstruction, only KL, both). manifold: decode the latent "
             "plane of a 2-D encoder. With --output FILE.png only the figure, else a part of the report."
         ),
-    ] = None,
+    ] = None
     output_path: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write a report as .html (or the --picture as .png).")
+        Path | None, Option("--output", "-o", help="Write a report as .html (or the --picture as .png).")
+    ] = None
+
+    def check(self, photos: list[Path]) -> None:
+        """Raise BadUsage for options that exclude each other, BadSetting for an output that cannot be written."""
+        figure, path = self.picture, self.output_path
+        if figure is not None and figure not in LATENT_FIGURES:
+            raise BadUsage(f"picture can't be {figure!r}. Use {' or '.join(LATENT_FIGURES)}.")
+        if figure is not None and (path is None or path.suffix not in (".png", ".html")):
+            raise BadUsage("--picture needs --output FILE.png for only the figure, or FILE.html for the report.")
+        if figure is None and path is not None and path.suffix != ".html":
+            raise BadUsage(f"output can't be {path}. Name a file that ends in .html.")
+        options.check_output(path, ())
+        if not photos and not (figure == "manifold" and path is not None and path.suffix == ".png"):
+            raise BadUsage("Name the images: `simile evaluate PHOTOS`.")
+
+
+def evaluate(
+    chosen: EvaluateOptions,
+    common: options.EncoderOptions,
+    photos: Annotated[
+        list[Path] | None, Argument(help="Folders or files. Hidden files are skipped.", show_default=False)
     ] = None,
 ) -> None:
     """Compare every encoder with raw pixels, PCA and a perceptual hash on PHOTOS, and recommend one."""
@@ -63,50 +81,26 @@ def evaluate(
     from simile.evaluation.job import evaluate as run_evaluation
     from simile.evaluation.report import write_evaluation_report
 
-    _check_evaluate_options(photos, picture, output_path)
-    settings = common.load_settings()
-    request = EvaluationRequest(
-        labels=labels,
-        folds=folds,
-        test=test,
-        encoders=tuple(encoder or ()),
-        copies=copies,
-        samples=samples,
-        seed=seed,
-        limit=limit,
-        posterior=posterior,
-    )
-    reporter = ProgressReporter(RESTART_HINT)
-    with reporter:
-        figures = _draw_latent_figure(picture, settings, photos or [], request, reporter)
-        if picture is not None and output_path is not None and output_path.suffix == ".png":
-            output_path.write_bytes(figures[picture])
-            output.write_json({"output": str(output_path)}) if common.json else output.write(str(output_path))
+    photos = photos or []
+    chosen.check(photos)
+    settings, output_path = common.load_settings(), chosen.output_path
+    values = {name: value for name, value in vars(chosen).items() if name not in ("picture", "output_path")}
+    request = EvaluationRequest(**values | {"encoders": tuple(chosen.encoders or ())})
+    with ProgressReporter(RESTART_HINT) as reporter:
+        figures = _draw_latent_figure(chosen.picture, settings, photos, request, reporter)
+        if chosen.picture is not None and output_path is not None and output_path.suffix == ".png":
+            output_path.write_bytes(figures[chosen.picture])
+            common.show({"output": output_path}, str(output_path))
             return
-        evaluation = run_evaluation(settings, photos or [], request, reporter.on_stage)
+        evaluation = run_evaluation(settings, photos, request, reporter.on_stage)
         if output_path is not None:
             write_evaluation_report(evaluation, settings, output_path, figures)
     if common.json:
-        output.write_json({**evaluation.to_dict(), "output": output.to_text(output_path)})
+        output.write_json({**evaluation.to_dict(), "output": output_path})
         return
     _show_evaluation(evaluation)
-    output.note_written(output_path)
-
-
-def _check_evaluate_options(photos: list[Path] | None, figure: str | None, output_path: Path | None) -> None:
-    """Raise BadUsage for options that exclude each other, BadSetting for an output file that cannot be written."""
-    if figure is not None and figure not in LATENT_FIGURES:
-        raise BadUsage(f"picture can't be {figure!r}. Use {' or '.join(LATENT_FIGURES)}.")
-    if figure is not None and (output_path is None or output_path.suffix not in (".png", ".html")):
-        raise BadUsage("--picture needs --output FILE.png for only the figure, or FILE.html for the report.")
-    if figure is None and output_path is not None and output_path.suffix != ".html":
-        raise BadUsage(f"output can't be {output_path}. Name a file that ends in .html.")
-    if output_path is not None and not output_path.absolute().parent.is_dir():
-        raise BadSetting(
-            f"{output_path.absolute().parent} is not a folder. Create it, or name another file with --output."
-        )
-    if not photos and not (figure == "manifold" and output_path is not None and output_path.suffix == ".png"):
-        raise BadUsage("Name the images: `simile evaluate PHOTOS`.")
+    for note in output.format_written(output_path):
+        output.note(note)
 
 
 def _draw_latent_figure(

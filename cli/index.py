@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Option
 
 from simile.cli import options, output
 from simile.cli.progress import RESUME_HINT, ProgressReporter
 from simile.cli.train import DEFAULT_TRAINING_MINUTES
-from simile.core.settings import Settings, load_settings
+from simile.core.settings import Settings
 
 
-@options.option_groups
 def index(
     common: options.EncoderOptions,
     photos: options.PhotosArgument,
     encoder: options.EncoderOption = None,
-    prune: Annotated[bool, typer.Option("--prune", help="Remove files that no longer exist from the index.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done; store nothing.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if any file was skipped.")] = False,
+    prune: Annotated[bool, Option("--prune", help="Remove files that no longer exist from the index.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Only show what would be done; store nothing.")] = False,
+    strict: Annotated[bool, Option("--strict", help="Exit with 1 if any file was skipped.")] = False,
     include: options.IncludeOption = None,
     exclude: options.ExcludeOption = None,
     wait: options.WaitOption = 0.0,
     index_kind: Annotated[
-        str | None, typer.Option("--index", help="auto, exact or ivf. [env: SIMILE_INDEX; default: auto]")
+        str | None, Option("--index", help="auto, exact or ivf. [env: SIMILE_INDEX; default: auto]")
     ] = None,
     minutes: Annotated[
-        float, typer.Option(min=0.01, max=options.MAX_DURATION, help="Training time, if the home has no encoder yet.")
+        float, Option(min=0.01, max=options.MAX_DURATION, help="Training time, if the home has no encoder yet.")
     ] = DEFAULT_TRAINING_MINUTES,
 ) -> None:
     """Make PHOTOS searchable; a second run only processes changes. Trains an encoder if there is none.
@@ -38,7 +39,7 @@ def index(
     from simile.indexer.pipeline.job import IndexRequest
     from simile.indexer.pipeline.job import index as run_index
 
-    settings = load_settings(home=common.home, device=common.device, index=index_kind)
+    settings = common.load_settings(index=index_kind)
     with ProgressReporter(RESUME_HINT, json=common.json) as reporter:
         request = IndexRequest(
             encoder=encoder,
@@ -51,39 +52,33 @@ def index(
             wait=wait,
         )
         summary = run_index(settings, photos, request)
-    if common.json:
-        output.write_json(output.make_summary_json(summary))
-    else:
-        output.write(output.format_summary(summary, dry_run=dry_run))
+    body = {**asdict(summary), "images_per_second": summary.images_per_second}
+    common.show(body, output.format_summary(summary, dry_run=dry_run))
     if strict and summary.failures:
         raise typer.Exit(1)
 
 
-@options.option_groups
 def embed(
     common: options.EncoderOptions,
     photos: options.PhotosArgument,
-    output_path: Annotated[Path, typer.Option("--output", "-o", help="The .npz file to write.")],
+    output_path: Annotated[Path, Option("--output", "-o", help="The .npz file to write.")],
     encoder: options.EncoderOption = None,
     include: options.IncludeOption = None,
     exclude: options.ExcludeOption = None,
 ) -> None:
     """Write embeddings of PHOTOS to an .npz file (paths, mu, sigma, vector); the home is not changed."""
-    from simile.indexer.embed import check_output_path
     from simile.indexer.embed import embed as run_embed
 
-    check_output_path(output_path)
+    options.check_output(output_path, ())
     settings = common.load_settings()
     patterns = options.make_patterns(include, exclude)
     embeddings = run_embed(settings, photos, load_chosen_encoder(settings, encoder), patterns)
     embeddings.save(output_path)
     for failure in embeddings.failures:
         output.note(output.format_failure(failure))
-    if common.json:
-        failures = [vars(failure) for failure in embeddings.failures]
-        output.write_json({"output": str(output_path), "pictures": len(embeddings.paths), "failures": failures})
-    else:
-        output.write(f"{output_path}: {len(embeddings.paths):,} vectors of {embeddings.mu.shape[1]} numbers")
+    failures = list(map(vars, embeddings.failures))
+    body = {"output": output_path, "pictures": len(embeddings.paths), "failures": failures}
+    common.show(body, f"{output_path}: {len(embeddings.paths):,} vectors of {embeddings.mu.shape[1]} numbers")
 
 
 def load_chosen_encoder(settings: Settings, reference: str | None) -> Any:

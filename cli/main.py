@@ -9,15 +9,13 @@ import logging
 import sys
 from io import TextIOWrapper
 
-import typer
-
-from simile.cli import encoders, evaluate, index, keys, maintenance, output, search, serve, train
+from simile.cli import encoders, evaluate, index, keys, maintenance, options, output, search, serve, train
 from simile.cli.dedup import command
 from simile.cli.explore import attribute, compress, generate, map, measure, traverse
 from simile.core.errors import BadUsage, SimileError
 from simile.core.logs import configure_logging
 
-app = typer.Typer(
+app = options.CommandGroup(
     name="simile",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -6,41 +6,34 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from simile.cli import options, output
-from simile.core.settings import load_settings
 
 MAX_FAILURES_PER_RUN = 10  # --json has all of them
 
 IndexKindOption = Annotated[
     str | None,
-    typer.Option("--index", help="auto (by the number of images), exact or ivf. [env: SIMILE_INDEX; default: auto]"),
+    Option("--index", help="auto (by the number of images), exact or ivf. [env: SIMILE_INDEX; default: auto]"),
 ]
 
 
-@options.option_groups
 def show_status(
     common: options.CommonOptions,
-    runs: Annotated[int, typer.Option(min=0, max=10_000, help="Number of runs to show, the latest first.")] = 5,
-    upgrade: Annotated[
-        bool, typer.Option("--upgrade", help="Upgrade the home of an older version, after a backup.")
-    ] = False,
+    runs: Annotated[int, Option(min=0, max=10_000, help="Number of runs to show, the latest first.")] = 5,
+    upgrade: Annotated[bool, Option("--upgrade", help="Upgrade the home of an older version, after a backup.")] = False,
 ) -> None:
     """Show the contents of the home: images, encoder, index, the latest runs and the files they skipped."""
     from simile.indexer.maintenance.status import read_status
 
     failures = None if common.json else MAX_FAILURES_PER_RUN
     status = read_status(common.load_settings(), upgrade=upgrade, runs=runs, failures=failures)
-    if common.json:
-        output.write_json(status)
-    else:
-        output.write(_format_status(status))
+    common.show(status, _format_status(status))
 
 
-@options.option_groups
 def verify(
     common: options.CommonOptions,
-    files: Annotated[bool, typer.Option("--files", help="Read every image and compare its hash.")] = False,
+    files: Annotated[bool, Option("--files", help="Read every image and compare its hash.")] = False,
 ) -> None:
     """Check rows, vectors, segments, encoders and files for consistency; exit with 1 if there is a problem."""
     from simile.indexer.maintenance.verify import find_home_leftovers, verify_home
@@ -48,108 +41,88 @@ def verify(
     settings = common.load_settings()
     problems = verify_home(settings, files=files)
     leftovers = find_home_leftovers(settings) if not problems else []
-    if common.json:
-        found = {"problems": problems, "leftovers": leftovers}
-        output.write_json({name: [problem.to_dict() for problem in listed] for name, listed in found.items()})
-    else:
-        if not problems:
-            output.write("no problems: rows, vectors, segments and encoders are consistent")
-        for problem in problems + leftovers:
-            output.write(f"{problem.kind}: {problem.description} {problem.next_step}".rstrip())
+    found = {"problems": problems, "leftovers": leftovers}
+    body = {name: [problem.to_dict() for problem in listed] for name, listed in found.items()}
+    lines = [] if problems else ["no problems: rows, vectors, segments and encoders are consistent"]
+    lines += [f"{item.kind}: {item.description} {item.next_step}".rstrip() for item in problems + leftovers]
+    common.show(body, "\n".join(lines))
     if problems:
         raise typer.Exit(1)
 
 
-@options.option_groups
 def rebuild(common: options.CommonOptions, index_kind: IndexKindOption = None) -> None:
     """Rebuild the index from the catalogue; needs neither images nor an encoder."""
     from simile.indexer.maintenance.rebuild import rebuild_index
 
-    rows = rebuild_index(load_settings(home=common.home, index=index_kind))
-    output.write_json({"rows": rows}) if common.json else output.write(f"a new segment with {rows:,} vectors is active")
+    rows = rebuild_index(common.load_settings(index=index_kind))
+    common.show({"rows": rows}, f"a new segment with {rows:,} vectors is active")
 
 
-@options.option_groups
 def compact(common: options.CommonOptions, index_kind: IndexKindOption = None) -> None:
     """Merge the changes since the last segment into a new one and delete unused files."""
     from simile.indexer.maintenance.rebuild import compact_index
 
-    done = compact_index(load_settings(home=common.home, index=index_kind))
-    if common.json:
-        output.write_json(done)
-    elif done["folded"]:
-        output.write(f"{done['folded']:,} changes merged: a new segment with {done['rows']:,} vectors is active")
-    else:
-        output.write(f"no changes to merge: the segment with {done['rows']:,} vectors stays active")
+    done = compact_index(common.load_settings(index=index_kind))
+    text = f"no changes to merge: the segment with {done['rows']:,} vectors stays active"
+    if done["folded"]:
+        text = f"{done['folded']:,} changes merged: a new segment with {done['rows']:,} vectors is active"
+    common.show(done, text)
 
 
-@options.option_groups
 def export(
     common: options.CommonOptions,
-    output_path: Annotated[Path, typer.Option("--output", "-o", help="The .parquet, .npz or .csv to write.")],
+    output_path: Annotated[Path, Option("--output", "-o", help="The .parquet, .npz or .csv to write.")],
     encoder: Annotated[
-        str | None, typer.Option(help="Fingerprint of the encoder, or its start. [default: the active one]")
+        str | None, Option(help="Fingerprint of the encoder, or its start. [default: the active one]")
     ] = None,
 ) -> None:
     """Write id, paths, hash, metadata, μ and log-variance of every image as Parquet, npz or CSV."""
     from simile.indexer.maintenance.export import export_embeddings
 
     done = export_embeddings(common.load_settings(), output_path, encoder)
-    if common.json:
-        output.write_json(done)
-    else:
-        output.write(f"{output_path}: {done['pictures']:,} images by encoder {done['encoder']}")
+    common.show(done, f"{output_path}: {done['pictures']:,} images by encoder {done['encoder']}")
     if done["lacking"]:
         output.note(f"skipped: {done['lacking']:,} images without a vector of this encoder")
 
 
-@options.option_groups
 def backup(
     common: options.CommonOptions,
-    output_path: Annotated[Path, typer.Argument(metavar="FILE", help="The .tar to write.", show_default=False)],
+    output_path: Annotated[Path, Argument(metavar="FILE", help="The .tar to write.", show_default=False)],
 ) -> None:
     """Write a backup of the whole home to one tar FILE; the home can be used meanwhile.
 
     Images in your own folders are not in the backup.
     """
-    from simile.indexer.maintenance.rebuild import back_up_home
+    from simile.store.backup.create import create_backup
 
-    done = back_up_home(common.load_settings(), output_path)
-    if common.json:
-        output.write_json({"output": str(output_path), **done.to_dict()})
-    else:
-        size = output.format_size(done.total_bytes)
-        output.write(f"{output_path}: the rows of {done.images:,} images, {done.files:,} files, {size}")
+    done = create_backup(common.get_home(), output_path)
+    size = output.format_size(done.total_bytes)
+    text = f"{output_path}: the rows of {done.images:,} images, {done.files:,} files, {size}"
+    common.show({"output": output_path, **done.to_dict()}, text)
     for path in done.missing_files:
         output.note(f"skipped: {path} is missing. Run `simile verify` for the next step.")
 
 
-@options.option_groups
 def restore(
     common: options.CommonOptions,
-    source: Annotated[Path, typer.Argument(metavar="FILE", help="A file of `simile backup`.", show_default=False)],
+    source: Annotated[Path, Argument(metavar="FILE", help="A file of `simile backup`.", show_default=False)],
 ) -> None:
     """Restore a home from a backup FILE; everything is checked before the home is created."""
-    from simile.indexer.maintenance.rebuild import restore_home
+    from simile.store.backup.restore import restore_backup
 
-    settings = common.load_settings()
-    done = restore_home(settings, source)
-    if common.json:
-        output.write_json({"home": str(settings.home), **done.to_dict()})
-    else:
-        output.write(f"{settings.home}: restored {done.images:,} images and {done.files:,} files")
+    folder = common.load_settings().home
+    done = restore_backup(source, common.get_home())
+    text = f"{folder}: restored {done.images:,} images and {done.files:,} files"
+    common.show({"home": folder, **done.to_dict()}, text)
 
 
 def _format_status(status: dict[str, Any]) -> str:
     lines = [f"home       {status['home']}  {output.format_size(status['bytes'])}", f"images     {status['images']:,}"]
     encoder = status["encoder"]
+    description = "none yet: run `simile index PHOTOS`"
     if encoder:
-        lines.append(
-            f"encoder    {encoder['fingerprint']}  {encoder['recipe']}, "
-            f"μ of {encoder['dimensions']}, {encoder['metric']}"
-        )
-    else:
-        lines.append("encoder    none yet: run `simile index PHOTOS`")
+        description = "{fingerprint}  {recipe}, μ of {dimensions}, {metric}".format_map(encoder)
+    lines.append(f"encoder    {description}")
     lines += _format_segment(status)
     for other in status["others"]:
         state = "in progress: " if other["in_the_making"] else ""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+from typer import Argument, Option
+from typer.models import CommandFunctionType
 
+from simile.cli import output
 from simile.core.atomic_write import check_output_path
 from simile.core.errors import BadUsage
 from simile.core.filter_parser import make_filter
@@ -20,6 +23,8 @@ from simile.core.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from simile.images.sources.paths import PathPatterns
+    from simile.search.searcher import Searcher
+    from simile.store.home import Home
 
 MAX_DURATION = 525_600.0  # a year in minutes
 MAX_BIGINT = 2**63 - 1  # the largest SQL BIGINT
@@ -27,39 +32,37 @@ MAX_SEED = 2**32 - 1  # the largest seed that scikit-learn takes
 _FILTER_PANEL = "Filters"
 
 HomeOption = Annotated[
-    Path | None, typer.Option("--home", help="Folder that holds everything. [env: SIMILE_HOME; default: ./simile-home]")
+    Path | None, Option("--home", help="Folder that holds everything. [env: SIMILE_HOME; default: ./simile-home]")
 ]
-DeviceOption = Annotated[
-    str | None, typer.Option(help="auto (CUDA if there is a GPU), cpu or cuda. [env: SIMILE_DEVICE]")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-VerboseOption = Annotated[bool, typer.Option("--verbose", help="Log more; show the traceback of an error.")]
+DeviceOption = Annotated[str | None, Option(help="auto (CUDA if there is a GPU), cpu or cuda. [env: SIMILE_DEVICE]")]
+JsonOption = Annotated[bool, Option("--json", help="Print one JSON object.")]
+VerboseOption = Annotated[bool, Option("--verbose", help="Log more; show the traceback of an error.")]
 WaitOption = Annotated[
-    float, typer.Option(min=0, max=MAX_DURATION, help="Seconds to wait while another process uses the home.")
+    float, Option(min=0, max=MAX_DURATION, help="Seconds to wait while another process uses the home.")
 ]
 PhotosArgument = Annotated[
     list[Path],
-    typer.Argument(
+    Argument(
         help="Folders, files, archives (.tar, .tar.gz, .zip …), manifests (.csv or .parquet with a column `path`), "
         "quoted patterns ('photos/**/*.jpg'), or - to read a list from stdin. Hidden files are skipped.",
         show_default=False,
     ),
 ]
 IncludeOption = Annotated[
-    list[str] | None, typer.Option(help="Only files that match this .gitignore pattern; can be repeated.")
+    list[str] | None, Option(help="Only files that match this .gitignore pattern; can be repeated.")
 ]
 ExcludeOption = Annotated[
-    list[str] | None, typer.Option(help="Skip files and folders that match this .gitignore pattern; can be repeated.")
+    list[str] | None, Option(help="Skip files and folders that match this .gitignore pattern; can be repeated.")
 ]
-ImageArgument = Annotated[Path | None, typer.Argument(help="Image file; need not be indexed.", show_default=False)]
-ImageIdOption = Annotated[int | None, typer.Option("--id", max=MAX_BIGINT, help="Id of an indexed image instead.")]
+ImageArgument = Annotated[Path | None, Argument(help="Image file; need not be indexed.", show_default=False)]
+ImageIdOption = Annotated[int | None, Option("--id", max=MAX_BIGINT, help="Id of an indexed image instead.")]
 ImageIdsOption = Annotated[
-    list[int] | None, typer.Option("--id", max=MAX_BIGINT, help="Id of an indexed image; can be repeated.")
+    list[int] | None, Option("--id", max=MAX_BIGINT, help="Id of an indexed image; can be repeated.")
 ]
 EncoderOption = Annotated[
-    str | None, typer.Option(help="Folder or fingerprint of the encoder. [default: the active one]", show_default=False)
+    str | None, Option(help="Folder or fingerprint of the encoder. [default: the active one]", show_default=False)
 ]
-PngOption = Annotated[Path | None, typer.Option("--output", "-o", help="The .png to write.", show_default=False)]
+PngOption = Annotated[Path | None, Option("--output", "-o", help="The .png to write.", show_default=False)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +73,33 @@ class CommonOptions:
     json: JsonOption = False
     verbose: VerboseOption = False
 
-    def load_settings(self, default_home: Path | None = None) -> Settings:
-        """Load the settings with these options; `default_home` is used without --home. Raises BadSetting."""
-        return load_settings(home=self.home or default_home)
+    def load_settings(self, **others: object) -> Settings:
+        """Load the settings with these options and others. Raises BadSetting."""
+        values = {name: value for name, value in vars(self).items() if name not in ("json", "verbose")}
+        return load_settings(**values, **others)
+
+    def get_home(self) -> Home:
+        """Return the home, which need not exist."""
+        from simile.store.home import Home
+
+        settings = self.load_settings()
+        return Home(settings.home, settings.database_url)
+
+    def open_searcher(self) -> Searcher:
+        """Open the home for searches."""
+        from simile.search.searcher import Searcher
+
+        return Searcher(self.load_settings())
+
+    def show(self, body: Any, text: str, *notes: str) -> None:
+        """Show the result of a command: `body` with --json; else the text, and the notes on stderr."""
+        if self.json:
+            output.write_json(body)
+            return
+        if text:
+            output.write(text)
+        for note in notes:
+            output.note(note)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,17 +108,13 @@ class EncoderOptions(CommonOptions):
 
     device: DeviceOption = None
 
-    def load_settings(self, default_home: Path | None = None) -> Settings:
-        """Load the settings with these options; `default_home` is used without --home. Raises BadSetting."""
-        return load_settings(home=self.home or default_home, device=self.device)
-
 
 def _filter_option(help_text: str) -> Any:
-    return typer.Option(help=help_text, rich_help_panel=_FILTER_PANEL, show_default=False)
+    return Option(help=help_text, rich_help_panel=_FILTER_PANEL, show_default=False)
 
 
 def _size_option(help_text: str) -> Any:
-    return typer.Option(help=help_text, rich_help_panel=_FILTER_PANEL, min=0, max=MAX_BIGINT)
+    return Option(help=help_text, rich_help_panel=_FILTER_PANEL, min=0, max=MAX_BIGINT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,18 +142,36 @@ class FilterOptions:
 
     def to_filter(self) -> Filter | None:
         """Make the filter; None without any option. Raises BadSetting."""
-        values = dict(vars(self))
         # abspath, not resolve(): the index stores paths without following links.
         under = None if self.under is None else os.path.abspath(self.under)  # noqa: PTH100
-        return make_filter(
-            **values | {"where": self.where or (), "under": under, "formats": values.pop("format") or ()}
-        )
+        values = vars(self) | {"where": self.where or (), "under": under}
+        return make_filter(formats=values.pop("format") or (), **values)
 
 
-def option_groups(command: Callable[..., None]) -> Callable[..., None]:
-    """Make a Typer command of a function with parameters that are groups of options (dataclasses).
+class CommandGroup(typer.Typer):
+    """A group of commands whose parameters can be groups of options (dataclasses)."""
 
-    Each field of a group becomes an option; the function gets the group. The options of groups are listed last.
+    def command(self, *args: Any, **settings: Any) -> Callable[[CommandFunctionType], CommandFunctionType]:
+        """Add a command; see _expand_groups."""
+        return _after_expanding(super().command(*args, **settings))
+
+    def callback(self, *args: Any, **settings: Any) -> Callable[[CommandFunctionType], CommandFunctionType]:
+        """Set what runs before a subcommand, or without one."""
+        return _after_expanding(super().callback(*args, **settings))
+
+
+def _after_expanding(add: Callable[..., Any]) -> Callable[[CommandFunctionType], CommandFunctionType]:
+    def add_command(command: CommandFunctionType) -> CommandFunctionType:
+        add(_expand_groups(command))
+        return command
+
+    return add_command
+
+
+def _expand_groups(command: Callable[..., Any]) -> Callable[..., None]:
+    """Return a function with an option for each field of a group; `command` gets the group.
+
+    The options of groups are listed last.
     """
     parameters = inspect.signature(command, eval_str=True).parameters
     groups: dict[str, Any] = {
@@ -164,17 +205,30 @@ def make_patterns(include: list[str] | None, exclude: list[str] | None) -> PathP
     return PathPatterns(tuple(include or ()), tuple(exclude or ()))
 
 
+def pass_home_to_subcommand(context: typer.Context, home: Path | None) -> bool:
+    """Return whether a subcommand follows; `dedup --home H undo` is then the same as `dedup undo --home H`."""
+    if context.invoked_subcommand is None:
+        return False
+    context.default_map = {context.invoked_subcommand: {"home": home}}
+    return True
+
+
 def get_query(image: Path | None, image_id: int | None) -> Path | int:
     """Return the image file or the id, whichever is given. Raises BadUsage for none or both, NoSuchPath."""
+    query = image_id if image is None else image
+    if query is None or (image is not None and image_id is not None):
+        raise BadUsage("Give an image file or --id, and not both.")
+    check_files([query])
+    return query
+
+
+def check_files(inputs: Iterable[Path | int]) -> None:
+    """Check the files among files and ids, before the work. Raises NoSuchPath."""
     from simile.images.sources.sources import check_file
 
-    if (image is None) == (image_id is None):
-        raise BadUsage("Give an image file or --id, and not both.")
-    if image is None:
-        assert image_id is not None
-        return image_id
-    check_file(image)
-    return image
+    for file in inputs:
+        if isinstance(file, Path):
+            check_file(file)
 
 
 def check_output(output_path: Path | None, suffixes: Sequence[str], *, or_json: bool | None = None) -> None:
@@ -182,7 +236,7 @@ def check_output(output_path: Path | None, suffixes: Sequence[str], *, or_json: 
 
     Args:
         output_path: The file, if any.
-        suffixes: Allowed suffixes.
+        suffixes: Allowed suffixes; empty for any.
         or_json: Whether --json is given, for a command that needs --output or --json.
 
     Raises:
@@ -190,6 +244,6 @@ def check_output(output_path: Path | None, suffixes: Sequence[str], *, or_json: 
         BadSetting: If the file cannot be written.
     """
     if output_path is not None:
-        check_output_path(output_path, tuple(suffixes))
+        check_output_path(output_path, suffixes)
     elif or_json is False:
         raise BadUsage(f"Give --output with a {' or '.join(suffixes)} file, or --json.")

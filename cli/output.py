@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from simile.core.records import Hit, IndexSummary
+from simile.core.records import FloatArray, Hit, IndexSummary
 from simile.search.queries import SearchResult, serialize_hit, serialize_query, serialize_result
 
 
@@ -22,21 +22,15 @@ def note(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
-def note_written(path: Path | None) -> None:
-    """Tell the user that a file was written, if there is one."""
-    if path is not None:
-        note(f"written: {path}")
+def format_written(*paths: Path | None) -> list[str]:
+    """Format a message for each file that was written."""
+    return [f"written: {path}" for path in paths if path is not None]
 
 
 def write_json(body: Any) -> None:
     """Write a value as one line of JSON; in ASCII if the terminal has no Unicode encoding."""
     is_unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
     write(json.dumps(body, ensure_ascii=not is_unicode, default=str))
-
-
-def to_text(path: Path | None) -> str | None:
-    """Convert an optional path for JSON."""
-    return None if path is None else str(path)
 
 
 def make_search_result_json(result: SearchResult) -> dict[str, Any]:
@@ -52,27 +46,18 @@ def make_hit_json(hit: Hit) -> dict[str, Any]:
     return {**serialize_hit(hit), "paths": hit.paths}
 
 
-def make_optional_hit_json(hit: Hit | None) -> dict[str, Any] | None:
-    """Make the JSON of a hit, if there is one."""
-    return None if hit is None else make_hit_json(hit)
-
-
-def make_summary_json(summary: IndexSummary) -> dict[str, Any]:
-    """Make the JSON of an index run."""
-    return {**asdict(summary), "images_per_second": summary.images_per_second}
+def make_nearest_json(latents: FloatArray, hits: Sequence[Hit | None]) -> list[dict[str, Any]]:
+    """Make the JSON of latent vectors, each with the nearest image."""
+    return [
+        {"mu": mu.tolist(), "nearest": None if hit is None else make_hit_json(hit)}
+        for mu, hit in zip(latents, hits, strict=True)
+    ]
 
 
 def format_summary(summary: IndexSummary, *, dry_run: bool) -> str:
     """Format an index run: a line of counts, a line for each special case, then the skipped files with the reason."""
-    counts = {
-        "new": summary.new,
-        "changed": summary.changed,
-        "unchanged": summary.unchanged,
-        "moved": summary.moved,
-        "copied": summary.copied,
-        "removed": summary.removed,
-        "unreadable": len(summary.failures),
-    }
+    names = ("new", "changed", "unchanged", "moved", "copied", "removed")
+    counts = {name: getattr(summary, name) for name in names} | {"unreadable": len(summary.failures)}
     run = "" if dry_run else f"run {summary.run_id}: "
     lines = [run + "  ".join(f"{name} {count:,}" for name, count in counts.items())]
     if summary.duplicates:

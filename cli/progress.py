@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from simile.cli import output
 
@@ -43,9 +43,7 @@ class ProgressReporter:
             disable=json or not sys.stderr.isatty(),
             transient=True,
         )
-        self._tasks = {
-            name: self.bar.add_task(name, total=None, words="", visible=False) for name in ("training", "indexing")
-        }
+        self._tasks: dict[str, TaskID] = {}
         self._started_at: dict[str, float] = {}
         self._next_line_at = time.monotonic() + (0 if json else LINE_INTERVAL_SECONDS)
 
@@ -63,65 +61,53 @@ class ProgressReporter:
 
     def on_training(self, progress: TrainingProgress) -> None:
         """Report a training step: the parts of the loss, the speed and the remaining time."""
-        if self._json:
-            fields = {"epoch": progress.epoch, **progress.parts}
-            step, total = progress.step, progress.total_steps
-            self._write_event("training", step, total, progress.images_per_second, progress.seconds_left, fields)
-            return
-        speed = f"{progress.images_per_second:,.0f} images/s"
-        left = _format_time_left(progress.seconds_left)
-        text = f"epoch {progress.epoch}  {format_figures(progress.parts)}  {speed}  {left}"
-        self._update_bar("training", progress.step, progress.total_steps, text)
+        speed, left = progress.images_per_second, progress.seconds_left
+        text = f"epoch {progress.epoch}  {format_figures(progress.parts)}  {speed:,.0f} images/s  {_format_left(left)}"
+        fields = {"epoch": progress.epoch, **progress.parts}
+        self._report("training", progress.step, progress.total_steps, text, speed, left, fields)
 
     def on_indexing(self, summary: IndexSummary, total: int) -> None:
         """Report a stored batch of images."""
-        speed = summary.done / summary.seconds if summary.seconds else 0.0
-        left = (total - summary.done) / speed if speed else None
-        bad = len(summary.failures)
-        if self._json:
-            self._write_event("indexing", summary.done, total, speed, left, {"run_id": summary.run_id, "failures": bad})
-            return
-        text = f"{summary.done:,} of {total:,}  {speed:,.0f} images/s  skipped {bad}  {_format_time_left(left)}"
-        self._update_bar("indexing", summary.done, total, text)
+        known_speed, left = summary.get_speed(total)
+        speed, bad = known_speed or 0.0, len(summary.failures)
+        text = f"{summary.done:,} of {total:,}  {speed:,.0f} images/s  skipped {bad}  {_format_left(left)}"
+        fields = {"run_id": summary.run_id, "failures": bad}
+        self._report("indexing", summary.done, total, text, speed, left, fields)
 
     def on_stage(self, stage: str, done: int, total: int) -> None:
         """Report that `done` of `total` parts of a stage are done; each stage has its own bar until it is done."""
         started_at = self._started_at.setdefault(stage, time.monotonic())
-        if self._json:
-            speed = done / max(1e-3, time.monotonic() - started_at)
-            self._write_event(stage, done, total, speed, (total - done) / speed if speed else None, {})
-            return
-        if stage not in self._tasks:
-            self._tasks[stage] = self.bar.add_task(stage, total=total, words="", visible=False)
-        self._update_bar(stage, done, total, f"{done:,} of {total:,}")
-        if done == total:
+        speed = done / max(1e-3, time.monotonic() - started_at)
+        left = (total - done) / speed if speed else None
+        self._report(stage, done, total, f"{done:,} of {total:,}", speed, left, {})
+        if done == total and stage in self._tasks:
             self.bar.update(self._tasks[stage], visible=False)
 
-    def _write_event(
+    def _report(
         self,
         stage: str,
         done: int,
         total: int | None,
+        text: str,
         speed: float,
         seconds_left: float | None,
-        extra_fields: dict[str, Any],
+        fields: dict[str, Any],
     ) -> None:
-        if time.monotonic() < self._next_line_at and done != total:
+        """Write a JSON event with these fields, or update the bar with this text."""
+        now = time.monotonic()
+        if self._json:
+            if now >= self._next_line_at or done == total:
+                left = None if seconds_left is None else round(seconds_left, 1)
+                event = {"event": "progress", "stage": stage, "done": done, "total": total}
+                output.note(dumps({**event, "per_second": round(speed, 1), "seconds_left": left, **fields}))
+                self._next_line_at = now + EVENT_INTERVAL_SECONDS
             return
-        rounded = {
-            "per_second": round(speed, 1),
-            "seconds_left": None if seconds_left is None else round(seconds_left, 1),
-        }
-        event = {"event": "progress", "stage": stage, "done": done, "total": total, **rounded, **extra_fields}
-        sys.stderr.write(dumps(event) + "\n")
-        self._next_line_at = time.monotonic() + EVENT_INTERVAL_SECONDS
-
-    def _update_bar(self, name: str, done: int, total: int | None, text: str) -> None:
-        self.bar.update(self._tasks[name], completed=done, total=total, words=text, visible=True)
-        if self.bar.disable and time.monotonic() >= self._next_line_at:
-            share = f"{100 * done / total:.0f}%" if total else f"step {done}"
-            sys.stderr.write(f"{name} {share}  {text}\n")
-            self._next_line_at = time.monotonic() + LINE_INTERVAL_SECONDS
+        if stage not in self._tasks:
+            self._tasks[stage] = self.bar.add_task(stage, total=total, words="")
+        self.bar.update(self._tasks[stage], completed=done, total=total, words=text, visible=True)
+        if self.bar.disable and now >= self._next_line_at:
+            output.note(f"{stage} {f'{100 * done / total:.0f}%' if total else f'step {done}'}  {text}")
+            self._next_line_at = now + LINE_INTERVAL_SECONDS
 
 
 def format_figures(values: dict[str, float]) -> str:
@@ -135,7 +121,7 @@ def _format_figure(value: float) -> str:
     return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.4g}"
 
 
-def _format_time_left(seconds: float | None) -> str:
+def _format_left(seconds: float | None) -> str:
     if seconds is None:
         return "…"
     minutes, rest = divmod(round(max(0.0, seconds)), 60)

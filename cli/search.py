@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from simile.cli import options, output
 from simile.core.errors import BadSetting, BadUsage
@@ -15,23 +15,20 @@ from simile.core.errors import BadSetting, BadUsage
 DEFAULT_LIMIT = 10
 
 
-@options.option_groups
 def search(
     filters: options.FilterOptions,
     common: options.EncoderOptions,
     image: options.ImageArgument = None,
     image_id: options.ImageIdOption = None,
     plus: Annotated[
-        list[str] | None, typer.Option(help="More of this attribute (`simile attribute`); can be repeated.")
+        list[str] | None, Option(help="More of this attribute (`simile attribute`); can be repeated.")
     ] = None,
-    minus: Annotated[list[str] | None, typer.Option(help="Less of this attribute; can be repeated.")] = None,
-    strength: Annotated[float, typer.Option(help="Strength of --plus and --minus.")] = 1.0,
-    posterior: Annotated[
-        bool, typer.Option("--posterior", help="Compare whole posteriors (μ and σ), not only μ.")
-    ] = False,
+    minus: Annotated[list[str] | None, Option(help="Less of this attribute; can be repeated.")] = None,
+    strength: Annotated[float, Option(help="Strength of --plus and --minus.")] = 1.0,
+    posterior: Annotated[bool, Option("--posterior", help="Compare whole posteriors (μ and σ), not only μ.")] = False,
     limit: Annotated[
         int | None,
-        typer.Option(
+        Option(
             "-k",
             "--limit",
             min=1,
@@ -40,9 +37,9 @@ def search(
             show_default=False,
         ),
     ] = None,
-    within: Annotated[float | None, typer.Option(min=0, help="Largest distance of a hit.")] = None,
+    within: Annotated[float | None, Option(min=0, help="Largest distance of a hit.")] = None,
     output_path: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write query, hits and reconstructions as .html or .png.")
+        Path | None, Option("--output", "-o", help="Write query, hits and reconstructions as .html or .png.")
     ] = None,
 ) -> None:
     """Find the images most similar to IMAGE."""
@@ -50,7 +47,6 @@ def search(
     from simile.search.attributes import make_attribute_strengths
     from simile.search.contact_sheet import write_contact_sheet
     from simile.search.queries import SearchParams, SearchQuery
-    from simile.search.searcher import Searcher
 
     if posterior and (plus or minus):
         raise BadUsage("posterior can't be combined with plus and minus. Leave out --posterior, or --plus and --minus.")
@@ -63,37 +59,28 @@ def search(
         radius=within,
         use_posterior=posterior,
     )
-    with Searcher(common.load_settings()) as searcher:
+    with common.open_searcher() as searcher:
         term = query if isinstance(query, int) else searcher.prepare_query_image(query, make_printable(str(query)))
         result = searcher.search(SearchQuery((term,), params=params, attributes=attributes))
         if output_path is not None:
             write_contact_sheet(searcher, [(result, searcher.get_query_pixels(query))], output_path)
-    if common.json:
-        output.write_json(output.make_search_result_json(result))
-        return
-    for rank, hit in enumerate(result.hits, 1):
-        output.write(f"{rank:>3}  {hit.distance:.4f}  {hit.path}")
-    output.note_written(output_path)
+    lines = [f"{rank:>3}  {hit.distance:.4f}  {hit.path}" for rank, hit in enumerate(result.hits, 1)]
+    common.show(output.make_search_result_json(result), "\n".join(lines), *output.format_written(output_path))
 
 
-@options.option_groups
 def reconstruct(
     common: options.EncoderOptions,
-    image: Annotated[Path, typer.Argument(help="Image file; need not be indexed.", show_default=False)],
-    output_path: Annotated[Path, typer.Option("--output", "-o", help="The .png to write.")],
+    image: Annotated[Path, Argument(help="Image file; need not be indexed.", show_default=False)],
+    output_path: Annotated[Path, Option("--output", "-o", help="The .png to write.")],
 ) -> None:
     """Write IMAGE and its reconstruction side by side."""
-    from simile.images.sources.sources import check_file
     from simile.search.contact_sheet import write_reconstruction
-    from simile.search.searcher import Searcher
 
-    check_file(image)
-    with Searcher(common.load_settings()) as searcher:
+    options.check_files([image])
+    with common.open_searcher() as searcher:
         error = write_reconstruction(searcher, image, output_path)
-    if common.json:
-        output.write_json({"output": str(output_path), "reconstruction_error": error})
-    else:
-        output.write(f"{output_path}: mean squared error {error:.5f}")
+    body = {"output": output_path, "reconstruction_error": error}
+    common.show(body, f"{output_path}: mean squared error {error:.5f}")
 
 
 def _check_not_folder(query: Path | int) -> None:

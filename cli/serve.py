@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from simile.cli import options, output
 from simile.cli.progress import RESUME_HINT, ProgressReporter
@@ -21,19 +21,17 @@ LISTEN_BACKLOG = 1024  # connections that may wait to be accepted; the kernel re
 
 def serve(
     home: options.HomeOption = None,
-    host: Annotated[
-        str | None, typer.Option(help="Address to listen on. [env: SIMILE_HOST; default: 127.0.0.1]")
-    ] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on. [env: SIMILE_PORT; default: 8000]")] = None,
+    host: Annotated[str | None, Option(help="Address to listen on. [env: SIMILE_HOST; default: 127.0.0.1]")] = None,
+    port: Annotated[int | None, Option(help="Port to listen on. [env: SIMILE_PORT; default: 8000]")] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Number of worker processes. [env: SIMILE_SERVE_WORKERS; default: 1]")
+        int | None, Option(help="Number of worker processes. [env: SIMILE_SERVE_WORKERS; default: 1]")
     ] = None,
     metrics_port: Annotated[
-        int | None, typer.Option(help="Port on 127.0.0.1 for /metrics, without a key. [env: SIMILE_METRICS_PORT]")
+        int | None, Option(help="Port on 127.0.0.1 for /metrics, without a key. [env: SIMILE_METRICS_PORT]")
     ] = None,
     insecure: Annotated[
         bool | None,
-        typer.Option(
+        Option(
             "--insecure/--no-insecure", help="Serve other machines without keys. [env: SIMILE_INSECURE; default: no]"
         ),
     ] = None,
@@ -46,17 +44,17 @@ def serve(
 
 
 def run_demo_command(
-    home: Annotated[Path, typer.Option("--home", help="Folder for the images and the index of the demo.")] = Path(
+    home: Annotated[Path, Option("--home", help="Folder for the images and the index of the demo.")] = Path(
         "simile-demo"
     ),
     dataset: Annotated[
-        str, typer.Option(help="digits (included in scikit-learn), or fashion-mnist, mnist or cifar10 (downloaded).")
+        str, Option(help="digits (included in scikit-learn), or fashion-mnist, mnist or cifar10 (downloaded).")
     ] = "digits",
-    images: Annotated[Path | None, typer.Option("--images", help="Your own image folder instead of a dataset.")] = None,
-    minutes: Annotated[float, typer.Option(min=0.01, max=options.MAX_DURATION, help="Training time.")] = 1.5,
-    host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on. [default: 8000]")] = None,
-    listen: Annotated[bool, typer.Option("--serve/--no-serve", help="Serve the search page afterwards.")] = True,
+    images: Annotated[Path | None, Option("--images", help="Your own image folder instead of a dataset.")] = None,
+    minutes: Annotated[float, Option(min=0.01, max=options.MAX_DURATION, help="Training time.")] = 1.5,
+    host: Annotated[str | None, Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
+    port: Annotated[int | None, Option(help="Port to listen on. [default: 8000]")] = None,
+    listen: Annotated[bool, Option("--serve/--no-serve", help="Serve the search page afterwards.")] = True,
     device: options.DeviceOption = None,
     verbose: options.VerboseOption = False,
 ) -> None:

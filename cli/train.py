@@ -2,149 +2,114 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from typing import Annotated
 
-import typer
+from typer import Option
 
-from simile.cli import options, output
+from simile.cli import options
 from simile.cli.progress import ProgressReporter, format_figures
 
 DEFAULT_TRAINING_MINUTES = 10.0  # used if neither --minutes nor --epochs is given
 
 
-@options.option_groups
-def train(
-    common: options.EncoderOptions,
-    photos: options.PhotosArgument,
-    include: options.IncludeOption = None,
-    exclude: options.ExcludeOption = None,
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Options of a training: the fields of TrainingRequest, and settings of the recipe."""
+
     recipe: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="vae, autoencoder, denoising, perceptual, supervised, invariant or compression. "
             "[default: invariant for photographs, perceptual for small images]"
         ),
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Maximum number of epochs; early stopping can end sooner.")
-    ] = None,
+    ] = None
+    epochs: Annotated[int | None, Option(min=1, help="Maximum number of epochs; early stopping can end sooner.")] = None
     minutes: Annotated[
         float | None,
-        typer.Option(
+        Option(
             min=0.01,
             max=options.MAX_DURATION,
             help="Maximum training time; reading files counts for at most a fifth of it. [default: 10 unless --epochs]",
         ),
-    ] = None,
+    ] = None
     image_size: Annotated[
-        int | None, typer.Option(min=16, max=256, help="Side of the encoder input in pixels. [default: by the images]")
-    ] = None,
+        int | None, Option(min=16, max=256, help="Side of the encoder input in pixels. [default: by the images]")
+    ] = None
     fit: Annotated[
-        str | None, typer.Option(help="stretch, letterbox or crop: how images become square. [default: stretch]")
-    ] = None,
-    latent_dim: Annotated[int | None, typer.Option(min=1, max=4096, help="Length of μ. [default: 64]")] = None,
+        str | None, Option(help="stretch, letterbox or crop: how images become square. [default: stretch]")
+    ] = None
+    latent_dim: Annotated[int | None, Option(min=1, max=4096, help="Length of μ. [default: 64]")] = None
     labels: Annotated[
-        str | None, typer.Option(help="For the supervised recipe: folders (named by class), or a CSV file.")
-    ] = None,
+        str | None, Option(help="For the supervised recipe: folders (named by class), or a CSV file.")
+    ] = None
     decoder_only: Annotated[
-        str | None, typer.Option(help="Train only a decoder, for this encoder (folder or fingerprint).")
-    ] = None,
+        str | None, Option(help="Train only a decoder, for this encoder (folder or fingerprint).")
+    ] = None
     architecture: Annotated[
-        str | None,
-        typer.Option(help="convolutional, patches, residual, dense, or a torchvision name such as resnet18."),
-    ] = None,
-    bottleneck: Annotated[str | None, typer.Option(help="dense or convolutional. [default: dense]")] = None,
-    width: Annotated[int | None, typer.Option(min=4, help="Channels of the first layer, or dense units.")] = None,
+        str | None, Option(help="convolutional, patches, residual, dense, or a torchvision name such as resnet18.")
+    ] = None
+    bottleneck: Annotated[str | None, Option(help="dense or convolutional. [default: dense]")] = None
+    width: Annotated[int | None, Option(min=4, help="Channels of the first layer, or dense units.")] = None
     weights: Annotated[
-        str | None,
-        typer.Option(help="Initial weights of a torchvision architecture: published, or a file. [default: none]"),
-    ] = None,
+        str | None, Option(help="Initial weights of a torchvision architecture: published, or a file. [default: none]")
+    ] = None
     corrupt: Annotated[
         str | None,
-        typer.Option(help="Corrupt the input: noise, mask, salt, blur, shift, mirror; for example noise=0.3,mask."),
-    ] = None,
+        Option(help="Corrupt the input: noise, mask, salt, blur, shift, mirror; for example noise=0.3,mask."),
+    ] = None
     features: Annotated[
         str | None,
-        typer.Option(
-            help="Features to reconstruct besides pixels: gradients, ms-ssim, vgg16, vgg16:FILE, an encoder, none."
-        ),
-    ] = None,
-    feature_weight: Annotated[float | None, typer.Option(min=0, help="Weight of the feature loss.")] = None,
-    beta: Annotated[float | None, typer.Option(min=0, help="Weight of the KL term. [default: 1]")] = None,
-    free_bits: Annotated[
-        float | None, typer.Option(min=0, help="Nats per latent dimension without KL penalty.")
-    ] = None,
-    kl_warmup_steps: Annotated[
-        int | None, typer.Option(min=0, help="Steps until the KL term has its full weight.")
-    ] = None,
-    likelihood: Annotated[
-        str | None, typer.Option(help="gaussian or bernoulli; for an autoencoder also l2 or l1.")
-    ] = None,
+        Option(help="Features to reconstruct besides pixels: gradients, ms-ssim, vgg16, vgg16:FILE, an encoder, none."),
+    ] = None
+    feature_weight: Annotated[float | None, Option(min=0, help="Weight of the feature loss.")] = None
+    beta: Annotated[float | None, Option(min=0, help="Weight of the KL term. [default: 1]")] = None
+    free_bits: Annotated[float | None, Option(min=0, help="Nats per latent dimension without KL penalty.")] = None
+    kl_warmup_steps: Annotated[int | None, Option(min=0, help="Steps until the KL term has its full weight.")] = None
+    likelihood: Annotated[str | None, Option(help="gaussian or bernoulli; for an autoencoder also l2 or l1.")] = None
     variance: Annotated[
-        str | None, typer.Option(help="Variance of the Gaussian: optimal, learned or a number. [default: optimal]")
-    ] = None,
+        str | None, Option(help="Variance of the Gaussian: optimal, learned or a number. [default: optimal]")
+    ] = None
     binarise: Annotated[
-        bool | None, typer.Option("--binarise", help="Sample each pixel as 0 or 1, for the Bernoulli likelihood.")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=2, help="Images in a step. [default: 128; less for few images]")
-    ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(min=1e-9, help="Maximum learning rate. [default: 0.001]")
-    ] = None,
-    patience: Annotated[
-        int | None, typer.Option(min=1, help="Stop after this number of epochs without improvement. [default: 6]")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=options.MAX_BIGINT, help="Random seed (weights, split, noise).")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run after its last epoch.")] = False,
+        bool | None, Option("--binarise", help="Sample each pixel as 0 or 1, for the Bernoulli likelihood.")
+    ] = None
+    batch_size: Annotated[int | None, Option(min=2, help="Images in a step. [default: 128; less for few images]")] = (
+        None
+    )
+    learning_rate: Annotated[float | None, Option(min=1e-9, help="Maximum learning rate. [default: 0.001]")] = None
+    patience_epochs: Annotated[
+        int | None,
+        Option("--patience", min=1, help="Stop after this number of epochs without improvement. [default: 6]"),
+    ] = None
+    seed: Annotated[int, Option(min=0, max=options.MAX_BIGINT, help="Random seed (weights, split, noise).")] = 0
+    resume: Annotated[bool, Option("--resume", help="Continue an interrupted run after its last epoch.")] = False
+
+
+def train(
+    training: TrainOptions,
+    common: options.EncoderOptions,
+    photos: options.PhotosArgument,
+    include: options.IncludeOption = None,
+    exclude: options.ExcludeOption = None,
 ) -> None:
     """Train an encoder on PHOTOS and add it to the home, with a report (curves, reconstructions, samples)."""
-    from simile.indexer.training.train import TrainingRequest, train_on_sources
+    from simile.indexer.training.dataset import TrainingRequest
+    from simile.indexer.training.train import train_on_sources
 
-    if minutes is None and epochs is None and not resume:  # a resumed run keeps its own budget
-        minutes = DEFAULT_TRAINING_MINUTES
-    overrides = {
-        "epochs": epochs,
-        "latent_dim": latent_dim,
-        "architecture": architecture,
-        "bottleneck": bottleneck,
-        "width": width,
-        "weights": weights,
-        "corrupt": corrupt,
-        "features": features,
-        "feature_weight": feature_weight,
-        "beta": beta,
-        "free_bits": free_bits,
-        "kl_warmup_steps": kl_warmup_steps,
-        "likelihood": likelihood,
-        "variance": variance,
-        "binarise": binarise,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "patience_epochs": patience,
-    }
-    request = TrainingRequest(
-        recipe=recipe,
-        overrides=overrides,
-        minutes=minutes,
-        image_size=image_size,
-        fit=fit,  # type: ignore[arg-type]  # train_on_sources checks it
-        seed=seed,
-        resume=resume,
-        labels=labels,
-        decoder_only=decoder_only,
-    )
+    values = dict(vars(training))
+    if training.minutes is None and training.epochs is None and not training.resume:  # a resumed run keeps its budget
+        values["minutes"] = DEFAULT_TRAINING_MINUTES
+    names = {field.name for field in fields(TrainingRequest)} & values.keys()
+    of_request = {name: values.pop(name) for name in names}
+    request = TrainingRequest(overrides=values, **of_request)
     patterns = options.make_patterns(include, exclude)
     with ProgressReporter("The last finished epoch is saved; continue with --resume.", json=common.json) as reporter:
         trained = train_on_sources(common.load_settings(), photos, request, reporter.on_training, patterns)
-    if common.json:
-        output.write_json(trained)
-        return
-    best = trained["best"]["validation"]
-    output.write(
+    text = (
         f"encoder {trained['fingerprint']}{' (now active)' if trained['active'] else ''}\n"
-        f"best epoch {trained['best_epoch']}: {format_figures(best)}; stopped: {trained['stopped']}\n"
-        f"report: {trained['folder']}"
+        f"best epoch {trained['best_epoch']}: {format_figures(trained['best']['validation'])}; "
+        f"stopped: {trained['stopped']}\nreport: {trained['folder']}"
     )
     if not trained["active"]:
-        output.write(f"another encoder is active; switch with `simile index PHOTOS --encoder {trained['fingerprint']}`")
+        text += f"\nanother encoder is active; switch with `simile index PHOTOS --encoder {trained['fingerprint']}`"
+    common.show(trained, text)

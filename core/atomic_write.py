@@ -80,8 +80,13 @@ def check_output_path(path: Path, suffixes: Sequence[str]) -> None:
 
 def write_output_file(path: Path, data: bytes) -> None:
     """Write a file atomically. Raises BadSetting if there is no space or no permission."""
+    write_output(path, lambda temporary: temporary.write_bytes(data))
+
+
+def write_output(path: Path, write: Callable[[Path], object]) -> None:
+    """Call `write` as write_atomically does. Raises BadSetting if there is no space or no permission."""
     try:
-        write_atomically(path, lambda temporary: temporary.write_bytes(data))
+        write_atomically(path, write)
     except OSError as error:
         reason = error.strerror or error
         raise BadSetting(f"{path} can't be written: {reason}. Make space, or name another file.") from error

@@ -1,36 +1,5 @@
 """All errors that simile raises on purpose.
 
-    SimileError
-    ├── InputError                 the input is wrong
-    │   ├── BadSetting             the value of a setting or argument can't be used
-    │   │   └── BadUsage           options of a command conflict, or a required one is missing
-    │   ├── NoSuchPath             a given path does not exist
-    │   ├── UnreadableImage        the file is no image, or is damaged
-    │   │   └── ImageTooLarge      more pixels or bytes than allowed
-    │   ├── NoSuchImage            the image id is not in the catalogue
-    │   ├── NoSuchJob              no indexing job has this id
-    │   ├── NoSuchRoot             no folder that may be indexed over HTTP has this name
-    │   ├── NoSuchEncoder          no encoder has this fingerprint or path
-    │   ├── TooFewPictures         too few images for training or a measurement
-    │   ├── BackupDamaged          a backup is incomplete or altered, or not made by simile
-    │   └── ArchiveDamaged         a file of compressed images is damaged, or not made by simile
-    ├── NotFinite                  NaN or infinity where finite numbers are required
-    ├── NoDecoder                  the encoder has no decoder, so it can't reconstruct
-    ├── NoVariance                 the encoder has no variance, so uncertainty is unknown
-    ├── NothingIndexed             the home holds no vectors
-    ├── EncoderMismatch            vectors of two encoders are mixed, or a vector has the wrong length
-    ├── BeingComputed              the result is computed in the background: repeat the request
-    ├── JobRunning                 an indexing job is running, and only one may run at a time
-    ├── JobOver                    an indexing job has ended, so it can't be cancelled
-    ├── CheckpointDamaged          an encoder's files are altered, incomplete or of an unknown kind
-    ├── IndexDamaged               a segment is missing, altered or inconsistent
-    ├── DownloadFailed             a dataset could not be downloaded
-    └── HomeError
-        ├── HomeBusy               another process holds the home's lock
-        ├── HomeOutdated           made by an older version; a writer must upgrade it
-        ├── HomeTooNew             made by a newer version
-        └── HomeNotWritable        no space, or no permission
-
 Each message says what happened, with the path, id or setting, and what to do next. This module knows neither HTTP
 nor the shell: service/errors.py maps each class to a status, cli/main.py prints `Type: message`. The class names are
 part of the API: `TooFewPictures` is the problem type `too-few-pictures`.

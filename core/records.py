@@ -116,6 +116,11 @@ class IndexSummary:
         """Images embedded each second, rounded to one decimal."""
         return round(self.embedded / self.seconds, 1) if self.seconds > 0 else 0.0
 
+    def get_speed(self, total: int) -> tuple[float | None, float | None]:
+        """Return files per second, and the seconds left for `total` files; None if unknown."""
+        speed = self.done / self.seconds if self.seconds else None
+        return speed, (total - self.done) / speed if speed else None
+
 
 MetadataCondition = tuple[str, str, str]  # (name, one of = != < <= > >=, value)
 

@@ -48,13 +48,6 @@ class EmbeddingResult:
             raise BadSetting(f"{output} can't be written: {error.strerror}. Name another --output.") from error
 
 
-def check_output_path(output: Path) -> None:
-    """Raise BadSetting if `output` can't be a file, before hours of work."""
-    if output.is_dir() or not output.absolute().parent.is_dir():
-        reason = "it is a folder" if output.is_dir() else "its folder does not exist"
-        raise BadSetting(f"{output} can't be written: {reason}. Name another --output.")
-
-
 def embed(
     settings: Settings, sources: Sequence[Path | str], encoder: TrainedEncoder, patterns: PathPatterns | None = None
 ) -> EmbeddingResult:

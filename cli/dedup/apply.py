@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from simile.cli import options, output
 from simile.cli.progress import RESUME_HINT, ProgressReporter
@@ -25,26 +26,20 @@ ACTION_PAST_TENSE = {
 }
 
 
-@options.option_groups
 def apply(
-    context: typer.Context,
     common: options.CommonOptions,
-    plan: Annotated[Path, typer.Argument(help="A plan from `simile dedup --plan`, the web page or the report.")],
-    move_to: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Move the files there and keep their folders.")
-    ] = None,
-    hardlink: Annotated[
-        bool, typer.Option("--hardlink", help="Replace equal files by hard links to the kept file.")
-    ] = False,
+    plan: Annotated[Path, Argument(help="A plan from `simile dedup --plan`, the web page or the report.")],
+    move_to: Annotated[Path | None, Option(metavar="DIR", help="Move the files there and keep their folders.")] = None,
+    hardlink: Annotated[bool, Option("--hardlink", help="Replace equal files by hard links to the kept file.")] = False,
     symlink: Annotated[
-        bool, typer.Option("--symlink", help="Replace equal files by symbolic links to the kept file.")
+        bool, Option("--symlink", help="Replace equal files by symbolic links to the kept file.")
     ] = False,
-    trash: Annotated[bool, typer.Option("--trash", help="Move the files to the trash of the desktop.")] = False,
+    trash: Annotated[bool, Option("--trash", help="Move the files to the trash of the desktop.")] = False,
     root: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder whose files may be changed though they are not indexed; can be repeated."),
+        Option(help="Folder whose files may be changed though they are not indexed; can be repeated."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything; change nothing.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Check everything; change nothing.")] = False,
     wait: options.WaitOption = 0.0,
 ) -> None:
     """Apply a PLAN in one of four ways; without one of them, only show what would happen.
@@ -68,48 +63,35 @@ def apply(
     )
     hint = "Files that were changed stay changed; `simile dedup undo` restores them."
     with ProgressReporter(hint, json=common.json) as reporter:
-        result = apply_plan(common.load_settings(context.obj), plan, request, reporter.on_stage)
-    if common.json:
-        output.write_json({**asdict(result), "action": action})
-    else:
-        output.write(_format_applied(result, action))
+        result = apply_plan(common.load_settings(), plan, request, reporter.on_stage)
+    common.show({**asdict(result), "action": action}, _format_applied(result, action))
     if result.set_aside:
         raise typer.Exit(1)
 
 
-@options.option_groups
 def undo(
-    context: typer.Context,
     common: options.CommonOptions,
-    journal: Annotated[str | None, typer.Argument(help="Name or number of the journal. [default: the latest]")] = None,
+    journal: Annotated[str | None, Argument(help="Name or number of the journal. [default: the latest]")] = None,
     wait: options.WaitOption = 0.0,
 ) -> None:
     """Undo `apply`: restore each file with its bytes, mode and time. No file is overwritten."""
     from simile.dedup.cleanup.undo import undo_journal
 
     with ProgressReporter(RESUME_HINT, json=common.json) as reporter:
-        result = undo_journal(common.load_settings(context.obj), journal, wait, reporter.on_stage)
-    if common.json:
-        output.write_json(asdict(result))
-    else:
-        lines = [f"{result.restored:,} files restored (journal {result.journal})"]
-        output.write("\n".join(lines + list(map(output.format_failure, result.set_aside))))
+        result = undo_journal(common.load_settings(), journal, wait, reporter.on_stage)
+    lines = [f"{result.restored:,} files restored (journal {result.journal})"]
+    common.show(asdict(result), "\n".join([*lines, *map(output.format_failure, result.set_aside)]))
     if result.set_aside:
         raise typer.Exit(1)
 
 
-@options.option_groups
-def show_journals(context: typer.Context, common: options.CommonOptions) -> None:
+def show_journals(common: options.CommonOptions) -> None:
     """List the applied plans, the latest first."""
     from simile.dedup.cleanup.journal import list_journals
-    from simile.store.home import Home
 
-    settings = common.load_settings(context.obj)
-    journals = list_journals(Home(settings.home, settings.database_url))
-    if common.json:
-        output.write_json({"journals": journals})
-    else:
-        output.write("\n".join(map(_format_journal, journals)) or "no plan was applied in this home")
+    journals = list_journals(common.get_home())
+    text = "\n".join(map(_format_journal, journals)) or "no plan was applied in this home"
+    common.show({"journals": journals}, text)
 
 
 def _format_applied(result: ApplyResult, action: CleanupAction | None) -> str:

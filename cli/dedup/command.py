@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from simile.cli import options
 from simile.cli.dedup import apply, output
 from simile.cli.progress import RESUME_HINT, ProgressReporter
 from simile.core.errors import BadUsage
-from simile.core.settings import Settings
 
 if TYPE_CHECKING:
     from simile.dedup.reporting.results import DedupResultOptions
+    from simile.store.home import Home
 
-app = typer.Typer(help="Find copies of images and plan what to keep; apply a plan or undo it.")
+app = options.CommandGroup(help="Find copies of images and plan what to keep; apply a plan or undo it.")
 app.command("apply")(apply.apply)
 app.command("undo")(apply.undo)
 app.command("journals")(apply.show_journals)
@@ -29,37 +30,35 @@ AGAINST_PARAMETERS = SUBCOMMAND_PARAMETERS | {"against", "output_paths", "plan",
 
 
 @app.callback(invoke_without_command=True)
-@options.option_groups
 def dedup(
     context: typer.Context,
     filters: options.FilterOptions,
     common: options.EncoderOptions,
     tier: Annotated[
-        list[str] | None,
-        typer.Option(help="bytes, pixels, near or similar; comma-separated or repeated. [default: all]"),
+        list[str] | None, Option(help="bytes, pixels, near or similar; comma-separated or repeated. [default: all]")
     ] = None,
     precision: Annotated[
         float | None,
-        typer.Option(
+        Option(
             min=0.5, max=1.0, help="Precision of near copies, measured on copies made of your images. [default: 0.99]"
         ),
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(min=0, help="Largest distance of near copies, instead of --precision.")
+        float | None, Option(min=0, help="Largest distance of near copies, instead of --precision.")
     ] = None,
     keep: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="Rules for the file to keep, in order: largest, least-compressed, oldest, under:FOLDER, labelled. "
             "[default: largest, least-compressed, oldest]"
         ),
     ] = None,
     last: Annotated[
-        bool, typer.Option("--last", help="Show the results of the last run, with the decisions made since.")
+        bool, Option("--last", help="Show the results of the last run, with the decisions made since.")
     ] = False,
     between: Annotated[
         tuple[str, str] | None,
-        typer.Option(
+        Option(
             help="Two splits, such as: train test. List the copies that are in both. A split is a folder name, a path "
             "with a slash, or a value of the manifest's column `split`; several with commas: train,val test.",
             rich_help_panel=DATASETS_PANEL,
@@ -67,30 +66,30 @@ def dedup(
     ] = None,
     labels: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="folders, or a column of the manifest: list copies with conflicting labels and count classes.",
             rich_help_panel=DATASETS_PANEL,
         ),
     ] = None,
     against: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help="A folder that is not indexed, or another home: find its images in this home.",
             rich_help_panel=DATASETS_PANEL,
         ),
     ] = None,
     output_paths: Annotated[
         list[Path] | None,
-        typer.Option(
+        Option(
             "--output",
             "-o",
             help="Write groups as .json, pairs as .csv or .parquet, or a report as .html; can be repeated.",
         ),
     ] = None,
     plan: Annotated[
-        Path | None, typer.Option(help="Write a plan of the files to remove (.json), for `simile dedup apply`.")
+        Path | None, Option(help="Write a plan of the files to remove (.json), for `simile dedup apply`.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=options.MAX_BIGINT, help="Random seed (artificial copies).")] = 0,
+    seed: Annotated[int, Option(min=0, max=options.MAX_BIGINT, help="Random seed (artificial copies).")] = 0,
     wait: options.WaitOption = 0.0,
 ) -> None:
     """Find copies of images and plan what to keep. Only `apply` changes files.
@@ -100,12 +99,10 @@ def dedup(
     given = _get_given_options(context)
     if context.invoked_subcommand is not None:
         _check_options_before_subcommand(given, context.invoked_subcommand)
-        context.obj = (
-            common.home
-        )  # `simile dedup --home H apply PLAN` is the same as `simile dedup apply PLAN --home H`
+    if options.pass_home_to_subcommand(context, common.home):
         return
-    from simile.dedup.grouping.keep_rules import parse_keep_rules
-    from simile.dedup.reporting.results import DedupResultOptions, parse_tiers
+    from simile.dedup.grouping.keep_rules import DEFAULT_KEEP_RULES, parse_keep_rules
+    from simile.dedup.reporting.results import DedupResultOptions, collect_results, count_tiers, parse_tiers
 
     result_options = DedupResultOptions(
         rules=parse_keep_rules(keep) if keep else None,
@@ -118,17 +115,32 @@ def dedup(
     paths = output_paths or []
     _check_options(result_options, given)
     _check_output_files(paths, plan, (".json", ".csv") if against is not None else None)
-    settings = common.load_settings()
     reporter = ProgressReporter(RESUME_HINT, json=common.json)
     if against is not None:
-        output.compare_against(settings, against, paths, plan, reporter, json=common.json)
+        output.compare_against(common, against, paths, plan, reporter)
         return
     with reporter:
         if not last and set(result_options.tiers) != {"bytes"}:  # equal bytes are known without a run
-            _check_split_names(settings, result_options)
-            _find_duplicates(settings, result_options, precision, seed, wait, reporter)
-        collected = output.collect_output(settings, result_options, paths, plan, reporter)
-    output.show_output(collected, paths, plan, json=common.json)
+            from simile.dedup.detection.job import DedupRequest, find_duplicates
+
+            _check_split_names(common.get_home(), result_options)
+            request = DedupRequest(
+                tiers=tuple(result_options.tiers),
+                precision=precision,
+                threshold=threshold,
+                only=result_options.filter,
+                seed=seed,
+                wait=wait,
+                keep=tuple(result_options.rules or DEFAULT_KEEP_RULES),
+            )
+            find_duplicates(common.load_settings(), request, reporter.on_stage)
+        with common.open_searcher() as searcher:
+            results, cleanup_plan = collect_results(searcher.catalogue, result_options)
+            output.write_output_files(paths, results, searcher, reporter.on_stage)
+            output.write_plan_file(plan, cleanup_plan)
+            counts = count_tiers(searcher.catalogue, results, cleanup_plan)
+            active = searcher.catalogue.get_state().active_encoder
+    output.show_results(common, results, counts, cleanup_plan, paths, plan, threshold=threshold, active_encoder=active)
 
 
 def _get_given_options(context: typer.Context) -> dict[str, str]:
@@ -179,37 +191,12 @@ def _check_output_files(output_paths: list[Path], plan: Path | None, suffixes: t
         raise BadUsage("--output and --plan name the same file twice. Use a different file for each.")
 
 
-def _check_split_names(settings: Settings, result_options: DedupResultOptions) -> None:
+def _check_split_names(home: Home, result_options: DedupResultOptions) -> None:
     """Raise BadSetting for an unknown split or column before the run; an old home is checked after its upgrade."""
     from simile.dedup.reporting.results import check_dataset_names
     from simile.store.catalogue.catalogue import Catalogue
     from simile.store.database import schema
-    from simile.store.home import Home
 
-    home = Home(settings.home, settings.database_url)
     if schema.read_revision(home) == schema.HEAD_REVISION:
         with Catalogue(home) as catalogue:
             check_dataset_names(catalogue, result_options)
-
-
-def _find_duplicates(
-    settings: Settings,
-    result_options: DedupResultOptions,
-    precision: float | None,
-    seed: int,
-    wait: float,
-    reporter: ProgressReporter,
-) -> None:
-    from simile.dedup.detection.job import DedupRequest, find_duplicates
-    from simile.dedup.grouping.keep_rules import DEFAULT_KEEP_RULES
-
-    request = DedupRequest(
-        tiers=tuple(result_options.tiers),
-        precision=precision,
-        threshold=result_options.threshold,
-        only=result_options.filter,
-        seed=seed,
-        wait=wait,
-        keep=tuple(result_options.rules or DEFAULT_KEEP_RULES),
-    )
-    find_duplicates(settings, request, reporter.on_stage)

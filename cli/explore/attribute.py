@@ -5,62 +5,60 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from simile.cli import options, output
 from simile.cli.progress import RESTART_HINT, ProgressReporter
+from simile.core.atomic_write import write_output_file
 from simile.core.errors import BadUsage
 
 if TYPE_CHECKING:
     from simile.explore.attributes.directions import AttributeEntanglement
     from simile.search.attributes import Attribute
 
-app = typer.Typer(
+app = options.CommandGroup(
     help="Learn attributes from two sets of images; list, show, apply and remove them.", no_args_is_help=True
 )
 
 AttributeNameArgument = Annotated[
-    str, typer.Argument(metavar="NAME", help="Name of the attribute, such as smile.", show_default=False)
+    str, Argument(metavar="NAME", help="Name of the attribute, such as smile.", show_default=False)
 ]
 
 
 @app.command()
-@options.option_groups
 def learn(
     common: options.EncoderOptions,
     name: AttributeNameArgument,
     photos: Annotated[
-        list[Path] | None, typer.Argument(metavar="PHOTOS…", help="Labelled images, with --labels.", show_default=False)
+        list[Path] | None, Argument(metavar="PHOTOS…", help="Labelled images, with --labels.", show_default=False)
     ] = None,
     labels: Annotated[
-        str | None,
-        typer.Option(help="Labels of PHOTOS: folders, or a CSV file. The class NAME is compared with all others."),
+        str | None, Option(help="Labels of PHOTOS: folders, or a CSV file. The class NAME is compared with all others.")
     ] = None,
-    of: Annotated[str | None, typer.Option(help="The class, if it is not NAME.", show_default=False)] = None,
+    of: Annotated[str | None, Option(help="The class, if it is not NAME.", show_default=False)] = None,
     positive: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder, archive or file with the attribute; can be repeated.", show_default=False),
+        Option(help="Folder, archive or file with the attribute; can be repeated.", show_default=False),
     ] = None,
     negative: Annotated[
-        list[Path] | None, typer.Option(help="The same without the attribute; can be repeated.", show_default=False)
+        list[Path] | None, Option(help="The same without the attribute; can be repeated.", show_default=False)
     ] = None,
     where: Annotated[
         list[str] | None,
-        typer.Option(help='Instead: indexed images with this metadata, such as "smile=yes", against all others.'),
+        Option(help='Instead: indexed images with this metadata, such as "smile=yes", against all others.'),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=options.MAX_SEED, help="Random seed (held-out folds).")] = 0,
+    seed: Annotated[int, Option(min=0, max=options.MAX_SEED, help="Random seed (held-out folds).")] = 0,
 ) -> None:
     """Learn an attribute for the active encoder, and measure how well it separates held-out images."""
     from simile.explore.attributes import directions, examples
     from simile.search import attributes
-    from simile.search.searcher import Searcher
 
     sources = [bool(positive or negative), bool(where), labels is not None]
     if sum(sources) != 1 or bool(positive) != bool(negative):
         raise BadUsage("Give both --positive and --negative, or only --where, or --labels and PHOTOS.")
     if bool(photos) != (labels is not None) or (of is not None and labels is None):
         raise BadUsage("PHOTOS, --labels and --of go together: give the images and their labels.")
-    with Searcher(common.load_settings()) as searcher:
+    with common.open_searcher() as searcher:
         encoder = searcher.get_encoder().fingerprint
         attributes.check_attribute_name_free(searcher.home, encoder, name)
         with ProgressReporter(RESTART_HINT, json=common.json) as reporter:
@@ -76,60 +74,51 @@ def learn(
         others = attributes.load_attributes(searcher.home, encoder)
         entangled = directions.find_entangled_attributes(attribute, others)
         attributes.save_attribute(searcher.home, attribute)
-    _write_attribute(attribute, entangled, json=common.json)
+    _show_attribute(common, attribute, entangled)
 
 
 @app.command("list")
-@options.option_groups
 def list_attributes(common: options.CommonOptions) -> None:
     """List the attributes of the active encoder."""
     from simile.search import attributes
-    from simile.search.searcher import Searcher
 
-    with Searcher(common.load_settings()) as searcher:
+    with common.open_searcher() as searcher:
         found = attributes.load_attributes(searcher.home, searcher.get_encoder().fingerprint)
-    if common.json:
-        output.write_json({"attributes": [_make_attribute_json(attribute, []) for attribute in found]})
-    else:
-        output.write("\n".join(map(_format_attribute, found)) or "no attributes: run `simile attribute learn NAME`")
+    text = "\n".join(map(_format_attribute, found)) or "no attributes: run `simile attribute learn NAME`"
+    common.show({"attributes": [_make_attribute_json(attribute, []) for attribute in found]}, text)
 
 
 @app.command()
-@options.option_groups
 def show(common: options.CommonOptions, name: AttributeNameArgument) -> None:
     """Show how well an attribute separates images, and which other attributes change with it."""
     from simile.explore.attributes.directions import find_entangled_attributes
     from simile.search import attributes
-    from simile.search.searcher import Searcher
 
-    with Searcher(common.load_settings()) as searcher:
+    with common.open_searcher() as searcher:
         encoder = searcher.get_encoder().fingerprint
         attribute = attributes.load_attribute(searcher.home, encoder, name)
         others = [other for other in attributes.load_attributes(searcher.home, encoder) if other.name != name]
-    _write_attribute(attribute, find_entangled_attributes(attribute, others), json=common.json)
+    _show_attribute(common, attribute, find_entangled_attributes(attribute, others))
 
 
 @app.command()
-@options.option_groups
 def remove(common: options.CommonOptions, name: AttributeNameArgument) -> None:
     """Remove an attribute of the active encoder."""
     from simile.search import attributes
-    from simile.search.searcher import Searcher
 
-    with Searcher(common.load_settings()) as searcher:
+    with common.open_searcher() as searcher:
         attributes.remove_attribute(searcher.home, searcher.get_encoder().fingerprint, name)
-    output.write_json({"removed": name}) if common.json else output.write(f"attribute {name} was removed")
+    common.show({"removed": name}, f"attribute {name} was removed")
 
 
 @app.command()
-@options.option_groups
 def apply(
     common: options.EncoderOptions,
     name: AttributeNameArgument,
     image: options.ImageArgument = None,
     image_id: options.ImageIdOption = None,
     strength: Annotated[
-        float, typer.Option(help="1: the mean difference between images with and without it; negative: less of it.")
+        float, Option(help="1: the mean difference between images with and without it; negative: less of it.")
     ] = 1.0,
     output_path: options.PngOption = None,
 ) -> None:
@@ -139,16 +128,14 @@ def apply(
 
 
 @app.command()
-@options.option_groups
 def sheet(
     common: options.EncoderOptions,
     name: AttributeNameArgument,
     images: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="IMAGES…", help="Image files; need not be indexed.", show_default=False),
+        list[Path] | None, Argument(metavar="IMAGES…", help="Image files; need not be indexed.", show_default=False)
     ] = None,
     image_id: options.ImageIdsOption = None,
-    strengths: Annotated[str, typer.Option(help="A range such as -3..3, or numbers: --strengths=-1.5,0,2.")] = "-3..3",
+    strengths: Annotated[str, Option(help="A range such as -3..3, or numbers: --strengths=-1.5,0,2.")] = "-3..3",
     output_path: options.PngOption = None,
 ) -> None:
     """Write a contact sheet with a row for each image and a column for each strength."""
@@ -167,41 +154,38 @@ def _write_attribute_sheet(
     strengths: list[float],
     output_path: Path | None,
 ) -> None:
-    from simile.core.atomic_write import write_output_file
     from simile.explore.attributes.render import render_attribute_sheet
     from simile.explore.latent.inputs import encode_inputs
-    from simile.images.sources.sources import check_file
     from simile.search import attributes
-    from simile.search.searcher import Searcher
 
     options.check_output(output_path, (".png",), or_json=common.json)
-    for path in inputs:
-        if isinstance(path, Path):
-            check_file(path)
-    with Searcher(common.load_settings()) as searcher:
+    options.check_files(inputs)
+    with common.open_searcher() as searcher:
         attribute = attributes.load_attribute(searcher.home, searcher.get_encoder().fingerprint, name)
         if output_path is not None:
             write_output_file(output_path, render_attribute_sheet(searcher, attribute, inputs, strengths))
         if common.json:
             points = encode_inputs(searcher, inputs)
             rows = [[attribute.shift(point.mu, strength).tolist() for strength in strengths] for point in points]
-            body = {"attribute": name, "strengths": strengths, "mu": rows}
-            output.write_json({**body, "output": output.to_text(output_path)})
+            output.write_json({"attribute": name, "strengths": strengths, "mu": rows, "output": output_path})
             return
     output.write(f"{output_path}: {len(inputs)} x {len(strengths)} images with {name}")
 
 
-def _write_attribute(attribute: Attribute, entangled: list[AttributeEntanglement], *, json: bool) -> None:
-    if json:
-        output.write_json(_make_attribute_json(attribute, entangled))
-        return
-    output.write(_format_attribute(attribute))
-    if attribute.contradictory:
-        output.note(f"{attribute.contradictory:,} images were on both sides (equal bytes) and were skipped")
-    if attribute.unreadable:
-        output.note(f"{attribute.unreadable:,} files could not be read")
-    for other in entangled:
-        output.write(f"  changes {other.name} by {other.change:+.2f} for each step (cosine {other.cosine:+.2f})")
+def _show_attribute(
+    common: options.CommonOptions, attribute: Attribute, entangled: list[AttributeEntanglement]
+) -> None:
+    lines = [_format_attribute(attribute)]
+    lines += [
+        f"  changes {other.name} by {other.change:+.2f} for each step (cosine {other.cosine:+.2f})"
+        for other in entangled
+    ]
+    counts = {
+        "images were on both sides (equal bytes) and were skipped": attribute.contradictory,
+        "files could not be read": attribute.unreadable,
+    }
+    notes = [f"{count:,} {text}" for text, count in counts.items() if count]
+    common.show(_make_attribute_json(attribute, entangled), "\n".join(lines), *notes)
 
 
 def _make_attribute_json(attribute: Attribute, entangled: list[AttributeEntanglement]) -> dict[str, Any]:

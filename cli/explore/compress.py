@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from simile.cli import options, output
 from simile.cli.index import load_chosen_encoder
 from simile.cli.progress import RESTART_HINT, ProgressReporter
-from simile.core.atomic_write import check_output_path
 from simile.core.errors import BadSetting, BadUsage, NoDecoder
 from simile.core.settings import Settings
 
@@ -18,20 +17,19 @@ if TYPE_CHECKING:
     from simile.models.inference.encoder import TrainedEncoder
 
 
-@options.option_groups
 def compress(
     common: options.EncoderOptions,
     photos: options.PhotosArgument,
-    output_path: Annotated[Path, typer.Option("--output", "-o", help="The archive to write, such as photos.simile.")],
+    output_path: Annotated[Path, Option("--output", "-o", help="The archive to write, such as photos.simile.")],
     bytes_per_image: Annotated[
-        float | None, typer.Option("--bytes", help="Maximum bytes per image, on average.", show_default=False)
+        float | None, Option("--bytes", help="Maximum bytes per image, on average.", show_default=False)
     ] = None,
     step: Annotated[
         float | None,
-        typer.Option(help="Quantisation step instead: its effect on an image with values in [0, 1]. [default: 1]"),
+        Option(help="Quantisation step instead: its effect on an image with values in [0, 1]. [default: 1]"),
     ] = None,
     effort: Annotated[
-        int, typer.Option(min=0, max=2000, help="Gradient descent steps per image: slower and better; 60 is a lot.")
+        int, Option(min=0, max=2000, help="Gradient descent steps per image: slower and better; 60 is a lot.")
     ] = 0,
     encoder: options.EncoderOption = None,
 ) -> None:
@@ -43,7 +41,7 @@ def compress(
 
     if bytes_per_image is not None and step is not None:
         raise BadUsage("Give --bytes or --step, not both.")
-    check_output_path(output_path, ())
+    options.check_output(output_path, ())
     settings = common.load_settings()
     network = _load_decoding_encoder(settings, encoder)
     sources = walk_sources(photos)
@@ -62,34 +60,28 @@ def compress(
     failures = [*compressed.failures, *sources.failures]
     count = len(compressed.names)
     bytes_each = sizes["latents"] / count
-    if common.json:
-        reasons = [{"path": failure.path, "reason": failure.reason} for failure in failures]
-        body = {"output": str(output_path), "pictures": count, "bytes": sizes, "bytes_per_picture": bytes_each}
-        output.write_json({**body, "encoder": compressed.encoder, "failures": reasons})
-        return
-    for failure in failures:
-        output.note(output.format_failure(failure))
-    output.write(
+    body = {"output": output_path, "pictures": count, "bytes": sizes, "bytes_per_picture": bytes_each}
+    text = (
         f"{output_path}: {count} images in {sizes['all']:,} bytes: latents {sizes['latents']:,} "
         f"({bytes_each:.1f} each), tables {sizes['tables']:,}, names {sizes['names']:,}; "
         f"encoder {compressed.encoder} is needed to open it"
     )
+    body |= {"encoder": compressed.encoder, "failures": list(map(vars, failures))}
+    common.show(body, text, *map(output.format_failure, failures))
 
 
-@options.option_groups
 def decompress(
     common: options.EncoderOptions,
-    archive: Annotated[Path, typer.Argument(help="An archive of `simile compress`.")],
+    archive: Annotated[Path, Argument(help="An archive of `simile compress`.")],
     output_path: Annotated[
-        Path, typer.Option("--output", "-o", help="The folder for the images; created if it does not exist.")
+        Path, Option("--output", "-o", help="The folder for the images; created if it does not exist.")
     ],
     encoder: options.EncoderOption = None,
 ) -> None:
     """Write the images of an archive as PNGs; existing files are not overwritten."""
     from simile.explore.compression.archive import extract_images, read_archive
-    from simile.images.sources.sources import check_file
 
-    check_file(archive)
+    options.check_files([archive])
     compressed = read_archive(archive)
     network = _load_decoding_encoder(common.load_settings(), encoder or compressed.encoder)
     try:
@@ -97,10 +89,7 @@ def decompress(
     except OSError as error:
         raise BadSetting(f"{output_path} can't be created: {error.strerror or error}. Name another folder.") from error
     paths = extract_images(network, compressed, output_path)
-    if common.json:
-        output.write_json({"output": str(output_path), "pictures": list(map(str, paths))})
-    else:
-        output.write(f"{output_path}: {len(paths)} images")
+    common.show({"output": output_path, "pictures": paths}, f"{output_path}: {len(paths)} images")
 
 
 def _load_decoding_encoder(settings: Settings, reference: str | None) -> TrainedEncoder:

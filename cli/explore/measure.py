@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import typer
+from typer import Option
 
 from simile.cli import options, output
 from simile.cli.progress import RESTART_HINT, RESUME_HINT, ProgressReporter
+from simile.core.atomic_write import write_output_file
 
 if TYPE_CHECKING:
     from simile.explore.latent.smoothness import LatentContinuity
@@ -27,82 +28,68 @@ CONTINUITY_MEANINGS = {
 }
 
 
-@options.option_groups
 def show_outliers(
     common: options.EncoderOptions,
-    count: Annotated[int, typer.Option(min=1, max=100_000, help="Number of images.")] = 50,
+    count: Annotated[int, Option(min=1, max=100_000, help="Number of images.")] = 50,
     output_path: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Write a contact sheet (.png), a page (.html) or a table (.csv)."),
+        Path | None, Option("--output", "-o", help="Write a contact sheet (.png), a page (.html) or a table (.csv).")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=options.MAX_SEED, help="Random seed (mixture, samples).")] = 0,
+    seed: Annotated[int, Option(min=0, max=options.MAX_SEED, help="Random seed (mixture, samples).")] = 0,
 ) -> None:
     """List the outliers of the collection, each with the reason."""
     from simile.explore.outliers.detector import find_outliers
     from simile.explore.outliers.exports import OUTLIER_SUFFIXES, write_outliers
-    from simile.search.searcher import Searcher
 
     options.check_output(output_path, OUTLIER_SUFFIXES)
-    with Searcher(common.load_settings()) as searcher:
+    with common.open_searcher() as searcher:
         with ProgressReporter(RESUME_HINT, json=common.json) as reporter:
             outliers, scores = find_outliers(searcher, count, reporter.on_stage, seed=seed)
         if output_path is not None:
             write_outliers(searcher, outliers, output_path)
-    if common.json:
-        body = {"outliers": list(map(asdict, outliers)), "images": len(scores.ids), "signals": list(scores.ranks)}
-        output.write_json({**body, "neighbour": scores.neighbour, "output": output.to_text(output_path)})
-        return
-    for rank, outlier in enumerate(outliers, 1):
-        output.write(f"{rank:>3}  {outlier.score:5.2f}  {outlier.path}  {outlier.reason}")
-    output.note_written(output_path)
+    body = {"outliers": list(map(asdict, outliers)), "images": len(scores.ids), "signals": list(scores.ranks)}
+    body |= {"neighbour": scores.neighbour, "output": output_path}
+    lines = [f"{rank:>3}  {item.score:5.2f}  {item.path}  {item.reason}" for rank, item in enumerate(outliers, 1)]
+    common.show(body, "\n".join(lines), *output.format_written(output_path))
 
 
-@options.option_groups
 def show_uncertainty(
     common: options.EncoderOptions,
     image: options.ImageArgument = None,
     image_id: options.ImageIdOption = None,
-    samples: Annotated[int, typer.Option(min=2, max=1000, help="Samples of the posterior of the image.")] = 32,
-    seed: Annotated[int, typer.Option(min=0, max=options.MAX_SEED, help="Random seed.")] = 0,
+    samples: Annotated[int, Option(min=2, max=1000, help="Samples of the posterior of the image.")] = 32,
+    seed: Annotated[int, Option(min=0, max=options.MAX_SEED, help="Random seed.")] = 0,
     output_path: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Write the image, its reconstruction and a map of the variance as .png."),
+        Option("--output", "-o", help="Write the image, its reconstruction and a map of the variance as .png."),
     ] = None,
 ) -> None:
     """Measure the uncertainty of the encoder: σ, spread of reconstructions, log p(x), error, stable neighbours."""
-    from simile.core.atomic_write import write_output_file
     from simile.explore.latent.uncertainty import draw_uncertainty, measure_uncertainty
-    from simile.search.searcher import Searcher
 
     options.check_output(output_path, (".png",))
     query = options.get_query(image, image_id)
-    with Searcher(common.load_settings()) as searcher:
+    with common.open_searcher() as searcher:
         with ProgressReporter(RESUME_HINT, json=common.json) as reporter:
             result = measure_uncertainty(searcher, query, samples=samples, seed=seed, on_progress=reporter.on_stage)
         if output_path is not None:
             write_output_file(output_path, draw_uncertainty(result, searcher.get_query_pixels(query)))
-    if common.json:
-        output.write_json({**_make_uncertainty_json(result), "output": output.to_text(output_path)})
-        return
-    output.write("\n".join(_format_uncertainty(result)))
-    output.note_written(output_path)
+    body = {**_make_uncertainty_json(result), "output": output_path}
+    common.show(body, "\n".join(_format_uncertainty(result)), *output.format_written(output_path))
 
 
-@options.option_groups
 def show_continuity(
     common: options.EncoderOptions,
-    pairs: Annotated[int, typer.Option(min=1, max=10_000, help="Number of random image pairs.")] = 100,
-    steps: Annotated[int, typer.Option(min=3, max=256, help="Points on each path, both ends included.")] = 16,
+    pairs: Annotated[int, Option(min=1, max=10_000, help="Number of random image pairs.")] = 100,
+    steps: Annotated[int, Option(min=3, max=256, help="Points on each path, both ends included.")] = 16,
     how: Annotated[
-        str, typer.Option(help="linear: straight. spherical: rotate the direction, change the length evenly.")
+        str, Option(help="linear: straight. spherical: rotate the direction, change the length evenly.")
     ] = "linear",
-    seed: Annotated[int, typer.Option(min=0, max=options.MAX_SEED, help="Random seed.")] = 0,
+    seed: Annotated[int, Option(min=0, max=options.MAX_SEED, help="Random seed.")] = 0,
 ) -> None:
     """Measure how smooth the latent space is, along paths between random images of the collection."""
     from simile.explore.latent.smoothness import measure_continuity
-    from simile.search.searcher import Searcher
 
-    with Searcher(common.load_settings()) as searcher, ProgressReporter(RESTART_HINT, json=common.json) as reporter:
+    with common.open_searcher() as searcher, ProgressReporter(RESTART_HINT, json=common.json) as reporter:
         result = measure_continuity(
             searcher,
             pairs,
@@ -111,10 +98,12 @@ def show_continuity(
             seed=seed,
             on_progress=reporter.on_stage,
         )
-    if common.json:
-        output.write_json(_make_continuity_json(result))
-    else:
-        output.write("\n".join(_format_continuity(result)))
+    summary = {
+        name: None if measure is None else {"median": measure[0], "p90": measure[1]}
+        for name, measure in result.summarise().items()
+    }
+    body = {"encoder": result.fingerprint, "how": result.interpolation, "steps": result.steps}
+    common.show({**body, "pairs": result.pairs.tolist(), **summary}, "\n".join(_format_continuity(result)))
 
 
 def _make_uncertainty_json(result: EncodingUncertainty) -> dict[str, Any]:
@@ -139,19 +128,6 @@ def _format_uncertainty(result: EncodingUncertainty) -> Iterator[str]:
     if result.same_nearest is not None:
         yield f"neighbours       {result.same_nearest:.0%} of the samples have the same nearest image,"
         yield f"                 {result.overlap:.0%} of the ten nearest are the same on average"
-
-
-def _make_continuity_json(result: LatentContinuity) -> dict[str, Any]:
-    return {
-        "encoder": result.fingerprint,
-        "how": result.interpolation,
-        "steps": result.steps,
-        "pairs": result.pairs.tolist(),
-        **{
-            name: None if measure is None else {"median": measure[0], "p90": measure[1]}
-            for name, measure in result.summarise().items()
-        },
-    }
 
 
 def _format_continuity(result: LatentContinuity) -> Iterator[str]:

@@ -1,15 +1,12 @@
-"""Rebuild and compact the index of a home, back it up and restore it."""
+"""Rebuild and compact the index of a home."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from simile.core.settings import Settings
-from simile.store.backup.create import BackupSummary, create_backup
-from simile.store.backup.restore import restore_backup
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.database import schema
 from simile.store.home import Home
@@ -46,16 +43,3 @@ def _open_locked_index(settings: Settings, purpose: str) -> Iterator[Index]:
         schema.upgrade_schema(home)
         with Catalogue(home) as catalogue:
             yield Index(catalogue)
-
-
-def back_up_home(settings: Settings, target: Path) -> BackupSummary:
-    """Write the home to a tar file, also while it is in use. Raises BadSetting if the file can't be written."""
-    return create_backup(Home(settings.home, settings.database_url), target)
-
-
-def restore_home(settings: Settings, source: Path) -> BackupSummary:
-    """Restore a backup into an empty home.
-
-    Raises BadSetting, NoSuchPath, BackupDamaged, HomeTooNew, HomeNotWritable.
-    """
-    return restore_backup(source, Home(settings.home, settings.database_url))

@@ -27,7 +27,7 @@ from simile.images.sources.folders import WalkResult
 from simile.images.sources.paths import PathPatterns
 from simile.images.sources.sources import ImageSources, read_file_facts
 from simile.indexer.pipeline.plan import IndexPlan, IndexTask, Spool, check_prune, describe_sources, make_index_plan
-from simile.indexer.pipeline.publish import IndexPublisher
+from simile.indexer.pipeline.publish import publish_rows
 from simile.indexer.pipeline.writer import IndexBatchWriter
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import KnownFile
@@ -49,8 +49,8 @@ class IndexRequest:
 
     Attributes:
         encoder: Fingerprint or folder of the encoder; None for the active one, or to train one.
-        prune: Whether to forget files that no longer exist.
-        dry_run: Whether only to report what a run would do.
+        prune: Forget files that no longer exist.
+        dry_run: Only report what a run would do.
         minutes: Time limit of the training in a home without an encoder.
         on_training: Called after each training step.
         on_progress: Called after each batch with the summary so far and the total number of files.
@@ -76,10 +76,7 @@ def index(settings: Settings, sources: Sequence[Path | str], request: IndexReque
     A file that can't be used is listed in the summary and does not stop the run. Each batch is stored when it is
     done: after any interruption the next run continues after the last batch.
 
-    Args:
-        settings: Settings with the home.
-        sources: Folders, archives, files, patterns or lists (images/sources/sources.py).
-        request: The user's options.
+    `sources` are folders, archives, files, patterns or lists (images/sources/sources.py).
 
     Raises:
         NoSuchPath: A source does not exist.
@@ -172,26 +169,25 @@ class _IndexingRun:
             fingerprint and next(self.catalogue.files.iterate_without_embedding(fingerprint, rest), None)
         ):
             fingerprint = self._embed_all(plan, fingerprint, rest, summary)
-        self._store_metadata(plan)
+        for batch in _make_batches(iter(plan.metadata_updates), METADATA_BATCH_SIZE):
+            self.catalogue.metadata.set_for_files(dict(batch))
         if self.request.prune:
             self.catalogue.files.delete(sorted(plan.missing_paths))
         _count_missing_files(summary, plan.missing_paths, self.request.prune)
         if fingerprint is not None:
-            IndexPublisher(self.catalogue, self.settings, self.request.prune).publish(fingerprint, switches, summary)
+            prune = self.request.prune
+            publish_rows(self.catalogue, self.settings, fingerprint, summary, is_switch=switches, prune=prune)
 
     def _get_target_fingerprint(self) -> str | None:
         """Return the requested encoder, else the active one, else None: then an encoder must be trained."""
         if self.request.encoder is not None:
-            return self._import_encoder(self.request.encoder)
+            from simile.search.encoder_registry import import_encoder  # noqa: PLC0415
+
+            encoder = _find_encoder(self.home, self.request.encoder, self.settings)
+            import_encoder(self.home, self.catalogue, encoder, Path(self.request.encoder))
+            return encoder.fingerprint
         active = self.catalogue.encoders.find_active()
         return active.fingerprint if active else None
-
-    def _import_encoder(self, reference: str) -> str:
-        from simile.search.encoder_registry import import_encoder  # noqa: PLC0415
-
-        encoder = _find_encoder(self.home, reference, self.settings)
-        import_encoder(self.home, self.catalogue, encoder, Path(reference))
-        return encoder.fingerprint
 
     def _is_switching_to(self, fingerprint: str) -> bool:
         """Return whether another encoder is active, so that all images must be embedded before the switch."""
@@ -202,7 +198,8 @@ class _IndexingRun:
 
     def _get_encoder(self, fingerprint: str | None, plan: IndexPlan) -> TrainedEncoder:
         """Load the encoder, or train one."""
-        from simile.indexer.training.train import TrainingRequest, train_encoder  # noqa: PLC0415  # imports torch
+        from simile.indexer.training.dataset import TrainingRequest  # noqa: PLC0415
+        from simile.indexer.training.train import train_encoder  # noqa: PLC0415  # imports torch
         from simile.search.encoder_registry import load_encoder  # noqa: PLC0415  # imports torch
 
         if fingerprint is not None:
@@ -278,11 +275,6 @@ class _IndexingRun:
 
         for result in prepare_files(paths(), encoder.preprocessing, self.limits, workers):
             yield waiting.popleft(), result
-
-    def _store_metadata(self, plan: IndexPlan) -> None:
-        """Store the metadata that manifests have for unchanged files."""
-        for batch in _make_batches(iter(plan.metadata_updates), METADATA_BATCH_SIZE):
-            self.catalogue.metadata.set_for_files(dict(batch))
 
 
 def _find_encoder(home: Home, reference: str, settings: Settings) -> TrainedEncoder:

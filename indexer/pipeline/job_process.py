@@ -52,11 +52,6 @@ class IndexJobSpec:
         """Return a line of JSON; it is not a command-line argument because the settings may contain a password."""
         return json.dumps(asdict(self)).encode() + b"\n"
 
-    @classmethod
-    def from_line(cls, line: bytes) -> IndexJobSpec:
-        """Return the spec of a line of `to_line`."""
-        return cls(**json.loads(line))
-
 
 def make_index_job_spec(job_id: int, folder: Path, prune: bool, lock: int, settings: Settings) -> IndexJobSpec:
     """Return the spec of a job."""
@@ -66,7 +61,7 @@ def make_index_job_spec(job_id: int, folder: Path, prune: bool, lock: int, setti
 
 def main() -> None:
     """Run the job of the spec on stdin, store its result, and end the process."""
-    spec = IndexJobSpec.from_line(sys.stdin.buffer.readline())
+    spec = IndexJobSpec(**json.loads(sys.stdin.buffer.readline()))
     configure_logging()
     os.set_inheritable(spec.lock, False)
     os.nice(NICENESS)
@@ -121,25 +116,15 @@ class JobProgressWriter:
 
     def on_training(self, progress: TrainingProgress) -> None:
         """Store the progress of the training."""
-        self._update_job_row(
-            "training",
-            done=progress.step,
-            total=progress.total_steps,
-            per_second=progress.images_per_second,
-            seconds_left=progress.seconds_left,
-        )
+        speed = {"per_second": progress.images_per_second, "seconds_left": progress.seconds_left}
+        self._update_job_row("training", done=progress.step, total=progress.total_steps, **speed)
 
     def on_progress(self, summary: IndexSummary, total: int) -> None:
         """Store the progress of the indexing of `total` files."""
-        speed = summary.done / summary.seconds if summary.seconds else None
-        self._update_job_row(
-            "publishing" if summary.done >= total else "indexing",
-            done=summary.done,
-            total=total,
-            per_second=speed,
-            seconds_left=(total - summary.done) / speed if speed else None,
-            failed=len(summary.failures),
-        )
+        stage = "publishing" if summary.done >= total else "indexing"
+        speed, left = summary.get_speed(total)
+        counts = {"done": summary.done, "total": total, "failed": len(summary.failures)}
+        self._update_job_row(stage, **counts, per_second=speed, seconds_left=left)
 
     def _update_job_row(self, stage: str, **values: Any) -> None:
         if stage == self._stage and time.monotonic() < self._next_update_at:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from simile.core.records import IndexSummary
 from simile.core.settings import Settings
@@ -16,76 +14,66 @@ from simile.store.catalogue.catalogue import Catalogue
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class IndexPublisher:
-    """Publishes the rows of a run. With `prune` missing files are forgotten if they prevent a switch of encoders."""
+def publish_rows(
+    catalogue: Catalogue, settings: Settings, fingerprint: str, summary: IndexSummary, *, is_switch: bool, prune: bool
+) -> None:
+    """Activate the encoder of a run, and merge new and deleted rows into a segment if there are any.
 
-    catalogue: Catalogue
-    settings: Settings
-    prune: bool
+    Args:
+        catalogue: The home's catalogue.
+        settings: The kind of index.
+        fingerprint: The encoder.
+        summary: Receives the counts.
+        is_switch: Whether another encoder is active.
+        prune: Whether to forget missing files if they prevent a switch.
+    """
+    lacking = _count_missing_vectors(catalogue, fingerprint) if is_switch or summary.embedded else 0
+    if is_switch and lacking and prune:
+        summary.removed += _forget_missing_files(catalogue, fingerprint)
+        lacking = _count_missing_vectors(catalogue, fingerprint)
+    if is_switch and lacking:
+        summary.lacking = lacking
+        log.warning(
+            "%s images could not be embedded by encoder %s: their files are missing or unreadable. The active encoder "
+            "stays the same. Restore the files, or run the same command with --prune to forget missing ones, or "
+            "activate the encoder anyway with `simile encoders activate %s`.",
+            *(f"{lacking:,}", fingerprint, fingerprint),
+        )
+        return
+    if lacking:
+        log.warning(
+            "%d images have no vector by the active encoder: no search finds them until `simile index` runs on "
+            "their folders",
+            lacking,
+        )
+    if catalogue.images.are_published(fingerprint):
+        return
+    # These import FAISS, which a run without changes does not need.
+    from simile.indexer.maintenance.rebuild import get_index_options  # noqa: PLC0415
+    from simile.store.index.index import Index  # noqa: PLC0415
 
-    def publish(self, fingerprint: str, is_switch: bool, summary: IndexSummary) -> None:
-        """Activate the encoder, and merge new and deleted rows into a segment if there are any.
-
-        Args:
-            fingerprint: The encoder of the run.
-            is_switch: Whether another encoder is active.
-            summary: Receives the counts.
-        """
-        lacking = self._count_missing_vectors(fingerprint) if is_switch or summary.embedded else 0
-        if is_switch and lacking and self.prune:
-            summary.removed += self._forget_missing_files(fingerprint)
-            lacking = self._count_missing_vectors(fingerprint)
-        if is_switch and lacking:
-            summary.lacking = lacking
-            log.warning("%s", make_not_switched_message(lacking, fingerprint))
-            return
-        if lacking:
-            log.warning(
-                "%d images have no vector by the active encoder: no search finds them until `simile index` runs on "
-                "their folders",
-                lacking,
-            )
-        if self.catalogue.images.are_published(fingerprint):
-            return
-        self._build_index(fingerprint)
-
-    def _build_index(self, fingerprint: str) -> None:
-        from simile.store.index.index import Index  # noqa: PLC0415  # imports FAISS, which a run without changes does not need
-
-        settings, active = self.settings, self.catalogue.encoders.find_active()
-        options: dict[str, Any] = {"kind": settings.index, "recall": settings.recall, "memory": settings.index_memory}
-        with closing(Index(self.catalogue)) as index:
-            if active is None or active.fingerprint != fingerprint:
-                index.switch_encoder(fingerprint, **options)
-            else:
-                index.publish(**options, if_large=True)
-
-    def _count_missing_vectors(self, fingerprint: str) -> int:
-        return self.catalogue.images.count() - self.catalogue.embeddings.count(fingerprint)
-
-    def _forget_missing_files(self, fingerprint: str) -> int:
-        """Forget the missing files of images that can no longer be embedded; return their number.
-
-        Files in an empty folder are kept, because a disk may not be mounted.
-        """
-        missing = [
-            file.path
-            for _, file in self.catalogue.files.iterate_without_embedding(fingerprint)
-            if is_path_missing(file.path)
-        ]
-        missing = [path for path in missing if _is_nonempty_folder(Path(path).parent)]
-        self.catalogue.files.delete(missing)
-        return len(missing)
+    active, options = catalogue.encoders.find_active(), get_index_options(settings)
+    with closing(Index(catalogue)) as index:
+        if active is None or active.fingerprint != fingerprint:
+            index.switch_encoder(fingerprint, **options)
+        else:
+            index.publish(**options, if_large=True)
 
 
-def make_not_switched_message(missing_count: int, fingerprint: str) -> str:
-    """Return why the requested encoder was not activated, and what to do."""
-    return (
-        f"{missing_count:,} images could not be embedded by encoder {fingerprint}: their files are missing or "
-        "unreadable. The active encoder stays the same. Restore the files, or run the same command with --prune to "
-        f"forget missing ones, or activate the encoder anyway with `simile encoders activate {fingerprint}`."
-    )
+def _count_missing_vectors(catalogue: Catalogue, fingerprint: str) -> int:
+    return catalogue.images.count() - catalogue.embeddings.count(fingerprint)
+
+
+def _forget_missing_files(catalogue: Catalogue, fingerprint: str) -> int:
+    """Forget the missing files of images that can no longer be embedded; return their number.
+
+    Files in an empty folder are kept, because a disk may not be mounted.
+    """
+    rows = catalogue.files.iterate_without_embedding(fingerprint)
+    missing = [file.path for _, file in rows if is_path_missing(file.path)]
+    missing = [path for path in missing if _is_nonempty_folder(Path(path).parent)]
+    catalogue.files.delete(missing)
+    return len(missing)
 
 
 def _is_nonempty_folder(folder: Path) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from simile.core.errors import BadSetting, TooFewPictures
 from simile.core.records import Failure, FileStat
@@ -52,26 +53,46 @@ class TrainingSet:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainingRequest:
+    """The user's options for training.
+
+    Attributes:
+        recipe: Name of a recipe; None to choose it by the images.
+        overrides: Settings of the recipe to replace; None keeps a setting.
+        minutes: Time budget; None for no limit.
+        image_size: Side of the network's input; None to choose it.
+        fit: How images are fitted into a square; None to choose it.
+        seed: Seed of all random numbers.
+        resume: As in `TrainingOptions`.
+        labels: "folders" or a CSV file.
+        decoder_only: Fingerprint or folder of an encoder, to train only a decoder for it.
+    """
+
+    recipe: str | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+    minutes: float | None = None
+    image_size: int | None = None
+    fit: FitMode | None = None
+    seed: int = 0
+    resume: bool | None = False
+    labels: str | None = None
+    decoder_only: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class DatasetSpec:
     """How to read the training images.
 
     Attributes:
-        recipe: The recipe to train with.
         photo_recipe: The recipe for photographs instead; None to always use `recipe`.
-        seed: Seed of the sample that determines the preprocessing.
-        image_size: Side of the network's input; None to choose it.
-        fit: How images are fitted into a square; None to choose it.
-        labels: "folders" or a CSV file, for a classifier.
+        request: The user's options.
         roots: The source folders, for labels.
         preprocessing: That of an existing encoder; None to choose it.
     """
 
     recipe: Recipe
     photo_recipe: Recipe | None = None
-    seed: int = 0
-    image_size: int | None = None
-    fit: FitMode | None = None
-    labels: str | None = None
+    request: TrainingRequest = field(default_factory=TrainingRequest)
     roots: tuple[Path, ...] = ()
     preprocessing: Preprocessing | None = None
 
@@ -84,26 +105,26 @@ def read_training_set(settings: Settings, files: Sequence[FileStat], spec: Datas
         BadSetting: The recipe needs labels, and they are missing or can't be read.
         HomeNotWritable: There is no space for a file of images.
     """
-    limits = Limits.from_settings(settings)
     with WorkerPool(settings.workers, settings.decode_seconds, settings.max_pixels) as workers:
-        return _read_with_workers(settings, files, spec, limits, workers)
+        return _read_with_workers(settings, files, spec, workers)
 
 
 def _read_with_workers(
-    settings: Settings, files: Sequence[FileStat], spec: DatasetSpec, limits: Limits, workers: WorkerPool
+    settings: Settings, files: Sequence[FileStat], spec: DatasetSpec, workers: WorkerPool
 ) -> TrainingSet:
+    limits = Limits.from_settings(settings)
     # The labelled paths in the order of reading.
     label_by_path = _read_path_labels([files[position].path for position in get_reading_order(files)], spec)
     paths = list(label_by_path)
     # A sample determines the preprocessing, which determines the recipe.
-    sample = sample_images(paths, limits, workers, PREPROCESSING_SAMPLE_SIZE, spec.seed)
+    sample = sample_images(paths, limits, workers, PREPROCESSING_SAMPLE_SIZE, spec.request.seed)
     if len(sample) < MIN_TRAINING_IMAGES:
         raise TooFewPictures(
             f"{len(sample)} readable images in {len(files)} files are too few for training: give at least "
             f"{MIN_TRAINING_IMAGES}, better hundreds, or an encoder trained elsewhere with --encoder."
         )
     preprocessing = spec.preprocessing or choose_preprocessing(
-        sample, image_size=spec.image_size, fit=spec.fit, background=settings.background
+        sample, image_size=spec.request.image_size, fit=spec.request.fit, background=settings.background
     )
     recipe = spec.photo_recipe if spec.photo_recipe and is_photographic(preprocessing) else spec.recipe
     # Read all files, possibly at a larger size.
@@ -136,12 +157,12 @@ def _read_path_labels(paths: list[str], spec: DatasetSpec) -> dict[str, str | No
     """Return a label per path; for a classifier, only paths with a label."""
     if not spec.recipe.classifier:
         return dict.fromkeys(paths)
-    if spec.labels is None:
+    if spec.request.labels is None:
         raise BadSetting(
             f"recipe {spec.recipe.name} learns from labels. Give --labels folders (the folders' names are the "
             "classes) or --labels FILE.csv (a path and a label in each line)."
         )
-    labels = zip(paths, read_labels(spec.labels, paths, spec.roots), strict=True)
+    labels = zip(paths, read_labels(spec.request.labels, paths, spec.roots), strict=True)
     labelled = {path: label for path, label in labels if label is not None}
     if unlabelled := len(paths) - len(labelled):
         log.warning("%d images without a label are left out", unlabelled)

@@ -7,7 +7,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from simile.core.records import FileStat
 from simile.core.settings import Settings
 from simile.images.sources.paths import PathPatterns
 from simile.images.sources.sources import check_sources, walk_sources
-from simile.images.transforms import FitMode, Preprocessing
-from simile.indexer.training.dataset import DatasetSpec, TrainingSet, read_training_set
+from simile.images.transforms import Preprocessing
+from simile.indexer.training.dataset import DatasetSpec, TrainingRequest, TrainingSet, read_training_set
 from simile.models.checkpoints import checkpoint
 from simile.models.checkpoints.description import EncoderDescription
 from simile.models.checkpoints.training_set import TrainingDigests
@@ -40,33 +40,6 @@ RECIPE_NEUTRAL_SETTINGS = {"epochs", "batch_size", "learning_rate", "patience_ep
 READING_BUDGET_SHARE = 0.2  # of the time budget, at most, is used up by reading images
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingRequest:
-    """The user's options for training.
-
-    Attributes:
-        recipe: Name of a recipe; None to choose it by the images.
-        overrides: Settings of the recipe to replace; None keeps a setting.
-        minutes: Time budget; None for no limit.
-        image_size: Side of the network's input; None to choose it.
-        fit: How images are fitted into a square; None to choose it.
-        seed: Seed of all random numbers.
-        resume: As in `TrainingOptions`.
-        labels: "folders" or a CSV file.
-        decoder_only: Fingerprint or folder of an encoder, to train only a decoder for it.
-    """
-
-    recipe: str | None = None
-    overrides: dict[str, Any] = field(default_factory=dict)
-    minutes: float | None = None
-    image_size: int | None = None
-    fit: FitMode | None = None
-    seed: int = 0
-    resume: bool | None = False
-    labels: str | None = None
-    decoder_only: str | None = None
-
-
 def train_encoder(
     home: Home,
     catalogue: Catalogue,
@@ -80,7 +53,7 @@ def train_encoder(
 
     Args:
         home: Receives the encoder's folder.
-        catalogue: The home's catalogue.
+        catalogue: That of the home.
         settings: Device, limits and number of workers.
         files: The image files.
         request: The user's options. The time budget includes the reading of the images, but that uses up at most a
@@ -101,10 +74,7 @@ def train_encoder(
     spec = DatasetSpec(
         recipe=recipe,
         photo_recipe=load_recipe(PHOTO_RECIPE, **request.overrides) if is_chosen_by_images else None,
-        seed=request.seed,
-        image_size=request.image_size,
-        fit=request.fit,
-        labels=request.labels,
+        request=request,
         roots=tuple(roots),
         preprocessing=base_encoder.preprocessing if base_encoder else None,
     )

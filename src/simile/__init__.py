@@ -35,35 +35,22 @@ if TYPE_CHECKING:
     from simile.search.searcher import Searcher
     from simile.search.searcher import Searcher as open_home  # noqa: N813  # reads as a verb in `with open_home(…)`
 
-# Module of each name, imported on first use: `simile.client` must start without torch.
-_MODULES = {
-    "CleanupPlan": "simile.dedup.records",
-    "DedupRequest": "simile.dedup.detection.job",
-    "DuplicateGroup": "simile.dedup.records",
-    "EncodedQuery": "simile.search.queries",
-    "Filter": "simile.core.records",
-    "Findings": "simile.dedup.grouping.findings",
-    "GroupMember": "simile.dedup.records",
-    "Hit": "simile.core.records",
-    "IndexRequest": "simile.indexer.pipeline.job",
-    "IndexSummary": "simile.core.records",
-    "SearchParams": "simile.search.queries",
-    "SearchQuery": "simile.search.queries",
-    "SearchResult": "simile.search.queries",
-    "Searcher": "simile.search.searcher",
-    "Settings": "simile.core.settings",
-    "SimileError": "simile.core.errors",
-    "find_duplicates": "simile.dedup.detection.job",
-    "index": "simile.indexer.pipeline.job",
-    "load_findings": "simile.dedup.grouping.findings",
-    "load_settings": "simile.core.settings",
-    "make_filter": "simile.core.filter_parser",
-    "make_groups": "simile.dedup.grouping.groups",
-    "open_home": "simile.search.searcher",
-    "plan_of": "simile.dedup.cleanup.plan",
-    "read_plan": "simile.dedup.cleanup.plan",
-    "write_plan": "simile.dedup.cleanup.plan",
+# Names by module; they are imported on first use: `simile.client` must start without torch.
+_NAMES = {
+    "simile.core.errors": ["SimileError"],
+    "simile.core.filter_parser": ["make_filter"],
+    "simile.core.records": ["Filter", "Hit", "IndexSummary"],
+    "simile.core.settings": ["Settings", "load_settings"],
+    "simile.dedup.cleanup.plan": ["plan_of", "read_plan", "write_plan"],
+    "simile.dedup.detection.job": ["DedupRequest", "find_duplicates"],
+    "simile.dedup.grouping.findings": ["Findings", "load_findings"],
+    "simile.dedup.grouping.groups": ["make_groups"],
+    "simile.dedup.records": ["CleanupPlan", "DuplicateGroup", "GroupMember"],
+    "simile.indexer.pipeline.job": ["IndexRequest", "index"],
+    "simile.search.queries": ["EncodedQuery", "SearchParams", "SearchQuery", "SearchResult"],
+    "simile.search.searcher": ["Searcher", "open_home"],
 }
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "CleanupPlan",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Unpack
 from urllib.parse import quote
@@ -45,19 +44,6 @@ class Client(Transport):
     Every method can raise Unreachable and the Problem that the service responds with; see simile.client.errors.
     """
 
-    def __init__(
-        self, url: str, key: str | None = None, timeout: float = 60.0, context: ssl.SSLContext | None = None
-    ) -> None:
-        """Create a client.
-
-        Args:
-            url: The URL of the service, such as http://127.0.0.1:8000.
-            key: A key from `simile keys create`.
-            timeout: Seconds without a byte after which a request fails.
-            context: TLS settings for https.
-        """
-        super().__init__(url, key, timeout, context)
-
     def search(
         self,
         *images: ImageSource,
@@ -71,12 +57,9 @@ class Client(Transport):
         """Find the images most similar to an image, an indexed image, a vector, or several images together.
 
         Args:
-            images: Image files that the hits should resemble.
-            image_id: An indexed image, without other images.
-            vector: A latent vector mu, without images.
-            positive: Indexed images that the hits should resemble.
-            negative: Indexed images that the hits should not resemble.
-            negative_images: Image files that the hits should not resemble.
+            images, positive: Image files and indexed images that the hits should resemble.
+            negative_images, negative: Image files and indexed images that the hits should not resemble.
+            image_id, vector: An indexed image, or a latent vector mu; without other images.
             options: Filters and options, as in docs/api.md.
         """
         if images or negative_images:
@@ -233,17 +216,9 @@ class Client(Transport):
         count: int | None = None,
         seed: int = 0,
     ) -> Json:
-        """Start to compute a map and return the progress.
-
-        Args:
-            layout: The projection.
-            clusters: The clustering method.
-            count: The number of clusters of k-means, or the minimum cluster size of HDBSCAN.
-            seed: The random seed.
-        """
-        return self._request_json(
-            "POST /v1/map", body={"layout": layout, "clusters": clusters, "count": count, "seed": seed}
-        )
+        """Start to compute a map and return the progress; for HDBSCAN `count` is the minimum size of a cluster."""
+        body = {"layout": layout, "clusters": clusters, "count": count, "seed": seed}
+        return self._request_json("POST /v1/map", body=body)
 
     def map_points(self, layout: MapLayout = "pca", label: str | None = None) -> Json:
         """Return all images of a map with their positions; `label` is one of the map's labels, for colours."""
@@ -276,12 +251,9 @@ class Client(Transport):
         nearest: int = 0,
         decode: bool = True,
     ) -> LatentJson:
-        """Mix the latent vectors of indexed images and given vectors.
+        """Mix the latent vectors of indexed images and given vectors; `weights` has a weight for each source.
 
         Args:
-            sources: Ids of images, or vectors mu.
-            weights: The weight of each source.
-            how: The interpolation.
             attributes: Strength by attribute to shift the result by.
             dims: Offset by dimension to shift the result by.
             nearest: Number of nearest images to return.
@@ -317,11 +289,8 @@ class Client(Transport):
         """Generate images, each with its `mu` and its `picture` as a data URL; the same for the same seed.
 
         Args:
-            source: The distribution to sample from.
-            image_id: The indexed image for `image`.
-            count: The number of samples.
+            image_id: The indexed image to sample around, for the source `image`.
             temperature: A factor for the standard deviation.
-            seed: The random seed.
             image: An image file to sample around, instead of a source.
         """
         fields: dict[str, Any] = {"count": count, "temperature": temperature, "seed": seed}
@@ -341,12 +310,10 @@ class Client(Transport):
         """Decode steps along single dimensions.
 
         Args:
-            start: An image id or a vector; None: the mean.
+            start: An image id or a vector; None: the image file, or the mean.
             dims: The number of most active dimensions, or a list of dimensions.
             span: The range of the steps in standard deviations.
-            steps: The number of steps.
             nearest: Return the nearest image of each step.
-            image: An image file as the start.
         """
         chosen = dims if isinstance(dims, int) else list(dims)
         fields: dict[str, Any] = {"dims": chosen, "span": span, "steps": steps, "nearest": nearest}

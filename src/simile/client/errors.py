@@ -1,15 +1,4 @@
-"""Exceptions of the client.
-
-ClientError
-├── Unreachable        no connection, a broken connection, or no response in time
-└── Problem            an error response of the service
-    ├── Refused        400, 415, 416, 422 …      the request is invalid, or its image is unreadable
-    ├── NotAllowed     401, 403, 421             no key, or a key without the scope
-    ├── NotFound       404                       no such image, encoder or job
-    ├── Conflict       409                       the home lacks something, or has it already
-    ├── TooMuch        408, 413, 414, 429, 431   too large, too slow, or too often
-    └── Unavailable    5xx                       not now; `retry_after` says when
-"""
+"""Exceptions of the client."""
 
 from __future__ import annotations
 

@@ -36,7 +36,17 @@ class HttpResponse:
 class Transport:
     """The URL of a service, a key, and one connection for each thread. Close it, or use it in `with`."""
 
-    def __init__(self, url: str, key: str | None, timeout: float, context: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, url: str, key: str | None = None, timeout: float = 60.0, context: ssl.SSLContext | None = None
+    ) -> None:
+        """Create a client; no connection is opened yet.
+
+        Args:
+            url: The URL of the service, such as http://127.0.0.1:8000.
+            key: A key from `simile keys create`.
+            timeout: Seconds without a byte after which a request fails.
+            context: TLS settings for https.
+        """
         address = urlsplit(url)
         if address.scheme not in ("http", "https") or not address.hostname:
             raise ClientError(f"{url!r} is not the URL of a service. Write a URL such as http://127.0.0.1:8000.")
