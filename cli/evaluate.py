@@ -52,7 +52,7 @@ class EvaluateOptions:
         ),
     ] = None
     output_path: Annotated[
-        Path | None, Option("--output", "-o", help="Write a report as .html (or the --picture as .png).")
+        Path | None, options.output_option("Write a report as .html (or the --picture as .png).")
     ] = None
 
     def check(self, photos: list[Path]) -> None:

@@ -61,7 +61,7 @@ def index(
 def embed(
     common: options.EncoderOptions,
     photos: options.PhotosArgument,
-    output_path: Annotated[Path, Option("--output", "-o", help="The .npz file to write.")],
+    output_path: Annotated[Path, options.output_option("The .npz file to write.")],
     encoder: options.EncoderOption = None,
     include: options.IncludeOption = None,
     exclude: options.ExcludeOption = None,

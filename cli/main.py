@@ -68,15 +68,11 @@ def run() -> None:
     except Exception as error:
         if verbose:
             logging.getLogger("simile").exception("traceback:")
-        output.note(f"{type(error).__name__}: {error}{'' if isinstance(error, SimileError) else _get_next_step(error)}")
+        next_step = ". This is a bug: run the command again with --verbose and report the output."
+        if isinstance(error, OSError):
+            next_step = ". Check permissions and disk space, and try again."
+        output.note(f"{type(error).__name__}: {error}{'' if isinstance(error, SimileError) else next_step}")
         sys.exit(2 if isinstance(error, BadUsage) else 1)
-
-
-def _get_next_step(error: Exception) -> str:
-    """Return what to do about an error of another library."""
-    if isinstance(error, OSError):
-        return ". Check permissions and disk space, and try again."
-    return ". This is a bug: run the command again with --verbose and report the output."
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def compact(common: options.CommonOptions, index_kind: IndexKindOption = None) -
 
 def export(
     common: options.CommonOptions,
-    output_path: Annotated[Path, Option("--output", "-o", help="The .parquet, .npz or .csv to write.")],
+    output_path: Annotated[Path, options.output_option("The .parquet, .npz or .csv to write.")],
     encoder: Annotated[
         str | None, Option(help="Fingerprint of the encoder, or its start. [default: the active one]")
     ] = None,

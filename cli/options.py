@@ -109,6 +109,11 @@ class EncoderOptions(CommonOptions):
     device: DeviceOption = None
 
 
+def output_option(help_text: str) -> Any:
+    """Return the option --output."""
+    return Option("--output", "-o", help=help_text)
+
+
 def _filter_option(help_text: str) -> Any:
     return Option(help=help_text, rich_help_panel=_FILTER_PANEL, show_default=False)
 

@@ -39,7 +39,7 @@ def search(
     ] = None,
     within: Annotated[float | None, Option(min=0, help="Largest distance of a hit.")] = None,
     output_path: Annotated[
-        Path | None, Option("--output", "-o", help="Write query, hits and reconstructions as .html or .png.")
+        Path | None, options.output_option("Write query, hits and reconstructions as .html or .png.")
     ] = None,
 ) -> None:
     """Find the images most similar to IMAGE."""
@@ -51,7 +51,10 @@ def search(
     if posterior and (plus or minus):
         raise BadUsage("posterior can't be combined with plus and minus. Leave out --posterior, or --plus and --minus.")
     query = options.get_query(image, image_id)
-    _check_not_folder(query)
+    # Path.is_dir() raises for a link to a place without permission.
+    if isinstance(query, Path) and os.path.isdir(query):  # noqa: PTH112
+        command = f"simile index {shlex.quote(str(query))}"
+        raise BadSetting(f"{query} is a folder. Run `{command}` to make its images searchable, or name an image file.")
     attributes = make_attribute_strengths(plus or (), minus or (), strength)
     params = SearchParams(
         limit=DEFAULT_LIMIT if limit is None and within is None else limit,
@@ -71,7 +74,7 @@ def search(
 def reconstruct(
     common: options.EncoderOptions,
     image: Annotated[Path, Argument(help="Image file; need not be indexed.", show_default=False)],
-    output_path: Annotated[Path, Option("--output", "-o", help="The .png to write.")],
+    output_path: Annotated[Path, options.output_option("The .png to write.")],
 ) -> None:
     """Write IMAGE and its reconstruction side by side."""
     from simile.search.contact_sheet import write_reconstruction
@@ -81,11 +84,3 @@ def reconstruct(
         error = write_reconstruction(searcher, image, output_path)
     body = {"output": output_path, "reconstruction_error": error}
     common.show(body, f"{output_path}: mean squared error {error:.5f}")
-
-
-def _check_not_folder(query: Path | int) -> None:
-    """Raise BadSetting if the query is a folder."""
-    # Path.is_dir() raises for a link to a place without permission.
-    if isinstance(query, Path) and os.path.isdir(query):  # noqa: PTH112
-        command = f"simile index {shlex.quote(str(query))}"
-        raise BadSetting(f"{query} is a folder. Run `{command}` to make its images searchable, or name an image file.")

@@ -63,7 +63,9 @@ def run_demo_command(
 
     settings = load_settings(home=home, host=host, port=port, device=device)
     if listen:
-        _check_settings_binding(settings)  # before the long training
+        from simile.service.server.server import check_binding
+
+        check_binding(settings)  # before the long training
     with ProgressReporter(RESUME_HINT) as reporter:
         sheet, summary = run_demo(settings, dataset, images, minutes, reporter.on_training, reporter.on_indexing)
     output.write(output.format_summary(summary, dry_run=False))
@@ -72,22 +74,17 @@ def run_demo_command(
         _run_server(settings, verbose)
 
 
-def _check_settings_binding(settings: Settings) -> None:
-    from simile.service.server.server import check_binding
-
-    check_binding(settings)
-
-
 def _run_server(settings: Settings, verbose: bool) -> None:
-    from simile.service.server.server import has_keys
-
     # Until the server has its own handler: the first process of a container ignores signals without a handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    _check_settings_binding(settings)
+    from simile.service.server import server
+
+    server.check_binding(settings)
     configure_logging(verbose, settings.log == "json")
     listener = _bind_socket(settings.host, settings.port)
-    output.note(f"simile is running at {_make_server_url(settings.host, listener)}  (Ctrl-C stops it)")
-    if not settings.insecure and not has_keys(settings):
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    output.note(f"simile is running at http://{host}:{listener.getsockname()[1]}  (Ctrl-C stops it)")
+    if not settings.insecure and not server.has_keys(settings):
         output.note(
             "Without keys it is open to all programs on this machine, so also to a proxy and to all its clients. "
             "Before you put a proxy in front of it: simile keys create NAME"
@@ -97,13 +94,7 @@ def _run_server(settings: Settings, verbose: bool) -> None:
 
         supervise(settings, listener, verbose)
     else:
-        from simile.service.server.server import serve as run_server
-
-        run_server(settings, listener)
-
-
-def _make_server_url(host: str, listener: socket.socket) -> str:
-    return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+        server.serve(settings, listener)
 
 
 def _bind_socket(host: str, port: int) -> socket.socket:

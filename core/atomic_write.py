@@ -75,7 +75,7 @@ def check_output_path(path: Path, suffixes: Sequence[str]) -> None:
     if path.is_dir():
         raise BadSetting(f"{path} can't be written: it is a folder. Name another file.")
     if not path.absolute().parent.is_dir():
-        raise BadSetting(f"{path.absolute().parent} is no folder. Make it, or name another file.")
+        raise BadSetting(f"{path} can't be written: its folder does not exist. Create it, or name another file.")
 
 
 def write_output_file(path: Path, data: bytes) -> None:

@@ -30,8 +30,7 @@ def make_filter(
         where: Conditions on metadata, such as `price<10`.
         under: Absolute path of a file, folder or archive.
         formats: Image formats or file suffixes, such as `jpg`.
-        since: Earliest modification time, in ISO 8601.
-        until: Latest modification time; a date without a time includes the whole day.
+        since, until: Modification times in ISO 8601; `until` a date without a time includes the whole day.
         **bounds: min_bytes, max_bytes, min_width … of Filter.
 
     Returns:
@@ -86,13 +85,8 @@ def _parse_value(text: str) -> str | float:
 def parse_datetime(text: str, option: str, *, end_of_day: bool = False) -> datetime:
     """Parse a date or time in ISO 8601; without a time zone it is in this machine's zone.
 
-    Args:
-        text: The date or time.
-        option: Name of the option, for the error message.
-        end_of_day: Whether a date without a time means its last moment; otherwise its first.
-
-    Raises:
-        BadSetting: The text is no date or time.
+    A date without a time means its first moment, or its last one with `end_of_day`. Raises BadSetting, which names the
+    option.
     """
     try:
         parsed = datetime.fromisoformat(text.strip())

@@ -41,16 +41,9 @@ def parse_networks(text: str | None) -> tuple[IpNetwork, ...]:
 
 
 def parse_roots(text: str | None) -> dict[str, Path]:
-    """Parse the folders that may be indexed over HTTP. Clients give their names, never paths.
+    """Parse the folders that may be indexed over HTTP, such as `photos=/photos,scans=/scans`.
 
-    Args:
-        text: The setting, such as `photos=/pictures,scans=/scans`.
-
-    Returns:
-        The absolute folders by name.
-
-    Raises:
-        ValueError: The message says what is wrong.
+    Clients give their names, never paths. The folders are absolute. Raises ValueError.
     """
     roots: dict[str, Path] = {}
     for pair in _split_list(text):

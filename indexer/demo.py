@@ -38,8 +38,8 @@ def run_demo(
         dataset: Name of a demo dataset; not used with `images`.
         images: A folder of own images, or None.
         minutes: Time limit of the training.
-        on_training: Called after each training step.
-        on_progress: Called after each batch with the summary so far and the total number of files.
+        on_training: As in IndexRequest.
+        on_progress: As in IndexRequest.
 
     Returns:
         Path of the contact sheet with the searches, and the summary of the indexing run.
@@ -47,8 +47,12 @@ def run_demo(
     Raises:
         BadSetting: The home holds a demo of other images.
     """
-    _check_same_images(settings, images or settings.home / dataset)
-    photos = images or write_demo_images(settings.home, dataset)
+    photos = images or settings.home / dataset
+    _check_same_images(settings, photos)
+    if images is None and dataset == "digits":
+        write_digits(photos)
+    elif images is None:
+        write_dataset(dataset, photos, settings.home / "downloads")
     request = IndexRequest(minutes=minutes, on_training=on_training, on_progress=on_progress)
     summary = index(settings, [photos], request)
     sheet = settings.home / "searches.png"
@@ -71,13 +75,3 @@ def _check_same_images(settings: Settings, source: Path) -> None:
     with Catalogue(home) as catalogue:
         if catalogue.images.count() and not catalogue.files.find_under([os.path.abspath(source)]):  # noqa: PTH100  # as in walk()
             raise BadSetting(f"{home.root} holds a demo of other images. Name another folder with --home.")
-
-
-def write_demo_images(home: Path, dataset: str) -> Path:
-    """Write the dataset as image files into the demo's home and return their folder."""
-    folder = home / dataset
-    if dataset == "digits":
-        write_digits(folder)
-    else:
-        write_dataset(dataset, folder, home / "downloads")
-    return folder

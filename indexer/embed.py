@@ -51,18 +51,7 @@ class EmbeddingResult:
 def embed(
     settings: Settings, sources: Sequence[Path | str], encoder: TrainedEncoder, patterns: PathPatterns | None = None
 ) -> EmbeddingResult:
-    """Encode every image in the sources.
-
-    Args:
-        settings: Limits, number of workers and batch size.
-        sources: Folders, archives, files or patterns.
-        encoder: The encoder to use.
-        patterns: Files to include or exclude.
-
-    Raises:
-        NoSuchPath: A source does not exist.
-        UnreadableImage: No image can be read.
-    """
+    """Encode every image in the sources. Raises NoSuchPath for a source, UnreadableImage if no image can be read."""
     # The home may be inside a source, and training reports contain images.
     encoders = Home(settings.home, settings.database_url).encoders
     scan = walk_sources(sources, [encoders], patterns)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def compress(
     common: options.EncoderOptions,
     photos: options.PhotosArgument,
-    output_path: Annotated[Path, Option("--output", "-o", help="The archive to write, such as photos.simile.")],
+    output_path: Annotated[Path, options.output_option("The archive to write, such as photos.simile.")],
     bytes_per_image: Annotated[
         float | None, Option("--bytes", help="Maximum bytes per image, on average.", show_default=False)
     ] = None,
@@ -73,9 +73,7 @@ def compress(
 def decompress(
     common: options.EncoderOptions,
     archive: Annotated[Path, Argument(help="An archive of `simile compress`.")],
-    output_path: Annotated[
-        Path, Option("--output", "-o", help="The folder for the images; created if it does not exist.")
-    ],
+    output_path: Annotated[Path, options.output_option("The folder for the images; created if it does not exist.")],
     encoder: options.EncoderOption = None,
 ) -> None:
     """Write the images of an archive as PNGs; existing files are not overwritten."""

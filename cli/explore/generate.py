@@ -27,8 +27,7 @@ def morph(
         str, Option(help="linear: straight. spherical: rotate the direction, change the length evenly.")
     ] = "linear",
     output_path: Annotated[
-        Path | None,
-        Option("--output", "-o", help="A loop as .gif or .webp, or a strip with the nearest images as .png."),
+        Path | None, options.output_option("A loop as .gif or .webp, or a strip with the nearest images as .png.")
     ] = None,
 ) -> None:
     """Interpolate between images in the latent space and decode each step."""

@@ -32,7 +32,7 @@ def show_outliers(
     common: options.EncoderOptions,
     count: Annotated[int, Option(min=1, max=100_000, help="Number of images.")] = 50,
     output_path: Annotated[
-        Path | None, Option("--output", "-o", help="Write a contact sheet (.png), a page (.html) or a table (.csv).")
+        Path | None, options.output_option("Write a contact sheet (.png), a page (.html) or a table (.csv).")
     ] = None,
     seed: Annotated[int, Option(min=0, max=options.MAX_SEED, help="Random seed (mixture, samples).")] = 0,
 ) -> None:
@@ -59,8 +59,7 @@ def show_uncertainty(
     samples: Annotated[int, Option(min=2, max=1000, help="Samples of the posterior of the image.")] = 32,
     seed: Annotated[int, Option(min=0, max=options.MAX_SEED, help="Random seed.")] = 0,
     output_path: Annotated[
-        Path | None,
-        Option("--output", "-o", help="Write the image, its reconstruction and a map of the variance as .png."),
+        Path | None, options.output_option("Write the image, its reconstruction and a map of the variance as .png.")
     ] = None,
 ) -> None:
     """Measure the uncertainty of the encoder: σ, spread of reconstructions, log p(x), error, stable neighbours."""

@@ -31,15 +31,14 @@ def list_encoders(settings: Settings) -> list[dict[str, Any]]:
     encoders = []
     for fingerprint in [*known, *sorted(list_encoder_folders(home) - known.keys())]:
         description = known.get(fingerprint) or _describe_unknown_encoder(home, fingerprint)
+        files = [path for path in (home.encoders / fingerprint).rglob("*") if path.is_file()]
         encoders.append(
             {
                 **description,
                 "active": active is not None and active.fingerprint == fingerprint,
                 "vectors": counts.get(fingerprint, 0),
                 "images": images,
-                "bytes": sum(
-                    path.stat().st_size for path in (home.encoders / fingerprint).rglob("*") if path.is_file()
-                ),
+                "bytes": sum(path.stat().st_size for path in files),
             }
         )
     return encoders
@@ -62,7 +61,9 @@ def activate_encoder(settings: Settings, reference: str) -> dict[str, Any]:
         known = {record.fingerprint for record in catalogue.encoders.get_all()}
         fingerprint = find_fingerprint(home, reference, known)
         if fingerprint not in known:
-            _register_encoder_folder(home, catalogue, fingerprint)
+            from simile.search.encoder_registry import load_encoder, register_encoder  # noqa: PLC0415  # imports torch
+
+            register_encoder(catalogue, load_encoder(home, fingerprint, "cpu", "torch"))
         vectors, images = catalogue.embeddings.count(fingerprint), catalogue.images.count()
         if images and not vectors:
             raise BadSetting(
@@ -108,10 +109,3 @@ def _describe_unknown_encoder(home: Home, fingerprint: str) -> dict[str, Any]:
     except CheckpointDamaged as error:
         log.warning("%s", error)
     return {"fingerprint": fingerprint, "recipe": recipe}
-
-
-def _register_encoder_folder(home: Home, catalogue: Catalogue, fingerprint: str) -> None:
-    # torch, which only an encoder without a row needs.
-    from simile.search.encoder_registry import load_encoder, register_encoder  # noqa: PLC0415
-
-    register_encoder(catalogue, load_encoder(home, fingerprint, "cpu", "torch"))

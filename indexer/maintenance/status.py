@@ -23,8 +23,8 @@ def read_status(
 
     Args:
         settings: Settings with the home.
-        upgrade: Whether to upgrade the schema of the home first.
-        runs: Number of runs to return.
+        upgrade: Upgrade the schema of the home first.
+        runs: Number of runs.
         failures: Largest number of failures per run; None for all.
 
     Raises:
@@ -39,7 +39,7 @@ def read_status(
         segment = catalogue.segments.find(state.segment_id) if state.segment_id is not None else None
         return {
             "home": str(home.root),
-            "bytes": _compute_home_size(home),
+            "bytes": sum(map(_get_file_size, home.root.rglob("*"))),
             "images": catalogue.images.count(),
             "encoder": vars(active) if active else None,
             "segment": vars(segment) if segment else None,
@@ -69,12 +69,8 @@ def _list_other_encoders(catalogue: Catalogue, active: EncoderRecord | None) -> 
     ]
 
 
-def _compute_home_size(home: Home) -> int:
-    """Return the bytes of all files of the home; files that disappear meanwhile count 0."""
-    return sum(map(_get_file_size, home.root.rglob("*")))
-
-
 def _get_file_size(path: Path) -> int:
+    """Return the bytes of a file; 0 if it has disappeared meanwhile."""
     try:
         return path.lstat().st_size if path.is_file() else 0
     except OSError:

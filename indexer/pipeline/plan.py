@@ -48,16 +48,12 @@ class Spool(Generic[T]):
     def extend(self, items: Iterable[T]) -> None:
         """Append items."""
         for item in items:
-            self.append(item)
-
-    def append(self, item: T) -> None:
-        """Append an item."""
-        self._tail.append(item)
-        self._count += 1
-        if len(self._tail) == SPOOL_BLOCK_SIZE:
-            pickle.dump(self._tail, self._file, protocol=5)
-            self._tail = []
-            self._blocks += 1
+            self._tail.append(item)
+            self._count += 1
+            if len(self._tail) == SPOOL_BLOCK_SIZE:
+                pickle.dump(self._tail, self._file, protocol=5)
+                self._tail = []
+                self._blocks += 1
 
     def __len__(self) -> int:
         return self._count
@@ -69,12 +65,8 @@ class Spool(Generic[T]):
             yield from block
         yield from self._tail
 
-    def close(self) -> None:
-        """Close the file, which deletes it."""
-        self._file.close()
-
     def __del__(self) -> None:
-        self._file.close()
+        self._file.close()  # which deletes it
 
 
 class IndexTask(NamedTuple):
@@ -92,9 +84,7 @@ class IndexPlan:
 
     Attributes:
         scan: Counts and failures of the walk through the sources.
-        tasks: Files to read.
         metadata_updates: Paths of unchanged files with their metadata from manifests.
-        unchanged: Number of unchanged files.
         file_count: Number of files in the sources.
         known_count: Number of files of the sources that the catalogue knows.
         missing_paths: Known paths of the sources that no longer exist.
@@ -116,10 +106,8 @@ class IndexPlan:
 def make_index_plan(catalogue: Catalogue | None, sources: ImageSources, fingerprint: str | None) -> IndexPlan:
     """Walk the sources and compare them with the catalogue.
 
-    Args:
-        catalogue: The catalogue, or None for a home that does not exist yet.
-        sources: The sources to walk.
-        fingerprint: Files without a vector by this encoder are read again, even if path, size and mtime are unchanged.
+    The catalogue is None for a home that does not exist yet. Files without a vector by the encoder with this
+    fingerprint are read again, even if path, size and mtime are unchanged.
     """
     planner = _IndexPlanner(catalogue, fingerprint, IndexPlan(scan=sources.result))
     with _pause_garbage_collection():
@@ -194,7 +182,7 @@ class _IndexPlanner:
 
     def _compare_files(self, part: SourcePart, known_rows: dict[str, KnownFileRow], root: str) -> None:
         """Remove the files of the part from `known_rows`; each is unchanged, or a task."""
-        plan, unchanged, todo = self.plan, 0, []
+        plan, unchanged, todo, updates = self.plan, 0, [], []
         plan.known_count += len(known_rows)
         for number, file in enumerate(part.files):  # up to millions of files: tuples and no attributes, for speed
             row = known_rows.pop(file[0], None)
@@ -203,12 +191,13 @@ class _IndexPlanner:
             if row is not None and row[4] and row[2] == file[1] and row[3] == file[2]:
                 unchanged += 1
                 if metadata is not None:
-                    plan.metadata_updates.append((file[0], metadata))
+                    updates.append((file[0], metadata))
             else:
                 todo.append(IndexTask(FileStat._make(file), None if row is None else make_known_file(row), metadata))
         if part.root is not None:  # an archive is read from front to back
             todo.sort(key=lambda task: (task.file.position, task.file.path))
         plan.tasks.extend(todo)
+        plan.metadata_updates.extend(updates)
         plan.unchanged += unchanged
         self._count_present(root, len(part.files))
 

@@ -20,11 +20,7 @@ def add_upload(
     The file is stored in the home under its content's hash, even if a source folder holds the same image, because that
     file may disappear.
 
-    Args:
-        searcher: The open home.
-        data: Content of the image file.
-        name: Name for messages.
-        metadata: Replaces the metadata of a known image; None keeps it.
+    `metadata` replaces that of a known image; None keeps it. `name` is for messages.
 
     Returns:
         The image's id, and whether its content was new.

@@ -38,9 +38,7 @@ class TrainingSet:
         digests: SHA-256 of each file.
         preprocessing: Preprocessing at the network's size.
         failures: Files that could not be read.
-        recipe: The recipe to train with.
         labels: Class numbers (n,), for a classifier.
-        classes: Class names.
     """
 
     images: Pixels
@@ -62,7 +60,6 @@ class TrainingRequest:
         minutes: Time budget; None for no limit.
         image_size: Side of the network's input; None to choose it.
         fit: How images are fitted into a square; None to choose it.
-        seed: Seed of all random numbers.
         resume: As in `TrainingOptions`.
         labels: "folders" or a CSV file.
         decoder_only: Fingerprint or folder of an encoder, to train only a decoder for it.
@@ -85,7 +82,6 @@ class DatasetSpec:
 
     Attributes:
         photo_recipe: The recipe for photographs instead; None to always use `recipe`.
-        request: The user's options.
         roots: The source folders, for labels.
         preprocessing: That of an existing encoder; None to choose it.
     """

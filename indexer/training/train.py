@@ -51,15 +51,8 @@ def train_encoder(
 ) -> TrainedEncoder:
     """Train an encoder, save it with its report and register it. The caller holds the home's lock.
 
-    Args:
-        home: Receives the encoder's folder.
-        catalogue: That of the home.
-        settings: Device, limits and number of workers.
-        files: The image files.
-        request: The user's options. The time budget includes the reading of the images, but that uses up at most a
-            fifth of it, so that there is time to train on a large folder.
-        on_progress: Called after each training step.
-        roots: The folders that contain `files`, for labels.
+    The time budget includes the reading of the images, but that uses up at most a fifth of it, so that there is time
+    to train on a large folder. `roots` are the folders that contain the files, for labels.
     """
     start_time = time.monotonic()
     # The recipe, unless the images determine it.
