@@ -154,7 +154,7 @@ class FilterOptions:
 
 
 class CommandGroup(typer.Typer):
-    """A group of commands whose parameters can be groups of options (dataclasses)."""
+    """A group of commands with parameters that can be groups of options (dataclasses)."""
 
     def command(self, *args: Any, **settings: Any) -> Callable[[CommandFunctionType], CommandFunctionType]:
         """Add a command; see _expand_groups."""

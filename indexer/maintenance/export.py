@@ -76,8 +76,8 @@ def _resolve_fingerprint(home: Home, catalogue: Catalogue, reference: str | None
 def _get_columns(rows: ExportRows, table: ExportReader) -> dict[str, Any]:
     """Return the values of FACT_COLUMNS and of the metadata, by the name of the column; None for missing metadata."""
     first_paths = [paths[0] if paths else "" for paths in rows.paths]
-    facts = (rows.ids.tolist(), first_paths, rows.paths, rows.sha256, rows.formats, rows.sizes, rows.widths)
-    columns: dict[str, Any] = dict(zip(FACT_COLUMNS, (*facts, rows.heights), strict=True))
+    values = (rows.ids.tolist(), first_paths, rows.paths, rows.sha256, rows.formats, rows.sizes, rows.widths)
+    columns: dict[str, Any] = dict(zip(FACT_COLUMNS, (*values, rows.heights), strict=True))
     for name in table.numeric_by_name:
         columns[METADATA_PREFIX + name] = [texts.get(name) for texts in rows.metadata]
     return columns
@@ -143,8 +143,8 @@ def write_parquet(table: ExportReader, path: Path) -> None:
 
     vector = pa.list_(pa.float32(), table.encoder.dimensions)
     integer, text = pa.int32(), pa.string()
-    facts = (pa.int64(), text, pa.list_(text), text, text, pa.int64(), integer, integer)
-    types = dict(zip(FACT_COLUMNS, facts, strict=True))
+    kinds = (pa.int64(), text, pa.list_(text), text, text, pa.int64(), integer, integer)
+    types = dict(zip(FACT_COLUMNS, kinds, strict=True))
     types |= {
         METADATA_PREFIX + name: pa.float64() if number else text for name, number in table.numeric_by_name.items()
     }
