@@ -13,7 +13,7 @@ from typer import Argument, Option
 
 from simile.cli import options, output
 from simile.cli.progress import RESTART_HINT, ProgressReporter
-from simile.core.errors import BadUsage
+from simile.core.errors import BadSetting, BadUsage
 from simile.core.settings import Settings
 
 if TYPE_CHECKING:
@@ -64,7 +64,10 @@ class EvaluateOptions:
             raise BadUsage("--picture needs --output FILE.png for only the figure, or FILE.html for the report.")
         if figure is None and path is not None and path.suffix != ".html":
             raise BadUsage(f"output can't be {path}. Name a file that ends in .html.")
-        options.check_output(path, ())
+        if path is not None and not path.absolute().parent.is_dir():
+            raise BadSetting(
+                f"{path.absolute().parent} is not a folder. Create it, or name another file with --output."
+            )
         if not photos and not (figure == "manifold" and path is not None and path.suffix == ".png"):
             raise BadUsage("Name the images: `simile evaluate PHOTOS`.")
 

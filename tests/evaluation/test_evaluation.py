@@ -14,10 +14,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score
 from sklearn.neighbors import KNeighborsClassifier
-from typer import Typer
 from typer.testing import CliRunner
 
 from simile.cli.evaluate import evaluate as command
+from simile.cli.options import CommandGroup
 from simile.core.errors import BadSetting, NoSuchEncoder, TooFewPictures
 from simile.core.records import Failure
 from simile.core.settings import Settings, load_settings
@@ -500,7 +500,7 @@ def test_losses_draws_three_trainings_twice(tmp_path: Path, digits: Path) -> Non
 # The command
 
 
-app = Typer()
+app = CommandGroup()
 app.command()(command)
 
 
