@@ -40,6 +40,12 @@ class Settings(BaseSettings):
     decode_seconds: float = Field(
         60.0, gt=0, le=3600, description="An image that takes longer to decode in a worker process is rejected."
     )
+    upload_cpu_seconds: float = Field(
+        2.0, gt=0, le=3600, description="CPU time that decoding the files of one request may take."
+    )
+    upload_memory: int = Field(
+        600_000_000, ge=100_000_000, description="Bytes of memory that decoding a file of a request may take."
+    )
     background: str = Field(
         "#ffffff",
         pattern="^#[0-9a-fA-F]{6}$",

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from simile.core.errors import NoDecoder, NoSuchImage, NothingIndexed, UnreadableImage
 from simile.core.records import FloatArray
 from simile.core.settings import Settings
-from simile.images.decoding import DecodedImage, decode_image
 from simile.images.encoding import encode_png
 from simile.images.formats import Limits, Pixels, get_media_type
-from simile.images.loading.loader import prepare_image
+from simile.images.loading.loader import decode_reduced, prepare_image
+from simile.images.loading.sandbox import Decode, DecodeFunction, DecodeIndexed, decode_here, decode_indexed_here
 from simile.images.rendering import sheets
 from simile.images.sources.archives import is_regular_file
 from simile.images.sources.reader import read_bytes
@@ -24,12 +26,26 @@ from simile.store.catalogue.records import ImageRecord
 from simile.store.database import schema
 from simile.store.home import Home
 
+Result = TypeVar("Result")
+
 
 class ImageLibrary:
     """The images of one home. Safe to share between threads; the encoder is loaded on first use."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        decode_upload: Decode = decode_here,
+        decode_indexed: DecodeIndexed = decode_indexed_here,
+    ) -> None:
+        """Open the home of the settings.
+
+        Args:
+            decode_upload: Calls a function with the bytes of an upload and its name, in a process of its choice.
+            decode_indexed: Likewise, for the file of an indexed image; also gets the number of pixels.
+        """
         self.settings = settings
+        self.decode_upload, self._decode_indexed = decode_upload, decode_indexed
         self.home = Home(settings.home, settings.database_url)
         schema.check_schema(self.home)
         self.catalogue = Catalogue(self.home)
@@ -77,8 +93,8 @@ class ImageLibrary:
         if not encoder.has_decoder:
             return record
         try:
-            data, path, _ = self.read_file(image_id)
-            prepared = prepare_image(data, str(path), encoder.preprocessing, self.limits)
+            prepare = partial(prepare_image, preprocessing=encoder.preprocessing, limits=self.limits)
+            prepared = self.decode_file(image_id, prepare)
         except (UnreadableImage, NoSuchImage):
             return record
         errors = encoder.encode_with_errors(prepared.array[None])[1]
@@ -100,8 +116,8 @@ class ImageLibrary:
                 return path, get_media_type(record.format)
         raise ImageFileMissing(record)
 
-    def read_file(self, image_id: int) -> tuple[bytes, Path, str]:
-        """Return the image's bytes as they were indexed, with the path of a file that has them and its media type.
+    def read_file(self, image_id: int) -> tuple[bytes, ImageRecord]:
+        """Return the image's bytes as they were indexed, and its record, whose first path is that of the bytes.
 
         Raises:
             NoSuchImage: The id is unknown, or no file of the image exists.
@@ -110,29 +126,33 @@ class ImageLibrary:
         """
         record = self.catalogue.images.get(image_id)
         problem: UnreadableImage | None = None
-        for path in (path for path in map(Path, record.paths) if is_regular_file(str(path))):
+        for path in (path for path in record.paths if is_regular_file(path)):
             try:
-                data = read_bytes(path, self.limits)
+                data = read_bytes(Path(path), self.limits)
                 if hashlib.sha256(data).hexdigest() == record.sha256:
-                    return data, path, get_media_type(record.format)
+                    return data, replace(record, paths=(path, *(other for other in record.paths if other != path)))
                 raise UnreadableImage(path, "it has changed since it was indexed; run `simile index` again")
             except UnreadableImage as error:
                 problem = problem or error
         raise problem or ImageFileMissing(record)
 
+    def decode_file(self, image_id: int, function: DecodeFunction[Result]) -> Result:
+        """Call a function with the bytes and the path of an indexed image. Raises as `read_file`."""
+        data, record = self.read_file(image_id)
+        return self._decode_indexed(function, data, record.paths[0], record.width * record.height)
+
     def get_thumbnail(self, image_id: int, side: int = 256) -> tuple[bytes, str]:
         """Return a thumbnail of at most side x side pixels and its media type. Raises NoSuchImage, UnreadableImage."""
-        data = sheets.encode_thumbnail(self._decode_indexed_file(image_id, side), side)
-        return data, "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"
+        return self.decode_file(image_id, partial(sheets.render_thumbnail, limits=self.limits, side=side))[:2]
 
     def get_pixels(self, image_id: int, side: int = 256) -> Pixels:
         """Decode the image's file to at least `side` pixels a side, if it has them, (h, w, 3) uint8."""
-        return self._decode_indexed_file(image_id, side).pixels
+        return self.decode_file(image_id, partial(decode_reduced, limits=self.limits, side=side)).pixels
 
     def get_query_pixels(self, query: Path | int | None, side: int = 256) -> Pixels:
         """Return the pixels of a query image, a file or an id; without a readable file its reconstruction."""
         if isinstance(query, Path):
-            return decode_image(read_bytes(query, self.limits), name=query, limits=self.limits, min_side=side).pixels
+            return decode_reduced(read_bytes(query, self.limits), str(query), self.limits, side).pixels
         assert query is not None
         try:
             return self.get_pixels(query, side)
@@ -144,10 +164,6 @@ class ImageLibrary:
         with suppress(NoDecoder, NoSuchImage, UnreadableImage):
             return self.get_query_pixels(image_id, side)
         return None
-
-    def _decode_indexed_file(self, image_id: int, side: int) -> DecodedImage:
-        data, path, _ = self.read_file(image_id)
-        return decode_image(data, name=path, limits=self.limits, min_side=side)
 
 
 class ImageFileMissing(NoSuchImage):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from simile.core.errors import EncoderMismatch, NoSuchImage, NotFinite, SimileError
 from simile.images.formats import Limits
 from simile.images.loading.loader import prepare_image
+from simile.images.loading.sandbox import Decode, decode_here
 from simile.models.inference.encoder import TrainedEncoder
 from simile.search.attributes import shift_by_attributes
 from simile.search.encoder_registry import EncoderCache
@@ -27,15 +29,25 @@ class QueryEncoder:
 
     Args:
         observe: Called with "decode" and the seconds that each decoding took.
+        decode: Calls a function with the bytes of an image and its name.
     """
 
-    def __init__(self, catalogue: Catalogue, encoders: EncoderCache, limits: Limits, observe: StageObserver) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        encoders: EncoderCache,
+        limits: Limits,
+        observe: StageObserver,
+        decode: Decode = decode_here,
+    ) -> None:
+        self._decode = decode
         self._catalogue, self._encoders, self._limits, self.observe = catalogue, encoders, limits, observe
 
     def prepare(self, data: bytes, name: str, encoder: TrainedEncoder) -> QueryImage:
         """Decode an image for an encoder. Raises UnreadableImage."""
         started = time.perf_counter()
-        prepared = prepare_image(data, name, encoder.preprocessing, self._limits)
+        prepare = partial(prepare_image, preprocessing=encoder.preprocessing, limits=self._limits)
+        prepared = self._decode(prepare, data, name)
         self.observe("decode", time.perf_counter() - started)
         return QueryImage(name, data, encoder.fingerprint, prepared)
 

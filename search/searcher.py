@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -14,9 +15,10 @@ from simile.core.errors import SimileError
 from simile.core.filter_parser import parse_metadata
 from simile.core.records import FloatArray
 from simile.core.settings import Settings
-from simile.images.decoding import decode_image
 from simile.images.encoding import encode_png
 from simile.images.formats import Pixels
+from simile.images.loading.loader import decode_reduced
+from simile.images.loading.sandbox import Decode, DecodeIndexed, decode_here, decode_indexed_here
 from simile.images.sources.reader import read_bytes
 from simile.search.background import BackgroundCache
 from simile.search.calibration.calibration import ScoreCalibration
@@ -40,17 +42,12 @@ from simile.store.index.index import Index
 from simile.store.index.snapshot import Snapshot
 
 BUSY_SECONDS = 1.0  # after a search, background work leaves searches half of a core for this long
-UploadValidator = Callable[[bytes, str], None]  # (data, name)
 
 __all__ = ["EncodedQuery", "SearchParams", "SearchQuery", "SearchResult", "Searcher"]
 
 
 def _ignore_stage(_stage: str, _seconds: float) -> None:
     """No-op observer, used when no metrics are collected."""
-
-
-def _accept_upload(_data: bytes, _name: str) -> None:
-    """No-op validator for trusted local files."""
 
 
 class Searcher(ImageLibrary):
@@ -62,16 +59,18 @@ class Searcher(ImageLibrary):
         *,
         observe: StageObserver = _ignore_stage,
         background: bool = False,
-        validate_upload: UploadValidator = _accept_upload,
+        decode_upload: Decode = decode_here,
+        decode_indexed: DecodeIndexed = decode_indexed_here,
     ) -> None:
         """Open the home of the settings.
 
         Args:
             observe: Called with the name and the seconds of each stage: decode, encode, search, rows.
             background: Calibrate scores in the background, for a process that answers many searches.
-            validate_upload: Raises UnreadableImage for untrusted bytes that are not safe to decode in this process.
+            decode_upload: See ImageLibrary.
+            decode_indexed: See ImageLibrary.
         """
-        super().__init__(settings)
+        super().__init__(settings, decode_upload, decode_indexed)
         self.index = Index(self.catalogue)
         self.calibrations = BackgroundCache(
             self.home, ScoreCalibration, self._estimate_calibration, compute_on_demand=background
@@ -79,8 +78,9 @@ class Searcher(ImageLibrary):
         self.outlier_rankings = BackgroundCache(
             self.home, OutlierRanking, self._compute_ranking, compute_on_demand=False
         )
-        self.validate_upload = validate_upload
-        self.query_encoder = QueryEncoder(self.catalogue, self.encoder_cache, self.limits, observe)
+        self.query_encoder = QueryEncoder(
+            self.catalogue, self.encoder_cache, self.limits, observe, decode=decode_upload
+        )
         self._last_search_at = -BUSY_SECONDS
         self._engine = SearchEngine(
             catalogue=self.catalogue,
@@ -123,8 +123,6 @@ class Searcher(ImageLibrary):
 
         Raises UnreadableImage, and NothingIndexed if there is no encoder yet.
         """
-        if isinstance(source, bytes):
-            self.validate_upload(source, name)
         encoder = self.encoder_cache.get_latest() or self.get_encoder()
         return self.query_encoder.prepare(self._read_source(source), name, encoder)
 
@@ -147,7 +145,7 @@ class Searcher(ImageLibrary):
         """
         data, encoder = self._read_source(source), self.get_encoder()
         (query,) = encode_batch([(self.query_encoder.prepare(data, name, encoder), True)], encoder)
-        original = decode_image(data, name=name, limits=self.limits, min_side=256)
+        original = self.decode_upload(partial(decode_reduced, limits=self.limits, side=256), data, name)
         return original.pixels, encoder.reconstruct(query.mu, original.width, original.height), query
 
     def reconstruct_query_image(self, query_image: QueryImage) -> tuple[bytes, str]:

@@ -68,7 +68,13 @@ def create_app(settings: Settings, *, preload: bool = False) -> FastAPI:
     app.mount(urls.STATIC, StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     # The middleware added last handles a request first.
     app.add_middleware(BodyLimitMiddleware, settings.max_bytes + FORM_OVERHEAD, settings.upload_seconds, metrics)
-    app.add_middleware(UploadLimitMiddleware, state.upload_limiter, metrics, parse_networks(settings.trusted_proxies))
+    app.add_middleware(
+        UploadLimitMiddleware,
+        state.upload_limiter,
+        metrics,
+        parse_networks(settings.trusted_proxies),
+        settings.upload_cpu_seconds,
+    )
     app.add_middleware(
         AccessControlMiddleware, settings=settings, authenticator=state.authenticator, rate_limiter=state.rate_limiter
     )

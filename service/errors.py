@@ -22,6 +22,7 @@ from starlette.routing import Match, Mount
 
 from simile.core import errors
 from simile.core.errors import SimileError
+from simile.images.loading.sandbox import WorkCancelled
 from simile.service import urls
 
 logger = logging.getLogger(__name__)
@@ -131,6 +132,7 @@ def install_error_handlers(app: FastAPI) -> None:
     for kind in (SimileError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _handle_error)
     app.add_exception_handler(ClientDisconnect, _handle_disconnect)
+    app.add_exception_handler(WorkCancelled, _handle_disconnect)
 
 
 async def _handle_error(request: Request, error: Exception) -> Response:

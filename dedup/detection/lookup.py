@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from math import inf
 from pathlib import Path
 
@@ -46,12 +46,13 @@ def find_existing_copies(searcher: Searcher, data: bytes, name: str) -> list[Ima
         name: The file's name for error messages.
     """
     encoder = searcher.get_encoder()
-    prepared = prepare_image(data, name, encoder.preprocessing, searcher.limits)
+    prepare = partial(prepare_image, preprocessing=encoder.preprocessing, limits=searcher.limits)
+    prepared = searcher.decode_upload(prepare, data, name)
     known = searcher.catalogue.images.find_by_sha256([prepared.sha256], encoder.fingerprint).get(prepared.sha256)
     matches = []
     if known is not None:
         matches.append(_make_match(searcher.get_image(known.image_id), "bytes", 0.0, None, "the same bytes"))
-    lookup_image = _LookupImage(data, name, (prepared.width, prepared.height), searcher.limits)
+    lookup_image = _LookupImage(searcher, data, name, (prepared.width, prepared.height))
     mu = encoder.encode(prepared.array[None]).mu
     near = _find_near_matches(searcher, lookup_image, mu, known.image_id if known else None)
     return matches + sorted(near, key=lambda match: (match.tier != "pixels", match.distance, match.image_id))
@@ -68,26 +69,27 @@ def verify_copy(first: Path, second: Path, limits: Limits) -> bool:
 class _LookupImage:
     """The query image; what is compared is computed when it is first needed."""
 
-    def __init__(self, data: bytes, name: str, size: tuple[int, int], limits: Limits) -> None:
-        self.data, self.name, self.size, self.limits = data, name, size, limits
+    def __init__(self, searcher: Searcher, data: bytes, name: str, size: tuple[int, int]) -> None:
+        self.searcher, self.data, self.name, self.size = searcher, data, name, size
+        self._compute_digest = partial(compute_pixel_digest, limits=searcher.limits)
+        self._make_comparable = partial(make_comparable_image, limits=searcher.limits)
 
     @cached_property
     def digest(self) -> str:
         """The hash of the decoded pixels."""
-        return compute_pixel_digest(self.data, self.name, self.limits)
+        return self.searcher.decode_upload(self._compute_digest, self.data, self.name)
 
     @cached_property
     def comparison_image(self) -> ComparableImage:
         """The decoded image with its features."""
-        return make_comparable_image(self.data, self.name, self.limits)
+        return self.searcher.decode_upload(self._make_comparable, self.data, self.name)
 
-    def compare(self, record: ImageRecord, data: bytes, distance: float) -> ImageMatch | None:
-        """Compare with an indexed image whose file holds `data`; None if the two are different images."""
-        path = record.paths[0]
+    def compare(self, record: ImageRecord, distance: float) -> ImageMatch | None:
+        """Compare with an indexed image; None if the two are different images. Raises UnreadableImage, NoSuchImage."""
         is_same_size = self.size == (record.width, record.height)
-        if is_same_size and compute_pixel_digest(data, path, self.limits) == self.digest:
+        if is_same_size and self.searcher.decode_file(record.id, self._compute_digest) == self.digest:
             return _make_match(record, "pixels", distance, None, "the same pixels")
-        alignment = make_comparable_image(data, path, self.limits).compare(self.comparison_image)
+        alignment = self.searcher.decode_file(record.id, self._make_comparable).compare(self.comparison_image)
         if not alignment.is_copy:
             return None
         return _make_match(record, "near", distance, alignment.similarity, alignment.reason)
@@ -113,8 +115,7 @@ def _find_near_matches(
         if image_id == own_image_id or image_id not in records or distance > threshold:
             continue
         try:
-            data = searcher.read_file(image_id)[0]
-            match = lookup_image.compare(records[image_id], data, distance)
+            match = lookup_image.compare(records[image_id], distance)
         except (UnreadableImage, NoSuchImage):  # the indexed file is missing or damaged: it can't be compared
             continue
         if match is not None:

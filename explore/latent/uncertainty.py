@@ -74,8 +74,8 @@ def measure_uncertainty(
     if isinstance(latent_input, Path):
         image_id, image = None, searcher.prepare_query_image(latent_input, latent_input.name)
     else:
-        data, path, _ = searcher.read_file(latent_input)
-        image_id, image = latent_input, searcher.prepare_query_image(data, path.name)
+        data, record = searcher.read_file(latent_input)
+        image_id, image = latent_input, searcher.prepare_query_image(data, Path(record.paths[0]).name)
     return measure_image_uncertainty(searcher, image, image_id, samples=samples, seed=seed, on_progress=on_progress)
 
 

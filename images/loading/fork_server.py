@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 READY_MESSAGE = b"ready"
@@ -28,6 +29,20 @@ BYTES_PER_PIXEL = 16  # of the largest image allowed: decoded, converted, laid o
 MAX_KILL_POLLS = 2000  # polls, 1 ms apart, until a killed worker has ended
 
 
+@dataclass(frozen=True)
+class WorkCost:
+    """What one item may cost: seconds, bytes of memory beyond those of an idle worker, and seconds of CPU time."""
+
+    seconds: float
+    memory: int
+    cpu_seconds: float = 0.0  # 0: no limit besides `seconds`
+
+    @classmethod
+    def for_pixels(cls, seconds: float, max_pixels: int) -> WorkCost:
+        """Return the cost with the memory that the largest image allowed needs."""
+        return cls(seconds, MIN_WORKER_MEMORY + BYTES_PER_PIXEL * max_pixels)
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorkBatch:
     """A batch of items for a worker."""
@@ -35,8 +50,7 @@ class WorkBatch:
     number: int  # identifies the batch in the progress map
     task: bytes  # a pickled function of one item
     items: list[Any]
-    seconds: float  # how long one item may take
-    max_pixels: int  # of the largest image allowed, which bounds the memory
+    cost: WorkCost  # that one item may have
 
 
 @dataclass(frozen=True)
@@ -104,11 +118,13 @@ def _run_worker(channel: socket.socket, progress: int) -> None:
     """Work on batches until the channel ends. A thread reads the next batch meanwhile, so that there is no gap."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, even inside a library
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     progress_map = mmap.mmap(progress, PROGRESS_BYTES)
     batches: queue.SimpleQueue[WorkBatch] = queue.SimpleQueue()
     threading.Thread(target=_receive_batches, args=(channel, batches), daemon=True).start()
+    idle_memory = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     while True:
-        send_message(channel, _compute_results(batches.get(), progress_map))
+        send_message(channel, _compute_results(batches.get(), progress_map, idle_memory))
 
 
 def _receive_batches(channel: socket.socket, batches: queue.SimpleQueue[WorkBatch]) -> None:
@@ -119,25 +135,31 @@ def _receive_batches(channel: socket.socket, batches: queue.SimpleQueue[WorkBatc
     os._exit(0)  # the results of the current batch are not needed any more
 
 
-def _compute_results(batch: WorkBatch, progress_map: mmap.mmap) -> list[Any]:
-    """Run the task on each item, with a timer; note the current item in the progress map."""
-    # Limit the memory to what the largest image needs: a faulty decoder gets a MemoryError.
-    limit = MIN_WORKER_MEMORY + BYTES_PER_PIXEL * batch.max_pixels
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+def _compute_results(batch: WorkBatch, progress_map: mmap.mmap, idle_memory: int) -> tuple[list[Any], float]:
+    """Run the task on each item, with timers; note the current item in the progress map.
+
+    Returns:
+        The results, and the CPU seconds of all items.
+    """
+    # Limit the memory: a faulty decoder gets a MemoryError.
+    limit, (_, hard) = idle_memory + batch.cost.memory, resource.getrlimit(resource.RLIMIT_AS)
     if hard == resource.RLIM_INFINITY or limit < hard:
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     task: Callable[[Any], Any] = pickle.loads(batch.task)
     results: list[Any] = []
+    started = time.process_time()
     for position, item in enumerate(batch.items):
         progress_map[:] = batch.number.to_bytes(8, "little") + position.to_bytes(8, "little")
-        signal.setitimer(signal.ITIMER_REAL, batch.seconds)
+        signal.setitimer(signal.ITIMER_REAL, batch.cost.seconds)
+        signal.setitimer(signal.ITIMER_PROF, batch.cost.cpu_seconds)
         try:
             results.append(task(item))
         except Exception as error:  # an error of the task must not stop the job  # noqa: BLE001
             results.append(WorkerLost(f"it can't be read ({type(error).__name__}: {error})"))
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
-    return results
+            signal.setitimer(signal.ITIMER_PROF, 0)
+    return results, time.process_time() - started
 
 
 def send_message(channel: socket.socket, message: object) -> None:

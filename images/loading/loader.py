@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from PIL import Image
 
 from simile.core.errors import HomeNotWritable, NotFinite, UnreadableImage
 from simile.core.records import Failure
@@ -70,6 +71,16 @@ def prepare_image(data: bytes, name: str, preprocessing: Preprocessing, limits: 
         format=image.format,
         array=preprocessing.to_array(image),
     )
+
+
+def decode_reduced(data: bytes, name: str, limits: Limits, side: int) -> DecodedImage:
+    """Decode an image and scale it down by a whole factor, so that both sides keep at least `side` pixels if possible.
+
+    Raises UnreadableImage or ImageTooLarge with `name`.
+    """
+    image = decode_image(data, name=name, limits=limits, min_side=side)
+    factor = min(image.pixels.shape[:2]) // side
+    return replace(image, pixels=np.asarray(Image.fromarray(image.pixels).reduce(factor))) if factor > 1 else image
 
 
 def prepare_files(

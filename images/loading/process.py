@@ -21,9 +21,10 @@ FORK_SERVER_START_SECONDS = 120.0  # imports are slow on a machine under heavy l
 FORK_SERVER_STOP_SECONDS = 5.0
 MAX_FORK_SERVER_STARTS = 3  # starts of the fork server for one worker
 # The fork server's program. `-c` and not `-m`: the main module of this process (a user's script) must not run again.
-# It imports the loader so that workers need no imports after the fork.
+# It imports what decodes so that workers need no imports after the fork, which would take the CPU time of an item.
 _FORK_SERVER_CODE = (
-    "import sys; sys.path[:] = {path!r}; import simile.images.loading.loader; "
+    "import sys; sys.path[:] = {path!r}; import simile.images.loading.sandbox; import simile.images.matching.tasks; "
+    "import simile.images.privacy.strip; import simile.images.rendering.sheets; "
     "from simile.images.loading.fork_server import run_fork_server; run_fork_server(0)"
 )
 
@@ -42,15 +43,21 @@ class WorkerProcess:
         """Send a batch. Raises OSError when the worker has ended."""
         send_message(self._channel, batch)
 
-    def receive_results(self, seconds: float) -> list[Any]:
-        """Return the results of the next batch. Raises OSError or EOFError if the worker has ended or hangs.
+    def has_results(self, seconds: float) -> bool:
+        """Wait at most so long; return whether results, or the end of the worker, can be received."""
+        return bool(select.select([self._channel], [], [], seconds)[0])
+
+    def receive_results(self, seconds: float) -> tuple[list[Any], float]:
+        """Return the results of the next batch and its CPU seconds.
+
+        Raises OSError or EOFError if the worker has ended or hangs.
 
         The worker's own timer ends a batch that takes longer than `seconds`, unless it hangs in the kernel.
         """
         self._channel.settimeout(seconds + 10)
-        results: list[Any] = receive_message(self._channel)
+        message: tuple[list[Any], float] = receive_message(self._channel)
         self._channel.settimeout(None)
-        return results
+        return message
 
     def read_progress(self) -> tuple[int, int]:
         """Return the number of the batch that it worked on last, and the item's position in it."""

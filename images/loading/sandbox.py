@@ -1,58 +1,196 @@
-"""Decode risky formats in a worker process first, so that a crash or a hang does not harm this process.
+"""Decode untrusted files in worker processes, so that no file can harm this process or keep it busy.
 
-The decoding time of JPEG, PNG, GIF, WebP and plain bitmaps is bounded by their pixels and bytes. TIFF, JPEG 2000, HEIF
-and AVIF are decoded by large codec libraries, in which a hostile file can cause hours of work or a crash.
+A worker ends when a file takes too much CPU time or memory, crashes the decoder, or when its client has left. All files
+of one request share a budget (REQUEST_BUDGET).
 """
 
 from __future__ import annotations
 
-import re
+import pickle
+import queue
 import threading
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
+from typing import Protocol, TypeVar, cast
 
-from simile.core.errors import UnreadableImage
-from simile.images.decoding import decode_image
-from simile.images.formats import Limits
-from simile.images.loading.fork_server import WorkerLost
-from simile.images.loading.worker_pool import WorkerPool
+from simile.core.errors import NotFinite, UnreadableImage
+from simile.images.formats import Limits, check_byte_count
+from simile.images.loading.fork_server import WorkBatch, WorkCost, WorkerLost
+from simile.images.loading.process import ForkServer, WorkerProcess
+from simile.images.loading.worker_pool import get_loss_reason, get_worker_count
 
-# The first bytes of all files that Pillow gives to those libraries.
-_RISKY_FORMATS = re.compile(rb"II|MM|\xff\x4f\xff\x51|\0\0\0\x0cjP|.{4}ftyp", re.DOTALL)
+_NO_MEMORY = "decoding it needs more memory than a request may use (SIMILE_UPLOAD_MEMORY)"
+CANCEL_POLL_SECONDS = 0.1
+LARGE_PIXELS = 30_000_000  # of these indexed images, one is decoded at a time
+
+Result = TypeVar("Result")
+DecodeFunction = Callable[[bytes, str], Result]  # of the bytes of a file and its name
+
+
+class Decode(Protocol):
+    """Calls a function that decodes a file, here or in a worker process."""
+
+    def __call__(self, function: DecodeFunction[Result], data: bytes, name: str) -> Result:
+        """Return what the function returns."""
+
+
+class DecodeIndexed(Protocol):
+    """Calls a function that decodes the file of an indexed image, here or in a worker process."""
+
+    def __call__(self, function: DecodeFunction[Result], data: bytes, name: str, pixel_count: int) -> Result:
+        """Return what the function returns."""
+
+
+def decode_here(function: DecodeFunction[Result], data: bytes, name: str) -> Result:
+    """Call the function in this process: for files that the user of this process chose."""
+    return function(data, name)
+
+
+def decode_indexed_here(function: DecodeFunction[Result], data: bytes, name: str, pixel_count: int) -> Result:  # noqa: ARG001
+    """Call the function in this process."""
+    return function(data, name)
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass
+class DecodeBudget:
+    """What the files of one request may still cost together."""
+
+    cpu_seconds: float
+    has_client_left: Callable[[], bool] = _never
+
+
+# The budget of the request that the current thread or task works for.
+REQUEST_BUDGET: ContextVar[DecodeBudget | None] = ContextVar("decode_budget", default=None)
+
+
+@dataclass(frozen=True)
+class _ExpectedError:
+    """An expected error in a worker: UnreadableImage or its subclass, or NotFinite, and the reason."""
+
+    kind: type[UnreadableImage | NotFinite]
+    reason: str
+
+
+class WorkCancelled(Exception):
+    """The result is not needed any more."""
 
 
 class DecodeSandbox:
-    """Decodes files of risky formats in worker processes. Safe to call from several threads."""
+    """Calls functions that decode a file in worker processes. Safe to call from several threads.
 
-    def __init__(self, workers: int, seconds: float, limits: Limits) -> None:
-        """Set the limits. The processes (0: one per core) start with the first file that needs one."""
-        self._worker_count, self._seconds, self._limits = workers, seconds, limits
-        self._pool: WorkerPool | None = None
-        self._lock = threading.Lock()
+    Each call talks to a worker directly, which is faster than through the queues of a WorkerPool.
+    """
 
-    def check(self, data: bytes, name: str) -> None:
-        """Return if `data` can be decoded in this process. Raises UnreadableImage if the worker did not survive it."""
-        # The decoder itself rejects files over the limit without decoding.
-        if not _RISKY_FORMATS.match(data[:16]) or len(data) > self._limits.max_bytes:
-            return
+    def __init__(self, workers: int, cost: WorkCost, limits: Limits) -> None:
+        """Set the limits. The processes (0: one per core) start with the first file, or with `start`.
+
+        Args:
+            workers: Number of processes.
+            cost: What one request may cost.
+            limits: Limits on bytes, checked before a worker gets the file.
+        """
+        self._cost, self._limits = cost, limits
+        self._fork_server: ForkServer | None = None
+        self._lock, self._large_lock = threading.Lock(), threading.Lock()
+        self._idle: queue.LifoQueue[WorkerProcess | None] = queue.LifoQueue()  # None: not started yet
+        self._worker_count = get_worker_count(workers)
+        for _ in range(self._worker_count):
+            self._idle.put(None)
+
+    def start(self) -> ForkServer:
+        """Start the fork server, if it does not run yet."""
         with self._lock:
-            if self._pool is None:
-                self._pool = WorkerPool(self._worker_count, self._seconds, self._limits.max_pixels)
-            pool = self._pool
-        for result in pool.map(partial(_try_decode, limits=self._limits), [(name, data)]):
-            if isinstance(result, WorkerLost):
-                raise UnreadableImage(name, result.reason)
+            if self._fork_server is None:
+                self._fork_server = ForkServer()
+            return self._fork_server
+
+    def run(self, function: DecodeFunction[Result], data: bytes, name: str) -> Result:
+        """Call the function, or that of a partial, in a worker. The function can be imported.
+
+        Raises:
+            UnreadableImage: Also if the file, or the files of the request, cost too much.
+            WorkCancelled: The client has left.
+        """
+        budget = REQUEST_BUDGET.get() or DecodeBudget(self._cost.cpu_seconds)
+        if budget.cpu_seconds <= 0:
+            raise UnreadableImage(name, "the files before it used the CPU time of the request")
+        cost = WorkCost(self._cost.seconds, self._cost.memory, budget.cpu_seconds)
+        return self._call(function, data, name, cost, budget)
+
+    def run_indexed(self, function: DecodeFunction[Result], data: bytes, name: str, pixel_count: int) -> Result:
+        """Call the function for the file of an indexed image, which may cost what indexing may. Raises as `run`."""
+        budget = REQUEST_BUDGET.get()
+        has_client_left = budget.has_client_left if budget else _never
+        cost = WorkCost.for_pixels(self._cost.seconds, self._limits.max_pixels)
+        with self._large_lock if pixel_count > LARGE_PIXELS else nullcontext():
+            return self._call(function, data, name, cost, DecodeBudget(0.0, has_client_left))
 
     def close(self) -> None:
-        """End the worker processes."""
+        """End the worker processes, when they have finished their calls; then wait for the fork server."""
+        for _ in range(self._worker_count):
+            worker = self._idle.get()
+            if worker is not None:
+                worker.close()
         with self._lock:
-            if self._pool is not None:
-                self._pool.close()
-                self._pool = None
+            if self._fork_server is not None:
+                self._fork_server.close()
+                self._fork_server = None
+        for _ in range(self._worker_count):
+            self._idle.put(None)
+
+    def _call(
+        self, function: DecodeFunction[Result], data: bytes, name: str, cost: WorkCost, budget: DecodeBudget
+    ) -> Result:
+        """Return the result, and take its CPU time from the budget. Raises as `run`."""
+        check_byte_count(len(data), name, self._limits)
+        task = pickle.dumps(partial(_call_or_return_error, function))
+        batch = WorkBatch(number=0, task=task, items=[(data, name)], cost=cost)
+        worker, fork_server = self._idle.get(), self.start()
+        try:
+            worker = worker or fork_server.start_worker()
+            worker.send_batch(batch)
+            while not worker.has_results(CANCEL_POLL_SECONDS):
+                if budget.has_client_left():
+                    raise WorkCancelled
+            (result,), used = worker.receive_results(cost.seconds)
+            budget.cpu_seconds -= used
+        except (EOFError, OSError, pickle.UnpicklingError) as error:  # the worker has ended
+            budget.cpu_seconds -= cost.cpu_seconds
+            status = fork_server.end_worker(worker) if worker else 0
+            worker = None
+            raise UnreadableImage(name, get_loss_reason(status, cost)) from error
+        except BaseException:
+            if worker:
+                fork_server.end_worker(worker)
+            worker = None
+            raise
+        finally:
+            self._idle.put(worker)
+        if isinstance(result, _ExpectedError):
+            if issubclass(result.kind, UnreadableImage):
+                raise result.kind(name, result.reason)
+            raise NotFinite(result.reason)
+        if isinstance(result, WorkerLost):
+            raise UnreadableImage(name, result.reason)
+        return cast(Result, result)
 
 
-def _try_decode(named_data: tuple[str, bytes], limits: Limits) -> None:
-    """Decode and ignore the result. The caller meets an UnreadableImage again when it decodes."""
-    name, data = named_data
-    with suppress(UnreadableImage):
-        decode_image(data, name=name, limits=limits)
+def _call_or_return_error(function: DecodeFunction[Result], file: tuple[bytes, str]) -> Result | _ExpectedError:
+    """Call the function in a worker process; return its expected errors, which cannot be pickled."""
+    data, name = file
+    try:
+        return function(data, name)
+    except UnreadableImage as error:
+        is_memory_error = isinstance(error.__cause__, MemoryError)
+        return _ExpectedError(type(error), _NO_MEMORY if is_memory_error else error.reason)
+    except NotFinite as error:
+        return _ExpectedError(NotFinite, str(error))
+    except MemoryError:
+        return _ExpectedError(UnreadableImage, _NO_MEMORY)

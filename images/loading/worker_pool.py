@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
-from simile.images.loading.fork_server import WorkBatch, WorkerLost
+from simile.images.loading.fork_server import WorkBatch, WorkCost, WorkerLost
 from simile.images.loading.process import ForkServer, WorkerProcess, WorkersFailed
 
 Item = TypeVar("Item")
@@ -83,7 +83,7 @@ class WorkerPool:
 
         One item may take so many seconds. `max_pixels` of the largest image bound the memory of a worker.
         """
-        self.seconds, self.max_pixels = seconds, max_pixels
+        self.cost = WorkCost.for_pixels(seconds, max_pixels)
         self._worker_count = get_worker_count(workers)
         self._queue: queue.Queue[_PendingBatch | None] = queue.Queue()
         self._batch_numbers = iter(range(1, sys.maxsize))
@@ -204,7 +204,7 @@ class _Dispatcher:
         batch = self.batches[0]
         assert self._worker is not None
         try:
-            batch.set_results(self._worker.receive_results(len(batch.pending) * self._pool.seconds))
+            batch.set_results(self._worker.receive_results(len(batch.pending) * self._pool.cost.seconds)[0])
             self.batches.popleft()
         except (EOFError, OSError, pickle.UnpicklingError):
             self._handle_worker_exit(batch)
@@ -225,8 +225,7 @@ class _Dispatcher:
             number=batch.number,
             task=batch.task,
             items=[batch.items[index] for index in batch.pending],
-            seconds=self._pool.seconds,
-            max_pixels=self._pool.max_pixels,
+            cost=self._pool.cost,
         )
         with suppress(OSError):  # `collect_results` notices that the worker has ended
             self._worker.send_batch(message)
@@ -240,17 +239,20 @@ class _Dispatcher:
         if self._pool._closed:
             raise EOFError
         if number == batch.number and position < len(batch.pending):
-            batch.mark_lost(position, self._get_loss_reason(status))
+            batch.mark_lost(position, get_loss_reason(status, self._pool.cost))
         if batch.done_event.is_set():
             self.batches.popleft()
         for unfinished in self.batches:
             self._send_batch(unfinished)
 
-    def _get_loss_reason(self, status: int) -> str:
-        """Return why an item was lost, for people, from the status of its worker."""
-        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-        if number in (0, signal.SIGALRM):
-            return f"decoding it took more than {self._pool.seconds:g} seconds (SIMILE_DECODE_SECONDS)"
-        if number == signal.SIGKILL:
-            return "the process that decoded it was killed; perhaps there was not enough memory"
-        return f"the decoder crashed on it ({signal.Signals(number).name})"
+
+def get_loss_reason(status: int, cost: WorkCost) -> str:
+    """Return why an item was lost, for people, from the status of its worker."""
+    number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+    if number in (0, signal.SIGALRM):
+        return f"decoding it took more than {cost.seconds:g} seconds (SIMILE_DECODE_SECONDS)"
+    if number == signal.SIGPROF:
+        return "decoding it takes more CPU time than a request may use (SIMILE_UPLOAD_CPU_SECONDS)"
+    if number == signal.SIGKILL:
+        return "the process that decoded it was killed; perhaps there was not enough memory"
+    return f"the decoder crashed on it ({signal.Signals(number).name})"

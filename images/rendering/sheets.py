@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, ImageDraw
 
-from simile.images.decoding import DecodedImage
+from simile.images.decoding import DecodedImage, decode_image
 from simile.images.encoding import encode_jpeg, encode_png
-from simile.images.formats import Pixels
+from simile.images.formats import Limits, Pixels
 from simile.images.rendering.text import MUTED_COLOUR, PAPER_COLOUR, TEXT_COLOUR, draw_text, truncate_text
 
 RULE_COLOUR, _TILE_COLOUR = "#d9dde2", "#f3f4f6"
@@ -51,6 +51,17 @@ def encode_thumbnail(image: DecodedImage, side: int = 256) -> bytes:
     if factor >= 2:
         return encode_png(image.pixels.repeat(factor, axis=0).repeat(factor, axis=1))
     return encode_jpeg(image.pixels if factor == 1 else resize_to_fit(image.pixels, side, side), 85)
+
+
+def render_thumbnail(data: bytes, name: str, limits: Limits, side: int) -> tuple[bytes, str, int, int]:
+    """Decode an image; return `encode_thumbnail` of it, its media type, and width and height of the original.
+
+    Raises UnreadableImage or ImageTooLarge with `name`.
+    """
+    image = decode_image(data, name=name, limits=limits, min_side=side)
+    thumbnail = encode_thumbnail(image, side)
+    media_type = "image/png" if thumbnail.startswith(b"\x89PNG") else "image/jpeg"
+    return thumbnail, media_type, image.width, image.height
 
 
 def draw_side_by_side(images: list[Pixels], captions: list[str]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from simile.core.atomic_write import write_atomically
 from simile.core.records import FileStat
@@ -31,7 +32,8 @@ def add_upload(
         HomeNotWritable: The file can't be stored.
     """
     encoder, catalogue = searcher.get_encoder(), searcher.catalogue
-    prepared = prepare_image(data, name, encoder.preprocessing, searcher.limits)
+    prepare = partial(prepare_image, preprocessing=encoder.preprocessing, limits=searcher.limits)
+    prepared = searcher.decode_upload(prepare, data, name)
     path = searcher.home.uploads / f"{prepared.sha256}.{prepared.format}"
     with translate_write_errors(path):
         if not path.exists():

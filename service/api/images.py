@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
@@ -14,7 +15,7 @@ from starlette.responses import Response
 
 from simile.core.errors import UnreadableImage
 from simile.dedup.detection.lookup import ImageMatch, find_existing_copies
-from simile.images.formats import has_image_signature
+from simile.images.formats import get_media_type, has_image_signature
 from simile.images.privacy.strip import strip_metadata
 from simile.indexer.pipeline.uploads import add_upload, delete_image
 from simile.search.pagination import ImagePageRequest, get_image_page
@@ -107,7 +108,6 @@ async def add_image(
 
     def store() -> schemas.AddImageResponse | Response:
         data = upload.read()
-        searcher.validate_upload(data, upload.name)
         copies = [] if if_duplicate is None else find_existing_copies(searcher, data, upload.name)
         if copies and if_duplicate == "reject":
             return make_problem_response(request, _make_duplicate_problem(upload.name, copies))
@@ -259,9 +259,11 @@ def _make_file_response(request: Request, searcher: Searcher, image_id: int, *, 
     if is_not_modified(request, etag):
         return Response(status_code=304, headers=headers)
     try:
-        data, path, media_type = searcher.read_file(image_id)
-        if not keep_metadata:
-            data, media_type = strip_metadata(data, path.name, searcher.limits)
+        if keep_metadata:
+            data, record = searcher.read_file(image_id)
+            media_type = get_media_type(record.format)
+        else:
+            data, media_type = searcher.decode_file(image_id, partial(strip_metadata, limits=searcher.limits))
     except UnreadableImage as error:  # a file that has changed since it was indexed
         raise HTTPException(404, str(error)) from error
     # Only raster images keep their media type: SVG and HTML could run scripts on this origin.

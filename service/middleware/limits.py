@@ -12,9 +12,11 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from simile.core.hosts import IpNetwork
+from simile.images.loading.sandbox import REQUEST_BUDGET, DecodeBudget
 from simile.service.errors import ProblemException, make_problem, make_problem_response, make_too_large_error
 from simile.service.observability.metrics import ServiceMetrics
 from simile.service.security.proxies import get_client_address, is_single_client
+from simile.service.server.connections import make_disconnect_check
 
 # bytes of a form besides its file: boundaries, headers of the parts, a few short fields
 FORM_OVERHEAD = 64 * 1024
@@ -65,7 +67,8 @@ class UploadLimiter:
 class UploadLimitMiddleware:
     """ASGI middleware that refuses uploads beyond the capacity (503) before their body is read.
 
-    One address gets a share of the capacity (429), so that slow clients of one address cannot use all of it.
+    One address gets a share of the capacity (429), so that slow clients of one address cannot use all of it. Each
+    request gets `cpu_seconds` to decode all its files.
     """
 
     def __init__(
@@ -74,13 +77,17 @@ class UploadLimitMiddleware:
         upload_limiter: UploadLimiter,
         metrics: ServiceMetrics,
         trusted_proxies: Sequence[IpNetwork] = (),
+        cpu_seconds: float = 2.0,
     ) -> None:
+        self.cpu_seconds = cpu_seconds
         self.app = app
         self.upload_limiter = upload_limiter
         self.metrics = metrics
         self.trusted_proxies = trusted_proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            REQUEST_BUDGET.set(DecodeBudget(self.cpu_seconds, make_disconnect_check(scope)))
         if scope["type"] != "http" or not has_multipart_body(scope):
             return await self.app(scope, receive, send)
         address = get_client_address(scope) if is_single_client(scope, self.trusted_proxies) else None

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -22,6 +23,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from simile.core.errors import SimileError
 from simile.core.settings import Settings
+from simile.images.loading.sandbox import WorkCancelled
 from simile.images.loading.worker_pool import get_worker_count
 from simile.search.queries import SearchQuery, SearchResult
 from simile.service.errors import make_timeout_error
@@ -141,7 +143,8 @@ class SearchBatcher:
             self._dispatch(pending)
         else:
             self._batch_queue.begin_decoding()
-            self._decode_executor.submit(self._decode, pending)
+            # In the context of the request, which holds its budget for decoding.
+            self._decode_executor.submit(copy_context().run, self._decode, pending)
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 return await pending.future
@@ -155,6 +158,8 @@ class SearchBatcher:
                 return self._send_results([(pending, ClientDisconnect())])
             assert not isinstance(pending.query, SearchQuery)
             pending.query = pending.query()
+        except WorkCancelled:
+            self._send_results([(pending, ClientDisconnect())])
         except Exception as error:  # any error is the result of this one search  # noqa: BLE001
             self._send_results([(pending, error)])
         else:

@@ -12,6 +12,7 @@ from typing import Any
 from simile.core.errors import SimileError
 from simile.core.settings import Settings
 from simile.images.formats import Limits
+from simile.images.loading.fork_server import WorkCost
 from simile.images.loading.sandbox import DecodeSandbox
 from simile.search.queries import StageObserver
 from simile.search.searcher import Searcher
@@ -36,23 +37,27 @@ class SearcherProvider:
         self.searcher: Searcher | None = None
         self._settings, self._observe, self._background = settings, observe, background
         self._open_lock = threading.Lock()
-        limits = Limits.from_settings(settings)
         # No request waits longer than answer_seconds, although indexing may.
-        self._sandbox = DecodeSandbox(settings.workers, min(settings.decode_seconds, settings.answer_seconds), limits)
+        seconds = min(settings.decode_seconds, settings.answer_seconds)
+        cost = WorkCost(seconds, settings.upload_memory, settings.upload_cpu_seconds)
+        self.sandbox = DecodeSandbox(settings.workers, cost, Limits.from_settings(settings))
 
     def get_searcher(self) -> Searcher:
         """Return the Searcher. Raises NothingIndexed without a catalogue, HomeOutdated, HomeTooNew."""
         with self._open_lock:
             if self.searcher is None:
-                check = self._sandbox.check
                 self.searcher = Searcher(
-                    self._settings, observe=self._observe, background=self._background, validate_upload=check
+                    self._settings,
+                    observe=self._observe,
+                    background=self._background,
+                    decode_upload=self.sandbox.run,
+                    decode_indexed=self.sandbox.run_indexed,
                 )
             return self.searcher
 
     def close(self) -> None:
         """Close the Searcher, if it was opened."""
-        self._sandbox.close()
+        self.sandbox.close()
         if self.searcher is not None:
             self.searcher.close()
 
@@ -124,6 +129,7 @@ class Readiness:
 
     def watch(self) -> None:
         """Load the encoder, then update the metrics regularly until `stop_event` is set; runs in a thread."""
+        self.searcher_provider.sandbox.start()
         try:
             with suppress(SimileError):  # left to the first request
                 self.searcher_provider.get_searcher().get_encoder().start_runtimes()

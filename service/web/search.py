@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from fastapi import APIRouter
@@ -12,8 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from simile.core.errors import BadSetting, NothingIndexed, SimileError
-from simile.images.decoding import decode_image
-from simile.images.rendering import sheets
+from simile.images.rendering.sheets import render_thumbnail
 from simile.search.queries import SearchParams, SearchQuery
 from simile.search.searcher import Searcher, SearchResult
 from simile.service import urls
@@ -188,11 +188,11 @@ def _make_query_image_view(image: ImageResponse, params: SearchPageParams) -> Qu
 
 def _make_upload_view(searcher: Searcher, upload: NamedUpload, index: int, params: SearchPageParams) -> QueryImageView:
     """Show an upload as a small data URL; it is not stored."""
-    decoded = decode_image(upload.data, name=upload.name, limits=searcher.limits, min_side=PREVIEW_SIDE)
-    small = sheets.encode_thumbnail(decoded)
-    source = make_data_url(small, "image/png" if small.startswith(b"\x89PNG") else "image/jpeg")
+    render = partial(render_thumbnail, limits=searcher.limits, side=PREVIEW_SIDE)
+    thumbnail, media_type, width, height = searcher.decode_upload(render, upload.data, upload.name)
     forget = params.make_url() if params.positives else urls.SEARCH_PAGE
-    return QueryImageView(upload.name, source, decoded.width, decoded.height, remove_url=forget, upload_index=index)
+    source = make_data_url(thumbnail, media_type)
+    return QueryImageView(upload.name, source, width, height, remove_url=forget, upload_index=index)
 
 
 def _reconstruct_mean(searcher: Searcher, result: SearchResult, first: QueryImageView) -> str | None:

@@ -52,7 +52,7 @@ from simile.models.networks.vae import Network
 from simile.models.recipes import load_recipe
 from simile.store.home import Home
 from tests.conftest import copy_some
-from tests.support.crashing import abort_on_crash
+from tests.support.worker_tasks import abort_on_crash
 
 DIGITS = load_digits()
 PIXELS = DIGITS.data.astype(np.uint8)

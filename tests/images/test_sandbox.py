@@ -1,26 +1,33 @@
-"""An upload that a decoder would choke on costs a worker process, and not the service."""
+"""What an upload may cost: a file that takes too much ends a worker process, and not the service."""
 
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from simile.core.errors import UnreadableImage
+from simile.core.errors import ImageTooLarge, NotFinite, UnreadableImage
 from simile.core.settings import Settings
-from simile.images.formats import Limits
-from simile.images.loading.sandbox import DecodeSandbox
+from simile.images.formats import FORMATS, Limits
+from simile.images.loading.fork_server import WorkCost
+from simile.images.loading.loader import decode_reduced
+from simile.images.loading.sandbox import REQUEST_BUDGET, DecodeBudget, DecodeSandbox, WorkCancelled
 from simile.service.app import create_app
+from tests.support.worker_tasks import allocate, burn, fail, get_pid, wait
 
-KINDS = ["TIFF", "JPEG2000", "AVIF", "HEIF"]
+LIMITS = Limits()
+COST = WorkCost(20.0, 600_000_000, 2.0)
+decode = partial(decode_reduced, limits=LIMITS, side=64)
 
 
-def image(kind: str, side: int = 48) -> bytes:
+def make_image(kind: str, side: int = 48) -> bytes:
     values = np.random.default_rng(0).integers(0, 256, (side, side, 3)).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(values).save(file, kind)
@@ -28,56 +35,99 @@ def image(kind: str, side: int = 48) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def slow() -> bytes:
-    """A TIFF that takes longer than 0.25 seconds to decode."""
-    file = io.BytesIO()
-    Image.new("RGB", (5000, 5000)).save(file, "TIFF", compression="tiff_adobe_deflate")
-    return file.getvalue()
-
-
-@pytest.fixture(scope="module")
-def prover() -> Iterator[DecodeSandbox]:
-    made = DecodeSandbox(1, 20.0, Limits())
+def sandbox() -> Iterator[DecodeSandbox]:
+    made = DecodeSandbox(1, COST, LIMITS)
     yield made
     made.close()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_whole_and_a_damaged_image_may_both_be_decoded_here(prover: DecodeSandbox, kind: str) -> None:
-    prover.check(image(kind), "whole")
-    prover.check(image(kind)[:200], "cut short")  # the decoder says so in its own words
-    assert prover._pool is not None
+@pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind != "QOI"])
+def test_every_format_is_decoded_in_a_worker(sandbox: DecodeSandbox, kind: str) -> None:
+    data = make_image(kind, 32)
+    pixels = sandbox.run(decode, data, "whole").pixels
+    assert np.array_equal(pixels, decode(data, "whole").pixels)
+    with pytest.raises(UnreadableImage, match="cut short: "):
+        sandbox.run(decode, data[: len(data) // 3], "cut short")
 
 
-def test_what_takes_too_long_is_refused_with_the_setting(slow: bytes) -> None:
-    impatient = DecodeSandbox(1, 0.25, Limits())
+def test_a_worker_is_another_process_that_many_threads_share(sandbox: DecodeSandbox) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        pids = set(threads.map(lambda _: sandbox.run(get_pid, b"x", "x"), range(24)))
+    assert len(pids) == 1 and os.getpid() not in pids
+
+
+def test_a_file_that_takes_too_much_cpu_time_is_refused_and_the_next_one_decoded() -> None:
+    sandbox = DecodeSandbox(1, WorkCost(20.0, 600_000_000, 0.2), LIMITS)
     try:
-        with pytest.raises(UnreadableImage, match=r"more than 0\.25 seconds \(SIMILE_DECODE_SECONDS\)"):
-            impatient.check(slow, "slow.tif")
-        impatient.check(image("TIFF", 16), "quick.tif")  # by another worker
+        with pytest.raises(UnreadableImage, match="SIMILE_UPLOAD_CPU_SECONDS"):
+            sandbox.run(burn, b"", "10")
+        assert sandbox.run(burn, b"", "0.01") < 0.2
     finally:
-        impatient.close()
+        sandbox.close()
 
 
-def test_simple_formats_need_no_process_and_many_threads_share_one() -> None:
-    made = DecodeSandbox(1, 20.0, Limits())
+def test_a_worker_that_sleeps_is_ended_by_the_clock() -> None:
+    sandbox = DecodeSandbox(1, WorkCost(0.2, 600_000_000, 2.0), LIMITS)
     try:
-        for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "PPM", "ICO"):
-            made.check(image(kind, 32), kind)
-        made.check(b"no picture at all", "notes")
-        assert made._pool is None
-        with ThreadPoolExecutor(8) as threads:
-            list(threads.map(lambda n: made.check(image("TIFF", 20 + n), "x"), range(24)))
-        assert made._pool is not None and len(made._pool._dispatcher_threads) == 1
+        with pytest.raises(UnreadableImage, match=r"more than 0\.2 seconds \(SIMILE_DECODE_SECONDS\)"):
+            sandbox.run(wait, b"", "10")
     finally:
-        made.close()
+        sandbox.close()
 
 
-def test_the_service_refuses_what_no_worker_survives_and_goes_on(home_with_digits: Settings, slow: bytes) -> None:
-    impatient = home_with_digits.model_copy(update={"decode_seconds": 0.25})
-    with TestClient(create_app(impatient)) as client:
-        for path in ("/v1/search", "/v1/images", "/v1/reconstructions"):
-            response = client.post(path, files={"file": ("slow.tif", slow)})
-            assert response.status_code == 422 and "SIMILE_DECODE_SECONDS" in response.json()["detail"], response.text
-        assert client.post("/v1/search", files={"file": ("a.png", image("PNG", 32))}).status_code == 200
+def test_the_files_of_a_request_share_its_cpu_time(sandbox: DecodeSandbox) -> None:
+    token = REQUEST_BUDGET.set(DecodeBudget(0.3))
+    try:
+        sandbox.run(burn, b"", "0.2")
+        with pytest.raises(UnreadableImage, match="SIMILE_UPLOAD_CPU_SECONDS"):
+            sandbox.run(burn, b"", "0.2")
+        with pytest.raises(UnreadableImage, match="the files before it"):
+            sandbox.run(burn, b"", "0")
+    finally:
+        REQUEST_BUDGET.reset(token)
+    assert sandbox.run(burn, b"", "0") >= 0
+
+
+def test_a_file_that_takes_too_much_memory_is_refused(sandbox: DecodeSandbox) -> None:
+    assert sandbox.run(allocate, b"", "300_000_000") == 300_000_000
+    with pytest.raises(UnreadableImage, match="SIMILE_UPLOAD_MEMORY"):
+        sandbox.run(allocate, b"", "900_000_000")
+
+
+def test_work_whose_client_has_left_is_ended(sandbox: DecodeSandbox) -> None:
+    pid = sandbox.run(get_pid, b"", "x")
+    token = REQUEST_BUDGET.set(DecodeBudget(100.0, lambda: True))
+    try:
+        with pytest.raises(WorkCancelled):
+            sandbox.run(wait, b"", "15")
+    finally:
+        REQUEST_BUDGET.reset(token)
+    assert sandbox.run(get_pid, b"", "x") != pid
+
+
+def test_errors_keep_their_class_and_reason(sandbox: DecodeSandbox) -> None:
+    for name, kind, text in (
+        ("large", ImageTooLarge, "large: too large"),
+        ("finite", NotFinite, "NaN"),
+        ("bug", UnreadableImage, "KeyError"),
+    ):
+        with pytest.raises(kind, match=text):
+            sandbox.run(fail, b"", name)
+    with pytest.raises(ImageTooLarge, match="SIMILE_MAX_BYTES"):
+        sandbox.run(decode, bytes(LIMITS.max_bytes + 1), "much")
+
+
+def test_the_service_refuses_a_costly_file_on_every_route_and_goes_on(home_with_digits: Settings) -> None:
+    settings = home_with_digits.model_copy(update={"upload_cpu_seconds": 0.2})
+    file = io.BytesIO()
+    Image.new("L", (10_000, 10_000)).save(file, "PNG", compress_level=1)
+    costly = file.getvalue()
+    with TestClient(create_app(settings)) as client:
+        for path in ("/v1/search", "/v1/images", "/v1/reconstructions", "/v1/latents", "/v1/uncertainty", "/"):
+            response = client.post(path, files={"file": ("slow.png", costly)})
+            assert response.status_code == 422 and "SIMILE_UPLOAD_CPU_SECONDS" in response.text, response.text
+        both = [("file", ("a.png", make_image("PNG", 900))), ("file", ("b.png", make_image("PNG", 900)))]
+        assert client.post("/v1/search", files=both[:1]).status_code == 200
+        assert client.post("/v1/search", files=both * 5).status_code == 422
+        assert client.post("/v1/search", files={"file": ("a.png", make_image("PNG", 32))}).status_code == 200
         assert client.get("/v1/images").json()["total"] == 120

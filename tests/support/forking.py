@@ -43,7 +43,12 @@ MODULES = {
         *("sklearn.datasets", "alembic.command"),
         "torch._dynamo",  # an optimiser imports it: 2 s
     ),
-    "decoding": ("simile.images.loading.loader", "simile.images.loading.fork_server"),
+    "decoding": (
+        "simile.images.loading.sandbox",
+        "simile.images.matching.tasks",
+        "simile.images.privacy.strip",
+        "simile.images.rendering.sheets",
+    ),
 }
 MAX_REQUEST_BYTES = 200_000
 PIPES = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
