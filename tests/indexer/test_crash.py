@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("rounds", [10, pytest.param(100, marks=(pytest.mark.long, pytest.mark.timeout(3600)))])
 def test_what_was_acknowledged_survives_a_kill_at_any_moment(home_with_digits: Settings, rounds: int) -> None:
     """Index, prune, add, delete, compact and switch, each to its end and then killed; pairs; full disks."""
-    arguments = ["--rounds", str(rounds), "--pictures", "12", "--seed", "1", "--encoder", str(home_with_digits.home)]
+    arguments = ["--rounds", str(rounds), "--images", "12", "--seed", "1", "--encoder", str(home_with_digits.home)]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.indexing.crashes", *arguments],
         cwd=ROOT,
