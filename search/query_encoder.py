@@ -100,8 +100,9 @@ class QueryEncoder:
 
     def _load_indexed_images(self, ids: set[int], fingerprint: str) -> OutcomesByTerm:
         """Load indexed images as encoded queries; no encoder is needed."""
-        records = self._catalogue.images.get_many(sorted(ids))
+        # Embeddings first: of an image that is deleted meanwhile the record is missing, not only the vector.
         embeddings = self._catalogue.embeddings.get_many(ids, fingerprint)
+        records = self._catalogue.images.get_many(sorted(ids))
         outcomes: dict[QueryImage | int, EncodeOutcome] = {}
         for image_id in ids:
             record, embedding = records.get(image_id), embeddings.get(image_id)

@@ -62,6 +62,7 @@ class FileOperation:
     base: str = ""  # the folder that all files of the plan are moved to
 
 
+_ASIDE_NAME = re.compile(r"(\.simile-\w+-\d+)\.old")
 _OPERATION_FIELDS = frozenset(one_field.name for one_field in fields(FileOperation))
 
 
@@ -198,6 +199,7 @@ def _apply_line(journal: OperationJournal, line: dict[str, Any]) -> None:
     if state == "intent":
         if line.keys() != _OPERATION_FIELDS:
             raise KeyError(*(line.keys() ^ _OPERATION_FIELDS))
+        _check_names(line)
         operation = FileOperation(**line)
         journal.entries[operation.number] = JournalEntry(operation)
     elif state in (*ACTIVE_STATES, "cancelled", "undone"):
@@ -233,3 +235,17 @@ def _get_journal_number(path: Path) -> int:
     match = _JOURNAL_NAME_PATTERN.fullmatch(path.name)
     assert match is not None
     return int(match[1])
+
+
+def _check_names(line: dict[str, Any]) -> None:
+    """Check the names that a recovery deletes or replaces: only those that simile gives. Raises ValueError.
+
+    A journal may come with a home from elsewhere.
+    """
+    path, aside, temporary, info = (Path(line[name]) for name in ("path", "aside", "temporary", "info"))
+    end = Path(line["target"]) if line["target"] else path
+    match = _ASIDE_NAME.fullmatch(aside.name)
+    if match is None or aside.parent != path.parent or temporary != end.with_name(f"{match[1]}.new"):
+        raise ValueError("its temporary names are not those that simile gives")
+    if line["info"] and (info.suffix != ".trashinfo" or info.parent != end.parent.with_name("info")):
+        raise ValueError("its .trashinfo is not that of a trash")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from simile.core.atomic_write import write_atomically
+from simile.core.csv_cells import escape_formulas
 from simile.core.errors import BadSetting
 from simile.dedup.grouping.findings import FilePair, calibration_to_json, find_decision, find_similar_pairs
 from simile.dedup.records import DuplicateGroup, GroupMember, ImageFile, ImagePair
@@ -65,7 +66,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(header)
-        writer.writerows(rows)
+        writer.writerows(map(escape_formulas, rows))
 
 
 def groups_to_json(results: DedupResults) -> dict[str, Any]:

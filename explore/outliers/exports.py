@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 
 from simile.core.atomic_write import write_output_file
+from simile.core.csv_cells import escape_formulas
 from simile.core.errors import NoDecoder, NoSuchImage
 from simile.explore.outliers.detector import Outlier
 from simile.images.formats import Pixels
@@ -44,7 +45,8 @@ def _make_csv(outliers: Sequence[Outlier]) -> str:
     writer.writerow(["rank", "image_id", "path", "score", *(f"{name}_rank" for name in OUTLIER_SIGNALS), "reason"])
     for position, outlier in enumerate(outliers, 1):
         ranks = [f"{outlier.ranks[name]:.6f}" if name in outlier.ranks else "" for name in OUTLIER_SIGNALS]
-        writer.writerow([position, outlier.image_id, outlier.path, f"{outlier.score:.4f}", *ranks, outlier.reason])
+        row = [position, outlier.image_id, outlier.path, f"{outlier.score:.4f}", *ranks, outlier.reason]
+        writer.writerow(escape_formulas(row))
     return text.getvalue()
 
 

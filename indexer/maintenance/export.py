@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simile.core.atomic_write import write_output
+from simile.core.csv_cells import escape_formulas
 from simile.core.errors import BadSetting, NothingIndexed
 from simile.core.filter_parser import parse_number
 from simile.core.settings import Settings
@@ -90,14 +91,14 @@ def write_csv(table: ExportReader, path: Path) -> None:
     header += [f"{vector}_{n}" for vector in vectors for n in range(table.encoder.dimensions)]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(header)
+        writer.writerow(escape_formulas(header))
         for rows in table.iterate_chunks():
             columns = _get_columns(rows, table)
             columns["paths"] = [json.dumps(paths, ensure_ascii=False) for paths in rows.paths]
             numbers = np.hstack([getattr(rows, vector) for vector in vectors])
             for row, values in enumerate(zip(*columns.values(), strict=True)):
                 floats = ("" if isnan(value) else f"{value:.9g}" for value in numbers[row].tolist())
-                writer.writerow([*values, *floats])
+                writer.writerow([*escape_formulas(values), *floats])
 
 
 def write_npz(table: ExportReader, path: Path) -> None:

@@ -9,7 +9,7 @@ import re
 import shutil
 import tarfile
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import bindparam, update
 
@@ -27,7 +27,8 @@ LOCK_FILES = ("lock", "maps.lock", "jobs.lock")
 # Names in these folders: encoder with segment or kind, tiles, locks.
 DERIVED_NAME_PATTERN = re.compile(r"\.?[0-9a-f]{16}[-.].+|tiles-[a-z]+|\.?[a-z.]+\.lock")
 RESTORE_BLOCK_BYTES = 1 << 20
-MAX_MANIFEST_BYTES = 1 << 30  # 150 bytes for each file
+MAX_MANIFEST_BYTES = 1 << 28  # 150 bytes for each file
+MAX_HEADER_BYTES = 1 << 20  # of a tar entry, with its extensions
 NEW_BACKUP_HINT = "Take another backup, or copy this one again."
 
 
@@ -82,6 +83,18 @@ def _is_derived_folder(folder: Path) -> bool:
     return all(DERIVED_NAME_PATTERN.fullmatch(path.name) for path in folder.iterdir())
 
 
+class _BoundedTarInfo(tarfile.TarInfo):
+    """A header with small extensions (long names, pax records): tarfile reads them into memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """Parse a header. Raises tarfile.ReadError."""
+        info = super().frombuf(buf, encoding, errors)
+        if not info.isreg() and info.size > MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {info.size:,} bytes")
+        return info
+
+
 def _clear_staging(home: Home) -> None:
     """Delete what an interrupted restore left. The folders hold nothing else."""
     if (home.root / STAGING_FOLDER).exists():
@@ -96,9 +109,10 @@ def _unpack_backup(source: Path, staging: Home) -> dict[str, Any]:
     manifest: dict[str, Any] | None = None
     # "r|*" reads the file as a stream, in one pass.
     try:
-        with tarfile.open(source, "r|*") as tar:
+        with tarfile.open(source, "r|*", tarinfo=_BoundedTarInfo) as tar:
             for entry in tar:
-                file = tar.extractfile(entry) if entry.isreg() else None
+                # A sparse file of a few bytes may write zeros until the disk is full.
+                file = tar.extractfile(entry) if entry.isreg() and not entry.issparse() else None
                 if file is None or entry.name in hashes or not _is_backup_entry(entry.name):
                     raise BackupDamaged(f"{source} is not a backup of simile: it contains {entry.name!r}.")
                 if entry.name == MANIFEST_NAME:

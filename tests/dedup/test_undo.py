@@ -380,3 +380,18 @@ def test_undo_on_the_command_line_reports_its_result(settings: Settings, photos:
     body = run_json(*command)
     assert (body["restored"], body["set_aside"]) == (1, []) and body["journal"].endswith("-1")
     assert get_journals_folder(Home(settings.home)).is_dir()
+
+
+@pytest.mark.parametrize("field", ["temporary", "aside", "info"])
+def test_a_journal_that_names_files_of_others_touches_none_of_them(
+    settings: Settings, photos: Path, plan: Path, tmp_path: Path, field: str
+) -> None:
+    operation = begin_first(settings, plan, "trash")
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    path = read_journals(Home(settings.home))[-1].path
+    path.write_text(path.read_text().replace(json.dumps(getattr(operation, field)), json.dumps(str(victim))))
+    for run in (lambda: undo_journal(settings), lambda: apply(settings, plan, "move")):
+        with pytest.raises(HomeError, match=r"is damaged in line 2 .*names|is damaged in line 2 .*trashinfo"):
+            run()
+    assert victim.read_bytes() == b"precious" and Path(operation.path).exists()

@@ -402,6 +402,23 @@ def test_a_tar_with_foreign_entries_is_rejected(tmp_path: Path, entry: tarfile.T
     assert not list(tmp_path.rglob("outside"))
 
 
+def test_a_sparse_file_or_a_huge_header_is_rejected_before_it_takes_the_disk_or_the_memory(tmp_path: Path) -> None:
+    sparse = member("uploads/zeros", tarfile.GNUTYPE_SPARSE)
+    with tarfile.open(tmp_path / "sparse.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        pax = member("uploads/zeros")
+        pax.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(8 * 10**12)}
+        pax.size = 512
+        tar.addfile(pax, io.BytesIO(b"0\n".ljust(512, b"\0")))
+    header = member("name", tarfile.XHDTYPE)
+    header.size = 1_500_000_000
+    (tmp_path / "old.tar").write_bytes(sparse.tobuf(tarfile.GNU_FORMAT) + bytes(10240))
+    (tmp_path / "header.tar").write_bytes(header.tobuf(tarfile.USTAR_FORMAT) + bytes(10240))
+    for name in ("sparse.tar", "old.tar", "header.tar"):
+        with pytest.raises(BackupDamaged, match=r"it contains|a header of 1,500,000,000 bytes"):
+            restore_backup(tmp_path / name, Home(tmp_path / "a" / name))
+    assert sum(path.stat().st_size for path in (tmp_path / "a").rglob("*") if path.is_file()) < 10_000
+
+
 def test_an_interrupted_restore_can_be_started_again(backup: Path, tmp_path: Path) -> None:
     new = Home(tmp_path / "new").create()
     (new.root / ".restoring").mkdir()

@@ -15,6 +15,7 @@ import pytest
 from pyarrow import parquet
 from sqlalchemy import text
 
+from simile.core.csv_cells import escape_formulas
 from simile.core.errors import BadSetting, NoSuchEncoder, NothingIndexed
 from simile.core.records import FileStat
 from simile.core.settings import Settings, load_settings
@@ -27,6 +28,27 @@ from tests.support.catalogue import make_new_image
 from tests.support.commands import run_json, run_simile
 
 VAE, PLAIN = "a" * 16, "b" * 16
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        *((text, f"'{text}") for text in ("=1+1", "+SUM(A1)", "-cmd|calc!A1", "@SUM(1)", "\t=1", "\r=1")),
+        *((value, value) for value in ("-5", "+3.2", "-1e9", "a=1", "/photos/=1.png", "", 7, -2.5, None)),
+    ],
+)
+def test_text_that_a_spreadsheet_would_run_is_escaped(value: object, written: object) -> None:
+    assert escape_formulas([value]) == [written]
+
+
+def test_metadata_with_formulas_is_escaped_in_csv_only(settings: Settings) -> None:
+    with Catalogue(Home(settings.home)) as catalogue:
+        catalogue.metadata.set_for_image(2, {"class": "=1+1"})
+    export_embeddings(settings, Path("all.csv"))
+    with Path("all.csv").open(encoding="utf-8", newline="") as file:
+        assert [row["metadata.class"] for row in csv.DictReader(file)][1] == "'=1+1"
+    export_embeddings(settings, Path("all.npz"))
+    assert np.load("all.npz")["metadata.class"][1] == "=1+1"
 
 
 @pytest.fixture
