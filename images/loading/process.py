@@ -77,6 +77,11 @@ class ForkServer:
         self._closed = False
         self._start()
 
+    @property
+    def pid(self) -> int:
+        """The id of the fork server's process."""
+        return self._process.pid
+
     def _start(self) -> None:
         self._control, child_end = socket.socketpair()
         self._ready = False

@@ -107,6 +107,10 @@ def morphs(
 
     The files of a form come before its `parts`.
     """
+    frame_count = (len(data.uploads) + len(data.params.parts) - 1) * data.params.steps
+    if frame_count > requests.MAX_RENDERED_FRAMES:
+        limit = requests.MAX_RENDERED_FRAMES
+        raise make_field_error("steps", f"these are {frame_count} frames; give fewer steps or parts, {limit} at most")
     parts = [*data.prepare_images(searcher), *(part.to_latent_input() for part in data.params.parts)]
     morph = make_morph(searcher, parts, data.params.steps, data.params.how)
     for media_type, name in _MORPH_FORMATS.items():

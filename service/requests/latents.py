@@ -27,7 +27,8 @@ from simile.service.requests.search import BodyModel, Upload, make_field_error
 from simile.service.schemas.search import ImageIdField, RequestBody, TextParam, VectorField, check_single_field
 
 MAX_LATENT_INPUTS = 8
-MAX_MORPH_FRAMES = 64
+MAX_MORPH_FRAMES = 64  # from one part to the next
+MAX_RENDERED_FRAMES = 128  # of a whole morph: each is decoded, and in a strip drawn above its nearest image
 MAX_LATENT_SAMPLES = 64
 MAX_TRAVERSAL_FRAMES = 400  # in all dimensions together
 MAX_STRENGTHS = 31

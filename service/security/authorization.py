@@ -32,6 +32,9 @@ MAX_HEADER_BYTES = 32 * 1024  # bytes of all headers; browsers send 2 KiB
 MAX_URL_BYTES = 8 * 1024  # bytes of path and query
 MAX_WRONG_KEYS_PER_MINUTE = 20  # a minute, from one address; sign-in has a lower limit (service/web/login.py)
 IMAGE_REQUEST_COST = 0.05  # of a request: a page of hits requests a hundred thumbnails at once
+# What computes more than a search counts as several requests.
+_COSTS = {f"/v1/{name}": cost for name, cost in (("search/batch", 10), ("map", 10), ("morphs", 5), ("traversals", 5))}
+_COSTS |= {f"/v1/{name}": 3 for name in ("samples", "latents", "uncertainty", "outliers")}
 
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _PROBE_PATHS = ("/livez", "/readyz")
@@ -114,9 +117,9 @@ class AccessControlMiddleware:
         measures = [] if principal is None else [(f"key {principal.key_id}", principal.rate or rate)]
         if principal is None or principal.rate is None:
             measures.append((f"address {get_client_address(scope)}", rate))
-        cost = IMAGE_REQUEST_COST if _is_image_request(scope["path"]) else 1.0
+        cost = IMAGE_REQUEST_COST if _is_image_request(scope["path"]) else _COSTS.get(scope["path"], 1.0)
         for name, per_minute in measures:
-            wait = self.rate_limiter.take(name, per_minute, cost) if per_minute else 0
+            wait = self.rate_limiter.take(name, per_minute, min(cost, per_minute)) if per_minute else 0
             if wait:
                 raise make_rate_limit_error(wait, "requests")
 

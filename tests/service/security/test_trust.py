@@ -212,3 +212,19 @@ def test_only_what_was_indexed_is_served_from_the_path_of_an_image(
             answer = client.get(f"{address}/{route}")
             assert answer.status_code == 404 and "changed" in answer.json()["detail"]
         assert client.get(address).status_code == 200
+
+
+def test_requests_that_compute_more_count_as_several(settings: Settings) -> None:
+    with serve(settings.model_copy(update={"rate": 12})) as client:
+        assert [client.post("/v1/morphs", json={}).status_code for _ in range(3)] == [422, 422, 429]
+        assert [client.get("/v1/nothing").status_code for _ in range(3)] == [404, 404, 429]
+    with serve(settings.model_copy(update={"rate": 2})) as client:  # a price above the rate is still paid
+        assert [client.post("/v1/map", json={}).status_code == 429 for _ in range(2)] == [False, True]
+
+
+def test_a_morph_has_a_bounded_number_of_frames(shared_home: Settings) -> None:
+    parts = [{"image_id": number} for number in range(1, 9)]
+    with serve(shared_home) as client:
+        answer = client.post("/v1/morphs", json={"parts": parts, "steps": 64}, headers={"Accept": "image/png"})
+        assert answer.status_code == 422 and "448 frames" in answer.text and "128 at most" in answer.text
+        assert client.post("/v1/morphs", json={"parts": parts, "steps": 4}).status_code == 200
