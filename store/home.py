@@ -45,10 +45,10 @@ class Home:
         return self.database_url or URL.create("sqlite", database=str(self.catalogue_path)).render_as_string()
 
     def create(self) -> Home:
-        """Create the missing folders. Raises HomeNotWritable."""
+        """Create the missing folders; nobody else may read a new home. Raises HomeNotWritable."""
         for folder in (self.root, self.encoders, self.segments, self.uploads):
             with translate_write_errors(folder):
-                folder.mkdir(parents=True, exist_ok=True)
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self
 
     @contextmanager

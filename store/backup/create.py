@@ -66,7 +66,7 @@ def create_backup(home: Home, target: Path) -> BackupSummary:
     schema.check_schema(home)
     snapshot = Home(target.absolute().with_name(f".{target.name}.{uuid.uuid4().hex}"))
     try:
-        snapshot.root.mkdir()
+        snapshot.root.mkdir(mode=0o700)
         copy_catalogue(source, snapshot.catalogue_path)
         summaries: list[BackupSummary] = []
         write_atomically(target, lambda path: summaries.append(_write_backup_tar(home, snapshot, path)))
@@ -78,6 +78,7 @@ def create_backup(home: Home, target: Path) -> BackupSummary:
 
 
 def _write_backup_tar(home: Home, snapshot_home: Home, path: Path) -> BackupSummary:
+    path.touch(mode=0o600)  # it holds the hashes of keys, and uploads with all their metadata
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
         packer = _TarPacker(tar)
         with Catalogue(snapshot_home) as catalogue:

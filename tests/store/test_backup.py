@@ -108,6 +108,14 @@ def test_a_backup_restores_into_another_folder_with_its_uploads(home: Home, tmp_
     assert {path.name for path in other.root.iterdir()} == files
 
 
+def test_nobody_else_may_read_a_new_home_or_a_backup(home: Home, tmp_path: Path) -> None:
+    create_backup(home, tmp_path / "backup.tar")
+    restore_backup(tmp_path / "backup.tar", Home(tmp_path / "new"))
+    assert (tmp_path / "backup.tar").stat().st_mode & 0o777 == 0o600
+    for root in (Home(tmp_path / "other").create().root, tmp_path / "new"):
+        assert root.stat().st_mode & 0o777 == 0o700
+
+
 def test_unfinished_and_orphaned_files_are_not_in_the_backup(home: Home, tmp_path: Path) -> None:
     (home.encoders / ".training").mkdir()
     (home.encoders / ".training" / "state").touch()

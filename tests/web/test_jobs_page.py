@@ -13,7 +13,7 @@ import pytest
 from simile.core.settings import Settings
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.home import Home
-from tests.support.browser import DESK, layout_problems, opened, scrolls_sideways, serving, violations
+from tests.support.browser import DESK, PHONE, layout_problems, opened, scrolls_sideways, serving, violations
 
 PATIENCE = 60_000  # ms: a job is a process of its own that begins by loading the network
 
@@ -96,6 +96,16 @@ def test_a_job_is_stopped_and_another_follows(browser: Any, settings: Settings) 
         assert page.get_by_label("Folder").input_value() == "scans"
         assert "scans does not exist" in failing.inner_text()
         assert page.locator("li.job").count() == 2
+
+
+def test_a_long_path_in_a_message_does_not_widen_the_page(browser: Any, settings: Settings) -> None:
+    with Catalogue(Home(settings.home)) as catalogue:
+        job = catalogue.jobs.add("photos", prune=False)
+        catalogue.jobs.finish(job.id, "failed", f"/{'verylongfolder' * 8}/image.png does not exist", None)
+    with serving(settings) as address, opened(browser, address, viewport=PHONE) as page:
+        page.goto("/jobs")
+        page.locator("li.job", has_text="does not exist").wait_for()
+        assert scrolls_sideways(page, PHONE["width"]) == []
 
 
 def test_a_job_that_another_one_began_is_seen_without_loading_the_page_anew(browser: Any, settings: Settings) -> None:
