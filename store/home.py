@@ -45,7 +45,7 @@ class Home:
         return self.database_url or URL.create("sqlite", database=str(self.catalogue_path)).render_as_string()
 
     def create(self) -> Home:
-        """Create the missing folders; nobody else may read a new home. Raises HomeNotWritable."""
+        """Create the missing folders; only their user may read them. Raises HomeNotWritable."""
         for folder in (self.root, self.encoders, self.segments, self.uploads):
             with translate_write_errors(folder):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)

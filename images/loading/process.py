@@ -45,7 +45,9 @@ class WorkerProcess:
 
     def has_results(self, seconds: float) -> bool:
         """Wait at most so long; return whether results, or the end of the worker, can be received."""
-        return bool(select.select([self._channel], [], [], seconds)[0])
+        poll = select.poll()  # unlike select, it takes descriptors over 1,023
+        poll.register(self._channel, select.POLLIN)
+        return bool(poll.poll(1000 * seconds))
 
     def receive_results(self, seconds: float) -> tuple[list[Any], float]:
         """Return the results of the next batch and its CPU seconds.

@@ -6,6 +6,7 @@ of one request share a budget (REQUEST_BUDGET).
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import queue
 import threading
@@ -14,16 +15,17 @@ from contextlib import nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from simile.core.errors import NotFinite, UnreadableImage
 from simile.images.formats import Limits, check_byte_count
 from simile.images.loading.fork_server import WorkBatch, WorkCost, WorkerLost
-from simile.images.loading.process import ForkServer, WorkerProcess
+from simile.images.loading.process import ForkServer, WorkerProcess, WorkersFailed
 from simile.images.loading.worker_pool import get_loss_reason, get_worker_count
 
 _NO_MEMORY = "decoding it needs more memory than a request may use (SIMILE_UPLOAD_MEMORY)"
 CANCEL_POLL_SECONDS = 0.1
+MAX_STARTS = 3  # of a worker for one file: an idle worker may have been killed
 LARGE_PIXELS = 30_000_000  # of these indexed images, one is decoded at a time
 
 Result = TypeVar("Result")
@@ -100,7 +102,7 @@ class DecodeSandbox:
         self._fork_server: ForkServer | None = None
         self._lock, self._large_lock = threading.Lock(), threading.Lock()
         self._idle: queue.LifoQueue[WorkerProcess | None] = queue.LifoQueue()  # None: not started yet
-        self._worker_count = get_worker_count(workers)
+        self._worker_count, self._numbers = get_worker_count(workers), itertools.count(1)
         for _ in range(self._worker_count):
             self._idle.put(None)
 
@@ -133,17 +135,16 @@ class DecodeSandbox:
             return self._call(function, data, name, cost, DecodeBudget(0.0, has_client_left))
 
     def close(self) -> None:
-        """End the worker processes, when they have finished their calls; then wait for the fork server."""
-        for _ in range(self._worker_count):
-            worker = self._idle.get()
-            if worker is not None:
-                worker.close()
+        """End the worker processes, also those that work; their calls fail."""
         with self._lock:
-            if self._fork_server is not None:
-                self._fork_server.close()
-                self._fork_server = None
-        for _ in range(self._worker_count):
-            self._idle.put(None)
+            if self._fork_server is None:
+                return
+            self._fork_server.close()
+            for worker in [self._idle.get() for _ in range(self._worker_count)]:
+                if worker is not None:
+                    worker.close()
+                self._idle.put(None)
+            self._fork_server = None
 
     def _call(
         self, function: DecodeFunction[Result], data: bytes, name: str, cost: WorkCost, budget: DecodeBudget
@@ -151,28 +152,33 @@ class DecodeSandbox:
         """Return the result, and take its CPU time from the budget. Raises as `run`."""
         check_byte_count(len(data), name, self._limits)
         task = pickle.dumps(partial(_call_or_return_error, function))
-        batch = WorkBatch(number=0, task=task, items=[(data, name)], cost=cost)
-        worker, fork_server = self._idle.get(), self.start()
+        batch = WorkBatch(number=next(self._numbers), task=task, items=[(data, name)], cost=cost)
+        fork_server, worker = self.start(), self._idle.get()
         try:
-            worker = worker or fork_server.start_worker()
-            worker.send_batch(batch)
-            while not worker.has_results(CANCEL_POLL_SECONDS):
-                if budget.has_client_left():
-                    raise WorkCancelled
-            (result,), used = worker.receive_results(cost.seconds)
-            budget.cpu_seconds -= used
-        except (EOFError, OSError, pickle.UnpicklingError) as error:  # the worker has ended
-            budget.cpu_seconds -= cost.cpu_seconds
-            status = fork_server.end_worker(worker) if worker else 0
-            worker = None
-            raise UnreadableImage(name, get_loss_reason(status, cost)) from error
-        except BaseException:
-            if worker:
+            for _ in range(MAX_STARTS):
+                try:
+                    worker = worker or fork_server.start_worker()
+                except EOFError:  # the sandbox was closed meanwhile
+                    raise WorkCancelled from None
+                try:
+                    result, used = _ask_worker(worker, batch, budget.has_client_left)
+                    break
+                except (EOFError, OSError, pickle.UnpicklingError):  # the worker has ended
+                    has_begun, ended, worker = worker.read_progress()[0] == batch.number, worker, None
+                    status = fork_server.end_worker(ended)
+                    if has_begun:
+                        result, used = WorkerLost(get_loss_reason(status, cost)), cost.cpu_seconds
+                        break
+            else:
+                raise WorkersFailed("The processes that decode images end before they begin. Free some memory.")
+        except WorkCancelled:
+            if worker is not None:
                 fork_server.end_worker(worker)
             worker = None
             raise
         finally:
             self._idle.put(worker)
+        budget.cpu_seconds -= used
         if isinstance(result, _ExpectedError):
             if issubclass(result.kind, UnreadableImage):
                 raise result.kind(name, result.reason)
@@ -180,6 +186,21 @@ class DecodeSandbox:
         if isinstance(result, WorkerLost):
             raise UnreadableImage(name, result.reason)
         return cast(Result, result)
+
+
+def _ask_worker(worker: WorkerProcess, batch: WorkBatch, has_client_left: Callable[[], bool]) -> tuple[Any, float]:
+    """Return the result of a batch of one item, and its CPU seconds.
+
+    Raises:
+        EOFError, OSError, UnpicklingError: The worker has ended.
+        WorkCancelled: The client has left.
+    """
+    worker.send_batch(batch)
+    while not worker.has_results(CANCEL_POLL_SECONDS):
+        if has_client_left():
+            raise WorkCancelled
+    (result,), used = worker.receive_results(batch.cost.seconds)
+    return result, used
 
 
 def _call_or_return_error(function: DecodeFunction[Result], file: tuple[bytes, str]) -> Result | _ExpectedError:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -103,6 +105,28 @@ def test_work_whose_client_has_left_is_ended(sandbox: DecodeSandbox) -> None:
     finally:
         REQUEST_BUDGET.reset(token)
     assert sandbox.run(get_pid, b"", "x") != pid
+
+
+def test_a_worker_that_was_killed_while_idle_costs_no_file(sandbox: DecodeSandbox) -> None:
+    pid = sandbox.run(get_pid, b"", "x")
+    os.kill(pid, signal.SIGKILL)
+    assert sandbox.run(get_pid, b"", "x") != pid
+    os.kill(sandbox.start().pid, signal.SIGKILL)
+    assert sandbox.run(get_pid, b"", "x") != pid
+
+
+def test_closing_ends_a_call_at_once() -> None:
+    sandbox = DecodeSandbox(1, COST, LIMITS)
+    sandbox.run(get_pid, b"", "x")
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(sandbox.run, wait, b"", "19")
+        while not sandbox._idle.empty():
+            time.sleep(0.01)
+        started = time.monotonic()
+        sandbox.close()
+        with pytest.raises((UnreadableImage, WorkCancelled)):
+            call.result()
+    assert time.monotonic() - started < 15
 
 
 def test_errors_keep_their_class_and_reason(sandbox: DecodeSandbox) -> None:
