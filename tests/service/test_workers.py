@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
@@ -81,7 +81,10 @@ class Served:
     def pids(self) -> set[int]:
         """The workers, as the system knows them."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        named = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
+        named: dict[int, bytes] = {}
+        for pid in children:
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+                named[int(pid)] = Path(f"/proc/{pid}/cmdline").read_bytes()
         return {pid for pid, line in named.items() if b"spawn_main" in line}
 
 
