@@ -13,7 +13,7 @@ from simile.core.errors import NoDecoder, NoSuchImage, NothingIndexed, Unreadabl
 from simile.core.records import FloatArray
 from simile.core.settings import Settings
 from simile.images.encoding import encode_png
-from simile.images.formats import Limits, Pixels, get_media_type
+from simile.images.formats import Limits, Pixels
 from simile.images.loading.loader import decode_reduced, prepare_image
 from simile.images.loading.sandbox import Decode, DecodeFunction, DecodeIndexed, decode_here, decode_indexed_here
 from simile.images.rendering import sheets
@@ -107,14 +107,6 @@ class ImageLibrary:
     def count_images(self) -> int:
         """Return the number of images in the home."""
         return self.catalogue.images.count()
-
-    def get_file(self, image_id: int) -> tuple[Path, str]:
-        """Return the image's first file that still exists and its media type. Raises NoSuchImage."""
-        record = self.catalogue.images.get(image_id)
-        for path in map(Path, record.paths):
-            if is_regular_file(str(path)):
-                return path, get_media_type(record.format)
-        raise ImageFileMissing(record)
 
     def read_file(self, image_id: int) -> tuple[bytes, ImageRecord]:
         """Return the image's bytes as they were indexed, and its record, whose first path is that of the bytes.

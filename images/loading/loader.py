@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
 
 from simile.core.errors import HomeNotWritable, NotFinite, UnreadableImage
 from simile.core.records import Failure
@@ -28,7 +27,7 @@ from simile.images.loading.fork_server import WorkerLost
 from simile.images.loading.worker_pool import WorkerPool, get_worker_count
 from simile.images.sources.archives import MemberReader
 from simile.images.sources.reader import read_bytes
-from simile.images.transforms import Preprocessing
+from simile.images.transforms import Preprocessing, downscale
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -79,8 +78,7 @@ def decode_reduced(data: bytes, name: str, limits: Limits, side: int) -> Decoded
     Raises UnreadableImage or ImageTooLarge with `name`.
     """
     image = decode_image(data, name=name, limits=limits, min_side=side)
-    factor = min(image.pixels.shape[:2]) // side
-    return replace(image, pixels=np.asarray(Image.fromarray(image.pixels).reduce(factor))) if factor > 1 else image
+    return replace(image, pixels=downscale(image.pixels, max(1, min(image.pixels.shape[:2]) // side)))
 
 
 def prepare_files(

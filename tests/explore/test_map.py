@@ -184,7 +184,7 @@ def test_a_deleted_image_leaves_the_map_and_a_new_one_lies_beside_what_it_is_lik
     delete_image(searcher, 7)
     copy = tmp_path / "more"
     copy.mkdir()
-    with Image.open(searcher.get_file(9)[0]) as picture:
+    with Image.open(searcher.read_file(9)[1].paths[0]) as picture:
         changed = picture.copy()
     changed.putpixel((0, 0), 3)
     changed.save(copy / "new.png")

@@ -117,7 +117,7 @@ def test_a_service_measures_behind_its_searches_and_others_read_what_it_found(ho
         strange = other.by_file(noise(1), name="noise.png")
         assert strange.confidence.unlike and strange.confidence.error_percentile == 100
         assert strange.confidence.sigma is not None
-        path = other.get_file(5)[0]
+        path = Path(other.read_file(5)[1].paths[0])
         own = other.by_file(path, name="own.png")
         assert own.confidence.unlike is False and own.confidence.false_alarm_rate is not None
         query = other.prepare_query_image(noise(1), "n")

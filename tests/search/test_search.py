@@ -166,7 +166,7 @@ def test_an_upload_outlives_the_folder_that_held_the_same_image(home_with_digits
         assert not created
         extra.unlink()
         index(home_with_digits, [photos], IndexRequest(prune=True))
-        assert searcher.get_file(image_id)[0].read_bytes() == data
+        assert searcher.read_file(image_id)[0] == data
     assert verify_home(home_with_digits) == []
 
 

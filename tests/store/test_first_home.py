@@ -166,7 +166,7 @@ def test_its_images_are_found_by_id_and_by_file_with_its_own_segment(settings: S
         assert sorted([*neighbours(settings, image_id), image_id]) == LIVING
     with Searcher(settings) as searcher:
         for image_id in LIVING:
-            path, _ = searcher.get_file(image_id)
+            path = Path(searcher.read_file(image_id)[1].paths[0])
             nearest = searcher.by_file(path, name=path.name, limit=1).hits[0]
             assert (nearest.image_id, nearest.distance < 1e-3) == (image_id, True)
 

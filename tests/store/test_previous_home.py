@@ -55,7 +55,7 @@ def test_searches_find_the_same_images(settings: Settings) -> None:
     with Searcher(settings) as searcher:
         hits = {query: [hit.image_id for hit in searcher.by_id(query, limit=3).hits] for query in HITS}
         assert hits == HITS
-        path, _ = searcher.get_file(12)
+        path = Path(searcher.read_file(12)[1].paths[0])
         nearest = searcher.by_file(path, name=path.name, limit=1).hits[0]
         assert (nearest.image_id, nearest.distance < 1e-3) == (12, True)
         assert searcher.catalogue.metadata.get_for_images([3]) == {3: {"class": "shirt", "size": "4"}}
