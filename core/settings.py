@@ -46,6 +46,11 @@ class Settings(BaseSettings):
     upload_memory: int = Field(
         600_000_000, ge=100_000_000, description="Bytes of memory that decoding a file of a request may take."
     )
+    cache_bytes: int = Field(
+        1_000_000_000,
+        ge=0,
+        description="Bytes that thumbnails, and files from compressed archives, take in the home; 0: none are kept.",
+    )
     background: str = Field(
         "#ffffff",
         pattern="^#[0-9a-fA-F]{6}$",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from simile.core.errors import NoDecoder, NoSuchImage, NothingIndexed, UnreadableImage
+from simile.core.errors import BeingComputed, NoDecoder, NoSuchImage, NothingIndexed, UnreadableImage
 from simile.core.records import FloatArray
 from simile.core.settings import Settings
 from simile.images.encoding import encode_png
@@ -17,14 +18,25 @@ from simile.images.formats import Limits, Pixels
 from simile.images.loading.loader import decode_reduced, prepare_image
 from simile.images.loading.sandbox import Decode, DecodeFunction, DecodeIndexed, decode_here, decode_indexed_here
 from simile.images.rendering import sheets
-from simile.images.sources.archives import is_regular_file
-from simile.images.sources.reader import read_bytes
+from simile.images.sources.archives import (
+    MemberReader,
+    is_compressed_tar,
+    is_regular_file,
+    read_contents,
+    split_member_path,
+)
+from simile.images.sources.reader import CHANGED_REASON, read_bytes
 from simile.models.inference.encoder import TrainedEncoder
 from simile.search.encoder_registry import EncoderCache
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import ImageRecord
+from simile.store.content_cache import ContentCache
 from simile.store.database import schema
 from simile.store.home import Home
+
+THUMBNAIL_SIDES = (96, 256, 1024, 2048)  # pixels; thumbnails of these sides are stored, others made from them
+MAX_ARCHIVE_SHARE = 1 / 4  # of the cache, for all images of a compressed archive
+ARCHIVE_WAIT_SECONDS = 10  # until the thread that inflates an archive has finished
 
 Result = TypeVar("Result")
 
@@ -51,6 +63,13 @@ class ImageLibrary:
         self.catalogue = Catalogue(self.home)
         self.limits = Limits.from_settings(settings)
         self.encoder_cache = EncoderCache(self.home, settings.device, settings.runtime)
+        self.cache = ContentCache(self.home.cache, settings.cache_bytes)
+        self._archive_lock, self._archive_reader = threading.Lock(), MemberReader(self.limits)
+
+    def close(self) -> None:
+        """Close the home."""
+        self._archive_reader.close()
+        self.catalogue.close()
 
     def get_encoder(self) -> TrainedEncoder:
         """Return the active encoder. Raises NothingIndexed, NoSuchEncoder, CheckpointDamaged."""
@@ -118,15 +137,58 @@ class ImageLibrary:
         """
         record = self.catalogue.images.get(image_id)
         problem: UnreadableImage | None = None
-        for path in (path for path in record.paths if is_regular_file(path)):
+        for path in sorted(record.paths, key=lambda path: split_member_path(path) is not None):  # plain files first
             try:
-                data = read_bytes(Path(path), self.limits)
+                data = self._read_path(path, record)
+                if data is None:
+                    continue
                 if hashlib.sha256(data).hexdigest() == record.sha256:
                     return data, replace(record, paths=(path, *(other for other in record.paths if other != path)))
-                raise UnreadableImage(path, "it has changed since it was indexed; run `simile index` again")
+                raise UnreadableImage(path, CHANGED_REASON)
             except UnreadableImage as error:
                 problem = problem or error
         raise problem or ImageFileMissing(record)
+
+    def _read_path(self, path: str, record: ImageRecord) -> bytes | None:
+        """Return the bytes at one path of an image; None if there is no regular file. Raises UnreadableImage.
+
+        A file of another size is not read. The images of a compressed archive are read from the cache.
+        """
+        archive_and_name = split_member_path(path)
+        try:
+            if archive_and_name is None or not is_compressed_tar(archive_and_name[0]):
+                return read_bytes(Path(path), self.limits, record.size) if is_regular_file(path) else None
+        except OSError:  # the archive was removed meanwhile
+            return None
+        if (data := self.cache.get(record.sha256, "file")) is not None:
+            return data
+        if not self._archive_lock.acquire(timeout=ARCHIVE_WAIT_SECONDS):  # threads would inflate one archive each
+            raise BeingComputed(f"{archive_and_name[0]} is being read. Try again in a few seconds.")
+        try:
+            return self.cache.get(record.sha256, "file") or self._read_compressed_member(path, *archive_and_name)
+        finally:
+            self._archive_lock.release()
+
+    def _read_compressed_member(self, path: str, archive: str, name: str) -> bytes | None:
+        """Return the bytes of a member, None if it is missing, and store them.
+
+        All images that are inflated on the way are stored too, if those of the archive fit into a share of the cache.
+        """
+        try:
+            members = read_contents(archive).members
+        except OSError:
+            return None
+        if name not in members:
+            return None
+        fits = sum(member.size for member in members.values()) <= MAX_ARCHIVE_SHARE * self.settings.cache_bytes
+        data = self._archive_reader.read(path, self._keep_file if fits else None)
+        if data is not None:
+            self._keep_file(data)
+        return data
+
+    def _keep_file(self, data: bytes) -> None:
+        """Store the bytes of an image in the cache."""
+        self.cache.put(hashlib.sha256(data).hexdigest(), "file", data)
 
     def decode_file(self, image_id: int, function: DecodeFunction[Result]) -> Result:
         """Call a function with the bytes and the path of an indexed image. Raises as `read_file`."""
@@ -134,8 +196,28 @@ class ImageLibrary:
         return self._decode_indexed(function, data, record.paths[0], record.width * record.height)
 
     def get_thumbnail(self, image_id: int, side: int = 256) -> tuple[bytes, str]:
-        """Return a thumbnail of at most side x side pixels and its media type. Raises NoSuchImage, UnreadableImage."""
-        return self.decode_file(image_id, partial(sheets.render_thumbnail, limits=self.limits, side=side))[:2]
+        """Return a thumbnail of at most side x side pixels and its media type. Raises as `read_file`.
+
+        It is made once from the file, and shows what was indexed, also when the file has changed or is missing.
+        """
+        record = self.catalogue.images.get(image_id)
+        stored_side, data = self._get_stored_thumbnail(record, side)
+        if stored_side != side:
+            longer_side = max(record.width, record.height)
+            resize = partial(sheets.resize_thumbnail, original_side=longer_side, side=side)
+            data = self._decode_indexed(resize, data, f"thumbnail of image {image_id}", stored_side**2)
+        return data, sheets.get_thumbnail_type(data)
+
+    def _get_stored_thumbnail(self, record: ImageRecord, side: int) -> tuple[int, bytes]:
+        """Return the stored side that is enough for `side`, and the thumbnail of that side. Raises as `read_file`."""
+        stored_side = min((stored for stored in THUMBNAIL_SIDES if stored >= side), default=side)
+        kind = f"thumbnail-{stored_side}"
+        data = self.cache.get(record.sha256, kind)
+        if data is None:
+            render = partial(sheets.render_thumbnail, limits=self.limits, side=stored_side)
+            data = self.decode_file(record.id, render)[0]
+            self.cache.put(record.sha256, kind, data)
+        return stored_side, data
 
     def get_pixels(self, image_id: int, side: int = 256) -> Pixels:
         """Decode the image's file to at least `side` pixels a side, if it has them, (h, w, 3) uint8."""
@@ -152,9 +234,18 @@ class ImageLibrary:
             return self.get_reconstruction_pixels(query)
 
     def find_pixels(self, image_id: int, side: int = 256) -> Pixels | None:
-        """Return the pixels of `get_query_pixels`; None for a deleted image, or without a file and a decoder."""
-        with suppress(NoDecoder, NoSuchImage, UnreadableImage):
-            return self.get_query_pixels(image_id, side)
+        """Return the pixels of an image's thumbnail for up to side x side pixels, without a file its reconstruction.
+
+        None for a deleted image, or without a file and a decoder.
+        """
+        with suppress(NoDecoder, NoSuchImage):
+            record = self.catalogue.images.get(image_id)
+            try:
+                _, data = self._get_stored_thumbnail(record, side)
+                longer_side = max(record.width, record.height)
+                return sheets.decode_thumbnail(data, f"thumbnail of image {image_id}", longer_side).pixels
+            except (UnreadableImage, ImageFileMissing):
+                return self.get_reconstruction_pixels(image_id)
         return None
 
 

@@ -101,7 +101,7 @@ class Searcher(ImageLibrary):
         self.calibrations.close()
         self.outlier_rankings.close()
         self.index.close()
-        self.catalogue.close()
+        super().close()
 
     def by_file(self, source: Path | bytes, *, name: str, **options: Unpack[HitOptions]) -> SearchResult:
         """Search by an image file or its bytes, which need not be indexed; the name is for display.

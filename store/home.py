@@ -36,6 +36,7 @@ class Home:
         self.encoders = self.root / "encoders"  # one subfolder for each encoder
         self.segments = self.root / "segments"  # index files
         self.uploads = self.root / "uploads"  # uploaded images
+        self.cache = self.root / "cache"  # thumbnails and members of archives; may be missing
         self.attributes = self.root / "attributes"  # one subfolder for each encoder that has attributes; may be missing
 
     @property

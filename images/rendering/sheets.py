@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -60,8 +60,27 @@ def render_thumbnail(data: bytes, name: str, limits: Limits, side: int) -> tuple
     """
     image = decode_image(data, name=name, limits=limits, min_side=side)
     thumbnail = encode_thumbnail(image, side)
-    media_type = "image/png" if thumbnail.startswith(b"\x89PNG") else "image/jpeg"
-    return thumbnail, media_type, image.width, image.height
+    return thumbnail, get_thumbnail_type(thumbnail), image.width, image.height
+
+
+def get_thumbnail_type(thumbnail: bytes) -> str:
+    """Return the media type of what `encode_thumbnail` made."""
+    return "image/png" if thumbnail.startswith(b"\x89PNG") else "image/jpeg"
+
+
+def decode_thumbnail(data: bytes, name: str, original_side: int) -> DecodedImage:
+    """Decode a thumbnail and undo its enlargement; `original_side`: the longer side of the image in pixels.
+
+    Raises UnreadableImage with `name`.
+    """
+    image = decode_image(data, name=name)
+    factor = max(1, max(image.width, image.height) // original_side)
+    return replace(image, pixels=image.pixels[::factor, ::factor])
+
+
+def resize_thumbnail(data: bytes, name: str, original_side: int, side: int) -> bytes:
+    """Make a smaller thumbnail from a thumbnail. Arguments and errors as for `decode_thumbnail`."""
+    return encode_thumbnail(decode_thumbnail(data, name, original_side), side)
 
 
 def draw_side_by_side(images: list[Pixels], captions: list[str]) -> bytes:

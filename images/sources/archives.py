@@ -138,47 +138,66 @@ def _read_contents_cached(archive: str, _size: int, _mtime_ns: int) -> ArchiveCo
     return contents
 
 
+def is_compressed_tar(archive: str) -> bool:
+    """Return whether reading a member means to inflate all that is before it. Raises OSError."""
+    with Path(archive).open("rb") as file:
+        return file.read(2) in _OPENERS_BY_MAGIC
+
+
 class MemberReader:
     """Reads members. Fastest in the order of their offsets, because a compressed tar can only be read forwards."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._archive: str | None = None
+        self._archive: tuple[str, int, int] | None = None  # path, size and time
         self._file: IO[bytes] | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._close()
+        self.close()
 
-    def read(self, path: str) -> bytes | None:
-        """Return the bytes of a member, None for a path outside archives. Raises UnreadableImage, ImageTooLarge."""
+    def read(self, path: str, on_passed: Callable[[bytes], object] | None = None) -> bytes | None:
+        """Return the bytes of a member, None for a path outside archives. Raises UnreadableImage, ImageTooLarge.
+
+        `on_passed` gets the bytes of each image that is inflated on the way to a member of a compressed tar.
+        """
         archive_and_name = split_member_path(path)
         if archive_and_name is None:
             return None
         archive, name = archive_and_name
         try:
-            member = read_contents(archive).members.get(name)
+            members = read_contents(archive).members
+            member = members.get(name)
             if member is None:
                 raise UnreadableImage(path, "there is no such image in the archive")
             check_byte_count(member.size, path, self._limits)
-            data = _read_member_bytes(self._open(archive), member)
+            stream = self._open(archive)
+            if on_passed is not None:
+                start = stream.tell() if stream.tell() <= member.offset else 0  # it can't be read backwards
+                for other in members.values():  # in the order of their offsets
+                    if start <= other.offset < member.offset and other.size <= self._limits.max_bytes:
+                        on_passed(_read_member_bytes(stream, other))
+            data = _read_member_bytes(stream, member)
         except ARCHIVE_ERRORS as error:
-            self._close()
+            self.close()
             raise UnreadableImage(path, f"it can't be read from the archive ({_describe_error(error)})") from error
         if not data:
             raise UnreadableImage(path, "the file is empty")
         return data
 
     def _open(self, archive: str) -> IO[bytes]:
-        """Return the stream of the archive; the last one stays open."""
-        if self._file is None or archive != self._archive:
-            self._close()
-            self._archive, self._file = archive, _open_stream(archive)
+        """Return the stream of the archive; the last one stays open until the archive changes."""
+        status = Path(archive).stat()
+        key = archive, status.st_size, status.st_mtime_ns
+        if self._file is None or key != self._archive:
+            self.close()
+            self._archive, self._file = key, _open_stream(archive)
         return self._file
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the archive that was read last."""
         if self._file is not None:
             with suppress(*ARCHIVE_ERRORS):
                 self._file.close()

@@ -11,14 +11,19 @@ from simile.core.errors import UnreadableImage
 from simile.images.formats import Limits, check_byte_count
 from simile.images.sources.archives import read_archive_member
 
+CHANGED_REASON = "it has changed since it was indexed; run `simile index` again"
 
-def read_bytes(path: Path, limits: Limits) -> bytes:
-    """Return the bytes of one regular file, in a folder or in an archive. Raises UnreadableImage, ImageTooLarge."""
+
+def read_bytes(path: Path, limits: Limits, size: int | None = None) -> bytes:
+    """Return the bytes of one regular file, in a folder or in an archive.
+
+    `size`: that of the indexed file; a file of another size is not read. Raises UnreadableImage, ImageTooLarge.
+    """
     try:
         # O_NONBLOCK: opening a pipe without a writer would block for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            data = _read_regular_file(descriptor, path, limits)
+            data = _read_regular_file(descriptor, path, limits, size)
         finally:
             os.close(descriptor)
     except NotADirectoryError as error:
@@ -33,13 +38,15 @@ def read_bytes(path: Path, limits: Limits) -> bytes:
     return data
 
 
-def _read_regular_file(descriptor: int, path: Path, limits: Limits) -> bytes:
+def _read_regular_file(descriptor: int, path: Path, limits: Limits, size: int | None) -> bytes:
     """Read at most one byte more than the file had when it was opened."""
     facts = os.fstat(descriptor)
     if not stat.S_ISREG(facts.st_mode):
         kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
         kind = kinds.get(stat.S_IFMT(facts.st_mode), "device")
         raise UnreadableImage(path, f"not a regular file: {kind}")
+    if size not in (None, facts.st_size):
+        raise UnreadableImage(path, CHANGED_REASON)
     check_byte_count(facts.st_size, path, limits)
     with os.fdopen(descriptor, "rb", closefd=False) as file:
         return file.read(min(facts.st_size, limits.max_bytes) + 1)

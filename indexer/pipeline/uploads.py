@@ -53,5 +53,10 @@ def add_upload(
 
 
 def delete_image(searcher: Searcher, image_id: int) -> None:
-    """Delete an image and its vectors. A source file stays; an uploaded file is deleted. Raises NoSuchImage."""
+    """Delete an image, its vectors and what the cache has of it. A source file stays; an uploaded file is deleted.
+
+    Raises NoSuchImage.
+    """
+    record = searcher.get_image(image_id)
     searcher.catalogue.images.delete(image_id)
+    searcher.cache.remove(record.sha256)

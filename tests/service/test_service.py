@@ -168,6 +168,19 @@ def test_a_file_that_vanished_is_404_and_says_so(client: TestClient, home_with_d
     assert client.get(f"/v1/images/{image_id}/reconstruction").status_code == 200
 
 
+def test_a_thumbnail_that_was_made_outlives_the_file_but_not_the_image(
+    client: TestClient, home_with_digits: Settings
+) -> None:
+    image_id = client.post("/v1/images", files={"file": ("a.jpg", noise(6, "JPEG", (600, 400)))}).json()["image_id"]
+    paths = [f"/v1/images/{image_id}/thumbnail{side}" for side in ("", "?side=96", "?side=200", "?side=1024")]
+    before = [client.get(path).content for path in paths]
+    for path in (home_with_digits.home / "uploads").iterdir():
+        path.unlink()
+    assert [client.get(path).content for path in paths] == before
+    assert client.delete(f"/v1/images/{image_id}").status_code == 204
+    assert {client.get(path).status_code for path in paths} == {404}
+
+
 BAD_FILES = {
     "text as .jpg": ("notes.jpg", b"dear diary, " * 50, 422, "not an image"),
     "truncated JPEG": ("half.jpg", noise(1, "JPEG", (200, 200))[:2000], 422, "truncated"),
