@@ -46,14 +46,18 @@ def list_keys(common: options.CommonOptions) -> None:
     """List all keys, oldest first, without their secrets."""
     with _open_catalogue(common, create_home=False) as catalogue:
         records = catalogue.keys.get_all()
-    text = "\n".join(map(_format_key, records)) or "no keys: the service is open, but only on this machine"
+        reserve = catalogue.home.keys_reserve
+    state = "the service is open, but only on this machine"
+    if reserve.exists():
+        state = f"but this home had keys, so it stays closed. Create one; or delete {reserve} to open the home"
+    text = "\n".join(map(_format_key, records)) or f"no keys: {state}"
     common.show({"keys": list(map(_make_key_json, records))}, text)
 
 
 @app.command()
 def revoke(common: options.CommonOptions, name: KeyReferenceArgument) -> None:
     """Revoke a key and its sessions, in every running service within a second."""
-    with _open_catalogue(common, create_home=False) as catalogue:
+    with common.get_home().use_keys_reserve(), _open_catalogue(common, create_home=False) as catalogue:
         record = catalogue.keys.revoke(name)
     common.show(_make_key_json(record), f"{record.name} was revoked")
 
@@ -61,7 +65,7 @@ def revoke(common: options.CommonOptions, name: KeyReferenceArgument) -> None:
 @app.command()
 def forget(common: options.CommonOptions, name: KeyReferenceArgument) -> None:
     """Delete the record of a revoked or expired key. Without any key, the service needs none."""
-    with _open_catalogue(common, create_home=False) as catalogue:
+    with common.get_home().use_keys_reserve(), _open_catalogue(common, create_home=False) as catalogue:
         catalogue.keys.delete(name)
     common.show({"name": name}, f"{name} was deleted")
 

@@ -106,14 +106,27 @@ def backup(
 def restore(
     common: options.CommonOptions,
     source: Annotated[Path, Argument(metavar="FILE", help="A file of `simile backup`.", show_default=False)],
+    keep_keys: Annotated[
+        bool, Option("--keep-keys", help="Keep the keys of the backup; without it they are revoked.")
+    ] = False,
 ) -> None:
-    """Restore a home from a backup FILE; everything is checked before the home is created."""
+    """Restore a home from a backup FILE; everything is checked before the home is created.
+
+    Sessions end and keys of the backup are revoked: make new ones with `simile keys create`, or keep them with
+    --keep-keys if you made the backup and trust all of its keys.
+    """
     from simile.store.backup.restore import restore_backup
 
     folder = common.load_settings().home
-    done = restore_backup(source, common.get_home())
+    done = restore_backup(source, common.get_home(), keep_keys=keep_keys)
     text = f"{folder}: restored {done.images:,} images and {done.files:,} files"
-    common.show({"home": folder, **done.to_dict()}, text)
+    state = "kept" if keep_keys else "revoked"
+    lines = [f"{state}  {key.name}: {key.scope}, created {key.created_at:%Y-%m-%d}" for key in done.keys]
+    if done.keys and keep_keys:
+        lines.append("Every person with one of these keys can use the service: `simile keys revoke NAME` ends a key.")
+    elif done.keys:
+        lines.append("The home stays closed until it has a new key: `simile keys create NAME --scope admin`.")
+    common.show({"home": folder, **done.to_dict()}, text, *lines)
 
 
 def _format_status(status: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ NOT_WRITABLE_ERRNOS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST),
     errno.EFBIG,  # larger than the file system or `ulimit -f` allows
 }
+KEYS_RESERVE_BYTES = 1 << 20  # SQLite's log and its index, for the deletion of a key's sessions
 
 
 class Home:
@@ -38,6 +39,7 @@ class Home:
         self.uploads = self.root / "uploads"  # uploaded images
         self.cache = self.root / "cache"  # thumbnails and members of archives; may be missing
         self.attributes = self.root / "attributes"  # one subfolder for each encoder that has attributes; may be missing
+        self.keys_reserve = self.root / "keys.reserve"  # exists once the home has keys: see keep_keys_reserve
 
     @property
     def url(self) -> str:
@@ -51,6 +53,26 @@ class Home:
             with translate_write_errors(folder):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self
+
+    def keep_keys_reserve(self) -> None:
+        """Write the file that shows that the home has keys, as far as that is possible.
+
+        With it, a home stays closed when its catalogue is emptied or lost. Its bytes are space that `use_keys_reserve`
+        frees; they are random, because some file systems store zeros without using space.
+        """
+        with suppress(OSError), self.keys_reserve.open("ab", buffering=0) as file:
+            file.write(os.urandom(max(0, KEYS_RESERVE_BYTES - file.tell())))
+
+    @contextmanager
+    def use_keys_reserve(self) -> Iterator[None]:
+        """Free the reserved space for the block, so that it can end a key or a session on a full disk."""
+        with suppress(OSError):
+            os.truncate(self.keys_reserve, 0)
+        try:
+            yield
+        finally:
+            if self.keys_reserve.exists():
+                self.keep_keys_reserve()
 
     @contextmanager
     def lock(self, purpose: str, wait: float = 0) -> Iterator[None]:

@@ -70,7 +70,9 @@ class Authenticator:
             async with self._lookup_lock:
                 if not self._is_fresh(self._key_requirement):
                     started = self._clock()
-                    required = await self._query_catalogue(lambda catalogue: catalogue.keys.has_any(), default=False)
+                    required = await self._query_catalogue(
+                        lambda catalogue: catalogue.keys.has_any(), default=self._home.keys_reserve.exists()
+                    )
                     self._key_requirement = required, started
         return self._key_requirement[0]
 

@@ -105,9 +105,12 @@ def check_binding(settings: Settings) -> None:
 
 
 def has_keys(settings: Settings) -> bool:
-    """Return whether the home exists and has a key."""
+    """Return whether the home has keys; if so, write the file that shows it, which older homes lack."""
     home = Home(settings.home, settings.database_url)
     if not catalogue_exists(home):
-        return False
+        return home.keys_reserve.exists()
     with Catalogue(home) as catalogue:
-        return catalogue.keys.has_any()
+        found = catalogue.keys.has_any()
+    if found:
+        home.keep_keys_reserve()
+    return found

@@ -8,22 +8,28 @@ import os
 import re
 import shutil
 import tarfile
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 from sqlalchemy import bindparam, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from simile.core.atomic_write import fsync_path
 from simile.core.errors import BackupDamaged, BadSetting, NoSuchPath
+from simile.core.keys import check_key_name
 from simile.store.backup.create import BACKUP_FOLDERS, BACKUP_FORMAT, CATALOGUE_NAME, MANIFEST_NAME, BackupSummary
 from simile.store.catalogue.catalogue import Catalogue
+from simile.store.catalogue.records import RestoredKey
 from simile.store.database import schema
+from simile.store.database.engine import find_foreign_objects
 from simile.store.database.tables import LocationRow
 from simile.store.home import Home, translate_write_errors
 
 STAGING_FOLDER = ".restoring"
 DERIVED_FOLDERS = ("maps", "measures", "gauges")  # computed from the home's images, and again when needed
-LOCK_FILES = ("lock", "maps.lock", "jobs.lock")
+# Locks, and the file that shows that a home has keys: a home may have lost its catalogue and nothing else.
+ALLOWED_FILES = ("lock", "maps.lock", "jobs.lock", "keys.reserve")
 # Names in these folders: encoder with segment or kind, tiles, locks.
 DERIVED_NAME_PATTERN = re.compile(r"\.?[0-9a-f]{16}[-.].+|tiles-[a-z]+|\.?[a-z.]+\.lock")
 RESTORE_BLOCK_BYTES = 1 << 20
@@ -32,13 +38,27 @@ MAX_HEADER_BYTES = 1 << 20  # of a tar entry, with its extensions
 NEW_BACKUP_HINT = "Take another backup, or copy this one again."
 
 
-def restore_backup(source: Path, home: Home) -> BackupSummary:
+@dataclass(frozen=True, kw_only=True)
+class RestoreSummary(BackupSummary):
+    """Counts of a restored backup, and the keys that were not revoked when it was made."""
+
+    keys: tuple[RestoredKey, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the summary with the names of the JSON output."""
+        return {**super().to_dict(), "keys": list(map(vars, self.keys))}
+
+
+def restore_backup(source: Path, home: Home, *, keep_keys: bool = False) -> RestoreSummary:
     """Restore a backup (a tar file) into a home that is empty, except for files that are computed from images.
 
     Every file is unpacked into a staging folder and compared with its SHA-256 first. The catalogue is moved last, so
     that after a crash there is no home yet and the same command starts again. The paths of uploads change to the new
-    home. Raises NoSuchPath, BackupDamaged, HomeTooNew, HomeNotWritable, or BadSetting if the home is not empty or has
-    another database.
+    home. Sessions end, and keys are revoked unless `keep_keys` is true: the backup may be another person's, and some of
+    its keys may have been revoked since then.
+
+    Raises NoSuchPath, BackupDamaged, HomeTooNew, HomeNotWritable, or BadSetting if the home is not empty or has another
+    database.
     """
     if source.is_dir():
         raise BadSetting(f"{source} is a folder. Name the .tar that `simile backup` wrote.")
@@ -54,7 +74,7 @@ def restore_backup(source: Path, home: Home) -> BackupSummary:
             try:
                 _clear_staging(home)
                 manifest = _unpack_backup(source, staging)
-                _relocate_uploads(staging, home, manifest)
+                keys = _prepare_catalogue(source, staging, home, manifest, keep_keys)
                 _move_into_home(staging, home)
             except BaseException:
                 _clear_staging(home)
@@ -62,14 +82,14 @@ def restore_backup(source: Path, home: Home) -> BackupSummary:
             staging.catalogue_path.replace(home.catalogue_path)
             fsync_path(home.root)
             shutil.rmtree(staging.root, ignore_errors=True)
-    return BackupSummary(manifest["images"], len(manifest["files"]), source.stat().st_size)
+    return RestoreSummary(manifest["images"], len(manifest["files"]), source.stat().st_size, keys=tuple(keys))
 
 
 def _refuse_non_empty_home(home: Home) -> None:
     """Raise BadSetting unless the folder is missing, empty, or left by an interrupted restore."""
     names = {path.name for path in home.root.iterdir()} if home.root.is_dir() else set()
     derived = {name for name in DERIVED_FOLDERS if name in names and _is_derived_folder(home.root / name)}
-    foreign = names - {*BACKUP_FOLDERS, *LOCK_FILES, *derived, STAGING_FOLDER}
+    foreign = names - {*BACKUP_FOLDERS, *ALLOWED_FILES, *derived, STAGING_FOLDER}
     used = [name for name in BACKUP_FOLDERS if name in names and any((home.root / name).iterdir())]
     if foreign or (used and STAGING_FOLDER not in names):
         examples = ", ".join(sorted([*foreign, *used])[:5])
@@ -161,20 +181,41 @@ def _parse_manifest(source: Path, data: bytes) -> dict[str, Any]:
     )
 
 
-def _relocate_uploads(staging: Home, home: Home, manifest: dict[str, Any]) -> None:
-    """Check the backup's schema, and change the paths of its uploads to the new home. Raises HomeTooNew."""
-    revision = schema.read_revision(staging)
-    if revision is None:
-        raise BackupDamaged(f"The backup of {manifest['home']} holds no catalogue. {NEW_BACKUP_HINT}")
-    schema.refuse_unknown_revision(staging, revision)
-    old_uploads = Home(Path(manifest["home"])).uploads
-    with Catalogue(staging) as catalogue:
-        known = catalogue.files.find_under([str(old_uploads)])
-        moved = [{"old": path, "new": str(home.uploads / Path(path).name)} for path in known]
-        if moved and old_uploads != home.uploads:
-            old_path = LocationRow.path == bindparam("old")
-            with catalogue.begin_write() as (connection, _):
-                connection.execute(update(LocationRow).where(old_path).values(path=bindparam("new")), moved)
+def _prepare_catalogue(
+    source: Path, staging: Home, home: Home, manifest: dict[str, Any], keep_keys: bool
+) -> list[RestoredKey]:
+    """Check the backup's catalogue, end its sessions and keys, and change the paths of its uploads to the new home.
+
+    Returns the keys that were usable. Raises BackupDamaged, HomeTooNew.
+    """
+    try:
+        revision = schema.read_revision(staging)
+        if revision is None:
+            raise BackupDamaged(f"{source} holds no catalogue. {NEW_BACKUP_HINT}")
+        schema.refuse_unknown_revision(staging, revision)
+        with Catalogue(staging) as catalogue:
+            with catalogue.begin_read() as connection:
+                foreign = find_foreign_objects(connection)
+            if foreign:
+                raise BackupDamaged(f"{source}: its catalogue has the {foreign[0]}, which simile does not create.")
+            _relocate_uploads(catalogue, home, Home(Path(manifest["home"])).uploads)
+            keys = catalogue.keys.end_all(keep_keys=keep_keys)
+            for key in keys:
+                check_key_name(key.name)
+            if catalogue.keys.has_any():
+                home.keep_keys_reserve()
+            return keys
+    except (BadSetting, SQLAlchemyError, ValueError) as error:
+        raise BackupDamaged(f"{source}: its catalogue is not one of simile: {error}") from error
+
+
+def _relocate_uploads(catalogue: Catalogue, home: Home, old_uploads: Path) -> None:
+    known = catalogue.files.find_under([str(old_uploads)])
+    moved = [{"old": path, "new": str(home.uploads / Path(path).name)} for path in known]
+    if moved and old_uploads != home.uploads:
+        old_path = LocationRow.path == bindparam("old")
+        with catalogue.begin_write() as (connection, _):
+            connection.execute(update(LocationRow).where(old_path).values(path=bindparam("new")), moved)
 
 
 def _move_into_home(staging: Home, home: Home) -> None:

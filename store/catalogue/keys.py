@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from sqlalchemy import delete, exists, func, insert, inspect, literal, select, update
@@ -10,9 +11,10 @@ from sqlalchemy.exc import IntegrityError
 
 from simile.core.errors import BadSetting
 from simile.core.keys import SCOPES, NewKey, Scope, check_key_name, hash_secret, make_key, make_session_token
-from simile.store.catalogue.records import KeyRecord
+from simile.store.catalogue.records import KeyRecord, RestoredKey
 from simile.store.database.tables import KeyRow, SessionRow, UtcDateTime, utc_now
 from simile.store.database.transactions import Repository, read_records
+from simile.store.home import translate_write_errors
 
 MAX_SESSIONS_PER_KEY = 100  # the oldest sessions in excess end
 _KEYS_QUERY = select(KeyRow.__table__)
@@ -24,8 +26,10 @@ class KeyRepository(Repository):
     def has_any(self) -> bool:
         """Return whether the home has keys, even revoked or expired ones: then every request needs a key.
 
-        A home made before keys existed has none.
+        A home made before keys existed has none. One that had keys still counts when its catalogue was emptied.
         """
+        if self.database.home.keys_reserve.exists():
+            return True
         with self.database.begin_read() as connection:
             if not inspect(connection).has_table(KeyRow.__tablename__):
                 return False
@@ -47,12 +51,16 @@ class KeyRepository(Repository):
         row["expires_at"] = None if lifetime is None else now + lifetime
         try:
             with self.database.begin_untracked_write() as connection:
+                with translate_write_errors(self.database.home.keys_reserve):
+                    self.database.home.keys_reserve.touch()
                 statement = insert(KeyRow).values(row).returning(KeyRow.__table__)
-                return key, read_records(connection, KeyRecord, statement)[0]
+                record = read_records(connection, KeyRecord, statement)[0]
         except IntegrityError:
             raise BadSetting(
                 f"There is a key {name!r} already. Take another name, or `simile keys forget` that one first."
             ) from None
+        self.database.home.keep_keys_reserve()
+        return key, record
 
     def get_all(self) -> list[KeyRecord]:
         """Return all keys, oldest first."""
@@ -63,8 +71,11 @@ class KeyRepository(Repository):
         return self.read_first(KeyRecord, _KEYS_QUERY.where(KeyRow.prefix == prefix))
 
     def revoke(self, name: str) -> KeyRecord:
-        """Revoke a key by its name or prefix, and end its sessions. Raises BadSetting if there is no such key."""
-        with self.database.begin_untracked_write() as connection:
+        """Revoke a key by its name or prefix, and end its sessions; also on a full disk.
+
+        Raises BadSetting if there is no such key.
+        """
+        with self.database.home.use_keys_reserve(), self.database.begin_untracked_write() as connection:
             for column in (KeyRow.name, KeyRow.prefix):
                 revocation = update(KeyRow).where(column == name).returning(KeyRow.__table__)
                 # If the key was revoked before, that time stays.
@@ -74,9 +85,26 @@ class KeyRepository(Repository):
                     return key
         raise _make_no_key_error(name)
 
+    def end_all(self, *, keep_keys: bool) -> list[RestoredKey]:
+        """End all sessions, and revoke all keys unless they are kept; return the keys that were not revoked before.
+
+        The schema may be of any version that has keys.
+        """
+        usable = KeyRow.revoked_at.is_(None)
+        with self.database.begin_untracked_write() as connection:
+            if not inspect(connection).has_table(KeyRow.__tablename__):
+                return []
+            query = select(KeyRow.name, KeyRow.scope, KeyRow.created_at).where(usable).order_by(KeyRow.id)
+            keys = read_records(connection, partial(RestoredKey, is_usable=keep_keys), query)
+            connection.execute(delete(SessionRow))
+            if not keep_keys:
+                connection.execute(update(KeyRow).where(usable).values(revoked_at=utc_now()))
+        return keys
+
     def delete(self, name: str) -> None:
         """Delete a revoked or expired key. Raises BadSetting for a key that is in use or unknown."""
-        with self.database.begin_untracked_write() as connection:
+        home = self.database.home
+        with home.use_keys_reserve(), self.database.begin_untracked_write() as connection:
             query = _KEYS_QUERY.where((KeyRow.name == name) | (KeyRow.prefix == name))
             keys = read_records(connection, KeyRecord, query)
             if not keys:
@@ -84,6 +112,8 @@ class KeyRepository(Repository):
             if keys[0].is_usable(utc_now()):
                 raise BadSetting(f"The key {name!r} is in use. Revoke it first: `simile keys revoke {name}`.")
             connection.execute(delete(KeyRow).where(KeyRow.id == keys[0].id))
+            if not connection.scalar(select(exists(select(KeyRow.id)))):
+                home.keys_reserve.unlink(missing_ok=True)
 
     def open_session(self, key_id: int, lifetime: timedelta) -> str:
         """Open a session and return the token for its cookie. Expired sessions and the oldest in excess are deleted."""
@@ -104,8 +134,10 @@ class KeyRepository(Repository):
         return self.read_first(KeyRecord, query)
 
     def close_session(self, token: str) -> None:
-        """End a session, if it exists."""
-        self.write_untracked(delete(SessionRow).where(SessionRow.sha256 == hash_secret(token)))
+        """End a session, if it exists; also on a full disk. Anybody may send a cookie, so it is read first."""
+        if self.find_by_session(token) is not None:
+            with self.database.home.use_keys_reserve():
+                self.write_untracked(delete(SessionRow).where(SessionRow.sha256 == hash_secret(token)))
 
 
 def _make_no_key_error(name: str) -> BadSetting:

@@ -155,6 +155,16 @@ class KeyRecord:
         return self.revoked_at is None and (self.expires_at is None or timestamp < self.expires_at)
 
 
+@dataclass(frozen=True)
+class RestoredKey:
+    """A key that came with a backup. `is_usable`: it still opens the home."""
+
+    name: str
+    scope: Scope
+    created_at: datetime
+    is_usable: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class WrittenSegment:
     """A segment whose files are written and whose row is not."""

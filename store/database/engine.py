@@ -153,7 +153,17 @@ def check_integrity(connection: Connection) -> list[str]:
     if connection.dialect.name != "sqlite":
         return []
     lines = [str(row[0]) for row in connection.execute(text("PRAGMA integrity_check")) if row[0] != "ok"]
-    return lines + find_broken_references(connection)
+    foreign = [f"it has the {item}, which simile does not create" for item in find_foreign_objects(connection)]
+    return lines + find_broken_references(connection) + foreign
+
+
+def find_foreign_objects(connection: Connection) -> list[str]:
+    """Return kind and name of what simile never creates in an SQLite file: a trigger could bring back a revoked key."""
+    if connection.dialect.name != "sqlite":
+        return []
+    query = "type NOT IN ('table', 'index') OR sql LIKE 'CREATE VIRTUAL %'"
+    rows = connection.execute(text(f"SELECT type, name FROM sqlite_master WHERE {query} ORDER BY name"))
+    return [f"{kind} {name!r}" for kind, name in rows]
 
 
 def find_broken_references(connection: Connection) -> list[str]:
