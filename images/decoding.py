@@ -24,22 +24,23 @@ from numpy.typing import NDArray
 # Without these imports Pillow loads all of its plugins when it meets one of these formats.
 from PIL import (
     AvifImagePlugin,
+    BmpImagePlugin,  # noqa: F401
     ExifTags,
     IcoImagePlugin,  # noqa: F401
     Image,
     Jpeg2KImagePlugin,  # noqa: F401
     MpoImagePlugin,  # noqa: F401
     PngImagePlugin,
+    PpmImagePlugin,  # noqa: F401
     QoiImagePlugin,  # noqa: F401
     TiffImagePlugin,  # noqa: F401
     WebPImagePlugin,  # noqa: F401
 )
 
 from simile.core.errors import ImageTooLarge, UnreadableImage
-from simile.images.containers import has_more_scans
+from simile.images.fast_decoders import register_fast_decoders
 from simile.images.formats import DEFAULT_LIMITS, FORMATS, Limits, Pixels, check_byte_count, has_image_signature
-
-MAX_JPEG_SCANS = 100  # progressive JPEGs have about ten scans; libtiff has the same limit
+from simile.images.structure import check_structure
 
 # Pillow's own guard is one number for the whole process, and it only warns up to twice that number. Here each
 # call brings its limit, and the header is checked before any pixel is decoded (_check_pixel_count).
@@ -50,6 +51,7 @@ PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 64 << 20
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 # Decode the image itself, not the small preview stored with it, and no depth maps.
 pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
+register_fast_decoders()
 # Pillow's message on a damaged file is already part of the error; its log lines would repeat it.
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
@@ -90,6 +92,7 @@ def decode_image(
     check_byte_count(len(data), name, limits)
     if not data:
         raise UnreadableImage(name, "the file is empty")
+    check_structure(data, name)
     _ignore_decoder_warnings()
     try:
         return _decode_first_frame(data, name, limits, background, min_side)
@@ -121,8 +124,6 @@ def _decode_first_frame(
             _check_pixel_count(icon_size, name, limits)
     with Image.open(io.BytesIO(data), formats=tuple(FORMATS)) as im:
         _check_pixel_count(im.size, name, limits)
-        if im.format in ("JPEG", "MPO") and has_more_scans(data, MAX_JPEG_SCANS):
-            raise UnreadableImage(name, f"it has more than {MAX_JPEG_SCANS} scans; no normal image has so many")
         # Decode a JPEG at a reduced scale if that is enough.
         original_size = im.size
         if min_side is not None and im.format in ("JPEG", "MPO"):
@@ -134,7 +135,7 @@ def _decode_first_frame(
         # Decode, convert to RGB and turn upright.
         im.load()
         orientation = _read_orientation(im)
-        pixels = _apply_orientation(np.array(_to_rgb(im, name, background), dtype=np.uint8), orientation)
+        pixels = _apply_orientation(np.array(_to_rgb(im, name, background)), orientation)
         format = "jpeg" if im.format == "MPO" else str(im.format).lower()
     height, width = pixels.shape[:2]
     if is_reduced:  # report the size of the original, upright
@@ -203,7 +204,7 @@ def _to_rgb(im: Image.Image, name: str | Path, background: str) -> Image.Image:
     if im.mode in ("La", "RGBa"):  # colours are multiplied by alpha
         im = im.convert({"La": "LA", "RGBa": "RGBA"}[im.mode])
     if not im.has_transparency_data:
-        return im.convert("RGB")
+        return im if im.mode == "RGB" else im.convert("RGB")  # convert would copy
     rgba = im.convert("RGBA")
     canvas = Image.new("RGB", im.size, background)
     canvas.paste(rgba, mask=rgba.getchannel("A"))

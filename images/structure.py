@@ -1,0 +1,211 @@
+"""Check how many pieces an image file has, before any pixel is decoded.
+
+A decoder takes a step for each piece (segment, chunk, block, page), often in Python. A file of 50 MB can hold millions
+of pieces, and one piece can be inflated or copied many times. Normal files are far below all limits here; a file over
+a limit is refused with the reason. Everything that is checked here runs in time that the limits bound.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from simile.core.errors import UnreadableImage
+from simile.images.containers import UnsupportedContainer, has_more_scans, iterate_boxes, iterate_riff_chunks
+
+MAX_JPEG_SCANS = 100  # progressive JPEGs have about ten scans; libtiff has the same limit
+MAX_JPEG_SEGMENTS = 2_000  # before the pixels; the depth maps of some phones need some hundred
+MAX_EXIF_BLOCKS = 16  # each is appended to a copy of all blocks before it
+MAX_PHOTOSHOP_SEGMENTS = 100  # each may hold 5,000 resources
+MAX_TABLE_BYTES = 256 * 1024  # of Huffman and quantisation tables before the pixels
+MAX_PADDING = 64 * 1024  # bytes between JPEG segments, or in the header of a PPM file
+MAX_PNG_CHUNKS = 20_000  # a PNG of 50 MB has 12,000 chunks of pixels of 4 KiB
+MAX_PNG_OTHER_CHUNKS = 2_000  # besides those of pixels
+MAX_PNG_PROFILES = 4  # each is inflated; a valid file has one
+MAX_GIF_BLOCKS = 20_000  # of at most 255 bytes before the first frame
+MAX_FRAMES = 5_000  # pages of a TIFF, frames of a WebP
+MAX_TIFF_TAGS = 200_000  # of all pages
+MAX_TIFF_STRIPS = 100_000  # strips or tiles of one page; Pillow takes a step for each
+MAX_ICON_IMAGES = 256
+MAX_BOXES = 2_000  # on each level of a HEIF, AVIF or JPEG 2000 file
+MAX_HEIF_ITEMS = 4_096  # an image of 200 megapixels has 800 tiles
+MAX_CODESTREAM_SEGMENTS = 2_000  # before the first tile of a JPEG 2000 image
+
+_SEGMENT_START = re.compile(rb"\xff+([^\x00\xff])")
+_PPM_COMMENT = re.compile(rb"#[^\r\n]*")
+_TIFF_STRIP_TAGS = (273, 324)  # StripOffsets, TileOffsets
+
+
+class _TooManyPieces(Exception):
+    """The file is over a limit; with the reason for people."""
+
+
+def check_structure(data: bytes, name: str | Path) -> None:
+    """Raise UnreadableImage if the file has more pieces than any normal file. Damage is left to the decoder."""
+    for signature, check in _CHECKS:
+        if signature.match(data):
+            try:
+                check(data)
+            except _TooManyPieces as error:
+                raise UnreadableImage(name, f"it has {error}; no normal image has so many") from None
+            except (IndexError, ValueError, struct.error, UnsupportedContainer):  # cut off: the decoder says so
+                return
+
+
+def _limit(count: int, maximum: int, pieces: str) -> None:
+    """Raise _TooManyPieces if the count is over the maximum."""
+    if count > maximum:
+        raise _TooManyPieces(f"more than {maximum:,} {pieces}")
+
+
+def _check_jpeg(data: bytes) -> None:
+    """Check the segments before the pixels, as Pillow reads them, and the scans."""
+    position, segments, padding, tables, exif_blocks, photoshop_segments = 2, 0, 0, 0, 0, 0
+    while match := _SEGMENT_START.search(data, position):
+        padding += match.end() - position - 2
+        _limit(padding, MAX_PADDING, "bytes between its segments")
+        marker, position = match[1][0], match.end()
+        if marker == 0xDA:  # the pixels
+            break
+        segments += 1
+        _limit(segments, MAX_JPEG_SEGMENTS, "segments")
+        if marker == 0x01 or 0xD0 <= marker <= 0xD9:  # without a length
+            continue
+        length = int.from_bytes(data[position : position + 2], "big")
+        if marker in (0xC4, 0xDB):
+            tables += length
+            _limit(tables, MAX_TABLE_BYTES, "bytes of tables")
+        elif marker == 0xE1 and data.startswith(b"Exif\0\0", position + 2):
+            exif_blocks += 1
+            _limit(exif_blocks, MAX_EXIF_BLOCKS, "Exif blocks")
+        elif marker == 0xED:
+            photoshop_segments += 1
+            _limit(photoshop_segments, MAX_PHOTOSHOP_SEGMENTS, "Photoshop segments")
+        position += max(length, 2)
+    if has_more_scans(data, MAX_JPEG_SCANS):
+        raise _TooManyPieces(f"more than {MAX_JPEG_SCANS} scans")
+
+
+def _check_png(data: bytes) -> None:
+    """Check the number of chunks, and of those that are inflated."""
+    position, chunks, others, profiles = 8, 0, 0, 0
+    while position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        chunks += 1
+        _limit(chunks, MAX_PNG_CHUNKS, "chunks")
+        if kind not in (b"IDAT", b"fdAT"):
+            others += 1
+            profiles += kind == b"iCCP"
+            _limit(others, MAX_PNG_OTHER_CHUNKS, "chunks besides its pixels")
+            _limit(profiles, MAX_PNG_PROFILES, "colour profiles")
+        if kind == b"IEND":
+            return
+        position += 12 + length
+
+
+def _check_gif(data: bytes) -> None:
+    """Check the blocks before the first frame; only this frame is decoded."""
+    position, blocks = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0), 0
+    while position < len(data) and data[position] != 0x2C:
+        blocks += 1
+        _limit(blocks, MAX_GIF_BLOCKS, "blocks before its first frame")
+        if data[position] != 0x21:  # not an extension: Pillow skips a byte
+            position += 1
+            continue
+        position += 2
+        while data[position]:
+            blocks += 1
+            _limit(blocks, MAX_GIF_BLOCKS, "blocks before its first frame")
+            position += 1 + data[position]
+        position += 1
+
+
+def _check_webp(data: bytes) -> None:
+    """Check the number of chunks, and so of frames."""
+    for count, _ in enumerate(iterate_riff_chunks(data[12:])):
+        _limit(count, MAX_FRAMES, "chunks")
+
+
+def _check_tiff(data: bytes) -> None:
+    """Check the pages, their tags and strips. Pages may overlap, and the last may point to the first."""
+    order = "<" if data[:2] == b"II" else ">"
+    is_big = 43 in data[2:4]
+    count_format, size = (f"{order}Q", 8) if is_big else (f"{order}H", 4)
+    offset_format = f"{order}{'Q' if is_big else 'I'}"
+    entry = np.dtype({"names": ["tag", "count"], "formats": [f"{order}u2", f"{order}u{size}"], "offsets": [0, 4],
+                      "itemsize": 4 + 2 * size})  # fmt: skip
+    (position,) = struct.unpack_from(offset_format, data, 8 if is_big else 4)
+    seen: set[int] = set()
+    all_tags = 0
+    while position and position not in seen:
+        seen.add(position)
+        _limit(len(seen), MAX_FRAMES, "pages")
+        (tag_count,) = struct.unpack_from(count_format, data, position)
+        all_tags += tag_count
+        _limit(all_tags, MAX_TIFF_TAGS, "tags")
+        position += struct.calcsize(count_format)
+        tags = np.frombuffer(data, entry, tag_count, position)
+        strips = tags["count"][np.isin(tags["tag"], _TIFF_STRIP_TAGS)]
+        _limit(int(strips.max(initial=0)), MAX_TIFF_STRIPS, "strips or tiles")
+        (position,) = struct.unpack_from(offset_format, data, position + tag_count * entry.itemsize)
+
+
+def _check_ppm(data: bytes) -> None:
+    """Check that the header ends soon: Pillow reads it byte by byte."""
+    field_count = 3 if data[1:2] in b"14" else 4
+    header = _PPM_COMMENT.sub(b"", data[:MAX_PADDING])
+    if len(header.split(None, field_count - 1)) < field_count and len(data) > MAX_PADDING:
+        raise _TooManyPieces(f"a header of more than {MAX_PADDING:,} bytes")
+
+
+def _check_icon(data: bytes) -> None:
+    """Check the number of images."""
+    _limit(int.from_bytes(data[4:6], "little"), MAX_ICON_IMAGES, "images")
+
+
+def _check_boxes(data: bytes) -> None:
+    """Check the number of boxes of a HEIF, AVIF or JPEG 2000 file, and of the items of an image."""
+    for kind, _, body, end in _list_boxes(data, 0, len(data)):
+        if kind == b"meta":
+            for inner, _, start, _ in _list_boxes(data, body + 4, end):
+                if inner == b"iinf":  # version and flags, then the number of items
+                    count_end = start + (8 if data[start] else 6)
+                    _limit(int.from_bytes(data[start + 4 : count_end], "big"), MAX_HEIF_ITEMS, "items")
+        elif kind == b"jp2h":
+            _list_boxes(data, body, end)
+        elif kind == b"jp2c":
+            _check_codestream(data, body)
+
+
+def _list_boxes(data: bytes, start: int, end: int) -> list[tuple[bytes, int, int, int]]:
+    """Return the boxes as `iterate_boxes`, if they are not too many."""
+    boxes = list(islice(iterate_boxes(data, start, end), MAX_BOXES + 1))
+    _limit(len(boxes), MAX_BOXES, "boxes")
+    return boxes
+
+
+def _check_codestream(data: bytes, start: int = 0) -> None:
+    """Check the number of segments before the first tile or comment of a JPEG 2000 image, where Pillow stops."""
+    position, segments = start + 2, 0
+    while data[position + 1] not in (0x64, 0x90, 0xD9):
+        segments += 1
+        _limit(segments, MAX_CODESTREAM_SEGMENTS, "segments")
+        position += 2 + struct.unpack_from(">H", data, position + 2)[0]
+
+
+_CHECKS: list[tuple[re.Pattern[bytes], Callable[[bytes], None]]] = [
+    (re.compile(rb"\xff\xd8\xff"), _check_jpeg),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), _check_png),
+    (re.compile(rb"GIF8[79]a"), _check_gif),
+    (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), _check_webp),
+    (re.compile(rb"II[*+]\0|MM\0[*+]"), _check_tiff),
+    (re.compile(rb"P[1-6f]"), _check_ppm),
+    (re.compile(rb"\0\0\x01\0"), _check_icon),
+    (re.compile(rb".{4}ftyp|\0\0\0\x0cjP  ", re.DOTALL), _check_boxes),
+    (re.compile(rb"\xff\x4f\xff\x51"), _check_codestream),
+]
