@@ -152,13 +152,7 @@ def test_what_only_looks_like_scans_costs_no_image() -> None:
     assert decode_image(usual, name="x.jpg").width == 64
     looks = b"\xff\xda\0\x02" * 500
     film = save("JPEG", 64, "L") + looks + os.urandom(1000)  # behind the end
-    comment = (
-        save("JPEG", 64, "L")[:2]
-        + b"\xff\xfe"
-        + (len(looks) + 2).to_bytes(2, "big")
-        + looks
-        + save("JPEG", 64, "L")[2:]
-    )
+    comment = insert(save("JPEG", 64, "L"), 2, make_segment(0xFE, looks))
     assert decode_image(film, name="x.jpg").width == decode_image(comment, name="x.jpg").width == 64
     assert has_more_scans(usual, 10) and not has_more_scans(usual, MAX_JPEG_SCANS)
 
