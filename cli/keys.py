@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from simile.cli import options
+from simile.cli import options, output
 
 if TYPE_CHECKING:
     from simile.store.catalogue.catalogue import Catalogue
@@ -32,11 +32,19 @@ def create(
     rate: Annotated[
         int | None, Option(min=1, max=1_000_000, help="Maximum requests per minute. [default: SIMILE_RATE]")
     ] = None,
+    quota: Annotated[
+        int | None,
+        Option(
+            parser=options.parse_byte_count,
+            help="Bytes of images that it may upload, such as 500MB. [default: SIMILE_UPLOAD_QUOTA]",
+            metavar="BYTES",
+        ),
+    ] = None,
 ) -> None:
     """Create a key. It is shown once; only its hash is stored. After the first key, every request needs a key."""
     lifetime = None if expires is None else timedelta(days=expires)
     with _open_catalogue(common) as catalogue:
-        key, record = catalogue.keys.create(name, scope, rate=rate, lifetime=lifetime)  # type: ignore[arg-type]
+        key, record = catalogue.keys.create(name, scope, rate=rate, quota=quota, lifetime=lifetime)  # type: ignore[arg-type]
     note = f"{record.name}: {record.scope}{_format_key_end(record)}. The key is not shown again."
     common.show({"key": key.text} | _make_key_json(record), key.text, note)
 
@@ -45,13 +53,14 @@ def create(
 def list_keys(common: options.CommonOptions) -> None:
     """List all keys, oldest first, without their secrets."""
     with _open_catalogue(common, create_home=False) as catalogue:
-        records = catalogue.keys.get_all()
+        records, uploaded = catalogue.keys.get_all(), catalogue.keys.count_uploaded_bytes()
         reserve = catalogue.home.keys_reserve
     state = "the service is open, but only on this machine"
     if reserve.exists():
         state = f"but this home had keys, so it stays closed. Create one; or delete {reserve} to open the home"
-    text = "\n".join(map(_format_key, records)) or f"no keys: {state}"
-    common.show({"keys": list(map(_make_key_json, records))}, text)
+    text = "\n".join(_format_key(record, uploaded.get(record.id, 0)) for record in records) or f"no keys: {state}"
+    keys = [_make_key_json(record) | {"uploaded_bytes": uploaded.get(record.id, 0)} for record in records]
+    common.show({"keys": keys}, text)
 
 
 @app.command()
@@ -86,8 +95,10 @@ def _make_key_json(record: KeyRecord) -> dict[str, Any]:
     return {name: value for name, value in vars(record).items() if name not in ("id", "sha256")}
 
 
-def _format_key(record: KeyRecord) -> str:
+def _format_key(record: KeyRecord, uploaded: int) -> str:
     rate = "" if record.rate is None else f"  {record.rate:,} per minute"
+    if record.quota is not None:
+        rate += f"  uploads {output.format_size(uploaded)} of {output.format_size(record.quota)}"
     created = f"created {record.created_at:%Y-%m-%d}"
     return f"{record.prefix}  {record.scope:6}  {record.name}{rate}  {created}{_format_key_end(record)}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -201,6 +202,15 @@ def _expand_groups(command: Callable[..., Any]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in ordered}
     return run
+
+
+def parse_byte_count(text: str) -> int:
+    """Return a number of bytes, such as 5000, 500MB or 1.5 GB. Raises ValueError."""
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?) ?(|[kMGT])B?", text.strip(), re.IGNORECASE)
+    count = int(float(match[1]) * 1000 ** " KMGT".index(match[2].upper() or " ")) if match else 0
+    if not 0 < count <= MAX_BIGINT:
+        raise ValueError(f"{text!r} is no number of bytes, such as 5000, 500MB or 1.5GB")
+    return count
 
 
 def make_patterns(include: list[str] | None, exclude: list[str] | None) -> PathPatterns:

@@ -49,6 +49,10 @@ class UnreadableImage(InputError):
         self.reason = reason
 
 
+class QuotaExceeded(InputError):
+    """The uploads of a key, or of all clients without one, would take more bytes than they may."""
+
+
 class ImageTooLarge(UnreadableImage):
     """An image has more pixels or bytes than allowed. `reason` names the limit and its setting."""
 

@@ -121,6 +121,9 @@ class Settings(BaseSettings):
     rate: int = Field(
         0, ge=0, le=1_000_000, description="Requests a minute for each key and each address; 0: unlimited."
     )
+    upload_quota: int = Field(
+        0, ge=0, description="Bytes of uploads for a key without a quota, and for all without a key; 0: unlimited."
+    )
     roots: str | None = Field(
         None, description="Folders that may be indexed over HTTP, by name: photos=/pictures,scans=/scans."
     )

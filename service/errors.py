@@ -35,6 +35,7 @@ _MAX_LISTED_ERRORS = 10  # a vector of 10,000 NaN has 10,000 errors
 # The nearest base class counts, so that a subclass needs no entry. 409: the home lacks something; the request is valid,
 # but repeating it helps only after images were indexed. 503: an operator has to repair something.
 _ERRORS_BY_STATUS: dict[int, tuple[type[SimileError], ...]] = {
+    403: (errors.QuotaExceeded,),
     404: (errors.NoSuchPath, errors.NoSuchImage, errors.NoSuchJob, errors.NoSuchRoot),
     409: (errors.JobRunning, errors.JobOver, errors.NoDecoder, errors.NoVariance, errors.NothingIndexed),
     413: (errors.ImageTooLarge,),

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ NOT_WRITABLE_ERRNOS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST),
     errno.EFBIG,  # larger than the file system or `ulimit -f` allows
 }
+MIN_FREE_BYTES = 32_000_000  # which uploads leave free, for changes of the catalogue and its log
 KEYS_RESERVE_BYTES = 1 << 20  # SQLite's log and its index, for the deletion of a key's sessions
 
 
@@ -53,6 +55,15 @@ class Home:
             with translate_write_errors(folder):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self
+
+    def check_free_space(self, size: int) -> None:
+        """Check that a file of this size leaves enough space for the catalogue. Raises HomeNotWritable."""
+        free = shutil.disk_usage(self.root).free
+        if free - size < MIN_FREE_BYTES:
+            raise HomeNotWritable(
+                f"Only {free:,} bytes are free for {self.root}, and {MIN_FREE_BYTES:,} stay free. Make space, and try "
+                "again."
+            )
 
     def keep_keys_reserve(self) -> None:
         """Write the file that shows that the home has keys, as far as that is possible.

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 
 from simile.core.atomic_write import write_atomically
+from simile.core.errors import QuotaExceeded
 from simile.core.records import FileStat
-from simile.images.loading.loader import prepare_image
+from simile.images.loading.loader import PreparedImage, prepare_image
 from simile.indexer.pipeline.writer import make_embedding_rows
+from simile.models.inference.encoder import TrainedEncoder
 from simile.search.searcher import Searcher
+from simile.store.catalogue.records import UploadAccount
 from simile.store.home import translate_write_errors
 
 
 def add_upload(
-    searcher: Searcher, data: bytes, *, name: str, metadata: Mapping[str, str] | None = None
+    searcher: Searcher,
+    data: bytes,
+    *,
+    name: str,
+    metadata: Mapping[str, str] | None = None,
+    account: UploadAccount | None = None,
 ) -> tuple[int, bool]:
     """Store and index an image; the next search finds it.
 
     The file is stored in the home under its content's hash, even if a source folder holds the same image, because that
     file may disappear.
 
-    `metadata` replaces that of a known image; None keeps it. `name` is for messages.
+    `metadata` replaces that of a known image; None keeps it. `name` is for messages. A new file counts towards
+    `account`, unless it is stored already.
 
     Returns:
         The image's id, and whether its content was new.
@@ -29,26 +40,55 @@ def add_upload(
     Raises:
         UnreadableImage: The data is not an image that can be read.
         NothingIndexed: The home has no encoder.
-        HomeNotWritable: The file can't be stored.
+        HomeNotWritable: The file can't be stored, or would leave too little space on the disk.
+        QuotaExceeded: The account has no room for it.
     """
     encoder, catalogue = searcher.get_encoder(), searcher.catalogue
+    sha256 = hashlib.sha256(data).hexdigest()
+    if sha256 not in catalogue.images.find_by_sha256([sha256]):  # before the work; the catalogue checks it again
+        searcher.home.check_free_space(len(data))
+        if account is not None:
+            catalogue.keys.check_quota(account, len(data))
     prepare = partial(prepare_image, preprocessing=encoder.preprocessing, limits=searcher.limits)
     prepared = searcher.decode_upload(prepare, data, name)
     path = searcher.home.uploads / f"{prepared.sha256}.{prepared.format}"
+    file = _store_file(path, data)
+    try:
+        image_id, is_new = _add_file(searcher, encoder, prepared, file, metadata, account)
+    except QuotaExceeded:
+        catalogue.files.discard_upload(file.path)
+        raise
+    _store_file(path, data)  # again, if an upload of the same bytes was refused and discarded it meanwhile
+    return image_id, is_new
+
+
+def _store_file(path: Path, data: bytes) -> FileStat:
     with translate_write_errors(path):
         if not path.exists():
             write_atomically(path, lambda temporary: temporary.write_bytes(data))
         stat = path.stat()
-    file = FileStat(str(path), stat.st_size, stat.st_mtime_ns)
+    return FileStat(str(path), stat.st_size, stat.st_mtime_ns)
+
+
+def _add_file(
+    searcher: Searcher,
+    encoder: TrainedEncoder,
+    prepared: PreparedImage,
+    file: FileStat,
+    metadata: Mapping[str, str] | None,
+    account: UploadAccount | None,
+) -> tuple[int, bool]:
+    """Add a stored file to the catalogue; return the image's id, and whether its content was new."""
+    catalogue = searcher.catalogue
     known = catalogue.images.find_by_sha256([prepared.sha256], encoder.fingerprint).get(prepared.sha256)
     if known is not None and known.embedded:
-        catalogue.files.add([(known.image_id, file)])
+        catalogue.files.add([(known.image_id, file)], account)
         if metadata is not None:
             catalogue.metadata.set_for_image(known.image_id, metadata)
         return known.image_id, False
     rows = make_embedding_rows([(file, prepared)], encoder, with_errors=True)
     metadata_by_path = None if metadata is None else {file.path: metadata}
-    ids = catalogue.images.add_batch(rows, encoder.fingerprint, encoder.runtime, metadata_by_path)
+    ids = catalogue.images.add_batch(rows, encoder.fingerprint, encoder.runtime, metadata_by_path, account)
     return ids[0], known is None
 
 

@@ -29,7 +29,9 @@ from simile.service.openapi.install import document_errors, document_image, docu
 from simile.service.requests.search import read_json
 from simile.service.schemas import search as schemas
 from simile.service.schemas.serializers import make_image_fields
+from simile.service.security.api_keys import Principal
 from simile.service.security.authorization import require_scope
+from simile.store.catalogue.records import UploadAccount
 
 router = APIRouter(prefix=f"{urls.API}/images", tags=["images"])
 
@@ -101,6 +103,7 @@ async def add_image(
     """Add an image (multipart field `file`). After the response it is stored, and the next search finds it.
 
     Safe to repeat: the same bytes are one image, and the response has its id. The field `metadata` holds JSON.
+    A key may upload as many bytes as its quota allows, then 403 `quota-exceeded`: deleting images makes room.
     `if_duplicate` checks the collection for copies: the same bytes, the same pixels, or a near copy that is confirmed
     by its pixels. `reject`: 409, nothing is stored. `link`: returns the existing copy, nothing is stored. `keep`: the
     image is stored, and the response lists the copies.
@@ -118,7 +121,9 @@ async def add_image(
             image_id, is_new = copies[0].image_id, False
             more["duplicate_of"] = image_id
         else:
-            image_id, is_new = add_upload(searcher, data, name=upload.name, metadata=upload.metadata)
+            image_id, is_new = add_upload(
+                searcher, data, name=upload.name, metadata=upload.metadata, account=_get_account(request)
+            )
         response.headers["Location"] = urls.image(image_id)
         response.status_code = 201 if is_new else 200
         fields = make_image_fields(searcher.get_image(image_id), searcher.get_metadata(image_id))
@@ -215,6 +220,13 @@ async def neighbours(
     """Find the images most similar to this one; the image itself is not a hit."""
     query = SearchQuery((image_id,), params=params.to_search_params(), attributes=params.to_attribute_strengths())
     return await run_search(request, searcher, batcher, query, params)
+
+
+def _get_account(request: Request) -> UploadAccount:
+    """Return what an upload counts towards: the key of the request, or all clients without one."""
+    visitor: Principal | None = request.state.visitor
+    default: int = request.app.state.settings.upload_quota
+    return UploadAccount(None, default) if visitor is None else UploadAccount(visitor.key_id, visitor.quota or default)
 
 
 def _make_image_detail(searcher: Searcher, image_id: int) -> schemas.ImageDetailResponse:

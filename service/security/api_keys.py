@@ -38,6 +38,7 @@ class Principal:
     credential_kind: Literal["key", "cookie"]
     key_id: int
     rate: int | None
+    quota: int | None
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Authenticator:
         key, _ = self._valid_keys.get(mark, (None, 0.0))
         if key is None or not key.is_usable(datetime.now(UTC)):
             return None
-        return Principal(key.name, key.scope, credential.kind, key.id, key.rate)
+        return Principal(key.name, key.scope, credential.kind, key.id, key.rate, key.quota)
 
     def is_cached(self, credential: Credential) -> bool:
         """Return whether the credential was valid at its last lookup."""

@@ -23,7 +23,8 @@ from sqlalchemy import (
 )
 
 from simile.core.records import FileStat
-from simile.store.catalogue.records import KnownFile
+from simile.store.catalogue.keys import charge_uploads
+from simile.store.catalogue.records import KnownFile, UploadAccount
 from simile.store.database.tables import DeletionRow, EmbeddingRow, ImageRow, LocationRow
 from simile.store.database.transactions import STREAM_OPTIONS, Repository, split_chunks
 from simile.store.home import Home, translate_write_errors
@@ -87,15 +88,18 @@ class FileRepository(Repository):
             with self.database.begin_write() as (connection, _):
                 connection.execute(_make_update("size", "mtime_ns"), rows)
 
-    def add(self, files: Sequence[tuple[int, FileStat]]) -> int:
+    def add(self, files: Sequence[tuple[int, FileStat]], account: UploadAccount | None = None) -> int:
         """Store (image id, file) pairs, and return how many images were deleted.
 
-        A path of another image now belongs to the new one; an image left without a file is deleted.
+        A path of another image now belongs to the new one; an image left without a file is deleted. New files that are
+        uploads count towards `account`. Raises QuotaExceeded.
         """
         if not files:
             return 0
         with self.database.begin_write() as (connection, change):
-            return delete_orphaned_images(connection, change, assign_paths(connection, files))
+            with charge_uploads(connection, [file for _, file in files], account):
+                candidates = assign_paths(connection, files)
+            return delete_orphaned_images(connection, change, candidates)
 
     def move(self, old_path: str, file: FileStat) -> None:
         """Store that the file at `old_path` is now at `file.path`, which must be unknown."""
@@ -115,6 +119,12 @@ class FileRepository(Repository):
             deleted_count = delete_orphaned_images(connection, change, candidates)
         delete_uploads(self.database.home, paths)
         return deleted_count
+
+    def discard_upload(self, path: str) -> None:
+        """Delete an uploaded file unless it is in the catalogue; no other writer can add it meanwhile."""
+        with self.database.begin_untracked_write() as connection:
+            if connection.scalar(select(LocationRow.id).where(LocationRow.path == path)) is None:
+                delete_uploads(self.database.home, [path])
 
 
 def make_known_file(row: KnownFileRow | Row[str, int, int, int, bool]) -> KnownFile:

@@ -11,8 +11,9 @@ from simile.core.errors import NoSuchImage
 from simile.store.catalogue.embeddings import check_new_vectors, write_embeddings
 from simile.store.catalogue.encoders import get_encoder_record
 from simile.store.catalogue.files import assign_paths, delete_orphaned_images, delete_uploads, read_locations
+from simile.store.catalogue.keys import charge_uploads
 from simile.store.catalogue.metadata import write_file_metadata
-from simile.store.catalogue.records import ImageRecord, ImageSummary, KnownImage, NewImage
+from simile.store.catalogue.records import ImageRecord, ImageSummary, KnownImage, NewImage, UploadAccount
 from simile.store.database.tables import DeletionRow, EmbeddingRow, ImageRow, LocationRow, SegmentRow, StateRow, utc_now
 from simile.store.database.transactions import Repository, split_chunks
 
@@ -37,6 +38,7 @@ class ImageRepository(Repository):
         encoder: str,
         runtime: str,
         metadata: Mapping[str, Mapping[str, str]] | None = None,
+        account: UploadAccount | None = None,
     ) -> list[int]:
         """Store images with their embeddings and metadata in one transaction.
 
@@ -49,12 +51,13 @@ class ImageRepository(Repository):
             encoder: Fingerprint of the encoder that made the embeddings.
             runtime: Name of the runtime that ran the encoder.
             metadata: Metadata of the files, by path.
+            account: What new files count towards, if they are uploads.
 
         Returns:
             The ids of the images.
 
         Raises:
-            NoSuchEncoder, EncoderMismatch, NotFinite: Nothing is stored.
+            NoSuchEncoder, EncoderMismatch, NotFinite, QuotaExceeded: Nothing is stored.
         """
         if not new_images:
             return []
@@ -65,7 +68,8 @@ class ImageRepository(Repository):
             ids = [ids_by_sha[image.sha256] for image in new_images]
             pairs = list(zip(ids, new_images, strict=True))
             write_embeddings(connection, change, encoder_record, runtime, pairs)
-            candidates = assign_paths(connection, [(image_id, image.file) for image_id, image in pairs])
+            with charge_uploads(connection, [image.file for image in new_images], account):
+                candidates = assign_paths(connection, [(image_id, image.file) for image_id, image in pairs])
             delete_orphaned_images(connection, change, candidates)
             if metadata:
                 write_file_metadata(connection, metadata)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from sqlalchemy import delete, exists, func, insert, inspect, literal, select, update
+from sqlalchemy import Connection, delete, exists, func, insert, inspect, literal, select, update
 from sqlalchemy.exc import IntegrityError
 
-from simile.core.errors import BadSetting
+from simile.core.errors import BadSetting, QuotaExceeded
 from simile.core.keys import SCOPES, NewKey, Scope, check_key_name, hash_secret, make_key, make_session_token
-from simile.store.catalogue.records import KeyRecord, RestoredKey
-from simile.store.database.tables import KeyRow, SessionRow, UtcDateTime, utc_now
+from simile.core.records import FileStat
+from simile.store.catalogue.records import KeyRecord, RestoredKey, UploadAccount
+from simile.store.database.tables import KeyRow, LocationRow, SessionRow, UploadRow, UtcDateTime, utc_now
 from simile.store.database.transactions import Repository, read_records
 from simile.store.home import translate_write_errors
 
@@ -36,18 +39,25 @@ class KeyRepository(Repository):
             return bool(connection.scalar(select(exists(select(KeyRow.id)))))
 
     def create(
-        self, name: str, scope: Scope, *, rate: int | None = None, lifetime: timedelta | None = None
+        self,
+        name: str,
+        scope: Scope,
+        *,
+        rate: int | None = None,
+        quota: int | None = None,
+        lifetime: timedelta | None = None,
     ) -> tuple[NewKey, KeyRecord]:
         """Create a key; return it, which is the only place of its secret text, and its record.
 
-        It may make `rate` requests a minute (None: the service's setting), and expires after `lifetime` (None: never).
+        It may make `rate` requests a minute and upload `quota` bytes (None: the service's settings), and expires after
+        `lifetime` (None: never).
         Raises BadSetting if the name is invalid or taken, or the scope is unknown.
         """
         if scope not in SCOPES:
             raise BadSetting(f"There is no scope {scope!r}. Take one of {', '.join(SCOPES)}.")
         key, now = make_key(), utc_now()
         row: dict[str, Any] = {"name": check_key_name(name), "prefix": key.prefix, "sha256": hash_secret(key.text)}
-        row |= {"scope": scope, "rate": rate, "created_at": now}
+        row |= {"scope": scope, "rate": rate, "quota": quota, "created_at": now}
         row["expires_at"] = None if lifetime is None else now + lifetime
         try:
             with self.database.begin_untracked_write() as connection:
@@ -84,6 +94,17 @@ class KeyRepository(Repository):
                     connection.execute(delete(SessionRow).where(SessionRow.key_id == key.id))
                     return key
         raise _make_no_key_error(name)
+
+    def count_uploaded_bytes(self) -> dict[int | None, int]:
+        """Return the bytes of uploaded files by the id of their key; None: uploaded without a key."""
+        with self.database.begin_read() as connection:
+            query = select(UploadRow.key_id, func.sum(UploadRow.size)).group_by(UploadRow.key_id)
+            return {key_id: int(size) for key_id, size in connection.execute(query)}
+
+    def check_quota(self, account: UploadAccount, size: int) -> None:
+        """Check that an account may upload so many bytes more, before the work. Raises QuotaExceeded."""
+        with self.database.begin_read() as connection:
+            _check_quota(connection, account, size)
 
     def end_all(self, *, keep_keys: bool) -> list[RestoredKey]:
         """End all sessions, and revoke all keys unless they are kept; return the keys that were not revoked before.
@@ -138,6 +159,37 @@ class KeyRepository(Repository):
         if self.find_by_session(token) is not None:
             with self.database.home.use_keys_reserve():
                 self.write_untracked(delete(SessionRow).where(SessionRow.sha256 == hash_secret(token)))
+
+
+@contextmanager
+def charge_uploads(connection: Connection, files: Iterable[FileStat], account: UploadAccount | None) -> Iterator[None]:
+    """Count files with new paths towards an account, around the statement that stores them.
+
+    Raises QuotaExceeded at the end; the caller's transaction makes count and check one step.
+    """
+    sizes = {} if account is None else {file.path: file.size for file in files}
+    location = select(LocationRow.id, LocationRow.path).where(LocationRow.path.in_(sizes))
+    known = {path for _, path in connection.execute(location)} if sizes else set()
+    yield
+    rows = [
+        {"location_id": location_id, "key_id": account.key_id, "size": sizes[path]}
+        for location_id, path in (connection.execute(location) if account and sizes.keys() - known else ())
+        if account and path not in known
+    ]
+    if account and rows:
+        connection.execute(insert(UploadRow), rows)
+        _check_quota(connection, account, 0)
+
+
+def _check_quota(connection: Connection, account: UploadAccount, size: int) -> None:
+    if account.quota:
+        query = select(func.coalesce(func.sum(UploadRow.size), 0)).where(UploadRow.key_id == account.key_id)
+        if int(connection.scalar(query) or 0) + size > account.quota:
+            client, setting = ("this key", "`simile keys create --quota`, or ") if account.key_id else ("clients", "")
+            raise QuotaExceeded(
+                f"With this upload, those of {client} would take more than their quota of {account.quota:,} bytes "
+                f"({setting}SIMILE_UPLOAD_QUOTA). Delete images that were uploaded, or ask the operator for more."
+            )
 
 
 def _make_no_key_error(name: str) -> BadSetting:

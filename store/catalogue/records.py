@@ -146,6 +146,7 @@ class KeyRecord:
     sha256: str  # of the key; not secret
     scope: Scope
     rate: int | None  # requests a minute; None for the service's setting
+    quota: int | None  # bytes of its uploads; None for the service's setting
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
@@ -153,6 +154,14 @@ class KeyRecord:
     def is_usable(self, timestamp: datetime) -> bool:
         """Return whether the key is neither revoked nor expired at this time."""
         return self.revoked_at is None and (self.expires_at is None or timestamp < self.expires_at)
+
+
+@dataclass(frozen=True)
+class UploadAccount:
+    """What an upload counts towards: a key, or None for all clients without one; at most `quota` bytes, 0: any."""
+
+    key_id: int | None
+    quota: int
 
 
 @dataclass(frozen=True)

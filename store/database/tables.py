@@ -261,7 +261,10 @@ class JobRow(Base):
 
 
 class KeyRow(Base):
-    """A key of the service. `prefix`: its public part; `rate`: requests a minute, null for the service's setting."""
+    """A key of the service. `prefix`: its public part; `rate`: requests a minute; `quota`: bytes that it may upload.
+
+    Null: the service's setting.
+    """
 
     __tablename__ = "api_keys"
     __table_args__ = (
@@ -275,9 +278,20 @@ class KeyRow(Base):
     sha256: Mapped[str]
     scope: Mapped[str]
     rate: Mapped[int | None]
+    quota: Mapped[int | None] = mapped_column(BigInteger)
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+
+
+class UploadRow(Base):
+    """A file that was added over HTTP, with a key; null: without one. Its size counts towards a quota."""
+
+    __tablename__ = "uploads"
+
+    location_id: Mapped[int] = mapped_column(ForeignKey("locations.id", ondelete="CASCADE"), primary_key=True)
+    key_id: Mapped[int | None] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"))
+    size: Mapped[int] = mapped_column(BigInteger)
 
 
 class SessionRow(Base):

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from simile.core.errors import HomeOutdated
 from simile.core.settings import Settings, load_settings
 from simile.dedup.grouping.findings import load_findings
 from simile.dedup.grouping.groups import make_groups
@@ -31,7 +32,7 @@ HITS = {1: [9, 24, 10], 5: [15, 16, 25], 9: [1, 21, 10]}  # as the previous vers
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """The unpacked home, with its paths changed to this test's folder."""
+    """The unpacked home, with its paths changed to this test's folder, after the upgrade that commands ask for."""
     with tarfile.open(ARCHIVE) as tar:
         tar.extractall(tmp_path, filter="data")
     dump = tmp_path / "home" / "catalogue.sql"
@@ -41,7 +42,11 @@ def settings(tmp_path: Path) -> Settings:
             os.utime(path, ns=(mtime_ns, mtime_ns))
     connection.close()
     dump.unlink()
-    return load_settings(home=tmp_path / "home", device="cpu", workers=1)
+    found = load_settings(home=tmp_path / "home", device="cpu", workers=1)
+    with pytest.raises(HomeOutdated, match="simile status --upgrade"):
+        read_status(found)
+    read_status(found, upgrade=True)
+    return found
 
 
 def test_it_is_whole_and_its_status_can_be_read(settings: Settings) -> None:
