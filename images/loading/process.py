@@ -100,14 +100,17 @@ class ForkServer:
                 start_new_session=True,
             )
 
-    def start_worker(self) -> WorkerProcess:
-        """Start a worker process. Raises WorkersFailed."""
+    def start_worker(self, niceness: int = 0) -> WorkerProcess:
+        """Start a worker process. Raises WorkersFailed, or EOFError when the fork server was closed."""
         with self._lock:
             for _ in range(MAX_FORK_SERVER_STARTS):
                 if self._closed:
                     raise EOFError
                 try:
-                    return self._fork_worker()
+                    worker = self._fork_worker()
+                    if niceness:
+                        os.setpriority(os.PRIO_PROCESS, worker.pid, niceness)
+                    return worker
                 except (OSError, EOFError):
                     self._stop()
                     self._start()

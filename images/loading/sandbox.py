@@ -1,19 +1,22 @@
 """Decode untrusted files in worker processes, so that no file can harm this process or keep it busy.
 
 A worker ends when a file takes too much CPU time or memory, crashes the decoder, or when its client has left. All files
-of one request share a budget (REQUEST_BUDGET).
+of one request share a budget (REQUEST_BUDGET). A file that takes longer than QUICK_CPU_SECONDS is decoded again by one
+of a few workers for such files, so that slow files do not keep the other workers busy.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
+import os
 import pickle
 import queue
+import signal
 import threading
 from collections.abc import Callable
-from contextlib import nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
@@ -27,6 +30,8 @@ _NO_MEMORY = "decoding it needs more memory than a request may use (SIMILE_UPLOA
 CANCEL_POLL_SECONDS = 0.1
 MAX_STARTS = 3  # of a worker for one file: an idle worker may have been killed
 LARGE_PIXELS = 30_000_000  # of these indexed images, one is decoded at a time
+QUICK_CPU_SECONDS = 0.3  # enough for normal images: 25 megapixels take 0.05 (JPEG) to 1.5 seconds
+SLOW_NICENESS = 10  # of the workers for slow files
 
 Result = TypeVar("Result")
 DecodeFunction = Callable[[bytes, str], Result]  # of the bytes of a file and its name
@@ -80,8 +85,51 @@ class _ExpectedError:
     reason: str
 
 
+@dataclass(frozen=True)
+class _LostWorker:
+    """A worker that ended while it worked, with its status as from `os.waitpid`."""
+
+    status: int
+
+    @property
+    def signal(self) -> int:
+        """The number of the signal that ended it, or 0."""
+        return os.WTERMSIG(self.status) if os.WIFSIGNALED(self.status) else 0
+
+
 class WorkCancelled(Exception):
     """The result is not needed any more."""
+
+
+class _IdleWorkers:
+    """Holds workers while they have nothing to do: at most `count`, started when they are needed."""
+
+    def __init__(self, count: int, niceness: int) -> None:
+        self.niceness = niceness
+        self._count = count
+        self._workers: queue.LifoQueue[WorkerProcess | None] = queue.LifoQueue()  # None: not started yet
+        for _ in range(count):
+            self._workers.put(None)
+
+    def acquire(self, has_client_left: Callable[[], bool]) -> WorkerProcess | None:
+        """Wait for a worker; None: start one. Raises WorkCancelled."""
+        while True:
+            try:
+                return self._workers.get(timeout=CANCEL_POLL_SECONDS)
+            except queue.Empty:
+                if has_client_left():
+                    raise WorkCancelled from None
+
+    def release(self, worker: WorkerProcess | None) -> None:
+        """Give a worker back; None if it has ended."""
+        self._workers.put(worker)
+
+    def close(self) -> None:
+        """Wait for all workers and close them."""
+        for worker in [self._workers.get() for _ in range(self._count)]:
+            if worker is not None:
+                worker.close()
+            self._workers.put(None)
 
 
 class DecodeSandbox:
@@ -101,10 +149,9 @@ class DecodeSandbox:
         self._cost, self._limits = cost, limits
         self._fork_server: ForkServer | None = None
         self._lock, self._large_lock = threading.Lock(), threading.Lock()
-        self._idle: queue.LifoQueue[WorkerProcess | None] = queue.LifoQueue()  # None: not started yet
-        self._worker_count, self._numbers = get_worker_count(workers), itertools.count(1)
-        for _ in range(self._worker_count):
-            self._idle.put(None)
+        self._numbers = itertools.count(1)
+        count = get_worker_count(workers)
+        self._quick, self._slow = _IdleWorkers(count, niceness=0), _IdleWorkers((count + 1) // 2, SLOW_NICENESS)
 
     def start(self) -> ForkServer:
         """Start the fork server, if it does not run yet."""
@@ -121,18 +168,23 @@ class DecodeSandbox:
             WorkCancelled: The client has left.
         """
         budget = REQUEST_BUDGET.get() or DecodeBudget(self._cost.cpu_seconds)
-        if budget.cpu_seconds <= 0:
-            raise UnreadableImage(name, "the files before it used the CPU time of the request")
-        cost = WorkCost(self._cost.seconds, self._cost.memory, budget.cpu_seconds)
-        return self._call(function, data, name, cost, budget)
+        return self._call(function, data, name, self._cost, budget)
 
     def run_indexed(self, function: DecodeFunction[Result], data: bytes, name: str, pixel_count: int) -> Result:
         """Call the function for the file of an indexed image, which may cost what indexing may. Raises as `run`."""
         budget = REQUEST_BUDGET.get()
         has_client_left = budget.has_client_left if budget else _never
         cost = WorkCost.for_pixels(self._cost.seconds, self._limits.max_pixels)
-        with self._large_lock if pixel_count > LARGE_PIXELS else nullcontext():
-            return self._call(function, data, name, cost, DecodeBudget(0.0, has_client_left))
+        budget = DecodeBudget(math.inf, has_client_left)
+        if pixel_count <= LARGE_PIXELS:
+            return self._call(function, data, name, cost, budget)
+        while not self._large_lock.acquire(timeout=CANCEL_POLL_SECONDS):
+            if has_client_left():
+                raise WorkCancelled
+        try:
+            return self._call(function, data, name, cost, budget)
+        finally:
+            self._large_lock.release()
 
     def close(self) -> None:
         """End the worker processes, also those that work; their calls fail."""
@@ -140,10 +192,8 @@ class DecodeSandbox:
             if self._fork_server is None:
                 return
             self._fork_server.close()
-            for worker in [self._idle.get() for _ in range(self._worker_count)]:
-                if worker is not None:
-                    worker.close()
-                self._idle.put(None)
+            self._quick.close()
+            self._slow.close()
             self._fork_server = None
 
     def _call(
@@ -152,40 +202,55 @@ class DecodeSandbox:
         """Return the result, and take its CPU time from the budget. Raises as `run`."""
         check_byte_count(len(data), name, self._limits)
         task = pickle.dumps(partial(_call_or_return_error, function))
-        batch = WorkBatch(number=next(self._numbers), task=task, items=[(data, name)], cost=cost)
-        fork_server, worker = self.start(), self._idle.get()
+        for idle, seconds in ((self._quick, QUICK_CPU_SECONDS), (self._slow, math.inf)):
+            result = self._call_in(idle, task, (data, name), replace(cost, cpu_seconds=seconds), budget)
+            needs_more_time = isinstance(result, _LostWorker) and result.signal == signal.SIGPROF
+            if not needs_more_time or budget.cpu_seconds <= 0:
+                break
+        if isinstance(result, _ExpectedError):
+            if issubclass(result.kind, UnreadableImage):
+                raise result.kind(name, result.reason)
+            raise NotFinite(result.reason)
+        if isinstance(result, _LostWorker):
+            raise UnreadableImage(name, get_loss_reason(result.status, cost))
+        if isinstance(result, WorkerLost):  # an unexpected error of the function
+            raise UnreadableImage(name, result.reason)
+        return cast(Result, result)
+
+    def _call_in(
+        self, idle: _IdleWorkers, task: bytes, item: tuple[bytes, str], cost: WorkCost, budget: DecodeBudget
+    ) -> Any:
+        """Return the result of the task for the item, from one of the workers; take its CPU time from the budget."""
+        fork_server, worker = self.start(), idle.acquire(budget.has_client_left)
         try:
+            seconds = min(cost.cpu_seconds, budget.cpu_seconds)
+            if seconds <= 0:
+                raise UnreadableImage(item[1], "the files before it used the CPU time of the request")
+            cost = replace(cost, cpu_seconds=0.0 if math.isinf(seconds) else seconds)
+            batch = WorkBatch(number=next(self._numbers), task=task, items=[item], cost=cost)
             for _ in range(MAX_STARTS):
                 try:
-                    worker = worker or fork_server.start_worker()
+                    worker = worker or fork_server.start_worker(idle.niceness)
                 except EOFError:  # the sandbox was closed meanwhile
                     raise WorkCancelled from None
                 try:
                     result, used = _ask_worker(worker, batch, budget.has_client_left)
-                    break
+                    budget.cpu_seconds -= used
+                    return result
                 except (EOFError, OSError, pickle.UnpicklingError):  # the worker has ended
                     has_begun, ended, worker = worker.read_progress()[0] == batch.number, worker, None
                     status = fork_server.end_worker(ended)
                     if has_begun:
-                        result, used = WorkerLost(get_loss_reason(status, cost)), cost.cpu_seconds
-                        break
-            else:
-                raise WorkersFailed("The processes that decode images end before they begin. Free some memory.")
+                        budget.cpu_seconds -= cost.cpu_seconds
+                        return _LostWorker(status)
+            raise WorkersFailed("The processes that decode images end before they begin. Free some memory.")
         except WorkCancelled:
             if worker is not None:
                 fork_server.end_worker(worker)
             worker = None
             raise
         finally:
-            self._idle.put(worker)
-        budget.cpu_seconds -= used
-        if isinstance(result, _ExpectedError):
-            if issubclass(result.kind, UnreadableImage):
-                raise result.kind(name, result.reason)
-            raise NotFinite(result.reason)
-        if isinstance(result, WorkerLost):
-            raise UnreadableImage(name, result.reason)
-        return cast(Result, result)
+            idle.release(worker)
 
 
 def _ask_worker(worker: WorkerProcess, batch: WorkBatch, has_client_left: Callable[[], bool]) -> tuple[Any, float]:

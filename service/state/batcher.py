@@ -23,7 +23,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from simile.core.errors import SimileError
 from simile.core.settings import Settings
-from simile.images.loading.sandbox import WorkCancelled
+from simile.images.loading.sandbox import REQUEST_BUDGET, WorkCancelled
 from simile.images.loading.worker_pool import get_worker_count
 from simile.search.queries import SearchQuery, SearchResult
 from simile.service.errors import make_timeout_error
@@ -99,7 +99,8 @@ class SearchBatcher:
         self._search_many, self._pool, self._metrics = search_many, pool, metrics
         self._timeout_seconds = settings.answer_seconds
         self._loop = asyncio.get_running_loop()
-        self._decode_executor = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        # A thread for each accepted upload: they wait for worker processes, which are as many as cores.
+        self._decode_executor = ThreadPoolExecutor(settings.queue, thread_name_prefix="decode")
         self._single_executor = ThreadPoolExecutor(threads, thread_name_prefix="single")
         self._batch_queue = BatchQueue(self._process_batch, metrics)
 
@@ -143,6 +144,8 @@ class SearchBatcher:
             self._dispatch(pending)
         else:
             self._batch_queue.begin_decoding()
+            if (budget := REQUEST_BUDGET.get()) is not None:
+                budget.has_client_left = lambda: pending.is_dropped  # decoding ends also when its time is over
             # In the context of the request, which holds its budget for decoding.
             self._decode_executor.submit(copy_context().run, self._decode, pending)
         try:

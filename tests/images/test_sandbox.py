@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
 
 import numpy as np
@@ -90,6 +92,32 @@ def test_the_files_of_a_request_share_its_cpu_time(sandbox: DecodeSandbox) -> No
     assert sandbox.run(burn, b"", "0") >= 0
 
 
+def test_slow_files_leave_workers_for_quick_ones() -> None:
+    sandbox = DecodeSandbox(2, WorkCost(60.0, 600_000_000, 60.0), LIMITS)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            left = threading.Event()
+            token = REQUEST_BUDGET.set(DecodeBudget(60.0, left.is_set))
+            slow = [threads.submit(copy_context().run, sandbox.run, burn, b"", "50") for _ in range(6)]
+            REQUEST_BUDGET.reset(token)
+            while not sandbox._slow._workers.empty() or sandbox._quick._workers.qsize() < 2:
+                time.sleep(0.01)
+            # One of the six is decoded by the worker for slow files, the others wait for it.
+            assert sandbox.run(burn, b"", "0.01") < 0.3
+            assert not any(call.done() for call in slow)
+            left.set()
+            for call in slow:
+                with pytest.raises(WorkCancelled):
+                    call.result()
+    finally:
+        sandbox.close()
+
+
+def test_a_slow_file_is_decoded_within_its_budget(sandbox: DecodeSandbox) -> None:
+    assert sandbox.run(burn, b"", "0.6") >= 0.6
+    assert os.getpriority(os.PRIO_PROCESS, sandbox.run(get_pid, b"", "")) == 0
+
+
 def test_a_file_that_takes_too_much_memory_is_refused(sandbox: DecodeSandbox) -> None:
     assert sandbox.run(allocate, b"", "300_000_000") == 300_000_000
     with pytest.raises(UnreadableImage, match="SIMILE_UPLOAD_MEMORY"):
@@ -120,7 +148,7 @@ def test_closing_ends_a_call_at_once() -> None:
     sandbox.run(get_pid, b"", "x")
     with ThreadPoolExecutor(1) as threads:
         call = threads.submit(sandbox.run, wait, b"", "19")
-        while not sandbox._idle.empty():
+        while not sandbox._quick._workers.empty():
             time.sleep(0.01)
         started = time.monotonic()
         sandbox.close()
