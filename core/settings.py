@@ -87,7 +87,10 @@ class Settings(BaseSettings):
         description="Requests with images that a process accepts at a time; further ones get 503.",
     )
     queue_share: float = Field(
-        0.5, gt=0, le=1, description="Share of SIMILE_QUEUE for one address, except this machine's own; 1: all."
+        0.5,
+        gt=0,
+        le=1,
+        description="Share of SIMILE_QUEUE and of temporary space for one address, except this machine's; 1: all.",
     )
     connections: int = Field(
         512, ge=1, le=100_000, description="Connections that a process keeps open; further ones get 503."

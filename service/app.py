@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -62,12 +64,14 @@ def create_app(settings: Settings, *, preload: bool = False) -> FastAPI:
     state.settings, state.preload, state.metrics = settings, preload, metrics
     state.review_cache, state.map_cache = ReviewCache(), MapCache(settings)
     state.authenticator, state.rate_limiter = Authenticator(settings), RateLimiter()
-    state.upload_limiter = UploadLimiter(settings.queue, settings.queue_share)
+    spool_bytes = shutil.disk_usage(tempfile.gettempdir()).free
+    max_body = settings.max_bytes + FORM_OVERHEAD
+    state.upload_limiter = UploadLimiter(settings.queue, settings.queue_share, spool_bytes, max_body)
     for router in ROUTERS:
         app.include_router(router)
     app.mount(urls.STATIC, StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     # The middleware added last handles a request first.
-    app.add_middleware(BodyLimitMiddleware, settings.max_bytes + FORM_OVERHEAD, settings.upload_seconds, metrics)
+    app.add_middleware(BodyLimitMiddleware, max_body, settings.upload_seconds, metrics)
     app.add_middleware(
         UploadLimitMiddleware,
         state.upload_limiter,

@@ -103,7 +103,7 @@ async def add_image(
     """Add an image (multipart field `file`). After the response it is stored, and the next search finds it.
 
     Safe to repeat: the same bytes are one image, and the response has its id. The field `metadata` holds JSON.
-    A key may upload as many bytes as its quota allows, then 403 `quota-exceeded`: deleting images makes room.
+    403 `quota-exceeded`: the image exceeds the quota of the key; deleting images makes room.
     `if_duplicate` checks the collection for copies: the same bytes, the same pixels, or a near copy that is confirmed
     by its pixels. `reject`: 409, nothing is stored. `link`: returns the existing copy, nothing is stored. `keep`: the
     image is stored, and the response lists the copies.

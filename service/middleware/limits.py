@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -24,30 +25,53 @@ MIN_UPLOAD_BYTES_PER_SECOND = 32 * 1024  # bytes per second: a slower upload is 
 
 
 class UploadLimiter:
-    """Counts concurrent uploads, in total and per address. address_share: share of the capacity for one address."""
+    """Counts concurrent uploads and their bytes, in total and per address.
 
-    def __init__(self, capacity: int, address_share: float = 1.0) -> None:
+    Args:
+        capacity: Number of uploads.
+        address_share: Share of both capacities for one address; one upload is always accepted.
+        byte_capacity: Space for the temporary files of uploads.
+        max_bytes: Largest body: the size of an upload that does not announce its own.
+    """
+
+    def __init__(
+        self, capacity: int, address_share: float = 1.0, byte_capacity: float = math.inf, max_bytes: int = 0
+    ) -> None:
         self.capacity = capacity
+        self.byte_capacity = byte_capacity
+        self.max_bytes = max_bytes
+        self.active_bytes = 0
+        self._max_bytes_per_address = byte_capacity * address_share
+        self._bytes_by_address: Counter[str] = Counter()
         self.active_count = 0
         self.is_draining = False
         self._max_per_address = max(1, int(capacity * address_share))
         self._active_by_address: Counter[str] = Counter()
 
-    def acquire(self, address: str | None) -> None:
-        """Count one more upload; `address` None: counted in total only."""
+    def acquire(self, address: str | None, size: int = 0) -> None:
+        """Count one more upload of `size` bytes; `address` None: counted in total only."""
         self.active_count += 1
+        self.active_bytes += size
         if address is not None:
             self._active_by_address[address] += 1
+            self._bytes_by_address[address] += size
 
-    def release(self, address: str | None) -> None:
+    def release(self, address: str | None, size: int = 0) -> None:
         """Count one upload less."""
         self.active_count -= 1
+        self.active_bytes -= size
         if address is not None:
             self._active_by_address[address] -= 1
+            self._bytes_by_address[address] -= size
             if not self._active_by_address[address]:
-                del self._active_by_address[address]
+                del self._active_by_address[address], self._bytes_by_address[address]
 
-    def get_refusal(self, address: str | None = None) -> ProblemException | None:
+    def get_size(self, scope: Scope) -> int:
+        """Return the bytes that an upload may store: what it announces, else the largest body."""
+        announced = Headers(scope=scope).get("content-length", "")
+        return min(int(announced), self.max_bytes) if announced.isdecimal() and len(announced) <= 18 else self.max_bytes
+
+    def get_refusal(self, address: str | None = None, size: int = 0) -> ProblemException | None:
         """Return the refusal of the next upload; None if it is accepted."""
         if self.is_draining:
             detail = "The service is about to stop. Send it again in a moment."
@@ -58,6 +82,16 @@ class UploadLimiter:
                 "most for one address (SIMILE_QUEUE_SHARE). Wait for a response, then send it again."
             )
             return ProblemException(429, "too-many-at-once", detail, 1)
+        held = 0 if address is None else self._bytes_by_address[address]
+        if held and held + size > self._max_bytes_per_address:
+            detail = (
+                f"Uploads of this address hold {held:,} bytes of the space for temporary files, and may hold "
+                f"{self._max_bytes_per_address:,.0f} (SIMILE_QUEUE_SHARE). Wait for a response, then send it again."
+            )
+            return ProblemException(429, "too-many-at-once", detail, 1)
+        if self.active_bytes and self.active_bytes + size > self.byte_capacity:
+            detail = f"Uploads in progress need the {self.byte_capacity:,.0f} bytes of temporary space. Try again."
+            return ProblemException(503, "too-busy", detail, 1)
         if self.active_count >= self.capacity:
             detail = f"{self.active_count} uploads are in progress or waiting; no more are accepted. Try again."
             return ProblemException(503, "too-busy", detail, 1)
@@ -91,19 +125,20 @@ class UploadLimitMiddleware:
         if scope["type"] != "http" or not has_multipart_body(scope):
             return await self.app(scope, receive, send)
         address = get_client_address(scope) if is_single_client(scope, self.trusted_proxies) else None
-        refusal = self.upload_limiter.get_refusal(address)
+        size = self.upload_limiter.get_size(scope)
+        refusal = self.upload_limiter.get_refusal(address, size)
         if refusal is not None:
             self.metrics.count_refusal(refusal.problem_kind)
             response = make_problem_response(Request(scope), make_problem(refusal))
             if Headers(scope=scope).get("expect"):  # the rest of the body may still arrive: no reuse of the connection
                 response.headers["Connection"] = "close"
             return await response(scope, receive, send)
-        self.upload_limiter.acquire(address)
+        self.upload_limiter.acquire(address, size)
         self.metrics.queue_depth.set(self.upload_limiter.active_count)
         try:
             await self.app(scope, receive, send)
         finally:
-            self.upload_limiter.release(address)
+            self.upload_limiter.release(address, size)
             self.metrics.queue_depth.set(self.upload_limiter.active_count)
 
 

@@ -94,10 +94,12 @@ class Authenticator:
         return hash_secret(credential.secret) in self._valid_keys
 
     async def open_session(self, principal: Principal) -> str:
-        """Open a session for the principal's key and return its token."""
-        return await self._query_catalogue(
+        """Open a session for the principal's key and return its token, which does not count as a guess."""
+        token = await self._query_catalogue(
             lambda catalogue: catalogue.keys.open_session(principal.key_id, SESSION_LIFETIME), default=""
         )
+        await self.authenticate(Credential("cookie", token))
+        return token
 
     async def close_session(self, token: str) -> None:
         """End a session."""

@@ -30,7 +30,7 @@ from simile.service.security.sessions import get_cookie_name, make_sign_in_redir
 
 MAX_HEADER_BYTES = 32 * 1024  # bytes of all headers; browsers send 2 KiB
 MAX_URL_BYTES = 8 * 1024  # bytes of path and query
-MAX_WRONG_KEYS_PER_MINUTE = 20  # a minute, from one address; sign-in has a lower limit (service/web/login.py)
+MAX_WRONG_KEYS_PER_MINUTE = 20  # and 20 wrong cookies, from one address; service/web/login.py limits sign-in
 IMAGE_REQUEST_COST = 0.05  # of a request: a page of hits requests a hundred thumbnails at once
 # What computes more than a search counts as several requests.
 _COSTS = {f"/v1/{name}": cost for name, cost in (("search/batch", 10), ("map", 10), ("morphs", 5), ("traversals", 5))}
@@ -96,17 +96,8 @@ class AccessControlMiddleware:
         if credential is None:
             detail = "This service needs a key: send it as `Authorization: Bearer KEY`."
             raise _make_unauthorized_error("key-needed", detail)
-        guesses = f"guesses of {get_client_address(scope)}"
-        if (
-            credential.kind == "key"
-            and not self.authenticator.is_cached(credential)
-            and self.rate_limiter.get_level(guesses, MAX_WRONG_KEYS_PER_MINUTE) < 1
-        ):
-            raise make_rate_limit_error(60 / MAX_WRONG_KEYS_PER_MINUTE, "wrong keys")
-        visitor = await self.authenticator.authenticate(credential)
+        visitor = await authenticate_once(self.authenticator, self.rate_limiter, scope, credential)
         if visitor is None:
-            if credential.kind == "key":
-                self.rate_limiter.take(guesses, MAX_WRONG_KEYS_PER_MINUTE)
             detail = "This key is unknown, expired or revoked. Ask the operator for another: `simile keys create`."
             raise _make_unauthorized_error("key-refused", detail)
         return visitor
@@ -190,6 +181,23 @@ class StreamRevocationGuard:
                 await self._send({"type": "http.response.body", "body": b"", "more_body": False})
                 raise OSError("The key was revoked while events were sent.")
         await self._send(message)
+
+
+async def authenticate_once(
+    authenticator: Authenticator, rate_limiter: RateLimiter, scope: Scope, credential: Credential
+) -> Principal | None:
+    """Return the principal of a credential; None for a wrong one, which counts as a guess of the address.
+
+    Raises a 429 without a lookup after too many guesses, but never for a credential that was valid before.
+    """
+    guesses = f"{credential.kind} guesses of {get_client_address(scope)}"
+    is_guess = not authenticator.is_cached(credential)
+    if is_guess and rate_limiter.get_level(guesses, MAX_WRONG_KEYS_PER_MINUTE) < 1:
+        raise make_rate_limit_error(60 / MAX_WRONG_KEYS_PER_MINUTE, "wrong keys")
+    visitor = await authenticator.authenticate(credential)
+    if visitor is None:
+        rate_limiter.take(guesses, MAX_WRONG_KEYS_PER_MINUTE)
+    return visitor
 
 
 def require_scope(request: Request, scope: KeyScope) -> None:

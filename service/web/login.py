@@ -15,7 +15,7 @@ from simile.service.errors import ProblemDetails, ProblemException, make_problem
 from simile.service.requests.search import open_form
 from simile.service.security import sessions
 from simile.service.security.api_keys import SESSION_LIFETIME, Authenticator, Credential
-from simile.service.security.authorization import RateLimiter, make_rate_limit_error
+from simile.service.security.authorization import RateLimiter, authenticate_once, make_rate_limit_error
 from simile.service.security.proxies import get_client_address
 from simile.service.web.rendering import render_page
 
@@ -53,8 +53,9 @@ async def sign_in(request: Request) -> Response:
 async def sign_out(request: Request) -> Response:
     """End the session; copies of its cookie become invalid, too."""
     token = request.cookies.get(sessions.get_cookie_name(request.scope))
-    if token:
-        await _get_authenticator(request).close_session(token)
+    authenticator, limiter = _get_authenticator(request), cast(RateLimiter, request.app.state.rate_limiter)
+    if token and await authenticate_once(authenticator, limiter, request.scope, Credential("cookie", token)):
+        await authenticator.close_session(token)
     response = RedirectResponse(urls.SIGN_IN, 303)
     sessions.delete_session_cookie(request, response)
     return _disable_caching(response)

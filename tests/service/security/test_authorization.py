@@ -34,6 +34,7 @@ from simile.service.security.sessions import get_local_url
 from simile.service.server.server import check_binding
 from simile.service.web.login import MAX_SIGN_IN_ATTEMPTS
 from simile.store.catalogue.catalogue import Catalogue
+from simile.store.catalogue.keys import KeyRepository
 from simile.store.database import schema
 from simile.store.home import Home
 
@@ -612,6 +613,32 @@ def test_guessing_keys_ends_soon_and_costs_those_nothing_who_have_one(client: Te
     assert guesses == [401] * MAX_WRONG_KEYS_PER_MINUTE + [429] * 5
     time.sleep(0.6)  # what is known of a good key has to be asked again
     assert client.get("/v1/secrets", headers=bearer(keys["search"])).status_code == 404
+
+
+def test_guessing_cookies_ends_soon_and_is_not_looked_up(
+    client: TestClient, keys: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign_in(frozen(client), keys["search"])
+    good, lookups = {"Cookie": f"{SESSION_COOKIE}={client.cookies[SESSION_COOKIE]}"}, []
+    client.cookies.clear()
+    find = KeyRepository.find_by_session
+    monkeypatch.setattr(KeyRepository, "find_by_session", lambda *given: lookups.append(given) or find(*given))
+
+    def ask(method: str, path: str, number: int) -> int:
+        return int(client.request(method, path, headers={"Cookie": f"{SESSION_COOKIE}=guess {number}"}).status_code)
+
+    guesses = [ask("GET", "/v1/secrets", number) for number in range(MAX_WRONG_KEYS_PER_MINUTE + 5)]
+    assert guesses == [401] * MAX_WRONG_KEYS_PER_MINUTE + [429] * 5
+    assert ask("POST", "/signout", 0) == 429 and len(lookups) == MAX_WRONG_KEYS_PER_MINUTE
+    assert client.get("/v1/secrets", headers=bearer(keys["search"])).status_code == 404
+    assert client.get("/v1/secrets", headers=good).status_code == 404
+
+
+def test_requests_without_a_key_do_not_reach_the_catalogue(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client.app.state.authenticator, "_clock", lambda: 0.0)  # type: ignore[attr-defined]
+    assert client.get("/v1/secrets").status_code == 401
+    monkeypatch.setattr(client.app.state.authenticator, "_query_catalogue", None)  # type: ignore[attr-defined]
+    assert {client.get("/v1/secrets").status_code for _ in range(50)} == {401}
 
 
 def test_signing_in_is_measured_more_strictly(client: TestClient, keys: dict[str, str]) -> None:
