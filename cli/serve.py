@@ -80,7 +80,7 @@ def _run_server(settings: Settings, verbose: bool) -> None:
     from simile.service.server import server
 
     server.check_binding(settings)
-    configure_logging(verbose, settings.log == "json")
+    configure_logging(verbose, settings.log == "json", queued=True)
     listener = _bind_socket(settings.host, settings.port)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     output.note(f"simile is running at http://{host}:{listener.getsockname()[1]}  (Ctrl-C stops it)")

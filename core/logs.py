@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import queue
 import sys
+import threading
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+MAX_QUEUED_LINES = 10_000
+FLUSH_SECONDS = 2.0  # at the end of a process
 _NOISY_LOGGERS = ("PIL", "faiss", "torch", "alembic", "httpx2", "httpcore2", "asyncio", "python_multipart")
 
 
@@ -17,6 +23,58 @@ class _CurrentStderrHandler(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
         super().emit(record)
+
+
+class QueuedStderrHandler(logging.Handler):
+    """Write to stderr in a thread, so that a program that does not read it cannot stop the caller.
+
+    While MAX_QUEUED_LINES wait, further lines are lost; the next line that is written says how many.
+    """
+
+    def __init__(self, descriptor: int = 2) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._lines: queue.Queue[str] = queue.Queue(MAX_QUEUED_LINES)
+        self._lost_count = 0
+        self._process_id = os.getpid()
+        threading.Thread(target=self._write_lines, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Format the record and queue its line."""
+        try:
+            line = self.format(record)
+        except Exception:  # noqa: BLE001  # as the handlers of logging: a bad message must not end a request
+            self.handleError(record)
+            return
+        if os.getpid() != self._process_id:  # a forked process, without the thread
+            self._write(line)
+            return
+        try:
+            self._lines.put_nowait(line)
+        except queue.Full:
+            self._lost_count += 1  # under the handler's lock
+
+    def flush(self) -> None:
+        """Wait until all lines are written, at most FLUSH_SECONDS."""
+        with self._lines.all_tasks_done:
+            self._lines.all_tasks_done.wait_for(lambda: not self._lines.unfinished_tasks, FLUSH_SECONDS)
+
+    def _write_lines(self) -> None:
+        while True:
+            self._write(self._lines.get())
+            with self.lock or nullcontext():
+                lost_count, self._lost_count = self._lost_count, 0
+            if lost_count:
+                text = "%d lines of the log were lost, because stderr was not read."
+                record = logging.LogRecord(__name__, logging.WARNING, "", 0, text, (lost_count,), None)
+                self._write(self.format(record))
+            self._lines.task_done()
+
+    def _write(self, line: str) -> None:
+        data = f"{line}\n".encode("utf-8", "backslashreplace")
+        with suppress(OSError):
+            while data:
+                data = data[os.write(self._descriptor, data) :]
 
 
 # Control characters (C0, DEL, C1): line ends fake another log line, ESC and BEL are commands for a terminal.
@@ -53,16 +111,19 @@ class JsonLinesFormatter(logging.Formatter):
         return json.dumps(document, ensure_ascii=True, default=str)
 
 
-def configure_logging(verbose: bool = False, json_lines: bool = False) -> None:
+def configure_logging(verbose: bool = False, json_lines: bool = False, *, queued: bool = False) -> None:
     """Log to stderr. May be called again.
 
     Args:
         verbose: Log DEBUG and above instead of INFO and above.
         json_lines: Write one JSON object a line instead of text.
+        queued: Write in a thread that may lose lines, for a service.
     """
-    handler = _CurrentStderrHandler()
+    handler: logging.Handler = QueuedStderrHandler() if queued else _CurrentStderrHandler()
     text_formatter = SingleLineFormatter("%(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JsonLinesFormatter() if json_lines else text_formatter)
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=json_lines)
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=json_lines or queued
+    )
     for noisy in _NOISY_LOGGERS:
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -99,7 +99,7 @@ class SearchBatcher:
         self._search_many, self._pool, self._metrics = search_many, pool, metrics
         self._timeout_seconds = settings.answer_seconds
         self._loop = asyncio.get_running_loop()
-        # A thread for each accepted upload: they wait for worker processes, which are as many as cores.
+        # A thread for each accepted upload: they wait for worker processes, one for each core.
         self._decode_executor = ThreadPoolExecutor(settings.queue, thread_name_prefix="decode")
         self._single_executor = ThreadPoolExecutor(threads, thread_name_prefix="single")
         self._batch_queue = BatchQueue(self._process_batch, metrics)
