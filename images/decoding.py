@@ -42,6 +42,8 @@ from simile.images.fast_decoders import register_fast_decoders
 from simile.images.formats import DEFAULT_LIMITS, FORMATS, Limits, Pixels, check_byte_count, has_image_signature
 from simile.images.structure import check_structure
 
+COPIED_PIXELS = 2_000_000  # of a large image at a time
+
 # Pillow's own guard is one number for the whole process, and it only warns up to twice that number. Here each
 # call brings its limit, and the header is checked before any pixel is decoded (_check_pixel_count).
 Image.MAX_IMAGE_PIXELS = None
@@ -135,7 +137,7 @@ def _decode_first_frame(
         # Decode, convert to RGB and turn upright.
         im.load()
         orientation = _read_orientation(im)
-        pixels = _apply_orientation(np.array(_to_rgb(im, name, background)), orientation)
+        pixels = _apply_orientation(_to_array(_to_rgb(im, name, background)), orientation)
         format = "jpeg" if im.format == "MPO" else str(im.format).lower()
     height, width = pixels.shape[:2]
     if is_reduced:  # report the size of the original, upright
@@ -209,6 +211,17 @@ def _to_rgb(im: Image.Image, name: str | Path, background: str) -> Image.Image:
     canvas = Image.new("RGB", im.size, background)
     canvas.paste(rgba, mask=rgba.getchannel("A"))
     return canvas
+
+
+def _to_array(im: Image.Image) -> Pixels:
+    """Return the pixels of an RGB image. A large one is copied in parts, because np.array() holds it twice."""
+    rows = max(1, COPIED_PIXELS // im.width)
+    if im.height <= rows:
+        return np.array(im)
+    pixels = np.empty((im.height, im.width, 3), np.uint8)
+    for top in range(0, im.height, rows):
+        pixels[top : top + rows] = np.asarray(im.crop((0, top, im.width, min(top + rows, im.height))))
+    return pixels
 
 
 def _scale_to_uint8(values: NDArray[Any], im: Image.Image, name: str | Path) -> Pixels:

@@ -68,7 +68,8 @@ def list_descendants(pid: int) -> list[int]:
     while waiting:
         found.append(waiting.pop())
         with suppress(OSError):
-            waiting += map(int, Path(f"/proc/{found[-1]}/task/{found[-1]}/children").read_text().split())
+            for thread in Path(f"/proc/{found[-1]}/task").iterdir():  # each has the children that it started
+                waiting += map(int, (thread / "children").read_text().split())
     return found
 
 

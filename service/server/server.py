@@ -20,6 +20,7 @@ from fastapi import FastAPI
 
 from simile.core.errors import BadSetting
 from simile.core.hosts import is_loopback
+from simile.core.malloc import return_freed_memory
 from simile.core.settings import Settings
 from simile.service.app import create_app
 from simile.service.middleware.limits import UploadLimiter
@@ -76,6 +77,7 @@ def make_server(settings: Settings, *, preload: bool = True, header_seconds: flo
 
 def serve(settings: Settings, listener: socket.socket) -> None:
     """Serve until SIGTERM or Ctrl-C; returns after the responses to all accepted requests."""
+    return_freed_memory()
     server = make_server(settings)
     registry = server.app.state.metrics.registry
     with listener, serve_metrics(settings, registry), suppress_final_signal():

@@ -6,6 +6,7 @@ import io
 import os
 import socket
 import struct
+import tracemalloc
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -182,6 +183,18 @@ def test_orientation_beyond_eight_is_ignored() -> None:
     assert np.array_equal(
         decode_image(saved(Image.fromarray(gradient()), "PNG", exif=exif), name="x").pixels, gradient()
     )
+
+
+def test_a_large_image_is_not_held_twice() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3001, 4003, 3), np.uint8)
+    data = b"P6\n4003 3001\n255\n" + pixels.tobytes()
+    tracemalloc.start()
+    try:
+        decoded = decode_image(data, name="x").pixels
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.5 * pixels.nbytes and np.array_equal(decoded, pixels)
 
 
 @pytest.mark.parametrize(("orientation", "size"), [(1, (1600, 1200)), (6, (1200, 1600))])
