@@ -16,26 +16,19 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
-from fastapi import FastAPI
-from PIL import Image
-from starlette.testclient import TestClient
 
-from simile.core.settings import Settings, load_settings
-from simile.dedup.records import CurvePoint
-from simile.indexer.pipeline.job import IndexRequest, index
-from simile.indexer.training.train import TrainingRequest, train_on_sources
-from simile.models.demo_datasets import write_digits
-from simile.search.encoder_registry import find_encoder, register_encoder
-from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.records import DuplicateRecord
-from simile.store.database import schema
-from simile.store.home import Home
 from tests.support import forking
-from tests.support.dedup_records import make_calibration, record_dedup_run
+
+if TYPE_CHECKING:  # the process that only hands tests to the workers imports nothing of the product: 5 s
+    from fastapi import FastAPI
+    from starlette.testclient import TestClient
+
+    from simile.core.settings import Settings
+    from simile.store.catalogue.catalogue import Catalogue
+    from simile.store.home import Home
 
 COUNT = 120
 running = ExitStack()
@@ -62,6 +55,8 @@ def _real_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 @pytest.fixture(scope="session", autouse=True)
 def _routes_are_analysed_once() -> Iterator[None]:
     """Every app of a run shares what FastAPI makes of the routes, which are the same for all: 0.2 s for each app."""
+    from fastapi import FastAPI
+
     analysed: dict[int, Any] = {}
     include = FastAPI.include_router
 
@@ -108,12 +103,17 @@ def _made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Calla
 
 @pytest.fixture(scope="session")
 def _all_digits(_made_once: Callable[..., Path]) -> Path:
+    from simile.models.demo_datasets import write_digits
+
     return _made_once("digits", write_digits)
 
 
 @pytest.fixture(scope="session")
 def _trained(_made_once: Callable[..., Path], _all_digits: Path) -> tuple[Path, Path]:
     """A home with an indexed folder of 120 digits and a quickly trained encoder with 16 latent dimensions."""
+    from simile.core.settings import load_settings
+    from simile.indexer.pipeline.job import IndexRequest, index
+    from simile.indexer.training.train import TrainingRequest, train_on_sources
 
     def fill(root: Path) -> None:
         copy_some(_all_digits, root / "photos", COUNT)
@@ -132,11 +132,18 @@ def _trained(_made_once: Callable[..., Path], _all_digits: Path) -> tuple[Path, 
 
 @pytest.fixture(scope="session")
 def _empty_home(_made_once: Callable[..., Path]) -> Path:
+    from simile.store.database import schema
+    from simile.store.home import Home
+
     return _made_once("empty", lambda root: schema.upgrade_schema(Home(root)))
 
 
 @pytest.fixture(scope="session")
 def _trained_home(_made_once: Callable[..., Path], _trained: tuple[Path, Path], _empty_home: Path) -> Path:
+    from simile.search.encoder_registry import find_encoder, register_encoder
+    from simile.store.catalogue.catalogue import Catalogue
+    from simile.store.home import Home
+
     def fill(root: Path) -> None:
         home = Home(Path(shutil.copytree(_empty_home, root, dirs_exist_ok=True)))
         shutil.copytree(_trained[0] / "encoders", home.encoders, dirs_exist_ok=True)
@@ -156,6 +163,8 @@ def digits(tmp_path: Path, _all_digits: Path) -> Path:
 
 def own_settings(template: Path, home: Path) -> Settings:
     """Settings of a copy of a home."""
+    from simile.core.settings import load_settings
+
     shutil.copytree(template, home)
     return load_settings(home=home, workers=2, device="cpu", allowed_hosts="testserver")
 
@@ -188,6 +197,8 @@ def shared_client(shared_home: Settings) -> Iterator[TestClient]:
 
 def app_client(settings: Settings) -> TestClient:
     """A client of a service in this process; an error of the service is an answer with status 500."""
+    from starlette.testclient import TestClient
+
     from simile.service.app import create_app
 
     return TestClient(create_app(settings), raise_server_exceptions=False)
@@ -232,6 +243,8 @@ def trained_home(tmp_path: Path, _trained_home: Path) -> Settings:
 @pytest.fixture
 def home(tmp_path: Path, _empty_home: Path) -> Home:
     """An empty home with a current catalogue."""
+    from simile.store.home import Home
+
     return Home(Path(shutil.copytree(_empty_home, tmp_path / "home")))
 
 
@@ -263,6 +276,10 @@ class Copies:
 
 @pytest.fixture(scope="session")
 def _copies(_made_once: Callable[..., Path], _trained_home: Path) -> Path:
+    from simile.indexer.pipeline.job import IndexRequest, index
+    from simile.store.catalogue.catalogue import Catalogue
+    from simile.store.home import Home
+
     def fill(root: Path) -> None:
         write_copies(root / "photos")
         settings = own_settings(_trained_home, root / "home")
@@ -297,6 +314,10 @@ def shared_copies(tmp_path_factory: pytest.TempPathFactory, _copies: Path) -> Co
 
 def record_copies(catalogue: Catalogue, ids: dict[str, int]) -> None:
     """Stores what a run would have found in the images of the fixture `copies`."""
+    from simile.dedup.records import CurvePoint
+    from simile.store.catalogue.records import DuplicateRecord
+    from tests.support.dedup_records import make_calibration, record_dedup_run
+
     near = [(f"camera/{n:02}.png", f"phone/{n:02}.jpg", "near", 0.1 + n / 100) for n in range(10)]
     near += [("camera/00.png", "phone/00 again.jpg", "near", 0.3), ("phone/00.jpg", "phone/00 again.jpg", "near", 0.2)]
     same = [(f"camera/{n}.png", f"scans/{n}.bmp", "pixels", 0.0) for n in (20, 21)]
@@ -313,6 +334,9 @@ def record_copies(catalogue: Catalogue, ids: dict[str, int]) -> None:
 
 def write_copies(photos: Path) -> None:
     """The images of the fixture `copies`."""
+    import numpy as np
+    from PIL import Image
+
     for folder in ("camera", "phone", "scans", "backup"):
         (photos / folder).mkdir(parents=True)
     for n in (*range(10), 20, 21, 30, 31):
