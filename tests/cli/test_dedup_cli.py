@@ -265,7 +265,10 @@ def test_help_shows_the_defaults() -> None:
 def test_a_run_finds_what_was_wrapped_anew_and_says_how_sure_it_is(indexed: Settings, photos: Path) -> None:
     with Image.open(photos / "train/odd/001.png") as picture:
         picture.save(photos / "test/even/wrapped.webp", lossless=True)
-    index(indexed, [photos], IndexRequest())
+    for path in photos.rglob("[0-9]*.png"):
+        if int(path.stem) >= 40:
+            path.unlink()  # each image that is left is distorted in many ways
+    index(indexed, [photos], IndexRequest(prune=True))
     body = asked(indexed, "--precision", "0.9", "--seed", "1")
     assert body["run_id"] is not None and body["precision"] == 0.9
     assert len(body["calibration"]["curve"]) > 1

@@ -71,29 +71,37 @@ def opened(browser: Any, address: str, *, expected: Sequence[str] = (), **contex
     assert failed == []
 
 
-def violations(page: Any, *rules: str) -> list[tuple[str, list[str]]]:
-    """What axe finds on a page by these rules, or by all: the rule and the elements."""
+def violations(page: Any, *rules: str, beside: str = "") -> list[tuple[str, list[str]]]:
+    """What axe finds on a page by these rules, or by all: the rule and the elements.
+
+    beside: a selector of elements that it leaves out, with what is in them.
+    """
     axe = pytest.importorskip("axe_playwright_python.base", reason="needs axe-playwright-python")
     if not page.evaluate("() => 'axe' in window"):
         page.evaluate(axe.AXE_SCRIPT)
     options: dict[str, Any] = {"resultTypes": ["violations"]} | ({"runOnly": rules} if rules else {})
-    found = page.evaluate("options => axe.run(options).then((all) => all.violations)", options)
+    context = {"exclude": [[beside]]} if beside else {"include": [["html"]]}
+    found = page.evaluate("given => axe.run(...given).then((all) => all.violations)", [context, options])
     return [(one["id"], [node["html"] for node in one["nodes"]]) for one in found]
 
 
-def layout_problems(page: Any) -> list[tuple[str, list[str]]]:
+def layout_problems(page: Any, alike: str = "") -> list[tuple[str, list[str]]]:
     """What is wrong with a page at the size of a desk and of a phone: what axe finds, and scrolling sideways.
 
-    All rules at both sizes, contrast in light and dark. The page stays as on a phone, which a browser can't undo.
+    All rules at both sizes, contrast in light and dark. The page stays as on a phone until it goes to an address.
+
+    alike: a selector of elements of which the page has many more of the same making; axe looks at them once.
     """
     page.emulate_media(color_scheme="light", reduced_motion="reduce")
     found = [*violations(page), *scrolls_sideways(page, DESK["width"])]
     page.emulate_media(color_scheme="dark")
-    found += violations(page, "color-contrast")
+    found += violations(page, "color-contrast", beside=alike)
     devtools = page.context.new_cdp_session(page)
     devtools.send("Emulation.setDeviceMetricsOverride", PHONE | {"deviceScaleFactor": 1, "mobile": True})
     devtools.send("Emulation.setTouchEmulationEnabled", {"enabled": True})
-    return [*found, *violations(page), *scrolls_sideways(page, PHONE["width"])]
+    found += [*violations(page, beside=alike), *scrolls_sideways(page, PHONE["width"])]
+    devtools.detach()
+    return found
 
 
 def scrolls_sideways(page: Any, width: int) -> list[tuple[str, list[str]]]:

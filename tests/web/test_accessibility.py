@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +29,12 @@ def bad_upload(page: Any, photos: Path) -> None:
 
 
 def filters(page: Any, photos: Path) -> None:
-    page.goto("/?image_id=1&min_width=2&where=class!=" + "long" * 30)
+    page.goto("/?image_id=1&limit=8&min_width=2&where=class!=" + "long" * 30)
     page.locator(".filters summary").click()
 
 
 def sheet(page: Any, photos: Path) -> None:
-    page.goto("/?image_id=1#picture-2")
+    page.goto("/?image_id=1&limit=8#picture-2")
     page.locator("dialog.sheet[open] .strip img").first.wait_for()
     page.locator(".metadata summary").click()
     page.locator(".delete summary").click()
@@ -59,8 +58,8 @@ def keys(page: Any, photos: Path) -> None:
 
 PAGES: dict[str, Callable[[Any, Path], None]] = {
     "start": goes_to("/"),
-    "results": goes_to("/?image_id=1"),
-    "likes": goes_to("/?positive_id=1&positive_id=2&negative_id=3"),
+    "results": goes_to("/?image_id=1&limit=8"),
+    "likes": goes_to("/?positive_id=1&positive_id=2&negative_id=3&limit=8"),
     "nothing found": goes_to("/?image_id=1&min_width=5000"),
     "upload": upload,
     "bad upload": bad_upload,
@@ -82,13 +81,11 @@ def test_axe_finds_nothing_and_nothing_scrolls_sideways(browser: Any, copies: Co
     found = {}
     settings = copies.settings.model_copy(update={"roots": f"photos={copies.photos}"})
     look = {"viewport": DESK, "reduced_motion": "reduce"}
-    with serving(settings) as address, opened(browser, address, expected=["status of 4"], **look) as first:
+    with serving(settings) as address, opened(browser, address, expected=["status of 4"], **look) as page:
         for name, go in PAGES.items():
-            with closing(first.context.new_page()) as page:
-                go(page, copies.photos)
-                page.wait_for_load_state("networkidle")
-                if problems := layout_problems(page):
-                    found[name] = problems
+            go(page, copies.photos)
+            if problems := layout_problems(page):
+                found[name] = problems
     assert not found
 
 

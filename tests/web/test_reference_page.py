@@ -8,6 +8,8 @@ from fastapi.testclient import TestClient
 
 from tests.support.browser import DESK, layout_problems, opened
 
+MORE_OPERATIONS = ".operation:not(#post-v1-search):nth-of-type(n + 6)"
+
 
 def test_every_operation_parameter_and_example_is_there(shared_client: TestClient) -> None:
     page = shared_client.get("/docs")
@@ -30,4 +32,4 @@ def test_it_is_read_in_a_browser_without_a_script(browser: Any, shared_address: 
         card = page.locator("#post-v1-search")
         card.locator("summary").first.click()
         card.get_by_text("certainty", exact=True).first.wait_for()
-        assert layout_problems(page) == []
+        assert layout_problems(page, alike=MORE_OPERATIONS) == []
