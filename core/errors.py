@@ -164,5 +164,9 @@ class HomeNotWritable(HomeError):
     """No space left, or no permission to write."""
 
 
+class WorkersFailed(SimileError):
+    """The worker processes that decode images can't be started, or end before they begin to work."""
+
+
 class DownloadFailed(SimileError):
     """A dataset could not be fetched."""

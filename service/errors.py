@@ -45,12 +45,22 @@ _ERRORS_BY_STATUS: dict[int, tuple[type[SimileError], ...]] = {
     ),
     500: (errors.SimileError,),
     503: (
-        *(errors.NoSuchEncoder, errors.BeingComputed, errors.CheckpointDamaged, errors.IndexDamaged),
+        *(
+            errors.NoSuchEncoder,
+            errors.WorkersFailed,
+            errors.BeingComputed,
+            errors.CheckpointDamaged,
+            errors.IndexDamaged,
+        ),
         *(errors.HomeError, errors.HomeBusy, errors.HomeOutdated, errors.HomeTooNew, errors.HomeNotWritable),
     ),
 }
 STATUS_BY_ERROR = {kind: status for status, kinds in _ERRORS_BY_STATUS.items() for kind in kinds}
-_RETRY_AFTER: dict[type[SimileError], str] = {errors.HomeBusy: "5", errors.BeingComputed: "2"}  # seconds
+_RETRY_AFTER: dict[type[SimileError], str] = {  # seconds
+    errors.HomeBusy: "5",
+    errors.WorkersFailed: "5",
+    errors.BeingComputed: "2",
+}
 
 
 @dataclass(frozen=True)

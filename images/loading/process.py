@@ -11,14 +11,19 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from typing import Any
 
+from simile.core.errors import WorkersFailed
 from simile.images.loading.fork_server import PROGRESS_BYTES, READY_MESSAGE, WorkBatch, receive_message, send_message
 
 log = logging.getLogger(__name__)
 
 FORK_SERVER_START_SECONDS = 120.0  # imports are slow on a machine under heavy load
 FORK_SERVER_STOP_SECONDS = 5.0
+_START_ERROR = (
+    "The processes that decode images can't be started ({}). Free memory or end other processes, then try again."
+)
 MAX_FORK_SERVER_STARTS = 3  # starts of the fork server for one worker
 # The fork server's program. `-c` and not `-m`: the main module of this process (a user's script) must not run again.
 # It imports what decodes so that workers need no imports after the fork, which would take the CPU time of an item.
@@ -27,10 +32,6 @@ _FORK_SERVER_CODE = (
     "import simile.images.privacy.strip; import simile.images.rendering.sheets; "
     "from simile.images.loading.fork_server import run_fork_server; run_fork_server(0)"
 )
-
-
-class WorkersFailed(RuntimeError):
-    """The worker processes can't be started, or end before they begin to work."""
 
 
 class WorkerProcess:
@@ -72,7 +73,7 @@ class WorkerProcess:
 
 
 class ForkServer:
-    """The parent's side of the fork server. Starts at once, and again if it is killed."""
+    """The parent's side of the fork server. Starts at once, and again if it is killed or could not start."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -85,13 +86,21 @@ class ForkServer:
         return self._process.pid
 
     def _start(self) -> None:
-        self._control, child_end = socket.socketpair()
-        self._ready = False
+        """Start its process. Raises WorkersFailed."""
+        try:
+            self._control, child_end = socket.socketpair()
+            self._ready = False
+            self._process = self._spawn(child_end)
+        except OSError as error:  # the system has no more processes, descriptors or memory
+            raise WorkersFailed(_START_ERROR.format(error.strerror or "unknown")) from error
+
+    def _spawn(self, child_end: socket.socket) -> subprocess.Popen[bytes]:
         # One thread in each library, because there is one process per core. A session of its own, so that Ctrl-C in
         # the terminal reaches only the job.
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        with child_end:
-            self._process = subprocess.Popen(
+        with child_end, ExitStack() as on_error:
+            on_error.callback(self._control.close)
+            process = subprocess.Popen(
                 [sys.executable, "-c", _FORK_SERVER_CODE.format(path=sys.path)],
                 stdin=child_end.fileno(),
                 stdout=subprocess.DEVNULL,
@@ -99,6 +108,8 @@ class ForkServer:
                 env=environment,
                 start_new_session=True,
             )
+            on_error.pop_all()
+            return process
 
     def start_worker(self, niceness: int = 0) -> WorkerProcess:
         """Start a worker process. Raises WorkersFailed, or EOFError when the fork server was closed."""
@@ -114,7 +125,7 @@ class ForkServer:
                 except (OSError, EOFError):
                     self._stop()
                     self._start()
-        raise WorkersFailed("The processes that decode images can't be started. Run with --verbose to see why.")
+        raise WorkersFailed(_START_ERROR.format("they end while they start; --verbose shows why"))
 
     def end_worker(self, worker: WorkerProcess) -> int:
         """End the worker; return its status as from `os.waitpid`."""
@@ -168,7 +179,7 @@ class ForkServer:
     def _stop(self) -> None:
         """Close the control socket: the fork server then ends its workers and itself; kill it if it does not."""
         self._control.close()
-        if not _wait_for_exit(self._process.pid, FORK_SERVER_STOP_SECONDS):
+        if self._process.poll() is None and not _wait_for_exit(self._process.pid, FORK_SERVER_STOP_SECONDS):
             self._process.kill()
         self._process.wait()
 

@@ -20,10 +20,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
-from simile.core.errors import NotFinite, UnreadableImage
+from simile.core.errors import NotFinite, UnreadableImage, WorkersFailed
 from simile.images.formats import Limits, check_byte_count
 from simile.images.loading.fork_server import WorkBatch, WorkCost, WorkerLost
-from simile.images.loading.process import ForkServer, WorkerProcess, WorkersFailed
+from simile.images.loading.process import ForkServer, WorkerProcess
 from simile.images.loading.worker_pool import get_loss_reason, get_worker_count
 
 _NO_MEMORY = "decoding it needs more memory than a request may use (SIMILE_UPLOAD_MEMORY)"
@@ -154,7 +154,7 @@ class DecodeSandbox:
         self._quick, self._slow = _IdleWorkers(count, niceness=0), _IdleWorkers((count + 1) // 2, SLOW_NICENESS)
 
     def start(self) -> ForkServer:
-        """Start the fork server, if it does not run yet."""
+        """Start the fork server, if it does not run yet. Raises WorkersFailed."""
         with self._lock:
             if self._fork_server is None:
                 self._fork_server = ForkServer()
@@ -166,6 +166,7 @@ class DecodeSandbox:
         Raises:
             UnreadableImage: Also if the file, or the files of the request, cost too much.
             WorkCancelled: The client has left.
+            WorkersFailed: No worker can be started.
         """
         budget = REQUEST_BUDGET.get() or DecodeBudget(self._cost.cpu_seconds)
         return self._call(function, data, name, self._cost, budget)

@@ -21,8 +21,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
+from simile.core.errors import WorkersFailed
 from simile.images.loading.fork_server import WorkBatch, WorkCost, WorkerLost
-from simile.images.loading.process import ForkServer, WorkerProcess, WorkersFailed
+from simile.images.loading.process import ForkServer, WorkerProcess
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

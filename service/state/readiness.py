@@ -129,9 +129,9 @@ class Readiness:
 
     def watch(self) -> None:
         """Load the encoder, then update the metrics regularly until `stop_event` is set; runs in a thread."""
-        self.searcher_provider.sandbox.start()
         try:
             with suppress(SimileError):  # left to the first request
+                self.searcher_provider.sandbox.start()
                 self.searcher_provider.get_searcher().get_encoder().start_runtimes()
         finally:
             self.loaded_event.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from starlette.testclient import TestClient
 from simile.core.errors import ImageTooLarge, NotFinite, UnreadableImage
 from simile.core.settings import Settings
 from simile.images.formats import FORMATS, Limits
+from simile.images.loading import process
 from simile.images.loading.fork_server import WorkCost
 from simile.images.loading.loader import decode_reduced
 from simile.images.loading.sandbox import REQUEST_BUDGET, DecodeBudget, DecodeSandbox, WorkCancelled
@@ -183,3 +186,27 @@ def test_the_service_refuses_a_costly_file_on_every_route_and_goes_on(home_with_
         assert client.post("/v1/search", files=both * 5).status_code == 422
         assert client.post("/v1/search", files={"file": ("a.png", make_image("PNG", 32))}).status_code == 200
         assert client.get("/v1/images").json()["total"] == 120
+
+
+@pytest.mark.parametrize("why", ["no more processes", "it ends while it starts"])
+def test_the_service_answers_503_while_no_decoder_can_be_started(
+    home_with_digits: Settings, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    with TestClient(create_app(home_with_digits)) as client, monkeypatch.context() as broken:
+        if why == "no more processes":
+            broken.setattr(process.subprocess, "Popen", Mock(side_effect=BlockingIOError(errno.EAGAIN, "No more here")))
+        else:
+            broken.setattr(process, "MAX_FORK_SERVER_STARTS", 1)
+            broken.setattr(process, "_FORK_SERVER_CODE", "raise SystemExit(1)  # {path}")
+        for path in ("/v1/search", "/v1/images", "/v1/reconstructions", "/v1/latents", "/v1/uncertainty"):
+            answer = client.post(path, files={"file": make_image("PNG")})
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "5"), path
+            assert answer.json()["type"].endswith(":workers-failed") and "Free memory" in answer.json()["detail"]
+        batch = client.post("/v1/search/batch", files={"file": make_image("PNG")})
+        assert batch.json()["results"][0]["problem"]["status"] == 503
+        for path in ("/v1/images/1/thumbnail", "/v1/images/1/file", "/v1/duplicates/difference?first=1&second=2"):
+            assert client.get(path).status_code == 503, path
+        page = client.post("/", files={"file": make_image("PNG")})
+        assert page.status_code == 503 and "Free memory" in page.text
+        broken.undo()
+        assert client.post("/v1/search", files={"file": make_image("PNG")}).status_code == 200
