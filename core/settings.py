@@ -84,7 +84,8 @@ class Settings(BaseSettings):
         128,
         ge=1,
         le=100_000,
-        description="Requests with images that a process accepts at a time; further ones get 503.",
+        description="Requests with images, and prices of computing requests, that a process accepts at a time; further "
+        "ones get 503.",
     )
     queue_share: float = Field(
         0.5,

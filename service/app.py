@@ -17,18 +17,25 @@ from starlette.staticfiles import StaticFiles
 
 from simile.core.hosts import parse_networks, parse_origins
 from simile.core.settings import Settings
+from simile.images.loading.worker_pool import get_worker_count
 from simile.service import errors, urls
 from simile.service.api import attributes, duplicates, images, jobs, latents, map, status
 from simile.service.api import search as api_search
 from simile.service.middleware.headers import CORS_OPTIONS, SecurityHeadersMiddleware
-from simile.service.middleware.limits import FORM_OVERHEAD, BodyLimitMiddleware, UploadLimiter, UploadLimitMiddleware
+from simile.service.middleware.limits import (
+    FORM_OVERHEAD,
+    Admission,
+    BodyLimitMiddleware,
+    UploadLimiter,
+    UploadLimitMiddleware,
+)
 from simile.service.middleware.request_log import RequestLogMiddleware
 from simile.service.observability.metrics import ServiceMetrics
 from simile.service.openapi import install
 from simile.service.security import scopes
 from simile.service.security.api_keys import Authenticator
 from simile.service.security.authorization import AccessControlMiddleware, RateLimiter
-from simile.service.state.batcher import EncodingPool, SearchBatcher
+from simile.service.state.batcher import ComputePool, EncodingPool, SearchBatcher
 from simile.service.state.job_manager import JobEventBroker, JobManager
 from simile.service.state.latent_cache import LatentCache
 from simile.service.state.map_cache import MapCache
@@ -67,18 +74,13 @@ def create_app(settings: Settings, *, preload: bool = False) -> FastAPI:
     spool_bytes = shutil.disk_usage(tempfile.gettempdir()).free
     max_body = settings.max_bytes + FORM_OVERHEAD
     state.upload_limiter = UploadLimiter(settings.queue, settings.queue_share, spool_bytes, max_body)
+    state.admission = Admission(state.upload_limiter, metrics, parse_networks(settings.trusted_proxies))
     for router in ROUTERS:
         app.include_router(router)
     app.mount(urls.STATIC, StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     # The middleware added last handles a request first.
     app.add_middleware(BodyLimitMiddleware, max_body, settings.upload_seconds, metrics)
-    app.add_middleware(
-        UploadLimitMiddleware,
-        state.upload_limiter,
-        metrics,
-        parse_networks(settings.trusted_proxies),
-        settings.upload_cpu_seconds,
-    )
+    app.add_middleware(UploadLimitMiddleware, state.admission, settings.upload_cpu_seconds)
     app.add_middleware(
         AccessControlMiddleware, settings=settings, authenticator=state.authenticator, rate_limiter=state.rate_limiter
     )
@@ -98,7 +100,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Create the parts that need a running event loop, and close all parts at the end."""
     state, settings = app.state, app.state.settings
     state.searcher_provider = SearcherProvider(settings, state.metrics.observe_stage, background=state.preload)
-    state.pool = EncodingPool(settings.workers, settings.answer_seconds)
+    threads = get_worker_count(settings.workers)
+    state.pool = EncodingPool(threads, settings.answer_seconds)
+    state.compute_pool = ComputePool(max(1, threads // 2), settings.answer_seconds)
     state.batcher = SearchBatcher(
         settings, lambda queries: state.searcher_provider.get_searcher().search_many(queries), state.pool, state.metrics
     )

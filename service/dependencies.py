@@ -18,7 +18,7 @@ from simile.service.requests.search import (
     read_upload,
 )
 from simile.service.schemas.search import MAX_ID, MAX_LIMIT
-from simile.service.state.batcher import EncodingPool, SearchBatcher
+from simile.service.state.batcher import ComputePool, EncodingPool, SearchBatcher
 from simile.service.state.job_manager import JobEventBroker, JobManager
 from simile.service.state.latent_cache import LatentCache
 from simile.service.state.map_cache import MapCache
@@ -43,6 +43,7 @@ def _from_state(name: str) -> Callable[[Request], Awaitable[Any]]:
 
 SearcherDep = Annotated[Searcher, Depends(get_searcher)]
 EncodingPoolDep = Annotated[EncodingPool, Depends(_from_state("pool"))]
+ComputePoolDep = Annotated[ComputePool, Depends(_from_state("compute_pool"))]
 BatcherDep = Annotated[SearchBatcher, Depends(_from_state("batcher"))]
 ReadinessDep = Annotated[Readiness, Depends(_from_state("readiness"))]
 ReviewCacheDep = Annotated[ReviewCache, Depends(_from_state("review_cache"))]

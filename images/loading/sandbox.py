@@ -77,6 +77,13 @@ class DecodeBudget:
 REQUEST_BUDGET: ContextVar[DecodeBudget | None] = ContextVar("decode_budget", default=None)
 
 
+def raise_if_cancelled() -> None:
+    """Raise WorkCancelled if the result of this thread's work is not needed any more; for use between its parts."""
+    budget = REQUEST_BUDGET.get()
+    if budget is not None and budget.has_client_left():
+        raise WorkCancelled
+
+
 @dataclass(frozen=True)
 class _ExpectedError:
     """An expected error in a worker: UnreadableImage or its subclass, or NotFinite, and the reason."""
@@ -202,6 +209,8 @@ class DecodeSandbox:
     ) -> Result:
         """Return the result, and take its CPU time from the budget. Raises as `run`."""
         check_byte_count(len(data), name, self._limits)
+        if budget.has_client_left():
+            raise WorkCancelled
         task = pickle.dumps(partial(_call_or_return_error, function))
         for idle, seconds in ((self._quick, QUICK_CPU_SECONDS), (self._slow, math.inf)):
             result = self._call_in(idle, task, (data, name), replace(cost, cpu_seconds=seconds), budget)

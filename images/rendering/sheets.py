@@ -21,6 +21,7 @@ from simile.images.rendering.text import MUTED_COLOUR, PAPER_COLOUR, TEXT_COLOUR
 RULE_COLOUR, _TILE_COLOUR = "#d9dde2", "#f3f4f6"
 _TILE_SIDE, _TILE_GAP, _SHEET_MARGIN = 160, 20, 32  # pixels
 _CAPTION_SIZE, _CAPTION_LINE_HEIGHT = 13, 18  # font size and pixels
+ANIMATION_SIDE = 256  # pixels that the frames of an animation are enlarged to, about
 _MAX_HIT_COLUMNS = 8  # hits in a line, beside the query
 
 
@@ -132,14 +133,17 @@ def draw_tile_grid(rows: list[list[SheetTile]]) -> bytes:
 
 
 def encode_animation(frames: Pixels, format: str, pause_frames: Sequence[int] = ()) -> bytes:
-    """Encode frames (n, H, W, 3), enlarged to about 256 pixels, as an endless animation.
+    """Encode frames (n, H, W, 3), enlarged to about ANIMATION_SIDE, as an endless animation.
 
     `format` is "GIF" or "WEBP"; `pause_frames` are indices of frames that are shown longer.
     """
-    factor = max(1, round(256 / max(frames.shape[1:3])))
-    large = frames.repeat(factor, axis=1).repeat(factor, axis=2)
+    factor = max(1, round(ANIMATION_SIDE / max(frames.shape[1:3])))
     is_grey = bool((frames == frames[..., :1]).all())  # a GIF has 256 colours: enough for all greys
-    images = [Image.fromarray(np.ascontiguousarray(frame[..., 0] if is_grey else frame)) for frame in large]
+    images = [Image.fromarray(np.ascontiguousarray(frame[..., 0] if is_grey else frame)) for frame in frames]
+    if format == "GIF" and not is_grey:  # before they are enlarged, because choosing colours takes time by the pixel
+        images = [image.convert("P", palette=Image.Palette.ADAPTIVE) for image in images]
+    size = (factor * frames.shape[2], factor * frames.shape[1])
+    images = [image.resize(size, Image.Resampling.NEAREST) for image in images]
     durations = [700 if index in pause_frames else 80 for index in range(len(images))]  # milliseconds
     file = io.BytesIO()
     options = {"lossless": True} if format == "WEBP" else {"optimize": False}

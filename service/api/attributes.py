@@ -19,7 +19,7 @@ from simile.explore.latent.inputs import encode_inputs
 from simile.search import attributes
 from simile.search.searcher import Searcher
 from simile.service import urls
-from simile.service.dependencies import EncodingPoolDep, SearcherDep
+from simile.service.dependencies import ComputePoolDep, SearcherDep
 from simile.service.errors import ProblemException
 from simile.service.openapi.install import document_errors, document_json, image_or_json_body, json_body
 from simile.service.requests import latents as requests
@@ -50,7 +50,7 @@ def list_attributes(searcher: SearcherDep) -> schemas.AttributeListResponse:
 
 @router.post("", status_code=201, responses=_POST_ERRORS, openapi_extra=json_body(requests.LearnAttributeRequest))
 async def learn_attribute(
-    request: Request, response: Response, searcher: SearcherDep, pool: EncodingPoolDep
+    request: Request, response: Response, searcher: SearcherDep, pool: ComputePoolDep
 ) -> schemas.AttributeResponse:
     """Learn the direction between two sets of indexed images, and measure how well it separates held-out images."""
     body = await read_json(request, requests.LearnAttributeRequest)
@@ -92,7 +92,7 @@ def forget_attribute(name: AttributeNameParam, searcher: SearcherDep) -> None:
     openapi_extra=image_or_json_body(requests.ApplyAttributeRequest, requests.StrengthParams),
 )
 async def apply_attribute(
-    name: AttributeNameParam, request: Request, searcher: SearcherDep, pool: EncodingPoolDep
+    name: AttributeNameParam, request: Request, searcher: SearcherDep, pool: ComputePoolDep
 ) -> Response:
     """Move an image (multipart field `file`), an indexed image or a latent vector along an attribute.
 
@@ -104,6 +104,7 @@ async def apply_attribute(
 
         def respond() -> Response:
             attribute = attributes.load_attribute(searcher.home, _check_attribute(searcher, name), name)
+            requests.check_rendered_pixels(searcher, "strengths", len(params.strengths))
             if isinstance(params, requests.ApplyAttributeRequest):
                 latent_input = params.to_latent_input()
             else:

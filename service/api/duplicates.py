@@ -23,7 +23,7 @@ from simile.images.formats import Pixels
 from simile.images.matching import difference as differences
 from simile.search.searcher import Searcher
 from simile.service import urls
-from simile.service.dependencies import EncodingPoolDep, LimitParam, OffsetParam, ReviewCacheDep, SearcherDep
+from simile.service.dependencies import ComputePoolDep, LimitParam, OffsetParam, ReviewCacheDep, SearcherDep
 from simile.service.middleware.headers import make_etag_response
 from simile.service.openapi.install import ResponseDocs, document_errors, document_image, json_body
 from simile.service.requests.search import read_json
@@ -141,7 +141,7 @@ def download_plan(
 async def difference(
     request: Request,
     searcher: SearcherDep,
-    pool: EncodingPoolDep,
+    pool: ComputePoolDep,
     first: ImageIdQuery,
     second: ImageIdQuery,
     show: Annotated[

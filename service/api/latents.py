@@ -14,11 +14,12 @@ from starlette.responses import Response
 from simile.explore.latent import sampling
 from simile.explore.latent.inputs import LatentInput, check_decoder, decode_latents, encode_inputs, get_content_size
 from simile.explore.latent.interpolation import draw_morph, make_morph
-from simile.explore.latent.traversal import traverse_latents
+from simile.explore.latent.traversal import parse_dims, traverse_latents
 from simile.explore.latent.uncertainty import measure_image_uncertainty, measure_uncertainty
+from simile.images.rendering.sheets import ANIMATION_SIDE
 from simile.search.searcher import Searcher
 from simile.service import urls
-from simile.service.dependencies import EncodingPoolDep, LatentCacheDep, LimitParam, OffsetParam, SearcherDep
+from simile.service.dependencies import ComputePoolDep, LatentCacheDep, LimitParam, OffsetParam, SearcherDep
 from simile.service.openapi.install import document_errors, document_json, image_or_json_body
 from simile.service.requests import latents as requests
 from simile.service.requests.latents import MAX_LATENT_INPUTS, LatentRequestData
@@ -46,7 +47,7 @@ def _add_latent_route(
 
     def decorate(compute: LatentHandler) -> LatentHandler:
         async def handle(
-            request: Request, searcher: SearcherDep, latent_cache: LatentCacheDep, pool: EncodingPoolDep
+            request: Request, searcher: SearcherDep, latent_cache: LatentCacheDep, pool: ComputePoolDep
         ) -> Response:
             async with requests.read_latent_request(request, json_model, form_model, max_files) as data:
                 if len(data.uploads) + len(getattr(data.params, "parts", ())) > MAX_LATENT_INPUTS:
@@ -111,6 +112,8 @@ def morphs(
     if frame_count > requests.MAX_RENDERED_FRAMES:
         limit = requests.MAX_RENDERED_FRAMES
         raise make_field_error("steps", f"these are {frame_count} frames; give fewer steps or parts, {limit} at most")
+    is_animation = any(f"image/{name}" in data.accept for name in ("gif", "webp"))
+    requests.check_rendered_pixels(searcher, "steps", frame_count, ANIMATION_SIDE if is_animation else 0)
     parts = [*data.prepare_images(searcher), *(part.to_latent_input() for part in data.params.parts)]
     morph = make_morph(searcher, parts, data.params.steps, data.params.how)
     for media_type, name in _MORPH_FORMATS.items():
@@ -130,6 +133,7 @@ def samples(
     """
     params = data.params
     check_decoder(searcher, "no images can be generated")
+    requests.check_rendered_pixels(searcher, "count", params.count)
     size = get_content_size(searcher)
     drawing = params.count, params.temperature, params.seed
     centre: LatentInput | None = next(iter(data.prepare_images(searcher)), None)
@@ -160,6 +164,8 @@ def traversals(
     if isinstance(params, requests.TraversalRequest) and params.start is not None:
         start = params.start.to_latent_input()
     latent_range = latent_cache.get_ranges(searcher)
+    dim_count = len(parse_dims(params.format_dims(), latent_range))
+    requests.check_rendered_pixels(searcher, "steps", dim_count * params.steps)
     traversal = traverse_latents(
         searcher,
         start,
@@ -184,6 +190,7 @@ def estimate_uncertainty(
 ) -> schemas.UncertaintyResponse:
     """Measure the uncertainty of the encoder for an image (multipart field `file`) or an indexed image."""
     params = data.params
+    requests.check_rendered_pixels(searcher, "samples", params.samples)
     if isinstance(params, requests.UncertaintyRequest):
         uncertainty = measure_uncertainty(searcher, params.image_id, samples=params.samples, seed=params.seed)
     else:

@@ -14,7 +14,7 @@ from simile.explore.map.map import MapSettings
 from simile.explore.map.projection import LayoutName
 from simile.explore.map.render import count_tiles, find_labels, get_tile, get_tile_bytes
 from simile.service import urls
-from simile.service.dependencies import EncodingPoolDep, MapCacheDep, SearcherDep
+from simile.service.dependencies import ComputePoolDep, MapCacheDep, SearcherDep
 from simile.service.middleware.headers import make_etag_response
 from simile.service.openapi import install as docs
 from simile.service.requests.search import read_json
@@ -85,7 +85,7 @@ async def tile(
     request: Request,
     searcher: SearcherDep,
     map_cache: MapCacheDep,
-    pool: EncodingPoolDep,
+    pool: ComputePoolDep,
     layout: LayoutParam = "pca",
     tag: MapTagParam = None,
 ) -> Response:

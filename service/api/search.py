@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import cast
 
 from fastapi import APIRouter
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from simile.core.errors import SimileError
+from simile.search.queries import SearchQuery
 from simile.search.searcher import Searcher
 from simile.service import urls
 from simile.service.dependencies import (
     BatcherDep,
+    ComputePoolDep,
     EncodingPoolDep,
     SearchBatchDep,
     SearcherDep,
     UploadDep,
     get_searcher,
 )
-from simile.service.errors import make_problem
+from simile.service.errors import make_problem, make_timeout_error
 from simile.service.middleware.headers import FILE_POLICY
+from simile.service.middleware.limits import Admission
 from simile.service.openapi import install as docs
-from simile.service.requests.search import JSON_MEDIA_TYPE, read_search
+from simile.service.requests.search import JSON_MEDIA_TYPE, SearchInput, read_search
 from simile.service.schemas.search import SearchBatchResponse, SearchOptions, SearchResponse
-from simile.service.schemas.serializers import dump_batch_json, dump_search_json
-from simile.service.state.batcher import QuerySource, SearchBatcher
+from simile.service.schemas.serializers import dump_batch_items, dump_search_json, join_batch_json
+from simile.service.security.prices import SLOW_SEARCH_PRICE
+from simile.service.server.connections import make_disconnect_check
+from simile.service.state.batcher import QuerySource, SearchBatcher, is_slow
 
 router = APIRouter(prefix=urls.API, tags=["search"])
 
+MAX_PART_HITS, MAX_PART_SEARCHES = 1000, 32  # of a batch that are searched and serialised together
 HEAVY_HITS = 100  # that a response has at most if the thread of the searches renders it
 _SEARCH_ERRORS = docs.document_errors(400, 404, 408, 409, 413, 415, 422, 503)
 
@@ -58,6 +66,16 @@ async def run_search(
     request: Request, searcher: Searcher, batcher: SearchBatcher, query: QuerySource, options: SearchOptions
 ) -> Response:
     """Run one search; reconstructions and many hits are rendered in a separate thread, so that others do not wait."""
+    if isinstance(query, SearchQuery) and is_slow(query):
+        admission = cast(Admission, request.app.state.admission)
+        with admission.hold(request.scope, SLOW_SEARCH_PRICE):
+            return await _search(request, searcher, batcher, query, options)
+    return await _search(request, searcher, batcher, query, options)
+
+
+async def _search(
+    request: Request, searcher: Searcher, batcher: SearchBatcher, query: QuerySource, options: SearchOptions
+) -> Response:
     include = options.get_includes()
     heavy = "reconstruction" in include or options.limit > HEAVY_HITS
     render = partial(dump_search_json, searcher, include=include)
@@ -71,18 +89,38 @@ async def run_search(
     openapi_extra=docs.search_batch_body(),
 )
 async def search_batch(
-    request: Request, searcher: SearcherDep, batcher: BatcherDep, pool: EncodingPoolDep, search_inputs: SearchBatchDep
+    request: Request, searcher: SearcherDep, batcher: BatcherDep, pool: ComputePoolDep, search_inputs: SearchBatchDep
 ) -> Response:
     """Run several independent searches: one for each `file` of a form, or `searches` in JSON.
 
     The results are in the order of the searches; a search that failed has a `problem` instead.
     """
-    queries = [partial(search_input.make_query, searcher) for search_input in search_inputs]
-    results = await batcher.search_many(request, queries)
-    results_or_problems = [make_problem(result) if isinstance(result, SimileError) else result for result in results]
-    includes = [search_input.body.get_includes() for search_input in search_inputs]
-    data = await pool.run(lambda: dump_batch_json(searcher, results_or_problems, includes))
-    return Response(data, media_type=JSON_MEDIA_TYPE)
+    deadline = time.monotonic() + batcher.timeout_seconds
+    has_client_left = make_disconnect_check(request.scope)
+    dumped: list[bytes] = []
+    for part in split_batch(search_inputs):
+        if has_client_left():
+            raise ClientDisconnect
+        if time.monotonic() > deadline:
+            raise make_timeout_error(batcher.timeout_seconds)
+        results = await batcher.search_many(request, [partial(item.make_query, searcher) for item in part])
+        items = [make_problem(result) if isinstance(result, SimileError) else result for result in results]
+        includes = [search_input.body.get_includes() for search_input in part]
+        dumped += await pool.run(partial(dump_batch_items, searcher, items, includes))
+    return Response(await pool.run(lambda: join_batch_json(dumped)), media_type=JSON_MEDIA_TYPE)
+
+
+def split_batch(search_inputs: Sequence[SearchInput]) -> Iterator[list[SearchInput]]:
+    """Yield the searches of a batch in parts with few hits: other searches run between them, and memory is bounded."""
+    part: list[SearchInput] = []
+    hit_count = 0
+    for search_input in search_inputs:
+        if part and (hit_count + search_input.body.limit > MAX_PART_HITS or len(part) == MAX_PART_SEARCHES):
+            yield part
+            part, hit_count = [], 0
+        part.append(search_input)
+        hit_count += search_input.body.limit
+    yield part
 
 
 @router.post(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -14,22 +15,28 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from simile.core.hosts import IpNetwork
 from simile.images.loading.sandbox import REQUEST_BUDGET, DecodeBudget
+from simile.service import urls
 from simile.service.errors import ProblemException, make_problem, make_problem_response, make_too_large_error
 from simile.service.observability.metrics import ServiceMetrics
+from simile.service.security.prices import get_price
 from simile.service.security.proxies import get_client_address, is_single_client
 from simile.service.server.connections import make_disconnect_check
 
 # bytes of a form besides its file: boundaries, headers of the parts, a few short fields
 FORM_OVERHEAD = 64 * 1024
+MAX_COMPUTING_PRICE = 64  # of all computing requests together: other requests need threads, too
 MIN_UPLOAD_BYTES_PER_SECOND = 32 * 1024  # bytes per second: a slower upload is aborted after a while
 
 
 class UploadLimiter:
-    """Counts concurrent uploads and their bytes, in total and per address.
+    """Counts concurrent requests by their prices, and uploads also by their bytes, in total and per address.
+
+    Computing requests are those with a price over 1. They get at most half of the capacity, so that uploads have room.
+    A request is always accepted where there is no other, also if its price or size is above the limit.
 
     Args:
-        capacity: Number of uploads.
-        address_share: Share of both capacities for one address; one upload is always accepted.
+        capacity: Sum of the prices; an upload has the price 1.
+        address_share: Share of both capacities for one address.
         byte_capacity: Space for the temporary files of uploads.
         max_bytes: Largest body: the size of an upload that does not announce its own.
     """
@@ -37,109 +44,140 @@ class UploadLimiter:
     def __init__(
         self, capacity: int, address_share: float = 1.0, byte_capacity: float = math.inf, max_bytes: int = 0
     ) -> None:
-        self.capacity = capacity
-        self.byte_capacity = byte_capacity
-        self.max_bytes = max_bytes
+        self.capacity, self.byte_capacity, self.max_bytes = capacity, byte_capacity, max_bytes
+        self.active_count: float = 0
         self.active_bytes = 0
-        self._max_bytes_per_address = byte_capacity * address_share
-        self._bytes_by_address: Counter[str] = Counter()
-        self.active_count = 0
         self.is_draining = False
+        self._computing_count: float = 0
+        self._max_computing = min(capacity / 2, MAX_COMPUTING_PRICE)
         self._max_per_address = max(1, int(capacity * address_share))
-        self._active_by_address: Counter[str] = Counter()
+        self._max_bytes_per_address = byte_capacity * address_share
+        self._active_by_address: defaultdict[str, float] = defaultdict(float)
+        self._bytes_by_address: Counter[str] = Counter()
 
-    def acquire(self, address: str | None, size: int = 0) -> None:
-        """Count one more upload of `size` bytes; `address` None: counted in total only."""
-        self.active_count += 1
+    def acquire(self, address: str | None, price: float = 1, size: int = 0) -> None:
+        """Count one more request, an upload of `size` bytes; `address` None: counted in total only."""
+        self.active_count += price
         self.active_bytes += size
+        self._computing_count += price if price > 1 else 0
         if address is not None:
-            self._active_by_address[address] += 1
+            self._active_by_address[address] += price
             self._bytes_by_address[address] += size
 
-    def release(self, address: str | None, size: int = 0) -> None:
-        """Count one upload less."""
-        self.active_count -= 1
+    def release(self, address: str | None, price: float = 1, size: int = 0) -> None:
+        """Count one request less."""
+        self.active_count -= price
         self.active_bytes -= size
+        self._computing_count -= price if price > 1 else 0
         if address is not None:
-            self._active_by_address[address] -= 1
+            self._active_by_address[address] -= price
             self._bytes_by_address[address] -= size
             if not self._active_by_address[address]:
                 del self._active_by_address[address], self._bytes_by_address[address]
 
     def get_size(self, scope: Scope) -> int:
-        """Return the bytes that an upload may store: what it announces, else the largest body."""
+        """Return the bytes that a request may store: for an upload what it announces, else the largest body."""
+        if not has_multipart_body(scope):
+            return 0
         announced = Headers(scope=scope).get("content-length", "")
         return min(int(announced), self.max_bytes) if announced.isdecimal() and len(announced) <= 18 else self.max_bytes
 
-    def get_refusal(self, address: str | None = None, size: int = 0) -> ProblemException | None:
-        """Return the refusal of the next upload; None if it is accepted."""
+    def get_refusal(self, address: str | None = None, price: float = 1, size: int = 0) -> ProblemException | None:
+        """Return the refusal of the next request; None if it is accepted."""
         if self.is_draining:
             detail = "The service is about to stop. Send it again in a moment."
             return ProblemException(503, "draining", detail, 5, close=True)
-        if address is not None and self._active_by_address[address] >= self._max_per_address:
+        active = 0 if address is None else self._active_by_address.get(address, 0)
+        if active and active + price > self._max_per_address:
             detail = (
-                f"{self._active_by_address[address]} uploads of this address are in progress or waiting, the "
-                "most for one address (SIMILE_QUEUE_SHARE). Wait for a response, then send it again."
+                f"{active:g} uploads of this address, or computing requests that count as several, are in progress or "
+                "waiting, the most for one address (SIMILE_QUEUE_SHARE). Wait for a response, then send it again."
             )
             return ProblemException(429, "too-many-at-once", detail, 1)
         held = 0 if address is None else self._bytes_by_address[address]
-        if held and held + size > self._max_bytes_per_address:
+        if held and size and held + size > self._max_bytes_per_address:
             detail = (
                 f"Uploads of this address hold {held:,} bytes of the space for temporary files, and may hold "
                 f"{self._max_bytes_per_address:,.0f} (SIMILE_QUEUE_SHARE). Wait for a response, then send it again."
             )
             return ProblemException(429, "too-many-at-once", detail, 1)
-        if self.active_bytes and self.active_bytes + size > self.byte_capacity:
+        if self.active_bytes and size and self.active_bytes + size > self.byte_capacity:
             detail = f"Uploads in progress need the {self.byte_capacity:,.0f} bytes of temporary space. Try again."
             return ProblemException(503, "too-busy", detail, 1)
-        if self.active_count >= self.capacity:
-            detail = f"{self.active_count} uploads are in progress or waiting; no more are accepted. Try again."
+        is_full = self.active_count and self.active_count + price > self.capacity
+        if is_full or (price > 1 and self._computing_count and self._computing_count + price > self._max_computing):
+            detail = (
+                f"{self.active_count:g} uploads, or computing requests that count as several, are in progress or "
+                "waiting; no more are accepted (SIMILE_QUEUE). Try again."
+            )
             return ProblemException(503, "too-busy", detail, 1)
         return None
 
 
-class UploadLimitMiddleware:
-    """ASGI middleware that refuses uploads beyond the capacity (503) before their body is read.
-
-    One address gets a share of the capacity (429), so that slow clients of one address cannot use all of it. Each
-    request gets `cpu_seconds` to decode all its files.
-    """
+class Admission:
+    """Admits requests to the queue of uploads and computing requests."""
 
     def __init__(
-        self,
-        app: ASGIApp,
-        upload_limiter: UploadLimiter,
-        metrics: ServiceMetrics,
-        trusted_proxies: Sequence[IpNetwork] = (),
-        cpu_seconds: float = 2.0,
+        self, limiter: UploadLimiter, metrics: ServiceMetrics, trusted_proxies: Sequence[IpNetwork] = ()
     ) -> None:
-        self.cpu_seconds = cpu_seconds
-        self.app = app
-        self.upload_limiter = upload_limiter
-        self.metrics = metrics
-        self.trusted_proxies = trusted_proxies
+        self._limiter, self._metrics, self._trusted_proxies = limiter, metrics, trusted_proxies
+
+    @contextmanager
+    def hold(self, scope: Scope, price: float) -> Iterator[None]:
+        """Count a request in the queue inside the block, once; an ordinary search, of price 1, is not counted.
+
+        Raises:
+            ProblemException: The total, or the share of the address, is used.
+        """
+        state = scope.setdefault("state", {})
+        is_upload = has_multipart_body(scope)
+        if state.get("is_admitted") or (price <= 1 and not is_upload):
+            yield
+            return
+        price = max(price, 1)
+        address = get_client_address(scope) if is_single_client(scope, self._trusted_proxies) else None
+        size = self._limiter.get_size(scope)
+        refusal = self._limiter.get_refusal(address, price, size)
+        if refusal is not None:
+            self._metrics.count_refusal(refusal.problem_kind)
+            raise refusal
+        state["is_admitted"] = True
+        self._limiter.acquire(address, price, size)
+        self._metrics.queue_depth.set(self._limiter.active_count)
+        try:
+            yield
+        finally:
+            self._limiter.release(address, price, size)
+            self._metrics.queue_depth.set(self._limiter.active_count)
+
+
+class UploadLimitMiddleware:
+    """ASGI middleware that refuses uploads and computing requests beyond the capacity (503), before their body is read.
+
+    One address gets a share of the capacity (429), so that slow clients of one address cannot use all of it. Each
+    request gets `cpu_seconds` to decode all its files. Pages ask for their admission themselves, to show a refusal.
+    """
+
+    def __init__(self, app: ASGIApp, admission: Admission, cpu_seconds: float = 2.0) -> None:
+        self.app, self.admission, self.cpu_seconds = app, admission, cpu_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            REQUEST_BUDGET.set(DecodeBudget(self.cpu_seconds, make_disconnect_check(scope)))
-        if scope["type"] != "http" or not has_multipart_body(scope):
+        if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        address = get_client_address(scope) if is_single_client(scope, self.trusted_proxies) else None
-        size = self.upload_limiter.get_size(scope)
-        refusal = self.upload_limiter.get_refusal(address, size)
-        if refusal is not None:
-            self.metrics.count_refusal(refusal.problem_kind)
-            response = make_problem_response(Request(scope), make_problem(refusal))
-            if Headers(scope=scope).get("expect"):  # the rest of the body may still arrive: no reuse of the connection
-                response.headers["Connection"] = "close"
-            return await response(scope, receive, send)
-        self.upload_limiter.acquire(address, size)
-        self.metrics.queue_depth.set(self.upload_limiter.active_count)
-        try:
-            await self.app(scope, receive, send)
-        finally:
-            self.upload_limiter.release(address, size)
-            self.metrics.queue_depth.set(self.upload_limiter.active_count)
+        REQUEST_BUDGET.set(DecodeBudget(self.cpu_seconds, make_disconnect_check(scope)))
+        is_upload = has_multipart_body(scope)
+        price = get_price(scope) if is_upload or scope["path"].startswith(urls.API) else 1
+        if price <= 1 and not is_upload:
+            return await self.app(scope, receive, send)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self.admission.hold(scope, price))
+            except ProblemException as refusal:
+                response = make_problem_response(Request(scope), make_problem(refusal))
+                if Headers(scope=scope).get("expect"):  # the rest of the body may still arrive: no reuse
+                    response.headers["Connection"] = "close"
+                return await response(scope, receive, send)
+            return await self.app(scope, receive, send)
 
 
 def has_multipart_body(scope: Scope) -> bool:

@@ -28,6 +28,7 @@ from simile.service.schemas.search import ImageIdField, RequestBody, TextParam, 
 
 MAX_LATENT_INPUTS = 8
 MAX_MORPH_FRAMES = 64  # from one part to the next
+MAX_RENDERED_PIXELS = 1 << 24  # of all decoded images of a response together
 MAX_RENDERED_FRAMES = 128  # of a whole morph: each is decoded, and in a strip drawn above its nearest image
 MAX_LATENT_SAMPLES = 64
 MAX_TRAVERSAL_FRAMES = 400  # in all dimensions together
@@ -223,6 +224,26 @@ class LatentRequestData(Generic[BodyModel]):
     def prepare_images(self, searcher: Searcher) -> list[QueryImage]:
         """Decode the uploads. Raises UnreadableImage, NothingIndexed."""
         return [searcher.prepare_query_image(upload.read(), upload.name) for upload in self.uploads]
+
+
+def check_rendered_pixels(searcher: Searcher, field: str, image_count: int, min_side: int = 0) -> None:
+    """Refuse a request for more pixels than a response may have.
+
+    Args:
+        field: What the client can lower.
+        image_count: Images that are decoded.
+        min_side: The side that smaller images are enlarged to.
+
+    Raises:
+        RequestValidationError: 422.
+    """
+    side = max(searcher.get_encoder().preprocessing.image_size, min_side)
+    if image_count * side * side > MAX_RENDERED_PIXELS:
+        reason = (
+            f"these are {image_count} images of up to {side} x {side} pixels, and a response has at most "
+            f"{MAX_RENDERED_PIXELS:,} pixels: give a lower number, {max(1, MAX_RENDERED_PIXELS // side**2)} at most"
+        )
+        raise make_field_error(field, reason)
 
 
 @asynccontextmanager

@@ -37,7 +37,7 @@ BodyModel = TypeVar("BodyModel", bound=BaseModel)
 MULTIPART_MEDIA_TYPE = "multipart/form-data"
 JSON_MEDIA_TYPE = "application/json"
 MAX_JSON_BYTES = 1 << 20  # a vector of 65,536 numbers needs less
-MAX_BATCH_BYTES = 8 << 20
+MAX_BATCH_BYTES = 2 << 20  # parsing more would stop the event loop for too long
 MAX_FORM_FIELDS = 192
 _FORM_CHARSETS = frozenset({b"utf-8", b"utf8", b"us-ascii", b"ascii", b"iso-8859-1", b"latin-1", b"latin1"})
 # Fields that a form may repeat.

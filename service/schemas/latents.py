@@ -14,6 +14,7 @@ from simile.explore.latent.inputs import decode_latents
 from simile.explore.latent.interpolation import InterpolationMethod, mix_latents
 from simile.explore.latent.traversal import offset_dimensions
 from simile.images.encoding import encode_png
+from simile.images.loading.sandbox import raise_if_cancelled
 from simile.search.attributes import shift_by_attributes
 from simile.search.queries import QueryImage, SearchParams, SearchQuery, serialize_hit
 from simile.search.searcher import Searcher
@@ -29,7 +30,10 @@ def _to_list(value: Any) -> Any:
 
 
 def _to_data_url(value: Any) -> Any:
-    return make_data_url(encode_png(value), "image/png") if isinstance(value, np.ndarray) else value
+    if not isinstance(value, np.ndarray):
+        return value
+    raise_if_cancelled()  # there may be hundreds
+    return make_data_url(encode_png(value), "image/png")
 
 
 def _to_hit_fields(value: Any) -> Any:

@@ -15,7 +15,6 @@ from simile.service.schemas.search import (
     ImageResponse,
     ProblemResponse,
     SearchBatchProblemResponse,
-    SearchBatchResponse,
     SearchResponse,
 )
 from simile.store.catalogue.records import ImageRecord
@@ -38,17 +37,26 @@ def dump_search_json(searcher: Searcher, result: SearchResult, include: Collecti
     return make_search_response(searcher, result, include).model_dump_json().encode()
 
 
-def dump_batch_json(
+def dump_batch_items(
     searcher: Searcher, results: Sequence[SearchResult | ProblemDetails], includes: Sequence[Collection[str]]
-) -> bytes:
-    """Return the results of a batch in order as JSON, with a problem for each search that failed."""
-    responses = [
+) -> list[bytes]:
+    """Return each result of a batch as JSON, or the problem of a search that failed.
+
+    One by one: pydantic holds the interpreter lock until a model is serialised, which stops the event loop meanwhile.
+    """
+    return [
         SearchBatchProblemResponse(problem=ProblemResponse.model_validate(make_problem_body(result, urls.SEARCH)))
+        .model_dump_json()
+        .encode()
         if isinstance(result, ProblemDetails)
-        else make_search_response(searcher, result, include)
+        else dump_search_json(searcher, result, include)
         for result, include in zip(results, includes, strict=True)
     ]
-    return SearchBatchResponse(results=responses).model_dump_json().encode()
+
+
+def join_batch_json(items: Sequence[bytes]) -> bytes:
+    """Return the JSON of a SearchBatchResponse from that of its results."""
+    return b'{"results":[' + b",".join(items) + b"]}"
 
 
 def make_image_response(record: ImageRecord, metadata: Mapping[str, str | float] | None = None) -> ImageResponse:

@@ -25,16 +25,13 @@ from simile.core.settings import Settings
 from simile.service.errors import ProblemException, make_problem, make_problem_response
 from simile.service.security import scopes
 from simile.service.security.api_keys import Authenticator, Credential, Principal
+from simile.service.security.prices import get_price
 from simile.service.security.proxies import apply_forwarded_headers, get_client_address, is_local_client
 from simile.service.security.sessions import get_cookie_name, make_sign_in_redirect
 
 MAX_HEADER_BYTES = 32 * 1024  # bytes of all headers; browsers send 2 KiB
 MAX_URL_BYTES = 8 * 1024  # bytes of path and query
 MAX_WRONG_KEYS_PER_MINUTE = 20  # and 20 wrong cookies, from one address; service/web/login.py limits sign-in
-IMAGE_REQUEST_COST = 0.05  # of a request: a page of hits requests a hundred thumbnails at once
-# What computes more than a search counts as several requests.
-_COSTS = {f"/v1/{name}": cost for name, cost in (("search/batch", 10), ("map", 10), ("morphs", 5), ("traversals", 5))}
-_COSTS |= {f"/v1/{name}": 3 for name in ("samples", "latents", "uncertainty", "outliers")}
 
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _PROBE_PATHS = ("/livez", "/readyz")
@@ -108,7 +105,7 @@ class AccessControlMiddleware:
         measures = [] if principal is None else [(f"key {principal.key_id}", principal.rate or rate)]
         if principal is None or principal.rate is None:
             measures.append((f"address {get_client_address(scope)}", rate))
-        cost = IMAGE_REQUEST_COST if _is_image_request(scope["path"]) else _COSTS.get(scope["path"], 1.0)
+        cost = get_price(scope)
         for name, per_minute in measures:
             wait = self.rate_limiter.take(name, per_minute, min(cost, per_minute)) if per_minute else 0
             if wait:
@@ -254,10 +251,6 @@ def _is_same_origin(origin: str, host: str | None) -> bool:
         return urlsplit(origin).netloc.lower() == (host or "").lower() != ""
     except ValueError:
         return False
-
-
-def _is_image_request(path: str) -> bool:
-    return path.startswith("/static/") or path.endswith(("/thumbnail", "/reconstruction"))
 
 
 MAX_BUCKETS = 20_000  # beyond this, the least recently used bucket is dropped, and counts as full again

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 import anyio.to_thread
@@ -23,7 +23,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from simile.core.errors import SimileError
 from simile.core.settings import Settings
-from simile.images.loading.sandbox import REQUEST_BUDGET, WorkCancelled
+from simile.images.loading.sandbox import REQUEST_BUDGET, DecodeBudget, WorkCancelled, raise_if_cancelled
 from simile.images.loading.worker_pool import get_worker_count
 from simile.search.queries import SearchQuery, SearchResult
 from simile.service.errors import make_timeout_error
@@ -71,6 +71,38 @@ class EncodingPool:
             self._slot_limiter.release_on_behalf_of(token)
 
 
+class ComputePool(EncodingPool):
+    """Runs what computes more than a search, in threads of its own: searches and pages never wait for it.
+
+    The work ends at its next file, frame or part when its client has left, or when its time is over.
+    """
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """As `EncodingPool.run`.
+
+        Raises:
+            ProblemException: The work was not done in time.
+            WorkCancelled: The client has left.
+        """
+        deadline = time.monotonic() + self._timeout_seconds
+        budget = REQUEST_BUDGET.get() or DecodeBudget(self._timeout_seconds)
+        has_client_left = budget.has_client_left
+        in_time = replace(budget, has_client_left=lambda: has_client_left() or time.monotonic() > deadline)
+        context = copy_context()
+        context.run(REQUEST_BUDGET.set, in_time)
+
+        def run_if_awaited() -> T:
+            raise_if_cancelled()
+            return work()
+
+        try:
+            return await super().run(lambda: context.run(run_if_awaited))
+        except WorkCancelled:
+            if has_client_left():
+                raise
+            raise make_timeout_error(self._timeout_seconds) from None
+
+
 @dataclass(eq=False)
 class PendingSearch:
     """One search that waits for its result."""
@@ -97,7 +129,7 @@ class SearchBatcher:
     ) -> None:
         threads = get_worker_count(settings.workers)
         self._search_many, self._pool, self._metrics = search_many, pool, metrics
-        self._timeout_seconds = settings.answer_seconds
+        self.timeout_seconds = settings.answer_seconds
         self._loop = asyncio.get_running_loop()
         # A thread for each accepted upload: they wait for worker processes, one for each core.
         self._decode_executor = ThreadPoolExecutor(settings.queue, thread_name_prefix="decode")
@@ -149,11 +181,11 @@ class SearchBatcher:
             # In the context of the request, which holds its budget for decoding.
             self._decode_executor.submit(copy_context().run, self._decode, pending)
         try:
-            async with asyncio.timeout(self._timeout_seconds):
+            async with asyncio.timeout(self.timeout_seconds):
                 return await pending.future
         except TimeoutError:
             self._metrics.count_refusal("too-slow-to-answer")
-            raise make_timeout_error(self._timeout_seconds) from None
+            raise make_timeout_error(self.timeout_seconds) from None
 
     def _decode(self, pending: PendingSearch) -> None:
         try:
@@ -173,8 +205,7 @@ class SearchBatcher:
     def _dispatch(self, pending: PendingSearch) -> None:
         """Queue a search for the next batch; a filter, a radius or attributes may be slow and get a separate thread."""
         assert isinstance(pending.query, SearchQuery)
-        query = pending.query
-        if query.params.filter is not None or query.params.radius is not None or query.attributes:
+        if is_slow(pending.query):
             self._single_executor.submit(self._process_batch, [pending])
         else:
             self._batch_queue.put(pending)
@@ -275,6 +306,11 @@ class BatchQueue:
 
     def _is_complete(self) -> bool:
         return self._is_closed or len(self._pending_searches) >= MAX_SEARCH_BATCH_SIZE or not self._decoding_count
+
+
+def is_slow(query: SearchQuery) -> bool:
+    """Return whether a search may take much longer than others, so that it gets a separate thread."""
+    return query.params.filter is not None or query.params.radius is not None or bool(query.attributes)
 
 
 def _identity(result: SearchResult) -> SearchResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import re
 import threading
@@ -133,6 +134,9 @@ class Readiness:
             with suppress(SimileError):  # left to the first request
                 self.searcher_provider.sandbox.start()
                 self.searcher_provider.get_searcher().get_encoder().start_runtimes()
+            # The libraries have a million objects that stay: a garbage collection of all would stop the event loop.
+            gc.collect()
+            gc.freeze()
         finally:
             self.loaded_event.set()
         self.update_index_metrics()

@@ -13,7 +13,7 @@ from simile.core.errors import BadSetting
 from simile.search import attributes as attributes_module
 from simile.search.searcher import Searcher
 from simile.service import urls
-from simile.service.dependencies import EncodingPoolDep, LatentCacheDep
+from simile.service.dependencies import ComputePoolDep, LatentCacheDep
 from simile.service.requests.latents import LatentRequest
 from simile.service.schemas.latents import compute_latent_response
 from simile.service.state.latent_cache import LatentCache
@@ -28,7 +28,7 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get(urls.LATENT_PAGE)
-async def show_latent_page(request: Request, latent_cache: LatentCacheDep, pool: EncodingPoolDep) -> Response:
+async def show_latent_page(request: Request, latent_cache: LatentCacheDep, pool: ComputePoolDep) -> Response:
     """Show the latent vector of the query string. The page is a form that works without JavaScript."""
     return await show_page(
         request,

@@ -27,6 +27,7 @@ from simile.service.errors import ProblemDetails, make_problem
 from simile.service.middleware.headers import PAGE_POLICY
 from simile.service.schemas.jobs import JobResponse, JobResultResponse
 from simile.service.schemas.search import MAX_QUERY_IMAGES, HitResponse, ImageResponse
+from simile.service.security.prices import get_price
 from simile.service.state.batcher import EncodingPool
 
 View = dict[str, Any]  # what a template shows, as `view`; without fields: the page of an empty home or of an error
@@ -160,7 +161,8 @@ async def show_page(
         params = parse(request.query_params)
         searcher = await get_searcher(request)
         run = run_in_threadpool if pool is None else pool.run
-        return render_page(request, template, await run(lambda: make_view(searcher, params)))
+        with request.app.state.admission.hold(request.scope, get_price(request.scope)):
+            return render_page(request, template, await run(lambda: make_view(searcher, params)))
     except PAGE_ERRORS as error:
         is_empty = isinstance(error, NothingIndexed) and not explains_empty
         return render_page(request, template, {}, None if is_empty else make_problem(error))

@@ -22,6 +22,7 @@ from simile.service.errors import make_problem
 from simile.service.requests.search import get_uploads, open_form
 from simile.service.schemas.search import MAX_LIMIT, MAX_QUERY_IMAGES, ImageResponse
 from simile.service.schemas.serializers import make_data_url, make_image_response, make_search_response
+from simile.service.security.prices import SLOW_SEARCH_PRICE
 from simile.service.state.batcher import EncodingPool
 from simile.service.web.query_params import SearchPageParams
 from simile.service.web.rendering import PAGE_ERRORS, View, get_image_name, render_page
@@ -62,7 +63,9 @@ async def show_search_page(request: Request, pool: EncodingPoolDep, batcher: Bat
         searcher = await get_searcher(request)
         if not link.positives and not link.negative_id:
             return render_page(request, _TEMPLATE, await pool.run(lambda: make_start_view(searcher)))
-        return await _show_results(request, batcher, searcher, link)
+        is_slow = bool(link.negative_id) or link.within is not None or link.to_filter() is not None
+        with request.app.state.admission.hold(request.scope, SLOW_SEARCH_PRICE if is_slow else 1):
+            return await _show_results(request, batcher, searcher, link)
     except NothingIndexed as error:
         return render_page(request, _TEMPLATE, {}, make_problem(error) if request.query_params else None)
     except PAGE_ERRORS as error:

@@ -129,7 +129,8 @@ def test_a_file_that_takes_too_much_memory_is_refused(sandbox: DecodeSandbox) ->
 
 def test_work_whose_client_has_left_is_ended(sandbox: DecodeSandbox) -> None:
     pid = sandbox.run(get_pid, b"", "x")
-    token = REQUEST_BUDGET.set(DecodeBudget(100.0, lambda: True))
+    has_left = iter([False, True]).__next__  # after the file was sent to the worker
+    token = REQUEST_BUDGET.set(DecodeBudget(100.0, has_left))
     try:
         with pytest.raises(WorkCancelled):
             sandbox.run(wait, b"", "15")

@@ -216,7 +216,7 @@ def test_only_what_was_indexed_is_served_from_the_path_of_an_image(
 
 def test_requests_that_compute_more_count_as_several(settings: Settings) -> None:
     with serve(settings.model_copy(update={"rate": 12})) as client:
-        assert [client.post("/v1/morphs", json={}).status_code for _ in range(3)] == [422, 422, 429]
+        assert [client.post("/v1/latents", json={}).status_code for _ in range(3)] == [422, 422, 429]
         assert [client.get("/v1/nothing").status_code for _ in range(3)] == [404, 404, 429]
     with serve(settings.model_copy(update={"rate": 2})) as client:  # a price above the rate is still paid
         assert [client.post("/v1/map", json={}).status_code == 429 for _ in range(2)] == [False, True]
