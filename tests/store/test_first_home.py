@@ -57,6 +57,7 @@ def settings(tmp_path: Path) -> Settings:
         assert latent.sigma is not None
         data = encode_png(new_image(number).repeat(3, 2))
         values[f"sha_{number}"] = hashlib.sha256(data).hexdigest()
+        values[f"size_{number}"] = len(data)
         values[f"mu_{number}"] = latent.mu[0].astype("<f4").tobytes()
         values[f"log_variance_{number}"] = (2 * np.log(latent.sigma[0])).astype("<f4").tobytes()
         path = tmp_path / "photos" / f"{number}.png"
