@@ -22,8 +22,8 @@ def encoders(context: typer.Context, common: options.CommonOptions) -> None:
     from simile.indexer.maintenance.encoders import list_encoders
 
     found = list_encoders(common.load_settings())
-    text = "\n".join(map(_format_encoder, found)) or "no encoder yet: run `simile index PHOTOS`"
-    common.show({"encoders": found}, text)
+    lines = list(map(_format_encoder, found)) or ["no encoder yet: run `simile index PHOTOS`"]
+    common.show({"encoders": found}, lines)
 
 
 @app.command()

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from typer import Argument, Option
 
 from simile.cli import options, output
 from simile.cli.progress import RESTART_HINT, ProgressReporter
 from simile.core.errors import BadSetting, BadUsage
+from simile.core.logs import escape_controls
 from simile.core.settings import Settings
 
 if TYPE_CHECKING:
@@ -125,12 +127,12 @@ def _show_evaluation(evaluation: Evaluation) -> None:
     for table in _make_tables(evaluation, with_errors=console.width >= MIN_WIDTH_WITH_ERRORS):
         console.print(table)
         console.print()
-    console.print(evaluation.advice, style="bold")
+    console.print(escape_controls(evaluation.advice), style="bold", markup=False)
     notes = [*evaluation.notes, *(f"{row.name}: {note}" for row in evaluation.rows for note in row.notes)]
     for note in notes:
-        console.print(f"note: {note}", markup=False)
+        console.print(escape_controls(f"note: {note}"), markup=False)
     for failure in evaluation.failures:
-        console.print(output.format_failure(failure), markup=False, soft_wrap=True)
+        console.print(escape_controls(output.format_failure(failure)), markup=False, soft_wrap=True)
 
 
 def _make_tables(evaluation: Evaluation, *, with_errors: bool) -> list[Table]:
@@ -144,7 +146,7 @@ def _make_tables(evaluation: Evaluation, *, with_errors: bool) -> list[Table]:
             table.add_column(column.heading, justify="right")
         for row in select_rows_with_values(evaluation.rows, columns):
             table.add_row(
-                row.name,
+                escape(escape_controls(row.name)),
                 *(format_metric(column, row.metrics, row.standard_errors if with_errors else {}) for column in columns),
             )
         tables.append(table)

@@ -58,9 +58,9 @@ def list_keys(common: options.CommonOptions) -> None:
     state = "the service is open, but only on this machine"
     if reserve.exists():
         state = f"but this home had keys, so it stays closed. Create one; or delete {reserve} to open the home"
-    text = "\n".join(_format_key(record, uploaded.get(record.id, 0)) for record in records) or f"no keys: {state}"
+    lines = [_format_key(record, uploaded.get(record.id, 0)) for record in records] or [f"no keys: {state}"]
     keys = [_make_key_json(record) | {"uploaded_bytes": uploaded.get(record.id, 0)} for record in records]
-    common.show({"keys": keys}, text)
+    common.show({"keys": keys}, lines)
 
 
 @app.command()

@@ -6,14 +6,22 @@ Exit codes: 0 success, 1 an error or a problem was found, 2 wrong usage, 130 Ctr
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from io import TextIOWrapper
+from typing import cast
+
+from typer import BadParameter
+from typer.rich_utils import rich_format_error
 
 from simile.cli import encoders, evaluate, index, keys, maintenance, options, output, search, serve, train
 from simile.cli.dedup import command
 from simile.cli.explore import attribute, compress, generate, map, measure, traverse
 from simile.core.errors import BadUsage, SimileError
-from simile.core.logs import configure_logging
+from simile.core.logs import configure_logging, escape_controls
+
+# ClickException: the base of all errors in the arguments of a command.
+CommandLineError = cast(type[BadParameter], BadParameter.__mro__[2])
 
 app = options.CommandGroup(
     name="simile",
@@ -54,14 +62,38 @@ app.command("backup")(maintenance.backup)
 app.command("restore")(maintenance.restore)
 
 
+def _open_missing_streams() -> None:
+    """Open what a shell closed with `>&-`, on the null device: Python has None there.
+
+    The next file that is opened would get the number of the closed stream, and with it what libraries print.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        null = os.open(os.devnull, os.O_RDWR)
+        try:
+            os.fstat(descriptor)
+        except OSError:  # still closed
+            os.dup2(null, descriptor)
+        setattr(sys, name, open(null, "r" if name == "stdin" else "w", encoding="utf-8", errors="backslashreplace"))  # noqa: SIM115, PTH123
+
+
 def run() -> None:
     """Run the `simile` command: its entry point."""
+    _open_missing_streams()
     verbose = "--verbose" in sys.argv
     configure_logging(verbose)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without Unicode shows escapes
     try:
-        app()
+        exit_code = app(standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(exit_code)
+    except CommandLineError as error:
+        message = escape_controls(error.format_message())
+        vars(error)["format_message"] = lambda: message
+        rich_format_error(error)
+        sys.exit(error.exit_code)
     except BrokenPipeError:  # `simile … | head`
         sys.stderr.close()
         sys.exit(1)

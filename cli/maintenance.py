@@ -45,7 +45,7 @@ def verify(
     body = {name: [problem.to_dict() for problem in listed] for name, listed in found.items()}
     lines = [] if problems else ["no problems: rows, vectors, segments and encoders are consistent"]
     lines += [f"{item.kind}: {item.description} {item.next_step}".rstrip() for item in problems + leftovers]
-    common.show(body, "\n".join(lines))
+    common.show(body, lines)
     if problems:
         raise typer.Exit(1)
 
@@ -129,7 +129,7 @@ def restore(
     common.show({"home": folder, **done.to_dict()}, text, *lines)
 
 
-def _format_status(status: dict[str, Any]) -> str:
+def _format_status(status: dict[str, Any]) -> list[str]:
     lines = [f"home       {status['home']}  {output.format_size(status['bytes'])}", f"images     {status['images']:,}"]
     encoder = status["encoder"]
     description = "none yet: run `simile index PHOTOS`"
@@ -144,7 +144,7 @@ def _format_status(status: dict[str, Any]) -> str:
         )
     for run in status["runs"]:
         lines += _format_run(run)
-    return "\n".join(lines)
+    return lines
 
 
 def _format_segment(status: dict[str, Any]) -> list[str]:

@@ -92,13 +92,12 @@ class CommonOptions:
 
         return Searcher(self.load_settings())
 
-    def show(self, body: Any, text: str, *notes: str) -> None:
-        """Show the result of a command: `body` with --json; else the text, and the notes on stderr."""
+    def show(self, body: Any, text: str | Sequence[str], *notes: str) -> None:
+        """Show the result of a command: `body` with --json; else a line or lines, and the notes on stderr."""
         if self.json:
             output.write_json(body)
             return
-        if text:
-            output.write(text)
+        output.write(*([text] if isinstance(text, str) else text))
         for note in notes:
             output.note(note)
 

@@ -8,18 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from simile.core.records import FloatArray, Hit, IndexSummary
+from simile.core.logs import escape_controls, escape_json_controls
+from simile.core.records import MAX_LISTED_PATHS, FloatArray, Hit, IndexSummary
 from simile.search.queries import SearchResult, serialize_hit, serialize_query, serialize_result
 
 
-def write(text: str) -> None:
-    """Write a line to stdout."""
-    sys.stdout.write(text + "\n")
+def write(*lines: str) -> None:
+    """Write lines to stdout. Control characters, which a name of a file may have, are escaped, line ends included."""
+    sys.stdout.write("".join(f"{escape_controls(line)}\n" for line in lines))
 
 
 def note(text: str) -> None:
-    """Write a message for the user, which is not data, to stderr."""
-    sys.stderr.write(text + "\n")
+    """Write a message for the user, which is not data, to stderr: one line, escaped as by `write`."""
+    sys.stderr.write(escape_controls(text) + "\n")
 
 
 def format_written(*paths: Path | None) -> list[str]:
@@ -30,7 +31,8 @@ def format_written(*paths: Path | None) -> list[str]:
 def write_json(body: Any) -> None:
     """Write a value as one line of JSON; in ASCII if the terminal has no Unicode encoding."""
     is_unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
-    write(json.dumps(body, ensure_ascii=not is_unicode, default=str))
+    text = json.dumps(body, ensure_ascii=not is_unicode, default=str)
+    sys.stdout.write(escape_json_controls(text) + "\n")
 
 
 def make_search_result_json(result: SearchResult) -> dict[str, Any]:
@@ -42,8 +44,8 @@ def make_search_result_json(result: SearchResult) -> dict[str, Any]:
 
 
 def make_hit_json(hit: Hit) -> dict[str, Any]:
-    """Make the JSON of a hit: the fields of the API and all its paths."""
-    return {**serialize_hit(hit), "paths": hit.paths}
+    """Make the JSON of a hit: the fields of the API, the first of its paths and their number."""
+    return {**serialize_hit(hit), "paths": hit.paths[:MAX_LISTED_PATHS], "path_count": len(hit.paths)}
 
 
 def make_nearest_json(latents: FloatArray, hits: Sequence[Hit | None]) -> list[dict[str, Any]]:
@@ -54,7 +56,7 @@ def make_nearest_json(latents: FloatArray, hits: Sequence[Hit | None]) -> list[d
     ]
 
 
-def format_summary(summary: IndexSummary, *, dry_run: bool) -> str:
+def format_summary(summary: IndexSummary, *, dry_run: bool) -> list[str]:
     """Format an index run: a line of counts, a line for each special case, then the skipped files with the reason."""
     names = ("new", "changed", "unchanged", "moved", "copied", "removed")
     counts = {name: getattr(summary, name) for name in names} | {"unreadable": len(summary.failures)}
@@ -73,7 +75,7 @@ def format_summary(summary: IndexSummary, *, dry_run: bool) -> str:
         lines.append("dry run: nothing was stored (judged by size and time; no file was opened)")
     elif summary.embedded:
         lines.append(f"embedded {summary.embedded:,} images at {summary.images_per_second:,.0f} images/s")
-    return "\n".join(lines)
+    return lines
 
 
 def format_failure(failure: Any) -> str:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from simile.cli import output
+from simile.core.logs import escape_controls
 
 if TYPE_CHECKING:
     from simile.core.records import IndexSummary
@@ -94,7 +95,7 @@ class ProgressReporter:
         fields: dict[str, Any],
     ) -> None:
         """Write a JSON event with these fields, or update the bar with this text."""
-        now = time.monotonic()
+        now, stage, text = time.monotonic(), escape_controls(stage), escape_controls(text)
         if self._json:
             if now >= self._next_line_at or done == total:
                 left = None if seconds_left is None else round(seconds_left, 1)

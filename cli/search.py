@@ -68,7 +68,7 @@ def search(
         if output_path is not None:
             write_contact_sheet(searcher, [(result, searcher.get_query_pixels(query))], output_path)
     lines = [f"{rank:>3}  {hit.distance:.4f}  {hit.path}" for rank, hit in enumerate(result.hits, 1)]
-    common.show(output.make_search_result_json(result), "\n".join(lines), *output.format_written(output_path))
+    common.show(output.make_search_result_json(result), lines, *output.format_written(output_path))
 
 
 def reconstruct(

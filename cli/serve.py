@@ -68,7 +68,7 @@ def run_demo_command(
         check_binding(settings)  # before the long training
     with ProgressReporter(RESUME_HINT) as reporter:
         sheet, summary = run_demo(settings, dataset, images, minutes, reporter.on_training, reporter.on_indexing)
-    output.write(output.format_summary(summary, dry_run=False))
+    output.write(*output.format_summary(summary, dry_run=False))
     output.write(f"three searches: {sheet}")
     if listen:
         _run_server(settings, verbose)

@@ -105,11 +105,12 @@ def train(
     patterns = options.make_patterns(include, exclude)
     with ProgressReporter("The last finished epoch is saved; continue with --resume.", json=common.json) as reporter:
         trained = train_on_sources(common.load_settings(), photos, request, reporter.on_training, patterns)
-    text = (
-        f"encoder {trained['fingerprint']}{' (now active)' if trained['active'] else ''}\n"
-        f"best epoch {trained['best_epoch']}: {format_figures(trained['best']['validation'])}; "
-        f"stopped: {trained['stopped']}\nreport: {trained['folder']}"
-    )
+    best = format_figures(trained["best"]["validation"])
+    lines = [
+        f"encoder {trained['fingerprint']}{' (now active)' if trained['active'] else ''}",
+        f"best epoch {trained['best_epoch']}: {best}; stopped: {trained['stopped']}",
+        f"report: {trained['folder']}",
+    ]
     if not trained["active"]:
-        text += f"\nanother encoder is active; switch with `simile index PHOTOS --encoder {trained['fingerprint']}`"
-    common.show(trained, text)
+        lines.append(f"another encoder is active; switch with `simile index PHOTOS --encoder {trained['fingerprint']}`")
+    common.show(trained, lines)

@@ -77,9 +77,26 @@ class QueuedStderrHandler(logging.Handler):
                 data = data[os.write(self._descriptor, data) :]
 
 
-# Control characters (C0, DEL, C1): line ends fake another log line, ESC and BEL are commands for a terminal.
+# Control characters (C0, DEL, C1): line ends fake another line, ESC and BEL are commands for a terminal. And line ends
+# of Unicode, and its commands that reverse the order of the text that follows.
+_UNICODE_CONTROLS = (0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 _CONTROL_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {10: "\\n", 13: "\\r"}
+_CONTROL_ESCAPES |= {code: f"\\u{code:04x}" for code in _UNICODE_CONTROLS}
 _TRACEBACK_ESCAPES = {code: text for code, text in _CONTROL_ESCAPES.items() if code != 10}
+
+
+# In JSON text they can only be in strings, and C0 is escaped already.
+_JSON_ESCAPES = {code: f"\\u{code:04x}" for code in (*range(127, 160), *_UNICODE_CONTROLS)}
+
+
+def escape_controls(text: str) -> str:
+    """Return the text as one line of visible characters: a name of a file may have any character but NUL and `/`."""
+    return text.translate(_CONTROL_ESCAPES)
+
+
+def escape_json_controls(text: str) -> str:
+    """Return JSON of the same value without control characters."""
+    return text.translate(_JSON_ESCAPES)
 
 
 class SingleLineFormatter(logging.Formatter):
@@ -87,7 +104,7 @@ class SingleLineFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # name of logging's method
         """Return the message with control characters escaped."""
-        return super().formatMessage(record).translate(_CONTROL_ESCAPES)
+        return escape_controls(super().formatMessage(record))
 
     def formatException(self, ei: Any) -> str:  # noqa: N802  # name of logging's method
         """Return the traceback with control characters other than line ends escaped."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
+MAX_LISTED_PATHS = 100  # of one image in a response or a message; an image may have any number of files
 OnProgress = Callable[[str, int, int], object]  # (stage, done, total)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from simile.core.errors import BeingComputed, NoDecoder, NoSuchImage, NothingIndexed, UnreadableImage
-from simile.core.records import FloatArray
+from simile.core.records import MAX_LISTED_PATHS, FloatArray
 from simile.core.settings import Settings
 from simile.images.encoding import encode_png
 from simile.images.formats import Limits, Pixels
@@ -254,7 +254,9 @@ class ImageFileMissing(NoSuchImage):
 
     def __init__(self, record: ImageRecord) -> None:
         super().__init__(record.id)
+        more_count = len(record.paths) - MAX_LISTED_PATHS
+        more = f", and {more_count:,} more" if more_count > 0 else ""
         self.args = (
-            f"Image {record.id} is indexed, but its file is gone: {', '.join(record.paths)}. "
+            f"Image {record.id} is indexed, but its file is gone: {', '.join(record.paths[:MAX_LISTED_PATHS])}{more}. "
             "Put it back, or forget it with `simile index --prune`.",
         )

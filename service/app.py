@@ -21,7 +21,7 @@ from simile.images.loading.worker_pool import get_worker_count
 from simile.service import errors, urls
 from simile.service.api import attributes, duplicates, images, jobs, latents, map, status
 from simile.service.api import search as api_search
-from simile.service.middleware.headers import CORS_OPTIONS, SecurityHeadersMiddleware
+from simile.service.middleware.headers import CORS_OPTIONS, HeadRequestMiddleware, SecurityHeadersMiddleware
 from simile.service.middleware.limits import (
     FORM_OVERHEAD,
     Admission,
@@ -87,6 +87,7 @@ def create_app(settings: Settings, *, preload: bool = False) -> FastAPI:
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, **CORS_OPTIONS, allow_origins=parse_origins(settings.cors_origins))
     app.add_middleware(SecurityHeadersMiddleware)
+    app.add_middleware(HeadRequestMiddleware)
     app.add_middleware(RequestLogMiddleware, metrics, state.upload_limiter)
     state.drain = lambda: _drain(app)
     errors.install_error_handlers(app)

@@ -173,6 +173,7 @@ def _get_allowed_methods(request: Request, allow_header: str) -> str:
     routes = [route for route in request.app.router.routes if not isinstance(route, Mount)]
 
     def is_routed(method: str) -> bool:
+        method = "GET" if method == "HEAD" else method  # middleware/headers.py
         return any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
 
     return ", ".join(method for method in _HTTP_METHODS if method in allow_header.split(", ") or is_routed(method))

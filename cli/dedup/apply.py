@@ -80,7 +80,7 @@ def undo(
     with ProgressReporter(RESUME_HINT, json=common.json) as reporter:
         result = undo_journal(common.load_settings(), journal, wait, reporter.on_stage)
     lines = [f"{result.restored:,} files restored (journal {result.journal})"]
-    common.show(asdict(result), "\n".join([*lines, *map(output.format_failure, result.set_aside)]))
+    common.show(asdict(result), [*lines, *map(output.format_failure, result.set_aside)])
     if result.set_aside:
         raise typer.Exit(1)
 
@@ -90,11 +90,11 @@ def show_journals(common: options.CommonOptions) -> None:
     from simile.dedup.cleanup.journal import list_journals
 
     journals = list_journals(common.get_home())
-    text = "\n".join(map(_format_journal, journals)) or "no plan was applied in this home"
-    common.show({"journals": journals}, text)
+    lines = list(map(_format_journal, journals)) or ["no plan was applied in this home"]
+    common.show({"journals": journals}, lines)
 
 
-def _format_applied(result: ApplyResult, action: CleanupAction | None) -> str:
+def _format_applied(result: ApplyResult, action: CleanupAction | None) -> list[str]:
     size = output.format_size(result.bytes_freed)
     if result.dry_run:
         lines = [f"{result.applied:,} files would be {ACTION_PAST_TENSE[action]}, {size}; nothing was changed"]
@@ -106,7 +106,7 @@ def _format_applied(result: ApplyResult, action: CleanupAction | None) -> str:
         if result.applied and action in ("move", "trash"):
             lines.append("the index still lists them: run `simile index … --prune` on their folders")
     lines += [f"{result.already:,} files of the plan were processed before"] if result.already else []
-    return "\n".join(lines + list(map(output.format_failure, result.set_aside)))
+    return lines + list(map(output.format_failure, result.set_aside))
 
 
 def _format_journal(journal: dict[str, Any]) -> str:

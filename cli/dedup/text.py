@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from simile.cli import output
+from simile.core.logs import escape_controls
 
 if TYPE_CHECKING:
     from simile.dedup.records import ThresholdCalibration
@@ -17,17 +18,17 @@ MAX_LISTED_ITEMS = 10  # leaks and conflicts; --json and --output have all of th
 MAX_CURVE_LINES = 8
 
 
-def format_results(results: DedupResults, counts: Mapping[str, DedupTierCount]) -> str:
+def format_results(results: DedupResults, counts: Mapping[str, DedupTierCount]) -> list[str]:
     """Format counts by tier, the threshold of near copies, and the results for splits and labels."""
     lines = [*_format_tiers(counts), "", *_format_near_copies(results)]
     if results.findings.decisions:
         same = sum(decision.same for decision in results.findings.decisions.values())
         lines.append(f"decisions: {same:,} same, {len(results.findings.decisions) - same:,} different")
     lines += [*_format_leaks(results), *_format_conflicts(results), *_format_classes(results)]
-    return "\n".join(lines)
+    return lines
 
 
-def format_comparison(comparison: SourceComparison) -> str:
+def format_comparison(comparison: SourceComparison) -> list[str]:
     """Format each file that the home has with its best match, the files that could not be read, and the counts."""
     lines = []
     for file in comparison.files_with_matches:
@@ -37,11 +38,12 @@ def format_comparison(comparison: SourceComparison) -> str:
     lines += map(output.format_failure, comparison.failures)
     found, total = len(comparison.files_with_matches), len(comparison.files)
     lines.append(f"{found:,} of {total:,} images are in the home, {total - found:,} are not")
-    return "\n".join(lines)
+    return lines
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Format rows as aligned columns: the first one left-aligned, the others right-aligned."""
+    rows = [list(map(escape_controls, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(

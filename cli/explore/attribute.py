@@ -84,8 +84,8 @@ def list_attributes(common: options.CommonOptions) -> None:
 
     with common.open_searcher() as searcher:
         found = attributes.load_attributes(searcher.home, searcher.get_encoder().fingerprint)
-    text = "\n".join(map(_format_attribute, found)) or "no attributes: run `simile attribute learn NAME`"
-    common.show({"attributes": [_make_attribute_json(attribute, []) for attribute in found]}, text)
+    lines = list(map(_format_attribute, found)) or ["no attributes: run `simile attribute learn NAME`"]
+    common.show({"attributes": [_make_attribute_json(attribute, []) for attribute in found]}, lines)
 
 
 @app.command()
@@ -185,7 +185,7 @@ def _show_attribute(
         "files could not be read": attribute.unreadable,
     }
     notes = [f"{count:,} {text}" for text, count in counts.items() if count]
-    common.show(_make_attribute_json(attribute, entangled), "\n".join(lines), *notes)
+    common.show(_make_attribute_json(attribute, entangled), lines, *notes)
 
 
 def _make_attribute_json(attribute: Attribute, entangled: list[AttributeEntanglement]) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def show_outliers(
     body = {"outliers": list(map(asdict, outliers)), "images": len(scores.ids), "signals": list(scores.ranks)}
     body |= {"neighbour": scores.neighbour, "output": output_path}
     lines = [f"{rank:>3}  {item.score:5.2f}  {item.path}  {item.reason}" for rank, item in enumerate(outliers, 1)]
-    common.show(body, "\n".join(lines), *output.format_written(output_path))
+    common.show(body, lines, *output.format_written(output_path))
 
 
 def show_uncertainty(
@@ -73,7 +73,7 @@ def show_uncertainty(
         if output_path is not None:
             write_output_file(output_path, draw_uncertainty(result, searcher.get_query_pixels(query)))
     body = {**_make_uncertainty_json(result), "output": output_path}
-    common.show(body, "\n".join(_format_uncertainty(result)), *output.format_written(output_path))
+    common.show(body, list(_format_uncertainty(result)), *output.format_written(output_path))
 
 
 def show_continuity(
@@ -102,7 +102,7 @@ def show_continuity(
         for name, measure in result.summarise().items()
     }
     body = {"encoder": result.fingerprint, "how": result.interpolation, "steps": result.steps}
-    common.show({**body, "pairs": result.pairs.tolist(), **summary}, "\n".join(_format_continuity(result)))
+    common.show({**body, "pairs": result.pairs.tolist(), **summary}, list(_format_continuity(result)))
 
 
 def _make_uncertainty_json(result: EncodingUncertainty) -> dict[str, Any]:

@@ -81,8 +81,10 @@ def load_measurements(searcher: Searcher, ids: Ids) -> ImageMeasurements:
 
 def compute_detail(images: Pixels) -> Float64Array:
     """Return the mean squared gradient (n,) of images (n, h, w, C), for values in [0, 1]."""
-    down, right = np.gradient(images.astype(np.float32) / 255, axis=(1, 2))
-    detail: Float64Array = (np.square(down) + np.square(right)).mean(axis=(1, 2, 3), dtype=np.float64)
+    values, detail = images.astype(np.float32) / 255, np.zeros(len(images))
+    for axis in (1, 2):
+        if images.shape[axis] > 1:  # one row or column has no gradient across
+            detail += np.square(np.gradient(values, axis=axis)).mean(axis=(1, 2, 3), dtype=np.float64)
     return detail
 
 

@@ -252,7 +252,7 @@ class _IndexingRun:
     ) -> None:
         """Read, encode and store the files of the tasks in batches."""
         start, seconds_before, total = time.monotonic(), summary.seconds, summary.done + len(tasks)
-        writer = IndexBatchWriter(self.catalogue, plan, encoder, summary)
+        writer = IndexBatchWriter(catalogue=self.catalogue, plan=plan, encoder=encoder, summary=summary)
         for batch in _make_batches(self._prepare_tasks(tasks, encoder, workers), self.settings.batch_size):
             failures = [result for _, result in batch if isinstance(result, Failure)]
             summary.failures += failures

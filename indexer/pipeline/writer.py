@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,14 +19,22 @@ if TYPE_CHECKING:
     from simile.models.inference.encoder import TrainedEncoder
 
 
-@dataclass(frozen=True)
+MAX_REMEMBERED_IMAGES = 10_000  # images whose old locations are kept from batch to batch
+
+
+@dataclass(frozen=True, kw_only=True)
 class IndexBatchWriter:
-    """Stores batches, and counts in `summary` whether files are new, changed, moved or copies."""
+    """Stores batches, and counts in `summary` whether files are new, changed, moved or copies.
+
+    `old_locations` has the missing files of images that got files in this run, each file once: an image may have any
+    number of files, and checking all of them again for each new one would take the square of the time.
+    """
 
     catalogue: Catalogue
     plan: IndexPlan
     encoder: TrainedEncoder
     summary: IndexSummary
+    old_locations: dict[int, Iterator[str]] = field(default_factory=dict)
 
     def write(self, batch: list[tuple[IndexTask, PreparedImage]]) -> None:
         """Embed the new contents of a batch and commit all of its files."""
@@ -61,19 +69,16 @@ class IndexBatchWriter:
             files: Tasks with the ids of their images.
             has_row: Whether the locations of these files are stored already.
         """
-        locations = self.catalogue.files.get_for_images({image_id for _, image_id in files})
+        self._remember_old_locations({image_id for task, image_id in files if task.known_file is None})
         touched: list[FileStat] = []
         added: list[tuple[int, FileStat]] = []
         old_paths: list[str] = []  # of moved files
-        used: set[str] = set()
         for task, image_id in files:
-            known_paths = [location.path for location in locations.get(image_id, ()) if location.path not in used]
-            old_path = None if task.known_file else self._find_old_location(task.file.path, known_paths)
+            old_path = None if task.known_file else next(self.old_locations[image_id], None)
             if task.known_file is not None and task.known_file.image_id == image_id:
                 touched.append(task.file)
                 self.summary.unchanged += task.is_from_source
             elif old_path is not None:
-                used.add(old_path)
                 self.plan.missing_paths.discard(old_path)
                 self.summary.moved += 1
                 if has_row:
@@ -89,11 +94,21 @@ class IndexBatchWriter:
             self.catalogue.files.add(added)
         self.catalogue.files.delete(old_paths)
 
-    def _find_old_location(self, path: str, known_paths: list[str]) -> str | None:
-        """Return the old path of a file that was moved to `path`: preferably one inside the sources."""
-        missing = (known for known in known_paths if known in self.plan.missing_paths)
-        other_missing = (known for known in known_paths if known != path and is_path_missing(known))
-        return next(missing, None) or next(other_missing, None)
+    def _remember_old_locations(self, image_ids: set[int]) -> None:
+        if len(self.old_locations) > MAX_REMEMBERED_IMAGES:
+            self.old_locations.clear()
+        unknown_ids = image_ids - self.old_locations.keys()
+        locations = self.catalogue.files.get_for_images(unknown_ids)
+        for image_id in unknown_ids:
+            paths = [location.path for location in locations.get(image_id, ())]
+            self.old_locations[image_id] = self._iterate_missing(paths)
+
+    def _iterate_missing(self, paths: list[str]) -> Iterator[str]:
+        """Yield the paths that no longer exist, from which a file may have been moved: first those in the sources."""
+        missing = [path for path in paths if path in self.plan.missing_paths]
+        others = set(paths).difference(missing)
+        yield from missing
+        yield from (path for path in paths if path in others and is_path_missing(path))
 
 
 def _count_file(task: IndexTask, summary: IndexSummary, *, is_copy: bool) -> None:

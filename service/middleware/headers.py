@@ -57,6 +57,38 @@ class SecurityHeadersMiddleware:
         await self.app(scope, receive, with_headers if scope["type"] == "http" else send)
 
 
+class HeadRequestMiddleware:
+    """ASGI middleware that handles HEAD as GET and sends no body: every URL that has GET has HEAD (RFC 9110)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            return await self.app(scope, receive, send)
+        # A copy: the server must know that no body follows. `state` is shared, `route` is for the log.
+        scope.setdefault("state", {})
+        inner_scope = {**scope, "method": "GET"}
+        is_ended = False
+
+        async def send_headers(message: Message) -> None:
+            nonlocal is_ended
+            if message["type"] == "http.response.start":
+                await send(message)
+                await send({"type": "http.response.body", "body": b""})
+            elif message.get("more_body"):  # a long file, or an endless stream of events
+                is_ended = True
+                raise OSError("A response to HEAD has no body.")
+
+        try:
+            await self.app(inner_scope, receive, send_headers)
+        except Exception:
+            if not is_ended:  # otherwise the error of `send_headers`, possibly wrapped
+                raise
+        finally:
+            scope["route"] = inner_scope.get("route")
+
+
 def make_etag_response(request: Request, tag: str, make: Callable[[], tuple[bytes, str]]) -> Response:
     """Make an image response (bytes, media type) with an ETag; 304 without rendering for a known ETag."""
     etag = f'"{tag}"'

@@ -288,11 +288,12 @@ class SearchResponse(BaseModel):
 
 
 class ImageResponse(BaseModel):
-    """An indexed image. `size` is in bytes; `paths` are all files with the same bytes."""
+    """An indexed image. `size` is in bytes; `paths` are the first 100 of `path_count` files with the same bytes."""
 
     image_id: int
     path: DisplayText
     paths: list[DisplayText]
+    path_count: int
     width: int
     height: int
     format: str

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from simile.core.errors import NoDecoder
+from simile.core.records import MAX_LISTED_PATHS
 from simile.search.queries import SearchResult, serialize_result
 from simile.search.searcher import Searcher
 from simile.service import urls
@@ -67,7 +68,8 @@ def make_image_response(record: ImageRecord, metadata: Mapping[str, str | float]
 def make_image_fields(record: ImageRecord, metadata: Mapping[str, str | float] | None = None) -> dict[str, Any]:
     """Return the fields of an ImageResponse, for models that extend it."""
     path = record.paths[0] if record.paths else ""
-    named = {"image_id": record.id, "path": path, "metadata": metadata or {}}
+    listed = {"path": path, "paths": record.paths[:MAX_LISTED_PATHS], "path_count": len(record.paths)}
+    named = {"image_id": record.id, "metadata": metadata or {}, **listed}
     return vars(record) | named | urls.image_urls(record.id)
 
 

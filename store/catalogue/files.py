@@ -200,8 +200,8 @@ def delete_orphaned_images(connection: Connection, change: int, candidates: Iter
     """
     count = 0
     for chunk in split_chunks(candidates):
-        with_files = set(connection.scalars(select(LocationRow.image_id).where(LocationRow.image_id.in_(chunk))))
-        orphans = [image_id for image_id in chunk if image_id not in with_files]
+        has_file = select(LocationRow.id).where(LocationRow.image_id == ImageRow.id).exists()  # it may have thousands
+        orphans = list(connection.scalars(select(ImageRow.id).where(ImageRow.id.in_(chunk), ~has_file)))
         if orphans:
             connection.execute(delete(ImageRow).where(ImageRow.id.in_(orphans)))
             connection.execute(insert(DeletionRow), [{"image_id": image_id, "change": change} for image_id in orphans])

@@ -179,16 +179,16 @@ _SUMMARIES_QUERY = (
 
 
 def _read_image_summaries(connection: Connection, image_ids: Sequence[int]) -> dict[int, ImageSummary]:
-    summaries: dict[int, ImageSummary] = {}
+    fields: dict[int, tuple[int, int, str]] = {}
+    paths: dict[int, list[str]] = {}
     for chunk in split_chunks(image_ids):
         cursor: Any = connection.execute(_SUMMARIES_QUERY, {"ids": chunk}).cursor
         for image_id, width, height, format, path in cursor:
-            summary = summaries.get(image_id)
-            if summary is None:
-                summaries[image_id] = ImageSummary(width, height, format, () if path is None else (path,))
-            else:
-                summaries[image_id] = summary._replace(paths=(*summary.paths, path))
-    return summaries
+            fields[image_id] = (width, height, format)
+            of_image = paths.setdefault(image_id, [])
+            if path is not None:
+                of_image.append(path)
+    return {image_id: ImageSummary(*fields[image_id], tuple(of_image)) for image_id, of_image in paths.items()}
 
 
 def _read_image_records(connection: Connection, image_ids: Sequence[int]) -> dict[int, ImageRecord]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -286,3 +288,77 @@ def test_a_port_in_use_is_an_error_that_names_it(home_with_digits: Settings) -> 
         result = outside("serve", "--home", home_with_digits.home, "--port", port)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].startswith(f"BadSetting: Can't listen on 127.0.0.1 port {port}")
+
+
+# Control characters of file names, and closed streams
+
+CONTROLS = "a\x1b[31m\n\r\x07\x7f\x9b31m\u202eb"
+ESCAPED = r"a\x1b[31m\n\r\x07\x7f\x9b31m\u202eb"
+
+
+def has_controls(text: str) -> bool:
+    """Whether anything but the line ends of the output itself can act on a terminal."""
+    return any(ord(one) < 32 or 127 <= ord(one) < 160 or one == "\u202e" for one in text.replace("\n", ""))
+
+
+@pytest.fixture
+def odd_names(trained_home: Settings, digits: Path) -> tuple[Settings, Path]:
+    """A home, and a folder with two images and a damaged file, with control characters in their names."""
+    (folder := digits.parent / f"folder {CONTROLS}").mkdir()
+    first, second = sorted(digits.iterdir())[:2]
+    (folder / f"{CONTROLS}.png").write_bytes(first.read_bytes())
+    (folder / "plain.png").write_bytes(second.read_bytes())
+    (folder / f"bad {CONTROLS}.png").write_bytes(first.read_bytes()[:60])
+    return trained_home, folder
+
+
+def test_no_control_character_of_a_name_reaches_the_terminal(odd_names: tuple[Settings, Path]) -> None:
+    settings, folder = odd_names
+    image, home = folder / f"{CONTROLS}.png", str(settings.home)
+    commands = [
+        ("index", folder),
+        ("search", image),
+        ("search", folder),  # an error that names the folder
+        ("search", folder / f"gone {CONTROLS}"),
+        ("status",),
+        ("dedup", "--tier", "bytes"),
+        ("embed", folder, "-o", folder / f"{CONTROLS}.npz"),
+        ("export", "-o", folder / f"{CONTROLS}.csv"),
+        ("attribute", "show", CONTROLS),
+        ("search", image, CONTROLS),  # wrong usage
+        ("search", f"--{CONTROLS}"),
+        (CONTROLS,),
+    ]
+    for command in commands:
+        done = outside(*command, *(() if command == (CONTROLS,) else ("--home", home)))
+        shown = done.stdout + done.stderr
+        assert not has_controls(shown), (command, shown)
+        if command[0] not in ("status", "dedup") and command[-1] != CONTROLS and not str(command[-1]).startswith("--"):
+            assert ESCAPED in shown, (command, shown)
+    hits = outside("search", image, "--home", home).stdout.splitlines()
+    assert len(hits) == 2 and hits[0].endswith(f"{ESCAPED}.png")
+
+
+def test_json_and_csv_have_the_names_as_they_are(odd_names: tuple[Settings, Path]) -> None:
+    settings, folder = odd_names
+    image, table = folder / f"{CONTROLS}.png", folder / "table.csv"
+    indexed = inside("index", folder, "--home", settings.home, "--json").stdout
+    assert not has_controls(indexed) and indexed.count("\n") == 1
+    assert json.loads(indexed)["failures"][0]["path"] == str(folder / f"bad {CONTROLS}.png")
+    assert json.loads(inside("search", image, "--home", settings.home, "--json").stdout)["hits"][0]["path"] == str(
+        image
+    )
+    inside("export", "-o", table, "--home", settings.home)
+    with table.open(newline="", encoding="utf-8") as file:
+        assert str(image) in [row["path"] for row in csv.DictReader(file)]
+
+
+@pytest.mark.real_processes
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_a_command_works_with_closed_streams(home_with_digits: Settings, closed: str) -> None:
+    command = f"{shlex.quote(SIMILE)} status --home {shlex.quote(str(home_with_digits.home))} {closed}"
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("120" in done.stdout) == (">&-" not in closed.split())
+    broken = command.replace(" status ", " search nothing.png ")
+    assert subprocess.run(["/bin/sh", "-c", broken], capture_output=True, check=False, timeout=120).returncode == 1

@@ -50,6 +50,19 @@ def with_strangers(tmp_path: Path, home_with_digits: Settings) -> Settings:
     return home_with_digits
 
 
+def test_images_of_one_pixel_have_outliers(tmp_path: Path) -> None:
+    (folder := tmp_path / "dots").mkdir()
+    for number in range(60):
+        Image.new("RGB", (1, 1), (number, 2 * number, 255 if number == 7 else 0)).save(folder / f"{number:02}.png")
+    settings = load_settings(home=tmp_path / "home", device="cpu", workers=1)
+    request = TrainingRequest(recipe="vae", overrides={"latent_dim": 4, "width": 8, "epochs": 1})
+    train_on_sources(settings, [folder], request, lambda _: None)
+    index(settings, [folder], IndexRequest())
+    with Searcher(settings) as searcher:
+        outliers, _ = find_outliers(searcher, 3, ignore_progress)
+    assert len(outliers) == 3
+
+
 # Signals
 
 
@@ -125,6 +138,10 @@ def test_detail_is_the_mean_squared_gradient() -> None:
     ramp = np.tile(np.arange(0, 255, 51, np.uint8), (5, 1))[None, :, :, None]  # 0.2 a pixel, to the right
     assert compute_detail(ramp)[0] == pytest.approx(0.04, rel=1e-5)
     assert compute_detail(np.full((1, 5, 5, 1), 9, np.uint8))[0] == 0
+    row = np.arange(0, 50, 10, dtype=np.uint8).reshape(1, 1, 5, 1)  # a step of 10 at each pixel, in one direction
+    for images in (row, row.transpose(0, 2, 1, 3)):
+        assert compute_detail(images)[0] == pytest.approx((10 / 255) ** 2)
+    assert compute_detail(np.zeros((3, 1, 1, 3), np.uint8)).tolist() == [0, 0, 0]
 
 
 # A collection

@@ -25,16 +25,21 @@ from simile.core.errors import BadSetting, HomeBusy, NoSuchEncoder, NoSuchPath, 
 from simile.core.records import IndexSummary
 from simile.core.settings import Settings, load_settings
 from simile.images.encoding import encode_jpeg, encode_png
+from simile.images.sources.sources import is_path_missing
 from simile.indexer.maintenance.rebuild import rebuild_index
 from simile.indexer.maintenance.status import read_status
 from simile.indexer.maintenance.verify import verify_home
+from simile.indexer.pipeline import writer
 from simile.indexer.pipeline.job import IndexRequest, index
 from simile.indexer.pipeline.uploads import add_upload
 from simile.indexer.training.train import TrainingRequest, train_on_sources
 from simile.search.encoder_registry import find_encoder, register_encoder
 from simile.search.searcher import Searcher
+from simile.service import urls
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.home import Home
+from tests.conftest import app_client
+from tests.support.commands import run_json
 
 SIMILE = str(Path(sys.executable).with_name("simile"))
 AddEncoder = Callable[[Settings], str]
@@ -95,6 +100,52 @@ def test_moved_changed_copied_touched_and_vanished_files_are_told_apart(trained_
     assert go(trained_home, digits, prune=True).removed == 1
     assert counts(go(trained_home, digits, prune=True)) == (0, 0, 121, 0, 0, 0)
     assert verify_home(trained_home) == []
+
+
+def test_the_work_for_many_copies_of_one_image_grows_with_their_number(
+    trained_home: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[str] = []
+
+    def is_missing(path: str) -> bool:
+        looked_at.append(path)
+        return is_path_missing(path)
+
+    monkeypatch.setattr(writer, "is_path_missing", is_missing)
+    settings, copies = trained_home.model_copy(update={"batch_size": 32}), tmp_path / "copies"
+    copies.mkdir()
+    for number in range(300):
+        (copies / f"{number:03}.png").write_bytes(image(1))
+    summary = go(settings, copies)
+    assert (summary.new, summary.copied, summary.embedded) == (300, 299, 1)
+    assert len(looked_at) == len(set(looked_at)) <= 300  # before: 1,400
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    for number in range(0, 300, 3):
+        (copies / f"{number:03}.png").rename(elsewhere / f"{number:03}.png")
+    (elsewhere / "more.png").write_bytes(image(1))
+    looked_at.clear()
+    summary = go(settings, elsewhere)
+    assert (summary.new, summary.moved, summary.copied, summary.missing) == (1, 100, 1, 0)
+    assert len(looked_at) == len(set(looked_at))
+
+
+def test_the_files_of_an_image_in_a_response_are_limited_and_counted(trained_home: Settings, tmp_path: Path) -> None:
+    (copies := tmp_path / "copies").mkdir()
+    for number in range(250):
+        (copies / f"{number:03}.png").write_bytes(image(1))
+    go(trained_home, copies)
+    first = [str(copies / f"{number:03}.png") for number in range(100)]
+    hit = run_json("search", "--home", trained_home.home, copies / "000.png")["hits"][0]
+    assert (hit["path"], hit["paths"], hit["path_count"]) == (first[0], first, 250)
+    with app_client(trained_home) as client:
+        details = client.get(f"/v1/images/{hit['image_id']}").json()
+        assert (details["path"], details["paths"], details["path_count"]) == (first[0], first, 250)
+        assert "150 more files" in client.get(f"{urls.IMAGE_PAGES}/{hit['image_id']}").text
+        shutil.rmtree(copies)
+        gone = client.get(f"/v1/images/{hit['image_id']}/file").json()["detail"]
+    assert first[99] in gone and "100.png" not in gone and "and 150 more" in gone
+    with Searcher(trained_home) as searcher:
+        assert len(searcher.get_image(hit["image_id"]).paths) == 250
 
 
 def test_a_moved_file_keeps_its_id(trained_home: Settings, digits: Path) -> None:

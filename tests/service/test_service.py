@@ -18,6 +18,7 @@ from simile.core.settings import Settings, load_settings
 from simile.service import errors as service_errors
 from simile.service.app import ROUTERS, create_app
 from simile.service.requests.search import make_display_name
+from simile.service.security.scopes import ROUTE_SCOPES
 from tests.support.images import PNG, bomb, noise
 
 
@@ -285,10 +286,27 @@ def test_every_route_gives_errors_as_problem_documents(shared_client: TestClient
 
 
 def test_a_method_that_is_not_possible_gets_all_that_are(shared_client: TestClient) -> None:
-    for path, methods in {"/": "GET, POST", "/v1/images/1": "GET, DELETE", "/static/page.css": "GET, HEAD"}.items():
+    for path, methods in {
+        "/": "GET, HEAD, POST",
+        "/v1/images/1": "GET, HEAD, DELETE",
+        "/static/page.css": "GET, HEAD",
+    }.items():
         refused = shared_client.put(path)
         assert refused.headers["allow"] == methods
         assert f"only {methods}." in problem(refused, 405)["detail"]
+
+
+def test_head_is_answered_as_get_without_the_body(shared_client: TestClient) -> None:
+    routes = [route.partition(" ")[2] for route in ROUTE_SCOPES if route.startswith("GET ")]
+    values = {"image_id": 1, "job_id": 424242, "name": "nobody", "fingerprint": "ffff", "tile": "0-0-0.png"}
+    for path in [route.format(**values) for route in routes] + ["/static/page.css", "/nothing", "/v1/images/424242"]:
+        got, head = shared_client.get(path), shared_client.head(path)
+        assert (head.status_code, head.content) == (got.status_code, b""), path
+        changing = {"x-request-id", "content-length", "date"}
+        names = got.headers.keys() - changing
+        assert {name: head.headers[name] for name in names} == {name: got.headers[name] for name in names}, path
+        assert ("content-length" in head.headers) == ("content-length" in got.headers), path
+    assert shared_client.head("/v1/latents").status_code == 405
 
 
 def test_openapi_documents_every_error_as_a_problem(shared_client: TestClient) -> None:

@@ -92,6 +92,7 @@ class ImageJson(TypedDict):
     image_id: int
     path: str
     paths: list[str]
+    path_count: int
     width: int
     height: int
     format: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import selectors
+import socket
 import ssl
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ RequestBody = tuple[bytes, str]  # with the media type
 
 _CONNECTION_ERRORS = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
 _SAFE = ("GET", "HEAD")
+_PIECE_BYTES = 16 * 1024  # of a body; before each one, the client looks for an early response
 
 
 @dataclass(frozen=True)
@@ -106,11 +108,19 @@ class Transport:
             self.close()
             open_connection = None
         connection = open_connection or self._connect()
-        headers = self._headers if body is None else {**self._headers, "Content-Type": body[1]}
+        headers = self._headers
+        upload = None if body is None else _RequestBodyPieces(connection, body[0])
         is_sent = False
+        if body is not None:
+            headers = {**headers, "Content-Type": body[1], "Content-Length": str(len(body[0]))}
         try:
-            connection.request(method, self._base_path + target, None if body is None else body[0], headers)
-            is_sent = True
+            try:
+                connection.request(method, self._base_path + target, upload, headers)
+                is_sent = upload is None or upload.is_complete
+            except OSError:
+                # The service may have responded before it had the whole body, and closed the connection.
+                if connection.sock is None or not _is_readable(connection.sock):
+                    raise
             response = connection.getresponse()
         except _CONNECTION_ERRORS:
             # The service may have closed a kept connection at this moment. It may have processed a sent request, so
@@ -121,8 +131,9 @@ class Transport:
             return self._send_request(method, target, body, None)
         response_headers = {name.lower(): value for name, value in response.getheaders()}
         result = HttpResponse(response.status, response_headers, response.read())
-        if response.will_close:
-            self.close()
+        if response.will_close or not is_sent:
+            connection.close()
+            self._thread_local.__dict__.pop("connection", None)
         else:
             self._thread_local.connection = connection
         return result
@@ -134,13 +145,43 @@ class Transport:
         return http.client.HTTPConnection(host, port, timeout=self._timeout)
 
 
+class _RequestBodyPieces:
+    """The pieces of a body. They end early when the service responds: it reads no more, and would reset the connection.
+
+    `is_complete`: all of the body was handed to the system.
+    """
+
+    def __init__(self, connection: http.client.HTTPConnection, body: bytes) -> None:
+        self._connection, self._body = connection, memoryview(body)
+        self.is_complete = False
+
+    def __iter__(self) -> Iterator[memoryview]:
+        for start in range(0, len(self._body), _PIECE_BYTES):
+            if _has_early_response(self._connection):
+                return
+            yield self._body[start : start + _PIECE_BYTES]
+        self.is_complete = True
+
+
+def _has_early_response(connection: http.client.HTTPConnection) -> bool:
+    """Wait until the connection takes more of a body, and return whether there is something to read before that."""
+    sock = connection.sock
+    if isinstance(sock, ssl.SSLSocket):  # also readable when the service sends TLS session tickets
+        return False
+    with selectors.DefaultSelector() as selector:
+        selector.register(sock, selectors.EVENT_READ | selectors.EVENT_WRITE)
+        return any(events & selectors.EVENT_READ for _, events in selector.select(sock.gettimeout()))
+
+
+def _is_readable(sock: socket.socket) -> bool:
+    with selectors.DefaultSelector() as selector:
+        selector.register(sock, selectors.EVENT_READ)
+        return bool(selector.select(0))
+
+
 def _is_closed(connection: http.client.HTTPConnection) -> bool:
     """Return whether the service has closed this idle connection: its end or unexpected data can be read."""
-    if connection.sock is None:
-        return True
-    with selectors.DefaultSelector() as selector:
-        selector.register(connection.sock, selectors.EVENT_READ)
-        return bool(selector.select(0))
+    return connection.sock is None or _is_readable(connection.sock)
 
 
 def json_body(value: Any) -> RequestBody:

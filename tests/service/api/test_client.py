@@ -23,6 +23,7 @@ from simile.client import (
     NotFound,
     Problem,
     Refused,
+    TooMuch,
     Unavailable,
     Unreachable,
     responses,
@@ -341,3 +342,39 @@ def test_only_a_request_that_was_not_sent_or_changes_nothing_is_repeated(ending:
             return
         assert transport.request(method, "/").status == 200
     assert ending.asked == ["GET", method] + ([method] if ending.when == "asked" else [])
+
+
+@pytest.mark.parametrize("is_reset", [False, True], ids=["closed", "reset"])
+def test_the_response_that_came_before_the_body_was_sent_is_read(is_reset: bool) -> None:
+    """The service refuses by the headers; if bytes wait unread when it closes, the system resets the connection."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    problem = b'{"title": "Content Too Large", "detail": "Send less."}'
+    head = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(problem)
+
+    def refuse() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            received = b""
+            while b"\r\n\r\n" not in received:
+                received += connection.recv(1024)
+            connection.sendall(head + problem)
+            if not is_reset:
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(1 << 20):
+                    pass
+
+    thread = threading.Thread(target=refuse)
+    thread.start()
+    with listener, Client(f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
+        with pytest.raises(TooMuch, match="Send less"):
+            client.search(bytes(30_000_000))
+        thread.join()
+
+
+def test_a_file_over_the_limit_is_too_much(home_with_digits: Settings) -> None:
+    settings = home_with_digits.model_copy(update={"max_bytes": 100_000})
+    with listening(settings) as service, Client(f"http://127.0.0.1:{service.port}") as client:
+        for size in (300_000, 40_000_000):
+            with pytest.raises(TooMuch, match="SIMILE_MAX_BYTES"):
+                client.search(bytes(size))
+        assert client.search(image_id=3)["hits"]

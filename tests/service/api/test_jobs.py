@@ -270,6 +270,16 @@ def test_a_browser_that_has_seen_the_end_is_told_to_stop_asking(client: TestClie
         assert [name for name, _, _ in events_of(response.text)] == ["end"]
 
 
+def test_head_of_an_endless_stream_ends(client: TestClient, settings: Settings) -> None:
+    with Home(settings.home).lock("a test"):
+        job = start(client, root="photos")
+        head = client.head(f"/v1/jobs/{job['id']}/events")
+        assert client.get(f"/v1/jobs/{job['id']}").json()["status"] == "running"
+        client.post(f"/v1/jobs/{job['id']}/cancel")
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"].startswith("text/event-stream")
+
+
 @pytest.fixture
 def waiting(settings: Settings) -> Iterator[tuple[JobManager, JobRecord]]:
     """The jobs of a home, and one that waits for the home."""
