@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,15 @@ from simile.core.settings import Settings
 from simile.images.encoding import encode_png
 from simile.images.formats import Limits, Pixels
 from simile.images.loading.loader import decode_reduced, prepare_image
-from simile.images.loading.sandbox import Decode, DecodeFunction, DecodeIndexed, decode_here, decode_indexed_here
+from simile.images.loading.sandbox import (
+    CANCEL_POLL_SECONDS,
+    Decode,
+    DecodeFunction,
+    DecodeIndexed,
+    decode_here,
+    decode_indexed_here,
+    raise_if_cancelled,
+)
 from simile.images.rendering import sheets
 from simile.images.sources.archives import (
     MemberReader,
@@ -35,6 +44,7 @@ from simile.store.database import schema
 from simile.store.home import Home
 
 THUMBNAIL_SIDES = (96, 256, 1024, 2048)  # pixels; thumbnails of these sides are stored, others made from them
+THUMBNAIL_LOCKS = 16  # so many thumbnails are made at a time at most
 MAX_ARCHIVE_SHARE = 1 / 4  # of the cache, for all images of a compressed archive
 ARCHIVE_WAIT_SECONDS = 10  # until the thread that inflates an archive has finished
 
@@ -64,6 +74,7 @@ class ImageLibrary:
         self.limits = Limits.from_settings(settings)
         self.encoder_cache = EncoderCache(self.home, settings.device, settings.runtime)
         self.cache = ContentCache(self.home.cache, settings.cache_bytes)
+        self._thumbnail_locks = [threading.Lock() for _ in range(THUMBNAIL_LOCKS)]
         self._archive_lock, self._archive_reader = threading.Lock(), MemberReader(self.limits)
 
     def close(self) -> None:
@@ -214,10 +225,24 @@ class ImageLibrary:
         kind = f"thumbnail-{stored_side}"
         data = self.cache.get(record.sha256, kind)
         if data is None:
-            render = partial(sheets.render_thumbnail, limits=self.limits, side=stored_side)
-            data = self.decode_file(record.id, render)[0]
-            self.cache.put(record.sha256, kind, data)
+            with self._hold_turn(record.sha256):
+                data = self.cache.get(record.sha256, kind)
+                if data is None:
+                    render = partial(sheets.render_thumbnail, limits=self.limits, side=stored_side)
+                    data = self.decode_file(record.id, render)[0]
+                    self.cache.put(record.sha256, kind, data)
         return stored_side, data
+
+    @contextmanager
+    def _hold_turn(self, sha256: str) -> Iterator[None]:
+        """Let one thread at a time make the thumbnail of an image; the others find it made. Raises WorkCancelled."""
+        lock = self._thumbnail_locks[int(sha256, 16) % len(self._thumbnail_locks)]
+        while not lock.acquire(timeout=CANCEL_POLL_SECONDS):
+            raise_if_cancelled()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def get_pixels(self, image_id: int, side: int = 256) -> Pixels:
         """Decode the image's file to at least `side` pixels a side, if it has them, (h, w, 3) uint8."""

@@ -7,8 +7,11 @@ import io
 import os
 import shutil
 import tarfile
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,6 +64,31 @@ def test_a_thumbnail_is_made_once_for_all_sides_that_are_shown(searcher: Searche
     assert searcher.find_pixels(image_id, 48).shape == (72, 96, 3)  # type: ignore[union-attr]
     with pytest.raises(NoSuchImage):
         searcher.read_file(image_id)
+
+
+def test_requests_for_one_new_thumbnail_decode_the_image_once(
+    trained_home: Settings, searcher: Searcher, photos: Path
+) -> None:
+    image_id = find_id(searcher, photos / "large.jpg")
+    begun, may_decode = threading.Semaphore(0), threading.Event()
+    calls: list[int] = []
+
+    def decode(function: Any, data: bytes, name: str, pixel_count: int) -> Any:
+        calls.append(pixel_count)
+        may_decode.wait()
+        return function(data, name)
+
+    def request() -> bytes:
+        begun.release()
+        return busy.get_thumbnail(image_id)[0]
+
+    with Searcher(trained_home, decode_indexed=decode) as busy, ThreadPoolExecutor(8) as threads:
+        found = [threads.submit(request) for _ in range(8)]
+        for _ in found:
+            begun.acquire()
+        may_decode.set()
+        assert len({call.result() for call in found}) == 1
+    assert calls == [1200 * 900]
 
 
 def test_a_tiny_image_is_enlarged_by_whole_factors_at_every_side(searcher: Searcher, photos: Path) -> None:
