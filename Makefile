@@ -5,7 +5,7 @@ TORCH_INDEX ?=
 
 BIN := .venv/bin
 
-.PHONY: demo test test-long check format clean
+.PHONY: demo test test-long attack check format clean
 
 demo: .venv/installed
 	$(BIN)/simile demo
@@ -17,6 +17,10 @@ test: .venv/installed
 # The long forms: hundreds of kills, uploads, cleanup plans and requests.
 test-long: .venv/installed
 	$(BIN)/python -m pytest -n 2 -m long
+
+# Attacks on a service of this machine: what they cost, and what ordinary clients get meanwhile.
+attack: .venv/installed
+	$(BIN)/python -m benchmarks.service.attacks
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -18,13 +18,11 @@ from simile.images.encoding import encode_png
 from simile.images.formats import Limits, Pixels
 from simile.images.loading.loader import decode_reduced, prepare_image
 from simile.images.loading.sandbox import (
-    CANCEL_POLL_SECONDS,
     Decode,
     DecodeFunction,
     DecodeIndexed,
     decode_here,
     decode_indexed_here,
-    raise_if_cancelled,
 )
 from simile.images.rendering import sheets
 from simile.images.sources.archives import (
@@ -46,7 +44,7 @@ from simile.store.home import Home
 THUMBNAIL_SIDES = (96, 256, 1024, 2048)  # pixels; thumbnails of these sides are stored, others made from them
 THUMBNAIL_LOCKS = 16  # so many thumbnails are made at a time at most
 MAX_ARCHIVE_SHARE = 1 / 4  # of the cache, for all images of a compressed archive
-ARCHIVE_WAIT_SECONDS = 10  # until the thread that inflates an archive has finished
+WAIT_SECONDS = 10  # for another thread that inflates the archive or makes the thumbnail
 
 Result = TypeVar("Result")
 
@@ -173,7 +171,7 @@ class ImageLibrary:
             return None
         if (data := self.cache.get(record.sha256, "file")) is not None:
             return data
-        if not self._archive_lock.acquire(timeout=ARCHIVE_WAIT_SECONDS):  # threads would inflate one archive each
+        if not self._archive_lock.acquire(timeout=WAIT_SECONDS):  # threads would inflate one archive each
             raise BeingComputed(f"{archive_and_name[0]} is being read. Try again in a few seconds.")
         try:
             return self.cache.get(record.sha256, "file") or self._read_compressed_member(path, *archive_and_name)
@@ -235,10 +233,10 @@ class ImageLibrary:
 
     @contextmanager
     def _hold_turn(self, sha256: str) -> Iterator[None]:
-        """Let one thread at a time make the thumbnail of an image; the others find it made. Raises WorkCancelled."""
+        """Let one thread at a time make the thumbnail of an image; the others find it made. Raises BeingComputed."""
         lock = self._thumbnail_locks[int(sha256, 16) % len(self._thumbnail_locks)]
-        while not lock.acquire(timeout=CANCEL_POLL_SECONDS):
-            raise_if_cancelled()
+        if not lock.acquire(timeout=WAIT_SECONDS):
+            raise BeingComputed("The thumbnail is being made. Try again in a few seconds.")
         try:
             yield
         finally:

@@ -280,6 +280,7 @@ def _parse_form_text(name: str, value: Any) -> Any:
     if not isinstance(value, str):
         raise make_field_error(name, "this field was sent as a file: send it as text")
     try:
+        search_requests.check_json_size(value.encode())
         return from_json(value, allow_inf_nan=False)
     except ValueError:
         return value

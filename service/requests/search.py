@@ -37,7 +37,9 @@ BodyModel = TypeVar("BodyModel", bound=BaseModel)
 MULTIPART_MEDIA_TYPE = "multipart/form-data"
 JSON_MEDIA_TYPE = "application/json"
 MAX_JSON_BYTES = 1 << 20  # a vector of 65,536 numbers needs less
-MAX_BATCH_BYTES = 2 << 20  # parsing more would stop the event loop for too long
+MAX_BATCH_BYTES = 2 << 20  # a hundred vectors of 1,000 numbers
+MAX_JSON_VALUES = 200_000  # parsing more would stop the event loop for too long
+MAX_JSON_CONTAINERS = 5_000  # objects, lists and fields, which take longer than numbers
 MAX_FORM_FIELDS = 192
 _FORM_CHARSETS = frozenset({b"utf-8", b"utf8", b"us-ascii", b"ascii", b"iso-8859-1", b"latin-1", b"latin1"})
 # Fields that a form may repeat.
@@ -99,6 +101,7 @@ async def read_image_upload(request: Request) -> AsyncIterator[Upload]:
         if isinstance(text, UploadFile):
             raise make_field_error("metadata", "it is a file: send it as text")
         if text is not None:
+            check_json_size(text.encode())
             try:
                 value = from_json(text)
             except ValueError as error:
@@ -158,6 +161,7 @@ async def read_json(
         data += chunk
         if len(data) > max_bytes:
             raise make_too_large_error(max_bytes)
+    check_json_size(data)
     try:
         # Strict: "5", 5.0 and true are not ids.
         return model.model_validate_json(bytes(data), strict=True)
@@ -167,6 +171,16 @@ async def read_json(
         if errors[0]["type"] == "json_invalid":
             raise HTTPException(400, f"{errors[0]['msg']}.") from None
         raise located from None
+
+
+def check_json_size(data: bytes | bytearray) -> None:
+    """Raise HTTPException (413) if JSON text has too many values. Characters inside texts count, too."""
+    containers = data.count(b"[") + data.count(b"{") + data.count(b":")
+    if containers > MAX_JSON_CONTAINERS or data.count(b",") > MAX_JSON_VALUES:
+        detail = (
+            f"The JSON has more than {MAX_JSON_VALUES:,} values, or {MAX_JSON_CONTAINERS:,} objects, lists and fields."
+        )
+        raise HTTPException(413, detail + " Send it in several requests.")
 
 
 @asynccontextmanager

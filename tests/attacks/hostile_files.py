@@ -30,9 +30,9 @@ def save(kind: str, side: int, mode: str = "RGB", **options: object) -> bytes:
     return file.getvalue()
 
 
-def save_25_megapixels(kind: str, size: int) -> bytes:
+def save_square(kind: str, side: int, size: int) -> bytes:
     """Return an image that a camera could make."""
-    return save(kind, 5000)
+    return save(kind, side)
 
 
 def insert(data: bytes, position: int, more: bytes) -> bytes:
@@ -207,9 +207,10 @@ SLOW_DECODERS: dict[str, MakeFile] = {
 # Normal files of many pixels.
 LARGE_IMAGES: dict[str, MakeFile] = {
     **{
-        f"{kind}, 25 megapixels": partial(save_25_megapixels, kind)
-        for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "HEIF", "JPEG2000")
+        f"{kind}, 25 megapixels": partial(save_square, kind, 5000)
+        for kind in ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "HEIF", "JPEG2000")
     },
+    **{f"{kind}, 16 megapixels": partial(save_square, kind, 4000) for kind in ("BMP", "TIFF", "PPM")},
     "JPEG, 196 megapixels": lambda _: save("JPEG", SIDE),
     "JPEG of noise, 25 megapixels": lambda _: make_noise(5000),
     "PNG, 196 megapixels": lambda _: make_png(b"", SIDE),

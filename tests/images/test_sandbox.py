@@ -116,6 +116,20 @@ def test_slow_files_leave_workers_for_quick_ones() -> None:
         sandbox.close()
 
 
+def test_many_quick_files_of_a_request_are_slow_together() -> None:
+    sandbox = DecodeSandbox(1, COST, LIMITS)
+    token = REQUEST_BUDGET.set(DecodeBudget(10.0))
+    try:
+        quick = {sandbox.run(get_pid, b"", "") for _ in range(3)}
+        sandbox.run(burn, b"", "0.2")
+        sandbox.run(burn, b"", "0.2")
+        slow = sandbox.run(get_pid, b"", "")
+    finally:
+        REQUEST_BUDGET.reset(token)
+        sandbox.close()
+    assert len(quick) == 1 and slow not in quick
+
+
 def test_a_slow_file_is_decoded_within_its_budget(sandbox: DecodeSandbox) -> None:
     assert sandbox.run(burn, b"", "0.6") >= 0.6
     assert os.getpriority(os.PRIO_PROCESS, sandbox.run(get_pid, b"", "")) == 0
