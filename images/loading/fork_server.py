@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,19 +64,19 @@ class WorkerLost:
 def run_fork_server(control_fd: int) -> None:
     """Fork and kill workers on request; end when the parent process has ended.
 
-    The requests come over a socket. "fork" comes with two descriptors (channel, progress) and is answered with the pid;
-    "end PID" is answered with the wait status.
+    The requests come over a socket. "fork" and "fork ahead" come with two descriptors (channel, progress) and are
+    answered with the pid; "end PID" is answered with the wait status.
     """
     with socket.socket(fileno=control_fd) as control:
         control.sendall(READY_MESSAGE)
         children: set[int] = set()
         while True:
             message, descriptors, *_ = socket.recv_fds(control, 64, 2)
-            command, _, number = message.decode().partition(" ")
+            command, _, argument = message.decode().partition(" ")
             if command == "fork":
-                answer = _fork_worker(control, children, *descriptors)
+                answer = _fork_worker(control, children, *descriptors, reads_ahead=argument == "ahead")
             elif command == "end":
-                answer = _kill_worker(children, int(number))
+                answer = _kill_worker(children, int(argument))
             else:  # an empty message: the parent has closed its end
                 break
             with suppress(OSError):
@@ -84,13 +85,13 @@ def run_fork_server(control_fd: int) -> None:
             _kill_worker(children, child)
 
 
-def _fork_worker(control: socket.socket, children: set[int], channel: int, progress: int) -> int:
+def _fork_worker(control: socket.socket, children: set[int], channel: int, progress: int, *, reads_ahead: bool) -> int:
     """Fork a worker that uses the two descriptors; return its pid."""
     pid = os.fork()
     if pid == 0:
         try:
             control.close()
-            _run_worker(socket.socket(fileno=channel), progress)
+            _run_worker(socket.socket(fileno=channel), progress, reads_ahead)
         finally:
             os._exit(0)  # never return into the loop of the fork server
     os.close(channel)
@@ -114,17 +115,23 @@ def _kill_worker(children: set[int], pid: int) -> int:
     return 0
 
 
-def _run_worker(channel: socket.socket, progress: int) -> None:
-    """Work on batches until the channel ends. A thread reads the next batch meanwhile, so that there is no gap."""
+def _run_worker(channel: socket.socket, progress: int, reads_ahead: bool) -> None:
+    """Work on batches until the channel ends.
+
+    `reads_ahead`: a thread reads the next batch meanwhile, so that there is no gap; a single batch takes longer.
+    """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, even inside a library
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     progress_map = mmap.mmap(progress, PROGRESS_BYTES)
-    batches: queue.SimpleQueue[WorkBatch] = queue.SimpleQueue()
-    threading.Thread(target=_receive_batches, args=(channel, batches), daemon=True).start()
+    receive: Callable[[], WorkBatch] = partial(receive_message, channel)
+    if reads_ahead:
+        batches: queue.SimpleQueue[WorkBatch] = queue.SimpleQueue()
+        threading.Thread(target=_receive_batches, args=(channel, batches), daemon=True).start()
+        receive = batches.get
     idle_memory = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     while True:
-        send_message(channel, _compute_results(batches.get(), progress_map, idle_memory))
+        send_message(channel, _compute_results(receive(), progress_map, idle_memory))
 
 
 def _receive_batches(channel: socket.socket, batches: queue.SimpleQueue[WorkBatch]) -> None:
@@ -165,8 +172,7 @@ def _compute_results(batch: WorkBatch, progress_map: mmap.mmap, idle_memory: int
 def send_message(channel: socket.socket, message: object) -> None:
     """Pickle and send one message, after its length."""
     data = pickle.dumps(message, protocol=5)
-    channel.sendall(len(data).to_bytes(8, "little"))
-    channel.sendall(data)
+    channel.sendall(len(data).to_bytes(8, "little") + data)  # in one piece, which wakes the receiver once
 
 
 def receive_message(channel: socket.socket) -> Any:

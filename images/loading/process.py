@@ -111,14 +111,14 @@ class ForkServer:
             on_error.pop_all()
             return process
 
-    def start_worker(self, niceness: int = 0) -> WorkerProcess:
-        """Start a worker process. Raises WorkersFailed, or EOFError when the fork server was closed."""
+    def start_worker(self, niceness: int = 0, *, reads_ahead: bool = False) -> WorkerProcess:
+        """Start a worker process that may read a batch ahead. Raises WorkersFailed; EOFError after `close`."""
         with self._lock:
             for _ in range(MAX_FORK_SERVER_STARTS):
                 if self._closed:
                     raise EOFError
                 try:
-                    worker = self._fork_worker()
+                    worker = self._fork_worker("fork ahead" if reads_ahead else "fork")
                     if niceness:
                         os.setpriority(os.PRIO_PROCESS, worker.pid, niceness)
                     return worker
@@ -142,7 +142,7 @@ class ForkServer:
             self._closed = True
             self._stop()
 
-    def _fork_worker(self) -> WorkerProcess:
+    def _fork_worker(self, command: str) -> WorkerProcess:
         self._wait_until_ready()
         parent_end, child_end = socket.socketpair()
         progress = os.memfd_create("progress")
@@ -150,7 +150,7 @@ class ForkServer:
             os.truncate(progress, PROGRESS_BYTES)
             progress_map = mmap.mmap(progress, PROGRESS_BYTES)
             with child_end:
-                pid = int(self._send_request("fork", [child_end.fileno(), progress]))
+                pid = int(self._send_request(command, [child_end.fileno(), progress]))
         except (OSError, EOFError):
             parent_end.close()
             raise

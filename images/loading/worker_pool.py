@@ -221,7 +221,7 @@ class _Dispatcher:
             batch.start_count += 1
             if batch.start_count > len(batch.results) + MAX_BATCH_STARTS:
                 raise WorkersFailed("The processes that decode images end before they begin. Free some memory.")
-            self._worker = self._pool._fork_server.start_worker()
+            self._worker = self._pool._fork_server.start_worker(reads_ahead=True)
         message = WorkBatch(
             number=batch.number,
             task=batch.task,
