@@ -67,6 +67,7 @@ class ThresholdCalibration:
     copies: int = 0  # the number of planted copies and decided pairs of copies
     decisions: int = 0  # the number of decisions that were used
     curve: tuple[CurvePoint, ...] = ()
+    left_out: tuple[int, ...] = ()  # ids of images that are not compared: they match others that are no copies
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -178,7 +178,7 @@ def load_encoders(home: Home, references: Sequence[str], settings: Settings) -> 
 
 def find_image_files(sources: Sequence[Path], home: Home) -> tuple[list[str], list[Failure]]:
     """Find the image files of sources, without the folders of the home."""
-    result = walk_sources(sources, skip=[home.encoders, home.segments, home.uploads])
+    result = walk_sources(sources, skip=home.own_folders)
     return [file.path for file in result.files], result.failures
 
 

@@ -53,8 +53,8 @@ def embed(
 ) -> EmbeddingResult:
     """Encode every image in the sources. Raises NoSuchPath for a source, UnreadableImage if no image can be read."""
     # The home may be inside a source, and training reports contain images.
-    encoders = Home(settings.home, settings.database_url).encoders
-    scan = walk_sources(sources, [encoders], patterns)
+    home = Home(settings.home, settings.database_url)
+    scan = walk_sources(sources, [folder for folder in home.own_folders if folder != home.uploads], patterns)
     limits = Limits.from_settings(settings)
     # Positions in scan.files, in the order of reading: an archive is read from front to back.
     order = get_reading_order(scan.files)

@@ -24,6 +24,7 @@ NOT_WRITABLE_ERRNOS = {
     errno.EFBIG,  # larger than the file system or `ulimit -f` allows
 }
 MIN_FREE_BYTES = 32_000_000  # which uploads leave free, for changes of the catalogue and its log
+OWN_FOLDERS = ("encoders", "segments", "uploads", "cache", "attributes", "maps", "measures", "gauges", "dedup")
 KEYS_RESERVE_BYTES = 1 << 20  # SQLite's log and its index, for the deletion of a key's sessions
 
 
@@ -42,6 +43,11 @@ class Home:
         self.cache = self.root / "cache"  # thumbnails and members of archives; may be missing
         self.attributes = self.root / "attributes"  # one subfolder for each encoder that has attributes; may be missing
         self.keys_reserve = self.root / "keys.reserve"  # exists once the home has keys: see keep_keys_reserve
+
+    @property
+    def own_folders(self) -> list[Path]:
+        """The folders of the home's own files. Images in them are never a part of a source; some may be missing."""
+        return [self.root / name for name in OWN_FOLDERS]
 
     @property
     def url(self) -> str:

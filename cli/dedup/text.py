@@ -79,7 +79,13 @@ def _format_near_copies(results: DedupResults) -> list[str]:
         text += f"; precision {calibration.reached_precision:.3f}{target}{recall}"
         text += f" on {calibration.copies:,} artificial copies"
         text += f" and {calibration.decisions:,} decisions" if calibration.decisions else ""
-    return [text, *_format_curve(calibration)]
+    lines = [text]
+    if calibration.left_out:
+        lines.append(
+            f"left out: {len(calibration.left_out):,} images that match others without being copies of them; "
+            "their pairs are only similar"
+        )
+    return [*lines, *_format_curve(calibration)]
 
 
 def _format_curve(calibration: ThresholdCalibration) -> list[str]:

@@ -44,7 +44,7 @@ def compress(
     options.check_output(output_path, ())
     settings = common.load_settings()
     network = _load_decoding_encoder(settings, encoder)
-    sources = walk_sources(photos)
+    sources = walk_sources(photos, common.get_home().own_folders)
     with ProgressReporter(RESTART_HINT, json=common.json) as reporter:
         compressed = compress_images(
             network,

@@ -14,7 +14,7 @@ import shutil
 import threading
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from itertools import chain
@@ -60,6 +60,7 @@ DEFAULT_PRECISION = 0.99
 # megapixels).
 SAME_IMAGE_FRACTION = 0.15
 PIXELS_REASON, NEIGHBOUR_REASON = "the same pixels in other bytes", "a neighbour beyond the threshold"
+LOOK_ALIKE_REASON = "a neighbour; not compared, because images like these match without being copies"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +187,7 @@ class _DedupJob:
         # The threshold, and the candidates within it.
         calibration = self._load_or_compute("calibration", lambda: self._calibrate(workers))
         threshold = calibration_from_json(calibration).threshold if calibration else 0.0
+        look_alikes = np.array(calibration_from_json(calibration).left_out if calibration else (), np.int64)
         radius = max(threshold, SAME_IMAGE_FRACTION * estimate_median_distance(self.snapshot))
         candidates, candidate_counts = self._find_candidates(radius)
         # Equal pixels: one image of each class represents the others in the tiers below.
@@ -196,7 +198,8 @@ class _DedupJob:
         is_represented = np.isin(candidates["first"], represented) | np.isin(candidates["second"], represented)
         candidates = np.asarray(candidates[~is_represented])
         # Near copies. They are all verified before the database transaction begins, so that others can write meanwhile.
-        is_near = candidates["distance"] <= np.float32(threshold)
+        is_within = candidates["distance"] <= np.float32(threshold)
+        is_near = is_within & ~np.isin(candidates["first"], look_alikes) & ~np.isin(candidates["second"], look_alikes)
         near = list(self._verify_near(candidates[is_near], workers)) if self._includes_near else []
         # Store the pairs of the requested tiers.
         tiers = [tier for tier in self.request.tiers if tier != "bytes"]
@@ -205,7 +208,14 @@ class _DedupJob:
             for image_id, first in pixel_classes.items()
         )
         neighbours = (
-            ImagePair(first, second, "similar", distance, None, NEIGHBOUR_REASON)
+            ImagePair(
+                first,
+                second,
+                "similar",
+                distance,
+                None,
+                LOOK_ALIKE_REASON if distance <= np.float32(threshold) else NEIGHBOUR_REASON,
+            )
             for first, second, distance in candidates[~is_near].tolist()
         )
         records = (pair for pair in chain(pixel_pairs, near, neighbours) if pair.tier in tiers)
@@ -241,6 +251,7 @@ class _DedupJob:
             examples = planter.measure_copies(self.paths, self.request.seed)
             precision = self.request.precision or DEFAULT_PRECISION
             calibration = calibrate_threshold(examples, precision, list(self._iterate_decision_examples()))
+            calibration = replace(calibration, left_out=planter.find_look_alikes(calibration))
         return calibration_to_json(calibration)
 
     def _iterate_decision_examples(self) -> Iterator[CalibrationExample]:
@@ -304,7 +315,10 @@ class _DedupJob:
         """Store and log what could not be compared."""
         self.catalogue.runs.add_failures(run_id, list(self.failures.values()))
         if self.failures:
-            log.warning("%d files can no longer be read; `simile status` lists them", len(self.failures))
+            log.warning(
+                "%d files can't be read or compared in full; `simile status` lists them with the reasons",
+                len(self.failures),
+            )
         if crowded:
             message = "%d images have more than %d others within the distance; only the nearest were compared"
             log.warning(message, crowded, MAX_NEIGHBOURS)

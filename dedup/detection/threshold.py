@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -37,6 +37,9 @@ NEGATIVES_PER_COPY = 3  # nearest other images that each copy is compared with
 # Quantile of the distances of verified copies. Beyond it, many candidates have to be compared to find few copies.
 MAX_POSITIVE_QUANTILE = 0.98
 CURVE_POINTS = 60
+# Share of the originals that may be left out of the calibration, because the rest of the collection finds more copies
+# without them. More than that are what the collection consists of.
+MAX_LEFT_OUT_SHARE = 0.1
 MIN_RELIABLE_COPIES = 200  # one false match among 200 lowers the precision by half a percent
 CURVE_WIDTH, CURVE_HEIGHT = 400, 96  # units of the SVG drawing
 _MAX_LINE_POINTS = 200  # more points of a line can't be distinguished
@@ -49,6 +52,7 @@ class CalibrationExample:
     distance: float
     is_match: bool  # the pixels agree
     is_copy: bool  # the truth
+    original_id: int | None = None  # the image that was copied; None for a decision
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ class CopyPlanter:
                 continue
             original_id, negative_ids = planted.original_ids[position], negatives[position]
             distances = self._compute_distances(planted.vectors[position], [original_id, *negative_ids])
-            yield CalibrationExample(distances[0], alignments[0].is_copy, is_copy=True)
+            yield CalibrationExample(distances[0], alignments[0].is_copy, is_copy=True, original_id=original_id)
             suspects += [
                 (original_id, negative_id, distance)
                 for negative_id, distance, alignment in zip(negative_ids, distances[1:], alignments[1:], strict=True)
@@ -159,7 +163,15 @@ class CopyPlanter:
         false_pairs = set(open_pairs)
         for original_id, other_id, distance in suspects:
             if sort_pair(original_id, other_id) in false_pairs:
-                yield CalibrationExample(distance, is_match=True, is_copy=False)
+                yield CalibrationExample(distance, is_match=True, is_copy=False, original_id=original_id)
+
+    def find_look_alikes(self, calibration: ThresholdCalibration) -> tuple[int, ...]:
+        """Return the originals that were left out, with the images around them within the threshold."""
+        ids = np.array(calibration.left_out, np.int64)
+        if not len(ids):
+            return ()
+        around = self.snapshot.range(get_vectors(self.snapshot, ids), calibration.threshold)
+        return tuple(np.unique(np.concatenate([ids, *(found for found, _ in around)])).tolist())
 
     def _find_matching_pairs(self, pairs: Sequence[tuple[int, int]], files: dict[int, str]) -> set[tuple[int, int]]:
         """Return the pairs whose pixels agree."""
@@ -194,20 +206,47 @@ def calibrate_threshold(
 ) -> ThresholdCalibration:
     """Find the largest distance at which the examples still reach the precision.
 
-    It is at most the MAX_POSITIVE_QUANTILE quantile of the true matches. Raises TooFewPictures if there is no copy.
+    It is at most the MAX_POSITIVE_QUANTILE quantile of the true matches. Few originals with false matches are left out,
+    if more copies of the others are then found than there are copies of them. Raises TooFewPictures if there is no
+    copy.
     """
+    examples = list(examples)
+    calibration = _calibrate(examples, precision, decision_examples)
+    original_ids = {example.original_id for example in examples}
+    left_out = {example.original_id for example in examples if example.is_match and not example.is_copy}
+    if left_out and len(left_out) <= MAX_LEFT_OUT_SHARE * len(original_ids):
+        others = [example for example in examples if example.original_id not in left_out]
+        without = _calibrate(others, precision, decision_examples)
+        if _count_found(without) > _count_found(calibration):
+            calibration = replace(without, left_out=tuple(sorted(filter(None, left_out))))
+            log.warning(
+                "%d of %d sampled images match images that are no copies of them: the threshold was calibrated without "
+                "them, and they and the images like them are not compared; raise --precision or decide on pairs",
+                len(left_out),
+                len(original_ids),
+            )
+    if calibration.copies < MIN_RELIABLE_COPIES:
+        log.warning("the threshold was calibrated on only %d copies; review the results", calibration.copies)
+    if not any(point.precision >= precision for point in calibration.curve):
+        log.warning("no distance reaches a precision of %g; only images at distance 0 count as copies", precision)
+    return calibration
+
+
+def _count_found(calibration: ThresholdCalibration) -> float:
+    return (calibration.reached_recall or 0.0) * calibration.copies
+
+
+def _calibrate(
+    examples: Sequence[CalibrationExample], precision: float, decision_examples: Sequence[CalibrationExample]
+) -> ThresholdCalibration:
     all_examples = [*examples, *decision_examples]
     positives = np.array([example.distance for example in all_examples if example.is_copy and example.is_match])
     negatives = np.array([example.distance for example in all_examples if not example.is_copy and example.is_match])
     copies = sum(example.is_copy for example in all_examples)
     if not copies:
         raise TooFewPictures("No image could be read to plant copies of it. Set a distance with --threshold.")
-    if copies < MIN_RELIABLE_COPIES:
-        log.warning("the threshold was calibrated on only %d copies; review the results", copies)
     curve = _compute_curve(positives, negatives, copies)
     precise = [point for point in curve if point.precision >= precision]
-    if not precise:
-        log.warning("no distance reaches a precision of %g; only images at distance 0 count as copies", precision)
     chosen = precise[-1] if precise else CurvePoint(0.0, 1.0, 0.0)
     return ThresholdCalibration(
         threshold=chosen.distance,

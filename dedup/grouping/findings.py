@@ -155,7 +155,13 @@ def calibration_to_json(calibration: ThresholdCalibration) -> dict[str, Any]:
 
 def calibration_from_json(body: Mapping[str, Any]) -> ThresholdCalibration:
     """Convert from the JSON of `calibration_to_json`."""
-    return ThresholdCalibration(**{**body, "curve": tuple(CurvePoint(**point) for point in body["curve"])})
+    return ThresholdCalibration(
+        **{
+            **body,
+            "curve": tuple(CurvePoint(**point) for point in body["curve"]),
+            "left_out": tuple(body.get("left_out", ())),
+        }
+    )
 
 
 def _iterate_undecided_pairs(catalogue: Catalogue, findings: Findings, threshold: float | None) -> Iterator[ImagePair]:

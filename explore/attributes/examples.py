@@ -90,7 +90,7 @@ def _encode_sides(
 
 def _list_images(searcher: Searcher, sources: Sequence[Path]) -> tuple[list[str], int]:
     """Return the paths of the image files, in the fastest reading order, and the number of other files."""
-    listing = walk_sources(sources, [searcher.home.encoders])
+    listing = walk_sources(sources, searcher.home.own_folders)
     return [listing.files[row].path for row in get_reading_order(listing.files)], len(listing.failures)
 
 

@@ -19,7 +19,7 @@ from simile.images.distortions import distort
 from simile.images.formats import Limits, Pixels
 from simile.images.matching.alignment import AlignmentResult, align_images
 from simile.images.matching.features import KEYPOINT_SIDE, Float32Array, ImageFeatures
-from simile.images.sources.reader import read_bytes
+from simile.images.sources.reader import make_failure, read_bytes
 from simile.images.transforms import Preprocessing
 
 FEATURE_CACHE_SIZE = 800  # images in each process: 250 MB
@@ -41,7 +41,7 @@ def compute_file_digest(path: str, limits: Limits) -> str | Failure:
     try:
         return compute_pixel_digest(read_bytes(Path(path), limits), path, limits)
     except (UnreadableImage, MemoryError) as error:
-        return Failure(path, str(error))
+        return make_failure(path, error)
 
 
 def compute_pixel_digest(data: bytes, name: str, limits: Limits) -> str:
@@ -64,7 +64,7 @@ def compute_thumbnail_descriptor(path: str, limits: Limits) -> Float32Array | Fa
     try:
         return _load_comparable_image(path, limits).features.thumbnail_descriptor
     except (UnreadableImage, MemoryError) as error:
-        return Failure(path, str(error))
+        return make_failure(path, error)
 
 
 def compare_files(paths: tuple[str, str], limits: Limits) -> AlignmentResult | Failure:
@@ -72,9 +72,9 @@ def compare_files(paths: tuple[str, str], limits: Limits) -> AlignmentResult | F
     try:
         first, second = (_load_comparable_image(path, limits) for path in paths)
     except UnreadableImage as error:
-        return Failure(paths[0] if str(error).startswith(paths[0]) else paths[1], error.reason)
-    except MemoryError:
-        return Failure(paths[0], "there is not enough memory to compare it")
+        return Failure(error.name, error.reason)
+    except MemoryError as error:
+        return make_failure(paths[0], error)
     return first.compare(second)
 
 
@@ -105,7 +105,7 @@ def make_copies(copies: Sequence[CopySpec], limits: Limits, preprocessing: Prepr
     try:
         image = _decode_reduced(copies[0].path, limits, preprocessing.background)
     except (UnreadableImage, MemoryError) as error:
-        return Failure(copies[0].path, str(error))
+        return make_failure(copies[0].path, error)
     return np.stack([preprocessing.to_array(_make_copy(image, copy)) for copy in copies])
 
 
@@ -115,18 +115,21 @@ def compare_copy(
     """Compare a synthetic copy with its original and with other files.
 
     Return one result for the original, then one for each other file (None if it can't be read); a Failure if the
-    original cannot be read.
+    original cannot be read, or has several frames: then no file is a near copy of it.
     """
     copy, others = copy_and_others
     try:
-        made = ImageFeatures(_make_copy(_decode_reduced(copy.path, limits), copy).pixels)
-        original = _load_comparable_image(copy.path, limits).features
+        original = _load_comparable_image(copy.path, limits)
+        if original.has_more_frames:
+            return Failure(copy.path, "an image with several frames is not compared as a near copy")
+        pixels = _make_copy(_decode_reduced(copy.path, limits), copy).pixels
+        made = ComparableImage(ImageFeatures(pixels), has_more_frames=False)
     except (UnreadableImage, MemoryError) as error:
-        return Failure(copy.path, str(error))
-    results: list[AlignmentResult | None] = [replace(align_images(original, made), features=None)]
+        return make_failure(copy.path, error)
+    results: list[AlignmentResult | None] = [original.compare(made)]
     for path in others:
         try:
-            results.append(replace(align_images(_load_comparable_image(path, limits).features, made), features=None))
+            results.append(_load_comparable_image(path, limits).compare(made))
         except (UnreadableImage, MemoryError):
             results.append(None)
     return results

@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 from simile.core.errors import UnreadableImage
+from simile.core.records import Failure
 from simile.images.formats import Limits, check_byte_count
 from simile.images.sources.archives import read_archive_member
 
@@ -36,6 +37,11 @@ def read_bytes(path: Path, limits: Limits, size: int | None = None) -> bytes:
     if not data:
         raise UnreadableImage(path, "the file is empty")
     return data
+
+
+def make_failure(path: str, error: UnreadableImage | MemoryError) -> Failure:
+    """Return why a file was skipped; the reason is a phrase without the path."""
+    return Failure(path, error.reason if isinstance(error, UnreadableImage) else "there is not enough memory for it")
 
 
 def _read_regular_file(descriptor: int, path: Path, limits: Limits, size: int | None) -> bytes:

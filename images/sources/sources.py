@@ -66,7 +66,7 @@ class ImageSources:
     def __init__(
         self, sources: Sequence[Path | str], skip: Sequence[Path] = (), patterns: PathPatterns | None = None
     ) -> None:
-        """Check that the sources exist; folders in `skip` are not entered. Raises NoSuchPath."""
+        """Check that the sources exist; no file in a folder of `skip` is listed. Raises NoSuchPath."""
         check_sources([Path(source) for source in sources])
         self.patterns = patterns or PathPatterns()
         self.sources = list(
@@ -79,6 +79,9 @@ class ImageSources:
             path for path in self.sources if _is_file(path) and not archives.is_archive(path) and not is_manifest(path)
         )
         skip_folders = get_folder_identities(folder for folder in skip if folder.is_dir())
+        # Files that are listed one by one are compared by their paths.
+        spellings = {spelling for folder in skip for spelling in (_make_absolute(folder), os.path.realpath(folder))}
+        self._skip_prefixes = tuple(folder + os.sep for folder in spellings)
         self._walker = FolderWalker(self.patterns, skip_folders, explicit)
         # Paths that were already listed. A single folder has no path twice, so its paths need not be kept.
         self._seen_paths: set[str] | None = None if len(self.sources) == 1 and _is_folder(self.sources[0]) else set()
@@ -160,7 +163,9 @@ class ImageSources:
 
     def _add_file(self, path: str, metadata: dict[str, str] | None, part: SourcePart) -> None:
         """Add one listed file to the part, or to the failures."""
-        if self.patterns and not self.patterns.allows_file(_make_relative(path)):
+        is_skipped = path.startswith(self._skip_prefixes)
+        if is_skipped or (self.patterns and not self.patterns.allows_file(_make_relative(path))):
+            self.result.ignored_count += is_skipped
             return
         if not is_utf8(path):
             self._add_failure(path, NOT_UTF8_REASON)

@@ -85,7 +85,7 @@ def index(settings: Settings, sources: Sequence[Path | str], request: IndexReque
         NoSuchEncoder: The encoder of the request does not exist.
     """
     home = Home(settings.home, settings.database_url)
-    image_sources = ImageSources(sources, [home.encoders, home.segments, home.uploads], request.patterns)
+    image_sources = ImageSources(sources, home.own_folders, request.patterns)
     if request.dry_run:
         return _run_dry(home, image_sources, request, settings)
     with home.lock("simile index", wait=request.wait):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from simile.models.inference.encoder import TrainedEncoder
 
 
-MAX_REMEMBERED_IMAGES = 10_000  # images whose old locations are kept from batch to batch
+MAX_REMEMBERED_IMAGES = 10_000  # images with old locations that are kept from batch to batch
 
 
 @dataclass(frozen=True, kw_only=True)

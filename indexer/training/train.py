@@ -189,7 +189,7 @@ def train_on_sources(
     with home.lock("simile train"):
         schema.upgrade_schema(home)
         with Catalogue(home) as catalogue:
-            files = walk_sources(sources, [home.encoders, home.segments, home.uploads], patterns).files
+            files = walk_sources(sources, home.own_folders, patterns).files
             encoder = train_encoder(home, catalogue, settings, files, request, on_progress, roots=sources)
             active = catalogue.encoders.find_active()
             if active is None or catalogue.embeddings.count(active.fingerprint) == 0:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from simile.core.records import Failure
+from simile.images.distortions import DISTORTION_KINDS
 from simile.images.formats import Limits
-from simile.images.matching.tasks import compare_files, compute_pixel_digest
+from simile.images.matching.tasks import (
+    CopySpec,
+    compare_copy,
+    compare_files,
+    compute_file_digest,
+    compute_pixel_digest,
+    compute_thumbnail_descriptor,
+)
 from tests.support.synthetic_images import scene
 
 COVER, OTHER, THIRD = (
@@ -58,3 +68,41 @@ def test_animations_with_the_same_first_frame_are_no_near_copies(tmp_path):
     assert not found.is_copy
     assert found.reason == "only the first of several frames is the same view"
     assert not compare_files((str(still), str(tmp_path / "a.webp")), Limits()).is_copy
+
+
+def test_what_can_never_be_a_near_copy_is_no_false_match_of_a_planted_copy(tmp_path: Path) -> None:
+    """An animation beside another one with the same first frame would stop the calibration of a whole collection."""
+    first, still = Image.fromarray(scene(1)), tmp_path / "still.png"
+    first.save(tmp_path / "a.webp", save_all=True, append_images=[Image.fromarray(scene(2))], quality=90)
+    first.save(still)
+    kind = "resize-50"
+    planted = compare_copy((CopySpec(str(still), kind, (0, 1)), [str(tmp_path / "a.webp"), str(still)]), Limits())
+    assert isinstance(planted, list)
+    assert [result is not None and result.is_copy for result in planted] == [True, False, True]
+    of_animation = compare_copy((CopySpec(str(tmp_path / "a.webp"), kind, (0, 1)), [str(still)]), Limits())
+    assert of_animation == Failure(
+        str(tmp_path / "a.webp"), "an image with several frames is not compared as a near copy"
+    )
+
+
+def test_the_reason_of_a_failure_has_no_path(tmp_path: Path) -> None:
+    frames, name = [Image.fromarray(scene(seed)) for seed in (1, 2)], str(tmp_path / "one.png")
+    frames[0].save(name, save_all=True, append_images=frames[1:])
+    data = bytearray(Path(name).read_bytes())
+    at = data.index(b"fdAT") + 8
+    data[at : at + 200] = bytes(200)
+    Path(name).write_bytes(data)
+    (broken := tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    spec = CopySpec(str(broken), DISTORTION_KINDS[0], (0, 1))
+    failures = [
+        compute_file_digest(name, Limits()),
+        compute_file_digest(str(broken), Limits()),
+        compute_thumbnail_descriptor(str(broken), Limits()),
+        compare_files((name, str(broken)), Limits()),
+        compare_copy((spec, []), Limits()),
+    ]
+    for failure in failures:
+        assert isinstance(failure, Failure)
+        assert failure.path.endswith(".png")
+        assert ".png" not in failure.reason and "Replace" not in failure.reason
+    assert failures[3] == failures[1]

@@ -35,6 +35,43 @@ def test_unverified_copies_lower_only_the_recall():
     assert calibration.reached_precision == 1.0
 
 
+def make_library(look_alikes: int, originals: int = 100) -> list[CalibrationExample]:
+    """Six copies of each original; `look_alikes` of them also match other images, nearer than most copies."""
+    copies = [
+        CalibrationExample(number / 6 + original / 1000, is_match=True, is_copy=True, original_id=original)
+        for original in range(1, originals + 1)
+        for number in range(6)
+    ]
+    return copies + [
+        CalibrationExample(0.01, is_match=True, is_copy=False, original_id=original)
+        for original in range(1, look_alikes + 1)
+        for _ in range(18)
+    ]
+
+
+def test_few_look_alikes_cost_themselves_and_not_the_collection(caplog):
+    calibration = calibrate_threshold(make_library(4), 0.99)
+    assert calibration.left_out == (1, 2, 3, 4)
+    assert calibration.reached_recall > 0.95
+    assert calibration.reached_precision == 1.0
+    assert calibration.copies == 96 * 6
+    assert "4 of 100 sampled images" in caplog.text
+    assert "no distance" not in caplog.text
+
+
+def test_look_alikes_that_cost_less_than_they_would_lose_are_not_left_out():
+    one_far = [*make_library(0), CalibrationExample(0.9, is_match=True, is_copy=False, original_id=1)]
+    calibration = calibrate_threshold(one_far, 0.99)
+    assert calibration.left_out == ()
+    assert calibration.reached_recall > 0.95
+
+
+def test_a_collection_of_look_alikes_has_no_threshold(caplog):
+    calibration = calibrate_threshold(make_library(40), 0.99)
+    assert (calibration.threshold, calibration.left_out) == (0.0, ())
+    assert "no distance reaches" in caplog.text
+
+
 def test_decisions_change_the_threshold():
     different = [CalibrationExample(0.6, is_match=True, is_copy=False)] * 30
     before, after = (calibrate_threshold(make_copies(1000), 0.99, *pairs) for pairs in ((), (different,)))

@@ -37,7 +37,7 @@ from simile.search.encoder_registry import find_encoder, register_encoder
 from simile.search.searcher import Searcher
 from simile.service import urls
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.home import Home
+from simile.store.home import OWN_FOLDERS, Home
 from tests.conftest import app_client
 from tests.support.commands import run_json
 
@@ -146,6 +146,24 @@ def test_the_files_of_an_image_in_a_response_are_limited_and_counted(trained_hom
     assert first[99] in gone and "100.png" not in gone and "and 150 more" in gone
     with Searcher(trained_home) as searcher:
         assert len(searcher.get_image(hit["image_id"]).paths) == 250
+
+
+def test_the_files_of_a_home_in_the_folder_of_photos_are_never_indexed(trained_home: Settings, tmp_path: Path) -> None:
+    root = trained_home.home
+    names = ["one.png", "albums/two.png", "digits/three.png"]
+    own = [f"{folder}/x.png" for folder in OWN_FOLDERS]
+    for seed, name in enumerate(names + own):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(image(seed))
+    (tmp_path / "link").symlink_to(root)
+    (manifest := tmp_path / "list.csv").write_text("path\n" + "".join(f"{root}/{name}\n" for name in names + own))
+    for source in (root, str(root / "**/*.png"), manifest):
+        summary = index(trained_home, [source], IndexRequest())
+        assert summary.new + summary.unchanged == 3 and not summary.failures, source
+    index(trained_home, [tmp_path / "link"], IndexRequest())
+    with Catalogue(Home(root)) as catalogue:
+        found = catalogue.files.find_under([str(root)]).keys()
+    assert found == {str(root / name) for name in names}
 
 
 def test_a_moved_file_keeps_its_id(trained_home: Settings, digits: Path) -> None:
