@@ -66,9 +66,12 @@ def _limit(count: int, maximum: int, pieces: str) -> None:
 def _check_jpeg(data: bytes) -> None:
     """Check the segments before the pixels, as Pillow reads them, and the scans."""
     position, segments, padding, tables, exif_blocks, photoshop_segments = 2, 0, 0, 0, 0, 0
-    while match := _SEGMENT_START.search(data, position):
-        padding += match.end() - position - 2
+    while position < len(data):
+        match = _SEGMENT_START.search(data, position, position + MAX_PADDING + 3)
+        padding += match.end() - position - 2 if match else len(data) - position
         _limit(padding, MAX_PADDING, "bytes between its segments")
+        if match is None:
+            break
         marker, position = match[1][0], match.end()
         if marker == 0xDA:  # the pixels
             break
