@@ -32,7 +32,7 @@ from simile.dedup.cleanup.file_ops import (
 from simile.dedup.cleanup.journal import CleanupAction, FileOperation
 from simile.dedup.cleanup.recovery import OperationOutcome, recover_operation
 from simile.dedup.cleanup.safety import AllowedPaths, is_inside
-from simile.dedup.cleanup.trash import Trash, open_trash
+from simile.dedup.cleanup.trash import Trash, make_free_name, open_trash
 
 CHANGED_REASON = "it, or the file to keep, was changed at this moment"
 OTHER_DISK_REASON = "it is on another disk than the file to keep: use --symlink, --move-to or --trash"
@@ -229,5 +229,5 @@ def _find_free_target(preferred: Path, base_folder: Path) -> Path:
     target, number = preferred, 1
     while path_exists(target):
         number += 1
-        target = preferred.with_name(f"{preferred.stem}-{number}{preferred.suffix}")
+        target = preferred.with_name(make_free_name(preferred, f"-{number}", 255))
     return target

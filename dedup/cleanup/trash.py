@@ -17,6 +17,9 @@ from urllib.parse import quote
 from simile.core.atomic_write import fsync_path
 from simile.dedup.cleanup.file_ops import SkippedFile, describe_os_error, path_exists
 
+MAX_NAME_BYTES = 255 - len(".trashinfo")  # of a name in the trash: file systems allow 255
+MAX_SUFFIX_BYTES = 16
+
 
 @dataclass(frozen=True)
 class Trash:
@@ -28,7 +31,7 @@ class Trash:
     def find_free_names(self, path: Path) -> tuple[Path, Path]:
         """Return unused paths for the file in the trash and for its .trashinfo."""
         for number in count(1):
-            name = path.name if number == 1 else f"{path.stem}.{number}{path.suffix}"
+            name = make_free_name(path, "" if number == 1 else f".{number}", MAX_NAME_BYTES)
             target, info = self.folder / "files" / name, self.folder / "info" / f"{name}.trashinfo"
             if not path_exists(target) and not path_exists(info):
                 return target, info
@@ -81,6 +84,26 @@ def is_info_for(info: Path, path: Path) -> bool:
     original = next((line.removeprefix("Path=") for line in lines if line.startswith("Path=")), "")
     quoted = quote(os.fsencode(path))
     return bool(original) and (quoted == original or quoted.endswith(f"/{original}"))
+
+
+def make_free_name(path: Path, number: str, max_bytes: int) -> str:
+    """Return the file's name with a number before its suffix, shortened to a number of bytes.
+
+    The whole name is in the .trashinfo and in the journal, so undo and a desktop restore it.
+    """
+    stem, suffix = path.stem, path.suffix
+    if len(os.fsencode(suffix)) > MAX_SUFFIX_BYTES:  # words after a dot
+        stem, suffix = path.name, ""
+    end, start = number + suffix, os.fsencode(stem)
+    length = max_bytes - len(os.fsencode(end))
+    return os.fsdecode(start if len(start) <= length else _cut_utf8(start, length)) + end
+
+
+def _cut_utf8(text: bytes, length: int) -> bytes:
+    """Return at most `length` bytes from the start, without a part of a character at the end."""
+    while length > 0 and text[length] & 0xC0 == 0x80:
+        length -= 1
+    return text[:length]
 
 
 def _get_home_trash() -> Path:

@@ -177,6 +177,30 @@ def test_trash_uses_free_names_and_writes_trashinfo_files(settings: Settings, ph
     assert copy.is_file() and sorted(path.name for path in trash.rglob("*")) == ["copy.png", "files", "info"]
 
 
+@pytest.mark.parametrize("name", ["n" * 251 + ".png", "ü" * 125 + "x.png", "a." + "b" * 253])
+def test_long_names_are_shortened_in_the_trash_and_restored(
+    settings: Settings, photos: Path, trash: Path, tmp_path: Path, name: str
+) -> None:
+    copies = [photos / name, photos / "sub" / name]
+    for copy in copies:
+        shutil.copy2(photos / "a.png", copy)
+        with Catalogue(Home(settings.home)) as catalogue:
+            index_link(catalogue, photos / "a.png", copy)
+    plan = write_plan_file(*(make_line(copy) for copy in copies))
+    body = apply(settings, plan, "--trash")
+    assert body["applied"] == 2, join_reasons(body)
+    stored = sorted(path.name for path in (trash / "files").iterdir())
+    assert len(stored) == 2 and all(len(os.fsencode(f"{one}.trashinfo")) <= 255 for one in stored)
+    infos = [(trash / "info" / f"{one}.trashinfo").read_text().splitlines()[1] for one in stored]
+    assert sorted(unquote(line.removeprefix("Path=")) for line in infos) == sorted(map(str, copies))
+    assert simile(settings, "undo").exit_code == 0
+    assert all(copy.is_file() for copy in copies) and not any((trash / "files").iterdir())
+    (tmp_path / "gone/photos").mkdir(parents=True)
+    (tmp_path / "gone/photos" / name).write_text("in the way")
+    (tmp_path / "gone" / name).write_text("in the way")
+    assert apply(settings, plan, "--move-to", tmp_path / "gone")["applied"] == 2
+
+
 def test_a_move_to_another_disk_and_back_makes_verified_copies(settings: Settings, photos: Path) -> None:
     other = Path("/dev/shm")
     if not os.access(other, os.W_OK) or other.stat().st_dev == photos.stat().st_dev:
