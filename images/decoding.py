@@ -41,6 +41,7 @@ from simile.core.errors import ImageTooLarge, UnreadableImage
 from simile.images.fast_decoders import register_fast_decoders
 from simile.images.formats import DEFAULT_LIMITS, FORMATS, Limits, Pixels, check_byte_count, has_image_signature
 from simile.images.structure import check_structure
+from simile.images.tiff import find_unread_image
 
 COPIED_PIXELS = 2_000_000  # of a large image at a time
 
@@ -95,6 +96,8 @@ def decode_image(
     if not data:
         raise UnreadableImage(name, "the file is empty")
     check_structure(data, name)
+    if reason := find_unread_image(data):
+        raise UnreadableImage(name, reason)
     _ignore_decoder_warnings()
     try:
         return _decode_first_frame(data, name, limits, background, min_side)
