@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
+from simile.images.measurement import ImageMeasurement
 from simile.store.catalogue.records import DuplicateRecord, DuplicateTier, NewDecision
 
 Tier = DuplicateTier
@@ -37,6 +38,7 @@ class ImageFile:
     height: int
     format: str
     labels: Mapping[str, str] = field(default_factory=dict)  # the file's manifest columns
+    measurement: ImageMeasurement | None = None  # what the image holds; None: not measured
 
     @property
     def modified_at(self) -> datetime:
@@ -80,6 +82,7 @@ class GroupMember:
     agreement: float | None = None
     reason: str = ""
     keep_reason: str = ""  # why this file is kept, or why the kept file was preferred
+    undecided: str = ""  # what would be lost with this file: no plan removes it before a user decides
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from simile.dedup.grouping.matches import find_component_roots
 from simile.dedup.records import Decision, DuplicateGroup, GroupMember, ImageFile, ImagePair, Tier, sort_pair
 
 _NOT_COMPARED_NOTE = "{} stays: it was not found to be a copy of the file that is kept now."
+_UNDECIDED_NOTE = "Both files stay until you decide. About {}: {}."
 _PROTECTED_NOTE = "Both files stay: {} is in an archive or was uploaded, and no plan touches such files."
 
 DecisionsByHashes = Mapping[tuple[str, str], Decision]  # by (first_sha256, second_sha256)
@@ -174,6 +175,8 @@ class DuplicateReview:
         if is_removed:
             protected = [file for file in (kept, other) if is_protected(file.path, self.findings.uploads_folder)]
             note = _PROTECTED_NOTE.format(PurePath(protected[0].path).name) if protected else ""
+            if not note and other_member.undecided and decision is None:
+                note = _UNDECIDED_NOTE.format(PurePath(other.path).name, other_member.undecided)
         elif decision is not None and decision.same:
             note = _NOT_COMPARED_NOTE.format(PurePath(other.path).name)
         return ReviewQuestion(

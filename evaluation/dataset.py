@@ -124,7 +124,7 @@ def make_thumbnails(paths: Sequence[str], reader: ImageReader, side: int) -> Ite
 
 
 def _make_thumbnail(data: bytes, path: str, limits: Limits, side: int) -> bytes:
-    return encode_thumbnail(decode_image(data, name=path, limits=limits, min_side=side), side)
+    return encode_thumbnail(decode_image(data, name=path, limits=limits, min_side=side, to_srgb=True), side)
 
 
 def make_query_splits(count: int, labels: Sequence[str | None], fold_count: int, seed: int) -> list[QuerySplit]:

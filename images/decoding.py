@@ -38,6 +38,7 @@ from PIL import (
 )
 
 from simile.core.errors import ImageTooLarge, UnreadableImage
+from simile.images.colour import convert_to_srgb, get_profile
 from simile.images.fast_decoders import register_fast_decoders
 from simile.images.formats import DEFAULT_LIMITS, FORMATS, Limits, Pixels, check_byte_count, has_image_signature
 from simile.images.structure import check_structure
@@ -77,6 +78,7 @@ def decode_image(
     limits: Limits = DEFAULT_LIMITS,
     background: str = "#ffffff",
     min_side: int | None = None,
+    to_srgb: bool = False,
 ) -> DecodedImage:
     """Decode the first frame as RGB, upright by its EXIF orientation.
 
@@ -87,6 +89,8 @@ def decode_image(
         background: Colour under transparent pixels, "#rrggbb".
         min_side: A JPEG is decoded at the smallest scale (1/2, 1/4, 1/8) whose sides are both at least 2 * min_side:
             much faster, and still enough to scale down from. None decodes at full size.
+        to_srgb: Convert the colours by the file's profile, for display. Otherwise the profile is ignored:
+            encoders compare the numbers that the file stores.
 
     Raises:
         UnreadableImage: The data are no image, or a damaged one.
@@ -100,7 +104,7 @@ def decode_image(
         raise UnreadableImage(name, reason)
     _ignore_decoder_warnings()
     try:
-        return _decode_first_frame(data, name, limits, background, min_side)
+        return _decode_first_frame(data, name, limits, background, min_side, to_srgb=to_srgb)
     except UnreadableImage:
         raise
     except Exception as error:  # a dozen parsers, most of them in C, raise anything on a damaged file
@@ -120,7 +124,7 @@ def _ignore_decoder_warnings() -> None:
 
 
 def _decode_first_frame(
-    data: bytes, name: str | Path, limits: Limits, background: str, min_side: int | None
+    data: bytes, name: str | Path, limits: Limits, background: str, min_side: int | None, *, to_srgb: bool
 ) -> DecodedImage:
     """Check the header against the limits, then decode; see `decode_image`."""
     # Pillow decodes the images of an icon when it opens the file, so their sizes are checked before.
@@ -140,7 +144,8 @@ def _decode_first_frame(
         # Decode, convert to RGB and turn upright.
         im.load()
         orientation = _read_orientation(im)
-        pixels = _apply_orientation(_to_array(_to_rgb(im, name, background)), orientation)
+        in_srgb = convert_to_srgb(im, get_profile(im)) if to_srgb else im
+        pixels = _apply_orientation(_to_array(_to_rgb(in_srgb, name, background)), orientation)
         format = "jpeg" if im.format == "MPO" else str(im.format).lower()
     height, width = pixels.shape[:2]
     if is_reduced:  # report the size of the original, upright

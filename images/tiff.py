@@ -1,6 +1,6 @@
-"""Tell what a TIFF holds besides its first image: a camera's raw data, or the image of which the first is a preview.
+"""Find out what a TIFF holds besides its first image: a camera's raw data, or a larger image behind a preview.
 
-Camera files (NEF, DNG, ARW, CR2, PEF and others) are TIFFs whose first directory often describes a small preview.
+Camera files (NEF, DNG, ARW, CR2, PEF and others) are TIFFs; their first directory often describes a small preview.
 A decoder that opens the first directory would take the preview for the image.
 """
 
@@ -117,10 +117,10 @@ def _read_directory(data: bytes, offset: int, order: str, is_big: bool) -> tuple
         if tag not in _READ_TAGS or kind not in _FORMATS or number > MAX_DIRECTORIES:
             continue
         value_format = f"{order}{number}{_FORMATS[kind]}"
-        place = start + 4 + size
+        value_position = start + 4 + size
         if struct.calcsize(value_format) > size:  # the numbers are elsewhere
-            (place,) = struct.unpack_from(f"{order}Q" if is_big else f"{order}I", data, place)
-        values[tag] = struct.unpack_from(value_format, data, place)
+            (value_position,) = struct.unpack_from(f"{order}Q" if is_big else f"{order}I", data, value_position)
+        values[tag] = struct.unpack_from(value_format, data, value_position)
     end = position + count * entry_size
     (following,) = struct.unpack_from(f"{order}Q" if is_big else f"{order}I", data, end)
     return TiffDirectory(values, frozenset(tags), count), following

@@ -24,7 +24,12 @@ def format_results(results: DedupResults, counts: Mapping[str, DedupTierCount]) 
     if results.findings.decisions:
         same = sum(decision.same for decision in results.findings.decisions.values())
         lines.append(f"decisions: {same:,} same, {len(results.findings.decisions) - same:,} different")
-    lines += [*_format_leaks(results), *_format_conflicts(results), *_format_classes(results)]
+    lines += [
+        *_format_undecided(results),
+        *_format_leaks(results),
+        *_format_conflicts(results),
+        *_format_classes(results),
+    ]
     return lines
 
 
@@ -97,6 +102,15 @@ def _format_curve(calibration: ThresholdCalibration) -> list[str]:
     rows = [("  distance", "precision", "recall")]
     rows += [(f"  {points[n].distance:.4f}", f"{points[n].precision:.3f}", f"{points[n].recall:.3f}") for n in numbers]
     return format_table(rows)
+
+
+def _format_undecided(results: DedupResults) -> Iterable[str]:
+    undecided = [(group, member) for group in results.groups for member in group.members if member.undecided]
+    if undecided:
+        yield f"to decide: {len(undecided):,} files stay, because the kept file is not as good in every respect"
+    for group, member in undecided[:MAX_LISTED_ITEMS]:
+        yield f"  {member.file.path}  beside  {group.kept_member.file.path}: {member.undecided}"
+    yield from _format_more(len(undecided))
 
 
 def _format_leaks(results: DedupResults) -> Iterable[str]:

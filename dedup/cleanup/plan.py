@@ -159,7 +159,8 @@ def plan_of(findings: Findings, groups: Sequence[DuplicateGroup], *, only_decide
     """Plan the removal of all files that the groups do not keep, with all decisions. No file is touched.
 
     A kept file is never removed by another line: of copies of copies all lines keep the last one, and the tier is the
-    least certain one on the way. Files in archives and uploads are neither removed nor relied on.
+    least certain one on the way. Files in archives and uploads are neither removed nor relied on. A file that is better
+    than the kept one in some respect is removed only if users decided so.
 
     Args:
         only_decided: Of pixel and near groups, remove only files that users decided to be the same as the kept file.
@@ -213,6 +214,7 @@ def _get_removable_members(findings: Findings, group: DuplicateGroup, *, only_de
         decision = find_decision(findings, kept.sha256, member.file.sha256)
         is_decided_same = decision is not None and decision.same
         needs_decision = only_decided and group.tier != "bytes"
+        needs_decision |= bool(member.undecided)
         if not is_protected(member.file.path, findings.uploads_folder) and (is_decided_same or not needs_decision):
             members.append(member)
     return members

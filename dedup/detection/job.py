@@ -13,7 +13,7 @@ import math
 import shutil
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -41,11 +41,13 @@ from simile.dedup.detection.threshold import CalibrationExample, CopyPlanter, ca
 from simile.dedup.detection.verification import verify_candidates
 from simile.dedup.grouping.findings import DEDUP_RUN_KIND, calibration_from_json, calibration_to_json
 from simile.dedup.grouping.keep_rules import DEFAULT_KEEP_RULES, parse_keep_rules
+from simile.dedup.grouping.quality import load_measurements, store_measurements
 from simile.dedup.records import TIERS, ImagePair, ThresholdCalibration, Tier
 from simile.images.formats import Limits
 from simile.images.loading.fork_server import WorkerLost
 from simile.images.loading.worker_pool import WorkerPool
-from simile.images.matching.tasks import compute_file_digest
+from simile.images.matching.tasks import compute_file_digest, measure_file
+from simile.images.measurement import MEASUREMENT_VERSION
 from simile.search.encoder_registry import load_encoder
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.database import schema
@@ -114,12 +116,14 @@ class _DedupJob:
         self.failures: dict[str, Failure] = {}  # indexed files that can no longer be read
         self.image_sizes: dict[int, tuple[int, int]] = {}
         self.paths: dict[int, str] = {}  # one file of each image, by image id
+        self.hashes: dict[int, str] = {}  # SHA-256 of each image, by image id
         # Images outside the snapshot have no vector of this encoder, or were indexed just now.
         indexed = set(self.snapshot.get_live_ids().tolist())
         for location in catalogue.duplicates.iterate_files(filter=request.only):
             if location.image_id in indexed:
                 self.image_sizes[location.image_id] = location.width, location.height
                 self.paths.setdefault(location.image_id, location.path)
+                self.hashes[location.image_id] = location.sha256
         self.work_folder = home.root / "dedup" / "unfinished"
 
     def run(self) -> int:
@@ -154,7 +158,12 @@ class _DedupJob:
         """Keep the results of an interrupted run if it had the same request and images; otherwise delete them."""
         relevant = {**run_settings, "wait": None, "keep": None}  # these two do not change what is found
         identity = {
-            "asked": {**relevant, "limits": asdict(self.limits), "version": version("simile")},
+            "asked": {
+                **relevant,
+                "limits": asdict(self.limits),
+                "version": version("simile"),
+                "measurement": MEASUREMENT_VERSION,
+            },
             "encoder": self.snapshot.encoder.fingerprint,
             "pictures": zlib.crc32(json.dumps(sorted(self.paths.items())).encode()),  # an id identifies the content
         }
@@ -219,6 +228,8 @@ class _DedupJob:
             for first, second, distance in candidates[~is_near].tolist()
         )
         records = (pair for pair in chain(pixel_pairs, near, neighbours) if pair.tier in tiers)
+        copies = {image_id for pair in near if pair.tier == "near" for image_id in (pair.first, pair.second)}
+        self._measure_copies(copies | pixel_classes.keys() | set(pixel_classes.values()), workers)
         searched_ids = None if self.request.only is None else self.paths.keys()
         stored = self.catalogue.duplicates.replace(run_id, records, tiers, searched_ids)
         crowded = candidate_counts["crowded"]
@@ -307,6 +318,20 @@ class _DedupJob:
         pairs = filter_tiny_pairs(pairs, longer_sides, self.paths, workers, self.limits, on_tiny)
         path, on_compared = self.work_folder / "confirmed.jsonl", partial(self._report_progress, "comparing images")
         return verify_candidates(pairs, self.paths, workers, self.limits, path, on_compared, self._add_failure)
+
+    def _measure_copies(self, image_ids: Collection[int], workers: WorkerPool) -> None:
+        """Measure and store what the copies hold, so that the better file of each group is known."""
+        measurement = load_measurements(self.home)
+        todo = [image_id for image_id in sorted(image_ids) if self.hashes[image_id] not in measurement]
+        files = [(self.paths[image_id], self.hashes[image_id]) for image_id in todo]
+        for position, measured in enumerate(workers.map(partial(measure_file, limits=self.limits), files)):
+            if isinstance(measured, Failure):
+                self._add_failure(measured)
+            elif not isinstance(measured, WorkerLost):
+                measurement[self.hashes[todo[position]]] = measured
+            self._report_progress("measuring copies", position + 1, len(todo))
+        if todo:
+            store_measurements(self.home, measurement)
 
     def _add_failure(self, failure: Failure) -> None:
         self.failures[failure.path] = failure

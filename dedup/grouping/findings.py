@@ -16,7 +16,9 @@ from simile.core.errors import EncoderMismatch, NoSuchImage
 from simile.core.records import Filter
 from simile.dedup.grouping.keep_rules import DEFAULT_KEEP_RULES
 from simile.dedup.grouping.matches import find_component_roots
+from simile.dedup.grouping.quality import load_measurements
 from simile.dedup.records import CurvePoint, Decision, ImageFile, ImagePair, ThresholdCalibration, sort_pair
+from simile.images.measurement import ImageMeasurement
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import ImageLocation
 from simile.store.database.transactions import split_chunks
@@ -81,7 +83,9 @@ def load_findings(catalogue: Catalogue, filter: Filter | None = None) -> Finding
     counts = run.counts if run is not None else {}
     decisions = load_decisions(catalogue)
     files = _group_files_by_image(
-        catalogue.duplicates.iterate_candidate_files(filter), catalogue.duplicates.iterate_labels(candidates_only=True)
+        catalogue.duplicates.iterate_candidate_files(filter),
+        catalogue.duplicates.iterate_labels(candidates_only=True),
+        load_measurements(catalogue.home),
     )
     copies = catalogue.duplicates.iterate_pairs(("pixels", "near"))
     pairs = [pair for pair in copies if pair.first in files and pair.second in files]
@@ -133,7 +137,7 @@ def find_similar_pairs(
     pairs = islice(_iterate_undecided_pairs(catalogue, findings, threshold), offset, None)
     for chunk in split_chunks(islice(pairs, limit)):  # two steps: offset + limit may be too large
         ids = {image_id for pair in chunk for image_id in (pair.first, pair.second)}
-        files = _group_files_by_image(catalogue.duplicates.iterate_files(ids, filter), ())
+        files = _group_files_by_image(catalogue.duplicates.iterate_files(ids, filter), (), {})
         for pair in chunk:
             if pair.first in files and pair.second in files:
                 yield FilePair(pair, files[pair.first][0], files[pair.second][0])
@@ -179,13 +183,16 @@ def _iterate_undecided_pairs(catalogue: Catalogue, findings: Findings, threshold
 
 
 def _group_files_by_image(
-    locations: Iterable[ImageLocation], labels: Iterable[tuple[str, str, str]]
+    locations: Iterable[ImageLocation],
+    labels: Iterable[tuple[str, str, str]],
+    measurements: Mapping[str, ImageMeasurement],
 ) -> dict[int, tuple[ImageFile, ...]]:
     """Group files by image id.
 
     Args:
         locations: Sorted by image id.
         labels: (path, label name, label).
+        measurements: By SHA-256.
     """
     labels_by_path: dict[str, dict[str, str]] = {}
     for path, name, text in labels:
@@ -193,7 +200,12 @@ def _group_files_by_image(
     no_labels: dict[str, str] = {}  # shared: most files have none
     return {
         image_id: tuple(
-            ImageFile(**location._asdict(), labels=labels_by_path.get(location.path, no_labels)) for location in group
+            ImageFile(
+                **location._asdict(),
+                labels=labels_by_path.get(location.path, no_labels),
+                measurement=measurements.get(location.sha256),
+            )
+            for location in group
         )
         for image_id, group in groupby(locations, key=lambda location: location.image_id)
     }
@@ -206,7 +218,7 @@ def _find_link_paths(files_by_image: Iterable[Sequence[ImageFile]]) -> frozenset
         if len(files) == 1:
             continue
         identities: set[tuple[int, int]] = set()
-        for path in sorted((file.path for file in files), key=os.path.islink):  # the target before its links
+        for path in sorted((file.path for file in files), key=_is_link_name):  # the target before its links
             try:
                 status = Path(path).stat()
             except OSError:  # missing, or in an archive
@@ -216,6 +228,11 @@ def _find_link_paths(files_by_image: Iterable[Sequence[ImageFile]]) -> frozenset
                 link_paths.add(path)
             identities.add(identity)
     return frozenset(link_paths)
+
+
+def _is_link_name(path: str) -> bool:
+    """Return whether the path is a symbolic link, or leads through one."""
+    return os.path.realpath(path) != path
 
 
 def _make_decided_pairs(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from simile.dedup.grouping.findings import DECIDED_REASON, Findings
 from simile.dedup.grouping.keep_rules import KeepRanking
 from simile.dedup.grouping.matches import MatchGraph, MatchStar, make_component_stars, make_greedy_stars
+from simile.dedup.grouping.quality import find_loss
 from simile.dedup.records import TIERS, DuplicateGroup, GroupMember, ImageFile, ImagePair, Tier
 
 GROUP_TIERS: tuple[Tier, ...] = ("bytes", "pixels", "near")
@@ -175,6 +176,11 @@ def _make_group(tier: Tier, star: MatchStar, copies: CopyMatches, matches: Match
             return DECIDED_REASON
         return copies.keep_ranking.explain(files[star.kept_id], files[other_id])
 
+    def find_undecided_loss(other_id: int) -> str:
+        if matches.is_decided_same(star.kept_id, other_id):
+            return ""
+        return find_loss(files[star.kept_id], files[other_id], same_pixels=tier == "pixels")
+
     members = [GroupMember(file=files[star.kept_id], is_kept=True, keep_reason=explain(others[0]))]
     for other_id in others:
         # Equal pixels may be known through a third image only: then its measurements hold for this pair too.
@@ -187,6 +193,7 @@ def _make_group(tier: Tier, star: MatchStar, copies: CopyMatches, matches: Match
                 agreement=pair.agreement,
                 reason=pair.reason,
                 keep_reason=explain(other_id),
+                undecided=find_undecided_loss(other_id),
             )
         )
     matched = None if tier == "pixels" else matches.count_matches(star)

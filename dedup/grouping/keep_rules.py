@@ -1,7 +1,8 @@
 """Rules that choose which file of a group to keep. The first rule that distinguishes two files decides.
 
 largest            the most pixels
-least-compressed   a lossless format, then the most bytes per pixel
+least-compressed   colours, bits and transparency that are really there, then the weakest traces of compression, a
+                   lossless codec, and the most bytes per pixel of one codec; not what the format's name promises
 oldest             the earliest modification time
 under:FOLDER       files in this folder or archive
 labelled           files with labels from a manifest
@@ -15,15 +16,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache, partial
+from math import log2
+from pathlib import PurePath
 from typing import Any
 
 from simile.core.errors import BadSetting
+from simile.dedup.grouping.quality import MIN_CHROMA, MIN_STEP, is_reencoded
 from simile.dedup.records import ImageFile
 from simile.images.sources import archives
 
 DEFAULT_KEEP_RULES = ("largest", "least-compressed", "oldest")
-LOSSLESS_FORMATS = frozenset({"png", "bmp", "tiff", "ppm", "qoi", "tga", "pcx"})
 UNDER_PREFIX = "under:"
 
 
@@ -83,7 +87,8 @@ def parse_keep_rules(texts: Iterable[str]) -> tuple[str, ...]:
         elif not folder:
             raise BadSetting(f"keep can't be {rule!r}: it names no folder. Use {UNDER_PREFIX}FOLDER.")
         else:
-            rules.append(UNDER_PREFIX + os.path.abspath(folder))  # noqa: PTH100  # Path.absolute() leaves `..` in
+            expanded = os.path.expanduser(folder)  # noqa: PTH111  # abspath() below takes text, too
+            rules.append(UNDER_PREFIX + os.path.abspath(expanded))  # noqa: PTH100  # Path.absolute() leaves `..` in
     return tuple(dict.fromkeys(rules))
 
 
@@ -115,25 +120,96 @@ def _find_rule(name: str) -> KeepRule:
     if not name.startswith(UNDER_PREFIX):
         return _KEEP_RULES[name]
     folder = name.removeprefix(UNDER_PREFIX)
-    prefix = folder.rstrip(os.sep) + os.sep
-    return KeepRule(lambda file: not f"{file.path}{os.sep}".startswith(prefix), lambda *_: f"in {folder}")
+    is_under = make_folder_test(folder)
+    return KeepRule(lambda file: not is_under(file.path), lambda *_: f"in {folder}")
+
+
+def make_folder_test(folder: str) -> Callable[[str], bool]:
+    """Return a function that tells whether a path is in a folder or archive, or is it, under any name of the folder.
+
+    Links to folders are resolved on both sides; a link to a file belongs to the folder that holds the link.
+    """
+    prefixes = tuple({name.rstrip(os.sep) + os.sep for name in (folder, os.path.realpath(folder))})
+    get_real_folder = cache(os.path.realpath)
+
+    def is_under(path: str) -> bool:
+        parent, name = os.path.split(path)
+        return any(
+            f"{parent}{os.sep}{name}{os.sep}".startswith(prefixes) for parent in (parent, get_real_folder(parent))
+        )
+
+    return is_under
+
+
+def check_keep_folders(rules: Iterable[str], paths: Iterable[str]) -> None:
+    """Raise BadSetting for a rule `under:FOLDER` that no path of the collection is in: it would protect nothing."""
+    missing = {
+        rule.removeprefix(UNDER_PREFIX): make_folder_test(rule.removeprefix(UNDER_PREFIX))
+        for rule in rules
+        if rule.startswith(UNDER_PREFIX)
+    }
+    folders: set[str] = set()
+    for path in paths if missing else ():
+        missing = {folder: is_under for folder, is_under in missing.items() if not is_under(path)}
+        if not missing:
+            return
+        folders.update(str(parent) for parent in list(PurePath(path).parents)[:-1])
+    for folder in missing:
+        nearest = get_close_matches(folder, sorted(folders), 3, 0.0)
+        known = f"The nearest indexed folders are {', '.join(nearest)}." if nearest else "Nothing is indexed."
+        raise BadSetting(f"keep can't be 'under:{folder}': no indexed file is in that folder. {known}")
 
 
 def _compute_bytes_per_pixel(file: ImageFile) -> float:
     return file.size / max(1, file.width * file.height)
 
 
-def _get_compression_key(file: ImageFile) -> tuple[bool, float]:
-    return file.format not in LOSSLESS_FORMATS, -_compute_bytes_per_pixel(file)
+def _get_compression_key(file: ImageFile) -> tuple[float, ...]:
+    """Return the respects of _COMPRESSION_REASONS, each the smaller the better."""
+    measurement = file.measurement
+    if measurement is None:
+        return tuple([0.0] * len(_COMPRESSION_REASONS))
+    colour_class = sum(measurement.colours <= limit for limit in (64, 512))
+    codec_rank = _CODECS.index(measurement.codec) if measurement.codec in _CODECS else len(_CODECS)
+    return (
+        measurement.chroma[0] < MIN_CHROMA,
+        colour_class,
+        -measurement.depth,
+        not measurement.has_alpha,
+        -measurement.frames,
+        round(2 * log2(max(MIN_STEP, measurement.step))),
+        is_reencoded(measurement),
+        measurement.codec != "lossless",
+        codec_rank,
+        -_compute_bytes_per_pixel(file),
+    )
 
 
 def _explain_compression(kept_file: ImageFile, other_file: ImageFile) -> str:
-    if _get_compression_key(kept_file)[0] != _get_compression_key(other_file)[0]:
-        return f"lossless: {kept_file.format}, not {other_file.format}"
+    keys = zip(_get_compression_key(kept_file), _get_compression_key(other_file), strict=True)
+    position = next(number for number, (kept_key, other_key) in enumerate(keys) if kept_key != other_key)
+    return _COMPRESSION_REASONS[position](kept_file, other_file)
+
+
+def _explain_rates(kept_file: ImageFile, other_file: ImageFile) -> str:
     kept_rate, other_rate = _compute_bytes_per_pixel(kept_file), _compute_bytes_per_pixel(other_file)
     return f"less compressed: {kept_rate:.3g} bytes per pixel, not {other_rate:.3g}"
 
 
+# Lossy codecs are not compared by their bytes; a user decides. The first is shown as the one to keep.
+_CODECS = ("lossless", "heif", "jpeg", "jpeg2000", "webp", "avif")
+_COMPRESSION_REASONS: tuple[Callable[[ImageFile, ImageFile], str], ...] = (
+    lambda *_: "in colour, not grey",
+    lambda *_: "more different colours",
+    lambda *_: "more bits per channel",
+    lambda *_: "with transparency",
+    lambda *_: "more frames, pages or images",
+    lambda *_: "weaker traces of JPEG compression",
+    lambda *_: "not compressed again",
+    lambda kept, other: f"lossless: {kept.format}, not {other.format}",
+    lambda kept, other: f"{kept.format} rather than {other.format}, whose quality can't be compared",
+    _explain_rates,
+)
 _KEEP_RULES = {
     "largest": KeepRule(
         lambda file: -file.width * file.height,

@@ -10,7 +10,8 @@ from typing import Any
 
 from simile.core.errors import SimileError
 from simile.dedup.grouping.findings import Findings
-from simile.dedup.grouping.keep_rules import LOSSLESS_FORMATS, is_protected
+from simile.dedup.grouping.keep_rules import is_protected
+from simile.dedup.grouping.quality import find_loss
 from simile.dedup.records import DuplicateGroup, GroupMember, ImageFile
 from simile.images.encoding import encode_jpeg, encode_png, make_data_url
 from simile.images.formats import Pixels
@@ -131,6 +132,13 @@ class CardRenderer:
         members = case.members[:count]
         ids = [member.file.image_id for member in members]
         pairs = [[i, j] for i in range(count) for j in range(count) if (ids[i], ids[j]) in self.matched_pairs]
+        undecided = [
+            [index, chosen]
+            for index in range(count)
+            for chosen in range(count)
+            if case.tier in ("pixels", "near")
+            and find_loss(members[chosen].file, members[index].file, same_pixels=case.tier == "pixels")
+        ]
         files = [
             {
                 "path": member.file.path,
@@ -140,18 +148,21 @@ class CardRenderer:
             }
             for member in members
         ]
-        return {"id": case.id, "tier": case.tier, "matches": pairs, "files": files}
+        return {"id": case.id, "tier": case.tier, "matches": pairs, "undecided": undecided, "files": files}
 
 
 def compare_file_properties(file: ImageFile, other_file: ImageFile) -> list[FileProperty]:
     """List a file's properties and labels, and mark those in which it is better than the other file."""
     pixels, other_pixels = file.width * file.height, other_file.width * other_file.height
-    lossless, other_lossless = file.format in LOSSLESS_FORMATS, other_file.format in LOSSLESS_FORMATS
-    # With as many pixels, the larger file is less compressed; otherwise the size says nothing.
-    is_less_compressed = lossless == other_lossless and pixels == other_pixels and file.size > other_file.size
+    codec, other_codec = (
+        None if known.measurement is None else known.measurement.codec for known in (file, other_file)
+    )
+    # With as many pixels and one codec, the larger file is less compressed; otherwise the size says nothing.
+    is_less_compressed = codec == other_codec and pixels == other_pixels and file.size > other_file.size
+    is_lossless = codec == "lossless" and other_codec not in ("lossless", None)
     return [
         FileProperty("Pixels", f"{file.width} × {file.height}", pixels > other_pixels),
-        FileProperty("Format", file.format.upper(), lossless and not other_lossless),
+        FileProperty("Format", file.format.upper(), is_lossless),
         FileProperty("Size", format_size(file.size), is_less_compressed),
         FileProperty("Modified", f"{file.modified_at:%Y-%m-%d %H:%M}", file.mtime_ns < other_file.mtime_ns),
         *(FileProperty(name, text) for name, text in sorted(file.labels.items())),

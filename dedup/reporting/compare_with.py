@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
-from simile.core.errors import BadSetting, NoSuchPath, UnreadableImage
+from simile.core.errors import BadSetting, NoSuchImage, NoSuchPath, UnreadableImage
 from simile.core.records import Failure, OnProgress
 from simile.dedup.detection.lookup import ImageMatch, find_existing_copies
 from simile.dedup.grouping.keep_rules import is_protected
-from simile.dedup.records import TIERS, CleanupPlan, Removal
+from simile.dedup.grouping.quality import find_loss
+from simile.dedup.records import TIERS, CleanupPlan, ImageFile, Removal
 from simile.dedup.reporting.exports import dump_json, write_csv, write_output
+from simile.images.measurement import measure_image
 from simile.images.sources import archives
+from simile.images.sources.paths import make_printable
 from simile.images.sources.reader import read_bytes
 from simile.images.sources.sources import walk_sources
 from simile.search.searcher import Searcher
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.database import schema
 from simile.store.home import Home
+
+log = logging.getLogger(__name__)
 
 COMPARISON_COLUMNS = ("path", "tier", "match", "image_id", "distance", "agreement", "reason")
 NOT_FOUND_TIER = "not found"
@@ -81,7 +88,10 @@ def compare_source(searcher: Searcher, source: Path, on_progress: OnProgress) ->
 
 
 def make_source_plan(comparison: SourceComparison, searcher: Searcher) -> CleanupPlan:
-    """Plan to remove the source's files of which this home has a copy; the home's files stay."""
+    """Plan to remove the source's files of which this home has a copy; the home's files stay.
+
+    A file stays, too, if it is better than the home's in some respect.
+    """
     removals = (_make_removal(file, searcher) for file in comparison.files_with_matches)
     return CleanupPlan(
         removals=tuple(removal for removal in removals if removal is not None),
@@ -162,6 +172,10 @@ def _make_removal(file: FileMatches, searcher: Searcher) -> Removal | None:
     match = next((match for match in file.matches if not is_protected(match.path, uploads)), None)
     if match is None or is_protected(file.path, uploads):
         return None
+    loss = "" if match.tier == "bytes" else _find_loss(file, match, searcher)
+    if loss:
+        log.warning("%s stays beside %s: %s", make_printable(file.path), make_printable(match.path), loss)
+        return None
     return Removal(
         path=file.path,
         sha256=file.sha256,
@@ -171,3 +185,30 @@ def _make_removal(file: FileMatches, searcher: Searcher) -> Removal | None:
         group=hashlib.sha256(f"{file.path}\0{match.path}".encode()).hexdigest()[:16],
         reason=f"{match.reason}; in the home",
     )
+
+
+def _find_loss(file: FileMatches, match: ImageMatch, searcher: Searcher) -> str:
+    """Measure both files; return what would be lost with the source's file, "" if nothing."""
+    measure, record = partial(measure_image, limits=searcher.limits), searcher.catalogue.images.get(match.image_id)
+    try:
+        member = archives.read_archive_member(file.path, searcher.limits)
+        data = read_bytes(Path(file.path), searcher.limits) if member is None else member
+        measurement = searcher.decode_upload(measure, data, file.path), searcher.decode_file(match.image_id, measure)
+    except (UnreadableImage, NoSuchImage) as error:
+        return str(error)
+    sides = (file.path, None, file.sha256, file.size), (match.path, match.image_id, record.sha256, record.size)
+    source_file, home_file = (
+        ImageFile(
+            path=path,
+            image_id=image_id,
+            sha256=sha256,
+            size=size,
+            mtime_ns=0,
+            width=known.size[0],
+            height=known.size[1],
+            format=known.codec,
+            measurement=known,
+        )
+        for (path, image_id, sha256, size), known in zip(sides, measurement, strict=True)
+    )
+    return find_loss(home_file, source_file, same_pixels=match.tier == "pixels")

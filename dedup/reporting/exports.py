@@ -122,7 +122,7 @@ def group_to_json(group: DuplicateGroup) -> dict[str, Any]:
 def file_to_json(file: ImageFile) -> dict[str, Any]:
     """Return a file; mtime in UTC, to the second."""
     fields = {**vars(file), "labels": dict(file.labels)}
-    del fields["mtime_ns"]
+    del fields["mtime_ns"], fields["measurement"]
     return {**fields, "mtime": file.modified_at.isoformat(timespec="seconds")}
 
 
@@ -161,6 +161,7 @@ def _member_to_json(member: GroupMember) -> dict[str, Any]:
         "distance": _nan_to_none(member.distance),
         "agreement": member.agreement,
         "reason": member.reason,
+        **({"undecided": member.undecided} if member.undecided else {}),
     }
 
 

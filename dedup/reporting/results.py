@@ -10,6 +10,7 @@ from simile.core.records import Filter
 from simile.dedup.cleanup.plan import count_freed_bytes, plan_of
 from simile.dedup.grouping.findings import Findings, count_similar_pairs, load_findings
 from simile.dedup.grouping.groups import CopyMatches, add_linked_names, build_groups, match_copies
+from simile.dedup.grouping.keep_rules import check_keep_folders
 from simile.dedup.records import TIERS, CleanupPlan, DuplicateGroup, Tier
 from simile.dedup.reporting.dataset_checks import (
     ClassCount,
@@ -65,7 +66,9 @@ class DedupTierCount:
 
 
 def check_dataset_names(catalogue: Catalogue, options: DedupResultOptions) -> None:
-    """Raise BadSetting for a split or a label column that no file has: it is probably misspelt."""
+    """Raise BadSetting for a folder to keep, a split or a label column that no file has: it is probably misspelt."""
+    if options.rules:
+        check_keep_folders(options.rules, (file.path for file in catalogue.duplicates.iterate_files()))
     splits = None if options.split_names is None else DatasetSplits(options.split_names)
     if splits is not None:
         count_splits(catalogue, splits, options.filter)

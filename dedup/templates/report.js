@@ -60,6 +60,9 @@ const isMatch = (data, first, second) =>
   data.tier !== "near" || first === 0 || second === 0
   || data.matches.some(([a, b]) => (a === first && b === second) || (a === second && b === first));
 
+// Whether the file is better than the kept one in some respect: it is only removed if users decide so.
+const isUndecided = (data, place, keptPlace) => data.undecided.some(([a, b]) => a === place && b === keptPlace);
+
 // The lines of the plan for a group. A file is only removed for a file that it was compared with.
 function makeRemovals(card, { withBytes, withOpen }) {
   const { data } = card;
@@ -69,7 +72,7 @@ function makeRemovals(card, { withBytes, withOpen }) {
     if (data.tier === "similar" || place === keptPlace || data.files[place].fixed || kept.fixed || !isMatch(data, place, keptPlace)) return false;
     if (data.tier === "bytes") return withBytes;
     const decision = decisions.get(makeKey(data.files[0].sha256, data.files[place || keptPlace].sha256));
-    return decision ? decision.same : withOpen;
+    return decision ? decision.same : withOpen && !isUndecided(data, place, keptPlace);
   };
   return data.files.flatMap((file, place) =>
     isRemoved(place)

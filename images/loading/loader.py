@@ -75,9 +75,9 @@ def prepare_image(data: bytes, name: str, preprocessing: Preprocessing, limits: 
 def decode_reduced(data: bytes, name: str, limits: Limits, side: int) -> DecodedImage:
     """Decode an image and scale it down by a whole factor, so that both sides keep at least `side` pixels if possible.
 
-    Raises UnreadableImage or ImageTooLarge with `name`.
+    The colours are converted to sRGB. Raises UnreadableImage or ImageTooLarge with `name`.
     """
-    image = decode_image(data, name=name, limits=limits, min_side=side)
+    image = decode_image(data, name=name, limits=limits, min_side=side, to_srgb=True)
     return replace(image, pixels=downscale(image.pixels, max(1, min(image.pixels.shape[:2]) // side)))
 
 

@@ -19,7 +19,15 @@ from simile.images.distortions import distort
 from simile.images.formats import Limits, Pixels
 from simile.images.matching.alignment import AlignmentResult, align_images
 from simile.images.matching.features import KEYPOINT_SIDE, Float32Array, ImageFeatures
-from simile.images.sources.reader import make_failure, read_bytes
+from simile.images.measurement import (
+    ImageMeasurement,
+    describe_colours,
+    find_appended_media,
+    measure_image,
+    read_deep_pixels,
+    read_depth,
+)
+from simile.images.sources.reader import CHANGED_REASON, make_failure, read_bytes
 from simile.images.transforms import Preprocessing
 
 FEATURE_CACHE_SIZE = 800  # images in each process: 250 MB
@@ -47,16 +55,28 @@ def compute_file_digest(path: str, limits: Limits) -> str | Failure:
 def compute_pixel_digest(data: bytes, name: str, limits: Limits) -> str:
     """Return the SHA-256 of an image as it is shown: upright, 8 bits per channel, whatever the container.
 
-    The image is decoded over white and over black, so that transparency counts. Content that is not shown counts too:
-    further frames and pages, and more than 8 bits. Raises UnreadableImage.
+    The image is decoded over white and over black, so that transparency counts. What changes the look or is not shown
+    counts too: the colour profile by its meaning, further frames, pages and images, and more than 8 bits. Raises
+    UnreadableImage.
     """
     white = decode_image(data, name=name, limits=limits)
-    if white.format in OPAQUE_FORMATS:
-        black, hidden = white, b""
-    else:
+    black = white
+    if white.format not in OPAQUE_FORMATS:
         black = decode_image(data, name=name, limits=limits, background="#000000")
-        hidden = _hash_hidden_content(data, name, white.format)
+    hidden = _hash_hidden_content(data, name, white.format)
     return hashlib.sha256(_hash_pixels(white.pixels) + _hash_pixels(black.pixels) + hidden).hexdigest()
+
+
+def measure_file(file: tuple[str, str], limits: Limits) -> ImageMeasurement | Failure:
+    """Return the measurement of a path and the SHA-256 of the bytes that were indexed there."""
+    path, sha256 = file
+    try:
+        data = read_bytes(Path(path), limits)
+        if hashlib.sha256(data).hexdigest() != sha256:
+            return Failure(path, CHANGED_REASON)
+        return measure_image(data, path, limits)
+    except (UnreadableImage, MemoryError) as error:
+        return Failure(path, error.reason if isinstance(error, UnreadableImage) else "there is not enough memory")
 
 
 def compute_thumbnail_descriptor(path: str, limits: Limits) -> Float32Array | Failure:
@@ -166,15 +186,23 @@ def _hash_hidden_content(data: bytes, name: str, format: str) -> bytes:
     """Return a hash of the content that `decode_image` does not show; b"" if it shows all. Raises UnreadableImage."""
     try:
         with Image.open(io.BytesIO(data), formats=(format.upper(),)) as im:
+            colours, depth, appended = describe_colours(im), read_depth(im, data), find_appended_media(data)
+            # Pillow reads grey of more than 8 bits; of coloured images it keeps 8.
             frames, is_deep = getattr(im, "n_frames", 1), im.mode in ("I", "F") or im.mode.startswith("I;16")
-            if frames == 1 and not is_deep:
+            frames = 1 if format == "jpeg" else frames
+            digest = hashlib.sha256(f"{colours} ".encode() if colours else b"")
+            digest.update(hashlib.sha256(appended).digest() if appended else b"")
+            if depth > 8 and not is_deep:
+                deep = read_deep_pixels(data)
+                digest.update(data if deep is None else f"{deep.dtype.name} {deep.shape} ".encode() + deep.tobytes())
+            if frames > 1 or is_deep:
+                for frame in range(frames):
+                    im.seek(frame)
+                    values = np.asarray(im if is_deep else im.convert("RGBA"))
+                    digest.update(f"{values.dtype.name} {values.shape} ".encode())
+                    digest.update(values.astype(values.dtype.newbyteorder("<")).tobytes())
+            elif not colours and not appended and depth <= 8:
                 return b""
-            digest = hashlib.sha256()
-            for frame in range(frames):
-                im.seek(frame)
-                values = np.asarray(im if is_deep else im.convert("RGBA"))
-                digest.update(f"{values.dtype.name} {values.shape} ".encode())
-                digest.update(values.astype(values.dtype.newbyteorder("<")).tobytes())
             return digest.digest()
     except Exception as error:  # as in `decode_image`: parsers raise anything on a damaged file
         raise UnreadableImage(name, "one of its further frames or pages can't be decoded") from error

@@ -44,7 +44,7 @@ def strip_metadata(data: bytes, name: str | Path, limits: Limits) -> tuple[bytes
                 return strip(data), media_type
             except (UnsupportedContainer, struct.error, IndexError):
                 break
-    pixels = decode_image(data, name=name, limits=limits).pixels
+    pixels = decode_image(data, name=name, limits=limits, to_srgb=True).pixels
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", compress_level=3)  # fast, because a request waits
     return file.getvalue(), "image/png"

@@ -59,7 +59,7 @@ def render_thumbnail(data: bytes, name: str, limits: Limits, side: int) -> tuple
 
     Raises UnreadableImage or ImageTooLarge with `name`.
     """
-    image = decode_image(data, name=name, limits=limits, min_side=side)
+    image = decode_image(data, name=name, limits=limits, min_side=side, to_srgb=True)
     thumbnail = encode_thumbnail(image, side)
     return thumbnail, get_thumbnail_type(thumbnail), image.width, image.height
 

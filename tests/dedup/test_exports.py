@@ -34,7 +34,7 @@ from simile.dedup.reporting.results import DedupResultOptions, collect_results, 
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import DuplicateRecord
 from simile.store.home import Home
-from tests.support.dedup_records import make_calibration, make_file, make_stored_image, sha
+from tests.support.dedup_records import make_calibration, make_file, make_stored_image, measure_all, sha
 
 VAE = "a" * 64
 FILES = {  # path -> image; the smaller the number, the larger the image
@@ -65,6 +65,7 @@ def catalogue(home: Home) -> Iterator[Catalogue]:
         catalogue.images.add_batch(images, VAE, "torch")
         run = catalogue.runs.start("dedup", {})
         catalogue.duplicates.replace(run, PAIRS)
+        measure_all(catalogue, set(FILES.values()))
         catalogue.runs.finish(run, "finished", {"encoder": VAE, "calibration": calibration_to_json(make_calibration())})
         yield catalogue
 
@@ -312,6 +313,7 @@ def test_leaks_include_images_with_the_same_pixels_as_a_pair(catalogue: Catalogu
         DuplicateRecord(3, 5, "near", 0.25, 0.9, "cropped"),
     ]
     catalogue.duplicates.replace(catalogue.runs.start("dedup", {}), pairs)
+    measure_all(catalogue, {image_id for pair in pairs for image_id in (pair.first, pair.second)})
     catalogue.files.add([(eighth, FileStat("/set/val/8.png", 100, 1))])
     results, _ = collect_results(catalogue, DedupResultOptions(split_names=("test", "val"), tiers=("pixels",)))
     assert [(leak.first.image_id, leak.second.image_id) for leak in results.leaks or ()] == [(4, eighth), (5, eighth)]

@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -106,3 +107,30 @@ def test_the_reason_of_a_failure_has_no_path(tmp_path: Path) -> None:
         assert failure.path.endswith(".png")
         assert ".png" not in failure.reason and "Replace" not in failure.reason
     assert failures[3] == failures[1]
+
+
+@pytest.mark.parametrize("format", ["png", "tiff"])
+def test_more_than_eight_bits_of_colour_change_the_digest(format: str) -> None:
+    ramp = np.linspace(0, 65535, 40 * 48 * 3).astype(np.uint16).reshape(40, 48, 3)
+    deep = cv2.imencode(f".{format}", ramp)[1].tobytes()
+    other = cv2.imencode(f".{format}", ramp ^ 1)[1].tobytes()
+    with Image.open(io.BytesIO(deep)) as im:
+        eight = compute_digest(im.convert("RGB"), "TIFF")
+    again = compute_pixel_digest(cv2.imencode(".png", ramp)[1].tobytes(), "deep", Limits())
+    digests = [compute_pixel_digest(data, "deep", Limits()) for data in (deep, other)]
+    assert len({eight, *digests}) == 3
+    assert digests[0] == again, "the container does not matter"
+
+
+@pytest.mark.parametrize("appended", ["MPO", "film"])
+def test_a_second_image_or_film_in_a_jpeg_changes_the_digest(appended: str) -> None:
+    plain, pair = io.BytesIO(), io.BytesIO()
+    COVER.save(plain, "JPEG", quality=90)
+    if appended == "MPO":
+        COVER.save(pair, "MPO", quality=90, save_all=True, append_images=[OTHER])
+    else:
+        pair.write(plain.getvalue() + b"\0\0\0\x18ftypmp42" + bytes(100))
+    digests = {compute_pixel_digest(file.getvalue(), "image", Limits()) for file in (plain, pair)}
+    assert len(digests) == 2
+    junk = compute_pixel_digest(plain.getvalue() + b"\0\0 padding", "image", Limits())
+    assert junk in digests, "bytes that are no image do not matter"

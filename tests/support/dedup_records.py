@@ -10,7 +10,10 @@ from typing import Any
 from simile.core.records import FileStat
 from simile.dedup.cleanup.file_ops import identify_file
 from simile.dedup.grouping.findings import Findings, calibration_to_json
+from simile.dedup.grouping.quality import load_measurements, store_measurements
 from simile.dedup.records import CurvePoint, Decision, ImageFile, ImagePair, Removal, ThresholdCalibration, Tier
+from simile.images.formats import Limits
+from simile.images.measurement import ImageMeasurement, measure_image
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import DuplicateRecord, NewImage
 from tests.support.catalogue import make_new_image
@@ -26,8 +29,20 @@ def sha(number: int) -> str:
 def make_file(number: int, path: str = "", **fields: Any) -> ImageFile:
     """Make a JPEG file of image `number`: the smaller the number, the larger the image."""
     defaults = {"size": 1000, "mtime_ns": 10**18, "width": 10_000 - number, "height": 10, "format": "jpeg"}
+    fields = defaults | fields
+    if "measurement" not in fields:
+        fields["measurement"] = make_measurement(fields["format"], size=(fields["width"], fields["height"]))
     path = path or f"/photos/{number:04}.jpg"
-    return ImageFile(path=path, image_id=number, sha256=sha(number), **(defaults | fields))
+    return ImageFile(path=path, image_id=number, sha256=sha(number), **fields)
+
+
+def make_measurement(format: str = "jpeg", **fields: Any) -> ImageMeasurement:
+    """Make the measurement of an ordinary photo."""
+    codec = format if format in ("jpeg", "webp", "heif") else "lossless"
+    step = 3.0 if codec == "jpeg" else 0.0
+    measurement: dict[str, Any] = {"codec": codec, "chroma": (90.0, 30.0), "colours": 20_000, "depth": 8, "frames": 1}
+    measurement |= {"has_alpha": False, "profile": "", "step": step, "table_step": step, "clipped": 0.0}
+    return ImageMeasurement(**(measurement | {"detail": (0.1,), "size": (40, 30)} | fields))
 
 
 def make_stored_image(number: int, path: str, mu: Any = (0, 0), **fields: Any) -> NewImage:
@@ -91,4 +106,18 @@ def record_dedup_run(catalogue: Catalogue, rows: list[DuplicateRecord], calibrat
     run = catalogue.runs.start("dedup", {})
     catalogue.duplicates.replace(run, rows)
     encoder = catalogue.get_state().active_encoder
+    measure_all(catalogue, {image_id for row in rows for image_id in (row.first, row.second)})
     catalogue.runs.finish(run, "finished", {"encoder": encoder, "calibration": calibration_to_json(calibration)})
+
+
+def measure_all(catalogue: Catalogue, image_ids: set[int]) -> None:
+    """Store the measurement of images, as a run does; files that do not exist get those of an ordinary photo."""
+    measurement = load_measurements(catalogue.home)
+    for location in catalogue.duplicates.iterate_files(image_ids):
+        path = Path(location.path)
+        measurement[location.sha256] = (
+            measure_image(path.read_bytes(), path, Limits())
+            if path.exists()
+            else make_measurement(location.format, size=(location.width, location.height))
+        )
+    store_measurements(catalogue.home, measurement)
