@@ -87,7 +87,7 @@ def decode_image(
         name: Path or name of the file, for errors only.
         limits: Limits on bytes and pixels.
         background: Colour under transparent pixels, "#rrggbb".
-        min_side: A JPEG is decoded at the smallest scale (1/2, 1/4, 1/8) whose sides are both at least 2 * min_side:
+        min_side: A JPEG is decoded at the smallest scale (1/2, 1/4, 1/8) with both sides at least 2 * min_side:
             much faster, and still enough to scale down from. None decodes at full size.
         to_srgb: Convert the colours by the file's profile, for display. Otherwise the profile is ignored:
             encoders compare the numbers that the file stores.

@@ -207,7 +207,7 @@ _COMPRESSION_REASONS: tuple[Callable[[ImageFile, ImageFile], str], ...] = (
     lambda *_: "weaker traces of JPEG compression",
     lambda *_: "not compressed again",
     lambda kept, other: f"lossless: {kept.format}, not {other.format}",
-    lambda kept, other: f"{kept.format} rather than {other.format}, whose quality can't be compared",
+    lambda kept, other: f"{kept.format} rather than {other.format}: their quality can't be compared",
     _explain_rates,
 )
 _KEEP_RULES = {
