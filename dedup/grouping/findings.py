@@ -154,7 +154,8 @@ def count_similar_pairs(
 
 def calibration_to_json(calibration: ThresholdCalibration) -> dict[str, Any]:
     """Convert to JSON, as stored in a run's counts."""
-    return asdict(calibration) | {"curve": [asdict(point) for point in calibration.curve]}
+    curve = [asdict(point) for point in calibration.curve]
+    return asdict(calibration) | {"curve": curve, "left_out": list(calibration.left_out)}
 
 
 def calibration_from_json(body: Mapping[str, Any]) -> ThresholdCalibration:
