@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from simile.core.errors import BadSetting
 from simile.dedup.cleanup.plan import parse_plan, plan_of
 from simile.dedup.grouping.findings import Findings, find_similar_pairs, load_findings
 from simile.dedup.grouping.groups import make_groups
+from simile.dedup.grouping.quality import NOT_MEASURED_REASON
 from simile.dedup.records import CleanupPlan, Decision
 from simile.dedup.reporting import html_report
 from simile.dedup.reporting.cards import MAX_CARD_MEMBERS
@@ -84,6 +86,14 @@ def test_unreadable_files_are_shown_as_missing(copies: Copies, tmp_path: Path) -
     page = (tmp_path / "report.html").read_text()
     assert page.count("can no longer be read") == 2
     assert page.count("<article") == 15
+
+
+def test_a_file_that_no_plan_removes_has_the_reason(copies: Copies, tmp_path: Path) -> None:
+    write_report(copies, tmp_path / "measured.html")
+    assert "To decide:" not in (tmp_path / "measured.html").read_text("utf-8")
+    (copies.settings.home / "dedup" / "measurements.json").unlink()
+    write_report(copies, tmp_path / "unmeasured.html")
+    assert f"To decide: {escape(NOT_MEASURED_REASON)}." in (tmp_path / "unmeasured.html").read_text("utf-8")
 
 
 def test_file_names_are_escaped_in_the_report(copies: Copies, tmp_path: Path) -> None:
