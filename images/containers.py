@@ -6,7 +6,8 @@ import re
 import struct
 from collections.abc import Iterator
 
-_JPEG_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])")  # except markers without a length and stuffed bytes
+# Except markers without a length and stuffed bytes. Not \xff+, which is quadratic in the length of a run.
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")
 
 
 class UnsupportedContainer(Exception):

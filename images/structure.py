@@ -36,7 +36,7 @@ MAX_BOXES = 2_000  # on each level of a HEIF, AVIF or JPEG 2000 file
 MAX_HEIF_ITEMS = 4_096  # an image of 200 megapixels has 800 tiles
 MAX_CODESTREAM_SEGMENTS = 2_000  # before the first tile of a JPEG 2000 image
 
-_SEGMENT_START = re.compile(rb"\xff+([^\x00\xff])")
+_SEGMENT_START = re.compile(rb"\xff([^\x00\xff])")  # not \xff+, which is quadratic in the length of a run
 _PPM_COMMENT = re.compile(rb"#[^\r\n]*")
 _TIFF_STRIP_TAGS = (273, 324)  # StripOffsets, TileOffsets
 

@@ -66,7 +66,7 @@ class ImageSources:
     def __init__(
         self, sources: Sequence[Path | str], skip: Sequence[Path] = (), patterns: PathPatterns | None = None
     ) -> None:
-        """Check that the sources exist; no file in a folder of `skip` is listed. Raises NoSuchPath."""
+        """Check that the sources exist. Files in a folder of `skip` are listed only if named. Raises NoSuchPath."""
         check_sources([Path(source) for source in sources])
         self.patterns = patterns or PathPatterns()
         self.sources = list(
@@ -75,14 +75,14 @@ class ImageSources:
             )
         )
         # Files that were named explicitly; archives and manifests stand for their contents.
-        explicit = frozenset(
+        self._explicit = frozenset(
             path for path in self.sources if _is_file(path) and not archives.is_archive(path) and not is_manifest(path)
         )
         skip_folders = get_folder_identities(folder for folder in skip if folder.is_dir())
         # Files that are listed one by one are compared by their paths.
         spellings = {spelling for folder in skip for spelling in (_make_absolute(folder), os.path.realpath(folder))}
         self._skip_prefixes = tuple(folder + os.sep for folder in spellings)
-        self._walker = FolderWalker(self.patterns, skip_folders, explicit)
+        self._walker = FolderWalker(self.patterns, skip_folders, self._explicit)
         # Paths that were already listed. A single folder has no path twice, so its paths need not be kept.
         self._seen_paths: set[str] | None = None if len(self.sources) == 1 and _is_folder(self.sources[0]) else set()
         self._failed_paths: set[str] = set()
@@ -163,7 +163,7 @@ class ImageSources:
 
     def _add_file(self, path: str, metadata: dict[str, str] | None, part: SourcePart) -> None:
         """Add one listed file to the part, or to the failures."""
-        is_skipped = path.startswith(self._skip_prefixes)
+        is_skipped = path.startswith(self._skip_prefixes) and path not in self._explicit
         if is_skipped or (self.patterns and not self.patterns.allows_file(_make_relative(path))):
             self.result.ignored_count += is_skipped
             return

@@ -174,13 +174,13 @@ async def read_json(
 
 
 def check_json_size(data: bytes | bytearray) -> None:
-    """Raise HTTPException (413) if JSON text has too many values. Characters inside texts count, too."""
+    """Raise HTTPException (400) if JSON text has too many values. Characters inside texts count, too."""
     containers = data.count(b"[") + data.count(b"{") + data.count(b":")
     if containers > MAX_JSON_CONTAINERS or data.count(b",") > MAX_JSON_VALUES:
         detail = (
             f"The JSON has more than {MAX_JSON_VALUES:,} values, or {MAX_JSON_CONTAINERS:,} objects, lists and fields."
         )
-        raise HTTPException(413, detail + " Send it in several requests.")
+        raise HTTPException(400, detail + " Send it in several requests.")
 
 
 @asynccontextmanager

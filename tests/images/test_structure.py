@@ -139,6 +139,14 @@ def test_a_jpeg_of_too_many_scans_is_refused_before_it_is_decoded(between: bytes
     assert time.monotonic() - started < 5  # of which decoding would take half a minute
 
 
+@pytest.mark.parametrize("run", [b"\xff", b"\xff\x00", b"\xff\xd0"])
+def test_long_runs_of_markers_take_linear_time(run: bytes) -> None:
+    scans = with_scans(200)[:-2]  # so that the scans are counted one by one
+    for data in (save("JPEG", 64)[:2] + run * 8_000_000, scans + run * 8_000_000):
+        with pytest.raises(UnreadableImage, match="no normal image has so many"):
+            check_structure(data, "run.jpg")  # in quadratic time it would take days
+
+
 def test_scans_without_any_data_count_too() -> None:
     plain = save("JPEG", 64, "L")
     start = plain.index(b"\xff\xda")
