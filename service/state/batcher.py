@@ -35,6 +35,7 @@ QuerySource = SearchQuery | Callable[[], SearchQuery]  # a function decodes imag
 SearchFunction = Callable[[Sequence[SearchQuery]], Sequence[SearchResult | SimileError]]
 
 MAX_SEARCH_BATCH_SIZE = 64  # a larger batch delays its first search and is hardly faster for each
+MAX_BATCHED_HITS = 100  # of a search in a batch: reading 1,000 rows would delay the others by 50 ms
 MAX_DECODE_WAIT_SECONDS = 0.005  # that a batch waits for images that are being decoded
 RENDER_FLUSH_SECONDS = 0.005  # of rendering, after which the finished responses are sent
 
@@ -203,9 +204,10 @@ class SearchBatcher:
             self._batch_queue.end_decoding()
 
     def _dispatch(self, pending: PendingSearch) -> None:
-        """Queue a search for the next batch; a filter, a radius or attributes may be slow and get a separate thread."""
+        """Queue a search for the next batch; slow ones, and those for many results, get a separate thread."""
         assert isinstance(pending.query, SearchQuery)
-        if is_slow(pending.query):
+        limit = pending.query.params.limit
+        if is_slow(pending.query) or limit is None or limit > MAX_BATCHED_HITS:
             self._single_executor.submit(self._process_batch, [pending])
         else:
             self._batch_queue.put(pending)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.testclient import TestClient
 
 from simile.core.settings import Settings, load_settings
-from simile.search.queries import EncodedQuery, SearchQuery, SearchResult
+from simile.search.queries import EncodedQuery, SearchParams, SearchQuery, SearchResult
 from simile.service.app import create_app
 from simile.service.errors import ProblemException
 from simile.service.observability.metrics import ServiceMetrics
@@ -121,6 +122,27 @@ def at_a_desk(slow: Slow, settings: Settings, work: Any) -> ServiceMetrics:
 
     asyncio.run(run())
     return metrics
+
+
+def test_a_search_for_many_results_does_not_delay_a_batch() -> None:
+    threads: dict[int, str] = {}
+
+    def search_many(queries: Sequence[SearchQuery]) -> Sequence[SearchResult]:
+        for query in queries:
+            threads[query.params.limit] = threading.current_thread().name
+        return [SearchResult(query=EncodedQuery(mu=np.zeros(2, np.float32)), hits=[]) for _ in queries]
+
+    async def run() -> None:
+        batcher = SearchBatcher(load_settings(), search_many, EncodingPool(1), ServiceMetrics())
+        try:
+            for limit in (10, 100, 1000):
+                query = replace(question(limit), params=SearchParams(limit=limit))
+                await batcher.search(request(), query, lambda result: result)
+        finally:
+            await asyncio.to_thread(batcher.close)
+
+    asyncio.run(run())
+    assert threads[10] == threads[100] == "batches" and threads[1000].startswith("single")
 
 
 def test_work_that_was_not_begun_is_dropped_when_its_client_leaves() -> None:
