@@ -44,6 +44,11 @@ def has_more_scans(data: bytes, max_scans: int) -> bool:
     return scan_count > max_scans
 
 
+def get_colour_table_size(flags: int) -> int:
+    """Return the bytes of the colour table that the flags of a GIF announce."""
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+
 def find_sub_blocks_end(data: bytes, offset: int) -> int:
     """Return the offset after the GIF sub-blocks (of at most 255 bytes) that start at `offset`.
 

@@ -16,7 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from simile.core.errors import UnreadableImage
-from simile.images.containers import UnsupportedContainer, has_more_scans, iterate_boxes, iterate_riff_chunks
+from simile.images.containers import (
+    UnsupportedContainer,
+    get_colour_table_size,
+    has_more_scans,
+    iterate_boxes,
+    iterate_riff_chunks,
+)
 
 MAX_JPEG_SCANS = 100  # progressive JPEGs have about ten scans; libtiff has the same limit
 MAX_JPEG_SEGMENTS = 2_000  # before the pixels; the depth maps of some phones need some hundred
@@ -113,7 +119,7 @@ def _check_png(data: bytes) -> None:
 
 def _check_gif(data: bytes) -> None:
     """Check the blocks before the first frame; only this frame is decoded."""
-    position, blocks = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0), 0
+    position, blocks = 13 + get_colour_table_size(data[10]), 0
     while position < len(data) and data[position] != 0x2C:
         blocks += 1
         _limit(blocks, MAX_GIF_BLOCKS, "blocks before its first frame")

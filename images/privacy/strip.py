@@ -18,7 +18,12 @@ from pathlib import Path
 
 from PIL import ExifTags, Image
 
-from simile.images.containers import UnsupportedContainer, find_sub_blocks_end, iterate_riff_chunks
+from simile.images.containers import (
+    UnsupportedContainer,
+    find_sub_blocks_end,
+    get_colour_table_size,
+    iterate_riff_chunks,
+)
 from simile.images.decoding import decode_image
 from simile.images.formats import Limits
 from simile.images.privacy.heif import strip_heif
@@ -139,7 +144,7 @@ def _make_riff_chunk(kind: bytes, body: bytes) -> bytes:
 
 def _strip_gif(data: bytes) -> bytes:
     """Copy the header, images, graphic controls and safe application blocks of a GIF."""
-    offset = 13 + _get_colour_table_size(data[10])
+    offset = 13 + get_colour_table_size(data[10])
     blocks = [data[:offset]]
     while offset < len(data) and data[offset] != 0x3B:
         start = offset
@@ -149,16 +154,11 @@ def _strip_gif(data: bytes) -> bytes:
             if data[start + 1] == 0xF9 or (data[start + 1] == 0xFF and application in _SAFE_GIF_APPLICATIONS):
                 blocks.append(data[start:offset])
         elif data[start] == 0x2C:  # an image
-            offset = find_sub_blocks_end(data, start + 11 + _get_colour_table_size(data[start + 9]))
+            offset = find_sub_blocks_end(data, start + 11 + get_colour_table_size(data[start + 9]))
             blocks.append(data[start:offset])
         else:
             raise UnsupportedContainer
     return b"".join([*blocks, b";"])
-
-
-def _get_colour_table_size(flags: int) -> int:
-    """Return the bytes of the colour table that the flags of a GIF announce."""
-    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
 def _make_orientation_block(data: bytes) -> bytes:

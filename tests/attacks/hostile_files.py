@@ -16,6 +16,8 @@ import numpy as np
 import pillow_heif
 from PIL import Image
 
+from simile.images.containers import get_colour_table_size
+
 SIDE = 14_000  # close to the limit of 200 megapixels
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -73,7 +75,7 @@ def make_png(more: bytes, side: int = 64, bits: int = 8, colour: int = 2, *, aft
 def make_gif(blocks: bytes) -> bytes:
     """Return a small GIF with more bytes before its first frame."""
     data = save("GIF", 64, "L")
-    return insert(data, 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0), blocks)
+    return insert(data, 13 + get_colour_table_size(data[10]), blocks)
 
 
 def make_tiff(tags: list[tuple[int, int, int, int]], more: bytes = b"") -> bytes:

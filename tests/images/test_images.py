@@ -22,6 +22,7 @@ from simile.images.decoding import decode_image
 from simile.images.encoding import encode_jpeg, encode_png
 from simile.images.formats import IMAGE_SUFFIXES, Limits, get_media_type, has_image_signature
 from simile.images.sources.reader import read_bytes
+from tests.attacks.hostile_files import make_chunk
 
 H, W = 48, 32
 LIMITS = Limits()
@@ -68,15 +69,11 @@ def file_of(kind: str) -> bytes:
     return saved(Image.fromarray(gradient()), format, **options, **more)
 
 
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
 def png(width: int, height: int, bits: int, colour: int, raw: bytes, *extra: tuple[bytes, bytes]) -> bytes:
     """A PNG written by hand: what no encoder would write."""
     header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
     chunks = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(raw)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(make_chunk(*each) for each in chunks)
 
 
 def reason_of(data: bytes, **options: object) -> str:
