@@ -38,7 +38,6 @@ from simile.service.state.batcher import QuerySource, SearchBatcher, is_slow
 router = APIRouter(prefix=urls.API, tags=["search"])
 
 MAX_PART_HITS, MAX_PART_SEARCHES = 1000, 32  # of a batch that are searched and serialised together
-HEAVY_HITS = 100  # that a response has at most if the thread of the searches renders it
 _SEARCH_ERRORS = docs.document_errors(400, 404, 408, 409, 413, 415, 422, 503)
 
 
@@ -65,7 +64,7 @@ async def search(request: Request) -> Response:
 async def run_search(
     request: Request, searcher: Searcher, batcher: SearchBatcher, query: QuerySource, options: SearchOptions
 ) -> Response:
-    """Run one search; reconstructions and many hits are rendered in a separate thread, so that others do not wait."""
+    """Run one search; reconstructions are rendered in a separate thread, so that others do not wait."""
     if isinstance(query, SearchQuery) and is_slow(query):
         admission = cast(Admission, request.app.state.admission)
         with admission.hold(request.scope, SLOW_SEARCH_PRICE):
@@ -77,7 +76,7 @@ async def _search(
     request: Request, searcher: Searcher, batcher: SearchBatcher, query: QuerySource, options: SearchOptions
 ) -> Response:
     include = options.get_includes()
-    heavy = "reconstruction" in include or options.limit > HEAVY_HITS
+    heavy = "reconstruction" in include
     render = partial(dump_search_json, searcher, include=include)
     return Response(await batcher.search(request, query, render, heavy=heavy), media_type=JSON_MEDIA_TYPE)
 

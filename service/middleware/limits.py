@@ -76,9 +76,7 @@ class UploadLimiter:
                 del self._active_by_address[address], self._bytes_by_address[address]
 
     def get_size(self, scope: Scope) -> int:
-        """Return the bytes that a request may store: for an upload what it announces, else the largest body."""
-        if not has_multipart_body(scope):
-            return 0
+        """Return the bytes that an upload may store: what it announces, else the largest body."""
         announced = Headers(scope=scope).get("content-length", "")
         return min(int(announced), self.max_bytes) if announced.isdecimal() and len(announced) <= 18 else self.max_bytes
 
@@ -136,7 +134,7 @@ class Admission:
             return
         price = max(price, 1)
         address = get_client_address(scope) if is_single_client(scope, self._trusted_proxies) else None
-        size = self._limiter.get_size(scope)
+        size = self._limiter.get_size(scope) if is_upload else 0
         refusal = self._limiter.get_refusal(address, price, size)
         if refusal is not None:
             self._metrics.count_refusal(refusal.problem_kind)
