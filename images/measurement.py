@@ -23,7 +23,7 @@ from simile.images.containers import UnsupportedContainer, iterate_riff_chunks
 from simile.images.decoding import decode_image
 from simile.images.formats import Limits, Pixels
 
-MEASUREMENT_VERSION = 1  # measurement of another version are measured again
+MEASUREMENT_VERSION = 1  # images with a measurement of another version are measured again
 DETAIL_SIDES = (1024, 512, 256, 128)  # longer sides, in pixels, at which the detail of two images is compared
 MAX_HISTORY_SIDE = 1536  # of the middle part that is searched for traces of compression
 HISTORY_FREQUENCIES = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (1, 2), (2, 1), (2, 2), (0, 3), (3, 0))
@@ -77,7 +77,7 @@ class ImageMeasurement:
 
     @classmethod
     def from_json(cls, body: dict[str, Any]) -> ImageMeasurement | None:
-        """Return the measurement of `to_json`; None if another version of simile measured them."""
+        """Return the measurement of `to_json`; None if it is of another version."""
         if body.get("version") != MEASUREMENT_VERSION:
             return None
         values: dict[str, Any] = {

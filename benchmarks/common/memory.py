@@ -50,7 +50,9 @@ class PeakMemory(threading.Thread):
 
     def run(self) -> None:
         """Update the peak until `stop` is called."""
-        while not self.ended.wait(0.1):
+        ended = False
+        while not ended:  # at least once
+            ended = self.ended.wait(0.1)
             sizes = [read_rss_and_pss(pid) for pid in list_descendants(self.pid)]
             rss, pss = (sum(size[column] for size in sizes) for column in (0, 1))
             self.peak = max(self.peak[0], rss), max(self.peak[1], pss)

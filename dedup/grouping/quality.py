@@ -24,18 +24,18 @@ MUCH_LARGER = 1.5  # as many times as wide: then lossy compression costs less th
 
 
 def load_measurements(home: Home) -> dict[str, ImageMeasurement]:
-    """Return the quality of the home's images, by SHA-256."""
+    """Return the stored measurements of the home's images, by SHA-256."""
     try:
         stored = json.loads(_get_path(home).read_text("utf-8"))
     except (OSError, ValueError):  # never measured, or damaged: the next run measures again
         return {}
-    quality = {sha256: ImageMeasurement.from_json(body) for sha256, body in stored.items()}
-    return {sha256: known for sha256, known in quality.items() if known is not None}
+    measurements = {sha256: ImageMeasurement.from_json(body) for sha256, body in stored.items()}
+    return {sha256: known for sha256, known in measurements.items() if known is not None}
 
 
-def store_measurements(home: Home, quality: Mapping[str, ImageMeasurement]) -> None:
-    """Replace the stored quality. Raises HomeNotWritable."""
-    path, text = _get_path(home), json.dumps({sha256: known.to_json() for sha256, known in quality.items()})
+def store_measurements(home: Home, measurements: Mapping[str, ImageMeasurement]) -> None:
+    """Replace the stored measurements. Raises HomeNotWritable."""
+    path, text = _get_path(home), json.dumps({sha256: known.to_json() for sha256, known in measurements.items()})
     with translate_write_errors(path):
         path.parent.mkdir(exist_ok=True)
         write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))
