@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import cast
 
@@ -97,16 +98,19 @@ async def search_batch(
     deadline = time.monotonic() + batcher.timeout_seconds
     has_client_left = make_disconnect_check(request.scope)
     dumped: list[bytes] = []
-    for part in split_batch(search_inputs):
-        if has_client_left():
-            raise ClientDisconnect
-        if time.monotonic() > deadline:
-            raise make_timeout_error(batcher.timeout_seconds)
-        results = await batcher.search_many(request, [partial(item.make_query, searcher) for item in part])
-        items = [make_problem(result) if isinstance(result, SimileError) else result for result in results]
-        includes = [search_input.body.get_includes() for search_input in part]
-        dumped += await pool.run(partial(dump_batch_items, searcher, items, includes))
-    return Response(await pool.run(lambda: join_batch_json(dumped)), media_type=JSON_MEDIA_TYPE)
+    async with AsyncExitStack() as stack:
+        for number, part in enumerate(split_batch(search_inputs)):
+            if number == 1:  # the batch is large
+                await stack.enter_async_context(batcher.hold_large_batch(deadline))
+            if has_client_left():
+                raise ClientDisconnect
+            if time.monotonic() > deadline:
+                raise make_timeout_error(batcher.timeout_seconds)
+            results = await batcher.search_many(request, [partial(item.make_query, searcher) for item in part])
+            items = [make_problem(result) if isinstance(result, SimileError) else result for result in results]
+            includes = [search_input.body.get_includes() for search_input in part]
+            dumped += await pool.run(partial(dump_batch_items, searcher, items, includes))
+        return Response(await pool.run(lambda: join_batch_json(dumped)), media_type=JSON_MEDIA_TYPE)
 
 
 def split_batch(search_inputs: Sequence[SearchInput]) -> Iterator[list[SearchInput]]:

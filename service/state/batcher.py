@@ -11,8 +11,9 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
@@ -136,6 +137,7 @@ class SearchBatcher:
         self._decode_executor = ThreadPoolExecutor(settings.queue, thread_name_prefix="decode")
         self._single_executor = ThreadPoolExecutor(threads, thread_name_prefix="single")
         self._batch_queue = BatchQueue(self._process_batch, metrics)
+        self._large_batch_lock = asyncio.Lock()
 
     async def search(
         self, request: Request, query: QuerySource, render: Callable[[SearchResult], T], *, heavy: bool = False
@@ -164,6 +166,27 @@ class SearchBatcher:
             if isinstance(result, BaseException) and not isinstance(result, SimileError):
                 raise result
         return cast(list[SearchResult | SimileError], results)
+
+    @asynccontextmanager
+    async def hold_large_batch(self, deadline: float) -> AsyncIterator[None]:
+        """Run large batches one after another: several at once would all be late, and slow down ordinary searches.
+
+        Args:
+            deadline: Latest start, by the monotonic clock.
+
+        Raises:
+            ProblemException: The batches before it took too long.
+        """
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                await self._large_batch_lock.acquire()
+        except TimeoutError:
+            self._metrics.count_refusal("too-slow-to-answer")
+            raise make_timeout_error(self.timeout_seconds) from None
+        try:
+            yield
+        finally:
+            self._large_batch_lock.release()
 
     def close(self) -> None:
         """End the threads after their current work."""

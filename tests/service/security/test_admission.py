@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -166,6 +167,19 @@ def test_a_batch_is_searched_and_serialised_in_parts_outside_the_loop(
     calls.clear()
     assert shared_client.post("/v1/search/batch", json={"searches": [{"image_id": 1}] * 40}).status_code == 200
     assert calls == [(32, False), (8, False)]
+
+
+def test_large_batches_run_one_after_another(home_with_digits: Settings) -> None:
+    app = create_app(home_with_digits.model_copy(update={"answer_seconds": 2}))
+    with TestClient(app) as client:
+        large = {"searches": [{"image_id": 1, "limit": 600}, {"image_id": 2, "limit": 600}]}
+        portal, batcher = client.portal, app.state.batcher
+        assert portal is not None
+        with portal.wrap_async_context_manager(batcher.hold_large_batch(time.monotonic() + 60)):
+            refused = client.post("/v1/search/batch", json=large)
+            assert refused.status_code == 503 and refused.json()["type"].endswith("too-slow-to-answer")
+            assert client.post("/v1/search/batch", json={"searches": [{"image_id": 1}] * 3}).status_code == 200
+        assert client.post("/v1/search/batch", json=large).status_code == 200
 
 
 class Connection:
