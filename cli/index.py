@@ -21,6 +21,9 @@ def index(
     encoder: options.EncoderOption = None,
     prune: Annotated[bool, Option("--prune", help="Remove files that no longer exist from the index.")] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="Only show what would be done; store nothing.")] = False,
+    list_ignored: Annotated[
+        bool, Option("--list-ignored", help="Name every file of another kind, such as pdf or mov, that is skipped.")
+    ] = False,
     strict: Annotated[bool, Option("--strict", help="Exit with 1 if any file was skipped.")] = False,
     include: options.IncludeOption = None,
     exclude: options.ExcludeOption = None,
@@ -45,6 +48,7 @@ def index(
             encoder=encoder,
             prune=prune,
             dry_run=dry_run,
+            list_ignored=list_ignored,
             minutes=minutes,
             on_training=reporter.on_training,
             on_progress=reporter.on_indexing,

@@ -10,6 +10,7 @@ from typing import Any
 
 from simile.core.logs import escape_controls, escape_json_controls
 from simile.core.records import MAX_LISTED_PATHS, FloatArray, Hit, IndexSummary
+from simile.images.sources.folders import describe_kinds
 from simile.search.queries import SearchResult, serialize_hit, serialize_query, serialize_result
 
 
@@ -69,13 +70,30 @@ def format_summary(summary: IndexSummary, *, dry_run: bool) -> list[str]:
     if summary.missing:
         lines.append(f"{summary.missing:,} indexed files no longer exist; remove them from the index with --prune")
     if summary.ignored:
-        lines.append(f"{summary.ignored:,} files of other types were skipped")
+        lines.append(_format_ignored_kinds(summary))
+    lines += [f"ignored: {file.path} ({file.kind})" for file in summary.ignored_files or ()]
     lines += [format_failure(failure) for failure in summary.failures]
+    if not (any(counts.values()) or summary.ignored or summary.missing):
+        lines.append("nothing to index: no file was named")
     if dry_run:
         lines.append("dry run: nothing was stored (judged by size and time; no file was opened)")
     elif summary.embedded:
-        lines.append(f"embedded {summary.embedded:,} images at {summary.images_per_second:,.0f} images/s")
+        speed = summary.images_per_second
+        rate = f" at {speed:,.{0 if speed >= 10 else 1}f} images/s" if speed else ""
+        lines.append(f"embedded {_count(summary.embedded, 'image')}{rate}")
     return lines
+
+
+def _format_ignored_kinds(summary: IndexSummary) -> str:
+    """Format the number of files of other kinds."""
+    hint = " (--list-ignored names them)" if summary.ignored_files is None else ""
+    files = f"{_count(summary.ignored, 'file')} of other kinds {'was' if summary.ignored == 1 else 'were'} skipped"
+    return f"{files}: {describe_kinds(summary.ignored_kinds)}{hint}"
+
+
+def _count(number: int, noun: str) -> str:
+    """Format a number of things: 1 image, 2 images."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def format_failure(failure: Any) -> str:

@@ -49,6 +49,14 @@ class Failure:
     reason: str
 
 
+@dataclass(frozen=True)
+class IgnoredFile:
+    """A file in a source that is no image by its name and its first bytes."""
+
+    path: str
+    kind: str  # its suffix in lower case, without the dot: pdf
+
+
 @dataclass(frozen=True, kw_only=True)
 class Hit:
     """One result of a search.
@@ -92,6 +100,8 @@ class IndexSummary:
         moved: Known images whose old path is gone.
         missing: Known files that are gone; `removed` of them were deleted from the catalogue.
         duplicates: New or changed files that repeat an image.
+        ignored_kinds: The number of ignored files by kind.
+        ignored_files: The ignored files; None unless requested.
         done: Files processed so far.
         lacking: Images without a vector by the requested encoder, which is not active for that reason.
     """
@@ -111,6 +121,8 @@ class IndexSummary:
     lacking: int = 0
     seconds: float = 0.0
     failures: list[Failure] = field(default_factory=list)
+    ignored_kinds: dict[str, int] = field(default_factory=dict)
+    ignored_files: list[IgnoredFile] | None = None
 
     @property
     def images_per_second(self) -> float:

@@ -67,7 +67,7 @@ class ArchiveContents:
     archive: str
     members: dict[str, ArchiveMember] = field(default_factory=dict)  # images by name
     failures: list[Failure] = field(default_factory=list)  # images that cannot be used
-    ignored_count: int = 0  # files that are no images
+    ignored: list[str] = field(default_factory=list)  # paths of members that are no images
     is_complete: bool = True  # the list of members could be read to the end
 
     def add(self, file: IO[bytes], raw_name: str, member: ArchiveMember, rejection: str | None) -> None:
@@ -83,7 +83,7 @@ class ArchiveContents:
         elif rejection is None and (has_suffix or _has_image_signature(file, member)):
             self.members[name] = member
         else:
-            self.ignored_count += 1
+            self.ignored.append(f"{self.archive}/{name}")
 
     def _clean_name(self, raw_name: str) -> str | None:
         """Return the normalised member name; None for a hidden member and for a name that is a failure."""

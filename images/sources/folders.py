@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import stat
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
 
-from simile.core.records import Failure, FileStat
+from simile.core.records import Failure, FileStat, IgnoredFile
 from simile.images.formats import IMAGE_SUFFIXES, has_image_signature
 from simile.images.sources.paths import NOT_UTF8_REASON, PathPatterns, is_utf8, make_printable
 
 # A FileStat as a plain tuple: it sorts twice as fast, and the garbage collector ignores it.
 FileFactsTuple = tuple[str, int, int, int]
 FolderIdentity = tuple[int, int]  # device and inode, which identify a folder under any name
+
+MAX_LISTED_KINDS = 6  # in a message
+MAX_KIND_LENGTH = 8  # characters; a longer suffix is a part of a name
 
 # lower() for a million names is slow.
 _IMAGE_SUFFIXES_BOTH_CASES = IMAGE_SUFFIXES | {suffix.upper() for suffix in IMAGE_SUFFIXES}
@@ -28,7 +32,20 @@ class WalkResult:
 
     files: list[FileStat] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)  # files and folders that cannot be used
-    ignored_count: int = 0  # number of files that are no images by name and first bytes
+    ignored_kinds: Counter[str] = field(default_factory=Counter)  # number of files that are no images, by kind
+    ignored_files: list[IgnoredFile] | None = None  # the files themselves, if there is a list
+
+    @property
+    def ignored_count(self) -> int:
+        """Number of files that are no images by name and first bytes."""
+        return self.ignored_kinds.total()
+
+    def add_ignored(self, path: str, kind: str | None = None) -> None:
+        """Add a file that is ignored; its kind is its suffix."""
+        kind = kind or _get_kind(path)
+        self.ignored_kinds[kind] += 1
+        if self.ignored_files is not None:
+            self.ignored_files.append(IgnoredFile(make_printable(path), kind))
 
     def add_failure(self, path: str, reason: str) -> None:
         """Add a failure, with a path that can be shown."""
@@ -136,8 +153,24 @@ class FolderWalker:
             return True
         with Path(path).open("rb") as file:
             is_image = has_image_signature(file.read(32))
-        self.result.ignored_count += not is_image
+        if not is_image:
+            self.result.add_ignored(path)
         return is_image
+
+
+def describe_kinds(kinds: Mapping[str, int]) -> str:
+    """Describe numbers of ignored files by kind, the most frequent first: 3 pdf, 2 mov."""
+    ranked = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+    texts = [f"{count:,} {kind}" for kind, count in ranked[:MAX_LISTED_KINDS]]
+    if rest := sum(count for _, count in ranked[MAX_LISTED_KINDS:]):
+        texts.append(f"{rest:,} of further kinds")
+    return ", ".join(texts)
+
+
+def _get_kind(path: str) -> str:
+    """Return the suffix in lower case, without the dot; "other" for a file without one."""
+    suffix = os.path.splitext(path)[1][1:].lower()  # noqa: PTH122  # for every file
+    return suffix if suffix.isascii() and suffix.isalnum() and len(suffix) <= MAX_KIND_LENGTH else "other"
 
 
 def _merge_in_order(base: str, files: list[FileFactsTuple], folders: list[str]) -> list[str | list[FileFactsTuple]]:

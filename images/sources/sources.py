@@ -16,7 +16,7 @@ import re
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import BinaryIO
@@ -89,7 +89,7 @@ class ImageSources:
 
     @property
     def result(self) -> WalkResult:
-        """The failures and the number of ignored files, so far."""
+        """The failures and the ignored files, so far."""
         return self._walker.result
 
     def iterate_parts(self) -> Iterator[SourcePart]:
@@ -153,7 +153,8 @@ class ImageSources:
             return part
         for failure in contents.failures:
             self._add_failure(failure.path, failure.reason)
-        self.result.ignored_count += contents.ignored_count
+        for path in contents.ignored:
+            self.result.add_ignored(path)
         part.files = [
             (f"{archive}/{name}", member.size, mtime_ns, member.offset)
             for name, member in contents.members.items()
@@ -165,7 +166,8 @@ class ImageSources:
         """Add one listed file to the part, or to the failures."""
         is_skipped = path.startswith(self._skip_prefixes) and path not in self._explicit
         if is_skipped or (self.patterns and not self.patterns.allows_file(_make_relative(path))):
-            self.result.ignored_count += is_skipped
+            if is_skipped:
+                self.result.add_ignored(path, "of the home")
             return
         if not is_utf8(path):
             self._add_failure(path, NOT_UTF8_REASON)
@@ -211,7 +213,7 @@ def walk_sources(
     for part in image_sources.iterate_parts():
         files += map(FileStat._make, part.files if part.root is None else sorted(part.files))
     result = image_sources.result
-    return WalkResult(files, list(dict.fromkeys(result.failures)), result.ignored_count)
+    return replace(result, files=files, failures=list(dict.fromkeys(result.failures)))
 
 
 def check_sources(sources: Sequence[Path]) -> None:

@@ -23,9 +23,9 @@ from simile.core.signals import stop_on_interrupt
 from simile.images.formats import Limits
 from simile.images.loading.loader import PreparedImage, prepare_files
 from simile.images.loading.worker_pool import WorkerPool
-from simile.images.sources.folders import WalkResult
+from simile.images.sources.folders import WalkResult, describe_kinds
 from simile.images.sources.paths import PathPatterns
-from simile.images.sources.sources import ImageSources, read_file_facts
+from simile.images.sources.sources import ImageSources, is_stdin, read_file_facts
 from simile.indexer.pipeline.plan import IndexPlan, IndexTask, Spool, check_prune, describe_sources, make_index_plan
 from simile.indexer.pipeline.publish import publish_rows
 from simile.indexer.pipeline.writer import IndexBatchWriter
@@ -51,6 +51,7 @@ class IndexRequest:
         encoder: Fingerprint or folder of the encoder; None for the active one, or to train one.
         prune: Forget files that no longer exist.
         dry_run: Only report what a run would do.
+        list_ignored: List the files that are ignored, not only their number.
         minutes: Time limit of the training in a home without an encoder.
         on_training: Called after each training step.
         on_progress: Called after each batch with the summary so far and the total number of files.
@@ -62,6 +63,7 @@ class IndexRequest:
     encoder: str | None = None
     prune: bool = False
     dry_run: bool = False
+    list_ignored: bool = False
     minutes: float = 10.0
     on_training: Callable[[TrainingProgress], None] = lambda _: None
     on_progress: Callable[[IndexSummary, int], None] = lambda _summary, _total: None
@@ -86,6 +88,8 @@ def index(settings: Settings, sources: Sequence[Path | str], request: IndexReque
     """
     home = Home(settings.home, settings.database_url)
     image_sources = ImageSources(sources, home.own_folders, request.patterns)
+    if request.list_ignored:
+        image_sources.result.ignored_files = []
     if request.dry_run:
         return _run_dry(home, image_sources, request, settings)
     with home.lock("simile index", wait=request.wait):
@@ -113,8 +117,14 @@ def _run_dry(home: Home, sources: ImageSources, request: IndexRequest, settings:
 
 
 def _make_summary(run_id: int, plan: IndexPlan) -> IndexSummary:
+    scan = plan.scan
     return IndexSummary(
-        run_id=run_id, unchanged=plan.unchanged, ignored=plan.scan.ignored_count, failures=list(plan.scan.failures)
+        run_id=run_id,
+        unchanged=plan.unchanged,
+        ignored=scan.ignored_count,
+        ignored_kinds=dict(scan.ignored_kinds),
+        ignored_files=scan.ignored_files,
+        failures=list(scan.failures),
     )
 
 
@@ -137,7 +147,9 @@ class _IndexingRun:
         """Plan and execute the run, and record its status and failures in the catalogue."""
         fingerprint = self._get_target_fingerprint()
         plan = make_index_plan(self.catalogue, sources, fingerprint)
-        if not plan.file_count and not plan.known_count:
+        # `find` may find nothing: an empty list on stdin is no mistake.
+        is_empty_list = not plan.present_by_root and any(map(is_stdin, sources.sources))
+        if not plan.file_count and not plan.known_count and not is_empty_list:
             raise BadSetting(
                 f"{describe_sources(sources.sources)} holds no images{_explain_no_images(plan.scan)}. "
                 "Name another folder."
@@ -298,4 +310,4 @@ def _make_batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
 def _explain_no_images(scan: WalkResult) -> str:
     if scan.failures:
         return f" that can be read ({scan.failures[0].path}: {scan.failures[0].reason})"
-    return f" ({scan.ignored_count} files of other kinds)" if scan.ignored_count else ""
+    return f" (files of other kinds: {describe_kinds(scan.ignored_kinds)})" if scan.ignored_kinds else ""

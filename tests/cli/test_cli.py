@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shlex
 import signal
 import socket
 import subprocess
 import sys
 import urllib.request
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,8 +21,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from simile.cli.main import app, run
-from simile.cli.output import make_search_result_json
+from simile.cli.output import format_summary, make_search_result_json
 from simile.core.errors import BadSetting
+from simile.core.records import IndexSummary
 from simile.core.settings import Settings
 from simile.images.encoding import encode_png
 from simile.indexer.pipeline.job import IndexRequest, index
@@ -121,6 +124,43 @@ def test_index_json_ends_with_the_promised_fields(trained_home: Settings, digits
     assert summary["failures"] == [{"path": str(digits / "bad.jpg"), "reason": summary["failures"][0]["reason"]}]
     assert result.exit_code == 0
     assert inside("index", digits, "--home", trained_home.home, "--strict").exit_code == 1
+
+
+def test_files_of_other_kinds_are_counted_by_kind_and_named_on_request(trained_home: Settings, tmp_path: Path) -> None:
+    (photos := tmp_path / "photos").mkdir()
+    (photos / "a.png").write_bytes(encode_png(np.zeros((9, 9, 3), np.uint8)))
+    for name in ("b.pdf", "c.PDF", "d.mov"):
+        (photos / name).write_text("words")
+    with zipfile.ZipFile(photos / "e.zip", "w") as packed:
+        packed.writestr("f/g.psd", "words")
+    command = ("index", photos, photos / "e.zip", "--home", trained_home.home)
+    lines = inside(*command).stdout.splitlines()
+    assert "5 files of other kinds were skipped: 2 pdf, 1 mov, 1 psd, 1 zip (--list-ignored names them)" in lines
+    assert any(re.fullmatch(r"embedded 1 image( at [\d.]+ images/s)?", line) for line in lines)
+    named = inside(*command, "--list-ignored", "--dry-run").stdout.splitlines()
+    expected = {"b.pdf": "pdf", "c.PDF": "pdf", "d.mov": "mov", "e.zip": "zip", "e.zip/f/g.psd": "psd"}
+    listed = {line for line in named if line.startswith("ignored: ")}
+    assert listed == {f"ignored: {photos / name} ({kind})" for name, kind in expected.items()}
+    assert any(line.startswith("5 files of other kinds") and "--list-ignored" not in line for line in named)
+    body = json.loads(inside(*command, "--json").stdout)
+    assert (body["ignored"], body["ignored_kinds"]) == (5, {"pdf": 2, "mov": 1, "zip": 1, "psd": 1})
+    assert body["ignored_files"] is None
+    body = json.loads(inside(*command, "--json", "--list-ignored").stdout)
+    assert {file["path"]: file["kind"] for file in body["ignored_files"]} == {
+        str(photos / name): kind for name, kind in expected.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("embedded", "seconds", "line"),
+    [
+        (1, 40.0, "embedded 1 image"),
+        (2, 10.0, "embedded 2 images at 0.2 images/s"),
+        (5000, 2.0, "embedded 5,000 images at 2,500 images/s"),
+    ],
+)
+def test_the_rate_of_a_run_is_never_shown_as_0(embedded: int, seconds: float, line: str) -> None:
+    assert format_summary(IndexSummary(run_id=1, embedded=embedded, seconds=seconds), dry_run=False)[-1] == line
 
 
 def test_search_prints_rank_distance_path(home_with_digits: Settings) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from simile.core.errors import NoSuchPath
-from simile.images.sources.folders import WalkResult
+from simile.images.sources.folders import WalkResult, describe_kinds
 from simile.images.sources.sources import is_path_missing, walk_sources
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(24)
@@ -89,9 +89,14 @@ def test_other_kinds_of_files_are_ignored_and_counted(photos: Path) -> None:
     put(photos / "a.png")
     put(photos / "notes.txt", b"some words")
     put(photos / "film.mp4", bytes(4) + b"ftypisom" + bytes(20))
+    put(photos / "below" / "MORE.TXT", b"some words")
     put(photos / "empty", b"")
+    put(photos / "b.a-long-tail", b"some words")
     found = walk_sources([photos])
-    assert (paths(found, photos), found.failures, found.ignored_count) == (["a.png"], [], 3)
+    assert (paths(found, photos), found.failures, found.ignored_count) == (["a.png"], [], 5)
+    assert found.ignored_kinds == {"txt": 2, "mp4": 1, "other": 2}
+    assert describe_kinds(found.ignored_kinds) == "2 other, 2 txt, 1 mp4"
+    assert describe_kinds({f"k{number}": 10 - number for number in range(9)}).endswith(", 5 k5, 9 of further kinds")
 
 
 def test_a_suffix_calls_a_file_an_image_in_any_case_even_a_broken_one(photos: Path) -> None:
