@@ -98,12 +98,12 @@ def _read_label_table(file: Path) -> list[_LabelRow]:
     rows = list(read_csv_rows(file))
     if not rows:
         raise BadSetting(f"{file} is empty. Write a header, and a path and a label in each line.")
-    key_column, label_column, has_header = _find_columns(file, *rows[0])
+    key_column, label_column, has_header = _find_columns(file, rows[0].number, rows[0].cells)
     table = []
-    for line, cells in rows[1:] if has_header else rows:
+    for line, cells, _ in rows[1:] if has_header else rows:
         if not cells[key_column]:
             raise BadSetting(f"{file}, line {line}: column {key_column + 1} names no image. Correct the line.")
-        table.append(_LabelRow(line, cells[key_column], cells[label_column] or None))
+        table.append(_LabelRow(line, cells[key_column], cells[label_column].strip() or None))
     return table
 
 

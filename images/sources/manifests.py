@@ -5,23 +5,38 @@ One column has the paths (relative to the manifest); the other columns become me
 
 from __future__ import annotations
 
-import csv
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, datetime, time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from simile.core.errors import BadSetting
+from simile.images.sources.paths import is_utf8
 
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".parquet")
 PATH_COLUMNS = ("path", "filepath", "file_path", "image_path", "file", "filename", "file_name", "image")
 CSV_DELIMITERS = ",;\t"
+MAX_CELL_LENGTH = 131_072  # characters; a cell in quotes ends within so many characters and lines
+MAX_CELL_LINES = 1_000
 PARQUET_BATCH_ROWS = 2000  # rows of a Parquet file in memory at once
 
 ManifestEntry = tuple[str, dict[str, str]]  # an absolute path, and the other columns by name
-ManifestRow = tuple[list[str], str]  # cells, and the position ("line 3") for messages
+
+
+class TableRow(NamedTuple):
+    """A row of a CSV or Parquet file."""
+
+    number: int  # of its first line in a CSV file, of the row in a Parquet file; both from 1
+    cells: list[str]
+    problem: str = ""  # why the row can't be used; it then has no cells
+
+
+class _BadRow(Exception):
+    """The row can't be used; with the reason for people."""
 
 
 def is_manifest(path: str) -> bool:
@@ -29,29 +44,32 @@ def is_manifest(path: str) -> bool:
     return path.lower().endswith(MANIFEST_SUFFIXES)
 
 
-def read_manifest(manifest: str) -> Iterator[ManifestEntry]:
+def read_manifest(manifest: str, on_failure: Callable[[str, str], object]) -> Iterator[ManifestEntry]:
     """Yield every row, in order, without reading the whole file into memory. Empty cells are left out.
 
+    Args:
+        manifest: Path of the file.
+        on_failure: Called with the position ("list.csv, line 3") and the reason for each row that can't be used.
+
     Raises:
-        BadSetting: The file is no manifest; the message names the line.
+        BadSetting: The file can't be read, or is no manifest.
     """
-    folder = str(Path(manifest).parent)
-    rows: Iterator[ManifestRow]
-    if manifest.lower().endswith(".parquet"):
-        rows = _read_parquet_rows(manifest)
-    else:
-        rows = ((cells, f"line {line}") for line, cells in read_csv_rows(Path(manifest)))
-    header = next(rows, ([], ""))[0]
-    if not header:
+    folder, is_parquet = str(Path(manifest).parent), manifest.lower().endswith(".parquet")
+    rows = _read_parquet_rows(manifest) if is_parquet else _read_csv_rows(Path(manifest))
+    header = next(rows, TableRow(0, []))
+    if header.problem:
+        raise BadSetting(f"{manifest}, line {header.number}: {header.problem}. Correct the line.")
+    if not header.cells:
         raise BadSetting(f"{manifest} is empty. Write a header with a column `path`, and a line for each image.")
-    names = [name.strip() for name in header]
+    names = [name.strip() for name in header.cells]
     path_column = find_column(names, PATH_COLUMNS)
     if path_column is None:
-        raise BadSetting(f"{manifest} has no column `path`, only {', '.join(header)}. Name the column of paths `path`.")
-    for cells, position in rows:
-        path = cells[path_column]
-        if not path:
-            raise BadSetting(f"{manifest}, {position}: column {names[path_column]} is empty. Correct the line.")
+        raise BadSetting(f"{manifest} has no column `path`, only {', '.join(names)}. Name the column of paths `path`.")
+    for number, cells, row_problem in rows:
+        path = cells[path_column] if cells else ""
+        if problem := row_problem or ("" if path else f"column {names[path_column]} is empty"):
+            on_failure(f"{manifest}, {'row' if is_parquet else 'line'} {number}", problem)
+            continue
         # abspath() and not resolve(): links are not resolved, as in folders.
         absolute = os.path.abspath(os.path.join(folder, path))  # noqa: PTH100, PTH118
         pairs = enumerate(zip(names, cells, strict=True))
@@ -64,74 +82,162 @@ def find_column(names: Sequence[str], candidates: Sequence[str]) -> int | None:
     return next((lower_names.index(name) for name in candidates if name in lower_names), None)
 
 
-def read_csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line number, stripped cells) of every line that is not blank, the header first.
-
-    The delimiter (comma, semicolon or tab) is the most frequent in the first line. All rows have as many cells as the
-    first; additional empty cells, which spreadsheets write, are dropped.
+def read_csv_rows(file: Path) -> Iterator[TableRow]:
+    """Yield every row of a CSV file that is not blank, the header first; see `_read_csv_rows`.
 
     Raises:
-        BadSetting: The file cannot be read or is no CSV; the message names the line.
+        BadSetting: The file can't be read, or a row can't be used; the message names the line.
+    """
+    for row in _read_csv_rows(file):
+        if row.problem:
+            raise BadSetting(f"{file}, line {row.number}: {row.problem}. Correct the line.")
+        yield row
+
+
+def _read_csv_rows(file: Path) -> Iterator[TableRow]:
+    """Yield every row that is not blank, the header first. A row that can't be used does not end the rest.
+
+    The delimiter (comma, semicolon or tab) is the most frequent in the first line. All rows have as many cells as the
+    first; additional empty cells, which spreadsheets write, are dropped. Blanks around a cell are dropped, those
+    between quotes belong to it. Python's csv module does not tell cells with quotes from others.
+
+    Raises:
+        BadSetting: The file can't be read.
     """
     try:
-        with file.open(encoding="utf-8-sig", newline="") as text:  # spreadsheets write a byte order mark
+        # Spreadsheets write a byte order mark. A line that is not UTF-8 is found by its surrogates.
+        with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
             first_line = next((line for line in text if line.strip()), "")
             text.seek(0)
-            delimiter = max(CSV_DELIMITERS, key=first_line.count)
-            reader = csv.reader(text, delimiter=delimiter, strict=True, skipinitialspace=True)
-            yield from _check_rows(file, reader)
+            splitter = _RowSplitter(max(CSV_DELIMITERS, key=first_line.count))
+            yield from _check_columns(splitter.split_rows(_LineReader(text)))
     except OSError as error:
         raise BadSetting(f"{file} can't be read ({error.strerror}). Name a CSV file.") from None
-    except UnicodeDecodeError:
-        line = _find_invalid_line(file)
-        raise BadSetting(f"{file}, line {line}: not UTF-8 text. Save it as CSV in UTF-8.") from None
 
 
-def _find_invalid_line(file: Path) -> int:
-    """Return the number of the first line that is not UTF-8 (the text layer decodes ahead and cannot tell)."""
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                return number
-    return 0
-
-
-def _check_rows(file: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
-    """Yield line number and cells; raise BadSetting for a row with another number of cells than the first."""
+def _check_columns(rows: Iterable[TableRow]) -> Iterator[TableRow]:
+    """Yield the rows that are not blank; one with another number of cells than the first gets a problem."""
     columns = 0
-    try:
-        for raw_cells in reader:
-            cells = [cell.strip() for cell in raw_cells]
-            if not any(cells):
-                continue
-            columns = columns or len(cells)
-            if len(cells) < columns or any(cells[columns:]):
-                raise BadSetting(
-                    f"{file}, line {reader.line_num}: {len(cells)} columns, and the first line has {columns}. Correct "
-                    "the line, or put quotes around a cell that contains the separator."
-                )
-            yield reader.line_num, cells[:columns]
-    except csv.Error as error:
-        raise BadSetting(f"{file}, line {reader.line_num}: {error}. Correct the line.") from None
+    for row in rows:
+        columns = columns or len(row.cells)
+        if row.problem:
+            yield row
+        elif len(row.cells) < columns or any(row.cells[columns:]):
+            counts = f"{len(row.cells)} column{'s' * (len(row.cells) > 1)}, and the first line has {columns}"
+            yield TableRow(row.number, [], f"{counts}; a cell with the separator in it needs quotes")
+        else:
+            yield TableRow(row.number, row.cells[:columns])
 
 
-def _read_parquet_rows(manifest: str) -> Iterator[ManifestRow]:
+class _LineReader:
+    """Reads lines with their numbers; lines can be put back."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._lines = enumerate(lines, 1)
+        self._returned: deque[tuple[int, str]] = deque()
+
+    def take(self) -> tuple[int, str] | None:
+        """Return number and text of the next line, None at the end."""
+        return self._returned.popleft() if self._returned else next(self._lines, None)
+
+    def put_back(self, lines: Sequence[tuple[int, str]]) -> None:
+        """Put the lines that were taken last back, in their order."""
+        self._returned.extendleft(reversed(lines))
+
+
+class _RowSplitter:
+    """Splits lines of CSV into rows of cells."""
+
+    _QUOTED = re.compile(r'"((?:[^"]++|"")*+)"')
+
+    def __init__(self, delimiter: str) -> None:
+        self._delimiter = delimiter
+        self._blanks = re.compile(rf"[^\S{delimiter}]*")
+
+    def split_rows(self, lines: _LineReader) -> Iterator[TableRow]:
+        """Yield every row that is not blank. After a row that can't be split, the next line begins a row again."""
+        while taken := lines.take():
+            number, row = taken
+            further: list[tuple[int, str]] = []
+            try:
+                while (cells := self._split(row)) is None:
+                    row += self._take_up_to_quote(lines, further, MAX_CELL_LENGTH + len(taken[1]) - len(row))
+                if any(len(cell) > MAX_CELL_LENGTH for cell in cells):
+                    raise _BadRow(f"a cell has more than {MAX_CELL_LENGTH:,} characters")
+                if not is_utf8(row):
+                    raise _BadRow("not UTF-8 text; save the file as CSV in UTF-8")
+            except _BadRow as error:
+                lines.put_back(further)
+                yield TableRow(number, [], str(error))
+            else:
+                if any(cells):
+                    yield TableRow(number, cells)
+
+    @staticmethod
+    def _take_up_to_quote(lines: _LineReader, further: list[tuple[int, str]], max_length: int) -> str:
+        """Return the next lines up to the first with a quote, and append them to `further`. Raises _BadRow."""
+        text = ""
+        while '"' not in text:
+            taken = lines.take()
+            if taken is not None:
+                further.append(taken)
+                text += taken[1]
+            if taken is None or len(text) > max_length or len(further) > MAX_CELL_LINES:
+                raise _BadRow("a quote is not closed")
+        return text
+
+    def _split(self, row: str) -> list[str] | None:
+        """Return the cells of a row; None if a quote is not closed in it. Raises _BadRow."""
+        if '"' not in row:
+            return [cell.strip() for cell in row.split(self._delimiter)]
+        cells: list[str] = []
+        position = 0
+        while True:
+            start = self._skip_blanks(row, position)
+            if row.startswith('"', start):
+                quoted = self._QUOTED.match(row, start)
+                if quoted is None:
+                    return None
+                cells.append(quoted[1].replace('""', '"'))
+                end = self._skip_blanks(row, quoted.end())
+                if not row.startswith(self._delimiter, end) and end < len(row):
+                    raise _BadRow("text follows a closing quote")
+            else:
+                end = row.find(self._delimiter, position)
+                end = len(row) if end < 0 else end
+                cells.append(row[position:end].strip())
+            if end == len(row):
+                return cells
+            position = end + 1
+
+    def _skip_blanks(self, row: str, position: int) -> int:
+        found = self._blanks.match(row, position)
+        return found.end() if found else position
+
+
+def _read_parquet_rows(manifest: str) -> Iterator[TableRow]:
     """Yield the names of the columns, then the rows."""
     import pyarrow  # takes a tenth of a second, and only Parquet files need it  # noqa: PLC0415
     import pyarrow.parquet  # noqa: PLC0415
 
     try:
         with pyarrow.parquet.ParquetFile(manifest) as table:
-            yield list(table.schema_arrow.names), "the header"
+            yield TableRow(0, list(table.schema_arrow.names))
             number = 0
             for batch in table.iter_batches(batch_size=PARQUET_BATCH_ROWS):
-                for cells in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                for cells in zip(*map(_list_column, batch.columns), strict=True):
                     number += 1
-                    yield [_format_cell(cell) for cell in cells], f"row {number}"
+                    yield TableRow(number, [_format_cell(cell) for cell in cells])
     except (pyarrow.ArrowException, OSError) as error:
         raise BadSetting(f"{manifest} can't be read as Parquet ({str(error).splitlines()[0]}).") from None
+
+
+def _list_column(column: Any) -> list[Any]:
+    """Return the cells of a column; bytes if some are not UTF-8, which Arrow does not check when it reads a file."""
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:
+        return list(column.cast("binary").to_pylist())
 
 
 def _format_cell(cell: Any) -> str:

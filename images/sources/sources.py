@@ -107,7 +107,7 @@ class ImageSources:
         elif is_pattern(source):
             yield from self._match_pattern(source)
         elif is_manifest(source) and _is_file(source):
-            yield from self._iterate_entries(read_manifest(source), expand=False)
+            yield from self._iterate_entries(read_manifest(source, self._add_failure), expand=False)
         else:
             yield from self._iterate_entries([(source, None)], expand=True)
 

@@ -152,7 +152,7 @@ def test_a_label_may_hold_the_separator_in_quotes(tmp_path: Path) -> None:
         ("", "is empty. Write a header"),
         ("file,label\n", "a header and no lines"),
         ("file\n1.jpg\n", "line 1: only one column, 'file'"),
-        ("file,label\n1.jpg,cat\n2.jpg\n", "line 3: 1 columns, and the first line has 2"),
+        ("file,label\n1.jpg,cat\n2.jpg\n", "line 3: 1 column, and the first line has 2"),
         ("file,label\n1.jpg,shirt, red\n", "line 2: 3 columns, and the first line has 2"),
         ("file,label\n,cat\n", "line 2: column 1 names no image"),
         ("file,label\n1.jpg,\n", "gives none of the 2 images a label: the column is empty"),
@@ -161,8 +161,8 @@ def test_a_label_may_hold_the_separator_in_quotes(tmp_path: Path) -> None:
             r"names none of the 2 images: its first path is 'x.png' \(line 2\), and the first .*1\.jpg",
         ),
         ("file,label\n1.jpg,cat\n2.jpg,cat\n1.jpg,dog\n", r"1\.jpg is 'cat' in line 2 and 'dog' in line 4"),
-        ('file,label\n1.jpg,"cat\n', "unexpected end of data"),
-        (f"file,label\n1.jpg,{'c' * 200_000}\n", "line 2: field larger than field limit"),
+        ('file,label\n1.jpg,"cat\n', "line 2: a quote is not closed"),
+        (f"file,label\n1.jpg,{'c' * 200_000}\n", "line 2: a cell has more than 131,072 characters"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_named_with_its_line(text: str, complaint: str, tmp_path: Path) -> None:
@@ -174,6 +174,11 @@ def test_a_table_that_cannot_be_used_is_named_with_its_line(text: str, complaint
 def test_a_row_that_is_there_twice_and_says_the_same_is_no_error(tmp_path: Path) -> None:
     paths = put(tmp_path, "1.jpg")
     assert read_labels(table(tmp_path, "file,label\n1.jpg,cat\n1.jpg,cat\n"), paths) == ["cat"]
+
+
+def test_blanks_between_quotes_belong_to_a_path_and_not_to_a_label(tmp_path: Path) -> None:
+    paths = put(tmp_path, "1.jpg", "1.jpg ")
+    assert read_labels(table(tmp_path, 'file,label\n"1.jpg ", dog\n 1.jpg ," cat "\n'), paths) == ["cat", "dog"]
 
 
 def test_text_that_is_not_utf8_is_named_with_its_line(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from simile.images.encoding import encode_png
 from simile.images.formats import Limits
 from simile.images.loading.loader import read_arrays
 from simile.images.sources.folders import WalkResult
+from simile.images.sources.manifests import read_manifest
 from simile.images.sources.paths import PathPatterns
 from simile.images.sources.reader import read_bytes
 from simile.images.sources.sources import get_reading_order, read_path_list, walk_sources
@@ -41,7 +43,7 @@ from simile.search.encoder_registry import find_encoder
 from simile.search.searcher import Searcher
 from simile.service.app import create_app
 from simile.store.home import Home
-from tests.support.commands import run_json
+from tests.support.commands import run_json, run_simile
 
 SIMILE = str(Path(sys.executable).with_name("simile"))
 
@@ -400,8 +402,17 @@ def test_a_listed_file_that_has_vanished_is_missing_then_pruned(trained_home: Se
         (tmp_path / f"{number}.png").unlink()
     with pytest.raises(BadSetting, match="None of the listed files exists, but 2 of them are known"):
         run_json(*arguments, "--prune", stdin=listed)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(BadSetting, match="the list on stdin holds no images"):
-        run_json(*arguments, stdin=b"")
+        run_json(*arguments, stdin=bytes(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize("stdin", [b"", b"\n\n", b"\0"])
+@pytest.mark.parametrize("more", [[], ["--prune"], ["--dry-run"]])
+def test_a_list_with_nothing_in_it_is_indexed_and_said(trained_home: Settings, stdin: bytes, more: list[str]) -> None:
+    """`find` may find nothing; scripts that end at the first error go on."""
+    done = run_simile("index", "-", "--home", trained_home.home, *more, stdin=stdin)
+    assert (done.exit_code, "nothing to index: no file was named" in done.stdout) == (0, True)
 
 
 # Patterns
@@ -597,12 +608,10 @@ def test_a_parquet_manifest_says_the_same(trained_home: Settings, tree: Path) ->
     [
         ("", "is empty"),
         ("name,class\na,b\n", "has no column `path`, only name, class"),
-        ("path,class\na.png,b,c\n", "line 2: 3 columns, and the first line has 2"),
-        ("path,class\n,b\n", "line 2: column path is empty"),
-        ('path,class\na.png,"b\n', "line 2: unexpected end of data"),
+        ('path,"class\na.png,b\n', "line 1: a quote is not closed"),
     ],
 )
-def test_a_manifest_that_makes_no_sense_is_an_error_that_names_the_line(
+def test_a_manifest_without_a_header_with_paths_is_an_error(
     text: str, words: str, trained_home: Settings, tmp_path: Path
 ) -> None:
     manifest = tmp_path / "list.csv"
@@ -612,6 +621,93 @@ def test_a_manifest_that_makes_no_sense_is_an_error_that_names_the_line(
     (tmp_path / "bad.parquet").write_text("no table")
     with pytest.raises(BadSetting, match="can't be read as Parquet"):
         go(trained_home, tmp_path / "bad.parquet")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (",b", "column path is empty"),
+        ("a.png,b,c", "3 columns, and the first line has 2; a cell with the separator in it needs quotes"),
+        ("a.png", "1 column, and the first line has 2; a cell with the separator in it needs quotes"),
+        ('a.png,"b', "a quote is not closed"),
+        ('"a.png,b', "a quote is not closed"),
+        ('"a.png" b,c', "text follows a closing quote"),
+        ("a.png," + "b" * 131_073, "a cell has more than 131,072 characters"),
+        ("a.png,\udce9t\udce9", "not UTF-8 text; save the file as CSV in UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("rest", [2, 2_000])
+def test_a_row_that_makes_no_sense_costs_itself(line: str, reason: str, rest: int, tree: Path) -> None:
+    manifest = tree / "list.csv"
+    below = "".join(f"absent{number}.png,x\n" for number in range(rest)) + "b.jpg,hat\n"
+    text = f"path,class\n2024/c.png,coat\n{line}\n{below}"
+    manifest.write_text(text, errors="surrogateescape")
+    found = walk_sources([manifest])
+    assert names(found, tree) == ["2024/c.png", "b.jpg"]
+    bad, *absent = found.failures
+    assert (bad.path, bad.reason) == (f"{manifest}, line 3", reason)
+    assert len(absent) == rest
+
+
+def test_rows_that_make_no_sense_are_failures_of_the_run(trained_home: Settings, tree: Path) -> None:
+    manifest = tree / "list.csv"
+    manifest.write_text('path,class\na.png,shirt\n,hat\n"b.jpg,hat\n,coat\n')
+    summary = go(trained_home, manifest)
+    assert (summary.new, [Path(failure.path).name for failure in summary.failures]) == (
+        1, ["list.csv, line 3", "list.csv, line 4", "list.csv, line 5"],
+    )  # fmt: skip
+    assert go(trained_home, write_parquet(tree / "list.parquet", file=[None, "b.jpg"])).new == 1
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_blanks_and_separators_between_quotes_belong_to_the_cell(delimiter: str, tree: Path) -> None:
+    """Names that end with a blank, hold the separator, a quote or a line break; each beside its plain neighbour."""
+    for name in ("b.jpg ", " b.jpg", f"x{delimiter}y.jpg", '5".jpg', "two\nlines.jpg"):
+        shutil.copy(tree / "b.jpg", tree / name)
+    rows = [
+        ["path", "note"],
+        ['"b.jpg "', '" kept "'],
+        ['  " b.jpg"  ', ' " kept " '],
+        ["  b.jpg  ", "  cut  "],
+        [f'"x{delimiter}y.jpg"', '"a ""word"""'],
+        ['5".jpg', 'an inch is "'],
+        ['"two\nlines.jpg"', '""'],
+        ["", ""],
+        ["a.png", ""],
+    ]
+    manifest = tree / "list.csv"
+    manifest.write_text("".join(delimiter.join(row) + "\r\n" for row in rows), newline="")
+    failures: list[tuple[str, str]] = []
+    entries = list(read_manifest(str(manifest), lambda *failure: failures.append(failure)))
+    assert failures == []
+    assert [(os.path.relpath(path, tree), values.get("note")) for path, values in entries] == [
+        ("b.jpg ", " kept "),
+        (" b.jpg", " kept "),
+        ("b.jpg", "cut"),
+        (f"x{delimiter}y.jpg", 'a "word"'),
+        ('5".jpg', 'an inch is "'),
+        ("two\nlines.jpg", None),
+        ("a.png", None),
+    ]
+    assert walk_sources([manifest]).failures == []
+
+
+def test_a_quote_that_is_never_closed_takes_no_long_time(tree: Path) -> None:
+    """Each line opens a quote, and what follows it has pairs of quotes up to the limits."""
+    block = '"a.png,x\n' + 'x,""\n' * 1_200
+    (tree / "list.csv").write_text("path,class\n" + block * 20 + "b.jpg,hat\n")
+    started = time.process_time()
+    found = walk_sources([tree / "list.csv"])
+    assert time.process_time() - started < 20
+    assert names(found, tree) == ["b.jpg"]
+
+
+def test_a_path_that_is_not_utf8_costs_its_row_of_a_parquet_file(tree: Path) -> None:
+    column = pa.array([b"\xe9.png", b"a.png"]).view("string")
+    pyarrow.parquet.write_table(pa.table({"path": column}), tree / "list.parquet")
+    found = walk_sources([tree / "list.parquet"])
+    assert names(found, tree) == ["a.png"]
+    assert [failure.reason for failure in found.failures] == ["there is no such file"]
 
 
 def test_a_manifest_may_name_folders_wrongly_and_members_of_archives_rightly(
