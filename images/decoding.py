@@ -12,10 +12,11 @@ from __future__ import annotations
 import io
 import logging
 import re
+import struct
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pillow_heif
@@ -40,10 +41,15 @@ from PIL import (
 from simile.core.errors import ImageTooLarge, UnreadableImage
 from simile.images.colour import convert_to_srgb, get_profile
 from simile.images.fast_decoders import register_fast_decoders
-from simile.images.formats import DEFAULT_LIMITS, FORMATS, Limits, Pixels, check_byte_count, has_image_signature
-from simile.images.structure import check_structure
+from simile.images.formats import DEFAULT_LIMITS, FORMATS, Limits, Pixels, check_byte_count, has_format_name
+from simile.images.structure import check_structure, is_cut_off
 from simile.images.tiff import find_unread_image
 
+MAX_SIDE = 2**31 - 1  # more is a negative number in a header, or nonsense
+DECODER_BYTES_PER_PIXEL = 20  # of the decoders of WebP, HEIF and JPEG 2000, with the result
+DESCRIPTION_BYTES = 64 * 1024
+_SPATIAL_EXTENT = re.compile(rb"ispe\0{4}(.{8})", re.DOTALL)
+_CODESTREAM_SIZE = re.compile(rb"\xff\x4f\xff\x51.{4}(.{16})", re.DOTALL)
 COPIED_PIXELS = 2_000_000  # of a large image at a time
 
 # Pillow's own guard is one number for the whole process, and it only warns up to twice that number. Here each
@@ -108,6 +114,8 @@ def decode_image(
     except UnreadableImage:
         raise
     except Exception as error:  # a dozen parsers, most of them in C, raise anything on a damaged file
+        if _lacks_memory(error, data, limits):
+            error = MemoryError()  # callers know the limit
         raise UnreadableImage(name, _get_decode_failure_reason(error, data)) from error
 
 
@@ -127,10 +135,10 @@ def _decode_first_frame(
     data: bytes, name: str | Path, limits: Limits, background: str, min_side: int | None, *, to_srgb: bool
 ) -> DecodedImage:
     """Check the header against the limits, then decode; see `decode_image`."""
-    # Pillow decodes the images of an icon when it opens the file, so their sizes are checked before.
-    if data.startswith(b"\0\0\1\0"):
-        for icon_size in _read_icon_sizes(data):
-            _check_pixel_count(icon_size, name, limits)
+    # Pillow decodes the images of an icon, and allocates those of a WebP, when it opens the file.
+    is_icon, is_webp = data.startswith(b"\0\0\1\0"), data.startswith(b"RIFF")
+    for size in _read_icon_sizes(data) if is_icon else _read_webp_sizes(data) if is_webp else ():
+        _check_pixel_count(size, name, limits)
     with Image.open(io.BytesIO(data), formats=tuple(FORMATS)) as im:
         _check_pixel_count(im.size, name, limits)
         # Decode a JPEG at a reduced scale if that is enough.
@@ -172,11 +180,28 @@ def _read_icon_sizes(data: bytes) -> list[tuple[int, int]]:
     return sizes
 
 
+def _read_webp_sizes(data: bytes) -> list[tuple[int, int]]:
+    """Return (width, height) of a WebP from the header of its first chunk; nothing if it is cut off."""
+    kind, header = data[12:16], data[20:30]
+    if len(header) < 10:
+        return []
+    if kind == b"VP8X":  # animated, or with metadata
+        return [(int.from_bytes(header[4:7], "little") + 1, int.from_bytes(header[7:10], "little") + 1)]
+    if kind == b"VP8L":  # lossless: two fields of 14 bits
+        bits = int.from_bytes(header[1:5], "little")
+        return [((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)]
+    if kind == b"VP8 ":
+        return [(int.from_bytes(header[6:8], "little") & 0x3FFF, int.from_bytes(header[8:10], "little") & 0x3FFF)]
+    return []
+
+
 def _check_pixel_count(size: tuple[int, int], name: str | Path, limits: Limits) -> None:
     """Raise UnreadableImage or ImageTooLarge if `size` (width, height) is empty or over the limit."""
     width, height = size
     if width < 1 or height < 1:
         raise UnreadableImage(name, "it has no pixels")
+    if max(size) > MAX_SIDE:
+        raise UnreadableImage(name, f"the image is damaged: its header states {width} x {height} pixels")
     if width * height > limits.max_pixels:
         reason = f"{width} x {height} pixels are more than the limit of {limits.max_pixels:,} (SIMILE_MAX_PIXELS)"
         raise ImageTooLarge(name, reason)
@@ -254,21 +279,39 @@ def _is_colourless(pixels: Pixels) -> bool:
     return float(spread.mean()) < 1.0
 
 
+def _lacks_memory(error: Exception, data: bytes, limits: Limits) -> bool:
+    """Return whether a decoder failed for lack of memory. Those of WebP, HEIF and JPEG 2000 do not always say so."""
+    text = str(error).lower()
+    if isinstance(error, MemoryError) or "out of memory" in text or "allocation" in text:
+        return True
+    sizes = _read_webp_sizes(data) if data.startswith(b"RIFF") else _read_described_sizes(data)
+    pixels = max((width * height for width, height in sizes if width > 0 and height > 0), default=0)
+    try:
+        if pixels <= limits.max_pixels:
+            np.empty(pixels * DECODER_BYTES_PER_PIXEL, np.uint8)  # takes no memory until it is written
+    except MemoryError:
+        return True
+    return False
+
+
+def _read_described_sizes(data: bytes) -> list[tuple[int, int]]:
+    """Return (width, height) of the images that a HEIF, AVIF or JPEG 2000 file describes near its start."""
+    head = data[:DESCRIPTION_BYTES]
+    sizes = [struct.unpack(">2I", size) for size in _SPATIAL_EXTENT.findall(head)]
+    for corners in _CODESTREAM_SIZE.findall(head):
+        right, bottom, left, top = struct.unpack(">4I", corners)
+        sizes.append((right - left, bottom - top))
+    return sizes
+
+
 def _get_decode_failure_reason(error: Exception, data: bytes) -> str:
     """Return a short reason for people, from the parser's exception and the first bytes."""
     if isinstance(error, MemoryError):
         return "there is not enough memory to decode it"
-    if not has_image_signature(data[:32]):
+    if not has_format_name(data[:32]):
         return "not an image, or of a format that simile does not read"
+    cut_off = is_cut_off(data)
     words = ("truncated", "end of file", "eof", "not enough", "only got", "broken data stream", "unpack", "buffer")
-    if _is_truncated(data) or any(word in str(error).lower() for word in words):
+    if cut_off or (cut_off is None and any(word in str(error).lower() for word in words)):
         return "the file is truncated"
     return "the image is damaged, or of a variant that simile does not read"
-
-
-def _is_truncated(data: bytes) -> bool:
-    """Return whether a WebP or TIFF is shorter than its header states; their parsers do not report that clearly."""
-    if data.startswith(b"RIFF"):
-        return len(data) < 8 + int.from_bytes(data[4:8], "little")
-    order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
-    return data[:4] in (b"II*\0", b"MM\0*") and len(data) < int.from_bytes(data[4:8], order)

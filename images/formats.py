@@ -44,6 +44,9 @@ _MAGIC_BYTES = re.compile(
     re.DOTALL,
 )
 
+# The name of a format with a header that is odd or damaged. Text may begin so, too.
+_FORMAT_NAMES = re.compile(rb"BM.{4}\0{4}|P[1-6f]\s+[-+]?\d", re.DOTALL)
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -65,6 +68,11 @@ DEFAULT_LIMITS = Limits()
 def has_image_signature(head: bytes) -> bool:
     """Return whether the first 32 bytes of a file look like a format that simile decodes."""
     return _MAGIC_BYTES.match(head) is not None
+
+
+def has_format_name(head: bytes) -> bool:
+    """Return whether a file begins like an image, perhaps a damaged one or of a variant that simile does not decode."""
+    return has_image_signature(head) or _FORMAT_NAMES.match(head) is not None
 
 
 def get_media_type(format: str) -> str:

@@ -1,4 +1,4 @@
-"""Check how many pieces an image file has, before any pixel is decoded.
+"""Check how many pieces an image file has, before any pixel is decoded, and whether it is whole.
 
 A decoder takes a step for each piece (segment, chunk, block, page), often in Python. A file of 50 MB can hold millions
 of pieces, and one piece can be inflated or copied many times. Normal files are far below all limits here; a file over
@@ -61,6 +61,15 @@ def check_structure(data: bytes, name: str | Path) -> None:
                 raise UnreadableImage(name, f"it has {error}; no normal image has so many") from None
             except (IndexError, ValueError, struct.error, UnsupportedContainer):  # cut off: the decoder says so
                 return
+
+
+def is_cut_off(data: bytes) -> bool | None:
+    """Return whether the file ends before the end that its format marks or states; None if the format does neither."""
+    check = next((check for signature, check in _END_CHECKS if signature.match(data)), None)
+    try:
+        return None if check is None else check(data)
+    except (IndexError, ValueError, struct.error, UnsupportedContainer):
+        return True
 
 
 def _limit(count: int, maximum: int, pieces: str) -> None:
@@ -217,4 +226,49 @@ _CHECKS: list[tuple[re.Pattern[bytes], Callable[[bytes], None]]] = [
     (re.compile(rb"\0\0\x01\0"), _check_icon),
     (re.compile(rb".{4}ftyp|\0\0\0\x0cjP  ", re.DOTALL), _check_boxes),
     (re.compile(rb"\xff\x4f\xff\x51"), _check_codestream),
+]
+
+
+def _is_jpeg_cut_off(data: bytes) -> bool:
+    """Look for the end of the image after the start of its pixels; a preview before them has an end of its own."""
+    position = 2
+    while match := _SEGMENT_START.search(data, position):
+        if match[1] == b"\xda":
+            return data.find(b"\xff\xd9", match.end()) < 0
+        length = 0 if match[1] == b"\x01" or b"\xd0" <= match[1] <= b"\xd9" else 2
+        if length:
+            length = max(int.from_bytes(data[match.end() : match.end() + 2], "big"), 2)
+        position = match.end() + length
+    return True
+
+
+def _is_box_file_cut_off(data: bytes) -> bool:
+    """Look for a box that ends after the file, and for the end of a JPEG 2000 image."""
+    return any(
+        _is_codestream_cut_off(data[body:end])
+        for kind, _, body, end in iterate_boxes(data, 0, len(data))
+        if kind == b"jp2c"
+    )
+
+
+def _is_codestream_cut_off(data: bytes) -> bool:
+    """Look for the marker of the end after the last marker of pixels; pixels never hold either of them."""
+    return data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\x93")
+
+
+def _is_tiff_cut_off(data: bytes) -> bool | None:
+    """Look for the first directory. The pixels may be anywhere: then only the decoder knows."""
+    (position,) = struct.unpack_from("<I" if data.startswith(b"II") else ">I", data, 4)
+    return True if position > len(data) else None
+
+
+_END_CHECKS: list[tuple[re.Pattern[bytes], Callable[[bytes], bool | None]]] = [
+    (re.compile(rb"\xff\xd8\xff"), _is_jpeg_cut_off),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), lambda data: b"IEND" not in data),
+    (re.compile(rb"GIF8[79]a"), lambda data: not data.rstrip(b"\0").endswith(b";")),
+    (re.compile(rb"RIFF"), lambda data: len(data) < 8 + struct.unpack_from("<I", data, 4)[0]),
+    (re.compile(rb"BM"), lambda data: True if len(data) < struct.unpack_from("<I", data, 2)[0] else None),
+    (re.compile(rb"II\*\0|MM\0\*"), _is_tiff_cut_off),
+    (re.compile(rb".{4}ftyp|\0\0\0\x0cjP  ", re.DOTALL), _is_box_file_cut_off),
+    (re.compile(rb"\xff\x4f\xff\x51"), _is_codestream_cut_off),
 ]

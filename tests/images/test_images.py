@@ -136,6 +136,88 @@ def test_truncated_image_is_refused_with_its_reason(kind: str) -> None:
     assert reason_of(data[: len(data) * 3 // 5]) == "the file is truncated"
 
 
+TRUNCATED, DAMAGED = "the file is truncated", "the image is damaged, or of a variant that simile does not read"
+
+
+def noisy(kind: str) -> bytes:
+    """A file of many bytes of pixels."""
+    format, options, *_ = KINDS.get(kind, ("GIF", {}))
+    pixels = np.random.default_rng(3).integers(0, 256, (80, 120, 3)).astype(np.uint8)
+    return saved(Image.fromarray(pixels), format, **options)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "progressive", "png", "gif", "webp", "heif", "avif", "jpeg2000", "j2k"])
+@pytest.mark.parametrize("part", [0.1, 0.6, 0.95])
+def test_a_file_without_its_end_is_called_truncated(kind: str, part: float) -> None:
+    data = noisy(kind)
+    assert reason_of(data[: int(len(data) * part)]) == TRUNCATED
+
+
+@pytest.mark.parametrize("kind", ["png", "webp", "heif", "avif", "gif"])
+def test_a_file_with_its_end_is_called_damaged(kind: str) -> None:
+    data = noisy(kind)
+    # The decoders of HEIF and AVIF make something of any pixels, but not of any description of them.
+    start, length = (data.find(b"iinf"), 40) if b"iinf" in data else (len(data) // 4, 2000)
+    overwritten = data[:start] + b"\xff" * length + data[start + length :]
+    assert len(overwritten) == len(data)
+    assert reason_of(overwritten) == DAMAGED
+
+
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"lossless": True, "exif": b"Exif\0\0II*\0\0\0\0\0"}])
+def test_a_large_webp_is_refused_before_its_decoder_takes_memory(
+    options: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = saved(Image.new("RGB", (300, 200)), "WEBP", **options)
+    assert decode_image(data, name="x", limits=Limits(max_pixels=60_000)).width == 300
+    monkeypatch.setattr(Image, "open", None)
+    with pytest.raises(ImageTooLarge, match="300 x 200 pixels are more than the limit of 59,999"):
+        decode_image(data, name="x", limits=Limits(max_pixels=59_999))
+
+
+def test_a_jpeg2000_of_nonsense_is_called_damaged() -> None:
+    """A codestream of a fuzzer: its size is odd, and its end is there."""
+    data = bytearray(file_of("jpeg2000"))
+    at = data.find(b"\xff\x52")  # the coding style: too many levels
+    data[at + 9] = 99
+    assert reason_of(bytes(data)) == DAMAGED
+
+
+def test_a_jpeg_cut_off_behind_its_preview_is_called_truncated() -> None:
+    """The preview in the Exif block has an end of its own."""
+    preview = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(preview, "JPEG")
+    whole, exif = io.BytesIO(), b"Exif\0\0" + preview.getvalue()
+    Image.effect_noise((200, 200), 90).convert("RGB").save(whole, "JPEG", exif=exif)
+    data = whole.getvalue()
+    assert reason_of(data[: len(exif) + 60]) == TRUNCATED
+    assert reason_of(data[: len(data) // 2]) == TRUNCATED
+
+
+@pytest.mark.parametrize(
+    ("offset", "field", "reason"),
+    [
+        (14, 16, DAMAGED),  # a header of OS/2
+        (14, 41, DAMAGED),
+        (18, -127, "the image is damaged: its header states 4294967169 x 40 pixels"),
+    ],
+)
+def test_a_bmp_with_an_odd_header_is_called_damaged(offset: int, field: int, reason: str) -> None:
+    whole = io.BytesIO()
+    Image.new("RGB", (40, 40)).save(whole, "BMP")
+    data = bytearray(whole.getvalue())
+    struct.pack_into("<i", data, offset, field)
+    assert reason_of(bytes(data)) == reason
+
+
+def test_a_ppm_of_a_negative_size_is_called_damaged() -> None:
+    assert reason_of(b"P6\n-5 -5\n255\n" + bytes(75)) == DAMAGED
+
+
+@pytest.mark.parametrize("head", [b"P1 is urgent", b"BMW", b"plain words"])
+def test_text_is_still_called_no_image(head: bytes) -> None:
+    assert reason_of(head.ljust(64)) == "not an image, or of a format that simile does not read"
+
+
 def test_animated_gif_gives_its_first_frame() -> None:
     red, blue = Image.new("P", (4, 4), 1), Image.new("P", (4, 4), 2)
     for image in (red, blue):

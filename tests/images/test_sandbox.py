@@ -141,6 +141,18 @@ def test_a_file_that_takes_too_much_memory_is_refused(sandbox: DecodeSandbox) ->
         sandbox.run(allocate, b"", "900_000_000")
 
 
+@pytest.mark.parametrize("kind", ["WEBP", "AVIF", "HEIF", "JPEG2000", "PNG", "TIFF", "JPEG"])
+def test_a_decoder_without_memory_is_not_taken_for_a_damaged_file(kind: str) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (1500, 1500), "red").save(file, kind)
+    sandbox = DecodeSandbox(1, WorkCost(20.0, 12_000_000, 20.0), LIMITS)
+    try:
+        with pytest.raises(UnreadableImage, match="SIMILE_UPLOAD_MEMORY"):
+            sandbox.run(partial(decode_reduced, limits=LIMITS, side=1500), file.getvalue(), "large")
+    finally:
+        sandbox.close()
+
+
 def test_work_whose_client_has_left_is_ended(sandbox: DecodeSandbox) -> None:
     pid = sandbox.run(get_pid, b"", "x")
     has_left = iter([False, True]).__next__  # after the file was sent to the worker
