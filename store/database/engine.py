@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,15 @@ from simile.core.errors import BadSetting, HomeBusy, HomeError, HomeNotWritable
 from simile.store.home import Home, translate_write_errors
 
 BUSY_TIMEOUT_SECONDS = 30
+LOG_INDEX_BYTES = 32 * 1024  # the smallest index of the log; SQLite creates it with 3 bytes
 # Parts of SQLite's messages (sqlite3ErrStr) when it can't write, and when the file is damaged.
 NOT_WRITABLE_MESSAGES = ("readonly database", "disk is full", "unable to open database file", "disk I/O error")
+_IS_READ_ONLY = "is_read_only"  # of a connection, in the record of the pool
 DAMAGE_MESSAGES = ("disk image is malformed", "file is not a database", "no such table", "no such column")
 
 
 def make_engine(home: Home, foreign_keys: bool = True) -> Engine:
-    """Create an engine for the home's catalogue. It is read-only if the file can't be written.
+    """Create an engine for the home's catalogue. It is read-only if the file can't be written, or if the disk is full.
 
     Migrations turn foreign keys off: SQLite alters a table by copying it, and dropping the old table would delete the
     rows that refer to it. Raises BadSetting if the database URL is invalid, or needs a driver that is not installed.
@@ -40,8 +43,15 @@ def make_engine(home: Home, foreign_keys: bool = True) -> Engine:
         raise BadSetting(f"SIMILE_DATABASE_URL needs {error.name}. Install it, or leave the variable out.") from error
     event.listen(engine, "handle_error", lambda context: _translate_database_error(home, context))
     if engine.dialect.name == "sqlite":
+        if file is not None and is_writable:
+            event.listen(engine, "do_connect", partial(_connect_by_space, file))
+            event.listen(engine, "checkin", _close_read_only)
         event.listen(
-            engine, "connect", lambda connection, _: _configure_connection(connection, foreign_keys, is_writable)
+            engine,
+            "connect",
+            lambda connection, record: _configure_connection(
+                connection, foreign_keys, is_writable and not record.info.get(_IS_READ_ONLY)
+            ),
         )
         event.listen(engine, "begin", _begin_transaction)
     return engine
@@ -54,16 +64,51 @@ def _parse_database_url(home: Home) -> URL:
         raise BadSetting("SIMILE_DATABASE_URL is no SQLAlchemy URL. Correct it, or leave it out for SQLite.") from None
 
 
+def _connect_by_space(
+    file: Path, dialect: Any, record: Any, arguments: Any, options: dict[str, Any]
+) -> sqlite3.Connection:
+    """Connect for reading and writing; only for reading if the disk has no space for the log and its index."""
+    connection, is_read_only = _open_catalogue(file, lambda: dialect.connect(*arguments, **options))
+    record.info[_IS_READ_ONLY] = is_read_only
+    return connection
+
+
+def _close_read_only(_connection: Any, record: Any) -> None:
+    """Close a connection that found no space, so that the next transaction tries again."""
+    if record.info.get(_IS_READ_ONLY):
+        record.invalidate()
+
+
+def _open_catalogue(file: Path, connect: Callable[[], sqlite3.Connection]) -> tuple[sqlite3.Connection, bool]:
+    """Return a connection, and whether it can only read because the disk is full."""
+    connection = connect()
+    try:
+        connection.execute("PRAGMA schema_version")  # SQLite opens the log
+    except sqlite3.Error as error:
+        if any(message in str(error) for message in NOT_WRITABLE_MESSAGES):
+            connection.close()
+            return _connect_read_only(file), True
+    return connection, False
+
+
 def _connect_read_only(file: Path) -> sqlite3.Connection:
     """Connect without creating a file.
 
     A writer keeps a log and its index next to the catalogue; if they exist, they are read too. Otherwise SQLite would
-    create them, unless it is told that the file is immutable.
+    create them, unless it is told that the file is immutable. If there was no space for them, nothing is in them.
     """
-    log, index = (file.with_name(file.name + suffix) for suffix in ("-wal", "-shm"))
-    in_use = index.exists() or (log.exists() and log.stat().st_size > 0)
+    has_log = _get_size(file.with_name(f"{file.name}-wal")) > 0
+    in_use = has_log or _get_size(file.with_name(f"{file.name}-shm")) >= LOG_INDEX_BYTES
     address = f"{file.as_uri()}?{'mode=ro' if in_use else 'immutable=1'}"
     return sqlite3.connect(address, uri=True, check_same_thread=False)
+
+
+def _get_size(file: Path) -> int:
+    """Return the size of a file, 0 if it does not exist."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _configure_connection(connection: Any, foreign_keys: bool, writable: bool) -> None:
@@ -135,7 +180,10 @@ def copy_catalogue(source: Path, target: Path) -> None:
     Raises OSError with ENOSPC if there is no space, or HomeError if the source can't be read.
     """
     target.unlink(missing_ok=True)
-    live = sqlite3.connect(source) if os.access(source.parent, os.W_OK) else _connect_read_only(source)
+    if os.access(source.parent, os.W_OK):
+        live, _ = _open_catalogue(source, partial(sqlite3.connect, source))
+    else:
+        live = _connect_read_only(source)
     copy = sqlite3.connect(target)
     try:
         live.backup(copy)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,28 +14,14 @@ from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.keys import MAX_SESSIONS_PER_KEY
 from simile.store.home import KEYS_RESERVE_BYTES, Home
 from tests.support.commands import run_simile
+from tests.support.disks import fill_disk, small_disk
 
 
 @pytest.fixture
 def small_home(home: Home, tmp_path: Path) -> Iterator[Home]:
     """A home on a file system of 6 MB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "simile-test", str(disk)]
-    if not shutil.which("mount") or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small file system needs root")
-    try:
+    with small_disk(tmp_path / "disk", 6) as disk:
         yield Home(Path(shutil.copytree(home.root, disk / "home")))
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
-
-
-def fill(home: Home) -> None:
-    """Use the last byte of the disk."""
-    with suppress(OSError), (home.root.parent / "filling").open("ab", buffering=0) as file:
-        while file.write(bytes(4096)):
-            pass
-    assert shutil.disk_usage(home.root).free == 0
 
 
 @pytest.mark.parametrize("is_served", [True, False])
@@ -48,13 +32,13 @@ def test_a_key_is_revoked_and_forgotten_on_a_full_disk(small_home: Home, is_serv
         tokens = [catalogue.keys.open_session(record.id, timedelta(days=1)) for _ in range(MAX_SESSIONS_PER_KEY)]
         if not is_served:
             catalogue.close()
-        fill(small_home)
+        fill_disk(small_home.root.parent)
         if is_served:
             with pytest.raises(HomeNotWritable):
                 for number in range(1000):
                     catalogue.keys.create(f"more {number}", "write")
         assert run_simile("keys", "revoke", "filler", "--home", small_home.root).stdout == "filler was revoked\n"
-        fill(small_home)
+        fill_disk(small_home.root.parent)
         run_simile("keys", "forget", "filler", "--home", small_home.root)
         (small_home.root.parent / "filling").unlink()
         assert "filler" not in [key.name for key in catalogue.keys.get_all()]
@@ -65,7 +49,7 @@ def test_a_session_ends_on_a_full_disk_and_space_is_reserved_again(small_home: H
     with Catalogue(small_home) as catalogue:
         _, record = catalogue.keys.create("filler", "write")
         token = catalogue.keys.open_session(record.id, timedelta(days=1))
-        fill(small_home)
+        fill_disk(small_home.root.parent)
         catalogue.keys.close_session(token)
         assert catalogue.keys.find_by_session(token) is None
         (small_home.root.parent / "filling").unlink()
