@@ -89,6 +89,17 @@ def test_axe_finds_nothing_and_nothing_scrolls_sideways(browser: Any, copies: Co
     assert not found
 
 
+def test_a_long_command_wraps_on_a_phone(browser: Any, copies: Copies, tmp_path: Path) -> None:
+    """A box that scrolls sideways would need to be reached with the keyboard."""
+    home = tmp_path / ("a folder with a long name " * 6) / "home"
+    home.parent.mkdir()
+    settings = copies.settings.model_copy(update={"home": copies.settings.home.rename(home)})
+    with serving(settings) as address, opened(browser, address) as page:
+        page.goto("/jobs")
+        page.locator("pre").wait_for()
+        assert layout_problems(page) == []
+
+
 def test_axe_finds_nothing_on_the_way_in(browser: Any, copies: Copies) -> None:
     with Catalogue(Home(copies.settings.home)) as catalogue:
         key = catalogue.keys.create("a visitor", "write")[0].text
