@@ -29,6 +29,9 @@ def serve(
     metrics_port: Annotated[
         int | None, Option(help="Port on 127.0.0.1 for /metrics, without a key. [env: SIMILE_METRICS_PORT]")
     ] = None,
+    root_path: Annotated[
+        str | None, Option(help="Path prefix of the proxy in front of it, such as /photos. [env: SIMILE_ROOT_PATH]")
+    ] = None,
     insecure: Annotated[
         bool | None,
         Option(
@@ -40,7 +43,8 @@ def serve(
 ) -> None:
     """Serve the search page at / and the API at /v1 (documented at /docs)."""
     given = {"home": home, "host": host, "port": port, "device": device, "insecure": insecure}
-    _run_server(load_settings(**given, serve_workers=workers, metrics_port=metrics_port), verbose)
+    settings = load_settings(**given, serve_workers=workers, metrics_port=metrics_port, root_path=root_path)
+    _run_server(settings, verbose)
 
 
 def run_demo_command(
@@ -83,7 +87,9 @@ def _run_server(settings: Settings, verbose: bool) -> None:
     configure_logging(verbose, settings.log == "json", queued=True)
     listener = _bind_socket(settings.host, settings.port)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    output.note(f"simile is running at http://{host}:{listener.getsockname()[1]}  (Ctrl-C stops it)")
+    output.note(
+        f"simile is running at http://{host}:{listener.getsockname()[1]}{settings.root_path or ''}  (Ctrl-C stops it)"
+    )
     if not settings.insecure and not server.has_keys(settings):
         output.note(
             "Without keys it is open to all programs on this machine, so also to a proxy and to all its clients. "

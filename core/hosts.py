@@ -14,6 +14,7 @@ IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 _HOST_PATTERN = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?|[0-9a-f:.]*:[0-9a-f:.]*")
 _ORIGIN_PATTERN = re.compile(r"https?://([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:\d{1,5})?")
 _HOST_HEADER_PATTERN = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]/@\s]+)(?::\d{1,5})?")
+_ROOT_PATH_PATTERN = re.compile(r"(/(?!\.\.?(/|$))[A-Za-z0-9._~-]+)+")
 _ROOT_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -38,6 +39,14 @@ def parse_origins(text: str | None) -> tuple[str, ...]:
 def parse_networks(text: str | None) -> tuple[IpNetwork, ...]:
     """Parse IP addresses and networks. Raises ValueError."""
     return tuple(ipaddress.ip_network(address.lower()) for address in _split_list(text))
+
+
+def parse_root_path(text: str) -> str:
+    """Parse the path prefix of a proxy: no slash at its end, and empty for the root. Raises ValueError."""
+    path = text.rstrip("/")
+    if path and not _ROOT_PATH_PATTERN.fullmatch(path):
+        raise ValueError("give a path such as /photos, of letters, digits and . _ ~ -")
+    return path
 
 
 def parse_roots(text: str | None) -> dict[str, Path]:

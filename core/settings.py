@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from simile.core.errors import BadSetting
-from simile.core.hosts import SETTING_PARSERS
+from simile.core.hosts import SETTING_PARSERS, parse_root_path
 
 RuntimeName = Literal["auto", "torch", "openvino", "openvino-bf16", "onnxruntime", "compile"]
 IndexKind = Literal["auto", "exact", "ivf"]
@@ -122,6 +122,7 @@ class Settings(BaseSettings):
     trusted_proxies: str | None = Field(
         None, description="Addresses of proxies whose X-Forwarded-For and -Proto are trusted: 10.0.0.2,172.16.0.0/12."
     )
+    root_path: str | None = Field(None, description="Path prefix under which a proxy shows the service: /photos.")
     rate: int = Field(
         0, ge=0, le=1_000_000, description="Requests a minute for each key and each address; 0: unlimited."
     )
@@ -137,6 +138,11 @@ class Settings(BaseSettings):
     def _check_lists(cls, value: str | None, info: ValidationInfo) -> str | None:
         SETTING_PARSERS[str(info.field_name)](value)
         return value
+
+    @field_validator("root_path")
+    @classmethod
+    def _check_root_path(cls, value: str | None) -> str | None:
+        return parse_root_path(value or "") or None
 
     @field_validator("home")
     @classmethod

@@ -30,6 +30,7 @@ from simile.service.middleware.limits import (
     UploadLimitMiddleware,
 )
 from simile.service.middleware.request_log import RequestLogMiddleware
+from simile.service.middleware.root_path import RootPathMiddleware
 from simile.service.observability.metrics import ServiceMetrics
 from simile.service.openapi import install
 from simile.service.security import scopes
@@ -89,6 +90,9 @@ def create_app(settings: Settings, *, preload: bool = False) -> FastAPI:
     app.add_middleware(SecurityHeadersMiddleware)
     app.add_middleware(HeadRequestMiddleware)
     app.add_middleware(RequestLogMiddleware, metrics, state.upload_limiter)
+    if settings.root_path:
+        scopes.check_root_path(settings.root_path)
+        app.add_middleware(RootPathMiddleware, settings.root_path)
     state.drain = lambda: _drain(app)
     errors.install_error_handlers(app)
     install.install_openapi(app)

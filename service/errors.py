@@ -107,7 +107,8 @@ class ProblemException(HTTPException):
 
 def make_problem_body(problem: ProblemDetails, instance: str) -> dict[str, Any]:
     """Return the body of an error response, as ProblemResponse describes it; `instance`: the path of the request."""
-    body = {name: getattr(problem, name) for name in ("type", "title", "status", "detail")} | {"instance": instance}
+    body = {name: getattr(problem, name) for name in ("type", "title", "status", "detail")}
+    body["instance"] = urls.make_url(instance)
     if problem.errors:
         body["errors"] = [{"field": name, "detail": detail} for name, detail in problem.errors]
     return body | dict(problem.extensions)
@@ -164,7 +165,7 @@ def _explain_routing_error(request: Request, problem: ProblemDetails) -> Problem
         detail = f"{request.method} is not allowed here, only {allowed}."
         return replace(problem, detail=detail, headers={"Allow": allowed})
     if problem.detail == problem.title and problem.status == 404:
-        return replace(problem, detail=f"There is nothing at this URL. {urls.DOCS} lists the API.")
+        return replace(problem, detail=f"There is nothing at this URL. {urls.make_url(urls.DOCS)} lists the API.")
     return problem
 
 

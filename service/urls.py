@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from functools import partial
 from urllib.parse import urlencode
 
+# The path prefix under which the client sees the service; middleware/root_path.py sets it for each request.
+ROOT_PATH: ContextVar[str] = ContextVar("ROOT_PATH", default="")
+
+# Paths of the routes, without the prefix.
 API = "/v1"
 SEARCH = f"{API}/search"
 SEARCH_PAGE = "/"
@@ -22,9 +27,10 @@ DOCS = "/docs"
 
 
 def make_url(path: str, /, **params: object) -> str:
-    """Return `path?a=1&b=2`; empty values are left out, a list repeats its name."""
+    """Return `prefix/path?a=1&b=2`; empty values are left out, a list repeats its name."""
     given = {name: value for name, value in params.items() if value not in (None, "", (), [])}
-    return f"{path}?{urlencode(given, doseq=True)}" if given else path
+    url = ROOT_PATH.get() + path
+    return f"{url}?{urlencode(given, doseq=True)}" if given else url
 
 
 search_page = partial(make_url, SEARCH_PAGE)
@@ -36,7 +42,7 @@ plan = partial(make_url, f"{API}/duplicates/plan")  # the cleanup plan, a file t
 
 def image(image_id: int) -> str:
     """Return the URL of an image's record."""
-    return f"{API}/images/{image_id}"
+    return make_url(f"{API}/images/{image_id}")
 
 
 def file(image_id: int) -> str:
@@ -46,7 +52,7 @@ def file(image_id: int) -> str:
 
 def thumbnail(image_id: int, side: int | None = None) -> str:
     """Return the URL of a thumbnail; `side`: maximum width and height in pixels."""
-    return make_url(f"{image(image_id)}/thumbnail", side=side)
+    return make_url(f"{API}/images/{image_id}/thumbnail", side=side)
 
 
 def image_urls(image_id: int, has_reconstruction: bool = True) -> dict[str, str | None]:
@@ -66,7 +72,7 @@ def metadata(image_id: int) -> str:
 
 def image_page(image_id: int) -> str:
     """Return the URL of the page of one image."""
-    return f"{IMAGE_PAGES}/{image_id}"
+    return make_url(f"{IMAGE_PAGES}/{image_id}")
 
 
 def similar_page(image_id: int) -> str:
@@ -76,7 +82,7 @@ def similar_page(image_id: int) -> str:
 
 def job_urls(job_id: int) -> dict[str, str]:
     """Return the URL fields of a response about an indexing job."""
-    url = f"{API}/jobs/{job_id}"
+    url = make_url(f"{API}/jobs/{job_id}")
     return {"url": url} | {f"{name}_url": f"{url}/{name}" for name in ("events", "cancel", "failures")}
 
 

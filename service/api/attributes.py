@@ -66,7 +66,7 @@ async def learn_attribute(
         return _make_attribute_response(attribute, others)
 
     learned = await pool.run(learn)
-    response.headers["Location"] = f"{urls.API}/attributes/{learned.name}"
+    response.headers["Location"] = urls.make_url(f"{urls.API}/attributes/{learned.name}")
     return learned
 
 

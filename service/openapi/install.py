@@ -110,6 +110,8 @@ def install_openapi(app: FastAPI) -> None:
     def make_complete_document() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = make_document()
+            if root_path := app.state.settings.root_path:
+                document["servers"] = [{"url": root_path}]
             scopes.add_security(document)
             examples.add_examples(document)
             app.openapi_schema = document

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from starlette.routing import BaseRoute, compile_path
 
+from simile.core.errors import BadSetting
 from simile.core.keys import Scope
 
 RequiredScope = Scope | Literal["public"]
@@ -139,3 +140,10 @@ def add_security(document: dict[str, Any]) -> None:
 def _make_refusal_response(phrase: str) -> dict[str, Any]:
     schema = {"$ref": "#/components/schemas/ProblemResponse"}
     return {"description": phrase, "content": {"application/problem+json": {"schema": schema}}}
+
+
+def check_root_path(root_path: str | None) -> None:
+    """Raise BadSetting if a path below the prefix of a proxy could also be one of the application's own."""
+    first = (root_path or "").strip("/").split("/")[0]
+    if first and first in {route.split("/")[1] for route in ROUTE_SCOPES}:
+        raise BadSetting(f"SIMILE_ROOT_PATH can't begin with /{first}, a path of simile itself. Choose another prefix.")

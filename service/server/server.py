@@ -25,6 +25,7 @@ from simile.core.settings import Settings
 from simile.service.app import create_app
 from simile.service.middleware.limits import UploadLimiter
 from simile.service.observability.metrics import serve_metrics
+from simile.service.security import scopes
 from simile.service.server.connections import HEADER_SECONDS, ConnectionLimits, GuardedConnection
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.database.engine import catalogue_exists
@@ -96,7 +97,8 @@ def suppress_final_signal() -> Iterator[None]:
 
 
 def check_binding(settings: Settings) -> None:
-    """Raise BadSetting if other machines can reach the address and the home has no keys."""
+    """Raise BadSetting if other machines can reach the address and the home has no keys, or for a bad prefix."""
+    scopes.check_root_path(settings.root_path)
     if is_loopback(settings.host) or settings.insecure or has_keys(settings):
         return
     raise BadSetting(

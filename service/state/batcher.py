@@ -195,7 +195,9 @@ class SearchBatcher:
         self._batch_queue.close()
 
     async def _submit(self, request: Request, query: QuerySource, render: Callable[[SearchResult], Any]) -> Any:
-        pending = PendingSearch(query, render, self._loop.create_future(), make_disconnect_check(request.scope))
+        # Links in the response begin with the prefix of the request (urls.ROOT_PATH).
+        context, has_left = copy_context(), make_disconnect_check(request.scope)
+        pending = PendingSearch(query, lambda result: context.run(render, result), self._loop.create_future(), has_left)
         if isinstance(query, SearchQuery):
             self._dispatch(pending)
         else:

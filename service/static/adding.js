@@ -1,6 +1,6 @@
 // Adding images to the collection: a few at a time, each with what became of it.
 
-import { ask, askPage, complain, element, onDrop } from "./asking.js";
+import { ask, askPage, complain, element, onDrop, root } from "./asking.js";
 
 const AT_ONCE = 2;
 const TRIES = 6;
@@ -19,7 +19,7 @@ function line(name, words, className) {
   box().querySelector("ul").prepend(item);
 }
 
-const linkTo = ({ image_id }) => element("a", { href: `/pictures/${image_id}` }, `image ${image_id}`);
+const linkTo = ({ image_id }) => element("a", { href: `${root}pictures/${image_id}` }, `image ${image_id}`);
 
 function report() {
   const bar = box().querySelector("progress");

@@ -2,6 +2,9 @@
 
 document.documentElement.classList.add("js");
 
+// The path of the service: "/", or "/photos/" below the prefix of a proxy.
+export const root = new URL("../", import.meta.url).pathname;
+
 export async function ask(address, options = {}) {
   let response;
   try {
@@ -11,9 +14,9 @@ export async function ask(address, options = {}) {
     throw new Error("The server can't be reached. Is simile still running?");
   }
   // A session that has ended leads to the page that asks for the key.
-  const signIn = new URL(response.url || location.href).pathname === "/signin";
+  const signIn = new URL(response.url || location.href).pathname === `${root}signin`;
   if (response.status === 401 || signIn) {
-    location.assign(`/signin?next=${encodeURIComponent(location.pathname + location.search)}`);
+    location.assign(`${root}signin?next=${encodeURIComponent(location.pathname + location.search)}`);
     await new Promise(() => {}); // nothing more is done here: this page is being left
   }
   if (!response.ok) throw Object.assign(new Error(await reason(response)), { status: response.status, response });

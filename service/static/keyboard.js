@@ -1,13 +1,13 @@
 // Keys: from image to image, and what can be done with one. The list of them is in the dialog that "?" opens.
 
-import { toggleKeys } from "./asking.js";
+import { root, toggleKeys } from "./asking.js";
 import { go } from "./picture.js";
 
 const tiles = () => [...document.querySelectorAll("#hits a.frame, .examples a.frame")];
 
 function choose() {
   const input = document.querySelector("#file");
-  if (!input) return location.assign("/");
+  if (!input) return location.assign(root);
   scrollTo({ top: 0 });
   input.focus();
 }

@@ -1,6 +1,6 @@
 // The page of the map: moving, zooming, colours, selection, and the tooltip of the pointer.
 
-import { ask, askJson, complain, element, json } from "./asking.js";
+import { ask, askJson, complain, element, json, root } from "./asking.js";
 import { PALETTE, RAMP, GREY, byNumber, byShare, channels, packed } from "./map_colours.js";
 import { Plane } from "./map_plane.js";
 import { fetchPoints } from "./map_points.js";
@@ -228,21 +228,21 @@ async function wait(address, layout, isDone, say) {
 async function make(button) {
   const said = button.parentElement.querySelector(".said");
   const { make: layout, method: clusters = "kmeans" } = button.dataset;
-  const address = "/v1/map";
+  const address = `${root}v1/map`;
   button.disabled = true;
   said.textContent = "starting …";
   try {
     await ask(address, json({ layout, clusters }));
     await wait(address, layout, (found) => !found.computing, (words) => (said.textContent = words));
-    location.assign(`/map?layout=${layout}`);
+    location.assign(`${root}map?layout=${layout}`);
   } catch (error) {
     said.textContent = error.message;
     button.disabled = false;
   }
 }
 
-const root = document.querySelector("[data-map]");
-if (root) new MapPage(root).open().catch(complain);
+const box = document.querySelector("[data-map]");
+if (box) new MapPage(box).open().catch(complain);
 
 const waiting = document.querySelector("[data-wait]");
 if (waiting) {

@@ -1,7 +1,7 @@
 // An image opens in a sheet over the images it was found among. Its address is in the page's own, so that it can be
 // shared, and so that back closes it.
 
-import { ask, askJson, askPage, complain, element, json, localTimes, newest } from "./asking.js";
+import { ask, askJson, askPage, complain, element, json, localTimes, newest, root } from "./asking.js";
 
 const sheet = () => document.querySelector("dialog.sheet");
 const isOpen = () => Boolean(sheet()?.open);
@@ -30,7 +30,7 @@ async function load(id) {
   const mine = ++asked;
   const search = document.querySelector("[data-search]")?.dataset.search ?? "";
   try {
-    const page = await askPage(`/pictures/${id}${search.includes("?") ? search.slice(search.indexOf("?")) : ""}`);
+    const page = await askPage(`${root}pictures/${id}${search.includes("?") ? search.slice(search.indexOf("?")) : ""}`);
     const article = page.querySelector(".panel");
     if (mine !== asked) return;
     const less = article.querySelector("[data-step=less]");
@@ -79,7 +79,7 @@ function between(article) {
     const share = Number(slider.value);
     const parts = [{ ...image, weight: share }, { ...search, weight: 1 - share }]; // the first one gives the size
     try {
-      picture.src = (await askJson("/v1/latents", json({ parts }))).picture;
+      picture.src = (await askJson(`${root}v1/latents`, json({ parts }))).picture;
       said.textContent = `${Math.round(100 * share)} % of the way to this image`;
       section.hidden = false;
     } catch (error) {
@@ -121,7 +121,7 @@ async function save(form) {
     const metadata = notesOf(form.elements.notes.value);
     await ask(form.dataset.metadata, json({ metadata }, "PUT"));
     const id = form.closest("[data-image]").dataset.image;
-    const fresh = (await askPage(`/pictures/${id}`)).querySelector(".metadata");
+    const fresh = (await askPage(`${root}pictures/${id}`)).querySelector(".metadata");
     fresh.querySelector("h2").append(element("span", { className: "soft" }, " saved"));
     form.closest(".metadata").replaceWith(fresh);
     fresh.querySelector("summary").focus();
@@ -135,7 +135,7 @@ async function forget(button) {
   button.disabled = true;
   try {
     await ask(button.dataset.delete, { method: "DELETE" });
-    if (!isOpen()) return location.assign("/collection");
+    if (!isOpen()) return location.assign(`${root}collection`);
     const after = links().findIndex((link) => link.dataset.picture === image);
     close();
     links()[after]?.closest("li").remove();

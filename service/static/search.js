@@ -1,6 +1,6 @@
 // Drop, paste and choose search without loading the page anew, and what is asked next keeps the images.
 
-import { ask, askPage, complain, onDrop, parsed } from "./asking.js";
+import { ask, askPage, complain, onDrop, parsed, root } from "./asking.js";
 
 const html = document.documentElement;
 const pages = new Map(); // by search: the page that answered; 0 is the one that was loaded
@@ -41,7 +41,7 @@ async function answered(address, chosen) {
   const mine = (running = new AbortController());
   say("Searching…");
   try {
-    const response = await ask("/", { ...ofSearch(address, chosen), signal: mine.signal });
+    const response = await ask(root, { ...ofSearch(address, chosen), signal: mine.signal });
     return await response.text();
   } catch (error) {
     if (mine.signal.aborted) return null;
@@ -58,7 +58,7 @@ async function search(address, chosen) {
   if (!pages.size) pages.set(0, html.outerHTML);
   pages.set(number, page);
   files.set(number, chosen);
-  history.pushState({ search: number, page }, "", "/");
+  history.pushState({ search: number, page }, "", root);
   document.querySelector("dialog[open]")?.remove();
   show(page, number);
   scrollTo({ top: 0 });
@@ -72,7 +72,7 @@ function searchFor(chosen) {
   const large = chosen.find((file) => file.size > Number(maxBytes));
   if (large) return complain({ message: `${large.name} is larger than the ${Number(maxBytes).toLocaleString("en")} bytes allowed here.` });
   if (chosen.length > Number(maxFiles)) return complain({ message: `A search takes at most ${maxFiles} images.` });
-  const address = new URL(searched()?.dataset.search ?? "/", location);
+  const address = new URL(searched()?.dataset.search ?? root, location);
   for (const name of ["image_id", "positive_id", "negative_id", "limit"]) address.searchParams.delete(name);
   search(address, chosen);
 }
@@ -97,7 +97,7 @@ async function extend(link) {
     const uploaded = hasUploads() ? (files.get(shown) ?? []) : [];
     if (hasUploads() && !uploaded.length) throw new Error("The image you searched with is not kept. Choose it again.");
     const options = uploaded.length ? ofSearch(link.href, uploaded) : {};
-    const fresh = await askPage(uploaded.length ? "/" : link.href, options);
+    const fresh = await askPage(uploaded.length ? root : link.href, options);
     const came = [...fresh.getElementById(list.id).children];
     if ("appends" in link.dataset) list.append(...came);
     else list.replaceChildren(...came);

@@ -64,7 +64,7 @@ def make_latent_view(searcher: Searcher, latent_cache: LatentCache, query: Mappi
         arithmetic = LatentRequest.model_validate(fields)
     except ValidationError as error:
         raise BadSetting(
-            f"The address of this page is not valid: {error.errors()[0]['msg']}. Go to {urls.LATENT_PAGE}."
+            f"The address of this page is not valid: {error.errors()[0]['msg']}. Go to {urls.latent_page()}."
         ) from None
     encoder = searcher.get_encoder()
     active = [str(dim) for dim in latent_cache.get_ranges(searcher).activity_order[:MAX_PAGE_DIMENSIONS]]

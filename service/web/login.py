@@ -56,7 +56,7 @@ async def sign_out(request: Request) -> Response:
     authenticator, limiter = _get_authenticator(request), cast(RateLimiter, request.app.state.rate_limiter)
     if token and await authenticate_once(authenticator, limiter, request.scope, Credential("cookie", token)):
         await authenticator.close_session(token)
-    response = RedirectResponse(urls.SIGN_IN, 303)
+    response = RedirectResponse(urls.make_url(urls.SIGN_IN), 303)
     sessions.delete_session_cookie(request, response)
     return _disable_caching(response)
 
@@ -89,7 +89,7 @@ def _render_form(request: Request, problem: ProblemDetails | None = None) -> Res
 
 
 def _get_next_url(request: Request) -> str:
-    return sessions.get_local_url(request.query_params.get("next", urls.SEARCH_PAGE))
+    return sessions.get_local_url(request.query_params.get("next", ""))
 
 
 def _get_authenticator(request: Request) -> Authenticator:

@@ -94,6 +94,7 @@ _FILTER_FORMATS = ("jpeg", "png", "webp", "gif", "bmp", "tiff", "heif", "avif", 
 _templates = Jinja2Templates(directory=Path(__file__).parents[1] / "templates")
 _templates.env.globals |= {
     "urls": urls,
+    "url": urls.make_url,
     "version": version("simile"),
     "formats": _FILTER_FORMATS,
     "max_files": MAX_QUERY_IMAGES,

@@ -193,7 +193,7 @@ def _make_upload_view(searcher: Searcher, upload: NamedUpload, index: int, param
     """Show an upload as a small data URL; it is not stored."""
     render = partial(render_thumbnail, limits=searcher.limits, side=PREVIEW_SIDE)
     thumbnail, media_type, width, height = searcher.decode_upload(render, upload.data, upload.name)
-    forget = params.make_url() if params.positives else urls.SEARCH_PAGE
+    forget = params.make_url() if params.positives else urls.search_page()
     source = make_data_url(thumbnail, media_type)
     return QueryImageView(upload.name, source, width, height, remove_url=forget, upload_index=index)
 
