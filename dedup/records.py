@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
+from simile.images.matching.changes import NO_CHANGES, ImageChanges
 from simile.images.measurement import ImageMeasurement
 from simile.store.catalogue.records import DuplicateRecord, DuplicateTier, NewDecision
 
@@ -82,6 +83,7 @@ class GroupMember:
     agreement: float | None = None
     reason: str = ""
     keep_reason: str = ""  # why this file is kept, or why the kept file was preferred
+    changes: ImageChanges = NO_CHANGES  # what the kept file has and this one lacks, and the reverse
     undecided: str = ""  # what would be lost with this file: no plan removes it before a user decides
 
 

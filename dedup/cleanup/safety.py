@@ -218,7 +218,9 @@ class CopyEvidence:
         except UnreadableImage as error:
             raise SkippedFile(f"it can't be compared with the file to keep: {error.name}: {error.reason}") from None
         if not is_copy:
-            raise SkippedFile("the two images do not match when they are aligned")
+            raise SkippedFile(
+                "the two images do not match when they are aligned, or each has something that the other lacks"
+            )
 
 
 # Earlier operations

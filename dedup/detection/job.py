@@ -39,14 +39,16 @@ from simile.dedup.detection.candidates import (
 )
 from simile.dedup.detection.threshold import CalibrationExample, CopyPlanter, calibrate_threshold
 from simile.dedup.detection.verification import verify_candidates
-from simile.dedup.grouping.findings import DEDUP_RUN_KIND, calibration_from_json, calibration_to_json
+from simile.dedup.grouping.findings import DEDUP_RUN_KIND, calibration_from_json, calibration_to_json, load_findings
+from simile.dedup.grouping.groups import make_groups
 from simile.dedup.grouping.keep_rules import DEFAULT_KEEP_RULES, parse_keep_rules
+from simile.dedup.grouping.pair_changes import load_changes, store_changes
 from simile.dedup.grouping.quality import load_measurements, store_measurements
-from simile.dedup.records import TIERS, ImagePair, ThresholdCalibration, Tier
+from simile.dedup.records import TIERS, ImagePair, ThresholdCalibration, Tier, sort_pair
 from simile.images.formats import Limits
 from simile.images.loading.fork_server import WorkerLost
 from simile.images.loading.worker_pool import WorkerPool
-from simile.images.matching.tasks import compute_file_digest, measure_file
+from simile.images.matching.tasks import compute_file_digest, find_file_changes, measure_file
 from simile.images.measurement import MEASUREMENT_VERSION
 from simile.search.encoder_registry import load_encoder
 from simile.store.catalogue.catalogue import Catalogue
@@ -61,6 +63,7 @@ DEFAULT_PRECISION = 0.99
 # pixels differ if one file is a JPEG that was decoded at a smaller scale (by at most 0.13 for 30 photos of 1.5
 # megapixels).
 SAME_IMAGE_FRACTION = 0.15
+CHANGES_BATCH_SIZE = 256  # pairs after which the changes are stored
 PIXELS_REASON, NEIGHBOUR_REASON = "the same pixels in other bytes", "a neighbour beyond the threshold"
 LOOK_ALIKE_REASON = "a neighbour; not compared, because images like these match without being copies"
 
@@ -156,7 +159,7 @@ class _DedupJob:
 
     def _resume_or_start(self, run_settings: dict[str, Any]) -> None:
         """Keep the results of an interrupted run if it had the same request and images; otherwise delete them."""
-        relevant = {**run_settings, "wait": None, "keep": None}  # these two do not change what is found
+        relevant = {**run_settings, "wait": None, "keep": None}  # these two do not change the pairs
         identity = {
             "asked": {
                 **relevant,
@@ -232,6 +235,7 @@ class _DedupJob:
         self._measure_copies(copies | pixel_classes.keys() | set(pixel_classes.values()), workers)
         searched_ids = None if self.request.only is None else self.paths.keys()
         stored = self.catalogue.duplicates.replace(run_id, records, tiers, searched_ids)
+        self._find_changes(workers)
         crowded = candidate_counts["crowded"]
         self._report_failures(run_id, crowded)
         return {
@@ -332,6 +336,24 @@ class _DedupJob:
             self._report_progress("measuring copies", position + 1, len(todo))
         if todo:
             store_measurements(self.home, measurement)
+
+    def _find_changes(self, workers: WorkerPool) -> None:
+        """Compare near copies with the files that are kept, find what only one of the two has, and store it."""
+        groups = make_groups(load_findings(self.catalogue, self.request.only), self.request.keep, ("near",))
+        known = dict(load_changes(self.home).by_hashes)
+        pairs = [(group.kept_member.file, file) for group in groups for file in group.files[1:]]
+        paths = {file.sha256: file.path for pair in pairs for file in pair}
+        todo = [key for first, second in pairs if (key := sort_pair(first.sha256, second.sha256)) not in known]
+        files = [((paths[first], first), (paths[second], second)) for first, second in todo]
+        task = partial(find_file_changes, limits=self.limits)
+        for done, found in enumerate(workers.map(task, files), 1):
+            if isinstance(found, Failure):
+                self._add_failure(found)
+            elif not isinstance(found, WorkerLost):
+                known[todo[done - 1]] = found
+            if done % CHANGES_BATCH_SIZE == 0 or done == len(todo):
+                store_changes(self.home, known)
+            self._report_progress("looking for changes", done, len(todo))
 
     def _add_failure(self, failure: Failure) -> None:
         self.failures[failure.path] = failure

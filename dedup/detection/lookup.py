@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from math import inf
 from pathlib import Path
@@ -11,10 +11,18 @@ from pathlib import Path
 from simile.core.errors import NoSuchImage, NothingIndexed, UnreadableImage
 from simile.core.records import FloatArray
 from simile.dedup.grouping.findings import DEDUP_RUN_KIND, calibration_from_json
+from simile.dedup.grouping.pair_changes import CHANGED_NOTE
 from simile.dedup.records import Tier
-from simile.images.formats import Limits
+from simile.images.formats import Limits, Pixels
 from simile.images.loading.loader import prepare_image
-from simile.images.matching.tasks import ComparableImage, compute_pixel_digest, make_comparable_image
+from simile.images.matching.changes import NO_CHANGES, ImageChanges
+from simile.images.matching.tasks import (
+    ComparableImage,
+    compute_pixel_digest,
+    find_copy_changes,
+    make_comparable_image,
+    make_fine_pixels,
+)
 from simile.images.sources.reader import read_bytes
 from simile.search.searcher import Searcher
 from simile.store.catalogue.records import ImageRecord
@@ -25,7 +33,11 @@ LOOKUP_NEIGHBOURS = 20  # a copy that is not among the nearest images is not fou
 
 @dataclass(frozen=True, kw_only=True)
 class ImageMatch:
-    """An indexed image of which a file is a copy. `agreement` and `reason` are those of records.ImagePair."""
+    """An indexed image of which a file is a copy. `agreement` and `reason` are those of records.ImagePair.
+
+    Attributes:
+        changes: What the indexed image has and the other one lacks, and the reverse.
+    """
 
     image_id: int
     path: str
@@ -33,6 +45,7 @@ class ImageMatch:
     distance: float
     agreement: float | None
     reason: str
+    changes: ImageChanges = NO_CHANGES
 
 
 def find_existing_copies(searcher: Searcher, data: bytes, name: str) -> list[ImageMatch]:
@@ -59,11 +72,14 @@ def find_existing_copies(searcher: Searcher, data: bytes, name: str) -> list[Ima
 
 
 def verify_copy(first: Path, second: Path, limits: Limits) -> bool:
-    """Return whether one of two files is a copy of the other. Raises UnreadableImage."""
-    first_image, second_image = (
-        make_comparable_image(read_bytes(path, limits), str(path), limits) for path in (first, second)
-    )
-    return first_image.compare(second_image).is_copy
+    """Return whether one of two files is a copy of the other, and not changed. Raises UnreadableImage."""
+    pairs = [(read_bytes(path, limits), str(path), limits) for path in (first, second)]
+    first_image, second_image = (make_comparable_image(*pair) for pair in pairs)
+    result = first_image.compare(second_image)
+    if not result.is_copy:
+        return False
+    fine = make_fine_pixels(*pairs[0]), make_fine_pixels(*pairs[1])
+    return not find_copy_changes(result, (first_image, second_image), fine).is_mutual
 
 
 class _LookupImage:
@@ -73,6 +89,7 @@ class _LookupImage:
         self.searcher, self.data, self.name, self.size = searcher, data, name, size
         self._compute_digest = partial(compute_pixel_digest, limits=searcher.limits)
         self._make_comparable = partial(make_comparable_image, limits=searcher.limits)
+        self._make_fine_pixels = partial(make_fine_pixels, limits=searcher.limits)
 
     @cached_property
     def digest(self) -> str:
@@ -84,15 +101,25 @@ class _LookupImage:
         """The decoded image with its features."""
         return self.searcher.decode_upload(self._make_comparable, self.data, self.name)
 
+    @cached_property
+    def fine_pixels(self) -> Pixels:
+        """The decoded image at the size at which changes are searched."""
+        return self.searcher.decode_upload(self._make_fine_pixels, self.data, self.name)
+
     def compare(self, record: ImageRecord, distance: float) -> ImageMatch | None:
         """Compare with an indexed image; None if the two are different images. Raises UnreadableImage, NoSuchImage."""
         is_same_size = self.size == (record.width, record.height)
         if is_same_size and self.searcher.decode_file(record.id, self._compute_digest) == self.digest:
             return _make_match(record, "pixels", distance, None, "the same pixels")
-        alignment = self.searcher.decode_file(record.id, self._make_comparable).compare(self.comparison_image)
+        image = self.searcher.decode_file(record.id, self._make_comparable)
+        alignment = image.compare(self.comparison_image)
         if not alignment.is_copy:
             return None
-        return _make_match(record, "near", distance, alignment.similarity, alignment.reason)
+        pixels = self.searcher.decode_file(record.id, self._make_fine_pixels)
+        changes = find_copy_changes(alignment, (image, self.comparison_image), (pixels, self.fine_pixels))
+        reason = f"{alignment.reason}; {CHANGED_NOTE}" if changes.is_mutual else alignment.reason
+        match = _make_match(record, "near", distance, alignment.similarity, reason)
+        return replace(match, changes=changes)
 
 
 def _find_near_matches(

@@ -16,6 +16,7 @@ from simile.core.errors import EncoderMismatch, NoSuchImage
 from simile.core.records import Filter
 from simile.dedup.grouping.keep_rules import DEFAULT_KEEP_RULES
 from simile.dedup.grouping.matches import find_component_roots
+from simile.dedup.grouping.pair_changes import PairChanges, load_changes
 from simile.dedup.grouping.quality import load_measurements
 from simile.dedup.records import CurvePoint, Decision, ImageFile, ImagePair, ThresholdCalibration, sort_pair
 from simile.images.measurement import ImageMeasurement
@@ -46,6 +47,7 @@ class Findings:
     pairs: tuple[ImagePair, ...]
     files: Mapping[int, tuple[ImageFile, ...]]
     decisions: Mapping[tuple[str, str], Decision]  # by first and second SHA-256
+    changes: PairChanges
     home: str
     uploads_folder: str  # the folder of files that simile stored itself
     link_paths: frozenset[str] = frozenset()
@@ -100,6 +102,7 @@ def load_findings(catalogue: Catalogue, filter: Filter | None = None) -> Finding
         decisions=decisions,
         home=str(catalogue.home.root),
         uploads_folder=str(catalogue.home.uploads),
+        changes=load_changes(catalogue.home),
         link_paths=_find_link_paths(files.values()),
         keep_rules=DEFAULT_KEEP_RULES if run is None else tuple(run.settings.get("keep", DEFAULT_KEEP_RULES)),
     )

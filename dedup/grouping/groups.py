@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from simile.dedup.grouping.findings import DECIDED_REASON, Findings
 from simile.dedup.grouping.keep_rules import KeepRanking
 from simile.dedup.grouping.matches import MatchGraph, MatchStar, make_component_stars, make_greedy_stars
-from simile.dedup.grouping.quality import find_loss
+from simile.dedup.grouping.pair_changes import PairChanges, find_objection
 from simile.dedup.records import TIERS, DuplicateGroup, GroupMember, ImageFile, ImagePair, Tier
+from simile.images.matching.changes import NO_CHANGES
 
 GROUP_TIERS: tuple[Tier, ...] = ("bytes", "pixels", "near")
 SAME_BYTES_REASON = "the same bytes"
@@ -33,6 +34,7 @@ class CopyMatches:
     pixel_stars: Sequence[MatchStar]  # groups of equal pixels
     replaced_by: Mapping[int, int]
     near_matches: MatchGraph
+    changes: PairChanges
 
 
 def match_copies(
@@ -62,6 +64,7 @@ def match_copies(
         pixel_stars=pixel_stars,
         replaced_by=replaced_by,
         near_matches=_match_near(findings, replaced_by, threshold, decided_only=decided_only),
+        changes=findings.changes,
     )
 
 
@@ -176,10 +179,10 @@ def _make_group(tier: Tier, star: MatchStar, copies: CopyMatches, matches: Match
             return DECIDED_REASON
         return copies.keep_ranking.explain(files[star.kept_id], files[other_id])
 
-    def find_undecided_loss(other_id: int) -> str:
+    def explain_undecided(other_id: int) -> str:
         if matches.is_decided_same(star.kept_id, other_id):
             return ""
-        return find_loss(files[star.kept_id], files[other_id], same_pixels=tier == "pixels")
+        return find_objection(tier, copies.changes, files[star.kept_id], files[other_id])
 
     members = [GroupMember(file=files[star.kept_id], is_kept=True, keep_reason=explain(others[0]))]
     for other_id in others:
@@ -193,7 +196,8 @@ def _make_group(tier: Tier, star: MatchStar, copies: CopyMatches, matches: Match
                 agreement=pair.agreement,
                 reason=pair.reason,
                 keep_reason=explain(other_id),
-                undecided=find_undecided_loss(other_id),
+                undecided=explain_undecided(other_id),
+                changes=copies.changes.get(files[star.kept_id], files[other_id]) or NO_CHANGES,
             )
         )
     matched = None if tier == "pixels" else matches.count_matches(star)

@@ -11,7 +11,7 @@ from typing import Any
 from simile.core.errors import SimileError
 from simile.dedup.grouping.findings import Findings
 from simile.dedup.grouping.keep_rules import is_protected
-from simile.dedup.grouping.quality import find_loss
+from simile.dedup.grouping.pair_changes import find_objection
 from simile.dedup.records import DuplicateGroup, GroupMember, ImageFile
 from simile.images.encoding import encode_jpeg, encode_png, make_data_url
 from simile.images.formats import Pixels
@@ -106,7 +106,8 @@ class CardRenderer:
 
         Equal bytes are shown once; equal pixels have no difference.
         """
-        file = case.members[position].file
+        member = case.members[position]
+        file = member.file
         if position and case.tier == "bytes":
             return "", ""
         pixels = self._read_pixels(file) if position else kept_pixels
@@ -117,7 +118,7 @@ class CardRenderer:
         image_url = make_data_url(encode_png(pixels), "png") if is_small else _make_jpeg_url(pixels)
         if not position or case.tier == "pixels" or kept_pixels is None:
             return image_url, ""
-        return image_url, _make_jpeg_url(draw_difference(kept_pixels, pixels))
+        return image_url, _make_jpeg_url(draw_difference(kept_pixels, pixels, member.changes.regions))
 
     def _read_pixels(self, file: ImageFile) -> Pixels | None:
         """Read an image at about CARD_IMAGE_SIDE; None if it can no longer be read."""
@@ -137,7 +138,8 @@ class CardRenderer:
             for index in range(count)
             for chosen in range(count)
             if case.tier in ("pixels", "near")
-            and find_loss(members[chosen].file, members[index].file, same_pixels=case.tier == "pixels")
+            and index != chosen
+            and find_objection(case.tier, self.findings.changes, members[chosen].file, members[index].file)
         ]
         files = [
             {

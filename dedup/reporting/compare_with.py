@@ -15,6 +15,7 @@ from simile.core.errors import BadSetting, NoSuchImage, NoSuchPath, UnreadableIm
 from simile.core.records import Failure, OnProgress
 from simile.dedup.detection.lookup import ImageMatch, find_existing_copies
 from simile.dedup.grouping.keep_rules import is_protected
+from simile.dedup.grouping.pair_changes import explain_changes
 from simile.dedup.grouping.quality import find_loss
 from simile.dedup.records import TIERS, CleanupPlan, ImageFile, Removal
 from simile.dedup.reporting.exports import dump_json, write_csv, write_output
@@ -189,6 +190,8 @@ def _make_removal(file: FileMatches, searcher: Searcher) -> Removal | None:
 
 def _find_loss(file: FileMatches, match: ImageMatch, searcher: Searcher) -> str:
     """Measure both files; return what would be lost with the source's file, "" if nothing."""
+    if objection := explain_changes(match.changes):
+        return objection
     measure, record = partial(measure_image, limits=searcher.limits), searcher.catalogue.images.get(match.image_id)
     try:
         member = archives.read_archive_member(file.path, searcher.limits)

@@ -19,7 +19,10 @@ from simile.dedup.reporting.results import DedupResults
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.database.transactions import split_chunks
 
-PAIR_COLUMNS = ("tier", "path_a", "path_b", "image_id_a", "image_id_b", "distance", "agreement", "reason", "decision")
+PAIR_COLUMNS = (
+    *("tier", "path_a", "path_b", "image_id_a", "image_id_b", "distance", "agreement", "reason", "decision"),
+    "changed",  # whether each image has something that the other lacks
+)
 DEDUP_SUFFIXES = (".json", ".csv", ".parquet", ".html")
 PARQUET_BATCH_ROWS = 10_000
 
@@ -161,6 +164,7 @@ def _member_to_json(member: GroupMember) -> dict[str, Any]:
         "distance": _nan_to_none(member.distance),
         "agreement": member.agreement,
         "reason": member.reason,
+        **({"changed": member.changes.is_mutual, "changes": member.changes.regions} if member.changes.regions else {}),
         **({"undecided": member.undecided} if member.undecided else {}),
     }
 
@@ -182,7 +186,9 @@ def _iterate_pair_rows(catalogue: Catalogue, results: DedupResults) -> Iterator[
         pair, first, second, decision = file_pair.pair, file_pair.first, file_pair.second, file_pair.decision
         verdict = None if decision is None else "same" if decision.same else "different"
         files = [first.path, second.path, first.image_id, second.image_id]
-        yield [pair.tier, *files, _nan_to_none(pair.distance), pair.agreement, pair.reason, verdict]
+        found = results.findings.changes.get(first, second) if pair.tier == "near" else None
+        changed = None if found is None else found.is_mutual
+        yield [pair.tier, *files, _nan_to_none(pair.distance), pair.agreement, pair.reason, verdict, changed]
 
 
 def _write_pairs_parquet(path: Path, rows: Iterable[list[Any]]) -> None:
@@ -190,7 +196,7 @@ def _write_pairs_parquet(path: Path, rows: Iterable[list[Any]]) -> None:
     from pyarrow import parquet  # noqa: PLC0415
 
     text, integer, real = pa.string(), pa.int64(), pa.float64()
-    types = (text, text, text, integer, integer, real, real, text, text)
+    types = (text, text, text, integer, integer, real, real, text, text, pa.bool_())
     schema = pa.schema(list(zip(PAIR_COLUMNS, types, strict=True)))
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         for chunk in split_chunks(rows, PARQUET_BATCH_ROWS):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from simile.images.formats import Pixels
 from simile.images.matching.alignment import align_images
+from simile.images.matching.changes import ChangedRegion, find_changes
 from simile.images.matching.features import Float32Array, ImageFeatures
 from simile.images.matching.homography import Matrix
+
+FRAME_COLOUR = (30, 80, 200)
 
 
 def warp_onto(first: Pixels, second: Pixels) -> Pixels | None:
@@ -18,10 +23,13 @@ def warp_onto(first: Pixels, second: Pixels) -> Pixels | None:
     return None if matrix is None else _warp_pixels(second, matrix, first.shape)
 
 
-def draw_difference(first: Pixels, second: Pixels) -> Pixels:
+def draw_difference(first: Pixels, second: Pixels, changes: Sequence[ChangedRegion] | None = None) -> Pixels:
     """Draw the first image in pale grey, differences of the second in red, and a hatch where the second ends.
 
     Brightness and contrast are equalised first. Images that cannot be aligned are stretched onto each other.
+
+    Args:
+        changes: Regions that get a frame; None: those that `find_changes` finds.
     """
     # Align the second image to the first.
     matrix = align_images(ImageFeatures(first), ImageFeatures(second)).matrix
@@ -37,6 +45,18 @@ def draw_difference(first: Pixels, second: Pixels) -> Pixels:
     y, x = np.mgrid[: first.shape[0], : first.shape[1]]
     step = max(6, max(first.shape) // 48)
     blended[~overlap & ((x + y) % step < step / 3)] = 190
+    # Frame what each has and the other lacks.
+    if changes is None:
+        changes = find_changes(first, second, matrix).regions
+    height, width = first.shape[:2]
+    line = max(1, max(first.shape) // 240)
+    for (left, top, right, bottom), _ in changes:
+        corners = [
+            (left * width - 2 * line, top * height - 2 * line),
+            (right * width + 2 * line, bottom * height + 2 * line),
+        ]
+        start, end = ((round(x), round(y)) for x, y in corners)
+        cv2.rectangle(blended, start, end, FRAME_COLOUR, line)
     drawn: Pixels = np.clip(blended, 0, 255).astype(np.uint8)
     return drawn
 

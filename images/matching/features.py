@@ -26,6 +26,7 @@ class ImageFeatures:
 
     def __init__(self, pixels: Pixels) -> None:
         longer = max(pixels.shape[:2])
+        self.pixel_size = pixels.shape[1], pixels.shape[0]  # width and height of the image
         self.is_tiny = longer < MIN_KEYPOINT_SIDE  # too small for keypoints
         # The scale from the image to `rgb` (h, w, 3) and `grey` (h, w), whose longer side is about KEYPOINT_SIDE.
         self.scale = min(KEYPOINT_SIDE / longer, 4.0) if self.is_tiny else KEYPOINT_SIDE / longer

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -18,6 +19,7 @@ from simile.images.decoding import DecodedImage, decode_image
 from simile.images.distortions import distort
 from simile.images.formats import Limits, Pixels
 from simile.images.matching.alignment import AlignmentResult, align_images
+from simile.images.matching.changes import NO_CHANGES, ImageChanges, find_changes
 from simile.images.matching.features import KEYPOINT_SIDE, Float32Array, ImageFeatures
 from simile.images.measurement import (
     ImageMeasurement,
@@ -31,8 +33,14 @@ from simile.images.sources.reader import CHANGED_REASON, make_failure, read_byte
 from simile.images.transforms import Preprocessing
 
 FEATURE_CACHE_SIZE = 800  # images in each process: 250 MB
+FINE_CACHE_SIZE = 8  # images in each process: at most 100 MB
+MIN_FINE_SIDE = 1024  # shorter side, in pixels, at which a larger JPEG may be decoded to find changes
+MAX_FINE_SIDE = 2048  # longer side, in pixels, at which changes are searched
 OPAQUE_FORMATS = ("jpeg", "bmp")  # formats without transparency
 MAX_COPY_SIDE = 512  # shorter side, in pixels, from which copies are made: larger JPEGs are decoded at a smaller scale
+
+
+HashedPath = tuple[str, str]  # the path of a file, and the SHA-256 of the bytes that were indexed there
 
 
 @dataclass(frozen=True)
@@ -67,14 +75,11 @@ def compute_pixel_digest(data: bytes, name: str, limits: Limits) -> str:
     return hashlib.sha256(_hash_pixels(white.pixels) + _hash_pixels(black.pixels) + hidden).hexdigest()
 
 
-def measure_file(file: tuple[str, str], limits: Limits) -> ImageMeasurement | Failure:
-    """Return the measurement of a path and the SHA-256 of the bytes that were indexed there."""
-    path, sha256 = file
+def measure_file(file: HashedPath, limits: Limits) -> ImageMeasurement | Failure:
+    """Return the measurement of a file; a Failure if it was changed or cannot be read."""
+    path, _ = file
     try:
-        data = read_bytes(Path(path), limits)
-        if hashlib.sha256(data).hexdigest() != sha256:
-            return Failure(path, CHANGED_REASON)
-        return measure_image(data, path, limits)
+        return measure_image(_read_indexed(file, limits), path, limits)
     except (UnreadableImage, MemoryError) as error:
         return Failure(path, error.reason if isinstance(error, UnreadableImage) else "there is not enough memory")
 
@@ -96,6 +101,50 @@ def compare_files(paths: tuple[str, str], limits: Limits) -> AlignmentResult | F
     except MemoryError as error:
         return make_failure(paths[0], error)
     return first.compare(second)
+
+
+def find_file_changes(files: tuple[HashedPath, HashedPath], limits: Limits) -> ImageChanges | Failure:
+    """Return what one of two near copies has and the other lacks; a Failure if one was changed or cannot be read."""
+    try:
+        first, second = (_load_comparable_image(path, limits) for path, _ in files)
+        fine = [_load_fine_pixels(file, limits) for file in files]
+    except UnreadableImage as error:
+        return Failure(error.name, error.reason)
+    except MemoryError as error:
+        return make_failure(files[0][0], error)
+    return find_copy_changes(first.compare(second), (first, second), (fine[0], fine[1]))
+
+
+def find_copy_changes(
+    result: AlignmentResult, images: tuple[ComparableImage, ComparableImage], fine: tuple[Pixels, Pixels]
+) -> ImageChanges:
+    """Return what one of two images that were compared has and the other lacks.
+
+    Args:
+        result: Of the comparison.
+        fine: Both images as `make_fine_pixels` returns them.
+    """
+    if result.matrix is None:
+        return NO_CHANGES
+    # The matrix is between the pixels from which the features come, which may have been decoded at a smaller scale.
+    first, second = (
+        np.diag([pixels.shape[1] / image.features.pixel_size[0], pixels.shape[0] / image.features.pixel_size[1], 1.0])
+        for pixels, image in zip(fine, images, strict=True)
+    )
+    return find_changes(*fine, first @ result.matrix @ np.linalg.inv(second))
+
+
+def make_fine_pixels(data: bytes, name: str, limits: Limits) -> Pixels:
+    """Decode an image for `find_copy_changes`, (h, w, 3) uint8, at most MAX_FINE_SIDE high and wide.
+
+    Raises UnreadableImage.
+    """
+    pixels = decode_image(data, name=name, limits=limits, min_side=MIN_FINE_SIDE // 2).pixels
+    scale = MAX_FINE_SIDE / max(pixels.shape)
+    if scale < 1:
+        height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
+        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    return pixels
 
 
 @dataclass(frozen=True)
@@ -159,6 +208,21 @@ def compare_copy(
 def _load_comparable_image(path: str, limits: Limits) -> ComparableImage:
     """Read a file and compute its features."""
     return make_comparable_image(read_bytes(Path(path), limits), path, limits)
+
+
+@lru_cache(maxsize=FINE_CACHE_SIZE)
+def _load_fine_pixels(file: HashedPath, limits: Limits) -> Pixels:
+    """Read a file and decode it for `find_copy_changes`. Raises UnreadableImage."""
+    return make_fine_pixels(_read_indexed(file, limits), file[0], limits)
+
+
+def _read_indexed(file: HashedPath, limits: Limits) -> bytes:
+    """Read a file. Raises UnreadableImage, also if its bytes are not those that were indexed."""
+    path, sha256 = file
+    data = read_bytes(Path(path), limits)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise UnreadableImage(path, CHANGED_REASON)
+    return data
 
 
 def _decode_reduced(path: str, limits: Limits, background: str = "#ffffff") -> DecodedImage:

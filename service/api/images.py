@@ -112,6 +112,8 @@ async def add_image(
     def store() -> schemas.AddImageResponse | Response:
         data = upload.read()
         copies = [] if if_duplicate is None else find_existing_copies(searcher, data, upload.name)
+        if if_duplicate != "keep":  # an invoice with another amount is another invoice
+            copies = [copy for copy in copies if not copy.changes.is_mutual]
         if copies and if_duplicate == "reject":
             return make_problem_response(request, _make_duplicate_problem(upload.name, copies))
         more: dict[str, Any] = {}  # a field that was not requested stays unset, so that the response leaves it out

@@ -133,7 +133,7 @@ def test_pairs_csv_has_every_pair_once_with_similar_ones_nearest_first(catalogue
         ("similar", "6", "7"),
     ]
     assert rows[0][1:3] == ["/set/train/cats/1.jpg", "/set/test/cats/1 again.jpg"]
-    assert rows[1][5:] == ["0.0", "", "the same pixels", ""]
+    assert rows[1][5:] == ["0.0", "", "the same pixels", "", ""]
     assert rows[2][8] == "same"
     assert (rows[3][2], rows[3][5:8]) == ("/set/test/dogs/é, 6.jpg", ["0.375", "0.8", 'turned, "mirrored"'])
 

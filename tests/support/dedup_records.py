@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from simile.core.records import FileStat
 from simile.dedup.cleanup.file_ops import identify_file
 from simile.dedup.grouping.findings import Findings, calibration_to_json
+from simile.dedup.grouping.pair_changes import PairChanges, load_changes, store_changes
 from simile.dedup.grouping.quality import load_measurements, store_measurements
-from simile.dedup.records import CurvePoint, Decision, ImageFile, ImagePair, Removal, ThresholdCalibration, Tier
+from simile.dedup.records import (
+    CurvePoint,
+    Decision,
+    ImageFile,
+    ImagePair,
+    Removal,
+    ThresholdCalibration,
+    Tier,
+)
 from simile.images.formats import Limits
+from simile.images.matching.changes import NO_CHANGES, ImageChanges
 from simile.images.measurement import ImageMeasurement, measure_image
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import DuplicateRecord, NewImage
@@ -66,6 +77,14 @@ def make_pair(first: int, second: int, distance: float = 0.1, tier: Tier = "near
     return ImagePair(first=first, second=second, tier=tier, distance=distance, agreement=0.9, reason=reason)
 
 
+class NothingChanged(dict[tuple[str, str], ImageChanges]):
+    """The changes of all pairs: none."""
+
+    def get(self, _: object, _default: Any = None) -> ImageChanges:
+        """Return no changes."""
+        return NO_CHANGES
+
+
 Decided = Mapping[tuple[int, int], tuple[bool, int | None]]
 
 
@@ -86,7 +105,9 @@ def make_findings(*pairs: ImagePair, files: tuple[ImageFile, ...] = (), decided:
     }
     run = {"run_id": 7, "found_at": datetime(2026, 1, 1, tzinfo=UTC), "encoder": "a" * 64}
     places = {"home": "/home", "uploads_folder": "/home/uploads"}
-    return Findings(**run, calibration=make_calibration(), pairs=pairs, files=known, decisions=decisions, **places)
+    changes = PairChanges(NothingChanged())
+    facts = {"pairs": pairs, "files": known, "decisions": decisions, "changes": changes}
+    return Findings(**run, calibration=make_calibration(), **facts, **places)
 
 
 def make_removal(path: str, sha256: str, keep_path: str, keep_sha256: str, tier: Tier = "bytes") -> Removal:
@@ -111,7 +132,10 @@ def record_dedup_run(catalogue: Catalogue, rows: list[DuplicateRecord], calibrat
 
 
 def measure_all(catalogue: Catalogue, image_ids: set[int]) -> None:
-    """Store the measurement of images, as a run does; files that do not exist get those of an ordinary photo."""
+    """Store the measurements of images, as a run does, and that no pair of them is changed.
+
+    Files that do not exist get the measurements of an ordinary photo.
+    """
     measurement = load_measurements(catalogue.home)
     for location in catalogue.duplicates.iterate_files(image_ids):
         path = Path(location.path)
@@ -121,3 +145,6 @@ def measure_all(catalogue: Catalogue, image_ids: set[int]) -> None:
             else make_measurement(location.format, size=(location.width, location.height))
         )
     store_measurements(catalogue.home, measurement)
+    changes = dict(load_changes(catalogue.home).by_hashes)
+    hashes = sorted({location.sha256 for location in catalogue.duplicates.iterate_files(image_ids)})
+    store_changes(catalogue.home, changes | dict.fromkeys(combinations(hashes, 2), NO_CHANGES))

@@ -1,0 +1,84 @@
+"""What each of two near copies has and the other lacks, and what that means for a plan.
+
+`simile dedup` compares every near copy with the file that is kept (images/matching/changes.py), and stores the
+result in the home by the SHA-256 of both files. A pair that was not searched is never removed without a decision.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from simile.core.atomic_write import write_atomically
+from simile.dedup.grouping.quality import find_loss
+from simile.dedup.records import ImageFile, Tier, sort_pair
+from simile.images.matching.changes import CHANGES_VERSION, ImageChanges
+from simile.store.home import Home, translate_write_errors
+
+CHANGED_NOTE = "changed: each of the two has something that the other lacks"
+NOT_SEARCHED_REASON = "these two were not compared for changes; run `simile dedup` again with the same --keep"
+
+
+@dataclass(frozen=True)
+class PairChanges:
+    """The changes of pairs, by the smaller and the larger SHA-256; the first image is that of the smaller one."""
+
+    by_hashes: Mapping[tuple[str, str], ImageChanges]
+
+    def get(self, chosen: ImageFile, other: ImageFile) -> ImageChanges | None:
+        """Return the changes, with the kept file as the first image; None if the two were not searched."""
+        changes = self.by_hashes.get(sort_pair(chosen.sha256, other.sha256))
+        return changes if changes is None or chosen.sha256 < other.sha256 else changes.swap()
+
+
+def load_changes(home: Home) -> PairChanges:
+    """Return the stored changes of the home's pairs."""
+    try:
+        stored = json.loads(_get_path(home).read_text("utf-8"))
+        if stored["version"] != CHANGES_VERSION:
+            return PairChanges({})
+        changes = {tuple(key.split()): ImageChanges.from_json(body) for key, body in stored["pairs"].items()}
+    except (OSError, ValueError, KeyError, TypeError):  # never searched, or damaged: the next run searches again
+        return PairChanges({})
+    return PairChanges(changes)
+
+
+def store_changes(home: Home, changes: Mapping[tuple[str, str], ImageChanges]) -> None:
+    """Replace the stored changes. Raises HomeNotWritable."""
+    body = {" ".join(key): found.to_json() for key, found in changes.items()}
+    path, text = _get_path(home), json.dumps({"version": CHANGES_VERSION, "pairs": body})
+    with translate_write_errors(path):
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))
+
+
+def find_objection(tier: Tier, changes: PairChanges, chosen: ImageFile, other: ImageFile) -> str:
+    """Return why only a user can decide that the second of two files is removed; "" if nothing would be lost.
+
+    Args:
+        tier: Of their group.
+    """
+    if tier == "near":
+        found = changes.get(chosen, other)
+        if found is None:
+            return NOT_SEARCHED_REASON
+        if objection := explain_changes(found):
+            return objection
+    return find_loss(chosen, other, same_pixels=tier == "pixels")
+
+
+def explain_changes(changes: ImageChanges) -> str:
+    """Return what one of two images has and the other lacks, the kept one first; "" if nothing."""
+    count = len(changes.regions)
+    where = f"in {count} {'region' if count == 1 else 'regions'}"
+    if changes.is_mutual:
+        return f"{CHANGED_NOTE}, {where}"
+    if changes.in_first:
+        return f"the kept file has something on it that this one lacks, {where}"
+    return f"it has something on it that the kept file lacks, {where}" if changes.in_second else ""
+
+
+def _get_path(home: Home) -> Path:
+    return home.root / "dedup" / "changes.json"
