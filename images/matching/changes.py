@@ -3,9 +3,9 @@
 A copy may have something more than its original (a caption, a sticker), or less. If each has something that the other
 lacks, two files were made from different originals: two invoices with different amounts, two frames of a burst. The
 images are compared at up to COMPARED_SIDE pixels, where letters can be read. A pixel differs if its level is outside
-the range of levels around the same pixel of the other image, which tolerates small errors of the alignment. For each region
-of such pixels, the edges along its outline show which image has something on the common background: an outline of edges
-that only one image has belongs to an object of that image, whatever it covers in the other.
+the range of levels around the same pixel of the other image, which tolerates small errors of the alignment. For each
+region of such pixels, the edges along its outline show which image has something on the common background: an outline
+of edges that only one image has belongs to an object of that image, whatever it covers in the other.
 """
 
 from __future__ import annotations
