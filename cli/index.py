@@ -12,6 +12,7 @@ from typer import Option
 from simile.cli import options, output
 from simile.cli.progress import RESUME_HINT, ProgressReporter
 from simile.cli.train import DEFAULT_TRAINING_MINUTES
+from simile.core.errors import BadUsage
 from simile.core.settings import Settings
 
 
@@ -20,6 +21,10 @@ def index(
     photos: options.PhotosArgument,
     encoder: options.EncoderOption = None,
     prune: Annotated[bool, Option("--prune", help="Remove files that no longer exist from the index.")] = False,
+    reread: Annotated[
+        bool,
+        Option("--reread", help="Read every file again, even if its size and time are unchanged; finds damaged files."),
+    ] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="Only show what would be done; store nothing.")] = False,
     list_ignored: Annotated[
         bool, Option("--list-ignored", help="Name every file of another kind, such as pdf or mov, that is skipped.")
@@ -42,11 +47,14 @@ def index(
     from simile.indexer.pipeline.job import IndexRequest
     from simile.indexer.pipeline.job import index as run_index
 
+    if reread and dry_run:
+        raise BadUsage("--dry-run opens no file, so it excludes --reread. Choose one.")
     settings = common.load_settings(index=index_kind)
     with ProgressReporter(RESUME_HINT, json=common.json) as reporter:
         request = IndexRequest(
             encoder=encoder,
             prune=prune,
+            reread=reread,
             dry_run=dry_run,
             list_ignored=list_ignored,
             minutes=minutes,

@@ -33,6 +33,7 @@ from simile.images.sources.archives import (
     split_member_path,
 )
 from simile.images.sources.reader import CHANGED_REASON, read_bytes
+from simile.images.sources.sources import is_path_missing
 from simile.models.inference.encoder import TrainedEncoder
 from simile.search.encoder_registry import EncoderCache
 from simile.store.catalogue.catalogue import Catalogue
@@ -144,7 +145,19 @@ class ImageLibrary:
             UnreadableImage: The files are unreadable or have changed. Whatever is at the path of an image now may be
                 something else, such as a link to a file that was not indexed.
         """
-        record = self.catalogue.images.get(image_id)
+        return self._read_intact_file(self.catalogue.images.get(image_id))
+
+    def find_intact_path(self, record: ImageRecord) -> str | None:
+        """Return the first path of an image at which the indexed bytes still are; None if there is none."""
+        # The bytes of a compressed archive come from the cache, also when the archive is missing.
+        present = replace(record, paths=tuple(path for path in record.paths if not is_path_missing(path)))
+        try:
+            return self._read_intact_file(present)[1].paths[0]
+        except (UnreadableImage, NoSuchImage):
+            return None
+
+    def _read_intact_file(self, record: ImageRecord) -> tuple[bytes, ImageRecord]:
+        """Read an image as `read_file` does."""
         problem: UnreadableImage | None = None
         for path in sorted(record.paths, key=lambda path: split_member_path(path) is not None):  # plain files first
             try:
@@ -281,5 +294,5 @@ class ImageFileMissing(NoSuchImage):
         more = f", and {more_count:,} more" if more_count > 0 else ""
         self.args = (
             f"Image {record.id} is indexed, but its file is gone: {', '.join(record.paths[:MAX_LISTED_PATHS])}{more}. "
-            "Put it back, or forget it with `simile index --prune`.",
+            "Put it back, or forget it: `simile index FOLDER --prune`, with the folder that was indexed.",
         )

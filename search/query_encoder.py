@@ -110,7 +110,7 @@ class QueryEncoder:
                 outcomes[image_id] = NoSuchImage(image_id)
             elif embedding is None:
                 outcomes[image_id] = EncoderMismatch(
-                    f"Image {image_id} has no vector by encoder {fingerprint}. Run `simile index` on it."
+                    f"Image {image_id} has no vector by encoder {fingerprint}. Run `simile index FILE`."
                 )
             else:
                 outcomes[image_id] = EncodedQuery(

@@ -104,7 +104,9 @@ def _format_applied(result: ApplyResult, action: CleanupAction | None) -> list[s
         lines = [f"{result.applied:,} files {ACTION_PAST_TENSE[action]}, {size}"]
         lines += [f"to undo: `simile dedup undo` (journal {result.journal})"] if result.journal else []
         if result.applied and action in ("move", "trash"):
-            lines.append("the index still lists them: run `simile index … --prune` on their folders")
+            lines.append(
+                "the index still lists them: run `simile index FOLDER --prune` with the folder that was indexed"
+            )
     lines += [f"{result.already:,} files of the plan were processed before"] if result.already else []
     return lines + list(map(output.format_failure, result.set_aside))
 

@@ -25,6 +25,7 @@ def format_results(results: DedupResults, counts: Mapping[str, DedupTierCount]) 
         same = sum(decision.same for decision in results.findings.decisions.values())
         lines.append(f"decisions: {same:,} same, {len(results.findings.decisions) - same:,} different")
     lines += [
+        *_format_left_out(results),
         *_format_undecided(results),
         *_format_leaks(results),
         *_format_conflicts(results),
@@ -102,6 +103,18 @@ def _format_curve(calibration: ThresholdCalibration) -> list[str]:
     rows = [("  distance", "precision", "recall")]
     rows += [(f"  {points[n].distance:.4f}", f"{points[n].precision:.3f}", f"{points[n].recall:.3f}") for n in numbers]
     return format_table(rows)
+
+
+def _format_left_out(results: DedupResults) -> Iterable[str]:
+    left_out = results.findings.left_out
+    if left_out:
+        yield (
+            f"left out: {len(left_out):,} files that are missing, have changed, or could not be read the last time. "
+            "Restore them, or run `simile index` on their folders; --prune forgets missing ones"
+        )
+    for failure in left_out[:MAX_LISTED_ITEMS]:
+        yield f"  {failure.path}: {failure.reason}"
+    yield from _format_more(len(left_out))
 
 
 def _format_undecided(results: DedupResults) -> Iterable[str]:

@@ -35,6 +35,9 @@ from simile.store.catalogue.catalogue import Catalogue
 from simile.store.database import schema
 from simile.store.home import Home
 
+# The plan has the hash of the time when simile read the file. Only that reading is known to be before the change.
+OTHER_BYTES_REASON = "its bytes are not those that the plan names: it was changed or damaged after simile read it"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ApplyRequest:
@@ -190,7 +193,7 @@ class _PlanApplier:
         if file.status.st_size == 0:
             raise SkippedFile("it is empty, so it is no image")
         if file.sha256 != removal.sha256:
-            raise SkippedFile("it was changed since the plan was made")
+            raise SkippedFile(OTHER_BYTES_REASON)
         if self.target_planner is not None:
             self.target_planner.check_files(file, kept_file)
         self.evidence.check_copy(file, kept_file)
@@ -205,7 +208,7 @@ class _PlanApplier:
             self.history.check_location(path)
             kept_file = identify_file(path)
             if kept_file.sha256 != removal.keep_sha256:
-                raise SkippedFile("it was changed since the plan was made")
+                raise SkippedFile(OTHER_BYTES_REASON)
         except SkippedFile as error:
             raise SkippedFile(f"the file to keep, {removal.keep_path}: {error.reason}") from None
         return kept_file

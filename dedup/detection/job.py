@@ -7,6 +7,7 @@ Each stage writes its result to the home's folder dedup/unfinished, so that an i
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from simile.core.atomic_write import write_atomically
-from simile.core.errors import BadSetting, NothingIndexed
+from simile.core.errors import BadSetting, NothingIndexed, UnreadableImage
 from simile.core.records import Failure, Filter, OnProgress
 from simile.core.settings import Settings
 from simile.core.signals import stop_on_interrupt
@@ -45,11 +46,13 @@ from simile.dedup.grouping.keep_rules import DEFAULT_KEEP_RULES, parse_keep_rule
 from simile.dedup.grouping.pair_changes import load_changes, store_changes
 from simile.dedup.grouping.quality import load_measurements, store_measurements
 from simile.dedup.records import TIERS, ImagePair, ThresholdCalibration, Tier, sort_pair
+from simile.dedup.usable_files import UsableFiles
 from simile.images.formats import Limits
 from simile.images.loading.fork_server import WorkerLost
 from simile.images.loading.worker_pool import WorkerPool
 from simile.images.matching.tasks import compute_file_digest, find_file_changes, measure_file
 from simile.images.measurement import MEASUREMENT_VERSION
+from simile.images.sources.reader import read_bytes
 from simile.search.encoder_registry import load_encoder
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.database import schema
@@ -122,11 +125,13 @@ class _DedupJob:
         self.hashes: dict[int, str] = {}  # SHA-256 of each image, by image id
         # Images outside the snapshot have no vector of this encoder, or were indexed just now.
         indexed = set(self.snapshot.get_live_ids().tolist())
-        for location in catalogue.duplicates.iterate_files(filter=request.only):
+        usable = UsableFiles(str(home.uploads))
+        for location in usable.select(catalogue.duplicates.iterate_files(filter=request.only)):
             if location.image_id in indexed:
                 self.image_sizes[location.image_id] = location.width, location.height
                 self.paths.setdefault(location.image_id, location.path)
                 self.hashes[location.image_id] = location.sha256
+        self.left_out = len(usable.failures)  # number of files
         self.work_folder = home.root / "dedup" / "unfinished"
 
     def run(self) -> int:
@@ -361,14 +366,31 @@ class _DedupJob:
     def _report_failures(self, run_id: int, crowded: int) -> None:
         """Store and log what could not be compared."""
         self.catalogue.runs.add_failures(run_id, list(self.failures.values()))
+        known = self.catalogue.files.get_many(self.failures)
+        self.catalogue.files.set_failures(
+            [self.failures[path] for path, file in known.items() if not self._is_intact(path, file.image_id)]
+        )
         if self.failures:
             log.warning(
                 "%d files can't be read or compared in full; `simile status` lists them with the reasons",
                 len(self.failures),
             )
+        if self.left_out:
+            log.warning(
+                "%d files are missing or have changed since they were indexed, and were not compared; run "
+                "`simile index` on their folders",
+                self.left_out,
+            )
         if crowded:
             message = "%d images have more than %d others within the distance; only the nearest were compared"
             log.warning(message, crowded, MAX_NEIGHBOURS)
+
+    def _is_intact(self, path: str, image_id: int) -> bool:
+        """Return whether a file that can't be compared has the bytes that were indexed."""
+        try:
+            return hashlib.sha256(read_bytes(Path(path), self.limits)).hexdigest() == self.hashes.get(image_id)
+        except UnreadableImage:
+            return False
 
 
 def _check_request(request: DedupRequest) -> None:

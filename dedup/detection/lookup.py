@@ -51,6 +51,8 @@ class ImageMatch:
 def find_existing_copies(searcher: Searcher, data: bytes, name: str) -> list[ImageMatch]:
     """Return the indexed copies of an image, the most certain first; empty if the image is new.
 
+    An image counts only if one of its files still holds its bytes; that is the path of the match.
+
     Near copies are searched up to the threshold of the last finished `simile dedup`, or among the nearest images if
     there is none, and are verified by their pixels. Raises UnreadableImage, or NothingIndexed without an encoder.
 
@@ -64,7 +66,8 @@ def find_existing_copies(searcher: Searcher, data: bytes, name: str) -> list[Ima
     known = searcher.catalogue.images.find_by_sha256([prepared.sha256], encoder.fingerprint).get(prepared.sha256)
     matches = []
     if known is not None:
-        matches.append(_make_match(searcher.get_image(known.image_id), "bytes", 0.0, None, "the same bytes"))
+        match = _make_match(searcher, searcher.get_image(known.image_id), "bytes", 0.0, None, "the same bytes")
+        matches += [] if match is None else [match]
     lookup_image = _LookupImage(searcher, data, name, (prepared.width, prepared.height))
     mu = encoder.encode(prepared.array[None]).mu
     near = _find_near_matches(searcher, lookup_image, mu, known.image_id if known else None)
@@ -110,7 +113,7 @@ class _LookupImage:
         """Compare with an indexed image; None if the two are different images. Raises UnreadableImage, NoSuchImage."""
         is_same_size = self.size == (record.width, record.height)
         if is_same_size and self.searcher.decode_file(record.id, self._compute_digest) == self.digest:
-            return _make_match(record, "pixels", distance, None, "the same pixels")
+            return _make_match(self.searcher, record, "pixels", distance, None, "the same pixels")
         image = self.searcher.decode_file(record.id, self._make_comparable)
         alignment = image.compare(self.comparison_image)
         if not alignment.is_copy:
@@ -118,8 +121,8 @@ class _LookupImage:
         pixels = self.searcher.decode_file(record.id, self._make_fine_pixels)
         changes = find_copy_changes(alignment, (image, self.comparison_image), (pixels, self.fine_pixels))
         reason = f"{alignment.reason}; {CHANGED_NOTE}" if changes.is_mutual else alignment.reason
-        match = _make_match(record, "near", distance, alignment.similarity, reason)
-        return replace(match, changes=changes)
+        match = _make_match(self.searcher, record, "near", distance, alignment.similarity, reason)
+        return match and replace(match, changes=changes)
 
 
 def _find_near_matches(
@@ -158,6 +161,10 @@ def _get_threshold(searcher: Searcher) -> float:
     return calibration_from_json(run.counts["calibration"]).threshold
 
 
-def _make_match(record: ImageRecord, tier: Tier, distance: float, agreement: float | None, reason: str) -> ImageMatch:
-    path = record.paths[0] if record.paths else ""
+def _make_match(
+    searcher: Searcher, record: ImageRecord, tier: Tier, distance: float, agreement: float | None, reason: str
+) -> ImageMatch | None:
+    path = searcher.find_intact_path(record)
+    if path is None:
+        return None
     return ImageMatch(image_id=record.id, path=path, tier=tier, distance=distance, agreement=agreement, reason=reason)

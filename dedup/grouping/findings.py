@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from simile.core.errors import EncoderMismatch, NoSuchImage
-from simile.core.records import Filter
+from simile.core.records import Failure, Filter
 from simile.dedup.grouping.keep_rules import DEFAULT_KEEP_RULES
 from simile.dedup.grouping.matches import find_component_roots
 from simile.dedup.grouping.pair_changes import PairChanges, load_changes
 from simile.dedup.grouping.quality import load_measurements
 from simile.dedup.records import CurvePoint, Decision, ImageFile, ImagePair, ThresholdCalibration, sort_pair
+from simile.dedup.usable_files import UsableFiles
 from simile.images.measurement import ImageMeasurement
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import ImageLocation
@@ -38,6 +39,7 @@ class Findings:
             decided to be the same are always a pair.
         files: By image id, sorted by path; for all images in `pairs` and all images with several files.
         link_paths: Paths in `files` that are hard or symbolic links to another file of the same image.
+        left_out: Files that are not in `files` because they are missing, changed, or could not be read the last time.
     """
 
     run_id: int | None  # None if `simile dedup` never finished in this home; equal bytes are known anyway
@@ -51,6 +53,7 @@ class Findings:
     home: str
     uploads_folder: str  # the folder of files that simile stored itself
     link_paths: frozenset[str] = frozenset()
+    left_out: tuple[Failure, ...] = ()
     keep_rules: tuple[str, ...] = DEFAULT_KEEP_RULES  # those of the run
 
     @property
@@ -84,8 +87,9 @@ def load_findings(catalogue: Catalogue, filter: Filter | None = None) -> Finding
     run = catalogue.runs.find_last_finished(DEDUP_RUN_KIND)
     counts = run.counts if run is not None else {}
     decisions = load_decisions(catalogue)
+    usable = UsableFiles(str(catalogue.home.uploads))
     files = _group_files_by_image(
-        catalogue.duplicates.iterate_candidate_files(filter),
+        usable.select(catalogue.duplicates.iterate_candidate_files(filter)),
         catalogue.duplicates.iterate_labels(candidates_only=True),
         load_measurements(catalogue.home),
     )
@@ -104,6 +108,7 @@ def load_findings(catalogue: Catalogue, filter: Filter | None = None) -> Finding
         uploads_folder=str(catalogue.home.uploads),
         changes=load_changes(catalogue.home),
         link_paths=_find_link_paths(files.values()),
+        left_out=(*usable.failures, *catalogue.duplicates.get_failures(filter)),
         keep_rules=DEFAULT_KEEP_RULES if run is None else tuple(run.settings.get("keep", DEFAULT_KEEP_RULES)),
     )
 
@@ -134,13 +139,14 @@ def find_similar_pairs(
     """Yield undecided pairs that are similar but no copies, the nearest first, without loading all of them.
 
     Args:
-        filter: Both images must have a file that matches; it is applied after limit and offset.
+        filter: Both images must have a file that matches and has not changed; it is applied after limit and offset.
         threshold: Near pairs beyond it are included; None: the run's threshold.
     """
     pairs = islice(_iterate_undecided_pairs(catalogue, findings, threshold), offset, None)
+    usable = UsableFiles(findings.uploads_folder)
     for chunk in split_chunks(islice(pairs, limit)):  # two steps: offset + limit may be too large
         ids = {image_id for pair in chunk for image_id in (pair.first, pair.second)}
-        files = _group_files_by_image(catalogue.duplicates.iterate_files(ids, filter), (), {})
+        files = _group_files_by_image(usable.select(catalogue.duplicates.iterate_files(ids, filter)), (), {})
         for pair in chunk:
             if pair.first in files and pair.second in files:
                 yield FilePair(pair, files[pair.first][0], files[pair.second][0])
@@ -181,8 +187,9 @@ def _iterate_undecided_pairs(catalogue: Catalogue, findings: Findings, threshold
     decided = {
         sort_pair(ids[first], ids[second]) for first, second in findings.decisions if first in ids and second in ids
     }
+    without_file = catalogue.duplicates.get_ids_without_file()
     for pair in catalogue.duplicates.iterate_pairs(tiers, min_near_distance=bound):
-        if (pair.first, pair.second) not in decided:
+        if (pair.first, pair.second) not in decided and without_file.isdisjoint((pair.first, pair.second)):
             yield pair._replace(tier="similar")
 
 

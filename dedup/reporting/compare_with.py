@@ -148,7 +148,7 @@ def _list_source_files(source: Path, home: Home) -> tuple[list[str], list[Failur
         return [file.path for file in scan.files], list(scan.failures)
     schema.check_schema(other)
     with Catalogue(other) as catalogue:
-        return [location.path for location in catalogue.duplicates.iterate_files()], []
+        return [path for block in catalogue.files.iterate_under(os.sep) for path, *_ in block], []
 
 
 def _match_file(searcher: Searcher, path: str, is_outside: Callable[[str], bool]) -> FileMatches:
@@ -160,9 +160,11 @@ def _match_file(searcher: Searcher, path: str, is_outside: Callable[[str], bool]
     matches = []
     for match in copies:
         record = records.get(match.image_id)
-        outside_paths = [] if record is None else [other for other in record.paths if is_outside(other)]
-        if outside_paths:
-            matches.append(replace(match, path=match.path if match.path in outside_paths else outside_paths[0]))
+        if record is None:
+            continue
+        home_path = searcher.find_intact_path(replace(record, paths=tuple(filter(is_outside, record.paths))))
+        if home_path is not None:
+            matches.append(replace(match, path=home_path))
     matches.sort(key=lambda match: (TIERS.index(match.tier), match.distance, match.path))
     return FileMatches(path, hashlib.sha256(data).hexdigest(), len(data), tuple(matches))
 

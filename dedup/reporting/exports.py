@@ -102,6 +102,7 @@ def summary_to_json(results: DedupResults) -> dict[str, Any]:
         "threshold": findings.get_effective_threshold(results.threshold),
         "precision": None if calibration is None else calibration.precision,
         "calibration": None if calibration is None else calibration_to_json(calibration),
+        "left_out": [vars(failure) for failure in findings.left_out],
         "leaks": leaks,
         "conflicts": conflicts,
         "classes": classes,

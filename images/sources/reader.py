@@ -12,7 +12,7 @@ from simile.core.records import Failure
 from simile.images.formats import Limits, check_byte_count
 from simile.images.sources.archives import read_archive_member
 
-CHANGED_REASON = "it has changed since it was indexed; run `simile index` again"
+CHANGED_REASON = "it has changed since it was indexed; run `simile index --reread` on it"
 
 
 def read_bytes(path: Path, limits: Limits, size: int | None = None) -> bytes:

@@ -231,6 +231,12 @@ def check_file(path: Path) -> None:
         raise NoSuchPath(path)
 
 
+def get_source(path: str) -> str:
+    """Return the source to index for a stored path: the archive of a member, or the file itself."""
+    member = archives.split_member_path(path)
+    return path if member is None else member[0]
+
+
 def is_path_missing(path: str) -> bool:
     """Return whether the path does not exist. A path in a folder without permission may still exist: then False."""
     try:

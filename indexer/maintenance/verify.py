@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shlex
 from collections.abc import Iterator
+from functools import cache
+from itertools import islice
 from pathlib import Path
 
 from simile.core.atomic_write import REPLACED
@@ -11,9 +15,10 @@ from simile.core.errors import CheckpointDamaged, NoSuchEncoder, UnreadableImage
 from simile.core.settings import Settings
 from simile.images.formats import Limits
 from simile.images.sources.reader import read_bytes
+from simile.images.sources.sources import ImageSources, get_source, is_path_missing
 from simile.models.checkpoints.checkpoint import load_checkpoint
 from simile.store.backup.verify import (
-    INDEX_HINT,
+    DELETION,
     IntegrityProblem,
     find_leftovers,
     find_problems,
@@ -26,7 +31,7 @@ from simile.store.database import schema
 from simile.store.home import Home
 from simile.store.index.segments import hash_file
 
-PRUNE_HINT = "Put it back, or run `simile index --prune` on its folder."
+MAX_SOURCE_RUNS = 10_000  # the latest runs; their sources are folders that users named
 
 
 def verify_home(settings: Settings, *, files: bool = False) -> list[IntegrityProblem]:
@@ -76,18 +81,59 @@ def _check_encoder(home: Home, encoder: EncoderRecord) -> Iterator[IntegrityProb
 
 
 def _check_image_files(home: Home, limits: Limits) -> Iterator[IntegrityProblem]:
-    """Yield files that are missing or changed since they were indexed."""
-    for image_id, path, sha256 in iterate_stored_files(home):
+    """Yield files that are missing, changed since they were indexed, or could not be read the last time."""
+    find_prune_command = _PruneCommands(home).find
+    for image_id, path, sha256, failure in iterate_stored_files(home):
+        command = f"`simile index {shlex.quote(get_source(path))}`"
+        restore = f"Restore it and run {command}, or remove it and {{}}."
         try:
             current = _hash_image_file(Path(path), limits)
         except (OSError, UnreadableImage) as error:
             reason = error.reason if isinstance(error, UnreadableImage) else error.strerror
-            yield IntegrityProblem("file", f"{path} of image {image_id} can't be read: {reason}.", PRUNE_HINT)
-        else:
-            if current != sha256:
-                yield IntegrityProblem(
-                    "file", f"{path} has changed since it was indexed as image {image_id}.", INDEX_HINT
-                )
+            next_step = "Put it back, or {}." if is_path_missing(path) else restore
+            next_step = next_step.format(find_prune_command(path, image_id))
+            yield IntegrityProblem("file", f"{path} of image {image_id} can't be read: {reason}.", next_step)
+            continue
+        if current == sha256 and failure is not None:
+            description = f"{path} of image {image_id} could not be read when it was indexed last, and is intact now."
+            yield IntegrityProblem("file", description, f"Run {command}.")
+        elif current != sha256 and failure is not None:
+            description = f"{path} no longer holds image {image_id}, and could not be indexed again: {failure}."
+            yield IntegrityProblem("file", description, restore.format(find_prune_command(path, image_id)))
+        elif current != sha256:
+            description = f"{path} has changed since it was indexed as image {image_id}."
+            yield IntegrityProblem("file", description, f"Run {command[:-1]} --reread`.")
+
+
+class _PruneCommands:
+    """Finds the commands that forget files which no longer exist."""
+
+    def __init__(self, home: Home) -> None:
+        with Catalogue(home) as catalogue:
+            runs = catalogue.runs.get_latest(MAX_SOURCE_RUNS)
+        self._sources = {source for run in runs if run.kind == "index" for source in run.settings.get("sources", ())}
+        self._own_folders, self._uploads = home.own_folders, home.uploads
+        self._list_images = cache(self._list_two_images)
+
+    def find(self, path: str, image_id: int) -> str:
+        """Return the command: on the nearest folder that was indexed, as a part of a source, and has other images.
+
+        It does not work on a folder without images: a disk may not be mounted. An upload is deleted as an image.
+        """
+        if Path(path).parent == self._uploads:
+            return f"send {DELETION.format(image_id)}"
+        parents = [str(parent) for parent in Path(path).parents]
+        named = [number for number, parent in enumerate(parents) if parent in self._sources]
+        for folder in parents[: named[-1] + 1] if named else ():
+            if set(self._list_images(folder)) - {path}:
+                return f"run `simile index {shlex.quote(folder)} --prune`"
+        return "run `simile index FOLDER --prune` on a folder around it that has other images"
+
+    def _list_two_images(self, folder: str) -> list[str]:
+        if not os.path.isdir(folder):  # Path.is_dir() raises for a folder without permission  # noqa: PTH112
+            return []
+        parts = ImageSources([folder], self._own_folders).iterate_parts()
+        return list(islice((path for part in parts for path, *_ in part.files), 2))
 
 
 def _hash_image_file(path: Path, limits: Limits) -> str:

@@ -50,6 +50,7 @@ class IndexRequest:
     Attributes:
         encoder: Fingerprint or folder of the encoder; None for the active one, or to train one.
         prune: Forget files that no longer exist.
+        reread: Read files again even if their size and time are unchanged.
         dry_run: Only report what a run would do.
         list_ignored: List the files that are ignored, not only their number.
         minutes: Time limit of the training in a home without an encoder.
@@ -62,6 +63,7 @@ class IndexRequest:
 
     encoder: str | None = None
     prune: bool = False
+    reread: bool = False
     dry_run: bool = False
     list_ignored: bool = False
     minutes: float = 10.0
@@ -146,7 +148,7 @@ class _IndexingRun:
     def run(self, sources: ImageSources) -> IndexSummary:
         """Plan and execute the run, and record its status and failures in the catalogue."""
         fingerprint = self._get_target_fingerprint()
-        plan = make_index_plan(self.catalogue, sources, fingerprint)
+        plan = make_index_plan(self.catalogue, sources, fingerprint, reread=self.request.reread)
         # `find` may find nothing: an empty list on stdin is no mistake.
         is_empty_list = not plan.present_by_root and any(map(is_stdin, sources.sources))
         if not plan.file_count and not plan.known_count and not is_empty_list:
@@ -266,9 +268,11 @@ class _IndexingRun:
         start, seconds_before, total = time.monotonic(), summary.seconds, summary.done + len(tasks)
         writer = IndexBatchWriter(catalogue=self.catalogue, plan=plan, encoder=encoder, summary=summary)
         for batch in _make_batches(self._prepare_tasks(tasks, encoder, workers), self.settings.batch_size):
-            failures = [result for _, result in batch if isinstance(result, Failure)]
+            failed = [(task, result) for task, result in batch if isinstance(result, Failure)]
+            failures = [failure for _, failure in failed]
             summary.failures += failures
             self.catalogue.runs.add_failures(summary.run_id, failures)
+            self.catalogue.files.set_failures([failure for task, failure in failed if task.known_file is not None])
             writer.write([(task, result) for task, result in batch if isinstance(result, PreparedImage)])
             summary.done += len(batch)
             summary.seconds = round(seconds_before + time.monotonic() - start, 3)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import pickle
+import shlex
 import tempfile
 from bisect import bisect_right
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -103,13 +104,16 @@ class IndexPlan:
     missing_by_root: dict[str, int] = field(default_factory=dict)
 
 
-def make_index_plan(catalogue: Catalogue | None, sources: ImageSources, fingerprint: str | None) -> IndexPlan:
+def make_index_plan(
+    catalogue: Catalogue | None, sources: ImageSources, fingerprint: str | None, *, reread: bool = False
+) -> IndexPlan:
     """Walk the sources and compare them with the catalogue.
 
     The catalogue is None for a home that does not exist yet. Files without a vector by the encoder with this
-    fingerprint are read again, even if path, size and mtime are unchanged.
+    fingerprint, files that could not be read the last time, and with `reread` all files, are read again, even if path,
+    size and mtime are unchanged.
     """
-    planner = _IndexPlanner(catalogue, fingerprint, IndexPlan(scan=sources.result))
+    planner = _IndexPlanner(catalogue, fingerprint, IndexPlan(scan=sources.result), reread=reread)
     with _pause_garbage_collection():
         for root, parts in groupby(sources.iterate_parts(), key=lambda part: part.root):
             if root is None:
@@ -131,15 +135,15 @@ def check_prune(plan: IndexPlan) -> None:
             )
         raise BadSetting(
             f"{root} holds no images now, but {missing:,} in it are known. If a disk is not mounted, mount it; "
-            f"to forget them, run `simile index {Path(root).parent} --prune`."
+            f"to forget them, run `simile index {shlex.quote(str(Path(root).parent))} --prune`."
         )
 
 
 class _IndexPlanner:
     """Compares parts of the sources with the catalogue and collects the plan."""
 
-    def __init__(self, catalogue: Catalogue | None, fingerprint: str | None, plan: IndexPlan) -> None:
-        self.catalogue, self.fingerprint, self.plan = catalogue, fingerprint, plan
+    def __init__(self, catalogue: Catalogue | None, fingerprint: str | None, plan: IndexPlan, *, reread: bool) -> None:
+        self.catalogue, self.fingerprint, self.plan, self.reread = catalogue, fingerprint, plan, reread
 
     def add_tree(self, root: str, parts: Iterable[SourcePart]) -> None:
         """Add a folder or archive: merge its files with the known ones, both sorted by path."""
@@ -182,13 +186,13 @@ class _IndexPlanner:
 
     def _compare_files(self, part: SourcePart, known_rows: dict[str, KnownFileRow], root: str) -> None:
         """Remove the files of the part from `known_rows`; each is unchanged, or a task."""
-        plan, unchanged, todo, updates = self.plan, 0, [], []
+        plan, unchanged, todo, updates, reread = self.plan, 0, [], [], self.reread
         plan.known_count += len(known_rows)
         for number, file in enumerate(part.files):  # up to millions of files: tuples and no attributes, for speed
             row = known_rows.pop(file[0], None)
             metadata = None if part.metadata is None else part.metadata[number]
-            # Unchanged: it has a vector, and size and mtime are equal.
-            if row is not None and row[4] and row[2] == file[1] and row[3] == file[2]:
+            # Unchanged: it has a vector, was read without a failure, and size and mtime are equal.
+            if row is not None and row[4] and not row[5] and row[2] == file[1] and row[3] == file[2] and not reread:
                 unchanged += 1
                 if metadata is not None:
                     updates.append((file[0], metadata))

@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from simile.core.errors import UnreadableImage
 from simile.dedup.cleanup.plan import plan_of, plan_to_json
-from simile.dedup.grouping.findings import count_similar_pairs, find_similar_pairs
+from simile.dedup.grouping.findings import Findings, count_similar_pairs, find_similar_pairs
 from simile.dedup.grouping.groups import make_groups
 from simile.dedup.records import CleanupPlan, Tier
 from simile.images.encoding import encode_png
@@ -95,7 +95,7 @@ def list_duplicates(
         total=total,
         limit=limit,
         offset=offset,
-        hint=NOT_RUN_HINT if findings.run_id is None else None,
+        hint=_make_hint(findings),
     )
 
 
@@ -159,6 +159,15 @@ async def difference(
         )
 
     return await pool.run(respond)
+
+
+def _make_hint(findings: Findings) -> str | None:
+    left_out = len(findings.left_out)
+    hints = [] if findings.run_id is not None else [NOT_RUN_HINT]
+    if left_out:
+        files = "1 file is" if left_out == 1 else f"{left_out:,} files are"
+        hints.append(f"{files} left out: missing, changed or unreadable. Run `simile index` on their folders.")
+    return " ".join(hints) or None
 
 
 def _make_plan(

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import Connection, Select, func, select
 
 from simile.core.atomic_write import REPLACED
 from simile.core.errors import IndexDamaged
+from simile.images.sources.sources import get_source
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.embeddings import unpack_vector, unpack_vectors
 from simile.store.catalogue.encoders import find_encoder_record
@@ -28,7 +29,8 @@ from simile.store.index.metric import make_index_vectors
 from simile.store.index.segments import open_segment
 
 REBUILD_HINT = "Run `simile rebuild`."
-INDEX_HINT = "Run `simile index` on its folder again."
+MORE_HINT = "Repair these first and run the command again, which then lists others."
+DELETION = "`DELETE /v1/images/{}` to the service"  # the only way to delete a single image
 RESTORE_CATALOGUE_HINT = "Restore the catalogue from a backup."
 MAX_PROBLEMS_PER_CHECK = 20  # an unmounted disk is one problem, not a million
 
@@ -67,12 +69,17 @@ def limit_problems(problems: Iterator[IntegrityProblem]) -> Iterator[IntegrityPr
     yield from islice(problems, MAX_PROBLEMS_PER_CHECK)
     rest = list(problems)
     if rest:
-        yield IntegrityProblem(rest[-1].kind, f"{len(rest):,} more like these.", rest[-1].next_step)
+        steps = {problem.next_step for problem in rest}
+        next_step = steps.pop() if len(steps) == 1 else MORE_HINT
+        yield IntegrityProblem(rest[-1].kind, f"{len(rest):,} more like these.", next_step)
 
 
-def iterate_stored_files(home: Home) -> Iterator[tuple[int, str, str]]:
-    """Yield (image id, path, SHA-256) of every file in the catalogue, by image."""
-    columns = select(ImageRow.id, LocationRow.path, ImageRow.sha256).join(LocationRow)
+def iterate_stored_files(home: Home) -> Iterator[tuple[int, str, str, str | None]]:
+    """Yield (image id, path, SHA-256, failure) of every file in the catalogue, by image.
+
+    The failure is why the file could not be read when it was read last, or None.
+    """
+    columns = select(ImageRow.id, LocationRow.path, ImageRow.sha256, LocationRow.failure).join(LocationRow)
     with Catalogue(home) as catalogue, catalogue.begin_read() as connection:
         yield from connection.execute(columns.order_by(ImageRow.id), execution_options=STREAM_OPTIONS)
 
@@ -107,11 +114,18 @@ def _check_images(_: Home, connection: Connection) -> Iterator[IntegrityProblem]
     """Find images without a file or without a vector by the active encoder, and deleted images that still exist."""
     without_file = select(ImageRow.id).outerjoin(LocationRow).where(LocationRow.id.is_(None)).order_by(ImageRow.id)
     for image_id in connection.scalars(without_file):
-        yield IntegrityProblem("image", f"Image {image_id} has no file.", f"Delete image {image_id}.")
+        yield IntegrityProblem("image", f"Image {image_id} has no file.", f"Send {DELETION.format(image_id)}.")
     has_vector = (EmbeddingRow.image_id == ImageRow.id) & EmbeddingRow.encoder.in_(_find_relevant_encoders(connection))
-    without_vector = select(ImageRow.id).outerjoin(EmbeddingRow, has_vector).where(EmbeddingRow.image_id.is_(None))
-    for image_id in connection.scalars(without_vector.order_by(ImageRow.id)):
-        yield IntegrityProblem("image", f"Image {image_id} has no vector by the active encoder.", INDEX_HINT)
+    without_vector = (
+        select(ImageRow.id, func.min(LocationRow.path))
+        .join(LocationRow)
+        .outerjoin(EmbeddingRow, has_vector)
+        .where(EmbeddingRow.image_id.is_(None))
+        .group_by(ImageRow.id)
+    )
+    for image_id, path in connection.execute(without_vector.order_by(ImageRow.id)):
+        next_step = f"Run `simile index {shlex.quote(get_source(path))}`."
+        yield IntegrityProblem("image", f"Image {image_id} has no vector by the active encoder.", next_step)
     deleted = select(ImageRow.id).join(DeletionRow, DeletionRow.image_id == ImageRow.id)
     for image_id in connection.scalars(deleted.order_by(ImageRow.id)):
         yield IntegrityProblem("image", f"Image {image_id} was deleted and still exists.", RESTORE_CATALOGUE_HINT)
@@ -130,7 +144,7 @@ def _check_uploads(home: Home, connection: Connection) -> Iterator[IntegrityProb
         is_current = select(LocationRow.id).where(LocationRow.path == str(path))
         if not path.is_file() and _query_current(home, is_current) is not None:
             yield IntegrityProblem(
-                "upload", f"{path} of image {image_id} is missing.", f"Restore it, or delete image {image_id}."
+                "upload", f"{path} of image {image_id} is missing.", f"Restore it, or send {DELETION.format(image_id)}."
             )
 
 

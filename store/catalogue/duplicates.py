@@ -6,10 +6,11 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, exists, func, insert, or_, select
+from sqlalchemy.orm import aliased
 
 from simile.core.errors import BadSetting
-from simile.core.records import Filter
+from simile.core.records import Failure, Filter
 from simile.store.catalogue.filters import make_filter_conditions
 from simile.store.catalogue.metadata import METADATA_JOIN
 from simile.store.catalogue.records import DecisionRecord, DuplicateRecord, ImageLocation, NewDecision
@@ -94,7 +95,8 @@ class DuplicateRepository(Repository):
     def iterate_candidate_files(self, filter: Filter | None = None) -> Iterator[ImageLocation]:
         """Yield the files of the candidates, by image id and path; with a filter only the matching files.
 
-        Candidates are images with several files, in a pair of copies, or in a decision.
+        Candidates are images with several files, in a pair of copies, or in a decision. Files that could not be read
+        the last time are left out here and in `iterate_files`.
         """
         yield from self._iterate_locations(_make_candidate_condition(), filter)
 
@@ -116,6 +118,20 @@ class DuplicateRepository(Repository):
             query = query.where(*make_filter_conditions(filter))
         yield from map(ImageLocation._make, self.stream(query))
 
+    def get_failures(self, filter: Filter | None = None) -> list[Failure]:
+        """Return the known files that could not be read the last time, with the reasons."""
+        query = select(LocationRow.path, LocationRow.failure.label("reason")).where(LocationRow.failure.is_not(None))
+        if filter is not None:
+            query = query.join(ImageRow, ImageRow.id == LocationRow.image_id).where(*make_filter_conditions(filter))
+        return self.read_all(Failure, query.order_by(LocationRow.path))
+
+    def get_ids_without_file(self) -> set[int]:
+        """Return the images that have only files which could not be read the last time."""
+        other = aliased(LocationRow)
+        has_file = exists().where(other.image_id == LocationRow.image_id, other.failure.is_(None))
+        failed = select(LocationRow.image_id).where(LocationRow.failure.is_not(None), ~has_file)
+        return {image_id for (image_id,) in self.stream(failed)}
+
     def iterate_labels(
         self, name: str | None = None, *, candidates_only: bool = False
     ) -> Iterator[tuple[str, str, str]]:
@@ -134,6 +150,7 @@ _IMAGE_COLUMNS = (ImageRow.id, ImageRow.sha256, ImageRow.width, ImageRow.height,
 _IMAGE_LOCATIONS_QUERY = (
     select(*_IMAGE_COLUMNS, LocationRow.path, LocationRow.size, LocationRow.mtime_ns)
     .join(LocationRow, LocationRow.image_id == ImageRow.id)
+    .where(LocationRow.failure.is_(None))
     .order_by(ImageRow.id, LocationRow.path)
 )
 _DELETE_PAIR = delete(DuplicateRow).where(DuplicateRow.first == bindparam("a"), DuplicateRow.second == bindparam("b"))

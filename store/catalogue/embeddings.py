@@ -28,7 +28,7 @@ class EmbeddingRepository(Repository):
         if row is None:
             raise NoSuchImage(image_id)
         if row.mu is None:
-            raise EncoderMismatch(f"Image {image_id} has no vector by encoder {encoder}. Run `simile index` on it.")
+            raise EncoderMismatch(f"Image {image_id} has no vector by encoder {encoder}. Run `simile index FILE`.")
         return _make_embedding(row.mu, row.log_variance)
 
     def get_many(self, image_ids: Iterable[int], encoder: str) -> dict[int, Embedding]:

@@ -22,14 +22,14 @@ from sqlalchemy import (
     update,
 )
 
-from simile.core.records import FileStat
+from simile.core.records import Failure, FileStat
 from simile.store.catalogue.keys import charge_uploads
 from simile.store.catalogue.records import KnownFile, UploadAccount
 from simile.store.database.tables import DeletionRow, EmbeddingRow, ImageRow, LocationRow
 from simile.store.database.transactions import STREAM_OPTIONS, Repository, split_chunks
 from simile.store.home import Home, translate_write_errors
 
-KnownFileRow = tuple[str, int, int, int, bool]  # path, image id, size, mtime_ns, embedded
+KnownFileRow = tuple[str, int, int, int, bool, bool]  # path, image id, size, mtime_ns, embedded, failed
 
 
 class FileRepository(Repository):
@@ -88,6 +88,13 @@ class FileRepository(Repository):
             with self.database.begin_write() as (connection, _):
                 connection.execute(_make_update("size", "mtime_ns"), rows)
 
+    def set_failures(self, failures: Sequence[Failure]) -> None:
+        """Store why known files could not be read. They count as copies of nothing until they are read again."""
+        rows = [{"known_path": failure.path, "failure": failure.reason} for failure in failures]
+        if rows:
+            with self.database.begin_write() as (connection, _):
+                connection.execute(_make_update("failure"), rows)
+
     def add(self, files: Sequence[tuple[int, FileStat]], account: UploadAccount | None = None) -> int:
         """Store (image id, file) pairs, and return how many images were deleted.
 
@@ -104,7 +111,7 @@ class FileRepository(Repository):
     def move(self, old_path: str, file: FileStat) -> None:
         """Store that the file at `old_path` is now at `file.path`, which must be unknown."""
         with self.database.begin_write() as (connection, _):
-            new = {"path": file.path, "size": file.size, "mtime_ns": file.mtime_ns}
+            new = {"path": file.path, "size": file.size, "mtime_ns": file.mtime_ns, "failure": None}
             connection.execute(update(LocationRow).where(LocationRow.path == old_path).values(new))
 
     def delete(self, paths: Sequence[str]) -> int:
@@ -127,15 +134,16 @@ class FileRepository(Repository):
                 delete_uploads(self.database.home, [path])
 
 
-def make_known_file(row: KnownFileRow | Row[str, int, int, int, bool]) -> KnownFile:
+def make_known_file(row: KnownFileRow | Row[str, int, int, int, bool, bool]) -> KnownFile:
     """Return the row as a KnownFile."""
-    _, image_id, size, mtime_ns, embedded = row
-    return KnownFile(image_id, size, mtime_ns, bool(embedded))  # SQLite returns 0 and 1
+    _, image_id, size, mtime_ns, embedded, failed = row
+    return KnownFile(image_id, size, mtime_ns, bool(embedded), bool(failed))  # SQLite returns 0 and 1
 
 
-def _make_known_files_query(encoder: str | None) -> Select[str, int, int, int, bool]:
-    has_vector = EmbeddingRow.image_id.is_not(None)
-    files = select(LocationRow.path, LocationRow.image_id, LocationRow.size, LocationRow.mtime_ns, has_vector)
+def _make_known_files_query(encoder: str | None) -> Select[str, int, int, int, bool, bool]:
+    has_vector, has_failed = EmbeddingRow.image_id.is_not(None), LocationRow.failure.is_not(None)
+    columns = (LocationRow.path, LocationRow.image_id, LocationRow.size, LocationRow.mtime_ns)
+    files = select(*columns, has_vector, has_failed)
     return files.select_from(LocationRow).outerjoin(EmbeddingRow, _make_embedding_join(encoder))
 
 
@@ -188,8 +196,11 @@ def assign_paths(connection: Connection, files: Iterable[tuple[int, FileStat]]) 
 
 
 def _make_update(*columns: str) -> Update:
-    """Return an update of these columns at the parameter `known_path`; the new values are parameters, too."""
-    values: dict[str, Any] = {name: bindparam(name) for name in columns}
+    """Return an update of these columns at the parameter `known_path`; the new values are parameters, too.
+
+    It is for files that were just read: unless `failure` is a column, they have none.
+    """
+    values: dict[str, Any] = {"failure": None} | {name: bindparam(name) for name in columns}
     return update(LocationRow).where(LocationRow.path == bindparam("known_path")).values(values)
 
 

@@ -19,6 +19,7 @@ class KnownFile(NamedTuple):  # a dataclass takes three times as long, and there
     size: int  # bytes
     mtime_ns: int
     embedded: bool  # whether the given encoder has a vector of the image
+    failed: bool = False  # whether the file could not be read when it was read last
 
 
 class KnownImage(NamedTuple):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HEAD_REVISION = "2026_11_30_quotas"  # the newest file in migrations/versions
+HEAD_REVISION = "2026_11_30_file_failures"  # the newest file in migrations/versions
 MIGRATIONS_FOLDER = Path(migrations.__file__).parent
 
 

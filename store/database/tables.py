@@ -110,7 +110,7 @@ class ImageRow(Base):
 
 
 class LocationRow(Base):
-    """A file that holds an image."""
+    """A file that holds an image. `failure`: why it could not be read when it was read last; null: it could."""
 
     __tablename__ = "locations"
 
@@ -119,6 +119,7 @@ class LocationRow(Base):
     path: Mapped[str] = mapped_column(PathType, unique=True)
     mtime_ns: Mapped[int] = mapped_column(Nanoseconds)
     size: Mapped[int] = mapped_column(BigInteger)
+    failure: Mapped[str | None]
 
 
 class MetadataRow(Base):

@@ -34,7 +34,14 @@ from simile.dedup.reporting.results import DedupResultOptions, collect_results, 
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import DuplicateRecord
 from simile.store.home import Home
-from tests.support.dedup_records import make_calibration, make_file, make_stored_image, measure_all, sha
+from tests.support.dedup_records import (
+    assume_files_exist,
+    make_calibration,
+    make_file,
+    make_stored_image,
+    measure_all,
+    sha,
+)
 
 VAE = "a" * 64
 FILES = {  # path -> image; the smaller the number, the larger the image
@@ -54,6 +61,11 @@ PAIRS = [
     DuplicateRecord(6, 7, "near", 0.75, 0.8, "beyond"),
     DuplicateRecord(4, 5, "similar", 0.5, None, "alike"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _files_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    assume_files_exist(monkeypatch)
 
 
 @pytest.fixture

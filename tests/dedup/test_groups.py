@@ -30,7 +30,15 @@ from simile.dedup.reporting.exports import file_to_json
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import DuplicateRecord
 from simile.store.home import Home
-from tests.support.dedup_records import make_calibration, make_file, make_findings, make_pair, make_stored_image, sha
+from tests.support.dedup_records import (
+    assume_files_exist,
+    make_calibration,
+    make_file,
+    make_findings,
+    make_pair,
+    make_stored_image,
+    sha,
+)
 
 CALIBRATION = make_calibration()
 
@@ -334,6 +342,11 @@ def test_no_plan_removes_the_last_file_of_an_image(seed: int) -> None:
 
 
 # What the catalogue knows
+
+
+@pytest.fixture(autouse=True)
+def _files_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    assume_files_exist(monkeypatch)
 
 
 @pytest.fixture

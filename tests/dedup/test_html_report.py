@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -80,8 +81,11 @@ def test_the_report_contains_all_images_and_loads_nothing(copies: Copies, tmp_pa
 
 
 def test_unreadable_files_are_shown_as_missing(copies: Copies, tmp_path: Path) -> None:
-    (copies.photos / "phone/02.jpg").unlink()
-    (copies.photos / "camera/03.png").write_bytes(b"dear diary")
+    for name in ("phone/02.jpg", "camera/03.png"):  # damaged unnoticed: size and time stay
+        path = copies.photos / name
+        status = path.stat()
+        path.write_bytes(b"dear diary".ljust(status.st_size))
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     write_report(copies, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert page.count("can no longer be read") == 2

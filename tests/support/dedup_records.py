@@ -8,6 +8,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from simile.core.records import FileStat
 from simile.dedup.cleanup.file_ops import identify_file
 from simile.dedup.grouping.findings import Findings, calibration_to_json
@@ -22,6 +24,7 @@ from simile.dedup.records import (
     ThresholdCalibration,
     Tier,
 )
+from simile.dedup.usable_files import UsableFiles
 from simile.images.formats import Limits
 from simile.images.matching.changes import NO_CHANGES, ImageChanges
 from simile.images.measurement import ImageMeasurement, measure_image
@@ -129,6 +132,11 @@ def record_dedup_run(catalogue: Catalogue, rows: list[DuplicateRecord], calibrat
     encoder = catalogue.get_state().active_encoder
     measure_all(catalogue, {image_id for row in rows for image_id in (row.first, row.second)})
     catalogue.runs.finish(run, "finished", {"encoder": encoder, "calibration": calibration_to_json(calibration)})
+
+
+def assume_files_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let rows without files on the disk count as files that have not changed."""
+    monkeypatch.setattr(UsableFiles, "select", lambda _, locations: iter(locations))
 
 
 def measure_all(catalogue: Catalogue, image_ids: set[int]) -> None:
