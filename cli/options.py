@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -146,9 +145,10 @@ class FilterOptions:
     until: Annotated[str | None, _filter_option("Only files modified on or before this date or time.")] = None
 
     def to_filter(self) -> Filter | None:
-        """Make the filter; None without any option. Raises BadSetting."""
-        # abspath, not resolve(): the index stores paths without following links.
-        under = None if self.under is None else os.path.abspath(self.under)  # noqa: PTH100
+        """Make the filter without reading the home; None without any option. Raises BadSetting."""
+        from simile.images.sources.real_folders import make_absolute_folder
+
+        under = None if self.under is None else make_absolute_folder(self.under)
         values = vars(self) | {"where": self.where or (), "under": under}
         return make_filter(formats=values.pop("format") or (), **values)
 

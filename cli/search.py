@@ -47,6 +47,7 @@ def search(
     from simile.search.attributes import make_attribute_strengths
     from simile.search.contact_sheet import write_contact_sheet
     from simile.search.queries import SearchParams, SearchQuery
+    from simile.store.filter_check import resolve_filter
 
     if posterior and (plus or minus):
         raise BadUsage("posterior can't be combined with plus and minus. Leave out --posterior, or --plus and --minus.")
@@ -56,13 +57,14 @@ def search(
         command = f"simile index {shlex.quote(str(query))}"
         raise BadSetting(f"{query} is a folder. Run `{command}` to make its images searchable, or name an image file.")
     attributes = make_attribute_strengths(plus or (), minus or (), strength)
-    params = SearchParams(
-        limit=DEFAULT_LIMIT if limit is None and within is None else limit,
-        filter=filters.to_filter(),
-        radius=within,
-        use_posterior=posterior,
-    )
+    filter_ = filters.to_filter()
     with common.open_searcher() as searcher:
+        params = SearchParams(
+            limit=DEFAULT_LIMIT if limit is None and within is None else limit,
+            filter=resolve_filter(searcher.catalogue, filter_),
+            radius=within,
+            use_posterior=posterior,
+        )
         term = query if isinstance(query, int) else searcher.prepare_query_image(query, make_printable(str(query)))
         result = searcher.search(SearchQuery((term,), params=params, attributes=attributes))
         if output_path is not None:

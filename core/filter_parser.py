@@ -45,7 +45,7 @@ def make_filter(
         formats=tuple(sorted({_normalise_format(_check_utf8(name, "format")) for name in formats})),
         since=None if since is None else parse_datetime(since, "since"),
         until=None if until is None else parse_datetime(until, "until", end_of_day=True),
-        **bounds,
+        **bounds,  # type: ignore[arg-type]  # of other names than `under_names`
     )
     return None if filter == Filter() else filter
 

@@ -146,6 +146,7 @@ class Filter:
         where: Conditions on the file's metadata. Numbers compare as numbers, everything else as text; `!=` also
             matches files without this name.
         under: Absolute path of the file, or of a folder or archive that holds it.
+        under_names: Other names of that folder under which files are indexed, by links.
         formats: Image formats in lower case, as in `Hit.format`.
         since: Earliest modification time of the file, with a time zone, inclusive.
         until: Latest modification time, inclusive.
@@ -153,6 +154,7 @@ class Filter:
 
     where: tuple[MetadataCondition, ...] = ()
     under: str | None = None
+    under_names: tuple[str, ...] = ()
     formats: tuple[str, ...] = ()
     min_bytes: int | None = None  # these bounds are inclusive
     max_bytes: int | None = None

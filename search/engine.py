@@ -273,15 +273,16 @@ def _make_hits(
     A hit's path is its first file or, with a filter by folder, its first file in that folder.
     """
     filter_, distances = state.params.filter, state.distances.tolist()
-    folder = f"{filter_.under.rstrip('/')}/" if filter_ is not None and filter_.under else None
+    names = () if filter_ is None or filter_.under is None else (filter_.under, *filter_.under_names)
+    folders = tuple(f"{name.rstrip('/')}/" for name in names)
     expected = None if calibration is None else calibration.compute_expected_counts(state.distances).tolist()
     for rank, image_id in enumerate(state.ids.tolist()):
         summary = summaries.get(image_id)
         if summary is None:
             continue
         path = summary.paths[0] if summary.paths else ""
-        if folder is not None:
-            path = next((candidate for candidate in summary.paths if f"{candidate}/".startswith(folder)), path)
+        if folders:
+            path = next((candidate for candidate in summary.paths if f"{candidate}/".startswith(folders)), path)
         yield Hit(
             image_id=image_id,
             distance=distances[rank],

@@ -123,7 +123,7 @@ def dedup(
         if not last and set(result_options.tiers) != {"bytes"}:  # equal bytes are known without a run
             from simile.dedup.detection.job import DedupRequest, find_duplicates
 
-            _check_split_names(common.get_home(), result_options)
+            _check_names(common.get_home(), result_options)
             request = DedupRequest(
                 tiers=tuple(result_options.tiers),
                 precision=precision,
@@ -191,12 +191,12 @@ def _check_output_files(output_paths: list[Path], plan: Path | None, suffixes: t
         raise BadUsage("--output and --plan name the same file twice. Use a different file for each.")
 
 
-def _check_split_names(home: Home, result_options: DedupResultOptions) -> None:
-    """Raise BadSetting for an unknown split or column before the run; an old home is checked after its upgrade."""
-    from simile.dedup.reporting.results import check_dataset_names
+def _check_names(home: Home, result_options: DedupResultOptions) -> None:
+    """Raise BadSetting for names that no file fits before the run; an old home is checked after its upgrade."""
+    from simile.dedup.reporting.results import check_names
     from simile.store.catalogue.catalogue import Catalogue
     from simile.store.database import schema
 
     if schema.read_revision(home) == schema.HEAD_REVISION:
         with Catalogue(home) as catalogue:
-            check_dataset_names(catalogue, result_options)
+            check_names(catalogue, result_options)

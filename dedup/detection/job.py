@@ -56,6 +56,7 @@ from simile.images.sources.reader import read_bytes
 from simile.search.encoder_registry import load_encoder
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.database import schema
+from simile.store.filter_check import resolve_filter
 from simile.store.home import Home, translate_write_errors
 from simile.store.index.index import Index
 
@@ -94,7 +95,7 @@ def find_duplicates(settings: Settings, request: DedupRequest, on_progress: OnPr
     Ctrl-C finishes the current batch; the same request continues from there. The id of the run is returned.
 
     Raises NothingIndexed without images, TooFewPictures if no threshold can be calibrated, BadSetting for an invalid
-    value; HomeBusy, HomeNotWritable.
+    value or a filter that no indexed file satisfies; HomeBusy, HomeNotWritable.
     """
     _check_request(request)
     home = Home(settings.home, settings.database_url)
@@ -103,6 +104,7 @@ def find_duplicates(settings: Settings, request: DedupRequest, on_progress: OnPr
     with home.lock("simile dedup", wait=request.wait):
         schema.upgrade_schema(home)
         with Catalogue(home) as catalogue:
+            request = replace(request, only=resolve_filter(catalogue, request.only))
             return _DedupJob(home, catalogue, settings, request, on_progress).run()
 
 

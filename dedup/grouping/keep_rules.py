@@ -16,16 +16,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache, partial
 from math import log2
-from pathlib import PurePath
 from typing import Any
 
 from simile.core.errors import BadSetting
 from simile.dedup.grouping.quality import MIN_CHROMA, MIN_STEP, is_reencoded
 from simile.dedup.records import ImageFile
 from simile.images.sources import archives
+from simile.images.sources.real_folders import RealFolder, describe_nearest_folders, make_absolute_folder
 
 DEFAULT_KEEP_RULES = ("largest", "least-compressed", "oldest")
 UNDER_PREFIX = "under:"
@@ -87,8 +86,7 @@ def parse_keep_rules(texts: Iterable[str]) -> tuple[str, ...]:
         elif not folder:
             raise BadSetting(f"keep can't be {rule!r}: it names no folder. Use {UNDER_PREFIX}FOLDER.")
         else:
-            expanded = os.path.expanduser(folder)  # noqa: PTH111  # abspath() below takes text, too
-            rules.append(UNDER_PREFIX + os.path.abspath(expanded))  # noqa: PTH100  # Path.absolute() leaves `..` in
+            rules.append(UNDER_PREFIX + make_absolute_folder(folder))
     return tuple(dict.fromkeys(rules))
 
 
@@ -119,45 +117,23 @@ def _find_rule(name: str) -> KeepRule:
     """Return the rule of a parsed name."""
     if not name.startswith(UNDER_PREFIX):
         return _KEEP_RULES[name]
-    folder = name.removeprefix(UNDER_PREFIX)
-    is_under = make_folder_test(folder)
-    return KeepRule(lambda file: not is_under(file.path), lambda *_: f"in {folder}")
-
-
-def make_folder_test(folder: str) -> Callable[[str], bool]:
-    """Return a function that tells whether a path is in a folder or archive, or is it, under any name of the folder.
-
-    Links to folders are resolved on both sides; a link to a file belongs to the folder that holds the link.
-    """
-    prefixes = tuple({name.rstrip(os.sep) + os.sep for name in (folder, os.path.realpath(folder))})
-    get_real_folder = cache(os.path.realpath)
-
-    def is_under(path: str) -> bool:
-        parent, name = os.path.split(path)
-        return any(
-            f"{parent}{os.sep}{name}{os.sep}".startswith(prefixes) for parent in (parent, get_real_folder(parent))
-        )
-
-    return is_under
+    folder = RealFolder(name.removeprefix(UNDER_PREFIX))
+    return KeepRule(lambda file: not folder.contains(file.path), lambda *_: f"in {folder.path}")
 
 
 def check_keep_folders(rules: Iterable[str], paths: Iterable[str]) -> None:
     """Raise BadSetting for a rule `under:FOLDER` that no path of the collection is in: it would protect nothing."""
-    missing = {
-        rule.removeprefix(UNDER_PREFIX): make_folder_test(rule.removeprefix(UNDER_PREFIX))
-        for rule in rules
-        if rule.startswith(UNDER_PREFIX)
-    }
-    folders: set[str] = set()
+    folders = (RealFolder(rule.removeprefix(UNDER_PREFIX)) for rule in rules if rule.startswith(UNDER_PREFIX))
+    missing = list(folders)
+    known: set[str] = set()
     for path in paths if missing else ():
-        missing = {folder: is_under for folder, is_under in missing.items() if not is_under(path)}
+        missing = [folder for folder in missing if not folder.contains(path)]
         if not missing:
             return
-        folders.update(str(parent) for parent in list(PurePath(path).parents)[:-1])
+        known.add(os.path.dirname(path))  # noqa: PTH120  # called for every file
     for folder in missing:
-        nearest = get_close_matches(folder, sorted(folders), 3, 0.0)
-        known = f"The nearest indexed folders are {', '.join(nearest)}." if nearest else "Nothing is indexed."
-        raise BadSetting(f"keep can't be 'under:{folder}': no indexed file is in that folder. {known}")
+        nearest = describe_nearest_folders(folder.path, known)
+        raise BadSetting(f"keep can't be 'under:{folder.path}': no indexed file is in that folder. {nearest}")
 
 
 def _compute_bytes_per_pixel(file: ImageFile) -> float:

@@ -23,6 +23,7 @@ from simile.images.measurement import measure_image
 from simile.images.sources import archives
 from simile.images.sources.paths import make_printable
 from simile.images.sources.reader import read_bytes
+from simile.images.sources.real_folders import RealFolder
 from simile.images.sources.sources import walk_sources
 from simile.search.searcher import Searcher
 from simile.store.catalogue.catalogue import Catalogue
@@ -74,10 +75,10 @@ def compare_source(searcher: Searcher, source: Path, on_progress: OnProgress) ->
     if not paths and not failures:
         raise BadSetting(f"against can't be {source}: it contains no images. Name another folder, or a home.")
     comparison = SourceComparison(str(source), [], failures)
-    folder, source_paths = os.path.abspath(source), frozenset(paths)  # noqa: PTH100  # as the scan names files
+    folder, source_paths = RealFolder(str(source)), frozenset(paths)
 
     def is_outside(path: str) -> bool:
-        return path not in source_paths and not f"{path}{os.sep}".startswith(folder.rstrip(os.sep) + os.sep)
+        return path not in source_paths and not folder.contains(path)
 
     for done, path in enumerate(paths, 1):
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -13,6 +13,12 @@ from simile.core.records import Filter
 from simile.dedup.grouping.findings import Findings
 from simile.dedup.grouping.groups import SAME_BYTES_REASON, CopyMatches
 from simile.dedup.records import CleanupPlan, DuplicateGroup, ImageFile, ImagePair, Tier
+from simile.images.sources.real_folders import (
+    RealFolder,
+    describe_nearest_folders,
+    find_nearest,
+    make_absolute_folder,
+)
 from simile.store.catalogue.catalogue import Catalogue
 
 SPLIT_COLUMN = "split"  # the manifest column with a file's split
@@ -67,7 +73,7 @@ class DatasetSplits:
         if len(set(names)) < 2 or len(set(names)) < len(names):
             raise BadSetting(f"between can't be {', '.join(names)!r}. Name at least two different splits: train test.")
         self.names = tuple(names)
-        self._prefixes = {name: os.path.abspath(name) + os.sep for name in names if os.sep in name}  # noqa: PTH100
+        self._folders = {name: RealFolder(name) for name in names if os.sep in name}
 
     def get_split(self, file: ImageFile) -> str | None:
         """Return the split of a file; the innermost of nested folders counts."""
@@ -77,23 +83,29 @@ class DatasetSplits:
         """Return the split of a path; the manifest's split takes precedence."""
         if manifest_split is not None and manifest_split in self.names:
             return manifest_split
-        containing = [name for name, prefix in self._prefixes.items() if path.startswith(prefix)]
-        if containing:
-            return max(containing, key=lambda name: len(self._prefixes[name]))
+        innermost = self._find_innermost(path)
+        if innermost is not None:
+            return innermost[1]
         return next((folder for folder in reversed(_get_parent_folders(path)) if folder in self.names), None)
 
     def get_folders_below_split(self, path: str) -> Sequence[str]:
         """Return the path's folders below its split's folder, outermost first; all folders if it is in no split."""
+        innermost = self._find_innermost(path)
+        if innermost is not None:
+            return _get_parent_folders(innermost[0])
         folders = _get_parent_folders(path)
-        prefix = max((prefix for prefix in self._prefixes.values() if path.startswith(prefix)), key=len, default="")
-        if prefix:
-            return folders[prefix.count(os.sep) :]
         positions = [position for position, folder in enumerate(folders) if folder in self.names]
         return folders[positions[-1] + 1 :] if positions else folders
 
+    def _find_innermost(self, path: str) -> tuple[str, str] | None:
+        """Return the path relative to the innermost split that is a path and contains it, and the split's name."""
+        relative = ((folder.find_relative(path), name) for name, folder in self._folders.items())
+        containing = [(below, name) for below, name in relative if below is not None]
+        return min(containing, key=lambda found: len(found[0]), default=None)
+
 
 def _get_parent_folders(path: str) -> list[str]:
-    """Return the names of an absolute path's folders, from "" (the root) on."""
+    """Return the names of a path's folders, of an absolute path from "" (the root) on."""
     return path.split(os.sep)[:-1]  # called for every file; a Path is ten times slower  # noqa: PTH206
 
 
@@ -128,11 +140,19 @@ def count_splits(catalogue: Catalogue, splits: DatasetSplits, filter: Filter | N
     )
     for name in splits.names:
         if not counts[name]:
-            raise BadSetting(
-                f"between can't be {name!r}: no indexed file is in a folder of that name or in that path, and no "
-                f"manifest has it in the column `{SPLIT_COLUMN}`. Check the spelling."
-            )
+            raise BadSetting(_explain_empty_split(name, catalogue.files.get_folders(), set(manifest_splits.values())))
     return {name: counts[name] for name in splits.names}
+
+
+def _explain_empty_split(name: str, folders: Sequence[str], manifest_splits: Collection[str]) -> str:
+    if os.sep in name:
+        nearest = describe_nearest_folders(make_absolute_folder(name), folders)
+        return f"between can't be {name!r}: no indexed file is in that folder. {nearest}"
+    names = {part for folder in folders for part in folder.split(os.sep) if part} | set(manifest_splits)  # noqa: PTH206
+    return (
+        f"between can't be {name!r}: no indexed file is in a folder of that name, and no manifest has it in the column "
+        f"`{SPLIT_COLUMN}`. The nearest names are {', '.join(find_nearest(name, names))}."
+    )
 
 
 def count_leaks(leaks: Iterable[SplitLeak]) -> list[SplitLeakCount]:
@@ -208,8 +228,10 @@ def check_labels(
     if next(_iterate_labels(catalogue, label_source, splits, filter), None) is not None:
         return
     place = "is in a class folder below its split" if label_source == FOLDER_LABELS else "has it in its manifest"
+    columns = ", ".join(catalogue.metadata.get_names()) or "none"
     raise BadSetting(
-        f"labels can't be {label_source!r}: no indexed file {place}. Use folders, or a column of the indexed manifest."
+        f"labels can't be {label_source!r}: no indexed file {place}. "
+        f"Use folders, or a column of an indexed manifest (there are: {columns})."
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from simile.core.errors import BadSetting
 from simile.core.records import Filter
@@ -25,6 +26,7 @@ from simile.dedup.reporting.dataset_checks import (
     make_label_reader,
 )
 from simile.store.catalogue.catalogue import Catalogue
+from simile.store.filter_check import resolve_filter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,20 +67,29 @@ class DedupTierCount:
     pairs: int = 0  # similar pairs; 0 for the other tiers
 
 
-def check_dataset_names(catalogue: Catalogue, options: DedupResultOptions) -> None:
-    """Raise BadSetting for a folder to keep, a split or a label column that no file has: it is probably misspelt."""
+def check_names(catalogue: Catalogue, options: DedupResultOptions) -> DedupResultOptions:
+    """Raise BadSetting for a filter, folder to keep, split or label column that no file fits: it is probably misspelt.
+
+    Returns the options with a filter that knows all names of its folder.
+    """
+    options = replace(options, filter=resolve_filter(catalogue, options.filter))
+    if "labelled" in (options.rules or ()) and not catalogue.metadata.get_names():
+        raise BadSetting("keep can't be 'labelled': no indexed file has labels. Index a manifest with a label column.")
     if options.rules:
-        check_keep_folders(options.rules, (file.path for file in catalogue.duplicates.iterate_files()))
+        check_keep_folders(
+            options.rules, (path for block in catalogue.files.iterate_under(os.sep) for path, *_ in block)
+        )
     splits = None if options.split_names is None else DatasetSplits(options.split_names)
     if splits is not None:
         count_splits(catalogue, splits, options.filter)
     if options.label_source is not None:
         check_labels(catalogue, options.label_source, splits, options.filter)
+    return options
 
 
 def collect_results(catalogue: Catalogue, options: DedupResultOptions) -> tuple[DedupResults, CleanupPlan]:
     """Collect the results and the plan of all groups. No file is touched. Raises BadSetting."""
-    check_dataset_names(catalogue, options)
+    options = check_names(catalogue, options)
     splits = None if options.split_names is None else DatasetSplits(options.split_names)
     findings = load_findings(catalogue, options.filter)
     copies = match_copies(findings, options.rules, options.threshold)

@@ -20,6 +20,7 @@ from simile.images.sources.labels import LabelClasses, read_labels
 from simile.images.sources.sources import get_reading_order, walk_sources
 from simile.models.inference.encoder import ENCODER_CHUNK_SIZE
 from simile.search.searcher import Searcher
+from simile.store.filter_check import resolve_filter
 
 
 def read_examples_from_files(
@@ -59,13 +60,13 @@ def read_examples_from_labels(
 def load_examples_from_metadata(searcher: Searcher, where: Sequence[str]) -> AttributeExamples:
     """Load the indexed images that satisfy all conditions, against all others.
 
-    Raises BadSetting without a condition or for one that can't be parsed, NothingIndexed.
+    Raises BadSetting without a condition, or for one that can't be parsed or that no image satisfies, NothingIndexed.
     """
     image_filter = make_filter(where=where)
     if image_filter is None:
         raise BadSetting("Give a condition with --where, such as smile=yes.")
     posterior = load_aggregate_posterior(searcher)
-    matching = searcher.index.find_matching_ids(image_filter)
+    matching = searcher.index.find_matching_ids(resolve_filter(searcher.catalogue, image_filter))
     assert matching is not None  # there is a filter
     return make_indexed_examples(posterior.mu, np.isin(posterior.ids, matching), posterior.ids)
 

@@ -52,7 +52,7 @@ class WalkResult:
         self.failures.append(Failure(make_printable(path), reason))
 
 
-@dataclass
+@dataclass(kw_only=True)
 class FolderWalker:
     """Walks folders and collects failures on the way."""
 
@@ -60,14 +60,58 @@ class FolderWalker:
     skip_folders: frozenset[FolderIdentity] = frozenset()  # not entered
     explicit_files: frozenset[str] = frozenset()  # selected whatever their format
     result: WalkResult = field(default_factory=WalkResult)  # failures and number of ignored files, so far
+    _root_names: dict[str, str] = field(default_factory=dict)  # of the folders to walk, by their paths without links
+    _are_roots_links: bool = False  # whether any of them is named by a link
+
+    def add_root(self, root: str) -> None:
+        """Tell in advance that a folder will be walked: links from other folders into it are not entered."""
+        real = os.path.realpath(root)
+        if root == real or real not in self._root_names:
+            self._root_names[real] = root
+        self._are_roots_links |= root != real
+
+    def find_walked_name(self, folder: str, file_name: str = "") -> str | None:
+        """Return the path by which the walk enters a folder without following a link in one of the roots.
+
+        Roots that are not named by a link themselves come first, then the innermost. None if no root holds the folder
+        itself, or if a hidden folder or a pattern keeps the walk from it, or from the file of this name in it.
+        """
+        real = os.path.realpath(folder)
+        walked = None
+        for ancestor in map(str, (Path(real), *Path(real).parents)):
+            root, below = self._root_names.get(ancestor), real[len(ancestor) :].strip(os.sep)
+            if root is None or (walked is not None and root != ancestor) or not self._allows_path(below, file_name):
+                continue
+            walked = _with_separator(root) + below if below else root
+            if root == ancestor:
+                break
+        return walked
+
+    def _is_walked_elsewhere(self, folder: str, prefix_length: int) -> bool:
+        """Return whether a folder that may be a link is walked by its real name, so that this one is not needed."""
+        # Patterns can include all files under the link's name, and none under the real one. No file has this name.
+        is_included = self.patterns.include and self.patterns.allows_file(folder[prefix_length:] + "/\0")
+        return self.find_walked_name(folder, "\0" if is_included else "") not in (None, folder)
+
+    def _allows_path(self, folder: str, file_name: str) -> bool:
+        """Return whether the walk of a root enters the folder below it, and selects the file."""
+        parts = folder.split(os.sep) if folder else []  # noqa: PTH206
+        if any(part.startswith(".") for part in parts):
+            return False
+        if not all(self.patterns.allows_folder("/".join(parts[:end])) for end in range(1, len(parts) + 1)):
+            return False
+        return not file_name or self.patterns.allows_file("/".join([*parts, file_name]))
 
     def iterate_files(self, root: str) -> Iterator[list[FileFactsTuple]]:
         """Yield the files below `root` in lists; the lists are in the order of paths. `result.files` stays empty.
 
-        Hidden files are skipped. Symbolic links are followed, but a folder is entered once, and never a folder that
-        contains the source, so loops end. Files that are no images are ignored. The memory is that of the largest
-        folder's names.
+        Hidden files are skipped. Symbolic links are followed unless they lead into a folder that is walked by its own
+        name. A folder is entered once, and never a folder that contains the source, so loops end. Files that are no
+        images are ignored. The memory is that of the largest folder's names.
         """
+        self.add_root(root)
+        if self.find_walked_name(root) != root:
+            return
         visited = set(self.skip_folders | get_folder_identities(Path(root).resolve().parents))
         # A stack and no recursion: folders can be nested deeper than Python's limit. It holds folders to read, and
         # lists of files that come between two folders.
@@ -98,7 +142,7 @@ class FolderWalker:
                     entries: Iterable[os.DirEntry[str]] = scanned
                     if self.patterns:
                         entries = self._select_entries(scanned, _with_separator(folder)[prefix_length:])
-                    return self._classify_entries(folder, entries)
+                    return self._classify_entries(folder, entries, prefix_length)
             finally:
                 os.close(descriptor)
         except OSError:
@@ -117,9 +161,10 @@ class FolderWalker:
                 yield entry
 
     def _classify_entries(
-        self, folder: str, entries: Iterable[os.DirEntry[str]]
+        self, folder: str, entries: Iterable[os.DirEntry[str]], prefix_length: int
     ) -> tuple[list[FileFactsTuple], list[str]]:
         """Return the image files and the names of the folders among the entries."""
+        are_roots_links = self._are_roots_links and len(self._root_names) > 1
         base, suffixes, files, folders = _with_separator(folder), _IMAGE_SUFFIXES_BOTH_CASES, [], []
         for entry in entries:  # up to half a million: this loop avoids function calls
             name = entry.name
@@ -127,7 +172,9 @@ class FolderWalker:
                 continue
             try:
                 if entry.is_dir():
-                    folders.append(name)
+                    may_be_link = entry.is_symlink() or are_roots_links
+                    if not may_be_link or not self._is_walked_elsewhere(base + name, prefix_length):
+                        folders.append(name)
                     continue
             except OSError:  # a link in a circle: stat below reports it
                 pass

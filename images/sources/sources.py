@@ -15,8 +15,9 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import BinaryIO
@@ -82,7 +83,10 @@ class ImageSources:
         # Files that are listed one by one are compared by their paths.
         spellings = {spelling for folder in skip for spelling in (_make_absolute(folder), os.path.realpath(folder))}
         self._skip_prefixes = tuple(folder + os.sep for folder in spellings)
-        self._walker = FolderWalker(self.patterns, skip_folders, self._explicit)
+        self._walker = FolderWalker(patterns=self.patterns, skip_folders=skip_folders, explicit_files=self._explicit)
+        self._get_real_folder: Callable[[str], str] = cache(os.path.realpath)
+        for source in filter(_is_folder, self.sources):
+            self._walker.add_root(source)
         # Paths that were already listed. A single folder has no path twice, so its paths need not be kept.
         self._seen_paths: set[str] | None = None if len(self.sources) == 1 and _is_folder(self.sources[0]) else set()
         self._failed_paths: set[str] = set()
@@ -91,6 +95,14 @@ class ImageSources:
     def result(self) -> WalkResult:
         """The failures and the ignored files, so far."""
         return self._walker.result
+
+    def find_real_name(self, path: str) -> str | None:
+        """Return the path under which a file is listed, if its folder has another name here than there, else None."""
+        folder, name = os.path.split(path)
+        if self._get_real_folder(folder) == folder or archives.split_member_path(path) is not None:
+            return None
+        walked = self._walker.find_walked_name(folder, name)
+        return None if walked in (None, folder) else f"{walked}{os.sep}{name}"
 
     def iterate_parts(self) -> Iterator[SourcePart]:
         """Yield each file once, the sources in their order."""
@@ -127,6 +139,8 @@ class ImageSources:
         rest = iter(entries)
         while chunk := list(islice(rest, LISTED_CHUNK_SIZE)):
             part = SourcePart(root=None)
+            for path in (path for path, _ in chunk if expand and _is_folder(path)):
+                self._walker.add_root(path)
             for path, metadata in chunk:
                 is_folder = expand and _is_folder(path)
                 if is_folder or (expand and archives.is_archive(path) and _is_file(path)):

@@ -185,12 +185,19 @@ class _IndexingRun:
             fingerprint = self._embed_all(plan, fingerprint, rest, summary)
         for batch in _make_batches(iter(plan.metadata_updates), METADATA_BATCH_SIZE):
             self.catalogue.metadata.set_for_files(dict(batch))
+        self._delete_outdated_link_names(plan)
         if self.request.prune:
             self.catalogue.files.delete(sorted(plan.missing_paths))
         _count_missing_files(summary, plan.missing_paths, self.request.prune)
         if fingerprint is not None:
             prune = self.request.prune
             publish_rows(self.catalogue, self.settings, fingerprint, summary, is_switch=switches, prune=prune)
+
+    def _delete_outdated_link_names(self, plan: IndexPlan) -> None:
+        """Delete names of files that the run has read under another name, and that hold another image now."""
+        known = self.catalogue.files.get_many({*plan.link_paths, *plan.link_paths.values()})
+        both = [(link, real) for link, real in plan.link_paths.items() if link in known and real in known]
+        self.catalogue.files.delete([link for link, real in both if known[link].image_id != known[real].image_id])
 
     def _get_target_fingerprint(self) -> str | None:
         """Return the requested encoder, else the active one, else None: then an encoder must be trained."""

@@ -89,6 +89,7 @@ class IndexPlan:
         file_count: Number of files in the sources.
         known_count: Number of files of the sources that the catalogue knows.
         missing_paths: Known paths of the sources that no longer exist.
+        link_paths: Known paths that lead through links, with the path under which the sources have the same file.
         present_by_root: Number of existing files by folder or archive; "" for files that were listed.
         missing_by_root: Number of missing files in the same way.
     """
@@ -100,6 +101,7 @@ class IndexPlan:
     file_count: int = 0
     known_count: int = 0
     missing_paths: set[str] = field(default_factory=set)
+    link_paths: dict[str, str] = field(default_factory=dict)
     present_by_root: dict[str, int] = field(default_factory=dict)
     missing_by_root: dict[str, int] = field(default_factory=dict)
 
@@ -113,7 +115,7 @@ def make_index_plan(
     fingerprint, files that could not be read the last time, and with `reread` all files, are read again, even if path,
     size and mtime are unchanged.
     """
-    planner = _IndexPlanner(catalogue, fingerprint, IndexPlan(scan=sources.result), reread=reread)
+    planner = _IndexPlanner(catalogue, sources, fingerprint, reread=reread)
     with _pause_garbage_collection():
         for root, parts in groupby(sources.iterate_parts(), key=lambda part: part.root):
             if root is None:
@@ -142,8 +144,11 @@ def check_prune(plan: IndexPlan) -> None:
 class _IndexPlanner:
     """Compares parts of the sources with the catalogue and collects the plan."""
 
-    def __init__(self, catalogue: Catalogue | None, fingerprint: str | None, plan: IndexPlan, *, reread: bool) -> None:
-        self.catalogue, self.fingerprint, self.plan, self.reread = catalogue, fingerprint, plan, reread
+    def __init__(
+        self, catalogue: Catalogue | None, sources: ImageSources, fingerprint: str | None, *, reread: bool
+    ) -> None:
+        self.catalogue, self.sources, self.fingerprint, self.reread = catalogue, sources, fingerprint, reread
+        self.plan = IndexPlan(scan=sources.result)
 
     def add_tree(self, root: str, parts: Iterable[SourcePart]) -> None:
         """Add a folder or archive: merge its files with the known ones, both sorted by path."""
@@ -214,6 +219,8 @@ class _IndexPlanner:
             if path not in self.plan.missing_paths and is_path_missing(path):
                 self.plan.missing_paths.add(path)
                 self.plan.missing_by_root[root] = self.plan.missing_by_root.get(root, 0) + 1
+            elif path not in self.plan.missing_paths and (real_name := self.sources.find_real_name(path)):
+                self.plan.link_paths[path] = real_name
 
 
 class _KnownRowReader:

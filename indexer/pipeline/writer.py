@@ -104,8 +104,11 @@ class IndexBatchWriter:
             self.old_locations[image_id] = self._iterate_missing(paths)
 
     def _iterate_missing(self, paths: list[str]) -> Iterator[str]:
-        """Yield the paths that no longer exist, from which a file may have been moved: first those in the sources."""
-        missing = [path for path in paths if path in self.plan.missing_paths]
+        """Yield the paths that no longer exist, from which a file may have been moved: first those in the sources.
+
+        A name by a link counts, too, if the sources have the file under the real name of its folder.
+        """
+        missing = [path for path in paths if path in self.plan.missing_paths or path in self.plan.link_paths]
         others = set(paths).difference(missing)
         yield from missing
         yield from (path for path in paths if path in others and is_path_missing(path))

@@ -16,6 +16,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     delete,
+    func,
     insert,
     or_,
     select,
@@ -63,6 +64,12 @@ class FileRepository(Repository):
         """Return the known ones of these files, by path."""
         rows = self.read_in_chunks(_make_known_files_query(encoder), LocationRow.path, paths)
         return {row.path: make_known_file(row) for row in rows}
+
+    def get_folders(self) -> list[str]:
+        """Return the folders and archives, with their inner folders, that directly hold known files."""
+        # The characters after the last separator are cut off at the right end.
+        folder = func.rtrim(LocationRow.path, func.replace(LocationRow.path, os.sep, ""))
+        return [path.rstrip(os.sep) or os.sep for (path,) in self.stream(select(folder).distinct())]
 
     def iterate_without_embedding(self, encoder: str, prefix: str | None = None) -> Iterator[tuple[int, FileStat]]:
         """Yield (image id, file) of the images in a folder without an embedding by this encoder, by id and path."""

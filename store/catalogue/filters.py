@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, Select, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, func, or_, select
 
 from simile.core.filter_parser import parse_number
 from simile.core.records import Filter, MetadataCondition
@@ -55,7 +55,7 @@ def _make_image_conditions(filter: Filter) -> Iterator[ColumnElement[bool]]:
 def _make_file_conditions(filter: Filter) -> Iterator[ColumnElement[bool]]:
     """Yield the conditions that one of the image's files must satisfy together."""
     if filter.under is not None:
-        yield make_under_condition(filter.under)
+        yield or_(*map(make_under_condition, (filter.under, *filter.under_names)))
     if filter.since is not None:
         yield LocationRow.mtime_ns >= _to_nanoseconds(filter.since)
     if filter.until is not None:
@@ -78,6 +78,16 @@ def _make_metadata_condition(condition: MetadataCondition) -> ColumnElement[bool
     # IN instead of EXISTS lets SQLite use the index on metadata, instead of scanning all locations.
     rows = select(MetadataRow.location_id).where(MetadataRow.name == name, matches)
     return LocationRow.id.not_in(rows) if operator == "!=" else LocationRow.id.in_(rows)
+
+
+def read_value_range(connection: Connection, option: str) -> tuple[Any, Any]:
+    """Return the smallest and the largest value in the catalogue of what an option, such as min_width, restricts."""
+    columns = {"bytes": ImageRow.size, "width": ImageRow.width, "height": ImageRow.height}
+    column: Any = columns.get(option.partition("_")[2], LocationRow.mtime_ns)
+    low, high = connection.execute(select(func.min(column), func.max(column))).one()
+    if column is not LocationRow.mtime_ns:
+        return low, high
+    return UNIX_EPOCH + timedelta(microseconds=low // 1000), UNIX_EPOCH + timedelta(microseconds=high // 1000)
 
 
 def _to_nanoseconds(timestamp: datetime) -> int:

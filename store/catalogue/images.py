@@ -134,6 +134,11 @@ class ImageRepository(Repository):
             deleted = select(DeletionRow.image_id).where(DeletionRow.change > segment.change)
             return all(connection.execute(query.limit(1)).one_or_none() is None for query in (newer, deleted))
 
+    def get_formats(self) -> list[str]:
+        """Return the formats of the images, sorted."""
+        with self.database.begin_read() as connection:
+            return list(connection.scalars(select(ImageRow.format).distinct().order_by(ImageRow.format)))
+
     def count(self) -> int:
         """Return how many images the catalogue holds."""
         return self.read_value(select(func.count()).select_from(ImageRow))

@@ -25,6 +25,15 @@ class MetadataRepository(Repository):
             metadata.setdefault(path, {})[name] = text
         return metadata
 
+    def get_names(self) -> list[str]:
+        """Return the names that any file's metadata has, sorted."""
+        return [name for (name,) in self.stream(select(MetadataRow.name).distinct().order_by(MetadataRow.name))]
+
+    def get_values(self, name: str, limit: int) -> list[str]:
+        """Return different values of a name, at most `limit`."""
+        values = select(MetadataRow.text).where(MetadataRow.name == name).distinct()
+        return [text for (text,) in self.stream(values.limit(limit))]
+
     def set_for_files(self, metadata_by_path: Mapping[str, Mapping[str, str]]) -> int:
         """Replace the metadata of files, and return how many files changed. Unknown paths are ignored."""
         before = self.get_for_files(metadata_by_path)

@@ -11,6 +11,7 @@ import pytest
 
 from simile.core.errors import NoSuchPath
 from simile.images.sources.folders import WalkResult, describe_kinds
+from simile.images.sources.paths import PathPatterns
 from simile.images.sources.sources import is_path_missing, walk_sources
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(24)
@@ -180,13 +181,57 @@ def test_linked_folders_are_followed(photos: Path, tmp_path: Path) -> None:
     assert paths(walk_sources([photos]), photos) == ["link/a.png"]
 
 
-def test_a_folder_with_two_links_to_it_is_entered_once_and_always_by_the_same_name(photos: Path) -> None:
+def test_a_folder_with_links_to_it_is_entered_once_and_by_its_real_name(photos: Path) -> None:
     put(photos / "m" / "a.png")
-    (photos / "z").symlink_to("m")
-    (photos / "y").symlink_to(photos / "m")
-    assert {tuple(paths(walk_sources([photos]), photos)) for _ in range(3)} == {("m/a.png",)}
-    (photos / "b").symlink_to("m")
-    assert {tuple(paths(walk_sources([photos]), photos)) for _ in range(3)} == {("b/a.png",)}
+    for link, target in (("z", "m"), ("b", "m"), ("y", photos / "m"), ("c", "b")):
+        (photos / link).symlink_to(target)
+    assert paths(walk_sources([photos]), photos) == ["m/a.png"]
+
+
+def test_a_folder_with_links_to_it_from_another_source_is_entered_by_its_real_name(photos: Path) -> None:
+    put(photos / "s" / "m" / "a.png")
+    (photos / "a").mkdir()
+    (photos / "a" / "link").symlink_to(photos / "s" / "m")
+    (photos / "b").symlink_to("s/m")
+    for sources in (["a", "s"], ["s", "a"], ["b", "s"], ["b", "s/m"], ["a", "b", "s"]):
+        assert paths(walk_sources([photos / name for name in sources]), photos) == ["s/m/a.png"], sources
+    assert paths(walk_sources([str(photos / "*")]), photos) == ["s/m/a.png"]
+    assert paths(walk_sources([photos / "a"]), photos) == ["a/link/a.png"]
+    (photos / "c").symlink_to("s")
+    assert paths(walk_sources([photos / "c", photos / "s" / "m"]), photos) == ["s/m/a.png"]
+    assert paths(walk_sources([photos / "b", photos / "c"]), photos) == ["b/a.png"]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "found"),
+    [
+        (PathPatterns(), ["link/a.png"]),
+        (PathPatterns(include=("*.png",)), ["link/a.png"]),
+        (PathPatterns(exclude=("link/",)), []),
+    ],
+)
+def test_a_folder_that_is_not_entered_itself_is_entered_by_a_link(
+    photos: Path, patterns: PathPatterns, found: list[str]
+) -> None:
+    put(photos / ".hidden" / "a.png")
+    (photos / "link").symlink_to(".hidden")
+    assert paths(walk_sources([photos], patterns=patterns), photos) == found
+
+
+@pytest.mark.parametrize(
+    ("patterns", "found"),
+    [
+        (PathPatterns(exclude=("m/",)), ["link/a.png"]),
+        (PathPatterns(exclude=("link/",)), ["m/a.png"]),
+        (PathPatterns(include=("link/",)), ["link/a.png"]),
+        (PathPatterns(include=("link/", "m/")), ["m/a.png"]),
+        (PathPatterns(include=("*.png",)), ["m/a.png"]),
+    ],
+)
+def test_patterns_decide_which_name_of_a_folder_counts(photos: Path, patterns: PathPatterns, found: list[str]) -> None:
+    put(photos / "m" / "a.png")
+    (photos / "link").symlink_to("m")
+    assert paths(walk_sources([photos], patterns=patterns), photos) == found
 
 
 def test_a_source_that_is_a_link_to_a_folder_is_walked_under_its_own_name(photos: Path, tmp_path: Path) -> None:
