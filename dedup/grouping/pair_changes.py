@@ -7,8 +7,9 @@ result in the home by the SHA-256 of both files. A pair that was not searched is
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import sqrt
 from pathlib import Path
 
 from simile.core.atomic_write import write_atomically
@@ -18,6 +19,7 @@ from simile.images.matching.changes import CHANGES_VERSION, ImageChanges
 from simile.store.home import Home, translate_write_errors
 
 CHANGED_NOTE = "changed: each of the two has something that the other lacks"
+MIN_SCALE = 0.97  # of the kept file's pixels to those of the other, where both show the same
 NOT_SEARCHED_REASON = "these two were not compared for changes; run `simile dedup` again with the same --keep"
 
 
@@ -64,20 +66,41 @@ def find_objection(tier: Tier, changes: PairChanges, chosen: ImageFile, other: I
         found = changes.get(chosen, other)
         if found is None:
             return NOT_SEARCHED_REASON
-        if objection := explain_changes(found):
+        if objection := explain_changes(found, chosen, other):
             return objection
     return find_loss(chosen, other, same_pixels=tier == "pixels")
 
 
-def explain_changes(changes: ImageChanges) -> str:
-    """Return what one of two images has and the other lacks, the kept one first; "" if nothing."""
+def explain_changes(changes: ImageChanges, chosen: ImageFile, other: ImageFile) -> str:
+    """Return what speaks against removing the second of two near copies; "" if nothing.
+
+    Changes of a part come first: they say most.
+    """
+    return next(_iterate_objections(changes, chosen, other), "")
+
+
+def _iterate_objections(changes: ImageChanges, chosen: ImageFile, other: ImageFile) -> Iterator[str]:
     count = len(changes.regions)
     where = f"in {count} {'region' if count == 1 else 'regions'}"
     if changes.is_mutual:
-        return f"{CHANGED_NOTE}, {where}"
+        yield f"{CHANGED_NOTE}, {where}"
     if changes.in_first:
-        return f"the kept file has something on it that this one lacks, {where}"
-    return f"it has something on it that the kept file lacks, {where}" if changes.in_second else ""
+        yield f"the kept file has something on it that this one lacks, {where}"
+    if changes.in_second:
+        yield f"it has something on it that the kept file lacks, {where}"
+    if changes.is_mostly_different:
+        yield "more than a quarter of what both show is different"
+    if changes.is_warped:
+        yield "one of the two is turned, tilted or stretched"
+    if changes.has_other_tones:
+        yield "their brightness or colours differ"
+    if changes.first_margin == "flat":
+        yield "the kept file has a border or a plain background around the common part"
+    if changes.second_margin == "content":
+        yield "it shows more than the kept file"
+    scale = sqrt(changes.area_ratio * chosen.width * chosen.height / max(1, other.width * other.height))
+    if scale < MIN_SCALE:
+        yield f"it shows what both have {1 / scale:.1f} times as large as the kept file"
 
 
 def _get_path(home: Home) -> Path:

@@ -193,8 +193,6 @@ def _make_removal(file: FileMatches, searcher: Searcher) -> Removal | None:
 
 def _find_loss(file: FileMatches, match: ImageMatch, searcher: Searcher) -> str:
     """Measure both files; return what would be lost with the source's file, "" if nothing."""
-    if objection := explain_changes(match.changes):
-        return objection
     measure, record = partial(measure_image, limits=searcher.limits), searcher.catalogue.images.get(match.image_id)
     try:
         member = archives.read_archive_member(file.path, searcher.limits)
@@ -217,4 +215,6 @@ def _find_loss(file: FileMatches, match: ImageMatch, searcher: Searcher) -> str:
         )
         for (path, image_id, sha256, size), known in zip(sides, measurement, strict=True)
     )
-    return find_loss(home_file, source_file, same_pixels=match.tier == "pixels")
+    is_same = match.tier == "pixels"
+    objection = "" if is_same else explain_changes(match.changes, home_file, source_file)
+    return objection or find_loss(home_file, source_file, same_pixels=is_same)

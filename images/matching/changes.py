@@ -11,9 +11,9 @@ of edges that only one image has belongs to an object of that image, whatever it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -23,7 +23,7 @@ from simile.core.records import Float64Array
 from simile.images.formats import Pixels
 from simile.images.matching.features import Float32Array
 from simile.images.matching.homography import Matrix, make_scale_matrix
-from simile.images.matching.photometry import Mask, keep_channels, match_appearance, to_bytes
+from simile.images.matching.photometry import Mask, compute_tone_difference, keep_channels, match_appearance, to_bytes
 
 CHANGES_VERSION = 1  # of what `find_changes` finds; stored results of other versions are not used
 COMPARED_SIDE = 1024  # longer side of the overlap, in pixels
@@ -35,6 +35,11 @@ MAX_FRAME_SHIFT = 0.02  # of the longer side, by which a homography may differ f
 MAX_LOCAL_SHIFT = 3.0  # pixels
 LOCAL_GRID = 8  # pixels
 LOCAL_SHARE = 1 / 32  # of the longer side: standard deviation of the window in which shifts are averaged
+MAX_TONE_DIFFERENCE = 5.0  # levels, as `compute_tone_difference`
+MAX_FRAME_TILT = 0.015  # of the longer side, by which a corner may be moved from where an upright copy has it
+MARGIN_SIDE = 256  # longer side, in pixels, at which the surroundings of the common part are described
+MIN_MARGIN_SHARE = 0.03  # of an image: less around the common part is no margin
+MAX_FLAT_STEP, MIN_FLAT_SHARE = 12, 0.6  # levels between neighbours, and the share of such pixels in a border
 MIN_CHROMA = 10.0  # levels; below it an image is grey
 MIN_DIFFERENCE = 28.0  # levels, of 255
 NOISE_SIGMA, NOISE_WINDOW = 2.0, 31  # pixels: finer differences are noise, which is measured in this window
@@ -64,13 +69,32 @@ class ChangedRegion(NamedTuple):
     second_box: ShareBox
 
 
-@dataclass(frozen=True)
+Margin = Literal["", "flat", "content"]  # what surrounds the part of an image that the other one shows; "": nothing
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImageChanges:
-    """Which of two images has something that the other lacks, and where; the largest regions first."""
+    """How two near copies differ.
+
+    Attributes:
+        in_first, in_second: Whether the image has something that the other one lacks.
+        regions: Where; the largest regions first.
+        has_other_tones: Whether brightness or colours differ.
+        is_warped: Whether one of the two was turned by less than 90°, tilted or stretched.
+        is_mostly_different: Whether too much differs to find regions.
+        first_margin, second_margin: What surrounds the part of the image that the other one shows.
+        area_ratio: The area of the second image on the first, as a share of the first.
+    """
 
     in_first: bool = False
     in_second: bool = False
     regions: tuple[ChangedRegion, ...] = ()
+    has_other_tones: bool = False
+    is_warped: bool = False
+    is_mostly_different: bool = False
+    first_margin: Margin = ""
+    second_margin: Margin = ""
+    area_ratio: float = 1.0
 
     @property
     def is_mutual(self) -> bool:
@@ -79,7 +103,15 @@ class ImageChanges:
 
     def swap(self) -> ImageChanges:
         """Return the changes with the two images exchanged."""
-        return ImageChanges(self.in_second, self.in_first, tuple(ChangedRegion(*box[::-1]) for box in self.regions))
+        return replace(
+            self,
+            in_first=self.in_second,
+            in_second=self.in_first,
+            regions=tuple(ChangedRegion(*boxes[::-1]) for boxes in self.regions),
+            first_margin=self.second_margin,
+            second_margin=self.first_margin,
+            area_ratio=round(1 / max(self.area_ratio, 1e-6), 6),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the changes as JSON values."""
@@ -89,7 +121,7 @@ class ImageChanges:
     def from_json(cls, body: Mapping[str, Any]) -> ImageChanges:
         """Read the values of `to_json`."""
         regions = tuple(ChangedRegion(tuple(first), tuple(second)) for first, second in body["regions"])
-        return cls(body["in_first"], body["in_second"], regions)
+        return cls(**{**body, "regions": regions})
 
 
 NO_CHANGES = ImageChanges()
@@ -122,23 +154,66 @@ def find_changes(first: Pixels, second: Pixels, matrix: Matrix) -> ImageChanges:
     matrix = _refine(first, second, matrix, window)
     frame = _make_frame(matrix, window, COMPARED_SIDE)
     overlap = _align_locally(_warp(first, second, matrix, frame))
+    whole = ImageChanges(
+        has_other_tones=compute_tone_difference(overlap.first, overlap.second, overlap.mask) > MAX_TONE_DIFFERENCE,
+        is_warped=_is_warped(first, second, matrix),
+        first_margin=_describe_margin(first, second, matrix),
+        second_margin=_describe_margin(second, first, np.asarray(np.linalg.inv(matrix), np.float64)),
+        area_ratio=_compute_area_ratio(first, second, matrix),
+    )
     # Find the pixels that differ, and which image has the edges around them.
     matched = match_appearance(overlap.first, overlap.second, overlap.mask)
     levels = to_bytes(matched[0]), to_bytes(matched[1])
     excess = _compute_excess(*levels, overlap.mask)
-    if not excess.any() or np.count_nonzero(excess) > MAX_DIFFERENT_SHARE * overlap.mask.sum():
-        return NO_CHANGES
+    if np.count_nonzero(excess) > MAX_DIFFERENT_SHARE * overlap.mask.sum():
+        return replace(whole, is_mostly_different=True)
     evidence, boxes = _assign_regions(*levels, excess)
     in_first, in_second = (bool(share >= max(MIN_EVIDENCE, MIN_BALANCE * evidence.sum())) for share in evidence)
     if not in_first and not in_second:
-        return NO_CHANGES
+        return whole
     to_first = np.asarray(np.linalg.inv(frame[0]), np.float64)
     to_second = np.asarray(np.linalg.inv(matrix) @ to_first, np.float64)
     regions = tuple(
         ChangedRegion(_to_shares(box, to_first, first), _to_shares(box, to_second, second))
         for box in boxes[:MAX_REGIONS]
     )
-    return ImageChanges(in_first, in_second, regions)
+    return replace(whole, in_first=in_first, in_second=in_second, regions=regions)
+
+
+def _is_warped(first: Pixels, second: Pixels, matrix: Matrix) -> bool:
+    """Return whether the second image is turned by less than 90°, tilted or stretched on the first."""
+    upright = _make_upright(matrix, second)
+    if upright is None:
+        return True
+    moved = _project_frame(second, matrix) - _project_frame(second, upright)
+    return bool(np.abs(moved).max() > MAX_FRAME_TILT * max(first.shape[:2]))
+
+
+def _describe_margin(image: Pixels, other: Pixels, matrix: Matrix) -> Margin:
+    """Return what an image has around the part that the other one shows; `matrix`: from the other image to this one."""
+    scale = MARGIN_SIDE / max(image.shape[:2])
+    height, width = (max(8, round(length * scale)) for length in image.shape[:2])
+    small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    to_small = np.diag([width / image.shape[1], height / image.shape[0], 1.0]) @ matrix
+    covered = cv2.warpPerspective(np.ones(other.shape[:2], np.uint8), to_small, (width, height)) > 0
+    outside = ~covered
+    if outside.mean() < MIN_MARGIN_SHARE:
+        return ""
+    is_flat = _compute_edges(keep_channels(small)) < MAX_FLAT_STEP
+    return "flat" if is_flat[outside].mean() > MIN_FLAT_SHARE else "content"
+
+
+def _compute_area_ratio(first: Pixels, second: Pixels, matrix: Matrix) -> float:
+    """Return the area of the second image's frame on the first, also beyond its edges, as a share of the first."""
+    area = cv2.contourArea(_project_frame(second, matrix).astype(np.float32))
+    return round(float(area / (first.shape[0] * first.shape[1])), 6)
+
+
+def _project_frame(image: Pixels, matrix: Matrix) -> Float64Array:
+    """Return the corners of an image, (4, 2), under a homography."""
+    height, width = image.shape[:2]
+    corners = np.array([[[0, 0], [width, 0], [width, height], [0, height]]], np.float64)
+    return np.asarray(cv2.perspectiveTransform(corners, matrix)[0], np.float64)
 
 
 def _compute_chroma(image: Pixels) -> float:
@@ -149,9 +224,7 @@ def _compute_chroma(image: Pixels) -> float:
 
 def _compute_window(first: Pixels, second: Pixels, matrix: Matrix) -> tuple[float, float, float, float] | None:
     """Return left, top, right and bottom of the part of the first image that the second covers."""
-    height, width = second.shape[:2]
-    corners = np.array([[[0, 0], [width, 0], [width, height], [0, height]]], np.float64)
-    projected = cv2.perspectiveTransform(corners, matrix)[0]
+    projected = _project_frame(second, matrix)
     left, top = projected.min(0).clip(0)
     right, bottom = np.minimum(projected.max(0), (first.shape[1], first.shape[0]))
     return (left, top, right, bottom) if min(right - left, bottom - top) >= 16 else None
@@ -222,9 +295,7 @@ def _refine(first: Pixels, second: Pixels, matrix: Matrix, window: tuple[float, 
     # Two images of a series have the same frame, whatever moved inside.
     candidates = [matrix]
     whole = np.diag([first.shape[1] / second.shape[1], first.shape[0] / second.shape[0], 1.0])
-    height, width = second.shape[:2]
-    corners = np.array([[[0, 0], [width, 0], [width, height], [0, height]]], np.float64)
-    moved = cv2.perspectiveTransform(corners, matrix) - cv2.perspectiveTransform(corners, whole)
+    moved = _project_frame(second, matrix) - _project_frame(second, whole)
     if np.abs(moved).max() < MAX_FRAME_SHIFT * max(first.shape[:2]):
         candidates.append(whole)
     # A crop or a screenshot is not turned by half a degree, whatever the keypoints of repeated letters say.

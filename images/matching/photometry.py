@@ -23,6 +23,7 @@ EQUAL_ERROR = 2.0  # levels; images that differ by less need no other tones
 MIN_MODEL_GAIN = 0.75  # share of the error that a more complex model leaves
 FIT_ROUNDS, FIT_SHARE = 3, 0.75  # of the colour fit, and the share of the best pixels that each round uses
 IDENTITY_WEIGHT = 16.0  # squared levels
+TONE_GRID = 256  # of the longer side: finer differences of tones are noise
 TONE_BANDS = 64  # of the levels of an image, for the curve between the levels of two images
 MIN_TONE_DEVIATION = 12.0  # levels
 SATURATED_LEVELS = (3, 252)  # a level below or above may stand for any level beyond
@@ -52,6 +53,15 @@ def match_appearance(first: Float32Array, second: Float32Array, mask: Mask) -> t
         if candidate_error < MIN_MODEL_GAIN * error:
             matched, error = candidate, candidate_error
     return first, matched
+
+
+def compute_tone_difference(first: Float32Array, second: Float32Array, mask: Mask) -> float:
+    """Return how far the levels of two images (h, w, c) differ on average, coarsely, without what differs most."""
+    if mask.sum() < MIN_PIXELS:
+        return 0.0
+    sigma = max(mask.shape) / TONE_GRID
+    blurred = [keep_channels(cv2.GaussianBlur(image, (0, 0), sigma)) for image in (first, second)]
+    return _compute_error(blurred[0], blurred[1], mask)
 
 
 def keep_channels(image: NDArray[Any]) -> NDArray[Any]:
@@ -175,7 +185,7 @@ def _match_tones(first: Float32Array, second: Float32Array, mask: Mask) -> Float
     sources = np.concatenate([[sources[0] - 255], sources, [sources[-1] + 255]])
     targets = np.concatenate([[targets[0] - 255], targets, [targets[-1] + 255]])
     matched = np.asarray(np.interp(second, sources, targets), np.float32)
-    # What is saturated in the second image may have had any level beyond.
+    # A saturated level of the second image may stand for any level beyond.
     low, high = SATURATED_LEVELS
     dark, bright = counts[: low + 1].sum(0), counts[high:].sum(0)
     if dark.sum() >= MIN_PIXELS:

@@ -52,7 +52,7 @@ def make_sentence(random: Random, count: int) -> str:
     return " ".join(pick(random, WORDS) for _ in range(count))
 
 
-def draw_invoice(shared: Random, own: Random, _: list[Image.Image]) -> Image.Image:
+def draw_invoice(shared: Random, own: Random, _photos: list[Image.Image]) -> Image.Image:
     """Draw a page with lines and amounts; the number and the total differ."""
     page = Image.new("RGB", (1240, 1754), PAPER)
     draw = ImageDraw.Draw(page)
@@ -70,7 +70,7 @@ def draw_invoice(shared: Random, own: Random, _: list[Image.Image]) -> Image.Ima
     return page
 
 
-def draw_receipt(shared: Random, own: Random, _: list[Image.Image]) -> Image.Image:
+def draw_receipt(shared: Random, own: Random, _photos: list[Image.Image]) -> Image.Image:
     """Draw a narrow receipt; the time and one price differ."""
     page = Image.new("RGB", (560, 1200), (244, 242, 238))
     draw = ImageDraw.Draw(page)
@@ -86,7 +86,7 @@ def draw_receipt(shared: Random, own: Random, _: list[Image.Image]) -> Image.Ima
     return page
 
 
-def draw_form(shared: Random, own: Random, _: list[Image.Image]) -> Image.Image:
+def draw_form(shared: Random, own: Random, _photos: list[Image.Image]) -> Image.Image:
     """Draw a form that different people filled in."""
     page = Image.new("RGB", (1000, 1400), PAPER)
     draw = ImageDraw.Draw(page)
@@ -103,7 +103,7 @@ def draw_form(shared: Random, own: Random, _: list[Image.Image]) -> Image.Image:
     return page
 
 
-def draw_chat(shared: Random, own: Random, _: list[Image.Image]) -> Image.Image:
+def draw_chat(shared: Random, own: Random, _photos: list[Image.Image]) -> Image.Image:
     """Draw a chat on a phone; the last messages differ."""
     page = Image.new("RGB", (720, 1440), (232, 238, 240))
     draw = ImageDraw.Draw(page)
@@ -121,7 +121,7 @@ def draw_chat(shared: Random, own: Random, _: list[Image.Image]) -> Image.Image:
     return page
 
 
-def draw_chart(shared: Random, own: Random, _: list[Image.Image]) -> Image.Image:
+def draw_chart(shared: Random, own: Random, _photos: list[Image.Image]) -> Image.Image:
     """Draw bars with labels; some heights differ."""
     page = Image.new("RGB", (1100, 800), (255, 255, 255))
     draw = ImageDraw.Draw(page)
@@ -142,7 +142,7 @@ def draw_chart(shared: Random, own: Random, _: list[Image.Image]) -> Image.Image
     return page
 
 
-def draw_ticket(shared: Random, own: Random, _: list[Image.Image]) -> Image.Image:
+def draw_ticket(shared: Random, own: Random, _photos: list[Image.Image]) -> Image.Image:
     """Draw a ticket with a QR code; seat and code differ."""
     page = Image.new("RGB", (1200, 520), (250, 246, 236))
     draw = ImageDraw.Draw(page)
@@ -158,7 +158,7 @@ def draw_ticket(shared: Random, own: Random, _: list[Image.Image]) -> Image.Imag
     return page
 
 
-def draw_qr_poster(shared: Random, own: Random, _: list[Image.Image]) -> Image.Image:
+def draw_qr_poster(shared: Random, own: Random, _photos: list[Image.Image]) -> Image.Image:
     """Draw a label with a QR code in the middle; the code differs."""
     page = Image.new("RGB", (800, 1000), (255, 255, 255))
     draw = ImageDraw.Draw(page)
@@ -174,7 +174,7 @@ def make_qr(text: str, side: int) -> Image.Image:
     return Image.fromarray(code).convert("RGB").resize((side, side), Image.Resampling.NEAREST)
 
 
-def draw_sheet_music(shared: Random, own: Random, _: list[Image.Image]) -> Image.Image:
+def draw_sheet_music(shared: Random, own: Random, _photos: list[Image.Image]) -> Image.Image:
     """Draw staves with notes; some notes of one bar differ."""
     page = Image.new("RGB", (1200, 1600), PAPER)
     draw = ImageDraw.Draw(page)
@@ -194,7 +194,7 @@ def draw_sheet_music(shared: Random, own: Random, _: list[Image.Image]) -> Image
     return page
 
 
-def draw_map(shared: Random, own: Random, _: list[Image.Image]) -> Image.Image:
+def draw_map(shared: Random, own: Random, _photos: list[Image.Image]) -> Image.Image:
     """Draw streets, and a pin with an address; the pin and the address differ."""
     page = Image.new("RGB", (1200, 900), (240, 238, 230))
     draw = ImageDraw.Draw(page)
@@ -214,7 +214,7 @@ def draw_map(shared: Random, own: Random, _: list[Image.Image]) -> Image.Image:
     return page
 
 
-def draw_timetable(shared: Random, own: Random, _: list[Image.Image]) -> Image.Image:
+def draw_timetable(shared: Random, own: Random, _photos: list[Image.Image]) -> Image.Image:
     """Draw a table of times; a few of them differ."""
     page = Image.new("RGB", (1000, 1300), (255, 255, 255))
     draw = ImageDraw.Draw(page)

@@ -1,6 +1,6 @@
 """Pairs that differ in what matters, and altered copies: what `simile dedup` calls changed.
 
-    python -m benchmarks.dedup.changes.changed (--data DIR | --photos FOLDER) [--seed 0] [--pairs 20] [--failed FOLDER]
+    python -m benchmarks.dedup.pairs.changed (--data DIR | --photos FOLDER) [--seed 0] [--pairs 20] [--failed FOLDER]
 
 14 kinds of scenes (scenes.py) are drawn twice, with another amount, caption, code or position: each has something that
 the other lacks. These pairs must be flagged as changed, or not be copies at all. Scenes and photos are also copied in
@@ -24,8 +24,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.common.runs import make_parser, open_work_folder
-from benchmarks.dedup.changes.scenes import SCENES
 from benchmarks.dedup.negatives import unpack
+from benchmarks.dedup.pairs.scenes import SCENES
 from simile.core.records import Failure
 from simile.images.distortions import DISTORTION_KINDS, distort
 from simile.images.formats import Limits
