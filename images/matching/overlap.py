@@ -1,7 +1,7 @@
 """Bring two aligned images to a common frame, at a size where letters can be read.
 
-The homography comes from keypoints of small images (alignment.py). It is refined by the enhanced correlation coefficient
-from a coarse to a fine size, and by a smooth field of shifts from optical flow (Kroeger et al. 2016).
+The homography comes from keypoints of small images (alignment.py). It is refined by the enhanced correlation
+coefficient from a coarse to a fine size, and by a smooth field of shifts from optical flow (Kroeger et al. 2016).
 """
 
 from __future__ import annotations
