@@ -5,7 +5,7 @@
 For each of some 50 kinds, pairs of two files are made of a photo or a scene: a grey PNG of a colour JPEG, a JPEG of
 quality 5 inside a TIFF, an enlarged file, a file that lost its profile, two invoices with other amounts, and so on.
 Each kind names the files that a plan may remove; all others must stay. `simile index` and `simile dedup --plan` run
-with their default settings on all pairs, then `apply --move-to` and `undo`. The table counts by kind: pairs that were
+on all pairs, then `apply --move-to` and `undo`. The table counts by kind: pairs that were
 found as copies, files in the plan, and wrong removals. The exit code is 1 if a plan removes a file that must stay, or
 both files of a pair, or if a byte differs after `undo`.
 """
@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pairs", type=int, default=40, help="pairs of each kind")
     parser.add_argument("--minutes", type=float, default=3, help="maximum training time")
+    parser.add_argument("--threshold", type=float, help="of `simile dedup`; a large one compares more pairs")
     options = parser.parse_args()
     if (options.data is None) == (options.photos is None):
         parser.error("give --data or --photos")
@@ -68,7 +69,8 @@ def run(options: argparse.Namespace, work: Path) -> int:
             list(pool.map(partial(write_pair, photos, folder, options.seed), tasks, range(len(tasks)), chunksize=16))
     before = hash_files(folder)
     simile("index", folder, "--minutes", options.minutes, home=home)
-    simile("dedup", "--plan", plan, "--output", work / "groups.json", home=home)
+    threshold = [] if options.threshold is None else ["--threshold", options.threshold]
+    simile("dedup", "--plan", plan, "--output", work / "groups.json", *threshold, home=home)
     errors = print_table(folder, work / "groups.json", plan)
     simile("dedup", "apply", plan, "--move-to", gone, home=home)
     moved = sum(path.is_file() for path in gone.rglob("*"))
