@@ -120,7 +120,7 @@ def _format_left_out(results: DedupResults) -> Iterable[str]:
 def _format_undecided(results: DedupResults) -> Iterable[str]:
     undecided = [(group, member) for group in results.groups for member in group.members if member.undecided]
     if undecided:
-        yield f"to decide: {len(undecided):,} files stay, because the kept file is not as good in every respect"
+        yield f"to decide: {len(undecided):,} files stay until you decide on them"
     for group, member in undecided[:MAX_LISTED_ITEMS]:
         yield f"  {member.file.path}  beside  {group.kept_member.file.path}: {member.undecided}"
     yield from _format_more(len(undecided))

@@ -26,7 +26,7 @@ from simile.images.matching.homography import Matrix
 from simile.images.matching.overlap import make_overlap, make_upright, project_frame
 from simile.images.matching.photometry import Mask, compute_tone_difference, keep_channels, match_appearance, to_bytes
 
-CHANGES_VERSION = 1  # of what `find_changes` finds; stored results of other versions are not used
+CHANGES_VERSION = 2  # of what `find_changes` finds; stored results of other versions are not used
 MAX_TONE_DIFFERENCE = 5.0  # levels, as `compute_tone_difference`
 MAX_FRAME_TILT = 0.015  # of the longer side, by which a corner may be moved from where an upright copy has it
 MARGIN_SIDE = 256  # longer side, in pixels, at which the surroundings of the common part are described
@@ -51,6 +51,7 @@ MIN_EVIDENCE = 7.0  # outline pixels of the objects of one image
 MAX_REGIONS = 12
 
 
+PixelBox = tuple[int, int, int, int]  # left, top, right, bottom
 ShareBox = tuple[float, float, float, float]  # left, top, right, bottom, as shares of an image's width and height
 
 
@@ -215,9 +216,7 @@ def _compute_excess(first: Pixels, second: Pixels, mask: Mask) -> Float32Array:
     return np.asarray(_take_largest_channel(np.where(excess > limit, excess, 0)) * mask, np.float32)
 
 
-def _assign_regions(
-    first: Pixels, second: Pixels, excess: Float32Array
-) -> tuple[Float64Array, list[tuple[int, int, int, int]]]:
+def _assign_regions(first: Pixels, second: Pixels, excess: Float32Array) -> tuple[Float64Array, list[PixelBox]]:
     """Return how many outline pixels belong to objects of each image, (2,), and the boxes, the largest first."""
     different = cv2.morphologyEx((excess > 0).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
     edges = [_compute_edges(image) for image in (first, second)]
@@ -250,8 +249,27 @@ def _assign_regions(
         if abs(shares[0] - shares[1]) > MIN_OWNER_DOMINANCE:
             shares = (shares > 0.5).astype(np.float64)
         evidence += shares * len(outline)
-        boxes.append((len(outline), (left, top, left + width, top + height)))
-    return evidence, [box for _, box in sorted(boxes, reverse=True)]
+        boxes.append((left, top, left + width, top + height))
+    return evidence, _merge_boxes(boxes, round(side / 2))
+
+
+def _merge_boxes(boxes: Sequence[PixelBox], gap: int) -> list[PixelBox]:
+    """Merge boxes with gaps of at most `gap` pixels; return them with the largest first."""
+    merged: list[PixelBox] = []
+    for box in boxes:
+        # A merged box may reach others, which are merged in turn.
+        current, others = box, merged
+        while near := [other for other in others if _are_near(current, other, gap)]:
+            others = [other for other in others if other not in near]
+            ends = list(zip(current, *near, strict=True))
+            current = min(ends[0]), min(ends[1]), max(ends[2]), max(ends[3])
+        merged = [*others, current]
+    return sorted(merged, key=lambda box: (box[0] - box[2]) * (box[3] - box[1]))
+
+
+def _are_near(first: PixelBox, second: PixelBox, gap: int) -> bool:
+    """Return whether two boxes overlap, or nearly do."""
+    return all(first[axis] - gap <= second[axis + 2] and second[axis] - gap <= first[axis + 2] for axis in (0, 1))
 
 
 def _compute_owner_shares(outline: NDArray[np.int32], edges: Sequence[Float32Array]) -> Float64Array | None:
@@ -274,7 +292,7 @@ def _take_largest_channel(image: NDArray[Any]) -> NDArray[Any]:
     return reduce(np.maximum, (image[:, :, channel] for channel in range(image.shape[2])))
 
 
-def _to_shares(box: tuple[int, int, int, int], transform: Matrix, image: Pixels) -> ShareBox:
+def _to_shares(box: PixelBox, transform: Matrix, image: Pixels) -> ShareBox:
     """Return the box of a frame as shares of an image's width and height."""
     left, top, right, bottom = box
     corners = np.array([[[left, top], [right, top], [right, bottom], [left, bottom]]], np.float64)
