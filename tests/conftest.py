@@ -340,8 +340,11 @@ def write_copies(photos: Path) -> None:
     for folder in ("camera", "phone", "scans", "backup"):
         (photos / folder).mkdir(parents=True)
     for n in (*range(10), 20, 21, 30, 31):
-        noise = np.random.default_rng(n).integers(0, 256, (8, 6, 3), np.uint8)
-        image = Image.fromarray(noise).resize((48, 64), Image.Resampling.BICUBIC)
+        random = np.random.default_rng(n)
+        squares = Image.fromarray(random.integers(50, 206, (8, 6, 3), np.uint8))
+        shapes = squares.resize((48, 64), Image.Resampling.BICUBIC)
+        grain = random.integers(-20, 21, (64, 48, 1))  # detail that a smaller copy lacks
+        image = Image.fromarray(np.clip(np.asarray(shapes, np.int16) + grain, 0, 255).astype(np.uint8))
         image.save(photos / f"camera/{n:02}.png")
         if n < 10:
             image.resize((30, 40)).save(photos / f"phone/{n:02}.jpg", quality=80)

@@ -98,7 +98,8 @@ def _iterate_objections(changes: ImageChanges, chosen: ImageFile, other: ImageFi
         yield "the kept file has a border or a plain background around the common part"
     if changes.second_margin == "content":
         yield "it shows more than the kept file"
-    scale = sqrt(changes.area_ratio * chosen.width * chosen.height / max(1, other.width * other.height))
+    pixels = [max(1, file.width) * max(1, file.height) for file in (chosen, other)]
+    scale = sqrt(changes.area_ratio * pixels[0] / pixels[1])
     if scale < MIN_SCALE:
         yield f"it shows what both have {1 / scale:.1f} times as large as the kept file"
 
