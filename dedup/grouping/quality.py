@@ -20,6 +20,7 @@ NOT_MEASURED_REASON = "the two files were not measured; run `simile dedup` again
 MIN_CHROMA = 12.0  # of 255; below it an image is grey
 MAX_COUNTED_COLOURS = 1024  # an image of fewer colours has a palette, or is grey
 MIN_STEP = 3.0  # quantisation steps below look like rounding
+CLOSE_STEPS = 1.7  # times: a file saved again at a slightly better quality hides its first compression
 ROUGH_STEP = 16.0  # quantisation steps above add as many edges as they remove, about quality 50
 MUCH_LARGER = 1.5  # as many times as wide: then lossy compression costs less than the missing pixels
 
@@ -48,7 +49,7 @@ def find_loss(chosen: ImageFile, other: ImageFile, *, same_pixels: bool = False)
         return ""
     if chosen.measurement is None or other.measurement is None:
         return NOT_MEASURED_REASON
-    losses = _iterate_look_losses(chosen.measurement, other.measurement)
+    losses = _iterate_look_losses(chosen.measurement, other.measurement, same_pixels=same_pixels)
     first = next(losses, "")
     if not first and not same_pixels:
         first = next(_iterate_pixel_losses(chosen, other, chosen.measurement, other.measurement), "")
@@ -60,12 +61,14 @@ def is_reencoded(quality: ImageMeasurement) -> bool:
     return quality.step > max(MIN_STEP, 1.5 * quality.table_step)
 
 
-def _iterate_look_losses(chosen: ImageMeasurement, other: ImageMeasurement) -> Iterator[str]:
+def _iterate_look_losses(chosen: ImageMeasurement, other: ImageMeasurement, *, same_pixels: bool) -> Iterator[str]:
     """Yield losses that equal numbers of the pixels do not exclude."""
     if other.profile not in ("", chosen.profile):
         yield "it has a colour profile that the kept file lacks"
     if chosen.frames < other.frames:
         yield f"it has {other.frames} frames, pages or images, the kept file {chosen.frames}"
+    if other.has_alpha and chosen.has_alpha and not same_pixels:
+        yield "both are transparent, which is not compared"
     if other.has_alpha and not chosen.has_alpha:
         yield "it is transparent, the kept file is not"
     if chosen.depth < other.depth:
@@ -109,6 +112,10 @@ def _iterate_compression_losses(
         and other_quality.step <= 1.1 * quality.step
     ):
         yield "the kept file was compressed once more"
+    if quality.codec == other_quality.codec == "jpeg" and scale < 1.1:
+        closeness = max(MIN_STEP, other_quality.step) / max(MIN_STEP, quality.step)
+        if 1.02 < closeness < CLOSE_STEPS:
+            yield "their JPEG qualities are so close that either may be made from the other"
     if quality.codec == "lossless":
         return
     is_much_larger = scale >= MUCH_LARGER and chosen.size >= other.size

@@ -26,13 +26,15 @@ from simile.images.matching.homography import Matrix
 from simile.images.matching.overlap import make_overlap, make_upright, project_frame
 from simile.images.matching.photometry import Mask, compute_tone_difference, keep_channels, match_appearance, to_bytes
 
-CHANGES_VERSION = 2  # of what `find_changes` finds; stored results of other versions are not used
-MAX_TONE_DIFFERENCE = 5.0  # levels, as `compute_tone_difference`
+CHANGES_VERSION = 3  # of what `find_changes` finds; stored results of other versions are not used
+MAX_TONE_DIFFERENCE = 3.0  # levels, as `compute_tone_difference`
 MAX_FRAME_TILT = 0.015  # of the longer side, by which a corner may be moved from where an upright copy has it
+SMALL_WINDOW = 9  # pixels: a small letter
+SMALL_FACTOR = 2.2  # times the 0.995 quantile; copies that were compressed or resized reach 1.4, another digit 2.7
 MARGIN_SIDE = 256  # longer side, in pixels, at which the surroundings of the common part are described
-MIN_MARGIN_SHARE = 0.03  # of an image: less around the common part is no margin
+MIN_MARGIN_SHARE = 0.01  # of an image: less around the common part is no margin
 MAX_FLAT_STEP, MIN_FLAT_SHARE = 12, 0.6  # levels between neighbours, and the share of such pixels in a border
-MIN_CHROMA = 10.0  # levels; below it an image is grey
+MIN_CHROMA = 20.0  # levels; below it an image is grey
 MIN_DIFFERENCE = 28.0  # levels, of 255
 NOISE_SIGMA, NOISE_WINDOW = 2.0, 31  # pixels: finer differences are noise, which is measured in this window
 MAX_NOISE = 40.0  # levels; letters that differ are no noise
@@ -75,6 +77,8 @@ class ImageChanges:
         has_other_tones: Whether brightness or colours differ.
         is_warped: Whether one of the two was turned by less than 90°, tilted or stretched.
         is_mostly_different: Whether too much differs to find regions.
+        has_small_difference: Whether a small part differs much more than the rest, in whichever of the two.
+        is_turned: Whether one of the two is mirrored, or turned by a multiple of 90°.
         first_margin, second_margin: What surrounds the part of the image that the other one shows.
         area_ratio: The area of the second image on the first, as a share of the first.
     """
@@ -85,6 +89,8 @@ class ImageChanges:
     has_other_tones: bool = False
     is_warped: bool = False
     is_mostly_different: bool = False
+    has_small_difference: bool = False
+    is_turned: bool = False
     first_margin: Margin = ""
     second_margin: Margin = ""
     area_ratio: float = 1.0
@@ -139,6 +145,7 @@ def find_changes(first: Pixels, second: Pixels, matrix: Matrix) -> ImageChanges:
     whole = ImageChanges(
         has_other_tones=compute_tone_difference(overlap.first, overlap.second, overlap.mask) > MAX_TONE_DIFFERENCE,
         is_warped=_is_warped(first, second, matrix),
+        is_turned=_is_turned(second, matrix),
         first_margin=_describe_margin(first, second, matrix),
         second_margin=_describe_margin(second, first, np.asarray(np.linalg.inv(matrix), np.float64)),
         area_ratio=_compute_area_ratio(first, second, matrix),
@@ -151,6 +158,7 @@ def find_changes(first: Pixels, second: Pixels, matrix: Matrix) -> ImageChanges:
         return replace(whole, is_mostly_different=True)
     evidence, boxes = _assign_regions(*levels, excess)
     in_first, in_second = (bool(share >= max(MIN_EVIDENCE, MIN_BALANCE * evidence.sum())) for share in evidence)
+    whole = replace(whole, has_small_difference=_has_small_difference(*levels, overlap.mask))
     if not in_first and not in_second:
         return whole
     to_first = np.asarray(np.linalg.inv(to_frame), np.float64)
@@ -169,6 +177,26 @@ def _is_warped(first: Pixels, second: Pixels, matrix: Matrix) -> bool:
         return True
     moved = project_frame(second, matrix) - project_frame(second, upright)
     return bool(np.abs(moved).max() > MAX_FRAME_TILT * max(first.shape[:2]))
+
+
+def _is_turned(second: Pixels, matrix: Matrix) -> bool:
+    """Return whether the second image is mirrored, or turned by a multiple of 90°, on the first."""
+    upright = make_upright(matrix, second)
+    return upright is not None and not np.allclose(np.sign(np.round(upright[:2, :2], 6)), np.eye(2))
+
+
+def _has_small_difference(first: Pixels, second: Pixels, mask: Mask) -> bool:
+    """Return whether some letters differ much more, relative to their edges, than the rest of the overlap."""
+    if not mask.any():
+        return False
+    difference = _take_largest_channel(keep_channels(cv2.absdiff(first, second))).astype(np.float32)
+    edges = np.maximum(_compute_edges(first), _compute_edges(second))
+    window = (SMALL_WINDOW, SMALL_WINDOW)
+    ratios = (cv2.blur(difference, window) - 2) / (cv2.blur(edges, window) + 12)
+    inside = ratios[cv2.erode(mask.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0]
+    if not len(inside):
+        return False
+    return bool(inside.max() > SMALL_FACTOR * (float(np.quantile(inside, 0.995)) + 0.02))
 
 
 def _describe_margin(image: Pixels, other: Pixels, matrix: Matrix) -> Margin:
@@ -193,8 +221,9 @@ def _compute_area_ratio(first: Pixels, second: Pixels, matrix: Matrix) -> float:
 
 def _compute_chroma(image: Pixels) -> float:
     """Return how far the channels of an image differ at its most colourful places, 0 to 255."""
-    small = cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA).astype(np.int16)
-    return float(np.quantile(small.max(2) - small.min(2), 0.95))
+    small = cv2.resize(image, (256, 256), interpolation=cv2.INTER_AREA)
+    largest, smallest = (reduce(pick, cv2.split(small)) for pick in (np.maximum, np.minimum))
+    return float(np.quantile(largest - smallest, 0.9995))
 
 
 def _compute_excess(first: Pixels, second: Pixels, mask: Mask) -> Float32Array:
@@ -244,8 +273,8 @@ def _assign_regions(first: Pixels, second: Pixels, excess: Float32Array) -> tupl
         shares = owners.get(int(labels[outline[0, 0, 1], outline[0, 0, 0]]))
         if shares is None:
             shares = _compute_owner_shares(outline, edges)
-        if shares is None:
-            continue
+        if shares is None:  # one shape in two colours: each has its own
+            shares = np.array([0.5, 0.5])
         if abs(shares[0] - shares[1]) > MIN_OWNER_DOMINANCE:
             shares = (shares > 0.5).astype(np.float64)
         evidence += shares * len(outline)

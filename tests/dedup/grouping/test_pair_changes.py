@@ -38,7 +38,9 @@ REGION = ChangedRegion(BOX, BOX)
         (ImageChanges(in_first=True, regions=(REGION,)), "the kept file has something on it .* in 1 region"),
         (ImageChanges(in_second=True, regions=(REGION,)), "it has something on it"),
         (ImageChanges(is_mostly_different=True), "a quarter"),
-        (ImageChanges(is_warped=True), "turned"),
+        (ImageChanges(is_warped=True), "tilted"),
+        (ImageChanges(is_turned=True), "mirrored"),
+        (ImageChanges(has_small_difference=True), "a small part"),
         (ImageChanges(has_other_tones=True), "brightness or colours"),
         (ImageChanges(first_margin="flat"), "border"),
         (ImageChanges(first_margin="content"), ""),  # the other file is a part of the kept one
@@ -96,7 +98,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Home:
     PHOTO.save(images / "photo.jpg", quality=95)
     makers: tuple[Callable[[Image.Image], Image.Image], ...] = (caption, turn, recompress)
     for number, make in enumerate(makers):
-        make(PHOTO).save(images / f"{make.__name__}.jpg", quality=90 - number)
+        make(PHOTO).save(images / f"{make.__name__}.jpg", quality=75 - number)
     for seed in range(12):  # an encoder needs more images
         draw_photo(20 + seed).save(images / f"other-{seed:02}.jpg")
     settings = load_settings(home=folder / "home", workers=2, device="cpu")
