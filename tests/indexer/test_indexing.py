@@ -489,8 +489,8 @@ def test_kill_minus_nine_loses_nothing_and_doubles_nothing(
 ) -> None:
     for number in range(120, 600):
         (digits / f"{number}.png").write_bytes(image(number))
-    environment = os.environ | {"SIMILE_BATCH_SIZE": "8", "SIMILE_HOME": str(trained_home.home)}
-    chance, stored = random.Random(7), 0
+    environment = os.environ | {"SIMILE_BATCH_SIZE": "2", "SIMILE_HOME": str(trained_home.home)}
+    chance, stored, was_interrupted = random.Random(7), 0, False
     for _ in range(3):
         command, quiet = [SIMILE, "index", str(digits)], subprocess.DEVNULL
         job = subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet)
@@ -502,6 +502,7 @@ def test_kill_minus_nine_loses_nothing_and_doubles_nothing(
         job.wait()
         assert images_in(trained_home) >= stored
         stored = images_in(trained_home)
+        was_interrupted |= stored < 600  # on a busy machine the job may be done before it is killed
         assert verify_home(trained_home) == []
     summary = go(trained_home, digits)
     assert summary.new + summary.unchanged == 600
@@ -510,7 +511,7 @@ def test_kill_minus_nine_loses_nothing_and_doubles_nothing(
     with Searcher(trained_home) as searcher:
         shas = sorted(record.sha256 for record in searcher.list_images(limit=1000))
     assert shas == sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in digits.iterdir())
-    assert "interrupted" in {run["status"] for run in read_status(trained_home)["runs"]}
+    assert not was_interrupted or "interrupted" in {run["status"] for run in read_status(trained_home)["runs"]}
 
 
 def images_in(settings: Settings) -> int:
