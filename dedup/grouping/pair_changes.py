@@ -90,7 +90,7 @@ def _iterate_objections(changes: ImageChanges, chosen: ImageFile, other: ImageFi
         yield f"it has something on it that the kept file lacks, {where}"
     if changes.is_mostly_different:
         yield "more than a quarter of what both show is different"
-    if changes.has_small_difference and not changes.regions:
+    if changes.has_small_difference:
         yield "a small part differs, such as a letter"
     if changes.is_turned:
         yield "one of the two is mirrored or turned"

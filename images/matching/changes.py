@@ -77,7 +77,7 @@ class ImageChanges:
         has_other_tones: Whether brightness or colours differ.
         is_warped: Whether one of the two was turned by less than 90°, tilted or stretched.
         is_mostly_different: Whether too much differs to find regions.
-        has_small_difference: Whether a small part differs much more than the rest, in whichever of the two.
+        has_small_difference: Whether, without regions, a small part differs much more than the rest.
         is_turned: Whether one of the two is mirrored, or turned by a multiple of 90°.
         first_margin, second_margin: What surrounds the part of the image that the other one shows.
         area_ratio: The area of the second image on the first, as a share of the first.
@@ -142,10 +142,11 @@ def find_changes(first: Pixels, second: Pixels, matrix: Matrix) -> ImageChanges:
     if made is None:
         return NO_CHANGES
     overlap, matrix, to_frame = made
+    upright = make_upright(matrix, second)
     whole = ImageChanges(
         has_other_tones=compute_tone_difference(overlap.first, overlap.second, overlap.mask) > MAX_TONE_DIFFERENCE,
-        is_warped=_is_warped(first, second, matrix),
-        is_turned=_is_turned(second, matrix),
+        is_warped=_is_warped(first, second, matrix, upright),
+        is_turned=_is_turned(upright),
         first_margin=_describe_margin(first, second, matrix),
         second_margin=_describe_margin(second, first, np.asarray(np.linalg.inv(matrix), np.float64)),
         area_ratio=_compute_area_ratio(first, second, matrix),
@@ -158,9 +159,8 @@ def find_changes(first: Pixels, second: Pixels, matrix: Matrix) -> ImageChanges:
         return replace(whole, is_mostly_different=True)
     evidence, boxes = _assign_regions(*levels, excess)
     in_first, in_second = (bool(share >= max(MIN_EVIDENCE, MIN_BALANCE * evidence.sum())) for share in evidence)
-    whole = replace(whole, has_small_difference=_has_small_difference(*levels, overlap.mask))
     if not in_first and not in_second:
-        return whole
+        return replace(whole, has_small_difference=_has_small_difference(*levels, overlap.mask))
     to_first = np.asarray(np.linalg.inv(to_frame), np.float64)
     to_second = np.asarray(np.linalg.inv(matrix) @ to_first, np.float64)
     regions = tuple(
@@ -170,18 +170,16 @@ def find_changes(first: Pixels, second: Pixels, matrix: Matrix) -> ImageChanges:
     return replace(whole, in_first=in_first, in_second=in_second, regions=regions)
 
 
-def _is_warped(first: Pixels, second: Pixels, matrix: Matrix) -> bool:
+def _is_warped(first: Pixels, second: Pixels, matrix: Matrix, upright: Matrix | None) -> bool:
     """Return whether the second image is turned by less than 90°, tilted or stretched on the first."""
-    upright = make_upright(matrix, second)
     if upright is None:
         return True
     moved = project_frame(second, matrix) - project_frame(second, upright)
     return bool(np.abs(moved).max() > MAX_FRAME_TILT * max(first.shape[:2]))
 
 
-def _is_turned(second: Pixels, matrix: Matrix) -> bool:
+def _is_turned(upright: Matrix | None) -> bool:
     """Return whether the second image is mirrored, or turned by a multiple of 90°, on the first."""
-    upright = make_upright(matrix, second)
     return upright is not None and not np.allclose(np.sign(np.round(upright[:2, :2], 6)), np.eye(2))
 
 

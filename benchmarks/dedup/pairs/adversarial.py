@@ -5,9 +5,9 @@
 For each of some 50 kinds, pairs of two files are made of a photo or a scene: a grey PNG of a colour JPEG, a JPEG of
 quality 5 inside a TIFF, an enlarged file, a file that lost its profile, two invoices with other amounts, and so on.
 Each kind names the files that a plan may remove; all others must stay. `simile index` and `simile dedup --plan` run
-on all pairs, then `apply --move-to` and `undo`. The table counts by kind: pairs that were
-found as copies, files in the plan, and wrong removals. The exit code is 1 if a plan removes a file that must stay, or
-both files of a pair, or if a byte differs after `undo`.
+on all pairs, then `apply --move-to` and `undo`. The table counts by kind: pairs that were found as copies, files in the
+plan, and wrong removals. The exit code is the number of errors: files in a plan that must stay (both, if a plan takes
+both files of a pair), and files that differ after `undo`.
 """
 
 from __future__ import annotations
@@ -36,9 +36,8 @@ from simile.images import decoding  # noqa: F401  # registers the HEIF plugin
 from simile.images.distortions import distort
 
 Random = np.random.Generator
-Files = dict[str, bytes]  # by suffix: "" is the original, the other suffixes are file names' ends
+Files = dict[str, bytes]  # by the end of the file's name
 Maker = Callable[[Image.Image, bytes, Random], Files]
-ORIGINAL = "original"
 MAX_SIDE = 900
 
 
