@@ -1,15 +1,16 @@
-"""`simile encoders`: list, activate and remove encoders."""
+"""`simile encoders`: list, activate, remove and export encoders."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer import Argument
+from typer import Argument, Option
 
 from simile.cli import options, output
 
-app = options.CommandGroup(help="List the encoders of the home; activate or remove one.")
+app = options.CommandGroup(help="List the encoders of the home; activate, remove or export one.")
 
 FingerprintArgument = Annotated[str, Argument(metavar="FINGERPRINT", help="Fingerprint of the encoder, or its start.")]
 
@@ -44,6 +45,20 @@ def remove(common: options.CommonOptions, reference: FingerprintArgument) -> Non
 
     done = remove_encoder(common.load_settings(), reference)
     common.show(done, f"encoder {done['fingerprint']} was removed, with {done['vectors']:,} vectors")
+
+
+@app.command()
+def export(
+    common: options.CommonOptions,
+    reference: FingerprintArgument,
+    folder: Annotated[Path, Argument(help="New folder for the encoder.", show_default=False)],
+    half: Annotated[bool, Option("--half", help="Store the weights with 16 bits: half the size.")] = False,
+) -> None:
+    """Copy an encoder into a folder, for `--encoder FOLDER` and `--from FOLDER` in another home."""
+    from simile.indexer.maintenance.encoders import export_encoder
+
+    done = export_encoder(common.load_settings(), reference, folder, half=half)
+    common.show(done, f"{folder}: encoder {done['fingerprint']}, {output.format_size(done['bytes'])}")
 
 
 def _format_encoder(encoder: dict[str, Any]) -> str:

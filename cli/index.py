@@ -11,7 +11,6 @@ from typer import Option
 
 from simile.cli import options, output
 from simile.cli.progress import RESUME_HINT, ProgressReporter
-from simile.cli.train import DEFAULT_TRAINING_MINUTES
 from simile.core.errors import BadUsage
 from simile.core.settings import Settings
 
@@ -36,17 +35,29 @@ def index(
     index_kind: Annotated[
         str | None, Option("--index", help="auto, exact or ivf. [env: SIMILE_INDEX; default: auto]")
     ] = None,
+    train: Annotated[
+        bool, Option("--train", help="Train an encoder on PHOTOS first; embed all images of the home with it.")
+    ] = False,
     minutes: Annotated[
-        float, Option(min=0.01, max=options.MAX_DURATION, help="Training time, if the home has no encoder yet.")
-    ] = DEFAULT_TRAINING_MINUTES,
+        float | None,
+        Option(
+            min=0.01,
+            max=options.MAX_DURATION,
+            help="Maximum training time; trains first if the home has no encoder yet. [default with --train: 3 from "
+            "the encoder that comes with simile, else 10]",
+        ),
+    ] = None,
 ) -> None:
-    """Make PHOTOS searchable; a second run only processes changes. Trains an encoder if there is none.
+    """Make PHOTOS searchable; a second run only processes changes.
 
+    The first run in a home uses the encoder that comes with simile, or with --train one that it trains.
     With another --encoder, all images of the home are embedded again. The old embeddings are used until that is done.
     """
     from simile.indexer.pipeline.job import IndexRequest
     from simile.indexer.pipeline.job import index as run_index
 
+    if train and (encoder is not None or dry_run):
+        raise BadUsage(f"--train excludes {'--dry-run' if dry_run else '--encoder'}. Choose one.")
     if reread and dry_run:
         raise BadUsage("--dry-run opens no file, so it excludes --reread. Choose one.")
     settings = common.load_settings(index=index_kind)
@@ -57,6 +68,7 @@ def index(
             reread=reread,
             dry_run=dry_run,
             list_ignored=list_ignored,
+            train=train,
             minutes=minutes,
             on_training=reporter.on_training,
             on_progress=reporter.on_indexing,

@@ -40,14 +40,13 @@ VerboseOption = Annotated[bool, Option("--verbose", help="Log more; show the tra
 WaitOption = Annotated[
     float, Option(min=0, max=MAX_DURATION, help="Seconds to wait while another process uses the home.")
 ]
-PhotosArgument = Annotated[
-    list[Path],
-    Argument(
-        help="Folders, files, archives (.tar, .tar.gz, .zip …), manifests (.csv or .parquet with a column `path`), "
-        "quoted patterns ('photos/**/*.jpg'), or - to read a list from stdin. Hidden files are skipped.",
-        show_default=False,
-    ),
-]
+_PHOTOS = Argument(
+    help="Folders, files, archives (.tar, .tar.gz, .zip …), manifests (.csv or .parquet with a column `path`), "
+    "quoted patterns ('photos/**/*.jpg'), or - to read a list from stdin. Hidden files are skipped.",
+    show_default=False,
+)
+PhotosArgument = Annotated[list[Path], _PHOTOS]
+OptionalPhotosArgument = Annotated[list[Path] | None, _PHOTOS]
 IncludeOption = Annotated[
     list[str] | None, Option(help="Only files that match this .gitignore pattern; can be repeated.")
 ]
@@ -60,7 +59,8 @@ ImageIdsOption = Annotated[
     list[int] | None, Option("--id", max=MAX_BIGINT, help="Id of an indexed image; can be repeated.")
 ]
 EncoderOption = Annotated[
-    str | None, Option(help="Folder or fingerprint of the encoder. [default: the active one]", show_default=False)
+    str | None,
+    Option(help="Folder or fingerprint of the encoder, or shipped. [default: the active one]", show_default=False),
 ]
 PngOption = Annotated[Path | None, Option("--output", "-o", help="The .png to write.", show_default=False)]
 

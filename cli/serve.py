@@ -55,14 +55,16 @@ def run_demo_command(
         str, Option(help="digits (included in scikit-learn), or fashion-mnist, mnist or cifar10 (downloaded).")
     ] = "digits",
     images: Annotated[Path | None, Option("--images", help="Your own image folder instead of a dataset.")] = None,
-    minutes: Annotated[float, Option(min=0.01, max=options.MAX_DURATION, help="Training time.")] = 1.5,
+    minutes: Annotated[
+        float | None, Option(min=0.01, max=options.MAX_DURATION, help="Train an encoder for so long. [default: none]")
+    ] = None,
     host: Annotated[str | None, Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, Option(help="Port to listen on. [default: 8000]")] = None,
     listen: Annotated[bool, Option("--serve/--no-serve", help="Serve the search page afterwards.")] = True,
     device: options.DeviceOption = None,
     verbose: options.VerboseOption = False,
 ) -> None:
-    """Try simile: write images, train, index them, search by three of them, serve the search page."""
+    """Try simile: write images, index them, search by three of them, serve the search page."""
     from simile.indexer.demo import run_demo
 
     settings = load_settings(home=home, host=host, port=port, device=device)

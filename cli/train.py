@@ -9,8 +9,7 @@ from typer import Option
 
 from simile.cli import options
 from simile.cli.progress import ProgressReporter, format_figures
-
-DEFAULT_TRAINING_MINUTES = 10.0  # used if neither --minutes nor --epochs is given
+from simile.core.errors import BadUsage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +29,8 @@ class TrainOptions:
         Option(
             min=0.01,
             max=options.MAX_DURATION,
-            help="Maximum training time; reading files counts for at most a fifth of it. [default: 10 unless --epochs]",
+            help="Maximum training time; reading files counts for at most a fifth of it. "
+            "[default: 3 from an encoder, else 10, unless --epochs]",
         ),
     ] = None
     image_size: Annotated[
@@ -43,6 +43,17 @@ class TrainOptions:
     labels: Annotated[
         str | None, Option(help="For the supervised recipe: folders (named by class), or a CSV file.")
     ] = None
+    start_from: Annotated[
+        str | None,
+        Option(
+            "--from",
+            help="Encoder to start from: shipped, a fingerprint or a folder; none for new weights. "
+            "[default: shipped for photographs, unless options contradict it]",
+        ),
+    ] = None
+    drawn: Annotated[
+        int, Option(min=0, max=10_000_000, help="Train on so many images drawn by simile, besides PHOTOS.")
+    ] = 0
     decoder_only: Annotated[
         str | None, Option(help="Train only a decoder, for this encoder (folder or fingerprint).")
     ] = None
@@ -88,23 +99,29 @@ class TrainOptions:
 def train(
     training: TrainOptions,
     common: options.EncoderOptions,
-    photos: options.PhotosArgument,
+    photos: options.OptionalPhotosArgument = None,
     include: options.IncludeOption = None,
     exclude: options.ExcludeOption = None,
 ) -> None:
-    """Train an encoder on PHOTOS and add it to the home, with a report (curves, reconstructions, samples)."""
+    """Train an encoder on PHOTOS and add it to the home, with a report (curves, reconstructions, samples).
+
+    For photographs the training starts from the encoder that comes with simile, and adapts it to PHOTOS.
+    """
     from simile.indexer.training.dataset import TrainingRequest
     from simile.indexer.training.train import train_on_sources
 
+    if not photos and not training.drawn:
+        raise BadUsage("Give PHOTOS to train on, or --drawn N.")
     values = dict(vars(training))
-    if training.minutes is None and training.epochs is None and not training.resume:  # a resumed run keeps its budget
-        values["minutes"] = DEFAULT_TRAINING_MINUTES
     names = {field.name for field in fields(TrainingRequest)} & values.keys()
     of_request = {name: values.pop(name) for name in names}
     request = TrainingRequest(overrides=values, **of_request)
     patterns = options.make_patterns(include, exclude)
     with ProgressReporter("The last finished epoch is saved; continue with --resume.", json=common.json) as reporter:
-        trained = train_on_sources(common.load_settings(), photos, request, reporter.on_training, patterns)
+        trained = train_on_sources(common.load_settings(), photos or [], request, reporter.on_training, patterns)
+    if not trained["improved"]:
+        common.show(trained, f"encoder {trained['fingerprint']} is kept: the training did not improve it")
+        return
     best = format_figures(trained["best"]["validation"])
     lines = [
         f"encoder {trained['fingerprint']}{' (now active)' if trained['active'] else ''}",

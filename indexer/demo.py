@@ -1,4 +1,4 @@
-"""The demo: get images, train an encoder, index them and run three searches, without any input."""
+"""The demo: get images, index them and run three searches, without any input."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run_demo(
     settings: Settings,
     dataset: str,
     images: Path | None,
-    minutes: float,
+    minutes: float | None,
     on_training: Callable[[TrainingProgress], None],
     on_progress: Callable[[IndexSummary, int], None],
 ) -> tuple[Path, IndexSummary]:
@@ -37,7 +37,7 @@ def run_demo(
         settings: Settings with the demo's home.
         dataset: Name of a demo dataset; not used with `images`.
         images: A folder of own images, or None.
-        minutes: Time limit of the training.
+        minutes: Time limit of the training; None to use the shipped encoder.
         on_training: As in IndexRequest.
         on_progress: As in IndexRequest.
 

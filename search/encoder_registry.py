@@ -9,6 +9,7 @@ from pathlib import Path
 from simile.core.atomic_write import REPLACED
 from simile.models.checkpoints.description import DESCRIPTION_FILE
 from simile.models.inference.encoder import TrainedEncoder
+from simile.models.pretrained import SHIPPED, SHIPPED_FOLDER, load_shipped_encoder
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.encoders import find_fingerprint
 from simile.store.home import Home, translate_write_errors
@@ -50,17 +51,20 @@ def load_encoder(home: Home, fingerprint: str, device: str, runtime: str = "auto
 
 
 def find_encoder(home: Home, reference: str, device: str, runtime: str = "auto") -> TrainedEncoder:
-    """Load an encoder by its folder, its fingerprint in this home, or the start of the fingerprint.
+    """Load an encoder: "shipped", its folder, its fingerprint in this home, or the start of the fingerprint.
 
     Raises NoSuchEncoder, CheckpointDamaged.
     """
+    if reference == SHIPPED:
+        return load_shipped_encoder(device, runtime)
     if (Path(reference) / DESCRIPTION_FILE).is_file():
         return TrainedEncoder.load(Path(reference), device, runtime)
     return load_encoder(home, find_fingerprint(home, reference), device, runtime)
 
 
-def import_encoder(home: Home, catalogue: Catalogue, encoder: TrainedEncoder, folder: Path) -> None:
-    """Copy the encoder's folder into the home, unless it is there, and register it."""
+def import_encoder(home: Home, catalogue: Catalogue, encoder: TrainedEncoder, reference: str) -> None:
+    """Copy the folder of an encoder that `find_encoder` found into the home, unless it is there, and register it."""
+    folder = SHIPPED_FOLDER if reference == SHIPPED else Path(reference)
     target = home.encoders / encoder.fingerprint
     if not target.exists():
         temporary = home.encoders / f".arriving-{encoder.fingerprint}"

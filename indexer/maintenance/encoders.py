@@ -1,9 +1,10 @@
-"""List, activate and remove the encoders of a home."""
+"""List, activate, remove and export the encoders of a home."""
 
 from __future__ import annotations
 
 import logging
 import shutil
+from pathlib import Path
 from typing import Any
 
 from simile.core.errors import BadSetting, CheckpointDamaged
@@ -91,6 +92,35 @@ def remove_encoder(settings: Settings, reference: str) -> dict[str, Any]:
         if known:
             delete_unused_segment_files(home, catalogue.segments.get_file_names())
     return {"fingerprint": fingerprint, "vectors": vectors}
+
+
+def export_encoder(settings: Settings, reference: str, folder: Path, *, half: bool) -> dict[str, Any]:
+    """Copy an encoder, without its report, into a new folder that other homes can use.
+
+    Args:
+        reference: "shipped", a fingerprint or a folder.
+        folder: Must not exist, or must be empty.
+        half: Store the weights with 16 bits. Vectors change by about 0.1 %, so the fingerprint changes, too.
+
+    Raises:
+        NoSuchEncoder, CheckpointDamaged: The encoder can't be loaded.
+        BadSetting: The folder is in use, or the weights do not fit into 16 bits.
+    """
+    from simile.models.checkpoints.checkpoint import round_weights, save_checkpoint  # noqa: PLC0415  # imports torch
+    from simile.search.encoder_registry import find_encoder  # noqa: PLC0415
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadSetting(f"{folder} is not empty. Name another folder.")
+    encoder = find_encoder(Home(settings.home, settings.database_url), reference, "cpu", "torch")
+    weights = encoder.network.state_dict()
+    if half:
+        weights = round_weights(weights)
+    with translate_write_errors(folder):
+        fingerprint = save_checkpoint(folder, weights, encoder.description)
+        if encoder.training_digests is not None:
+            encoder.training_digests.save(folder)
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    return {"fingerprint": fingerprint, "folder": str(folder), "bytes": size}
 
 
 def _replace_segment_of(catalogue: Catalogue, fingerprint: str, settings: Settings) -> None:

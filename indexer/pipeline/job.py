@@ -11,7 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +21,12 @@ from simile.core.records import Failure, FileStat, IndexSummary
 from simile.core.settings import Settings
 from simile.core.signals import stop_on_interrupt
 from simile.images.formats import Limits
-from simile.images.loading.loader import PreparedImage, prepare_files
+from simile.images.loading.loader import PreparedImage, prepare_files, sample_images
 from simile.images.loading.worker_pool import WorkerPool
 from simile.images.sources.folders import WalkResult, describe_kinds
 from simile.images.sources.paths import PathPatterns
-from simile.images.sources.sources import ImageSources, is_stdin, read_file_facts
+from simile.images.sources.sources import ImageSources, is_stdin, read_file_facts, walk_sources
+from simile.images.transforms import choose_preprocessing
 from simile.indexer.pipeline.plan import IndexPlan, IndexTask, Spool, check_prune, describe_sources, make_index_plan
 from simile.indexer.pipeline.publish import publish_rows
 from simile.indexer.pipeline.writer import IndexBatchWriter
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+KIND_SAMPLE_SIZE = 32  # images that tell photographs from small images of one size
 METADATA_BATCH_SIZE = 500  # files per metadata transaction
 
 
@@ -48,12 +50,14 @@ class IndexRequest:
     """The user's options for indexing.
 
     Attributes:
-        encoder: Fingerprint or folder of the encoder; None for the active one, or to train one.
+        encoder: Fingerprint or folder of the encoder, or "shipped"; None for the active one, and in a home without
+            an encoder for the shipped one.
         prune: Forget files that no longer exist.
         reread: Read files again even if their size and time are unchanged.
         dry_run: Only report what a run would do.
         list_ignored: List the files that are ignored, not only their number.
-        minutes: Time limit of the training in a home without an encoder.
+        train: Train an encoder on the images first, and use it.
+        minutes: Time limit of the training. In a home without an encoder it implies `train`.
         on_training: Called after each training step.
         on_progress: Called after each batch with the summary so far and the total number of files.
         patterns: Files to include or exclude.
@@ -66,7 +70,8 @@ class IndexRequest:
     reread: bool = False
     dry_run: bool = False
     list_ignored: bool = False
-    minutes: float = 10.0
+    train: bool = False
+    minutes: float | None = None
     on_training: Callable[[TrainingProgress], None] = lambda _: None
     on_progress: Callable[[IndexSummary, int], None] = lambda _summary, _total: None
     patterns: PathPatterns = field(default_factory=PathPatterns)
@@ -85,7 +90,7 @@ def index(settings: Settings, sources: Sequence[Path | str], request: IndexReque
     Raises:
         NoSuchPath: A source does not exist.
         HomeBusy, HomeNotWritable: The home can't be used.
-        TooFewPictures: There is no encoder, and too few images to train one.
+        TooFewPictures: There are too few images to train an encoder.
         NoSuchEncoder: The encoder of the request does not exist.
     """
     home = Home(settings.home, settings.database_url)
@@ -97,7 +102,26 @@ def index(settings: Settings, sources: Sequence[Path | str], request: IndexReque
     with home.lock("simile index", wait=request.wait):
         schema.upgrade_schema(home)
         with Catalogue(home) as catalogue:
+            if request.train and catalogue.encoders.find_active() is not None:
+                request = replace(request, encoder=_train_another(home, catalogue, settings, sources, request))
             return _IndexingRun(home, catalogue, settings, request).run(image_sources)
+
+
+def _train_another(
+    home: Home, catalogue: Catalogue, settings: Settings, sources: Sequence[Path | str], request: IndexRequest
+) -> str:
+    """Train an encoder in a home that has one, and return its fingerprint."""
+    from simile.indexer.training.dataset import TrainingRequest  # noqa: PLC0415
+    from simile.indexer.training.train import train_encoder  # noqa: PLC0415  # imports torch
+
+    if any(map(is_stdin, sources)):
+        raise BadSetting(
+            "A list on stdin can't be read twice, to train and to index. Run `simile train PHOTOS`, then "
+            "`simile index - --encoder FINGERPRINT`."
+        )
+    files = walk_sources(sources, home.own_folders, request.patterns).files
+    training = TrainingRequest(minutes=request.minutes, resume=None)
+    return train_encoder(home, catalogue, settings, files, training, request.on_training).encoder.fingerprint
 
 
 def _run_dry(home: Home, sources: ImageSources, request: IndexRequest, settings: Settings) -> IndexSummary:
@@ -205,7 +229,7 @@ class _IndexingRun:
             from simile.search.encoder_registry import import_encoder  # noqa: PLC0415
 
             encoder = _find_encoder(self.home, self.request.encoder, self.settings)
-            import_encoder(self.home, self.catalogue, encoder, Path(self.request.encoder))
+            import_encoder(self.home, self.catalogue, encoder, self.request.encoder)
             return encoder.fingerprint
         active = self.catalogue.encoders.find_active()
         return active.fingerprint if active else None
@@ -218,18 +242,44 @@ class _IndexingRun:
         return self.catalogue.embeddings.count(active.fingerprint) > 0
 
     def _get_encoder(self, fingerprint: str | None, plan: IndexPlan) -> TrainedEncoder:
-        """Load the encoder, or train one."""
-        from simile.indexer.training.dataset import TrainingRequest  # noqa: PLC0415
-        from simile.indexer.training.train import train_encoder  # noqa: PLC0415  # imports torch
+        """Load the encoder; in a home without one, train it or take the shipped one."""
         from simile.search.encoder_registry import load_encoder  # noqa: PLC0415  # imports torch
 
         if fingerprint is not None:
             return load_encoder(self.home, fingerprint, self.settings.device, self.settings.runtime)
-        request = TrainingRequest(minutes=self.request.minutes, resume=None)
-        log.info("the home has no encoder: training one on these images, for at most %g minutes", self.request.minutes)
-        files = [task.file for task in plan.tasks]
-        encoder = train_encoder(self.home, self.catalogue, self.settings, files, request, self.request.on_training)
+        if self.request.train or self.request.minutes is not None:
+            encoder = self._train_encoder([task.file for task in plan.tasks])
+        else:
+            encoder = self._import_shipped_encoder(plan)
         self.catalogue.encoders.activate(encoder.fingerprint)
+        return encoder
+
+    def _train_encoder(self, files: Sequence[FileStat]) -> TrainedEncoder:
+        from simile.indexer.training.dataset import TrainingRequest  # noqa: PLC0415
+        from simile.indexer.training.train import train_encoder  # noqa: PLC0415  # imports torch
+
+        log.info("training an encoder on these images")
+        request = TrainingRequest(minutes=self.request.minutes, resume=None)
+        result = train_encoder(self.home, self.catalogue, self.settings, files, request, self.request.on_training)
+        return result.encoder
+
+    def _import_shipped_encoder(self, plan: IndexPlan) -> TrainedEncoder:
+        """Copy the shipped encoder into the home, and log what training would add."""
+        from simile.indexer.training.dataset import is_photographic  # noqa: PLC0415
+        from simile.models.pretrained import SHIPPED  # noqa: PLC0415  # imports torch
+        from simile.search.encoder_registry import import_encoder  # noqa: PLC0415  # imports torch
+
+        encoder = _find_encoder(self.home, SHIPPED, self.settings)
+        import_encoder(self.home, self.catalogue, encoder, SHIPPED)
+        paths = [task.file.path for task in islice(plan.tasks, KIND_SAMPLE_SIZE)]
+        sample = sample_images(paths, self.limits, self.settings.workers, KIND_SAMPLE_SIZE, seed=0)
+        if not sample or is_photographic(choose_preprocessing(sample, image_size=None)):
+            log.info("using the encoder that comes with simile; `simile train PHOTOS` adapts it to these images")
+        else:
+            log.info(
+                "using the encoder that comes with simile. These images are small: an encoder that is trained on them "
+                "alone finds neighbours better. For that: `simile index PHOTOS --train`"
+            )
         return encoder
 
     def _embed_all(

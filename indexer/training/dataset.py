@@ -7,21 +7,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from simile.core.errors import BadSetting, TooFewPictures
 from simile.core.records import Failure, FileStat
 from simile.core.settings import Settings
 from simile.images.decoding import DecodedImage
+from simile.images.drawn.generator import draw_images
 from simile.images.formats import Limits, Pixels
-from simile.images.loading.loader import read_arrays, sample_images
+from simile.images.loading.loader import empty_images, read_arrays, sample_images
 from simile.images.loading.worker_pool import WorkerPool
 from simile.images.sources.labels import LabelClasses, read_labels
 from simile.images.sources.sources import get_reading_order
-from simile.images.transforms import FitMode, Preprocessing, choose_preprocessing
+from simile.images.transforms import MAX_DEFAULT_SIZE, FitMode, Preprocessing, choose_preprocessing
 from simile.models.recipes import Recipe
 from simile.models.training.dataset import ClassNumbers
 from simile.models.training.loop import MIN_TRAINING_IMAGES
+
+if TYPE_CHECKING:
+    from simile.indexer.training.starting_point import StartingPoint
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +39,10 @@ class TrainingSet:
 
     Attributes:
         images: (n, R, R, C) uint8; R is the network's size, or `CROP_RESOLUTION_FACTOR` times that.
-        digests: SHA-256 of each file.
+        digests: SHA-256 of each file. Files are the first rows of `images`, and drawn images follow.
         preprocessing: Preprocessing at the network's size.
         failures: Files that could not be read.
+        start: The encoder that the training starts from; None for new weights.
         labels: Class numbers (n,), for a classifier.
     """
 
@@ -46,6 +51,7 @@ class TrainingSet:
     preprocessing: Preprocessing
     failures: list[Failure]
     recipe: Recipe
+    start: StartingPoint | None = None
     labels: ClassNumbers | None = None
     classes: tuple[str, ...] = ()
 
@@ -63,6 +69,9 @@ class TrainingRequest:
         resume: As in `TrainingOptions`.
         labels: "folders" or a CSV file.
         decoder_only: Fingerprint or folder of an encoder, to train only a decoder for it.
+        start_from: Fingerprint or folder of the encoder that the training starts from, or "none" for new weights;
+            None for the shipped encoder if it suits the images and the other options.
+        drawn: Number of drawn images (images/drawn/) to train on, in addition to the files.
     """
 
     recipe: str | None = None
@@ -74,6 +83,8 @@ class TrainingRequest:
     resume: bool | None = False
     labels: str | None = None
     decoder_only: str | None = None
+    start_from: str | None = None
+    drawn: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +95,7 @@ class DatasetSpec:
         photo_recipe: The recipe for photographs instead; None to always use `recipe`.
         roots: The source folders, for labels.
         preprocessing: That of an existing encoder; None to choose it.
+        start: The encoder that the training may start from.
     """
 
     recipe: Recipe
@@ -91,6 +103,7 @@ class DatasetSpec:
     request: TrainingRequest = field(default_factory=TrainingRequest)
     roots: tuple[Path, ...] = ()
     preprocessing: Preprocessing | None = None
+    start: StartingPoint | None = None
 
 
 def read_training_set(settings: Settings, files: Sequence[FileStat], spec: DatasetSpec) -> TrainingSet:
@@ -112,6 +125,8 @@ def _read_with_workers(
     # The labelled paths in the order of reading.
     label_by_path = _read_path_labels([files[position].path for position in get_reading_order(files)], spec)
     paths = list(label_by_path)
+    if spec.request.drawn:
+        return _add_drawn_images(paths, settings, spec, workers)
     # A sample determines the preprocessing, which determines the recipe.
     sample = sample_images(paths, limits, workers, PREPROCESSING_SAMPLE_SIZE, spec.request.seed)
     if len(sample) < MIN_TRAINING_IMAGES:
@@ -123,6 +138,11 @@ def _read_with_workers(
         sample, image_size=spec.request.image_size, fit=spec.request.fit, background=settings.background
     )
     recipe = spec.photo_recipe if spec.photo_recipe and is_photographic(preprocessing) else spec.recipe
+    start = spec.start
+    if start is not None and (start.is_requested or is_photographic(preprocessing)):
+        preprocessing, recipe = start.encoder.preprocessing, start.recipe
+    else:
+        start = None
     # Read all files, possibly at a larger size.
     storage = _choose_storage_preprocessing(preprocessing, sample, recipe)
     arrays = read_arrays(paths, storage, limits, workers, _choose_image_file_folder(len(paths), storage, settings))
@@ -132,12 +152,43 @@ def _read_with_workers(
         preprocessing=preprocessing,
         failures=arrays.failures,
         recipe=recipe,
+        start=start,
     )
     if not recipe.classifier:
         return training_set
     labels = [label_by_path[path] for path in arrays.paths]
     classes = LabelClasses.from_labels(labels)
     return replace(training_set, labels=classes.to_numbers(labels), classes=classes.names)
+
+
+def _add_drawn_images(paths: list[str], settings: Settings, spec: DatasetSpec, workers: WorkerPool) -> TrainingSet:
+    """Read the files, and draw the other images, in colour and larger than the network's input."""
+    request = spec.request
+    if spec.recipe.classifier:
+        raise BadSetting(f"recipe {spec.recipe.name} learns from labels, which drawn images lack. Leave out --drawn.")
+    preprocessing = spec.preprocessing or Preprocessing(
+        image_size=request.image_size or MAX_DEFAULT_SIZE, channels=3, background=settings.background
+    )
+    recipe = spec.photo_recipe or spec.recipe
+    if spec.start is not None:
+        preprocessing, recipe = spec.start.encoder.preprocessing, spec.start.recipe
+    storage = replace(preprocessing, image_size=CROP_RESOLUTION_FACTOR * preprocessing.image_size)
+    folder = _choose_image_file_folder(len(paths) + request.drawn, storage, settings)
+    arrays = read_arrays(paths, storage, Limits.from_settings(settings), workers, folder)
+    count, side = len(arrays.images), storage.image_size
+    images = empty_images((count + request.drawn, side, side, storage.channels), folder)
+    images[:count] = arrays.images
+    log.info("drawing %d images of %d px", request.drawn, side)
+    for row, image in enumerate(draw_images(request.drawn, side, request.seed, workers), count):
+        images[row] = image
+    return TrainingSet(
+        images=images,
+        digests=arrays.digests,
+        preprocessing=preprocessing,
+        failures=arrays.failures,
+        recipe=recipe,
+        start=spec.start,
+    )
 
 
 def is_photographic(preprocessing: Preprocessing) -> bool:

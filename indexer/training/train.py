@@ -7,7 +7,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +18,36 @@ from simile.images.sources.paths import PathPatterns
 from simile.images.sources.sources import check_sources, walk_sources
 from simile.images.transforms import Preprocessing
 from simile.indexer.training.dataset import DatasetSpec, TrainingRequest, TrainingSet, read_training_set
+from simile.indexer.training.starting_point import CHANGEABLE_SETTINGS, find_starting_point
 from simile.models.checkpoints import checkpoint
 from simile.models.checkpoints.description import EncoderDescription
 from simile.models.checkpoints.training_set import TrainingDigests
 from simile.models.inference.encoder import TrainedEncoder
 from simile.models.losses.perceptual import PerceptualDistance, make_perceptual_distance
+from simile.models.pretrained import SHIPPED
 from simile.models.recipes import DEFAULT_RECIPE, PHOTO_RECIPE, Recipe, load_recipe
 from simile.models.training.loop import TrainingOptions, TrainingProgress, TrainingResult, split_train_validation, train
 from simile.models.training.report import write_training_report
 from simile.models.training.resume import require_training_state
 from simile.models.training.setup import TrainingExtras
-from simile.search.encoder_registry import find_encoder, register_encoder
+from simile.search.encoder_registry import find_encoder, import_encoder, register_encoder
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.database import schema
 from simile.store.home import Home, translate_write_errors
 
 log = logging.getLogger(__name__)
 
-# With only these overrides the recipe is still chosen by the images.
-RECIPE_NEUTRAL_SETTINGS = {"epochs", "batch_size", "learning_rate", "patience_epochs"}
+DEFAULT_TRAINING_MINUTES = 10.0  # used if neither minutes nor epochs are given
+DEFAULT_ADAPTATION_MINUTES = 3.0  # the same, for a training that starts from an encoder
 READING_BUDGET_SHARE = 0.2  # of the time budget, at most, is used up by reading images
+
+
+@dataclass(frozen=True)
+class TrainedResult:
+    """The encoder of a training; if `is_new` is False, the one that the training started from and did not improve."""
+
+    encoder: TrainedEncoder
+    is_new: bool
 
 
 def train_encoder(
@@ -48,8 +58,10 @@ def train_encoder(
     request: TrainingRequest,
     on_progress: Callable[[TrainingProgress], None],
     roots: Sequence[Path] = (),
-) -> TrainedEncoder:
+) -> TrainedResult:
     """Train an encoder, save it with its report and register it. The caller holds the home's lock.
+
+    A training that starts from another encoder, and is not better on the held-out images, keeps that encoder.
 
     The time budget includes the reading of the images, but that uses up at most a fifth of it, so that there is time
     to train on a large folder. `roots` are the folders that contain the files, for labels.
@@ -58,11 +70,12 @@ def train_encoder(
     # The recipe, unless the images determine it.
     recipe = load_recipe(request.recipe or ("decoder" if request.decoder_only else DEFAULT_RECIPE), **request.overrides)
     overridden = {name for name, value in request.overrides.items() if value is not None}
-    is_chosen_by_images = request.recipe is None and not request.decoder_only and overridden <= RECIPE_NEUTRAL_SETTINGS
+    is_chosen_by_images = request.recipe is None and not request.decoder_only and overridden <= CHANGEABLE_SETTINGS
     state_folder = home.encoders / ".training"
     if request.resume:
         require_training_state(state_folder)
     base_encoder = find_encoder(home, request.decoder_only, settings.device) if request.decoder_only else None
+    start = find_starting_point(home, request, settings)
     # Read the images.
     spec = DatasetSpec(
         recipe=recipe,
@@ -70,6 +83,7 @@ def train_encoder(
         request=request,
         roots=tuple(roots),
         preprocessing=base_encoder.preprocessing if base_encoder else None,
+        start=start,
     )
     training_set = read_training_set(settings, files, spec)
     recipe, preprocessing = training_set.recipe, training_set.preprocessing
@@ -79,23 +93,43 @@ def train_encoder(
         classes=training_set.classes,
         perceptual_distance=_make_perceptual_distance(home, recipe, preprocessing),
         frozen_network=base_encoder.network if base_encoder else None,
+        initial_network=training_set.start.encoder.network if training_set.start else None,
     )
+    minutes = request.minutes
+    if minutes is None and "epochs" not in overridden and not request.resume:  # a resumed run keeps its budget
+        minutes = DEFAULT_TRAINING_MINUTES if training_set.start is None else DEFAULT_ADAPTATION_MINUTES
     options = TrainingOptions(
         seed=request.seed,
-        minutes=request.minutes,
+        minutes=minutes,
         device=settings.device,
         resume=request.resume,
-        start_time=get_budget_start(start_time, time.monotonic(), request.minutes),
+        start_time=get_budget_start(start_time, time.monotonic(), minutes),
     )
     images = training_set.images
-    log.info("training on %d images of %d px, recipe %s", len(images), preprocessing.image_size, recipe.name)
+    first = f", from encoder {training_set.start.encoder.fingerprint}" if training_set.start else ""
+    log.info("training on %d images of %d px, recipe %s%s", len(images), preprocessing.image_size, recipe.name, first)
     with translate_write_errors(home.encoders):
         result = train(images, preprocessing, recipe, options, state_folder, on_progress, extras=extras)
+        if training_set.start is not None and not result.is_better:
+            return _keep_initial_encoder(home, catalogue, training_set.start.encoder, request, state_folder)
         # Save the encoder; the state of the training is no longer needed.
         encoder = _save_trained_encoder(home, settings, request, recipe, training_set, result, base_encoder)
     register_encoder(catalogue, encoder)
     shutil.rmtree(state_folder, ignore_errors=True)
-    return encoder
+    return TrainedResult(encoder, is_new=True)
+
+
+def _keep_initial_encoder(
+    home: Home, catalogue: Catalogue, encoder: TrainedEncoder, request: TrainingRequest, state_folder: Path
+) -> TrainedResult:
+    log.warning(
+        "the training did not improve encoder %s on the held-out images, so that one is kept. Give more images, or "
+        "more --minutes.",
+        encoder.fingerprint,
+    )
+    import_encoder(home, catalogue, encoder, request.start_from or SHIPPED)
+    shutil.rmtree(state_folder, ignore_errors=True)
+    return TrainedResult(encoder, is_new=False)
 
 
 def get_budget_start(started_at: float, now: float, minutes: float | None) -> float:
@@ -164,7 +198,9 @@ def _make_training_digests(
     training_set: TrainingSet, seed: int, base_encoder: TrainedEncoder | None
 ) -> TrainingDigests | None:
     """Return the hashes of the training images; None if those of the base encoder are not known."""
-    digests = TrainingDigests.from_rows(training_set.digests, *split_train_validation(len(training_set.images), seed))
+    count = len(training_set.digests)  # drawn images, which follow the files, have none
+    fitted, held_out = (rows[rows < count] for rows in split_train_validation(len(training_set.images), seed))
+    digests = TrainingDigests.from_rows(training_set.digests, fitted, held_out)
     if base_encoder is None:
         return digests
     return None if base_encoder.training_digests is None else digests.merge(base_encoder.training_digests)
@@ -182,7 +218,8 @@ def train_on_sources(
     The new encoder becomes active only if the home has no vectors: vectors of different encoders are not comparable.
 
     Returns:
-        The report without its epochs, the encoder's "folder", and whether it is "active".
+        The report without its epochs, the encoder's "folder", whether it is "active", and whether it is "improved":
+        otherwise it is the encoder that the training started from, and there is no report.
     """
     home = Home(settings.home, settings.database_url)
     check_sources(sources)
@@ -190,13 +227,16 @@ def train_on_sources(
         schema.upgrade_schema(home)
         with Catalogue(home) as catalogue:
             files = walk_sources(sources, home.own_folders, patterns).files
-            encoder = train_encoder(home, catalogue, settings, files, request, on_progress, roots=sources)
+            result = train_encoder(home, catalogue, settings, files, request, on_progress, roots=sources)
+            encoder = result.encoder
             active = catalogue.encoders.find_active()
             if active is None or catalogue.embeddings.count(active.fingerprint) == 0:
                 catalogue.encoders.activate(encoder.fingerprint)
             active = catalogue.encoders.find_active()
     folder = home.encoders / encoder.fingerprint
-    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    del report["epochs"]
+    report = {"fingerprint": encoder.fingerprint}
+    if result.is_new:
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        del report["epochs"]
     is_active = active is not None and active.fingerprint == encoder.fingerprint
-    return {**report, "folder": str(folder), "active": is_active}
+    return {**report, "folder": str(folder), "active": is_active, "improved": result.is_new}

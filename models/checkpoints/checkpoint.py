@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from simile.core.atomic_write import write_atomically
-from simile.core.errors import CheckpointDamaged, NoSuchEncoder
+from simile.core.errors import BadSetting, CheckpointDamaged, NoSuchEncoder
 from simile.models.checkpoints.description import (
     CHECKPOINT_FORMAT,
     DESCRIPTION_FILE,
@@ -54,6 +54,14 @@ def save_checkpoint(folder: Path, weights: Mapping[str, Tensor], description: En
     write_atomically(folder / WEIGHTS_FILE, lambda path: save_file(tensors, path))
     write_json(folder / DESCRIPTION_FILE, {**body, "checksum": compute_checksum(body)})
     return fingerprint
+
+
+def round_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Round weights to 16 bits: half the size. Raises BadSetting if one is beyond the range of float16."""
+    rounded = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    if beyond := [name for name, tensor in rounded.items() if not torch.isfinite(tensor).all()]:
+        raise BadSetting(f"{beyond[0]} has values that do not fit into 16 bits. Leave out --half.")
+    return rounded
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], EncoderDescription]:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 CONTENT_SWAP_RATE = 0.4  # share of contents that come from the other view
-MAX_PROXIES = 50_000  # images with a proxy: more would cost more than the network
+MAX_PROXIES = 10_000  # images with a proxy: more would cost more than the network
 
 
 class ContrastiveLoss(nn.Module):

@@ -55,6 +55,7 @@ class Recipe:
     feature_weight: float
     contrast_weight: float
     temperature: float
+    augmentation_ramp: float
     batch_size: int
     learning_rate: float
     weight_decay: float
@@ -115,7 +116,7 @@ def _check_recipe(recipe: Recipe) -> None:
     for setting in ("latent_dim", "epochs", "batch_size", "learning_rate", "temperature"):
         if not getattr(recipe, setting) > 0:
             raise BadSetting(f"{setting} can't be {getattr(recipe, setting)}. Use a number above zero.")
-    for setting in ("beta", "free_bits", "pixel_weight", "feature_weight", "contrast_weight"):
+    for setting in ("beta", "free_bits", "pixel_weight", "feature_weight", "contrast_weight", "augmentation_ramp"):
         if getattr(recipe, setting) < 0:
             raise BadSetting(f"{setting} can't be {getattr(recipe, setting)}. Use zero or more.")
     for setting, choices in _CHOICES.items():

@@ -29,6 +29,7 @@ from simile.models.training.resume import EpochState, TrainingStateFile
 from simile.models.training.setup import (
     NO_EXTRAS,
     TrainingExtras,
+    fit_proxies,
     fit_to_sample,
     make_network,
     make_objective,
@@ -73,6 +74,7 @@ class TrainingResult:
     """The result of a training."""
 
     network: Network  # of the best epoch
+    is_better: bool  # than the network that the training started from, on the held-out images; True without one
     history: list[dict[str, Any]]  # measurements of each epoch
     best_epoch: int  # number of the epoch with the best validation objective, from 1
     stop_reason: str
@@ -120,7 +122,9 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: it is read from top to 
     torch.manual_seed(options.seed)  # for the initial weights; all later random numbers come from `generator`
     network = make_network(preprocessing, recipe, extras)
     objective = make_objective(len(images), preprocessing, recipe, extras)
-    if extras.frozen_network is None:
+    if extras.initial_network is not None:
+        fit_proxies(network, objective, dataset, train_rows)
+    elif extras.frozen_network is None:
         fit_to_sample(network, objective, dataset, train_rows, recipe)
     network, objective = network.to(device), objective.to(device)
     # The moving average of the weights is validated and kept: it varies less than the weights of the last step.
@@ -143,7 +147,7 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: it is read from top to 
 
     # 4. Plan the number of steps. With a time budget it is known only after some steps have been timed.
     validation_start = time.monotonic()
-    validate(averaged, objective, validation_set, autocast, options.seed)
+    initial_objective = validate(averaged, objective, validation_set, autocast, options.seed)["objective"]
     epoch_overhead = time.monotonic() - validation_start
     if options.minutes is not None:
         state.minutes = options.minutes
@@ -232,8 +236,10 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: it is read from top to 
     warnings = _make_warnings(state, recipe, stop_reason)
     for warning in warnings:
         log.warning(warning)
+    best_objective = state.history[state.best_epoch - 1]["validation"]["objective"]
     return TrainingResult(
         network=averaged.eval(),
+        is_better=extras.initial_network is None or best_objective > initial_objective,
         history=state.history,
         best_epoch=state.best_epoch,
         stop_reason=stop_reason,
@@ -343,4 +349,5 @@ def _make_run_identity(
         "labels": labels,
         "features": None if extras.perceptual_distance is None else extras.perceptual_distance.name,
         "frozen encoder": None if extras.frozen_network is None else hash_weights(extras.frozen_network.encoder),
+        "initial network": None if extras.initial_network is None else hash_weights(extras.initial_network),
     }

@@ -36,8 +36,7 @@ from simile.models.training.dataset import ImageDataset, TrainingBatch
 # The first view represents an indexed image, the second for a copy that someone made of it.
 CLEAN_VIEW_RATE = 0.6  # share of first views without augmentation
 MAX_DECODED_VIEWS = 48  # first views per batch that are decoded: enough for the decoder, and half of the cost of a step
-# Augmentation starts weak and reaches full strength after this share of the training.
-STRENGTH_RAMP, INITIAL_STRENGTH = 0.4, 0.25
+INITIAL_STRENGTH = 0.25  # of the augmentation; it grows during the recipe's `augmentation_ramp`
 VALIDATION_BATCH_SIZE = 500  # images in one forward pass
 ELBO_PARTS = {"reconstruction", "kl"}  # measured on clean images
 
@@ -161,7 +160,8 @@ class Objective(nn.Module):
         augmented = (torch.rand(len(first), generator=generator) >= CLEAN_VIEW_RATE).nonzero()[:, 0]
         if len(augmented):
             first[augmented] = augment(large[augmented], size, generator, MILD_STRENGTH)
-        factor = min(1.0, INITIAL_STRENGTH + (1 - INITIAL_STRENGTH) * progress / STRENGTH_RAMP)
+        ramp = self.recipe.augmentation_ramp
+        factor = 1.0 if progress >= ramp else INITIAL_STRENGTH + (1 - INITIAL_STRENGTH) * progress / ramp
         second = augment(large, size, generator, AugmentationStrength().scale(factor))
         inputs = apply_corruption(torch.cat([first, second]), self.corruption, generator)
         return inputs.to(device), first.to(device)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simile.core.errors import BadSetting
@@ -23,6 +25,7 @@ from simile.models.training.objective import Objective
 
 # Fields of a recipe that are fields of the architecture, too.
 SHARED_SETTINGS = ("latent_dim", "bottleneck", "variational", "edges", "full_resolution", "linear")
+FIT_CHUNK_SIZE = 256  # images in one forward pass
 FIT_SAMPLE_SIZE = 4000  # images for the scales of HOG features and for the principal components
 PROXY_LEARNING_RATE_FACTOR = 5.0  # a proxy gets a gradient once per pass, so it takes larger steps
 INITIAL_WEIGHT_SCALE = 0.1  # factor for the weights of the other layers, so that the linear path dominates at first
@@ -39,13 +42,16 @@ class TrainingExtras:
     classes: tuple[str, ...] = ()
     perceptual_distance: PerceptualDistance | None = None  # distance of the features that the decoder must reproduce
     frozen_network: Network | None = None  # a network with an encoder that stays as it is while a decoder is trained
+    initial_network: Network | None = None  # a trained network whose weights the training starts from
 
 
 NO_EXTRAS = TrainingExtras()
 
 
 def make_network(preprocessing: Preprocessing, recipe: Recipe, extras: TrainingExtras) -> Network:
-    """Return the network at the start: with new weights, a backbone's weights, or the frozen encoder."""
+    """Return the network at the start: with new weights, trained weights, a backbone's, or the frozen encoder."""
+    if extras.initial_network is not None:
+        return copy.deepcopy(extras.initial_network).cpu()
     if extras.frozen_network is not None:
         network = Network(replace(extras.frozen_network.architecture, decoder=True))
         network.encoder.load_state_dict(extras.frozen_network.encoder.state_dict())
@@ -91,6 +97,21 @@ def make_optimiser(network: Network, objective: Objective, recipe: Recipe) -> to
         {"params": proxies, "factor": PROXY_LEARNING_RATE_FACTOR, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+
+
+@torch.no_grad()
+def fit_proxies(network: Network, objective: Objective, dataset: ImageDataset, rows: RowIndices) -> None:
+    """Set each proxy to the content of its image, so that a trained network is not drawn to random directions."""
+    contrast = objective.contrast
+    if contrast is None:
+        return
+    network.eval()
+    for start in range(0, len(rows), FIT_CHUNK_SIZE):
+        chunk = rows[start : start + FIT_CHUNK_SIZE]
+        chunk = chunk[chunk < len(contrast.proxies)]
+        if len(chunk):
+            mu, _ = network.encode(dataset.get_batch(chunk).images)
+            contrast.proxies[chunk] = F.normalize(mu[:, : objective.content_dim], dim=1)
 
 
 def fit_to_sample(

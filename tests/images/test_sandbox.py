@@ -213,7 +213,7 @@ def test_the_service_refuses_a_costly_file_on_every_route_and_goes_on(home_with_
         for path in ("/v1/search", "/v1/images", "/v1/reconstructions", "/v1/latents", "/v1/uncertainty", "/"):
             response = client.post(path, files={"file": ("slow.png", costly)})
             assert response.status_code == 422 and "SIMILE_UPLOAD_CPU_SECONDS" in response.text, response.text
-        # A moderate file takes about a quarter of the limit, so that the outcome does not depend on the machine's speed.
+        # A moderate file takes about a quarter of the limit, so that the machine's speed does not matter.
         files = [("file", (f"{number}.png", moderate)) for number in range(10)]
         assert client.post("/v1/search", files=files[:1]).status_code == 200
         assert client.post("/v1/search", files=files).status_code == 422
