@@ -81,6 +81,8 @@ def _open_missing_streams() -> None:
 def run() -> None:
     """Run the `simile` command: its entry point."""
     _open_missing_streams()
+    # Before torch is imported: threads that wait in a loop make a training many times slower on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     verbose = "--verbose" in sys.argv
     configure_logging(verbose)
     if isinstance(sys.stdout, TextIOWrapper):

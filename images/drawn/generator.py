@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from simile.core.errors import WorkersFailed
 from simile.images.drawn.painter import Painter
-from simile.images.drawn.scenes import SCENES
+from simile.images.drawn.compositions import COMPOSITIONS
 from simile.images.drawn.textures import GreyTexture, Random, draw_smooth_noise, draw_texture, to_pixels
 from simile.images.formats import Pixels
 from simile.images.loading.fork_server import WorkerLost
 from simile.images.loading.worker_pool import WorkerPool
 
-BLOCK_SIZE = 128  # images that share textures, and that one process draws
-TEXTURES_PER_BLOCK = 36
+BLOCK_SIZE = 64  # images that share textures, and that one process draws
+TEXTURES_PER_BLOCK = 20
 TEXTURE_SIDE = 160
 GREY_RATE = 0.06
 
@@ -50,11 +50,11 @@ def draw_block(number: int, size: int, seed: int) -> Pixels:
 
 
 def draw_image(random: Random, size: int, textures: list[GreyTexture]) -> Pixels:
-    """Return one image (size, size, 3): a scene, then what light and a camera do to it."""
+    """Return one image (size, size, 3): a composition, with the effects of light and a camera."""
     painter = Painter(random, size, textures)
-    weights = np.array([weight for _, weight in SCENES])
-    scene, _ = SCENES[int(random.choice(len(SCENES), p=weights / weights.sum()))]
-    scene(painter)
+    weights = np.array([weight for _, weight in COMPOSITIONS])
+    composition, _ = COMPOSITIONS[int(random.choice(len(COMPOSITIONS), p=weights / weights.sum()))]
+    composition(painter)
     canvas = _focus(painter.canvas, random)
     canvas = _light(canvas, random)
     if random.random() < GREY_RATE:
@@ -63,7 +63,7 @@ def draw_image(random: Random, size: int, textures: list[GreyTexture]) -> Pixels
 
 
 def _focus(canvas: NDArray[np.float32], random: Random) -> NDArray[np.float32]:
-    """Blur the image, or what is far from the plane of focus, which is a band or the centre."""
+    """Blur the image, or all except a band or the centre, as if they were in focus."""
     size, kind = len(canvas), random.random()
     if kind > 0.35:
         return canvas

@@ -1,4 +1,4 @@
-"""A canvas and what every scene paints on it: textured shapes with light and shadow, letters, backgrounds."""
+"""A canvas and the operations of all compositions: textured shapes with light and shadow, letters, backgrounds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from simile.images.drawn.shapes import (
     draw_outline,
     draw_word,
     fill_outline,
-    place_outline,
+    transform_outline,
 )
 from simile.images.drawn.textures import (
     GreyTexture,
@@ -29,7 +29,7 @@ from simile.images.drawn.textures import (
 
 Colours = NDArray[np.float32]  # (h, w, 3), 0 to 255
 MATERIALS = 10  # colour maps of an image
-MIN_LIT_SIDE = 10  # pixels; smaller shapes have neither shadow nor relief, which nobody would see
+MIN_LIT_SIDE = 10  # pixels; smaller shapes have neither shadow nor relief, which would be invisible
 
 
 class Painter:
@@ -95,7 +95,7 @@ class Painter:
         self.canvas = np.array(self.make_fill(self.size, self.size, plain_rate))
 
     def paint_mask(self, mask: Mask, left: int, top: int, fill: Colours | None = None, *, solid: bool = False) -> None:
-        """Paint a mask (h, w) whose corner is at (left, top), with a shadow below and light on it."""
+        """Paint a mask (h, w) with its corner at (left, top), with a shadow and light."""
         size, (height, width) = self.size, mask.shape
         rows = slice(max(0, top), min(size, top + height))
         columns = slice(max(0, left), min(size, left + width))
@@ -155,7 +155,7 @@ class Painter:
     def paint_shape(self, centre: NDArray[np.float64], radius: float, outline: Outline | None = None) -> None:
         """Paint a random shape around a position in pixels."""
         outline = draw_outline(self.random) if outline is None else outline
-        self.paint_outline(place_outline(outline, centre, radius, self.random.uniform(0, math.tau)))
+        self.paint_outline(transform_outline(outline, centre, radius, self.random.uniform(0, math.tau)))
 
     def paint_text(self, left: float, top: float, height: int, words: int, colour: NDArray[np.float32]) -> None:
         """Write some words on one line."""

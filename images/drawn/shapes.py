@@ -59,7 +59,7 @@ def draw_outline(random: Random) -> Outline:
     return np.asarray(outline / max(1e-6, float(np.abs(outline).max())), np.float64)
 
 
-def place_outline(outline: Outline, centre: NDArray[np.float64], radius: float, angle: float) -> Outline:
+def transform_outline(outline: Outline, centre: NDArray[np.float64], radius: float, angle: float) -> Outline:
     """Scale, rotate and move an outline; the result is in pixels."""
     cos, sin = math.cos(angle), math.sin(angle)
     return np.asarray(outline @ np.array([[cos, sin], [-sin, cos]]) * radius + centre, np.float64)
@@ -125,7 +125,7 @@ def _draw_ellipse(_: Random) -> Outline:
 
 
 def _draw_blob(random: Random) -> Outline:
-    """Return a closed curve whose radius is a short Fourier series."""
+    """Return a closed curve with a short Fourier series as its radius."""
     angles = np.linspace(0, math.tau, 64, endpoint=False)
     orders = np.arange(2, int(random.integers(4, 12)))
     amplitudes = random.normal(0, random.uniform(0.1, 0.5), len(orders)) / orders**0.7

@@ -161,7 +161,7 @@ def _draw_waves(random: Random, size: int) -> Field:
 
 
 def _draw_coordinate_network(random: Random, size: int) -> Field:
-    """Return the output of a small random network whose inputs are coordinates (Stanley, 2007)."""
+    """Return the output of a small random network of coordinates (Stanley, 2007)."""
     half = size // 2
     x, y = _make_axes(random, half)
     values = np.stack([x, y, np.hypot(x, y), np.ones_like(x)], -1).reshape(-1, 4) * np.float32(random.uniform(1, 8))

@@ -23,6 +23,9 @@ from simile.models.augmentation.photometric import (
 )
 
 
+NESTED_IMAGE_RATE = 0.3  # share of frames that show another image
+
+
 @dataclass(frozen=True, kw_only=True)
 class AugmentationStrength:
     """How much a view is augmented. Rates are probabilities per image."""
@@ -138,7 +141,7 @@ def _sample_shear_matrices(n: int, strength: AugmentationStrength, random_state:
     sheared = random_state.sample_rows(n, strength.effect_rate / 2)
     tilted = random_state.sample_rows(n, strength.effect_rate)  # perspective
     matrix[sheared, 0, 1] = random_state.uniform(-0.25, 0.25, len(sheared))
-    matrix[tilted, 2, :2] = random_state.uniform(-0.2, 0.2, len(tilted), 2)
+    matrix[tilted, 2, :2] = random_state.uniform(-0.3, 0.3, len(tilted), 2)
     # Scaled so that most corners stay inside the image.
     matrix[tilted, 2, 2] = 1 + matrix[tilted, 2, :2].abs().sum(1) / 2
     return matrix
@@ -152,7 +155,7 @@ def _sample_frames(n: int, strength: AugmentationStrength, random_state: RandomS
     side = random_state.integers(0, 2, len(barred))  # 0: bars left and right, 1: top and bottom
     margins[barred, side] = random_state.uniform(0.0, 0.5, len(barred))
     margins[barred, side + 2] = random_state.uniform(0.0, 0.5, len(barred))
-    margins[padded] = random_state.uniform(0.0, 0.4, len(padded), 4)
+    margins[padded] = random_state.uniform(0.0, 1.0, len(padded), 4) * random_state.uniform(0.2, 0.8, len(padded), 1)
     return torch.cat([margins[:, :2] - 1, 1 - margins[:, 2:]], dim=1)
 
 
@@ -165,9 +168,14 @@ def _make_frame_matrices(frame: Tensor) -> Tensor:
 
 
 def _fill_borders(x: Tensor, frame: Tensor, random_state: RandomState) -> Tensor:
-    """Fill the area outside the frames with a plain colour, also over overlays, as the bars of a screen are."""
+    """Fill the area outside the frames, also over overlays, as the bars of a screen are.
+
+    The fill is a plain colour, or another image, as in collages and on pages.
+    """
     rows = (frame.abs() < 1).any(1).nonzero()[:, 0]
-    fill = make_random_fills(len(rows), x.shape[1], random_state)
+    fill = make_random_fills(len(rows), x.shape[1], random_state).expand_as(x[rows]).clone()
+    nested = random_state.sample_rows(len(rows), NESTED_IMAGE_RATE)
+    fill[nested] = x[rows[nested] - 1]  # the previous image of the batch
     axis = (torch.arange(x.shape[-1]) + 0.5) * 2 / x.shape[-1] - 1
     left, top, right, bottom = (edge[:, None] for edge in frame[rows].unbind(1))
     columns_inside, rows_inside = (axis > left) & (axis < right), (axis > top) & (axis < bottom)  # (m, size) each

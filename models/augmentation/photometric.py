@@ -68,6 +68,10 @@ def augment_colours(x: Tensor, probability: float, random_state: RandomState) ->
     x[rows] = (x[rows] - mean) * gain + mean + offset
     if channels == 3:
         x = _mix_channels(x, probability, random_state)
+        rows = random_state.sample_rows(n, probability / 4)
+        x[rows] = x[rows][:, [2, 0, 1]]  # another colour table
+    rows = random_state.sample_rows(n, probability / 4)
+    x[rows] = 1 - x[rows]  # a negative
     # Gamma.
     rows = random_state.sample_rows(n, 1.5 * probability)
     x[rows] = x[rows].clamp(1e-3, 1).pow(random_state.log_uniform(0.4, 2.5, len(rows), 1, 1, 1))

@@ -35,7 +35,7 @@ from simile.models.training.dataset import ImageDataset, TrainingBatch
 
 # The first view represents an indexed image, the second for a copy that someone made of it.
 CLEAN_VIEW_RATE = 0.6  # share of first views without augmentation
-MAX_DECODED_VIEWS = 48  # first views per batch that are decoded: enough for the decoder, and half of the cost of a step
+MAX_DECODED_VIEWS = 32  # first views per batch that are decoded: enough for the decoder, and cheaper
 INITIAL_STRENGTH = 0.25  # of the augmentation; it grows during the recipe's `augmentation_ramp`
 VALIDATION_BATCH_SIZE = 500  # images in one forward pass
 ELBO_PARTS = {"reconstruction", "kl"}  # measured on clean images

@@ -34,7 +34,7 @@ MIN_POSTERIOR_VARIANCE = 1e-4
 SKETCH_OVERSAMPLING = 8  # extra components of the random sketch, which make the last ones exact
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingExtras:
     """Inputs in addition to images that some recipes need."""
 
@@ -42,7 +42,7 @@ class TrainingExtras:
     classes: tuple[str, ...] = ()
     perceptual_distance: PerceptualDistance | None = None  # distance of the features that the decoder must reproduce
     frozen_network: Network | None = None  # a network with an encoder that stays as it is while a decoder is trained
-    initial_network: Network | None = None  # a trained network whose weights the training starts from
+    initial_network: Network | None = None  # a trained network to start from
 
 
 NO_EXTRAS = TrainingExtras()

@@ -42,7 +42,7 @@ def make_image(kind: str, side: int = 48) -> bytes:
 
 
 def make_plain_image(side: int) -> bytes:
-    """Return a PNG of few bytes whose decoding takes time in proportion to its pixels."""
+    """Return a PNG of few bytes that takes time to decode, in proportion to its pixels."""
     file = io.BytesIO()
     Image.new("L", (side, side)).save(file, "PNG", compress_level=1)
     return file.getvalue()

@@ -314,7 +314,7 @@ def test_too_few_images_and_nothing_to_index_say_what_to_do(tmp_path: Path, digi
     for path in sorted(digits.iterdir())[:15]:
         shutil.copy(path, few)
     with pytest.raises(TooFewPictures, match="at least 16"):
-        go(settings, few)
+        go(settings, few, train=True)
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadSetting, match="holds no images"):
         go(settings, tmp_path / "empty")
@@ -523,7 +523,9 @@ def test_ctrl_c_keeps_what_was_stored_and_says_how_to_go_on(trained_home: Settin
     for number in range(120, 900):
         (digits / f"{number}.png").write_bytes(image(number))
     environment = os.environ | {"SIMILE_BATCH_SIZE": "8", "SIMILE_HOME": str(trained_home.home)}
-    job = subprocess.Popen([SIMILE, "index", str(digits)], env=environment, stderr=subprocess.PIPE, text=True)
+    job = subprocess.Popen(
+        [SIMILE, "index", "--train", str(digits)], env=environment, stderr=subprocess.PIPE, text=True
+    )
     while images_in(trained_home) == 0:
         time.sleep(0.01)
     job.send_signal(signal.SIGINT)
@@ -593,7 +595,7 @@ def test_an_index_that_was_cut_off_while_training_goes_on_or_starts_afresh(tmp_p
     settings = load_settings(home=tmp_path / "home", device="cpu")
     state = settings.home / "encoders" / ".training" / "state.safetensors"
     environment = os.environ | {"SIMILE_HOME": str(settings.home), "SIMILE_DEVICE": "cpu"}
-    job = subprocess.Popen([SIMILE, "index", str(digits)], env=environment, stderr=subprocess.DEVNULL)
+    job = subprocess.Popen([SIMILE, "index", "--train", str(digits)], env=environment, stderr=subprocess.DEVNULL)
     while not state.exists():
         time.sleep(0.01)
     job.kill()

@@ -1,4 +1,4 @@
-"""Kinds of scenes, from dead leaves to documents. Each paints on the canvas of a `Painter`."""
+"""Compositions, from dead leaves to documents: each paints on the canvas of a `Painter`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from simile.images.drawn.shapes import (
     draw_curve,
     draw_letters,
     draw_outline,
-    place_outline,
+    transform_outline,
     stroke_outline,
 )
 from simile.images.drawn.textures import draw_function_system, draw_smooth_noise
 
-Scene = Callable[[Painter], None]
+Composition = Callable[[Painter], None]
 
 
 def paint_leaves(painter: Painter) -> None:
@@ -45,15 +45,15 @@ def paint_object(painter: Painter) -> None:
     centre = size * (0.5 + random.normal(0, 0.07, 2))
     radius, angle = size * random.uniform(0.25, 0.52), random.normal(0, 0.4)
     body = draw_outline(random)
-    painter.paint_outline(place_outline(body, centre, radius, angle))
+    painter.paint_outline(transform_outline(body, centre, radius, angle))
     for _ in range(int(random.integers(0, 9))):  # parts, half of them in pairs
         part, offset = draw_outline(random), random.uniform(-0.6, 0.6, 2)
         part_radius, part_angle = radius * 2 ** random.uniform(-4, -1), random.uniform(0, math.tau)
         sides = (1, -1) if random.random() < 0.5 else (1,)
         fill = painter.make_fill(size, size) if len(sides) == 2 else None
         for side in sides:
-            turned = place_outline(np.array([[offset[0] * side, offset[1]]]), centre, radius, angle)[0]
-            painter.paint_outline(place_outline(part * [side, 1], turned, part_radius, part_angle * side), fill)
+            turned = transform_outline(np.array([[offset[0] * side, offset[1]]]), centre, radius, angle)[0]
+            painter.paint_outline(transform_outline(part * [side, 1], turned, part_radius, part_angle * side), fill)
     if random.random() < 0.25:
         height = int(radius * random.uniform(0.12, 0.4))
         painter.paint_text(centre[0] - radius / 2, centre[1] - height, height, 1, painter.pick_colour())
@@ -101,7 +101,7 @@ def paint_room(painter: Painter) -> None:
 
 
 def _make_perspective_fill(painter: Painter, corners: np.ndarray) -> np.ndarray:
-    """Return a fill whose square is mapped to the corners; it starts at the corner of their bounding box."""
+    """Return a fill in perspective, mapped to the corners; it starts at the corner of their bounding box."""
     low = np.maximum(np.floor(corners.min(0)).astype(int) - 1, 0)
     size = painter.size
     square = np.array([(0, 0), (size, 0), (size, size), (0, size)], np.float32)
@@ -115,7 +115,7 @@ def _make_perspective_fill(painter: Painter, corners: np.ndarray) -> np.ndarray:
 
 
 def paint_document(painter: Painter) -> None:
-    """Paint lines of text, rules, tables, bars and pictures on paper or on a screen."""
+    """Paint lines of text, rules, tables, bars and figures on paper or on a screen."""
     random, size = painter.random, painter.size
     dark = random.random() < 0.2
     paper = random.uniform(10, 60) if dark else random.uniform(215, 255)
@@ -158,15 +158,15 @@ def paint_lines(painter: Painter) -> None:
     """Paint curves and outlines: line art, wires, branches, sketches."""
     random, size = painter.random, painter.size
     painter.fill_background(0.7)
-    one_colour = painter.pick_colour() if random.random() < 0.6 else None
+    shared_colour = painter.pick_colour() if random.random() < 0.6 else None
     thickness = int(random.integers(1, 5))
     for _ in range(int(2 ** random.uniform(1, 5.5))):
         closed = random.random() < 0.4
         outline = draw_outline(random) if closed else draw_curve(random)
         radius, centre = size * 2 ** random.uniform(-4, -0.5), random.uniform(0, 1, 2) * size
-        placed = place_outline(outline, centre, radius, random.uniform(0, math.tau))
-        mask = stroke_outline(placed, size, size, thickness, closed=closed)
-        colour = painter.pick_colour() if one_colour is None else one_colour
+        transformed = transform_outline(outline, centre, radius, random.uniform(0, math.tau))
+        mask = stroke_outline(transformed, size, size, thickness, closed=closed)
+        colour = painter.pick_colour() if shared_colour is None else shared_colour
         painter.paint_mask(mask, 0, 0, np.broadcast_to(colour, (size, size, 3)), solid=True)
 
 
@@ -216,15 +216,15 @@ def paint_face(painter: Painter) -> None:
     oval = np.stack([np.cos(angles) * aspect, np.sin(angles)], 1)
 
     def paint(x: float, y: float, outline: np.ndarray, scale: float) -> None:
-        position = place_outline(np.array([[x, y]]), centre, radius, tilt)[0]
-        painter.paint_outline(place_outline(outline, position, radius * scale, tilt))
+        position = transform_outline(np.array([[x, y]]), centre, radius, tilt)[0]
+        painter.paint_outline(transform_outline(outline, position, radius * scale, tilt))
 
     paint(0, 1.6, np.array([(-1.5, 1), (-1.2, -0.5), (1.2, -0.5), (1.5, 1)]), 1.0)  # shoulders
     paint(0, -0.15, oval * [random.uniform(1, 1.35), random.uniform(1, 1.25)], 1.0)  # hair behind
     skin = np.array([random.uniform(110, 255), random.uniform(80, 210), random.uniform(60, 190)], np.float32)
     painter.palette[0] = skin
-    position = place_outline(np.zeros((1, 2)), centre, radius, tilt)[0]
-    painter.paint_outline(place_outline(oval, position, radius, tilt), np.broadcast_to(skin, (size, size, 3)))
+    position = transform_outline(np.zeros((1, 2)), centre, radius, tilt)[0]
+    painter.paint_outline(transform_outline(oval, position, radius, tilt), np.broadcast_to(skin, (size, size, 3)))
     if random.random() < 0.7:  # hair in front
         fringe = oval[(oval[:, 1] < -random.uniform(0.1, 0.7))]
         if len(fringe) > 2:
@@ -241,7 +241,7 @@ def paint_face(painter: Painter) -> None:
 
 
 def paint_collage(painter: Painter) -> None:
-    """Paint a grid or a pile of other scenes."""
+    """Paint a grid of other compositions."""
     random, size = painter.random, painter.size
     painter.fill_background(0.8)
     columns, rows = (int(count) for count in random.integers(1, 4, 2))
@@ -251,7 +251,7 @@ def paint_collage(painter: Painter) -> None:
             width, height = (size - gap) / columns - gap, (size - gap) / rows - gap
             side = max(16, int(max(width, height)))
             tile = Painter(random, side, painter.textures)
-            _SIMPLE_SCENES[int(random.integers(len(_SIMPLE_SCENES)))](tile)
+            _SIMPLE_COMPOSITIONS[int(random.integers(len(_SIMPLE_COMPOSITIONS)))](tile)
             left, top = gap + column * (width + gap), gap + row * (height + gap)
             box = _to_rectangle((left, top), (left + width, top + height))
             painter.paint_outline(box, np.pad(tile.canvas, ((1, 4), (1, 4), (0, 0)), mode="edge"), solid=True)
@@ -270,11 +270,17 @@ def paint_many(painter: Painter) -> None:
                 continue
             centre = (np.array([column, row]) + 0.5) * size / count + random.normal(0, 1, 2) * disorder
             shape = outline if random.random() < 0.8 else draw_outline(random)
-            painter.paint_outline(place_outline(shape, centre, radius, random.normal(0, 0.1)))
+            painter.paint_outline(transform_outline(shape, centre, radius, random.normal(0, 0.1)))
 
 
-_SIMPLE_SCENES: tuple[Scene, ...] = (paint_leaves, paint_object, paint_landscape, paint_letters, paint_texture)
-SCENES: tuple[tuple[Scene, float], ...] = (  # with their relative frequency
+_SIMPLE_COMPOSITIONS: tuple[Composition, ...] = (
+    paint_leaves,
+    paint_object,
+    paint_landscape,
+    paint_letters,
+    paint_texture,
+)
+COMPOSITIONS: tuple[tuple[Composition, float], ...] = (  # with their relative frequency
     (paint_leaves, 4),
     (paint_object, 4),
     (paint_landscape, 2),
