@@ -14,8 +14,8 @@ from simile.images.drawn.shapes import (
     draw_curve,
     draw_letters,
     draw_outline,
-    transform_outline,
     stroke_outline,
+    transform_outline,
 )
 from simile.images.drawn.textures import draw_function_system, draw_smooth_noise
 

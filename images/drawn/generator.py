@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simile.core.errors import WorkersFailed
-from simile.images.drawn.painter import Painter
 from simile.images.drawn.compositions import COMPOSITIONS
+from simile.images.drawn.painter import Painter
 from simile.images.drawn.textures import GreyTexture, Random, draw_smooth_noise, draw_texture, to_pixels
 from simile.images.formats import Pixels
 from simile.images.loading.fork_server import WorkerLost

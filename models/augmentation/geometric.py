@@ -22,7 +22,6 @@ from simile.models.augmentation.photometric import (
     simulate_jpeg,
 )
 
-
 NESTED_IMAGE_RATE = 0.3  # share of frames that show another image
 
 

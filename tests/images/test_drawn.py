@@ -10,9 +10,9 @@ import pytest
 
 from simile.core.errors import WorkersFailed
 from simile.images.drawn import generator
+from simile.images.drawn.compositions import COMPOSITIONS, Composition
 from simile.images.drawn.generator import BLOCK_SIZE, draw_block, draw_images
 from simile.images.drawn.painter import Painter
-from simile.images.drawn.compositions import COMPOSITIONS, Composition
 from simile.images.drawn.textures import draw_texture
 from simile.images.formats import Pixels
 from simile.images.loading.worker_pool import WorkerPool

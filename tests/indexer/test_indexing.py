@@ -523,9 +523,7 @@ def test_ctrl_c_keeps_what_was_stored_and_says_how_to_go_on(trained_home: Settin
     for number in range(120, 900):
         (digits / f"{number}.png").write_bytes(image(number))
     environment = os.environ | {"SIMILE_BATCH_SIZE": "8", "SIMILE_HOME": str(trained_home.home)}
-    job = subprocess.Popen(
-        [SIMILE, "index", "--train", str(digits)], env=environment, stderr=subprocess.PIPE, text=True
-    )
+    job = subprocess.Popen([SIMILE, "index", str(digits)], env=environment, stderr=subprocess.PIPE, text=True)
     while images_in(trained_home) == 0:
         time.sleep(0.01)
     job.send_signal(signal.SIGINT)
