@@ -15,6 +15,7 @@ from simile.evaluation.neighbours import VectorArray
 from simile.images.formats import Pixels
 from simile.images.transforms import Preprocessing
 from simile.models.inference.encoder import TrainedEncoder
+from simile.models.pretrained import is_shipped
 from simile.search.posterior import to_indexed_sigma
 from simile.store.index.metric import make_index_vectors
 
@@ -131,7 +132,8 @@ class EncoderMethod(EmbeddingMethod):
     encoder: TrainedEncoder
 
     def __init__(self, encoder: TrainedEncoder) -> None:
-        self.name = f"{encoder.description.recipe_name} {encoder.fingerprint[:6]}"
+        label = "shipped" if is_shipped(encoder.fingerprint) else encoder.description.recipe_name
+        self.name = f"{label} {encoder.fingerprint[:6]}"
         self.encoder = encoder
         self.preprocessing = encoder.preprocessing
         index_dims: Any = encoder.index_dims  # None, a count, or a list

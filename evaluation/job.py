@@ -45,6 +45,7 @@ from simile.images.sources.sources import check_sources, walk_sources
 from simile.images.transforms import Preprocessing, choose_preprocessing
 from simile.models.checkpoints.description import DESCRIPTION_FILE
 from simile.models.inference.encoder import TrainedEncoder
+from simile.models.pretrained import load_shipped_encoder
 from simile.search.encoder_registry import find_encoder, load_encoder
 from simile.store.home import Home
 
@@ -63,7 +64,7 @@ class EvaluationRequest:
     labels: str | None = None  # `folders` or a CSV file
     folds: int = 5
     test: Path | None = None  # folder of query images, instead of folds
-    encoders: tuple[str, ...] = ()  # folders or fingerprints; empty: all encoders of the home
+    encoders: tuple[str, ...] = ()  # folders or fingerprints; empty: the shipped one and all of the home
     copies: int = 100  # number of images to make distorted copies of
     samples: int = 64  # samples per image to estimate log p(x)
     seed: int = 0
@@ -112,6 +113,8 @@ def evaluate(
     check_sources(photos if request.test is None else [*photos, request.test])
     home = Home(settings.home, settings.database_url)
     encoders, damaged = load_encoders(home, request.encoders, settings)
+    if not request.encoders:
+        _add_shipped_encoder(encoders, damaged, settings)
     files, failures = find_image_files(photos, home)
     query_files, query_failures = find_image_files([request.test], home) if request.test is not None else ([], [])
     if overlap := set(files) & set(query_files):
@@ -148,7 +151,7 @@ def evaluate(
         if encoder.description.training_file_count == len(files):  # probably trained on these images
             trained_rows.append(row)
             row.is_trained_on_labels = request.test is None and encoder.network.architecture.classes > 0
-    notes += _make_notes(rows, trained_rows, damaged, settings)
+    notes += _make_notes(rows, trained_rows, damaged)
     return Evaluation(
         request=request,
         rows=rows,
@@ -174,6 +177,17 @@ def load_encoders(home: Home, references: Sequence[str], settings: Settings) -> 
         except CheckpointDamaged as error:
             damaged.append(str(error))
     return sorted(encoders, key=lambda encoder: (encoder.description.recipe_name, encoder.fingerprint)), damaged
+
+
+def _add_shipped_encoder(encoders: list[TrainedEncoder], damaged: list[str], settings: Settings) -> None:
+    """Add the encoder that comes with simile, unless the home has it."""
+    try:
+        shipped = load_shipped_encoder(settings.device, settings.runtime)
+    except CheckpointDamaged as error:
+        damaged.append(str(error))
+        return
+    if all(encoder.fingerprint != shipped.fingerprint for encoder in encoders):
+        encoders.insert(0, shipped)
 
 
 def find_image_files(sources: Sequence[Path], home: Home) -> tuple[list[str], list[Failure]]:
@@ -251,14 +265,14 @@ def _choose_example_queries(
 
 
 def _make_notes(
-    rows: Sequence[BenchmarkRow], trained_rows: Sequence[BenchmarkRow], damaged: Sequence[str], settings: Settings
+    rows: Sequence[BenchmarkRow], trained_rows: Sequence[BenchmarkRow], damaged: Sequence[str]
 ) -> list[str]:
     """Make notes that explain the table."""
     notes = [f"skipped: {reason}" for reason in damaged]
     if all(row.encoder is None for row in rows):
         notes.append(
-            f"{settings.home} has no encoder, so there are only baselines. "
-            "Train one with `simile train PHOTOS`, then evaluate again."
+            "There is no encoder, so there are only baselines. Train one with `simile train PHOTOS --from none`, then "
+            "evaluate again."
         )
     if trained_rows:
         notes.append(

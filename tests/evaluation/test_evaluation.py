@@ -45,6 +45,7 @@ from simile.images.encoding import encode_png
 from simile.images.formats import Limits
 from simile.images.rendering.scatter import SCATTER_COLOURS, ScatterPanel, draw_scatter
 from simile.images.transforms import Preprocessing
+from simile.models import pretrained
 from simile.models.checkpoints.description import EncoderDescription
 from simile.models.inference.encoder import TrainedEncoder
 from simile.models.networks.architecture import Architecture
@@ -428,8 +429,8 @@ def found(settings: Settings, _all_digits: Path, tmp_path_factory: pytest.TempPa
 
 def test_every_row_is_measured_in_the_columns_that_make_sense_for_it(found: Evaluation) -> None:
     names = [row.name.split()[0] for row in found.rows]
-    assert names == ["pixels", "PCA-16", "pHash", "vae"]  # PCA as long as the encoder
-    pixels, pca, phash, vae = found.rows
+    assert names == ["pixels", "PCA-16", "PCA-160", "pHash", "shipped", "vae"]  # PCA as long as the encoders
+    pixels, pca, _, phash, _, vae = found.rows
     for each in found.rows:
         assert each.metrics.keys() == {column.key for column in METRIC_COLUMNS}
         assert 0 < each.metrics["copy_recall"] <= 1 and each.copies_by_kind.keys() == set(DISTORTION_KINDS)
@@ -449,9 +450,13 @@ def test_the_same_seed_gives_the_same_ladder(settings: Settings, found: Evaluati
     assert found.advice == again.advice
 
 
-def test_a_home_without_an_encoder_shows_what_needs_none_and_says_how_to_train(tmp_path: Path, digits: Path) -> None:
+def test_without_any_encoder_it_shows_the_baselines_and_how_to_train(
+    tmp_path: Path, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "SHIPPED_FOLDER", tmp_path / "missing")
     found = evaluate(load_settings(home=tmp_path / "none"), [digits], EvaluationRequest(copies=0), quiet)
     assert [row.name for row in found.rows] == ["pixels", "PCA-64", "pHash"]
+    assert any("Install simile again" in note for note in found.notes)
     assert found.rows[0].metrics["vote"] is None and found.rows[0].metrics["copy_recall"] is None
     assert any("simile train" in note for note in found.notes)
     assert "--labels" in found.advice
@@ -525,8 +530,9 @@ def test_the_command_writes_tables_json_and_a_report_that_stands_alone(
     assert "http://" not in page and "https://" not in page and "<script" not in page
     body = json.loads(run(digits, *options, "--json").stdout)
     assert body["pictures"] == 120 and [failure["path"] for failure in body["failures"]] == [str(digits / "broken.png")]
-    assert [row["name"].split()[0] for row in body["rows"]] == ["pixels", "PCA-16", "pHash", "vae"]
-    assert body["rows"][0]["mse"] is None and body["rows"][3]["standard_errors"]["vote"] > 0
+    names = [row["name"].split()[0] for row in body["rows"]]
+    assert names == ["pixels", "PCA-16", "PCA-160", "pHash", "shipped", "vae"]
+    assert body["rows"][0]["mse"] is None and body["rows"][-1]["standard_errors"]["vote"] > 0
 
 
 def test_one_encoder_can_be_named(trained_home: Settings, digits: Path) -> None:
