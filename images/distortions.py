@@ -12,6 +12,8 @@ from functools import partial
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 
+from simile.images.drawn.generator import draw_image
+from simile.images.drawn.textures import draw_texture
 from simile.images.formats import Pixels
 
 Colour = tuple[int, int, int]
@@ -25,7 +27,7 @@ _SAMPLE_TEXTS = (
 def distort(pixels: Pixels, kind: str, random: np.random.Generator) -> Pixels:
     """Return a distorted copy (h, w, 3) of an image (H, W, 3) uint8; the same state of `random` gives the same copy.
 
-    `kind` is one of DISTORTION_KINDS or HELD_OUT_DISTORTION_KINDS. Raises ValueError if there is no such kind.
+    `kind` is one of DISTORTION_KINDS, HELD_OUT_DISTORTION_KINDS or HARD_DISTORTION_KINDS; ValueError otherwise.
     """
     if kind not in _DISTORTIONS:
         raise ValueError(f"there is no distortion {kind!r}. Use one of: {', '.join(_DISTORTIONS)}")
@@ -138,12 +140,12 @@ def _chain_distortions(image: Image.Image, random: np.random.Generator) -> Image
     return image
 
 
-def _warp_perspective(image: Image.Image, random: np.random.Generator) -> Image.Image:
-    """Move each corner inwards by up to a seventh of the side, as if seen at an angle."""
+def _warp_perspective(image: Image.Image, random: np.random.Generator, *, max_share: float) -> Image.Image:
+    """Move each corner inwards by up to `max_share` of the side, as if seen at an angle."""
     width, height = image.size
     corners = np.array([(0, 0), (0, height), (width, height), (width, 0)], dtype=float)
     inwards = np.sign(np.array([width / 2, height / 2]) - corners)
-    corners += inwards * random.uniform(0, 0.14, (4, 2)) * image.size
+    corners += inwards * random.uniform(0, max_share, (4, 2)) * image.size
     quad = tuple(corners.ravel().tolist())
     return image.transform(image.size, Image.Transform.QUAD, quad, Image.Resampling.BICUBIC)
 
@@ -232,6 +234,60 @@ def _crop_aspect(image: Image.Image, random: np.random.Generator) -> Image.Image
     return _crop(image, random, share_x=across, share_y=down)
 
 
+def _lay_over_image(image: Image.Image, random: np.random.Generator) -> Image.Image:
+    """Show the image half-transparent over another one of the same size."""
+    return Image.blend(image, _draw_other_image(random).resize(image.size), float(random.uniform(0.25, 0.45)))
+
+
+def _nest_in_image(image: Image.Image, random: np.random.Generator) -> Image.Image:
+    """Place the image, at 45 % to 70 % of its sides, inside another one."""
+    outer = _draw_other_image(random).resize(image.size)
+    share = float(random.uniform(0.45, 0.7))
+    inner = _resize(image, random, scale_x=share, scale_y=share)
+    left = int(random.integers(outer.width - inner.width + 1))
+    top = int(random.integers(outer.height - inner.height + 1))
+    outer.paste(inner, (left, top))
+    return outer
+
+
+def _make_page_screenshot(image: Image.Image, random: np.random.Generator) -> Image.Image:
+    """Place the image on a page with a headline and lines of text, as a browser shows it."""
+    width, height = round(image.width * 1.5), round(image.height * 1.7)
+    page = Image.new("RGB", (width, height), (255, 255, 255))
+    draw, size = ImageDraw.Draw(page), max(8, height // 28)
+    font, headline_font = ImageFont.load_default(size), ImageFont.load_default(1.6 * size)
+    draw.rectangle((0, 0, width, 2 * size), _random_colour(random))
+    left, top = width // 20, 5 * size
+    draw.text((left, 2.5 * size), " ".join(random.choice(_SAMPLE_TEXTS, 3)), (20, 20, 20), headline_font)
+    page.paste(image, (left, top))
+    for y in range(top + image.height + size, height, round(1.5 * size)):
+        draw.text((left, y), " ".join(random.choice(_SAMPLE_TEXTS, 7)), (60, 60, 60), font)
+    for y in range(top, top + image.height, 2 * size):
+        draw.text((left + image.width + size, y), str(random.choice(_SAMPLE_TEXTS)), (60, 60, 200), font)
+    return page
+
+
+def _swap_colours(image: Image.Image, random: np.random.Generator) -> Image.Image:
+    """Exchange red, green and blue, or show the negative."""
+    if random.random() < 0.3:
+        return ImageOps.invert(image)
+    order = [(1, 2, 0), (2, 0, 1), (2, 1, 0), (1, 0, 2), (0, 2, 1)][int(random.integers(5))]
+    return Image.merge("RGB", [image.getchannel(channel) for channel in order])
+
+
+def _combine_distortions(image: Image.Image, random: np.random.Generator) -> Image.Image:
+    """Apply three different held-out distortions, then a compression."""
+    kinds = ["perspective", "gamma", "watermark", "cut", "screenshot", "sepia", "shear", "flip"]
+    for kind in random.choice(kinds, 3, replace=False):
+        image = _DISTORTIONS[str(kind)](image, random).convert("RGB")
+    return _recompress(image, random, format="JPEG", quality=35)
+
+
+def _draw_other_image(random: np.random.Generator) -> Image.Image:
+    textures = [draw_texture(random, 160) for _ in range(4)]
+    return Image.fromarray(draw_image(random, 256, textures))
+
+
 def _random_colour(random: np.random.Generator) -> Colour:
     """Return a random (red, green, blue)."""
     red, green, blue = (int(level) for level in random.integers(0, 256, 3))
@@ -264,7 +320,7 @@ _STANDARD_DISTORTIONS: dict[str, Distortion] = {
     "chain": _chain_distortions,
 }
 _HELD_OUT_DISTORTIONS: dict[str, Distortion] = {
-    "perspective": _warp_perspective,
+    "perspective": partial(_warp_perspective, max_share=0.14),
     "pixelate": _pixelate,
     "gamma": _adjust_gamma,
     "posterise": _posterise,
@@ -283,8 +339,17 @@ _HELD_OUT_DISTORTIONS: dict[str, Distortion] = {
     "turn-180": partial(_transpose, method=Image.Transpose.ROTATE_180),
     "turn-270": partial(_transpose, method=Image.Transpose.ROTATE_270),
 }
-_DISTORTIONS = _STANDARD_DISTORTIONS | _HELD_OUT_DISTORTIONS
+_HARD_DISTORTIONS: dict[str, Distortion] = {
+    "overlay": _lay_over_image,
+    "nested": _nest_in_image,
+    "steep": partial(_warp_perspective, max_share=0.3),
+    "page": _make_page_screenshot,
+    "swap": _swap_colours,
+    "several": _combine_distortions,
+}
+_DISTORTIONS = _STANDARD_DISTORTIONS | _HELD_OUT_DISTORTIONS | _HARD_DISTORTIONS
 
 DISTORTION_KINDS: tuple[str, ...] = tuple(_STANDARD_DISTORTIONS)  # used by evaluation by default
 # Not in the standard list: they check that an encoder has learned more than that list.
 HELD_OUT_DISTORTION_KINDS: tuple[str, ...] = tuple(_HELD_OUT_DISTORTIONS)
+HARD_DISTORTION_KINDS: tuple[str, ...] = tuple(_HARD_DISTORTIONS)  # beyond both lists: no setting was chosen by them

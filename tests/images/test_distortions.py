@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from simile.images.distortions import DISTORTION_KINDS, HELD_OUT_DISTORTION_KINDS, distort
+from simile.images.distortions import DISTORTION_KINDS, HARD_DISTORTION_KINDS, HELD_OUT_DISTORTION_KINDS, distort
 from simile.models.augmentation.geometric import AugmentationStrength, augment, resize_images
 
 
@@ -24,10 +24,10 @@ def batch(n: int, channels: int, side: int) -> torch.Tensor:
 
 def test_eighteen_kinds_are_planted_and_no_kind_is_on_both_lists() -> None:
     assert len(DISTORTION_KINDS) == 18
-    assert not set(DISTORTION_KINDS) & set(HELD_OUT_DISTORTION_KINDS)
+    assert len({*DISTORTION_KINDS, *HELD_OUT_DISTORTION_KINDS, *HARD_DISTORTION_KINDS}) == 18 + 18 + 6
 
 
-@pytest.mark.parametrize("kind", DISTORTION_KINDS + HELD_OUT_DISTORTION_KINDS)
+@pytest.mark.parametrize("kind", DISTORTION_KINDS + HELD_OUT_DISTORTION_KINDS + HARD_DISTORTION_KINDS)
 def test_a_copy_is_an_rgb_image_that_differs_and_repeats_with_its_seed(kind: str) -> None:
     original = photo()
     copy, again = (distort(original, kind, np.random.default_rng(3)) for _ in range(2))
@@ -39,7 +39,7 @@ def test_a_copy_is_an_rgb_image_that_differs_and_repeats_with_its_seed(kind: str
     assert np.array_equal(original, photo()), "the original must stay as it is"
 
 
-@pytest.mark.parametrize("kind", DISTORTION_KINDS + HELD_OUT_DISTORTION_KINDS)
+@pytest.mark.parametrize("kind", DISTORTION_KINDS + HELD_OUT_DISTORTION_KINDS + HARD_DISTORTION_KINDS)
 @pytest.mark.parametrize("shape", [(28, 28), (1, 40), (64, 5)])
 def test_small_and_thin_images_can_be_altered(kind: str, shape: tuple[int, int]) -> None:
     for seed in range(3):
