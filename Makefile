@@ -5,7 +5,11 @@ TORCH_INDEX ?=
 
 BIN := .venv/bin
 
-.PHONY: demo test test-long attack check format clean
+# Folders of photos for the shipped encoder besides drawn images, and the time for its training in minutes.
+PHOTOS ?=
+MINUTES ?= 240
+
+.PHONY: demo test test-long attack pretrained check format clean
 
 demo: .venv/installed
 	$(BIN)/simile demo
@@ -21,6 +25,12 @@ test-long: .venv/installed
 # Attacks on a service of this machine: what they cost, and what ordinary clients get meanwhile.
 attack: .venv/installed
 	$(BIN)/python -m benchmarks.service.attacks
+
+# The shipped encoder, into ./pretrained; an interrupted training continues (models/pretrained/shipped/README.md).
+pretrained: .venv/installed
+	SIMILE_TRAIN_MEMORY=4000000000 $(BIN)/simile train $(PHOTOS) --drawn 24000 --recipe invariant --seed 1 \
+		--minutes $(MINUTES) --home pretrained-home $(if $(wildcard pretrained-home/encoders/.training),--resume)
+	$(BIN)/simile encoders export "$$(ls pretrained-home/encoders)" pretrained --half
 
 check: .venv/installed
 	$(BIN)/ruff check .
