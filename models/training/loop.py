@@ -7,14 +7,15 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from simile.core.errors import NotFinite, TooFewPictures
 from simile.images.formats import Pixels
@@ -23,7 +24,7 @@ from simile.models.checkpoints.checkpoint import hash_weights
 from simile.models.inference.runtimes import has_fast_bfloat16, select_device
 from simile.models.networks.vae import Network
 from simile.models.recipes import Recipe
-from simile.models.training.dataset import ImageDataset, RowIndices
+from simile.models.training.dataset import ImageDataset, RowIndices, TrainingBatch
 from simile.models.training.objective import validate
 from simile.models.training.resume import EpochState, TrainingStateFile
 from simile.models.training.setup import (
@@ -44,6 +45,9 @@ WARMUP_STEPS = 100  # of the learning rate
 UNTIMED_STEPS, TIMED_STEPS = 10, 50  # the first steps set up kernels and are slower than the rest
 PLANNED_TIME_SHARE = 0.95  # of the time budget: the cosine schedule should end before the time does
 MAX_TIME_SHARE = 0.97  # of the time budget: training stops here in any case, so that there is time for the report
+
+
+PreparedBatch = tuple[TrainingBatch, tuple[Tensor, Tensor]]  # with the result of Objective.make_inputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +135,6 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: it is read from top to 
     averaged = copy.deepcopy(network).requires_grad_(False)
     optimiser = make_optimiser(network, objective, recipe)
     generator = torch.Generator().manual_seed(options.seed)
-    binarise_generator = generator if recipe.binarise else None
     modules = {"model": network, "averaged": averaged, "objective": objective}
 
     # 3. Resume an unfinished run.
@@ -156,6 +159,12 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: it is read from top to 
     stop_reason, timed_seconds, first_step, loop_start = "all steps done", 0.0, state.step, time.monotonic()
     epoch_start = loop_start
 
+    def prepare(rows: RowIndices, step: int, progress: float) -> PreparedBatch:
+        # Each step has its own random numbers, because batches are prepared in another thread.
+        step_generator = make_step_generator(options.seed, step)
+        batch = dataset.get_batch(rows, device, step_generator if recipe.binarise else None)
+        return batch, objective.make_inputs(batch, step_generator, progress)
+
     while state.total_steps is None or state.step < state.total_steps:
         if _is_out_of_patience(state, recipe):
             stop_reason = "no better for a while (early stopping)"
@@ -170,16 +179,16 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: it is read from top to 
         orders = [torch.randperm(len(train_rows), generator=generator).numpy() for _ in range(recipe.passes)]
         order = np.concatenate([pass_order[: steps_per_pass * batch_size] for pass_order in orders])
         epoch_steps = 0
-        for rows in train_rows[order].reshape(steps_per_epoch, batch_size):
-            step_start = time.monotonic()
-            # Get the batch (b, C, S, S) and the values of the schedules.
-            batch = dataset.get_batch(rows, device, binarise_generator)
-            progress, beta = _compute_progress(state), _compute_beta(state, recipe)
+        batches = train_rows[order].reshape(steps_per_epoch, batch_size)
+        step_start = time.monotonic()
+        for batch, inputs_and_target in _prepare_ahead(prepare, batches, state):
+            # Set the values of the schedules.
+            beta = _compute_beta(state, recipe)
             for group in optimiser.param_groups:
                 group["lr"] = _compute_learning_rate(state, recipe) * group["factor"]
             # Forward pass.
             with autocast:
-                terms = objective(network, batch, generator, beta, progress)
+                terms = objective(network, batch, generator, beta, inputs_and_target)
             parts = {name: part.item() for name, part in terms.parts.items()}
             if not all(map(math.isfinite, parts.values())):
                 stop_reason = "not finite"
@@ -198,6 +207,7 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: it is read from top to 
             state.seconds = seconds_before + now - start_time
             if state.total_steps is None:
                 timed_seconds += now - step_start if state.step - first_step > UNTIMED_STEPS else 0.0
+                step_start = now
                 if state.step - first_step >= UNTIMED_STEPS + TIMED_STEPS:
                     seconds_per_step = timed_seconds / TIMED_STEPS + epoch_overhead / steps_per_epoch
                     state.total_steps = _plan_total_steps(state, seconds_per_step, max_steps)
@@ -266,6 +276,29 @@ def choose_batch_size(count: int, recipe: Recipe) -> int:
     return min(recipe.batch_size, count, eighth)
 
 
+def make_step_generator(seed: int, step: int) -> torch.Generator:
+    """Return the generator of the inputs of one step; it is the same in a resumed training."""
+    state = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]) >> 1)
+
+
+def _prepare_ahead(
+    prepare: Callable[[RowIndices, int, float], PreparedBatch], batches: Iterable[RowIndices], state: EpochState
+) -> Iterator[PreparedBatch]:
+    """Yield each prepared batch, and prepare the next one meanwhile: many small operations, which use one core."""
+    first_step = state.step
+    with ThreadPoolExecutor(1) as thread:
+        pending: Future[PreparedBatch] | None = None
+        for number, rows in enumerate(batches):
+            step = first_step + number
+            following = thread.submit(prepare, rows, step, _compute_progress(state, step))
+            if pending is not None:
+                yield pending.result()
+            pending = following
+        if pending is not None:
+            yield pending.result()
+
+
 @torch.no_grad()
 def _update_average(ema_network: Network, network: Network, step: int, decay: float) -> None:
     """Update the exponential moving average of weights and batch statistics; it covers fewer steps at the start."""
@@ -277,14 +310,14 @@ def _update_average(ema_network: Network, network: Network, step: int, decay: fl
             average.copy_(tensor)
 
 
-def _compute_progress(state: EpochState) -> float:
-    """Return the share of the training that is done, 0 to 1; 0 while the number of steps is not known."""
-    return min(1.0, state.step / state.total_steps) if state.total_steps else 0.0
+def _compute_progress(state: EpochState, step: int) -> float:
+    """Return the share of the training that is done at a step, 0 to 1; 0 while the number of steps is not known."""
+    return min(1.0, step / state.total_steps) if state.total_steps else 0.0
 
 
 def _compute_learning_rate(state: EpochState, recipe: Recipe) -> float:
     """Return the learning rate: a linear warm-up, then a cosine from the recipe's value to a hundredth of it."""
-    cosine = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * _compute_progress(state)))
+    cosine = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * _compute_progress(state, state.step)))
     return recipe.learning_rate * cosine * min(1.0, (state.step + 1) / WARMUP_STEPS)
 
 

@@ -72,18 +72,22 @@ class Objective(nn.Module):
         self.content_dim = recipe.content_dim or recipe.latent_dim
 
     def forward(
-        self, network: Network, batch: TrainingBatch, generator: torch.Generator, beta: float, progress: float = 1.0
+        self,
+        network: Network,
+        batch: TrainingBatch,
+        generator: torch.Generator,
+        beta: float,
+        inputs_and_target: tuple[Tensor, Tensor] | None = None,
     ) -> Terms:
         """Return the terms of one batch.
 
         Args:
             generator: CPU generator of all noise.
             beta: Weight of the KL term.
-            progress: Share of the training that is done, 0 to 1.
+            inputs_and_target: The result of `make_inputs`, if it is known already.
         """
         # 1. Inputs: v·b images for v views of b images, and b targets.
-        with torch.autocast(batch.images.device.type, enabled=False):
-            inputs, target = self._make_inputs(batch, generator, progress)
+        inputs, target = inputs_and_target or self.make_inputs(batch, generator)
         # 2. Latents (v·b, d).
         mu, log_variance = network.encode(inputs)
         if self.freeze_encoder:
@@ -148,8 +152,19 @@ class Objective(nn.Module):
         reconstruction = reconstruction_log_likelihood(clean, logits, self.recipe.likelihood, network.variance)
         return {"reconstruction": reconstruction.mean(), "kl": kl, "squared_error": squared_error}
 
+    def make_inputs(
+        self, batch: TrainingBatch, generator: torch.Generator, progress: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """Return the encoder's inputs (v·b, C, S, S) and the decoder's targets (b, C, S, S), in float32.
+
+        Args:
+            generator: CPU generator of all noise.
+            progress: Share of the training that is done, 0 to 1.
+        """
+        with torch.autocast(batch.images.device.type, enabled=False):
+            return self._make_inputs(batch, generator, progress)
+
     def _make_inputs(self, batch: TrainingBatch, generator: torch.Generator, progress: float) -> tuple[Tensor, Tensor]:
-        """Return the encoder's inputs (v·b, C, S, S) and the decoder's targets (b, C, S, S)."""
         images = batch.images
         if self.contrast is None:
             return apply_corruption(images, self.corruption, generator), images

@@ -300,7 +300,7 @@ def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch, digits: Path) -
 @pytest.mark.real_processes
 def test_the_demo_serves_its_page_and_ctrl_c_ends_it_cleanly(tmp_path: Path) -> None:
     port = free_port()
-    command = [SIMILE, "demo", "--minutes", "0.05", "--port", str(port)]
+    command = [SIMILE, "demo", "--port", str(port)]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
         try:
             page = wait_until(lambda: fetch(f"http://127.0.0.1:{port}/"), 120)
