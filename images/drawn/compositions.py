@@ -8,8 +8,9 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from simile.images.drawn.painter import Painter
+from simile.images.drawn.painter import Colours, Painter
 from simile.images.drawn.shapes import (
+    Outline,
     draw_character,
     draw_curve,
     draw_letters,
@@ -62,7 +63,7 @@ def paint_object(painter: Painter) -> None:
 def paint_landscape(painter: Painter) -> None:
     """Paint a sky and layers of ground that become nearer, with things on them."""
     random, size = painter.random, painter.size
-    painter.canvas = np.array(painter._make_gradient(size, size))
+    painter.canvas = np.array(painter.make_gradient(size, size))
     if random.random() < 0.6:
         clouds = np.clip(draw_smooth_noise(random, size, random.uniform(1, 5), 4) * random.uniform(1, 4), 0, 1)
         painter.canvas += clouds[:, :, None] * (random.uniform(150, 255) - painter.canvas)
@@ -91,8 +92,8 @@ def paint_room(painter: Painter) -> None:
     outer = np.array([(0, 0), (size, 0), (size, size), (0, size)]) + np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
     for side in range(4):
         other = (side + 1) % 4
-        corners = np.array([outer[side], outer[other], inner[other], inner[side]], np.float32)
-        painter.paint_outline(corners.astype(np.float64), _make_perspective_fill(painter, corners), solid=True)
+        corners = np.array([outer[side], outer[other], inner[other], inner[side]])
+        painter.paint_outline(corners, _make_perspective_fill(painter, corners), solid=True)
     painter.paint_outline(inner)
     for _ in range(int(random.integers(1, 12))):
         y = random.uniform(0.3, 1.0)
@@ -100,18 +101,14 @@ def paint_room(painter: Painter) -> None:
         painter.paint_shape(np.array([random.uniform(0, size), y * size]), radius)
 
 
-def _make_perspective_fill(painter: Painter, corners: np.ndarray) -> np.ndarray:
+def _make_perspective_fill(painter: Painter, corners: Outline) -> Colours:
     """Return a fill in perspective, mapped to the corners; it starts at the corner of their bounding box."""
     low = np.maximum(np.floor(corners.min(0)).astype(int) - 1, 0)
     size = painter.size
     square = np.array([(0, 0), (size, 0), (size, size), (0, size)], np.float32)
     matrix = cv2.getPerspectiveTransform(square, (corners - low).astype(np.float32))
-    return np.asarray(
-        cv2.warpPerspective(
-            np.array(painter.make_fill(size, size)), matrix, (size, size), borderMode=cv2.BORDER_REFLECT
-        ),
-        np.float32,
-    )
+    fill = np.array(painter.make_fill(size, size))
+    return np.asarray(cv2.warpPerspective(fill, matrix, (size, size), borderMode=cv2.BORDER_REFLECT), np.float32)
 
 
 def paint_document(painter: Painter) -> None:
@@ -150,7 +147,7 @@ def paint_document(painter: Painter) -> None:
         y += height + random.uniform(0.01, 0.08) * size
 
 
-def _to_rectangle(first: tuple[float, float], second: tuple[float, float]) -> np.ndarray:
+def _to_rectangle(first: tuple[float, float], second: tuple[float, float]) -> Outline:
     return np.array([first, (second[0], first[1]), second, (first[0], second[1])], np.float64)
 
 
@@ -215,7 +212,7 @@ def paint_face(painter: Painter) -> None:
     angles = np.linspace(0, math.tau, 40, endpoint=False)
     oval = np.stack([np.cos(angles) * aspect, np.sin(angles)], 1)
 
-    def paint(x: float, y: float, outline: np.ndarray, scale: float) -> None:
+    def paint(x: float, y: float, outline: Outline, scale: float) -> None:
         position = transform_outline(np.array([[x, y]]), centre, radius, tilt)[0]
         painter.paint_outline(transform_outline(outline, position, radius * scale, tilt))
 

@@ -56,7 +56,7 @@ class Painter:
         if kind < plain_rate:
             return np.broadcast_to(self.pick_colour(), (height, width, 3))
         if kind < plain_rate + 0.15:
-            return self._make_gradient(height, width)
+            return self.make_gradient(height, width)
         texture = self.textures[int(random.integers(len(self.textures)))]
         side, angle = len(texture), random.uniform(0, math.tau)
         scale = 2 ** random.uniform(-1.5, 0.7)  # texture pixels per canvas pixel, times a mirroring
@@ -79,7 +79,8 @@ class Painter:
             self._colour_maps[number] = draw_colour_map(self.random, self.palette)
         return self._colour_maps[number]
 
-    def _make_gradient(self, height: int, width: int) -> Colours:
+    def make_gradient(self, height: int, width: int) -> Colours:
+        """Return a gradient (height, width, 3) between two colours, along a line or around a centre."""
         first, second = self.pick_colour(), self.pick_colour()
         angle = self.random.uniform(0, math.tau)
         y, x = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
