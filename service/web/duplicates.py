@@ -170,6 +170,7 @@ def make_duplicates_view(searcher: Searcher, review_cache: ReviewCache, params: 
         "decided_count": decided,
         "open_count": waiting,
         "has_run": findings.run_id is not None,
+        "left_out_count": len(findings.left_out),
         "has_cases": bool(review.cases),
         "threshold": threshold,
         "is_beyond_run": params.threshold is not None and threshold is not None and params.threshold > threshold,

@@ -299,6 +299,7 @@ def test_the_page_and_the_api_leave_out_a_file_that_failed(copies: Copies) -> No
         index(copies.settings, [copies.photos], IndexRequest(reread=True))
         assert count_groups(client, "bytes") == 1
         assert "1 file is left out" in client.get("/v1/duplicates").json()["hint"]
+        assert "1 file is left out" in client.get("/duplicates").text
         plan = client.get("/v1/duplicates/plan?all=true").json()
         assert not [line for line in plan["removals"] if "30" in line["path"] + line["keep_path"]]
 
