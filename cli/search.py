@@ -13,6 +13,10 @@ from simile.cli import options, output
 from simile.core.errors import BadSetting, BadUsage
 
 DEFAULT_LIMIT = 10
+UNCALIBRATED_NOTE = (
+    "The scores of this collection are not calibrated yet: --min-score compared 1 / (1 + distance). A running "
+    "`simile serve` calibrates them with its first searches."
+)
 
 
 def search(
@@ -38,6 +42,11 @@ def search(
         ),
     ] = None,
     within: Annotated[float | None, Option(min=0, help="Largest distance of a hit.")] = None,
+    min_score: Annotated[float | None, Option(min=0, max=1, help="Smallest score of a hit, see --json.")] = None,
+    verify: Annotated[
+        bool,
+        Option("--verify", help="Compare the 20 nearest by their pixels; those that show the same come first."),
+    ] = False,
     output_path: Annotated[
         Path | None, options.output_option("Write query, hits and reconstructions as .html or .png.")
     ] = None,
@@ -51,6 +60,8 @@ def search(
 
     if posterior and (plus or minus):
         raise BadUsage("posterior can't be combined with plus and minus. Leave out --posterior, or --plus and --minus.")
+    if verify and (plus or minus):
+        raise BadUsage("--verify compares the hits with IMAGE itself. Leave it out, or --plus and --minus.")
     query = options.get_query(image, image_id)
     # Path.is_dir() raises for a link to a place without permission.
     if isinstance(query, Path) and os.path.isdir(query):  # noqa: PTH112
@@ -64,13 +75,21 @@ def search(
             filter=resolve_filter(searcher.catalogue, filter_),
             radius=within,
             use_posterior=posterior,
+            min_score=min_score,
+            verify=verify,
         )
         term = query if isinstance(query, int) else searcher.prepare_query_image(query, make_printable(str(query)))
         result = searcher.search(SearchQuery((term,), params=params, attributes=attributes))
         if output_path is not None:
             write_contact_sheet(searcher, [(result, searcher.get_query_pixels(query))], output_path)
-    lines = [f"{rank:>3}  {hit.distance:.4f}  {hit.path}" for rank, hit in enumerate(result.hits, 1)]
-    common.show(output.make_search_result_json(result), lines, *output.format_written(output_path))
+    lines = [
+        f"{rank:>3}  {hit.distance:.4f}  {hit.path}{f'  verified: {hit.relation}' if hit.verified else ''}"
+        for rank, hit in enumerate(result.hits, 1)
+    ]
+    notes = output.format_written(output_path)
+    if min_score is not None and not result.is_calibrated:
+        notes.insert(0, UNCALIBRATED_NOTE)
+    common.show(output.make_search_result_json(result), lines, *notes)
 
 
 def reconstruct(

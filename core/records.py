@@ -68,6 +68,9 @@ class Hit:
             collection is not calibrated.
         spread: Standard deviation of the distance, given the query's σ; None without a σ.
         metadata: The image's metadata, if requested.
+        verified: Whether it shows the same as the query image, by a comparison of their pixels; None if they were not
+            compared.
+        relation: How the two differ, for people, if it is verified: mirrored, cropped to a share of the area.
     """
 
     image_id: int
@@ -80,6 +83,8 @@ class Hit:
     expected_matches: float | None = None
     spread: float | None = None
     metadata: Mapping[str, str | float] | None = None
+    verified: bool | None = None
+    relation: str | None = None
 
     @property
     def score(self) -> float:

@@ -57,6 +57,8 @@ def make_sheet_row(searcher: Searcher, result: SearchResult, query_pixels: Pixel
 def make_hit_tile(searcher: Searcher, hit: Hit, caption_prefix: str = "") -> SheetTile:
     """Make the tile of a hit with its name and distance: its file, else its reconstruction, else an empty tile."""
     caption = f"{caption_prefix}{Path(hit.path).name}\ndistance {hit.distance:.3f}"
+    if hit.verified:
+        caption += f"\nverified: {hit.relation}"
     try:
         return SheetTile(searcher.get_pixels(hit.image_id), caption)
     except (UnreadableImage, NoSuchImage):

@@ -268,7 +268,7 @@ def _make_hits(
     spreads: list[float] | None,
     calibration: ScoreCalibration | None,
 ) -> Iterator[Hit]:
-    """Make the hits of a query; an image that was deleted meanwhile is skipped.
+    """Make the hits of a query; images that were deleted meanwhile, or have too low a score, are skipped.
 
     A hit's path is its first file or, with a filter by folder, its first file in that folder.
     """
@@ -276,6 +276,7 @@ def _make_hits(
     names = () if filter_ is None or filter_.under is None else (filter_.under, *filter_.under_names)
     folders = tuple(f"{name.rstrip('/')}/" for name in names)
     expected = None if calibration is None else calibration.compute_expected_counts(state.distances).tolist()
+    min_score = state.params.min_score or 0.0
     for rank, image_id in enumerate(state.ids.tolist()):
         summary = summaries.get(image_id)
         if summary is None:
@@ -283,7 +284,7 @@ def _make_hits(
         path = summary.paths[0] if summary.paths else ""
         if folders:
             path = next((candidate for candidate in summary.paths if f"{candidate}/".startswith(folders)), path)
-        yield Hit(
+        hit = Hit(
             image_id=image_id,
             distance=distances[rank],
             path=path,
@@ -295,6 +296,8 @@ def _make_hits(
             spread=None if spreads is None else spreads[rank],
             metadata=None if metadata is None else parse_metadata(metadata.get(image_id, {})),
         )
+        if hit.score >= min_score:
+            yield hit
 
 
 def _compute_confidence(

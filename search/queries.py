@@ -17,7 +17,10 @@ StageObserver = Callable[[str, float], None]  # (name of the stage, seconds)
 
 # The fields of the HTTP API, which adds its URLs.
 _QUERY_FIELDS = ("name", "image_id", "width", "height", "format", "reconstruction_error")
-_HIT_FIELDS = ("image_id", "distance", "score", "spread", "path", "width", "height", "format", "metadata")
+_HIT_FIELDS = (
+    *("image_id", "distance", "score", "spread", "path", "width", "height", "format", "metadata"),
+    *("verified", "relation"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,8 @@ class SearchParams:
     include_error: bool = True
     # Compare posteriors (mu and sigma, see posterior.py) instead of means. Scores are not calibrated.
     use_posterior: bool = False
+    min_score: float | None = None  # the smallest score of a hit; None: no bound
+    verify: bool = False  # compare the first hits with the query image by their pixels; see ranking/verification.py
 
 
 class HitOptions(TypedDict, total=False):
@@ -43,6 +48,8 @@ class HitOptions(TypedDict, total=False):
     offset: int
     filter: Filter | None
     radius: float | None
+    min_score: float | None
+    verify: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +128,7 @@ class SearchResult:
     """An encoded query and its hits."""
 
     query: EncodedQuery
-    hits: list[Hit]  # the nearest first
+    hits: list[Hit]  # the nearest first; verified ones before others
     confidence: Confidence = field(default_factory=Confidence)
     is_calibrated: bool = False  # whether scores were calibrated on this collection
     encoder: str | None = None  # fingerprint of the encoder of the query's mu; None: the active one

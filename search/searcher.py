@@ -38,6 +38,7 @@ from simile.search.queries import (
     StageObserver,
 )
 from simile.search.query_encoder import QueryEncoder, encode_batch
+from simile.search.ranking.verification import HitVerifier, widen_query
 from simile.store.index.index import Index
 from simile.store.index.snapshot import Snapshot
 
@@ -65,7 +66,7 @@ class Searcher(ImageLibrary):
         """Open the home of the settings.
 
         Args:
-            observe: Called with the name and the seconds of each stage: decode, encode, search, rows.
+            observe: Called with the name and the seconds of each stage: decode, encode, search, rows, verify.
             background: Calibrate scores in the background, for a process that answers many searches.
             decode_upload: See ImageLibrary.
             decode_indexed: See ImageLibrary.
@@ -89,6 +90,8 @@ class Searcher(ImageLibrary):
             get_calibration=self.calibrations.get,
             observe=observe,
         )
+        self._verifier = HitVerifier(self.get_image, self.decode_file, decode_upload, decode_indexed, self.limits)
+        self._observe = observe
 
     def __enter__(self) -> Searcher:
         return self
@@ -129,7 +132,8 @@ class Searcher(ImageLibrary):
     def search_many(self, search_queries: Sequence[SearchQuery]) -> list[SearchResult | SimileError]:
         """Return the result or the error of each query, in order; see SearchEngine."""
         self._last_search_at = time.monotonic()
-        return self._engine.search_many(search_queries)
+        results = self._engine.search_many([widen_query(query) for query in search_queries])
+        return [self._verify(query, result) for query, result in zip(search_queries, results, strict=True)]
 
     def search(self, search_query: SearchQuery) -> SearchResult:
         """Return the result of one query. Raises its error."""
@@ -181,6 +185,18 @@ class Searcher(ImageLibrary):
         encoder = self.get_encoder()
         recipe = encoder.description.recipe_name
         return {"encoder": encoder.fingerprint, "images": self.count_images(), "recipe": recipe}
+
+    def _verify(self, query: SearchQuery, result: SearchResult | SimileError) -> SearchResult | SimileError:
+        """Verify the hits if the query says so; return the error if they can't be."""
+        if not query.params.verify or isinstance(result, SimileError):
+            return result
+        started = time.perf_counter()
+        try:
+            return self._verifier.verify(query, result)
+        except SimileError as error:
+            return error
+        finally:
+            self._observe("verify", time.perf_counter() - started)
 
     def _search_term(self, term: QueryTerm, options: HitOptions) -> SearchResult:
         return self.search(SearchQuery((term,), params=SearchParams(**options)))

@@ -27,8 +27,9 @@ DOCS = "/docs"
 
 
 def make_url(path: str, /, **params: object) -> str:
-    """Return `prefix/path?a=1&b=2`; empty values are left out, a list repeats its name."""
+    """Return `prefix/path?a=1&b=true`; empty values are left out, a list repeats its name."""
     given = {name: value for name, value in params.items() if value not in (None, "", (), [])}
+    given = {name: "true" if value is True else value for name, value in given.items()}
     url = ROOT_PATH.get() + path
     return f"{url}?{urlencode(given, doseq=True)}" if given else url
 

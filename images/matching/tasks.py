@@ -169,6 +169,22 @@ def make_comparable_image(data: bytes, name: str, limits: Limits) -> ComparableI
     return ComparableImage(ImageFeatures(image.pixels), has_more_frames)
 
 
+def extract_features(data: bytes, name: str, limits: Limits) -> ComparableImage:
+    """Return `make_comparable_image` with its keypoints, which are otherwise computed when they are first compared.
+
+    Raises UnreadableImage.
+    """
+    image = make_comparable_image(data, name, limits)
+    if not image.features.is_tiny:
+        _ = image.features.keypoints
+    return image
+
+
+def compare_features(_data: bytes, _name: str, first: ComparableImage, second: ComparableImage) -> AlignmentResult:
+    """Compare two images that are decoded; for a worker process that decodes files (DecodeFunction)."""
+    return first.compare(second)
+
+
 def make_copies(copies: Sequence[CopySpec], limits: Limits, preprocessing: Preprocessing) -> Pixels | Failure:
     """Make copies of one file as the network's input, (n, S, S, C) uint8."""
     try:

@@ -32,9 +32,9 @@ from simile.service.openapi import install as docs
 from simile.service.requests.search import JSON_MEDIA_TYPE, SearchInput, read_search
 from simile.service.schemas.search import SearchBatchResponse, SearchOptions, SearchResponse
 from simile.service.schemas.serializers import dump_batch_items, dump_search_json, join_batch_json
-from simile.service.security.prices import SLOW_SEARCH_PRICE
+from simile.service.security.prices import get_search_price
 from simile.service.server.connections import make_disconnect_check
-from simile.service.state.batcher import QuerySource, SearchBatcher, is_slow
+from simile.service.state.batcher import ComputePool, QuerySource, SearchBatcher, is_slow
 
 router = APIRouter(prefix=urls.API, tags=["search"])
 
@@ -65,21 +65,17 @@ async def search(request: Request) -> Response:
 async def run_search(
     request: Request, searcher: Searcher, batcher: SearchBatcher, query: QuerySource, options: SearchOptions
 ) -> Response:
-    """Run one search; reconstructions are rendered in a separate thread, so that others do not wait."""
-    if isinstance(query, SearchQuery) and is_slow(query):
-        admission = cast(Admission, request.app.state.admission)
-        with admission.hold(request.scope, SLOW_SEARCH_PRICE):
-            return await _search(request, searcher, batcher, query, options)
-    return await _search(request, searcher, batcher, query, options)
-
-
-async def _search(
-    request: Request, searcher: Searcher, batcher: SearchBatcher, query: QuerySource, options: SearchOptions
-) -> Response:
-    include = options.get_includes()
-    heavy = "reconstruction" in include
-    render = partial(dump_search_json, searcher, include=include)
-    return Response(await batcher.search(request, query, render, heavy=heavy), media_type=JSON_MEDIA_TYPE)
+    """Run one search; reconstructions and verifications are made in separate threads, so that others do not wait."""
+    price = get_search_price(is_slow=isinstance(query, SearchQuery) and is_slow(query), is_verified=options.verify)
+    render = partial(dump_search_json, searcher, include=options.get_includes())
+    with cast(Admission, request.app.state.admission).hold(request.scope, price):
+        if options.verify:
+            pool = cast(ComputePool, request.app.state.compute_pool)
+            body = await pool.run(lambda: render(searcher.search(query if isinstance(query, SearchQuery) else query())))
+        else:
+            heavy = "reconstruction" in options.get_includes()
+            body = await batcher.search(request, query, render, heavy=heavy)
+        return Response(body, media_type=JSON_MEDIA_TYPE)
 
 
 @router.post(
@@ -93,7 +89,7 @@ async def search_batch(
 ) -> Response:
     """Run several independent searches: one for each `file` of a form, or `searches` in JSON.
 
-    The results are in the order of the searches; a search that failed has a `problem` instead.
+    The results are in the order of the searches; a search that failed has a `problem` instead. Hits are not verified.
     """
     deadline = time.monotonic() + batcher.timeout_seconds
     has_client_left = make_disconnect_check(request.scope)

@@ -124,28 +124,37 @@ class Admission:
     def hold(self, scope: Scope, price: float) -> Iterator[None]:
         """Count a request in the queue inside the block, once; an ordinary search, of price 1, is not counted.
 
+        An upload is counted before its body is read. Inside that block, a higher price replaces the one that it has.
+
         Raises:
             ProblemException: The total, or the share of the address, is used.
         """
         state = scope.setdefault("state", {})
         is_upload = has_multipart_body(scope)
-        if state.get("is_admitted") or (price <= 1 and not is_upload):
+        held: float = state.get("admitted_price", 0)
+        if held >= price or (price <= 1 and not is_upload):
             yield
             return
         price = max(price, 1)
         address = get_client_address(scope) if is_single_client(scope, self._trusted_proxies) else None
         size = self._limiter.get_size(scope) if is_upload else 0
+        if held:  # it does not count against itself: a request is accepted where there is no other
+            self._limiter.release(address, held, size)
         refusal = self._limiter.get_refusal(address, price, size)
+        if held:
+            self._limiter.acquire(address, held, size)
         if refusal is not None:
             self._metrics.count_refusal(refusal.problem_kind)
             raise refusal
-        state["is_admitted"] = True
-        self._limiter.acquire(address, price, size)
+        more = (price - held, 0 if held else size)
+        state["admitted_price"] = price
+        self._limiter.acquire(address, *more)
         self._metrics.queue_depth.set(self._limiter.active_count)
         try:
             yield
         finally:
-            self._limiter.release(address, price, size)
+            state["admitted_price"] = held
+            self._limiter.release(address, *more)
             self._metrics.queue_depth.set(self._limiter.active_count)
 
 

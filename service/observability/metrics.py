@@ -21,7 +21,7 @@ from simile.core.settings import Settings
 
 METRICS_MEDIA_TYPE = CONTENT_TYPE_LATEST
 MULTIPROC_DIR_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client reads it on import
-REQUEST_STAGES = ("receive", "decode", "encode", "search", "rows", "render", "total")
+REQUEST_STAGES = ("receive", "decode", "encode", "search", "rows", "verify", "render", "total")
 
 _SECONDS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _BATCH_SIZE_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)

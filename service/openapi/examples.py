@@ -38,6 +38,7 @@ FIELD_EXAMPLES: dict[str, Any] = {
     "metadata": _METADATA,
     "distance": 0.214,
     "score": 0.83,
+    "relation": "cropped to 42%",
     "spread": 0.031,
     "sigma": 0.182,
     "reconstruction_error": 0.0041,

@@ -6,7 +6,7 @@ import errno
 import re
 import tempfile
 import unicodedata
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, TypeVar
@@ -135,10 +135,13 @@ async def read_search_batch(request: Request) -> AsyncIterator[list[SearchInput]
             body = _parse_search_form(form, options)
             if body.positive_id or body.negative_id or form.getlist("negative"):
                 raise make_field_error("negative", "in a batch each file is a separate search")
+            _check_batch_options([body])
             yield [SearchInput(body, (upload,)) for upload in get_uploads(form, required=True)]
     else:
         batch = await read_json(request, SearchBatchRequest, _NO_BATCH_ERROR, MAX_BATCH_BYTES)
-        yield [SearchInput(_merge_options(search, options)) for search in batch.searches]
+        searches = [_merge_options(search, options) for search in batch.searches]
+        _check_batch_options(searches)
+        yield [SearchInput(search) for search in searches]
 
 
 async def read_json(
@@ -256,6 +259,12 @@ def _locate_errors(error: ValidationError, location: str) -> RequestValidationEr
 def _check_media_type(request: Request, media_type: str, reason: str) -> None:
     if get_media_type(request) != media_type:
         raise HTTPException(415, reason)
+
+
+def _check_batch_options(searches: Sequence[SearchOptions]) -> None:
+    """Refuse to verify the hits of a batch, which would decode up to 2,000 files. Raises RequestValidationError."""
+    if any(search.verify for search in searches):
+        raise make_field_error("verify", "the hits of a batch are not verified: send each search to /v1/search")
 
 
 def _parse_query_options(request: Request) -> SearchOptions:

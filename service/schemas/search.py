@@ -56,6 +56,7 @@ TextList = Annotated[list[TextParam], Field(max_length=32)]
 TextListParam = Annotated[TextList, BeforeValidator(_wrap_in_list, json_schema_input_type=TextList | TextParam)]
 NonNegativeIntParam = Annotated[int | None, Field(ge=0, le=MAX_ID)]
 DistanceParam = Annotated[float | None, Field(ge=0, le=1e18, allow_inf_nan=False)]
+ScoreParam = Annotated[float | None, Field(ge=0, le=1, allow_inf_nan=False)]
 IncludeItem = Annotated[str, Field(pattern="^(reconstruction|metadata)(,(reconstruction|metadata))*$", max_length=100)]
 IncludeList = Annotated[list[IncludeItem], Field(max_length=8)]
 IncludeParam = Annotated[IncludeList, BeforeValidator(_wrap_in_list, json_schema_input_type=IncludeList | IncludeItem)]
@@ -134,6 +135,12 @@ class SearchOptions(FilterParams):
         "depends on distance and σ only.",
     )
     posterior: BoolParam = Field(False, description="Rank by the distance of posteriors (μ and σ); not calibrated.")
+    min_score: ScoreParam = Field(None, description="Only images with this `score` or a higher one.")
+    verify: BoolParam = Field(
+        False,
+        description="Compare the 20 nearest images with the query image by their pixels; those that show the same come "
+        "first. Only for one image or `image_id`, and not in a batch.",
+    )
     plus: TextListParam = Field([], description="Attributes that the hits should have more of than the query.")
     minus: TextListParam = Field([], description="Attributes that the hits should have less of than the query.")
     strength: float = Field(
@@ -164,6 +171,8 @@ class SearchOptions(FilterParams):
             include_metadata="metadata" in self.get_includes(),
             include_error=self.certainty == "full",
             use_posterior=self.posterior,
+            min_score=self.min_score,
+            verify=self.verify,
         )
 
     def to_attribute_strengths(self) -> dict[str, float]:
@@ -277,10 +286,18 @@ class HitResponse(BaseModel):
     thumbnail_url: str
     reconstruction_url: str | None = None
     metadata: MetadataResponse | None = Field(None, description="The metadata of the image; null if not included.")
+    verified: bool | None = Field(
+        None,
+        description="With `verify`: whether it shows the same as the query image, by their pixels. Null if they were "
+        "not compared: the image is not among the 20 nearest, or its file can't be read.",
+    )
+    relation: str | None = Field(
+        None, description="How a verified image and the query image differ: `mirrored`, `cropped to 42%`."
+    )
 
 
 class SearchResponse(BaseModel):
-    """The query and its hits, nearest first."""
+    """The query and its hits, nearest first; verified hits come before others."""
 
     query: QueryResponse
     hits: list[HitResponse]

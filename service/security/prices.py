@@ -10,6 +10,7 @@ from starlette.types import Scope
 
 IMAGE_PRICE = 0.05  # a page of hits requests a hundred thumbnails at once
 SLOW_SEARCH_PRICE = 2  # of a search with a filter, a radius or attributes, which gets a thread of its own
+VERIFIED_SEARCH_PRICE = 10  # of a search with `verify`, which decodes and compares up to 20 files
 PRICES = {  # by method and path; measured: times as long as a search by id, with 700 photos on 2 cores
     ("POST", "/v1/search/batch"): 10,  # 12 for 10 searches, 70 for 100
     ("POST", "/v1/map"): 10,  # minutes, in a process of its own
@@ -31,6 +32,11 @@ PRICES = {  # by method and path; measured: times as long as a search by id, wit
     ("GET", "/collection"): 2,
 }
 _SORTED_PATHS = ("/v1/images", "/collection")
+
+
+def get_search_price(*, is_slow: bool, is_verified: bool) -> float:
+    """Return the price of a search for the queue; `is_slow`: with a filter, a radius or attributes."""
+    return VERIFIED_SEARCH_PRICE if is_verified else SLOW_SEARCH_PRICE if is_slow else 1
 
 
 def get_price(scope: Scope) -> float:

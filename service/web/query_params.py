@@ -11,7 +11,14 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.datastructures import ImmutableMultiDict
 
 from simile.service import urls
-from simile.service.schemas.search import MAX_LIMIT, MAX_QUERY_IMAGES, DistanceParam, FilterParams, ImageIdField
+from simile.service.schemas.search import (
+    MAX_LIMIT,
+    MAX_QUERY_IMAGES,
+    BoolParam,
+    DistanceParam,
+    FilterParams,
+    ImageIdField,
+)
 
 DEFAULT_PAGE_HITS = 24  # fills rows of 2, 3, 4, 6 and 8
 
@@ -100,6 +107,7 @@ class SearchPageParams(BrowsePageParams):
     positive_id: list[ImageIdField] = Field([], max_length=MAX_QUERY_IMAGES)
     negative_id: list[ImageIdField] = Field([], max_length=MAX_QUERY_IMAGES)
     within: DistanceParam = None
+    verify: BoolParam = False
     limit: int = Field(DEFAULT_PAGE_HITS, ge=1, le=MAX_LIMIT)
 
     @property
@@ -114,6 +122,11 @@ class SearchPageParams(BrowsePageParams):
         if len(positives) == 1 and not changes.get("negative_id", self.negative_id):
             return super().make_url(image_id=positives[0], positive_id=[], **changes)
         return super().make_url(image_id=None, positive_id=positives, **changes)
+
+    def _iter_filters(self) -> Iterator[tuple[str, dict[str, object]]]:
+        yield from super()._iter_filters()
+        if self.verify:
+            yield "verified first", {"verify": False}
 
     def make_more_like_url(self, image_id: int) -> str:
         """Return the URL of this search with one more positive image."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
@@ -22,8 +22,8 @@ from simile.service.errors import make_problem
 from simile.service.requests.search import get_uploads, open_form
 from simile.service.schemas.search import MAX_LIMIT, MAX_QUERY_IMAGES, ImageResponse
 from simile.service.schemas.serializers import make_data_url, make_image_response, make_search_response
-from simile.service.security.prices import SLOW_SEARCH_PRICE
-from simile.service.state.batcher import EncodingPool
+from simile.service.security.prices import get_search_price
+from simile.service.state.batcher import ComputePool, EncodingPool
 from simile.service.web.query_params import SearchPageParams
 from simile.service.web.rendering import PAGE_ERRORS, View, get_image_name, render_page
 
@@ -63,9 +63,7 @@ async def show_search_page(request: Request, pool: EncodingPoolDep, batcher: Bat
         searcher = await get_searcher(request)
         if not link.positives and not link.negative_id:
             return render_page(request, _TEMPLATE, await pool.run(lambda: make_start_view(searcher)))
-        is_slow = bool(link.negative_id) or link.within is not None or link.to_filter() is not None
-        with request.app.state.admission.hold(request.scope, SLOW_SEARCH_PRICE if is_slow else 1):
-            return await _show_results(request, batcher, searcher, link)
+        return await _show_results(request, batcher, searcher, link)
     except NothingIndexed as error:
         return render_page(request, _TEMPLATE, {}, make_problem(error) if request.query_params else None)
     except PAGE_ERRORS as error:
@@ -93,12 +91,18 @@ async def _show_results(
     params: SearchPageParams,
     uploads: Sequence[NamedUpload] = (),
 ) -> Response:
-    view = await batcher.search(
-        request,
-        lambda: make_search_query(searcher, params, uploads),
-        lambda result: make_results_view(searcher, params, uploads, result),
-        heavy=True,
-    )
+    if len(uploads) + len(params.positives) + len(params.negative_id) > 1:  # only one image can be verified
+        params = params.model_copy(update={"verify": False})
+    is_slow = bool(params.negative_id) or params.within is not None or params.to_filter() is not None
+    price = get_search_price(is_slow=is_slow and not uploads, is_verified=params.verify)
+    make_query = partial(make_search_query, searcher, params, uploads)
+    make_view = partial(make_results_view, searcher, params, uploads)
+    with request.app.state.admission.hold(request.scope, price):
+        if params.verify:
+            pool = cast(ComputePool, request.app.state.compute_pool)
+            view = await pool.run(lambda: make_view(searcher.search(make_query())))
+        else:
+            view = await batcher.search(request, make_query, make_view, heavy=True)
     # In a thread: 1,000 hits take 0.1 s, which would block the event loop.
     return await run_in_threadpool(render_page, request, _TEMPLATE, view)
 
@@ -133,8 +137,14 @@ def make_search_query(searcher: Searcher, params: SearchPageParams, uploads: Seq
     if len(uploads) + len(params.positives) + len(params.negative_id) > MAX_QUERY_IMAGES:
         raise BadSetting(f"A search takes at most {MAX_QUERY_IMAGES} images. Remove some.")
     prepared = [searcher.prepare_query_image(upload.data, upload.name) for upload in uploads]
-    asked = SearchParams(limit=params.limit, filter=params.to_filter(), radius=params.within, include_metadata=True)
-    return SearchQuery((*prepared, *params.positives), tuple(params.negative_id), asked)
+    search_params = SearchParams(
+        limit=params.limit,
+        filter=params.to_filter(),
+        radius=params.within,
+        include_metadata=True,
+        verify=params.verify,
+    )
+    return SearchQuery((*prepared, *params.positives), tuple(params.negative_id), search_params)
 
 
 def make_results_view(

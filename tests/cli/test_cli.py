@@ -78,6 +78,7 @@ NONSENSE = {
     "search": "Give an image file or --id, and not both.",
     "search a.png --id 1": "Give an image file or --id, and not both.",
     "search --id 1 --posterior --plus smile": "posterior can't be combined with plus and minus.",
+    "search --id 1 --verify --minus smile": "Leave it out, or --plus and --minus.",
     "morph a.png -o a.gif": "A morph needs at least two images.",
     "morph --id 1 --id 2": "Give --output with a .gif or .png or .webp file, or --json.",
     "generate": "Give --output with a .png file, or --json.",

@@ -179,6 +179,28 @@ def test_filters_narrow_a_search_down_in_an_address_that_can_be_shared(page: Any
     page.wait_for_url("**/?image_id=7")
 
 
+def test_hits_are_verified_at_the_tick_of_a_box(page: Any, one_digit: Path) -> None:
+    page.goto("/")
+    page.set_input_files("#file", one_digit)
+    page.locator("#hits li").first.wait_for()
+    assert page.locator(".verified").count() == 0
+    page.locator(".filters summary").click()
+    page.get_by_label("Compare the 20 nearest").check()
+    page.get_by_role("button", name="Apply").click()
+    page.get_by_role("heading", name="Verified first").wait_for()
+    assert page.locator("#hits li").first.locator(".verified").inner_text() == "✓ the same bytes"
+    page.get_by_role("link", name="Show more").click()
+    page.wait_for_function("() => document.querySelectorAll('#hits li').length === 48")
+    page.locator("#hits li").nth(2).hover()
+    page.locator("#hits [data-step=more]").nth(2).click()  # several images cannot be verified
+    page.get_by_role("heading", name="Like 2 images together").wait_for()
+    assert page.locator(".chips a").count() == page.get_by_label("Compare the 20 nearest").count() == 0
+    page.goto("/?image_id=7&verify=true")
+    page.get_by_role("link", name="verified first").click()
+    page.get_by_role("heading", name="Most similar first").wait_for()
+    assert page.url.endswith("/?image_id=7")
+
+
 def test_the_keyboard_does_it_all(page: Any) -> None:
     page.goto("/")
     page.keyboard.press("/")

@@ -36,6 +36,8 @@ class ClientSearchOptions(ClientFilterOptions, total=False):
     include: list[str]
     certainty: Literal["full", "quick"]
     posterior: bool
+    min_score: float
+    verify: bool
     plus: list[str]
     minus: list[str]
     strength: float
@@ -76,10 +78,12 @@ class HitJson(TypedDict):
     thumbnail_url: str
     reconstruction_url: str | None
     metadata: MetadataJson | None
+    verified: bool | None
+    relation: str | None
 
 
 class SearchResponseJson(TypedDict):
-    """The query and its hits, nearest first."""
+    """The query and its hits, nearest first; verified hits come before others."""
 
     query: QueryJson
     hits: list[HitJson]

@@ -11,6 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from simile.core.settings import Settings
+from simile.images.matching.tasks import ComparableImage
 from simile.service.app import create_app
 from tests.support.images import noise
 
@@ -130,6 +131,61 @@ def test_any_image_is_reconstructed_under_a_tag_of_its_content(shared_client: Te
     assert item.headers["etag"] == again.headers["etag"] != other.headers["etag"]
     assert item.content == shared_client.get("/v1/images/1/reconstruction").content
     assert shared_client.post("/v1/reconstructions", files=sent(b"bad")).status_code == 422
+
+
+def test_the_nearest_hits_are_verified_in_worker_processes(
+    shared_client: TestClient, files: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compare(*_: object) -> None:
+        raise AssertionError("images are compared in the process of the service")
+
+    monkeypatch.setattr(ComparableImage, "compare", compare)
+    plain = shared_client.post("/v1/search", files=sent(files[0]), data={"limit": "30"}).json()["hits"]
+    assert {hit["verified"] for hit in plain} == {hit["relation"] for hit in plain} == {None}
+    form = shared_client.post("/v1/search?limit=30", files=sent(files[0]), data={"verify": "true"}).json()["hits"]
+    assert (form[0]["image_id"], form[0]["verified"], form[0]["relation"]) == (1, True, "the same bytes")
+    compared = [hit["verified"] for hit in form]
+    assert None not in compared[:20] and set(compared[20:]) == {None} and False in compared
+    assert {hit["image_id"] for hit in form[:20]} == {hit["image_id"] for hit in plain[:20]}
+    by_json = shared_client.post("/v1/search", json={"image_id": 1, "verify": True, "include": ["metadata"]}).json()
+    neighbours = shared_client.get("/v1/images/1/neighbours?verify=true&include=metadata").json()
+    assert by_json == neighbours and 1 not in [hit["image_id"] for hit in neighbours["hits"]]
+    assert all(hit["verified"] is not None and hit["metadata"] is not None for hit in neighbours["hits"])
+    missing = shared_client.post("/v1/search", json={"image_id": 4242, "verify": True})
+    assert missing.status_code == 404 and missing.json()["type"].endswith("no-such-image")
+    bad = shared_client.post("/v1/search?verify=true", files=sent(b"bad"))
+    assert bad.status_code == 422 and bad.json()["type"].endswith("unreadable-image")
+
+
+def test_only_a_search_by_one_image_is_verified(shared_client: TestClient, files: list[bytes]) -> None:
+    vector = [0.0] * 16
+    refused = [
+        shared_client.post("/v1/search?verify=true", json=body)
+        for body in ({"vector": vector}, {"positive": [1, 2]}, {"positive": [1], "negative": [2]})
+    ]
+    refused.append(shared_client.post("/v1/search?verify=true", files=sent(*files[:2])))
+    for response in refused:
+        assert response.status_code == 422 and response.json()["type"].endswith("bad-setting")
+        assert "Leave it out" in response.json()["detail"]
+    batches = [
+        shared_client.post("/v1/search/batch?verify=true", files=sent(*files[:2])),
+        shared_client.post("/v1/search/batch", json={"searches": [{"image_id": 1}, {"image_id": 2, "verify": True}]}),
+    ]
+    for response in batches:
+        assert response.status_code == 422 and response.json()["errors"][0]["field"] == "body.verify"
+        assert "/v1/search" in response.json()["detail"]
+    assert shared_client.post("/v1/search?verify=yes", json={"image_id": 1}).status_code == 422
+
+
+def test_hits_with_a_lower_score_are_left_out(shared_client: TestClient) -> None:
+    plain = shared_client.post("/v1/search", json={"image_id": 1, "limit": 30}).json()
+    bound = plain["hits"][9]["score"]
+    bounded = shared_client.post("/v1/search", json={"image_id": 1, "limit": 30, "min_score": bound}).json()
+    assert bounded["hits"] == plain["hits"][:10] and bounded["score_calibrated"] == plain["score_calibrated"]
+    assert shared_client.post("/v1/search", json={"image_id": 1, "min_score": 1.0}).json()["hits"] == []
+    for wrong in ("1.1", "-0.1", "nan"):
+        response = shared_client.post(f"/v1/search?min_score={wrong}", json={"image_id": 1})
+        assert response.status_code == 422 and response.json()["errors"][0]["field"] == "query.min_score"
 
 
 def test_scores_are_calibrated_by_a_service_that_measures(home_with_digits: Settings, files: list[bytes]) -> None:

@@ -15,13 +15,15 @@ from starlette.testclient import TestClient
 
 from simile.core.settings import Settings
 from simile.images.loading.sandbox import REQUEST_BUDGET, DecodeBudget, WorkCancelled, raise_if_cancelled
+from simile.search.ranking.verification import HitVerifier
 from simile.service.api import latents
 from simile.service.api import search as api_search
 from simile.service.app import create_app
 from simile.service.errors import ProblemException
-from simile.service.middleware.limits import UploadLimiter
+from simile.service.middleware.limits import Admission, UploadLimiter
+from simile.service.observability.metrics import ServiceMetrics
 from simile.service.requests import latents as requests
-from simile.service.security.prices import PRICES, get_price
+from simile.service.security.prices import PRICES, VERIFIED_SEARCH_PRICE, get_price
 from simile.service.security.scopes import list_routes
 from simile.service.state.batcher import ComputePool
 from tests.support.server import get, head, listening, read_reply
@@ -122,6 +124,55 @@ def test_a_price_above_the_capacity_waits_for_an_empty_queue() -> None:
     assert limiter.get_refusal("203.0.113.6").status_code == 503  # type: ignore[union-attr]
     limiter.release("203.0.113.5", 10)
     assert limiter.get_refusal("203.0.113.6") is None and limiter.active_count == 0
+
+
+def test_an_upload_takes_the_price_of_a_verified_search_inside_its_own() -> None:
+    scope = {"type": "http", "client": ("203.0.113.5", 1), "headers": [(b"content-type", b"multipart/form-data")]}
+    limiter = UploadLimiter(1, 0.5, 100, 10)
+    admission = Admission(limiter, ServiceMetrics())
+    with admission.hold(scope, 1):
+        with admission.hold(scope, VERIFIED_SEARCH_PRICE):  # above the capacity, and nothing else is in progress
+            assert (limiter.active_count, limiter.active_bytes) == (VERIFIED_SEARCH_PRICE, 10)
+            with admission.hold(scope, 2):
+                assert limiter.active_count == VERIFIED_SEARCH_PRICE
+        assert (limiter.active_count, limiter.active_bytes) == (1, 10)
+        limiter.acquire("203.0.113.6", 1)
+        with pytest.raises(ProblemException) as refused, admission.hold(scope, VERIFIED_SEARCH_PRICE):
+            pass
+        assert (refused.value.status_code, limiter.active_count, limiter.active_bytes) == (503, 2, 10)
+        limiter.release("203.0.113.6", 1)
+    assert (limiter.active_count, limiter.active_bytes) == (0, 0)
+
+
+def test_verified_searches_wait_for_one_another_and_no_other_search_waits(
+    home_with_digits: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+    release = threading.Event()
+    original = HitVerifier.verify
+
+    def verify(*arguments: Any) -> Any:
+        begun.append(1)
+        assert release.wait(60)
+        return original(*arguments)
+
+    monkeypatch.setattr(HitVerifier, "verify", verify)
+    verified = post("/v1/search", b'{"image_id": 1, "verify": true}')
+    with listening(home_with_digits) as serving, ExitStack() as stack:
+        limiter = serving.server.app.state.upload_limiter
+        connections = [stack.enter_context(serving.connect()) for _ in range(6)]
+        for connection in connections:
+            connection.sendall(verified)
+        wait_until(lambda: limiter.active_count == 6 * VERIFIED_SEARCH_PRICE and bool(begun))
+        for request in (verified, get("/?image_id=1&verify=true")):
+            refused = serving.answer(request)
+            assert (refused.status, refused.headers["retry-after"]) == (503, "1") and b"SIMILE_QUEUE" in refused.body
+        for plain in (post("/v1/search", b'{"image_id": 1}'), get("/?image_id=1"), get("/v1/images/1/thumbnail")):
+            assert serving.answer(plain).status == 200
+        assert len(begun) == 1
+        release.set()
+        assert [read_reply(connection).status for connection in connections] == [200] * 6
+        wait_until(lambda: limiter.active_count == 0)
 
 
 @pytest.mark.parametrize(

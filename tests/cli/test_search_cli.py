@@ -1,0 +1,63 @@
+"""`simile search` with verified hits and a smallest score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from simile.core.settings import Settings
+from simile.images.encoding import encode_png
+from simile.indexer.pipeline.job import IndexRequest, index
+from simile.search.searcher import Searcher
+from tests.support.commands import run_json, run_simile
+from tests.support.synthetic_images import scene
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A mirrored copy of scene 1, and other images."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "mirrored.png").write_bytes(encode_png(np.ascontiguousarray(scene(1)[:, ::-1])))
+    for seed in range(2, 8):
+        (folder / f"scene-{seed}.png").write_bytes(encode_png(scene(seed)))
+    (tmp_path / "query.png").write_bytes(encode_png(scene(1)))
+    return folder
+
+
+@pytest.fixture
+def settings(trained_home: Settings, photos: Path) -> Settings:
+    index(trained_home, [photos], IndexRequest())
+    return trained_home
+
+
+def test_a_verified_hit_is_shown_first_with_how_it_differs(settings: Settings, photos: Path, tmp_path: Path) -> None:
+    query = ("search", tmp_path / "query.png", "--home", settings.home)
+    first, *others = run_simile(*query, "--verify").stdout.splitlines()
+    assert first.endswith(f"{photos / 'mirrored.png'}  verified: mirrored")
+    assert len(others) == 6 and not any("  verified: " in line for line in others)
+    assert "verified: " not in run_simile(*query).stdout
+    hits = run_json(*query, "--verify", "-k", "3")["hits"]
+    assert [(hit["verified"], hit["relation"]) for hit in hits] == [(True, "mirrored"), (False, None), (False, None)]
+    assert {hit["verified"] for hit in run_json(*query)["hits"]} == {None}
+    sheet = tmp_path / "hits.html"
+    run_simile(*query, "--verify", "--output", sheet)
+    assert sheet.read_text().count("verified: mirrored</span>") == 1
+
+
+def test_a_smallest_score_says_whether_scores_are_calibrated(settings: Settings, tmp_path: Path) -> None:
+    query = ("search", tmp_path / "query.png", "--home", settings.home)
+    bound = run_json(*query)["hits"][2]["score"]
+    done = run_simile(*query, "--min-score", bound)
+    assert len(done.stdout.splitlines()) == 3
+    assert "not calibrated yet" in done.stderr and "simile serve" in done.stderr
+    assert "calibrated" not in run_simile(*query).stderr
+    with Searcher(settings) as searcher:
+        searcher.calibrations.start(searcher.index.get_snapshot())
+        searcher.calibrations.wait()
+    found = run_json(*query, "--min-score", bound)
+    assert found["score_calibrated"] and all(hit["score"] >= bound for hit in found["hits"])
+    assert "calibrated" not in run_simile(*query, "--min-score", bound).stderr
+    assert run_simile(*query, "--min-score", "2").exit_code == 2
