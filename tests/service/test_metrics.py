@@ -30,12 +30,13 @@ def test_a_search_leaves_its_time_at_every_stage(client: TestClient) -> None:
     before = figures(client)
     for seed in range(3):
         assert search(client, noise(seed)).status_code == 200
+        assert client.post("/v1/search?verify=true", files={"file": noise(seed)}).status_code == 200
     found = figures(client)
     for stage in REQUEST_STAGES:
         name = f'simile_stage_seconds_count{{stage="{stage}"}}'
         assert found[name] - before[name] >= 3, stage
     assert found["simile_batch_size_sum"] == 3
-    assert found['simile_requests_total{method="POST",route="/v1/search",status="200"}'] == 3
+    assert found['simile_requests_total{method="POST",route="/v1/search",status="200"}'] == 6
 
 
 def test_requests_are_counted_by_route_and_never_by_what_a_client_made_up(client: TestClient) -> None:
