@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
 from simile.core.errors import UnreadableImage
 from simile.images.colour import describe_profile, get_profile
@@ -23,7 +23,7 @@ from simile.images.containers import UnsupportedContainer, iterate_riff_chunks
 from simile.images.decoding import decode_image
 from simile.images.formats import Limits, Pixels
 
-MEASUREMENT_VERSION = 1  # images with a measurement of another version are measured again
+MEASUREMENT_VERSION = 2  # images with a measurement of another version are measured again
 DETAIL_SIDES = (1024, 512, 256, 128)  # longer sides, in pixels, at which the detail of two images is compared
 MAX_HISTORY_SIDE = 1536  # of the middle part that is searched for traces of compression
 HISTORY_FREQUENCIES = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (1, 2), (2, 1), (2, 2), (0, 3), (3, 0))
@@ -32,6 +32,7 @@ MIN_COEFFICIENTS = 40  # that are not zero, to see a step in them
 
 _LOSSLESS_FORMATS = frozenset({"PNG", "BMP", "DIB", "GIF", "PPM", "QOI", "ICO"})
 _EMBEDDED_MEDIA = re.compile(rb"\xff\xd8\xff|ftyp")
+_PNG_END = b"IEND\xaeB`\x82"
 _BITS_TAG = 258
 _SRGB_NCLX = {"color_primaries": (1, 2), "transfer_characteristics": (1, 2, 6, 13)}
 
@@ -55,6 +56,7 @@ class ImageMeasurement:
             relative to the contrast of the whole image.
         clipped: Share of the pixels that are as dark or as bright as possible, 0 to 1.
         size: Width and height in pixels.
+        has_camera_data: Whether the metadata name a camera, or say when the image was taken.
     """
 
     codec: str
@@ -69,6 +71,7 @@ class ImageMeasurement:
     detail: tuple[float, ...]
     clipped: float
     size: tuple[int, int]
+    has_camera_data: bool = False
     version: int = MEASUREMENT_VERSION
 
     def to_json(self) -> dict[str, Any]:
@@ -91,10 +94,10 @@ def measure_image(data: bytes, name: str | Path, limits: Limits) -> ImageMeasure
     image = decode_image(data, name=name, limits=limits)
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", image.format.upper())) as im:
-            codec, table_step = _read_codec(im, data), _read_table_step(im)
+            codec, table_step = read_codec(im, data), _read_table_step(im)
             is_transparent = im.has_transparency_data and _is_transparent(im)
             profile, frames = describe_colours(im), int(getattr(im, "n_frames", 1))
-            container_depth = read_depth(im, data)
+            container_depth, has_camera_data = read_depth(im, data), _has_camera_data(im)
     except Exception as error:  # as in `decode_image`: parsers raise anything on a damaged file
         raise UnreadableImage(name, "its properties can't be read") from error
     grey = cv2.cvtColor(image.pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
@@ -112,6 +115,7 @@ def measure_image(data: bytes, name: str | Path, limits: Limits) -> ImageMeasure
         detail=_measure_detail(grey),
         clipped=round(float(np.mean((image.pixels.max(2) >= 254) | (image.pixels.max(2) <= 1))), 4),
         size=(image.width, image.height),
+        has_camera_data=has_camera_data,
     )
 
 
@@ -160,24 +164,30 @@ def read_deep_pixels(data: bytes) -> NDArray[Any] | None:
 
 
 def find_appended_media(data: bytes) -> bytes:
-    """Return what follows the image of a JPEG if it is a further image or a film; b"" otherwise.
+    """Return what follows the image of a JPEG, PNG or WebP if it is a further image or a film; b"" otherwise.
 
     Phones append gain maps, second views (MPO) and films; an editor that saves the JPEG drops them.
     """
-    if not data.startswith(b"\xff\xd8"):
+    if data.startswith(b"RIFF"):
+        rest = data[8 + int.from_bytes(data[4:8], "little") :]
+    elif data.startswith(b"\x89PNG"):
+        rest = data.partition(_PNG_END)[2]
+    elif data.startswith(b"\xff\xd8"):
+        position = 2
+        while position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] != 0xDA:
+            if data[position + 1] == 0xFF:
+                position += 1
+                continue
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        end = data.find(b"\xff\xd9", position)
+        rest = data[end + 2 :] if end >= 0 else b""
+    else:
         return b""
-    position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] != 0xDA:
-        if data[position + 1] == 0xFF:
-            position += 1
-            continue
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    end = data.find(b"\xff\xd9", position)
-    rest = data[end + 2 :] if end >= 0 else b""
     return rest if _EMBEDDED_MEDIA.search(rest) else b""
 
 
-def _read_codec(im: Image.Image, data: bytes) -> str:
+def read_codec(im: Image.Image, data: bytes) -> str:
+    """Return "lossless", or the name of the lossy codec."""
     if im.format in ("JPEG", "MPO"):
         return "jpeg"
     if im.format == "TIFF":
@@ -202,6 +212,12 @@ def _read_table_step(im: Image.Image) -> float:
     tables = getattr(im, "quantization", None)
     table = list(tables[min(tables)]) if tables else []
     return float(np.mean([table[8 * row + column] for row, column in HISTORY_FREQUENCIES])) if len(table) == 64 else 0.0
+
+
+def _has_camera_data(im: Image.Image) -> bool:
+    exif = im.getexif()
+    date = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal)
+    return bool(date or exif.get(ExifTags.Base.Make) or exif.get(ExifTags.Base.Model))
 
 
 def _is_transparent(im: Image.Image) -> bool:
@@ -251,16 +267,22 @@ def _measure_history(pixels: Pixels) -> float:
         return 0.0
     top, left = ((side - part) // 16 * 8 for side, part in zip(pixels.shape[:2], (rows, columns), strict=True))
     part = pixels[top : top + rows, left : left + columns].astype(np.float32)
-    grey = part @ np.array([0.299, 0.587, 0.114], np.float32) - 128
-    blocks = grey.reshape(rows // 8, 8, columns // 8, 8).transpose(0, 2, 1, 3).reshape(-1, 8, 8)
+    coefficients = compute_dct(part @ np.array([0.299, 0.587, 0.114], np.float32) - 128)
+    steps = [_find_step(coefficients[:, row, column]) for row, column in HISTORY_FREQUENCIES]
+    found = [step for step in steps if step]
+    return float(np.mean(found)) if len(found) * 2 >= len(steps) else 0.0
+
+
+def compute_dct(plane: Grey) -> Grey:
+    """Return the DCT of the whole blocks of 8 x 8 pixels of a plane, (n, 8, 8), as JPEG computes it."""
+    rows, columns = (side // 8 for side in plane.shape)
+    blocks = plane[: 8 * rows, : 8 * columns].reshape(rows, 8, columns, 8).transpose(0, 2, 1, 3).reshape(-1, 8, 8)
     order = np.arange(8)
     basis = np.sqrt(0.25) * np.cos((2 * order[None] + 1) * order[:, None] * np.pi / 16)
     basis[0] /= np.sqrt(2)
     dct = basis.astype(np.float32)
-    coefficients = np.einsum("ij,njk,lk->nil", dct, blocks, dct, optimize=True)
-    steps = [_find_step(coefficients[:, row, column]) for row, column in HISTORY_FREQUENCIES]
-    found = [step for step in steps if step]
-    return float(np.mean(found)) if len(found) * 2 >= len(steps) else 0.0
+    coefficients: Grey = np.einsum("ij,njk,lk->nil", dct, blocks, dct, optimize=True)
+    return coefficients
 
 
 def _find_step(coefficients: Grey) -> int:

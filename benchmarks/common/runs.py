@@ -33,6 +33,33 @@ def make_parser(description: str | None, *, data: bool = False, work: bool = Fal
     return parser
 
 
+def add_photo_options(parser: argparse.ArgumentParser) -> None:
+    """Add --data, --photos and --seed; see `parse_photo_options`."""
+    parser.add_argument("--data", type=Path, help="folder of the datasets")
+    parser.add_argument("--photos", type=Path, help="a folder of photos instead")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def parse_photo_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the options; exactly one of --data and --photos must be given."""
+    options = parser.parse_args()
+    if (options.data is None) == (options.photos is None):
+        parser.error("give --data or --photos")
+    return options
+
+
+def list_photos(options: argparse.Namespace, work: Path, *archives: str) -> list[Path]:
+    """Return the photos of --photos, or of archives in --data that are unpacked once, in the order of --seed."""
+    folder = options.photos
+    if folder is None:
+        folder = work / "photos"
+        for name in archives if not folder.exists() else ():
+            with tarfile.open(options.data / name) as archive:
+                archive.extractall(folder, filter="data")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    return [found[row] for row in np.random.default_rng(options.seed).permutation(len(found))]
+
+
 @contextmanager
 def open_work_folder(kept: Path | None) -> Iterator[Path]:
     """Yield the folder of --work, which stays, or a temporary one."""

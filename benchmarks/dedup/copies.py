@@ -44,7 +44,7 @@ from benchmarks.common.dedup_scoring import (
     score_at_best_threshold,
     time_command,
 )
-from benchmarks.common.runs import make_parser, open_work_folder
+from benchmarks.common.runs import add_photo_options, make_parser, open_work_folder, parse_photo_options
 from benchmarks.dedup.pair_sheets import read_upright
 from simile.images.distortions import DISTORTION_KINDS, distort
 from simile.images.rendering.sheets import SheetRow, SheetTile, draw_contact_sheets
@@ -59,9 +59,7 @@ WrongPair = tuple[int, int, dict[str, str]]  # rows of both files, line of pairs
 def main() -> None:
     """Parse the options and run the benchmark."""
     parser = make_parser(__doc__, work=True)
-    parser.add_argument("--data", type=Path, help="folder with clothing-photos.tar")
-    parser.add_argument("--photos", type=Path, help="a folder of photos instead")
-    parser.add_argument("--seed", type=int, default=0)
+    add_photo_options(parser)
     parser.add_argument("--minutes", type=float, default=10, help="maximum training time")
     parser.add_argument("--precision", type=float, default=0.99)
     parser.add_argument("--collection", type=int, default=COLLECTION, help="number of photos to draw")
@@ -69,9 +67,7 @@ def main() -> None:
     parser.add_argument("--real", type=Path, default=REAL_COPIES, help="CSV of real copies: two names of photos a line")
     parser.add_argument("--sheet", type=Path, help="PNG of the wrong pairs")
     parser.add_argument("--peers", type=Path, action="append", help="Python with other tools; may be repeated")
-    options = parser.parse_args()
-    if (options.data is None) == (options.photos is None):
-        parser.error("give --data or --photos")
+    options = parse_photo_options(parser)
     with open_work_folder(options.work) as work:
         run(options, work)
 

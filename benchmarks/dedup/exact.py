@@ -25,7 +25,15 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from benchmarks.common.runs import iterate_jpegs, make_parser, open_work_folder, read_array, simile
+from benchmarks.common.runs import (
+    add_photo_options,
+    iterate_jpegs,
+    make_parser,
+    open_work_folder,
+    parse_photo_options,
+    read_array,
+    simile,
+)
 from benchmarks.dedup.exact_copies import KINDS, MAKE, encode_as_png, open_image
 
 COPIES = 3  # planted for each image
@@ -35,14 +43,10 @@ Pair = frozenset[str]
 def main() -> None:
     """Plant the copies, run simile, and print precision and recall of both tiers."""
     parser = make_parser(__doc__, work=True)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--photos", type=Path, help="a folder of photos instead")
+    add_photo_options(parser)
     parser.add_argument("--files", type=int, default=5000)
     parser.add_argument("--minutes", type=float, default=0.5, help="of training")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    if (options.data is None) == (options.photos is None):
-        parser.error("give --data or --photos")
+    options = parse_photo_options(parser)
     with open_work_folder(options.work) as work:
         run(options, work)
 

@@ -6,20 +6,20 @@ result in the home by the SHA-256 of both files. A pair that was not searched is
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import sqrt
-from pathlib import Path
 
-from simile.core.atomic_write import write_atomically
 from simile.dedup.grouping.quality import find_loss
+from simile.dedup.grouping.stored_facts import load_facts, store_facts
 from simile.dedup.records import ImageFile, Tier, sort_pair
 from simile.images.matching.changes import CHANGES_VERSION, ImageChanges
-from simile.store.home import Home, translate_write_errors
+from simile.store.home import Home
 
+CHANGES_NAME = "changes"
 CHANGED_NOTE = "changed: each of the two has something that the other lacks"
 MIN_SCALE = 0.97  # of the kept file's pixels to those of the other, where both show the same
+NOT_DERIVED_REASON = "it can't be shown that it was made from the kept file, and not the other way round"
 NOT_SEARCHED_REASON = "these two were not compared for changes; run `simile dedup` again with the same --keep"
 
 
@@ -38,11 +38,11 @@ class PairChanges:
 def load_changes(home: Home) -> PairChanges:
     """Return the stored changes of the home's pairs."""
     try:
-        stored = json.loads(_get_path(home).read_text("utf-8"))
-        if stored["version"] != CHANGES_VERSION:
+        stored = load_facts(home, CHANGES_NAME)
+        if stored is None or stored["version"] != CHANGES_VERSION:
             return PairChanges({})
         changes = {tuple(key.split()): ImageChanges.from_json(body) for key, body in stored["pairs"].items()}
-    except (OSError, ValueError, KeyError, TypeError):  # never searched, or damaged: the next run searches again
+    except (ValueError, KeyError, TypeError):  # damaged: the next run searches again
         return PairChanges({})
     return PairChanges(changes)
 
@@ -50,10 +50,7 @@ def load_changes(home: Home) -> PairChanges:
 def store_changes(home: Home, changes: Mapping[tuple[str, str], ImageChanges]) -> None:
     """Replace the stored changes. Raises HomeNotWritable."""
     body = {" ".join(key): found.to_json() for key, found in changes.items()}
-    path, text = _get_path(home), json.dumps({"version": CHANGES_VERSION, "pairs": body})
-    with translate_write_errors(path):
-        path.parent.mkdir(exist_ok=True)
-        write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))
+    store_facts(home, CHANGES_NAME, {"version": CHANGES_VERSION, "pairs": body})
 
 
 def find_objection(tier: Tier, changes: PairChanges, chosen: ImageFile, other: ImageFile) -> str:
@@ -62,13 +59,13 @@ def find_objection(tier: Tier, changes: PairChanges, chosen: ImageFile, other: I
     Args:
         tier: Of their group.
     """
-    if tier == "near":
-        found = changes.get(chosen, other)
-        if found is None:
-            return NOT_SEARCHED_REASON
-        if objection := explain_changes(found, chosen, other):
-            return objection
-    return find_loss(chosen, other, same_pixels=tier == "pixels")
+    if tier != "near":
+        return find_loss(chosen, other, same_pixels=tier == "pixels")
+    found = changes.get(chosen, other)
+    if found is None:
+        return NOT_SEARCHED_REASON
+    objection = explain_changes(found, chosen, other) or find_loss(chosen, other)
+    return objection or (NOT_DERIVED_REASON if found.second_may_have_more else "")
 
 
 def explain_changes(changes: ImageChanges, chosen: ImageFile, other: ImageFile) -> str:
@@ -106,7 +103,3 @@ def _iterate_objections(changes: ImageChanges, chosen: ImageFile, other: ImageFi
     scale = sqrt(changes.area_ratio * pixels[0] / pixels[1])
     if scale < MIN_SCALE:
         yield f"it shows what both have {1 / scale:.1f} times as large as the kept file"
-
-
-def _get_path(home: Home) -> Path:
-    return home.root / "dedup" / "changes.json"

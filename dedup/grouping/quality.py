@@ -6,41 +6,33 @@ SHA-256 of the file. An image that was not measured is never removed without a d
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from math import sqrt
-from pathlib import Path
 
-from simile.core.atomic_write import write_atomically
+from simile.dedup.grouping.stored_facts import load_facts, store_facts
 from simile.dedup.records import ImageFile
 from simile.images.measurement import DETAIL_SIDES, ImageMeasurement
-from simile.store.home import Home, translate_write_errors
+from simile.store.home import Home
 
+MEASUREMENTS_NAME = "measurements"
 NOT_MEASURED_REASON = "the two files were not measured; run `simile dedup` again"
 MIN_CHROMA = 12.0  # of 255; below it an image is grey
 MAX_COUNTED_COLOURS = 1024  # an image of fewer colours has a palette, or is grey
 MIN_STEP = 3.0  # quantisation steps below look like rounding
-CLOSE_STEPS = 1.7  # times: a file saved again at a slightly better quality hides its first compression
 ROUGH_STEP = 16.0  # quantisation steps above add as many edges as they remove, about quality 50
 MUCH_LARGER = 1.5  # as many times as wide: then lossy compression costs less than the missing pixels
 
 
 def load_measurements(home: Home) -> dict[str, ImageMeasurement]:
     """Return the stored measurements of the home's images, by SHA-256."""
-    try:
-        stored = json.loads(_get_path(home).read_text("utf-8"))
-    except (OSError, ValueError):  # never measured, or damaged: the next run measures again
-        return {}
+    stored = load_facts(home, MEASUREMENTS_NAME) or {}  # without them, the next run measures again
     measurements = {sha256: ImageMeasurement.from_json(body) for sha256, body in stored.items()}
     return {sha256: known for sha256, known in measurements.items() if known is not None}
 
 
 def store_measurements(home: Home, measurements: Mapping[str, ImageMeasurement]) -> None:
     """Replace the stored measurements. Raises HomeNotWritable."""
-    path, text = _get_path(home), json.dumps({sha256: known.to_json() for sha256, known in measurements.items()})
-    with translate_write_errors(path):
-        path.parent.mkdir(exist_ok=True)
-        write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))
+    store_facts(home, MEASUREMENTS_NAME, {sha256: known.to_json() for sha256, known in measurements.items()})
 
 
 def find_loss(chosen: ImageFile, other: ImageFile, *, same_pixels: bool = False) -> str:
@@ -71,6 +63,8 @@ def _iterate_look_losses(chosen: ImageMeasurement, other: ImageMeasurement, *, s
         yield "both are transparent, which is not compared"
     if other.has_alpha and not chosen.has_alpha:
         yield "it is transparent, the kept file is not"
+    if other.has_camera_data and not chosen.has_camera_data:
+        yield "it has data of the camera, such as the date, that the kept file lacks"
     if chosen.depth < other.depth:
         yield f"it has {other.depth} bits per channel, the kept file {chosen.depth}"
 
@@ -103,7 +97,7 @@ def _iterate_compression_losses(
     scale: float,
 ) -> Iterator[str]:
     """Yield losses by lossy compression; `scale`: how many times as wide the kept image is, at least 1."""
-    if quality.step > 1.25 * max(MIN_STEP, other_quality.step) * scale:
+    if scale < MUCH_LARGER and quality.step > 1.25 * max(MIN_STEP, other_quality.step) * scale:
         yield "the kept file shows traces of stronger JPEG compression"
     if (
         is_reencoded(quality)
@@ -112,10 +106,6 @@ def _iterate_compression_losses(
         and other_quality.step <= 1.1 * quality.step
     ):
         yield "the kept file was compressed once more"
-    if quality.codec == other_quality.codec == "jpeg" and scale < 1.1:
-        closeness = max(MIN_STEP, other_quality.step) / max(MIN_STEP, quality.step)
-        if 1.02 < closeness < CLOSE_STEPS:
-            yield "their JPEG qualities are so close that either may be made from the other"
     if quality.codec == "lossless":
         return
     is_much_larger = scale >= MUCH_LARGER and chosen.size >= other.size
@@ -156,7 +146,3 @@ def _list_detail(quality: ImageMeasurement) -> dict[int, float]:
 
 def _count_pixels(quality: ImageMeasurement) -> int:
     return max(1, quality.size[0]) * max(1, quality.size[1])
-
-
-def _get_path(home: Home) -> Path:
-    return home.root / "dedup" / "measurements.json"

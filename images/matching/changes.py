@@ -26,7 +26,7 @@ from simile.images.matching.homography import Matrix
 from simile.images.matching.overlap import make_overlap, make_upright, project_frame
 from simile.images.matching.photometry import Mask, compute_tone_difference, keep_channels, match_appearance, to_bytes
 
-CHANGES_VERSION = 3  # of what `find_changes` finds; stored results of other versions are not used
+CHANGES_VERSION = 4  # of what `find_changes` finds; stored results of other versions are not used
 MAX_TONE_DIFFERENCE = 3.0  # levels, as `compute_tone_difference`
 MAX_FRAME_TILT = 0.015  # of the longer side, by which a corner may be moved from where an upright copy has it
 SMALL_WINDOW = 9  # pixels: a small letter
@@ -81,6 +81,8 @@ class ImageChanges:
         is_turned: Whether one of the two is mirrored, or turned by a multiple of 90°.
         first_margin, second_margin: What surrounds the part of the image that the other one shows.
         area_ratio: The area of the second image on the first, as a share of the first.
+        first_may_have_more, second_may_have_more: Whether the image is not known to be a compressed, reduced or grey
+            copy of the other one (derivation.py).
     """
 
     in_first: bool = False
@@ -94,6 +96,8 @@ class ImageChanges:
     first_margin: Margin = ""
     second_margin: Margin = ""
     area_ratio: float = 1.0
+    first_may_have_more: bool = False
+    second_may_have_more: bool = False
 
     @property
     def is_mutual(self) -> bool:
@@ -110,6 +114,8 @@ class ImageChanges:
             first_margin=self.second_margin,
             second_margin=self.first_margin,
             area_ratio=round(1 / max(self.area_ratio, 1e-6), 6),
+            first_may_have_more=self.second_may_have_more,
+            second_may_have_more=self.first_may_have_more,
         )
 
     def to_json(self) -> dict[str, Any]:

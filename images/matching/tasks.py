@@ -20,6 +20,7 @@ from simile.images.distortions import distort
 from simile.images.formats import Limits, Pixels
 from simile.images.matching.alignment import AlignmentResult, align_images
 from simile.images.matching.changes import NO_CHANGES, ImageChanges, find_changes
+from simile.images.matching.derivation import can_be_made_of, read_coded_image
 from simile.images.matching.features import KEYPOINT_SIDE, Float32Array, ImageFeatures
 from simile.images.measurement import (
     ImageMeasurement,
@@ -108,11 +109,21 @@ def find_file_changes(files: tuple[HashedPath, HashedPath], limits: Limits) -> I
     try:
         first, second = (_load_comparable_image(path, limits) for path, _ in files)
         fine = [_load_fine_pixels(file, limits) for file in files]
+        found = find_copy_changes(first.compare(second), (first, second), (fine[0], fine[1]))
+        return _find_derivation(found, files, limits)
     except UnreadableImage as error:
         return Failure(error.name, error.reason)
     except MemoryError as error:
         return make_failure(files[0][0], error)
-    return find_copy_changes(first.compare(second), (first, second), (fine[0], fine[1]))
+
+
+def _find_derivation(changes: ImageChanges, files: tuple[HashedPath, HashedPath], limits: Limits) -> ImageChanges:
+    """Add which of two files may have more than the other; both if they differ in another way anyway."""
+    may_have_more = [True, True]
+    if replace(changes, area_ratio=1.0) == NO_CHANGES:
+        first, second = (read_coded_image(_read_indexed(file, limits), file[0], limits) for file in files)
+        may_have_more = [not can_be_made_of(first, second), not can_be_made_of(second, first)]
+    return replace(changes, first_may_have_more=may_have_more[0], second_may_have_more=may_have_more[1])
 
 
 def find_copy_changes(

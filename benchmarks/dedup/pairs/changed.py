@@ -23,8 +23,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.common.runs import make_parser, open_work_folder
-from benchmarks.dedup.negatives import unpack
+from benchmarks.common.runs import (
+    add_photo_options,
+    list_photos,
+    make_parser,
+    open_work_folder,
+    parse_photo_options,
+)
 from benchmarks.dedup.pairs.scenes import SCENES
 from simile.core.records import Failure
 from simile.images.distortions import DISTORTION_KINDS, distort
@@ -50,27 +55,17 @@ class Pair:
 def main() -> None:
     """Make the pairs, compare them and print the table."""
     parser = make_parser(__doc__, work=True)
-    parser.add_argument("--data", type=Path, help="folder with clothing-photos.tar")
-    parser.add_argument("--photos", type=Path, help="a folder of photos instead")
-    parser.add_argument("--seed", type=int, default=0)
+    add_photo_options(parser)
     parser.add_argument("--pairs", type=int, default=20, help="pairs of each kind")
     parser.add_argument("--failed", type=Path, help="folder for the pairs that were judged wrongly")
-    options = parser.parse_args()
-    if (options.data is None) == (options.photos is None):
-        parser.error("give --data or --photos")
+    options = parse_photo_options(parser)
     with open_work_folder(options.work) as work:
         run(options, work)
 
 
 def run(options: argparse.Namespace, work: Path) -> None:
     """Make and compare the pairs."""
-    folder = options.photos
-    if folder is None:
-        folder = work / "photos"
-        if not folder.exists():
-            unpack("clothing-photos.tar", options.data, folder, None)
-    photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    photos = [photos[row] for row in np.random.default_rng(options.seed).permutation(len(photos))]
+    photos = list_photos(options, work, "clothing-photos.tar")
     files = work / "pairs"
     files.mkdir(exist_ok=True)
     with ProcessPoolExecutor() as pool:

@@ -16,7 +16,13 @@ from simile.dedup.cleanup.plan import plan_of
 from simile.dedup.detection.job import DedupRequest, find_duplicates
 from simile.dedup.grouping.findings import load_findings
 from simile.dedup.grouping.groups import make_groups
-from simile.dedup.grouping.pair_changes import NOT_SEARCHED_REASON, PairChanges, explain_changes, load_changes
+from simile.dedup.grouping.pair_changes import (
+    NOT_DERIVED_REASON,
+    NOT_SEARCHED_REASON,
+    PairChanges,
+    explain_changes,
+    load_changes,
+)
 from simile.dedup.records import sort_pair
 from simile.images.matching.changes import NO_CHANGES, ChangedRegion, ImageChanges
 from simile.indexer.pipeline.job import IndexRequest, index
@@ -63,6 +69,18 @@ def test_each_difference_has_its_reason(changes: ImageChanges, reason: str) -> N
     assert bool(plan_of(findings, groups).removals) == (not reason)
     (unknown,) = make_groups(replace(findings, changes=PairChanges({})))
     assert unknown.members[1].undecided == NOT_SEARCHED_REASON
+
+
+@pytest.mark.parametrize("kept", [1, 2])
+def test_a_file_that_may_have_more_than_the_kept_one_waits(kept: int) -> None:
+    files = [
+        make_file(number, size=1000, width=300, height=300, mtime_ns=number + 5 * (number != kept)) for number in (1, 2)
+    ]
+    changes = ImageChanges(second_may_have_more=True)  # the first of the two may be kept alone only in doubt
+    known = PairChanges({sort_pair(files[0].sha256, files[1].sha256): changes})
+    (group,) = make_groups(replace(make_findings(make_pair(1, 2), files=tuple(files)), changes=known))
+    assert group.kept_member.file.image_id == kept
+    assert group.members[1].undecided == (NOT_DERIVED_REASON if kept == 1 else "")
 
 
 def test_the_changes_are_those_of_the_pair_whichever_file_is_kept() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, ImageFilter
+from PIL import ExifTags, Image, ImageCms, ImageFilter
 
 from simile.dedup.cleanup.plan import plan_of
 from simile.dedup.grouping.groups import make_groups
@@ -60,6 +60,9 @@ WIDE_GAMUT = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes().
 DEEP = np.repeat(np.linspace(0, 65535, 480 * 360).astype(np.uint16).reshape(360, 480)[..., None], 3, 2)
 DEEP[..., 0] = DEEP[::-1, :, 0]
 LOGO = PHOTO.quantize(16)
+FILM = b"\0\0\0\x18ftypmp42" + bytes(400)
+CAMERA = Image.Exif()
+CAMERA[ExifTags.Base.Make] = "Camera"
 
 # The file that must stay, and a worse copy whose format, size or name promises more.
 WORSE: dict[str, tuple[Callable[[], bytes], Callable[[], bytes], str]] = {
@@ -117,6 +120,21 @@ WORSE: dict[str, tuple[Callable[[], bytes], Callable[[], bytes], str]] = {
         lambda: encode(decode(encode(PHOTO, "JPEG", quality=90)), "PNG"),
         "png",
     ),
+    "without the film of a smaller one": (
+        lambda: encode(PHOTO.resize((240, 180)), "PNG") + FILM,
+        lambda: encode(PHOTO, "PNG"),
+        "png",
+    ),
+    "without the film of a WebP": (
+        lambda: encode(PHOTO, "WEBP", lossless=True) + FILM,
+        lambda: encode(PHOTO, "PNG"),
+        "png",
+    ),
+    "without the camera's data": (
+        lambda: encode(PHOTO, "JPEG", quality=90, exif=CAMERA),
+        lambda: encode(PHOTO, "JPEG", quality=96),
+        "jpg",
+    ),
     "bright parts cut off": (
         lambda: ORIGINAL,
         lambda: encode(PHOTO.point(lambda value: min(255, value * 2)), "PNG"),
@@ -161,6 +179,10 @@ GOOD: dict[str, tuple[bytes, bytes]] = {
     "a JPEG of a PNG": (encode(PHOTO, "PNG"), encode(PHOTO, "JPEG", quality=80)),
     "a grey copy": (ORIGINAL, encode(PHOTO.convert("L"), "JPEG", quality=80)),
     "a WebP of a PNG": (encode(PHOTO, "PNG"), encode(PHOTO, "WEBP", quality=70)),
+    "a smaller PNG of a JPEG": (
+        encode(PHOTO, "JPEG", quality=60),
+        encode(PHOTO.resize((240, 180), Image.Resampling.LANCZOS), "PNG"),
+    ),
 }
 
 
@@ -170,6 +192,18 @@ def test_an_ordinary_copy_still_goes(kind: str) -> None:
     better, worse = describe(1, "better.xyz", original), describe(2, "a.copy", copy)
     findings = make_findings(make_pair(1, 2), files=(better, worse))
     assert [line.path for line in plan_of(findings, make_groups(findings)).removals] == [worse.path]
+
+
+def test_equal_pixels_without_the_camera_s_data_are_worse() -> None:
+    dated, stripped = (
+        encode(PHOTO, "JPEG", quality=90, exif=CAMERA, progressive=True),
+        encode(PHOTO, "JPEG", quality=90),
+    )
+    assert len(stripped) > len(dated)  # so that it is preferred, by its bytes per pixel
+    better, worse = describe(1, "dated.jpg", dated), describe(2, "a.jpg", stripped)
+    findings = make_findings(make_pair(1, 2, tier="pixels"), files=(better, worse))
+    (group,) = make_groups(findings)
+    assert [line.path for line in plan_of(findings, [group]).removals] != [better.path]
 
 
 def test_a_group_that_is_not_clear_waits_for_a_decision() -> None:
