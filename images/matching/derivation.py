@@ -35,14 +35,14 @@ MAX_EXCESS = 0.003  # share of the coefficients; copies of photos and scans reac
 MAX_RESIZED_EXCESS = 0.01  # the same at another size, because the filter is not known; copies reached 0.007
 MAX_CHROMA_EXCESS = 0.02  # copies reached 0.013, less chroma 0.05 to 0.9
 MAX_PERIODICITY = 0.2  # mean cosine of the coefficients over the steps of the copy; of copies with coarser steps ±0.18
-MAX_FOLLOWING_SHARE = 0.93  # of the coefficients of a source
+MAX_FOLLOWING_SHARE = 0.85  # of the coefficients of a source; of copies with coarser steps up to 0.82
 FINER_STEPS = 1.25  # times
 MIN_PERIODIC_STEP = 3.0  # finer steps look like rounding
 MIN_COEFFICIENTS = 50  # to say anything
 MIN_ENLARGEMENT = 1.02  # times as wide
 MAX_PREDICTED_SHARE = 0.65  # of the finest detail; of real detail up to 0.6, of nearest pixels at least 0.87
 FILTER_REACH = 2  # pixels
-PREDICTED_SIDE = 768  # pixels of the middle part whose detail is predicted
+MIN_PREDICTED_SIDE, PREDICTED_SIDE = 24, 768  # pixels of the middle part whose detail is predicted
 STRIP_ROWS = 512  # that are transformed at a time
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 CHROMA = np.array([[-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], np.float32)
@@ -198,22 +198,27 @@ def compare_blocks(copy: CodedImage, source: CodedImage, resized: Pixels) -> Blo
 
 
 def predict_detail(source: Pixels, copy: Pixels) -> float:
-    """Return the share of an image's finest detail that a linear filter of a smaller copy predicts, 0 to 1."""
-    large = _to_grey(source)
-    small = _to_grey(copy)
+    """Return the share of the finest detail that a linear filter of a smaller copy predicts; 1 for a tiny image."""
+    large, small = _to_grey(source), _to_grey(copy)
+    if min(large.shape) < MIN_PREDICTED_SIDE:
+        return 1.0
     size = large.shape[::-1]
     reduced = cv2.resize(large, small.shape[::-1], interpolation=cv2.INTER_AREA)
     detail = large - cv2.resize(reduced, size, interpolation=cv2.INTER_CUBIC)
-    top, left = (max(0, (length - PREDICTED_SIDE) // 2) for length in large.shape)
-    rows = slice(max(8, top), min(large.shape[0] - 8, top + PREDICTED_SIDE), 3)
-    columns = slice(max(8, left), min(large.shape[1] - 8, left + PREDICTED_SIDE), 3)
+    top, left = (max(8, (length - PREDICTED_SIDE) // 2) for length in large.shape)
+    bottom, right = (length - start for length, start in zip(large.shape, (top, left), strict=True))
+    reach = range(-FILTER_REACH, FILTER_REACH + 1)
     shifts = [
-        np.roll(cv2.resize(small, size, interpolation=interpolation), (y, x), (0, 1))[rows, columns].ravel()
-        for interpolation in (cv2.INTER_NEAREST_EXACT, cv2.INTER_CUBIC, cv2.INTER_LINEAR)
-        for y in range(-FILTER_REACH, FILTER_REACH + 1)
-        for x in range(-FILTER_REACH, FILTER_REACH + 1)
+        enlarged[top + y : bottom + y : 3, left + x : right + x : 3].ravel()
+        for enlarged in (
+            cv2.resize(small, size, interpolation=interpolation)
+            for interpolation in (cv2.INTER_NEAREST_EXACT, cv2.INTER_CUBIC, cv2.INTER_LINEAR)
+        )
+        for y in reach
+        for x in reach
     ]
-    values, target = np.stack(shifts, 1).astype(np.float64), detail[rows, columns].ravel().astype(np.float64)
+    detail = detail[top:bottom:3, left:right:3]
+    values, target = np.stack(shifts, 1).astype(np.float64), detail.ravel().astype(np.float64)
     values -= values.mean(0)
     weights = np.linalg.solve(values.T @ values + 1e-3 * len(target) * np.eye(values.shape[1]), values.T @ target)
     energy = float((target**2).sum())

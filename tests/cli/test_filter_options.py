@@ -88,21 +88,19 @@ def test_files_are_known_by_the_real_name_of_their_folder(settings: Settings, ph
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize(("home", "found"), [("settings", "masters"), ("older_settings", "favourites")])
 def test_a_folder_is_found_under_every_name(
-    spelling: str, settings: Settings, photos: Path, monkeypatch: pytest.MonkeyPatch
+    spelling: str,
+    home: str,
+    found: str,
+    photos: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    settings: Settings = request.getfixturevalue(home)
     monkeypatch.chdir(photos)
     monkeypatch.setenv("HOME", str(photos))
-    assert search(settings, photos, f"--under={spelling}") == ["masters/photo.png"]
-
-
-@pytest.mark.parametrize("spelling", SPELLINGS)
-def test_a_home_with_names_of_links_is_searched_by_real_names(
-    spelling: str, older_settings: Settings, photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(photos)
-    monkeypatch.setenv("HOME", str(photos))
-    assert search(older_settings, photos, f"--under={spelling}") == ["favourites/photo.png"]
+    assert search(settings, photos, f"--under={spelling}") == [f"{found}/photo.png"]
 
 
 def test_dots_after_a_link_mean_what_they_mean_to_the_system(
