@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import sqrt
 
 from simile.dedup.grouping.quality import find_loss
-from simile.dedup.grouping.stored_facts import load_facts, store_facts
+from simile.dedup.grouping.stored_results import load_results, store_results
 from simile.dedup.records import ImageFile, Tier, sort_pair
 from simile.images.matching.changes import CHANGES_VERSION, ImageChanges
 from simile.store.home import Home
@@ -38,7 +38,7 @@ class PairChanges:
 def load_changes(home: Home) -> PairChanges:
     """Return the stored changes of the home's pairs."""
     try:
-        stored = load_facts(home, CHANGES_NAME)
+        stored = load_results(home, CHANGES_NAME)
         if stored is None or stored["version"] != CHANGES_VERSION:
             return PairChanges({})
         changes = {tuple(key.split()): ImageChanges.from_json(body) for key, body in stored["pairs"].items()}
@@ -50,7 +50,7 @@ def load_changes(home: Home) -> PairChanges:
 def store_changes(home: Home, changes: Mapping[tuple[str, str], ImageChanges]) -> None:
     """Replace the stored changes. Raises HomeNotWritable."""
     body = {" ".join(key): found.to_json() for key, found in changes.items()}
-    store_facts(home, CHANGES_NAME, {"version": CHANGES_VERSION, "pairs": body})
+    store_results(home, CHANGES_NAME, {"version": CHANGES_VERSION, "pairs": body})
 
 
 def find_objection(tier: Tier, changes: PairChanges, chosen: ImageFile, other: ImageFile) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from math import sqrt
 
-from simile.dedup.grouping.stored_facts import load_facts, store_facts
+from simile.dedup.grouping.stored_results import load_results, store_results
 from simile.dedup.records import ImageFile
 from simile.images.measurement import DETAIL_SIDES, ImageMeasurement
 from simile.store.home import Home
@@ -25,14 +25,14 @@ MUCH_LARGER = 1.5  # as many times as wide: then lossy compression costs less th
 
 def load_measurements(home: Home) -> dict[str, ImageMeasurement]:
     """Return the stored measurements of the home's images, by SHA-256."""
-    stored = load_facts(home, MEASUREMENTS_NAME) or {}  # without them, the next run measures again
+    stored = load_results(home, MEASUREMENTS_NAME) or {}  # without them, the next run measures again
     measurements = {sha256: ImageMeasurement.from_json(body) for sha256, body in stored.items()}
     return {sha256: known for sha256, known in measurements.items() if known is not None}
 
 
 def store_measurements(home: Home, measurements: Mapping[str, ImageMeasurement]) -> None:
     """Replace the stored measurements. Raises HomeNotWritable."""
-    store_facts(home, MEASUREMENTS_NAME, {sha256: known.to_json() for sha256, known in measurements.items()})
+    store_results(home, MEASUREMENTS_NAME, {sha256: known.to_json() for sha256, known in measurements.items()})
 
 
 def find_loss(chosen: ImageFile, other: ImageFile, *, same_pixels: bool = False) -> str:

@@ -42,7 +42,7 @@ MIN_COEFFICIENTS = 50  # to say anything
 MIN_ENLARGEMENT = 1.02  # times as wide
 MAX_PREDICTED_SHARE = 0.65  # of the finest detail; of real detail up to 0.6, of nearest pixels at least 0.87
 FILTER_REACH = 2  # pixels
-MIN_PREDICTED_SIDE, PREDICTED_SIDE = 24, 768  # pixels of the middle part whose detail is predicted
+MIN_PREDICTED_SIDE, PREDICTED_SIDE = 24, 768  # pixels; of a larger image the middle part is predicted
 STRIP_ROWS = 512  # that are transformed at a time
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 CHROMA = np.array([[-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], np.float32)
@@ -65,7 +65,7 @@ _UNTURNED = {  # how an upright image is turned back to the rows that its file s
 Steps = NDArray[np.float32]  # (8, 8)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CodedImage:
     """An image with what its codec may have changed."""
 
@@ -105,7 +105,9 @@ def read_coded_image(data: bytes, name: str | Path, limits: Limits) -> CodedImag
     except Exception as error:  # as in `decode_image`: parsers raise anything on a damaged file
         raise UnreadableImage(name, "its properties can't be read") from error
     steps = tuple(np.array(table, np.float32).reshape(8, 8) for table in tables if len(table) == 64)
-    return CodedImage(image.pixels, orientation, codec, steps, has_half_chroma)
+    return CodedImage(
+        pixels=image.pixels, orientation=orientation, codec=codec, tables=steps, has_half_chroma=has_half_chroma
+    )
 
 
 def can_be_made_of(copy: CodedImage, source: CodedImage) -> bool:

@@ -10,7 +10,7 @@ from simile.core.atomic_write import write_atomically
 from simile.store.home import Home, translate_write_errors
 
 
-def load_facts(home: Home, name: str) -> Any:
+def load_results(home: Home, name: str) -> Any:
     """Return the stored JSON value with this name; None if there is none, or if it is damaged."""
     try:
         return json.loads(_get_path(home, name).read_text("utf-8"))
@@ -18,7 +18,7 @@ def load_facts(home: Home, name: str) -> Any:
         return None
 
 
-def store_facts(home: Home, name: str, value: Any) -> None:
+def store_results(home: Home, name: str, value: Any) -> None:
     """Replace the stored JSON value. Raises HomeNotWritable."""
     path, text = _get_path(home, name), json.dumps(value)
     with translate_write_errors(path):
