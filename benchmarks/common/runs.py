@@ -107,6 +107,11 @@ def draw_rows(rows: NDArray[Any], count: int, random: np.random.Generator) -> ND
 # Commands
 
 
+def make_training_options(minutes: float | None) -> list[object]:
+    """Return the options of `simile index` for a training of so many minutes; none for the shipped encoder."""
+    return [] if minutes is None else ["--minutes", minutes]
+
+
 def simile(*arguments: object, home: Path) -> None:
     """Run a command as a user does, with its output, and print how long it took."""
     started = time.monotonic()

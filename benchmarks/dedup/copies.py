@@ -1,13 +1,14 @@
 """Planted copies of photos among 5,500 files: `simile dedup` compared with perceptual hashes and pixels.
 
-    python -m benchmarks.dedup.copies --data DIR [--seed 0] [--minutes 10] [--precision 0.99] [--peers V/bin/python]
+    python -m benchmarks.dedup.copies --data DIR [--seed 0] [--minutes N] [--precision 0.99] [--peers V/bin/python]
 
 1,000 photos are drawn with the seed from DIR/clothing-photos.tar, or from the folder --photos. 18 kinds of distorted
 copies of 250 of them are saved as JPEG of quality 92; all files have neutral names. `simile index` of the 5,500 files
-trains on them without labels; `simile dedup` finds pairs. The 4,500 pairs of a copy and its original are right; pairs
-of two copies of one original are ignored; all other pairs are wrong. real_copies.csv names photos that are real copies,
-which are ignored too: all wrong pairs are printed, and drawn with --sheet, so that a person can check them. Other tools
-get the same files; for each the best threshold for that precision by the same count is used. Install them in their own
+uses the shipped encoder, or with --minutes one that it trains on them without labels; `simile dedup` finds pairs. The
+4,500 pairs of a copy and its original are right; pairs of two copies of one original are ignored; all other pairs are
+wrong. real_copies.csv names photos that are real copies, which are ignored too: all wrong pairs are printed, and drawn
+with --sheet, so that a person can check them. Other tools get the same files; for each the best threshold for that
+precision by the same count is used. Install them in their own
 virtual environments:
 
     python -m venv V && V/bin/pip install -r benchmarks/peers/requirements.txt -c constraints.txt
@@ -44,7 +45,13 @@ from benchmarks.common.dedup_scoring import (
     score_at_best_threshold,
     time_command,
 )
-from benchmarks.common.runs import add_photo_options, make_parser, open_work_folder, parse_photo_options
+from benchmarks.common.runs import (
+    add_photo_options,
+    make_parser,
+    make_training_options,
+    open_work_folder,
+    parse_photo_options,
+)
 from benchmarks.dedup.pair_sheets import read_upright
 from simile.images.distortions import DISTORTION_KINDS, distort
 from simile.images.rendering.sheets import SheetRow, SheetTile, draw_contact_sheets
@@ -60,7 +67,7 @@ def main() -> None:
     """Parse the options and run the benchmark."""
     parser = make_parser(__doc__, work=True)
     add_photo_options(parser)
-    parser.add_argument("--minutes", type=float, default=10, help="maximum training time")
+    parser.add_argument("--minutes", type=float, help="training time; the shipped encoder otherwise")
     parser.add_argument("--precision", type=float, default=0.99)
     parser.add_argument("--collection", type=int, default=COLLECTION, help="number of photos to draw")
     parser.add_argument("--originals", type=int, default=ORIGINALS, help="number of photos to make copies of")
@@ -77,7 +84,7 @@ def run(options: argparse.Namespace, work: Path) -> None:
     planted = prepare(options, work)
     truth = make_truth(planted.files, planted.equal, read_real_copies(options.real))
     folder, home = work / "files", work / "home"
-    index_seconds = time_command(work, "index", "index", folder, "--minutes", options.minutes, home=home)
+    index_seconds = time_command(work, "index", "index", folder, *make_training_options(options.minutes), home=home)
     pairs, groups_file = work / "pairs.csv", work / "groups.json"
     arguments = ["--precision", options.precision, "--output", pairs, "--output", groups_file]
     dedup_seconds = time_command(work, "dedup", "dedup", *arguments, home=home)

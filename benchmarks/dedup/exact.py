@@ -29,6 +29,7 @@ from benchmarks.common.runs import (
     add_photo_options,
     iterate_jpegs,
     make_parser,
+    make_training_options,
     open_work_folder,
     parse_photo_options,
     read_array,
@@ -45,7 +46,7 @@ def main() -> None:
     parser = make_parser(__doc__, work=True)
     add_photo_options(parser)
     parser.add_argument("--files", type=int, default=5000)
-    parser.add_argument("--minutes", type=float, default=0.5, help="of training")
+    parser.add_argument("--minutes", type=float, help="training time; the shipped encoder otherwise")
     options = parse_photo_options(parser)
     with open_work_folder(options.work) as work:
         run(options, work)
@@ -57,7 +58,7 @@ def run(options: argparse.Namespace, work: Path) -> None:
     if not folder.exists():
         kinds = plant(iterate_images(options.data, options.photos), folder, options.files, options.seed)
         print(", ".join(f"{count} {kind}" for kind, count in kinds.most_common()), flush=True)
-    simile("index", folder, "--minutes", options.minutes, home=home)
+    simile("index", folder, *make_training_options(options.minutes), home=home)
     simile("dedup", "--tier", "bytes,pixels", "--output", output, home=home)
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     contents = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from benchmarks.common.dedup_scoring import Score, Truth, get_recall_by_kind, make_truth, read_pairs, score
 from benchmarks.common.memory import run_measured
-from benchmarks.common.runs import SIMILE, make_parser, open_work_folder, read_array
+from benchmarks.common.runs import SIMILE, make_parser, make_training_options, open_work_folder, read_array
 from benchmarks.dedup.candidate_rows import measure_candidates
 from benchmarks.dedup.pair_sheets import draw_pairs, sort_by_agreement
 from simile.images.distortions import distort
@@ -41,7 +41,7 @@ def main() -> None:
     parser = make_parser(__doc__, data=True, work=True)
     parser.add_argument("--images", type=int, default=0)
     parser.add_argument("--rows", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=10, help="maximum training time")
+    parser.add_argument("--minutes", type=float, help="training time; the shipped encoder otherwise")
     parser.add_argument("--precision", type=float, default=0.99)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--peer", type=Path, help="Python of a virtual environment with imagededup")
@@ -62,7 +62,7 @@ def measure_images(options: argparse.Namespace, work: Path) -> None:
     """Run simile and the other tool on the images, and print their scores."""
     folder, home, pairs, groups = work / "small", work / "home", work / "pairs.csv", work / "groups.json"
     truth = prepare(options.data, folder, options.images, options.seed)
-    run_and_report("simile index", [SIMILE, "index", folder, "--home", home, "--minutes", options.minutes])
+    run_and_report("simile index", [SIMILE, "index", folder, "--home", home, *make_training_options(options.minutes)])
     arguments = ["--precision", options.precision, "--output", pairs, "--output", groups]
     run_and_report("simile dedup", [SIMILE, "dedup", "--home", home, *arguments])
     first, second, lines = read_pairs(pairs, truth)

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from benchmarks.common.runs import make_parser, open_work_folder, read_array, simile
+from benchmarks.common.runs import make_parser, make_training_options, open_work_folder, read_array, simile
 from benchmarks.dedup.pair_sheets import draw_pairs, sort_by_agreement
 from simile.images.encoding import encode_png
 
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for the sheets")
     parser.add_argument("--set", action="append", choices=list(SETS), help="may be repeated [default: all]")
     parser.add_argument("--limit", type=int, help="use only the first images of a set")
-    parser.add_argument("--minutes", type=float, default=10, help="maximum training time for each set")
+    parser.add_argument("--minutes", type=float, help="training time; the shipped encoder otherwise")
     parser.add_argument("--precision", type=float, default=0.99)
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def run(name: str, options: argparse.Namespace, work: Path) -> None:
     folder, home, started = work / "images", work / "home", time.monotonic()
     if not folder.exists():
         SETS[name](options.data, folder, options.limit)
-    simile("index", folder, "--minutes", options.minutes, home=home)
+    simile("index", folder, *make_training_options(options.minutes), home=home)
     pairs, groups = work / "pairs.csv", work / "groups.json"
     simile("dedup", "--precision", options.precision, "--output", pairs, "--output", groups, home=home)
     with pairs.open(encoding="utf-8", newline="") as file:

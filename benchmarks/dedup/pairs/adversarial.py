@@ -35,6 +35,7 @@ from benchmarks.common.runs import (
     get_encoder_folder,
     list_photos,
     make_parser,
+    make_training_options,
     open_work_folder,
     parse_photo_options,
     simile,
@@ -55,7 +56,7 @@ def main() -> None:
     add_photo_options(parser)
     parser.add_argument("--pairs", type=int, default=40, help="pairs of each kind")
     parser.add_argument("--homes", type=int, default=10, help="homes that share the pairs")
-    parser.add_argument("--minutes", type=float, default=3, help="maximum training time")
+    parser.add_argument("--minutes", type=float, help="training time; the shipped encoder otherwise")
     parser.add_argument("--threshold", type=float, help="of `simile dedup`; a large one compares more pairs")
     options = parse_photo_options(parser)
     with open_work_folder(options.work) as work:
@@ -79,7 +80,7 @@ def run(options: argparse.Namespace, work: Path) -> int:
     for number, home in enumerate(homes):
         folder, plan, gone = images / str(number), work / f"plan-{number}.json", work / f"gone-{number}"
         before = hash_files(folder)
-        encoder = ["--encoder", get_encoder_folder(homes[0])] if number else ["--minutes", options.minutes]
+        encoder = ["--encoder", get_encoder_folder(homes[0])] if number else make_training_options(options.minutes)
         simile("index", folder, *encoder, home=home)
         threshold = [] if options.threshold is None else ["--threshold", options.threshold]
         simile("dedup", "--plan", plan, "--output", work / "groups.json", *threshold, home=home)
