@@ -150,7 +150,9 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: it is read from top to 
 
     # 4. Plan the number of steps. With a time budget it is known only after some steps have been timed.
     validation_start = time.monotonic()
-    initial_objective = validate(averaged, objective, validation_set, autocast, options.seed)["objective"]
+    objective_now = validate(averaged, objective, validation_set, autocast, options.seed)["objective"]
+    if state.initial_objective is None:
+        state.initial_objective = objective_now
     epoch_overhead = time.monotonic() - validation_start
     if options.minutes is not None:
         state.minutes = options.minutes
@@ -249,7 +251,7 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: it is read from top to 
     best_objective = state.history[state.best_epoch - 1]["validation"]["objective"]
     return TrainingResult(
         network=averaged.eval(),
-        is_better=extras.initial_network is None or best_objective > initial_objective,
+        is_better=extras.initial_network is None or best_objective > state.initial_objective,
         history=state.history,
         best_epoch=state.best_epoch,
         stop_reason=stop_reason,

@@ -31,6 +31,7 @@ class EpochState:
     total_steps: int | None = None  # planned number of steps; None before it is known
     minutes: float | None = None  # time budget; None for no limit
     seconds: float = 0.0  # time used of the budget
+    initial_objective: float | None = None  # validation objective before the first step; None before it is known
     best_epoch: int = 0  # number of the best epoch so far, from 1; 0 before the first
     history: list[dict[str, Any]] = field(default_factory=list)  # measurements of each epoch
     best_weights: dict[str, Tensor] | None = None  # weights of the best epoch by name

@@ -51,7 +51,7 @@ NO_EXTRAS = TrainingExtras()
 def make_network(preprocessing: Preprocessing, recipe: Recipe, extras: TrainingExtras) -> Network:
     """Return the network at the start: with new weights, trained weights, a backbone's, or the frozen encoder."""
     if extras.initial_network is not None:
-        return copy.deepcopy(extras.initial_network).cpu()
+        return copy.deepcopy(extras.initial_network).cpu().requires_grad_(True)
     if extras.frozen_network is not None:
         network = Network(replace(extras.frozen_network.architecture, decoder=True))
         network.encoder.load_state_dict(extras.frozen_network.encoder.state_dict())

@@ -38,6 +38,7 @@ from simile.models.training.loop import (
     split_train_validation,
     train,
 )
+from simile.models.training.setup import TrainingExtras
 from simile.store.home import Home
 
 SPEC = Preprocessing(image_size=16, channels=1)
@@ -178,6 +179,16 @@ def test_reading_many_images_leaves_most_of_the_time_for_training() -> None:
 def test_epochs_end_a_run_whose_minutes_would_allow_more(tmp_path: Path) -> None:
     trained = run(bars(32), tmp_path, small(epochs=2), minutes=5.0)
     assert len(trained.history) == 2
+
+
+def test_a_resumed_run_is_compared_with_the_network_that_it_started_from(tmp_path: Path) -> None:
+    first = run(bars(64), tmp_path / "first", small(epochs=1))
+    extras = TrainingExtras(initial_network=first.network)
+    for resume in (False, True):  # the second one finds all steps done, and the last epoch's weights
+        options = TrainingOptions(resume=resume, start_time=time.monotonic())
+        recipe = small(epochs=2, ema=0.0)
+        trained = train(bars(64), SPEC, recipe, options, tmp_path / "warm", lambda _: None, extras=extras)
+        assert trained.is_better
 
 
 def test_a_run_that_is_resumed_without_minutes_keeps_its_budget(tmp_path: Path) -> None:
