@@ -12,19 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin
 
+from simile.images.matching.derivation import UNDO_ORIENTATION
+
 Random = np.random.Generator
 Files = list[tuple[str, bytes]]  # suffix and content
-
-# The transformation that undoes each EXIF orientation.
-UNDO_ORIENTATION = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
 
 
 def copy_bytes(suffix: str, content: bytes, _: Random) -> Files:

@@ -17,14 +17,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.common.runs import make_parser, open_work_folder
+from benchmarks.common.runs import open_work_folder
 from benchmarks.search.copy_retrieval import extract
-from benchmarks.search.verified_search import make_copy
+from benchmarks.search.verified_search import make_copy, parse_copy_options
 from simile.core.records import FloatArray
 from simile.evaluation.baselines import EncoderMethod
 from simile.evaluation.copy_retrieval import MIN_DECODED_SIDE
 from simile.images.decoding import DecodedImage, decode_image
-from simile.images.distortions import DISTORTION_KINDS
 from simile.images.formats import Limits, Pixels
 from simile.models.inference.encoder import TrainedEncoder
 
@@ -34,12 +33,7 @@ CUTOFFS = (1, 20)
 
 def main() -> None:
     """Parse the options and run the benchmark."""
-    parser = make_parser(__doc__, data=True, work=True)
-    parser.add_argument("--encoder", type=Path, required=True, help="folder of an encoder")
-    parser.add_argument("--originals", type=int, default=250, help="photos of which copies are made")
-    parser.add_argument("--kind", action="append", choices=DISTORTION_KINDS, help="may be given several times")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = parse_copy_options(__doc__)
     method = EncoderMethod(TrainedEncoder.load(options.encoder, "cpu"))
     with open_work_folder(options.work) as work:
         photos = work / f"seed-{options.seed}"

@@ -10,6 +10,7 @@ and within both the nearest first.
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,14 +50,19 @@ class Answers:
     seconds: Float64Array
 
 
-def main() -> None:
-    """Parse the options and run the benchmark."""
-    parser = make_parser(__doc__, data=True, work=True)
+def parse_copy_options(description: str | None) -> argparse.Namespace:
+    """Parse the options of a benchmark that searches for copies with one encoder."""
+    parser = make_parser(description, data=True, work=True)
     parser.add_argument("--encoder", type=Path, required=True, help="folder of an encoder")
     parser.add_argument("--originals", type=int, default=250, help="photos of which copies are made")
     parser.add_argument("--kind", action="append", choices=DISTORTION_KINDS, help="may be given several times")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Parse the options and run the benchmark."""
+    options = parse_copy_options(__doc__)
     with open_work_folder(options.work) as work:
         kinds = options.kind or list(DISTORTION_KINDS)
         run(options.data, options.encoder, options.originals, kinds, options.seed, work)

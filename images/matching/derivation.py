@@ -53,7 +53,7 @@ _RESIZING_FILTERS = (
     Image.Resampling.BILINEAR,
     Image.Resampling.BOX,
 )
-_UNTURNED = {  # how an upright image is turned back to the rows that its file stores, by EXIF orientation
+UNDO_ORIENTATION = {  # transposition from an upright image to the rows that its file stores, by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -82,7 +82,7 @@ class CodedImage:
 
     def turn_back(self, pixels: Pixels) -> Pixels:
         """Turn an upright image as this one's file stores it."""
-        turned = _UNTURNED.get(self.orientation)
+        turned = UNDO_ORIENTATION.get(self.orientation)
         return pixels if turned is None else np.asarray(Image.fromarray(pixels).transpose(turned))
 
     def get_steps(self, channel: int, *, is_resized: bool) -> Steps:
