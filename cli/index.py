@@ -112,6 +112,6 @@ def load_chosen_encoder(settings: Settings, reference: str | None) -> Any:
     from simile.store.home import Home
 
     if reference is not None:
-        return find_encoder(Home(settings.home, settings.database_url), reference, settings.device, settings.runtime)
+        return find_encoder(Home.from_settings(settings), reference, settings.device, settings.runtime)
     with Searcher(settings) as searcher:
         return searcher.get_encoder()

@@ -83,7 +83,7 @@ class CommonOptions:
         from simile.store.home import Home
 
         settings = self.load_settings()
-        return Home(settings.home, settings.database_url)
+        return Home.from_settings(settings)
 
     def open_searcher(self) -> Searcher:
         """Open the home for searches."""

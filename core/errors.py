@@ -164,6 +164,10 @@ class HomeNotWritable(HomeError):
     """No space left, or no permission to write."""
 
 
+class ObjectsUnavailable(SimileError):
+    """The object store can't be reached or used, or an object is missing. The same call may succeed later."""
+
+
 class WorkersFailed(SimileError):
     """The worker processes that decode images can't be started, or end before they begin to work."""
 

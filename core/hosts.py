@@ -1,4 +1,4 @@
-"""Parse the settings that are comma-separated lists: host names, origins, networks, and folders by name."""
+"""Parse the settings that are URLs or comma-separated lists: host names, origins, networks, and folders by name."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ _HOST_PATTERN = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?|[0-9a-f:.]*:[0-9a-f
 _ORIGIN_PATTERN = re.compile(r"https?://([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:\d{1,5})?")
 _HOST_HEADER_PATTERN = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]/@\s]+)(?::\d{1,5})?")
 _ROOT_PATH_PATTERN = re.compile(r"(/(?!\.\.?(/|$))[A-Za-z0-9._~-]+)+")
+# Without "@", "?" and ":": such a URL could contain credentials.
+_OBJECTS_URL_PATTERN = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/(?!\.\.?(/|$))[A-Za-z0-9._=+-]+)*")
 _ROOT_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -65,6 +67,14 @@ def parse_roots(text: str | None) -> dict[str, Path]:
             raise ValueError(f"{name!r} is there twice")
         roots[name] = Path(folder).expanduser().absolute()
     return roots
+
+
+def parse_objects_url(text: str) -> str:
+    """Return the URL of an object store without a slash at the end. Raises ValueError, without the text."""
+    url = text.strip().rstrip("/")
+    if not _OBJECTS_URL_PATTERN.fullmatch(url):
+        raise ValueError("it is not s3://BUCKET or s3://BUCKET/PREFIX; credentials and endpoint are AWS variables")
+    return url
 
 
 def parse_host_header(header: str) -> str:

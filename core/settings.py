@@ -13,11 +13,12 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from simile.core.errors import BadSetting
-from simile.core.hosts import SETTING_PARSERS, parse_root_path
+from simile.core.hosts import SETTING_PARSERS, parse_objects_url, parse_root_path
 
 RuntimeName = Literal["auto", "torch", "openvino", "openvino-bf16", "onnxruntime", "compile"]
 IndexKind = Literal["auto", "exact", "ivf"]
 LogFormat = Literal["text", "json"]
+SECRET_SETTINGS = ("database_url", "objects")  # a value may contain a password, so messages leave it out
 
 
 class Settings(BaseSettings):
@@ -28,6 +29,9 @@ class Settings(BaseSettings):
     home: Path = Field(Path("simile-home"), description="Folder that holds catalogue, encoders and index.")
     database_url: str | None = Field(
         None, description="SQLAlchemy URL of the catalogue, instead of SQLite in the home."
+    )
+    objects: str | None = Field(
+        None, description="Object store that several hosts share, s3://BUCKET/PREFIX; without it the home holds all."
     )
     device: str = Field("auto", description="Where networks run: auto (CUDA if there is one), cpu, cuda.")
     runtime: RuntimeName = Field(
@@ -139,6 +143,11 @@ class Settings(BaseSettings):
         SETTING_PARSERS[str(info.field_name)](value)
         return value
 
+    @field_validator("objects")
+    @classmethod
+    def _check_objects(cls, value: str | None) -> str | None:
+        return None if value is None else parse_objects_url(value)
+
     @field_validator("root_path")
     @classmethod
     def _check_root_path(cls, value: str | None) -> str | None:
@@ -163,7 +172,8 @@ def load_settings(**overrides: object) -> Settings:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"
         reason = first["msg"].removeprefix("Value error, ")
+        value = "this URL" if name in SECRET_SETTINGS else repr(str(first.get("input")))
         raise BadSetting(
-            f"{name} (SIMILE_{name.upper()}) can't be {str(first.get('input'))!r}: {reason}. "
+            f"{name} (SIMILE_{name.upper()}) can't be {value}: {reason}. "
             "See docs/settings.md for the values that it takes."
         ) from None

@@ -111,7 +111,7 @@ def evaluate(
     """
     # Find the encoders and the files.
     check_sources(photos if request.test is None else [*photos, request.test])
-    home = Home(settings.home, settings.database_url)
+    home = Home.from_settings(settings)
     encoders, damaged = load_encoders(home, request.encoders, settings)
     if not request.encoders:
         _add_shipped_encoder(encoders, damaged, settings)

@@ -54,7 +54,7 @@ def draw_losses(
 
     Each training takes at most LOSS_FIGURE_MINUTES; the home is not changed. Points are coloured by label.
     """
-    files = find_image_files(photos, Home(settings.home, settings.database_url))[0]
+    files = find_image_files(photos, Home.from_settings(settings))[0]
     common = choose_common_preprocessing(files, settings, request.seed)
     reader = ImageReader(Limits.from_settings(settings), settings.workers, (common,))
     dataset = read_dataset(sample_paths(files, request.limit, request.seed), reader, on_progress)
@@ -119,7 +119,7 @@ def draw_home_manifold(settings: Settings, references: Sequence[str]) -> bytes:
 
     Raises NoSuchEncoder if there is none.
     """
-    encoders, _ = load_encoders(Home(settings.home, settings.database_url), references, settings)
+    encoders, _ = load_encoders(Home.from_settings(settings), references, settings)
     planar = [encoder for encoder in encoders if encoder.latent_dim == 2 and encoder.has_decoder]
     if not planar:
         raise NoSuchEncoder(

@@ -69,7 +69,7 @@ def run_demo(
 
 def _check_same_images(settings: Settings, source: Path) -> None:
     """Raise BadSetting if the home holds other images: its encoder was not trained on these."""
-    home = Home(settings.home, settings.database_url)
+    home = Home.from_settings(settings)
     if schema.read_revision(home) != schema.HEAD_REVISION:
         return
     with Catalogue(home) as catalogue:

@@ -53,7 +53,7 @@ def embed(
 ) -> EmbeddingResult:
     """Encode every image in the sources. Raises NoSuchPath for a source, UnreadableImage if no image can be read."""
     # The home may be inside a source, and training reports contain images.
-    home = Home(settings.home, settings.database_url)
+    home = Home.from_settings(settings)
     scan = walk_sources(sources, [folder for folder in home.own_folders if folder != home.uploads], patterns)
     limits = Limits.from_settings(settings)
     # Positions in scan.files, in the order of reading: an archive is read from front to back.

@@ -17,7 +17,7 @@ def get_home() -> Home:
     if isinstance(home, Home):
         return home
     settings = load_settings()
-    return Home(settings.home, settings.database_url).create()
+    return Home.from_settings(settings).create()
 
 
 def run_migrations() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import threading
 from pathlib import Path
 
 from simile.core.atomic_write import REPLACED
+from simile.core.errors import CheckpointDamaged, NoSuchEncoder
 from simile.models.checkpoints.description import DESCRIPTION_FILE
 from simile.models.inference.encoder import TrainedEncoder
 from simile.models.pretrained import SHIPPED, SHIPPED_FOLDER, load_shipped_encoder
@@ -14,6 +16,9 @@ from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.encoders import find_fingerprint
 from simile.store.home import Home, translate_write_errors
 
+log = logging.getLogger(__name__)
+
+ENCODER_PREFIX = "encoders/"  # of the files' names in the object store
 MAX_LOADED_ENCODERS = 2  # the active encoder, and the previous one for searches that still use it
 
 
@@ -43,11 +48,27 @@ class EncoderCache:
 
 
 def load_encoder(home: Home, fingerprint: str, device: str, runtime: str = "auto") -> TrainedEncoder:
-    """Load the encoder of this home with this fingerprint. Raises NoSuchEncoder, CheckpointDamaged."""
+    """Load the encoder of this home with this fingerprint.
+
+    Files that are missing or damaged in the home are fetched from the object store, if several hosts share one. Raises
+    NoSuchEncoder, CheckpointDamaged, ObjectsUnavailable.
+    """
     folder = home.encoders / fingerprint
     if not folder.exists() and folder.with_name(REPLACED + fingerprint).exists():
         home.recover()
-    return TrainedEncoder.load(folder, device, runtime)
+    if not home.objects.is_shared:
+        return TrainedEncoder.load(folder, device, runtime)
+    try:
+        return TrainedEncoder.load(folder, device, runtime)
+    except (NoSuchEncoder, CheckpointDamaged) as error:
+        names = [stored.name for stored in home.objects.names(f"{ENCODER_PREFIX}{fingerprint}/")]
+        if isinstance(error, CheckpointDamaged) and names:
+            log.warning("%s Fetching the encoder again.", error)
+            for name in names:
+                home.objects.get_local_path(name).unlink(missing_ok=True)
+        for name in names:
+            home.objects.fetch(name)
+        return TrainedEncoder.load(folder, device, runtime)
 
 
 def find_encoder(home: Home, reference: str, device: str, runtime: str = "auto") -> TrainedEncoder:
@@ -76,7 +97,10 @@ def import_encoder(home: Home, catalogue: Catalogue, encoder: TrainedEncoder, re
 
 
 def register_encoder(catalogue: Catalogue, encoder: TrainedEncoder) -> None:
-    """Add the encoder to the catalogue."""
+    """Add the encoder to the object store, then to the catalogue. Raises ObjectsUnavailable."""
+    home = catalogue.home
+    for path in sorted((home.encoders / encoder.fingerprint).glob("[!.]*")):
+        home.objects.put(f"{ENCODER_PREFIX}{encoder.fingerprint}/{path.name}", path)
     recipe = encoder.description.recipe_name
     catalogue.encoders.register(
         encoder.fingerprint, recipe, recipe, encoder.latent_dim, encoder.index_dims, encoder.metric

@@ -67,7 +67,7 @@ class ImageLibrary:
         """
         self.settings = settings
         self.decode_upload, self._decode_indexed = decode_upload, decode_indexed
-        self.home = Home(settings.home, settings.database_url)
+        self.home = Home.from_settings(settings)
         schema.check_schema(self.home)
         self.catalogue = Catalogue(self.home)
         self.limits = Limits.from_settings(settings)

@@ -48,6 +48,7 @@ _ERRORS_BY_STATUS: dict[int, tuple[type[SimileError], ...]] = {
         *(
             errors.NoSuchEncoder,
             errors.WorkersFailed,
+            errors.ObjectsUnavailable,
             errors.BeingComputed,
             errors.CheckpointDamaged,
             errors.IndexDamaged,
@@ -59,6 +60,7 @@ STATUS_BY_ERROR = {kind: status for status, kinds in _ERRORS_BY_STATUS.items() f
 _RETRY_AFTER: dict[type[SimileError], str] = {  # seconds
     errors.HomeBusy: "5",
     errors.WorkersFailed: "5",
+    errors.ObjectsUnavailable: "5",
     errors.BeingComputed: "2",
 }
 

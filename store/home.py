@@ -11,13 +11,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Self
 
 from sqlalchemy import URL
 
 from simile.core.atomic_write import finish_replacing
 from simile.core.errors import HomeBusy, HomeNotWritable
+from simile.core.settings import Settings
+
+if TYPE_CHECKING:
+    from simile.store.objects import ObjectStore
 
 NOT_WRITABLE_ERRNOS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST),
@@ -31,10 +36,17 @@ KEYS_RESERVE_BYTES = 1 << 20  # SQLite's log and its index, for the deletion of 
 class Home:
     """Paths in a home, and its lock."""
 
-    def __init__(self, root: Path, database_url: str | None = None) -> None:
-        """Take the folder, and the SQLAlchemy URL of the catalogue if it is not `catalogue.sqlite` in the folder."""
+    def __init__(self, root: Path, database_url: str | None = None, objects_url: str | None = None) -> None:
+        """Take the folder, and the places of what several hosts share.
+
+        Args:
+            root: The folder.
+            database_url: The SQLAlchemy URL of the catalogue; None for `catalogue.sqlite` in the folder.
+            objects_url: The URL of the object store; None for the folder.
+        """
         self.root = root.absolute()
         self.database_url = database_url
+        self._objects_url = objects_url
         self.holds_lock = False
         self.catalogue_path = self.root / "catalogue.sqlite"
         self.encoders = self.root / "encoders"  # one subfolder for each encoder
@@ -43,6 +55,18 @@ class Home:
         self.cache = self.root / "cache"  # thumbnails and members of archives; may be missing
         self.attributes = self.root / "attributes"  # one subfolder for each encoder that has attributes; may be missing
         self.keys_reserve = self.root / "keys.reserve"  # exists once the home has keys: see keep_keys_reserve
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Return the home of the settings."""
+        return cls(settings.home, settings.database_url, settings.objects)
+
+    @cached_property
+    def objects(self) -> ObjectStore:
+        """The store of uploads, segments and encoders: this folder, or a store that several hosts share."""
+        from simile.store.objects import open_object_store  # noqa: PLC0415  # it imports this module
+
+        return open_object_store(self.root, self._objects_url)
 
     @property
     def own_folders(self) -> list[Path]:

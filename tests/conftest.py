@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # the process that only hands tests to the workers imports no
     from simile.core.settings import Settings
     from simile.store.catalogue.catalogue import Catalogue
     from simile.store.home import Home
+    from tests.support.object_store import ObjectServer
 
 COUNT = 120
 running = ExitStack()
@@ -246,6 +247,14 @@ def home(tmp_path: Path, _empty_home: Path) -> Home:
     from simile.store.home import Home
 
     return Home(Path(shutil.copytree(_empty_home, tmp_path / "home")))
+
+
+@pytest.fixture
+def object_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
+    """A real S3 server with an empty bucket."""
+    from tests.support.object_store import serve_objects
+
+    yield from serve_objects(monkeypatch)
 
 
 def copy_some(source: Path, target: Path, count: int) -> Path:

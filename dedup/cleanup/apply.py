@@ -79,7 +79,7 @@ def apply_plan(
     HomeError for a damaged journal; HomeBusy, HomeNotWritable.
     """
     plan = read_plan(plan_path)
-    home = Home(settings.home, settings.database_url)
+    home = Home.from_settings(settings)
     target_folder = _resolve_target_folder(home, request)
     if request.is_read_only:
         schema.check_schema(home)

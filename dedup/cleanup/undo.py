@@ -59,7 +59,7 @@ def undo_journal(
 
     Raises BadSetting if there is nothing to undo, HomeError for a damaged journal, HomeBusy.
     """
-    home = Home(settings.home, settings.database_url)
+    home = Home.from_settings(settings)
     if schema.read_revision(home) is None:
         schema.check_schema(home)
     with home.lock("simile dedup undo", wait):

@@ -98,7 +98,7 @@ def find_duplicates(settings: Settings, request: DedupRequest, on_progress: OnPr
     value or a filter that no indexed file satisfies; HomeBusy, HomeNotWritable.
     """
     _check_request(request)
-    home = Home(settings.home, settings.database_url)
+    home = Home.from_settings(settings)
     if schema.read_revision(home) is None:
         raise NothingIndexed(f"{home.root} contains no images yet. Run `simile index PHOTOS`.")
     with home.lock("simile dedup", wait=request.wait):

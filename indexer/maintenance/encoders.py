@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 def list_encoders(settings: Settings) -> list[dict[str, Any]]:
     """Return every encoder that has a row in the catalogue or a folder in the home, oldest first, for JSON."""
-    home = Home(settings.home, settings.database_url)
+    home = Home.from_settings(settings)
     schema.check_schema(home)
     with Catalogue(home) as catalogue:
         active, counts = catalogue.encoders.find_active(), catalogue.encoders.count_embeddings()
@@ -56,7 +56,7 @@ def activate_encoder(settings: Settings, reference: str) -> dict[str, Any]:
         NoSuchEncoder: No encoder of this home matches `reference`.
         BadSetting: The encoder has no vectors, but the home has images.
     """
-    home = Home(settings.home, settings.database_url)
+    home = Home.from_settings(settings)
     schema.check_schema(home)
     with home.lock("simile encoders activate"), Catalogue(home) as catalogue:
         known = {record.fingerprint for record in catalogue.encoders.get_all()}
@@ -77,7 +77,7 @@ def activate_encoder(settings: Settings, reference: str) -> dict[str, Any]:
 
 def remove_encoder(settings: Settings, reference: str) -> dict[str, Any]:
     """Remove an inactive encoder with its vectors, segments and folder. Raises NoSuchEncoder, BadSetting."""
-    home = Home(settings.home, settings.database_url)
+    home = Home.from_settings(settings)
     schema.check_schema(home)
     with home.lock("simile encoders remove"), Catalogue(home) as catalogue:
         records = {record.fingerprint for record in catalogue.encoders.get_all()}
@@ -111,7 +111,7 @@ def export_encoder(settings: Settings, reference: str, folder: Path, *, half: bo
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BadSetting(f"{folder} is not empty. Name another folder.")
-    encoder = find_encoder(Home(settings.home, settings.database_url), reference, "cpu", "torch")
+    encoder = find_encoder(Home.from_settings(settings), reference, "cpu", "torch")
     weights = encoder.network.state_dict()
     if half:
         weights = round_weights(weights)

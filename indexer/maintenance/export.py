@@ -50,7 +50,7 @@ def export_embeddings(settings: Settings, output: Path, encoder: str | None = No
     write = EXPORT_WRITERS.get(output.suffix.lower())
     if write is None or output.is_dir():
         raise BadSetting(f"{output} can't be written: name a file that ends in {', '.join(EXPORT_WRITERS)}.")
-    home = Home(settings.home, settings.database_url)
+    home = Home.from_settings(settings)
     database_schema.check_schema(home)
     with Catalogue(home) as catalogue:
         fingerprint = _resolve_fingerprint(home, catalogue, encoder)

@@ -36,7 +36,7 @@ def get_index_options(settings: Settings) -> dict[str, Any]:
 @contextmanager
 def _open_locked_index(settings: Settings, purpose: str) -> Iterator[Index]:
     """Open the index of an existing home under its lock, with the schema upgraded."""
-    home = Home(settings.home, settings.database_url)
+    home = Home.from_settings(settings)
     if schema.read_revision(home) is None:
         schema.check_schema(home)
     with home.lock(purpose):

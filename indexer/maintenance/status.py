@@ -30,7 +30,7 @@ def read_status(
     Raises:
         NothingIndexed, HomeOutdated, HomeTooNew: The home can't be read.
     """
-    home = Home(settings.home, settings.database_url)
+    home = Home.from_settings(settings)
     if upgrade and schema.read_revision(home) is not None:
         schema.upgrade_schema(home)
     schema.check_schema(home)

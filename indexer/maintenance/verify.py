@@ -36,7 +36,7 @@ MAX_SOURCE_RUNS = 10_000  # the latest runs; their sources are folders that user
 
 def verify_home(settings: Settings, *, files: bool = False) -> list[IntegrityProblem]:
     """Return all problems of a home. With `files` every image file is read and hashed, too."""
-    home = Home(settings.home, settings.database_url)
+    home = Home.from_settings(settings)
     schema.check_schema(home)
     if any(home.encoders.glob(f"{REPLACED}*")):
         home.recover()
@@ -53,7 +53,7 @@ def verify_home(settings: Settings, *, files: bool = False) -> list[IntegrityPro
 
 def find_home_leftovers(settings: Settings) -> list[IntegrityProblem]:
     """Return files in the home that nothing refers to; deleting them only frees space."""
-    return find_leftovers(Home(settings.home, settings.database_url))
+    return find_leftovers(Home.from_settings(settings))
 
 
 def _check_encoder(home: Home, encoder: EncoderRecord) -> Iterator[IntegrityProblem]:

@@ -93,7 +93,7 @@ def index(settings: Settings, sources: Sequence[Path | str], request: IndexReque
         TooFewPictures: There are too few images to train an encoder.
         NoSuchEncoder: The encoder of the request does not exist.
     """
-    home = Home(settings.home, settings.database_url)
+    home = Home.from_settings(settings)
     image_sources = ImageSources(sources, home.own_folders, request.patterns)
     if request.list_ignored:
         image_sources.result.ignored_files = []

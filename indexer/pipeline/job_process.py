@@ -66,7 +66,7 @@ def main() -> None:
     os.set_inheritable(spec.lock, False)
     os.nice(NICENESS)
     settings = load_settings(**spec.settings)
-    with Catalogue(Home(settings.home, settings.database_url)) as catalogue:
+    with Catalogue(Home.from_settings(settings)) as catalogue:
         stopper = JobStopper(catalogue, spec.job_id)
         status, message, result = _run_index_job(settings, spec, JobProgressWriter(catalogue, spec.job_id), stopper)
         catalogue.jobs.finish(spec.job_id, status, message, result)

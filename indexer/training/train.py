@@ -221,7 +221,7 @@ def train_on_sources(
         The report without its epochs, the encoder's "folder", whether it is "active", and whether it is "improved":
         otherwise it is the encoder that the training started from, and there is no report.
     """
-    home = Home(settings.home, settings.database_url)
+    home = Home.from_settings(settings)
     check_sources(sources)
     with home.lock("simile train"):
         schema.upgrade_schema(home)

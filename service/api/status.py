@@ -10,10 +10,11 @@ from fastapi import APIRouter, Path
 from starlette.requests import Request
 from starlette.responses import Response
 
-from simile.core.errors import NoSuchEncoder, NothingIndexed
+from simile.core.errors import NoSuchEncoder, NothingIndexed, ObjectsUnavailable
 from simile.core.settings import Settings
 from simile.indexer.maintenance.encoders import activate_encoder, list_encoders
 from simile.models.checkpoints.description import DESCRIPTION_FILE
+from simile.search.encoder_registry import ENCODER_PREFIX
 from simile.search.searcher import Searcher
 from simile.service import urls
 from simile.service.dependencies import ReadinessDep, SearcherDep
@@ -147,8 +148,8 @@ def _find_encoder(settings: Settings, prefix: str) -> dict[str, Any]:
 def _read_description(searcher: Searcher, fingerprint: str) -> dict[str, Any] | None:
     """Read the description in the encoder's folder; None if it cannot be read."""
     try:
-        text = (searcher.home.encoders / fingerprint / DESCRIPTION_FILE).read_text(encoding="utf-8")
-        description = json.loads(text)
-    except (OSError, ValueError):
+        path = searcher.home.objects.fetch(f"{ENCODER_PREFIX}{fingerprint}/{DESCRIPTION_FILE}")
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, ObjectsUnavailable):
         return None
     return description if isinstance(description, dict) else None

@@ -56,7 +56,7 @@ class Authenticator:
     """Looks up the keys of one home, for one process."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
-        self._home = Home(settings.home, settings.database_url)
+        self._home = Home.from_settings(settings)
         self._clock = clock
         self._catalogue: Catalogue | None = None
         self._catalogue_inode: tuple[int, int] | None = None

@@ -110,7 +110,7 @@ def check_binding(settings: Settings) -> None:
 
 def has_keys(settings: Settings) -> bool:
     """Return whether the home has keys; if so, write the file that shows it, which older homes lack."""
-    home = Home(settings.home, settings.database_url)
+    home = Home.from_settings(settings)
     if not catalogue_exists(home):
         return home.keys_reserve.exists()
     with Catalogue(home) as catalogue:

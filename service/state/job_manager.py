@@ -55,7 +55,7 @@ class JobManager:
         self.settings = settings
         self.roots = parse_roots(settings.roots)
         self.draining = threading.Event()  # set: event streams end, and no job starts
-        self._home = Home(settings.home, settings.database_url)
+        self._home = Home.from_settings(settings)
         self._cached_catalogue: Catalogue | None = None
         self._catalogue_lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None

@@ -114,9 +114,10 @@ def find_fingerprint(home: Home, reference: str, known: Iterable[str] = ()) -> s
 
 def list_encoder_folders(home: Home) -> set[str]:
     """Return the names of the encoders' folders; the name of an unfinished one starts with a dot."""
+    shared = {stored.name.split("/")[1] for stored in home.objects.names("encoders/")} if home.objects.is_shared else ()
     if not home.encoders.is_dir():
-        return set()
-    return {path.name for path in home.encoders.iterdir() if path.is_dir() and not path.name.startswith(".")}
+        return set(shared)
+    return {path.name for path in home.encoders.iterdir() if path.is_dir() and path.name[0] != "."}.union(shared)
 
 
 def find_encoder_record(connection: Connection, fingerprint: str) -> EncoderRecord | None:

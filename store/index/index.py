@@ -7,12 +7,12 @@ import threading
 import time
 from dataclasses import replace
 
-from simile.core.errors import EncoderMismatch, IndexDamaged, NothingIndexed, SimileError
+from simile.core.errors import EncoderMismatch, IndexDamaged, NothingIndexed, ObjectsUnavailable, SimileError
 from simile.core.records import Filter, FloatArray
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.encoders import get_encoder_record
 from simile.store.catalogue.filters import find_matching_ids
-from simile.store.catalogue.records import EncoderRecord, SegmentRecord
+from simile.store.catalogue.records import SegmentRecord
 from simile.store.catalogue.segments import find_segment_record
 from simile.store.database.transactions import CatalogueState, read_state
 from simile.store.home import translate_write_errors
@@ -20,6 +20,7 @@ from simile.store.index.build import IndexOptions
 from simile.store.index.flat import NO_IDS, FlatIndex, Ids, Neighbours, VectorIndex
 from simile.store.index.segments import (
     MAX_HASHED_BYTES,
+    delete_fetched_segment_files,
     delete_unused_segment_files,
     make_temporary_file,
     open_segment,
@@ -188,9 +189,11 @@ class Index:
 
     def _open_and_swap(self) -> None:
         try:
-            opened = self._open_snapshot()
+            opened = self._open_snapshot(is_required=False)
             with self._refresh_lock:
                 self._snapshot = self._refresh_snapshot(opened)  # adds what was committed meanwhile
+            if self._home.objects.is_shared:
+                delete_fetched_segment_files(self._home, self._catalogue.segments.get_file_names())
         except SimileError as error:
             log.warning("The new segment could not be opened: %s", error)
 
@@ -206,24 +209,37 @@ class Index:
                     return old.extend(connection, state, old.state.changes)
         return self._open_snapshot()
 
-    def _open_snapshot(self) -> Snapshot:
-        """Open a snapshot of the current segment and everything newer."""
-        with self._catalogue.begin_read() as connection:
-            state = read_state(connection)
-            encoder = get_encoder_record(connection, _get_active_fingerprint(state))
-            segment = find_segment_record(connection, state.segment_id)
-            index = self._open_segment_index(encoder, segment)
-            covered_change = 0 if segment is None or index is None else segment.change
-            base = IndexSegment(FlatIndex(encoder.indexed_dimensions) if index is None else index, NO_IDS)
-            return Snapshot(state, encoder, state.segment_id, (base,)).extend(connection, state, covered_change)
+    def _open_snapshot(self, *, is_required: bool = True) -> Snapshot:
+        """Open a snapshot of the current segment and everything newer.
 
-    def _open_segment_index(self, encoder: EncoderRecord, segment: SegmentRecord | None) -> VectorIndex | None:
+        If the segment must be fetched from an object store that can't be reached, its vectors are read from the rows if
+        the snapshot is required, and otherwise ObjectsUnavailable is raised.
+        """
+        while True:
+            # Not in the transaction below: fetching the files of a segment may take minutes.
+            before = self._catalogue.get_state()
+            segment = None if before.segment_id is None else self._catalogue.segments.find(before.segment_id)
+            index = self._open_segment_index(before, segment, is_required)
+            with self._catalogue.begin_read() as connection:
+                state = read_state(connection)
+                if (state.segment_id, state.active_encoder) != (before.segment_id, before.active_encoder):
+                    continue  # a newer segment was published meanwhile
+                encoder = get_encoder_record(connection, _get_active_fingerprint(state))
+                covered_change = 0 if segment is None or index is None else segment.change
+                base = IndexSegment(FlatIndex(encoder.indexed_dimensions) if index is None else index, NO_IDS)
+                return Snapshot(state, encoder, state.segment_id, (base,)).extend(connection, state, covered_change)
+
+    def _open_segment_index(
+        self, state: CatalogueState, segment: SegmentRecord | None, is_required: bool
+    ) -> VectorIndex | None:
         """Open the segment's index; return None if it can't be used. Then the vectors come from the rows: slower."""
-        if segment is None or segment.encoder != encoder.fingerprint:
+        if segment is None or segment.encoder != state.active_encoder:
             return None
         try:
             return open_segment(self._home, segment, max_hashed_bytes=MAX_HASHED_BYTES)
-        except IndexDamaged as error:
+        except (IndexDamaged, ObjectsUnavailable) as error:
+            if isinstance(error, ObjectsUnavailable) and not is_required:
+                raise
             # If a newer segment has been published, the old file was deleted and nothing is damaged.
             if self._catalogue.get_state().segment_id == segment.id:
                 log.warning("%s Until then searches read the vectors from the catalogue.", error)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from simile.core.atomic_write import fsync_path
@@ -17,8 +19,12 @@ from simile.store.index.flat import FlatIndex, VectorIndex
 from simile.store.index.ivf import VECTORS_SUFFIX, IvfIndex
 from simile.store.index.vector_file import VectorFile
 
+log = logging.getLogger(__name__)
+
 # By the kind in the segment's row; the first version called an exact index "flat".
 INDEX_CLASSES: dict[str, type[FlatIndex] | type[IvfIndex]] = {"flat": FlatIndex, "exact": FlatIndex, "ivf": IvfIndex}
+SEGMENT_PREFIX = "segments/"  # of the files' names in the object store
+UNUSED_SECONDS = 3600  # younger files may belong to a segment that is just being published
 MAX_HASHED_BYTES = 64 << 20  # size up to which a file is hashed at each opening: 50 ms. `verify` hashes all files
 
 
@@ -48,6 +54,8 @@ def write_segment(
             fsync_path(path)
             path.replace(home.segments / (stem + suffix))
         fsync_path(home.segments)
+    for name in details["files"]:  # before the row that names them
+        home.objects.put(SEGMENT_PREFIX + name, home.segments / name)
     return WrittenSegment(kind=kind, file=f"{stem}.faiss", rows=rows, sha256=hashes[".faiss"], details=details)
 
 
@@ -64,10 +72,34 @@ def make_temporary_file(home: Home) -> Iterator[Path]:
 def open_segment(home: Home, segment: SegmentRecord, *, max_hashed_bytes: int | None = None) -> VectorIndex:
     """Open a segment's index, and compare its files up to this size (None: all) with their hashes.
 
-    Raises IndexDamaged if a file is missing, altered or inconsistent with the row.
+    Files that are missing or altered in the home are fetched from the object store, if several hosts share one. Raises
+    IndexDamaged if a file is missing, altered or inconsistent with the row, and ObjectsUnavailable.
     """
     if segment.kind not in INDEX_CLASSES:
         raise IndexDamaged(f"{segment.file} is an index of kind {segment.kind!r}, unknown here. Run `simile rebuild`.")
+    if not home.objects.is_shared:
+        return _open_files(home, segment, max_hashed_bytes)
+    fetch_segment(home, segment)
+    try:
+        return _open_files(home, segment, max_hashed_bytes)
+    except IndexDamaged as error:
+        log.warning("%s Fetching it again.", error)
+        for name in segment.file_hashes:
+            (home.segments / name).unlink(missing_ok=True)
+        fetch_segment(home, segment)
+        return _open_files(home, segment, max_hashed_bytes)
+
+
+def fetch_segment(home: Home, segment: SegmentRecord) -> None:
+    """Fetch the files that the home lacks. Raises IndexDamaged if the store lacks them, ObjectsUnavailable."""
+    for name, sha256 in segment.file_hashes.items():
+        try:
+            home.objects.fetch(SEGMENT_PREFIX + name, sha256)
+        except FileNotFoundError:
+            raise IndexDamaged(f"The object store has no segment file {name}. Run `simile rebuild`.") from None
+
+
+def _open_files(home: Home, segment: SegmentRecord, max_hashed_bytes: int | None) -> VectorIndex:
     path = home.segments / segment.file
     try:
         for name, sha256 in segment.file_hashes.items():
@@ -88,6 +120,20 @@ def delete_unused_segment_files(home: Home, used_names: set[str]) -> None:
         for path in home.segments.iterdir():
             if path.name not in used_names:
                 path.unlink(missing_ok=True)
+
+
+def delete_fetched_segment_files(home: Home, used_names: set[str]) -> None:
+    """Delete old files of published segments that are not in `used_names`; the caller need not hold the home's lock.
+
+    A host that only searches never publishes, so nothing else deletes the segments that it has fetched.
+    """
+    with translate_write_errors(home.segments):
+        for path in home.segments.iterdir():
+            if path.suffix == ".tmp" or path.name in used_names:  # another process may be writing a temporary file
+                continue
+            with suppress(FileNotFoundError):  # deleted meanwhile
+                if time.time() - path.stat().st_mtime > UNUSED_SECONDS:
+                    path.unlink()
 
 
 def hash_file(path: Path) -> str:

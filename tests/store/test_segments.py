@@ -173,7 +173,7 @@ def test_queries_go_on_while_a_new_segment_is_opened(catalogue: Catalogue) -> No
     writer.publish(kind="ivf")
     assert len(index) == ROWS
     held, really = threading.Event(), index._open_snapshot
-    index._open_snapshot = lambda: (held.wait(30), really())[1]  # type: ignore[method-assign]
+    index._open_snapshot = lambda **options: (held.wait(30), really(**options))[1]  # type: ignore[method-assign]
     base = index.get_snapshot().base_segment_id
     for n in range(3):
         catalogue.images.delete(10 + n)

@@ -44,7 +44,7 @@ PAGE = {"Accept": "text/html,application/xhtml+xml"}
 
 
 def home_of(settings: Settings) -> Home:
-    return Home(settings.home, settings.database_url)
+    return Home.from_settings(settings)
 
 
 @contextmanager

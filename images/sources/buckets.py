@@ -1,0 +1,64 @@
+"""Read images from an S3 store: s3://bucket/folder/image.jpg.
+
+Credentials, region and endpoint come from the usual places of AWS tools, such as AWS_ACCESS_KEY_ID, AWS_REGION and
+AWS_ENDPOINT_URL. No message contains them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+from simile.core.errors import ObjectsUnavailable
+
+SCHEME = "s3://"
+CONNECT_SECONDS = 3
+REQUEST_SECONDS = 20  # without a byte
+MAX_ATTEMPTS = 3
+
+
+def is_s3_url(path: str) -> bool:
+    """Return whether the path is that of an object or of a folder in a bucket."""
+    return path.startswith(SCHEME)
+
+
+def to_bucket_path(url: str) -> str:
+    """Return the path of an object for `open_file_system`: the bucket, then the key."""
+    return url[len(SCHEME) :]
+
+
+@lru_cache(1)
+def open_file_system() -> Any:
+    """Return pyarrow's client of S3, one for each process. Threads may share it."""
+    from pyarrow import fs  # takes a third of a second, and only object stores need it  # noqa: PLC0415
+
+    # The SDK in pyarrow does not read this variable, which other AWS tools use.
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return fs.S3FileSystem(
+        endpoint_override=endpoint or None,
+        connect_timeout=CONNECT_SECONDS,
+        request_timeout=REQUEST_SECONDS,
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=MAX_ATTEMPTS),
+        allow_delayed_open=True,  # one request for a small object
+    )
+
+
+@contextmanager
+def translate_store_errors(url: str) -> Iterator[None]:
+    """Raise ObjectsUnavailable for any error of the store at `url`, except FileNotFoundError for a missing object."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: pyarrow's own errors
+        # The whole message of the store may contain parts of the request.
+        found = re.search(r"AWS Error ([A-Z_]+) during (\w+)", str(error))
+        reason = f"{found[1]} during {found[2]}" if found else type(error).__name__
+        raise ObjectsUnavailable(
+            f"The object store at {url} can't be used: {reason}. Check the network, the bucket, and the AWS_ variables "
+            "for credentials, region and endpoint, and try again."
+        ) from None
