@@ -59,7 +59,7 @@ def rebuild(common: options.CommonOptions, index_kind: IndexKindOption = None) -
 
 
 def compact(common: options.CommonOptions, index_kind: IndexKindOption = None) -> None:
-    """Merge the changes since the last segment into a new one and delete unused files."""
+    """Merge the changes since the last segment into a new one and delete unused files and objects."""
     from simile.indexer.maintenance.rebuild import compact_index
 
     done = compact_index(common.load_settings(index=index_kind))

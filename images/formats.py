@@ -50,16 +50,17 @@ _FORMAT_NAMES = re.compile(rb"BM.{4}\0{4}|P[1-6f]\s+[-+]?\d", re.DOTALL)
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits on images from files and uploads."""
+    """Limits on images from files and uploads, and where uploads are that several hosts share."""
 
     max_pixels: int = 200_000_000  # width x height of an image
     max_bytes: int = 50_000_000  # of a file or an upload
     seconds: float = 60.0  # that a worker process may decode one image
+    objects: str | None = None  # URL of the object store; None if the home holds its uploads
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Limits:
         """Return the limits of the settings. All code that has settings gets its limits here."""
-        return cls(settings.max_pixels, settings.max_bytes, settings.decode_seconds)
+        return cls(settings.max_pixels, settings.max_bytes, settings.decode_seconds, settings.objects)
 
 
 DEFAULT_LIMITS = Limits()

@@ -15,10 +15,10 @@ from simile.models.pretrained import SHIPPED, SHIPPED_FOLDER, load_shipped_encod
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.encoders import find_fingerprint
 from simile.store.home import Home, translate_write_errors
+from simile.store.objects import ENCODER_PREFIX
 
 log = logging.getLogger(__name__)
 
-ENCODER_PREFIX = "encoders/"  # of the files' names in the object store
 MAX_LOADED_ENCODERS = 2  # the active encoder, and the previous one for searches that still use it
 
 

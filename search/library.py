@@ -11,7 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from simile.core.errors import BeingComputed, NoDecoder, NoSuchImage, NothingIndexed, UnreadableImage
+from simile.core.errors import (
+    BeingComputed,
+    HomeNotWritable,
+    NoDecoder,
+    NoSuchImage,
+    NothingIndexed,
+    ObjectsUnavailable,
+    UnreadableImage,
+)
 from simile.core.records import MAX_LISTED_PATHS, FloatArray
 from simile.core.settings import Settings
 from simile.images.encoding import encode_png
@@ -32,7 +40,9 @@ from simile.images.sources.archives import (
     read_contents,
     split_member_path,
 )
-from simile.images.sources.reader import CHANGED_REASON, read_bytes
+from simile.images.sources.buckets import is_remote
+from simile.images.sources.paths import CHANGED_REASON
+from simile.images.sources.reader import read_bytes
 from simile.images.sources.sources import is_path_missing
 from simile.models.inference.encoder import TrainedEncoder
 from simile.search.encoder_registry import EncoderCache
@@ -69,6 +79,9 @@ class ImageLibrary:
         self.decode_upload, self._decode_indexed = decode_upload, decode_indexed
         self.home = Home.from_settings(settings)
         schema.check_schema(self.home)
+        if self.home.objects.is_shared:  # the folder may be new on this host
+            with suppress(HomeNotWritable):
+                self.home.create()
         self.catalogue = Catalogue(self.home)
         self.limits = Limits.from_settings(settings)
         self.encoder_cache = EncoderCache(self.home, settings.device, settings.runtime)
@@ -124,7 +137,7 @@ class ImageLibrary:
         try:
             prepare = partial(prepare_image, preprocessing=encoder.preprocessing, limits=self.limits)
             prepared = self.decode_file(image_id, prepare)
-        except (UnreadableImage, NoSuchImage):
+        except (UnreadableImage, NoSuchImage, ObjectsUnavailable):
             return record
         errors = encoder.encode_with_errors(prepared.array[None])[1]
         return record if errors is None else replace(record, reconstruction_error=float(errors[0]))
@@ -142,13 +155,17 @@ class ImageLibrary:
 
         Raises:
             NoSuchImage: The id is unknown, or no file of the image exists.
+            ObjectsUnavailable: The object store that holds the image can't be reached.
             UnreadableImage: The files are unreadable or have changed. Whatever is at the path of an image now may be
                 something else, such as a link to a file that was not indexed.
         """
         return self._read_intact_file(self.catalogue.images.get(image_id))
 
     def find_intact_path(self, record: ImageRecord) -> str | None:
-        """Return the first path of an image at which the indexed bytes still are; None if there is none."""
+        """Return the first path of an image at which the indexed bytes still are; None if there is none.
+
+        Raises ObjectsUnavailable if only the object store could tell.
+        """
         # The bytes of a compressed archive come from the cache, also when the archive is missing.
         present = replace(record, paths=tuple(path for path in record.paths if not is_path_missing(path)))
         try:
@@ -158,8 +175,9 @@ class ImageLibrary:
 
     def _read_intact_file(self, record: ImageRecord) -> tuple[bytes, ImageRecord]:
         """Read an image as `read_file` does."""
-        problem: UnreadableImage | None = None
-        for path in sorted(record.paths, key=lambda path: split_member_path(path) is not None):  # plain files first
+        problem: UnreadableImage | ObjectsUnavailable | None = None
+        # Plain files first, objects last.
+        for path in sorted(record.paths, key=lambda path: (is_remote(path), split_member_path(path) is not None)):
             try:
                 data = self._read_path(path, record)
                 if data is None:
@@ -169,17 +187,21 @@ class ImageLibrary:
                 raise UnreadableImage(path, CHANGED_REASON)
             except UnreadableImage as error:
                 problem = problem or error
+            except ObjectsUnavailable as error:  # the object may be intact
+                problem = error
         raise problem or ImageFileMissing(record)
 
     def _read_path(self, path: str, record: ImageRecord) -> bytes | None:
         """Return the bytes at one path of an image; None if there is no regular file. Raises UnreadableImage.
 
-        A file of another size is not read. The images of a compressed archive are read from the cache.
+        A file of another size is not read. The images of a compressed archive, and objects, are read from the cache.
         """
+        if is_remote(path):
+            return self._read_object(path, record)
         archive_and_name = split_member_path(path)
         try:
             if archive_and_name is None or not is_compressed_tar(archive_and_name[0]):
-                return read_bytes(Path(path), self.limits, record.size) if is_regular_file(path) else None
+                return read_bytes(path, self.limits, record.size) if is_regular_file(path) else None
         except OSError:  # the archive was removed meanwhile
             return None
         if (data := self.cache.get(record.sha256, "file")) is not None:
@@ -190,6 +212,14 @@ class ImageLibrary:
             return self.cache.get(record.sha256, "file") or self._read_compressed_member(path, *archive_and_name)
         finally:
             self._archive_lock.release()
+
+    def _read_object(self, path: str, record: ImageRecord) -> bytes:
+        """Return the bytes of an object, and store them."""
+        data = self.cache.get(record.sha256, "file")
+        if data is None:
+            data = read_bytes(path, self.limits, record.size)
+            self._keep_file(data)
+        return data
 
     def _read_compressed_member(self, path: str, archive: str, name: str) -> bytes | None:
         """Return the bytes of a member, None if it is missing, and store them.
@@ -266,7 +296,7 @@ class ImageLibrary:
         assert query is not None
         try:
             return self.get_pixels(query, side)
-        except (UnreadableImage, ImageFileMissing):
+        except (UnreadableImage, ImageFileMissing, ObjectsUnavailable):
             return self.get_reconstruction_pixels(query)
 
     def find_pixels(self, image_id: int, side: int = 256) -> Pixels | None:
@@ -280,7 +310,7 @@ class ImageLibrary:
                 _, data = self._get_stored_thumbnail(record, side)
                 longer_side = max(record.width, record.height)
                 return sheets.decode_thumbnail(data, f"thumbnail of image {image_id}", longer_side).pixels
-            except (UnreadableImage, ImageFileMissing):
+            except (UnreadableImage, ImageFileMissing, ObjectsUnavailable):
                 return self.get_reconstruction_pixels(image_id)
         return None
 

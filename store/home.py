@@ -20,6 +20,7 @@ from sqlalchemy import URL
 from simile.core.atomic_write import finish_replacing
 from simile.core.errors import HomeBusy, HomeNotWritable
 from simile.core.settings import Settings
+from simile.images.sources.buckets import UPLOAD_SCHEME
 
 if TYPE_CHECKING:
     from simile.store.objects import ObjectStore
@@ -67,6 +68,10 @@ class Home:
         from simile.store.objects import open_object_store  # noqa: PLC0415  # it imports this module
 
         return open_object_store(self.root, self._objects_url)
+
+    def is_upload(self, path: str) -> bool:
+        """Return whether the location is that of an uploaded file."""
+        return path.startswith(UPLOAD_SCHEME) or os.path.dirname(path) == str(self.uploads)  # noqa: PTH120  # no Path
 
     @property
     def own_folders(self) -> list[Path]:

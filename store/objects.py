@@ -13,6 +13,7 @@ An object is stored before the row that names it. After the row is deleted, the 
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 import uuid
 from abc import ABC, abstractmethod
@@ -27,7 +28,11 @@ from simile.core.errors import ObjectsUnavailable
 from simile.images.sources.buckets import open_file_system, to_bucket_path, translate_store_errors
 from simile.store.home import translate_write_errors
 
+log = logging.getLogger(__name__)
+
 COPY_BYTES = 1 << 20
+ENCODER_PREFIX, SEGMENT_PREFIX, UPLOAD_PREFIX = "encoders/", "segments/", "uploads/"
+REMOVED_PREFIX = "removed/"  # of the mark of an object that no row names
 
 
 class StoredObject(NamedTuple):
@@ -58,6 +63,10 @@ class ObjectStore(ABC):
         """Store a file under the name, unless the object exists."""
 
     @abstractmethod
+    def put_bytes(self, name: str, data: bytes) -> None:
+        """Store the bytes under the name, unless the object exists."""
+
+    @abstractmethod
     def fetch(self, name: str, sha256: str | None = None) -> Path:
         """Return the path of the object in the home; fetch it first if it is not there.
 
@@ -78,6 +87,13 @@ class ObjectStore(ABC):
         """Remove an object from the store, if it is there. The copy in the home stays."""
 
     @abstractmethod
+    def discard(self, name: str) -> None:
+        """Have an object removed after the row that named it was deleted; where it is shared, a day later.
+
+        If the store can't be reached, the object stays until `simile compact` finds it.
+        """
+
+    @abstractmethod
     def names(self, prefix: str) -> Iterator[StoredObject]:
         """Yield the objects in a folder such as `segments/`, at any depth, in the order of their names."""
 
@@ -95,6 +111,14 @@ class FolderObjects(ObjectStore):
                 target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 write_atomically(target, lambda temporary: shutil.copyfile(path, temporary))
 
+    def put_bytes(self, name: str, data: bytes) -> None:
+        """Write the file, unless it is there."""
+        target = self.get_local_path(name)
+        if not target.exists():
+            with translate_write_errors(target):
+                target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                write_atomically(target, lambda temporary: temporary.write_bytes(data))
+
     def fetch(self, name: str, sha256: str | None = None) -> Path:  # noqa: ARG002  # nothing is fetched
         """Return the path in the home. Raises FileNotFoundError."""
         path = self.get_local_path(name)
@@ -111,7 +135,13 @@ class FolderObjects(ObjectStore):
 
     def remove(self, name: str) -> None:
         """Delete the file."""
-        self.get_local_path(name).unlink(missing_ok=True)
+        path = self.get_local_path(name)
+        with translate_write_errors(path):
+            path.unlink(missing_ok=True)
+
+    def discard(self, name: str) -> None:
+        """Delete the file."""
+        self.remove(name)
 
     def names(self, prefix: str) -> Iterator[StoredObject]:
         """Yield the files."""
@@ -150,6 +180,13 @@ class BucketObjects(ObjectStore):
                     self._files.delete_file(self._get_path(name))
                 raise
 
+    def put_bytes(self, name: str, data: bytes) -> None:
+        """Upload the bytes, unless an object of their size exists."""
+        with translate_store_errors(self.url):
+            if self._find(name).size != len(data):
+                with self._files.open_output_stream(self._get_path(name)) as target:
+                    target.write(data)
+
     def fetch(self, name: str, sha256: str | None = None) -> Path:
         """Return the path in the home; download the object first if it is not there."""
         target = self.get_local_path(name)
@@ -159,6 +196,7 @@ class BucketObjects(ObjectStore):
         temporary = self.root / f"{uuid.uuid4().hex}.tmp"
         try:
             with translate_write_errors(target):
+                self.root.mkdir(mode=0o700, parents=True, exist_ok=True)  # only its user may read a home
                 target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 digest = self._download(name, temporary)
                 if sha256 not in (None, digest):
@@ -188,6 +226,14 @@ class BucketObjects(ObjectStore):
         with translate_store_errors(self.url):
             if self._find(name).size is not None:
                 self._files.delete_file(self._get_path(name))
+
+    def discard(self, name: str) -> None:
+        """Mark the object: the time of the mark tells how long no row has named it."""
+        try:
+            self.remove(REMOVED_PREFIX + name)
+            self.put_bytes(REMOVED_PREFIX + name, b"")
+        except ObjectsUnavailable as error:
+            log.warning("%s is no longer needed. %s", self.get_url(name), error)
 
     def names(self, prefix: str) -> Iterator[StoredObject]:
         """Yield the objects; S3 lists them in the order of their names."""

@@ -390,7 +390,7 @@ class _DedupJob:
     def _is_intact(self, path: str, image_id: int) -> bool:
         """Return whether a file that can't be compared has the bytes that were indexed."""
         try:
-            return hashlib.sha256(read_bytes(Path(path), self.limits)).hexdigest() == self.hashes.get(image_id)
+            return hashlib.sha256(read_bytes(path, self.limits)).hexdigest() == self.hashes.get(image_id)
         except UnreadableImage:
             return False
 

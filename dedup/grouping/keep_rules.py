@@ -24,6 +24,7 @@ from simile.core.errors import BadSetting
 from simile.dedup.grouping.quality import MIN_CHROMA, MIN_STEP, is_reencoded
 from simile.dedup.records import ImageFile
 from simile.images.sources import archives
+from simile.images.sources.buckets import is_remote
 from simile.images.sources.real_folders import RealFolder, describe_nearest_folders, make_absolute_folder
 
 DEFAULT_KEEP_RULES = ("largest", "least-compressed", "oldest")
@@ -91,9 +92,9 @@ def parse_keep_rules(texts: Iterable[str]) -> tuple[str, ...]:
 
 
 def is_protected(path: str, uploads_folder: str) -> bool:
-    """Return whether no plan may touch the file: it is in an archive, or simile stored it as an upload."""
+    """Return whether no plan may touch the file: it is in an archive or a bucket, or simile stored it as an upload."""
     parent = os.path.dirname(path)  # noqa: PTH120  # called for every file; a Path is slower
-    return parent == uploads_folder or archives.split_member_path(path) is not None
+    return parent == uploads_folder or is_remote(path) or archives.split_member_path(path) is not None
 
 
 def _format_modified_time(file: ImageFile) -> str:

@@ -155,7 +155,7 @@ def _list_source_files(source: Path, home: Home) -> tuple[list[str], list[Failur
 def _match_file(searcher: Searcher, path: str, is_outside: Callable[[str], bool]) -> FileMatches:
     """Look up one file; a match counts if one of its files is outside of the source."""
     member = archives.read_archive_member(path, searcher.limits)
-    data = read_bytes(Path(path), searcher.limits) if member is None else member
+    data = read_bytes(path, searcher.limits) if member is None else member
     copies = [match for match in find_existing_copies(searcher, data, path) if match.tier != "similar"]
     records = searcher.catalogue.images.get_many([match.image_id for match in copies])
     matches = []
@@ -196,7 +196,7 @@ def _find_loss(file: FileMatches, match: ImageMatch, searcher: Searcher) -> str:
     measure, record = partial(measure_image, limits=searcher.limits), searcher.catalogue.images.get(match.image_id)
     try:
         member = archives.read_archive_member(file.path, searcher.limits)
-        data = read_bytes(Path(file.path), searcher.limits) if member is None else member
+        data = read_bytes(file.path, searcher.limits) if member is None else member
         measurement = searcher.decode_upload(measure, data, file.path), searcher.decode_file(match.image_id, measure)
     except (UnreadableImage, NoSuchImage) as error:
         return str(error)

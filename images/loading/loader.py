@@ -9,9 +9,9 @@ import os
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,11 +26,14 @@ from simile.images.formats import Limits, Pixels
 from simile.images.loading.fork_server import WorkerLost
 from simile.images.loading.worker_pool import WorkerPool, get_worker_count
 from simile.images.sources.archives import MemberReader
+from simile.images.sources.buckets import is_remote, read_remote
 from simile.images.sources.reader import read_bytes
 from simile.images.transforms import Preprocessing, downscale
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+OBJECT_READERS = 16  # objects that are read at a time, and at most so many are in memory
 
 SourceFile = tuple[str, bytes | Failure | None]  # a path; its bytes, or why not, if this process has read them
 
@@ -95,12 +98,13 @@ def decode_files(
 
     The function, or that of a partial, can be imported. Members of an archive are read fastest in their order in it.
     `workers` is a running pool, or the number of processes to start (0: one per core). A file becomes a Failure when
-    it raises UnreadableImage, NotFinite or MemoryError, takes more than `limits.seconds`, or ends its process.
+    it raises UnreadableImage, NotFinite or MemoryError, takes more than `limits.seconds`, or ends its process. Raises
+    ObjectsUnavailable.
     """
     names: deque[str] = deque()
     task = partial(_call_or_fail, function=function, limits=limits)
     with open_worker_pool(workers, limits) as pool, MemberReader(limits) as reader:
-        for result in pool.map(task, _iterate_files(paths, reader, names)):
+        for result in pool.map(task, _iterate_files(paths, reader, limits, names)):
             path = names.popleft()
             yield Failure(path, result.reason) if isinstance(result, WorkerLost) else result
 
@@ -188,17 +192,39 @@ def open_worker_pool(workers: int | WorkerPool, limits: Limits) -> Iterator[Work
             yield pool
 
 
-def _iterate_files(paths: Iterable[str], reader: MemberReader, names: deque[str]) -> Iterator[SourceFile]:
+def _iterate_files(
+    paths: Iterable[str], reader: MemberReader, limits: Limits, names: deque[str]
+) -> Iterator[SourceFile]:
     """Yield what the workers get, and append each path to `names`.
 
     Members of archives are read in this process, from front to back: a worker would have to search for its member.
+    Objects are read here, too: a store needs time for each, so several are read at once.
     """
-    for path in paths:
-        names.append(path)
-        try:
-            yield path, reader.read(path)
-        except UnreadableImage as error:
-            yield path, Failure(path, error.reason)
+    with closing(_read_objects_ahead(paths, limits)) as items:
+        for path, reading in items:
+            names.append(path)
+            try:
+                yield path, reader.read(path) if reading is None else reading.result()
+            except UnreadableImage as error:
+                yield path, Failure(path, error.reason)
+
+
+def _read_objects_ahead(paths: Iterable[str], limits: Limits) -> Generator[tuple[str, Future[bytes] | None]]:
+    """Yield each path, and for an object the reading of its bytes, which begins some paths earlier."""
+    waiting: deque[tuple[str, Future[bytes] | None]] = deque()
+    with ExitStack() as stack:
+        pool: ThreadPoolExecutor | None = None
+        for path in paths:
+            if not waiting and not is_remote(path):
+                yield path, None
+                continue
+            if pool is None:
+                pool = ThreadPoolExecutor(OBJECT_READERS, thread_name_prefix="read-object")
+                stack.callback(pool.shutdown, cancel_futures=True)
+            waiting.append((path, pool.submit(read_remote, path, limits) if is_remote(path) else None))
+            if len(waiting) > OBJECT_READERS:
+                yield waiting.popleft()
+        yield from waiting
 
 
 def _call_or_fail(file: SourceFile, function: Callable[[bytes, str], Result], limits: Limits) -> Result | Failure:
@@ -207,7 +233,7 @@ def _call_or_fail(file: SourceFile, function: Callable[[bytes, str], Result], li
     try:
         if isinstance(data, Failure):
             return data
-        return function(read_bytes(Path(path), limits) if data is None else data, path)
+        return function(read_bytes(path, limits) if data is None else data, path)
     except UnreadableImage as error:
         return Failure(path, error.reason)
     except NotFinite as error:

@@ -7,7 +7,6 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -30,7 +29,8 @@ from simile.images.measurement import (
     read_deep_pixels,
     read_depth,
 )
-from simile.images.sources.reader import CHANGED_REASON, make_failure, read_bytes
+from simile.images.sources.paths import CHANGED_REASON
+from simile.images.sources.reader import make_failure, read_bytes
 from simile.images.transforms import Preprocessing
 
 FEATURE_CACHE_SIZE = 800  # images in each process: 250 MB
@@ -56,7 +56,7 @@ class CopySpec:
 def compute_file_digest(path: str, limits: Limits) -> str | Failure:
     """Return `compute_pixel_digest` of a file."""
     try:
-        return compute_pixel_digest(read_bytes(Path(path), limits), path, limits)
+        return compute_pixel_digest(read_bytes(path, limits), path, limits)
     except (UnreadableImage, MemoryError) as error:
         return make_failure(path, error)
 
@@ -234,7 +234,7 @@ def compare_copy(
 @lru_cache(maxsize=FEATURE_CACHE_SIZE)
 def _load_comparable_image(path: str, limits: Limits) -> ComparableImage:
     """Read a file and compute its features."""
-    return make_comparable_image(read_bytes(Path(path), limits), path, limits)
+    return make_comparable_image(read_bytes(path, limits), path, limits)
 
 
 @lru_cache(maxsize=FINE_CACHE_SIZE)
@@ -246,7 +246,7 @@ def _load_fine_pixels(file: HashedPath, limits: Limits) -> Pixels:
 def _read_indexed(file: HashedPath, limits: Limits) -> bytes:
     """Read a file. Raises UnreadableImage, also if its bytes are not those that were indexed."""
     path, sha256 = file
-    data = read_bytes(Path(path), limits)
+    data = read_bytes(path, limits)
     if hashlib.sha256(data).hexdigest() != sha256:
         raise UnreadableImage(path, CHANGED_REASON)
     return data
@@ -254,7 +254,7 @@ def _read_indexed(file: HashedPath, limits: Limits) -> bytes:
 
 def _decode_reduced(path: str, limits: Limits, background: str = "#ffffff") -> DecodedImage:
     """Read and decode a file; a large JPEG at a smaller scale."""
-    data = read_bytes(Path(path), limits)
+    data = read_bytes(path, limits)
     return decode_image(data, name=path, limits=limits, background=background, min_side=MAX_COPY_SIDE)
 
 

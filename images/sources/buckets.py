@@ -1,4 +1,4 @@
-"""Read images from an S3 store: s3://bucket/folder/image.jpg.
+"""Read images from an S3 store: s3://bucket/folder/image.jpg, and uploads that several hosts share: upload:NAME.
 
 Credentials, region and endpoint come from the usual places of AWS tools, such as AWS_ACCESS_KEY_ID, AWS_REGION and
 AWS_ENDPOINT_URL. No message contains them.
@@ -13,9 +13,12 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
-from simile.core.errors import ObjectsUnavailable
+from simile.core.errors import ObjectsUnavailable, UnreadableImage
+from simile.images.formats import Limits, check_byte_count
+from simile.images.sources.paths import CHANGED_REASON
 
 SCHEME = "s3://"
+UPLOAD_SCHEME = "upload:"  # of the location of an upload in the object store of the home
 CONNECT_SECONDS = 3
 REQUEST_SECONDS = 20  # without a byte
 MAX_ATTEMPTS = 3
@@ -24,6 +27,17 @@ MAX_ATTEMPTS = 3
 def is_s3_url(path: str) -> bool:
     """Return whether the path is that of an object or of a folder in a bucket."""
     return path.startswith(SCHEME)
+
+
+def is_remote(path: str) -> bool:
+    """Return whether the path is that of an object, in a bucket or in the object store of the home."""
+    return path.startswith((SCHEME, UPLOAD_SCHEME))
+
+
+def get_upload_object(location: str) -> str:
+    """Return the name in the object store of the home of an upload at a location such as upload:0ab….png."""
+    name = location.removeprefix(UPLOAD_SCHEME)
+    return f"uploads/{name[:2]}/{name}"
 
 
 def to_bucket_path(url: str) -> str:
@@ -62,3 +76,34 @@ def translate_store_errors(url: str) -> Iterator[None]:
             f"The object store at {url} can't be used: {reason}. Check the network, the bucket, and the AWS_ variables "
             "for credentials, region and endpoint, and try again."
         ) from None
+
+
+def find_object(url: str) -> tuple[int, int] | None:
+    """Return size and time (ns) of an object; None if there is none. Raises ObjectsUnavailable."""
+    with translate_store_errors(url):
+        info = open_file_system().get_file_info(to_bucket_path(url))
+    return None if info.size is None else (info.size, info.mtime_ns)
+
+
+def read_remote(path: str, limits: Limits, size: int | None = None) -> bytes:
+    """Return the bytes of an object.
+
+    `size`: that of the indexed object; an object of another size is not read. Raises UnreadableImage, ImageTooLarge,
+    ObjectsUnavailable.
+    """
+    url = path
+    if path.startswith(UPLOAD_SCHEME):
+        if limits.objects is None:
+            raise UnreadableImage(path, "it was uploaded to an object store; name the store with SIMILE_OBJECTS")
+        url = f"{limits.objects}/{get_upload_object(path)}"
+    try:
+        with translate_store_errors(url), open_file_system().open_input_file(to_bucket_path(url)) as stream:
+            if size not in (None, stream.size()):
+                raise UnreadableImage(path, CHANGED_REASON)
+            check_byte_count(stream.size(), path, limits)
+            data = bytes(stream.read())
+    except FileNotFoundError:
+        raise UnreadableImage(path, "there is no such object") from None
+    if not data:
+        raise UnreadableImage(path, "the file is empty")
+    return data

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+CHANGED_REASON = "it has changed since it was indexed; run `simile index --reread` on it"
 NOT_UTF8_REASON = "the file's name is not valid UTF-8; rename it"
 
 

@@ -1,4 +1,4 @@
-"""Read the bytes of an image file: regular files only, within the size limit."""
+"""Read the bytes of an image file or object: regular files only, within the size limit."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ from simile.core.errors import UnreadableImage
 from simile.core.records import Failure
 from simile.images.formats import Limits, check_byte_count
 from simile.images.sources.archives import read_archive_member
+from simile.images.sources.buckets import is_remote, read_remote
+from simile.images.sources.paths import CHANGED_REASON
 
-CHANGED_REASON = "it has changed since it was indexed; run `simile index --reread` on it"
 
+def read_bytes(path: Path | str, limits: Limits, size: int | None = None) -> bytes:
+    """Return the bytes of one regular file, in a folder, an archive or an object store.
 
-def read_bytes(path: Path, limits: Limits, size: int | None = None) -> bytes:
-    """Return the bytes of one regular file, in a folder or in an archive.
-
-    `size`: that of the indexed file; a file of another size is not read. Raises UnreadableImage, ImageTooLarge.
+    `size`: that of the indexed file; a file of another size is not read. Raises UnreadableImage, ImageTooLarge, and
+    ObjectsUnavailable for a file in an object store.
     """
+    if isinstance(path, str):  # a Path of a URL would lack one of the two slashes
+        if is_remote(path):
+            return read_remote(path, limits, size)
+        path = Path(path)
     try:
         # O_NONBLOCK: opening a pipe without a writer would block for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -10,21 +10,24 @@ a manifest              the files that it lists, with their metadata            
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import re
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import BinaryIO
 
-from simile.core.errors import NoSuchPath
+from simile.core.errors import NoSuchPath, ObjectsUnavailable
 from simile.core.records import Failure, FileStat
 from simile.images.sources import archives
+from simile.images.sources.buckets import find_object, is_remote, is_s3_url
 from simile.images.sources.folders import (
     FileFactsTuple,
     FolderWalker,
@@ -252,7 +255,14 @@ def get_source(path: str) -> str:
 
 
 def is_path_missing(path: str) -> bool:
-    """Return whether the path does not exist. A path in a folder without permission may still exist: then False."""
+    """Return whether the path does not exist. A path in a folder without permission may still exist: then False.
+
+    So may an object while its store can't be reached, and an upload, which is there as long as the catalogue has it.
+    """
+    if is_remote(path):
+        with suppress(ObjectsUnavailable):
+            return is_s3_url(path) and find_object(path) is None
+        return False
     try:
         os.lstat(path)
     except FileNotFoundError:
@@ -276,7 +286,15 @@ def get_reading_order(files: Sequence[FileStat]) -> list[int]:
 
 
 def read_file_facts(path: str) -> FileStat | None:
-    """Return size and time of one file, in a folder or in an archive; None for a folder. Raises OSError."""
+    """Return size and time of one file, in a folder, an archive or a bucket; None for a folder.
+
+    Raises OSError, ObjectsUnavailable.
+    """
+    if is_s3_url(path):
+        found = find_object(path)
+        if found is None:
+            raise FileNotFoundError(errno.ENOENT, "there is no such object")
+        return FileStat(path, *found)
     try:
         facts = Path(path).stat()
     except NotADirectoryError:

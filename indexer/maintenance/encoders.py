@@ -17,6 +17,7 @@ from simile.store.database import schema
 from simile.store.home import Home, translate_write_errors
 from simile.store.index.index import Index
 from simile.store.index.segments import delete_unused_segment_files
+from simile.store.objects import ENCODER_PREFIX
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +90,8 @@ def remove_encoder(settings: Settings, reference: str) -> dict[str, Any]:
         with translate_write_errors(home.encoders):
             if (home.encoders / fingerprint).exists():
                 shutil.rmtree(home.encoders / fingerprint)
+        for stored in home.objects.names(f"{ENCODER_PREFIX}{fingerprint}/") if home.objects.is_shared else ():
+            home.objects.discard(stored.name)
         if known:
             delete_unused_segment_files(home, catalogue.segments.get_file_names())
     return {"fingerprint": fingerprint, "vectors": vectors}

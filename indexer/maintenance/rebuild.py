@@ -11,6 +11,7 @@ from simile.store.catalogue.catalogue import Catalogue
 from simile.store.database import schema
 from simile.store.home import Home
 from simile.store.index.index import Index
+from simile.store.object_removal import mark_unnamed_objects, remove_marked_objects
 
 
 def rebuild_index(settings: Settings) -> int:
@@ -21,10 +22,15 @@ def rebuild_index(settings: Settings) -> int:
 
 
 def compact_index(settings: Settings) -> dict[str, Any]:
-    """Merge the changes since the last segment into a new one; return their number and that of all rows."""
+    """Merge the changes since the last segment into a new one; return their number and that of all rows.
+
+    Objects that no row names are removed, too.
+    """
     with _open_locked_index(settings, "simile compact") as index:
         changes = index.count_pending()
         index.publish(**get_index_options(settings))
+        mark_unnamed_objects(index.catalogue)
+        remove_marked_objects(index.catalogue)
         return {"folded": changes, "rows": len(index)}
 
 

@@ -87,7 +87,7 @@ def _check_image_files(home: Home, limits: Limits) -> Iterator[IntegrityProblem]
         command = f"`simile index {shlex.quote(get_source(path))}`"
         restore = f"Restore it and run {command}, or remove it and {{}}."
         try:
-            current = _hash_image_file(Path(path), limits)
+            current = _hash_image_file(path, limits)
         except (OSError, UnreadableImage) as error:
             reason = error.reason if isinstance(error, UnreadableImage) else error.strerror
             next_step = "Put it back, or {}." if is_path_missing(path) else restore
@@ -112,7 +112,7 @@ class _PruneCommands:
         with Catalogue(home) as catalogue:
             runs = catalogue.runs.get_latest(MAX_SOURCE_RUNS)
         self._sources = {source for run in runs if run.kind == "index" for source in run.settings.get("sources", ())}
-        self._own_folders, self._uploads = home.own_folders, home.uploads
+        self._own_folders, self._is_upload = home.own_folders, home.is_upload
         self._list_images = cache(self._list_two_images)
 
     def find(self, path: str, image_id: int) -> str:
@@ -120,7 +120,7 @@ class _PruneCommands:
 
         It does not work on a folder without images: a disk may not be mounted. An upload is deleted as an image.
         """
-        if Path(path).parent == self._uploads:
+        if self._is_upload(path):
             return f"send {DELETION.format(image_id)}"
         parents = [str(parent) for parent in Path(path).parents]
         named = [number for number, parent in enumerate(parents) if parent in self._sources]
@@ -136,6 +136,7 @@ class _PruneCommands:
         return list(islice((path for part in parts for path, *_ in part.files), 2))
 
 
-def _hash_image_file(path: Path, limits: Limits) -> str:
-    """Return the SHA-256 of a file or of a member of an archive."""
-    return hash_file(path) if path.is_file() else hashlib.sha256(read_bytes(path, limits)).hexdigest()
+def _hash_image_file(path: str, limits: Limits) -> str:
+    """Return the SHA-256 of a file, an object, or a member of an archive."""
+    file = Path(path)
+    return hash_file(file) if file.is_file() else hashlib.sha256(read_bytes(path, limits)).hexdigest()

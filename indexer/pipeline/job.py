@@ -23,6 +23,7 @@ from simile.core.signals import stop_on_interrupt
 from simile.images.formats import Limits
 from simile.images.loading.loader import PreparedImage, prepare_files, sample_images
 from simile.images.loading.worker_pool import WorkerPool
+from simile.images.sources.buckets import UPLOAD_SCHEME
 from simile.images.sources.folders import WalkResult, describe_kinds
 from simile.images.sources.paths import PathPatterns
 from simile.images.sources.sources import ImageSources, is_stdin, read_file_facts, walk_sources
@@ -34,6 +35,8 @@ from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import KnownFile
 from simile.store.database import schema
 from simile.store.home import Home
+from simile.store.object_removal import remove_marked_objects
+from simile.store.object_transfer import share_files
 
 if TYPE_CHECKING:
     from simile.models.inference.encoder import TrainedEncoder
@@ -92,6 +95,7 @@ def index(settings: Settings, sources: Sequence[Path | str], request: IndexReque
         HomeBusy, HomeNotWritable: The home can't be used.
         TooFewPictures: There are too few images to train an encoder.
         NoSuchEncoder: The encoder of the request does not exist.
+        ObjectsUnavailable: The object store, if there is one, can't be used.
     """
     home = Home.from_settings(settings)
     image_sources = ImageSources(sources, home.own_folders, request.patterns)
@@ -102,9 +106,12 @@ def index(settings: Settings, sources: Sequence[Path | str], request: IndexReque
     with home.lock("simile index", wait=request.wait):
         schema.upgrade_schema(home)
         with Catalogue(home) as catalogue:
+            share_files(catalogue)
             if request.train and catalogue.encoders.find_active() is not None:
                 request = replace(request, encoder=_train_another(home, catalogue, settings, sources, request))
-            return _IndexingRun(home, catalogue, settings, request).run(image_sources)
+            summary = _IndexingRun(home, catalogue, settings, request).run(image_sources)
+            remove_marked_objects(catalogue)
+            return summary
 
 
 def _train_another(
@@ -202,7 +209,7 @@ class _IndexingRun:
         switches = fingerprint is not None and self._is_switching_to(fingerprint)
         # Images outside the sources that lack a vector: uploads have no source folder, so every run embeds them; a new
         # encoder needs vectors of all images of the home.
-        rest = None if switches else str(self.home.uploads)
+        rest = None if switches else UPLOAD_SCHEME if self.home.objects.is_shared else str(self.home.uploads)
         if plan.tasks or (
             fingerprint and next(self.catalogue.files.iterate_without_embedding(fingerprint, rest), None)
         ):
@@ -308,7 +315,7 @@ class _IndexingRun:
         rows = self.catalogue.files.iterate_without_embedding(fingerprint, rest_folder)
         for image_id, files in groupby(rows, key=lambda row: row[0]):
             for _, known in files:
-                file = None if known.path in failed_paths else _read_file_facts(known.path)
+                file = None if known.path in failed_paths else _read_file_facts(known)
                 if file is not None:
                     yield IndexTask(file, KnownFile(image_id, known.size, known.mtime_ns, False), is_from_source=False)
                     break
@@ -356,9 +363,10 @@ def _find_encoder(home: Home, reference: str, settings: Settings) -> TrainedEnco
     return find_encoder(home, reference, settings.device, settings.runtime)
 
 
-def _read_file_facts(path: str) -> FileStat | None:
+def _read_file_facts(known: FileStat) -> FileStat | None:
+    """Return the current size and time of a known file; None if there is none. An upload does not change."""
     try:
-        return read_file_facts(path)
+        return known if known.path.startswith(UPLOAD_SCHEME) else read_file_facts(known.path)
     except OSError:
         return None
 

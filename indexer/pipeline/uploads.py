@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 
 from simile.core.atomic_write import write_atomically
 from simile.core.errors import QuotaExceeded
 from simile.core.records import FileStat
 from simile.images.loading.loader import PreparedImage, prepare_image
+from simile.images.sources.buckets import UPLOAD_SCHEME, get_upload_object
 from simile.indexer.pipeline.writer import make_embedding_rows
 from simile.models.inference.encoder import TrainedEncoder
 from simile.search.searcher import Searcher
 from simile.store.catalogue.records import UploadAccount
-from simile.store.home import translate_write_errors
+from simile.store.home import Home, translate_write_errors
 
 
 def add_upload(
@@ -28,8 +29,8 @@ def add_upload(
 ) -> tuple[int, bool]:
     """Store and index an image; the next search finds it.
 
-    The file is stored in the home under its content's hash, even if a source folder holds the same image, because that
-    file may disappear.
+    The file is stored in the home, or in its object store, under its content's hash, even if a source folder holds the
+    same image, because that file may disappear.
 
     `metadata` replaces that of a known image; None keeps it. `name` is for messages. A new file counts towards
     `account`, unless it is stored already.
@@ -41,6 +42,7 @@ def add_upload(
         UnreadableImage: The data is not an image that can be read.
         NothingIndexed: The home has no encoder.
         HomeNotWritable: The file can't be stored, or would leave too little space on the disk.
+        ObjectsUnavailable: The object store, if there is one, can't be reached.
         QuotaExceeded: The account has no room for it.
     """
     encoder, catalogue = searcher.get_encoder(), searcher.catalogue
@@ -51,18 +53,24 @@ def add_upload(
             catalogue.keys.check_quota(account, len(data))
     prepare = partial(prepare_image, preprocessing=encoder.preprocessing, limits=searcher.limits)
     prepared = searcher.decode_upload(prepare, data, name)
-    path = searcher.home.uploads / f"{prepared.sha256}.{prepared.format}"
-    file = _store_file(path, data)
+    name = f"{prepared.sha256}.{prepared.format}"
+    file = _store_upload(searcher.home, name, data)
     try:
         image_id, is_new = _add_file(searcher, encoder, prepared, file, metadata, account)
     except QuotaExceeded:
         catalogue.files.discard_upload(file.path)
         raise
-    _store_file(path, data)  # again, if an upload of the same bytes was refused and discarded it meanwhile
+    _store_upload(searcher.home, name, data)  # again, if a refused upload of the same bytes has discarded it meanwhile
     return image_id, is_new
 
 
-def _store_file(path: Path, data: bytes) -> FileStat:
+def _store_upload(home: Home, name: str, data: bytes) -> FileStat:
+    """Store the bytes in the home, or in the object store that several hosts share, and return their location."""
+    path = home.uploads / name
+    if home.objects.is_shared:
+        location = UPLOAD_SCHEME + name
+        home.objects.put_bytes(get_upload_object(location), data)
+        return FileStat(location, len(data), time.time_ns())
     with translate_write_errors(path):
         if not path.exists():
             write_atomically(path, lambda temporary: temporary.write_bytes(data))

@@ -14,7 +14,6 @@ from simile.core.errors import NoSuchEncoder, NothingIndexed, ObjectsUnavailable
 from simile.core.settings import Settings
 from simile.indexer.maintenance.encoders import activate_encoder, list_encoders
 from simile.models.checkpoints.description import DESCRIPTION_FILE
-from simile.search.encoder_registry import ENCODER_PREFIX
 from simile.search.searcher import Searcher
 from simile.service import urls
 from simile.service.dependencies import ReadinessDep, SearcherDep
@@ -24,6 +23,7 @@ from simile.service.openapi.install import document_errors
 from simile.service.schemas import encoders as schemas
 from simile.store.catalogue.records import RunRecord
 from simile.store.index.snapshot import Snapshot
+from simile.store.objects import ENCODER_PREFIX
 
 router = APIRouter(prefix=urls.API, tags=["status"])
 encoders_router = APIRouter(prefix=f"{urls.API}/encoders", tags=["encoders"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from fastapi import APIRouter
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -94,7 +92,7 @@ def make_image_view(searcher: Searcher, image_id: int, params: SearchPageParams)
         "sigma": near.query.sigma,
         "has_decoder": searcher.get_encoder().has_decoder,
         "neighbours": near.hits,
-        "is_upload": all(Path(path).is_relative_to(searcher.home.uploads) for path in record.paths),
+        "is_upload": all(map(searcher.home.is_upload, record.paths)),
     }
 
 

@@ -57,6 +57,11 @@ def create_backup(home: Home, target: Path) -> BackupSummary:
     BadSetting if `target` can't be written, or the catalogue is not an SQLite file.
     """
     source = find_catalogue_file(home)
+    if home.objects.is_shared:
+        raise BadSetting(
+            "The uploads, encoders and segments of this home are in the object store of SIMILE_OBJECTS. Back up that "
+            "store and the catalogue with their own tools (docs/scaling.md)."
+        )
     if source is None:
         raise BadSetting(
             "SIMILE_DATABASE_URL names a database that is not an SQLite file. Back it up with its own tools."

@@ -14,10 +14,12 @@ from sqlalchemy import Connection, Select, func, select
 
 from simile.core.atomic_write import REPLACED
 from simile.core.errors import IndexDamaged
+from simile.images.sources.buckets import UPLOAD_SCHEME, get_upload_object
 from simile.images.sources.sources import get_source
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.embeddings import unpack_vector, unpack_vectors
 from simile.store.catalogue.encoders import find_encoder_record
+from simile.store.catalogue.files import make_under_condition
 from simile.store.catalogue.records import EncoderRecord, SegmentRecord
 from simile.store.catalogue.segments import find_segment_record, read_files_in_use
 from simile.store.database.engine import check_integrity
@@ -27,6 +29,7 @@ from simile.store.home import Home
 from simile.store.index.flat import VectorIndex
 from simile.store.index.metric import make_index_vectors
 from simile.store.index.segments import open_segment
+from simile.store.objects import ENCODER_PREFIX, UPLOAD_PREFIX
 
 REBUILD_HINT = "Run `simile rebuild`."
 MORE_HINT = "Repair these first and run the command again, which then lists others."
@@ -139,13 +142,28 @@ def _find_relevant_encoders(connection: Connection) -> set[str | None]:
 
 
 def _check_uploads(home: Home, connection: Connection) -> Iterator[IntegrityProblem]:
-    """Find uploads whose file is missing."""
+    """Find uploads whose file or object is missing."""
+    yield from _check_shared_uploads(home, connection)
     for image_id, path in _iterate_uploads(home, connection):
         is_current = select(LocationRow.id).where(LocationRow.path == str(path))
         if not path.is_file() and _query_current(home, is_current) is not None:
             yield IntegrityProblem(
                 "upload", f"{path} of image {image_id} is missing.", f"Restore it, or send {DELETION.format(image_id)}."
             )
+
+
+def _check_shared_uploads(home: Home, connection: Connection) -> Iterator[IntegrityProblem]:
+    if not home.objects.is_shared:
+        return
+    columns = select(LocationRow.image_id, LocationRow.path).where(make_under_condition(UPLOAD_SCHEME))
+    stored = {found.name for found in home.objects.names(UPLOAD_PREFIX)}
+    for image_id, location in connection.execute(columns.order_by(LocationRow.path), execution_options=STREAM_OPTIONS):
+        is_current = select(LocationRow.id).where(LocationRow.path == location)
+        name = get_upload_object(location)
+        # An image that was uploaded after the objects were listed is there.
+        if name not in stored and not home.objects.exists(name) and _query_current(home, is_current) is not None:
+            hint = f"Put {name} back from a backup, or send {DELETION.format(image_id)}."
+            yield IntegrityProblem("upload", f"{location} of image {image_id} is not in the object store.", hint)
 
 
 def _query_current(home: Home, query: Select[Any]) -> Any:
@@ -248,5 +266,7 @@ def _check_encoders(home: Home, connection: Connection) -> Iterator[IntegrityPro
     """Find encoders whose folder is missing."""
     for fingerprint in connection.scalars(select(EncoderRow.fingerprint).order_by(EncoderRow.fingerprint)):
         folder = home.encoders / fingerprint
-        if not folder.is_dir():
+        if not folder.is_dir() and not (
+            home.objects.is_shared and any(home.objects.names(f"{ENCODER_PREFIX}{fingerprint}/"))
+        ):
             yield IntegrityProblem("encoder", f"{folder} is missing.", "Put the encoder's folder back from a backup.")

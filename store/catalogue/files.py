@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 
 from simile.core.records import Failure, FileStat
+from simile.images.sources.buckets import UPLOAD_SCHEME, get_upload_object
 from simile.store.catalogue.keys import charge_uploads
 from simile.store.catalogue.records import KnownFile, UploadAccount
 from simile.store.database.tables import DeletionRow, EmbeddingRow, ImageRow, LocationRow
@@ -159,11 +160,11 @@ def _make_embedding_join(encoder: str | None) -> ColumnElement[bool]:
 
 
 def make_under_condition(prefix: str) -> ColumnElement[bool]:
-    """Return the condition that a location is this file, or is in this folder or archive."""
+    """Return the condition that a location is this file, or is in this folder or archive; UPLOAD_SCHEME: any upload."""
     # A range, because LIKE ignores case in SQLite and can't use the index. The upper bound ends with the character that
     # follows the separator.
-    folder = prefix.rstrip(os.sep) + os.sep
-    end = folder[:-1] + chr(ord(os.sep) + 1)
+    folder = prefix if prefix == UPLOAD_SCHEME else prefix.rstrip(os.sep) + os.sep
+    end = folder[:-1] + chr(ord(folder[-1]) + 1)
     return or_(LocationRow.path == prefix, and_(LocationRow.path >= folder, LocationRow.path < end))
 
 
@@ -229,7 +230,9 @@ def delete_orphaned_images(connection: Connection, change: int, candidates: Iter
 
 def delete_uploads(home: Home, paths: Iterable[str]) -> None:
     """Delete those of the files that are uploads. The user's own files are never touched."""
-    for path in map(Path, paths):
-        if path.parent == home.uploads:
-            with translate_write_errors(path):
-                path.unlink(missing_ok=True)
+    for path in filter(home.is_upload, paths):
+        if path.startswith(UPLOAD_SCHEME):
+            home.objects.discard(get_upload_object(path))
+            continue
+        with translate_write_errors(Path(path)):
+            Path(path).unlink(missing_ok=True)

@@ -47,7 +47,7 @@ class Index:
     """
 
     def __init__(self, catalogue: Catalogue) -> None:
-        self._catalogue = catalogue
+        self.catalogue = catalogue
         self._home = catalogue.home
         self._refresh_lock = threading.Lock()
         self._snapshot: Snapshot | None = None
@@ -98,7 +98,7 @@ class Index:
         """Return the ids of the images that match the filter now, ascending; None if there is no filter."""
         if filter is None:
             return None
-        with self._catalogue.begin_read() as connection:
+        with self.catalogue.begin_read() as connection:
             key = read_state(connection).changes, filter
             if key not in self._filter_cache:
                 ids = find_matching_ids(connection, filter)
@@ -134,14 +134,14 @@ class Index:
         if snapshot.pending_count > ignored_changes:
             self.rebuild(kind=kind, recall=recall, memory=memory)
         else:
-            delete_unused_segment_files(self._home, self._catalogue.segments.get_file_names())
+            delete_unused_segment_files(self._home, self.catalogue.segments.get_file_names())
 
     def rebuild(self, *, kind: str = "auto", recall: float = 0.98, memory: int = 1 << 30) -> None:
         """Build a new segment from the catalogue's rows, without images, a network or the old segment.
 
         The caller must hold the home's lock. Parameters and errors as in `publish`.
         """
-        fingerprint = _get_active_fingerprint(self._catalogue.get_state())
+        fingerprint = _get_active_fingerprint(self.catalogue.get_state())
         self._build_segment(fingerprint, IndexOptions(kind, recall, memory), activate=False)
 
     def switch_encoder(
@@ -158,19 +158,19 @@ class Index:
         started = time.monotonic()
         with translate_write_errors(self._home.segments), make_temporary_file(self._home) as vectors:
             # Copy the vectors in one transaction, which ends before the index is built: that takes longer.
-            with self._catalogue.begin_read() as connection:
+            with self.catalogue.begin_read() as connection:
                 change = read_state(connection).changes
                 encoder = get_encoder_record(connection, fingerprint)
                 write_vector_file(vectors, encoder.indexed_dimensions, iterate_index_vectors(connection, encoder))
             written = write_segment(self._home, encoder, vectors, change, options)
         build_time = {"build_seconds": round(time.monotonic() - started, 2)}
         written = replace(written, details=written.details | build_time)
-        used_names = self._catalogue.segments.publish(fingerprint, written, change, activate=activate)
+        used_names = self.catalogue.segments.publish(fingerprint, written, change, activate=activate)
         delete_unused_segment_files(self._home, used_names)
 
     def _get_current_snapshot(self) -> Snapshot:
         """Return a snapshot that holds every commit made before this call."""
-        state, snapshot = self._catalogue.get_state(), self._snapshot
+        state, snapshot = self.catalogue.get_state(), self._snapshot
         if snapshot is None or snapshot.state != state:
             with self._refresh_lock:
                 snapshot = self._snapshot = self._refresh_snapshot(self._snapshot)
@@ -193,14 +193,14 @@ class Index:
             with self._refresh_lock:
                 self._snapshot = self._refresh_snapshot(opened)  # adds what was committed meanwhile
             if self._home.objects.is_shared:
-                delete_fetched_segment_files(self._home, self._catalogue.segments.get_file_names())
+                delete_fetched_segment_files(self._home, self.catalogue.segments.get_file_names())
         except SimileError as error:
             log.warning("The new segment could not be opened: %s", error)
 
     def _refresh_snapshot(self, old: Snapshot | None) -> Snapshot:
         """Extend a snapshot to the current state; open a new one if that is not possible."""
         if old is not None:
-            with self._catalogue.begin_read() as connection:
+            with self.catalogue.begin_read() as connection:
                 state = read_state(connection)
                 if old.state == state:  # another thread has refreshed it
                     return old
@@ -217,10 +217,10 @@ class Index:
         """
         while True:
             # Not in the transaction below: fetching the files of a segment may take minutes.
-            before = self._catalogue.get_state()
-            segment = None if before.segment_id is None else self._catalogue.segments.find(before.segment_id)
+            before = self.catalogue.get_state()
+            segment = None if before.segment_id is None else self.catalogue.segments.find(before.segment_id)
             index = self._open_segment_index(before, segment, is_required)
-            with self._catalogue.begin_read() as connection:
+            with self.catalogue.begin_read() as connection:
                 state = read_state(connection)
                 if (state.segment_id, state.active_encoder) != (before.segment_id, before.active_encoder):
                     continue  # a newer segment was published meanwhile
@@ -241,7 +241,7 @@ class Index:
             if isinstance(error, ObjectsUnavailable) and not is_required:
                 raise
             # If a newer segment has been published, the old file was deleted and nothing is damaged.
-            if self._catalogue.get_state().segment_id == segment.id:
+            if self.catalogue.get_state().segment_id == segment.id:
                 log.warning("%s Until then searches read the vectors from the catalogue.", error)
             return None
 

@@ -11,19 +11,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from simile.core.atomic_write import fsync_path
-from simile.core.errors import IndexDamaged
+from simile.core.errors import IndexDamaged, ObjectsUnavailable
 from simile.store.catalogue.records import EncoderRecord, SegmentRecord, WrittenSegment
 from simile.store.home import Home, translate_write_errors
 from simile.store.index.build import IndexOptions, build_exact_index, build_ivf_index
 from simile.store.index.flat import FlatIndex, VectorIndex
 from simile.store.index.ivf import VECTORS_SUFFIX, IvfIndex
 from simile.store.index.vector_file import VectorFile
+from simile.store.objects import REMOVED_PREFIX, SEGMENT_PREFIX
 
 log = logging.getLogger(__name__)
 
 # By the kind in the segment's row; the first version called an exact index "flat".
 INDEX_CLASSES: dict[str, type[FlatIndex] | type[IvfIndex]] = {"flat": FlatIndex, "exact": FlatIndex, "ivf": IvfIndex}
-SEGMENT_PREFIX = "segments/"  # of the files' names in the object store
 UNUSED_SECONDS = 3600  # younger files may belong to a segment that is just being published
 MAX_HASHED_BYTES = 64 << 20  # size up to which a file is hashed at each opening: 50 ms. `verify` hashes all files
 
@@ -115,11 +115,24 @@ def _open_files(home: Home, segment: SegmentRecord, max_hashed_bytes: int | None
 
 
 def delete_unused_segment_files(home: Home, used_names: set[str]) -> None:
-    """Delete every file in segments/ that is not in `used_names`. The caller must hold the home's lock."""
+    """Delete every file in segments/ that is not in `used_names`, from the object store a day later.
+
+    The caller must hold the home's lock.
+    """
     with translate_write_errors(home.segments):
         for path in home.segments.iterdir():
             if path.name not in used_names:
                 path.unlink(missing_ok=True)
+    if not home.objects.is_shared:
+        return
+    try:
+        marked = {mark.name for mark in home.objects.names(REMOVED_PREFIX + SEGMENT_PREFIX)}
+        for stored in home.objects.names(SEGMENT_PREFIX):
+            is_used = stored.name.removeprefix(SEGMENT_PREFIX) in used_names
+            if not is_used and REMOVED_PREFIX + stored.name not in marked:
+                home.objects.discard(stored.name)
+    except ObjectsUnavailable as error:  # the next segment does it
+        log.warning("Old segments stay in the object store. %s", error)
 
 
 def delete_fetched_segment_files(home: Home, used_names: set[str]) -> None:
