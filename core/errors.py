@@ -168,6 +168,23 @@ class ObjectsUnavailable(SimileError):
     """The object store can't be reached or used, or an object is missing. The same call may succeed later."""
 
 
+class DatabaseUnavailable(SimileError):
+    """The database server can't be reached, or it ended the connection. The same call may succeed later.
+
+    Args:
+        message: What a client of the service may know.
+        reason: The message of the database, which may name hosts and values; for the log.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class TransactionConflict(DatabaseUnavailable):
+    """Another writer changed the same rows at the same time. The same call succeeds when it is repeated."""
+
+
 class WorkersFailed(SimileError):
     """The worker processes that decode images can't be started, or end before they begin to work."""
 

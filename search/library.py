@@ -147,8 +147,8 @@ class ImageLibrary:
         return self.catalogue.images.get_page(limit, offset)
 
     def count_images(self) -> int:
-        """Return the number of images in the home."""
-        return self.catalogue.images.count()
+        """Return the number of images in the home, estimated if there are many on a database server."""
+        return self.catalogue.images.estimate_count()
 
     def read_file(self, image_id: int) -> tuple[bytes, ImageRecord]:
         """Return the image's bytes as they were indexed, and its record, whose first path is that of the bytes.

@@ -49,6 +49,8 @@ _ERRORS_BY_STATUS: dict[int, tuple[type[SimileError], ...]] = {
             errors.NoSuchEncoder,
             errors.WorkersFailed,
             errors.ObjectsUnavailable,
+            errors.DatabaseUnavailable,
+            errors.TransactionConflict,
             errors.BeingComputed,
             errors.CheckpointDamaged,
             errors.IndexDamaged,
@@ -59,6 +61,8 @@ _ERRORS_BY_STATUS: dict[int, tuple[type[SimileError], ...]] = {
 STATUS_BY_ERROR = {kind: status for status, kinds in _ERRORS_BY_STATUS.items() for kind in kinds}
 _RETRY_AFTER: dict[type[SimileError], str] = {  # seconds
     errors.HomeBusy: "5",
+    errors.DatabaseUnavailable: "5",
+    errors.TransactionConflict: "1",
     errors.WorkersFailed: "5",
     errors.ObjectsUnavailable: "5",
     errors.BeingComputed: "2",

@@ -9,18 +9,19 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, NoReturn, Self
 
-from sqlalchemy import URL
+from sqlalchemy import URL, make_url
 
 from simile.core.atomic_write import finish_replacing
-from simile.core.errors import HomeBusy, HomeNotWritable
+from simile.core.errors import DatabaseUnavailable, HomeBusy, HomeNotWritable
 from simile.core.settings import Settings
 from simile.images.sources.buckets import UPLOAD_SCHEME
+from simile.store.database.postgresql import DatabaseLock, find_lock_holder
 
 if TYPE_CHECKING:
     from simile.store.objects import ObjectStore
@@ -124,14 +125,17 @@ class Home:
     def lock(self, purpose: str, wait: float = 0) -> Iterator[None]:
         """Hold the lock of the home within the block. The operating system releases it when the process ends.
 
-        Raises HomeNotWritable, or HomeBusy with the `purpose` (the command) of another process that still holds the
-        lock after `wait` seconds.
+        If several hosts may share the catalogue, a lock of the database is held, too. Raises HomeNotWritable, or
+        HomeBusy with the `purpose` (the command) of another process that still holds the lock after `wait` seconds.
         """
         path = self.create().root / "lock"
         with translate_write_errors(path):
             file = path.open("ab+", buffering=0)  # a buffer would fail on closing when the disk is full
-        with file:
-            self._acquire_lock(file, time.monotonic() + wait)
+        with file, ExitStack() as stack:
+            deadline = time.monotonic() + wait
+            self._acquire_lock(file, deadline)
+            if self._server_url is not None:
+                stack.enter_context(self._lock_database(self._server_url, purpose, deadline))
             _write_lock_holder(
                 file, f"process {os.getpid()}, `{purpose}`, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
             )
@@ -145,13 +149,39 @@ class Home:
                 _write_lock_holder(file, "")
                 fcntl.flock(file, fcntl.LOCK_UN)
 
+    @contextmanager
+    def _lock_database(self, url: URL, purpose: str, deadline: float) -> Iterator[None]:
+        lock = DatabaseLock(url, purpose)
+        while not lock.acquire():
+            if time.monotonic() >= deadline:
+                self._refuse(find_lock_holder(url))
+            time.sleep(0.05)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _refuse(self, holder: str | None) -> NoReturn:
+        raise HomeBusy(
+            f"{self.root} is in use by {holder or 'another process'}. Wait until it has finished, or stop it, and try "
+            "again."
+        )
+
+    @property
+    def _server_url(self) -> URL | None:
+        """The URL of the catalogue if it is on a server that several hosts may share."""
+        is_server = (self.database_url or "").startswith("postgresql")
+        return make_url(self.url) if is_server else None
+
     def recover(self) -> None:
         """Clean up after a killed writer, unless another writer holds the home or it can't be written."""
-        with suppress(HomeBusy, HomeNotWritable), self.lock("recovery"):  # lock() itself cleans up
+        with suppress(HomeBusy, HomeNotWritable, DatabaseUnavailable), self.lock("recovery"):  # lock() itself cleans up
             pass
 
     def is_locked(self) -> bool:
-        """Return whether a process holds the home's lock now."""
+        """Return whether a process holds the home's lock now, on any host."""
+        if self._server_url is not None:
+            return find_lock_holder(self._server_url) is not None
         try:
             with (self.root / "lock").open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -168,10 +198,7 @@ class Home:
             except BlockingIOError:
                 if time.monotonic() >= deadline:
                     file.seek(0)
-                    holder = file.read().decode() or "another process"
-                    raise HomeBusy(
-                        f"{self.root} is in use by {holder}. Wait until it has finished, or stop it, and try again."
-                    ) from None
+                    self._refuse(file.read().decode())
             time.sleep(0.05)
 
 

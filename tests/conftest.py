@@ -9,18 +9,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two workers share
 import fcntl
 import json
 import shutil
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support import forking
+from tests.support import forking, postgresql
 
 if TYPE_CHECKING:  # the process that only hands tests to the workers imports nothing of the product: 5 s
     from fastapi import FastAPI
@@ -35,11 +34,36 @@ COUNT = 120
 running = ExitStack()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--database", default="sqlite", choices=["sqlite", "postgresql"], help="what holds the catalogue of a home"
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Processes are forked from servers of this run (forking.py): one pair for both of its workers."""
     if forking.SERVERS not in os.environ:
         running.enter_context(forking.servers())
     subprocess.Popen = forking.Popen  # type: ignore[misc]
+    if config.getoption("--database") == "postgresql":
+        # Tests leave it to the collector to close a catalogue; SQLite says nothing about that.
+        config.addinivalue_line("filterwarnings", "ignore:<psycopg.Connection:ResourceWarning")
+        config.addinivalue_line(
+            "filterwarnings", "ignore:.*BaseConnection.__del__:pytest.PytestUnraisableExceptionWarning"
+        )
+        if postgresql.PORT_VARIABLE not in os.environ:
+            server = running.enter_context(postgresql.running_server())
+            os.environ[postgresql.PORT_VARIABLE] = str(server.port)
+        postgresql.use_server_of_run()
+
+
+@pytest.fixture(autouse=True)
+def _skip_other_databases(request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--database") != "sqlite":
+        if request.node.get_closest_marker("sqlite"):
+            pytest.skip("it is about the file of SQLite")
+        if request.node.get_closest_marker("real_processes"):
+            pytest.skip("processes that are not forked use SQLite")
 
 
 def pytest_unconfigure() -> None:
@@ -146,7 +170,7 @@ def _trained_home(_made_once: Callable[..., Path], _trained: tuple[Path, Path], 
     from simile.store.home import Home
 
     def fill(root: Path) -> None:
-        home = Home(Path(shutil.copytree(_empty_home, root, dirs_exist_ok=True)))
+        home = Home(postgresql.copy_home(_empty_home, root))
         shutil.copytree(_trained[0] / "encoders", home.encoders, dirs_exist_ok=True)
         encoder = find_encoder(home, next(home.encoders.glob("[0-9a-f]*")).name, "cpu")
         with Catalogue(home) as catalogue:
@@ -166,7 +190,7 @@ def own_settings(template: Path, home: Path) -> Settings:
     """Settings of a copy of a home."""
     from simile.core.settings import load_settings
 
-    shutil.copytree(template, home)
+    postgresql.copy_home(template, home)
     return load_settings(home=home, workers=2, device="cpu", allowed_hosts="testserver")
 
 
@@ -246,7 +270,7 @@ def home(tmp_path: Path, _empty_home: Path) -> Home:
     """An empty home with a current catalogue."""
     from simile.store.home import Home
 
-    return Home(Path(shutil.copytree(_empty_home, tmp_path / "home")))
+    return Home(postgresql.copy_home(_empty_home, tmp_path / "home"))
 
 
 @pytest.fixture
@@ -269,8 +293,15 @@ def copy_home_and_photos(template: Path, folder: Path) -> Settings:
     """Copies `home` and `photos`, so that the home knows the copied images."""
     shutil.copytree(template / "photos", folder / "photos")
     settings = own_settings(template / "home", folder / "home")
-    with closing(sqlite3.connect(settings.home / "catalogue.sqlite")) as catalogue, catalogue:
-        catalogue.execute("UPDATE locations SET path = replace(path, ?, ?)", (f"{template}/", f"{folder}/"))
+    from sqlalchemy import func, update
+
+    from simile.store.catalogue.catalogue import Catalogue
+    from simile.store.database.tables import LocationRow
+    from simile.store.home import Home
+
+    with Catalogue(Home(settings.home)) as catalogue:
+        moved = func.replace(LocationRow.path, f"{template}/", f"{folder}/")
+        catalogue.files.write_untracked(update(LocationRow).values(path=moved))
     return settings
 
 

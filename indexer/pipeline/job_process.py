@@ -172,6 +172,7 @@ class JobStopper:
 
     def _is_cancelled(self) -> bool:
         try:
+            self._catalogue.jobs.mark_alive(self._job_id)
             return self._catalogue.jobs.get(self._job_id).cancelling
         except SimileError:  # the catalogue is busy: ask again later
             return False

@@ -20,6 +20,7 @@ from simile.core.settings import Settings
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import KeyRecord
 from simile.store.database.engine import catalogue_exists, find_catalogue_file
+from simile.store.database.transactions import SERVICE_REPEAT_SECONDS
 from simile.store.home import Home
 
 KEY_CACHE_SECONDS = 0.5  # seconds for which a lookup is cached
@@ -141,7 +142,7 @@ class Authenticator:
         found = None if info is None else (info.st_dev, info.st_ino)
         if self._catalogue is None or found != self._catalogue_inode:
             self.close()
-            self._catalogue, self._catalogue_inode = Catalogue(self._home), found
+            self._catalogue, self._catalogue_inode = Catalogue(self._home, SERVICE_REPEAT_SECONDS), found
         return self._catalogue
 
     def _is_fresh(self, cached: tuple[object, float] | None) -> bool:

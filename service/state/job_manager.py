@@ -31,6 +31,7 @@ from simile.service.schemas.jobs import make_job_response
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import JobRecord
 from simile.store.database import schema
+from simile.store.database.transactions import SERVICE_REPEAT_SECONDS
 from simile.store.home import Home, translate_write_errors
 
 log = logging.getLogger(__name__)
@@ -135,7 +136,7 @@ class JobManager:
         with self._catalogue_lock:
             if self._cached_catalogue is None:
                 schema.check_schema(self._home)
-                self._cached_catalogue = Catalogue(self._home)
+                self._cached_catalogue = Catalogue(self._home, SERVICE_REPEAT_SECONDS)
             return self._cached_catalogue
 
     def _mark_dead_jobs(self, jobs: list[JobRecord]) -> bool:
@@ -146,10 +147,9 @@ class JobManager:
             return False
         try:
             with self._acquire_lock(self._get_catalogue(), 0):
-                self._get_catalogue().jobs.interrupt_running()
+                return self._get_catalogue().jobs.interrupt_dead()
         except JobRunning:
             return False
-        return True
 
     @contextmanager
     def _acquire_lock(self, catalogue: Catalogue, seconds: float) -> Iterator[IO[bytes]]:

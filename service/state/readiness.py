@@ -20,6 +20,7 @@ from simile.search.searcher import Searcher
 from simile.service.errors import ProblemException
 from simile.service.middleware.limits import UploadLimiter
 from simile.service.observability.metrics import ServiceMetrics
+from simile.store.database.transactions import SERVICE_REPEAT_SECONDS
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class SearcherProvider:
                     decode_upload=self.sandbox.run,
                     decode_indexed=self.sandbox.run_indexed,
                 )
+                self.searcher.catalogue.repeat_seconds = SERVICE_REPEAT_SECONDS
             return self.searcher
 
     def close(self) -> None:

@@ -48,7 +48,7 @@ def make_latent_view(searcher: Searcher, latent_cache: LatentCache, query: Mappi
     total = searcher.count_images()
     if not total:
         return {}
-    choices = select_spread_images(searcher, total, MAX_IMAGE_CHOICES)
+    choices = select_spread_images(searcher, MAX_IMAGE_CHOICES)
     a = load_image(searcher, int(_parse_number(query, "a", choices[0].image_id)))
     b = load_image(searcher, int(_parse_number(query, "b", choices[len(choices) // 2].image_id)))
     share = min(max(_parse_number(query, "share", 0.5), 0.0), 1.0)

@@ -116,7 +116,7 @@ async def _render_problem(request: Request, pool: EncodingPool, error: Exception
 def make_start_view(searcher: Searcher) -> View:
     """Make the start page with some indexed images to try."""
     total = searcher.count_images()
-    return {"total": total, "examples": select_spread_images(searcher, total)}
+    return {"total": total, "examples": select_spread_images(searcher)}
 
 
 def make_fallback_view(searcher: Searcher | None) -> View:
@@ -216,10 +216,9 @@ def _reconstruct_mean(searcher: Searcher, result: SearchResult, first: QueryImag
     return make_data_url(data, "image/png")
 
 
-def select_spread_images(searcher: Searcher, total: int, limit: int = MAX_EXAMPLE_IMAGES) -> list[ImageResponse]:
+def select_spread_images(searcher: Searcher, limit: int = MAX_EXAMPLE_IMAGES) -> list[ImageResponse]:
     """Choose images that are spread over the collection, because neighbours in a folder are often similar."""
-    count = min(limit, total)
-    pages = [searcher.list_images(limit=1, offset=position * total // count) for position in range(count)]
-    found = [record for page in pages for record in page]
+    images = searcher.catalogue.images
+    found = list(images.get_many(images.get_spread_ids(limit)).values())
     metadata = searcher.get_metadata_by_id([record.id for record in found])
     return [make_image_response(record, metadata.get(record.id)) for record in found]

@@ -23,6 +23,7 @@ from simile.store.catalogue.files import make_under_condition
 from simile.store.catalogue.records import EncoderRecord, SegmentRecord
 from simile.store.catalogue.segments import find_segment_record, read_files_in_use
 from simile.store.database.engine import check_integrity
+from simile.store.database.postgresql import check_server_settings
 from simile.store.database.tables import DeletionRow, EmbeddingRow, EncoderRow, ImageRow, LocationRow, RunRow, StateRow
 from simile.store.database.transactions import STREAM_OPTIONS, read_state
 from simile.store.home import Home
@@ -63,8 +64,14 @@ def find_problems(home: Home) -> list[IntegrityProblem]:
         ]
         if database_problems:  # further checks would not be reliable
             return database_problems
-        checks = (_check_vectors, _check_images, _check_uploads, _check_segment, _check_encoders)
+        checks = (_check_server, _check_vectors, _check_images, _check_uploads, _check_segment, _check_encoders)
         return [problem for check in checks for problem in limit_problems(check(home, connection))]
+
+
+def _check_server(_home: Home, connection: Connection) -> Iterator[IntegrityProblem]:
+    if connection.dialect.name == "postgresql":
+        for sentence in check_server_settings(connection):
+            yield IntegrityProblem("database server", sentence, "Change it on the server.")
 
 
 def limit_problems(problems: Iterator[IntegrityProblem]) -> Iterator[IntegrityProblem]:

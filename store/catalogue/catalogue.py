@@ -11,7 +11,7 @@ from simile.store.catalogue.keys import KeyRepository
 from simile.store.catalogue.metadata import MetadataRepository
 from simile.store.catalogue.runs import JobRepository, RunRepository
 from simile.store.catalogue.segments import SegmentRepository
-from simile.store.database.transactions import Database
+from simile.store.database.transactions import JOB_REPEAT_SECONDS, Database
 from simile.store.home import Home
 
 
@@ -20,11 +20,12 @@ class Catalogue(Database):
 
     The schema must be current: a writer first calls `upgrade_schema(home)` of store/database/schema.py, a reader
     `check_schema(home)`. Every method of a repository may raise HomeNotWritable (no space, no permission) or HomeBusy
-    (another writer took too long).
+    (another writer took too long); with PostgreSQL DatabaseUnavailable, when the database is lost for longer than
+    `repeat_seconds`.
     """
 
-    def __init__(self, home: Home) -> None:
-        super().__init__(home)
+    def __init__(self, home: Home, repeat_seconds: float = JOB_REPEAT_SECONDS) -> None:
+        super().__init__(home, repeat_seconds)
         self.images = ImageRepository(self)
         self.files = FileRepository(self)
         self.metadata = MetadataRepository(self)

@@ -15,7 +15,7 @@ from simile.store.catalogue.filters import make_filter_conditions
 from simile.store.catalogue.metadata import METADATA_JOIN
 from simile.store.catalogue.records import DecisionRecord, DuplicateRecord, ImageLocation, NewDecision
 from simile.store.database.tables import DecisionRow, DuplicateRow, ImageRow, LocationRow, MetadataRow, utc_now
-from simile.store.database.transactions import Repository, split_chunks
+from simile.store.database.transactions import Repository, once, split_chunks
 
 SHA256_PATTERN = re.compile("[0-9a-f]{64}")
 STORED_TIERS = ("pixels", "near", "similar")  # identical files are not stored: they are locations of one image
@@ -25,6 +25,7 @@ DUPLICATE_INSERT_ROWS = 5000  # rows written at a time
 class DuplicateRepository(Repository):
     """Queries and updates of duplicate pairs and decisions. Both count as changes, because caches depend on them."""
 
+    @once  # the pairs may come from a generator, and are too many to keep
     def replace(
         self,
         run_id: int,

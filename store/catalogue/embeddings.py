@@ -13,7 +13,7 @@ from simile.core.errors import EncoderMismatch, NoSuchImage, NotFinite
 from simile.core.records import FloatArray
 from simile.store.catalogue.records import Embedding, EncoderRecord, NewImage
 from simile.store.database.tables import EmbeddingRow, ImageRow
-from simile.store.database.transactions import Repository, split_chunks
+from simile.store.database.transactions import NumberChange, Repository, split_chunks
 
 EMBEDDING_CHUNK_ROWS = 8192  # rows decoded together: 4 MB of 128 floats
 
@@ -90,10 +90,14 @@ def make_vectors_query(fingerprint: str, after_change: int) -> Select[int, bytes
 
 
 def write_embeddings(
-    connection: Connection, change: int, encoder: EncoderRecord, runtime: str, images: Sequence[tuple[int, NewImage]]
+    connection: Connection,
+    number_change: NumberChange,
+    encoder: EncoderRecord,
+    runtime: str,
+    images: Sequence[tuple[int, NewImage]],
 ) -> None:
     """Store the vectors of (image id, image) pairs; they replace older vectors by the same encoder."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "image_id": image_id,
             "encoder": encoder.fingerprint,
@@ -101,15 +105,16 @@ def write_embeddings(
             "log_variance": None if image.log_variance is None else pack_vector(image.log_variance),
             "reconstruction_error": image.reconstruction_error,
             "runtime": runtime,
-            "change": change,
         }
         for image_id, image in dict(images).items()
     ]
-    for chunk in split_chunks(rows):
-        ids = [row["image_id"] for row in chunk]
-        old = delete(EmbeddingRow).where(EmbeddingRow.encoder == encoder.fingerprint, EmbeddingRow.image_id.in_(ids))
-        connection.execute(old)
-        connection.execute(insert(EmbeddingRow), chunk)
+    for chunk in split_chunks(row["image_id"] for row in rows):
+        old = EmbeddingRow.image_id.in_(chunk) & (EmbeddingRow.encoder == encoder.fingerprint)
+        connection.execute(delete(EmbeddingRow).where(old))
+    change = number_change()
+    for row in rows:
+        row["change"] = change
+    connection.execute(insert(EmbeddingRow), rows)
 
 
 def check_new_vectors(images: Sequence[NewImage], encoder: EncoderRecord) -> None:

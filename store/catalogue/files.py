@@ -28,7 +28,7 @@ from simile.images.sources.buckets import UPLOAD_SCHEME, get_upload_object
 from simile.store.catalogue.keys import charge_uploads
 from simile.store.catalogue.records import KnownFile, UploadAccount
 from simile.store.database.tables import DeletionRow, EmbeddingRow, ImageRow, LocationRow
-from simile.store.database.transactions import STREAM_OPTIONS, Repository, split_chunks
+from simile.store.database.transactions import STREAM_OPTIONS, NumberChange, Repository, split_chunks
 from simile.store.home import Home, translate_write_errors
 
 KnownFileRow = tuple[str, int, int, int, bool, bool]  # path, image id, size, mtime_ns, embedded, failed
@@ -111,10 +111,10 @@ class FileRepository(Repository):
         """
         if not files:
             return 0
-        with self.database.begin_write() as (connection, change):
-            with charge_uploads(connection, [file for _, file in files], account):
+        with self.database.begin_write() as (connection, number_change):
+            with charge_uploads(connection, [file for _, file in files], account, number_change):
                 candidates = assign_paths(connection, files)
-            return delete_orphaned_images(connection, change, candidates)
+            return delete_orphaned_images(connection, number_change, candidates)
 
     def move(self, old_path: str, file: FileStat) -> None:
         """Store that the file at `old_path` is now at `file.path`, which must be unknown."""
@@ -126,12 +126,12 @@ class FileRepository(Repository):
         """Delete these files from the catalogue, and return how many images were deleted, having no file left."""
         if not paths:
             return 0
-        with self.database.begin_write() as (connection, change):
+        with self.database.begin_write() as (connection, number_change):
             candidates: set[int] = set()
             for chunk in split_chunks(paths):
                 deletion = delete(LocationRow).where(LocationRow.path.in_(chunk)).returning(LocationRow.image_id)
                 candidates.update(connection.scalars(deletion))
-            deleted_count = delete_orphaned_images(connection, change, candidates)
+            deleted_count = delete_orphaned_images(connection, number_change, candidates)
         delete_uploads(self.database.home, paths)
         return deleted_count
 
@@ -190,14 +190,15 @@ def assign_paths(connection: Connection, files: Iterable[tuple[int, FileStat]]) 
     for chunk in split_chunks(by_path):
         query = select(LocationRow.path, LocationRow.image_id).where(LocationRow.path.in_(chunk))
         previous_images.update((path, image_id) for path, image_id in connection.execute(query))
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"image_id": image_id, "path": file.path, "size": file.size, "mtime_ns": file.mtime_ns}
         for image_id, file in by_path.values()
     ]
+    rows.sort(key=lambda row: row["path"])  # in one order, so that no two writers wait for each other
     new = [row for row in rows if row["path"] not in previous_images]
-    known = [{**row, "known_path": row["path"]} for row in rows if row["path"] in previous_images]
-    if new:
+    if new:  # a path that another writer is adding is a conflict: the transaction is repeated
         connection.execute(insert(LocationRow), new)
+    known = [{**row, "known_path": row["path"]} for row in rows if row["path"] in previous_images]
     if known:
         connection.execute(_make_update("image_id", "size", "mtime_ns"), known)
     return set(previous_images.values())
@@ -212,17 +213,20 @@ def _make_update(*columns: str) -> Update:
     return update(LocationRow).where(LocationRow.path == bindparam("known_path")).values(values)
 
 
-def delete_orphaned_images(connection: Connection, change: int, candidates: Iterable[int]) -> int:
+def delete_orphaned_images(connection: Connection, number_change: NumberChange, candidates: Iterable[int]) -> int:
     """Delete those of the candidate images that have no file left, and return how many.
 
     Their embeddings are deleted too; a row in `deletions` masks them in the segments that still hold them.
     """
     count = 0
-    for chunk in split_chunks(candidates):
+    for chunk in split_chunks(sorted(candidates)):
+        # Wait for other writers that are adding a file to one of these images; the next query sees the file.
+        connection.execute(select(ImageRow.id).where(ImageRow.id.in_(chunk)).order_by(ImageRow.id).with_for_update())
         has_file = select(LocationRow.id).where(LocationRow.image_id == ImageRow.id).exists()  # it may have thousands
         orphans = list(connection.scalars(select(ImageRow.id).where(ImageRow.id.in_(chunk), ~has_file)))
         if orphans:
             connection.execute(delete(ImageRow).where(ImageRow.id.in_(orphans)))
+            change = number_change()
             connection.execute(insert(DeletionRow), [{"image_id": image_id, "change": change} for image_id in orphans])
         count += len(orphans)
     return count

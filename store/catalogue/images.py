@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select
+from sqlalchemy import Connection, bindparam, delete, func, select, text
 
 from simile.core.errors import NoSuchImage
 from simile.store.catalogue.embeddings import check_new_vectors, write_embeddings
@@ -15,7 +15,10 @@ from simile.store.catalogue.keys import charge_uploads
 from simile.store.catalogue.metadata import write_file_metadata
 from simile.store.catalogue.records import ImageRecord, ImageSummary, KnownImage, NewImage, UploadAccount
 from simile.store.database.tables import DeletionRow, EmbeddingRow, ImageRow, LocationRow, SegmentRow, StateRow, utc_now
-from simile.store.database.transactions import Repository, split_chunks
+from simile.store.database.transactions import Repository, insert_new, split_chunks
+
+MIN_ESTIMATED_ROWS = 100_000  # fewer rows are counted
+_ESTIMATE_QUERY = text("SELECT reltuples::bigint FROM pg_class WHERE oid = 'images'::regclass")
 
 
 class ImageRepository(Repository):
@@ -61,28 +64,29 @@ class ImageRepository(Repository):
         """
         if not new_images:
             return []
-        with self.database.begin_write() as (connection, change):
+        with self.database.begin_write() as (connection, number_change):
             encoder_record = get_encoder_record(connection, encoder)
             check_new_vectors(new_images, encoder_record)
             ids_by_sha = _get_or_create_images(connection, new_images)
             ids = [ids_by_sha[image.sha256] for image in new_images]
             pairs = list(zip(ids, new_images, strict=True))
-            write_embeddings(connection, change, encoder_record, runtime, pairs)
-            with charge_uploads(connection, [image.file for image in new_images], account):
+            with charge_uploads(connection, [image.file for image in new_images], account, number_change):
                 candidates = assign_paths(connection, [(image_id, image.file) for image_id, image in pairs])
-            delete_orphaned_images(connection, change, candidates)
             if metadata:
                 write_file_metadata(connection, metadata)
+            # Last, because from the number on other writers wait.
+            write_embeddings(connection, number_change, encoder_record, runtime, pairs)
+            delete_orphaned_images(connection, number_change, candidates)
         return ids
 
     def delete(self, image_id: int) -> None:
         """Delete an image with its locations and embeddings, and its uploaded file if any. Raises NoSuchImage."""
-        with self.database.begin_write() as (connection, change):
+        with self.database.begin_write() as (connection, number_change):
             deletion = delete(LocationRow).where(LocationRow.image_id == image_id).returning(LocationRow.path)
             paths = list(connection.scalars(deletion))
             if connection.scalar(select(ImageRow.id).where(ImageRow.id == image_id)) is None:
                 raise NoSuchImage(image_id)
-            delete_orphaned_images(connection, change, [image_id])
+            delete_orphaned_images(connection, number_change, [image_id])
         delete_uploads(self.database.home, paths)
 
     def get(self, image_id: int) -> ImageRecord:
@@ -139,27 +143,56 @@ class ImageRepository(Repository):
         with self.database.begin_read() as connection:
             return list(connection.scalars(select(ImageRow.format).distinct().order_by(ImageRow.format)))
 
+    def get_spread_ids(self, count: int) -> list[int]:
+        """Return at most `count` ids that are spread over the range of all ids, ascending."""
+        with self.database.begin_read() as connection:
+            first, last = connection.execute(select(func.min(ImageRow.id), func.max(ImageRow.id))).one()
+            if first is None:
+                return []
+            starts = {first + position * (last - first + 1) // count for position in range(count)}
+            next_id = select(func.min(ImageRow.id)).where(ImageRow.id >= bindparam("start"))
+            return sorted({connection.scalars(next_id, {"start": start}).one() for start in starts})
+
     def count(self) -> int:
         """Return how many images the catalogue holds."""
         return self.read_value(select(func.count()).select_from(ImageRow))
 
+    def estimate_count(self) -> int:
+        """Return how many images the catalogue holds: on a server an estimate if they are many, because it is faster.
+
+        PostgreSQL counts by reading all rows: minutes for 100 million.
+        """
+        if self.database.is_server:
+            with self.database.begin_query() as connection:
+                estimate = int(connection.scalar(_ESTIMATE_QUERY) or 0)
+            if estimate >= MIN_ESTIMATED_ROWS:
+                return estimate
+        return self.count()
+
 
 def _get_or_create_images(connection: Connection, new_images: Sequence[NewImage]) -> dict[str, int]:
     """Return the ids of images by SHA-256. Unknown images get a row."""
-    ids_by_sha: dict[str, int] = {}
-    for chunk in split_chunks({image.sha256 for image in new_images}):
-        known = select(ImageRow.sha256, ImageRow.id).where(ImageRow.sha256.in_(chunk))
-        ids_by_sha.update((sha, image_id) for sha, image_id in connection.execute(known))
+    hashes = list(dict.fromkeys(image.sha256 for image in new_images))
+    ids_by_sha = _find_ids(connection, hashes)
     fields, now = ("sha256", "size", "format", "width", "height"), utc_now()
-    new_rows = {
-        image.sha256: {name: getattr(image, name) for name in fields} | {"created_at": now}
-        for image in new_images
-        if image.sha256 not in ids_by_sha
-    }
+    images = {image.sha256: image for image in new_images}
+    new_rows = [
+        {name: getattr(images[sha], name) for name in fields} | {"created_at": now}
+        for sha in hashes
+        if sha not in ids_by_sha
+    ]
     if new_rows:
-        created = connection.execute(insert(ImageRow).returning(ImageRow.sha256, ImageRow.id), list(new_rows.values()))
-        ids_by_sha.update((sha, image_id) for sha, image_id in created)
+        created = insert_new(connection, ImageRow, new_rows, [ImageRow.sha256, ImageRow.id])
+        ids_by_sha.update((row.sha256, row.id) for row in created)
+    # Images that another writer has added meanwhile.
+    ids_by_sha.update(_find_ids(connection, [sha for sha in hashes if sha not in ids_by_sha]))
     return ids_by_sha
+
+
+def _find_ids(connection: Connection, hashes: Iterable[str]) -> dict[str, int]:
+    query = select(ImageRow.sha256, ImageRow.id)
+    rows = (connection.execute(query.where(ImageRow.sha256.in_(chunk))) for chunk in split_chunks(hashes))
+    return {sha: image_id for chunk in rows for sha, image_id in chunk}
 
 
 # Built once: every search runs it, and building it takes as long as running it.

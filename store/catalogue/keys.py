@@ -11,12 +11,12 @@ from typing import Any
 from sqlalchemy import Connection, delete, exists, func, insert, inspect, literal, select, update
 from sqlalchemy.exc import IntegrityError
 
-from simile.core.errors import BadSetting, QuotaExceeded
+from simile.core.errors import BadSetting, QuotaExceeded, TransactionConflict
 from simile.core.keys import SCOPES, NewKey, Scope, check_key_name, hash_secret, make_key, make_session_token
 from simile.core.records import FileStat
 from simile.store.catalogue.records import KeyRecord, RestoredKey, UploadAccount
 from simile.store.database.tables import KeyRow, LocationRow, SessionRow, UploadRow, UtcDateTime, utc_now
-from simile.store.database.transactions import Repository, read_records
+from simile.store.database.transactions import NumberChange, Repository, once, read_records
 from simile.store.home import translate_write_errors
 
 MAX_SESSIONS_PER_KEY = 100  # the oldest sessions in excess end
@@ -38,6 +38,7 @@ class KeyRepository(Repository):
                 return False
             return bool(connection.scalar(select(exists(select(KeyRow.id)))))
 
+    @once
     def create(
         self,
         name: str,
@@ -65,7 +66,7 @@ class KeyRepository(Repository):
                     self.database.home.keys_reserve.touch()
                 statement = insert(KeyRow).values(row).returning(KeyRow.__table__)
                 record = read_records(connection, KeyRecord, statement)[0]
-        except IntegrityError:
+        except (IntegrityError, TransactionConflict):
             raise BadSetting(
                 f"There is a key {name!r} already. Take another name, or `simile keys forget` that one first."
             ) from None
@@ -162,11 +163,15 @@ class KeyRepository(Repository):
 
 
 @contextmanager
-def charge_uploads(connection: Connection, files: Iterable[FileStat], account: UploadAccount | None) -> Iterator[None]:
+def charge_uploads(
+    connection: Connection, files: Iterable[FileStat], account: UploadAccount | None, number_change: NumberChange
+) -> Iterator[None]:
     """Count files with new paths towards an account, around the statement that stores them.
 
-    Raises QuotaExceeded at the end; the caller's transaction makes count and check one step.
+    Raises QuotaExceeded at the end; the number of the change makes count and check one step for all writers.
     """
+    if account and account.quota:
+        number_change()
     sizes = {} if account is None else {file.path: file.size for file in files}
     location = select(LocationRow.id, LocationRow.path).where(LocationRow.path.in_(sizes))
     known = {path for _, path in connection.execute(location)} if sizes else set()

@@ -107,6 +107,7 @@ class RunRecord:
     status: str  # running, finished, failed or interrupted
     counts: dict[str, Any]
     settings: dict[str, Any]
+    host: str | None  # where it ran; None for runs of older versions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +131,8 @@ class JobRecord:
     run: int | None  # id of its run; None before the run starts
     created_at: datetime
     finished_at: datetime | None
+    host: str | None  # where it runs; None for jobs of older versions
+    alive_at: datetime | None  # when its process was seen last; None before the first time
 
     @property
     def is_over(self) -> bool:

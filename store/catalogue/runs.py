@@ -6,16 +6,19 @@ No search depends on these rows, so their changes do not count as changes of the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Update, func, insert, select, update
+from sqlalchemy import Update, func, insert, or_, select, update
 
-from simile.core.errors import NoSuchJob
+from simile.core.errors import JobRunning, NoSuchJob
 from simile.core.records import Failure
 from simile.store.catalogue.records import JobRecord, RunRecord
+from simile.store.database.postgresql import get_host_name
 from simile.store.database.tables import FailureRow, JobRow, RunRow, utc_now
 from simile.store.database.transactions import Repository
 
+DEAD_SECONDS = 30  # a job on another host that was not seen for so long has died
 _INTERRUPTED_MESSAGE = "Its server ended or was killed. Everything stored is kept: a new job continues from there."
 _RUNS_QUERY = select(RunRow.__table__).order_by(RunRow.id.desc())
 _JOBS_QUERY = select(JobRow.__table__).order_by(JobRow.id.desc())
@@ -30,6 +33,7 @@ class RunRepository(Repository):
         Because of the lock, any other run that is marked as running has died: it becomes `interrupted`.
         """
         run = {"kind": kind, "started_at": utc_now(), "status": "running", "counts": {}, "settings": settings}
+        run |= {"host": get_host_name()}
         with self.database.begin_untracked_write() as connection:
             connection.execute(update(RunRow).where(RunRow.status == "running").values(status="interrupted"))
             return connection.execute(insert(RunRow).values(run).returning(RunRow.id)).scalar_one()
@@ -69,16 +73,46 @@ class JobRepository(Repository):
     """Queries and updates of jobs. Every worker of the service reads them."""
 
     def add(self, root: str, prune: bool) -> JobRecord:
-        """Store that a job starts. The caller must hold the lock of jobs, so any other running job has died."""
-        values = {"root": root, "prune": prune, "stage": "looking", "created_at": utc_now()}
-        with self.database.begin_untracked_write() as connection:
-            connection.execute(_make_interrupt_update())
-            job_id = connection.execute(insert(JobRow).values(values).returning(JobRow.id)).scalar_one()
+        """Store that a job starts. The caller must hold this host's lock of jobs.
+
+        Raises JobRunning if a job is running on another host.
+        """
+        values = {"root": root, "prune": prune, "stage": "looking", "created_at": utc_now(), "host": get_host_name()}
+        with self.database.begin_write() as (connection, number_change):
+            number_change()  # two hosts can't add a job at the same time
+            connection.execute(self._make_interrupt_update())
+            running = connection.execute(_JOBS_QUERY.where(JobRow.status == "running")).first()
+            if running is not None:
+                raise JobRunning(
+                    f"Job {running.id} on {running.root!r} is running on {running.host}, and only one job runs at a "
+                    "time. Cancel it, or wait for its end."
+                )
+            job_id = connection.execute(
+                insert(JobRow).values(values | {"alive_at": func.now()}).returning(JobRow.id)
+            ).scalar_one()
         return self.get(job_id)
 
-    def interrupt_running(self) -> None:
-        """Mark all running jobs as interrupted. The caller must hold the lock of jobs."""
-        self.write_untracked(_make_interrupt_update())
+    def interrupt_dead(self) -> bool:
+        """Mark running jobs whose process has died as interrupted, and return whether there were any.
+
+        The caller must hold this host's lock of jobs. If several hosts share the database, a job has died when it was
+        silent for DEAD_SECONDS.
+        """
+        with self.database.begin_untracked_write() as connection:
+            return bool(connection.execute(self._make_interrupt_update()).rowcount)
+
+    def mark_alive(self, job_id: int) -> None:
+        """Store that the process of a running job is alive; other hosts need it."""
+        if self.database.is_server:
+            self.write_untracked(update(JobRow).where(JobRow.id == job_id).values(alive_at=func.now()))
+
+    def _make_interrupt_update(self) -> Update:
+        values = {"status": "interrupted", "message": _INTERRUPTED_MESSAGE, "finished_at": utc_now()}
+        statement = update(JobRow).where(JobRow.status == "running").values(values | {"version": JobRow.version + 1})
+        if self.database.is_server:
+            silent = func.now() - JobRow.alive_at > timedelta(seconds=DEAD_SECONDS)
+            statement = statement.where(or_(JobRow.alive_at.is_(None), silent))
+        return statement
 
     def update(self, job_id: int, **values: Any) -> None:
         """Update a running job: stage, done, total, per_second, seconds_left, failed, run."""
@@ -113,11 +147,6 @@ class JobRepository(Repository):
         """Return a page of the files that a job skipped, and how many there are in total. Raises NoSuchJob."""
         run_id, runs = self.get(job_id).run, RunRepository(self.database)
         return runs.get_failures(run_id, limit, offset), runs.count_failures(run_id)
-
-
-def _make_interrupt_update() -> Update:
-    values = {"status": "interrupted", "message": _INTERRUPTED_MESSAGE, "finished_at": utc_now()}
-    return update(JobRow).where(JobRow.status == "running").values(values | {"version": JobRow.version + 1})
 
 
 def _make_job_update(job_id: int) -> Update:

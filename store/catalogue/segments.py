@@ -35,7 +35,8 @@ class SegmentRepository(Repository):
         Returns the names of the files in segments/ that are in use. Raises HomeBusy if there is a newer segment, so
         that the encoder can't be made active.
         """
-        with self.database.begin_write() as (connection, _):
+        with self.database.begin_write() as (connection, number_change):
+            number_change()  # no other writer changes the state meanwhile
             current = find_segment_record(connection, read_state(connection).segment_id)
             if current is None or current.change <= change:
                 # Deletions since the current segment are kept: other processes search that one until they have opened

@@ -1,4 +1,7 @@
-"""Connections to the catalogue. Only this module distinguishes SQLite from other databases."""
+"""Connections to the catalogue: a file of SQLite, or a server of PostgreSQL (postgresql.py).
+
+Only this package distinguishes the two.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from sqlalchemy.pool import NullPool
 
 from simile.core.atomic_write import write_atomically
 from simile.core.errors import BadSetting, HomeBusy, HomeError, HomeNotWritable
+from simile.store.database.postgresql import make_postgresql_engine
 from simile.store.home import Home, translate_write_errors
 
 BUSY_TIMEOUT_SECONDS = 30
@@ -32,15 +36,20 @@ def make_engine(home: Home, foreign_keys: bool = True) -> Engine:
     Migrations turn foreign keys off: SQLite alters a table by copying it, and dropping the old table would delete the
     rows that refer to it. Raises BadSetting if the database URL is invalid, or needs a driver that is not installed.
     """
-    url, file = _parse_database_url(home), find_catalogue_file(home)
+    url, file = parse_database_url(home), find_catalogue_file(home)
     is_writable = file is None or not file.is_file() or (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK))
     try:
+        if url.get_backend_name() == "postgresql":
+            return make_postgresql_engine(url)
         if file is None or is_writable:
             engine = create_engine(url)
         else:  # without a pool: each transaction checks again whether a writer has opened the catalogue
             engine = create_engine(url, creator=partial(_connect_read_only, file), poolclass=NullPool)
     except ImportError as error:
-        raise BadSetting(f"SIMILE_DATABASE_URL needs {error.name}. Install it, or leave the variable out.") from error
+        raise BadSetting(
+            f"SIMILE_DATABASE_URL needs {error.name}. For PostgreSQL `pip install 'simile[postgres]'`, or leave the "
+            "variable out."
+        ) from error
     event.listen(engine, "handle_error", lambda context: _translate_database_error(home, context))
     if engine.dialect.name == "sqlite":
         if file is not None and is_writable:
@@ -57,7 +66,8 @@ def make_engine(home: Home, foreign_keys: bool = True) -> Engine:
     return engine
 
 
-def _parse_database_url(home: Home) -> URL:
+def parse_database_url(home: Home) -> URL:
+    """Return the URL of the catalogue. Raises BadSetting."""
     try:
         return make_url(home.url)
     except ArgumentError:  # its message may contain the password
@@ -146,7 +156,7 @@ def _translate_database_error(home: Home, context: ExceptionContext) -> None:
 
 def catalogue_exists(home: Home) -> bool:
     """Return whether a catalogue may exist. Check it before connecting, because SQLite creates a missing file."""
-    if _parse_database_url(home).get_backend_name() != "sqlite":
+    if parse_database_url(home).get_backend_name() != "sqlite":
         return True
     file = find_catalogue_file(home)
     return file is not None and file.is_file()
@@ -154,7 +164,7 @@ def catalogue_exists(home: Home) -> bool:
 
 def find_catalogue_file(home: Home) -> Path | None:
     """Return the catalogue's file, or None (another database, or SQLite in memory)."""
-    database = _parse_database_url(home)
+    database = parse_database_url(home)
     if database.get_backend_name() != "sqlite" or not database.database:
         return None
     return Path(database.database).absolute()

@@ -14,7 +14,7 @@ from sqlalchemy import inspect, text
 
 from simile import migrations
 from simile.core.errors import HomeOutdated, HomeTooNew, NothingIndexed
-from simile.store.database.engine import back_up_catalogue, catalogue_exists, make_engine
+from simile.store.database.engine import back_up_catalogue, catalogue_exists, find_catalogue_file, make_engine
 from simile.store.home import Home
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HEAD_REVISION = "2026_11_30_file_failures"  # the newest file in migrations/versions
+HEAD_REVISION = "2026_11_30_several_hosts"  # the newest file in migrations/versions
 MIGRATIONS_FOLDER = Path(migrations.__file__).parent
 
 
@@ -45,10 +45,13 @@ def upgrade_schema(home: Home, scripts: Path = MIGRATIONS_FOLDER, head: str = HE
 def check_schema(home: Home, scripts: Path = MIGRATIONS_FOLDER, head: str = HEAD_REVISION) -> None:
     """Check for a reader that the schema is current.
 
-    Raises NothingIndexed if there is no catalogue, HomeOutdated or HomeTooNew if the schema is another one.
+    If the catalogue is on a server, the home may be new on this host: its folders are created. Raises NothingIndexed
+    if there is no catalogue, HomeOutdated or HomeTooNew if the schema is another one.
     """
     revision = read_revision(home)
     if revision == head:
+        if find_catalogue_file(home) is None:
+            home.create()
         return
     if revision is None:
         raise NothingIndexed(f"{home.root} holds no catalogue. Run `simile index PHOTOS`, or name another --home.")

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Dialect,
     ForeignKey,
     Index,
+    Integer,
     LargeBinary,
     MetaData,
     String,
@@ -68,8 +69,10 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-# Paths are compared byte by byte, for ranges of prefixes: the default of SQLite, the collation "C" of PostgreSQL.
-PathType = String().with_variant(String(collation="C"), "postgresql")
+# Paths and metadata are compared byte by byte: the default of SQLite, the collation "C" of PostgreSQL.
+BytewiseString = String().with_variant(String(collation="C"), "postgresql")
+# An id; in SQLite only an INTEGER can be generated, which has 64 bits there.
+IdType = BigInteger().with_variant(Integer(), "sqlite")
 
 
 class Base(DeclarativeBase):
@@ -100,7 +103,7 @@ class ImageRow(Base):
     __tablename__ = "images"
     __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012  # SQLAlchemy declares it so
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(IdType, primary_key=True)
     sha256: Mapped[str] = mapped_column(unique=True)
     size: Mapped[int] = mapped_column(BigInteger)
     format: Mapped[str]
@@ -114,9 +117,9 @@ class LocationRow(Base):
 
     __tablename__ = "locations"
 
-    id: Mapped[int] = mapped_column(primary_key=True)
-    image_id: Mapped[int] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), index=True)
-    path: Mapped[str] = mapped_column(PathType, unique=True)
+    id: Mapped[int] = mapped_column(IdType, primary_key=True)
+    image_id: Mapped[int] = mapped_column(IdType, ForeignKey("images.id", ondelete="CASCADE"), index=True)
+    path: Mapped[str] = mapped_column(BytewiseString, unique=True)
     mtime_ns: Mapped[int] = mapped_column(Nanoseconds)
     size: Mapped[int] = mapped_column(BigInteger)
     failure: Mapped[str | None]
@@ -131,9 +134,9 @@ class MetadataRow(Base):
         Index("ix_metadata_name_number", "name", "number"),
     )
 
-    location_id: Mapped[int] = mapped_column(ForeignKey("locations.id", ondelete="CASCADE"), primary_key=True)
-    name: Mapped[str] = mapped_column(primary_key=True)
-    text: Mapped[str]
+    location_id: Mapped[int] = mapped_column(IdType, ForeignKey("locations.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(BytewiseString, primary_key=True)
+    text: Mapped[str] = mapped_column(BytewiseString)
     number: Mapped[float | None]
 
 
@@ -142,7 +145,7 @@ class EmbeddingRow(Base):
 
     __tablename__ = "embeddings"
 
-    image_id: Mapped[int] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), primary_key=True)
+    image_id: Mapped[int] = mapped_column(IdType, ForeignKey("images.id", ondelete="CASCADE"), primary_key=True)
     encoder: Mapped[str] = mapped_column(ForeignKey("encoders.fingerprint"), primary_key=True)
     mu: Mapped[bytes] = mapped_column(LargeBinary)
     log_variance: Mapped[bytes | None] = mapped_column(LargeBinary)
@@ -152,18 +155,19 @@ class EmbeddingRow(Base):
 
 
 class RunRow(Base):
-    """A run of a long command."""
+    """A run of a long command. `host`: where it runs."""
 
     __tablename__ = "runs"
     __table_args__ = (CheckConstraint("status IN ('running', 'finished', 'failed', 'interrupted')", name="status"),)
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(IdType, primary_key=True)
     kind: Mapped[str]
     started_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
     status: Mapped[str]
     counts: Mapped[dict[str, Any]] = mapped_column(JSON)
     settings: Mapped[dict[str, Any]] = mapped_column(JSON)
+    host: Mapped[str | None]
 
 
 class FailureRow(Base):
@@ -171,8 +175,8 @@ class FailureRow(Base):
 
     __tablename__ = "failures"
 
-    id: Mapped[int] = mapped_column(primary_key=True)
-    run: Mapped[int] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), index=True)
+    id: Mapped[int] = mapped_column(IdType, primary_key=True)
+    run: Mapped[int] = mapped_column(IdType, ForeignKey("runs.id", ondelete="CASCADE"), index=True)
     path: Mapped[str]
     reason: Mapped[str]
 
@@ -182,7 +186,7 @@ class SegmentRow(Base):
 
     __tablename__ = "segments"
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(IdType, primary_key=True)
     encoder: Mapped[str] = mapped_column(ForeignKey("encoders.fingerprint"))
     file: Mapped[str]
     kind: Mapped[str]
@@ -198,7 +202,7 @@ class DeletionRow(Base):
 
     __tablename__ = "deletions"
 
-    image_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    image_id: Mapped[int] = mapped_column(IdType, primary_key=True, autoincrement=False)
     change: Mapped[int] = mapped_column(BigInteger, index=True)
 
 
@@ -211,13 +215,15 @@ class DuplicateRow(Base):
         CheckConstraint("first < second", name="ordered"),
     )
 
-    first: Mapped[int] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), primary_key=True)
-    second: Mapped[int] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), primary_key=True, index=True)
+    first: Mapped[int] = mapped_column(IdType, ForeignKey("images.id", ondelete="CASCADE"), primary_key=True)
+    second: Mapped[int] = mapped_column(
+        IdType, ForeignKey("images.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
     tier: Mapped[str] = mapped_column(index=True)
     distance: Mapped[float]
     agreement: Mapped[float | None]
     reason: Mapped[str]
-    run: Mapped[int] = mapped_column(ForeignKey("runs.id"))
+    run: Mapped[int] = mapped_column(IdType, ForeignKey("runs.id"))
 
 
 class DecisionRow(Base):
@@ -234,7 +240,10 @@ class DecisionRow(Base):
 
 
 class JobRow(Base):
-    """An indexing job that was started over HTTP. `version` counts its updates; `run`: its row in runs."""
+    """An indexing job that was started over HTTP. `version` counts its updates; `run`: its row in runs.
+
+    `host`: where it runs; `alive_at`: when its process was seen last, by the clock of the database.
+    """
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -242,7 +251,7 @@ class JobRow(Base):
         {"sqlite_autoincrement": True},
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(IdType, primary_key=True)
     version: Mapped[int] = mapped_column(default=1)
     root: Mapped[str]
     prune: Mapped[bool]
@@ -256,9 +265,11 @@ class JobRow(Base):
     failed: Mapped[int] = mapped_column(BigInteger, default=0)
     message: Mapped[str | None]
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    run: Mapped[int | None] = mapped_column(ForeignKey("runs.id", ondelete="SET NULL"))
+    run: Mapped[int | None] = mapped_column(IdType, ForeignKey("runs.id", ondelete="SET NULL"))
     created_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
+    host: Mapped[str | None]
+    alive_at: Mapped[datetime | None]
 
 
 class KeyRow(Base):
@@ -273,7 +284,7 @@ class KeyRow(Base):
         {"sqlite_autoincrement": True},
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(IdType, primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     prefix: Mapped[str] = mapped_column(unique=True)
     sha256: Mapped[str]
@@ -290,8 +301,8 @@ class UploadRow(Base):
 
     __tablename__ = "uploads"
 
-    location_id: Mapped[int] = mapped_column(ForeignKey("locations.id", ondelete="CASCADE"), primary_key=True)
-    key_id: Mapped[int | None] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"))
+    location_id: Mapped[int] = mapped_column(IdType, ForeignKey("locations.id", ondelete="CASCADE"), primary_key=True)
+    key_id: Mapped[int | None] = mapped_column(IdType, ForeignKey("api_keys.id", ondelete="CASCADE"))
     size: Mapped[int] = mapped_column(BigInteger)
 
 
@@ -301,7 +312,7 @@ class SessionRow(Base):
     __tablename__ = "sessions"
 
     sha256: Mapped[str] = mapped_column(primary_key=True)
-    key_id: Mapped[int] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"), index=True)
+    key_id: Mapped[int] = mapped_column(IdType, ForeignKey("api_keys.id", ondelete="CASCADE"), index=True)
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
 
@@ -315,4 +326,4 @@ class StateRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     changes: Mapped[int] = mapped_column(BigInteger)
     active_encoder: Mapped[str | None] = mapped_column(ForeignKey("encoders.fingerprint"))
-    segment_id: Mapped[int | None] = mapped_column(ForeignKey("segments.id"))
+    segment_id: Mapped[int | None] = mapped_column(IdType, ForeignKey("segments.id"))

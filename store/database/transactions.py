@@ -1,24 +1,44 @@
-"""Transactions on the catalogue, and the base of the repositories that use them (images.py, runs.py, …)."""
+"""Transactions on the catalogue, and the base of the repositories that use them (images.py, runs.py, …).
+
+On PostgreSQL a connection may be lost in the middle of a transaction. Nothing of it is stored then, or all of it if the
+connection was lost during the commit; so every method of a repository that is safe to repeat is repeated.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import functools
+import inspect
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from itertools import islice
 from typing import Any, NamedTuple, Self, TypeVar, TypeVarTuple
 
 from sqlalchemy import Connection, Executable, Row, Select, select, update
 
+from simile.core.errors import DatabaseUnavailable, TransactionConflict
 from simile.store.database.engine import make_engine
 from simile.store.database.tables import StateRow
 from simile.store.home import Home
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 Record = TypeVar("Record")
+Method = TypeVar("Method", bound=Callable[..., Any])
 Columns = TypeVarTuple("Columns")
 
 SQL_CHUNK_SIZE = 500  # ids or paths in one IN (…): below the limit on parameters of every database
 STREAM_OPTIONS = {"yield_per": 5000}  # rows fetched at a time, in queries that may return a million
+JOB_REPEAT_SECONDS = 60.0  # a command waits so long for a lost database: a failover takes 1 to 30 seconds
+SERVICE_REPEAT_SECONDS = 5.0  # a request of the service; then it gets 503
+FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.05, 1.0  # between repetitions
+
+NumberChange = Callable[[], int]
+_repeating = threading.local()
 
 
 class CatalogueState(NamedTuple):
@@ -32,10 +52,21 @@ class CatalogueState(NamedTuple):
 class Database:
     """An open database of a home. Close it, or use it in `with`."""
 
-    def __init__(self, home: Home) -> None:
-        self.home = home
+    def __init__(self, home: Home, repeat_seconds: float = JOB_REPEAT_SECONDS) -> None:
+        self.home, self.repeat_seconds = home, repeat_seconds
         self._engine = make_engine(home)
-        self._write_engine = self._engine.execution_options(writes=True)
+        self._read_engine, self._write_engine = self._engine, self._engine.execution_options(writes=True)
+        self._query_engine = self._engine
+        if self.is_server:
+            self._read_engine = self._engine.execution_options(postgresql_readonly=True)
+            self._write_engine = self._write_engine.execution_options(isolation_level="READ COMMITTED")
+            # One query needs no transaction, whose BEGIN and ROLLBACK would take as long as the query.
+            self._query_engine = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    @property
+    def is_server(self) -> bool:
+        """Whether the database is a server that several hosts may share, not a file of this host."""
+        return self._engine.dialect.name == "postgresql"
 
     def close(self) -> None:
         """Close the connections. The next query would open new ones."""
@@ -50,19 +81,27 @@ class Database:
     @contextmanager
     def begin_read(self) -> Iterator[Connection]:
         """Begin a transaction that sees the catalogue as of its first query."""
-        with self._engine.connect() as connection:
+        with self._read_engine.connect() as connection:
             yield connection
 
     @contextmanager
-    def begin_write(self) -> Iterator[tuple[Connection, int]]:
-        """Begin a writing transaction, and yield its connection and the number of its change.
+    def begin_query(self) -> Iterator[Connection]:
+        """Connect for a single query."""
+        with self._query_engine.connect() as connection:
+            yield connection
 
-        Updating the counter first makes writers wait for each other in any database, so that the numbers are committed
-        in order.
+    @contextmanager
+    def begin_write(self) -> Iterator[tuple[Connection, NumberChange]]:
+        """Begin a writing transaction, and yield its connection and a function that returns the number of its change.
+
+        The first call of the function updates the counter, so that writers wait for each other until the commit and
+        the numbers are committed in order. So call it late: after everything that does not depend on the number.
         """
         with self._write_engine.begin() as connection:
             count = update(StateRow).values(changes=StateRow.changes + 1).returning(StateRow.changes)
-            yield connection, connection.execute(count).scalar_one()
+            number_change = functools.cache(lambda: connection.execute(count).scalar_one())
+            yield connection, number_change
+            number_change()
 
     @contextmanager
     def begin_untracked_write(self) -> Iterator[Connection]:
@@ -70,25 +109,68 @@ class Database:
         with self._write_engine.begin() as connection:
             yield connection
 
+    def repeat(self, function: Callable[[], T]) -> T:
+        """Return the result of a function, which is called again if the connection is lost or rows are in conflict.
+
+        Raises DatabaseUnavailable after `repeat_seconds`. Within the function there is no further repetition.
+        """
+        if getattr(_repeating, "active", False):
+            return function()
+        deadline, pause = time.monotonic() + self.repeat_seconds, FIRST_PAUSE_SECONDS
+        _repeating.active = True
+        try:
+            while True:
+                try:
+                    return function()
+                except DatabaseUnavailable as error:
+                    is_last = time.monotonic() + pause > deadline
+                    if is_last or not isinstance(error, TransactionConflict):
+                        log.warning("%s The database says: %s", error, error.reason)
+                    if is_last:
+                        raise
+                time.sleep(pause)
+                pause = min(2 * pause, MAX_PAUSE_SECONDS)
+        finally:
+            _repeating.active = False
+
     def get_state(self) -> CatalogueState:
         """Return the change counter, the active encoder and the current segment, with one small query."""
-        with self.begin_read() as connection:
-            return read_state(connection)
+
+        def read() -> CatalogueState:
+            with self.begin_query() as connection:
+                return read_state(connection)
+
+        return self.repeat(read)
 
     def count_changes(self) -> int:
         """Return how many transactions have changed the catalogue."""
         return self.get_state().changes
 
 
+def once(method: Method) -> Method:
+    """Mark a method of a repository that must not be repeated: its result would be lost with the connection."""
+    method.is_once = True  # type: ignore[attr-defined]
+    return method
+
+
 class Repository:
-    """Base of the repositories: queries and updates of one kind of row. Each method is a transaction of its own."""
+    """Base of the repositories: queries and updates of one kind of row. Each method is a transaction of its own.
+
+    Public methods are repeated when the connection is lost, except generators and those marked with `once`.
+    """
+
+    def __init_subclass__(cls) -> None:
+        for name, method in list(vars(cls).items()):
+            is_repeatable = inspect.isfunction(method) and not inspect.isgeneratorfunction(method)
+            if is_repeatable and not name.startswith("_") and not hasattr(method, "is_once"):
+                setattr(cls, name, _make_repeatable(method))
 
     def __init__(self, database: Database) -> None:
         self.database = database
 
     def read_all(self, record: Callable[..., Record], query: Executable) -> list[Record]:
         """Return the rows of a query as records, whose fields are named as the columns."""
-        with self.database.begin_read() as connection:
+        with self.database.begin_query() as connection:
             return read_records(connection, record, query)
 
     def read_first(self, record: Callable[..., Record], query: Executable) -> Record | None:
@@ -97,7 +179,7 @@ class Repository:
 
     def read_value(self, query: Select[T]) -> T:
         """Return the only value of a query."""
-        with self.database.begin_read() as connection:
+        with self.database.begin_query() as connection:
             return connection.execute(query).scalar_one()
 
     def read_in_chunks(self, query: Select[*Columns], column: Any, values: Iterable[Any]) -> Iterator[Row[*Columns]]:
@@ -115,6 +197,16 @@ class Repository:
         """Execute a statement on rows that no search depends on."""
         with self.database.begin_untracked_write() as connection:
             connection.execute(statement)
+
+
+def _make_repeatable(method: Callable[..., T]) -> Callable[..., T]:
+    @functools.wraps(method)
+    def call(self: Repository, *args: Any, **options: Any) -> T:
+        # An iterator can't be read twice.
+        values = [list(value) if isinstance(value, Iterator) else value for value in args]
+        return self.database.repeat(lambda: method(self, *values, **options))
+
+    return call
 
 
 # Built once, as in catalogue/images.py.
@@ -136,3 +228,15 @@ def split_chunks(items: Iterable[T], size: int = SQL_CHUNK_SIZE) -> Iterator[lis
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk
+
+
+def insert_new(
+    connection: Connection, table: Any, rows: Sequence[Mapping[str, Any]], returning: Sequence[Any]
+) -> Iterator[Row[Any]]:
+    """Insert rows, and yield columns of those that were inserted.
+
+    A row whose unique columns are taken is left out: another writer may have inserted it since they were looked up.
+    """
+    dialect = import_module(f"sqlalchemy.dialects.{connection.dialect.name}")  # only the one in use is loaded
+    statement = dialect.insert(table).on_conflict_do_nothing().returning(*returning)
+    yield from connection.execute(statement, list(rows))

@@ -22,6 +22,7 @@ from simile.store.catalogue.records import DuplicateRecord
 from simile.store.home import Home
 from tests.conftest import copy_home_and_photos, copy_some, own_settings
 from tests.support.dedup_records import make_calibration, record_dedup_run
+from tests.support.postgresql import copy_home
 
 CALIBRATION = make_calibration(tuple(CurvePoint(n / 20, 1 - n / 1000, n / 20) for n in range(1, 21)))
 
@@ -334,7 +335,7 @@ def test_an_indexed_folder_is_not_found_as_itself(shared: Settings) -> None:
 def test_another_home_is_looked_through_by_its_files(settings: Settings, photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos / "test", tmp_path / "theirs")
     other = tmp_path / "other home"
-    shutil.copytree(settings.home, other)
+    copy_home(settings.home, other)
     with Catalogue(Home(other)) as catalogue:
         catalogue.files.delete([str(path) for path in photos.rglob("*.png")])
     index(Settings(home=other, workers=1, device="cpu"), [tmp_path / "theirs"], IndexRequest())

@@ -28,6 +28,7 @@ from simile.search.searcher import Searcher
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.home import Home
 from simile.store.index.snapshot import IndexSegment
+from tests.support.postgresql import copy_home
 from tests.support.synthetic_images import on_bed, scene
 
 SCENES, BEDS, SAMPLE = 8, 2, 3
@@ -82,12 +83,12 @@ def _indexed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture
 def settings(tmp_path: Path, _indexed: tuple[Path, Path]) -> Settings:
     """Settings of a home for this test; the photos are shared because they are only read."""
-    return settings_of(shutil.copytree(_indexed[0], tmp_path / "home"))
+    return settings_of(copy_home(_indexed[0], tmp_path / "home"))
 
 
 @pytest.fixture(scope="module")
 def _searched(tmp_path_factory: pytest.TempPathFactory, _indexed: tuple[Path, Path]) -> Path:
-    home = Path(shutil.copytree(_indexed[0], tmp_path_factory.mktemp("searched") / "home"))
+    home = copy_home(_indexed[0], tmp_path_factory.mktemp("searched") / "home")
     find_duplicates(settings_of(home), ALL_PAIRS, ignore_progress)
     return home
 
@@ -95,7 +96,7 @@ def _searched(tmp_path_factory: pytest.TempPathFactory, _indexed: tuple[Path, Pa
 @pytest.fixture
 def searched(tmp_path: Path, _searched: Path) -> Settings:
     """Settings of such a home after a run with an unlimited threshold."""
-    return settings_of(shutil.copytree(_searched, tmp_path / "home"))
+    return settings_of(copy_home(_searched, tmp_path / "home"))
 
 
 def list_groups(settings: Settings) -> dict[str, set[frozenset[str]]]:
@@ -207,7 +208,7 @@ def test_missing_and_damaged_files_do_not_affect_other_copies(settings, _indexed
     photos = tmp_path / "own"
     shutil.copytree(_indexed[1], photos)
     shutil.rmtree(settings.home)
-    shutil.copytree(_indexed[0], settings.home)
+    copy_home(_indexed[0], settings.home)
     index(settings, [photos], IndexRequest())
     with Catalogue(Home(settings.home)) as catalogue:
         catalogue.files.delete([str(path) for path in sorted(_indexed[1].iterdir())])

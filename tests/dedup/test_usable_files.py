@@ -27,6 +27,7 @@ from simile.store.catalogue.catalogue import Catalogue
 from simile.store.home import Home
 from tests.conftest import Copies, app_client
 from tests.support.commands import run_json, run_simile
+from tests.support.postgresql import copy_home
 
 
 @pytest.fixture
@@ -377,7 +378,7 @@ def test_the_match_of_a_lookup_is_an_intact_file(
 
 def test_another_home_is_compared_by_what_its_files_hold(trained_home: Settings, folder: Path, tmp_path: Path) -> None:
     index(trained_home, [folder], IndexRequest())
-    other = trained_home.model_copy(update={"home": Path(shutil.copytree(trained_home.home, tmp_path / "other"))})
+    other = trained_home.model_copy(update={"home": copy_home(trained_home.home, tmp_path / "other")})
     damage(folder / "a.jpg")
     index(other, [folder], IndexRequest())
     body = run_json("dedup", "--home", trained_home.home, "--against", other.home)

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("rounds", [10, pytest.param(100, marks=(pytest.mark.long, pytest.mark.timeout(3600)))])
+@pytest.mark.sqlite
 def test_what_was_acknowledged_survives_a_kill_at_any_moment(home_with_digits: Settings, rounds: int) -> None:
     """Index, prune, add, delete, compact and switch, each to its end and then killed; pairs; full disks."""
     arguments = ["--rounds", str(rounds), "--images", "12", "--seed", "1", "--encoder", str(home_with_digits.home)]

@@ -40,6 +40,7 @@ from simile.store.catalogue.catalogue import Catalogue
 from simile.store.home import OWN_FOLDERS, Home
 from tests.conftest import app_client
 from tests.support.commands import run_json
+from tests.support.postgresql import copy_home
 
 SIMILE = str(Path(sys.executable).with_name("simile"))
 AddEncoder = Callable[[Settings], str]
@@ -475,7 +476,7 @@ def test_an_encoder_from_elsewhere_is_copied_into_the_home(
 
 def test_embedding_a_file_twice_gives_the_same_row(trained_home: Settings, digits: Path, tmp_path: Path) -> None:
     go(trained_home, digits)
-    alone = load_settings(home=shutil.copytree(trained_home.home, tmp_path / "alone"), device="cpu", batch_size=1)
+    alone = load_settings(home=copy_home(trained_home.home, tmp_path / "alone"), device="cpu", batch_size=1)
     with Searcher(trained_home) as searcher, Searcher(alone) as single:
         for record in searcher.list_images(limit=5):
             path = Path(record.paths[0])

@@ -307,6 +307,7 @@ with Catalogue(Home(Path(sys.argv[1]))) as catalogue:
 """
 
 
+@pytest.mark.sqlite
 def test_what_a_writer_that_died_left_in_its_log_is_read_without_permission(settings: Settings) -> None:
     in_another_process(DIE, settings.home)
     settings.home.chmod(0o555)
@@ -339,6 +340,7 @@ for verb in (
 """
 
 
+@pytest.mark.sqlite
 def test_writers_of_a_closed_home_say_so_and_change_nothing(closed: Settings) -> None:
     before = (closed.home / "catalogue.sqlite").read_bytes()
     done = in_another_process(WRITE, closed.home)
@@ -347,6 +349,7 @@ def test_writers_of_a_closed_home_say_so_and_change_nothing(closed: Settings) ->
     assert (closed.home / "catalogue.sqlite").read_bytes() == before
 
 
+@pytest.mark.sqlite
 def test_a_closed_home_is_backed_up(closed: Settings, tmp_path: Path) -> None:
     code = (
         "from simile.store.backup.create import create_backup; "
@@ -379,6 +382,7 @@ with Catalogue(home) as catalogue:
 
 
 @pytest.mark.parametrize("limit", [34_000, 70_000, 130_000])
+@pytest.mark.sqlite
 def test_on_a_full_disk_what_was_acknowledged_stays(settings: Settings, catalogue: Catalogue, limit: int) -> None:
     """No file may grow beyond the limit: SQLite's log and tables, segments, whatever reaches it first."""
     done = in_another_process(FILL, settings.home, limit)

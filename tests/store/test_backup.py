@@ -36,6 +36,8 @@ from simile.store.index.index import Index
 from tests.support.catalogue import make_new_image
 from tests.support.commands import run_json, run_simile
 
+pytestmark = pytest.mark.sqlite
+
 VAE = "a" * 16
 
 

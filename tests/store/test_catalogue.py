@@ -293,6 +293,7 @@ def test_writers_in_several_processes_wait_for_each_other(catalogue: Catalogue, 
     assert (catalogue.images.count(), catalogue.count_changes()) == (40, before + 40)
 
 
+@pytest.mark.sqlite
 def test_a_full_disk_is_named(catalogue: Catalogue) -> None:
     big = [new_image(f"{i}.png", folder="/" + "x" * 1000) for i in range(500)]
     with catalogue.begin_read() as connection:
@@ -320,6 +321,7 @@ def test_system_errors_are_recognised_in_any_exception_class(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["who?", "50%41", "a#b", "Мой дом", "a;b"])
+@pytest.mark.sqlite
 def test_a_home_may_have_any_name(tmp_path: Path, name: str) -> None:
     home = Home(tmp_path / name)
     upgrade_schema(home)
@@ -334,6 +336,7 @@ def test_a_wrong_database_url_is_named(tmp_path: Path) -> None:
         make_engine(Home(tmp_path, "sqlite+pysqlcipher://:secret@/x.sqlite"))
 
 
+@pytest.mark.sqlite
 def test_a_catalogue_that_lacks_a_table_is_named(catalogue: Catalogue, home: Home) -> None:
     with sqlite3.connect(home.catalogue_path) as connection:
         connection.execute("DROP TABLE embeddings")
@@ -341,6 +344,7 @@ def test_a_catalogue_that_lacks_a_table_is_named(catalogue: Catalogue, home: Hom
         catalogue.embeddings.count(VAE)
 
 
+@pytest.mark.sqlite
 def test_a_catalogue_that_is_no_database_is_named(home: Home) -> None:
     home.catalogue_path.write_bytes(b"overwritten" * 1000)
     for suffix in ("-wal", "-shm"):
@@ -349,6 +353,7 @@ def test_a_catalogue_that_is_no_database_is_named(home: Home) -> None:
         catalogue.count_changes()
 
 
+@pytest.mark.sqlite
 def test_acknowledged_writes_are_flushed_and_foreign_keys_hold(catalogue: Catalogue) -> None:
     with catalogue.begin_read() as connection:
         names = ("journal_mode", "synchronous", "foreign_keys")

@@ -34,6 +34,8 @@ from simile.search.searcher import Searcher
 from simile.store.database.schema import HEAD_REVISION, read_revision
 from simile.store.home import Home
 
+pytestmark = pytest.mark.sqlite
+
 DUMP = Path(__file__).with_name("first_home.sql")
 FIRST = "2026_11_22_first_schema"
 LIVING = [1, 2, 4, 5, 6]

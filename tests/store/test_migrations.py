@@ -26,6 +26,8 @@ from simile.store.database.schema import (
 from simile.store.home import Home
 from tests.support.catalogue import make_new_image
 
+pytestmark = pytest.mark.sqlite
+
 ROOT = Path(__file__).parents[2]
 
 NEXT = """

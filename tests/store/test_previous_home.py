@@ -26,6 +26,8 @@ from simile.service.app import create_app
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.home import Home
 
+pytestmark = pytest.mark.sqlite
+
 ARCHIVE = Path(__file__).with_name("previous_home.tar.xz")
 HITS = {1: [9, 24, 10], 5: [15, 16, 25], 9: [1, 21, 10]}  # as the previous version found them
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import subprocess
 import sys
 import threading
@@ -25,6 +24,7 @@ from simile.store.home import Home
 from simile.store.index.index import Index
 from simile.store.index.segments import open_segment
 from tests.support.catalogue import make_new_image
+from tests.support.postgresql import copy_home
 
 FIRST, SECOND = "a" * 64, "b" * 64
 ROWS = 1500
@@ -32,7 +32,7 @@ ROWS = 1500
 
 @pytest.fixture(scope="module")
 def _filled(tmp_path_factory: pytest.TempPathFactory, _empty_home: Path) -> Path:
-    home = Home(Path(shutil.copytree(_empty_home, tmp_path_factory.mktemp("filled") / "home")))
+    home = Home(copy_home(_empty_home, tmp_path_factory.mktemp("filled") / "home"))
     with Catalogue(home) as catalogue:
         for fingerprint in (FIRST, SECOND):
             catalogue.encoders.register(fingerprint, fingerprint[0], "vae", dimensions=2)
@@ -45,7 +45,7 @@ def _filled(tmp_path_factory: pytest.TempPathFactory, _empty_home: Path) -> Path
 
 @pytest.fixture(scope="module")
 def _published(tmp_path_factory: pytest.TempPathFactory, _filled: Path) -> Path:
-    root = Path(shutil.copytree(_filled, tmp_path_factory.mktemp("published") / "home"))
+    root = copy_home(_filled, tmp_path_factory.mktemp("published") / "home")
     with Catalogue(Home(root)) as catalogue:
         Index(catalogue).publish(kind="ivf")
     return root
@@ -54,13 +54,13 @@ def _published(tmp_path_factory: pytest.TempPathFactory, _filled: Path) -> Path:
 @pytest.fixture
 def home(tmp_path: Path, _filled: Path) -> Home:
     """1,500 images in clusters on a plane, by two encoders; the second mirrors each vector at 0."""
-    return Home(Path(shutil.copytree(_filled, tmp_path / "home")))
+    return Home(copy_home(_filled, tmp_path / "home"))
 
 
 @pytest.fixture
 def published(tmp_path: Path, _published: Path) -> Home:
     """The same home with a segment of inverted lists."""
-    return Home(Path(shutil.copytree(_published, tmp_path / "home")))
+    return Home(copy_home(_published, tmp_path / "home"))
 
 
 @pytest.fixture
@@ -304,6 +304,7 @@ def test_a_full_disk_while_building_leaves_the_old_segment(published: Home) -> N
     assert find_problems(home) == []
 
 
+@pytest.mark.sqlite
 def test_reading_all_rows_needs_no_sort_and_reading_new_rows_uses_an_index(catalogue: Catalogue) -> None:
     def plan(change: int) -> str:
         query = make_vectors_query(FIRST, change).compile(

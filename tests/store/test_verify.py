@@ -94,6 +94,7 @@ def test_a_home_without_an_encoder_has_no_problems(tmp_path: Path) -> None:
         ("log_variance", "x'00000000'", "log_variance of image 3 .* 4 bytes"),
     ],
 )
+@pytest.mark.sqlite
 def test_a_bad_vector_is_found(home: Home, column: str, value: str, words: str) -> None:
     execute(home, f"UPDATE embeddings SET {column} = {value} WHERE image_id = 3")
     (problem,) = find_problems(home)
@@ -257,6 +258,7 @@ def test_one_folder_exists_at_every_moment_of_a_replacement(tmp_path: Path, monk
     assert (tmp_path / "old" / "content").read_text() == "new" and [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
+@pytest.mark.sqlite
 def test_uploads_of_a_moved_home_are_kept(trained_home: Settings, digits: Path, tmp_path: Path) -> None:
     index(trained_home, [digits], IndexRequest())
     with Searcher(trained_home) as searcher:
@@ -313,6 +315,7 @@ def test_a_folder_that_holds_another_encoder_is_found(home_with_digits: Settings
     assert problem.description == f"{home.encoders / ('b' * 16)} holds encoder {folder.name}."
 
 
+@pytest.mark.sqlite
 def test_broken_references_and_a_damaged_file_are_found(home: Home) -> None:
     execute(home, "INSERT INTO deletions VALUES (77, 1)")
     assert find_problems(home) == []

@@ -29,6 +29,8 @@ from fcntl import F_DUPFD, fcntl
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tests.support import postgresql
+
 ROOT = Path(__file__).resolve().parents[2]
 SIMILE = str(Path(sys.executable).with_name("simile"))
 SERVERS = "FORKING_SERVERS"  # environment variable with the name of the servers
@@ -239,6 +241,7 @@ def _run_request(request: dict[str, Any], files: list[int]) -> None:
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
     subprocess.Popen = Popen
+    postgresql.use_server_of_run()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.path[:0] = [path for path in os.environ.get("PYTHONPATH", "").split(":") if path]
     if encoding := os.environ.get("PYTHONIOENCODING"):
