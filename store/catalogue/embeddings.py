@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Select, bindparam, delete, func, insert, select
+from sqlalchemy import Connection, Select, bindparam, delete, func, select
 
 from simile.core.errors import EncoderMismatch, NoSuchImage, NotFinite
 from simile.core.records import FloatArray
 from simile.store.catalogue.records import Embedding, EncoderRecord, NewImage
 from simile.store.database.tables import EmbeddingRow, ImageRow
-from simile.store.database.transactions import NumberChange, Repository, split_chunks
+from simile.store.database.transactions import NumberChange, Repository, insert_rows, split_chunks
 
 EMBEDDING_CHUNK_ROWS = 8192  # rows decoded together: 4 MB of 128 floats
 
@@ -114,7 +114,7 @@ def write_embeddings(
     change = number_change()
     for row in rows:
         row["change"] = change
-    connection.execute(insert(EmbeddingRow), rows)
+    insert_rows(connection, EmbeddingRow, rows)
 
 
 def check_new_vectors(images: Sequence[NewImage], encoder: EncoderRecord) -> None:

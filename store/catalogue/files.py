@@ -28,7 +28,7 @@ from simile.images.sources.buckets import UPLOAD_SCHEME, get_upload_object
 from simile.store.catalogue.keys import charge_uploads
 from simile.store.catalogue.records import KnownFile, UploadAccount
 from simile.store.database.tables import DeletionRow, EmbeddingRow, ImageRow, LocationRow
-from simile.store.database.transactions import STREAM_OPTIONS, NumberChange, Repository, split_chunks
+from simile.store.database.transactions import STREAM_OPTIONS, NumberChange, Repository, insert_rows, split_chunks
 from simile.store.home import Home, translate_write_errors
 
 KnownFileRow = tuple[str, int, int, int, bool, bool]  # path, image id, size, mtime_ns, embedded, failed
@@ -48,18 +48,27 @@ class FileRepository(Repository):
     def iterate_under(self, prefix: str, encoder: str | None = None) -> Generator[list[KnownFileRow]]:
         """Yield the known files in a folder or archive as plain tuples, sorted by path.
 
-        They come in lists of some thousands, from one transaction: there may be millions.
+        They come in lists of some thousands: there may be millions. Each list is from a transaction of its own, because
+        one transaction for all of them could last as long as the indexing of a folder, and would end with the
+        connection.
         """
-        with self.database.begin_read() as connection:
-            result = connection.execute(
-                _make_known_files_query(encoder).where(make_under_condition(prefix)).order_by(LocationRow.path)
-            )
-            cursor = result.cursor
-            assert cursor is not None
-            # Plain tuples take half the time of SQLAlchemy's rows.
-            while rows := cursor.fetchmany(STREAM_OPTIONS["yield_per"]):
-                yield list(rows)
-            result.close()
+        size = STREAM_OPTIONS["yield_per"]
+        query = _make_known_files_query(encoder).where(make_under_condition(prefix)).order_by(LocationRow.path)
+        rows = self._read_tuples(query.limit(size))
+        while rows:
+            yield rows
+            is_last = len(rows) < size
+            rows = [] if is_last else self._read_tuples(query.where(LocationRow.path > rows[-1][0]).limit(size))
+
+    def _read_tuples(self, query: Select[*KnownFileRow]) -> list[KnownFileRow]:
+        """Return rows as plain tuples, which take half the time of SQLAlchemy's rows."""
+
+        def read() -> list[KnownFileRow]:
+            with self.database.begin_query() as connection, connection.execute(query) as result:
+                cursor: Any = result.cursor
+                return list(map(tuple, cursor.fetchall()))
+
+        return self.database.repeat(read)
 
     def get_many(self, paths: Iterable[str], encoder: str | None = None) -> dict[str, KnownFile]:
         """Return the known ones of these files, by path."""
@@ -197,7 +206,7 @@ def assign_paths(connection: Connection, files: Iterable[tuple[int, FileStat]]) 
     rows.sort(key=lambda row: row["path"])  # in one order, so that no two writers wait for each other
     new = [row for row in rows if row["path"] not in previous_images]
     if new:  # a path that another writer is adding is a conflict: the transaction is repeated
-        connection.execute(insert(LocationRow), new)
+        insert_rows(connection, LocationRow, new)
     known = [{**row, "known_path": row["path"]} for row in rows if row["path"] in previous_images]
     if known:
         connection.execute(_make_update("image_id", "size", "mtime_ns"), known)

@@ -15,7 +15,7 @@ from simile.store.catalogue.keys import charge_uploads
 from simile.store.catalogue.metadata import write_file_metadata
 from simile.store.catalogue.records import ImageRecord, ImageSummary, KnownImage, NewImage, UploadAccount
 from simile.store.database.tables import DeletionRow, EmbeddingRow, ImageRow, LocationRow, SegmentRow, StateRow, utc_now
-from simile.store.database.transactions import Repository, insert_new, split_chunks
+from simile.store.database.transactions import SQL_CHUNK_SIZE, Repository, insert_new, split_chunks
 
 MIN_ESTIMATED_ROWS = 100_000  # fewer rows are counted
 _ESTIMATE_QUERY = text("SELECT reltuples::bigint FROM pg_class WHERE oid = 'images'::regclass")
@@ -103,7 +103,8 @@ class ImageRepository(Repository):
 
     def get_summaries(self, image_ids: Sequence[int]) -> dict[int, ImageSummary]:
         """Return the summaries of these images by id, in no order; unknown ids are left out."""
-        with self.database.begin_read() as connection:
+        begin = self.database.begin_query if len(image_ids) <= SQL_CHUNK_SIZE else self.database.begin_read
+        with begin() as connection:
             return _read_image_summaries(connection, image_ids)
 
     def get_page(self, limit: int, offset: int = 0) -> list[ImageRecord]:

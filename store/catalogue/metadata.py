@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, select
 
 from simile.core.errors import NoSuchImage
 from simile.core.filter_parser import parse_number
 from simile.store.database.tables import LocationRow, MetadataRow
-from simile.store.database.transactions import Repository, split_chunks
+from simile.store.database.transactions import Repository, insert_rows, split_chunks
 
 METADATA_JOIN = MetadataRow.location_id == LocationRow.id
 
@@ -82,4 +82,4 @@ def _replace_location_metadata(connection: Connection, metadata_by_location: Map
         for name, text in metadata.items()
     ]
     if rows:
-        connection.execute(insert(MetadataRow), rows)
+        insert_rows(connection, MetadataRow, rows)

@@ -34,6 +34,8 @@ CONNECTION_DEFAULTS = {
     "keepalives_count": "3",
     "tcp_user_timeout": "11000",
 }
+# The same for the server, which keeps the lock of a host that is cut off for two hours otherwise.
+SERVER_KEEPALIVES = "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3"
 POOL_SIZE, MAX_OVERFLOW, POOL_TIMEOUT_SECONDS = 5, 35, 10  # the service runs up to 40 requests at once
 MIN_SERVER_VERSION = 14
 LOCK_KEY = 0x73696D696C65  # "simile", of the advisory lock; each database has its own locks
@@ -104,7 +106,8 @@ class DatabaseLock:
         holder = f"{purpose}, process {os.getpid()} on {get_host_name()}"
         # application_name shows the holder in pg_stat_activity, for as long as it holds the lock.
         name = holder.encode()[:MAX_HOLDER_BYTES].decode(errors="ignore")
-        url = _add_connection_defaults(url).update_query_dict({"application_name": name})
+        options = " ".join(filter(None, [str(url.query.get("options", "")), SERVER_KEEPALIVES]))
+        url = _add_connection_defaults(url).update_query_dict({"application_name": name, "options": options})
         self._engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
         event.listen(self._engine, "handle_error", _translate_error)
         self._connection: Connection | None = None

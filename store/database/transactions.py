@@ -17,7 +17,7 @@ from importlib import import_module
 from itertools import islice
 from typing import Any, NamedTuple, Self, TypeVar, TypeVarTuple
 
-from sqlalchemy import Connection, Executable, Row, Select, select, update
+from sqlalchemy import ARRAY, Connection, Executable, Row, Select, bindparam, func, insert, select, update
 
 from simile.core.errors import DatabaseUnavailable, TransactionConflict
 from simile.store.database.engine import make_engine
@@ -230,13 +230,34 @@ def split_chunks(items: Iterable[T], size: int = SQL_CHUNK_SIZE) -> Iterator[lis
         yield chunk
 
 
+def insert_rows(connection: Connection, table: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows with the same columns."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(*_make_array_insert(insert(table), table, rows))
+    else:
+        connection.execute(insert(table), list(rows))
+
+
 def insert_new(
     connection: Connection, table: Any, rows: Sequence[Mapping[str, Any]], returning: Sequence[Any]
 ) -> Iterator[Row[Any]]:
-    """Insert rows, and yield columns of those that were inserted.
+    """Insert rows with the same columns, and yield columns of those that were inserted.
 
     A row whose unique columns are taken is left out: another writer may have inserted it since they were looked up.
     """
     dialect = import_module(f"sqlalchemy.dialects.{connection.dialect.name}")  # only the one in use is loaded
-    statement = dialect.insert(table).on_conflict_do_nothing().returning(*returning)
-    yield from connection.execute(statement, list(rows))
+    statement: Any = dialect.insert(table)
+    parameters: Any = list(rows)
+    if connection.dialect.name == "postgresql":
+        statement, parameters = _make_array_insert(statement, table, rows)
+    yield from connection.execute(statement.on_conflict_do_nothing().returning(*returning), parameters)
+
+
+def _make_array_insert(statement: Any, table: Any, rows: Sequence[Mapping[str, Any]]) -> tuple[Any, dict[str, Any]]:
+    """Return a statement that inserts all rows, and its parameters: each column as an array.
+
+    With a statement or a list of parameters for each row, the driver and the server would take several times as long.
+    """
+    columns = [table.__table__.c[name] for name in rows[0]]
+    values = select(*(func.unnest(bindparam(column.name, type_=ARRAY(column.type))) for column in columns))
+    return statement.from_select(columns, values), {c.name: [row[c.name] for row in rows] for c in columns}

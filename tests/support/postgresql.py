@@ -188,13 +188,13 @@ def use_server_of_run() -> None:
     created: set[str] = set()
     take_arguments = Home.__init__
 
-    def __init__(self: Home, root: Path, database_url: str | None = None) -> None:  # noqa: N807
+    def __init__(self: Home, root: Path, database_url: str | None = None, *others: Any) -> None:  # noqa: N807
         if database_url is None:
             name = name_database(root)
             if name not in created and not server.execute(f"SELECT 1 FROM pg_database WHERE datname = '{name}'"):
                 server.execute(f"CREATE DATABASE {name} STRATEGY FILE_COPY")
             created.add(name)
             database_url = server.get_url(name)
-        take_arguments(self, root, database_url)
+        take_arguments(self, root, database_url, *others)
 
     Home.__init__ = __init__  # type: ignore[method-assign]
