@@ -28,7 +28,8 @@ class Settings(BaseSettings):
 
     home: Path = Field(Path("simile-home"), description="Folder that holds catalogue, encoders and index.")
     database_url: str | None = Field(
-        None, description="SQLAlchemy URL of the catalogue, instead of SQLite in the home."
+        None,
+        description="SQLAlchemy URL of the catalogue, instead of SQLite in the home; PostgreSQL for several hosts.",
     )
     objects: str | None = Field(
         None, description="Object store that several hosts share, s3://BUCKET/PREFIX; without it the home holds all."

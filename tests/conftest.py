@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support import forking, postgresql
+from tests.support import forking
+from tests.support.servers import postgresql
 
 if TYPE_CHECKING:  # the process that only hands tests to the workers imports nothing of the product: 5 s
     from fastapi import FastAPI

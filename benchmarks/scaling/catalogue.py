@@ -24,7 +24,7 @@ from simile.store.catalogue.records import NewImage
 from simile.store.database import schema
 from simile.store.home import Home
 from simile.store.index.index import Index
-from tests.support.postgresql import running_server
+from tests.support.servers.postgresql import running_server
 
 ENCODER, DIMENSIONS, BATCH_ROWS = "f" * 16, 128, 256
 

@@ -27,7 +27,7 @@ from simile.images.encoding import encode_png
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.database.tables import EmbeddingRow, ImageRow
 from simile.store.home import Home
-from tests.support.postgresql import Postgres, promote, running_pair
+from tests.support.servers.postgresql import Postgres, promote, running_pair
 
 WARM_UP_IMAGES = 32  # indexed before the round, so that the service has an encoder
 PROMOTION_DELAY = 1.0  # seconds; an operator or a program such as Patroni needs 1 to 30

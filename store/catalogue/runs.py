@@ -93,7 +93,7 @@ class JobRepository(Repository):
         return self.get(job_id)
 
     def interrupt_dead(self) -> bool:
-        """Mark running jobs whose process has died as interrupted, and return whether there were any.
+        """Mark running jobs as interrupted if their process has died, and return whether there were any.
 
         The caller must hold this host's lock of jobs. If several hosts share the database, a job has died when it was
         silent for DEAD_SECONDS.

@@ -175,7 +175,7 @@ def find_lock_holder(url: URL) -> str | None:
 
 
 def check_server_settings(connection: Connection) -> list[str]:
-    """Return what is wrong with the settings of the server and the database, one sentence each."""
+    """Return the unsafe settings of the server and the database, one sentence each."""
     query = "SELECT name, setting FROM pg_settings WHERE name = ANY(:names)"
     names = ["server_version_num", "server_encoding", "fsync", "full_page_writes", "synchronous_commit"]
     settings: dict[str, str] = dict(connection.execute(text(query), {"names": names}).all())

@@ -60,7 +60,7 @@ class Database:
         if self.is_server:
             self._read_engine = self._engine.execution_options(postgresql_readonly=True)
             self._write_engine = self._write_engine.execution_options(isolation_level="READ COMMITTED")
-            # One query needs no transaction, whose BEGIN and ROLLBACK would take as long as the query.
+            # One query needs no transaction: its BEGIN and ROLLBACK would take as long as the query.
             self._query_engine = self._engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @property
@@ -243,7 +243,7 @@ def insert_new(
 ) -> Iterator[Row[Any]]:
     """Insert rows with the same columns, and yield columns of those that were inserted.
 
-    A row whose unique columns are taken is left out: another writer may have inserted it since they were looked up.
+    A row is left out if its unique columns are taken: another writer may have inserted it a moment ago.
     """
     dialect = import_module(f"sqlalchemy.dialects.{connection.dialect.name}")  # only the one in use is loaded
     statement: Any = dialect.insert(table)

@@ -22,7 +22,7 @@ from simile.store.catalogue.records import DuplicateRecord
 from simile.store.home import Home
 from tests.conftest import copy_home_and_photos, copy_some, own_settings
 from tests.support.dedup_records import make_calibration, record_dedup_run
-from tests.support.postgresql import copy_home
+from tests.support.servers.postgresql import copy_home
 
 CALIBRATION = make_calibration(tuple(CurvePoint(n / 20, 1 - n / 1000, n / 20) for n in range(1, 21)))
 

@@ -28,7 +28,7 @@ from simile.search.searcher import Searcher
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.home import Home
 from simile.store.index.snapshot import IndexSegment
-from tests.support.postgresql import copy_home
+from tests.support.servers.postgresql import copy_home
 from tests.support.synthetic_images import on_bed, scene
 
 SCENES, BEDS, SAMPLE = 8, 2, 3

@@ -27,7 +27,7 @@ from simile.store.catalogue.catalogue import Catalogue
 from simile.store.home import Home
 from tests.conftest import Copies, app_client
 from tests.support.commands import run_json, run_simile
-from tests.support.postgresql import copy_home
+from tests.support.servers.postgresql import copy_home
 
 
 @pytest.fixture

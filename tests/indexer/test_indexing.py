@@ -40,7 +40,7 @@ from simile.store.catalogue.catalogue import Catalogue
 from simile.store.home import OWN_FOLDERS, Home
 from tests.conftest import app_client
 from tests.support.commands import run_json
-from tests.support.postgresql import copy_home
+from tests.support.servers.postgresql import copy_home
 
 SIMILE = str(Path(sys.executable).with_name("simile"))
 AddEncoder = Callable[[Settings], str]

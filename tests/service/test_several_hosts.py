@@ -16,7 +16,7 @@ from simile.store.catalogue.catalogue import Catalogue
 from simile.store.database import schema
 from simile.store.home import Home
 from tests.conftest import app_client
-from tests.support.postgresql import Postgres, running_server
+from tests.support.servers.postgresql import Postgres, running_server
 
 
 @pytest.fixture(scope="module")
@@ -94,14 +94,15 @@ def test_a_job_of_one_host_is_shown_and_counted_by_the_other(
 ) -> None:
     managers = [job_manager.JobManager(settings.model_copy(update={"roots": f"digits={digits}"})) for settings in hosts]
     try:
-        job = managers[0].start("digits", prune=False)
-        with pytest.raises(job_manager.JobRunning, match=f"Job {job.id} on 'digits' is running on"):
-            managers[1].start("digits", prune=False)
-        assert managers[1].get(job.id).status == "running"
-        managers[1].cancel(job.id)
-        thread = managers[0]._wait_thread
-        assert thread is not None
-        thread.join()
+        with Home.from_settings(hosts[0]).lock("a test"):  # the job waits for it
+            job = managers[0].start("digits", prune=False)
+            with pytest.raises(job_manager.JobRunning, match=f"Job {job.id} on 'digits' is running on"):
+                managers[1].start("digits", prune=False)
+            assert managers[1].get(job.id).status == "running"
+            managers[1].cancel(job.id)
+            thread = managers[0]._wait_thread
+            assert thread is not None
+            thread.join()
         assert managers[1].get(job.id).status == "cancelled"
     finally:
         for manager in managers:

@@ -24,7 +24,7 @@ from simile.store.home import Home
 from simile.store.index.index import Index
 from simile.store.index.segments import open_segment
 from tests.support.catalogue import make_new_image
-from tests.support.postgresql import copy_home
+from tests.support.servers.postgresql import copy_home
 
 FIRST, SECOND = "a" * 64, "b" * 64
 ROWS = 1500

@@ -29,7 +29,7 @@ from fcntl import F_DUPFD, fcntl
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tests.support import postgresql
+from tests.support.servers import postgresql
 
 ROOT = Path(__file__).resolve().parents[2]
 SIMILE = str(Path(sys.executable).with_name("simile"))

@@ -25,7 +25,7 @@ from simile.store.database import postgresql, schema
 from simile.store.database.tables import ImageRow, JobRow, LocationRow
 from simile.store.home import Home
 from simile.store.index.index import Index
-from tests.support.postgresql import Postgres, running_server
+from tests.support.servers.postgresql import Postgres, running_server
 
 ENCODER = "a" * 16
 LOCK_CODE = "from pathlib import Path; from simile.store.home import Home; import sys, time\n"
