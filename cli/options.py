@@ -42,7 +42,8 @@ WaitOption = Annotated[
 ]
 _PHOTOS = Argument(
     help="Folders, files, archives (.tar, .tar.gz, .zip …), manifests (.csv or .parquet with a column `path`), "
-    "quoted patterns ('photos/**/*.jpg'), or - to read a list from stdin. Hidden files are skipped.",
+    "quoted patterns ('photos/**/*.jpg'), folders of an S3 store (s3://bucket/photos), or - to read a list from stdin. "
+    "Hidden files are skipped.",
     show_default=False,
 )
 PhotosArgument = Annotated[list[Path], _PHOTOS]

@@ -28,7 +28,7 @@ def make_filter(
 
     Args:
         where: Conditions on metadata, such as `price<10`.
-        under: Absolute path of a file, folder or archive.
+        under: Absolute path of a file, folder or archive, or the URL of a folder in a bucket.
         formats: Image formats or file suffixes, such as `jpg`.
         since, until: Modification times in ISO 8601; `until` a date without a time includes the whole day.
         **bounds: min_bytes, max_bytes, min_width … of Filter.
@@ -106,6 +106,8 @@ def _check_utf8(text: str, option: str) -> str:
 
 
 def _normalise_folder(path: str) -> str:
+    if path.startswith("s3://"):
+        return path.rstrip("/")
     if not os.path.isabs(path):  # a text, which may come from another machine  # noqa: PTH117
         raise BadSetting(f"under can't be {path!r}. Give the folder's absolute path, starting with /.")
     return os.path.normpath(path)

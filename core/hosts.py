@@ -65,7 +65,7 @@ def parse_roots(text: str | None) -> dict[str, Path]:
             raise ValueError(f"{name!r} is no name: letters, digits, - and _, at most 64")
         if name in roots:
             raise ValueError(f"{name!r} is there twice")
-        roots[name] = Path(folder).expanduser().absolute()
+        roots[name] = Path(folder) if folder.startswith("s3://") else Path(folder).expanduser().absolute()
     return roots
 
 

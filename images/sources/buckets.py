@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from simile.core.errors import ObjectsUnavailable, UnreadableImage
@@ -38,6 +39,13 @@ def get_upload_object(location: str) -> str:
     """Return the name in the object store of the home of an upload at a location such as upload:0ab….png."""
     name = location.removeprefix(UPLOAD_SCHEME)
     return f"uploads/{name[:2]}/{name}"
+
+
+def restore_url(path: Path | str) -> str:
+    """Return the path as text; a URL that became a path has lost a slash, and gets it back."""
+    text = str(path)
+    bucket = text.removeprefix("s3:").lstrip("/")
+    return (SCHEME + bucket).rstrip("/") if text.startswith("s3:/") and bucket else text
 
 
 def to_bucket_path(url: str) -> str:
@@ -76,6 +84,12 @@ def translate_store_errors(url: str) -> Iterator[None]:
             f"The object store at {url} can't be used: {reason}. Check the network, the bucket, and the AWS_ variables "
             "for credentials, region and endpoint, and try again."
         ) from None
+
+
+def exists(url: str) -> bool:
+    """Return whether there is an object, or a folder of objects. Raises ObjectsUnavailable."""
+    with translate_store_errors(url):
+        return bool(open_file_system().get_file_info(to_bucket_path(url)).type)
 
 
 def find_object(url: str) -> tuple[int, int] | None:

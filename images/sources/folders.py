@@ -121,7 +121,7 @@ class FolderWalker:
             if isinstance(entry, list):
                 yield entry
             elif listed := self._read_folder(entry, visited, len(_with_separator(root))):
-                stack += reversed(_merge_in_order(_with_separator(entry), *listed))
+                stack += reversed(merge_in_order(_with_separator(entry), *listed))
 
     def _read_folder(
         self, folder: str, visited: set[FolderIdentity], prefix_length: int
@@ -220,7 +220,7 @@ def _get_kind(path: str) -> str:
     return suffix if suffix.isascii() and suffix.isalnum() and len(suffix) <= MAX_KIND_LENGTH else "other"
 
 
-def _merge_in_order(base: str, files: list[FileFactsTuple], folders: list[str]) -> list[str | list[FileFactsTuple]]:
+def merge_in_order(base: str, files: list[FileFactsTuple], folders: list[str]) -> list[str | list[FileFactsTuple]]:
     """Return the files of a folder in lists, with the folders between them, in the order of paths."""
     if not folders:
         return [files]  # one list need not be sorted

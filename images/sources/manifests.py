@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from simile.core.errors import BadSetting
+from simile.images.sources.buckets import is_s3_url
 from simile.images.sources.paths import is_utf8
 
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -71,7 +72,7 @@ def read_manifest(manifest: str, on_failure: Callable[[str, str], object]) -> It
             on_failure(f"{manifest}, {'row' if is_parquet else 'line'} {number}", problem)
             continue
         # abspath() and not resolve(): links are not resolved, as in folders.
-        absolute = os.path.abspath(os.path.join(folder, path))  # noqa: PTH100, PTH118
+        absolute = path if is_s3_url(path) else os.path.abspath(os.path.join(folder, path))  # noqa: PTH100, PTH118
         pairs = enumerate(zip(names, cells, strict=True))
         yield absolute, {name: cell for number, (name, cell) in pairs if cell and number != path_column}
 

@@ -9,11 +9,19 @@ from functools import cache
 from heapq import nlargest
 from itertools import takewhile
 
+from simile.images.sources.buckets import is_s3_url, restore_url
+
 MAX_COMPARED_NAMES = 200  # comparing texts in full takes a millisecond each
 
 
 def make_absolute_folder(text: str) -> str:
-    """Return the absolute path of a folder that a user named; `~` is expanded, and links only before `..`."""
+    """Return the absolute path of a folder that a user named; `~` is expanded, and links only before `..`.
+
+    A folder in a bucket stays a URL.
+    """
+    url = restore_url(text)
+    if is_s3_url(url):
+        return url
     path = os.path.expanduser(text)  # noqa: PTH111  # a text may end with a separator
     if os.pardir in path.split(os.sep):  # noqa: PTH206
         return os.path.realpath(path)

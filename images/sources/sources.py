@@ -1,6 +1,7 @@
 """Sources of images, and the files that they contain.
 
 a folder                all images below it                                              folders.py
+s3://bucket/folder/     all images below it, in an S3 store                              bucket_folders.py
 a file                  that file
 an archive              the images in it                                                 archives.py
 a manifest              the files that it lists, with their metadata                     manifests.py
@@ -27,7 +28,8 @@ from typing import BinaryIO
 from simile.core.errors import NoSuchPath, ObjectsUnavailable
 from simile.core.records import Failure, FileStat
 from simile.images.sources import archives
-from simile.images.sources.buckets import find_object, is_remote, is_s3_url
+from simile.images.sources.bucket_folders import iterate_bucket_files
+from simile.images.sources.buckets import exists, find_object, is_remote, is_s3_url, restore_url
 from simile.images.sources.folders import (
     FileFactsTuple,
     FolderWalker,
@@ -61,7 +63,7 @@ def is_stdin(source: Path | str) -> bool:
 
 def is_pattern(source: Path | str) -> bool:
     """Return whether the source is a pattern. An existing file whose name contains `*` is a file."""
-    return glob.has_magic(str(source)) and not os.path.lexists(source)
+    return glob.has_magic(str(source)) and not is_s3_url(restore_url(source)) and not os.path.lexists(source)
 
 
 class ImageSources:
@@ -71,7 +73,7 @@ class ImageSources:
         self, sources: Sequence[Path | str], skip: Sequence[Path] = (), patterns: PathPatterns | None = None
     ) -> None:
         """Check that the sources exist. Files in a folder of `skip` are listed only if named. Raises NoSuchPath."""
-        check_sources([Path(source) for source in sources])
+        check_sources(sources)
         self.patterns = patterns or PathPatterns()
         self.sources = list(
             dict.fromkeys(
@@ -91,7 +93,8 @@ class ImageSources:
         for source in filter(_is_folder, self.sources):
             self._walker.add_root(source)
         # Paths that were already listed. A single folder has no path twice, so its paths need not be kept.
-        self._seen_paths: set[str] | None = None if len(self.sources) == 1 and _is_folder(self.sources[0]) else set()
+        is_folder = len(self.sources) == 1 and (_is_folder(self.sources[0]) or is_s3_url(self.sources[0]))
+        self._seen_paths: set[str] | None = None if is_folder else set()
         self._failed_paths: set[str] = set()
 
     @property
@@ -102,6 +105,8 @@ class ImageSources:
     def find_real_name(self, path: str) -> str | None:
         """Return the path under which a file is listed, if its folder has another name here than there, else None."""
         folder, name = os.path.split(path)
+        if is_remote(path):
+            return None
         if self._get_real_folder(folder) == folder or archives.split_member_path(path) is not None:
             return None
         walked = self._walker.find_walked_name(folder, name)
@@ -121,6 +126,10 @@ class ImageSources:
             yield from self._iterate_entries(((path, None) for path in read_path_list(sys.stdin.buffer)), expand=True)
         elif is_pattern(source):
             yield from self._match_pattern(source)
+        elif is_s3_url(source) and find_object(source) is None:
+            yield SourcePart(root=source)  # also without files: those that are indexed are missing then
+            for files in iterate_bucket_files(source, self.patterns, self.result):
+                yield SourcePart(root=source, files=files)
         elif is_manifest(source) and _is_file(source):
             yield from self._iterate_entries(read_manifest(source, self._add_failure), expand=False)
         else:
@@ -233,10 +242,17 @@ def walk_sources(
     return replace(result, files=files, failures=list(dict.fromkeys(result.failures)))
 
 
-def check_sources(sources: Sequence[Path]) -> None:
-    """Raise NoSuchPath for the first source that does not exist. The list on stdin and patterns are not checked."""
+def check_sources(sources: Sequence[Path | str]) -> None:
+    """Raise NoSuchPath for the first source that does not exist. The list on stdin and patterns are not checked.
+
+    Raises ObjectsUnavailable for a source in a store that can't be reached.
+    """
     for source in sources:
         path = _make_absolute(source)
+        if is_s3_url(path):
+            if not exists(path):
+                raise NoSuchPath(path)
+            continue
         is_present = is_stdin(source) or os.path.lexists(path) or is_pattern(source)
         if not is_present and not archives.is_regular_file(path):
             raise NoSuchPath(source)
@@ -321,8 +337,9 @@ def read_path_list(file: BinaryIO) -> Iterator[str]:
 
 
 def _make_absolute(path: Path | str) -> str:
-    """Return the absolute path without ".."; links are not resolved."""
-    return os.path.abspath(path)  # Path.absolute() keeps "..", resolve() resolves links  # noqa: PTH100
+    """Return the absolute path without ".."; links are not resolved. A URL stays one."""
+    url = restore_url(path)
+    return url if is_s3_url(url) else os.path.abspath(path)  # Path.absolute() keeps "..", resolve() links  # noqa: PTH100
 
 
 def _is_folder(path: str) -> bool:

@@ -21,6 +21,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from simile.core.errors import BadSetting
 from simile.core.records import FileStat
+from simile.images.sources.buckets import restore_url
 from simile.images.sources.folders import WalkResult
 from simile.images.sources.paths import is_utf8
 from simile.images.sources.sources import ImageSources, SourcePart, is_path_missing, is_stdin
@@ -137,7 +138,7 @@ def check_prune(plan: IndexPlan) -> None:
             )
         raise BadSetting(
             f"{root} holds no images now, but {missing:,} in it are known. If a disk is not mounted, mount it; "
-            f"to forget them, run `simile index {shlex.quote(str(Path(root).parent))} --prune`."
+            f"to forget them, run `simile index {shlex.quote(restore_url(Path(root).parent))} --prune`."
         )
 
 

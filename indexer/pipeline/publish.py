@@ -8,6 +8,7 @@ from pathlib import Path
 
 from simile.core.records import IndexSummary
 from simile.core.settings import Settings
+from simile.images.sources.buckets import is_remote
 from simile.images.sources.sources import is_path_missing
 from simile.store.catalogue.catalogue import Catalogue
 
@@ -71,7 +72,7 @@ def _forget_missing_files(catalogue: Catalogue, fingerprint: str) -> int:
     """
     rows = catalogue.files.iterate_without_embedding(fingerprint)
     missing = [file.path for _, file in rows if is_path_missing(file.path)]
-    missing = [path for path in missing if _is_nonempty_folder(Path(path).parent)]
+    missing = [path for path in missing if is_remote(path) or _is_nonempty_folder(Path(path).parent)]
     catalogue.files.delete(missing)
     return len(missing)
 
