@@ -2,12 +2,14 @@ FROM python:3.11-slim
 
 # An extra package index for torch, such as PyTorch's own CPU index: makes the image small.
 ARG TORCH_INDEX=""
+# Extras, such as "postgres" for a catalogue that several hosts share.
+ARG EXTRAS=""
 
 WORKDIR /app
 
 # Dependencies first: they change rarely, and this is the large layer.
 COPY pyproject.toml constraints.txt ./
-RUN python -c "import tomllib; print('\n'.join(tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']))" > requirements.txt \
+RUN python -c "import sys, tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print('\n'.join(p['dependencies'] + [d for e in sys.argv[1].split() for d in p['optional-dependencies'][e]]))" "$EXTRAS" > requirements.txt \
     && pip install --no-cache-dir -c constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -r requirements.txt
 
 COPY README.md LICENSE ./

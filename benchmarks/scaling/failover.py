@@ -50,24 +50,27 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     random = np.random.default_rng(options.seed)
-    total = np.zeros(4, int)
+    total = np.zeros(6, int)
     pauses = []
-    print(f"{'round':>5}{'acknowledged':>14}{'of them uploads':>17}{'lost':>6}{'twice':>7}{'not 2xx':>9}{'pause':>8}")
+    print(
+        f"{'round':>5}{'acknowledged':>14}{'of them uploads':>17}{'lost':>6}{'twice':>7}{'not 2xx':>9}{'index':>7}{'pause':>8}"
+    )
     with open_work_folder(options.work) as work:
         for number in range(options.rounds):
             counts, pause = run_round(work / f"round-{number}", options.images, random)
-            total += counts[:4]
+            total += counts
             pauses.append(pause)
             acknowledged, uploads, lost, twice, failed = counts
             print(
                 f"{number:>5}{acknowledged:>14,}{uploads:>17,}{lost:>6}{twice:>7}{failed:>9}{pause:>7.1f}s", flush=True
             )
-    print(f"{'all':>5}{total[0]:>14,}{total[1]:>17,}{total[2]:>6}{total[3]:>7}{'':>9}{max(pauses):>7.1f}s (longest)")
+    print(f"{'all':>5}" + "{:>14,}{:>17,}{:>6}{:>7}{:>9}{:>7}".format(*total) + f"{max(pauses):>7.1f}s (longest)")
+    print("index: 1 if `simile index` ended with 0")
     print("pause: from the kill to the next acknowledged upload; the replica is promoted after one second")
 
 
-def run_round(work: Path, count: int, random: np.random.Generator) -> tuple[tuple[int, int, int, int, int], float]:
-    """Return (acknowledged, uploads, lost, twice, requests that failed), and the seconds without an acknowledgement."""
+def run_round(work: Path, count: int, random: np.random.Generator) -> tuple[tuple[int, ...], float]:
+    """Return the counts of the table, and the seconds without an acknowledgement."""
     warm_up, photos = write_images(work / "first", WARM_UP_IMAGES, random), write_images(work / "photos", count, random)
     with running_pair() as (primary, replica):
         primary.execute("CREATE DATABASE catalogue")
@@ -104,7 +107,9 @@ def run_round(work: Path, count: int, random: np.random.Generator) -> tuple[tupl
         stored = read_stored(Home(home, url))
         lost, twice = acknowledged - stored.keys(), sum(number > 1 for number in stored.values())
         pause = max(np.diff([moment for moment in uploads.times if moment > killed - 5]), default=0.0)
-        return (len(acknowledged), len(uploads.acknowledged), len(lost), twice, uploads.failed), float(pause)
+        return (len(acknowledged), len(uploads.acknowledged), len(lost), twice, uploads.failed, is_indexed), float(
+            pause
+        )
 
 
 def write_images(folder: Path, count: int, random: np.random.Generator) -> set[str]:

@@ -81,13 +81,13 @@ class Database:
     @contextmanager
     def begin_read(self) -> Iterator[Connection]:
         """Begin a transaction that sees the catalogue as of its first query."""
-        with self._read_engine.connect() as connection:
+        with self.repeat(self._read_engine.connect) as connection:
             yield connection
 
     @contextmanager
     def begin_query(self) -> Iterator[Connection]:
         """Connect for a single query."""
-        with self._query_engine.connect() as connection:
+        with self.repeat(self._query_engine.connect) as connection:
             yield connection
 
     @contextmanager
@@ -97,7 +97,7 @@ class Database:
         The first call of the function updates the counter, so that writers wait for each other until the commit and
         the numbers are committed in order. So call it late: after everything that does not depend on the number.
         """
-        with self._write_engine.begin() as connection:
+        with self._begin() as connection:
             count = update(StateRow).values(changes=StateRow.changes + 1).returning(StateRow.changes)
             number_change = functools.cache(lambda: connection.execute(count).scalar_one())
             yield connection, number_change
@@ -106,7 +106,12 @@ class Database:
     @contextmanager
     def begin_untracked_write(self) -> Iterator[Connection]:
         """Begin a writing transaction on rows that no search depends on (runs, failures). It is not a change."""
-        with self._write_engine.begin() as connection:
+        with self._begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _begin(self) -> Iterator[Connection]:
+        with self.repeat(self._write_engine.connect) as connection, connection.begin():
             yield connection
 
     def repeat(self, function: Callable[[], T]) -> T:

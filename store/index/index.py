@@ -6,13 +6,14 @@ import logging
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 from simile.core.errors import EncoderMismatch, IndexDamaged, NothingIndexed, ObjectsUnavailable, SimileError
 from simile.core.records import Filter, FloatArray
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.encoders import get_encoder_record
 from simile.store.catalogue.filters import find_matching_ids
-from simile.store.catalogue.records import SegmentRecord
+from simile.store.catalogue.records import EncoderRecord, SegmentRecord
 from simile.store.catalogue.segments import find_segment_record
 from simile.store.database.transactions import CatalogueState, read_state
 from simile.store.home import translate_write_errors
@@ -96,8 +97,9 @@ class Index:
 
     def find_matching_ids(self, filter: Filter | None) -> Ids | None:
         """Return the ids of the images that match the filter now, ascending; None if there is no filter."""
-        if filter is None:
-            return None
+        return None if filter is None else self.catalogue.repeat(lambda: self._find_matching_ids(filter))
+
+    def _find_matching_ids(self, filter: Filter) -> Ids:
         with self.catalogue.begin_read() as connection:
             key = read_state(connection).changes, filter
             if key not in self._filter_cache:
@@ -157,16 +159,20 @@ class Index:
     def _build_segment(self, fingerprint: str, options: IndexOptions, *, activate: bool) -> None:
         started = time.monotonic()
         with translate_write_errors(self._home.segments), make_temporary_file(self._home) as vectors:
-            # Copy the vectors in one transaction, which ends before the index is built: that takes longer.
-            with self.catalogue.begin_read() as connection:
-                change = read_state(connection).changes
-                encoder = get_encoder_record(connection, fingerprint)
-                write_vector_file(vectors, encoder.indexed_dimensions, iterate_index_vectors(connection, encoder))
+            change, encoder = self.catalogue.repeat(lambda: self._copy_vectors(fingerprint, vectors))
             written = write_segment(self._home, encoder, vectors, change, options)
         build_time = {"build_seconds": round(time.monotonic() - started, 2)}
         written = replace(written, details=written.details | build_time)
         used_names = self.catalogue.segments.publish(fingerprint, written, change, activate=activate)
         delete_unused_segment_files(self._home, used_names)
+
+    def _copy_vectors(self, fingerprint: str, target: Path) -> tuple[int, EncoderRecord]:
+        """Write an encoder's vectors to a file in one transaction, which ends before the index is built."""
+        with self.catalogue.begin_read() as connection:
+            change = read_state(connection).changes
+            encoder = get_encoder_record(connection, fingerprint)
+            write_vector_file(target, encoder.indexed_dimensions, iterate_index_vectors(connection, encoder))
+        return change, encoder
 
     def _get_current_snapshot(self) -> Snapshot:
         """Return a snapshot that holds every commit made before this call."""
@@ -199,6 +205,15 @@ class Index:
 
     def _refresh_snapshot(self, old: Snapshot | None) -> Snapshot:
         """Extend a snapshot to the current state; open a new one if that is not possible."""
+
+        def refresh() -> Snapshot:
+            extended = self._extend_snapshot(old)
+            return self._open_snapshot() if extended is None else extended
+
+        return self.catalogue.repeat(refresh)
+
+    def _extend_snapshot(self, old: Snapshot | None) -> Snapshot | None:
+        """Return a snapshot that is extended to the current state; None if that is not possible."""
         if old is not None:
             with self.catalogue.begin_read() as connection:
                 state = read_state(connection)
@@ -207,7 +222,7 @@ class Index:
                 segment = find_segment_record(connection, state.segment_id)
                 if _can_extend(old.state, state, segment):
                     return old.extend(connection, state, old.state.changes)
-        return self._open_snapshot()
+        return None
 
     def _open_snapshot(self, *, is_required: bool = True) -> Snapshot:
         """Open a snapshot of the current segment and everything newer.

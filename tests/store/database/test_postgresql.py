@@ -25,6 +25,7 @@ from simile.store.database import postgresql, schema
 from simile.store.database.tables import ImageRow, JobRow, LocationRow
 from simile.store.home import Home
 from simile.store.index.index import Index
+from simile.store.index.snapshot import iterate_index_vectors
 from tests.support.servers.postgresql import Postgres, running_server
 
 ENCODER = "a" * 16
@@ -162,6 +163,30 @@ def test_a_transaction_that_lost_its_connection_is_repeated(
     assert len(calls) == 2
     assert catalogue.images.get(image_id).paths == ("/photos/one.png",)
     assert (catalogue.images.count(), catalogue.count_changes()) == (1, changes + 1)
+
+
+def test_a_segment_is_built_although_the_connection_is_lost(
+    catalogue: Catalogue, server: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue.encoders.activate(ENCODER)
+    image = make_image("one")
+    (image_id,) = catalogue.images.add_batch([image], ENCODER, "torch")
+    calls = []
+
+    def kill_first(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            kill_connections(server)
+        return iterate_index_vectors(*arguments)
+
+    monkeypatch.setattr("simile.store.index.index.iterate_index_vectors", kill_first)
+    index = Index(catalogue)
+    kill_connections(server)
+    with catalogue.home.lock("test"):
+        index.publish()
+    assert len(calls) == 2
+    assert index.count_pending() == 0
+    assert [hit for hit, _ in index.search(image.mu[None], 1)[0]] == [image_id]
 
 
 def test_a_database_that_stays_away_is_an_error_after_the_limit(tmp_path: Path, server: Postgres) -> None:
