@@ -52,15 +52,13 @@ def main() -> None:
     random = np.random.default_rng(options.seed)
     total = np.zeros(6, int)
     pauses = []
-    print(
-        f"{'round':>5}{'acknowledged':>14}{'of them uploads':>17}{'lost':>6}{'twice':>7}{'not 2xx':>9}{'index':>7}{'pause':>8}"
-    )
+    headings = ("acknowledged", "of them uploads", "lost", "twice", "not 2xx", "index")
+    print(f"{'round':>5}" + "{:>14}{:>17}{:>6}{:>7}{:>9}{:>7}".format(*headings) + f"{'pause':>8}")
     with open_work_folder(options.work) as work:
         for number in range(options.rounds):
             counts, pause = run_round(work / f"round-{number}", options.images, random)
             total += counts
             pauses.append(pause)
-            acknowledged, uploads, lost, twice, failed = counts
             print(
                 f"{number:>5}{acknowledged:>14,}{uploads:>17,}{lost:>6}{twice:>7}{failed:>9}{pause:>7.1f}s", flush=True
             )

@@ -39,8 +39,9 @@ class EmbeddingRepository(Repository):
     def iterate_chunks(self, encoder: str) -> Iterator[tuple[NDArray[np.int64], FloatArray, FloatArray | None]]:
         """Yield (ids (n,), mu (n, d), log_variance (n, d) or None) in chunks of ascending ids, from one transaction."""
         query = _make_latents_query(encoder).order_by(EmbeddingRow.image_id)
-        with self.database.begin_read() as connection:
-            for rows in connection.execute(query.execution_options(yield_per=EMBEDDING_CHUNK_ROWS)).partitions():
+        query = query.execution_options(yield_per=EMBEDDING_CHUNK_ROWS)
+        with self.database.begin_read() as connection, connection.execute(query) as result:
+            for rows in result.partitions():
                 ids, mu, log_variance = zip(*rows, strict=True)
                 log_variances = None if log_variance[0] is None else unpack_vectors(log_variance)
                 yield np.array(ids, np.int64), unpack_vectors(mu), log_variances
@@ -72,12 +73,13 @@ def iterate_vectors_since(
     Raises EncoderMismatch if a vector does not have the encoder's length.
     """
     query = make_vectors_query(encoder.fingerprint, after_change).execution_options(yield_per=EMBEDDING_CHUNK_ROWS)
-    for rows in connection.execute(query).partitions():
-        ids, mus = zip(*rows, strict=True)
-        if set(map(len, mus)) != {4 * encoder.dimensions}:
-            wrong = next(row for row in rows if len(row.mu) != 4 * encoder.dimensions)
-            raise _make_wrong_length_error(f"The vector of image {wrong.image_id}", len(wrong.mu) // 4, encoder)
-        yield np.array(ids, np.int64), unpack_vectors(mus)
+    with connection.execute(query) as result:
+        for rows in result.partitions():
+            ids, mus = zip(*rows, strict=True)
+            if set(map(len, mus)) != {4 * encoder.dimensions}:
+                wrong = next(row for row in rows if len(row.mu) != 4 * encoder.dimensions)
+                raise _make_wrong_length_error(f"The vector of image {wrong.image_id}", len(wrong.mu) // 4, encoder)
+            yield np.array(ids, np.int64), unpack_vectors(mus)
 
 
 def make_vectors_query(fingerprint: str, after_change: int) -> Select[int, bytes]:

@@ -77,6 +77,9 @@ def _translate_error(context: ExceptionContext) -> None:
     error = context.original_exception
     if context.is_pre_ping:  # the pool connects anew
         return
+    if context.execution_context is not None and context.is_disconnect:
+        with suppress(Exception):
+            context.execution_context.cursor.close()  # SQLAlchemy leaves it open
     state, reason = str(getattr(error, "sqlstate", None) or ""), " ".join(str(error).split())
     if "NUL" in reason and "0x00" in reason:
         raise BadSetting("A text contains the character NUL, which PostgreSQL can't store. Remove it.")
