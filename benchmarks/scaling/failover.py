@@ -59,9 +59,8 @@ def main() -> None:
             counts, pause = run_round(work / f"round-{number}", options.images, random)
             total += counts
             pauses.append(pause)
-            print(
-                f"{number:>5}{acknowledged:>14,}{uploads:>17,}{lost:>6}{twice:>7}{failed:>9}{pause:>7.1f}s", flush=True
-            )
+            row = "{:>14,}{:>17,}{:>6}{:>7}{:>9}{:>7}".format(*counts)
+            print(f"{number:>5}{row}{pause:>7.1f}s", flush=True)
     print(f"{'all':>5}" + "{:>14,}{:>17,}{:>6}{:>7}{:>9}{:>7}".format(*total) + f"{max(pauses):>7.1f}s (longest)")
     print("index: 1 if `simile index` ended with 0")
     print("pause: from the kill to the next acknowledged upload; the replica is promoted after one second")
