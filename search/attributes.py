@@ -1,11 +1,13 @@
 """Attributes: directions in the latent space, stored as HOME/attributes/<encoder>/<name>.npz.
 
-An attribute file is written once or removed; it never changes.
+An attribute file is written once or removed; it never changes. In an object store its name has the hash of the file,
+too, because another attribute may get the name of one that was removed.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +17,13 @@ import numpy as np
 
 from simile.core.arrays import ARRAY_FILE_ERRORS, read_arrays, write_arrays
 from simile.core.atomic_write import fsync_path, write_atomically
-from simile.core.errors import BadSetting, EncoderMismatch
+from simile.core.errors import BadSetting, EncoderMismatch, ObjectsUnavailable
 from simile.core.records import Float64Array, FloatArray
 from simile.store.home import Home, translate_write_errors
+from simile.store.object_transfer import share_attribute
+from simile.store.objects import ATTRIBUTE_PREFIX
+
+log = logging.getLogger(__name__)
 
 ATTRIBUTE_ARRAYS = ("raw", "whitened", "centre")
 ATTRIBUTE_NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # a valid file name on every system
@@ -50,62 +56,78 @@ class Attribute:
 
 def check_attribute_name(name: str) -> None:
     """Raise BadSetting for a name that is not a valid file name everywhere."""
-    if not ATTRIBUTE_NAME_PATTERN.fullmatch(name):
+    if not _is_name(name):
         raise BadSetting(f"An attribute can't be called {name!r}. Use up to 64 of a-z, 0-9, - and _.")
 
 
 def check_attribute_name_free(home: Home, encoder: str, name: str) -> None:
     """Raise BadSetting if the name is invalid or in use."""
-    if _get_attribute_path(home, encoder, name).exists():
+    check_attribute_name(name)
+    if name in _find_objects(home, encoder):
         raise BadSetting(
             f"Attribute {name} exists already. Remove it with `simile attribute remove {name}`, or use another name."
         )
 
 
 def save_attribute(home: Home, attribute: Attribute) -> Path:
-    """Save a new attribute and return its path. Raises BadSetting if the name is in use, HomeNotWritable."""
-    path = _get_attribute_path(home, attribute.encoder, attribute.name)
+    """Save a new attribute and return its path.
+
+    Raises BadSetting if the name is in use, HomeNotWritable, ObjectsUnavailable.
+    """
     check_attribute_name_free(home, attribute.encoder, attribute.name)
+    folder = home.attributes / attribute.encoder
+    path = folder / f"{attribute.name}.npz"
     with translate_write_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda temporary: _write_attribute(attribute, temporary))
-    return path
+    if not home.objects.is_shared:
+        return path
+    try:
+        return share_attribute(home, path)
+    except ObjectsUnavailable:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def load_attribute(home: Home, encoder: str, name: str) -> Attribute:
-    """Load an attribute. Raises BadSetting if the encoder has no such attribute or its file is damaged."""
-    path = _get_attribute_path(home, encoder, name)
-    if not path.exists():
-        known = ", ".join(list_attribute_names(home, encoder)) or "none"
+    """Load an attribute.
+
+    Raises BadSetting if the encoder has no such attribute or its file is damaged, and ObjectsUnavailable.
+    """
+    check_attribute_name(name)
+    objects = _find_objects(home, encoder)
+    if name not in objects:
         raise BadSetting(
-            f"Encoder {encoder} has no attribute {name} (known: {known}). "
+            f"Encoder {encoder} has no attribute {name} (known: {', '.join(sorted(objects)) or 'none'}). "
             f"Learn it with `simile attribute learn {name}`."
         )
-    try:
-        stored = read_arrays(path)
-        return Attribute(**json.loads(str(stored["about"])), **{array: stored[array] for array in ATTRIBUTE_ARRAYS})
-    except ARRAY_FILE_ERRORS as error:
-        raise BadSetting(f"{path} is damaged ({error}). Remove the file and learn the attribute again.") from error
+    return _load_object(home, objects[name])
 
 
 def load_attributes(home: Home, encoder: str) -> list[Attribute]:
     """Load all attributes of an encoder, sorted by name."""
-    return [load_attribute(home, encoder, name) for name in list_attribute_names(home, encoder)]
+    return [_load_object(home, stored) for _, stored in sorted(_find_objects(home, encoder).items())]
 
 
 def list_attribute_names(home: Home, encoder: str) -> list[str]:
     """List the names of an encoder's attributes, sorted."""
-    return sorted(path.stem for path in (home.attributes / encoder).glob("[a-z0-9]*.npz"))
+    return sorted(_find_objects(home, encoder))
 
 
 def remove_attribute(home: Home, encoder: str, name: str) -> None:
-    """Remove an attribute, even a damaged one. Raises BadSetting if there is none, HomeNotWritable."""
-    path = _get_attribute_path(home, encoder, name)
-    if not path.exists():
+    """Remove an attribute, even a damaged one.
+
+    Raises BadSetting if there is none, HomeNotWritable, ObjectsUnavailable.
+    """
+    objects = _find_objects(home, encoder)
+    if name not in objects:
         load_attribute(home, encoder, name)  # raises the error that lists the known names
+    path = home.objects.get_local_path(objects[name])
+    home.objects.remove(objects[name])  # at once: the object itself tells that the attribute exists
     with translate_write_errors(path):
         path.unlink(missing_ok=True)
-        fsync_path(path.parent)
+        if path.parent.is_dir():
+            fsync_path(path.parent)
 
 
 def make_attribute_strengths(plus: Sequence[str], minus: Sequence[str], strength: float) -> dict[str, float]:
@@ -130,6 +152,42 @@ def _write_attribute(attribute: Attribute, path: Path) -> None:
     write_arrays(path, about=json.dumps(values), **arrays)
 
 
-def _get_attribute_path(home: Home, encoder: str, name: str) -> Path:
-    check_attribute_name(name)
-    return home.attributes / encoder / f"{name}.npz"
+def _find_objects(home: Home, encoder: str) -> dict[str, str]:
+    """Return the attributes of an encoder: the names of their objects by their own names.
+
+    While the object store can't be reached, those that the home has fetched are returned.
+    """
+    folder = f"{ATTRIBUTE_PREFIX}{encoder}/"
+    if not home.objects.is_shared:
+        return {path.stem: folder + path.name for path in (home.root / folder).glob("*.npz") if _is_name(path.stem)}
+    try:
+        stored = sorted(home.objects.names(folder), key=lambda found: found.modified)
+        names = [found.name for found in stored]  # of two with one name, learned at the same time, the later one counts
+    except ObjectsUnavailable as error:
+        log.warning("%s", error)
+        names = [folder + path.name for path in (home.root / folder).glob("*.*.npz")]
+    return {name.removeprefix(folder).split(".")[0]: name for name in names}
+
+
+def _load_object(home: Home, stored: str) -> Attribute:
+    path = home.objects.get_local_path(stored)
+    try:
+        if not home.objects.is_shared:
+            return _read_attribute(path)
+        sha256 = stored.split(".")[-2]
+        try:
+            return _read_attribute(home.objects.fetch(stored, sha256))
+        except ARRAY_FILE_ERRORS:  # the copy in the home
+            path.unlink(missing_ok=True)
+            return _read_attribute(home.objects.fetch(stored, sha256))
+    except ARRAY_FILE_ERRORS as error:
+        raise BadSetting(f"{path} is damaged ({error}). Remove the file and learn the attribute again.") from error
+
+
+def _read_attribute(path: Path) -> Attribute:
+    stored = read_arrays(path)
+    return Attribute(**json.loads(str(stored["about"])), **{array: stored[array] for array in ATTRIBUTE_ARRAYS})
+
+
+def _is_name(text: str) -> bool:
+    return ATTRIBUTE_NAME_PATTERN.fullmatch(text) is not None

@@ -8,13 +8,16 @@ from pathlib import Path
 from simile.core.records import FileStat
 from simile.images.sources.buckets import UPLOAD_SCHEME, get_upload_object
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.objects import ENCODER_PREFIX, SEGMENT_PREFIX
+from simile.store.home import Home, translate_write_errors
+from simile.store.objects import ATTRIBUTE_PREFIX, ENCODER_PREFIX, SEGMENT_PREFIX, hash_file
 
 log = logging.getLogger(__name__)
 
 
 def share_files(catalogue: Catalogue) -> None:
-    """Store the uploads, encoders and segments that only this home has. The caller must hold the home's lock.
+    """Store the uploads, encoders, attributes and segments that only this home has.
+
+    The caller must hold the home's lock.
 
     Does nothing if the home has no object store. Raises ObjectsUnavailable, HomeNotWritable.
     """
@@ -28,6 +31,10 @@ def share_files(catalogue: Catalogue) -> None:
     for name, file in files.items():
         if name not in stored and file.is_file():
             home.objects.put(name, file)
+    for encoder in catalogue.encoders.get_all():
+        for file in (home.attributes / encoder.fingerprint).glob("*.npz"):
+            if "." not in file.stem:  # otherwise it is a copy of an object
+                share_attribute(home, file)
     uploads = catalogue.files.find_under([str(home.uploads)])
     known = catalogue.files.get_many(UPLOAD_SCHEME + Path(path).name for path in uploads)
     for path, upload in uploads.items():
@@ -41,3 +48,14 @@ def share_files(catalogue: Catalogue) -> None:
                 catalogue.files.delete([path])
     if uploads:
         log.info("moved %d uploads to the object store", len(uploads))
+
+
+def share_attribute(home: Home, path: Path) -> Path:
+    """Move an attribute to the object store, under a name with its hash; return its path in the home.
+
+    Raises ObjectsUnavailable, HomeNotWritable.
+    """
+    name = f"{ATTRIBUTE_PREFIX}{path.parent.name}/{path.stem}.{hash_file(path)}.npz"
+    home.objects.put(name, path)
+    with translate_write_errors(path):
+        return path.replace(home.objects.get_local_path(name))

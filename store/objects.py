@@ -31,7 +31,7 @@ from simile.store.home import translate_write_errors
 log = logging.getLogger(__name__)
 
 COPY_BYTES = 1 << 20
-ENCODER_PREFIX, SEGMENT_PREFIX, UPLOAD_PREFIX = "encoders/", "segments/", "uploads/"
+ATTRIBUTE_PREFIX, ENCODER_PREFIX, SEGMENT_PREFIX, UPLOAD_PREFIX = "attributes/", "encoders/", "segments/", "uploads/"
 REMOVED_PREFIX = "removed/"  # of the mark of an object that no row names
 
 
@@ -272,6 +272,12 @@ class BucketObjects(ObjectStore):
                 file.write(block)
         fsync_path(target)
         return digest.hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_object_store(root: Path, url: str | None) -> ObjectStore:

@@ -29,7 +29,7 @@ from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import EncoderRecord
 from simile.store.database import schema
 from simile.store.home import Home
-from simile.store.index.segments import hash_file
+from simile.store.objects import hash_file
 
 MAX_SOURCE_RUNS = 10_000  # the latest runs; their sources are folders that users named
 

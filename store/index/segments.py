@@ -18,7 +18,7 @@ from simile.store.index.build import IndexOptions, build_exact_index, build_ivf_
 from simile.store.index.flat import FlatIndex, VectorIndex
 from simile.store.index.ivf import VECTORS_SUFFIX, IvfIndex
 from simile.store.index.vector_file import VectorFile
-from simile.store.objects import REMOVED_PREFIX, SEGMENT_PREFIX
+from simile.store.objects import REMOVED_PREFIX, SEGMENT_PREFIX, hash_file
 
 log = logging.getLogger(__name__)
 
@@ -147,9 +147,3 @@ def delete_fetched_segment_files(home: Home, used_names: set[str]) -> None:
             with suppress(FileNotFoundError):  # deleted meanwhile
                 if time.time() - path.stat().st_mtime > UNUSED_SECONDS:
                     path.unlink()
-
-
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
