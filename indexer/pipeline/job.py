@@ -296,12 +296,15 @@ class _IndexingRun:
         settings = self.settings
         with WorkerPool(settings.workers, settings.decode_seconds, settings.max_pixels) as workers:
             encoder = self._get_encoder(fingerprint, plan)  # the workers start meanwhile
+
+            def find_tasks(failed_paths: set[str]) -> Spool[IndexTask]:  # again if the database is lost meanwhile
+                find = self._find_tasks_without_vector
+                return self.catalogue.repeat(lambda: Spool(find(encoder.fingerprint, rest_folder, failed_paths)))
+
             with stop_on_interrupt(workers.stop) as stop_event:
                 self._embed_tasks(plan.tasks, plan, encoder, workers, summary)
                 failed = {failure.path for failure in summary.failures}
-                while not stop_event.is_set() and (
-                    tasks := Spool(self._find_tasks_without_vector(encoder.fingerprint, rest_folder, failed))
-                ):
+                while not stop_event.is_set() and (tasks := find_tasks(failed)):
                     self._embed_tasks(tasks, plan, encoder, workers, summary)
                     failed |= {failure.path for failure in summary.failures}
             if stop_event.is_set():

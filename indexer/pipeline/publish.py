@@ -70,8 +70,12 @@ def _forget_missing_files(catalogue: Catalogue, fingerprint: str) -> int:
 
     Files in an empty folder are kept, because a disk may not be mounted.
     """
-    rows = catalogue.files.iterate_without_embedding(fingerprint)
-    missing = [file.path for _, file in rows if is_path_missing(file.path)]
+
+    def find_missing_paths() -> list[str]:
+        rows = catalogue.files.iterate_without_embedding(fingerprint)
+        return [file.path for _, file in rows if is_path_missing(file.path)]
+
+    missing = catalogue.repeat(find_missing_paths)
     missing = [path for path in missing if is_remote(path) or _is_nonempty_folder(Path(path).parent)]
     catalogue.files.delete(missing)
     return len(missing)

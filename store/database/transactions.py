@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from itertools import islice
 from typing import Any, NamedTuple, Self, TypeVar, TypeVarTuple
@@ -194,9 +194,23 @@ class Repository:
                 yield from connection.execute(query.where(column.in_(chunk)))
 
     def stream(self, query: Select[*Columns]) -> Iterator[Row[*Columns]]:
-        """Yield the rows of a query that may return a million."""
-        with self.database.begin_read() as connection:
-            yield from connection.execute(query, execution_options=STREAM_OPTIONS)
+        """Yield the rows of a query that may return a million.
+
+        If the connection is lost, the query is repeated before its first row, but not in the middle of its rows: a
+        caller that can start again uses `Database.repeat`.
+        """
+        with ExitStack() as stack:
+
+            def start() -> tuple[Iterator[Row[*Columns]], list[Row[*Columns]]]:
+                connection = stack.enter_context(self.database.begin_read())
+                result = stack.enter_context(connection.execute(query, execution_options=STREAM_OPTIONS))
+                rows = iter(result)
+                return rows, list(islice(rows, 1))
+
+            rows, first = self.database.repeat(start)
+            if first:
+                yield from first
+                yield from rows
 
     def write_untracked(self, statement: Executable) -> None:
         """Execute a statement on rows that no search depends on."""
