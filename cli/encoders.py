@@ -1,4 +1,4 @@
-"""`simile encoders`: list, activate, remove and export encoders."""
+"""`simile encoders`: list, add, activate, remove and export encoders."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typer import Argument, Option
 
 from simile.cli import options, output
 
-app = options.CommandGroup(help="List the encoders of the home; activate, remove or export one.")
+app = options.CommandGroup(help="List the encoders of the home; add, activate, remove or export one.")
 
-FingerprintArgument = Annotated[str, Argument(metavar="FINGERPRINT", help="Fingerprint of the encoder, or its start.")]
+FingerprintArgument = Annotated[
+    str, Argument(metavar="FINGERPRINT", help="Name or fingerprint of the encoder, or the start of it.")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -25,6 +27,53 @@ def encoders(context: typer.Context, common: options.CommonOptions) -> None:
     found = list_encoders(common.load_settings())
     lines = list(map(_format_encoder, found)) or ["no encoder yet: run `simile index PHOTOS`"]
     common.show({"encoders": found}, lines)
+
+
+@app.command()
+def add(
+    common: options.EncoderOptions,
+    file: Annotated[
+        str,
+        Argument(
+            help="ONNX (.onnx), TorchScript (.pt, with --trust), weights of a torchvision network (.safetensors, with "
+            "--architecture), or plugin:NAME of an installed package.",
+            show_default=False,
+        ),
+    ],
+    name: Annotated[str, Option(help="Name of the encoder in this home.", show_default=False)],
+    preprocess: Annotated[
+        str | None,
+        Option(help="How images are prepared for it: imagenet, clip or a .json file.", show_default=False),
+    ] = None,
+    metric: Annotated[str, Option(help="How its vectors are compared: cosine or l2.")] = "cosine",
+    index_dims: Annotated[
+        int | None, Option(min=1, help="Compare only the first values of its vectors.", show_default=False)
+    ] = None,
+    architecture: Annotated[
+        str | None, Option(help="torchvision network that the file has the weights of.", show_default=False)
+    ] = None,
+    model_output: Annotated[
+        str | None, Option("--output", help="Output that is the vector, if there are several.", show_default=False)
+    ] = None,
+    trust: Annotated[bool, Option("--trust", help="Run the code in a TorchScript file, to read its network.")] = False,
+) -> None:
+    """Add an encoder that was trained elsewhere (docs/encoders.md). Then: simile index PHOTOS --encoder NAME."""
+    from simile.indexer.maintenance.add_encoder import AddRequest, add_encoder
+
+    request = AddRequest(
+        file=file,
+        name=name,
+        preprocess=preprocess,
+        metric=metric,
+        index_dims=index_dims,
+        architecture=architecture,
+        output=model_output,
+        trust=trust,
+    )
+    added = add_encoder(common.load_settings(), request)
+    text = "encoder {fingerprint} ({name}) was added: vectors of {dimensions}, runs on {runtime}".format_map(added)
+    hint = "" if added["active"] else f" --encoder {name}"
+    common.show(added, text, f"next: `simile index PHOTOS{hint}`")
 
 
 @app.command()

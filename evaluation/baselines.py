@@ -132,7 +132,7 @@ class EncoderMethod(EmbeddingMethod):
     encoder: TrainedEncoder
 
     def __init__(self, encoder: TrainedEncoder) -> None:
-        label = "shipped" if is_shipped(encoder.fingerprint) else encoder.description.recipe_name
+        label = "shipped" if is_shipped(encoder.fingerprint) else encoder.description.label
         self.name = f"{label} {encoder.fingerprint[:6]}"
         self.encoder = encoder
         self.preprocessing = encoder.preprocessing

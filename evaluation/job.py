@@ -176,7 +176,7 @@ def load_encoders(home: Home, references: Sequence[str], settings: Settings) -> 
             encoders.append(load_encoder(home, folder.name, settings.device, settings.runtime))
         except CheckpointDamaged as error:
             damaged.append(str(error))
-    return sorted(encoders, key=lambda encoder: (encoder.description.recipe_name, encoder.fingerprint)), damaged
+    return sorted(encoders, key=lambda encoder: (encoder.description.label, encoder.fingerprint)), damaged
 
 
 def _add_shipped_encoder(encoders: list[TrainedEncoder], damaged: list[str], settings: Settings) -> None:

@@ -6,7 +6,7 @@ The preprocessing is stored with the encoder, so that images are always prepared
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from statistics import median
 from typing import Any, Literal, get_args
 
@@ -19,10 +19,16 @@ from simile.images.decoding import DecodedImage
 from simile.images.formats import Pixels
 
 FitMode = Literal["stretch", "letterbox", "crop", "pad"]
+Resampling = Literal["bicubic", "bilinear"]
+ChannelOrder = Literal["rgb", "bgr"]
 
 STANDARD_SIZES = (32, 64, 128)
 MAX_DEFAULT_SIZE = 64  # larger inputs cost four times the time; they must be requested
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 16, 256
+MAX_EXTERNAL_SIZE = 1024  # of the input of an external encoder
+MAX_RESIZED_ASPECT = (
+    16  # of the part of an image that is resized before a crop: 1 x 60,000 must not become 256 x 15,360,000
+)
 MAX_DECODED_SIDE = 4096  # longer side of a reconstruction in pixels: 1 x 60,000 must not become 64 x 3,840,000
 
 
@@ -40,6 +46,18 @@ class Preprocessing:
     fit: FitMode = "stretch"
     content: tuple[int, int] | None = None  # (height, width) of the image inside the input, for "pad" only
     background: str = "#ffffff"  # colour of bars and under transparent pixels
+    # What external encoders declare besides (models/external/preprocess.py).
+    resize: int | None = None  # shorter side before the crop; None crops the largest square
+    resampling: Resampling = "bicubic"
+    order: ChannelOrder = "rgb"  # of the channels that the network receives
+    value_range: tuple[float, float] = (0.0, 1.0)  # of black and white, before mean and deviation
+    mean: tuple[float, ...] = ()  # of each channel in `order`; empty: values stay in [0, 1]
+    deviation: tuple[float, ...] = ()
+
+    @property
+    def min_side(self) -> int:
+        """The shorter side in pixels that an image is scaled to; a decoder may reduce it to twice that."""
+        return self.resize or self.image_size
 
     def to_array(self, decoded_image: DecodedImage) -> Pixels:
         """Return the image as (S, S, C) uint8."""
@@ -49,18 +67,29 @@ class Preprocessing:
             # By the size of the original, not of the reduced image: `to_pixels` must find the same bars.
             top, left, height, width = self._compute_letterbox(decoded_image.width, decoded_image.height)
             array = np.full((size, size, 3), tuple(bytes.fromhex(self.background[1:])), dtype=np.uint8)
-            array[top : top + height, left : left + width] = _resize_array(image, width, height)
+            array[top : top + height, left : left + width] = self._resize(image, width, height)
+        elif self.resize is not None:
+            array = self._resize_and_crop(image, decoded_image.width, decoded_image.height)
         elif self.fit == "crop":
             side = min(image.size)
             left, top = (image.width - side) // 2, (image.height - side) // 2
-            array = _resize_array(image, size, size, (left, top, left + side, top + side))
+            array = self._resize(image, size, size, (left, top, left + side, top + side))
         elif self.fit == "pad":
             top, left, height, width = self.content_box()
             bottom, right = size - height - top, size - width - left
-            array = np.pad(_resize_array(image, width, height), ((top, bottom), (left, right), (0, 0)), mode="edge")
+            array = np.pad(self._resize(image, width, height), ((top, bottom), (left, right), (0, 0)), mode="edge")
         else:
-            array = _resize_array(image, size, size)
+            array = self._resize(image, size, size)
         return array if self.channels == 3 else np.asarray(Image.fromarray(array).convert("L"))[:, :, None]
+
+    def normalise(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return images (n, C, S, S) in [0, 1] as the network receives them: order, range, mean and deviation."""
+        if not self.mean:
+            return images
+        low, high = self.value_range
+        mean, deviation = (np.array(values, np.float32)[:, None, None] for values in (self.mean, self.deviation))
+        ordered = images[:, ::-1] if self.order == "bgr" else images
+        return np.ascontiguousarray((ordered * np.float32(high - low) + (np.float32(low) - mean)) / deviation)
 
     def content_box(self) -> tuple[int, int, int, int]:
         """Return (top, left, height, width) of the image inside the S x S input; bars count as image."""
@@ -95,15 +124,17 @@ class Preprocessing:
         return _resize_array(Image.fromarray(array), max(1, round(width * scale)), max(1, round(height * scale)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as encoder.json stores them."""
-        return asdict(self)
+        """Return the fields as encoder.json stores them; of the later ones, those that an external encoder declares."""
+        absent = {field.name for field in fields(self)[_TRAINED_FIELDS:] if getattr(self, field.name) == field.default}
+        return {name: value for name, value in asdict(self).items() if name not in absent}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
         """Return the preprocessing that `to_dict` gave. Raises CheckpointDamaged for unknown values."""
         try:
             content = tuple(values["content"]) if values["content"] is not None else None
-            spec = cls(**{**values, "content": content})
+            tuples = {name: tuple(values[name]) for name in ("value_range", "mean", "deviation") if name in values}
+            spec = cls(**(values | tuples | {"content": content}))
         except (TypeError, KeyError) as error:
             raise CheckpointDamaged(
                 f"encoder.json has unusable preprocessing {values!r} ({error}). Train again."
@@ -111,17 +142,48 @@ class Preprocessing:
         is_known = (
             spec.fit in get_args(FitMode)
             and spec.channels in (1, 3)
-            and spec.image_size in range(1, MAX_IMAGE_SIZE + 1)
+            and spec.image_size in range(1, (MAX_EXTERNAL_SIZE if spec.mean else MAX_IMAGE_SIZE) + 1)
+            and len(spec.mean) == len(spec.deviation) in (0, spec.channels)
         )
         if not is_known or (spec.fit == "pad") != (content is not None):
             raise CheckpointDamaged(f"encoder.json has preprocessing {values!r}, which this version does not know.")
         return spec
+
+    def _resize(
+        self, image: Image.Image, width: int, height: int, box: tuple[int, int, int, int] | None = None
+    ) -> Pixels:
+        return _resize_array(image, width, height, box, Image.Resampling[self.resampling.upper()])
+
+    def _resize_and_crop(self, image: Image.Image, width: int, height: int) -> Pixels:
+        """Scale the shorter side to `resize` and cut out the centre, with the rounding of torchvision's transforms.
+
+        Args:
+            image: The image, possibly reduced.
+            width, height: Of the original.
+        """
+        assert self.resize is not None
+        short, size = min(width, height), self.image_size
+        limited = [min(side, MAX_RESIZED_ASPECT * short) for side in (width, height)]
+        if limited != [width, height]:
+            inner = [
+                max(1, round(side * part / whole))
+                for side, part, whole in zip(image.size, limited, (width, height), strict=True)
+            ]
+            left, top = (image.width - inner[0]) // 2, (image.height - inner[1]) // 2
+            image = image.crop((left, top, left + inner[0], top + inner[1]))
+        new_width, new_height = (int(self.resize * side / short) for side in limited)
+        resized = self._resize(image, new_width, new_height)
+        top, left = (round((side - size) / 2) for side in resized.shape[:2])
+        return resized[top : top + size, left : left + size]
 
     def _compute_letterbox(self, width: int, height: int) -> tuple[int, int, int, int]:
         """Return (top, left, height, width) of a width x height image between its bars."""
         scale = self.image_size / max(width, height)
         inner_height, inner_width = max(1, round(height * scale)), max(1, round(width * scale))
         return (self.image_size - inner_height) // 2, (self.image_size - inner_width) // 2, inner_height, inner_width
+
+
+_TRAINED_FIELDS = 5  # fields that encoder.json always has; the others were added later and change no old fingerprint
 
 
 def scale_to_unit(batch: Pixels) -> NDArray[np.float32]:
@@ -154,11 +216,17 @@ def choose_preprocessing(
     return Preprocessing(image_size=size, channels=channels, fit=fit, content=content, background=background)
 
 
-def _resize_array(image: Image.Image, width: int, height: int, box: tuple[int, int, int, int] | None = None) -> Pixels:
+def _resize_array(
+    image: Image.Image,
+    width: int,
+    height: int,
+    box: tuple[int, int, int, int] | None = None,
+    resampling: Image.Resampling = Image.Resampling.BICUBIC,
+) -> Pixels:
     """Resize the image, or the `box` (left, top, right, bottom) of it, to (height, width, 3)."""
     if image.size == (width, height) and box in (None, (0, 0, width, height)):
         return np.asarray(image)
-    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0))
+    return np.asarray(image.resize((width, height), resampling, box=box, reducing_gap=3.0))
 
 
 def upscale(grey: Pixels, factor: int) -> Pixels:

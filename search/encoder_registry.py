@@ -9,7 +9,7 @@ from pathlib import Path
 
 from simile.core.atomic_write import REPLACED
 from simile.core.errors import CheckpointDamaged, NoSuchEncoder
-from simile.models.checkpoints.description import DESCRIPTION_FILE
+from simile.models.checkpoints.description import DESCRIPTION_FILE, resolve_name
 from simile.models.inference.encoder import TrainedEncoder
 from simile.models.pretrained import SHIPPED, SHIPPED_FOLDER, load_shipped_encoder
 from simile.store.catalogue.catalogue import Catalogue
@@ -72,7 +72,7 @@ def load_encoder(home: Home, fingerprint: str, device: str, runtime: str = "auto
 
 
 def find_encoder(home: Home, reference: str, device: str, runtime: str = "auto") -> TrainedEncoder:
-    """Load an encoder: "shipped", its folder, its fingerprint in this home, or the start of the fingerprint.
+    """Load an encoder: "shipped", its folder, its name or fingerprint in this home, or the start of the fingerprint.
 
     Raises NoSuchEncoder, CheckpointDamaged.
     """
@@ -80,7 +80,7 @@ def find_encoder(home: Home, reference: str, device: str, runtime: str = "auto")
         return load_shipped_encoder(device, runtime)
     if (Path(reference) / DESCRIPTION_FILE).is_file():
         return TrainedEncoder.load(Path(reference), device, runtime)
-    return load_encoder(home, find_fingerprint(home, reference), device, runtime)
+    return load_encoder(home, find_fingerprint(home, resolve_name(home.encoders, reference)), device, runtime)
 
 
 def import_encoder(home: Home, catalogue: Catalogue, encoder: TrainedEncoder, reference: str) -> None:
@@ -101,7 +101,7 @@ def register_encoder(catalogue: Catalogue, encoder: TrainedEncoder) -> None:
     home = catalogue.home
     for path in sorted((home.encoders / encoder.fingerprint).glob("[!.]*")):
         home.objects.put(f"{ENCODER_PREFIX}{encoder.fingerprint}/{path.name}", path)
-    recipe = encoder.description.recipe_name
+    label = encoder.description.label
     catalogue.encoders.register(
-        encoder.fingerprint, recipe, recipe, encoder.latent_dim, encoder.index_dims, encoder.metric
+        encoder.fingerprint, label, label, encoder.latent_dim, encoder.index_dims, encoder.metric
     )

@@ -183,7 +183,7 @@ class Searcher(ImageLibrary):
     def check_ready(self) -> dict[str, Any]:
         """Load the active encoder; return its fingerprint, its recipe and the image count. Raises NothingIndexed."""
         encoder = self.get_encoder()
-        recipe = encoder.description.recipe_name
+        recipe = encoder.description.label
         return {"encoder": encoder.fingerprint, "images": self.count_images(), "recipe": recipe}
 
     def _verify(self, query: SearchQuery, result: SearchResult | SimileError) -> SearchResult | SimileError:

@@ -63,7 +63,7 @@ class ImageArrays:
 def prepare_image(data: bytes, name: str, preprocessing: Preprocessing, limits: Limits) -> PreparedImage:
     """Hash, decode and scale one image. Raises UnreadableImage or ImageTooLarge with `name`."""
     image = decode_image(
-        data, name=name, limits=limits, background=preprocessing.background, min_side=preprocessing.image_size
+        data, name=name, limits=limits, background=preprocessing.background, min_side=preprocessing.min_side
     )
     return PreparedImage(
         sha256=hashlib.sha256(data).hexdigest(),

@@ -10,7 +10,7 @@ from typing import Any
 from simile.core.errors import BadSetting, CheckpointDamaged
 from simile.core.settings import Settings
 from simile.indexer.maintenance.rebuild import get_index_options
-from simile.models.checkpoints.description import read_description
+from simile.models.checkpoints.description import read_description, resolve_name
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.encoders import find_fingerprint, list_encoder_folders
 from simile.store.database import schema
@@ -61,7 +61,7 @@ def activate_encoder(settings: Settings, reference: str) -> dict[str, Any]:
     schema.check_schema(home)
     with home.lock("simile encoders activate"), Catalogue(home) as catalogue:
         known = {record.fingerprint for record in catalogue.encoders.get_all()}
-        fingerprint = find_fingerprint(home, reference, known)
+        fingerprint = find_fingerprint(home, resolve_name(home.encoders, reference), known)
         if fingerprint not in known:
             from simile.search.encoder_registry import load_encoder, register_encoder  # noqa: PLC0415  # imports torch
 
@@ -82,7 +82,7 @@ def remove_encoder(settings: Settings, reference: str) -> dict[str, Any]:
     schema.check_schema(home)
     with home.lock("simile encoders remove"), Catalogue(home) as catalogue:
         records = {record.fingerprint for record in catalogue.encoders.get_all()}
-        fingerprint = find_fingerprint(home, reference, records)
+        fingerprint = find_fingerprint(home, resolve_name(home.encoders, reference), records)
         known = fingerprint in records
         _replace_segment_of(catalogue, fingerprint, settings)
         # Rows first: a folder without rows is only a leftover, but rows without a folder are damage.
@@ -138,7 +138,7 @@ def _describe_unknown_encoder(home: Home, fingerprint: str) -> dict[str, Any]:
     """Describe an encoder's folder that the catalogue does not know."""
     recipe = None
     try:
-        recipe = read_description(home.encoders / fingerprint).recipe_name or None
+        recipe = read_description(home.encoders / fingerprint).label or None
     except CheckpointDamaged as error:
         log.warning("%s", error)
     return {"fingerprint": fingerprint, "recipe": recipe}

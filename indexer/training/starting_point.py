@@ -43,6 +43,11 @@ def find_starting_point(home: Home, request: TrainingRequest, settings: Settings
     if request.start_from is None and (changed or request.drawn or request.labels or request.image_size or request.fit):
         return None
     encoder = find_encoder(home, request.start_from or SHIPPED, settings.device)
+    if encoder.description.name is not None:
+        raise BadSetting(
+            f"A training can't start from {encoder.description.name}, which simile did not train. Train a decoder for "
+            f"it with `simile train PHOTOS --decoder-only {encoder.description.name}`, or start from another encoder."
+        )
     name = encoder.description.recipe_name
     if request.start_from is None and request.recipe not in (None, name):
         return None

@@ -20,7 +20,7 @@ from simile.images.transforms import Preprocessing
 from simile.indexer.training.dataset import DatasetSpec, TrainingRequest, TrainingSet, read_training_set
 from simile.indexer.training.starting_point import CHANGEABLE_SETTINGS, find_starting_point
 from simile.models.checkpoints import checkpoint
-from simile.models.checkpoints.description import EncoderDescription
+from simile.models.checkpoints.description import EncoderDescription, resolve_name
 from simile.models.checkpoints.training_set import TrainingDigests
 from simile.models.inference.encoder import TrainedEncoder
 from simile.models.losses.perceptual import PerceptualDistance, make_perceptual_distance
@@ -141,8 +141,8 @@ def _make_perceptual_distance(home: Home, recipe: Recipe, preprocessing: Preproc
     """Return the distance of the features that the recipe names, which may be an encoder of this home."""
     if recipe.features == "none" or recipe.features_from == "latent":
         return None
-    folder = home.encoders / recipe.features
-    features = str(folder) if recipe.features.isalnum() and folder.is_dir() else recipe.features
+    folder = home.encoders / resolve_name(home.encoders, recipe.features)
+    features = str(folder) if folder.name.isalnum() and folder.is_dir() else recipe.features
     _, _, height, width = preprocessing.content_box()
     return make_perceptual_distance(features, preprocessing.channels, min(height, width))
 

@@ -33,6 +33,13 @@ class EncoderDescription:
     data: dict[str, int] | None = None
     # "over" (fingerprint of the base encoder) and "recipe" of a decoder that was trained later.
     decoder: dict[str, Any] | None = None
+    name: str | None = None  # that the user gave to an external encoder
+    source: dict[str, str] | None = None  # "format", "file" and "sha256" of an external encoder
+
+    @property
+    def label(self) -> str:
+        """The name of an external encoder, else that of the recipe; empty if it is not known."""
+        return self.name or self.recipe_name
 
     @property
     def recipe_name(self) -> str:
@@ -66,6 +73,17 @@ class EncoderDescription:
             return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
         except TypeError as error:
             raise CheckpointDamaged(f"{DESCRIPTION_FILE} is incomplete ({error}). {RESTORE_HINT}") from None
+
+
+def resolve_name(encoders: Path, reference: str) -> str:
+    """Return the fingerprint of the encoder in this folder of encoders with this name, else the reference itself."""
+    for path in sorted(encoders.glob(f"[!.]*/{DESCRIPTION_FILE}")):
+        try:
+            if read_description(path.parent).name == reference:
+                return path.parent.name
+        except CheckpointDamaged:
+            continue
+    return reference
 
 
 def read_description(folder: Path) -> EncoderDescription:

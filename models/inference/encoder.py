@@ -14,6 +14,7 @@ from simile.images.transforms import Preprocessing, scale_to_unit
 from simile.models.checkpoints import checkpoint
 from simile.models.checkpoints.description import EncoderDescription
 from simile.models.checkpoints.training_set import TrainingDigests
+from simile.models.external.runtimes import ExternalRuntime
 from simile.models.inference.parity import make_smooth_images
 from simile.models.inference.runtimes import (
     RUNTIME_SAMPLE_SIZE,
@@ -23,9 +24,12 @@ from simile.models.inference.runtimes import (
     select_device,
 )
 from simile.models.networks.architecture import Architecture
+from simile.models.networks.external import ExternalModel
 from simile.models.networks.vae import Network, rename_legacy_weights
 
 ENCODER_CHUNK_SIZE = 256  # images in one forward pass: limits memory, and more are not faster
+CHUNK_PIXELS = 1 << 20  # of the images in one forward pass, which takes memory for each of them
+MIN_CHUNK_SIZE = 8
 
 
 class TrainedEncoder:
@@ -55,7 +59,13 @@ class TrainedEncoder:
         self.latent_dim = network.architecture.latent_dim
         self.has_decoder = network.architecture.decoder
         self.has_variance = network.architecture.variational
-        self._encoder_runtime = LazyRuntime(EncoderModule(self.network), self._make_sample, runtime, self.device)
+        self._chunk_size = max(MIN_CHUNK_SIZE, min(ENCODER_CHUNK_SIZE, CHUNK_PIXELS // preprocessing.image_size**2))
+        trunk = network.encoder.trunk
+        self._encoder_runtime: LazyRuntime | ExternalRuntime
+        if isinstance(trunk, ExternalModel):
+            self._encoder_runtime = ExternalRuntime(trunk, self._make_sample, runtime)
+        else:
+            self._encoder_runtime = LazyRuntime(EncoderModule(self.network), self._make_sample, runtime, self.device)
         self._decoder_runtime = LazyRuntime(
             DecoderModule(self.network),
             lambda: self._encoder_runtime.eager.run(self._make_sample())[0],
@@ -94,10 +104,14 @@ class TrainedEncoder:
         expected = (self.preprocessing.image_size, self.preprocessing.image_size, self.preprocessing.channels)
         if batch.shape[1:] != expected:
             raise BadSetting(f"Encoder {self.fingerprint} takes images of {expected}, not {batch.shape[1:]}.")
-        chunks = [self._encoder_runtime.run(scale_to_unit(batch[rows])) for rows in _iterate_chunks(len(batch))]
+        chunks = [
+            self._encoder_runtime.run(self.preprocessing.normalise(scale_to_unit(batch[rows])))
+            for rows in self._iterate_chunks(len(batch))
+        ]
         outputs = [np.concatenate(parts) for parts in zip(*chunks, strict=True)]  # mu and log sigma²
         if not all(np.isfinite(output).all() for output in outputs):
-            raise NotFinite(f"Encoder {self.fingerprint} gave NaN or infinity: its training failed. Train again.")
+            hint = "export it again." if self.description.name else "its training failed. Train again."
+            raise NotFinite(f"Encoder {self.fingerprint} gave NaN or infinity: {hint}")
         return Latent(outputs[0], np.exp(0.5 * outputs[1]) if len(outputs) > 1 else None)
 
     def encode_with_errors(self, batch: Pixels) -> tuple[Latent, FloatArray | None]:
@@ -118,7 +132,7 @@ class TrainedEncoder:
         if not self.has_decoder:
             return None
         errors = np.empty(len(batch), dtype=np.float32)
-        for rows in _iterate_chunks(len(batch)):
+        for rows in self._iterate_chunks(len(batch)):
             difference = self.decode(mu[rows]) - scale_to_unit(batch[rows])
             errors[rows] = np.square(difference[:, :, *self.preprocessing.content_slices]).mean(axis=(1, 2, 3))
         return errors
@@ -130,7 +144,7 @@ class TrainedEncoder:
             raise EncoderMismatch(
                 f"Encoder {self.fingerprint} decodes vectors of {self.latent_dim} values, not {mu.shape[-1]}."
             )
-        return np.concatenate([self._decoder_runtime.run(mu[rows])[0] for rows in _iterate_chunks(len(mu))])
+        return np.concatenate([self._decoder_runtime.run(mu[rows])[0] for rows in self._iterate_chunks(len(mu))])
 
     def reconstruct(self, mu: FloatArray, width: int, height: int) -> Pixels:
         """Return the reconstruction of mu (d,), (h, w, 3) uint8 with the aspect of a width x height image."""
@@ -141,8 +155,8 @@ class TrainedEncoder:
         return np.stack([self.preprocessing.to_pixels(image, width, height) for image in self.decode(mu)])
 
     def _make_sample(self) -> FloatArray:
-        return make_smooth_images(RUNTIME_SAMPLE_SIZE, self.preprocessing.channels, self.preprocessing.image_size)
+        images = make_smooth_images(RUNTIME_SAMPLE_SIZE, self.preprocessing.channels, self.preprocessing.image_size)
+        return self.preprocessing.normalise(images)
 
-
-def _iterate_chunks(count: int) -> Iterator[slice]:
-    return (slice(start, start + ENCODER_CHUNK_SIZE) for start in range(0, count, ENCODER_CHUNK_SIZE))
+    def _iterate_chunks(self, count: int) -> Iterator[slice]:
+        return (slice(start, start + self._chunk_size) for start in range(0, count, self._chunk_size))

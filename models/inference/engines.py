@@ -30,11 +30,11 @@ _core: Any = None
 _core_lock = Lock()
 
 
-class OpenvinoRuntime:
-    """Runs a module in OpenVINO. Raises ImportError if openvino is not installed."""
+class OpenvinoModel:
+    """Runs a model that OpenVINO has read or converted."""
 
-    def __init__(self, module: nn.Module, sample: Tensor, precision: Literal["fp32", "bf16"]) -> None:
-        core = shared_core()
+    def __init__(self, model: Any, precision: Literal["fp32", "bf16"] = "fp32", output: int | None = None) -> None:
+        """Compile the model; `output` is the only one that is returned, None for all."""
         self.name = f"openvino-{precision}"
         settings = {
             "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],  # the default may be bf16
@@ -42,8 +42,8 @@ class OpenvinoRuntime:
             "PERFORMANCE_HINT": "LATENCY",
             "ENABLE_CPU_PINNING": False,  # otherwise two processes use the same core
         }
-        compiled = core.compile_model(_convert_to_openvino(module, sample), "CPU", settings)
-        self._output_count = len(compiled.outputs)
+        compiled = shared_core().compile_model(model, "CPU", settings)
+        self._outputs = range(len(compiled.outputs)) if output is None else (output,)
         self._request = compiled.create_infer_request()
         self._lock = Lock()  # a request holds one set of inputs and outputs
 
@@ -51,7 +51,14 @@ class OpenvinoRuntime:
         """Return the outputs for inputs (n, …)."""
         with self._lock:
             outputs = self._request.infer([x], share_inputs=True)  # outputs are copies
-            return tuple(outputs[position] for position in range(self._output_count))
+            return tuple(outputs[position] for position in self._outputs)
+
+
+class OpenvinoRuntime(OpenvinoModel):
+    """Runs a module in OpenVINO. Raises ImportError if openvino is not installed."""
+
+    def __init__(self, module: nn.Module, sample: Tensor, precision: Literal["fp32", "bf16"]) -> None:
+        super().__init__(convert_to_openvino(module, sample), precision)
 
 
 def shared_core() -> Any:
@@ -80,8 +87,9 @@ def import_openvino() -> ModuleType:
     return import_module("openvino")
 
 
-def _convert_to_openvino(module: nn.Module, sample: Tensor) -> object:
-    """Return OpenVINO's model of `module`, with a free number of inputs."""
+def convert_to_openvino(module: nn.Module, sample: Tensor) -> Any:
+    """Return OpenVINO's model of `module`, with a free number of inputs. Raises ImportError."""
+    import_openvino()
     frontend = import_module("openvino.frontend").FrontEndManager().load_by_framework("pytorch")
     decoders = import_module("openvino.frontend.pytorch.ts_decoder")
     with warnings.catch_warnings(), torch.no_grad():
@@ -94,25 +102,35 @@ def _convert_to_openvino(module: nn.Module, sample: Tensor) -> object:
     return model
 
 
-class OnnxRuntime:
-    """Runs a module in ONNX Runtime. Raises ImportError if onnxruntime or onnx is not installed."""
+class OnnxModel:
+    """Runs an ONNX graph with one input in ONNX Runtime. Raises ImportError if onnxruntime is not installed."""
 
     name = "onnxruntime-fp32"
 
-    def __init__(self, module: nn.Module, sample: Tensor) -> None:
+    def __init__(self, graph: bytes, output: str | None = None) -> None:
+        """Load the graph; `output` is the only one that is returned, None for all."""
         onnxruntime = import_module("onnxruntime")
-        import_module("onnx")  # torch's exporter needs it, and its own message about that is confusing
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _ONNX_ERRORS_ONLY
         options.intra_op_num_threads = torch.get_num_threads()
         # Idle threads that spin would take the cores from the processes that decode images.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        graph = _export_to_onnx(module, sample)
         self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self._input = self._session.get_inputs()[0].name
+        self._outputs = None if output is None else [output]
 
     def run(self, x: FloatArray) -> tuple[FloatArray, ...]:
         """Return the outputs for inputs (n, …)."""
-        return tuple(self._session.run(None, {"x": x}))
+        return tuple(self._session.run(self._outputs, {self._input: x}))
+
+
+class OnnxRuntime(OnnxModel):
+    """Runs a module in ONNX Runtime. Raises ImportError if onnxruntime or onnx is not installed."""
+
+    def __init__(self, module: nn.Module, sample: Tensor) -> None:
+        import_module("onnx")  # torch's exporter needs it, and its own message about that is confusing
+        import_module("onnxruntime")
+        super().__init__(_export_to_onnx(module, sample))
 
 
 def _export_to_onnx(module: nn.Module, sample: Tensor) -> bytes:

@@ -140,6 +140,12 @@ def _normalise_channels(maps: Tensor) -> Tensor:
 def _make_encoder_distance(folder: Path) -> FeatureMapDistance:
     """Return the distance of the feature maps of a trained encoder: all layers before its head."""
     encoder = TrainedEncoder.load(folder, "cpu")
+    if encoder.description.name is not None:
+        raise BadSetting(
+            f"features can't be {encoder.description.name}, which simile did not train. Use a classifier of "
+            "torchvision with weights from a file (vgg16:FILE). For reconstructions, train a decoder with "
+            f"`simile train PHOTOS --decoder-only {encoder.description.name}`."
+        )
     trunk = encoder.network.encoder.trunk
     prepare: nn.Module = EncoderInput(encoder.preprocessing, encoder.network.encoder.padding)
     if isinstance(trunk, Backbone):

@@ -6,13 +6,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from simile.core.errors import BadSetting, CheckpointDamaged
+from simile.images.transforms import MAX_EXTERNAL_SIZE
 from simile.models.networks.backbones import list_backbones
 
 LOG_VARIANCE_RANGE = (-12.0, 8.0)  # exp() of these stays far from the limits of float32 and bfloat16
 NETWORK_KINDS = ("convolutional", "patches", "residual", "dense")
+EXTERNAL_KINDS = ("onnx", "openvino", "plugin")  # kinds of models/external/: encoders that are no torch modules
 SPATIAL_KINDS = ("convolutional", "residual")  # kinds with a trunk that ends in a feature map
 DEFAULT_WIDTHS = {"dense": 200}  # 200 as in arXiv 1509.00519
-_LIMITS = {"image_size": (16, 256), "channels": (1, 3), "latent_dim": (1, 65536), "width": (4, 4096)}
+_EXTERNAL_FIELDS = ("content_size", "entry")
+_LIMITS = {"image_size": (16, MAX_EXTERNAL_SIZE), "channels": (1, 3), "latent_dim": (1, 65536), "width": (4, 4096)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +26,8 @@ class Architecture:
     channels: int  # 1 for grey or 3 for colour
     latent_dim: int  # length of mu
     width: int = 32  # channels after the first halving, or units of a dense layer
-    kind: str = "convolutional"  # one of `NETWORK_KINDS`, or the name of a torchvision classifier
+    # One of `NETWORK_KINDS` or `EXTERNAL_KINDS`, or the name of a torchvision classifier.
+    kind: str = "convolutional"
     bottleneck: str = "dense"  # "dense", or "convolutional": the latent is a small feature map, flattened
     variational: bool = True  # whether the encoder gives a variance
     decoder: bool = True  # whether there is a decoder
@@ -34,6 +38,8 @@ class Architecture:
     # Number of leading values of mu that are scaled to length √sphere, the length that the prior gives them.
     sphere: int = 0
     linear: bool = False  # whether a linear path runs in parallel to both networks (models/training/setup.py)
+    content_size: int = 0  # bytes of an external model
+    entry: str = ""  # the output of an ONNX graph that is the embedding, or the name of a plug-in
 
     @property
     def value_count(self) -> int:
@@ -57,8 +63,8 @@ class Architecture:
         return self.latent_dim // self.bottleneck_side**2
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the values by name, as encoder.json stores them."""
-        return asdict(self)
+        """Return the values by name, as encoder.json stores them; of external encoders only what they have."""
+        return {name: value for name, value in asdict(self).items() if value or name not in _EXTERNAL_FIELDS}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Architecture:
@@ -76,7 +82,8 @@ class Architecture:
 
     def check(self) -> None:
         """Raise BadSetting with the first value that can't be built."""
-        if self.kind not in NETWORK_KINDS and self.kind not in list_backbones():
+        is_external = self.kind in EXTERNAL_KINDS and self.content_size > 0
+        if not is_external and self.kind not in NETWORK_KINDS and self.kind not in list_backbones():
             raise BadSetting(
                 f"architecture can't be {self.kind!r}. Use {', '.join(NETWORK_KINDS)}, or a classifier of torchvision "
                 "such as resnet18."

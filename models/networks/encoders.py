@@ -6,8 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from simile.models.networks.architecture import LOG_VARIANCE_RANGE, NETWORK_KINDS, SPATIAL_KINDS, Architecture
+from simile.models.networks.architecture import (
+    EXTERNAL_KINDS,
+    LOG_VARIANCE_RANGE,
+    NETWORK_KINDS,
+    SPATIAL_KINDS,
+    Architecture,
+)
 from simile.models.networks.backbones import Backbone
+from simile.models.networks.external import ExternalModel
 from simile.models.networks.hog import HogFeatures
 
 
@@ -125,6 +132,8 @@ def _build_trunk(architecture: Architecture) -> tuple[nn.Module, int]:
         first, second = (nn.Linear(*size) for size in sizes)
         dense = nn.Sequential(nn.Flatten(), init_xavier(first), nn.Tanh(), init_xavier(second), nn.Tanh())
         return dense, architecture.width
+    if architecture.kind in EXTERNAL_KINDS:
+        return ExternalModel(architecture.kind, architecture.entry, architecture.content_size), architecture.latent_dim
     if architecture.kind not in NETWORK_KINDS:
         backbone = Backbone(architecture.kind, architecture.channels, architecture.image_size)
         return backbone, backbone.num_features

@@ -1,0 +1,132 @@
+"""Every command with an encoder that simile did not train and that has no decoder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simile.core.errors import BadSetting, NoDecoder
+from simile.core.settings import Settings, load_settings
+from tests.conftest import app_client, copy_some
+from tests.support import models
+from tests.support.commands import run_json, run_simile
+
+COUNT = 60
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory, _all_digits: Path) -> Path:
+    return copy_some(_all_digits, tmp_path_factory.mktemp("digits") / "photos", COUNT)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Settings:
+    """A home with an external encoder that has indexed the digits."""
+    folder = tmp_path_factory.mktemp("external")
+    model = models.export_onnx(models.small_network(), folder / "model.onnx")
+    (folder / "preprocess.json").write_text(json.dumps(models.PREPROCESS))
+    home = ("--home", folder / "home")
+    added = run_json("encoders", "add", model, "--name", "other", "--preprocess", folder / "preprocess.json", *home)
+    assert added["active"] and added["dimensions"] == 12
+    assert run_json("index", photos, *home)["embedded"] == COUNT
+    return load_settings(home=folder / "home", device="cpu", workers=2, allowed_hosts="testserver")
+
+
+@pytest.fixture
+def home(settings: Settings) -> tuple[str, Path]:
+    return "--home", settings.home
+
+
+def test_searches_find_the_image_and_its_neighbours(home: Any, photos: Path) -> None:
+    image = sorted(photos.glob("*.png"))[5]
+    found = run_json("search", image, "-k", 4, *home)
+    assert found["hits"][0]["path"] == str(image) and found["hits"][0]["distance"] < 1e-3
+    again = run_json("search", "--id", found["hits"][0]["image_id"], "-k", 3, *home)
+    assert [hit["path"] for hit in again["hits"]] == [hit["path"] for hit in found["hits"][1:]]
+
+
+def test_copies_are_found_and_confirmed_without_a_decoder(home: Any, photos: Path, tmp_path: Path) -> None:
+    from simile.images.encoding import encode_jpeg
+    from tests.support.synthetic_images import scene
+
+    folder = tmp_path / "scenes"
+    folder.mkdir()
+    for seed in range(12):
+        (folder / f"{seed}.jpg").write_bytes(encode_jpeg(scene(seed, 96, 96), 95))
+    (folder / "copy.jpg").write_bytes(encode_jpeg(scene(3, 96, 96), 60))
+    run_json("index", folder, *home)
+    groups = run_json("dedup", "--under", folder, *home)["groups"]
+    assert {Path(member["path"]).name for member in groups[0]["members"]} == {"3.jpg", "copy.jpg"}
+    assert groups[0]["tier"] == "near"
+
+
+def test_map_outliers_attributes_and_evaluation_need_only_vectors(home: Any, photos: Path, tmp_path: Path) -> None:
+    assert run_json("map", *home)["clusters"]
+    assert run_json("outliers", *home)["outliers"]
+    labels = tmp_path / "labels.csv"
+    files = sorted(photos.glob("*.png"))
+    labels.write_text("".join(f"{file},{'round' if number % 2 else 'straight'}\n" for number, file in enumerate(files)))
+    run_json("attribute", "learn", "round", photos, "--labels", labels, *home)
+    hits = run_json("search", files[0], "--plus", "round", "-k", 3, *home)["hits"]
+    assert len(hits) == 3
+    rows = run_json("evaluate", photos, "--limit", 40, *home)["rows"]
+    assert any(row["name"].startswith("other") for row in rows)
+    assert run_json("verify", *home)["problems"] == []
+    assert run_json("status", *home)["encoder"]["name"] == "other"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "reconstruct IMAGE -o a.png",
+        "morph --id 1 --id 2 -o a.gif",
+        "generate -o a.png",
+        "traverse --id 1 -o a.png",
+        "manifold -o a.png",
+        "continuity",
+        "uncertainty IMAGE",
+        "compress IMAGE -o a.simile",
+    ],
+)
+def test_what_needs_a_decoder_names_the_command_that_trains_one(
+    command: str, home: Any, photos: Path, tmp_path: Path
+) -> None:
+    image = str(next(photos.glob("*.png")))
+    with pytest.raises(NoDecoder, match="simile train PHOTOS --decoder-only"):
+        run_simile(*command.replace("IMAGE", image).split(), *home)
+
+
+def test_a_training_can_t_start_from_it(home: Any, photos: Path) -> None:
+    for option in ("--from", "--features"):
+        with pytest.raises(BadSetting, match="--decoder-only other"):
+            run_simile("train", photos, option, "other", "--epochs", 1, *home)
+
+
+def test_the_page_and_the_api_work_with_it(settings: Settings, photos: Path) -> None:
+    image = next(photos.glob("*.png"))
+    with app_client(settings) as client:
+        assert client.get("/").status_code == 200 and client.get("/map").status_code == 200
+        found = client.post("/v1/search", files={"file": image.read_bytes()}).json()
+        assert found["hits"][0]["path"] == str(image)
+        assert client.get(f"/pictures/{found['hits'][0]['image_id']}").status_code == 200
+        assert client.get("/v1/encoders").json()["encoders"][0]["recipe"] == "other"
+
+
+def test_a_home_switches_to_it_and_back(home_with_digits: Settings, tmp_path: Path) -> None:
+    home = ("--home", home_with_digits.home)
+    before = run_json("status", *home)["encoder"]["fingerprint"]
+    image = run_json("search", "--id", 1, "-k", 1, *home)["hits"][0]["path"]
+    model = models.export_onnx(models.small_network(), tmp_path / "model.onnx")
+    (tmp_path / "preprocess.json").write_text(json.dumps(models.PREPROCESS))
+    added = run_json(
+        *("encoders", "add", model, "--name", "other", "--preprocess", tmp_path / "preprocess.json", *home)
+    )
+    assert not added["active"]
+    run_json("index", Path(image).parent, "--encoder", "other", *home)
+    assert run_json("status", *home)["encoder"]["name"] == "other"
+    assert run_json("search", image, "-k", 1, *home)["hits"][0]["path"] == image
+    run_json("encoders", "activate", before, *home)
+    assert run_json("status", *home)["encoder"]["fingerprint"] == before

@@ -1,0 +1,174 @@
+"""Model files that tests add as encoders: exported by torch, or written by hand, also hostile ones."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+SIDE = 32
+PREPROCESS = {
+    "size": SIDE,
+    "fit": "stretch",
+    "resampling": "bicubic",
+    "order": "rgb",
+    "range": [0, 1],
+    "mean": [0.5, 0.4, 0.3],
+    "deviation": [0.2, 0.3, 0.4],
+}
+
+
+def small_network(dimensions: int = 12) -> nn.Module:
+    """Images (n, 3, h, w) to vectors (n, dimensions)."""
+    torch.manual_seed(3)
+    layers = nn.Conv2d(3, 16, 5, 2), nn.Tanh(), nn.Conv2d(16, 16, 3, 2), nn.Tanh()
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, dimensions)).eval()
+
+
+def export_onnx(module: nn.Module, path: Path, side: int = SIDE, *, free_count: bool = True) -> Path:
+    """Export a network with torch.onnx, also where the package onnx is not installed: it adds functions of users."""
+    from torch.onnx._internal.torchscript_exporter import onnx_proto_utils
+
+    target = io.BytesIO()
+    add, onnx_proto_utils._add_onnxscript_fn = onnx_proto_utils._add_onnxscript_fn, lambda graph, _: graph
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                module,
+                (torch.zeros(2, 3, side, side),),
+                target,  # type: ignore[arg-type]
+                dynamo=False,
+                opset_version=17,
+                input_names=["images"],
+                dynamic_axes={"images": {0: "n"}} if free_count else None,
+            )
+    finally:
+        onnx_proto_utils._add_onnxscript_fn = add
+    path.write_bytes(target.getvalue())
+    return path
+
+
+def export_torchscript(module: nn.Module, path: Path, *, scripted: bool = False) -> Path:
+    """Export a network with torch.jit."""
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        script = torch.jit.script(module) if scripted else torch.jit.trace(module, torch.rand(2, 3, SIDE, SIDE))
+        script.save(str(path))
+    return path
+
+
+# ONNX files by hand: every message is a list of (field number, value).
+
+Message = Sequence[tuple[int, Any]]
+
+
+def pack(message: Message) -> bytes:
+    """Return a protocol buffer."""
+    data = b""
+    for number, value in message:
+        if isinstance(value, int):
+            data += _varint(number << 3) + _varint(value)
+        else:
+            content = value.encode() if isinstance(value, str) else value if isinstance(value, bytes) else pack(value)
+            data += _varint(number << 3 | 2) + _varint(len(content)) + content
+    return data
+
+
+def _varint(number: int) -> bytes:
+    number &= (1 << 64) - 1
+    data = bytearray()
+    while number > 127:
+        data.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*data, number])
+
+
+def tensor(name: str, values: np.ndarray[Any, Any], **others: Any) -> Message:
+    """A TensorProto of float32 (1) or int64 (7)."""
+    kind = 7 if values.dtype == np.int64 else 1
+    return [*((1, side) for side in values.shape), (2, kind), (8, name), (9, values.tobytes())]
+
+
+def value(name: str, shape: Sequence[int | str], kind: int = 1) -> Message:
+    """A ValueInfoProto."""
+    dims = [(1, [(1, side)] if isinstance(side, int) else [(2, side)]) for side in shape]
+    return [(1, name), (2, [(1, [(1, kind), (2, dims)])])]
+
+
+def node(
+    kind: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = "", attributes: Message = ()
+) -> Message:
+    """A NodeProto."""
+    return [*((1, name) for name in inputs), *((2, name) for name in outputs), (4, kind), *attributes, (7, domain)]
+
+
+def onnx_file(
+    path: Path,
+    nodes: Sequence[Message] = (),
+    tensors: Sequence[Message] = (),
+    *,
+    opset: int = 17,
+    shape: Sequence[int | str] = ("n", 3, SIDE, SIDE),
+    outputs: Mapping[str, Sequence[int | str]] | None = None,
+    inputs: Sequence[Message] = (),
+) -> Path:
+    """Write an ONNX file whose output `vectors` is, without other nodes, the mean colour of each image."""
+    nodes = [node("GlobalAveragePool", ["images"], ["mean"]), node("Flatten", ["mean"], ["colour"]), *nodes]
+    if not any("vectors" in (part[1] for part in one if part[0] == 2) for one in nodes):
+        nodes = [*nodes, node("Identity", ["colour"], ["vectors"])]
+    graph: list[tuple[int, Any]] = [*((1, one) for one in nodes), (2, "graph"), *((5, one) for one in tensors)]
+    graph += [(11, value("images", shape)), *((11, one) for one in inputs)]
+    graph += [(12, value(name, sides)) for name, sides in (outputs or {"vectors": ("n", 3)}).items()]
+    path.write_bytes(pack([(1, 8), (7, graph), (8, [(1, ""), (2, opset)])]))
+    return path
+
+
+class WritesFile(nn.Module):
+    """A network whose code writes a file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = str(path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch.save(x, self.path)
+        return x.mean((2, 3))
+
+
+class NeverEnds(nn.Module):
+    """A network that computes forever."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = x.mean((2, 3))
+        while bool((total < 1e30).any()):
+            total = total * 0.5
+        return total
+
+
+class TakesMemory(nn.Module):
+    """A network that needs 40 GB."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3)) + torch.ones(10_000_000_000, device=x.device).mean()
+
+
+class Random(nn.Module):
+    """A network with dropout that is on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3)) + torch.rand(3)
+
+
+class DependsOnBatch(nn.Module):
+    """A network that normalises over its batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        colours = x.mean((2, 3))
+        return colours - colours.mean(0)
