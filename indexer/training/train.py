@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import shutil
@@ -18,6 +19,7 @@ from simile.images.sources.paths import PathPatterns
 from simile.images.sources.sources import check_sources, walk_sources
 from simile.images.transforms import Preprocessing
 from simile.indexer.training.dataset import DatasetSpec, TrainingRequest, TrainingSet, read_training_set
+from simile.indexer.training.decoder import DecoderTraining, check_decoder_recipe
 from simile.indexer.training.starting_point import CHANGEABLE_SETTINGS, find_starting_point
 from simile.models.checkpoints import checkpoint
 from simile.models.checkpoints.description import EncoderDescription, resolve_name
@@ -85,14 +87,20 @@ def train_encoder(
         preprocessing=base_encoder.preprocessing if base_encoder else None,
         start=start,
     )
+    if base_encoder is not None:
+        check_decoder_recipe(recipe)
     training_set = read_training_set(settings, files, spec)
-    recipe, preprocessing = training_set.recipe, training_set.preprocessing
+    recipe, preprocessing, images = training_set.recipe, training_set.preprocessing, training_set.images
+    decoder = None
+    if base_encoder is not None:
+        decoder = DecoderTraining.from_training_set(base_encoder, training_set, request, home.encoders)
+        preprocessing, images = decoder.preprocessing, decoder.images
     # Train.
     extras = TrainingExtras(
         labels=training_set.labels,
         classes=training_set.classes,
         perceptual_distance=_make_perceptual_distance(home, recipe, preprocessing),
-        frozen_network=base_encoder.network if base_encoder else None,
+        frozen_encoder=decoder.frozen_encoder if decoder else None,
         initial_network=training_set.start.encoder.network if training_set.start else None,
     )
     minutes = request.minutes
@@ -105,13 +113,14 @@ def train_encoder(
         resume=request.resume,
         start_time=get_budget_start(start_time, time.monotonic(), minutes),
     )
-    images = training_set.images
     first = f", from encoder {training_set.start.encoder.fingerprint}" if training_set.start else ""
     log.info("training on %d images of %d px, recipe %s%s", len(images), preprocessing.image_size, recipe.name, first)
     with translate_write_errors(home.encoders):
         result = train(images, preprocessing, recipe, options, state_folder, on_progress, extras=extras)
         if training_set.start is not None and not result.is_better:
             return _keep_initial_encoder(home, catalogue, training_set.start.encoder, request, state_folder)
+        if decoder is not None:
+            result = decoder.combine(result, training_set.images, request.seed)
         # Save the encoder; the state of the training is no longer needed.
         encoder = _save_trained_encoder(home, settings, request, recipe, training_set, result, base_encoder)
     register_encoder(catalogue, encoder)
@@ -180,6 +189,8 @@ def _save_trained_encoder(
             index_dims=base.index_dims,
             recipe=base.recipe,
             classes=base.classes or [],
+            name=base.name and _choose_name(home, f"{base.name}-decoder"),
+            source=base.source,
             decoder={"over": base_encoder.fingerprint, "recipe": recipe.to_dict()},
         )
     arriving = home.encoders / ".arriving"
@@ -192,6 +203,12 @@ def _save_trained_encoder(
     write_training_report(arriving, training_result, encoder, request.seed)
     replace_folder(arriving, home.encoders / fingerprint)  # it exists if the same weights were trained before
     return encoder
+
+
+def _choose_name(home: Home, name: str) -> str:
+    """Return the name, with a number if an encoder of the home has it."""
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(free for free in names if resolve_name(home.encoders, free) == free)
 
 
 def _make_training_digests(

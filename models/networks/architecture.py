@@ -14,7 +14,7 @@ NETWORK_KINDS = ("convolutional", "patches", "residual", "dense")
 EXTERNAL_KINDS = ("onnx", "openvino", "plugin")  # kinds of models/external/: encoders that are no torch modules
 SPATIAL_KINDS = ("convolutional", "residual")  # kinds with a trunk that ends in a feature map
 DEFAULT_WIDTHS = {"dense": 200}  # 200 as in arXiv 1509.00519
-_EXTERNAL_FIELDS = ("content_size", "entry")
+_EXTERNAL_FIELDS = ("content_size", "decoder_size", "entry")
 _LIMITS = {"image_size": (16, MAX_EXTERNAL_SIZE), "channels": (1, 3), "latent_dim": (1, 65536), "width": (4, 4096)}
 
 
@@ -39,6 +39,7 @@ class Architecture:
     sphere: int = 0
     linear: bool = False  # whether a linear path runs in parallel to both networks (models/training/setup.py)
     content_size: int = 0  # bytes of an external model
+    decoder_size: int = 0  # side of the images that the decoder gives before they are enlarged; 0: image_size
     entry: str = ""  # the output of an ONNX graph that is the embedding, or the name of a plug-in
 
     @property

@@ -13,7 +13,11 @@ z = mu + sigma·eps, decoder(z) = the mean of p(x|z). An encoder without a varia
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import cast
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simile.core.errors import NoDecoder
@@ -102,14 +106,16 @@ class Network(nn.Module):
 
     variance: Tensor
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: Architecture, *, has_encoder: bool = True) -> None:
+        """Make the network with new weights; without an encoder only the decoder can be used and trained."""
         super().__init__()
         architecture.check()
         self.architecture = architecture
-        self.encoder = Encoder(architecture)
+        self.encoder = Encoder(architecture) if has_encoder else cast(Encoder, nn.Identity())
         self.decoder: nn.Module | None = None
         if architecture.decoder:
-            self.decoder = DenseDecoder(architecture) if architecture.kind == "dense" else ConvDecoder(architecture)
+            decoded = replace(architecture, image_size=architecture.decoder_size or architecture.image_size)
+            self.decoder = DenseDecoder(decoded) if architecture.kind == "dense" else ConvDecoder(decoded)
             if architecture.linear:
                 self.decoder = LinearPathDecoder(self.decoder, architecture.latent_dim, architecture.value_count)
         if architecture.classes:
@@ -129,7 +135,19 @@ class Network(nn.Module):
                 "Train a decoder for it with `simile train PHOTOS --decoder-only ENCODER`."
             )
         logits: Tensor = self.decoder(z)
+        if self.architecture.decoder_size:
+            logits = F.interpolate(logits, (self.architecture.image_size,) * 2, mode="bilinear")
         return logits
+
+    def get_latent_layers(self) -> list[nn.Linear]:
+        """Return the layers of the decoder that receive z; none if a convolution does."""
+        decoder = self.decoder
+        layers: list[nn.Linear] = []
+        if isinstance(decoder, LinearPathDecoder):
+            layers.append(decoder.linear)
+            decoder = decoder.decoder
+        body = getattr(decoder, "layers" if isinstance(decoder, DenseDecoder) else "root")
+        return [*layers, *(layer for layer in list(body)[:1] if isinstance(layer, nn.Linear))]
 
 
 def rename_legacy_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:

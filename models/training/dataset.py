@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from simile.core.records import FloatArray
 from simile.images.formats import Pixels
 from simile.images.loading.loader import empty_images, is_in_file
 from simile.models.augmentation.geometric import resize_images
@@ -29,6 +30,7 @@ class TrainingBatch:
     rows: Tensor | None = None  # row numbers (b,) in the training dataset; None for images outside it
     # (b, C, R, R), the same images at a larger size for augmentation, if the dataset has them.
     large_images: Tensor | None = None
+    latents: Tensor | None = None  # mu (b, d), if the encoder stays as it is
 
 
 @dataclass(frozen=True)
@@ -39,15 +41,23 @@ class ImageDataset:
     labels: ClassNumbers | None = None  # class numbers (n,), if there are labels
     # (n, R, R, C) uint8, if augmentation needs images that are larger than the network's input.
     large_images: Pixels | None = None
+    latents: FloatArray | None = None  # mu (n, d), if the encoder stays as it is
 
     @classmethod
-    def from_images(cls, images: Pixels, labels: ClassNumbers | None, size: int, folder: Path) -> ImageDataset:
+    def from_images(
+        cls,
+        images: Pixels,
+        labels: ClassNumbers | None,
+        size: int,
+        folder: Path,
+        latents: FloatArray | None = None,
+    ) -> ImageDataset:
         """Make a dataset of images (n, R, R, C); if R is larger than `size`, it also has the resized images.
 
         The resized images are stored in a file in `folder` if `images` are in a file.
         """
         resized = resize_to_input(images, size, folder)
-        return cls(resized, labels, None if resized is images else images)
+        return cls(resized, labels, None if resized is images else images, latents)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -55,7 +65,10 @@ class ImageDataset:
     def select(self, rows: RowIndices) -> ImageDataset:
         """Return a copy of these rows."""
         labels = None if self.labels is None else self.labels[rows]
-        return ImageDataset(self.images[rows], labels, None if self.large_images is None else self.large_images[rows])
+        large_images = None if self.large_images is None else self.large_images[rows]
+        return ImageDataset(
+            self.images[rows], labels, large_images, None if self.latents is None else self.latents[rows]
+        )
 
     def get_batch(
         self, rows: RowIndices, device: torch.device = CPU_DEVICE, binarise_generator: torch.Generator | None = None
@@ -69,6 +82,7 @@ class ImageDataset:
             labels=None if self.labels is None else torch.from_numpy(self.labels[rows]).to(device),
             rows=torch.from_numpy(rows).to(device),
             large_images=None if self.large_images is None else _to_unit_tensor(self.large_images, rows),
+            latents=None if self.latents is None else torch.from_numpy(self.latents[rows]).to(device),
         )
 
 

@@ -115,7 +115,8 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: it is read from top to 
     device = select_device(options.device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device))
     train_rows, validation_rows = split_train_validation(len(images), options.seed)
-    dataset = ImageDataset.from_images(images, extras.labels, preprocessing.image_size, state_folder.parent)
+    latents = None if extras.frozen_encoder is None else extras.frozen_encoder.latents
+    dataset = ImageDataset.from_images(images, extras.labels, preprocessing.image_size, state_folder.parent, latents)
     validation_set = dataset.select(validation_rows)
     batch_size = choose_batch_size(len(train_rows), recipe)
     steps_per_pass = len(train_rows) // batch_size
@@ -128,7 +129,7 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: it is read from top to 
     objective = make_objective(len(images), preprocessing, recipe, extras)
     if extras.initial_network is not None:
         fit_proxies(network, objective, dataset, train_rows)
-    elif extras.frozen_network is None:
+    elif extras.frozen_encoder is None:
         fit_to_sample(network, objective, dataset, train_rows, recipe)
     network, objective = network.to(device), objective.to(device)
     # The moving average of the weights is validated and kept: it varies less than the weights of the last step.
@@ -175,8 +176,6 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: it is read from top to 
         # 5. One epoch: `passes` random orders of the training images.
         network.train()
         objective.train()
-        if extras.frozen_network is not None:
-            network.encoder.eval()  # its batch norms must not change either
         part_sums: dict[str, float] = {}
         orders = [torch.randperm(len(train_rows), generator=generator).numpy() for _ in range(recipe.passes)]
         order = np.concatenate([pass_order[: steps_per_pass * batch_size] for pass_order in orders])
@@ -383,6 +382,6 @@ def _make_run_identity(
         "seed": seed,
         "labels": labels,
         "features": None if extras.perceptual_distance is None else extras.perceptual_distance.name,
-        "frozen encoder": None if extras.frozen_network is None else hash_weights(extras.frozen_network.encoder),
+        "frozen encoder": None if extras.frozen_encoder is None else extras.frozen_encoder.fingerprint,
         "initial network": None if extras.initial_network is None else hash_weights(extras.initial_network),
     }

@@ -59,11 +59,9 @@ class Objective(nn.Module):
         perceptual_distance: PerceptualDistance | None = None,
         edge_head: HogHead | None = None,
         contrast: ContrastiveLoss | None = None,
-        *,
-        freeze_encoder: bool = False,
     ) -> None:
         super().__init__()
-        self.recipe, self.preprocessing, self.freeze_encoder = recipe, preprocessing, freeze_encoder
+        self.recipe, self.preprocessing = recipe, preprocessing
         self.perceptual_distance, self.edge_head, self.contrast = perceptual_distance, edge_head, contrast
         self.corruption = parse_corruption(recipe.corrupt)
         self.fixed_variance = parse_variance(recipe.variance)
@@ -89,9 +87,7 @@ class Objective(nn.Module):
         # 1. Inputs: v·b images for v views of b images, and b targets.
         inputs, target = inputs_and_target or self.make_inputs(batch, generator)
         # 2. Latents (v·b, d).
-        mu, log_variance = network.encode(inputs)
-        if self.freeze_encoder:
-            mu, log_variance = mu.detach(), None
+        mu, log_variance = encode_batch(network, batch, inputs)
         if self.recipe.classifier:
             return self._compute_classification_terms(network, mu, batch.labels)
         z = mu if log_variance is None else reparametrise(mu, log_variance, generator)
@@ -144,7 +140,7 @@ class Objective(nn.Module):
         clean = self.crop_content(x)
         logits_at_mean = self.crop_content(network.decode(mu))
         squared_error = (torch.sigmoid(logits_at_mean) - clean).square().mean()
-        if log_variance is None or self.freeze_encoder:
+        if log_variance is None:
             logits, kl = logits_at_mean, torch.zeros(())
         else:
             logits = self.crop_content(network.decode(reparametrise(mu, log_variance, generator)))
@@ -206,6 +202,11 @@ class Objective(nn.Module):
             network.variance.lerp_(optimal_variance(x, torch.sigmoid(logits.detach())), 0.05)
 
 
+def encode_batch(network: Network, batch: TrainingBatch, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return mu and log sigma² of the inputs, (n, d), or the known latents of the batch, which have no variance."""
+    return network.encode(inputs) if batch.latents is None else (batch.latents, None)
+
+
 def validate(
     network: Network, objective: Objective, dataset: ImageDataset, autocast: Any, seed: int
 ) -> dict[str, float]:
@@ -225,7 +226,7 @@ def validate(
         for start in range(0, len(dataset), VALIDATION_BATCH_SIZE):
             rows = np.arange(start, min(start + VALIDATION_BATCH_SIZE, len(dataset)))
             batch = dataset.get_batch(rows, device, generator if recipe.binarise else None)
-            mu, log_variance = network.encode(batch.images)
+            mu, log_variance = encode_batch(network, batch, batch.images)
             latents.append(mu.float().cpu())
             means: dict[str, Tensor] = {}
             if network.decoder is not None:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simile.core.errors import BadSetting
+from simile.core.records import FloatArray
 from simile.images.transforms import Preprocessing
 from simile.models.losses.contrastive import ContrastiveLoss
 from simile.models.losses.perceptual import PerceptualDistance
@@ -35,13 +36,22 @@ SKETCH_OVERSAMPLING = 8  # extra components of the random sketch, which make the
 
 
 @dataclass(frozen=True, kw_only=True)
+class FrozenEncoder:
+    """An encoder that stays as it is while a decoder is trained, which needs only its vectors."""
+
+    fingerprint: str
+    architecture: Architecture
+    latents: FloatArray  # mu (n, d) of the training images
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingExtras:
     """Inputs in addition to images that some recipes need."""
 
     labels: ClassNumbers | None = None  # class numbers (n,) for `classes`
     classes: tuple[str, ...] = ()
     perceptual_distance: PerceptualDistance | None = None  # distance of the features that the decoder must reproduce
-    frozen_network: Network | None = None  # a network with an encoder that stays as it is while a decoder is trained
+    frozen_encoder: FrozenEncoder | None = None  # for a training of a decoder alone
     initial_network: Network | None = None  # a trained network to start from
 
 
@@ -49,14 +59,13 @@ NO_EXTRAS = TrainingExtras()
 
 
 def make_network(preprocessing: Preprocessing, recipe: Recipe, extras: TrainingExtras) -> Network:
-    """Return the network at the start: with new weights, trained weights, a backbone's, or the frozen encoder."""
+    """Return the network at the start: with new weights, trained weights, a backbone's, or a decoder alone."""
     if extras.initial_network is not None:
         return copy.deepcopy(extras.initial_network).cpu().requires_grad_(True)
-    if extras.frozen_network is not None:
-        network = Network(replace(extras.frozen_network.architecture, decoder=True))
-        network.encoder.load_state_dict(extras.frozen_network.encoder.state_dict())
-        network.encoder.requires_grad_(False)
-        return network
+    if extras.frozen_encoder is not None:
+        encoder = extras.frozen_encoder.architecture
+        decoder = replace(encoder, decoder=True, image_size=preprocessing.image_size, decoder_size=0)
+        return Network(decoder, has_encoder=False)
     architecture = Architecture(
         image_size=preprocessing.image_size,
         channels=preprocessing.channels,
@@ -83,8 +92,7 @@ def make_objective(image_count: int, preprocessing: Preprocessing, recipe: Recip
     contrast = None
     if recipe.contrast_weight:
         contrast = ContrastiveLoss(image_count, recipe.content_dim or recipe.latent_dim, recipe.temperature)
-    is_frozen = extras.frozen_network is not None
-    return Objective(recipe, preprocessing, extras.perceptual_distance, edge_head, contrast, freeze_encoder=is_frozen)
+    return Objective(recipe, preprocessing, extras.perceptual_distance, edge_head, contrast)
 
 
 def make_optimiser(network: Network, objective: Objective, recipe: Recipe) -> torch.optim.Optimizer:

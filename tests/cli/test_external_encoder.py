@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from simile.core.errors import BadSetting, NoDecoder
 from simile.core.settings import Settings, load_settings
+from simile.images.formats import DEFAULT_LIMITS, Pixels
+from simile.images.loading.loader import PreparedImage, prepare_files
+from simile.images.transforms import scale_to_unit
+from simile.models.inference.encoder import TrainedEncoder
+from simile.models.training.loop import split_train_validation
+from simile.search.encoder_registry import find_encoder
+from simile.store.home import Home
 from tests.conftest import app_client, copy_some
 from tests.support import models
 from tests.support.commands import run_json, run_simile
@@ -130,3 +139,57 @@ def test_a_home_switches_to_it_and_back(home_with_digits: Settings, tmp_path: Pa
     assert run_json("search", image, "-k", 1, *home)["hits"][0]["path"] == image
     run_json("encoders", "activate", before, *home)
     assert run_json("status", *home)["encoder"]["fingerprint"] == before
+
+
+def test_a_decoder_over_it_leaves_its_vectors_and_shows_reconstructions(
+    settings: Settings, photos: Path, tmp_path: Path
+) -> None:
+    copied = shutil.copytree(settings.home, tmp_path / "home")
+    home = ("--home", copied)
+    options = ("--decoder-only", "other", "--epochs", 60, "--image-size", 16, "--width", 8)
+    trained = run_json("train", photos, *options, *home)
+    epochs = json.loads((Path(trained["folder"]) / "report.json").read_text())["epochs"]
+    errors = [epoch["validation"]["squared_error"] for epoch in epochs]
+    assert errors[-1] < 0.8 * errors[0]
+    assert (Path(trained["folder"]) / "reconstructions.png").is_file()
+    before, after = (find_encoder(Home(copied), name, "cpu") for name in ("other", "other-decoder"))
+    assert after.has_decoder and after.fingerprint == trained["fingerprint"]
+    images = read_images(photos, after)
+    mu = after.encode(images).mu
+    np.testing.assert_array_equal(mu, before.encode(images).mu)
+    # Decoded at 16 pixels and enlarged to the input, and nearer to each image than their mean is.
+    assert after.network.architecture.decoder_size == 16
+    decoded = after.decode(mu)
+    assert decoded.shape == (len(images), 3, 32, 32)
+    unit = scale_to_unit(images)
+    assert np.square(decoded - unit).mean() < 0.9 * np.square(unit.mean(0) - unit).mean()
+    assert after.compute_errors(images, mu) is not None
+    # Everything that needs a decoder works with it.
+    run_json("index", photos, "--encoder", "other-decoder", *home)
+    image = next(photos.glob("*.png"))
+    for command in ("reconstruct IMAGE -o a.png", "morph --id 1 --id 2 -o a.gif", "traverse --id 1 -o b.png"):
+        assert run_simile(*command.replace("IMAGE", str(image)).split(), *home).exit_code == 0, command
+    # Another one gets another name, and its error is the one that was measured in the training.
+    again = run_json("train", photos, "--decoder-only", "other", "--epochs", 3, "--width", 4, *home)
+    second = find_encoder(Home(copied), "other-decoder-2", "cpu")
+    assert second.fingerprint == again["fingerprint"]
+    held_out = split_train_validation(len(images), 0)[1]
+    measured = second.compute_errors(images[held_out], mu[held_out])
+    assert measured is not None
+    assert measured.mean() == pytest.approx(again["best"]["validation"]["squared_error"], rel=0.02)
+
+
+def test_a_decoder_is_trained_without_what_changes_an_encoder(home: Any, photos: Path) -> None:
+    for option, value, reason in (
+        ("--recipe", "invariant", "invariant trains an encoder"),
+        ("--corrupt", "noise", "Leave out --recipe and --corrupt"),
+        ("--image-size", 64, "image_size can't be 64"),
+    ):
+        with pytest.raises(BadSetting, match=reason):
+            run_simile("train", photos, "--decoder-only", "other", "--epochs", 1, option, value, *home)
+
+
+def read_images(photos: Path, encoder: TrainedEncoder) -> Pixels:
+    paths = [str(path) for path in sorted(photos.glob("*.png"))]
+    prepared = prepare_files(paths, encoder.preprocessing, DEFAULT_LIMITS, 1)
+    return np.stack([image.array for image in prepared if isinstance(image, PreparedImage)])
