@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -92,9 +91,8 @@ class DecoderTraining:
                 layer.weight.div_(torch.from_numpy(self.deviation).to(layer.weight))
                 layer.bias.sub_(layer.weight @ torch.from_numpy(self.mean).to(layer.weight))
         network = Network(replace(self.frozen_encoder.architecture, decoder=True))
-        network.load_state_dict(
-            _select_decoder(trained.state_dict()) | self.base.network.encoder.state_dict(prefix="encoder.")
-        )
+        weights = _select(self.base.network, of_decoder=False) | _select(trained, of_decoder=True)
+        network.load_state_dict(weights)
         validation_rows = split_train_validation(len(images), seed)[1]
         return replace(result, network=network.eval(), validation_images=images[validation_rows])
 
@@ -127,5 +125,7 @@ def _measure_scale(base: TrainedEncoder, latents: FloatArray) -> tuple[FloatArra
     return latents.mean(0), np.where(deviation > MIN_DEVIATION * deviation.max(), deviation, 1).astype(np.float32)
 
 
-def _select_decoder(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor for name, tensor in weights.items() if not name.startswith("encoder.")}
+def _select(network: Network, *, of_decoder: bool) -> dict[str, torch.Tensor]:
+    """Return the weights of the decoder, with the variance that it was trained with, or all others."""
+    parts = ("decoder.", "variance")
+    return {name: tensor for name, tensor in network.state_dict().items() if name.startswith(parts) == of_decoder}

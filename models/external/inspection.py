@@ -150,8 +150,7 @@ def check_vectors(run: Callable[[FloatArray], FloatArray], preprocessing: Prepro
     if np.abs(together - together[0]).max() <= MAX_REPEAT_DIFFERENCE * largest:
         raise BadSetting("It gives the same vector for different images. Name another output, or export it again.")
     alone = np.concatenate([to_vectors(run(sample[row : row + 1]), 1) for row in range(len(sample))])
-    if reason := compare_outputs([together], [alone]).get_rejection_reason(exact=True):
-        reason = reason.replace("eager torch", "the batch")
+    if reason := compare_outputs([together], [alone]).get_rejection_reason(True, "its batch"):
         raise BadSetting(f"An image alone {reason}. Export it in evaluation mode, with a free number of images.")
     return int(together.shape[1])
 
@@ -174,6 +173,7 @@ def _inspect_onnx(file: ModelFile, data: bytes) -> Architecture:
     )
     if not fits or given.element_type != FLOAT32:
         shape = " x ".join("n" if side is None else str(side) for side in given.shape)
+        shape = shape or "of a free shape"
         kind = "float32" if given.element_type == FLOAT32 else f"type {given.element_type}"
         raise BadSetting(
             f"Its input {given.name} is {shape} of {kind}, but the preprocessing gives n x {channels} x {size} x "

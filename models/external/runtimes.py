@@ -24,6 +24,7 @@ from simile.models.networks.external import ExternalModel
 log = logging.getLogger(__name__)
 
 INSTALL_HINT = "pip install 'simile[onnxruntime]'"
+_NOT_INSTALLED = "onnxruntime is not installed"
 _LENGTH_BYTES = 8  # before the XML of an OpenVINO graph, which its weights follow
 
 
@@ -90,11 +91,12 @@ def make_external_runtime(model: ExternalModel, sample: FloatArray, runtime_name
         try:
             runtimes.append(make(model))
         except ImportError:
-            failures.append(f"{name} is not installed")
+            failures.append(_NOT_INSTALLED if name == "onnxruntime" else f"{name} is not installed")
         except Exception as error:  # noqa: BLE001  # engines raise errors of any type
             failures.append(f"{name} can't load it ({get_first_line(error)})")
     if not runtimes:
-        raise BadSetting(f"No engine can run the encoder: {'; '.join(failures)}. Another one: {INSTALL_HINT}.")
+        hint = f" Another engine: {INSTALL_HINT}." if _NOT_INSTALLED in failures else ""
+        raise BadSetting(f"No engine can run the encoder: {'; '.join(failures)}.{hint}")
     reference = runtimes[0]
     if len(runtimes) == 1 or runtime_name == "onnxruntime":
         return reference
@@ -113,7 +115,7 @@ def get_disagreement(reference: Runtime, faster: Runtime, sample: FloatArray) ->
         return f"can't run it ({get_first_line(error)})"
     if not np.isfinite(expected).all():
         raise NotFinite("The external encoder gave NaN or infinity. Export it again.")
-    return compare_outputs([expected], [found]).get_rejection_reason(exact=True)
+    return compare_outputs([expected], [found]).get_rejection_reason(True, reference.name)
 
 
 def make_openvino_model(model: ExternalModel) -> OpenvinoModel:

@@ -28,12 +28,17 @@ class RuntimeParity:
     cosine: float  # lowest cosine between a row of the first output and its eager counterpart
     displacement: float  # largest movement of a row of the first output over the median distance between rows
 
-    def get_rejection_reason(self, exact: bool) -> str | None:
-        """Return why this is not accurate enough, or None. `exact`: nearest neighbours must stay the same, too."""
+    def get_rejection_reason(self, exact: bool, reference: str = "eager torch") -> str | None:
+        """Return why this is not accurate enough, or None.
+
+        Args:
+            exact: Nearest neighbours must stay the same, too.
+            reference: Name of the other runtime, for the reason.
+        """
         if not self.difference <= MAX_RELATIVE_DIFFERENCE:  # also NaN
-            return f"differs from eager torch by {self.difference:.2g}, more than {MAX_RELATIVE_DIFFERENCE}"
+            return f"differs from {reference} by {self.difference:.2g}, more than {MAX_RELATIVE_DIFFERENCE}"
         if not self.cosine >= MIN_COSINE:
-            return f"has cosine {self.cosine:.6f} to eager torch, less than {MIN_COSINE}"
+            return f"has cosine {self.cosine:.6f} to {reference}, less than {MIN_COSINE}"
         if exact and not self.displacement <= MAX_DISPLACEMENT:
             return f"moves vectors by {self.displacement:.2g} of their distances, more than {MAX_DISPLACEMENT}"
         return None

@@ -15,7 +15,14 @@ EXTERNAL_KINDS = ("onnx", "openvino", "plugin")  # kinds of models/external/: en
 SPATIAL_KINDS = ("convolutional", "residual")  # kinds with a trunk that ends in a feature map
 DEFAULT_WIDTHS = {"dense": 200}  # 200 as in arXiv 1509.00519
 _EXTERNAL_FIELDS = ("content_size", "decoder_size", "entry")
-_LIMITS = {"image_size": (16, MAX_EXTERNAL_SIZE), "channels": (1, 3), "latent_dim": (1, 65536), "width": (4, 4096)}
+_LIMITS = {
+    "image_size": (16, MAX_EXTERNAL_SIZE),
+    "channels": (1, 3),
+    "latent_dim": (1, 65536),
+    "width": (4, 4096),
+    "content_size": (0, 1 << 32),
+    "decoder_size": (0, MAX_EXTERNAL_SIZE),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -167,7 +167,12 @@ def test_a_decoder_over_it_leaves_its_vectors_and_shows_reconstructions(
     # Everything that needs a decoder works with it.
     run_json("index", photos, "--encoder", "other-decoder", *home)
     image = next(photos.glob("*.png"))
-    for command in ("reconstruct IMAGE -o a.png", "morph --id 1 --id 2 -o a.gif", "traverse --id 1 -o b.png"):
+    for command in (
+        "reconstruct IMAGE -o a.png",
+        "morph --id 1 --id 2 -o a.gif",
+        "traverse --id 1 -o b.png",
+        "continuity",
+    ):
         assert run_simile(*command.replace("IMAGE", str(image)).split(), *home).exit_code == 0, command
     # Another one gets another name, and its error is the one that was measured in the training.
     again = run_json("train", photos, "--decoder-only", "other", "--epochs", 3, "--width", 4, *home)

@@ -85,6 +85,22 @@ def test_an_exported_network_gives_the_vectors_that_torch_gives(
 
 
 @pytest.mark.usefixtures("inspected_here")
+def test_networks_like_those_of_the_recipes_give_the_vectors_that_torch_gives(
+    settings: Settings, preprocess: str, tmp_path: Path
+) -> None:
+    images = some_images(10)
+    transformer, pooling = models.vision_transformer(), models.PowerPooling().eval()
+    for name, network, file in (
+        ("tower", transformer, models.export_onnx(transformer, tmp_path / "tower.onnx")),
+        ("copies", pooling, models.export_torchscript(pooling, tmp_path / "copies.torchscript.pt", scripted=True)),
+    ):
+        encoder = add(settings, file, preprocess, name=name, trust=True)
+        with torch.no_grad():
+            expected = network(expected_inputs(images)).numpy()
+        np.testing.assert_allclose(encoder.encode(images).mu, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.usefixtures("inspected_here")
 def test_weights_of_a_torchvision_network_are_added_with_its_name(
     settings: Settings, preprocess: str, tmp_path: Path
 ) -> None:
@@ -311,6 +327,14 @@ def test_what_is_not_declared_is_not_guessed(settings: Settings, tmp_path: Path)
 def test_preprocessing_that_makes_no_sense_is_refused(change: dict[str, Any], reason: str) -> None:
     with pytest.raises(BadSetting, match=reason):
         parse_preprocessing(models.PREPROCESS | change, "x.json", "#ffffff")
+
+
+def test_every_preprocessing_in_the_documentation_can_be_declared() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "encoders.md").read_text("utf-8")
+    blocks = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL)]
+    assert len(blocks) == 4 and blocks[0] == PRESETS["imagenet"]
+    for block in blocks:
+        parse_preprocessing(block, "docs/encoders.md", "#ffffff")
 
 
 def test_a_preprocessing_file_that_can_t_be_read_is_named(tmp_path: Path) -> None:

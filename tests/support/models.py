@@ -31,11 +31,36 @@ def small_network(dimensions: int = 12) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, dimensions)).eval()
 
 
+def vision_transformer() -> nn.Module:
+    """Images to the class token, as DINOv2 and the vision towers of CLIP."""
+    from simile.models.networks.backbones import import_torchvision
+
+    torch.manual_seed(4)
+    sizes = {"image_size": SIDE, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 32}
+    network: nn.Module = import_torchvision().models.VisionTransformer(**sizes)
+    network.heads = nn.Identity()
+    return network.eval()
+
+
+class PowerPooling(nn.Module):
+    """Generalised mean pooling and vectors of length 1, as in SSCD."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.layers = nn.Sequential(nn.Conv2d(3, 16, 5, 2), nn.ReLU(), nn.Conv2d(16, 24, 3, 2), nn.ReLU()).eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = self.layers(x).clamp(min=1e-6).pow(3.0).mean((2, 3)).pow(1 / 3)
+        return nn.functional.normalize(pooled)
+
+
 def export_onnx(module: nn.Module, path: Path, side: int = SIDE, *, free_count: bool = True) -> Path:
     """Export a network with torch.onnx, also where the package onnx is not installed: it adds functions of users."""
     from torch.onnx._internal.torchscript_exporter import onnx_proto_utils
 
     target = io.BytesIO()
+    torch.backends.mha.set_fastpath_enabled(False)  # ONNX has no operator for torch's fast attention
     add, onnx_proto_utils._add_onnxscript_fn = onnx_proto_utils._add_onnxscript_fn, lambda graph, _: graph
     try:
         with warnings.catch_warnings(), torch.no_grad():
@@ -51,6 +76,7 @@ def export_onnx(module: nn.Module, path: Path, side: int = SIDE, *, free_count: 
             )
     finally:
         onnx_proto_utils._add_onnxscript_fn = add
+        torch.backends.mha.set_fastpath_enabled(True)
     path.write_bytes(target.getvalue())
     return path
 
