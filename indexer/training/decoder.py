@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-import torch
 
 from simile.core.errors import BadSetting
 from simile.core.records import FloatArray
@@ -16,16 +15,15 @@ from simile.images.formats import Pixels
 from simile.images.transforms import MAX_DEFAULT_SIZE, MIN_IMAGE_SIZE, Preprocessing
 from simile.indexer.training.dataset import TrainingRequest, TrainingSet
 from simile.models.inference.encoder import TrainedEncoder
-from simile.models.networks.vae import Network
 from simile.models.recipes import Recipe
 from simile.models.training.dataset import resize_to_input
+from simile.models.training.decoder import join_decoder, measure_scale
 from simile.models.training.loop import TrainingResult, split_train_validation
 from simile.models.training.setup import FrozenEncoder
 
 log = logging.getLogger(__name__)
 
 ENCODING_BATCH_SIZE = 256
-MIN_DEVIATION = 1e-6  # of a value of the vectors, relative to the largest; smaller ones are left as they are
 
 
 def check_decoder_recipe(recipe: Recipe) -> None:
@@ -66,7 +64,7 @@ class DecoderTraining:
         architecture = replace(base.network.architecture, decoder_size=_choose_decoder_size(base, request))
         log.info("encoding %d images with encoder %s", len(training_set.images), base.fingerprint)
         latents = encode_images(base, training_set.images)
-        mean, deviation = _measure_scale(base, latents)
+        mean, deviation = measure_scale(architecture, latents)
         size = architecture.decoder_size or architecture.image_size
         return cls(
             base=base,
@@ -85,16 +83,10 @@ class DecoderTraining:
         Args:
             images: The training images at the encoder's size.
         """
-        trained = result.network
-        for layer in trained.get_latent_layers():  # they receive vectors as they are from now on
-            with torch.no_grad():
-                layer.weight.div_(torch.from_numpy(self.deviation).to(layer.weight))
-                layer.bias.sub_(layer.weight @ torch.from_numpy(self.mean).to(layer.weight))
-        network = Network(replace(self.frozen_encoder.architecture, decoder=True))
-        weights = _select(self.base.network, of_decoder=False) | _select(trained, of_decoder=True)
-        network.load_state_dict(weights)
+        architecture = self.frozen_encoder.architecture
+        network = join_decoder(self.base.network, result.network, architecture, self.mean, self.deviation)
         validation_rows = split_train_validation(len(images), seed)[1]
-        return replace(result, network=network.eval(), validation_images=images[validation_rows])
+        return replace(result, network=network, validation_images=images[validation_rows])
 
 
 def encode_images(encoder: TrainedEncoder, images: Pixels) -> FloatArray:
@@ -109,23 +101,9 @@ def _choose_decoder_size(base: TrainedEncoder, request: TrainingRequest) -> int:
     An external encoder has a large input, and a decoder of that size would take hours to train on a CPU.
     """
     size = base.preprocessing.image_size
-    wanted = request.image_size or (min(size, MAX_DEFAULT_SIZE) if base.description.name is not None else size)
-    if not MIN_IMAGE_SIZE <= wanted <= size or (base.preprocessing.fit == "pad" and wanted != size):
+    side = request.image_size or (min(size, MAX_DEFAULT_SIZE) if base.description.name is not None else size)
+    if not MIN_IMAGE_SIZE <= side <= size or (base.preprocessing.fit == "pad" and side != size):
         raise BadSetting(
-            f"image_size can't be {wanted} for a decoder of encoder {base.fingerprint}: its images have {size} pixels."
+            f"image_size can't be {side} for a decoder of encoder {base.fingerprint}: its images have {size} pixels."
         )
-    return 0 if wanted == size else wanted
-
-
-def _measure_scale(base: TrainedEncoder, latents: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return mean and deviation of each value; 0 and 1 for a decoder that receives the vector as a feature map."""
-    if base.network.architecture.bottleneck != "dense":
-        return np.zeros(latents.shape[1], np.float32), np.ones(latents.shape[1], np.float32)
-    deviation = latents.std(0)
-    return latents.mean(0), np.where(deviation > MIN_DEVIATION * deviation.max(), deviation, 1).astype(np.float32)
-
-
-def _select(network: Network, *, of_decoder: bool) -> dict[str, torch.Tensor]:
-    """Return the weights of the decoder, with the variance that it was trained with, or all others."""
-    parts = ("decoder.", "variance")
-    return {name: tensor for name, tensor in network.state_dict().items() if name.startswith(parts) == of_decoder}
+    return 0 if side == size else side

@@ -130,6 +130,7 @@ def make_architecture(kind: str, preprocessing: Preprocessing, dimensions: int, 
         kind=kind,
         variational=False,
         decoder=False,
+        full_resolution=False,  # of a decoder that is trained later: half the time
         entry=entry,
     )
 

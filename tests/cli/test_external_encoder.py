@@ -20,7 +20,7 @@ from simile.models.training.loop import split_train_validation
 from simile.search.encoder_registry import find_encoder
 from simile.store.home import Home
 from tests.conftest import app_client, copy_some
-from tests.support import models
+from tests.models.external import model_files as models
 from tests.support.commands import run_json, run_simile
 
 COUNT = 60

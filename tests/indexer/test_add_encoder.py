@@ -28,8 +28,8 @@ from simile.models.networks.backbones import import_torchvision
 from simile.models.networks.vae import Network
 from simile.search.encoder_registry import find_encoder
 from simile.store.home import Home
-from tests.support import models
-from tests.support.models import SIDE, node, onnx_file, tensor, value
+from tests.models.external import model_files as models
+from tests.models.external.model_files import SIDE, node, onnx_file, tensor, value
 
 
 @pytest.fixture

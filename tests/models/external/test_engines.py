@@ -16,7 +16,7 @@ from simile.models.external.preprocess import parse_preprocessing
 from simile.models.external.runtimes import ExternalRuntime, make_external_runtime, make_openvino_model
 from simile.models.inference.runtimes import Runtime
 from simile.models.networks.external import ExternalModel
-from tests.support import models
+from tests.models.external import model_files as models
 
 PREPROCESSING = parse_preprocessing(models.PREPROCESS, "test", "#ffffff")
 SAMPLE = make_sample(PREPROCESSING)
