@@ -76,10 +76,14 @@ class FileRepository(Repository):
         return {row.path: make_known_file(row) for row in rows}
 
     def get_folders(self) -> list[str]:
-        """Return the folders and archives, with their inner folders, that directly hold known files."""
+        """Return the folders and archives, with their inner folders, that directly hold known files.
+
+        Uploads in an object store are in no folder.
+        """
         # The characters after the last separator are cut off at the right end.
         folder = func.rtrim(LocationRow.path, func.replace(LocationRow.path, os.sep, ""))
-        return [path.rstrip(os.sep) or os.sep for (path,) in self.stream(select(folder).distinct())]
+        query = select(folder).where(~make_under_condition(UPLOAD_SCHEME)).distinct()
+        return [path.rstrip(os.sep) or os.sep for (path,) in self.stream(query)]
 
     def iterate_without_embedding(self, encoder: str, prefix: str | None = None) -> Iterator[tuple[int, FileStat]]:
         """Yield (image id, file) of the images in a folder without an embedding by this encoder, by id and path."""

@@ -227,14 +227,20 @@ class Index:
     def _open_snapshot(self, *, is_required: bool = True) -> Snapshot:
         """Open a snapshot of the current segment and everything newer.
 
-        If the segment must be fetched from an object store that can't be reached, its vectors are read from the rows if
-        the snapshot is required, and otherwise ObjectsUnavailable is raised.
+        If the segment must be fetched from an object store that can't be reached, ObjectsUnavailable is raised. If the
+        snapshot is required, its vectors are read from the rows instead, and the segment counts as not opened yet.
         """
         while True:
             # Not in the transaction below: fetching the files of a segment may take minutes.
             before = self.catalogue.get_state()
             segment = None if before.segment_id is None else self.catalogue.segments.find(before.segment_id)
-            index = self._open_segment_index(before, segment, is_required)
+            try:
+                index = self._open_segment_index(before, segment)
+            except ObjectsUnavailable as error:
+                if not is_required:
+                    raise
+                log.warning("%s Until then searches read the vectors from the catalogue.", error)
+                segment = index = None
             with self.catalogue.begin_read() as connection:
                 state = read_state(connection)
                 if (state.segment_id, state.active_encoder) != (before.segment_id, before.active_encoder):
@@ -242,19 +248,16 @@ class Index:
                 encoder = get_encoder_record(connection, _get_active_fingerprint(state))
                 covered_change = 0 if segment is None or index is None else segment.change
                 base = IndexSegment(FlatIndex(encoder.indexed_dimensions) if index is None else index, NO_IDS)
-                return Snapshot(state, encoder, state.segment_id, (base,)).extend(connection, state, covered_change)
+                base_id = None if segment is None else segment.id
+                return Snapshot(state, encoder, base_id, (base,)).extend(connection, state, covered_change)
 
-    def _open_segment_index(
-        self, state: CatalogueState, segment: SegmentRecord | None, is_required: bool
-    ) -> VectorIndex | None:
+    def _open_segment_index(self, state: CatalogueState, segment: SegmentRecord | None) -> VectorIndex | None:
         """Open the segment's index; return None if it can't be used. Then the vectors come from the rows: slower."""
         if segment is None or segment.encoder != state.active_encoder:
             return None
         try:
             return open_segment(self._home, segment, max_hashed_bytes=MAX_HASHED_BYTES)
-        except (IndexDamaged, ObjectsUnavailable) as error:
-            if isinstance(error, ObjectsUnavailable) and not is_required:
-                raise
+        except IndexDamaged as error:
             # If a newer segment has been published, the old file was deleted and nothing is damaged.
             if self.catalogue.get_state().segment_id == segment.id:
                 log.warning("%s Until then searches read the vectors from the catalogue.", error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -21,14 +21,17 @@ from simile.dedup.detection.job import DedupRequest, find_duplicates
 from simile.indexer.maintenance.rebuild import compact_index
 from simile.indexer.maintenance.verify import verify_home
 from simile.indexer.pipeline.job import IndexRequest, index
+from simile.search.encoder_registry import load_encoder, register_encoder
 from simile.service import urls
 from simile.store.backup.create import create_backup
 from simile.store.catalogue.catalogue import Catalogue
+from simile.store.database import schema
 from simile.store.database.tables import EmbeddingRow
 from simile.store.home import Home
 from tests.conftest import app_client
 from tests.support.images import noise
 from tests.support.object_store import KEY_ID, SECRET, ObjectServer
+from tests.support.servers.postgresql import running_server
 
 
 @dataclass(frozen=True)
@@ -40,15 +43,36 @@ class Hosts:
     two: TestClient
 
 
-@pytest.fixture
-def hosts(trained_home: Settings, digits: Path, object_server: ObjectServer, tmp_path: Path) -> Iterator[Hosts]:
-    """One home had no store and has indexed 120 digits; the other one is empty and knows the catalogue."""
-    shared = {"database_url": f"sqlite:///{trained_home.home}/catalogue.sqlite", "objects": object_server.url}
-    one = trained_home.model_copy(update=shared)
-    two = one.model_copy(update={"home": tmp_path / "two"})
+@contextmanager
+def serve_hosts(home: Settings, digits: Path, objects_url: str, database_url: str) -> Iterator[Hosts]:
+    one = home.model_copy(update={"database_url": database_url, "objects": objects_url})
+    two = one.model_copy(update={"home": home.home.with_name("two")})
     index(one, [digits], IndexRequest())
     with ExitStack() as stack:
         yield Hosts((one, two), stack.enter_context(app_client(one)), stack.enter_context(app_client(two)))
+
+
+@pytest.fixture
+def hosts(trained_home: Settings, digits: Path, object_server: ObjectServer) -> Iterator[Hosts]:
+    """One home had no store and has indexed 120 digits; the other one is empty and knows the catalogue."""
+    url = f"sqlite:///{trained_home.home}/catalogue.sqlite"
+    with serve_hosts(trained_home, digits, object_server.url, url) as hosts:
+        yield hosts
+
+
+@pytest.fixture
+def hosts_on_postgresql(trained_home: Settings, digits: Path, object_server: ObjectServer) -> Iterator[Hosts]:
+    """As `hosts`, with a catalogue on a server."""
+    with running_server() as server:
+        server.execute("CREATE DATABASE simile")
+        home = Home(trained_home.home, server.get_url("simile"), object_server.url)
+        schema.upgrade_schema(home)
+        with Catalogue(home) as catalogue:
+            encoder = load_encoder(home, next(home.encoders.glob("[0-9a-f]*")).name, "cpu")
+            register_encoder(catalogue, encoder)
+            catalogue.encoders.activate(encoder.fingerprint)
+        with serve_hosts(trained_home, digits, object_server.url, server.get_url("simile")) as hosts:
+            yield hosts
 
 
 def upload(client: TestClient, data: bytes, **params: Any) -> Any:
@@ -66,7 +90,11 @@ def get_object(data: bytes) -> str:
     return f"uploads/{sha256[:2]}/{sha256}.png"
 
 
-def test_an_upload_is_found_shown_and_deleted_by_the_other_host(hosts: Hosts, object_server: ObjectServer) -> None:
+@pytest.mark.parametrize("fixture", ["hosts", "hosts_on_postgresql"])
+def test_an_upload_is_found_shown_and_deleted_by_the_other_host(
+    fixture: str, object_server: ObjectServer, request: pytest.FixtureRequest
+) -> None:
+    hosts: Hosts = request.getfixturevalue(fixture)
     data = noise(1)
     made = upload(hosts.one, data)
     image_id = made.json()["image_id"]
@@ -214,6 +242,7 @@ def test_uploads_get_the_vectors_that_they_lack(hosts: Hosts, digits: Path) -> N
         assert (summary.failures, summary.unchanged) == ([], 120)
         (fingerprint,) = catalogue.encoders.count_embeddings()
         assert catalogue.embeddings.count(fingerprint) == 121
+        assert catalogue.files.get_folders() == [str(digits)]
 
 
 def test_copies_among_uploads_are_found_on_any_host(hosts: Hosts) -> None:

@@ -80,6 +80,7 @@ def events_of(text: str) -> list[tuple[str, int, dict[str, Any]]]:
 
 def test_roots_are_named_by_the_operator(tmp_path: Path) -> None:
     assert parse_roots(None) == parse_roots("") == parse_roots(" , ") == {}
+    assert parse_roots("photos=s3://bucket/photos") == {"photos": Path("s3://bucket/photos")}
     assert parse_roots("photos=/pictures, old-scans = /scans/2001=a") == {
         "photos": Path("/pictures"),
         "old-scans": Path("/scans/2001=a"),

@@ -191,7 +191,14 @@ def test_without_the_store_searches_go_on_with_the_segment_that_is_there(
         second.close()
     assert (count_in_segment(second), nearest(second, 4)) == (3, 0)
     assert "The new segment could not be opened" in caplog.text
-    assert nearest(Index(other), 5) == 0  # and a process that starts now reads the catalogue
+    later = Index(other)
+    assert (nearest(later, 5), count_in_segment(later)) == (0, 0)  # a process that starts now reads the catalogue
+    later.close()
+    object_server.start()
+    add(catalogue, 6)
+    assert nearest(later, 6) == 0
+    later.close()
+    assert (nearest(later, 6), count_in_segment(later)) == (0, 4)  # until the store is there again
     assert SECRET not in caplog.text and KEY_ID not in caplog.text
 
 
