@@ -37,7 +37,9 @@ class EvaluateOptions:
     test: Annotated[Path | None, Option(help="Folder of query images to search in PHOTOS, instead of folds.")] = None
     encoders: Annotated[
         list[str] | None,
-        Option("--encoder", help="Folder or fingerprint of an encoder; can be repeated. [default: all of the home]"),
+        Option(
+            "--encoder", help="Name, folder or fingerprint of an encoder; can be repeated. [default: all of the home]"
+        ),
     ] = None
     copies: Annotated[int, Option(min=0, help="Images to make distorted copies of; 0: skip this test.")] = 100
     samples: Annotated[int, Option(min=0, help="Samples per image to estimate log p(x); 0: skip it.")] = 64

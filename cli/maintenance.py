@@ -73,7 +73,7 @@ def export(
     common: options.CommonOptions,
     output_path: Annotated[Path, options.output_option("The .parquet, .npz or .csv to write.")],
     encoder: Annotated[
-        str | None, Option(help="Fingerprint of the encoder, or its start. [default: the active one]")
+        str | None, Option(help="Name or fingerprint of the encoder, or its start. [default: the active one]")
     ] = None,
 ) -> None:
     """Write id, paths, hash, metadata, μ and log-variance of every image as Parquet, npz or CSV."""

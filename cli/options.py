@@ -61,7 +61,9 @@ ImageIdsOption = Annotated[
 ]
 EncoderOption = Annotated[
     str | None,
-    Option(help="Folder or fingerprint of the encoder, or shipped. [default: the active one]", show_default=False),
+    Option(
+        help="Name, folder or fingerprint of the encoder, or shipped. [default: the active one]", show_default=False
+    ),
 ]
 PngOption = Annotated[Path | None, Option("--output", "-o", help="The .png to write.", show_default=False)]
 

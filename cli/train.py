@@ -55,7 +55,7 @@ class TrainOptions:
         int, Option(min=0, max=10_000_000, help="Train on so many images drawn by simile, besides PHOTOS.")
     ] = 0
     decoder_only: Annotated[
-        str | None, Option(help="Train only a decoder, for this encoder (folder or fingerprint).")
+        str | None, Option(help="Train only a decoder, for this encoder (name, folder or fingerprint).")
     ] = None
     architecture: Annotated[
         str | None, Option(help="convolutional, patches, residual, dense, or a torchvision name such as resnet18.")

@@ -21,6 +21,7 @@ from simile.core.csv_cells import escape_formulas
 from simile.core.errors import BadSetting, NothingIndexed
 from simile.core.filter_parser import parse_number
 from simile.core.settings import Settings
+from simile.models.checkpoints.description import resolve_name
 from simile.store.backup.export_rows import ExportReader, ExportRows, open_export_reader
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.encoders import find_fingerprint
@@ -67,7 +68,8 @@ def export_embeddings(settings: Settings, output: Path, encoder: str | None = No
 
 def _resolve_fingerprint(home: Home, catalogue: Catalogue, reference: str | None) -> str:
     if reference is not None:
-        return find_fingerprint(home, reference, (record.fingerprint for record in catalogue.encoders.get_all()))
+        known = (record.fingerprint for record in catalogue.encoders.get_all())
+        return find_fingerprint(home, resolve_name(home.encoders, reference), known)
     active = catalogue.encoders.find_active()
     if active is None:
         raise NothingIndexed(f"{home.root} has no encoder yet. Run `simile index PHOTOS` first.")

@@ -84,6 +84,7 @@ def test_map_outliers_attributes_and_evaluation_need_only_vectors(home: Any, pho
     rows = run_json("evaluate", photos, "--limit", 40, *home)["rows"]
     assert any(row["name"].startswith("other") for row in rows)
     assert run_json("verify", *home)["problems"] == []
+    assert run_json("export", "--encoder", "other", "-o", tmp_path / "vectors.npz", *home)["pictures"] >= COUNT
     assert run_json("status", *home)["encoder"]["name"] == "other"
 
 
