@@ -10,6 +10,10 @@ import pytest
 from simile.core.errors import BadSetting, NoSuchPath, ObjectsUnavailable
 from simile.core.records import IndexSummary
 from simile.core.settings import Settings
+from simile.dedup.cleanup.plan import plan_of
+from simile.dedup.detection.job import DedupRequest, find_duplicates
+from simile.dedup.grouping.findings import load_findings
+from simile.dedup.grouping.groups import make_groups
 from simile.images.sources.paths import PathPatterns
 from simile.images.sources.sources import ImageSources, walk_sources
 from simile.indexer.maintenance.verify import verify_home
@@ -146,6 +150,23 @@ def test_a_store_that_stops_in_the_middle_ends_the_run_and_marks_no_file(
         assert catalogue.runs.get_latest(1)[0].status == "failed"
     again = run(settings, bucket)
     assert (again.failures, again.new + again.unchanged) == ([], 8)
+
+
+def test_plans_never_touch_an_object(
+    trained_home: Settings, bucket: str, object_server: ObjectServer, tmp_path: Path
+) -> None:
+    object_server.write("photos/again.png", noise(0))
+    (tmp_path / "photos").mkdir()
+    for name in ("first.png", "second.png"):
+        (tmp_path / "photos" / name).write_bytes(noise(0))
+    index(trained_home, [bucket, tmp_path / "photos"], IndexRequest())
+    find_duplicates(trained_home, DedupRequest(tiers=("bytes", "pixels")))
+    with Catalogue(Home.from_settings(trained_home)) as catalogue:
+        findings = load_findings(catalogue)
+        (group,) = make_groups(findings)
+        (removal,) = plan_of(findings, [group]).removals
+    assert len(group.files) == 4
+    assert {Path(removal.path).name, Path(removal.keep_path).name} == {"first.png", "second.png"}
 
 
 def test_the_command_takes_the_url_of_a_bucket(trained_home: Settings, bucket: str) -> None:
