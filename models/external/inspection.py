@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import resource
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -47,7 +49,8 @@ from simile.models.networks.vae import Network
 
 SAMPLE_SIZE = 8  # images of the trial run
 MAX_REPEAT_DIFFERENCE = 1e-5  # of two runs, relative to the largest value
-WRITING_OPERATORS = ("aten::save", "aten::from_file")  # of TorchScript, which open files
+# Operators of TorchScript that open files, as its code names them. Code also runs while a file is loaded.
+FILE_OPERATORS = re.compile(rb"\b(?:save|from_file)\s*\(")
 _NO_MEMORY = "It needs more memory than the inspection of a file may use."
 _CPU = torch.device("cpu")
 
@@ -193,10 +196,8 @@ def _inspect_torchscript(file: ModelFile, data: bytes) -> tuple[Architecture, by
     sample = make_sample(file.preprocessing)
     with _without_writing(), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit is deprecated, and its files stay
+        _refuse_file_operators(data)
         script = torch.jit.load(io.BytesIO(data), map_location="cpu").eval()  # type: ignore[no-untyped-call]
-        for operator in WRITING_OPERATORS:
-            if script.inlined_graph.findNode(operator, True) is not None:
-                raise BadSetting(f"Its code calls {operator}, which opens a file. An encoder needs no files.")
         module = _ScriptModule(script, file.output, torch.from_numpy(sample[:1]))
         reference = TorchRuntime(cast(NetworkModule, module), _CPU)
         dimensions = check_vectors(lambda x: reference.run(x)[0], file.preprocessing)
@@ -208,6 +209,14 @@ def _inspect_torchscript(file: ModelFile, data: bytes) -> tuple[Architecture, by
         raise BadSetting(f"Its graph in OpenVINO {reason}. Export it to ONNX instead.")
     check_vectors(lambda x: runtime.run(x)[0], file.preprocessing)
     return replace(architecture, content_size=len(content)), content
+
+
+def _refuse_file_operators(data: bytes) -> None:
+    """Search the code in a TorchScript archive before it is loaded. Raises BadSetting, BadZipFile."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        for member in archive.infolist():
+            if member.filename.endswith(".py") and FILE_OPERATORS.search(archive.read(member)):
+                raise BadSetting("Its code calls an operator that opens a file. An encoder needs no files.")
 
 
 @contextmanager

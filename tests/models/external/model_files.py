@@ -168,6 +168,27 @@ class WritesFile(nn.Module):
         return x.mean((2, 3))
 
 
+class WritesWhenLoaded(nn.Module):
+    """A network whose code writes a file as soon as it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = str(path)
+        self.state = torch.ones(1)
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[str, Tensor, bool]:
+        return self.path, self.state, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[str, Tensor, bool]) -> None:
+        self.path, self.state, self.training = state[0], state[1], state[2]
+        torch.save(state[1], state[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
 class NeverEnds(nn.Module):
     """A network that computes forever."""
 
