@@ -77,7 +77,7 @@ def get_server() -> ObjectServer:
 
 def serve_objects(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
     """A server with an empty bucket; the environment leads to it."""
-    pytest.importorskip("moto", reason="object stores are tested with moto's server")
+    pytest.importorskip("moto.server", reason="object stores are tested with moto's server")
     server = get_server()
     endpoint, bucket = f"http://127.0.0.1:{server.port}", f"simile-{uuid.uuid4().hex[:12]}"
     environment = {
