@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
@@ -26,7 +27,7 @@ from moto.server import ThreadedMotoServer
 from benchmarks.common.runs import SIMILE, make_parser, open_work_folder
 from benchmarks.common.serving import send, start_process
 from benchmarks.scaling.failover import make_image, write_images
-from tests.support.servers.postgresql import running_server
+from tests.support.servers.postgresql import Postgres, running_server
 
 BRIDGE, GATEWAY = "br-simile", "10.77.0.1"
 ADDRESSES = ("10.77.0.11", "10.77.0.12")
@@ -51,6 +52,7 @@ def main() -> None:
             file.write("host all all 10.77.0.0/24 trust\n")
         server.execute("SELECT pg_reload_conf()")
         server.execute("CREATE DATABASE catalogue")
+        logging.getLogger("werkzeug").setLevel(logging.WARNING)
         objects = ThreadedMotoServer(ip_address=GATEWAY, port=0, verbose=False)
         objects.start()
         stack.callback(objects.stop)
@@ -76,7 +78,7 @@ def main() -> None:
         for address in ADDRESSES:
             wait_until_ready(address)
         measure_uploads(options.uploads, random)
-        print_second_index(work, environment, random)
+        print_second_index(work, server, environment, random)
         measure_kill(stack, work, hosts[1], options.clients, random)
 
 
@@ -140,12 +142,13 @@ def measure_uploads(count: int, random: np.random.Generator) -> None:
     print(f"{count:,} uploads: {found:,} were the first hit of the next search at the other host", flush=True)
 
 
-def print_second_index(work: Path, environment: dict[str, str], random: np.random.Generator) -> None:
+def print_second_index(work: Path, server: Postgres, environment: dict[str, str], random: np.random.Generator) -> None:
     """Index at both hosts at once, and print the answer to the second."""
-    write_images(work / "many", 1500, random)
+    write_images(work / "many", 3000, random)
+    lock = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory'"
     with start_process(run_on_host(0, work, "index", work / "many"), environment, work / "index-0.log") as first:
-        while "indexing" not in (work / "index-0.log").read_text() and first.poll() is None:
-            time.sleep(0.05)
+        while not server.execute(lock, "catalogue"):
+            time.sleep(0.02)
         second = subprocess.run(
             list(map(str, run_on_host(1, work, "index", work / "first"))),
             env={**os.environ, **environment},
@@ -154,7 +157,7 @@ def print_second_index(work: Path, environment: dict[str, str], random: np.rando
             check=False,
         )
         assert first.wait(600) == 0
-    print(f"second `simile index`: exit code {second.returncode}, {second.stderr.splitlines()[-1]}", flush=True)
+    print(f"second `simile index`: exit code {second.returncode}, {second.stderr.strip()}", flush=True)
 
 
 def measure_kill(
