@@ -18,9 +18,10 @@ demo: .venv/installed
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# The long forms: hundreds of kills, uploads, cleanup plans and requests.
+# The long forms: hundreds of kills, uploads, cleanup plans and requests; and catalogues on a server of PostgreSQL.
 test-long: .venv/installed
 	$(BIN)/python -m pytest -n 2 -m long
+	$(BIN)/python -m pytest -n 2 --dist loadfile --database postgresql tests/store tests/indexer tests/dedup
 
 # Attacks on a service of this machine: what they cost, and what ordinary clients get meanwhile.
 attack: .venv/installed

@@ -124,6 +124,7 @@ def test_many_decisions_are_stored_at_once(catalogue: Catalogue) -> None:
     assert catalogue.duplicates.delete_decisions((one.first_sha256, one.second_sha256) for one in said) == 1000
 
 
+@pytest.mark.sqlite
 def test_the_database_refuses_a_pair_in_the_wrong_order(catalogue: Catalogue, home: Home) -> None:
     with sqlite3.connect(home.catalogue_path) as connection, pytest.raises(sqlite3.IntegrityError, match="ordered"):
         connection.execute("INSERT INTO duplicates VALUES (2, 1, 'near', 0.1, NULL, 'x', 1)")

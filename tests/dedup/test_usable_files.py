@@ -376,6 +376,7 @@ def test_the_match_of_a_lookup_is_an_intact_file(
     assert body["files"][0]["matches"][0]["path"] == str(folder / "b.jpg")
 
 
+@pytest.mark.sqlite
 def test_another_home_is_compared_by_what_its_files_hold(trained_home: Settings, folder: Path, tmp_path: Path) -> None:
     index(trained_home, [folder], IndexRequest())
     other = trained_home.model_copy(update={"home": copy_home(trained_home.home, tmp_path / "other")})
@@ -399,6 +400,7 @@ def test_apply_says_of_a_damaged_file_what_is_true(
     assert (folder / "b.jpg").exists()
 
 
+@pytest.mark.sqlite
 def test_a_restored_backup_keeps_the_copies_among_its_uploads(copies: Copies, tmp_path: Path) -> None:
     home = copies.settings.home
     with app_client(copies.settings) as client:
