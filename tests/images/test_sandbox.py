@@ -207,8 +207,8 @@ def test_errors_keep_their_class_and_reason(sandbox: DecodeSandbox) -> None:
 
 
 def test_the_service_refuses_a_costly_file_on_every_route_and_goes_on(home_with_digits: Settings) -> None:
-    settings = home_with_digits.model_copy(update={"upload_cpu_seconds": 0.2})
-    costly, moderate = make_plain_image(10_000), make_plain_image(2_800)
+    settings = home_with_digits.model_copy(update={"upload_cpu_seconds": 0.25})
+    costly, moderate = make_plain_image(10_000), make_plain_image(2_200)
     with TestClient(create_app(settings)) as client:
         for path in ("/v1/search", "/v1/images", "/v1/reconstructions", "/v1/latents", "/v1/uncertainty", "/"):
             response = client.post(path, files={"file": ("slow.png", costly)})
