@@ -146,6 +146,16 @@ def test_a_lost_connection_is_noticed_only_as_a_pause(catalogue: Catalogue, serv
     assert catalogue.images.count() == 2
 
 
+def test_a_connection_that_was_idle_is_checked_before_its_use(
+    catalogue: Catalogue, server: Postgres, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(postgresql, "PING_AFTER_SECONDS", 0)
+    catalogue.images.count()
+    kill_connections(server)
+    assert catalogue.images.count() == 0
+    assert "can't be reached" not in caplog.text
+
+
 def test_a_transaction_that_lost_its_connection_is_repeated(
     catalogue: Catalogue, server: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
