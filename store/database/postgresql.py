@@ -153,9 +153,11 @@ class DatabaseLock:
         self._released.set()
         if self._thread is not None:
             self._thread.join()
-        if self._connection is not None:
+        if self._connection is not None and not self._connection.closed:
             with suppress(DatabaseUnavailable, DBAPIError):
-                self._connection.close()  # without a pool: the session ends, and with it the lock
+                # The session ends, too, and with it the lock, but only some time after the connection is closed.
+                self._connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": LOCK_KEY})
+                self._connection.close()
 
     def _watch(self) -> None:
         while not self._released.wait(LOCK_CHECK_SECONDS):

@@ -279,6 +279,12 @@ def test_a_second_host_is_told_who_holds_the_home(url: str, tmp_path: Path) -> N
     assert not here.is_locked()
 
 
+def test_a_released_lock_is_free_at_once(url: str, tmp_path: Path) -> None:
+    for number in range(20):
+        with Home(tmp_path / f"home {number % 2}", url).lock("test"):
+            pass
+
+
 def test_a_lost_lock_is_taken_again(
     url: str, tmp_path: Path, server: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
