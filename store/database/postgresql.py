@@ -88,6 +88,13 @@ def _add_connection_defaults(url: URL) -> URL:
     return url.update_query_dict({name: value for name, value in CONNECTION_DEFAULTS.items() if name not in url.query})
 
 
+def _make_unpooled_engine(url: URL) -> Engine:
+    """Create an engine for single queries, without a pool: the session ends with its connection."""
+    engine = create_engine(_add_connection_defaults(url), poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    event.listen(engine, "handle_error", _translate_error)
+    return engine
+
+
 def get_host_name() -> str:
     """Return the name of this host, as other hosts read it in messages."""
     return socket.gethostname()
@@ -129,9 +136,7 @@ class DatabaseLock:
         # application_name shows the holder in pg_stat_activity, for as long as it holds the lock.
         name = holder.encode()[:MAX_HOLDER_BYTES].decode(errors="ignore")
         options = " ".join(filter(None, [str(url.query.get("options", "")), SERVER_KEEPALIVES]))
-        url = _add_connection_defaults(url).update_query_dict({"application_name": name, "options": options})
-        self._engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-        event.listen(self._engine, "handle_error", _translate_error)
+        self._engine = _make_unpooled_engine(url.update_query_dict({"application_name": name, "options": options}))
         self._connection: Connection | None = None
         self._released = threading.Event()
         self._thread: threading.Thread | None = None
@@ -191,9 +196,7 @@ _HOLDER_QUERY = text(
 
 def find_lock_holder(url: URL) -> str | None:
     """Return who holds the lock of the home: command, process, host, and since when; None if it is free."""
-    engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    event.listen(engine, "handle_error", _translate_error)
-    with engine.connect() as connection:
+    with _make_unpooled_engine(url).connect() as connection:
         row = connection.execute(_HOLDER_QUERY, {"key": LOCK_KEY}).first()
     return None if row is None else f"{row[0]}, since {row[1]:%Y-%m-%d %H:%M:%S} {row[1].tzname()}"
 
