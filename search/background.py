@@ -99,10 +99,10 @@ class BackgroundCache(Generic[EntryT]):
         """Whether this process computes the value now."""
         return self._thread is not None and self._thread.is_alive()
 
-    def wait(self) -> None:
-        """Wait until the computation has ended."""
+    def wait(self, seconds: float | None = None) -> None:
+        """Wait until the computation has ended, or this long."""
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(seconds)
 
     def close(self) -> None:
         """Stop the computation; an unfinished value is dropped."""

@@ -34,6 +34,9 @@ from simile.search.queries import (
     SearchResult,
     StageObserver,
 )
+from simile.search.words.rank import rank_by_words
+from simile.search.words.text import TextTerm, parse_text
+from simile.search.words.vocabulary import Vocabulary
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import ImageSummary
 from simile.store.index.flat import Distances, Ids, Neighbours
@@ -43,6 +46,7 @@ from simile.store.index.snapshot import Snapshot
 
 SearchGroupKey = tuple[Filter | None, float | None, int]  # filter, radius, count: the same for one index search
 
+MAX_TEXT_DISTANCE = 700.0  # its exponential is still a float64
 SPREAD_CHUNK_SIZE = 4096  # hits whose vectors are in memory at once
 
 
@@ -56,6 +60,7 @@ class _SearchState:
     ids: Ids = field(default_factory=lambda: np.empty(0, np.int64))  # (n,) of the hits, like `distances`
     distances: Distances = field(default_factory=lambda: np.empty(0))
     nearest_distance: float | None = None  # distance of the nearest image, whether it is a hit or not; None if unknown
+    text_terms: tuple[TextTerm, ...] = ()  # the words of the query's text; the distances are then -ln(score)
 
     @property
     def params(self) -> SearchParams:
@@ -76,6 +81,7 @@ class SearchEngine:
     encode_queries: Callable[[Sequence[SearchQuery], Snapshot], list[EncodeOutcome]]
     # Returns the calibration of a snapshot at once; None if there is none yet.
     get_calibration: Callable[[Snapshot], ScoreCalibration | None]
+    get_vocabulary: Callable[[Snapshot], Vocabulary]
     observe: StageObserver  # called with the name and the seconds of each stage: encode, search, rows
 
     def search_many(self, search_queries: Sequence[SearchQuery]) -> list[SearchResult | SimileError]:
@@ -103,7 +109,9 @@ class SearchEngine:
         pending = [state for state in states if state.encoded_query is not None and not state.params.encode_only]
         groups: dict[SearchGroupKey, list[_SearchState]] = {}
         for state in pending:
-            if state.params.use_posterior:
+            if state.query.text is not None:
+                self._search_by_words(state, snapshot)
+            elif state.params.use_posterior:
                 self._search_by_posterior(state, snapshot)
             else:
                 groups.setdefault(_get_group_key(state.query, len(snapshot)), []).append(state)
@@ -127,6 +135,32 @@ class SearchEngine:
         if not 0 <= radius < np.inf:
             raise BadSetting(f"within can't be {radius}. Give a distance: a number from 0 on.")
         return snapshot.range(vectors, radius, matching_ids)
+
+    def _search_by_words(self, state: _SearchState, snapshot: Snapshot) -> None:
+        """Find the images that have the words of a text and, if there are query images, are near to them."""
+        query, params = state.query, state.params
+        assert query.text is not None
+        try:
+            if params.use_posterior or params.radius is not None:
+                raise BadSetting(
+                    "posterior and within compare an image with an image. Leave them out with a text; min_score bounds "
+                    "the score."
+                )
+            vocabulary = self.get_vocabulary(snapshot)
+            state.text_terms = tuple(parse_text(query.text, vocabulary))
+            calibration = self.get_calibration(snapshot)
+            neighbours = rank_by_words(
+                snapshot,
+                vocabulary,
+                state.text_terms,
+                allowed_ids=self.index.find_matching_ids(params.filter),
+                query_vector=_stack_query_vectors([state], snapshot)[0] if query.positives else None,
+                compute_expected=None if calibration is None else calibration.compute_expected_counts,
+            )
+            _select_hits(state, neighbours)
+            state.nearest_distance = None  # it is no distance
+        except SimileError as error:
+            state.fail(error)
 
     def _search_by_posterior(self, state: _SearchState, snapshot: Snapshot) -> None:
         try:
@@ -178,14 +212,18 @@ class SearchEngine:
                 results.append(state.error)
                 continue
             hit_calibration = None if state.params.use_posterior else calibration
+            expected = _compute_expected_counts(state, hit_calibration)
             hit_metadata = metadata if state.params.include_metadata else None
             results.append(
                 SearchResult(
                     query=state.encoded_query,
-                    hits=list(_make_hits(state, summaries, hit_metadata, spreads, hit_calibration)),
+                    hits=list(_make_hits(state, summaries, hit_metadata, spreads, expected)),
                     confidence=_compute_confidence(state, state.encoded_query, snapshot, calibration),
-                    is_calibrated=hit_calibration is not None,
+                    # Words have probabilities; only a query image needs the calibration of distances.
+                    is_calibrated=hit_calibration is not None or not state.query.positives,
                     encoder=snapshot.encoder.fingerprint,
+                    text=state.query.text,
+                    terms=state.text_terms,
                 )
             )
         return results
@@ -242,7 +280,9 @@ def _compute_spreads(states: Sequence[_SearchState], snapshot: Snapshot) -> list
     encoded = [
         (position, state.ids, state.encoded_query.mu, state.encoded_query.sigma)
         for position, state in enumerate(states)
-        if state.encoded_query is not None and state.encoded_query.sigma is not None and not state.params.use_posterior
+        if state.encoded_query is not None
+        and state.encoded_query.sigma is not None
+        and not (state.params.use_posterior or state.text_terms)
     ]
     if not encoded:
         return spreads_by_state
@@ -261,12 +301,19 @@ def _compute_spreads(states: Sequence[_SearchState], snapshot: Snapshot) -> list
     return spreads_by_state
 
 
+def _compute_expected_counts(state: _SearchState, calibration: ScoreCalibration | None) -> list[float] | None:
+    """Compute Hit.expected_matches of all hits; None without a calibration."""
+    if state.text_terms:  # so that 1 / (1 + expected) is exp(-distance)
+        return np.expm1(np.minimum(state.distances, MAX_TEXT_DISTANCE)).tolist()  # type: ignore[no-any-return]
+    return None if calibration is None else calibration.compute_expected_counts(state.distances).tolist()
+
+
 def _make_hits(
     state: _SearchState,
     summaries: dict[int, ImageSummary],
     metadata: dict[int, dict[str, str]] | None,
     spreads: list[float] | None,
-    calibration: ScoreCalibration | None,
+    expected: list[float] | None,
 ) -> Iterator[Hit]:
     """Make the hits of a query; images that were deleted meanwhile, or have too low a score, are skipped.
 
@@ -275,7 +322,6 @@ def _make_hits(
     filter_, distances = state.params.filter, state.distances.tolist()
     names = () if filter_ is None or filter_.under is None else (filter_.under, *filter_.under_names)
     folders = tuple(f"{name.rstrip('/')}/" for name in names)
-    expected = None if calibration is None else calibration.compute_expected_counts(state.distances).tolist()
     min_score = state.params.min_score or 0.0
     for rank, image_id in enumerate(state.ids.tolist()):
         summary = summaries.get(image_id)

@@ -11,6 +11,8 @@ from simile.core.records import Filter, FloatArray, Hit
 
 if TYPE_CHECKING:  # the command line imports this module at start, and that takes long
     from simile.images.loading.loader import PreparedImage
+    from simile.search.words.text import TextTerm
+    from simile.search.words.vocabulary import Word
 
 ReferencePopulation = Literal["new", "own"]
 StageObserver = Callable[[str, float], None]  # (name of the stage, seconds)
@@ -67,13 +69,14 @@ QueryTerm = QueryImage | int | FloatArray  # an image, the id of an indexed imag
 
 @dataclass(frozen=True, eq=False)
 class SearchQuery:
-    """One search. Indexed images among its terms are not hits."""
+    """One search, by images, by a text, or both. Indexed images among its terms are not hits."""
 
-    positives: tuple[QueryTerm, ...]  # terms to search by: the mean of their mu
+    positives: tuple[QueryTerm, ...] = ()  # terms to search by: the mean of their mu
     negatives: tuple[QueryTerm, ...] = ()  # terms to avoid: the mean of their mu is subtracted
     params: SearchParams = field(default_factory=SearchParams)
     # Strength by attribute name. The query vector is shifted along these attributes.
     attributes: Mapping[str, float] = field(default_factory=dict)
+    text: str | None = None  # words that the hits should have; see words/text.py
 
     @property
     def terms(self) -> tuple[QueryTerm, ...]:
@@ -87,15 +90,15 @@ class SearchQuery:
 
     @property
     def is_single_term(self) -> bool:
-        """Whether there is one positive term and no negative term."""
-        return len(self.positives) == 1 and not self.negatives
+        """Whether there is one positive term, no negative term and no text."""
+        return len(self.positives) == 1 and not self.negatives and self.text is None
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedQuery:
     """A query as the encoder sees it. A vector has no name, id or size."""
 
-    mu: FloatArray  # (d,) float32, the latent vector that is searched for
+    mu: FloatArray  # (d,) float32, the latent vector that is searched for; (0,) for words alone
     sigma: FloatArray | None = None  # (d,) float32; None without a variance
     name: str | None = None
     image_id: int | None = None
@@ -132,6 +135,8 @@ class SearchResult:
     confidence: Confidence = field(default_factory=Confidence)
     is_calibrated: bool = False  # whether scores were calibrated on this collection
     encoder: str | None = None  # fingerprint of the encoder of the query's mu; None: the active one
+    text: str | None = None
+    terms: tuple[TextTerm, ...] = ()  # the words of the text
 
 
 def serialize_result(result: SearchResult) -> dict[str, Any]:
@@ -145,7 +150,17 @@ def serialize_query(result: SearchResult) -> dict[str, Any]:
     fields = {name: getattr(result.query, name) for name in _QUERY_FIELDS} | vars(result.confidence)
     for side in ("positives", "negatives"):
         fields[side] = [{"image_id": term.image_id, "name": term.name} for term in getattr(result.query, side)]
-    return fields
+    return fields | {"text": result.text, "words": [serialize_term(term) for term in result.terms]}
+
+
+def serialize_term(term: TextTerm) -> dict[str, Any]:
+    """Serialise a word of a text, and whether the hits should lack it."""
+    return {**serialize_word(term.word), "absent": term.is_absent}
+
+
+def serialize_word(word: Word) -> dict[str, Any]:
+    """Serialise a word: its text, its AUC on held-out images, and the number of images with it."""
+    return {"word": word.text, "auc": round(word.auc, 4), "count": word.count}
 
 
 def serialize_hit(hit: Hit) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from simile.core.errors import EncoderMismatch, NoSuchImage, NotFinite, SimileError
+from simile.core.errors import BadSetting, EncoderMismatch, NoSuchImage, NotFinite, SimileError
 from simile.images.formats import Limits
 from simile.images.loading.loader import prepare_image
 from simile.images.loading.sandbox import Decode, decode_here
@@ -144,7 +144,14 @@ def _resolve_term(term: QueryTerm, outcomes: OutcomesByTerm, snapshot: Snapshot)
 
 
 def _combine_terms(search_query: SearchQuery, outcomes: OutcomesByTerm, snapshot: Snapshot) -> EncodedQuery:
-    """Combine the terms of a query: the mean of the positives minus the mean of the negatives. Raises NotFinite."""
+    """Combine the terms of a query: the mean of the positives minus the mean of the negatives.
+
+    Raises NotFinite, and BadSetting if a query without positives has something that needs one.
+    """
+    if not search_query.positives:
+        if search_query.text is None or search_query.negatives or search_query.attributes:
+            raise BadSetting("negative images, plus and minus change what an image is searched by. Give an image, too.")
+        return EncodedQuery(mu=np.empty(0, np.float32))
     positives, negatives = (
         [_resolve_term(term, outcomes, snapshot) for term in side]
         for side in (search_query.positives, search_query.negatives)

@@ -39,6 +39,8 @@ from simile.search.queries import (
 )
 from simile.search.query_encoder import QueryEncoder, encode_batch
 from simile.search.ranking.verification import HitVerifier, widen_query
+from simile.search.words.cache import VocabularyCache
+from simile.search.words.vocabulary import Vocabulary
 from simile.store.index.index import Index
 from simile.store.index.snapshot import Snapshot
 
@@ -79,6 +81,7 @@ class Searcher(ImageLibrary):
         self.outlier_rankings = BackgroundCache(
             self.home, OutlierRanking, self._compute_ranking, compute_on_demand=False
         )
+        self.vocabularies = VocabularyCache(self.catalogue, background=background)
         self.query_encoder = QueryEncoder(
             self.catalogue, self.encoder_cache, self.limits, observe, decode=decode_upload
         )
@@ -88,6 +91,7 @@ class Searcher(ImageLibrary):
             index=self.index,
             encode_queries=self.query_encoder.encode_queries,
             get_calibration=self.calibrations.get,
+            get_vocabulary=self.vocabularies.get,
             observe=observe,
         )
         self._verifier = HitVerifier(self.get_image, self.decode_file, decode_upload, decode_indexed, self.limits)
@@ -103,6 +107,7 @@ class Searcher(ImageLibrary):
         """Stop the background work and close the home."""
         self.calibrations.close()
         self.outlier_rankings.close()
+        self.vocabularies.close()
         self.index.close()
         super().close()
 
@@ -120,6 +125,14 @@ class Searcher(ImageLibrary):
     def by_vector(self, vector: Sequence[float] | FloatArray, **options: Unpack[HitOptions]) -> SearchResult:
         """Search by a mu (d,) of the active encoder. Raises EncoderMismatch (another d), NotFinite."""
         return self._search_term(np.asarray(vector, dtype=np.float32), options)
+
+    def by_text(self, text: str, **options: Unpack[HitOptions]) -> SearchResult:
+        """Search by words such as `red dress -striped`, see words/text.py. Raises BadSetting for an unknown word."""
+        return self.search(SearchQuery(text=text, params=SearchParams(**options)))
+
+    def get_vocabulary(self) -> Vocabulary:
+        """Return the words that texts may have. Raises NothingIndexed, BeingComputed."""
+        return self.vocabularies.get(self.index.get_snapshot())
 
     def prepare_query_image(self, source: Path | bytes, name: str) -> QueryImage:
         """Decode a query image for the encoder that was used last; `search` decodes it again for another one.

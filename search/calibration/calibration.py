@@ -41,7 +41,7 @@ class CalibrationSample:
     sigma: Float64Array  # mean sigma
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ScoreCalibration(CacheEntry):
     """The calibration of a collection."""
 
@@ -75,7 +75,17 @@ class ScoreCalibration(CacheEntry):
         # Signals that are known for at least half of the images.
         signals = {name: values for name, values in vars(sample).items() if np.isfinite(values).mean() >= 0.5}
         ordered = {name: np.sort(values[np.isfinite(values)]) for name, values in signals.items()}
-        return cls(encoder, segment, images, *expectation, ordered, _compute_conformal_cuts(signals), population)
+        distances, expected = expectation
+        return cls(
+            encoder=encoder,
+            segment=segment,
+            images=images,
+            distances=distances,
+            expected=expected,
+            ordered=ordered,
+            cuts=_compute_conformal_cuts(signals),
+            population=population,
+        )
 
     def compute_expected_counts(self, distances: Float64Array) -> Float64Array:
         """Return the number of images within each distance (n,) of an image of the collection, on average, (n,)."""
@@ -122,14 +132,14 @@ class ScoreCalibration(CacheEntry):
         """Load a saved calibration. Raises OSError, KeyError, TypeError or ValueError for a bad file."""
         document = json.loads(path.read_text(encoding="utf-8"))
         return cls(
-            document["encoder"],
-            document["segment"],
-            document["images"],
-            np.asarray(document["distances"], np.float64),
-            np.asarray(document["expected"], np.float64),
-            {name: np.asarray(values, np.float64) for name, values in document["ordered"].items()},
-            {names: (float(cut), float(rate)) for names, (cut, rate) in document["cuts"].items()},
-            document["among"],
+            encoder=document["encoder"],
+            segment=document["segment"],
+            images=document["images"],
+            distances=np.asarray(document["distances"], np.float64),
+            expected=np.asarray(document["expected"], np.float64),
+            ordered={name: np.asarray(values, np.float64) for name, values in document["ordered"].items()},
+            cuts={names: (float(cut), float(rate)) for names, (cut, rate) in document["cuts"].items()},
+            population=document["among"],
         )
 
 

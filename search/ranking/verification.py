@@ -61,11 +61,12 @@ class HitVerifier:
             BadSetting: The query is not a single image.
             UnreadableImage, NoSuchImage: The query image cannot be read.
         """
-        term, params = query.positives[0], query.params
-        if not query.is_single_term or query.attributes or not isinstance(term, QueryImage | int):
+        term = query.positives[0] if query.is_single_term and not query.attributes else None
+        params = query.params
+        if not isinstance(term, QueryImage | int):
             raise BadSetting(
                 "verify compares the hits with one image or indexed image. Leave it out for a vector, for several "
-                "images, and with plus and minus."
+                "images, and with a text, plus and minus."
             )
         if params.offset >= MAX_VERIFIED_HITS:
             return result

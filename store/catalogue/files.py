@@ -85,6 +85,10 @@ class FileRepository(Repository):
         query = select(folder).where(~make_under_condition(UPLOAD_SCHEME)).distinct()
         return [path.rstrip(os.sep) or os.sep for (path,) in self.stream(query)]
 
+    def iterate_paths(self) -> Iterator[Row[int, str]]:
+        """Yield image id and path of all files."""
+        return self.stream(select(LocationRow.image_id, LocationRow.path))
+
     def iterate_without_embedding(self, encoder: str, prefix: str | None = None) -> Iterator[tuple[int, FileStat]]:
         """Yield (image id, file) of the images in a folder without an embedding by this encoder, by id and path."""
         query = select(*_FILE_COLUMNS).outerjoin(EmbeddingRow, _make_embedding_join(encoder))

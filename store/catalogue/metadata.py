@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, Row, delete, select
 
 from simile.core.errors import NoSuchImage
 from simile.core.filter_parser import parse_number
@@ -33,6 +33,11 @@ class MetadataRepository(Repository):
         """Return different values of a name, at most `limit`."""
         values = select(MetadataRow.text).where(MetadataRow.name == name).distinct()
         return [text for (text,) in self.stream(values.limit(limit))]
+
+    def iterate_items(self) -> Iterator[Row[int, str, str]]:
+        """Yield image id, name and text of all metadata; an image with several files may repeat an item."""
+        columns = select(LocationRow.image_id, MetadataRow.name, MetadataRow.text)
+        return self.stream(columns.join(LocationRow, METADATA_JOIN))
 
     def set_for_files(self, metadata_by_path: Mapping[str, Mapping[str, str]]) -> int:
         """Replace the metadata of files, and return how many files changed. Unknown paths are ignored."""

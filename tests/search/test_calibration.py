@@ -53,7 +53,7 @@ def test_beyond_the_known_neighbours_the_sample_stands_for_the_collection() -> N
     apart = np.linalg.norm(sample[:, None] - sample[None], axis=2)
     others = np.sort(np.linalg.norm(sample[:, None] - points[None], axis=2), axis=1)[:, 1:]
     known = compute_expectation([row[:20] for row in others], apart, images)
-    gauge = ScoreCalibration("f", 1, images, *known)
+    gauge = ScoreCalibration("f", 1, images=images, distances=known[0], expected=known[1])
     for distance in (0.05, 0.2, 0.5, 1.0, 2.0):
         exact = (others <= distance).sum(axis=1).mean()
         assert gauge.compute_expected_counts(np.array([distance]))[0] == pytest.approx(exact, rel=0.25, abs=0.3)
