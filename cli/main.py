@@ -34,6 +34,7 @@ app = options.CommandGroup(
 app.command("train")(train.train)
 app.command("index")(index.index)
 app.command("search")(search.search)
+app.command("words")(search.list_words)
 app.command("reconstruct")(search.reconstruct)
 app.command("embed")(index.embed)
 app.command("evaluate")(evaluate.evaluate)

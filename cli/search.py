@@ -24,6 +24,13 @@ def search(
     common: options.EncoderOptions,
     image: options.ImageArgument = None,
     image_id: options.ImageIdOption = None,
+    text: Annotated[
+        str | None,
+        Option(
+            help="Words that the hits should have, alone or with IMAGE: 'red dress', '-striped' for images without it. "
+            "`simile words` lists the known ones."
+        ),
+    ] = None,
     plus: Annotated[
         list[str] | None, Option(help="More of this attribute (`simile attribute`); can be repeated.")
     ] = None,
@@ -51,7 +58,7 @@ def search(
         Path | None, options.output_option("Write query, hits and reconstructions as .html or .png.")
     ] = None,
 ) -> None:
-    """Find the images most similar to IMAGE."""
+    """Find the images most similar to IMAGE, or those that fit the words of --text, or both."""
     from simile.images.sources.paths import make_printable
     from simile.search.attributes import make_attribute_strengths
     from simile.search.contact_sheet import write_contact_sheet
@@ -60,9 +67,13 @@ def search(
 
     if posterior and (plus or minus):
         raise BadUsage("posterior can't be combined with plus and minus. Leave out --posterior, or --plus and --minus.")
-    if verify and (plus or minus):
-        raise BadUsage("--verify compares the hits with IMAGE itself. Leave it out, or --plus and --minus.")
-    query = options.get_query(image, image_id)
+    if verify and (plus or minus or text):
+        raise BadUsage("--verify compares the hits with IMAGE itself. Leave it out, or --text, --plus and --minus.")
+    if text is not None and output_path is not None:
+        raise BadUsage("--output shows the query image. Leave it out, or --text.")
+    if image is None and image_id is None and text is None:
+        raise BadUsage("Give an image file, --id or --text.")
+    query = None if image is None and image_id is None else options.get_query(image, image_id)
     # Path.is_dir() raises for a link to a place without permission.
     if isinstance(query, Path) and os.path.isdir(query):  # noqa: PTH112
         command = f"simile index {shlex.quote(str(query))}"
@@ -78,18 +89,48 @@ def search(
             min_score=min_score,
             verify=verify,
         )
-        term = query if isinstance(query, int) else searcher.prepare_query_image(query, make_printable(str(query)))
-        result = searcher.search(SearchQuery((term,), params=params, attributes=attributes))
-        if output_path is not None:
+        term = searcher.prepare_query_image(query, make_printable(str(query))) if isinstance(query, Path) else query
+        terms = () if term is None else (term,)
+        result = searcher.search(SearchQuery(terms, params=params, attributes=attributes, text=text))
+        if output_path is not None and query is not None:
             write_contact_sheet(searcher, [(result, searcher.get_query_pixels(query))], output_path)
     lines = [
-        f"{rank:>3}  {hit.distance:.4f}  {hit.path}{f'  verified: {hit.relation}' if hit.verified else ''}"
+        f"{rank:>3}  {hit.distance if text is None else hit.score:.4f}  {hit.path}"
+        f"{f'  verified: {hit.relation}' if hit.verified else ''}"
         for rank, hit in enumerate(result.hits, 1)
     ]
     notes = output.format_written(output_path)
+    if result.terms:
+        notes.append(f"scored by {', '.join(map(output.format_term, result.terms))}")
     if min_score is not None and not result.is_calibrated:
         notes.insert(0, UNCALIBRATED_NOTE)
     common.show(output.make_search_result_json(result), lines, *notes)
+
+
+def list_words(
+    common: options.CommonOptions,
+    beginning: Annotated[
+        str, Argument(metavar="[BEGINNING]", help="Only words that begin so.", show_default=False)
+    ] = "",
+    rejected: Annotated[
+        bool, Option("--rejected", help="List the words that are not offered, with the reason.")
+    ] = False,
+) -> None:
+    """List the words for `simile search --text`, learned from tags, labels, keywords and folder names."""
+    from simile.search.queries import serialize_word
+    from simile.search.words.text import suggest_words
+
+    with common.open_searcher() as searcher:
+        vocabulary = searcher.get_vocabulary()
+    words = suggest_words(beginning, vocabulary)
+    lines = [f"{word.text:<24}  AUC {word.auc:.3f}  {word.count:,} images" for word in words]
+    if rejected:
+        lines = [f"{text}: {reason}" for text, reason in sorted(vocabulary.refused.items())]
+    note = (
+        f"{len(vocabulary.refused):,} words of too few images, or that do not tell images apart: --rejected lists them"
+    )
+    body = {"words": [serialize_word(word) for word in words], "rejected": dict(vocabulary.refused)}
+    common.show(body, lines or ["no words"], *([note] if vocabulary.refused and not rejected else []))
 
 
 def reconstruct(
