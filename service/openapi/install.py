@@ -65,7 +65,7 @@ def search_body() -> dict[str, Any]:
     files = _make_files_schema(MAX_QUERY_IMAGES, "One or more images that the hits should resemble.")
     negatives = {"negative": files | {"description": "Images that the hits should not resemble."}}
     form = _make_form_schema(files, negatives | _make_schema(SearchForm)["properties"])
-    form["anyOf"] = [{"required": ["file"]}, {"required": ["positive_id"]}]
+    form["anyOf"] = [{"required": ["file"]}, {"required": ["positive_id"]}, {"required": ["text"]}]
     body = _make_request_body({MULTIPART_MEDIA_TYPE: form, JSON_MEDIA_TYPE: _make_schema(SearchRequest)})
     return _document_search_options() | body
 

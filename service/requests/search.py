@@ -83,7 +83,9 @@ class SearchInput:
         params, strengths = body.to_search_params(), body.to_attribute_strengths()
         positives = [searcher.prepare_query_image(upload.read(), upload.name) for upload in self.files]
         negatives = [searcher.prepare_query_image(upload.read(), upload.name) for upload in self.negative_files]
-        return SearchQuery((*positives, *body.positive_id), (*negatives, *body.negative_id), params, strengths)
+        return SearchQuery(
+            (*positives, *body.positive_id), (*negatives, *body.negative_id), params, strengths, body.text
+        )
 
 
 async def read_upload(request: Request) -> AsyncIterator[Upload]:
@@ -117,11 +119,13 @@ async def read_search(request: Request) -> AsyncIterator[SearchInput]:
     if get_media_type(request) == MULTIPART_MEDIA_TYPE:
         async with open_form(request, MAX_QUERY_IMAGES) as form:
             body = _parse_search_form(form, options)
-            files = get_uploads(form, required=not body.positive_id)
+            files = get_uploads(form, required=not body.positive_id and body.text is None)
             negatives = get_uploads(form, "negative")
             if len(files) + len(negatives) + len(body.positive_id) + len(body.negative_id) > MAX_QUERY_IMAGES:
                 raise make_field_error("file", f"files and ids are more than {MAX_QUERY_IMAGES} images together")
             yield SearchInput(body, tuple(files), tuple(negatives))
+    elif options.text is not None and not get_media_type(request):  # a text needs no body
+        yield SearchInput(validate_fields(SearchForm, options.model_dump(exclude_unset=True), "query"))
     else:
         search = await read_json(request, SearchRequest, _NO_SEARCH_ERROR)
         yield SearchInput(_merge_options(search, options))

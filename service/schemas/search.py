@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 from pydantic.json_schema import SkipJsonSchema, WithJsonSchema
 
 from simile.core.filter_parser import make_filter
@@ -141,6 +141,12 @@ class SearchOptions(FilterParams):
         description="Compare the 20 nearest images with the query image by their pixels; those that show the same come "
         "first. Only for one image or `image_id`, and not in a batch.",
     )
+    text: Annotated[str, Field(min_length=1, max_length=1000)] | SkipJsonSchema[None] = Field(
+        None,
+        description="Words that the hits should have, alone or with images: `red dress`; `-striped`: without it. The "
+        "`score` is then the probability of all words, times that of the images, and `distance` is -ln(score). "
+        "GET /v1/words lists the known words.",
+    )
     plus: TextListParam = Field([], description="Attributes that the hits should have more of than the query.")
     minus: TextListParam = Field([], description="Attributes that the hits should have less of than the query.")
     strength: float = Field(
@@ -180,12 +186,17 @@ class SearchOptions(FilterParams):
         return make_attribute_strengths(self.plus, self.minus, self.strength)
 
 
+_TERM_FIELDS = ("image_id", "vector", "positive")
+_REQUIRES_TERM: list[JsonValue] = [{"required": [name]} for name in _TERM_FIELDS]
+_REQUIRES_TEXT_ALONE: JsonValue = {"required": ["text"], "not": {"anyOf": _REQUIRES_TERM}}
+
+
 class SearchRequest(SearchOptions):
-    """A search by id, by vector, or by several indexed images; exactly one of the three."""
+    """A search by id, by vector, or by several indexed images; exactly one of the three, or a text without them."""
 
     model_config = ConfigDict(
         extra="forbid",
-        json_schema_extra={"oneOf": [{"required": [name]} for name in ("image_id", "vector", "positive")]},
+        json_schema_extra={"oneOf": [*_REQUIRES_TERM, _REQUIRES_TEXT_ALONE]},
     )
 
     image_id: ImageIdField | SkipJsonSchema[None] = None
@@ -201,7 +212,8 @@ class SearchRequest(SearchOptions):
 
     @model_validator(mode="after")
     def _check_one_query(self) -> Self:
-        check_single_field(self, "image_id", "vector", "positive")
+        if self.text is None or self.model_fields_set & set(_TERM_FIELDS):
+            check_single_field(self, *_TERM_FIELDS)
         if self.negative and self.positive is None:
             raise ValueError("negative goes with positive only")
         if len(self.positive or ()) + len(self.negative) > MAX_QUERY_IMAGES:
@@ -215,7 +227,9 @@ class SearchRequest(SearchOptions):
             positives = (np.asarray(self.vector, np.float32),)
         elif self.image_id is not None:
             positives = (self.image_id,)
-        return SearchQuery(positives, tuple(self.negative), self.to_search_params(), self.to_attribute_strengths())
+        return SearchQuery(
+            positives, tuple(self.negative), self.to_search_params(), self.to_attribute_strengths(), self.text
+        )
 
 
 class SearchForm(SearchOptions):
@@ -236,6 +250,27 @@ class QueryImageResponse(BaseModel):
 
     image_id: int | None
     name: str | None
+
+
+class WordResponse(BaseModel):
+    """A word that `text` may have."""
+
+    word: DisplayText
+    auc: float = Field(description="How well it separates images that it was not learned from: 0.5 chance, 1 always.")
+    count: int = Field(description="Number of images with this word.")
+
+
+class TextTermResponse(WordResponse):
+    """A word of a text. `absent`: it had a minus."""
+
+    absent: bool
+
+
+class WordListResponse(BaseModel):
+    """Known words, those that begin as requested first, then the most frequent."""
+
+    words: list[WordResponse]
+    total: int = Field(description="Number of known words.")
 
 
 class QueryResponse(BaseModel):
@@ -265,6 +300,8 @@ class QueryResponse(BaseModel):
     positives: list[QueryImageResponse] = Field([], description="For several images: those to resemble.")
     negatives: list[QueryImageResponse] = Field([], description="For several images: those not to resemble.")
     reconstruction: str | None = Field(None, description="A PNG as a data URL; null if not included.")
+    text: DisplayText | None = Field(None, description="The text of the search.")
+    words: list[TextTermResponse] = Field([], description="The words of the text, each with its reliability.")
 
 
 class HitResponse(BaseModel):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from starlette.types import Scope
 
 IMAGE_PRICE = 0.05  # a page of hits requests a hundred thumbnails at once
-SLOW_SEARCH_PRICE = 2  # of a search with a filter, a radius or attributes, which gets a thread of its own
+SLOW_SEARCH_PRICE = 2  # of a search with a filter, a radius, attributes or a text, which gets a thread of its own
 VERIFIED_SEARCH_PRICE = 10  # of a search with `verify`, which decodes and compares up to 20 files
 PRICES = {  # by method and path; measured: times as long as a search by id, with 700 photos on 2 cores
     ("POST", "/v1/search/batch"): 10,  # 12 for 10 searches, 70 for 100
@@ -35,7 +35,7 @@ _SORTED_PATHS = ("/v1/images", "/collection")
 
 
 def get_search_price(*, is_slow: bool, is_verified: bool) -> float:
-    """Return the price of a search for the queue; `is_slow`: with a filter, a radius or attributes."""
+    """Return the price of a search for the queue; `is_slow`: see SLOW_SEARCH_PRICE."""
     return VERIFIED_SEARCH_PRICE if is_verified else SLOW_SEARCH_PRICE if is_slow else 1
 
 

@@ -56,6 +56,8 @@ class Client(Transport):
     ) -> SearchResponseJson:
         """Find the images most similar to an image, an indexed image, a vector, or several images together.
 
+        With `text` they also have its words; `text` alone needs no image.
+
         Args:
             images, positive: Image files and indexed images that the hits should resemble.
             negative_images, negative: Image files and indexed images that the hits should not resemble.
@@ -327,6 +329,10 @@ class Client(Transport):
         """Return the encoder's uncertainty about an image file or an indexed image."""
         fields: dict[str, Any] = {"samples": samples, "seed": seed} | ({} if image else {"image_id": image_id})
         return self._request_json("POST /v1/uncertainty", body=_make_images_body([image], fields))
+
+    def words(self, beginning: str = "", limit: int = 100) -> Json:
+        """List the words that `text` of a search may have."""
+        return self._request_json("GET /v1/words", {"q": beginning, "limit": limit})
 
     def outliers(self, limit: int = 50, offset: int = 0) -> Json:
         """List the outliers of the collection. Raises Unavailable while they are computed."""

@@ -38,6 +38,7 @@ class ClientSearchOptions(ClientFilterOptions, total=False):
     posterior: bool
     min_score: float
     verify: bool
+    text: str
     plus: list[str]
     minus: list[str]
     strength: float
@@ -61,6 +62,8 @@ class QueryJson(TypedDict):
     positives: list[Json]
     negatives: list[Json]
     reconstruction: str | None
+    text: str | None
+    words: list[Json]
 
 
 class HitJson(TypedDict):
