@@ -1,6 +1,6 @@
 // Drop, paste and choose search without loading the page anew, and what is asked next keeps the images.
 
-import { ask, askPage, complain, onDrop, parsed, root } from "./asking.js";
+import { ask, askJson, askPage, complain, element, onDrop, parsed, root } from "./asking.js";
 
 const html = document.documentElement;
 const pages = new Map(); // by search: the page that answered; 0 is the one that was loaded
@@ -121,7 +121,7 @@ document.addEventListener("submit", (event) => {
   if (sent.matches(".search")) {
     event.preventDefault();
     searchFor([...sent.elements.file.files]);
-  } else if (sent.matches(".narrow")) {
+  } else if (sent.matches(".narrow, .words")) {
     event.preventDefault();
     const said = [...new FormData(sent)].filter(([, value]) => value !== "");
     const href = new URL(`${sent.getAttribute("action")}?${new URLSearchParams(said)}`, location).href;
@@ -129,6 +129,24 @@ document.addEventListener("submit", (event) => {
     else location.assign(href);
   }
 });
+
+// The words that are known here, as suggestions for the last ones in the box; they are loaded once it is used.
+let vocabulary = null;
+
+async function suggest(box) {
+  vocabulary ??= askJson(`${root}v1/words?limit=1000`).then(({ words }) => words.map(({ word }) => word)).catch(() => []);
+  const known = await vocabulary;
+  const [, before, last] = /^(.*?)([^\s"+-]*)$/s.exec(box.value);
+  const matches = last ? known.filter((word) => word.split(" ").some((part) => part.startsWith(last.toLowerCase()))) : before ? [] : known;
+  const options = matches.slice(0, 12).map((word) => element("option", { value: before + word }));
+  document.getElementById("known-words").replaceChildren(...options);
+}
+
+for (const kind of ["focusin", "input"]) {
+  document.addEventListener(kind, ({ target }) => {
+    if (target.id === "text") suggest(target);
+  });
+}
 
 document.addEventListener("click", (event) => {
   if (event.ctrlKey || event.metaKey || event.shiftKey) return;

@@ -106,6 +106,7 @@ class SearchPageParams(BrowsePageParams):
     image_id: ImageIdField | None = None
     positive_id: list[ImageIdField] = Field([], max_length=MAX_QUERY_IMAGES)
     negative_id: list[ImageIdField] = Field([], max_length=MAX_QUERY_IMAGES)
+    text: str | None = Field(None, max_length=1000)
     within: DistanceParam = None
     verify: BoolParam = False
     limit: int = Field(DEFAULT_PAGE_HITS, ge=1, le=MAX_LIMIT)

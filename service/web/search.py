@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import NamedTuple, cast
 
 from fastapi import APIRouter
@@ -16,6 +17,8 @@ from simile.core.errors import BadSetting, NothingIndexed, SimileError
 from simile.images.rendering.sheets import render_thumbnail
 from simile.search.queries import SearchParams, SearchQuery
 from simile.search.searcher import Searcher, SearchResult
+from simile.search.words.text import suggest_words
+from simile.search.words.vocabulary import Word
 from simile.service import urls
 from simile.service.dependencies import BatcherDep, EncodingPoolDep, get_searcher
 from simile.service.errors import make_problem
@@ -27,7 +30,7 @@ from simile.service.state.batcher import ComputePool, EncodingPool
 from simile.service.web.query_params import SearchPageParams
 from simile.service.web.rendering import PAGE_ERRORS, View, get_image_name, render_page
 
-MAX_EXAMPLE_IMAGES = 12
+MAX_EXAMPLE_IMAGES = MAX_EXAMPLE_WORDS = 12
 PREVIEW_SIDE = 256
 
 _TEMPLATE = "page.html"
@@ -61,7 +64,7 @@ async def show_search_page(request: Request, pool: EncodingPoolDep, batcher: Bat
     try:
         link = SearchPageParams.from_params(request.query_params)
         searcher = await get_searcher(request)
-        if not link.positives and not link.negative_id:
+        if not link.positives and not link.negative_id and link.text is None:
             return render_page(request, _TEMPLATE, await pool.run(lambda: make_start_view(searcher)))
         return await _show_results(request, batcher, searcher, link)
     except NothingIndexed as error:
@@ -77,7 +80,7 @@ async def submit_search(request: Request, pool: EncodingPoolDep, batcher: Batche
         searcher = await get_searcher(request)
         async with open_form(request, MAX_QUERY_IMAGES) as form:
             link = SearchPageParams.from_params(form)
-            sent = get_uploads(form, required=not link.positives)
+            sent = get_uploads(form, required=not link.positives and link.text is None)
             uploads = await pool.run(lambda: [NamedUpload(upload.name, upload.read()) for upload in sent])
         return await _show_results(request, batcher, searcher, link, uploads)
     except PAGE_ERRORS as error:
@@ -91,9 +94,9 @@ async def _show_results(
     params: SearchPageParams,
     uploads: Sequence[NamedUpload] = (),
 ) -> Response:
-    if len(uploads) + len(params.positives) + len(params.negative_id) > 1:  # only one image can be verified
+    if params.text or len(uploads) + len(params.positives) + len(params.negative_id) > 1:  # only one image is verified
         params = params.model_copy(update={"verify": False})
-    is_slow = bool(params.negative_id) or params.within is not None or params.to_filter() is not None
+    is_slow = bool(params.negative_id or params.text) or params.within is not None or params.to_filter() is not None
     price = get_search_price(is_slow=is_slow and not uploads, is_verified=params.verify)
     make_query = partial(make_search_query, searcher, params, uploads)
     make_view = partial(make_results_view, searcher, params, uploads)
@@ -110,13 +113,27 @@ async def _show_results(
 async def _render_problem(request: Request, pool: EncodingPool, error: Exception) -> Response:
     searcher = request.app.state.searcher_provider.searcher
     view = await pool.run(lambda: make_fallback_view(searcher))
-    return render_page(request, _TEMPLATE, view, make_problem(error))
+    return render_page(request, _TEMPLATE, {**view, "text": request.query_params.get("text")}, make_problem(error))
 
 
 def make_start_view(searcher: Searcher) -> View:
     """Make the start page with some indexed images to try."""
     total = searcher.count_images()
-    return {"total": total, "examples": select_spread_images(searcher)}
+    view: View = {"total": total, "examples": select_spread_images(searcher)}
+    if total and (vocabulary := searcher.vocabularies.find(searcher.index.get_snapshot())) is not None:
+        view |= {"known_words": list(islice(_iterate_phrases(suggest_words("", vocabulary)), MAX_EXAMPLE_WORDS))}
+    return view
+
+
+def _iterate_phrases(words: Sequence[Word]) -> Iterator[Word]:
+    """Yield the words without those that are only a part of a phrase: of `ankle boot`, not `ankle`."""
+    phrases: dict[tuple[float, int], list[str]] = {}
+    for word in words:
+        phrases.setdefault((word.auc, word.count), []).append(f" {word.text} ")
+    for word in words:
+        equal = phrases[word.auc, word.count]  # learned from the same images, or from as many
+        if not any(f" {word.text} " in phrase and len(phrase) > len(word.text) + 2 for phrase in equal):
+            yield word
 
 
 def make_fallback_view(searcher: Searcher | None) -> View:
@@ -132,7 +149,7 @@ def make_search_query(searcher: Searcher, params: SearchPageParams, uploads: Seq
 
     Raises UnreadableImage, BadSetting (no positive image, too many images, an invalid filter).
     """
-    if not uploads and not params.positives:
+    if not uploads and not params.positives and (params.text is None or params.negative_id):
         raise BadSetting("A search needs a positive image. Choose one before a negative image.")
     if len(uploads) + len(params.positives) + len(params.negative_id) > MAX_QUERY_IMAGES:
         raise BadSetting(f"A search takes at most {MAX_QUERY_IMAGES} images. Remove some.")
@@ -144,7 +161,8 @@ def make_search_query(searcher: Searcher, params: SearchPageParams, uploads: Seq
         include_metadata=True,
         verify=params.verify,
     )
-    return SearchQuery((*prepared, *params.positives), tuple(params.negative_id), search_params)
+    negatives = tuple(params.negative_id)
+    return SearchQuery((*prepared, *params.positives), negatives, search_params, text=params.text)
 
 
 def make_results_view(
@@ -159,8 +177,9 @@ def make_results_view(
     return {
         "params": params,
         "total": total,
-        "title": _make_title(like, unlike),
+        "title": _make_title(like, unlike, params.text),
         "query": found.query,
+        "text": params.text,
         "positives": like,
         "negatives": unlike,
         "mean_image_url": _reconstruct_mean(searcher, result, like[0]) if len(like) + len(unlike) > 1 else None,
@@ -169,12 +188,18 @@ def make_results_view(
         "hits": found.hits,
         "max_distance": max((hit.distance for hit in found.hits), default=0.0) or 1.0,  # of a full bar
         "more_url": _make_more_url(params, total, len(found.hits)),
-        "unfiltered_url": SearchPageParams(positive_id=params.positives, negative_id=params.negative_id).make_url(),
+        "unfiltered_url": SearchPageParams(
+            positive_id=params.positives, negative_id=params.negative_id, text=params.text
+        ).make_url(),
         "upload_count": len(uploads),
     }
 
 
-def _make_title(positives: Sequence[QueryImageView], negatives: Sequence[QueryImageView]) -> str:
+def _make_title(
+    positives: Sequence[QueryImageView], negatives: Sequence[QueryImageView], text: str | None = None
+) -> str:
+    if text is not None:
+        return f"“{text}”, {_make_title(positives, negatives)}" if positives else f"“{text}”"
     if not negatives and len(positives) == 1:
         return positives[0].name
     together = "Like one image" if len(positives) == 1 else f"Like {len(positives)} images together"
