@@ -9,6 +9,7 @@ import typer
 from typer import Argument, Option
 
 from simile.cli import options, output
+from simile.core.errors import BadUsage
 
 app = options.CommandGroup(help="List the encoders of the home; add, activate, remove or export one.")
 
@@ -55,11 +56,33 @@ def add(
     model_output: Annotated[
         str | None, Option("--output", help="Output that is the vector, if there are several.", show_default=False)
     ] = None,
+    text: Annotated[
+        Path | None, Option(help="ONNX file of its text tower, for `simile search --text`.", show_default=False)
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, Option(help="tokenizer.json of the text tower. Needs simile[text].", show_default=False)
+    ] = None,
+    text_output: Annotated[
+        str | None,
+        Option(help="Output of the text tower that is the vector, if there are several.", show_default=False),
+    ] = None,
+    context: Annotated[
+        int | None, Option(min=2, help="Number of tokens of a text, if no file says it.", show_default=False)
+    ] = None,
+    pad_id: Annotated[
+        int | None, Option(min=0, help="Token that fills up a text, if no file says it.", show_default=False)
+    ] = None,
+    lowercase: Annotated[bool, Option("--lowercase", help="Put texts into small letters first (SigLIP).")] = False,
     trust: Annotated[bool, Option("--trust", help="Run the code in a TorchScript file, to read its network.")] = False,
 ) -> None:
     """Add an encoder that was trained elsewhere (docs/encoders.md). Then: simile index PHOTOS --encoder NAME."""
     from simile.indexer.maintenance.add_encoder import AddRequest, add_encoder
+    from simile.models.external.text_tower import TextFiles
 
+    if (text is None) != (tokenizer is None):
+        raise BadUsage("Give --text and --tokenizer together: a text tower and its tokenizer.json.")
+    if text is None and (text_output is not None or context is not None or pad_id is not None or lowercase):
+        raise BadUsage("--text-output, --context, --pad-id and --lowercase go with --text.")
     request = AddRequest(
         file=file,
         name=name,
@@ -69,11 +92,22 @@ def add(
         architecture=architecture,
         output=model_output,
         trust=trust,
+        text=None
+        if text is None
+        else TextFiles(
+            graph=str(text.absolute()),
+            tokenizer=str(Path(str(tokenizer)).absolute()),
+            output=text_output,
+            context=context,
+            pad_id=pad_id,
+            lowercase=lowercase,
+        ),
     )
     added = add_encoder(common.load_settings(), request)
-    text = "encoder {fingerprint} ({name}) was added: vectors of {dimensions}, runs on {runtime}".format_map(added)
+    message = "encoder {fingerprint} ({name}) was added: vectors of {dimensions}, runs on {runtime}".format_map(added)
+    message += ", and reads texts" if added["text"] else ""
     hint = "" if added["active"] else f" --encoder {name}"
-    common.show(added, text, f"next: `simile index PHOTOS{hint}`")
+    common.show(added, message, f"next: `simile index PHOTOS{hint}`")
 
 
 @app.command()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from simile.core.atomic_write import replace_folder
+from simile.core.atomic_write import fsync_path, replace_folder
 from simile.core.errors import BadSetting, BadUsage, NoSuchPath
 from simile.core.settings import Settings
 from simile.images.loading.fork_server import WorkCost, WorkerLost
@@ -26,6 +27,13 @@ from simile.models.external.inspection import (
 )
 from simile.models.external.plugins import load_plugin
 from simile.models.external.preprocess import PRESETS, parse_preprocessing, read_preprocessing
+from simile.models.external.text_tower import (
+    MAX_TOKENIZER_BYTES,
+    TEXT_FILES,
+    TextDescription,
+    TextFiles,
+    inspect_text,
+)
 from simile.models.inference.encoder import TrainedEncoder
 from simile.models.networks.vae import Network
 from simile.models.pretrained import SHIPPED
@@ -56,6 +64,7 @@ class AddRequest:
         architecture: torchvision's name of the network that the file has weights of; None for a whole model.
         output: As for `ModelFile`.
         trust: Whether the code in a TorchScript file may run.
+        text: The text tower of the encoder, if any.
     """
 
     file: str
@@ -66,6 +75,7 @@ class AddRequest:
     architecture: str | None = None
     output: str | None = None
     trust: bool = False
+    text: TextFiles | None = None
 
 
 def add_encoder(settings: Settings, request: AddRequest) -> dict[str, Any]:
@@ -74,7 +84,7 @@ def add_encoder(settings: Settings, request: AddRequest) -> dict[str, Any]:
     It becomes active if the home has no encoder yet.
 
     Returns:
-        "fingerprint", "name", "format", "dimensions", "runtime", and whether it is "active".
+        "fingerprint", "name", "format", "dimensions", "runtime", and whether it is "active" and takes "text".
 
     Raises:
         NoSuchPath, BadUsage: The file does not exist, or options are missing.
@@ -95,6 +105,7 @@ def add_encoder(settings: Settings, request: AddRequest) -> dict[str, Any]:
     dimensions = network.architecture.latent_dim
     if request.index_dims is not None and not 1 <= request.index_dims <= dimensions:
         raise BadSetting(f"index_dims can't be {request.index_dims}. The vectors have {dimensions} values.")
+    text = None if request.text is None else _inspect_text_tower(request.text, dimensions)
     description = EncoderDescription(
         architecture=network.architecture.to_dict(),
         preprocessing=preprocessing.to_dict(),
@@ -102,11 +113,12 @@ def add_encoder(settings: Settings, request: AddRequest) -> dict[str, Any]:
         index_dims=None if request.index_dims == dimensions else request.index_dims,
         name=request.name,
         source=source,
+        text=None if text is None else asdict(text),
     )
     with home.lock("simile encoders add"):
         schema.upgrade_schema(home)
         with Catalogue(home) as catalogue:
-            encoder = _store(home, settings, network, description)
+            encoder = _store(home, settings, network, description, request.text)
             register_encoder(catalogue, encoder)
             if catalogue.encoders.find_active() is None:
                 catalogue.encoders.activate(encoder.fingerprint)
@@ -117,6 +129,7 @@ def add_encoder(settings: Settings, request: AddRequest) -> dict[str, Any]:
         "format": source["format"],
         "dimensions": dimensions,
         "runtime": encoder.runtime,
+        "text": text is not None,
         "active": active is not None and active.fingerprint == encoder.fingerprint,
     }
 
@@ -199,11 +212,42 @@ def _check_file(path: Path, request: AddRequest) -> str:
     return format
 
 
-def _store(home: Home, settings: Settings, network: Network, description: EncoderDescription) -> TrainedEncoder:
-    """Write the encoder's folder."""
+def _inspect_text_tower(files: TextFiles, dimensions: int) -> TextDescription:
+    """Return the description of a text tower. Raises NoSuchPath, BadSetting."""
+    for path, limit in ((Path(files.graph), MAX_MODEL_BYTES), (Path(files.tokenizer), MAX_TOKENIZER_BYTES)):
+        if not path.exists():
+            raise NoSuchPath(path)
+        if not path.is_file() or path.stat().st_size > limit:
+            raise BadSetting(
+                f"{path} is no file of at most {limit / 1e9:g} GB. Name an ONNX file, and a tokenizer.json."
+            )
+    memory = INSPECTION_MEMORY + MEMORY_PER_BYTE * Path(files.graph).stat().st_size
+    inspected = call_isolated(inspect_text, files, WorkCost(INSPECTION_SECONDS, memory))
+    if isinstance(inspected, str | WorkerLost):
+        reason = inspected if isinstance(inspected, str) else f"While it was inspected, {inspected.reason}."
+        raise BadSetting(f"{files.graph} with {files.tokenizer} can't be added. {reason}")
+    description, text_dimensions = inspected
+    if text_dimensions != dimensions:
+        raise BadSetting(
+            f"{files.graph} gives vectors of {text_dimensions} values, and the image network of {dimensions}. Give "
+            "both towers of one model, each with its projection."
+        )
+    return description
+
+
+def _store(
+    home: Home, settings: Settings, network: Network, description: EncoderDescription, text: TextFiles | None
+) -> TrainedEncoder:
+    """Write the encoder's folder. Raises BadSetting if a file of the text tower has changed since its inspection."""
     arriving = home.encoders / ".arriving"
     with translate_write_errors(home.encoders):
         shutil.rmtree(arriving, ignore_errors=True)
         fingerprint = save_checkpoint(arriving, network.state_dict(), description)
+        if text is not None and description.text is not None:
+            for name, source in zip(TEXT_FILES, (text.graph, text.tokenizer), strict=True):
+                shutil.copyfile(source, arriving / name)
+                if hashlib.sha256((arriving / name).read_bytes()).hexdigest() != description.text["sha256"][name]:
+                    raise BadSetting(f"{source} was changed while it was added. Add it again.")
+                fsync_path(arriving / name)
         replace_folder(arriving, home.encoders / fingerprint)
     return TrainedEncoder.load(home.encoders / fingerprint, settings.device, settings.runtime)

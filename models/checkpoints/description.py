@@ -35,6 +35,7 @@ class EncoderDescription:
     decoder: dict[str, Any] | None = None
     name: str | None = None  # that the user gave to an external encoder
     source: dict[str, str] | None = None  # "format", "file" and "sha256" of an external encoder
+    text: dict[str, Any] | None = None  # of its text tower, as external/text_tower.py describes it
 
     @property
     def label(self) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from simile.models.checkpoints import checkpoint
 from simile.models.checkpoints.description import EncoderDescription
 from simile.models.checkpoints.training_set import TrainingDigests
 from simile.models.external.runtimes import ExternalRuntime
+from simile.models.external.text_tower import TextTower
 from simile.models.inference.parity import make_smooth_images
 from simile.models.inference.runtimes import (
     RUNTIME_SAMPLE_SIZE,
@@ -47,7 +49,9 @@ class TrainedEncoder:
         device: str,
         runtime: str = "auto",
         training_digests: TrainingDigests | None = None,
+        folder: Path | None = None,
     ) -> None:
+        """Take what `load` has read; the folder may have a text tower."""
         self.device = select_device(device)
         self.network = network.to(self.device).eval()
         self.preprocessing = preprocessing
@@ -59,6 +63,10 @@ class TrainedEncoder:
         self.latent_dim = network.architecture.latent_dim
         self.has_decoder = network.architecture.decoder
         self.has_variance = network.architecture.variational
+        self.has_text_tower = description.text is not None
+        self.folder = folder
+        self._text_tower: TextTower | None = None
+        self._text_lock = Lock()
         self._chunk_size = max(MIN_CHUNK_SIZE, min(ENCODER_CHUNK_SIZE, CHUNK_PIXELS // preprocessing.image_size**2))
         trunk = network.encoder.trunk
         self._encoder_runtime: LazyRuntime | ExternalRuntime
@@ -94,7 +102,7 @@ class TrainedEncoder:
         except RuntimeError as error:
             raise CheckpointDamaged(f"{folder}: the weights do not fit the architecture ({error}).") from None
         preprocessing = Preprocessing.from_dict(description.preprocessing)
-        return cls(network, preprocessing, description, device, runtime, TrainingDigests.load(folder))
+        return cls(network, preprocessing, description, device, runtime, TrainingDigests.load(folder), folder)
 
     def encode(self, batch: Pixels) -> Latent:
         """Return the latents (n, d) of preprocessed images (n, S, S, C) uint8.
@@ -113,6 +121,21 @@ class TrainedEncoder:
             hint = "export it again." if self.description.name else "its training failed. Train again."
             raise NotFinite(f"Encoder {self.fingerprint} gave NaN or infinity: {hint}")
         return Latent(outputs[0], np.exp(0.5 * outputs[1]) if len(outputs) > 1 else None)
+
+    def encode_texts(self, texts: Sequence[str]) -> FloatArray:
+        """Return the vectors (n, d) of texts by the text tower.
+
+        Raises BadSetting if there is none or the package tokenizers is not installed, CheckpointDamaged, NotFinite.
+        """
+        if self.description.text is None or self.folder is None:
+            raise BadSetting(
+                f"Encoder {self.fingerprint} has no text tower. Add one with `simile encoders add IMAGE.onnx --text "
+                "TEXT.onnx --tokenizer tokenizer.json`."
+            )
+        with self._text_lock:
+            if self._text_tower is None:
+                self._text_tower = TextTower.load(self.folder, self.description.text)
+        return self._text_tower.encode(texts)
 
     def encode_with_errors(self, batch: Pixels) -> tuple[Latent, FloatArray | None]:
         """Return the results of `encode` and `compute_errors`."""

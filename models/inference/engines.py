@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import warnings
+from collections.abc import Mapping
 from importlib import import_module
 from threading import Lock
 from types import ModuleType
@@ -17,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from simile.core.errors import BadSetting
@@ -47,10 +49,11 @@ class OpenvinoModel:
         self._request = compiled.create_infer_request()
         self._lock = Lock()  # a request holds one set of inputs and outputs
 
-    def run(self, x: FloatArray) -> tuple[FloatArray, ...]:
-        """Return the outputs for inputs (n, …)."""
+    def run(self, x: FloatArray | Mapping[str, NDArray[Any]]) -> tuple[FloatArray, ...]:
+        """Return the outputs for inputs (n, …), the only one or all by name."""
+        inputs: Any = dict(x) if isinstance(x, Mapping) else [x]
         with self._lock:
-            outputs = self._request.infer([x], share_inputs=True)  # outputs are copies
+            outputs = self._request.infer(inputs, share_inputs=True)  # outputs are copies
             return tuple(outputs[position] for position in self._outputs)
 
 

@@ -219,3 +219,88 @@ class DependsOnBatch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         colours = x.mean((2, 3))
         return colours - colours.mean(0)
+
+
+# A pair of towers: the vector of an image is its mean colour, that of a text the mean of the colours that it names.
+
+COLOURS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "purple": (1, 0, 1), "yellow": (1, 1, 0)}
+CONTEXT = 8
+
+
+class ColourTower(nn.Module):
+    """Images (n, 3, h, w) in [0, 1] to vectors (n, dimensions): the mean colour along three axes."""
+
+    def __init__(self, dimensions: int = 6) -> None:
+        super().__init__()
+        torch.manual_seed(6)
+        self.register_buffer("axes", torch.linalg.qr(torch.randn(dimensions, dimensions))[0][:3])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 7.0 * x.mean((2, 3)) @ self.axes  # type: ignore[no-any-return, operator]
+
+
+class ColourTextTower(nn.Module):
+    """Token ids (n, length) and a mask of them to the vectors of their colours; two outputs, as of CLIP."""
+
+    def __init__(self, dimensions: int = 6, *, masked: bool = True) -> None:
+        super().__init__()
+        colours = torch.zeros(len(VOCABULARY), 3)
+        for name, colour in COLOURS.items():
+            colours[VOCABULARY[name]] = torch.tensor(colour).float()
+        self.register_buffer("table", colours @ ColourTower(dimensions).axes)  # type: ignore[operator]
+        self.masked = masked
+
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        hidden = self.table[ids]  # type: ignore[index]
+        weights = (ids > 2).float() if mask is None else (mask * (ids > 2)).float()
+        pooled = (hidden * weights[..., None]).sum(1) / weights.sum(1, keepdim=True).clamp(min=1)
+        return hidden, pooled + 1e-3
+
+
+VOCABULARY = {"<pad>": 0, "<unk>": 1, "<end>": 2} | {name: place for place, name in enumerate(COLOURS, 3)}
+
+
+def export_text_tower(path: Path, *, masked: bool = True, fixed: bool = False, dimensions: int = 6) -> Path:
+    """Export the text tower of colours: with a mask and any length, or without either, as exporters do."""
+    from torch.onnx._internal.torchscript_exporter import onnx_proto_utils
+
+    target = io.BytesIO()
+    ids = torch.ones(2, CONTEXT, dtype=torch.int64)
+    names = ["input_ids", "attention_mask"] if masked else ["input_ids"]
+    free = {0: "n"} if fixed else {0: "n", 1: "length"}
+    add, onnx_proto_utils._add_onnxscript_fn = onnx_proto_utils._add_onnxscript_fn, lambda graph, _: graph
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                ColourTextTower(dimensions, masked=masked).eval(),
+                (ids, ids) if masked else (ids,),
+                target,  # type: ignore[arg-type]
+                dynamo=False,
+                opset_version=17,
+                input_names=names,
+                output_names=["last_hidden_state", "text_embeds"],
+                dynamic_axes=dict.fromkeys(names, free) | {"text_embeds": {0: "n"}},
+            )
+    finally:
+        onnx_proto_utils._add_onnxscript_fn = add
+    path.write_bytes(target.getvalue())
+    return path
+
+
+def write_tokenizer(path: Path, *, context: int | None = CONTEXT, pad: bool = True) -> Path:
+    """Write a tokenizer.json of whole words in small letters, with an end, as that of CLIP has."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    vocabulary = dict(VOCABULARY)
+    if not pad:
+        vocabulary["<fill>"] = vocabulary.pop("<pad>")
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A <end>", special_tokens=[("<end>", 2)])
+    tokenizer.add_special_tokens(["<pad>" if pad else "<fill>", "<unk>", "<end>"])
+    if context is not None:
+        tokenizer.enable_truncation(context)
+    tokenizer.save(str(path))
+    return path
