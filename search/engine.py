@@ -67,6 +67,11 @@ class _SearchState:
         """The options of the query."""
         return self.query.params
 
+    @property
+    def needs_words(self) -> bool:
+        """Whether there is a text that the encoder has not read: it has no text tower."""
+        return self.query.text is not None and self.encoded_query is not None and not self.encoded_query.has_text
+
     def fail(self, error: SimileError) -> None:
         """End this query with an error."""
         self.error, self.encoded_query = error, None
@@ -109,7 +114,7 @@ class SearchEngine:
         pending = [state for state in states if state.encoded_query is not None and not state.params.encode_only]
         groups: dict[SearchGroupKey, list[_SearchState]] = {}
         for state in pending:
-            if state.query.text is not None:
+            if state.needs_words:
                 self._search_by_words(state, snapshot)
             elif state.params.use_posterior:
                 self._search_by_posterior(state, snapshot)
@@ -211,7 +216,9 @@ class SearchEngine:
                 assert state.error is not None
                 results.append(state.error)
                 continue
-            hit_calibration = None if state.params.use_posterior else calibration
+            # The calibration knows distances between images.
+            is_image = not (state.params.use_posterior or state.encoded_query.has_text)
+            hit_calibration = calibration if is_image else None
             expected = _compute_expected_counts(state, hit_calibration)
             hit_metadata = metadata if state.params.include_metadata else None
             results.append(
@@ -220,7 +227,7 @@ class SearchEngine:
                     hits=list(_make_hits(state, summaries, hit_metadata, spreads, expected)),
                     confidence=_compute_confidence(state, state.encoded_query, snapshot, calibration),
                     # Words have probabilities; only a query image needs the calibration of distances.
-                    is_calibrated=hit_calibration is not None or not state.query.positives,
+                    is_calibrated=hit_calibration is not None or (state.needs_words and not state.query.positives),
                     encoder=snapshot.encoder.fingerprint,
                     text=state.query.text,
                     terms=state.text_terms,

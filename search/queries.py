@@ -99,6 +99,7 @@ class EncodedQuery:
     """A query as the encoder sees it. A vector has no name, id or size."""
 
     mu: FloatArray  # (d,) float32, the latent vector that is searched for; (0,) for words alone
+    has_text: bool = False  # whether mu is that of a text, or of images and a text: the encoder has a text tower
     sigma: FloatArray | None = None  # (d,) float32; None without a variance
     name: str | None = None
     image_id: int | None = None

@@ -18,7 +18,9 @@ from simile.models.inference.encoder import TrainedEncoder
 from simile.search.attributes import shift_by_attributes
 from simile.search.encoder_registry import EncoderCache
 from simile.search.queries import EncodedQuery, EncodeOutcome, QueryImage, QueryTerm, SearchQuery, StageObserver
+from simile.search.words.text import split_signs
 from simile.store.catalogue.catalogue import Catalogue
+from simile.store.index.metric import make_index_vectors
 from simile.store.index.snapshot import Snapshot
 
 OutcomesByTerm = Mapping[QueryImage | int, EncodeOutcome]
@@ -76,7 +78,7 @@ class QueryEncoder:
         encoded_queries: list[EncodeOutcome] = []
         for query in search_queries:
             try:
-                encoded = _combine_terms(query, outcomes, snapshot)
+                encoded = self._encode_with_text(query, outcomes, snapshot)
                 if query.attributes:
                     mu = shift_by_attributes(self._catalogue.home, fingerprint, encoded.mu, query.attributes)
                     # What was measured holds for the image itself, not for the shifted vector.
@@ -85,6 +87,26 @@ class QueryEncoder:
             except SimileError as error:
                 encoded_queries.append(error)
         return encoded_queries
+
+    def _encode_with_text(self, query: SearchQuery, outcomes: OutcomesByTerm, snapshot: Snapshot) -> EncodedQuery:
+        """Combine the terms of a query and, if the encoder has a text tower, its text.
+
+        Raises BadSetting, and as `_combine_terms`.
+        """
+        fingerprint = snapshot.encoder.fingerprint
+        if query.text is None or not (encoder := self._encoders.get(fingerprint)).has_text_tower:
+            return _combine_terms(query, outcomes, snapshot)
+        present, absent = split_signs(query.text)
+        if not present and not query.positives:
+            raise BadSetting(f"text can't be {query.text!r}: nothing in it is without a minus. Write what to find.")
+        vectors = list(encoder.encode_texts([*([present] if present else ()), *absent]))
+        like = (*query.positives, *([vectors.pop(0)] if present else ()))
+        combined = _combine_terms(
+            replace(query, positives=like, negatives=(*query.negatives, *vectors)), outcomes, snapshot
+        )
+        # The terms that are named in a result are images.
+        images, avoided = combined.positives[: len(query.positives)], combined.negatives[: len(query.negatives)]
+        return replace(combined, has_text=True, sigma=None, positives=images, negatives=avoided)
 
     def _encode_images(self, include_errors: Mapping[QueryImage, bool], fingerprint: str) -> OutcomesByTerm:
         encoder = self._encoders.get(fingerprint)
@@ -158,6 +180,12 @@ def _combine_terms(search_query: SearchQuery, outcomes: OutcomesByTerm, snapshot
     )
     if search_query.is_single_term:
         return positives[0]
+    if search_query.text is not None and snapshot.encoder.metric == "cosine":
+        # The vectors of texts and of images may have different lengths, which mean nothing to this metric.
+        positives, negatives = (
+            [replace(term, mu=make_index_vectors(term.mu[None], None, "cosine")[0]) for term in side]
+            for side in (positives, negatives)
+        )
     mu, variance = np.zeros_like(positives[0].mu), np.zeros_like(positives[0].mu)
     has_variance = True
     for side, sign in ((positives, 1), (negatives, -1)):

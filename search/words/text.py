@@ -46,6 +46,16 @@ def parse_text(text: str, vocabulary: Vocabulary) -> list[TextTerm]:
     return list(terms.values())
 
 
+def split_signs(text: str) -> tuple[str, list[str]]:
+    """Return a text without what has a minus, for an encoder that reads whole sentences, and each part with a minus."""
+    present: list[str] = []
+    absent: list[str] = []
+    for match in _TOKEN.finditer(text):
+        part = match["plain"] if match["quoted"] is None else match["quoted"]
+        (absent if match["sign"] == "-" else present).append(part)
+    return " ".join(present).strip(), [part for part in absent if part.strip()]
+
+
 def suggest_words(beginning: str, vocabulary: Vocabulary) -> list[Word]:
     """Return the known words that begin so, then those with a part that does; the most frequent first."""
     start = normalise_words(beginning)

@@ -116,6 +116,8 @@ class TraversalResponse(BaseModel):
 class AttributeResponse(BaseModel):
     """A stored attribute. auc, spread: mean and standard deviation over folds, of the directions `raw` and `whitened`.
 
+    Both are empty for an attribute that was made of two texts.
+
     `drags`: how much other attributes move with it.
     """
 

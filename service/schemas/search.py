@@ -145,7 +145,7 @@ class SearchOptions(FilterParams):
         None,
         description="Words that the hits should have, alone or with images: `red dress`; `-striped`: without it. The "
         "`score` is then the probability of all words, times that of the images, and `distance` is -ln(score). "
-        "GET /v1/words lists the known words.",
+        "GET /v1/words lists the known words. An encoder with a text tower takes any text, without calibrated scores.",
     )
     plus: TextListParam = Field([], description="Attributes that the hits should have more of than the query.")
     minus: TextListParam = Field([], description="Attributes that the hits should have less of than the query.")

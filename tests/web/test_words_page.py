@@ -11,6 +11,7 @@ import pytest
 
 from simile.core.settings import Settings
 from simile.search.searcher import Searcher
+from tests.models.external.colour_home import EACH, make_colour_home
 from tests.support.browser import layout_problems, loaded, opened, serving
 
 
@@ -90,3 +91,24 @@ def test_an_unknown_word_is_named_and_stays_in_the_box(page: Any) -> None:
     assert page.get_by_label("Or by words").input_value() == "dark velvet"
     page.goto("/?text=dark&limit=8")
     assert layout_problems(page) == []
+
+
+def test_an_encoder_with_a_text_tower_reads_any_text(browser: Any, tmp_path: Path) -> None:
+    settings = make_colour_home(tmp_path)
+    with serving(settings) as address, opened(browser, address) as page:
+        page.goto("/")
+        page.get_by_label("Or by words").fill("something very red")
+        page.get_by_role("button", name="Search", exact=True).click()
+        page.wait_for_url("**/?text=something+very+red")
+        names = page.locator("#hits .name").all_inner_texts()
+        assert [name.split("-")[0] for name in names[:EACH]] == ["red"] * EACH
+        assert page.inner_text("h1") == "“something very red”"
+        bars = [float(bar.get_attribute("width")) for bar in page.locator("#hits .reach").all()]
+        assert bars == sorted(bars) and bars[-1] == 100
+        assert layout_problems(page) == []
+        # An image joins the text.
+        page.goto("/?text=blue")
+        page.goto(page.locator("#hits [data-step=more]").first.get_attribute("href").replace("text=blue", "text=red"))
+        assert page.inner_text("h1").startswith("“red”, blue-")
+        names = page.locator("#hits .name").all_inner_texts()
+        assert [name.split("-")[0] for name in names[:EACH]] == ["purple"] * EACH
