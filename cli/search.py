@@ -95,7 +95,7 @@ def search(
         if output_path is not None and query is not None:
             write_contact_sheet(searcher, [(result, searcher.get_query_pixels(query))], output_path)
     lines = [
-        f"{rank:>3}  {hit.distance if text is None else hit.score:.4f}  {hit.path}"
+        f"{rank:>3}  {hit.score if result.terms else hit.distance:.4f}  {hit.path}"
         f"{f'  verified: {hit.relation}' if hit.verified else ''}"
         for rank, hit in enumerate(result.hits, 1)
     ]

@@ -47,15 +47,24 @@ def learn(
         list[str] | None,
         Option(help='Instead: indexed images with this metadata, such as "smile=yes", against all others.'),
     ] = None,
+    text: Annotated[
+        str | None,
+        Option(help='Instead: a text such as "smiling face", if the encoder has a text tower; needs no images.'),
+    ] = None,
+    against: Annotated[
+        str | None, Option(help='The opposite of --text, such as "neutral face".', show_default=False)
+    ] = None,
     seed: Annotated[int, Option(min=0, max=options.MAX_SEED, help="Random seed (held-out folds).")] = 0,
 ) -> None:
     """Learn an attribute for the active encoder, and measure how well it separates held-out images."""
     from simile.explore.attributes import directions, examples
     from simile.search import attributes
 
-    sources = [bool(positive or negative), bool(where), labels is not None]
-    if sum(sources) != 1 or bool(positive) != bool(negative):
-        raise BadUsage("Give both --positive and --negative, or only --where, or --labels and PHOTOS.")
+    sources = [bool(positive or negative), bool(where), labels is not None, text is not None]
+    if sum(sources) != 1 or bool(positive) != bool(negative) or (text is None) != (against is None):
+        raise BadUsage(
+            "Give both --positive and --negative, or only --where, or --labels and PHOTOS, or --text and --against."
+        )
     if bool(photos) != (labels is not None) or (of is not None and labels is None):
         raise BadUsage("PHOTOS, --labels and --of go together: give the images and their labels.")
     with common.open_searcher() as searcher:
@@ -68,9 +77,14 @@ def learn(
                 )
             elif where:
                 found = examples.load_examples_from_metadata(searcher, where)
+            elif positive:
+                found = examples.read_examples_from_files(searcher, positive, negative or [], reporter.on_stage)
             else:
-                found = examples.read_examples_from_files(searcher, positive or [], negative or [], reporter.on_stage)
-        attribute = directions.learn_attribute(name, encoder, found, seed)
+                found = None
+        if found is None:
+            attribute = examples.make_attribute_of_texts(searcher, name, str(text), str(against))
+        else:
+            attribute = directions.learn_attribute(name, encoder, found, seed)
         others = attributes.load_attributes(searcher.home, encoder)
         entangled = directions.find_entangled_attributes(attribute, others)
         attributes.save_attribute(searcher.home, attribute)
@@ -197,6 +211,8 @@ def _make_attribute_json(attribute: Attribute, entangled: list[AttributeEntangle
 
 def _format_attribute(attribute: Attribute) -> str:
     auc, spread = attribute.auc, attribute.spread
+    if not auc:
+        return f"{attribute.name}  from two texts, without examples: its AUC is not known"
     return (
         f"{attribute.name}  held-out AUC: for ranking {auc['whitened']:.3f} ± {spread['whitened']:.3f}, "
         f"for decoding {auc['raw']:.3f} ± {spread['raw']:.3f}  "

@@ -17,7 +17,7 @@ from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
-from simile.core.errors import TooFewPictures
+from simile.core.errors import BadSetting, TooFewPictures
 from simile.core.records import Float64Array, FloatArray
 from simile.search.attributes import Attribute, check_attribute_name
 
@@ -77,6 +77,44 @@ def learn_attribute(name: str, encoder: str, examples: AttributeExamples, seed: 
         contradictory=len(contradictory),
         unreadable=examples.unreadable,
         seed=seed,
+    )
+
+
+def make_text_attribute(
+    name: str, encoder: str, text_vectors: tuple[FloatArray, FloatArray], mu: FloatArray, metric: str
+) -> Attribute:
+    """Make an attribute of the vectors (d,) of two texts, without examples, so that its AUC is not known.
+
+    Args:
+        text_vectors: Of the text for the attribute, and of the text for its opposite.
+        mu: Of the collection, (n, d): gives the covariance and the centre, and for cosine the length of the step.
+
+    Raises:
+        BadSetting: The name is not allowed, or both texts have the same vector.
+    """
+    check_attribute_name(name)
+    positive, negative = (vector.astype(np.float64) for vector in text_vectors)
+    if metric == "cosine":  # the length of a vector means nothing: use that of the images
+        length = np.linalg.norm(mu.astype(np.float64), axis=1).mean()
+        positive, negative = (length * vector / np.linalg.norm(vector) for vector in (positive, negative))
+    raw = positive - negative
+    if np.linalg.norm(raw) <= 1e-6 * np.linalg.norm(positive):
+        raise BadSetting("Both texts have the same vector. Give --against a text that differs.")
+    centre = mu.mean(0, dtype=np.float64)
+    covariance = LedoitWolf(assume_centered=True).fit(mu - centre).covariance_
+    return Attribute(
+        name=name,
+        encoder=encoder,
+        raw=raw,
+        whitened=np.linalg.solve(covariance, raw),
+        centre=centre,
+        auc={},
+        spread={},
+        positives=0,
+        negatives=0,
+        contradictory=0,
+        unreadable=0,
+        seed=0,
     )
 
 

@@ -12,15 +12,18 @@ from simile.core.errors import BadSetting, TooFewPictures
 from simile.core.filter_parser import make_filter
 from simile.core.records import FloatArray
 from simile.explore.arrays import OnProgress
-from simile.explore.attributes.directions import AttributeExamples
+from simile.explore.attributes.directions import AttributeExamples, make_text_attribute
 from simile.explore.latent.aggregate_posterior import load_aggregate_posterior
 from simile.images.formats import Limits
 from simile.images.loading.loader import PreparedImage, prepare_files
 from simile.images.sources.labels import LabelClasses, read_labels
 from simile.images.sources.sources import get_reading_order, walk_sources
 from simile.models.inference.encoder import ENCODER_CHUNK_SIZE
+from simile.search.attributes import Attribute
 from simile.search.searcher import Searcher
 from simile.store.filter_check import resolve_filter
+
+MAX_COVARIANCE_IMAGES = 20_000  # that the covariance of a collection is estimated from
 
 
 def read_examples_from_files(
@@ -69,6 +72,17 @@ def load_examples_from_metadata(searcher: Searcher, where: Sequence[str]) -> Att
     matching = searcher.index.find_matching_ids(resolve_filter(searcher.catalogue, image_filter))
     assert matching is not None  # there is a filter
     return make_indexed_examples(posterior.mu, np.isin(posterior.ids, matching), posterior.ids)
+
+
+def make_attribute_of_texts(searcher: Searcher, name: str, text: str, against: str) -> Attribute:
+    """Make an attribute of two texts, if the active encoder has a text tower.
+
+    Raises BadSetting if it has none, or as `make_text_attribute`, and NothingIndexed.
+    """
+    encoder = searcher.get_encoder()
+    positive, negative = encoder.encode_texts([text, against])
+    posterior = load_aggregate_posterior(searcher).sample(MAX_COVARIANCE_IMAGES, 0)
+    return make_text_attribute(name, encoder.fingerprint, (positive, negative), posterior.mu, encoder.metric)
 
 
 def make_indexed_examples(mu: FloatArray, is_positive: np.ndarray, ids: np.ndarray) -> AttributeExamples:
