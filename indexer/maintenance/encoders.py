@@ -110,7 +110,6 @@ def export_encoder(settings: Settings, reference: str, folder: Path, *, half: bo
         BadSetting: The folder is in use, or the weights do not fit into 16 bits.
     """
     from simile.models.checkpoints.checkpoint import round_weights, save_checkpoint  # noqa: PLC0415  # imports torch
-    from simile.models.external.text_tower import TEXT_FILES  # noqa: PLC0415
     from simile.search.encoder_registry import find_encoder  # noqa: PLC0415
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -123,9 +122,7 @@ def export_encoder(settings: Settings, reference: str, folder: Path, *, half: bo
         fingerprint = save_checkpoint(folder, weights, encoder.description)
         if encoder.training_digests is not None:
             encoder.training_digests.save(folder)
-        if encoder.folder is not None and encoder.has_text_tower:
-            for name in TEXT_FILES:
-                shutil.copyfile(encoder.folder / name, folder / name)
+        encoder.copy_text_tower(folder)
     size = sum(path.stat().st_size for path in folder.iterdir())
     return {"fingerprint": fingerprint, "folder": str(folder), "bytes": size}
 

@@ -191,11 +191,14 @@ def _save_trained_encoder(
             classes=base.classes or [],
             name=base.name and _choose_name(home, f"{base.name}-decoder"),
             source=base.source,
+            text=base.text,
             decoder={"over": base_encoder.fingerprint, "recipe": recipe.to_dict()},
         )
     arriving = home.encoders / ".arriving"
     shutil.rmtree(arriving, ignore_errors=True)
     fingerprint = checkpoint.save_checkpoint(arriving, training_result.network.state_dict(), description)
+    if base_encoder is not None:
+        base_encoder.copy_text_tower(arriving)
     digests = _make_training_digests(training_set, request.seed, base_encoder)
     if digests is not None:
         digests.save(arriving)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Lock
@@ -16,7 +17,7 @@ from simile.models.checkpoints import checkpoint
 from simile.models.checkpoints.description import EncoderDescription
 from simile.models.checkpoints.training_set import TrainingDigests
 from simile.models.external.runtimes import ExternalRuntime
-from simile.models.external.text_tower import TextTower
+from simile.models.external.text_tower import TEXT_FILES, TextTower
 from simile.models.inference.parity import make_smooth_images
 from simile.models.inference.runtimes import (
     RUNTIME_SAMPLE_SIZE,
@@ -136,6 +137,12 @@ class TrainedEncoder:
             if self._text_tower is None:
                 self._text_tower = TextTower.load(self.folder, self.description.text)
         return self._text_tower.encode(texts)
+
+    def copy_text_tower(self, folder: Path) -> None:
+        """Copy the files of the text tower, if there is one, into the folder of an encoder with the same vectors."""
+        if self.has_text_tower and self.folder is not None:
+            for name in TEXT_FILES:
+                shutil.copyfile(self.folder / name, folder / name)
 
     def encode_with_errors(self, batch: Pixels) -> tuple[Latent, FloatArray | None]:
         """Return the results of `encode` and `compute_errors`."""

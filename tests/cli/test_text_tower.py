@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from starlette.testclient import TestClient
 
 from simile.core.errors import BadSetting, BadUsage
 from simile.core.settings import Settings
+from simile.search.encoder_registry import find_encoder
 from simile.search.searcher import Searcher
+from simile.store.home import Home
 from tests.conftest import app_client
 from tests.models.external.colour_home import EACH, make_colour_home
 from tests.models.external.model_files import COLOURS
@@ -86,6 +89,8 @@ def test_a_zero_shot_attribute_leads_from_one_colour_to_another(settings: Settin
     assert {name.split("-")[0] for name in names[:EACH]} == {"blue"}
     assert {name.split("-")[0] for name in names[-EACH:]} == {"red"}
     assert "its AUC is not known" in run_simile("attribute", "list", *home).stdout
+    with pytest.raises(BadSetting, match="Both texts have the same vector"):
+        run_simile("attribute", "learn", "other", "--text", "red", "--against", "RED", *home)
     with pytest.raises(BadUsage, match="--text and --against"):
         run_simile("attribute", "learn", "other", "--text", "red", *home)
 
@@ -106,3 +111,12 @@ def test_an_exported_encoder_keeps_its_text_tower(home: Any, tmp_path: Path, set
     other = ("--home", tmp_path / "home")
     run_json("index", settings.home.parent / "photos", "--encoder", tmp_path / "exported", *other)
     assert colours(run_json("search", "--text", "red", "-k", EACH, *other)) == ["red"] * EACH
+
+
+def test_an_encoder_with_a_decoder_over_it_reads_the_same_texts(settings: Settings, tmp_path: Path) -> None:
+    home = ("--home", shutil.copytree(settings.home, tmp_path / "home"))
+    photos = settings.home.parent / "photos"
+    run_json("train", photos, "--decoder-only", "colours", "--epochs", 1, "--image-size", 16, "--width", 8, *home)
+    before, after = (find_encoder(Home(tmp_path / "home"), name, "cpu") for name in ("colours", "colours-decoder"))
+    assert after.has_decoder and not before.has_decoder
+    np.testing.assert_array_equal(after.encode_texts(["red"]), before.encode_texts(["red"]))
