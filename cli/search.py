@@ -121,7 +121,7 @@ def list_words(
     from simile.search.words.text import suggest_words
 
     with common.open_searcher() as searcher:
-        vocabulary = searcher.get_vocabulary()
+        vocabulary, any_text = searcher.get_vocabulary(), searcher.get_encoder().has_text_tower
     words = suggest_words(beginning, vocabulary)
     lines = [f"{word.text:<24}  AUC {word.auc:.3f}  {word.count:,} images" for word in words]
     if rejected:
@@ -129,8 +129,11 @@ def list_words(
     note = (
         f"{len(vocabulary.refused):,} words of too few images, or that do not tell images apart: --rejected lists them"
     )
+    notes = [note] if vocabulary.refused and not rejected else []
+    if any_text:
+        notes.append("the active encoder has a text tower: `simile search --text` takes any text")
     body = {"words": [serialize_word(word) for word in words], "rejected": dict(vocabulary.refused)}
-    common.show(body, lines or ["no words"], *([note] if vocabulary.refused and not rejected else []))
+    common.show(body | {"any_text": any_text}, lines or ["no words"], *notes)
 
 
 def reconstruct(

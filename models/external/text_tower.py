@@ -119,7 +119,8 @@ class TextTower:
     def _encode_text(self, text: str) -> FloatArray:
         description = self._description
         with self._lock:
-            ids = self._tokenizer.encode(text.lower() if description.lowercase else text).ids
+            clean = text.encode("utf-8", "replace").decode()  # an argument of a command may be invalid Unicode
+            ids = self._tokenizer.encode(clean.lower() if description.lowercase else clean).ids
         length = len(ids)
         if description.pad_id is not None:
             ids = ids + [description.pad_id] * (description.context - length)

@@ -30,6 +30,7 @@ async def list_words(
     def find() -> WordListResponse:
         vocabulary = searcher.get_vocabulary()
         words = [WordResponse(**serialize_word(word)) for word in suggest_words(q, vocabulary)[:limit]]
-        return WordListResponse(words=words, total=len(vocabulary.words))
+        any_text = searcher.get_encoder().has_text_tower
+        return WordListResponse(words=words, total=len(vocabulary.words), any_text=any_text)
 
     return await pool.run(find)

@@ -271,6 +271,7 @@ class WordListResponse(BaseModel):
 
     words: list[WordResponse]
     total: int = Field(description="Number of known words.")
+    any_text: bool = Field(False, description="Whether a text may be anything: the encoder has a text tower.")
 
 
 class QueryResponse(BaseModel):

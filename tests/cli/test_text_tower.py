@@ -55,6 +55,7 @@ def test_sentences_capitals_several_words_and_a_minus(home: Any) -> None:
     assert colours(run_json("search", "--text", "red blue", "-k", EACH, *home)) == ["purple"] * EACH
     assert colours(run_json("search", "--text", "yellow -red", "-k", EACH, *home)) == ["green"] * EACH
     assert colours(run_json("search", "--text", 'purple -"a very blue thing"', "-k", EACH, *home)) == ["red"] * EACH
+    assert "takes any text" in run_simile("words", *home).stderr
     with pytest.raises(BadSetting, match="nothing in it is without a minus"):
         run_simile("search", "--text", "-red", *home)
 
@@ -103,6 +104,7 @@ def test_over_http(client: TestClient) -> None:
     assert colours(mixed) == ["yellow"] * EACH
     by_form = client.post("/v1/search", files={"text": (None, "yellow -red"), "limit": (None, "3")}).json()
     assert colours(by_form) == ["green"] * 3
+    assert client.get("/v1/words").json() == {"words": [], "total": 0, "any_text": True}
     assert client.get("/v1/attributes").status_code == client.get("/latent").status_code == 200
 
 

@@ -50,6 +50,12 @@ def test_exports_with_and_without_mask_and_with_a_fixed_length_give_the_same_vec
         assert np.abs(found - expected).max() < 1e-5, (masked, fixed)
 
 
+def test_any_text_has_a_vector(files: TextFiles) -> None:
+    vectors = load(files).encode(["", "\udcff red", "\0", "🟥" * 1000])
+    assert vectors.shape == (4, 6) and np.isfinite(vectors).all()
+    assert np.abs(vectors[1] - load(files).encode(["red"])[0]).max() < 1e-6
+
+
 def test_what_the_files_do_not_say_must_be_declared(files: TextFiles, tmp_path: Path) -> None:
     silent = str(models.write_tokenizer(tmp_path / "silent.json", context=None, pad=False))
     assert "Declare it: --context 77" in refuse(replace(files, tokenizer=silent))

@@ -217,7 +217,7 @@ def test_over_http(client: TestClient, searcher: Searcher) -> None:
     assert [next(iter(result)) for result in batch["results"]] == ["query", "problem"]
     words = client.get("/v1/words", params={"q": "bri"}).json()
     assert [word["word"] for word in words["words"]] == ["bright"]
-    assert words["total"] == len(searcher.get_vocabulary().words)
+    assert words["any_text"] is False and words["total"] == len(searcher.get_vocabulary().words)
 
 
 def test_the_page_without_scripts(client: TestClient) -> None:
