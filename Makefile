@@ -18,8 +18,8 @@ demo: .venv/installed
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# The long forms: hundreds of kills, uploads, cleanup plans and requests; and catalogues on a server of PostgreSQL.
-test-long: .venv/installed
+# The long forms: hundreds of kills, uploads, cleanup plans and requests; catalogues on a server of PostgreSQL; and Ray.
+test-long: .venv/installed-long
 	$(BIN)/python -m pytest -n 2 -m long
 	$(BIN)/python -m pytest -n 2 --dist loadfile --database postgresql tests/store tests/indexer tests/dedup
 
@@ -46,6 +46,11 @@ format: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[dev]'
+	touch $@
+
+# Packages that only the long tests need, because they are large.
+.venv/installed-long: .venv/installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[ray]'
 	touch $@
 
 clean:

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer import Option
+from typer.core import TyperCommand
 
 from simile.cli import options, output
 from simile.cli.progress import RESUME_HINT, ProgressReporter
 from simile.core.errors import BadUsage
 from simile.core.settings import Settings
+
+RAY_ADDRESS = re.compile(r"auto|[\w.\-]+:\d+|\[[\da-fA-F:]+\]:\d+")  # HOST:PORT
+
+
+class IndexCommand(TyperCommand):
+    """The command `index`, with the optional value of --ray, which typer does not know."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments: --ray takes the next one if that looks like an address."""
+        for position, arg in enumerate(args):
+            if arg == "--":
+                break
+            if arg == "--ray" and not RAY_ADDRESS.fullmatch("".join(args[position + 1 : position + 2])):
+                args = [*args[:position], "--ray=auto", *args[position + 1 :]]
+        return super().parse_args(ctx, args)
 
 
 def index(
@@ -38,6 +55,15 @@ def index(
     train: Annotated[
         bool, Option("--train", help="Train an encoder on PHOTOS first; embed all images of the home with it.")
     ] = False,
+    ray: Annotated[
+        str | None,
+        Option(
+            "--ray",
+            metavar="[ADDRESS]",
+            help="Embed on a Ray cluster, HOST:PORT (docs/scaling.md). Without an address: that of RAY_ADDRESS or of "
+            "this machine, else one that is started here.",
+        ),
+    ] = None,
     minutes: Annotated[
         float | None,
         Option(
@@ -74,6 +100,7 @@ def index(
             on_progress=reporter.on_indexing,
             patterns=options.make_patterns(include, exclude),
             wait=wait,
+            ray=ray,
         )
         summary = run_index(settings, photos, request)
     body = {**asdict(summary), "images_per_second": summary.images_per_second}

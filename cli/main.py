@@ -32,7 +32,7 @@ app = options.CommandGroup(
 )
 
 app.command("train")(train.train)
-app.command("index")(index.index)
+app.command("index", cls=index.IndexCommand)(index.index)
 app.command("search")(search.search)
 app.command("words")(search.list_words)
 app.command("reconstruct")(search.reconstruct)

@@ -1,6 +1,7 @@
 """The batch indexing job: changed files of the sources become rows, then a segment.
 
     sources --plan--> tasks --worker processes--> images --batches--> vectors --transactions--> rows --> segment
+                        '--------- in this process, or in actors on Ray ----------------'
 
 Networks are imported only where they are needed: a run that embeds nothing does not wait for torch.
 """
@@ -9,31 +10,34 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from simile.core.errors import BadSetting
-from simile.core.records import Failure, FileStat, IndexSummary
+from simile.core.records import FileStat, IndexSummary
 from simile.core.settings import Settings
 from simile.core.signals import stop_on_interrupt
 from simile.images.formats import Limits
-from simile.images.loading.loader import PreparedImage, prepare_files, sample_images
+from simile.images.loading.loader import sample_images
 from simile.images.loading.worker_pool import WorkerPool
 from simile.images.sources.buckets import UPLOAD_SCHEME
 from simile.images.sources.folders import WalkResult, describe_kinds
 from simile.images.sources.paths import PathPatterns
 from simile.images.sources.sources import ImageSources, is_stdin, read_file_facts, walk_sources
 from simile.images.transforms import choose_preprocessing
+from simile.indexer.pipeline.file_embedder import FileEmbedder, TaskEmbedder
 from simile.indexer.pipeline.plan import IndexPlan, IndexTask, Spool, check_prune, describe_sources, make_index_plan
 from simile.indexer.pipeline.publish import publish_rows
-from simile.indexer.pipeline.writer import IndexBatchWriter
+from simile.indexer.pipeline.ray_embedder import RayEmbedder, check_ray
+from simile.indexer.pipeline.writer import CountedImages, IndexBatchWriter
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import KnownFile
 from simile.store.database import schema
+from simile.store.database.transactions import split_chunks
 from simile.store.home import Home
 from simile.store.object_removal import remove_marked_objects
 from simile.store.object_transfer import share_files
@@ -66,6 +70,8 @@ class IndexRequest:
         patterns: Files to include or exclude.
         wait: Seconds to wait for a home that is in use.
         on_run: Called with the run's id when the run starts.
+        ray: Address of the Ray cluster that embeds the images, "auto" for the one of this machine; None: this process
+            does.
     """
 
     encoder: str | None = None
@@ -80,6 +86,7 @@ class IndexRequest:
     patterns: PathPatterns = field(default_factory=PathPatterns)
     wait: float = 0.0
     on_run: Callable[[int], None] = lambda _: None
+    ray: str | None = None
 
 
 def index(settings: Settings, sources: Sequence[Path | str], request: IndexRequest) -> IndexSummary:
@@ -95,8 +102,12 @@ def index(settings: Settings, sources: Sequence[Path | str], request: IndexReque
         HomeBusy, HomeNotWritable: The home can't be used.
         TooFewPictures: There are too few images to train an encoder.
         NoSuchEncoder: The encoder of the request does not exist.
+        BadSetting: Ray is requested, and can't be used.
+        WorkersFailed: Actors of Ray, or the processes that decode images, end before they have done their work.
         ObjectsUnavailable: The object store, if there is one, can't be used.
     """
+    if request.ray is not None:
+        check_ray(request.ray)
     home = Home.from_settings(settings)
     image_sources = ImageSources(sources, home.own_folders, request.patterns)
     if request.list_ignored:
@@ -214,7 +225,7 @@ class _IndexingRun:
             fingerprint and next(self.catalogue.files.iterate_without_embedding(fingerprint, rest), None)
         ):
             fingerprint = self._embed_all(plan, fingerprint, rest, summary)
-        for batch in _make_batches(iter(plan.metadata_updates), METADATA_BATCH_SIZE):
+        for batch in split_chunks(plan.metadata_updates, METADATA_BATCH_SIZE):
             self.catalogue.metadata.set_for_files(dict(batch))
         self._delete_outdated_link_names(plan)
         if self.request.prune:
@@ -293,23 +304,41 @@ class _IndexingRun:
         self, plan: IndexPlan, fingerprint: str | None, rest_folder: str | None, summary: IndexSummary
     ) -> str:
         """Embed the plan's files, then other images without a vector; return the encoder's fingerprint."""
-        settings = self.settings
-        with WorkerPool(settings.workers, settings.decode_seconds, settings.max_pixels) as workers:
+        with ExitStack() as stack:
+            start_embedder = self._start_embedder(stack)
             encoder = self._get_encoder(fingerprint, plan)  # the workers start meanwhile
+            embedder = start_embedder(encoder)
 
             def find_tasks(failed_paths: set[str]) -> Spool[IndexTask]:  # again if the database is lost meanwhile
                 find = self._find_tasks_without_vector
                 return self.catalogue.repeat(lambda: Spool(find(encoder.fingerprint, rest_folder, failed_paths)))
 
-            with stop_on_interrupt(workers.stop) as stop_event:
-                self._embed_tasks(plan.tasks, plan, encoder, workers, summary)
+            with stop_on_interrupt(embedder.stop) as stop_event:
+                self._embed_tasks(plan.tasks, plan, embedder, summary)
                 failed = {failure.path for failure in summary.failures}
                 while not stop_event.is_set() and (tasks := find_tasks(failed)):
-                    self._embed_tasks(tasks, plan, encoder, workers, summary)
+                    self._embed_tasks(tasks, plan, embedder, summary)
                     failed |= {failure.path for failure in summary.failures}
             if stop_event.is_set():
                 raise KeyboardInterrupt
         return encoder.fingerprint
+
+    def _start_embedder(self, stack: ExitStack) -> Callable[[TrainedEncoder], TaskEmbedder]:
+        """Start what embeds files, until the stack ends; return a function that gives it the encoder."""
+        settings = self.settings
+        if self.request.ray is not None:
+            address = self.request.ray
+            return lambda encoder: stack.enter_context(
+                RayEmbedder(self.catalogue, settings, encoder.fingerprint, address)
+            )
+        workers = stack.enter_context(WorkerPool(settings.workers, settings.decode_seconds, settings.max_pixels))
+        return lambda encoder: FileEmbedder(
+            catalogue=self.catalogue,
+            encoder=encoder,
+            workers=workers,
+            limits=self.limits,
+            batch_size=settings.batch_size,
+        )
 
     def _find_tasks_without_vector(
         self, fingerprint: str, rest_folder: str | None, failed_paths: set[str]
@@ -324,40 +353,19 @@ class _IndexingRun:
                     break
 
     def _embed_tasks(
-        self,
-        tasks: Spool[IndexTask],
-        plan: IndexPlan,
-        encoder: TrainedEncoder,
-        workers: WorkerPool,
-        summary: IndexSummary,
+        self, tasks: Spool[IndexTask], plan: IndexPlan, embedder: TaskEmbedder, summary: IndexSummary
     ) -> None:
         """Read, encode and store the files of the tasks in batches."""
         start, seconds_before, total = time.monotonic(), summary.seconds, summary.done + len(tasks)
-        writer = IndexBatchWriter(catalogue=self.catalogue, plan=plan, encoder=encoder, summary=summary)
-        for batch in _make_batches(self._prepare_tasks(tasks, encoder, workers), self.settings.batch_size):
-            failed = [(task, result) for task, result in batch if isinstance(result, Failure)]
-            failures = [failure for _, failure in failed]
-            summary.failures += failures
-            self.catalogue.runs.add_failures(summary.run_id, failures)
-            self.catalogue.files.set_failures([failure for task, failure in failed if task.known_file is not None])
-            writer.write([(task, result) for task, result in batch if isinstance(result, PreparedImage)])
+        counted = None
+        if self.request.ray is not None:
+            counted = CountedImages(1 + max(self.catalogue.images.get_ids(1, newest_first=True), default=0))
+        writer = IndexBatchWriter(catalogue=self.catalogue, plan=plan, summary=summary, counted_images=counted)
+        for batch in embedder.embed(tasks):
+            writer.write(batch)
             summary.done += len(batch)
             summary.seconds = round(seconds_before + time.monotonic() - start, 3)
             self.request.on_progress(summary, total)
-
-    def _prepare_tasks(
-        self, tasks: Iterable[IndexTask], encoder: TrainedEncoder, workers: WorkerPool
-    ) -> Iterator[tuple[IndexTask, PreparedImage | Failure]]:
-        """Yield each task with its preprocessed image; the workers read ahead."""
-        waiting: deque[IndexTask] = deque()
-
-        def paths() -> Iterator[str]:
-            for task in tasks:
-                waiting.append(task)
-                yield task.file.path
-
-        for result in prepare_files(paths(), encoder.preprocessing, self.limits, workers):
-            yield waiting.popleft(), result
 
 
 def _find_encoder(home: Home, reference: str, settings: Settings) -> TrainedEncoder:
@@ -372,11 +380,6 @@ def _read_file_facts(known: FileStat) -> FileStat | None:
         return known if known.path.startswith(UPLOAD_SCHEME) else read_file_facts(known.path)
     except OSError:
         return None
-
-
-def _make_batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    while batch := list(islice(items, size)):
-        yield batch
 
 
 def _explain_no_images(scan: WalkResult) -> str:

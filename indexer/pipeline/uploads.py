@@ -12,7 +12,7 @@ from simile.core.errors import QuotaExceeded
 from simile.core.records import FileStat
 from simile.images.loading.loader import PreparedImage, prepare_image
 from simile.images.sources.buckets import UPLOAD_SCHEME, get_upload_object
-from simile.indexer.pipeline.writer import make_embedding_rows
+from simile.indexer.pipeline.file_embedder import make_embedding_rows
 from simile.models.inference.encoder import TrainedEncoder
 from simile.search.searcher import Searcher
 from simile.store.catalogue.records import UploadAccount

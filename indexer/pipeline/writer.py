@@ -1,30 +1,52 @@
-"""Write batches of preprocessed images: new contents are embedded, known contents only get or move a location."""
+"""Write the results of batches: files of known images get or move a location, and everything is counted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-import numpy as np
-
-from simile.core.records import FileStat, IndexSummary
-from simile.images.loading.loader import PreparedImage
+from simile.core.records import Failure, FileStat, IndexSummary
 from simile.images.sources.sources import is_path_missing
+from simile.indexer.pipeline.file_embedder import EmbeddedBatch, StoredFile
 from simile.indexer.pipeline.plan import IndexPlan, IndexTask
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.records import NewImage
-
-if TYPE_CHECKING:
-    from simile.models.inference.encoder import TrainedEncoder
-
 
 MAX_REMEMBERED_IMAGES = 10_000  # images with old locations that are kept from batch to batch
 
 
+class CountedImages:
+    """The images that a run has embedded and counted, for runs that embed in several processes.
+
+    Two processes may embed the same content at the same time, and the batch of a process that was lost is repeated,
+    although it may be stored already. So a process can't know whether its batch is the one that counts.
+    """
+
+    def __init__(self, first_id: int) -> None:
+        """Start with no image. `first_id`: ids of images that were added during the run are at least this."""
+        self._first_id = first_id
+        self._bits = bytearray()  # one bit for each id: a set of 100 million ids would take gigabytes
+
+    def correct(self, task: IndexTask, file: StoredFile) -> StoredFile:
+        """Return the result as a run in a single process would have it."""
+        known, is_added = task.known_file, file.image_id >= self._first_id
+        lacked_vector = known is not None and known.image_id == file.image_id and not known.embedded
+        if file.has_vector and not is_added and not lacked_vector:
+            return file
+        is_counted = not self._add(file.image_id)
+        return StoredFile(file.image_id, is_known=is_counted or not is_added, has_vector=is_counted)
+
+    def _add(self, image_id: int) -> bool:
+        """Add an image; return whether it is new here."""
+        position, mask = image_id // 8, 1 << image_id % 8
+        self._bits.extend(bytes(max(0, position + 1 - len(self._bits))))
+        is_new = not self._bits[position] & mask
+        self._bits[position] |= mask
+        return is_new
+
+
 @dataclass(frozen=True, kw_only=True)
 class IndexBatchWriter:
-    """Stores batches, and counts in `summary` whether files are new, changed, moved or copies.
+    """Stores the results of batches, and counts in `summary` whether files are new, changed, moved or copies.
 
     `old_locations` has the missing files of images that got files in this run, each file once: an image may have any
     number of files, and checking all of them again for each new one would take the square of the time.
@@ -32,35 +54,46 @@ class IndexBatchWriter:
 
     catalogue: Catalogue
     plan: IndexPlan
-    encoder: TrainedEncoder
     summary: IndexSummary
+    counted_images: CountedImages | None = None  # None in a run that embeds in one process
     old_locations: dict[int, Iterator[str]] = field(default_factory=dict)
 
-    def write(self, batch: list[tuple[IndexTask, PreparedImage]]) -> None:
-        """Embed the new contents of a batch and commit all of its files."""
-        # Contents without a vector by this encoder are embedded; one that occurs twice is embedded once.
-        known = self.catalogue.images.find_by_sha256((image.sha256 for _, image in batch), self.encoder.fingerprint)
-        embedded = {sha256: record.image_id for sha256, record in known.items() if record.embedded}
-        new = [(task, image) for task, image in batch if image.sha256 not in embedded]
-        rows = make_embedding_rows([(task.file, image) for task, image in new], self.encoder, with_errors=False)
-        self.catalogue.images.add_batch(rows, self.encoder.fingerprint, self.encoder.runtime)
-        contents = {image.sha256 for _, image in new}
-        self.summary.embedded += len(contents)
-        self.summary.duplicates += len(new) - len(contents)
-        # Files of known contents get, move or refresh a location.
-        known_files = [(task, known[image.sha256].image_id) for task, image in new if image.sha256 in known]
-        self._count_new_contents([(task, image) for task, image in new if image.sha256 not in known])
-        self._update_locations(known_files, has_row=True)
-        self._update_locations([(task, embedded[image.sha256]) for task, image in batch if image.sha256 in embedded])
-        metadata = {task.file.path: task.metadata for task, _ in batch if task.metadata is not None}
+    def write(self, batch: EmbeddedBatch) -> None:
+        """Store and count the results of a batch."""
+        failed = [(task, result) for task, result in batch if isinstance(result, Failure)]
+        failures = [failure for _, failure in failed]
+        self.summary.failures += failures
+        self.catalogue.runs.add_failures(self.summary.run_id, failures)
+        self.catalogue.files.set_failures([failure for task, failure in failed if task.known_file is not None])
+        files = self._correct([(task, result) for task, result in batch if isinstance(result, StoredFile)])
+        new = [(task, file) for task, file in files if not file.has_vector]
+        embedded_ids = {file.image_id for _, file in new}
+        self.summary.embedded += len(embedded_ids)
+        self.summary.duplicates += len(new) - len(embedded_ids)
+        # Files of known images get, move or refresh a location.
+        self._count_new_images([(task, file.image_id) for task, file in new if not file.is_known])
+        self._update_locations([(task, file.image_id) for task, file in new if file.is_known], has_row=True)
+        self._update_locations([(task, file.image_id) for task, file in files if file.has_vector])
+        metadata = {task.file.path: task.metadata for task, _ in files if task.metadata is not None}
         self.catalogue.metadata.set_for_files(metadata)
 
-    def _count_new_contents(self, files: list[tuple[IndexTask, PreparedImage]]) -> None:
-        """Count files with a content that the catalogue did not know: new or changed files."""
-        seen: set[str] = set()
-        for task, image in files:
-            _count_file(task, self.summary, is_copy=image.sha256 in seen)
-            seen.add(image.sha256)
+    def _correct(self, files: list[tuple[IndexTask, StoredFile]]) -> list[tuple[IndexTask, StoredFile]]:
+        """Return the results as a run in a single process would have them."""
+        if self.counted_images is None:
+            return files
+        corrected = [(task, self.counted_images.correct(task, file)) for task, file in files]
+        # Files of images that were stored with another file: their own locations may not be there.
+        pairs = zip(files, corrected, strict=True)
+        lacking = [(task, file) for (task, file), (_, new) in pairs if file.has_vector and not new.has_vector]
+        self.catalogue.files.add([(file.image_id, task.file) for task, file in lacking])
+        return corrected
+
+    def _count_new_images(self, files: list[tuple[IndexTask, int]]) -> None:
+        """Count files of images that the catalogue did not know: new or changed files."""
+        seen: set[int] = set()
+        for task, image_id in files:
+            _count_file(task, self.summary, is_copy=image_id in seen)
+            seen.add(image_id)
 
     def _update_locations(self, files: list[tuple[IndexTask, int]], *, has_row: bool = False) -> None:
         """Update the locations of files with a known content, and count them.
@@ -84,7 +117,7 @@ class IndexBatchWriter:
                 if has_row:
                     old_paths.append(old_path)
                 else:
-                    self.catalogue.files.move(old_path, task.file)
+                    self.catalogue.files.move(old_path, task.file, replace=self.counted_images is not None)
             else:
                 added.append((image_id, task.file))
                 self.summary.duplicates += not has_row
@@ -120,40 +153,3 @@ def _count_file(task: IndexTask, summary: IndexSummary, *, is_copy: bool) -> Non
         summary.copied += is_copy
     else:
         summary.changed += 1
-
-
-def make_embedding_rows(
-    files: Sequence[tuple[FileStat, PreparedImage]], encoder: TrainedEncoder, *, with_errors: bool
-) -> list[NewImage]:
-    """Embed files and return a row for each; a content that occurs twice is embedded once.
-
-    Args:
-        files: Files with their preprocessed images.
-        encoder: The encoder to use.
-        with_errors: Whether to decode, too, for the reconstruction error. This takes longer than encoding, so the
-            indexing job leaves it out: search/searcher.py computes it on demand.
-
-    Raises:
-        NotFinite: The encoder gives NaN or infinity.
-    """
-    contents = {image.sha256: image for _, image in files}
-    if not contents:
-        return []
-    batch = np.stack([image.array for image in contents.values()])
-    latent, errors = encoder.encode_with_errors(batch) if with_errors else (encoder.encode(batch), None)
-    log_variance = None if latent.sigma is None else 2 * np.log(latent.sigma)
-    row_by_sha256 = {sha256: row for row, sha256 in enumerate(contents)}
-    return [
-        NewImage(
-            sha256=image.sha256,
-            size=image.size,
-            format=image.format,
-            width=image.width,
-            height=image.height,
-            file=file,
-            mu=latent.mu[row_by_sha256[image.sha256]],
-            log_variance=None if log_variance is None else log_variance[row_by_sha256[image.sha256]],
-            reconstruction_error=None if errors is None else float(errors[row_by_sha256[image.sha256]]),
-        )
-        for file, image in files
-    ]

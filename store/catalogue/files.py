@@ -133,9 +133,11 @@ class FileRepository(Repository):
                 candidates = assign_paths(connection, files)
             return delete_orphaned_images(connection, number_change, candidates)
 
-    def move(self, old_path: str, file: FileStat) -> None:
-        """Store that the file at `old_path` is now at `file.path`, which must be unknown."""
+    def move(self, old_path: str, file: FileStat, *, replace: bool = False) -> None:
+        """Store that the file at `old_path` is now at `file.path`, which must be unknown, or is replaced."""
         with self.database.begin_write() as (connection, _):
+            if replace:
+                connection.execute(delete(LocationRow).where(LocationRow.path == file.path))
             new = {"path": file.path, "size": file.size, "mtime_ns": file.mtime_ns, "failure": None}
             connection.execute(update(LocationRow).where(LocationRow.path == old_path).values(new))
 
