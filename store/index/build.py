@@ -37,6 +37,11 @@ QUANTIZER_RANGE_MARGIN = 0.25  # share of each dimension's range, added on both 
 TUNING_SAMPLE_SIZE, INDEX_BUILD_SEED = 1000, 0
 TYPICAL_REACH_QUANTILE = 0.995  # share of the vectors within IvfTuning.usual
 MANY_NEIGHBOURS = 100  # second number of neighbours for which nprobe is measured, to see how it grows
+MIN_REUSE_ROWS = 30_000_000  # of the previous segment; below, new lists take at most hours of one core
+MAX_REUSE_GROWTH = 4  # times the rows that the lists were trained for: then they are twice as long as new ones would be
+MAX_NPROBE_GROWTH = (
+    4  # times the nprobe of trained lists: then new rows are so unlike the old ones that searches slow down
+)
 MIN_NPROBE_POWER = 0.25  # least growth, if 10 and 100 neighbours need the same nprobe
 
 Float64Array = NDArray[np.float64]
@@ -71,22 +76,54 @@ def build_exact_index(vectors: Path, target: Path) -> dict[str, Any]:
     return {"kind": "exact", "recall": 1.0, "memory_bytes": estimate_exact_bytes(rows, dimensions)}
 
 
-def build_ivf_index(vectors: Path, target: Path, options: IndexOptions) -> dict[str, Any]:
+@dataclass(frozen=True)
+class PreviousLists:
+    """The lists of the previous segment of the same encoder.
+
+    Training lists and finding the nearest centroid of each row both take n^1.5 for n rows. With the previous centroids,
+    only new and changed rows are assigned to lists.
+    """
+
+    index: IvfIndex
+    trained_rows: int  # rows of the segment for which the centroids were trained
+    trained_nprobe: int  # the nprobe of that segment
+
+    def are_usable(self, rows: int) -> bool:
+        """Return whether the lists have about the right length for so many rows."""
+        return self.trained_rows / MAX_REUSE_GROWTH < rows < self.trained_rows * MAX_REUSE_GROWTH
+
+
+def build_ivf_index(
+    vectors: Path, target: Path, options: IndexOptions, previous: PreviousLists | None = None
+) -> dict[str, Any]:
     """Write the inverted lists of a vector file to `target`, and the search parameters into the file's header.
 
-    The parameters are measured on a seeded sample of the vectors. Return the segment's details.
+    The centroids are those of `previous` if that is usable and searches stay fast, and else trained. The parameters are
+    measured on a seeded sample of the vectors. Return the segment's details.
     """
     file = VectorFile.open(vectors)
     rows, dimensions = file.vectors.shape
-    lists = _train_lists(file.vectors)
-    index = _fill_lists(lists, file)
+    if previous is not None and not previous.are_usable(rows):
+        previous = None
+    lists = _train_lists(file.vectors) if previous is None else previous.index.make_empty_lists()
+    index = _fill_lists(lists, file, None if previous is None else previous.index)
     measurements = _tune_nprobe(index, file, options.recall)
+    if previous is not None and index.tuning.nprobe > MAX_NPROBE_GROWTH * previous.trained_nprobe:
+        logger.info("the lists of the previous segment do not fit the new rows; training new ones")
+        return build_ivf_index(vectors, target, options)
     write_header(vectors, {"rows": rows, "dimensions": dimensions, "effort": vars(index.tuning)})
     write_faiss_index(lists, target)
     memory = rows * (dimensions + 16) + lists.nlist * 4 * dimensions
     if memory > options.memory:
         logger.warning("The index takes %d MB of memory, more than SIMILE_INDEX_MEMORY allows.", memory >> 20)
-    return {"kind": "ivf", "nlist": lists.nlist, "memory_bytes": memory} | measurements
+    trained = (rows, index.tuning.nprobe) if previous is None else (previous.trained_rows, previous.trained_nprobe)
+    return {
+        "kind": "ivf",
+        "nlist": lists.nlist,
+        "trained_rows": trained[0],
+        "trained_nprobe": trained[1],
+        "memory_bytes": memory,
+    } | measurements
 
 
 def _sample_rows(rows: int, count: int) -> Ids:
@@ -108,14 +145,21 @@ def _train_lists(vectors: FloatArray) -> Any:
     return lists
 
 
-def _fill_lists(lists: Any, file: VectorFile) -> IvfIndex:
-    """Add every row to its list, chunk by chunk, and measure the distances to centroids and to quantised bytes."""
+def _fill_lists(lists: Any, file: VectorFile, previous: IvfIndex | None) -> IvfIndex:
+    """Add every row to its list, chunk by chunk, and measure the distances to centroids and to quantised bytes.
+
+    Rows of `previous`, which has the same centroids, keep their lists.
+    """
     centroids = lists.quantizer.reconstruct_n(0, lists.nlist)
+    find_known = None if previous is None else previous.make_list_finder()
     error, centroid_distances = 0.0, []
     for start in range(0, len(file.ids), SCAN_CHUNK_ROWS):
         rows = np.arange(start, min(start + SCAN_CHUNK_ROWS, len(file.ids)))
         chunk = np.ascontiguousarray(file.vectors[start : start + SCAN_CHUNK_ROWS])
-        nearest = np.ascontiguousarray(lists.quantizer.search(chunk, 1)[1][:, 0])
+        nearest = np.full(len(rows), -1) if find_known is None else find_known(file.ids[rows], chunk)
+        unknown = np.flatnonzero(nearest < 0)
+        if len(unknown):
+            nearest[unknown] = lists.quantizer.search(np.ascontiguousarray(chunk[unknown]), 1)[1][:, 0]
         lists.add_core(len(chunk), faiss.swig_ptr(chunk), faiss.swig_ptr(rows), faiss.swig_ptr(nearest))
         offsets = chunk - centroids[nearest]
         quantisation_errors = offsets - lists.sq.decode(lists.sq.compute_codes(offsets))

@@ -17,8 +17,9 @@ from simile.store.catalogue.records import EncoderRecord, SegmentRecord
 from simile.store.catalogue.segments import find_segment_record
 from simile.store.database.transactions import CatalogueState, read_state
 from simile.store.home import translate_write_errors
-from simile.store.index.build import IndexOptions
+from simile.store.index.build import MIN_REUSE_ROWS, IndexOptions, PreviousLists
 from simile.store.index.flat import NO_IDS, FlatIndex, Ids, Neighbours, VectorIndex
+from simile.store.index.ivf import IvfIndex
 from simile.store.index.segments import (
     MAX_HASHED_BYTES,
     delete_fetched_segment_files,
@@ -53,7 +54,7 @@ class Index:
         self._refresh_lock = threading.Lock()
         self._snapshot: Snapshot | None = None
         self._opener_thread: threading.Thread | None = None
-        self.large_segment_rows = LARGE_SEGMENT_ROWS
+        self.large_segment_rows, self.min_reuse_rows = LARGE_SEGMENT_ROWS, MIN_REUSE_ROWS
         self._filter_cache: dict[tuple[int, Filter], Ids] = {}
 
     def close(self) -> None:
@@ -134,12 +135,14 @@ class Index:
         if if_large and len(snapshot.segments[0]) > self.large_segment_rows:
             ignored_changes = LARGE_SEGMENT_CHANGE_SHARE * len(snapshot)
         if snapshot.pending_count > ignored_changes:
-            self.rebuild(kind=kind, recall=recall, memory=memory)
+            fingerprint = snapshot.encoder.fingerprint
+            previous = self._open_previous_lists(fingerprint)
+            self._build_segment(fingerprint, IndexOptions(kind, recall, memory), activate=False, previous=previous)
         else:
             delete_unused_segment_files(self._home, self.catalogue.segments.get_file_names())
 
     def rebuild(self, *, kind: str = "auto", recall: float = 0.98, memory: int = 1 << 30) -> None:
-        """Build a new segment from the catalogue's rows, without images, a network or the old segment.
+        """Build a new segment from the catalogue's rows, without images, a network or the old segment and its lists.
 
         The caller must hold the home's lock. Parameters and errors as in `publish`.
         """
@@ -156,11 +159,29 @@ class Index:
         """
         self._build_segment(fingerprint, IndexOptions(kind, recall, memory), activate=True)
 
-    def _build_segment(self, fingerprint: str, options: IndexOptions, *, activate: bool) -> None:
+    def _open_previous_lists(self, fingerprint: str) -> PreviousLists | None:
+        """Open the lists of the current segment if it is large, to use their centroids again."""
+        segment_id = self.catalogue.get_state().segment_id
+        segment = None if segment_id is None else self.catalogue.segments.find(segment_id)
+        if segment is None or segment.encoder != fingerprint or segment.rows < self.min_reuse_rows:
+            return None
+        try:
+            index = open_segment(self._home, segment, max_hashed_bytes=MAX_HASHED_BYTES)
+        except (IndexDamaged, ObjectsUnavailable) as error:
+            log.warning("The new segment gets new lists: %s", error)
+            return None
+        if not isinstance(index, IvfIndex):
+            return None
+        details = {"trained_rows": segment.rows, "trained_nprobe": index.tuning.nprobe} | segment.details
+        return PreviousLists(index, details["trained_rows"], details["trained_nprobe"])
+
+    def _build_segment(
+        self, fingerprint: str, options: IndexOptions, *, activate: bool, previous: PreviousLists | None = None
+    ) -> None:
         started = time.monotonic()
         with translate_write_errors(self._home.segments), make_temporary_file(self._home) as vectors:
             change, encoder = self.catalogue.repeat(lambda: self._copy_vectors(fingerprint, vectors))
-            written = write_segment(self._home, encoder, vectors, change, options)
+            written = write_segment(self._home, encoder, vectors, change, options, previous)
         build_time = {"build_seconds": round(time.monotonic() - started, 2)}
         written = replace(written, details=written.details | build_time)
         used_names = self.catalogue.segments.publish(fingerprint, written, change, activate=activate)

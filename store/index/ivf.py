@@ -5,6 +5,7 @@ FAISS's lists hold row numbers of the vector file instead of ids, so that a filt
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -94,6 +95,37 @@ class IvfIndex(VectorIndex):
     def get_vectors(self, ids: ArrayLike) -> FloatArray:
         """Return the vectors (n, d) of these ids. The index must hold all of them."""
         return self._get_row_vectors(np.searchsorted(self.ids, np.asarray(ids, np.int64)))
+
+    def make_empty_lists(self) -> Any:
+        """Return empty lists with the same centroids and the same ranges of the quantiser."""
+        centroids: Any = faiss.IndexFlatL2(self.dimensions)
+        centroids.add(self._centroids)
+        lists = faiss.IndexIVFScalarQuantizer(
+            centroids, self.dimensions, self.list_count, faiss.ScalarQuantizer.QT_8bit
+        )
+        lists.own_fields = True  # the lists keep the centroids alive, and Python no longer does
+        centroids.this.disown()
+        faiss.copy_array_to_vector(faiss.vector_to_array(self._faiss_index.sq.trained), lists.sq.trained)
+        lists.is_trained = True
+        return lists
+
+    def make_list_finder(self) -> Callable[[Ids, FloatArray], Ids]:
+        """Return a function that gives the list number of each row by id and vector, -1 for rows that are not here."""
+        numbers = np.empty(len(self), np.int32)
+        lists = self._faiss_index.invlists
+        for number in range(self.list_count):
+            if size := lists.list_size(number):
+                numbers[faiss.rev_swig_ptr(lists.get_ids(number), size)] = number
+
+        def find(ids: Ids, vectors: FloatArray) -> Ids:
+            found = np.full(len(ids), -1)
+            rows = np.searchsorted(self.ids, ids).clip(max=len(self) - 1)
+            present = np.flatnonzero(self.ids[rows] == ids)
+            equal = present[(self._vectors[rows[present]] == vectors[present]).all(axis=1)]
+            found[equal] = numbers[rows[equal]]
+            return found
+
+        return find
 
     def search(
         self, queries: FloatArray, k: int, excluded_ids: ArrayLike = NO_IDS, allowed_ids: ArrayLike | None = None

@@ -14,7 +14,7 @@ from simile.core.atomic_write import fsync_path
 from simile.core.errors import IndexDamaged, ObjectsUnavailable
 from simile.store.catalogue.records import EncoderRecord, SegmentRecord, WrittenSegment
 from simile.store.home import Home, translate_write_errors
-from simile.store.index.build import IndexOptions, build_exact_index, build_ivf_index
+from simile.store.index.build import IndexOptions, PreviousLists, build_exact_index, build_ivf_index
 from simile.store.index.flat import FlatIndex, VectorIndex
 from simile.store.index.ivf import VECTORS_SUFFIX, IvfIndex
 from simile.store.index.vector_file import VectorFile
@@ -29,19 +29,25 @@ MAX_HASHED_BYTES = 64 << 20  # size up to which a file is hashed at each opening
 
 
 def write_segment(
-    home: Home, encoder: EncoderRecord, vectors: Path, change: int, options: IndexOptions
+    home: Home,
+    encoder: EncoderRecord,
+    vectors: Path,
+    change: int,
+    options: IndexOptions,
+    previous: PreviousLists | None = None,
 ) -> WrittenSegment:
     """Write an index of a file of `write_vector_file` into segments/, durably. An ivf segment takes the file over.
 
     The file names contain a hash of the contents: the same contents always get the same name, other contents never do.
-    `change` is the last change that the vectors include. Raises HomeNotWritable.
+    `change` is the last change that the vectors include; an ivf index may take the centroids of `previous`. Raises
+    HomeNotWritable.
     """
     rows, dimensions = VectorFile.open(vectors).vectors.shape
     kind = options.choose_kind(rows, dimensions)
     with translate_write_errors(home.segments), make_temporary_file(home) as index_file:
         # Build the index, then name its files by their hashes.
         if kind == "ivf":
-            details, parts = build_ivf_index(vectors, index_file, options), {VECTORS_SUFFIX: vectors}
+            details, parts = build_ivf_index(vectors, index_file, options, previous), {VECTORS_SUFFIX: vectors}
         else:
             details, parts = build_exact_index(vectors, index_file), {}
         parts = {".faiss": index_file} | parts

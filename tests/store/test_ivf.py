@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from simile.core.errors import EncoderMismatch, IndexDamaged, NotFinite
-from simile.store.index.build import IndexOptions, build_exact_index, build_ivf_index
+from simile.store.index.build import IndexOptions, PreviousLists, build_exact_index, build_ivf_index
 from simile.store.index.flat import FlatIndex, Neighbours
 from simile.store.index.ivf import IvfIndex
 from simile.store.index.vector_file import VectorFile, write_header, write_vector_file
@@ -262,3 +262,68 @@ def test_recall_is_measured_correctly_far_from_zero(tmp_path: Path) -> None:
     flat.add(IDS, vectors)
     found = IvfIndex.load(tmp_path / "a.faiss").search(queries, 10)
     assert recall(found, flat.search(queries, 10)) == pytest.approx(notes["recall"], abs=0.03)
+
+
+def test_lists_of_the_previous_segment_are_used_again(
+    index: IvfIndex, made: tuple[Path, dict[str, object]], tmp_path: Path
+) -> None:
+    """Rows that stay keep their lists, whatever is nearest; new, changed and moved ones get theirs; recall holds."""
+    previous_lists = index.make_list_finder()(IDS, clustered())
+    assert len(set(previous_lists.tolist())) > 20 and previous_lists.min() == 0
+    # A tenth is deleted, a tenth has new vectors, and half as many rows come, between the others.
+    vectors = clustered()
+    vectors[::10] = clustered(ROWS // 10, seed=5)
+    is_deleted = np.arange(ROWS) % 10 == 1
+    new_ids = np.arange(ROWS // 2, dtype=np.int64) * 6 + 8
+    ids = np.concatenate([IDS[~is_deleted], new_ids])
+    order = np.argsort(ids)
+    ids, vectors = ids[order], np.concatenate([vectors[~is_deleted], clustered(ROWS // 2, seed=6)])[order]
+    write_vector_file(tmp_path / "b.vectors", DIMENSIONS, in_chunks(ids, vectors))
+    previous = PreviousLists(index, ROWS, index.tuning.nprobe)
+    details = build_ivf_index(tmp_path / "b.vectors", tmp_path / "b.faiss", IndexOptions("ivf", recall=0.95), previous)
+    assert (details["trained_rows"], details["nlist"]) == (ROWS, made[1]["nlist"])
+    again = IvfIndex.load(tmp_path / "b.faiss")
+    assert np.array_equal(again._centroids, index._centroids)
+    numbers = again.make_list_finder()(ids, vectors)
+    known = index.make_list_finder()(ids, vectors)
+    assert np.array_equal(numbers[known >= 0], known[known >= 0])
+    assert (known < 0).sum() == ROWS // 2 + ROWS // 10
+    distances = ((vectors[known < 0, None] - again._centroids) ** 2).sum(axis=2)
+    assert np.array_equal(numbers[known < 0], distances.argmin(axis=1))
+    exact = FlatIndex.from_chunks(DIMENSIONS, [(ids, vectors)])
+    queries = clustered(200, seed=7)
+    assert recall(again.search(queries, 10), exact.search(queries, 10)) >= 0.93
+    assert_same(again.range(queries[:20], 3.0), exact.range(queries[:20], 3.0))
+
+
+@pytest.mark.parametrize(("rows", "is_used"), [(3990, True), (3000, True), (16_000, False), (900, False)])
+def test_lists_are_trained_again_when_they_became_too_long(
+    index: IvfIndex, tmp_path: Path, rows: int, is_used: bool
+) -> None:
+    write_vector_file(tmp_path / "b.vectors", DIMENSIONS, in_chunks(np.arange(rows), clustered(rows, seed=8)))
+    details = build_ivf_index(
+        tmp_path / "b.vectors", tmp_path / "b.faiss", IndexOptions("ivf", recall=0.95), PreviousLists(index, ROWS, 20)
+    )
+    assert details["trained_rows"] == (ROWS if is_used else rows)
+    assert (details["nlist"] == index.list_count) == is_used
+
+
+def test_lists_are_trained_again_when_they_do_not_fit_new_rows(tmp_path: Path) -> None:
+    """Tight clusters, then rows spread over everything: neighbours would lie in many of the old lists."""
+    centres = np.random.default_rng(1).normal(0, 4, (40, DIMENSIONS))
+    random = np.random.default_rng(2)
+    tight = centres[random.integers(0, 40, 3000)] + random.normal(0, 0.001, (3000, DIMENSIONS))
+    spread = random.normal(0, 4, (6000, DIMENSIONS))
+    options = IndexOptions("ivf", recall=0.95)
+    write_vector_file(tmp_path / "a.vectors", DIMENSIONS, in_chunks(np.arange(3000), tight.astype(np.float32)))
+    first = build_ivf_index(tmp_path / "a.vectors", tmp_path / "a.faiss", options)
+    vectors = np.concatenate([tight, spread]).astype(np.float32)
+    index = IvfIndex.load(tmp_path / "a.faiss")
+    rows = {}
+    for nprobe in (first["nprobe"], 100):
+        write_vector_file(tmp_path / "b.vectors", DIMENSIONS, in_chunks(np.arange(9000), vectors))
+        previous = PreviousLists(index, 3000, nprobe)
+        details = build_ivf_index(tmp_path / "b.vectors", tmp_path / "b.faiss", options, previous)
+        rows[nprobe] = details["trained_rows"], details["trained_nprobe"] == details["nprobe"]
+        assert len(IvfIndex.load(tmp_path / "b.faiss")) == 9000
+    assert rows == {first["nprobe"]: (9000, True), 100: (3000, False)}

@@ -138,6 +138,32 @@ def test_a_large_segment_is_not_rebuilt_for_a_few_changes(catalogue: Catalogue) 
     assert index.count_pending() == 0
 
 
+def test_a_large_segment_gives_its_lists_to_the_next_one(catalogue: Catalogue, home: Home) -> None:
+    """Also over several segments, unless they are damaged; a rebuild makes new ones."""
+    index = Index(catalogue)
+    index.publish(kind="ivf")
+    catalogue.images.add_batch([new_image(n) for n in range(ROWS, ROWS + 5)], FIRST, "eager")
+    index.publish(kind="ivf")
+    assert current(catalogue).details["trained_rows"] == ROWS + 5  # it was small
+    index.min_reuse_rows = 1000
+    for count in (10, 20):
+        catalogue.images.add_batch([new_image(n) for n in range(ROWS, ROWS + count)], FIRST, "eager")
+        catalogue.images.delete(count)
+        index.publish(kind="ivf")
+        assert current(catalogue).details["trained_rows"] == ROWS + 5
+        assert nearest(index, ROWS + count - 1)[0] == ROWS + count
+        assert sorted(nearest(index, 0, k=10_000)) == [
+            n for n in range(1, ROWS + count + 1) if n not in range(10, count + 1, 10)
+        ]
+    index.rebuild(kind="ivf")
+    assert current(catalogue).details["trained_rows"] == ROWS + 18
+    (home.segments / current(catalogue).file).unlink()
+    catalogue.images.delete(1)
+    index.publish(kind="ivf")
+    assert current(catalogue).details["trained_rows"] == ROWS + 17
+    assert nearest(index, 700)[0] == 701
+
+
 def test_a_switch_changes_encoder_and_segment_in_one_transaction(catalogue: Catalogue, home: Home) -> None:
     index, other = Index(catalogue), Index(catalogue)
     index.publish()
