@@ -4,7 +4,8 @@
 
 The vectors are drawn from a mixture of Gaussians. A segment of `rows` vectors is built; then collections of the growing
 sizes get an index with new lists and one with the lists of that segment. "drifted" rows are from other Gaussians.
-Recall is that of the 10 nearest, for 500 new queries, by a full comparison. The threshold of 30 million rows does not apply here.
+Recall is that of the 10 nearest, for 500 new queries, by a full comparison. The threshold of 30 million rows does not
+apply here.
 """
 
 from __future__ import annotations
