@@ -238,6 +238,10 @@ def _measure_chroma(pixels: Pixels) -> tuple[float, float]:
 
 
 def _count_colours(pixels: Pixels) -> int:
+    if pixels.size < 1 << 21:  # sorting is faster than a table of all colours
+        wide = pixels.reshape(-1, 3).astype(np.uint32)
+        ordered = np.sort(wide[:, 0] << 16 | wide[:, 1] << 8 | wide[:, 2])
+        return 1 + int(np.count_nonzero(ordered[1:] != ordered[:-1]))
     seen = np.zeros(1 << 24, bool)
     for rows in np.array_split(pixels, max(1, pixels.shape[0] * pixels.shape[1] // 4_000_000)):
         wide = rows.astype(np.uint32)
@@ -290,11 +294,11 @@ def _find_step(coefficients: Grey) -> int:
     values = coefficients[np.abs(coefficients) > 1.5][:40_000]
     if len(values) < MIN_COEFFICIENTS:
         return 0
-    for step in range(MAX_STEP, 2, -1):
-        outside = values[np.abs(values) > step / 2]
-        if len(outside) < MIN_COEFFICIENTS or len(outside) < 0.5 * len(values):
-            continue
-        if float(np.cos(2 * np.pi / step * outside).mean()) > 0.6 and float(np.median(np.abs(values))) > 0.7 * step:
+    # Half of the values are larger than 0.7 steps.
+    sizes = np.sort(np.abs(values))
+    for step in range(min(MAX_STEP, int(np.median(sizes) / 0.7)), 2, -1):
+        outside = sizes[np.searchsorted(sizes, step / 2, "right") :]
+        if len(outside) >= MIN_COEFFICIENTS and float(np.cos(2 * np.pi / step * outside).mean()) > 0.6:
             return step
     return 0
 

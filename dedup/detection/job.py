@@ -135,6 +135,7 @@ class _DedupJob:
                 self.hashes[location.image_id] = location.sha256
         self.left_out = len(usable.failures)  # number of files
         self.work_folder = home.root / "dedup" / "unfinished"
+        self.feature_folder = self.work_folder / "features"  # of images, which several processes compare
 
     def run(self) -> int:
         """Run all stages and return the run's id."""
@@ -181,10 +182,11 @@ class _DedupJob:
         path = self.work_folder / "identity.json"
         if path.exists() and json.loads(path.read_text("utf-8")) == identity:
             log.info("continuing an interrupted run")
+            self.feature_folder.mkdir(exist_ok=True)
             return
         with translate_write_errors(self.work_folder):
             shutil.rmtree(self.work_folder, ignore_errors=True)
-            self.work_folder.mkdir(parents=True)
+            self.feature_folder.mkdir(parents=True)
             self._write_json(path, identity)
 
     def _load_or_compute(self, stage: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -219,7 +221,7 @@ class _DedupJob:
         # Near copies. They are all verified before the database transaction begins, so that others can write meanwhile.
         is_within = candidates["distance"] <= np.float32(threshold)
         is_near = is_within & ~np.isin(candidates["first"], look_alikes) & ~np.isin(candidates["second"], look_alikes)
-        near = list(self._verify_near(candidates[is_near], workers)) if self._includes_near else []
+        near = self._verify_near(candidates[is_near], workers) if self._includes_near else []
         # Store the pairs of the requested tiers.
         tiers = [tier for tier in self.request.tiers if tier != "bytes"]
         pixel_pairs = (  # each image with the smallest id of its class; the other pairs follow from these
@@ -269,7 +271,8 @@ class _DedupJob:
             calibration = ThresholdCalibration(threshold=self.request.threshold)
         else:
             encoder = load_encoder(self.home, fingerprint, self.settings.device, self.settings.runtime)
-            planter = CopyPlanter(self.snapshot, encoder, workers, self.limits, self._report_progress)
+            on_progress, features = self._report_progress, str(self.feature_folder)
+            planter = CopyPlanter(self.snapshot, encoder, workers, self.limits, on_progress, features)
             examples = planter.measure_copies(self.paths, self.request.seed)
             precision = self.request.precision or DEFAULT_PRECISION
             calibration = calibrate_threshold(examples, precision, list(self._iterate_decision_examples()))
@@ -322,13 +325,15 @@ class _DedupJob:
             self._report_progress("comparing pixels", position + 1, len(image_ids))
         return {"classes": {image_id: first for image_id, first in classes.items() if image_id != first}}
 
-    def _verify_near(self, pairs: PairArray, workers: WorkerPool) -> Iterator[ImagePair]:
-        """Yield the near copies among the candidates, and some others as similar."""
+    def _verify_near(self, pairs: PairArray, workers: WorkerPool) -> list[ImagePair]:
+        """Return the near copies among the candidates, and some others as similar."""
         longer_sides = {image_id: max(size) for image_id, size in self.image_sizes.items()}
         on_tiny = partial(self._report_progress, "comparing thumbnails")
         pairs = filter_tiny_pairs(pairs, longer_sides, self.paths, workers, self.limits, on_tiny)
         path, on_compared = self.work_folder / "confirmed.jsonl", partial(self._report_progress, "comparing images")
-        return verify_candidates(pairs, self.paths, workers, self.limits, path, on_compared, self._add_failure)
+        return verify_candidates(
+            pairs, self.paths, workers, self.limits, path, on_compared, self._add_failure, str(self.feature_folder)
+        )
 
     def _measure_copies(self, image_ids: Collection[int], workers: WorkerPool) -> None:
         """Measure and store what the copies hold, so that the better file of each group is known."""
@@ -352,7 +357,7 @@ class _DedupJob:
         paths = {file.sha256: file.path for pair in pairs for file in pair}
         todo = [key for first, second in pairs if (key := sort_pair(first.sha256, second.sha256)) not in known]
         files = [((paths[first], first), (paths[second], second)) for first, second in todo]
-        task = partial(find_file_changes, limits=self.limits)
+        task = partial(find_file_changes, limits=self.limits, feature_folder=str(self.feature_folder))
         for done, found in enumerate(workers.map(task, files), 1):
             if isinstance(found, Failure):
                 self._add_failure(found)

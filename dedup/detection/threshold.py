@@ -68,9 +68,16 @@ class CopyPlanter:
     """Plants copies of some images of a snapshot and searches for them."""
 
     def __init__(
-        self, snapshot: Snapshot, encoder: TrainedEncoder, workers: WorkerPool, limits: Limits, on_progress: OnProgress
+        self,
+        snapshot: Snapshot,
+        encoder: TrainedEncoder,
+        workers: WorkerPool,
+        limits: Limits,
+        on_progress: OnProgress,
+        feature_folder: str | None = None,
     ) -> None:
         self.snapshot, self.encoder, self.workers, self.limits = snapshot, encoder, workers, limits
+        self.feature_folder = feature_folder
         self.on_progress = on_progress
 
     def measure_copies(self, files: dict[int, str], seed: int) -> list[CalibrationExample]:
@@ -119,7 +126,7 @@ class CopyPlanter:
             (copy, [files[image_id] for image_id in negative_ids])
             for copy, negative_ids in zip(planted.copies, negatives, strict=True)
         ]
-        results = self.workers.map(partial(compare_copy, limits=self.limits), tasks)
+        results = self.workers.map(partial(compare_copy, limits=self.limits, feature_folder=self.feature_folder), tasks)
         suspects: list[tuple[int, int, float]] = []
         for position, alignments in enumerate(results):
             self.on_progress("comparing copies", position + 1, len(tasks))
@@ -177,7 +184,8 @@ class CopyPlanter:
         """Return the pairs whose pixels agree."""
         tasks = [(files[first], files[second]) for first, second in pairs]
         matching = set()
-        for position, alignment in enumerate(self.workers.map(partial(compare_files, limits=self.limits), tasks)):
+        task = partial(compare_files, limits=self.limits, feature_folder=self.feature_folder)
+        for position, alignment in enumerate(self.workers.map(task, tasks)):
             if not isinstance(alignment, Failure | WorkerLost) and alignment.is_copy:
                 matching.add(pairs[position])
             self.on_progress("looking for real copies", position + 1, len(tasks))

@@ -97,6 +97,20 @@ def compute_distortion(matrix: Matrix, second: ImageFeatures) -> float:
     return float(np.log(longer / max(shorter, 1e-9)) + shear + perspective)
 
 
+def compute_unit_overlap(matrix: Matrix) -> float:
+    """Return how much two images have in common, as a share of the smaller one.
+
+    Args:
+        matrix: (3, 3), from the unit square of one image to that of the other.
+    """
+    corners = np.array([[[0, 0], [1, 0], [1, 1], [0, 1]]], np.float32)
+    projected = cv2.perspectiveTransform(corners, matrix)[0].astype(np.float32)
+    if not np.isfinite(projected).all() or not cv2.isContourConvex(projected):
+        return 0.0
+    common, _ = cv2.intersectConvexConvex(projected, corners[0])
+    return float(common / max(min(1.0, cv2.contourArea(projected)), 1e-9))
+
+
 def make_square_symmetries(square: Float32Array) -> list[Float32Array]:
     """Return a square (s, s) rotated by 0, 90, 180 and 270 degrees, then its mirror image rotated likewise."""
     return [np.rot90(side, turns) for side in (square, square[:, ::-1]) for turns in range(4)]

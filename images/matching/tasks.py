@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -34,6 +39,7 @@ from simile.images.sources.reader import make_failure, read_bytes
 from simile.images.transforms import Preprocessing
 
 FEATURE_CACHE_SIZE = 800  # images in each process: 250 MB
+MIN_FREE_DISK = 4 << 30  # bytes; with less, features are not stored in files
 FINE_CACHE_SIZE = 8  # images in each process: at most 100 MB
 MIN_FINE_SIDE = 1024  # shorter side, in pixels, at which a larger JPEG may be decoded to find changes
 MAX_FINE_SIDE = 2048  # longer side, in pixels, at which changes are searched
@@ -93,21 +99,38 @@ def compute_thumbnail_descriptor(path: str, limits: Limits) -> Float32Array | Fa
         return make_failure(path, error)
 
 
-def compare_files(paths: tuple[str, str], limits: Limits) -> AlignmentResult | Failure:
-    """Return whether one of two files is a copy of the other; a Failure if one cannot be read any more."""
+def compare_files(
+    paths: tuple[str, str], limits: Limits, feature_folder: str | None = None
+) -> AlignmentResult | Failure:
+    """Return whether one of two files is a copy of the other; a Failure if one cannot be read any more.
+
+    The matrix of the result is from the unit square of the second image to that of the first.
+
+    Args:
+        feature_folder: An existing folder for the features of the files, which must not change while it exists.
+    """
     try:
-        first, second = (_load_comparable_image(path, limits) for path in paths)
+        first, second = (_load_comparable_image(path, limits, feature_folder) for path in paths)
     except UnreadableImage as error:
         return Failure(error.name, error.reason)
     except MemoryError as error:
         return make_failure(paths[0], error)
-    return first.compare(second)
+    result = first.compare(second)
+    if result.matrix is None:
+        return result
+    to_pixels = [np.diag([*map(float, image.features.pixel_size), 1.0]) for image in (first, second)]
+    return replace(result, matrix=np.linalg.inv(to_pixels[0]) @ result.matrix @ to_pixels[1])
 
 
-def find_file_changes(files: tuple[HashedPath, HashedPath], limits: Limits) -> ImageChanges | Failure:
-    """Return what one of two near copies has and the other lacks; a Failure if one was changed or cannot be read."""
+def find_file_changes(
+    files: tuple[HashedPath, HashedPath], limits: Limits, feature_folder: str | None = None
+) -> ImageChanges | Failure:
+    """Return what one of two near copies has and the other lacks; a Failure if one was changed or cannot be read.
+
+    `feature_folder`: as in `compare_files`.
+    """
     try:
-        first, second = (_load_comparable_image(path, limits) for path, _ in files)
+        first, second = (_load_comparable_image(path, limits, feature_folder) for path, _ in files)
         fine = [_load_fine_pixels(file, limits) for file in files]
         found = find_copy_changes(first.compare(second), (first, second), (fine[0], fine[1]))
         return _find_derivation(found, files, limits)
@@ -206,16 +229,17 @@ def make_copies(copies: Sequence[CopySpec], limits: Limits, preprocessing: Prepr
 
 
 def compare_copy(
-    copy_and_others: tuple[CopySpec, Sequence[str]], limits: Limits
+    copy_and_others: tuple[CopySpec, Sequence[str]], limits: Limits, feature_folder: str | None = None
 ) -> list[AlignmentResult | None] | Failure:
     """Compare a synthetic copy with its original and with other files.
 
     Return one result for the original, then one for each other file (None if it can't be read); a Failure if the
-    original cannot be read, or has several frames: then no file is a near copy of it.
+    original cannot be read, or has several frames: then no file is a near copy of it. `feature_folder`: as in
+    `compare_files`.
     """
     copy, others = copy_and_others
     try:
-        original = _load_comparable_image(copy.path, limits)
+        original = _load_comparable_image(copy.path, limits, feature_folder)
         if original.has_more_frames:
             return Failure(copy.path, "an image with several frames is not compared as a near copy")
         pixels = _make_copy(_decode_reduced(copy.path, limits), copy).pixels
@@ -225,16 +249,27 @@ def compare_copy(
     results: list[AlignmentResult | None] = [original.compare(made)]
     for path in others:
         try:
-            results.append(_load_comparable_image(path, limits).compare(made))
+            results.append(_load_comparable_image(path, limits, feature_folder).compare(made))
         except (UnreadableImage, MemoryError):
             results.append(None)
     return results
 
 
 @lru_cache(maxsize=FEATURE_CACHE_SIZE)
-def _load_comparable_image(path: str, limits: Limits) -> ComparableImage:
-    """Read a file and compute its features."""
-    return make_comparable_image(read_bytes(path, limits), path, limits)
+def _load_comparable_image(path: str, limits: Limits, folder: str | None = None) -> ComparableImage:
+    """Return the features of a file: from the folder if it has them, otherwise computed and stored there."""
+    if folder is None:
+        return make_comparable_image(read_bytes(path, limits), path, limits)
+    stored = Path(folder, f"{hashlib.sha256(os.fsencode(path)).hexdigest()}.npz")
+    try:
+        with stored.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return ComparableImage(ImageFeatures.from_arrays(arrays), bool(arrays["has_more_frames"]))
+    except (OSError, ValueError, KeyError, BadZipFile):  # not stored, or damaged
+        image = make_comparable_image(read_bytes(path, limits), path, limits)
+    with suppress(OSError):  # they are computed again
+        if shutil.disk_usage(folder).free > MIN_FREE_DISK:
+            image.features.save(stored, has_more_frames=np.array(image.has_more_frames))
+    return image
 
 
 @lru_cache(maxsize=FINE_CACHE_SIZE)

@@ -6,9 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from simile.dedup.detection import candidates, verification
+from simile.dedup.detection import candidates
 from simile.dedup.detection.candidates import (
     PAIR_DTYPE,
     compute_distance,
@@ -17,11 +16,9 @@ from simile.dedup.detection.candidates import (
     read_candidates,
     write_candidates,
 )
-from simile.images.formats import Limits
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.home import Home
 from simile.store.index.index import Index
-from tests.support.synthetic_images import scene
 
 
 @pytest.fixture
@@ -100,32 +97,3 @@ def test_compute_distance_agrees_with_a_search(snapshot):
     ids = snapshot.get_live_ids()
     found, distances = snapshot.search(get_vectors(snapshot, ids[:1]), 3)[0]
     assert compute_distance(snapshot, int(ids[0]), int(found[2])) == pytest.approx(distances[2], abs=1e-12)
-
-
-class InThisProcess:
-    """A worker pool that runs tasks in this process."""
-
-    map = staticmethod(map)
-
-
-def test_results_of_other_candidates_are_not_used(tmp_path, monkeypatch):
-    monkeypatch.setattr(verification, "VERIFICATION_BATCH_SIZE", 1)
-    files = {}
-    for image in range(1, 5):
-        files[image] = str(tmp_path / f"{image}.png")
-        Image.fromarray(scene(image // 3, 96, 96)).save(files[image])
-    pairs = np.array([(1, 2, 0.1), (1, 3, 0.2), (2, 3, 0.3), (3, 4, 0.4)], PAIR_DTYPE)
-
-    def found(wanted, stop_at=99):
-        def on_progress(done, _total):
-            if done == stop_at:
-                raise KeyboardInterrupt
-
-        every = verification.verify_candidates(
-            wanted, files, InThisProcess(), Limits(), tmp_path / "results", on_progress
-        )
-        return {(pair.first, pair.second) for pair in every if pair.tier == "near"}
-
-    with pytest.raises(KeyboardInterrupt):
-        found(pairs[1:], stop_at=2)  # a file was away, and with it a pair
-    assert found(pairs) == found(pairs) == {(1, 2), (3, 4)}
