@@ -161,6 +161,24 @@ def test_batches_that_are_embedded_twice_count_once(
     compare_runs(trained_home, tmp_path, tmp_path / "photos")
 
 
+def test_a_switch_of_encoders_counts_each_image_once(
+    home_with_digits: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All images are known, and lack a vector; their batches are embedded twice."""
+    monkeypatch.setattr(job, "check_ray", lambda _: None)
+    monkeypatch.setattr(job, "RayEmbedder", RepeatingEmbedder)
+    homes = [own_settings(home_with_digits.home, tmp_path / name) for name in ("local", "ray")]
+    summaries = []
+    for settings, ray in zip(homes, (None, "auto"), strict=True):
+        with Catalogue(Home(settings.home)) as catalogue:
+            photos = catalogue.files.get_folders()
+        summaries.append(index(settings, photos, IndexRequest(encoder="shipped", ray=ray)))
+    assert counts(summaries[1]) == counts(summaries[0])
+    assert summaries[1].embedded == summaries[1].unchanged == 120
+    assert read_rows(homes[1]).keys() == read_rows(homes[0]).keys()
+    assert verify_home(homes[1]) == []
+
+
 def test_a_compressed_tar_stays_in_one_block(trained_home: Settings, tmp_path: Path) -> None:
     """It is read from front to back once, by one actor; other files are shared out."""
     write_sources(tmp_path / "photos")
