@@ -28,6 +28,7 @@ LOCAL_GRID = 8  # pixels
 LOCAL_SHARE = 1 / 32  # of the longer side: standard deviation of the window in which shifts are averaged
 
 FrameBox = tuple[float, float, float, float]  # left, top, right, bottom
+WarpedImage = tuple[Float32Array, Pixels]  # levels (h, w, c), and a mask (h, w), 1 where the image has pixels
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def make_overlap(first: Pixels, second: Pixels, matrix: Matrix) -> tuple[Overlap
         return None
     matrix = _refine(first, second, matrix, window)
     frame = _make_frame(matrix, window, COMPARED_SIDE)
-    return _align_locally(_warp(first, second, matrix, frame)), matrix, frame[0]
+    return _align_locally(_warp(_warp_image(first, *frame), second, matrix, frame)), matrix, frame[0]
 
 
 def project_frame(image: Pixels, matrix: Matrix) -> Float64Array:
@@ -100,23 +101,17 @@ def _make_frame(matrix: Matrix, window: FrameBox, side: int) -> tuple[Matrix, tu
     return make_scale_matrix(scale) @ np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1.0]]), size
 
 
-def _warp(first: Pixels, second: Pixels, matrix: Matrix, frame: tuple[Matrix, tuple[int, int]]) -> Overlap:
-    """Warp both images to the frame."""
-    to_frame, size = frame
-    masks = [
-        cv2.warpPerspective(np.ones(image.shape[:2], np.uint8), transform, size, flags=cv2.INTER_NEAREST)
-        for image, transform in ((first, to_frame), (second, to_frame @ matrix))
-    ]
-    mask = cv2.erode(masks[0] & masks[1], np.ones((7, 7), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
-    return Overlap(*_warp_pair(first, second, matrix, frame), mask > 0)
+def _warp(first: WarpedImage, second: Pixels, matrix: Matrix, frame: tuple[Matrix, tuple[int, int]]) -> Overlap:
+    """Warp the second image to the frame that the first was warped to."""
+    levels, mask = _warp_image(second, frame[0] @ matrix, frame[1])
+    mask = cv2.erode(first[1] & mask, np.ones((7, 7), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    return Overlap(first[0], levels, mask > 0)
 
 
-def _warp_pair(
-    first: Pixels, second: Pixels, matrix: Matrix, frame: tuple[Matrix, tuple[int, int]]
-) -> tuple[Float32Array, Float32Array]:
-    """Return the levels (h, w, c) of both images in the frame."""
-    to_frame, size = frame
-    return _warp_levels(first, to_frame, size), _warp_levels(second, to_frame @ matrix, size)
+def _warp_image(image: Pixels, transform: Matrix, size: tuple[int, int]) -> WarpedImage:
+    """Return the levels of an image in a frame, (h, w, c), and where it has pixels, (h, w) uint8."""
+    mask = cv2.warpPerspective(np.ones(image.shape[:2], np.uint8), transform, size, flags=cv2.INTER_NEAREST)
+    return _warp_levels(image, transform, size), mask
 
 
 def _warp_levels(image: Pixels, transform: Matrix, size: tuple[int, int]) -> Float32Array:
@@ -161,21 +156,24 @@ def _refine(first: Pixels, second: Pixels, matrix: Matrix, window: FrameBox) -> 
     frame = _make_frame(matrix, window, REFINED_SIDES[-1])
     upright = make_upright(matrix, second)
     if upright is not None:
-        shift, _ = cv2.phaseCorrelate(*(image[:, :, 0] for image in _warp_pair(first, second, upright, frame)))
+        transforms = ((first, frame[0]), (second, frame[0] @ upright))
+        levels = [_warp_levels(image, transform, frame[1])[:, :, 0] for image, transform in transforms]
+        shift, _ = cv2.phaseCorrelate(levels[0], levels[1])
         moved_frame = frame[0].copy()
         moved_frame[:2, 2] -= shift
         candidates.append(np.asarray(np.linalg.inv(frame[0]) @ moved_frame @ upright, np.float64))
     # Choose the best one, and refine it at each size.
     for side in REFINED_SIDES:
         frame = _make_frame(matrix, window, side)
-        overlaps = [_warp(first, second, candidate, frame) for candidate in candidates]
+        warped = _warp_image(first, *frame)
+        overlaps = [_warp(warped, second, candidate, frame) for candidate in candidates]
         scores = [_compute_agreement(overlap) for overlap in overlaps]
         best = int(np.argmax(scores))
         candidates = [candidates[best]]
         if scores[best] > CERTAIN_AGREEMENT:
             break
         refined = _compute_refinement(overlaps[best], candidates[0], frame[0])
-        if refined is not None and _compute_agreement(_warp(first, second, refined, frame)) > scores[best]:
+        if refined is not None and _compute_agreement(_warp(warped, second, refined, frame)) > scores[best]:
             candidates = [refined]
     return np.asarray(np.linalg.inv(to_first) @ candidates[0] @ to_second, np.float64)
 

@@ -165,26 +165,18 @@ def _match_tones(first: Float32Array, second: Float32Array, mask: Mask) -> Float
     # Count pairs of levels, (256, 256): of the second image, then of the first.
     pairs = 256 * to_bytes(second[mask]).astype(np.int64) + to_bytes(first[mask])
     counts = np.bincount(pairs, minlength=1 << 16).reshape(256, 256)
-    totals = counts.sum(1)
-    bands = np.minimum((totals.cumsum() - 1) * TONE_BANDS // totals.sum(), TONE_BANDS - 1)
-    points = []  # level of the second image, of the first, deviation in the first
-    for band in range(TONE_BANDS):
-        inside = bands == band
-        if totals[inside].sum() >= MIN_PIXELS // 2:
-            levels = counts[inside].sum(0)
-            median = _find_quantile(levels, 0.5)
-            deviations = np.bincount(np.abs(np.arange(256) - median), levels).astype(np.int64)
-            points.append((_find_quantile(totals * inside, 0.5), median, _find_quantile(deviations, 0.5)))
-    if not points:
+    sources, targets = _fit_tone_curve(counts)
+    if not len(sources):
         return second
-    limit = max(MIN_TONE_DEVIATION, 2 * float(np.median([deviation for _, _, deviation in points])))
-    reliable = [(level, median) for level, median, deviation in points if deviation <= limit]
-    sources, targets = np.array(reliable, np.float64).T
-    targets = np.maximum.accumulate(targets)
-    # Beyond the outer points the curve continues with slope 1.
+    # Beyond the outer points the curve continues with slope 1. All its points are whole levels, so that a table of the
+    # levels holds it.
+    grid = np.arange(-256, 513)
     sources = np.concatenate([[sources[0] - 255], sources, [sources[-1] + 255]])
     targets = np.concatenate([[targets[0] - 255], targets, [targets[-1] + 255]])
-    matched = np.asarray(np.interp(second, sources, targets), np.float32)
+    table = np.interp(grid, sources, targets).astype(np.float32)
+    positions = np.clip(second, grid[0], grid[-2]) - np.float32(grid[0])
+    rows = positions.astype(np.int32)
+    matched = table[rows] + (positions - rows) * np.diff(table)[rows]
     # A saturated level of the second image may stand for any level beyond.
     low, high = SATURATED_LEVELS
     dark, bright = counts[: low + 1].sum(0), counts[high:].sum(0)
@@ -195,6 +187,34 @@ def _match_tones(first: Float32Array, second: Float32Array, mask: Mask) -> Float
         bound = max(_find_quantile(bright, SATURATED_QUANTILE), _find_quantile(bright, 0.5) - MAX_SATURATED_RANGE)
         matched = np.where(second >= high, np.maximum(first, bound), matched)
     return np.asarray(matched, np.float32)
+
+
+def _fit_tone_curve(counts: NDArray[np.int64]) -> tuple[Float64Array, Float64Array]:
+    """Return the points of the curve: levels of the second image, and the medians of the first there.
+
+    Args:
+        counts: (256, 256), how often pairs of levels occur.
+    """
+    # Bands of the second image's levels with about as many pixels each.
+    cumulated = counts.sum(1).cumsum()
+    bands = np.minimum((cumulated - 1) * TONE_BANDS // cumulated[-1], TONE_BANDS - 1)
+    starts = np.flatnonzero((bands >= 0) & (bands != np.concatenate([[-1], bands[:-1]])))
+    before = np.concatenate([[0], cumulated])[starts]
+    totals = np.diff(np.concatenate([before, cumulated[-1:]]))
+    is_large = totals >= MIN_PIXELS // 2
+    if not is_large.any():
+        return np.empty(0), np.empty(0)
+    # Per band: the median of both images, and the median distance of the first image's levels from theirs.
+    levels = np.add.reduceat(counts, starts, axis=0)[is_large].cumsum(1)  # (n, 256), cumulated
+    before, totals = before[is_large], totals[is_large]
+    sources = np.searchsorted(cumulated, before + totals * 0.5).astype(np.float64)
+    medians = (levels >= totals[:, None] * 0.5).argmax(1)
+    distances, rows = np.arange(256)[None], np.arange(len(medians))[:, None]
+    above, below = medians[:, None] + distances, medians[:, None] - distances - 1
+    inside = levels[rows, np.minimum(above, 255)] - np.where(below < 0, 0, levels[rows, np.maximum(below, 0)])
+    deviations = (inside >= totals[:, None] * 0.5).argmax(1)
+    reliable = deviations <= max(MIN_TONE_DEVIATION, 2 * float(np.median(deviations)))
+    return sources[reliable], np.maximum.accumulate(medians[reliable]).astype(np.float64)
 
 
 def _match_light(first: Float32Array, second: Float32Array, mask: Mask) -> Float32Array:
