@@ -29,7 +29,7 @@ class TrainOptions:
         Option(
             min=0.01,
             max=options.MAX_DURATION,
-            help="Maximum training time; reading files counts for at most a fifth of it. "
+            help="Maximum training time; reading files, and --teacher, count for at most a fifth of it. "
             "[default: 3 from an encoder, else 10, unless --epochs]",
         ),
     ] = None
@@ -50,6 +50,16 @@ class TrainOptions:
             help="Encoder to start from: shipped, a fingerprint or a folder; none for new weights. "
             "[default: shipped for photographs, unless options contradict it]",
         ),
+    ] = None
+    teacher: Annotated[
+        str | None,
+        Option(
+            help="Learn the neighbours by this encoder (name, folder or fingerprint): a small encoder with "
+            "reconstructions that follows a large one."
+        ),
+    ] = None
+    teacher_weight: Annotated[
+        float | None, Option(min=0, help="Weight of the teacher's neighbours against reconstructions. [default: 4]")
     ] = None
     drawn: Annotated[
         int, Option(min=0, max=10_000_000, help="Train on so many images drawn by simile, besides PHOTOS.")

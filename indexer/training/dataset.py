@@ -44,6 +44,7 @@ class TrainingSet:
         failures: Files that could not be read.
         start: The encoder that the training starts from; None for new weights.
         labels: Class numbers (n,), for a classifier.
+        paths: Of the files, as `digests`; empty with drawn images.
     """
 
     images: Pixels
@@ -54,6 +55,7 @@ class TrainingSet:
     start: StartingPoint | None = None
     labels: ClassNumbers | None = None
     classes: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,7 @@ class TrainingRequest:
         decoder_only: Fingerprint or folder of an encoder, to train only a decoder for it.
         start_from: Fingerprint or folder of the encoder that the training starts from, or "none" for new weights;
             None for the shipped encoder if it suits the images and the other options.
+        teacher: Fingerprint, name or folder of an encoder with neighbours that the new one learns.
         drawn: Number of drawn images (images/drawn/) to train on, in addition to the files.
     """
 
@@ -84,6 +87,7 @@ class TrainingRequest:
     labels: str | None = None
     decoder_only: str | None = None
     start_from: str | None = None
+    teacher: str | None = None
     drawn: int = 0
 
 
@@ -153,6 +157,7 @@ def _read_with_workers(
         failures=arrays.failures,
         recipe=recipe,
         start=start,
+        paths=tuple(arrays.paths),
     )
     if not recipe.classifier:
         return training_set

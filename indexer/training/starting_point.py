@@ -16,7 +16,7 @@ from simile.store.home import Home
 NO_ENCODER = "none"
 # Settings that say nothing about the network: with only these, the recipe is still chosen by the images, and a training
 # may start from any encoder.
-CHANGEABLE_SETTINGS = {"epochs", "batch_size", "learning_rate", "patience_epochs"}
+CHANGEABLE_SETTINGS = {"epochs", "batch_size", "learning_rate", "patience_epochs", "teacher_weight"}
 # A trained network needs smaller steps, no warm-up, and augmentation at full strength from the first step on.
 LEARNING_RATE_FACTOR = 0.5
 
@@ -46,7 +46,8 @@ def find_starting_point(home: Home, request: TrainingRequest, settings: Settings
     if encoder.description.name is not None:
         raise BadSetting(
             f"A training can't start from {encoder.description.name}, which simile did not train. Train a decoder for "
-            f"it with `simile train PHOTOS --decoder-only {encoder.description.name}`, or start from another encoder."
+            f"it with `simile train PHOTOS --decoder-only {encoder.description.name}`, learn its neighbours with "
+            f"`--teacher {encoder.description.name}`, or start from another encoder."
         )
     name = encoder.description.recipe_name
     if request.start_from is None and request.recipe not in (None, name):

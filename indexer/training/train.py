@@ -21,6 +21,7 @@ from simile.images.transforms import Preprocessing
 from simile.indexer.training.dataset import DatasetSpec, TrainingRequest, TrainingSet, read_training_set
 from simile.indexer.training.decoder import DecoderTraining, check_decoder_recipe
 from simile.indexer.training.starting_point import CHANGEABLE_SETTINGS, find_starting_point
+from simile.indexer.training.teacher import add_view, check_teacher_request, encode_with_teacher
 from simile.models.checkpoints import checkpoint
 from simile.models.checkpoints.description import EncoderDescription, resolve_name
 from simile.models.checkpoints.training_set import TrainingDigests
@@ -31,7 +32,7 @@ from simile.models.recipes import DEFAULT_RECIPE, PHOTO_RECIPE, Recipe, load_rec
 from simile.models.training.loop import TrainingOptions, TrainingProgress, TrainingResult, split_train_validation, train
 from simile.models.training.report import write_training_report
 from simile.models.training.resume import require_training_state
-from simile.models.training.setup import TrainingExtras
+from simile.models.training.setup import Teacher, TrainingExtras
 from simile.search.encoder_registry import find_encoder, import_encoder, register_encoder
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.database import schema
@@ -65,18 +66,20 @@ def train_encoder(
 
     A training that starts from another encoder, and is not better on the held-out images, keeps that encoder.
 
-    The time budget includes the reading of the images, but that uses up at most a fifth of it, so that there is time
-    to train on a large folder. `roots` are the folders that contain the files, for labels.
+    The time budget includes the reading of the images and the work of the teacher, but these use up at most a fifth of
+    it, so that there is time to train on a large folder. `roots` are the folders that contain the files, for labels.
     """
     start_time = time.monotonic()
     # The recipe, unless the images determine it.
     recipe = load_recipe(request.recipe or ("decoder" if request.decoder_only else DEFAULT_RECIPE), **request.overrides)
     overridden = {name for name, value in request.overrides.items() if value is not None}
     is_chosen_by_images = request.recipe is None and not request.decoder_only and overridden <= CHANGEABLE_SETTINGS
+    check_teacher_request(request, recipe)
     state_folder = home.encoders / ".training"
     if request.resume:
         require_training_state(state_folder)
     base_encoder = find_encoder(home, request.decoder_only, settings.device) if request.decoder_only else None
+    teaching = find_encoder(home, request.teacher, settings.device, settings.runtime) if request.teacher else None
     start = find_starting_point(home, request, settings)
     # Read the images.
     spec = DatasetSpec(
@@ -95,6 +98,9 @@ def train_encoder(
     if base_encoder is not None:
         decoder = DecoderTraining.from_training_set(base_encoder, training_set, request, home.encoders)
         preprocessing, images = decoder.preprocessing, decoder.images
+    if teaching is not None and training_set.start is None:
+        recipe = add_view(recipe)
+    teacher = None if teaching is None else encode_with_teacher(teaching, training_set, settings)
     # Train.
     extras = TrainingExtras(
         labels=training_set.labels,
@@ -102,6 +108,7 @@ def train_encoder(
         perceptual_distance=_make_perceptual_distance(home, recipe, preprocessing),
         frozen_encoder=decoder.frozen_encoder if decoder else None,
         initial_network=training_set.start.encoder.network if training_set.start else None,
+        teacher=teacher,
     )
     minutes = request.minutes
     if minutes is None and "epochs" not in overridden and not request.resume:  # a resumed run keeps its budget
@@ -122,7 +129,7 @@ def train_encoder(
         if decoder is not None:
             result = decoder.combine(result, training_set.images, request.seed)
         # Save the encoder; the state of the training is no longer needed.
-        encoder = _save_trained_encoder(home, settings, request, recipe, training_set, result, base_encoder)
+        encoder = _save_trained_encoder(home, settings, request, recipe, training_set, result, base_encoder, teacher)
     register_encoder(catalogue, encoder)
     shutil.rmtree(state_folder, ignore_errors=True)
     return TrainedResult(encoder, is_new=True)
@@ -164,6 +171,7 @@ def _save_trained_encoder(
     training_set: TrainingSet,
     training_result: TrainingResult,
     base_encoder: TrainedEncoder | None,
+    teacher: Teacher | None,
 ) -> TrainedEncoder:
     """Write weights, encoder.json and the report into a temporary folder, then rename it to the fingerprint."""
     description = EncoderDescription(
@@ -180,6 +188,7 @@ def _save_trained_encoder(
             "validation": len(training_result.validation_images),
             "set_aside": len(training_set.failures),
         },
+        teacher=None if teacher is None else teacher.describe(),
     )
     if base_encoder is not None:  # vectors come from the base encoder: its metric, recipe and classes stay
         base = base_encoder.description
@@ -189,6 +198,7 @@ def _save_trained_encoder(
             index_dims=base.index_dims,
             recipe=base.recipe,
             classes=base.classes or [],
+            teacher=base.teacher,
             name=base.name and _choose_name(home, f"{base.name}-decoder"),
             source=base.source,
             text=base.text,

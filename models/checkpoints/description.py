@@ -33,6 +33,7 @@ class EncoderDescription:
     data: dict[str, int] | None = None
     # "over" (fingerprint of the base encoder) and "recipe" of a decoder that was trained later.
     decoder: dict[str, Any] | None = None
+    teacher: dict[str, str] | None = None  # "fingerprint" and "name" of the encoder with neighbours that it learned
     name: str | None = None  # that the user gave to an external encoder
     source: dict[str, str] | None = None  # "format", "file" and "sha256" of an external encoder
     text: dict[str, Any] | None = None  # of its text tower, as external/text_tower.py describes it

@@ -54,6 +54,7 @@ class Recipe:
     features_from: Literal["picture", "latent"]
     feature_weight: float
     contrast_weight: float
+    teacher_weight: float
     temperature: float
     augmentation_ramp: float
     batch_size: int
@@ -116,7 +117,8 @@ def _check_recipe(recipe: Recipe) -> None:
     for setting in ("latent_dim", "epochs", "batch_size", "learning_rate", "temperature"):
         if not getattr(recipe, setting) > 0:
             raise BadSetting(f"{setting} can't be {getattr(recipe, setting)}. Use a number above zero.")
-    for setting in ("beta", "free_bits", "pixel_weight", "feature_weight", "contrast_weight", "augmentation_ramp"):
+    weights = "pixel_weight", "feature_weight", "contrast_weight", "teacher_weight"
+    for setting in ("beta", "free_bits", "augmentation_ramp", *weights):
         if getattr(recipe, setting) < 0:
             raise BadSetting(f"{setting} can't be {getattr(recipe, setting)}. Use zero or more.")
     for setting, choices in _CHOICES.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,9 +32,10 @@ class TrainingBatch:
     # (b, C, R, R), the same images at a larger size for augmentation, if the dataset has them.
     large_images: Tensor | None = None
     latents: Tensor | None = None  # mu (b, d), if the encoder stays as it is
+    teacher: Tensor | None = None  # the teacher's vectors (b, d), if there is one
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImageDataset:
     """Images in memory or in a file, like a torch `Dataset` that returns whole batches."""
 
@@ -42,33 +44,26 @@ class ImageDataset:
     # (n, R, R, C) uint8, if augmentation needs images that are larger than the network's input.
     large_images: Pixels | None = None
     latents: FloatArray | None = None  # mu (n, d), if the encoder stays as it is
+    teacher: FloatArray | None = None  # the teacher's vectors (n, d), if there is one
 
     @classmethod
-    def from_images(
-        cls,
-        images: Pixels,
-        labels: ClassNumbers | None,
-        size: int,
-        folder: Path,
-        latents: FloatArray | None = None,
-    ) -> ImageDataset:
+    def from_images(cls, images: Pixels, size: int, folder: Path, **values: NDArray[Any] | None) -> ImageDataset:
         """Make a dataset of images (n, R, R, C); if R is larger than `size`, it also has the resized images.
 
-        The resized images are stored in a file in `folder` if `images` are in a file.
+        The resized images are stored in a file in `folder` if `images` are in a file. `values` are the other fields.
         """
         resized = resize_to_input(images, size, folder)
-        return cls(resized, labels, None if resized is images else images, latents)
+        return cls(images=resized, large_images=None if resized is images else images, **values)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def select(self, rows: RowIndices) -> ImageDataset:
         """Return a copy of these rows."""
-        labels = None if self.labels is None else self.labels[rows]
-        large_images = None if self.large_images is None else self.large_images[rows]
-        return ImageDataset(
-            self.images[rows], labels, large_images, None if self.latents is None else self.latents[rows]
-        )
+        others = {
+            name: None if array is None else array[rows] for name, array in vars(self).items() if name != "images"
+        }
+        return ImageDataset(images=self.images[rows], **others)
 
     def get_batch(
         self, rows: RowIndices, device: torch.device = CPU_DEVICE, binarise_generator: torch.Generator | None = None
@@ -83,6 +78,7 @@ class ImageDataset:
             rows=torch.from_numpy(rows).to(device),
             large_images=None if self.large_images is None else _to_unit_tensor(self.large_images, rows),
             latents=None if self.latents is None else torch.from_numpy(self.latents[rows]).to(device),
+            teacher=None if self.teacher is None else torch.from_numpy(self.teacher[rows]).to(device),
         )
 
 

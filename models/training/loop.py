@@ -116,7 +116,14 @@ def train(  # noqa: PLR0912, PLR0915  # flat on purpose: it is read from top to 
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device))
     train_rows, validation_rows = split_train_validation(len(images), options.seed)
     latents = None if extras.frozen_encoder is None else extras.frozen_encoder.latents
-    dataset = ImageDataset.from_images(images, extras.labels, preprocessing.image_size, state_folder.parent, latents)
+    dataset = ImageDataset.from_images(
+        images,
+        preprocessing.image_size,
+        state_folder.parent,
+        labels=extras.labels,
+        latents=latents,
+        teacher=None if extras.teacher is None else extras.teacher.vectors,
+    )
     validation_set = dataset.select(validation_rows)
     batch_size = choose_batch_size(len(train_rows), recipe)
     steps_per_pass = len(train_rows) // batch_size
@@ -383,5 +390,6 @@ def _make_run_identity(
         "labels": labels,
         "features": None if extras.perceptual_distance is None else extras.perceptual_distance.name,
         "frozen encoder": None if extras.frozen_encoder is None else extras.frozen_encoder.fingerprint,
+        "teacher": None if extras.teacher is None else extras.teacher.fingerprint,
         "initial network": None if extras.initial_network is None else hash_weights(extras.initial_network),
     }

@@ -2,7 +2,7 @@
 
 input      clean or corrupted images; or two augmented views of each image, the first augmented less
 latent     mu, or z = mu + sigma·eps; of the first view, with some contents from the second view
-terms      pixel log-likelihood, KL, feature log-likelihood, contrast, cross-entropy of a classifier
+terms      pixel log-likelihood, KL, feature log-likelihood, contrast, distillation, cross-entropy of a classifier
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from simile.images.transforms import Preprocessing
 from simile.models.augmentation.corruption import apply_corruption, parse_corruption
 from simile.models.augmentation.geometric import MILD_STRENGTH, AugmentationStrength, augment
 from simile.models.losses.contrastive import ContrastiveLoss, swap_content
+from simile.models.losses.distillation import neighbour_divergence
 from simile.models.losses.elbo import (
     apply_free_bits,
     count_active_units,
@@ -59,15 +60,22 @@ class Objective(nn.Module):
         perceptual_distance: PerceptualDistance | None = None,
         edge_head: HogHead | None = None,
         contrast: ContrastiveLoss | None = None,
+        teacher_temperature: float | None = None,
     ) -> None:
         super().__init__()
         self.recipe, self.preprocessing = recipe, preprocessing
         self.perceptual_distance, self.edge_head, self.contrast = perceptual_distance, edge_head, contrast
+        self.teacher_temperature = teacher_temperature  # of its similarities; None without a teacher
         self.corruption = parse_corruption(recipe.corrupt)
         self.fixed_variance = parse_variance(recipe.variance)
         if recipe.variance == "learned":
             self.log_variance = nn.Parameter(torch.tensor(-2.3))  # a variance of 0.1 at first
         self.content_dim = recipe.content_dim or recipe.latent_dim
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the ELBO measures the training: the recipe is plain, and there is no teacher."""
+        return self.recipe.is_plain and self.teacher_temperature is None
 
     def forward(
         self,
@@ -115,11 +123,16 @@ class Objective(nn.Module):
             parts["features"] = self.edge_head.log_likelihood(z, target)
         if "features" in parts:
             gain = gain + self.recipe.feature_weight * parts["features"]
-        # 6. Contrast between the views.
+        # 6. Contrast between the views, and their neighbours against those of the teacher.
         loss = -gain / clean[0].numel()
+        contents = mu[:, : self.content_dim].chunk(len(mu) // len(batch.images))  # of each view, (b, c)
         if self.contrast is not None:
-            parts["contrast"] = self.contrast(*mu[:, : self.content_dim].chunk(2), batch.rows)
+            parts["contrast"] = self.contrast(contents[0], contents[1], batch.rows)
             loss = loss + self.recipe.contrast_weight * parts["contrast"]
+        if self.teacher_temperature is not None and batch.teacher is not None:
+            temperatures = self.recipe.temperature, self.teacher_temperature
+            parts["distillation"] = neighbour_divergence(contents[0], contents[-1], batch.teacher, *temperatures)
+            loss = loss + self.recipe.teacher_weight * parts["distillation"]
         self._track_variance(network, clean, logits)
         return Terms(loss, parts)
 
@@ -231,7 +244,7 @@ def validate(
             means: dict[str, Tensor] = {}
             if network.decoder is not None:
                 means |= objective.measure_elbo(network, batch.images, mu, log_variance, generator)
-            if not recipe.is_plain:
+            if not objective.is_plain:
                 # The row numbers are those of this dataset, not of the training dataset.
                 terms = objective(network, replace(batch, rows=None), generator, recipe.beta)
                 means |= {"loss": terms.loss} | {name: terms.parts[name] for name in terms.parts.keys() - ELBO_PARTS}
@@ -240,5 +253,5 @@ def validate(
     results = {name: total / len(dataset) for name, total in totals.items()}
     if "reconstruction" in results:
         results["elbo"] = results["reconstruction"] - recipe.beta * results["kl"]
-    results["objective"] = results["elbo"] if recipe.is_plain else -results["loss"]
+    results["objective"] = results["elbo"] if objective.is_plain else -results["loss"]
     return {**results, "active_units": count_active_units(torch.cat(latents))}

@@ -27,6 +27,7 @@ def write_training_report(folder: Path, result: TrainingResult, encoder: Trained
             "stopped": result.stop_reason,
             "warnings": result.warnings,
             "latent_dim": encoder.latent_dim,
+            "teacher": encoder.description.teacher,
             "unit": "nats per image; squared_error is the mean over values in [0, 1]",
             "best": result.history[result.best_epoch - 1],
             "epochs": result.history,

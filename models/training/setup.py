@@ -15,6 +15,7 @@ from simile.core.errors import BadSetting
 from simile.core.records import FloatArray
 from simile.images.transforms import Preprocessing
 from simile.models.losses.contrastive import ContrastiveLoss
+from simile.models.losses.distillation import TEACHER_TEMPERATURE
 from simile.models.losses.perceptual import PerceptualDistance
 from simile.models.networks.architecture import DEFAULT_WIDTHS, Architecture
 from simile.models.networks.backbones import Backbone, load_backbone_weights
@@ -45,6 +46,20 @@ class FrozenEncoder:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """An encoder with vectors that the contents of a network must follow."""
+
+    fingerprint: str
+    name: str | None  # of an external encoder
+    vectors: FloatArray  # (n, d) of the training images, as they are compared; NaN for images that it does not know
+    spread: float  # standard deviation of the similarities between them
+
+    def describe(self) -> dict[str, str]:
+        """Return what encoder.json stores of it."""
+        return {"fingerprint": self.fingerprint} | ({} if self.name is None else {"name": self.name})
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingExtras:
     """Inputs in addition to images that some recipes need."""
 
@@ -53,6 +68,7 @@ class TrainingExtras:
     perceptual_distance: PerceptualDistance | None = None  # distance of the features that the decoder must reproduce
     frozen_encoder: FrozenEncoder | None = None  # for a training of a decoder alone
     initial_network: Network | None = None  # a trained network to start from
+    teacher: Teacher | None = None  # an encoder with neighbours to learn
 
 
 NO_EXTRAS = TrainingExtras()
@@ -92,7 +108,8 @@ def make_objective(image_count: int, preprocessing: Preprocessing, recipe: Recip
     contrast = None
     if recipe.contrast_weight:
         contrast = ContrastiveLoss(image_count, recipe.content_dim or recipe.latent_dim, recipe.temperature)
-    return Objective(recipe, preprocessing, extras.perceptual_distance, edge_head, contrast)
+    teacher_temperature = None if extras.teacher is None else TEACHER_TEMPERATURE * extras.teacher.spread
+    return Objective(recipe, preprocessing, extras.perceptual_distance, edge_head, contrast, teacher_temperature)
 
 
 def make_optimiser(network: Network, objective: Objective, recipe: Recipe) -> torch.optim.Optimizer:

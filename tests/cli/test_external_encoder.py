@@ -10,15 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simile.core.errors import BadSetting, NoDecoder
+from simile.core.errors import BadSetting, NoDecoder, NoSuchEncoder
 from simile.core.settings import Settings, load_settings
 from simile.images.formats import DEFAULT_LIMITS, Pixels
-from simile.images.loading.loader import PreparedImage, prepare_files
-from simile.images.transforms import scale_to_unit
+from simile.images.loading.loader import PreparedImage, is_in_file, prepare_files
+from simile.images.transforms import Preprocessing, scale_to_unit
+from simile.indexer.training.dataset import TrainingSet
+from simile.indexer.training.teacher import VIEW_DIM, encode_with_teacher
 from simile.models.inference.encoder import TrainedEncoder
+from simile.models.recipes import load_recipe
 from simile.models.training.loop import split_train_validation
 from simile.search.encoder_registry import find_encoder
 from simile.store.home import Home
+from simile.store.index.metric import make_index_vectors
 from tests.conftest import app_client, copy_some
 from tests.models.external import model_files as models
 from tests.support.commands import run_json, run_simile
@@ -193,6 +197,86 @@ def test_a_decoder_is_trained_without_what_changes_an_encoder(home: Any, photos:
     ):
         with pytest.raises(BadSetting, match=reason):
             run_simile("train", photos, "--decoder-only", "other", "--epochs", 1, option, value, *home)
+
+
+def test_a_training_learns_its_neighbours(settings: Settings, photos: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(settings.home, tmp_path / "home")
+    home = ("--home", copied)
+    size = ("--recipe", "vae", "--latent-dim", 8, "--width", 4, "--batch-size", 16)
+    trained = run_json("train", photos, "--teacher", "other", "--epochs", 30, *size, *home)
+    teacher, student = (find_encoder(Home(copied), name, "cpu") for name in ("other", trained["fingerprint"]))
+    assert trained["teacher"] == {"fingerprint": teacher.fingerprint, "name": "other"}
+    assert student.description.teacher == trained["teacher"]
+    epochs = json.loads((Path(trained["folder"]) / "report.json").read_text())["epochs"]
+    divergences = [epoch["validation"]["distillation"] for epoch in epochs]
+    assert divergences[trained["best_epoch"] - 1] < 0.7 * divergences[0]
+    # The content of the length that was asked for is indexed, and a view is free for what the teacher ignores.
+    assert student.has_decoder and student.index_dims == 8 and student.latent_dim == 8 + VIEW_DIM
+
+
+def test_the_vectors_of_a_teacher_are_those_that_are_indexed_with_it(settings: Settings, photos: Path) -> None:
+    teacher = find_encoder(Home(settings.home), "other", "cpu")
+    training_set = make_training_set([str(path) for path in sorted(photos.glob("*.png"))])
+    learned = encode_with_teacher(teacher, training_set, settings)
+    expected = make_index_vectors(teacher.encode(read_images(photos, teacher)).mu, None, "cosine")
+    np.testing.assert_allclose(learned.vectors, expected, atol=1e-6)
+    # In a file if they do not fit into memory with the images.
+    little_memory = settings.model_copy(update={"train_memory": training_set.images.nbytes})
+    in_file = encode_with_teacher(teacher, training_set, little_memory)
+    assert is_in_file(in_file.vectors) and not is_in_file(learned.vectors)
+    np.testing.assert_array_equal(in_file.vectors, learned.vectors)
+    # It says nothing of files that can't be read again, and it must know most of them.
+    paths = list(training_set.paths)
+    partly = encode_with_teacher(teacher, make_training_set(["missing.png", *paths[1:]]), settings)
+    assert np.isnan(partly.vectors[0]).all() and np.isfinite(partly.vectors[1:]).all()
+    with pytest.raises(BadSetting, match="Teacher other gives vectors for 20 of 60 images"):
+        encode_with_teacher(teacher, make_training_set([*paths[:20], *["missing.png"] * 40]), settings)
+
+
+def test_a_teacher_to_which_all_images_are_the_same_is_refused(home: Any, photos: Path, tmp_path: Path) -> None:
+    image = next(photos.glob("*.png"))
+    for number in range(20):
+        shutil.copyfile(image, tmp_path / f"{number}.png")
+    with pytest.raises(BadSetting, match="Teacher other gives equal vectors for all images"):
+        run_simile("train", tmp_path, "--teacher", "other", "--epochs", 1, *home)
+
+
+def test_a_training_starts_from_another_encoder_with_it_as_teacher(
+    settings: Settings, photos: Path, tmp_path: Path
+) -> None:
+    home = ("--home", shutil.copytree(settings.home, tmp_path / "home"))
+    first = run_json("train", photos, "--recipe", "vae", "--latent-dim", 8, "--width", 4, "--epochs", 2, *home)
+    options = ("--teacher", "other", "--teacher-weight", 20, "--epochs", 20)
+    trained = run_json("train", photos, "--from", first["fingerprint"], *options, *home)
+    assert trained["improved"] and trained["teacher"]["name"] == "other" and trained["latent_dim"] == 8
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ("--teacher unknown", "This home has no encoder 'unknown'"),
+        ("--teacher other --decoder-only other", "Leave one of them out"),
+        ("--teacher other --drawn 20", "Leave out --drawn"),
+        ("--teacher other --recipe supervised --labels folders", "supervised learns from labels"),
+        ("--teacher-weight 2", "Name one with --teacher"),
+    ],
+)
+def test_a_teacher_that_the_other_options_contradict_is_refused(
+    options: str, reason: str, home: Any, photos: Path
+) -> None:
+    with pytest.raises((BadSetting, NoSuchEncoder), match=reason):
+        run_simile("train", photos, "--epochs", 1, *options.split(), *home)
+
+
+def make_training_set(paths: list[str]) -> TrainingSet:
+    return TrainingSet(
+        images=np.zeros((len(paths), 16, 16, 1), np.uint8),
+        digests=[],
+        preprocessing=Preprocessing(image_size=16, channels=1),
+        failures=[],
+        recipe=load_recipe("vae"),
+        paths=tuple(paths),
+    )
 
 
 def read_images(photos: Path, encoder: TrainedEncoder) -> Pixels:
