@@ -75,10 +75,10 @@ def test_train_with_resume_and_nothing_to_resume_says_so(tmp_path: Path, digits:
 
 
 NONSENSE = {
-    "search": "Give an image file or --id, and not both.",
+    "search": "Give an image file, --id or --text.",
     "search a.png --id 1": "Give an image file or --id, and not both.",
     "search --id 1 --posterior --plus smile": "posterior can't be combined with plus and minus.",
-    "search --id 1 --verify --minus smile": "Leave it out, or --plus and --minus.",
+    "search --id 1 --verify --minus smile": "Leave it out, or --text, --plus and --minus.",
     "morph a.png -o a.gif": "A morph needs at least two images.",
     "morph --id 1 --id 2": "Give --output with a .gif or .png or .webp file, or --json.",
     "generate": "Give --output with a .png file, or --json.",
@@ -87,7 +87,7 @@ NONSENSE = {
     "manifold": "Give --output with a .png file, or --json.",
     "compress . -o a.simile --bytes 9 --step 0.1": "Give --bytes or --step, not both.",
     "uncertainty": "Give an image file or --id, and not both.",
-    "attribute learn x": "Give both --positive and --negative, or only --where, or --labels and PHOTOS.",
+    "attribute learn x": "or only --where, or --labels and PHOTOS, or --text and --against.",
     "attribute learn x --labels folders": "PHOTOS, --labels and --of go together",
     "attribute apply x": "Give an image file or --id, and not both.",
     "attribute sheet x -o a.png": "Give at least one image file or --id.",
