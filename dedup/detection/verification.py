@@ -39,7 +39,7 @@ from simile.store.home import translate_write_errors
 VERIFICATION_BATCH_SIZE = 1024  # comparisons; at most one batch is lost when the process is killed
 WINDOW_SIZE = 16_384  # pairs from which the nearest are chosen
 # Comparisons without a copy, after which only the hubs of two components are compared, within and beyond a share of the
-# largest distance. With 4 and 2 instead of all comparisons, a fifth of them finds 99 % of the copies.
+# largest distance. With 4 and 2, a quarter of all comparisons finds 99 % of the copies.
 MAX_REJECTIONS, NEAR_SHARE = (4, 2), 0.75
 MAX_PENDING = 4  # comparisons of one component in a batch: their results make others needless
 MIN_CERTAIN_SCORE = 0.97  # of two comparisons from which a third follows
