@@ -128,7 +128,7 @@ class _PairVerifier:
         self._centrality = _compute_centrality(pairs)
         self._near_distance = NEAR_SHARE * float(pairs["distance"].max(initial=0))
         self._components = _Components(self._centrality)
-        self._compared: list[tuple[CandidatePair, Comparison]] = []
+        self._compared: dict[CandidatePair, Comparison] = {}
         self._skipped: list[CandidatePair] = []  # not compared: of one component, or of components that differ
         self._copies: dict[int, dict[int, Comparison]] = defaultdict(dict)  # by both images
 
@@ -198,15 +198,7 @@ class _PairVerifier:
     def _compare_hubs(self) -> None:
         """Compare the hubs of components that were found to differ, until nothing is joined any more."""
         tried = set[CandidatePair]()
-        while True:
-            todo = []
-            for pair in self._skipped:
-                roots = {self._components.find(end) for end in pair[:2]}
-                if len(roots) == 2 and {self._components.get_hub(root) for root in roots} == {*pair[:2]}:
-                    todo.append(pair)
-            todo = [pair for pair in todo if pair not in tried]
-            if not todo:
-                return
+        while todo := [pair for pair in self._skipped if pair not in tried and self._components.are_hubs(pair)]:
             tried.update(todo)
             self._compare(todo)
 
@@ -218,7 +210,7 @@ class _PairVerifier:
                 is_copy = result is not None and result.is_copy
                 self._components.update(pair, is_copy=is_copy)
                 if result is not None:
-                    self._compared.append((pair, result))
+                    self._compared[pair] = result
                     if is_copy:
                         self._copies[pair[0]][pair[1]] = self._copies[pair[1]][pair[0]] = result
 
@@ -258,7 +250,7 @@ class _PairVerifier:
     def _list_compared(self) -> list[ImagePair]:
         """Return the compared pairs that are copies, and some others as similar, the nearest first."""
         listed, similar_counts = list[ImagePair](), Counter[int]()
-        for (first, second, distance), result in sorted(self._compared, key=lambda item: (item[0][2], item[0])):
+        for (first, second, distance), result in sorted(self._compared.items(), key=lambda item: (item[0][2], item[0])):
             pair = ImagePair(first, second, "near", distance, result.similarity, result.reason)
             if result.is_copy:
                 listed.append(pair)
@@ -287,6 +279,11 @@ class _Components:
     def get_hub(self, root: int) -> int:
         """Return the most central image of a component."""
         return self._hubs[root]
+
+    def are_hubs(self, pair: CandidatePair) -> bool:
+        """Return whether two images are the hubs of different components."""
+        roots = {self.find(end) for end in pair[:2]}
+        return len(roots) == 2 and {self._hubs[root] for root in roots} == {*pair[:2]}
 
     def count_rejections(self, first: int, second: int) -> int:
         """Return how many comparisons of two components found no copy."""

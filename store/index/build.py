@@ -39,9 +39,7 @@ TYPICAL_REACH_QUANTILE = 0.995  # share of the vectors within IvfTuning.usual
 MANY_NEIGHBOURS = 100  # second number of neighbours for which nprobe is measured, to see how it grows
 MIN_REUSE_ROWS = 30_000_000  # of the previous segment; below, new lists take at most hours of one core
 MAX_REUSE_GROWTH = 4  # times the rows that the lists were trained for: then they are twice as long as new ones would be
-MAX_NPROBE_GROWTH = (
-    4  # times the nprobe of trained lists: then new rows are so unlike the old ones that searches slow down
-)
+MAX_NPROBE_GROWTH = 4  # times the nprobe of trained lists; beyond it, searches are slow
 MIN_NPROBE_POWER = 0.25  # least growth, if 10 and 100 neighbours need the same nprobe
 
 Float64Array = NDArray[np.float64]

@@ -134,3 +134,32 @@ def test_results_of_other_candidates_are_not_used(tmp_path, monkeypatch):
 )
 def test_the_overlap_is_a_share_of_the_smaller_image(matrix, share):
     assert compute_unit_overlap(matrix) == pytest.approx(share, abs=1e-6)
+
+
+def test_a_pair_of_hubs_is_listed_once(monkeypatch):
+    monkeypatch.setattr(verification, "VERIFICATION_BATCH_SIZE", 1)  # each result counts before the next comparison
+    # Three components of three images, the hubs 1, 4 and 7. Their other images do not match across components; of the
+    # hubs, 1 and 4 do not match each other, but both match 7, which joins all.
+    hubs = (1, 4, 7)
+    inside = [(hub, hub + step, 0.1) for hub in hubs for step in (1, 2)]
+    across = [(first + i, second + j, 0.8) for first, second in combinations(hubs, 2) for i in (1, 2) for j in (1, 2)]
+    pairs = [*inside, *across, (1, 4, 0.9), (1, 7, 0.91), (4, 7, 0.92), (10, 11, 1.0)]
+    copies = {*inside, (1, 7, 0.91), (4, 7, 0.92)}
+
+    def compare(batch):
+        return [
+            verification.Comparison(
+                is_copy=pair in copies,
+                score=1.0,
+                similarity=1.0,
+                reason="",
+                matrix=np.eye(3).tolist() if pair in copies else None,
+            )
+            for pair in batch
+        ]
+
+    rows = np.array(pairs, np.dtype([*PAIR_DTYPE.descr[:2], ("distance", "<f8")]))
+    found = verification._PairVerifier(rows, compare, lambda *_: None).run()
+    keys = [(pair.first, pair.second) for pair in found]
+    assert (1, 4) in keys
+    assert len(keys) == len(set(keys))
