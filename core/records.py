@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from typing import NamedTuple
 
 import numpy as np
@@ -55,6 +55,50 @@ class IgnoredFile:
 
     path: str
     kind: str  # its suffix in lower case, without the dot: pdf
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoMetadata:
+    """EXIF, XMP and IPTC of a photo. A value that is missing, or that can't be true, is None.
+
+    Attributes:
+        taken: Local time at which it was taken, as the camera's clock showed it, without a time zone. Photos of
+            several time zones sort by the time of day that people remember.
+        taken_offset: Minutes that this clock was ahead of UTC; None if the photo does not tell.
+        exposure_time: In seconds.
+        aperture: The f-number.
+        focal_length: In millimetres, of the lens itself.
+        latitude: Degrees, positive in the north.
+        longitude: Degrees, positive in the east.
+        rating: 0 (none) to 5 stars, or -1 for a rejected photo, as in XMP.
+        keywords: Sorted, each once.
+    """
+
+    taken: datetime | None = None
+    taken_offset: int | None = None
+    camera: str | None = None
+    lens: str | None = None
+    exposure_time: float | None = None
+    aperture: float | None = None
+    iso: int | None = None
+    focal_length: float | None = None
+    latitude: float | None = None
+    longitude: float | None = None
+    rating: int | None = None
+    title: str | None = None
+    description: str | None = None
+    copyright: str | None = None
+    keywords: tuple[str, ...] = ()
+
+    @property
+    def taken_text(self) -> str | None:
+        """The time as in ISO 8601, with its offset if that is known."""
+        if self.taken is None or self.taken_offset is None:
+            return None if self.taken is None else self.taken.isoformat()
+        return self.taken.replace(tzinfo=timezone(timedelta(minutes=self.taken_offset))).isoformat()
+
+
+NO_PHOTO_METADATA = PhotoMetadata()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,6 +61,7 @@ class Settings(BaseSettings):
         pattern="^#[0-9a-fA-F]{6}$",
         description="Colour under transparent pixels when an encoder is trained.",
     )
+    gps: bool = Field(True, description="Store where a photo was taken, if the file tells; false: no place is stored.")
     batch_size: int = Field(256, gt=0, le=65536, description="Images that are embedded and stored together.")
     train_memory: int = Field(
         2_000_000_000,

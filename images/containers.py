@@ -6,6 +6,10 @@ import re
 import struct
 from collections.abc import Iterator
 
+from simile.images.tiff import Buffer
+
+CODED_DATA = 0  # in place of a marker
+_SEGMENT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # in coded data FF00 is a byte, FFD0 to FFD7 are restarts
 # Except markers without a length and stuffed bytes. Not \xff+, which is quadratic in the length of a run.
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")
 
@@ -25,6 +29,52 @@ def iterate_riff_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
             raise UnsupportedContainer
         yield kind, data[offset + 8 : offset + 8 + length]
         offset += 8 + length + length % 2
+
+
+def iterate_jpeg_segments(data: Buffer) -> Iterator[tuple[int, int, int]]:
+    """Yield marker, start and end of each segment of a JPEG, from its FF on, until the end of the image.
+
+    The coded data of a scan follow its header, with CODED_DATA as marker. Raises UnsupportedContainer if the image is
+    damaged, IndexError or struct.error if it is cut off.
+    """
+    offset = 2
+    while offset < len(data):
+        if data[offset] != 0xFF:
+            raise UnsupportedContainer
+        marker = data[offset + 1]
+        if marker == 0xFF:  # a fill byte
+            offset += 1
+            continue
+        if marker == 0xD9:
+            yield marker, offset, offset + 2
+            return  # other images, videos or archives can follow
+        has_length = marker != 0x01 and not 0xD0 <= marker <= 0xD7
+        end = offset + 2 + (struct.unpack_from(">H", data, offset + 2)[0] if has_length else 0)
+        if end > len(data):
+            raise UnsupportedContainer
+        yield marker, offset, end
+        offset = end
+        if marker == 0xDA:
+            next_marker = _SEGMENT_MARKER.search(data, end)
+            offset = next_marker.start() if next_marker else len(data)
+            yield CODED_DATA, end, offset
+
+
+def iterate_png_chunks(data: Buffer) -> Iterator[tuple[bytes, int, int]]:
+    """Yield kind, start and end of each chunk of a PNG, with its length and checksum.
+
+    Raises UnsupportedContainer or struct.error if the file is cut off.
+    """
+    offset = 8
+    while True:
+        length, kind = struct.unpack_from(">I4s", data, offset)
+        end = offset + 12 + length
+        if end > len(data):
+            raise UnsupportedContainer
+        yield kind, offset, end
+        if kind == b"IEND":
+            return
+        offset = end
 
 
 def has_more_scans(data: bytes, max_scans: int) -> bool:

@@ -108,7 +108,7 @@ def decode_image(
     check_structure(data, name)
     if reason := find_unread_image(data):
         raise UnreadableImage(name, reason)
-    _ignore_decoder_warnings()
+    ignore_decoder_warnings()
     try:
         return _decode_first_frame(data, name, limits, background, min_side, to_srgb=to_srgb)
     except UnreadableImage:
@@ -119,7 +119,7 @@ def decode_image(
         raise UnreadableImage(name, _get_decode_failure_reason(error, data)) from error
 
 
-def _ignore_decoder_warnings() -> None:
+def ignore_decoder_warnings() -> None:
     """Ignore the warnings of the parsers: where warnings are errors, they would make good images unreadable.
 
     Checked on each call, because filters that are installed later (by a test runner) come before this filter.

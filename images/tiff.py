@@ -6,10 +6,12 @@ A decoder that opens the first directory would take the preview for the image.
 
 from __future__ import annotations
 
+import mmap
 import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 MAX_DIRECTORIES = 5_000  # of one file
 MAX_TAGS = 200_000  # of all directories, which may overlap: each takes a step
@@ -30,7 +32,19 @@ _RAW_SIGNATURES = re.compile(
 _NEW_SUBFILE_TYPE, _SUBFILE_TYPE, _WIDTH, _HEIGHT, _PHOTOMETRIC, _MAKE = 254, 255, 256, 257, 262, 271
 _SUB_DIRECTORIES, _CFA_PATTERNS, _DNG_VERSION, _CR2_SLICES = 330, (33421, 33422), 50706, 50752
 _CAMERA_PHOTOMETRICS = (32803, 34892)  # colour filter array, linear raw
+_TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _FORMATS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # by type: byte, short, long, IFD and their 64-bit forms
+
+Buffer = bytes | mmap.mmap  # of a whole file, or of a block that is built like one
+
+
+class TiffEntry(NamedTuple):
+    """An entry of a directory: `length` values of a type, which start at a position in the file."""
+
+    tag: int
+    kind: int
+    length: int
+    position: int
 
 
 @dataclass
@@ -84,11 +98,11 @@ def find_unread_image(data: bytes) -> str | None:
 
 def iterate_directories(data: bytes) -> Iterator[tuple[TiffDirectory, bool]]:
     """Yield each directory of a TIFF, with whether it is a sub-directory; stops where the file is damaged."""
-    order, is_big = "<" if data[:2] == b"II" else ">", 43 in data[2:4]
     pending: list[tuple[int, bool]] = []
     seen: set[int] = set()
     try:
-        pending.append((struct.unpack_from(f"{order}Q" if is_big else f"{order}I", data, 8 if is_big else 4)[0], False))
+        order, is_big, first = read_header(data)
+        pending.append((first, False))
         tag_count = 0
         while pending and len(seen) < MAX_DIRECTORIES and tag_count < MAX_TAGS:
             offset, is_sub = pending.pop()
@@ -104,25 +118,46 @@ def iterate_directories(data: bytes) -> Iterator[tuple[TiffDirectory, bool]]:
         return
 
 
-def _read_directory(data: bytes, offset: int, order: str, is_big: bool) -> tuple[TiffDirectory, int]:
-    """Return the directory at an offset, and the offset of the one that follows. Raises struct.error."""
-    count_format, entry_format, size = (f"{order}Q", f"{order}HHQ", 8) if is_big else (f"{order}H", f"{order}HHI", 4)
-    (count,) = struct.unpack_from(count_format, data, offset)
-    position, entry_size = offset + struct.calcsize(count_format), 4 + 2 * size
-    values: dict[int, tuple[int, ...]] = {}
-    tags = set()
+def read_header(data: Buffer) -> tuple[str, bool, int]:
+    """Return the byte order of struct, whether it is a BigTIFF, and the offset of the first directory.
+
+    Raises struct.error.
+    """
+    order, is_big = "<" if data[:2] == b"II" else ">", 43 in data[2:4]
+    return order, is_big, struct.unpack_from(f"{order}Q" if is_big else f"{order}I", data, 8 if is_big else 4)[0]
+
+
+def iterate_entries(data: Buffer, offset: int, order: str, *, is_big: bool) -> Iterator[TiffEntry]:
+    """Yield the entries of the directory at an offset. Raises struct.error where it is cut off."""
+    position, count, size = _find_entries(data, offset, order, is_big)
+    entry_format, offset_format = (f"{order}HHQ", f"{order}Q") if is_big else (f"{order}HHI", f"{order}I")
+    entry_size = 4 + 2 * size
     for start in range(position, min(position + min(count, MAX_TAGS) * entry_size, len(data)), entry_size):
         tag, kind, number = struct.unpack_from(entry_format, data, start)
-        tags.add(tag)
-        if tag not in _READ_TAGS or kind not in _FORMATS or number > MAX_DIRECTORIES:
-            continue
-        value_format = f"{order}{number}{_FORMATS[kind]}"
         value_position = start + 4 + size
-        if struct.calcsize(value_format) > size:  # the numbers are elsewhere
-            (value_position,) = struct.unpack_from(f"{order}Q" if is_big else f"{order}I", data, value_position)
-        values[tag] = struct.unpack_from(value_format, data, value_position)
-    end = position + count * entry_size
-    (following,) = struct.unpack_from(f"{order}Q" if is_big else f"{order}I", data, end)
+        if _TYPE_SIZES.get(kind, 1) * number > size:  # the values are elsewhere
+            (value_position,) = struct.unpack_from(offset_format, data, value_position)
+        yield TiffEntry(tag, kind, number, value_position)
+
+
+def _find_entries(data: Buffer, offset: int, order: str, is_big: bool) -> tuple[int, int, int]:
+    """Return where the entries of a directory start, their number, and the bytes of an offset."""
+    count_format = f"{order}Q" if is_big else f"{order}H"
+    (count,) = struct.unpack_from(count_format, data, offset)
+    return offset + struct.calcsize(count_format), count, 8 if is_big else 4
+
+
+def _read_directory(data: bytes, offset: int, order: str, is_big: bool) -> tuple[TiffDirectory, int]:
+    """Return the directory at an offset, and the offset of the one that follows. Raises struct.error."""
+    values: dict[int, tuple[int, ...]] = {}
+    tags = set()
+    for entry in iterate_entries(data, offset, order, is_big=is_big):
+        tags.add(entry.tag)
+        if entry.tag in _READ_TAGS and entry.kind in _FORMATS and entry.length <= MAX_DIRECTORIES:
+            value_format = f"{order}{entry.length}{_FORMATS[entry.kind]}"
+            values[entry.tag] = struct.unpack_from(value_format, data, entry.position)
+    position, count, size = _find_entries(data, offset, order, is_big)
+    (following,) = struct.unpack_from(f"{order}Q" if is_big else f"{order}I", data, position + count * (4 + 2 * size))
     return TiffDirectory(values, frozenset(tags), count), following
 
 

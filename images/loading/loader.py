@@ -20,11 +20,12 @@ from typing import TypeVar
 import numpy as np
 
 from simile.core.errors import HomeNotWritable, NotFinite, UnreadableImage
-from simile.core.records import Failure
+from simile.core.records import Failure, PhotoMetadata
 from simile.images.decoding import DecodedImage, decode_image
 from simile.images.formats import Limits, Pixels
 from simile.images.loading.fork_server import WorkerLost
 from simile.images.loading.worker_pool import WorkerPool, get_worker_count
+from simile.images.metadata.reader import MetadataReader
 from simile.images.sources.archives import MemberReader
 from simile.images.sources.buckets import is_remote, read_remote
 from simile.images.sources.reader import read_bytes
@@ -48,6 +49,7 @@ class PreparedImage:
     height: int
     format: str  # as `DecodedImage.format`
     array: Pixels  # (S, S, C)
+    photo: PhotoMetadata | None = None  # only if it was requested
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,17 @@ class ImageArrays:
     failures: list[Failure]  # files that could not be used
 
 
-def prepare_image(data: bytes, name: str, preprocessing: Preprocessing, limits: Limits) -> PreparedImage:
-    """Hash, decode and scale one image. Raises UnreadableImage or ImageTooLarge with `name`."""
+def prepare_image(
+    data: bytes,
+    name: str,
+    preprocessing: Preprocessing,
+    limits: Limits,
+    metadata_reader: MetadataReader | None = None,
+) -> PreparedImage:
+    """Hash, decode and scale one image, and read its metadata if there is a reader for them.
+
+    Raises UnreadableImage or ImageTooLarge with `name`.
+    """
     image = decode_image(
         data, name=name, limits=limits, background=preprocessing.background, min_side=preprocessing.min_side
     )
@@ -72,6 +83,7 @@ def prepare_image(data: bytes, name: str, preprocessing: Preprocessing, limits: 
         height=image.height,
         format=image.format,
         array=preprocessing.to_array(image),
+        photo=None if metadata_reader is None else metadata_reader.read(data, name),
     )
 
 
@@ -85,10 +97,15 @@ def decode_reduced(data: bytes, name: str, limits: Limits, side: int) -> Decoded
 
 
 def prepare_files(
-    paths: Iterable[str], preprocessing: Preprocessing, limits: Limits, workers: int | WorkerPool
+    paths: Iterable[str],
+    preprocessing: Preprocessing,
+    limits: Limits,
+    workers: int | WorkerPool,
+    metadata_reader: MetadataReader | None = None,
 ) -> Iterator[PreparedImage | Failure]:
     """Yield one result for each path, in order; a file that cannot be used becomes a Failure."""
-    return decode_files(partial(prepare_image, preprocessing=preprocessing, limits=limits), paths, limits, workers)
+    prepare = partial(prepare_image, preprocessing=preprocessing, limits=limits, metadata_reader=metadata_reader)
+    return decode_files(prepare, paths, limits, workers)
 
 
 def decode_files(

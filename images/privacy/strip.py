@@ -13,7 +13,7 @@ import io
 import re
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import ExifTags, Image
@@ -22,6 +22,8 @@ from simile.images.containers import (
     UnsupportedContainer,
     find_sub_blocks_end,
     get_colour_table_size,
+    iterate_jpeg_segments,
+    iterate_png_chunks,
     iterate_riff_chunks,
 )
 from simile.images.decoding import decode_image
@@ -29,7 +31,6 @@ from simile.images.formats import Limits
 from simile.images.privacy.heif import strip_heif
 from simile.images.privacy.tiff import strip_tiff
 
-_SEGMENT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # in coded data FF00 is a byte, FFD0 to FFD7 are restarts
 _ORIENTATION_HINT = re.compile(rb"[eE][xX][iI][fF]|XML:com\.adobe\.xmp|ns\.adobe\.com/xap|XMP ")
 _SAFE_PNG_CHUNKS = frozenset(
     b"IHDR PLTE IDAT IEND tRNS cHRM gAMA iCCP sBIT sRGB bKGD pHYs acTL fcTL fdAT cICP mDCV cLLI".split()
@@ -58,7 +59,8 @@ def strip_metadata(data: bytes, name: str | Path, limits: Limits) -> tuple[bytes
 def _strip_jpeg(data: bytes) -> bytes:
     """Copy the JFIF header, ICC profile, Adobe segment and coded data of a JPEG."""
     header, coded = [data[:2]], []
-    for marker, segment in _iterate_jpeg_segments(data):
+    for marker, start, end in iterate_jpeg_segments(data):
+        segment = data[start:end]
         if marker == 0xE0 and segment[4:9] == b"JFIF\0":
             header.append(b"\xff\xe0\0\x10" + segment[4:16].ljust(12, b"\0") + b"\0\0")  # without its thumbnail
         elif marker == 0xE2 and segment[4:16] == b"ICC_PROFILE\0":
@@ -73,48 +75,20 @@ def _strip_jpeg(data: bytes) -> bytes:
     return b"".join(header + coded)
 
 
-def _iterate_jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield (marker, bytes from its FF on) until the end of the image; coded data belong to the scan before them."""
-    offset = 2
-    while offset < len(data):
-        if data[offset] != 0xFF:
-            raise UnsupportedContainer
-        marker = data[offset + 1]
-        if marker == 0xFF:  # a fill byte
-            offset += 1
-            continue
-        if marker == 0xD9:
-            yield marker, b"\xff\xd9"
-            return  # other images, videos or archives can follow
-        has_length = marker != 0x01 and not 0xD0 <= marker <= 0xD7
-        end = offset + 2 + (struct.unpack_from(">H", data, offset + 2)[0] if has_length else 0)
-        if marker == 0xDA:
-            next_marker = _SEGMENT_MARKER.search(data, end)
-            end = next_marker.start() if next_marker else len(data)
-        if end > len(data):
-            raise UnsupportedContainer
-        yield marker, data[offset:end]
-        offset = end
-
-
 def _strip_png(data: bytes) -> bytes:
     """Copy the safe chunks of a PNG, with an eXIf chunk for the orientation."""
-    orientation, chunks, offset = _make_orientation_block(data), [data[:8]], 8
-    while True:
-        length, kind = struct.unpack_from(">I4s", data, offset)
-        end = offset + 12 + length
+    orientation, chunks = _make_orientation_block(data), [data[:8]]
+    for kind, start, end in iterate_png_chunks(data):
         is_critical = kind[:1].isupper()  # the image cannot be shown without this chunk
-        if end > len(data) or (kind not in _SAFE_PNG_CHUNKS and is_critical):
+        if kind not in _SAFE_PNG_CHUNKS and is_critical:
             raise UnsupportedContainer
         if kind == b"IDAT" and orientation:
             crc = struct.pack(">I", zlib.crc32(b"eXIf" + orientation))
             chunks.append(struct.pack(">I", len(orientation)) + b"eXIf" + orientation + crc)
             orientation = b""
         if kind in _SAFE_PNG_CHUNKS:
-            chunks.append(data[offset:end])
-        if kind == b"IEND":
-            return b"".join(chunks)
-        offset = end
+            chunks.append(data[start:end])
+    return b"".join(chunks)
 
 
 def _strip_webp(data: bytes) -> bytes:

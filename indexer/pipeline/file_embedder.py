@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from simile.core.records import Failure, FileStat
+from simile.core.records import Failure, FileStat, PhotoMetadata
 from simile.images.formats import Limits
 from simile.images.loading.loader import PreparedImage, prepare_files
 from simile.images.loading.worker_pool import WorkerPool
+from simile.images.metadata.reader import MetadataReader
 from simile.indexer.pipeline.plan import IndexTask, Spool
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import NewImage
@@ -28,7 +29,8 @@ class StoredFile(NamedTuple):
 
     image_id: int
     is_known: bool  # whether the catalogue had the image before the file's batch
-    has_vector: bool  # whether it had a vector of the encoder before; if not, the file's location is stored, too
+    has_vector: bool  # whether it had a vector of the encoder before; if not, location and photo are stored, too
+    photo: PhotoMetadata | None
 
 
 EmbeddedBatch = list[tuple[IndexTask, StoredFile | Failure]]
@@ -53,6 +55,7 @@ class FileEmbedder:
     workers: WorkerPool
     limits: Limits
     batch_size: int
+    metadata_reader: MetadataReader
     _storing: threading.Lock = field(default_factory=threading.Lock)  # one batch at a time is encoded and stored
 
     def embed(self, tasks: Iterable[IndexTask]) -> Iterator[EmbeddedBatch]:
@@ -80,7 +83,8 @@ class FileEmbedder:
                 waiting.append(task)
                 yield task.file.path
 
-        for result in prepare_files(paths(), self.encoder.preprocessing, self.limits, self.workers):
+        preprocessing = self.encoder.preprocessing
+        for result in prepare_files(paths(), preprocessing, self.limits, self.workers, self.metadata_reader):
             yield waiting.popleft(), result
 
     def _store(self, files: Sequence[tuple[FileStat, PreparedImage]]) -> list[StoredFile]:
@@ -92,7 +96,10 @@ class FileEmbedder:
         new_ids = self.catalogue.images.add_batch(rows, self.encoder.fingerprint, self.encoder.runtime)
         ids = {sha256: record.image_id for sha256, record in known.items()}
         ids.update((image.sha256, image_id) for (_, image), image_id in zip(new, new_ids, strict=True))
-        return [StoredFile(ids[image.sha256], image.sha256 in known, image.sha256 in embedded) for _, image in files]
+        return [
+            StoredFile(ids[image.sha256], image.sha256 in known, image.sha256 in embedded, image.photo)
+            for _, image in files
+        ]
 
 
 def make_embedding_rows(
@@ -124,6 +131,7 @@ def make_embedding_rows(
             width=image.width,
             height=image.height,
             file=file,
+            photo=image.photo,
             mu=latent.mu[row_by_sha256[image.sha256]],
             log_variance=None if log_variance is None else log_variance[row_by_sha256[image.sha256]],
             reconstruction_error=None if errors is None else float(errors[row_by_sha256[image.sha256]]),

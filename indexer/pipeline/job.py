@@ -24,6 +24,7 @@ from simile.core.signals import stop_on_interrupt
 from simile.images.formats import Limits
 from simile.images.loading.loader import sample_images
 from simile.images.loading.worker_pool import WorkerPool
+from simile.images.metadata.reader import MetadataReader
 from simile.images.sources.buckets import UPLOAD_SCHEME
 from simile.images.sources.folders import WalkResult, describe_kinds
 from simile.images.sources.paths import PathPatterns
@@ -338,6 +339,7 @@ class _IndexingRun:
             workers=workers,
             limits=self.limits,
             batch_size=settings.batch_size,
+            metadata_reader=MetadataReader(with_gps=settings.gps),
         )
 
     def _find_tasks_without_vector(

@@ -29,6 +29,7 @@ from simile.core.records import Failure
 from simile.core.settings import Settings
 from simile.images.formats import Limits
 from simile.images.loading.worker_pool import WorkerPool
+from simile.images.metadata.reader import MetadataReader
 from simile.images.sources.archives import is_compressed_tar, split_member_path
 from simile.images.sources.sources import is_path_missing
 from simile.indexer.pipeline.file_embedder import EmbeddedBatch, FileEmbedder, StoredFile
@@ -125,6 +126,7 @@ class EmbeddingActor:
             workers=self._resources.enter_context(workers),
             limits=Limits.from_settings(settings),
             batch_size=settings.batch_size,
+            metadata_reader=MetadataReader(with_gps=settings.gps),
         )
 
     def embed(self, tasks: list[IndexTask]) -> BlockResult:

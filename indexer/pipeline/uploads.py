@@ -11,6 +11,7 @@ from simile.core.atomic_write import write_atomically
 from simile.core.errors import QuotaExceeded
 from simile.core.records import FileStat
 from simile.images.loading.loader import PreparedImage, prepare_image
+from simile.images.metadata.reader import MetadataReader
 from simile.images.sources.buckets import UPLOAD_SCHEME, get_upload_object
 from simile.indexer.pipeline.file_embedder import make_embedding_rows
 from simile.models.inference.encoder import TrainedEncoder
@@ -51,7 +52,10 @@ def add_upload(
         searcher.home.check_free_space(len(data))
         if account is not None:
             catalogue.keys.check_quota(account, len(data))
-    prepare = partial(prepare_image, preprocessing=encoder.preprocessing, limits=searcher.limits)
+    reader = MetadataReader(with_gps=searcher.settings.gps, with_sidecars=False)
+    prepare = partial(
+        prepare_image, preprocessing=encoder.preprocessing, limits=searcher.limits, metadata_reader=reader
+    )
     prepared = searcher.decode_upload(prepare, data, name)
     name = f"{prepared.sha256}.{prepared.format}"
     file = _store_upload(searcher.home, name, data)
@@ -90,7 +94,7 @@ def _add_file(
     catalogue = searcher.catalogue
     known = catalogue.images.find_by_sha256([prepared.sha256], encoder.fingerprint).get(prepared.sha256)
     if known is not None and known.embedded:
-        catalogue.files.add([(known.image_id, file)], account)
+        catalogue.files.add([(known.image_id, file)], account, {file.path: prepared.photo})
         if metadata is not None:
             catalogue.metadata.set_for_image(known.image_id, metadata)
         return known.image_id, False

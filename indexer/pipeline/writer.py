@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from simile.core.records import Failure, FileStat, IndexSummary
+from simile.core.records import Failure, FileStat, IndexSummary, PhotoMetadata
 from simile.images.sources.sources import is_path_missing
 from simile.indexer.pipeline.file_embedder import EmbeddedBatch, StoredFile
 from simile.indexer.pipeline.plan import IndexPlan, IndexTask
 from simile.store.catalogue.catalogue import Catalogue
+
+PhotosByPath = dict[str, PhotoMetadata | None]
 
 MAX_REMEMBERED_IMAGES = 10_000  # images with old locations that are kept from batch to batch
 
@@ -33,7 +35,7 @@ class CountedImages:
         if file.has_vector and not is_added and not lacked_vector:
             return file
         is_counted = not self._add(file.image_id)
-        return StoredFile(file.image_id, is_known=is_counted or not is_added, has_vector=is_counted)
+        return file._replace(is_known=is_counted or not is_added, has_vector=is_counted)
 
     def _add(self, image_id: int) -> bool:
         """Add an image; return whether it is new here."""
@@ -73,7 +75,8 @@ class IndexBatchWriter:
         # Files of known images get, move or refresh a location.
         self._count_new_images([(task, file.image_id) for task, file in new if not file.is_known])
         self._update_locations([(task, file.image_id) for task, file in new if file.is_known], has_row=True)
-        self._update_locations([(task, file.image_id) for task, file in files if file.has_vector])
+        photos = {task.file.path: file.photo for task, file in files if file.has_vector}
+        self._update_locations([(task, file.image_id) for task, file in files if file.has_vector], photos)
         metadata = {task.file.path: task.metadata for task, _ in files if task.metadata is not None}
         self.catalogue.metadata.set_for_files(metadata)
 
@@ -85,7 +88,8 @@ class IndexBatchWriter:
         # Files of images that were stored with another file: their own locations may not be there.
         pairs = zip(files, corrected, strict=True)
         lacking = [(task, file) for (task, file), (_, new) in pairs if file.has_vector and not new.has_vector]
-        self.catalogue.files.add([(file.image_id, task.file) for task, file in lacking])
+        photos = {task.file.path: file.photo for task, file in lacking}
+        self.catalogue.files.add([(file.image_id, task.file) for task, file in lacking], photos=photos)
         return corrected
 
     def _count_new_images(self, files: list[tuple[IndexTask, int]]) -> None:
@@ -95,13 +99,17 @@ class IndexBatchWriter:
             _count_file(task, self.summary, is_copy=image_id in seen)
             seen.add(image_id)
 
-    def _update_locations(self, files: list[tuple[IndexTask, int]], *, has_row: bool = False) -> None:
+    def _update_locations(
+        self, files: list[tuple[IndexTask, int]], photos: PhotosByPath | None = None, *, has_row: bool = False
+    ) -> None:
         """Update the locations of files with a known content, and count them.
 
         Args:
             files: Tasks with the ids of their images.
-            has_row: Whether the locations of these files are stored already.
+            photos: Photo metadata of the files, by path.
+            has_row: Whether the locations of these files are stored already, with their photo metadata.
         """
+        photos = photos or {}
         self._remember_old_locations({image_id for task, image_id in files if task.known_file is None})
         touched: list[FileStat] = []
         added: list[tuple[int, FileStat]] = []
@@ -117,14 +125,17 @@ class IndexBatchWriter:
                 if has_row:
                     old_paths.append(old_path)
                 else:
-                    self.catalogue.files.move(old_path, task.file, replace=self.counted_images is not None)
+                    replace, photo = self.counted_images is not None, photos[task.file.path]
+                    self.catalogue.files.move(old_path, task.file, {task.file.path: photo}, replace=replace)
             else:
                 added.append((image_id, task.file))
                 self.summary.duplicates += not has_row
                 _count_file(task, self.summary, is_copy=True)
         if not has_row:
+            # First, so that after a crash the files are read again.
+            self.catalogue.photo_metadata.set_for_files({file.path: photos[file.path] for file in touched})
             self.catalogue.files.update_stats(touched)
-            self.catalogue.files.add(added)
+            self.catalogue.files.add(added, photos={file.path: photos[file.path] for _, file in added})
         self.catalogue.files.delete(old_paths)
 
     def _remember_old_locations(self, image_ids: set[int]) -> None:

@@ -8,7 +8,7 @@ from simile.store.catalogue.encoders import EncoderRepository
 from simile.store.catalogue.files import FileRepository
 from simile.store.catalogue.images import ImageRepository
 from simile.store.catalogue.keys import KeyRepository
-from simile.store.catalogue.metadata import MetadataRepository
+from simile.store.catalogue.metadata import MetadataRepository, PhotoMetadataRepository
 from simile.store.catalogue.runs import JobRepository, RunRepository
 from simile.store.catalogue.segments import SegmentRepository
 from simile.store.database.transactions import JOB_REPEAT_SECONDS, Database
@@ -29,6 +29,7 @@ class Catalogue(Database):
         self.images = ImageRepository(self)
         self.files = FileRepository(self)
         self.metadata = MetadataRepository(self)
+        self.photo_metadata = PhotoMetadataRepository(self)
         self.embeddings = EmbeddingRepository(self)
         self.encoders = EncoderRepository(self)
         self.segments = SegmentRepository(self)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ from sqlalchemy import (
     update,
 )
 
-from simile.core.records import Failure, FileStat
+from simile.core.records import Failure, FileStat, PhotoMetadata
 from simile.images.sources.buckets import UPLOAD_SCHEME, get_upload_object
 from simile.store.catalogue.keys import charge_uploads
+from simile.store.catalogue.metadata import write_photo_metadata
 from simile.store.catalogue.records import KnownFile, UploadAccount
 from simile.store.database.tables import DeletionRow, EmbeddingRow, ImageRow, LocationRow
 from simile.store.database.transactions import STREAM_OPTIONS, NumberChange, Repository, insert_rows, split_chunks
@@ -120,26 +121,45 @@ class FileRepository(Repository):
             with self.database.begin_write() as (connection, _):
                 connection.execute(_make_update("failure"), rows)
 
-    def add(self, files: Sequence[tuple[int, FileStat]], account: UploadAccount | None = None) -> int:
+    def add(
+        self,
+        files: Sequence[tuple[int, FileStat]],
+        account: UploadAccount | None = None,
+        photos: Mapping[str, PhotoMetadata | None] | None = None,
+    ) -> int:
         """Store (image id, file) pairs, and return how many images were deleted.
 
         A path of another image now belongs to the new one; an image left without a file is deleted. New files that are
-        uploads count towards `account`. Raises QuotaExceeded.
+        uploads count towards `account`. `photos`: the photo metadata of the files, by path. Raises QuotaExceeded.
         """
         if not files:
             return 0
         with self.database.begin_write() as (connection, number_change):
             with charge_uploads(connection, [file for _, file in files], account, number_change):
                 candidates = assign_paths(connection, files)
+            if photos:
+                write_photo_metadata(connection, photos)
             return delete_orphaned_images(connection, number_change, candidates)
 
-    def move(self, old_path: str, file: FileStat, *, replace: bool = False) -> None:
-        """Store that the file at `old_path` is now at `file.path`, which must be unknown, or is replaced."""
+    def move(
+        self,
+        old_path: str,
+        file: FileStat,
+        photos: Mapping[str, PhotoMetadata | None] | None = None,
+        *,
+        replace: bool = False,
+    ) -> None:
+        """Store that the file at `old_path` is now at `file.path`, which must be unknown, or is replaced.
+
+        `photos`: its photo metadata now, by path, because a sidecar may have changed; None keeps them.
+        """
         with self.database.begin_write() as (connection, _):
             if replace:
                 connection.execute(delete(LocationRow).where(LocationRow.path == file.path))
             new = {"path": file.path, "size": file.size, "mtime_ns": file.mtime_ns, "failure": None}
             connection.execute(update(LocationRow).where(LocationRow.path == old_path).values(new))
+            if photos:
+                write_photo_metadata(connection, photos)
 
     def delete(self, paths: Sequence[str]) -> int:
         """Delete these files from the catalogue, and return how many images were deleted, having no file left."""

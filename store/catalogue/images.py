@@ -12,7 +12,7 @@ from simile.store.catalogue.embeddings import check_new_vectors, write_embedding
 from simile.store.catalogue.encoders import get_encoder_record
 from simile.store.catalogue.files import assign_paths, delete_orphaned_images, delete_uploads, read_locations
 from simile.store.catalogue.keys import charge_uploads
-from simile.store.catalogue.metadata import write_file_metadata
+from simile.store.catalogue.metadata import write_file_metadata, write_photo_metadata
 from simile.store.catalogue.records import ImageRecord, ImageSummary, KnownImage, NewImage, UploadAccount
 from simile.store.database.tables import DeletionRow, EmbeddingRow, ImageRow, LocationRow, SegmentRow, StateRow, utc_now
 from simile.store.database.transactions import SQL_CHUNK_SIZE, Repository, insert_new, split_chunks
@@ -74,6 +74,7 @@ class ImageRepository(Repository):
                 candidates = assign_paths(connection, [(image_id, image.file) for image_id, image in pairs])
             if metadata:
                 write_file_metadata(connection, metadata)
+            write_photo_metadata(connection, {image.file.path: image.photo for image in new_images})
             # Last, because from the number on other writers wait.
             write_embeddings(connection, number_change, encoder_record, runtime, pairs)
             delete_orphaned_images(connection, number_change, candidates)

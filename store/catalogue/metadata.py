@@ -1,17 +1,33 @@
-"""Metadata of files, from manifests and from people: names and texts."""
+"""Metadata of files: names and texts from manifests and from people, and the metadata of photos."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
+from typing import Any
 
 from sqlalchemy import Connection, Row, delete, select
 
 from simile.core.errors import NoSuchImage
 from simile.core.filter_parser import parse_number
-from simile.store.database.tables import LocationRow, MetadataRow
+from simile.core.records import PhotoMetadata
+from simile.store.database.tables import LocationRow, MetadataRow, PhotoKeywordRow, PhotoMetadataRow
 from simile.store.database.transactions import Repository, insert_rows, split_chunks
 
 METADATA_JOIN = MetadataRow.location_id == LocationRow.id
+_PHOTO_JOIN = PhotoMetadataRow.location_id == LocationRow.id
+_KEYWORD_JOIN = PhotoKeywordRow.location_id == LocationRow.id
+_PHOTO_FIELDS = [field.name for field in fields(PhotoMetadata) if field.name != "keywords"]
+_PHOTOS_QUERY: Any = (
+    select(PhotoMetadataRow.location_id, *(getattr(PhotoMetadataRow, name) for name in _PHOTO_FIELDS))
+    .join(LocationRow, _PHOTO_JOIN)
+    .order_by(LocationRow.path)
+)
+_KEYWORDS_QUERY = (
+    select(PhotoKeywordRow.location_id, PhotoKeywordRow.keyword)
+    .join(LocationRow, _KEYWORD_JOIN)
+    .order_by(PhotoKeywordRow.keyword)
+)
 
 
 class MetadataRepository(Repository):
@@ -67,6 +83,63 @@ class MetadataRepository(Repository):
             if not metadata_by_location:
                 raise NoSuchImage(image_id)
             _replace_location_metadata(connection, metadata_by_location)
+
+
+class PhotoMetadataRepository(Repository):
+    """Queries and updates of photo metadata. Of an image with several files, the first that has any counts."""
+
+    def get_for_files(self, paths: Iterable[str]) -> dict[str, PhotoMetadata]:
+        """Return the photo metadata of these files by path; files without any are left out."""
+        return dict(self._read(LocationRow.path, paths))
+
+    def get_for_images(self, image_ids: Iterable[int]) -> dict[int, PhotoMetadata]:
+        """Return the photo metadata of these images by id; images without any are left out."""
+        photos: dict[int, PhotoMetadata] = {}
+        for image_id, photo in self._read(LocationRow.image_id, image_ids):
+            photos.setdefault(image_id, photo)
+        return photos
+
+    def _read(self, column: Any, values: Iterable[Any]) -> Iterator[tuple[Any, PhotoMetadata]]:
+        """Yield the value and the photo metadata of each file with one of the values in this column, by path."""
+        with self.database.begin_read() as connection:
+            for chunk in split_chunks(values):
+                keywords: dict[int, list[str]] = {}
+                for location_id, keyword in connection.execute(_KEYWORDS_QUERY.where(column.in_(chunk))):
+                    keywords.setdefault(location_id, []).append(keyword)
+                for row in connection.execute(_PHOTOS_QUERY.add_columns(column).where(column.in_(chunk))):
+                    location_id, *photo_values, value = row
+                    named = dict(zip(_PHOTO_FIELDS, photo_values, strict=True))
+                    yield value, PhotoMetadata(**named, keywords=tuple(keywords.get(location_id, ())))
+
+    def iterate_keywords(self) -> Iterator[Row[int, str]]:
+        """Yield image id and keyword of all photos; an image with several files may repeat a keyword."""
+        return self.stream(select(LocationRow.image_id, PhotoKeywordRow.keyword).join(LocationRow, _KEYWORD_JOIN))
+
+    def set_for_files(self, photos: Mapping[str, PhotoMetadata | None]) -> int:
+        """Replace the photo metadata of files, and return how many files changed. Unknown paths are ignored."""
+        before = self.get_for_files(photos)
+        changed = {path: photo for path, photo in photos.items() if before.get(path) != photo}
+        if changed:
+            with self.database.begin_write() as (connection, _):
+                write_photo_metadata(connection, changed)
+        return len(changed)
+
+
+def write_photo_metadata(connection: Connection, photos: Mapping[str, PhotoMetadata | None]) -> None:
+    """Replace the photo metadata of files, by path; None deletes them. Unknown paths are ignored."""
+    for chunk in split_chunks(photos):
+        locations = select(LocationRow.id, LocationRow.path).where(LocationRow.path.in_(chunk))
+        by_location = {location_id: photos[path] for location_id, path in connection.execute(locations)}
+        connection.execute(delete(PhotoMetadataRow).where(PhotoMetadataRow.location_id.in_(by_location)))
+        found = [(location_id, photo) for location_id, photo in by_location.items() if photo is not None]
+        rows = [
+            {"location_id": location_id, **{name: getattr(photo, name) for name in _PHOTO_FIELDS}}
+            for location_id, photo in found
+        ]
+        keywords = [{"location_id": item, "keyword": keyword} for item, photo in found for keyword in photo.keywords]
+        for table, new_rows in ((PhotoMetadataRow, rows), (PhotoKeywordRow, keywords)):
+            if new_rows:
+                insert_rows(connection, table, new_rows)
 
 
 def write_file_metadata(connection: Connection, metadata_by_path: Mapping[str, Mapping[str, str]]) -> None:

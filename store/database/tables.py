@@ -140,6 +140,43 @@ class MetadataRow(Base):
     number: Mapped[float | None]
 
 
+class PhotoMetadataRow(Base):
+    """What camera and owner noted in a photo: PhotoMetadata of core/records.py. A file without any of it has no row.
+
+    `taken` is the local time of the camera, so that a range of days needs no time zone; `taken_offset`: its minutes
+    ahead of UTC, if known.
+    """
+
+    __tablename__ = "photo_metadata"
+
+    location_id: Mapped[int] = mapped_column(IdType, ForeignKey("locations.id", ondelete="CASCADE"), primary_key=True)
+    taken: Mapped[datetime | None] = mapped_column(DateTime(), index=True)
+    taken_offset: Mapped[int | None]
+    camera: Mapped[str | None] = mapped_column(BytewiseString, index=True)
+    lens: Mapped[str | None] = mapped_column(BytewiseString)
+    exposure_time: Mapped[float | None]  # seconds
+    aperture: Mapped[float | None]
+    iso: Mapped[int | None]
+    focal_length: Mapped[float | None]  # millimetres
+    latitude: Mapped[float | None] = mapped_column(index=True)  # degrees
+    longitude: Mapped[float | None]
+    rating: Mapped[int | None] = mapped_column(index=True)
+    title: Mapped[str | None]
+    description: Mapped[str | None]
+    copyright: Mapped[str | None]
+
+
+class PhotoKeywordRow(Base):
+    """A keyword of a photo."""
+
+    __tablename__ = "photo_keywords"
+
+    location_id: Mapped[int] = mapped_column(
+        IdType, ForeignKey("photo_metadata.location_id", ondelete="CASCADE"), primary_key=True
+    )
+    keyword: Mapped[str] = mapped_column(BytewiseString, primary_key=True, index=True)
+
+
 class EmbeddingRow(Base):
     """An encoder's latent vector of an image. `change`: the transaction that wrote it."""
 

@@ -19,11 +19,12 @@ import numpy as np
 import pytest
 
 from simile.core.errors import BadSetting
-from simile.core.records import IndexSummary
+from simile.core.records import IndexSummary, PhotoMetadata
 from simile.core.settings import Settings
 from simile.images.encoding import encode_png
 from simile.images.formats import Limits
 from simile.images.loading.worker_pool import WorkerPool
+from simile.images.metadata.reader import MetadataReader
 from simile.images.sources.sources import ImageSources
 from simile.indexer.maintenance.verify import verify_home
 from simile.indexer.pipeline import job, ray_embedder
@@ -35,6 +36,7 @@ from simile.store.catalogue.catalogue import Catalogue
 from simile.store.home import Home
 from tests.conftest import own_settings
 from tests.support.commands import run_simile
+from tests.support.images import make_xmp
 
 SIMILE = str(Path(sys.executable).with_name("simile"))
 ROOT = Path(__file__).parents[2]
@@ -66,11 +68,12 @@ def write_some(folder: Path, first: int, count: int) -> None:
 
 
 def write_sources(photos: Path) -> None:
-    """60 images, copies of 20 of them, a damaged one, and a compressed tar."""
+    """60 images, copies of 20 of them, with sidecars, a damaged one, and a compressed tar."""
     write_some(photos / "a", 0, 60)
     for seed in range(0, 60, 3):
         (photos / "b").mkdir(exist_ok=True)
         shutil.copy2(photos / f"a/{seed:04}.png", photos / f"b/copy of {seed}.png")
+        (photos / f"b/copy of {seed}.xmp").write_bytes(make_xmp(f'xmp:Rating="{seed % 5}"'))
     (photos / "b/damaged.png").write_bytes((photos / "a/0001.png").read_bytes()[:60])
     write_some(photos / "packed", 100, 20)
     with tarfile.open(photos / "more.tar.gz", "w:gz") as archive:
@@ -99,6 +102,11 @@ def read_rows(settings: Settings) -> dict[tuple[str, str], np.ndarray]:
         return {(path, hashes[file.image_id]): embeddings[file.image_id].mu for path, file in files.items()}
 
 
+def read_photos(settings: Settings) -> dict[str, PhotoMetadata]:
+    with Catalogue(Home(settings.home)) as catalogue:
+        return catalogue.photo_metadata.get_for_files(catalogue.files.find_under([os.sep]))
+
+
 def counts(summary: IndexSummary) -> dict[str, Any]:
     values = asdict(summary)
     del values["seconds"], values["run_id"]
@@ -116,6 +124,7 @@ class RepeatingEmbedder:
             workers=self.workers,
             limits=Limits(),
             batch_size=settings.batch_size,
+            metadata_reader=MetadataReader(),
         )
 
     def __enter__(self) -> Self:
@@ -146,6 +155,7 @@ def compare_runs(template: Settings, folder: Path, photos: Path) -> None:
         assert expected.new >= 30
         found = index(distributed, sources, IndexRequest(prune=True, ray="auto"))
         assert counts(found) == counts(expected)
+        assert read_photos(distributed) == read_photos(local) != {}
         rows, expected_rows = read_rows(distributed), read_rows(local)
         assert rows.keys() == expected_rows.keys()
         for file, vector in rows.items():
