@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Option
@@ -16,7 +16,12 @@ from simile.cli.progress import RESUME_HINT, ProgressReporter
 from simile.core.errors import BadUsage
 from simile.core.settings import Settings
 
+if TYPE_CHECKING:
+    from simile.images.sources.paths import PathPatterns
+
 RAY_ADDRESS = re.compile(r"auto|[\w.\-]+:\d+|\[[\da-fA-F:]+\]:\d+")  # HOST:PORT
+
+METADATA_HINT = "What was read is stored; a rerun reads all files again."
 
 
 class IndexCommand(TyperCommand):
@@ -64,6 +69,13 @@ def index(
             "this machine, else one that is started here.",
         ),
     ] = None,
+    metadata: Annotated[
+        bool,
+        Option(
+            "--metadata",
+            help="Only read the metadata of indexed photos and their sidecars again; nothing is decoded or embedded.",
+        ),
+    ] = False,
     minutes: Annotated[
         float | None,
         Option(
@@ -79,6 +91,13 @@ def index(
     The first run in a home uses the encoder that comes with simile, or with --train one that it trains.
     With another --encoder, all images of the home are embedded again. The old embeddings are used until that is done.
     """
+    if metadata:
+        others = {"--train": train, "--minutes": minutes, "--encoder": encoder, "--index": index_kind, "--ray": ray}
+        others |= {"--prune": prune, "--reread": reread, "--dry-run": dry_run, "--list-ignored": list_ignored}
+        if excluded := next((name for name, value in others.items() if value), None):
+            raise BadUsage(f"--metadata only reads metadata, so it excludes {excluded}. Choose one.")
+        _update_metadata(common, photos, options.make_patterns(include, exclude), wait=wait, strict=strict)
+        return
     from simile.indexer.pipeline.job import IndexRequest
     from simile.indexer.pipeline.job import index as run_index
 
@@ -105,6 +124,20 @@ def index(
         summary = run_index(settings, photos, request)
     body = {**asdict(summary), "images_per_second": summary.images_per_second}
     common.show(body, output.format_summary(summary, dry_run=dry_run))
+    if strict and summary.failures:
+        raise typer.Exit(1)
+
+
+def _update_metadata(
+    common: options.EncoderOptions, photos: list[Path], patterns: PathPatterns, *, wait: float, strict: bool
+) -> None:
+    """Read the metadata of indexed photos again."""
+    from simile.indexer.pipeline.metadata import update_photo_metadata
+
+    with ProgressReporter(METADATA_HINT, json=common.json) as reporter:
+        summary = update_photo_metadata(common.load_settings(), photos, patterns, reporter.on_stage, wait=wait)
+    body = {**asdict(summary), "files_per_second": summary.files_per_second}
+    common.show(body, output.format_metadata_summary(summary))
     if strict and summary.failures:
         raise typer.Exit(1)
 

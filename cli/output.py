@@ -14,6 +14,7 @@ from simile.images.sources.folders import describe_kinds
 from simile.search.queries import SearchResult, serialize_hit, serialize_query, serialize_result
 
 if TYPE_CHECKING:
+    from simile.indexer.pipeline.metadata import MetadataSummary
     from simile.search.words.text import TextTerm
 
 
@@ -76,8 +77,7 @@ def format_summary(summary: IndexSummary, *, dry_run: bool) -> list[str]:
         lines.append(f"{summary.duplicates:,} of these files are exact copies of images in the index")
     if summary.lacking:
         lines.append(f"{summary.lacking:,} images could not be embedded: the active encoder is not changed")
-    if summary.missing:
-        lines.append(f"{summary.missing:,} indexed files no longer exist; remove them from the index with --prune")
+    lines += _format_missing(summary.missing)
     if summary.ignored:
         lines.append(_format_ignored_kinds(summary))
     lines += [f"ignored: {file.path} ({file.kind})" for file in summary.ignored_files or ()]
@@ -91,6 +91,26 @@ def format_summary(summary: IndexSummary, *, dry_run: bool) -> list[str]:
         rate = f" at {speed:,.{0 if speed >= 10 else 1}f} images/s" if speed else ""
         lines.append(f"embedded {_count(summary.embedded, 'image')}{rate}")
     return lines
+
+
+def format_metadata_summary(summary: MetadataSummary) -> list[str]:
+    """Format a run of `index --metadata`: a line of counts, special cases, then the skipped files with the reason."""
+    counts = {"read": summary.read, "with metadata": summary.described, "updated": summary.updated}
+    counts |= {"unreadable": len(summary.failures)}
+    lines = ["metadata: " + "  ".join(f"{name} {count:,}" for name, count in counts.items())]
+    if summary.outdated:
+        files = _count(summary.outdated, "new or changed file")
+        lines.append(f"{files} not read: run `simile index` without --metadata, which reads the metadata, too")
+    lines += _format_missing(summary.missing)
+    lines += [format_failure(failure) for failure in summary.failures]
+    if summary.read:
+        lines.append(f"read {_count(summary.read, 'file')} at {summary.files_per_second:,.0f} files/s")
+    return lines
+
+
+def _format_missing(count: int) -> list[str]:
+    """Format the number of files that no longer exist."""
+    return [f"{count:,} indexed files no longer exist; remove them from the index with --prune"] if count else []
 
 
 def _format_ignored_kinds(summary: IndexSummary) -> str:

@@ -11,6 +11,7 @@ import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count as count_from
 from typing import NamedTuple
 
 MAX_DIRECTORIES = 5_000  # of one file
@@ -128,16 +129,14 @@ def read_header(data: Buffer) -> tuple[str, bool, int]:
 
 
 def iterate_entries(data: Buffer, offset: int, order: str, *, is_big: bool) -> Iterator[TiffEntry]:
-    """Yield the entries of the directory at an offset. Raises struct.error where it is cut off."""
+    """Yield the entries of the directory at an offset that are not cut off. Raises struct.error."""
     position, count, size = _find_entries(data, offset, order, is_big)
-    entry_format, offset_format = (f"{order}HHQ", f"{order}Q") if is_big else (f"{order}HHI", f"{order}I")
     entry_size = 4 + 2 * size
-    for start in range(position, min(position + min(count, MAX_TAGS) * entry_size, len(data)), entry_size):
-        tag, kind, number = struct.unpack_from(entry_format, data, start)
-        value_position = start + 4 + size
-        if _TYPE_SIZES.get(kind, 1) * number > size:  # the values are elsewhere
-            (value_position,) = struct.unpack_from(offset_format, data, value_position)
-        yield TiffEntry(tag, kind, number, value_position)
+    count = min(count, MAX_TAGS, max(0, len(data) - position) // entry_size)
+    entries = struct.iter_unpack(f"{order}HH{'QQ' if is_big else 'II'}", data[position : position + count * entry_size])
+    for value_position, (tag, kind, length, value_offset) in zip(count_from(position + 4 + size, entry_size), entries):
+        is_elsewhere = _TYPE_SIZES.get(kind, 1) * length > size
+        yield TiffEntry(tag, kind, length, value_offset if is_elsewhere else value_position)
 
 
 def _find_entries(data: Buffer, offset: int, order: str, is_big: bool) -> tuple[int, int, int]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from simile.core.errors import SimileError
 from simile.core.filter_parser import parse_metadata
-from simile.core.records import FloatArray
+from simile.core.records import FloatArray, PhotoMetadata
 from simile.core.settings import Settings
 from simile.images.encoding import encode_png
 from simile.images.formats import Pixels
@@ -181,6 +181,10 @@ class Searcher(ImageLibrary):
         """Return the metadata of several images by id; images without metadata are left out."""
         metadata = self.catalogue.metadata.get_for_images(image_ids)
         return {image_id: parse_metadata(texts) for image_id, texts in metadata.items()}
+
+    def get_photo_metadata(self, image_id: int) -> PhotoMetadata | None:
+        """Return what camera and owner noted in the photo; None if there is nothing."""
+        return self.catalogue.photo_metadata.get_for_images([image_id]).get(image_id)
 
     def get_mean_sigma(self, image_id: int) -> float | None:
         """Return the mean σ of an indexed image over the indexed dimensions; None without a variance."""

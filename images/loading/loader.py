@@ -15,7 +15,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -28,7 +28,8 @@ from simile.images.loading.worker_pool import WorkerPool, get_worker_count
 from simile.images.metadata.reader import MetadataReader
 from simile.images.sources.archives import MemberReader
 from simile.images.sources.buckets import is_remote, read_remote
-from simile.images.sources.reader import read_bytes
+from simile.images.sources.reader import map_bytes, read_bytes
+from simile.images.tiff import Buffer
 from simile.images.transforms import Preprocessing, downscale
 
 Item = TypeVar("Item")
@@ -108,18 +109,31 @@ def prepare_files(
     return decode_files(prepare, paths, limits, workers)
 
 
+def read_metadata(
+    paths: Iterable[str], reader: MetadataReader, limits: Limits, workers: int | WorkerPool
+) -> Iterator[PhotoMetadata | Failure | None]:
+    """Yield the photo metadata of each file, in order, without its pixels; of a file on disk only parts are read."""
+    return decode_files(reader.read, paths, limits, workers, open_file=map_bytes)
+
+
 def decode_files(
-    function: Callable[[bytes, str], Result], paths: Iterable[str], limits: Limits, workers: int | WorkerPool
+    function: Callable[[Any, str], Result],
+    paths: Iterable[str],
+    limits: Limits,
+    workers: int | WorkerPool,
+    *,
+    open_file: Callable[[str, Limits], Buffer] = read_bytes,
 ) -> Iterator[Result | Failure]:
     """Yield what `function` returns for the bytes and the path of each file, in order, from worker processes.
 
     The function, or that of a partial, can be imported. Members of an archive are read fastest in their order in it.
-    `workers` is a running pool, or the number of processes to start (0: one per core). A file becomes a Failure when
+    `workers` is a running pool, or the number of processes to start (0: one per core). `open_file` returns the bytes of
+    a file on disk. A file becomes a Failure when
     it raises UnreadableImage, NotFinite or MemoryError, takes more than `limits.seconds`, or ends its process. Raises
     ObjectsUnavailable.
     """
     names: deque[str] = deque()
-    task = partial(_call_or_fail, function=function, limits=limits)
+    task = partial(_call_or_fail, function=function, limits=limits, open_file=open_file)
     with open_worker_pool(workers, limits) as pool, MemberReader(limits) as reader:
         for result in pool.map(task, _iterate_files(paths, reader, limits, names)):
             path = names.popleft()
@@ -244,13 +258,18 @@ def _read_objects_ahead(paths: Iterable[str], limits: Limits) -> Generator[tuple
         yield from waiting
 
 
-def _call_or_fail(file: SourceFile, function: Callable[[bytes, str], Result], limits: Limits) -> Result | Failure:
+def _call_or_fail(
+    file: SourceFile,
+    function: Callable[[Any, str], Result],
+    limits: Limits,
+    open_file: Callable[[str, Limits], Buffer],
+) -> Result | Failure:
     """Call the function in a worker process; turn the expected errors into a Failure."""
     path, data = file
     try:
         if isinstance(data, Failure):
             return data
-        return function(read_bytes(path, limits) if data is None else data, path)
+        return function(open_file(path, limits) if data is None else data, path)
     except UnreadableImage as error:
         return Failure(path, error.reason)
     except NotFinite as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,23 +48,29 @@ class MetadataReader:
         xmp = NO_PHOTO_METADATA if blocks.xmp is None else read_xmp(blocks.xmp)
         iptc = NO_PHOTO_METADATA if blocks.iptc is None else read_iptc(blocks.iptc)
         sidecars = [read_xmp(packet) for packet in _read_sidecars(path)] if self.with_sidecars else []
-        photo = PhotoMetadata(
-            **_choose(_CAMERA_VALUES, (*sidecars, exif, xmp, iptc)),
-            **_choose(_OWNER_VALUES, (*sidecars, xmp, iptc, exif)),
-        )
+        photo = _combine((*sidecars, exif, xmp, iptc), (*sidecars, xmp, iptc, exif))
         if not self.with_gps:
             photo = replace(photo, latitude=None, longitude=None)
         return None if photo == NO_PHOTO_METADATA else photo
 
 
-def _choose(groups: Iterable[tuple[str, ...]], sources: Iterable[PhotoMetadata]) -> dict[str, Any]:
+def _combine(by_camera: Iterable[PhotoMetadata], by_owner: Iterable[PhotoMetadata]) -> PhotoMetadata:
+    """Return one record of several; each value is from the first that has it, in the order for its kind."""
+    camera_sources = [source for source in by_camera if source != NO_PHOTO_METADATA]
+    if len(camera_sources) < 2:
+        return camera_sources[0] if camera_sources else NO_PHOTO_METADATA
+    owner_sources = [source for source in by_owner if source != NO_PHOTO_METADATA]
+    return PhotoMetadata(**_choose(_CAMERA_VALUES, camera_sources), **_choose(_OWNER_VALUES, owner_sources))
+
+
+def _choose(groups: Iterable[tuple[str, ...]], sources: Sequence[PhotoMetadata]) -> dict[str, Any]:
     """Return each group of values from the first source that has its first value."""
     chosen: dict[str, Any] = {}
-    found = [source for source in sources if source is not NO_PHOTO_METADATA]
     for group in groups:
-        source = next((source for source in found if getattr(source, group[0]) not in (None, ())), None)
-        if source is not None:
-            chosen.update((name, getattr(source, name)) for name in group)
+        for source in sources:
+            if getattr(source, group[0]) not in (None, ()):
+                chosen.update((name, getattr(source, name)) for name in group)
+                break
     return chosen
 
 

@@ -16,6 +16,7 @@ from simile.store.index.flat import Ids
 
 MAX_PHRASE_WORDS, MAX_PHRASE_LENGTH = 4, 64
 FOLDER_SOURCE = ""  # the names of metadata are not empty
+KEYWORD_SOURCE = "keywords"  # in photos; metadata of this name mean the same
 
 _YES, _NO = frozenset({"yes", "true", "1"}), frozenset({"no", "false", "0", "-1"})
 _SEPARATORS = re.compile(r"[;,|/\\\n\t]+")  # between the items of a list, and the levels of a hierarchy
@@ -27,7 +28,7 @@ class WordExamples:
     """The images that have a word, and the places that it comes from."""
 
     positive_ids: list[int] = field(default_factory=list)  # may repeat an id
-    sources: set[str] = field(default_factory=set)  # names of metadata; FOLDER_SOURCE for folder names
+    sources: set[str] = field(default_factory=set)  # names of metadata, KEYWORD_SOURCE, FOLDER_SOURCE for folder names
 
 
 @dataclass
@@ -67,6 +68,9 @@ def _read_tagged_images(catalogue: Catalogue) -> TaggedImages:
             tagged.add(image_id, name, tuple(split_item(name)) if normalise_words(text) in _YES else ())
         elif words := split_words(text):
             tagged.add(image_id, name, words)
+    for image_id, keyword in catalogue.photo_metadata.iterate_keywords():
+        if words := split_words(keyword):
+            tagged.add(image_id, KEYWORD_SOURCE, words)
     for image_id, path in catalogue.files.iterate_paths():
         if not home.is_upload(path):
             tagged.add(image_id, FOLDER_SOURCE, split_words(str(PurePosixPath(path).parent)))

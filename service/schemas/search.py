@@ -362,10 +362,34 @@ class ImageResponse(BaseModel):
     reconstruction_url: str
 
 
+class PhotoResponse(BaseModel):
+    """What camera and owner noted in a photo: EXIF, XMP, IPTC and XMP sidecars. Null: not there, or impossible."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    taken: str | None = Field(
+        validation_alias="taken_text", description="Local time, with its offset from UTC if the photo tells; ISO 8601."
+    )
+    camera: str | None
+    lens: str | None
+    exposure_time: float | None = Field(description="In seconds.")
+    aperture: float | None = Field(description="The f-number.")
+    iso: int | None
+    focal_length: float | None = Field(description="In millimetres, of the lens itself.")
+    latitude: float | None = Field(description="Degrees, positive in the north.")
+    longitude: float | None = Field(description="Degrees, positive in the east.")
+    rating: int | None = Field(description="0 (none) to 5 stars; -1: rejected.")
+    keywords: list[str]
+    title: str | None
+    description: str | None
+    copyright: str | None
+
+
 class ImageDetailResponse(ImageResponse):
-    """An indexed image with the encoder's uncertainty."""
+    """An indexed image with the encoder's uncertainty and the photo's metadata."""
 
     sigma: MeanSigma = None
+    photo: PhotoResponse | None = Field(None, description="Of the first file of the image that has any.")
 
 
 class ImageListItemResponse(ImageResponse):

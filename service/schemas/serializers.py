@@ -7,13 +7,14 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from simile.core.errors import NoDecoder
-from simile.core.records import MAX_LISTED_PATHS
+from simile.core.records import MAX_LISTED_PATHS, PhotoMetadata
 from simile.search.queries import SearchResult, serialize_result
 from simile.search.searcher import Searcher
 from simile.service import urls
 from simile.service.errors import ProblemDetails, make_problem_body
 from simile.service.schemas.search import (
     ImageResponse,
+    PhotoResponse,
     ProblemResponse,
     SearchBatchProblemResponse,
     SearchResponse,
@@ -71,6 +72,11 @@ def make_image_fields(record: ImageRecord, metadata: Mapping[str, str | float] |
     listed = {"path": path, "paths": record.paths[:MAX_LISTED_PATHS], "path_count": len(record.paths)}
     named = {"image_id": record.id, "metadata": metadata or {}, **listed}
     return vars(record) | named | urls.image_urls(record.id)
+
+
+def make_photo(photo: PhotoMetadata | None) -> PhotoResponse | None:
+    """Return the metadata of a photo, None without any."""
+    return None if photo is None else PhotoResponse.model_validate(photo)
 
 
 def make_data_url(data: bytes, media_type: str) -> str:

@@ -86,6 +86,7 @@ def make_image_view(searcher: Searcher, image_id: int, params: SearchPageParams)
     return {
         "params": params,
         "image": image,
+        "photo": searcher.get_photo_metadata(image_id),
         "name": get_image_name(image),
         "large_url": urls.thumbnail(image_id, IMAGE_PAGE_SIDE),
         "error_percentile": _get_error_percentile(searcher, record.reconstruction_error),

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.templating import Jinja2Templates
 
 from simile.core.errors import NothingIndexed, SimileError
+from simile.core.records import PhotoMetadata
 from simile.core.settings import Settings
 from simile.search.searcher import Searcher
 from simile.service import urls
@@ -122,6 +123,60 @@ def format_bytes(value: int) -> str:
     return f"{value / 1000**power:.3g} {'kMGT'[power - 1]}B"
 
 
+def describe_photo(photo: PhotoMetadata) -> list[tuple[str, str]]:
+    """Return the rows of a table about a photo: name and text."""
+    rows = {
+        "Title": photo.title,
+        "Taken": _format_taken(photo),
+        "Camera": photo.camera,
+        "Lens": photo.lens,
+        "Exposure": _format_exposure(photo),
+        "Rating": None if photo.rating is None else _format_rating(photo.rating),
+        "Keywords": ", ".join(photo.keywords),
+        "Description": photo.description,
+        "Copyright": photo.copyright,
+        "Place": _format_position(photo),
+    }
+    return [(name, text) for name, text in rows.items() if text]
+
+
+def _format_taken(photo: PhotoMetadata) -> str | None:
+    """Format the local time: 6 May 2024, 07:08 (UTC+02:00)."""
+    if photo.taken is None:
+        return None
+    text = f"{photo.taken.day} {photo.taken:%B} {photo.taken.year}, {photo.taken:%H:%M}"
+    if photo.taken_offset is None:
+        return text
+    hours, minutes = divmod(abs(photo.taken_offset), 60)
+    return f"{text} (UTC{'-' if photo.taken_offset < 0 else '+'}{hours:02}:{minutes:02})"
+
+
+def _format_exposure(photo: PhotoMetadata) -> str:
+    """Format what was set for the shot: 1/250 s, f/2.8, ISO 400, 50 mm."""
+    time = photo.exposure_time
+    is_fraction = time is not None and time < 0.3
+    parts = [
+        "" if time is None else f"1/{1 / time:.0f} s" if is_fraction else f"{time:g} s",
+        "" if photo.aperture is None else f"f/{photo.aperture:.3g}",
+        "" if photo.iso is None else f"ISO {photo.iso}",
+        "" if photo.focal_length is None else f"{photo.focal_length:.4g} mm",
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def _format_rating(rating: int) -> str:
+    """Format stars: ★★★☆☆."""
+    return "rejected" if rating < 0 else "★" * rating + "☆" * (5 - rating)
+
+
+def _format_position(photo: PhotoMetadata) -> str | None:
+    """Format degrees: 52.50000° N, 13.40000° E."""
+    if photo.latitude is None or photo.longitude is None:
+        return None
+    sides = ("N" if photo.latitude >= 0 else "S", "E" if photo.longitude >= 0 else "W")
+    return f"{abs(photo.latitude):.5f}° {sides[0]}, {abs(photo.longitude):.5f}° {sides[1]}"
+
+
 def format_one_in(rate: float) -> str:
     """Format a rate: 0.01 is "1 in 100"."""
     return f"1 in {round(1 / rate):,}" if 0 < rate <= 1 else "none"
@@ -139,6 +194,7 @@ _templates.env.filters |= {
     "one_in": format_one_in,
     "tiny": get_tiny_class,
     "job_words": describe_job,
+    "photo_rows": describe_photo,
 }
 
 

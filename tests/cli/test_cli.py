@@ -29,6 +29,7 @@ from simile.images.encoding import encode_png
 from simile.indexer.pipeline.job import IndexRequest, index
 from simile.search.queries import Confidence, EncodedQuery, SearchResult
 from simile.service.schemas.search import QueryResponse
+from tests.support.images import make_exif, make_photo, make_xmp
 from tests.support.waiting import free_port, wait_until
 
 SIMILE = str(Path(sys.executable).with_name("simile"))
@@ -75,6 +76,8 @@ def test_train_with_resume_and_nothing_to_resume_says_so(tmp_path: Path, digits:
 
 
 NONSENSE = {
+    "index . --metadata --train": "it excludes --train. Choose one.",
+    "index . --metadata --ray": "it excludes --ray. Choose one.",
     "search": "Give an image file, --id or --text.",
     "search a.png --id 1": "Give an image file or --id, and not both.",
     "search --id 1 --posterior --plus smile": "posterior can't be combined with plus and minus.",
@@ -125,6 +128,20 @@ def test_index_json_ends_with_the_promised_fields(trained_home: Settings, digits
     assert summary["failures"] == [{"path": str(digits / "bad.jpg"), "reason": summary["failures"][0]["reason"]}]
     assert result.exit_code == 0
     assert inside("index", digits, "--home", trained_home.home, "--strict").exit_code == 1
+
+
+def test_metadata_of_an_indexed_folder_are_read_again(trained_home: Settings, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/camera.jpg").write_bytes(make_photo(exif=make_exif()))
+    inside("index", tmp_path / "photos", "--home", trained_home.home)
+    (tmp_path / "photos/camera.xmp").write_bytes(make_xmp())
+    (tmp_path / "photos/new.jpg").write_bytes(make_photo(seed=1))
+    command = ("index", tmp_path / "photos", "--metadata", "--home", trained_home.home)
+    summary = json.loads(inside(*command, "--json").stdout.splitlines()[-1])
+    assert (summary["read"], summary["updated"], summary["outdated"], summary["failures"]) == (1, 1, 1, [])
+    lines = inside(*command).stdout.splitlines()
+    assert lines[0] == "metadata: read 1  with metadata 1  updated 0  unreadable 0"
+    assert lines[1].startswith("1 new or changed file not read: run `simile index` without --metadata")
 
 
 def test_files_of_other_kinds_are_counted_by_kind_and_named_on_request(trained_home: Settings, tmp_path: Path) -> None:

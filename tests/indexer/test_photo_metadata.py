@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import shutil
+import tarfile
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select
 
+from simile.core.errors import NothingIndexed
 from simile.core.records import IndexSummary, PhotoMetadata
-from simile.core.settings import Settings
+from simile.core.settings import Settings, load_settings
+from simile.images.sources.paths import PathPatterns
+from simile.indexer.pipeline import job
 from simile.indexer.pipeline.job import IndexRequest, index
+from simile.indexer.pipeline.metadata import update_photo_metadata
 from simile.indexer.pipeline.uploads import add_upload, delete_image
 from simile.search.searcher import Searcher
 from simile.store.catalogue.catalogue import Catalogue
@@ -154,3 +159,60 @@ def test_only_changes_are_counted(trained_home: Settings, photos: Path) -> None:
         assert catalogue.photo_metadata.get_for_files([path]) == {path: photo}
         assert catalogue.photo_metadata.set_for_files({path: None}) == 1
         assert catalogue.photo_metadata.get_for_files([path]) == {}
+
+
+def update(settings: Settings, *sources: Path) -> tuple[int, int, int, int, int]:
+    summary = update_photo_metadata(settings, list(sources), PathPatterns())
+    return summary.read, summary.described, summary.updated, summary.outdated, summary.missing
+
+
+def forget(settings: Settings) -> None:
+    """Delete all photo metadata, as in a home of an earlier version."""
+    with Catalogue(Home.from_settings(settings)) as catalogue:
+        catalogue.photo_metadata.set_for_files(dict.fromkeys(path for _, path in catalogue.files.iterate_paths()))
+
+
+def test_an_existing_home_gets_metadata_without_embedding(
+    trained_home: Settings, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tarfile.open(photos / "packed.tar", "w") as archive:
+        archive.add(photos / "rated.png", "packed.png")
+    go(trained_home, photos)
+    go(trained_home, photos / "packed.tar")
+    with Searcher(trained_home) as searcher:
+        upload_id, _ = add_upload(searcher, make_photo(seed=6, exif=make_exif()), name="upload.jpg")
+    before = read(trained_home, photos)
+    forget(trained_home)
+    assert read(trained_home, photos) == {}
+    monkeypatch.setattr(job, "FileEmbedder", None)
+    (photos / "new.png").write_bytes(make_photo("PNG", seed=9))
+    assert update(trained_home, photos, photos / "packed.tar") == (5, 4, 4, 1, 0)
+    assert read(trained_home, photos) == before
+    assert "packed.png" in before
+    with Searcher(trained_home) as searcher:
+        assert searcher.catalogue.photo_metadata.get_for_images([upload_id])[upload_id].iso == 400
+
+
+def test_sidecars_are_read_again_and_changed_files_are_left_to_indexing(trained_home: Settings, photos: Path) -> None:
+    go(trained_home, photos)
+    (photos / "plain.png.xmp").write_bytes(XMP)
+    (photos / "rated.png").unlink()
+    (photos / "camera.jpg").write_bytes(make_photo(seed=1, xmp=XMP))
+    assert update(trained_home, photos) == (1, 1, 1, 1, 1)
+    found = read(trained_home, photos)
+    assert (found["plain.png"].rating, found["camera.jpg"].camera) == (3, "NIKON D850")
+
+
+def test_a_file_that_cannot_be_read_keeps_its_metadata(trained_home: Settings, photos: Path) -> None:
+    go(trained_home, photos)
+    facts = (photos / "camera.jpg").stat()
+    settings = trained_home.model_copy(update={"max_bytes": facts.st_size - 1})
+    summary = update_photo_metadata(settings, [photos], PathPatterns())
+    assert "camera.jpg" in [Path(failure.path).name for failure in summary.failures]
+    assert read(trained_home, photos)["camera.jpg"].camera == "NIKON D850"
+
+
+def test_without_a_home_there_is_nothing_to_update(tmp_path: Path, photos: Path) -> None:
+    with pytest.raises(NothingIndexed, match="simile index PHOTOS"):
+        update(load_settings(home=tmp_path / "nowhere"), photos)
+    assert not (tmp_path / "nowhere").exists()

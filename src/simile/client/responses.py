@@ -114,9 +114,10 @@ class ImageJson(TypedDict):
 
 
 class ImageDetailJson(ImageJson):
-    """An indexed image with the encoder's uncertainty."""
+    """An indexed image with the encoder's uncertainty, and what camera and owner noted in the photo."""
 
     sigma: float | None
+    photo: Json | None
 
 
 class ListedImageJson(ImageJson):

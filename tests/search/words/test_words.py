@@ -12,10 +12,11 @@ from starlette.testclient import TestClient
 
 from simile.core.errors import BadSetting, BadUsage
 from simile.core.filter_parser import make_filter
+from simile.core.records import PhotoMetadata
 from simile.core.settings import Settings
 from simile.search.queries import SearchParams, SearchQuery
 from simile.search.searcher import Searcher
-from simile.search.words.examples import split_words
+from simile.search.words.examples import read_tagged_images, split_words
 from simile.search.words.fit import compute_auc, fit_logistic_curve
 from tests.support.commands import run_json, run_simile
 
@@ -55,6 +56,20 @@ def test_words_of_lists_hierarchies_and_phrases() -> None:
     assert split_words('["a", "b"]') == ("a", "b")
     assert split_words("not smiling,not-glad") == ("not smiling", "not-glad")
     assert split_words("/photos/Beach 2024") == ("photos", "beach 2024", "beach", "2024")
+
+
+def test_keywords_of_photos_are_words(home_with_digits: Settings) -> None:
+    with Searcher(home_with_digits) as searcher:
+        first, second = (searcher.get_image(image_id).paths[0] for image_id in (1, 2))
+        photos = {first: PhotoMetadata(keywords=("Red dress", "beach")), second: PhotoMetadata(keywords=("beach",))}
+        searcher.catalogue.photo_metadata.set_for_files(photos)
+        tagged = read_tagged_images(searcher.catalogue)
+    assert {word: sorted(tagged.words[word].positive_ids) for word in ("red dress", "red", "beach")} == {
+        "red dress": [1],
+        "red": [1],
+        "beach": [1, 2],
+    }
+    assert tagged.get_ids(frozenset(tagged.words["beach"].sources)).tolist() == [1, 2]
 
 
 def test_a_curve_turns_scores_into_frequencies() -> None:

@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from simile.core.settings import Settings
 from simile.service.app import create_app
-from tests.support.images import noise
+from tests.support.images import make_bag, make_exif, make_photo, make_xmp, noise
 
 
 def with_gps() -> bytes:
@@ -115,6 +115,26 @@ def test_where_an_image_was_taken_stays_here_unless_asked(client: TestClient) ->
     assert plain.headers["etag"] != kept.headers["etag"]
     with Image.open(io.BytesIO(plain.content)) as item, Image.open(io.BytesIO(data)) as other:
         assert item.getexif() == {} and item.tobytes() == other.tobytes()
+
+
+def test_what_a_photo_tells_is_a_part_of_its_image(client: TestClient) -> None:
+    data = make_photo(exif=make_exif(), xmp=make_xmp('xmp:Rating="4"', make_bag("dc:subject", "red", "&lt;b&gt;")))
+    image_id = client.post("/v1/images", files={"file": ("a.jpg", data)}).json()["image_id"]
+    photo = client.get(f"/v1/images/{image_id}").json()["photo"]
+    assert {name: photo[name] for name in ("taken", "camera", "exposure_time", "rating", "keywords", "title")} == {
+        "taken": "2024-05-06T07:08:09.250000+02:00",
+        "camera": "NIKON D850",
+        "exposure_time": 0.01,
+        "rating": 4,
+        "keywords": ["<b>", "red"],
+        "title": None,
+    }
+    assert client.get("/v1/images/1").json()["photo"] is None
+    page = client.get(f"/pictures/{image_id}").text
+    for text in ("6 May 2024, 07:08 (UTC+02:00)", "1/100 s, f/2.8, ISO 400, 50 mm", "★★★★☆", "&lt;b&gt;, red"):
+        assert text in page
+    assert "52.50000° N, 13.40000° E" in page
+    assert 'id="photo-heading"' not in client.get("/pictures/1").text
 
 
 def test_thumbnails_and_reconstructions_are_not_made_twice(shared_client: TestClient) -> None:
