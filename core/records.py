@@ -98,9 +98,6 @@ class PhotoMetadata:
         return self.taken.replace(tzinfo=timezone(timedelta(minutes=self.taken_offset))).isoformat()
 
 
-NO_PHOTO_METADATA = PhotoMetadata()
-
-
 @dataclass(frozen=True, kw_only=True)
 class Hit:
     """One result of a search.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from simile.core.records import PhotoMetadata
 from simile.images.metadata import values
 from simile.images.metadata.tags import TagReader
 from simile.images.tiff import Buffer
@@ -19,25 +18,21 @@ _GPS_TAGS = frozenset((_LATITUDE_SIDE, _LATITUDE, _LONGITUDE_SIDE, _LONGITUDE))
 _UNKNOWN_ISO = 65535  # the tag has 16 bits; higher values are in the exposure index
 
 
-def read_exif(block: Buffer) -> PhotoMetadata:
+def read_exif(block: Buffer) -> values.FoundValues:
     """Return what an EXIF block tells; damage costs only the tags that it hits."""
     main = TagReader(block, _MAIN_TAGS)
     exif = main.read_directory(_EXIF, _EXIF_TAGS)
     times = (values.parse_time(*(_get_text(exif, tag) for tag in tags)) for tags in _TIMES)
-    taken, taken_offset = next((time for time in times if time[0] is not None), (None, None))
     iso = exif.get_number(_ISO)
-    latitude, longitude = _read_position(main.read_directory(_GPS, _GPS_TAGS))
-    return PhotoMetadata(
-        taken=taken,
-        taken_offset=taken_offset,
+    return values.collect(
+        next((time for time in times if time[0] is not None), (None, None)),
+        _read_position(main.read_directory(_GPS, _GPS_TAGS)),
         camera=values.make_camera_name(_get_text(main, _MAKE), _get_text(main, _MODEL)),
         lens=values.clean_name(_get_text(exif, _LENS)),
         exposure_time=values.limit_positive(exif.get_number(_EXPOSURE_TIME)),
         aperture=values.limit_positive(exif.get_number(_F_NUMBER)),
         iso=values.limit_iso(exif.get_number(_EXPOSURE_INDEX) if iso == _UNKNOWN_ISO else iso),
         focal_length=values.limit_positive(exif.get_number(_FOCAL_LENGTH)),
-        latitude=latitude,
-        longitude=longitude,
         rating=values.limit_rating(main.get_number(_RATING)),
         description=values.clean_text(_get_text(main, _DESCRIPTION)),
         copyright=values.clean_text(_get_text(main, _COPYRIGHT)),

@@ -6,7 +6,6 @@ import struct
 from collections.abc import Iterator
 from contextlib import suppress
 
-from simile.core.records import PhotoMetadata
 from simile.images.metadata import values
 
 MAX_DATASETS = 2_000
@@ -31,16 +30,14 @@ def find_iptc(resources: bytes) -> bytes | None:
     return None
 
 
-def read_iptc(block: bytes) -> PhotoMetadata:
+def read_iptc(block: bytes) -> values.FoundValues:
     """Return what an IPTC block tells, up to its first damage."""
     texts: dict[int, list[bytes]] = {}
     for dataset, data in _iterate_datasets(block):
         texts.setdefault(dataset, []).append(data)
     first = {dataset: items[0] for dataset, items in texts.items()}
-    taken, taken_offset = values.parse_time(_format_time(first.get(_DATE, b""), first.get(_TIME, b"")))
-    return PhotoMetadata(
-        taken=taken,
-        taken_offset=taken_offset,
+    return values.collect(
+        values.parse_time(_format_time(first.get(_DATE, b""), first.get(_TIME, b""))),
         title=values.clean_text(first.get(_TITLE)),
         description=values.clean_text(first.get(_CAPTION)),
         copyright=values.clean_text(first.get(_COPYRIGHT)),

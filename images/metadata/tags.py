@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection
-from contextlib import suppress
 
 from simile.images.tiff import Buffer, TiffEntry, iterate_entries, read_header
 
@@ -27,11 +26,13 @@ class TagReader:
         """Find the tags of the directory at an offset; None: of the first one."""
         self._data, self._order = data, "<"
         self._entries: dict[int, TiffEntry] = {}
-        with suppress(*_DAMAGE):
+        try:
             self._order, is_big, first = read_header(data)
             for entry in iterate_entries(data, first if offset is None else offset, self._order, is_big=is_big):
                 if entry.tag in tags:
                     self._entries.setdefault(entry.tag, entry)
+        except _DAMAGE:
+            return
 
     def get_bytes(self, tag: int, max_bytes: int) -> bytes | None:
         """Return the bytes of a tag; None if there is none, or it is longer."""

@@ -6,6 +6,9 @@ import math
 import re
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Any
+
+FoundValues = dict[str, Any]  # values of PhotoMetadata by name, without those that are missing
 
 MAX_NAME_LENGTH = 200  # characters of a camera, a lens or a keyword: PostgreSQL can index them
 MAX_TEXT_LENGTH = 2000  # of a title, a description or a copyright
@@ -26,6 +29,20 @@ _COORDINATE = re.compile(r"(\d{1,3})[, ]+(\d{1,3}(?:\.\d{1,20})?)(?:[, ]+(\d{1,3
 _COMPANY = re.compile(
     r"[\s,.]+(?:imaging|optical|electric|corporation|corp|company|co|ltd|inc|gmbh|ag|techwin)\b.*", re.I
 )
+
+
+def collect(
+    time: tuple[datetime | None, int | None],
+    position: tuple[float | None, float | None] = (None, None),
+    **values: object,
+) -> FoundValues:
+    """Return the values that are not missing. An offset belongs to its time: without one it is None."""
+    found = {name: value for name, value in values.items() if value not in (None, ())}
+    if time[0] is not None:
+        found["taken"], found["taken_offset"] = time
+    if position[0] is not None:
+        found["latitude"], found["longitude"] = position
+    return found
 
 
 def decode_text(data: bytes) -> str:

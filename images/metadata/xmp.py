@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from xml.parsers import expat
 
-from simile.core.records import PhotoMetadata
 from simile.images.metadata import values
 
 MAX_XMP_BYTES = 2 << 20  # programs that store every step of an edit write some hundred KiB
@@ -95,29 +94,26 @@ class _XmpHandler:
         items.insert(0 if is_default else len(items), text)
 
 
-def read_xmp(packet: bytes) -> PhotoMetadata:
+def read_xmp(packet: bytes) -> values.FoundValues:
     """Return what an XMP packet tells; nothing if it is too long, damaged or has a document type."""
     texts = _read_properties(packet)
+    if not texts:
+        return {}
 
     def get(*names: str) -> str | None:
         return next((texts[name][0] for name in names if name in texts), None)
 
-    taken, taken_offset = values.parse_time(get("exif:DateTimeOriginal", "photoshop:DateCreated"))
-    latitude, longitude = values.make_position(
-        values.parse_coordinate(get("exif:GPSLatitude")), values.parse_coordinate(get("exif:GPSLongitude"))
-    )
+    position = (values.parse_coordinate(get("exif:GPSLatitude")), values.parse_coordinate(get("exif:GPSLongitude")))
     leaves = (path.rpartition("|")[2] for path in texts.get("lr:hierarchicalSubject", ()))
-    return PhotoMetadata(
-        taken=taken,
-        taken_offset=taken_offset,
+    return values.collect(
+        values.parse_time(get("exif:DateTimeOriginal", "photoshop:DateCreated")),
+        values.make_position(*position),
         camera=values.make_camera_name(get("tiff:Make"), get("tiff:Model")),
         lens=values.clean_name(get("exifEX:LensModel", "aux:Lens")),
         exposure_time=values.limit_positive(values.parse_number(get("exif:ExposureTime"))),
         aperture=values.limit_positive(values.parse_number(get("exif:FNumber"))),
         iso=values.limit_iso(values.parse_number(get("exifEX:PhotographicSensitivity", "exif:ISOSpeedRatings"))),
         focal_length=values.limit_positive(values.parse_number(get("exif:FocalLength"))),
-        latitude=latitude,
-        longitude=longitude,
         rating=values.limit_rating(values.parse_number(get("xmp:Rating"))),
         title=values.clean_text(get("dc:title")),
         description=values.clean_text(get("dc:description")),

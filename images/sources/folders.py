@@ -19,6 +19,8 @@ from simile.images.sources.paths import NOT_UTF8_REASON, PathPatterns, is_utf8, 
 FileFactsTuple = tuple[str, int, int, int]
 FolderIdentity = tuple[int, int]  # device and inode, which identify a folder under any name
 
+SIDECAR_SUFFIX = ".xmp"  # of metadata in a file of their own, which are read with their image
+
 MAX_LISTED_KINDS = 6  # in a message
 MAX_KIND_LENGTH = 8  # characters; a longer suffix is a part of a name
 
@@ -196,7 +198,10 @@ class FolderWalker:
         """Return whether a file without a known suffix is selected. The decoder reports what is no regular file."""
         if not stat.S_ISREG(facts.st_mode) or path in self.explicit_files:
             return True
-        if Path(path).suffix.lower() in IMAGE_SUFFIXES:
+        suffix = Path(path).suffix.lower()
+        if suffix == SIDECAR_SUFFIX:
+            return False
+        if suffix in IMAGE_SUFFIXES:
             return True
         with Path(path).open("rb") as file:
             is_image = has_image_signature(file.read(32))

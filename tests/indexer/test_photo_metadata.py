@@ -87,7 +87,7 @@ def test_a_file_that_is_read_again_replaces_its_metadata(trained_home: Settings,
     (photos / "camera.jpg").write_bytes(make_photo(seed=1, xmp=make_xmp('xmp:Rating="5"')))
     (photos / "rated.png").write_bytes(make_photo("PNG", seed=2))
     (photos / "plain.png.xmp").write_bytes(XMP)
-    go(trained_home, photos)
+    assert go(trained_home, photos).ignored == 0
     assert read(trained_home, photos) == {"camera.jpg": PhotoMetadata(rating=5)}  # a sidecar is no change of the file
     go(trained_home, photos, reread=True)
     assert read(trained_home, photos)["plain.png"] == PhotoMetadata(rating=3, keywords=("red", "shirt"))
