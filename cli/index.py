@@ -60,6 +60,14 @@ def index(
     train: Annotated[
         bool, Option("--train", help="Train an encoder on PHOTOS first; embed all images of the home with it.")
     ] = False,
+    labels: Annotated[
+        Path | None,
+        Option(
+            metavar="FILE",
+            help="COCO's annotations (.json) or YOLO's data.yaml: classes, numbers of objects and captions become "
+            "metadata (docs/datasets.md).",
+        ),
+    ] = None,
     ray: Annotated[
         str | None,
         Option(
@@ -94,6 +102,7 @@ def index(
     if metadata:
         others = {"--train": train, "--minutes": minutes, "--encoder": encoder, "--index": index_kind, "--ray": ray}
         others |= {"--prune": prune, "--reread": reread, "--dry-run": dry_run, "--list-ignored": list_ignored}
+        others |= {"--labels": labels is not None}
         if excluded := next((name for name, value in others.items() if value), None):
             raise BadUsage(f"--metadata only reads metadata, so it excludes {excluded}. Choose one.")
         _update_metadata(common, photos, options.make_patterns(include, exclude), wait=wait, strict=strict)
@@ -119,6 +128,7 @@ def index(
             on_progress=reporter.on_indexing,
             patterns=options.make_patterns(include, exclude),
             wait=wait,
+            labels=labels,
             ray=ray,
         )
         summary = run_index(settings, photos, request)

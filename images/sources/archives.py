@@ -18,8 +18,8 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -41,6 +41,8 @@ _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 MAX_HEADER_BYTES = 16 << 20  # bytes that tarfile may read at once; names and their extensions need a few hundred
 MAX_INFLATED_BYTES = 1 << 30  # bytes of a compressed tar before its ratio is checked
 MAX_INFLATION_RATIO = 200  # of inflated to compressed size, beyond that size; images are near 1, text near 10
+TEXT_SUFFIXES = frozenset({".json", ".txt", ".text", ".caption", ".cls"})  # of files that may describe an image
+MAX_TEXT_BYTES = 1 << 20
 _LINK_REASON = "a link in an archive is not followed"
 # The errors of the readers for archives that are cut off or damaged.
 ARCHIVE_ERRORS = (
@@ -68,6 +70,7 @@ class ArchiveContents:
     members: dict[str, ArchiveMember] = field(default_factory=dict)  # images by name
     failures: list[Failure] = field(default_factory=list)  # images that cannot be used
     ignored: list[str] = field(default_factory=list)  # paths of members that are no images
+    texts: dict[str, ArchiveMember] = field(default_factory=dict)  # those that may describe an image, by name
     is_complete: bool = True  # the list of members could be read to the end
 
     def add(self, file: IO[bytes], raw_name: str, member: ArchiveMember, rejection: str | None) -> None:
@@ -84,6 +87,8 @@ class ArchiveContents:
             self.members[name] = member
         else:
             self.ignored.append(f"{self.archive}/{name}")
+            if rejection is None and os.path.splitext(name)[1].lower() in TEXT_SUFFIXES:  # noqa: PTH122
+                self.texts[name] = member
 
     def _clean_name(self, raw_name: str) -> str | None:
         """Return the normalised member name; None for a hidden member and for a name that is a failure."""
@@ -136,6 +141,19 @@ def _read_contents_cached(archive: str, _size: int, _mtime_ns: int) -> ArchiveCo
         reason = f"the archive is cut off or damaged ({_describe_error(error)})"
         contents.failures.append(Failure(make_printable(archive), reason))
     return contents
+
+
+def read_texts(archive: str, select: Callable[[str], bool]) -> Iterator[tuple[str, bytes | None]]:
+    """Yield name and bytes of the selected members that may describe an image; None for one that is too large.
+
+    Raises one of ARCHIVE_ERRORS.
+    """
+    texts = [(name, member) for name, member in read_contents(archive).texts.items() if select(name)]
+    if not texts:
+        return
+    with closing(_open_stream(archive)) as stream:
+        for name, member in sorted(texts, key=lambda item: item[1].offset):  # a compressed tar is read forwards
+            yield name, _read_member_bytes(stream, member) if member.size <= MAX_TEXT_BYTES else None
 
 
 def is_compressed_tar(archive: str) -> bool:

@@ -20,9 +20,13 @@ FileFactsTuple = tuple[str, int, int, int]
 FolderIdentity = tuple[int, int]  # device and inode, which identify a folder under any name
 
 SIDECAR_SUFFIX = ".xmp"  # of metadata in a file of their own, which are read with their image
+# Of a dataset in the layout of Hugging Face's imagefolder: they describe the images in their folder and below.
+METADATA_FILE_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 MAX_LISTED_KINDS = 6  # in a message
 MAX_KIND_LENGTH = 8  # characters; a longer suffix is a part of a name
+
+_METADATA_FILE_ENDS = tuple(os.sep + name for name in METADATA_FILE_NAMES)
 
 # lower() for a million names is slow.
 _IMAGE_SUFFIXES_BOTH_CASES = IMAGE_SUFFIXES | {suffix.upper() for suffix in IMAGE_SUFFIXES}
@@ -199,7 +203,7 @@ class FolderWalker:
         if not stat.S_ISREG(facts.st_mode) or path in self.explicit_files:
             return True
         suffix = Path(path).suffix.lower()
-        if suffix == SIDECAR_SUFFIX:
+        if suffix == SIDECAR_SUFFIX or path.endswith(_METADATA_FILE_ENDS):
             return False
         if suffix in IMAGE_SUFFIXES:
             return True

@@ -1,27 +1,27 @@
-"""Manifests: CSV or Parquet files that list images with metadata.
+"""Manifests: CSV, Parquet or JSON Lines files that list images with metadata.
 
 One column has the paths (relative to the manifest); the other columns become metadata that can be searched by.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from simile.core.errors import BadSetting
+from simile.images.datasets.json_lines import read_json_lines
+from simile.images.datasets.values import MAX_VALUE_LENGTH, format_value
 from simile.images.sources.buckets import is_s3_url
 from simile.images.sources.paths import is_utf8
 
-MANIFEST_SUFFIXES = (".csv", ".tsv", ".parquet")
+MANIFEST_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
 PATH_COLUMNS = ("path", "filepath", "file_path", "image_path", "file", "filename", "file_name", "image")
 CSV_DELIMITERS = ",;\t"
-MAX_CELL_LENGTH = 131_072  # characters; a cell in quotes ends within so many characters and lines
+MAX_CELL_LENGTH = MAX_VALUE_LENGTH  # a cell in quotes ends within so many characters and lines
 MAX_CELL_LINES = 1_000
 PARQUET_BATCH_ROWS = 2000  # rows of a Parquet file in memory at once
 
@@ -55,6 +55,9 @@ def read_manifest(manifest: str, on_failure: Callable[[str, str], object]) -> It
     Raises:
         BadSetting: The file can't be read, or is no manifest.
     """
+    if manifest.lower().endswith(".jsonl"):
+        yield from _read_json_manifest(manifest, on_failure)
+        return
     folder, is_parquet = str(Path(manifest).parent), manifest.lower().endswith(".parquet")
     rows = _read_parquet_rows(manifest) if is_parquet else _read_csv_rows(Path(manifest))
     header = next(rows, TableRow(0, []))
@@ -71,10 +74,29 @@ def read_manifest(manifest: str, on_failure: Callable[[str, str], object]) -> It
         if problem := row_problem or ("" if path else f"column {names[path_column]} is empty"):
             on_failure(f"{manifest}, {'row' if is_parquet else 'line'} {number}", problem)
             continue
-        # abspath() and not resolve(): links are not resolved, as in folders.
-        absolute = path if is_s3_url(path) else os.path.abspath(os.path.join(folder, path))  # noqa: PTH100, PTH118
         pairs = enumerate(zip(names, cells, strict=True))
-        yield absolute, {name: cell for number, (name, cell) in pairs if cell and number != path_column}
+        yield (
+            _make_absolute(folder, path),
+            {name: cell for number, (name, cell) in pairs if cell and number != path_column},
+        )
+
+
+def _read_json_manifest(manifest: str, on_failure: Callable[[str, str], object]) -> Iterator[ManifestEntry]:
+    """Yield every line with a path; each line has its own names."""
+    folder = str(Path(manifest).parent)
+    for number, values, line_problem in read_json_lines(Path(manifest)):
+        names = list(values)
+        path_name = None if line_problem else find_column(names, PATH_COLUMNS)
+        if path_name is None:
+            on_failure(f"{manifest}, line {number}", line_problem or "there is no path under the name `file_name`")
+        else:
+            yield _make_absolute(folder, values.pop(names[path_name])), values
+
+
+def _make_absolute(folder: str, path: str) -> str:
+    """Return the path from a manifest's folder as an absolute path, without ".."; a URL of a store stays one."""
+    # abspath() and not resolve(): links are not resolved, as in folders.
+    return path if is_s3_url(path) else os.path.abspath(os.path.join(folder, path))  # noqa: PTH100, PTH118
 
 
 def find_column(names: Sequence[str], candidates: Sequence[str]) -> int | None:
@@ -228,7 +250,7 @@ def _read_parquet_rows(manifest: str) -> Iterator[TableRow]:
             for batch in table.iter_batches(batch_size=PARQUET_BATCH_ROWS):
                 for cells in zip(*map(_list_column, batch.columns), strict=True):
                     number += 1
-                    yield TableRow(number, [_format_cell(cell) for cell in cells])
+                    yield TableRow(number, [format_value(cell) for cell in cells])
     except (pyarrow.ArrowException, OSError) as error:
         raise BadSetting(f"{manifest} can't be read as Parquet ({str(error).splitlines()[0]}).") from None
 
@@ -239,18 +261,3 @@ def _list_column(column: Any) -> list[Any]:
         return list(column.to_pylist())
     except UnicodeDecodeError:
         return list(column.cast("binary").to_pylist())
-
-
-def _format_cell(cell: Any) -> str:
-    """Return a cell as people write it; "" for null and NaN."""
-    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
-        return ""
-    if isinstance(cell, bool):
-        return str(cell).lower()
-    if isinstance(cell, datetime | date | time):
-        return cell.isoformat()
-    if isinstance(cell, float) and cell.is_integer():
-        return str(int(cell))
-    if isinstance(cell, Iterable) and not isinstance(cell, str | bytes | dict):
-        return ", ".join(map(_format_cell, cell))
-    return cell.decode("utf-8", "backslashreplace") if isinstance(cell, bytes) else str(cell)

@@ -27,6 +27,8 @@ from typing import BinaryIO
 
 from simile.core.errors import NoSuchPath, ObjectsUnavailable
 from simile.core.records import Failure, FileStat
+from simile.images.datasets.metadata import DatasetMetadata
+from simile.images.datasets.tar_samples import find_sample_texts
 from simile.images.sources import archives
 from simile.images.sources.bucket_folders import iterate_bucket_files
 from simile.images.sources.buckets import exists, find_object, is_remote, is_s3_url, restore_url
@@ -50,7 +52,7 @@ class SourcePart:
 
     root: str | None  # the folder that contains the files, or the archive, which is one part; None for listed files
     files: list[FileFactsTuple] = field(default_factory=list)
-    metadata: list[dict[str, str]] | None = None  # the manifest's, of each file; None without a manifest
+    metadata: list[dict[str, str] | None] | None = None  # of each file; None if no file has any
     missing: list[str] = field(default_factory=list)  # listed paths that do not exist
     # A folder and a regular expression: indexed files below it that match are gone if they are not in `files`.
     pattern: tuple[str, re.Pattern[str]] | None = None
@@ -70,9 +72,21 @@ class ImageSources:
     """Sources whose files can be listed once."""
 
     def __init__(
-        self, sources: Sequence[Path | str], skip: Sequence[Path] = (), patterns: PathPatterns | None = None
+        self,
+        sources: Sequence[Path | str],
+        skip: Sequence[Path] = (),
+        patterns: PathPatterns | None = None,
+        *,
+        with_metadata: bool = False,
+        labels: Path | None = None,
     ) -> None:
-        """Check that the sources exist. Files in a folder of `skip` are listed only if named. Raises NoSuchPath."""
+        """Check that the sources exist. Files in a folder of `skip` are listed only if named.
+
+        With `with_metadata` the files have the metadata of their dataset, and of the annotations in the file `labels`.
+        A manifest has metadata in any case.
+
+        Raises NoSuchPath, and BadSetting for `labels` that can't be used.
+        """
         check_sources(sources)
         self.patterns = patterns or PathPatterns()
         self.sources = list(
@@ -97,6 +111,8 @@ class ImageSources:
         self._seen_paths: set[str] | None = None if is_folder else set()
         self._failed_paths: set[str] = set()
 
+        self._metadata = DatasetMetadata(labels, self.sources, self._add_failure) if with_metadata else None
+
     @property
     def result(self) -> WalkResult:
         """The failures and the ignored files, so far."""
@@ -118,7 +134,11 @@ class ImageSources:
             for part in self._iterate_source(source):
                 if self._seen_paths is not None:
                     _drop_seen_files(part, self._seen_paths)
+                if self._metadata is not None:
+                    _add_metadata(part, self._metadata)
                 yield part
+        if self._metadata is not None:
+            self._metadata.report_unused()
 
     def _iterate_source(self, source: str) -> Iterator[SourcePart]:
         """Yield the parts of one source."""
@@ -179,8 +199,10 @@ class ImageSources:
             return part
         for failure in contents.failures:
             self._add_failure(failure.path, failure.reason)
+        used = {f"{archive}/{name}" for name in find_sample_texts(contents)} if self._metadata is not None else set()
         for path in contents.ignored:
-            self.result.add_ignored(path)
+            if path not in used:
+                self.result.add_ignored(path)
         part.files = [
             (f"{archive}/{name}", member.size, mtime_ns, member.offset)
             for name, member in contents.members.items()
@@ -379,3 +401,13 @@ def _drop_seen_files(part: SourcePart, seen_paths: set[str]) -> None:
     if len(new) < len(part.files):
         part.files = [part.files[index] for index in new]
         part.metadata = None if part.metadata is None else [part.metadata[index] for index in new]
+
+
+def _add_metadata(part: SourcePart, metadata: DatasetMetadata) -> None:
+    """Add the metadata of a dataset to those of the manifest, which take precedence."""
+    found = metadata.find(part.root, [path for path, *_ in part.files])
+    if part.metadata is not None:
+        found = [
+            own if other is None else {**other, **(own or {})} for own, other in zip(part.metadata, found, strict=True)
+        ]
+    part.metadata = found if any(texts is not None for texts in found) else None

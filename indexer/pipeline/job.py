@@ -71,6 +71,7 @@ class IndexRequest:
         patterns: Files to include or exclude.
         wait: Seconds to wait for a home that is in use.
         on_run: Called with the run's id when the run starts.
+        labels: COCO's JSON or YOLO's data.yaml, with annotations that become metadata.
         ray: Address of the Ray cluster that embeds the images, "auto" for the one of this machine; None: this process
             does.
     """
@@ -87,6 +88,7 @@ class IndexRequest:
     patterns: PathPatterns = field(default_factory=PathPatterns)
     wait: float = 0.0
     on_run: Callable[[int], None] = lambda _: None
+    labels: Path | None = None
     ray: str | None = None
 
 
@@ -99,18 +101,18 @@ def index(settings: Settings, sources: Sequence[Path | str], request: IndexReque
     `sources` are folders, archives, files, patterns or lists (images/sources/sources.py).
 
     Raises:
-        NoSuchPath: A source does not exist.
+        NoSuchPath: A source, or the file of labels, does not exist.
         HomeBusy, HomeNotWritable: The home can't be used.
         TooFewPictures: There are too few images to train an encoder.
         NoSuchEncoder: The encoder of the request does not exist.
-        BadSetting: Ray is requested, and can't be used.
+        BadSetting: Ray is requested, and can't be used; or the file of labels can't be.
         WorkersFailed: Actors of Ray, or the processes that decode images, end before they have done their work.
         ObjectsUnavailable: The object store, if there is one, can't be used.
     """
     if request.ray is not None:
         check_ray(request.ray)
     home = Home.from_settings(settings)
-    image_sources = ImageSources(sources, home.own_folders, request.patterns)
+    image_sources = ImageSources(sources, home.own_folders, request.patterns, with_metadata=True, labels=request.labels)
     if request.list_ignored:
         image_sources.result.ignored_files = []
     if request.dry_run:

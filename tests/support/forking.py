@@ -169,6 +169,8 @@ def serve(name: str, kind: str) -> None:
     listener.listen(64)
     os.write(1, b"listening\n")
     os.dup2(2, 1)
+    # scikit-learn imports pandas where it is installed, and pandas loads Arrow, which starts a thread.
+    sys.modules["pandas"] = None  # type: ignore[assignment]
     children: dict[int, tuple[int, socket.socket]] = {}  # by the descriptor of the process
     while True:
         ready = select.select([0, listener, *children], [], [])[0]
