@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from typer import Option
@@ -24,6 +24,7 @@ app.command("undo")(apply.undo)
 app.command("journals")(apply.show_journals)
 
 DATASETS_PANEL = "Datasets"
+LEAK_EXIT_CODE = 3  # 1 is an error, 2 options that do not fit
 # Parameters that are valid before a subcommand, and together with --against.
 SUBCOMMAND_PARAMETERS = {"home", "verbose"}
 AGAINST_PARAMETERS = SUBCOMMAND_PARAMETERS | {"against", "output_paths", "plan", "json", "device", "seed", "wait"}
@@ -61,6 +62,20 @@ def dedup(
         Option(
             help="Two splits, such as: train test. List the copies that are in both. A split is a folder name, a path "
             "with a slash, or a value of the manifest's column `split`; several with commas: train,val test.",
+            rich_help_panel=DATASETS_PANEL,
+        ),
+    ] = None,
+    fail_on: Annotated[
+        Literal["leak"] | None,
+        Option(
+            help=f"Exit with {LEAK_EXIT_CODE} if --between finds a leak; for CI.",
+            rich_help_panel=DATASETS_PANEL,
+        ),
+    ] = None,
+    junit: Annotated[
+        Path | None,
+        Option(
+            help="Write the leaks of --between as JUnit .xml, with the measured recall.",
             rich_help_panel=DATASETS_PANEL,
         ),
     ] = None,
@@ -114,7 +129,7 @@ def dedup(
     )
     paths = output_paths or []
     _check_options(result_options, given)
-    _check_output_files(paths, plan, (".json", ".csv") if against is not None else None)
+    _check_output_files(paths, plan, (".json", ".csv") if against is not None else None, junit)
     reporter = ProgressReporter(RESUME_HINT, json=common.json)
     if against is not None:
         output.compare_against(common, against, paths, plan, reporter)
@@ -137,10 +152,16 @@ def dedup(
         with common.open_searcher() as searcher:
             results, cleanup_plan = collect_results(searcher.catalogue, result_options)
             output.write_output_files(paths, results, searcher, reporter.on_stage)
+            output.write_junit_file(junit, results, result_options.split_names or ())
             output.write_plan_file(plan, cleanup_plan)
             counts = count_tiers(searcher.catalogue, results, cleanup_plan)
             active = searcher.catalogue.get_state().active_encoder
-    output.show_results(common, results, counts, cleanup_plan, paths, plan, threshold=threshold, active_encoder=active)
+    written = [*paths, junit] if junit is not None else paths
+    output.show_results(
+        common, results, counts, cleanup_plan, written, plan, threshold=threshold, active_encoder=active
+    )
+    if fail_on is not None and results.leaks:
+        raise typer.Exit(LEAK_EXIT_CODE)
 
 
 def _get_given_options(context: typer.Context) -> dict[str, str]:
@@ -174,11 +195,16 @@ def _check_options(result_options: DedupResultOptions, given: dict[str, str]) ->
     if "against" in given and not given.keys() <= AGAINST_PARAMETERS:
         others = ", ".join(option for parameter, option in given.items() if parameter not in AGAINST_PARAMETERS)
         raise BadUsage(f"--against compares with the whole home: leave out {others}.")
+    if result_options.split_names is None and (needing := given.keys() & {"fail_on", "junit"}):
+        option = given[min(needing)]
+        raise BadUsage(f"{option} is about leaks between splits: add --between, such as --between train test.")
     if result_options.split_names is not None:
         DatasetSplits(result_options.split_names)
 
 
-def _check_output_files(output_paths: list[Path], plan: Path | None, suffixes: tuple[str, ...] | None) -> None:
+def _check_output_files(
+    output_paths: list[Path], plan: Path | None, suffixes: tuple[str, ...] | None, junit: Path | None
+) -> None:
     """Raise BadUsage if two files are the same, BadSetting if one cannot be written."""
     from simile.dedup.reporting.exports import DEDUP_SUFFIXES, check_dedup_output
 
@@ -186,6 +212,8 @@ def _check_output_files(output_paths: list[Path], plan: Path | None, suffixes: t
         check_dedup_output(path, suffixes or DEDUP_SUFFIXES)
     if plan is not None:
         check_dedup_output(plan, (".json",))
+    if junit is not None:
+        check_dedup_output(junit, (".xml",))
     files = [path.absolute() for path in (*output_paths, plan) if path is not None]
     if len(set(files)) < len(files):
         raise BadUsage("--output and --plan name the same file twice. Use a different file for each.")

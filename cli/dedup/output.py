@@ -44,6 +44,15 @@ def write_output_files(
         )
 
 
+def write_junit_file(path: Path | None, results: DedupResults, splits: Sequence[str]) -> None:
+    """Write the file of --junit, if any."""
+    if path is not None:
+        from simile.dedup.reporting.exports import write_output
+        from simile.dedup.reporting.junit import write_junit
+
+        write_output(path, lambda temporary: write_junit(temporary, results, splits))
+
+
 def show_results(
     common: CommonOptions,
     results: DedupResults,

@@ -6,16 +6,19 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 import simile
+from simile.cli.dedup.command import LEAK_EXIT_CODE
 from simile.cli.main import app
 from simile.core.errors import BadSetting, NoSuchPath
 from simile.core.settings import Settings
 from simile.dedup.records import CurvePoint, Decision
+from simile.dedup.reporting.junit import measure_recall
 from simile.indexer.pipeline.job import IndexRequest, index
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import DuplicateRecord
@@ -174,6 +177,39 @@ def test_leaks_conflicts_and_classes_are_told_when_asked_for(shared: Settings) -
     assert text.splitlines()[-1].split() == ["odd", "61", "60"]
 
 
+def test_leaks_fail_a_build_and_are_tests_of_junit(shared: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "leaks.xml"
+    options = ("--home", shared.home, "--last", "--between", "train", "test", "--junit", file)
+    assert inside(*options, "--fail-on", "leak").exit_code == LEAK_EXIT_CODE
+    (suite,) = ElementTree.parse(file).getroot()
+    cases = {case.attrib["name"]: case for case in suite.findall("testcase")}
+    failed = {name: case.find("failure") for name, case in cases.items() if case.find("failure") is not None}
+    assert (list(cases), list(failed)) == (
+        ["bytes copies", "pixels copies", "near copies"],
+        ["bytes copies", "pixels copies"],
+    )
+    assert (suite.attrib["tests"], suite.attrib["failures"]) == ("3", "2")
+    text = getattr(failed["bytes copies"], "text", "")
+    assert "a copy of 000.png" in text and "test/even/000.png" in text
+    properties = {item.attrib["name"]: item.attrib["value"] for item in suite.iter("property")}
+    assert properties["recall of near copies"] == f"{CALIBRATION.reached_recall:.4f}"
+    assert properties["altered copies"] == str(CALIBRATION.copies)
+    assert inside(*options).exit_code == 0  # without --fail-on
+
+
+def test_splits_without_leaks_pass(shared: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "leaks.xml"
+    splits = ("--between", "even", "train", "--tier", "near", "--threshold", "0")
+    assert inside("--home", shared.home, "--last", *splits, "--fail-on", "leak", "--junit", file).exit_code == 0
+    assert ElementTree.parse(file).getroot().attrib["failures"] == "0"
+
+
+def test_recall_is_that_at_the_threshold() -> None:
+    assert measure_recall(CALIBRATION, CALIBRATION.threshold) == CALIBRATION.reached_recall
+    assert measure_recall(CALIBRATION, 0.12) == pytest.approx(0.1 * 1)
+    assert measure_recall(CALIBRATION, 0.0) is None
+
+
 def test_a_split_or_column_that_nothing_has_is_refused_before_the_work(shared: Settings) -> None:
     for wrong in (("--between", "train", "holdout"), ("--labels", "species")):
         with pytest.raises(BadSetting, match=f"can't be '{wrong[-1]}'"):
@@ -245,6 +281,9 @@ def test_findings_of_an_encoder_that_is_no_longer_in_use_say_so(settings: Settin
         (["--against", "photos", "--last"], "--against compares with the whole home"),
         (["--against", "photos", "-o", "pairs.parquet"], "its name must end in .json, .csv"),
         (["--between", "train", "train"], "between can't be"),
+        (["--fail-on", "leak"], "--fail-on is about leaks"),
+        (["--junit", "leaks.xml", "--last"], "--junit is about leaks"),
+        (["--between", "train", "test", "--junit", "leaks.json"], "leaks.json can't be written"),
         (["--tier", "exact"], "tier can't be 'exact'"),
         (["--keep", "newest"], "keep can't be 'newest'"),
         (["-o", "groups.txt"], "groups.txt can't be written"),
