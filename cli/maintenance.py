@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer import Argument, Option
 
 from simile.cli import options, output
+from simile.core.errors import BadUsage
 
 MAX_FAILURES_PER_RUN = 10  # --json has all of them
 
@@ -72,14 +73,25 @@ def compact(common: options.CommonOptions, index_kind: IndexKindOption = None) -
 def export(
     common: options.CommonOptions,
     output_path: Annotated[Path, options.output_option("The .parquet, .npz or .csv to write.")],
+    dataset_format: Annotated[
+        Literal["coco", "fiftyone", "label-studio"] | None,
+        Option("--format", help="Write a dataset instead: coco and label-studio a .json, fiftyone a folder."),
+    ] = None,
+    label: Annotated[
+        str | None,
+        Option(help="The metadata with the class of an image, for --format. [default: class, else label]"),
+    ] = None,
     encoder: Annotated[
         str | None, Option(help="Name or fingerprint of the encoder, or its start. [default: the active one]")
     ] = None,
 ) -> None:
-    """Write id, paths, hash, metadata, μ and log-variance of every image as Parquet, npz or CSV."""
+    """Write id, paths, hash, metadata, μ and log-variance of every image as Parquet, npz or CSV, or as a dataset."""
     from simile.indexer.maintenance.export import export_embeddings
 
-    done = export_embeddings(common.load_settings(), output_path, encoder)
+    if label is not None and dataset_format is None:
+        raise BadUsage("--label names the class in a dataset: add --format.")
+    settings = common.load_settings()
+    done = export_embeddings(settings, output_path, encoder, dataset_format=dataset_format, label=label)
     common.show(done, f"{output_path}: {done['pictures']:,} images by encoder {done['encoder']}")
     if done["lacking"]:
         output.note(f"skipped: {done['lacking']:,} images without a vector of this encoder")

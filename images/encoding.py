@@ -7,7 +7,7 @@ import io
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from simile.images.formats import Pixels
 
@@ -33,3 +33,22 @@ def _encode_image(pixels: Pixels | Image.Image, format: str, **options: Any) -> 
     file = io.BytesIO()
     image.save(file, format, **options)
     return file.getvalue()
+
+
+def encode_object(image: object) -> bytes:
+    """Encode a Pillow image, upright, or an array (H, W), (H, W, 3) or (H, W, 4) of uint8 as PNG, without loss.
+
+    Raises ValueError with the reason for anything else.
+    """
+    if isinstance(image, Image.Image):
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith(("I", "F")):
+            raise ValueError(f"its mode is {upright.mode}; convert it with image.convert('RGB')")
+        upright = upright if upright.mode in ("1", "L", "LA", "P", "RGB", "RGBA") else upright.convert("RGB")
+        return _encode_image(upright, "PNG", compress_level=1)
+    array = np.asarray(image)
+    is_image = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if not is_image or array.dtype != np.uint8 or not array.size:
+        found = f"an array {array.shape} of {array.dtype}"
+        raise ValueError(f"it is {found}; make it uint8 with the shape (H, W), (H, W, 3) or (H, W, 4)")
+    return _encode_image(array, "PNG", compress_level=1)

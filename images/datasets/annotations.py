@@ -58,18 +58,18 @@ def describe_objects(classes: Iterable[str], captions: Iterable[str] = ()) -> di
 # COCO
 
 
-class _Image(msgspec.Struct, gc=False):
+class _CocoImage(msgspec.Struct, gc=False):
     id: int | str
     file_name: str
 
 
-class _Annotation(msgspec.Struct, gc=False):
+class _CocoAnnotation(msgspec.Struct, gc=False):
     image_id: int | str
     category_id: int | str | None = None
     caption: str | None = None
 
 
-class _Category(msgspec.Struct, gc=False):
+class _CocoCategory(msgspec.Struct, gc=False):
     id: int | str
     name: str
 
@@ -77,9 +77,9 @@ class _Category(msgspec.Struct, gc=False):
 class _CocoFile(msgspec.Struct):
     """The part of a file that is read: boxes and masks, which are most of it, are skipped."""
 
-    images: list[_Image]
-    annotations: list[_Annotation] = []
-    categories: list[_Category] = []
+    images: list[_CocoImage]
+    annotations: list[_CocoAnnotation] = []
+    categories: list[_CocoCategory] = []
 
 
 class _CocoAnnotations:

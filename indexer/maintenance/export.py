@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from math import isnan
 from pathlib import Path
@@ -21,6 +21,7 @@ from simile.core.csv_cells import escape_formulas
 from simile.core.errors import BadSetting, NothingIndexed
 from simile.core.filter_parser import parse_number
 from simile.core.settings import Settings
+from simile.indexer.maintenance.dataset_formats import DATASET_SUFFIXES, write_dataset
 from simile.models.checkpoints.description import resolve_name
 from simile.store.backup.export_rows import ExportReader, ExportRows, open_export_reader
 from simile.store.catalogue.catalogue import Catalogue
@@ -32,13 +33,22 @@ METADATA_PREFIX = "metadata."  # before metadata names, so that none can hide an
 FACT_COLUMNS = ("image_id", "path", "paths", "sha256", "format", "bytes", "width", "height")
 
 
-def export_embeddings(settings: Settings, output: Path, encoder: str | None = None) -> dict[str, Any]:
+def export_embeddings(
+    settings: Settings,
+    output: Path,
+    encoder: str | None = None,
+    *,
+    dataset_format: str | None = None,
+    label: str | None = None,
+) -> dict[str, Any]:
     """Export every image with a vector, from one consistent read, with limited memory.
 
     Args:
         settings: Settings with the home.
-        output: File to write atomically; its suffix selects the format.
+        output: File to write atomically; its suffix selects the format. With fiftyone, a folder.
         encoder: Fingerprint (or its start) of the encoder; None for the active one.
+        dataset_format: coco, fiftyone or label-studio; None: the suffix selects.
+        label: Name of the metadata with the class; None for `class` or `label`. Only with a dataset format.
 
     Returns:
         Counts and names for JSON.
@@ -48,15 +58,16 @@ def export_embeddings(settings: Settings, output: Path, encoder: str | None = No
         NothingIndexed: The home has no encoder.
         NoSuchEncoder: No encoder matches.
     """
-    write = EXPORT_WRITERS.get(output.suffix.lower())
-    if write is None or output.is_dir():
-        raise BadSetting(f"{output} can't be written: name a file that ends in {', '.join(EXPORT_WRITERS)}.")
+    check_export_output(output, dataset_format)
     home = Home.from_settings(settings)
     database_schema.check_schema(home)
     with Catalogue(home) as catalogue:
         fingerprint = _resolve_fingerprint(home, catalogue, encoder)
         with open_export_reader(catalogue, fingerprint) as reader:
-            write_output(output, lambda path: write(reader, path))
+            if dataset_format is None:
+                write_output(output, lambda path: EXPORT_WRITERS[output.suffix.lower()](reader, path))
+            else:
+                write_dataset(catalogue, reader, output, dataset_format, label)
             return {
                 "output": str(output),
                 "encoder": fingerprint,
@@ -64,6 +75,27 @@ def export_embeddings(settings: Settings, output: Path, encoder: str | None = No
                 "lacking": max(catalogue.images.count() - reader.count, 0),
                 "metadata": list(reader.numeric_by_name),
             }
+
+
+def check_export_output(output: Path, dataset_format: str | None) -> None:
+    """Raise BadSetting for an output that can't be written in the format."""
+    suffixes = DATASET_SUFFIXES[dataset_format] if dataset_format is not None else tuple(EXPORT_WRITERS)
+    if suffixes and (output.suffix.lower() not in suffixes or output.is_dir()):
+        raise BadSetting(f"{output} can't be written: name a file that ends in {', '.join(suffixes)}.")
+    if not suffixes and output.exists() and not output.is_dir():
+        raise BadSetting(f"{output} can't be written: a dataset of FiftyOne is a folder. Name another one.")
+
+
+def read_table(catalogue: Catalogue, home: Home, encoder: str | None = None) -> Any:
+    """Return all images with a vector as a `pyarrow.Table`, with the columns of `write_parquet`.
+
+    Raises NothingIndexed, NoSuchEncoder.
+    """
+    import pyarrow as pa  # noqa: PLC0415
+
+    with open_export_reader(catalogue, _resolve_fingerprint(home, catalogue, encoder)) as reader:
+        schema, tables = read_arrow_tables(reader)
+        return pa.concat_tables([schema.empty_table(), *tables])
 
 
 def _resolve_fingerprint(home: Home, catalogue: Catalogue, reference: str | None) -> str:
@@ -136,24 +168,24 @@ def write_parquet(table: ExportReader, path: Path) -> None:
 
     mu and log_variance are lists of d float32, or null; metadata with numbers only is double.
     """
-    import pyarrow as pa  # noqa: PLC0415  # takes half a second, and only Parquet needs it
     from pyarrow import parquet  # noqa: PLC0415
+
+    schema, tables = read_arrow_tables(table)
+    with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+        for part in tables:
+            writer.write_table(part)
+
+
+def read_arrow_tables(table: ExportReader) -> tuple[Any, Iterator[Any]]:
+    """Return the schema of the columns that `write_parquet` describes, and an iterator of Arrow tables of some rows."""
+    import pyarrow as pa  # noqa: PLC0415  # takes half a second, and only Parquet and data frames need it
 
     def make_vector_array(values: NDArray[np.float32]) -> Any:
         """Convert (n, d) to n lists; a row of NaN becomes null."""
         missing = pa.array(np.isnan(values).all(axis=1))
         return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=vector, mask=missing)
 
-    vector = pa.list_(pa.float32(), table.encoder.dimensions)
-    integer, text = pa.int32(), pa.string()
-    kinds = (pa.int64(), text, pa.list_(text), text, text, pa.int64(), integer, integer)
-    types = dict(zip(FACT_COLUMNS, kinds, strict=True))
-    types |= {
-        METADATA_PREFIX + name: pa.float64() if number else text for name, number in table.numeric_by_name.items()
-    }
-    types |= {"mu": vector} | ({"log_variance": vector} if table.has_variance else {})
-    schema = pa.schema(types, metadata={"encoder": table.encoder.fingerprint})
-    with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+    def read_tables() -> Iterator[Any]:
         for rows in table.iterate_chunks():
             columns = _get_columns(rows, table)
             for name, is_number in table.numeric_by_name.items():
@@ -164,7 +196,18 @@ def write_parquet(table: ExportReader, path: Path) -> None:
             arrays = [
                 columns[name] if kind is vector else pa.array(columns[name], kind) for name, kind in types.items()
             ]
-            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+            yield pa.Table.from_arrays(arrays, schema=schema)
+
+    vector = pa.list_(pa.float32(), table.encoder.dimensions)
+    integer, text = pa.int32(), pa.string()
+    kinds = (pa.int64(), text, pa.list_(text), text, text, pa.int64(), integer, integer)
+    types = dict(zip(FACT_COLUMNS, kinds, strict=True))
+    types |= {
+        METADATA_PREFIX + name: pa.float64() if number else text for name, number in table.numeric_by_name.items()
+    }
+    types |= {"mu": vector} | ({"log_variance": vector} if table.has_variance else {})
+    schema = pa.schema(types, metadata={"encoder": table.encoder.fingerprint})
+    return schema, read_tables()
 
 
 EXPORT_WRITERS: dict[str, Callable[[ExportReader, Path], None]] = {

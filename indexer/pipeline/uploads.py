@@ -58,17 +58,17 @@ def add_upload(
     )
     prepared = searcher.decode_upload(prepare, data, name)
     name = f"{prepared.sha256}.{prepared.format}"
-    file = _store_upload(searcher.home, name, data)
+    file = store_upload(searcher.home, name, data)
     try:
         image_id, is_new = _add_file(searcher, encoder, prepared, file, metadata, account)
     except QuotaExceeded:
         catalogue.files.discard_upload(file.path)
         raise
-    _store_upload(searcher.home, name, data)  # again, if a refused upload of the same bytes has discarded it meanwhile
+    store_upload(searcher.home, name, data)  # again, if a refused upload of the same bytes has discarded it meanwhile
     return image_id, is_new
 
 
-def _store_upload(home: Home, name: str, data: bytes) -> FileStat:
+def store_upload(home: Home, name: str, data: bytes) -> FileStat:
     """Store the bytes in the home, or in the object store that several hosts share, and return their location."""
     path = home.uploads / name
     if home.objects.is_shared:

@@ -8,6 +8,13 @@
 ...     result = home.by_file(Path("query.jpg"), name="query.jpg", limit=10)
 ...     shirts = home.by_id(1, filter=simile.make_filter(where=["class=shirt"], since="2026-01-01"))
 
+Arrays and Pillow images, and data frames in and out (docs/datasets.md):
+
+>>> vectors = simile.embed([array, image, "photo.jpg"])  # float32, (3, d)
+>>> simile.add_images(settings, [array, image], names=["first", "second"], metadata=[{"split": "train"}, None])
+>>> with simile.open_home(settings) as home:
+...     frame = home.to_pandas()
+
 Find copies and plan which files to remove; `simile dedup apply` applies the plan:
 
 >>> simile.find_duplicates(settings, simile.DedupRequest(precision=0.99), lambda stage, done, total: None)
@@ -30,10 +37,12 @@ if TYPE_CHECKING:
     from simile.dedup.grouping.findings import Findings, load_findings
     from simile.dedup.grouping.groups import make_groups
     from simile.dedup.records import CleanupPlan, DuplicateGroup, GroupMember
+    from simile.home import OpenHome, embed
+    from simile.home import OpenHome as open_home  # noqa: N813  # reads as a verb in `with open_home(…)`
+    from simile.indexer.pipeline.add_images import AddedImages, add_images
     from simile.indexer.pipeline.job import IndexRequest, index
     from simile.search.queries import EncodedQuery, SearchParams, SearchQuery, SearchResult
     from simile.search.searcher import Searcher
-    from simile.search.searcher import Searcher as open_home  # noqa: N813  # reads as a verb in `with open_home(…)`
 
 # Names by module; they are imported on first use: `simile.client` must start without torch.
 _NAMES = {
@@ -46,13 +55,16 @@ _NAMES = {
     "simile.dedup.grouping.findings": ["Findings", "load_findings"],
     "simile.dedup.grouping.groups": ["make_groups"],
     "simile.dedup.records": ["CleanupPlan", "DuplicateGroup", "GroupMember"],
+    "simile.home": ["OpenHome", "embed", "open_home"],
+    "simile.indexer.pipeline.add_images": ["AddedImages", "add_images"],
     "simile.indexer.pipeline.job": ["IndexRequest", "index"],
     "simile.search.queries": ["EncodedQuery", "SearchParams", "SearchQuery", "SearchResult"],
-    "simile.search.searcher": ["Searcher", "open_home"],
+    "simile.search.searcher": ["Searcher"],
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
+    "AddedImages",
     "CleanupPlan",
     "DedupRequest",
     "DuplicateGroup",
@@ -63,12 +75,15 @@ __all__ = [
     "Hit",
     "IndexRequest",
     "IndexSummary",
+    "OpenHome",
     "SearchParams",
     "SearchQuery",
     "SearchResult",
     "Searcher",
     "Settings",
     "SimileError",
+    "add_images",
+    "embed",
     "find_duplicates",
     "index",
     "load_findings",
@@ -86,7 +101,7 @@ def __getattr__(name: str) -> Any:
     """Import a name on first use."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_MODULES[name]), "Searcher" if name == "open_home" else name)
+    value = globals()[name] = getattr(import_module(_MODULES[name]), "OpenHome" if name == "open_home" else name)
     return value
 
 
