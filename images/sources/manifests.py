@@ -244,7 +244,10 @@ def _read_parquet_rows(manifest: str) -> Iterator[TableRow]:
     import pyarrow.parquet  # noqa: PLC0415
 
     try:
-        with pyarrow.parquet.ParquetFile(manifest) as table:
+        # As dictionaries, texts that repeat take no memory before they are checked: a few KB can hold GB of text.
+        kinds = pyarrow.parquet.read_schema(manifest)
+        texts = [field.name for field in kinds if field.type in (pyarrow.string(), pyarrow.binary())]
+        with pyarrow.parquet.ParquetFile(manifest, read_dictionary=texts) as table:
             yield TableRow(0, list(table.schema_arrow.names))
             number = 0
             for batch in table.iter_batches(batch_size=PARQUET_BATCH_ROWS):
@@ -256,7 +259,17 @@ def _read_parquet_rows(manifest: str) -> Iterator[TableRow]:
 
 
 def _list_column(column: Any) -> list[Any]:
-    """Return the cells of a column; bytes if some are not UTF-8, which Arrow does not check when it reads a file."""
+    """Return the cells of a column; bytes if some are not UTF-8, which Arrow does not check when it reads a file.
+
+    Raises pyarrow.ArrowInvalid for a text that is too long.
+    """
+    import pyarrow.compute  # noqa: PLC0415
+
+    values = getattr(column, "dictionary", None)
+    if values is not None and values.type in (pyarrow.string(), pyarrow.binary()):
+        if (pyarrow.compute.max(pyarrow.compute.binary_length(values)).as_py() or 0) > 4 * MAX_CELL_LENGTH:  # in UTF-8
+            raise pyarrow.ArrowInvalid(f"a cell has more than {MAX_CELL_LENGTH:,} characters")
+        column = column.dictionary_decode()
     try:
         return list(column.to_pylist())
     except UnicodeDecodeError:

@@ -175,6 +175,16 @@ def test_a_broken_metadata_file_is_a_failure_and_the_images_are_indexed(
     assert reason in failure.reason
 
 
+def test_a_few_bytes_of_parquet_do_not_become_gigabytes(tmp_path: Path) -> None:
+    put(tmp_path, "1.png")
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 2000, pa.int32()), pa.array(["y" * 600_000]))
+    table = pa.table({"file_name": ["1.png"] * 2000, "text": texts})
+    parquet.write_table(table, tmp_path / "metadata.parquet", compression="zstd", store_schema=False)
+    assert (tmp_path / "metadata.parquet").stat().st_size < 10_000
+    found, failures = read(tmp_path)
+    assert found == {} and "131,072 characters" in failures["metadata.parquet"]
+
+
 def test_metadata_of_a_file_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_image_folder(tmp_path, "csv")
     monkeypatch.setattr(values, "MAX_TOTAL_LENGTH", 600)
