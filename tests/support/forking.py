@@ -169,8 +169,6 @@ def serve(name: str, kind: str) -> None:
     listener.listen(64)
     os.write(1, b"listening\n")
     os.dup2(2, 1)
-    # scikit-learn imports pandas where it is installed, and pandas loads Arrow, which starts a thread.
-    sys.modules["pandas"] = None  # type: ignore[assignment]
     children: dict[int, tuple[int, socket.socket]] = {}  # by the descriptor of the process
     while True:
         ready = select.select([0, listener, *children], [], [])[0]
@@ -199,8 +197,12 @@ def serve(name: str, kind: str) -> None:
 def _import(kind: str) -> None:
     if all(name in sys.modules for name in MODULES[kind]):
         return
+    # scikit-learn imports pandas where it is installed, and pandas loads Arrow, which starts a thread. Later
+    # scikit-learn takes any entry of sys.modules for the module, so the processes must not inherit None.
+    sys.modules["pandas"] = None  # type: ignore[assignment]
     for name in MODULES[kind]:
         importlib.import_module(name)
+    del sys.modules["pandas"]
     threads = [path.joinpath("comm").read_text() for path in Path("/proc/self/task").iterdir()]
     assert len(threads) == 1, f"a process with threads can't be forked safely: {threads}"
     gc.collect()
