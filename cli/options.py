@@ -17,7 +17,7 @@ from typer.models import CommandFunctionType
 from simile.cli import output
 from simile.core.atomic_write import check_output_path
 from simile.core.errors import BadUsage
-from simile.core.filter_parser import make_filter
+from simile.core.filters.parser import make_filter
 from simile.core.records import Filter
 from simile.core.settings import Settings, load_settings
 
@@ -126,12 +126,13 @@ def _size_option(help_text: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class FilterOptions:
-    """Options that filter images; core/filter_parser.py parses their values."""
+    """Options that filter images; core/filters/parser.py parses their values."""
 
     where: Annotated[
         list[str] | None,
         _filter_option(
-            'Condition on metadata, such as "class=shirt" or "price<10"; can be repeated. Operators: = != < <= > >=.'
+            'Condition on metadata, such as "class=shirt" or "class=shirt and not price<10"; can be repeated. '
+            "Operators: = != < <= > >=, contains, in (a, b), exists; and, or, not, parentheses (docs/filters.md)."
         ),
     ] = None
     under: Annotated[str | None, _filter_option("Only files in this folder or archive.")] = None
@@ -146,13 +147,22 @@ class FilterOptions:
     max_height: Annotated[int | None, _size_option("Maximum height in pixels.")] = None
     since: Annotated[str | None, _filter_option("Only files modified on or after this date or time.")] = None
     until: Annotated[str | None, _filter_option("Only files modified on or before this date or time.")] = None
+    taken: Annotated[str | None, _filter_option("Only photos taken then, such as 2024-05 or 2024-05..2024-06-15.")] = (
+        None
+    )
+    camera: Annotated[str | None, _filter_option("Only photos of a camera with this in its name.")] = None
+    rating: Annotated[str | None, _filter_option('Only photos with this rating, such as 5 or ">=3".')] = None
+    keyword: Annotated[list[str] | None, _filter_option("Only photos with this keyword; can be repeated.")] = None
+    near: Annotated[
+        str | None, _filter_option("Only photos taken near a place: latitude,longitude,distance: 52.5,13.4,10km.")
+    ] = None
 
     def to_filter(self) -> Filter | None:
         """Make the filter without reading the home; None without any option. Raises BadSetting."""
         from simile.images.sources.real_folders import make_absolute_folder
 
         under = None if self.under is None else make_absolute_folder(self.under)
-        values = vars(self) | {"where": self.where or (), "under": under}
+        values = vars(self) | {"where": self.where or (), "keyword": self.keyword or (), "under": under}
         return make_filter(formats=values.pop("format") or (), **values)
 
 

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from simile.core.filters.expression import Expression
+
 FloatArray = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
 MAX_LISTED_PATHS = 100  # of one image in a response or a message; an image may have any number of files
@@ -181,16 +183,13 @@ class IndexSummary:
         return speed, (total - self.done) / speed if speed else None
 
 
-MetadataCondition = tuple[str, str, str]  # (name, one of = != < <= > >=, value)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Filter:
     """Conditions on the images of a search. An image matches if it and one of its files satisfy all of them.
 
     Attributes:
-        where: Conditions on the file's metadata. Numbers compare as numbers, everything else as text; `!=` also
-            matches files without this name.
+        where: Conditions on the file and its metadata. Numbers compare as numbers, everything else as text; `!=`
+            also matches files without this name.
         under: Absolute path of the file, or of a folder or archive that holds it.
         under_names: Other names of that folder under which files are indexed, by links.
         formats: Image formats in lower case, as in `Hit.format`.
@@ -198,7 +197,7 @@ class Filter:
         until: Latest modification time, inclusive.
     """
 
-    where: tuple[MetadataCondition, ...] = ()
+    where: tuple[Expression, ...] = ()
     under: str | None = None
     under_names: tuple[str, ...] = ()
     formats: tuple[str, ...] = ()

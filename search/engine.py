@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from simile.core.errors import BadSetting, NoVariance, SimileError
-from simile.core.filter_parser import parse_metadata
+from simile.core.filters.parser import parse_metadata
 from simile.core.records import Filter, FloatArray, Hit
 from simile.search.calibration.calibration import ScoreCalibration
 from simile.search.posterior import (

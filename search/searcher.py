@@ -12,7 +12,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from simile.core.errors import SimileError
-from simile.core.filter_parser import parse_metadata
+from simile.core.filters.parser import parse_metadata
 from simile.core.records import FloatArray, PhotoMetadata
 from simile.core.settings import Settings
 from simile.images.encoding import encode_png
@@ -174,7 +174,7 @@ class Searcher(ImageLibrary):
         return png, f"{prepared.sha256}-{encoder.fingerprint}"
 
     def get_metadata(self, image_id: int) -> dict[str, str | float]:
-        """Return the image's metadata; empty if there is none. See simile.core.filter_parser.parse_metadata."""
+        """Return the image's metadata; empty if there is none. See simile.core.filters.parser.parse_metadata."""
         return self.get_metadata_by_id([image_id]).get(image_id, {})
 
     def get_metadata_by_id(self, image_ids: Sequence[int]) -> dict[int, dict[str, str | float]]:

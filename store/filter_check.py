@@ -6,12 +6,13 @@ from dataclasses import fields, replace
 from typing import Any
 
 from simile.core.errors import BadSetting
-from simile.core.filter_parser import parse_number
-from simile.core.records import Filter, MetadataCondition
+from simile.core.filters.expression import Condition, Expression, iterate_conditions
+from simile.core.filters.parser import parse_number
+from simile.core.records import Filter
 from simile.images.formats import FORMATS
 from simile.images.sources.real_folders import RealFolder, describe_nearest_folders, find_nearest
 from simile.store.catalogue.catalogue import Catalogue
-from simile.store.catalogue.filters import find_matching_ids, read_value_range
+from simile.store.catalogue.filters import FIELDS, find_matching_ids, read_value_range
 
 MAX_LISTED_NAMES = 10
 MAX_COMPARED_VALUES = 10_000
@@ -37,9 +38,9 @@ def resolve_filter(catalogue: Catalogue, filter: Filter | None) -> Filter | None
     for option in (field.name for field in fields(Filter)):
         value = getattr(filter, option)
         if option == "where":
-            for condition in value:
-                if not _fits_any(catalogue, Filter(where=(condition,))):
-                    raise BadSetting(_explain_condition(catalogue, condition))
+            for expression in value:
+                if not _fits_any(catalogue, Filter(where=(expression,))):
+                    raise BadSetting(_explain_expression(catalogue, expression))
         elif (
             option != "under_names" and value not in (None, ()) and not _fits_any(catalogue, _make_part(filter, option))
         ):
@@ -58,11 +59,22 @@ def _make_part(filter: Filter, option: str) -> Filter:
     return replace(Filter(), **{option: getattr(filter, option), "under_names": names})
 
 
-def _explain_condition(catalogue: Catalogue, condition: MetadataCondition) -> str:
+def _explain_expression(catalogue: Catalogue, expression: Expression) -> str:
+    """Explain the first condition that no file satisfies, if there is such a condition."""
+    conditions = list(iterate_conditions(expression))
+    for condition in conditions:
+        if not _fits_any(catalogue, Filter(where=(condition,))):
+            return _explain_condition(catalogue, condition)
+    return f"where can't combine {', '.join(map(str, conditions))} so: no indexed file satisfies it. Leave a part out."
+
+
+def _explain_condition(catalogue: Catalogue, condition: Condition) -> str:
     """Say which names or values of metadata there are."""
     name, operator, text = condition
     names = catalogue.metadata.get_names()
-    start = f"where can't be {''.join(condition)!r}: no indexed file has"
+    start = f"where can't be {str(condition)!r}: no indexed file has"
+    if name in FIELDS and name not in names:
+        return f"{start} such a {name}."
     if not names:
         return f"{start} metadata. Index a manifest with it: `simile index photos.csv`."
     if name not in names:

@@ -22,7 +22,7 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.common.runs import iterate_jpegs, make_parser, open_work_folder, simile, write_images
 from simile.core.errors import BadSetting
-from simile.core.filter_parser import make_filter
+from simile.core.filters.parser import make_filter
 from simile.core.settings import load_settings
 from simile.images.decoding import decode_image
 from simile.images.formats import Limits

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from simile.core.errors import BadSetting, TooFewPictures
-from simile.core.filter_parser import make_filter
+from simile.core.filters.parser import make_filter
 from simile.core.records import FloatArray
 from simile.explore.arrays import OnProgress
 from simile.explore.attributes.directions import AttributeExamples, make_text_attribute

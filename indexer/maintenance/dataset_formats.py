@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from simile.core.atomic_write import write_output
 from simile.core.errors import BadSetting
-from simile.core.filter_parser import parse_number
+from simile.core.filters.parser import parse_number
 from simile.core.records import FloatArray
 from simile.store.backup.export_rows import ExportReader
 from simile.store.catalogue.catalogue import Catalogue

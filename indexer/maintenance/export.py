@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from simile.core.atomic_write import write_output
 from simile.core.csv_cells import escape_formulas
 from simile.core.errors import BadSetting, NothingIndexed
-from simile.core.filter_parser import parse_number
+from simile.core.filters.parser import parse_number
 from simile.core.settings import Settings
 from simile.indexer.maintenance.dataset_formats import DATASET_SUFFIXES, write_dataset
 from simile.models.checkpoints.description import resolve_name

@@ -43,7 +43,7 @@ MAX_JSON_CONTAINERS = 5_000  # objects, lists and fields, which take longer than
 MAX_FORM_FIELDS = 192
 _FORM_CHARSETS = frozenset({b"utf-8", b"utf8", b"us-ascii", b"ascii", b"iso-8859-1", b"latin-1", b"latin1"})
 # Fields that a form may repeat.
-_LIST_FIELDS = frozenset({"include", "plus", "minus", "where", "format", "positive_id", "negative_id"})
+_LIST_FIELDS = frozenset({"include", "plus", "minus", "where", "format", "keyword", "positive_id", "negative_id"})
 _NO_FORM_ERROR = f"Send the image as {MULTIPART_MEDIA_TYPE}, in the field `file`."
 _NO_SEARCH_ERROR = "Send images as {} (field `file`), or image_id or vector as {}."
 _NO_BATCH_ERROR = "Send images as {} (field `file`, repeated), or `searches` as {}."

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 from pydantic.json_schema import SkipJsonSchema, WithJsonSchema
 
-from simile.core.filter_parser import make_filter
+from simile.core.filters.parser import make_filter
 from simile.core.records import Filter
 from simile.search.attributes import make_attribute_strengths
 from simile.search.queries import QueryTerm, SearchParams, SearchQuery
@@ -90,7 +90,11 @@ def check_single_field(body: BaseModel, *names: str) -> None:
 class FilterParams(BaseModel):
     """The conditions that an image must satisfy; all of them hold together."""
 
-    where: TextListParam = Field([], description="Conditions on metadata: `class=shirt`, `price<10`. = != < <= > >=.")
+    where: TextListParam = Field(
+        [],
+        description="Conditions on metadata: `class=shirt`, `price<10 or not exists price`. = != < <= > >= contains in "
+        "exists; and, or, not, parentheses.",
+    )
     under: str | None = Field(None, max_length=4096, description="Files in this folder or archive; its full path.")
     format: TextListParam = Field([], description="Files of one of these formats: `jpeg`, `png` …")
     min_bytes: NonNegativeIntParam = Field(None, description="Minimum file size in bytes.")
@@ -101,6 +105,11 @@ class FilterParams(BaseModel):
     max_height: NonNegativeIntParam = Field(None, description="Maximum height in pixels.")
     since: str | None = Field(None, max_length=64, description="Files modified at this time or later; ISO 8601.")
     until: str | None = Field(None, max_length=64, description="Files modified at this time or day, or earlier.")
+    taken: str | None = Field(None, max_length=64, description="Photos taken then: `2024-05`, `2024-05..2024-06`.")
+    camera: str | None = Field(None, max_length=200, description="Photos of a camera with this in its name.")
+    rating: str | None = Field(None, max_length=10, description="Photos with this rating: `5`, `>=3`.")
+    keyword: TextListParam = Field([], description="Photos with all of these keywords.")
+    near: str | None = Field(None, max_length=100, description="Photos taken near a place: `52.5,13.4,10km`.")
 
     def to_filter(self) -> Filter | None:
         """Return the filter, None without conditions. Raises BadSetting."""

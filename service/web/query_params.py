@@ -32,6 +32,10 @@ _FILTER_LABELS = {
     "max_width": "at most {:,} wide",
     "min_height": "at least {:,} high",
     "max_height": "at most {:,} high",
+    "taken": "taken {}",
+    "camera": "camera {}",
+    "rating": "rating {}",
+    "near": "near {}",
     "within": "within {:g}",
 }
 
@@ -88,7 +92,7 @@ class BrowsePageParams(PageParams, FilterParams):
         return [PageLink(text=text, url=self.make_url(**without)) for text, without in self._iter_filters()]
 
     def _iter_filters(self) -> Iterator[tuple[str, dict[str, object]]]:
-        for name in ("where", "format"):
+        for name in ("where", "format", "keyword"):
             values: list[str] = getattr(self, name)
             for value in values:
                 yield value, {name: [other for other in values if other != value]}

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from simile.core.errors import SimileError
-    from simile.core.filter_parser import make_filter
+    from simile.core.filters.parser import make_filter
     from simile.core.records import Filter, Hit, IndexSummary
     from simile.core.settings import Settings, load_settings
     from simile.dedup.cleanup.plan import plan_of, read_plan, write_plan
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 # Names by module; they are imported on first use: `simile.client` must start without torch.
 _NAMES = {
     "simile.core.errors": ["SimileError"],
-    "simile.core.filter_parser": ["make_filter"],
+    "simile.core.filters.parser": ["make_filter"],
     "simile.core.records": ["Filter", "Hit", "IndexSummary"],
     "simile.core.settings": ["Settings", "load_settings"],
     "simile.dedup.cleanup.plan": ["plan_of", "read_plan", "write_plan"],

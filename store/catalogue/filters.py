@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import operator as operators
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+import re
+from calendar import monthrange
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from math import cos, radians, sin
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, Select, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, false, func, not_, or_, select
 
-from simile.core.filter_parser import parse_number
-from simile.core.records import Filter, MetadataCondition
+from simile.core.filters.expression import Condition, Expression, Negation
+from simile.core.filters.parser import parse_circle, parse_number
+from simile.core.records import Filter
 from simile.store.catalogue.files import make_under_condition
-from simile.store.database.tables import MAX_NANOSECONDS, ImageRow, LocationRow, MetadataRow
+from simile.store.database.tables import (
+    MAX_NANOSECONDS,
+    ImageRow,
+    LocationRow,
+    MetadataRow,
+    PhotoKeywordRow,
+    PhotoMetadataRow,
+)
 
 UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+KILOMETRES_PER_DEGREE = 6371.0088 * radians(1)  # on a sphere with the mean radius of the earth
 _COMPARISONS = {"<": operators.lt, "<=": operators.le, ">": operators.gt, ">=": operators.ge}
 
 
@@ -60,24 +73,179 @@ def _make_file_conditions(filter: Filter) -> Iterator[ColumnElement[bool]]:
         yield LocationRow.mtime_ns >= _to_nanoseconds(filter.since)
     if filter.until is not None:
         yield LocationRow.mtime_ns < _to_nanoseconds(filter.until) + 1000  # includes the whole microsecond
-    for condition in filter.where:
-        yield _make_metadata_condition(condition)
+    for expression in filter.where:
+        yield _make_expression_condition(expression)
 
 
-def _make_metadata_condition(condition: MetadataCondition) -> ColumnElement[bool]:
-    name, operator, value = condition
-    number = parse_number(value)
-    matches: ColumnElement[bool]
-    if operator in ("=", "!="):
-        matches = MetadataRow.text == value
-        if number is not None:
-            matches = or_(matches, MetadataRow.number == number)
-    else:
-        column: Any = MetadataRow.text if number is None else MetadataRow.number
-        matches = _COMPARISONS[operator](column, value if number is None else number)
+def _make_expression_condition(expression: Expression) -> ColumnElement[bool]:
+    """Return the condition on a location. It is never NULL, so that `not` is its exact opposite."""
+    if isinstance(expression, Negation):
+        return not_(_make_expression_condition(expression.part))
+    if not isinstance(expression, Condition):
+        join = and_ if expression.operator == "and" else or_
+        return join(*map(_make_expression_condition, expression.parts))
+    if expression.operator == "!=":
+        return not_(_make_expression_condition(expression._replace(operator="=")))
     # IN instead of EXISTS lets SQLite use the index on metadata, instead of scanning all locations.
-    rows = select(MetadataRow.location_id).where(MetadataRow.name == name, matches)
-    return LocationRow.id.not_in(rows) if operator == "!=" else LocationRow.id.in_(rows)
+    name = MetadataRow.name == expression.name
+    matches = _compare_metadata(expression)
+    own = LocationRow.id.in_(select(MetadataRow.location_id).where(name, matches))
+    field = FIELDS.get(expression.name)
+    if field is None:
+        return own
+    # Metadata that a user gave to a file override a field of the same name.
+    return or_(own, and_(field.make_condition(expression), LocationRow.id.not_in(_select_locations(name))))
+
+
+def _select_locations(condition: ColumnElement[bool]) -> Select[int]:
+    return select(MetadataRow.location_id).where(condition)
+
+
+def _compare_metadata(condition: Condition) -> ColumnElement[bool]:
+    """Return the condition on a row of metadata with the condition's name."""
+    _, operator, value = condition
+    number = parse_number(value)
+    if operator == "exists":
+        return MetadataRow.name == condition.name
+    if operator == "contains":
+        return MetadataRow.text.icontains(value, autoescape=True)
+    if operator == "=":
+        is_equal = MetadataRow.text == value
+        return is_equal if number is None else or_(is_equal, MetadataRow.number == number)
+    column: Any = MetadataRow.text if number is None else MetadataRow.number
+    compare: Any = _COMPARISONS.get(operator)
+    if compare is None:  # `near`, which only a place has
+        return false()
+    matches: ColumnElement[bool] = compare(column, value if number is None else number)
+    return matches
+
+
+# Fields of every image: names that `where` takes besides those of metadata
+
+
+def _compare_text(column: Any, condition: Condition) -> ColumnElement[bool]:
+    if condition.operator == "contains":
+        matches: ColumnElement[bool] = column.icontains(condition.value, autoescape=True)
+        return matches
+    return _compare(column, condition.operator, condition.value)
+
+
+def _compare_number(column: Any, condition: Condition) -> ColumnElement[bool]:
+    number = parse_number(condition.value)
+    return false() if number is None else _compare(column, condition.operator, number)
+
+
+def _compare_taken(column: Any, condition: Condition) -> ColumnElement[bool]:
+    """Compare the camera's local time with a period, such as 2024-05: `=` means within it."""
+    period = parse_period(condition.value)
+    return false() if period is None else _compare_period(column, condition.operator, *period)
+
+
+def _compare_modified(column: Any, condition: Condition) -> ColumnElement[bool]:
+    """Compare the time of a file with a period in this machine's time zone."""
+    period = parse_period(condition.value)
+    if period is None:
+        return false()
+    start, end = (_to_nanoseconds(moment.astimezone()) for moment in period)
+    return _compare_period(column, condition.operator, start, end)
+
+
+def _compare_circle(_: Any, condition: Condition) -> ColumnElement[bool]:
+    """Compare the great-circle distance to a place: `near` with latitude, longitude and kilometres."""
+    circle = parse_circle(condition.value) if condition.operator == "near" else None
+    if circle is None:
+        return false()
+    latitude, longitude, distance = circle
+    reach = distance / KILOMETRES_PER_DEGREE
+    row_latitude: Any = PhotoMetadataRow.latitude
+    row_angles = func.radians(row_latitude), func.radians(PhotoMetadataRow.longitude - longitude)
+    # The spherical law of cosines; the band of latitudes uses the index.
+    cosine = sin(radians(latitude)) * func.sin(row_angles[0]) + cos(radians(latitude)) * func.cos(
+        row_angles[0]
+    ) * func.cos(row_angles[1])
+    return and_(row_latitude.between(latitude - reach, latitude + reach), cosine >= cos(radians(min(reach, 180))))
+
+
+def _compare(column: Any, operator: str, value: Any) -> ColumnElement[bool]:
+    if operator == "=":
+        return column == value  # type: ignore[no-any-return]
+    compare: Any = _COMPARISONS.get(operator)
+    return false() if compare is None else compare(column, value)
+
+
+def _compare_period(column: Any, operator: str, start: Any, end: Any) -> ColumnElement[bool]:
+    conditions: dict[str, Callable[[], ColumnElement[bool]]] = {
+        "=": lambda: and_(column >= start, column < end),
+        "<": lambda: column < start,
+        "<=": lambda: column < end,
+        ">": lambda: column >= end,
+        ">=": lambda: column >= start,
+    }
+    return conditions.get(operator, false)()
+
+
+@dataclass(frozen=True)
+class Field:
+    """A value that files have without a manifest.
+
+    Attributes:
+        column: The column that holds it.
+        compare: Makes the condition on the column.
+        table: The table of the column, if it is not the locations; its rows refer to a location or an image.
+    """
+
+    column: Any
+    compare: Callable[[Any, Condition], ColumnElement[bool]]
+    table: Any = LocationRow
+
+    def make_condition(self, condition: Condition) -> ColumnElement[bool]:
+        """Return the condition on a location."""
+        exists = condition.operator == "exists"
+        matches = self.column.is_not(None) if exists else self.compare(self.column, condition)
+        if self.table is LocationRow:
+            return matches
+        if self.table is ImageRow:
+            return LocationRow.image_id.in_(select(ImageRow.id).where(matches))
+        return LocationRow.id.in_(select(self.table.location_id).where(matches))
+
+
+FIELDS: dict[str, Field] = {
+    "path": Field(LocationRow.path, _compare_text),
+    "modified": Field(LocationRow.mtime_ns, _compare_modified),
+    "format": Field(ImageRow.format, _compare_text, ImageRow),
+    "width": Field(ImageRow.width, _compare_number, ImageRow),
+    "height": Field(ImageRow.height, _compare_number, ImageRow),
+    "bytes": Field(ImageRow.size, _compare_number, ImageRow),
+    "taken": Field(PhotoMetadataRow.taken, _compare_taken, PhotoMetadataRow),
+    "place": Field(PhotoMetadataRow.latitude, _compare_circle, PhotoMetadataRow),
+    "keyword": Field(PhotoKeywordRow.keyword, _compare_text, PhotoKeywordRow),
+    **{
+        name: Field(getattr(PhotoMetadataRow, name), _compare_text, PhotoMetadataRow)
+        for name in ("camera", "lens", "title", "description", "copyright")
+    },
+    **{
+        name: Field(getattr(PhotoMetadataRow, name), _compare_number, PhotoMetadataRow)
+        for name in ("exposure_time", "aperture", "iso", "focal_length", "latitude", "longitude", "rating")
+    },
+}
+
+
+def parse_period(text: str) -> tuple[datetime, datetime] | None:
+    """Return the start and the end, exclusive, of a year, month, day or time in ISO 8601; None for another text."""
+    try:
+        if match := re.fullmatch(r"(\d{4})(?:-(\d\d))?", text):
+            first_month, last_month = (int(match[2]), int(match[2])) if match[2] else (1, 12)
+            first = date(int(match[1]), first_month, 1)
+            last = date(first.year, last_month, monthrange(first.year, last_month)[1])
+        elif re.fullmatch(r"\d{4}-?\d\d-?\d\d", text):
+            first = last = date.fromisoformat(text)
+        else:
+            moment = datetime.fromisoformat(text)
+            moment = moment.astimezone().replace(tzinfo=None) if moment.tzinfo else moment
+            return moment, moment + timedelta(microseconds=1)
+        return datetime.combine(first, time.min), datetime.combine(last, time.min) + timedelta(days=1)
+    except (ValueError, OverflowError):
+        return None
 
 
 def read_value_range(connection: Connection, option: str) -> tuple[Any, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, select
 
 from simile.core.errors import NoSuchImage
-from simile.core.filter_parser import parse_number
+from simile.core.filters.parser import parse_number
 from simile.core.records import PhotoMetadata
 from simile.store.database.tables import LocationRow, MetadataRow, PhotoKeywordRow, PhotoMetadataRow
 from simile.store.database.transactions import Repository, insert_rows, split_chunks

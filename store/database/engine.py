@@ -6,6 +6,7 @@ Only this package distinguishes the two.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import sqlite3
 from collections.abc import Callable
@@ -124,6 +125,8 @@ def _get_size(file: Path) -> int:
 def _configure_connection(connection: Any, foreign_keys: bool, writable: bool) -> None:
     # The driver must not begin transactions itself: it begins them late, and never for DDL or SELECT.
     connection.isolation_level = None
+    for function in (math.radians, math.sin, math.cos):  # for distances; not every build of SQLite has them
+        connection.create_function(function.__name__, 1, partial(_call_unless_none, function), deterministic=True)
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000}")
     if writable:
@@ -131,6 +134,10 @@ def _configure_connection(connection: Any, foreign_keys: bool, writable: bool) -
         cursor.execute("PRAGMA synchronous = FULL")  # an acknowledged commit survives a power cut
     cursor.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
     cursor.close()
+
+
+def _call_unless_none(function: Callable[[float], float], value: float | None) -> float | None:
+    return None if value is None else function(value)
 
 
 def _begin_transaction(connection: Connection) -> None:

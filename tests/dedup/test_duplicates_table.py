@@ -10,7 +10,7 @@ from itertools import combinations
 import pytest
 
 from simile.core.errors import BadSetting
-from simile.core.filter_parser import make_filter
+from simile.core.filters.parser import make_filter
 from simile.dedup.records import Decision
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import DuplicateRecord

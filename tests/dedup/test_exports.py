@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from simile.core.errors import BadSetting
-from simile.core.filter_parser import make_filter
+from simile.core.filters.parser import make_filter
 from simile.core.records import FileStat
 from simile.dedup.grouping.findings import calibration_to_json
 from simile.dedup.records import Decision

@@ -12,7 +12,7 @@ from zipfile import ZipFile
 import pytest
 
 from simile.core.errors import BadSetting
-from simile.core.filter_parser import make_filter
+from simile.core.filters.parser import make_filter
 from simile.dedup.cleanup.plan import count_freed_bytes, plan_of
 from simile.dedup.grouping.findings import (
     Findings,

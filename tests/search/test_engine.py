@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from simile.core.errors import BadSetting, EncoderMismatch, NoSuchImage, NotFinite, NothingIndexed, SimileError
+from simile.core.filters.expression import Condition
 from simile.core.records import Filter
 from simile.core.settings import Settings
 from simile.images.encoding import encode_png
@@ -134,7 +135,7 @@ def test_hits_say_what_was_said_of_them(searcher: Searcher) -> None:
     assert searcher.by_id(1).hits[0].metadata is None
     hits = searcher.search(SearchQuery((1,), params=SearchParams(include_metadata=True))).hits
     assert [hit.metadata for hit in hits[:2]] == [{"class": "shirt", "price": 9.5, "code": "007"}, {}]
-    assert searcher.by_id(1, filter=Filter(where=(("price", "<", "10"),))).hits[0].image_id == nearest
+    assert searcher.by_id(1, filter=Filter(where=(Condition("price", "<", "10"),))).hits[0].image_id == nearest
 
 
 def test_an_upload_brings_its_metadata_in_the_same_moment(searcher: Searcher) -> None:

@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from simile.core.errors import BadSetting, NoVariance
-from simile.core.filter_parser import make_filter
+from simile.core.filters.parser import make_filter
 from simile.core.settings import Settings
 from simile.evaluation.baselines import PosteriorMethod
 from simile.indexer.pipeline.uploads import delete_image

@@ -15,8 +15,9 @@ from sqlalchemy import insert, select
 from starlette.testclient import TestClient
 
 from simile.core.errors import BadSetting
-from simile.core.filter_parser import make_filter, parse_condition, parse_datetime
-from simile.core.records import FileStat, Filter
+from simile.core.filters.expression import MAX_CONDITIONS, Combination, Condition, Negation, parse_expression
+from simile.core.filters.parser import make_filter, parse_datetime
+from simile.core.records import FileStat, Filter, PhotoMetadata
 from simile.core.settings import Settings
 from simile.indexer.pipeline.job import IndexRequest, index
 from simile.search.searcher import Searcher
@@ -182,13 +183,118 @@ def test_a_range_search_respects_the_filter(catalogue: Catalogue) -> None:
 
 
 def test_conditions_are_parsed() -> None:
-    assert parse_condition("class=shirt") == ("class", "=", "shirt")
-    assert parse_condition(" price <= 10 ") == ("price", "<=", "10")
-    assert parse_condition("a!=b=c") == ("a", "!=", "b=c")
-    assert parse_condition("empty=") == ("empty", "=", "")
+    assert parse_expression("class=shirt") == ("class", "=", "shirt")
+    assert parse_expression(" price <= 10 ") == ("price", "<=", "10")
+    assert parse_expression("a!=b=c") == ("a", "!=", "b=c")
+    assert parse_expression("empty=") == ("empty", "=", "")
     for text in ("shirt", "=shirt", "", "   =x", "!x"):
         with pytest.raises(BadSetting, match="where can't be"):
-            parse_condition(text)
+            parse_expression(text)
+
+
+def test_and_binds_more_tightly_than_or() -> None:
+    a, b, c = (Condition(name, "=", "1") for name in "abc")
+    assert parse_expression("a=1 or b=1 AND c=1") == Combination("or", (a, Combination("and", (b, c))))
+    assert parse_expression("(a=1 or b=1) and not c=1") == Combination("and", (Combination("or", (a, b)), Negation(c)))
+    assert parse_expression("a in (1, 2)") == Combination("or", (a, Condition("a", "=", "2")))
+    assert parse_expression("a not in (1)") == Negation(a)
+    assert parse_expression("exists a or b contains x") == Combination(
+        "or", (Condition("a", "exists", ""), Condition("b", "contains", "x"))
+    )
+
+
+def test_a_value_may_hold_keywords_and_parentheses() -> None:
+    price = Condition("price", "<", "3")
+    assert parse_expression("title=salt and pepper") == ("title", "=", "salt and pepper")
+    assert parse_expression("title=salt and pepper and price<3").parts == (("title", "=", "salt and pepper"), price)  # type: ignore[union-attr]
+    assert parse_expression("(title=Sunset (2) or price<3)").parts == (("title", "=", "Sunset (2)"), price)  # type: ignore[union-attr]
+    assert parse_expression('title="a or b=\\"c\\"" and price<3').parts == (("title", "=", 'a or b="c"'), price)  # type: ignore[union-attr]
+    assert parse_expression('"is = odd"=1') == ("is = odd", "=", "1")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("(a=1", r"a \) is missing"),
+        ("a in (b", "write the values of `in`"),
+        ("(a=1) b=2", "`and` or `or` is missing"),
+        ("not " * 30 + "a=1", "levels of parentheses"),
+        ("(" * 4000, "levels of parentheses"),
+        (" and ".join(["a=1"] * (MAX_CONDITIONS + 1)), "conditions"),
+        (f"a in ({','.join('x' * (MAX_CONDITIONS + 1))})", "conditions"),
+        ("a=" + "x" * 4096, "4,098 characters"),
+    ],
+)
+def test_a_wrong_expression_is_refused_with_the_reason(text: str, reason: str) -> None:
+    with pytest.raises(BadSetting, match=reason):
+        parse_expression(text)
+
+
+def test_expressions_combine_conditions_on_one_file(catalogue: Catalogue) -> None:
+    say(catalogue, "/photos/odd/1.png", label="shirt", price=1)
+    say(catalogue, "/photos/odd/3.png", label="Red Dress", price=3)
+    say(catalogue, "/photos/even/10.jpeg", label="shirt")
+    assert found(catalogue, where=["label=shirt or price>2"]) == [1, 3, 10]
+    assert found(catalogue, where=["(label=shirt or price>2) and not exists price"]) == [10]
+    assert found(catalogue, where=["label in (shirt, x)"]) == [1, 10]
+    assert found(catalogue, where=["label contains DRESS"]) == [3]
+    assert found(catalogue, where=["label not in (shirt) and width<101"]) == [3, 5, 7, 9]
+    assert found(catalogue, where=["not (label=shirt or label contains dress)", "path contains /odd/"]) == [5, 7, 9, 10]
+    assert found(catalogue, where=["label contains %"]) == found(catalogue, where=["label contains _"]) == []
+    many = " or ".join(f"a{n}=1" for n in range(MAX_CONDITIONS - 1))
+    assert found(catalogue, where=[f"label=shirt or {many}"]) == [1, 10]
+
+
+def test_fields_of_every_image_are_conditions(catalogue: Catalogue) -> None:
+    assert found(catalogue, where=["format=png and bytes>=5000"]) == [5, 7, 9]
+    assert found(catalogue, where=["height=50 or bytes<=2000"]) == [1, 2, 3, 5, 7, 9]
+    assert found(catalogue, where=["width=wide"]) == []
+    assert found(catalogue, where=["modified<2026-01-03"]) == [1, 2, 10]
+    assert found(catalogue, where=["modified=2026"]) == list(range(1, 11))
+    say(catalogue, "/photos/odd/3.png", width=7)
+    assert found(catalogue, where=["width=7"]) == [3]  # what a user says about a file overrides the field
+    assert found(catalogue, where=["width=100"]) == [1, 5, 7, 9]
+
+
+PHOTOS = {
+    "/photos/odd/1.png": PhotoMetadata(
+        taken=datetime(2024, 5, 31, 23, 59), camera="NIKON D850", rating=4, latitude=52.5, longitude=13.4,
+        keywords=("cat", "dog"),
+    ),
+    "/photos/odd/3.png": PhotoMetadata(
+        taken=datetime(2024, 6, 1), camera="Canon EOS", rating=-1, latitude=52.55, longitude=13.4, keywords=("cat",)
+    ),
+    "/photos/odd/5.png": PhotoMetadata(taken=datetime(2023, 1, 1), latitude=-52.5, longitude=-179.99),
+}  # fmt: skip
+
+
+def test_photo_metadata_are_conditions(catalogue: Catalogue) -> None:
+    catalogue.photo_metadata.set_for_files(PHOTOS)
+    assert found(catalogue, taken="2024-05") == found(catalogue, taken="2024-05-31..2024-05-31") == [1]
+    assert found(catalogue, taken="2024-05..2024-06") == found(catalogue, taken="2024") == [1, 3]
+    assert found(catalogue, where=["taken<2024"]) == [5]
+    assert found(catalogue, camera="nikon") == [1]
+    assert found(catalogue, rating=">=3") == [1]
+    assert found(catalogue, rating="-1") == [3]
+    assert found(catalogue, keyword=["cat"]) == [1, 3]
+    assert found(catalogue, keyword=["cat", "dog"]) == [1]
+    assert found(catalogue, where=["exists keyword or exists camera"]) == [1, 3]
+    assert found(catalogue, near="52.5,13.4,1km") == found(catalogue, near="52.5, 13.4, 900 m") == [1]
+    assert found(catalogue, near="52.5,13.4,5.5km") == [1]  # 0.05 degrees of latitude are 5.56 km
+    assert found(catalogue, near="52.5,13.4,5.6km") == [1, 3]
+    assert found(catalogue, near="-52.5,179.99,2km") == [5]  # across the 180th meridian
+    assert found(catalogue, where=["rating>3 or place near -52.5,179.99,2km"]) == [1, 5]
+    assert found(catalogue, near="0,0,99999km") == [1, 3, 5]
+    assert found(catalogue, where=["not rating>=3"], camera="canon") == [3]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"taken": "May"}, {"taken": "2024.."}, {"rating": "good"}, {"near": "52.5,13.4"}, {"near": "95,13.4,1km"}],
+)
+def test_a_wrong_option_about_photos_is_refused_by_name(options: dict[str, str]) -> None:
+    with pytest.raises(BadSetting, match=f"{next(iter(options))} can't be"):
+        make_filter(**options)  # type: ignore[arg-type]
 
 
 def test_times_are_parsed() -> None:

@@ -25,6 +25,11 @@ class ClientFilterOptions(TypedDict, total=False):
     max_height: int
     since: str
     until: str
+    taken: str
+    camera: str
+    rating: str
+    keyword: list[str]
+    near: str
 
 
 class ClientSearchOptions(ClientFilterOptions, total=False):

@@ -11,7 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from simile.core.errors import BadSetting, BadUsage
-from simile.core.filter_parser import make_filter
+from simile.core.filters.parser import make_filter
 from simile.core.records import PhotoMetadata
 from simile.core.settings import Settings
 from simile.search.queries import SearchParams, SearchQuery

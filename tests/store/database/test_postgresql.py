@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy import func, make_url, select, text
 
 from simile.core.errors import BadSetting, DatabaseUnavailable, HomeBusy, JobRunning
+from simile.core.filters.expression import Condition
 from simile.core.records import FileStat, Filter
 from simile.store.backup.verify import find_problems
 from simile.store.catalogue.catalogue import Catalogue
@@ -125,7 +126,7 @@ def test_metadata_is_compared_by_bytes(catalogue: Catalogue) -> None:
     images = [make_image(name) for name in names]
     metadata = {image.file.path: {"name": name} for name, image in zip(names, images, strict=True)}
     ids = catalogue.images.add_batch(images, ENCODER, "torch", metadata)
-    matching = Index(catalogue).find_matching_ids(Filter(where=(("name", ">", "Z"),)))
+    matching = Index(catalogue).find_matching_ids(Filter(where=(Condition("name", ">", "Z"),)))
     assert matching is not None
     assert set(matching) == {ids[0], ids[2], ids[3]}  # "B" < "Z" < "a"
 

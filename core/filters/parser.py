@@ -5,32 +5,45 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, time
 
 from simile.core.errors import BadSetting
-from simile.core.records import Filter, MetadataCondition
+from simile.core.filters.expression import Condition, parse_expression
+from simile.core.records import Filter
 
-_CONDITION_PATTERN = re.compile(r"(?P<name>[^!<>=]+)(?P<operator>!=|<=|>=|=|<|>)(?P<value>.*)", re.DOTALL)
+_PERIOD = re.compile(r"\d{4}(-\d\d(-\d\d(T[\d:.]+)?)?)?")
+_DEGREES = r"(-?\d{1,3}(?:\.\d{1,12})?)"
+_CIRCLE = re.compile(rf"{_DEGREES}\s*,\s*{_DEGREES}\s*,\s*(\d{{1,5}}(?:\.\d{{1,6}})?)\s*(km|m)?", re.ASCII)
 _FORMAT_ALIASES = {"jpg": "jpeg", "tif": "tiff", "heic": "heif", "jp2": "jpeg2000"}
 
 
-def make_filter(
+def make_filter(  # noqa: PLR0913  # keywords only
     *,
     where: Iterable[str] = (),
     under: str | None = None,
     formats: Iterable[str] = (),
     since: str | None = None,
     until: str | None = None,
+    taken: str | None = None,
+    camera: str | None = None,
+    rating: str | None = None,
+    keyword: Iterable[str] = (),
+    near: str | None = None,
     **bounds: int | None,
 ) -> Filter | None:
     """Make a filter from the texts that a user gave.
 
     Args:
-        where: Conditions on metadata, such as `price<10`.
+        where: Expressions in the language of core/filters/expression.py, such as `price<10 or class=shirt`.
         under: Absolute path of a file, folder or archive, or the URL of a folder in a bucket.
         formats: Image formats or file suffixes, such as `jpg`.
         since, until: Modification times in ISO 8601; `until` a date without a time includes the whole day.
+        taken: When the photo was taken: a year, month, day or time, or two of them as `2024-05..2024-06`.
+        camera: Part of the camera's name.
+        rating: A number of stars, or an operator and a number: `>=3`.
+        keyword: Keywords that the photo has, all of them.
+        near: Latitude, longitude and distance: `52.5,13.4,10km`.
         **bounds: min_bytes, max_bytes, min_width … of Filter.
 
     Returns:
@@ -40,7 +53,10 @@ def make_filter(
         BadSetting: An option can't be parsed; the message names it.
     """
     filter = Filter(
-        where=tuple(parse_condition(_check_utf8(text, "where")) for text in where),
+        where=(
+            *(parse_expression(_check_utf8(text, "where")) for text in where),
+            *_make_photo_conditions(taken, camera, rating, keyword, near),
+        ),
         under=None if under is None else _normalise_folder(_check_utf8(under, "under")),
         formats=tuple(sorted({_normalise_format(_check_utf8(name, "format")) for name in formats})),
         since=None if since is None else parse_datetime(since, "since"),
@@ -50,13 +66,42 @@ def make_filter(
     return None if filter == Filter() else filter
 
 
-def parse_condition(text: str) -> MetadataCondition:
-    """Split `price<10` into ("price", "<", "10"). Raises BadSetting."""
-    match = _CONDITION_PATTERN.fullmatch(text)
-    name = match["name"].strip() if match else ""
-    if match is None or not name:
-        raise BadSetting(f"where can't be {text!r}. Write a name, one of = != < <= > >=, and a value: class=shirt.")
-    return name, match["operator"], match["value"].strip()
+def _make_photo_conditions(
+    taken: str | None, camera: str | None, rating: str | None, keywords: Iterable[str], near: str | None
+) -> Iterator[Condition]:
+    """Yield the conditions of the options about photos."""
+    if taken is not None:
+        first, _, last = taken.partition("..")
+        if not _PERIOD.fullmatch(first) or (".." in taken and not _PERIOD.fullmatch(last)):
+            raise BadSetting(f"taken can't be {taken!r}. Write 2024, 2024-05 or 2024-05-31, or two: 2024-05..2024-06.")
+        if ".." in taken:
+            yield from (Condition("taken", ">=", first), Condition("taken", "<=", last))
+        else:
+            yield Condition("taken", "=", taken)
+    if camera is not None:
+        yield Condition("camera", "contains", _check_utf8(camera, "camera"))
+    if rating is not None:
+        match = re.fullmatch(r"\s*(!=|<=|>=|=|<|>)?\s*(-?\d)\s*", rating)
+        if match is None:
+            raise BadSetting(f"rating can't be {rating!r}. Write a number of stars, 0 to 5, or a bound: >=3.")
+        yield Condition("rating", match[1] or "=", match[2])
+    for keyword in keywords:
+        yield Condition("keyword", "=", _check_utf8(keyword, "keyword"))
+    if near is not None:
+        if parse_circle(near) is None:
+            raise BadSetting(f"near can't be {near!r}. Write latitude, longitude and a distance: 52.5,13.4,10km.")
+        yield Condition("place", "near", near)
+
+
+def parse_circle(text: str) -> tuple[float, float, float] | None:
+    """Return latitude and longitude in degrees and a distance in kilometres; None if the text does not name them."""
+    match = _CIRCLE.fullmatch(text.strip())
+    if match is None:
+        return None
+    latitude, longitude, distance = float(match[1]), float(match[2]), float(match[3])
+    if abs(latitude) > 90 or abs(longitude) > 180:
+        return None
+    return latitude, longitude, distance / 1000 if match[4] == "m" else distance
 
 
 def parse_number(text: str) -> float | None:
