@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 RAY_ADDRESS = re.compile(r"auto|[\w.\-]+:\d+|\[[\da-fA-F:]+\]:\d+")  # HOST:PORT
 
-METADATA_HINT = "What was read is stored; a rerun reads all files again."
+METADATA_HINT = "The metadata of the files read so far are stored. A new run reads all files again."
 
 
 class IndexCommand(TyperCommand):

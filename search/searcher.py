@@ -183,7 +183,7 @@ class Searcher(ImageLibrary):
         return {image_id: parse_metadata(texts) for image_id, texts in metadata.items()}
 
     def get_photo_metadata(self, image_id: int) -> PhotoMetadata | None:
-        """Return what camera and owner noted in the photo; None if there is nothing."""
+        """Return the EXIF, XMP and IPTC metadata of the photo; None if there are none."""
         return self.catalogue.photo_metadata.get_for_images([image_id]).get(image_id)
 
     def get_mean_sigma(self, image_id: int) -> float | None:

@@ -74,7 +74,7 @@ def _explain_condition(catalogue: Catalogue, condition: Condition) -> str:
     names = catalogue.metadata.get_names()
     start = f"where can't be {str(condition)!r}: no indexed file has"
     if name in FIELDS and name not in names:
-        return f"{start} such a {name}."
+        return f"{start} such a value."
     if not names:
         return f"{start} metadata. Index a manifest with it: `simile index photos.csv`."
     if name not in names:

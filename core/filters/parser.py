@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import os
 import re
+from calendar import monthrange
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime, time
+from datetime import date, datetime, time, timedelta
 
 from simile.core.errors import BadSetting
 from simile.core.filters.expression import Condition, parse_expression
 from simile.core.records import Filter
 
-_PERIOD = re.compile(r"\d{4}(-\d\d(-\d\d(T[\d:.]+)?)?)?")
 _DEGREES = r"(-?\d{1,3}(?:\.\d{1,12})?)"
 _CIRCLE = re.compile(rf"{_DEGREES}\s*,\s*{_DEGREES}\s*,\s*(\d{{1,5}}(?:\.\d{{1,6}})?)\s*(km|m)?", re.ASCII)
 _FORMAT_ALIASES = {"jpg": "jpeg", "tif": "tiff", "heic": "heif", "jp2": "jpeg2000"}
@@ -72,7 +72,7 @@ def _make_photo_conditions(
     """Yield the conditions of the options about photos."""
     if taken is not None:
         first, _, last = taken.partition("..")
-        if not _PERIOD.fullmatch(first) or (".." in taken and not _PERIOD.fullmatch(last)):
+        if parse_period(first) is None or (".." in taken and parse_period(last) is None):
             raise BadSetting(f"taken can't be {taken!r}. Write 2024, 2024-05 or 2024-05-31, or two: 2024-05..2024-06.")
         if ".." in taken:
             yield from (Condition("taken", ">=", first), Condition("taken", "<=", last))
@@ -102,6 +102,24 @@ def parse_circle(text: str) -> tuple[float, float, float] | None:
     if abs(latitude) > 90 or abs(longitude) > 180:
         return None
     return latitude, longitude, distance / 1000 if match[4] == "m" else distance
+
+
+def parse_period(text: str) -> tuple[datetime, datetime] | None:
+    """Return the start and the end, exclusive, of a year, month, day or time in ISO 8601; None for another text."""
+    try:
+        if match := re.fullmatch(r"(\d{4})(?:-(\d\d))?", text):
+            first_month, last_month = (int(match[2]), int(match[2])) if match[2] else (1, 12)
+            first = date(int(match[1]), first_month, 1)
+            last = date(first.year, last_month, monthrange(first.year, last_month)[1])
+        elif re.fullmatch(r"\d{4}-?\d\d-?\d\d", text):
+            first = last = date.fromisoformat(text)
+        else:
+            moment = datetime.fromisoformat(text)
+            moment = moment.astimezone().replace(tzinfo=None) if moment.tzinfo else moment
+            return moment, moment + timedelta(microseconds=1)
+        return datetime.combine(first, time.min), datetime.combine(last, time.min) + timedelta(days=1)
+    except (ValueError, OverflowError):
+        return None
 
 
 def parse_number(text: str) -> float | None:

@@ -9,6 +9,7 @@ from datetime import date, datetime, time
 from typing import Any
 
 from simile.core.errors import BadSetting
+from simile.images.sources.paths import is_utf8
 
 MAX_VALUE_LENGTH = 131_072  # characters; a longer text is no metadata to search by
 MAX_TOTAL_LENGTH = 256 << 20  # characters of all metadata of one file or archive, which are in memory together
@@ -47,7 +48,7 @@ def select_texts(values: Mapping[str, Any]) -> dict[str, str]:
     for name, text in texts.items():
         if len(text) > MAX_VALUE_LENGTH or len(name) > MAX_VALUE_LENGTH:
             raise ValueError(f"{name[:40]} has more than {MAX_VALUE_LENGTH:,} characters")
-        if not (name + text).isascii() and any("\ud800" <= character <= "\udfff" for character in name + text):
+        if not is_utf8(name + text):
             raise ValueError(f"{name[:40]!a} is not text in Unicode")
     return texts
 

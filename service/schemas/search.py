@@ -372,7 +372,7 @@ class ImageResponse(BaseModel):
 
 
 class PhotoResponse(BaseModel):
-    """What camera and owner noted in a photo: EXIF, XMP, IPTC and XMP sidecars. Null: not there, or impossible."""
+    """The EXIF, XMP and IPTC metadata of a photo, also of XMP sidecars. Null: missing, or impossible."""
 
     model_config = ConfigDict(from_attributes=True)
 

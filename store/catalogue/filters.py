@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import operator as operators
-import re
-from calendar import monthrange
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, datetime, timedelta
 from math import cos, radians, sin
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, Select, and_, false, func, not_, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, false, func, not_, or_, select, true
 
 from simile.core.filters.expression import Condition, Expression, Negation
-from simile.core.filters.parser import parse_circle, parse_number
+from simile.core.filters.parser import parse_circle, parse_number, parse_period
 from simile.core.records import Filter
 from simile.store.catalogue.files import make_under_condition
 from simile.store.database.tables import (
@@ -87,18 +85,13 @@ def _make_expression_condition(expression: Expression) -> ColumnElement[bool]:
     if expression.operator == "!=":
         return not_(_make_expression_condition(expression._replace(operator="=")))
     # IN instead of EXISTS lets SQLite use the index on metadata, instead of scanning all locations.
-    name = MetadataRow.name == expression.name
-    matches = _compare_metadata(expression)
-    own = LocationRow.id.in_(select(MetadataRow.location_id).where(name, matches))
+    named = select(MetadataRow.location_id).where(MetadataRow.name == expression.name)
+    own = LocationRow.id.in_(named.where(_compare_metadata(expression)))
     field = FIELDS.get(expression.name)
     if field is None:
         return own
     # Metadata that a user gave to a file override a field of the same name.
-    return or_(own, and_(field.make_condition(expression), LocationRow.id.not_in(_select_locations(name))))
-
-
-def _select_locations(condition: ColumnElement[bool]) -> Select[int]:
-    return select(MetadataRow.location_id).where(condition)
+    return or_(own, and_(field.make_condition(expression), LocationRow.id.not_in(named)))
 
 
 def _compare_metadata(condition: Condition) -> ColumnElement[bool]:
@@ -106,18 +99,11 @@ def _compare_metadata(condition: Condition) -> ColumnElement[bool]:
     _, operator, value = condition
     number = parse_number(value)
     if operator == "exists":
-        return MetadataRow.name == condition.name
-    if operator == "contains":
-        return MetadataRow.text.icontains(value, autoescape=True)
-    if operator == "=":
-        is_equal = MetadataRow.text == value
-        return is_equal if number is None else or_(is_equal, MetadataRow.number == number)
-    column: Any = MetadataRow.text if number is None else MetadataRow.number
-    compare: Any = _COMPARISONS.get(operator)
-    if compare is None:  # `near`, which only a place has
-        return false()
-    matches: ColumnElement[bool] = compare(column, value if number is None else number)
-    return matches
+        return true()
+    if number is None or operator == "contains":
+        return _compare_text(MetadataRow.text, condition)
+    matches = _compare(MetadataRow.number, operator, number)
+    return or_(MetadataRow.text == value, matches) if operator == "=" else matches
 
 
 # Fields of every image: names that `where` takes besides those of metadata
@@ -174,14 +160,14 @@ def _compare(column: Any, operator: str, value: Any) -> ColumnElement[bool]:
 
 
 def _compare_period(column: Any, operator: str, start: Any, end: Any) -> ColumnElement[bool]:
-    conditions: dict[str, Callable[[], ColumnElement[bool]]] = {
-        "=": lambda: and_(column >= start, column < end),
-        "<": lambda: column < start,
-        "<=": lambda: column < end,
-        ">": lambda: column >= end,
-        ">=": lambda: column >= start,
+    conditions: dict[str, ColumnElement[bool]] = {
+        "=": and_(column >= start, column < end),
+        "<": column < start,
+        "<=": column < end,
+        ">": column >= end,
+        ">=": column >= start,
     }
-    return conditions.get(operator, false)()
+    return conditions.get(operator, false())
 
 
 @dataclass(frozen=True)
@@ -228,24 +214,6 @@ FIELDS: dict[str, Field] = {
         for name in ("exposure_time", "aperture", "iso", "focal_length", "latitude", "longitude", "rating")
     },
 }
-
-
-def parse_period(text: str) -> tuple[datetime, datetime] | None:
-    """Return the start and the end, exclusive, of a year, month, day or time in ISO 8601; None for another text."""
-    try:
-        if match := re.fullmatch(r"(\d{4})(?:-(\d\d))?", text):
-            first_month, last_month = (int(match[2]), int(match[2])) if match[2] else (1, 12)
-            first = date(int(match[1]), first_month, 1)
-            last = date(first.year, last_month, monthrange(first.year, last_month)[1])
-        elif re.fullmatch(r"\d{4}-?\d\d-?\d\d", text):
-            first = last = date.fromisoformat(text)
-        else:
-            moment = datetime.fromisoformat(text)
-            moment = moment.astimezone().replace(tzinfo=None) if moment.tzinfo else moment
-            return moment, moment + timedelta(microseconds=1)
-        return datetime.combine(first, time.min), datetime.combine(last, time.min) + timedelta(days=1)
-    except (ValueError, OverflowError):
-        return None
 
 
 def read_value_range(connection: Connection, option: str) -> tuple[Any, Any]:

@@ -141,7 +141,7 @@ class MetadataRow(Base):
 
 
 class PhotoMetadataRow(Base):
-    """What camera and owner noted in a photo: PhotoMetadata of core/records.py. A file without any of it has no row.
+    """The EXIF, XMP and IPTC metadata of a photo: PhotoMetadata of core/records.py. A file without any has no row.
 
     `taken` is the local time of the camera, so that a range of days needs no time zone; `taken_offset`: its minutes
     ahead of UTC, if known.

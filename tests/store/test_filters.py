@@ -290,7 +290,14 @@ def test_photo_metadata_are_conditions(catalogue: Catalogue) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"taken": "May"}, {"taken": "2024.."}, {"rating": "good"}, {"near": "52.5,13.4"}, {"near": "95,13.4,1km"}],
+    [
+        {"taken": "May"},
+        {"taken": "2024-13"},
+        {"taken": "2024.."},
+        {"rating": "good"},
+        {"near": "52.5,13.4"},
+        {"near": "95,13.4,1km"},
+    ],
 )
 def test_a_wrong_option_about_photos_is_refused_by_name(options: dict[str, str]) -> None:
     with pytest.raises(BadSetting, match=f"{next(iter(options))} can't be"):

@@ -119,7 +119,7 @@ class ImageJson(TypedDict):
 
 
 class ImageDetailJson(ImageJson):
-    """An indexed image with the encoder's uncertainty, and what camera and owner noted in the photo."""
+    """An indexed image with the encoder's uncertainty, and the metadata of the photo."""
 
     sigma: float | None
     photo: Json | None
