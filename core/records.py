@@ -101,6 +101,28 @@ class PhotoMetadata:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImageQuality:
+    """Measures of the pixels of an image; images/quality/ computes them at one size for all images.
+
+    Attributes:
+        sharpness: Amplitude of the finest details relative to details of twice the size: 0.55 to 1 for sharp photos,
+            below 0.4 for blurred ones; None for an image without details, or of very few pixels.
+        brightness: Mean, 0 to 1.
+        brightness_p5: 5 % of the pixels are darker. `brightness_p99`: 99 % are.
+        contrast: Standard deviation of the brightness, 0 to 0.5.
+        shadows: Share of the pixels that are as dark as possible, 0 to 1. `highlights`: as bright as possible.
+    """
+
+    sharpness: float | None
+    brightness: float
+    brightness_p5: float
+    brightness_p99: float
+    contrast: float
+    shadows: float
+    highlights: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Hit:
     """One result of a search.
 

@@ -22,9 +22,9 @@ from simile.images.colour import describe_profile, get_profile
 from simile.images.containers import UnsupportedContainer, iterate_riff_chunks
 from simile.images.decoding import decode_image
 from simile.images.formats import Limits, Pixels
+from simile.images.quality.detail import Grey, measure_detail
 
 MEASUREMENT_VERSION = 2  # images with a measurement of another version are measured again
-DETAIL_SIDES = (1024, 512, 256, 128)  # longer sides, in pixels, at which the detail of two images is compared
 MAX_HISTORY_SIDE = 1536  # of the middle part that is searched for traces of compression
 HISTORY_FREQUENCIES = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (1, 2), (2, 1), (2, 2), (0, 3), (3, 0))
 MAX_STEP = 180  # of the quantisation steps that are searched
@@ -35,8 +35,6 @@ _EMBEDDED_MEDIA = re.compile(rb"\xff\xd8\xff|ftyp")
 _PNG_END = b"IEND\xaeB`\x82"
 _BITS_TAG = 258
 _SRGB_NCLX = {"color_primaries": (1, 2), "transfer_characteristics": (1, 2, 6, 13)}
-
-Grey = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +110,7 @@ def measure_image(data: bytes, name: str | Path, limits: Limits) -> ImageMeasure
         profile=profile,
         step=round(max(table_step, history), 2),
         table_step=round(table_step, 2),
-        detail=_measure_detail(grey),
+        detail=measure_detail(grey),
         clipped=round(float(np.mean((image.pixels.max(2) >= 254) | (image.pixels.max(2) <= 1))), 4),
         size=(image.width, image.height),
         has_camera_data=has_camera_data,
@@ -301,25 +299,3 @@ def _find_step(coefficients: Grey) -> int:
         if len(outside) >= MIN_COEFFICIENTS and float(np.cos(2 * np.pi / step * outside).mean()) > 0.6:
             return step
     return 0
-
-
-def _measure_detail(grey: Grey) -> tuple[float, ...]:
-    """Return the contrast of the finest octave at the own size, then at each of DETAIL_SIDES that is not larger."""
-    side = max(grey.shape)
-    sides = [smaller for smaller in DETAIL_SIDES if smaller <= side]
-    contrast = max(1.0, float(grey.std()))
-    return tuple(round(_measure_finest_octave(_resize(grey, other / side)) / contrast, 4) for other in (side, *sides))
-
-
-def _measure_finest_octave(grey: Grey) -> float:
-    half = _resize(grey, 0.5)
-    back = cv2.resize(half, grey.shape[::-1], interpolation=cv2.INTER_CUBIC)
-    return float(np.sqrt(np.mean((grey - back) ** 2)))
-
-
-def _resize(grey: Grey, scale: float) -> Grey:
-    if scale == 1:
-        return grey
-    size = tuple(max(1, round(length * scale)) for length in grey.shape[::-1])
-    resized: Grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-    return resized

@@ -11,7 +11,8 @@ from math import sqrt
 
 from simile.dedup.grouping.stored_results import load_results, store_results
 from simile.dedup.records import ImageFile
-from simile.images.measurement import DETAIL_SIDES, ImageMeasurement
+from simile.images.measurement import ImageMeasurement
+from simile.images.quality.detail import DETAIL_SIDES
 from simile.store.home import Home
 
 MEASUREMENTS_NAME = "measurements"
