@@ -16,7 +16,7 @@ from typer.rich_utils import rich_format_error
 
 from simile.cli import encoders, evaluate, index, keys, maintenance, options, output, search, serve, train
 from simile.cli.dedup import command
-from simile.cli.explore import attribute, compress, generate, map, measure, traverse
+from simile.cli.explore import attribute, compress, generate, map, measure, quality, traverse
 from simile.core.errors import BadUsage, SimileError
 from simile.core.logs import configure_logging, escape_controls
 
@@ -47,6 +47,7 @@ app.command("compress")(compress.compress)
 app.command("decompress")(compress.decompress)
 app.command("map")(map.map_collection)
 app.command("outliers")(measure.show_outliers)
+app.command("quality")(quality.show_quality)
 app.command("uncertainty")(measure.show_uncertainty)
 app.command("continuity")(measure.show_continuity)
 app.add_typer(command.app, name="dedup")

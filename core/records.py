@@ -111,6 +111,8 @@ class ImageQuality:
         brightness_p5: 5 % of the pixels are darker. `brightness_p99`: 99 % are.
         contrast: Standard deviation of the brightness, 0 to 0.5.
         shadows: Share of the pixels that are as dark as possible, 0 to 1. `highlights`: as bright as possible.
+        profile: "" if the file means sRGB; "other" if its colour profile means other colours, which viewers convert;
+            "unusable" if the profile is damaged, or for pixels of another kind.
     """
 
     sharpness: float | None
@@ -120,6 +122,7 @@ class ImageQuality:
     contrast: float
     shadows: float
     highlights: float
+    profile: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,6 +43,23 @@ def get_profile(im: Image.Image) -> bytes:
     return profile if isinstance(profile, bytes) and len(profile) <= MAX_PROFILE_BYTES else b""
 
 
+def get_profile_mode(im: Image.Image) -> str:
+    """Return the mode that a profile of an opened image is for: that of its colours, without transparency."""
+    if im.mode in ("P", "PA", "RGBA"):
+        return "RGB"
+    return "L" if im.mode in ("LA", "1") or im.mode[0] in "IF" else im.mode
+
+
+def judge_profile(im: Image.Image) -> str:
+    """Return what the profile of an opened image means for its pixels, as `ImageQuality.profile`."""
+    profile, mode = get_profile(im), get_profile_mode(im)
+    if not profile or mode not in _MODES:
+        return ""
+    if _make_transform(profile, mode) is None:
+        return "unusable"
+    return "other" if describe_profile(profile, mode) else ""
+
+
 def convert_to_srgb(im: Image.Image, profile: bytes) -> Image.Image:
     """Return the image in sRGB, with its transparency; the image itself if the profile does not apply to it."""
     if not profile:

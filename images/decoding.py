@@ -39,7 +39,7 @@ from PIL import (
 )
 
 from simile.core.errors import ImageTooLarge, UnreadableImage
-from simile.images.colour import convert_to_srgb, get_profile
+from simile.images.colour import convert_to_srgb, get_profile, judge_profile
 from simile.images.fast_decoders import register_fast_decoders
 from simile.images.formats import DEFAULT_LIMITS, FORMATS, Limits, Pixels, check_byte_count, has_format_name
 from simile.images.structure import check_structure, is_cut_off
@@ -75,6 +75,7 @@ class DecodedImage:
     height: int
     format: str  # Pillow's format name in lower case; "jpeg" for MPO
     is_grey: bool  # the pixels have no colour, whatever the mode of the file
+    profile: str = ""  # as `ImageQuality.profile`
 
 
 def decode_image(
@@ -151,14 +152,16 @@ def _decode_first_frame(
             im.info["transparency"] *= {"L;2": 85, "L;4": 17}.get(str(im.tile[0].args), 1)
         # Decode, convert to RGB and turn upright.
         im.load()
-        orientation = _read_orientation(im)
+        orientation, profile = _read_orientation(im), judge_profile(im)
         in_srgb = convert_to_srgb(im, get_profile(im)) if to_srgb else im
         pixels = _apply_orientation(_to_array(_to_rgb(in_srgb, name, background)), orientation)
         format = "jpeg" if im.format == "MPO" else str(im.format).lower()
     height, width = pixels.shape[:2]
     if is_reduced:  # report the size of the original, upright
         width, height = original_size if orientation < 5 else original_size[::-1]
-    return DecodedImage(pixels=pixels, width=width, height=height, format=format, is_grey=_is_colourless(pixels))
+    return DecodedImage(
+        pixels=pixels, width=width, height=height, format=format, is_grey=_is_colourless(pixels), profile=profile
+    )
 
 
 def _read_icon_sizes(data: bytes) -> list[tuple[int, int]]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from simile.core.errors import UnreadableImage
-from simile.images.colour import describe_profile, get_profile
+from simile.images.colour import describe_profile, get_profile, get_profile_mode
 from simile.images.containers import UnsupportedContainer, iterate_riff_chunks
 from simile.images.decoding import decode_image
 from simile.images.formats import Limits, Pixels
@@ -119,10 +119,9 @@ def measure_image(data: bytes, name: str | Path, limits: Limits) -> ImageMeasure
 
 def describe_colours(im: Image.Image) -> str:
     """Describe the colour space of an image; "" for sRGB."""
-    mode = "RGB" if im.mode in ("P", "PA", "RGBA") else "L" if im.mode in ("LA", "1") or im.mode[0] in "IF" else im.mode
     profile = get_profile(im)
     if profile:
-        return describe_profile(profile, mode)
+        return describe_profile(profile, get_profile_mode(im))
     nclx = im.info.get("nclx_profile")
     if isinstance(nclx, dict) and any(nclx.get(key, 2) not in usual for key, usual in _SRGB_NCLX.items()):
         return " ".join(str(nclx.get(key)) for key in _SRGB_NCLX)

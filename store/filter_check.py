@@ -13,6 +13,7 @@ from simile.images.formats import FORMATS
 from simile.images.sources.real_folders import RealFolder, describe_nearest_folders, find_nearest
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.filters import FIELDS, find_matching_ids, read_value_range
+from simile.store.quality.issues import ISSUES
 
 MAX_LISTED_NAMES = 10
 MAX_COMPARED_VALUES = 10_000
@@ -74,7 +75,7 @@ def _explain_condition(catalogue: Catalogue, condition: Condition) -> str:
     names = catalogue.metadata.get_names()
     start = f"where can't be {str(condition)!r}: no indexed file has"
     if name in FIELDS and name not in names:
-        return f"{start} such a value."
+        return f"{start} such a value.{_explain_field(catalogue, name)}"
     if not names:
         return f"{start} metadata. Index a manifest with it: `simile index photos.csv`."
     if name not in names:
@@ -88,6 +89,15 @@ def _explain_condition(catalogue: Catalogue, condition: Condition) -> str:
         return f"{start} such a value. There are {what}" + (f" from {ordered[0]} to {ordered[-1]}." if ordered else ".")
     nearest = find_nearest(text, values, MAX_LISTED_NAMES)
     return f"{start} this value. The values are {_list_names(nearest, len(values))}."
+
+
+def _explain_field(catalogue: Catalogue, name: str) -> str:
+    """Say what to do about a field of the quality of images that none has."""
+    if not FIELDS[name].is_of_quality:
+        return ""
+    if not catalogue.quality.count():
+        return " No image was measured: run `simile quality --measure`."
+    return f" The issues are {', '.join(ISSUES)}." if name == "quality" else ""
 
 
 def _explain_option(catalogue: Catalogue, option: str, value: Any) -> str:

@@ -20,12 +20,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from simile.core.errors import HomeNotWritable, NotFinite, UnreadableImage
-from simile.core.records import Failure, PhotoMetadata
+from simile.core.records import Failure, ImageQuality, PhotoMetadata
 from simile.images.decoding import DecodedImage, decode_image
 from simile.images.formats import Limits, Pixels
 from simile.images.loading.fork_server import WorkerLost
 from simile.images.loading.worker_pool import WorkerPool, get_worker_count
 from simile.images.metadata.reader import MetadataReader
+from simile.images.quality.quality import QUALITY_SIDE, measure_quality
 from simile.images.sources.archives import MemberReader
 from simile.images.sources.buckets import is_remote, read_remote
 from simile.images.sources.reader import map_bytes, read_bytes
@@ -50,7 +51,8 @@ class PreparedImage:
     height: int
     format: str  # as `DecodedImage.format`
     array: Pixels  # (S, S, C)
-    photo: PhotoMetadata | None = None  # only if it was requested
+    photo: PhotoMetadata | None = None  # these only if they were requested
+    quality: ImageQuality | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def prepare_image(
     limits: Limits,
     metadata_reader: MetadataReader | None = None,
 ) -> PreparedImage:
-    """Hash, decode and scale one image, and read its metadata if there is a reader for them.
+    """Hash, decode and scale one image; with a reader for its metadata, read them and measure its quality.
 
     Raises UnreadableImage or ImageTooLarge with `name`.
     """
@@ -85,7 +87,14 @@ def prepare_image(
         format=image.format,
         array=preprocessing.to_array(image),
         photo=None if metadata_reader is None else metadata_reader.read(data, name),
+        quality=None if metadata_reader is None else measure_quality(image.pixels, image.profile),
     )
+
+
+def measure_file(data: bytes, name: str, limits: Limits) -> tuple[str, ImageQuality]:
+    """Return the SHA-256 of an image and its quality. Raises UnreadableImage or ImageTooLarge with `name`."""
+    image = decode_image(data, name=name, limits=limits, min_side=QUALITY_SIDE // 2)
+    return hashlib.sha256(data).hexdigest(), measure_quality(image.pixels, image.profile)
 
 
 def decode_reduced(data: bytes, name: str, limits: Limits, side: int) -> DecodedImage:

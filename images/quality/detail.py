@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 DETAIL_SIDES = (1024, 512, 256, 128)  # longer sides, in pixels, at which the detail of two images is compared
 MIN_SHARPNESS_SIDE = 16  # an image with a shorter side has too few pixels in the second octave
-MIN_SHARPNESS_CONTRAST = 2.0  # levels of standard deviation; an image with less has no edges to judge
+MIN_SHARPNESS_CONTRAST = 8.0  # levels of standard deviation; with less, rounding hides the finest details
 ROUNDING_NOISE = 8.0  # squared levels; far above the 0.25 that rounding adds to each octave of a smooth image
 
 Grey = NDArray[np.float32]

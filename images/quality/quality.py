@@ -20,8 +20,11 @@ QUALITY_SIDE = 128  # shorter side in pixels that larger images are reduced to; 
 MAX_LONG_SIDE = 2048  # of an image with an extreme aspect
 
 
-def measure_quality(pixels: Pixels) -> ImageQuality:
-    """Measure an image (H, W, 3), which may be reduced, but not to less than QUALITY_SIDE."""
+def measure_quality(pixels: Pixels, profile: str = "") -> ImageQuality:
+    """Measure an image (H, W, 3), which may be reduced, but not to less than QUALITY_SIDE.
+
+    `profile`: as `DecodedImage.profile`.
+    """
     grey = _reduce(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
     counts = cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel()
     shares = np.cumsum(counts, dtype=np.float64) / grey.size  # of the pixels that are at most so bright
@@ -35,6 +38,7 @@ def measure_quality(pixels: Pixels) -> ImageQuality:
         contrast=round(float(deviation[0, 0]) / 255, 4),
         shadows=round(float(shares[1]), 4),
         highlights=round(float(1 - shares[253]), 4),
+        profile=profile,
     )
 
 

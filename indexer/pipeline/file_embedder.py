@@ -132,6 +132,7 @@ def make_embedding_rows(
             height=image.height,
             file=file,
             photo=image.photo,
+            quality=image.quality,
             mu=latent.mu[row_by_sha256[image.sha256]],
             log_variance=None if log_variance is None else log_variance[row_by_sha256[image.sha256]],
             reconstruction_error=None if errors is None else float(errors[row_by_sha256[image.sha256]]),

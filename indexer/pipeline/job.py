@@ -234,6 +234,8 @@ class _IndexingRun:
         if self.request.prune:
             self.catalogue.files.delete(sorted(plan.missing_paths))
         _count_missing_files(summary, plan.missing_paths, self.request.prune)
+        if summary.embedded or summary.removed:
+            self.catalogue.quality.update_limits()
         if fingerprint is not None:
             prune = self.request.prune
             publish_rows(self.catalogue, self.settings, fingerprint, summary, is_switch=switches, prune=prune)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, tee
 from pathlib import Path
+from typing import TypeVar
 
 from simile.core.records import Failure, OnProgress, PhotoMetadata
 from simile.core.settings import Settings
@@ -23,6 +24,9 @@ from simile.store.catalogue.catalogue import Catalogue
 from simile.store.database import schema
 from simile.store.database.transactions import split_chunks
 from simile.store.home import Home
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 BATCH_SIZE = 500  # files in a transaction
 
@@ -76,6 +80,28 @@ def update_photo_metadata(
             return _MetadataRun(catalogue, settings).run(image_sources, on_progress)
 
 
+def read_in_workers(
+    items: Iterable[Item],
+    get_path: Callable[[Item], str],
+    read: Callable[[Iterable[str], WorkerPool], Iterator[Result]],
+    settings: Settings,
+) -> Iterator[tuple[Item, Result]]:
+    """Yield each item with what `read` yields for its path, with a pool of worker processes.
+
+    Raises KeyboardInterrupt at the end after Ctrl-C.
+    """
+    limits = Limits.from_settings(settings)
+    waiting, sent = tee(items)
+    with (
+        WorkerPool(settings.workers, limits.seconds, limits.max_pixels) as pool,
+        stop_on_interrupt(pool.stop) as stop_event,
+    ):
+        for result in read(map(get_path, sent), pool):
+            yield next(waiting), result
+    if stop_event.is_set():
+        raise KeyboardInterrupt
+
+
 class _MetadataRun:
     """A run, under the home's lock."""
 
@@ -114,17 +140,9 @@ class _MetadataRun:
             yield from (path for path, *_ in rows)
 
     def _read(self, paths: Iterable[str]) -> Iterator[tuple[str, PhotoMetadata | Failure | None]]:
-        """Yield each path with its metadata. Raises KeyboardInterrupt at the end after Ctrl-C."""
+        """Yield each path with its metadata."""
         reader, limits = MetadataReader(with_gps=self.settings.gps), Limits.from_settings(self.settings)
-        names, sent = tee(paths)
-        with (
-            WorkerPool(self.settings.workers, limits.seconds, limits.max_pixels) as pool,
-            stop_on_interrupt(pool.stop) as stop_event,
-        ):
-            for result in read_metadata(sent, reader, limits, pool):
-                yield next(names), result
-        if stop_event.is_set():
-            raise KeyboardInterrupt
+        return read_in_workers(paths, str, lambda sent, pool: read_metadata(sent, reader, limits, pool), self.settings)
 
     def _store(self, batch: Sequence[tuple[str, PhotoMetadata | Failure | None]]) -> None:
         failures = [result for _, result in batch if isinstance(result, Failure)]

@@ -13,6 +13,7 @@ from simile.store.catalogue.runs import JobRepository, RunRepository
 from simile.store.catalogue.segments import SegmentRepository
 from simile.store.database.transactions import JOB_REPEAT_SECONDS, Database
 from simile.store.home import Home
+from simile.store.quality.repository import QualityRepository
 
 
 class Catalogue(Database):
@@ -30,6 +31,7 @@ class Catalogue(Database):
         self.files = FileRepository(self)
         self.metadata = MetadataRepository(self)
         self.photo_metadata = PhotoMetadataRepository(self)
+        self.quality = QualityRepository(self)
         self.embeddings = EmbeddingRepository(self)
         self.encoders = EncoderRepository(self)
         self.segments = SegmentRepository(self)

@@ -19,12 +19,15 @@ from simile.core.records import Filter
 from simile.store.catalogue.files import make_under_condition
 from simile.store.database.tables import (
     MAX_NANOSECONDS,
+    ImageQualityRow,
     ImageRow,
     LocationRow,
     MetadataRow,
     PhotoKeywordRow,
     PhotoMetadataRow,
 )
+from simile.store.quality.expressions import QUALITY_JOIN, make_issue_condition
+from simile.store.quality.issues import ISSUES
 
 UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 KILOMETRES_PER_DEGREE = 6371.0088 * radians(1)  # on a sphere with the mean radius of the earth
@@ -152,6 +155,12 @@ def _compare_circle(_: Any, condition: Condition) -> ColumnElement[bool]:
     return and_(row_latitude.between(latitude - reach, latitude + reach), cosine >= cos(radians(min(reach, 180))))
 
 
+def _compare_issue(_: Any, condition: Condition) -> ColumnElement[bool]:
+    """Return the condition that an image has the issue of this name, such as blurred."""
+    is_issue = condition.operator == "=" and condition.value in ISSUES
+    return make_issue_condition(condition.value) if is_issue else false()
+
+
 def _compare(column: Any, operator: str, value: Any) -> ColumnElement[bool]:
     if operator == "=":
         return column == value  # type: ignore[no-any-return]
@@ -184,6 +193,11 @@ class Field:
     compare: Callable[[Any, Condition], ColumnElement[bool]]
     table: Any = LocationRow
 
+    @property
+    def is_of_quality(self) -> bool:
+        """Whether it is a measure of the quality of an image, which images of older homes lack."""
+        return self.table is ImageQualityRow
+
     def make_condition(self, condition: Condition) -> ColumnElement[bool]:
         """Return the condition on a location."""
         exists = condition.operator == "exists"
@@ -192,6 +206,9 @@ class Field:
             return matches
         if self.table is ImageRow:
             return LocationRow.image_id.in_(select(ImageRow.id).where(matches))
+        if self.is_of_quality:
+            with_size = select(ImageRow.id).join(ImageQualityRow, QUALITY_JOIN)
+            return LocationRow.image_id.in_(with_size.where(matches))
         return LocationRow.id.in_(select(self.table.location_id).where(matches))
 
 
@@ -212,6 +229,12 @@ FIELDS: dict[str, Field] = {
     **{
         name: Field(getattr(PhotoMetadataRow, name), _compare_number, PhotoMetadataRow)
         for name in ("exposure_time", "aperture", "iso", "focal_length", "latitude", "longitude", "rating")
+    },
+    "quality": Field(ImageQualityRow.image_id, _compare_issue, ImageQualityRow),
+    "profile": Field(ImageQualityRow.profile, _compare_text, ImageQualityRow),
+    **{
+        name: Field(getattr(ImageQualityRow, name), _compare_number, ImageQualityRow)
+        for name in ("sharpness", "brightness", "contrast", "shadows", "highlights")
     },
 }
 

@@ -16,6 +16,7 @@ from simile.store.catalogue.metadata import write_file_metadata, write_photo_met
 from simile.store.catalogue.records import ImageRecord, ImageSummary, KnownImage, NewImage, UploadAccount
 from simile.store.database.tables import DeletionRow, EmbeddingRow, ImageRow, LocationRow, SegmentRow, StateRow, utc_now
 from simile.store.database.transactions import SQL_CHUNK_SIZE, Repository, insert_new, split_chunks
+from simile.store.quality.repository import write_quality
 
 MIN_ESTIMATED_ROWS = 100_000  # fewer rows are counted
 _ESTIMATE_QUERY = text("SELECT reltuples::bigint FROM pg_class WHERE oid = 'images'::regclass")
@@ -75,6 +76,7 @@ class ImageRepository(Repository):
             if metadata:
                 write_file_metadata(connection, metadata)
             write_photo_metadata(connection, {image.file.path: image.photo for image in new_images})
+            write_quality(connection, {image_id: image.quality for image_id, image in pairs if image.quality})
             # Last, because from the number on other writers wait.
             write_embeddings(connection, number_change, encoder_record, runtime, pairs)
             delete_orphaned_images(connection, number_change, candidates)

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 from simile.core.keys import Scope
-from simile.core.records import FileStat, FloatArray, PhotoMetadata
+from simile.core.records import FileStat, FloatArray, ImageQuality, PhotoMetadata
 
 DuplicateTier = Literal["bytes", "pixels", "near", "similar"]
 
@@ -40,6 +40,7 @@ class NewImage:
     height: int
     file: FileStat
     photo: PhotoMetadata | None = None  # of the file
+    quality: ImageQuality | None = None
     mu: FloatArray  # (d,)
     log_variance: FloatArray | None = None  # (d,); None if the encoder has no variance
     reconstruction_error: float | None = None

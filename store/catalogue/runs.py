@@ -15,7 +15,7 @@ from simile.core.errors import JobRunning, NoSuchJob
 from simile.core.records import Failure
 from simile.store.catalogue.records import JobRecord, RunRecord
 from simile.store.database.postgresql import get_host_name
-from simile.store.database.tables import FailureRow, JobRow, RunRow, utc_now
+from simile.store.database.tables import FailureRow, JobRow, LocationRow, RunRow, utc_now
 from simile.store.database.transactions import Repository
 
 DEAD_SECONDS = 30  # a job on another host that was not seen for so long has died
@@ -63,6 +63,17 @@ class RunRepository(Repository):
         """Return the files that a run skipped, in the order it met them; `limit` None for all."""
         query = select(FailureRow.path, FailureRow.reason).where(FailureRow.run == run_id).order_by(FailureRow.id)
         return self.read_all(Failure, query.limit(limit).offset(offset))
+
+    def get_unreadable_files(self) -> list[Failure]:
+        """Return the files that indexing could not read, with the newest reason, by path.
+
+        Files that were read since are left out.
+        """
+        newest = select(func.max(FailureRow.id)).join(RunRow, RunRow.id == FailureRow.run)
+        newest = newest.where(RunRow.kind == "index").group_by(FailureRow.path)
+        read = select(LocationRow.path).where(LocationRow.failure.is_(None))
+        query = select(FailureRow.path, FailureRow.reason).where(FailureRow.id.in_(newest))
+        return self.read_all(Failure, query.where(FailureRow.path.not_in(read)).order_by(FailureRow.path))
 
     def count_failures(self, run_id: int | None) -> int:
         """Return how many files a run skipped."""

@@ -177,6 +177,32 @@ class PhotoKeywordRow(Base):
     keyword: Mapped[str] = mapped_column(BytewiseString, primary_key=True, index=True)
 
 
+class ImageQualityRow(Base):
+    """Measures of the pixels of an image: ImageQuality of core/records.py."""
+
+    __tablename__ = "image_quality"
+
+    image_id: Mapped[int] = mapped_column(IdType, ForeignKey("images.id", ondelete="CASCADE"), primary_key=True)
+    sharpness: Mapped[float | None] = mapped_column(index=True)
+    brightness: Mapped[float]
+    brightness_p5: Mapped[float] = mapped_column(index=True)
+    brightness_p99: Mapped[float] = mapped_column(index=True)
+    contrast: Mapped[float] = mapped_column(index=True)
+    shadows: Mapped[float]
+    highlights: Mapped[float]
+    profile: Mapped[str] = mapped_column(index=True)
+
+
+class QualityLimitRow(Base):
+    """The limits of an issue in this collection: a value below `low` or above `high` has it."""
+
+    __tablename__ = "quality_limits"
+
+    issue: Mapped[str] = mapped_column(primary_key=True)
+    low: Mapped[float | None]
+    high: Mapped[float | None]
+
+
 class EmbeddingRow(Base):
     """An encoder's latent vector of an image. `change`: the transaction that wrote it."""
 
