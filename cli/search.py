@@ -11,6 +11,7 @@ from typer import Argument, Option
 
 from simile.cli import options, output
 from simile.core.errors import BadSetting, BadUsage
+from simile.core.records import Hit
 
 DEFAULT_LIMIT = 10
 UNCALIBRATED_NOTE = (
@@ -54,6 +55,9 @@ def search(
         bool,
         Option("--verify", help="Compare the 20 nearest by their pixels; those that show the same come first."),
     ] = False,
+    distinct: Annotated[
+        bool, Option("--distinct", help="Show one image of each group of known copies or series (`simile dedup`).")
+    ] = False,
     output_path: Annotated[
         Path | None, options.output_option("Write query, hits and reconstructions as .html or .png.")
     ] = None,
@@ -88,23 +92,30 @@ def search(
             use_posterior=posterior,
             min_score=min_score,
             verify=verify,
+            distinct=distinct,
         )
         term = searcher.prepare_query_image(query, make_printable(str(query))) if isinstance(query, Path) else query
         terms = () if term is None else (term,)
         result = searcher.search(SearchQuery(terms, params=params, attributes=attributes, text=text))
         if output_path is not None and query is not None:
             write_contact_sheet(searcher, [(result, searcher.get_query_pixels(query))], output_path)
-    lines = [
-        f"{rank:>3}  {hit.score if result.terms else hit.distance:.4f}  {hit.path}"
-        f"{f'  verified: {hit.relation}' if hit.verified else ''}"
-        for rank, hit in enumerate(result.hits, 1)
-    ]
+    lines = [_format_hit(rank, hit, by_score=bool(result.terms)) for rank, hit in enumerate(result.hits, 1)]
     notes = output.format_written(output_path)
     if result.terms:
         notes.append(f"scored by {', '.join(map(output.format_term, result.terms))}")
     if min_score is not None and not result.is_calibrated:
         notes.insert(0, UNCALIBRATED_NOTE)
     common.show(output.make_search_result_json(result), lines, *notes)
+
+
+def _format_hit(rank: int, hit: Hit, *, by_score: bool) -> str:
+    """Format a hit: its rank, its distance or its score, its path and notes on it."""
+    notes = [
+        f"verified: {hit.relation}" if hit.verified else "",
+        f"and {hit.copy_count} more like it" if hit.copy_count else "",
+    ]
+    value = hit.score if by_score else hit.distance
+    return "  ".join([f"{rank:>3}", f"{value:.4f}", hit.path, *filter(None, notes)])
 
 
 def list_words(

@@ -139,6 +139,7 @@ class Hit:
         verified: Whether it shows the same as the query image, by a comparison of their pixels; None if they were not
             compared.
         relation: How the two differ, for people, if it is verified: mirrored, cropped to a share of the area.
+        copy_count: Number of images that are left out as its copies; None unless only distinct images are requested.
     """
 
     image_id: int
@@ -153,6 +154,7 @@ class Hit:
     metadata: Mapping[str, str | float] | None = None
     verified: bool | None = None
     relation: str | None = None
+    copy_count: int | None = None
 
     @property
     def score(self) -> float:

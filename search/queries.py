@@ -21,7 +21,7 @@ StageObserver = Callable[[str, float], None]  # (name of the stage, seconds)
 _QUERY_FIELDS = ("name", "image_id", "width", "height", "format", "reconstruction_error")
 _HIT_FIELDS = (
     *("image_id", "distance", "score", "spread", "path", "width", "height", "format", "metadata"),
-    *("verified", "relation"),
+    *("verified", "relation", "copy_count"),
 )
 
 
@@ -41,6 +41,7 @@ class SearchParams:
     use_posterior: bool = False
     min_score: float | None = None  # the smallest score of a hit; None: no bound
     verify: bool = False  # compare the first hits with the query image by their pixels; see ranking/verification.py
+    distinct: bool = False  # show one image of each group of known copies or series; see results/copy_groups.py
 
 
 class HitOptions(TypedDict, total=False):
@@ -52,6 +53,7 @@ class HitOptions(TypedDict, total=False):
     radius: float | None
     min_score: float | None
     verify: bool
+    distinct: bool
 
 
 @dataclass(frozen=True, eq=False)

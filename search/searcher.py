@@ -39,8 +39,10 @@ from simile.search.queries import (
 )
 from simile.search.query_encoder import QueryEncoder, encode_batch
 from simile.search.ranking.verification import HitVerifier, widen_query
+from simile.search.results.copy_groups import CopyGroups
 from simile.search.words.cache import VocabularyCache
 from simile.search.words.vocabulary import Vocabulary
+from simile.store.change_cache import ChangeCache
 from simile.store.index.index import Index
 from simile.store.index.snapshot import Snapshot
 
@@ -85,6 +87,7 @@ class Searcher(ImageLibrary):
         self.query_encoder = QueryEncoder(
             self.catalogue, self.encoder_cache, self.limits, observe, decode=decode_upload
         )
+        copy_groups = ChangeCache(lambda: CopyGroups.from_pairs(self.catalogue.duplicates.get_copy_pairs()))
         self._last_search_at = -BUSY_SECONDS
         self._engine = SearchEngine(
             catalogue=self.catalogue,
@@ -92,6 +95,7 @@ class Searcher(ImageLibrary):
             encode_queries=self.query_encoder.encode_queries,
             get_calibration=self.calibrations.get,
             get_vocabulary=self.vocabularies.get,
+            get_copy_groups=lambda snapshot: copy_groups.get(snapshot.state.changes),
             observe=observe,
         )
         self._verifier = HitVerifier(self.get_image, self.decode_file, decode_upload, decode_indexed, self.limits)

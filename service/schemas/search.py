@@ -150,6 +150,11 @@ class SearchOptions(FilterParams):
         description="Compare the 20 nearest images with the query image by their pixels; those that show the same come "
         "first. Only for one image or `image_id`, and not in a batch.",
     )
+    distinct: BoolParam = Field(
+        False,
+        description="Only the nearest image of known copies or a series is a hit; `copy_count` is the number of the "
+        "others. They are known from `simile dedup` and decisions.",
+    )
     text: Annotated[str, Field(min_length=1, max_length=1000)] | SkipJsonSchema[None] = Field(
         None,
         description="Words that the hits should have, alone or with images: `red dress`; `-striped`: without it. The "
@@ -188,6 +193,7 @@ class SearchOptions(FilterParams):
             use_posterior=self.posterior,
             min_score=self.min_score,
             verify=self.verify,
+            distinct=self.distinct,
         )
 
     def to_attribute_strengths(self) -> dict[str, float]:
@@ -341,6 +347,7 @@ class HitResponse(BaseModel):
     relation: str | None = Field(
         None, description="How a verified image and the query image differ: `mirrored`, `cropped to 42%`."
     )
+    copy_count: int | None = Field(None, description="With `distinct`: number of images left out as its copies.")
 
 
 class SearchResponse(BaseModel):

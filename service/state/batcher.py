@@ -338,7 +338,8 @@ class BatchQueue:
 def is_slow(query: SearchQuery) -> bool:
     """Return whether a search may take much longer than others, so that it gets a separate thread."""
     params = query.params
-    return params.filter is not None or params.radius is not None or bool(query.attributes) or query.text is not None
+    selects = params.filter is not None or params.radius is not None or params.distinct
+    return selects or bool(query.attributes) or query.text is not None
 
 
 def _identity(result: SearchResult) -> SearchResult:

@@ -113,6 +113,7 @@ class SearchPageParams(BrowsePageParams):
     text: str | None = Field(None, max_length=1000)
     within: DistanceParam = None
     verify: BoolParam = False
+    distinct: BoolParam = False
     limit: int = Field(DEFAULT_PAGE_HITS, ge=1, le=MAX_LIMIT)
 
     @property
@@ -132,6 +133,8 @@ class SearchPageParams(BrowsePageParams):
         yield from super()._iter_filters()
         if self.verify:
             yield "verified first", {"verify": False}
+        if self.distinct:
+            yield "without copies", {"distinct": False}
 
     def make_more_like_url(self, image_id: int) -> str:
         """Return the URL of this search with one more positive image."""

@@ -96,7 +96,8 @@ async def _show_results(
 ) -> Response:
     if params.text or len(uploads) + len(params.positives) + len(params.negative_id) > 1:  # only one image is verified
         params = params.model_copy(update={"verify": False})
-    is_slow = bool(params.negative_id or params.text) or params.within is not None or params.to_filter() is not None
+    is_slow = bool(params.negative_id or params.text or params.distinct or params.to_filter())
+    is_slow |= params.within is not None
     price = get_search_price(is_slow=is_slow and not uploads, is_verified=params.verify)
     make_query = partial(make_search_query, searcher, params, uploads)
     make_view = partial(make_results_view, searcher, params, uploads)
@@ -160,6 +161,7 @@ def make_search_query(searcher: Searcher, params: SearchPageParams, uploads: Seq
         radius=params.within,
         include_metadata=True,
         verify=params.verify,
+        distinct=params.distinct,
     )
     negatives = tuple(params.negative_id)
     return SearchQuery((*prepared, *params.positives), negatives, search_params, text=params.text)

@@ -13,12 +13,13 @@ from simile.core.errors import BadSetting
 from simile.core.records import Failure, Filter
 from simile.store.catalogue.filters import make_filter_conditions
 from simile.store.catalogue.metadata import METADATA_JOIN
-from simile.store.catalogue.records import DecisionRecord, DuplicateRecord, ImageLocation, NewDecision
+from simile.store.catalogue.records import CopyPair, DecisionRecord, DuplicateRecord, ImageLocation, NewDecision
 from simile.store.database.tables import DecisionRow, DuplicateRow, ImageRow, LocationRow, MetadataRow, utc_now
 from simile.store.database.transactions import Repository, once, split_chunks
 
 SHA256_PATTERN = re.compile("[0-9a-f]{64}")
 STORED_TIERS = ("pixels", "near", "similar")  # identical files are not stored: they are locations of one image
+COLLAPSED_TIERS = ("pixels", "near", "series")  # a search with `distinct` shows one image of them
 DUPLICATE_INSERT_ROWS = 5000  # rows written at a time
 
 
@@ -62,6 +63,24 @@ class DuplicateRepository(Repository):
             query = query.where(or_(DuplicateRow.tier != "near", DuplicateRow.distance > min_near_distance))
         ordered = query.order_by(DuplicateRow.distance, DuplicateRow.first, DuplicateRow.second)
         yield from map(DuplicateRecord._make, self.stream(ordered))
+
+    def get_copy_pairs(self) -> list[CopyPair]:
+        """Return the pairs of copies and series, and what people decided to be the same, without what they deny."""
+        first, second = aliased(ImageRow), aliased(ImageRow)
+        decided = (
+            select(first.id, second.id, DecisionRow.same)
+            .join(first, first.sha256 == DecisionRow.first_sha256)
+            .join(second, second.sha256 == DecisionRow.second_sha256)
+        )
+        found = select(DuplicateRow.first, DuplicateRow.second, DuplicateRow.tier == "pixels")
+        with self.database.begin_read() as connection:
+            decisions = {frozenset((a, b)): same for a, b, same in connection.execute(decided)}
+            pairs = [
+                CopyPair(a, b, bool(is_equal))
+                for a, b, is_equal in connection.execute(found.where(DuplicateRow.tier.in_(COLLAPSED_TIERS)))
+                if decisions.get(frozenset((a, b)), True)
+            ]
+        return pairs + [CopyPair(min(pair), max(pair), is_equal=False) for pair, same in decisions.items() if same]
 
     def save_decisions(self, decisions: Iterable[NewDecision]) -> int:
         """Store decisions, which replace older ones on the same pairs, and return how many.

@@ -213,6 +213,14 @@ class SegmentRecord(WrittenSegment):
         return int(self.details.get("deletions_since", self.change))
 
 
+class CopyPair(NamedTuple):
+    """Two images that are copies: a search with `distinct` shows the nearer. `is_equal`: by their pixels."""
+
+    first: int
+    second: int
+    is_equal: bool
+
+
 class DuplicateRecord(NamedTuple):
     """Two images that are copies of each other, or similar; first < second.
 

@@ -11,6 +11,9 @@ from simile.core.settings import Settings
 from simile.images.encoding import encode_png
 from simile.indexer.pipeline.job import IndexRequest, index
 from simile.search.searcher import Searcher
+from simile.store.catalogue.catalogue import Catalogue
+from simile.store.catalogue.records import DuplicateRecord
+from simile.store.home import Home
 from tests.support.commands import run_json, run_simile
 from tests.support.synthetic_images import scene
 
@@ -61,3 +64,14 @@ def test_a_smallest_score_says_whether_scores_are_calibrated(settings: Settings,
     assert found["score_calibrated"] and all(hit["score"] >= bound for hit in found["hits"])
     assert "calibrated" not in run_simile(*query, "--min-score", bound).stderr
     assert run_simile(*query, "--min-score", "2").exit_code == 2
+
+
+def test_known_copies_are_shown_once(settings: Settings, tmp_path: Path) -> None:
+    query = ("search", tmp_path / "query.png", "--home", settings.home)
+    nearest = [hit["image_id"] for hit in run_json(*query)["hits"]]
+    with Catalogue(Home(settings.home)) as catalogue:
+        pair = DuplicateRecord(*sorted(nearest[:2]), "near", 0.1, 0.9, "cropped")
+        catalogue.duplicates.replace(catalogue.runs.start("dedup", {}), [pair])
+    assert [hit["image_id"] for hit in run_json(*query, "--distinct")["hits"]] == [nearest[0], *nearest[2:]]
+    first, *others = run_simile(*query, "--distinct").stdout.splitlines()
+    assert first.endswith("  and 1 more like it") and not any("more like it" in line for line in others)

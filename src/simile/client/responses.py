@@ -43,6 +43,7 @@ class ClientSearchOptions(ClientFilterOptions, total=False):
     posterior: bool
     min_score: float
     verify: bool
+    distinct: bool
     text: str
     plus: list[str]
     minus: list[str]
@@ -88,6 +89,7 @@ class HitJson(TypedDict):
     metadata: MetadataJson | None
     verified: bool | None
     relation: str | None
+    copy_count: int | None
 
 
 class SearchResponseJson(TypedDict):
