@@ -95,6 +95,7 @@ def make_hits(
 def compute_confidence(
     state: SearchState, encoded_query: EncodedQuery, snapshot: Snapshot, calibration: ScoreCalibration | None
 ) -> Confidence:
+    """Compute how far the result of a query can be trusted."""
     sigma = compute_mean_sigma(encoded_query.sigma, snapshot.encoder)
     if calibration is None or not state.query.is_single_term:  # a mean of several images is not an image
         return Confidence(sigma=sigma)
