@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -81,14 +82,21 @@ def serve(settings: Settings, listener: socket.socket) -> None:
     return_freed_memory()
     server = make_server(settings)
     registry = server.app.state.metrics.registry
-    with listener, serve_metrics(settings, registry), suppress_final_signal():
+    with listener, serve_metrics(settings, registry), stop_on_sigterm(server):
         server.run(sockets=[listener])
 
 
 @contextmanager
-def suppress_final_signal() -> Iterator[None]:
-    """Suppress the signal that uvicorn raises again after its shutdown, so that the process continues."""
-    previous = signal.signal(signal.SIGTERM, lambda *_: None)
+def stop_on_sigterm(server: uvicorn.Server) -> Iterator[None]:
+    """Stop the server if SIGTERM arrives before uvicorn has its own handler.
+
+    The process continues after the signal that uvicorn raises again at the end of its shutdown.
+    """
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        server.should_exit = True
+
+    previous = signal.signal(signal.SIGTERM, stop)
     try:
         with suppress(KeyboardInterrupt):
             yield

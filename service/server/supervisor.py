@@ -109,12 +109,12 @@ class WorkerSupervisor:
 def run_worker(settings: Settings, listener: socket.socket, verbose: bool) -> None:
     """Run a worker; the entry point of its process."""
     # Here, because torch and FAISS do not belong into the supervisor.
-    from simile.service.server.server import make_server, suppress_final_signal  # noqa: PLC0415
+    from simile.service.server.server import make_server, stop_on_sigterm  # noqa: PLC0415
 
     logs.configure_logging(verbose, settings.log == "json", queued=True)
     threading.Thread(target=_exit_with_supervisor, daemon=True).start()
     server = make_server(settings)
-    with listener, suppress_final_signal():
+    with listener, stop_on_sigterm(server):
         server.run(sockets=[listener])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import threading
 import time
@@ -24,7 +25,7 @@ from simile.service.app import create_app
 from simile.service.errors import ProblemException
 from simile.service.observability.metrics import ServiceMetrics
 from simile.service.server.connections import CONNECTION_KEY
-from simile.service.server.server import make_server
+from simile.service.server.server import make_server, stop_on_sigterm
 from simile.service.state.batcher import EncodingPool, SearchBatcher
 from tests.support.server import Listening, form, get, head, is_closed, listening, read_reply, upload
 from tests.support.waiting import wait_until
@@ -366,6 +367,15 @@ def test_a_server_that_is_forced_to_end_ends_its_threads(tmp_path: Path) -> None
         thread.join(timeout=60)
     left = {item.name for item in set(threading.enumerate()) - before}
     assert not left & {"readiness", "batches"}
+
+
+def test_sigterm_stops_a_server_that_does_not_handle_signals_yet(home_with_digits: Settings) -> None:
+    server = make_server(home_with_digits, preload=False)
+    with socket.create_server(("127.0.0.1", 0)) as listener, stop_on_sigterm(server):
+        signal.raise_signal(signal.SIGTERM)
+        assert server.should_exit
+        server.run(sockets=[listener])
+    assert not server.lifespan.should_exit  # the app was started and ended without an error
 
 
 def test_a_service_that_still_loads_its_encoder_says_so(home_with_digits: Settings) -> None:
