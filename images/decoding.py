@@ -12,9 +12,8 @@ from __future__ import annotations
 import io
 import logging
 import re
-import struct
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,23 +32,25 @@ from PIL import (
     MpoImagePlugin,  # noqa: F401
     PngImagePlugin,
     PpmImagePlugin,  # noqa: F401
+    PsdImagePlugin,  # noqa: F401
     QoiImagePlugin,  # noqa: F401
     TiffImagePlugin,  # noqa: F401
     WebPImagePlugin,  # noqa: F401
 )
 
 from simile.core.errors import ImageTooLarge, UnreadableImage
+from simile.images.codecs.fast_decoders import register_fast_decoders
+from simile.images.codecs.jxl import JXL_REASON, is_jxl, register_jxl
+from simile.images.codecs.psd import NO_COMPOSITE_REASON, is_psd, lacks_composite
+from simile.images.codecs.raw import RAW_FORMAT, NoPreview, can_read_raw, extract_preview
+from simile.images.codecs.sizes import read_described_sizes, read_stated_sizes
 from simile.images.colour import convert_to_srgb, get_profile, judge_profile
-from simile.images.fast_decoders import register_fast_decoders
-from simile.images.formats import DEFAULT_LIMITS, FORMATS, Limits, Pixels, check_byte_count, has_format_name
+from simile.images.formats import DEFAULT_LIMITS, PILLOW_FORMATS, Limits, Pixels, check_byte_count, has_format_name
 from simile.images.structure import check_structure, is_cut_off
-from simile.images.tiff import find_unread_image
+from simile.images.tiff import RAW_REASON, find_unread_image
 
 MAX_SIDE = 2**31 - 1  # more is a negative number in a header, or nonsense
 DECODER_BYTES_PER_PIXEL = 20  # of the decoders of WebP, HEIF and JPEG 2000, with the result
-DESCRIPTION_BYTES = 64 * 1024
-_SPATIAL_EXTENT = re.compile(rb"ispe\0{4}(.{8})", re.DOTALL)
-_CODESTREAM_SIZE = re.compile(rb"\xff\x4f\xff\x51.{4}(.{16})", re.DOTALL)
 COPIED_PIXELS = 2_000_000  # of a large image at a time
 
 # Pillow's own guard is one number for the whole process, and it only warns up to twice that number. Here each
@@ -107,11 +108,14 @@ def decode_image(
     if not data:
         raise UnreadableImage(name, "the file is empty")
     check_structure(data, name)
-    if reason := find_unread_image(data):
+    reason = _find_refusal(data)
+    is_raw = reason == RAW_REASON and can_read_raw()
+    if reason and not is_raw:
         raise UnreadableImage(name, reason)
     ignore_decoder_warnings()
+    decode = _decode_raw if is_raw else _decode_first_frame
     try:
-        return _decode_first_frame(data, name, limits, background, min_side, to_srgb=to_srgb)
+        return decode(data, name, limits, background, min_side, to_srgb=to_srgb)
     except UnreadableImage:
         raise
     except Exception as error:  # a dozen parsers, most of them in C, raise anything on a damaged file
@@ -126,21 +130,35 @@ def ignore_decoder_warnings() -> None:
     Checked on each call, because filters that are installed later (by a test runner) come before this filter.
     `warnings.catch_warnings` is not safe with threads: it swaps the filters of the whole process.
     """
-    decoder_modules = r"(PIL|pillow_heif)\."
+    decoder_modules = r"(PIL|pillow_heif|pillow_jxl)\b"
     first = warnings.filters[0] if warnings.filters else None
     if first is None or first[0] != "ignore" or first[3] != re.compile(decoder_modules):
         warnings.filterwarnings("ignore", module=decoder_modules)
 
 
+def _find_refusal(data: bytes) -> str | None:
+    """Return why a file can't be shown as the image that it is: it holds more, or a package is missing."""
+    if is_jxl(data):
+        return None if register_jxl() else JXL_REASON
+    if is_psd(data):
+        return NO_COMPOSITE_REASON if lacks_composite(data) else None
+    return find_unread_image(data)
+
+
 def _decode_first_frame(
-    data: bytes, name: str | Path, limits: Limits, background: str, min_side: int | None, *, to_srgb: bool
+    data: bytes,
+    name: str | Path,
+    limits: Limits,
+    background: str,
+    min_side: int | None,
+    *,
+    to_srgb: bool,
+    orientation: int | None = None,
 ) -> DecodedImage:
-    """Check the header against the limits, then decode; see `decode_image`."""
-    # Pillow decodes the images of an icon, and allocates those of a WebP, when it opens the file.
-    is_icon, is_webp = data.startswith(b"\0\0\1\0"), data.startswith(b"RIFF")
-    for size in _read_icon_sizes(data) if is_icon else _read_webp_sizes(data) if is_webp else ():
+    """Check the header against the limits, then decode; see `decode_image`. `orientation`: None for the file's."""
+    for size in read_stated_sizes(data):
         _check_pixel_count(size, name, limits)
-    with Image.open(io.BytesIO(data), formats=tuple(FORMATS)) as im:
+    with Image.open(io.BytesIO(data), formats=_get_pillow_formats(data)) as im:
         _check_pixel_count(im.size, name, limits)
         # Decode a JPEG at a reduced scale if that is enough.
         original_size = im.size
@@ -152,7 +170,7 @@ def _decode_first_frame(
             im.info["transparency"] *= {"L;2": 85, "L;4": 17}.get(str(im.tile[0].args), 1)
         # Decode, convert to RGB and turn upright.
         im.load()
-        orientation, profile = _read_orientation(im), judge_profile(im)
+        orientation, profile = orientation or _read_orientation(im), judge_profile(im)
         in_srgb = convert_to_srgb(im, get_profile(im)) if to_srgb else im
         pixels = _apply_orientation(_to_array(_to_rgb(in_srgb, name, background)), orientation)
         format = "jpeg" if im.format == "MPO" else str(im.format).lower()
@@ -164,38 +182,24 @@ def _decode_first_frame(
     )
 
 
-def _read_icon_sizes(data: bytes) -> list[tuple[int, int]]:
-    """Return (width, height) of each image in an icon file, from the image's own header.
-
-    The header of the icon cannot state more than 256, and Pillow decodes the images when it opens the file.
-    """
-    sizes = []
-    for entry in range(6, 6 + 16 * int.from_bytes(data[4:6], "little"), 16):
-        offset = int.from_bytes(data[entry + 12 : entry + 16], "little")
-        head = data[offset : offset + 24]
-        if len(head) < 24:  # cut off: the decoder reports it
-            continue
-        if head.startswith(b"\x89PNG"):
-            sizes.append((int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")))
-        else:  # a bitmap: the image and its mask, one above the other
-            width, height = (int.from_bytes(head[start : start + 4], "little", signed=True) for start in (4, 8))
-            sizes.append((abs(width), abs(height) // 2))
-    return sizes
+def _decode_raw(
+    data: bytes, name: str | Path, limits: Limits, background: str, min_side: int | None, *, to_srgb: bool
+) -> DecodedImage:
+    """Decode the preview of a camera's raw file; see `decode_image`."""
+    try:
+        preview = extract_preview(data)
+    except NoPreview as error:
+        raise UnreadableImage(name, str(error)) from None
+    check_structure(preview.data, name)
+    image = _decode_first_frame(
+        preview.data, name, limits, background, min_side, to_srgb=to_srgb, orientation=preview.orientation
+    )
+    return replace(image, format=RAW_FORMAT)
 
 
-def _read_webp_sizes(data: bytes) -> list[tuple[int, int]]:
-    """Return (width, height) of a WebP from the header of its first chunk; nothing if it is cut off."""
-    kind, header = data[12:16], data[20:30]
-    if len(header) < 10:
-        return []
-    if kind == b"VP8X":  # animated, or with metadata
-        return [(int.from_bytes(header[4:7], "little") + 1, int.from_bytes(header[7:10], "little") + 1)]
-    if kind == b"VP8L":  # lossless: two fields of 14 bits
-        bits = int.from_bytes(header[1:5], "little")
-        return [((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)]
-    if kind == b"VP8 ":
-        return [(int.from_bytes(header[6:8], "little") & 0x3FFF, int.from_bytes(header[8:10], "little") & 0x3FFF)]
-    return []
+def _get_pillow_formats(data: bytes) -> tuple[str, ...]:
+    """Return the formats for Pillow to try: of those in optional packages only the one that the file has."""
+    return ("JXL",) if is_jxl(data) else PILLOW_FORMATS
 
 
 def _check_pixel_count(size: tuple[int, int], name: str | Path, limits: Limits) -> None:
@@ -211,8 +215,9 @@ def _check_pixel_count(size: tuple[int, int], name: str | Path, limits: Limits) 
 
 
 def _read_orientation(im: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8, that is still to be applied. Pillow turns HEIF and TIFF upright itself."""
-    if im.format in ("HEIF", "TIFF"):
+    """Return the EXIF orientation, 1 to 8, that is still to be applied. HEIF, TIFF and JPEG XL are upright already,
+    except a JPEG XL that was made from a JPEG."""
+    if im.format in ("HEIF", "TIFF") or (im.format == "JXL" and not getattr(im, "jpeg", False)):
         return 1
     try:
         value = im.getexif().get(ExifTags.Base.Orientation, 1)
@@ -241,6 +246,8 @@ def _to_rgb(im: Image.Image, name: str | Path, background: str) -> Image.Image:
             im.putalpha(Image.fromarray(np.where(values == info["transparency"], 0, 255).astype(np.uint8)))
     if im.mode in ("La", "RGBa"):  # colours are multiplied by alpha
         im = im.convert({"La": "LA", "RGBa": "RGBA"}[im.mode])
+    if im.format == "PSD" and im.mode == "RGBA":  # a mask, or transparency that the colours already are on white for
+        im = Image.merge("RGB", im.split()[:3])
     if not im.has_transparency_data:
         return im if im.mode == "RGB" else im.convert("RGB")  # convert would copy
     rgba = im.convert("RGBA")
@@ -287,7 +294,7 @@ def _lacks_memory(error: Exception, data: bytes, limits: Limits) -> bool:
     text = str(error).lower()
     if isinstance(error, MemoryError) or "out of memory" in text or "allocation" in text:
         return True
-    sizes = _read_webp_sizes(data) if data.startswith(b"RIFF") else _read_described_sizes(data)
+    sizes = read_described_sizes(data)
     pixels = max((width * height for width, height in sizes if width > 0 and height > 0), default=0)
     try:
         if pixels <= limits.max_pixels:
@@ -295,16 +302,6 @@ def _lacks_memory(error: Exception, data: bytes, limits: Limits) -> bool:
     except MemoryError:
         return True
     return False
-
-
-def _read_described_sizes(data: bytes) -> list[tuple[int, int]]:
-    """Return (width, height) of the images that a HEIF, AVIF or JPEG 2000 file describes near its start."""
-    head = data[:DESCRIPTION_BYTES]
-    sizes = [struct.unpack(">2I", size) for size in _SPATIAL_EXTENT.findall(head)]
-    for corners in _CODESTREAM_SIZE.findall(head):
-        right, bottom, left, top = struct.unpack(">4I", corners)
-        sizes.append((right - left, bottom - top))
-    return sizes
 
 
 def _get_decode_failure_reason(error: Exception, data: bytes) -> str:

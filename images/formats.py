@@ -33,13 +33,25 @@ FORMATS = {
     "JPEG2000": ("image/jp2", ".jp2 .j2k .jpc .jpf .jpx .j2c"),
     "ICO": ("image/x-icon", ".ico"),
     "QOI": ("image/qoi", ".qoi"),
+    "PSD": ("image/vnd.adobe.photoshop", ".psd"),
+}
+PILLOW_FORMATS = tuple(FORMATS)
+# Formats of optional packages: simile[jxl] and simile[raw]. Without them a file is named with its package.
+FORMATS |= {
+    "JXL": ("image/jxl", ".jxl"),
+    "RAW": (
+        "image/x-dcraw",
+        ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .rw2 .rwl .sr2 "
+        ".srf .srw .x3f",
+    ),
 }
 IMAGE_SUFFIXES = frozenset(suffix for _, suffixes in FORMATS.values() for suffix in suffixes.split())
 
 _MAGIC_BYTES = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF.{4}WEBP|II[*+]\0|MM\0[*+]|P[1-6]\s+[#\d]|Pf\s|qoif"
     rb"|\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n|\0\0\x01\0[^\0]\0.{3}\0"
-    rb"|.{4}ftyp(?:avi[fs]|hei[csmx]|hev[cmsx]|mif1|msf1)"
+    rb"|.{4}ftyp(?:avi[fs]|hei[csmx]|hev[cmsx]|mif1|msf1|crx )|8BPS\0\x01|\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"
+    rb"|IIR[OS]|MMOR|IIU\0|FUJIFILMCCD-RAW|FOVb|\0MRM|II\x1a\0\0\0HEAPCCDR"  # raw formats that are no TIFF
     rb"|BM.{12}[\x0c(48@l|]\0{3}|[(48@l|]\0{3}.{8}\x01\0",  # "(48@l|": the sizes of the header, 40 to 124 bytes
     re.DOTALL,
 )

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from simile.core.errors import UnreadableImage
+from simile.images.codecs.raw import RAW_FORMAT
 from simile.images.colour import describe_profile, get_profile, get_profile_mode
 from simile.images.containers import UnsupportedContainer, iterate_riff_chunks
 from simile.images.decoding import decode_image
@@ -90,6 +91,8 @@ class ImageMeasurement:
 def measure_image(data: bytes, name: str | Path, limits: Limits) -> ImageMeasurement:
     """Decode an image at full size and measure it. Raises UnreadableImage."""
     image = decode_image(data, name=name, limits=limits)
+    if image.format == RAW_FORMAT:
+        raise UnreadableImage(name, "a camera's raw file holds more than its preview, which can't be compared")
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", image.format.upper())) as im:
             codec, table_step = read_codec(im, data), _read_table_step(im)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from simile.core.errors import UnreadableImage
+from simile.images.codecs.psd import iterate_resources, read_resources
 from simile.images.containers import (
     UnsupportedContainer,
     get_colour_table_size,
@@ -38,6 +39,8 @@ MAX_FRAMES = 5_000  # pages of a TIFF, frames of a WebP
 MAX_TIFF_TAGS = 200_000  # of all pages
 MAX_TIFF_STRIPS = 100_000  # strips or tiles of one page; Pillow takes a step for each
 MAX_ICON_IMAGES = 256
+MAX_PSD_SIDE = 30_000  # of the format; Pillow takes a step for each row
+MAX_RESOURCES = 5_000  # of a Photoshop document; each path, slice and guide may be one
 MAX_BOXES = 2_000  # on each level of a HEIF, AVIF or JPEG 2000 file
 MAX_HEIF_ITEMS = 4_096  # an image of 200 megapixels has 800 tiles
 MAX_CODESTREAM_SEGMENTS = 2_000  # before the first tile of a JPEG 2000 image
@@ -216,6 +219,13 @@ def _check_codestream(data: bytes, start: int = 0) -> None:
         position += 2 + struct.unpack_from(">H", data, position + 2)[0]
 
 
+def _check_psd(data: bytes) -> None:
+    """Check the sides and the number of resources of a Photoshop document."""
+    _limit(max(struct.unpack_from(">2I", data, 14)), MAX_PSD_SIDE, "rows or columns")
+    for count, _ in enumerate(iterate_resources(read_resources(data))):
+        _limit(count, MAX_RESOURCES, "resources")
+
+
 _CHECKS: list[tuple[re.Pattern[bytes], Callable[[bytes], None]]] = [
     (re.compile(rb"\xff\xd8\xff"), _check_jpeg),
     (re.compile(rb"\x89PNG\r\n\x1a\n"), _check_png),
@@ -224,7 +234,8 @@ _CHECKS: list[tuple[re.Pattern[bytes], Callable[[bytes], None]]] = [
     (re.compile(rb"II[*+]\0|MM\0[*+]"), _check_tiff),
     (re.compile(rb"P[1-6f]"), _check_ppm),
     (re.compile(rb"\0\0\x01\0"), _check_icon),
-    (re.compile(rb".{4}ftyp|\0\0\0\x0cjP  ", re.DOTALL), _check_boxes),
+    (re.compile(rb".{4}ftyp|\0\0\0\x0c(?:jP  |JXL )", re.DOTALL), _check_boxes),
+    (re.compile(rb"8BPS\0\x01"), _check_psd),
     (re.compile(rb"\xff\x4f\xff\x51"), _check_codestream),
 ]
 
@@ -269,6 +280,6 @@ _END_CHECKS: list[tuple[re.Pattern[bytes], Callable[[bytes], bool | None]]] = [
     (re.compile(rb"RIFF"), lambda data: len(data) < 8 + struct.unpack_from("<I", data, 4)[0]),
     (re.compile(rb"BM"), lambda data: True if len(data) < struct.unpack_from("<I", data, 2)[0] else None),
     (re.compile(rb"II\*\0|MM\0\*"), _is_tiff_cut_off),
-    (re.compile(rb".{4}ftyp|\0\0\0\x0cjP  ", re.DOTALL), _is_box_file_cut_off),
+    (re.compile(rb".{4}ftyp|\0\0\0\x0c(?:jP  |JXL )", re.DOTALL), _is_box_file_cut_off),
     (re.compile(rb"\xff\x4f\xff\x51"), _is_codestream_cut_off),
 ]

@@ -16,9 +16,7 @@ from typing import NamedTuple
 
 MAX_DIRECTORIES = 5_000  # of one file
 MAX_TAGS = 200_000  # of all directories, which may overlap: each takes a step
-RAW_REASON = (
-    "a camera's raw file: simile reads only the preview in it, so it is set aside. Index a JPEG or TIFF made of it"
-)
+RAW_REASON = "a camera's raw file: install the package that reads its preview with `pip install 'simile[raw]'`"
 PREVIEW_REASON = (
     "its first image is a preview of a larger one that simile does not read, so it is set aside. Save the larger "
     "image as a file of its own"

@@ -19,6 +19,7 @@ from PIL import Image
 
 from simile.core.errors import UnreadableImage
 from simile.core.records import Failure
+from simile.images.codecs.raw import RAW_FORMAT
 from simile.images.decoding import DecodedImage, decode_image
 from simile.images.distortions import distort
 from simile.images.formats import Limits, Pixels
@@ -44,6 +45,7 @@ FINE_CACHE_SIZE = 8  # images in each process: at most 100 MB
 MIN_FINE_SIDE = 1024  # shorter side, in pixels, at which a larger JPEG may be decoded to find changes
 MAX_FINE_SIDE = 2048  # longer side, in pixels, at which changes are searched
 OPAQUE_FORMATS = ("jpeg", "bmp")  # formats without transparency
+PARTLY_DECODED_FORMATS = (RAW_FORMAT, "psd")  # with the values of a sensor, or with layers, which are no frames
 MAX_COPY_SIDE = 512  # shorter side, in pixels, from which copies are made: larger JPEGs are decoded at a smaller scale
 
 
@@ -199,7 +201,8 @@ class ComparableImage:
 def make_comparable_image(data: bytes, name: str, limits: Limits) -> ComparableImage:
     """Decode an image and compute its features. Raises UnreadableImage."""
     image = decode_image(data, name=name, limits=limits, min_side=KEYPOINT_SIDE)
-    has_more_frames = image.format not in OPAQUE_FORMATS and _count_frames(data, image.format) > 1
+    has_frames = image.format not in (*OPAQUE_FORMATS, *PARTLY_DECODED_FORMATS)
+    has_more_frames = has_frames and _count_frames(data, image.format) > 1
     return ComparableImage(ImageFeatures(image.pixels), has_more_frames)
 
 
@@ -310,6 +313,8 @@ def _count_frames(data: bytes, format: str) -> int:
 
 def _hash_hidden_content(data: bytes, name: str, format: str) -> bytes:
     """Return a hash of the content that `decode_image` does not show; b"" if it shows all. Raises UnreadableImage."""
+    if format in PARTLY_DECODED_FORMATS:
+        return hashlib.sha256(data).digest()
     try:
         with Image.open(io.BytesIO(data), formats=(format.upper(),)) as im:
             colours, depth, appended = describe_colours(im), read_depth(im, data), find_appended_media(data)

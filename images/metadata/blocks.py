@@ -13,8 +13,11 @@ from itertools import islice
 
 from PIL import Image
 
+from simile.images.codecs.jxl import is_jxl, register_jxl
+from simile.images.codecs.psd import iterate_resources, read_resources
 from simile.images.containers import (
     UnsupportedContainer,
+    iterate_boxes,
     iterate_jpeg_segments,
     iterate_png_chunks,
     iterate_riff_chunks,
@@ -31,6 +34,9 @@ MAX_RESOURCE_BYTES = 8 << 20  # of Photoshop: paths and previews come with the I
 
 _EXIF_HEADER, _XMP_HEADER, _PHOTOSHOP_HEADER = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"Photoshop 3.0\0"
 _PNG_XMP_HEADER = b"XML:com.adobe.xmp\0"
+_TIFF_HEADER = re.compile(rb"II\*\0|MM\0\*")
+_PSD_RESOURCES = {0x0404: "iptc", 0x0422: "exif", 0x0424: "xmp"}
+_RAF_PREVIEW = 84  # where its offset and length are
 _TIFF_XMP, _TIFF_IPTC, _TIFF_PHOTOSHOP = 700, 33723, 34377
 _DAMAGE = (UnsupportedContainer, struct.error, IndexError, ValueError, zlib.error)
 
@@ -111,10 +117,11 @@ def _find_in_tiff(data: Buffer) -> Iterator[NamedBlock]:
 
 
 def _find_by_pillow(data: Buffer) -> Iterator[NamedBlock]:
-    """Yield the blocks of a file that Pillow and its plug-ins parse: HEIF, AVIF; XMP of GIF."""
+    """Yield the blocks of a file that Pillow and its plug-ins parse: HEIF, AVIF; XMP of GIF; compressed ones of JXL."""
     ignore_decoder_warnings()
+    formats = ("JXL",) if is_jxl(bytes(data[:12])) else ("AVIF", "HEIF", "GIF")
     try:
-        with Image.open(io.BytesIO(data), formats=("AVIF", "HEIF", "GIF")) as im:
+        with Image.open(io.BytesIO(data), formats=formats) as im:
             exif, xmp = im.info.get("exif"), im.info.get("xmp")
     except Exception:  # noqa: BLE001 - parsers in C raise anything on a damaged file
         return
@@ -122,10 +129,38 @@ def _find_by_pillow(data: Buffer) -> Iterator[NamedBlock]:
     yield "xmp", xmp if isinstance(xmp, bytes) else None
 
 
+def _find_in_psd(data: Buffer) -> Iterator[NamedBlock]:
+    """Yield the blocks in the resources of a Photoshop document."""
+    for number, body in islice(iterate_resources(read_resources(bytes(data))), MAX_CHUNKS):
+        if number in _PSD_RESOURCES:
+            yield _PSD_RESOURCES[number], body
+
+
+def _find_in_jxl(data: Buffer) -> Iterator[NamedBlock]:
+    """Yield the blocks of a JPEG XL image. Compressed ones are left to its decoder, which gives EXIF only."""
+    for kind, _, body, end in islice(iterate_boxes(bytes(data), 0, len(data)), MAX_CHUNKS):
+        if kind == b"brob" and register_jxl():
+            yield from _find_by_pillow(data)
+        elif kind == b"Exif":  # should begin with an offset, which some programs leave out
+            header = _TIFF_HEADER.search(data, body, end)
+            yield "exif", data[header.start() : end] if header else None
+        elif kind == b"xml ":
+            yield "xmp", data[body:end]
+
+
+def _find_in_raf(data: Buffer) -> Iterator[NamedBlock]:
+    """Yield the blocks of the preview in a raw file of Fujifilm, which is a JPEG."""
+    start, length = struct.unpack_from(">2I", data, _RAF_PREVIEW)
+    yield from _find_in_jpeg(data[start : start + length])
+
+
 _FINDERS: list[tuple[re.Pattern[bytes], Callable[[Buffer], Iterator[NamedBlock]]]] = [
     (re.compile(rb"\xff\xd8\xff"), _find_in_jpeg),
     (re.compile(rb"\x89PNG\r\n\x1a\n"), _find_in_png),
     (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), _find_in_webp),
-    (re.compile(rb"II[*+]\0|MM\0[*+]"), _find_in_tiff),
+    (re.compile(rb"II(?:[*+U]\0|R[OS])|MM(?:\0[*+]|OR)"), _find_in_tiff),  # with the raw files of most cameras
+    (re.compile(rb"FUJIFILMCCD-RAW"), _find_in_raf),
+    (re.compile(rb"8BPS\0\x01"), _find_in_psd),
+    (re.compile(rb"\0\0\0\x0cJXL "), _find_in_jxl),
     (re.compile(rb".{4}ftyp|GIF8[79]a", re.DOTALL), _find_by_pillow),
 ]

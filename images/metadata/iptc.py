@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import suppress
 
+from simile.images.codecs.psd import iterate_resources
 from simile.images.metadata import values
 
 MAX_DATASETS = 2_000
@@ -16,17 +17,9 @@ _TITLE, _KEYWORD, _DATE, _TIME, _COPYRIGHT, _CAPTION = 5, 25, 55, 60, 116, 120
 
 
 def find_iptc(resources: bytes) -> bytes | None:
-    """Return the IPTC block in the resources of Photoshop: `8BIM`, number, name, length, data."""
-    position = 0
+    """Return the IPTC block in the resources of Photoshop."""
     with suppress(struct.error, IndexError):
-        while resources[position : position + 4] == b"8BIM":
-            (number,) = struct.unpack_from(">H", resources, position + 4)
-            name_bytes = resources[position + 6] + 1
-            position += 6 + name_bytes + name_bytes % 2
-            (length,) = struct.unpack_from(">I", resources, position)
-            if number == _IPTC_RESOURCE:
-                return resources[position + 4 : position + 4 + length]
-            position += 4 + length + length % 2
+        return next((body for number, body in iterate_resources(resources) if number == _IPTC_RESOURCE), None)
     return None
 
 

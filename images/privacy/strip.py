@@ -30,6 +30,7 @@ from simile.images.decoding import decode_image
 from simile.images.formats import Limits
 from simile.images.privacy.heif import strip_heif
 from simile.images.privacy.tiff import strip_tiff
+from simile.images.tiff import find_unread_image
 
 _ORIENTATION_HINT = re.compile(rb"[eE][xX][iI][fF]|XML:com\.adobe\.xmp|ns\.adobe\.com/xap|XMP ")
 _SAFE_PNG_CHUNKS = frozenset(
@@ -45,7 +46,7 @@ def strip_metadata(data: bytes, name: str | Path, limits: Limits) -> tuple[bytes
     Raises UnreadableImage or ImageTooLarge if the image had to be decoded, and that failed.
     """
     for signature, media_type, strip in _STRIPPERS:
-        if signature.match(data):
+        if signature.match(data) and find_unread_image(data) is None:
             try:
                 return strip(data), media_type
             except (UnsupportedContainer, struct.error, IndexError):

@@ -90,7 +90,9 @@ _NAVIGATION = (
     (urls.JOBS_PAGE, "Indexing"),
     (urls.DOCS, "API"),
 )
-_FILTER_FORMATS = ("jpeg", "png", "webp", "gif", "bmp", "tiff", "heif", "avif", "ppm", "jpeg2000", "ico", "qoi")
+_FILTER_FORMATS = (
+    "jpeg", "png", "webp", "gif", "bmp", "tiff", "heif", "avif", "ppm", "jpeg2000", "ico", "qoi", "psd", "jxl", "raw"
+)  # fmt: skip
 
 _templates = Jinja2Templates(directory=Path(__file__).parents[1] / "templates")
 _templates.env.globals |= {

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import BmpImagePlugin, Image, PpmImagePlugin, QoiImagePlugin
 
 from simile.images import decoding  # noqa: F401  # registers the decoders
-from simile.images.fast_decoders import register_fast_decoders
+from simile.images.codecs.fast_decoders import register_fast_decoders
 from tests.attacks.hostile_files import make_bitmap
 
 PILLOW_DECODERS = {
@@ -130,4 +130,4 @@ def test_qoi(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_all_loops_of_python_are_replaced() -> None:
     register_fast_decoders()
     modules = {decoder.__module__ for name, decoder in Image.DECODERS.items() if name in PILLOW_DECODERS}
-    assert modules == {"simile.images.fast_decoders"}
+    assert modules == {"simile.images.codecs.fast_decoders"}

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pillow_jxl  # noqa: F401  # saves JXL
 import pytest
 from PIL import Image
 
@@ -47,6 +48,7 @@ KINDS = {
     "j2k": ("JPEG2000", {"no_jp2": True}, "jpeg2000", 0),
     "ico": ("ICO", {"sizes": [(W, H)]}, "ico", 0),
     "qoi": ("QOI", {}, "qoi", 0),
+    "jxl": ("JXL", {"lossless": True}, "jxl", 0),
 }
 
 

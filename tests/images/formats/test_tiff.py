@@ -1,4 +1,4 @@
-"""What a file is comes before what it decodes to: raw files and files behind a preview are set aside by name."""
+"""What a file is comes before what it decodes to: raw files have a package, files behind a preview are refused."""
 
 from __future__ import annotations
 
@@ -92,9 +92,9 @@ RAW_FILES = {
 
 @pytest.mark.parametrize("kind", RAW_FILES)
 def test_a_raw_file_is_set_aside_and_not_taken_for_its_preview(kind: str) -> None:
-    with pytest.raises(UnreadableImage) as refused:
+    assert find_unread_image(RAW_FILES[kind]) == RAW_REASON
+    with pytest.raises(UnreadableImage, match="a camera's raw file"):
         decode_image(RAW_FILES[kind], name="DSC_1.NEF")
-    assert refused.value.reason == RAW_REASON
 
 
 PREVIEWS = {
