@@ -13,7 +13,7 @@ import numpy as np
 
 from simile.core.errors import SimileError
 from simile.core.filters.parser import parse_metadata
-from simile.core.records import FloatArray, PhotoMetadata
+from simile.core.records import Filter, FloatArray, PhotoMetadata
 from simile.core.settings import Settings
 from simile.images.encoding import encode_png
 from simile.images.formats import Pixels
@@ -40,9 +40,11 @@ from simile.search.queries import (
 from simile.search.query_encoder import QueryEncoder, encode_batch
 from simile.search.ranking.verification import HitVerifier, widen_query
 from simile.search.results.copy_groups import CopyGroups
+from simile.search.results.facets import FacetCounts, count_facets
 from simile.search.words.cache import VocabularyCache
 from simile.search.words.vocabulary import Vocabulary
 from simile.store.change_cache import ChangeCache
+from simile.store.facets.facet_index import FacetIndex
 from simile.store.index.index import Index
 from simile.store.index.snapshot import Snapshot
 
@@ -87,6 +89,7 @@ class Searcher(ImageLibrary):
         self.query_encoder = QueryEncoder(
             self.catalogue, self.encoder_cache, self.limits, observe, decode=decode_upload
         )
+        self.facet_index = FacetIndex(self.catalogue)
         copy_groups = ChangeCache(lambda: CopyGroups.from_pairs(self.catalogue.duplicates.get_copy_pairs()))
         self._last_search_at = -BUSY_SECONDS
         self._engine = SearchEngine(
@@ -200,6 +203,10 @@ class Searcher(ImageLibrary):
         if embedding is None or embedding.log_variance is None:
             return None
         return compute_mean_sigma(np.exp(0.5 * embedding.log_variance), encoder)
+
+    def count_facets(self, filter: Filter | None = None, names: Sequence[str] = (), limit: int = 20) -> FacetCounts:
+        """Count the images that match a filter by the values of fields; see search/results/facets.py."""
+        return count_facets(self.index, self.facet_index, filter, names, limit)
 
     def check_ready(self) -> dict[str, Any]:
         """Load the active encoder; return its fingerprint, its recipe and the image count. Raises NothingIndexed."""

@@ -19,7 +19,7 @@ from simile.core.hosts import parse_networks, parse_origins
 from simile.core.settings import Settings
 from simile.images.loading.worker_pool import get_worker_count
 from simile.service import errors, urls
-from simile.service.api import attributes, duplicates, images, jobs, latents, map, status, words
+from simile.service.api import attributes, duplicates, facets, images, jobs, latents, map, status, words
 from simile.service.api import search as api_search
 from simile.service.middleware.headers import CORS_OPTIONS, HeadRequestMiddleware, SecurityHeadersMiddleware
 from simile.service.middleware.limits import (
@@ -47,7 +47,7 @@ from simile.service.web import duplicates as web_duplicates
 from simile.service.web import jobs as web_jobs
 from simile.service.web import map as web_map
 
-_API_MODULES = (api_search, words, latents, attributes, images, duplicates, status, jobs, map)
+_API_MODULES = (api_search, facets, words, latents, attributes, images, duplicates, status, jobs, map)
 _PAGE_MODULES = (search, reference, collection, web_duplicates, web_jobs, web_map, latent, login)
 ROUTERS = (
     *(module.router for module in _API_MODULES),

@@ -71,6 +71,13 @@ class Combination:
 Expression = Condition | Negation | Combination
 
 
+def format_condition(condition: Condition) -> str:
+    """Return the text of a condition, which `parse_expression` reads as this condition whatever its name and value."""
+    name, operator, value = condition
+    quoted = Condition(_quote(name), operator, _quote(value))
+    return str(quoted._replace(value="") if operator == "exists" else quoted)
+
+
 def iterate_conditions(expression: Expression) -> Iterator[Condition]:
     """Yield the conditions of an expression, from left to right."""
     if isinstance(expression, Condition):
@@ -209,6 +216,13 @@ class _Parser:
             return BadSetting(f"{start}: {reason} {f'before {rest[:60]!r}' if rest else 'at its end'}.")
         part = f": {rest[:60]!r} is no condition" if rest != self._text.strip() else ""
         return BadSetting(f"{start}{part}. Write a name, one of = != < <= > >=, and a value: class=shirt.")
+
+
+def _quote(text: str) -> str:
+    if re.fullmatch(r"\w[\w.:-]*", text) and text.lower() not in ("and", "or", "not", "exists"):
+        return text
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _get_text(quoted: str | None, bare: str | None) -> str:

@@ -44,6 +44,7 @@ ROUTE_SCOPES: dict[str, RequiredScope] = {
     "POST /v1/samples": "search",
     "POST /v1/traversals": "search",
     "POST /v1/uncertainty": "search",
+    "GET /v1/facets": "search",
     "GET /v1/words": "search",
     "GET /v1/outliers": "search",
     "GET /v1/attributes": "search",

@@ -334,6 +334,10 @@ class Client(Transport):
         """List the words that `text` of a search may have."""
         return self._request_json("GET /v1/words", {"q": beginning, "limit": limit})
 
+    def facets(self, *fields: str, limit: int = 20, **filters: Unpack[ClientFilterOptions]) -> Json:
+        """Count the images that match the filters by the values of fields; without fields, by all that form classes."""
+        return self._request_json("GET /v1/facets", {"fields": list(fields), "limit": limit, **filters})
+
     def outliers(self, limit: int = 50, offset: int = 0) -> Json:
         """List the outliers of the collection. Raises Unavailable while they are computed."""
         return self._request_json("GET /v1/outliers", {"limit": limit, "offset": offset})

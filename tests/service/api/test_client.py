@@ -100,6 +100,7 @@ def test_the_latent_space_through_the_client(client: Client) -> None:
     client.remove_attribute("late")
     with pytest.raises(NotFound):
         client.attribute("late")
+    assert client.facets("format", where=["width>0"])["facets"][0]["value_count"] == 1
     with pytest.raises(Unavailable):
         client.outliers()
 

@@ -1,0 +1,31 @@
+"""Facets on the page: the filters show how many images have each value, and a click filters by it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from simile.core.settings import Settings
+from simile.store.catalogue.catalogue import Catalogue
+from simile.store.home import Home
+
+
+def test_a_click_on_a_value_filters_the_collection_and_a_search(
+    shared_home: Settings, shared_address: str, browser: Any
+) -> None:
+    with Catalogue(Home(shared_home.home)) as catalogue:
+        for image_id in range(1, 8):
+            catalogue.metadata.set_for_image(image_id, {"class": "an odd one" if image_id > 5 else "other"})
+    page = browser.new_page()
+    page.goto(f"{shared_address}/collection")
+    page.click("details.filters summary")
+    page.wait_for_selector(".facets a")
+    assert page.locator(".facets a").all_inner_texts() == ["other 5", "an odd one 2"]
+    page.click(".facets a >> nth=1")
+    page.wait_for_url("**/collection?where=*")
+    assert page.locator(".tile").count() == 2
+    page.goto(f"{shared_address}/?image_id=1&distinct=true")
+    page.click("details.filters summary")
+    page.click(".facets a >> nth=0")
+    page.wait_for_url("**where=*")
+    assert page.locator(".tile").count() == 4 and "distinct=true" in page.url
+    page.close()
