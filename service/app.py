@@ -19,7 +19,7 @@ from simile.core.hosts import parse_networks, parse_origins
 from simile.core.settings import Settings
 from simile.images.loading.worker_pool import get_worker_count
 from simile.service import errors, urls
-from simile.service.api import attributes, duplicates, facets, images, jobs, latents, map, status, words
+from simile.service.api import attributes, duplicates, facets, images, jobs, latents, map, quality, status, words
 from simile.service.api import search as api_search
 from simile.service.middleware.headers import CORS_OPTIONS, HeadRequestMiddleware, SecurityHeadersMiddleware
 from simile.service.middleware.limits import (
@@ -46,9 +46,10 @@ from simile.service.web import collection, latent, login, reference, search
 from simile.service.web import duplicates as web_duplicates
 from simile.service.web import jobs as web_jobs
 from simile.service.web import map as web_map
+from simile.service.web import quality as web_quality
 
-_API_MODULES = (api_search, facets, words, latents, attributes, images, duplicates, status, jobs, map)
-_PAGE_MODULES = (search, reference, collection, web_duplicates, web_jobs, web_map, latent, login)
+_API_MODULES = (api_search, facets, words, latents, attributes, images, quality, duplicates, status, jobs, map)
+_PAGE_MODULES = (search, reference, collection, web_duplicates, web_quality, web_jobs, web_map, latent, login)
 ROUTERS = (
     *(module.router for module in _API_MODULES),
     *(status.encoders_router, status.health_router, status.metrics_router),

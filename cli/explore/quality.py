@@ -14,7 +14,7 @@ from simile.cli.progress import RESUME_HINT, ProgressReporter
 from simile.core.errors import BadUsage
 
 if TYPE_CHECKING:
-    from simile.explore.quality.report import IssueReport, QualityReport
+    from simile.explore.quality.report import QualityReport
 
 MAX_LISTED_FILES = 10  # unreadable files; --json has all
 
@@ -74,7 +74,8 @@ def _format_report(report: QualityReport) -> Iterator[str]:
     if report.measured < report.images:
         yield "measure the others with `simile quality --measure`"
     for issue in report.issues:
-        yield f"{issue.issue:<14}{issue.count:>8,}  {issue.description}{_format_limits(issue)}"
+        limits = issue.describe_limits()
+        yield f"{issue.issue:<14}{issue.count:>8,}  {issue.description}{limits and f' ({limits})'}"
         for example in issue.examples:
             value = f"{example.value:.4g}" if isinstance(example.value, float) else example.value
             yield f"{'':<14}{value:>8}  {example.path}"
@@ -82,11 +83,3 @@ def _format_report(report: QualityReport) -> Iterator[str]:
         yield f"{'unreadable':<14}{len(report.unreadable):>8,}  files that could not be indexed"
         for failure in report.unreadable[:MAX_LISTED_FILES]:
             yield f"{'':<24}{failure.path}: {failure.reason}"
-
-
-def _format_limits(issue: IssueReport) -> str:
-    """Format the limits: (sharpness below 0.42)."""
-    limits = [
-        f"{name} {limit:.3g}" for name, limit in (("below", issue.low), ("above", issue.high)) if limit is not None
-    ]
-    return f" ({issue.measure} {' or '.join(limits)})" if limits else ""

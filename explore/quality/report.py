@@ -14,10 +14,12 @@ from simile.store.quality.issues import ISSUES
 
 @dataclass(frozen=True, kw_only=True)
 class QualityExample:
-    """An image with an issue; `value`: its measure."""
+    """An image with an issue; `value`: of its measure."""
 
     image_id: int
     path: str
+    width: int
+    height: int
     value: float | str
 
 
@@ -39,6 +41,16 @@ class IssueReport:
     high: float | None
     count: int
     examples: list[QualityExample]
+
+    def describe_limits(self) -> str:
+        """Describe the limits: sharpness below 0.42. Empty without limits."""
+        limits = {"below": self.low, "above": self.high}
+        texts = [
+            f"{name} {limit:,.0f}" if limit >= 1000 else f"{name} {limit:.3g}"
+            for name, limit in limits.items()
+            if limit is not None
+        ]
+        return f"{self.measure} {' or '.join(texts)}" if texts else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,9 +107,15 @@ def find_examples(searcher: Searcher, issue: str, count: int | None) -> list[Qua
     found = searcher.catalogue.quality.find_images(issue, count)
     summaries = searcher.catalogue.images.get_summaries([image.image_id for image in found])
     return [
-        QualityExample(image_id=image.image_id, path=next(iter(summaries[image.image_id].paths), ""), value=image.value)
+        QualityExample(
+            image_id=image.image_id,
+            path=next(iter(summary.paths), ""),
+            width=summary.width,
+            height=summary.height,
+            value=image.value,
+        )
         for image in found
-        if image.image_id in summaries  # otherwise it was deleted a moment ago
+        if (summary := summaries.get(image.image_id))  # otherwise it was deleted a moment ago
     ]
 
 

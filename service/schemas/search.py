@@ -401,11 +401,26 @@ class PhotoResponse(BaseModel):
     copyright: str | None
 
 
+class QualityMeasuresResponse(BaseModel):
+    """The quality of an image: measures of its pixels, and the names of its issues."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    issues: list[str] = Field([], description="Names of its issues, which are values of the filter `quality`.")
+    sharpness: float | None = Field(description="0.55 to 1 for sharp photos; null without details.")
+    brightness: float = Field(description="Mean, 0 to 1.")
+    contrast: float = Field(description="Standard deviation of the brightness, 0 to 0.5.")
+    shadows: float = Field(description="Share of the pixels that are black, 0 to 1.")
+    highlights: float = Field(description="Share of the pixels that are white, 0 to 1.")
+    profile: str = Field(description="`other`: a colour profile that is not sRGB; `unusable`: a damaged one.")
+
+
 class ImageDetailResponse(ImageResponse):
-    """An indexed image with the encoder's uncertainty and the photo's metadata."""
+    """An indexed image with the encoder's uncertainty, the photo's metadata and the quality of its pixels."""
 
     sigma: MeanSigma = None
     photo: PhotoResponse | None = Field(None, description="Of the first file of the image that has any.")
+    quality: QualityMeasuresResponse | None = Field(None, description="Null if the image was not measured.")
 
 
 class ImageListItemResponse(ImageResponse):

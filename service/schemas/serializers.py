@@ -16,6 +16,7 @@ from simile.service.schemas.search import (
     ImageResponse,
     PhotoResponse,
     ProblemResponse,
+    QualityMeasuresResponse,
     SearchBatchProblemResponse,
     SearchResponse,
 )
@@ -72,6 +73,15 @@ def make_image_fields(record: ImageRecord, metadata: Mapping[str, str | float] |
     listed = {"path": path, "paths": record.paths[:MAX_LISTED_PATHS], "path_count": len(record.paths)}
     named = {"image_id": record.id, "metadata": metadata or {}, **listed}
     return vars(record) | named | urls.image_urls(record.id)
+
+
+def make_quality(searcher: Searcher, image_id: int) -> QualityMeasuresResponse | None:
+    """Return the quality of an image, None if it was not measured."""
+    quality = searcher.catalogue.quality
+    measures = quality.get_for_images([image_id]).get(image_id)
+    if measures is None:
+        return None
+    return QualityMeasuresResponse.model_validate(measures).model_copy(update={"issues": quality.get_issues(image_id)})
 
 
 def make_photo(photo: PhotoMetadata | None) -> PhotoResponse | None:

@@ -87,6 +87,7 @@ _NAVIGATION = (
     (urls.MAP_PAGE, "Map"),
     (urls.LATENT_PAGE, "Latent"),
     (urls.DUPLICATES_PAGE, "Duplicates"),
+    (urls.QUALITY_PAGE, "Quality"),
     (urls.JOBS_PAGE, "Indexing"),
     (urls.DOCS, "API"),
 )
@@ -115,6 +116,11 @@ def format_distance(value: float) -> str:
     if math.isnan(value):
         return "unknown"
     return f"{value:.3g}" if value >= 0.001 or value == 0 else "below 0.001"
+
+
+def format_measure(value: float | str, name: str) -> str:
+    """Format the value of a measure of quality: sharpness 0.31. Texts and sizes, which a tile shows, have none."""
+    return "" if isinstance(value, str) or name == "pixels" else f"{name.partition('_')[0]} {value:.3g}"
 
 
 def format_bytes(value: int) -> str:
@@ -193,6 +199,7 @@ _templates.env.filters |= {
     "called": get_image_name,
     "distance": format_distance,
     "bytes": format_bytes,
+    "measure": format_measure,
     "one_in": format_one_in,
     "tiny": get_tiny_class,
     "job_words": describe_job,

@@ -35,6 +35,14 @@ class QualityRepository(Repository):
         rows = self.read_in_chunks(query, ImageQualityRow.image_id, image_ids)
         return {image_id: ImageQuality(**dict(zip(_MEASURES, values, strict=True))) for image_id, *values in rows}
 
+    def get_issues(self, image_id: int) -> list[str]:
+        """Return the names of the issues of an image."""
+        is_issue = [make_issue_condition(name) for name in ISSUES]
+        query = select(*is_issue).select_from(ImageRow).join(ImageQualityRow, QUALITY_JOIN)
+        with self.database.begin_query() as connection:
+            row = connection.execute(query.where(ImageRow.id == image_id)).one_or_none()
+        return [name for name, has_issue in zip(ISSUES, row or (), strict=False) if has_issue]
+
     def set_for_images(self, quality_by_image: Mapping[int, ImageQuality]) -> None:
         """Store the quality of images that have none. Unknown ids are ignored."""
         with self.database.begin_write() as (connection, _):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image, ImageCms, ImageFilter
+from PIL import Image
 from sqlalchemy import delete
 
 from simile.core.errors import BadSetting, BadUsage
@@ -25,39 +24,14 @@ from simile.store.database.tables import ImageQualityRow, QualityLimitRow
 from simile.store.filter_check import resolve_filter
 from simile.store.home import Home
 from tests.support.commands import run_json, run_simile
-from tests.support.synthetic_images import scene
-
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-LAB = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
-
-
-def _make(change: Callable[[Image.Image], Image.Image], number: int) -> Image.Image:
-    return change(Image.fromarray(scene(number, 120, 160)))
-
-
-FAULTS: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(6)),
-    "dark": lambda image: image.point(lambda level: level * 0.15),
-    "bright": lambda image: image.point(lambda level: 200 + level * 0.2),
-    "flat": lambda image: Image.new("RGB", image.size, "#7f8f6f"),
-    "odd-aspect": lambda image: image.resize((320, 60)),
-    "odd-size": lambda image: image.resize((30, 40)),
-}
+from tests.support.synthetic_images import FAULTS, write_faulty_images
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """40 good images, one with each fault, one with each colour profile, and a truncated file."""
+    """The images of `write_faulty_images`."""
     folder = tmp_path_factory.mktemp("photos")
-    for number in range(40):
-        _make(lambda image: image, number).save(folder / f"good-{number:02}.png")
-    for number, (name, change) in enumerate(FAULTS.items(), 40):
-        _make(change, number).save(folder / f"{name}.png")
-    good = _make(lambda image: image, 50)
-    good.save(folder / "srgb.jpg", icc_profile=SRGB)
-    good.rotate(90, expand=True).save(folder / "wrong-profile.png", icc_profile=LAB)
-    data = (folder / "good-00.png").read_bytes()
-    (folder / "truncated.png").write_bytes(data[: len(data) // 2])
+    write_faulty_images(folder)
     return folder
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageCms, ImageDraw, ImageFilter
 
 Pixels = NDArray[np.uint8]
 
@@ -45,3 +48,27 @@ def draw_shapes(image: Image.Image, random: np.random.Generator, count: int, lea
 def _colour(random: np.random.Generator) -> tuple[int, int, int]:
     red, green, blue = (int(level) for level in random.integers(20, 236, 3))
     return red, green, blue
+
+
+SRGB, LAB = (ImageCms.ImageCmsProfile(ImageCms.createProfile(name)).tobytes() for name in ("sRGB", "LAB"))
+FAULTS: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(6)),
+    "dark": lambda image: image.point(lambda level: level * 0.15),
+    "bright": lambda image: image.point(lambda level: 200 + level * 0.2),
+    "flat": lambda image: Image.new("RGB", image.size, "#7f8f6f"),
+    "odd-aspect": lambda image: image.resize((320, 60)),
+    "odd-size": lambda image: image.resize((30, 40)),
+}  # by the name of the issue that each has
+
+
+def write_faulty_images(folder: Path) -> None:
+    """40 good images, one with each fault, one with each colour profile, and a truncated file."""
+    images = [Image.fromarray(scene(number, 120, 160)) for number in range(41 + len(FAULTS))]
+    for number in range(40):
+        images[number].save(folder / f"good-{number:02}.png")
+    for image, (name, change) in zip(images[40:], FAULTS.items(), strict=False):
+        change(image).save(folder / f"{name}.png")
+    images[-1].save(folder / "srgb.jpg", icc_profile=SRGB)
+    images[-1].rotate(90, expand=True).save(folder / "wrong-profile.png", icc_profile=LAB)
+    data = (folder / "good-00.png").read_bytes()
+    (folder / "truncated.png").write_bytes(data[: len(data) // 2])

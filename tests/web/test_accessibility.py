@@ -72,6 +72,7 @@ PAGES: dict[str, Callable[[Any, Path], None]] = {
     "least alike": least_alike,
     "adding": adding,
     "jobs": goes_to("/jobs"),
+    "quality": goes_to("/quality"),
     "duplicates": goes_to("/duplicates?tier=near"),
     "same bytes": goes_to("/duplicates?tier=bytes"),
 }

@@ -342,6 +342,10 @@ class Client(Transport):
         """List the outliers of the collection. Raises Unavailable while they are computed."""
         return self._request_json("GET /v1/outliers", {"limit": limit, "offset": offset})
 
+    def quality(self, issue: str | None = None, limit: int = 10) -> Json:
+        """Count the images with each issue of quality, or with one, and list the worst."""
+        return self._request_json("GET /v1/quality", {"issue": issue, "limit": limit})
+
     def attributes(self) -> list[Json]:
         """List the attributes of the active encoder."""
         return self._request_json("GET /v1/attributes")["attributes"]

@@ -121,10 +121,11 @@ class ImageJson(TypedDict):
 
 
 class ImageDetailJson(ImageJson):
-    """An indexed image with the encoder's uncertainty, and the metadata of the photo."""
+    """An indexed image with the encoder's uncertainty, the metadata of the photo and the quality of its pixels."""
 
     sigma: float | None
     photo: Json | None
+    quality: Json | None
 
 
 class ListedImageJson(ImageJson):
