@@ -16,9 +16,9 @@ from simile.cli import options, output
 from simile.cli.progress import RESTART_HINT, ProgressReporter
 from simile.core.errors import BadSetting, BadUsage
 from simile.core.logs import escape_controls
-from simile.core.settings import Settings
 
 if TYPE_CHECKING:
+    from simile.core.settings import Settings
     from simile.evaluation.job import Evaluation
 
 LATENT_FIGURES = ("losses", "manifold")

@@ -14,9 +14,9 @@ from typer.core import TyperCommand
 from simile.cli import options, output
 from simile.cli.progress import RESUME_HINT, ProgressReporter
 from simile.core.errors import BadUsage
-from simile.core.settings import Settings
 
 if TYPE_CHECKING:
+    from simile.core.settings import Settings
     from simile.images.sources.paths import PathPatterns
 
 RAY_ADDRESS = re.compile(r"auto|[\w.\-]+:\d+|\[[\da-fA-F:]+\]:\d+")  # HOST:PORT
@@ -150,6 +150,10 @@ def _update_metadata(
     common.show(body, output.format_metadata_summary(summary))
     if strict and summary.failures:
         raise typer.Exit(1)
+
+
+app = options.CommandGroup()
+app.command("index", cls=IndexCommand)(index)
 
 
 def embed(

@@ -17,11 +17,10 @@ from typer.models import CommandFunctionType
 from simile.cli import output
 from simile.core.atomic_write import check_output_path
 from simile.core.errors import BadUsage
-from simile.core.filters.parser import make_filter
-from simile.core.records import Filter
-from simile.core.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from simile.core.records import Filter
+    from simile.core.settings import Settings
     from simile.images.sources.paths import PathPatterns
     from simile.search.searcher import Searcher
     from simile.store.home import Home
@@ -78,6 +77,8 @@ class CommonOptions:
 
     def load_settings(self, **others: object) -> Settings:
         """Load the settings with these options and others. Raises BadSetting."""
+        from simile.core.settings import load_settings
+
         values = {name: value for name, value in vars(self).items() if name not in ("json", "verbose")}
         return load_settings(**values, **others)
 
@@ -159,6 +160,7 @@ class FilterOptions:
 
     def to_filter(self) -> Filter | None:
         """Make the filter without reading the home; None without any option. Raises BadSetting."""
+        from simile.core.filters.parser import make_filter
         from simile.images.sources.real_folders import make_absolute_folder
 
         under = None if self.under is None else make_absolute_folder(self.under)
@@ -168,6 +170,9 @@ class FilterOptions:
 
 class CommandGroup(typer.Typer):
     """A group of commands with parameters that can be groups of options (dataclasses)."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(add_completion=False, rich_markup_mode="markdown", **settings)
 
     def command(self, *args: Any, **settings: Any) -> Callable[[CommandFunctionType], CommandFunctionType]:
         """Add a command; see _expand_groups."""

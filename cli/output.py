@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simile.core.logs import escape_controls, escape_json_controls
-from simile.core.records import MAX_LISTED_PATHS, FloatArray, Hit, IndexSummary
-from simile.images.sources.folders import describe_kinds
-from simile.search.queries import SearchResult, serialize_hit, serialize_query, serialize_result
 
 if TYPE_CHECKING:
+    from simile.core.records import FloatArray, Hit, IndexSummary
     from simile.indexer.pipeline.metadata import MetadataSummary
+    from simile.search.queries import SearchResult
     from simile.search.words.text import TextTerm
 
 
@@ -42,6 +41,8 @@ def write_json(body: Any) -> None:
 
 def make_search_result_json(result: SearchResult) -> dict[str, Any]:
     """Make the JSON of a search: the fields of the API, and those of earlier versions."""
+    from simile.search.queries import serialize_query, serialize_result
+
     # `reason` and `among` are the names of version 0.1. They are removed in the next version.
     confidence = result.confidence
     query = {**serialize_query(result), "reason": confidence.unlike_reason, "among": confidence.false_alarm_among}
@@ -50,6 +51,9 @@ def make_search_result_json(result: SearchResult) -> dict[str, Any]:
 
 def make_hit_json(hit: Hit) -> dict[str, Any]:
     """Make the JSON of a hit: the fields of the API, the first of its paths and their number."""
+    from simile.core.records import MAX_LISTED_PATHS
+    from simile.search.queries import serialize_hit
+
     return {**serialize_hit(hit), "paths": hit.paths[:MAX_LISTED_PATHS], "path_count": len(hit.paths)}
 
 
@@ -115,6 +119,8 @@ def _format_missing(count: int) -> list[str]:
 
 def _format_ignored_kinds(summary: IndexSummary) -> str:
     """Format the number of files of other kinds."""
+    from simile.images.sources.folders import describe_kinds
+
     hint = " (--list-ignored names them)" if summary.ignored_files is None else ""
     files = f"{_count(summary.ignored, 'file')} of other kinds {'was' if summary.ignored == 1 else 'were'} skipped"
     return f"{files}: {describe_kinds(summary.ignored_kinds)}{hint}"

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
 from simile.cli import options, output
 from simile.core.errors import BadSetting, BadUsage
-from simile.core.records import Hit
+
+if TYPE_CHECKING:
+    from simile.core.records import Hit
 
 DEFAULT_LIMIT = 10
 UNCALIBRATED_NOTE = (

@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
@@ -14,7 +14,9 @@ from simile.cli import options, output
 from simile.cli.progress import RESUME_HINT, ProgressReporter
 from simile.core.errors import BadSetting
 from simile.core.logs import configure_logging
-from simile.core.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from simile.core.settings import Settings
 
 LISTEN_BACKLOG = 1024  # connections that may wait to be accepted; the kernel refuses more
 
@@ -42,6 +44,8 @@ def serve(
     verbose: options.VerboseOption = False,
 ) -> None:
     """Serve the search page at / and the API at /v1 (documented at /docs)."""
+    from simile.core.settings import load_settings
+
     given = {"home": home, "host": host, "port": port, "device": device, "insecure": insecure}
     settings = load_settings(**given, serve_workers=workers, metrics_port=metrics_port, root_path=root_path)
     _run_server(settings, verbose)
@@ -65,6 +69,7 @@ def run_demo_command(
     verbose: options.VerboseOption = False,
 ) -> None:
     """Try simile: write images, index them, search by three of them, serve the search page."""
+    from simile.core.settings import load_settings
     from simile.indexer.demo import run_demo
 
     settings = load_settings(home=home, host=host, port=port, device=device)

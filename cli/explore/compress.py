@@ -11,9 +11,9 @@ from simile.cli import options, output
 from simile.cli.index import load_chosen_encoder
 from simile.cli.progress import RESTART_HINT, ProgressReporter
 from simile.core.errors import BadSetting, BadUsage, NoDecoder
-from simile.core.settings import Settings
 
 if TYPE_CHECKING:
+    from simile.core.settings import Settings
     from simile.models.inference.encoder import TrainedEncoder
 
 

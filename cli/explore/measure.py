@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 from typer import Option
 
 from simile.cli import options, output
@@ -115,6 +114,8 @@ def _make_uncertainty_json(result: EncodingUncertainty) -> dict[str, Any]:
 
 
 def _format_uncertainty(result: EncodingUncertainty) -> Iterator[str]:
+    import numpy as np
+
     relative_sigma = result.sigma / np.maximum(result.spread_of_all, 1e-12)
     lowest = ", ".join(f"{dim} (σ {result.sigma[dim]:.3f})" for dim in np.argsort(relative_sigma)[:5])
     yield f"σ                {result.sigma.mean():.3f} on average; most certain dimensions: {lowest}"

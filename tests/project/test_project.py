@@ -12,15 +12,14 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from typer.main import get_command
 
 import simile
-from simile.cli.main import app
+from simile.cli import main
 from simile.core.errors import BadSetting
 from simile.core.settings import Settings, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS: dict[str, Any] = {name: main.load_command(name) for name in main.COMMANDS}
 
 
 def text(path: str) -> str:
@@ -108,6 +107,11 @@ def test_every_variable_that_is_named_is_a_setting(path: str) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_readme_mentions_every_command(command: str) -> None:
     assert re.search(rf"simile {command}\b", text("README.md"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_list_of_commands_has_the_help_of_each(command: str) -> None:
+    assert main.COMMANDS[command][1] == COMMANDS[command].help.split("\n\n")[0].replace("\n", " ")
 
 
 def test_readme_shows_no_command_and_no_option_that_is_not_there() -> None:
