@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,9 @@ from simile.core.errors import BadSetting, BadUsage
 
 if TYPE_CHECKING:
     from simile.core.records import Hit
+
+if TYPE_CHECKING:
+    from simile.search.queries import SearchResult
 
 DEFAULT_LIMIT = 10
 UNCALIBRATED_NOTE = (
@@ -60,6 +64,14 @@ def search(
     distinct: Annotated[
         bool, Option("--distinct", help="Show one image of each group of known copies or series (`simile dedup`).")
     ] = False,
+    diversity: Annotated[
+        float, Option(min=0, max=1, help="How much hits should differ from each other: 0 (not at all) to 1.")
+    ] = 0.0,
+    group_by: Annotated[
+        str | None,
+        Option(help="Show groups that share a value of metadata or a field such as camera or month; -k counts groups."),
+    ] = None,
+    group_size: Annotated[int, Option(min=1, max=100, help="Number of hits of a group.")] = 3,
     output_path: Annotated[
         Path | None, options.output_option("Write query, hits and reconstructions as .html or .png.")
     ] = None,
@@ -95,19 +107,33 @@ def search(
             min_score=min_score,
             verify=verify,
             distinct=distinct,
+            diversity=diversity,
+            group_by=group_by,
+            group_size=group_size,
         )
         term = searcher.prepare_query_image(query, make_printable(str(query))) if isinstance(query, Path) else query
         terms = () if term is None else (term,)
         result = searcher.search(SearchQuery(terms, params=params, attributes=attributes, text=text))
         if output_path is not None and query is not None:
             write_contact_sheet(searcher, [(result, searcher.get_query_pixels(query))], output_path)
-    lines = [_format_hit(rank, hit, by_score=bool(result.terms)) for rank, hit in enumerate(result.hits, 1)]
+    lines = list(_format_hits(result, group_by))
     notes = output.format_written(output_path)
     if result.terms:
         notes.append(f"scored by {', '.join(map(output.format_term, result.terms))}")
     if min_score is not None and not result.is_calibrated:
         notes.insert(0, UNCALIBRATED_NOTE)
     common.show(output.make_search_result_json(result), lines, *notes)
+
+
+def _format_hits(result: SearchResult, group_by: str | None) -> Iterator[str]:
+    """Yield a line for each hit, and for each group before its hits."""
+    counts = {group.value: group.count for group in result.groups or ()}
+    last_group: str | None = None
+    for rank, hit in enumerate(result.hits, 1):
+        if hit.group is not None and hit.group != last_group:
+            yield f"{group_by}={hit.group}  {counts[hit.group]:,} image{'' if counts[hit.group] == 1 else 's'}"
+            last_group = hit.group
+        yield _format_hit(rank, hit, by_score=bool(result.terms))
 
 
 def _format_hit(rank: int, hit: Hit, *, by_score: bool) -> str:

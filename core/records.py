@@ -140,6 +140,7 @@ class Hit:
             compared.
         relation: How the two differ, for people, if it is verified: mirrored, cropped to a share of the area.
         copy_count: Number of images that are left out as its copies; None unless only distinct images are requested.
+        group: The value of the field that hits are grouped by; None without groups.
     """
 
     image_id: int
@@ -155,6 +156,7 @@ class Hit:
     verified: bool | None = None
     relation: str | None = None
     copy_count: int | None = None
+    group: str | None = None
 
     @property
     def score(self) -> float:

@@ -30,13 +30,20 @@ from simile.search.queries import (
     StageObserver,
 )
 from simile.search.results.copy_groups import CopyGroups
-from simile.search.results.hits import compute_confidence, compute_expected_counts, compute_spreads, make_hits
+from simile.search.results.hits import (
+    compute_confidence,
+    compute_expected_counts,
+    compute_spreads,
+    make_groups,
+    make_hits,
+)
 from simile.search.results.selection import FindNeighbours, HitSelector, select_nearest
 from simile.search.results.state import SearchState
 from simile.search.words.rank import rank_by_words
 from simile.search.words.text import parse_text
 from simile.search.words.vocabulary import Vocabulary
 from simile.store.catalogue.catalogue import Catalogue
+from simile.store.facets.facet_index import FacetIndex
 from simile.store.index.flat import Neighbours
 from simile.store.index.index import Index
 from simile.store.index.metric import make_index_vectors
@@ -56,11 +63,12 @@ class SearchEngine:
     get_calibration: Callable[[Snapshot], ScoreCalibration | None]
     get_vocabulary: Callable[[Snapshot], Vocabulary]
     get_copy_groups: Callable[[Snapshot], CopyGroups]
+    facet_index: FacetIndex
     observe: StageObserver  # called with the name and the seconds of each stage: encode, search, rows
 
     @cached_property
     def _selector(self) -> HitSelector:
-        return HitSelector(self.get_copy_groups)
+        return HitSelector(self.get_copy_groups, self.facet_index)
 
     def search_many(self, search_queries: Sequence[SearchQuery]) -> list[SearchResult | SimileError]:
         """Return the result or the error of each query, in order."""
@@ -91,7 +99,7 @@ class SearchEngine:
                 self._search_by_words(state, snapshot)
             elif state.params.use_posterior:
                 self._search_by_posterior(state, snapshot)
-            elif state.params.distinct:
+            elif state.params.is_selective:
                 self._search_alone(state, snapshot)
             else:
                 groups.setdefault(_get_group_key(state.query, len(snapshot)), []).append(state)
@@ -218,10 +226,12 @@ class SearchEngine:
             hit_calibration = calibration if is_image else None
             expected = compute_expected_counts(state, hit_calibration)
             hit_metadata = metadata if state.params.include_metadata else None
+            hits = list(make_hits(state, summaries, hit_metadata, spreads, expected))
             results.append(
                 SearchResult(
                     query=state.encoded_query,
-                    hits=list(make_hits(state, summaries, hit_metadata, spreads, expected)),
+                    hits=hits,
+                    groups=make_groups(state, hits),
                     confidence=compute_confidence(state, state.encoded_query, snapshot, calibration),
                     # Words have probabilities; only a query image needs the calibration of distances.
                     is_calibrated=hit_calibration is not None or (state.needs_words and not state.query.positives),

@@ -21,7 +21,7 @@ StageObserver = Callable[[str, float], None]  # (name of the stage, seconds)
 _QUERY_FIELDS = ("name", "image_id", "width", "height", "format", "reconstruction_error")
 _HIT_FIELDS = (
     *("image_id", "distance", "score", "spread", "path", "width", "height", "format", "metadata"),
-    *("verified", "relation", "copy_count"),
+    *("verified", "relation", "copy_count", "group"),
 )
 
 
@@ -42,6 +42,14 @@ class SearchParams:
     min_score: float | None = None  # the smallest score of a hit; None: no bound
     verify: bool = False  # compare the first hits with the query image by their pixels; see ranking/verification.py
     distinct: bool = False  # show one image of each group of known copies or series; see results/copy_groups.py
+    diversity: float = 0.0  # 0 to 1: how much hits should differ from each other; see results/diversity.py
+    group_by: str | None = None  # a field: hits are in groups that share its value; `limit` is the number of groups
+    group_size: int = 3  # the largest number of hits of a group
+
+    @property
+    def is_selective(self) -> bool:
+        """Whether hits are selected among more neighbours than `limit`."""
+        return self.distinct or self.diversity > 0 or self.group_by is not None
 
 
 class HitOptions(TypedDict, total=False):
@@ -54,6 +62,9 @@ class HitOptions(TypedDict, total=False):
     min_score: float | None
     verify: bool
     distinct: bool
+    diversity: float
+    group_by: str | None
+    group_size: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,12 +140,22 @@ class Confidence:
     false_alarm_among: ReferencePopulation | None = None
 
 
+@dataclass(frozen=True)
+class HitGroup:
+    """Hits with the same value of a field. `count`: number of images with it that match the filter."""
+
+    value: str
+    count: int
+    image_ids: list[int]
+
+
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
     """An encoded query and its hits."""
 
     query: EncodedQuery
-    hits: list[Hit]  # the nearest first; verified ones before others
+    hits: list[Hit]  # the nearest first; verified ones before others; group by group
+    groups: list[HitGroup] | None = None  # with `group_by`, in the order of the hits
     confidence: Confidence = field(default_factory=Confidence)
     is_calibrated: bool = False  # whether scores were calibrated on this collection
     encoder: str | None = None  # fingerprint of the encoder of the query's mu; None: the active one
@@ -143,9 +164,15 @@ class SearchResult:
 
 
 def serialize_result(result: SearchResult) -> dict[str, Any]:
-    """Serialise a result: `query`, `hits` and `score_calibrated`."""
+    """Serialise a result: `query`, `hits`, `groups` and `score_calibrated`."""
     hits = [serialize_hit(hit) for hit in result.hits]
-    return {"query": serialize_query(result), "hits": hits, "score_calibrated": result.is_calibrated}
+    groups = None if result.groups is None else [vars(group) for group in result.groups]
+    return {
+        "query": serialize_query(result),
+        "hits": hits,
+        "groups": groups,
+        "score_calibrated": result.is_calibrated,
+    }
 
 
 def serialize_query(result: SearchResult) -> dict[str, Any]:

@@ -98,6 +98,7 @@ class Searcher(ImageLibrary):
             encode_queries=self.query_encoder.encode_queries,
             get_calibration=self.calibrations.get,
             get_vocabulary=self.vocabularies.get,
+            facet_index=self.facet_index,
             get_copy_groups=lambda snapshot: copy_groups.get(snapshot.state.changes),
             observe=observe,
         )

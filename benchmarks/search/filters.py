@@ -137,6 +137,12 @@ def measure_searches(searcher: Searcher, rows: int, repeats: int) -> None:
         "class=c3": SearchParams(limit=20, filter=make_filter(where=["class=c3"])),
         "distinct": SearchParams(limit=20, distinct=True),
         "distinct, class=c3": SearchParams(limit=20, distinct=True, filter=make_filter(where=["class=c3"])),
+        "diversity 0.5": SearchParams(limit=20, diversity=0.5),
+        "group_by class": SearchParams(limit=20, group_by="class", group_size=1),
+        "group_by month": SearchParams(limit=20, group_by="month", group_size=1),
+        "group_by class, rating>=3": SearchParams(
+            limit=20, group_by="class", group_size=1, filter=make_filter(where=["rating>=3"])
+        ),
     }
     for name, params in cases.items():
         change_catalogue(searcher)

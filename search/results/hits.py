@@ -10,7 +10,7 @@ from simile.core.filters.parser import parse_metadata
 from simile.core.records import Hit
 from simile.search.calibration.calibration import ScoreCalibration
 from simile.search.posterior import compute_distance_spreads, compute_mean_sigma
-from simile.search.queries import Confidence, EncodedQuery
+from simile.search.queries import Confidence, EncodedQuery, HitGroup
 from simile.search.results.state import SearchState
 from simile.store.catalogue.records import ImageSummary
 from simile.store.index.snapshot import Snapshot
@@ -86,10 +86,22 @@ def make_hits(
             expected_matches=None if expected is None else expected[rank],
             spread=None if spreads is None else spreads[rank],
             metadata=None if metadata is None else parse_metadata(metadata.get(image_id, {})),
+            group=None if state.groups is None else state.groups[rank],
             copy_count=None if state.copy_counts is None else int(state.copy_counts[rank]),
         )
         if hit.score >= min_score:
             yield hit
+
+
+def make_groups(state: SearchState, hits: Sequence[Hit]) -> list[HitGroup] | None:
+    """Make the groups of the hits, in their order; None if they are not grouped."""
+    if state.groups is None:
+        return None
+    ids_by_group: dict[str, list[int]] = {}
+    for hit in hits:
+        assert hit.group is not None
+        ids_by_group.setdefault(hit.group, []).append(hit.image_id)
+    return [HitGroup(value, state.group_counts[value], ids) for value, ids in ids_by_group.items()]
 
 
 def compute_confidence(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,6 +26,8 @@ class SearchState:
     nearest_distance: float | None = None  # distance of the nearest image, whether it is a hit or not; None if unknown
     # (n,) with `distinct`: how many images are left out as copies of each hit
     copy_counts: Positions | None = None
+    groups: list[str] | None = None  # (n,) with `group_by`: the value that each hit is a hit for
+    group_counts: Mapping[str, int] = field(default_factory=dict)  # number of images with each of these values
     text_terms: tuple[TextTerm, ...] = ()  # the words of the query's text; the distances are then -ln(score)
 
     @property

@@ -155,6 +155,22 @@ class SearchOptions(FilterParams):
         description="Only the nearest image of known copies or a series is a hit; `copy_count` is the number of the "
         "others. They are known from `simile dedup` and decisions.",
     )
+    diversity: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="How much hits should differ from each other, by maximal marginal relevance among the 500 nearest; "
+        "0: not at all.",
+    )
+    group_by: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="Hits in groups that share a value of metadata or of `camera`, `month` …: `limit` is then the "
+        "number of groups, `offset` skips groups, and images without a value are no hits.",
+    )
+    group_size: int = Field(3, ge=1, le=100, description="With `group_by`: maximum number of hits of a group.")
     text: Annotated[str, Field(min_length=1, max_length=1000)] | SkipJsonSchema[None] = Field(
         None,
         description="Words that the hits should have, alone or with images: `red dress`; `-striped`: without it. The "
@@ -194,6 +210,9 @@ class SearchOptions(FilterParams):
             min_score=self.min_score,
             verify=self.verify,
             distinct=self.distinct,
+            diversity=self.diversity,
+            group_by=self.group_by,
+            group_size=self.group_size,
         )
 
     def to_attribute_strengths(self) -> dict[str, float]:
@@ -348,13 +367,23 @@ class HitResponse(BaseModel):
         None, description="How a verified image and the query image differ: `mirrored`, `cropped to 42%`."
     )
     copy_count: int | None = Field(None, description="With `distinct`: number of images left out as its copies.")
+    group: DisplayText | None = Field(None, description="With `group_by`: the value of its group.")
+
+
+class HitGroupResponse(BaseModel):
+    """Hits that share a value. `count`: number of images with it that match the filter."""
+
+    value: DisplayText
+    count: int
+    image_ids: list[int]
 
 
 class SearchResponse(BaseModel):
-    """The query and its hits, nearest first; verified hits come before others."""
+    """The query and its hits, nearest first, group by group; verified hits come before others."""
 
     query: QueryResponse
     hits: list[HitResponse]
+    groups: list[HitGroupResponse] | None = Field(None, description="With `group_by`: the group of the nearest first.")
     score_calibrated: bool = Field(False, description="Whether scores are calibrated on this collection.")
 
 

@@ -2,7 +2,7 @@
 
 import { askJson, element, root } from "./asking.js";
 
-const OF_SEARCH = ["image_id", "positive_id", "negative_id", "text", "within", "verify", "distinct", "sort", "cursor"];
+const OF_SEARCH = ["image_id", "positive_id", "negative_id", "text", "within", "verify", "distinct", "diversity", "group_by", "sort", "cursor"];
 const SHOWN_VALUES = 8;
 
 // The address of what is shown, from which each value leads on.
@@ -39,6 +39,7 @@ async function load(place) {
   const useful = facets.filter(({ values }) => values.length > 1 || values[0]?.count < total);
   place.replaceChildren(...useful.map(list));
   place.hidden = !useful.length;
+  document.getElementById("group-fields")?.replaceChildren(...facets.map(({ name }) => element("option", { value: name })));
 }
 
 document.addEventListener(

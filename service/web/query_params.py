@@ -114,6 +114,8 @@ class SearchPageParams(BrowsePageParams):
     within: DistanceParam = None
     verify: BoolParam = False
     distinct: BoolParam = False
+    diversity: float = Field(0.0, ge=0, le=1, allow_inf_nan=False)
+    group_by: str | None = Field(None, max_length=200)
     limit: int = Field(DEFAULT_PAGE_HITS, ge=1, le=MAX_LIMIT)
 
     @property
@@ -135,6 +137,10 @@ class SearchPageParams(BrowsePageParams):
             yield "verified first", {"verify": False}
         if self.distinct:
             yield "without copies", {"distinct": False}
+        if self.diversity:
+            yield f"diversity {self.diversity:g}", {"diversity": 0.0}
+        if self.group_by:
+            yield f"by {self.group_by}", {"group_by": None}
 
     def make_more_like_url(self, image_id: int) -> str:
         """Return the URL of this search with one more positive image."""

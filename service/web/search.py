@@ -94,10 +94,12 @@ async def _show_results(
     params: SearchPageParams,
     uploads: Sequence[NamedUpload] = (),
 ) -> Response:
-    if params.text or len(uploads) + len(params.positives) + len(params.negative_id) > 1:  # only one image is verified
+    is_ordered = bool(params.text or params.diversity or params.group_by)
+    # Only the hits of one image are verified, and only where nothing else orders them.
+    if is_ordered or len(uploads) + len(params.positives) + len(params.negative_id) > 1:
         params = params.model_copy(update={"verify": False})
-    is_slow = bool(params.negative_id or params.text or params.distinct or params.to_filter())
-    is_slow |= params.within is not None
+    is_selective = params.distinct or params.diversity or params.group_by or params.to_filter()
+    is_slow = bool(params.negative_id or params.text or is_selective) or params.within is not None
     price = get_search_price(is_slow=is_slow and not uploads, is_verified=params.verify)
     make_query = partial(make_search_query, searcher, params, uploads)
     make_view = partial(make_results_view, searcher, params, uploads)
@@ -162,6 +164,8 @@ def make_search_query(searcher: Searcher, params: SearchPageParams, uploads: Seq
         include_metadata=True,
         verify=params.verify,
         distinct=params.distinct,
+        diversity=params.diversity,
+        group_by=params.group_by,
     )
     negatives = tuple(params.negative_id)
     return SearchQuery((*prepared, *params.positives), negatives, search_params, text=params.text)
@@ -188,8 +192,9 @@ def make_results_view(
         "mu": [round(value, 5) for value in result.query.mu.tolist()],
         "is_calibrated": found.score_calibrated,
         "hits": found.hits,
+        "group_counts": {group.value: group.count for group in found.groups or ()},
         "max_distance": max((hit.distance for hit in found.hits), default=0.0) or 1.0,  # of a full bar
-        "more_url": _make_more_url(params, total, len(found.hits)),
+        "more_url": _make_more_url(params, total, len(found.hits if found.groups is None else found.groups)),
         "unfiltered_url": SearchPageParams(
             positive_id=params.positives, negative_id=params.negative_id, text=params.text
         ).make_url(),
@@ -214,11 +219,13 @@ def load_image(searcher: Searcher, image_id: int) -> ImageResponse:
 
 
 def _make_more_url(params: SearchPageParams, total: int, hit_count: int) -> str | None:
-    """Return the URL with twice as many hits, unless all are shown."""
+    """Return the URL with twice as many hits, or groups of hits, unless all are shown."""
     reachable = min(total - len(params.positives) - len(params.negative_id), MAX_LIMIT)  # query images are no hits
+    if params.group_by is not None:
+        reachable = min(reachable, MAX_LIMIT // SearchParams.group_size)
     if hit_count < params.limit or params.limit >= reachable:
         return None
-    return params.make_url(limit=min(2 * params.limit, MAX_LIMIT))
+    return params.make_url(limit=min(2 * params.limit, reachable))
 
 
 def _make_query_image_view(image: ImageResponse, params: SearchPageParams) -> QueryImageView:

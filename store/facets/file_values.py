@@ -96,6 +96,15 @@ class FileValues:
             first_pairs=slice(None) if all_differ else first.astype(np.int32),
         )
 
+    def get_codes(self, table: FileTable, image_ids: Ids) -> dict[int, list[int]]:
+        """Return the codes of these images, by id; images without a value are left out."""
+        pair_ids, codes = table.image_ids[self.files[self.first_pairs]], self.codes[self.first_pairs]
+        is_listed = np.isin(pair_ids, image_ids)
+        codes_by_id: dict[int, list[int]] = {}
+        for image_id, code in zip(pair_ids[is_listed].tolist(), codes[is_listed].tolist(), strict=True):
+            codes_by_id.setdefault(image_id, []).append(code)
+        return codes_by_id
+
     def count_images(self, mask: FileMask | None = None) -> NDArray[np.int64]:
         """Count the images with each value (v,), among those of the files in the mask (n,)."""
         files, codes = self.files[self.first_pairs], self.codes[self.first_pairs]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from simile.core.errors import BadSetting
 from simile.core.settings import Settings
 from simile.images.encoding import encode_png
 from simile.indexer.pipeline.job import IndexRequest, index
@@ -75,3 +76,15 @@ def test_known_copies_are_shown_once(settings: Settings, tmp_path: Path) -> None
     assert [hit["image_id"] for hit in run_json(*query, "--distinct")["hits"]] == [nearest[0], *nearest[2:]]
     first, *others = run_simile(*query, "--distinct").stdout.splitlines()
     assert first.endswith("  and 1 more like it") and not any("more like it" in line for line in others)
+
+
+def test_hits_in_groups_are_listed_below_their_value(settings: Settings, tmp_path: Path) -> None:
+    query = ("search", tmp_path / "query.png", "--home", settings.home, "--group-by", "format", "--group-size", "2")
+    heading, *lines = run_simile(*query).stdout.splitlines()
+    assert heading == "format=png  7 images" and len(lines) == 2
+    found = run_json(*query)
+    assert [hit["group"] for hit in found["hits"]] == ["png", "png"]
+    ids = [hit["image_id"] for hit in found["hits"]]
+    assert found["groups"] == [{"value": "png", "count": 7, "image_ids": ids}]
+    with pytest.raises(BadSetting, match="Leave one of them out"):
+        run_simile(*query, "--diversity", "0.5")

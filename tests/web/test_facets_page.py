@@ -29,3 +29,24 @@ def test_a_click_on_a_value_filters_the_collection_and_a_search(
     page.wait_for_url("**where=*")
     assert page.locator(".tile").count() == 4 and "distinct=true" in page.url
     page.close()
+
+
+def test_hits_are_shown_in_groups_and_the_choice_is_taken_back(
+    shared_home: Settings, shared_address: str, browser: Any
+) -> None:
+    with Catalogue(Home(shared_home.home)) as catalogue:
+        for image_id in (2, 3, 4):
+            catalogue.metadata.set_for_image(image_id, {"kind": "many" if image_id < 4 else "single"})
+    page = browser.new_page()
+    page.goto(f"{shared_address}/?image_id=1")
+    page.click("details.filters summary")
+    page.wait_for_selector("#group-fields option", state="attached")
+    assert "kind" in page.eval_on_selector_all("#group-fields option", "options => options.map((one) => one.value)")
+    page.fill("[name=group_by]", "kind")
+    page.click("[data-apply]")
+    page.wait_for_url("**group_by=kind*")
+    assert sorted(page.locator(".group h3").all_inner_texts()) == ["many 2 images", "single 1 image"]
+    assert page.locator("#hits .tile").count() == 3
+    page.click(".chips >> text=by kind")
+    page.wait_for_url(f"{shared_address}/?image_id=1")
+    page.close()

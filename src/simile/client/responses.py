@@ -44,6 +44,9 @@ class ClientSearchOptions(ClientFilterOptions, total=False):
     min_score: float
     verify: bool
     distinct: bool
+    diversity: float
+    group_by: str
+    group_size: int
     text: str
     plus: list[str]
     minus: list[str]
@@ -90,13 +93,15 @@ class HitJson(TypedDict):
     verified: bool | None
     relation: str | None
     copy_count: int | None
+    group: str | None
 
 
 class SearchResponseJson(TypedDict):
-    """The query and its hits, nearest first; verified hits come before others."""
+    """The query and its hits, nearest first, group by group; verified hits come before others."""
 
     query: QueryJson
     hits: list[HitJson]
+    groups: list[Json] | None
     score_calibrated: bool
 
 

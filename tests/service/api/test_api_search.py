@@ -210,3 +210,24 @@ def test_a_result_is_json_whatever_files_are_called(client: TestClient, home_wit
     found = client.post("/v1/search?include=metadata", json={"image_id": added.json()["image_id"], "limit": 1})
     assert json.loads(found.content)["hits"]
     assert client.get(added.headers["location"]).json()["metadata"] == {"artist": "Ada ✓"}
+
+
+def test_hits_are_selected_by_options_of_a_form_or_of_json(shared_client: TestClient, files: list[bytes]) -> None:
+    body = {"image_id": 1, "limit": 5, "group_by": "format", "group_size": 2}
+    grouped = shared_client.post("/v1/search", json=body).json()
+    assert [hit["group"] for hit in grouped["hits"]] == ["png", "png"]
+    ids = [hit["image_id"] for hit in grouped["hits"]]
+    assert grouped["groups"] == [{"value": "png", "count": 119, "image_ids": ids}]
+    plain = shared_client.post("/v1/search", files=sent(files[0]), data={"limit": "5"}).json()
+    diverse = shared_client.post(
+        "/v1/search?distinct=true", files=sent(files[0]), data={"limit": "5", "diversity": "1"}
+    ).json()
+    assert plain["groups"] is diverse["groups"] is None and plain["hits"] != diverse["hits"]
+    assert [hit["copy_count"] for hit in diverse["hits"]] == [0] * 5
+    for refused in (
+        {"diversity": 1.5},
+        {"group_by": ""},
+        {"group_by": "nonsense"},
+        {"group_by": "format", "limit": 999},
+    ):
+        assert shared_client.post("/v1/search", json={"image_id": 1, **refused}).status_code == 422
