@@ -82,11 +82,14 @@ def format_summary(summary: IndexSummary, *, dry_run: bool) -> list[str]:
     if summary.lacking:
         lines.append(f"{summary.lacking:,} images could not be embedded: the active encoder is not changed")
     lines += _format_missing(summary.missing)
+    if summary.partners:
+        files = "file belongs" if summary.partners == 1 else "files belong"
+        lines.append(f"{summary.partners:,} {files} to an image of the same name: raw files and films of Live Photos")
     if summary.ignored:
         lines.append(_format_ignored_kinds(summary))
     lines += [f"ignored: {file.path} ({file.kind})" for file in summary.ignored_files or ()]
     lines += [format_failure(failure) for failure in summary.failures]
-    if not (any(counts.values()) or summary.ignored or summary.missing):
+    if not (any(counts.values()) or summary.ignored or summary.partners or summary.missing):
         lines.append("nothing to index: no file was named")
     if dry_run:
         lines.append("dry run: nothing was stored (judged by size and time; no file was opened)")

@@ -177,6 +177,7 @@ class IndexSummary:
         moved: Known images whose old path is gone.
         missing: Known files that are gone; `removed` of them were deleted from the catalogue.
         duplicates: New or changed files that repeat an image.
+        partners: Raw files and films of Live Photos that are one image with a JPEG or HEIC of the same name.
         ignored_kinds: The number of ignored files by kind.
         ignored_files: The ignored files; None unless requested.
         done: Files processed so far.
@@ -193,6 +194,7 @@ class IndexSummary:
     missing: int = 0
     duplicates: int = 0
     ignored: int = 0
+    partners: int = 0
     embedded: int = 0
     done: int = 0
     lacking: int = 0

@@ -65,7 +65,7 @@ def _select_images(infos: Sequence[Any], root: int, patterns: PathPatterns, resu
                     selected.append(file)
                 else:
                     result.add_ignored(file[0])
-    return selected
+    return result.leave_out_raw_partners(selected)
 
 
 def _is_allowed(name: str, patterns: PathPatterns) -> bool:

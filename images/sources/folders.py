@@ -13,6 +13,7 @@ from pathlib import Path
 
 from simile.core.records import Failure, FileStat, IgnoredFile
 from simile.images.formats import IMAGE_SUFFIXES, has_image_signature
+from simile.images.sources.partners import FILM_SUFFIXES, RAW_SUFFIXES, get_suffix, select_partners
 from simile.images.sources.paths import NOT_UTF8_REASON, PathPatterns, is_utf8, make_printable
 
 # A FileStat as a plain tuple: it sorts twice as fast, and the garbage collector ignores it.
@@ -32,7 +33,7 @@ _METADATA_FILE_ENDS = tuple(os.sep + name for name in METADATA_FILE_NAMES)
 _IMAGE_SUFFIXES_BOTH_CASES = IMAGE_SUFFIXES | {suffix.upper() for suffix in IMAGE_SUFFIXES}
 
 
-@dataclass
+@dataclass(kw_only=True)
 class WalkResult:
     """The result of a walk."""
 
@@ -40,6 +41,7 @@ class WalkResult:
     failures: list[Failure] = field(default_factory=list)  # files and folders that cannot be used
     ignored_kinds: Counter[str] = field(default_factory=Counter)  # number of files that are no images, by kind
     ignored_files: list[IgnoredFile] | None = None  # the files themselves, if there is a list
+    partners: set[str] = field(default_factory=set)  # raw files and films that belong to an image (partners.py)
 
     @property
     def ignored_count(self) -> int:
@@ -52,6 +54,13 @@ class WalkResult:
         self.ignored_kinds[kind] += 1
         if self.ignored_files is not None:
             self.ignored_files.append(IgnoredFile(make_printable(path), kind))
+
+    def leave_out_raw_partners(self, files: list[FileFactsTuple]) -> list[FileFactsTuple]:
+        """Return the files of a folder or archive without raw files that belong to an image, which are counted."""
+        raw_paths = [path for path, *_ in files if get_suffix(path) in RAW_SUFFIXES]
+        partners = select_partners(map(itemgetter(0), files), raw_paths)
+        self.partners |= partners
+        return [file for file in files if file[0] not in partners] if partners else files
 
     def add_failure(self, path: str, reason: str) -> None:
         """Add a failure, with a path that can be shown."""
@@ -172,6 +181,7 @@ class FolderWalker:
         """Return the image files and the names of the folders among the entries."""
         are_roots_links = self._are_roots_links and len(self._root_names) > 1
         base, suffixes, files, folders = _with_separator(folder), _IMAGE_SUFFIXES_BOTH_CASES, [], []
+        films: list[tuple[str, os.stat_result]] = []
         for entry in entries:  # up to half a million: this loop avoids function calls
             name = entry.name
             if name[0] == ".":
@@ -186,7 +196,10 @@ class FolderWalker:
                 pass
             try:
                 facts = entry.stat()
-                if name[name.rfind(".") :] in suffixes or self._accepts_file(base + name, facts):
+                suffix = name[name.rfind(".") :]
+                if suffix in FILM_SUFFIXES:
+                    films.append((base + name, facts))
+                elif suffix in suffixes or self._accepts_file(base + name, facts):
                     files.append((base + name, facts.st_size, facts.st_mtime_ns, 0))
             except OSError as error:
                 self.result.add_failure(base + name, get_file_failure_reason(base + name, error))
@@ -196,7 +209,14 @@ class FolderWalker:
                 if not is_utf8(path):
                     self.result.add_failure(path, NOT_UTF8_REASON)
             files = [file for file in files if is_utf8(file[0])]
-        return files, folders
+        return self.result.leave_out_raw_partners(self._add_films(files, films)), folders
+
+    def _add_films(self, files: list[FileFactsTuple], films: list[tuple[str, os.stat_result]]) -> list[FileFactsTuple]:
+        """Return the files, with those films that are images in truth; the films of Live Photos become partners."""
+        partners = select_partners(map(itemgetter(0), files), [path for path, _ in films if is_utf8(path)])
+        self.result.partners |= partners
+        others = [(path, facts) for path, facts in films if path not in partners and self._accepts_file(path, facts)]
+        return files + [(path, facts.st_size, facts.st_mtime_ns, 0) for path, facts in others if is_utf8(path)]
 
     def _accepts_file(self, path: str, facts: os.stat_result) -> bool:
         """Return whether a file without a known suffix is selected. The decoder reports what is no regular file."""

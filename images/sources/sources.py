@@ -203,11 +203,12 @@ class ImageSources:
         for path in contents.ignored:
             if path not in used:
                 self.result.add_ignored(path)
-        part.files = [
+        files = [
             (f"{archive}/{name}", member.size, mtime_ns, member.offset)
             for name, member in contents.members.items()
             if not self.patterns or self.patterns.allows_file(name)
         ]
+        part.files = self.result.leave_out_raw_partners(files)
         return part
 
     def _add_file(self, path: str, metadata: dict[str, str] | None, part: SourcePart) -> None:

@@ -169,6 +169,7 @@ def _make_summary(run_id: int, plan: IndexPlan) -> IndexSummary:
         run_id=run_id,
         unchanged=plan.unchanged,
         ignored=scan.ignored_count,
+        partners=len(scan.partners),
         ignored_kinds=dict(scan.ignored_kinds),
         ignored_files=scan.ignored_files,
         failures=list(scan.failures),
@@ -231,6 +232,7 @@ class _IndexingRun:
         for batch in split_chunks(plan.metadata_updates, METADATA_BATCH_SIZE):
             self.catalogue.metadata.set_for_files(dict(batch))
         self._delete_outdated_link_names(plan)
+        self.catalogue.files.delete(plan.partner_paths)
         if self.request.prune:
             self.catalogue.files.delete(sorted(plan.missing_paths))
         _count_missing_files(summary, plan.missing_paths, self.request.prune)

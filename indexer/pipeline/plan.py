@@ -90,6 +90,7 @@ class IndexPlan:
         file_count: Number of files in the sources.
         known_count: Number of files of the sources that the catalogue knows.
         missing_paths: Known paths of the sources that no longer exist.
+        partner_paths: Known paths of raw files that now belong to an image.
         link_paths: Known paths that lead through links, with the path under which the sources have the same file.
         present_by_root: Number of existing files by folder or archive; "" for files that were listed.
         missing_by_root: Number of missing files in the same way.
@@ -102,6 +103,7 @@ class IndexPlan:
     file_count: int = 0
     known_count: int = 0
     missing_paths: set[str] = field(default_factory=set)
+    partner_paths: list[str] = field(default_factory=list)
     link_paths: dict[str, str] = field(default_factory=dict)
     present_by_root: dict[str, int] = field(default_factory=dict)
     missing_by_root: dict[str, int] = field(default_factory=dict)
@@ -220,6 +222,8 @@ class _IndexPlanner:
             if path not in self.plan.missing_paths and is_path_missing(path):
                 self.plan.missing_paths.add(path)
                 self.plan.missing_by_root[root] = self.plan.missing_by_root.get(root, 0) + 1
+            elif path in self.plan.scan.partners:
+                self.plan.partner_paths.append(path)
             elif path not in self.plan.missing_paths and (real_name := self.sources.find_real_name(path)):
                 self.plan.link_paths[path] = real_name
 

@@ -28,7 +28,7 @@ from simile.service.middleware.headers import CACHE_AND_REVALIDATE, FILE_POLICY,
 from simile.service.openapi.install import document_errors, document_image, document_json, json_body, upload_body
 from simile.service.requests.search import read_json
 from simile.service.schemas import search as schemas
-from simile.service.schemas.serializers import make_image_fields, make_photo, make_quality
+from simile.service.schemas.serializers import list_partners, make_image_fields, make_photo, make_quality
 from simile.service.security.api_keys import Principal
 from simile.service.security.authorization import require_scope
 from simile.store.catalogue.records import UploadAccount
@@ -235,7 +235,8 @@ def _make_image_detail(searcher: Searcher, image_id: int) -> schemas.ImageDetail
     fields = make_image_fields(searcher.get_image_with_error(image_id), searcher.get_metadata(image_id))
     photo, sigma = make_photo(searcher.get_photo_metadata(image_id)), searcher.get_mean_sigma(image_id)
     quality = make_quality(searcher, image_id)
-    return schemas.ImageDetailResponse(**fields, sigma=sigma, photo=photo, quality=quality)
+    partners = list_partners(fields["paths"])
+    return schemas.ImageDetailResponse(**fields, sigma=sigma, photo=photo, partners=partners, quality=quality)
 
 
 def _make_match_fields(match: ImageMatch) -> dict[str, Any]:

@@ -449,6 +449,7 @@ class ImageDetailResponse(ImageResponse):
 
     sigma: MeanSigma = None
     photo: PhotoResponse | None = Field(None, description="Of the first file of the image that has any.")
+    partners: list[DisplayText] = Field([], description="Its raw file, and the film of a Live Photo, in its folder.")
     quality: QualityMeasuresResponse | None = Field(None, description="Null if the image was not measured.")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from simile.core.errors import NoDecoder
 from simile.core.records import MAX_LISTED_PATHS, PhotoMetadata
+from simile.images.sources.partners import find_partners
 from simile.search.queries import SearchResult, serialize_result
 from simile.search.searcher import Searcher
 from simile.service import urls
@@ -21,6 +22,8 @@ from simile.service.schemas.search import (
     SearchResponse,
 )
 from simile.store.catalogue.records import ImageRecord
+
+MAX_SEARCHED_PATHS = 10  # files of an image with partners to look for, each with some dozen possible names
 
 
 def make_search_response(searcher: Searcher, result: SearchResult, include: Collection[str] = ()) -> SearchResponse:
@@ -73,6 +76,11 @@ def make_image_fields(record: ImageRecord, metadata: Mapping[str, str | float] |
     listed = {"path": path, "paths": record.paths[:MAX_LISTED_PATHS], "path_count": len(record.paths)}
     named = {"image_id": record.id, "metadata": metadata or {}, **listed}
     return vars(record) | named | urls.image_urls(record.id)
+
+
+def list_partners(paths: Sequence[str]) -> list[str]:
+    """Return the raw files and films that belong to an image with these files; only of the first few."""
+    return [partner for path in paths[:MAX_SEARCHED_PATHS] for partner in find_partners(path)]
 
 
 def make_quality(searcher: Searcher, image_id: int) -> QualityMeasuresResponse | None:

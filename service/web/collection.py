@@ -14,7 +14,7 @@ from simile.service import urls
 from simile.service.api.images import list_images
 from simile.service.dependencies import EncodingPoolDep
 from simile.service.schemas.search import MAX_ID, ImageListOptions
-from simile.service.schemas.serializers import make_image_response, make_quality, make_search_response
+from simile.service.schemas.serializers import list_partners, make_image_response, make_quality, make_search_response
 from simile.service.web.query_params import CollectionPageParams, PageLink, SearchPageParams
 from simile.service.web.rendering import View, get_image_name, show_page
 
@@ -88,6 +88,7 @@ def make_image_view(searcher: Searcher, image_id: int, params: SearchPageParams)
         "image": image,
         "photo": searcher.get_photo_metadata(image_id),
         "quality": make_quality(searcher, image_id),
+        "partners": list_partners(record.paths),
         "name": get_image_name(image),
         "large_url": urls.thumbnail(image_id, IMAGE_PAGE_SIDE),
         "error_percentile": _get_error_percentile(searcher, record.reconstruction_error),

@@ -130,6 +130,7 @@ class ImageDetailJson(ImageJson):
 
     sigma: float | None
     photo: Json | None
+    partners: list[str]
     quality: Json | None
 
 
