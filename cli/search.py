@@ -14,10 +14,9 @@ from simile.cli import options, output
 from simile.core.errors import BadSetting, BadUsage
 
 if TYPE_CHECKING:
-    from simile.core.records import Hit
-
-if TYPE_CHECKING:
-    from simile.search.queries import SearchResult
+    from simile.core.records import Box, Hit
+    from simile.search.queries import QueryImage, SearchResult
+    from simile.search.searcher import Searcher
 
 DEFAULT_LIMIT = 10
 UNCALIBRATED_NOTE = (
@@ -72,12 +71,19 @@ def search(
         Option(help="Show groups that share a value of metadata or a field such as camera or month; -k counts groups."),
     ] = None,
     group_size: Annotated[int, Option(min=1, max=100, help="Number of hits of a group.")] = 3,
+    box: Annotated[
+        str | None,
+        Option(
+            metavar="X,Y,W,H",
+            help="Search by a part of the image: shares of its width and height; 0.25,0,0.5,1 is the middle half.",
+        ),
+    ] = None,
     output_path: Annotated[
         Path | None, options.output_option("Write query, hits and reconstructions as .html or .png.")
     ] = None,
 ) -> None:
     """Find the images most similar to IMAGE, or those that fit the words of --text, or both."""
-    from simile.images.sources.paths import make_printable
+    from simile.core.records import Box
     from simile.search.attributes import make_attribute_strengths
     from simile.search.contact_sheet import write_contact_sheet
     from simile.search.queries import SearchParams, SearchQuery
@@ -87,6 +93,8 @@ def search(
         raise BadUsage("posterior can't be combined with plus and minus. Leave out --posterior, or --plus and --minus.")
     if verify and (plus or minus or text):
         raise BadUsage("--verify compares the hits with IMAGE itself. Leave it out, or --text, --plus and --minus.")
+    if box is not None and image is None and image_id is None:
+        raise BadUsage("--box is a part of an image. Give IMAGE or --id, or leave it out.")
     if text is not None and output_path is not None:
         raise BadUsage("--output shows the query image. Leave it out, or --text.")
     if image is None and image_id is None and text is None:
@@ -111,7 +119,7 @@ def search(
             group_by=group_by,
             group_size=group_size,
         )
-        term = searcher.prepare_query_image(query, make_printable(str(query))) if isinstance(query, Path) else query
+        term = _prepare_query(searcher, query, None if box is None else Box.parse(box))
         terms = () if term is None else (term,)
         result = searcher.search(SearchQuery(terms, params=params, attributes=attributes, text=text))
         if output_path is not None and query is not None:
@@ -123,6 +131,15 @@ def search(
     if min_score is not None and not result.is_calibrated:
         notes.insert(0, UNCALIBRATED_NOTE)
     common.show(output.make_search_result_json(result), lines, *notes)
+
+
+def _prepare_query(searcher: Searcher, query: Path | int | None, box: Box | None) -> QueryImage | int | None:
+    """Return the term for an image file or an id, or for a part of it."""
+    from simile.images.sources.paths import make_printable
+
+    if isinstance(query, Path):
+        return searcher.prepare_query_image(query, make_printable(str(query)), box)
+    return query if query is None or box is None else searcher.prepare_indexed_part(query, box)
 
 
 def _format_hits(result: SearchResult, group_by: str | None) -> Iterator[str]:

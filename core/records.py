@@ -10,10 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from simile.core.errors import BadSetting
 from simile.core.filters.expression import Expression
 
 FloatArray = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
+MIN_BOX_SIDE, MAX_SHARE = 0.01, 1.0001  # of a box; the sum of two rounded numbers may be a little above 1
 MAX_LISTED_PATHS = 100  # of one image in a response or a message; an image may have any number of files
 OnProgress = Callable[[str, int, int], object]  # (stage, done, total)
 
@@ -41,6 +43,37 @@ class FileStat(NamedTuple):
     size: int  # bytes
     mtime_ns: int  # nanoseconds
     position: int = 0  # index in its archive
+
+
+class Box(NamedTuple):
+    """A part of an image, as shares of its width and height, seen upright. (0, 0) is the corner at the top left."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+    @classmethod
+    def parse(cls, text: str) -> Box:
+        """Parse `x,y,width,height`, such as 0.25,0,0.5,1. Raises BadSetting."""
+        try:
+            box = cls(*map(float, text.split(",")))
+            fits = box.x >= 0 <= box.y and box.x + box.width <= MAX_SHARE and box.y + box.height <= MAX_SHARE
+            if fits and min(box.width, box.height) >= MIN_BOX_SIDE:
+                return box
+        except (ValueError, TypeError):
+            pass
+        raise BadSetting(
+            f"box can't be {text!r}. Write x,y,width,height as shares of the image, each side at least {MIN_BOX_SIDE}: "
+            "0.25,0,0.5,1 is the middle half."
+        )
+
+    def to_pixels(self, width: int, height: int) -> tuple[slice, slice]:
+        """Return the rows and columns of the box in an image of this size, at least one each."""
+        left, top = min(int(self.x * width), width - 1), min(int(self.y * height), height - 1)
+        right = max(left + 1, round((self.x + self.width) * width))
+        bottom = max(top + 1, round((self.y + self.height) * height))
+        return slice(top, bottom), slice(left, right)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from simile.core.errors import SimileError
-from simile.core.records import Filter, FloatArray, Hit
+from simile.core.records import Box, Filter, FloatArray, Hit
 
 if TYPE_CHECKING:  # the command line imports this module at start, and that takes long
     from simile.images.loading.loader import PreparedImage
@@ -67,7 +67,7 @@ class HitOptions(TypedDict, total=False):
     group_size: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class QueryImage:
     """A query image, decoded for one encoder."""
 
@@ -75,6 +75,8 @@ class QueryImage:
     data: bytes  # the bytes of the file, to decode it again if another encoder becomes active
     encoder: str  # fingerprint of the encoder that `prepared_image` was decoded for
     prepared_image: PreparedImage  # the decoded image in the encoder's input size
+    box: Box | None = None  # the part of the image that is searched for; None: all of it
+    image_id: int | None = None  # of an indexed image, if a part of it is searched for
 
 
 QueryTerm = QueryImage | int | FloatArray  # an image, the id of an indexed image, or a latent vector mu (d,)
@@ -99,7 +101,8 @@ class SearchQuery:
     @property
     def excluded_ids(self) -> set[int]:
         """Ids of the indexed images that are terms of this query: they are not hits."""
-        return {term for term in self.terms if isinstance(term, int)}
+        ids = (term.image_id if isinstance(term, QueryImage) else term for term in self.terms)
+        return {image_id for image_id in ids if isinstance(image_id, int)}
 
     @property
     def is_single_term(self) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from simile.core.errors import BadSetting, EncoderMismatch, NoSuchImage, NotFinite, SimileError
+from simile.core.records import Box
 from simile.images.formats import Limits
 from simile.images.loading.loader import prepare_image
 from simile.images.loading.sandbox import Decode, decode_here
@@ -45,19 +46,20 @@ class QueryEncoder:
         self._decode = decode
         self._catalogue, self._encoders, self._limits, self.observe = catalogue, encoders, limits, observe
 
-    def prepare(self, data: bytes, name: str, encoder: TrainedEncoder) -> QueryImage:
-        """Decode an image for an encoder. Raises UnreadableImage."""
+    def prepare(self, data: bytes, name: str, encoder: TrainedEncoder, box: Box | None = None) -> QueryImage:
+        """Decode an image, or a part of it, for an encoder. Raises UnreadableImage."""
         started = time.perf_counter()
-        prepare = partial(prepare_image, preprocessing=encoder.preprocessing, limits=self._limits)
+        prepare = partial(prepare_image, preprocessing=encoder.preprocessing, limits=self._limits, box=box)
         prepared = self._decode(prepare, data, name)
         self.observe("decode", time.perf_counter() - started)
-        return QueryImage(name, data, encoder.fingerprint, prepared)
+        return QueryImage(name=name, data=data, encoder=encoder.fingerprint, prepared_image=prepared, box=box)
 
     def prepare_for(self, query_image: QueryImage, encoder: TrainedEncoder) -> QueryImage:
         """Return the image decoded for this encoder; decode it again if it was decoded for another one."""
         if query_image.encoder == encoder.fingerprint:
             return query_image
-        return self.prepare(query_image.data, query_image.name, encoder)
+        prepared = self.prepare(query_image.data, query_image.name, encoder, query_image.box)
+        return replace(prepared, image_id=query_image.image_id)
 
     def encode_queries(self, search_queries: Sequence[SearchQuery], snapshot: Snapshot) -> list[EncodeOutcome]:
         """Return the encoded query or the error of each query; an image or id in several queries is encoded once."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
@@ -13,7 +14,7 @@ import numpy as np
 
 from simile.core.errors import SimileError
 from simile.core.filters.parser import parse_metadata
-from simile.core.records import Filter, FloatArray, PhotoMetadata
+from simile.core.records import Box, Filter, FloatArray, PhotoMetadata
 from simile.core.settings import Settings
 from simile.images.encoding import encode_png
 from simile.images.formats import Pixels
@@ -142,13 +143,18 @@ class Searcher(ImageLibrary):
         """Return the words that texts may have. Raises NothingIndexed, BeingComputed."""
         return self.vocabularies.get(self.index.get_snapshot())
 
-    def prepare_query_image(self, source: Path | bytes, name: str) -> QueryImage:
-        """Decode a query image for the encoder that was used last; `search` decodes it again for another one.
+    def prepare_query_image(self, source: Path | bytes, name: str, box: Box | None = None) -> QueryImage:
+        """Decode a query image, or a part of it, for the encoder that was used last; `search` repeats it for another.
 
         Raises UnreadableImage, and NothingIndexed if there is no encoder yet.
         """
         encoder = self.encoder_cache.get_latest() or self.get_encoder()
-        return self.query_encoder.prepare(self._read_source(source), name, encoder)
+        return self.query_encoder.prepare(self._read_source(source), name, encoder, box)
+
+    def prepare_indexed_part(self, image_id: int, box: Box) -> QueryImage:
+        """Decode a part of an indexed image, which is no hit of the search. Raises as `read_file`."""
+        data, record = self.read_file(image_id)
+        return replace(self.prepare_query_image(data, Path(record.paths[0]).name, box), image_id=image_id)
 
     def search_many(self, search_queries: Sequence[SearchQuery]) -> list[SearchResult | SimileError]:
         """Return the result or the error of each query, in order; see SearchEngine."""

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from simile.core.errors import HomeNotWritable, NotFinite, UnreadableImage
-from simile.core.records import Failure, ImageQuality, PhotoMetadata
+from simile.core.records import Box, Failure, ImageQuality, PhotoMetadata
 from simile.images.decoding import DecodedImage, decode_image
 from simile.images.formats import Limits, Pixels
 from simile.images.loading.fork_server import WorkerLost
@@ -71,14 +71,25 @@ def prepare_image(
     preprocessing: Preprocessing,
     limits: Limits,
     metadata_reader: MetadataReader | None = None,
+    box: Box | None = None,
 ) -> PreparedImage:
-    """Hash, decode and scale one image; with a reader for its metadata, read them and measure its quality.
+    """Hash, decode and scale one image.
 
-    Raises UnreadableImage or ImageTooLarge with `name`.
+    Args:
+        data: The bytes of the file.
+        name: For errors.
+        preprocessing: What the encoder expects.
+        limits: Limits on bytes and pixels.
+        metadata_reader: Reads the metadata of the photo; without one its quality is not measured either.
+        box: The part of the image to prepare; None: all of it.
+
+    Raises:
+        UnreadableImage, ImageTooLarge: With `name`.
     """
-    image = decode_image(
-        data, name=name, limits=limits, background=preprocessing.background, min_side=preprocessing.min_side
-    )
+    min_side = preprocessing.min_side if box is None else math.ceil(preprocessing.min_side / min(box.width, box.height))
+    image = decode_image(data, name=name, limits=limits, background=preprocessing.background, min_side=min_side)
+    if box is not None:
+        image = _crop(image, box)
     return PreparedImage(
         sha256=hashlib.sha256(data).hexdigest(),
         size=len(data),
@@ -89,6 +100,14 @@ def prepare_image(
         photo=None if metadata_reader is None else metadata_reader.read(data, name),
         quality=None if metadata_reader is None else measure_quality(image.pixels, image.profile),
     )
+
+
+def _crop(image: DecodedImage, box: Box) -> DecodedImage:
+    """Return a part of an image. The encoder input is made from a copy, so that it is contiguous."""
+    height, width = image.pixels.shape[:2]
+    pixels = np.ascontiguousarray(image.pixels[box.to_pixels(width, height)])
+    rows, columns = box.to_pixels(image.width, image.height)
+    return replace(image, pixels=pixels, width=columns.stop - columns.start, height=rows.stop - rows.start)
 
 
 def measure_file(data: bytes, name: str, limits: Limits) -> tuple[str, ImageQuality]:

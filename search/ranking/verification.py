@@ -68,6 +68,8 @@ class HitVerifier:
                 "verify compares the hits with one image or indexed image. Leave it out for a vector, for several "
                 "images, and with a text, plus and minus."
             )
+        if isinstance(term, QueryImage) and term.box is not None:
+            raise BadSetting("verify compares whole images. Leave it out with a box.")
         if params.offset >= MAX_VERIFIED_HITS:
             return result
         if isinstance(term, QueryImage):

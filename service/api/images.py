@@ -19,14 +19,14 @@ from simile.images.formats import get_media_type, has_image_signature
 from simile.images.privacy.strip import strip_metadata
 from simile.indexer.pipeline.uploads import add_upload, delete_image
 from simile.search.pagination import ImagePageRequest, get_image_page
-from simile.search.searcher import Searcher, SearchQuery
+from simile.search.searcher import Searcher
 from simile.service import urls
 from simile.service.api.search import run_search
 from simile.service.dependencies import BatcherDep, EncodingPoolDep, ImageIdParam, ImageUploadDep, SearcherDep
 from simile.service.errors import ProblemDetails, make_problem_response
 from simile.service.middleware.headers import CACHE_AND_REVALIDATE, FILE_POLICY, is_not_modified, make_etag_response
 from simile.service.openapi.install import document_errors, document_image, document_json, json_body, upload_body
-from simile.service.requests.search import read_json
+from simile.service.requests.search import SearchInput, read_json
 from simile.service.schemas import search as schemas
 from simile.service.schemas.serializers import list_partners, make_image_fields, make_photo, make_quality
 from simile.service.security.api_keys import Principal
@@ -220,8 +220,8 @@ async def neighbours(
     params: Annotated[schemas.SearchOptions, Query()],
 ) -> Response:
     """Find the images most similar to this one; the image itself is not a hit."""
-    query = SearchQuery((image_id,), params=params.to_search_params(), attributes=params.to_attribute_strengths())
-    return await run_search(request, searcher, batcher, query, params)
+    search_input = SearchInput(schemas.SearchRequest(image_id=image_id, **params.model_dump(exclude_unset=True)))
+    return await run_search(request, searcher, batcher, search_input)
 
 
 def _get_account(request: Request) -> UploadAccount:

@@ -30,7 +30,7 @@ from simile.service.middleware.headers import FILE_POLICY
 from simile.service.middleware.limits import Admission
 from simile.service.openapi import install as docs
 from simile.service.requests.search import JSON_MEDIA_TYPE, SearchInput, read_search
-from simile.service.schemas.search import SearchBatchResponse, SearchOptions, SearchResponse
+from simile.service.schemas.search import SearchBatchResponse, SearchResponse
 from simile.service.schemas.serializers import dump_batch_items, dump_search_json, join_batch_json
 from simile.service.security.prices import get_search_price
 from simile.service.server.connections import make_disconnect_check
@@ -57,15 +57,15 @@ async def search(request: Request) -> Response:
     # Without FastAPI's dependencies, whose resolution costs time on the route with the highest load.
     searcher, batcher = await get_searcher(request), cast(SearchBatcher, request.app.state.batcher)
     async with read_search(request) as search_input:
-        query = partial(search_input.make_query, searcher)
-        source = query if search_input.needs_decoding else query()
-        return await run_search(request, searcher, batcher, source, search_input.body)
+        return await run_search(request, searcher, batcher, search_input)
 
 
 async def run_search(
-    request: Request, searcher: Searcher, batcher: SearchBatcher, query: QuerySource, options: SearchOptions
+    request: Request, searcher: Searcher, batcher: SearchBatcher, search_input: SearchInput
 ) -> Response:
     """Run one search; reconstructions and verifications are made in separate threads, so that others do not wait."""
+    make_query, options = partial(search_input.make_query, searcher), search_input.body
+    query: QuerySource = make_query if search_input.needs_decoding else make_query()
     price = get_search_price(is_slow=isinstance(query, SearchQuery) and is_slow(query), is_verified=options.verify)
     render = partial(dump_search_json, searcher, include=options.get_includes())
     with cast(Admission, request.app.state.admission).hold(request.scope, price):

@@ -19,6 +19,8 @@ from starlette.datastructures import FormData, ImmutableMultiDict, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from simile.core.errors import BadSetting
+from simile.core.records import Box
 from simile.search.queries import SearchQuery
 from simile.search.searcher import Searcher
 from simile.service.errors import ProblemException, make_too_large_error
@@ -73,15 +75,28 @@ class SearchInput:
     @property
     def needs_decoding(self) -> bool:
         """Whether `make_query` decodes images, so that it belongs in a thread."""
-        return bool(self.files or self.negative_files)
+        return bool(self.files or self.negative_files or self.body.box)
+
+    @property
+    def _is_by_image(self) -> bool:
+        """Whether the search is by one upload or by the id of one image."""
+        if isinstance(self.body, SearchRequest):
+            return self.body.image_id is not None
+        return len(self.files) == 1 and not (self.negative_files or self.body.positive_id or self.body.negative_id)
 
     def make_query(self, searcher: Searcher) -> SearchQuery:
         """Return the query for a Searcher; decodes the files. Raises UnreadableImage, BadSetting, NothingIndexed."""
         body = self.body
+        box = None if body.box is None else Box.parse(body.box)
+        if box is not None and not self._is_by_image:
+            raise BadSetting("box names a part of one image: an upload or image_id. Leave it out for other searches.")
         if isinstance(body, SearchRequest):
-            return body.to_query()
+            query = body.to_query()
+            if box is None or body.image_id is None:
+                return query
+            return replace(query, positives=(searcher.prepare_indexed_part(body.image_id, box),))
         params, strengths = body.to_search_params(), body.to_attribute_strengths()
-        positives = [searcher.prepare_query_image(upload.read(), upload.name) for upload in self.files]
+        positives = [searcher.prepare_query_image(upload.read(), upload.name, box) for upload in self.files]
         negatives = [searcher.prepare_query_image(upload.read(), upload.name) for upload in self.negative_files]
         return SearchQuery(
             (*positives, *body.positive_id), (*negatives, *body.negative_id), params, strengths, body.text

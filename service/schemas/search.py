@@ -57,6 +57,7 @@ TextListParam = Annotated[TextList, BeforeValidator(_wrap_in_list, json_schema_i
 NonNegativeIntParam = Annotated[int | None, Field(ge=0, le=MAX_ID)]
 DistanceParam = Annotated[float | None, Field(ge=0, le=1e18, allow_inf_nan=False)]
 ScoreParam = Annotated[float | None, Field(ge=0, le=1, allow_inf_nan=False)]
+BoxParam = Annotated[str | None, Field(max_length=100)]
 IncludeItem = Annotated[str, Field(pattern="^(reconstruction|metadata)(,(reconstruction|metadata))*$", max_length=100)]
 IncludeList = Annotated[list[IncludeItem], Field(max_length=8)]
 IncludeParam = Annotated[IncludeList, BeforeValidator(_wrap_in_list, json_schema_input_type=IncludeList | IncludeItem)]
@@ -171,6 +172,11 @@ class SearchOptions(FilterParams):
         "number of groups, `offset` skips groups, and images without a value are no hits.",
     )
     group_size: int = Field(3, ge=1, le=100, description="With `group_by`: maximum number of hits of a group.")
+    box: BoxParam = Field(
+        None,
+        description="Search by a part of one image, an upload or `image_id`: x, y, width and height as shares of the "
+        "upright image, `0.25,0,0.5,1`.",
+    )
     text: Annotated[str, Field(min_length=1, max_length=1000)] | SkipJsonSchema[None] = Field(
         None,
         description="Words that the hits should have, alone or with images: `red dress`; `-striped`: without it. The "

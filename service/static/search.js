@@ -161,6 +161,14 @@ document.addEventListener("click", (event) => {
   }
 });
 
+// A box that was drawn on the query image: the same search by this part of it.
+document.addEventListener("box", ({ detail }) => {
+  const address = new URL(searched().dataset.search, location);
+  address.searchParams.set("box", detail);
+  if (hasUploads()) refine(address);
+  else location.assign(address);
+});
+
 onDrop(form, searchFor);
 
 document.addEventListener("paste", (event) => {

@@ -15,6 +15,7 @@ from simile.service.schemas.search import (
     MAX_LIMIT,
     MAX_QUERY_IMAGES,
     BoolParam,
+    BoxParam,
     DistanceParam,
     FilterParams,
     ImageIdField,
@@ -116,6 +117,7 @@ class SearchPageParams(BrowsePageParams):
     distinct: BoolParam = False
     diversity: float = Field(0.0, ge=0, le=1, allow_inf_nan=False)
     group_by: str | None = Field(None, max_length=200)
+    box: BoxParam = None
     limit: int = Field(DEFAULT_PAGE_HITS, ge=1, le=MAX_LIMIT)
 
     @property
@@ -139,6 +141,8 @@ class SearchPageParams(BrowsePageParams):
             yield "without copies", {"distinct": False}
         if self.diversity:
             yield f"diversity {self.diversity:g}", {"diversity": 0.0}
+        if self.box:
+            yield "a part of the image", {"box": None}
         if self.group_by:
             yield f"by {self.group_by}", {"group_by": None}
 

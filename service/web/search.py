@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from simile.core.errors import BadSetting, NothingIndexed, SimileError
+from simile.core.records import Box
 from simile.images.rendering.sheets import render_thumbnail
 from simile.search.queries import SearchParams, SearchQuery
 from simile.search.searcher import Searcher, SearchResult
@@ -94,9 +95,10 @@ async def _show_results(
     params: SearchPageParams,
     uploads: Sequence[NamedUpload] = (),
 ) -> Response:
-    is_ordered = bool(params.text or params.diversity or params.group_by)
-    # Only the hits of one image are verified, and only where nothing else orders them.
-    if is_ordered or len(uploads) + len(params.positives) + len(params.negative_id) > 1:
+    if len(uploads) + len(params.positives) + len(params.negative_id) > 1:  # only one image has a part
+        params = params.model_copy(update={"box": None, "verify": False})
+    # Only the hits of one whole image are verified, and only where nothing else orders them.
+    if params.text or params.diversity or params.group_by or params.box:
         params = params.model_copy(update={"verify": False})
     is_selective = params.distinct or params.diversity or params.group_by or params.to_filter()
     is_slow = bool(params.negative_id or params.text or is_selective) or params.within is not None
@@ -156,7 +158,9 @@ def make_search_query(searcher: Searcher, params: SearchPageParams, uploads: Seq
         raise BadSetting("A search needs a positive image. Choose one before a negative image.")
     if len(uploads) + len(params.positives) + len(params.negative_id) > MAX_QUERY_IMAGES:
         raise BadSetting(f"A search takes at most {MAX_QUERY_IMAGES} images. Remove some.")
-    prepared = [searcher.prepare_query_image(upload.data, upload.name) for upload in uploads]
+    box = None if params.box is None else Box.parse(params.box)
+    prepared = [searcher.prepare_query_image(upload.data, upload.name, box) for upload in uploads]
+    indexed = [item if box is None else searcher.prepare_indexed_part(item, box) for item in params.positives]
     search_params = SearchParams(
         limit=params.limit,
         filter=params.to_filter(),
@@ -168,7 +172,7 @@ def make_search_query(searcher: Searcher, params: SearchPageParams, uploads: Seq
         group_by=params.group_by,
     )
     negatives = tuple(params.negative_id)
-    return SearchQuery((*prepared, *params.positives), negatives, search_params, text=params.text)
+    return SearchQuery((*prepared, *indexed), negatives, search_params, text=params.text)
 
 
 def make_results_view(
@@ -195,8 +199,9 @@ def make_results_view(
         "group_counts": {group.value: group.count for group in found.groups or ()},
         "max_distance": max((hit.distance for hit in found.hits), default=0.0) or 1.0,  # of a full bar
         "more_url": _make_more_url(params, total, len(found.hits if found.groups is None else found.groups)),
+        "box": None if params.box is None else Box.parse(params.box),
         "unfiltered_url": SearchPageParams(
-            positive_id=params.positives, negative_id=params.negative_id, text=params.text
+            positive_id=params.positives, negative_id=params.negative_id, text=params.text, box=params.box
         ).make_url(),
         "upload_count": len(uploads),
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simile.core.errors import BadSetting
+from simile.core.errors import BadSetting, BadUsage
 from simile.core.settings import Settings
 from simile.images.encoding import encode_png
 from simile.indexer.pipeline.job import IndexRequest, index
@@ -88,3 +88,13 @@ def test_hits_in_groups_are_listed_below_their_value(settings: Settings, tmp_pat
     assert found["groups"] == [{"value": "png", "count": 7, "image_ids": ids}]
     with pytest.raises(BadSetting, match="Leave one of them out"):
         run_simile(*query, "--diversity", "0.5")
+
+
+def test_a_box_searches_by_a_part_of_a_file_or_of_an_indexed_image(settings: Settings, tmp_path: Path) -> None:
+    whole, box = ("search", tmp_path / "query.png", "--home", settings.home), ("--box", "0,0,0.5,0.5")
+    part = run_json(*whole, *box)
+    assert part["query"]["width"] == run_json(*whole)["query"]["width"] // 2
+    by_id = run_json("search", "--id", "1", "--home", settings.home, *box)
+    assert len(by_id["hits"]) == 6 and 1 not in [hit["image_id"] for hit in by_id["hits"]]
+    with pytest.raises(BadUsage, match="--box is a part"):
+        run_simile("search", "--text", "red", "--home", settings.home, *box)

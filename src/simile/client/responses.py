@@ -47,6 +47,7 @@ class ClientSearchOptions(ClientFilterOptions, total=False):
     diversity: float
     group_by: str
     group_size: int
+    box: str
     text: str
     plus: list[str]
     minus: list[str]

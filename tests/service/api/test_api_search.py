@@ -231,3 +231,23 @@ def test_hits_are_selected_by_options_of_a_form_or_of_json(shared_client: TestCl
         {"group_by": "format", "limit": 999},
     ):
         assert shared_client.post("/v1/search", json={"image_id": 1, **refused}).status_code == 422
+
+
+def test_a_box_searches_by_a_part_of_one_image(shared_client: TestClient, files: list[bytes]) -> None:
+    box = {"box": "0.25,0,0.5,1"}
+    by_id = shared_client.post("/v1/search", json={"image_id": 1, **box}).json()
+    assert (
+        by_id["query"]["width"] == 16 and by_id["hits"] != shared_client.get("/v1/images/1/neighbours").json()["hits"]
+    )
+    assert shared_client.get("/v1/images/1/neighbours", params=box).json() == by_id
+    uploaded = shared_client.post("/v1/search", files=sent(files[0]), data={**box, "limit": "11"}).json()["hits"]
+    assert [hit["image_id"] for hit in uploaded if hit["image_id"] != 1][:9] == [
+        hit["image_id"] for hit in by_id["hits"]
+    ][:9]
+    refused = [
+        shared_client.post("/v1/search", files=sent(*files[:2]), data=box),
+        *(shared_client.post("/v1/search", json=body | box) for body in ({"vector": [0.0] * 16}, {"positive": [1, 2]})),
+        shared_client.post("/v1/search?box=2", json={"image_id": 1}),
+    ]
+    for response in refused:
+        assert response.status_code == 422 and "box" in response.json()["detail"]

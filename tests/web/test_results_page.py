@@ -1,4 +1,4 @@
-"""Facets on the page: the filters show how many images have each value, and a click filters by it."""
+"""Results on the page: counts among the filters, groups, and a box on the query image."""
 
 from __future__ import annotations
 
@@ -49,4 +49,22 @@ def test_hits_are_shown_in_groups_and_the_choice_is_taken_back(
     assert page.locator("#hits .tile").count() == 3
     page.click(".chips >> text=by kind")
     page.wait_for_url(f"{shared_address}/?image_id=1")
+    page.close()
+
+
+def test_a_box_is_drawn_on_the_query_image(shared_address: str, browser: Any) -> None:
+    page = browser.new_page()
+    page.goto(f"{shared_address}/?image_id=1")
+    frame = page.locator("[data-boxes]").bounding_box()
+    left, top, side = frame["x"], frame["y"], frame["width"]
+    page.mouse.move(left + side / 4, top + side / 4)
+    page.mouse.down()
+    page.mouse.move(left + side / 2, top + side / 2)
+    page.mouse.up()
+    page.wait_for_url("**box=*")
+    assert page.locator(".box rect").count() == 1 and "A part of the image" in page.inner_text(".pair")
+    page.click(".chips >> text=a part of the image")
+    page.wait_for_url(f"{shared_address}/?image_id=1")
+    page.click("[data-boxes]")  # a click still opens the image
+    page.wait_for_selector("dialog[open]")
     page.close()
