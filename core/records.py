@@ -142,7 +142,7 @@ class ImageQuality:
             below 0.4 for blurred ones; None for an image without details, or of very few pixels.
         brightness: Mean, 0 to 1.
         brightness_p5: 5 % of the pixels are darker. `brightness_p99`: 99 % are.
-        contrast: Standard deviation of the brightness, 0 to 0.5.
+        contrast: Standard deviation of the channel that varies most, 0 to 0.5.
         shadows: Share of the pixels that are as dark as possible, 0 to 1. `highlights`: as bright as possible.
         profile: "" if the file means sRGB; "other" if its colour profile means other colours, which viewers convert;
             "unusable" if the profile is damaged, or for pixels of another kind.

@@ -444,7 +444,7 @@ class QualityMeasuresResponse(BaseModel):
     issues: list[str] = Field([], description="Names of its issues, which are values of the filter `quality`.")
     sharpness: float | None = Field(description="0.55 to 1 for sharp photos; null without details.")
     brightness: float = Field(description="Mean, 0 to 1.")
-    contrast: float = Field(description="Standard deviation of the brightness, 0 to 0.5.")
+    contrast: float = Field(description="Standard deviation of the channel that varies most, 0 to 0.5.")
     shadows: float = Field(description="Share of the pixels that are black, 0 to 1.")
     highlights: float = Field(description="Share of the pixels that are white, 0 to 1.")
     profile: str = Field(description="`other`: a colour profile that is not sRGB; `unusable`: a damaged one.")

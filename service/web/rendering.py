@@ -21,6 +21,7 @@ from starlette.templating import Jinja2Templates
 from simile.core.errors import NothingIndexed, SimileError
 from simile.core.records import PhotoMetadata
 from simile.core.settings import Settings
+from simile.images.formats import IMAGE_SUFFIXES
 from simile.search.searcher import Searcher
 from simile.service import urls
 from simile.service.dependencies import get_searcher
@@ -101,6 +102,7 @@ _templates.env.globals |= {
     "url": urls.make_url,
     "version": version("simile"),
     "formats": _FILTER_FORMATS,
+    "accepted": ",".join(("image/*", *sorted(IMAGE_SUFFIXES))),  # for file inputs: browsers do not know all formats
     "max_files": MAX_QUERY_IMAGES,
 }
 

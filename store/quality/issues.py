@@ -92,13 +92,13 @@ ISSUES: dict[str, Issue] = {
     ),
     "low-contrast": Issue(
         measure="contrast",
-        description="its parts hardly differ in brightness",
+        description="its parts hardly differ in brightness and colour",
         low=Bounds(always=0.03, never=0.06),
         is_ratio=True,
     ),
     "flat": Issue(
         measure="contrast",
-        description="it has one brightness, and no content",
+        description="it has one colour, and no content",
         low=Bounds(always=0.012, never=0.012),
     ),
     "odd-size": Issue(

@@ -82,3 +82,11 @@ def test_the_sharpness_of_a_flat_image_is_unknown() -> None:
     flat = measure_quality(np.full((200, 300, 3), 90, np.uint8))
     assert (flat.sharpness, flat.contrast) == (None, 0.0)
     assert flat.brightness == flat.brightness_p5 == flat.brightness_p99 == pytest.approx(90 / 255, abs=1e-4)
+
+
+def test_colours_of_one_brightness_are_contrast() -> None:
+    halves = np.full((QUALITY_SIDE, QUALITY_SIDE, 3), (150, 75, 75), np.uint8)
+    halves[:, QUALITY_SIDE // 2 :] = (75, 113, 75)
+    quality = measure_quality(halves)
+    assert quality.brightness_p99 - quality.brightness_p5 < 0.01
+    assert quality.contrast > 0.1
