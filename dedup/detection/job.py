@@ -2,7 +2,8 @@
 
     planted copies -> threshold -> candidates -> same pixels -> verified near copies -> findings, in one transaction
 
-Each stage writes its result to the home's folder dedup/unfinished, so that an interrupted run can continue.
+Each stage writes its result to the home's folder dedup/unfinished, so that an interrupted run can continue. Results
+about images and pairs stay in dedup/results.jsonl: a later run compares only new images.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import threading
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from itertools import chain
@@ -29,6 +31,7 @@ from simile.core.errors import BadSetting, NothingIndexed, UnreadableImage
 from simile.core.records import Failure, Filter, OnProgress
 from simile.core.settings import Settings
 from simile.core.signals import stop_on_interrupt
+from simile.dedup.detection.calibration_basis import CalibrationBasis, basis_to_json, find_valid_calibration
 from simile.dedup.detection.candidates import (
     MAX_NEIGHBOURS,
     PairArray,
@@ -38,7 +41,8 @@ from simile.dedup.detection.candidates import (
     read_candidates,
     write_candidates,
 )
-from simile.dedup.detection.threshold import CalibrationExample, CopyPlanter, calibrate_threshold
+from simile.dedup.detection.known_results import KnownResults
+from simile.dedup.detection.threshold import CalibrationExample, CopyPlanter, calibrate_threshold, find_look_alikes
 from simile.dedup.detection.verification import verify_candidates
 from simile.dedup.grouping.findings import DEDUP_RUN_KIND, calibration_from_json, calibration_to_json, load_findings
 from simile.dedup.grouping.groups import make_groups
@@ -136,6 +140,12 @@ class _DedupJob:
         self.left_out = len(usable.failures)  # number of files
         self.work_folder = home.root / "dedup" / "unfinished"
         self.feature_folder = self.work_folder / "features"  # of images, which several processes compare
+        self.version: dict[str, Any] = {
+            "limits": asdict(self.limits),
+            "version": version("simile"),
+            "measurement": MEASUREMENT_VERSION,
+        }
+        self.results = KnownResults(home.root / "dedup" / "results.jsonl", self.version)
 
     def run(self) -> int:
         """Run all stages and return the run's id."""
@@ -149,6 +159,7 @@ class _DedupJob:
                 WorkerPool(self.settings.workers, self.settings.decode_seconds, self.settings.max_pixels) as workers,
             ):
                 counts = self._find_pairs(workers, run_id)
+            self.results.keep_only(self.snapshot.get_live_ids().tolist())
             status = "finished"
             shutil.rmtree(self.work_folder, ignore_errors=True)
         except KeyboardInterrupt:
@@ -169,12 +180,7 @@ class _DedupJob:
         """Keep the results of an interrupted run if it had the same request and images; otherwise delete them."""
         relevant = {**run_settings, "wait": None, "keep": None}  # these two do not change the pairs
         identity = {
-            "asked": {
-                **relevant,
-                "limits": asdict(self.limits),
-                "version": version("simile"),
-                "measurement": MEASUREMENT_VERSION,
-            },
+            "asked": {**relevant, **self.version},
             "encoder": self.snapshot.encoder.fingerprint,
             "pictures": zlib.crc32(json.dumps(sorted(self.paths.items())).encode()),  # an id identifies the content
         }
@@ -206,7 +212,8 @@ class _DedupJob:
     def _find_pairs(self, workers: WorkerPool, run_id: int) -> dict[str, Any]:
         """Find the pairs of all tiers, store them and return the run's counts."""
         # The threshold, and the candidates within it.
-        calibration = self._load_or_compute("calibration", lambda: self._calibrate(workers))
+        made = self._load_or_compute("calibration", lambda: self._calibrate(workers))
+        calibration = made["calibration"]
         threshold = calibration_from_json(calibration).threshold if calibration else 0.0
         look_alikes = np.array(calibration_from_json(calibration).left_out if calibration else (), np.int64)
         radius = max(threshold, SAME_IMAGE_FRACTION * estimate_median_distance(self.snapshot))
@@ -250,6 +257,7 @@ class _DedupJob:
         return {
             "encoder": self.snapshot.encoder.fingerprint,
             "calibration": calibration or None,
+            "calibration_basis": made["basis"],
             "pictures": len(self.paths),
             "candidates": len(candidates),
             "pairs": stored,
@@ -262,22 +270,49 @@ class _DedupJob:
         return not {"near", "similar"}.isdisjoint(self.request.tiers)
 
     def _calibrate(self, workers: WorkerPool) -> dict[str, Any]:
-        """Return the calibration as JSON; without near tiers that of the last run with this encoder, or {}."""
+        """Return the calibration and its basis as JSON. Without near tiers: those of the last run with this encoder."""
         fingerprint = self.snapshot.encoder.fingerprint
         if not self._includes_near:
             last = self.catalogue.runs.find_last_finished(DEDUP_RUN_KIND)
-            return (last.counts["calibration"] or {}) if last and last.counts["encoder"] == fingerprint else {}
+            counts = last.counts if last and last.counts["encoder"] == fingerprint else {}
+            return {"calibration": counts.get("calibration") or {}, "basis": counts.get("calibration_basis")}
         if self.request.threshold is not None:
-            calibration = ThresholdCalibration(threshold=self.request.threshold)
+            given = ThresholdCalibration(threshold=self.request.threshold)
+            return {"calibration": calibration_to_json(given), "basis": None}
+        # Plant copies, unless those of an earlier run are still valid.
+        precision = self.request.precision or DEFAULT_PRECISION
+        only = None if self.request.only is None else str(self.request.only)
+        parameters = {"precision": precision, "seed": self.request.seed, "only": only, **self.version}
+        parameters = json.loads(json.dumps(parameters))
+        if valid := find_valid_calibration(self.catalogue, fingerprint, parameters, self.paths.keys()):
+            calibration, basis = calibration_from_json(valid[0]), valid[1]
+            log.info("the collection has changed little: the threshold of %s is used again", basis.made_at)
         else:
-            encoder = load_encoder(self.home, fingerprint, self.settings.device, self.settings.runtime)
-            on_progress, features = self._report_progress, str(self.feature_folder)
-            planter = CopyPlanter(self.snapshot, encoder, workers, self.limits, on_progress, features)
-            examples = planter.measure_copies(self.paths, self.request.seed)
-            precision = self.request.precision or DEFAULT_PRECISION
-            calibration = calibrate_threshold(examples, precision, list(self._iterate_decision_examples()))
-            calibration = replace(calibration, left_out=planter.find_look_alikes(calibration))
-        return calibration_to_json(calibration)
+            calibration, basis = self._plant_copies(workers, precision, parameters)
+        look_alikes = find_look_alikes(self.snapshot, basis.left_out, calibration.threshold)
+        body = calibration_to_json(replace(calibration, left_out=look_alikes))
+        return {"calibration": body, "basis": basis_to_json(basis)}
+
+    def _plant_copies(
+        self, workers: WorkerPool, precision: float, parameters: dict[str, Any]
+    ) -> tuple[ThresholdCalibration, CalibrationBasis]:
+        """Calibrate the threshold with planted copies."""
+        made_at = datetime.now(UTC).isoformat()
+        encoder = load_encoder(
+            self.home, self.snapshot.encoder.fingerprint, self.settings.device, self.settings.runtime
+        )
+        on_progress, features = self._report_progress, str(self.feature_folder)
+        planter = CopyPlanter(self.snapshot, encoder, workers, self.limits, on_progress, features)
+        examples = planter.measure_copies(self.paths, self.request.seed)
+        calibration = calibrate_threshold(examples, precision, list(self._iterate_decision_examples()))
+        return calibration, CalibrationBasis(
+            made_at=made_at,
+            parameters=parameters,
+            images=len(self.paths),
+            last_id=max(self.paths),
+            decisions=len(self.catalogue.duplicates.get_decisions()),
+            left_out=calibration.left_out,
+        )
 
     def _iterate_decision_examples(self) -> Iterator[CalibrationExample]:
         """Yield the users' decisions on images that are indexed."""
@@ -312,17 +347,23 @@ class _DedupJob:
         ends = zip(pairs["first"].tolist(), pairs["second"].tolist(), strict=True)
         is_equal = np.array([self.image_sizes[first] == self.image_sizes[second] for first, second in ends], bool)
         image_ids = np.unique(np.concatenate([pairs["first"][is_equal], pairs["second"][is_equal]])).tolist()
-        first_ids: dict[tuple[str, tuple[int, int]], int] = {}  # the smallest id, by pixels and size
-        classes = {}
+        known = self.results.digests
+        todo = [image_id for image_id in image_ids if image_id not in known]
+        new = dict[int, str]()
         task = partial(compute_file_digest, limits=self.limits)
-        digests = workers.map(task, [self.paths[image_id] for image_id in image_ids])
-        for position, digest in enumerate(digests):
+        for position, digest in enumerate(workers.map(task, [self.paths[image_id] for image_id in todo])):
             if isinstance(digest, Failure):
                 self._add_failure(digest)
             elif not isinstance(digest, WorkerLost):
-                image_id = image_ids[position]
-                classes[image_id] = first_ids.setdefault((digest, self.image_sizes[image_id]), image_id)
-            self._report_progress("comparing pixels", position + 1, len(image_ids))
+                new[todo[position]] = digest
+            self._report_progress("comparing pixels", position + 1, len(todo))
+        self.results.add(new, {})
+        first_ids: dict[tuple[str, tuple[int, int]], int] = {}  # the smallest id, by pixels and size
+        classes = {
+            image_id: first_ids.setdefault((known[image_id], self.image_sizes[image_id]), image_id)
+            for image_id in image_ids
+            if image_id in known
+        }
         return {"classes": {image_id: first for image_id, first in classes.items() if image_id != first}}
 
     def _verify_near(self, pairs: PairArray, workers: WorkerPool) -> list[ImagePair]:
@@ -330,9 +371,9 @@ class _DedupJob:
         longer_sides = {image_id: max(size) for image_id, size in self.image_sizes.items()}
         on_tiny = partial(self._report_progress, "comparing thumbnails")
         pairs = filter_tiny_pairs(pairs, longer_sides, self.paths, workers, self.limits, on_tiny)
-        path, on_compared = self.work_folder / "confirmed.jsonl", partial(self._report_progress, "comparing images")
+        on_compared, features = partial(self._report_progress, "comparing images"), str(self.feature_folder)
         return verify_candidates(
-            pairs, self.paths, workers, self.limits, path, on_compared, self._add_failure, str(self.feature_folder)
+            pairs, self.paths, workers, self.limits, self.results, on_compared, self._add_failure, features
         )
 
     def _measure_copies(self, image_ids: Collection[int], workers: WorkerPool) -> None:

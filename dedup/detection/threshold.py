@@ -172,14 +172,6 @@ class CopyPlanter:
             if sort_pair(original_id, other_id) in false_pairs:
                 yield CalibrationExample(distance, is_match=True, is_copy=False, original_id=original_id)
 
-    def find_look_alikes(self, calibration: ThresholdCalibration) -> tuple[int, ...]:
-        """Return the originals that were left out, with the images around them within the threshold."""
-        ids = np.array(calibration.left_out, np.int64)
-        if not len(ids):
-            return ()
-        around = self.snapshot.range(get_vectors(self.snapshot, ids), calibration.threshold)
-        return tuple(np.unique(np.concatenate([ids, *(found for found, _ in around)])).tolist())
-
     def _find_matching_pairs(self, pairs: Sequence[tuple[int, int]], files: dict[int, str]) -> set[tuple[int, int]]:
         """Return the pairs whose pixels agree."""
         tasks = [(files[first], files[second]) for first, second in pairs]
@@ -207,6 +199,15 @@ class CopyPlanter:
         vectors = get_vectors(self.snapshot, np.array(ids, np.int64)).astype(np.float64)
         distances: list[float] = np.linalg.norm(vectors - vector, axis=1).tolist()
         return distances
+
+
+def find_look_alikes(snapshot: Snapshot, originals: Sequence[int], threshold: float) -> tuple[int, ...]:
+    """Return the originals that were left out, with the images around them within the threshold."""
+    ids = np.intersect1d(np.array(originals, np.int64), snapshot.get_live_ids())
+    if not len(ids):
+        return ()
+    around = snapshot.range(get_vectors(snapshot, ids), threshold)
+    return tuple(np.unique(np.concatenate([ids, *(found for found, _ in around)])).tolist())
 
 
 def calibrate_threshold(

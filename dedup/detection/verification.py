@@ -6,35 +6,30 @@ The nearest pairs are compared first, and copies are joined to components. Most 
 - Within a component, each image is compared with the most central one (the hub; usually the original). Two images that
   are certainly copies of the hub and show a common part are copies of each other.
 
-The results of each batch go to a file, so that an interrupted run continues: it makes the same choices again, and reads
-the results that exist.
+The results of each batch are stored. An interrupted run, or a later one, makes the same choices again, and uses the
+results that exist.
 """
 
 from __future__ import annotations
 
-import json
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from operator import itemgetter
-from pathlib import Path
 
 import numpy as np
 
 from simile.core.records import Failure
 from simile.dedup.detection.candidates import PairArray, StageProgress, iterate_in_locality_order
+from simile.dedup.detection.known_results import Comparison, KnownResults, PairIds
 from simile.dedup.records import ImagePair, sort_pair
 from simile.images.formats import Limits
 from simile.images.loading.fork_server import WorkerLost
 from simile.images.loading.worker_pool import WorkerPool
-from simile.images.matching.alignment import AlignmentResult
 from simile.images.matching.homography import compute_unit_overlap
 from simile.images.matching.similarity import MIN_OVERLAP_SHARE
 from simile.images.matching.tasks import compare_files
-from simile.store.home import translate_write_errors
 
 VERIFICATION_BATCH_SIZE = 1024  # comparisons; at most one batch is lost when the process is killed
 WINDOW_SIZE = 16_384  # pairs from which the nearest are chosen
@@ -49,36 +44,12 @@ INFERRED_REASON = "both are copies of the same image"
 CandidatePair = tuple[int, int, float]  # first, second, distance
 
 
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """The stored result of comparing two images.
-
-    Attributes:
-        matrix: (3, 3), from the second image's unit square to the first's; None if they are no copies.
-    """
-
-    is_copy: bool
-    score: float
-    similarity: float
-    reason: str
-    matrix: list[list[float]] | None
-
-    @classmethod
-    def from_alignment(cls, alignment: AlignmentResult) -> Comparison:
-        """Return the stored part of an alignment."""
-        matrix = alignment.matrix.tolist() if alignment.is_copy and alignment.matrix is not None else None
-        similarity, score = round(alignment.similarity, 4), round(alignment.score, 4)
-        return cls(
-            is_copy=matrix is not None, score=score, similarity=similarity, reason=alignment.reason, matrix=matrix
-        )
-
-
 def verify_candidates(
     pairs: PairArray,
     paths: dict[int, str],
     workers: WorkerPool,
     limits: Limits,
-    results_path: Path,
+    results: KnownResults,
     on_progress: StageProgress,
     on_failure: Callable[[Failure], None] = lambda _: None,
     feature_folder: str | None = None,
@@ -88,29 +59,29 @@ def verify_candidates(
     Args:
         pairs: The candidates, (n,) of PAIR_DTYPE.
         paths: One file of each image, by image id.
-        results_path: The file with the results; it is continued if it belongs to the same candidates.
+        results: Gets the results; pairs that it has already are not compared again.
         on_progress: Called after each batch with the number of decided candidates.
         on_failure: Gets each file that can no longer be read.
         feature_folder: As in `compare_files`.
     """
-    checksum = zlib.crc32(pairs.tobytes())  # other candidates (a file was missing for a while) have other results
-    known = _read_comparisons(results_path, checksum)
     task = partial(compare_files, limits=limits, feature_folder=feature_folder)
+    failed = set[PairIds]()
 
     def compare(batch: Sequence[CandidatePair]) -> list[Comparison | None]:
-        """Compare pairs that have no result yet; None for a pair with a file that cannot be read."""
-        todo = [(first, second) for first, second, _ in batch if (first, second) not in known]
+        """Return the result of each pair; None for a pair with a file that cannot be read any more."""
+        ids = [(first, second) for first, second, _ in batch]
+        todo = [pair for pair in ids if pair not in results.comparisons and pair not in failed]
+        new = dict[PairIds, Comparison]()
         alignments = workers.map(task, [(paths[first], paths[second]) for first, second in todo])
-        for key, alignment in zip(todo, alignments, strict=True):
+        for pair, alignment in zip(todo, alignments, strict=True):
             if isinstance(alignment, Failure):
                 on_failure(alignment)
-            # None: missing or damaged since indexing
-            known[key] = None if isinstance(alignment, Failure | WorkerLost) else Comparison.from_alignment(alignment)
-        if todo:
-            rows = [[*key, None if (result := known[key]) is None else vars(result)] for key in todo]
-            with translate_write_errors(results_path), results_path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"of": checksum, "compared": rows}) + "\n")
-        return [known[first, second] for first, second, _ in batch]
+            if isinstance(alignment, Failure | WorkerLost):
+                failed.add(pair)
+            else:
+                new[pair] = Comparison.from_alignment(alignment)
+        results.add({}, new)
+        return [results.comparisons.get(pair) for pair in ids]
 
     return _PairVerifier(pairs, compare, on_progress).run()
 
@@ -325,19 +296,3 @@ def _compute_overlap(pair: CandidatePair, hub: int, star: dict[int, Comparison])
         matrix if hub < end else np.linalg.inv(matrix) for end, matrix in zip(pair[:2], matrices, strict=True)
     )
     return compute_unit_overlap(np.asarray(np.linalg.inv(first) @ second, np.float64))
-
-
-def _read_comparisons(path: Path, checksum: int) -> dict[tuple[int, int], Comparison | None]:
-    """Return the stored results; cut off a broken line and results of other candidates."""
-    if not path.exists():
-        return {}
-    results, valid_bytes = dict[tuple[int, int], Comparison | None](), 0
-    with path.open("r+b") as file:
-        for line in file:
-            if not line.endswith(b"\n") or (batch := json.loads(line)).get("of") != checksum:
-                break
-            valid_bytes += len(line)
-            for first, second, result in batch.get("compared", ()):
-                results[first, second] = None if result is None else Comparison(**result)
-        file.truncate(valid_bytes)
-    return results

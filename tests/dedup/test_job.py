@@ -183,9 +183,9 @@ def test_an_interrupted_run_continues(settings):
     interrupt(settings, 64)
     assert list_groups(settings)["near"] == set()  # findings change all at once
     # The stored results are used: a changed one is in the findings.
-    results = settings.home / "dedup" / "unfinished" / "confirmed.jsonl"
+    results = settings.home / "dedup" / "results.jsonl"
     batches = [json.loads(line) for line in results.read_text().splitlines()]
-    first, second, changed = next(row for batch in batches for row in batch["compared"] if row[2]["is_copy"])
+    first, second, changed = next(row for batch in batches[1:] for row in batch["compared"] if row[2]["is_copy"])
     changed["similarity"] = 0.1234
     results.write_text("".join(json.dumps(batch) + "\n" for batch in batches))
     find_duplicates(settings, replace(ALL_PAIRS, wait=5.0), lambda stage, *_: seen.add(stage))
@@ -199,7 +199,7 @@ def test_an_interrupted_run_continues(settings):
 
 def test_a_truncated_result_line_is_computed_again(settings):
     interrupt(settings, 64)
-    results = settings.home / "dedup" / "unfinished" / "confirmed.jsonl"
+    results = settings.home / "dedup" / "results.jsonl"
     results.write_bytes(results.read_bytes()[:-20])
     find_duplicates(settings, ALL_PAIRS, ignore_progress)
     assert list_groups(settings) == EXPECTED
@@ -211,6 +211,61 @@ def test_another_request_starts_again(settings):
     find_duplicates(settings, DedupRequest(threshold=0.0), lambda stage, *_: stages.add(stage))
     assert "looking for neighbours" in stages
     assert list_groups(settings)["near"] == set()
+
+
+def add_image(settings: Settings, path: Path) -> None:
+    Image.fromarray(distort(scene(5, 120, 160), "jpeg-30", np.random.default_rng(1))).save(path)
+    index(settings, [path], IndexRequest())
+
+
+def test_a_second_run_compares_only_new_images(settings, tmp_path):
+    request, results = DedupRequest(precision=0.95), settings.home / "dedup" / "results.jsonl"
+    find_duplicates(settings, request, ignore_progress)
+    first_lines = results.read_text()
+    add_image(settings, tmp_path / "new.png")
+    fresh = settings_of(copy_home(settings.home, tmp_path / "fresh"))
+    stages = set()
+    find_duplicates(settings, request, lambda stage, *_: stages.add(stage))
+    assert "planting copies" not in stages
+    assert results.read_text().startswith(first_lines)
+    with Catalogue(Home(settings.home)) as catalogue:
+        new_id = max(image.id for image in catalogue.images.get_page(100))
+    batches = [json.loads(line) for line in results.read_text()[len(first_lines) :].splitlines()]
+    assert batches
+    assert all(new_id in pair[:2] for batch in batches for pair in batch["compared"])
+    assert {image_id for batch in batches for image_id, _ in batch["digests"]} <= {new_id}
+    # A run that knows nothing finds the same.
+    (fresh.home / "dedup" / "results.jsonl").unlink()
+    find_duplicates(fresh, request, ignore_progress)
+    assert list_groups(fresh) == list_groups(settings)
+    assert frozenset({"scene05.png", "blur05.png", "new.png"}) in list_groups(settings)["near"]
+
+
+def test_copies_are_planted_again_after_a_decision_or_for_another_request(settings):
+    def runs_again(request: DedupRequest) -> bool:
+        stages = set[str]()
+        find_duplicates(settings, request, lambda stage, *_: stages.add(stage))
+        return "planting copies" in stages
+
+    assert runs_again(DedupRequest(precision=0.95))
+    assert not runs_again(DedupRequest(precision=0.95))
+    assert runs_again(DedupRequest(precision=0.9))
+    with Catalogue(Home(settings.home)) as catalogue:
+        shas = sorted(image.sha256 for image in catalogue.images.get_page(2))
+        catalogue.duplicates.save_decisions([Decision(*shas, same=False)])
+    assert runs_again(DedupRequest(precision=0.9))
+
+
+def test_results_of_deleted_images_are_deleted(settings, tmp_path):
+    request = DedupRequest(threshold=100.0)
+    add_image(settings, tmp_path / "new.png")
+    find_duplicates(settings, request, ignore_progress)
+    with Catalogue(Home(settings.home)) as catalogue:
+        new_id = max(image.id for image in catalogue.images.get_page(100))
+        catalogue.files.delete([str(tmp_path / "new.png")])
+    find_duplicates(settings, request, ignore_progress)
+    batches = [json.loads(line) for line in (settings.home / "dedup" / "results.jsonl").read_text().splitlines()[1:]]
+    assert not any(new_id in pair[:2] for batch in batches for pair in batch["compared"])
 
 
 def test_missing_and_damaged_files_do_not_affect_other_copies(settings, _indexed, tmp_path):

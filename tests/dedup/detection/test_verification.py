@@ -10,6 +10,7 @@ from PIL import Image
 
 from simile.dedup.detection import verification
 from simile.dedup.detection.candidates import PAIR_DTYPE
+from simile.dedup.detection.known_results import KnownResults
 from simile.images.distortions import distort
 from simile.images.formats import Limits
 from simile.images.matching.homography import compute_unit_overlap
@@ -34,9 +35,13 @@ def save(folder, images):
 
 def verify(folder, paths, pairs, on_progress=lambda *_: None, features=None):
     return verification.verify_candidates(
-        np.array(pairs, PAIR_DTYPE), paths, InThisProcess(), Limits(), folder / "results", on_progress,
+        np.array(pairs, PAIR_DTYPE), paths, InThisProcess(), Limits(), known_results(folder), on_progress,
         feature_folder=features,
     )  # fmt: skip
+
+
+def known_results(folder):
+    return KnownResults(folder / "results.jsonl", {"version": 1})
 
 
 def near(found):
@@ -72,8 +77,7 @@ def test_all_copies_are_found_with_few_comparisons(tmp_path, scenes):
     inferred = [pair for pair in found if pair.reason == verification.INFERRED_REASON]
     assert inferred
     assert all(1 not in (pair.first % 6, pair.second % 6) for pair in inferred)  # all were compared with the original
-    results = verification._read_comparisons(tmp_path / "results", verification.zlib.crc32(np.array(pairs, PAIR_DTYPE)))
-    assert len(results) < len(pairs) / 3
+    assert len(known_results(tmp_path).comparisons) < len(pairs) / 3
     assert decided == sorted(decided)
     assert decided[-1] == len(pairs)
     assert len(list(features.iterdir())) == 36
@@ -88,7 +92,7 @@ def test_stored_features_give_the_same_results(tmp_path, scenes):
         path.write_bytes(path.read_bytes()[:1000])  # damaged: computed again
     for folder in (None, str(features), str(features)):
         verification.compare_files.__globals__["_load_comparable_image"].cache_clear()
-        (tmp_path / "results").unlink()
+        (tmp_path / "results.jsonl").unlink()
         results.append(verify(tmp_path, scenes, pairs, features=folder))
     assert all(one == two for one, two in pairwise(results))
 
@@ -108,7 +112,7 @@ def test_a_copy_that_only_another_copy_shows_is_found(tmp_path):
     assert near(verify(tmp_path, paths, pairs)) == {(1, 2), (2, 3)}
 
 
-def test_results_of_other_candidates_are_not_used(tmp_path, monkeypatch):
+def test_results_of_a_run_with_fewer_candidates_are_used_again(tmp_path, monkeypatch):
     monkeypatch.setattr(verification, "VERIFICATION_BATCH_SIZE", 1)
     paths = save(tmp_path, [scene(number // 3, 96, 96) for number in range(1, 5)])
     pairs = [(1, 2, 0.1), (1, 3, 0.2), (2, 3, 0.3), (3, 4, 0.4)]
@@ -119,7 +123,18 @@ def test_results_of_other_candidates_are_not_used(tmp_path, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         verify(tmp_path, paths, pairs[1:], stop)  # a file was away, and with it a pair
+    stored = known_results(tmp_path).comparisons
+    assert stored.keys() <= {(1, 3), (2, 3), (3, 4)}
     assert near(verify(tmp_path, paths, pairs)) == near(verify(tmp_path, paths, pairs)) == {(1, 2), (3, 4)}
+    assert stored.items() < known_results(tmp_path).comparisons.items()
+
+
+def test_a_file_that_could_not_be_read_is_compared_when_it_can_be_read(tmp_path):
+    paths = save(tmp_path, [scene(1, 96, 96), scene(1, 96, 96)])
+    (tmp_path / "2.png").rename(tmp_path / "away")
+    assert near(verify(tmp_path, paths, [(1, 2, 0.1)])) == set()
+    (tmp_path / "away").rename(tmp_path / "2.png")
+    assert near(verify(tmp_path, paths, [(1, 2, 0.1)])) == {(1, 2)}
 
 
 @pytest.mark.parametrize(
