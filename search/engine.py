@@ -29,6 +29,7 @@ from simile.search.queries import (
     SearchResult,
     StageObserver,
 )
+from simile.search.results.best_match import find_best_matches
 from simile.search.results.copy_groups import CopyGroups
 from simile.search.results.hits import (
     compute_confidence,
@@ -99,7 +100,7 @@ class SearchEngine:
                 self._search_by_words(state, snapshot)
             elif state.params.use_posterior:
                 self._search_by_posterior(state, snapshot)
-            elif state.params.is_selective:
+            elif state.params.is_selective or state.query.is_by_best:
                 self._search_alone(state, snapshot)
             else:
                 groups.setdefault(_get_group_key(state.query, len(snapshot)), []).append(state)
@@ -154,10 +155,16 @@ class SearchEngine:
         """Search for a query with hits that are selected among more neighbours."""
         try:
             filter_, radius, count = _get_group_key(state.query, len(snapshot))
-            vectors, allowed_ids = _stack_query_vectors([state], snapshot), self.index.find_matching_ids(filter_)
+            allowed_ids = self.index.find_matching_ids(filter_)
+            vectors, negatives = _make_search_vectors(state, snapshot)
+
+            def search(pool: int) -> list[Neighbours]:
+                return self._find_neighbours((filter_, radius, pool), vectors, snapshot)
 
             def find(pool: int) -> Neighbours:
-                return self._find_neighbours((filter_, radius, pool), vectors, snapshot)[0]
+                if not state.query.is_by_best:
+                    return search(pool)[0]
+                return find_best_matches(search, len(snapshot) if radius is not None else pool, negatives, snapshot)
 
             self._selector.select(state, find, count, snapshot, allowed_ids)
         except SimileError as error:
@@ -267,6 +274,21 @@ def _get_group_key(search_query: SearchQuery, image_count: int) -> SearchGroupKe
 def _stack_query_vectors(states: Sequence[SearchState], snapshot: Snapshot) -> FloatArray:
     mus = np.stack([state.encoded_query.mu for state in states if state.encoded_query is not None])
     return make_index_vectors(mus, snapshot.encoder.index_dims, snapshot.encoder.metric)
+
+
+def _make_search_vectors(state: SearchState, snapshot: Snapshot) -> tuple[FloatArray, FloatArray]:
+    """Return the index vectors to search by (n, d'), and those of the negatives for a search by the best match."""
+    encoder, query = snapshot.encoder, state.encoded_query
+    if query is None or not state.query.is_by_best:
+        return _stack_query_vectors([state], snapshot), np.empty((0, encoder.indexed_dimensions), np.float32)
+    positives, negatives = (
+        np.array([term.mu for term in side], np.float32).reshape(-1, encoder.dimensions)
+        for side in (query.positives, query.negatives)
+    )
+    return (
+        make_index_vectors(positives, encoder.index_dims, encoder.metric),
+        make_index_vectors(negatives, encoder.index_dims, encoder.metric),
+    )
 
 
 def _collect_hit_ids(states: Iterable[SearchState]) -> list[int]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # the command line imports this module at start, and that tak
     from simile.search.words.vocabulary import Word
 
 ReferencePopulation = Literal["new", "own"]
+Combination = Literal["mean", "best"]
 StageObserver = Callable[[str, float], None]  # (name of the stage, seconds)
 
 # The fields of the HTTP API, which adds its URLs.
@@ -45,6 +46,8 @@ class SearchParams:
     diversity: float = 0.0  # 0 to 1: how much hits should differ from each other; see results/diversity.py
     group_by: str | None = None  # a field: hits are in groups that share its value; `limit` is the number of groups
     group_size: int = 3  # the largest number of hits of a group
+    # Of several images: search by the mean of their mu, or by each of them; see results/best_match.py.
+    combine: Combination = "mean"
 
     @property
     def is_selective(self) -> bool:
@@ -65,6 +68,7 @@ class HitOptions(TypedDict, total=False):
     diversity: float
     group_by: str | None
     group_size: int
+    combine: Combination
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -103,6 +107,11 @@ class SearchQuery:
         """Ids of the indexed images that are terms of this query: they are not hits."""
         ids = (term.image_id if isinstance(term, QueryImage) else term for term in self.terms)
         return {image_id for image_id in ids if isinstance(image_id, int)}
+
+    @property
+    def is_by_best(self) -> bool:
+        """Whether each of several images is searched by, instead of their mean."""
+        return self.params.combine == "best" and not self.is_single_term and bool(self.positives)
 
     @property
     def is_single_term(self) -> bool:

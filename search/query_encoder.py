@@ -176,6 +176,8 @@ def _combine_terms(search_query: SearchQuery, outcomes: OutcomesByTerm, snapshot
         if search_query.text is None or search_query.negatives or search_query.attributes:
             raise BadSetting("negative images, plus and minus change what an image is searched by. Give an image, too.")
         return EncodedQuery(mu=np.empty(0, np.float32))
+    if search_query.is_by_best and (search_query.text is not None or search_query.attributes):
+        raise BadSetting("combine=best compares images with images. Leave it out with a text, plus and minus.")
     positives, negatives = (
         [_resolve_term(term, outcomes, snapshot) for term in side]
         for side in (search_query.positives, search_query.negatives)
@@ -197,7 +199,8 @@ def _combine_terms(search_query: SearchQuery, outcomes: OutcomesByTerm, snapshot
             variance += 0 if query.sigma is None else np.square(query.sigma / len(side))
     if not np.isfinite(mu).all():
         raise NotFinite("The mean of the vectors is beyond float32. Send smaller numbers.")
-    sigma = np.sqrt(variance) if has_variance else None
+    # Distances from each of several images have no common spread.
+    sigma = np.sqrt(variance) if has_variance and not search_query.is_by_best else None
     return EncodedQuery(mu=mu, sigma=sigma, positives=tuple(positives), negatives=tuple(negatives))
 
 

@@ -13,7 +13,7 @@ from pydantic.json_schema import SkipJsonSchema, WithJsonSchema
 from simile.core.filters.parser import make_filter
 from simile.core.records import Filter
 from simile.search.attributes import make_attribute_strengths
-from simile.search.queries import QueryTerm, SearchParams, SearchQuery
+from simile.search.queries import Combination, QueryTerm, SearchParams, SearchQuery
 
 MAX_ID = 2**63 - 1  # BIGINT of SQL
 MAX_LIMIT = 1000
@@ -172,6 +172,12 @@ class SearchOptions(FilterParams):
         "number of groups, `offset` skips groups, and images without a value are no hits.",
     )
     group_size: int = Field(3, ge=1, le=100, description="With `group_by`: maximum number of hits of a group.")
+    combine: Combination = Field(
+        "mean",
+        description="Of several images: `mean` searches by the mean of their latent vectors minus the mean of the "
+        "negatives, `best` by each of them: `distance` is that to the nearest, and images nearer to a negative are "
+        "left out.",
+    )
     box: BoxParam = Field(
         None,
         description="Search by a part of one image, an upload or `image_id`: x, y, width and height as shares of the "
@@ -219,6 +225,7 @@ class SearchOptions(FilterParams):
             diversity=self.diversity,
             group_by=self.group_by,
             group_size=self.group_size,
+            combine=self.combine,
         )
 
     def to_attribute_strengths(self) -> dict[str, float]:

@@ -338,7 +338,7 @@ class BatchQueue:
 def is_slow(query: SearchQuery) -> bool:
     """Return whether a search may take much longer than others, so that it gets a separate thread."""
     params = query.params
-    selects = params.filter is not None or params.radius is not None or params.is_selective
+    selects = params.filter is not None or params.radius is not None or params.is_selective or query.is_by_best
     return selects or bool(query.attributes) or query.text is not None
 
 

@@ -2,7 +2,7 @@
 
 import { askJson, element, root } from "./asking.js";
 
-const OF_SEARCH = ["image_id", "positive_id", "negative_id", "text", "within", "verify", "distinct", "diversity", "group_by", "box", "sort", "cursor"];
+const OF_SEARCH = ["image_id", "positive_id", "negative_id", "text", "within", "verify", "distinct", "diversity", "group_by", "box", "combine", "sort", "cursor"];
 const SHOWN_VALUES = 8;
 
 // The address of what is shown, from which each value leads on.

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, ValidationError
 from starlette.datastructures import ImmutableMultiDict
 
+from simile.search.queries import Combination
 from simile.service import urls
 from simile.service.schemas.search import (
     MAX_LIMIT,
@@ -117,6 +118,7 @@ class SearchPageParams(BrowsePageParams):
     distinct: BoolParam = False
     diversity: float = Field(0.0, ge=0, le=1, allow_inf_nan=False)
     group_by: str | None = Field(None, max_length=200)
+    combine: Combination = "mean"
     box: BoxParam = None
     limit: int = Field(DEFAULT_PAGE_HITS, ge=1, le=MAX_LIMIT)
 
@@ -141,6 +143,8 @@ class SearchPageParams(BrowsePageParams):
             yield "without copies", {"distinct": False}
         if self.diversity:
             yield f"diversity {self.diversity:g}", {"diversity": 0.0}
+        if self.combine == "best":
+            yield "near to any of the images", {"combine": "mean"}
         if self.box:
             yield "a part of the image", {"box": None}
         if self.group_by:

@@ -170,6 +170,7 @@ def make_search_query(searcher: Searcher, params: SearchPageParams, uploads: Seq
         distinct=params.distinct,
         diversity=params.diversity,
         group_by=params.group_by,
+        combine=params.combine,
     )
     negatives = tuple(params.negative_id)
     return SearchQuery((*prepared, *indexed), negatives, search_params, text=params.text)
@@ -184,6 +185,7 @@ def make_results_view(
     unlike = [_make_query_image_view(load_image(searcher, item), params) for item in params.negative_id]
     found = make_search_response(searcher, result, {"reconstruction", "metadata"})
     total = searcher.count_images()
+    has_mean = len(like) + len(unlike) > 1 and params.combine == "mean"
     return {
         "params": params,
         "total": total,
@@ -192,7 +194,7 @@ def make_results_view(
         "text": params.text,
         "positives": like,
         "negatives": unlike,
-        "mean_image_url": _reconstruct_mean(searcher, result, like[0]) if len(like) + len(unlike) > 1 else None,
+        "mean_image_url": _reconstruct_mean(searcher, result, like[0]) if has_mean else None,
         "mu": [round(value, 5) for value in result.query.mu.tolist()],
         "is_calibrated": found.score_calibrated,
         "hits": found.hits,

@@ -47,6 +47,7 @@ class ClientSearchOptions(ClientFilterOptions, total=False):
     diversity: float
     group_by: str
     group_size: int
+    combine: Literal["mean", "best"]
     box: str
     text: str
     plus: list[str]

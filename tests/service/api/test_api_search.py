@@ -251,3 +251,15 @@ def test_a_box_searches_by_a_part_of_one_image(shared_client: TestClient, files:
     ]
     for response in refused:
         assert response.status_code == 422 and "box" in response.json()["detail"]
+
+
+def test_several_images_are_combined_by_their_mean_or_by_the_best_match(shared_client: TestClient) -> None:
+    body = {"positive": [1, 40], "negative": [2], "limit": 20}
+    mean, best = (shared_client.post("/v1/search", json=body | {"combine": how}).json() for how in ("mean", "best"))
+    assert mean == shared_client.post("/v1/search", json=body).json() and mean["hits"] != best["hits"]
+    distances = {
+        hit["image_id"]: hit["distance"]
+        for hit in shared_client.post("/v1/search", json={"image_id": 40, "limit": 119}).json()["hits"]
+    }
+    assert all(hit["distance"] <= distances[hit["image_id"]] + 1e-6 for hit in best["hits"])
+    assert shared_client.post("/v1/search", json=body | {"combine": "worst"}).status_code == 422
