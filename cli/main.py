@@ -89,6 +89,10 @@ COMMANDS = {
         "Measure how smooth the latent space is, along paths between random images of the collection.",
     ),
     "serve": ("serve:serve", "Serve the search page at / and the API at /v1 (documented at /docs)."),
+    "mcp": (
+        "serve:serve_mcp",
+        "Serve an agent over stdin and stdout, by the Model Context Protocol (MCP); its tools only read.",
+    ),
     "demo": (
         "serve:run_demo_command",
         "Try simile: write images, index them, search by three of them, serve the search page.",

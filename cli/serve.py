@@ -1,7 +1,8 @@
-"""`simile serve` and `simile demo`: serve the web pages and the API."""
+"""`simile serve`, `simile mcp` and `simile demo`: serve people, programs and agents."""
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import sys
@@ -49,6 +50,34 @@ def serve(
     given = {"home": home, "host": host, "port": port, "device": device, "insecure": insecure}
     settings = load_settings(**given, serve_workers=workers, metrics_port=metrics_port, root_path=root_path)
     _run_server(settings, verbose)
+
+
+def serve_mcp(
+    home: options.HomeOption = None,
+    root: Annotated[
+        list[Path] | None,
+        Option(help="Folder of image files that an agent may search by; can be repeated. SIMILE_ROOTS counts, too."),
+    ] = None,
+    device: options.DeviceOption = None,
+    verbose: options.VerboseOption = False,
+) -> None:
+    """Serve an agent over stdin and stdout, by the Model Context Protocol (MCP); its tools only read."""
+    try:
+        from simile.service.mcp.server import serve_stdio
+    except ModuleNotFoundError as error:
+        raise BadSetting(
+            f"simile mcp needs {error.name}, which is not installed. Run `pip install 'simile[mcp]'`."
+        ) from error
+    from simile.core.settings import load_settings
+    from simile.service.app import create_app
+
+    settings = load_settings(home=home, device=device)
+    configure_logging(verbose, settings.log == "json", queued=True)
+    folders = root or []
+    for folder in folders:
+        if not folder.is_dir():
+            raise BadSetting(f"--root {folder} is not a folder. Name a folder of image files.")
+    asyncio.run(serve_stdio(create_app(settings, preload=True), folders))
 
 
 def run_demo_command(

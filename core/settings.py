@@ -129,6 +129,7 @@ class Settings(BaseSettings):
         None, description="Addresses of proxies whose X-Forwarded-For and -Proto are trusted: 10.0.0.2,172.16.0.0/12."
     )
     root_path: str | None = Field(None, description="Path prefix under which a proxy shows the service: /photos.")
+    mcp: bool = Field(False, description="Serve agents at /mcp, by the Model Context Protocol; needs simile[mcp].")
     rate: int = Field(
         0, ge=0, le=1_000_000, description="Requests a minute for each key and each address; 0: unlimited."
     )

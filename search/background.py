@@ -16,6 +16,7 @@ from typing import ClassVar, Generic, Self, TypeVar
 from simile.core.arrays import ARRAY_FILE_ERRORS
 from simile.core.atomic_write import write_atomically
 from simile.core.errors import SimileError
+from simile.images.loading.sandbox import WorkCancelled
 from simile.store.home import Home, translate_write_errors
 from simile.store.index.snapshot import Snapshot
 
@@ -128,6 +129,8 @@ class BackgroundCache(Generic[EntryT]):
                         self._save_entry(entry)
             if entry is not None:
                 self._entry = entry
+        except WorkCancelled:
+            log.debug("background computation ended with its worker processes (%s)", self._suffix)
         except SimileError as error:  # such as an encoder that was removed meanwhile
             log.warning("background computation failed (%s): %s", self._suffix, error)
 

@@ -6,15 +6,17 @@ import shutil
 import tempfile
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
+from simile.core.errors import BadSetting
 from simile.core.hosts import parse_networks, parse_origins
 from simile.core.settings import Settings
 from simile.images.loading.worker_pool import get_worker_count
@@ -48,6 +50,9 @@ from simile.service.web import jobs as web_jobs
 from simile.service.web import map as web_map
 from simile.service.web import quality as web_quality
 
+if TYPE_CHECKING:
+    from simile.service.mcp.server import McpEndpoint
+
 _API_MODULES = (api_search, facets, words, latents, attributes, images, quality, duplicates, status, jobs, map)
 _PAGE_MODULES = (search, reference, collection, web_duplicates, web_quality, web_jobs, web_map, latent, login)
 ROUTERS = (
@@ -79,6 +84,7 @@ def create_app(settings: Settings, *, preload: bool = False) -> FastAPI:
     state.admission = Admission(state.upload_limiter, metrics, parse_networks(settings.trusted_proxies))
     for router in ROUTERS:
         app.include_router(router)
+    state.mcp_endpoint = _add_mcp_route(app) if settings.mcp else None
     app.mount(urls.STATIC, StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     # The middleware added last handles a request first.
     app.add_middleware(BodyLimitMiddleware, max_body, settings.upload_seconds, metrics)
@@ -123,7 +129,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         watch_thread.start()
     else:
         state.readiness.loaded_event.set()
-    yield
+    async with AsyncExitStack() as stack:
+        if state.mcp_endpoint is not None:
+            await stack.enter_async_context(state.mcp_endpoint.run())
+        yield
     state.readiness.stop_event.set()
     if state.preload:
         watch_thread.join()  # a process that exits while it converts a network would crash
@@ -131,6 +140,17 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(closable.close)
     state.searcher_provider.close()
     state.authenticator.close()
+
+
+def _add_mcp_route(app: FastAPI) -> McpEndpoint:
+    try:
+        from simile.service.mcp.server import add_mcp_route  # an optional package  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise BadSetting(
+            f"SIMILE_MCP needs {error.name}, which is not installed. Run `pip install 'simile[mcp]'`, or leave out "
+            "SIMILE_MCP."
+        ) from error
+    return add_mcp_route(app)
 
 
 def _drain(app: FastAPI) -> None:

@@ -25,6 +25,7 @@ SIGN_IN = "/signin"
 SIGN_OUT = "/signout"
 STATIC = "/static"
 DOCS = "/docs"
+MCP = "/mcp"  # for agents
 
 
 def make_url(path: str, /, **params: object) -> str:

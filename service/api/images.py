@@ -22,7 +22,7 @@ from simile.search.pagination import ImagePageRequest, get_image_page
 from simile.search.searcher import Searcher
 from simile.service import urls
 from simile.service.api.search import run_search
-from simile.service.dependencies import BatcherDep, EncodingPoolDep, ImageIdParam, ImageUploadDep, SearcherDep
+from simile.service.dependencies import EncodingPoolDep, ImageIdParam, ImageUploadDep, SearcherDep
 from simile.service.errors import ProblemDetails, make_problem_response
 from simile.service.middleware.headers import CACHE_AND_REVALIDATE, FILE_POLICY, is_not_modified, make_etag_response
 from simile.service.openapi.install import document_errors, document_image, document_json, json_body, upload_body
@@ -216,12 +216,11 @@ async def neighbours(
     image_id: ImageIdParam,
     request: Request,
     searcher: SearcherDep,
-    batcher: BatcherDep,
     params: Annotated[schemas.SearchOptions, Query()],
 ) -> Response:
     """Find the images most similar to this one; the image itself is not a hit."""
     search_input = SearchInput(schemas.SearchRequest(image_id=image_id, **params.model_dump(exclude_unset=True)))
-    return await run_search(request, searcher, batcher, search_input)
+    return await run_search(request, searcher, search_input)
 
 
 def _get_account(request: Request) -> UploadAccount:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import cast
+from typing import TypeVar, cast
 
 from fastapi import APIRouter
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from simile.core.errors import SimileError
-from simile.search.queries import SearchQuery
+from simile.search.queries import SearchQuery, SearchResult
 from simile.search.searcher import Searcher
 from simile.service import urls
 from simile.service.dependencies import (
@@ -37,6 +37,7 @@ from simile.service.server.connections import make_disconnect_check
 from simile.service.state.batcher import ComputePool, QuerySource, SearchBatcher, is_slow
 
 router = APIRouter(prefix=urls.API, tags=["search"])
+Rendered = TypeVar("Rendered")
 
 MAX_PART_HITS, MAX_PART_SEARCHES = 1000, 32  # of a batch that are searched and serialised together
 _SEARCH_ERRORS = docs.document_errors(400, 404, 408, 409, 413, 415, 422, 503)
@@ -55,27 +56,43 @@ async def search(request: Request) -> Response:
     images is the mean of their latent vectors minus the mean of the negatives. Images of the query are not hits.
     """
     # Without FastAPI's dependencies, whose resolution costs time on the route with the highest load.
-    searcher, batcher = await get_searcher(request), cast(SearchBatcher, request.app.state.batcher)
+    searcher = await get_searcher(request)
     async with read_search(request) as search_input:
-        return await run_search(request, searcher, batcher, search_input)
+        return await run_search(request, searcher, search_input)
 
 
-async def run_search(
-    request: Request, searcher: Searcher, batcher: SearchBatcher, search_input: SearchInput
-) -> Response:
-    """Run one search; reconstructions and verifications are made in separate threads, so that others do not wait."""
+async def run_search(request: Request, searcher: Searcher, search_input: SearchInput) -> Response:
+    """Run one search and return its response."""
+    return Response(await render_search(request, searcher, search_input, dump_search_json), media_type=JSON_MEDIA_TYPE)
+
+
+async def render_search(
+    request: Request,
+    searcher: Searcher,
+    search_input: SearchInput,
+    render_result: Callable[[Searcher, SearchResult, Collection[str]], Rendered],
+) -> Rendered:
+    """Run one search and return the rendered result.
+
+    Reconstructions and verifications are made in separate threads, so that others do not wait.
+
+    Args:
+        render_result: Called with the searcher, the result and the parts to include.
+    """
+    state, includes = request.app.state, search_input.body.get_includes()
     make_query, options = partial(search_input.make_query, searcher), search_input.body
     query: QuerySource = make_query if search_input.needs_decoding else make_query()
     price = get_search_price(is_slow=isinstance(query, SearchQuery) and is_slow(query), is_verified=options.verify)
-    render = partial(dump_search_json, searcher, include=options.get_includes())
-    with cast(Admission, request.app.state.admission).hold(request.scope, price):
+
+    def render(result: SearchResult) -> Rendered:
+        return render_result(searcher, result, includes)
+
+    with cast(Admission, state.admission).hold(request.scope, price):
         if options.verify:
-            pool = cast(ComputePool, request.app.state.compute_pool)
-            body = await pool.run(lambda: render(searcher.search(query if isinstance(query, SearchQuery) else query())))
-        else:
-            heavy = "reconstruction" in options.get_includes()
-            body = await batcher.search(request, query, render, heavy=heavy)
-        return Response(body, media_type=JSON_MEDIA_TYPE)
+            pool = cast(ComputePool, state.compute_pool)
+            return await pool.run(lambda: render(searcher.search(query if isinstance(query, SearchQuery) else query())))
+        batcher = cast(SearchBatcher, state.batcher)
+        return await batcher.search(request, query, render, heavy="reconstruction" in includes)
 
 
 @router.post(

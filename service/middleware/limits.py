@@ -130,7 +130,7 @@ class Admission:
             ProblemException: The total, or the share of the address, is used.
         """
         state = scope.setdefault("state", {})
-        is_upload = has_multipart_body(scope)
+        is_upload = may_hold_image(scope)
         held: float = state.get("admitted_price", 0)
         if held >= price or (price <= 1 and not is_upload):
             yield
@@ -172,7 +172,7 @@ class UploadLimitMiddleware:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         REQUEST_BUDGET.set(DecodeBudget(self.cpu_seconds, make_disconnect_check(scope)))
-        is_upload = has_multipart_body(scope)
+        is_upload = may_hold_image(scope)
         price = get_price(scope) if is_upload or scope["path"].startswith(urls.API) else 1
         if price <= 1 and not is_upload:
             return await self.app(scope, receive, send)
@@ -187,11 +187,11 @@ class UploadLimitMiddleware:
             return await self.app(scope, receive, send)
 
 
-def has_multipart_body(scope: Scope) -> bool:
-    """Return whether a request has a multipart body, which may contain files."""
-    return any(
-        name == b"content-type" and value[:10].lower() == b"multipart/" for name, value in scope.get("headers", ())
-    )
+def may_hold_image(scope: Scope) -> bool:
+    """Return whether the body of a request may hold an image: a form, or a call of an agent."""
+    names_and_values = scope.get("headers", ())
+    is_form = any(name == b"content-type" and value[:10].lower() == b"multipart/" for name, value in names_and_values)
+    return is_form or scope["path"] == urls.MCP
 
 
 class BodyLimitMiddleware:

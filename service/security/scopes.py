@@ -36,6 +36,7 @@ ROUTE_SCOPES: dict[str, RequiredScope] = {
     "GET /docs": "search",
     "GET /openapi.json": "search",
     "GET /metrics": "search",
+    "POST /mcp": "search",
     "GET /v1/status": "search",
     "POST /v1/search": "search",
     "POST /v1/search/batch": "search",

@@ -107,6 +107,11 @@ class Popen(RealPopen):
         self._collect()
         return int(self.returncode)
 
+    def __del__(self, *given: Any) -> None:
+        if self._channel is not None:  # asyncio waits for a child of its own, not for this object
+            self._channel.close()
+        super().__del__(*given)
+
     def _collect(self) -> None:
         with self._waitpid_lock:
             if self.returncode is None and self._channel is not None:
