@@ -29,8 +29,7 @@ def upgrade() -> None:
             ["image_id"], ["images.id"], name="fk_image_quality_image_id_images", ondelete="CASCADE"
         ),
     )
-    for column in ("sharpness", "brightness_p5", "brightness_p99", "contrast", "profile"):
-        op.create_index(f"ix_image_quality_{column}", "image_quality", [column])
+    op.create_index("ix_image_quality_sharpness", "image_quality", ["sharpness"])
     op.create_table(
         "quality_limits",
         sa.Column("issue", sa.String(), nullable=False),

@@ -185,12 +185,12 @@ class ImageQualityRow(Base):
     image_id: Mapped[int] = mapped_column(IdType, ForeignKey("images.id", ondelete="CASCADE"), primary_key=True)
     sharpness: Mapped[float | None] = mapped_column(index=True)
     brightness: Mapped[float]
-    brightness_p5: Mapped[float] = mapped_column(index=True)
-    brightness_p99: Mapped[float] = mapped_column(index=True)
-    contrast: Mapped[float] = mapped_column(index=True)
+    brightness_p5: Mapped[float]
+    brightness_p99: Mapped[float]
+    contrast: Mapped[float]
     shadows: Mapped[float]
     highlights: Mapped[float]
-    profile: Mapped[str] = mapped_column(index=True)
+    profile: Mapped[str]
 
 
 class QualityLimitRow(Base):

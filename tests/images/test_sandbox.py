@@ -15,6 +15,7 @@ from functools import partial
 from unittest.mock import Mock
 
 import numpy as np
+import pillow_jxl  # noqa: F401  # saves JXL
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
