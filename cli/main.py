@@ -76,6 +76,10 @@ COMMANDS = {
         "Lay out the collection in two dimensions, find clusters and save the map for the page at /map.",
     ),
     "outliers": ("explore.measure:show_outliers", "List the outliers of the collection, each with the reason."),
+    "select": (
+        "explore.subset:select",
+        "Select a subset of the collection: diverse, representative, or one image of each group of copies.",
+    ),
     "quality": (
         "explore.quality:show_quality",
         "Count the images with issues of quality, with the worst of each: blurred, dark, flat, of an odd size.",

@@ -91,7 +91,7 @@ class Searcher(ImageLibrary):
             self.catalogue, self.encoder_cache, self.limits, observe, decode=decode_upload
         )
         self.facet_index = FacetIndex(self.catalogue)
-        copy_groups = ChangeCache(lambda: CopyGroups.from_pairs(self.catalogue.duplicates.get_copy_pairs()))
+        self._copy_groups = ChangeCache(lambda: CopyGroups.from_pairs(self.catalogue.duplicates.get_copy_pairs()))
         self._last_search_at = -BUSY_SECONDS
         self._engine = SearchEngine(
             catalogue=self.catalogue,
@@ -100,7 +100,7 @@ class Searcher(ImageLibrary):
             get_calibration=self.calibrations.get,
             get_vocabulary=self.vocabularies.get,
             facet_index=self.facet_index,
-            get_copy_groups=lambda snapshot: copy_groups.get(snapshot.state.changes),
+            get_copy_groups=self.get_copy_groups,
             observe=observe,
         )
         self._verifier = HitVerifier(self.get_image, self.decode_file, decode_upload, decode_indexed, self.limits)
@@ -210,6 +210,10 @@ class Searcher(ImageLibrary):
         if embedding is None or embedding.log_variance is None:
             return None
         return compute_mean_sigma(np.exp(0.5 * embedding.log_variance), encoder)
+
+    def get_copy_groups(self, snapshot: Snapshot) -> CopyGroups:
+        """Return which images are known copies of each other."""
+        return self._copy_groups.get(snapshot.state.changes)
 
     def count_facets(self, filter: Filter | None = None, names: Sequence[str] = (), limit: int = 20) -> FacetCounts:
         """Count the images that match a filter by the values of fields; see search/results/facets.py."""
