@@ -1,7 +1,7 @@
 """Issues of images: the measure of each, and its limits in a collection.
 
-The limits are robust statistics of the collection, as in cleanvision and in FiftyOne's image quality plugin, between
-absolute bounds: a collection of night photos must not make each of them dark, and one of blurred photos not hide them.
+The limits are robust statistics of the collection between absolute bounds: a collection of night photos must not make
+each of them dark, and one of blurred photos not hide them.
 """
 
 from __future__ import annotations
