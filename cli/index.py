@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,8 +17,10 @@ from simile.cli.progress import RESUME_HINT, ProgressReporter
 from simile.core.errors import BadUsage
 
 if TYPE_CHECKING:
+    from simile.core.records import IndexSummary
     from simile.core.settings import Settings
     from simile.images.sources.paths import PathPatterns
+    from simile.indexer.pipeline.job import IndexRequest
 
 RAY_ADDRESS = re.compile(r"auto|[\w.\-]+:\d+|\[[\da-fA-F:]+\]:\d+")  # HOST:PORT
 
@@ -84,6 +87,9 @@ def index(
             help="Only read the metadata of indexed photos and their sidecars again; nothing is decoded or embedded.",
         ),
     ] = False,
+    watch: Annotated[
+        bool, Option("--watch", help="Index the folders PHOTOS again after each change of their files, until Ctrl-C.")
+    ] = False,
     minutes: Annotated[
         float | None,
         Option(
@@ -102,7 +108,7 @@ def index(
     if metadata:
         others = {"--train": train, "--minutes": minutes, "--encoder": encoder, "--index": index_kind, "--ray": ray}
         others |= {"--prune": prune, "--reread": reread, "--dry-run": dry_run, "--list-ignored": list_ignored}
-        others |= {"--labels": labels is not None}
+        others |= {"--labels": labels is not None, "--watch": watch}
         if excluded := next((name for name, value in others.items() if value), None):
             raise BadUsage(f"--metadata only reads metadata, so it excludes {excluded}. Choose one.")
         _update_metadata(common, photos, options.make_patterns(include, exclude), wait=wait, strict=strict)
@@ -114,6 +120,8 @@ def index(
         raise BadUsage(f"--train excludes {'--dry-run' if dry_run else '--encoder'}. Choose one.")
     if reread and dry_run:
         raise BadUsage("--dry-run opens no file, so it excludes --reread. Choose one.")
+    if watch and (dry_run or labels is not None):
+        raise BadUsage(f"--watch excludes {'--dry-run' if dry_run else '--labels'}. Choose one.")
     settings = common.load_settings(index=index_kind)
     with ProgressReporter(RESUME_HINT, json=common.json) as reporter:
         request = IndexRequest(
@@ -131,11 +139,26 @@ def index(
             labels=labels,
             ray=ray,
         )
+        if watch:
+            _watch(common, settings, photos, request)
+            return
         summary = run_index(settings, photos, request)
     body = {**asdict(summary), "images_per_second": summary.images_per_second}
     common.show(body, output.format_summary(summary, dry_run=dry_run))
     if strict and summary.failures:
         raise typer.Exit(1)
+
+
+def _watch(common: options.EncoderOptions, settings: Settings, photos: list[Path], request: IndexRequest) -> None:
+    """Index until Ctrl-C, and print the counts of each run that changes something."""
+    from simile.indexer.watch import index_and_watch
+
+    def show(summary: IndexSummary) -> None:
+        counts = output.format_summary(summary, dry_run=False)[0]
+        common.show(asdict(summary), counts, *map(output.format_failure, summary.failures))
+        sys.stdout.flush()
+
+    index_and_watch(settings, photos, request, show)
 
 
 def _update_metadata(

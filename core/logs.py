@@ -14,7 +14,17 @@ from typing import Any, TextIO
 
 MAX_QUEUED_LINES = 10_000
 FLUSH_SECONDS = 2.0  # at the end of a process
-_NOISY_LOGGERS = ("PIL", "faiss", "torch", "alembic", "httpx2", "httpcore2", "asyncio", "python_multipart")
+_NOISY_LOGGERS = (
+    "PIL",
+    "faiss",
+    "torch",
+    "alembic",
+    "httpx2",
+    "httpcore2",
+    "asyncio",
+    "python_multipart",
+    "watchfiles",
+)
 
 
 class _CurrentStderrHandler(logging.StreamHandler[TextIO]):

@@ -241,6 +241,11 @@ class IndexSummary:
         """Images embedded each second, rounded to one decimal."""
         return round(self.embedded / self.seconds, 1) if self.seconds > 0 else 0.0
 
+    @property
+    def has_changes(self) -> bool:
+        """Whether the run changed the catalogue, or found files that it could not read."""
+        return bool(self.new or self.changed or self.moved or self.removed or self.failures)
+
     def get_speed(self, total: int) -> tuple[float | None, float | None]:
         """Return files per second, and the seconds left for `total` files; None if unknown."""
         speed = self.done / self.seconds if self.seconds else None

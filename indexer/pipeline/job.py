@@ -72,6 +72,7 @@ class IndexRequest:
         wait: Seconds to wait for a home that is in use.
         on_run: Called with the run's id when the run starts.
         labels: COCO's JSON or YOLO's data.yaml, with annotations that become metadata.
+        min_age: Leave out new and changed files that were modified less than so many seconds ago, as incomplete.
         ray: Address of the Ray cluster that embeds the images, "auto" for the one of this machine; None: this process
             does.
     """
@@ -90,6 +91,7 @@ class IndexRequest:
     on_run: Callable[[int], None] = lambda _: None
     labels: Path | None = None
     ray: str | None = None
+    min_age: float = 0.0
 
 
 def index(settings: Settings, sources: Sequence[Path | str], request: IndexRequest) -> IndexSummary:
@@ -194,7 +196,9 @@ class _IndexingRun:
     def run(self, sources: ImageSources) -> IndexSummary:
         """Plan and execute the run, and record its status and failures in the catalogue."""
         fingerprint = self._get_target_fingerprint()
-        plan = make_index_plan(self.catalogue, sources, fingerprint, reread=self.request.reread)
+        plan = make_index_plan(
+            self.catalogue, sources, fingerprint, reread=self.request.reread, min_age=self.request.min_age
+        )
         # `find` may find nothing: an empty list on stdin is no mistake.
         is_empty_list = not plan.present_by_root and any(map(is_stdin, sources.sources))
         if not plan.file_count and not plan.known_count and not is_empty_list:

@@ -10,6 +10,7 @@ import gc
 import pickle
 import shlex
 import tempfile
+import time
 from bisect import bisect_right
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -110,15 +111,20 @@ class IndexPlan:
 
 
 def make_index_plan(
-    catalogue: Catalogue | None, sources: ImageSources, fingerprint: str | None, *, reread: bool = False
+    catalogue: Catalogue | None,
+    sources: ImageSources,
+    fingerprint: str | None,
+    *,
+    reread: bool = False,
+    min_age: float = 0.0,
 ) -> IndexPlan:
     """Walk the sources and compare them with the catalogue.
 
     The catalogue is None for a home that does not exist yet. Files without a vector by the encoder with this
     fingerprint, files that could not be read the last time, and with `reread` all files, are read again, even if path,
-    size and mtime are unchanged.
+    size and mtime are unchanged. Files that were modified less than `min_age` seconds ago are not read.
     """
-    planner = _IndexPlanner(catalogue, sources, fingerprint, reread=reread)
+    planner = _IndexPlanner(catalogue, sources, fingerprint, reread=reread, min_age=min_age)
     with _pause_garbage_collection():
         for root, parts in groupby(sources.iterate_parts(), key=lambda part: part.root):
             if root is None:
@@ -148,10 +154,18 @@ class _IndexPlanner:
     """Compares parts of the sources with the catalogue and collects the plan."""
 
     def __init__(
-        self, catalogue: Catalogue | None, sources: ImageSources, fingerprint: str | None, *, reread: bool
+        self,
+        catalogue: Catalogue | None,
+        sources: ImageSources,
+        fingerprint: str | None,
+        *,
+        reread: bool,
+        min_age: float,
     ) -> None:
         self.catalogue, self.sources, self.fingerprint, self.reread = catalogue, sources, fingerprint, reread
         self.plan = IndexPlan(scan=sources.result)
+        now, age = time.time_ns(), int(min_age * 1e9)
+        self._recent = range(now - age, now + age)  # a later time is that of a camera with a wrong clock
 
     def add_tree(self, root: str, parts: Iterable[SourcePart]) -> None:
         """Add a folder or archive: merge its files with the known ones, both sorted by path."""
@@ -204,7 +218,7 @@ class _IndexPlanner:
                 unchanged += 1
                 if metadata is not None:
                     updates.append((file[0], metadata))
-            else:
+            elif file[2] not in self._recent:
                 todo.append(IndexTask(FileStat._make(file), None if row is None else make_known_file(row), metadata))
         if part.root is not None:  # an archive is read from front to back
             todo.sort(key=lambda task: (task.file.position, task.file.path))
