@@ -112,6 +112,14 @@ class DuplicateGroup:
         return tuple(member.file for member in self.members)
 
 
+@dataclass(frozen=True)
+class Companion:
+    """A file that goes along with a removed image: a sidecar, or a raw file or film of the same shot."""
+
+    path: str
+    sha256: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Removal:
     """One line of a plan: a file that can be removed because it is a copy of a kept file."""
@@ -123,6 +131,9 @@ class Removal:
     tier: Tier
     group: str  # id of the group
     reason: str
+    companions: tuple[Companion, ...] = ()
+    rating: int | None = None  # this and the keywords are added to the kept file's sidecar
+    keywords: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ FORMATS |= {
         ".srf .srw .x3f",
     ),
 }
+RAW_SUFFIXES = frozenset(FORMATS["RAW"][1].split())
 IMAGE_SUFFIXES = frozenset(suffix for _, suffixes in FORMATS.values() for suffix in suffixes.split())
 
 _MAGIC_BYTES = re.compile(

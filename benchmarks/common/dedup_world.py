@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import hashlib
 import os
 import stat
@@ -16,9 +17,12 @@ import numpy as np
 
 from simile.core.records import FileStat
 from simile.core.settings import Settings, load_settings
+from simile.dedup.cleanup.companions import add_companions
+from simile.dedup.cleanup.journal import read_journals
 from simile.dedup.cleanup.plan import write_plan
 from simile.dedup.records import CleanupPlan, Decision, Removal
 from simile.images.encoding import encode_png
+from simile.images.metadata.sidecars import add_to_xmp
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import DuplicateRecord, NewImage
 from simile.store.database import schema
@@ -96,6 +100,7 @@ def make_world(folder: Path, elsewhere: Path, groups: int = 4) -> World:
         _store_pairs(catalogue, pairs)
         run = catalogue.runs.start("index", {"sources": [str(world.photos)]})
         catalogue.runs.finish(run, "finished", {})
+        world.removals = list(add_companions(CleanupPlan(tuple(world.removals)), catalogue).removals)
     world.save(world.removals)
     return world
 
@@ -118,12 +123,32 @@ def _add_group(
         path.chmod((0o644, 0o600, 0o444, 0o664)[position % 4])
         os.utime(path, ns=(10**18 + position, 10**18 + number * 10**12 + position * 10**9 + 12345))
         index_file(catalogue, path)
+    _add_companions(paths, copies, number)
     kept = paths["kept"]
     world.removals += [world.make_removal(copy, kept) for copy in copies]
     world.removals += [world.make_removal(paths[tier], kept, tier) for tier in ("pixels", "near")]
     pairs = [(sha256_of(kept), sha256_of(paths[tier]), tier) for tier in ("pixels", "near")]
     world.matches |= {pair for first, second, _ in pairs for pair in ((first, second), (second, first))}
     return pairs
+
+
+def _add_companions(paths: dict[str, Path], copies: list[Path], number: int) -> None:
+    """Write sidecars and partners: of the kept file, of two copies, one that two images share."""
+    first, second = copies
+    contents = {
+        first.with_suffix(".xmp"): add_to_xmp(None, "", 4, [f"first {number}"]),
+        first.with_suffix(".MOV"): f"film {number}".encode(),
+        first.with_suffix(".CR3"): f"raw {number}".encode(),
+        second.with_name(f"{second.name}.xmp"): add_to_xmp(None, "", None, [f"second {number}", "both"]),
+        paths["near"].with_name(f"{paths['near'].name}.XMP"): b"no XMP",
+        paths["alone"].with_suffix(".xmp"): add_to_xmp(None, "", 1, ["alone"]),
+    }
+    if number % 2 == 0:  # the other kept files get a new sidecar
+        contents[paths["kept"].with_suffix(".xmp")] = add_to_xmp(None, "", None, ["kept", "both"])
+    for position, (path, content) in enumerate(contents.items()):
+        path.write_bytes(content)
+        path.chmod((0o644, 0o600, 0o444)[position % 3])
+        os.utime(path, ns=(10**18 + position, 10**18 + number * 10**12 + position * 10**9 + 777))
 
 
 def index_file(catalogue: Catalogue, path: Path) -> None:
@@ -173,15 +198,24 @@ def get_hashes(*folders: Path) -> set[str]:
     return {state[1] for folder in folders for state in read_tree(folder).values() if state[0] == "file"}
 
 
+def _get_journal_hashes(world: World) -> set[str]:
+    """Return the hashes of sidecars before they were written, which journals contain."""
+    operations = [entry.operation for journal in read_journals(world.home) for entry in journal.entries.values()]
+    contents = (base64.b64decode(operation.content) for operation in operations if operation.content is not None)
+    return {hashlib.sha256(content).hexdigest() for content in contents}
+
+
 def find_lost(world: World, before: dict[str, FileState], *, more_photos: Sequence[Path] = ()) -> Iterator[str]:
     """Yield contents that no longer exist, and images without a copy among the photos (or in `more_photos`)."""
-    everywhere = get_hashes(world.photos, world.elsewhere, world.trash, world.moved)
+    everywhere = get_hashes(world.photos, world.elsewhere, world.trash, world.moved) | _get_journal_hashes(world)
     among_photos = get_hashes(world.photos, *more_photos)
     for path, (kind, sha256, *_) in before.items():
         if kind != "file":
             continue
         if sha256 not in everywhere:
             yield f"the content of {path} no longer exists"
+        if not path.endswith(".png"):  # no image: a sidecar or a partner goes along with its image
+            continue
         copies = {second for first, second in world.matches if first == sha256}
         if sha256 not in among_photos and not copies & among_photos:
             yield f"the photos no longer contain a copy of {path}"

@@ -2,11 +2,12 @@
 
     python -m benchmarks.dedup.kills --rounds 60 [--steps] [--seed 0] [--elsewhere /dev/shm]
 
-Each round forks a process that applies one plan (byte copies, pixel copies, near copies) with one of the actions in
-turn, and kills it at a random moment within its usual duration; each third round kills `undo` too. --steps also kills
-before each single step that changes a file or folder. Afterwards each content must exist, and the photos must contain a
-copy of each image; the journal must be readable and true; after `undo`, or after another `apply` and `undo`, the tree
-must be unchanged, with every byte, time and mode, and without additional files. Last, plans of more than twenty
+Each round forks a process that applies one plan (byte copies, pixel copies, near copies; with sidecars, raw files and
+films that go along, and values for sidecars of kept files) with one of the actions in turn, and kills it at a random
+moment within its usual duration; each third round kills `undo` too. --steps also kills before each single step that
+changes a file or folder. Afterwards each content must exist, and the photos must contain a copy of each image; the
+journal must be readable and true; after `undo`, or after another `apply` and `undo`, the tree must be unchanged, with
+every byte, time and mode, and without additional files. Last, plans of more than twenty
 malicious kinds are applied with each action. The exit code is 1 if anything was lost.
 """
 

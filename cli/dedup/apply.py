@@ -107,6 +107,9 @@ def _format_applied(result: ApplyResult, action: CleanupAction | None) -> list[s
             lines.append(
                 "the index still lists them: run `simile index FOLDER --prune` with the folder that was indexed"
             )
+    lines += [f"with them: {result.companions:,} sidecars and partners"] if result.companions else []
+    if result.sidecars_written:
+        lines.append(f"ratings and keywords added to the sidecars of kept files: {result.sidecars_written:,}")
     lines += [f"{result.already:,} files of the plan were processed before"] if result.already else []
     return lines + list(map(output.format_failure, result.set_aside))
 

@@ -153,7 +153,7 @@ def dedup(
             results, cleanup_plan = collect_results(searcher.catalogue, result_options)
             output.write_output_files(paths, results, searcher, reporter.on_stage)
             output.write_junit_file(junit, results, result_options.split_names or ())
-            output.write_plan_file(plan, cleanup_plan)
+            cleanup_plan = output.write_plan_file(plan, cleanup_plan, searcher.catalogue)
             counts = count_tiers(searcher.catalogue, results, cleanup_plan)
             active = searcher.catalogue.get_state().active_encoder
     written = [*paths, junit] if junit is not None else paths

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from simile.dedup.records import CleanupPlan
     from simile.dedup.reporting.results import DedupResults, DedupTierCount
     from simile.search.searcher import Searcher
+    from simile.store.catalogue.catalogue import Catalogue
 
 
 def write_output_files(
@@ -94,18 +95,22 @@ def compare_against(
         cleanup_plan = compare_with.make_source_plan(comparison, searcher)
         for path in output_paths:
             compare_with.write_comparison(path, comparison)
-        write_plan_file(plan, cleanup_plan)
+        cleanup_plan = write_plan_file(plan, cleanup_plan, searcher.catalogue)
     body = {**compare_with.comparison_to_json(comparison), "outputs": output_paths, "plan": plan}
     notes = _format_written_files(output_paths, plan, cleanup_plan, _get_root_option(against, cleanup_plan))
     common.show(body, text.format_comparison(comparison), *notes)
 
 
-def write_plan_file(path: Path | None, plan: CleanupPlan) -> None:
-    """Write the file of --plan, if any."""
-    if path is not None:
-        from simile.dedup.cleanup.plan import write_plan
+def write_plan_file(path: Path | None, plan: CleanupPlan, catalogue: Catalogue) -> CleanupPlan:
+    """Write the file of --plan, if any, and return the plan with what goes along with its files."""
+    if path is None:
+        return plan
+    from simile.dedup.cleanup.companions import add_companions
+    from simile.dedup.cleanup.plan import write_plan
 
-        write_plan(path, plan)
+    plan = add_companions(plan, catalogue)
+    write_plan(path, plan)
+    return plan
 
 
 def _format_written_files(
@@ -114,11 +119,19 @@ def _format_written_files(
     """Tell which files were written; `root_option` is an option that `apply` needs, with a space at its end."""
     notes = output.format_written(*output_paths)
     if plan is not None:
+        files = f"{len(cleanup_plan.removals):,} files to remove{_format_additions(cleanup_plan)}"
         notes.append(
-            f"plan: {plan}, {len(cleanup_plan.removals):,} files to remove; nothing was changed. Next: "
+            f"plan: {plan}, {files}; nothing was changed. Next: "
             f"`simile dedup apply {shlex.quote(str(plan))} {root_option}--trash` (or --move-to, --hardlink, --symlink)."
         )
     return notes
+
+
+def _format_additions(plan: CleanupPlan) -> str:
+    companions = sum(len(removal.companions) for removal in plan.removals)
+    written = {removal.keep_path for removal in plan.removals if removal.rating is not None or removal.keywords}
+    text = f", {companions:,} sidecars and partners with them" if companions else ""
+    return text + (f", {len(written):,} sidecars of kept files to write" if written else "")
 
 
 def _get_root_option(against: Path, cleanup_plan: CleanupPlan) -> str:

@@ -29,7 +29,7 @@ from simile.dedup.cleanup.file_ops import (
     reserve_name,
     sync_folders,
 )
-from simile.dedup.cleanup.journal import CleanupAction, FileOperation
+from simile.dedup.cleanup.journal import CleanupAction, FileOperation, OperationRole
 from simile.dedup.cleanup.recovery import OperationOutcome, recover_operation
 from simile.dedup.cleanup.safety import AllowedPaths, is_inside
 from simile.dedup.cleanup.trash import Trash, make_free_name, open_trash
@@ -140,15 +140,23 @@ class TargetPlanner:
     name_token: str  # makes temporary names that no other program uses
 
     def make_operation(
-        self, number: int, plan_path: str, tier: str, identity: FileIdentity, kept_file: FileIdentity
+        self,
+        number: int,
+        plan_path: str,
+        tier: str,
+        identity: FileIdentity,
+        kept_file: FileIdentity,
+        *,
+        role: OperationRole = "image",
     ) -> FileOperation:
         """Collect all that is needed to do and undo the action. Raises SkippedFile if there is no place for the file.
 
         Args:
-            number: The line of the plan.
+            number: As in the journal.
             plan_path: The file's path in the plan.
+            role: What the file is in its line of the plan.
         """
-        prefix, status = f".simile-{self.name_token}-{number}", identity.status
+        prefix, status = self.make_prefix(number), identity.status
         try:
             target, info = self._choose_target(plan_path, identity, kept_file)
             attributes = read_extended_attributes(identity.path)
@@ -179,7 +187,12 @@ class TargetPlanner:
             target=str(target or ""),
             info=str(info or ""),
             base=str(self.base_folder or ""),
+            role=role,
         )
+
+    def make_prefix(self, number: int) -> str:
+        """Return the start of the temporary names of an operation."""
+        return f".simile-{self.name_token}-{number}"
 
     def check_files(self, identity: FileIdentity, kept_file: FileIdentity) -> None:
         """Raise SkippedFile if the action is impossible for these files."""

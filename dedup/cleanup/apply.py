@@ -5,6 +5,8 @@ A plan may be written by any program, and be old, wrong or malicious. Whatever i
 - another file with its image stays, and both files were read at this moment;
 - both files are in places that the home or the command line, not the plan, allows;
 - the two are known to be copies without the plan.
+
+What goes along with a file must belong to it by its name (companions.py), whatever the plan says.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ from pathlib import Path
 from simile.core.errors import BadSetting
 from simile.core.records import Failure, OnProgress
 from simile.core.settings import Settings
-from simile.dedup.cleanup.actions import TargetPlanner, execute_operation
-from simile.dedup.cleanup.file_ops import FileIdentity, SkippedFile, identify_file
-from simile.dedup.cleanup.journal import CleanupAction, OperationJournal, create_journal, read_journals
+from simile.dedup.cleanup.actions import TargetPlanner
+from simile.dedup.cleanup.companions import CompanionChecker, make_finder
+from simile.dedup.cleanup.file_ops import OTHER_BYTES_REASON, FileIdentity, SkippedFile, identify_file, path_exists
+from simile.dedup.cleanup.journal import CleanupAction, read_journals
 from simile.dedup.cleanup.plan import read_plan
 from simile.dedup.cleanup.recovery import recover_journal
+from simile.dedup.cleanup.runner import OperationRunner
 from simile.dedup.cleanup.safety import (
     AllowedPaths,
     CopyEvidence,
@@ -34,9 +38,6 @@ from simile.images.sources.paths import make_printable
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.database import schema
 from simile.store.home import Home
-
-# The plan has the hash of the time when simile read the file. Only that reading is known to be before the change.
-OTHER_BYTES_REASON = "its bytes are not those that the plan names: it was changed or damaged after simile read it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,8 @@ class ApplyResult:
     applied: int = 0
     already: int = 0  # lines that were executed before
     decisions: int = 0  # decisions that were stored
+    companions: int = 0  # files that went along with the removed ones
+    sidecars_written: int = 0  # of kept files
     bytes_freed: int = 0  # in the place where the files were
     set_aside: list[Failure] = field(default_factory=list)  # skipped lines and decisions
 
@@ -130,15 +133,31 @@ class _PlanApplier:
         self.allowed_paths = AllowedPaths(catalogue, plan, request.extra_roots)
         self.evidence = CopyEvidence(catalogue, settings, plan)
         self.history = OperationHistory(read_journals(catalogue.home))
+        keep_paths = {Path(self.allowed_paths.get_real_path(removal.keep_path)) for removal in plan.removals}
+        self.companions = CompanionChecker(
+            finder=make_finder(catalogue), history=self.history, evidence=self.evidence, keep_paths=keep_paths
+        )
+        self.removed_paths: set[Path] = set()  # by this run
         self.target_planner: TargetPlanner | None = None
+        self.runner: OperationRunner | None = None  # None: nothing is changed
         if request.action is not None:
             token = uuid.uuid4().hex[:12]
             self.target_planner = TargetPlanner(request.action, target_folder, self.allowed_paths, token)
-        self.journal: OperationJournal | None = None
 
     def run(self, plan_name: str, on_progress: OnProgress) -> ApplyResult:
         """Apply line by line; each line is checked against the current state of the files."""
         removals = self.plan.removals
+        if not self.request.is_read_only:
+            assert self.target_planner is not None
+            folder = self.request.target_folder
+            target = None if folder is None else make_printable(str(folder.absolute()))
+            self.runner = OperationRunner(
+                home=self.catalogue.home,
+                planner=self.target_planner,
+                history=self.history,
+                header={"action": self.request.action, "target": target, "plan": plan_name},
+                lines=len(removals),
+            )
         done = {number for number, line in enumerate(removals) if self.history.is_done(line, self.allowed_paths)}
         contradictions = find_contradictions(self.plan, self.allowed_paths, done)
         for number, removal in enumerate(removals):
@@ -147,40 +166,65 @@ class _PlanApplier:
                     raise SkippedFile(contradictions[number])
                 if number in done:
                     self.result.already += 1
+                    self._finish_removal(removal)
                 else:
-                    self._apply_removal(number + 1, removal, plan_name)
+                    self._apply_removal(number + 1, removal)
             except SkippedFile as error:
                 self.result.set_aside.append(Failure(removal.path, error.reason))
             on_progress("applying", number + 1, len(removals))
         self._store_decisions()
+        if self.runner is not None and self.runner.journal is not None:
+            self.result.journal = self.runner.journal.name
         return self.result
 
-    def _apply_removal(self, number: int, removal: Removal, plan_name: str) -> None:
+    def _apply_removal(self, number: int, removal: Removal) -> None:
         """Check and execute one line. Raises SkippedFile."""
         file, kept_file = self._check_files(removal)
-        if not self.request.is_read_only:
-            assert self.target_planner is not None
-            operation = self.target_planner.make_operation(number, removal.path, removal.tier, file, kept_file)
-            journal = self._get_journal(plan_name)
-            journal.write_intent(operation)
-            trash = self.target_planner.get_trash(file.path)
-            state, reason = execute_operation(operation, file, kept_file, trash)
-            journal.write_state(number, state, reason)
-            if state != "done":
-                raise SkippedFile(reason)
-            self.history.add(operation)
+        companions = self._check_companions(removal, file.path)
+        write = self.companions.prepare_write(removal, kept_file) if self._moves_files else None
+        if self.runner is not None:
+            # The sidecar first: if it can't be written, the values would be lost with the file.
+            written = None if write is None else self.runner.write_sidecar(removal, kept_file, write)
+            try:
+                self.runner.remove(number, removal, file, kept_file)
+            except SkippedFile:
+                if written is not None:
+                    self.runner.take_back(written)
+                raise
+        self.removed_paths.add(file.path)
         self.result.applied += 1
+        self.result.sidecars_written += write is not None
         if file.status.st_nlink == 1:  # otherwise another name still uses the space
             self.result.bytes_freed += file.status.st_size
+        self._move_companions(removal, kept_file, companions)
 
-    def _get_journal(self, plan_name: str) -> OperationJournal:
-        """Return the journal; it is created for the first operation, so that a plan without any leaves none."""
-        if self.journal is None:
-            target = self.request.target_folder and make_printable(str(self.request.target_folder.absolute()))
-            header = {"action": self.request.action, "target": target, "plan": plan_name}
-            self.journal = create_journal(self.catalogue.home, header)
-            self.result.journal = self.journal.name
-        return self.journal
+    def _finish_removal(self, removal: Removal) -> None:
+        """Move what an interrupted run left of a line that was executed. Raises SkippedFile."""
+        path = Path(self.allowed_paths.get_real_path(removal.path))
+        if removal.companions and self._moves_files and not path_exists(path):
+            kept_file = self._check_kept_file(removal)
+            self._move_companions(removal, kept_file, self._check_companions(removal, path))
+
+    @property
+    def _moves_files(self) -> bool:
+        """Return whether files leave their folders: a link keeps the name, and its companions stay with it."""
+        return self.request.action not in ("hardlink", "symlink")
+
+    def _check_companions(self, removal: Removal, path: Path) -> list[FileIdentity]:
+        return self.companions.check(removal, path, self.removed_paths) if self._moves_files else []
+
+    def _move_companions(self, removal: Removal, kept_file: FileIdentity, companions: list[FileIdentity]) -> None:
+        """Move the files that go along with a removed image; one that can't be moved stays."""
+        for file in companions:
+            path = str(Path(removal.path).with_name(file.path.name))
+            try:
+                if self.runner is not None:
+                    self.runner.remove_companion(path, removal, file, kept_file)
+            except SkippedFile as error:
+                self.result.set_aside.append(Failure(path, error.reason))
+            else:
+                self.result.companions += 1
+                self.result.bytes_freed += file.status.st_size if file.status.st_nlink == 1 else 0
 
     def _check_files(self, removal: Removal) -> tuple[FileIdentity, FileIdentity]:
         """Read both files and return them if one may be removed because the other stays. Raises SkippedFile."""

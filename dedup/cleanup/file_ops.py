@@ -30,6 +30,10 @@ EXCHANGE_UNSUPPORTED_ERRNOS = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 LINK_UNSUPPORTED_ERRNOS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES}
 
 
+# The plan has the hash of the time when simile read the file. Only that reading is known to be before the change.
+OTHER_BYTES_REASON = "its bytes are not those that the plan names: it was changed or damaged after simile read it"
+
+
 class SkippedFile(InputError):
     """A file is left as it is. `reason` is a phrase without a full stop."""
 
@@ -190,7 +194,12 @@ def copy_file(source: Path, target: Path, operation: FileOperation) -> None:
     if identify_file(target).sha256 != operation.sha256:
         target.unlink()
         raise SkippedFile(f"{source} no longer contains its bytes")
-    # Restore owner, extended attributes, mode and times as far as the user has permission.
+    restore_attributes(target, operation)
+    sync_folders(target.parent)
+
+
+def restore_attributes(target: Path, operation: FileOperation) -> None:
+    """Give a file the owner, extended attributes, mode and times of the operation, as far as permitted; sync it."""
     with suppress(PermissionError):
         os.chown(target, operation.uid, operation.gid)
     for name, value in operation.attributes.items():
@@ -200,7 +209,6 @@ def copy_file(source: Path, target: Path, operation: FileOperation) -> None:
         target.chmod(operation.mode)
     os.utime(target, ns=(operation.atime_ns, operation.mtime_ns))
     fsync_path(target)
-    sync_folders(target.parent)
 
 
 def read_extended_attributes(path: Path) -> dict[str, str]:

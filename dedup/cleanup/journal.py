@@ -2,7 +2,7 @@
 
 `HOME/dedup/journals/<time>-<number>.jsonl` contains one JSON object per line; each is synced before the next step:
 
-    {"simile_journal": 1, "started_at", "action", "target", "plan"}
+    {"simile_journal": 2, "started_at", "action", "target", "plan"}
     {"event": "intent", "number", "action", "path", …}      before a file is touched: all that undo needs
     {"event": "done" | "cancelled" | "unclear", "number"}    afterwards: executed, as before, or unknown
     {"event": "undoing" | "undone", "number"}                the same for undo
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,9 @@ from simile.store.home import Home, translate_write_errors
 CleanupAction = Literal["move", "hardlink", "symlink", "trash"]
 OperationState = Literal["intent", "done", "cancelled", "unclear", "undoing", "undone"]
 
-JOURNAL_VERSION = 1
+OperationRole = Literal["image", "companion", "sidecar"]
+
+JOURNAL_VERSION = 2  # 1: before companions and sidecars
 # Not undone: the files that these operations rely on must stay.
 ACTIVE_STATES: tuple[OperationState, ...] = ("intent", "done", "unclear", "undoing")
 UNDOABLE_STATES: tuple[OperationState, ...] = ("done", "undoing")
@@ -34,9 +36,9 @@ _JOURNAL_NAME_PATTERN = re.compile(r"\d{8}T\d{6}Z-(\d+)\.jsonl")
 
 @dataclass(frozen=True, kw_only=True)
 class FileOperation:
-    """The removal of one file. All paths but `named` contain no links."""
+    """The removal of one file, or the write of a kept file's sidecar. All paths but `named` contain no links."""
 
-    number: int  # the line of the plan
+    number: int  # the line of the plan; of what goes along with a line, a number after all lines
     action: CleanupAction
     named: str  # the file's path in the plan
     path: str
@@ -60,10 +62,13 @@ class FileOperation:
     target: str = ""  # the new path (move, trash)
     info: str = ""  # the .trashinfo of the target
     base: str = ""  # the folder that all files of the plan are moved to
+    role: OperationRole = "image"
+    content: str | None = None  # of a sidecar that is written: its bytes before, base64; None: there was no file
 
 
 _ASIDE_NAME = re.compile(r"(\.simile-\w+-\d+)\.old")
 _OPERATION_FIELDS = frozenset(one_field.name for one_field in fields(FileOperation))
+_REQUIRED_FIELDS = frozenset(one_field.name for one_field in fields(FileOperation) if one_field.default is MISSING)
 
 
 @dataclass
@@ -160,7 +165,7 @@ def read_journal(path: Path, *, repair: bool = False) -> OperationJournal:
     number = 1
     try:
         header = json.loads(lines[0])
-        if header["simile_journal"] != JOURNAL_VERSION:
+        if not 1 <= header["simile_journal"] <= JOURNAL_VERSION:
             raise HomeError(f"{path} was written by a newer version of simile. Use that version to undo it.")
         journal = OperationJournal(path, header)
         for number, line in enumerate(lines[1:], 2):  # noqa: B007  # used in the error message
@@ -197,9 +202,9 @@ def _apply_line(journal: OperationJournal, line: dict[str, Any]) -> None:
     """Apply a line after the first one. Raises KeyError, TypeError, ValueError."""
     state = line.pop("event")
     if state == "intent":
-        if line.keys() != _OPERATION_FIELDS:
-            raise KeyError(*(line.keys() ^ _OPERATION_FIELDS))
-        _check_names(line)
+        if wrong := (line.keys() - _OPERATION_FIELDS) | (_REQUIRED_FIELDS - line.keys()):
+            raise KeyError(*wrong)
+        _check_names({"target": "", "info": "", **line})
         operation = FileOperation(**line)
         journal.entries[operation.number] = JournalEntry(operation)
     elif state in (*ACTIVE_STATES, "cancelled", "undone"):

@@ -1,7 +1,8 @@
 """Make, write and read plans. Any program may write a plan, so nothing in it is trusted.
 
     {"simile_plan": 1, "created_at", "home",
-     "removals": [{"path", "sha256", "keep_path", "keep_sha256", "tier", "group", "reason"}],
+     "removals": [{"path", "sha256", "keep_path", "keep_sha256", "tier", "group", "reason",
+                   "companions": [{"path", "sha256"}], "rating", "keywords"}],
      "decisions": [{"first_sha256", "second_sha256", "same", "keep_sha256"}]}
 
 This module checks only the format; apply.py checks every line against the files.
@@ -18,29 +19,34 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from simile.core.atomic_write import write_atomically
 from simile.core.errors import BadSetting, NoSuchPath
 from simile.dedup.grouping.findings import Findings, find_decision
 from simile.dedup.grouping.keep_rules import is_protected
-from simile.dedup.records import TIERS, CleanupPlan, Decision, DuplicateGroup, GroupMember, Removal
+from simile.dedup.records import TIERS, CleanupPlan, Companion, Decision, DuplicateGroup, GroupMember, Removal
 from simile.images.sources.paths import is_utf8
 from simile.store.home import translate_write_errors
 
 PLAN_VERSION = 1
 MAX_PLAN_BYTES = 1 << 30  # some millions of lines
 _PLAN_FIELDS = {"simile_plan", "created_at", "home", "removals", "decisions"}
+FieldChecks = Mapping[str, tuple[Callable[[Any], bool], str]]  # by field: a check, and what to do if it fails
 _CORRECT = "Correct it, or make the plan again."
 
 
 def plan_to_json(plan: CleanupPlan) -> dict[str, Any]:
     """Return the plan as the JSON that `read_plan` reads."""
+    removals = [asdict(removal) for removal in plan.removals]
     return {
         "simile_plan": PLAN_VERSION,
         "created_at": plan.created_at,
         "home": plan.home,
-        "removals": [asdict(removal) for removal in plan.removals],
+        "removals": [
+            removal | {name: list(removal[name]) for name in ("companions", "keywords")} for removal in removals
+        ],
         "decisions": [asdict(decision) for decision in plan.decisions],
     }
 
@@ -89,7 +95,10 @@ def parse_plan(body: object, name: str) -> CleanupPlan:
     for field, text in texts.items():
         if not _is_text(text):
             raise BadSetting(f"{name}: {field} is not a text. {_CORRECT}")
-    removals = tuple(Removal(**item) for item in _check_items(body, "removals", _REMOVAL_CHECKS, name))
+    removals = tuple(
+        _make_removal(item, f"{name}, removals[{number}]")
+        for number, item in enumerate(_check_items(body, "removals", _REMOVAL_CHECKS, name, _ADDITION_CHECKS))
+    )
     decisions = tuple(Decision(**item) for item in _check_items(body, "decisions", _DECISION_CHECKS, name))
     for number, decision in enumerate(decisions):
         pair, place = (decision.first_sha256, decision.second_sha256), f"{name}, decisions[{number}]"
@@ -100,10 +109,19 @@ def parse_plan(body: object, name: str) -> CleanupPlan:
     return CleanupPlan(removals, decisions, **texts)
 
 
+def _make_removal(item: dict[str, Any], name: str) -> Removal:
+    companions = _check_items(item, "companions", _COMPANION_CHECKS, name)
+    additions = {"companions": tuple(Companion(**companion) for companion in companions)}
+    return Removal(**item | additions | {"keywords": tuple(item.get("keywords", ()))})
+
+
 def _check_items(
-    body: dict[str, Any], field: str, checks: Mapping[str, tuple[Callable[[Any], bool], str]], name: str
+    body: dict[str, Any], field: str, checks: FieldChecks, name: str, optional: FieldChecks = MappingProxyType({})
 ) -> list[dict[str, Any]]:
-    """Return the items of a list if each has exactly the fields of `checks` with valid values. Raises BadSetting."""
+    """Return the items of a list if each has the fields of `checks` with valid values, and `optional` ones.
+
+    Raises BadSetting.
+    """
     items = body.get(field, [])
     if not isinstance(items, list):
         raise BadSetting(f"{name}: {field} is not a list. {_CORRECT}")
@@ -111,11 +129,11 @@ def _check_items(
         place = f"{name}, {field}[{number}]"
         if not isinstance(item, dict):
             raise BadSetting(f"{place} is not an object. {_CORRECT}")
-        if wrong := sorted(map(str, item.keys() ^ checks.keys())):
+        if wrong := sorted(map(str, (checks.keys() - item.keys()) | (item.keys() - checks.keys() - optional.keys()))):
             problem = "is missing" if wrong[0] in checks else "is an unknown field"
             raise BadSetting(f"{place}: {wrong[0]} {problem}. {_CORRECT}")
-        for key, (is_valid, advice) in checks.items():
-            if not is_valid(item[key]):
+        for key, (is_valid, advice) in {**checks, **optional}.items():
+            if key in item and not is_valid(item[key]):
                 raise BadSetting(f"{place}: {key} can't be {item[key]!r}. {advice}")
     return items
 
@@ -147,6 +165,13 @@ _REMOVAL_CHECKS = {
     "group": _TEXT_CHECK,
     "reason": _TEXT_CHECK,
 }
+# What older plans and other programs leave out: then nothing goes along with the file.
+_ADDITION_CHECKS: FieldChecks = {
+    "companions": (lambda value: isinstance(value, list), _CORRECT),
+    "rating": (lambda value: value is None or (type(value) is int and 1 <= value <= 5), "It must be 1 to 5."),
+    "keywords": (lambda value: isinstance(value, list) and all(map(_is_text, value)), "It must be a list of texts."),
+}
+_COMPANION_CHECKS: FieldChecks = {"path": _PATH_CHECK, "sha256": _SHA256_CHECK}
 _DECISION_CHECKS = {
     "first_sha256": _SHA256_CHECK,
     "second_sha256": _SHA256_CHECK,

@@ -23,6 +23,7 @@ from simile.dedup.cleanup.file_ops import (
     rename_without_overwrite,
 )
 from simile.dedup.cleanup.journal import FileOperation, OperationJournal, OperationState
+from simile.dedup.cleanup.sidecar_writes import recover_write
 
 OperationOutcome = tuple[OperationState, str]  # state, reason
 
@@ -34,6 +35,8 @@ def recover_operation(operation: FileOperation) -> OperationOutcome:
         `done`, `cancelled` (everything is as before), or `unclear` with the reason.
     """
     try:
+        if operation.role == "sidecar":
+            return ("done" if recover_write(operation) else "cancelled"), ""
         if operation.action in ("hardlink", "symlink"):
             return _recover_link(operation)
         return _recover_move(operation)

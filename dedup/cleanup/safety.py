@@ -241,12 +241,15 @@ class OperationHistory:
 
     def add(self, operation: FileOperation, *, done: bool = True) -> None:
         """Add an operation; `done` False: it is not known to be complete."""
+        if operation.role == "sidecar":  # no file was removed
+            return
         if done:
             self._removals[operation.named, operation.sha256] = operation
         if operation.action == "symlink":
             self._symlinks_by_target[operation.keep_path] = operation
-        dependents = self._dependent_operations.setdefault(operation.keep_sha256, {})
-        dependents.setdefault((operation.sha256, operation.keep_path), operation)
+        if operation.role == "image":
+            dependents = self._dependent_operations.setdefault(operation.keep_sha256, {})
+            dependents.setdefault((operation.sha256, operation.keep_path), operation)
         if operation.target:
             self._target_folders.add(operation.base or str(Path(operation.target).parent))
 

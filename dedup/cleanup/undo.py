@@ -33,6 +33,7 @@ from simile.dedup.cleanup.journal import (
     read_journals,
 )
 from simile.dedup.cleanup.recovery import is_operation_link, recover_journal
+from simile.dedup.cleanup.sidecar_writes import undo_write
 from simile.store.database import schema
 from simile.store.home import Home
 
@@ -68,7 +69,7 @@ def undo_journal(
         result = UndoResult(journal.name)
         for count, entry in enumerate(entries, 1):
             try:
-                _undo_entry(journal, entry)
+                undo_entry(journal, entry)
                 result.restored += 1
             except SkippedFile as error:
                 result.set_aside.append(Failure(entry.operation.named, error.reason))
@@ -87,7 +88,7 @@ def _recover_and_find_journal(home: Home, name: str | None) -> OperationJournal:
     return find_journal(home, name)
 
 
-def _undo_entry(journal: OperationJournal, entry: JournalEntry) -> None:
+def undo_entry(journal: OperationJournal, entry: JournalEntry) -> None:
     """Restore one file. Raises SkippedFile; the journal then still lists it as undoable."""
     operation, is_retry = entry.operation, entry.state == "undoing"
     if not is_retry:
@@ -106,6 +107,9 @@ def _restore_file(operation: FileOperation, is_retry: bool) -> None:
     if os.path.realpath(path.parent) != str(path.parent):
         raise SkippedFile("its folder is now a symbolic link, or is reached through one")
     path.parent.mkdir(parents=True, exist_ok=True)
+    if operation.role == "sidecar":
+        undo_write(operation)
+        return
     if is_retry and path_exists(path) and is_empty_file(path):
         path.unlink()  # it reserved the name on a file system without hard links
     if operation.action in ("hardlink", "symlink"):

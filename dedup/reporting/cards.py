@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, field
-from pathlib import PurePath
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePath
 from typing import Any
 
 from simile.core.errors import SimileError
+from simile.dedup.cleanup.companions import (
+    CompanionFinder,
+    PlanAdditions,
+    ValueReader,
+    find_additions,
+    make_finder,
+)
 from simile.dedup.grouping.findings import Findings
 from simile.dedup.grouping.keep_rules import is_protected
 from simile.dedup.grouping.pair_changes import find_objection
@@ -65,26 +74,41 @@ class ReportCard:
         return max((distance for distance in distances if not math.isnan(distance)), default=0.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CardRenderer:
     """Makes cards. Safe to share between threads."""
 
     searcher: Searcher
     findings: Findings
     matched_pairs: frozenset[tuple[int, int]] = field(repr=False)  # the pairs of the findings, by image id
+    leaving: frozenset[Path] = frozenset()  # files that a plan of the report may remove
+    value_reader: ValueReader = field(default_factory=ValueReader)
+
+    @cached_property
+    def finder(self) -> CompanionFinder:
+        """Finds the files that go along with a removed one."""
+        return make_finder(self.searcher.catalogue)
 
     def make_card(self, case: DuplicateGroup) -> ReportCard:
         """Render a group."""
         count = min(len(case.members), MAX_CARD_MEMBERS)
         kept_pixels = self._read_pixels(case.members[0].file)
+        additions = [
+            PlanAdditions()
+            if case.tier == "similar"
+            else find_additions(member.file.path, self.finder, self.value_reader, self.leaving)
+            for member in case.members[:count]
+        ]
         return ReportCard(
             case=case,
-            images=[self._make_image(case, position, kept_pixels) for position in range(count)],
-            plan_data=self._make_plan_data(case, count),
+            images=[self._make_image(case, position, kept_pixels, additions[position]) for position in range(count)],
+            plan_data=self._make_plan_data(case, additions),
             hidden_members=len(case.members) - count,
         )
 
-    def _make_image(self, case: DuplicateGroup, position: int, kept_pixels: Pixels | None) -> CardImage:
+    def _make_image(
+        self, case: DuplicateGroup, position: int, kept_pixels: Pixels | None, additions: PlanAdditions
+    ) -> CardImage:
         member = case.members[position]
         other = case.members[0 if position else 1]  # the kept file is compared with the first other file
         path = format_path(member.file.path)
@@ -95,7 +119,7 @@ class CardRenderer:
             name=PurePath(path).name,
             folder=shorten_folder(path, format_path(other.file.path)),
             path=path,
-            properties=compare_file_properties(member.file, other.file),
+            properties=compare_file_properties(member.file, other.file) + list_additions(additions),
             image_url=image_url,
             difference_url=difference_url,
             is_protected=is_protected(member.file.path, self.findings.uploads_folder),
@@ -128,8 +152,9 @@ class CardRenderer:
             return None
         return downscale(pixels, max(1, round(max(pixels.shape[:2]) / CARD_IMAGE_SIDE)))
 
-    def _make_plan_data(self, case: DuplicateGroup, count: int) -> dict[str, Any]:
-        """Return the JSON of the first `count` members for the page's script."""
+    def _make_plan_data(self, case: DuplicateGroup, additions: Sequence[PlanAdditions]) -> dict[str, Any]:
+        """Return the JSON of the first members for the page's script, those with `additions`."""
+        count = len(additions)
         members = case.members[:count]
         ids = [member.file.image_id for member in members]
         pairs = [[i, j] for i in range(count) for j in range(count) if (ids[i], ids[j]) in self.matched_pairs]
@@ -147,8 +172,9 @@ class CardRenderer:
                 "sha256": member.file.sha256,
                 "reason": "; ".join(text for text in (member.reason, member.keep_reason) if text),
                 "fixed": is_protected(member.file.path, self.findings.uploads_folder),
+                "additions": asdict(member_additions),
             }
-            for member in members
+            for member, member_additions in zip(members, additions, strict=True)
         ]
         return {"id": case.id, "tier": case.tier, "matches": pairs, "undecided": undecided, "files": files}
 
@@ -169,6 +195,17 @@ def compare_file_properties(file: ImageFile, other_file: ImageFile) -> list[File
         FileProperty("Modified", f"{file.modified_at:%Y-%m-%d %H:%M}", file.mtime_ns < other_file.mtime_ns),
         *(FileProperty(name, text) for name, text in sorted(file.labels.items())),
     ]
+
+
+def list_additions(additions: PlanAdditions) -> list[FileProperty]:
+    """List what goes along with a file that is removed."""
+    names = ", ".join(PurePath(companion.path).name for companion in additions.companions)
+    values = {
+        "Goes along": format_path(names),
+        "Rating": "" if additions.rating is None else str(additions.rating),
+        "Keywords": ", ".join(additions.keywords),
+    }
+    return [FileProperty(name, text) for name, text in values.items() if text]
 
 
 def format_path(path: str) -> str:

@@ -82,7 +82,12 @@ def _make_cards(
     on_progress: OnProgress,
 ) -> Iterator[ReportCard]:
     """Yield card by card. Threads read and compare images only a little ahead of the writer."""
-    renderer = CardRenderer(searcher, findings, frozenset((pair.first, pair.second) for pair in findings.pairs))
+    renderer = CardRenderer(
+        searcher=searcher,
+        findings=findings,
+        matched_pairs=frozenset((pair.first, pair.second) for pair in findings.pairs),
+        leaving=frozenset(Path(member.file.path) for case in cases for member in case.members[1:]),
+    )
     for done, card in enumerate(map_in_threads(renderer.make_card, cases, searcher.settings.workers), 1):
         on_progress("report", done, len(cases))
         yield card

@@ -80,6 +80,7 @@ function makeRemovals(card, { withBytes, withOpen }) {
           path: file.path, sha256: file.sha256, keep_path: kept.path, keep_sha256: kept.sha256,
           tier: data.tier, group: data.id,
           reason: data.files[place || keptPlace].reason || "decided by a user",
+          ...file.additions, // `apply` writes only what the kept file lacks
         }]
       : [],
   );

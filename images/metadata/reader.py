@@ -11,9 +11,9 @@ from simile.images.formats import DEFAULT_LIMITS
 from simile.images.metadata.blocks import find_metadata_blocks
 from simile.images.metadata.exif import read_exif
 from simile.images.metadata.iptc import read_iptc
+from simile.images.metadata.sidecars import get_sidecar_paths
 from simile.images.metadata.xmp import read_xmp
 from simile.images.sources.buckets import is_remote
-from simile.images.sources.folders import SIDECAR_SUFFIX
 from simile.images.sources.reader import read_bytes
 from simile.images.tiff import Buffer
 
@@ -53,7 +53,7 @@ class MetadataReader:
 def _read_sidecars(path: str) -> list[bytes]:
     """Return the XMP files of an image, the one that is named after the whole file last: it wins."""
     packets = []
-    for sidecar in () if is_remote(path) else (os.path.splitext(path)[0] + SIDECAR_SUFFIX, path + SIDECAR_SUFFIX):  # noqa: PTH122
+    for sidecar in () if is_remote(path) else get_sidecar_paths(path):
         if os.path.isfile(sidecar):  # noqa: PTH113  # for every file
             try:
                 packets.append(read_bytes(sidecar, DEFAULT_LIMITS))

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from simile.core.errors import UnreadableImage
+from simile.dedup.cleanup.companions import add_companions
 from simile.dedup.cleanup.plan import plan_of, plan_to_json
 from simile.dedup.grouping.findings import Findings, count_similar_pairs, find_similar_pairs
 from simile.dedup.grouping.groups import make_groups
@@ -125,9 +126,8 @@ def download_plan(
     chosen = make_tier_selection(
         tier, threshold, ("bytes", "pixels", "near") if include_undecided else ("pixels", "near")
     )
-    document = json.dumps(
-        plan_to_json(_make_plan(searcher, review_cache, chosen, include_undecided=include_undecided)), indent=1
-    )
+    plan = _make_plan(searcher, review_cache, chosen, include_undecided=include_undecided)
+    document = json.dumps(plan_to_json(add_companions(plan, searcher.catalogue)), indent=1)
     name = f"simile-plan-{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
     headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
     return Response(document.encode(), headers=headers, media_type="application/json")

@@ -21,7 +21,8 @@ Find copies and plan which files to remove; `simile dedup apply` applies the pla
 >>> with simile.open_home(settings) as home:
 ...     findings = simile.load_findings(home.catalogue)
 ...     groups = simile.make_groups(findings, ["largest", "oldest"])
->>> simile.write_plan(Path("plan.json"), simile.plan_of(findings, groups))
+>>> plan = simile.add_companions(simile.plan_of(findings, groups), home.catalogue)
+>>> simile.write_plan(Path("plan.json"), plan)
 """
 
 from importlib import import_module
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from simile.core.filters.parser import make_filter
     from simile.core.records import Filter, Hit, IndexSummary
     from simile.core.settings import Settings, load_settings
+    from simile.dedup.cleanup.companions import add_companions
     from simile.dedup.cleanup.plan import plan_of, read_plan, write_plan
     from simile.dedup.detection.job import DedupRequest, find_duplicates
     from simile.dedup.grouping.findings import Findings, load_findings
@@ -50,6 +52,7 @@ _NAMES = {
     "simile.core.filters.parser": ["make_filter"],
     "simile.core.records": ["Filter", "Hit", "IndexSummary"],
     "simile.core.settings": ["Settings", "load_settings"],
+    "simile.dedup.cleanup.companions": ["add_companions"],
     "simile.dedup.cleanup.plan": ["plan_of", "read_plan", "write_plan"],
     "simile.dedup.detection.job": ["DedupRequest", "find_duplicates"],
     "simile.dedup.grouping.findings": ["Findings", "load_findings"],
@@ -82,6 +85,7 @@ __all__ = [
     "Searcher",
     "Settings",
     "SimileError",
+    "add_companions",
     "add_images",
     "embed",
     "find_duplicates",
