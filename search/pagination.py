@@ -15,7 +15,7 @@ from simile.search.searcher import Searcher
 from simile.store.catalogue.records import ImageRecord
 from simile.store.index.flat import Ids
 
-SortOrder = Literal["id", "newest", "unlike"]
+SortOrder = Literal["id", "newest", "taken", "unlike"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class ImagePageRequest:
     """Which page of the collection to return."""
 
     filter: Filter | None = None
-    sort: SortOrder = "id"  # by id, newest first, or `unlike`: outliers first
+    sort: SortOrder = "id"  # by id, newest first, `taken`: newest photo first, or `unlike`: outliers first
     limit: int = 100
     offset: int = 0  # number of images to skip, from the cursor on
     cursor: str | None = None  # `next_cursor` of the previous page
@@ -48,6 +48,8 @@ def get_image_page(searcher: Searcher, request: ImagePageRequest) -> ImagePageRe
     matching_ids = searcher.index.find_matching_ids(request.filter)
     if request.sort == "unlike":
         return _get_outlier_page(searcher, request, matching_ids, last_key)
+    if request.sort == "taken":
+        return _get_taken_page(searcher, request, matching_ids, last_key)
     is_newest_first = request.sort == "newest"
     after_id = None if last_key is None else int(last_key[-1])
     # One more id than the page holds tells whether there is a next page.
@@ -92,6 +94,22 @@ def _get_outlier_page(
     return ImagePageResult(records, len(ranking.ids), next_cursor, distances)
 
 
+def _get_taken_page(
+    searcher: Searcher, request: ImagePageRequest, matching_ids: Ids | None, last_key: list[float] | None
+) -> ImagePageResult:
+    order = searcher.get_taken_order()
+    if matching_ids is not None:
+        order = order.restrict_to(matching_ids)
+    start = request.offset + (0 if last_key is None else order.find_position_after(int(last_key[0]), int(last_key[1])))
+    end = start + request.limit
+    ids = order.ids[start:end].tolist()
+    records = list(searcher.catalogue.images.get_many(ids).values())
+    has_next = bool(ids) and end < len(order.ids)
+    return ImagePageResult(
+        records, len(order.ids), _encode_cursor("taken", int(order.times[end - 1]), ids[-1]) if has_next else None
+    )
+
+
 def _get_ids_after(ids: Ids, after_id: int | None, *, newest_first: bool) -> Ids:
     """Return the ids (n,), given ascending, in the order of the page, from behind `after_id` on."""
     if newest_first:
@@ -104,11 +122,14 @@ def _encode_cursor(*values: float | str) -> str:
 
 
 def _decode_cursor(cursor: str, sort: SortOrder) -> list[float]:
-    """Return the sort key of the last image of the previous page: [id], or [distance, id] with sort `unlike`."""
+    """Return the sort key of the last image of the previous page.
+
+    That is [id], with `unlike` [distance, id], with `taken` [time, id].
+    """
     try:
         cursor_sort, *values = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         key = [float(value) if isinstance(value, float) else int(value) for value in values]
-        if cursor_sort == sort and len(key) == (2 if sort == "unlike" else 1) and 0 <= key[-1] < 2**63:
+        if cursor_sort == sort and len(key) == (2 if sort in ("unlike", "taken") else 1) and 0 <= key[-1] < 2**63:
             return key
     except (ValueError, TypeError, binascii.Error, OverflowError):
         pass

@@ -42,6 +42,7 @@ from simile.search.query_encoder import QueryEncoder, encode_batch
 from simile.search.ranking.verification import HitVerifier, widen_query
 from simile.search.results.copy_groups import CopyGroups
 from simile.search.results.facets import FacetCounts, count_facets
+from simile.search.results.taken_order import TakenOrder
 from simile.search.words.cache import VocabularyCache
 from simile.search.words.vocabulary import Vocabulary
 from simile.store.change_cache import ChangeCache
@@ -92,6 +93,7 @@ class Searcher(ImageLibrary):
         )
         self.facet_index = FacetIndex(self.catalogue)
         self._copy_groups = ChangeCache(lambda: CopyGroups.from_pairs(self.catalogue.duplicates.get_copy_pairs()))
+        self._taken_orders = ChangeCache(self._compute_taken_order)
         self._last_search_at = -BUSY_SECONDS
         self._engine = SearchEngine(
             catalogue=self.catalogue,
@@ -215,6 +217,10 @@ class Searcher(ImageLibrary):
         """Return which images are known copies of each other."""
         return self._copy_groups.get(snapshot.state.changes)
 
+    def get_taken_order(self) -> TakenOrder:
+        """Return all images by the time at which they were taken, the newest first."""
+        return self._taken_orders.get(self.catalogue.count_changes())
+
     def count_facets(self, filter: Filter | None = None, names: Sequence[str] = (), limit: int = 20) -> FacetCounts:
         """Count the images that match a filter by the values of fields; see search/results/facets.py."""
         return count_facets(self.index, self.facet_index, filter, names, limit)
@@ -247,6 +253,10 @@ class Searcher(ImageLibrary):
         encoder = self.encoder_cache.get(snapshot.encoder.fingerprint)
         get_error = self._get_reconstruction_error if encoder.has_decoder else None
         return estimate_calibration(self.catalogue, get_error, encoder.training_digests, snapshot, stop_event)
+
+    def _compute_taken_order(self) -> TakenOrder:
+        ids, taken = self.catalogue.photo_metadata.get_taken()
+        return TakenOrder.from_times(ids, taken)
 
     def _compute_ranking(self, snapshot: Snapshot, stop_event: threading.Event) -> OutlierRanking | None:
         return compute_outlier_ranking(

@@ -58,7 +58,9 @@ NonNegativeIntParam = Annotated[int | None, Field(ge=0, le=MAX_ID)]
 DistanceParam = Annotated[float | None, Field(ge=0, le=1e18, allow_inf_nan=False)]
 ScoreParam = Annotated[float | None, Field(ge=0, le=1, allow_inf_nan=False)]
 BoxParam = Annotated[str | None, Field(max_length=100)]
-IncludeItem = Annotated[str, Field(pattern="^(reconstruction|metadata)(,(reconstruction|metadata))*$", max_length=100)]
+IncludeItem = Annotated[
+    str, Field(pattern="^(reconstruction|metadata|photo)(,(reconstruction|metadata|photo))*$", max_length=100)
+]
 IncludeList = Annotated[list[IncludeItem], Field(max_length=8)]
 IncludeParam = Annotated[IncludeList, BeforeValidator(_wrap_in_list, json_schema_input_type=IncludeList | IncludeItem)]
 MetadataName = Annotated[str, Field(min_length=1, max_length=200, pattern="^[^!<>=\\s]([^!<>=]*[^!<>=\\s])?$")]
@@ -121,7 +123,11 @@ class FilterParams(BaseModel):
 class ImageListOptions(FilterParams):
     """Which page of the collection to return."""
 
-    sort: Literal["id", "newest", "unlike"] = Field("id", description="`unlike`: by distance to the 10th neighbour.")
+    sort: Literal["id", "newest", "taken", "unlike"] = Field(
+        "id",
+        description="`taken`: newest photo first, those without a date last. `unlike`: by distance to the 10th "
+        "neighbour.",
+    )
     limit: int = Field(100, ge=1, le=MAX_LIMIT, description="Maximum number of images.")
     offset: int = Field(0, ge=0, le=MAX_ID, description="Number of images to skip, counted from the cursor.")
     cursor: str | None = Field(None, max_length=200, description="`next` of the previous page, with the same `sort`.")
@@ -137,7 +143,7 @@ class SearchOptions(FilterParams):
     include: IncludeParam = Field(
         [],
         description="`reconstruction`: reconstructions of the query and of each hit. `metadata`: the metadata of each "
-        "hit. Repeat the option or separate the names by commas.",
+        "hit. `photo`: its EXIF, XMP and IPTC metadata. Repeat the option or separate the names by commas.",
     )
     certainty: Literal["full", "quick"] = Field(
         "full",
@@ -206,7 +212,7 @@ class SearchOptions(FilterParams):
         return self
 
     def get_includes(self) -> frozenset[str]:
-        """Return the parts to include: `reconstruction`, `metadata`."""
+        """Return the parts to include: `reconstruction`, `metadata`, `photo`."""
         return frozenset(name for names in self.include for name in names.split(","))
 
     def to_search_params(self) -> SearchParams:
@@ -371,6 +377,7 @@ class HitResponse(BaseModel):
     thumbnail_url: str
     reconstruction_url: str | None = None
     metadata: MetadataResponse | None = Field(None, description="The metadata of the image; null if not included.")
+    photo: PhotoResponse | None = Field(None, description="EXIF, XMP and IPTC; null if not included, or without any.")
     verified: bool | None = Field(
         None,
         description="With `verify`: whether it shows the same as the query image, by their pixels. Null if they were "

@@ -27,14 +27,17 @@ MAX_SEARCHED_PATHS = 10  # files of an image with partners to look for, each wit
 
 
 def make_search_response(searcher: Searcher, result: SearchResult, include: Collection[str] = ()) -> SearchResponse:
-    """Return the response to a search; `reconstruction` in `include` adds reconstructions, if there is a decoder."""
+    """Return the response to a search; `include` adds `reconstruction`, if there is a decoder, and `photo`."""
     fields = serialize_result(result)
     has_decoder = False
     if "reconstruction" in include:
         fields["query"]["reconstruction"] = _make_reconstruction_url(searcher, result)
         has_decoder = searcher.get_encoder().has_decoder
+    photos: dict[int, PhotoMetadata] = {}
+    if "photo" in include:
+        photos = searcher.catalogue.photo_metadata.get_for_images({hit.image_id for hit in result.hits})
     for hit in fields["hits"]:
-        hit.update(urls.image_urls(hit["image_id"], has_decoder))
+        hit.update(urls.image_urls(hit["image_id"], has_decoder), photo=make_photo(photos.get(hit["image_id"])))
     return SearchResponse.model_validate(fields)
 
 

@@ -173,5 +173,5 @@ class CollectionPageParams(BrowsePageParams):
     make_page_url = staticmethod(urls.collection_page)
     own_fields = frozenset({"cursor"})
 
-    sort: Literal["newest", "id", "unlike"] = "newest"
+    sort: Literal["newest", "id", "taken", "unlike"] = "newest"
     cursor: str | None = Field(None, max_length=200)

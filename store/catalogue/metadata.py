@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, select
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Row, String, cast, delete, func, select
 
 from simile.core.errors import NoSuchImage
 from simile.core.filters.parser import parse_number
 from simile.core.records import PhotoMetadata
-from simile.store.database.tables import LocationRow, MetadataRow, PhotoKeywordRow, PhotoMetadataRow
+from simile.store.database.tables import ImageRow, LocationRow, MetadataRow, PhotoKeywordRow, PhotoMetadataRow
 from simile.store.database.transactions import Repository, insert_rows, split_chunks
 
 METADATA_JOIN = MetadataRow.location_id == LocationRow.id
@@ -98,6 +100,15 @@ class PhotoMetadataRepository(Repository):
         for image_id, photo in self._read(LocationRow.image_id, image_ids):
             photos.setdefault(image_id, photo)
         return photos
+
+    def get_taken(self) -> tuple[NDArray[np.int64], dict[int, str]]:
+        """Return the ids of all images, and the earliest time at which they were taken, by id, as in ISO 8601."""
+        earliest = cast(func.min(PhotoMetadataRow.taken), String)
+        with_time = select(LocationRow.image_id, earliest).join(PhotoMetadataRow, _PHOTO_JOIN)
+        with_time = with_time.where(PhotoMetadataRow.taken.is_not(None)).group_by(LocationRow.image_id)
+        with self.database.begin_read() as connection:
+            ids = np.array(connection.scalars(select(ImageRow.id)).all(), np.int64)
+            return ids, {row[0]: row[1] for row in connection.execute(with_time)}
 
     def _read(self, column: Any, values: Iterable[Any]) -> Iterator[tuple[Any, PhotoMetadata]]:
         """Yield the value and the photo metadata of each file with one of the values in this column, by path."""

@@ -102,7 +102,7 @@ class Client(Transport):
 
     def images(
         self,
-        sort: Literal["id", "newest", "unlike"] = "id",
+        sort: Literal["id", "newest", "taken", "unlike"] = "id",
         limit: int = 100,
         offset: int = 0,
         cursor: str | None = None,
@@ -113,7 +113,7 @@ class Client(Transport):
         return self._request_json("GET /v1/images", query)
 
     def iterate_images(
-        self, sort: Literal["id", "newest", "unlike"] = "id", **filters: Unpack[ClientFilterOptions]
+        self, sort: Literal["id", "newest", "taken", "unlike"] = "id", **filters: Unpack[ClientFilterOptions]
     ) -> Iterator[ListedImageJson]:
         """Iterate over the whole collection."""
         cursor: str | None = None

@@ -92,6 +92,7 @@ class HitJson(TypedDict):
     thumbnail_url: str
     reconstruction_url: str | None
     metadata: MetadataJson | None
+    photo: Json | None
     verified: bool | None
     relation: str | None
     copy_count: int | None
