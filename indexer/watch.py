@@ -106,7 +106,7 @@ def index_and_watch(
     """Index folders, then again after each change, until Ctrl-C.
 
     A run that fails is logged and repeated; only the first one raises its error, also KeyboardInterrupt. With
-    `prune` in the request, files that are gone are forgotten, but never all of a folder: its disk may not be mounted.
+    `prune` in the request, missing files are forgotten, but never all of a folder: its disk may not be mounted.
 
     Args:
         sources: Folders.
