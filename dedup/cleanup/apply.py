@@ -201,9 +201,9 @@ class _PlanApplier:
     def _finish_removal(self, removal: Removal) -> None:
         """Move what an interrupted run left of a line that was executed. Raises SkippedFile."""
         path = Path(self.allowed_paths.get_real_path(removal.path))
-        if removal.companions and self._moves_files and not path_exists(path):
-            kept_file = self._check_kept_file(removal)
-            self._move_companions(removal, kept_file, self._check_companions(removal, path))
+        companions = [] if path_exists(path) else self._check_companions(removal, path)
+        if companions:
+            self._move_companions(removal, self._check_kept_file(removal), companions)
 
     @property
     def _moves_files(self) -> bool:

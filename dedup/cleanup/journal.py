@@ -204,7 +204,7 @@ def _apply_line(journal: OperationJournal, line: dict[str, Any]) -> None:
     if state == "intent":
         if wrong := (line.keys() - _OPERATION_FIELDS) | (_REQUIRED_FIELDS - line.keys()):
             raise KeyError(*wrong)
-        _check_names({"target": "", "info": "", **line})
+        _check_names({"target": "", "info": "", "role": "image", **line})
         operation = FileOperation(**line)
         journal.entries[operation.number] = JournalEntry(operation)
     elif state in (*ACTIVE_STATES, "cancelled", "undone"):
@@ -252,5 +252,7 @@ def _check_names(line: dict[str, Any]) -> None:
     match = _ASIDE_NAME.fullmatch(aside.name)
     if match is None or aside.parent != path.parent or temporary != end.with_name(f"{match[1]}.new"):
         raise ValueError("its temporary names are not those that simile gives")
+    if line["role"] == "sidecar" and path.suffix.lower() != ".xmp":
+        raise ValueError("it writes a file that is no sidecar")
     if line["info"] and (info.suffix != ".trashinfo" or info.parent != end.parent.with_name("info")):
         raise ValueError("its .trashinfo is not that of a trash")

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simile.core.errors import BadSetting, UnreadableImage
+from simile.core.errors import BadSetting, HomeError, UnreadableImage
 from simile.core.settings import Settings, load_settings
 from simile.dedup.cleanup.apply import ApplyRequest, ApplyResult, apply_plan
 from simile.dedup.cleanup.companions import CompanionFinder, add_companions
 from simile.dedup.cleanup.file_ops import identify_file
-from simile.dedup.cleanup.journal import CleanupAction
+from simile.dedup.cleanup.journal import CleanupAction, get_journals_folder
 from simile.dedup.cleanup.plan import parse_plan, plan_to_json, read_plan, write_plan
 from simile.dedup.cleanup.undo import undo_journal
 from simile.dedup.records import CleanupPlan, Companion, Removal
@@ -137,6 +137,24 @@ def test_a_damaged_sidecar_of_the_kept_file_keeps_the_copy(settings: Settings, p
     result = apply(settings, make_plan(settings, photos / "sub/a.png", photos / "a.png"), photos)
     assert result.applied == 0 and "a.png.xmp, can't be written" in result.set_aside[0].reason
     assert describe(photos) == before
+
+
+def test_a_plan_applied_again_moves_the_rest_of_an_interrupted_run(settings: Settings, photos: Path) -> None:
+    plan = make_plan(settings, photos / "sub/a.png", photos / "a.png")
+    bare = Removal(**{**vars(plan.removals[0]), "companions": ()})
+    assert apply(settings, CleanupPlan((bare,)), photos).companions == 0
+    again = apply(settings, plan, photos)
+    assert (again.already, again.companions, again.set_aside) == (1, 4, [])
+    (photos / "a.png").unlink()  # nothing is left to do, so the kept file is not read
+    assert apply(settings, plan, photos).set_aside == []
+
+
+def test_a_journal_writes_sidecars_only(settings: Settings, photos: Path) -> None:
+    apply(settings, make_plan(settings, photos / "sub/a.png", photos / "a.png"), photos)
+    journal = next(get_journals_folder(Home(settings.home)).iterdir())
+    journal.write_text(journal.read_text().replace("/a.png.xmp", "/a.png"))
+    with pytest.raises(HomeError, match="no sidecar"):
+        undo_journal(settings)
 
 
 def test_an_indexed_raw_file_is_an_image_of_its_own(tmp_path: Path) -> None:
