@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from simile.core.settings import Settings
     from simile.images.sources.paths import PathPatterns
     from simile.indexer.pipeline.job import IndexRequest
+    from simile.search.searcher import Searcher
 
 RAY_ADDRESS = re.compile(r"auto|[\w.\-]+:\d+|\[[\da-fA-F:]+\]:\d+")  # HOST:PORT
 
@@ -90,6 +92,9 @@ def index(
     watch: Annotated[
         bool, Option("--watch", help="Index the folders PHOTOS again after each change of their files, until Ctrl-C.")
     ] = False,
+    report_copies: Annotated[
+        bool, Option("--report-copies", help="With --watch: name each new image that is a copy of an earlier one.")
+    ] = False,
     minutes: Annotated[
         float | None,
         Option(
@@ -120,6 +125,8 @@ def index(
         raise BadUsage(f"--train excludes {'--dry-run' if dry_run else '--encoder'}. Choose one.")
     if reread and dry_run:
         raise BadUsage("--dry-run opens no file, so it excludes --reread. Choose one.")
+    if report_copies and not watch:
+        raise BadUsage("--report-copies goes with --watch. Without it, `simile dedup` finds all copies.")
     if watch and (dry_run or labels is not None):
         raise BadUsage(f"--watch excludes {'--dry-run' if dry_run else '--labels'}. Choose one.")
     settings = common.load_settings(index=index_kind)
@@ -140,7 +147,7 @@ def index(
             ray=ray,
         )
         if watch:
-            _watch(common, settings, photos, request)
+            _watch(common, settings, photos, request, report_copies=report_copies)
             return
         summary = run_index(settings, photos, request)
     body = {**asdict(summary), "images_per_second": summary.images_per_second}
@@ -149,16 +156,36 @@ def index(
         raise typer.Exit(1)
 
 
-def _watch(common: options.EncoderOptions, settings: Settings, photos: list[Path], request: IndexRequest) -> None:
+def _watch(
+    common: options.EncoderOptions,
+    settings: Settings,
+    photos: list[Path],
+    request: IndexRequest,
+    *,
+    report_copies: bool,
+) -> None:
     """Index until Ctrl-C, and print the counts of each run that changes something."""
+    from simile.dedup.detection.new_copies import find_new_copies, get_last_id
     from simile.indexer.watch import index_and_watch
 
-    def show(summary: IndexSummary) -> None:
-        counts = output.format_summary(summary, dry_run=False)[0]
-        common.show(asdict(summary), counts, *map(output.format_failure, summary.failures))
-        sys.stdout.flush()
+    with ExitStack() as stack:
+        searcher: Searcher | None = None
+        last_id = 0
 
-    index_and_watch(settings, photos, request, show)
+        def show(summary: IndexSummary) -> None:
+            nonlocal searcher, last_id
+            copies: list[str] = []
+            if searcher is not None and summary.new:
+                copies = [output.format_copy(*pair) for pair in find_new_copies(searcher, last_id)]
+            elif searcher is None and report_copies:  # the first run: its images are compared by `simile dedup`
+                searcher = stack.enter_context(common.open_searcher())
+            last_id = 0 if searcher is None else get_last_id(searcher)
+            counts = output.format_summary(summary, dry_run=False)[0]
+            body = asdict(summary) | ({"copies": copies} if report_copies else {})
+            common.show(body, [counts, *copies], *map(output.format_failure, summary.failures))
+            sys.stdout.flush()
+
+        index_and_watch(settings, photos, request, show)
 
 
 def _update_metadata(

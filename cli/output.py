@@ -12,9 +12,11 @@ from simile.core.logs import escape_controls, escape_json_controls
 
 if TYPE_CHECKING:
     from simile.core.records import FloatArray, Hit, IndexSummary
+    from simile.dedup.detection.lookup import ImageMatch
     from simile.indexer.pipeline.metadata import MetadataSummary
     from simile.search.queries import SearchResult
     from simile.search.words.text import TextTerm
+    from simile.store.catalogue.records import ImageRecord
 
 
 def write(*lines: str) -> None:
@@ -137,6 +139,11 @@ def _count(number: int, noun: str) -> str:
 def format_failure(failure: Any) -> str:
     """Format a file that was skipped and the reason."""
     return f"skipped: {failure.path}: {failure.reason}"
+
+
+def format_copy(record: ImageRecord, copy: ImageMatch) -> str:
+    """Format an image that is a copy of an earlier one, and the reason."""
+    return f"copy: {record.paths[0]} is a copy of {copy.path}: {copy.reason}"
 
 
 def format_size(count: float) -> str:

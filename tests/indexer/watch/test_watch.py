@@ -12,14 +12,15 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from simile.core.errors import BadSetting
+from simile.core.errors import BadSetting, BadUsage
 from simile.core.records import IndexSummary
 from simile.core.settings import Settings
 from simile.indexer import watch
 from simile.indexer.pipeline.job import IndexRequest
 from simile.indexer.watch import MAX_DELAY_SECONDS, RETRY_SECONDS, SETTLE_SECONDS, Schedule
-from tests.conftest import copy_some
+from tests.conftest import Copies, copy_some
 from tests.support.commands import run_simile
 from tests.support.images import noise
 from tests.support.waiting import wait_until
@@ -154,6 +155,28 @@ def test_the_file_system_tells_what_changes(tmp_path: Path) -> None:
     finally:
         is_over = True
         thread.join()
+
+
+def test_a_new_copy_is_reported_with_its_original(copies: Copies, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = copies.photos
+
+    def changes(_folders: list[Path]) -> Iterator[set[str]]:
+        yield from ({str(folder)}, set())
+        Image.open(folder / "camera/05.png").convert("RGB").save(folder / "again.bmp")
+        (folder / "other.png").write_bytes(noise(1))
+        yield {str(folder / "again.bmp")}
+
+    monkeypatch.setattr(watch, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(watch, "watch_folders", changes)
+    done = run_simile("index", folder, "--watch", "--report-copies", "--home", copies.settings.home)
+    lines = done.stdout.splitlines()
+    assert done.exit_code == 0 and [line.split(":")[0] for line in lines] == ["run 3", "run 4", "copy"]
+    assert "again.bmp is a copy of" in lines[2] and "camera/05.png: the same pixels" in lines[2]
+
+
+def test_copies_are_reported_only_while_watching(photos: Path) -> None:
+    with pytest.raises(BadUsage, match="simile dedup"):
+        run_simile("index", photos, "--report-copies")
 
 
 @pytest.mark.parametrize("options", [["--dry-run"], ["--labels", "labels.json"], ["--metadata"]])
