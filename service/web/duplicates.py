@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from fastapi import APIRouter
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from simile.dedup.cleanup.companions import CompanionFinder, ValueReader, find_additions, make_finder
 from simile.dedup.detection.threshold import make_curve
 from simile.dedup.records import DuplicateGroup, ImageFile, Tier
-from simile.dedup.reporting.cards import compare_file_properties, shorten_folder
+from simile.dedup.reporting.cards import compare_file_properties, list_additions, shorten_folder
 from simile.dedup.review import DuplicateReview, ReviewQuestion
 from simile.search.searcher import Searcher
 from simile.service import urls
@@ -165,7 +166,7 @@ def make_duplicates_view(searcher: Searcher, review_cache: ReviewCache, params: 
         "params": params,
         "tabs": _make_tier_tabs(searcher, review_cache, params),
         "states": _make_state_tabs(params),
-        "pair": None if at is None else _make_pair_view(review, cases, at, params),
+        "pair": None if at is None else _make_pair_view(searcher, review, cases, at, params),
         "case_count": len(cases),
         "decided_count": decided,
         "open_count": waiting,
@@ -208,7 +209,7 @@ def _make_state_tabs(params: ReviewPageParams) -> list[PageLink]:
 
 
 def _make_pair_view(
-    review: DuplicateReview, cases: Sequence[DuplicateGroup], index: int, params: ReviewPageParams
+    searcher: Searcher, review: DuplicateReview, cases: Sequence[DuplicateGroup], index: int, params: ReviewPageParams
 ) -> View:
     """Make the shown pair. `panels`: the kept image, then the other; `members`: the thumbnails of a larger group."""
     case = cases[index]
@@ -219,7 +220,7 @@ def _make_pair_view(
     return {
         "case": case,
         "question": question,
-        "panels": _make_panels(question, questions),
+        "panels": _make_panels(question, questions, make_finder(searcher.catalogue)),
         "explanation": _explain_outcome(question, has_decided=review.get_progress()[0] > 0),
         "members": _make_thumbnails(review, case, question, params) if len(case.members) > 2 else [],
         "number": index + 1,
@@ -245,10 +246,11 @@ def _make_adjacent_url(
     return params.make_url(group=cases[beside].id, pair=0 if question_index > 0 else len(cases[beside].members) - 1)
 
 
-def _make_panels(question: ReviewQuestion, questions: Sequence[ReviewQuestion]) -> list[View]:
+def _make_panels(question: ReviewQuestion, questions: Sequence[ReviewQuestion], finder: CompanionFinder) -> list[View]:
     """Make both images of a pair; their outcome (kept, removed, stays) may depend on other pairs of the group."""
     removed = {item.other_file.path for item in questions if item.is_removed}
     kept = {item.kept_file.path for item in questions if item.is_removed}
+    reader, leaving = ValueReader(), {Path(path) for path in removed}
 
     def make_panel(file: ImageFile, other_file: ImageFile) -> View:
         path, other = replace_surrogates(file.path), replace_surrogates(other_file.path)
@@ -259,7 +261,10 @@ def _make_panels(question: ReviewQuestion, questions: Sequence[ReviewQuestion]) 
             "folder": folder,
             "name": name,
             "title": f"{folder}{name}" if name == PurePath(other).name else name,
-            "properties": compare_file_properties(file, other_file),
+            "properties": [
+                *compare_file_properties(file, other_file),
+                *list_additions(find_additions(file.path, finder, reader, leaving)),
+            ],
             "outcome": "removed" if file.path in removed else "kept" if file.path in kept else "stays",
         }
 
