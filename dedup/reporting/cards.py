@@ -53,6 +53,7 @@ class CardImage:
     folder: str  # shortened
     path: str
     properties: list[FileProperty]
+    additions: list[FileProperty]  # what goes along with the file
     image_url: str  # a data URL; empty if the image is not shown again or can't be read
     difference_url: str  # a data URL of the difference to the kept image; empty if there is nothing to see
     is_protected: bool  # no plan touches the file
@@ -119,7 +120,8 @@ class CardRenderer:
             name=PurePath(path).name,
             folder=shorten_folder(path, format_path(other.file.path)),
             path=path,
-            properties=compare_file_properties(member.file, other.file) + list_additions(additions),
+            properties=compare_file_properties(member.file, other.file),
+            additions=list_additions(additions),
             image_url=image_url,
             difference_url=difference_url,
             is_protected=is_protected(member.file.path, self.findings.uploads_folder),
