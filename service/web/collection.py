@@ -23,7 +23,7 @@ IMAGE_PAGE_SIDE = 1024  # pixels of the longer side of an opened image
 MAX_PAGE_NEIGHBOURS = 8
 RETRY_SECONDS = 2  # seconds until a page reloads while the outlier order is computed
 
-_SORT_LABELS = {"newest": "Newest", "id": "Oldest", "taken": "Date taken", "unlike": "Least like the rest"}
+_SORT_LABELS = {"newest": "Newest", "id": "Oldest", "taken": "Taken", "unlike": "Least like the rest"}
 
 router = APIRouter(include_in_schema=False)
 
