@@ -143,7 +143,8 @@ class ImageTools:
         ctx: Context,
         where: WhereParam = None,
         sort: Annotated[
-            Literal["id", "newest", "unlike"], Field(description="`unlike`: outliers of the collection first.")
+            Literal["id", "newest", "taken", "unlike"],
+            Field(description="`taken`: the newest photo first. `unlike`: outliers of the collection first."),
         ] = "id",
         limit: LimitParam = 20,
         cursor: Annotated[str | None, Field(max_length=200, description="`next` of the previous page.")] = None,

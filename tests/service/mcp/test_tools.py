@@ -119,13 +119,15 @@ def test_an_image_has_its_metadata_and_its_thumbnail_has_none_of_the_camera(
 ) -> None:
     photo = make_photo(exif=make_exif(CAMERA, SHOT, BERLIN))
     added = client.post("/v1/images", files={"file": ("a.jpg", photo)}).json()["image_id"]
-    image, thumbnail, status = call(
+    image, newest, thumbnail, status = call(
         home_with_digits,
         ("get_image", {"image_id": added}),
+        ("list_images", {"sort": "taken", "limit": 1}),
         ("get_thumbnail", {"image_id": added, "side": 32}),
         ("get_status", {}),
     )
     assert structured(image)["photo"]["camera"] == "NIKON D850"
+    assert [listed["image_id"] for listed in structured(newest)["images"]] == [added]
     assert structured(status)["images"] == 121
     content: Any = thumbnail.content[0]
     data = base64.b64decode(content.data)
