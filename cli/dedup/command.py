@@ -38,6 +38,10 @@ def dedup(
     tier: Annotated[
         list[str] | None, Option(help="bytes, pixels, near or similar; comma-separated or repeated. [default: all]")
     ] = None,
+    scope: Annotated[
+        Literal["across", "within"] | None,
+        Option(help="Only copies in different folders (across), or only copies in the same folder (within)."),
+    ] = None,
     precision: Annotated[
         float | None,
         Option(
@@ -116,12 +120,14 @@ def dedup(
         _check_options_before_subcommand(given, context.invoked_subcommand)
     if options.pass_home_to_subcommand(context, common.home):
         return
+    from simile.dedup.grouping.groups import GROUP_TIERS
     from simile.dedup.grouping.keep_rules import DEFAULT_KEEP_RULES, parse_keep_rules
     from simile.dedup.reporting.results import DedupResultOptions, collect_results, count_tiers, parse_tiers
 
     result_options = DedupResultOptions(
         rules=parse_keep_rules(keep) if keep else None,
-        tiers=parse_tiers(tier or ()),
+        tiers=parse_tiers(tier or ()) if tier or scope is None else GROUP_TIERS,
+        scope=scope,
         threshold=threshold,
         filter=filters.to_filter(),
         split_names=None if between is None else [name for text in between for name in text.split(",")],
@@ -198,6 +204,10 @@ def _check_options(result_options: DedupResultOptions, given: dict[str, str]) ->
     if result_options.split_names is None and (needing := given.keys() & {"fail_on", "junit"}):
         option = given[min(needing)]
         raise BadUsage(f"{option} is about leaks between splits: add --between, such as --between train test.")
+    if result_options.scope is not None and (conflicting := given.keys() & {"between", "labels"}):
+        raise BadUsage(f"{given[min(conflicting)]} checks the copies in all folders. Leave it out, or --scope.")
+    if result_options.scope is not None and "similar" in result_options.tiers:
+        raise BadUsage("--scope is about copies, and similar images are none. Leave out --scope, or the tier similar.")
     if result_options.split_names is not None:
         DatasetSplits(result_options.split_names)
 

@@ -20,7 +20,7 @@ MAX_CURVE_LINES = 8
 
 def format_results(results: DedupResults, counts: Mapping[str, DedupTierCount]) -> list[str]:
     """Format counts by tier, the threshold of near copies, and the results for splits and labels."""
-    lines = [*_format_tiers(counts), "", *_format_near_copies(results)]
+    lines = [*_format_tiers(counts), "", *_format_scope(results), *_format_near_copies(results)]
     if results.findings.decisions:
         same = sum(decision.same for decision in results.findings.decisions.values())
         lines.append(f"decisions: {same:,} same, {len(results.findings.decisions) - same:,} different")
@@ -70,6 +70,11 @@ def _format_tiers(counts: Mapping[str, DedupTierCount]) -> list[str]:
     if "similar" in counts:
         lines.append(f"similar pairs (not copies): {counts['similar'].pairs:,}")
     return lines
+
+
+def _format_scope(results: DedupResults) -> Iterable[str]:
+    if results.scope is not None:
+        yield f"scope: only copies in {'different folders' if results.scope == 'across' else 'the same folder'}"
 
 
 def _format_near_copies(results: DedupResults) -> list[str]:

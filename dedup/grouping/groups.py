@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 from simile.dedup.grouping.findings import DECIDED_REASON, Findings
 from simile.dedup.grouping.keep_rules import KeepRanking
 from simile.dedup.grouping.matches import MatchGraph, MatchStar, make_component_stars, make_greedy_stars
 from simile.dedup.grouping.pair_changes import PairChanges, find_objection
+from simile.dedup.grouping.scope import ImageParts, Scope, is_in_scope, split_images
 from simile.dedup.records import TIERS, DuplicateGroup, GroupMember, ImageFile, ImagePair, Tier
 from simile.images.matching.changes import NO_CHANGES
 
@@ -21,13 +23,17 @@ SAME_BYTES_REASON = "the same bytes"
 class CopyMatches:
     """The matches of all tiers, with decisions applied.
 
+    With a scope, the ids are those of parts of images: see scope.py.
+
     Attributes:
+        equal_files: The files of each image, without links, by image id.
         representative_files: For each image the file that is kept of its equal files, by image id.
         replaced_by: For images that a pixel group does not keep, the image that it keeps. Near copies are searched
             only among the other images.
     """
 
     keep_ranking: KeepRanking
+    equal_files: Mapping[int, Sequence[ImageFile]]
     representative_files: Mapping[int, ImageFile]
     keep_order: Mapping[int, int]  # the rank of each image by the keep rules; the lowest rank is kept
     pixel_matches: MatchGraph
@@ -43,27 +49,31 @@ def match_copies(
     threshold: float | None = None,
     *,
     decided_only: bool = False,
+    scope: Scope | None = None,
 ) -> CopyMatches:
     """Apply decisions, keep rules and threshold to the findings; see make_groups for the arguments."""
     ranking = KeepRanking(findings.keep_rules if rules is None else rules, findings.uploads_folder)
-    representatives = {
-        image_id: ranking.choose_kept(findings.exclude_links(files))
-        for image_id, files in findings.files.items()
-        if files
-    }
+    parts = split_images(findings, ranking, scope)
+    representatives = {part_id: ranking.choose_kept(files) for part_id, files in parts.files.items()}
     ordered = sorted(representatives, key=lambda image_id: ranking.get_sort_key(representatives[image_id]))
     keep_order = {image_id: rank for rank, image_id in enumerate(ordered)}
-    pixel_matches = _match_pixels(findings, decided_only=decided_only)
-    pixel_stars = make_component_stars(pixel_matches, keep_order)
+
+    def can_match(first: int, second: int) -> bool:
+        return is_in_scope(representatives[first], representatives[second], scope)
+
+    pixel_matches = _match_pixels(findings, parts, decided_only=decided_only)
+    pixel_stars = make_component_stars(pixel_matches, keep_order, can_match)
     replaced_by = {image_id: star.kept_id for star in pixel_stars for image_id in star.other_ids}
+    near_matches = _match_near(findings, parts, replaced_by, threshold, can_match, decided_only=decided_only)
     return CopyMatches(
         keep_ranking=ranking,
+        equal_files=parts.files,
         representative_files=representatives,
         keep_order=keep_order,
         pixel_matches=pixel_matches,
         pixel_stars=pixel_stars,
         replaced_by=replaced_by,
-        near_matches=_match_near(findings, replaced_by, threshold, decided_only=decided_only),
+        near_matches=near_matches,
         changes=findings.changes,
     )
 
@@ -75,6 +85,7 @@ def make_groups(
     threshold: float | None = None,
     *,
     decided_only: bool = False,
+    scope: Scope | None = None,
 ) -> list[DuplicateGroup]:
     """Make all groups, sorted by tier, then by distance. Raises BadSetting for an unknown rule.
 
@@ -85,16 +96,17 @@ def make_groups(
         rules: The keep rules; None: those of the run.
         threshold: Of near pairs; None: the run's threshold, which is also the maximum.
         decided_only: Use only pixel and near pairs that users decided to be the same; bytes groups are not affected.
+        scope: Make groups of files in different folders, or in one folder; None: of all files.
     """
-    return build_groups(findings, match_copies(findings, rules, threshold, decided_only=decided_only), tiers)
+    return build_groups(match_copies(findings, rules, threshold, decided_only=decided_only, scope=scope), tiers)
 
 
-def build_groups(findings: Findings, copies: CopyMatches, tiers: Collection[str] = GROUP_TIERS) -> list[DuplicateGroup]:
+def build_groups(copies: CopyMatches, tiers: Collection[str] = GROUP_TIERS) -> list[DuplicateGroup]:
     """Make the groups of matches; see make_groups."""
     groups: list[DuplicateGroup] = []
     if "bytes" in tiers:
-        file_sets = map(findings.exclude_links, findings.files.values())
-        groups += [_make_bytes_group(files, copies.keep_ranking) for files in file_sets if len(files) > 1]
+        file_sets = (files for files in copies.equal_files.values() if len(files) > 1)
+        groups += [_make_bytes_group(files, copies.keep_ranking) for files in file_sets]
     if "pixels" in tiers:
         groups += [_make_group("pixels", star, copies, copies.pixel_matches) for star in copies.pixel_stars]
     if "near" in tiers:
@@ -124,38 +136,44 @@ def _get_group_sort_key(group: DuplicateGroup) -> tuple[int, float, str]:
     return TIERS.index(group.tier), max(member.distance for member in group.members), group.kept_member.file.path
 
 
-def _match_pixels(findings: Findings, *, decided_only: bool) -> MatchGraph:
+def _match_pixels(findings: Findings, parts: ImageParts, *, decided_only: bool) -> MatchGraph:
     """Collect the pixel pairs. They are facts, so decisions are applied only when stars are made of them."""
-    matches = MatchGraph(_list_decisions_by_id(findings), {})
-    for pair in findings.pairs:
+    matches = MatchGraph(_list_decisions_by_id(findings, parts), {})
+    for pair in parts.pairs:
         if pair.tier == "pixels" and (not decided_only or matches.is_decided_same(pair.first, pair.second)):
             matches.add_pair(pair, pair.first, pair.second)
     return matches
 
 
 def _match_near(
-    findings: Findings, replaced_by: Mapping[int, int], threshold: float | None, *, decided_only: bool
+    findings: Findings,
+    parts: ImageParts,
+    replaced_by: Mapping[int, int],
+    threshold: float | None,
+    can_match: Callable[[int, int], bool],
+    *,
+    decided_only: bool,
 ) -> MatchGraph:
     """Collect the near pairs within the threshold, and those that users decided to be the same."""
-    matches = MatchGraph(_list_decisions_by_id(findings), replaced_by)
+    matches = MatchGraph(_list_decisions_by_id(findings, parts), replaced_by)
     bound = findings.get_effective_threshold(threshold)
-    for pair in findings.pairs:
+    for pair in parts.pairs:
         first, second = replaced_by.get(pair.first, pair.first), replaced_by.get(pair.second, pair.second)
         if pair.tier != "near" or first == second or matches.is_decided_different(first, second):
             continue
         is_near = not decided_only and (bound is None or pair.distance <= bound)
-        if is_near or matches.is_decided_same(first, second):
+        if (is_near or matches.is_decided_same(first, second)) and can_match(first, second):
             matches.add_pair(pair, first, second)
     return matches
 
 
-def _list_decisions_by_id(findings: Findings) -> list[tuple[int, int, bool, int | None]]:
-    """Return (image id, image id, same, image id to keep) of the decisions on known images."""
-    ids = {files[0].sha256: image_id for image_id, files in findings.files.items() if files}
+def _list_decisions_by_id(findings: Findings, parts: ImageParts) -> list[tuple[int, int, bool, int | None]]:
+    """Return (part id, part id, same, part id to keep) of the decisions on known images."""
+    ids = {files[0].sha256: parts.part_ids[image_id] for image_id, files in findings.files.items() if files}
     return [
-        (ids[first], ids[second], decision.same, None if decision.keep_sha256 is None else ids[decision.keep_sha256])
-        for (first, second), decision in findings.decisions.items()
-        if first in ids and second in ids
+        (first, second, decision.same, {None: None, first_sha256: first, second_sha256: second}[decision.keep_sha256])
+        for (first_sha256, second_sha256), decision in findings.decisions.items()
+        for first, second in product(ids.get(first_sha256, ()), ids.get(second_sha256, ()))
     ]
 
 

@@ -126,11 +126,14 @@ def find_component_roots(pairs: Iterable[tuple[int, int]]) -> dict[int, int]:
     return {image_id: find_root(image_id) for image_id in sorted(parents)}
 
 
-def make_component_stars(matches: MatchGraph, keep_order: Mapping[int, int]) -> list[MatchStar]:
+def make_component_stars(
+    matches: MatchGraph, keep_order: Mapping[int, int], can_match: Callable[[int, int], bool]
+) -> list[MatchStar]:
     """Make stars of transitive matches: all images of a component match, except where users decided otherwise.
 
     Args:
         keep_order: The rank of each image by the keep rules; the lowest rank is kept.
+        can_match: Whether the kept image may have the other one in its star.
     """
     components: dict[int, list[int]] = defaultdict(list)
     for image_id, root in find_component_roots(match[:2] for match in matches.iterate_pairs()).items():
@@ -141,7 +144,8 @@ def make_component_stars(matches: MatchGraph, keep_order: Mapping[int, int]) -> 
         while len(remaining) > 1:
             allowed = frozenset(remaining)
             kept = matches.find_preferred(remaining[0], lambda other, _, allowed=allowed: other in allowed)  # type: ignore[misc]
-            others = matches.filter_compatible(kept, (other for other in remaining if other != kept))
+            candidates = [other for other in remaining if other != kept and can_match(kept, other)]
+            others = matches.filter_compatible(kept, candidates)
             if others:
                 stars.append(MatchStar(kept, tuple(others)))
             taken = {kept, *others}

@@ -100,6 +100,7 @@ def summary_to_json(results: DedupResults) -> dict[str, Any]:
         "found_at": None if findings.found_at is None else findings.found_at.isoformat(),
         "encoder": findings.encoder,
         "threshold": findings.get_effective_threshold(results.threshold),
+        "scope": results.scope,
         "precision": None if calibration is None else calibration.precision,
         "calibration": None if calibration is None else calibration_to_json(calibration),
         "left_out": [vars(failure) for failure in findings.left_out],

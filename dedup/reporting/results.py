@@ -12,6 +12,7 @@ from simile.dedup.cleanup.plan import count_freed_bytes, plan_of
 from simile.dedup.grouping.findings import Findings, count_similar_pairs, load_findings
 from simile.dedup.grouping.groups import CopyMatches, add_linked_names, build_groups, match_copies
 from simile.dedup.grouping.keep_rules import check_keep_folders
+from simile.dedup.grouping.scope import Scope
 from simile.dedup.records import TIERS, CleanupPlan, DuplicateGroup, Tier
 from simile.dedup.reporting.dataset_checks import (
     ClassCount,
@@ -37,6 +38,7 @@ class DedupResultOptions:
     tiers: Sequence[Tier] = TIERS
     threshold: float | None = None  # of near pairs; None: the run's threshold, which is also the maximum
     filter: Filter | None = None
+    scope: Scope | None = None  # only copies across folders or within one; None: all
     split_names: Sequence[str] | None = None  # splits between which leaks are searched; None: none
     label_source: str | None = None  # `folders` or a manifest column; None: labels are not checked
 
@@ -51,6 +53,7 @@ class DedupResults:
     tiers: Sequence[Tier]
     threshold: float | None  # of near pairs; the groups were made with it
     filter: Filter | None
+    scope: Scope | None
     leaks: Sequence[SplitLeak] | None
     conflicts: Sequence[LabelConflict] | None
     class_counts: dict[str, ClassCount] | None
@@ -92,8 +95,8 @@ def collect_results(catalogue: Catalogue, options: DedupResultOptions) -> tuple[
     options = check_names(catalogue, options)
     splits = None if options.split_names is None else DatasetSplits(options.split_names)
     findings = load_findings(catalogue, options.filter)
-    copies = match_copies(findings, options.rules, options.threshold)
-    groups = build_groups(findings, copies, options.tiers)
+    copies = match_copies(findings, options.rules, options.threshold, scope=options.scope)
+    groups = build_groups(copies, options.tiers)
     plan = plan_of(findings, groups)
     leaks = conflicts = class_counts = None
     if splits is not None:
@@ -109,6 +112,7 @@ def collect_results(catalogue: Catalogue, options: DedupResultOptions) -> tuple[
         tiers=options.tiers,
         threshold=findings.get_effective_threshold(options.threshold),
         filter=options.filter,
+        scope=options.scope,
         leaks=leaks,
         conflicts=conflicts,
         class_counts=class_counts,

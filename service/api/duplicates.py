@@ -18,6 +18,7 @@ from simile.dedup.cleanup.companions import add_companions
 from simile.dedup.cleanup.plan import plan_of, plan_to_json
 from simile.dedup.grouping.findings import Findings, count_similar_pairs, find_similar_pairs
 from simile.dedup.grouping.groups import make_groups
+from simile.dedup.grouping.scope import Scope
 from simile.dedup.records import CleanupPlan, Tier
 from simile.images.encoding import encode_png
 from simile.images.formats import Pixels
@@ -47,6 +48,9 @@ ThresholdParam = Annotated[
 DecidedParam = Annotated[
     bool | None, Query(description="Only groups with a decision for each pair, or only the others.")
 ]
+ScopeParam = Annotated[
+    Scope | None, Query(description="Only copies in different folders (across), or in the same folder (within).")
+]
 ImageIdQuery = Annotated[int, Query(ge=1, le=MAX_ID, description="The id of an indexed image.")]
 
 NOT_RUN_HINT = "Only equal bytes are known so far. Run `simile dedup` to find equal pixels and near copies."
@@ -64,13 +68,16 @@ def list_duplicates(
     tier: TiersParam = [],  # FastAPI copies it  # noqa: B006
     threshold: ThresholdParam = None,
     decided: DecidedParam = None,
+    scope: ScopeParam = None,
     limit: LimitParam = 100,
     offset: OffsetParam = 0,
 ) -> schemas.DuplicateListResponse:
     """List groups of copies by tier, the most certain first, or pairs that are only similar, from `simile dedup`."""
     if "similar" in tier and len(set(tier)) > 1:
         raise HTTPException(422, "Similar pairs are not groups: request tier=similar separately from the other tiers.")
-    chosen = make_tier_selection(tier, threshold, ("bytes", "pixels", "near"))
+    if "similar" in tier and scope is not None:
+        raise HTTPException(422, "scope is about copies, and similar images are none. Leave out scope.")
+    chosen = make_tier_selection(tier, threshold, ("bytes", "pixels", "near"), scope)
     findings = review_cache.get_findings(searcher)
     groups: list[schemas.DuplicateGroupResponse] = []
     pairs: list[schemas.SimilarPairResponse] = []
@@ -119,12 +126,13 @@ def download_plan(
     tier: TiersParam = [],  # FastAPI copies it  # noqa: B006
     threshold: ThresholdParam = None,
     include_undecided: Annotated[bool, Query(alias="all", description="Include groups without a decision.")] = False,
+    scope: ScopeParam = None,
 ) -> Response:
     """Return the cleanup plan, a file for `simile dedup apply`: pairs decided to be the same, or `all` groups."""
     if "similar" in tier:
         raise HTTPException(422, "Images that are only similar are never removed. Request bytes, pixels or near.")
     chosen = make_tier_selection(
-        tier, threshold, ("bytes", "pixels", "near") if include_undecided else ("pixels", "near")
+        tier, threshold, ("bytes", "pixels", "near") if include_undecided else ("pixels", "near"), scope
     )
     plan = _make_plan(searcher, review_cache, chosen, include_undecided=include_undecided)
     document = json.dumps(plan_to_json(add_companions(plan, searcher.catalogue)), indent=1)
@@ -176,7 +184,9 @@ def _make_plan(
     if include_undecided:
         return plan_of(*review_cache.get_groups(searcher, selection))
     findings = review_cache.get_findings(searcher)
-    groups = make_groups(findings, tiers=selection.tiers, threshold=selection.threshold, decided_only=True)
+    groups = make_groups(
+        findings, tiers=selection.tiers, threshold=selection.threshold, decided_only=True, scope=selection.scope
+    )
     return plan_of(findings, groups, only_decided=True)
 
 

@@ -13,6 +13,7 @@ from simile.core.errors import NoSuchImage
 from simile.dedup.grouping import findings as findings_module
 from simile.dedup.grouping.findings import Findings, count_similar_pairs, find_similar_pairs
 from simile.dedup.grouping.groups import make_groups
+from simile.dedup.grouping.scope import Scope
 from simile.dedup.records import Decision, DuplicateGroup, Tier, sort_pair
 from simile.dedup.review import DuplicateReview, iterate_different_cases, make_similar_case
 from simile.search.searcher import Searcher
@@ -28,10 +29,11 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True)
 class TierSelection:
-    """Tiers in display order, up to a threshold (None: the threshold of the run)."""
+    """Tiers in display order, up to a threshold (None: the threshold of the run), in a scope (None: all folders)."""
 
     tiers: tuple[Tier, ...]
     threshold: float | None
+    scope: Scope | None = None
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def store_decisions(searcher: Searcher, decisions: Sequence[DecisionRequest]) ->
 
 
 def _make_sorted_groups(findings: Findings, selection: TierSelection) -> list[DuplicateGroup]:
-    groups = make_groups(findings, tiers=selection.tiers, threshold=selection.threshold)
+    groups = make_groups(findings, tiers=selection.tiers, threshold=selection.threshold, scope=selection.scope)
     return sorted(groups, key=lambda group: selection.tiers.index(group.tier))  # stable: the order within a tier stays
 
 
@@ -159,8 +161,11 @@ def _put_newest(cache: OrderedDict[Key, T], key: Key, value: T) -> None:
 
 
 def make_tier_selection(
-    tiers: Sequence[Tier], threshold: float | None, default_tiers: tuple[Tier, ...] = COPY_TIERS
+    tiers: Sequence[Tier],
+    threshold: float | None,
+    default_tiers: tuple[Tier, ...] = COPY_TIERS,
+    scope: Scope | None = None,
 ) -> TierSelection:
     """Return the selection of `tiers`, each once and in the default order; all default tiers without any."""
     selected = [tier for tier in (*default_tiers, "similar") if tier in tiers] if tiers else list(default_tiers)
-    return TierSelection(tuple(dict.fromkeys(selected)), threshold)
+    return TierSelection(tuple(dict.fromkeys(selected)), threshold, scope)

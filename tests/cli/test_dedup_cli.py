@@ -166,6 +166,20 @@ def test_filters_keep_to_the_files_that_they_let_through(shared: Settings) -> No
     assert body["tiers"]["similar"]["pairs"] == 0  # each of both has one image in the test set
 
 
+def test_a_scope_restricts_groups_and_the_plan_to_files_of_different_folders_or_of_one(
+    shared: Settings, tmp_path: Path
+) -> None:
+    both = asked(shared, "--last", "--tier", "bytes")
+    across = asked(shared, "--last", "--scope", "across", "--plan", tmp_path / "plan.json")
+    within = asked(shared, "--last", "--scope", "within")
+    equal = [group for group in across["groups"] if group["tier"] == "bytes"]
+    assert equal == both["groups"] and len(equal) == 1 and across["scope"] == "across"
+    removed = {line["path"]: line["keep_path"] for line in json.loads((tmp_path / "plan.json").read_text())["removals"]}
+    assert removed and all(Path(path).parent != Path(kept).parent for path, kept in removed.items())
+    assert not [group for group in within["groups"] if group["tier"] == "bytes"]
+    assert "only copies in the same folder" in inside("--home", shared.home, "--last", "--scope", "within").output
+
+
 def test_leaks_conflicts_and_classes_are_told_when_asked_for(shared: Settings) -> None:
     body = asked(shared, "--last", "--between", "train", "test", "--labels", "folders")
     assert [(count["tier"], count["pairs"]) for count in body["leaks"]["counts"]] == [("bytes", 1), ("pixels", 1)]
@@ -284,6 +298,10 @@ def test_findings_of_an_encoder_that_is_no_longer_in_use_say_so(settings: Settin
         (["--fail-on", "leak"], "--fail-on is about leaks"),
         (["--junit", "leaks.xml", "--last"], "--junit is about leaks"),
         (["--between", "train", "test", "--junit", "leaks.json"], "leaks.json can't be written"),
+        (["--scope", "across", "--between", "train", "test"], "--between checks the copies in all folders"),
+        (["--scope", "within", "--labels", "folders"], "--labels checks the copies in all folders"),
+        (["--scope", "within", "--tier", "similar"], "similar images are none"),
+        (["--scope", "within", "--against", "photos"], "--against compares with the whole home"),
         (["--tier", "exact"], "tier can't be 'exact'"),
         (["--keep", "newest"], "keep can't be 'newest'"),
         (["-o", "groups.txt"], "groups.txt can't be written"),

@@ -172,10 +172,11 @@ class Client(Transport):
         decided: bool | None = None,
         limit: int = 100,
         offset: int = 0,
+        scope: Literal["across", "within"] | None = None,
     ) -> Json:
         """List groups of copies, or similar pairs, from `simile dedup`."""
         query = {"tier": list(tier), "threshold": threshold, "decided": decided, "limit": limit, "offset": offset}
-        return self._request_json("GET /v1/duplicates", query)
+        return self._request_json("GET /v1/duplicates", query | {"scope": scope})
 
     def save_decisions(self, decisions: Sequence[DecisionJson]) -> dict[str, int]:
         """Decide for pairs of images whether they are copies. Safe to repeat."""
@@ -186,9 +187,10 @@ class Client(Transport):
         tier: Sequence[Literal["bytes", "pixels", "near"]] = (),
         threshold: float | None = None,
         include_undecided: bool = False,
+        scope: Literal["across", "within"] | None = None,
     ) -> Json:
         """Return the cleanup plan for `simile dedup apply`: pairs decided to be the same, or all groups."""
-        query = {"tier": list(tier), "threshold": threshold, "all": include_undecided}
+        query = {"tier": list(tier), "threshold": threshold, "all": include_undecided, "scope": scope}
         return self._request_json("GET /v1/duplicates/plan", query)
 
     def difference(self, first: int, second: int, show: Literal["difference", "overlay"] = "difference") -> bytes:

@@ -156,6 +156,17 @@ def test_decisions_that_cannot_be_meant_are_refused_and_nothing_is_stored(
     assert found(shared_client)["total"] == 14
 
 
+def test_a_scope_holds_for_groups_and_plan(client: TestClient) -> None:
+    across, within = (found(client, scope=scope)["groups"] for scope in ("across", "within"))
+    for group in across + within:
+        others = {Path(member["path"]).parent == Path(group["keep"]).parent for member in group["members"][1:]}
+        assert others == {group in within}
+    removals = client.get("/v1/duplicates/plan", params={"all": True, "scope": "across"}).json()["removals"]
+    assert {line["path"] for line in removals} <= {member["path"] for group in across for member in group["members"]}
+    assert across and within and removals
+    assert "Leave out scope" in client.get("/v1/duplicates?tier=similar&scope=within").json()["detail"]
+
+
 def test_the_plan_holds_what_was_decided_or_everything(client: TestClient, copies: Copies) -> None:
     assert plan(client).removals == ()
     decide(
