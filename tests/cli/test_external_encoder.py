@@ -70,6 +70,7 @@ def test_copies_are_found_and_confirmed_without_a_decoder(home: Any, photos: Pat
     for seed in range(12):
         (folder / f"{seed}.jpg").write_bytes(encode_jpeg(scene(seed, 96, 96), 95))
     (folder / "copy.jpg").write_bytes(encode_jpeg(scene(3, 96, 96), 60))
+    home = ("--home", shutil.copytree(home[1], tmp_path / "home"))
     run_json("index", folder, *home)
     groups = run_json("dedup", "--under", folder, *home)["groups"]
     assert {Path(member["path"]).name for member in groups[0]["members"]} == {"3.jpg", "copy.jpg"}

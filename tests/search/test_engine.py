@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -157,7 +158,7 @@ def test_every_query_to_an_empty_home_is_told_so(trained_home: Settings) -> None
 
 def test_an_image_decoded_for_another_encoder_is_decoded_anew(searcher: Searcher) -> None:
     fresh = searcher.prepare_query_image(paths(searcher, 1)[0], "a.png")
-    stale = type(fresh)(fresh.name, fresh.data, "0" * 16, fresh.prepared_image)
+    stale = replace(fresh, encoder="0" * 16)
     decoded: list[str] = []
     searcher.query_encoder.observe = lambda stage, _: decoded.append(stage)
     one, other = searcher.search_many([SearchQuery((fresh,)), SearchQuery((stale,))])
