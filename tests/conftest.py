@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # the process that only hands tests to the workers imports no
     from tests.support.object_store import ObjectServer
 
 COUNT = 120
-MEMORY_FOLDER, MIN_FREE_BYTES = Path("/dev/shm"), 4_000_000_000  # noqa: S108  # tmp_path of the tests, if there is room
+MEMORY_FOLDER, MIN_FREE_BYTES = Path("/dev/shm"), 4_000_000_000  # tmp_path of the tests, if there is room
 running = ExitStack()
 
 
