@@ -71,12 +71,11 @@ def serve_mcp(
     from simile.core.settings import load_settings
     from simile.service.app import create_app
 
-    settings = load_settings(home=home, device=device)
-    configure_logging(verbose, settings.log == "json", queued=True)
-    folders = root or []
+    settings, folders = load_settings(home=home, device=device), root or []
     for folder in folders:
         if not folder.is_dir():
             raise BadSetting(f"--root {folder} is not a folder. Name a folder of image files.")
+    configure_logging(verbose, settings.log == "json", queued=True)
     asyncio.run(serve_stdio(create_app(settings, preload=True), folders))
 
 
