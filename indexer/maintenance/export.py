@@ -9,9 +9,11 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import fields
+from datetime import datetime
 from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ from simile.core.atomic_write import write_output
 from simile.core.csv_cells import escape_formulas
 from simile.core.errors import BadSetting, NothingIndexed
 from simile.core.filters.parser import parse_number
+from simile.core.records import PhotoMetadata
 from simile.core.settings import Settings
 from simile.indexer.maintenance.dataset_formats import DATASET_SUFFIXES, write_dataset
 from simile.models.checkpoints.description import resolve_name
@@ -30,6 +33,7 @@ from simile.store.database import schema as database_schema
 from simile.store.home import Home
 
 METADATA_PREFIX = "metadata."  # before metadata names, so that none can hide another column
+PHOTO_COLUMNS = {f"photo.{field.name}": field.name for field in fields(PhotoMetadata)}
 FACT_COLUMNS = ("image_id", "path", "paths", "sha256", "format", "bytes", "width", "height")
 
 
@@ -109,26 +113,39 @@ def _resolve_fingerprint(home: Home, catalogue: Catalogue, reference: str | None
 
 
 def _get_columns(rows: ExportRows, table: ExportReader) -> dict[str, Any]:
-    """Return the values of FACT_COLUMNS and of the metadata, by the name of the column; None for missing metadata."""
+    """Return the values of facts, metadata and photo metadata by the name of the column; None for missing metadata."""
     first_paths = [paths[0] if paths else "" for paths in rows.paths]
     values = (rows.ids.tolist(), first_paths, rows.paths, rows.sha256, rows.formats, rows.sizes, rows.widths)
     columns: dict[str, Any] = dict(zip(FACT_COLUMNS, (*values, rows.heights), strict=True))
     for name in table.numeric_by_name:
         columns[METADATA_PREFIX + name] = [texts.get(name) for texts in rows.metadata]
+    for column, name in _get_photo_columns(table).items():
+        columns[column] = [None if photo is None else getattr(photo, name) for photo in rows.photos]
     return columns
 
 
+def _get_photo_columns(table: ExportReader) -> dict[str, str]:
+    """Return PHOTO_COLUMNS if an image has photo metadata, else no columns."""
+    return PHOTO_COLUMNS if table.has_photos else {}
+
+
 def write_csv(table: ExportReader, path: Path) -> None:
-    """Write a line per image: facts, metadata, mu_0 …, log_variance_0 …; nine digits are exact for float32."""
+    """Write a line per image: facts, metadata, photo metadata, mu_0 …, log_variance_0 …; lists are JSON.
+
+    Nine digits are exact for float32.
+    """
     vectors = ["mu", "log_variance"] if table.has_variance else ["mu"]
-    header = [*FACT_COLUMNS, *(METADATA_PREFIX + name for name in table.numeric_by_name)]
+    header = [*FACT_COLUMNS, *(METADATA_PREFIX + name for name in table.numeric_by_name), *_get_photo_columns(table)]
     header += [f"{vector}_{n}" for vector in vectors for n in range(table.encoder.dimensions)]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(escape_formulas(header))
         for rows in table.iterate_chunks():
             columns = _get_columns(rows, table)
-            columns["paths"] = [json.dumps(paths, ensure_ascii=False) for paths in rows.paths]
+            for name in columns.keys() & {"paths", "photo.keywords"}:
+                columns[name] = [
+                    None if value is None else json.dumps(value, ensure_ascii=False) for value in columns[name]
+                ]
             numbers = np.hstack([getattr(rows, vector) for vector in vectors])
             for row, values in enumerate(zip(*columns.values(), strict=True)):
                 floats = ("" if isnan(value) else f"{value:.9g}" for value in numbers[row].tolist())
@@ -164,9 +181,11 @@ def write_npz(table: ExportReader, path: Path) -> None:
 
 
 def write_parquet(table: ExportReader, path: Path) -> None:
-    """Write columns image_id, path, paths, sha256, format, bytes, width, height, metadata.NAME, mu, log_variance.
+    """Write columns image_id, path, paths, sha256, format, bytes, width, height, metadata.NAME, photo.NAME, mu,
+    log_variance.
 
-    mu and log_variance are lists of d float32, or null; metadata with numbers only is double.
+    mu and log_variance are lists of d float32, or null; metadata with numbers only is double; photo.taken has no time
+    zone, see PhotoMetadata.
     """
     from pyarrow import parquet  # noqa: PLC0415
 
@@ -205,6 +224,12 @@ def read_arrow_tables(table: ExportReader) -> tuple[Any, Iterator[Any]]:
     types |= {
         METADATA_PREFIX + name: pa.float64() if number else text for name, number in table.numeric_by_name.items()
     }
+    photo_kinds: dict[Any, Any] = {
+        **{datetime | None: pa.timestamp("us"), int | None: integer, float | None: pa.float64()},
+        **{str | None: text, tuple[str, ...]: pa.list_(text)},
+    }
+    hints = get_type_hints(PhotoMetadata)
+    types |= {column: photo_kinds[hints[name]] for column, name in _get_photo_columns(table).items()}
     types |= {"mu": vector} | ({"log_variance": vector} if table.has_variance else {})
     schema = pa.schema(types, metadata={"encoder": table.encoder.fingerprint})
     return schema, read_tables()

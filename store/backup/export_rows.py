@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Row, func, select
 
-from simile.core.records import FloatArray
+from simile.core.records import FloatArray, PhotoMetadata
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.embeddings import unpack_vector
 from simile.store.catalogue.encoders import get_encoder_record
-from simile.store.catalogue.metadata import METADATA_JOIN
+from simile.store.catalogue.metadata import METADATA_JOIN, read_image_photos
 from simile.store.catalogue.records import EncoderRecord
-from simile.store.database.tables import EmbeddingRow, ImageRow, LocationRow, MetadataRow
+from simile.store.database.tables import EmbeddingRow, ImageRow, LocationRow, MetadataRow, PhotoMetadataRow
 
 EXPORT_CHUNK_ROWS = 4096  # 4 MB of mu and log-variance at 128 dimensions
 
@@ -34,6 +34,7 @@ class ExportRows:
     heights: list[int]
     paths: list[tuple[str, ...]]  # sorted
     metadata: list[dict[str, str]]  # text by name; if an image's files differ, the first one wins
+    photos: list[PhotoMetadata | None]  # of the first file that has any
     mu: FloatArray  # (n, d)
     log_variance: FloatArray  # (n, d), NaN if the encoder has none
 
@@ -48,6 +49,7 @@ class ExportReader:
     encoder: EncoderRecord
     count: int  # of images
     has_variance: bool
+    has_photos: bool  # whether an image of the home has photo metadata
     numeric_by_name: dict[str, bool]  # for each name of metadata, whether all its texts are numbers
     max_lengths: dict[str, int]  # most characters of a metadata text, by name, and of a path, as "path"
     connection: Connection
@@ -74,6 +76,7 @@ class ExportReader:
             items = select(LocationRow.image_id, MetadataRow.name, MetadataRow.text).join(MetadataRow, METADATA_JOIN)
             for image_id, name, text in self.connection.execute(items.where(in_range).order_by(LocationRow.path)):
                 metadata.setdefault(image_id, {}).setdefault(name, text)
+        photos = read_image_photos(self.connection, [row.id for row in rows]) if self.has_photos else {}
         return ExportRows(
             ids=np.array([row.id for row in rows], np.int64),
             sha256=[row.sha256 for row in rows],
@@ -83,6 +86,7 @@ class ExportReader:
             heights=[row.height for row in rows],
             paths=[tuple(paths.get(row.id, ())) for row in rows],
             metadata=[metadata.get(row.id, {}) for row in rows],
+            photos=[photos.get(row.id) for row in rows],
             mu=np.stack([unpack_vector(row.mu) for row in rows]),
             log_variance=np.stack(
                 [unpack_vector(row.log_variance) if row.log_variance else no_variance for row in rows]
@@ -107,6 +111,7 @@ def open_export_reader(catalogue: Catalogue, fingerprint: str) -> Iterator[Expor
             encoder=encoder,
             count=count,
             has_variance=variance_count > 0,
+            has_photos=connection.scalar(select(PhotoMetadataRow.location_id).limit(1)) is not None,
             numeric_by_name={name: files == numbers for name, files, numbers, _ in metadata_stats},
             max_lengths=max_lengths,
             connection=connection,

@@ -92,14 +92,13 @@ class PhotoMetadataRepository(Repository):
 
     def get_for_files(self, paths: Iterable[str]) -> dict[str, PhotoMetadata]:
         """Return the photo metadata of these files by path; files without any are left out."""
-        return dict(self._read(LocationRow.path, paths))
+        with self.database.begin_read() as connection:
+            return dict(_read_photos(connection, LocationRow.path, paths))
 
     def get_for_images(self, image_ids: Iterable[int]) -> dict[int, PhotoMetadata]:
         """Return the photo metadata of these images by id; images without any are left out."""
-        photos: dict[int, PhotoMetadata] = {}
-        for image_id, photo in self._read(LocationRow.image_id, image_ids):
-            photos.setdefault(image_id, photo)
-        return photos
+        with self.database.begin_read() as connection:
+            return read_image_photos(connection, image_ids)
 
     def get_taken(self) -> tuple[NDArray[np.int64], dict[int, str]]:
         """Return the ids of all images, and the earliest time at which they were taken, by id, as in ISO 8601."""
@@ -109,18 +108,6 @@ class PhotoMetadataRepository(Repository):
         with self.database.begin_read() as connection:
             ids = np.array(connection.scalars(select(ImageRow.id)).all(), np.int64)
             return ids, {row[0]: row[1] for row in connection.execute(with_time)}
-
-    def _read(self, column: Any, values: Iterable[Any]) -> Iterator[tuple[Any, PhotoMetadata]]:
-        """Yield the value and the photo metadata of each file with one of the values in this column, by path."""
-        with self.database.begin_read() as connection:
-            for chunk in split_chunks(values):
-                keywords: dict[int, list[str]] = {}
-                for location_id, keyword in connection.execute(_KEYWORDS_QUERY.where(column.in_(chunk))):
-                    keywords.setdefault(location_id, []).append(keyword)
-                for row in connection.execute(_PHOTOS_QUERY.add_columns(column).where(column.in_(chunk))):
-                    location_id, *photo_values, value = row
-                    named = dict(zip(_PHOTO_FIELDS, photo_values, strict=True))
-                    yield value, PhotoMetadata(**named, keywords=tuple(keywords.get(location_id, ())))
 
     def iterate_keywords(self) -> Iterator[Row[int, str]]:
         """Yield image id and keyword of all photos; an image with several files may repeat a keyword."""
@@ -134,6 +121,26 @@ class PhotoMetadataRepository(Repository):
             with self.database.begin_write() as (connection, _):
                 write_photo_metadata(connection, changed)
         return len(changed)
+
+
+def read_image_photos(connection: Connection, image_ids: Iterable[int]) -> dict[int, PhotoMetadata]:
+    """Return the photo metadata of these images by id; images without any are left out."""
+    photos: dict[int, PhotoMetadata] = {}
+    for image_id, photo in _read_photos(connection, LocationRow.image_id, image_ids):
+        photos.setdefault(image_id, photo)
+    return photos
+
+
+def _read_photos(connection: Connection, column: Any, values: Iterable[Any]) -> Iterator[tuple[Any, PhotoMetadata]]:
+    """Yield the value and the photo metadata of each file with one of the values in this column, by path."""
+    for chunk in split_chunks(values):
+        keywords: dict[int, list[str]] = {}
+        for location_id, keyword in connection.execute(_KEYWORDS_QUERY.where(column.in_(chunk))):
+            keywords.setdefault(location_id, []).append(keyword)
+        for row in connection.execute(_PHOTOS_QUERY.add_columns(column).where(column.in_(chunk))):
+            location_id, *photo_values, value = row
+            named = dict(zip(_PHOTO_FIELDS, photo_values, strict=True))
+            yield value, PhotoMetadata(**named, keywords=tuple(keywords.get(location_id, ())))
 
 
 def write_photo_metadata(connection: Connection, photos: Mapping[str, PhotoMetadata | None]) -> None:

@@ -7,6 +7,8 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,9 @@ from sqlalchemy import text
 
 from simile.core.csv_cells import escape_formulas
 from simile.core.errors import BadSetting, NoSuchEncoder, NothingIndexed
-from simile.core.records import FileStat
+from simile.core.records import FileStat, PhotoMetadata
 from simile.core.settings import Settings, load_settings
-from simile.indexer.maintenance.export import export_embeddings
+from simile.indexer.maintenance.export import export_embeddings, read_table
 from simile.store.backup import export_rows
 from simile.store.catalogue.catalogue import Catalogue
 from simile.store.catalogue.records import NewImage
@@ -114,6 +116,27 @@ def test_parquet_has_lists_of_float32_and_numeric_columns_of_metadata(settings: 
     assert [(row["format"], row["bytes"], row["width"], row["height"]) for row in rows[:1]] == [("PNG", 10, 8, 9)]
     assert str(table.schema.field("mu").type) == "fixed_size_list<element: float>[3]"
     assert table.schema.metadata[b"encoder"] == VAE.encode()
+
+
+def test_photo_metadata_has_typed_columns_if_there_is_any(settings: Settings) -> None:
+    export_embeddings(settings, Path("without.parquet"))
+    assert not [name for name in parquet.read_schema("without.parquet").names if name.startswith("photo.")]
+    photo = PhotoMetadata(taken=datetime(2024, 5, 1, 9, 30), camera="=X100", iso=200, keywords=("sea", "süß"))
+    with Catalogue(Home(settings.home)) as catalogue:
+        catalogue.photo_metadata.set_for_files({"/photos/a copy, ü.png": photo})
+        schema, tables = read_table(catalogue, catalogue.home).schema, read_table(catalogue, catalogue.home).to_pylist()
+    for name, value in asdict(photo).items():
+        expected = list(value) if isinstance(value, tuple) else value
+        assert [row[f"photo.{name}"] for row in tables] == [None, None, expected, None, None]
+    assert (str(schema.field("photo.taken").type), str(schema.field("photo.aperture").type)) == (
+        "timestamp[us]",
+        "double",
+    )
+    export_embeddings(settings, Path("all.csv"))
+    with Path("all.csv").open(encoding="utf-8", newline="") as file:
+        row = list(csv.DictReader(file))[2]
+    assert (row["photo.taken"], row["photo.camera"], row["photo.iso"]) == ("2024-05-01 09:30:00", "'=X100", "200")
+    assert json.loads(row["photo.keywords"]) == ["sea", "süß"] and row["photo.title"] == ""
 
 
 def test_csv_keeps_every_float_exactly(settings: Settings) -> None:
