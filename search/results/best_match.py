@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.spatial.distance import cdist
 
 from simile.core.records import FloatArray
 from simile.store.index.flat import Neighbours, sort_by_distance
@@ -49,6 +48,8 @@ def _drop_nearer_to_negatives(neighbours: Neighbours, negatives: FloatArray, sna
     ids, distances = neighbours
     if not len(negatives) or not len(ids):
         return neighbours
+    from scipy.spatial.distance import cdist  # takes 0.2 s, which few searches need  # noqa: PLC0415
+
     found_ids, vectors = snapshot.get_vectors(np.sort(ids))
     nearest_negative = cdist(vectors, negatives).min(axis=1)[np.searchsorted(found_ids, ids)]
     is_nearer = distances <= nearest_negative

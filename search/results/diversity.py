@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
 
 from simile.core.records import Float64Array, FloatArray
 
@@ -26,6 +25,8 @@ def select_diverse(distances: Float64Array, vectors: FloatArray, count: int, div
     """
     if not len(distances):
         return np.empty(0, np.int64)
+    from scipy.spatial.distance import cdist  # takes 0.2 s, which few searches need  # noqa: PLC0415
+
     pairwise = cdist(vectors, vectors)  # in one thread: several wait for each other on a busy machine
     novelty_by_pair = pairwise / (pairwise.max() or 1.0)
     relevance = 1 - (distances - distances[0]) / ((distances[-1] - distances[0]) or 1.0)
