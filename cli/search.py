@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Option
 
@@ -28,8 +28,15 @@ UNCALIBRATED_NOTE = (
 def search(
     filters: options.FilterOptions,
     common: options.EncoderOptions,
-    image: options.ImageArgument = None,
-    image_id: options.ImageIdOption = None,
+    images: Annotated[
+        list[Path] | None,
+        Argument(metavar="IMAGE", help="Image files; need not be indexed.", show_default=False),
+    ] = None,
+    image_ids: options.ImageIdsOption = None,
+    combine: Annotated[
+        Literal["mean", "best"],
+        Option(help="Of several images: search by what they have in common, or for images near to one of them."),
+    ] = "mean",
     text: Annotated[
         str | None,
         Option(
@@ -93,17 +100,17 @@ def search(
         raise BadUsage("posterior can't be combined with plus and minus. Leave out --posterior, or --plus and --minus.")
     if verify and (plus or minus or text):
         raise BadUsage("--verify compares the hits with IMAGE itself. Leave it out, or --text, --plus and --minus.")
-    if box is not None and image is None and image_id is None:
-        raise BadUsage("--box is a part of an image. Give IMAGE or --id, or leave it out.")
+    queries = [*(images or ()), *(image_ids or ())]
+    if box is not None and len(queries) != 1:
+        raise BadUsage("--box is a part of an image. Give one IMAGE or --id, or leave it out.")
+    if output_path is not None and len(queries) > 1:
+        raise BadUsage("--output shows the query image. Leave it out, or give one IMAGE or --id.")
     if text is not None and output_path is not None:
         raise BadUsage("--output shows the query image. Leave it out, or --text.")
-    if image is None and image_id is None and text is None:
+    if not queries and text is None:
         raise BadUsage("Give an image file, --id or --text.")
-    query = None if image is None and image_id is None else options.get_query(image, image_id)
-    # Path.is_dir() raises for a link to a place without permission.
-    if isinstance(query, Path) and os.path.isdir(query):  # noqa: PTH112
-        command = f"simile index {shlex.quote(str(query))}"
-        raise BadSetting(f"{query} is a folder. Run `{command}` to make its images searchable, or name an image file.")
+    options.check_files(queries)
+    _check_no_folders(images or ())
     attributes = make_attribute_strengths(plus or (), minus or (), strength)
     filter_ = filters.to_filter()
     with common.open_searcher() as searcher:
@@ -118,12 +125,13 @@ def search(
             diversity=diversity,
             group_by=group_by,
             group_size=group_size,
+            combine=combine,
         )
-        term = _prepare_query(searcher, query, None if box is None else Box.parse(box))
-        terms = () if term is None else (term,)
+        part = None if box is None else Box.parse(box)
+        terms = tuple(_prepare_query(searcher, query, part) for query in queries)
         result = searcher.search(SearchQuery(terms, params=params, attributes=attributes, text=text))
-        if output_path is not None and query is not None:
-            write_contact_sheet(searcher, [(result, searcher.get_query_pixels(query))], output_path)
+        if output_path is not None:
+            write_contact_sheet(searcher, [(result, searcher.get_query_pixels(queries[0]))], output_path)
     lines = list(_format_hits(result, group_by))
     notes = output.format_written(output_path)
     if result.terms:
@@ -133,13 +141,24 @@ def search(
     common.show(output.make_search_result_json(result), lines, *notes)
 
 
-def _prepare_query(searcher: Searcher, query: Path | int | None, box: Box | None) -> QueryImage | int | None:
+def _check_no_folders(images: Sequence[Path]) -> None:
+    """Raise BadSetting if a query image is a folder."""
+    for image in images:
+        # Path.is_dir() raises for a link to a place without permission.
+        if os.path.isdir(image):  # noqa: PTH112
+            command = f"simile index {shlex.quote(str(image))}"
+            raise BadSetting(
+                f"{image} is a folder. Run `{command}` to make its images searchable, or name an image file."
+            )
+
+
+def _prepare_query(searcher: Searcher, query: Path | int, box: Box | None) -> QueryImage | int:
     """Return the term for an image file or an id, or for a part of it."""
     from simile.images.sources.paths import make_printable
 
     if isinstance(query, Path):
         return searcher.prepare_query_image(query, make_printable(str(query)), box)
-    return query if query is None or box is None else searcher.prepare_indexed_part(query, box)
+    return query if box is None else searcher.prepare_indexed_part(query, box)
 
 
 def _format_hits(result: SearchResult, group_by: str | None) -> Iterator[str]:

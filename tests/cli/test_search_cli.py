@@ -90,6 +90,18 @@ def test_hits_in_groups_are_listed_below_their_value(settings: Settings, tmp_pat
         run_simile(*query, "--diversity", "0.5")
 
 
+def test_several_images_are_searched_by_their_mean_or_by_the_best_match(settings: Settings, tmp_path: Path) -> None:
+    query = ("search", tmp_path / "query.png", "--id", "3", "--home", settings.home)
+    by_best, by_mean = run_json(*query, "--combine", "best"), run_json(*query)
+    alone = [run_json("search", *of, "--home", settings.home) for of in ((tmp_path / "query.png",), ("--id", "3"))]
+    distances = [{hit["image_id"]: hit["distance"] for hit in found["hits"]} for found in alone]
+    nearest = {image_id: min(found.get(image_id, np.inf) for found in distances) for image_id in (1, 2, 4, 5, 6, 7)}
+    assert {hit["image_id"]: hit["distance"] for hit in by_best["hits"]} == pytest.approx(nearest)
+    assert len(by_mean["hits"]) == 6
+    with pytest.raises(BadSetting, match="combine=best compares images with images"):
+        run_simile(*query, "--combine", "best", "--plus", "light")
+
+
 def test_a_box_searches_by_a_part_of_a_file_or_of_an_indexed_image(settings: Settings, tmp_path: Path) -> None:
     whole, box = ("search", tmp_path / "query.png", "--home", settings.home), ("--box", "0,0,0.5,0.5")
     part = run_json(*whole, *box)
